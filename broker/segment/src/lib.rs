@@ -1,0 +1,1 @@
+//! Segment files of a partition: write, index, read, retention, compaction.

@@ -1,0 +1,1 @@
+//! Commands, the state machine, the Raft engine behind one seam, checkpoints and recovery.

@@ -1,0 +1,2 @@
+//! The broker's entry point.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The broker's write-ahead log: group commit, recovery, recycling.

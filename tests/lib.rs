@@ -1,0 +1,1 @@
+//! Shared by the tests that need more than one crate.
