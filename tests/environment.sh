@@ -1,0 +1,67 @@
+# What every test script shares: where caches live, and how to install what a test needs.
+#
+# Sourced, never run. Build outputs live outside the tree in $CACHE, keyed by version, so that a
+# second run costs nothing. A section that cannot run here calls `cannot_run REASON`: it ends with
+# exit code 77, which tests/run counts as skipped, never as passed.
+
+TESTS=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+ROOT=$(dirname "$TESTS")
+CACHE=${ROPEWALK_TESTS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/ropewalk-tests}
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$CACHE/target}
+export PIP_DISABLE_PIP_VERSION_CHECK=1 NPM_CONFIG_FUND=false NPM_CONFIG_AUDIT=false
+mkdir -p "$CACHE"
+
+note() { printf '%s\n' "$*" >&2; }
+cannot_run() { note "cannot run here: $*"; exit 77; }
+fail() { note "failed: $*"; exit 1; }
+
+# cached NAME COMMAND…: a directory $CACHE/NAME that COMMAND fills once. COMMAND is called with the
+# directory as its last argument. Two callers at a time are fine: the second waits for the first.
+cached() {
+    local name=$1 dir=$CACHE/$1
+    shift
+    if [[ ! -e $dir/.complete ]]; then
+        (
+            flock 9
+            [[ -e $dir/.complete ]] && exit 0
+            note "building $name"
+            rm -rf "$dir" && mkdir -p "$dir"
+            "$@" "$dir" >"$CACHE/$name.log" 2>&1 || { tail -n 30 "$CACHE/$name.log" >&2; exit 1; }
+            touch "$dir/.complete"
+        ) 9>"$CACHE/$name.lock" || fail "building $name (log: $CACHE/$name.log)"
+    fi
+    printf '%s\n' "$dir"
+}
+
+# need_packages PACKAGE…: Debian packages, installed when missing.
+need_packages() {
+    local missing=() package
+    for package in "$@"; do
+        dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+    done
+    ((${#missing[@]})) || return 0
+    [[ $(id -u) == 0 ]] || cannot_run "Debian packages ${missing[*]} are missing, and only root can install them"
+    (
+        flock 9
+        apt-get install -y --no-install-recommends "${missing[@]}" ||
+            { apt-get update && apt-get install -y --no-install-recommends "${missing[@]}"; }
+    ) 9>"$CACHE/apt.lock" >"$CACHE/apt.log" 2>&1 || fail "installing ${missing[*]} (log: $CACHE/apt.log)"
+}
+
+need_commands() {
+    local command
+    for command in "$@"; do
+        command -v "$command" >/dev/null || cannot_run "$command is not installed"
+    done
+}
+
+# python_with REQUIREMENTS: the interpreter of a virtual environment that holds exactly that file.
+python_with() {
+    need_commands python3
+    local requirements=$1 key
+    key=$( (python3 --version; cat "$requirements") | sha256sum | cut -c1-12)
+    printf '%s/bin/python\n' "$(cached "python-$key" make_python "$requirements")"
+}
+make_python() {
+    python3 -m venv "$2" && "$2/bin/pip" install -q -r "$1"
+}
