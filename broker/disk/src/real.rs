@@ -1,0 +1,347 @@
+//! The disk the broker runs on: plain files, and a way past the page cache.
+//!
+//! A file opened as [`Open::Durable`] has two descriptors. Reads and ordinary writes use the
+//! cached one; [`File::write_durable_at`] uses one opened with `O_DIRECT|O_DSYNC`, which costs
+//! one system call and leaves the page cache to the segments. Where a filesystem refuses
+//! (tmpfs, some network mounts) the same call is a cached write followed by `fdatasync`.
+//!
+//! # After a crash
+//!
+//! Whatever the kernel and the drive keep; see the crate's header.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, IoSlice};
+use std::num::NonZeroU64;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::fs::{Advice, FallocateFlags, OFlags};
+use rustix::io::Errno;
+
+use crate::counts::SyncCounts;
+use crate::{ALIGN_BYTES, Aligned, Disk, File, Lock, Open};
+
+/// The most buffers that one `pwritev` takes on Linux.
+const VECTORS_MAX: usize = 1024;
+const ZEROES_BYTES: usize = 1 << 20;
+const WHY_DIRECTORY: &str = "directory";
+const WHY_PREALLOCATE: &str = "preallocate";
+
+/// Whether durable writes go past the page cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Direct {
+    /// Where the filesystem takes it.
+    #[default]
+    Auto,
+    /// Always: opening a file on a filesystem that refuses is an error.
+    On,
+    /// Never.
+    Off,
+}
+
+/// How a [`RealDisk`] works.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// Whether durable writes go past the page cache.
+    pub direct: Direct,
+}
+
+/// The machine's files.
+#[derive(Debug)]
+pub struct RealDisk {
+    options: Options,
+    counts: Arc<SyncCounts>,
+}
+
+impl RealDisk {
+    /// The machine's files, used as `options` say.
+    pub fn new(options: Options) -> Self {
+        Self { options, counts: Arc::default() }
+    }
+
+    /// The second descriptor of a durable file, if it is wanted and to be had.
+    fn open_direct(&self, path: &Path) -> io::Result<Option<fs::File>> {
+        if self.options.direct == Direct::Off {
+            return Ok(None);
+        }
+        let flags = (OFlags::DIRECT | OFlags::DSYNC).bits() as i32;
+        match fs::OpenOptions::new().write(true).custom_flags(flags).open(path) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if self.options.direct == Direct::Auto && refuses_direct(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// "Not in this way", as opposed to "not at all".
+fn refuses_direct(error: &io::Error) -> bool {
+    let code = Errno::from_io_error(error);
+    code == Some(Errno::INVAL) || code == Some(Errno::OPNOTSUPP)
+}
+
+impl Disk for RealDisk {
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        if path.is_dir() {
+            return Ok(());
+        }
+        if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            self.create_dir_all(parent)?;
+        }
+        match fs::create_dir(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+            Err(error) => Err(error),
+            Ok(()) => match path.parent() {
+                Some(parent) if !parent.as_os_str().is_empty() => {
+                    self.sync_dir(parent, WHY_DIRECTORY)
+                }
+                _ => self.sync_dir(Path::new("."), WHY_DIRECTORY),
+            },
+        }
+    }
+
+    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn File>> {
+        let mut options = fs::OpenOptions::new();
+        options.read(true);
+        match how {
+            Open::Read => {}
+            Open::ReadWrite | Open::Durable => {
+                options.write(true);
+            }
+            Open::CreateNew => {
+                options.write(true).create_new(true);
+            }
+            Open::CreateOrTruncate => {
+                options.write(true).create(true).truncate(true);
+            }
+        }
+        let cached = options.open(path)?;
+        let direct = if how == Open::Durable { self.open_direct(path)? } else { None };
+        let direct_usable = AtomicBool::new(direct.is_some());
+        Ok(Arc::new(RealFile {
+            cached,
+            direct,
+            direct_usable,
+            may_fall_back: self.options.direct == Direct::Auto,
+            counts: Arc::clone(&self.counts),
+        }))
+    }
+
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        path.try_exists()
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(dir)? {
+            // A name that is not UTF-8 is none of ours.
+            if let Ok(name) = entry?.file_name().into_string() {
+                names.push(name);
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn sync_dir(&self, dir: &Path, why: &'static str) -> io::Result<()> {
+        self.counts.count(why);
+        fs::File::open(dir)?.sync_all()
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Lock> {
+        let file = fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)?;
+        file.try_lock()?;
+        Ok(Lock::holding(file))
+    }
+
+    fn free_bytes(&self, path: &Path) -> io::Result<u64> {
+        let stat = rustix::fs::statvfs(path)?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    fn sync_counts(&self) -> BTreeMap<&'static str, u64> {
+        self.counts.snapshot()
+    }
+}
+
+#[derive(Debug)]
+struct RealFile {
+    cached: fs::File,
+    /// Opened with `O_DIRECT|O_DSYNC`.
+    direct: Option<fs::File>,
+    /// Some filesystems take the flag when opening and refuse when writing.
+    direct_usable: AtomicBool,
+    may_fall_back: bool,
+    counts: Arc<SyncCounts>,
+}
+
+impl RealFile {
+    /// `Ok(false)`: nothing was written, and this file does not do direct writes.
+    fn write_direct_at(&self, bytes: &[u8], at: u64) -> io::Result<bool> {
+        let Some(direct) = self.direct.as_ref() else { return Ok(false) };
+        if !self.direct_usable.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
+        match direct.write_all_at(bytes, at) {
+            Ok(()) => Ok(true),
+            // EINVAL speaks of the form of the request, never of lost data: nothing was written.
+            Err(error) if self.may_fall_back && refuses_direct(&error) => {
+                self.direct_usable.store(false, Ordering::Relaxed);
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn write_zeroes(&self, len: u64) -> io::Result<()> {
+        let zeroes = vec![0; ZEROES_BYTES.min(usize::try_from(len).unwrap_or(ZEROES_BYTES))];
+        let mut at = 0;
+        while at < len {
+            let more = zeroes.len().min(usize::try_from(len - at).unwrap_or(usize::MAX));
+            self.cached.write_all_at(&zeroes[..more], at)?;
+            at += more as u64;
+        }
+        Ok(())
+    }
+}
+
+impl File for RealFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.cached.metadata()?.len())
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], at: u64) -> io::Result<()> {
+        self.cached.read_exact_at(buf, at)
+    }
+
+    fn write_all_at(&self, buf: &[u8], at: u64) -> io::Result<()> {
+        self.cached.write_all_at(buf, at)
+    }
+
+    fn write_vectored_all_at(&self, bufs: &[IoSlice<'_>], at: u64) -> io::Result<()> {
+        let mut at = at;
+        for some in bufs.chunks(VECTORS_MAX) {
+            at = write_vectors(&self.cached, some, at)?;
+        }
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.cached.set_len(len)
+    }
+
+    fn sync(&self, why: &'static str) -> io::Result<()> {
+        self.counts.count(why);
+        self.cached.sync_data()
+    }
+
+    fn write_durable_at(&self, buf: &Aligned, at: u64, why: &'static str) -> io::Result<()> {
+        debug_assert!(buf.len().is_multiple_of(ALIGN_BYTES));
+        debug_assert!(at.is_multiple_of(ALIGN_BYTES as u64));
+        self.counts.count(why);
+        if self.write_direct_at(buf, at)? {
+            return Ok(());
+        }
+        self.cached.write_all_at(buf, at)?;
+        self.cached.sync_data()
+    }
+
+    fn preallocate(&self, len: u64) -> io::Result<()> {
+        self.cached.set_len(0)?;
+        if len > 0 {
+            match rustix::fs::fallocate(&self.cached, FallocateFlags::empty(), 0, len) {
+                // Without it a full disk is found late, and the zeroes still say so.
+                Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.write_zeroes(len)?;
+        self.counts.count(WHY_PREALLOCATE);
+        self.cached.sync_data()?;
+        self.advise_dropped(0, len);
+        Ok(())
+    }
+
+    fn advise_dropped(&self, at: u64, len: u64) {
+        // A hint: an error changes nothing.
+        let _ = rustix::fs::fadvise(&self.cached, at, NonZeroU64::new(len), Advice::DontNeed);
+    }
+}
+
+/// Writes all of at most [`VECTORS_MAX`] buffers and returns the position after them.
+fn write_vectors(file: impl AsFd, bufs: &[IoSlice<'_>], at: u64) -> io::Result<u64> {
+    let mut at = at;
+    let mut slices = bufs.to_vec();
+    let mut left = &mut slices[..];
+    // Empty buffers in front would look like a write that does not advance.
+    IoSlice::advance_slices(&mut left, 0);
+    while !left.is_empty() {
+        match rustix::io::pwritev(&file, left, at) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                IoSlice::advance_slices(&mut left, written);
+                at += written as u64;
+            }
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn auto_falls_back_where_direct_is_refused() {
+        // On most machines /dev/shm is a tmpfs; where it takes O_DIRECT the test still holds.
+        let Ok(dir) = tempfile::tempdir_in("/dev/shm") else { return };
+        let disk = RealDisk::new(Options::default());
+        let path = dir.path().join("file");
+        disk.open(&path, Open::CreateNew).unwrap().preallocate(8192).unwrap();
+        let file = disk.open(&path, Open::Durable).unwrap();
+        let mut block = Aligned::with_capacity(4096);
+        block.extend_from_slice(&[7; 4096]);
+        file.write_durable_at(&block, 4096, "test").unwrap();
+        let mut read = [0; 4096];
+        file.read_exact_at(&mut read, 4096).unwrap();
+        assert_eq!(read, [7; 4096]);
+    }
+
+    #[test]
+    fn direct_on_and_off_give_the_same_file() {
+        for direct in [Direct::Auto, Direct::Off] {
+            let dir = tempfile::tempdir().unwrap();
+            let disk = RealDisk::new(Options { direct });
+            let path = dir.path().join("file");
+            disk.open(&path, Open::CreateNew).unwrap().preallocate(65_536).unwrap();
+            let file = disk.open(&path, Open::Durable).unwrap();
+            let mut block = Aligned::with_capacity(4096);
+            for at in 0..16_u8 {
+                block.clear();
+                block.extend_from_slice(&[at; 4096]);
+                file.write_durable_at(&block, u64::from(at) * 4096, "test").unwrap();
+            }
+            let all = fs::read(&path).unwrap();
+            assert!(all.chunks(4096).zip(0_u8..).all(|(chunk, at)| chunk == [at; 4096]));
+            assert_eq!(disk.sync_counts()["test"], 16);
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! A disk in memory that loses power, fails and fills up, all from a seed.
+//!
+//! It keeps two views of everything: what a running process sees (the cache) and what the
+//! platters hold (the disk). Syncs carry one to the other; [`SimDisk::power_cycle`] throws the
+//! cache away, after a random part of what was not synced has reached the disk: single
+//! sectors of 512 bytes, in any order, and single names.
+//!
+//! # What it is strict about
+//!
+//! - Syncing a file makes its content durable, not its name; syncing a directory makes names
+//!   durable, not content.
+//! - After a failed sync the cache still shows the bytes, they count as clean, and a later
+//!   sync does not write them: reading back proves nothing.
+//! - A renamed file keeps its content, so a recycled file still holds its former life.
+//! - A handle or a lock from before a crash is dead.
+//!
+//! # How tests use it
+//!
+//! Run once and read [`SimDisk::operations`]; run again with [`SimDisk::crash_at`] anywhere
+//! below that; [`SimDisk::power_cycle`] (the machine died) or [`SimDisk::restart`] (only the
+//! process died); open again and compare with what had been acknowledged. To show that a sync
+//! is needed, take it out with [`SimDisk::ignore_syncs`] and see the comparison fail.
+
+mod fault;
+mod inode;
+mod names;
+mod random;
+mod state;
+
+use std::collections::BTreeMap;
+use std::io::{self, IoSlice};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+pub use fault::{Fault, Operation};
+use state::State;
+
+use crate::{Aligned, Disk, File, Lock, Open};
+
+const WHY_PREALLOCATE: &str = "preallocate";
+const FREE_BYTES_UNBOUNDED: u64 = 1 << 50;
+
+/// A simulated disk. Clones are the same disk.
+#[derive(Debug, Clone)]
+pub struct SimDisk {
+    state: Arc<Mutex<State>>,
+}
+
+impl SimDisk {
+    /// An empty disk of unbounded size. The seed decides what partial effects failures have.
+    pub fn new(seed: u64) -> Self {
+        Self { state: Arc::new(Mutex::new(State::new(seed))) }
+    }
+
+    /// How many operations that change something were begun since the last start.
+    pub fn operations(&self) -> u64 {
+        self.state.lock().operations
+    }
+
+    /// Lets the operation with this number (counted from the last start, the first is 1) and
+    /// all after it fail; the operation itself may take effect in part.
+    pub fn crash_at(&self, operation: u64) {
+        self.state.lock().crash_at = Some(operation);
+    }
+
+    /// Whether the crash point was reached.
+    pub fn crashed(&self) -> bool {
+        self.state.lock().crashed
+    }
+
+    /// The machine lost power and came back: only what is on the disk is there, with a random
+    /// part of what was on its way.
+    pub fn power_cycle(&self, seed: u64) {
+        self.state.lock().power_cycle(seed);
+    }
+
+    /// The process died and came back: the cache is still there.
+    pub fn restart(&self) {
+        self.state.lock().restart();
+    }
+
+    /// From now on every sync with this reason is answered and not done.
+    pub fn ignore_syncs(&self, why: &'static str) {
+        self.state.lock().ignored.insert(why);
+    }
+
+    /// Every sync is done again.
+    pub fn heed_all_syncs(&self) {
+        self.state.lock().ignored.clear();
+    }
+
+    /// Lets a coming operation fail.
+    pub fn inject(&self, fault: Fault) {
+        self.state.lock().faults.push(fault);
+    }
+
+    /// Takes back what was injected and has not happened.
+    pub fn clear_faults(&self) {
+        self.state.lock().faults.clear();
+    }
+
+    /// Bounds the sum of all file lengths; beyond it writes say that the disk is full.
+    pub fn set_capacity(&self, bytes: Option<u64>) {
+        self.state.lock().capacity_bytes = bytes;
+    }
+
+    /// The content of a file as a process sees it.
+    pub fn content(&self, path: &Path) -> Option<Vec<u8>> {
+        let state = self.state.lock();
+        let inode = state.names.lookup(path)?;
+        Some(state.inodes[&inode].cache().to_vec())
+    }
+
+    /// Puts a file there, durably, replacing what has the name.
+    pub fn put(&self, path: &Path, content: Vec<u8>) {
+        self.state.lock().put(path, content);
+    }
+
+    /// Flips bits of one byte, in the cache and on the disk. Whether there is such a byte.
+    pub fn corrupt(&self, path: &Path, at: u64, mask: u8) -> bool {
+        self.state.lock().damage(path, |inode| inode.flip(at, mask))
+    }
+
+    /// Cuts a file, in the cache and on the disk. Whether there is such a file.
+    pub fn truncate(&self, path: &Path, len: u64) -> bool {
+        self.state.lock().damage(path, |inode| inode.cut(len))
+    }
+}
+
+impl Disk for SimDisk {
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        self.state.lock().create_dir_all(path)
+    }
+
+    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn File>> {
+        let mut state = self.state.lock();
+        let inode = state.open(path, how)?;
+        let generation = state.generation;
+        drop(state);
+        let writable = how != Open::Read;
+        let path = path.to_owned();
+        Ok(Arc::new(SimFile { disk: self.clone(), generation, inode, path, writable }))
+    }
+
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        let state = self.state.lock();
+        state.alive()?;
+        Ok(state.names.lookup(path).is_some() || state.names.is_dir(path))
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        let state = self.state.lock();
+        state.alive()?;
+        state.names.list(dir)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.state.lock().rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.state.lock().remove(path)
+    }
+
+    fn sync_dir(&self, dir: &Path, why: &'static str) -> io::Result<()> {
+        self.state.lock().sync_dir(dir, why)
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Lock> {
+        let mut state = self.state.lock();
+        if state.names.lookup(path).is_none() {
+            let inode = state.open(path, Open::CreateNew)?;
+            state.close(inode);
+        }
+        state.alive()?;
+        if !state.locks.insert(path.to_owned()) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let generation = state.generation;
+        drop(state);
+        Ok(Lock::holding(SimLock { disk: self.clone(), generation, path: path.to_owned() }))
+    }
+
+    fn free_bytes(&self, _path: &Path) -> io::Result<u64> {
+        let state = self.state.lock();
+        state.alive()?;
+        Ok(match state.capacity_bytes {
+            Some(capacity) => capacity.saturating_sub(state.used_bytes()),
+            None => FREE_BYTES_UNBOUNDED,
+        })
+    }
+
+    fn sync_counts(&self) -> BTreeMap<&'static str, u64> {
+        self.state.lock().counts.clone()
+    }
+}
+
+struct SimLock {
+    disk: SimDisk,
+    generation: u64,
+    path: PathBuf,
+}
+
+impl Drop for SimLock {
+    fn drop(&mut self) {
+        let mut state = self.disk.state.lock();
+        if state.generation == self.generation {
+            state.locks.remove(&self.path);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct SimFile {
+    disk: SimDisk,
+    generation: u64,
+    inode: u64,
+    path: PathBuf,
+    writable: bool,
+}
+
+impl SimFile {
+    fn state(&self) -> io::Result<parking_lot::MutexGuard<'_, State>> {
+        let state = self.disk.state.lock();
+        state.alive()?;
+        if state.generation != self.generation {
+            return Err(io::Error::other("this handle was opened before the crash"));
+        }
+        Ok(state)
+    }
+
+    fn state_to_write(&self) -> io::Result<parking_lot::MutexGuard<'_, State>> {
+        if !self.writable {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        self.state()
+    }
+}
+
+impl File for SimFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.state()?.inodes[&self.inode].cache().len() as u64)
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], at: u64) -> io::Result<()> {
+        let mut state = self.state()?;
+        state.fail_if_injected(Operation::Read, &self.path, "")?;
+        let cache = state.inodes[&self.inode].cache();
+        let content = usize::try_from(at)
+            .ok()
+            .and_then(|at| cache.get(at..)?.get(..buf.len()))
+            .ok_or(io::ErrorKind::UnexpectedEof)?;
+        buf.copy_from_slice(content);
+        Ok(())
+    }
+
+    fn write_all_at(&self, buf: &[u8], at: u64) -> io::Result<()> {
+        self.state_to_write()?.write((self.inode, &self.path), buf, at)
+    }
+
+    fn write_vectored_all_at(&self, bufs: &[IoSlice<'_>], at: u64) -> io::Result<()> {
+        let joined: Vec<u8> = bufs.iter().flat_map(|buf| buf.iter().copied()).collect();
+        self.write_all_at(&joined, at)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.state_to_write()?.set_len((self.inode, &self.path), len)
+    }
+
+    fn sync(&self, why: &'static str) -> io::Result<()> {
+        self.state()?.sync((self.inode, &self.path), why)
+    }
+
+    fn write_durable_at(&self, buf: &Aligned, at: u64, why: &'static str) -> io::Result<()> {
+        let mut state = self.state_to_write()?;
+        state.write((self.inode, &self.path), buf, at)?;
+        state.sync((self.inode, &self.path), why)
+    }
+
+    fn preallocate(&self, len: u64) -> io::Result<()> {
+        let mut state = self.state_to_write()?;
+        state.set_len((self.inode, &self.path), 0)?;
+        let zeroes = vec![0; usize::try_from(len).map_err(io::Error::other)?];
+        state.write((self.inode, &self.path), &zeroes, 0)?;
+        state.sync((self.inode, &self.path), WHY_PREALLOCATE)
+    }
+}
+
+impl Drop for SimFile {
+    fn drop(&mut self) {
+        let mut state = self.disk.state.lock();
+        if state.generation == self.generation {
+            state.close(self.inode);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

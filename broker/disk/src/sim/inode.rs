@@ -1,0 +1,122 @@
+//! The content of one simulated file: as processes see it, and as the platters hold it.
+
+use std::collections::BTreeSet;
+
+use super::random::{Random, Survival};
+
+/// What a drive writes in one piece.
+const SECTOR_BYTES: u64 = 512;
+
+#[derive(Debug, Default)]
+pub(super) struct Inode {
+    cache: Vec<u8>,
+    disk: Vec<u8>,
+    /// Sectors in which the cache has something to bring to the disk.
+    dirty: BTreeSet<u64>,
+    pub(super) handles: usize,
+}
+
+impl Inode {
+    pub(super) fn durable(content: Vec<u8>) -> Self {
+        Self { cache: content.clone(), disk: content, dirty: BTreeSet::new(), handles: 0 }
+    }
+
+    pub(super) fn cache(&self) -> &[u8] {
+        &self.cache
+    }
+
+    pub(super) fn write(&mut self, buf: &[u8], at: u64) {
+        let start = at as usize;
+        let end = start + buf.len();
+        if end > self.cache.len() {
+            self.set_len(end as u64);
+        }
+        self.cache[start..end].copy_from_slice(buf);
+        self.mark_dirty(at, end as u64);
+    }
+
+    pub(super) fn set_len(&mut self, len: u64) {
+        let before = self.cache.len() as u64;
+        self.cache.resize(len as usize, 0);
+        // What the disk holds where the cache was cut and grew again has become zeroes.
+        self.mark_dirty(before, len.min(self.disk.len() as u64));
+        self.dirty.split_off(&len.div_ceil(SECTOR_BYTES));
+    }
+
+    fn mark_dirty(&mut self, from: u64, to: u64) {
+        if from < to {
+            self.dirty.extend(from / SECTOR_BYTES..to.div_ceil(SECTOR_BYTES));
+        }
+    }
+
+    /// Everything reaches the disk.
+    pub(super) fn sync(&mut self) {
+        self.disk.resize(self.cache.len(), 0);
+        for sector in std::mem::take(&mut self.dirty) {
+            self.write_back(sector);
+        }
+    }
+
+    /// Part of what is dirty reaches the disk and all of it counts as clean.
+    pub(super) fn fail_sync(&mut self, random: &mut Random) {
+        self.write_back_some(random);
+        self.dirty.clear();
+    }
+
+    /// Part of what is dirty reaches the disk, and the cache is gone.
+    pub(super) fn lose_power(&mut self, random: &mut Random) {
+        self.write_back_some(random);
+        self.dirty.clear();
+        self.cache.clone_from(&self.disk);
+        self.handles = 0;
+    }
+
+    fn write_back_some(&mut self, random: &mut Random) {
+        let survival = Survival::choose(random, self.dirty.len() as u64);
+        self.change_len_perhaps(survival, random);
+        for (number, sector) in (0..).zip(std::mem::take(&mut self.dirty)) {
+            if survival.keeps(number, random) {
+                self.write_back(sector);
+            }
+        }
+    }
+
+    fn change_len_perhaps(&mut self, survival: Survival, random: &mut Random) {
+        let (disk, cache) = (self.disk.len() as u64, self.cache.len() as u64);
+        let changes = match survival {
+            Survival::Nothing => false,
+            Survival::All => true,
+            Survival::Prefix(_) | Survival::Suffix(_) | Survival::Each => random.coin(),
+        };
+        if cache != disk && changes {
+            self.disk.resize(cache as usize, 0);
+        } else if cache > disk && !matches!(survival, Survival::Nothing) {
+            self.disk.resize((disk + random.below(cache - disk)) as usize, 0);
+        }
+    }
+
+    /// Brings one sector to the disk, as far as the file is that long there.
+    fn write_back(&mut self, sector: u64) {
+        let start = (sector * SECTOR_BYTES) as usize;
+        let end = (start + SECTOR_BYTES as usize).min(self.cache.len()).min(self.disk.len());
+        if start < end {
+            self.disk[start..end].copy_from_slice(&self.cache[start..end]);
+        }
+    }
+
+    pub(super) fn flip(&mut self, at: u64, mask: u8) -> bool {
+        let at = at as usize;
+        for view in [&mut self.cache, &mut self.disk] {
+            let Some(byte) = view.get_mut(at) else { return false };
+            *byte ^= mask;
+        }
+        true
+    }
+
+    pub(super) fn cut(&mut self, len: u64) -> bool {
+        self.cache.truncate(len as usize);
+        self.disk.truncate(len as usize);
+        self.dirty.split_off(&len.div_ceil(SECTOR_BYTES));
+        true
+    }
+}

@@ -1,0 +1,62 @@
+//! The simulator's dice: splitmix64, so that a seed gives the same disk on every machine.
+
+#[derive(Debug)]
+pub(super) struct Random(u64);
+
+impl Random {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub(super) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// A number below `bound`, which is not zero.
+    pub(super) fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+
+    pub(super) fn coin(&mut self) -> bool {
+        self.next() & 1 == 1
+    }
+}
+
+/// How much of what was on its way arrives. Chosen once for each file, because real losses come
+/// in kinds and an even coin for every sector would almost never try "nothing" or "all".
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Survival {
+    Nothing,
+    All,
+    /// The first so many.
+    Prefix(u64),
+    /// All but the first so many.
+    Suffix(u64),
+    Each,
+}
+
+impl Survival {
+    pub(super) fn choose(random: &mut Random, of: u64) -> Self {
+        match random.below(5) {
+            0 => Self::Nothing,
+            1 => Self::All,
+            2 => Self::Prefix(random.below(of + 1)),
+            3 => Self::Suffix(random.below(of + 1)),
+            _ => Self::Each,
+        }
+    }
+
+    pub(super) fn keeps(self, number: u64, random: &mut Random) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::All => true,
+            Self::Prefix(count) => number < count,
+            Self::Suffix(count) => number >= count,
+            Self::Each => random.coin(),
+        }
+    }
+}
