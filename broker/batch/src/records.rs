@@ -1,0 +1,107 @@
+//! The records of a batch, opened.
+//!
+//! Keys, values and headers are slices of the batch's own bytes, or of the one buffer its
+//! records were decompressed into. Whoever keeps a record keeps that buffer alive.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use crate::compression::{self, Compression};
+use crate::error::BatchError;
+use crate::frame::{self, Slice, Source};
+use crate::header::{HEADER_LEN, Header, TimestampType};
+
+/// One record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Its offset less the base offset of its batch.
+    pub offset_delta: i32,
+    /// The producer's timestamp, or the broker's where the batch says LogAppendTime.
+    pub timestamp_ms: i64,
+    /// What compaction goes by. Null is not the same as empty.
+    pub key: Option<Bytes>,
+    /// Null is a tombstone.
+    pub value: Option<Bytes>,
+    /// In their order, duplicates included.
+    pub headers: Vec<(Bytes, Option<Bytes>)>,
+}
+
+/// Opens the records of `batch`, the whole batch that has this header. They are decompressed up
+/// to `limit_bytes`.
+pub fn records(header: &Header, batch: Bytes, limit_bytes: usize) -> Result<Records, BatchError> {
+    Ok(Records {
+        plain: plain(header, &batch, limit_bytes)?,
+        at: 0,
+        left: header.count,
+        base_timestamp_ms: header.base_timestamp_ms,
+        append_time_ms: (header.timestamp_type() == TimestampType::LogAppendTime)
+            .then_some(header.max_timestamp_ms),
+    })
+}
+
+/// The record area of a batch as it is without compression.
+pub(crate) fn plain(
+    header: &Header,
+    batch: &Bytes,
+    limit_bytes: usize,
+) -> Result<Bytes, BatchError> {
+    header.exactly(batch)?;
+    let codec = header.compression();
+    if codec == Compression::None {
+        return Ok(batch.slice(HEADER_LEN..));
+    }
+    Ok(compression::decompress(codec, &batch[HEADER_LEN..], limit_bytes)?.into())
+}
+
+/// The records of one batch, in their order. After an error it ends.
+#[derive(Debug, Clone)]
+pub struct Records {
+    plain: Bytes,
+    at: usize,
+    left: i32,
+    base_timestamp_ms: i64,
+    append_time_ms: Option<i64>,
+}
+
+impl Records {
+    fn read(&mut self) -> Result<Record, BatchError> {
+        let mut source = Slice::at(&self.plain, self.at);
+        let frame = frame::next(&mut source)?;
+        if self.left == 1 && !source.is_done()? {
+            return Err(frame::TRAILING);
+        }
+        let timestamp_ms = match self.append_time_ms {
+            Some(append_time_ms) => append_time_ms,
+            None => frame.timestamp_ms(self.base_timestamp_ms)?,
+        };
+        let cut = |range: Range<usize>| self.plain.slice(range);
+        let mut source = Slice::at(&self.plain, frame.headers_at);
+        let mut headers = Vec::new();
+        for _ in 0..frame.header_count {
+            let (key, value) = frame::header(&mut source)?;
+            headers.push((cut(key), value.map(cut)));
+        }
+        self.at = frame.end;
+        Ok(Record {
+            offset_delta: frame.offset_delta,
+            timestamp_ms,
+            key: frame.key.map(cut),
+            value: frame.value.map(cut),
+            headers,
+        })
+    }
+}
+
+impl Iterator for Records {
+    type Item = Result<Record, BatchError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.left <= 0 {
+            return None;
+        }
+        let record = self.read();
+        self.left = if record.is_ok() { self.left - 1 } else { 0 };
+        Some(record)
+    }
+}

@@ -1,0 +1,89 @@
+//! A checked batch that was given its place in the log.
+//!
+//! The bytes are shared with whoever proposed them, so the offset and the leader epoch are not
+//! written into them: they stand beside, and [`Stamped::prefix`] gives the 16 bytes to send or
+//! store in front of [`Stamped::body`].
+
+use bytes::Bytes;
+
+use crate::error::BatchError;
+use crate::header::{HEADER_LEN, Header, PREFIX_LEN};
+
+/// A batch and the offset it got.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stamped {
+    /// Offset of the first record.
+    pub base_offset: i64,
+    /// Epoch of the leader that took the batch.
+    pub leader_epoch: i32,
+    /// Offset of the last record less the base offset.
+    pub last_offset_delta: i32,
+    /// Largest timestamp of the records.
+    pub max_timestamp_ms: i64,
+    /// How many records there are.
+    pub count: i32,
+    /// The whole batch as it was proposed. Its first [`PREFIX_LEN`] bytes are not believed.
+    pub bytes: Bytes,
+}
+
+impl Stamped {
+    /// Stamps a batch. `bytes` was checked before; only its header is read.
+    pub fn new(bytes: Bytes, base_offset: i64, leader_epoch: i32) -> Result<Self, BatchError> {
+        let header = Header::parse(&bytes)?;
+        header.exactly(&bytes)?;
+        if header.last_offset_delta < 0 {
+            return Err(BatchError::Malformed("the last offset is before the first"));
+        }
+        Ok(Self {
+            base_offset,
+            leader_epoch,
+            last_offset_delta: header.last_offset_delta,
+            max_timestamp_ms: header.max_timestamp_ms,
+            count: header.count,
+            bytes,
+        })
+    }
+
+    /// A batch whose own prefix is right, as one that was stored with it. The checksum is the
+    /// business of whoever read the bytes: see [`Header::verify`].
+    pub fn read(bytes: Bytes) -> Result<Self, BatchError> {
+        let header = Header::parse(&bytes)?;
+        Self::new(bytes, header.base_offset, header.leader_epoch)
+    }
+
+    /// The 16 bytes that belong in front of [`Stamped::body`].
+    pub fn prefix(&self) -> [u8; PREFIX_LEN] {
+        let mut prefix = [0; PREFIX_LEN];
+        prefix[0..8].copy_from_slice(&self.base_offset.to_be_bytes());
+        prefix[8..12].copy_from_slice(&self.bytes[8..12]);
+        prefix[12..].copy_from_slice(&self.leader_epoch.to_be_bytes());
+        prefix
+    }
+
+    /// All of the batch but its prefix.
+    pub fn body(&self) -> Bytes {
+        self.bytes.slice(PREFIX_LEN..)
+    }
+
+    /// Offset of the last record.
+    pub fn last_offset(&self) -> i64 {
+        self.base_offset + i64::from(self.last_offset_delta)
+    }
+
+    /// Offset of the batch that follows.
+    pub fn next_offset(&self) -> i64 {
+        self.last_offset() + 1
+    }
+
+    /// Size of the whole batch.
+    pub fn size_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The header with the right offset and epoch.
+    pub fn header(&self) -> Header {
+        debug_assert!(self.bytes.len() >= HEADER_LEN);
+        let header = Header::parse(&self.bytes).expect("the header was parsed when stamping");
+        Header { base_offset: self.base_offset, leader_epoch: self.leader_epoch, ..header }
+    }
+}
