@@ -25,6 +25,7 @@ const BANNED_MODULES: &[&str] =
 const MAY_KNOW: &[(&str, &[&str])] = &[
     ("ropewalk-batch", &[]),
     ("ropewalk-codec", &[]),
+    ("ropewalk-codec-generate", &[]),
     ("ropewalk-disk", &[]),
     ("ropewalk-wal", &["ropewalk-batch", "ropewalk-disk"]),
     ("ropewalk-segment", &["ropewalk-batch", "ropewalk-disk"]),

@@ -1,0 +1,149 @@
+//! Record batches as the protocol sees them: bytes that are passed on, never parsed here.
+//!
+//! A decoded field is one slice of the frame. An encoded one may be many chunks, because a fetch
+//! answers with a fresh prefix for every batch and the batch's body by reference.
+
+use std::fmt;
+
+use bytes::{Bytes, BytesMut};
+
+/// The value of a field of type `records`: null, or bytes in one or more chunks.
+///
+/// Two values are equal when their bytes are, however they are cut.
+#[derive(Clone, Default)]
+pub struct Records(Chunks);
+
+#[derive(Clone, Default)]
+enum Chunks {
+    #[default]
+    Null,
+    One(Bytes),
+    Many(Vec<Bytes>),
+}
+
+impl Records {
+    /// No records field at all, which is not the same as no records.
+    #[must_use]
+    pub const fn null() -> Self {
+        Self(Chunks::Null)
+    }
+
+    /// No records.
+    #[must_use]
+    pub const fn empty() -> Self {
+        Self(Chunks::One(Bytes::new()))
+    }
+
+    /// Records whose bytes are the chunks, one after the other.
+    #[must_use]
+    pub fn from_chunks(chunks: Vec<Bytes>) -> Self {
+        Self(Chunks::Many(chunks))
+    }
+
+    /// Whether this is null.
+    #[must_use]
+    pub const fn is_null(&self) -> bool {
+        matches!(self.0, Chunks::Null)
+    }
+
+    /// How many bytes; null has none.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.chunks().iter().map(Bytes::len).sum()
+    }
+
+    /// Whether there are no bytes, null or not.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The chunks in order; none if null.
+    #[must_use]
+    pub fn chunks(&self) -> &[Bytes] {
+        match &self.0 {
+            Chunks::Null => &[],
+            Chunks::One(bytes) => std::slice::from_ref(bytes),
+            Chunks::Many(chunks) => chunks,
+        }
+    }
+
+    /// The bytes if they are in one piece, as they always are after a decode. None if null.
+    #[must_use]
+    pub fn single(&self) -> Option<Bytes> {
+        match self.chunks() {
+            [bytes] => Some(bytes.clone()),
+            _ => None,
+        }
+    }
+
+    /// All bytes in one piece, copied only if there is more than one chunk. None if null.
+    #[must_use]
+    pub fn to_bytes(&self) -> Option<Bytes> {
+        if self.is_null() {
+            return None;
+        }
+        self.single().or_else(|| {
+            let mut all = BytesMut::with_capacity(self.len());
+            self.chunks().iter().for_each(|chunk| all.extend_from_slice(chunk));
+            Some(all.freeze())
+        })
+    }
+}
+
+impl From<Bytes> for Records {
+    fn from(bytes: Bytes) -> Self {
+        Self(Chunks::One(bytes))
+    }
+}
+
+impl From<Option<Bytes>> for Records {
+    fn from(bytes: Option<Bytes>) -> Self {
+        bytes.map_or_else(Self::null, Self::from)
+    }
+}
+
+impl PartialEq for Records {
+    fn eq(&self, other: &Self) -> bool {
+        let bytes = |records: &Self| records.chunks().to_vec().into_iter().flatten();
+        self.is_null() == other.is_null()
+            && self.len() == other.len()
+            && bytes(self).eq(bytes(other))
+    }
+}
+
+impl Eq for Records {}
+
+/// Sizes only: records are the client's data, and have no place in a log line.
+impl fmt::Debug for Records {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_null() {
+            return f.write_str("Records(null)");
+        }
+        write!(f, "Records({} bytes in {} chunks)", self.len(), self.chunks().len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equality_is_about_bytes_and_not_about_chunks() {
+        let whole = Records::from(Bytes::from_static(b"abcd"));
+        let cut = Records::from_chunks(vec![Bytes::from_static(b"a"), Bytes::from_static(b"bcd")]);
+        assert_eq!(whole, cut);
+        assert_eq!(cut.to_bytes(), whole.single());
+        assert_eq!(cut.single(), None);
+        assert_eq!(cut.len(), 4);
+    }
+
+    #[test]
+    fn null_is_not_empty() {
+        assert_ne!(Records::null(), Records::empty());
+        assert_eq!(Records::null(), Records::default());
+        assert_eq!(Records::null().to_bytes(), None);
+        assert_eq!(Records::from_chunks(vec![]), Records::empty());
+        assert_eq!(Records::from_chunks(vec![]).to_bytes(), Some(Bytes::new()));
+    }
+}

@@ -1,0 +1,278 @@
+//! Writes the protocol's primitive types into a list of chunks.
+//!
+//! Small values are copied into a buffer of our own; large `Bytes` are taken by reference, so that a
+//! fetch never copies records. The caller hands the chunks to the socket as one vectored write.
+//!
+//! `flexible` picks the spelling of lengths, as in [`crate::Reader`].
+
+use bytes::{BufMut, Bytes, BytesMut};
+use uuid::Uuid;
+
+use crate::{EncodeError, Records};
+
+/// From this size on, bytes are taken by reference: below, a copy is cheaper than one more chunk.
+pub const BY_REFERENCE_BYTES_MIN: usize = 1024;
+
+/// What has been written so far.
+#[derive(Debug, Default)]
+pub struct Writer {
+    /// Finished pieces, in order.
+    pieces: Vec<Piece>,
+    /// The piece that small values go to.
+    tail: BytesMut,
+    /// The length of `pieces`.
+    pieces_bytes: usize,
+}
+
+#[derive(Debug)]
+enum Piece {
+    Copied(BytesMut),
+    Referenced(Bytes),
+}
+
+impl Writer {
+    /// An empty writer; it allocates with the first value.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How many bytes have been written.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.pieces_bytes + self.tail.len()
+    }
+
+    /// Whether nothing has been written.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The chunks, for a vectored write.
+    #[must_use]
+    pub fn into_chunks(mut self) -> Vec<Bytes> {
+        self.cut();
+        let freeze = |piece| match piece {
+            Piece::Copied(bytes) => bytes.freeze(),
+            Piece::Referenced(bytes) => bytes,
+        };
+        self.pieces.into_iter().map(freeze).collect()
+    }
+
+    /// Everything in one piece, copied if there is more than one chunk.
+    #[must_use]
+    pub fn into_bytes(self) -> Bytes {
+        let length = self.len();
+        let mut chunks = self.into_chunks();
+        match chunks.len() {
+            0 => Bytes::new(),
+            1 => chunks.remove(0),
+            _ => {
+                let mut all = BytesMut::with_capacity(length);
+                chunks.iter().for_each(|chunk| all.extend_from_slice(chunk));
+                all.freeze()
+            }
+        }
+    }
+
+    /// Writes a boolean.
+    pub fn put_bool(&mut self, value: bool) {
+        self.tail.put_u8(value.into());
+    }
+
+    /// Writes an `int8`.
+    pub fn put_i8(&mut self, value: i8) {
+        self.tail.put_i8(value);
+    }
+
+    /// Writes an `int16`.
+    pub fn put_i16(&mut self, value: i16) {
+        self.tail.put_i16(value);
+    }
+
+    /// Writes a `uint16`.
+    pub fn put_u16(&mut self, value: u16) {
+        self.tail.put_u16(value);
+    }
+
+    /// Writes an `int32`.
+    pub fn put_i32(&mut self, value: i32) {
+        self.tail.put_i32(value);
+    }
+
+    /// Writes a `uint32`.
+    pub fn put_u32(&mut self, value: u32) {
+        self.tail.put_u32(value);
+    }
+
+    /// Writes an `int64`.
+    pub fn put_i64(&mut self, value: i64) {
+        self.tail.put_i64(value);
+    }
+
+    /// Writes a `float64`.
+    pub fn put_f64(&mut self, value: f64) {
+        self.tail.put_f64(value);
+    }
+
+    /// Writes a UUID.
+    pub fn put_uuid(&mut self, value: Uuid) {
+        self.tail.put_slice(value.as_bytes());
+    }
+
+    /// Writes an unsigned varint.
+    pub fn put_uvarint(&mut self, mut value: u32) {
+        while value >= 0x80 {
+            self.tail.put_u8(value as u8 | 0x80);
+            value >>= 7;
+        }
+        self.tail.put_u8(value as u8);
+    }
+
+    /// Writes a string.
+    pub fn put_string(&mut self, value: &str, flexible: bool) -> Result<(), EncodeError> {
+        let Ok(length @ 0..) = i16::try_from(value.len()) else {
+            return Err(EncodeError::TooLong(value.len()));
+        };
+        if flexible {
+            self.put_uvarint(length as u32 + 1)
+        } else {
+            self.put_i16(length)
+        }
+        self.tail.put_slice(value.as_bytes());
+        Ok(())
+    }
+
+    /// Writes bytes, by reference if they are large.
+    pub fn put_bytes(&mut self, value: &Bytes, flexible: bool) -> Result<(), EncodeError> {
+        self.put_length(value.len(), flexible)?;
+        self.put_bytes_chunk(value.clone());
+        Ok(())
+    }
+
+    /// Writes records; the caller has dealt with null.
+    pub fn put_records(&mut self, value: &Records, flexible: bool) -> Result<(), EncodeError> {
+        self.put_length(value.len(), flexible)?;
+        value.chunks().iter().for_each(|chunk| self.put_bytes_chunk(chunk.clone()));
+        Ok(())
+    }
+
+    /// Writes the length of bytes or the count of an array.
+    pub fn put_length(&mut self, length: usize, flexible: bool) -> Result<(), EncodeError> {
+        let Ok(length @ 0..) = i32::try_from(length) else {
+            return Err(EncodeError::TooLong(length));
+        };
+        if flexible {
+            self.put_uvarint(length as u32 + 1)
+        } else {
+            self.put_i32(length)
+        }
+        Ok(())
+    }
+
+    /// Writes a null string.
+    pub fn put_null_string(&mut self, flexible: bool) {
+        if flexible { self.put_uvarint(0) } else { self.put_i16(-1) }
+    }
+
+    /// Writes null bytes, records or array.
+    pub fn put_null(&mut self, flexible: bool) {
+        if flexible { self.put_uvarint(0) } else { self.put_i32(-1) }
+    }
+
+    /// Writes the tagged fields that end a struct of a flexible version.
+    pub fn put_tags(&mut self, tags: Tags) {
+        self.put_uvarint(tags.count);
+        self.append(tags.fields);
+    }
+
+    /// Ends a struct of a flexible version that has no tagged fields.
+    pub fn put_no_tags(&mut self) {
+        self.put_uvarint(0);
+    }
+
+    /// Appends bytes as they are, by reference if they are large.
+    pub fn put_bytes_chunk(&mut self, bytes: Bytes) {
+        if bytes.len() < BY_REFERENCE_BYTES_MIN {
+            self.tail.put_slice(&bytes);
+        } else {
+            self.cut();
+            self.push(Piece::Referenced(bytes));
+        }
+    }
+
+    /// Puts the length of everything behind them into the first four bytes, which the caller has
+    /// written as a place holder.
+    pub(crate) fn patch_length(&mut self) -> Result<(), EncodeError> {
+        let length = self.len() - size_of::<i32>();
+        let prefix = i32::try_from(length).map_err(|_| EncodeError::TooLong(length))?.to_be_bytes();
+        let first = match self.pieces.first_mut() {
+            Some(Piece::Copied(bytes)) => bytes,
+            Some(Piece::Referenced(_)) => unreachable!("a frame begins with its place holder"),
+            None => &mut self.tail,
+        };
+        first[..prefix.len()].copy_from_slice(&prefix);
+        Ok(())
+    }
+
+    fn append(&mut self, other: Self) {
+        for piece in other.pieces {
+            match piece {
+                Piece::Copied(bytes) => self.tail.put_slice(&bytes),
+                Piece::Referenced(bytes) => self.put_bytes_chunk(bytes),
+            }
+        }
+        self.tail.put_slice(&other.tail);
+    }
+
+    /// Ends the tail, so that what follows is a piece of its own.
+    fn cut(&mut self) {
+        if !self.tail.is_empty() {
+            let piece = self.tail.split();
+            self.push(Piece::Copied(piece));
+        }
+    }
+
+    fn push(&mut self, piece: Piece) {
+        self.pieces_bytes += match &piece {
+            Piece::Copied(bytes) => bytes.len(),
+            Piece::Referenced(bytes) => bytes.len(),
+        };
+        self.pieces.push(piece);
+    }
+}
+
+/// The tagged fields of one struct, gathered first because their number is written in front.
+#[derive(Debug, Default)]
+pub struct Tags {
+    count: u32,
+    fields: Writer,
+}
+
+impl Tags {
+    /// No tagged fields.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a field. Tags must come in ascending order.
+    pub fn put(
+        &mut self,
+        tag: u32,
+        write: impl FnOnce(&mut Writer) -> Result<(), EncodeError>,
+    ) -> Result<(), EncodeError> {
+        let mut field = Writer::new();
+        write(&mut field)?;
+        let size = u32::try_from(field.len()).map_err(|_| EncodeError::TooLong(field.len()))?;
+        self.fields.put_uvarint(tag);
+        self.fields.put_uvarint(size);
+        self.fields.append(field);
+        self.count += 1;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
