@@ -47,6 +47,17 @@ impl Builder {
         Self { header, level: None, base_timestamp_ms: None, records: Vec::new() }
     }
 
+    /// A batch that takes over everything but the records: offsets, producer, sequence, codec,
+    /// whose timestamps they are. The last offset stays where it was, whatever is added.
+    pub(crate) fn like(original: &Header) -> Self {
+        let mut header = Header { count: 0, ..*original };
+        header.set_delete_horizon(false);
+        if header.timestamp_type() == TimestampType::CreateTime {
+            header.max_timestamp_ms = NO_TIMESTAMP;
+        }
+        Self { header, level: None, base_timestamp_ms: None, records: Vec::new() }
+    }
+
     /// Where the batch lands, and under which leader.
     pub fn stamp(mut self, base_offset: i64, leader_epoch: i32) -> Self {
         self.header.base_offset = base_offset;

@@ -38,11 +38,9 @@ pub(crate) struct Frame {
 }
 
 impl Frame {
-    /// The timestamp of a record in a batch that has this base.
-    pub(crate) fn timestamp_ms(&self, base_timestamp_ms: i64) -> Result<i64, BatchError> {
-        base_timestamp_ms
-            .checked_add(self.timestamp_delta)
-            .ok_or(BatchError::Malformed("a timestamp is out of range"))
+    /// The timestamp of a record in a batch that has this base. It wraps, as in every client.
+    pub(crate) fn timestamp_ms(&self, base_timestamp_ms: i64) -> i64 {
+        base_timestamp_ms.wrapping_add(self.timestamp_delta)
     }
 }
 

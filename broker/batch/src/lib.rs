@@ -13,6 +13,7 @@
 //! 3. [`Stamped`] is a checked batch that was given its offset.
 //! 4. [`records`](records()) opens a batch, [`first_at_or_after`] finds a timestamp in it,
 //!    [`Builder`] makes one.
+//! 5. [`retain`](retain()) is compaction's part: it takes records out of a batch and moves nothing else.
 //!
 //! # Invariants
 //!
@@ -21,6 +22,18 @@
 //! - **B2, no panic.** Any bytes at all give a batch or an error.
 //! - **B3, the checksum covers all but the prefix.** Whoever changes a byte past the prefix seals
 //!   the batch again; whoever stamps an offset never does.
+//!
+//! # What compaction may rely on
+//!
+//! [`retain`](retain()) never moves an offset. What it gives back has the base offset, last offset, leader
+//! epoch, producer, sequence numbers and codec of the batch that went in, so a log made of its
+//! results continues where the original did, and a producer's last sequence number can still be
+//! told. A batch without records left becomes a header with a count of 0 and no codec: keep it
+//! while it is the last of its producer or of the log, leave it out otherwise; asked again about
+//! such a batch, it gives the same answer. Tombstones live in two steps (KIP-534): the first pass
+//! that keeps one writes the time it may go into the batch (the delete horizon, now plus
+//! `delete.retention.ms`), and a pass after that time drops it. Control batches are passed
+//! through: their markers are a decision about a transaction, not about a key.
 //!
 //! There is no state here, so a crash leaves nothing behind.
 
@@ -34,6 +47,7 @@ mod records;
 mod check;
 mod builder;
 mod seek;
+mod retain;
 
 pub use builder::Builder;
 pub use check::{
@@ -45,5 +59,6 @@ pub use header::{
     HEADER_LEN, Header, MAGIC, NO_TIMESTAMP, PREFIX_LEN, TimestampType, sequence_after,
 };
 pub use records::{Record, Records, records};
+pub use retain::{Rewritten, Tombstones, retain};
 pub use seek::first_at_or_after;
 pub use stamped::Stamped;

@@ -73,7 +73,7 @@ impl Records {
         }
         let timestamp_ms = match self.append_time_ms {
             Some(append_time_ms) => append_time_ms,
-            None => frame.timestamp_ms(self.base_timestamp_ms)?,
+            None => frame.timestamp_ms(self.base_timestamp_ms),
         };
         let cut = |range: Range<usize>| self.plain.slice(range);
         let mut source = Slice::at(&self.plain, frame.headers_at);

@@ -25,7 +25,7 @@ pub fn first_at_or_after(
     frame::walk(stored, header.count, |frame| {
         let ms = match header.timestamp_type() {
             TimestampType::LogAppendTime => header.max_timestamp_ms,
-            TimestampType::CreateTime => frame.timestamp_ms(header.base_timestamp_ms)?,
+            TimestampType::CreateTime => frame.timestamp_ms(header.base_timestamp_ms),
         };
         if ms >= timestamp_ms {
             found = Some((batch.base_offset + i64::from(frame.offset_delta), ms));
