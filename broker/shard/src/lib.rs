@@ -1,1 +1,18 @@
-//! Commands, the state machine, the Raft engine behind one seam, checkpoints and recovery.
+//! Shards: what is agreed on, and how it survives.
+//!
+//! A shard is one Raft group. Its entries are [`command`]s; every replica applies them alike to
+//! its [`state`]; the records themselves go to partition [`log`]s. The modules stand in the order
+//! in which a batch walks through them.
+//!
+//! Sockets, Kafka requests and Kubernetes are unknown here.
+
+pub mod id;
+pub mod command;
+pub mod handle;
+pub mod state;
+pub mod log;
+
+pub use handle::{Observer, ProposeError, Shard};
+pub use id::{BrokerId, PartitionId, ReplicaId, ShardId, TopicId};
+pub use log::PartitionLog;
+pub use state::{Effect, Outcome, State};

@@ -1,0 +1,191 @@
+//! A shard as the rest of the broker sees it: propose, read, ask who leads.
+//!
+//! [`Shard`] is the handle half. The other half, which owns the Raft engine and applies entries,
+//! takes [`Input`]s from the handle's queue, in order: two proposals made one after the other
+//! through one handle are committed in that order or not at all.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::{RwLock, RwLockReadGuard};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::command::{Append, Command};
+use crate::id::{PartitionId, ShardId};
+use crate::log::PartitionLog;
+use crate::state::{AppendRefusal, Appended, Effect, Outcome, State};
+
+/// Why a proposal has no outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ProposeError {
+    /// This replica does not lead, or lost the lead before the entry was committed there. The
+    /// entry may still be committed by the next leader: nobody may report it as absent.
+    #[error("this replica does not lead the shard")]
+    NotLeader,
+    /// The broker is stopping, or the shard's log failed.
+    #[error("the shard has stopped")]
+    Stopped,
+    /// The write-ahead log cannot take more until space is freed. Nothing was written.
+    #[error("no space for the write-ahead log")]
+    Full,
+}
+
+/// What a batch's proposal resolves to: a result per batch, in order.
+pub type AppendResult = Result<Vec<Result<Appended, AppendRefusal>>, ProposeError>;
+
+/// What the owning loop is sent.
+#[derive(Debug)]
+pub enum Input {
+    /// Record batches; the loop joins those that wait into one entry.
+    Append {
+        /// The batches.
+        items: Vec<Append>,
+        /// Told when they are applied.
+        done: oneshot::Sender<AppendResult>,
+    },
+    /// Any other command: an entry of its own.
+    Propose {
+        /// What.
+        command: Command,
+        /// Told when it is applied.
+        done: oneshot::Sender<Result<Outcome, ProposeError>>,
+    },
+    /// Answered once everything committed before now is applied (Raft's ReadIndex, the safe form).
+    ReadBarrier {
+        /// Told when reading is safe.
+        done: oneshot::Sender<Result<(), ProposeError>>,
+    },
+}
+
+/// Sees what apply did, in order, after it is readable. Called on the shard's own loop: it must
+/// return quickly and never wait for the shard.
+pub trait Observer: Send + Sync + fmt::Debug {
+    /// The effects of one batch of entries.
+    fn applied(&self, shard: ShardId, effects: &[Effect]);
+    /// This replica began (`Some(term)`) or ceased to lead, and its term's first entry is applied.
+    fn leads(&self, shard: ShardId, term: Option<u64>);
+}
+
+/// A shard on this broker.
+pub struct Shard {
+    id: ShardId,
+    inbox: mpsc::UnboundedSender<Input>,
+    state: RwLock<State>,
+    logs: RwLock<HashMap<PartitionId, Arc<PartitionLog>>>,
+    /// The term this replica leads in; 0 when it does not.
+    leading_term: AtomicU64,
+}
+
+impl fmt::Debug for Shard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shard").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl Shard {
+    /// The handle, and the queue that its owning loop reads.
+    #[must_use]
+    pub fn new(
+        id: ShardId,
+        state: State,
+        logs: HashMap<PartitionId, Arc<PartitionLog>>,
+    ) -> (Arc<Self>, mpsc::UnboundedReceiver<Input>) {
+        let (inbox, queue) = mpsc::unbounded_channel();
+        let shard = Self {
+            id,
+            inbox,
+            state: RwLock::new(state),
+            logs: RwLock::new(logs),
+            leading_term: AtomicU64::new(0),
+        };
+        (Arc::new(shard), queue)
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn id(&self) -> ShardId {
+        self.id
+    }
+
+    /// The term this replica leads in, its first entry applied; `None` while it does not lead.
+    #[must_use]
+    pub fn leading(&self) -> Option<u64> {
+        match self.leading_term.load(Ordering::Acquire) {
+            0 => None,
+            term => Some(term),
+        }
+    }
+
+    /// What is applied so far. Hold it briefly: apply waits for it.
+    pub fn state(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read()
+    }
+
+    /// The records of a partition.
+    #[must_use]
+    pub fn log(&self, partition: &PartitionId) -> Option<Arc<PartitionLog>> {
+        self.logs.read().get(partition).cloned()
+    }
+
+    /// Every partition's records.
+    #[must_use]
+    pub fn logs(&self) -> Vec<(PartitionId, Arc<PartitionLog>)> {
+        self.logs.read().iter().map(|(id, log)| (*id, Arc::clone(log))).collect()
+    }
+
+    /// Proposes batches. They take their place in line now, not when the answer is awaited. The
+    /// caller bounds how many bytes are under way.
+    pub fn append(&self, items: Vec<Append>) -> oneshot::Receiver<AppendResult> {
+        let (done, answer) = oneshot::channel();
+        self.send(Input::Append { items, done });
+        answer
+    }
+
+    /// Proposes a command and waits until it is applied.
+    ///
+    /// # Errors
+    /// See [`ProposeError`].
+    pub async fn propose(&self, command: Command) -> Result<Outcome, ProposeError> {
+        let (done, answer) = oneshot::channel();
+        self.send(Input::Propose { command, done });
+        answer.await.unwrap_or(Err(ProposeError::Stopped))
+    }
+
+    /// Waits until everything that was committed before this call is applied here, and this
+    /// replica was still the leader after the call began.
+    ///
+    /// # Errors
+    /// See [`ProposeError`].
+    pub async fn read_barrier(&self) -> Result<(), ProposeError> {
+        let (done, answer) = oneshot::channel();
+        self.send(Input::ReadBarrier { done });
+        answer.await.unwrap_or(Err(ProposeError::Stopped))
+    }
+
+    /// A loop that has ended drops the input, and with it `done`: the waiter sees `Stopped`.
+    fn send(&self, input: Input) {
+        let _ = self.inbox.send(input);
+    }
+
+    /// For the owning loop: apply under the write lock.
+    pub(crate) fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        change(&mut self.state.write())
+    }
+
+    /// For the owning loop: a partition was opened.
+    pub(crate) fn insert_log(&self, partition: PartitionId, log: Arc<PartitionLog>) {
+        self.logs.write().insert(partition, log);
+    }
+
+    /// For the owning loop: a partition was closed.
+    pub(crate) fn remove_log(&self, partition: &PartitionId) -> Option<Arc<PartitionLog>> {
+        self.logs.write().remove(partition)
+    }
+
+    /// For the owning loop: leadership began or ended.
+    pub(crate) fn set_leading(&self, term: Option<u64>) {
+        self.leading_term.store(term.unwrap_or(0), Ordering::Release);
+    }
+}

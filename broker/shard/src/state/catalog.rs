@@ -1,0 +1,300 @@
+//! The catalog: which topics, shards and brokers exist, and how they are configured.
+//!
+//! It holds the intent. Partitions come to exist in their shards when a reconciler has asked
+//! for them there, and it repeats that until the shards confirm.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde::{Deserialize, Serialize};
+
+use crate::command::{CatalogCommand, ConfigResource, NewTopic, PartitionHome};
+use crate::id::{BrokerId, ReplicaId, SLOTS, ShardId, TopicId, slot};
+
+/// The state of shard 0 beside what any shard has.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Catalog {
+    /// The cluster's identity, given when it was formatted.
+    pub cluster_id: String,
+    /// Every shard and its replicas.
+    pub shards: BTreeMap<ShardId, ShardInfo>,
+    /// Every broker that ever joined.
+    pub brokers: BTreeMap<BrokerId, BrokerInfo>,
+    /// Slot to shard; [`SLOTS`] long.
+    pub slots: Vec<ShardId>,
+    /// Every topic.
+    pub topics: BTreeMap<TopicId, Topic>,
+    /// The same by name.
+    pub names: HashMap<String, TopicId>,
+    /// Configuration that was set at run time.
+    pub configs: BTreeMap<ConfigResource, BTreeMap<String, String>>,
+    /// The next producer id to hand out.
+    pub next_producer_id: i64,
+    /// The next replica id to give; never goes back.
+    pub next_replica_id: u64,
+    /// The operator's fencing epoch.
+    pub fence: Option<Fence>,
+    /// Counts changes, so that a reader can tell whether it has seen this one.
+    pub revision: u64,
+}
+
+/// A shard's replicas.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardInfo {
+    /// Replica to the broker that holds it.
+    pub replicas: BTreeMap<ReplicaId, BrokerId>,
+}
+
+/// A broker.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BrokerInfo {
+    /// `broker.rack`.
+    pub rack: Option<String>,
+}
+
+/// A topic.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Topic {
+    /// Its name.
+    pub name: String,
+    /// Where each partition lives.
+    pub partitions: Vec<PartitionHome>,
+    /// The uid of the object that declared it.
+    pub owner: Option<String>,
+    /// The leader's clock when it was made, Unix milliseconds.
+    pub created_ms: i64,
+}
+
+/// Who may change things from outside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fence {
+    /// Who holds it.
+    pub holder: String,
+    /// The uid of the Lease it won.
+    pub lease_uid: String,
+    /// Grows with every claim by another holder or Lease.
+    pub epoch: u64,
+}
+
+/// What a catalog command answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// Done.
+    Done,
+    /// One result per topic, in the order asked.
+    Topics(Vec<Result<TopicId, Refusal>>),
+    /// The first id of the block.
+    ProducerIds(i64),
+    /// The epoch to act under.
+    Fence(u64),
+    /// Refused as a whole.
+    Refused(Refusal),
+}
+
+/// Why the catalog changed nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The name is taken.
+    #[error("topic '{name}' already exists")]
+    TopicExists {
+        /// The name.
+        name: String,
+    },
+    /// Two names that differ only in `.` and `_` would share a metric name.
+    #[error("topic '{name}' collides with existing topic '{other}'")]
+    NameCollision {
+        /// What was asked.
+        name: String,
+        /// What is there.
+        other: String,
+    },
+    /// No such topic.
+    #[error("no such topic")]
+    NoSuchTopic,
+    /// The topic changed in between.
+    #[error("the topic has {actual} partitions, not {expected}")]
+    PartitionCountChanged {
+        /// What the proposer saw.
+        expected: usize,
+        /// What there is.
+        actual: usize,
+    },
+    /// Another object owns it.
+    #[error("the topic is owned by {owner}")]
+    OwnedByAnother {
+        /// The owner's uid.
+        owner: String,
+    },
+}
+
+impl Catalog {
+    /// A new cluster of one broker: `shards` shards beside the catalog, all of them on `broker`,
+    /// each with one replica whose id is the shard's number plus one.
+    #[must_use]
+    pub fn first(cluster_id: String, broker: BrokerId, shards: u32) -> Self {
+        let replica = |shard: u32| ReplicaId(u64::from(shard) + 1);
+        let info = |shard| ShardInfo { replicas: BTreeMap::from([(replica(shard), broker)]) };
+        Self {
+            cluster_id,
+            shards: (0..=shards).map(|shard| (ShardId(shard), info(shard))).collect(),
+            brokers: BTreeMap::from([(broker, BrokerInfo::default())]),
+            slots: (0..SLOTS as u32).map(|slot| ShardId(1 + slot % shards)).collect(),
+            next_producer_id: 1000,
+            next_replica_id: u64::from(shards) + 2,
+            ..Self::default()
+        }
+    }
+
+    /// The shard that is home to a group or transactional id.
+    #[must_use]
+    pub fn shard_of(&self, id: &str) -> ShardId {
+        self.slots.get(slot(id)).copied().unwrap_or(ShardId(1))
+    }
+
+    /// A topic by its name.
+    #[must_use]
+    pub fn topic(&self, name: &str) -> Option<(TopicId, &Topic)> {
+        let id = *self.names.get(name)?;
+        self.topics.get(&id).map(|topic| (id, topic))
+    }
+
+    /// What was set at run time for a resource.
+    pub fn configs(&self, resource: &ConfigResource) -> impl Iterator<Item = (&str, &str)> {
+        let set = self.configs.get(resource).into_iter().flatten();
+        set.map(|(key, value)| (key.as_str(), value.as_str()))
+    }
+
+    /// Applies one command.
+    pub(crate) fn apply(&mut self, time_ms: i64, command: CatalogCommand) -> Answer {
+        self.revision += 1;
+        match command {
+            CatalogCommand::CreateTopics(topics) => {
+                Answer::Topics(topics.into_iter().map(|t| self.create(time_ms, t)).collect())
+            }
+            CatalogCommand::DeleteTopics(ids) => {
+                Answer::Topics(ids.into_iter().map(|id| self.delete(id)).collect())
+            }
+            CatalogCommand::AddPartitions { topic, expected, partitions } => {
+                answer(self.add_partitions(topic, expected, partitions))
+            }
+            CatalogCommand::AlterConfigs { resource, changes } => {
+                answer(self.alter_configs(resource, changes))
+            }
+            CatalogCommand::AllocateProducerIds { count } => {
+                let first = self.next_producer_id;
+                self.next_producer_id = first.saturating_add(count.max(0));
+                Answer::ProducerIds(first)
+            }
+            CatalogCommand::SetOwner { topic, owner } => answer(self.set_owner(topic, owner)),
+            CatalogCommand::ClaimFence { holder, lease_uid } => {
+                Answer::Fence(self.claim_fence(holder, lease_uid))
+            }
+        }
+    }
+
+    fn create(&mut self, time_ms: i64, new: NewTopic) -> Result<TopicId, Refusal> {
+        if self.names.contains_key(&new.name) {
+            return Err(Refusal::TopicExists { name: new.name });
+        }
+        if new.name.contains(['.', '_'])
+            && let Some(other) = self.names.keys().find(|other| collide(other, &new.name))
+        {
+            return Err(Refusal::NameCollision { name: new.name, other: other.clone() });
+        }
+        if !new.configs.is_empty() {
+            let resource = ConfigResource::Topic(new.id);
+            self.configs.insert(resource, new.configs.into_iter().collect());
+        }
+        self.names.insert(new.name.clone(), new.id);
+        let topic = Topic {
+            name: new.name,
+            partitions: new.partitions,
+            owner: new.owner,
+            created_ms: time_ms,
+        };
+        self.topics.insert(new.id, topic);
+        Ok(new.id)
+    }
+
+    fn delete(&mut self, id: TopicId) -> Result<TopicId, Refusal> {
+        let topic = self.topics.remove(&id).ok_or(Refusal::NoSuchTopic)?;
+        self.names.remove(&topic.name);
+        self.configs.remove(&ConfigResource::Topic(id));
+        Ok(id)
+    }
+
+    fn add_partitions(
+        &mut self,
+        id: TopicId,
+        expected: usize,
+        partitions: Vec<PartitionHome>,
+    ) -> Result<(), Refusal> {
+        let topic = self.topics.get_mut(&id).ok_or(Refusal::NoSuchTopic)?;
+        let actual = topic.partitions.len();
+        if actual != expected {
+            return Err(Refusal::PartitionCountChanged { expected, actual });
+        }
+        topic.partitions.extend(partitions);
+        Ok(())
+    }
+
+    fn alter_configs(
+        &mut self,
+        resource: ConfigResource,
+        changes: Vec<(String, Option<String>)>,
+    ) -> Result<(), Refusal> {
+        if let ConfigResource::Topic(id) = &resource
+            && !self.topics.contains_key(id)
+        {
+            return Err(Refusal::NoSuchTopic);
+        }
+        let set = self.configs.entry(resource.clone()).or_default();
+        for (key, value) in changes {
+            match value {
+                Some(value) => set.insert(key, value),
+                None => set.remove(&key),
+            };
+        }
+        if set.is_empty() {
+            self.configs.remove(&resource);
+        }
+        Ok(())
+    }
+
+    fn set_owner(&mut self, id: TopicId, owner: Option<String>) -> Result<(), Refusal> {
+        let topic = self.topics.get_mut(&id).ok_or(Refusal::NoSuchTopic)?;
+        match (&topic.owner, &owner) {
+            (Some(current), Some(new)) if current != new => {
+                return Err(Refusal::OwnedByAnother { owner: current.clone() });
+            }
+            _ => topic.owner = owner,
+        }
+        Ok(())
+    }
+
+    /// The same holder of the same Lease keeps its epoch, so a repeated claim is harmless.
+    fn claim_fence(&mut self, holder: String, lease_uid: String) -> u64 {
+        let epoch = match &self.fence {
+            Some(f) if f.holder == holder && f.lease_uid == lease_uid => f.epoch,
+            Some(f) => f.epoch + 1,
+            None => 1,
+        };
+        self.fence = Some(Fence { holder, lease_uid, epoch });
+        epoch
+    }
+}
+
+fn answer(result: Result<(), Refusal>) -> Answer {
+    match result {
+        Ok(()) => Answer::Done,
+        Err(refusal) => Answer::Refused(refusal),
+    }
+}
+
+/// Kafka's rule: names that differ only in `.` and `_` may not exist side by side.
+fn collide(a: &str, b: &str) -> bool {
+    a.len() == b.len()
+        && a.bytes().zip(b.bytes()).all(|(a, b)| {
+            let flat = |c| if c == b'.' { b'_' } else { c };
+            flat(a) == flat(b)
+        })
+}

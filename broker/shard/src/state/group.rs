@@ -1,0 +1,207 @@
+//! Consumer groups as the shard remembers them: the last completed generation, and the offsets.
+//!
+//! Joins in progress and timers are not here; they live with the coordinator and are lost with
+//! it. What is here survives, so that a restart costs members no rebalance.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::command::{CommitOffsets, Member, MemberClaim, SetGeneration, ShardCommand};
+use crate::id::{PartitionId, TopicId};
+use crate::state::{Effect, Outcome};
+
+/// One group.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Group {
+    /// `consumer`, `connect`, … ; empty for a group that only commits.
+    pub protocol_type: String,
+    /// The last completed generation; 0 before the first.
+    pub generation: i32,
+    /// The chosen assignor.
+    pub protocol: Option<String>,
+    /// The member that made the assignment.
+    pub leader: Option<String>,
+    /// The members of that generation.
+    pub members: BTreeMap<String, Member>,
+    /// What is committed.
+    pub offsets: BTreeMap<PartitionId, Committed>,
+    /// Since when it has no members, Unix milliseconds; offsets expire from here.
+    pub empty_since_ms: Option<i64>,
+}
+
+/// One committed offset.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Committed {
+    /// The next offset to read.
+    pub offset: i64,
+    /// Leader epoch of the last record read, -1 if unknown.
+    pub leader_epoch: i32,
+    /// The client's own note.
+    pub metadata: String,
+    /// The leader's clock at the commit.
+    pub time_ms: i64,
+    /// Set by old clients themselves.
+    pub expires_ms: Option<i64>,
+}
+
+/// Why a group command changed nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// No such group.
+    #[error("no such group")]
+    NoSuchGroup,
+    /// No such member in the current generation.
+    #[error("no such member")]
+    UnknownMember,
+    /// The member is of another generation.
+    #[error("another generation is current")]
+    IllegalGeneration,
+    /// A newer process took over this static member.
+    #[error("another process took over this instance id")]
+    FencedInstance,
+    /// The group has members.
+    #[error("the group has members")]
+    NotEmpty,
+}
+
+impl Group {
+    fn new(time_ms: i64) -> Self {
+        Self { empty_since_ms: Some(time_ms), ..Self::default() }
+    }
+
+    /// Whether the member may commit (O3).
+    ///
+    /// # Errors
+    /// Says which part of the claim is out of date.
+    pub fn admit(&self, claim: Option<&MemberClaim>) -> Result<(), Refusal> {
+        let Some(claim) = claim else {
+            return if self.members.is_empty() { Ok(()) } else { Err(Refusal::UnknownMember) };
+        };
+        if let Some(instance) = &claim.instance_id {
+            let holder =
+                self.members.values().find(|m| m.instance_id.as_ref() == Some(instance));
+            if holder.is_some_and(|holder| holder.member_id != claim.member_id) {
+                return Err(Refusal::FencedInstance);
+            }
+        }
+        if !self.members.contains_key(&claim.member_id) {
+            return Err(Refusal::UnknownMember);
+        }
+        if claim.generation != self.generation {
+            return Err(Refusal::IllegalGeneration);
+        }
+        Ok(())
+    }
+
+    /// Drops the offsets of deleted topics; whether there were any.
+    pub(crate) fn forget_topics(&mut self, topics: &[TopicId], _time_ms: i64) -> bool {
+        let before = self.offsets.len();
+        self.offsets.retain(|partition, _| !topics.contains(&partition.topic));
+        self.offsets.len() != before
+    }
+}
+
+/// Applies the commands that concern groups.
+pub(crate) fn apply(
+    groups: &mut BTreeMap<String, Group>,
+    time_ms: i64,
+    command: ShardCommand,
+    effects: &mut Vec<Effect>,
+) -> Outcome {
+    let result = match command {
+        ShardCommand::CommitOffsets(commit) => commit_offsets(groups, time_ms, commit, effects),
+        ShardCommand::SetGeneration(set) => {
+            set_generation(groups, time_ms, set, effects);
+            Ok(())
+        }
+        ShardCommand::DeleteOffsets { group, partitions } => {
+            delete_offsets(groups, group, &partitions, effects)
+        }
+        ShardCommand::DeleteGroup { group } => delete_group(groups, group, effects),
+        ShardCommand::OpenPartitions(_)
+        | ShardCommand::ClosePartitions(_)
+        | ShardCommand::AdvanceLogStart(_)
+        | ShardCommand::ExpireProducers(_)
+        | ShardCommand::ForgetTopics(_) => unreachable!("not a group command"),
+    };
+    match result {
+        Ok(()) => Outcome::Done,
+        Err(refusal) => Outcome::GroupRefused(refusal),
+    }
+}
+
+fn commit_offsets(
+    groups: &mut BTreeMap<String, Group>,
+    time_ms: i64,
+    commit: CommitOffsets,
+    effects: &mut Vec<Effect>,
+) -> Result<(), Refusal> {
+    if !groups.contains_key(&commit.group) {
+        if commit.member.is_some() {
+            return Err(Refusal::NoSuchGroup);
+        }
+        groups.insert(commit.group.clone(), Group::new(time_ms));
+        effects.push(Effect::GroupChanged(commit.group.clone()));
+    }
+    let group = groups.get_mut(&commit.group).expect("it was there or just made");
+    group.admit(commit.member.as_ref())?;
+    for (partition, offset) in commit.offsets {
+        let after = offset.offset;
+        let committed = Committed {
+            offset: after,
+            leader_epoch: offset.leader_epoch,
+            metadata: offset.metadata,
+            time_ms,
+            expires_ms: offset.expires_ms,
+        };
+        let before = group.offsets.insert(partition, committed).map(|c| c.offset);
+        let group = commit.group.clone();
+        effects.push(Effect::Committed { group, partition, before, after, time_ms });
+    }
+    Ok(())
+}
+
+fn set_generation(
+    groups: &mut BTreeMap<String, Group>,
+    time_ms: i64,
+    set: SetGeneration,
+    effects: &mut Vec<Effect>,
+) {
+    let group = groups.entry(set.group.clone()).or_insert_with(|| Group::new(time_ms));
+    group.protocol_type = set.protocol_type;
+    group.generation = set.generation;
+    group.protocol = set.protocol;
+    group.leader = set.leader;
+    group.members = set.members.into_iter().map(|m| (m.member_id.clone(), m)).collect();
+    group.empty_since_ms = group.members.is_empty().then_some(time_ms);
+    effects.push(Effect::GroupChanged(set.group));
+}
+
+fn delete_offsets(
+    groups: &mut BTreeMap<String, Group>,
+    name: String,
+    partitions: &[PartitionId],
+    effects: &mut Vec<Effect>,
+) -> Result<(), Refusal> {
+    let group = groups.get_mut(&name).ok_or(Refusal::NoSuchGroup)?;
+    for partition in partitions {
+        group.offsets.remove(partition);
+    }
+    effects.push(Effect::GroupChanged(name));
+    Ok(())
+}
+
+fn delete_group(
+    groups: &mut BTreeMap<String, Group>,
+    name: String,
+    effects: &mut Vec<Effect>,
+) -> Result<(), Refusal> {
+    let group = groups.get(&name).ok_or(Refusal::NoSuchGroup)?;
+    if !group.members.is_empty() {
+        return Err(Refusal::NotEmpty);
+    }
+    groups.remove(&name);
+    effects.push(Effect::GroupChanged(name));
+    Ok(())
+}
