@@ -259,45 +259,45 @@ pub enum CommandError {
     Format(u8),
 }
 
+/// Writes an entry down, in one allocation when it carries batches.
+#[must_use]
+pub fn encode(term: u64, time_ms: i64, command: &Command) -> Bytes {
+    let mut out = BytesMut::with_capacity(encoded_len(command));
+    out.put_u8(FORMAT);
+    out.put_u8(match command {
+        Command::Append(_) => KIND_APPEND,
+        Command::Shard(_) => KIND_SHARD,
+        Command::Catalog(_) => KIND_CATALOG,
+    });
+    out.put_u64_le(term);
+    out.put_i64_le(time_ms);
+    match command {
+        Command::Append(items) => {
+            out.put_u32_le(u32::try_from(items.len()).expect("an entry is bounded"));
+            for item in items {
+                out.put_slice(&item.partition.to_bytes());
+                out.put_u32_le(u32::try_from(item.batch.len()).expect("a batch is bounded"));
+            }
+            for item in items {
+                out.put_slice(&item.batch);
+            }
+        }
+        Command::Shard(command) => out.put_slice(&postcard(command)),
+        Command::Catalog(command) => out.put_slice(&postcard(command)),
+    }
+    out.freeze()
+}
+
+fn encoded_len(command: &Command) -> usize {
+    match command {
+        Command::Append(items) => {
+            HEAD_LEN + 4 + items.iter().map(|i| ITEM_LEN + i.batch.len()).sum::<usize>()
+        }
+        Command::Shard(_) | Command::Catalog(_) => 256,
+    }
+}
+
 impl Envelope {
-    /// Writes the entry down in one allocation.
-    #[must_use]
-    pub fn encode(&self) -> Bytes {
-        let mut out = BytesMut::with_capacity(self.encoded_len());
-        out.put_u8(FORMAT);
-        out.put_u8(match self.command {
-            Command::Append(_) => KIND_APPEND,
-            Command::Shard(_) => KIND_SHARD,
-            Command::Catalog(_) => KIND_CATALOG,
-        });
-        out.put_u64_le(self.term);
-        out.put_i64_le(self.time_ms);
-        match &self.command {
-            Command::Append(items) => {
-                out.put_u32_le(u32::try_from(items.len()).expect("an entry is bounded"));
-                for item in items {
-                    out.put_slice(&item.partition.to_bytes());
-                    out.put_u32_le(u32::try_from(item.batch.len()).expect("a batch is bounded"));
-                }
-                for item in items {
-                    out.put_slice(&item.batch);
-                }
-            }
-            Command::Shard(command) => out.put_slice(&postcard(command)),
-            Command::Catalog(command) => out.put_slice(&postcard(command)),
-        }
-        out.freeze()
-    }
-
-    fn encoded_len(&self) -> usize {
-        match &self.command {
-            Command::Append(items) => {
-                HEAD_LEN + 4 + items.iter().map(|i| ITEM_LEN + i.batch.len()).sum::<usize>()
-            }
-            Command::Shard(_) | Command::Catalog(_) => 256,
-        }
-    }
-
     /// Reads an entry; the batches are slices of `data`, nothing is copied.
     ///
     /// # Errors

@@ -13,7 +13,8 @@ use parking_lot::{RwLock, RwLockReadGuard};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::command::{Append, Command};
-use crate::id::{PartitionId, ShardId};
+use crate::engine::Members;
+use crate::id::{PartitionId, ReplicaId, ShardId};
 use crate::log::PartitionLog;
 use crate::state::{AppendRefusal, Appended, Effect, Outcome, State};
 
@@ -57,6 +58,26 @@ pub enum Input {
         /// Told when reading is safe.
         done: oneshot::Sender<Result<(), ProposeError>>,
     },
+    /// The state as of one applied entry, for a checkpoint. The logs then end where it says.
+    Capture {
+        /// Told at once.
+        done: oneshot::Sender<Capture>,
+    },
+}
+
+/// What a checkpoint is made from.
+#[derive(Debug, Clone)]
+pub struct Capture {
+    /// Which replica.
+    pub replica: ReplicaId,
+    /// The last applied entry.
+    pub index: u64,
+    /// Its term.
+    pub term: u64,
+    /// Who takes part, as of that entry.
+    pub members: Members,
+    /// The state after that entry.
+    pub state: State,
 }
 
 /// Sees what apply did, in order, after it is readable. Called on the shard's own loop: it must
@@ -162,6 +183,17 @@ impl Shard {
         let (done, answer) = oneshot::channel();
         self.send(Input::ReadBarrier { done });
         answer.await.unwrap_or(Err(ProposeError::Stopped))
+    }
+
+    /// The state as of the last applied entry. Blocks until the shard's loop has answered: for
+    /// threads, not for tasks.
+    ///
+    /// # Errors
+    /// `Stopped` when the loop has ended.
+    pub fn capture(&self) -> Result<Capture, ProposeError> {
+        let (done, answer) = oneshot::channel();
+        self.send(Input::Capture { done });
+        answer.blocking_recv().map_err(|_| ProposeError::Stopped)
     }
 
     /// A loop that has ended drops the input, and with it `done`: the waiter sees `Stopped`.

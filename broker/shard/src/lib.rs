@@ -7,8 +7,12 @@
 //! Sockets, Kafka requests and Kubernetes are unknown here.
 
 pub mod id;
+pub mod limits;
 pub mod command;
 pub mod handle;
+pub mod driver;
+pub mod replica;
+pub mod engine;
 pub mod state;
 pub mod log;
 

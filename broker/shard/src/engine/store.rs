@@ -1,0 +1,183 @@
+//! The log as the engine reads it: the newest entries in memory, older ones through the WAL.
+//!
+//! After a start the entries behind the snapshot are known by place only and are read when
+//! `apply` gets to them, so that a recovery needs no memory for the whole WAL.
+
+use std::collections::VecDeque;
+use std::fmt;
+
+use bytes::Bytes;
+use raft::eraftpb::{self, ConfState, EntryType, HardState, Snapshot};
+use raft::{GetEntriesContext, RaftState, Storage, StorageError};
+
+use super::{EntryKind, Start};
+
+/// An entry whose payload is in the WAL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stored {
+    /// Its place in the log.
+    pub index: u64,
+    /// Its term.
+    pub term: u64,
+    /// What the payload is.
+    pub kind: EntryKind,
+    /// How long the payload is.
+    pub len_bytes: u32,
+}
+
+/// Reads payloads back from the WAL.
+pub trait EntrySource: Send + Sync + fmt::Debug {
+    /// The payload of the entry at `index`, checked.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is not what was written.
+    fn read(&self, index: u64) -> Result<Bytes, String>;
+}
+
+/// The engine's view of its own log.
+pub(super) struct LogStore {
+    hard_state: HardState,
+    members: ConfState,
+    /// Index and term of the entry before the first one held.
+    base: (u64, u64),
+    slots: VecDeque<Slot>,
+    source: Box<dyn EntrySource>,
+}
+
+enum Slot {
+    Memory(eraftpb::Entry),
+    Disk(Stored),
+}
+
+impl Slot {
+    fn term(&self) -> u64 {
+        match self {
+            Self::Memory(entry) => entry.term,
+            Self::Disk(stored) => stored.term,
+        }
+    }
+
+    fn len_bytes(&self) -> u64 {
+        match self {
+            Self::Memory(entry) => entry.data.len() as u64,
+            Self::Disk(stored) => u64::from(stored.len_bytes),
+        }
+    }
+}
+
+impl LogStore {
+    pub(super) fn new(start: Start) -> Self {
+        let base = start.snapshot;
+        let slots: VecDeque<Slot> = start.entries.into_iter().map(Slot::Disk).collect();
+        let last = base.0 + slots.len() as u64;
+        let mut hard_state = HardState::default();
+        hard_state.term = start.hard_state.term.max(slots.back().map_or(base.1, Slot::term));
+        hard_state.vote = start.hard_state.vote;
+        hard_state.commit = start.hard_state.commit.clamp(base.0, last);
+        let members = start.members.to_conf_state();
+        Self { hard_state, members, base, slots, source: start.source }
+    }
+
+    pub(super) fn set_hard_state(&mut self, state: HardState) {
+        self.hard_state = state;
+    }
+
+    /// Takes new entries; what was at the first one's index or above is replaced.
+    pub(super) fn append(&mut self, entries: &[eraftpb::Entry]) {
+        let Some(first) = entries.first() else { return };
+        let keep = first.index.saturating_sub(self.base.0 + 1);
+        self.slots.truncate(usize::try_from(keep).expect("a log in memory"));
+        self.slots.extend(entries.iter().cloned().map(Slot::Memory));
+    }
+
+    /// Drops entries through `index`.
+    pub(super) fn forget_through(&mut self, index: u64) {
+        while self.base.0 < index {
+            let Some(slot) = self.slots.pop_front() else { return };
+            self.base = (self.base.0 + 1, slot.term());
+        }
+    }
+
+    fn last(&self) -> u64 {
+        self.base.0 + self.slots.len() as u64
+    }
+
+    fn slot(&self, index: u64) -> Option<&Slot> {
+        let at = index.checked_sub(self.base.0 + 1)?;
+        self.slots.get(usize::try_from(at).ok()?)
+    }
+
+    fn load(&self, index: u64, slot: &Slot) -> raft::Result<eraftpb::Entry> {
+        match slot {
+            Slot::Memory(entry) => Ok(entry.clone()),
+            Slot::Disk(stored) => {
+                let data = self.source.read(index).map_err(|error| {
+                    raft::Error::Store(StorageError::Other(error.into()))
+                })?;
+                let mut entry = eraftpb::Entry::default();
+                entry.index = index;
+                entry.term = stored.term;
+                entry.set_entry_type(match stored.kind {
+                    EntryKind::Normal => EntryType::EntryNormal,
+                    EntryKind::Members => EntryType::EntryConfChangeV2,
+                });
+                entry.set_data(data);
+                Ok(entry)
+            }
+        }
+    }
+}
+
+impl Storage for LogStore {
+    fn initial_state(&self) -> raft::Result<RaftState> {
+        Ok(RaftState::new(self.hard_state.clone(), self.members.clone()))
+    }
+
+    fn entries(
+        &self,
+        low: u64,
+        high: u64,
+        max_size: impl Into<Option<u64>>,
+        _context: GetEntriesContext,
+    ) -> raft::Result<Vec<eraftpb::Entry>> {
+        if low <= self.base.0 {
+            return Err(raft::Error::Store(StorageError::Compacted));
+        }
+        let max_size = max_size.into().unwrap_or(u64::MAX);
+        let mut out = Vec::new();
+        let mut size = 0;
+        for index in low..high {
+            let slot = self.slot(index).ok_or(raft::Error::Store(StorageError::Unavailable))?;
+            size += slot.len_bytes();
+            if size > max_size && !out.is_empty() {
+                break;
+            }
+            out.push(self.load(index, slot)?);
+        }
+        Ok(out)
+    }
+
+    fn term(&self, index: u64) -> raft::Result<u64> {
+        if index == self.base.0 {
+            return Ok(self.base.1);
+        }
+        if index < self.base.0 {
+            return Err(raft::Error::Store(StorageError::Compacted));
+        }
+        let slot = self.slot(index).ok_or(raft::Error::Store(StorageError::Unavailable))?;
+        Ok(slot.term())
+    }
+
+    fn first_index(&self) -> raft::Result<u64> {
+        Ok(self.base.0 + 1)
+    }
+
+    fn last_index(&self) -> raft::Result<u64> {
+        Ok(self.last())
+    }
+
+    fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<Snapshot> {
+        // A follower that needs one is served by the checkpoint, not through the engine.
+        Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable))
+    }
+}

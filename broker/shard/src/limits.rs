@@ -1,0 +1,39 @@
+//! Every bound of a shard, and what they must hold against each other.
+//!
+//! The Raft engine's own defaults are "unlimited" or "one entry a message"; none is left as it is.
+
+/// Batches that wait are joined into one entry up to this size; a single larger batch is an entry
+/// of its own.
+pub const ENTRY_BYTES_MAX: usize = 1 << 20;
+
+/// Entries handed to `apply` at once. Recovery replays in pieces of this size.
+pub const COMMITTED_BYTES_MAX: u64 = 8 << 20;
+
+/// One append message to a follower.
+pub const MESSAGE_BYTES_MAX: u64 = 1 << 20;
+
+/// Append messages under way to one follower.
+pub const MESSAGES_INFLIGHT_MAX: usize = 64;
+
+/// Proposed and not yet committed in one shard. Above it proposals wait their turn.
+pub const UNCOMMITTED_BYTES_MAX: u64 = 16 << 20;
+
+/// WAL writes of one shard under way; what arrives meanwhile joins the next entry.
+pub const WRITES_INFLIGHT_MAX: usize = 2;
+
+/// Inputs taken from the queue at once.
+pub const INPUTS_MAX: usize = 1024;
+
+/// One tick of the engine's clock, milliseconds.
+pub const TICK_MS: u64 = 100;
+
+/// Ticks without a leader before an election.
+pub const ELECTION_TICKS: usize = 10;
+
+/// Ticks between heartbeats.
+pub const HEARTBEAT_TICKS: usize = 2;
+
+const _: () = assert!(ENTRY_BYTES_MAX as u64 <= MESSAGE_BYTES_MAX, "an entry fits a message");
+const _: () = assert!(MESSAGE_BYTES_MAX <= COMMITTED_BYTES_MAX, "apply takes what a message brings");
+const _: () = assert!(COMMITTED_BYTES_MAX <= UNCOMMITTED_BYTES_MAX);
+const _: () = assert!(HEARTBEAT_TICKS * 3 <= ELECTION_TICKS, "three heartbeats may be lost");

@@ -1,0 +1,292 @@
+//! One replica of a shard, without I/O: proposals in, entries to write out, entries applied.
+//!
+//! The driver feeds events and carries out the [`Work`] that [`Replica::poll`] returns; a test can
+//! be the driver too, and crash between any two steps.
+//!
+//! # Invariants
+//!
+//! - **D1** a ticket is resolved with an outcome only after its entry was applied, which the engine
+//!   allows only after a majority, this replica included, reported it durable.
+//! - A ticket is resolved exactly once. Those of a lost term resolve to `NotLeader`.
+//! - Nothing is proposed or read before the first entry of this leader's term is applied.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use ropewalk_wal::{Record, ReplicaKey};
+
+use crate::command::{self, Command, Envelope};
+use crate::engine::{Engine, EngineError, Entry, EntryKind, HardState, Members, NotTaken, Start};
+use crate::handle::ProposeError;
+use crate::id::{ReplicaId, ShardId};
+use crate::state::{Effect, Outcome, State};
+
+/// Names a proposal or a read until it is resolved. The caller draws them; each is used once.
+pub type Ticket = u64;
+
+/// One replica.
+#[derive(Debug)]
+pub struct Replica {
+    key: ReplicaKey,
+    engine: Engine,
+    members: Members,
+    applied: (u64, u64),
+    /// Votes that changed and wait for a write worth making.
+    hard_state: Option<HardState>,
+    proposals: VecDeque<Proposal>,
+    reads_asked: Vec<Ticket>,
+    reads_confirmed: VecDeque<(u64, Vec<Ticket>)>,
+    read_contexts: VecDeque<(u64, Vec<Ticket>)>,
+    next_context: u64,
+    /// The term in which this replica leads and has applied its first entry.
+    leading: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Proposal {
+    index: u64,
+    term: u64,
+    ticket: Ticket,
+}
+
+/// What the driver has to do after a [`Replica::poll`].
+#[derive(Debug, Default)]
+pub struct Work {
+    /// To be made durable; then [`Replica::persisted`] with the number.
+    pub write: Option<Write>,
+    /// To be carried out in order.
+    pub effects: Vec<Effect>,
+    /// Proposals that are decided, after their effects.
+    pub outcomes: Vec<(Ticket, Result<Outcome, ProposeError>)>,
+    /// Reads that are decided.
+    pub reads: Vec<(Ticket, Result<(), ProposeError>)>,
+    /// This replica began or ceased to lead.
+    pub leads: Option<Option<u64>>,
+}
+
+/// Records for the WAL.
+#[derive(Debug)]
+pub struct Write {
+    /// What to report.
+    pub number: u64,
+    /// What to write.
+    pub records: Vec<Record>,
+}
+
+impl Replica {
+    /// A replica as recovery found it.
+    ///
+    /// # Errors
+    /// When the engine finds the start inconsistent.
+    pub fn new(shard: ShardId, start: Start) -> Result<Self, EngineError> {
+        let key = ReplicaKey { shard: shard.0, replica: start.replica };
+        let members = start.members.clone();
+        let applied = start.snapshot;
+        Ok(Self {
+            key,
+            engine: Engine::new(start)?,
+            members,
+            applied,
+            hard_state: None,
+            proposals: VecDeque::new(),
+            reads_asked: Vec::new(),
+            reads_confirmed: VecDeque::new(),
+            read_contexts: VecDeque::new(),
+            next_context: 0,
+            leading: None,
+        })
+    }
+
+    /// Which replica of which shard.
+    #[must_use]
+    pub fn key(&self) -> ReplicaKey {
+        self.key
+    }
+
+    /// Its number in the catalog.
+    #[must_use]
+    pub fn id(&self) -> ReplicaId {
+        ReplicaId(self.key.replica)
+    }
+
+    /// Index and term of the last applied entry.
+    #[must_use]
+    pub fn applied(&self) -> (u64, u64) {
+        self.applied
+    }
+
+    /// Who takes part, as of the last applied entry.
+    #[must_use]
+    pub fn members(&self) -> &Members {
+        &self.members
+    }
+
+    /// The term this replica leads and serves in.
+    #[must_use]
+    pub fn leading(&self) -> Option<u64> {
+        self.leading
+    }
+
+    /// Whether it needs ticks: a lone voter does not.
+    #[must_use]
+    pub fn needs_ticks(&self) -> bool {
+        !self.engine.is_lone()
+    }
+
+    /// One tick of the engine's clock.
+    pub fn tick(&mut self) {
+        self.engine.tick();
+    }
+
+    /// Proposes a command; `ticket` is resolved by a later poll.
+    ///
+    /// # Errors
+    /// `NotLeader` when this replica does not serve, `Full` when too much is uncommitted: the
+    /// command was not taken and the ticket will not be resolved.
+    pub fn propose(
+        &mut self,
+        ticket: Ticket,
+        command: &Command,
+        time_ms: i64,
+    ) -> Result<(), ProposeError> {
+        let term = self.leading.ok_or(ProposeError::NotLeader)?;
+        match self.engine.propose(command::encode(term, time_ms, command)) {
+            Ok(index) => {
+                self.proposals.push_back(Proposal { index, term, ticket });
+                Ok(())
+            }
+            Err(NotTaken::NotLeader) => Err(ProposeError::NotLeader),
+            Err(NotTaken::Busy) => Err(ProposeError::Full),
+        }
+    }
+
+    /// Asks for a read; `ticket` is resolved once what is committed now is applied.
+    pub fn read(&mut self, ticket: Ticket) {
+        self.reads_asked.push(ticket);
+    }
+
+    /// The write of this number, and every earlier one, is durable.
+    pub fn persisted(&mut self, number: u64) {
+        self.engine.persisted(number);
+    }
+
+    /// Does what can be done now. Call until it returns `None`.
+    pub fn poll(&mut self, state: &mut State) -> Option<Work> {
+        let mut work = Work::default();
+        self.ask_reads(&mut work);
+        let Some(ready) = self.engine.ready() else {
+            return (!work.reads.is_empty()).then_some(work);
+        };
+        self.hard_state = ready.hard_state.or(self.hard_state);
+        if ready.must_sync || !ready.entries.is_empty() {
+            work.write = Some(self.write(ready.number, ready.entries));
+        }
+        for entry in ready.committed {
+            self.apply(state, entry, &mut work);
+        }
+        for (context, index) in ready.reads {
+            self.confirm_read(context, index);
+        }
+        self.settle_reads(&mut work);
+        self.follow_leadership(&mut work);
+        Some(work)
+    }
+
+    fn write(&mut self, number: u64, entries: Vec<Entry>) -> Write {
+        let key = self.key;
+        let mut records = Vec::with_capacity(entries.len() + 1);
+        records.extend(entries.into_iter().map(|entry| Record::Entry {
+            key,
+            index: entry.index,
+            term: entry.term,
+            kind: entry.kind as u8,
+            data: entry.data.into(),
+        }));
+        if let Some(state) = self.hard_state.take() {
+            let HardState { term, vote, commit } = state;
+            records.push(Record::HardState { key, term, vote, commit });
+        }
+        Write { number, records }
+    }
+
+    fn apply(&mut self, state: &mut State, entry: Entry, work: &mut Work) {
+        let outcome = match entry.kind {
+            EntryKind::Normal if entry.data.is_empty() => Outcome::Done,
+            EntryKind::Normal => apply_command(state, entry.term, &entry.data, &mut work.effects),
+            // Members change only when there is more than one broker.
+            EntryKind::Members => Outcome::Done,
+        };
+        self.applied = (entry.index, entry.term);
+        self.engine.applied(entry.index);
+        while let Some(first) = self.proposals.front()
+            && first.index <= entry.index
+        {
+            let proposal = self.proposals.pop_front().expect("it is there");
+            let ours = proposal.index == entry.index && proposal.term == entry.term;
+            if ours && outcome != Outcome::TermChanged {
+                work.outcomes.push((proposal.ticket, Ok(outcome)));
+                return;
+            }
+            work.outcomes.push((proposal.ticket, Err(ProposeError::NotLeader)));
+        }
+    }
+
+    fn ask_reads(&mut self, work: &mut Work) {
+        if self.reads_asked.is_empty() {
+            return;
+        }
+        let tickets = std::mem::take(&mut self.reads_asked);
+        let context = self.next_context;
+        if self.leading.is_some() && self.engine.read_index(context).is_ok() {
+            self.next_context += 1;
+            self.read_contexts.push_back((context, tickets));
+        } else {
+            work.reads.extend(tickets.into_iter().map(|t| (t, Err(ProposeError::NotLeader))));
+        }
+    }
+
+    fn confirm_read(&mut self, context: u64, index: u64) {
+        // Contexts are confirmed in order; one that was skipped was lost and is covered by this.
+        while let Some((asked, _)) = self.read_contexts.front()
+            && *asked <= context
+        {
+            let (_, tickets) = self.read_contexts.pop_front().expect("it is there");
+            self.reads_confirmed.push_back((index, tickets));
+        }
+    }
+
+    fn settle_reads(&mut self, work: &mut Work) {
+        while let Some((index, _)) = self.reads_confirmed.front()
+            && *index <= self.applied.0
+        {
+            let (_, tickets) = self.reads_confirmed.pop_front().expect("it is there");
+            work.reads.extend(tickets.into_iter().map(|ticket| (ticket, Ok(()))));
+        }
+    }
+
+    fn follow_leadership(&mut self, work: &mut Work) {
+        let term = self.engine.term();
+        let serves = self.engine.is_leader() && self.applied.1 == term;
+        let leading = serves.then_some(term);
+        if leading == self.leading {
+            return;
+        }
+        self.leading = leading;
+        work.leads = Some(leading);
+        // Reads are safe to give up and ask again; proposals of an earlier term may yet commit.
+        let lost = self.proposals.drain(..).map(|p| (p.ticket, Err(ProposeError::NotLeader)));
+        work.outcomes.extend(lost);
+        let reads = self.read_contexts.drain(..).chain(self.reads_confirmed.drain(..));
+        let lost = reads.flat_map(|(_, tickets)| tickets);
+        work.reads.extend(lost.map(|ticket| (ticket, Err(ProposeError::NotLeader))));
+    }
+}
+
+/// An entry that does not decode was written by a newer broker or is damage that the WAL's
+/// checksum did not see. Applying anything else instead would make the replicas differ.
+fn apply_command(state: &mut State, term: u64, data: &Bytes, effects: &mut Vec<Effect>) -> Outcome {
+    match Envelope::decode(data) {
+        Ok(entry) => state.apply(term, entry, effects),
+        Err(error) => panic!("a committed entry cannot be applied: {error}"),
+    }
+}
