@@ -316,7 +316,7 @@ impl Driver {
                     log.set_log_start(*offset);
                 }
             }
-            Effect::Committed { .. } | Effect::GroupChanged(_) | Effect::CatalogChanged => {}
+            Effect::Committed { .. } | Effect::GroupChanged(_) | Effect::CatalogChanged(_) => {}
         }
     }
 }

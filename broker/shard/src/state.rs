@@ -76,7 +76,7 @@ pub enum Effect {
     /// A group's record (members, existence) changed.
     GroupChanged(String),
     /// The catalog changed: readers of it should look again.
-    CatalogChanged,
+    CatalogChanged(catalog::Change),
 }
 
 /// What the proposer is told.
@@ -112,8 +112,9 @@ impl State {
             Command::Shard(command) => self.change(time_ms, command, effects),
             Command::Catalog(command) => {
                 let catalog = self.catalog.get_or_insert_default();
-                effects.push(Effect::CatalogChanged);
-                Outcome::Catalog(catalog.apply(time_ms, command))
+                let (answer, change) = catalog.apply(time_ms, command);
+                effects.push(Effect::CatalogChanged(change));
+                Outcome::Catalog(answer)
             }
         }
     }

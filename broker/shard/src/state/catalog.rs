@@ -90,6 +90,17 @@ pub enum Answer {
     Refused(Refusal),
 }
 
+/// What a command touched: a reader that keeps a view looks at these again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// These topics were made, altered or deleted.
+    Topics(Vec<TopicId>),
+    /// Configuration of this resource.
+    Configs(ConfigResource),
+    /// Neither.
+    Other,
+}
+
 /// Why the catalog changed nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -164,29 +175,36 @@ impl Catalog {
     }
 
     /// Applies one command.
-    pub(crate) fn apply(&mut self, time_ms: i64, command: CatalogCommand) -> Answer {
+    pub(crate) fn apply(&mut self, time_ms: i64, command: CatalogCommand) -> (Answer, Change) {
         self.revision += 1;
         match command {
             CatalogCommand::CreateTopics(topics) => {
-                Answer::Topics(topics.into_iter().map(|t| self.create(time_ms, t)).collect())
+                let ids = topics.iter().map(|topic| topic.id).collect();
+                let made = topics.into_iter().map(|t| self.create(time_ms, t)).collect();
+                (Answer::Topics(made), Change::Topics(ids))
             }
             CatalogCommand::DeleteTopics(ids) => {
-                Answer::Topics(ids.into_iter().map(|id| self.delete(id)).collect())
+                let deleted = ids.iter().map(|id| self.delete(*id)).collect();
+                (Answer::Topics(deleted), Change::Topics(ids))
             }
             CatalogCommand::AddPartitions { topic, expected, partitions } => {
-                answer(self.add_partitions(topic, expected, partitions))
+                let added = self.add_partitions(topic, expected, partitions);
+                (answer(added), Change::Topics(vec![topic]))
             }
             CatalogCommand::AlterConfigs { resource, changes } => {
-                answer(self.alter_configs(resource, changes))
+                let change = Change::Configs(resource.clone());
+                (answer(self.alter_configs(resource, changes)), change)
             }
             CatalogCommand::AllocateProducerIds { count } => {
                 let first = self.next_producer_id;
                 self.next_producer_id = first.saturating_add(count.max(0));
-                Answer::ProducerIds(first)
+                (Answer::ProducerIds(first), Change::Other)
             }
-            CatalogCommand::SetOwner { topic, owner } => answer(self.set_owner(topic, owner)),
+            CatalogCommand::SetOwner { topic, owner } => {
+                (answer(self.set_owner(topic, owner)), Change::Topics(vec![topic]))
+            }
             CatalogCommand::ClaimFence { holder, lease_uid } => {
-                Answer::Fence(self.claim_fence(holder, lease_uid))
+                (Answer::Fence(self.claim_fence(holder, lease_uid)), Change::Other)
             }
         }
     }

@@ -1,0 +1,17 @@
+//! What exists: topics and where their partitions live, as handlers see it, and the loop that
+//! makes the shards agree with it.
+//!
+//! The catalog shard holds the intent. [`View`] is a copy of it made for fast look-ups, brought up
+//! to date as entries are applied. [`Reconciler`] opens in the shards what the catalog lists and
+//! closes what it does not, and repeats that until every shard confirms; a topic is announced as
+//! created only after that.
+
+pub mod name;
+pub mod placement;
+mod view;
+mod reconcile;
+mod topics;
+
+pub use reconcile::Reconciler;
+pub use topics::{Created, NewTopic, TopicError, Topics};
+pub use view::{TopicView, View};

@@ -1,0 +1,157 @@
+//! Makes the shards hold what the catalog lists: opens what is missing, closes what is gone.
+//!
+//! Level-triggered: it compares what is with what should be, so a lost wake-up or a crash in the
+//! middle costs nothing. Whoever creates a topic waits for [`Reconciler::converge`] of it; the
+//! loop does the same for everything at the start and after each failure.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ropewalk_shard::command::{Command, OpenPartition, ShardCommand};
+use ropewalk_shard::node::Node;
+use ropewalk_shard::{PartitionId, ProposeError, Shard, ShardId, TopicId};
+use tokio::sync::Notify;
+use tracing::{info, warn};
+
+use super::View;
+
+/// Partitions opened or closed by one entry.
+const BATCH: usize = 1000;
+
+/// How long a failed pass waits before it is repeated.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// The loop, and what it works on.
+#[derive(Debug)]
+pub struct Reconciler {
+    node: Arc<Node>,
+    view: Arc<View>,
+    wake: Notify,
+}
+
+impl Reconciler {
+    /// A reconciler of `node` towards `view`.
+    #[must_use]
+    pub fn new(node: Arc<Node>, view: Arc<View>) -> Self {
+        Self { node, view, wake: Notify::new() }
+    }
+
+    /// Asks for a full comparison soon.
+    pub fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    /// Compares everything, now and whenever woken; a pass that failed is repeated.
+    pub async fn run(self: Arc<Self>) {
+        loop {
+            if let Err(error) = self.pass().await {
+                warn!(%error, "shards do not match the catalog yet; trying again");
+                tokio::time::sleep(RETRY).await;
+                continue;
+            }
+            self.wake.notified().await;
+        }
+    }
+
+    async fn pass(&self) -> Result<(), ProposeError> {
+        let topics = self.view.all();
+        self.open_missing(topics.iter().map(|topic| topic.id)).await?;
+        let live: HashSet<TopicId> = topics.iter().map(|topic| topic.id).collect();
+        for shard in self.node.shards().filter(|shard| shard.id() != ShardId::CATALOG) {
+            self.close_orphans(shard, &live).await?;
+        }
+        Ok(())
+    }
+
+    /// Opens every partition of these topics in its shard, and returns once all are there.
+    ///
+    /// # Errors
+    /// When a shard has no leader here; the loop will try again.
+    pub async fn converge(&self, topics: &[TopicId]) -> Result<(), ProposeError> {
+        let done = self.open_missing(topics.iter().copied()).await;
+        if done.is_err() {
+            self.wake();
+        }
+        done
+    }
+
+    /// Closes the partitions of deleted topics, and forgets what groups committed for them.
+    ///
+    /// # Errors
+    /// As [`Self::converge`].
+    pub async fn forget(&self, gone: &[TopicId]) -> Result<(), ProposeError> {
+        for shard in self.node.shards().filter(|shard| shard.id() != ShardId::CATALOG) {
+            let closed = self.close(shard, |topic| gone.contains(&topic)).await;
+            if closed.is_err() {
+                self.wake();
+                return closed;
+            }
+        }
+        Ok(())
+    }
+
+    async fn open_missing(
+        &self,
+        topics: impl Iterator<Item = TopicId>,
+    ) -> Result<(), ProposeError> {
+        let mut missing: BTreeMap<ShardId, Vec<OpenPartition>> = BTreeMap::new();
+        for topic in topics.filter_map(|id| self.view.by_id(id)) {
+            for (index, home) in (0_i32..).zip(&topic.partitions) {
+                let partition = PartitionId { topic: topic.id, index };
+                let shard = self.node.shard(home.shard).ok_or(ProposeError::NotLeader)?;
+                if shard.log(&partition).is_none() {
+                    let open = OpenPartition { partition, epoch_base: home.epoch_base };
+                    missing.entry(home.shard).or_default().push(open);
+                }
+            }
+        }
+        let opened = missing.into_iter().map(|(shard, list)| async move {
+            let shard = self.node.shard(shard).ok_or(ProposeError::NotLeader)?;
+            for batch in list.chunks(BATCH) {
+                let command = ShardCommand::OpenPartitions(batch.to_vec());
+                shard.propose(Command::Shard(command)).await?;
+            }
+            Ok(())
+        });
+        futures_util::future::try_join_all(opened).await.map(|_: Vec<()>| ())
+    }
+
+    async fn close_orphans(
+        &self,
+        shard: &Arc<Shard>,
+        live: &HashSet<TopicId>,
+    ) -> Result<(), ProposeError> {
+        self.close(shard, |topic| !live.contains(&topic)).await
+    }
+
+    async fn close(
+        &self,
+        shard: &Arc<Shard>,
+        gone: impl Fn(TopicId) -> bool,
+    ) -> Result<(), ProposeError> {
+        let (partitions, committed) = {
+            let state = shard.state();
+            let partitions: Vec<PartitionId> =
+                state.partitions.keys().filter(|id| gone(id.topic)).copied().collect();
+            let committed: HashSet<TopicId> = state
+                .groups
+                .values()
+                .flat_map(|group| group.offsets.keys())
+                .filter(|id| gone(id.topic))
+                .map(|id| id.topic)
+                .collect();
+            (partitions, committed)
+        };
+        for batch in partitions.chunks(BATCH) {
+            info!(shard = %shard.id(), count = batch.len(), "closing partitions of deleted topics");
+            let command = ShardCommand::ClosePartitions(batch.to_vec());
+            shard.propose(Command::Shard(command)).await?;
+        }
+        if !committed.is_empty() {
+            let command = ShardCommand::ForgetTopics(committed.into_iter().collect());
+            shard.propose(Command::Shard(command)).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,278 @@
+//! Creating, growing and deleting topics: checks first, then the catalog, then the shards.
+
+use std::sync::Arc;
+
+use ropewalk_shard::command::{CatalogCommand, Command, ConfigResource, self};
+use ropewalk_shard::node::Node;
+use ropewalk_shard::state::catalog::{Answer, Refusal};
+use ropewalk_shard::{Outcome, ProposeError, ShardId, TopicId};
+
+use super::{Reconciler, TopicView, View, name, placement};
+use crate::limits;
+use crate::settings::{self, Settings};
+
+/// A topic that somebody wants.
+#[derive(Debug, Clone)]
+pub struct NewTopic {
+    /// Its name.
+    pub name: String,
+    /// How many partitions; `None` for `num.partitions`.
+    pub partitions: Option<i32>,
+    /// Its own configuration.
+    pub configs: Vec<(String, String)>,
+    /// The uid of the object that declared it.
+    pub owner: Option<String>,
+}
+
+/// A topic that was made, or would have been.
+#[derive(Debug, Clone)]
+pub struct Created {
+    /// Its identity; nil when it was only validated.
+    pub id: TopicId,
+    /// How many partitions it has.
+    pub partitions: i32,
+}
+
+/// Why a topic was not made, changed or deleted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TopicError {
+    /// The name is not allowed.
+    #[error("{0}")]
+    InvalidName(String),
+    /// The number of partitions is not possible.
+    #[error("{0}")]
+    InvalidPartitions(String),
+    /// A configuration key or value is not possible.
+    #[error("{0}")]
+    InvalidConfig(String),
+    /// The broker has as many partitions as it can hold.
+    #[error("{0}")]
+    TooMany(String),
+    /// The catalog says no.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// Not done, or not known to be done.
+    #[error(transparent)]
+    Unavailable(#[from] ProposeError),
+}
+
+/// Changes what exists.
+#[derive(Debug)]
+pub struct Topics {
+    node: Arc<Node>,
+    view: Arc<View>,
+    settings: Arc<Settings>,
+    reconciler: Arc<Reconciler>,
+}
+
+impl Topics {
+    /// Changes topics of `node`.
+    #[must_use]
+    pub fn new(
+        node: Arc<Node>,
+        view: Arc<View>,
+        settings: Arc<Settings>,
+        reconciler: Arc<Reconciler>,
+    ) -> Self {
+        Self { node, view, settings, reconciler }
+    }
+
+    /// Makes topics, each by itself; `validate_only` stops before the catalog. Returns once their
+    /// partitions take records.
+    pub async fn create(
+        &self,
+        wanted: Vec<NewTopic>,
+        validate_only: bool,
+    ) -> Vec<Result<Created, TopicError>> {
+        let mut results: Vec<Result<Created, TopicError>> = Vec::with_capacity(wanted.len());
+        let mut proposed = Vec::new();
+        let mut room = limits::PARTITIONS_MAX.saturating_sub(self.view.partition_count());
+        for topic in wanted {
+            let checked = self.check(&topic, room);
+            if let Ok(count) = checked
+                && !validate_only
+            {
+                room -= count;
+                proposed.push((results.len(), self.draw(topic, count)));
+            }
+            results.push(checked.map(|count| Created {
+                id: TopicId(uuid::Uuid::nil()),
+                partitions: i32::try_from(count).expect("bounded by check"),
+            }));
+        }
+        if !proposed.is_empty() {
+            self.propose(proposed, &mut results).await;
+        }
+        results
+    }
+
+    /// The number of partitions, if everything about the topic is possible.
+    fn check(&self, topic: &NewTopic, room: usize) -> Result<usize, TopicError> {
+        name::check(&topic.name).map_err(TopicError::InvalidName)?;
+        if self.view.by_name(&topic.name).is_some() {
+            return Err(Refusal::TopicExists { name: topic.name.clone() }.into());
+        }
+        let count = topic.partitions.unwrap_or_else(|| self.settings.num_partitions());
+        let count = usize::try_from(count).ok().filter(|count| *count > 0).ok_or_else(|| {
+            TopicError::InvalidPartitions("the number of partitions must be larger than 0".into())
+        })?;
+        check_room(count, room)?;
+        for (key, value) in &topic.configs {
+            settings::topic::validate(key, value).map_err(TopicError::InvalidConfig)?;
+        }
+        Ok(count)
+    }
+
+    fn draw(&self, topic: NewTopic, count: usize) -> command::NewTopic {
+        let id = TopicId::random();
+        command::NewTopic {
+            id,
+            name: topic.name,
+            partitions: placement::homes(id, 0, count, self.data_shards()),
+            configs: topic.configs,
+            owner: topic.owner,
+        }
+    }
+
+    fn data_shards(&self) -> u32 {
+        let shards = self.node.shards().filter(|shard| shard.id() != ShardId::CATALOG).count();
+        u32::try_from(shards).expect("shard numbers are u32")
+    }
+
+    async fn propose(
+        &self,
+        proposed: Vec<(usize, command::NewTopic)>,
+        results: &mut [Result<Created, TopicError>],
+    ) {
+        let (places, topics): (Vec<usize>, Vec<_>) = proposed.into_iter().unzip();
+        let made = match self.catalog(CatalogCommand::CreateTopics(topics)).await {
+            Ok(Answer::Topics(made)) => made,
+            Ok(_) => unreachable!("the catalog answers what it was asked"),
+            Err(error) => {
+                places.into_iter().for_each(|at| results[at] = Err(error.clone().into()));
+                return;
+            }
+        };
+        let ids: Vec<TopicId> = made.iter().filter_map(|m| m.as_ref().ok().copied()).collect();
+        let opened = self.reconciler.converge(&ids).await;
+        for (at, made) in places.into_iter().zip(made) {
+            match (made, &opened, &mut results[at]) {
+                (Ok(id), Ok(()), Ok(created)) => created.id = id,
+                (Ok(_), Err(error), slot) => *slot = Err((*error).into()),
+                (Err(refusal), _, slot) => *slot = Err(refusal.into()),
+                (Ok(_), Ok(()), Err(_)) => unreachable!("only checked topics are proposed"),
+            }
+        }
+    }
+
+    /// Deletes topics by id; each result stands for one.
+    ///
+    /// # Errors
+    /// When the catalog cannot be asked at all.
+    pub async fn delete(
+        &self,
+        ids: Vec<TopicId>,
+    ) -> Result<Vec<Result<TopicId, Refusal>>, ProposeError> {
+        let Answer::Topics(deleted) = self.catalog(CatalogCommand::DeleteTopics(ids)).await? else {
+            unreachable!("the catalog answers what it was asked")
+        };
+        let gone: Vec<TopicId> = deleted.iter().filter_map(|d| d.as_ref().ok().copied()).collect();
+        self.reconciler.forget(&gone).await?;
+        Ok(deleted)
+    }
+
+    /// Grows a topic to `total` partitions; they take records when this returns.
+    ///
+    /// # Errors
+    /// See [`TopicError`].
+    pub async fn grow(
+        &self,
+        topic: &TopicView,
+        total: i32,
+        validate_only: bool,
+    ) -> Result<(), TopicError> {
+        let current = topic.partitions.len();
+        let wanted = usize::try_from(total).unwrap_or(0);
+        if wanted <= current {
+            return Err(TopicError::InvalidPartitions(format!(
+                "the topic has {current} partitions; {total} would not be an increase"
+            )));
+        }
+        let room = limits::PARTITIONS_MAX.saturating_sub(self.view.partition_count());
+        check_room(wanted - current, room)?;
+        if validate_only {
+            return Ok(());
+        }
+        let partitions = placement::homes(topic.id, current, wanted - current, self.data_shards());
+        let command =
+            CatalogCommand::AddPartitions { topic: topic.id, expected: current, partitions };
+        self.expect_done(command).await?;
+        Ok(self.reconciler.converge(&[topic.id]).await?)
+    }
+
+    /// Sets (`Some`) or clears (`None`) configuration keys, already validated.
+    ///
+    /// # Errors
+    /// See [`TopicError`].
+    pub async fn alter_configs(
+        &self,
+        resource: ConfigResource,
+        changes: Vec<(String, Option<String>)>,
+    ) -> Result<(), TopicError> {
+        self.expect_done(CatalogCommand::AlterConfigs { resource, changes }).await
+    }
+
+    /// Gives a topic an owner, or frees it.
+    ///
+    /// # Errors
+    /// See [`TopicError`].
+    pub async fn set_owner(
+        &self,
+        topic: TopicId,
+        owner: Option<String>,
+    ) -> Result<(), TopicError> {
+        self.expect_done(CatalogCommand::SetOwner { topic, owner }).await
+    }
+
+    /// A fresh block of `count` producer ids; its first.
+    ///
+    /// # Errors
+    /// When the catalog cannot be asked.
+    pub async fn allocate_producer_ids(&self, count: i64) -> Result<i64, ProposeError> {
+        match self.catalog(CatalogCommand::AllocateProducerIds { count }).await? {
+            Answer::ProducerIds(first) => Ok(first),
+            _ => unreachable!("the catalog answers what it was asked"),
+        }
+    }
+
+    async fn expect_done(&self, command: CatalogCommand) -> Result<(), TopicError> {
+        match self.catalog(command).await? {
+            Answer::Refused(refusal) => Err(refusal.into()),
+            Answer::Done | Answer::Topics(_) | Answer::ProducerIds(_) | Answer::Fence(_) => Ok(()),
+        }
+    }
+
+    async fn catalog(&self, command: CatalogCommand) -> Result<Answer, ProposeError> {
+        match self.node.catalog().propose(Command::Catalog(command)).await? {
+            Outcome::Catalog(answer) => Ok(answer),
+            _ => unreachable!("the catalog answers catalog commands"),
+        }
+    }
+}
+
+fn check_room(count: usize, room: usize) -> Result<(), TopicError> {
+    if count > limits::TOPIC_PARTITIONS_MAX {
+        let max = limits::TOPIC_PARTITIONS_MAX;
+        return Err(TopicError::InvalidPartitions(format!(
+            "a topic has at most {max} partitions, {count} were asked"
+        )));
+    }
+    if count > room {
+        return Err(TopicError::TooMany(format!(
+            "{count} partitions more would pass the limit of {} for one broker; delete queues or \
+             use fewer partitions",
+            limits::PARTITIONS_MAX
+        )));
+    }
+    Ok(())
+}

@@ -1,0 +1,140 @@
+//! The catalog as handlers look it up: by name or id, with each topic's configuration resolved.
+//!
+//! Brought up to date by the catalog shard's own loop right after an entry is applied, so what a
+//! proposer was told is done is also visible.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+use ropewalk_shard::command::{ConfigResource, PartitionHome};
+use ropewalk_shard::state::Catalog;
+use ropewalk_shard::state::catalog::Change;
+use ropewalk_shard::{PartitionId, TopicId};
+
+use crate::settings::Settings;
+use crate::settings::topic::TopicConfig;
+
+/// One topic.
+#[derive(Debug)]
+pub struct TopicView {
+    /// Its identity.
+    pub id: TopicId,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Where each partition lives.
+    pub partitions: Vec<PartitionHome>,
+    /// Its configuration: its own, the brokers', the defaults.
+    pub config: TopicConfig,
+    /// The uid of the object that declared it.
+    pub owner: Option<String>,
+}
+
+impl TopicView {
+    /// A partition's identity and home; `None` when the topic has no such partition.
+    #[must_use]
+    pub fn partition(&self, index: i32) -> Option<(PartitionId, PartitionHome)> {
+        let home = self.partitions.get(usize::try_from(index).ok()?)?;
+        Some((PartitionId { topic: self.id, index }, *home))
+    }
+}
+
+/// Every topic, by name and by id.
+#[derive(Debug)]
+pub struct View {
+    settings: Arc<Settings>,
+    inner: RwLock<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    topics: HashMap<TopicId, Arc<TopicView>>,
+    names: HashMap<Arc<str>, TopicId>,
+}
+
+impl View {
+    /// A view of nothing; fill it with [`Self::reload`].
+    #[must_use]
+    pub fn new(settings: Arc<Settings>) -> Self {
+        Self { settings, inner: RwLock::default() }
+    }
+
+    /// A topic by its name.
+    #[must_use]
+    pub fn by_name(&self, name: &str) -> Option<Arc<TopicView>> {
+        let inner = self.inner.read();
+        inner.topics.get(inner.names.get(name)?).cloned()
+    }
+
+    /// A topic by its id.
+    #[must_use]
+    pub fn by_id(&self, id: TopicId) -> Option<Arc<TopicView>> {
+        self.inner.read().topics.get(&id).cloned()
+    }
+
+    /// Every topic, in the order of their names.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<TopicView>> {
+        let mut all: Vec<_> = self.inner.read().topics.values().cloned().collect();
+        all.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    /// How many partitions there are in all.
+    #[must_use]
+    pub fn partition_count(&self) -> usize {
+        self.inner.read().topics.values().map(|topic| topic.partitions.len()).sum()
+    }
+
+    /// Reads the whole catalog.
+    pub fn reload(&self, catalog: &Catalog) {
+        self.settings.set_dynamic(catalog);
+        let mut inner = Inner::default();
+        for id in catalog.topics.keys() {
+            self.look_again(&mut inner, catalog, *id);
+        }
+        *self.inner.write() = inner;
+    }
+
+    /// Reads what `change` touched.
+    pub fn follow(&self, catalog: &Catalog, change: &Change) {
+        match change {
+            Change::Topics(ids) => {
+                let mut inner = self.inner.write();
+                ids.iter().for_each(|id| self.look_again(&mut inner, catalog, *id));
+            }
+            Change::Configs(ConfigResource::Topic(id)) => {
+                self.look_again(&mut self.inner.write(), catalog, *id);
+            }
+            // A broker's setting may be any topic's default.
+            Change::Configs(ConfigResource::Broker(_)) => self.reload(catalog),
+            Change::Configs(ConfigResource::Group(_)) => self.settings.set_dynamic(catalog),
+            Change::Other => {}
+        }
+    }
+
+    fn look_again(&self, inner: &mut Inner, catalog: &Catalog, id: TopicId) {
+        let Some(topic) = catalog.topics.get(&id) else {
+            if let Some(gone) = inner.topics.remove(&id)
+                && inner.names.get(&gone.name) == Some(&id)
+            {
+                inner.names.remove(&gone.name);
+            }
+            return;
+        };
+        let name: Arc<str> = match inner.topics.get(&id) {
+            Some(known) => Arc::clone(&known.name),
+            None => topic.name.as_str().into(),
+        };
+        let overrides = catalog.configs(&ConfigResource::Topic(id));
+        let view = TopicView {
+            id,
+            name: Arc::clone(&name),
+            partitions: topic.partitions.clone(),
+            config: TopicConfig::resolve(&self.settings, overrides),
+            owner: topic.owner.clone(),
+        };
+        inner.names.insert(name, id);
+        inner.topics.insert(id, Arc::new(view));
+    }
+}
