@@ -10,8 +10,6 @@ pub mod id;
 pub mod limits;
 pub mod command;
 pub mod handle;
-pub mod driver;
-pub mod replica;
 pub mod engine;
 pub mod state;
 pub mod log;

@@ -34,6 +34,7 @@ pub const ELECTION_TICKS: usize = 10;
 pub const HEARTBEAT_TICKS: usize = 2;
 
 const _: () = assert!(ENTRY_BYTES_MAX as u64 <= MESSAGE_BYTES_MAX, "an entry fits a message");
-const _: () = assert!(MESSAGE_BYTES_MAX <= COMMITTED_BYTES_MAX, "apply takes what a message brings");
+const _: () =
+    assert!(MESSAGE_BYTES_MAX <= COMMITTED_BYTES_MAX, "apply takes what a message brings");
 const _: () = assert!(COMMITTED_BYTES_MAX <= UNCOMMITTED_BYTES_MAX);
 const _: () = assert!(HEARTBEAT_TICKS * 3 <= ELECTION_TICKS, "three heartbeats may be lost");

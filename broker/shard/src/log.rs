@@ -78,7 +78,12 @@ impl PartitionLog {
     ///
     /// # Errors
     /// See [`ReadError`].
-    pub fn read(&self, from: i64, bytes_max: usize, at_least_one: bool) -> Result<Chunk, ReadError> {
+    pub fn read(
+        &self,
+        from: i64,
+        bytes_max: usize,
+        at_least_one: bool,
+    ) -> Result<Chunk, ReadError> {
         let _ = (from, bytes_max, at_least_one);
         Ok(Chunk::default())
     }

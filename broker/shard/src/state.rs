@@ -201,3 +201,6 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

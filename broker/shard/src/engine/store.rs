@@ -111,12 +111,11 @@ impl LogStore {
         match slot {
             Slot::Memory(entry) => Ok(entry.clone()),
             Slot::Disk(stored) => {
-                let data = self.source.read(index).map_err(|error| {
-                    raft::Error::Store(StorageError::Other(error.into()))
-                })?;
-                let mut entry = eraftpb::Entry::default();
-                entry.index = index;
-                entry.term = stored.term;
+                let data = self
+                    .source
+                    .read(index)
+                    .map_err(|error| raft::Error::Store(StorageError::Other(error.into())))?;
+                let mut entry = eraftpb::Entry { index, term: stored.term, ..Default::default() };
                 entry.set_entry_type(match stored.kind {
                     EntryKind::Normal => EntryType::EntryNormal,
                     EntryKind::Members => EntryType::EntryConfChangeV2,

@@ -79,8 +79,7 @@ impl Group {
             return if self.members.is_empty() { Ok(()) } else { Err(Refusal::UnknownMember) };
         };
         if let Some(instance) = &claim.instance_id {
-            let holder =
-                self.members.values().find(|m| m.instance_id.as_ref() == Some(instance));
+            let holder = self.members.values().find(|m| m.instance_id.as_ref() == Some(instance));
             if holder.is_some_and(|holder| holder.member_id != claim.member_id) {
                 return Err(Refusal::FencedInstance);
             }

@@ -10,7 +10,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
-use ropewalk_batch::{Header, Stamped};
+use ropewalk_batch::{Header, Stamped, sequence_after};
 use serde::{Deserialize, Serialize};
 
 /// How many batches of a producer are remembered.
@@ -185,7 +185,7 @@ impl Partition {
             return Ok(Some(*again));
         }
         match producer.batches.back() {
-            Some(last) if first != following(last.last_sequence) => {
+            Some(last) if first != sequence_after(last.last_sequence, 1) => {
                 let last = last.last_sequence;
                 Err(AppendRefusal::OutOfOrderSequence { sequence: first, last })
             }
@@ -253,9 +253,4 @@ impl Partition {
         let end = self.epochs.get(at + 1).map_or(self.next_offset, |next| next.start_offset);
         Some((self.epochs[at].epoch, end))
     }
-}
-
-/// The sequence after `sequence`; they wrap from 2³¹-1 to 0.
-fn following(sequence: i32) -> i32 {
-    sequence.checked_add(1).unwrap_or(0)
 }

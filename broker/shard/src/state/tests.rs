@@ -1,0 +1,255 @@
+//! The state machine against what it promises (O1, O3, D5).
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use ropewalk_batch::Builder;
+
+use super::*;
+use crate::command::{self, CatalogCommand, NewTopic};
+use crate::command::{CommitOffsets, Member, MemberClaim, OffsetCommit, SetGeneration};
+
+const TERM: u64 = 3;
+
+fn partition() -> PartitionId {
+    PartitionId { topic: TopicId(uuid::Uuid::from_u128(7)), index: 0 }
+}
+
+fn batch(count: usize) -> Bytes {
+    let mut builder = Builder::new();
+    for n in 0..count {
+        builder = builder.record(1_000, None, Some(n.to_string().as_bytes()));
+    }
+    builder.build()
+}
+
+fn numbered(producer: i64, epoch: i16, sequence: i32, count: usize) -> Bytes {
+    let mut builder = Builder::new().producer(producer, epoch, sequence);
+    for n in 0..count {
+        builder = builder.record(1_000, None, Some(n.to_string().as_bytes()));
+    }
+    builder.build()
+}
+
+fn opened() -> State {
+    let mut state = State::new();
+    let open = OpenPartition { partition: partition(), epoch_base: 10 };
+    change(&mut state, ShardCommand::OpenPartitions(vec![open]));
+    state
+}
+
+fn run(state: &mut State, command: Command) -> (Outcome, Vec<Effect>) {
+    let mut effects = Vec::new();
+    // Through the written form, as an entry would come.
+    let entry = Envelope::decode(&command::encode(TERM, 5_000, &command)).expect("our own entry");
+    (state.apply(TERM, entry, &mut effects), effects)
+}
+
+fn change(state: &mut State, command: ShardCommand) -> Outcome {
+    run(state, Command::Shard(command)).0
+}
+
+fn append(state: &mut State, batch: Bytes) -> Result<Appended, AppendRefusal> {
+    let items = vec![Append { partition: partition(), batch }];
+    let Outcome::Appended(results) = run(state, Command::Append(items)).0 else {
+        panic!("an append has results")
+    };
+    results[0]
+}
+
+#[test]
+fn o1_offsets_are_dense_and_epochs_begin_where_a_term_first_writes() {
+    let mut state = opened();
+    assert_eq!(append(&mut state, batch(3)).expect("taken").base_offset, 0);
+    assert_eq!(append(&mut state, batch(2)).expect("taken").base_offset, 3);
+    let partition = &state.partitions[&partition()];
+    assert_eq!(partition.next_offset, 5);
+    assert_eq!(partition.epoch_end(13), Some((13, 5)));
+    assert_eq!(partition.epoch_end(12), None);
+}
+
+#[test]
+fn an_entry_of_another_term_changes_nothing() {
+    let mut state = opened();
+    let before = state.clone();
+    let items = vec![Append { partition: partition(), batch: batch(1) }];
+    let entry = Envelope { term: 2, time_ms: 0, command: Command::Append(items) };
+    assert_eq!(state.apply(TERM, entry, &mut Vec::new()), Outcome::TermChanged);
+    assert_eq!(state, before);
+}
+
+#[test]
+fn d5_a_batch_that_comes_again_gets_its_first_offset() {
+    let mut state = opened();
+    for n in 0..7 {
+        assert_eq!(append(&mut state, numbered(9, 0, n, 1)).expect("taken").base_offset, n.into());
+    }
+    for n in 2..7 {
+        let again = append(&mut state, numbered(9, 0, n, 1)).expect("known");
+        assert!(again.duplicate);
+        assert_eq!(again.base_offset, i64::from(n));
+    }
+    // Older than the window: cannot be told from a gap (KIP-98).
+    let old = append(&mut state, numbered(9, 0, 1, 1));
+    assert_eq!(old, Err(AppendRefusal::OutOfOrderSequence { sequence: 1, last: 6 }));
+    assert_eq!(state.partitions[&partition()].next_offset, 7);
+}
+
+#[test]
+fn d5_sequences_epochs_and_wrapping() {
+    let mut state = opened();
+    // Nothing known: any sequence is the first.
+    append(&mut state, numbered(9, 1, i32::MAX - 1, 2)).expect("taken");
+    append(&mut state, numbered(9, 1, 0, 1)).expect("wraps");
+    let gap = append(&mut state, numbered(9, 1, 5, 1));
+    assert_eq!(gap, Err(AppendRefusal::OutOfOrderSequence { sequence: 5, last: 0 }));
+    let stale = append(&mut state, numbered(9, 0, 1, 1));
+    assert_eq!(stale, Err(AppendRefusal::StaleEpoch { epoch: 0, current: 1 }));
+    let late = append(&mut state, numbered(9, 2, 4, 1));
+    assert_eq!(late, Err(AppendRefusal::OutOfOrderSequence { sequence: 4, last: -1 }));
+    append(&mut state, numbered(9, 2, 0, 1)).expect("a new epoch begins at 0");
+}
+
+#[test]
+fn the_log_start_never_moves_back_or_past_the_end() {
+    let mut state = opened();
+    append(&mut state, batch(5)).expect("taken");
+    for (asked, start) in [(3, 3), (1, 3), (99, 5)] {
+        change(&mut state, ShardCommand::AdvanceLogStart(vec![(partition(), asked)]));
+        assert_eq!(state.partitions[&partition()].log_start, start);
+    }
+}
+
+fn generation(number: i32, members: &[&str]) -> ShardCommand {
+    let member = |id: &&str| Member {
+        member_id: (*id).into(),
+        instance_id: None,
+        client_id: "c".into(),
+        client_host: "/127.0.0.1".into(),
+        rebalance_timeout_ms: 1,
+        session_timeout_ms: 1,
+        protocols: vec![("range".into(), Bytes::new())],
+        assignment: Bytes::from_static(b"a"),
+    };
+    ShardCommand::SetGeneration(SetGeneration {
+        group: "g".into(),
+        protocol_type: "consumer".into(),
+        generation: number,
+        protocol: Some("range".into()),
+        leader: members.first().map(|m| (*m).into()),
+        members: members.iter().map(member).collect(),
+    })
+}
+
+fn commit(member: Option<(&str, i32)>, offset: i64) -> ShardCommand {
+    let member = member.map(|(id, generation)| MemberClaim {
+        member_id: id.into(),
+        instance_id: None,
+        generation,
+    });
+    let commit =
+        OffsetCommit { offset, leader_epoch: -1, metadata: String::new(), expires_ms: None };
+    let offsets = vec![(partition(), commit)];
+    ShardCommand::CommitOffsets(CommitOffsets { group: "g".into(), member, offsets })
+}
+
+#[test]
+fn o3_only_the_current_generation_commits() {
+    let mut state = opened();
+    assert_eq!(change(&mut state, commit(None, 1)), Outcome::Done);
+    change(&mut state, generation(2, &["m"]));
+    let refused = |r| Outcome::GroupRefused(r);
+    assert_eq!(
+        change(&mut state, commit(Some(("m", 1)), 9)),
+        refused(group::Refusal::IllegalGeneration)
+    );
+    assert_eq!(
+        change(&mut state, commit(Some(("x", 2)), 9)),
+        refused(group::Refusal::UnknownMember)
+    );
+    assert_eq!(change(&mut state, commit(None, 9)), refused(group::Refusal::UnknownMember));
+    let delete = ShardCommand::DeleteGroup { group: "g".into() };
+    assert_eq!(change(&mut state, delete), refused(group::Refusal::NotEmpty));
+    assert_eq!(state.groups["g"].offsets[&partition()].offset, 1);
+    // A later commit replaces, also a lower one.
+    assert_eq!(change(&mut state, commit(Some(("m", 2)), 4)), Outcome::Done);
+    assert_eq!(change(&mut state, commit(Some(("m", 2)), 3)), Outcome::Done);
+    assert_eq!(state.groups["g"].offsets[&partition()].offset, 3);
+}
+
+#[test]
+fn deleting_topics_forgets_what_was_committed_for_them() {
+    let mut state = opened();
+    change(&mut state, commit(None, 1));
+    change(&mut state, ShardCommand::ForgetTopics(vec![partition().topic]));
+    assert!(state.groups["g"].offsets.is_empty());
+}
+
+#[test]
+fn names_are_taken_once_and_may_not_collide() {
+    let mut state = State::new();
+    let topic = |name: &str| NewTopic {
+        id: TopicId::random(),
+        name: name.into(),
+        partitions: vec![],
+        configs: vec![],
+        owner: None,
+    };
+    let topics = vec![topic("a.b"), topic("a.b"), topic("a_b"), topic("ab")];
+    let command = Command::Catalog(CatalogCommand::CreateTopics(topics));
+    let (Outcome::Catalog(catalog::Answer::Topics(made)), _) = run(&mut state, command) else {
+        panic!("not an answer of the catalog")
+    };
+    assert!(made[0].is_ok());
+    assert!(matches!(made[1], Err(catalog::Refusal::TopicExists { .. })));
+    assert!(matches!(made[2], Err(catalog::Refusal::NameCollision { .. })));
+    assert!(made[3].is_ok());
+}
+
+#[test]
+fn a_fence_grows_with_every_new_holder_only() {
+    let mut state = State::new();
+    let mut claim = |holder: &str, lease: &str| {
+        let (holder, lease_uid) = (holder.into(), lease.into());
+        let command = Command::Catalog(CatalogCommand::ClaimFence { holder, lease_uid });
+        let Outcome::Catalog(catalog::Answer::Fence(epoch)) = run(&mut state, command).0 else {
+            panic!("a claim has an epoch")
+        };
+        epoch
+    };
+    assert_eq!([claim("a", "1"), claim("a", "1"), claim("b", "1"), claim("b", "2")], [1, 1, 2, 3]);
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_decode_to_an_entry_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = Envelope::decode(&Bytes::from(bytes));
+    }
+
+    /// Retries in any order within the window: every batch is stored once, in order.
+    #[test]
+    fn d5_retries_never_store_twice(retries in prop::collection::vec((0_usize..20, 0_i32..5), 1..60)) {
+        let mut state = opened();
+        let mut next = 0_i32;
+        for (_, back) in retries {
+            append(&mut state, numbered(1, 0, next, 1)).expect("the next one");
+            next += 1;
+            let again = (next - 1 - back).max(0);
+            let found = append(&mut state, numbered(1, 0, again, 1)).expect("within the window");
+            prop_assert!(found.duplicate);
+            prop_assert_eq!(found.base_offset, i64::from(again));
+        }
+        prop_assert_eq!(state.partitions[&partition()].next_offset, i64::from(next));
+    }
+
+    #[test]
+    fn a_state_survives_being_written_down(commits in prop::collection::vec(0_i64..100, 0..20)) {
+        let mut state = opened();
+        append(&mut state, numbered(1, 0, 0, 3)).expect("taken");
+        for offset in commits {
+            change(&mut state, commit(None, offset));
+        }
+        let bytes = postcard::to_allocvec(&state).expect("encodes");
+        let back: State = postcard::from_bytes(&bytes).expect("decodes");
+        prop_assert_eq!(back, state);
+    }
+}
