@@ -8,6 +8,8 @@ TESTS=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 ROOT=$(dirname "$TESTS")
 CACHE=${ROPEWALK_TESTS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/ropewalk-tests}
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$CACHE/target}
+# Other people's crates are built with our toolchain, whatever they pin.
+export RUSTUP_TOOLCHAIN=$(sed -n 's/^channel = "\(.*\)"/\1/p' "$ROOT/rust-toolchain.toml")
 export PIP_DISABLE_PIP_VERSION_CHECK=1 NPM_CONFIG_FUND=false NPM_CONFIG_AUDIT=false
 mkdir -p "$CACHE"
 
@@ -64,4 +66,24 @@ python_with() {
 }
 make_python() {
     python3 -m venv "$2" && "$2/bin/pip" install -q -r "$1"
+}
+
+# go_module MODULE@VERSION DIRECTORY: a writable copy of a Go module, as its authors published it.
+go_module() {
+    local from
+    from=$(cd "$2" && go mod download -json "$1" | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p')
+    [[ -n $from ]] && cp -r "$from/." "$2/" && chmod -R u+w "$2"
+}
+
+# crate_source NAME VERSION DIRECTORY: a copy of a crate, as its authors published it, its own workspace.
+crate_source() {
+    local fetch
+    fetch=$(mktemp -d) && (
+        cd "$fetch"
+        mkdir src && touch src/lib.rs
+        printf '[package]\nname = "fetch"\nversion = "0.0.0"\nedition = "2024"\n[dependencies]\n%s = "=%s"\n' "$1" "$2" >Cargo.toml
+        cargo fetch -q
+    ) && rm -rf "$fetch" &&
+        cp -r "${CARGO_HOME:-$HOME/.cargo}"/registry/src/*/"$1-$2/." "$3/" &&
+        rm -f "$3"/rust-toolchain* && printf '\n[workspace]\n' >>"$3/Cargo.toml"
 }
