@@ -1,0 +1,139 @@
+//! The names of a partition's files, and the bounded set of open ones.
+//!
+//! Place in the walk: everything below asks [`FileCache`] for a file to read. Writers open their own
+//! handle and keep it until its fsync, because an error of writing back is told only to handles that
+//! were open when it happened.
+//!
+//! Invariants:
+//! - At most `open_files_max` handles are kept, for all partitions together; whoever is reading holds
+//!   an `Arc` and is not disturbed by an eviction.
+//! - A path that is removed or replaced is forgotten first or after, under the lock of the partition's
+//!   view, so that a stale handle is never found under it.
+//!
+//! A crash leaves nothing of this behind.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use ropewalk_disk::{Disk, File, Open};
+
+/// Batches, nothing else.
+pub(crate) const LOG: &str = "log";
+/// What is where in the `.log` of the same base offset.
+pub(crate) const INDEX: &str = "index";
+/// An index that is being made again from its log.
+pub(crate) const REBUILT_INDEX: &str = "index.rebuilt";
+/// A compacted log that waits for its index.
+pub(crate) const CLEANED_LOG: &str = "log.cleaned";
+/// The index of a compacted log, before both are whole.
+pub(crate) const CLEANED_INDEX: &str = "index.cleaned";
+/// The same once both are whole: from here on the replacement is carried through.
+pub(crate) const SWAP_INDEX: &str = "index.swap";
+
+/// The path of a file of the segment that begins at `base_offset`.
+pub(crate) fn path(dir: &Path, base_offset: i64, extension: &str) -> PathBuf {
+    dir.join(format!("{base_offset:020}.{extension}"))
+}
+
+/// The base offset and the extension in a file's name; `None` for what is not ours.
+pub(crate) fn parse(name: &str) -> Option<(i64, &str)> {
+    let (digits, extension) = name.split_once('.')?;
+    let ours = [LOG, INDEX, REBUILT_INDEX, CLEANED_LOG, CLEANED_INDEX, SWAP_INDEX];
+    let plain = digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit());
+    (plain && ours.contains(&extension)).then_some(())?;
+    Some((digits.parse().ok()?, extension))
+}
+
+/// The open files of all partitions, the least recently used one closed first.
+#[derive(Debug)]
+pub struct FileCache {
+    open_files_max: usize,
+    open: Mutex<OpenFiles>,
+}
+
+#[derive(Debug, Default)]
+struct OpenFiles {
+    clock: u64,
+    by_path: HashMap<PathBuf, (Arc<dyn File>, u64)>,
+    by_use: BTreeMap<u64, PathBuf>,
+}
+
+impl FileCache {
+    /// A cache that keeps at most `open_files_max` files open.
+    #[must_use]
+    pub fn new(open_files_max: usize) -> Self {
+        Self { open_files_max, open: Mutex::default() }
+    }
+
+    /// The file at `path`, opened for reading unless it is open already.
+    pub(crate) fn read(&self, disk: &Arc<dyn Disk>, path: &Path) -> io::Result<Arc<dyn File>> {
+        if let Some(file) = self.open.lock().touch(path) {
+            return Ok(file);
+        }
+        let file = disk.open(path, Open::Read)?;
+        let mut open = self.open.lock();
+        open.insert(path.to_owned(), file.clone());
+        while open.by_path.len() > self.open_files_max {
+            open.evict();
+        }
+        Ok(file)
+    }
+
+    /// Closes `path`, which is about to be removed or was replaced.
+    pub(crate) fn forget(&self, path: &Path) {
+        let mut open = self.open.lock();
+        if let Some((_, used)) = open.by_path.remove(path) {
+            open.by_use.remove(&used);
+        }
+    }
+
+    /// How many files are open now, for the metrics.
+    #[must_use]
+    pub fn open_files(&self) -> usize {
+        self.open.lock().by_path.len()
+    }
+}
+
+impl OpenFiles {
+    fn touch(&mut self, path: &Path) -> Option<Arc<dyn File>> {
+        let (file, used) = self.by_path.get_mut(path)?;
+        self.clock += 1;
+        let path = self.by_use.remove(used).expect("both maps hold the same files");
+        self.by_use.insert(self.clock, path);
+        *used = self.clock;
+        Some(file.clone())
+    }
+
+    fn insert(&mut self, path: PathBuf, file: Arc<dyn File>) {
+        self.clock += 1;
+        if let Some((_, used)) = self.by_path.insert(path.clone(), (file, self.clock)) {
+            self.by_use.remove(&used); // Two readers opened it at once.
+        }
+        self.by_use.insert(self.clock, path);
+    }
+
+    fn evict(&mut self) {
+        if let Some((_, path)) = self.by_use.pop_first() {
+            self.by_path.remove(&path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_back_and_strangers_are_left_alone() {
+        let dir = Path::new("d");
+        assert_eq!(path(dir, 42, LOG), Path::new("d/00000000000000000042.log"));
+        assert_eq!(parse("00000000000000000042.index.swap"), Some((42, SWAP_INDEX)));
+        for stranger in ["42.log", "0000000000000000004x.log", "lost+found", "meta.log", ""] {
+            assert_eq!(parse(stranger), None, "{stranger}");
+        }
+        assert_eq!(parse("99999999999999999999.log"), None, "does not fit an offset");
+    }
+}

@@ -1,0 +1,240 @@
+//! The index beside a segment's log: its format, and nothing that reads or writes files.
+//!
+//! ```text
+//! header, 64 bytes: "RWINDEX\0", version u32, flags u32, base offset i64, created at (ms) i64,
+//!                   end offset i64 (-1: where the last entry ends), 20 zero bytes, CRC-32C u32
+//! entry, 48 bytes:  first offset u32 and end offset u32 (both relative to the base offset),
+//!                   position u32, length u32, largest timestamp of the block i64, of the segment up to
+//!                   here i64, records of data up to here u32, leader epoch u32, CRC-32C of the block
+//!                   u32, CRC-32C of the entry u32
+//! ```
+//! Numbers are little-endian. An entry describes a *block*: whole batches of one leader epoch that lie
+//! side by side in the log, at most [`BLOCK_BYTES_MAX`] of them unless a single batch is larger. The
+//! block's checksum covers the batches' prefixes (offset and epoch), which Kafka's own does not.
+//! The running figures make every question a binary search, and the last entry the segment's summary.
+//!
+//! Place in the walk: [`cut`] makes the entries when batches are appended, [`search`] finds the entry that
+//! answers a read, [`rebuild`] makes an index again from its log.
+//!
+//! Invariants:
+//! - **D3.** Header and entries carry checksums. An entry's is seeded with the base offset and the
+//!   entry's number, so an entry of another file, or one moved, is never believed.
+//! - Offsets, positions, running timestamp, record count and epoch never fall from one entry to the next.
+//!
+//! A crash leaves entries beyond the durable end; recovery cuts them. A damaged index is made again.
+
+pub(crate) mod cut;
+pub(crate) mod search;
+pub(crate) mod rebuild;
+
+/// The most bytes of batches in one block, unless one batch is larger.
+pub const BLOCK_BYTES_MAX: u32 = 64 * 1024;
+/// Size of the index's header.
+pub(crate) const HEADER_BYTES: usize = 64;
+/// Size of an entry.
+pub(crate) const ENTRY_BYTES: usize = 48;
+
+const MAGIC: [u8; 8] = *b"RWINDEX\0";
+const VERSION: u32 = 1;
+const COMPACTED: u32 = 1;
+const HEADER_CRC_AT: usize = HEADER_BYTES - 4;
+const ENTRY_CRC_AT: usize = ENTRY_BYTES - 4;
+
+/// What is known of a segment before its first batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Header {
+    pub(crate) base_offset: i64,
+    pub(crate) created_ms: i64,
+    /// Set by compaction, which may take the last batches away: where the segment ends all the same.
+    pub(crate) compacted_end: Option<i64>,
+}
+
+/// One block of a segment's log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// First offset of the block's first batch.
+    pub(crate) base_offset: i64,
+    /// The offset after the block's last batch.
+    pub(crate) next_offset: i64,
+    /// Where the block begins in the log.
+    pub(crate) position: u32,
+    pub(crate) length: u32,
+    pub(crate) max_timestamp_ms: i64,
+    /// The largest timestamp in the segment up to and with this block.
+    pub(crate) running_timestamp_ms: i64,
+    /// Records that are data (not control) in the segment up to and with this block.
+    pub(crate) running_records: u32,
+    pub(crate) leader_epoch: i32,
+    /// CRC-32C of the block's bytes, prefixes included.
+    pub(crate) crc: u32,
+}
+
+impl Entry {
+    /// Where the block ends in the log.
+    pub(crate) fn end(&self) -> u64 {
+        u64::from(self.position) + u64::from(self.length)
+    }
+}
+
+/// Size of an index with this many blocks.
+pub(crate) fn size_bytes(blocks: u32) -> u64 {
+    entry_at(blocks)
+}
+
+/// Where an entry begins in the file.
+pub(crate) fn entry_at(number: u32) -> u64 {
+    HEADER_BYTES as u64 + u64::from(number) * ENTRY_BYTES as u64
+}
+
+pub(crate) fn encode_header(header: &Header) -> [u8; HEADER_BYTES] {
+    let mut out = [0; HEADER_BYTES];
+    let flags = if header.compacted_end.is_some() { COMPACTED } else { 0 };
+    out[0..8].copy_from_slice(&MAGIC);
+    out[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    out[12..16].copy_from_slice(&flags.to_le_bytes());
+    out[16..24].copy_from_slice(&header.base_offset.to_le_bytes());
+    out[24..32].copy_from_slice(&header.created_ms.to_le_bytes());
+    out[32..40].copy_from_slice(&header.compacted_end.unwrap_or(-1).to_le_bytes());
+    let crc = crc32c::crc32c(&out[..HEADER_CRC_AT]);
+    out[HEADER_CRC_AT..].copy_from_slice(&crc.to_le_bytes());
+    out
+}
+
+/// Reads a header; the error says in words what is wrong with it.
+pub(crate) fn decode_header(bytes: &[u8; HEADER_BYTES]) -> Result<Header, String> {
+    if bytes[0..8] != MAGIC {
+        return Err("this is not a segment index".to_owned());
+    }
+    let version = u32_at(bytes, 8);
+    if version != VERSION {
+        return Err(format!("version {version} of the index format is unknown"));
+    }
+    if u32_at(bytes, HEADER_CRC_AT) != crc32c::crc32c(&bytes[..HEADER_CRC_AT]) {
+        return Err("the checksum of the index header does not hold".to_owned());
+    }
+    let compacted = u32_at(bytes, 12) & COMPACTED != 0;
+    let header = Header {
+        base_offset: i64_at(bytes, 16),
+        created_ms: i64_at(bytes, 24),
+        compacted_end: compacted.then_some(i64_at(bytes, 32)),
+    };
+    if header.base_offset < 0 || header.compacted_end.is_some_and(|end| end < header.base_offset) {
+        return Err("the index header names impossible offsets".to_owned());
+    }
+    Ok(header)
+}
+
+/// Writes entry `number` of the segment that begins at `base_offset`.
+pub(crate) fn encode_entry(entry: &Entry, base_offset: i64, number: u32) -> [u8; ENTRY_BYTES] {
+    let mut out = [0; ENTRY_BYTES];
+    out[0..4].copy_from_slice(&relative(entry.base_offset, base_offset).to_le_bytes());
+    out[4..8].copy_from_slice(&relative(entry.next_offset, base_offset).to_le_bytes());
+    out[8..12].copy_from_slice(&entry.position.to_le_bytes());
+    out[12..16].copy_from_slice(&entry.length.to_le_bytes());
+    out[16..24].copy_from_slice(&entry.max_timestamp_ms.to_le_bytes());
+    out[24..32].copy_from_slice(&entry.running_timestamp_ms.to_le_bytes());
+    out[32..36].copy_from_slice(&entry.running_records.to_le_bytes());
+    out[36..40].copy_from_slice(&entry.leader_epoch.to_le_bytes());
+    out[40..44].copy_from_slice(&entry.crc.to_le_bytes());
+    let crc = entry_crc(&out, base_offset, number);
+    out[ENTRY_CRC_AT..].copy_from_slice(&crc.to_le_bytes());
+    out
+}
+
+/// Reads entry `number`; the error says in words what is wrong with it.
+pub(crate) fn decode_entry(
+    bytes: &[u8; ENTRY_BYTES],
+    base_offset: i64,
+    number: u32,
+) -> Result<Entry, String> {
+    if u32_at(bytes, ENTRY_CRC_AT) != entry_crc(bytes, base_offset, number) {
+        return Err(format!("the checksum of index entry {number} does not hold"));
+    }
+    let absolute = |at| base_offset.checked_add(i64::from(u32_at(bytes, at)));
+    let (Some(first), Some(next)) = (absolute(0), absolute(4)) else {
+        return Err(format!("index entry {number} names an impossible offset"));
+    };
+    let entry = Entry {
+        base_offset: first,
+        next_offset: next,
+        position: u32_at(bytes, 8),
+        length: u32_at(bytes, 12),
+        max_timestamp_ms: i64_at(bytes, 16),
+        running_timestamp_ms: i64_at(bytes, 24),
+        running_records: u32_at(bytes, 32),
+        leader_epoch: u32_at(bytes, 36).cast_signed(),
+        crc: u32_at(bytes, 40),
+    };
+    if entry.length == 0 || next <= first || entry.end() > u64::from(u32::MAX) {
+        return Err(format!("index entry {number} describes an impossible block"));
+    }
+    Ok(entry)
+}
+
+fn entry_crc(bytes: &[u8; ENTRY_BYTES], base_offset: i64, number: u32) -> u32 {
+    let seed =
+        crc32c::crc32c_append(crc32c::crc32c(&base_offset.to_le_bytes()), &number.to_le_bytes());
+    crc32c::crc32c_append(seed, &bytes[..ENTRY_CRC_AT])
+}
+
+fn relative(offset: i64, base_offset: i64) -> u32 {
+    u32::try_from(offset - base_offset).expect("a segment is rolled before its offsets pass u32")
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(*bytes[at..].first_chunk().expect("every field lies inside"))
+}
+
+fn i64_at(bytes: &[u8], at: usize) -> i64 {
+    i64::from_le_bytes(*bytes[at..].first_chunk().expect("every field lies inside"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn entry() -> Entry {
+        Entry {
+            base_offset: 1_000,
+            next_offset: 1_010,
+            position: 4_096,
+            length: 600,
+            max_timestamp_ms: 7,
+            running_timestamp_ms: 9,
+            running_records: 55,
+            leader_epoch: 3,
+            crc: 0xdead_beef,
+        }
+    }
+
+    #[test]
+    fn d3_an_entry_is_believed_only_in_its_own_place() {
+        let bytes = encode_entry(&entry(), 900, 5);
+        assert_eq!(decode_entry(&bytes, 900, 5), Ok(entry()));
+        assert!(decode_entry(&bytes, 901, 5).is_err());
+        assert!(decode_entry(&bytes, 900, 6).is_err());
+    }
+
+    #[test]
+    fn d3_zeroes_are_no_entry_and_no_header() {
+        assert!(decode_entry(&[0; ENTRY_BYTES], 0, 0).is_err());
+        assert!(decode_header(&[0; HEADER_BYTES]).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn d3_every_flipped_bit_is_seen(bit in 0..ENTRY_BYTES * 8, header_bit in 0..HEADER_BYTES * 8) {
+            let mut bytes = encode_entry(&entry(), 900, 5);
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            prop_assert!(decode_entry(&bytes, 900, 5).is_err());
+
+            let header = Header { base_offset: 900, created_ms: 5, compacted_end: Some(1_200) };
+            let mut bytes = encode_header(&header);
+            prop_assert_eq!(decode_header(&bytes), Ok(header));
+            bytes[header_bit / 8] ^= 1 << (header_bit % 8);
+            prop_assert!(decode_header(&bytes).is_err());
+        }
+    }
+}

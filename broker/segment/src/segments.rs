@@ -1,0 +1,450 @@
+//! The writer's side of a partition's segments.
+//!
+//! Place in the walk: the shard's checkpoint calls [`Segments::append`] with what is applied and durable in
+//! its write-ahead log, and [`Segments::sync`] before it writes the snapshot that names the [`DurableEnd`].
+//!
+//! # Invariants
+//!
+//! - One append is one large write to the log and a small one to the index (two of each where the
+//!   segment is full in between). A batch is never split between segments.
+//! - The view moves after both writes, so readers never see a byte that is not whole.
+//! - **D2.** After a failed fsync every call returns that error. Files with unsynced data stay open until
+//!   their fsync, because that is where an error of writing back is told.
+//! - A segment that is left for a new one is cut to its exact length first, if a failed write may have
+//!   left something behind its end.
+//!
+//! # After a crash
+//!
+//! What was appended after the last [`Segments::sync`] may be there, or not, or in part. Recovery cuts at
+//! the durable end without looking.
+
+use std::io::IoSlice;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use ropewalk_batch::Stamped;
+use ropewalk_disk::{Disk, File, Open};
+
+use crate::error::{Damage, Result, SegmentError};
+use crate::files::{FileCache, INDEX, LOG};
+use crate::index::cut::{Cutter, Facts, Running};
+use crate::index::{self, BLOCK_BYTES_MAX, Header, encode_entry, encode_header};
+use crate::read::Reader;
+use crate::view::{Segment, SegmentInfo, Shared};
+
+/// When a segment is full, and how its index is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SegmentConfig {
+    /// A new segment begins rather than let this one grow beyond (`segment.bytes`).
+    pub segment_bytes: u64,
+    /// A new segment begins when this one was begun so long ago (`segment.ms`).
+    pub segment_ms: i64,
+    /// Bytes of batches under one entry of the index, at most [`BLOCK_BYTES_MAX`].
+    pub index_interval_bytes: u32,
+}
+
+impl Default for SegmentConfig {
+    fn default() -> Self {
+        Self {
+            segment_bytes: 1 << 30,
+            segment_ms: 7 * 24 * 3_600 * 1_000,
+            index_interval_bytes: BLOCK_BYTES_MAX,
+        }
+    }
+}
+
+/// Up to where a partition's segments are durable: all that is needed to cut them there again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct DurableEnd {
+    /// The segment that takes the next batch.
+    pub segment_base: i64,
+    /// Length of its log. At 0 the segment does not exist yet, and the one before it is sealed.
+    pub position_bytes: u64,
+    /// Entries of its index.
+    pub blocks: u32,
+    /// The offset that the next batch continues.
+    pub next_offset: i64,
+}
+
+/// The segment files of one partition, for writing.
+#[derive(Debug)]
+pub struct Segments {
+    pub(crate) shared: Arc<Shared>,
+    /// Segments with bytes that were not synced, oldest first.
+    dirty: Vec<Tail>,
+    /// Whether files were created or removed since the directory was synced.
+    dir_dirty: bool,
+    /// Whether a failed write may have left bytes behind the end of the last segment.
+    torn: bool,
+    /// The fsync that failed.
+    failed: Option<SegmentError>,
+    /// What recovery found damaged.
+    pub(crate) damages: Vec<Damage>,
+    /// Files below the log's start that recovery found, for the caller to remove.
+    pub(crate) stale: Vec<PathBuf>,
+}
+
+/// A segment that is open for writing.
+#[derive(Debug)]
+struct Tail {
+    base_offset: i64,
+    log: Arc<dyn File>,
+    index: Arc<dyn File>,
+}
+
+impl Segments {
+    /// Opens the segments in `dir` and cuts everything beyond the durable end `at`, whatever its
+    /// checksum says. Without one, everything goes, and the log is empty at `log_start`.
+    ///
+    /// Nothing is created before the first append.
+    /// Damage below the end does not keep a partition from being opened: see [`Segments::damages`].
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        files: Arc<FileCache>,
+        dir: PathBuf,
+        at: Option<&DurableEnd>,
+        log_start: i64,
+    ) -> Result<Self> {
+        let recovered = crate::recover::recover(&*disk, &dir, at, log_start)?;
+        let view = parking_lot::RwLock::new(recovered.view);
+        Ok(Self {
+            shared: Arc::new(Shared { disk, files, dir, view }),
+            dirty: Vec::new(),
+            dir_dirty: recovered.dir_dirty,
+            torn: false,
+            failed: None,
+            damages: recovered.damages,
+            stale: recovered.stale,
+        })
+    }
+
+    /// A handle for reading, which does not wait for appends.
+    #[must_use]
+    pub fn reader(&self) -> Reader {
+        Reader::new(self.shared.clone())
+    }
+
+    /// Writes batches that continue the log. They can be read when this returns, and are durable after
+    /// the next [`Segments::sync`].
+    ///
+    /// After an error [`Segments::next_offset`] tells how far it came: where a segment was full in
+    /// between, the batches before that place stay.
+    pub fn append(
+        &mut self,
+        batches: &[Stamped],
+        now_ms: i64,
+        config: &SegmentConfig,
+    ) -> Result<()> {
+        self.usable()?;
+        self.check_order(batches)?;
+        let mut rest = batches;
+        while let Some(first) = rest.first() {
+            let fitting = self.room(rest, now_ms, config);
+            if fitting == 0 {
+                self.seal()?;
+                self.begin(first, now_ms)?;
+                continue;
+            }
+            let (fit, later) = rest.split_at(fitting);
+            self.write(fit, config)?;
+            rest = later;
+        }
+        Ok(())
+    }
+
+    /// Skips offsets that compaction took away where the batches come from.
+    pub fn advance_to(&mut self, offset: i64) {
+        let mut view = self.shared.view.write();
+        view.next_offset = view.next_offset.max(offset);
+    }
+
+    /// Ends the last segment: the next append begins a new one.
+    pub fn seal(&mut self) -> Result<()> {
+        self.usable()?;
+        if self.torn {
+            self.trim()?;
+        }
+        self.shared.view.write().appending = false;
+        Ok(())
+    }
+
+    /// Makes everything appended so far durable. A failure is final (D2).
+    pub fn sync(&mut self) -> Result<DurableEnd> {
+        self.usable()?;
+        self.sync_files().inspect_err(|error| self.failed = Some(error.clone()))?;
+        self.dirty = Vec::new();
+        self.dir_dirty = false;
+        Ok(self.end())
+    }
+
+    /// How many fsyncs the next [`Segments::sync`] takes.
+    #[must_use]
+    pub fn sync_cost(&self) -> usize {
+        2 * self.dirty.len() + usize::from(self.dir_dirty)
+    }
+
+    /// Moves the log's start up and gives back the files that are no longer needed. The caller removes
+    /// them once no snapshot that it keeps needs them.
+    #[must_use = "the files stay until the caller removes them"]
+    pub fn set_log_start(&mut self, offset: i64) -> Vec<PathBuf> {
+        let mut unneeded = std::mem::take(&mut self.stale);
+        let mut view = self.shared.view.write();
+        view.start_offset = view.start_offset.max(offset);
+        let gone = view.segments.partition_point(|segment| segment.end_offset <= offset);
+        for segment in view.segments.drain(..gone) {
+            for extension in [LOG, INDEX] {
+                let path = self.shared.path(segment.base_offset, extension);
+                self.shared.files.forget(&path);
+                unneeded.push(path);
+            }
+            self.dirty.retain(|tail| tail.base_offset != segment.base_offset);
+        }
+        view.segments.shrink_to_fit();
+        if view.segments.is_empty() {
+            view.appending = false;
+            self.torn = false;
+        }
+        unneeded
+    }
+
+    /// The first offset that is kept.
+    #[must_use]
+    pub fn start_offset(&self) -> i64 {
+        self.shared.view.read().start_offset
+    }
+
+    /// The offset that the next batch continues.
+    #[must_use]
+    pub fn next_offset(&self) -> i64 {
+        self.shared.view.read().next_offset
+    }
+
+    /// Bytes of batches in all segments.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let view = self.shared.view.read();
+        view.segments.iter().map(|segment| u64::from(segment.running.position)).sum()
+    }
+
+    /// The segments, oldest first.
+    #[must_use]
+    pub fn infos(&self) -> Vec<SegmentInfo> {
+        self.shared.view.read().infos()
+    }
+
+    /// What recovery found damaged. Reads of what it touches fail with it; all else works.
+    #[must_use]
+    pub fn damages(&self) -> &[Damage] {
+        &self.damages
+    }
+
+    /// Up to where the segments would be durable if they were synced now.
+    fn end(&self) -> DurableEnd {
+        let view = self.shared.view.read();
+        match view.segments.last() {
+            Some(last) if view.appending => DurableEnd {
+                segment_base: last.base_offset,
+                position_bytes: u64::from(last.running.position),
+                blocks: last.blocks,
+                next_offset: view.next_offset,
+            },
+            _ => DurableEnd {
+                segment_base: view.next_base(),
+                position_bytes: 0,
+                blocks: 0,
+                next_offset: view.next_offset,
+            },
+        }
+    }
+
+    fn usable(&self) -> Result<()> {
+        self.failed.clone().map_or(Ok(()), Err)
+    }
+
+    fn check_order(&self, batches: &[Stamped]) -> Result<()> {
+        let mut expected = self.next_offset();
+        for batch in batches {
+            if batch.base_offset != expected {
+                return Err(SegmentError::NotNext { expected, found: batch.base_offset });
+            }
+            expected = batch.next_offset();
+        }
+        Ok(())
+    }
+
+    /// How many of the batches still go into the last segment.
+    fn room(&self, batches: &[Stamped], now_ms: i64, config: &SegmentConfig) -> usize {
+        let view = self.shared.view.read();
+        let Some(last) = view.segments.last().filter(|_| view.appending) else { return 0 };
+        let is_new = last.blocks == 0;
+        if !is_new && now_ms.saturating_sub(last.created_ms) >= config.segment_ms {
+            return 0;
+        }
+        let size_bytes_max = config.segment_bytes.min(u64::from(u32::MAX));
+        let mut size_bytes = u64::from(last.running.position);
+        let fitting = batches.iter().take_while(|batch| {
+            size_bytes += batch.size_bytes() as u64;
+            let offsets = batch.next_offset() - last.base_offset;
+            size_bytes <= size_bytes_max && offsets <= i64::from(u32::MAX)
+        });
+        // A batch that is larger than a segment gets one of its own.
+        if is_new { fitting.count().max(1) } else { fitting.count() }
+    }
+
+    /// Begins a new segment where the last one ends.
+    fn begin(&mut self, first: &Stamped, now_ms: i64) -> Result<()> {
+        let (disk, dir) = (&self.shared.disk, &self.shared.dir);
+        let exists = disk.exists(dir).map_err(|error| SegmentError::io(dir, error))?;
+        if !exists {
+            disk.create_dir_all(dir).map_err(|error| SegmentError::io(dir, error))?;
+        }
+        let mut base_offset = self.shared.view.read().next_base();
+        if first.next_offset() - base_offset > i64::from(u32::MAX) {
+            // Compaction took so much away that no index could reach over it.
+            let header =
+                Header { base_offset, created_ms: now_ms, compacted_end: Some(first.base_offset) };
+            self.create(&header)?;
+            base_offset = first.base_offset;
+        }
+        self.create(&Header { base_offset, created_ms: now_ms, compacted_end: None })?;
+        self.shared.view.write().appending = true;
+        Ok(())
+    }
+
+    /// Creates the files of a segment without batches.
+    fn create(&mut self, header: &Header) -> Result<()> {
+        let base_offset = header.base_offset;
+        let create = |extension| {
+            let path = self.shared.path(base_offset, extension);
+            self.shared.files.forget(&path);
+            let file = self.shared.disk.open(&path, Open::CreateOrTruncate);
+            file.map_err(|error| SegmentError::io(&path, error))
+        };
+        let (log, index) = (create(LOG)?, create(INDEX)?);
+        self.dir_dirty = true;
+        index
+            .write_all_at(&encode_header(header), 0)
+            .map_err(|error| SegmentError::io(&self.shared.path(base_offset, INDEX), error))?;
+        self.dirty.push(Tail { base_offset, log, index });
+        let mut segment = Segment::empty(base_offset, header.created_ms);
+        segment.compacted = header.compacted_end.is_some();
+        segment.end_offset = header.compacted_end.unwrap_or(base_offset);
+        let mut view = self.shared.view.write();
+        view.segments.reserve_exact(1);
+        view.segments.push(segment);
+        Ok(())
+    }
+
+    /// Writes batches behind the end of the last segment, which has room for them.
+    fn write(&mut self, batches: &[Stamped], config: &SegmentConfig) -> Result<()> {
+        let (base_offset, blocks, running) = {
+            let view = self.shared.view.read();
+            let last = view.segments.last().expect("room was found in the last segment");
+            (last.base_offset, last.blocks, last.running)
+        };
+        let (entries, running_after, prefixes) = blocks_of(batches, running, config);
+        let mut slices = Vec::with_capacity(2 * batches.len());
+        for (prefix, batch) in prefixes.iter().zip(batches) {
+            slices.push(IoSlice::new(prefix));
+            slices.push(IoSlice::new(&batch.bytes[prefix.len()..]));
+        }
+        let index_bytes: Vec<u8> = (blocks..)
+            .zip(&entries)
+            .flat_map(|(number, entry)| encode_entry(entry, base_offset, number))
+            .collect();
+
+        let (log_path, index_path) =
+            (self.shared.path(base_offset, LOG), self.shared.path(base_offset, INDEX));
+        let tail = self.tail(base_offset)?;
+        let written = tail
+            .log
+            .write_vectored_all_at(&slices, u64::from(running.position))
+            .map_err(|error| SegmentError::io(&log_path, error))
+            .and_then(|()| {
+                let written = tail.index.write_all_at(&index_bytes, index::entry_at(blocks));
+                written.map_err(|error| SegmentError::io(&index_path, error))
+            });
+        if let Err(error) = written {
+            self.torn = true;
+            return Err(error);
+        }
+
+        let (last_batch, last_entry) = (batches.last(), entries.last());
+        let mut view = self.shared.view.write();
+        view.next_offset = last_batch.map_or(view.next_offset, Stamped::next_offset);
+        let next_offset = view.next_offset;
+        let segment = view.segments.last_mut().expect("room was found in the last segment");
+        segment.blocks += entries.len() as u32;
+        segment.running = running_after;
+        segment.leader_epoch = last_entry.map_or(segment.leader_epoch, |last| last.leader_epoch);
+        (segment.written_end, segment.end_offset) = (next_offset, next_offset);
+        Ok(())
+    }
+
+    /// The last segment, opened for writing and kept open until its fsync.
+    fn tail(&mut self, base_offset: i64) -> Result<&Tail> {
+        let is_open = self.dirty.last().is_some_and(|tail| tail.base_offset == base_offset);
+        if !is_open {
+            let open = |extension| {
+                let path = self.shared.path(base_offset, extension);
+                let file = self.shared.disk.open(&path, Open::ReadWrite);
+                file.map_err(|error| SegmentError::io(&path, error))
+            };
+            let tail = Tail { base_offset, log: open(LOG)?, index: open(INDEX)? };
+            self.dirty.push(tail);
+        }
+        Ok(self.dirty.last().expect("just pushed"))
+    }
+
+    /// Cuts what a failed write left behind the end of the last segment.
+    fn trim(&mut self) -> Result<()> {
+        let last = self.shared.view.read().segments.last().cloned();
+        if let Some(last) = last {
+            let log_path = self.shared.path(last.base_offset, LOG);
+            let tail = self.tail(last.base_offset)?;
+            tail.log
+                .set_len(u64::from(last.running.position))
+                .and_then(|()| tail.index.set_len(index::size_bytes(last.blocks)))
+                .map_err(|error| SegmentError::io(&log_path, error))?;
+        }
+        self.torn = false;
+        Ok(())
+    }
+
+    fn sync_files(&self) -> Result<()> {
+        for tail in &self.dirty {
+            for (file, extension, why) in
+                [(&tail.log, LOG, "segment"), (&tail.index, INDEX, "segment-index")]
+            {
+                let path = self.shared.path(tail.base_offset, extension);
+                file.sync(why).map_err(|error| SegmentError::sync(&path, error))?;
+            }
+        }
+        let dir = &self.shared.dir;
+        if self.dir_dirty {
+            let synced = self.shared.disk.sync_dir(dir, "segment-directory");
+            synced.map_err(|error| SegmentError::sync(dir, error))?;
+        }
+        Ok(())
+    }
+}
+
+/// The blocks of batches that continue a segment at `running`, where it stands after them, and the
+/// batches' prefixes.
+fn blocks_of(
+    batches: &[Stamped],
+    running: Running,
+    config: &SegmentConfig,
+) -> (Vec<index::Entry>, Running, Vec<[u8; ropewalk_batch::PREFIX_LEN]>) {
+    let mut cutter = Cutter::new(running, config.index_interval_bytes);
+    let mut prefixes = Vec::with_capacity(batches.len());
+    for batch in batches {
+        let prefix = batch.prefix();
+        cutter.batch(&Facts::of(&batch.header()));
+        cutter.bytes(&prefix);
+        cutter.bytes(&batch.bytes[prefix.len()..]);
+        prefixes.push(prefix);
+    }
+    let running = cutter.running();
+    (cutter.finish(), running, prefixes)
+}

@@ -1,0 +1,113 @@
+//! The segments of a partition against a model: a list of batches and where it was last durable.
+//!
+//! Place in the walk: everything here goes through the public calls, on a disk that loses power.
+//!
+//! Invariants checked: O4 (no gap, no repeat) at every offset, D3 (what was damaged is an error or is
+//! made again, never wrong), and that the durable end survives a crash at any operation.
+
+mod disk;
+mod damage;
+mod model;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use ropewalk_batch::{Builder, Stamped};
+use ropewalk_disk::{Disk, SimDisk};
+
+use crate::{DurableEnd, FileCache, Reader, SegmentConfig, Segments};
+
+/// A partition on a simulated disk.
+struct Bench {
+    disk: SimDisk,
+    files: Arc<FileCache>,
+    dir: PathBuf,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let bench = Self {
+            disk: SimDisk::new(7),
+            files: Arc::new(FileCache::new(4)),
+            dir: PathBuf::from("/data/partition"),
+        };
+        bench.disk.create_dir_all(&PathBuf::from("/data")).unwrap();
+        bench
+    }
+
+    fn open(&self, at: Option<&DurableEnd>, log_start: i64) -> Segments {
+        let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
+        Segments::open(disk, self.files.clone(), self.dir.clone(), at, log_start).unwrap()
+    }
+
+    /// The machine loses power and comes back.
+    fn power_cycle(&mut self, seed: u64) {
+        self.disk.power_cycle(seed);
+        self.files = Arc::new(FileCache::new(4));
+    }
+
+    fn path(&self, base_offset: i64, extension: &str) -> PathBuf {
+        crate::files::path(&self.dir, base_offset, extension)
+    }
+}
+
+/// Small segments and small blocks, so that little data crosses many borders.
+fn small() -> SegmentConfig {
+    SegmentConfig { segment_bytes: 2_000, segment_ms: 1_000_000, index_interval_bytes: 300 }
+}
+
+/// A batch of `records` records at `base_offset`, each with its offset as timestamp.
+fn batch(base_offset: i64, records: usize, epoch: i32) -> Stamped {
+    let mut builder = Builder::new();
+    for n in 0..records {
+        let value = vec![n as u8; 20];
+        builder = builder.record(base_offset + n as i64, Some(b"key"), Some(&value));
+    }
+    Stamped::new(builder.build(), base_offset, epoch).unwrap()
+}
+
+/// Batches of these sizes that continue `base_offset`.
+fn batches(mut base_offset: i64, sizes: &[usize], epoch: i32) -> Vec<Stamped> {
+    let mut made = Vec::new();
+    for size in sizes {
+        made.push(batch(base_offset, *size, epoch));
+        base_offset += *size as i64;
+    }
+    made
+}
+
+/// The bytes that a reader should see of a batch.
+fn stored(batch: &Stamped) -> Bytes {
+    let mut bytes = batch.prefix().to_vec();
+    bytes.extend_from_slice(&batch.body());
+    bytes.into()
+}
+
+/// Reads from `from` to the end, `bytes_max` at a time, as a consumer does.
+fn read_on(reader: &Reader, from: i64, bytes_max: usize) -> crate::Result<Vec<Bytes>> {
+    let mut seen = Vec::new();
+    let mut next = from;
+    loop {
+        let found = reader.read(next, bytes_max, true)?;
+        let Some(last) = found.last() else { return Ok(seen) };
+        next = Stamped::read(last.clone()).unwrap().next_offset();
+        seen.extend(found);
+    }
+}
+
+/// Reads at every offset of `expected` and beyond, and compares byte by byte.
+fn assert_holds(segments: &Segments, expected: &[Stamped], log_start: i64) {
+    let reader = segments.reader();
+    let next_offset = expected.last().map_or(log_start, Stamped::next_offset);
+    assert_eq!(segments.next_offset(), next_offset);
+    assert_eq!(reader.next_offset(), next_offset);
+    assert!(reader.read(next_offset + 1, 1_000, true).is_err());
+    assert!(log_start == 0 || reader.read(log_start - 1, 1_000, true).is_err());
+    for from in log_start..=next_offset {
+        let wanted: Vec<Bytes> =
+            expected.iter().filter(|batch| batch.last_offset() >= from).map(stored).collect();
+        let bytes_max = [1, 500, 100_000][(from % 3) as usize];
+        assert_eq!(read_on(&reader, from, bytes_max).unwrap(), wanted, "from {from}");
+    }
+}

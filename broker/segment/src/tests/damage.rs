@@ -1,0 +1,136 @@
+//! D3: bytes that are not what was written are found, named, and cost no more than they must.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{Result, SegmentError};
+
+/// Three segments and a bit, all durable.
+fn written(bench: &Bench) -> (Vec<Stamped>, DurableEnd) {
+    let mut segments = bench.open(None, 0);
+    let all = batches(0, &[9, 3, 30, 20, 30, 4, 30, 8, 2], 3);
+    for pair in all.chunks(2) {
+        segments.append(pair, 0, &small()).unwrap();
+    }
+    let end = segments.sync().unwrap();
+    assert!(segments.infos().len() >= 3);
+    (all, end)
+}
+
+/// Reads from every offset: each read gives what was written, or the error of damage.
+fn assert_right_or_damaged(segments: &Segments, all: &[Stamped]) -> usize {
+    let mut damaged = 0;
+    let reader = segments.reader();
+    for from in 0..segments.next_offset() {
+        let wanted = all.iter().find(|batch| batch.last_offset() >= from).map(stored);
+        let found: Result<Vec<Bytes>> = reader.read(from, 1, true);
+        match found {
+            Ok(found) => assert_eq!(found.first().cloned(), wanted, "from {from}"),
+            Err(SegmentError::Damaged(_)) => damaged += 1,
+            Err(other) => panic!("{other}"),
+        }
+    }
+    damaged
+}
+
+#[test]
+fn d3_an_index_is_made_again_when_it_is_gone_or_damaged() {
+    let bench = Bench::new();
+    let (all, end) = written(&bench);
+    let bases: Vec<i64> = bench.open(Some(&end), 0).infos().iter().map(|i| i.base_offset).collect();
+    for base in bases {
+        let path = bench.path(base, "index");
+        let original = bench.disk.content(&path).unwrap();
+        bench.disk.remove(&path).unwrap();
+        assert_holds(&bench.open(Some(&end), 0), &all, 0);
+        bench.disk.corrupt(&path, 20, 1);
+        assert_holds(&bench.open(Some(&end), 0), &all, 0);
+        bench.disk.corrupt(&path, original.len() as u64 - 1, 1);
+        assert_holds(&bench.open(Some(&end), 0), &all, 0);
+        bench.disk.truncate(&path, original.len() as u64 - 1);
+        assert_holds(&bench.open(Some(&end), 0), &all, 0);
+    }
+}
+
+#[test]
+fn d3_a_rebuilt_index_equals_the_original() {
+    let bench = Bench::new();
+    let mut segments = bench.open(None, 0);
+    let config = SegmentConfig { segment_bytes: 300_000, ..SegmentConfig::default() };
+    let sizes: Vec<usize> = (0..400).map(|n| 1 + n * 7 % 90).collect();
+    segments.append(&batches(0, &sizes, 1), 0, &config).unwrap();
+    let end = segments.sync().unwrap();
+    assert!(segments.infos().len() >= 2);
+    for info in segments.infos() {
+        let path = bench.path(info.base_offset, "index");
+        let original = bench.disk.content(&path).unwrap();
+        assert!(original.len() > 64 + 2 * 48);
+        bench.disk.remove(&path).unwrap();
+        bench.open(Some(&end), 0);
+        assert_eq!(bench.disk.content(&path).unwrap(), original);
+    }
+}
+
+#[test]
+fn d3_a_missing_log_is_damage_for_its_offsets_only() {
+    let bench = Bench::new();
+    let (all, end) = written(&bench);
+    let infos = bench.open(Some(&end), 0).infos();
+    for info in infos {
+        for also_index in [false, true] {
+            let lost = Bench::new();
+            written(&lost);
+            lost.disk.remove(&lost.path(info.base_offset, "log")).unwrap();
+            if also_index {
+                lost.disk.remove(&lost.path(info.base_offset, "index")).unwrap();
+            }
+            let mut segments = lost.open(Some(&end), 0);
+            assert_eq!(segments.damages().len(), 1, "{:?}", segments.damages());
+            let damaged = assert_right_or_damaged(&segments, &all);
+            assert_eq!(damaged as i64, info.next_offset - info.base_offset);
+            let next = segments.next_offset();
+            segments.append(&batches(next, &[3], 4), 0, &small()).unwrap();
+            let again = segments.sync().unwrap();
+            let segments = lost.open(Some(&again), 0);
+            assert_eq!(
+                segments.reader().read(next, 1, true).unwrap(),
+                [stored(&batch(next, 3, 4))]
+            );
+            assert_eq!(segments.damages().len(), 1, "{:?}", segments.damages());
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    #[test]
+    fn d3_a_flip_or_cut_anywhere_is_never_believed(
+        file in 0..8_usize,
+        place in 0.0..1.0_f64,
+        mask in 1..=255_u8,
+        cut in any::<bool>(),
+        restart in any::<bool>(),
+    ) {
+        let bench = Bench::new();
+        let (all, end) = written(&bench);
+        let mut segments = bench.open(Some(&end), 0);
+        let names = bench.disk.list(&bench.dir).unwrap();
+        let name = &names[file % names.len()];
+        let path = bench.dir.join(name);
+        let length = bench.disk.content(&path).unwrap().len();
+        let at = (place * length as f64) as u64;
+        if cut {
+            bench.disk.truncate(&path, at);
+        } else {
+            bench.disk.corrupt(&path, at, mask);
+        }
+        if restart {
+            segments = bench.open(Some(&end), 0);
+        }
+        let damaged = assert_right_or_damaged(&segments, &all);
+        if name.ends_with("log") {
+            prop_assert!(damaged > 0, "a damaged log cannot be whole");
+        }
+    }
+}
