@@ -60,7 +60,7 @@ pub fn retain(
     if header.is_control() {
         return Ok(Rewritten::Unchanged);
     }
-    if header.count <= 0 {
+    if header.count == 0 {
         return Ok(Rewritten::Emptied { batch: batch.clone() });
     }
     let all = records(&header, batch.bytes.clone(), limit_bytes)?;

@@ -27,12 +27,16 @@ pub struct Stamped {
 }
 
 impl Stamped {
-    /// Stamps a batch. `bytes` was checked before; only its header is read.
+    /// Stamps a batch. `bytes` was checked before; only its header is read. The offset must leave
+    /// room for the batch.
     pub fn new(bytes: Bytes, base_offset: i64, leader_epoch: i32) -> Result<Self, BatchError> {
         let header = Header::parse(&bytes)?;
         header.exactly(&bytes)?;
-        if header.last_offset_delta < 0 {
+        if header.last_offset_delta < 0 || header.count < 0 {
             return Err(BatchError::Malformed("the last offset is before the first"));
+        }
+        if base_offset < 0 || base_offset > i64::MAX - i64::from(i32::MAX) - 1 {
+            return Err(BatchError::Malformed("the base offset is out of range"));
         }
         Ok(Self {
             base_offset,

@@ -1,4 +1,4 @@
-//! Batches made by a real client (kafka-python 3.0.12, see `tests/golden/make.py`) pass the door
+//! Batches made by a real client (kafka-python 3.0.12, see `broker/batch/tests/golden/make.py`) pass the door
 //! and open to what the client put in.
 
 use bytes::Bytes;

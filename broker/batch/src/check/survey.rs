@@ -25,10 +25,7 @@ pub(super) fn survey(
     let mut errors: Vec<RecordError> = Vec::new();
     let mut batch_index = 0;
     frame::walk(stored, header.count, |frame| {
-        let timestamp_ms = header
-            .base_timestamp_ms
-            .checked_add(frame.timestamp_delta)
-            .ok_or(BatchError::Malformed("a timestamp is out of range"))?;
+        let timestamp_ms = frame.timestamp_ms(header.base_timestamp_ms);
         seen.max_timestamp_ms = seen.max_timestamp_ms.max(timestamp_ms);
         seen.contiguous &= frame.offset_delta == batch_index;
         if let Some(fault) = fault(header, frame, timestamp_ms, (rules, now_ms))
