@@ -1,0 +1,234 @@
+//! Requests: one row per API that is served, and what every handler is given.
+//!
+//! [`ROUTES`] is the only list of what this broker speaks: dispatch reads it, and ApiVersions is
+//! derived from it, so an API is advertised exactly when it is there. Each API has a file of its
+//! own below this one; [`error`] alone knows Kafka's error codes.
+//!
+//! # Writing a handler
+//!
+//! `pub(crate) async fn handle(ctx: &Arc<Context>, call: &Call, request: XRequest) -> Result<XResponse, Close>`
+//! and one row in the table, in the order of keys. `Err(Close)` ends the connection without an
+//! answer; whatever the protocol has words for is an `Ok` with a code, made by [`Call::refuse`] so
+//! that it is counted. Produce has two stages: `propose` gives something with an `outcome`. Strings of a request are slices of its frame: detach what is kept.
+//!
+//! # Invariants
+//!
+//! - **O2** only Produce is [`Turn::Pipelined`], and its first stage proposes in the order of requests.
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use ropewalk_codec::{
+    ApiKey, Message, Reader, Request as _, Str, decode_request_header, encode_response,
+};
+use tokio::time::Instant;
+use tracing::{Instrument, Span, debug_span};
+
+use crate::listen::{Answer, Budget, Peer, Permit, Reply, Request, Service, Turn};
+
+pub mod error;
+pub(crate) mod metrics;
+mod api_versions;
+
+pub use crate::listen::Close;
+pub use error::ErrorCode;
+
+use metrics::Metrics;
+
+/// What every handler may use. One for the whole broker.
+#[derive(Debug)]
+pub struct Context {
+    /// For answers that are read from disk: acquire before reading, then [`Call::hold`].
+    pub answers: Budget,
+    pub(crate) metrics: Metrics,
+}
+
+/// The circumstances of one request.
+#[derive(Debug)]
+pub struct Call {
+    /// What is asked.
+    pub api: ApiKey,
+    /// In which version.
+    pub version: i16,
+    /// The client's own name; null is not empty. A slice of the frame.
+    pub client_id: Option<Str>,
+    /// Who asks, and through which listener.
+    pub peer: Arc<Peer>,
+    /// The frame's size. A slice of the frame that is kept pins this much.
+    pub size_bytes: usize,
+    correlation_id: i32,
+    begun: Instant,
+    held: Mutex<Vec<Permit>>,
+    metrics: metrics::OfApi,
+}
+
+/// One API.
+struct Route {
+    key: ApiKey,
+    /// What ApiVersions says: exactly Kafka 4.3's range, so that clients that guess a broker's version
+    /// by its ranges guess right.
+    advertised: RangeInclusive<i16>,
+    /// What is answered. Anything else closes the connection, as Kafka does.
+    served: RangeInclusive<i16>,
+    turn: Turn,
+    begin: Begin,
+}
+
+/// Decodes the request and runs its first stage.
+type Begin = fn(Arc<Context>, Arc<Call>, Reader) -> BoxFuture<'static, Result<Answer, Close>>;
+
+/// A row for a handler that gives its response.
+macro_rules! route {
+    ($request:ty, $versions:expr, $turn:ident, $handle:path) => {
+        Route {
+            key: <$request>::API_KEY,
+            advertised: $versions,
+            served: $versions,
+            turn: Turn::$turn,
+            begin: |ctx, call, body| {
+                let span = call.span();
+                let begin = async move {
+                    let request = call.decode::<$request>(body)?;
+                    let answer = async move {
+                        let response = $handle(&ctx, &call, request).await?;
+                        call.reply(&response)
+                    };
+                    Ok(Box::pin(answer.in_current_span()) as Answer)
+                };
+                Box::pin(begin.instrument(span))
+            },
+        }
+    };
+}
+
+/// A row for a handler in two stages: the first proposes, in the order of the connection's requests;
+/// what it gives is awaited for the response, and several may be awaited at once.
+#[allow(unused_macros, reason = "Produce comes with its handler")]
+macro_rules! staged_route {
+    ($request:ty, $advertised:expr, $served:expr, $propose:path) => {
+        Route {
+            key: <$request>::API_KEY,
+            advertised: $advertised,
+            served: $served,
+            turn: Turn::Pipelined,
+            begin: |ctx, call, body| {
+                let span = call.span();
+                let begin = async move {
+                    let request = call.decode::<$request>(body)?;
+                    let proposed = $propose(&ctx, &call, request).await?;
+                    let answer = async move {
+                        match proposed.outcome(&call).await? {
+                            Some(response) => call.reply(&response),
+                            None => Ok(call.no_reply()),
+                        }
+                    };
+                    Ok(Box::pin(answer.in_current_span()) as Answer)
+                };
+                Box::pin(begin.instrument(span))
+            },
+        }
+    };
+}
+
+/// Every API that is served, in the order of keys.
+static ROUTES: &[Route] = &[route!(
+    ropewalk_codec::api_versions_request::ApiVersionsRequest,
+    0..=4,
+    Alone,
+    api_versions::handle
+)];
+
+impl Context {
+    /// A context for a broker.
+    #[must_use]
+    pub fn new(answers: Budget, metrics: Metrics) -> Self {
+        Self { answers, metrics }
+    }
+}
+
+impl Service for Arc<Context> {
+    fn accept(&self, peer: &Arc<Peer>, frame: Bytes) -> Result<Request, Close> {
+        let size_bytes = frame.len();
+        let mut body = Reader::new(frame);
+        let header = decode_request_header(&mut body).map_err(Close::MalformedHeader)?;
+        let (key, version) = (header.request_api_key, header.request_api_version);
+        let api = ApiKey::from_i16(key).ok_or(Close::UnknownApi(key))?;
+        let route = ROUTES.iter().find(|route| route.key == api);
+        let route = route.ok_or(Close::NotServed { api, version })?;
+        let call = Call {
+            api,
+            version,
+            client_id: header.client_id,
+            peer: Arc::clone(peer),
+            size_bytes,
+            correlation_id: header.correlation_id,
+            begun: Instant::now(),
+            held: Mutex::default(),
+            metrics: self.metrics.of(api),
+        };
+        if route.served.contains(&version) {
+            let begin = (route.begin)(Arc::clone(self), Arc::new(call), body);
+            Ok(Request { turn: route.turn, begin })
+        } else if api == ApiKey::ApiVersions {
+            Ok(api_versions::answer_unknown_version(call))
+        } else {
+            Err(Close::NotServed { api, version })
+        }
+    }
+}
+
+impl Call {
+    /// The number of a code, for a field of the response; it is counted.
+    pub fn refuse(&self, code: impl Into<ErrorCode>) -> i16 {
+        let code = code.into();
+        if code != ErrorCode::None {
+            self.metrics.failed(code);
+        }
+        code.code()
+    }
+
+    /// Keeps a share of a budget until the client has taken the answer.
+    pub fn hold(&self, permit: Permit) {
+        self.held.lock().push(permit);
+    }
+
+    fn span(&self) -> Span {
+        debug_span!(
+            "request",
+            api = self.api.name(),
+            version = self.version,
+            client_id = self.client_id.as_deref(),
+            peer = %self.peer.address,
+            correlation_id = self.correlation_id,
+        )
+    }
+
+    fn decode<R: ropewalk_codec::Request>(&self, mut body: Reader) -> Result<R, Close> {
+        let malformed = |error| Close::Malformed { api: self.api, error };
+        let request = R::decode(&mut body, self.version).map_err(malformed)?;
+        body.finish().map_err(malformed)?;
+        Ok(request)
+    }
+
+    fn reply(&self, response: &impl Message) -> Result<Reply, Close> {
+        self.reply_in(self.version, response)
+    }
+
+    /// For a request that is never answered: acks=0.
+    #[allow(dead_code, reason = "Produce comes with its handler")]
+    fn no_reply(&self) -> Reply {
+        self.metrics.answered(self.begun.elapsed());
+        Reply::default()
+    }
+
+    fn reply_in(&self, version: i16, response: &impl Message) -> Result<Reply, Close> {
+        let written = encode_response(self.correlation_id, self.api, version, response);
+        let written =
+            written.map_err(|error| Close::Unencodable { api: self.api, version, error })?;
+        self.metrics.answered(self.begun.elapsed());
+        Ok(Reply { chunks: written.into_chunks(), held: std::mem::take(&mut self.held.lock()) })
+    }
+}

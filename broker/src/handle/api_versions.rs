@@ -1,0 +1,62 @@
+//! ApiVersions (key 18): what is spoken here.
+//!
+//! The first request of nearly every client, sent before it knows anything of us. A version that we do
+//! not know is therefore answered all the same, in version 0 and with the range of this one API
+//! (KIP-511); the client then asks again in a version both know.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use futures_util::future::ready;
+use ropewalk_codec::api_versions_request::ApiVersionsRequest;
+use ropewalk_codec::api_versions_response::{ApiVersion, ApiVersionsResponse};
+use ropewalk_codec::{ApiKey, Str};
+
+use crate::handle::{Answer, Call, Close, Context, ErrorCode, ROUTES, Route};
+use crate::listen::{Request, Turn};
+
+/// No client that is served here needs a feature switch yet, so none is named: the finalized
+/// features are absent and their epoch stays at its "unknown".
+pub(super) async fn handle(
+    _ctx: &Arc<Context>,
+    call: &Call,
+    request: ApiVersionsRequest,
+) -> Result<ApiVersionsResponse, Close> {
+    let named = [&request.client_software_name, &request.client_software_version];
+    if call.version >= 3 && !named.into_iter().all(is_software_name) {
+        let error_code = call.refuse(ErrorCode::InvalidRequest);
+        return Ok(ApiVersionsResponse { error_code, ..ApiVersionsResponse::default() });
+    }
+    let api_keys = ROUTES.iter().map(row).collect();
+    Ok(ApiVersionsResponse { api_keys, ..ApiVersionsResponse::default() })
+}
+
+/// The answer to a version that nobody here has heard of.
+pub(super) fn answer_unknown_version(call: Call) -> Request {
+    let itself = ROUTES.iter().filter(|route| route.key == ApiKey::ApiVersions);
+    let response = ApiVersionsResponse {
+        error_code: call.refuse(ErrorCode::UnsupportedVersion),
+        api_keys: itself.map(row).collect(),
+        ..ApiVersionsResponse::default()
+    };
+    let answer = async move { call.reply_in(0, &response) };
+    let begin = ready(Ok(Box::pin(answer) as Answer)).boxed();
+    Request { turn: Turn::Alone, begin }
+}
+
+fn row(route: &Route) -> ApiVersion {
+    ApiVersion {
+        api_key: route.key.as_i16(),
+        min_version: *route.advertised.start(),
+        max_version: *route.advertised.end(),
+    }
+}
+
+/// Kafka's rule: letters and digits, inside also dots and dashes.
+fn is_software_name(name: &Str) -> bool {
+    let is_edge = |byte: &u8| byte.is_ascii_alphanumeric();
+    let bytes = name.as_bytes();
+    bytes.first().is_some_and(is_edge)
+        && bytes.last().is_some_and(is_edge)
+        && bytes.iter().all(|byte| is_edge(byte) || matches!(byte, b'.' | b'-'))
+}

@@ -1,0 +1,85 @@
+//! What is counted about requests.
+
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+use ropewalk_codec::ApiKey;
+
+use crate::handle::ErrorCode;
+
+/// Counters of all APIs; a clone counts the same.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    requests: Family<Api, Counter>,
+    errors: Family<ApiError, Counter>,
+    duration: Family<Api, Histogram>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Api {
+    api: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ApiError {
+    api: &'static str,
+    error: &'static str,
+}
+
+/// From 100 µs to 52 s: a fetch may well wait.
+fn durations() -> Histogram {
+    Histogram::new(exponential_buckets(0.0001, 2.0, 20))
+}
+
+impl Metrics {
+    /// Makes them and shows them in `registry`.
+    pub fn register(registry: &mut Registry) -> Self {
+        let all = Self {
+            requests: Family::default(),
+            errors: Family::default(),
+            duration: Family::new_with_constructor(durations as fn() -> Histogram),
+        };
+        registry.register("requests", "Kafka requests that were answered", all.requests.clone());
+        registry.register(
+            "request_errors",
+            "Error codes given in answers, by API",
+            all.errors.clone(),
+        );
+        registry.register_with_unit(
+            "request_duration",
+            "From the whole frame to the answer",
+            Unit::Seconds,
+            all.duration.clone(),
+        );
+        all
+    }
+
+    /// The counters of one API.
+    pub(super) fn of(&self, api: ApiKey) -> OfApi {
+        OfApi { api, all: self.clone() }
+    }
+}
+
+/// The counters of one API.
+#[derive(Debug)]
+pub(super) struct OfApi {
+    api: ApiKey,
+    all: Metrics,
+}
+
+impl OfApi {
+    pub(super) fn answered(&self, took: Duration) {
+        let api = Api { api: self.api.name() };
+        self.all.requests.get_or_create(&api).inc();
+        self.all.duration.get_or_create(&api).observe(took.as_secs_f64());
+    }
+
+    pub(super) fn failed(&self, error: ErrorCode) {
+        let label = ApiError { api: self.api.name(), error: error.name() };
+        self.all.errors.get_or_create(&label).inc();
+    }
+}

@@ -1,0 +1,8 @@
+//! The broker: everything that knows Kafka's protocol, and the wiring of the layers below.
+//!
+//! The modules stand in the order in which a request walks through them. `main.rs` is thin; what
+//! it starts is [`boot`].
+
+pub mod limits;
+pub mod listen;
+pub mod handle;

@@ -1,0 +1,84 @@
+//! Every bound of the broker in one place (R1), and the compile-time checks between them.
+//!
+//! At a bound there is back-pressure or a clear error, never growth. What an operator may want to
+//! turn is a setting as well (see [`crate::settings`]); these are the defaults and the rest.
+
+use std::time::Duration;
+
+/// Connections at once, over all listeners, unless `max.connections` says less.
+pub const CONNECTIONS_MAX: usize = 20_000;
+
+/// Bytes read at once into the thread's scratch buffer; a connection that is idle holds no buffer.
+pub const READ_BYTES: usize = 16 * 1024;
+
+/// What a connection reads ahead of the request that is being answered, so that it notices the
+/// client going away.
+pub const READ_AHEAD_BYTES_MAX: usize = 16 * 1024;
+
+/// The first allocation for a frame that did not come whole; it doubles as the bytes arrive.
+pub const FRAME_BYTES_FIRST: usize = 4 * 1024;
+
+/// How large a first allocation a connection is trusted with that has sent such frames before.
+pub const FRAME_BYTES_TRUSTED_MAX: usize = 1024 * 1024;
+
+/// Requests of one connection under way at once; only Produce ever has more than one.
+pub const REQUESTS_IN_FLIGHT_MAX: usize = 64;
+
+/// Bytes of requests of one connection under way at once; one larger request is let through alone.
+pub const CONNECTION_BYTES_IN_FLIGHT_MAX: usize = 16 * 1024 * 1024;
+
+/// Bytes of requests of all connections, from the first byte read until the answer is there, unless
+/// `queued.max.request.bytes` says otherwise. One connection at a time may go beyond it, to finish
+/// its frame, so that half-read frames never wait for each other.
+pub const REQUEST_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Bytes of answers of all connections that are read from segments and not yet taken by the client.
+pub const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// A frame must be whole this long after its first byte, plus the time for its size at
+/// [`TRANSFER_BYTES_PER_SECOND_MIN`].
+pub const FRAME_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// A client must take an answer within this, plus the time for its size.
+pub const WRITE_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// Slower than this over a whole frame or answer is as good as gone.
+pub const TRANSFER_BYTES_PER_SECOND_MIN: usize = 256 * 1024;
+
+/// Answers that are gathered into one write.
+pub const GATHER_BYTES_MAX: usize = 1024 * 1024;
+
+/// How long requests under way may take to finish when the broker stops.
+pub const DRAIN_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// How long the accept loop rests when the process is out of file descriptors.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Kafka's connections that the kernel may queue before they are accepted.
+pub const BACKLOG: u32 = 1024;
+
+/// Silence on a connection after which the kernel asks whether the client is still there.
+pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+
+/// How often it asks again.
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+
+/// The body of an admin request.
+pub const ADMIN_BODY_BYTES_MAX: usize = 256 * 1024;
+
+/// How long an admin request may take, its body included.
+pub const ADMIN_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Admin connections at once.
+pub const ADMIN_CONNECTIONS_MAX: usize = 256;
+
+/// The time a transfer of so many bytes is given.
+#[must_use]
+pub fn transfer_time_max(base: Duration, bytes: usize) -> Duration {
+    base + Duration::from_secs((bytes / TRANSFER_BYTES_PER_SECOND_MIN) as u64)
+}
+
+const _: () = assert!(FRAME_BYTES_FIRST <= FRAME_BYTES_TRUSTED_MAX);
+const _: () = assert!(FRAME_BYTES_TRUSTED_MAX <= CONNECTION_BYTES_IN_FLIGHT_MAX);
+const _: () = assert!(CONNECTION_BYTES_IN_FLIGHT_MAX <= REQUEST_BYTES_MAX);
+const _: () = assert!(REQUEST_BYTES_MAX <= u32::MAX as usize, "the semaphore counts in u32");

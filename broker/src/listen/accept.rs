@@ -1,0 +1,220 @@
+//! Accepts connections within the limits, and lets them finish when the broker stops.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tracing::{Level, debug, error, info, warn};
+
+use crate::limits;
+use crate::listen::connection::{Connection, Shared};
+use crate::listen::metrics::{Closed, Metrics, Refused};
+use crate::listen::{Budget, Close, Peer, Service};
+
+/// What the listeners of a broker are told.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// `socket.request.max.bytes`.
+    pub frame_bytes_max: usize,
+    /// `connections.max.idle.ms`.
+    pub idle_max: Duration,
+    /// `max.connections`, over all listeners.
+    pub connections_max: usize,
+    /// `max.connections.per.ip`.
+    pub connections_per_ip_max: usize,
+}
+
+/// All listeners of a broker: what they share, and how many connections there are.
+#[derive(Debug)]
+pub struct Acceptor {
+    shared: Shared,
+    options: Options,
+    slots: Arc<Slots>,
+    stopping: watch::Receiver<bool>,
+}
+
+impl Acceptor {
+    /// Connections will be served by `service`, until `stopping` turns true.
+    #[must_use]
+    pub fn new(
+        service: Arc<dyn Service>,
+        options: Options,
+        budget: Budget,
+        metrics: Metrics,
+        stopping: watch::Receiver<bool>,
+    ) -> Arc<Self> {
+        let shared = Shared {
+            service,
+            budget,
+            frame_bytes_max: options.frame_bytes_max,
+            idle_max: options.idle_max,
+            metrics,
+        };
+        Arc::new(Self { shared, options, slots: Arc::default(), stopping })
+    }
+
+    /// Binds a listener. IPv6 wildcards take IPv4 clients as well, as Kafka's do.
+    ///
+    /// # Errors
+    /// When the address cannot be had.
+    pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        if address.is_ipv6() {
+            socket.set_only_v6(false)?;
+        }
+        // A restarted broker must not wait for its old connections to time out.
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(limits::BACKLOG.cast_signed())?;
+        TcpListener::from_std(socket.into())
+    }
+
+    /// Accepts until the broker stops, then waits for the connections to finish what they have
+    /// begun, but no longer than the grace.
+    pub async fn run(self: Arc<Self>, listener: TcpListener, name: Arc<str>) {
+        let mut connections = JoinSet::new();
+        let mut stopping = self.stopping.clone();
+        let mut stop = std::pin::pin!(stopped(&mut stopping));
+        loop {
+            tokio::select! {
+                () = stop.as_mut() => break,
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, address)) => self.take(stream, address, &name, &mut connections),
+                    Err(error) => pause(&error).await,
+                },
+                Some(_) = connections.join_next() => {}
+            }
+        }
+        drop(listener);
+        let drained = async { while connections.join_next().await.is_some() {} };
+        if tokio::time::timeout(limits::DRAIN_TIME_MAX, drained).await.is_err() {
+            warn!(
+                listener = &*name,
+                left = connections.len(),
+                "cutting connections that do not end"
+            );
+        }
+    }
+
+    fn take(
+        self: &Arc<Self>,
+        stream: TcpStream,
+        address: SocketAddr,
+        listener: &Arc<str>,
+        connections: &mut JoinSet<()>,
+    ) {
+        let metrics = &self.shared.metrics;
+        let slot = match self.slots.take(address.ip(), &self.options) {
+            Ok(slot) => slot,
+            Err(limit) => {
+                metrics.refused.get_or_create(&Refused { limit }).inc();
+                info!(peer = %address, limit, "connection refused: at the limit");
+                return;
+            }
+        };
+        if let Err(error) = tune(&stream) {
+            debug!(peer = %address, %error, "connection was gone before it began");
+            return;
+        }
+        metrics.accepted.inc();
+        let peer = Arc::new(Peer { address, listener: Arc::clone(listener) });
+        let shared = self.shared.clone();
+        let mut stopping = self.stopping.clone();
+        connections.spawn(async move {
+            let metrics = shared.metrics.clone();
+            metrics.open.inc();
+            let connection = Connection::new(shared, Arc::clone(&peer), stream);
+            let close = connection.run(stopped(&mut stopping)).await;
+            metrics.open.dec();
+            metrics.closed.get_or_create(&Closed { reason: close.label() }).inc();
+            log_end(&peer, &close);
+            drop(slot);
+        });
+    }
+}
+
+/// Resolves when the broker stops, also by dropping the sender.
+async fn stopped(stopping: &mut watch::Receiver<bool>) {
+    let _ = stopping.wait_for(|stopping| *stopping).await;
+}
+
+fn log_end(peer: &Peer, close: &Close) {
+    if matches!(close, Close::Unencodable { .. }) {
+        error!(peer = %peer.address, reason = %close, "connection closed: this is a bug");
+    } else if tracing::enabled!(Level::DEBUG) {
+        debug!(peer = %peer.address, listener = &*peer.listener, reason = %close, "connection closed");
+    }
+}
+
+fn tune(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(limits::KEEPALIVE_IDLE)
+        .with_interval(limits::KEEPALIVE_INTERVAL);
+    SockRef::from(stream).set_tcp_keepalive(&keepalive)
+}
+
+/// Out of file descriptors, or a connection that was gone again: neither ends the broker.
+async fn pause(error: &io::Error) {
+    if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) {
+        return;
+    }
+    warn!(%error, "cannot accept connections for now");
+    tokio::time::sleep(limits::ACCEPT_PAUSE).await;
+}
+
+/// Who is connected, to hold the limits.
+#[derive(Debug, Default)]
+struct Slots(Mutex<Taken>);
+
+#[derive(Debug, Default)]
+struct Taken {
+    all: usize,
+    by_ip: HashMap<IpAddr, usize>,
+}
+
+/// A connection's place, given back when dropped.
+#[derive(Debug)]
+struct Slot {
+    slots: Arc<Slots>,
+    ip: IpAddr,
+}
+
+impl Slots {
+    /// A place for one more, or the setting that forbids it.
+    fn take(self: &Arc<Self>, ip: IpAddr, options: &Options) -> Result<Slot, &'static str> {
+        let mut taken = self.0.lock();
+        if taken.all >= options.connections_max {
+            return Err("max.connections");
+        }
+        let of_ip = taken.by_ip.entry(ip).or_default();
+        if *of_ip >= options.connections_per_ip_max {
+            return Err("max.connections.per.ip");
+        }
+        *of_ip += 1;
+        taken.all += 1;
+        drop(taken);
+        Ok(Slot { slots: Arc::clone(self), ip })
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut taken = self.slots.0.lock();
+        taken.all -= 1;
+        if let Some(of_ip) = taken.by_ip.get_mut(&self.ip) {
+            *of_ip -= 1;
+            if *of_ip == 0 {
+                taken.by_ip.remove(&self.ip);
+            }
+        }
+    }
+}

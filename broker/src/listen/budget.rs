@@ -1,0 +1,126 @@
+//! How many bytes of requests may be under way at once, over all connections.
+//!
+//! A frame takes its share as its bytes arrive, never what it announces. If everybody held a part
+//! and waited for the rest, nobody would ever finish; so one frame at a time may go beyond the
+//! budget, up to the largest frame there is, until its request is done.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// A number of bytes that many share.
+#[derive(Debug, Clone)]
+pub struct Budget {
+    free: Arc<Semaphore>,
+    reserve: Arc<Semaphore>,
+}
+
+/// A share of a [`Budget`], given back when dropped.
+#[derive(Debug, Default)]
+pub struct Permit {
+    share: Option<OwnedSemaphorePermit>,
+    /// Held by the one that may go beyond.
+    reserve: Option<OwnedSemaphorePermit>,
+}
+
+impl Budget {
+    /// A budget of so many bytes.
+    #[must_use]
+    pub fn new(bytes: usize) -> Self {
+        let bytes = bytes.min(Semaphore::MAX_PERMITS);
+        Self { free: Arc::new(Semaphore::new(bytes)), reserve: Arc::new(Semaphore::new(1)) }
+    }
+
+    /// Waits for `bytes`, or for the right to go beyond the budget.
+    pub async fn acquire(&self, bytes: usize) -> Permit {
+        let mut permit = Permit::default();
+        self.extend(&mut permit, bytes).await;
+        permit
+    }
+
+    /// The same for a share that grows.
+    pub async fn extend(&self, permit: &mut Permit, bytes: usize) {
+        if permit.reserve.is_some() || self.try_extend(permit, bytes) {
+            return;
+        }
+        let wanted = u32::try_from(bytes).unwrap_or(u32::MAX);
+        tokio::select! {
+            biased;
+            more = Arc::clone(&self.free).acquire_many_owned(wanted) => {
+                permit.merge(more.expect("the budget is never closed"));
+            }
+            turn = Arc::clone(&self.reserve).acquire_owned() => {
+                permit.reserve = Some(turn.expect("the reserve is never closed"));
+            }
+        }
+    }
+
+    /// Whether the bytes are to be had without waiting; they are taken then.
+    pub fn try_extend(&self, permit: &mut Permit, bytes: usize) -> bool {
+        if permit.reserve.is_some() {
+            return true;
+        }
+        let Ok(wanted) = u32::try_from(bytes) else { return false };
+        match Arc::clone(&self.free).try_acquire_many_owned(wanted) {
+            Ok(more) => {
+                permit.merge(more);
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// What nobody holds.
+    #[must_use]
+    pub fn free_bytes(&self) -> usize {
+        self.free.available_permits()
+    }
+}
+
+impl Permit {
+    /// Whether nothing was acquired yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.share.is_none() && self.reserve.is_none()
+    }
+
+    fn merge(&mut self, more: OwnedSemaphorePermit) {
+        match &mut self.share {
+            Some(share) => share.merge(more),
+            None => self.share = Some(more),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn r1_half_read_frames_that_hold_the_whole_budget_still_finish_one_by_one() {
+        let budget = Budget::new(100);
+        let mut a = budget.acquire(50).await;
+        let mut b = budget.acquire(50).await;
+        assert_eq!(budget.free_bytes(), 0);
+
+        budget.extend(&mut a, 1000).now_or_never().expect("one may go beyond");
+        assert!(budget.extend(&mut b, 50).now_or_never().is_none(), "but only one");
+        drop(a);
+        budget.extend(&mut b, 50).now_or_never().expect("its share is free again");
+        drop(b);
+        assert_eq!(budget.free_bytes(), 100);
+    }
+
+    #[tokio::test]
+    async fn a_waiter_that_gives_up_leaves_nothing_behind() {
+        let budget = Budget::new(10);
+        let a = budget.acquire(10).await;
+        let b = budget.acquire(10).await;
+        assert!(budget.acquire(10).now_or_never().is_none());
+        drop((a, b));
+        assert_eq!(budget.free_bytes(), 10);
+        assert!(budget.acquire(10).now_or_never().is_some());
+    }
+}

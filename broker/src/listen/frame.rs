@@ -1,0 +1,243 @@
+//! Cuts the stream into frames: four bytes of length, then so many bytes.
+//!
+//! What arrives goes through a scratch buffer of the thread; a frame that came whole is copied
+//! out of it to its exact size. Only a frame that is still incomplete holds memory of its
+//! connection, and that grows with the bytes that have arrived, never with the length announced.
+//! Every frame has an allocation of its own, so a batch that stays in memory pins no other frame.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io;
+
+use bytes::{BufMut, Bytes};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use crate::limits;
+use crate::listen::{Budget, Close, Permit};
+
+const LENGTH_BYTES: usize = 4;
+
+thread_local! {
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; limits::READ_BYTES].into());
+}
+
+/// One whole frame without its length, and its share of the budget: empty if it is still to be
+/// acquired.
+#[derive(Debug)]
+pub(super) struct Frame {
+    pub(super) bytes: Bytes,
+    pub(super) permit: Permit,
+}
+
+/// What a read brought.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Fill {
+    /// Bytes, or room for them.
+    Some,
+    /// The client will send no more.
+    End,
+}
+
+/// The frames of one connection.
+#[derive(Debug)]
+pub(super) struct Frames {
+    budget: Budget,
+    size_bytes_max: usize,
+    whole: VecDeque<Frame>,
+    whole_bytes: usize,
+    /// The first bytes of a length.
+    length: ([u8; LENGTH_BYTES], usize),
+    partial: Option<Partial>,
+    /// When the incomplete frame was begun, or its reading resumed.
+    begun: Option<Instant>,
+    /// The largest frame that this connection has finished, up to a bound.
+    trusted_bytes: usize,
+}
+
+#[derive(Debug)]
+struct Partial {
+    buffer: Vec<u8>,
+    size_bytes: usize,
+    permit: Permit,
+}
+
+impl Frames {
+    pub(super) fn new(budget: Budget, size_bytes_max: usize) -> Self {
+        Self {
+            budget,
+            size_bytes_max,
+            whole: VecDeque::new(),
+            whole_bytes: 0,
+            length: ([0; LENGTH_BYTES], 0),
+            partial: None,
+            begun: None,
+            trusted_bytes: limits::FRAME_BYTES_FIRST,
+        }
+    }
+
+    /// The next whole frame. Its permit may still have to be acquired.
+    pub(super) fn pop(&mut self) -> Option<Frame> {
+        let frame = self.whole.pop_front()?;
+        self.whole_bytes -= frame.bytes.len();
+        if self.whole.is_empty() {
+            self.whole = VecDeque::new();
+        }
+        Some(frame)
+    }
+
+    /// Forgets what was read.
+    pub(super) fn clear(&mut self) {
+        self.whole = VecDeque::new();
+        self.whole_bytes = 0;
+        self.partial = None;
+        self.begun = None;
+    }
+
+    pub(super) fn has_whole(&self) -> bool {
+        !self.whole.is_empty()
+    }
+
+    /// What was read and not yet taken.
+    pub(super) fn buffered_bytes(&self) -> usize {
+        self.whole_bytes + self.partial.as_ref().map_or(0, |partial| partial.buffer.len())
+    }
+
+    /// When the incomplete frame has to be whole; none while it is we who keep it waiting.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let size_bytes = match &self.partial {
+            Some(partial) if partial.is_full() => return None,
+            Some(partial) => partial.size_bytes,
+            None => 0,
+        };
+        Some(self.begun? + limits::transfer_time_max(limits::FRAME_TIME_MAX, size_bytes))
+    }
+
+    /// The time that reading was suspended is not held against the client.
+    pub(super) fn resume(&mut self, now: Instant) {
+        if self.begun.is_some() {
+            self.begun = Some(now);
+        }
+    }
+
+    /// Waits for bytes and takes what is there. Cancelling it loses nothing.
+    pub(super) async fn fill(&mut self, stream: &TcpStream) -> Result<Fill, Close> {
+        if let Some(partial) = &mut self.partial
+            && partial.is_full()
+        {
+            partial.grow(&self.budget).await;
+            self.resume(Instant::now());
+        }
+        loop {
+            stream.readable().await?;
+            if let Some(fill) = self.try_fill(stream)? {
+                return Ok(fill);
+            }
+        }
+    }
+
+    /// Reads once; none if there is nothing to read after all.
+    fn try_fill(&mut self, stream: &TcpStream) -> Result<Option<Fill>, Close> {
+        let read = if let Some(partial) = &mut self.partial {
+            let room = partial.room();
+            let read = stream.try_read_buf(&mut (&mut partial.buffer).limit(room));
+            self.finish_partial();
+            read
+        } else {
+            SCRATCH.with_borrow_mut(|scratch| {
+                let read = stream.try_read(scratch);
+                let count = *read.as_ref().unwrap_or(&0);
+                self.cut(&scratch[..count]).map(|()| read)
+            })?
+        };
+        match read {
+            Ok(0) => Ok(Some(Fill::End)),
+            Ok(_) => Ok(Some(Fill::Some)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Takes frames off the bytes that have arrived, and keeps what is left of them.
+    fn cut(&mut self, mut bytes: &[u8]) -> Result<(), Close> {
+        while !bytes.is_empty() {
+            let (length, have) = &mut self.length;
+            let count = bytes.len().min(LENGTH_BYTES - *have);
+            length[*have..*have + count].copy_from_slice(&bytes[..count]);
+            *have += count;
+            bytes = &bytes[count..];
+            if *have < LENGTH_BYTES {
+                self.begun.get_or_insert_with(Instant::now);
+                return Ok(());
+            }
+            let size_bytes = checked_size(i32::from_be_bytes(*length), self.size_bytes_max)?;
+            *have = 0;
+            if let Some((frame, rest)) = bytes.split_at_checked(size_bytes) {
+                self.push(Bytes::copy_from_slice(frame), Permit::default());
+                bytes = rest;
+            } else {
+                self.partial = Some(self.begin_partial(size_bytes, bytes));
+                self.begun.get_or_insert_with(Instant::now);
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// A frame that has not come whole. Its first allocation is small, unless this connection has
+    /// shown that it finishes large ones.
+    fn begin_partial(&self, size_bytes: usize, bytes: &[u8]) -> Partial {
+        let first = self.trusted_bytes.max(2 * bytes.len()).min(size_bytes);
+        let mut permit = Permit::default();
+        let capacity = if self.budget.try_extend(&mut permit, first) { first } else { bytes.len() };
+        let mut buffer = Vec::with_capacity(capacity);
+        buffer.extend_from_slice(bytes);
+        Partial { buffer, size_bytes, permit }
+    }
+
+    fn finish_partial(&mut self) {
+        if let Some(partial) = self.partial.take_if(|partial| partial.missing() == 0) {
+            self.trusted_bytes =
+                partial.size_bytes.clamp(self.trusted_bytes, limits::FRAME_BYTES_TRUSTED_MAX);
+            self.push(partial.buffer.into(), partial.permit);
+        }
+    }
+
+    fn push(&mut self, bytes: Bytes, permit: Permit) {
+        self.begun = None;
+        self.whole_bytes += bytes.len();
+        self.whole.push_back(Frame { bytes, permit });
+    }
+}
+
+impl Partial {
+    fn missing(&self) -> usize {
+        self.size_bytes - self.buffer.len()
+    }
+
+    fn room(&self) -> usize {
+        (self.buffer.capacity() - self.buffer.len()).min(self.missing())
+    }
+
+    fn is_full(&self) -> bool {
+        self.room() == 0
+    }
+
+    /// Doubles the buffer, up to the frame's size, as soon as the budget allows.
+    async fn grow(&mut self, budget: &Budget) {
+        let more = self.buffer.len().max(limits::FRAME_BYTES_FIRST).min(self.missing());
+        budget.extend(&mut self.permit, more).await;
+        self.buffer.reserve_exact(more);
+    }
+}
+
+fn checked_size(length: i32, size_bytes_max: usize) -> Result<usize, Close> {
+    let size_bytes = match usize::try_from(length) {
+        Ok(size_bytes @ 1..) => size_bytes,
+        _ => return Err(Close::FrameLength(length)),
+    };
+    if size_bytes > size_bytes_max {
+        return Err(Close::FrameTooLarge { size_bytes, size_bytes_max });
+    }
+    Ok(size_bytes)
+}

@@ -1,0 +1,87 @@
+//! Answers on their way out: chunks, written together and never joined.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+
+use bytes::{Buf, Bytes};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::limits;
+use crate::listen::{Close, Permit, Reply};
+
+/// Chunks that one write is given at most.
+const SLICES_MAX: usize = 64;
+
+/// What is to be written.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    chunks: VecDeque<Bytes>,
+    size_bytes: usize,
+    /// What the answers hold until they are gone.
+    held: Vec<Permit>,
+}
+
+impl Outbox {
+    pub(super) fn push(&mut self, reply: Reply) {
+        self.held.extend(reply.held);
+        let chunks = reply.chunks.into_iter().filter(|chunk| !chunk.is_empty());
+        for chunk in chunks {
+            self.size_bytes += chunk.len();
+            self.chunks.push_back(chunk);
+        }
+    }
+
+    pub(super) fn size_bytes(&self) -> usize {
+        self.size_bytes
+    }
+
+    /// Writes everything. The client has a bounded time to take it.
+    pub(super) async fn flush(&mut self, stream: &TcpStream) -> Result<(), Close> {
+        if self.write(stream)? {
+            return Ok(());
+        }
+        let time_max = limits::transfer_time_max(limits::WRITE_TIME_MAX, self.size_bytes);
+        let rest = async {
+            loop {
+                stream.writable().await?;
+                if self.write(stream)? {
+                    return Ok(());
+                }
+            }
+        };
+        timeout(time_max, rest).await.unwrap_or(Err(Close::AnswerNotTaken))
+    }
+
+    /// Writes until everything is gone (true) or the socket is full.
+    fn write(&mut self, stream: &TcpStream) -> Result<bool, Close> {
+        while self.size_bytes > 0 {
+            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+            let count = slices.iter_mut().zip(&self.chunks).map(|(slice, chunk)| {
+                *slice = IoSlice::new(chunk);
+            });
+            let count = count.count();
+            match stream.try_write_vectored(&slices[..count]) {
+                Ok(written) => self.advance(written),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        // An idle connection keeps no memory for the answers it had.
+        self.chunks = VecDeque::new();
+        self.held = Vec::new();
+        Ok(true)
+    }
+
+    fn advance(&mut self, mut written: usize) {
+        self.size_bytes -= written;
+        while let Some(first) = self.chunks.front_mut() {
+            if first.len() > written {
+                first.advance(written);
+                return;
+            }
+            written -= first.len();
+            self.chunks.pop_front();
+        }
+    }
+}
