@@ -33,6 +33,9 @@ mod segments;
 mod view;
 mod recover;
 mod read;
+mod lookup;
+pub mod spill;
+pub mod retention;
 
 pub use error::{Damage, Result, SegmentError};
 pub use files::FileCache;

@@ -22,6 +22,7 @@ use std::io::IoSlice;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use ropewalk_batch::Stamped;
 use ropewalk_disk::{Disk, File, Open};
 
@@ -122,6 +123,11 @@ impl Segments {
     #[must_use]
     pub fn reader(&self) -> Reader {
         Reader::new(self.shared.clone())
+    }
+
+    /// Reads whole batches: see [`Reader::read`].
+    pub fn read(&self, from: i64, bytes_max: usize, at_least_one: bool) -> Result<Vec<Bytes>> {
+        self.reader().read(from, bytes_max, at_least_one)
     }
 
     /// Writes batches that continue the log. They can be read when this returns, and are durable after

@@ -6,6 +6,7 @@
 //! made again, never wrong), and that the durable end survives a crash at any operation.
 
 mod disk;
+mod lookup;
 mod damage;
 mod model;
 

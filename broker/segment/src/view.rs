@@ -129,7 +129,7 @@ impl Segment {
             base_offset: self.base_offset,
             next_offset: self.end_offset,
             size_bytes: u64::from(self.running.position),
-            max_timestamp_ms: (self.blocks > 0).then_some(self.running.timestamp_ms),
+            max_timestamp_ms: Some(self.running.timestamp_ms).filter(|ms| *ms != i64::MIN),
             created_ms: self.created_ms,
             records: u64::from(self.running.records),
             is_sealed,

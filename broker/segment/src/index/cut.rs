@@ -26,11 +26,13 @@ impl Facts {
     /// The facts in a batch's header, whose offset and epoch must be right.
     pub(crate) fn of(header: &ropewalk_batch::Header) -> Self {
         let records = if header.is_control() { 0 } else { header.count };
+        // A batch that compaction emptied has no record left that could be this old.
+        let max_timestamp_ms = if header.count > 0 { header.max_timestamp_ms } else { i64::MIN };
         Self {
             base_offset: header.base_offset,
             next_offset: header.last_offset().saturating_add(1),
             leader_epoch: header.leader_epoch,
-            max_timestamp_ms: header.max_timestamp_ms,
+            max_timestamp_ms,
             records: u32::try_from(records).unwrap_or(0),
             size_bytes: u32::try_from(header.size_bytes()).unwrap_or(u32::MAX),
         }
