@@ -1,0 +1,436 @@
+//! The log: rounds go in, files are begun and let go.
+//!
+//! One owner, no lock. Everything that blocks for longer than a round is handed out as a
+//! [`Chore`] (see [`crate::files`]); without a [`crate::writer`] the log does them itself.
+//!
+//! # Space
+//!
+//! When a file is full, the next one is a spare. The last spare is the reserve: only rounds from
+//! the reserve may begin it, so that deletes and retention are possible on a full disk, and so
+//! that a recovery, which begins a file, is. A round that finds no space is refused before a
+//! byte is written.
+//!
+//! # After a crash
+//!
+//! See [`crate::recover`].
+
+mod active;
+mod open;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use ropewalk_disk::{Aligned, Disk};
+
+use crate::files::{Chore, ChoreDone, Location, Reader, Retired, Spares};
+use crate::header::{self, FileHeader};
+use crate::layout::align_up;
+use crate::plan::{Plan, Refused};
+use crate::record::{Record, ReplicaKey};
+use crate::replicas::{Change, Replicas};
+use crate::usage::Usage;
+
+pub(crate) use active::Active;
+pub use open::OpenError;
+
+/// Spare files that are kept ready: the next file, and the reserve.
+const SPARES_WANTED: usize = 2;
+/// While there is no spare at all, this much of the file is left to rounds from the reserve.
+const RESERVE_BYTES: u64 = 1 << 20;
+/// The buffer keeps this much between rounds that are far apart.
+const BUFFER_IDLE_BYTES: usize = 64 << 10;
+
+/// How the log uses its directory.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// The size of a file.
+    pub file_bytes: u64,
+    /// The size of a file that must be created while somebody waits: the first one.
+    pub first_file_bytes: u64,
+    /// The most that all files together may take.
+    pub files_bytes_max: u64,
+    /// The most files that are kept for reuse.
+    pub spares_max: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            file_bytes: 64 << 20,
+            first_file_bytes: 8 << 20,
+            files_bytes_max: 2 << 30,
+            spares_max: 8,
+        }
+    }
+}
+
+/// Why a round was not written, split by what the caller does next.
+#[derive(Debug, thiserror::Error)]
+pub enum WalError {
+    /// No space for another file. Nothing was written; the same round may fit later.
+    #[error("no space for another log file: {bytes} bytes in use of at most {bytes_max}")]
+    Full {
+        /// What the log takes now.
+        bytes: u64,
+        /// What it may take.
+        bytes_max: u64,
+    },
+    /// The round would never fit. Nothing was written.
+    #[error("a round of {size_bytes} bytes is over the limit of {size_bytes_max}")]
+    TooLarge {
+        /// The round.
+        size_bytes: u64,
+        /// What fits a file.
+        size_bytes_max: u64,
+    },
+    /// The entry would leave a hole: an earlier one was refused or never sent. Nothing was
+    /// written.
+    #[error("entry {index} of {key:?} does not follow the log, which has {start}+1 to {last}")]
+    NotContiguous {
+        /// Whose log.
+        key: ReplicaKey,
+        /// The entry.
+        index: u64,
+        /// The log begins after this.
+        start: u64,
+        /// The log ends with this.
+        last: u64,
+    },
+    /// The disk failed. What was being written may or may not be there. Final: the process
+    /// must stop.
+    #[error("the log failed: {0}")]
+    Failed(Arc<io::Error>),
+    /// The log was closed.
+    #[error("the log is closed")]
+    Closed,
+}
+
+impl WalError {
+    pub(crate) fn failed(error: io::Error) -> Self {
+        Self::Failed(Arc::new(error))
+    }
+
+    /// Whether no round can ever be written again by this process.
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::Failed(_) | Self::Closed => true,
+            Self::Full { .. } | Self::TooLarge { .. } | Self::NotContiguous { .. } => false,
+        }
+    }
+}
+
+impl From<Refused> for WalError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::NotContiguous { key, index, span } => {
+                Self::NotContiguous { key, index, start: span.start, last: span.last }
+            }
+            Refused::TooLarge { size_bytes, size_bytes_max } => {
+                Self::TooLarge { size_bytes, size_bytes_max }
+            }
+        }
+    }
+}
+
+/// Which space a round may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Admission {
+    Normal,
+    Reserve,
+}
+
+/// A round that is durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Round {
+    /// Its number; dense.
+    pub sequence: u64,
+    /// How many records it holds.
+    pub records: usize,
+    /// What it takes on disk.
+    pub bytes: u64,
+}
+
+/// A file that is full.
+#[derive(Debug, Clone, Copy)]
+struct Sealed {
+    sequence: u64,
+    bytes: u64,
+}
+
+/// The write-ahead log of one broker.
+#[derive(Debug)]
+pub struct Wal {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    options: Options,
+    reader: Reader,
+    active: Active,
+    sealed: VecDeque<Sealed>,
+    spares: Spares,
+    usage: Usage,
+    replicas: Replicas,
+    round_next: u64,
+    plan: Plan,
+    buffer: Aligned,
+    failed: Option<Arc<io::Error>>,
+}
+
+impl Wal {
+    /// Writes the records as one round; they are durable when it returns.
+    pub fn write_round(&mut self, records: &[Record]) -> Result<Round, WalError> {
+        self.write_one(records, Admission::Normal)
+    }
+
+    /// Like [`Wal::write_round`], also into space that is kept for what frees space.
+    pub fn write_round_from_reserve(&mut self, records: &[Record]) -> Result<Round, WalError> {
+        self.write_one(records, Admission::Reserve)
+    }
+
+    fn write_one(&mut self, records: &[Record], admission: Admission) -> Result<Round, WalError> {
+        self.begin();
+        self.add(records)?;
+        while let Some(chore) = self.next_chore() {
+            let done = chore.run(&*self.disk, &self.dir);
+            self.chore_done(done)?;
+        }
+        self.commit(records.iter(), admission)
+    }
+
+    /// Begins to gather a round.
+    pub(crate) fn begin(&mut self) {
+        self.plan.clear();
+    }
+
+    /// Adds records to the round being gathered, or refuses all of them.
+    pub(crate) fn add(&mut self, records: &[Record]) -> Result<(), WalError> {
+        self.check()?;
+        let size_bytes_max = self.options.file_bytes - header::header_bytes(&self.replicas);
+        self.plan.add(&self.replicas, records, size_bytes_max)?;
+        Ok(())
+    }
+
+    /// The bytes of the round being gathered.
+    pub(crate) fn gathered_bytes(&self) -> u64 {
+        self.plan.frame_bytes()
+    }
+
+    fn check(&self) -> Result<(), WalError> {
+        match &self.failed {
+            Some(error) => Err(WalError::Failed(Arc::clone(error))),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes the round that was gathered. `records` are those that were added, in order.
+    pub(crate) fn commit<'a>(
+        &mut self,
+        records: impl Iterator<Item = &'a Record> + Clone,
+        admission: Admission,
+    ) -> Result<Round, WalError> {
+        self.check()?;
+        if self.plan.is_empty() {
+            return Ok(Round { sequence: self.round_next - 1, records: 0, bytes: 0 });
+        }
+        if !self.has_room(admission) {
+            self.begin_next_file(admission)?;
+        }
+        let (sequence, count) = (self.round_next, self.plan.records());
+        let directory = self.plan.directory();
+        let written =
+            self.active.write_round(sequence, directory, records.clone(), &mut self.buffer);
+        let written = written.map_err(WalError::failed);
+        let bytes = written.inspect_err(|error| self.note_failure(error))?;
+        self.round_next += 1;
+        for record in records {
+            let (key, change) = (record.key(), Change::from(record));
+            self.usage.apply(key, &change, self.replicas.span(key).last);
+            self.replicas.apply(key, change);
+        }
+        self.plan.clear();
+        Ok(Round { sequence, records: count, bytes })
+    }
+
+    fn note_failure(&mut self, error: &WalError) {
+        if let WalError::Failed(error) = error {
+            self.failed = Some(Arc::clone(error));
+        }
+    }
+
+    /// Whether the gathered round fits the current file.
+    pub(crate) fn has_room(&self, admission: Admission) -> bool {
+        let kept = match admission {
+            Admission::Normal if self.spares.ready.is_empty() => {
+                RESERVE_BYTES.min(self.active.bytes / 4)
+            }
+            Admission::Normal | Admission::Reserve => 0,
+        };
+        let end = self.active.position + align_up(self.plan.frame_bytes());
+        end + kept <= self.active.bytes
+    }
+
+    /// Whether the gathered round could be written without waiting for a chore.
+    pub(crate) fn is_ready(&self, admission: Admission) -> bool {
+        self.has_room(admission) || self.spares.ready.len() >= spares_needed(admission)
+    }
+
+    fn begin_next_file(&mut self, admission: Admission) -> Result<(), WalError> {
+        while !self.is_ready(admission) {
+            self.spares.full = false;
+            let chore = self.next_chore().ok_or_else(|| self.full())?;
+            let done = chore.run(&*self.disk, &self.dir);
+            self.chore_done(done)?;
+            if self.spares.full && !self.is_ready(admission) {
+                return Err(self.full());
+            }
+        }
+        let begun = self.begin_file().map_err(WalError::failed);
+        begun.inspect_err(|error| self.note_failure(error))
+    }
+
+    /// Makes a spare file the current one: header first, then the name.
+    fn begin_file(&mut self) -> io::Result<()> {
+        let spare = self.spares.ready.remove(0);
+        let header = FileHeader {
+            sequence: self.active.sequence + 1,
+            salt: open::random_salt(),
+            file_bytes: spare.bytes,
+            first_round: self.round_next,
+            table: self.replicas.clone(),
+        };
+        let active = Active::begin(&spare, &header, &mut self.buffer)?;
+        active.name(&*self.disk, &self.dir, &spare)?;
+        self.reader.insert(active.sequence, Arc::clone(&active.file));
+        self.usage.begin_file(active.sequence);
+        let former = std::mem::replace(&mut self.active, active);
+        self.sealed.push_back(Sealed { sequence: former.sequence, bytes: former.bytes });
+        Ok(())
+    }
+
+    fn full(&self) -> WalError {
+        WalError::Full { bytes: self.bytes(), bytes_max: self.options.files_bytes_max }
+    }
+
+    /// Slow work that is due, if any.
+    pub(crate) fn next_chore(&mut self) -> Option<Chore> {
+        if let Some(chore) = self.spares.retirements() {
+            return Some(chore);
+        }
+        let more = self.options.file_bytes;
+        let allowed = self.bytes() + more <= self.options.files_bytes_max && !self.spares.full;
+        if self.spares.count_expected() < SPARES_WANTED && allowed {
+            return self.spares.creation(more);
+        }
+        None
+    }
+
+    pub(crate) fn chore_done(&mut self, done: ChoreDone) -> Result<(), WalError> {
+        let noted = self.spares.done(done).map_err(WalError::failed);
+        noted.inspect_err(|error| self.note_failure(error))
+    }
+
+    pub(crate) fn chore_in_flight(&self) -> bool {
+        self.spares.chore_in_flight()
+    }
+
+    /// Where the log's files are, for whoever does the chores.
+    pub(crate) fn place(&self) -> (Arc<dyn Disk>, PathBuf) {
+        (Arc::clone(&self.disk), self.dir.clone())
+    }
+
+    /// A former attempt to create a file found the disk full: try again.
+    pub(crate) fn retry_creation(&mut self) {
+        self.spares.full = false;
+    }
+
+    /// Gives back the memory of large rounds.
+    pub(crate) fn shrink(&mut self) {
+        self.buffer.shrink_to(BUFFER_IDLE_BYTES);
+    }
+
+    /// Lets go of the files that nobody needs, oldest first.
+    ///
+    /// `needed` holds the first index that each replica still needs; a replica that is not in it
+    /// needs everything. Whatever it says, an entry is needed until a `Truncated`,
+    /// `SnapshotInstalled` or `ReplicaDestroyed` record that covers it is durable in this log.
+    pub fn release(&mut self, needed: &BTreeMap<ReplicaKey, u64>) {
+        while let Some(oldest) = self.sealed.front().copied() {
+            let Some(usage) = self.usage.files.front() else { return };
+            let free = usage.last_index.iter().all(|(key, last)| {
+                let start = self.replicas.span(*key).start;
+                *last <= start && needed.get(key).is_some_and(|needed| last < needed)
+            });
+            if !free {
+                return;
+            }
+            self.usage.files.pop_front();
+            self.sealed.pop_front();
+            self.retire(oldest);
+        }
+    }
+
+    fn retire(&mut self, file: Sealed) {
+        self.reader.remove(file.sequence);
+        let reusable = file.bytes == self.options.file_bytes
+            && self.spares.count_expected() < self.options.spares_max;
+        let spare_number = reusable.then(|| self.spares.next_number());
+        let retired = Retired { sequence: file.sequence, bytes: file.bytes, spare_number };
+        self.spares.retire(retired);
+    }
+
+    /// The replicas that keep the oldest file from being let go, each with the last index in
+    /// it: what to checkpoint next. Empty while there is but one file.
+    pub fn pinned_by_oldest(&self) -> Vec<(ReplicaKey, u64)> {
+        let oldest = self.usage.files.front().filter(|_| !self.sealed.is_empty());
+        let pinned = oldest.into_iter().flat_map(|usage| &usage.last_index);
+        let mut pinned: Vec<(ReplicaKey, u64)> = pinned
+            .filter(|(key, last)| **last > self.replicas.span(**key).start)
+            .map(|(key, last)| (*key, *last))
+            .collect();
+        pinned.sort_unstable();
+        pinned
+    }
+
+    /// What all files take together, spare ones included.
+    pub fn bytes(&self) -> u64 {
+        let sealed: u64 = self.sealed.iter().map(|file| file.bytes).sum();
+        sealed + self.active.bytes + self.spares.bytes()
+    }
+
+    /// How much of the log cannot be let go yet: full files and the written part of the current.
+    pub fn used_bytes(&self) -> u64 {
+        let sealed: u64 = self.sealed.iter().map(|file| file.bytes).sum();
+        sealed + self.active.position
+    }
+
+    /// How many files hold rounds.
+    pub fn files(&self) -> usize {
+        self.sealed.len() + 1
+    }
+
+    /// Whether the last attempt to get another file found no space.
+    pub fn is_full(&self) -> bool {
+        let at_limit = self.bytes() + self.options.file_bytes > self.options.files_bytes_max;
+        self.spares.ready.len() < SPARES_WANTED && (self.spares.full || at_limit)
+    }
+
+    /// Reads an entry, its checksum verified.
+    pub fn read(&self, location: &Location) -> io::Result<Bytes> {
+        self.reader.read(location)
+    }
+
+    /// A handle that reads entries while the log is owned by its writer.
+    pub fn reader(&self) -> Reader {
+        self.reader.clone()
+    }
+}
+
+/// A round from the reserve may take the last spare, a normal one must leave one.
+fn spares_needed(admission: Admission) -> usize {
+    match admission {
+        Admission::Normal => 2,
+        Admission::Reserve => 1,
+    }
+}

@@ -1,0 +1,191 @@
+//! Opening a log: recover what is there, then begin a fresh file.
+//!
+//! # After a crash
+//!
+//! The order is the point. The last round of the newest file may be in the page cache and not
+//! on the disk, if its sync failed; so it is copied into the fresh file and synced there, the
+//! file gets its name, the name is made durable, and only then the round is read, from the
+//! copy, and believed. A crash at any moment leaves the old files as they were, and the next
+//! start does the same again. A file that is superseded by the fresh one goes, so that a broker
+//! that keeps crashing does not fill its disk.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ropewalk_disk::{Aligned, Disk};
+
+use super::{Active, BUFFER_IDLE_BYTES, Options, Sealed, Wal};
+use crate::files::{Reader, Spare, Spares};
+use crate::frame;
+use crate::header::{self, FileHeader};
+use crate::layout::align_up;
+use crate::plan::Plan;
+use crate::record::{Record, ReplicaKey};
+use crate::recover::{Recovered, Recovery};
+use crate::replicas::Replicas;
+
+/// Why a log could not be opened, split by what a person does next.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another version of the program wrote it. Run that one, or a newer one.
+    #[error("{} has log format version {found}; this program reads and writes version {supported}", path.display())]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+        /// Ours.
+        supported: u32,
+    },
+    /// No space to begin a file. Free some and start again; nothing is lost.
+    #[error("no space in {} to begin a log file", dir.display())]
+    Full {
+        /// The log's directory.
+        dir: PathBuf,
+    },
+    /// The disk failed or permissions are missing.
+    #[error("cannot open the log in {}: {source}", dir.display())]
+    Io {
+        /// The log's directory.
+        dir: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl OpenError {
+    fn in_dir(dir: &Path) -> impl Fn(io::Error) -> Self {
+        move |source| {
+            let dir = dir.to_owned();
+            if ropewalk_disk::is_full(&source) {
+                Self::Full { dir }
+            } else {
+                Self::Io { dir, source }
+            }
+        }
+    }
+}
+
+/// Unknown to clients, so that no payload can imitate a round. The standard library's hasher is
+/// keyed from the system's random numbers.
+pub(super) fn random_salt() -> u64 {
+    RandomState::new().hash_one(std::process::id())
+}
+
+impl Wal {
+    /// Opens the log in `dir`, which is made if it is not there.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        options: Options,
+    ) -> Result<(Self, Recovered), OpenError> {
+        let failed = OpenError::in_dir(dir);
+        disk.create_dir_all(dir).map_err(&failed)?;
+        let names = disk.list(dir).map_err(&failed)?;
+        let mut recovery = Recovery::read(&*disk, dir, &names, &failed)?;
+        let copied = recovery.last_round().map_err(&failed)?.unwrap_or_default();
+
+        let mut spares = Spares::adopt(&*disk, dir, &names, options.file_bytes).map_err(&failed)?;
+        let bytes = fresh_bytes(recovery.table(), &copied);
+        let spare = fresh_spare(&*disk, (dir, &options), &mut spares, bytes).map_err(&failed)?;
+        let mut buffer = Aligned::with_capacity(BUFFER_IDLE_BYTES);
+        let (active, rounds_at) =
+            begin_with_copy(&spare, &recovery, &copied, &mut buffer).map_err(&failed)?;
+        active.name(&*disk, dir, &spare).map_err(&failed)?;
+        recovery.replay_fresh(&active, rounds_at).map_err(&failed)?;
+
+        let reader = Reader::default();
+        reader.insert(active.sequence, Arc::clone(&active.file));
+        let round_next = recovery.round_next();
+        let (recovered, replicas, usage, old_files) = recovery.finish();
+        let mut wal = Self {
+            disk,
+            dir: dir.to_owned(),
+            options,
+            reader,
+            active,
+            sealed: VecDeque::new(),
+            spares,
+            usage,
+            replicas,
+            round_next,
+            plan: Plan::default(),
+            buffer,
+            failed: None,
+        };
+        for old in old_files {
+            let sealed = Sealed { sequence: old.sequence, bytes: old.bytes };
+            if old.contributes() {
+                wal.reader.insert(old.sequence, old.file);
+                wal.sealed.push_back(sealed);
+            } else {
+                wal.retire(sealed);
+            }
+        }
+        wal.drop_unneeded().map_err(&failed)?;
+        Ok((wal, recovered))
+    }
+
+    /// Lets go of superseded files, and of old ones in which everything is truncated, at once:
+    /// a broker that crashes soon after every start must not gather files.
+    fn drop_unneeded(&mut self) -> io::Result<()> {
+        let needed = self.replicas.rows.keys().map(|key| (*key, u64::MAX)).collect();
+        self.release(&needed);
+        while let Some(chore) = self.spares.retirements() {
+            let done = chore.run(&*self.disk, &self.dir);
+            self.spares.done(done)?;
+        }
+        Ok(())
+    }
+}
+
+/// How large the fresh file must be to take the table and the copy.
+fn fresh_bytes(table: &Replicas, copied: &[Record]) -> u64 {
+    let header_bytes = header::header_bytes(table);
+    let records_bytes = copied.iter().map(Record::size_bytes).sum();
+    let frame_bytes = frame::frame_bytes(copied.len(), records_bytes) as u64;
+    (header_bytes + align_up(frame_bytes)).max(2 * header_bytes)
+}
+
+fn fresh_spare(
+    disk: &dyn Disk,
+    (dir, options): (&Path, &Options),
+    spares: &mut Spares,
+    bytes_min: u64,
+) -> io::Result<Spare> {
+    if let Some(at) = spares.ready.iter().position(|spare| spare.bytes >= bytes_min) {
+        return Ok(spares.ready.remove(at));
+    }
+    let bytes = options.first_file_bytes.min(options.file_bytes).max(bytes_min);
+    Spare::create(disk, dir, (spares.next_number(), bytes))
+}
+
+/// Gives the fresh file its header and the copy of the last round. Returns where rounds begin.
+fn begin_with_copy(
+    spare: &Spare,
+    recovery: &Recovery,
+    copied: &[Record],
+    buffer: &mut Aligned,
+) -> io::Result<(Active, u64)> {
+    let header = FileHeader {
+        sequence: recovery.sequence_next,
+        salt: random_salt(),
+        file_bytes: spare.bytes,
+        first_round: recovery.first_round,
+        table: recovery.table().clone(),
+    };
+    let mut active = Active::begin(spare, &header, buffer)?;
+    let rounds_at = active.position;
+    if recovery.round_next() > recovery.first_round {
+        let mut directory: BTreeMap<ReplicaKey, u32> = BTreeMap::new();
+        for record in copied {
+            *directory.entry(record.key()).or_default() += 1;
+        }
+        let round = recovery.first_round;
+        active.write_round(round, directory.into_iter(), copied.iter(), buffer)?;
+    }
+    Ok((active, rounds_at))
+}

@@ -1,0 +1,107 @@
+//! A round before it is written: what goes in, how large it gets, and what it would do.
+//!
+//! All checks happen here, so that a round that begins to be written is one that fits.
+
+use std::collections::HashMap;
+
+use crate::frame;
+use crate::record::{Record, ReplicaKey};
+use crate::replicas::{Change, Replicas, Span};
+
+/// What a round does to one replica.
+#[derive(Debug, Clone, Copy)]
+struct Touched {
+    records: u32,
+    span: Span,
+}
+
+/// Why records cannot join a round.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// They would leave a hole in a replica's log.
+    NotContiguous { key: ReplicaKey, index: u64, span: Span },
+    /// The round would not fit a file.
+    TooLarge { size_bytes: u64, size_bytes_max: u64 },
+}
+
+/// The round being gathered. Kept from round to round for its memory.
+#[derive(Debug, Default)]
+pub(crate) struct Plan {
+    touched: HashMap<ReplicaKey, Touched>,
+    /// What one call of [`Plan::add`] does, so that it can be refused as a whole.
+    draft: Vec<(ReplicaKey, Touched)>,
+    records: usize,
+    records_bytes: usize,
+}
+
+impl Plan {
+    pub(crate) fn clear(&mut self) {
+        self.touched.clear();
+        self.draft.clear();
+        self.records = 0;
+        self.records_bytes = 0;
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.records == 0
+    }
+
+    pub(crate) fn records(&self) -> usize {
+        self.records
+    }
+
+    /// The bytes of the whole round so far, without padding.
+    pub(crate) fn frame_bytes(&self) -> u64 {
+        frame::frame_bytes(self.touched.len(), self.records_bytes) as u64
+    }
+
+    /// The replicas that the round touches, each with its number of records.
+    pub(crate) fn directory(&self) -> impl ExactSizeIterator<Item = (ReplicaKey, u32)> {
+        self.touched.iter().map(|(key, touched)| (*key, touched.records))
+    }
+
+    /// Adds all of `records`, or none if one of them cannot be.
+    pub(crate) fn add(
+        &mut self,
+        replicas: &Replicas,
+        records: &[Record],
+        size_bytes_max: u64,
+    ) -> Result<(), Refused> {
+        self.draft.clear();
+        let mut bytes = 0;
+        for record in records {
+            bytes += record.size_bytes();
+            self.draft(replicas, record)?;
+        }
+        let keys = self.touched.len() + self.draft.len();
+        let size_bytes = frame::frame_bytes(keys, self.records_bytes + bytes) as u64;
+        if size_bytes > size_bytes_max {
+            return Err(Refused::TooLarge { size_bytes, size_bytes_max });
+        }
+        self.touched.extend(self.draft.drain(..));
+        self.records += records.len();
+        self.records_bytes += bytes;
+        Ok(())
+    }
+
+    fn draft(&mut self, replicas: &Replicas, record: &Record) -> Result<(), Refused> {
+        let key = record.key();
+        // Records of one replica mostly follow each other: search from the end.
+        let at = self.draft.iter().rposition(|(drafted, _)| *drafted == key);
+        let at = at.unwrap_or_else(|| {
+            let fresh = || Touched { records: 0, span: replicas.span(key) };
+            let touched = self.touched.get(&key).copied().unwrap_or_else(fresh);
+            self.draft.push((key, touched));
+            self.draft.len() - 1
+        });
+        let touched = &mut self.draft[at].1;
+        if let Record::Entry { index, .. } = record
+            && !touched.span.takes(*index)
+        {
+            return Err(Refused::NotContiguous { key, index: *index, span: touched.span });
+        }
+        touched.records += 1;
+        touched.span.apply(&Change::from(record));
+        Ok(())
+    }
+}

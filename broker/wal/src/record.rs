@@ -1,0 +1,359 @@
+//! What the log keeps: the records, and their form in a round.
+
+use bytes::Bytes;
+use ropewalk_disk::Aligned;
+
+use crate::layout::{Seed, u32_at, u64_at};
+
+/// Bytes before the body of every record.
+pub(crate) const RECORD_HEADER_BYTES: usize = 48;
+/// Records begin at multiples of this, so that a search for the next one takes larger steps.
+pub(crate) const RECORD_ALIGN_BYTES: usize = 8;
+
+/// Names one broker's copy of a shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReplicaKey {
+    /// The shard.
+    pub shard: u32,
+    /// The replica: given out once, never reused.
+    pub replica: u64,
+}
+
+/// What Raft must not forget besides its log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct HardState {
+    /// The current term.
+    pub term: u64,
+    /// The replica that got the vote of this term; 0 is none.
+    pub vote: u64,
+    /// The last index known as committed.
+    pub commit: u64,
+}
+
+/// The bytes of an entry, in pieces that need no joining.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Payload(Chunks);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Chunks {
+    One(Bytes),
+    Many(Vec<Bytes>),
+}
+
+impl Payload {
+    /// The sum of the pieces' lengths.
+    pub fn len(&self) -> usize {
+        self.chunks().iter().map(Bytes::len).sum()
+    }
+
+    /// Whether there is not a byte in it.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The pieces in order.
+    pub fn chunks(&self) -> &[Bytes] {
+        match &self.0 {
+            Chunks::One(chunk) => std::slice::from_ref(chunk),
+            Chunks::Many(chunks) => chunks,
+        }
+    }
+}
+
+impl From<Bytes> for Payload {
+    fn from(chunk: Bytes) -> Self {
+        Self(Chunks::One(chunk))
+    }
+}
+
+impl From<Vec<Bytes>> for Payload {
+    fn from(chunks: Vec<Bytes>) -> Self {
+        Self(Chunks::Many(chunks))
+    }
+}
+
+/// One thing to be remembered about one replica.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Record {
+    /// A Raft log entry. Entries of a replica follow each other; an index at or below the last
+    /// one drops everything from there on.
+    Entry {
+        /// Whose log.
+        key: ReplicaKey,
+        /// Its place.
+        index: u64,
+        /// The term in which it was proposed.
+        term: u64,
+        /// The Raft engine's kind of entry.
+        kind: u8,
+        /// What was proposed.
+        data: Payload,
+    },
+    /// Term, vote and commit, replacing the former.
+    HardState {
+        /// Whose.
+        key: ReplicaKey,
+        /// The state.
+        state: HardState,
+    },
+    /// The configuration, replacing the former.
+    ConfState {
+        /// Whose.
+        key: ReplicaKey,
+        /// The shard's encoding of it.
+        data: Bytes,
+    },
+    /// A replica is born from a snapshot; its log starts after `index`.
+    Created {
+        /// Whose.
+        key: ReplicaKey,
+        /// The index of the snapshot.
+        index: u64,
+        /// The term of that index.
+        term: u64,
+        /// The configuration at that index.
+        conf_state: Bytes,
+    },
+    /// The replica took over a snapshot from its leader: its log is gone and starts after `index`.
+    SnapshotInstalled {
+        /// Whose.
+        key: ReplicaKey,
+        /// The index of the snapshot.
+        index: u64,
+        /// The term of that index.
+        term: u64,
+        /// The configuration at that index.
+        conf_state: Bytes,
+    },
+    /// The log up to and including `index` is covered by a durable snapshot.
+    Truncated {
+        /// Whose.
+        key: ReplicaKey,
+        /// The last index that is no longer needed.
+        index: u64,
+        /// The term of that index.
+        term: u64,
+    },
+    /// The replica is gone for good.
+    ReplicaDestroyed {
+        /// Which.
+        key: ReplicaKey,
+    },
+    /// Somebody with authority accepted that a damaged replica lost records: its log now ends
+    /// at `index`, and it no longer counts as damaged.
+    LossAccepted {
+        /// Whose.
+        key: ReplicaKey,
+        /// The last index that is kept.
+        index: u64,
+    },
+}
+
+impl Record {
+    /// The replica that it is about.
+    pub fn key(&self) -> ReplicaKey {
+        match self {
+            Self::Entry { key, .. }
+            | Self::HardState { key, .. }
+            | Self::ConfState { key, .. }
+            | Self::Created { key, .. }
+            | Self::SnapshotInstalled { key, .. }
+            | Self::Truncated { key, .. }
+            | Self::ReplicaDestroyed { key }
+            | Self::LossAccepted { key, .. } => *key,
+        }
+    }
+
+    /// How many bytes it takes in a round.
+    pub(crate) fn size_bytes(&self) -> usize {
+        RECORD_HEADER_BYTES + self.body_len().next_multiple_of(RECORD_ALIGN_BYTES)
+    }
+
+    pub(crate) fn body_len(&self) -> usize {
+        match self {
+            Self::Entry { data, .. } => data.len(),
+            Self::HardState { .. } => size_of::<u64>(),
+            Self::ConfState { data, .. } => data.len(),
+            Self::Created { conf_state, .. } | Self::SnapshotInstalled { conf_state, .. } => {
+                conf_state.len()
+            }
+            Self::Truncated { .. } | Self::ReplicaDestroyed { .. } | Self::LossAccepted { .. } => 0,
+        }
+    }
+
+    /// Appends the record to a round. The caller has checked that the body fits a `u32`.
+    pub(crate) fn encode(&self, seed: Seed, out: &mut Aligned) {
+        let start = out.len();
+        out.resize(start + RECORD_HEADER_BYTES);
+        let body_crc = self.encode_body(out);
+        let header = RecordHeader {
+            kind: self.kind(),
+            entry_kind: if let Self::Entry { kind, .. } = self { *kind } else { 0 },
+            key: self.key(),
+            index: self.index(),
+            term: self.term(),
+            body_len: u32::try_from(out.len() - start - RECORD_HEADER_BYTES)
+                .expect("a planned round is smaller than its file"),
+            body_crc,
+        };
+        out.pad_to_multiple(RECORD_ALIGN_BYTES);
+        header.encode(seed, &mut out[start..start + RECORD_HEADER_BYTES]);
+    }
+
+    /// Appends the body and returns its checksum.
+    fn encode_body(&self, out: &mut Aligned) -> u32 {
+        let mut crc = 0;
+        let mut append = |bytes: &[u8]| {
+            crc = crc32c::crc32c_append(crc, bytes);
+            out.extend_from_slice(bytes);
+        };
+        match self {
+            Self::Entry { data, .. } => data.chunks().iter().for_each(|chunk| append(chunk)),
+            Self::HardState { state, .. } => append(&state.vote.to_le_bytes()),
+            Self::ConfState { data, .. } => append(data),
+            Self::Created { conf_state, .. } | Self::SnapshotInstalled { conf_state, .. } => {
+                append(conf_state);
+            }
+            Self::Truncated { .. } | Self::ReplicaDestroyed { .. } | Self::LossAccepted { .. } => {}
+        }
+        crc
+    }
+
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Entry { .. } => Kind::Entry,
+            Self::HardState { .. } => Kind::HardState,
+            Self::ConfState { .. } => Kind::ConfState,
+            Self::Created { .. } => Kind::Created,
+            Self::SnapshotInstalled { .. } => Kind::SnapshotInstalled,
+            Self::Truncated { .. } => Kind::Truncated,
+            Self::ReplicaDestroyed { .. } => Kind::ReplicaDestroyed,
+            Self::LossAccepted { .. } => Kind::LossAccepted,
+        }
+    }
+
+    fn index(&self) -> u64 {
+        match self {
+            Self::Entry { index, .. }
+            | Self::Created { index, .. }
+            | Self::SnapshotInstalled { index, .. }
+            | Self::Truncated { index, .. }
+            | Self::LossAccepted { index, .. } => *index,
+            Self::HardState { state, .. } => state.commit,
+            Self::ConfState { .. } | Self::ReplicaDestroyed { .. } => 0,
+        }
+    }
+
+    fn term(&self) -> u64 {
+        match self {
+            Self::Entry { term, .. }
+            | Self::Created { term, .. }
+            | Self::SnapshotInstalled { term, .. }
+            | Self::Truncated { term, .. } => *term,
+            Self::HardState { state, .. } => state.term,
+            Self::ConfState { .. } | Self::ReplicaDestroyed { .. } | Self::LossAccepted { .. } => 0,
+        }
+    }
+}
+
+/// The kinds of records, as numbered on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Entry = 1,
+    HardState = 2,
+    ConfState = 3,
+    Created = 4,
+    SnapshotInstalled = 5,
+    Truncated = 6,
+    ReplicaDestroyed = 7,
+    LossAccepted = 8,
+}
+
+impl Kind {
+    fn from_number(number: u8) -> Option<Self> {
+        Some(match number {
+            1 => Self::Entry,
+            2 => Self::HardState,
+            3 => Self::ConfState,
+            4 => Self::Created,
+            5 => Self::SnapshotInstalled,
+            6 => Self::Truncated,
+            7 => Self::ReplicaDestroyed,
+            8 => Self::LossAccepted,
+            _ => return None,
+        })
+    }
+}
+
+/// What a round says about a record before its body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RecordHeader {
+    pub(crate) kind: Kind,
+    pub(crate) entry_kind: u8,
+    pub(crate) key: ReplicaKey,
+    pub(crate) index: u64,
+    pub(crate) term: u64,
+    pub(crate) body_len: u32,
+    pub(crate) body_crc: u32,
+}
+
+impl RecordHeader {
+    fn encode(&self, seed: Seed, out: &mut [u8]) {
+        out[4..8].copy_from_slice(&self.body_crc.to_le_bytes());
+        out[8..12].copy_from_slice(&self.body_len.to_le_bytes());
+        out[12] = self.kind as u8;
+        out[13] = self.entry_kind;
+        out[16..20].copy_from_slice(&self.key.shard.to_le_bytes());
+        out[24..32].copy_from_slice(&self.key.replica.to_le_bytes());
+        out[32..40].copy_from_slice(&self.index.to_le_bytes());
+        out[40..48].copy_from_slice(&self.term.to_le_bytes());
+        let crc = seed.crc(&out[4..RECORD_HEADER_BYTES]);
+        out[..4].copy_from_slice(&crc.to_le_bytes());
+    }
+
+    /// `None` if the bytes are not the header of a record of this round.
+    pub(crate) fn parse(bytes: &[u8], seed: Seed) -> Option<Self> {
+        let bytes = bytes.get(..RECORD_HEADER_BYTES)?;
+        if u32_at(bytes, 0) != seed.crc(&bytes[4..]) {
+            return None;
+        }
+        Some(Self {
+            kind: Kind::from_number(bytes[12])?,
+            entry_kind: bytes[13],
+            key: ReplicaKey { shard: u32_at(bytes, 16), replica: u64_at(bytes, 24) },
+            index: u64_at(bytes, 32),
+            term: u64_at(bytes, 40),
+            body_len: u32_at(bytes, 8),
+            body_crc: u32_at(bytes, 4),
+        })
+    }
+
+    /// The record, given its body, whose checksum the caller has verified. `None` if the body
+    /// does not suit the kind.
+    pub(crate) fn decode(&self, body: Bytes) -> Option<Record> {
+        let Self { key, index, term, .. } = *self;
+        Some(match self.kind {
+            Kind::Entry => {
+                Record::Entry { key, index, term, kind: self.entry_kind, data: body.into() }
+            }
+            Kind::HardState => {
+                let vote = u64::from_le_bytes(body.as_ref().try_into().ok()?);
+                Record::HardState { key, state: HardState { term, vote, commit: index } }
+            }
+            Kind::ConfState => Record::ConfState { key, data: body },
+            Kind::Created => Record::Created { key, index, term, conf_state: body },
+            Kind::SnapshotInstalled => {
+                Record::SnapshotInstalled { key, index, term, conf_state: body }
+            }
+            Kind::Truncated => Record::Truncated { key, index, term },
+            Kind::ReplicaDestroyed => Record::ReplicaDestroyed { key },
+            Kind::LossAccepted => Record::LossAccepted { key, index },
+        })
+    }
+
+    /// The bytes from the start of this record to the start of the next.
+    pub(crate) fn size_bytes(&self) -> u64 {
+        let body_len = u64::from(self.body_len).next_multiple_of(RECORD_ALIGN_BYTES as u64);
+        RECORD_HEADER_BYTES as u64 + body_len
+    }
+}

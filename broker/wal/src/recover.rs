@@ -1,0 +1,289 @@
+//! What a directory of log files says after a crash.
+//!
+//! Two passes, so that memory holds places and never payloads. The first reads file headers and
+//! verifies every round: which are there, which are missing. The second replays the records in
+//! the order of writing.
+//!
+//! # What is a torn tail and what is damage
+//!
+//! Round n + 1 is written after round n is durable, and a file is begun after the last round of
+//! the one before it is. So only the round after the last valid one of the newest file may be
+//! incomplete without anything being wrong. A round that is missing before a valid one, or
+//! before the first round of a newer file, was durable once: that is damage.
+//!
+//! # Place in the walk
+//!
+//! [`crate::log::Wal::open`] reads, copies the last round to a fresh file, and replays
+//! that copy: this module never replays the last round from where it was found.
+
+mod window;
+mod scan;
+mod salvage;
+mod replay;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use ropewalk_disk::{Disk, File, Open};
+
+use crate::files::{self, Location};
+use crate::header::{self, FileHeader, Found};
+use crate::log::{Active, OpenError};
+use crate::record::{HardState, Record, ReplicaKey};
+use crate::replicas::Replicas;
+use crate::usage::Usage;
+
+use replay::{Replay, read_records};
+use scan::{Event, Frame, Place, Scan};
+use window::Window;
+
+/// One entry that is in the log, without its payload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EntryMeta {
+    /// Its place in the replica's log.
+    pub index: u64,
+    /// The term in which it was proposed.
+    pub term: u64,
+    /// The Raft engine's kind of entry.
+    pub kind: u8,
+    /// The length of its payload.
+    pub len_bytes: u32,
+    /// Where the payload is.
+    pub location: Location,
+}
+
+/// What the log knows of one replica.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RecoveredReplica {
+    /// The last one written.
+    pub hard_state: HardState,
+    /// The last one written.
+    pub conf_state: Bytes,
+    /// (index, term): the log starts after it.
+    pub truncated: (u64, u64),
+    /// The entries from `truncated.0 + 1` on, without a hole.
+    pub entries: Vec<EntryMeta>,
+    /// Something of this replica was durable and is lost: why. It must not vote, and nothing
+    /// after [`RecoveredReplica::entries`] is known.
+    pub damage: Option<String>,
+}
+
+/// What the log knows.
+#[derive(Debug, Clone, Default)]
+pub struct Recovered {
+    /// Every replica that was not destroyed.
+    pub replicas: BTreeMap<ReplicaKey, RecoveredReplica>,
+    /// The size of the incomplete round at the end, if its header was whole.
+    pub torn_tail_bytes: u64,
+    /// How many rounds were replayed.
+    pub rounds: u64,
+    /// What a person may want to know: damage, and copies of headers that did not check out.
+    pub notes: Vec<String>,
+}
+
+/// A file of the log that was found.
+#[derive(Debug)]
+pub(crate) struct OldFile {
+    pub(crate) sequence: u64,
+    pub(crate) bytes: u64,
+    pub(crate) file: Arc<dyn File>,
+    /// Its header and where its rounds begin.
+    header: Option<(FileHeader, u64)>,
+    scan: Scan,
+}
+
+impl OldFile {
+    /// Whether something in it counts besides its table.
+    pub(crate) fn contributes(&self) -> bool {
+        self.header.is_none() || !self.scan.events.is_empty()
+    }
+}
+
+/// A recovery under way.
+#[derive(Debug)]
+pub(crate) struct Recovery {
+    /// Oldest first.
+    pub(crate) files: Vec<OldFile>,
+    /// For the fresh file.
+    pub(crate) sequence_next: u64,
+    /// The first round of the fresh file: the one to be copied, or the next one.
+    pub(crate) first_round: u64,
+    replay: Replay,
+    /// The last round of the newest file, taken out of its scan.
+    last: Option<Frame>,
+    rounds: u64,
+    notes: Vec<String>,
+}
+
+impl Recovery {
+    /// Reads everything but the last round of the newest file.
+    pub(crate) fn read(
+        disk: &dyn Disk,
+        dir: &Path,
+        names: &[String],
+        failed: &dyn Fn(io::Error) -> OpenError,
+    ) -> Result<Self, OpenError> {
+        let mut recovery = Self {
+            files: Vec::new(),
+            sequence_next: 1,
+            first_round: 1,
+            replay: Replay::default(),
+            last: None,
+            rounds: 0,
+            notes: Vec::new(),
+        };
+        for sequence in names.iter().filter_map(|name| files::parse_file_name(name)) {
+            recovery.open_file(disk, dir, sequence, failed)?;
+        }
+        recovery.scan().map_err(failed)?;
+        recovery.replay_files().map_err(failed)?;
+        Ok(recovery)
+    }
+
+    fn open_file(
+        &mut self,
+        disk: &dyn Disk,
+        dir: &Path,
+        sequence: u64,
+        failed: &dyn Fn(io::Error) -> OpenError,
+    ) -> Result<(), OpenError> {
+        let path = files::file_path(dir, sequence);
+        let file = disk.open(&path, Open::Read).map_err(failed)?;
+        let bytes = file.len().map_err(failed)?;
+        let header = match header::read(&*file).map_err(failed)? {
+            Found::Version(found) => {
+                return Err(OpenError::Version { path, found, supported: header::VERSION });
+            }
+            Found::Header { header, rounds_at, copies_bad } if header.sequence == sequence => {
+                if copies_bad > 0 {
+                    let path = path.display();
+                    self.notes.push(format!("{path}: {copies_bad} of 4 header parts are damaged"));
+                }
+                Some((header, rounds_at))
+            }
+            Found::Header { .. } | Found::Unreadable => {
+                self.notes.push(format!("{}: the header is unreadable", path.display()));
+                None
+            }
+        };
+        self.files.push(OldFile { sequence, bytes, file, header, scan: Scan::default() });
+        self.sequence_next = sequence.saturating_add(1);
+        Ok(())
+    }
+
+    /// The first pass, newest file first, because a file ends where a newer one takes over.
+    fn scan(&mut self) -> io::Result<()> {
+        let mut limit = None;
+        for old in self.files.iter_mut().rev() {
+            let Some((header, rounds_at)) = &old.header else { continue };
+            let mut window = Window::new(&*old.file)?;
+            let place = Place::of(header);
+            let file = (place, header.file_bytes, header.first_round);
+            old.scan = scan::scan(&mut window, file, *rounds_at, limit)?;
+            limit = Some(limit.unwrap_or(u64::MAX).min(header.first_round));
+        }
+        let Some(newest) = self.files.last_mut() else { return Ok(()) };
+        let Some((header, _)) = &newest.header else {
+            // Rounds of an unreadable file are unknown; go on after all that are known.
+            let ends = self.files.iter().filter_map(|old| old.scan.round_end());
+            self.first_round = ends.max().unwrap_or(1).max(limit.unwrap_or(1));
+            return Ok(());
+        };
+        self.first_round = newest.scan.round_end().unwrap_or(header.first_round);
+        if let Some(Event::Frame(frame)) = newest.scan.events.last().copied() {
+            newest.scan.events.pop();
+            self.first_round = frame.round;
+            self.last = Some(frame);
+        }
+        Ok(())
+    }
+
+    /// The second pass.
+    fn replay_files(&mut self) -> io::Result<()> {
+        for old in &self.files {
+            self.replay.usage.begin_file(old.sequence);
+            let Some((header, _)) = &old.header else {
+                self.replay.lose_everything("the header of a file is unreadable");
+                continue;
+            };
+            self.replay.begin_file(&header.table);
+            let place = Place::of(header);
+            let mut window = Window::new(&*old.file)?;
+            for event in &old.scan.events {
+                match event {
+                    Event::Frame(frame) => {
+                        self.rounds += 1;
+                        self.replay.frame(&mut window, place, frame)?;
+                    }
+                    Event::Gap(gap) => {
+                        let path = files::file_path(Path::new(""), old.sequence);
+                        self.notes.push(format!("{}: {gap}", path.display()));
+                        let salvaged = salvage::salvage(&mut window, place, gap)?;
+                        self.replay.salvaged(&mut window, place, salvaged)?;
+                    }
+                }
+            }
+        }
+        self.replay.settle();
+        let kept: Vec<u64> =
+            self.files.iter().filter(|old| old.contributes()).map(|old| old.sequence).collect();
+        self.replay.usage.files.retain(|file| kept.contains(&file.sequence));
+        Ok(())
+    }
+
+    /// The state before the first round of the fresh file: its table.
+    pub(crate) fn table(&self) -> &Replicas {
+        &self.replay.replicas
+    }
+
+    /// The records of the round that must be copied, if any. They are not believed yet.
+    pub(crate) fn last_round(&self) -> io::Result<Option<Vec<Record>>> {
+        let (Some(frame), Some(newest)) = (&self.last, self.files.last()) else {
+            return Ok(None);
+        };
+        let Some((header, _)) = &newest.header else { return Ok(None) };
+        let mut window = Window::new(&*newest.file)?;
+        read_records(&mut window, Place::of(header), frame).map(Some)
+    }
+
+    /// Replays the copy of the last round from the fresh file, which is durable.
+    pub(crate) fn replay_fresh(&mut self, fresh: &Active, rounds_at: u64) -> io::Result<()> {
+        self.replay.usage.begin_file(fresh.sequence);
+        let Some(copied) = &self.last else { return Ok(()) };
+        let place = Place { file_sequence: fresh.sequence, salt: fresh.salt };
+        let mut window = Window::new(&*fresh.file)?;
+        let frame = scan::frame_at(&mut window, place, rounds_at)?;
+        match frame.filter(|frame| frame.round == copied.round) {
+            Some(frame) => {
+                self.rounds += 1;
+                self.replay.frame(&mut window, place, &frame)
+            }
+            None => Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the disk does not give back a round that was just synced",
+            )),
+        }
+    }
+
+    /// The number of the next round to write.
+    pub(crate) fn round_next(&self) -> u64 {
+        self.first_round + u64::from(self.last.is_some())
+    }
+
+    pub(crate) fn finish(mut self) -> (Recovered, Replicas, Usage, Vec<OldFile>) {
+        self.replay.settle();
+        let newest = self.files.last();
+        let torn_tail_bytes = newest.map_or(0, |newest| newest.scan.torn_tail_bytes);
+        let Replay { replicas, usage, entries, .. } = self.replay;
+        let recovered = Recovered {
+            replicas: replay::recovered(&replicas, entries),
+            torn_tail_bytes,
+            rounds: self.rounds,
+            notes: self.notes,
+        };
+        (recovered, replicas, usage, self.files)
+    }
+}

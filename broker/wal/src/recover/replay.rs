@@ -1,0 +1,308 @@
+//! The second pass: records in the order of writing become the state of every replica.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use bytes::Bytes;
+
+use super::salvage::{Lost, Salvaged};
+use super::scan::{Frame, Place};
+use super::window::Window;
+use super::{EntryMeta, RecoveredReplica};
+use crate::files::Location;
+use crate::frame::{DIRECTORY_HEADER_BYTES, FRAME_HEADER_BYTES, directory_bytes};
+use crate::record::{Kind, RECORD_HEADER_BYTES, Record, RecordHeader, ReplicaKey};
+use crate::replicas::{Change, Replicas, Row};
+use crate::usage::Usage;
+
+/// An entry of the log being replayed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Slot {
+    meta: EntryMeta,
+    /// It was there once and its payload is gone.
+    lost: bool,
+}
+
+/// The state so far.
+#[derive(Debug, Default)]
+pub(super) struct Replay {
+    pub(super) replicas: Replicas,
+    pub(super) usage: Usage,
+    /// By index, ascending; there may be holes before what is truncated.
+    pub(super) entries: BTreeMap<ReplicaKey, Vec<Slot>>,
+    begun: bool,
+    /// Why any replica may have lost records, also one whose birth is among them.
+    anyone_lost: Option<String>,
+}
+
+/// A record as it is replayed.
+struct Replayed {
+    key: ReplicaKey,
+    change: Change,
+    entry: Option<Slot>,
+}
+
+impl Replay {
+    /// A file begins: its table is the state before its first round.
+    pub(super) fn begin_file(&mut self, table: &Replicas) {
+        if !self.begun {
+            self.begun = true;
+            self.replicas = table.clone();
+            if let Some(why) = self.anyone_lost.clone() {
+                self.lose_everything(&why);
+            }
+            return;
+        }
+        let former = std::mem::take(&mut self.replicas);
+        for key in former.rows.keys().filter(|key| !table.rows.contains_key(key)) {
+            self.entries.remove(key);
+            self.usage.forget(*key);
+        }
+        for (key, row) in &table.rows {
+            let mut row = row.clone();
+            let replayed = former.rows.get(key).cloned().unwrap_or_default();
+            if row.damage.is_none() {
+                row.damage = disagreement(&replayed, &row);
+            }
+            if let Some(slots) = self.entries.get_mut(key) {
+                slots.retain(|slot| slot.meta.index <= row.last_index);
+            }
+            self.replicas.rows.insert(*key, row);
+        }
+    }
+
+    /// Replays a round that is whole.
+    pub(super) fn frame(
+        &mut self,
+        window: &mut Window<'_>,
+        place: Place,
+        frame: &Frame,
+    ) -> io::Result<()> {
+        for_each_record(window, place, frame, |window, position, header| {
+            self.record(window, place, (position, &header))
+        })
+    }
+
+    fn record(
+        &mut self,
+        window: &mut Window<'_>,
+        place: Place,
+        (position, header): (u64, &RecordHeader),
+    ) -> io::Result<()> {
+        let (key, entry) = (header.key, entry_slot(place, position, header));
+        let change = match entry {
+            Some(_) => Change::Entry { index: header.index },
+            None => Change::from(&read_record(window, position, header)?),
+        };
+        self.apply(Replayed { key, change, entry });
+        Ok(())
+    }
+
+    /// Replays what is left of damaged rounds and marks who lost something.
+    pub(super) fn salvaged(
+        &mut self,
+        window: &mut Window<'_>,
+        place: Place,
+        salvaged: Salvaged,
+    ) -> io::Result<()> {
+        if let Lost::Anyone = salvaged.lost {
+            self.lose_everything("rounds of the log are damaged beyond recognition");
+        }
+        for found in &salvaged.found {
+            let key = found.header.key;
+            if found.whole {
+                self.record(window, place, (found.position, &found.header))?;
+            } else if let Some(slot) = entry_slot(place, found.position, &found.header) {
+                // It may have been replaced or truncated later: then nothing is lost.
+                let entry = Some(Slot { lost: true, ..slot });
+                self.apply(Replayed {
+                    key,
+                    change: Change::Entry { index: slot.meta.index },
+                    entry,
+                });
+            } else {
+                self.lose(key, format!("a {:?} record is damaged", found.header.kind));
+            }
+        }
+        if let Lost::Replicas(keys) = salvaged.lost {
+            for key in keys {
+                self.lose(key, "a record is damaged beyond recognition".to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    fn lose(&mut self, key: ReplicaKey, why: String) {
+        self.replicas.rows.entry(key).or_default().damage.get_or_insert(why);
+    }
+
+    /// Every replica may have lost records.
+    pub(super) fn lose_everything(&mut self, why: &str) {
+        self.anyone_lost.get_or_insert_with(|| why.to_owned());
+        for row in self.replicas.rows.values_mut() {
+            row.damage.get_or_insert_with(|| why.to_owned());
+        }
+    }
+
+    fn apply(&mut self, replayed: Replayed) {
+        let Replayed { key, change, entry } = replayed;
+        let is_birth = matches!(change, Change::Restart { .. } | Change::Destroyed);
+        if let Some(why) = &self.anyone_lost
+            && !is_birth
+            && !self.replicas.rows.contains_key(&key)
+        {
+            let why = why.clone();
+            self.lose(key, why);
+        }
+        let span = self.replicas.span(key);
+        match &change {
+            Change::Entry { index } => {
+                let slots = self.entries.entry(key).or_default();
+                while slots.last().is_some_and(|slot| slot.meta.index >= *index) {
+                    slots.pop();
+                }
+                slots.extend(entry);
+            }
+            Change::Restart { .. } | Change::Destroyed => {
+                self.entries.remove(&key);
+            }
+            Change::LossAccepted { index } => {
+                if let Some(slots) = self.entries.get_mut(&key) {
+                    slots.retain(|slot| slot.meta.index <= *index);
+                }
+            }
+            Change::HardState(_) | Change::ConfState(_) | Change::Truncated { .. } => {}
+        }
+        self.usage.apply(key, &change, span.last);
+        self.replicas.apply(key, change);
+    }
+
+    /// Marks the replicas whose entries are not all there.
+    pub(super) fn settle(&mut self) {
+        for (key, row) in &mut self.replicas.rows {
+            let slots = self.entries.get(key).map_or(&[][..], |slots| &slots[..]);
+            let whole_until = usable(slots, row).last().map_or(row.truncated.0, |slot| slot.index);
+            if whole_until < row.last_index {
+                let missing = whole_until + 1;
+                let last = row.last_index;
+                row.damage.get_or_insert_with(|| {
+                    format!("entry {missing} of {missing}..={last} is lost")
+                });
+            }
+        }
+    }
+}
+
+/// Why a newer table shows that records before it were lost; `None` if it does not.
+fn disagreement(replayed: &Row, table: &Row) -> Option<String> {
+    if replayed.damage.is_some() {
+        return replayed.damage.clone();
+    }
+    let differs = replayed.last_index != table.last_index && table.last_index > table.truncated.0;
+    differs.then(|| {
+        let (found, known) = (replayed.last_index, table.last_index);
+        format!("the log ends at {found} where a newer table knows it to end at {known}")
+    })
+}
+
+/// The entries after what is truncated, up to the first that is missing.
+fn usable<'a>(slots: &'a [Slot], row: &Row) -> impl Iterator<Item = EntryMeta> + 'a {
+    let start = row.truncated.0;
+    slots
+        .iter()
+        .filter(move |slot| slot.meta.index > start)
+        .zip(start + 1..)
+        .take_while(|(slot, index)| !slot.lost && slot.meta.index == *index)
+        .map(|(slot, _)| slot.meta)
+}
+
+/// What the caller of the log gets to see.
+pub(super) fn recovered(
+    replicas: &Replicas,
+    mut entries: BTreeMap<ReplicaKey, Vec<Slot>>,
+) -> BTreeMap<ReplicaKey, RecoveredReplica> {
+    let recovered = replicas.rows.iter().map(|(key, row)| {
+        let slots = entries.remove(key).unwrap_or_default();
+        let replica = RecoveredReplica {
+            hard_state: row.hard_state,
+            conf_state: row.conf_state.clone(),
+            truncated: row.truncated,
+            entries: usable(&slots, row).collect(),
+            damage: row.damage.clone(),
+        };
+        (*key, replica)
+    });
+    recovered.collect()
+}
+
+/// `None` if the record is not an entry.
+fn entry_slot(place: Place, position: u64, header: &RecordHeader) -> Option<Slot> {
+    if header.kind != Kind::Entry {
+        return None;
+    }
+    let location = Location {
+        file_sequence: place.file_sequence,
+        position,
+        len_bytes: header.body_len,
+        crc: header.body_crc,
+    };
+    let meta = EntryMeta {
+        index: header.index,
+        term: header.term,
+        kind: header.entry_kind,
+        len_bytes: header.body_len,
+        location,
+    };
+    Some(Slot { meta, lost: false })
+}
+
+/// All records of a round that is whole.
+pub(super) fn read_records(
+    window: &mut Window<'_>,
+    place: Place,
+    frame: &Frame,
+) -> io::Result<Vec<Record>> {
+    let mut records = Vec::new();
+    for_each_record(window, place, frame, |window, position, header| {
+        records.push(read_record(window, position, &header)?);
+        Ok(())
+    })?;
+    Ok(records)
+}
+
+/// Gives each record's body position and header.
+fn for_each_record<'w>(
+    window: &mut Window<'w>,
+    place: Place,
+    frame: &Frame,
+    mut each: impl FnMut(&mut Window<'w>, u64, RecordHeader) -> io::Result<()>,
+) -> io::Result<()> {
+    let seed = place.seed(frame.round);
+    let end = frame.position + u64::from(frame.length);
+    let directory_at = frame.position + FRAME_HEADER_BYTES as u64;
+    let directory = window.get(directory_at, DIRECTORY_HEADER_BYTES as u64)?;
+    let directory = directory.and_then(|bytes| directory_bytes(bytes, frame.round));
+    let mut at = directory_at + directory.ok_or_else(foreign)?;
+    while at < end {
+        let bytes = window.get(at, RECORD_HEADER_BYTES as u64)?;
+        let header = bytes.and_then(|bytes| RecordHeader::parse(bytes, seed));
+        let header = header.ok_or_else(foreign)?;
+        each(window, at + RECORD_HEADER_BYTES as u64, header)?;
+        at += header.size_bytes();
+    }
+    Ok(())
+}
+
+fn read_record(
+    window: &mut Window<'_>,
+    position: u64,
+    header: &RecordHeader,
+) -> io::Result<Record> {
+    let body = window.get(position, u64::from(header.body_len))?;
+    body.and_then(|body| header.decode(Bytes::copy_from_slice(body))).ok_or_else(foreign)
+}
+
+/// The checksum says that we wrote it, and yet it is not what we write.
+fn foreign() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "a round with a right checksum makes no sense")
+}

@@ -1,0 +1,163 @@
+//! Taking damaged rounds apart, so that only those pay for the damage whom it hit.
+//!
+//! Inside a round every record has its own checksum, and the directory says how many records
+//! each replica has. What still checks out is used; who has fewer than the directory says
+//! has lost some.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+
+use super::scan::{Gap, Place, header_at};
+use super::window::Window;
+use crate::frame::{
+    DIRECTORY_HEADER_BYTES, FRAME_HEADER_BYTES, FrameHeader, directory_bytes, parse_directory,
+};
+use crate::layout::BLOCK_BYTES;
+use crate::record::{RECORD_ALIGN_BYTES, RECORD_HEADER_BYTES, RecordHeader, ReplicaKey};
+
+/// A block is compared with so many missing rounds at most.
+const CANDIDATES_MAX: usize = 64;
+
+/// A record whose header checks out.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Found {
+    pub(super) position: u64,
+    pub(super) header: RecordHeader,
+    /// Whether the body checks out too.
+    pub(super) whole: bool,
+}
+
+/// Who lost records of which nothing is known.
+#[derive(Debug)]
+pub(super) enum Lost {
+    Replicas(BTreeSet<ReplicaKey>),
+    /// Nobody can say who.
+    Anyone,
+}
+
+/// What is left of a gap.
+#[derive(Debug)]
+pub(super) struct Salvaged {
+    pub(super) found: Vec<Found>,
+    pub(super) lost: Lost,
+}
+
+/// The beginning of a damaged round: its header or its directory checks out.
+#[derive(Debug)]
+struct Start {
+    position: u64,
+    round: u64,
+    header: Option<FrameHeader>,
+    directory: Option<Vec<(ReplicaKey, u32)>>,
+}
+
+pub(super) fn salvage(window: &mut Window<'_>, place: Place, gap: &Gap) -> io::Result<Salvaged> {
+    let starts = starts(window, place, gap)?;
+    let rounds = gap.round_end - gap.round_first;
+    let mut salvaged = Salvaged { found: Vec::new(), lost: Lost::Replicas(BTreeSet::new()) };
+    if starts.len() as u64 != rounds {
+        salvaged.lost = Lost::Anyone;
+    }
+    for (at, start) in starts.iter().enumerate() {
+        let next = starts.get(at + 1).map_or(gap.end, |next| next.position);
+        let found = records(window, place, start, next)?;
+        salvaged.note_lost(start, &found);
+        salvaged.found.extend(found);
+    }
+    Ok(salvaged)
+}
+
+/// The damaged rounds that can be recognised, in order.
+fn starts(window: &mut Window<'_>, place: Place, gap: &Gap) -> io::Result<Vec<Start>> {
+    let mut starts: Vec<Start> = Vec::new();
+    let mut at = gap.start;
+    while at + BLOCK_BYTES <= gap.end {
+        let next = starts.last().map_or(gap.round_first, |start| start.round + 1);
+        if let Some(start) = start_at(window, place, at, next..gap.rounds().end)? {
+            starts.push(start);
+        }
+        at += BLOCK_BYTES;
+    }
+    Ok(starts)
+}
+
+fn start_at(
+    window: &mut Window<'_>,
+    place: Place,
+    at: u64,
+    wanted: std::ops::Range<u64>,
+) -> io::Result<Option<Start>> {
+    let header = header_at(window, place, at)?.filter(|header| wanted.contains(&header.round));
+    let candidates = match &header {
+        Some(header) => header.round..header.round + 1,
+        None => wanted,
+    };
+    for round in candidates.take(CANDIDATES_MAX) {
+        let directory = directory_at(window, place, at, round)?;
+        if header.is_some() || directory.is_some() {
+            return Ok(Some(Start { position: at, round, header, directory }));
+        }
+    }
+    Ok(None)
+}
+
+fn directory_at(
+    window: &mut Window<'_>,
+    place: Place,
+    at: u64,
+    round: u64,
+) -> io::Result<Option<Vec<(ReplicaKey, u32)>>> {
+    let at = at + FRAME_HEADER_BYTES as u64;
+    let Some(bytes) = window.get(at, DIRECTORY_HEADER_BYTES as u64)? else { return Ok(None) };
+    let Some(len) = directory_bytes(bytes, round) else { return Ok(None) };
+    let bytes = window.get(at, len)?;
+    Ok(bytes.and_then(|bytes| parse_directory(bytes, place.seed(round))))
+}
+
+/// The records of a damaged round whose headers check out.
+fn records(
+    window: &mut Window<'_>,
+    place: Place,
+    start: &Start,
+    next: u64,
+) -> io::Result<Vec<Found>> {
+    let seed = place.seed(start.round);
+    let length = start.header.map(|header| u64::from(header.length));
+    let end = length.map_or(next, |length| next.min(start.position + length));
+    let rows = start.directory.as_ref().map_or(0, Vec::len) as u64;
+    let mut at = start.position
+        + (FRAME_HEADER_BYTES + DIRECTORY_HEADER_BYTES) as u64
+        + rows * DIRECTORY_HEADER_BYTES as u64;
+    let mut found = Vec::new();
+    while at + RECORD_HEADER_BYTES as u64 <= end {
+        let bytes = window.get(at, RECORD_HEADER_BYTES as u64)?;
+        let Some(header) = bytes.and_then(|bytes| RecordHeader::parse(bytes, seed)) else {
+            at += RECORD_ALIGN_BYTES as u64;
+            continue;
+        };
+        let position = at + RECORD_HEADER_BYTES as u64;
+        let crc = window.crc(crate::layout::Seed::NONE, position, u64::from(header.body_len))?;
+        found.push(Found { position, header, whole: crc == Some(header.body_crc) });
+        at += header.size_bytes();
+    }
+    Ok(found)
+}
+
+impl Salvaged {
+    /// Compares what was found of a round with what it should hold.
+    fn note_lost(&mut self, start: &Start, found: &[Found]) {
+        let Lost::Replicas(lost) = &mut self.lost else { return };
+        let mut counts: BTreeMap<ReplicaKey, u32> = BTreeMap::new();
+        for record in found {
+            *counts.entry(record.header.key).or_default() += 1;
+        }
+        match (&start.directory, &start.header) {
+            (Some(directory), _) => {
+                let fewer = |(key, records): &&(ReplicaKey, u32)| counts.get(key) < Some(records);
+                lost.extend(directory.iter().filter(fewer).map(|(key, _)| *key));
+            }
+            (None, Some(header)) if found.len() == header.records as usize => {}
+            (None, _) => self.lost = Lost::Anyone,
+        }
+    }
+}

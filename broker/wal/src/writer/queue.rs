@@ -1,0 +1,164 @@
+//! What waits for the writer's thread, and what it tells.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::{Stats, Submission};
+use crate::files::ChoreDone;
+use crate::log::{Wal, WalError};
+use crate::record::ReplicaKey;
+
+pub(super) enum Command {
+    Submit(Submission),
+    Release(BTreeMap<ReplicaKey, u64>),
+    Ask(Box<dyn FnOnce(&Wal) + Send>),
+}
+
+impl Command {
+    pub(super) fn into_submission(self) -> Option<Submission> {
+        match self {
+            Self::Submit(submission) => Some(submission),
+            Self::Release(_) | Self::Ask(_) => None,
+        }
+    }
+}
+
+/// Why the writer goes on.
+pub(super) enum Woken {
+    Commands,
+    Chores,
+    Timeout,
+    /// And nothing is left to do.
+    Closed,
+}
+
+#[derive(Default)]
+struct State {
+    commands: VecDeque<Command>,
+    chores_done: Vec<ChoreDone>,
+    closed: bool,
+    /// The answer to everything from now on.
+    failed: Option<Arc<WalError>>,
+    stats: Stats,
+    threads: Vec<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+pub(super) struct Queue {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl fmt::Debug for Queue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queue").finish_non_exhaustive()
+    }
+}
+
+impl Queue {
+    pub(super) fn push(&self, command: Command) {
+        let mut state = self.state.lock();
+        let refusal = match &state.failed {
+            Some(error) => Some(Arc::clone(error)),
+            None => state.closed.then(|| Arc::new(WalError::Closed)),
+        };
+        let Some(error) = refusal else {
+            state.commands.push_back(command);
+            drop(state);
+            self.changed.notify_one();
+            return;
+        };
+        drop(state);
+        if let Some(submission) = command.into_submission() {
+            (submission.done)(Err(error));
+        }
+    }
+
+    /// Moves what waits to `commands`.
+    pub(super) fn take_commands(&self, commands: &mut VecDeque<Command>) {
+        commands.append(&mut self.state.lock().commands);
+    }
+
+    /// Waits until there is something to do.
+    pub(super) fn wait(
+        &self,
+        commands: &mut VecDeque<Command>,
+        timeout: Option<Duration>,
+    ) -> Woken {
+        let mut state = self.state.lock();
+        let mut timed_out = false;
+        loop {
+            if !state.commands.is_empty() {
+                commands.append(&mut state.commands);
+                return Woken::Commands;
+            }
+            if !state.chores_done.is_empty() {
+                return Woken::Chores;
+            }
+            if state.closed {
+                return Woken::Closed;
+            }
+            if timed_out {
+                return Woken::Timeout;
+            }
+            match timeout {
+                Some(timeout) => {
+                    timed_out = self.changed.wait_for(&mut state, timeout).timed_out();
+                }
+                None => self.changed.wait(&mut state),
+            }
+        }
+    }
+
+    /// Waits until a chore that was handed out is done.
+    pub(super) fn wait_for_chores(&self) {
+        let mut state = self.state.lock();
+        while state.chores_done.is_empty() {
+            self.changed.wait(&mut state);
+        }
+    }
+
+    pub(super) fn take_chores_done(&self) -> Vec<ChoreDone> {
+        std::mem::take(&mut self.state.lock().chores_done)
+    }
+
+    pub(super) fn chore_done(&self, done: ChoreDone) {
+        self.state.lock().chores_done.push(done);
+        self.changed.notify_one();
+    }
+
+    /// From now on everything is answered with `error`.
+    pub(super) fn fail(&self, error: &Arc<WalError>) {
+        self.state.lock().failed.get_or_insert_with(|| Arc::clone(error));
+    }
+
+    pub(super) fn close(&self) {
+        self.state.lock().closed = true;
+        self.changed.notify_one();
+    }
+
+    pub(super) fn set_threads(&self, threads: [JoinHandle<()>; 2]) {
+        self.state.lock().threads.extend(threads);
+    }
+
+    pub(super) fn join(&self) {
+        let threads = std::mem::take(&mut self.state.lock().threads);
+        for thread in threads {
+            // A panic there was answered to all who waited, and is printed.
+            let _ = thread.join();
+        }
+    }
+
+    pub(super) fn publish(&self, stats: Stats) {
+        self.state.lock().stats = stats;
+    }
+
+    pub(super) fn stats(&self) -> Stats {
+        self.state.lock().stats
+    }
+}
