@@ -1,0 +1,56 @@
+//! AlterPartitionReassignments: replicas move by shard, so the only set that can be asked for is
+//! the one there is; asking for it changes nothing.
+
+use std::sync::Arc;
+
+use ropewalk_codec::alter_partition_reassignments_request::{
+    AlterPartitionReassignmentsRequest, ReassignablePartition, ReassignableTopic,
+};
+use ropewalk_codec::alter_partition_reassignments_response::{
+    AlterPartitionReassignmentsResponse, ReassignablePartitionResponse, ReassignableTopicResponse,
+};
+use uuid::Uuid;
+
+use super::create_topics::check_replicas;
+use super::{Call, Close, Context, ErrorCode};
+
+/// Answers the request.
+pub(crate) async fn handle(
+    ctx: &Arc<Context>,
+    call: &Call,
+    request: AlterPartitionReassignmentsRequest,
+) -> Result<AlterPartitionReassignmentsResponse, Close> {
+    let topic = |topic: ReassignableTopic| {
+        let view = ctx.topic(&topic.name, Uuid::nil());
+        let partition = |asked: ReassignablePartition| {
+            let found = view.as_deref().map_err(|code| *code);
+            let found = found.and_then(|view| ctx.partition(view, asked.partition_index));
+            let checked = found
+                .map_err(|code| (code, "there is no such partition".to_owned()))
+                .and_then(|_| match &asked.replicas {
+                    Some(replicas) => check_replicas(ctx, replicas),
+                    None => Err((
+                        ErrorCode::NoReassignmentInProgress,
+                        "no reassignment is in progress".to_owned(),
+                    )),
+                });
+            let (code, error_message) = match checked {
+                Ok(()) => (ErrorCode::None, None),
+                Err((code, why)) => (code, Some(why.into())),
+            };
+            ReassignablePartitionResponse {
+                partition_index: asked.partition_index,
+                error_code: call.refuse(code),
+                error_message,
+            }
+        };
+        let partitions = topic.partitions.into_iter().map(partition).collect();
+        ReassignableTopicResponse { name: topic.name, partitions }
+    };
+    let responses = request.topics.into_iter().map(topic).collect();
+    Ok(AlterPartitionReassignmentsResponse {
+        allow_replication_factor_change: request.allow_replication_factor_change,
+        responses,
+        ..Default::default()
+    })
+}

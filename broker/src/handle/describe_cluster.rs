@@ -1,0 +1,47 @@
+//! DescribeCluster: which brokers there are (KIP-700).
+
+use std::sync::Arc;
+
+use ropewalk_codec::Str;
+use ropewalk_codec::describe_cluster_request::DescribeClusterRequest;
+use ropewalk_codec::describe_cluster_response::{DescribeClusterBroker, DescribeClusterResponse};
+
+use super::{Call, Close, Context, ErrorCode, operations};
+
+/// Brokers, as opposed to controllers (KIP-919).
+const BROKERS: i8 = 1;
+
+/// Answers the request.
+pub(crate) async fn handle(
+    ctx: &Arc<Context>,
+    call: &Call,
+    request: DescribeClusterRequest,
+) -> Result<DescribeClusterResponse, Close> {
+    if request.endpoint_type != BROKERS {
+        return Ok(DescribeClusterResponse {
+            error_code: call.refuse(ErrorCode::MismatchedEndpointType),
+            error_message: Some(Str::from_static("this listener serves brokers' clients")),
+            endpoint_type: BROKERS,
+            ..Default::default()
+        });
+    }
+    let (host, port) = ctx.endpoint(&call.peer);
+    let broker = DescribeClusterBroker {
+        broker_id: ctx.broker_id,
+        host,
+        port,
+        rack: ctx.rack.clone(),
+        is_fenced: false,
+    };
+    let mut response = DescribeClusterResponse {
+        endpoint_type: BROKERS,
+        cluster_id: ctx.cluster_id.clone(),
+        controller_id: ctx.broker_id,
+        brokers: vec![broker],
+        ..Default::default()
+    };
+    if request.include_cluster_authorized_operations {
+        response.cluster_authorized_operations = operations::CLUSTER;
+    }
+    Ok(response)
+}

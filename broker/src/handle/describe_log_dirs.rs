@@ -1,0 +1,55 @@
+//! DescribeLogDirs: how much room each partition takes. There is one directory, the data directory.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use ropewalk_codec::Str;
+use ropewalk_codec::describe_log_dirs_request::DescribeLogDirsRequest;
+use ropewalk_codec::describe_log_dirs_response::{
+    DescribeLogDirsPartition, DescribeLogDirsResponse, DescribeLogDirsResult, DescribeLogDirsTopic,
+};
+
+use super::{Call, Close, Context};
+
+/// Answers the request.
+pub(crate) async fn handle(
+    ctx: &Arc<Context>,
+    _call: &Call,
+    request: DescribeLogDirsRequest,
+) -> Result<DescribeLogDirsResponse, Close> {
+    let asked: Option<HashMap<Str, Vec<i32>>> = request
+        .topics
+        .map(|topics| topics.into_iter().map(|topic| (topic.topic, topic.partitions)).collect());
+    let mut topics = Vec::new();
+    for view in ctx.view.all() {
+        let wanted = match &asked {
+            None => None,
+            Some(asked) => match asked.get(&*view.name) {
+                None => continue,
+                wanted => wanted,
+            },
+        };
+        let count = i32::try_from(view.partitions.len()).expect("bounded by limits");
+        let indexes = (0..count).filter(|index| wanted.is_none_or(|w| w.contains(index)));
+        let partitions = indexes.filter_map(|index| {
+            let size = ctx.partition(&view, index).ok()?.log.size_bytes();
+            Some(DescribeLogDirsPartition {
+                partition_index: index,
+                partition_size: i64::try_from(size).unwrap_or(i64::MAX),
+                offset_lag: 0,
+                is_future_key: false,
+            })
+        });
+        let name = Str::from(&*view.name);
+        topics.push(DescribeLogDirsTopic { name, partitions: partitions.collect() });
+    }
+    let (total_bytes, usable_bytes) = tokio::task::block_in_place(|| ctx.disk_bytes());
+    let result = DescribeLogDirsResult {
+        log_dir: ctx.log_dir.clone(),
+        topics,
+        total_bytes,
+        usable_bytes,
+        ..Default::default()
+    };
+    Ok(DescribeLogDirsResponse { results: vec![result], ..Default::default() })
+}

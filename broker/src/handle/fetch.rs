@@ -1,0 +1,201 @@
+//! Fetch: whole batches from each partition, or a wait until there are enough.
+//!
+//! The records are not copied: a response is made of slices of the tail, or of what was read from
+//! a segment. What a response may hold is bounded by the client's limits, by ours, and by the
+//! budget for answers that all connections share.
+//!
+//! Sessions (KIP-227) are declined: every answer carries session id 0, which tells the client to
+//! name all partitions each time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ropewalk_codec::fetch_request::{FetchPartition, FetchRequest, FetchTopic};
+use ropewalk_codec::fetch_response::{
+    EpochEndOffset, FetchResponse, FetchableTopicResponse, PartitionData,
+};
+use ropewalk_codec::{Records, Str};
+use ropewalk_shard::log::{Chunk, PartitionLog};
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
+use uuid::Uuid;
+
+use super::partition::Found;
+use super::{Call, Close, Context, ErrorCode};
+use crate::limits;
+
+/// A client that asks a full session for the first time has this epoch; -1 asks for none.
+const FIRST_EPOCH: i32 = 0;
+
+/// What a client wants of one partition.
+#[derive(Debug)]
+struct Want {
+    asked: FetchPartition,
+    found: Result<Found, ErrorCode>,
+}
+
+/// One topic of the request.
+#[derive(Debug)]
+struct Wants {
+    topic: Str,
+    topic_id: Uuid,
+    partitions: Vec<Want>,
+}
+
+/// Answers a fetch.
+pub(crate) async fn handle(
+    ctx: &Arc<Context>,
+    call: &Call,
+    request: FetchRequest,
+) -> Result<FetchResponse, Close> {
+    if request.session_epoch > FIRST_EPOCH && request.session_id != 0 {
+        let error_code = call.refuse(ErrorCode::FetchSessionIdNotFound);
+        return Ok(FetchResponse { error_code, ..Default::default() });
+    }
+    let wants = resolve(ctx, request.topics);
+    let bytes_max = usize::try_from(request.max_bytes).unwrap_or(0).min(limits::FETCH_BYTES_MAX);
+    let bytes_min = usize::try_from(request.min_bytes).unwrap_or(0).min(bytes_max);
+    let wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0));
+    let deadline = Instant::now() + wait.min(limits::FETCH_WAIT_MAX);
+    call.hold(ctx.answers.acquire(bytes_max.min(limits::FETCH_RESERVE_BYTES)).await);
+
+    let appended = Arc::new(Notify::new());
+    loop {
+        let waits = bytes_min > 0 && Instant::now() < deadline;
+        if waits {
+            logs(&wants).for_each(|log| log.notify_on_append(&appended));
+        }
+        let (response, size_bytes, urgent) = collect(call, &wants, bytes_max);
+        if !waits || urgent || size_bytes >= bytes_min {
+            return Ok(response);
+        }
+        // Woken or not, what is there is looked at once more; past the deadline it is the answer.
+        let _ = timeout_at(deadline, appended.notified()).await;
+    }
+}
+
+fn resolve(ctx: &Context, topics: Vec<FetchTopic>) -> Vec<Wants> {
+    let topic = |topic: FetchTopic| {
+        let view = ctx.topic(&topic.topic, topic.topic_id);
+        let want = |asked: FetchPartition| {
+            let found = match &view {
+                Ok(view) => ctx.partition(view, asked.partition),
+                Err(code) => Err(*code),
+            };
+            let found = found.and_then(|found| {
+                found.check_epoch(asked.current_leader_epoch)?;
+                Ok(found)
+            });
+            Want { asked, found }
+        };
+        let partitions = topic.partitions.into_iter().map(want).collect();
+        Wants { topic: topic.topic, topic_id: topic.topic_id, partitions }
+    };
+    topics.into_iter().map(topic).collect()
+}
+
+fn logs(wants: &[Wants]) -> impl Iterator<Item = &Arc<PartitionLog>> {
+    let partitions = wants.iter().flat_map(|wants| &wants.partitions);
+    partitions.filter_map(|want| want.found.as_ref().ok()).map(|found| &found.log)
+}
+
+/// Reads what there is: the response, its records' size, and whether it must not wait.
+fn collect(call: &Call, wants: &[Wants], bytes_max: usize) -> (FetchResponse, usize, bool) {
+    let mut size_bytes = 0;
+    let mut urgent = false;
+    let mut responses = Vec::with_capacity(wants.len());
+    for topic in wants {
+        let mut partitions = Vec::with_capacity(topic.partitions.len());
+        for want in &topic.partitions {
+            let data = read(call, want, bytes_max.saturating_sub(size_bytes), size_bytes == 0);
+            size_bytes += data.records.len();
+            urgent |= data.error_code != ErrorCode::None.code() || data.diverging_epoch.epoch >= 0;
+            partitions.push(data);
+        }
+        responses.push(FetchableTopicResponse {
+            topic: topic.topic.clone(),
+            topic_id: topic.topic_id,
+            partitions,
+        });
+    }
+    (FetchResponse { responses, ..Default::default() }, size_bytes, urgent)
+}
+
+/// One partition's part. The first batch of the whole answer comes whatever its size (KIP-74).
+fn read(call: &Call, want: &Want, room: usize, first: bool) -> PartitionData {
+    let asked = &want.asked;
+    let found = match &want.found {
+        Ok(found) => found,
+        Err(code) => return failed(call, asked.partition, *code),
+    };
+    if found.log.is_closed() {
+        return failed(call, asked.partition, ErrorCode::UnknownTopicOrPartition);
+    }
+    let mut data = PartitionData {
+        partition_index: asked.partition,
+        high_watermark: found.log.high_watermark(),
+        log_start_offset: found.log.log_start(),
+        ..Default::default()
+    };
+    data.last_stable_offset = data.high_watermark;
+    data.records = Records::from_chunks(Vec::new());
+    if let Some(diverging) = diverging(found, asked) {
+        data.diverging_epoch = diverging;
+        return data;
+    }
+    let limit = usize::try_from(asked.partition_max_bytes).unwrap_or(0).min(room);
+    match read_log(&found.log, asked.fetch_offset, limit, first) {
+        Ok(chunk) => {
+            // What was read may lie above the watermark that was looked at before it.
+            data.high_watermark = data.high_watermark.max(chunk.next_offset);
+            data.last_stable_offset = data.high_watermark;
+            data.records = Records::from_chunks(chunk.bytes);
+            data
+        }
+        Err(code) => PartitionData {
+            records: Records::from_chunks(Vec::new()),
+            error_code: call.refuse(code),
+            ..data
+        },
+    }
+}
+
+fn read_log(
+    log: &Arc<PartitionLog>,
+    from: i64,
+    bytes_max: usize,
+    at_least_one: bool,
+) -> Result<Chunk, ErrorCode> {
+    if let Some(chunk) = log.read_from_memory(from, bytes_max, at_least_one) {
+        return Ok(chunk);
+    }
+    let read = || log.read(from, bytes_max, at_least_one);
+    tokio::task::block_in_place(read).map_err(|error| {
+        tracing::debug!(partition = %log.partition(), from, %error, "nothing to read");
+        ErrorCode::from(&error)
+    })
+}
+
+/// Where the client's log and ours part, if they do (KIP-595).
+fn diverging(found: &Found, asked: &FetchPartition) -> Option<EpochEndOffset> {
+    if asked.last_fetched_epoch < 0 {
+        return None;
+    }
+    let state = found.shard.state();
+    let (epoch, end_offset) =
+        state.partitions.get(&found.id)?.epoch_end(asked.last_fetched_epoch)?;
+    let parted = epoch < asked.last_fetched_epoch || end_offset < asked.fetch_offset;
+    parted.then_some(EpochEndOffset { epoch, end_offset })
+}
+
+fn failed(call: &Call, partition_index: i32, code: ErrorCode) -> PartitionData {
+    PartitionData {
+        partition_index,
+        error_code: call.refuse(code),
+        high_watermark: -1,
+        last_stable_offset: -1,
+        log_start_offset: -1,
+        records: Records::from_chunks(Vec::new()),
+        ..Default::default()
+    }
+}

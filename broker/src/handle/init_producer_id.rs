@@ -1,0 +1,55 @@
+//! InitProducerId: an identity for a producer that numbers its batches (KIP-98).
+//!
+//! Ids come from the catalog in blocks; a block that was taken and not used up before a restart
+//! is lost, so that no id is ever given twice.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use ropewalk_codec::init_producer_id_request::InitProducerIdRequest;
+use ropewalk_codec::init_producer_id_response::InitProducerIdResponse;
+use tokio::sync::Mutex;
+
+use super::{Call, Close, Context, ErrorCode};
+
+/// How many ids are taken from the catalog at once.
+const BLOCK: i64 = 1000;
+
+/// The rest of the block that was taken last.
+#[derive(Debug, Default)]
+pub(crate) struct ProducerIds(Mutex<Range<i64>>);
+
+impl ProducerIds {
+    async fn next(&self, ctx: &Context) -> Result<i64, ErrorCode> {
+        let mut block = self.0.lock().await;
+        if block.is_empty() {
+            let first = ctx.topics.allocate_producer_ids(BLOCK).await?;
+            *block = first..first + BLOCK;
+        }
+        Ok(block.next().expect("a block is not empty"))
+    }
+}
+
+/// Answers the request.
+pub(crate) async fn handle(
+    ctx: &Arc<Context>,
+    call: &Call,
+    request: InitProducerIdRequest,
+) -> Result<InitProducerIdResponse, Close> {
+    let id = match request.transactional_id {
+        // Transactions are not there, and the APIs they need are not advertised.
+        Some(_) => Err(ErrorCode::UnsupportedVersion),
+        None => ctx.producer_ids.next(ctx).await,
+    };
+    Ok(match id {
+        Ok(producer_id) => {
+            InitProducerIdResponse { producer_id, producer_epoch: 0, ..Default::default() }
+        }
+        Err(code) => InitProducerIdResponse {
+            error_code: call.refuse(code),
+            producer_id: -1,
+            producer_epoch: -1,
+            ..Default::default()
+        },
+    })
+}

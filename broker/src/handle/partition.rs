@@ -1,0 +1,65 @@
+//! From the topic and partition that a client names to the shard and the log behind it.
+
+use std::sync::Arc;
+
+use ropewalk_codec::Str;
+use ropewalk_shard::{PartitionId, PartitionLog, Shard, TopicId};
+use uuid::Uuid;
+
+use super::{Context, ErrorCode};
+use crate::catalog::TopicView;
+
+/// A partition that this broker leads.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// Its identity.
+    pub(crate) id: PartitionId,
+    /// Where it lives.
+    pub(crate) shard: Arc<Shard>,
+    /// Its records.
+    pub(crate) log: Arc<PartitionLog>,
+    /// The epoch it is led in.
+    pub(crate) leader_epoch: i32,
+}
+
+impl Context {
+    /// The topic of a request that names it by name or, in newer versions, by id.
+    pub(crate) fn topic(&self, name: &Str, id: Uuid) -> Result<Arc<TopicView>, ErrorCode> {
+        if id.is_nil() {
+            self.view.by_name(name).ok_or(ErrorCode::UnknownTopicOrPartition)
+        } else {
+            self.view.by_id(TopicId(id)).ok_or(ErrorCode::UnknownTopicId)
+        }
+    }
+
+    /// The partition, if this broker leads it.
+    pub(crate) fn partition(&self, topic: &TopicView, index: i32) -> Result<Found, ErrorCode> {
+        let (id, home) = topic.partition(index).ok_or(ErrorCode::UnknownTopicOrPartition)?;
+        let shard = self.node.shard(home.shard).ok_or(ErrorCode::NotLeaderOrFollower)?;
+        let term = shard.leading().ok_or(ErrorCode::NotLeaderOrFollower)?;
+        let log = shard.log(&id).ok_or(ErrorCode::UnknownTopicOrPartition)?;
+        let term = i32::try_from(term).unwrap_or(i32::MAX);
+        let leader_epoch = home.epoch_base.saturating_add(term);
+        Ok(Found { id, shard: Arc::clone(shard), log, leader_epoch })
+    }
+}
+
+impl Found {
+    /// Whether the client knows who leads (KIP-320); -1 is "does not care".
+    pub(crate) fn check_epoch(&self, asked: i32) -> Result<(), ErrorCode> {
+        match asked {
+            epoch if epoch < 0 => Ok(()),
+            epoch if epoch < self.leader_epoch => Err(ErrorCode::FencedLeaderEpoch),
+            epoch if epoch > self.leader_epoch => Err(ErrorCode::UnknownLeaderEpoch),
+            _ => Ok(()),
+        }
+    }
+
+    /// The epoch of the record at `offset`; -1 when nothing is known of it.
+    pub(crate) fn epoch_at(&self, offset: i64) -> i32 {
+        let state = self.shard.state();
+        let Some(partition) = state.partitions.get(&self.id) else { return -1 };
+        let at = partition.epochs.iter().rposition(|epoch| epoch.start_offset <= offset);
+        at.map_or(-1, |at| partition.epochs[at].epoch)
+    }
+}
