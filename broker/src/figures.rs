@@ -1,0 +1,129 @@
+//! The three figures of every queue and group: length, delay, throughput.
+//!
+//! Measured by the broker itself, from what is applied: an append feeds the arrivals and leaves a
+//! sample of its time; a commit tells what was processed and, by the samples it passes, how long
+//! that took. No segment is ever read for a commit. [`Figures`] listens on the shards' own loops
+//! and does little there; what is asked is put together when it is asked.
+//!
+//! - **length**: visible records between a group's committed offset and the end; before a group's
+//!   first commit, all that are there. Of a queue: its slowest group's, or all records when no
+//!   group reads it.
+//! - **delay**: commit time minus record timestamp, not below 0, of what was committed in the last
+//!   minute (or in the last minute in which anything was); and the age, by append time, of the
+//!   oldest record not yet committed.
+//! - **throughput**: records per second over the last half minute, arriving and processed.
+//!
+//! Samples, rates and delays are volatile: after a restart they fill again.
+
+mod meter;
+mod delay;
+mod sample;
+mod report;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use ropewalk_shard::{Effect, PartitionId, TopicId};
+
+pub use delay::Delay;
+pub use meter::Meter;
+pub use report::{DelayReport, GroupReport, QueueReport, Report, Throughput};
+pub use sample::Sample;
+
+/// Stripes of the table of partitions, so that shards do not wait for each other.
+const STRIPES: usize = 64;
+
+/// What has been measured. One for the whole broker.
+#[derive(Debug)]
+pub struct Figures {
+    partitions: Vec<Mutex<HashMap<PartitionId, Arrivals>>>,
+    groups: Mutex<HashMap<Arc<str>, HashMap<TopicId, Processed>>>,
+}
+
+/// What arrived in a partition.
+#[derive(Debug, Default)]
+struct Arrivals {
+    rate: Meter,
+    sample: Sample,
+}
+
+/// What a group processed of a topic.
+#[derive(Debug, Default)]
+struct Processed {
+    rate: Meter,
+    delay: Delay,
+}
+
+impl Default for Figures {
+    fn default() -> Self {
+        Self {
+            partitions: (0..STRIPES).map(|_| Mutex::default()).collect(),
+            groups: Mutex::default(),
+        }
+    }
+}
+
+impl Figures {
+    /// Takes what was applied. Called on the shard's loop.
+    pub fn applied(&self, effects: &[Effect]) {
+        for effect in effects {
+            match effect {
+                Effect::Appended { partition, batch, time_ms } => {
+                    let mut stripe = self.stripe(*partition).lock();
+                    let arrivals = stripe.entry(*partition).or_default();
+                    let count = u64::try_from(batch.count).unwrap_or(0);
+                    arrivals.rate.add(*time_ms, count);
+                    arrivals.sample.push(batch.base_offset, *time_ms, batch.max_timestamp_ms);
+                }
+                Effect::Committed { group, partition, before, after, time_ms } => {
+                    self.committed(group, *partition, before.unwrap_or(0)..*after, *time_ms);
+                }
+                Effect::Closed(partition) => {
+                    self.stripe(*partition).lock().remove(partition);
+                }
+                Effect::Opened(_)
+                | Effect::LogStart { .. }
+                | Effect::GroupChanged(_)
+                | Effect::CatalogChanged(_) => {}
+            }
+        }
+    }
+
+    /// Forgets what is measured of groups that no longer exist.
+    pub fn retain_groups(&self, exists: impl Fn(&str) -> bool) {
+        self.groups.lock().retain(|group, _| exists(group));
+    }
+
+    fn committed(
+        &self,
+        group: &str,
+        partition: PartitionId,
+        passed: std::ops::Range<i64>,
+        now_ms: i64,
+    ) {
+        let Ok(count) = u64::try_from(passed.end - passed.start) else {
+            return; // A commit that goes back processes nothing.
+        };
+        let delays = {
+            let stripe = self.stripe(partition).lock();
+            stripe.get(&partition).map(|a| a.sample.delays(&passed, now_ms)).unwrap_or_default()
+        };
+        let mut groups = self.groups.lock();
+        if !groups.contains_key(group) {
+            groups.insert(group.into(), HashMap::new());
+        }
+        let topics = groups.get_mut(group).expect("it is there now");
+        let processed = topics.entry(partition.topic).or_default();
+        processed.rate.add(now_ms, count);
+        for (delay_ms, weight) in delays {
+            processed.delay.add(now_ms, delay_ms, weight);
+        }
+    }
+
+    fn stripe(&self, partition: PartitionId) -> &Mutex<HashMap<PartitionId, Arrivals>> {
+        let low = partition.topic.0.as_u128() as usize;
+        let index = usize::try_from(partition.index).unwrap_or(0);
+        &self.partitions[low.wrapping_add(index) % STRIPES]
+    }
+}

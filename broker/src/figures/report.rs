@@ -1,0 +1,244 @@
+//! The figures put together, when somebody asks.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use ropewalk_shard::node::Node;
+use ropewalk_shard::{PartitionId, PartitionLog, TopicId};
+use serde::Serialize;
+
+use super::Figures;
+use crate::catalog::{TopicView, View};
+
+/// Every queue's figures at one moment.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// In the order of their names.
+    pub queues: Vec<QueueReport>,
+}
+
+/// One queue.
+#[derive(Debug, Clone, Serialize)]
+pub struct QueueReport {
+    /// Its name.
+    pub name: String,
+    /// Its topic id.
+    pub id: String,
+    /// How many partitions it has.
+    pub partitions: usize,
+    /// Records not yet processed by its slowest group; all there are, if it has none.
+    pub length: i64,
+    /// The delay of its slowest group.
+    pub delay: DelayReport,
+    /// Records per second.
+    pub throughput: Throughput,
+    /// Bytes on disk and in memory.
+    pub size_bytes: u64,
+    /// Every group that reads it.
+    pub groups: Vec<GroupReport>,
+}
+
+/// One group of a queue.
+#[derive(Debug, Clone, Serialize)]
+pub struct GroupReport {
+    /// Its name.
+    pub name: String,
+    /// How many members it has.
+    pub members: usize,
+    /// Records not yet processed.
+    pub length: i64,
+    /// How long records take.
+    pub delay: DelayReport,
+    /// Records per second.
+    pub throughput: Throughput,
+}
+
+/// How long records take.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct DelayReport {
+    /// Half of them took no longer, milliseconds; null before anything was processed.
+    pub p50_ms: Option<i64>,
+    /// 99 of 100 took no longer, milliseconds.
+    pub p99_ms: Option<i64>,
+    /// How long the oldest unprocessed record has waited, milliseconds; 0 when there is none.
+    pub oldest_ms: i64,
+}
+
+/// Records per second.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct Throughput {
+    /// Arriving.
+    pub in_per_second: f64,
+    /// Processed.
+    pub processed_per_second: f64,
+}
+
+/// What the groups of the whole broker committed, by topic.
+type Commits = HashMap<TopicId, BTreeMap<String, GroupCommits>>;
+
+/// One group's commits of one topic.
+#[derive(Debug, Default)]
+struct GroupCommits {
+    members: usize,
+    offsets: HashMap<PartitionId, i64>,
+}
+
+impl Figures {
+    /// Every queue's figures at `now_ms`.
+    #[must_use]
+    pub fn report(&self, node: &Node, view: &View, now_ms: i64) -> Report {
+        let mut commits = commits(node, None);
+        let queue = |topic: Arc<TopicView>| {
+            let groups = commits.remove(&topic.id).unwrap_or_default();
+            self.queue(node, &topic, groups, now_ms)
+        };
+        Report { queues: view.all().into_iter().map(queue).collect() }
+    }
+
+    /// One queue's figures at `now_ms`.
+    #[must_use]
+    pub fn report_one(&self, node: &Node, topic: &TopicView, now_ms: i64) -> QueueReport {
+        let groups = commits(node, Some(topic.id)).remove(&topic.id).unwrap_or_default();
+        self.queue(node, topic, groups, now_ms)
+    }
+
+    fn queue(
+        &self,
+        node: &Node,
+        topic: &TopicView,
+        groups: BTreeMap<String, GroupCommits>,
+        now_ms: i64,
+    ) -> QueueReport {
+        let logs = logs(node, topic);
+        let arrivals = logs.iter().map(|(id, _)| self.arrivals_per_second(*id, now_ms)).sum();
+        let groups: Vec<GroupReport> = groups
+            .into_iter()
+            .map(|(name, commits)| self.group(topic, &logs, name, &commits, arrivals, now_ms))
+            .collect();
+        let nobody = GroupCommits::default();
+        let slowest = groups.iter().max_by_key(|group| (group.delay.p99_ms, group.delay.oldest_ms));
+        QueueReport {
+            name: topic.name.to_string(),
+            id: topic.id.to_string(),
+            partitions: topic.partitions.len(),
+            length: match groups.iter().map(|group| group.length).max() {
+                Some(length) => length,
+                None => logs.iter().map(|(id, log)| length(log, *id, &nobody)).sum(),
+            },
+            delay: match slowest {
+                Some(group) => group.delay,
+                None => DelayReport {
+                    oldest_ms: self.oldest_ms(&logs, &nobody, now_ms),
+                    ..DelayReport::default()
+                },
+            },
+            throughput: Throughput {
+                in_per_second: rounded(arrivals),
+                processed_per_second: groups
+                    .iter()
+                    .map(|group| group.throughput.processed_per_second)
+                    .sum(),
+            },
+            size_bytes: logs.iter().map(|(_, log)| log.size_bytes()).sum(),
+            groups,
+        }
+    }
+
+    fn group(
+        &self,
+        topic: &TopicView,
+        logs: &[(PartitionId, Arc<PartitionLog>)],
+        name: String,
+        commits: &GroupCommits,
+        arrivals: f64,
+        now_ms: i64,
+    ) -> GroupReport {
+        let (rate, p50_ms, p99_ms) = {
+            let groups = self.groups.lock();
+            let processed = groups.get(name.as_str()).and_then(|topics| topics.get(&topic.id));
+            processed.map_or((0.0, None, None), |p| {
+                let (p50, p99) = (p.delay.quantile_ms(0.5), p.delay.quantile_ms(0.99));
+                (p.rate.per_second(now_ms), p50, p99)
+            })
+        };
+        GroupReport {
+            name,
+            members: commits.members,
+            length: logs.iter().map(|(id, log)| length(log, *id, commits)).sum(),
+            delay: DelayReport { p50_ms, p99_ms, oldest_ms: self.oldest_ms(logs, commits, now_ms) },
+            throughput: Throughput {
+                in_per_second: rounded(arrivals),
+                processed_per_second: rounded(rate),
+            },
+        }
+    }
+
+    fn arrivals_per_second(&self, partition: PartitionId, now_ms: i64) -> f64 {
+        let stripe = self.stripe(partition).lock();
+        stripe.get(&partition).map_or(0.0, |arrivals| arrivals.rate.per_second(now_ms))
+    }
+
+    /// The longest wait of a record that is not committed.
+    fn oldest_ms(
+        &self,
+        logs: &[(PartitionId, Arc<PartitionLog>)],
+        commits: &GroupCommits,
+        now_ms: i64,
+    ) -> i64 {
+        let wait = |(id, log): &(PartitionId, Arc<PartitionLog>)| {
+            let next = next_of(log, *id, commits);
+            if next >= log.high_watermark() {
+                return None;
+            }
+            let sampled = || {
+                let stripe = self.stripe(*id).lock();
+                stripe.get(id).and_then(|arrivals| arrivals.sample.appended_ms(next))
+            };
+            log.appended_ms(next).or_else(sampled).map(|appended_ms| now_ms - appended_ms)
+        };
+        logs.iter().filter_map(wait).max().unwrap_or(0).max(0)
+    }
+}
+
+/// Where a group goes on: its commit, or the log start if that is later or there is none.
+fn next_of(log: &PartitionLog, id: PartitionId, commits: &GroupCommits) -> i64 {
+    let committed = commits.offsets.get(&id).copied().unwrap_or(0);
+    committed.max(log.log_start())
+}
+
+fn length(log: &PartitionLog, id: PartitionId, commits: &GroupCommits) -> i64 {
+    let (next, end) = (next_of(log, id, commits), log.high_watermark());
+    if next >= end { 0 } else { i64::try_from(log.visible_count(next..end)).unwrap_or(i64::MAX) }
+}
+
+fn logs(node: &Node, topic: &TopicView) -> Vec<(PartitionId, Arc<PartitionLog>)> {
+    let log = |(index, home): (i32, &ropewalk_shard::command::PartitionHome)| {
+        let id = PartitionId { topic: topic.id, index };
+        Some((id, node.shard(home.shard)?.log(&id)?))
+    };
+    (0..).zip(&topic.partitions).filter_map(log).collect()
+}
+
+fn commits(node: &Node, only: Option<TopicId>) -> Commits {
+    let mut commits = Commits::new();
+    for shard in node.shards() {
+        for (name, group) in &shard.state().groups {
+            let offsets = group.offsets.iter();
+            for (id, committed) in offsets.filter(|(id, _)| only.is_none_or(|o| o == id.topic)) {
+                let groups = commits.entry(id.topic).or_default();
+                if !groups.contains_key(name) {
+                    groups.insert(name.clone(), GroupCommits::default());
+                }
+                let of_group = groups.get_mut(name).expect("it is there now");
+                of_group.members = group.members.len();
+                of_group.offsets.insert(*id, committed.offset);
+            }
+        }
+    }
+    commits
+}
+
+/// A rate to a thousandth: more digits would only pretend.
+fn rounded(per_second: f64) -> f64 {
+    (per_second * 1000.0).round() / 1000.0
+}
