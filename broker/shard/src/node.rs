@@ -1,0 +1,218 @@
+//! All shards of one broker, wired together: recovery, the WAL's thread, a driver task per shard,
+//! the checkpoint's thread; and the order in which they stop.
+//!
+//! # Stopping
+//!
+//! A last checkpoint while the drivers still answer, so that the next start has little to replay;
+//! then the drivers, then the WAL. A crash may come between any two: it costs time at the next
+//! start, never data.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use ropewalk_disk::{Disk, Lock};
+use ropewalk_wal::{WalHandle, Writer};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tracing::info;
+
+use crate::budget::TailBudget;
+use crate::checkpoint::{self, Keeper, KeeperHandle, Policy};
+use crate::directory::{DataDir, DirectoryError, Found, Identity};
+use crate::driver::{Driver, Logs, Surroundings};
+use crate::handle::{Observer, Shard};
+use crate::id::ShardId;
+use crate::recovery::{self, OpenError};
+use crate::replica::Replica;
+
+/// Told when this broker's disk can no longer be trusted: the process must end (D2).
+pub type OnFatal = Arc<dyn Fn(String) + Send + Sync>;
+
+/// What a node is opened with.
+#[derive(Clone)]
+pub struct NodeOptions {
+    /// The disk.
+    pub disk: Arc<dyn Disk>,
+    /// The data directory.
+    pub dir: PathBuf,
+    /// What an empty directory becomes; `None` refuses one.
+    pub format: Option<Identity>,
+    /// Sees what is applied.
+    pub observer: Arc<dyn Observer>,
+    /// How the logs of each partition are kept.
+    pub policy: Arc<dyn Policy>,
+    /// Told of a fatal disk error.
+    pub on_fatal: OnFatal,
+    /// The wall clock, Unix milliseconds.
+    pub clock_ms: fn() -> i64,
+    /// Bounds of recovery and of what it makes.
+    pub recovery: recovery::Options,
+    /// Bounds of the checkpoints.
+    pub checkpoint: checkpoint::Options,
+}
+
+impl fmt::Debug for NodeOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeOptions").field("dir", &self.dir).finish_non_exhaustive()
+    }
+}
+
+/// Why a node did not open.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The directory holds no broker, and nobody said to make one.
+    #[error("{0} holds no broker's data; format it first")]
+    Empty(PathBuf),
+    /// The directory cannot be used.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// What is in it cannot be used.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// A replica cannot start from what was found.
+    #[error("{shard}: {source}")]
+    Engine {
+        /// Which shard.
+        shard: ShardId,
+        /// Why.
+        source: crate::engine::EngineError,
+    },
+}
+
+/// All shards of a broker.
+#[derive(Debug)]
+pub struct Node {
+    identity: Identity,
+    shards: BTreeMap<ShardId, Arc<Shard>>,
+    damaged: Vec<(ShardId, String)>,
+    budget: Arc<TailBudget>,
+    wal: WalHandle,
+    running: Mutex<Option<Running>>,
+}
+
+#[derive(Debug)]
+struct Running {
+    stop: watch::Sender<bool>,
+    drivers: JoinSet<()>,
+    keeper: KeeperHandle,
+    writer: Writer,
+    _lock: Lock,
+}
+
+impl Node {
+    /// Opens a data directory and starts its shards. Must be called in a tokio runtime.
+    ///
+    /// # Errors
+    /// See [`NodeError`].
+    pub fn open(options: NodeOptions) -> Result<Self, NodeError> {
+        let data = DataDir::new(Arc::clone(&options.disk), options.dir.clone());
+        let lock = data.lock()?;
+        if let Found::Empty | Found::HalfFormatted = data.look()? {
+            match &options.format {
+                Some(identity) => recovery::format(&data, identity)?,
+                None => return Err(NodeError::Empty(options.dir)),
+            }
+        }
+        let opened = recovery::open(data, &options.recovery)?;
+        let budget = Arc::clone(opened.store.budget());
+        let (stop, stopped) = watch::channel(false);
+        let writer = Writer::spawn(opened.wal);
+        let wal = writer.handle();
+        let mut node = Self {
+            identity: opened.identity,
+            shards: BTreeMap::new(),
+            damaged: Vec::new(),
+            budget,
+            wal: wal.clone(),
+            running: Mutex::new(None),
+        };
+        let mut drivers = JoinSet::new();
+        let mut kept = Vec::new();
+        for found in opened.replicas {
+            let id = found.shard;
+            if let Some(damage) = found.damage {
+                node.damaged.push((id, damage));
+                continue;
+            }
+            let (shard, queue) = Shard::new(id, found.state, found.logs);
+            let replica = Replica::new(id, found.start)
+                .map_err(|source| NodeError::Engine { shard: id, source })?;
+            kept.push((Arc::clone(&shard), Arc::clone(&found.shelf), replica.key()));
+            let around = Surroundings {
+                wal: wal.clone(),
+                logs: found.shelf as Arc<dyn Logs>,
+                observer: Arc::clone(&options.observer),
+                clock_ms: options.clock_ms,
+                stop: stopped.clone(),
+            };
+            drivers.spawn(Driver::new(Arc::clone(&shard), queue, replica, around).run());
+            node.shards.insert(id, shard);
+        }
+        let keeper =
+            Keeper::new(opened.store, wal, kept, Arc::clone(&options.policy), options.checkpoint);
+        let keeper = keeper.spawn(Arc::clone(&options.on_fatal));
+        info!(dir = %options.dir.display(), shards = node.shards.len(), "opened");
+        let running = Running { stop, drivers, keeper, writer, _lock: lock };
+        *node.running.lock() = Some(running);
+        Ok(node)
+    }
+
+    /// Who this is.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// A shard by its number; `None` when it is not on this broker or is damaged.
+    #[must_use]
+    pub fn shard(&self, id: ShardId) -> Option<&Arc<Shard>> {
+        self.shards.get(&id)
+    }
+
+    /// Every shard that serves, the catalog first.
+    pub fn shards(&self) -> impl Iterator<Item = &Arc<Shard>> {
+        self.shards.values()
+    }
+
+    /// Shard 0.
+    ///
+    /// # Panics
+    /// When the catalog is damaged; ask [`Self::damaged`] first.
+    #[must_use]
+    pub fn catalog(&self) -> &Arc<Shard> {
+        self.shards.get(&ShardId::CATALOG).expect("a node without a catalog is not served from")
+    }
+
+    /// Shards that lost something, and what: they answer nothing until they are repaired (D3).
+    #[must_use]
+    pub fn damaged(&self) -> &[(ShardId, String)] {
+        &self.damaged
+    }
+
+    /// The memory that unflushed records may take.
+    #[must_use]
+    pub fn tail_budget(&self) -> &Arc<TailBudget> {
+        &self.budget
+    }
+
+    /// The write-ahead log, for its figures.
+    #[must_use]
+    pub fn wal(&self) -> &WalHandle {
+        &self.wal
+    }
+
+    /// Stops everything in order, with a last checkpoint. Does nothing the second time.
+    pub async fn stop(&self) {
+        let Some(mut running) = self.running.lock().take() else { return };
+        let keeper = running.keeper;
+        let _ = tokio::task::spawn_blocking(move || keeper.stop(true)).await;
+        let _ = running.stop.send(true);
+        while running.drivers.join_next().await.is_some() {}
+        let writer = running.writer;
+        let _ = tokio::task::spawn_blocking(move || writer.stop()).await;
+        info!("stopped");
+    }
+}
