@@ -8,6 +8,13 @@
 //!
 //! propose → WAL durable → applied to the state → in the log, readable → observer told → answered.
 //!
+//! # A full disk
+//!
+//! While the log has no space for another file, batches wait for a moment and are then refused
+//! with a clear error; everything else (deletes, retention, commits, administration) still goes,
+//! out of the space that the log keeps for it. A write that was refused after all is made again:
+//! its entries are in the engine's log already.
+//!
 //! # Stopping
 //!
 //! The loop ends when the last handle is dropped, when told to, or when the WAL fails. Then every
@@ -16,9 +23,9 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use ropewalk_wal::{Submission, WalHandle};
+use ropewalk_wal::{Submission, WalError, WalHandle};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, error, info};
 
@@ -62,20 +69,25 @@ pub struct Driver {
     queue: mpsc::UnboundedReceiver<Input>,
     durable: mpsc::UnboundedReceiver<Durable>,
     report: mpsc::UnboundedSender<Durable>,
-    waiting: VecDeque<Proposal>,
+    appends: VecDeque<Batches>,
+    commands: VecDeque<(Command, oneshot::Sender<Result<Outcome, ProposeError>>)>,
     waiters: HashMap<Ticket, Waiter>,
     next_ticket: Ticket,
-    writes_inflight: usize,
+    /// Handed to the WAL and not yet reported durable, in order.
+    writes: VecDeque<Write>,
+    /// How many of those the WAL has refused for want of space.
+    refused: usize,
 }
 
 /// The WAL's word on a write.
-type Durable = Result<u64, ()>;
+type Durable = Result<u64, Arc<WalError>>;
 
-/// What has not been proposed yet.
+/// Batches of one caller that have not been proposed yet.
 #[derive(Debug)]
-enum Proposal {
-    Append { items: Vec<Append>, done: oneshot::Sender<AppendResult> },
-    Command { command: Command, done: oneshot::Sender<Result<Outcome, ProposeError>> },
+struct Batches {
+    items: Vec<Append>,
+    done: oneshot::Sender<AppendResult>,
+    since: Instant,
 }
 
 /// Who is told when a ticket is resolved.
@@ -111,10 +123,12 @@ impl Driver {
             queue,
             durable,
             report,
-            waiting: VecDeque::new(),
+            appends: VecDeque::new(),
+            commands: VecDeque::new(),
             waiters: HashMap::new(),
             next_ticket: 0,
-            writes_inflight: 0,
+            writes: VecDeque::new(),
+            refused: 0,
         }
     }
 
@@ -132,20 +146,21 @@ impl Driver {
                 count = self.queue.recv_many(&mut inputs, limits::INPUTS_MAX) => {
                     if count == 0 { Event::Stop } else { Event::Inputs }
                 }
-                _ = ticks.tick(), if needs_ticks => Event::Tick,
+                _ = ticks.tick(), if needs_ticks || self.is_held_up() => Event::Tick,
                 _ = self.around.stop.wait_for(|stop| *stop) => Event::Stop,
             };
             match event {
                 Event::Inputs => inputs.drain(..).for_each(|input| self.take(input)),
                 Event::Durable(Ok(number)) => {
-                    self.writes_inflight -= 1;
+                    self.writes.pop_front();
                     self.replica.persisted(number);
                 }
-                Event::Durable(Err(())) => {
-                    error!(shard = %self.shard.id(), "the write-ahead log failed");
+                Event::Durable(Err(error)) if is_for_want_of_space(&error) => self.refused += 1,
+                Event::Durable(Err(error)) => {
+                    error!(shard = %self.shard.id(), %error, "the write-ahead log failed");
                     break;
                 }
-                Event::Tick => self.replica.tick(),
+                Event::Tick => self.tick(needs_ticks),
                 Event::Stop => break,
             }
             self.settle();
@@ -155,12 +170,36 @@ impl Driver {
         debug!(shard = %self.shard.id(), "stopped");
     }
 
+    /// Whether something waits for space in the log.
+    fn is_held_up(&self) -> bool {
+        !self.appends.is_empty() || self.refused > 0
+    }
+
+    fn tick(&mut self, for_engine: bool) {
+        if for_engine {
+            self.replica.tick();
+        }
+        // All that follows a refused write is refused too: then they are made again, in order.
+        if self.refused > 0 && self.refused == self.writes.len() {
+            self.refused = 0;
+            for write in std::mem::take(&mut self.writes) {
+                self.submit(write);
+            }
+        }
+        while let Some(batches) = self.appends.front()
+            && batches.since.elapsed() > limits::FULL_WAIT_MAX
+        {
+            let batches = self.appends.pop_front().expect("it was just looked at");
+            let _ = batches.done.send(Err(ProposeError::Full));
+        }
+    }
+
     fn take(&mut self, input: Input) {
         match input {
-            Input::Append { items, done } => self.waiting.push_back(Proposal::Append { items, done }),
-            Input::Propose { command, done } => {
-                self.waiting.push_back(Proposal::Command { command, done });
+            Input::Append { items, done } => {
+                self.appends.push_back(Batches { items, done, since: Instant::now() });
             }
+            Input::Propose { command, done } => self.commands.push_back((command, done)),
             Input::ReadBarrier { done } => {
                 let ticket = self.ticket(Waiter::Read(done));
                 self.replica.read(ticket);
@@ -191,7 +230,7 @@ impl Driver {
             while let Some(work) = self.shard.change(|state| self.replica.poll(state)) {
                 self.carry_out(work);
             }
-            if self.writes_inflight >= limits::WRITES_INFLIGHT_MAX || !self.propose_next() {
+            if self.writes.len() >= limits::WRITES_INFLIGHT_MAX || !self.propose_next() {
                 return;
             }
         }
@@ -199,10 +238,12 @@ impl Driver {
 
     /// Proposes the next entry; whether there was one that was taken.
     fn propose_next(&mut self) -> bool {
-        let (command, waiter) = match self.waiting.pop_front() {
-            None => return false,
-            Some(Proposal::Command { command, done }) => (command, Waiter::Command(done)),
-            Some(Proposal::Append { items, done }) => self.join(items, done),
+        let (command, waiter) = if let Some((command, done)) = self.commands.pop_front() {
+            (command, Waiter::Command(done))
+        } else if self.appends.is_empty() || self.around.wal.stats().full {
+            return false;
+        } else {
+            self.join()
         };
         let ticket = self.next_ticket;
         match self.replica.propose(ticket, &command, (self.around.clock_ms)()) {
@@ -210,35 +251,29 @@ impl Driver {
                 self.ticket(waiter);
                 true
             }
-            Err(ProposeError::Full) if self.writes_inflight > 0 => {
+            Err(ProposeError::Full) if !self.writes.is_empty() => {
                 self.put_back(command, waiter);
                 false
             }
             Err(error) => {
-                waiter.refuse(error);
+                waiter.resolve(Err(error));
                 true
             }
         }
     }
 
     /// Joins the batches that wait into one entry.
-    fn join(
-        &mut self,
-        mut items: Vec<Append>,
-        done: oneshot::Sender<AppendResult>,
-    ) -> (Command, Waiter) {
-        let mut size: usize = items.iter().map(|item| item.batch.len()).sum();
-        let mut waiters = vec![(items.len(), done)];
-        while let Some(Proposal::Append { items: next, .. }) = self.waiting.front() {
-            size += next.iter().map(|item| item.batch.len()).sum::<usize>();
-            if size > limits::ENTRY_BYTES_MAX {
+    fn join(&mut self) -> (Command, Waiter) {
+        let mut size = 0;
+        let (mut items, mut waiters) = (Vec::new(), Vec::new());
+        while let Some(next) = self.appends.front() {
+            size += next.items.iter().map(|item| item.batch.len()).sum::<usize>();
+            if size > limits::ENTRY_BYTES_MAX && !items.is_empty() {
                 break;
             }
-            let Some(Proposal::Append { items: next, done }) = self.waiting.pop_front() else {
-                unreachable!("it was just looked at")
-            };
-            waiters.push((next.len(), done));
-            items.extend(next);
+            let next = self.appends.pop_front().expect("it was just looked at");
+            waiters.push((next.items.len(), next.done));
+            items.extend(next.items);
         }
         (Command::Append(items), Waiter::Appends(waiters))
     }
@@ -249,13 +284,11 @@ impl Driver {
             (Command::Append(mut items), Waiter::Appends(mut waiters)) => {
                 while let Some((count, done)) = waiters.pop() {
                     let items = items.split_off(items.len() - count);
-                    self.waiting.push_front(Proposal::Append { items, done });
+                    self.appends.push_front(Batches { items, done, since: Instant::now() });
                 }
             }
-            (command, Waiter::Command(done)) => {
-                self.waiting.push_front(Proposal::Command { command, done });
-            }
-            (_, waiter) => waiter.refuse(ProposeError::Full),
+            (command, Waiter::Command(done)) => self.commands.push_front((command, done)),
+            (_, waiter) => waiter.resolve(Err(ProposeError::Full)),
         }
     }
 
@@ -287,14 +320,16 @@ impl Driver {
     }
 
     fn submit(&mut self, write: Write) {
-        self.writes_inflight += 1;
         let report = self.report.clone();
         let number = write.number;
-        // The loop may have ended; then nobody waits for this any more.
-        let done = Box::new(move |result: Result<(), _>| {
-            let _ = report.send(result.map(|()| number).map_err(|_: Arc<_>| ()));
-        });
-        self.around.wal.submit(Submission { records: write.records, done });
+        let done = move |result: Result<(), Arc<WalError>>| {
+            // The loop may have ended; then nobody waits for this any more.
+            let _ = report.send(result.map(|()| number));
+        };
+        // Whether there is space was asked before it was proposed: now it has to go through.
+        let submission = Submission::new(write.records.clone(), done).from_reserve();
+        self.writes.push_back(write);
+        self.around.wal.submit(submission);
     }
 
     fn carry_out_effect(&self, effect: &Effect) {
@@ -321,11 +356,15 @@ impl Driver {
     }
 }
 
-impl Waiter {
-    fn refuse(self, error: ProposeError) {
-        self.resolve(Err(error));
+/// Whether the same write may be taken later. One that follows a refused one leaves a hole.
+fn is_for_want_of_space(error: &WalError) -> bool {
+    match error {
+        WalError::Full { .. } | WalError::NotContiguous { .. } => true,
+        WalError::TooLarge { .. } | WalError::Failed(_) | WalError::Closed => false,
     }
+}
 
+impl Waiter {
     /// Receivers that are gone have stopped waiting: that is theirs to decide.
     fn resolve(self, outcome: Result<Outcome, ProposeError>) {
         match self {

@@ -10,6 +10,8 @@ pub mod id;
 pub mod limits;
 pub mod command;
 pub mod handle;
+pub mod driver;
+pub mod replica;
 pub mod engine;
 pub mod state;
 pub mod log;

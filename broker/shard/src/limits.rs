@@ -2,6 +2,8 @@
 //!
 //! The Raft engine's own defaults are "unlimited" or "one entry a message"; none is left as it is.
 
+use std::time::Duration;
+
 /// Batches that wait are joined into one entry up to this size; a single larger batch is an entry
 /// of its own.
 pub const ENTRY_BYTES_MAX: usize = 1 << 20;
@@ -20,6 +22,9 @@ pub const UNCOMMITTED_BYTES_MAX: u64 = 16 << 20;
 
 /// WAL writes of one shard under way; what arrives meanwhile joins the next entry.
 pub const WRITES_INFLIGHT_MAX: usize = 2;
+
+/// How long batches wait for space in a full log before they are refused.
+pub const FULL_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// Inputs taken from the queue at once.
 pub const INPUTS_MAX: usize = 1024;

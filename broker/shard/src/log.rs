@@ -88,6 +88,22 @@ impl PartitionLog {
         Ok(Chunk::default())
     }
 
+    /// Takes the newest batch; it can be read when this returns.
+    pub fn append(&self, batch: Stamped, appended_ms: i64) {
+        let waiters = {
+            let mut inner = self.inner.lock();
+            inner.next_offset = batch.next_offset();
+            inner.tail.push_back(Tail { batch, appended_ms });
+            std::mem::take(&mut inner.waiters)
+        };
+        waiters.iter().filter_map(Weak::upgrade).for_each(|waiter| waiter.notify_one());
+    }
+
+    /// Records below `offset` are gone from now on.
+    pub fn set_log_start(&self, offset: i64) {
+        self.inner.lock().log_start = offset;
+    }
+
     /// `notify` is told once when records are appended, or the partition goes.
     pub fn notify_on_append(&self, notify: &Arc<Notify>) {
         self.inner.lock().waiters.push(Arc::downgrade(notify));

@@ -65,7 +65,7 @@ pub struct Work {
 }
 
 /// Records for the WAL.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Write {
     /// What to report.
     pub number: u64,
@@ -204,7 +204,8 @@ impl Replica {
         }));
         if let Some(state) = self.hard_state.take() {
             let HardState { term, vote, commit } = state;
-            records.push(Record::HardState { key, term, vote, commit });
+            let state = ropewalk_wal::HardState { term, vote, commit };
+            records.push(Record::HardState { key, state });
         }
         Write { number, records }
     }
