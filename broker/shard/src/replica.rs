@@ -291,3 +291,6 @@ fn apply_command(state: &mut State, term: u64, data: &Bytes, effects: &mut Vec<E
         Err(error) => panic!("a committed entry cannot be applied: {error}"),
     }
 }
+
+#[cfg(test)]
+mod tests;

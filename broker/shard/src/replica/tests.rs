@@ -1,0 +1,180 @@
+//! A lone replica, driven by hand.
+
+use ropewalk_batch::Builder;
+
+use super::*;
+use crate::command::{Append, OpenPartition, ShardCommand};
+use crate::engine::{EntrySource, Stored};
+use crate::id::{PartitionId, TopicId};
+
+/// The written log of one replica, as a test keeps it.
+#[derive(Debug, Default, Clone)]
+struct Written {
+    entries: Vec<(u64, u64, u8, Bytes)>,
+    hard_state: HardState,
+}
+
+impl Written {
+    fn take(&mut self, write: Write) {
+        for record in write.records {
+            match record {
+                Record::Entry { index, term, kind, data, .. } => {
+                    self.entries.retain(|entry| entry.0 < index);
+                    let data = data.chunks().concat().into();
+                    self.entries.push((index, term, kind, data));
+                }
+                Record::HardState { state, .. } => {
+                    let ropewalk_wal::HardState { term, vote, commit } = state;
+                    self.hard_state = HardState { term, vote, commit };
+                }
+                other => panic!("not written by a replica: {other:?}"),
+            }
+        }
+    }
+}
+
+impl EntrySource for Written {
+    fn read(&self, index: u64) -> Result<Bytes, String> {
+        let found = self.entries.iter().find(|entry| entry.0 == index);
+        found.map(|entry| entry.3.clone()).ok_or_else(|| format!("no entry {index}"))
+    }
+}
+
+fn start(written: &Written) -> Replica {
+    let stored = written.entries.iter().map(|(index, term, kind, data)| Stored {
+        index: *index,
+        term: *term,
+        kind: EntryKind::from_u8(*kind).expect("our own"),
+        len_bytes: u32::try_from(data.len()).expect("small"),
+    });
+    let start = Start {
+        replica: 2,
+        hard_state: written.hard_state,
+        members: Members::lone(2),
+        snapshot: (1, 1),
+        entries: stored.collect(),
+        source: Box::new(written.clone()),
+    };
+    Replica::new(ShardId(1), start).expect("a sane start")
+}
+
+/// Everything the replica had to say, with each write durable at once.
+fn settle(replica: &mut Replica, state: &mut State, written: &mut Written) -> Vec<Work> {
+    let mut said = Vec::new();
+    while let Some(mut work) = replica.poll(state) {
+        if let Some(write) = work.write.take() {
+            let number = write.number;
+            written.take(write);
+            replica.persisted(number);
+        }
+        said.push(work);
+    }
+    said
+}
+
+fn partition() -> PartitionId {
+    PartitionId { topic: TopicId(uuid::Uuid::from_u128(1)), index: 0 }
+}
+
+fn open() -> Command {
+    let open = OpenPartition { partition: partition(), epoch_base: 0 };
+    Command::Shard(ShardCommand::OpenPartitions(vec![open]))
+}
+
+fn append(value: &str) -> Command {
+    let batch = Builder::new().record(0, None, Some(value.as_bytes())).build();
+    Command::Append(vec![Append { partition: partition(), batch }])
+}
+
+fn outcomes(said: &[Work]) -> Vec<(Ticket, bool)> {
+    said.iter().flat_map(|w| &w.outcomes).map(|(t, o)| (*t, o.is_ok())).collect()
+}
+
+#[test]
+fn d1_nothing_is_resolved_or_applied_before_it_is_durable() {
+    let (mut state, mut written) = (State::new(), Written::default());
+    let mut replica = start(&written);
+    settle(&mut replica, &mut state, &mut written);
+    assert!(replica.leading().is_some(), "a lone voter leads at once");
+
+    replica.propose(7, &open(), 0).expect("it leads");
+    let work = replica.poll(&mut state).expect("there is something to write");
+    let write = work.write.expect("the entry");
+    assert!(work.outcomes.is_empty() && replica.poll(&mut state).is_none());
+    assert!(state.partitions.is_empty());
+
+    replica.persisted(write.number);
+    written.take(write);
+    let said = settle(&mut replica, &mut state, &mut written);
+    assert_eq!(outcomes(&said), [(7, true)]);
+    assert!(state.partitions.contains_key(&partition()));
+}
+
+#[test]
+fn d1_several_writes_under_way_resolve_in_order_as_they_become_durable() {
+    let (mut state, mut written) = (State::new(), Written::default());
+    let mut replica = start(&written);
+    settle(&mut replica, &mut state, &mut written);
+    replica.propose(0, &open(), 0).expect("it leads");
+    settle(&mut replica, &mut state, &mut written);
+
+    let mut numbers = Vec::new();
+    for ticket in 1..=3 {
+        replica.propose(ticket, &append("x"), 0).expect("it leads");
+        let write = replica.poll(&mut state).and_then(|w| w.write).expect("the entry");
+        numbers.push(write.number);
+        written.take(write);
+    }
+    replica.persisted(numbers[0]);
+    assert_eq!(outcomes(&settle(&mut replica, &mut state, &mut written)), [(1, true)]);
+    replica.persisted(numbers[2]);
+    assert_eq!(outcomes(&settle(&mut replica, &mut state, &mut written)), [(2, true), (3, true)]);
+    assert_eq!(state.partitions[&partition()].next_offset, 3);
+}
+
+#[test]
+fn a_read_waits_for_what_is_committed_and_needs_leadership() {
+    let (mut state, mut written) = (State::new(), Written::default());
+    let mut replica = start(&written);
+    replica.read(5);
+    let said = replica.poll(&mut state).expect("an answer");
+    assert_eq!(said.reads, [(5, Err(ProposeError::NotLeader))]);
+    if let Some(write) = said.write {
+        let number = write.number;
+        written.take(write);
+        replica.persisted(number);
+    }
+    settle(&mut replica, &mut state, &mut written);
+    replica.read(6);
+    let said = settle(&mut replica, &mut state, &mut written);
+    let reads: Vec<_> = said.iter().flat_map(|work| &work.reads).collect();
+    assert_eq!(reads, [&(6, Ok(()))]);
+}
+
+#[test]
+fn d1_a_restart_replays_everything_that_was_durable_in_a_higher_term() {
+    let (mut state, mut written) = (State::new(), Written::default());
+    let mut replica = start(&written);
+    settle(&mut replica, &mut state, &mut written);
+    replica.propose(0, &open(), 0).expect("it leads");
+    for ticket in 1..50 {
+        replica.propose(ticket, &append("x"), 0).expect("it leads");
+        settle(&mut replica, &mut state, &mut written);
+    }
+    let term = replica.leading().expect("it leads");
+
+    let mut again = State::new();
+    let mut replica = start(&written);
+    settle(&mut replica, &mut again, &mut written);
+    assert!(replica.leading().is_some_and(|now| now > term));
+    assert_eq!(again, state);
+}
+
+#[test]
+fn nothing_is_taken_before_the_first_entry_of_the_term_is_applied() {
+    let (mut state, written) = (State::new(), Written::default());
+    let mut replica = start(&written);
+    assert_eq!(replica.propose(1, &open(), 0), Err(ProposeError::NotLeader));
+    replica.poll(&mut state);
+    assert_eq!(replica.propose(1, &open(), 0), Err(ProposeError::NotLeader));
+}
