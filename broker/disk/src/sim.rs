@@ -8,7 +8,7 @@
 //! # What it is strict about
 //!
 //! - Syncing a file makes its content durable, not its name; syncing a directory makes names
-//!   durable, not content.
+//!   durable, not content. A durable write makes its own range durable and nothing else.
 //! - After a failed sync the cache still shows the bytes, they count as clean, and a later
 //!   sync does not write them: reading back proves nothing.
 //! - A renamed file keeps its content, so a recycled file still holds its former life.
@@ -270,13 +270,13 @@ impl File for SimFile {
     }
 
     fn sync(&self, why: &'static str) -> io::Result<()> {
-        self.state()?.sync((self.inode, &self.path), why)
+        self.state()?.sync((self.inode, &self.path), None, why)
     }
 
     fn write_durable_at(&self, buf: &Aligned, at: u64, why: &'static str) -> io::Result<()> {
         let mut state = self.state_to_write()?;
         state.write((self.inode, &self.path), buf, at)?;
-        state.sync((self.inode, &self.path), why)
+        state.sync((self.inode, &self.path), Some((at, buf.len() as u64)), why)
     }
 
     fn preallocate(&self, len: u64) -> io::Result<()> {
@@ -284,7 +284,7 @@ impl File for SimFile {
         state.set_len((self.inode, &self.path), 0)?;
         let zeroes = vec![0; usize::try_from(len).map_err(io::Error::other)?];
         state.write((self.inode, &self.path), &zeroes, 0)?;
-        state.sync((self.inode, &self.path), WHY_PREALLOCATE)
+        state.sync((self.inode, &self.path), None, WHY_PREALLOCATE)
     }
 }
 

@@ -227,7 +227,6 @@ impl Recovery {
                 }
             }
         }
-        self.replay.settle();
         let kept: Vec<u64> =
             self.files.iter().filter(|old| old.contributes()).map(|old| old.sequence).collect();
         self.replay.usage.files.retain(|file| kept.contains(&file.sequence));
@@ -273,6 +272,8 @@ impl Recovery {
         self.first_round + u64::from(self.last.is_some())
     }
 
+    /// Only now, with the last round in, it can be said whose entries are not all there: that
+    /// round may have let go of a file, or replaced what was in it.
     pub(crate) fn finish(mut self) -> (Recovered, Replicas, Usage, Vec<OldFile>) {
         self.replay.settle();
         let newest = self.files.last();

@@ -57,6 +57,19 @@ impl Inode {
         }
     }
 
+    /// A range reaches the disk, and no more of the length than it needs.
+    pub(super) fn sync_range(&mut self, at: u64, len: u64) {
+        let end = (at + len) as usize;
+        if self.disk.len() < end {
+            self.disk.resize(end, 0);
+        }
+        for sector in at / SECTOR_BYTES..(at + len).div_ceil(SECTOR_BYTES) {
+            if self.dirty.remove(&sector) {
+                self.write_back(sector);
+            }
+        }
+    }
+
     /// Part of what is dirty reaches the disk and all of it counts as clean.
     pub(super) fn fail_sync(&mut self, random: &mut Random) {
         self.write_back_some(random);

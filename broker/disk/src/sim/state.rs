@@ -208,7 +208,13 @@ impl State {
         self.alive()
     }
 
-    pub(super) fn sync(&mut self, target: Target<'_>, why: &'static str) -> io::Result<()> {
+    /// Makes a whole file durable, or one range of it.
+    pub(super) fn sync(
+        &mut self,
+        target: Target<'_>,
+        range: Option<(u64, u64)>,
+        why: &'static str,
+    ) -> io::Result<()> {
         let (inode, path) = target;
         let crashes = self.begin()?;
         *self.counts.entry(why).or_default() += 1;
@@ -218,7 +224,10 @@ impl State {
             return Err(error);
         }
         if !crashes && !self.ignored.contains(why) {
-            self.inode(inode).sync();
+            match range {
+                Some((at, len)) => self.inode(inode).sync_range(at, len),
+                None => self.inode(inode).sync(),
+            }
         }
         self.alive()
     }

@@ -159,3 +159,22 @@ fn a_cut_file_that_grows_again_is_zero_on_the_disk_too() {
     assert_eq!(content[..100], [7; 100]);
     assert!(content[100..].iter().all(|byte| *byte == 0));
 }
+
+#[test]
+fn a_durable_write_covers_its_range_only() {
+    let mut short = 0;
+    for seed in 0..50 {
+        let disk = SimDisk::new(seed);
+        let file = open_new(&disk, "/d/a");
+        sync_dir(&disk);
+        file.write_all_at(&[1; 16_384], 0).unwrap();
+        let mut block = Aligned::with_capacity(4096);
+        block.extend_from_slice(&[2; 4096]);
+        file.write_durable_at(&block, 4096, "content").unwrap();
+        disk.power_cycle(seed);
+        let content = disk.content(Path::new("/d/a")).unwrap();
+        assert_eq!(content[4096..8192], [2; 4096]);
+        short += u32::from(content.len() < 16_384);
+    }
+    assert!(short > 10);
+}
