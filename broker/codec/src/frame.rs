@@ -64,7 +64,7 @@ pub fn encode_response(
     version: i16,
     response: &impl Message,
 ) -> Result<Writer, EncodeError> {
-    let mut w = Writer::new();
+    let mut w = Writer::with_room();
     w.put_i32(0);
     ResponseHeader { correlation_id }.encode(&mut w, key.response_header_version(version))?;
     response.encode(&mut w, version)?;
@@ -85,7 +85,7 @@ pub fn encode_request<R: Request>(
         correlation_id,
         client_id: client_id.map(Str::from),
     };
-    let mut w = Writer::new();
+    let mut w = Writer::with_room();
     w.put_i32(0);
     header.encode(&mut w, R::API_KEY.request_header_version(version))?;
     request.encode(&mut w, version)?;

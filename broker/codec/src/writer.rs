@@ -37,6 +37,11 @@ impl Writer {
         Self::default()
     }
 
+    /// An empty writer that has room for an answer without arrays, the most frequent kind.
+    pub(crate) fn with_room() -> Self {
+        Self { tail: BytesMut::with_capacity(256), ..Self::default() }
+    }
+
     /// How many bytes have been written.
     #[must_use]
     pub fn len(&self) -> usize {
