@@ -71,6 +71,9 @@ pub fn retain(
     let mut keeps_tombstone = false;
     for record in all.clone() {
         let record = record?;
+        if !(0..=header.last_offset_delta).contains(&record.offset_delta) {
+            return Err(BatchError::Malformed("a record lies outside the offsets of its batch"));
+        }
         let tombstone = record.value.is_none();
         let kept = keep(&record) && !(tombstone && expired);
         keeps_tombstone |= kept && tombstone;

@@ -1,27 +1,17 @@
 //! What holds for every batch, and for every damaged one.
 
 use bytes::Bytes;
+use every_entrance::{LIMIT_BYTES, NOW_MS, RULES, opened, seal, use_every_entrance};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use ropewalk_batch::{
     Builder, Compression, HEADER_LEN, Header, Record, Rewritten, Rules, Stamped, Target,
-    TimestampType, Tombstones, check, first_at_or_after, records, retain,
+    Tombstones, check, first_at_or_after, retain,
 };
 
-const NOW_MS: i64 = 1_700_000_000_000;
-const LIMIT_BYTES: usize = 1 << 20;
-
-const RULES: Rules = Rules {
-    size_bytes_max: 1 << 20,
-    compacted: false,
-    timestamp: TimestampType::CreateTime,
-    before_ms_max: i64::MAX,
-    after_ms_max: i64::MAX,
-    compression: Target::Producer,
-    zstd_allowed: true,
-    decompressed_bytes_max: LIMIT_BYTES,
-};
+#[path = "properties/every_entrance.rs"]
+mod every_entrance;
 
 fn codec() -> impl Strategy<Value = Compression> {
     prop::sample::select(Compression::ALL.to_vec())
@@ -72,20 +62,6 @@ fn build(batch: &[Record], codec: Compression) -> Bytes {
     builder.build()
 }
 
-fn opened(header: &Header, bytes: &Bytes) -> Vec<Record> {
-    let records = records(header, bytes.clone(), LIMIT_BYTES).expect("opens");
-    records.map(|record| record.expect("a whole record")).collect()
-}
-
-/// Makes length and checksum right again, so that damage reaches what lies behind them.
-fn seal(bytes: &mut [u8]) {
-    if let Some(length) = bytes.len().checked_sub(12).filter(|_| bytes.len() > 21) {
-        bytes[8..12].copy_from_slice(&(length as u32).to_be_bytes());
-        let crc = crc32c::crc32c(&bytes[21..]);
-        bytes[17..21].copy_from_slice(&crc.to_be_bytes());
-    }
-}
-
 /// One way to damage a batch: where, what to put there, how much to take out.
 type Damage = (prop::sample::Index, Vec<u8>, usize);
 
@@ -102,39 +78,6 @@ fn damaged(good: &Bytes, damage: &[Damage]) -> Vec<u8> {
         bytes.splice(at..end, put.iter().copied());
     }
     bytes
-}
-
-/// Everything that can be done to bytes from the wire or from a disk.
-fn use_every_entrance(bytes: &Bytes, rules: &Rules) {
-    if let Ok(checked) = check(bytes.clone(), rules, NOW_MS) {
-        let header = Header::verify(&checked.bytes).expect("what passed the door is sealed");
-        assert_eq!(header, checked.header);
-        let all = opened(&header, &checked.bytes);
-        assert_eq!(all.len(), header.count as usize);
-        assert!(all.iter().zip(0..).all(|(record, delta)| record.offset_delta == delta));
-        let max_ms = all.iter().map(|record| record.timestamp_ms).max();
-        assert_eq!(max_ms.map(|ms| ms.max(-1)), Some(header.max_timestamp_ms));
-        assert!(checked.bytes.len() <= rules.size_bytes_max);
-    }
-    if let Ok(header) = Header::parse(bytes)
-        && let Ok(all) = records(&header, bytes.clone(), LIMIT_BYTES)
-    {
-        all.for_each(drop);
-    }
-    let stamped = [Stamped::new(bytes.clone(), 10, 1), Stamped::read(bytes.clone())];
-    for stamped in stamped.into_iter().flatten() {
-        let _ = first_at_or_after(&stamped, NOW_MS, LIMIT_BYTES);
-        let tombstones = Tombstones { now_ms: NOW_MS, retention_ms: 1 };
-        if let Ok(Rewritten::Thinned { batch, .. } | Rewritten::Emptied { batch }) =
-            retain(&stamped, &tombstones, LIMIT_BYTES, |record| record.offset_delta % 2 == 0)
-        {
-            assert_eq!(batch.next_offset(), stamped.next_offset());
-            assert!(
-                batch.count == 0
-                    || opened(&batch.header(), &batch.bytes).len() as i32 == batch.count
-            );
-        }
-    }
 }
 
 proptest! {
