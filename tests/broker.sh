@@ -40,7 +40,7 @@ make_kafka() {
 COMMON_SETTINGS=(group.initial.rebalance.delay.ms=0 num.partitions=4)
 
 # start_broker [KEY=VALUE…]: sets KAFKA (host:port), ADMIN (host:port or empty), DATA, SERVER_PID.
-# PORT fixes the Kafka port (for suites that hard-wire it).
+# PORT fixes the Kafka port and NODE_ID the broker's id, for suites that hard-wire them.
 start_broker() {
     scratch
     if [[ $TARGET == kafka ]]; then start_kafka "$@"; else start_ropewalk "$@"; fi
@@ -52,7 +52,7 @@ start_ropewalk() {
     read -r port admin_port < <(free_ports 2)
     port=${PORT:-$port}
     DATA=$(mktemp -d "$SCRATCH/data.XXXX")
-    for setting in "${COMMON_SETTINGS[@]}" "$@"; do set+=(--set "$setting"); done
+    for setting in "${COMMON_SETTINGS[@]}" ${NODE_ID:+node.id=$NODE_ID} "$@"; do set+=(--set "$setting"); done
     KAFKA=127.0.0.1:$port ADMIN=127.0.0.1:$admin_port SERVER_LOG=$DATA.log
     "$binary" dev --data "$DATA" --kafka "$KAFKA" --admin "$ADMIN" "${set[@]}" >"$SERVER_LOG" 2>&1 &
     server_started $!
@@ -68,8 +68,8 @@ start_kafka() {
     KAFKA=127.0.0.1:$port ADMIN='' SERVER_LOG=$DATA.log
     cat >"$config" <<END
 process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@127.0.0.1:$controller
+node.id=${NODE_ID:-1}
+controller.quorum.voters=${NODE_ID:-1}@127.0.0.1:$controller
 listeners=PLAINTEXT://127.0.0.1:$port,CONTROLLER://127.0.0.1:$controller
 advertised.listeners=PLAINTEXT://127.0.0.1:$port
 controller.listener.names=CONTROLLER
@@ -127,4 +127,26 @@ held = [socket.socket() for _ in range(int(sys.argv[1]))]
 for s in held: s.bind(("127.0.0.1", 0))
 print(*(s.getsockname()[1] for s in held))
 END
+}
+
+# log_of NAME: where a suite's own output goes, to be read after a failure.
+log_of() {
+    local name=$1
+    [[ $TARGET == ropewalk ]] || name+=-$TARGET
+    mkdir -p "$CACHE/logs" && : >"$CACHE/logs/$name.suite" && printf '%s\n' "$CACHE/logs/$name.suite"
+}
+
+# own_network SCRIPT ARGUMENTS…: runs the script again in a network of its own, where every port is free.
+# Only root can; without it the caller goes on in the network that there is.
+own_network() {
+    [[ -z ${OWN_NETWORK:-} ]] && unshare --net true 2>/dev/null || return 0
+    OWN_NETWORK=1 exec unshare --net bash -c 'ip link set lo up && exec "$@"' -- "$@"
+}
+
+# need_ports PORT…: a section that needs certain ports cannot run where they are taken.
+need_ports() {
+    local port
+    for port in "$@"; do
+        ! (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || cannot_run "another process listens on port $port"
+    done
 }

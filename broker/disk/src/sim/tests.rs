@@ -1,3 +1,5 @@
+//! Tests of the disk that loses power: what a crash leaves, and what every operation promises.
+
 use super::*;
 
 fn open_new(disk: &SimDisk, path: &str) -> Arc<dyn File> {

@@ -1,0 +1,70 @@
+//! Makes the topics of a run, and waits until each partition has a leader.
+//!
+//! Place in the walk: before every scenario. Invariant: when `create` returns, a produce to any of the
+//! partitions is taken. After a crash the topics stay; a run begins on a fresh broker.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use ropewalk_codec::create_topics_request::{CreatableTopic, CreateTopicsRequest};
+use ropewalk_codec::metadata_request::{MetadataRequest, MetadataRequestTopic};
+
+use crate::connection::Connection;
+
+const CREATE_VERSION: i16 = 5;
+const METADATA_VERSION: i16 = 9;
+const TOPIC_ALREADY_EXISTS: i16 = 36;
+/// Topics in one request, so that no request takes long.
+const AT_ONCE: usize = 500;
+
+/// The names of `count` topics: the name itself when there is one.
+pub(crate) fn names(topic: &str, count: usize) -> Vec<String> {
+    if count == 1 {
+        return vec![topic.to_owned()];
+    }
+    (0..count).map(|i| format!("{topic}-{i}")).collect()
+}
+
+pub(crate) fn create(bootstrap: &str, names: &[String], partitions: i32) -> Result<()> {
+    let mut connection = Connection::open(bootstrap)?;
+    for some in names.chunks(AT_ONCE) {
+        let topics = some.iter().map(|name| CreatableTopic {
+            name: name.as_str().into(),
+            num_partitions: partitions,
+            replication_factor: 1,
+            ..Default::default()
+        });
+        let request = CreateTopicsRequest {
+            topics: topics.collect(),
+            timeout_ms: 60_000,
+            validate_only: false,
+        };
+        for created in connection.call(CREATE_VERSION, &request)?.topics {
+            let code = created.error_code;
+            ensure!(code == 0 || code == TOPIC_ALREADY_EXISTS, "{:?}: error {code}", created.name);
+        }
+        wait_for_leaders(&mut connection, some)?;
+    }
+    Ok(())
+}
+
+fn wait_for_leaders(connection: &mut Connection, names: &[String]) -> Result<()> {
+    let topics = names.iter().map(|name| MetadataRequestTopic {
+        name: Some(name.as_str().into()),
+        ..Default::default()
+    });
+    let request = MetadataRequest { topics: Some(topics.collect()), ..Default::default() };
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let answer = connection.call(METADATA_VERSION, &request)?;
+        let led = |code: i16| code == 0;
+        let all = answer.topics.iter().all(|topic| {
+            led(topic.error_code) && topic.partitions.iter().all(|p| led(p.error_code))
+        });
+        if all && answer.topics.len() == names.len() {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "no leaders after 60 s");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
