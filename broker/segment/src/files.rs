@@ -90,6 +90,19 @@ impl FileCache {
         }
     }
 
+    /// Closes everything in `dir`, whose files are about to change.
+    pub(crate) fn forget_dir(&self, dir: &Path) {
+        let mut open = self.open.lock();
+        let OpenFiles { by_path, by_use, .. } = &mut *open;
+        by_path.retain(|path, (_, used)| {
+            let stays = path.parent() != Some(dir);
+            if !stays {
+                by_use.remove(used);
+            }
+            stays
+        });
+    }
+
     /// How many files are open now, for the metrics.
     #[must_use]
     pub fn open_files(&self) -> usize {

@@ -37,6 +37,7 @@ pub(crate) const ENTRY_BYTES: usize = 48;
 const MAGIC: [u8; 8] = *b"RWINDEX\0";
 const VERSION: u32 = 1;
 const COMPACTED: u32 = 1;
+const CLEAN: u32 = 2;
 const HEADER_CRC_AT: usize = HEADER_BYTES - 4;
 const ENTRY_CRC_AT: usize = ENTRY_BYTES - 4;
 
@@ -47,6 +48,8 @@ pub(crate) struct Header {
     pub(crate) created_ms: i64,
     /// Set by compaction, which may take the last batches away: where the segment ends all the same.
     pub(crate) compacted_end: Option<i64>,
+    /// Whether compaction has looked for a later record of each of its keys.
+    pub(crate) is_clean: bool,
 }
 
 /// One block of a segment's log.
@@ -86,9 +89,19 @@ pub(crate) fn entry_at(number: u32) -> u64 {
     HEADER_BYTES as u64 + u64::from(number) * ENTRY_BYTES as u64
 }
 
+/// A whole index.
+pub(crate) fn encode(header: &Header, entries: &[Entry]) -> Vec<u8> {
+    let mut bytes = encode_header(header).to_vec();
+    for (number, entry) in (0..).zip(entries) {
+        bytes.extend(encode_entry(entry, header.base_offset, number));
+    }
+    bytes
+}
+
 pub(crate) fn encode_header(header: &Header) -> [u8; HEADER_BYTES] {
     let mut out = [0; HEADER_BYTES];
-    let flags = if header.compacted_end.is_some() { COMPACTED } else { 0 };
+    let compacted = if header.compacted_end.is_some() { COMPACTED } else { 0 };
+    let flags = compacted | if header.is_clean { CLEAN } else { 0 };
     out[0..8].copy_from_slice(&MAGIC);
     out[8..12].copy_from_slice(&VERSION.to_le_bytes());
     out[12..16].copy_from_slice(&flags.to_le_bytes());
@@ -112,11 +125,12 @@ pub(crate) fn decode_header(bytes: &[u8; HEADER_BYTES]) -> Result<Header, String
     if u32_at(bytes, HEADER_CRC_AT) != crc32c::crc32c(&bytes[..HEADER_CRC_AT]) {
         return Err("the checksum of the index header does not hold".to_owned());
     }
-    let compacted = u32_at(bytes, 12) & COMPACTED != 0;
+    let flags = u32_at(bytes, 12);
     let header = Header {
         base_offset: i64_at(bytes, 16),
         created_ms: i64_at(bytes, 24),
-        compacted_end: compacted.then_some(i64_at(bytes, 32)),
+        compacted_end: (flags & COMPACTED != 0).then_some(i64_at(bytes, 32)),
+        is_clean: flags & CLEAN != 0,
     };
     if header.base_offset < 0 || header.compacted_end.is_some_and(|end| end < header.base_offset) {
         return Err("the index header names impossible offsets".to_owned());
@@ -230,7 +244,7 @@ mod tests {
             bytes[bit / 8] ^= 1 << (bit % 8);
             prop_assert!(decode_entry(&bytes, 900, 5).is_err());
 
-            let header = Header { base_offset: 900, created_ms: 5, compacted_end: Some(1_200) };
+            let header = Header { base_offset: 900, created_ms: 5, compacted_end: Some(1_200), is_clean: true };
             let mut bytes = encode_header(&header);
             prop_assert_eq!(decode_header(&bytes), Ok(header));
             bytes[header_bit / 8] ^= 1 << (header_bit % 8);

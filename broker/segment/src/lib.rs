@@ -36,6 +36,7 @@ mod read;
 mod lookup;
 pub mod spill;
 pub mod retention;
+pub mod compaction;
 
 pub use error::{Damage, Result, SegmentError};
 pub use files::FileCache;

@@ -277,14 +277,19 @@ impl OpenSegment {
         Ok(records)
     }
 
-    fn each_record(
+    fn each_record(&self, batch: &Stamped, each: impl FnMut(ropewalk_batch::Record)) -> Result<()> {
+        self.records(batch, RECORDS_BYTES_MAX, each)
+    }
+
+    /// Opens the records of a batch, at most `limit_bytes` of them.
+    pub(crate) fn records(
         &self,
         batch: &Stamped,
+        limit_bytes: usize,
         mut each: impl FnMut(ropewalk_batch::Record),
     ) -> Result<()> {
         let no_records = |error| self.no_records(batch, &error);
-        let records =
-            ropewalk_batch::records(&batch.header(), batch.bytes.clone(), RECORDS_BYTES_MAX);
+        let records = ropewalk_batch::records(&batch.header(), batch.bytes.clone(), limit_bytes);
         for record in records.map_err(no_records)? {
             each(record.map_err(no_records)?);
         }
@@ -292,7 +297,7 @@ impl OpenSegment {
     }
 
     /// A batch whose block holds but whose records do not open.
-    fn no_records(&self, batch: &Stamped, error: &ropewalk_batch::BatchError) -> Damage {
+    pub(crate) fn no_records(&self, batch: &Stamped, error: &ropewalk_batch::BatchError) -> Damage {
         let what = format!("the records of the batch at offset {}: {error}", batch.base_offset);
         Damage::new(&self.log_path, 0, what)
     }

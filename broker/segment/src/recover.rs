@@ -217,7 +217,7 @@ impl Recovery<'_> {
             Ok(found) if found.agrees(&expected, log_bytes) => return Ok(found.segment(&expected)),
             Ok(found) => found.header,
             Err(SegmentError::Damaged(_)) => {
-                Header { base_offset: base, created_ms: 0, compacted_end: None }
+                Header { base_offset: base, created_ms: 0, compacted_end: None, is_clean: false }
             }
             Err(error) => return Err(error),
         };
@@ -254,10 +254,7 @@ impl Recovery<'_> {
         let base = header.base_offset;
         let path = files::path(self.dir, base, files::REBUILT_INDEX);
         let file = self.open(&path, Open::CreateOrTruncate)?;
-        let mut bytes = index::encode_header(header).to_vec();
-        for (number, entry) in (0..).zip(entries) {
-            bytes.extend(index::encode_entry(entry, base, number));
-        }
+        let bytes = index::encode(header, entries);
         file.write_all_at(&bytes, 0).map_err(|error| SegmentError::io(&path, error))?;
         file.sync("segment-index").map_err(|error| SegmentError::sync(&path, error))?;
         self.rename(base, files::REBUILT_INDEX, INDEX)
@@ -340,7 +337,7 @@ impl Summary {
 
     fn segment(&self, expected: &Expected) -> Segment {
         let mut segment = Segment::empty(expected.base_offset, self.header.created_ms);
-        segment.compacted = self.header.compacted_end.is_some();
+        segment.clean = self.header.is_clean;
         segment.blocks = self.blocks;
         if let Some(last) = self.last {
             segment.written_end = last.next_offset;

@@ -26,6 +26,8 @@ use bytes::Bytes;
 use ropewalk_batch::Stamped;
 use ropewalk_disk::{Disk, File, Open};
 
+use crate::compaction::install::install;
+use crate::compaction::{Compaction, CompactionJob, Replacement};
 use crate::error::{Damage, Result, SegmentError};
 use crate::files::{FileCache, INDEX, LOG};
 use crate::index::cut::{Cutter, Facts, Running};
@@ -97,7 +99,8 @@ impl Segments {
     /// Opens the segments in `dir` and cuts everything beyond the durable end `at`, whatever its
     /// checksum says. Without one, everything goes, and the log is empty at `log_start`.
     ///
-    /// Nothing is created before the first append.
+    /// Nothing is created before the first append. Readers of an earlier `Segments` of the same directory
+    /// must be gone.
     /// Damage below the end does not keep a partition from being opened: see [`Segments::damages`].
     pub fn open(
         disk: Arc<dyn Disk>,
@@ -106,6 +109,7 @@ impl Segments {
         at: Option<&DurableEnd>,
         log_start: i64,
     ) -> Result<Self> {
+        files.forget_dir(&dir);
         let recovered = crate::recover::recover(&*disk, &dir, at, log_start)?;
         let view = parking_lot::RwLock::new(recovered.view);
         Ok(Self {
@@ -213,6 +217,25 @@ impl Segments {
         unneeded
     }
 
+    /// Prepares a compaction; `None` if there is nothing that was not compacted yet.
+    #[must_use]
+    pub fn plan_compaction(&self, request: Compaction) -> Option<CompactionJob> {
+        let oldest_dirty = self.dirty.first().map_or(i64::MAX, |tail| tail.base_offset);
+        let mut infos = self.infos();
+        infos.retain(|info| info.base_offset < oldest_dirty);
+        CompactionJob::new(self.shared.clone(), request, &infos)
+    }
+
+    /// Puts a compacted segment in its place. `false` if retention took the old ones in the meantime.
+    pub fn install(&mut self, replacement: Replacement) -> Result<bool> {
+        self.usable()?;
+        install(&self.shared, replacement).inspect_err(|error| {
+            if matches!(error, SegmentError::SyncFailed { .. }) {
+                self.failed = Some(error.clone());
+            }
+        })
+    }
+
     /// The first offset that is kept.
     #[must_use]
     pub fn start_offset(&self) -> i64 {
@@ -307,12 +330,18 @@ impl Segments {
         let mut base_offset = self.shared.view.read().next_base();
         if first.next_offset() - base_offset > i64::from(u32::MAX) {
             // Compaction took so much away that no index could reach over it.
-            let header =
-                Header { base_offset, created_ms: now_ms, compacted_end: Some(first.base_offset) };
-            self.create(&header)?;
+            let compacted_end = Some(first.base_offset);
+            self.create(&Header {
+                base_offset,
+                created_ms: now_ms,
+                compacted_end,
+                is_clean: true,
+            })?;
             base_offset = first.base_offset;
         }
-        self.create(&Header { base_offset, created_ms: now_ms, compacted_end: None })?;
+        let header =
+            Header { base_offset, created_ms: now_ms, compacted_end: None, is_clean: false };
+        self.create(&header)?;
         self.shared.view.write().appending = true;
         Ok(())
     }
@@ -333,7 +362,7 @@ impl Segments {
             .map_err(|error| SegmentError::io(&self.shared.path(base_offset, INDEX), error))?;
         self.dirty.push(Tail { base_offset, log, index });
         let mut segment = Segment::empty(base_offset, header.created_ms);
-        segment.compacted = header.compacted_end.is_some();
+        segment.clean = header.is_clean;
         segment.end_offset = header.compacted_end.unwrap_or(base_offset);
         let mut view = self.shared.view.write();
         view.segments.reserve_exact(1);
@@ -426,12 +455,7 @@ impl Segments {
                 file.sync(why).map_err(|error| SegmentError::sync(&path, error))?;
             }
         }
-        let dir = &self.shared.dir;
-        if self.dir_dirty {
-            let synced = self.shared.disk.sync_dir(dir, "segment-directory");
-            synced.map_err(|error| SegmentError::sync(dir, error))?;
-        }
-        Ok(())
+        if self.dir_dirty { self.shared.sync_dir() } else { Ok(()) }
     }
 }
 

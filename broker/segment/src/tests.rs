@@ -5,6 +5,7 @@
 //! Invariants checked: O4 (no gap, no repeat) at every offset, D3 (what was damaged is an error or is
 //! made again, never wrong), and that the durable end survives a crash at any operation.
 
+mod compaction;
 mod disk;
 mod lookup;
 mod damage;

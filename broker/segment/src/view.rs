@@ -35,6 +35,12 @@ impl Shared {
     pub(crate) fn path(&self, base_offset: i64, extension: &str) -> PathBuf {
         files::path(&self.dir, base_offset, extension)
     }
+
+    /// Makes the names in the directory durable.
+    pub(crate) fn sync_dir(&self) -> Result<()> {
+        let synced = self.disk.sync_dir(&self.dir, "segment-directory");
+        synced.map_err(|error| SegmentError::sync(&self.dir, error))
+    }
 }
 
 /// The segments of one partition.
@@ -63,7 +69,8 @@ pub(crate) struct Segment {
     pub(crate) blocks: u32,
     /// Epoch of the last batch.
     pub(crate) leader_epoch: i32,
-    pub(crate) compacted: bool,
+    /// Whether compaction has been over it with every key.
+    pub(crate) clean: bool,
     /// Why `written_end..end_offset` cannot be read, if it is not that compaction emptied it.
     pub(crate) damage: Option<Box<Damage>>,
     /// The files, for as long as they may not be found under their names: while they are replaced.
@@ -118,7 +125,7 @@ impl Segment {
             running: Running::EMPTY,
             blocks: 0,
             leader_epoch: -1,
-            compacted: false,
+            clean: false,
             damage: None,
             held: None,
         }
@@ -133,7 +140,7 @@ impl Segment {
             created_ms: self.created_ms,
             records: u64::from(self.running.records),
             is_sealed,
-            is_compacted: self.compacted,
+            is_compacted: self.clean,
         }
     }
 

@@ -134,3 +134,27 @@ proptest! {
         }
     }
 }
+
+/// A compacted log, whose offsets have gaps.
+#[test]
+fn d3_a_compacted_index_is_made_again_with_its_gaps() {
+    let bench = Bench::new();
+    let (_, end) = written(&bench);
+    let mut segments = bench.open(Some(&end), 0);
+    segments.seal().unwrap();
+    let end = segments.sync().unwrap();
+    super::compaction::run_all(&mut segments, &super::compaction::request(i64::MAX));
+    let expected = read_on(&segments.reader(), 0, 1_000).unwrap();
+    let base = segments.infos()[0].base_offset;
+    let path = bench.path(base, "index");
+    let bytes = bench.disk.content(&path).unwrap().len() as u64;
+    bench.disk.truncate(&path, bytes - 7);
+    let segments = bench.open(Some(&end), 0);
+    assert_eq!(segments.damages(), []);
+    assert_eq!(read_on(&segments.reader(), 0, 1_000).unwrap(), expected);
+    assert!(segments.infos()[0].is_compacted);
+    // Without its header nobody can tell a gap from a loss.
+    bench.disk.corrupt(&path, 17, 1);
+    let segments = bench.open(Some(&end), 0);
+    assert_eq!(segments.damages().len(), 1);
+}

@@ -1,0 +1,393 @@
+//! Compaction: of each key only the last record stays.
+//!
+//! Place in the walk: the shard asks [`crate::Segments::plan_compaction`] when [`dirty_ratio`] says that it
+//! pays, takes one [`Replacement`] after the other from the [`CompactionJob`] without holding any lock, and
+//! gives each to [`crate::Segments::install`]. Each replica compacts for itself: offsets and records agree
+//! between replicas, files need not.
+//!
+//! The job has two parts. It reads the *dirty* segments (those never compacted) into [`keys::Keys`], a
+//! bounded map from key to its last offset. Then it rewrites all segments up to the last one that got into
+//! the map whole, and drops each record whose key the map knows at a later offset. A map that is only
+//! partly filled drops less, never wrongly; where even the first dirty segment does not fit, the keys are
+//! parted by their hash and the job goes over the same segments once for each part. Small neighbours are
+//! merged on the way.
+//!
+//! # Invariants
+//!
+//! - Offsets never move, and no batch or segment changes where it begins or ends for a reader.
+//! - Only sealed and durable segments that end at or below [`Compaction::end`] are touched.
+//! - A record of an aborted transaction never outlives an older one of its key, and goes itself. An abort
+//!   marker stays for as long as [`Compaction::aborted`] names its transaction; a commit marker stays until
+//!   its records are gone and `delete.retention.ms` has passed.
+//! - The last batch of each producer in [`Compaction::producers`] stays, emptied if need be.
+//! - **R1.** Memory is bounded by [`Compaction::keys_bytes_max`], a block and a write buffer; the additional
+//!   space on disk by one segment.
+//!
+//! # After a crash
+//!
+//! Before its commit a replacement is a pair of `.cleaned` files that recovery removes; after it, an
+//! `.index.swap` that recovery carries through. See [`install`].
+
+pub(crate) mod keys;
+pub(crate) mod transactions;
+pub(crate) mod rewrite;
+pub(crate) mod install;
+
+use std::collections::HashMap;
+use std::hash::RandomState;
+use std::sync::Arc;
+
+use ropewalk_batch::{Rewritten, Stamped, Tombstones, retain};
+
+use crate::error::{Damage, Result};
+use crate::index::{Entry, Header};
+use crate::view::{OpenSegment, SegmentInfo, Shared};
+use keys::{Keys, Part};
+use rewrite::Output;
+use transactions::Transactions;
+
+pub use install::Replacement;
+
+/// Index entries that are looked at in one go.
+const ENTRIES: u32 = 256;
+
+/// In how many parts keys may be parted. Where that is too few, some of them are not looked for.
+const PARTS_MAX: u32 = 1 << 12;
+
+/// A transaction that was aborted, by the offsets of its first record and of its marker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Aborted {
+    /// Its producer.
+    pub producer_id: i64,
+    /// Offset of its first record.
+    pub first_offset: i64,
+    /// Offset of its abort marker.
+    pub last_offset: i64,
+}
+
+/// What to compact, and what must be known for it.
+#[derive(Debug, Clone)]
+pub struct Compaction {
+    /// Nothing that reaches beyond this offset is touched: the last stable offset, or the segment that
+    /// the older kept snapshot names as its durable end.
+    pub end: i64,
+    /// The time of this pass.
+    pub now_ms: i64,
+    /// How long consumers get to see a tombstone (`delete.retention.ms`).
+    pub delete_retention_ms: i64,
+    /// Neighbours are merged up to this size.
+    pub segment_bytes: u64,
+    /// Memory for the map of keys.
+    pub keys_bytes_max: usize,
+    /// The most that the records of one batch may take when decompressed.
+    pub records_bytes_max: usize,
+    /// The aborted transactions that fetches still tell of.
+    pub aborted: Vec<Aborted>,
+    /// Of each producer that is still known, the last offset of its last batch.
+    pub producers: HashMap<i64, i64>,
+}
+
+/// The share of bytes below `end` that were never compacted, from 0 to 1.
+#[must_use]
+pub fn dirty_ratio(segments: &[SegmentInfo], end: i64) -> f64 {
+    let candidates = candidates(segments, end);
+    let bytes = |segments: &mut dyn Iterator<Item = &SegmentInfo>| -> u64 {
+        segments.map(|segment| segment.size_bytes).sum()
+    };
+    let all = bytes(&mut candidates.iter());
+    let dirty = bytes(&mut candidates.iter().filter(|segment| !segment.is_compacted));
+    if all == 0 { 0.0 } else { dirty as f64 / all as f64 }
+}
+
+/// The segments that may be touched: the oldest, as far as they are sealed and below `end`.
+fn candidates(segments: &[SegmentInfo], end: i64) -> &[SegmentInfo] {
+    let may = |segment: &&SegmentInfo| segment.is_sealed && segment.next_offset <= end;
+    &segments[..segments.iter().take_while(may).count()]
+}
+
+/// A compaction under way. It holds no lock and no file between two steps.
+#[derive(Debug)]
+pub struct CompactionJob {
+    shared: Arc<Shared>,
+    request: Compaction,
+    candidates: Vec<SegmentInfo>,
+    /// Which part of the keys comes next, and of how many.
+    part: u32,
+    parts: u32,
+    parting: RandomState,
+    pass: Option<Pass>,
+}
+
+/// One way over the segments with one map of keys.
+#[derive(Debug)]
+struct Pass {
+    keys: Keys,
+    transactions: Transactions,
+    /// Segments still to be rewritten, the next one last.
+    left: Vec<SegmentInfo>,
+    /// Whether all keys have been looked for once this pass is through.
+    is_last: bool,
+}
+
+impl CompactionJob {
+    /// A job for the segments that may be touched, if any of them is dirty.
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        request: Compaction,
+        segments: &[SegmentInfo],
+    ) -> Option<Self> {
+        let candidates = candidates(segments, request.end).to_vec();
+        let end = candidates.last()?.next_offset;
+        let request = Compaction { end, ..request };
+        candidates.iter().any(|segment| !segment.is_compacted).then_some(Self {
+            shared,
+            request,
+            candidates,
+            part: 0,
+            parts: 1,
+            parting: RandomState::new(),
+            pass: None,
+        })
+    }
+
+    /// Rewrites the next segment, or several small ones as one. `None` when all is done; what did not
+    /// fit into the map of keys is left for another job.
+    ///
+    /// What is returned must be installed before the next call.
+    #[expect(clippy::should_implement_trait, reason = "it can fail, and is not for adapters")]
+    pub fn next(&mut self) -> Result<Option<Replacement>> {
+        loop {
+            if self.part == self.parts {
+                return Ok(None);
+            }
+            let mut pass = match self.pass.take() {
+                Some(pass) => pass,
+                None => self.begin()?,
+            };
+            while !pass.left.is_empty() {
+                if let Some(replacement) = pass.rewrite(&self.shared, &self.request)? {
+                    self.pass = Some(pass);
+                    return Ok(Some(replacement));
+                }
+            }
+            self.part += 1;
+        }
+    }
+
+    /// Reads keys and decides how far this pass goes.
+    fn begin(&mut self) -> Result<Pass> {
+        self.candidates = candidates(&self.shared.view.read().infos(), self.request.end).to_vec();
+        let is_dirty = |segment: &&SegmentInfo| !segment.is_compacted;
+        let Some(first) = self.candidates.iter().find(is_dirty).cloned() else {
+            self.part = self.parts - 1; // Retention took what there was to do.
+            let keys = Keys::new(0, None);
+            let transactions = Transactions::new(&self.request);
+            return Ok(Pass { keys, transactions, left: Vec::new(), is_last: true });
+        };
+        let (mut keys, mut whole) = self.read_keys(self.part, self.parts)?;
+        while whole == 0 && self.parts < PARTS_MAX {
+            // Not even one segment: an upper bound of its keys says in how many parts they should fit.
+            let parts = Keys::parts(first.records, self.request.keys_bytes_max);
+            (self.part, self.parts) = (0, parts.max(2 * self.parts));
+            (keys, whole) = self.read_keys(self.part, self.parts)?;
+        }
+        let is_last = self.part + 1 == self.parts;
+        // In parts, the job is about the first dirty segment only, however many were read.
+        let whole = if self.parts > 1 { 1 } else { whole };
+        let mut dirty = 0;
+        let within = self.candidates.iter().take_while(|segment| {
+            dirty += usize::from(!segment.is_compacted);
+            dirty <= whole
+        });
+        let mut left: Vec<SegmentInfo> = within.cloned().collect();
+        left.reverse();
+        let transactions = Transactions::new(&self.request);
+        Ok(Pass { keys, transactions, left, is_last })
+    }
+
+    /// Reads the keys of dirty segments until the map is full. Returns how many segments got in whole.
+    fn read_keys(&self, part: u32, parts: u32) -> Result<(Keys, usize)> {
+        let part = Part { number: part, of: parts, hasher: self.parting.clone() };
+        let mut keys = Keys::new(self.request.keys_bytes_max, Some(part));
+        let transactions = Transactions::new(&self.request);
+        let mut whole = 0;
+        for info in self.candidates.iter().filter(|segment| !segment.is_compacted) {
+            let Some(segment) = open(&self.shared, info)? else { continue };
+            segment.each_batch(|batch| {
+                if batch.header().is_control() || transactions.is_aborted(batch) {
+                    return Ok(true);
+                }
+                let limit_bytes = self.request.records_bytes_max;
+                segment.records(batch, limit_bytes, |record| {
+                    if let Some(key) = &record.key {
+                        keys.put(key, batch.base_offset + i64::from(record.offset_delta));
+                    }
+                })?;
+                Ok(!keys.is_full())
+            })?;
+            if keys.is_full() {
+                break;
+            }
+            whole += 1;
+        }
+        Ok((keys, whole))
+    }
+}
+
+impl Pass {
+    /// Rewrites the next segment and those after it that fit into the same file. `None` if nothing
+    /// changed.
+    fn rewrite(
+        &mut self,
+        shared: &Arc<Shared>,
+        request: &Compaction,
+    ) -> Result<Option<Replacement>> {
+        let mut output: Option<Output> = None;
+        let mut replaced = Vec::new();
+        let mut is_changed = false;
+        while let Some(info) = self.left.last().cloned() {
+            // Before the last part, what is clean is not mixed with what is not.
+            let is_alike =
+                |first: &SegmentInfo| self.is_clean_after(first) == self.is_clean_after(&info);
+            let fits = output.as_ref().is_none_or(|output| output.has_room(&info, request));
+            if !fits || !replaced.first().is_none_or(is_alike) {
+                break;
+            }
+            self.left.pop();
+            let Some(segment) = open(shared, &info)? else {
+                break; // Retention took it; what comes is no neighbour of what was.
+            };
+            let output = match &mut output {
+                Some(output) => output,
+                none => none.insert(Output::create(shared, info.base_offset)?),
+            };
+            is_changed |= self.copy(&segment, request, output)?;
+            is_changed |= info.is_compacted != self.is_clean_after(&info);
+            replaced.push(info);
+        }
+        let Some(output) = output else { return Ok(None) };
+        if !is_changed && replaced.len() == 1 {
+            output.discard();
+            return Ok(None);
+        }
+        let created_ms = replaced.iter().map(|info| info.created_ms).max().unwrap_or(0);
+        let header = Header {
+            base_offset: replaced[0].base_offset,
+            created_ms,
+            compacted_end: replaced.last().map(|info| info.next_offset),
+            is_clean: replaced.iter().all(|info| self.is_clean_after(info)),
+        };
+        output.finish(&header, replaced).map(Some)
+    }
+
+    /// Whether every key of a segment has been looked for once this pass is through.
+    fn is_clean_after(&self, info: &SegmentInfo) -> bool {
+        self.is_last || info.is_compacted
+    }
+
+    /// Copies what stays of a segment; returns whether anything went or changed.
+    fn copy(
+        &mut self,
+        segment: &OpenSegment,
+        request: &Compaction,
+        output: &mut Output,
+    ) -> Result<bool> {
+        let mut is_changed = false;
+        segment.each_batch(|batch| {
+            match self.what_stays(segment, batch, request)? {
+                Stays::AsItIs => output.push(batch)?,
+                Stays::Other(other) => {
+                    is_changed |= other.bytes != batch.bytes;
+                    output.push(&other)?;
+                }
+                Stays::Nothing => is_changed = true,
+            }
+            Ok(true)
+        })?;
+        Ok(is_changed)
+    }
+
+    fn what_stays(
+        &mut self,
+        segment: &OpenSegment,
+        batch: &Stamped,
+        request: &Compaction,
+    ) -> Result<Stays> {
+        let header = batch.header();
+        if header.is_control() {
+            let is_commit = segment.is_commit(batch, request.records_bytes_max)?;
+            let stays = self.transactions.keeps_marker(batch, is_commit, request);
+            return Ok(if stays { Stays::AsItIs } else { Stays::Nothing });
+        }
+        let is_aborted = self.transactions.is_aborted(batch);
+        let tombstones =
+            Tombstones { now_ms: request.now_ms, retention_ms: request.delete_retention_ms };
+        let outcome = retain(batch, &tombstones, request.records_bytes_max, |record| {
+            let offset = batch.base_offset + i64::from(record.offset_delta);
+            !is_aborted && record.key.as_ref().is_some_and(|key| self.keys.is_last(key, offset))
+        })
+        .map_err(|error| segment.no_records(batch, &error))?;
+        let stays = match outcome {
+            Rewritten::Unchanged => Stays::AsItIs,
+            Rewritten::Thinned { batch, .. } => Stays::Other(batch),
+            Rewritten::Emptied { batch } => {
+                let last = request.producers.get(&header.producer_id);
+                if last != Some(&batch.last_offset()) {
+                    return Ok(Stays::Nothing);
+                }
+                return Ok(Stays::Other(batch));
+            }
+        };
+        self.transactions.kept_data(&header);
+        Ok(stays)
+    }
+}
+
+/// What stays of a batch.
+enum Stays {
+    AsItIs,
+    Other(Stamped),
+    Nothing,
+}
+
+/// Opens a segment that was there when the job began. `None` if it is gone or was replaced.
+fn open(shared: &Arc<Shared>, info: &SegmentInfo) -> Result<Option<OpenSegment>> {
+    let view = shared.view.read();
+    let same = view.segments.iter().find(|segment| {
+        segment.base_offset == info.base_offset && segment.end_offset == info.next_offset
+    });
+    same.map(|segment| segment.open(shared)).transpose()
+}
+
+impl OpenSegment {
+    /// Calls `each` with every batch, verified, in order, until it says that it has enough.
+    fn each_batch(&self, mut each: impl FnMut(&Stamped) -> Result<bool>) -> Result<()> {
+        let mut number = 0;
+        while number < self.index.blocks {
+            let entries: Vec<Entry> = self.index.entries(number, ENTRIES)?;
+            number += entries.len() as u32;
+            for block in &entries {
+                for batch in self.batches(block)? {
+                    if !each(&batch)? {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a control batch is the marker of a commit: its record's key is {version, type} and the
+    /// type of a commit is 1.
+    fn is_commit(&self, batch: &Stamped, limit_bytes: usize) -> Result<bool> {
+        let mut kind = None;
+        self.records(batch, limit_bytes, |record| {
+            kind = record.key.and_then(|key| key.get(2..4).map(<[u8]>::to_vec));
+        })?;
+        let kind = kind.ok_or_else(|| {
+            let what = format!("the control batch at offset {} has no type", batch.base_offset);
+            Damage::new(&self.log_path, 0, what)
+        })?;
+        Ok(kind == [0, 1])
+    }
+}

@@ -1,0 +1,84 @@
+//! Puts compacted segments in the place of the old ones.
+//!
+//! Place in the walk: the last step of a compaction, under the writer's lock of the partition.
+//!
+//! # Order, and what a crash leaves
+//!
+//! 1. `.log.cleaned` and `.index.cleaned` are durable: a crash removes them.
+//! 2. `.index.cleaned` becomes `.index.swap`, and the directory is synced. **This is the commit**: from
+//!    here on recovery carries the rest through.
+//! 3. Readers are switched to the new files by their open handles, so the names may now disagree.
+//! 4. `.log.cleaned` becomes `.log`, synced; `.index.swap` becomes `.index`, synced. In this order a crash
+//!    never leaves a new index beside an old log without the `.index.swap` that tells of it.
+//! 5. The other segments that were merged are removed. Where a crash leaves them, recovery sees that the
+//!    new one covers them.
+//!
+//! Invariants: a segment that changed since the job began is not replaced. Reads planned before keep their
+//! files.
+
+use crate::error::{Result, SegmentError};
+use crate::files::{CLEANED_INDEX, CLEANED_LOG, INDEX, LOG, SWAP_INDEX};
+use crate::view::{Segment, SegmentInfo, Shared};
+
+/// Finished files that can take the place of one or several segments.
+#[derive(Debug)]
+pub struct Replacement {
+    pub(crate) segment: Segment,
+    pub(crate) replaced: Vec<SegmentInfo>,
+}
+
+impl Replacement {
+    /// How many bytes less there are once it is installed.
+    #[must_use]
+    pub fn saved_bytes(&self) -> u64 {
+        let before: u64 = self.replaced.iter().map(|info| info.size_bytes).sum();
+        before.saturating_sub(u64::from(self.segment.running.position))
+    }
+}
+
+/// Installs a replacement; whether it was still wanted.
+pub(crate) fn install(shared: &Shared, replacement: Replacement) -> Result<bool> {
+    let Replacement { segment, replaced } = replacement;
+    let base_offset = segment.base_offset;
+    if position(shared, &replaced).is_none() {
+        for extension in [CLEANED_LOG, CLEANED_INDEX] {
+            // What stays behind is removed by the next recovery, or overwritten.
+            let _left_behind = shared.disk.remove(&shared.path(base_offset, extension));
+        }
+        return Ok(false);
+    }
+    rename(shared, base_offset, CLEANED_INDEX, SWAP_INDEX)?;
+
+    let at = position(shared, &replaced).expect("only the writer, who waits here, moves segments");
+    shared.view.write().segments.splice(at..at + replaced.len(), [segment]);
+
+    rename(shared, base_offset, CLEANED_LOG, LOG)?;
+    rename(shared, base_offset, SWAP_INDEX, INDEX)?;
+    for info in &replaced {
+        for extension in [LOG, INDEX] {
+            let path = shared.path(info.base_offset, extension);
+            shared.files.forget(&path);
+            if info.base_offset != base_offset {
+                let removed = shared.disk.remove(&path);
+                removed.map_err(|error| SegmentError::io(&path, error))?;
+            }
+        }
+    }
+    let mut view = shared.view.write();
+    view.segments[at].held = None;
+    view.segments.shrink_to_fit();
+    Ok(true)
+}
+
+/// Where in the view the segments to be replaced lie, if they are all still as they were.
+fn position(shared: &Shared, replaced: &[SegmentInfo]) -> Option<usize> {
+    let infos = shared.view.read().infos();
+    infos.windows(replaced.len()).position(|window| window == replaced)
+}
+
+fn rename(shared: &Shared, base_offset: i64, from: &str, to: &str) -> Result<()> {
+    let from = shared.path(base_offset, from);
+    let renamed = shared.disk.rename(&from, &shared.path(base_offset, to));
+    renamed.map_err(|error| SegmentError::io(&from, error))?;
+    shared.sync_dir()
+}
