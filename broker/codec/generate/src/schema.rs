@@ -260,3 +260,49 @@ fn lift(
 fn optional_versions(text: Option<&String>) -> anyhow::Result<Versions> {
     text.map_or(Ok(Versions::NONE), |text| Versions::parse(text))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A request with `fields` and nothing else of interest.
+    fn request(fields: &str) -> anyhow::Result<Message> {
+        message(&format!(
+            r#"// A licence.
+            {{
+              "apiKey": 1, "type": "request", "listeners": ["broker"], "name": "AskRequest",
+              // What changed when.
+              "validVersions": "1-3", "flexibleVersions": "2+",
+              "fields": [{fields}]
+            }}"#
+        ))
+    }
+
+    #[test]
+    fn structs_inside_fields_are_lifted_out_with_the_versions_they_occur_in() {
+        let message = request(
+            r#"{ "name": "Topics", "type": "[]Topic", "versions": "2+", "fields": [
+                 { "name": "Name", "type": "string", "versions": "0+", "nullableVersions": "3+" },
+                 { "name": "Gone", "type": "int8", "versions": "0-1" } ] }"#,
+        )
+        .expect("a sound schema");
+        let [ask, topic] = message.structs.as_slice() else { panic!("two structs") };
+        assert_eq!(ask.fields[0].kind, Type::Array(Box::new(Type::Struct("Topic".to_owned()))));
+        assert_eq!(topic.reach, Versions { low: 2, high: 3 });
+        assert_eq!(topic.fields.len(), 1, "a field that no version has is left out");
+        assert_eq!(topic.fields[0].nullable, Versions { low: 3, high: 3 });
+    }
+
+    #[test]
+    fn what_is_not_understood_is_refused() {
+        for fields in [
+            r#"{ "name": "A", "type": "int8", "versions": "0+", "endianness": "little" }"#,
+            r#"{ "name": "A", "type": "[]Nowhere", "versions": "0+" }"#,
+            r#"{ "name": "A", "type": "int8", "versions": "0+", "nullableVersions": "0+" }"#,
+            r#"{ "name": "A", "type": "int8", "versions": "0+", "tag": 0 }"#,
+            r#"{ "name": "A", "type": "int8", "versions": "1+", "tag": 0, "taggedVersions": "2+" }"#,
+        ] {
+            assert!(request(fields).is_err(), "{fields}");
+        }
+    }
+}
