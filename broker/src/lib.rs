@@ -4,6 +4,5 @@
 //! it starts is [`boot`].
 
 pub mod limits;
-pub mod settings;
 pub mod listen;
 pub mod handle;
