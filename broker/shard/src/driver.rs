@@ -212,6 +212,7 @@ impl Driver {
                     term,
                     members: self.replica.members().clone(),
                     state: self.shard.state().clone(),
+                    logs: self.shard.logs(),
                 });
             }
         }

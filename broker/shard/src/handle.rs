@@ -78,6 +78,8 @@ pub struct Capture {
     pub members: Members,
     /// The state after that entry.
     pub state: State,
+    /// The records of its partitions. They may go on beyond the entry; none is missing.
+    pub logs: Vec<(PartitionId, Arc<PartitionLog>)>,
 }
 
 /// Sees what apply did, in order, after it is readable. Called on the shard's own loop: it must

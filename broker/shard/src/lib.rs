@@ -15,7 +15,16 @@ pub mod replica;
 pub mod engine;
 pub mod state;
 pub mod log;
+pub mod budget;
+pub mod shelf;
+pub mod snapshot;
+pub mod checkpoint;
+pub mod recovery;
+pub mod birth;
+pub mod directory;
 
+pub use budget::TailBudget;
+pub use directory::{DataDir, Identity};
 pub use handle::{Observer, ProposeError, Shard};
 pub use id::{BrokerId, PartitionId, ReplicaId, ShardId, TopicId};
 pub use log::PartitionLog;

@@ -38,6 +38,16 @@ pub const ELECTION_TICKS: usize = 10;
 /// Ticks between heartbeats.
 pub const HEARTBEAT_TICKS: usize = 2;
 
+/// A tail this long is written to segments without waiting for a checkpoint.
+pub const TAIL_BYTES_TO_FLUSH: usize = 1 << 20;
+
+/// Spill and tail of a partition that are smaller together go to the shard's spill file at a
+/// checkpoint, not to a segment.
+pub const SPILL_BYTES_MAX: usize = 32 << 10;
+
+/// Runs of a partition in spill files. Above it a checkpoint writes them anew as one.
+pub const SPILL_RUNS_MAX: usize = 4;
+
 const _: () = assert!(ENTRY_BYTES_MAX as u64 <= MESSAGE_BYTES_MAX, "an entry fits a message");
 const _: () =
     assert!(MESSAGE_BYTES_MAX <= COMMITTED_BYTES_MAX, "apply takes what a message brings");

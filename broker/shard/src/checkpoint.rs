@@ -1,0 +1,449 @@
+//! Moves what was applied from memory and the write-ahead log to files, in the background.
+//!
+//! One thread does it for all shards of a broker, and nobody waits for it but a producer that finds
+//! the tails' memory used up. [`Keeper::step`] does one piece of work and never sleeps, so that a test
+//! can drive it and crash in between; [`Keeper::spawn`] puts it on its own thread.
+//!
+//! # What it does
+//!
+//! - *Flush*: a tail of a mebibyte is written to segments, without a sync; shorter ones when the
+//!   memory is used up.
+//! - *Checkpoint* of a shard at the applied index S ([`pass`]): everything through S durable, then a
+//!   snapshot that names it, then the write-ahead log below the *older* kept snapshot may go (D6).
+//!   It is due when the write-ahead log is long (for the shards that keep its oldest file), when
+//!   memory is used up and flushing did not help, and some time after a shard changed.
+//! - *Unlink*: a file goes when neither kept snapshot names it.
+//!
+//! # Invariants
+//!
+//! - Segments never hold anything above S while a checkpoint at S is under way: the same thread flushes
+//!   and checkpoints, and does not flush a shard whose checkpoint waits for its turn to sync.
+//! - A shard in which nothing changed costs nothing.
+//! - Syncs keep to their budget per second, unless producers wait.
+//! - **D2** a failed sync is final: the thread ends and says so, and the process ends.
+//!
+//! # After a crash
+//!
+//! What was flushed and not named by a durable snapshot is cut off and comes again from the write-ahead
+//! log. Files that no snapshot names are removed by recovery.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, mpsc};
+
+use ropewalk_segment::{SegmentConfig, SegmentError};
+use ropewalk_wal::{Record, ReplicaKey, Submission, WalError, WalHandle};
+
+use crate::directory::DirectoryError;
+use crate::handle::{Capture, Shard};
+use crate::id::{PartitionId, ShardId};
+use crate::limits;
+use crate::log::PartitionLog;
+use crate::shelf::Store;
+
+pub(crate) mod files;
+mod pass;
+mod thread;
+
+pub use files::ShardFiles;
+pub use thread::KeeperThread;
+
+use pass::Pass;
+#[cfg(test)]
+pub(crate) use pass::add;
+
+/// Why a piece of work was not done, by what happens next.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum KeeperError {
+    /// Nothing that was durable can be relied on to be so: the process ends (D2).
+    #[error("{0}")]
+    Final(String),
+    /// Nothing is lost, it may work later: no space, a file that cannot be opened.
+    #[error("{0}")]
+    Later(String),
+}
+
+impl From<SegmentError> for KeeperError {
+    fn from(error: SegmentError) -> Self {
+        match error {
+            SegmentError::SyncFailed { .. } => Self::Final(error.to_string()),
+            SegmentError::OutOfRange { .. }
+            | SegmentError::Damaged(_)
+            | SegmentError::NotNext { .. }
+            | SegmentError::Full { .. }
+            | SegmentError::Io { .. } => Self::Later(error.to_string()),
+        }
+    }
+}
+
+impl From<DirectoryError> for KeeperError {
+    fn from(error: DirectoryError) -> Self {
+        match error {
+            DirectoryError::SyncFailed { .. } => Self::Final(error.to_string()),
+            DirectoryError::InUse(_)
+            | DirectoryError::Empty(_)
+            | DirectoryError::Foreign { .. }
+            | DirectoryError::Formatted { .. }
+            | DirectoryError::UnknownVersion { .. }
+            | DirectoryError::Damaged { .. }
+            | DirectoryError::Io { .. } => Self::Later(error.to_string()),
+        }
+    }
+}
+
+/// Where a checkpoint begins: the shard's own loop, or a test.
+pub trait Source: Send + fmt::Debug {
+    /// The state as of the last applied entry; `None` once the shard has stopped.
+    fn capture(&self) -> Option<Capture>;
+}
+
+impl Source for Arc<Shard> {
+    fn capture(&self) -> Option<Capture> {
+        Shard::capture(self).ok()
+    }
+}
+
+/// The write-ahead log as a checkpoint needs it.
+pub trait Journal: Send + fmt::Debug {
+    /// Notes, durably, that a replica's log through `index` is covered by snapshots.
+    ///
+    /// # Errors
+    /// When it could not be written.
+    fn truncate(&self, key: ReplicaKey, index: u64, term: u64) -> Result<(), KeeperError>;
+    /// Lets files go that hold nothing from the given index of each replica on.
+    fn release(&self, needed: &BTreeMap<ReplicaKey, u64>);
+    /// How much of it is in use.
+    fn used_bytes(&self) -> u64;
+    /// Who keeps the oldest file, and the last index each has in it.
+    fn pinned_by_oldest(&self) -> Vec<(ReplicaKey, u64)>;
+}
+
+impl Journal for WalHandle {
+    fn truncate(&self, key: ReplicaKey, index: u64, term: u64) -> Result<(), KeeperError> {
+        let (answer, answered) = mpsc::sync_channel(1);
+        let record = Record::Truncated { key, index, term };
+        let submission = Submission::new(vec![record], move |result| {
+            // Whoever asked may have gone.
+            let _ = answer.send(result);
+        });
+        self.submit(submission.from_reserve());
+        let result = answered.recv().unwrap_or_else(|_| Err(Arc::new(WalError::Closed)));
+        result.map_err(|error| match error.is_final() {
+            true => KeeperError::Final(error.to_string()),
+            false => KeeperError::Later(error.to_string()),
+        })
+    }
+
+    fn release(&self, needed: &BTreeMap<ReplicaKey, u64>) {
+        Self::release(self, needed.clone());
+    }
+
+    fn used_bytes(&self) -> u64 {
+        self.stats().used_bytes
+    }
+
+    fn pinned_by_oldest(&self) -> Vec<(ReplicaKey, u64)> {
+        Self::pinned_by_oldest(self)
+    }
+}
+
+/// What the configuration of topics says about files.
+pub trait Policy: Send + Sync + fmt::Debug {
+    /// How a partition's segments are cut.
+    fn segments(&self, partition: PartitionId) -> SegmentConfig;
+}
+
+/// When to do what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeeperOptions {
+    /// Above this the shards that keep the write-ahead log's oldest file are checkpointed.
+    pub wal_used_bytes_soft_max: u64,
+    /// A shard is checkpointed this long after it changed, however little.
+    pub checkpoint_age_ms: i64,
+    /// Syncs per second, unless producers wait.
+    pub syncs_per_second: u32,
+}
+
+impl Default for KeeperOptions {
+    fn default() -> Self {
+        Self {
+            wal_used_bytes_soft_max: 512 << 20,
+            checkpoint_age_ms: 60_000,
+            syncs_per_second: 200,
+        }
+    }
+}
+
+/// Whether there is more to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// At once.
+    Now,
+    /// Not before something changes or time passes.
+    Wait,
+}
+
+/// The background work of a broker's store.
+#[derive(Debug)]
+pub struct Keeper {
+    store: Arc<Store>,
+    journal: Box<dyn Journal>,
+    policy: Arc<dyn Policy>,
+    options: KeeperOptions,
+    shards: BTreeMap<ShardId, Kept>,
+    /// The checkpoint under way.
+    pass: Option<(ShardId, Pass)>,
+    syncs: SyncBudget,
+}
+
+/// A shard as the keeper sees it.
+#[derive(Debug)]
+struct Kept {
+    files: ShardFiles,
+    source: Box<dyn Source>,
+    /// Logs that changed since the last checkpoint began.
+    dirty: Vec<Arc<PartitionLog>>,
+    /// Logs with a long tail.
+    full: Vec<Arc<PartitionLog>>,
+    dirty_since_ms: Option<i64>,
+}
+
+impl Keeper {
+    /// A keeper without shards.
+    #[must_use]
+    pub fn new(
+        store: Arc<Store>,
+        journal: Box<dyn Journal>,
+        policy: Arc<dyn Policy>,
+        options: KeeperOptions,
+    ) -> Self {
+        let syncs = SyncBudget { per_second: options.syncs_per_second, ..SyncBudget::default() };
+        Self { store, journal, policy, options, shards: BTreeMap::new(), pass: None, syncs }
+    }
+
+    /// Looks after a shard from now on.
+    pub fn add(&mut self, files: ShardFiles, source: Box<dyn Source>) {
+        let shard = files.shard();
+        let (dirty, full) = (Vec::new(), Vec::new());
+        self.shards.insert(shard, Kept { files, source, dirty, full, dirty_since_ms: None });
+    }
+
+    /// Does one piece of work.
+    ///
+    /// # Errors
+    /// See [`KeeperError`]. After one that is not final, `step` may be called again.
+    pub fn step(&mut self, now_ms: i64) -> Result<Next, KeeperError> {
+        self.syncs.refill(now_ms);
+        for shard in self.shards.values_mut() {
+            shard.look(now_ms);
+        }
+        self.flush_full(now_ms)?;
+        if self.store.budget().is_over() {
+            self.relieve(now_ms)?;
+        }
+        if self.pass.is_none() {
+            let Some(due) = self.due(now_ms) else { return Ok(Next::Wait) };
+            self.begin(due, now_ms)?;
+        }
+        self.go_on(now_ms)
+    }
+
+    /// Checkpoints every shard that has moved, so that the next start has nothing to replay.
+    ///
+    /// # Errors
+    /// See [`KeeperError`].
+    pub fn checkpoint_all(&mut self, now_ms: i64) -> Result<(), KeeperError> {
+        self.syncs.suspend();
+        while self.pass.is_some() {
+            self.go_on(now_ms)?;
+        }
+        let shards: Vec<ShardId> = self.shards.keys().copied().collect();
+        for shard in shards {
+            self.begin(shard, now_ms)?;
+            let moved = |pass: &Pass| pass.index() > self.shards[&shard].files.newest().index;
+            if self.pass.as_ref().is_some_and(|(_, pass)| !moved(pass)) {
+                self.pass = None;
+            }
+            while self.pass.is_some() {
+                self.go_on(now_ms)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes long tails to segments.
+    fn flush_full(&mut self, now_ms: i64) -> Result<(), KeeperError> {
+        let busy = self.pass.as_ref().map(|(shard, _)| *shard);
+        for (shard, kept) in &mut self.shards {
+            if Some(*shard) != busy {
+                while let Some(log) = kept.full.pop() {
+                    flush(&log, i64::MAX, now_ms, &*self.policy)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Producers wait for memory: writes the longest tails, down to what a spill file is for.
+    fn relieve(&mut self, now_ms: i64) -> Result<(), KeeperError> {
+        let busy = self.pass.as_ref().map(|(shard, _)| *shard);
+        let idle = self.shards.iter().filter(|(shard, _)| Some(**shard) != busy);
+        let dirty = idle.flat_map(|(_, kept)| &kept.dirty);
+        let mut longest: Vec<(usize, &Arc<PartitionLog>)> =
+            dirty.map(|log| (log.tail_bytes(), log)).collect();
+        longest.sort_unstable_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
+        let enough = self.store.budget().pinned_bytes_max() / 4 * 3;
+        for (bytes, log) in longest {
+            if bytes < limits::SPILL_BYTES_MAX || self.store.budget().pinned_bytes() < enough {
+                break;
+            }
+            flush(log, i64::MAX, now_ms, &*self.policy)?;
+        }
+        Ok(())
+    }
+
+    /// The shard whose checkpoint is due next.
+    fn due(&self, now_ms: i64) -> Option<ShardId> {
+        if self.store.budget().is_over() {
+            let tails = |kept: &Kept| kept.dirty.iter().map(|log| log.tail_bytes()).sum::<usize>();
+            let most = self.shards.iter().max_by_key(|(_, kept)| tails(kept));
+            if let Some((shard, _)) = most.filter(|(_, kept)| tails(kept) > 0) {
+                return Some(*shard);
+            }
+        }
+        if self.journal.used_bytes() > self.options.wal_used_bytes_soft_max
+            && let Some(shard) = self.pinning()
+        {
+            return Some(shard);
+        }
+        if !self.syncs.is_left() {
+            return None;
+        }
+        let changed =
+            self.shards.iter().filter_map(|(shard, kept)| Some((kept.dirty_since_ms?, shard)));
+        let (since_ms, shard) = changed.min()?;
+        (now_ms - since_ms >= self.options.checkpoint_age_ms).then_some(*shard)
+    }
+
+    /// A shard that keeps the write-ahead log's oldest file.
+    fn pinning(&self) -> Option<ShardId> {
+        self.journal.pinned_by_oldest().into_iter().find_map(|(key, last)| {
+            let kept = self.shards.get(&ShardId(key.shard))?;
+            let ours = kept.files.key() == key && kept.files.released_through() < last;
+            ours.then_some(ShardId(key.shard))
+        })
+    }
+
+    fn begin(&mut self, shard: ShardId, now_ms: i64) -> Result<(), KeeperError> {
+        let kept = self.shards.get_mut(&shard).expect("only shards that are kept are due");
+        // Before the capture: what changes after it is for the next checkpoint.
+        kept.look(now_ms);
+        kept.dirty_since_ms = None;
+        kept.full.clear();
+        for log in kept.dirty.drain(..) {
+            log.mark_clean();
+        }
+        let Some(capture) = kept.source.capture() else {
+            self.shards.remove(&shard);
+            return Ok(());
+        };
+        let pass = Pass::begin(&mut kept.files, capture, now_ms, &*self.policy);
+        self.pass = Some((shard, pass.inspect_err(|_| kept.dirty_since_ms = Some(now_ms))?));
+        Ok(())
+    }
+
+    /// Goes on with the checkpoint under way.
+    fn go_on(&mut self, now_ms: i64) -> Result<Next, KeeperError> {
+        let Some((shard, mut pass)) = self.pass.take() else { return Ok(Next::Now) };
+        let urgent = self.store.budget().is_over();
+        if !pass.sync(&mut self.syncs, urgent)? {
+            self.pass = Some((shard, pass));
+            return Ok(Next::Wait);
+        }
+        let kept = self.shards.get_mut(&shard).expect("a shard with a checkpoint is kept");
+        let finished = pass.finish(&mut kept.files);
+        finished.inspect_err(|_| kept.dirty_since_ms = Some(now_ms))?;
+        self.syncs.take(pass::FINISH_SYNCS);
+        self.let_go(shard)?;
+        Ok(Next::Now)
+    }
+
+    /// Lets go of what the older kept snapshot of a shard covers.
+    fn let_go(&mut self, shard: ShardId) -> Result<(), KeeperError> {
+        let files = &mut self.shards.get_mut(&shard).expect("it was just there").files;
+        let Some((index, term)) = files.releasable() else { return Ok(()) };
+        self.journal.truncate(files.key(), index, term)?;
+        files.set_released_through(index);
+        let needed = self.shards.values().map(|kept| {
+            let files = &kept.files;
+            (files.key(), files.released_through() + 1)
+        });
+        self.journal.release(&needed.collect());
+        Ok(())
+    }
+}
+
+impl Kept {
+    /// Takes what the shelf noted.
+    fn look(&mut self, now_ms: i64) {
+        let changes = self.files.shelf().take_changes();
+        let log = |weak: std::sync::Weak<PartitionLog>| weak.upgrade();
+        if !changes.dirty.is_empty() || !changes.closed.is_empty() {
+            self.dirty_since_ms.get_or_insert(now_ms);
+        }
+        self.dirty.extend(changes.dirty.into_iter().filter_map(log));
+        self.full.extend(changes.full.into_iter().filter_map(log));
+        self.files.closed(changes.closed);
+    }
+}
+
+/// Writes a tail to segments. Where the spill before it is damaged it stays: see [`pass`].
+fn flush(
+    log: &PartitionLog,
+    through: i64,
+    now_ms: i64,
+    policy: &dyn Policy,
+) -> Result<bool, KeeperError> {
+    match log.flush(through, now_ms, &policy.segments(log.partition())) {
+        Ok(()) => Ok(true),
+        Err(SegmentError::Damaged(damage)) => {
+            tracing::error!(partition = %log.partition(), %damage, "a tail cannot be flushed");
+            Ok(false)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// How many syncs may be made now.
+#[derive(Debug, Default)]
+pub(crate) struct SyncBudget {
+    per_second: u32,
+    /// In thousandths; may go below zero by what one log costs.
+    left: i64,
+    refilled_ms: Option<i64>,
+    suspended: bool,
+}
+
+impl SyncBudget {
+    fn refill(&mut self, now_ms: i64) {
+        let full = i64::from(self.per_second) * 1000;
+        let passed_ms = match self.refilled_ms.replace(now_ms) {
+            Some(before) => (now_ms - before).clamp(0, 1000),
+            None => 1000,
+        };
+        self.left = (self.left + passed_ms * i64::from(self.per_second)).min(full);
+    }
+
+    /// No more limits: the broker stops.
+    fn suspend(&mut self) {
+        self.suspended = true;
+    }
+
+    pub(crate) fn is_left(&self) -> bool {
+        self.suspended || self.left > 0
+    }
+
+    pub(crate) fn take(&mut self, syncs: usize) {
+        self.left -= i64::try_from(syncs).unwrap_or(i64::MAX / 1000) * 1000;
+    }
+}

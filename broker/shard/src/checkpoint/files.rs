@@ -1,0 +1,232 @@
+//! What a shard has on disk, and what of it may go.
+//!
+//! # Invariants
+//!
+//! - A file goes only when neither kept snapshot names it: what the snapshot with number n no longer
+//!   names is doomed since n, and goes when the older kept one is n or newer.
+//! - **D6** the write-ahead log is let go below the older kept snapshot, never below the newest alone.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use ropewalk_wal::ReplicaKey;
+
+use crate::directory::DirectoryError;
+use crate::id::{BrokerId, PartitionId, ReplicaId, ShardId};
+use crate::shelf::Shelf;
+use crate::snapshot::{Snapshot, Snapshots};
+
+/// How many snapshots are kept.
+const KEPT: usize = 2;
+
+/// The files of one shard.
+#[derive(Debug)]
+pub struct ShardFiles {
+    shelf: Arc<Shelf>,
+    replica: ReplicaId,
+    replicas: BTreeMap<ReplicaId, BrokerId>,
+    snapshots: Snapshots,
+    /// Oldest first.
+    kept: VecDeque<KeptSnapshot>,
+    next_number: u64,
+    next_spill: u64,
+    /// Length of each spill file.
+    spill_bytes: BTreeMap<u64, u64>,
+    doomed: Vec<Doomed>,
+    closed: Vec<(PartitionId, u64)>,
+    released_through: u64,
+}
+
+/// A snapshot that is on disk.
+#[derive(Debug, Clone)]
+pub(crate) struct KeptSnapshot {
+    pub(crate) number: u64,
+    pub(crate) index: u64,
+    pub(crate) term: u64,
+    /// Bytes that it needs of each spill file.
+    pub(crate) spill: BTreeMap<u64, u64>,
+}
+
+/// Something to unlink.
+#[derive(Debug)]
+struct Doomed {
+    /// The first snapshot that does not name it.
+    since: u64,
+    what: Remains,
+}
+
+#[derive(Debug)]
+enum Remains {
+    File(PathBuf),
+    Partition(PartitionId, u64),
+}
+
+impl KeptSnapshot {
+    pub(crate) fn of(number: u64, snapshot: &Snapshot) -> Self {
+        let mut spill = BTreeMap::new();
+        for run in snapshot.partitions.iter().flat_map(|partition| &partition.spill) {
+            *spill.entry(run.file).or_default() += u64::from(run.length_bytes);
+        }
+        Self { number, index: snapshot.index, term: snapshot.term, spill }
+    }
+}
+
+impl ShardFiles {
+    /// The files as recovery found them: the kept snapshots, oldest first, and the spill files that
+    /// they name.
+    pub(crate) fn new(
+        shelf: Arc<Shelf>,
+        snapshot: &Snapshot,
+        kept: VecDeque<KeptSnapshot>,
+        spill_bytes: BTreeMap<u64, u64>,
+    ) -> Self {
+        let snapshots = Snapshots::new(shelf.store().data(), shelf.shard());
+        Self {
+            replica: snapshot.replica,
+            replicas: snapshot.replicas.clone(),
+            snapshots,
+            next_number: kept.back().map_or(0, |newest| newest.number) + 1,
+            next_spill: spill_bytes.keys().next_back().map_or(0, |last| last + 1),
+            spill_bytes,
+            doomed: Vec::new(),
+            closed: Vec::new(),
+            released_through: if kept.len() == KEPT { kept[0].index } else { 0 },
+            kept,
+            shelf,
+        }
+    }
+
+    /// The shard.
+    #[must_use]
+    pub fn shard(&self) -> ShardId {
+        self.shelf.shard()
+    }
+
+    pub(crate) fn key(&self) -> ReplicaKey {
+        ReplicaKey { shard: self.shard().0, replica: self.replica.0 }
+    }
+
+    pub(crate) fn shelf(&self) -> &Arc<Shelf> {
+        &self.shelf
+    }
+
+    pub(crate) fn replica(&self) -> ReplicaId {
+        self.replica
+    }
+
+    pub(crate) fn replicas(&self) -> &BTreeMap<ReplicaId, BrokerId> {
+        &self.replicas
+    }
+
+    /// The newest snapshot.
+    pub(crate) fn newest(&self) -> &KeptSnapshot {
+        self.kept.back().expect("a shard is born with a snapshot")
+    }
+
+    /// Index and term through which the write-ahead log is not needed any more, if that is news.
+    pub(crate) fn releasable(&self) -> Option<(u64, u64)> {
+        let older = self.kept.front().filter(|_| self.kept.len() == KEPT)?;
+        (older.index > self.released_through).then_some((older.index, older.term))
+    }
+
+    pub(crate) fn released_through(&self) -> u64 {
+        self.released_through
+    }
+
+    pub(crate) fn set_released_through(&mut self, index: u64) {
+        self.released_through = index;
+    }
+
+    /// The number of the snapshot that is written next.
+    pub(crate) fn next_number(&self) -> u64 {
+        self.next_number
+    }
+
+    /// Partitions that were closed before the next capture.
+    pub(crate) fn closed(&mut self, closed: Vec<(PartitionId, u64)>) {
+        self.closed.extend(closed);
+    }
+
+    /// Nothing names the files of the closed partitions, and these files, from the next snapshot on.
+    pub(crate) fn doom(&mut self, unneeded: Vec<PathBuf>) {
+        let since = self.next_number;
+        let files = unneeded.into_iter().map(Remains::File);
+        let partitions =
+            self.closed.drain(..).map(|(partition, life)| Remains::Partition(partition, life));
+        self.doomed.extend(files.chain(partitions).map(|what| Doomed { since, what }));
+    }
+
+    /// A spill file's number and path. Each is used once.
+    pub(crate) fn begin_spill(&mut self) -> (u64, PathBuf) {
+        let number = self.next_spill;
+        self.next_spill += 1;
+        (number, self.shelf.store().data().spill_file(self.shard(), number))
+    }
+
+    pub(crate) fn finish_spill(&mut self, number: u64, bytes: u64) {
+        self.spill_bytes.insert(number, bytes);
+    }
+
+    /// Spill files of which more than half is no longer needed.
+    pub(crate) fn wasted_spill(&self, needed: &BTreeMap<u64, u64>) -> BTreeSet<u64> {
+        let wasted = |file: &u64, bytes: &u64| needed.get(file).is_some_and(|n| 2 * n < *bytes);
+        self.spill_bytes.iter().filter(|(f, b)| wasted(f, b)).map(|(file, _)| *file).collect()
+    }
+
+    /// Writes a snapshot, durably, and removes what is named by neither kept one.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub(crate) fn keep(&mut self, snapshot: &Snapshot) -> Result<(), DirectoryError> {
+        let number = self.next_number;
+        self.snapshots.write(number, snapshot)?;
+        self.next_number += 1;
+        self.kept.push_back(KeptSnapshot::of(number, snapshot));
+        while self.kept.len() > KEPT {
+            self.kept.pop_front();
+        }
+        let numbers: Vec<u64> = self.kept.iter().map(|kept| kept.number).collect();
+        self.snapshots.remove_all_but(&numbers)?;
+        self.remove_doomed()
+    }
+
+    fn remove_doomed(&mut self) -> Result<(), DirectoryError> {
+        let data = self.shelf.store().data().clone();
+        let named = |file: &u64| self.kept.iter().any(|kept| kept.spill.contains_key(file));
+        let unnamed: Vec<u64> =
+            self.spill_bytes.keys().filter(|file| !named(file)).copied().collect();
+        for file in unnamed {
+            remove(&data, data.spill_file(self.shard(), file))?;
+            self.spill_bytes.remove(&file);
+        }
+        let oldest = self.kept.front().filter(|_| self.kept.len() == KEPT);
+        let Some(oldest) = oldest.map(|kept| kept.number) else { return Ok(()) };
+        let (gone, still) = std::mem::take(&mut self.doomed)
+            .into_iter()
+            .partition(|doomed| doomed.since <= oldest);
+        self.doomed = still;
+        let gone: Vec<Doomed> = gone;
+        for doomed in gone {
+            match doomed.what {
+                Remains::File(path) => remove(&data, path)?,
+                Remains::Partition(partition, life) => {
+                    let dir = data.partition(partition, life);
+                    data.remove_all_in(&dir)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Removes a file; one that is not there was removed before.
+fn remove(data: &crate::directory::DataDir, path: PathBuf) -> Result<(), DirectoryError> {
+    match data.disk().remove(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(DirectoryError::io(&path)(error))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}

@@ -1,0 +1,186 @@
+//! One checkpoint of one shard, in the order that makes it safe.
+//!
+//! 1. [`Pass::begin`]: the shard's state is captured at the applied index S. Tails through S that are
+//!    not small are written to segments.
+//! 2. [`Pass::sync`]: the segments become durable, as fast as the budget allows.
+//! 3. [`Pass::finish`]: small tails through S go to one spill file, sorted by partition, which becomes
+//!    durable. Then the snapshot is written, which names every end.
+//!
+//! # Invariants
+//!
+//! - A snapshot names nothing that is not durable, and every record through S that is kept.
+//! - A partition with little to write costs no sync of its own.
+//!
+//! # After a crash
+//!
+//! Before the snapshot is durable, the one before it counts, and everything here comes again.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+use ropewalk_segment::spill::SpillWriter;
+
+use super::{KeeperError, Policy, ShardFiles, SyncBudget, flush};
+use crate::handle::Capture;
+use crate::id::PartitionId;
+use crate::limits;
+use crate::log::PartitionLog;
+use crate::log::shelve::Spillable;
+use crate::snapshot::{Snapshot, Spilled};
+
+/// What the last step syncs: spill, its directory, snapshot, its directory, write-ahead log.
+pub(crate) const FINISH_SYNCS: usize = 5;
+
+/// A checkpoint under way.
+#[derive(Debug)]
+pub(crate) struct Pass {
+    capture: Capture,
+    /// The logs of the captured partitions, sorted.
+    logs: BTreeMap<PartitionId, Arc<PartitionLog>>,
+    to_sync: VecDeque<Arc<PartitionLog>>,
+}
+
+impl Pass {
+    /// Begins with a capture and writes what is not small to segments.
+    pub(crate) fn begin(
+        files: &mut ShardFiles,
+        capture: Capture,
+        now_ms: i64,
+        policy: &dyn Policy,
+    ) -> Result<Self, KeeperError> {
+        let ours: HashMap<PartitionId, Arc<PartitionLog>> = capture.logs.iter().cloned().collect();
+        let mut logs = BTreeMap::new();
+        let mut to_sync = VecDeque::new();
+        let mut unneeded = Vec::new();
+        for (partition, state) in &capture.state.partitions {
+            let log = ours.get(partition).expect("an open partition has a log");
+            unneeded.extend(log.trim());
+            if log.loose_bytes(state.next_offset) >= limits::SPILL_BYTES_MAX {
+                flush(log, state.next_offset, now_ms, policy)?;
+            }
+            if log.sync_cost() > 0 {
+                to_sync.push_back(Arc::clone(log));
+            }
+            logs.insert(*partition, Arc::clone(log));
+        }
+        files.doom(unneeded);
+        Ok(Self { capture, logs, to_sync })
+    }
+
+    /// The index that is checkpointed.
+    pub(crate) fn index(&self) -> u64 {
+        self.capture.index
+    }
+
+    /// Makes segments durable while the budget lasts; whether all are.
+    pub(crate) fn sync(
+        &mut self,
+        budget: &mut SyncBudget,
+        urgent: bool,
+    ) -> Result<bool, KeeperError> {
+        while let Some(log) = self.to_sync.front() {
+            if !urgent && !budget.is_left() {
+                return Ok(false);
+            }
+            budget.take(log.sync_cost());
+            log.sync()?;
+            self.to_sync.pop_front();
+        }
+        Ok(true)
+    }
+
+    /// Writes the spill file and the snapshot.
+    pub(crate) fn finish(self, files: &mut ShardFiles) -> Result<(), KeeperError> {
+        self.spill(files)?;
+        let mut partitions = Vec::with_capacity(self.logs.len());
+        for (partition, log) in &self.logs {
+            partitions.push(log.files(self.next_offset(partition))?);
+        }
+        let snapshot = Snapshot {
+            shard: files.shard(),
+            replica: files.replica(),
+            index: self.capture.index,
+            term: self.capture.term,
+            members: self.capture.members,
+            replicas: files.replicas().clone(),
+            state: self.capture.state,
+            partitions,
+        };
+        files.keep(&snapshot)?;
+        Ok(())
+    }
+
+    fn next_offset(&self, partition: &PartitionId) -> i64 {
+        self.capture.state.partitions[partition].next_offset
+    }
+
+    fn spill(&self, files: &mut ShardFiles) -> Result<(), KeeperError> {
+        let mut needed = BTreeMap::new();
+        for run in self.logs.values().flat_map(|log| log.spill_runs()) {
+            *needed.entry(run.file).or_default() += u64::from(run.length_bytes);
+        }
+        let wasted = files.wasted_spill(&needed);
+        let mut spillable = Vec::new();
+        for (partition, log) in &self.logs {
+            let through = self.next_offset(partition);
+            if let Some(batches) = spillable_of(log, through, &wasted)? {
+                spillable.push((log, batches));
+            }
+        }
+        if spillable.is_empty() {
+            return Ok(());
+        }
+        let (file, path) = files.begin_spill();
+        let disk = Arc::clone(files.shelf().store().data().disk());
+        let mut writer = SpillWriter::create(disk, path)?;
+        let mut runs = Vec::with_capacity(spillable.len());
+        for (log, spillable) in spillable {
+            let run = add(&mut writer, file, log, &spillable)?;
+            runs.push((log, run));
+        }
+        writer.finish()?;
+        files.finish_spill(file, runs.iter().map(|(_, run)| u64::from(run.length_bytes)).sum());
+        for (log, run) in runs {
+            log.spilled(run);
+        }
+        Ok(())
+    }
+}
+
+/// What a log has for the spill file. If what it has in older ones is damaged, that stays there, to
+/// be reported to whoever reads it, and only the tail goes.
+fn spillable_of(
+    log: &PartitionLog,
+    through: i64,
+    wasted: &BTreeSet<u64>,
+) -> Result<Option<Spillable>, KeeperError> {
+    match log.spillable(through, |file| wasted.contains(&file)) {
+        Err(ropewalk_segment::SegmentError::Damaged(damage)) => {
+            tracing::error!(partition = %log.partition(), %damage, "a spill file is damaged");
+            Ok(log.spillable_tail(through))
+        }
+        result => Ok(result?),
+    }
+}
+
+/// Adds a log's batches to a spill file.
+pub(crate) fn add(
+    writer: &mut SpillWriter,
+    file: u64,
+    log: &PartitionLog,
+    spillable: &Spillable,
+) -> Result<Spilled, KeeperError> {
+    let extent = writer.add(log.partition().to_bytes(), &spillable.batches)?;
+    let youngest = spillable.batches.iter().map(|batch| batch.max_timestamp_ms).max();
+    Ok(Spilled {
+        file,
+        position_bytes: extent.position,
+        length_bytes: extent.len,
+        crc: extent.crc,
+        base_offset: extent.base_offset,
+        next_offset: extent.next_offset,
+        records: u32::try_from(spillable.records).unwrap_or(u32::MAX),
+        max_timestamp_ms: youngest.unwrap_or(ropewalk_batch::NO_TIMESTAMP),
+        appended_ms: spillable.appended_ms,
+    })
+}

@@ -1,0 +1,97 @@
+//! The keeper on its own thread.
+//!
+//! It works while there is work, else it is parked until a log wakes it or some time has passed. When it
+//! is stopped it checkpoints every shard, so that the next start is quick.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+use std::{fmt, io};
+
+use super::{Keeper, KeeperError, Next};
+
+/// How long it sleeps when nothing wakes it.
+const IDLE: Duration = Duration::from_millis(200);
+/// How long it waits after something did not work.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// A running keeper. Dropping it stops it without a last checkpoint.
+pub struct KeeperThread {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<Keeper>>,
+    clock_ms: fn() -> i64,
+}
+
+impl fmt::Debug for KeeperThread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KeeperThread")
+    }
+}
+
+impl Keeper {
+    /// Runs on its own thread from now on. `failed` is called, once, if it has to give up (D2).
+    ///
+    /// # Errors
+    /// When the thread cannot be made.
+    pub fn spawn(
+        mut self,
+        clock_ms: fn() -> i64,
+        failed: impl FnOnce(KeeperError) + Send + 'static,
+    ) -> io::Result<KeeperThread> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let store = Arc::clone(&self.store);
+        let thread = thread::Builder::new().name("keeper".to_owned()).spawn(move || {
+            self.store.set_keeper(Some(thread::current()));
+            if let Err(error) = self.run(clock_ms, &stopped) {
+                failed(error);
+            }
+            self
+        });
+        let thread = thread.inspect_err(|_| store.set_keeper(None))?;
+        Ok(KeeperThread { stop, thread: Some(thread), clock_ms })
+    }
+
+    fn run(&mut self, clock_ms: fn() -> i64, stop: &AtomicBool) -> Result<(), KeeperError> {
+        while !stop.load(Ordering::Acquire) {
+            match self.step(clock_ms()) {
+                Ok(Next::Now) => {}
+                Ok(Next::Wait) => thread::park_timeout(IDLE),
+                Err(error @ KeeperError::Final(_)) => return Err(error),
+                Err(KeeperError::Later(error)) => {
+                    tracing::warn!(error, "background work did not succeed and is tried again");
+                    thread::park_timeout(RETRY);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl KeeperThread {
+    /// Stops, then checkpoints every shard. The shards' loops must still run: they are asked for their
+    /// state. Blocks.
+    ///
+    /// # Errors
+    /// When the last checkpoint failed; nothing is lost, the next start replays more.
+    pub fn stop(mut self) -> Result<(), KeeperError> {
+        match self.join() {
+            Some(mut keeper) => keeper.checkpoint_all((self.clock_ms)()),
+            None => Err(KeeperError::Later("the keeper's thread has panicked".to_owned())),
+        }
+    }
+
+    fn join(&mut self) -> Option<Keeper> {
+        let thread = self.thread.take()?;
+        self.stop.store(true, Ordering::Release);
+        thread.thread().unpark();
+        thread.join().ok()
+    }
+}
+
+impl Drop for KeeperThread {
+    fn drop(&mut self) {
+        self.join();
+    }
+}

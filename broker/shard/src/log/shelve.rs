@@ -1,0 +1,249 @@
+//! Moves the records of a partition from layer to layer: tail and spill to segments, tail to spill.
+//!
+//! Only the checkpoint thread comes here, so that at the moment of a checkpoint no file holds
+//! anything above the index that is checkpointed. Readers go on: the layers change under the lock, after
+//! the bytes are at their new place.
+//!
+//! # Invariants
+//!
+//! - Only whole batches that end at the asked offset or before are moved.
+//! - **O4** a run that moved is dropped from its old layer in the same moment in which the new one
+//!   has it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use ropewalk_batch::Stamped;
+use ropewalk_segment::{SegmentConfig, SegmentError, Segments};
+
+use super::PartitionLog;
+use super::tail::TailBatch;
+use crate::limits;
+use crate::shelf::Shelf;
+use crate::snapshot::{PartitionFiles, SegmentsEnd, Spilled};
+
+/// What a log has for a spill file.
+#[derive(Debug)]
+pub(crate) struct Spillable {
+    /// In order; what is in spill files already comes first if it shall be written anew.
+    pub(crate) batches: Vec<Stamped>,
+    /// When the first of them was proposed.
+    pub(crate) appended_ms: i64,
+    /// Records of data in them.
+    pub(crate) records: u64,
+}
+
+impl PartitionLog {
+    /// Bytes that are in no segment, through `through`.
+    pub(crate) fn loose_bytes(&self, through: i64) -> usize {
+        let inner = self.inner.lock();
+        let tail: usize = inner.tail.through(through).map(|held| held.batch.size_bytes()).sum();
+        tail + usize::try_from(inner.spill_bytes()).unwrap_or(usize::MAX)
+    }
+
+    /// Bytes in memory.
+    pub(crate) fn tail_bytes(&self) -> usize {
+        self.inner.lock().tail.size_bytes()
+    }
+
+    /// What lies in spill files.
+    pub(crate) fn spill_runs(&self) -> Vec<Spilled> {
+        self.inner.lock().spill.clone()
+    }
+
+    /// Writes spill and tail through `through` to segments, without a sync.
+    ///
+    /// # Errors
+    /// When the disk fails; what was written before is kept.
+    pub(crate) fn flush(
+        &self,
+        through: i64,
+        now_ms: i64,
+        config: &SegmentConfig,
+    ) -> Result<(), SegmentError> {
+        let mut writer = self.segments.lock();
+        let (spill, log_start, tail) = {
+            let inner = self.inner.lock();
+            let tail: Vec<Stamped> =
+                inner.tail.through(through).map(|held| held.batch.clone()).collect();
+            (inner.spill.clone(), inner.log_start, tail)
+        };
+        let mut batches = Vec::new();
+        for spilled in &spill {
+            batches.extend(self.shelf.read_spilled(spilled)?);
+        }
+        batches.extend(tail);
+        let segments = match &mut *writer {
+            Some(segments) => segments,
+            None if batches.is_empty() => return Ok(()),
+            none => none.insert(Box::new(self.shelf.open_segments(self.partition, self.life, None, log_start)?)),
+        };
+        let written = segments.next_offset();
+        batches.retain(|batch| batch.base_offset >= written);
+        if let Some(first) = batches.first() {
+            segments.advance_to(first.base_offset);
+        }
+        let result = segments.append(&batches, now_ms, config);
+        self.publish(segments);
+        result
+    }
+
+    /// What the segments hold now is read from there.
+    fn publish(&self, segments: &Segments) {
+        let end = segments.next_offset();
+        let freed = {
+            let mut inner = self.inner.lock();
+            inner.segments_end = end;
+            inner.segments_bytes = segments.bytes();
+            if inner.reader.is_none() {
+                inner.reader = Some(segments.reader());
+            }
+            inner.spill.retain(|spilled| spilled.next_offset > end);
+            inner.spill.shrink_to_fit();
+            inner.drop_tail_through(end)
+        };
+        self.shelf.budget().give_back(freed);
+    }
+
+    /// How many syncs [`Self::sync`] takes.
+    pub(crate) fn sync_cost(&self) -> usize {
+        self.segments.lock().as_ref().map_or(0, |segments| segments.sync_cost())
+    }
+
+    /// Makes the segments durable.
+    ///
+    /// # Errors
+    /// A failed sync is final (D2).
+    pub(crate) fn sync(&self) -> Result<(), SegmentError> {
+        match &mut *self.segments.lock() {
+            Some(segments) if segments.sync_cost() > 0 => segments.sync().map(|_| ()),
+            _ => Ok(()),
+        }
+    }
+
+    /// What goes to a spill file at a checkpoint: the tail through `through`, and with it what is
+    /// in spill files already if that lies in too many runs, or in a file that `rewrite` names.
+    ///
+    /// # Errors
+    /// When a spill file cannot be read.
+    pub(crate) fn spillable(
+        &self,
+        through: i64,
+        rewrite: impl Fn(u64) -> bool,
+    ) -> Result<Option<Spillable>, SegmentError> {
+        let spill = self.spill_runs();
+        let tail = self.spillable_tail(through);
+        let anew = spill.len() >= limits::SPILL_RUNS_MAX
+            || spill.iter().any(|spilled| rewrite(spilled.file));
+        if !anew {
+            return Ok(tail);
+        }
+        let mut out = Spillable { batches: Vec::new(), appended_ms: i64::MAX, records: 0 };
+        for spilled in &spill {
+            out.batches.extend(self.shelf.read_spilled(spilled)?);
+            out.records += u64::from(spilled.records);
+            out.appended_ms = out.appended_ms.min(spilled.appended_ms);
+        }
+        if let Some(tail) = tail {
+            out.batches.extend(tail.batches);
+            out.records += tail.records;
+            out.appended_ms = out.appended_ms.min(tail.appended_ms);
+        }
+        Ok(Some(out))
+    }
+
+    /// The tail through `through`, for a spill file.
+    pub(crate) fn spillable_tail(&self, through: i64) -> Option<Spillable> {
+        let inner = self.inner.lock();
+        let appended_ms = inner.tail.through(through).next()?.appended_ms;
+        let records = inner.tail.through(through).map(TailBatch::records).sum();
+        let batches = inner.tail.through(through).map(|held| held.batch.clone()).collect();
+        Some(Spillable { batches, appended_ms, records })
+    }
+
+    /// The run is durable in a spill file and is read from there.
+    pub(crate) fn spilled(&self, run: Spilled) {
+        let freed = {
+            let mut inner = self.inner.lock();
+            inner.spill.retain(|old| old.next_offset <= run.base_offset);
+            // The log start may have moved past it meanwhile.
+            if run.next_offset > inner.log_start {
+                inner.spill.reserve_exact(1);
+                inner.spill.push(run);
+            }
+            inner.drop_tail_through(run.next_offset)
+        };
+        self.shelf.budget().give_back(freed);
+    }
+
+    /// Lets go of segments below the log start; the files that are no longer needed, which stay until
+    /// no snapshot names them.
+    pub(crate) fn trim(&self) -> Vec<PathBuf> {
+        let mut writer = self.segments.lock();
+        let Some(segments) = &mut *writer else { return Vec::new() };
+        let unneeded = segments.set_log_start(self.inner.lock().log_start);
+        self.publish(segments);
+        unneeded
+    }
+
+    /// Where everything through `next_offset` is. It is durable when this returns.
+    ///
+    /// # Errors
+    /// A failed sync is final (D2).
+    pub(crate) fn files(&self, next_offset: i64) -> Result<PartitionFiles, SegmentError> {
+        let end = match &mut *self.segments.lock() {
+            Some(segments) => Some(SegmentsEnd::from(segments.sync()?)),
+            None => None,
+        };
+        let inner = self.inner.lock();
+        Ok(PartitionFiles {
+            partition: self.partition,
+            life: self.life,
+            // It may have moved on since, and what lay below may be gone. It never moves back.
+            log_start: inner.log_start.min(next_offset),
+            next_offset,
+            segments: end,
+            spill: inner.spill.clone(),
+        })
+    }
+
+    /// What is known to be damaged, for a person. Reads of it fail, all else works.
+    pub(crate) fn damages(&self) -> Vec<String> {
+        let segments = self.segments.lock();
+        let damages = segments.iter().flat_map(|segments| segments.damages());
+        damages.map(ToString::to_string).collect()
+    }
+
+    /// From now on the next change is told to the shelf again.
+    pub(crate) fn mark_clean(&self) {
+        self.inner.lock().dirty = false;
+    }
+
+    /// Puts a log together again as a snapshot names it. Everything beyond is cut off.
+    ///
+    /// # Errors
+    /// When the files do not hold what the snapshot names.
+    pub(crate) fn recover(
+        shelf: Arc<Shelf>,
+        files: &PartitionFiles,
+    ) -> Result<Arc<Self>, SegmentError> {
+        let log = Self::empty(shelf, files.partition, files.life);
+        let mut segments = None;
+        if let Some(end) = files.segments {
+            let (id, life) = (files.partition, files.life);
+            let opened = log.shelf.open_segments(id, life, Some(end), files.log_start)?;
+            segments = Some(Box::new(opened));
+        }
+        {
+            let mut inner = log.inner.lock();
+            inner.log_start = files.log_start;
+            inner.next_offset = files.next_offset;
+            inner.spill.clone_from(&files.spill);
+        }
+        if let Some(segments) = &segments {
+            log.publish(segments);
+        }
+        *log.segments.lock() = segments;
+        Ok(log)
+    }
+}

@@ -1,0 +1,293 @@
+//! Brings a data directory back to where it was: what is durable counts, what is not goes.
+//!
+//! # Order
+//!
+//! 1. Take the lock, read whose directory it is.
+//! 2. Open the write-ahead log, which cuts its torn tail and finds out which replicas it lost records of.
+//! 3. Per shard: the newest snapshot that can be believed; the log's entries after it.
+//! 4. Remove what no kept snapshot names.
+//! 5. Cut every partition's segments where the snapshot says they end.
+//!
+//! The entries after the snapshot are then replayed through `apply` by whoever drives the shard.
+//!
+//! # Invariants
+//!
+//! - **D3** a snapshot is checked; an older one serves where the newest is damaged. What is lost costs the
+//!   shards it belongs to, no more, and nothing of theirs is touched: only an explicit repair does.
+//! - **D4** a replica whose log is missing or damaged is not started: it must not vote.
+//! - The entries handed out follow the snapshot without a gap, and the commit index lies in between.
+//!
+//! # After a crash
+//!
+//! Everything here can be repeated.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use ropewalk_disk::{Disk, Lock};
+use ropewalk_segment::{FileCache, SegmentError};
+use ropewalk_wal::{EntryMeta, OpenError, Options as WalOptions, Recovered, ReplicaKey, Wal, WalError};
+
+use crate::budget::TailBudget;
+use crate::checkpoint::ShardFiles;
+use crate::checkpoint::files::KeptSnapshot;
+use crate::directory::{DataDir, DirectoryError, Found, Identity};
+use crate::engine::{HardState, Members};
+use crate::id::{BrokerId, PartitionId, ReplicaId, ShardId};
+use crate::log::PartitionLog;
+use crate::shelf::{Shelf, Store};
+use crate::snapshot::{Snapshot, SnapshotError, Snapshots};
+use crate::state::State;
+
+mod strays;
+
+/// Why a directory cannot be opened at all.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoveryError {
+    /// The directory itself.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// A snapshot of another version.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// The write-ahead log cannot be opened.
+    #[error(transparent)]
+    Wal(#[from] OpenError),
+    /// The write-ahead log cannot be written.
+    #[error(transparent)]
+    WalWrite(#[from] WalError),
+    /// A partition's files cannot be opened.
+    #[error(transparent)]
+    Segments(#[from] SegmentError),
+}
+
+/// Bounds of what is opened.
+#[derive(Debug, Clone, Copy)]
+pub struct OpenOptions {
+    /// The write-ahead log's.
+    pub wal: WalOptions,
+    /// The memory that all tails may pin.
+    pub tail_bytes_max: usize,
+    /// Segment files that are kept open for readers.
+    pub open_files_max: usize,
+}
+
+/// A data directory in use.
+#[derive(Debug)]
+pub struct Opened {
+    /// Whose it is.
+    pub identity: Identity,
+    /// Keeps other brokers out. To be held as long as anything here is used.
+    pub lock: Lock,
+    /// What all shards share.
+    pub store: Arc<Store>,
+    /// The write-ahead log.
+    pub wal: Wal,
+    /// The replicas that can be started.
+    pub replicas: Vec<OpenedReplica>,
+    /// The shards that cannot.
+    pub damaged: Vec<DamagedShard>,
+    /// Damage to records of partitions. Reads of them fail, all else works.
+    pub damaged_partitions: Vec<(PartitionId, String)>,
+}
+
+/// A replica as of its snapshot, and what has to be replayed.
+#[derive(Debug)]
+pub struct OpenedReplica {
+    /// Which replica of which shard.
+    pub key: ReplicaKey,
+    /// Index and term of the snapshot.
+    pub snapshot: (u64, u64),
+    /// Who takes part, as of the snapshot.
+    pub members: Members,
+    /// Which broker holds which replica, as of the snapshot.
+    pub replicas: BTreeMap<ReplicaId, BrokerId>,
+    /// The state as of the snapshot.
+    pub state: State,
+    /// The records as of the snapshot.
+    pub logs: HashMap<PartitionId, Arc<PartitionLog>>,
+    /// Votes; the commit index lies within the log.
+    pub hard_state: HardState,
+    /// The entries after the snapshot.
+    pub entries: Vec<EntryMeta>,
+    /// Makes new logs.
+    pub shelf: Arc<Shelf>,
+    /// For [`crate::checkpoint::Keeper::add`].
+    pub files: ShardFiles,
+}
+
+/// A shard of which something is lost (D3, D4).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DamagedShard {
+    /// Which.
+    pub shard: ShardId,
+    /// What is lost, for a person.
+    pub what: String,
+}
+
+/// Opens the directory at `root`.
+///
+/// # Errors
+/// When it is not a broker's directory, or not one of this version, or in use, or the disk fails.
+pub fn open(
+    disk: Arc<dyn Disk>,
+    root: PathBuf,
+    options: &OpenOptions,
+) -> Result<Opened, RecoveryError> {
+    let data = DataDir::new(Arc::clone(&disk), root);
+    let lock = data.lock()?;
+    let identity = match data.look()? {
+        Found::Formatted(identity) => identity,
+        Found::Empty | Found::HalfFormatted => {
+            return Err(DirectoryError::Empty(data.root().to_owned()).into());
+        }
+    };
+    let (wal, recovered) = Wal::open(disk, &data.wal(), options.wal)?;
+    for note in &recovered.notes {
+        tracing::warn!(note, "recovery of the write-ahead log");
+    }
+    let mut damaged = Vec::new();
+    let mut sound = Vec::new();
+    for number in 0..=identity.shards {
+        let shard = ShardId(number);
+        match believe(&data, shard, &recovered)? {
+            Ok(found) => sound.push(found),
+            Err(what) => {
+                tracing::error!(%shard, what, "a shard is damaged and not started");
+                damaged.push(DamagedShard { shard, what });
+            }
+        }
+    }
+    let next_life = strays::remove(&data, &sound, damaged.is_empty())?;
+    let files = Arc::new(FileCache::new(options.open_files_max));
+    let store = Store::new(data, files, TailBudget::new(options.tail_bytes_max), next_life);
+    let mut damaged_partitions = Vec::new();
+    let mut replicas = Vec::new();
+    for believed in sound {
+        let shelf = Shelf::new(Arc::clone(&store), believed.shard());
+        replicas.push(believed.open(shelf, &mut damaged_partitions)?);
+    }
+    Ok(Opened { identity, lock, store, wal, replicas, damaged, damaged_partitions })
+}
+
+/// A shard of which nothing is lost.
+struct Believed {
+    /// Oldest first, with their numbers; at most two.
+    kept: Vec<(u64, Snapshot)>,
+    hard_state: HardState,
+    entries: Vec<EntryMeta>,
+}
+
+/// What can be believed of a shard, or why it cannot be started.
+fn believe(
+    data: &DataDir,
+    shard: ShardId,
+    recovered: &Recovered,
+) -> Result<Result<Believed, String>, RecoveryError> {
+    let kept = load_kept(&Snapshots::new(data, shard))?;
+    let Some((_, newest)) = kept.last() else {
+        return Ok(Err("it has no snapshot that can be believed".to_owned()));
+    };
+    let key = ReplicaKey { shard: shard.0, replica: newest.replica.0 };
+    let Some(log) = recovered.replicas.get(&key) else {
+        return Ok(Err("the write-ahead log does not know this replica".to_owned()));
+    };
+    if let Some(damage) = &log.damage {
+        return Ok(Err(damage.clone()));
+    }
+    let last = log.entries.last().map_or(log.truncated.0, |entry| entry.index);
+    if log.truncated.0 > newest.index {
+        let (start, index) = (log.truncated.0, newest.index);
+        return Ok(Err(format!("its log begins after {start}, its newest snapshot is of {index}")));
+    }
+    if last < newest.index {
+        let index = newest.index;
+        return Ok(Err(format!("its log ends with {last}, before the snapshot of {index}")));
+    }
+    let hard_state = HardState {
+        term: log.hard_state.term,
+        vote: log.hard_state.vote,
+        commit: log.hard_state.commit.clamp(newest.index, last),
+    };
+    let after = log.entries.partition_point(|entry| entry.index <= newest.index);
+    let entries = log.entries[after..].to_vec();
+    Ok(Ok(Believed { kept, hard_state, entries }))
+}
+
+/// The newest two snapshots that can be believed, oldest first.
+fn load_kept(snapshots: &Snapshots) -> Result<Vec<(u64, Snapshot)>, RecoveryError> {
+    let mut kept: Vec<(u64, Snapshot)> = Vec::new();
+    for number in snapshots.numbers()?.into_iter().rev() {
+        match snapshots.load(number) {
+            Ok(snapshot) => {
+                let other = kept.first().is_some_and(|(_, k)| k.replica != snapshot.replica);
+                if !other {
+                    kept.insert(0, (number, snapshot));
+                }
+            }
+            Err(error @ SnapshotError::Damaged { .. }) => {
+                tracing::warn!(%error, "an older snapshot is used, if there is one");
+            }
+            Err(error @ (SnapshotError::UnknownVersion { .. } | SnapshotError::Directory(_))) => {
+                return Err(error.into());
+            }
+        }
+        if kept.len() == 2 {
+            break;
+        }
+    }
+    Ok(kept)
+}
+
+impl Believed {
+    fn shard(&self) -> ShardId {
+        self.newest().1.shard
+    }
+
+    fn newest(&self) -> &(u64, Snapshot) {
+        self.kept.last().expect("there is at least one")
+    }
+
+    /// Opens the partitions' files and cuts them at the snapshot's ends.
+    fn open(
+        mut self,
+        shelf: Arc<Shelf>,
+        damaged: &mut Vec<(PartitionId, String)>,
+    ) -> Result<OpenedReplica, RecoveryError> {
+        let (number, snapshot) = self.kept.pop().expect("there is at least one");
+        let older = self.kept.pop();
+        let mut logs = HashMap::with_capacity(snapshot.partitions.len());
+        for files in &snapshot.partitions {
+            let log = PartitionLog::recover(Arc::clone(&shelf), files)?;
+            let partition = files.partition;
+            damaged.extend(log.damages().into_iter().map(|what| (partition, what)));
+            logs.insert(partition, log);
+        }
+        let kept: VecDeque<KeptSnapshot> = older
+            .iter()
+            .map(|(number, older)| KeptSnapshot::of(*number, older))
+            .chain([KeptSnapshot::of(number, &snapshot)])
+            .collect();
+        let spill_bytes = strays::spill_files(shelf.store().data(), snapshot.shard, &kept)?;
+        let mut files = ShardFiles::new(Arc::clone(&shelf), &snapshot, kept, spill_bytes);
+        if let Some((_, older)) = &older {
+            let named: BTreeSet<_> =
+                snapshot.partitions.iter().map(|files| (files.partition, files.life)).collect();
+            let before = older.partitions.iter().map(|files| (files.partition, files.life));
+            files.closed(before.filter(|closed| !named.contains(closed)).collect());
+        }
+        Ok(OpenedReplica {
+            key: files.key(),
+            snapshot: (snapshot.index, snapshot.term),
+            members: snapshot.members,
+            replicas: snapshot.replicas,
+            state: snapshot.state,
+            logs,
+            hard_state: self.hard_state,
+            entries: self.entries,
+            shelf,
+            files,
+        })
+    }
+}

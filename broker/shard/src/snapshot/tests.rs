@@ -1,0 +1,117 @@
+use ropewalk_disk::SimDisk;
+
+use super::*;
+use crate::id::TopicId;
+
+fn snapshot(index: u64) -> Snapshot {
+    let partition = PartitionId { topic: TopicId(uuid::Uuid::from_u128(9)), index: 3 };
+    let run = Spilled {
+        file: 4,
+        position_bytes: 16,
+        length_bytes: 100,
+        crc: 5,
+        base_offset: 10,
+        next_offset: 12,
+        records: 2,
+        max_timestamp_ms: -1,
+        appended_ms: 77,
+    };
+    let end = SegmentsEnd { segment_base: 0, position_bytes: 900, blocks: 1, next_offset: 10 };
+    let files = PartitionFiles {
+        partition,
+        life: 2,
+        log_start: 1,
+        next_offset: 12,
+        segments: Some(end),
+        spill: vec![run],
+    };
+    Snapshot {
+        shard: ShardId(3),
+        replica: ReplicaId(8),
+        index,
+        term: 2,
+        members: Members::lone(8),
+        replicas: BTreeMap::from([(ReplicaId(8), BrokerId(1))]),
+        state: State::default(),
+        partitions: vec![files],
+    }
+}
+
+fn snapshots(disk: &SimDisk) -> Snapshots {
+    let data = DataDir::new(Arc::new(disk.clone()), PathBuf::from("/data"));
+    data.create_dir(&data.snapshots(ShardId(3))).unwrap();
+    Snapshots::new(&data, ShardId(3))
+}
+
+#[test]
+fn a_snapshot_survives_a_power_loss() {
+    let disk = SimDisk::new(1);
+    let snapshots = snapshots(&disk);
+    snapshots.write(1, &snapshot(5)).unwrap();
+    disk.power_cycle(2);
+    assert_eq!(snapshots.numbers().unwrap(), [1]);
+    assert_eq!(snapshots.load(1).unwrap(), snapshot(5));
+}
+
+#[test]
+fn d6_a_crash_while_one_is_written_leaves_the_one_before_it() {
+    for at in 1..20 {
+        for seed in 0..8 {
+            let disk = SimDisk::new(seed);
+            let snapshots = snapshots(&disk);
+            snapshots.write(1, &snapshot(5)).unwrap();
+            disk.crash_at(disk.operations() + at);
+            let written = snapshots.write(2, &snapshot(6)).is_ok();
+            disk.power_cycle(seed);
+            assert_eq!(snapshots.load(1).unwrap().index, 5);
+            if snapshots.numbers().unwrap().contains(&2) {
+                assert_eq!(snapshots.load(2).unwrap().index, 6);
+            } else {
+                assert!(!written, "it was said to be durable");
+            }
+        }
+    }
+}
+
+#[test]
+fn d3_every_flip_and_every_truncation_is_noticed() {
+    let disk = SimDisk::new(1);
+    let snapshots = snapshots(&disk);
+    snapshots.write(1, &snapshot(5)).unwrap();
+    let path = snapshots.path(1);
+    let good = disk.content(&path).unwrap();
+    for at in 0..good.len() as u64 {
+        disk.corrupt(&path, at, 0x10);
+        assert!(matches!(snapshots.load(1), Err(SnapshotError::Damaged { .. })), "byte {at}");
+        disk.corrupt(&path, at, 0x10);
+        disk.put(&path, good[..at as usize].to_vec());
+        assert!(matches!(snapshots.load(1), Err(SnapshotError::Damaged { .. })), "cut at {at}");
+        disk.put(&path, good.clone());
+    }
+}
+
+#[test]
+fn another_version_is_refused_and_not_taken_for_damage() {
+    let disk = SimDisk::new(1);
+    let snapshots = snapshots(&disk);
+    snapshots.write(1, &snapshot(5)).unwrap();
+    let path = snapshots.path(1);
+    let mut newer = disk.content(&path).unwrap();
+    newer[8] = 2;
+    let end = newer.len() - 4;
+    let crc = crc32c::crc32c(&newer[..end]).to_le_bytes();
+    newer[end..].copy_from_slice(&crc);
+    disk.put(&path, newer);
+    assert!(matches!(snapshots.load(1), Err(SnapshotError::UnknownVersion { version: 2, .. })));
+}
+
+#[test]
+fn only_what_is_kept_stays() {
+    let disk = SimDisk::new(1);
+    let snapshots = snapshots(&disk);
+    for number in 1..=4 {
+        snapshots.write(number, &snapshot(number)).unwrap();
+    }
+    snapshots.remove_all_but(&[3, 4]).unwrap();
+    assert_eq!(snapshots.numbers().unwrap(), [3, 4]);
+}
