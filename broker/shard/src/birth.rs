@@ -9,16 +9,14 @@
 //! The directory counts as formatted once all of this is durable, and as empty before: see
 //! [`crate::directory`].
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use ropewalk_disk::Disk;
-use ropewalk_wal::{HardState, Options as WalOptions, Record, ReplicaKey, Wal};
+use ropewalk_wal::{HardState, Record, ReplicaKey, Wal};
 
 use crate::directory::{DataDir, Identity};
 use crate::engine::Members;
 use crate::id::ShardId;
-use crate::recovery::RecoveryError;
+use crate::recovery::{OpenError, Options};
 use crate::snapshot::{Snapshot, Snapshots};
 use crate::state::{Catalog, State};
 
@@ -26,22 +24,14 @@ use crate::state::{Catalog, State};
 const BIRTH_INDEX: u64 = 1;
 const BIRTH_TERM: u64 = 1;
 
-/// Formats the directory at `root`, which must be empty.
+/// Formats a directory, whose lock the caller holds and which must be empty.
 ///
 /// # Errors
-/// When it is not empty (it is never formatted twice), is in use, or the disk fails.
-pub fn format(
-    disk: Arc<dyn Disk>,
-    root: PathBuf,
-    identity: &Identity,
-    wal: WalOptions,
-) -> Result<(), RecoveryError> {
-    let data = DataDir::new(Arc::clone(&disk), root);
-    let _lock = data.lock()?;
+/// When it is not empty (it is never formatted twice), or the disk fails.
+pub fn format(data: &DataDir, identity: &Identity, options: &Options) -> Result<(), OpenError> {
     data.begin_formatting(identity)?;
     data.create_dir(&data.partitions())?;
-    let catalog =
-        Catalog::first(identity.cluster_id.clone(), identity.broker_id, identity.shards);
+    let catalog = Catalog::first(identity.cluster_id.clone(), identity.broker_id, identity.shards);
     let mut records = Vec::new();
     for (shard, info) in &catalog.shards {
         let (replica, _) = info.replicas.first_key_value().expect("a shard has a replica");
@@ -61,12 +51,12 @@ pub fn format(
         };
         data.create_dir(&data.spill(*shard))?;
         data.create_dir(&data.snapshots(*shard))?;
-        Snapshots::new(&data, *shard).write(1, &snapshot)?;
+        Snapshots::new(data, *shard).write(1, &snapshot)?;
         let key = ReplicaKey { shard: shard.0, replica: replica.0 };
         records.extend(birth_records(key, &snapshot.members));
     }
     data.create_dir(&data.wal())?;
-    let (mut wal, _) = Wal::open(disk, &data.wal(), wal)?;
+    let (mut wal, _) = Wal::open(Arc::clone(data.disk()), &data.wal(), options.wal)?;
     wal.write_round(&records)?;
     data.finish_formatting()?;
     Ok(())

@@ -46,7 +46,7 @@ mod pass;
 mod thread;
 
 pub use files::ShardFiles;
-pub use thread::KeeperThread;
+pub use thread::KeeperHandle;
 
 use pass::Pass;
 #[cfg(test)]
@@ -155,7 +155,7 @@ pub trait Policy: Send + Sync + fmt::Debug {
 
 /// When to do what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KeeperOptions {
+pub struct Options {
     /// Above this the shards that keep the write-ahead log's oldest file are checkpointed.
     pub wal_used_bytes_soft_max: u64,
     /// A shard is checkpointed this long after it changed, however little.
@@ -164,7 +164,7 @@ pub struct KeeperOptions {
     pub syncs_per_second: u32,
 }
 
-impl Default for KeeperOptions {
+impl Default for Options {
     fn default() -> Self {
         Self {
             wal_used_bytes_soft_max: 512 << 20,
@@ -189,7 +189,7 @@ pub struct Keeper {
     store: Arc<Store>,
     journal: Box<dyn Journal>,
     policy: Arc<dyn Policy>,
-    options: KeeperOptions,
+    options: Options,
     shards: BTreeMap<ShardId, Kept>,
     /// The checkpoint under way.
     pass: Option<(ShardId, Pass)>,
@@ -206,7 +206,12 @@ struct Kept {
     /// Logs with a long tail.
     full: Vec<Arc<PartitionLog>>,
     dirty_since_ms: Option<i64>,
+    /// When a checkpoint last began only to let go of the write-ahead log.
+    relieved_ms: Option<i64>,
 }
+
+/// A shard is not asked again at once when its checkpoint did not help.
+const RELIEVED_PAUSE_MS: i64 = 1000;
 
 impl Keeper {
     /// A keeper without shards.
@@ -215,7 +220,7 @@ impl Keeper {
         store: Arc<Store>,
         journal: Box<dyn Journal>,
         policy: Arc<dyn Policy>,
-        options: KeeperOptions,
+        options: Options,
     ) -> Self {
         let syncs = SyncBudget { per_second: options.syncs_per_second, ..SyncBudget::default() };
         Self { store, journal, policy, options, shards: BTreeMap::new(), pass: None, syncs }
@@ -225,7 +230,9 @@ impl Keeper {
     pub fn add(&mut self, files: ShardFiles, source: Box<dyn Source>) {
         let shard = files.shard();
         let (dirty, full) = (Vec::new(), Vec::new());
-        self.shards.insert(shard, Kept { files, source, dirty, full, dirty_since_ms: None });
+        let (dirty_since_ms, relieved_ms) = (None, None);
+        let kept = Kept { files, source, dirty, full, dirty_since_ms, relieved_ms };
+        self.shards.insert(shard, kept);
     }
 
     /// Does one piece of work.
@@ -312,7 +319,7 @@ impl Keeper {
             }
         }
         if self.journal.used_bytes() > self.options.wal_used_bytes_soft_max
-            && let Some(shard) = self.pinning()
+            && let Some(shard) = self.pinning(now_ms)
         {
             return Some(shard);
         }
@@ -326,11 +333,14 @@ impl Keeper {
     }
 
     /// A shard that keeps the write-ahead log's oldest file.
-    fn pinning(&self) -> Option<ShardId> {
+    fn pinning(&self, now_ms: i64) -> Option<ShardId> {
         self.journal.pinned_by_oldest().into_iter().find_map(|(key, last)| {
             let kept = self.shards.get(&ShardId(key.shard))?;
             let ours = kept.files.key() == key && kept.files.released_through() < last;
-            ours.then_some(ShardId(key.shard))
+            // A second snapshot of the newest index helps; a third does not.
+            let helps = kept.files.newest().index > kept.files.released_through()
+                || kept.relieved_ms.is_none_or(|at| now_ms - at >= RELIEVED_PAUSE_MS);
+            (ours && helps).then_some(ShardId(key.shard))
         })
     }
 
@@ -339,6 +349,7 @@ impl Keeper {
         // Before the capture: what changes after it is for the next checkpoint.
         kept.look(now_ms);
         kept.dirty_since_ms = None;
+        kept.relieved_ms = Some(now_ms);
         kept.full.clear();
         for log in kept.dirty.drain(..) {
             log.mark_clean();

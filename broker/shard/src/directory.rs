@@ -214,9 +214,11 @@ impl DataDir {
         let disk = &self.disk;
         disk.create_dir_all(&self.root).map_err(DirectoryError::io(&self.root))?;
         let path = self.root.join(LOCK);
-        disk.lock(&path).map_err(|error| match error.kind() {
-            io::ErrorKind::WouldBlock => DirectoryError::InUse(self.root.clone()),
-            _ => DirectoryError::Io { path, source: error },
+        disk.lock(&path).map_err(|error| {
+            if error.kind() == io::ErrorKind::WouldBlock {
+                return DirectoryError::InUse(self.root.clone());
+            }
+            DirectoryError::Io { path, source: error }
         })
     }
 

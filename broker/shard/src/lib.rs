@@ -22,6 +22,7 @@ pub mod checkpoint;
 pub mod recovery;
 pub mod birth;
 pub mod directory;
+pub mod node;
 
 pub use budget::TailBudget;
 pub use directory::{DataDir, Identity};

@@ -17,8 +17,9 @@ use ropewalk_disk::{Disk, Lock};
 use ropewalk_wal::{WalHandle, Writer};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tracing::info;
+use tracing::{info, warn};
 
+use crate::birth;
 use crate::budget::TailBudget;
 use crate::checkpoint::{self, Keeper, KeeperHandle, Policy};
 use crate::directory::{DataDir, DirectoryError, Found, Identity};
@@ -72,6 +73,9 @@ pub enum NodeError {
     /// What is in it cannot be used.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// A thread cannot be started.
+    #[error("a thread cannot be started: {0}")]
+    Thread(#[from] std::io::Error),
     /// A replica cannot start from what was found.
     #[error("{shard}: {source}")]
     Engine {
@@ -98,7 +102,6 @@ struct Running {
     stop: watch::Sender<bool>,
     drivers: JoinSet<()>,
     keeper: KeeperHandle,
-    writer: Writer,
     _lock: Lock,
 }
 
@@ -112,35 +115,32 @@ impl Node {
         let lock = data.lock()?;
         if let Found::Empty | Found::HalfFormatted = data.look()? {
             match &options.format {
-                Some(identity) => recovery::format(&data, identity)?,
+                Some(identity) => birth::format(&data, identity, &options.recovery)?,
                 None => return Err(NodeError::Empty(options.dir)),
             }
         }
         let opened = recovery::open(data, &options.recovery)?;
         let budget = Arc::clone(opened.store.budget());
         let (stop, stopped) = watch::channel(false);
-        let writer = Writer::spawn(opened.wal);
-        let wal = writer.handle();
+        let wal = Writer::spawn(opened.wal, |_| ())?;
         let mut node = Self {
             identity: opened.identity,
             shards: BTreeMap::new(),
-            damaged: Vec::new(),
+            damaged: opened.damaged.into_iter().map(|lost| (lost.shard, lost.what)).collect(),
             budget,
             wal: wal.clone(),
             running: Mutex::new(None),
         };
         let mut drivers = JoinSet::new();
-        let mut kept = Vec::new();
+        let policy = Arc::clone(&options.policy);
+        let journal = Box::new(wal.clone());
+        let mut keeper = Keeper::new(opened.store, journal, policy, options.checkpoint);
         for found in opened.replicas {
             let id = found.shard;
-            if let Some(damage) = found.damage {
-                node.damaged.push((id, damage));
-                continue;
-            }
             let (shard, queue) = Shard::new(id, found.state, found.logs);
             let replica = Replica::new(id, found.start)
                 .map_err(|source| NodeError::Engine { shard: id, source })?;
-            kept.push((Arc::clone(&shard), Arc::clone(&found.shelf), replica.key()));
+            keeper.add(found.files, Box::new(Arc::clone(&shard)));
             let around = Surroundings {
                 wal: wal.clone(),
                 logs: found.shelf as Arc<dyn Logs>,
@@ -151,11 +151,10 @@ impl Node {
             drivers.spawn(Driver::new(Arc::clone(&shard), queue, replica, around).run());
             node.shards.insert(id, shard);
         }
-        let keeper =
-            Keeper::new(opened.store, wal, kept, Arc::clone(&options.policy), options.checkpoint);
-        let keeper = keeper.spawn(Arc::clone(&options.on_fatal));
+        let fatal = Arc::clone(&options.on_fatal);
+        let keeper = keeper.spawn(options.clock_ms, move |error| fatal(error.to_string()))?;
         info!(dir = %options.dir.display(), shards = node.shards.len(), "opened");
-        let running = Running { stop, drivers, keeper, writer, _lock: lock };
+        let running = Running { stop, drivers, keeper, _lock: lock };
         *node.running.lock() = Some(running);
         Ok(node)
     }
@@ -208,11 +207,19 @@ impl Node {
     pub async fn stop(&self) {
         let Some(mut running) = self.running.lock().take() else { return };
         let keeper = running.keeper;
-        let _ = tokio::task::spawn_blocking(move || keeper.stop(true)).await;
+        match tokio::task::spawn_blocking(move || keeper.stop()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                warn!(%error, "the last checkpoint failed: the next start replays more")
+            }
+            Err(error) => warn!(%error, "the keeper did not stop in order"),
+        }
         let _ = running.stop.send(true);
         while running.drivers.join_next().await.is_some() {}
-        let writer = running.writer;
-        let _ = tokio::task::spawn_blocking(move || writer.stop()).await;
+        let wal = self.wal.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || wal.close()).await {
+            warn!(%error, "the write-ahead log did not stop in order");
+        }
         info!("stopped");
     }
 }

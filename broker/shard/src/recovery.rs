@@ -22,18 +22,17 @@
 //! Everything here can be repeated.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use ropewalk_disk::{Disk, Lock};
+use bytes::Bytes;
 use ropewalk_segment::{FileCache, SegmentError};
-use ropewalk_wal::{EntryMeta, OpenError, Options as WalOptions, Recovered, ReplicaKey, Wal, WalError};
+use ropewalk_wal::{EntryMeta, Location, Recovered, ReplicaKey, Wal, WalError};
 
 use crate::budget::TailBudget;
 use crate::checkpoint::ShardFiles;
 use crate::checkpoint::files::KeptSnapshot;
 use crate::directory::{DataDir, DirectoryError, Found, Identity};
-use crate::engine::{HardState, Members};
+use crate::engine::{EntryKind, EntrySource, HardState, Start, Stored};
 use crate::id::{BrokerId, PartitionId, ReplicaId, ShardId};
 use crate::log::PartitionLog;
 use crate::shelf::{Shelf, Store};
@@ -44,7 +43,7 @@ mod strays;
 
 /// Why a directory cannot be opened at all.
 #[derive(Debug, thiserror::Error)]
-pub enum RecoveryError {
+pub enum OpenError {
     /// The directory itself.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
@@ -53,10 +52,16 @@ pub enum RecoveryError {
     Snapshot(#[from] SnapshotError),
     /// The write-ahead log cannot be opened.
     #[error(transparent)]
-    Wal(#[from] OpenError),
+    Wal(#[from] ropewalk_wal::OpenError),
     /// The write-ahead log cannot be written.
     #[error(transparent)]
     WalWrite(#[from] WalError),
+    /// The write-ahead log holds an entry that a newer broker wrote.
+    #[error("an entry of kind {kind} is unknown to this broker")]
+    EntryKind {
+        /// The kind.
+        kind: u8,
+    },
     /// A partition's files cannot be opened.
     #[error(transparent)]
     Segments(#[from] SegmentError),
@@ -64,13 +69,20 @@ pub enum RecoveryError {
 
 /// Bounds of what is opened.
 #[derive(Debug, Clone, Copy)]
-pub struct OpenOptions {
+pub struct Options {
     /// The write-ahead log's.
-    pub wal: WalOptions,
+    pub wal: ropewalk_wal::Options,
     /// The memory that all tails may pin.
     pub tail_bytes_max: usize,
     /// Segment files that are kept open for readers.
     pub open_files_max: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let wal = ropewalk_wal::Options::default();
+        Self { wal, tail_bytes_max: 96 << 20, open_files_max: 1024 }
+    }
 }
 
 /// A data directory in use.
@@ -78,8 +90,6 @@ pub struct OpenOptions {
 pub struct Opened {
     /// Whose it is.
     pub identity: Identity,
-    /// Keeps other brokers out. To be held as long as anything here is used.
-    pub lock: Lock,
     /// What all shards share.
     pub store: Arc<Store>,
     /// The write-ahead log.
@@ -95,22 +105,16 @@ pub struct Opened {
 /// A replica as of its snapshot, and what has to be replayed.
 #[derive(Debug)]
 pub struct OpenedReplica {
-    /// Which replica of which shard.
-    pub key: ReplicaKey,
-    /// Index and term of the snapshot.
-    pub snapshot: (u64, u64),
-    /// Who takes part, as of the snapshot.
-    pub members: Members,
+    /// Of which shard.
+    pub shard: ShardId,
+    /// What the engine starts from: the snapshot's members and place, votes, the entries after it.
+    pub start: Start,
     /// Which broker holds which replica, as of the snapshot.
     pub replicas: BTreeMap<ReplicaId, BrokerId>,
     /// The state as of the snapshot.
     pub state: State,
     /// The records as of the snapshot.
     pub logs: HashMap<PartitionId, Arc<PartitionLog>>,
-    /// Votes; the commit index lies within the log.
-    pub hard_state: HardState,
-    /// The entries after the snapshot.
-    pub entries: Vec<EntryMeta>,
     /// Makes new logs.
     pub shelf: Arc<Shelf>,
     /// For [`crate::checkpoint::Keeper::add`].
@@ -126,24 +130,18 @@ pub struct DamagedShard {
     pub what: String,
 }
 
-/// Opens the directory at `root`.
+/// Opens a directory, whose lock the caller holds for as long as anything of it is used.
 ///
 /// # Errors
-/// When it is not a broker's directory, or not one of this version, or in use, or the disk fails.
-pub fn open(
-    disk: Arc<dyn Disk>,
-    root: PathBuf,
-    options: &OpenOptions,
-) -> Result<Opened, RecoveryError> {
-    let data = DataDir::new(Arc::clone(&disk), root);
-    let lock = data.lock()?;
+/// When it is not a broker's directory, or not one of this version, or the disk fails.
+pub fn open(data: DataDir, options: &Options) -> Result<Opened, OpenError> {
     let identity = match data.look()? {
         Found::Formatted(identity) => identity,
         Found::Empty | Found::HalfFormatted => {
             return Err(DirectoryError::Empty(data.root().to_owned()).into());
         }
     };
-    let (wal, recovered) = Wal::open(disk, &data.wal(), options.wal)?;
+    let (wal, recovered) = Wal::open(Arc::clone(data.disk()), &data.wal(), options.wal)?;
     for note in &recovered.notes {
         tracing::warn!(note, "recovery of the write-ahead log");
     }
@@ -166,9 +164,9 @@ pub fn open(
     let mut replicas = Vec::new();
     for believed in sound {
         let shelf = Shelf::new(Arc::clone(&store), believed.shard());
-        replicas.push(believed.open(shelf, &mut damaged_partitions)?);
+        replicas.push(believed.open(shelf, wal.reader(), &mut damaged_partitions)?);
     }
-    Ok(Opened { identity, lock, store, wal, replicas, damaged, damaged_partitions })
+    Ok(Opened { identity, store, wal, replicas, damaged, damaged_partitions })
 }
 
 /// A shard of which nothing is lost.
@@ -184,7 +182,7 @@ fn believe(
     data: &DataDir,
     shard: ShardId,
     recovered: &Recovered,
-) -> Result<Result<Believed, String>, RecoveryError> {
+) -> Result<Result<Believed, String>, OpenError> {
     let kept = load_kept(&Snapshots::new(data, shard))?;
     let Some((_, newest)) = kept.last() else {
         return Ok(Err("it has no snapshot that can be believed".to_owned()));
@@ -216,7 +214,7 @@ fn believe(
 }
 
 /// The newest two snapshots that can be believed, oldest first.
-fn load_kept(snapshots: &Snapshots) -> Result<Vec<(u64, Snapshot)>, RecoveryError> {
+fn load_kept(snapshots: &Snapshots) -> Result<Vec<(u64, Snapshot)>, OpenError> {
     let mut kept: Vec<(u64, Snapshot)> = Vec::new();
     for number in snapshots.numbers()?.into_iter().rev() {
         match snapshots.load(number) {
@@ -253,8 +251,9 @@ impl Believed {
     fn open(
         mut self,
         shelf: Arc<Shelf>,
+        log: ropewalk_wal::Reader,
         damaged: &mut Vec<(PartitionId, String)>,
-    ) -> Result<OpenedReplica, RecoveryError> {
+    ) -> Result<OpenedReplica, OpenError> {
         let (number, snapshot) = self.kept.pop().expect("there is at least one");
         let older = self.kept.pop();
         let mut logs = HashMap::with_capacity(snapshot.partitions.len());
@@ -277,17 +276,52 @@ impl Believed {
             let before = older.partitions.iter().map(|files| (files.partition, files.life));
             files.closed(before.filter(|closed| !named.contains(closed)).collect());
         }
-        Ok(OpenedReplica {
-            key: files.key(),
-            snapshot: (snapshot.index, snapshot.term),
+        let start = Start {
+            replica: snapshot.replica.0,
+            hard_state: self.hard_state,
             members: snapshot.members,
+            snapshot: (snapshot.index, snapshot.term),
+            entries: self.entries.iter().map(stored).collect::<Result<_, _>>()?,
+            source: Box::new(Replayed::new(log, snapshot.index, &self.entries)),
+        };
+        Ok(OpenedReplica {
+            shard: snapshot.shard,
+            start,
             replicas: snapshot.replicas,
             state: snapshot.state,
             logs,
-            hard_state: self.hard_state,
-            entries: self.entries,
             shelf,
             files,
         })
+    }
+}
+
+fn stored(entry: &EntryMeta) -> Result<Stored, OpenError> {
+    let EntryMeta { index, term, kind, len_bytes, .. } = *entry;
+    let kind = EntryKind::from_u8(kind).ok_or(OpenError::EntryKind { kind })?;
+    Ok(Stored { index, term, kind, len_bytes })
+}
+
+/// Reads the entries after the snapshot while they are replayed.
+#[derive(Debug)]
+struct Replayed {
+    log: ropewalk_wal::Reader,
+    first: u64,
+    places: Vec<Location>,
+}
+
+impl Replayed {
+    fn new(log: ropewalk_wal::Reader, snapshot: u64, entries: &[EntryMeta]) -> Self {
+        let places = entries.iter().map(|entry| entry.location).collect();
+        Self { log, first: snapshot + 1, places }
+    }
+}
+
+impl EntrySource for Replayed {
+    fn read(&self, index: u64) -> Result<Bytes, String> {
+        let at = index.checked_sub(self.first).and_then(|at| usize::try_from(at).ok());
+        let place = at.and_then(|at| self.places.get(at));
+        let place = place.ok_or_else(|| format!("entry {index} was not there at the start"))?;
+        self.log.read(place).map_err(|error| error.to_string())
     }
 }

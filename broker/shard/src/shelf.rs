@@ -62,10 +62,6 @@ impl Store {
         &self.budget
     }
 
-    pub(crate) fn files(&self) -> &Arc<FileCache> {
-        &self.files
-    }
-
     /// The thread that is woken when there is something to write.
     pub(crate) fn set_keeper(&self, thread: Option<Thread>) {
         *self.keeper.lock() = thread;
@@ -152,7 +148,6 @@ impl Shelf {
         let path = self.store.data.spill_file(self.shard, run.file);
         SpillReader::open(&**self.store.data.disk(), path)?.read(&run.extent())
     }
-
 }
 
 impl Logs for Shelf {

@@ -139,11 +139,6 @@ impl ShardFiles {
         self.released_through = index;
     }
 
-    /// The number of the snapshot that is written next.
-    pub(crate) fn next_number(&self) -> u64 {
-        self.next_number
-    }
-
     /// Partitions that were closed before the next capture.
     pub(crate) fn closed(&mut self, closed: Vec<(PartitionId, u64)>) {
         self.closed.extend(closed);
@@ -203,9 +198,8 @@ impl ShardFiles {
         }
         let oldest = self.kept.front().filter(|_| self.kept.len() == KEPT);
         let Some(oldest) = oldest.map(|kept| kept.number) else { return Ok(()) };
-        let (gone, still) = std::mem::take(&mut self.doomed)
-            .into_iter()
-            .partition(|doomed| doomed.since <= oldest);
+        let (gone, still) =
+            std::mem::take(&mut self.doomed).into_iter().partition(|doomed| doomed.since <= oldest);
         self.doomed = still;
         let gone: Vec<Doomed> = gone;
         for doomed in gone {

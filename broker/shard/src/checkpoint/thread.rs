@@ -17,15 +17,15 @@ const IDLE: Duration = Duration::from_millis(200);
 const RETRY: Duration = Duration::from_secs(1);
 
 /// A running keeper. Dropping it stops it without a last checkpoint.
-pub struct KeeperThread {
+pub struct KeeperHandle {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<Keeper>>,
     clock_ms: fn() -> i64,
 }
 
-impl fmt::Debug for KeeperThread {
+impl fmt::Debug for KeeperHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("KeeperThread")
+        f.write_str("KeeperHandle")
     }
 }
 
@@ -38,7 +38,7 @@ impl Keeper {
         mut self,
         clock_ms: fn() -> i64,
         failed: impl FnOnce(KeeperError) + Send + 'static,
-    ) -> io::Result<KeeperThread> {
+    ) -> io::Result<KeeperHandle> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let store = Arc::clone(&self.store);
@@ -50,7 +50,7 @@ impl Keeper {
             self
         });
         let thread = thread.inspect_err(|_| store.set_keeper(None))?;
-        Ok(KeeperThread { stop, thread: Some(thread), clock_ms })
+        Ok(KeeperHandle { stop, thread: Some(thread), clock_ms })
     }
 
     fn run(&mut self, clock_ms: fn() -> i64, stop: &AtomicBool) -> Result<(), KeeperError> {
@@ -69,7 +69,7 @@ impl Keeper {
     }
 }
 
-impl KeeperThread {
+impl KeeperHandle {
     /// Stops, then checkpoints every shard. The shards' loops must still run: they are asked for their
     /// state. Blocks.
     ///
@@ -90,7 +90,7 @@ impl KeeperThread {
     }
 }
 
-impl Drop for KeeperThread {
+impl Drop for KeeperHandle {
     fn drop(&mut self) {
         self.join();
     }

@@ -4,13 +4,15 @@
 //! by their indices, what lies in the tail from memory; the spill is small and is read if need be.
 
 use ropewalk_batch::{NO_TIMESTAMP, Stamped, first_at_or_after};
-use ropewalk_segment::SegmentInfo;
+use ropewalk_segment::{Reader, SegmentInfo};
 
 use super::{Inner, Layer, PartitionLog, ReadError};
 use crate::snapshot::Spilled;
 
 /// How large the records of one batch may be when a lookup has to decompress them.
 const RECORDS_BYTES_MAX: usize = 256 << 20;
+/// How much a search batch by batch reads at once.
+const SCAN_BYTES: usize = 1 << 20;
 
 impl PartitionLog {
     /// When the record at `offset` was proposed, as far as that is known without reading: exactly for
@@ -70,10 +72,7 @@ impl PartitionLog {
     ///
     /// # Errors
     /// When a file that has to be looked at cannot be read.
-    pub fn offset_for_timestamp(
-        &self,
-        timestamp_ms: i64,
-    ) -> Result<Option<(i64, i64)>, ReadError> {
+    pub fn offset_for_timestamp(&self, timestamp_ms: i64) -> Result<Option<(i64, i64)>, ReadError> {
         let (log_start, reader, spill, tail) = {
             let inner = self.inner.lock();
             let young = inner.tail.from(i64::MIN).map(|held| &held.batch);
@@ -82,9 +81,12 @@ impl PartitionLog {
             (inner.log_start, inner.reader.clone(), inner.spill.clone(), young)
         };
         if let Some(reader) = reader {
-            let found = reader.offset_for_timestamp(timestamp_ms)?;
+            let mut found = reader.offset_for_timestamp(timestamp_ms)?;
             // Segments learn of a log start a little later.
-            if found.is_some_and(|(offset, _)| offset >= log_start) {
+            if found.is_some_and(|(offset, _)| offset < log_start) {
+                found = scan(&reader, log_start, |some| first_in(some, timestamp_ms, log_start))?;
+            }
+            if found.is_some() {
                 return Ok(found);
             }
         }
@@ -102,12 +104,28 @@ impl PartitionLog {
     /// # Errors
     /// When a file that has to be looked at cannot be read.
     pub fn max_timestamp(&self) -> Result<Option<(i64, i64)>, ReadError> {
-        let (reader, youngest_ms) = {
+        let (log_start, reader, spill, tail) = {
             let inner = self.inner.lock();
-            (inner.reader.clone(), inner.youngest_ms())
+            let tail: Vec<Stamped> =
+                inner.tail.from(i64::MIN).map(|held| held.batch.clone()).collect();
+            (inner.log_start, inner.reader.clone(), inner.spill.clone(), tail)
         };
-        let in_segments = reader.map(|reader| reader.max_timestamp()).transpose()?.flatten();
-        let youngest_ms = in_segments.map(|(_, ms)| ms).into_iter().chain(youngest_ms).max();
+        let mut youngest_ms = youngest_in(&tail, log_start)?;
+        for run in &spill {
+            // Only a run in which the log starts has to be looked into.
+            youngest_ms = youngest_ms.max(if run.base_offset >= log_start {
+                Some(run.max_timestamp_ms)
+            } else {
+                youngest_in(&self.shelf.read_spilled(run)?, log_start)?
+            });
+        }
+        if let Some(reader) = reader {
+            youngest_ms = youngest_ms.max(if reader.start_offset() >= log_start {
+                reader.max_timestamp()?.map(|(_, ms)| ms)
+            } else {
+                scan_youngest(&reader, log_start)?
+            });
+        }
         match youngest_ms {
             Some(ms) => self.offset_for_timestamp(ms),
             None => Ok(None),
@@ -151,34 +169,86 @@ impl Inner {
     }
 }
 
+/// Segments learn of a log start a little later: until then they are looked through batch by batch.
+fn scan<T>(
+    reader: &Reader,
+    log_start: i64,
+    mut look: impl FnMut(&[Stamped]) -> Result<Option<T>, ReadError>,
+) -> Result<Option<T>, ReadError> {
+    let mut at = log_start;
+    while at < reader.next_offset() {
+        let Some(span) = reader.plan_read(at, SCAN_BYTES)?.run_span()? else { break };
+        at = span.next_offset;
+        let batches: Result<Vec<Stamped>, _> = span.batches().map(Stamped::read).collect();
+        let found = look(&batches.map_err(|error| unreadable(&error))?)?;
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    Ok(None)
+}
+
+fn scan_youngest(reader: &Reader, log_start: i64) -> Result<Option<i64>, ReadError> {
+    let mut youngest_ms = None;
+    scan(reader, log_start, |batches| {
+        youngest_ms = youngest_ms.max(youngest_in(batches, log_start)?);
+        Ok(None::<()>)
+    })?;
+    Ok(youngest_ms)
+}
+
+/// The largest timestamp of some batches, at or after `log_start`.
+fn youngest_in(batches: &[Stamped], log_start: i64) -> Result<Option<i64>, ReadError> {
+    let mut youngest_ms = None;
+    for batch in batches.iter().filter(|batch| batch.last_offset() >= log_start) {
+        let ms = if batch.base_offset >= log_start {
+            Some(batch.max_timestamp_ms)
+        } else {
+            timestamps(batch, log_start)?.into_iter().map(|(_, ms)| ms).max()
+        };
+        youngest_ms = youngest_ms.max(ms);
+    }
+    Ok(youngest_ms)
+}
+
+/// Offsets and timestamps of a batch's records from `from` on.
+fn timestamps(batch: &Stamped, from: i64) -> Result<Vec<(i64, i64)>, ReadError> {
+    let header = batch.header();
+    let records = ropewalk_batch::records(&header, batch.bytes.clone(), RECORDS_BYTES_MAX);
+    let mut timestamps = Vec::new();
+    for record in records.map_err(|error| unreadable(&error))? {
+        let record = record.map_err(|error| unreadable(&error))?;
+        let offset = batch.base_offset + i64::from(record.offset_delta);
+        if offset >= from {
+            timestamps.push((offset, record.timestamp_ms));
+        }
+    }
+    Ok(timestamps)
+}
+
+fn unreadable(error: &ropewalk_batch::BatchError) -> ReadError {
+    ReadError::Storage(error.to_string())
+}
+
 /// The first record of some batches that is not older than `timestamp_ms`, at or after `log_start`.
 fn first_in(
     batches: &[Stamped],
     timestamp_ms: i64,
     log_start: i64,
 ) -> Result<Option<(i64, i64)>, ReadError> {
-    let unreadable = |error: ropewalk_batch::BatchError| ReadError::Storage(error.to_string());
     for batch in batches.iter().filter(|batch| batch.last_offset() >= log_start) {
         if batch.max_timestamp_ms < timestamp_ms {
             continue;
         }
-        let found =
-            first_at_or_after(batch, timestamp_ms, RECORDS_BYTES_MAX).map_err(unreadable)?;
-        let Some((offset, _)) = found else { continue };
-        if offset >= log_start {
+        // The log may start inside of the batch, behind the first such record.
+        let found = if batch.base_offset >= log_start {
+            first_at_or_after(batch, timestamp_ms, RECORDS_BYTES_MAX)
+                .map_err(|error| unreadable(&error))?
+        } else {
+            timestamps(batch, log_start)?.into_iter().find(|(_, ms)| *ms >= timestamp_ms)
+        };
+        if found.is_some() {
             return Ok(found);
-        }
-        // The log begins inside of this batch, behind the first such record.
-        let header = batch.header();
-        let records =
-            ropewalk_batch::records(&header, batch.bytes.clone(), RECORDS_BYTES_MAX)
-                .map_err(unreadable)?;
-        for record in records {
-            let record = record.map_err(unreadable)?;
-            let offset = batch.base_offset + i64::from(record.offset_delta);
-            if offset >= log_start && record.timestamp_ms >= timestamp_ms {
-                return Ok(Some((offset, record.timestamp_ms)));
-            }
         }
     }
     Ok(None)

@@ -62,21 +62,26 @@ impl PartitionLog {
         config: &SegmentConfig,
     ) -> Result<(), SegmentError> {
         let mut writer = self.segments.lock();
-        let (spill, log_start, tail) = {
+        let (spill, tail) = {
             let inner = self.inner.lock();
             let tail: Vec<Stamped> =
                 inner.tail.through(through).map(|held| held.batch.clone()).collect();
-            (inner.spill.clone(), inner.log_start, tail)
+            (inner.spill.clone(), tail)
         };
         let mut batches = Vec::new();
         for spilled in &spill {
             batches.extend(self.shelf.read_spilled(spilled)?);
         }
         batches.extend(tail);
+        let Some(first) = batches.first() else { return Ok(()) };
         let segments = match &mut *writer {
             Some(segments) => segments,
-            None if batches.is_empty() => return Ok(()),
-            none => none.insert(Box::new(self.shelf.open_segments(self.partition, self.life, None, log_start)?)),
+            // The log may start inside of the first batch.
+            none => {
+                let start = first.base_offset;
+                let opened = self.shelf.open_segments(self.partition, self.life, None, start)?;
+                none.insert(Box::new(opened))
+            }
         };
         let written = segments.next_offset();
         batches.retain(|batch| batch.base_offset >= written);

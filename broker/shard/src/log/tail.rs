@@ -61,11 +61,6 @@ impl Tail {
         self.size_bytes
     }
 
-    /// The first offset in memory.
-    pub(crate) fn base_offset(&self) -> Option<i64> {
-        self.batches.front().map(|first| first.batch.base_offset)
-    }
-
     /// The batches from the one that holds `offset`.
     pub(crate) fn from(&self, offset: i64) -> impl Iterator<Item = &TailBatch> {
         let first = self.batches.partition_point(|held| held.batch.last_offset() < offset);

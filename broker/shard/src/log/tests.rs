@@ -54,6 +54,17 @@ fn joined(chunk: &Chunk) -> Vec<u8> {
     chunk.bytes.concat()
 }
 
+/// The offsets at which a chunk's batches begin.
+fn shape(chunk: &Chunk) -> Vec<i64> {
+    let mut rest = Bytes::from(joined(chunk));
+    let mut offsets = Vec::new();
+    while let Ok(header) = ropewalk_batch::Header::parse(&rest) {
+        offsets.push(header.base_offset);
+        rest = rest.slice(header.size_bytes()..);
+    }
+    offsets
+}
+
 /// The log, and what must be in it.
 struct Fixture {
     disk: SimDisk,
@@ -152,7 +163,7 @@ impl Fixture {
             let expected: Vec<Stamped> =
                 self.model.iter().filter(|b| b.last_offset() >= from).cloned().collect();
             let chunk = self.log.read(from, usize::MAX, true).unwrap();
-            assert_eq!(joined(&chunk), whole(&expected), "from {from}");
+            assert!(joined(&chunk) == whole(&expected), "from {from}: {:?}", shape(&chunk));
             assert_eq!(chunk.next_offset, self.end());
             assert_eq!(chunk.size_bytes, whole(&expected).len());
 
@@ -183,7 +194,8 @@ impl Fixture {
             assert_eq!(self.log.offset_for_timestamp(ms).unwrap(), expected, "{ms}");
         }
         let youngest = offsets.clone().map(timestamp).max();
-        let expected = youngest.map(|ms| (offsets.clone().find(|at| timestamp(*at) == ms).unwrap(), ms));
+        let expected =
+            youngest.map(|ms| (offsets.clone().find(|at| timestamp(*at) == ms).unwrap(), ms));
         assert_eq!(self.log.max_timestamp().unwrap(), expected);
         let kept: Vec<Stamped> =
             self.model.iter().filter(|b| b.last_offset() >= self.log_start).cloned().collect();

@@ -1,0 +1,136 @@
+//! A whole node on a real disk: it is stopped, or it stops by itself, and comes back.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use ropewalk_batch::Builder;
+use ropewalk_disk::RealDisk;
+use ropewalk_segment::SegmentConfig;
+use ropewalk_shard::checkpoint::Policy;
+use ropewalk_shard::command::{Append, Command, OpenPartition, ShardCommand};
+use ropewalk_shard::node::{Node, NodeOptions};
+use ropewalk_shard::{
+    BrokerId, Effect, Identity, Observer, PartitionId, Shard, ShardId, TopicId, checkpoint,
+    recovery,
+};
+
+#[derive(Debug)]
+struct Nobody;
+
+impl Observer for Nobody {
+    fn applied(&self, _: ShardId, _: &[Effect]) {}
+    fn leads(&self, _: ShardId, _: Option<u64>) {}
+}
+
+impl Policy for Nobody {
+    fn segments(&self, _: PartitionId) -> SegmentConfig {
+        SegmentConfig { segment_bytes: 1 << 20, ..SegmentConfig::default() }
+    }
+}
+
+fn clock_ms() -> i64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    i64::try_from(now.expect("after 1970").as_millis()).expect("fits")
+}
+
+fn open(dir: &Path) -> Node {
+    let identity = Identity { cluster_id: "test".to_owned(), broker_id: BrokerId(1), shards: 3 };
+    let wal = ropewalk_wal::Options {
+        file_bytes: 1 << 20,
+        first_file_bytes: 1 << 20,
+        files_bytes_max: 64 << 20,
+        spares_max: 2,
+    };
+    Node::open(NodeOptions {
+        disk: Arc::new(RealDisk::new(ropewalk_disk::Options::default())),
+        dir: dir.to_owned(),
+        format: Some(identity),
+        observer: Arc::new(Nobody),
+        policy: Arc::new(Nobody),
+        on_fatal: Arc::new(|error| panic!("{error}")),
+        clock_ms,
+        recovery: recovery::Options { wal, tail_bytes_max: 4 << 20, open_files_max: 16 },
+        checkpoint: checkpoint::Options {
+            wal_used_bytes_soft_max: 2 << 20,
+            ..checkpoint::Options::default()
+        },
+    })
+    .expect("the node opens")
+}
+
+fn partition(index: i32) -> PartitionId {
+    PartitionId { topic: TopicId(uuid::Uuid::from_u128(5)), index }
+}
+
+async fn leads(shard: &Shard) {
+    while shard.leading().is_none() {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+}
+
+async fn open_partition(shard: &Shard, index: i32) {
+    let open = OpenPartition { partition: partition(index), epoch_base: 0 };
+    let command = Command::Shard(ShardCommand::OpenPartitions(vec![open]));
+    shard.propose(command).await.expect("it opens");
+}
+
+async fn append(shard: &Shard, index: i32, value: &[u8]) -> i64 {
+    let batch = Builder::new().record(1, None, Some(value)).build();
+    let answer = shard.append(vec![Append { partition: partition(index), batch }]);
+    let results = answer.await.expect("answered").expect("appended");
+    results[0].expect("taken").base_offset
+}
+
+fn values(shard: &Shard, index: i32) -> Vec<Vec<u8>> {
+    let log = shard.log(&partition(index)).expect("it is open");
+    let mut bytes = Vec::new();
+    let mut at = log.log_start();
+    while at < log.high_watermark() {
+        let chunk = log.read(at, 1 << 20, true).expect("readable");
+        at = chunk.next_offset;
+        bytes.extend(chunk.bytes.concat());
+    }
+    let mut rest = bytes::Bytes::from(bytes);
+    let mut values = Vec::new();
+    while !rest.is_empty() {
+        let header = ropewalk_batch::Header::parse(&rest).expect("a batch");
+        let batch = rest.split_to(header.size_bytes());
+        assert_eq!(header.base_offset, values.len() as i64);
+        for record in ropewalk_batch::records(&header, batch, 1 << 20).expect("records") {
+            values.push(record.expect("a record").value.expect("a value").to_vec());
+        }
+    }
+    values
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d1_what_was_acked_is_there_after_a_stop_and_after_a_fall() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut expected: Vec<Vec<Vec<u8>>> = vec![Vec::new(); 4];
+    for round in 0..4_u8 {
+        let node = open(dir.path());
+        let shard = Arc::clone(node.shard(ShardId(2)).expect("it is there"));
+        leads(&shard).await;
+        for index in 0..4 {
+            open_partition(&shard, index).await;
+            assert_eq!(values(&shard, index), expected[index as usize], "round {round}");
+        }
+        // Enough for several files of the log, for flushes and for checkpoints.
+        for number in 0..800_u32 {
+            let index = (number % 3) as i32;
+            let value = [&number.to_le_bytes()[..], &vec![round; 8_000]].concat();
+            let offset = append(&shard, index, &value).await;
+            let expected = &mut expected[index as usize];
+            assert_eq!(offset, expected.len() as i64);
+            expected.push(value);
+        }
+        append(&shard, 3, b"small").await;
+        expected[3].push(b"small".to_vec());
+        assert!(node.wal().stats().used_bytes < 8 << 20, "{:?}", node.wal().stats());
+        if round % 2 == 0 {
+            node.stop().await;
+        }
+        drop(node);
+        drop(shard);
+    }
+}
