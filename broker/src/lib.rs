@@ -4,5 +4,6 @@
 //! it starts is [`boot`].
 
 pub mod limits;
+pub mod settings;
 pub mod listen;
 pub mod handle;

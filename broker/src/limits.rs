@@ -5,6 +5,10 @@
 
 use std::time::Duration;
 
+/// How far a batch may decompress while it is checked. It streams through a small window, so this
+/// bounds the time that a bomb costs, not the memory.
+pub const DECOMPRESSED_BYTES_MAX: usize = 256 * 1024 * 1024;
+
 /// Connections at once, over all listeners, unless `max.connections` says less.
 pub const CONNECTIONS_MAX: usize = 20_000;
 

@@ -1,1 +1,294 @@
 //! Bits that flip and files that are cut: nothing wrong is believed, and only those pay whom it hit.
+//!
+//! A fixed history is written to several files. Then one place after another is damaged, and the
+//! log is opened: a replica is either said to be damaged, and what is left of it is a prefix of
+//! what was written, or it is exactly as it was.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::path::Path;
+
+use bytes::Bytes;
+use ropewalk_disk::{Disk, SimDisk};
+use ropewalk_wal::{HardState, Record, RecoveredReplica, ReplicaKey, Wal};
+
+use super::faults::{created, entry, open};
+use super::machine::{DIR, Dice, OPTIONS};
+use super::model::{Model, Replica, compare, compare_entries};
+
+const A: ReplicaKey = ReplicaKey { shard: 1, replica: 11 };
+const B: ReplicaKey = ReplicaKey { shard: 2, replica: 22 };
+const C: ReplicaKey = ReplicaKey { shard: 3, replica: 33 };
+
+/// What was written, as files and as history.
+struct Written {
+    files: Vec<(String, Vec<u8>)>,
+    rounds: Vec<Vec<Record>>,
+}
+
+/// Where a round lies.
+#[derive(Debug, Clone)]
+struct Place {
+    file: usize,
+    bytes: Range<usize>,
+    round: usize,
+}
+
+fn history() -> Vec<Vec<Record>> {
+    let state = |key, term| {
+        let state = HardState { term, vote: key as u64, commit: 1 };
+        Record::HardState { key: [A, B, C][key], state }
+    };
+    let mut rounds = vec![vec![created(A), created(B)], vec![created(C), state(0, 1)]];
+    for index in 2..16 {
+        rounds.push(vec![entry(A, index, 3000), entry(B, index, 700)]);
+        rounds.push(vec![entry(C, index, 5000)]);
+        match index {
+            5 => rounds.push(vec![state(1, 2), state(2, 2)]),
+            8 => rounds.push(vec![Record::ConfState { key: B, data: Bytes::from_static(b"new") }]),
+            9 => rounds.push(vec![Record::Truncated { key: C, index: 6, term: 1 }]),
+            _ => {}
+        }
+    }
+    rounds.push(vec![state(0, 7), entry(C, 16, 10)]);
+    rounds
+}
+
+fn write() -> Written {
+    let disk = SimDisk::new(0);
+    let (mut wal, _) = open(&disk, OPTIONS).expect("a new log");
+    let rounds = history();
+    for records in &rounds {
+        wal.write_round(records).expect("a healthy disk");
+    }
+    drop(wal);
+    disk.power_cycle(0);
+    let names = disk.list(Path::new(DIR)).expect("the directory");
+    let logs = names.into_iter().filter(|name| name.ends_with(".wal"));
+    let content = |name: &String| disk.content(&Path::new(DIR).join(name)).expect("a listed file");
+    let files: Vec<_> = logs.map(|name| (name.clone(), content(&name))).collect();
+    assert!(files.len() >= 3, "{}", files.len());
+    Written { files, rounds }
+}
+
+fn number(content: &[u8], at: usize, len: usize) -> u64 {
+    let mut bytes = [0; 8];
+    bytes[..len].copy_from_slice(&content[at..at + len]);
+    u64::from_le_bytes(bytes)
+}
+
+impl Written {
+    fn disk(&self) -> SimDisk {
+        let disk = SimDisk::new(0);
+        for (name, content) in &self.files {
+            disk.put(&Path::new(DIR).join(name), content.clone());
+        }
+        disk
+    }
+
+    fn path(&self, file: usize) -> std::path::PathBuf {
+        Path::new(DIR).join(&self.files[file].0)
+    }
+
+    /// Finds the rounds by the documented format.
+    fn places(&self) -> Vec<Place> {
+        let mut places = Vec::new();
+        for (file, (name, content)) in self.files.iter().enumerate() {
+            let sequence = u64::from_str_radix(name.trim_end_matches(".wal"), 16).expect("hex");
+            for at in (8192..content.len()).step_by(4096) {
+                let ours =
+                    content[at..].starts_with(b"RWRD") && number(content, at + 8, 8) == sequence;
+                if ours {
+                    let round = number(content, at + 16, 8) as usize - 1;
+                    let bytes = at..at + number(content, at + 24, 4) as usize;
+                    places.push(Place { file, bytes, round });
+                }
+            }
+        }
+        assert_eq!(places.len(), self.rounds.len());
+        places
+    }
+
+    /// The state after so many rounds.
+    fn model(&self, rounds: usize) -> Model {
+        let mut model = Model::default();
+        self.rounds[..rounds].iter().flatten().for_each(|record| model.apply(record));
+        model
+    }
+}
+
+/// Checks the promise; returns who is damaged.
+fn check(disk: &SimDisk, model: &Model, context: &str) -> BTreeSet<ReplicaKey> {
+    let (wal, recovered) = open(disk, OPTIONS).unwrap_or_else(|error| panic!("{context}: {error}"));
+    let mut damaged = BTreeSet::new();
+    for key in [A, B, C] {
+        let replica = model.replicas.get(&key).cloned().unwrap_or_default();
+        match recovered.replicas.get(&key) {
+            Some(found) if found.damage.is_some() => {
+                damaged.insert(key);
+                prefix(&replica, &wal, found).unwrap_or_else(|wrong| panic!("{context}: {wrong}"));
+            }
+            Some(found) => compare(&replica, &wal, found)
+                .unwrap_or_else(|wrong| panic!("{context}: {key:?} is not marked, and {wrong}")),
+            None => panic!("{context}: {key:?} is gone"),
+        }
+    }
+    damaged
+}
+
+/// What is left of a damaged replica was written, and begins at the beginning.
+fn prefix(replica: &Replica, wal: &Wal, found: &RecoveredReplica) -> Result<(), String> {
+    compare_entries(replica, wal, found).or_else(|wrong| {
+        // Its truncation may be among what is lost.
+        let all_new = found.entries.iter().all(|entry| replica.entries.contains_key(&entry.index));
+        if all_new { Err(wrong) } else { Ok(()) }
+    })
+}
+
+#[test]
+fn d3_a_flipped_bit_costs_at_most_the_replica_it_hit() {
+    let written = write();
+    let (all, before_last) =
+        (written.model(written.rounds.len()), written.model(written.rounds.len() - 1));
+    let mut dice = Dice::new(1);
+    let (mut none, mut one) = (0, 0);
+    for place in written.places() {
+        let is_last = place.round + 1 == written.rounds.len();
+        let model = if is_last { &before_last } else { &all };
+        let keys: BTreeSet<_> = written.rounds[place.round].iter().map(Record::key).collect();
+        let head = place.bytes.start..place.bytes.end.min(place.bytes.start + 140);
+        let deep =
+            (0..12).map(|_| place.bytes.start + dice.below(place.bytes.len() as u64) as usize);
+        let positions: BTreeSet<usize> = head.step_by(3).chain(deep.collect::<Vec<_>>()).collect();
+        for at in positions {
+            let disk = written.disk();
+            assert!(disk.corrupt(&written.path(place.file), at as u64, 1 << dice.below(8)));
+            let context = format!("{place:?} at {at}");
+            let damaged = check(&disk, model, &context);
+            assert!(damaged.is_subset(&keys), "{context}: {damaged:?}");
+            assert!(damaged.len() <= 1, "{context}: {damaged:?}");
+            assert!(!is_last || damaged.is_empty(), "{context}: a torn tail is no damage");
+            if damaged.is_empty() { none += 1 } else { one += 1 }
+        }
+    }
+    assert!(none > 100 && one > 100, "harmless {none}, damage {one}");
+}
+
+#[test]
+fn d3_a_header_with_one_bad_copy_costs_nothing() {
+    let written = write();
+    let all = written.model(written.rounds.len());
+    for file in 0..written.files.len() {
+        let rounds_at = written.places().iter().find(|place| place.file == file).cloned();
+        let end = rounds_at.map_or(16_384, |place| place.bytes.start);
+        for at in (0..end).step_by(61) {
+            let disk = written.disk();
+            disk.corrupt(&written.path(file), at as u64, 0x10);
+            let damaged = check(&disk, &all, &format!("header of file {file} at {at}"));
+            assert!(damaged.is_empty(), "file {file} at {at}: {damaged:?}");
+        }
+    }
+}
+
+#[test]
+fn d3_a_lost_sector_or_block_costs_only_its_rounds() {
+    let written = write();
+    let all = written.model(written.rounds.len());
+    let before_last = written.model(written.rounds.len() - 1);
+    for place in written.places() {
+        let is_last = place.round + 1 == written.rounds.len();
+        let model = if is_last { &before_last } else { &all };
+        let keys: BTreeSet<_> = written.rounds[place.round].iter().map(Record::key).collect();
+        for (step, filler) in [(512, 0), (4096, 0xff)] {
+            for at in place.bytes.clone().step_by(step) {
+                let disk = written.disk();
+                let end = (at + step).min(place.bytes.end);
+                let (name, mut content) = written.files[place.file].clone();
+                content[at..end].fill(filler);
+                let changed = content != written.files[place.file].1;
+                disk.put(&Path::new(DIR).join(name), content);
+                let context = format!("{place:?} from {at} to {end} with {filler}");
+                let damaged = check(&disk, if changed { model } else { &all }, &context);
+                let beyond_recognition = at == place.bytes.start;
+                assert!(beyond_recognition || damaged.is_subset(&keys), "{context}: {damaged:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn d3_a_cut_or_missing_file_loses_nothing_silently() {
+    let written = write();
+    let all = written.model(written.rounds.len());
+    for file in 0..written.files.len() {
+        let len = written.files[file].1.len();
+        for cut in (0..len).step_by(2048).chain([len - 1]) {
+            let disk = written.disk();
+            disk.truncate(&written.path(file), cut as u64);
+            let damaged = check(&disk, &all, &format!("file {file} cut at {cut}"));
+            let is_newest = file + 1 == written.files.len();
+            assert!(!is_newest || damaged.len() == 3, "nobody knows what was in the newest file");
+        }
+        // The oldest may be gone by right: then its entries are missing, which shows.
+        let mut without = write();
+        without.files.remove(file);
+        if file + 1 < written.files.len() {
+            let damaged = check(&without.disk(), &all, &format!("file {file} removed"));
+            assert!(!damaged.is_empty());
+        }
+    }
+}
+
+#[test]
+fn d4_damage_stays_until_somebody_accepts_it_or_the_replica_goes() {
+    let written = write();
+    let places = written.places();
+    // One record is hit in its header, the other in its body.
+    let place = places.iter().find(|place| place.round == 4).expect("it was written");
+    let disk = written.disk();
+    disk.corrupt(&written.path(place.file), place.bytes.start as u64 + 40 + 16 + 32 + 8, 1);
+    disk.corrupt(&written.path(place.file), place.bytes.end as u64 - 600, 1);
+    let (mut wal, recovered) = open(&disk, OPTIONS).unwrap();
+    let damage = |recovered: &ropewalk_wal::Recovered, key| recovered.replicas[&key].damage.clone();
+    assert!(damage(&recovered, A).is_some() && damage(&recovered, B).is_some());
+    assert_eq!(damage(&recovered, C), None);
+    assert!(!recovered.notes.is_empty(), "a person is told");
+
+    // The mark outlives the files: everything is let go that can be.
+    for (key, last) in [(A, 15), (B, 15), (C, 16)] {
+        wal.write_round(&[Record::Truncated { key, index: last, term: 1 }]).unwrap();
+    }
+    for index in 17..40 {
+        wal.write_round(&[entry(C, index, 5000)]).unwrap();
+        wal.write_round(&[Record::Truncated { key: C, index, term: 1 }]).unwrap();
+        wal.release(&[(A, 99), (B, 99), (C, index + 1)].into());
+    }
+    drop(wal);
+    disk.power_cycle(0);
+    assert!(!disk.exists(&written.path(place.file)).unwrap());
+    let (mut wal, recovered) = open(&disk, OPTIONS).unwrap();
+    assert!(damage(&recovered, A).is_some() && damage(&recovered, B).is_some());
+
+    wal.write_round(&[Record::LossAccepted { key: A, index: 15 }]).unwrap();
+    wal.write_round(&[Record::ReplicaDestroyed { key: B }]).unwrap();
+    wal.write_round(&[entry(A, 16, 10)]).unwrap();
+    drop(wal);
+    disk.power_cycle(1);
+    let (_, recovered) = open(&disk, OPTIONS).unwrap();
+    assert_eq!(damage(&recovered, A), None);
+    assert_eq!(recovered.replicas[&A].entries.len(), 1);
+    assert!(!recovered.replicas.contains_key(&B));
+}
+
+#[test]
+fn d3_a_payload_that_is_damaged_after_opening_is_not_given_out() {
+    let written = write();
+    let disk = written.disk();
+    let (wal, recovered) = open(&disk, OPTIONS).unwrap();
+    let meta = recovered.replicas[&A].entries[0];
+    assert_eq!(wal.read(&meta.location).unwrap().len(), 3000);
+    let place = &written.places()[2];
+    disk.corrupt(&written.path(place.file), place.bytes.start as u64 + 1000, 1);
+    let error = wal.read(&meta.location).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
+}

@@ -1,0 +1,213 @@
+//! The broker's keys that have a meaning here.
+//!
+//! All but the last few are Kafka's, with Kafka's names, types and defaults. Keys of our own begin
+//! with `ropewalk.`.
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use super::ignored;
+use super::key::{Key, Kind, Update, Valid};
+
+pub(super) const COMPRESSIONS: &[&str] =
+    &["uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"];
+pub(super) const TIMESTAMP_TYPES: &[&str] = &["CreateTime", "LogAppendTime"];
+pub(super) const CLEANUP_POLICIES: &[&str] = &["compact", "delete"];
+const LONG_MAX: &str = "9223372036854775807";
+const INT_MAX: &str = "2147483647";
+
+const fn key(name: &'static str, kind: Kind, default: &'static str) -> Key {
+    Key::new(name, kind, Some(default))
+}
+
+const fn unset(name: &'static str, kind: Kind) -> Key {
+    Key::new(name, kind, None)
+}
+
+/// In the order of names within each group.
+static USED: &[Key] = &[
+    // Identity and place.
+    unset("node.id", Kind::Int)
+        .valid(Valid::AtLeast(0))
+        .doc("This broker's id; 1 if neither this nor broker.id is set."),
+    key("broker.id", Kind::Int, "-1").doc("The older name of node.id."),
+    unset("broker.rack", Kind::String).doc("The zone this broker stands in."),
+    key("log.dir", Kind::String, "/tmp/kafka-logs").doc("The older name of log.dirs."),
+    unset("log.dirs", Kind::List)
+        .doc("The data directory; exactly one. `run` refuses to start without it."),
+    // Listeners.
+    key("listeners", Kind::List, "PLAINTEXT://:9092")
+        .update(Update::PerBroker)
+        .doc("Where Kafka clients connect: NAME://HOST:PORT; no host is every address."),
+    unset("advertised.listeners", Kind::List)
+        .doc("What clients are told to connect to, where it differs from listeners."),
+    key(
+        "listener.security.protocol.map",
+        Kind::String,
+        "SASL_SSL:SASL_SSL,PLAINTEXT:PLAINTEXT,SSL:SSL,SASL_PLAINTEXT:SASL_PLAINTEXT",
+    )
+    .update(Update::PerBroker)
+    .doc("The protocol of each listener; only PLAINTEXT is served so far."),
+    unset("controller.listener.names", Kind::List)
+        .doc("Listeners to leave out: there is no separate controller here."),
+    key("connections.max.idle.ms", Kind::Long, "600000")
+        .doc("A connection that is silent for so long is closed."),
+    key("max.connections", Kind::Int, INT_MAX)
+        .valid(Valid::AtLeast(0))
+        .dynamic()
+        .doc("Kafka connections at once, never more than the process has room for."),
+    key("max.connections.per.ip", Kind::Int, INT_MAX)
+        .valid(Valid::AtLeast(0))
+        .dynamic()
+        .doc("Kafka connections at once from one address."),
+    key("queued.max.request.bytes", Kind::Long, "-1")
+        .doc("Bytes of requests under way at once, over all connections; -1 is 64 MiB."),
+    key("socket.request.max.bytes", Kind::Int, "104857600")
+        .valid(Valid::AtLeast(1))
+        .doc("The largest request; a larger one closes its connection."),
+    // Topics.
+    key("auto.create.topics.enable", Kind::Boolean, "true")
+        .doc("Whether asking for a topic that is not there makes it."),
+    key("delete.topic.enable", Kind::Boolean, "true").doc("Whether topics can be deleted."),
+    key("num.partitions", Kind::Int, "1")
+        .valid(Valid::AtLeast(1))
+        .doc("Partitions of a topic that is made without a number."),
+    key("min.insync.replicas", Kind::Int, "1")
+        .valid(Valid::AtLeast(1))
+        .dynamic()
+        .doc("Replicas that must have a record before it is acked; a majority always has it."),
+    key("message.max.bytes", Kind::Int, "1048588")
+        .valid(Valid::AtLeast(0))
+        .dynamic()
+        .doc("The largest record batch, as it is stored."),
+    key("compression.type", Kind::String, "producer")
+        .valid(Valid::OneOf(COMPRESSIONS))
+        .dynamic()
+        .doc("How batches are stored; producer leaves them as they came."),
+    key("compression.gzip.level", Kind::Int, "-1")
+        .valid(Valid::BetweenOr(1, 9, -1))
+        .dynamic()
+        .doc("The level when batches are compressed again with gzip."),
+    key("compression.lz4.level", Kind::Int, "9")
+        .valid(Valid::Between(1, 17))
+        .dynamic()
+        .doc("The level when batches are compressed again with lz4."),
+    key("compression.zstd.level", Kind::Int, "3")
+        .valid(Valid::Between(-131_072, 22))
+        .dynamic()
+        .doc("The level when batches are compressed again with zstd."),
+    key("log.message.timestamp.type", Kind::String, "CreateTime")
+        .valid(Valid::OneOf(TIMESTAMP_TYPES))
+        .dynamic()
+        .doc("Whose clock stamps the records."),
+    key("log.message.timestamp.before.max.ms", Kind::Long, LONG_MAX)
+        .valid(Valid::AtLeast(0))
+        .dynamic()
+        .doc("How far a producer's timestamp may lie in the past."),
+    key("log.message.timestamp.after.max.ms", Kind::Long, "3600000")
+        .valid(Valid::AtLeast(0))
+        .dynamic()
+        .doc("How far a producer's timestamp may lie in the future."),
+    // Segments, retention, compaction.
+    key("log.segment.bytes", Kind::Int, "1073741824")
+        .valid(Valid::AtLeast(1_048_576))
+        .dynamic()
+        .doc("A segment file is closed rather than let grow beyond this."),
+    key("log.roll.hours", Kind::Int, "168")
+        .valid(Valid::AtLeast(1))
+        .doc("log.roll.ms in hours, where that is not set."),
+    unset("log.roll.ms", Kind::Long)
+        .dynamic()
+        .doc("A segment file is closed when it was begun so long ago."),
+    key("log.index.interval.bytes", Kind::Int, "4096")
+        .valid(Valid::AtLeast(0))
+        .dynamic()
+        .doc("Bytes of batches under one entry of a segment's index."),
+    key("log.retention.hours", Kind::Int, "168")
+        .doc("log.retention.ms in hours, where neither that nor the minutes are set."),
+    unset("log.retention.minutes", Kind::Int)
+        .doc("log.retention.ms in minutes, where that is not set."),
+    unset("log.retention.ms", Kind::Long).dynamic().doc("How long records are kept; -1 for ever."),
+    key("log.retention.bytes", Kind::Long, "-1")
+        .dynamic()
+        .doc("How many bytes of a partition are kept; -1 all."),
+    key("log.retention.check.interval.ms", Kind::Long, "300000")
+        .valid(Valid::AtLeast(1))
+        .doc("How often retention is looked after."),
+    key("log.cleanup.policy", Kind::List, "delete")
+        .valid(Valid::OneOf(CLEANUP_POLICIES))
+        .dynamic()
+        .doc("Whether old records are deleted, or all but the last of each key are."),
+    key("log.cleaner.backoff.ms", Kind::Long, "15000")
+        .valid(Valid::AtLeast(0))
+        .dynamic()
+        .doc("How often topics are looked at for compaction."),
+    key("log.cleaner.delete.retention.ms", Kind::Long, "86400000")
+        .valid(Valid::AtLeast(0))
+        .dynamic()
+        .doc("How long compaction keeps the mark of a deleted key."),
+    key("log.cleaner.min.cleanable.ratio", Kind::Double, "0.5")
+        .valid(Valid::Fraction)
+        .dynamic()
+        .doc("How much of a partition must be new since the last compaction."),
+    key("log.cleaner.min.compaction.lag.ms", Kind::Long, "0")
+        .valid(Valid::AtLeast(0))
+        .dynamic()
+        .doc("How long a record is safe from compaction."),
+    key("log.cleaner.max.compaction.lag.ms", Kind::Long, LONG_MAX)
+        .valid(Valid::AtLeast(1))
+        .dynamic()
+        .doc("How long compaction may be put off."),
+    // Fetch and groups.
+    key("fetch.max.bytes", Kind::Int, "57671680")
+        .valid(Valid::AtLeast(1024))
+        .doc("The most records in one fetch, whatever the client asks."),
+    key("max.request.partition.size.limit", Kind::Int, "2000")
+        .valid(Valid::AtLeast(1))
+        .doc("The most partitions in one page of DescribeTopicPartitions."),
+    key("group.initial.rebalance.delay.ms", Kind::Int, "3000")
+        .doc("How long the first member of a group waits for others."),
+    key("group.min.session.timeout.ms", Kind::Int, "6000")
+        .doc("The shortest session timeout a member may ask for."),
+    key("group.max.session.timeout.ms", Kind::Int, "1800000")
+        .doc("The longest session timeout a member may ask for."),
+    key("group.max.size", Kind::Int, INT_MAX)
+        .valid(Valid::AtLeast(1))
+        .doc("The most members of a group."),
+    key("offset.metadata.max.bytes", Kind::Int, "4096")
+        .doc("The longest note beside a committed offset."),
+    key("offsets.retention.minutes", Kind::Int, "10080")
+        .valid(Valid::AtLeast(1))
+        .doc("How long offsets outlive the last member of their group."),
+    key("offsets.retention.check.interval.ms", Kind::Long, "600000")
+        .valid(Valid::AtLeast(1))
+        .doc("How often offsets are looked at for that."),
+    key("producer.id.expiration.ms", Kind::Int, "86400000")
+        .valid(Valid::AtLeast(1))
+        .dynamic()
+        .doc("How long a silent idempotent producer is remembered."),
+    // Our own.
+    key("ropewalk.admin.listener", Kind::String, "127.0.0.1:9644")
+        .doc("Where the admin HTTP server listens: HOST:PORT."),
+];
+
+static BY_NAME: LazyLock<HashMap<&'static str, &'static Key>> =
+    LazyLock::new(|| all().map(|key| (key.name, key)).collect());
+
+/// Every key of a broker, those without meaning included.
+pub fn all() -> impl Iterator<Item = &'static Key> {
+    USED.iter().chain(ignored::KEYS)
+}
+
+/// The key of this name; a name with a listener in front (`listener.name.X.ssl.…`) is Kafka's
+/// spelling of the same key for one listener.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static Key> {
+    BY_NAME.get(name).or_else(|| BY_NAME.get(without_listener(name)?)).copied()
+}
+
+/// `ssl.keystore.location` of `listener.name.internal.ssl.keystore.location`.
+fn without_listener(name: &str) -> Option<&str> {
+    let (_, key) = name.strip_prefix("listener.name.")?.split_once('.')?;
+    Some(key)
+}

@@ -1,0 +1,178 @@
+//! Settings as DescribeConfigs shows them: the value, where it comes from, and what it would be.
+
+use super::key::{Key, Kind, Update};
+use super::{Settings, broker, group, topic};
+
+/// Where a value was set; the numbers on the wire are Kafka's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(i8)]
+pub enum Source {
+    /// On the topic.
+    Topic = 1,
+    /// At run time, for this broker.
+    Broker = 2,
+    /// At run time, for all brokers.
+    AllBrokers = 3,
+    /// In the file or by a flag.
+    File = 4,
+    /// Nowhere.
+    Default = 5,
+    /// On the group.
+    Group = 8,
+}
+
+impl Source {
+    /// The number on the wire.
+    #[must_use]
+    pub const fn code(self) -> i8 {
+        self as i8
+    }
+}
+
+/// One key of a resource.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// The key.
+    pub name: &'static str,
+    /// Its value; `None` is null, also for a secret.
+    pub value: Option<String>,
+    /// Where the value comes from.
+    pub source: Source,
+    /// Whether it is a secret.
+    pub sensitive: bool,
+    /// Whether it cannot be changed at run time.
+    pub read_only: bool,
+    /// Its type.
+    pub kind: Kind,
+    /// What it does.
+    pub doc: &'static str,
+    /// Every place where a value was found, the one that holds first.
+    pub synonyms: Vec<Found>,
+}
+
+/// A value that was found in one place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// The key there.
+    pub name: &'static str,
+    /// The value there.
+    pub value: Option<String>,
+    /// Where.
+    pub source: Source,
+}
+
+/// Every key of a topic that has these values of its own.
+#[must_use]
+pub fn topic(settings: &Settings, overrides: &[(String, String)]) -> Vec<Row> {
+    let own = |key: &Key| find(overrides, key.name);
+    visible(topic::all()).map(|key| settings.row_of_child(key, own(key), Source::Topic)).collect()
+}
+
+/// Every key of a group.
+#[must_use]
+pub fn group(settings: &Settings, name: &str) -> Vec<Row> {
+    let dynamic = settings.dynamic.read();
+    let set = dynamic.groups.get(name).cloned().unwrap_or_default();
+    drop(dynamic);
+    let own = |key: &Key| set.get(key.name).cloned();
+    visible(group::all()).map(|key| settings.row_of_child(key, own(key), Source::Group)).collect()
+}
+
+/// Every key of this broker.
+#[must_use]
+pub fn broker(settings: &Settings) -> Vec<Row> {
+    let mut keys: Vec<_> = visible(broker::all()).collect();
+    keys.sort_unstable_by_key(|key| key.name);
+    keys.into_iter().map(|key| settings.row_of_broker(key)).collect()
+}
+
+/// What was set at run time for all brokers; nothing else belongs to no broker in particular.
+#[must_use]
+pub fn all_brokers(settings: &Settings) -> Vec<Row> {
+    let dynamic = settings.dynamic.read();
+    let set = dynamic.all_brokers.iter();
+    let row = |(name, value): (&String, &String)| {
+        let key = broker::find(name)?;
+        let found = Found::new(key.name, key, value, Source::AllBrokers);
+        Some(Row::new(key, vec![found], None))
+    };
+    set.filter_map(row).collect()
+}
+
+fn visible(keys: impl Iterator<Item = &'static Key>) -> impl Iterator<Item = &'static Key> {
+    keys.filter(|key| !key.internal)
+}
+
+fn find(pairs: &[(String, String)], name: &str) -> Option<String> {
+    pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone())
+}
+
+impl Settings {
+    /// A key of a topic or a group: its own value, then those of the broker that it inherits.
+    fn row_of_child(&self, key: &'static Key, own: Option<String>, source: Source) -> Row {
+        let mut found = Vec::new();
+        found.extend(own.map(|value| Found::new(key.name, key, &value, source)));
+        let effective = found.first().and_then(|found| found.value.clone());
+        for synonym in key.synonyms {
+            found.extend(self.found(synonym.name));
+        }
+        // A broker's value may be in coarser units than the topic's.
+        let value = effective.or_else(|| key.default.is_some().then(|| self.inherited(key)));
+        Row::new(key, found, value)
+    }
+
+    fn row_of_broker(&self, key: &'static Key) -> Row {
+        let names: &[&str] = match key.name {
+            "log.retention.ms" => {
+                &["log.retention.ms", "log.retention.minutes", "log.retention.hours"]
+            }
+            "log.retention.minutes" => &["log.retention.minutes", "log.retention.hours"],
+            "log.roll.ms" => &["log.roll.ms", "log.roll.hours"],
+            _ => &[key.name],
+        };
+        let found = names.iter().flat_map(|name| self.found(name)).collect();
+        let own = self.text(key.name);
+        Row { read_only: key.update == Update::ReadOnly, ..Row::new(key, found, own) }
+    }
+
+    /// Where a broker's key is set, the place that holds first.
+    fn found(&self, name: &str) -> Vec<Found> {
+        let Some(key) = broker::find(name) else { return Vec::new() };
+        let dynamic = self.dynamic.read();
+        let places = [
+            (dynamic.broker.get(name).map(String::as_str), Source::Broker),
+            (dynamic.all_brokers.get(name).map(String::as_str), Source::AllBrokers),
+            (self.file.get(name).map(String::as_str), Source::File),
+            (key.default, Source::Default),
+        ];
+        let found = |(value, source): (Option<&str>, Source)| {
+            Some(Found::new(key.name, key, value?, source))
+        };
+        places.into_iter().filter_map(found).collect()
+    }
+}
+
+impl Found {
+    fn new(name: &'static str, key: &Key, value: &str, source: Source) -> Self {
+        let value = (!key.is_sensitive()).then(|| value.to_owned());
+        Self { name, value, source }
+    }
+}
+
+impl Row {
+    /// A row whose value is the first found, unless another is given.
+    fn new(key: &'static Key, synonyms: Vec<Found>, value: Option<String>) -> Self {
+        let source = synonyms.first().map_or(Source::Default, |found| found.source);
+        let first = synonyms.first().and_then(|found| found.value.clone());
+        Self {
+            name: key.name,
+            value: value.or(first).filter(|_| !key.is_sensitive()),
+            source,
+            sensitive: key.is_sensitive(),
+            read_only: false,
+            kind: key.kind,
+            doc: key.doc,
+            synonyms,
+        }
+    }
+}

@@ -1,0 +1,313 @@
+//! Configuration of a topic: its keys, and the typed form that the broker works with.
+//!
+//! A value comes from the topic itself, else from the broker's key of the same meaning (set at run
+//! time for this broker, for all brokers, or in the file), else it is the default.
+
+use ropewalk_batch::{Compression, Rules, Target, TimestampType};
+use ropewalk_segment::SegmentConfig;
+
+use super::broker::{CLEANUP_POLICIES, COMPRESSIONS, TIMESTAMP_TYPES};
+use super::key::{Key, Kind, Synonym, Update, Valid, list};
+use super::{Invalid, Settings};
+use crate::limits;
+
+const LONG_MAX: &str = "9223372036854775807";
+const HOUR_MS: i64 = 3_600_000;
+
+/// One broker has all replicas there are, so a majority is one.
+const INSYNC_REPLICAS_MAX: i64 = 1;
+
+const fn key(name: &'static str, kind: Kind, default: &'static str) -> Key {
+    Key::new(name, kind, Some(default)).update(Update::ClusterWide)
+}
+
+macro_rules! synonym {
+    ($name:literal) => {
+        &[Synonym { name: $name, factor: 1 }]
+    };
+}
+
+static KEYS: &[Key] = &[
+    key("cleanup.policy", Kind::List, "delete")
+        .valid(Valid::OneOf(CLEANUP_POLICIES))
+        .synonyms(synonym!("log.cleanup.policy"))
+        .doc(
+            "Whether old records are deleted, or all but the last of each key are; empty: neither.",
+        ),
+    key("compression.gzip.level", Kind::Int, "-1")
+        .valid(Valid::BetweenOr(1, 9, -1))
+        .synonyms(synonym!("compression.gzip.level"))
+        .doc("The level when batches are compressed again with gzip."),
+    key("compression.lz4.level", Kind::Int, "9")
+        .valid(Valid::Between(1, 17))
+        .synonyms(synonym!("compression.lz4.level"))
+        .doc("The level when batches are compressed again with lz4."),
+    key("compression.type", Kind::String, "producer")
+        .valid(Valid::OneOf(COMPRESSIONS))
+        .synonyms(synonym!("compression.type"))
+        .doc("How batches are stored; producer leaves them as they came."),
+    key("compression.zstd.level", Kind::Int, "3")
+        .valid(Valid::Between(-131_072, 22))
+        .synonyms(synonym!("compression.zstd.level"))
+        .doc("The level when batches are compressed again with zstd."),
+    key("delete.retention.ms", Kind::Long, "86400000")
+        .valid(Valid::AtLeast(0))
+        .synonyms(synonym!("log.cleaner.delete.retention.ms"))
+        .doc("How long compaction keeps the mark of a deleted key."),
+    key("file.delete.delay.ms", Kind::Long, "60000")
+        .valid(Valid::AtLeast(0))
+        .synonyms(synonym!("log.segment.delete.delay.ms"))
+        .ignored(),
+    key("flush.messages", Kind::Long, LONG_MAX)
+        .valid(Valid::AtLeast(1))
+        .synonyms(synonym!("log.flush.interval.messages"))
+        .ignored(),
+    key("flush.ms", Kind::Long, LONG_MAX)
+        .valid(Valid::AtLeast(0))
+        .synonyms(&[
+            Synonym { name: "log.flush.interval.ms", factor: 1 },
+            Synonym { name: "log.flush.scheduler.interval.ms", factor: 1 },
+        ])
+        .ignored(),
+    key("follower.replication.throttled.replicas", Kind::List, "").ignored(),
+    key("index.interval.bytes", Kind::Int, "4096")
+        .valid(Valid::AtLeast(0))
+        .synonyms(synonym!("log.index.interval.bytes"))
+        .doc("Bytes of batches under one entry of a segment's index."),
+    Key::new("internal.segment.bytes", Kind::Int, None)
+        .update(Update::ClusterWide)
+        .ignored()
+        .internal(),
+    key("leader.replication.throttled.replicas", Kind::List, "").ignored(),
+    key("local.retention.bytes", Kind::Long, "-2")
+        .valid(Valid::AtLeast(-2))
+        .synonyms(synonym!("log.local.retention.bytes"))
+        .ignored(),
+    key("local.retention.ms", Kind::Long, "-2")
+        .valid(Valid::AtLeast(-2))
+        .synonyms(synonym!("log.local.retention.ms"))
+        .ignored(),
+    key("max.compaction.lag.ms", Kind::Long, LONG_MAX)
+        .valid(Valid::AtLeast(1))
+        .synonyms(synonym!("log.cleaner.max.compaction.lag.ms"))
+        .doc("How long compaction may be put off."),
+    key("max.message.bytes", Kind::Int, "1048588")
+        .valid(Valid::AtLeast(0))
+        .synonyms(synonym!("message.max.bytes"))
+        .doc("The largest record batch, as it is stored."),
+    key("message.timestamp.after.max.ms", Kind::Long, "3600000")
+        .valid(Valid::AtLeast(0))
+        .synonyms(synonym!("log.message.timestamp.after.max.ms"))
+        .doc("How far a producer's timestamp may lie in the future."),
+    key("message.timestamp.before.max.ms", Kind::Long, LONG_MAX)
+        .valid(Valid::AtLeast(0))
+        .synonyms(synonym!("log.message.timestamp.before.max.ms"))
+        .doc("How far a producer's timestamp may lie in the past."),
+    key("message.timestamp.type", Kind::String, "CreateTime")
+        .valid(Valid::OneOf(TIMESTAMP_TYPES))
+        .synonyms(synonym!("log.message.timestamp.type"))
+        .doc("Whose clock stamps the records."),
+    key("min.cleanable.dirty.ratio", Kind::Double, "0.5")
+        .valid(Valid::Fraction)
+        .synonyms(synonym!("log.cleaner.min.cleanable.ratio"))
+        .doc("How much of a partition must be new since the last compaction."),
+    key("min.compaction.lag.ms", Kind::Long, "0")
+        .valid(Valid::AtLeast(0))
+        .synonyms(synonym!("log.cleaner.min.compaction.lag.ms"))
+        .doc("How long a record is safe from compaction."),
+    key("min.insync.replicas", Kind::Int, "1")
+        .valid(Valid::Between(1, INSYNC_REPLICAS_MAX))
+        .synonyms(synonym!("min.insync.replicas"))
+        .doc("Replicas that must have a record before it is acked; a majority always has it."),
+    key("preallocate", Kind::Boolean, "false").synonyms(synonym!("log.preallocate")).ignored(),
+    key("remote.log.copy.disable", Kind::Boolean, "false").ignored(),
+    key("remote.log.delete.on.disable", Kind::Boolean, "false").ignored(),
+    key("remote.storage.enable", Kind::Boolean, "false").ignored(),
+    key("retention.bytes", Kind::Long, "-1")
+        .synonyms(synonym!("log.retention.bytes"))
+        .doc("How many bytes of a partition are kept; -1 all."),
+    key("retention.ms", Kind::Long, "604800000")
+        .valid(Valid::AtLeast(-1))
+        .synonyms(&[
+            Synonym { name: "log.retention.ms", factor: 1 },
+            Synonym { name: "log.retention.minutes", factor: 60_000 },
+            Synonym { name: "log.retention.hours", factor: HOUR_MS },
+        ])
+        .doc("How long records are kept; -1 for ever."),
+    key("segment.bytes", Kind::Int, "1073741824")
+        .valid(Valid::AtLeast(1_048_576))
+        .synonyms(synonym!("log.segment.bytes"))
+        .doc("A segment file is closed rather than let grow beyond this."),
+    key("segment.index.bytes", Kind::Int, "10485760")
+        .valid(Valid::AtLeast(4))
+        .synonyms(synonym!("log.index.size.max.bytes"))
+        .ignored(),
+    key("segment.jitter.ms", Kind::Long, "0")
+        .valid(Valid::AtLeast(0))
+        .synonyms(&[
+            Synonym { name: "log.roll.jitter.ms", factor: 1 },
+            Synonym { name: "log.roll.jitter.hours", factor: HOUR_MS },
+        ])
+        .ignored(),
+    key("segment.ms", Kind::Long, "604800000")
+        .valid(Valid::AtLeast(1))
+        .synonyms(&[
+            Synonym { name: "log.roll.ms", factor: 1 },
+            Synonym { name: "log.roll.hours", factor: HOUR_MS },
+        ])
+        .doc("A segment file is closed when it was begun so long ago."),
+    key("unclean.leader.election.enable", Kind::Boolean, "false")
+        .synonyms(synonym!("unclean.leader.election.enable"))
+        .ignored(),
+];
+
+/// Every key of a topic, in the order of names.
+pub fn all() -> impl Iterator<Item = &'static Key> {
+    KEYS.iter()
+}
+
+/// The key of this name.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.name == name)
+}
+
+/// Whether a topic may have this value, and else why not, in words for the client.
+///
+/// # Errors
+/// The reason.
+pub fn validate(name: &str, value: &str) -> Result<(), String> {
+    let key =
+        find(name).ok_or_else(|| Invalid::unknown("topic config", name, all()).to_string())?;
+    let refuse = |reason| Invalid::value(name, value, reason).to_string();
+    key.check(value).map_err(refuse)?;
+    if name == "remote.storage.enable" && value.trim().eq_ignore_ascii_case("true") {
+        return Err(refuse("Tiered storage is disabled in this broker".into()));
+    }
+    Ok(())
+}
+
+/// A topic's configuration, in the types that the broker works with.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TopicConfig {
+    /// `cleanup.policy` has `delete`.
+    pub deletes: bool,
+    /// `cleanup.policy` has `compact`.
+    pub compacts: bool,
+    /// `retention.ms`; `None` for ever.
+    pub retention_ms: Option<i64>,
+    /// `retention.bytes`; `None` all.
+    pub retention_bytes: Option<i64>,
+    /// `segment.bytes`, `segment.ms`, `index.interval.bytes`.
+    pub segment: SegmentConfig,
+    /// `max.message.bytes`.
+    pub message_bytes_max: usize,
+    /// `message.timestamp.type`.
+    pub timestamp: TimestampType,
+    /// `message.timestamp.before.max.ms`.
+    pub before_ms_max: i64,
+    /// `message.timestamp.after.max.ms`.
+    pub after_ms_max: i64,
+    /// `compression.type` and the level that belongs to it.
+    pub compression: Target,
+    /// `delete.retention.ms`.
+    pub delete_retention_ms: i64,
+    /// `min.compaction.lag.ms`.
+    pub compaction_lag_ms_min: i64,
+    /// `max.compaction.lag.ms`.
+    pub compaction_lag_ms_max: i64,
+    /// `min.cleanable.dirty.ratio`.
+    pub dirty_ratio_min: f64,
+}
+
+impl TopicConfig {
+    /// What holds for a topic with these values of its own. They and the broker's were validated; one
+    /// that a newer broker allowed and this one does not counts as not set.
+    #[must_use]
+    pub fn resolve<'a>(
+        settings: &Settings,
+        overrides: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Self {
+        let overrides: Vec<_> = overrides.into_iter().collect();
+        let text = |name: &str| {
+            let key = find(name).expect("only keys of the table are read");
+            let own = overrides.iter().find(|(set, _)| *set == name);
+            let own = own.map(|(_, value)| *value).filter(|value| key.check(value).is_ok());
+            own.map_or_else(|| settings.inherited(key), str::to_owned)
+        };
+        let number = |name: &str| text(name).trim().parse::<i64>().expect("checked by its type");
+        let size = |name: &str| usize::try_from(number(name)).expect("not negative by its range");
+        let policy = text("cleanup.policy");
+        let unless_negative = |number: i64| (number >= 0).then_some(number);
+        Self {
+            deletes: list(&policy).any(|item| item == "delete"),
+            compacts: list(&policy).any(|item| item == "compact"),
+            retention_ms: unless_negative(number("retention.ms")),
+            retention_bytes: unless_negative(number("retention.bytes")),
+            segment: SegmentConfig {
+                segment_bytes: size("segment.bytes") as u64,
+                segment_ms: number("segment.ms"),
+                index_interval_bytes: size("index.interval.bytes") as u32,
+            },
+            message_bytes_max: size("max.message.bytes"),
+            timestamp: match text("message.timestamp.type").trim() {
+                "LogAppendTime" => TimestampType::LogAppendTime,
+                _ => TimestampType::CreateTime,
+            },
+            before_ms_max: number("message.timestamp.before.max.ms"),
+            after_ms_max: number("message.timestamp.after.max.ms"),
+            compression: target(text("compression.type").trim(), |codec| {
+                number(&format!("compression.{codec}.level")) as i32
+            }),
+            delete_retention_ms: number("delete.retention.ms"),
+            compaction_lag_ms_min: number("min.compaction.lag.ms"),
+            compaction_lag_ms_max: number("max.compaction.lag.ms"),
+            dirty_ratio_min: text("min.cleanable.dirty.ratio").trim().parse().unwrap_or(0.5),
+        }
+    }
+
+    /// What the door demands of a batch.
+    #[must_use]
+    pub fn rules(&self, zstd_allowed: bool) -> Rules {
+        Rules {
+            size_bytes_max: self.message_bytes_max,
+            compacted: self.compacts,
+            timestamp: self.timestamp,
+            before_ms_max: self.before_ms_max,
+            after_ms_max: self.after_ms_max,
+            compression: self.compression,
+            zstd_allowed,
+            decompressed_bytes_max: limits::DECOMPRESSED_BYTES_MAX,
+        }
+    }
+
+    /// Whether old records are deleted.
+    #[must_use]
+    pub fn deletes(&self) -> bool {
+        self.deletes
+    }
+
+    /// Whether only the last record of each key is kept.
+    #[must_use]
+    pub fn compacts(&self) -> bool {
+        self.compacts
+    }
+
+    /// Whether the broker's clock stamps the records.
+    #[must_use]
+    pub fn stamps_append_time(&self) -> bool {
+        self.timestamp == TimestampType::LogAppendTime
+    }
+}
+
+fn target(name: &str, level: impl Fn(&str) -> i32) -> Target {
+    let codec = match name {
+        "gzip" => Compression::Gzip,
+        "snappy" => return Target::Codec(Compression::Snappy, 0),
+        "lz4" => Compression::Lz4,
+        "zstd" => Compression::Zstd,
+        "uncompressed" => return Target::Uncompressed,
+        _ => return Target::Producer,
+    };
+    Target::Codec(codec, level(name))
+}
