@@ -206,12 +206,12 @@ struct Kept {
     /// Logs with a long tail.
     full: Vec<Arc<PartitionLog>>,
     dirty_since_ms: Option<i64>,
-    /// When a checkpoint last began only to let go of the write-ahead log.
-    relieved_ms: Option<i64>,
+    /// When a checkpoint was last due and would have changed nothing.
+    in_vain_ms: Option<i64>,
 }
 
-/// A shard is not asked again at once when its checkpoint did not help.
-const RELIEVED_PAUSE_MS: i64 = 1000;
+/// A shard that keeps the write-ahead log and cannot help it is not asked again at once.
+const IN_VAIN_PAUSE_MS: i64 = 1000;
 
 impl Keeper {
     /// A keeper without shards.
@@ -230,8 +230,8 @@ impl Keeper {
     pub fn add(&mut self, files: ShardFiles, source: Box<dyn Source>) {
         let shard = files.shard();
         let (dirty, full) = (Vec::new(), Vec::new());
-        let (dirty_since_ms, relieved_ms) = (None, None);
-        let kept = Kept { files, source, dirty, full, dirty_since_ms, relieved_ms };
+        let (dirty_since_ms, in_vain_ms) = (None, None);
+        let kept = Kept { files, source, dirty, full, dirty_since_ms, in_vain_ms };
         self.shards.insert(shard, kept);
     }
 
@@ -337,10 +337,8 @@ impl Keeper {
         self.journal.pinned_by_oldest().into_iter().find_map(|(key, last)| {
             let kept = self.shards.get(&ShardId(key.shard))?;
             let ours = kept.files.key() == key && kept.files.released_through() < last;
-            // A second snapshot of the newest index helps; a third does not.
-            let helps = kept.files.newest().index > kept.files.released_through()
-                || kept.relieved_ms.is_none_or(|at| now_ms - at >= RELIEVED_PAUSE_MS);
-            (ours && helps).then_some(ShardId(key.shard))
+            let rests = kept.in_vain_ms.is_some_and(|at| now_ms - at < IN_VAIN_PAUSE_MS);
+            (ours && !rests).then_some(ShardId(key.shard))
         })
     }
 
@@ -349,7 +347,6 @@ impl Keeper {
         // Before the capture: what changes after it is for the next checkpoint.
         kept.look(now_ms);
         kept.dirty_since_ms = None;
-        kept.relieved_ms = Some(now_ms);
         kept.full.clear();
         for log in kept.dirty.drain(..) {
             log.mark_clean();
@@ -358,6 +355,11 @@ impl Keeper {
             self.shards.remove(&shard);
             return Ok(());
         };
+        if capture.index <= kept.files.released_through() {
+            // Both snapshots are of this index: there is nothing to gain.
+            kept.in_vain_ms = Some(now_ms);
+            return Ok(());
+        }
         let pass = Pass::begin(&mut kept.files, capture, now_ms, &*self.policy);
         self.pass = Some((shard, pass.inspect_err(|_| kept.dirty_since_ms = Some(now_ms))?));
         Ok(())

@@ -126,11 +126,16 @@ async fn d1_what_was_acked_is_there_after_a_stop_and_after_a_fall() {
         }
         append(&shard, 3, b"small").await;
         expected[3].push(b"small".to_vec());
-        assert!(node.wal().stats().used_bytes < 8 << 20, "{:?}", node.wal().stats());
+        // The log is let go in the background; the test ends by a timeout if it never is.
+        while node.wal().stats().used_bytes > 4 << 20 {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
         if round % 2 == 0 {
             node.stop().await;
         }
-        drop(node);
-        drop(shard);
+        // What a crash would leave: nothing was checkpointed. But the threads of a dead process are gone.
+        let wal = node.wal().clone();
+        drop((node, shard));
+        wal.close();
     }
 }

@@ -12,7 +12,7 @@ use std::{fmt, io};
 use super::{Keeper, KeeperError, Next};
 
 /// How long it sleeps when nothing wakes it.
-const IDLE: Duration = Duration::from_millis(200);
+const IDLE: Duration = Duration::from_millis(100);
 /// How long it waits after something did not work.
 const RETRY: Duration = Duration::from_secs(1);
 
