@@ -192,6 +192,8 @@ pub(crate) struct Spares {
     to_retire: Vec<Retired>,
     /// The last attempt to create one found the disk full.
     pub(crate) full: bool,
+    /// It is time for another attempt; until it is made, the disk counts as full.
+    pub(crate) retry: bool,
 }
 
 impl Spares {
@@ -265,6 +267,7 @@ impl Spares {
             return None;
         }
         self.creating_bytes = bytes;
+        self.retry = false;
         let number = self.next_number();
         Some(Chore::Create { number, bytes })
     }

@@ -278,7 +278,7 @@ impl Wal {
 
     fn begin_next_file(&mut self, admission: Admission) -> Result<(), WalError> {
         while !self.is_ready(admission) {
-            self.spares.full = false;
+            self.spares.retry = true;
             let chore = self.next_chore().ok_or_else(|| self.full())?;
             let done = chore.run(&*self.disk, &self.dir);
             self.chore_done(done)?;
@@ -319,7 +319,8 @@ impl Wal {
             return Some(chore);
         }
         let more = self.options.file_bytes;
-        let allowed = self.bytes() + more <= self.options.files_bytes_max && !self.spares.full;
+        let worthwhile = !self.spares.full || self.spares.retry;
+        let allowed = self.bytes() + more <= self.options.files_bytes_max && worthwhile;
         if self.spares.count_expected() < SPARES_WANTED && allowed {
             return self.spares.creation(more);
         }
@@ -342,7 +343,7 @@ impl Wal {
 
     /// A former attempt to create a file found the disk full: try again.
     pub(crate) fn retry_creation(&mut self) {
-        self.spares.full = false;
+        self.spares.retry = true;
     }
 
     /// Gives back the memory of large rounds.

@@ -6,7 +6,9 @@
 //! on the disk, if its sync failed; so it is copied into the fresh file and synced there, the
 //! file gets its name, the name is made durable, and only then the round is read, from the
 //! copy, and believed. A crash at any moment leaves the old files as they were, and the next
-//! start does the same again. A file that is superseded by the fresh one goes, so that a broker
+//! start does the same again. The names are made durable before anything else: a file that
+//! was retired just before the process died may be seen as spare while the disk has it under its
+//! old name, and a header written to it then would look like damage. A file that is superseded by the fresh one goes, so that a broker
 //! that keeps crashing does not fill its disk.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -26,6 +28,8 @@ use crate::plan::Plan;
 use crate::record::{Record, ReplicaKey};
 use crate::recover::{Recovered, Recovery};
 use crate::replicas::Replicas;
+
+const WHY_SEEN: &str = "wal-names-seen";
 
 /// Why a log could not be opened, split by what a person does next.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +89,7 @@ impl Wal {
         let failed = OpenError::in_dir(dir);
         disk.create_dir_all(dir).map_err(&failed)?;
         let names = disk.list(dir).map_err(&failed)?;
+        disk.sync_dir(dir, WHY_SEEN).map_err(&failed)?;
         let mut recovery = Recovery::read(&*disk, dir, &names, &failed)?;
         let copied = recovery.last_round().map_err(&failed)?.unwrap_or_default();
 
@@ -156,7 +161,7 @@ fn fresh_spare(
     spares: &mut Spares,
     bytes_min: u64,
 ) -> io::Result<Spare> {
-    if let Some(at) = spares.ready.iter().position(|spare| spare.bytes >= bytes_min) {
+    if let Some(at) = spares.ready.iter().rposition(|spare| spare.bytes >= bytes_min) {
         return Ok(spares.ready.remove(at));
     }
     let bytes = options.first_file_bytes.min(options.file_bytes).max(bytes_min);

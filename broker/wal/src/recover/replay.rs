@@ -286,6 +286,7 @@ fn for_each_record<'w>(
     while at < end {
         let bytes = window.get(at, RECORD_HEADER_BYTES as u64)?;
         let header = bytes.and_then(|bytes| RecordHeader::parse(bytes, seed));
+        let header = header.filter(|header| header.size_bytes() <= end - at);
         let header = header.ok_or_else(foreign)?;
         each(window, at + RECORD_HEADER_BYTES as u64, header)?;
         at += header.size_bytes();

@@ -54,6 +54,8 @@ pub(crate) struct Machine {
     replica_next: u64,
     /// A sync fails in this life.
     fails: bool,
+    /// The sync of a name fails; the process then starts again on what the cache shows.
+    name_fails: bool,
     pub(crate) rounds_written: u64,
     pub(crate) files_released: u64,
     pub(crate) doubts_kept: u64,
@@ -72,6 +74,7 @@ impl Machine {
             doubt: None,
             replica_next: 1,
             fails: false,
+            name_fails: false,
             rounds_written: 0,
             files_released: 0,
             doubts_kept: 0,
@@ -110,7 +113,9 @@ impl Machine {
 
     fn plan_the_end(&mut self) {
         self.fails = false;
+        let after_name_failed = std::mem::take(&mut self.name_fails);
         match self.dice.below(10) {
+            _ if after_name_failed => self.disk.crash_at(1 + self.dice.below(25)),
             // In the middle of opening, often.
             0..=2 => self.disk.crash_at(1 + self.dice.below(25)),
             3..=6 => self.disk.crash_at(1 + self.dice.below(200)),
@@ -118,10 +123,11 @@ impl Machine {
                 self.fails = true;
                 let operation = match self.dice.below(4) {
                     0 => Operation::Write,
-                    1 => Operation::SyncDir,
+                    1 | 2 => Operation::SyncDir,
                     _ => Operation::Sync,
                 };
-                let skip = self.dice.below(40);
+                self.name_fails = operation == Operation::SyncDir;
+                let skip = self.dice.below(if self.name_fails { 8 } else { 40 });
                 self.disk.inject(Fault { skip, ..Fault::next(operation) });
             }
             _ => {}
@@ -129,7 +135,7 @@ impl Machine {
     }
 
     pub(crate) fn end_life(&mut self) {
-        if self.dice.one_in(3) {
+        if self.name_fails || self.dice.one_in(3) {
             self.disk.restart();
         } else {
             self.disk.power_cycle(self.dice.next());

@@ -9,6 +9,7 @@
 
 mod damage;
 mod faults;
+mod forge;
 mod machine;
 mod model;
 
