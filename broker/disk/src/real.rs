@@ -209,12 +209,16 @@ impl RealFile {
         }
     }
 
+    /// In pieces that are synced one by one: a sync of the whole would let every other sync on
+    /// the same disk wait for it.
     fn write_zeroes(&self, len: u64) -> io::Result<()> {
         let zeroes = vec![0; ZEROES_BYTES.min(usize::try_from(len).unwrap_or(ZEROES_BYTES))];
         let mut at = 0;
         while at < len {
             let more = zeroes.len().min(usize::try_from(len - at).unwrap_or(usize::MAX));
             self.cached.write_all_at(&zeroes[..more], at)?;
+            self.sync(WHY_PREALLOCATE)?;
+            self.advise_dropped(at, more as u64);
             at += more as u64;
         }
         Ok(())
@@ -272,10 +276,8 @@ impl File for RealFile {
             }
         }
         self.write_zeroes(len)?;
-        self.counts.count(WHY_PREALLOCATE);
-        self.cached.sync_data()?;
-        self.advise_dropped(0, len);
-        Ok(())
+        // Also when there is not a byte to write, the length must be durable.
+        self.sync(WHY_PREALLOCATE)
     }
 
     fn advise_dropped(&self, at: u64, len: u64) {
