@@ -90,3 +90,6 @@ pub use log::{OpenError, Options, Round, Wal, WalError};
 pub use record::{HardState, Payload, Record, ReplicaKey};
 pub use recover::{EntryMeta, Recovered, RecoveredReplica};
 pub use writer::{Done, ROUND_BYTES_MAX, RoundReport, Stats, Submission, WalHandle, Writer};
+
+#[cfg(test)]
+mod tests;

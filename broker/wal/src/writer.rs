@@ -102,7 +102,7 @@ pub struct Stats {
     pub files: usize,
     /// No space for another file was found: normal submissions are, or soon will be, refused.
     pub full: bool,
-    /// The log failed for good.
+    /// The log failed for good, or its thread panicked: the process must stop.
     pub failed: bool,
 }
 
@@ -127,7 +127,7 @@ impl Writer {
             wal,
             queue: Arc::clone(&queue),
             waiting: VecDeque::new(),
-            round: Vec::new(),
+            round: VecDeque::new(),
             chores,
             report: Box::new(report),
             stats: Stats::default(),
@@ -214,7 +214,7 @@ struct Rounds {
     queue: Arc<Queue>,
     waiting: VecDeque<Command>,
     /// The round being gathered.
-    round: Vec<Submission>,
+    round: VecDeque<Submission>,
     chores: mpsc::Sender<Chore>,
     report: Box<dyn FnMut(&RoundReport) + Send>,
     stats: Stats,
@@ -224,6 +224,10 @@ impl Drop for Rounds {
     /// Nobody waits for ever, also not for a thread that panicked.
     fn drop(&mut self) {
         let error = Arc::new(WalError::Closed);
+        if thread::panicking() {
+            self.stats.failed = true;
+            self.publish();
+        }
         self.queue.fail(&error);
         self.answer_waiting(&error);
     }
@@ -307,7 +311,7 @@ impl Rounds {
         let mut next = Some(first);
         while let Some(submission) = next.take() {
             match self.wal.add(&submission.records) {
-                Ok(()) => self.round.push(submission),
+                Ok(()) => self.round.push_back(submission),
                 Err(error) => (submission.done)(Err(Arc::new(error))),
             }
             let room = ROUND_BYTES_MAX.saturating_sub(self.wal.gathered_bytes());
@@ -338,14 +342,14 @@ impl Rounds {
                 continue;
             }
             match self.wal.add(&submission.records) {
-                Ok(()) => self.round.push(submission),
+                Ok(()) => self.round.push_back(submission),
                 Err(error) => (submission.done)(Err(Arc::new(error))),
             }
         }
         match self.commit(Admission::Reserve) {
             Err(error @ WalError::Full { .. }) => {
                 let error = Arc::new(error);
-                self.round.drain(..).for_each(|refused| (refused.done)(Err(Arc::clone(&error))));
+                self.answer_round(|| Err(Arc::clone(&error)));
                 self.publish();
                 Ok(())
             }
@@ -370,7 +374,7 @@ impl Rounds {
         self.stats.records += round.records as u64;
         self.stats.written_bytes += round.bytes;
         self.publish();
-        self.round.drain(..).for_each(|durable| (durable.done)(Ok(())));
+        self.answer_round(|| Ok(()));
         let Round { records, bytes, .. } = round;
         (self.report)(&RoundReport { submissions, records, bytes, wrote });
         Ok(())
@@ -394,9 +398,14 @@ impl Rounds {
 
     fn answer_waiting(&mut self, error: &Arc<WalError>) {
         self.queue.take_commands(&mut self.waiting);
-        let waiting = self.waiting.drain(..).filter_map(Command::into_submission);
-        for submission in self.round.drain(..).chain(waiting) {
-            (submission.done)(Err(Arc::clone(error)));
+        self.round.extend(self.waiting.drain(..).filter_map(Command::into_submission));
+        self.answer_round(|| Err(Arc::clone(error)));
+    }
+
+    /// One by one, so that an answer that panics leaves the others to be answered.
+    fn answer_round(&mut self, answer: impl Fn() -> Result<(), Arc<WalError>>) {
+        while let Some(submission) = self.round.pop_front() {
+            (submission.done)(answer());
         }
     }
 }

@@ -1,0 +1,206 @@
+//! The format, piece by piece: what is written is read again, and anything else is not.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use ropewalk_disk::{Aligned, Disk, File, Open, SimDisk};
+
+use crate::frame::{self, FRAME_HEADER_BYTES, FrameHeader, Place};
+use crate::header::{self, FileHeader, Found};
+use crate::layout::Seed;
+use crate::plan::{Plan, Refused};
+use crate::record::{HardState, RECORD_HEADER_BYTES, Record, RecordHeader, ReplicaKey};
+use crate::replicas::{Change, Replicas, Row};
+
+fn key() -> impl Strategy<Value = ReplicaKey> + Clone {
+    (any::<u32>(), any::<u64>()).prop_map(|(shard, replica)| ReplicaKey { shard, replica })
+}
+
+fn bytes(len_max: usize) -> impl Strategy<Value = Bytes> + Clone {
+    proptest::collection::vec(any::<u8>(), 0..len_max).prop_map(Bytes::from)
+}
+
+fn hard_state() -> impl Strategy<Value = HardState> {
+    any::<(u64, u64, u64)>().prop_map(|(term, vote, commit)| HardState { term, vote, commit })
+}
+
+fn record() -> impl Strategy<Value = Record> {
+    let place = (key(), any::<u64>(), any::<u64>());
+    prop_oneof![
+        (place.clone(), any::<u8>(), bytes(300)).prop_map(|((key, index, term), kind, data)| {
+            Record::Entry { key, index, term, kind, data: data.into() }
+        }),
+        (key(), hard_state()).prop_map(|(key, state)| Record::HardState { key, state }),
+        (key(), bytes(50)).prop_map(|(key, data)| Record::ConfState { key, data }),
+        (place.clone(), bytes(50)).prop_map(|((key, index, term), conf_state)| {
+            Record::Created { key, index, term, conf_state }
+        }),
+        (place.clone(), bytes(50)).prop_map(|((key, index, term), conf_state)| {
+            Record::SnapshotInstalled { key, index, term, conf_state }
+        }),
+        place.prop_map(|(key, index, term)| Record::Truncated { key, index, term }),
+        key().prop_map(|key| Record::ReplicaDestroyed { key }),
+        (key(), any::<u64>()).prop_map(|(key, index)| Record::LossAccepted { key, index }),
+    ]
+}
+
+fn row() -> impl Strategy<Value = Row> {
+    let damage = proptest::option::of("[a-z]{1,20}");
+    (hard_state(), bytes(60), any::<(u64, u64)>(), any::<u64>(), damage).prop_map(
+        |(hard_state, conf_state, truncated, last_index, damage)| Row {
+            hard_state,
+            conf_state,
+            truncated,
+            last_index,
+            damage,
+        },
+    )
+}
+
+fn replicas() -> impl Strategy<Value = Replicas> {
+    proptest::collection::btree_map(key(), row(), 0..60).prop_map(|rows| Replicas { rows })
+}
+
+fn file_with(content: &[u8]) -> std::sync::Arc<dyn File> {
+    let disk = SimDisk::new(0);
+    disk.put("/file".as_ref(), content.to_vec());
+    disk.open("/file".as_ref(), Open::Read).unwrap()
+}
+
+proptest! {
+    #[test]
+    fn d3_a_record_is_read_as_written_and_only_in_its_round(
+        record in record(),
+        salt: u64,
+        round: u64,
+    ) {
+        let seed = Seed::of_round(salt, round);
+        let mut out = Aligned::with_capacity(0);
+        record.encode(seed, &mut out);
+        prop_assert_eq!(out.len(), record.size_bytes());
+        let header = RecordHeader::parse(&out, seed).unwrap();
+        prop_assert_eq!(header.size_bytes(), record.size_bytes() as u64);
+        let body = &out[RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + header.body_len as usize];
+        prop_assert_eq!(crc32c::crc32c(body), header.body_crc);
+        prop_assert_eq!(header.decode(Bytes::copy_from_slice(body)), Some(record));
+        let elsewhere = Seed::of_round(salt, round.wrapping_add(1));
+        prop_assert_eq!(RecordHeader::parse(&out, elsewhere), None);
+    }
+
+    #[test]
+    fn d3_no_bit_of_a_record_header_may_differ(record in record(), bit in 0..48_usize * 8) {
+        let seed = Seed::of_round(1, 2);
+        let mut out = Aligned::with_capacity(0);
+        record.encode(seed, &mut out);
+        out[bit / 8] ^= 1 << (bit % 8);
+        prop_assert_eq!(RecordHeader::parse(&out, seed), None);
+    }
+
+    #[test]
+    fn d6_a_table_is_read_as_written(replicas in replicas()) {
+        let encoded = replicas.encode();
+        prop_assert_eq!(encoded.len() as u64, replicas.encoded_bytes());
+        prop_assert_eq!(Replicas::decode(&encoded), Some(replicas));
+    }
+
+    #[test]
+    fn a_table_that_is_cut_or_foreign_is_refused(replicas in replicas(), cut: u16, noise in bytes(200)) {
+        let encoded = replicas.encode();
+        let cut = usize::from(cut) % encoded.len();
+        prop_assert_eq!(Replicas::decode(&encoded[..cut]), None);
+        // Must not panic, nor allocate by what it reads.
+        Replicas::decode(&noise);
+    }
+
+    #[test]
+    fn d3_a_file_header_survives_the_loss_of_any_block(table in replicas(), salt: u64, lost: u16) {
+        let written = FileHeader { sequence: 7, salt, file_bytes: 1 << 20, first_round: 9, table };
+        let mut out = Aligned::with_capacity(0);
+        written.encode(&mut out);
+        prop_assert_eq!(out.len() as u64, header::header_bytes(&written.table));
+        let lost = usize::from(lost) % (out.len() / 4096) * 4096;
+        out[lost..lost + 4096].fill(0xa5);
+        match header::read(&*file_with(&out)).unwrap() {
+            Found::Header { header, rounds_at, copies_bad } => {
+                prop_assert_eq!(rounds_at, out.len() as u64);
+                prop_assert!(copies_bad <= 1);
+                prop_assert_eq!(header, written);
+            }
+            found @ (Found::Version(_) | Found::Unreadable) => prop_assert!(false, "{:?}", found),
+        }
+    }
+
+    #[test]
+    fn a_file_of_noise_is_no_header(noise in bytes(20_000)) {
+        prop_assert!(matches!(header::read(&*file_with(&noise)).unwrap(), Found::Unreadable));
+    }
+
+    #[test]
+    fn d3_a_frame_belongs_to_its_file(records in proptest::collection::vec(record(), 1..20), salt: u64) {
+        let place = Place { file_sequence: 3, salt, round: 8 };
+        let mut directory: BTreeMap<ReplicaKey, u32> = BTreeMap::new();
+        records.iter().for_each(|record| *directory.entry(record.key()).or_default() += 1);
+        let mut out = Aligned::with_capacity(0);
+        frame::encode(place, directory.clone().into_iter(), records.iter(), &mut out);
+        let header = FrameHeader::parse(&out, 3, salt).unwrap();
+        prop_assert_eq!(header.padded_bytes(), out.len() as u64);
+        prop_assert_eq!((header.round, header.records as usize), (8, records.len()));
+        prop_assert_eq!(FrameHeader::parse(&out, 4, salt), None);
+        prop_assert_eq!(FrameHeader::parse(&out, 3, salt ^ 1), None);
+        let bytes = &out[FRAME_HEADER_BYTES..];
+        let len = frame::directory_bytes(bytes, 8).unwrap() as usize;
+        let found = frame::parse_directory(&bytes[..len], Seed::of_round(salt, 8));
+        prop_assert_eq!(found, Some(directory.into_iter().collect()));
+        prop_assert_eq!(frame::directory_bytes(bytes, 9), None);
+    }
+
+    /// What the plan allows leaves no hole, whatever the table was and whatever is asked.
+    #[test]
+    fn a_plan_lets_no_hole_through(
+        wanted in proptest::collection::vec((0..3_u32, 0..12_u64, 0..6_u8), 1..60),
+    ) {
+        let mut replicas = Replicas::default();
+        let mut plan = Plan::default();
+        for (shard, index, what) in wanted {
+            let key = ReplicaKey { shard, replica: 1 };
+            let record = match what {
+                0 => Record::Truncated { key, index, term: 1 },
+                1 => Record::LossAccepted { key, index },
+                _ => Record::Entry { key, index, term: 1, kind: 0, data: Bytes::new().into() },
+            };
+            let span = replicas.span(key);
+            plan.clear();
+            let added = plan.add(&replicas, std::slice::from_ref(&record), 1 << 20);
+            let is_hole = matches!(record, Record::Entry { .. })
+                && (index <= span.start || index > span.last + 1);
+            prop_assert_eq!(added.is_err(), is_hole);
+            prop_assert_eq!(plan.is_empty(), is_hole);
+            if !is_hole {
+                replicas.apply(key, Change::from(&record));
+                let span = replicas.span(key);
+                prop_assert!(span.start <= span.last);
+            }
+        }
+    }
+}
+
+#[test]
+fn records_that_are_refused_leave_the_round_as_it_was() {
+    let replicas = Replicas::default();
+    let key = ReplicaKey { shard: 0, replica: 1 };
+    let entry = |index| {
+        let data = Bytes::from_static(b"data").into();
+        Record::Entry { key, index, term: 1, kind: 0, data }
+    };
+    let mut plan = Plan::default();
+    plan.add(&replicas, &[entry(1), entry(2)], 4096).unwrap();
+    let before = (plan.frame_bytes(), plan.records());
+    let refused = plan.add(&replicas, &[entry(3), entry(5)], 4096).unwrap_err();
+    assert!(matches!(refused, Refused::NotContiguous { index: 5, .. }));
+    let refused = plan.add(&replicas, &[entry(3)], 200).unwrap_err();
+    assert!(matches!(refused, Refused::TooLarge { .. }));
+    assert_eq!((plan.frame_bytes(), plan.records()), before);
+    plan.add(&replicas, &[entry(3)], 4096).unwrap();
+    assert_eq!(plan.records(), 3);
+}

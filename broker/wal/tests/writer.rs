@@ -1,0 +1,266 @@
+//! The writer's thread: what it groups, whom it answers, and what it does when things fail.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use ropewalk_disk::{Disk, Fault, Operation, SimDisk};
+use ropewalk_wal::{
+    Options, ROUND_BYTES_MAX, Record, ReplicaKey, RoundReport, Submission, Wal, WalError,
+    WalHandle, Writer,
+};
+
+const KEY: ReplicaKey = ReplicaKey { shard: 1, replica: 1 };
+const OPTIONS: Options = Options {
+    file_bytes: 256 << 10,
+    first_file_bytes: 256 << 10,
+    files_bytes_max: 16 << 20,
+    spares_max: 4,
+};
+const PATIENCE: Duration = Duration::from_secs(30);
+
+type Answers = mpsc::Receiver<(u64, Result<(), Arc<WalError>>)>;
+
+struct Bench {
+    handle: WalHandle,
+    rounds: Arc<Mutex<Vec<RoundReport>>>,
+    told: mpsc::Sender<(u64, Result<(), Arc<WalError>>)>,
+    answers: Answers,
+}
+
+impl Bench {
+    fn new(disk: &SimDisk, options: Options) -> Self {
+        let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+        let (wal, _) = Wal::open(disk, Path::new("/wal"), options).expect("a healthy disk");
+        let rounds = Arc::new(Mutex::new(Vec::new()));
+        let reports = Arc::clone(&rounds);
+        let report = move |round: &RoundReport| reports.lock().expect("no panic").push(*round);
+        let handle = Writer::spawn(wal, report).expect("threads start");
+        let (told, answers) = mpsc::channel();
+        Self { handle, rounds, told, answers }
+    }
+
+    /// A submission that reports under its number.
+    fn submission(&self, number: u64, records: Vec<Record>) -> Submission {
+        let told = self.told.clone();
+        Submission::new(records, move |result| {
+            // The test may have seen enough.
+            let _ = told.send((number, result));
+        })
+    }
+
+    fn submit(&self, number: u64, records: Vec<Record>) {
+        self.handle.submit(self.submission(number, records));
+    }
+
+    fn answer(&self) -> (u64, Result<(), Arc<WalError>>) {
+        self.answers.recv_timeout(PATIENCE).expect("everybody is answered")
+    }
+
+    /// Lets the writer wait inside an answer until the sender is used or dropped.
+    fn hold(&self) -> mpsc::Sender<()> {
+        let (go, wait) = mpsc::channel::<()>();
+        let (held, holding) = mpsc::channel();
+        self.handle.submit(Submission::new(vec![created()], move |_| {
+            held.send(()).expect("the test waits");
+            let _ = wait.recv();
+        }));
+        holding.recv_timeout(PATIENCE).expect("the writer runs");
+        go
+    }
+}
+
+fn created() -> Record {
+    Record::Created { key: KEY, index: 1, term: 1, conf_state: Bytes::new() }
+}
+
+fn entry(index: u64, len: usize) -> Record {
+    let data = Bytes::from(vec![1; len]).into();
+    Record::Entry { key: KEY, index, term: 1, kind: 0, data }
+}
+
+#[test]
+fn what_queues_while_a_round_is_written_becomes_one_round_in_order() {
+    let bench = Bench::new(&SimDisk::new(0), OPTIONS);
+    let go = bench.hold();
+    for index in 2..102 {
+        bench.submit(index, vec![entry(index, 100)]);
+    }
+    drop(go);
+    for index in 2..102 {
+        let (number, result) = bench.answer();
+        assert_eq!(number, index);
+        result.unwrap();
+    }
+    bench.handle.close();
+    let rounds = bench.rounds.lock().unwrap();
+    let sizes: Vec<_> = rounds.iter().map(|round| round.submissions).collect();
+    assert_eq!(sizes, [1, 100]);
+}
+
+#[test]
+fn a_round_has_a_bound_and_a_larger_submission_goes_alone() {
+    let options = Options { file_bytes: 16 << 20, files_bytes_max: 256 << 20, ..OPTIONS };
+    let bench = Bench::new(&SimDisk::new(0), options);
+    let go = bench.hold();
+    for index in 2..12 {
+        bench.submit(index, vec![entry(index, 1 << 20)]);
+    }
+    bench.submit(12, vec![entry(12, 6 << 20)]);
+    bench.submit(13, vec![entry(13, 100)]);
+    bench.submit(14, vec![entry(14, 20 << 20)]);
+    bench.submit(15, vec![entry(14, 10)]);
+    drop(go);
+    for number in 2..16 {
+        let (answered, result) = bench.answer();
+        match result {
+            Ok(()) => assert_ne!(answered, 14),
+            Err(error) => {
+                assert_eq!(answered, 14, "{number}: {error}");
+                assert!(matches!(*error, WalError::TooLarge { .. }), "{error}");
+            }
+        }
+    }
+    bench.handle.close();
+    let rounds = bench.rounds.lock().unwrap();
+    let (alone, bounded): (Vec<RoundReport>, Vec<RoundReport>) =
+        rounds.iter().copied().partition(|round| round.bytes > ROUND_BYTES_MAX);
+    assert_eq!(alone.len(), 1);
+    assert_eq!(alone[0].submissions, 1);
+    assert!(bounded.len() < 8, "{bounded:?}");
+}
+
+#[test]
+fn d2_after_a_failed_sync_everybody_gets_the_error_now_and_later() {
+    let disk = SimDisk::new(0);
+    let bench = Bench::new(&disk, OPTIONS);
+    let go = bench.hold();
+    disk.inject(Fault { why: "wal-round", ..Fault::next(Operation::Sync) });
+    for index in 2..5 {
+        bench.submit(index, vec![entry(index, 100)]);
+    }
+    drop(go);
+    for _ in 2..5 {
+        let error = bench.answer().1.unwrap_err();
+        assert!(matches!(*error, WalError::Failed(_)), "{error}");
+    }
+    bench.submit(5, vec![entry(2, 100)]);
+    let error = bench.answer().1.unwrap_err();
+    assert!(error.is_final(), "{error}");
+    assert!(bench.handle.stats().failed);
+    assert!(bench.handle.pinned_by_oldest().is_empty());
+    bench.handle.close();
+}
+
+#[test]
+fn on_a_full_disk_only_the_reserve_is_written_and_space_is_noticed_again() {
+    let disk = SimDisk::new(0);
+    disk.set_capacity(Some(900 << 10));
+    let bench = Bench::new(&disk, OPTIONS);
+    bench.submit(1, vec![created()]);
+    bench.answer().1.unwrap();
+    let mut last = 1;
+    let refused = loop {
+        bench.submit(0, vec![entry(last + 1, 10_000)]);
+        match bench.answer().1 {
+            Ok(()) => last += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(*refused, WalError::Full { .. }), "{refused}");
+    assert!(bench.handle.stats().full);
+
+    // In one gathered round: refused, refused because of that, and written.
+    let held_from = bench.submission(3, vec![Record::Truncated { key: KEY, index: last, term: 1 }]);
+    bench.submit(1, vec![entry(last + 1, 10_000)]);
+    bench.submit(2, vec![entry(last + 2, 10_000)]);
+    bench.handle.submit(held_from.from_reserve());
+    let answers: Vec<_> = (0..3).map(|_| bench.answer()).collect();
+    for (number, result) in answers {
+        assert_eq!(result.is_ok(), number == 3, "{number}: {result:?}");
+    }
+
+    // Somebody frees space; nobody submits; it is noticed.
+    disk.set_capacity(None);
+    let began = Instant::now();
+    while bench.handle.stats().full {
+        assert!(began.elapsed() < PATIENCE, "{:?}", bench.handle.stats());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    bench.submit(4, vec![entry(last + 1, 10_000)]);
+    bench.answer().1.unwrap();
+}
+
+#[test]
+fn closing_writes_what_is_queued_and_refuses_the_rest() {
+    let disk = SimDisk::new(0);
+    let bench = Bench::new(&disk, OPTIONS);
+    let go = bench.hold();
+    bench.submit(2, vec![entry(2, 100)]);
+    let handle = bench.handle.clone();
+    let closing = std::thread::spawn(move || handle.close());
+    // Submitted or refused, depending on who is first; answered in any case.
+    bench.submit(3, vec![entry(3, 100)]);
+    drop(go);
+    closing.join().unwrap();
+    let mut answers = [bench.answer(), bench.answer()];
+    answers.sort_by_key(|(number, _)| *number);
+    let [(_, second), (_, third)] = answers;
+    second.unwrap();
+    bench.submit(4, vec![entry(4, 100)]);
+    assert!(matches!(*bench.answer().1.unwrap_err(), WalError::Closed));
+
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let (_, recovered) = Wal::open(shared, Path::new("/wal"), OPTIONS).unwrap();
+    assert_eq!(recovered.replicas[&KEY].entries.len(), 1 + usize::from(third.is_ok()));
+}
+
+#[test]
+fn dropping_the_last_handle_still_writes_what_is_queued() {
+    let bench = Bench::new(&SimDisk::new(0), OPTIONS);
+    bench.submit(1, vec![created()]);
+    bench.submit(2, vec![entry(2, 100)]);
+    let Bench { handle, answers, .. } = bench;
+    drop(handle);
+    for _ in 0..2 {
+        answers.recv_timeout(PATIENCE).unwrap().1.unwrap();
+    }
+}
+
+#[test]
+fn a_panic_in_an_answer_leaves_nobody_waiting() {
+    let bench = Bench::new(&SimDisk::new(0), OPTIONS);
+    let go = bench.hold();
+    bench.handle.submit(Submission::new(vec![entry(2, 10)], |_| panic!("as the test wants")));
+    bench.submit(3, vec![entry(3, 10)]);
+    drop(go);
+    assert!(matches!(*bench.answer().1.unwrap_err(), WalError::Closed));
+    assert!(bench.handle.stats().failed);
+    bench.submit(4, vec![entry(4, 10)]);
+    assert!(matches!(*bench.answer().1.unwrap_err(), WalError::Closed));
+}
+
+#[test]
+fn a_reader_reads_while_the_log_is_written_and_says_when_a_file_is_gone() {
+    let disk = SimDisk::new(0);
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let (mut wal, _) = Wal::open(Arc::clone(&shared), Path::new("/wal"), OPTIONS).unwrap();
+    wal.write_round(&[created(), entry(2, 5000)]).unwrap();
+    drop(wal);
+    let (wal, recovered) = Wal::open(shared, Path::new("/wal"), OPTIONS).unwrap();
+    let reader = wal.reader();
+    let location = recovered.replicas[&KEY].entries[0].location;
+    let handle = Writer::spawn(wal, |_| {}).unwrap();
+    assert_eq!(reader.read(&location).unwrap(), vec![1; 5000]);
+    let (told, answered) = mpsc::channel();
+    for index in 3..200 {
+        let told = told.clone();
+        let records = vec![entry(index, 5000), Record::Truncated { key: KEY, index, term: 1 }];
+        handle.submit(Submission::new(records, move |result| told.send(result).unwrap()));
+        answered.recv_timeout(PATIENCE).unwrap().unwrap();
+        handle.release([(KEY, index + 1)].into());
+    }
+    handle.close();
+    assert_eq!(reader.read(&location).unwrap_err().kind(), std::io::ErrorKind::NotFound);
+}
