@@ -15,6 +15,7 @@
 //!
 //! - **O2** only Produce is [`Turn::Pipelined`], and its first stage proposes in the order of requests.
 
+use std::collections::HashMap;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
@@ -24,14 +25,37 @@ use parking_lot::Mutex;
 use ropewalk_codec::{
     ApiKey, Message, Reader, Request as _, Str, decode_request_header, encode_response,
 };
+use ropewalk_shard::node::Node;
 use tokio::time::Instant;
 use tracing::{Instrument, Span, debug_span};
 
+use crate::catalog::{Topics, View};
 use crate::listen::{Answer, Budget, Peer, Permit, Reply, Request, Service, Turn};
+use crate::settings::Settings;
 
 pub mod error;
 pub(crate) mod metrics;
+pub(crate) mod operations;
+pub(crate) mod partition;
 mod api_versions;
+mod metadata;
+mod describe_cluster;
+mod describe_topic_partitions;
+mod produce;
+mod fetch;
+mod list_offsets;
+mod offset_for_leader_epoch;
+mod delete_records;
+pub(crate) mod init_producer_id;
+mod create_topics;
+mod delete_topics;
+mod create_partitions;
+mod describe_log_dirs;
+mod alter_replica_log_dirs;
+mod elect_leaders;
+mod alter_partition_reassignments;
+mod list_partition_reassignments;
+mod describe_quorum;
 
 pub use crate::listen::Close;
 pub use error::ErrorCode;
@@ -41,8 +65,27 @@ use metrics::Metrics;
 /// What every handler may use. One for the whole broker.
 #[derive(Debug)]
 pub struct Context {
+    /// This broker's id, as clients know it.
+    pub broker_id: i32,
+    /// The cluster it belongs to.
+    pub cluster_id: Str,
+    /// The zone it stands in.
+    pub rack: Option<Str>,
+    /// What clients of each listener are told to connect to.
+    pub endpoints: HashMap<Arc<str>, (Str, i32)>,
+    /// The data directory.
+    pub log_dir: Str,
+    /// What is set.
+    pub settings: Arc<Settings>,
+    /// The shards.
+    pub node: Arc<Node>,
+    /// What exists.
+    pub view: Arc<View>,
+    /// Changes what exists.
+    pub topics: Topics,
     /// For answers that are read from disk: acquire before reading, then [`Call::hold`].
     pub answers: Budget,
+    pub(crate) producer_ids: init_producer_id::ProducerIds,
     pub(crate) metrics: Metrics,
 }
 
@@ -82,16 +125,16 @@ type Begin = fn(Arc<Context>, Arc<Call>, Reader) -> BoxFuture<'static, Result<An
 
 /// A row for a handler that gives its response.
 macro_rules! route {
-    ($request:ty, $versions:expr, $turn:ident, $handle:path) => {
+    ($module:ident::$request:ident, $versions:expr, $turn:ident, $handle:path) => {
         Route {
-            key: <$request>::API_KEY,
+            key: ropewalk_codec::$module::$request::API_KEY,
             advertised: $versions,
             served: $versions,
             turn: Turn::$turn,
             begin: |ctx, call, body| {
                 let span = call.span();
                 let begin = async move {
-                    let request = call.decode::<$request>(body)?;
+                    let request = call.decode::<ropewalk_codec::$module::$request>(body)?;
                     let answer = async move {
                         let response = $handle(&ctx, &call, request).await?;
                         call.reply(&response)
@@ -106,18 +149,17 @@ macro_rules! route {
 
 /// A row for a handler in two stages: the first proposes, in the order of the connection's requests;
 /// what it gives is awaited for the response, and several may be awaited at once.
-#[allow(unused_macros, reason = "Produce comes with its handler")]
 macro_rules! staged_route {
-    ($request:ty, $advertised:expr, $served:expr, $propose:path) => {
+    ($module:ident::$request:ident, $advertised:expr, $served:expr, $propose:path) => {
         Route {
-            key: <$request>::API_KEY,
+            key: ropewalk_codec::$module::$request::API_KEY,
             advertised: $advertised,
             served: $served,
             turn: Turn::Pipelined,
             begin: |ctx, call, body| {
                 let span = call.span();
                 let begin = async move {
-                    let request = call.decode::<$request>(body)?;
+                    let request = call.decode::<ropewalk_codec::$module::$request>(body)?;
                     let proposed = $propose(&ctx, &call, request).await?;
                     let answer = async move {
                         match proposed.outcome(&call).await? {
@@ -133,19 +175,43 @@ macro_rules! staged_route {
     };
 }
 
-/// Every API that is served, in the order of keys.
-static ROUTES: &[Route] = &[route!(
-    ropewalk_codec::api_versions_request::ApiVersionsRequest,
-    0..=4,
-    Alone,
-    api_versions::handle
-)];
+/// Every API that is served, in the order of keys. Produce is advertised from version 0 although those
+/// below 3 are not served: old clients of librdkafka take any other range for a broker without
+/// compression (KAFKA-18659).
+static ROUTES: &[Route] = &[
+    staged_route!(produce_request::ProduceRequest, 0..=13, 3..=13, produce::propose),
+    route!(fetch_request::FetchRequest, 4..=18, Parked, fetch::handle),
+    route!(list_offsets_request::ListOffsetsRequest, 1..=11, Alone, list_offsets::handle),
+    route!(metadata_request::MetadataRequest, 0..=13, Alone, metadata::handle),
+    route!(api_versions_request::ApiVersionsRequest, 0..=4, Alone, api_versions::handle),
+    route!(create_topics_request::CreateTopicsRequest, 2..=7, Alone, create_topics::handle),
+    route!(delete_topics_request::DeleteTopicsRequest, 1..=6, Alone, delete_topics::handle),
+    route!(delete_records_request::DeleteRecordsRequest, 0..=2, Alone, delete_records::handle),
+    route!(init_producer_id_request::InitProducerIdRequest, 0..=5, Alone, init_producer_id::handle),
+    route!(offset_for_leader_epoch_request::OffsetForLeaderEpochRequest, 2..=4, Alone, offset_for_leader_epoch::handle),
+    route!(alter_replica_log_dirs_request::AlterReplicaLogDirsRequest, 1..=2, Alone, alter_replica_log_dirs::handle),
+    route!(describe_log_dirs_request::DescribeLogDirsRequest, 1..=5, Alone, describe_log_dirs::handle),
+    route!(create_partitions_request::CreatePartitionsRequest, 0..=3, Alone, create_partitions::handle),
+    route!(elect_leaders_request::ElectLeadersRequest, 0..=2, Alone, elect_leaders::handle),
+    route!(alter_partition_reassignments_request::AlterPartitionReassignmentsRequest, 0..=1, Alone, alter_partition_reassignments::handle),
+    route!(list_partition_reassignments_request::ListPartitionReassignmentsRequest, 0..=0, Alone, list_partition_reassignments::handle),
+    route!(describe_quorum_request::DescribeQuorumRequest, 0..=2, Alone, describe_quorum::handle),
+    route!(describe_cluster_request::DescribeClusterRequest, 0..=2, Alone, describe_cluster::handle),
+    route!(describe_topic_partitions_request::DescribeTopicPartitionsRequest, 0..=0, Alone, describe_topic_partitions::handle),
+];
 
 impl Context {
-    /// A context for a broker.
-    #[must_use]
-    pub fn new(answers: Budget, metrics: Metrics) -> Self {
-        Self { answers, metrics }
+    /// Host and port that a client of the same listener can reach this broker at.
+    pub(crate) fn endpoint(&self, peer: &Peer) -> (Str, i32) {
+        let endpoint = self.endpoints.get(&peer.listener);
+        endpoint.cloned().expect("every listener has an endpoint")
+    }
+
+    /// All bytes of the data directory's file system, and those that are free.
+    pub(crate) fn disk_bytes(&self) -> (i64, i64) {
+        let Ok(stat) = rustix::fs::statvfs(self.log_dir.as_str()) else { return (-1, -1) };
+        let bytes = |blocks: u64| i64::try_from(blocks.saturating_mul(stat.f_frsize));
+        (bytes(stat.f_blocks).unwrap_or(i64::MAX), bytes(stat.f_bavail).unwrap_or(i64::MAX))
     }
 }
 
@@ -218,7 +284,6 @@ impl Call {
     }
 
     /// For a request that is never answered: acks=0.
-    #[allow(dead_code, reason = "Produce comes with its handler")]
     fn no_reply(&self) -> Reply {
         self.metrics.answered(self.begun.elapsed());
         Reply::default()

@@ -4,6 +4,12 @@
 //! it starts is [`boot`].
 
 pub mod limits;
+pub mod clock;
 pub mod settings;
 pub mod listen;
 pub mod handle;
+pub mod catalog;
+pub mod figures;
+pub mod ageing;
+pub mod admin;
+pub mod boot;

@@ -12,6 +12,28 @@ pub const DECOMPRESSED_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Connections at once, over all listeners, unless `max.connections` says less.
 pub const CONNECTIONS_MAX: usize = 20_000;
 
+/// Partitions of one broker.
+pub const PARTITIONS_MAX: usize = 200_000;
+
+/// Partitions of one topic.
+pub const TOPIC_PARTITIONS_MAX: usize = 10_000;
+
+/// Partitions in one page of DescribeTopicPartitions.
+pub const PARTITIONS_PER_PAGE: i32 = 2000;
+
+/// The most records in one fetch, whatever the client asks.
+pub const FETCH_BYTES_MAX: usize = 55 * 1024 * 1024;
+
+/// How much of the budget for answers a fetch takes before it reads. Most of what is fetched comes
+/// from tails, which have a bound of their own.
+pub const FETCH_RESERVE_BYTES: usize = 1024 * 1024;
+
+/// The longest that a fetch waits for records, whatever the client asks.
+pub const FETCH_WAIT_MAX: Duration = Duration::from_secs(300);
+
+/// File descriptors that are not for clients: the log, segments, the admin server.
+pub const FILES_RESERVED: usize = 2048;
+
 /// Bytes read at once into the thread's scratch buffer; a connection that is idle holds no buffer.
 pub const READ_BYTES: usize = 16 * 1024;
 
@@ -72,6 +94,10 @@ pub const ADMIN_BODY_BYTES_MAX: usize = 256 * 1024;
 
 /// How long an admin request may take, its body included.
 pub const ADMIN_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// An admin connection that says nothing for so long is cut; longer than Prometheus waits between
+/// two scrapes by default.
+pub const ADMIN_IDLE_MAX: Duration = Duration::from_secs(75);
 
 /// Admin connections at once.
 pub const ADMIN_CONNECTIONS_MAX: usize = 256;

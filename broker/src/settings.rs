@@ -132,6 +132,7 @@ impl Settings {
         let settings = Self { file, dynamic: RwLock::default() };
         if wrong.is_empty() {
             wrong.extend(settings.data_dir().err());
+            wrong.extend(settings.check_admin().err());
             wrong.extend(settings.listeners().err());
             wrong.extend(settings.advertised().err());
         }
@@ -279,6 +280,14 @@ impl Settings {
     #[must_use]
     pub fn admin(&self) -> String {
         self.text("ropewalk.admin.listener").expect("it has a default")
+    }
+
+    fn check_admin(&self) -> Result<(), Invalid> {
+        let text = self.admin();
+        let refuse = || {
+            Invalid::value("ropewalk.admin.listener", &text, "It is not of the form HOST:PORT".into())
+        };
+        Endpoint::parse(&text).map(|_| ()).ok_or_else(refuse)
     }
 
     /// `connections.max.idle.ms`.

@@ -1,0 +1,182 @@
+//! Metrics that are read when somebody asks, not counted as things happen: the figures of queues
+//! and groups, the write-ahead log, memory.
+
+use std::fmt;
+use std::sync::Arc;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Unit;
+
+use crate::admin::Source;
+use crate::figures::{DelayReport, QueueReport, Report, Throughput};
+
+/// The figures of every queue and group.
+#[derive(Debug)]
+pub(crate) struct Queues(pub(crate) Arc<dyn Source>);
+
+/// One value with its labels.
+struct Point<'a> {
+    labels: &'a [(&'static str, &'a str)],
+    value: f64,
+}
+
+impl Collector for Queues {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let Some(report) = self.0.queues() else { return Ok(()) };
+        of_queues(&mut encoder, &report)?;
+        of_groups(&mut encoder, &report)
+    }
+}
+
+type Figure<T> = (&'static str, &'static str, fn(&T) -> Option<f64>);
+
+fn of_queues(encoder: &mut DescriptorEncoder<'_>, report: &Report) -> fmt::Result {
+    const FIGURES: &[Figure<QueueReport>] = &[
+        ("queue_partitions", "Partitions of a queue", |q| Some(q.partitions as f64)),
+        ("queue_length", "Records not yet processed by the slowest group", |q| {
+            Some(q.length as f64)
+        }),
+        ("queue_size_bytes", "Bytes of a queue in memory and on disk", |q| {
+            Some(q.size_bytes as f64)
+        }),
+        ("queue_delay_p50_seconds", "Half of the records took no longer", |q| p50(&q.delay)),
+        ("queue_delay_p99_seconds", "99 of 100 records took no longer", |q| p99(&q.delay)),
+        ("queue_oldest_seconds", "How long the oldest unprocessed record has waited", |q| {
+            Some(seconds(q.delay.oldest_ms))
+        }),
+        ("queue_in_per_second", "Records that arrive", |q| Some(arriving(&q.throughput))),
+        ("queue_processed_per_second", "Records that are processed", |q| {
+            Some(processed(&q.throughput))
+        }),
+    ];
+    for (name, help, value) in FIGURES {
+        let mut metric = encoder.encode_descriptor(name, help, None, GAUGE)?;
+        for queue in &report.queues {
+            if let Some(value) = value(queue) {
+                Point { labels: &[("queue", &queue.name)], value }.encode(&mut metric)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn of_groups(encoder: &mut DescriptorEncoder<'_>, report: &Report) -> fmt::Result {
+    use crate::figures::GroupReport;
+    const FIGURES: &[Figure<GroupReport>] = &[
+        ("group_members", "Members of a group", |g| Some(g.members as f64)),
+        ("group_length", "Records of a queue not yet processed by a group", |g| {
+            Some(g.length as f64)
+        }),
+        ("group_delay_p50_seconds", "Half of the records took no longer", |g| p50(&g.delay)),
+        ("group_delay_p99_seconds", "99 of 100 records took no longer", |g| p99(&g.delay)),
+        ("group_oldest_seconds", "How long the oldest unprocessed record has waited", |g| {
+            Some(seconds(g.delay.oldest_ms))
+        }),
+        ("group_processed_per_second", "Records that a group processes", |g| {
+            Some(processed(&g.throughput))
+        }),
+    ];
+    for (name, help, value) in FIGURES {
+        let mut metric = encoder.encode_descriptor(name, help, None, GAUGE)?;
+        for queue in &report.queues {
+            for group in &queue.groups {
+                if let Some(value) = value(group) {
+                    let labels = &[("queue", queue.name.as_str()), ("group", &group.name)];
+                    Point { labels, value }.encode(&mut metric)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+const GAUGE: prometheus_client::metrics::MetricType =
+    prometheus_client::metrics::MetricType::Gauge;
+const COUNTER: prometheus_client::metrics::MetricType =
+    prometheus_client::metrics::MetricType::Counter;
+
+impl Point<'_> {
+    fn encode(&self, metric: &mut MetricEncoder<'_>) -> fmt::Result {
+        ConstGauge::new(self.value).encode(metric.encode_family(&self.labels)?)
+    }
+}
+
+fn seconds(ms: i64) -> f64 {
+    ms as f64 / 1000.0
+}
+
+fn p50(delay: &DelayReport) -> Option<f64> {
+    delay.p50_ms.map(seconds)
+}
+
+fn p99(delay: &DelayReport) -> Option<f64> {
+    delay.p99_ms.map(seconds)
+}
+
+fn arriving(throughput: &Throughput) -> f64 {
+    throughput.in_per_second
+}
+
+fn processed(throughput: &Throughput) -> f64 {
+    throughput.processed_per_second
+}
+
+/// The write-ahead log, the disk and the memory of the tails at one moment.
+#[derive(Debug, Default)]
+pub(crate) struct Storage {
+    pub(crate) wal_rounds: u64,
+    pub(crate) wal_records: u64,
+    pub(crate) wal_written_bytes: u64,
+    pub(crate) wal_bytes: u64,
+    pub(crate) wal_full: bool,
+    pub(crate) tail_bytes: usize,
+    pub(crate) syncs: Vec<(&'static str, u64)>,
+}
+
+/// Reads [`Storage`] when asked.
+pub(crate) struct StorageMetrics(pub(crate) Box<dyn Fn() -> Option<Storage> + Send + Sync>);
+
+impl fmt::Debug for StorageMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StorageMetrics")
+    }
+}
+
+impl Collector for StorageMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let Some(now) = (self.0)() else { return Ok(()) };
+        let counters = [
+            ("wal_rounds", "Rounds written to the write-ahead log", None, now.wal_rounds),
+            ("wal_records", "Records written to the write-ahead log", None, now.wal_records),
+            (
+                "wal_written",
+                "Written to the write-ahead log",
+                Some(&Unit::Bytes),
+                now.wal_written_bytes,
+            ),
+        ];
+        for (name, help, unit, value) in counters {
+            let metric = encoder.encode_descriptor(name, help, unit, COUNTER)?;
+            ConstCounter::new(value).encode(metric)?;
+        }
+        let gauges = [
+            ("wal_size", "Files of the write-ahead log", Some(&Unit::Bytes), now.wal_bytes),
+            ("tail", "Memory of records not yet in segments", Some(&Unit::Bytes), now.tail_bytes as u64),
+            ("wal_full", "Whether the write-ahead log has no space left", None, now.wal_full.into()),
+        ];
+        for (name, help, unit, value) in gauges {
+            let metric = encoder.encode_descriptor(name, help, unit, GAUGE)?;
+            ConstGauge::new(value as i64).encode(metric)?;
+        }
+        let mut metric =
+            encoder.encode_descriptor("fsyncs", "Syncs of the disk, by reason", None, COUNTER)?;
+        for (reason, count) in &now.syncs {
+            let labels = &[("reason", *reason)];
+            ConstCounter::new(*count).encode(metric.encode_family(labels)?)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,122 @@
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::*;
+use crate::figures::{DelayReport, GroupReport, Throughput};
+
+#[derive(Debug)]
+struct Broker {
+    obstacles: Vec<String>,
+    open: bool,
+}
+
+fn orders() -> QueueReport {
+    let throughput = Throughput { in_per_second: 2.5, processed_per_second: 2.0 };
+    let delay = DelayReport { p50_ms: Some(10), p99_ms: None, oldest_ms: 1500 };
+    let group =
+        GroupReport { name: "g".into(), members: 1, length: 3, delay, throughput };
+    QueueReport {
+        name: "orders \"x\"".into(),
+        id: "id".into(),
+        partitions: 4,
+        length: 3,
+        delay,
+        throughput,
+        size_bytes: 99,
+        groups: vec![group],
+    }
+}
+
+impl Source for Broker {
+    fn obstacles(&self) -> Vec<String> {
+        self.obstacles.clone()
+    }
+
+    fn queues(&self) -> Option<Report> {
+        self.open.then(|| Report { queues: vec![orders()] })
+    }
+
+    fn queue(&self, name: &str) -> Option<QueueReport> {
+        (name == "orders").then(orders)
+    }
+}
+
+/// What a client gets: status, head and body.
+async fn ask(broker: Broker, request: &str) -> (u16, String, String) {
+    let source: Arc<dyn Source> = Arc::new(broker);
+    let mut registry = Registry::with_prefix("ropewalk");
+    registry.register_collector(Box::new(measured::Queues(Arc::clone(&source))));
+    let storage = || Some(measured::Storage { syncs: vec![("wal", 7)], ..Default::default() });
+    registry.register_collector(Box::new(measured::StorageMetrics(Box::new(storage))));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    let (_stop, stopping) = watch::channel(false);
+    let admin = Arc::new(Admin { source, metrics: Mutex::new(registry) });
+    let server = tokio::spawn(serve(listener, admin, stopping));
+    let mut stream = TcpStream::connect(address).await.expect("it listens");
+    let request = format!("{request} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("taken");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("answered");
+    server.abort();
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
+    (status, head.to_owned(), body.to_owned())
+}
+
+fn serving() -> Broker {
+    Broker { obstacles: vec![], open: true }
+}
+
+#[tokio::test]
+async fn live_and_ready_tell_apart_running_and_serving() {
+    assert_eq!(ask(serving(), "GET /live").await.0, 200);
+    let (status, _, body) = ask(serving(), "GET /ready").await;
+    assert_eq!((status, body.as_str()), (200, r#"{"ready":true,"reasons":[]}"#));
+    let opening = || Broker { obstacles: vec!["opening the data directory".into()], open: false };
+    assert_eq!(ask(opening(), "GET /live").await.0, 200);
+    let (status, _, body) = ask(opening(), "GET /ready").await;
+    assert_eq!(status, 503);
+    assert_eq!(body, r#"{"ready":false,"reasons":["opening the data directory"]}"#);
+    assert_eq!(ask(opening(), "GET /v1/queues").await.0, 503);
+}
+
+#[tokio::test]
+async fn queues_are_json_with_their_groups() {
+    let (status, _, body) = ask(serving(), "GET /v1/queues").await;
+    let all: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+    assert_eq!(status, 200);
+    assert_eq!(all["queues"][0]["groups"][0]["length"], 3);
+    assert_eq!(all["queues"][0]["delay"]["oldest_ms"], 1500);
+    let (status, _, body) = ask(serving(), "GET /v1/queues/orders").await;
+    let one: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+    assert_eq!((status, &one["partitions"]), (200, &json!(4)));
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_a_json_error() {
+    let (status, _, body) = ask(serving(), "GET /v1/queues/none").await;
+    assert_eq!((status, body.as_str()), (404, r#"{"error":"there is no queue 'none'"}"#));
+    let (status, _, body) = ask(serving(), "GET /nowhere").await;
+    assert_eq!((status, body.as_str()), (404, r#"{"error":"there is nothing at /nowhere"}"#));
+    let (status, _, body) = ask(serving(), "POST /live").await;
+    assert_eq!((status, body.as_str()), (405, r#"{"error":"POST is not possible at /live"}"#));
+}
+
+#[tokio::test]
+async fn metrics_are_open_metrics_with_escaped_labels() {
+    let (status, head, body) = ask(serving(), "GET /metrics").await;
+    assert_eq!(status, 200);
+    assert!(head.contains("application/openmetrics-text"), "{head}");
+    for line in [
+        r#"ropewalk_queue_length{queue="orders \"x\""} 3.0"#,
+        r#"ropewalk_group_length{queue="orders \"x\"",group="g"} 3.0"#,
+        r#"ropewalk_queue_oldest_seconds{queue="orders \"x\""} 1.5"#,
+        r#"ropewalk_fsyncs_total{reason="wal"} 7"#,
+        "ropewalk_wal_written_bytes_total 0",
+        "# EOF",
+    ] {
+        assert!(body.contains(line), "{line} is missing in\n{body}");
+    }
+    assert!(!body.contains("p99"), "what is not known is not shown");
+}

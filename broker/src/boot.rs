@@ -1,0 +1,381 @@
+//! Wiring: the one place that picks the real disk and clock, and joins the parts into a broker.
+//!
+//! # Order of starting
+//!
+//! Sockets are bound first, so that a port that is taken costs nothing. The admin server answers
+//! (`/live`, and `/ready` with the reason) while the data directory is opened; clients are accepted
+//! when every partition that was acked before is there again.
+//!
+//! # Order of stopping
+//!
+//! `/ready` turns false and no connection is accepted any more; requests under way finish, parked
+//! ones are dropped; then the background tasks, then the shards with a last checkpoint. A crash
+//! anywhere in between costs time at the next start, never data.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
+use ropewalk_codec::Str;
+use ropewalk_disk::{Disk, RealDisk};
+use ropewalk_shard::node::{Node, NodeError, NodeOptions};
+use ropewalk_shard::{BrokerId, Identity};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tracing::info;
+
+use crate::admin::{self, Admin, measured};
+use crate::ageing::Ageing;
+use crate::catalog::{Reconciler, Topics, View};
+use crate::clock;
+use crate::figures::Figures;
+use crate::handle::{self, Context};
+use crate::limits;
+use crate::listen::{self, Acceptor, Budget};
+use crate::settings::{Endpoint, Settings};
+
+mod follow;
+mod status;
+
+use follow::{Follower, Policy};
+use status::Status;
+
+/// Shards of a new cluster, the catalog not counted.
+const SHARDS: u32 = 24;
+
+/// What a broker is started with.
+pub struct Start {
+    /// What is set.
+    pub settings: Settings,
+    /// The data directory.
+    pub dir: PathBuf,
+    /// The cluster that an empty data directory is made to belong to; `None` refuses one.
+    pub format: Option<String>,
+    /// Told when the disk can no longer be trusted; it must end the process (D2).
+    pub on_fatal: Arc<dyn Fn(String) + Send + Sync>,
+}
+
+/// Why a broker did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address to listen on cannot be had.
+    #[error("cannot listen on {address}: {source}")]
+    Bind {
+        /// Which.
+        address: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// The data directory is another broker's.
+    #[error("node.id is {set}, but {} belongs to broker {found}", dir.display())]
+    OtherBroker {
+        /// The data directory.
+        dir: PathBuf,
+        /// Whose it is.
+        found: i32,
+        /// Who we are told to be.
+        set: i32,
+    },
+    /// The list of topics is lost or damaged: nothing can be served.
+    #[error("the catalog is damaged: {0}")]
+    CatalogDamaged(String),
+}
+
+/// A broker that runs.
+#[derive(Debug)]
+pub struct Broker {
+    context: Arc<Context>,
+    kafka: Vec<SocketAddr>,
+    admin: SocketAddr,
+    status: Arc<Status>,
+    stopping: watch::Sender<bool>,
+    admin_stopping: watch::Sender<bool>,
+    listeners: JoinSet<()>,
+    background: JoinSet<()>,
+}
+
+/// A socket that is bound, and what its clients are told.
+struct Bound {
+    name: Arc<str>,
+    socket: TcpListener,
+    endpoint: (Str, i32),
+}
+
+impl Broker {
+    /// Starts a broker; it serves when this returns.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub async fn start(start: Start) -> Result<Self, StartError> {
+        let settings = Arc::new(start.settings);
+        let bound = bind_all(&settings).await?;
+        let admin_socket = bind(&admin_endpoint(&settings)).await?;
+        let kafka = bound.iter().filter_map(|bound| bound.socket.local_addr().ok()).collect();
+        let admin = local_address(&admin_socket)?;
+
+        let mut registry = Registry::with_prefix("ropewalk");
+        let metrics = handle::metrics::Metrics::register(&mut registry);
+        let connection_metrics = listen::metrics::Metrics::register(&mut registry);
+        let status = Arc::new(Status::default());
+        let source: Arc<dyn admin::Source> = Arc::clone(&status) as _;
+        registry.register_collector(Box::new(measured::Queues(Arc::clone(&source))));
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(ropewalk_disk::Options::default()));
+        registry.register_collector(Box::new(status.storage(Arc::clone(&disk))));
+
+        let mut background = JoinSet::new();
+        let (stopping, stop) = watch::channel(false);
+        let (admin_stopping, admin_stop) = watch::channel(false);
+        let admin_parts = Arc::new(Admin { source, metrics: Mutex::new(registry) });
+        background.spawn(admin::serve(admin_socket, admin_parts, admin_stop));
+
+        let parts = Parts { settings: Arc::clone(&settings), disk, dir: start.dir };
+        let opened = parts.open(start.format, start.on_fatal).await?;
+        let endpoints = bound.iter().map(|bound| (Arc::clone(&bound.name), bound.endpoint.clone()));
+        let context = opened.context(endpoints.collect(), metrics);
+        status.opened(&context, &opened.figures);
+        let reconciler = Arc::clone(&opened.reconciler);
+        background.spawn(reconciler.run());
+        background.spawn(
+            Ageing::new(
+                Arc::clone(&opened.node),
+                Arc::clone(&opened.view),
+                Arc::clone(&settings),
+            )
+            .run(),
+        );
+
+        let acceptor = Acceptor::new(
+            Arc::new(Arc::clone(&context)),
+            listen::Options {
+                frame_bytes_max: settings.frame_bytes_max(),
+                idle_max: settings.idle_max(),
+                connections_max: connections_max(&settings),
+                connections_per_ip_max: settings.connections_per_ip_max(),
+            },
+            Budget::new(settings.request_bytes_max()),
+            connection_metrics,
+            stop,
+        );
+        let mut listeners = JoinSet::new();
+        for Bound { name, socket, endpoint } in bound {
+            let (host, port) = endpoint;
+            info!(listener = &*name, advertised = %format!("{host}:{port}"), "serving Kafka clients");
+            listeners.spawn(Arc::clone(&acceptor).run(socket, name));
+        }
+        let broker = Self {
+            context,
+            kafka,
+            admin,
+            status,
+            stopping,
+            admin_stopping,
+            listeners,
+            background,
+        };
+        Ok(broker)
+    }
+
+    /// Where Kafka clients connect.
+    #[must_use]
+    pub fn kafka(&self) -> &[SocketAddr] {
+        &self.kafka
+    }
+
+    /// Where the admin server listens.
+    #[must_use]
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// What handlers work with.
+    #[must_use]
+    pub fn context(&self) -> &Arc<Context> {
+        &self.context
+    }
+
+    /// Stops in order.
+    pub async fn stop(mut self) {
+        self.status.stop();
+        let _ = self.stopping.send(true);
+        while self.listeners.join_next().await.is_some() {}
+        self.context.node.stop().await;
+        let _ = self.admin_stopping.send(true);
+        self.background.shutdown().await;
+    }
+}
+
+/// What a data directory is opened with.
+struct Parts {
+    settings: Arc<Settings>,
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+}
+
+/// A data directory that is open, and what stands on it.
+struct Opened {
+    parts: Parts,
+    node: Arc<Node>,
+    view: Arc<View>,
+    figures: Arc<Figures>,
+    reconciler: Arc<Reconciler>,
+}
+
+impl Parts {
+    async fn open(
+        self,
+        format: Option<String>,
+        on_fatal: Arc<dyn Fn(String) + Send + Sync>,
+    ) -> Result<Opened, StartError> {
+        let view = Arc::new(View::new(Arc::clone(&self.settings)));
+        let figures = Arc::new(Figures::default());
+        let follower = Arc::new(Follower::new(Arc::clone(&view), Arc::clone(&figures)));
+        let node_id = self.settings.node_id();
+        let identity = |cluster_id| Identity {
+            cluster_id,
+            broker_id: BrokerId(node_id),
+            shards: SHARDS,
+        };
+        let options = NodeOptions {
+            disk: Arc::clone(&self.disk),
+            dir: self.dir.clone(),
+            format: format.map(identity),
+            observer: Arc::clone(&follower) as _,
+            policy: Arc::new(Policy(Arc::clone(&view))),
+            on_fatal,
+            clock_ms: clock::now_ms,
+            recovery: ropewalk_shard::recovery::Options::default(),
+            checkpoint: ropewalk_shard::checkpoint::Options::default(),
+        };
+        // Recovery reads files for as long as it takes.
+        let opened = tokio::task::spawn_blocking(move || Node::open(options)).await;
+        let node = Arc::new(opened.expect("opening does not panic")?);
+        let found = node.identity().broker_id.0;
+        if found != node_id {
+            node.stop().await;
+            return Err(StartError::OtherBroker { dir: self.dir, found, set: node_id });
+        }
+        if let Some((_, damage)) = node.damaged().iter().find(|(shard, _)| is_catalog(*shard)) {
+            let damage = damage.clone();
+            node.stop().await;
+            return Err(StartError::CatalogDamaged(damage));
+        }
+        let reconciler = Arc::new(Reconciler::new(Arc::clone(&node), Arc::clone(&view)));
+        follower.follow(&node, &reconciler);
+        Ok(Opened { parts: self, node, view, figures, reconciler })
+    }
+}
+
+fn is_catalog(shard: ropewalk_shard::ShardId) -> bool {
+    shard == ropewalk_shard::ShardId::CATALOG
+}
+
+impl Opened {
+    fn context(
+        &self,
+        endpoints: HashMap<Arc<str>, (Str, i32)>,
+        metrics: handle::metrics::Metrics,
+    ) -> Arc<Context> {
+        let settings = &self.parts.settings;
+        let topics = Topics::new(
+            Arc::clone(&self.node),
+            Arc::clone(&self.view),
+            Arc::clone(settings),
+            Arc::clone(&self.reconciler),
+        );
+        Arc::new(Context {
+            broker_id: settings.node_id(),
+            cluster_id: Str::from(self.node.identity().cluster_id.as_str()),
+            rack: settings.rack().map(Str::from),
+            endpoints,
+            log_dir: Str::from(self.parts.dir.display().to_string()),
+            settings: Arc::clone(settings),
+            node: Arc::clone(&self.node),
+            view: Arc::clone(&self.view),
+            topics,
+            answers: Budget::new(limits::ANSWER_BYTES_MAX),
+            producer_ids: handle::init_producer_id::ProducerIds::default(),
+            metrics,
+        })
+    }
+}
+
+/// Binds every listener of Kafka's protocol.
+async fn bind_all(settings: &Settings) -> Result<Vec<Bound>, StartError> {
+    let listeners = settings.listeners().expect("checked when the settings were read");
+    let advertised = settings.advertised().expect("checked when the settings were read");
+    let mut bound = Vec::with_capacity(listeners.len());
+    for listener in listeners {
+        let socket = bind(&listener.endpoint).await?;
+        let told = advertised.iter().find(|told| told.name == listener.name);
+        let endpoint = match told {
+            Some(told) => (Str::from(told.endpoint.host.as_str()), i32::from(told.endpoint.port)),
+            None => {
+                let port = local_address(&socket)?.port();
+                (reachable_host(&listener.endpoint), i32::from(port))
+            }
+        };
+        bound.push(Bound { name: listener.name.into(), socket, endpoint });
+    }
+    Ok(bound)
+}
+
+/// What clients are told when nobody says: the host that is listened on, or this machine's name.
+fn reachable_host(endpoint: &Endpoint) -> Str {
+    if endpoint.is_wildcard() {
+        let name = rustix::system::uname();
+        return Str::from(name.nodename().to_string_lossy().into_owned());
+    }
+    Str::from(endpoint.host.as_str())
+}
+
+/// Binds the first address of an endpoint that can be had.
+async fn bind(endpoint: &Endpoint) -> Result<TcpListener, StartError> {
+    let refuse = |source| {
+        StartError::Bind { address: format!("{}:{}", endpoint.host, endpoint.port), source }
+    };
+    let host = if endpoint.host.is_empty() { "::" } else { &endpoint.host };
+    let found = tokio::net::lookup_host((host, endpoint.port)).await.map_err(refuse)?;
+    let mut addresses: Vec<SocketAddr> = found.collect();
+    if endpoint.host.is_empty() {
+        // A machine without IPv6 still has every address of the other kind.
+        addresses.push(SocketAddr::from(([0, 0, 0, 0], endpoint.port)));
+    }
+    let mut failed = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for address in addresses {
+        match Acceptor::bind(address) {
+            Ok(socket) => return Ok(socket),
+            Err(error) => failed = error,
+        }
+    }
+    Err(refuse(failed))
+}
+
+fn admin_endpoint(settings: &Settings) -> Endpoint {
+    Endpoint::parse(&settings.admin()).expect("checked when the settings were read")
+}
+
+fn local_address(socket: &TcpListener) -> Result<SocketAddr, StartError> {
+    let refuse = |source| StartError::Bind { address: "a bound socket".into(), source };
+    socket.local_addr().map_err(refuse)
+}
+
+/// As many connections as are set, but never more than there are file descriptors for; the limit of
+/// the process is raised as far as it goes.
+fn connections_max(settings: &Settings) -> usize {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    let _ = setrlimit(Resource::Nofile, limit);
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let for_clients = usize::try_from(files).unwrap_or(usize::MAX);
+    let for_clients = for_clients.saturating_sub(limits::FILES_RESERVED);
+    settings.connections_max().min(for_clients.max(1))
+}

@@ -1,0 +1,69 @@
+//! Hands what the shards applied to those who keep something made from it.
+
+use std::sync::{Arc, OnceLock, Weak};
+
+use ropewalk_segment::SegmentConfig;
+use ropewalk_shard::checkpoint;
+use ropewalk_shard::node::Node;
+use ropewalk_shard::{Effect, Observer, PartitionId, ShardId};
+
+use crate::catalog::{Reconciler, View};
+use crate::figures::Figures;
+
+/// Listens on the loops of all shards.
+#[derive(Debug)]
+pub(super) struct Follower {
+    view: Arc<View>,
+    figures: Arc<Figures>,
+    /// Only there when the node is open, and not kept alive from here.
+    open: OnceLock<Open>,
+}
+
+#[derive(Debug)]
+struct Open {
+    node: Weak<Node>,
+    reconciler: Arc<Reconciler>,
+}
+
+impl Follower {
+    pub(super) fn new(view: Arc<View>, figures: Arc<Figures>) -> Self {
+        Self { view, figures, open: OnceLock::new() }
+    }
+
+    /// From here on the catalog's changes are followed; all before are read now.
+    pub(super) fn follow(&self, node: &Arc<Node>, reconciler: &Arc<Reconciler>) {
+        let open = Open { node: Arc::downgrade(node), reconciler: Arc::clone(reconciler) };
+        self.open.set(open).expect("a node is opened once");
+        // The catalog cannot change while its state is held, so nothing falls between.
+        if let Some(catalog) = &node.catalog().state().catalog {
+            self.view.reload(catalog);
+        }
+    }
+}
+
+impl Observer for Follower {
+    fn applied(&self, _shard: ShardId, effects: &[Effect]) {
+        self.figures.applied(effects);
+        for effect in effects {
+            let Effect::CatalogChanged(change) = effect else { continue };
+            let Some(open) = self.open.get() else { return };
+            let Some(node) = open.node.upgrade() else { return };
+            if let Some(catalog) = &node.catalog().state().catalog {
+                self.view.follow(catalog, change);
+            }
+            open.reconciler.wake();
+        }
+    }
+
+    fn leads(&self, _shard: ShardId, _term: Option<u64>) {}
+}
+
+/// How a partition's segments are cut: as its topic's configuration says.
+#[derive(Debug)]
+pub(super) struct Policy(pub(super) Arc<View>);
+
+impl checkpoint::Policy for Policy {
+    fn segments(&self, partition: PartitionId) -> SegmentConfig {
+        self.0.by_id(partition.topic).map(|topic| topic.config.segment).unwrap_or_default()
+    }
+}

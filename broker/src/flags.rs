@@ -1,0 +1,174 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// A durable message queue that any Kafka client can talk to.
+#[derive(Debug, Parser)]
+#[command(
+    name = "ropewalk-broker",
+    version,
+    after_help = "Exit codes: 0 stopped as asked, 1 other failures, 2 wrong flags or settings, 3 the data \
+                  directory is in use by another broker, 4 the data directory cannot be used, 5 the disk \
+                  failed while running, 6 an address cannot be listened on."
+)]
+pub(crate) struct Flags {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+
+    /// How log lines are written, to standard error.
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
+    pub(crate) log_format: LogFormat,
+
+    /// What is logged: a level (error, warn, info, debug, trace), or levels by module such as
+    /// info,ropewalk_broker::listen=debug.
+    #[arg(
+        long,
+        global = true,
+        env = "ROPEWALK_LOG",
+        default_value = "info",
+        value_name = "FILTER"
+    )]
+    pub(crate) log: String,
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a broker to try things out: queues are made on first use, nothing has to be prepared.
+    Dev(Dev),
+    /// Run a broker from a configuration file.
+    Run(Run),
+    /// Make an empty data directory belong to a broker and a cluster, then end.
+    Format(Format),
+}
+
+/// Flags of `dev`.
+#[derive(Debug, Args)]
+pub(crate) struct Dev {
+    /// Where everything is kept. Without it: $XDG_DATA_HOME/ropewalk/dev, or
+    /// ~/.local/share/ropewalk/dev. It is made if it is not there.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+
+    /// Where Kafka clients connect. Port 0 takes any that is free.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9092")]
+    pub(crate) kafka: String,
+
+    /// Where the admin HTTP server listens: /live, /ready, /metrics, /v1/queues.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9644")]
+    pub(crate) admin: String,
+
+    /// A setting, with Kafka's name where Kafka has it (log.retention.hours=24). May be repeated; it
+    /// wins over the other flags. Without it dev differs from a production broker in one setting:
+    /// group.initial.rebalance.delay.ms is 0.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    pub(crate) set: Vec<(String, String)>,
+}
+
+/// Flags of `run`.
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// The configuration file, in the format of Kafka's server.properties.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+
+    /// Make the data directory belong to this cluster if it is empty. Without it an empty one is
+    /// refused, because it may be a disk that was lost.
+    #[arg(long, value_name = "CLUSTER_ID")]
+    pub(crate) format: Option<String>,
+
+    /// A setting that wins over the file. May be repeated.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    pub(crate) set: Vec<(String, String)>,
+}
+
+/// Flags of `format`.
+#[derive(Debug, Args)]
+pub(crate) struct Format {
+    /// The configuration file: node.id and log.dirs are read from it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+
+    /// The cluster that the broker is to belong to. Without it a new id is drawn and printed.
+    #[arg(long, value_name = "ID")]
+    pub(crate) cluster_id: Option<String>,
+
+    /// A setting that wins over the file. May be repeated.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    pub(crate) set: Vec<(String, String)>,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("it is not of the form KEY=VALUE")?;
+    Ok((key.trim().to_owned(), value.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn flags_are_consistent() {
+        Flags::command().debug_assert();
+    }
+
+    #[test]
+    fn the_flags_that_others_rely_on_are_there() {
+        let flags = Flags::try_parse_from([
+            "ropewalk-broker",
+            "dev",
+            "--data=/d",
+            "--kafka=127.0.0.1:0",
+            "--admin=127.0.0.1:0",
+            "--set=num.partitions=4",
+            "--set",
+            "compression.type=zstd",
+            "--log-format=json",
+        ]);
+        let flags = flags.expect("they parse");
+        assert_eq!(flags.log_format, LogFormat::Json);
+        let Command::Dev(dev) = flags.command else { panic!("it is dev") };
+        assert_eq!(dev.data, Some("/d".into()));
+        assert_eq!((dev.kafka.as_str(), dev.admin.as_str()), ("127.0.0.1:0", "127.0.0.1:0"));
+        assert_eq!(dev.set[0], ("num.partitions".to_owned(), "4".to_owned()));
+        assert_eq!(dev.set[1], ("compression.type".to_owned(), "zstd".to_owned()));
+    }
+
+    #[test]
+    fn every_flag_is_explained() {
+        let mut command = Flags::command();
+        let help = |command: &mut clap::Command| command.render_long_help().to_string();
+        let mut all = help(&mut command);
+        for name in ["dev", "run", "format"] {
+            let sub = command.find_subcommand_mut(name).expect("it is there");
+            for argument in sub.get_arguments() {
+                assert!(argument.get_help().is_some(), "{name} {}", argument.get_id());
+            }
+            all += &help(sub);
+        }
+        for text in ["--data <DIR>", "[default: 127.0.0.1:9092]", "Exit codes", "server.properties"]
+        {
+            assert!(all.contains(text), "{text} is missing in\n{all}");
+        }
+    }
+
+    #[test]
+    fn a_setting_without_a_value_is_refused() {
+        let flags = Flags::try_parse_from(["ropewalk-broker", "dev", "--set", "num.partitions"]);
+        assert!(flags.expect_err("refused").to_string().contains("KEY=VALUE"));
+    }
+}

@@ -1,0 +1,230 @@
+//! Carries out what the flags ask, and says why it ended.
+
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ropewalk_broker::boot::{Broker, Start, StartError};
+use ropewalk_broker::settings::{Invalid, Settings, read_properties};
+use ropewalk_shard::directory::DirectoryError;
+use ropewalk_shard::node::NodeError;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::info;
+use tracing_subscriber::EnvFilter;
+
+use crate::flags::{Command, Dev, Flags, Format, LogFormat, Run};
+
+/// The process ends at once with this when the disk can no longer be trusted (D2).
+const EXIT_DISK: i32 = 5;
+
+/// Why the process ends, other than being asked to.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Stop {
+    /// Settings that cannot be.
+    #[error("{}", lines(.0))]
+    Settings(Vec<Invalid>),
+    /// The configuration file cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Config {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Flags or settings that do not go together.
+    #[error("{0}")]
+    Usage(String),
+    /// The broker did not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The operating system refuses something basic.
+    #[error("{0}")]
+    System(#[from] io::Error),
+}
+
+fn lines(all: &[Invalid]) -> String {
+    all.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+impl Stop {
+    /// The exit code: one for each thing that whoever started us would do next.
+    pub(crate) fn code(&self) -> u8 {
+        match self {
+            Self::Settings(_) | Self::Config { .. } | Self::Usage(_) => 2,
+            Self::Start(StartError::Node(error)) if is_in_use(error) => 3,
+            Self::Start(StartError::Bind { .. }) => 6,
+            Self::Start(_) => 4,
+            Self::System(_) => 1,
+        }
+    }
+}
+
+fn is_in_use(error: &NodeError) -> bool {
+    matches!(error, NodeError::Directory(DirectoryError::InUse(_)))
+}
+
+/// Does what the flags ask.
+pub(crate) fn run(flags: Flags) -> Result<(), Stop> {
+    begin_logging(&flags)?;
+    let start = match &flags.command {
+        Command::Dev(dev) => prepare_dev(dev)?,
+        Command::Run(run) => prepare_run(run)?,
+        Command::Format(format) => return make(format),
+    };
+    let greets = matches!(flags.command, Command::Dev(_));
+    runtime()?.block_on(serve(start, greets))
+}
+
+fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()
+}
+
+fn begin_logging(flags: &Flags) -> Result<(), Stop> {
+    let filter = EnvFilter::try_new(&flags.log)
+        .map_err(|error| Stop::Usage(format!("--log {}: {error}", flags.log)))?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    match flags.log_format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
+    Ok(())
+}
+
+fn prepare_dev(dev: &Dev) -> Result<Start, Stop> {
+    let own = |key: &str, value: String| (key.to_owned(), value);
+    let mut pairs = vec![
+        own("listeners", format!("PLAINTEXT://{}", dev.kafka)),
+        own("ropewalk.admin.listener", dev.admin.clone()),
+        own("group.initial.rebalance.delay.ms", "0".to_owned()),
+    ];
+    pairs.extend(dev.set.iter().cloned());
+    let settings = read_settings(pairs)?;
+    let set = settings.data_dir().ok().flatten();
+    let dir = dev.data.clone().or(set).map_or_else(dev_dir, Ok)?;
+    Ok(start(settings, dir, Some(new_cluster_id())))
+}
+
+fn prepare_run(run: &Run) -> Result<Start, Stop> {
+    let (settings, dir) = from_file(&run.config, &run.set)?;
+    Ok(start(settings, dir, run.format.clone()))
+}
+
+/// `format`: a broker that starts, makes its directory, and stops again.
+fn make(format: &Format) -> Result<(), Stop> {
+    let (settings, dir) = from_file(&format.config, &format.set)?;
+    let cluster_id = format.cluster_id.clone().unwrap_or_else(new_cluster_id);
+    ropewalk_broker::boot::format(&settings, &dir, &cluster_id)
+        .map_err(|error| Stop::Start(StartError::Node(error)))?;
+    println!("{} belongs to broker {} of cluster {cluster_id}", dir.display(), settings.node_id());
+    Ok(())
+}
+
+fn from_file(path: &Path, set: &[(String, String)]) -> Result<(Settings, PathBuf), Stop> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| Stop::Config { path: path.to_owned(), source })?;
+    let mut pairs = read_properties(&text);
+    pairs.extend(set.iter().cloned());
+    let settings = read_settings(pairs)?;
+    let dir = settings.data_dir().ok().flatten();
+    let dir =
+        dir.ok_or_else(|| Stop::Usage("log.dirs is not set: where is the data kept?".into()))?;
+    Ok((settings, dir))
+}
+
+fn read_settings(pairs: Vec<(String, String)>) -> Result<Settings, Stop> {
+    let settings = Settings::new(pairs).map_err(Stop::Settings)?;
+    for key in settings.ignored() {
+        info!(key, "this setting of Kafka's is ignored: it has no effect here");
+    }
+    Ok(settings)
+}
+
+fn start(settings: Settings, dir: PathBuf, format: Option<String>) -> Start {
+    let on_fatal = Arc::new(|reason: String| {
+        tracing::error!(reason, "the disk can no longer be trusted; this process ends");
+        std::process::exit(EXIT_DISK)
+    });
+    Start { settings, dir, format, on_fatal }
+}
+
+/// Where `dev` keeps its data when nobody says.
+fn dev_dir() -> Result<PathBuf, Stop> {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let base = set("XDG_DATA_HOME").or_else(|| Some(set("HOME")?.join(".local/share")));
+    let unknown = || Stop::Usage("neither XDG_DATA_HOME nor HOME is set: give --data".into());
+    Ok(base.ok_or_else(unknown)?.join("ropewalk/dev"))
+}
+
+/// An id of the form that Kafka's are of: 16 random bytes in URL-safe base64.
+fn new_cluster_id() -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let bits = uuid::Uuid::new_v4().as_u128();
+    // 21 digits of six bits from the top, and the last two bits.
+    let digit = |at: u32| DIGITS[(bits >> (122 - 6 * at)) as usize & 63] as char;
+    (0..21).map(digit).chain([DIGITS[(bits << 4) as usize & 63] as char]).collect()
+}
+
+async fn serve(start: Start, greets: bool) -> Result<(), Stop> {
+    // From here on a signal is kept for us, also one that comes while the directory is opened.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let dir = start.dir.clone();
+    let broker = Broker::start(start).await?;
+    if greets {
+        greet(&broker, &dir);
+    }
+    tokio::select! {
+        _ = terminate.recv() => info!("SIGTERM: stopping"),
+        _ = interrupt.recv() => info!("SIGINT: stopping"),
+    }
+    broker.stop().await;
+    Ok(())
+}
+
+/// What to try next. A closed standard output is no reason to fail.
+fn greet(broker: &Broker, dir: &Path) {
+    let kafka = broker.kafka().first().map(ToString::to_string).unwrap_or_default();
+    let admin = broker.admin();
+    let dir = dir.display();
+    let text = format!(
+        "Ropewalk {} is ready: Kafka clients at {kafka}, admin at http://{admin}, data in {dir}\n\
+         \n\
+         Try it with Python (pip install kafka-python):\n\
+         \n\
+         \x20   from kafka import KafkaProducer, KafkaConsumer\n\
+         \x20   KafkaProducer(bootstrap_servers='{kafka}').send('my-topic', value=b'Hello, World!').get()\n\
+         \x20   for message in KafkaConsumer('my-topic', bootstrap_servers='{kafka}', auto_offset_reset='earliest'): print(message.value)\n\
+         \n\
+         How long the queues are, how late and how fast:\n\
+         \n\
+         \x20   curl http://{admin}/v1/queues\n\
+         \n\
+         Ctrl-C stops it; the data stays.\n",
+        env!("CARGO_PKG_VERSION"),
+    );
+    let _ = io::stdout().write_all(text.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cluster_ids_look_like_kafkas() {
+        let id = new_cluster_id();
+        assert_eq!(id.len(), 22);
+        assert!(id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)), "{id}");
+        assert_ne!(id, new_cluster_id());
+    }
+
+    #[test]
+    fn every_reason_to_end_has_its_code() {
+        let code = |stop: Stop| stop.code();
+        let in_use = DirectoryError::InUse("/d".into());
+        assert_eq!(code(Stop::Settings(Vec::new())), 2);
+        assert_eq!(code(Stop::Start(StartError::Node(in_use.into()))), 3);
+        assert_eq!(code(Stop::Start(StartError::Node(NodeError::Empty("/d".into())))), 4);
+        let source = io::Error::from(io::ErrorKind::AddrInUse);
+        assert_eq!(code(Stop::Start(StartError::Bind { address: "x".into(), source })), 6);
+    }
+}
