@@ -89,7 +89,8 @@ impl Ageing {
     }
 
     async fn expire_producers(&self) {
-        let silent_ms = self.settings.producer_id_expiration_ms();
+        let silent = self.settings.producer_expiration().as_millis();
+        let silent_ms = i64::try_from(silent).unwrap_or(i64::MAX);
         for shard in self.node.shards().filter(|shard| shard.leading().is_some()) {
             let silent = silent_producers(&shard.state(), clock::now_ms() - silent_ms);
             for silent in silent.chunks(BATCH) {

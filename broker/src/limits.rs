@@ -102,6 +102,18 @@ pub const ADMIN_IDLE_MAX: Duration = Duration::from_secs(75);
 /// Admin connections at once.
 pub const ADMIN_CONNECTIONS_MAX: usize = 256;
 
+/// Partitions of one topic.
+pub const TOPIC_PARTITIONS_MAX: usize = 10_000;
+
+/// Partitions of one broker.
+pub const PARTITIONS_MAX: usize = 200_000;
+
+/// How long a fetch may wait for records, whatever the client asks.
+pub const FETCH_WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// What a fetch takes from the budget for answers before it is known how much there is to read.
+pub const FETCH_RESERVE_BYTES: usize = 1024 * 1024;
+
 /// The time a transfer of so many bytes is given.
 #[must_use]
 pub fn transfer_time_max(base: Duration, bytes: usize) -> Duration {

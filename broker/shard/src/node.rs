@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use ropewalk_disk::{Disk, Lock};
@@ -153,6 +154,7 @@ impl Node {
         }
         let fatal = Arc::clone(&options.on_fatal);
         let keeper = keeper.spawn(options.clock_ms, move |error| fatal(error.to_string()))?;
+        drivers.spawn(watch_log(wal, stopped, Arc::clone(&options.on_fatal)));
         info!(dir = %options.dir.display(), shards = node.shards.len(), "opened");
         let running = Running { stop, drivers, keeper, _lock: lock };
         *node.running.lock() = Some(running);
@@ -203,6 +205,12 @@ impl Node {
         &self.wal
     }
 
+    /// Whether every shard that serves leads and has applied its term's first entry.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.shards.values().all(|shard| shard.leading().is_some())
+    }
+
     /// Stops everything in order, with a last checkpoint. Does nothing the second time.
     pub async fn stop(&self) {
         let Some(mut running) = self.running.lock().take() else { return };
@@ -221,5 +229,20 @@ impl Node {
             warn!(%error, "the write-ahead log did not stop in order");
         }
         info!("stopped");
+    }
+}
+
+/// A log that failed has ended every driver; the process must end with them (D2).
+async fn watch_log(wal: WalHandle, mut stop: watch::Receiver<bool>, on_fatal: OnFatal) {
+    let mut look = tokio::time::interval(Duration::from_millis(100));
+    loop {
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => return,
+            _ = look.tick() => {}
+        }
+        if wal.stats().failed {
+            on_fatal("the write-ahead log failed".to_owned());
+            return;
+        }
     }
 }

@@ -11,7 +11,6 @@ use ropewalk_codec::describe_topic_partitions_response::{
 
 use super::{Call, Close, Context, ErrorCode, operations};
 use crate::catalog::TopicView;
-use crate::limits;
 
 /// Answers the request.
 pub(crate) async fn handle(
@@ -33,9 +32,9 @@ pub(crate) async fn handle(
             first = cursor.partition_index.max(0);
         }
     }
-    let mut room = usize::try_from(request.response_partition_limit)
-        .unwrap_or(0)
-        .clamp(1, limits::PARTITIONS_PER_PAGE);
+    let page_max = ctx.settings.partitions_per_page_max();
+    let room = request.response_partition_limit.min(page_max).max(1);
+    let mut room = usize::try_from(room).expect("at least one");
     let mut response = DescribeTopicPartitionsResponse::default();
     for name in names {
         if room == 0 {

@@ -5,9 +5,12 @@
 //! its group again or to give up. A wrong class turns a blip into lost data or a hot loop, so the
 //! choice is made here and nowhere else.
 
+use ropewalk_batch::Refusal;
 use ropewalk_shard::ProposeError;
 use ropewalk_shard::log::ReadError;
 use ropewalk_shard::state::{AppendRefusal, catalog, group};
+
+use crate::catalog::TopicError;
 
 macro_rules! error_codes {
     ($($variant:ident = $code:literal, $name:literal;)*) => {
@@ -214,6 +217,48 @@ impl From<AppendRefusal> for ErrorCode {
             AppendRefusal::OutOfOrderSequence { .. } => Self::OutOfOrderSequenceNumber,
             AppendRefusal::StaleEpoch { .. } => Self::InvalidProducerEpoch,
             AppendRefusal::Malformed => Self::CorruptMessage,
+        }
+    }
+}
+
+impl From<&Refusal> for ErrorCode {
+    fn from(refusal: &Refusal) -> Self {
+        match refusal {
+            Refusal::Corrupt { .. } => Self::CorruptMessage,
+            Refusal::TooLarge { .. } => Self::MessageTooLarge,
+            Refusal::InvalidTimestamp { .. } => Self::InvalidTimestamp,
+            Refusal::InvalidRecord { .. } => Self::InvalidRecord,
+            Refusal::UnsupportedCompression { .. } => Self::UnsupportedCompressionType,
+            Refusal::UnsupportedForMagic { .. } => Self::UnsupportedForMessageFormat,
+        }
+    }
+}
+
+/// Which records of a refused batch are at fault, and why.
+pub(super) fn of_records(refusal: &Refusal) -> impl Iterator<Item = (i32, String)> {
+    let records = match refusal {
+        Refusal::InvalidTimestamp { record_errors }
+        | Refusal::InvalidRecord { record_errors, .. } => record_errors.as_slice(),
+        Refusal::Corrupt { .. }
+        | Refusal::TooLarge { .. }
+        | Refusal::UnsupportedCompression { .. }
+        | Refusal::UnsupportedForMagic { .. } => &[],
+    };
+    records.iter().map(|record| (record.batch_index, record.fault.to_string()))
+}
+
+impl From<&TopicError> for ErrorCode {
+    fn from(error: &TopicError) -> Self {
+        match error {
+            TopicError::InvalidName(_) => Self::InvalidTopicException,
+            TopicError::InvalidPartitions(_) => Self::InvalidPartitions,
+            TopicError::InvalidConfig(_) => Self::InvalidConfig,
+            TopicError::TooMany(_) => Self::PolicyViolation,
+            TopicError::Refused(refusal) => refusal.into(),
+            TopicError::Unavailable(ProposeError::Full) => Self::KafkaStorageError,
+            TopicError::Unavailable(ProposeError::NotLeader | ProposeError::Stopped) => {
+                Self::NotController
+            }
         }
     }
 }

@@ -53,7 +53,7 @@ pub(crate) async fn handle(
         return Ok(FetchResponse { error_code, ..Default::default() });
     }
     let wants = resolve(ctx, request.topics);
-    let bytes_max = usize::try_from(request.max_bytes).unwrap_or(0).min(limits::FETCH_BYTES_MAX);
+    let bytes_max = usize::try_from(request.max_bytes).unwrap_or(0).min(ctx.settings.fetch_bytes_max());
     let bytes_min = usize::try_from(request.min_bytes).unwrap_or(0).min(bytes_max);
     let wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0));
     let deadline = Instant::now() + wait.min(limits::FETCH_WAIT_MAX);
@@ -166,11 +166,12 @@ fn read_log(
     bytes_max: usize,
     at_least_one: bool,
 ) -> Result<Chunk, ErrorCode> {
-    if let Some(chunk) = log.read_from_memory(from, bytes_max, at_least_one) {
-        return Ok(chunk);
-    }
-    let read = || log.read(from, bytes_max, at_least_one);
-    tokio::task::block_in_place(read).map_err(|error| {
+    let read = match log.read_from_memory(from, bytes_max, at_least_one) {
+        Ok(Some(chunk)) => return Ok(chunk),
+        Ok(None) => tokio::task::block_in_place(|| log.read(from, bytes_max, at_least_one)),
+        Err(error) => Err(error),
+    };
+    read.map_err(|error| {
         tracing::debug!(partition = %log.partition(), from, %error, "nothing to read");
         ErrorCode::from(&error)
     })
