@@ -88,8 +88,7 @@ async fn live() -> Response {
 
 async fn ready(State(admin): State<Arc<Admin>>) -> Response {
     let reasons = admin.source.obstacles();
-    let status =
-        if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(json!({ "ready": reasons.is_empty(), "reasons": reasons }))).into_response()
 }
 

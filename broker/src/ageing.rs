@@ -81,7 +81,7 @@ impl Ageing {
             let Some(log) = shard.log(&id).filter(|_| shard.leading().is_some()) else { continue };
             let end = log.high_watermark();
             let retention = topic.config.retention();
-            let start = retention::expired(&log.segments(), now_ms, &retention, end);
+            let start = retention::expired(&log.segment_infos(), now_ms, &retention, end);
             if let Some(start) = start.filter(|start| *start > log.log_start()) {
                 starts.entry(home.shard).or_default().push((id, start));
             }

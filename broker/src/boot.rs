@@ -15,15 +15,16 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use ropewalk_codec::Str;
 use ropewalk_disk::{Disk, RealDisk};
 use ropewalk_shard::node::{Node, NodeError, NodeOptions};
-use ropewalk_shard::{BrokerId, Identity};
+use ropewalk_shard::{BrokerId, DataDir, Identity, birth, checkpoint, recovery};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -144,12 +145,8 @@ impl Broker {
         let reconciler = Arc::clone(&opened.reconciler);
         background.spawn(reconciler.run());
         background.spawn(
-            Ageing::new(
-                Arc::clone(&opened.node),
-                Arc::clone(&opened.view),
-                Arc::clone(&settings),
-            )
-            .run(),
+            Ageing::new(Arc::clone(&opened.node), Arc::clone(&opened.view), Arc::clone(&settings))
+                .run(),
         );
 
         let acceptor = Acceptor::new(
@@ -170,16 +167,8 @@ impl Broker {
             info!(listener = &*name, advertised = %format!("{host}:{port}"), "serving Kafka clients");
             listeners.spawn(Arc::clone(&acceptor).run(socket, name));
         }
-        let broker = Self {
-            context,
-            kafka,
-            admin,
-            status,
-            stopping,
-            admin_stopping,
-            listeners,
-            background,
-        };
+        let broker =
+            Self { context, kafka, admin, status, stopping, admin_stopping, listeners, background };
         Ok(broker)
     }
 
@@ -212,6 +201,23 @@ impl Broker {
     }
 }
 
+/// Makes an empty data directory belong to a broker and a cluster.
+///
+/// # Errors
+/// When the directory is not empty, is in use, or the disk refuses.
+pub fn format(settings: &Settings, dir: &Path, cluster_id: &str) -> Result<(), NodeError> {
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(ropewalk_disk::Options::default()));
+    let data = DataDir::new(disk, dir.to_owned());
+    let _lock = data.lock()?;
+    let identity = identity(settings, cluster_id.to_owned());
+    birth::format(&data, &identity, &recovery::Options::default())?;
+    Ok(())
+}
+
+fn identity(settings: &Settings, cluster_id: String) -> Identity {
+    Identity { cluster_id, broker_id: BrokerId(settings.node_id()), shards: SHARDS }
+}
+
 /// What a data directory is opened with.
 struct Parts {
     settings: Arc<Settings>,
@@ -238,21 +244,16 @@ impl Parts {
         let figures = Arc::new(Figures::default());
         let follower = Arc::new(Follower::new(Arc::clone(&view), Arc::clone(&figures)));
         let node_id = self.settings.node_id();
-        let identity = |cluster_id| Identity {
-            cluster_id,
-            broker_id: BrokerId(node_id),
-            shards: SHARDS,
-        };
         let options = NodeOptions {
             disk: Arc::clone(&self.disk),
             dir: self.dir.clone(),
-            format: format.map(identity),
+            format: format.map(|cluster_id| identity(&self.settings, cluster_id)),
             observer: Arc::clone(&follower) as _,
             policy: Arc::new(Policy(Arc::clone(&view))),
             on_fatal,
             clock_ms: clock::now_ms,
-            recovery: ropewalk_shard::recovery::Options::default(),
-            checkpoint: ropewalk_shard::checkpoint::Options::default(),
+            recovery: recovery::Options::default(),
+            checkpoint: checkpoint::Options::default(),
         };
         // Recovery reads files for as long as it takes.
         let opened = tokio::task::spawn_blocking(move || Node::open(options)).await;
@@ -269,8 +270,20 @@ impl Parts {
         }
         let reconciler = Arc::new(Reconciler::new(Arc::clone(&node), Arc::clone(&view)));
         follower.follow(&node, &reconciler);
+        lead(&node).await;
         Ok(Opened { parts: self, node, view, figures, reconciler })
     }
+}
+
+/// Waits for every shard to have its leader, but no longer than a client would: what has none then
+/// is told by `/ready`.
+async fn lead(node: &Node) {
+    let all_lead = async {
+        while !node.is_ready() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let _ = tokio::time::timeout(limits::LEAD_TIME_MAX, all_lead).await;
 }
 
 fn is_catalog(shard: ropewalk_shard::ShardId) -> bool {
@@ -338,8 +351,9 @@ fn reachable_host(endpoint: &Endpoint) -> Str {
 
 /// Binds the first address of an endpoint that can be had.
 async fn bind(endpoint: &Endpoint) -> Result<TcpListener, StartError> {
-    let refuse = |source| {
-        StartError::Bind { address: format!("{}:{}", endpoint.host, endpoint.port), source }
+    let refuse = |source| StartError::Bind {
+        address: format!("{}:{}", endpoint.host, endpoint.port),
+        source,
     };
     let host = if endpoint.host.is_empty() { "::" } else { &endpoint.host };
     let found = tokio::net::lookup_host((host, endpoint.port)).await.map_err(refuse)?;

@@ -50,6 +50,9 @@ pub(crate) mod init_producer_id;
 mod create_topics;
 mod delete_topics;
 mod create_partitions;
+mod describe_configs;
+mod alter_configs;
+mod list_config_resources;
 mod describe_log_dirs;
 mod alter_replica_log_dirs;
 mod elect_leaders;
@@ -188,16 +191,75 @@ static ROUTES: &[Route] = &[
     route!(delete_topics_request::DeleteTopicsRequest, 1..=6, Alone, delete_topics::handle),
     route!(delete_records_request::DeleteRecordsRequest, 0..=2, Alone, delete_records::handle),
     route!(init_producer_id_request::InitProducerIdRequest, 0..=5, Alone, init_producer_id::handle),
-    route!(offset_for_leader_epoch_request::OffsetForLeaderEpochRequest, 2..=4, Alone, offset_for_leader_epoch::handle),
-    route!(alter_replica_log_dirs_request::AlterReplicaLogDirsRequest, 1..=2, Alone, alter_replica_log_dirs::handle),
-    route!(describe_log_dirs_request::DescribeLogDirsRequest, 1..=5, Alone, describe_log_dirs::handle),
-    route!(create_partitions_request::CreatePartitionsRequest, 0..=3, Alone, create_partitions::handle),
+    route!(
+        offset_for_leader_epoch_request::OffsetForLeaderEpochRequest,
+        2..=4,
+        Alone,
+        offset_for_leader_epoch::handle
+    ),
+    route!(
+        describe_configs_request::DescribeConfigsRequest,
+        1..=4,
+        Alone,
+        describe_configs::handle
+    ),
+    route!(alter_configs_request::AlterConfigsRequest, 0..=2, Alone, alter_configs::replace),
+    route!(
+        alter_replica_log_dirs_request::AlterReplicaLogDirsRequest,
+        1..=2,
+        Alone,
+        alter_replica_log_dirs::handle
+    ),
+    route!(
+        describe_log_dirs_request::DescribeLogDirsRequest,
+        1..=5,
+        Alone,
+        describe_log_dirs::handle
+    ),
+    route!(
+        create_partitions_request::CreatePartitionsRequest,
+        0..=3,
+        Alone,
+        create_partitions::handle
+    ),
     route!(elect_leaders_request::ElectLeadersRequest, 0..=2, Alone, elect_leaders::handle),
-    route!(alter_partition_reassignments_request::AlterPartitionReassignmentsRequest, 0..=1, Alone, alter_partition_reassignments::handle),
-    route!(list_partition_reassignments_request::ListPartitionReassignmentsRequest, 0..=0, Alone, list_partition_reassignments::handle),
+    route!(
+        incremental_alter_configs_request::IncrementalAlterConfigsRequest,
+        0..=1,
+        Alone,
+        alter_configs::change
+    ),
+    route!(
+        alter_partition_reassignments_request::AlterPartitionReassignmentsRequest,
+        0..=1,
+        Alone,
+        alter_partition_reassignments::handle
+    ),
+    route!(
+        list_partition_reassignments_request::ListPartitionReassignmentsRequest,
+        0..=0,
+        Alone,
+        list_partition_reassignments::handle
+    ),
     route!(describe_quorum_request::DescribeQuorumRequest, 0..=2, Alone, describe_quorum::handle),
-    route!(describe_cluster_request::DescribeClusterRequest, 0..=2, Alone, describe_cluster::handle),
-    route!(describe_topic_partitions_request::DescribeTopicPartitionsRequest, 0..=0, Alone, describe_topic_partitions::handle),
+    route!(
+        describe_cluster_request::DescribeClusterRequest,
+        0..=2,
+        Alone,
+        describe_cluster::handle
+    ),
+    route!(
+        list_config_resources_request::ListConfigResourcesRequest,
+        0..=1,
+        Alone,
+        list_config_resources::handle
+    ),
+    route!(
+        describe_topic_partitions_request::DescribeTopicPartitionsRequest,
+        0..=0,
+        Alone,
+        describe_topic_partitions::handle
+    ),
 ];
 
 impl Context {

@@ -12,25 +12,6 @@ pub const DECOMPRESSED_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Connections at once, over all listeners, unless `max.connections` says less.
 pub const CONNECTIONS_MAX: usize = 20_000;
 
-/// Partitions of one broker.
-pub const PARTITIONS_MAX: usize = 200_000;
-
-/// Partitions of one topic.
-pub const TOPIC_PARTITIONS_MAX: usize = 10_000;
-
-/// Partitions in one page of DescribeTopicPartitions.
-pub const PARTITIONS_PER_PAGE: i32 = 2000;
-
-/// The most records in one fetch, whatever the client asks.
-pub const FETCH_BYTES_MAX: usize = 55 * 1024 * 1024;
-
-/// How much of the budget for answers a fetch takes before it reads. Most of what is fetched comes
-/// from tails, which have a bound of their own.
-pub const FETCH_RESERVE_BYTES: usize = 1024 * 1024;
-
-/// The longest that a fetch waits for records, whatever the client asks.
-pub const FETCH_WAIT_MAX: Duration = Duration::from_secs(300);
-
 /// File descriptors that are not for clients: the log, segments, the admin server.
 pub const FILES_RESERVED: usize = 2048;
 
@@ -73,6 +54,9 @@ pub const TRANSFER_BYTES_PER_SECOND_MIN: usize = 256 * 1024;
 
 /// Answers that are gathered into one write.
 pub const GATHER_BYTES_MAX: usize = 1024 * 1024;
+
+/// How long clients are kept out while a shard has no leader yet after a start.
+pub const LEAD_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// How long requests under way may take to finish when the broker stops.
 pub const DRAIN_TIME_MAX: Duration = Duration::from_secs(10);

@@ -1,6 +1,6 @@
 //! Carries out what the flags ask, and says why it ended.
 
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -83,6 +83,7 @@ fn begin_logging(flags: &Flags) -> Result<(), Stop> {
     let filter = EnvFilter::try_new(&flags.log)
         .map_err(|error| Stop::Usage(format!("--log {}: {error}", flags.log)))?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let log = log.with_ansi(io::stderr().is_terminal());
     match flags.log_format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().flatten_event(true).init(),

@@ -285,7 +285,11 @@ impl Settings {
     fn check_admin(&self) -> Result<(), Invalid> {
         let text = self.admin();
         let refuse = || {
-            Invalid::value("ropewalk.admin.listener", &text, "It is not of the form HOST:PORT".into())
+            Invalid::value(
+                "ropewalk.admin.listener",
+                &text,
+                "It is not of the form HOST:PORT".into(),
+            )
         };
         Endpoint::parse(&text).map(|_| ()).ok_or_else(refuse)
     }

@@ -93,8 +93,7 @@ fn of_groups(encoder: &mut DescriptorEncoder<'_>, report: &Report) -> fmt::Resul
     Ok(())
 }
 
-const GAUGE: prometheus_client::metrics::MetricType =
-    prometheus_client::metrics::MetricType::Gauge;
+const GAUGE: prometheus_client::metrics::MetricType = prometheus_client::metrics::MetricType::Gauge;
 const COUNTER: prometheus_client::metrics::MetricType =
     prometheus_client::metrics::MetricType::Counter;
 
@@ -164,8 +163,18 @@ impl Collector for StorageMetrics {
         }
         let gauges = [
             ("wal_size", "Files of the write-ahead log", Some(&Unit::Bytes), now.wal_bytes),
-            ("tail", "Memory of records not yet in segments", Some(&Unit::Bytes), now.tail_bytes as u64),
-            ("wal_full", "Whether the write-ahead log has no space left", None, now.wal_full.into()),
+            (
+                "tail",
+                "Memory of records not yet in segments",
+                Some(&Unit::Bytes),
+                now.tail_bytes as u64,
+            ),
+            (
+                "wal_full",
+                "Whether the write-ahead log has no space left",
+                None,
+                now.wal_full.into(),
+            ),
         ];
         for (name, help, unit, value) in gauges {
             let metric = encoder.encode_descriptor(name, help, unit, GAUGE)?;

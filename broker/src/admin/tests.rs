@@ -13,8 +13,7 @@ struct Broker {
 fn orders() -> QueueReport {
     let throughput = Throughput { in_per_second: 2.5, processed_per_second: 2.0 };
     let delay = DelayReport { p50_ms: Some(10), p99_ms: None, oldest_ms: 1500 };
-    let group =
-        GroupReport { name: "g".into(), members: 1, length: 3, delay, throughput };
+    let group = GroupReport { name: "g".into(), members: 1, length: 3, delay, throughput };
     QueueReport {
         name: "orders \"x\"".into(),
         id: "id".into(),

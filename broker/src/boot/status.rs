@@ -57,7 +57,8 @@ impl Source for Status {
             return vec!["the data directory is being opened".into()];
         };
         let node = &context.node;
-        let damaged = node.damaged().iter().map(|(shard, what)| format!("{shard} is damaged: {what}"));
+        let damaged =
+            node.damaged().iter().map(|(shard, what)| format!("{shard} is damaged: {what}"));
         let leaderless = node.shards().filter(|shard| shard.leading().is_none());
         let leaderless = leaderless.map(|shard| format!("{} has no leader", shard.id()));
         let full = node.wal().stats().full.then(|| "the disk is full".to_owned());

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ropewalk_shard::command::{CatalogCommand, Command, ConfigResource, self};
+use ropewalk_shard::command::{self, CatalogCommand, Command, ConfigResource};
 use ropewalk_shard::node::Node;
 use ropewalk_shard::state::catalog::{Answer, Refusal};
 use ropewalk_shard::{Outcome, ProposeError, ShardId, TopicId};
@@ -226,11 +226,7 @@ impl Topics {
     ///
     /// # Errors
     /// See [`TopicError`].
-    pub async fn set_owner(
-        &self,
-        topic: TopicId,
-        owner: Option<String>,
-    ) -> Result<(), TopicError> {
+    pub async fn set_owner(&self, topic: TopicId, owner: Option<String>) -> Result<(), TopicError> {
         self.expect_done(CatalogCommand::SetOwner { topic, owner }).await
     }
 

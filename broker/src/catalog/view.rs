@@ -126,7 +126,8 @@ impl View {
             Some(known) => Arc::clone(&known.name),
             None => topic.name.as_str().into(),
         };
-        let overrides = catalog.configs(&ConfigResource::Topic(id));
+        let resource = ConfigResource::Topic(id);
+        let overrides = catalog.configs(&resource);
         let view = TopicView {
             id,
             name: Arc::clone(&name),

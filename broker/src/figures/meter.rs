@@ -45,8 +45,8 @@ impl Meter {
         let steps = usize::try_from(slot - self.newest).unwrap_or(0);
         if steps > 0 {
             let keep = self.slots.len().saturating_sub(steps);
-            self.slots.copy_within(..keep, self.slots.len() - keep);
             let empty = self.slots.len() - keep;
+            self.slots.copy_within(..keep, empty);
             self.slots[..empty].fill(0);
             self.newest = slot;
         }

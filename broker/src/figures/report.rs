@@ -134,10 +134,9 @@ impl Figures {
             },
             throughput: Throughput {
                 in_per_second: rounded(arrivals),
-                processed_per_second: groups
-                    .iter()
-                    .map(|group| group.throughput.processed_per_second)
-                    .sum(),
+                processed_per_second: rounded(
+                    groups.iter().map(|group| group.throughput.processed_per_second).sum(),
+                ),
             },
             size_bytes: logs.iter().map(|(_, log)| log.size_bytes()).sum(),
             groups,
@@ -208,7 +207,12 @@ fn next_of(log: &PartitionLog, id: PartitionId, commits: &GroupCommits) -> i64 {
 
 fn length(log: &PartitionLog, id: PartitionId, commits: &GroupCommits) -> i64 {
     let (next, end) = (next_of(log, id, commits), log.high_watermark());
-    if next >= end { 0 } else { i64::try_from(log.visible_count(next..end)).unwrap_or(i64::MAX) }
+    if next >= end {
+        return 0;
+    }
+    // Offsets that cannot be looked at are counted as records: too long is better than too short.
+    let count = log.visible_count(next, end).ok().and_then(|count| i64::try_from(count).ok());
+    count.unwrap_or(end - next)
 }
 
 fn logs(node: &Node, topic: &TopicView) -> Vec<(PartitionId, Arc<PartitionLog>)> {
@@ -240,5 +244,6 @@ fn commits(node: &Node, only: Option<TopicId>) -> Commits {
 
 /// A rate to a thousandth: more digits would only pretend.
 fn rounded(per_second: f64) -> f64 {
-    (per_second * 1000.0).round() / 1000.0
+    // The sum of nothing is -0; adding 0 makes it what people expect.
+    (per_second * 1000.0).round() / 1000.0 + 0.0
 }

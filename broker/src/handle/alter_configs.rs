@@ -13,8 +13,8 @@ use ropewalk_codec::incremental_alter_configs_request::{
 use ropewalk_codec::incremental_alter_configs_response::{
     self as incremental_response, IncrementalAlterConfigsResponse,
 };
-use ropewalk_shard::command::ConfigResource;
 use ropewalk_shard::BrokerId;
+use ropewalk_shard::command::ConfigResource;
 use uuid::Uuid;
 
 use super::describe_configs::{BROKER, GROUP, TOPIC};
@@ -115,9 +115,10 @@ fn resolve(ctx: &Context, kind: i8, name: &Str) -> Result<ConfigResource, Refuse
             Err((ErrorCode::InvalidRequest, "a group must have a name".into()))
         }
         GROUP => Ok(ConfigResource::Group(name.to_string())),
-        kind => {
-            Err((ErrorCode::InvalidRequest, format!("resources of type {kind} cannot be configured")))
-        }
+        kind => Err((
+            ErrorCode::InvalidRequest,
+            format!("resources of type {kind} cannot be configured"),
+        )),
     }
 }
 
@@ -134,10 +135,12 @@ fn validate(resource: &ConfigResource, key: &str, value: Option<&str>) -> Result
         None => Err(refuse(format!("unknown config '{key}'"))),
         Some(value) => match resource {
             ConfigResource::Topic(_) => settings::topic::validate(key, value).map_err(refuse),
-            ConfigResource::Broker(_) => settings::validate_broker(key, value)
-                .map_err(|why| refuse(why.to_string())),
-            ConfigResource::Group(_) => settings::validate_group(key, value)
-                .map_err(|why| refuse(why.to_string())),
+            ConfigResource::Broker(_) => {
+                settings::validate_broker(key, value).map_err(|why| refuse(why.to_string()))
+            }
+            ConfigResource::Group(_) => {
+                settings::validate_group(key, value).map_err(|why| refuse(why.to_string()))
+            }
         },
     }
 }
@@ -210,7 +213,7 @@ fn list_now(ctx: &Context, resource: &ConfigResource, name: &str) -> Result<Vec<
         ConfigResource::Group(_) => settings::group::find(name),
     };
     let key = key.ok_or_else(|| (ErrorCode::InvalidConfig, format!("unknown config '{name}'")))?;
-    if key.kind != settings::Kind::List {
+    if key.kind != settings::key::Kind::List {
         let why = format!("config '{name}' is not a list: append and subtract need one");
         return Err((ErrorCode::InvalidConfig, why));
     }

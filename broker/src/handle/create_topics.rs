@@ -90,9 +90,10 @@ fn translate(ctx: &Context, topic: CreatableTopic) -> Result<NewTopic, Refused> 
 fn check_replication(factor: i16) -> Result<(), Refused> {
     match factor {
         -1 | 1 => Ok(()),
-        factor if factor < 1 => {
-            Err((ErrorCode::InvalidReplicationFactor, "replication factor must be larger than 0".into()))
-        }
+        factor if factor < 1 => Err((
+            ErrorCode::InvalidReplicationFactor,
+            "replication factor must be larger than 0".into(),
+        )),
         factor => Err((
             ErrorCode::InvalidReplicationFactor,
             format!("replication factor {factor} is larger than the number of brokers, 1"),

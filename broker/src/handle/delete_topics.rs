@@ -57,25 +57,24 @@ pub(crate) async fn handle(
     Ok(DeleteTopicsResponse { responses, ..Default::default() })
 }
 
-fn look_up(
-    ctx: &Context,
-    topic: &DeleteTopicState,
-) -> Result<Arc<TopicView>, (ErrorCode, String)> {
+fn look_up(ctx: &Context, topic: &DeleteTopicState) -> Result<Arc<TopicView>, (ErrorCode, String)> {
     if !ctx.settings.delete_topics() {
         let why = "deleting topics is switched off by delete.topic.enable";
         return Err((ErrorCode::TopicDeletionDisabled, why.into()));
     }
     match &topic.name {
-        Some(_) if !topic.topic_id.is_nil() => {
-            Err((ErrorCode::InvalidRequest, "a topic is named by name or by id, not by both".into()))
-        }
+        Some(_) if !topic.topic_id.is_nil() => Err((
+            ErrorCode::InvalidRequest,
+            "a topic is named by name or by id, not by both".into(),
+        )),
         None if topic.topic_id.is_nil() => {
             Err((ErrorCode::InvalidRequest, "neither a name nor an id".into()))
         }
         name => {
             let name = name.clone().unwrap_or_default();
             ctx.topic(&name, topic.topic_id).map_err(|code| {
-                let what = if name.is_empty() { topic.topic_id.to_string() } else { name.to_string() };
+                let what =
+                    if name.is_empty() { topic.topic_id.to_string() } else { name.to_string() };
                 (code, format!("there is no topic '{what}'"))
             })
         }

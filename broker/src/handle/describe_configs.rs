@@ -66,26 +66,28 @@ fn rows(
                 .topic(name, Uuid::nil())
                 .map_err(|code| (code, format!("there is no topic '{name}'")))?;
             let catalog = ctx.node.catalog().state();
+            let resource = ConfigResource::Topic(topic.id);
             let overrides: Vec<(String, String)> = catalog
                 .catalog
                 .iter()
-                .flat_map(|catalog| catalog.configs(&ConfigResource::Topic(topic.id)))
+                .flat_map(|catalog| catalog.configs(&resource))
                 .map(|(key, value)| (key.to_owned(), value.to_owned()))
                 .collect();
             drop(catalog);
             Ok(describe::topic(&ctx.settings, &overrides))
         }
         BROKER if name.is_empty() => Ok(describe::all_brokers(&ctx.settings)),
-        BROKER if **name == *ctx.broker_id.to_string() => {
-            Ok(describe::broker(&ctx.settings))
-        }
+        BROKER if **name == *ctx.broker_id.to_string() => Ok(describe::broker(&ctx.settings)),
         BROKER => {
             let why = format!("there is no broker '{name}', only {}", ctx.broker_id);
             Err((ErrorCode::InvalidRequest, why))
         }
         GROUP => Ok(describe::group(&ctx.settings, name)),
         CLIENT_METRICS => Ok(Vec::new()),
-        kind => Err((ErrorCode::InvalidRequest, format!("resources of type {kind} have no configuration"))),
+        kind => Err((
+            ErrorCode::InvalidRequest,
+            format!("resources of type {kind} have no configuration"),
+        )),
     }
 }
 

@@ -53,7 +53,8 @@ pub(crate) async fn handle(
         return Ok(FetchResponse { error_code, ..Default::default() });
     }
     let wants = resolve(ctx, request.topics);
-    let bytes_max = usize::try_from(request.max_bytes).unwrap_or(0).min(ctx.settings.fetch_bytes_max());
+    let bytes_max =
+        usize::try_from(request.max_bytes).unwrap_or(0).min(ctx.settings.fetch_bytes_max());
     let bytes_min = usize::try_from(request.min_bytes).unwrap_or(0).min(bytes_max);
     let wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0));
     let deadline = Instant::now() + wait.min(limits::FETCH_WAIT_MAX);

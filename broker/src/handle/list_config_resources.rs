@@ -33,7 +33,8 @@ pub(crate) async fn handle(
     }
     let mut config_resources = Vec::new();
     for kind in kinds {
-        let named = |name: String| ConfigResource { resource_name: name.into(), resource_type: kind };
+        let named =
+            |name: String| ConfigResource { resource_name: name.into(), resource_type: kind };
         match kind {
             TOPIC => {
                 let topics = ctx.view.all();

@@ -23,6 +23,9 @@ const LATEST_TIERED: i64 = -5;
 /// The first offset not yet in object storage (KIP-1023).
 const EARLIEST_PENDING_UPLOAD: i64 = -6;
 
+/// The first version with words for the epoch of an offset (KIP-320).
+const LEADER_EPOCH_SINCE: i16 = 4;
+
 /// Answers the request.
 pub(crate) async fn handle(
     ctx: &Arc<Context>,
@@ -42,11 +45,15 @@ pub(crate) async fn handle(
                 Ok(found) => look_up(found, &asked).await,
                 Err(code) => Err(code),
             };
-            partitions.push(answer.unwrap_or_else(|code| ListOffsetsPartitionResponse {
+            let mut answer = answer.unwrap_or_else(|code| ListOffsetsPartitionResponse {
                 partition_index: asked.partition_index,
                 error_code: call.refuse(code),
                 ..Default::default()
-            }));
+            });
+            if call.version < LEADER_EPOCH_SINCE {
+                answer.leader_epoch = -1;
+            }
+            partitions.push(answer);
         }
         topics.push(ListOffsetsTopicResponse { name: topic.name, partitions });
     }
@@ -67,7 +74,7 @@ async fn look_up(
         LATEST_TIERED => (-1, -1),
         EARLIEST_PENDING_UPLOAD => (log.log_start(), -1),
         MAX_TIMESTAMP => {
-            let found = tokio::task::block_in_place(|| log.latest_by_max_timestamp());
+            let found = tokio::task::block_in_place(|| log.max_timestamp());
             found.map_err(|error| ErrorCode::from(&error))?.unwrap_or((-1, -1))
         }
         timestamp if timestamp >= 0 => {

@@ -70,7 +70,9 @@ async fn create_missing(ctx: &Context, asked: &[MetadataRequestTopic]) {
     for (made, topic) in ctx.topics.create(wanted.clone(), false).await.into_iter().zip(wanted) {
         match made {
             Ok(created) => tracing::info!(
-                topic = topic.name, partitions = created.partitions, "made on first use"
+                topic = topic.name,
+                partitions = created.partitions,
+                "made on first use"
             ),
             Err(error) => tracing::debug!(topic = topic.name, %error, "not made"),
         }

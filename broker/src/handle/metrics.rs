@@ -13,7 +13,7 @@ use crate::handle::ErrorCode;
 
 /// Counters of all APIs; a clone counts the same.
 #[derive(Debug, Clone)]
-pub struct Metrics {
+pub(crate) struct Metrics {
     requests: Family<Api, Counter>,
     errors: Family<ApiError, Counter>,
     duration: Family<Api, Histogram>,
@@ -37,7 +37,7 @@ fn durations() -> Histogram {
 
 impl Metrics {
     /// Makes them and shows them in `registry`.
-    pub fn register(registry: &mut Registry) -> Self {
+    pub(crate) fn register(registry: &mut Registry) -> Self {
         let all = Self {
             requests: Family::default(),
             errors: Family::default(),

@@ -53,5 +53,10 @@ fn end_of(
     } else {
         partition.epoch_end(asked.leader_epoch).unwrap_or((-1, -1))
     };
-    Ok(EpochEndOffset { partition: asked.partition, leader_epoch, end_offset, ..Default::default() })
+    Ok(EpochEndOffset {
+        partition: asked.partition,
+        leader_epoch,
+        end_offset,
+        ..Default::default()
+    })
 }

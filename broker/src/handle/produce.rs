@@ -9,11 +9,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ropewalk_batch::{Refusal, check};
+use ropewalk_codec::Str;
 use ropewalk_codec::produce_request::{PartitionProduceData, ProduceRequest, TopicProduceData};
 use ropewalk_codec::produce_response::{
     BatchIndexAndErrorMessage, PartitionProduceResponse, ProduceResponse, TopicProduceResponse,
 };
-use ropewalk_codec::Str;
 use ropewalk_shard::command::Append;
 use ropewalk_shard::handle::AppendResult;
 use ropewalk_shard::state::Appended;
@@ -99,10 +99,9 @@ pub(crate) async fn propose(
             partition_responses: answers,
         });
     }
-    let waiting = shards.into_values().map(|to| Waiting {
-        answer: to.shard.append(to.items),
-        places: to.places,
-    });
+    let waiting = shards
+        .into_values()
+        .map(|to| Waiting { answer: to.shard.append(to.items), places: to.places });
     Ok(Proposed { acks, response, waiting: waiting.collect() })
 }
 

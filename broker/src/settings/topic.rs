@@ -5,6 +5,7 @@
 
 use ropewalk_batch::{Compression, Rules, Target, TimestampType};
 use ropewalk_segment::SegmentConfig;
+use ropewalk_segment::retention::Retention;
 
 use super::broker::{CLEANUP_POLICIES, COMPRESSIONS, TIMESTAMP_TYPES};
 use super::key::{Key, Kind, Synonym, Update, Valid, list};
@@ -279,6 +280,13 @@ impl TopicConfig {
             zstd_allowed,
             decompressed_bytes_max: limits::DECOMPRESSED_BYTES_MAX,
         }
+    }
+
+    /// Which records are old.
+    #[must_use]
+    pub fn retention(&self) -> Retention {
+        let bytes = self.retention_bytes.and_then(|bytes| u64::try_from(bytes).ok());
+        Retention { retention_ms: self.retention_ms, retention_bytes: bytes }
     }
 
     /// Whether old records are deleted.
