@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::connection::Connection;
 
-const FETCH_VERSION: i16 = 12;
+pub(crate) const FETCH_VERSION: i16 = 12;
 
 /// What to read.
 #[derive(Debug, Clone, clap::Args)]

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use ropewalk_codec::create_topics_request::{CreatableTopic, CreateTopicsRequest};
-use ropewalk_codec::metadata_request::{MetadataRequest, MetadataRequestTopic};
+use ropewalk_codec::fetch_request::FetchRequest;
 
 use crate::connection::Connection;
+use crate::consume::{FETCH_VERSION, fetch_request};
 
 const CREATE_VERSION: i16 = 5;
-const METADATA_VERSION: i16 = 9;
 const TOPIC_ALREADY_EXISTS: i16 = 36;
 /// Topics in one request, so that no request takes long.
 const AT_ONCE: usize = 500;
@@ -43,25 +43,21 @@ pub(crate) fn create(bootstrap: &str, names: &[String], partitions: i32) -> Resu
             let code = created.error_code;
             ensure!(code == 0 || code == TOPIC_ALREADY_EXISTS, "{:?}: error {code}", created.name);
         }
-        wait_for_leaders(&mut connection, some)?;
+        wait_for_leaders(&mut connection, some, partitions)?;
     }
     Ok(())
 }
 
-fn wait_for_leaders(connection: &mut Connection, names: &[String]) -> Result<()> {
-    let topics = names.iter().map(|name| MetadataRequestTopic {
-        name: Some(name.as_str().into()),
-        ..Default::default()
-    });
-    let request = MetadataRequest { topics: Some(topics.collect()), ..Default::default() };
+/// Metadata may name a leader before it serves; a fetch is answered only by one that does.
+fn wait_for_leaders(connection: &mut Connection, names: &[String], partitions: i32) -> Result<()> {
+    let from: Vec<_> = (0..partitions).map(|partition| (partition, 0)).collect();
+    let topics = names.iter().flat_map(|name| fetch_request(name, &from, 1, 0).topics);
+    let request = FetchRequest { topics: topics.collect(), ..fetch_request("", &[], 1, 0) };
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
-        let answer = connection.call(METADATA_VERSION, &request)?;
-        let led = |code: i16| code == 0;
-        let all = answer.topics.iter().all(|topic| {
-            led(topic.error_code) && topic.partitions.iter().all(|p| led(p.error_code))
-        });
-        if all && answer.topics.len() == names.len() {
+        let answer = connection.call(FETCH_VERSION, &request)?;
+        let mut served = answer.responses.iter().flat_map(|topic| &topic.partitions);
+        if answer.responses.len() == names.len() && served.all(|p| p.error_code == 0) {
             return Ok(());
         }
         ensure!(Instant::now() < deadline, "no leaders after 60 s");
