@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 
 use ropewalk_wal::{Submission, WalError, WalHandle};
 use tokio::sync::{mpsc, oneshot, watch};
-use tracing::{debug, error, info};
+use tracing::{debug, error};
 
 use crate::command::{Append, Command};
 use crate::handle::{AppendResult, Capture, Input, Observer, ProposeError, Shard};
@@ -314,7 +314,7 @@ impl Driver {
             }
         }
         if let Some(term) = work.leads {
-            info!(shard = %self.shard.id(), ?term, "leadership changed");
+            debug!(shard = %self.shard.id(), ?term, "leadership changed");
             self.shard.set_leading(term);
             self.around.observer.leads(self.shard.id(), term);
         }

@@ -245,5 +245,6 @@ fn commits(node: &Node, only: Option<TopicId>) -> Commits {
 /// A rate to a thousandth: more digits would only pretend.
 fn rounded(per_second: f64) -> f64 {
     // The sum of nothing is -0; adding 0 makes it what people expect.
-    (per_second * 1000.0).round() / 1000.0 + 0.0
+    // The sum of nothing is -0.0.
+    (per_second * 1000.0).round() / 1000.0 + 0.0 + 0.0
 }
