@@ -32,7 +32,7 @@ PATIENCE_MS = 900_000
 def write_with_librdkafka(bootstrap, name, journal, stop, codec):
     producer = Producer({
         "bootstrap.servers": bootstrap, "enable.idempotence": True, "acks": "all", "linger.ms": 2,
-        "compression.type": codec, "message.timeout.ms": PATIENCE_MS, "reconnect.backoff.max.ms": 200,
+        "compression.type": codec, "message.timeout.ms": PATIENCE_MS, "log_level": 0, "reconnect.backoff.max.ms": 200,
         "queue.buffering.max.messages": 2000,
     })
     with open(journal, "w", buffering=1) as journal:
@@ -86,7 +86,7 @@ def write_with_kafka_python(bootstrap, name, journal, stop, codec):
 def commit(bootstrap, journal, stop):
     consumer = Consumer({
         "bootstrap.servers": bootstrap, "group.id": GROUP, "enable.auto.commit": False,
-        "auto.offset.reset": "earliest", "reconnect.backoff.max.ms": 200, "session.timeout.ms": 45000,
+        "auto.offset.reset": "earliest", "log_level": 0, "reconnect.backoff.max.ms": 200, "session.timeout.ms": 45000,
     })
     consumer.subscribe([TOPIC])
     with open(journal, "w", buffering=1) as journal:
@@ -133,7 +133,7 @@ class Broker:
 
 def read_back(bootstrap):
     """Every record: partition -> [(offset, value)]."""
-    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "reader", "enable.auto.commit": False})
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "reader", "enable.auto.commit": False, "log_level": 0})
     records = {}
     for partition in range(PARTITIONS):
         tp = TopicPartition(TOPIC, partition, 0)
@@ -196,13 +196,9 @@ def main(binary, scratch, kills, seed):
     scratch, rng = pathlib.Path(scratch), random.Random(seed)
     with socket.socket() as a, socket.socket() as b:
         a.bind(("127.0.0.1", 0)), b.bind(("127.0.0.1", 0))
-        port, admin = a.getsockname()[1], b.getsockname()[1]
+        port, admin_port = a.getsockname()[1], b.getsockname()[1]
     bootstrap = f"127.0.0.1:{port}"
-    broker = Broker(binary, scratch, port, admin)
-    broker.start()
-    created = AdminClient({"bootstrap.servers": bootstrap}).create_topics([NewTopic(TOPIC, PARTITIONS, 1)])
-    created[TOPIC].result(30)
-
+    broker = Broker(binary, scratch, port, admin_port)
     stop = multiprocessing.Event()
     writers = [("rd-none", write_with_librdkafka, "none"), ("rd-lz4", write_with_librdkafka, "lz4"),
                ("python", write_with_kafka_python, None)]
@@ -212,6 +208,9 @@ def main(binary, scratch, kills, seed):
                  for (name, write, codec), journal in zip(writers, journals)]
     processes.append(multiprocessing.Process(target=commit, args=(bootstrap, commits, stop)))
     try:
+        broker.start()
+        admin = AdminClient({"bootstrap.servers": bootstrap})
+        admin.create_topics([NewTopic(TOPIC, PARTITIONS, 1)])[TOPIC].result(30)
         for process in processes:
             process.start()
         for kill in range(kills):
@@ -244,8 +243,8 @@ def main(binary, scratch, kills, seed):
     finally:
         for process in processes:
             if process.is_alive():
-                process.terminate()
-        if broker.process.poll() is None:
+                process.kill()
+        if broker.process and broker.process.poll() is None:
             broker.kill()
 
 
