@@ -277,10 +277,18 @@ impl DataDir {
     /// When the disk fails; whether it is formatted is then known after the next start.
     pub(crate) fn finish_formatting(&self) -> Result<(), DirectoryError> {
         let (from, to) = (self.root.join(FORMING), self.root.join(META));
-        let renamed = self.disk.rename(&from, &to);
-        renamed
-            .and_then(|()| self.disk.sync_dir(&self.root, "meta-directory"))
-            .map_err(DirectoryError::io(&to))
+        self.disk.rename(&from, &to).map_err(DirectoryError::io(&to))?;
+        self.settle()
+    }
+
+    /// What [`Self::look`] found stays so. A process that could not make it durable may have died of that
+    /// before it served, and left it in the page cache.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub(crate) fn settle(&self) -> Result<(), DirectoryError> {
+        let synced = self.disk.sync_dir(&self.root, "meta-directory");
+        synced.map_err(DirectoryError::sync(&self.root))
     }
 
     fn read_meta(&self) -> Result<Identity, DirectoryError> {

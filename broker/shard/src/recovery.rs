@@ -2,7 +2,7 @@
 //!
 //! # Order
 //!
-//! 1. Take the lock, read whose directory it is.
+//! 1. Read whose directory it is, and make that durable: an earlier process may have failed to.
 //! 2. Open the write-ahead log, which cuts its torn tail and finds out which replicas it lost records of.
 //! 3. Per shard: the newest snapshot that can be believed; the log's entries after it.
 //! 4. Remove what no kept snapshot names.
@@ -141,6 +141,7 @@ pub fn open(data: DataDir, options: &Options) -> Result<Opened, OpenError> {
             return Err(DirectoryError::Empty(data.root().to_owned()).into());
         }
     };
+    data.settle()?;
     let (wal, recovered) = Wal::open(Arc::clone(data.disk()), &data.wal(), options.wal)?;
     for note in &recovered.notes {
         tracing::warn!(note, "recovery of the write-ahead log");

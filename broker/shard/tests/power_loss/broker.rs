@@ -1,0 +1,277 @@
+//! A broker in one thread: replicas, write-ahead log and keeper, without a clock of its own.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use ropewalk_disk::SimDisk;
+use ropewalk_segment::SegmentConfig;
+use ropewalk_shard::checkpoint::{self, Journal, Keeper, KeeperError, Next, Policy, Source};
+use ropewalk_shard::driver::Logs;
+use ropewalk_shard::handle::Capture;
+use ropewalk_shard::recovery::{self, OpenError, Opened};
+use ropewalk_shard::replica::{Replica, Write};
+use ropewalk_shard::shelf::Shelf;
+use ropewalk_shard::{
+    BrokerId, DataDir, Effect, Identity, Outcome, PartitionId, PartitionLog, ProposeError, ShardId,
+    State, birth,
+};
+use ropewalk_wal::{Record, ReplicaKey, Wal, WalError};
+
+use super::oracle::Op;
+
+pub(crate) const ROOT: &str = "/data";
+/// Shards beside the catalog.
+pub(crate) const SHARDS: u32 = 3;
+
+const OPTIONS: recovery::Options = recovery::Options {
+    wal: ropewalk_wal::Options {
+        file_bytes: 256 << 10,
+        first_file_bytes: 256 << 10,
+        files_bytes_max: 8 << 20,
+        spares_max: 3,
+    },
+    tail_bytes_max: 96 << 10,
+    open_files_max: 4,
+};
+
+const CHECKPOINTS: checkpoint::Options = checkpoint::Options {
+    wal_used_bytes_soft_max: 300 << 10,
+    checkpoint_age_ms: 3_000,
+    syncs_per_second: 10,
+};
+
+/// The disk has had enough: the process ends.
+#[derive(Debug)]
+pub(crate) struct Ended;
+
+/// A proposal that was decided.
+#[derive(Debug)]
+pub(crate) struct Decided {
+    pub(crate) shard: ShardId,
+    pub(crate) op: Op,
+    pub(crate) outcome: Result<Outcome, ProposeError>,
+}
+
+pub(crate) struct Broker {
+    wal: Arc<Mutex<Wal>>,
+    pub(crate) shards: BTreeMap<ShardId, Running>,
+    keeper: Keeper,
+    now_ms: i64,
+    next_ticket: u64,
+    pub(crate) checkpoints: u64,
+}
+
+pub(crate) struct Running {
+    replica: Replica,
+    cell: Arc<Mutex<Cell>>,
+    shelf: Arc<Shelf>,
+    pub(crate) undecided: BTreeMap<u64, Op>,
+}
+
+/// What the keeper and the shard share.
+#[derive(Debug)]
+pub(crate) struct Cell {
+    capture: Capture,
+    logs: HashMap<PartitionId, Arc<PartitionLog>>,
+}
+
+#[derive(Debug)]
+struct Captured(Arc<Mutex<Cell>>);
+
+impl Source for Captured {
+    fn capture(&self) -> Option<Capture> {
+        let cell = self.0.lock();
+        let logs = cell.logs.iter().map(|(id, log)| (*id, Arc::clone(log))).collect();
+        Some(Capture { logs, ..cell.capture.clone() })
+    }
+}
+
+#[derive(Debug)]
+struct OneThread(Arc<Mutex<Wal>>);
+
+impl Journal for OneThread {
+    fn truncate(&self, key: ReplicaKey, index: u64, term: u64) -> Result<(), KeeperError> {
+        let records = [Record::Truncated { key, index, term }];
+        match self.0.lock().write_round_from_reserve(&records) {
+            Ok(_) => Ok(()),
+            Err(error) if error.is_final() => Err(KeeperError::Final(error.to_string())),
+            Err(error) => Err(KeeperError::Later(error.to_string())),
+        }
+    }
+
+    fn release(&self, needed: &BTreeMap<ReplicaKey, u64>) {
+        self.0.lock().release(needed);
+    }
+
+    fn used_bytes(&self) -> u64 {
+        self.0.lock().used_bytes()
+    }
+
+    fn pinned_by_oldest(&self) -> Vec<(ReplicaKey, u64)> {
+        self.0.lock().pinned_by_oldest()
+    }
+}
+
+#[derive(Debug)]
+struct SmallSegments;
+
+impl Policy for SmallSegments {
+    fn segments(&self, _: PartitionId) -> SegmentConfig {
+        SegmentConfig { segment_bytes: 40 << 10, ..SegmentConfig::default() }
+    }
+}
+
+/// Opens the directory, after formatting it if that was never finished.
+pub(crate) fn open(disk: &SimDisk) -> Result<Opened, OpenError> {
+    let data = DataDir::new(Arc::new(disk.clone()), PathBuf::from(ROOT));
+    let _lock = data.lock()?;
+    if !matches!(data.look()?, ropewalk_shard::directory::Found::Formatted(_)) {
+        let identity =
+            Identity { cluster_id: "sim".to_owned(), broker_id: BrokerId(1), shards: SHARDS };
+        birth::format(&data, &identity, &OPTIONS)?;
+    }
+    recovery::open(data, &OPTIONS)
+}
+
+impl Broker {
+    /// Starts every replica and replays what has to be.
+    pub(crate) fn start(opened: Opened, now_ms: i64) -> Result<Self, Ended> {
+        let wal = Arc::new(Mutex::new(opened.wal));
+        let journal = Box::new(OneThread(Arc::clone(&wal)));
+        let mut keeper = Keeper::new(opened.store, journal, Arc::new(SmallSegments), CHECKPOINTS);
+        let mut shards = BTreeMap::new();
+        for found in opened.replicas {
+            let (index, term) = found.start.snapshot;
+            let members = found.start.members.clone();
+            let replica = Replica::new(found.shard, found.start).expect("a sane start");
+            let capture = Capture {
+                replica: replica.id(),
+                index,
+                term,
+                members,
+                state: found.state,
+                logs: Vec::new(),
+            };
+            let cell = Arc::new(Mutex::new(Cell { capture, logs: found.logs }));
+            keeper.add(found.files, Box::new(Captured(Arc::clone(&cell))));
+            let (shelf, undecided) = (found.shelf, BTreeMap::new());
+            shards.insert(found.shard, Running { replica, cell, shelf, undecided });
+        }
+        let (next_ticket, checkpoints) = (0, 0);
+        let mut broker = Self { wal, shards, keeper, now_ms, next_ticket, checkpoints };
+        broker.settle()?;
+        Ok(broker)
+    }
+
+    pub(crate) fn now_ms(&self) -> i64 {
+        self.now_ms
+    }
+
+    pub(crate) fn pass(&mut self, ms: i64) {
+        self.now_ms += ms;
+    }
+
+    /// Proposes; nothing is written before the next settling.
+    pub(crate) fn propose(&mut self, shard: ShardId, op: Op) {
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        let running = self.shards.get_mut(&shard).expect("all shards run");
+        let taken = running.replica.propose(ticket, &op.command(), self.now_ms);
+        taken.expect("a lone replica leads");
+        running.undecided.insert(ticket, op);
+    }
+
+    /// Goes on until nothing is left to do: what all shards have to write is one round.
+    pub(crate) fn settle(&mut self) -> Result<Vec<Decided>, Ended> {
+        let mut decided = Vec::new();
+        loop {
+            let mut writes: Vec<(ShardId, Write)> = Vec::new();
+            for (shard, running) in &mut self.shards {
+                running.poll(*shard, &mut writes, &mut decided);
+            }
+            if writes.is_empty() {
+                return Ok(decided);
+            }
+            let records: Vec<Record> =
+                writes.iter().flat_map(|(_, write)| write.records.clone()).collect();
+            match self.wal.lock().write_round(&records) {
+                Ok(_) => {}
+                Err(WalError::Failed(_) | WalError::Closed) => return Err(Ended),
+                Err(error) => panic!("a round was refused: {error}"),
+            }
+            for (shard, write) in writes {
+                let running = self.shards.get_mut(&shard).expect("it wrote");
+                running.replica.persisted(write.number);
+            }
+        }
+    }
+
+    /// One step of the background work.
+    pub(crate) fn step(&mut self) -> Result<(), Ended> {
+        match self.keeper.step(self.now_ms) {
+            Ok(Next::Now) => self.checkpoints += 1,
+            Ok(Next::Wait) => {}
+            Err(_) => return Err(Ended),
+        }
+        Ok(())
+    }
+
+    /// Stops in order.
+    pub(crate) fn stop(mut self) -> Result<(), Ended> {
+        self.keeper.checkpoint_all(self.now_ms).map_err(|_| Ended)
+    }
+
+    /// The partitions and groups of a shard.
+    pub(crate) fn look<T>(
+        &self,
+        shard: ShardId,
+        look: impl FnOnce(&State, &HashMap<PartitionId, Arc<PartitionLog>>) -> T,
+    ) -> T {
+        let cell = self.shards[&shard].cell.lock();
+        look(&cell.capture.state, &cell.logs)
+    }
+}
+
+impl Running {
+    fn poll(
+        &mut self,
+        shard: ShardId,
+        writes: &mut Vec<(ShardId, Write)>,
+        decided: &mut Vec<Decided>,
+    ) {
+        let mut cell = self.cell.lock();
+        while let Some(work) = self.replica.poll(&mut cell.capture.state) {
+            writes.extend(work.write.map(|write| (shard, write)));
+            for effect in work.effects {
+                cell.carry_out(effect, &self.shelf);
+            }
+            for (ticket, outcome) in work.outcomes {
+                let op = self.undecided.remove(&ticket).expect("each is decided once");
+                decided.push(Decided { shard, op, outcome });
+            }
+        }
+        let (index, term) = self.replica.applied();
+        (cell.capture.index, cell.capture.term) = (index, term);
+    }
+}
+
+impl Cell {
+    fn carry_out(&mut self, effect: Effect, shelf: &Shelf) {
+        match effect {
+            Effect::Appended { partition, batch, time_ms } => {
+                self.logs[&partition].append(batch, time_ms);
+            }
+            Effect::Opened(partition) => {
+                self.logs.insert(partition, shelf.open(partition));
+            }
+            Effect::Closed(partition) => {
+                let log = self.logs.remove(&partition).expect("it was open");
+                shelf.closed(partition, log);
+            }
+            Effect::LogStart { partition, offset } => self.logs[&partition].set_log_start(offset),
+            Effect::Committed { .. } | Effect::GroupChanged(_) | Effect::CatalogChanged(_) => {}
+        }
+    }
+}

@@ -1,0 +1,336 @@
+//! A machine that lives, dies and lives again, from a seed.
+
+use std::collections::BTreeMap;
+
+use ropewalk_disk::{Fault, Operation, SimDisk};
+use ropewalk_shard::{Outcome, PartitionId, ShardId, TopicId};
+
+use super::broker::{self, Broker, Decided, Ended, SHARDS};
+use super::oracle::{Kept, Model, Op, Sent};
+
+const PRODUCERS: u64 = 3;
+
+/// Splitmix64.
+pub(crate) struct Dice(u64);
+
+impl Dice {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+
+    pub(crate) fn one_in(&mut self, bound: u64) -> bool {
+        self.below(bound) == 0
+    }
+}
+
+pub(crate) struct Machine {
+    pub(crate) disk: SimDisk,
+    pub(crate) dice: Dice,
+    models: BTreeMap<ShardId, Model>,
+    /// Proposals of the last life of which nobody heard, in order.
+    doubts: BTreeMap<ShardId, Vec<Op>>,
+    next_topic: u128,
+    now_ms: i64,
+    pub(crate) fails: bool,
+    pub(crate) acked: u64,
+    pub(crate) checkpoints: u64,
+    pub(crate) doubts_kept: u64,
+    pub(crate) lives: u64,
+}
+
+impl Machine {
+    pub(crate) fn new(seed: u64, ignored: Option<&'static str>) -> Self {
+        let disk = SimDisk::new(seed);
+        if let Some(why) = ignored {
+            disk.ignore_syncs(why);
+        }
+        Self {
+            disk,
+            dice: Dice::new(seed),
+            models: (0..=SHARDS).map(|shard| (ShardId(shard), Model::default())).collect(),
+            doubts: BTreeMap::new(),
+            next_topic: 1,
+            now_ms: 1_000_000,
+            fails: false,
+            acked: 0,
+            checkpoints: 0,
+            doubts_kept: 0,
+            lives: 0,
+        }
+    }
+
+    /// One life. The error is a broken promise.
+    pub(crate) fn live(&mut self) -> Result<(), String> {
+        self.plan_the_end();
+        self.live_on()
+    }
+
+    /// One life, whose end is planned already.
+    pub(crate) fn live_on(&mut self) -> Result<(), String> {
+        let opened = match broker::open(&self.disk) {
+            Ok(opened) => opened,
+            Err(_) if self.disk.crashed() || self.fails => return Ok(()),
+            Err(error) => return Err(format!("cannot be opened: {error}")),
+        };
+        if let Some(damaged) = opened.damaged.first() {
+            return Err(format!("{} is damaged: {}", damaged.shard, damaged.what));
+        }
+        if let Some((partition, what)) = opened.damaged_partitions.first() {
+            return Err(format!("{partition} is damaged: {what}"));
+        }
+        let Ok(mut broker) = Broker::start(opened, self.now_ms) else { return Ok(()) };
+        self.compare(&broker)?;
+        let acts = 20 + self.dice.below(100);
+        for _ in 0..acts {
+            let ended = self.act(&mut broker)?;
+            if ended {
+                return Ok(());
+            }
+        }
+        self.now_ms = broker.now_ms();
+        self.checkpoints += broker.checkpoints;
+        if self.dice.one_in(2) {
+            let _ = broker.stop();
+        }
+        Ok(())
+    }
+
+    fn plan_the_end(&mut self) {
+        self.lives += 1;
+        self.fails = false;
+        match self.dice.below(10) {
+            // In the middle of recovery, often.
+            0..=2 => self.disk.crash_at(1 + self.dice.below(60)),
+            3..=6 => self.disk.crash_at(1 + self.dice.below(700)),
+            7 | 8 => {
+                self.fails = true;
+                let operation = match self.dice.below(4) {
+                    0 => Operation::Write,
+                    1 => Operation::SyncDir,
+                    _ => Operation::Sync,
+                };
+                let skip = self.dice.below(80);
+                self.disk.inject(Fault { skip, ..Fault::next(operation) });
+            }
+            _ => {}
+        }
+    }
+
+    pub(crate) fn end_life(&mut self) {
+        self.disk.clear_faults();
+        if self.dice.one_in(3) {
+            self.disk.restart();
+        } else {
+            self.disk.power_cycle(self.dice.next());
+        }
+    }
+
+    /// Finds out what became of the doubts, and whether all else is there.
+    fn compare(&mut self, broker: &Broker) -> Result<(), String> {
+        for (shard, model) in &mut self.models {
+            let doubts = self.doubts.remove(shard).unwrap_or_default();
+            let mut first_wrong = None;
+            let mut found = false;
+            for kept in 0..=doubts.len() {
+                if kept > 0 {
+                    model.apply(&doubts[kept - 1]);
+                }
+                let compared = broker.look(*shard, |state, logs| {
+                    model.compare(state, |id| logs.get(id).map(|log| &**log))
+                });
+                match compared {
+                    Ok(()) => {
+                        self.doubts_kept += kept as u64;
+                        found = true;
+                        break;
+                    }
+                    Err(wrong) => {
+                        first_wrong.get_or_insert(wrong);
+                    }
+                }
+            }
+            if !found {
+                let wrong = first_wrong.expect("something was wrong");
+                return Err(format!("{shard}: {wrong} ({} doubts)", doubts.len()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Does something; whether life is over.
+    fn act(&mut self, broker: &mut Broker) -> Result<bool, String> {
+        broker.pass(self.dice.below(200) as i64);
+        let done = match self.dice.below(12) {
+            0..=6 => {
+                for _ in 0..=self.dice.below(4) {
+                    self.propose(broker);
+                }
+                self.settle(broker)?
+            }
+            7 => {
+                self.retry(broker);
+                self.settle(broker)?
+            }
+            8 => {
+                self.read(broker)?;
+                Ok(())
+            }
+            _ => broker.step(),
+        };
+        match done {
+            Ok(()) => Ok(false),
+            Err(Ended) if self.disk.crashed() || self.fails => {
+                self.checkpoints += broker.checkpoints;
+                let doubts = broker.shards.iter().map(|(shard, running)| {
+                    (*shard, running.undecided.values().cloned().collect::<Vec<Op>>())
+                });
+                self.doubts = doubts.collect();
+                self.now_ms = broker.now_ms();
+                Ok(true)
+            }
+            Err(Ended) => Err("D2: it ended for no reason".to_owned()),
+        }
+    }
+
+    fn settle(&mut self, broker: &mut Broker) -> Result<Result<(), Ended>, String> {
+        match broker.settle() {
+            Ok(decided) => {
+                for decided in decided {
+                    self.decided(decided)?;
+                }
+                Ok(Ok(()))
+            }
+            Err(ended) => Ok(Err(ended)),
+        }
+    }
+
+    /// Checks an answer against the model, then believes it.
+    fn decided(&mut self, decided: Decided) -> Result<(), String> {
+        let Decided { shard, op, outcome } = decided;
+        let model = self.models.get_mut(&shard).expect("all shards are modelled");
+        let outcome = outcome.map_err(|error| format!("refused: {error}"))?;
+        if let (Op::Append(items), Outcome::Appended(results)) = (&op, &outcome) {
+            // One after the other: the second batch of an entry sees the first.
+            for (item, result) in items.iter().zip(results) {
+                let (partition, sent) = item;
+                let found = result.map_err(|refused| format!("refused: {refused}"))?;
+                let kept = model.partitions.get(partition).ok_or("it was not open")?;
+                let before = kept.find(sent.producer, sent.sequence);
+                let expected = before.unwrap_or(kept.next_offset);
+                if found.duplicate != before.is_some() || found.base_offset != expected {
+                    return Err(format!("D5/O1: answered {found:?} for {before:?}/{expected}"));
+                }
+                model.apply(&Op::Append(vec![item.clone()]));
+            }
+        } else {
+            model.apply(&op);
+        }
+        self.acked += 1;
+        Ok(())
+    }
+
+    fn propose(&mut self, broker: &mut Broker) {
+        let shard = ShardId(1 + self.dice.below(u64::from(SHARDS)) as u32);
+        // What was proposed and not decided yet counts: sequences go on from there.
+        let mut model = self.models[&shard].clone();
+        for op in broker.shards[&shard].undecided.values() {
+            model.apply(op);
+        }
+        let partitions: Vec<PartitionId> = model.partitions.keys().copied().collect();
+        let op = match self.dice.below(40) {
+            0 | 1 if partitions.len() < 4 => self.open(),
+            _ if partitions.is_empty() => self.open(),
+            2 => Op::Close(self.one_of(&partitions)),
+            3 => {
+                let partition = self.one_of(&partitions);
+                let end = model.partitions[&partition].next_offset;
+                Op::LogStart(partition, self.dice.below(end as u64 + 1) as i64)
+            }
+            4..=7 => {
+                let group = format!("group-{}", self.dice.below(2));
+                let (partition, offset) = (self.one_of(&partitions), self.dice.below(50) as i64);
+                Op::Commit { group, partition, offset }
+            }
+            _ => {
+                let mut items = Vec::new();
+                for _ in 0..=self.dice.below(3) {
+                    let partition = self.one_of(&partitions);
+                    let sent = self.batch(&model.partitions[&partition]);
+                    model.apply(&Op::Append(vec![(partition, sent.clone())]));
+                    items.push((partition, sent));
+                }
+                Op::Append(items)
+            }
+        };
+        broker.propose(shard, op);
+    }
+
+    fn open(&mut self) -> Op {
+        let topic = TopicId(uuid::Uuid::from_u128(self.next_topic));
+        self.next_topic += 1;
+        Op::Open(PartitionId { topic, index: 0 })
+    }
+
+    fn one_of(&mut self, partitions: &[PartitionId]) -> PartitionId {
+        // The first ones are busier than the others.
+        let bound = 1 + self.dice.below(partitions.len() as u64);
+        partitions[self.dice.below(bound) as usize]
+    }
+
+    fn batch(&mut self, kept: &Kept) -> Sent {
+        let producer = self.dice.below(PRODUCERS) as i64;
+        let size = match self.dice.below(10) {
+            0 => 12_000,
+            1..=3 => 3_000,
+            _ => 100,
+        };
+        let value = vec![self.dice.next() as u8; 1 + self.dice.below(size) as usize];
+        let records = 1 + self.dice.below(4) as i32;
+        Sent::new(producer, kept.next_sequence(producer), records, &value)
+    }
+
+    /// A producer that did not hear the answer to one of its last batches sends it again (D5).
+    fn retry(&mut self, broker: &mut Broker) {
+        let shard = ShardId(1 + self.dice.below(u64::from(SHARDS)) as u32);
+        let producer = self.dice.below(PRODUCERS) as i64;
+        let partitions: Vec<(&PartitionId, &Kept)> =
+            self.models[&shard].partitions.iter().collect();
+        if partitions.is_empty() {
+            return;
+        }
+        let (partition, kept) = partitions[self.dice.below(partitions.len() as u64) as usize];
+        let sent = kept.batches.iter().rev().filter(|(_, sent)| sent.producer == producer);
+        let last: Vec<&Sent> = sent.take(5).map(|(_, sent)| sent).collect();
+        if let Some(last) = last.get(self.dice.below(5) as usize) {
+            broker.propose(shard, Op::Append(vec![(*partition, (*last).clone())]));
+        }
+    }
+
+    fn read(&mut self, broker: &Broker) -> Result<(), String> {
+        for (shard, model) in &self.models {
+            for (partition, kept) in &model.partitions {
+                let span = kept.next_offset - kept.log_start;
+                let from = kept.log_start + self.dice.below(span as u64 + 1) as i64;
+                let bytes_max = self.dice.below(20_000) as usize;
+                let compared = broker
+                    .look(*shard, |_, logs| kept.compare_from(&logs[partition], from, bytes_max));
+                if self.disk.crashed() || self.fails {
+                    continue;
+                }
+                compared.map_err(|wrong| format!("{partition}: {wrong}"))?;
+            }
+        }
+        Ok(())
+    }
+}
