@@ -27,7 +27,14 @@ impl Written {
                     let ropewalk_wal::HardState { term, vote, commit } = state;
                     self.hard_state = HardState { term, vote, commit };
                 }
-                other => panic!("not written by a replica: {other:?}"),
+                other @ (Record::ConfState { .. }
+                | Record::Created { .. }
+                | Record::SnapshotInstalled { .. }
+                | Record::Truncated { .. }
+                | Record::ReplicaDestroyed { .. }
+                | Record::LossAccepted { .. }) => {
+                    panic!("not written by a replica: {other:?}")
+                }
             }
         }
     }

@@ -57,7 +57,6 @@ fn d1_taking_out_any_one_sync_is_noticed() {
     let mut unnoticed = Vec::new();
     for why in reasons {
         let noticed = (0..2000).find_map(|seed| run(seed, Some(why)).err());
-        println!("{why}: {noticed:?}");
         if noticed.is_none() {
             unnoticed.push(why);
         }
