@@ -162,6 +162,8 @@ impl Machine {
                     other => Err(format!("D2: a failed log answers {other:?}")),
                 }
             }
+            // The dice may ask for more than fits a file.
+            Err(WalError::TooLarge { .. }) => Ok(true),
             Err(error) => Err(format!("a round was refused: {error}")),
         }
     }
