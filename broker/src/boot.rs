@@ -154,6 +154,8 @@ impl Broker {
             listen::Options {
                 frame_bytes_max: settings.frame_bytes_max(),
                 idle_max: settings.idle_max(),
+                frame_time_max: limits::FRAME_TIME_MAX,
+                write_time_max: limits::WRITE_TIME_MAX,
                 connections_max: connections_max(&settings),
                 connections_per_ip_max: settings.connections_per_ip_max(),
             },

@@ -359,3 +359,6 @@ impl Call {
         Ok(Reply { chunks: written.into_chunks(), held: std::mem::take(&mut self.held.lock()) })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -94,3 +94,6 @@ pub trait Service: Send + Sync + fmt::Debug {
     /// When the stream cannot be trusted any more, or speaks what is not served here.
     fn accept(&self, peer: &Arc<Peer>, frame: Bytes) -> Result<Request, Close>;
 }
+
+#[cfg(test)]
+mod tests;

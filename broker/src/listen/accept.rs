@@ -25,6 +25,10 @@ pub struct Options {
     pub frame_bytes_max: usize,
     /// `connections.max.idle.ms`.
     pub idle_max: Duration,
+    /// A frame must be whole this long after its first byte, plus the time for its size.
+    pub frame_time_max: Duration,
+    /// An answer must be taken within this, plus the time for its size.
+    pub write_time_max: Duration,
     /// `max.connections`, over all listeners.
     pub connections_max: usize,
     /// `max.connections.per.ip`.
@@ -50,13 +54,7 @@ impl Acceptor {
         metrics: Metrics,
         stopping: watch::Receiver<bool>,
     ) -> Arc<Self> {
-        let shared = Shared {
-            service,
-            budget,
-            frame_bytes_max: options.frame_bytes_max,
-            idle_max: options.idle_max,
-            metrics,
-        };
+        let shared = Shared { service, budget, options: Arc::new(options.clone()), metrics };
         Arc::new(Self { shared, options, slots: Arc::default(), stopping })
     }
 

@@ -10,7 +10,6 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesOrdered;
@@ -22,15 +21,14 @@ use crate::limits;
 use crate::listen::frame::{Fill, Frames};
 use crate::listen::metrics::Metrics;
 use crate::listen::outbox::Outbox;
-use crate::listen::{Answer, Budget, Close, Peer, Permit, Reply, Request, Service, Turn};
+use crate::listen::{Answer, Budget, Close, Options, Peer, Permit, Reply, Request, Service, Turn};
 
 /// What all connections of a listener have in common.
 #[derive(Debug, Clone)]
 pub(super) struct Shared {
     pub(super) service: Arc<dyn Service>,
     pub(super) budget: Budget,
-    pub(super) frame_bytes_max: usize,
-    pub(super) idle_max: Duration,
+    pub(super) options: Arc<Options>,
     pub(super) metrics: Metrics,
 }
 
@@ -94,7 +92,7 @@ enum Event {
 
 impl Connection {
     pub(super) fn new(shared: Shared, peer: Arc<Peer>, stream: TcpStream) -> Self {
-        let frames = Frames::new(shared.budget.clone(), shared.frame_bytes_max);
+        let frames = Frames::new(shared.budget.clone(), &shared.options);
         Self {
             shared,
             peer,
@@ -217,7 +215,8 @@ impl Connection {
                 self.muted = true;
                 self.lose(Close::Socket(error));
             }
-            Event::Read(Err(close)) => self.end(close),
+            // What came whole before the bad frame is answered.
+            Event::Read(Err(close)) => self.lose(close),
             Event::Stop => {
                 self.drop_parked();
                 self.end(Close::Stopping);
@@ -242,7 +241,7 @@ impl Connection {
                 }
             }
         }
-        self.outbox.flush(&self.stream).await?;
+        self.outbox.flush(&self.stream, self.shared.options.write_time_max).await?;
         self.last_active = Instant::now();
         self.frames.resume(self.last_active);
         failed.map_or(Ok(()), Err)
@@ -293,9 +292,9 @@ impl Connection {
 
     /// When the client's patience with us ends: a frame that is not whole, or long silence.
     fn due(&self) -> Instant {
-        let idle_due = self.last_active + self.shared.idle_max;
+        let idle_due = self.last_active + self.shared.options.idle_max;
         if !self.is_quiet() || self.ended.is_some() {
-            return Instant::now() + self.shared.idle_max;
+            return Instant::now() + self.shared.options.idle_max;
         }
         self.frames.due().unwrap_or(idle_due)
     }

@@ -8,13 +8,14 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
+use std::time::Duration;
 
 use bytes::{BufMut, Bytes};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::limits;
-use crate::listen::{Budget, Close, Permit};
+use crate::listen::{Budget, Close, Options, Permit};
 
 const LENGTH_BYTES: usize = 4;
 
@@ -44,6 +45,7 @@ pub(super) enum Fill {
 pub(super) struct Frames {
     budget: Budget,
     size_bytes_max: usize,
+    time_max: Duration,
     whole: VecDeque<Frame>,
     whole_bytes: usize,
     /// The first bytes of a length.
@@ -51,6 +53,8 @@ pub(super) struct Frames {
     partial: Option<Partial>,
     /// When the incomplete frame was begun, or its reading resumed.
     begun: Option<Instant>,
+    /// When the last of its bytes came.
+    progressed: Instant,
     /// The largest frame that this connection has finished, up to a bound.
     trusted_bytes: usize,
 }
@@ -63,15 +67,17 @@ struct Partial {
 }
 
 impl Frames {
-    pub(super) fn new(budget: Budget, size_bytes_max: usize) -> Self {
+    pub(super) fn new(budget: Budget, options: &Options) -> Self {
         Self {
             budget,
-            size_bytes_max,
+            size_bytes_max: options.frame_bytes_max,
+            time_max: options.frame_time_max,
             whole: VecDeque::new(),
             whole_bytes: 0,
             length: ([0; LENGTH_BYTES], 0),
             partial: None,
             begun: None,
+            progressed: Instant::now(),
             trusted_bytes: limits::FRAME_BYTES_FIRST,
         }
     }
@@ -110,13 +116,15 @@ impl Frames {
             Some(partial) => partial.size_bytes,
             None => 0,
         };
-        Some(self.begun? + limits::transfer_time_max(limits::FRAME_TIME_MAX, size_bytes))
+        let due = self.begun? + limits::transfer_time_max(self.time_max, size_bytes);
+        Some(due.min(self.progressed + self.time_max))
     }
 
     /// The time that reading was suspended is not held against the client.
     pub(super) fn resume(&mut self, now: Instant) {
         if self.begun.is_some() {
             self.begun = Some(now);
+            self.progressed = now;
         }
     }
 
@@ -131,6 +139,7 @@ impl Frames {
         loop {
             stream.readable().await?;
             if let Some(fill) = self.try_fill(stream)? {
+                self.progressed = Instant::now();
                 return Ok(fill);
             }
         }

@@ -2,10 +2,11 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use crate::limits;
 use crate::listen::{Close, Permit, Reply};
@@ -36,21 +37,29 @@ impl Outbox {
         self.size_bytes
     }
 
-    /// Writes everything. The client has a bounded time to take it.
-    pub(super) async fn flush(&mut self, stream: &TcpStream) -> Result<(), Close> {
+    /// Writes everything. The client may not stand still for `time_max`, nor be too slow over all.
+    pub(super) async fn flush(
+        &mut self,
+        stream: &TcpStream,
+        time_max: Duration,
+    ) -> Result<(), Close> {
         if self.write(stream)? {
             return Ok(());
         }
-        let time_max = limits::transfer_time_max(limits::WRITE_TIME_MAX, self.size_bytes);
-        let rest = async {
-            loop {
-                stream.writable().await?;
-                if self.write(stream)? {
-                    return Ok(());
-                }
+        let now = Instant::now();
+        let due = now + limits::transfer_time_max(time_max, self.size_bytes);
+        let mut stalled_due = now + time_max;
+        loop {
+            let writable = timeout_at(due.min(stalled_due), stream.writable()).await;
+            writable.map_err(|_| Close::AnswerNotTaken)??;
+            let before = self.size_bytes;
+            if self.write(stream)? {
+                return Ok(());
             }
-        };
-        timeout(time_max, rest).await.unwrap_or(Err(Close::AnswerNotTaken))
+            if self.size_bytes < before {
+                stalled_due = Instant::now() + time_max;
+            }
+        }
     }
 
     /// Writes until everything is gone (true) or the socket is full.
