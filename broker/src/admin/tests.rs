@@ -1,3 +1,5 @@
+//! The admin server over real sockets, with a broker that says what the test wants.
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 

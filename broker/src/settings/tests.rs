@@ -1,3 +1,5 @@
+//! The tables against Kafka's own, and where a value comes from.
+
 use std::collections::BTreeSet;
 
 use ropewalk_batch::{Compression, Target, TimestampType};
