@@ -61,6 +61,7 @@ pub(crate) struct Broker {
     now_ms: i64,
     next_ticket: u64,
     pub(crate) checkpoints: u64,
+    wal_failed: bool,
 }
 
 pub(crate) struct Running {
@@ -160,7 +161,8 @@ impl Broker {
             shards.insert(found.shard, Running { replica, cell, shelf, undecided });
         }
         let (next_ticket, checkpoints) = (0, 0);
-        let mut broker = Self { wal, shards, keeper, now_ms, next_ticket, checkpoints };
+        let wal_failed = false;
+        let mut broker = Self { wal, shards, keeper, now_ms, next_ticket, checkpoints, wal_failed };
         broker.settle()?;
         Ok(broker)
     }
@@ -198,7 +200,10 @@ impl Broker {
                 writes.iter().flat_map(|(_, write)| write.records.clone()).collect();
             match self.wal.lock().write_round(&records) {
                 Ok(_) => {}
-                Err(WalError::Failed(_) | WalError::Closed) => return Err(Ended),
+                Err(WalError::Failed(_) | WalError::Closed) => {
+                    self.wal_failed = true;
+                    return Err(Ended);
+                }
                 Err(error) => panic!("a round was refused: {error}"),
             }
             for (shard, write) in writes {
@@ -216,6 +221,14 @@ impl Broker {
             Err(_) => return Err(Ended),
         }
         Ok(())
+    }
+
+    /// Whether what failed for good would work on (D2).
+    pub(crate) fn goes_on(&mut self) -> bool {
+        let wal_failed = self.wal_failed;
+        let key = ReplicaKey { shard: 1, replica: 2 };
+        let state = ropewalk_wal::HardState { term: u64::MAX, vote: 0, commit: 0 };
+        wal_failed && self.wal.lock().write_round(&[Record::HardState { key, state }]).is_ok()
     }
 
     /// Stops in order.

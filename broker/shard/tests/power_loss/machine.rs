@@ -34,7 +34,19 @@ impl Dice {
     }
 }
 
+/// How lives end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ends {
+    /// In every way.
+    Mixed,
+    /// At a crash point.
+    Crashes,
+    /// Because a write or a sync failed.
+    Failures,
+}
+
 pub(crate) struct Machine {
+    ends: Ends,
     pub(crate) disk: SimDisk,
     pub(crate) dice: Dice,
     models: BTreeMap<ShardId, Model>,
@@ -50,12 +62,13 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    pub(crate) fn new(seed: u64, ignored: Option<&'static str>) -> Self {
+    pub(crate) fn new(seed: u64, ends: Ends, ignored: Option<&'static str>) -> Self {
         let disk = SimDisk::new(seed);
         if let Some(why) = ignored {
             disk.ignore_syncs(why);
         }
         Self {
+            ends,
             disk,
             dice: Dice::new(seed),
             models: (0..=SHARDS).map(|shard| (ShardId(shard), Model::default())).collect(),
@@ -74,6 +87,17 @@ impl Machine {
     pub(crate) fn live(&mut self) -> Result<(), String> {
         self.plan_the_end();
         self.live_on()
+    }
+
+    /// One life without an accident, at the end of which everything was answered.
+    pub(crate) fn live_in_peace(&mut self) {
+        self.fails = false;
+        self.live_on().expect("nothing goes wrong");
+    }
+
+    /// What must be there.
+    pub(crate) fn models(&self) -> &BTreeMap<ShardId, Model> {
+        &self.models
     }
 
     /// One life, whose end is planned already.
@@ -109,7 +133,12 @@ impl Machine {
     fn plan_the_end(&mut self) {
         self.lives += 1;
         self.fails = false;
-        match self.dice.below(10) {
+        let end = match self.ends {
+            Ends::Mixed => self.dice.below(10),
+            Ends::Crashes => self.dice.below(7),
+            Ends::Failures => 7,
+        };
+        match end {
             // In the middle of recovery, often.
             0..=2 => self.disk.crash_at(1 + self.dice.below(60)),
             3..=6 => self.disk.crash_at(1 + self.dice.below(700)),
@@ -191,6 +220,9 @@ impl Machine {
         match done {
             Ok(()) => Ok(false),
             Err(Ended) if self.disk.crashed() || self.fails => {
+                if self.fails && broker.goes_on() {
+                    return Err("D2: it went on after a failed sync".to_owned());
+                }
                 self.checkpoints += broker.checkpoints;
                 let doubts = broker.shards.iter().map(|(shard, running)| {
                     (*shard, running.undecided.values().cloned().collect::<Vec<Op>>())
