@@ -98,10 +98,14 @@ fn prepare_dev(dev: &Dev) -> Result<Start, Stop> {
         own("ropewalk.admin.listener", dev.admin.clone()),
         own("group.initial.rebalance.delay.ms", "0".to_owned()),
     ];
+    let is_placed = dev.set.iter().any(|(key, _)| matches!(key.as_str(), "log.dirs" | "log.dir"));
+    if !is_placed {
+        let dir = dev.data.clone().map_or_else(dev_dir, Ok)?;
+        pairs.push(own("log.dirs", dir.display().to_string()));
+    }
     pairs.extend(dev.set.iter().cloned());
     let settings = read_settings(pairs)?;
-    let set = settings.data_dir().ok().flatten();
-    let dir = dev.data.clone().or(set).map_or_else(dev_dir, Ok)?;
+    let dir = settings.data_dir().ok().flatten().expect("it is set above");
     Ok(start(settings, dir, Some(new_cluster_id())))
 }
 

@@ -126,9 +126,15 @@ impl Settings {
     /// # Errors
     /// All that is wrong with them, not only the first.
     pub fn new(pairs: impl IntoIterator<Item = (String, String)>) -> Result<Self, Vec<Invalid>> {
-        let file: BTreeMap<_, _> = pairs.into_iter().collect();
+        let mut file: BTreeMap<_, _> = pairs.into_iter().collect();
         let mut wrong: Vec<_> =
             file.iter().filter_map(|(key, value)| check_broker(key, value).err()).collect();
+        if wrong.is_empty() {
+            // As in Kafka, both names of the broker's id are set, whichever was.
+            let node_id = node_id(&file).to_string();
+            file.insert("node.id".to_owned(), node_id.clone());
+            file.insert("broker.id".to_owned(), node_id);
+        }
         let settings = Self { file, dynamic: RwLock::default() };
         if wrong.is_empty() {
             wrong.extend(settings.data_dir().err());
@@ -216,6 +222,11 @@ impl Settings {
     }
 }
 
+fn node_id(file: &BTreeMap<String, String>) -> i32 {
+    let set = |name| file.get(name).and_then(|text| text.trim().parse().ok());
+    set("node.id").or_else(|| set("broker.id")).filter(|id| *id >= 0).unwrap_or(1)
+}
+
 /// Whether a broker's key may have this value in the file.
 fn check_broker(name: &str, value: &str) -> Result<(), Invalid> {
     let key = broker::find(name);
@@ -250,8 +261,7 @@ impl Settings {
     /// `node.id`, else `broker.id`, else 1.
     #[must_use]
     pub fn node_id(&self) -> i32 {
-        let set = |name| self.file.get(name).and_then(|text| text.trim().parse().ok());
-        set("node.id").or_else(|| set("broker.id")).filter(|id| *id >= 0).unwrap_or(1)
+        node_id(&self.file)
     }
 
     /// `broker.rack`.

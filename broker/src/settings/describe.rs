@@ -113,8 +113,16 @@ impl Settings {
         let mut found = Vec::new();
         found.extend(own.map(|value| Found::new(key.name, key, &value, source)));
         let effective = found.first().and_then(|found| found.value.clone());
-        for synonym in key.synonyms {
-            found.extend(self.found(synonym.name));
+        for (at, synonym) in key.synonyms.iter().enumerate() {
+            // The coarser units of a duration are told where they are set; their defaults say
+            // nothing that the key's own default does not.
+            let is_told = |found: &Found| at == 0 || found.source != Source::Default;
+            found.extend(self.found(synonym.name).into_iter().filter(is_told));
+        }
+        if source == Source::Group && key.synonyms.is_empty() {
+            let default =
+                key.default.map(|value| Found::new(key.name, key, value, Source::Default));
+            found.extend(default);
         }
         // A broker's value may be in coarser units than the topic's.
         let value = effective.or_else(|| key.default.is_some().then(|| self.inherited(key)));
@@ -122,15 +130,7 @@ impl Settings {
     }
 
     fn row_of_broker(&self, key: &'static Key) -> Row {
-        let names: &[&str] = match key.name {
-            "log.retention.ms" => {
-                &["log.retention.ms", "log.retention.minutes", "log.retention.hours"]
-            }
-            "log.retention.minutes" => &["log.retention.minutes", "log.retention.hours"],
-            "log.roll.ms" => &["log.roll.ms", "log.roll.hours"],
-            _ => &[key.name],
-        };
-        let found = names.iter().flat_map(|name| self.found(name)).collect();
+        let found = self.found(key.name);
         let own = self.text(key.name);
         Row { read_only: key.update == Update::ReadOnly, ..Row::new(key, found, own) }
     }
