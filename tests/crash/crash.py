@@ -133,7 +133,7 @@ class Broker:
 
 def read_back(bootstrap):
     """Every record: partition -> [(offset, value)]."""
-    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "reader", "enable.auto.commit": False, "log_level": 0})
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": GROUP, "enable.auto.commit": False, "log_level": 0})
     records = {}
     for partition in range(PARTITIONS):
         tp = TopicPartition(TOPIC, partition, 0)
