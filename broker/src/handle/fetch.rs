@@ -23,6 +23,7 @@ use uuid::Uuid;
 use super::partition::Found;
 use super::{Call, Close, Context, ErrorCode};
 use crate::limits;
+use crate::listen::Permit;
 
 /// A client that asks a full session for the first time has this epoch; -1 asks for none.
 const FIRST_EPOCH: i32 = 0;
@@ -58,7 +59,6 @@ pub(crate) async fn handle(
     let bytes_min = usize::try_from(request.min_bytes).unwrap_or(0).min(bytes_max);
     let wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0));
     let deadline = Instant::now() + wait.min(limits::FETCH_WAIT_MAX);
-    call.hold(ctx.answers.acquire(bytes_max.min(limits::FETCH_RESERVE_BYTES)).await);
 
     let appended = Arc::new(Notify::new());
     loop {
@@ -66,9 +66,15 @@ pub(crate) async fn handle(
         if waits {
             logs(&wants).for_each(|log| log.notify_on_append(&appended));
         }
-        let (response, size_bytes, urgent) = collect(call, &wants, bytes_max);
-        if !waits || urgent || size_bytes >= bytes_min {
-            return Ok(response);
+        // A fetch that only waits must not hold what others need for their answers.
+        if !waits || partitions(&wants).any(Want::has_news) {
+            let (mut held, room) = share(ctx, bytes_max).await;
+            let (response, size_bytes, urgent) = collect(call, &wants, room);
+            if !waits || urgent || size_bytes >= bytes_min {
+                held.shrink_to(size_bytes);
+                call.hold(held);
+                return Ok(response);
+            }
         }
         // Woken or not, what is there is looked at once more; past the deadline it is the answer.
         let _ = timeout_at(deadline, appended.notified()).await;
@@ -95,9 +101,31 @@ fn resolve(ctx: &Context, topics: Vec<FetchTopic>) -> Vec<Wants> {
     topics.into_iter().map(topic).collect()
 }
 
+/// A share of the budget for answers, and how much may be read under it: all that the client asks if
+/// it is to be had at once, else a part of it.
+async fn share(ctx: &Context, bytes_max: usize) -> (Permit, usize) {
+    let first = bytes_max.min(limits::FETCH_RESERVE_BYTES);
+    let mut held = ctx.answers.acquire(first).await;
+    let has_all = ctx.answers.try_extend(&mut held, bytes_max - first);
+    (held, if has_all { bytes_max } else { first })
+}
+
+fn partitions(wants: &[Wants]) -> impl Iterator<Item = &Want> {
+    wants.iter().flat_map(|wants| &wants.partitions)
+}
+
 fn logs(wants: &[Wants]) -> impl Iterator<Item = &Arc<PartitionLog>> {
-    let partitions = wants.iter().flat_map(|wants| &wants.partitions);
-    partitions.filter_map(|want| want.found.as_ref().ok()).map(|found| &found.log)
+    partitions(wants).filter_map(|want| want.found.as_ref().ok()).map(|found| &found.log)
+}
+
+impl Want {
+    /// Whether there is anything to say: records, or an error.
+    fn has_news(&self) -> bool {
+        let Ok(found) = &self.found else { return true };
+        found.log.is_closed()
+            || found.log.high_watermark() != self.asked.fetch_offset
+            || diverging(found, &self.asked).is_some()
+    }
 }
 
 /// Reads what there is: the response, its records' size, and whether it must not wait.

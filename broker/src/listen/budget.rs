@@ -84,6 +84,13 @@ impl Permit {
         self.share.is_none() && self.reserve.is_none()
     }
 
+    /// Gives back what is beyond `bytes`.
+    pub fn shrink_to(&mut self, bytes: usize) {
+        if let Some(share) = &mut self.share {
+            drop(share.split(share.num_permits().saturating_sub(bytes)));
+        }
+    }
+
     fn merge(&mut self, more: OwnedSemaphorePermit) {
         match &mut self.share {
             Some(share) => share.merge(more),
@@ -110,6 +117,18 @@ mod tests {
         drop(a);
         budget.extend(&mut b, 50).now_or_never().expect("its share is free again");
         drop(b);
+        assert_eq!(budget.free_bytes(), 100);
+    }
+
+    #[tokio::test]
+    async fn a_share_that_was_too_large_is_given_back_in_part() {
+        let budget = Budget::new(100);
+        let mut a = budget.acquire(80).await;
+        a.shrink_to(30);
+        assert_eq!(budget.free_bytes(), 70);
+        a.shrink_to(90);
+        assert_eq!(budget.free_bytes(), 70);
+        a.shrink_to(0);
         assert_eq!(budget.free_bytes(), 100);
     }
 
