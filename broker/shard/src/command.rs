@@ -68,7 +68,7 @@ pub enum ShardCommand {
     ExpireProducers(Vec<(PartitionId, i64)>),
     /// A consumer group's offsets.
     CommitOffsets(CommitOffsets),
-    /// Forget offsets of a group (`OffsetDelete`, expiry).
+    /// Forget offsets of a group (`OffsetDelete`).
     DeleteOffsets {
         /// The group.
         group: String,
@@ -84,6 +84,14 @@ pub enum ShardCommand {
     },
     /// Topics were deleted: their committed offsets go too.
     ForgetTopics(Vec<TopicId>),
+    /// Offsets that grew old go, unless they were committed again in between; and a group that has
+    /// neither members nor offsets after that goes with them.
+    ExpireOffsets {
+        /// The group.
+        group: String,
+        /// What goes, and the time of the commit that grew old.
+        offsets: Vec<(PartitionId, i64)>,
+    },
 }
 
 /// A partition comes to live in a shard.

@@ -171,9 +171,14 @@ impl Shard {
     /// # Errors
     /// See [`ProposeError`].
     pub async fn propose(&self, command: Command) -> Result<Outcome, ProposeError> {
+        self.submit(command).await.unwrap_or(Err(ProposeError::Stopped))
+    }
+
+    /// The same, but the command takes its place in line now, not when the answer is awaited.
+    pub fn submit(&self, command: Command) -> oneshot::Receiver<Result<Outcome, ProposeError>> {
         let (done, answer) = oneshot::channel();
         self.send(Input::Propose { command, done });
-        answer.await.unwrap_or(Err(ProposeError::Stopped))
+        answer
     }
 
     /// Waits until everything that was committed before this call is applied here, and this

@@ -176,6 +176,7 @@ impl State {
             ShardCommand::ForgetTopics(topics) => self.forget_topics(&topics, time_ms, effects),
             ShardCommand::CommitOffsets(_)
             | ShardCommand::DeleteOffsets { .. }
+            | ShardCommand::ExpireOffsets { .. }
             | ShardCommand::SetGeneration(_)
             | ShardCommand::DeleteGroup { .. } => {
                 return group::apply(&mut self.groups, time_ms, command, effects);

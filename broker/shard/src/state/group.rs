@@ -118,6 +118,9 @@ pub(crate) fn apply(
             delete_offsets(groups, group, &partitions, effects)
         }
         ShardCommand::DeleteGroup { group } => delete_group(groups, group, effects),
+        ShardCommand::ExpireOffsets { group, offsets } => {
+            expire_offsets(groups, group, &offsets, effects)
+        }
         ShardCommand::OpenPartitions(_)
         | ShardCommand::ClosePartitions(_)
         | ShardCommand::AdvanceLogStart(_)
@@ -186,6 +189,25 @@ fn delete_offsets(
     let group = groups.get_mut(&name).ok_or(Refusal::NoSuchGroup)?;
     for partition in partitions {
         group.offsets.remove(partition);
+    }
+    effects.push(Effect::GroupChanged(name));
+    Ok(())
+}
+
+fn expire_offsets(
+    groups: &mut BTreeMap<String, Group>,
+    name: String,
+    offsets: &[(PartitionId, i64)],
+    effects: &mut Vec<Effect>,
+) -> Result<(), Refusal> {
+    let group = groups.get_mut(&name).ok_or(Refusal::NoSuchGroup)?;
+    for (partition, committed_ms) in offsets {
+        if group.offsets.get(partition).is_some_and(|c| c.time_ms == *committed_ms) {
+            group.offsets.remove(partition);
+        }
+    }
+    if group.members.is_empty() && group.offsets.is_empty() {
+        groups.remove(&name);
     }
     effects.push(Effect::GroupChanged(name));
     Ok(())

@@ -177,6 +177,27 @@ fn o3_only_the_current_generation_commits() {
 }
 
 #[test]
+fn o3_an_offset_that_was_committed_again_does_not_expire() {
+    let mut state = opened();
+    change(&mut state, commit(None, 1));
+    let committed_ms = state.groups["g"].offsets[&partition()].time_ms;
+    let expire = |committed_ms| ShardCommand::ExpireOffsets {
+        group: "g".into(),
+        offsets: vec![(partition(), committed_ms)],
+    };
+    assert_eq!(change(&mut state, expire(committed_ms - 1)), Outcome::Done);
+    assert_eq!(state.groups["g"].offsets[&partition()].offset, 1);
+    change(&mut state, generation(1, &["m"]));
+    assert_eq!(change(&mut state, expire(committed_ms)), Outcome::Done);
+    assert!(state.groups["g"].offsets.is_empty(), "it has members, and stays");
+    change(&mut state, generation(2, &[]));
+    assert_eq!(change(&mut state, expire(committed_ms)), Outcome::Done);
+    assert!(!state.groups.contains_key("g"), "neither members nor offsets are left");
+    let refused = Outcome::GroupRefused(group::Refusal::NoSuchGroup);
+    assert_eq!(change(&mut state, expire(committed_ms)), refused);
+}
+
+#[test]
 fn deleting_topics_forgets_what_was_committed_for_them() {
     let mut state = opened();
     change(&mut state, commit(None, 1));
