@@ -1,0 +1,219 @@
+//! `JoinGroup`: new members, members that come again, and static members that take over.
+
+use super::member::{Member, Waiting};
+use super::{ClassicGroup, Join, Joined, Output, Phase, Reply, Stage, Token};
+use crate::group::{Refusal, subscription};
+
+/// Ids that are given out and not used yet; each ends with its session timeout. More at once is
+/// nobody who wants to join.
+const PENDING_MAX: usize = 10_000;
+
+impl ClassicGroup {
+    /// A client asks to be in the next generation. The reply may come now or by a later call.
+    pub(crate) fn join(&mut self, join: Join, token: Token, now_ms: i64) -> Output {
+        let mut member_id = join.member_id.clone();
+        let result = match self.check_join(&join) {
+            Ok(()) if join.member_id.is_empty() => {
+                self.join_unknown(join, token, now_ms);
+                Ok(())
+            }
+            Ok(()) => self.join_known(join, token, now_ms),
+            Err(refusal) => {
+                if refusal == Refusal::GroupFull && self.remove(&std::mem::take(&mut member_id)) {
+                    self.after_removal(now_ms);
+                }
+                Err(refusal)
+            }
+        };
+        if let Err(refusal) = result {
+            self.output.replies.push((token, Reply::NotJoined { member_id, refusal }));
+        }
+        self.take()
+    }
+
+    fn check_join(&self, join: &Join) -> Result<(), Refusal> {
+        if let Phase::Dead(refusal) = self.phase {
+            return Err(refusal);
+        }
+        let allowed = self.rules.session_ms_min..=self.rules.session_ms_max;
+        if !allowed.contains(&join.session_timeout_ms) {
+            return Err(Refusal::InvalidSessionTimeout);
+        }
+        if self.pending.len() >= PENDING_MAX {
+            return Err(Refusal::NotAvailable);
+        }
+        if !self.has_room_for(join) {
+            return Err(Refusal::GroupFull);
+        }
+        if !self.understands(join) {
+            return Err(Refusal::InconsistentProtocol);
+        }
+        Ok(())
+    }
+
+    /// While members join, those that wait are counted and not all that were there before, so
+    /// that the last to come back are the ones to go when the limit was lowered.
+    fn has_room_for(&self, join: &Join) -> bool {
+        let held = join.instance_id.as_ref().and_then(|i| self.members.holder(i));
+        let held = held.filter(|_| join.member_id.is_empty()).unwrap_or(&join.member_id);
+        let known = self.members.get(held);
+        match self.phase {
+            Phase::Empty { .. } | Phase::Dead(_) => true,
+            Phase::Preparing { .. } => {
+                known.is_some_and(Member::is_joining)
+                    || self.members.joining() < self.rules.members_max
+            }
+            Phase::Completing { .. } | Phase::Stable { .. } => {
+                known.is_some() || self.members.len() < self.rules.members_max
+            }
+        }
+    }
+
+    /// Whether there is a protocol that this client and all members support.
+    fn understands(&self, join: &Join) -> bool {
+        if join.protocol_type.is_empty() || join.protocols.is_empty() {
+            return false;
+        }
+        self.members.is_empty()
+            || (self.protocol_type.as_ref() == Some(&join.protocol_type)
+                && join.protocols.iter().any(|(name, _)| self.members.all_support(name)))
+    }
+
+    fn join_unknown(&mut self, join: Join, token: Token, now_ms: i64) {
+        let id = join.fresh_id();
+        let held = join.instance_id.as_ref().and_then(|i| self.members.holder(i));
+        if let Some(held) = held.map(str::to_owned) {
+            let join = Join { member_id: id, ..join };
+            self.take_over(&held, join, token, now_ms);
+        } else if join.needs_known_id && join.instance_id.is_none() {
+            let until_ms = now_ms.saturating_add(i64::from(join.session_timeout_ms));
+            self.pending.insert(id.clone(), until_ms);
+            self.wake_by(until_ms);
+            let reply = Reply::NotJoined { member_id: id, refusal: Refusal::MemberIdRequired };
+            self.output.replies.push((token, reply));
+        } else {
+            self.add(id, join, token, now_ms);
+        }
+    }
+
+    fn join_known(&mut self, join: Join, token: Token, now_ms: i64) -> Result<(), Refusal> {
+        let id = join.member_id.clone();
+        if self.pending.remove(&id).is_some() {
+            self.add(id, join, token, now_ms);
+            return Ok(());
+        }
+        self.members.check(&id, join.instance_id.as_deref())?;
+        let same = self.members.get(&id).is_some_and(|m| m.protocols == join.protocols);
+        match self.phase {
+            Phase::Preparing { .. } => self.join_again(&id, join, token, now_ms),
+            // It lost the answer. The number is not durable yet, so it gets in line again.
+            Phase::Completing { stage: Stage::Announcing { .. }, .. } if same => {
+                self.wait(&id, Waiting::Join(token));
+            }
+            Phase::Completing { .. } if same => self.tell_joined(&id, token, now_ms),
+            // A leader comes back to assign anew: topics may have changed that only it looks at.
+            Phase::Stable { .. } if same && self.leader.as_ref() != Some(&id) => {
+                self.tell_joined(&id, token, now_ms);
+            }
+            Phase::Completing { .. } | Phase::Stable { .. } => {
+                self.join_again(&id, join, token, now_ms);
+            }
+            Phase::Empty { .. } => return Err(Refusal::UnknownMember),
+            Phase::Dead(refusal) => return Err(refusal),
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, id: String, join: Join, token: Token, now_ms: i64) {
+        if let Phase::Preparing { opening: Some(opening), .. } = &mut self.phase {
+            opening.extend = true;
+        }
+        if self.members.is_empty() {
+            self.protocol_type = Some(join.protocol_type.clone());
+        }
+        let mut member = Member::new(join, now_ms);
+        member.waiting = Some(Waiting::Join(token));
+        self.wake_by(member.session_until_ms);
+        self.leader.get_or_insert_with(|| id.clone());
+        self.members.insert(id, member);
+        self.rebalance(now_ms);
+    }
+
+    fn join_again(&mut self, id: &str, join: Join, token: Token, now_ms: i64) {
+        self.wait(id, Waiting::Join(token));
+        if let Some(member) = self.members.get_mut(id) {
+            member.refresh(join);
+        }
+        self.rebalance(now_ms);
+    }
+
+    /// A static member's process started again: it gets a new member id, and whatever the old
+    /// process still asks is fenced.
+    fn take_over(&mut self, held: &str, join: Join, token: Token, now_ms: i64) {
+        let id = join.member_id.clone();
+        let Some(mut member) = self.members.remove(held) else { return };
+        if let Some(waiting) = member.waiting.take() {
+            let fenced = waiting.refused(held.to_owned(), Refusal::FencedInstance);
+            self.output.replies.push(fenced);
+        }
+        let previous_leader = self.leader.clone().unwrap_or_default();
+        if self.leader.as_deref() == Some(held) {
+            self.leader = Some(id.clone());
+        }
+        let before = member.metadata(self.protocol.as_deref());
+        let can_skip_assignment = join.can_skip_assignment;
+        member.refresh(join);
+        let after = member.metadata(self.protocol.as_deref());
+        self.members.insert(id.clone(), member);
+        self.extend_session(&id, now_ms);
+
+        let stands = matches!(self.phase, Phase::Stable { .. })
+            && self.members.elect_protocol(self.leader.as_deref()) == self.protocol
+            && subscription::same_topics(self.protocol_type.as_deref(), &before, &after);
+        if stands {
+            let leads = self.leader.as_ref() == Some(&id);
+            let leader = if can_skip_assignment { self.leader.clone() } else { None };
+            let waiting = Waiting::Takeover {
+                token,
+                sequence: self.persist(),
+                leader: leader.unwrap_or(previous_leader),
+                skip_assignment: leads && can_skip_assignment,
+            };
+            self.wait(&id, waiting);
+        } else {
+            self.wait(&id, Waiting::Join(token));
+            self.rebalance(now_ms);
+        }
+    }
+
+    /// Puts a member into a new wait; one it was in before is over.
+    pub(super) fn wait(&mut self, id: &str, waiting: Waiting) {
+        let Some(member) = self.members.get_mut(id) else { return };
+        if let Some(before) = member.waiting.replace(waiting) {
+            let over = before.refused(id.to_owned(), Refusal::RebalanceInProgress);
+            self.output.replies.push(over);
+        }
+    }
+
+    /// Tells a member of the current generation, which stands.
+    fn tell_joined(&mut self, id: &str, token: Token, now_ms: i64) {
+        self.extend_session(id, now_ms);
+        let joined = self.joined(id);
+        self.output.replies.push((token, Reply::Joined(joined)));
+    }
+
+    /// A member's place in the current generation.
+    pub(super) fn joined(&self, id: &str) -> Joined {
+        let leads = self.leader.as_deref() == Some(id);
+        let protocol = self.protocol.as_deref();
+        Joined {
+            member_id: id.to_owned(),
+            generation: self.generation,
+            protocol_type: self.protocol_type.clone(),
+            protocol: self.protocol.clone(),
+            leader: self.leader.clone().unwrap_or_default(),
+            members: if leads { self.members.candidates(protocol) } else { Vec::new() },
+            skip_assignment: false,
+        }
+    }
+}

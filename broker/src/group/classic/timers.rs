@@ -1,0 +1,90 @@
+//! Time: sessions that end, ids that nobody used, joins and syncs that took too long.
+//!
+//! One lower bound, `wake_ms`, stands for all deadlines. A heartbeat only moves a deadline
+//! back, so it costs nothing here; the exact bound is found again when the time has come.
+
+use super::member::Member;
+use super::{ClassicGroup, Output, Phase};
+
+impl ClassicGroup {
+    /// When [`Self::tick`] is to be called next; [`i64::MAX`] for never. It may be too early.
+    pub(crate) fn next_deadline_ms(&self) -> i64 {
+        self.wake_ms
+    }
+
+    /// Time has passed.
+    pub(crate) fn tick(&mut self, now_ms: i64) -> Output {
+        if now_ms >= self.wake_ms {
+            self.end_sessions(now_ms);
+            self.end_phase(now_ms);
+            self.wake_ms = self.earliest_deadline_ms();
+        }
+        self.take()
+    }
+
+    pub(super) fn wake_by(&mut self, deadline_ms: i64) {
+        self.wake_ms = self.wake_ms.min(deadline_ms);
+    }
+
+    /// A member showed that it lives.
+    pub(super) fn extend_session(&mut self, id: &str, now_ms: i64) {
+        let Some(member) = self.members.get_mut(id) else { return };
+        let until_ms = member.extend_session(now_ms);
+        self.wake_by(until_ms);
+    }
+
+    fn end_sessions(&mut self, now_ms: i64) {
+        let pending = self.pending.len();
+        self.pending.retain(|_, until_ms| *until_ms > now_ms);
+        let expired = self.members.ids_where(|member| member.is_expired(now_ms));
+        for id in &expired {
+            self.remove(id);
+        }
+        if !expired.is_empty() || self.pending.len() < pending {
+            self.after_change_of_waiters(!expired.is_empty(), now_ms);
+        }
+    }
+
+    /// An unused id holds up a rebalance that is under way, but starts none.
+    fn after_change_of_waiters(&mut self, members_went: bool, now_ms: i64) {
+        if members_went || matches!(self.phase, Phase::Preparing { .. }) {
+            self.after_removal(now_ms);
+        }
+    }
+
+    fn end_phase(&mut self, now_ms: i64) {
+        match self.phase {
+            Phase::Empty { retry_at_ms: Some(at_ms) } if at_ms <= now_ms => {
+                self.phase = Phase::Empty { retry_at_ms: None };
+                self.persist();
+            }
+            Phase::Preparing { until_ms, .. } if until_ms <= now_ms => self.end_of_join(now_ms),
+            Phase::Completing { sync_until_ms: until_ms, .. }
+            | Phase::Stable { sync_until_ms: Some(until_ms) }
+                if until_ms <= now_ms =>
+            {
+                self.end_of_sync(now_ms);
+            }
+            Phase::Empty { .. }
+            | Phase::Preparing { .. }
+            | Phase::Completing { .. }
+            | Phase::Stable { .. }
+            | Phase::Dead(_) => {}
+        }
+    }
+
+    fn earliest_deadline_ms(&self) -> i64 {
+        let phase = match self.phase {
+            Phase::Empty { retry_at_ms } => retry_at_ms,
+            Phase::Preparing { until_ms, .. } => Some(until_ms),
+            Phase::Completing { sync_until_ms, .. } => Some(sync_until_ms),
+            Phase::Stable { sync_until_ms } => sync_until_ms,
+            Phase::Dead(_) => None,
+        };
+        let counted = |member: &&Member| member.is_new || member.waiting.is_none();
+        let members = self.members.iter().map(|(_, member)| member).filter(counted);
+        let sessions = members.map(|member| member.session_until_ms);
+        let pending = self.pending.values().copied();
+        phase.into_iter().chain(sessions).chain(pending).min().unwrap_or(i64::MAX)
+    }
+}

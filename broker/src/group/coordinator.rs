@@ -1,0 +1,380 @@
+//! Drives the groups whose shard leads on this broker: hands their machines requests and time,
+//! makes durable what they decide, and tells those who wait.
+//!
+//! # Place in the walk
+//!
+//! A handler calls one method here; a [`Seat`] owns the machine of its group under a lock of
+//! its own; the group's shard keeps what was decided. One task ([`Coordinator::run`]) keeps the
+//! time for all groups.
+//!
+//! # Invariants
+//!
+//! - A machine exists only while its shard leads here, and belongs to one term of it. When the lead is
+//!   lost, all who wait are told to look for the coordinator.
+//! - Whatever a machine decides is proposed under its lock, so records of one group, commits
+//!   and deletions reach the shard in the order in which they were decided.
+//! - A group without members has no machine. It is made again from the record when needed.
+//!
+//! # After a crash
+//!
+//! When a shard begins to lead, the machines of its groups that have members are restored at once,
+//! so that members that died with the old coordinator time out.
+
+mod seat;
+mod alarm;
+mod listing;
+mod offsets;
+mod ageing;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use ropewalk_shard::command::MemberClaim;
+use ropewalk_shard::node::Node;
+use ropewalk_shard::{ProposeError, Shard, ShardId};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tracing::info;
+
+use super::Refusal;
+use super::classic::{ClassicGroup, Join, Leaver, Reply, Rules, SyncRequest};
+use crate::catalog::View;
+use crate::settings::Settings;
+use alarm::Alarm;
+use seat::Seat;
+
+/// The broker's settings that concern groups; they hold until it stops.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// `group.min.session.timeout.ms`
+    pub session_ms_min: i32,
+    /// `group.max.session.timeout.ms`
+    pub session_ms_max: i32,
+    /// `group.initial.rebalance.delay.ms`
+    pub initial_delay_ms: i32,
+    /// `group.max.size`
+    pub members_max: usize,
+    /// `offset.metadata.max.bytes`
+    pub metadata_bytes_max: usize,
+    /// `offsets.retention.minutes`
+    pub retention_ms: i64,
+    /// `offsets.retention.check.interval.ms`
+    pub retention_check_interval: Duration,
+}
+
+impl Options {
+    /// What the settings say.
+    #[must_use]
+    pub fn new(settings: &Settings) -> Self {
+        let ms = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
+        let delay_ms = ms(settings.group_initial_rebalance_delay());
+        Self {
+            session_ms_min: settings.group_session_timeout_ms_min(),
+            session_ms_max: settings.group_session_timeout_ms_max(),
+            initial_delay_ms: i32::try_from(delay_ms).unwrap_or(i32::MAX),
+            members_max: settings.group_members_max(),
+            metadata_bytes_max: settings.offset_metadata_bytes_max(),
+            retention_ms: ms(settings.offsets_retention()),
+            retention_check_interval: settings.offsets_retention_check_interval(),
+        }
+    }
+}
+
+/// All groups that are coordinated here.
+#[derive(Debug)]
+pub struct Coordinator {
+    node: Arc<Node>,
+    view: Arc<View>,
+    options: Options,
+    homes: Mutex<HashMap<ShardId, Home>>,
+    alarm: Alarm,
+    begun: Instant,
+    is_stopping: AtomicBool,
+    changes: mpsc::UnboundedSender<Change>,
+    changed: Mutex<Option<mpsc::UnboundedReceiver<Change>>>,
+}
+
+/// A replica began to lead its shard in a term, or ceased to.
+type Change = (ShardId, Option<u64>);
+
+/// The groups of one shard in one term.
+#[derive(Debug, Default)]
+struct Home {
+    term: u64,
+    /// Its groups that have members are all here.
+    is_taken_up: bool,
+    groups: HashMap<String, Arc<Seat>>,
+}
+
+impl Coordinator {
+    /// A coordinator for the groups of `node`; [`Self::run`] makes it tick.
+    #[must_use]
+    pub fn new(node: Arc<Node>, view: Arc<View>, options: Options) -> Arc<Self> {
+        let (changes, changed) = mpsc::unbounded_channel();
+        Arc::new(Self {
+            node,
+            view,
+            options,
+            homes: Mutex::default(),
+            alarm: Alarm::default(),
+            begun: Instant::now(),
+            is_stopping: AtomicBool::new(false),
+            changes,
+            changed: Mutex::new(Some(changed)),
+        })
+    }
+
+    /// For the shards' observer: a replica began or ceased to lead. Returns at once.
+    pub fn leads(&self, shard: ShardId, term: Option<u64>) {
+        // The receiver lives as long as `self`, or in `run`; after that nobody is coordinated.
+        let _ = self.changes.send((shard, term));
+    }
+
+    /// Takes up and lets go shards, and keeps the time of all groups, until dropped.
+    pub async fn run(self: Arc<Self>) {
+        let Some(mut changed) = self.changed.lock().take() else { return };
+        // Those that led before anybody told us.
+        for shard in self.node.shards() {
+            self.take_up(shard);
+        }
+        let mut age_at = Instant::now() + self.options.retention_check_interval;
+        loop {
+            let due = self.alarm.next().map(|ms| self.instant(ms));
+            tokio::select! {
+                Some((shard, term)) = changed.recv() => match self.node.shard(shard) {
+                    Some(shard) if term.is_some() => self.take_up(shard),
+                    _ => self.let_go(shard),
+                },
+                () = sleep_until(due) => self.tick(),
+                () = self.alarm.rung() => {}
+                () = tokio::time::sleep_until(age_at) => {
+                    self.expire_offsets();
+                    age_at = Instant::now() + self.options.retention_check_interval;
+                }
+            }
+        }
+    }
+
+    /// Everybody who waits is told to look for a coordinator again, at once and not when his
+    /// rebalance is over: the broker stops.
+    pub fn stop(&self) {
+        self.is_stopping.store(true, Ordering::Release);
+        let homes = std::mem::take(&mut *self.homes.lock());
+        for seat in homes.into_values().flat_map(|home| home.groups.into_values()) {
+            seat.retire(Refusal::NotAvailable);
+        }
+    }
+
+    /// Whether this broker coordinates the group now.
+    #[must_use]
+    pub fn coordinates(&self, group: &str) -> bool {
+        self.home_of(group).is_ok()
+    }
+
+    /// A client joins; waits until the generation is decided.
+    pub(crate) async fn join(self: &Arc<Self>, group: &str, join: Join) -> Reply {
+        let member_id = join.member_id.clone();
+        let refused = |refusal| Reply::NotJoined { member_id: member_id.clone(), refusal };
+        if group.is_empty() {
+            return refused(Refusal::InvalidGroupId);
+        }
+        let asked = self.at_seat(group, |seat| {
+            seat.wait(self, |machine, token, now_ms| machine.join(join.clone(), token, now_ms))
+        });
+        match asked {
+            Ok(reply) => reply.await.unwrap_or_else(|_| refused(Refusal::NotAvailable)),
+            Err(refusal) => refused(refusal),
+        }
+    }
+
+    /// A member asks for its assignment; waits until the leader has made it.
+    pub(crate) async fn sync(self: &Arc<Self>, group: &str, request: SyncRequest) -> Reply {
+        if group.is_empty() {
+            return Reply::NotSynced(Refusal::InvalidGroupId);
+        }
+        let asked = self.at_seat(group, |seat| {
+            seat.wait(self, |machine, token, now_ms| machine.sync(request.clone(), token, now_ms))
+        });
+        match asked {
+            Ok(reply) => reply.await.unwrap_or(Reply::NotSynced(Refusal::NotAvailable)),
+            Err(refusal) => Reply::NotSynced(refusal),
+        }
+    }
+
+    /// A member says that it lives.
+    pub(crate) fn heartbeat(
+        self: &Arc<Self>,
+        group: &str,
+        claim: &MemberClaim,
+    ) -> Result<(), Refusal> {
+        if group.is_empty() {
+            return Err(Refusal::InvalidGroupId);
+        }
+        self.at_seat(group, |seat| {
+            seat.step(self, |machine, now_ms| {
+                (machine.heartbeat(claim, now_ms), Default::default())
+            })
+        })?
+    }
+
+    /// Members go. One result for each, or one for all.
+    pub(crate) fn leave(
+        self: &Arc<Self>,
+        group: &str,
+        leavers: &[Leaver],
+    ) -> Result<Vec<Result<(), Refusal>>, Refusal> {
+        if group.is_empty() {
+            return Err(Refusal::InvalidGroupId);
+        }
+        self.at_seat(group, |seat| {
+            seat.step(self, |machine, now_ms| machine.leave(leavers, now_ms))
+        })?
+    }
+
+    /// Milliseconds since the start: a clock that nobody sets.
+    fn now_ms(&self) -> i64 {
+        i64::try_from(self.begun.elapsed().as_millis()).unwrap_or(i64::MAX)
+    }
+
+    fn instant(&self, ms: i64) -> Instant {
+        self.begun + Duration::from_millis(u64::try_from(ms).unwrap_or(0))
+    }
+
+    fn rules(&self) -> Rules {
+        Rules {
+            session_ms_min: self.options.session_ms_min,
+            session_ms_max: self.options.session_ms_max,
+            initial_delay_ms: self.options.initial_delay_ms,
+            members_max: self.options.members_max,
+        }
+    }
+
+    /// The group's shard, and the term in which it leads here.
+    fn home_of(&self, group: &str) -> Result<(&Arc<Shard>, u64), Refusal> {
+        if self.is_stopping.load(Ordering::Acquire) {
+            return Err(Refusal::NotAvailable);
+        }
+        let id = self.node.catalog().state().catalog.as_ref().map(|c| c.shard_of(group));
+        let shard = id.and_then(|id| self.node.shard(id)).ok_or(Refusal::NotCoordinator)?;
+        let term = shard.leading().ok_or(Refusal::NotCoordinator)?;
+        Ok((shard, term))
+    }
+
+    /// Does something with the group's machine. It may have been dropped between being found
+    /// and being locked (`None`); then there is a new one.
+    fn at_seat<T>(
+        &self,
+        group: &str,
+        mut act: impl FnMut(&Arc<Seat>) -> Option<T>,
+    ) -> Result<T, Refusal> {
+        loop {
+            let (shard, term) = self.home_of(group)?;
+            if let Some(result) = act(&self.seat(shard, term, group)) {
+                return Ok(result);
+            }
+        }
+    }
+
+    fn seat(&self, shard: &Arc<Shard>, term: u64, group: &str) -> Arc<Seat> {
+        let (seat, stale) = {
+            let mut homes = self.homes.lock();
+            let home = homes.entry(shard.id()).or_default();
+            let stale = home.enter(term);
+            let seat = home.groups.entry(group.to_owned()).or_insert_with(|| {
+                let state = shard.state();
+                let id = group.to_owned();
+                let (rules, now_ms) = (self.rules(), self.now_ms());
+                let machine = match state.groups.get(group) {
+                    Some(record) => ClassicGroup::restore(id, record, rules, now_ms),
+                    None => ClassicGroup::new(id, rules),
+                };
+                Seat::new(group.to_owned(), Arc::clone(shard), machine)
+            });
+            (Arc::clone(seat), stale)
+        };
+        retire_all(stale);
+        seat
+    }
+
+    /// Restores every group of a shard that has members, so that their sessions run.
+    fn take_up(self: &Arc<Self>, shard: &Arc<Shard>) {
+        let Some(term) = shard.leading() else { return self.let_go(shard.id()) };
+        let stale = {
+            let mut homes = self.homes.lock();
+            let home = homes.entry(shard.id()).or_default();
+            let stale = home.enter(term);
+            if std::mem::replace(&mut home.is_taken_up, true) {
+                return;
+            }
+            stale
+        };
+        retire_all(stale);
+        let names: Vec<_> = {
+            let state = shard.state();
+            let with_members = state.groups.iter().filter(|(_, group)| !group.members.is_empty());
+            with_members.map(|(name, _)| name.clone()).collect()
+        };
+        if !names.is_empty() {
+            info!(shard = %shard.id(), term, groups = names.len(), "coordinating groups");
+        }
+        for name in names {
+            self.seat(shard, term, &name).arm(self);
+        }
+    }
+
+    fn let_go(&self, shard: ShardId) {
+        let home = self.homes.lock().remove(&shard);
+        retire_all(home.into_iter().flat_map(|home| home.groups.into_values()).collect());
+    }
+
+    /// Drops a seat whose machine keeps nothing that the record does not have.
+    fn dismiss(&self, seat: &Arc<Seat>) {
+        let mut homes = self.homes.lock();
+        let Some(home) = homes.get_mut(&seat.shard().id()) else { return };
+        if home.groups.get(seat.group()).is_some_and(|known| Arc::ptr_eq(known, seat)) {
+            home.groups.remove(seat.group());
+        }
+    }
+
+    fn tick(self: &Arc<Self>) {
+        for (at_ms, seat) in self.alarm.due(self.now_ms()) {
+            seat.ring(self, at_ms);
+        }
+    }
+}
+
+impl Home {
+    /// Makes it the home of this term; gives back the groups of one before.
+    fn enter(&mut self, term: u64) -> Vec<Arc<Seat>> {
+        if self.term == term {
+            return Vec::new();
+        }
+        self.term = term;
+        self.is_taken_up = false;
+        std::mem::take(&mut self.groups).into_values().collect()
+    }
+}
+
+fn retire_all(seats: Vec<Arc<Seat>>) {
+    for seat in seats {
+        seat.retire(Refusal::NotCoordinator);
+    }
+}
+
+/// What a group's client is told when the shard took nothing.
+fn refusal(error: ProposeError) -> Refusal {
+    match error {
+        ProposeError::NotLeader => Refusal::NotCoordinator,
+        ProposeError::Stopped | ProposeError::Full => Refusal::NotAvailable,
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

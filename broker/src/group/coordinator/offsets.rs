@@ -1,0 +1,154 @@
+//! Commits and look-ups of offsets, and their deletion.
+
+use std::sync::Arc;
+
+use ropewalk_shard::command::{CommitOffsets, MemberClaim, OffsetCommit, ShardCommand};
+use ropewalk_shard::state::group::Committed;
+use ropewalk_shard::{PartitionId, Shard};
+
+use super::seat::durable;
+use super::{Coordinator, refusal};
+use crate::group::Refusal;
+use crate::group::classic::{ClassicGroup, Phase};
+use crate::group::subscription::Subscribed;
+
+impl Coordinator {
+    /// How long a commit's note may be.
+    pub(crate) fn metadata_bytes_max(&self) -> usize {
+        self.options.metadata_bytes_max
+    }
+
+    /// Commits offsets; durable when it returns. A generation below 0 is one who is no member.
+    pub(crate) async fn commit(
+        self: &Arc<Self>,
+        group: &str,
+        claim: MemberClaim,
+        offsets: Vec<(PartitionId, OffsetCommit)>,
+    ) -> Result<(), Refusal> {
+        let proposed = self.at_seat(group, |seat| {
+            let exists = seat.shard().state().groups.contains_key(group);
+            seat.step(self, |machine, now_ms| {
+                let member = admitted(machine, exists, &claim, now_ms);
+                let proposed = member.map(|member| {
+                    let (group, offsets) = (group.to_owned(), offsets.clone());
+                    let commit = CommitOffsets { group, member, offsets };
+                    seat.submit(ShardCommand::CommitOffsets(commit))
+                });
+                (proposed, Default::default())
+            })
+        })??;
+        durable(proposed).await
+    }
+
+    /// Waits until everything that was acked before is visible in the group's shard, which is
+    /// then to be read.
+    pub(crate) async fn caught_up(&self, group: &str) -> Result<Arc<Shard>, Refusal> {
+        let (shard, _) = self.home_of(group)?;
+        let shard = Arc::clone(shard);
+        shard.read_barrier().await.map_err(refusal)?;
+        Ok(shard)
+    }
+
+    /// What a group has committed for these partitions, or (`None`) for all.
+    pub(crate) async fn committed(
+        &self,
+        group: &str,
+        partitions: Option<&[PartitionId]>,
+    ) -> Result<Vec<(PartitionId, Committed)>, Refusal> {
+        let shard = self.caught_up(group).await?;
+        let state = shard.state();
+        let Some(group) = state.groups.get(group) else { return Ok(Vec::new()) };
+        let found = |id: &PartitionId| Some((*id, group.offsets.get(id)?.clone()));
+        Ok(match partitions {
+            Some(partitions) => partitions.iter().filter_map(found).collect(),
+            None => group.offsets.iter().map(|(id, offset)| (*id, offset.clone())).collect(),
+        })
+    }
+
+    /// An administrator deletes offsets of topics that nobody in the group reads. Says for
+    /// each topic (by its index in `topics`) whether it is read; those are left alone.
+    pub(crate) async fn delete_offsets(
+        self: &Arc<Self>,
+        group: &str,
+        topics: &[(String, Vec<PartitionId>)],
+    ) -> Result<Vec<bool>, Refusal> {
+        let shard = self.caught_up(group).await?;
+        let proposed = self.at_seat(group, |seat| {
+            let subscribed = shard.state().groups.get(group).map(Subscribed::of);
+            seat.step(self, |machine, _| {
+                let proposed = deletable(machine, subscribed).map(|subscribed| {
+                    let is_read: Vec<_> =
+                        topics.iter().map(|(name, _)| subscribed.includes(name)).collect();
+                    let free = topics.iter().zip(&is_read).filter(|(_, is_read)| !**is_read);
+                    let partitions = free.flat_map(|((_, ids), _)| ids.iter().copied()).collect();
+                    let group = group.to_owned();
+                    let delete = ShardCommand::DeleteOffsets { group, partitions };
+                    (is_read, seat.submit(delete))
+                });
+                (proposed, Default::default())
+            })
+        })?;
+        let (is_read, proposed) = proposed?;
+        durable(proposed).await?;
+        Ok(is_read)
+    }
+
+    /// An administrator deletes a group that has no members.
+    pub(crate) async fn delete(self: &Arc<Self>, group: &str) -> Result<(), Refusal> {
+        let shard = self.caught_up(group).await?;
+        let proposed = self.at_seat(group, |seat| {
+            let exists = shard.state().groups.contains_key(group);
+            seat.step(self, |machine, _| {
+                let proposed = match machine.phase() {
+                    Phase::Empty { .. } if !exists => Err(Refusal::NoSuchGroup),
+                    Phase::Empty { .. } => {
+                        let group = group.to_owned();
+                        Ok(seat.submit(ShardCommand::DeleteGroup { group }))
+                    }
+                    Phase::Preparing { .. } | Phase::Completing { .. } | Phase::Stable { .. } => {
+                        Err(Refusal::NotEmpty)
+                    }
+                    Phase::Dead(refusal) => Err(refusal),
+                };
+                (proposed, Default::default())
+            })
+        })??;
+        durable(proposed).await
+    }
+}
+
+/// Who commits: a member, or (`None`) somebody without membership, whom only an empty group admits.
+fn admitted(
+    machine: &mut ClassicGroup,
+    exists: bool,
+    claim: &MemberClaim,
+    now_ms: i64,
+) -> Result<Option<MemberClaim>, Refusal> {
+    let is_empty = matches!(machine.phase(), Phase::Empty { .. });
+    if is_empty && !exists && claim.generation >= 0 {
+        return Err(Refusal::NoSuchGroup);
+    }
+    let is_nobody = claim.member_id.is_empty() && claim.instance_id.is_none();
+    let member = if claim.generation < 0 && (is_empty || is_nobody) { None } else { Some(claim) };
+    machine.check_commit(member, now_ms)?;
+    Ok(member.cloned())
+}
+
+/// What must not be deleted. Only consumers can say what they read, so other groups must
+/// be empty.
+fn deletable(
+    machine: &ClassicGroup,
+    subscribed: Option<Subscribed>,
+) -> Result<Subscribed, Refusal> {
+    let subscribed = subscribed.ok_or(Refusal::NoSuchGroup)?;
+    match machine.phase() {
+        Phase::Dead(refusal) => Err(refusal),
+        Phase::Empty { .. } => Ok(Subscribed::To(Default::default())),
+        Phase::Preparing { .. } | Phase::Completing { .. } | Phase::Stable { .. }
+            if !machine.is_consumers() =>
+        {
+            Err(Refusal::NotEmpty)
+        }
+        Phase::Preparing { .. } | Phase::Completing { .. } | Phase::Stable { .. } => Ok(subscribed),
+    }
+}

@@ -1,0 +1,176 @@
+//! Which committed offsets have grown old.
+//!
+//! While a group is in use its offsets stay, but for topics that nobody in it reads any more. Once
+//! its last member is gone they have `offsets.retention.minutes` left. Offsets of a group that
+//! never had members (a simple consumer's) age from their commit. An expiry that an old client set
+//! itself counts instead of the retention.
+
+use std::sync::Arc;
+
+use ropewalk_shard::PartitionId;
+use ropewalk_shard::state::Group;
+use ropewalk_shard::state::group::Committed;
+
+use super::subscription::Subscribed;
+
+/// From when on the offsets of a group age.
+enum Base<'a> {
+    /// All of them, from the moment the last member left.
+    Since(i64),
+    /// Each from its commit.
+    Commit,
+    /// Those of topics that nobody subscribes to, from their commit.
+    CommitUnless(&'a Subscribed),
+    /// Not now: the group is rebalancing, or its members' topics are unknown.
+    Never,
+}
+
+/// The offsets that go, each with the time of its commit. `is_stable` is what the coordinator
+/// knows of the members now; `topic_name` gives the present name of a partition's topic.
+pub(crate) fn expired(
+    group: &Group,
+    is_stable: bool,
+    topic_name: impl Fn(&PartitionId) -> Option<Arc<str>>,
+    now_ms: i64,
+    retention_ms: i64,
+) -> Vec<(PartitionId, i64)> {
+    let subscribed = Subscribed::of(group);
+    let base = base(group, is_stable, &subscribed);
+    let is_old = |partition: &PartitionId, committed: &Committed| {
+        let since_ms = match base {
+            Base::Since(since_ms) => since_ms,
+            Base::Commit => committed.time_ms,
+            Base::CommitUnless(subscribed) => {
+                // A topic without a name is deleted, and its offsets go with it.
+                if topic_name(partition).is_none_or(|name| subscribed.includes(&name)) {
+                    return false;
+                }
+                committed.time_ms
+            }
+            Base::Never => return false,
+        };
+        match committed.expires_ms {
+            Some(expires_ms) => now_ms >= expires_ms,
+            None => now_ms.saturating_sub(since_ms) >= retention_ms,
+        }
+    };
+    let offsets = group.offsets.iter();
+    offsets
+        .filter(|(id, committed)| is_old(id, committed))
+        .map(|(id, c)| (*id, c.time_ms))
+        .collect()
+}
+
+fn base<'a>(group: &Group, is_stable: bool, subscribed: &'a Subscribed) -> Base<'a> {
+    if group.protocol_type.is_empty() {
+        return Base::Commit;
+    }
+    if group.members.is_empty() {
+        return group.empty_since_ms.map_or(Base::Commit, Base::Since);
+    }
+    match subscribed {
+        Subscribed::To(_) if is_stable => Base::CommitUnless(subscribed),
+        Subscribed::To(_) | Subscribed::Unknown => Base::Never,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use bytes::Bytes;
+    use ropewalk_shard::TopicId;
+    use ropewalk_shard::command::Member;
+    use uuid::Uuid;
+
+    use super::*;
+
+    const RETENTION_MS: i64 = 1_000;
+
+    fn orders() -> PartitionId {
+        PartitionId { topic: TopicId(Uuid::from_u128(1)), index: 0 }
+    }
+
+    fn refunds() -> PartitionId {
+        PartitionId { topic: TopicId(Uuid::from_u128(2)), index: 0 }
+    }
+
+    fn name(id: &PartitionId) -> Option<Arc<str>> {
+        Some(if *id == orders() { "orders" } else { "refunds" }.into())
+    }
+
+    fn committed(time_ms: i64, expires_ms: Option<i64>) -> Committed {
+        Committed { offset: 5, leader_epoch: -1, metadata: String::new(), time_ms, expires_ms }
+    }
+
+    fn group(protocol_type: &str) -> Group {
+        let offsets = [(orders(), committed(100, None)), (refunds(), committed(200, None))].into();
+        Group { protocol_type: protocol_type.into(), offsets, ..Group::default() }
+    }
+
+    fn with_member(mut group: Group, metadata: &'static [u8]) -> Group {
+        let member = Member {
+            member_id: "m".into(),
+            instance_id: None,
+            client_id: String::new(),
+            client_host: String::new(),
+            rebalance_timeout_ms: 0,
+            session_timeout_ms: 0,
+            protocols: vec![("range".into(), Bytes::from_static(metadata))],
+            assignment: Bytes::new(),
+        };
+        group.protocol = Some("range".into());
+        group.members = BTreeMap::from([("m".into(), member)]);
+        group
+    }
+
+    fn ids(group: &Group, is_stable: bool, now_ms: i64) -> Vec<PartitionId> {
+        let old = expired(group, is_stable, name, now_ms, RETENTION_MS);
+        old.into_iter().map(|(id, _)| id).collect()
+    }
+
+    #[test]
+    fn a_simple_groups_offsets_age_from_their_commit() {
+        let group = group("");
+        assert_eq!(ids(&group, false, 1_099), []);
+        assert_eq!(ids(&group, false, 1_100), [orders()]);
+        assert_eq!(ids(&group, false, 1_200), [orders(), refunds()]);
+        let old = expired(&group, false, name, 1_100, RETENTION_MS);
+        assert_eq!(old, [(orders(), 100)], "with the commit that grew old");
+    }
+
+    #[test]
+    fn an_empty_groups_offsets_age_from_the_last_member_on() {
+        let group = Group { empty_since_ms: Some(5_000), ..group("consumer") };
+        assert_eq!(ids(&group, false, 5_999), []);
+        assert_eq!(ids(&group, false, 6_000), [orders(), refunds()]);
+    }
+
+    #[test]
+    fn a_stable_groups_offsets_age_only_where_nobody_reads() {
+        let reads_orders = b"\0\0\0\0\0\x01\0\x06orders\xff\xff\xff\xff";
+        let group = with_member(group("consumer"), reads_orders);
+        assert_eq!(ids(&group, true, i64::MAX), [refunds()]);
+        assert_eq!(ids(&group, true, 1_199), []);
+        assert_eq!(ids(&group, false, i64::MAX), [], "not while it rebalances");
+    }
+
+    #[test]
+    fn what_a_group_reads_may_be_unknown_and_then_nothing_ages() {
+        let group = with_member(group("consumer"), b"?");
+        assert_eq!(ids(&group, true, i64::MAX), []);
+        let reads_orders = b"\0\0\0\0\0\x01\0\x06orders\xff\xff\xff\xff";
+        let group = with_member(self::group("connect"), reads_orders);
+        assert_eq!(ids(&group, true, i64::MAX), []);
+    }
+
+    #[test]
+    fn an_expiry_of_the_clients_own_counts_instead() {
+        let mut group = group("");
+        group.offsets.insert(orders(), committed(100, Some(150)));
+        group.offsets.insert(refunds(), committed(100, Some(9_000)));
+        assert_eq!(ids(&group, false, 149), []);
+        assert_eq!(ids(&group, false, 150), [orders()]);
+        assert_eq!(ids(&group, false, 8_999), [orders()]);
+    }
+}
