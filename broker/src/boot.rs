@@ -8,8 +8,8 @@
 //!
 //! # Order of stopping
 //!
-//! `/ready` turns false and no connection is accepted any more; requests under way finish, parked
-//! ones are dropped; then the background tasks, then the shards with a last checkpoint. A crash
+//! `/ready` turns false, members that wait for their group are told to look for its coordinator
+//! again, and no connection is accepted any more; requests under way finish, parked ones are dropped; then the background tasks, then the shards with a last checkpoint. A crash
 //! anywhere in between costs time at the next start, never data.
 
 use std::collections::HashMap;
@@ -35,6 +35,7 @@ use crate::ageing::Ageing;
 use crate::catalog::{Reconciler, Topics, View};
 use crate::clock;
 use crate::figures::Figures;
+use crate::group::{self, Coordinator};
 use crate::handle::{self, Context};
 use crate::limits;
 use crate::listen::{self, Acceptor, Budget};
@@ -142,8 +143,8 @@ impl Broker {
         let endpoints = bound.iter().map(|bound| (Arc::clone(&bound.name), bound.endpoint.clone()));
         let context = opened.context(endpoints.collect(), metrics);
         status.opened(&context, &opened.figures);
-        let reconciler = Arc::clone(&opened.reconciler);
-        background.spawn(reconciler.run());
+        background.spawn(Arc::clone(&opened.reconciler).run());
+        background.spawn(Arc::clone(&opened.groups).run());
         background.spawn(
             Ageing::new(Arc::clone(&opened.node), Arc::clone(&opened.view), Arc::clone(&settings))
                 .run(),
@@ -195,6 +196,7 @@ impl Broker {
     /// Stops in order.
     pub async fn stop(mut self) {
         self.status.stop();
+        self.context.groups.stop();
         let _ = self.stopping.send(true);
         while self.listeners.join_next().await.is_some() {}
         self.context.node.stop().await;
@@ -234,6 +236,7 @@ struct Opened {
     view: Arc<View>,
     figures: Arc<Figures>,
     reconciler: Arc<Reconciler>,
+    groups: Arc<Coordinator>,
 }
 
 impl Parts {
@@ -271,9 +274,11 @@ impl Parts {
             return Err(StartError::CatalogDamaged(damage));
         }
         let reconciler = Arc::new(Reconciler::new(Arc::clone(&node), Arc::clone(&view)));
-        follower.follow(&node, &reconciler);
+        let options = group::Options::new(&self.settings);
+        let groups = Coordinator::new(Arc::clone(&node), Arc::clone(&view), options);
+        follower.follow(&node, &reconciler, &groups);
         lead(&node).await;
-        Ok(Opened { parts: self, node, view, figures, reconciler })
+        Ok(Opened { parts: self, node, view, figures, reconciler, groups })
     }
 }
 
@@ -315,6 +320,7 @@ impl Opened {
             node: Arc::clone(&self.node),
             view: Arc::clone(&self.view),
             topics,
+            groups: Arc::clone(&self.groups),
             answers: Budget::new(limits::ANSWER_BYTES_MAX),
             producer_ids: handle::init_producer_id::ProducerIds::default(),
             metrics,

@@ -30,6 +30,7 @@ use tokio::time::Instant;
 use tracing::{Instrument, Span, debug_span};
 
 use crate::catalog::{Topics, View};
+use crate::group::Coordinator;
 use crate::listen::{Answer, Budget, Peer, Permit, Reply, Request, Service, Turn};
 use crate::settings::Settings;
 
@@ -50,6 +51,17 @@ pub(crate) mod init_producer_id;
 mod create_topics;
 mod delete_topics;
 mod create_partitions;
+mod find_coordinator;
+mod join_group;
+mod sync_group;
+mod heartbeat;
+mod leave_group;
+mod offset_commit;
+mod offset_fetch;
+mod describe_groups;
+mod list_groups;
+mod delete_groups;
+mod offset_delete;
 mod describe_configs;
 mod alter_configs;
 mod list_config_resources;
@@ -86,6 +98,8 @@ pub struct Context {
     pub view: Arc<View>,
     /// Changes what exists.
     pub topics: Topics,
+    /// Who is in which group, and how far each has got.
+    pub groups: Arc<Coordinator>,
     /// For answers that are read from disk: acquire before reading, then [`Call::hold`].
     pub answers: Budget,
     pub(crate) producer_ids: init_producer_id::ProducerIds,
@@ -186,6 +200,20 @@ static ROUTES: &[Route] = &[
     route!(fetch_request::FetchRequest, 4..=18, Parked, fetch::handle),
     route!(list_offsets_request::ListOffsetsRequest, 1..=11, Alone, list_offsets::handle),
     route!(metadata_request::MetadataRequest, 0..=13, Alone, metadata::handle),
+    route!(offset_commit_request::OffsetCommitRequest, 2..=10, Alone, offset_commit::handle),
+    route!(offset_fetch_request::OffsetFetchRequest, 1..=10, Alone, offset_fetch::handle),
+    route!(
+        find_coordinator_request::FindCoordinatorRequest,
+        0..=6,
+        Alone,
+        find_coordinator::handle
+    ),
+    route!(join_group_request::JoinGroupRequest, 0..=9, Parked, join_group::handle),
+    route!(heartbeat_request::HeartbeatRequest, 0..=4, Alone, heartbeat::handle),
+    route!(leave_group_request::LeaveGroupRequest, 0..=5, Alone, leave_group::handle),
+    route!(sync_group_request::SyncGroupRequest, 0..=5, Parked, sync_group::handle),
+    route!(describe_groups_request::DescribeGroupsRequest, 0..=6, Alone, describe_groups::handle),
+    route!(list_groups_request::ListGroupsRequest, 0..=5, Alone, list_groups::handle),
     route!(api_versions_request::ApiVersionsRequest, 0..=4, Alone, api_versions::handle),
     route!(create_topics_request::CreateTopicsRequest, 2..=7, Alone, create_topics::handle),
     route!(delete_topics_request::DeleteTopicsRequest, 1..=6, Alone, delete_topics::handle),
@@ -222,6 +250,7 @@ static ROUTES: &[Route] = &[
         Alone,
         create_partitions::handle
     ),
+    route!(delete_groups_request::DeleteGroupsRequest, 0..=2, Alone, delete_groups::handle),
     route!(elect_leaders_request::ElectLeadersRequest, 0..=2, Alone, elect_leaders::handle),
     route!(
         incremental_alter_configs_request::IncrementalAlterConfigsRequest,
@@ -241,6 +270,7 @@ static ROUTES: &[Route] = &[
         Alone,
         list_partition_reassignments::handle
     ),
+    route!(offset_delete_request::OffsetDeleteRequest, 0..=0, Alone, offset_delete::handle),
     route!(describe_quorum_request::DescribeQuorumRequest, 0..=2, Alone, describe_quorum::handle),
     route!(
         describe_cluster_request::DescribeClusterRequest,

@@ -8,6 +8,7 @@ pub mod clock;
 pub mod settings;
 pub mod listen;
 pub mod handle;
+pub mod group;
 pub mod catalog;
 pub mod figures;
 pub mod ageing;

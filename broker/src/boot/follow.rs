@@ -9,6 +9,7 @@ use ropewalk_shard::{Effect, Observer, PartitionId, ShardId};
 
 use crate::catalog::{Reconciler, View};
 use crate::figures::Figures;
+use crate::group::Coordinator;
 
 /// Listens on the loops of all shards.
 #[derive(Debug)]
@@ -23,6 +24,7 @@ pub(super) struct Follower {
 struct Open {
     node: Weak<Node>,
     reconciler: Arc<Reconciler>,
+    groups: Arc<Coordinator>,
 }
 
 impl Follower {
@@ -31,8 +33,17 @@ impl Follower {
     }
 
     /// From here on the catalog's changes are followed; all before are read now.
-    pub(super) fn follow(&self, node: &Arc<Node>, reconciler: &Arc<Reconciler>) {
-        let open = Open { node: Arc::downgrade(node), reconciler: Arc::clone(reconciler) };
+    pub(super) fn follow(
+        &self,
+        node: &Arc<Node>,
+        reconciler: &Arc<Reconciler>,
+        groups: &Arc<Coordinator>,
+    ) {
+        let open = Open {
+            node: Arc::downgrade(node),
+            reconciler: Arc::clone(reconciler),
+            groups: Arc::clone(groups),
+        };
         self.open.set(open).expect("a node is opened once");
         // The catalog cannot change while its state is held, so nothing falls between.
         if let Some(catalog) = &node.catalog().state().catalog {
@@ -55,7 +66,12 @@ impl Observer for Follower {
         }
     }
 
-    fn leads(&self, _shard: ShardId, _term: Option<u64>) {}
+    fn leads(&self, shard: ShardId, term: Option<u64>) {
+        // Who led before there was a coordinator, it finds itself.
+        if let Some(open) = self.open.get() {
+            open.groups.leads(shard, term);
+        }
+    }
 }
 
 /// How a partition's segments are cut: as its topic's configuration says.

@@ -284,6 +284,27 @@ impl From<group::Refusal> for ErrorCode {
     }
 }
 
+impl From<crate::group::Refusal> for ErrorCode {
+    fn from(refusal: crate::group::Refusal) -> Self {
+        use crate::group::Refusal;
+        match refusal {
+            Refusal::UnknownMember => Self::UnknownMemberId,
+            Refusal::IllegalGeneration => Self::IllegalGeneration,
+            Refusal::RebalanceInProgress => Self::RebalanceInProgress,
+            Refusal::FencedInstance => Self::FencedInstanceId,
+            Refusal::MemberIdRequired => Self::MemberIdRequired,
+            Refusal::InconsistentProtocol => Self::InconsistentGroupProtocol,
+            Refusal::InvalidSessionTimeout => Self::InvalidSessionTimeout,
+            Refusal::GroupFull => Self::GroupMaxSizeReached,
+            Refusal::InvalidGroupId => Self::InvalidGroupId,
+            Refusal::NoSuchGroup => Self::GroupIdNotFound,
+            Refusal::NotEmpty => Self::NonEmptyGroup,
+            Refusal::NotCoordinator => Self::NotCoordinator,
+            Refusal::NotAvailable => Self::CoordinatorNotAvailable,
+        }
+    }
+}
+
 impl From<&catalog::Refusal> for ErrorCode {
     fn from(refusal: &catalog::Refusal) -> Self {
         match refusal {

@@ -1,0 +1,54 @@
+//! FindCoordinator: which broker keeps a group, a transaction or a share-partition's state.
+//!
+//! The answer names this broker by the same id and address as Metadata does; clients look one up in
+//! the other. A broker that does not lead the key's shard (yet) says so, and the client asks again.
+
+use std::sync::Arc;
+
+use ropewalk_codec::Str;
+use ropewalk_codec::find_coordinator_request::FindCoordinatorRequest;
+use ropewalk_codec::find_coordinator_response::{Coordinator, FindCoordinatorResponse};
+
+use super::{Call, Close, Context, ErrorCode};
+
+const GROUP: i8 = 0;
+const TRANSACTION: i8 = 1;
+
+/// From here on several keys are asked at once.
+const BATCHED_FROM: i16 = 4;
+
+/// Answers the request.
+pub(crate) async fn handle(
+    ctx: &Arc<Context>,
+    call: &Call,
+    request: FindCoordinatorRequest,
+) -> Result<FindCoordinatorResponse, Close> {
+    let find = |key: Str| find(ctx, call, request.key_type, key);
+    if call.version >= BATCHED_FROM {
+        let coordinators = request.coordinator_keys.into_iter().map(find).collect();
+        return Ok(FindCoordinatorResponse { coordinators, ..Default::default() });
+    }
+    let found = find(request.key);
+    Ok(FindCoordinatorResponse {
+        error_code: found.error_code,
+        error_message: found.error_message,
+        node_id: found.node_id,
+        host: found.host,
+        port: found.port,
+        ..Default::default()
+    })
+}
+
+fn find(ctx: &Context, call: &Call, key_type: i8, key: Str) -> Coordinator {
+    let code = match key_type {
+        GROUP | TRANSACTION if ctx.groups.coordinates(&key) => ErrorCode::None,
+        GROUP | TRANSACTION => ErrorCode::CoordinatorNotAvailable,
+        // Share-partitions, too, as long as there are no share groups here.
+        _ => ErrorCode::InvalidRequest,
+    };
+    let found = code == ErrorCode::None;
+    let node_id = if found { ctx.broker_id } else { -1 };
+    let (host, port) = if found { ctx.endpoint(&call.peer) } else { (Str::new(), -1) };
+    let error_message = Some(Str::from_static(code.name()));
+    Coordinator { key, node_id, host, port, error_code: call.refuse(code), error_message }
+}

@@ -1,0 +1,204 @@
+//! OffsetFetch: where a group goes on reading.
+//!
+//! Every answer is preceded by a read barrier, so that a commit that was acked is what is told (O3).
+//! Versions up to 7 ask for one group; they are answered by the same code as the later ones.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use ropewalk_codec::Str;
+use ropewalk_codec::offset_fetch_request::{
+    OffsetFetchRequest, OffsetFetchRequestGroup, OffsetFetchRequestTopics,
+};
+use ropewalk_codec::offset_fetch_response::{
+    OffsetFetchResponse, OffsetFetchResponseGroup, OffsetFetchResponsePartition,
+    OffsetFetchResponsePartitions, OffsetFetchResponseTopic, OffsetFetchResponseTopics,
+};
+use ropewalk_shard::state::group::Committed;
+use ropewalk_shard::{PartitionId, TopicId};
+use uuid::Uuid;
+
+use super::{Call, Close, Context, ErrorCode};
+use crate::group::Refusal;
+
+/// From here on there is an error code for the whole.
+const GROUP_ERROR_FROM: i16 = 2;
+/// From here on several groups are asked for.
+const BATCHED_FROM: i16 = 8;
+/// From here on topics are named by id.
+const TOPIC_IDS_FROM: i16 = 10;
+
+type Offsets = HashMap<PartitionId, Committed>;
+
+/// Answers the request.
+pub(crate) async fn handle(
+    ctx: &Arc<Context>,
+    call: &Call,
+    mut request: OffsetFetchRequest,
+) -> Result<OffsetFetchResponse, Close> {
+    if call.version < BATCHED_FROM {
+        let group = single(request);
+        let error_topics = group.topics.clone().unwrap_or_default();
+        let answer = fetch(ctx, call, group).await;
+        return Ok(as_single(call, answer, error_topics));
+    }
+    let mut groups = Vec::with_capacity(request.groups.len());
+    for group in std::mem::take(&mut request.groups) {
+        groups.push(fetch(ctx, call, group).await);
+    }
+    Ok(OffsetFetchResponse { groups, ..Default::default() })
+}
+
+async fn fetch(
+    ctx: &Context,
+    call: &Call,
+    group: OffsetFetchRequestGroup,
+) -> OffsetFetchResponseGroup {
+    let topics = match &group.topics {
+        Some(topics) => some(ctx, call, &group.group_id, topics).await,
+        None => all(ctx, call, &group.group_id).await,
+    };
+    let (error_code, topics) = match topics {
+        Ok(topics) => (ErrorCode::None, topics),
+        Err(refusal) => (refusal.into(), Vec::new()),
+    };
+    let error_code = call.refuse(error_code);
+    OffsetFetchResponseGroup { group_id: group.group_id, topics, error_code }
+}
+
+/// The offsets of the topics that were asked for.
+async fn some(
+    ctx: &Context,
+    call: &Call,
+    group: &Str,
+    topics: &[OffsetFetchRequestTopics],
+) -> Result<Vec<OffsetFetchResponseTopics>, Refusal> {
+    let known = topics.iter().map(|topic| {
+        if call.version >= TOPIC_IDS_FROM {
+            ctx.view.by_id(TopicId(topic.topic_id))
+        } else {
+            ctx.view.by_name(&topic.name)
+        }
+    });
+    let known: Vec<_> = known.map(|view| view.map(|view| view.id)).collect();
+    let ids: Vec<_> = topics
+        .iter()
+        .zip(&known)
+        .filter_map(|(topic, id)| Some((topic, (*id)?)))
+        .flat_map(|(topic, id)| {
+            topic
+                .partition_indexes
+                .iter()
+                .map(move |index| PartitionId { topic: id, index: *index })
+        })
+        .collect();
+    let offsets: Offsets = ctx.groups.committed(group, Some(&ids)).await?.into_iter().collect();
+    let answer = |(topic, id): (&OffsetFetchRequestTopics, &Option<TopicId>)| {
+        let code = match id {
+            None if call.version >= TOPIC_IDS_FROM => ErrorCode::UnknownTopicId,
+            _ => ErrorCode::None,
+        };
+        let partition = |index: &i32| {
+            let committed = id.and_then(|topic| offsets.get(&PartitionId { topic, index: *index }));
+            answer(*index, committed, call.refuse(code))
+        };
+        OffsetFetchResponseTopics {
+            name: topic.name.clone(),
+            topic_id: topic.topic_id,
+            partitions: topic.partition_indexes.iter().map(partition).collect(),
+        }
+    };
+    Ok(topics.iter().zip(&known).map(answer).collect())
+}
+
+/// All offsets of the group, but those of topics that are being deleted.
+async fn all(
+    ctx: &Context,
+    call: &Call,
+    group: &Str,
+) -> Result<Vec<OffsetFetchResponseTopics>, Refusal> {
+    let mut topics: Vec<OffsetFetchResponseTopics> = Vec::new();
+    let mut last = None;
+    // In the order of ids: the partitions of a topic come one after the other.
+    for (id, committed) in ctx.groups.committed(group, None).await? {
+        if last != Some(id.topic) {
+            let Some(view) = ctx.view.by_id(id.topic) else { continue };
+            last = Some(id.topic);
+            let by_id = call.version >= TOPIC_IDS_FROM;
+            topics.push(OffsetFetchResponseTopics {
+                name: if by_id { Str::new() } else { Str::from(&*view.name) },
+                topic_id: if by_id { id.topic.0 } else { Uuid::nil() },
+                partitions: Vec::new(),
+            });
+        }
+        if let Some(topic) = topics.last_mut() {
+            topic.partitions.push(answer(id.index, Some(&committed), 0));
+        }
+    }
+    Ok(topics)
+}
+
+/// Without a commit the offset is -1, and that is no error.
+fn answer(
+    partition_index: i32,
+    committed: Option<&Committed>,
+    error_code: i16,
+) -> OffsetFetchResponsePartitions {
+    OffsetFetchResponsePartitions {
+        partition_index,
+        committed_offset: committed.map_or(-1, |c| c.offset),
+        committed_leader_epoch: committed.map_or(-1, |c| c.leader_epoch),
+        metadata: Some(committed.map(|c| Str::from(&c.metadata)).unwrap_or_default()),
+        error_code,
+    }
+}
+
+/// The request of one group in the words of several.
+fn single(request: OffsetFetchRequest) -> OffsetFetchRequestGroup {
+    let topics = request.topics.map(|topics| {
+        let topic = |topic: ropewalk_codec::offset_fetch_request::OffsetFetchRequestTopic| {
+            let (name, partition_indexes) = (topic.name, topic.partition_indexes);
+            OffsetFetchRequestTopics { name, partition_indexes, ..Default::default() }
+        };
+        topics.into_iter().map(topic).collect()
+    });
+    OffsetFetchRequestGroup { group_id: request.group_id, topics, ..Default::default() }
+}
+
+/// The answer for one group. The first version has no place for the group's error and repeats it
+/// for each partition that was asked for.
+fn as_single(
+    call: &Call,
+    group: OffsetFetchResponseGroup,
+    asked: Vec<OffsetFetchRequestTopics>,
+) -> OffsetFetchResponse {
+    let mut topics = group.topics;
+    let mut error_code = group.error_code;
+    if call.version < GROUP_ERROR_FROM && error_code != 0 {
+        topics = asked
+            .into_iter()
+            .map(|topic| OffsetFetchResponseTopics {
+                partitions: topic
+                    .partition_indexes
+                    .iter()
+                    .map(|i| answer(*i, None, error_code))
+                    .collect(),
+                name: topic.name,
+                topic_id: topic.topic_id,
+            })
+            .collect();
+        error_code = 0;
+    }
+    let partition = |p: OffsetFetchResponsePartitions| OffsetFetchResponsePartition {
+        partition_index: p.partition_index,
+        committed_offset: p.committed_offset,
+        committed_leader_epoch: p.committed_leader_epoch,
+        metadata: p.metadata,
+        error_code: p.error_code,
+    };
+    let topics = topics.into_iter().map(|topic| OffsetFetchResponseTopic {
+        name: topic.name,
+        partitions: topic.partitions.into_iter().map(partition).collect(),
+    });
+    OffsetFetchResponse { topics: topics.collect(), error_code, ..Default::default() }
+}
