@@ -253,6 +253,7 @@ impl DataDir {
             }
             Found::Empty | Found::HalfFormatted => {}
         }
+        self.create_dir(&self.root)?;
         let path = self.root.join(FORMING);
         let write = || -> io::Result<()> {
             let file = self.disk.open(&path, Open::CreateOrTruncate)?;

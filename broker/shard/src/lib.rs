@@ -19,6 +19,7 @@ pub mod budget;
 pub mod shelf;
 pub mod snapshot;
 pub mod checkpoint;
+pub mod clean;
 pub mod recovery;
 pub mod birth;
 pub mod directory;

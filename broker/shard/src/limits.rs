@@ -48,6 +48,15 @@ pub const SPILL_BYTES_MAX: usize = 32 << 10;
 /// Runs of a partition in spill files. Above it a checkpoint writes them anew as one.
 pub const SPILL_RUNS_MAX: usize = 4;
 
+/// Between two looks for partitions that are to be compacted, milliseconds.
+pub const COMPACTION_INTERVAL_MS: i64 = 15_000;
+
+/// Memory for the keys of the partition that is being compacted.
+pub const COMPACTION_KEYS_BYTES_MAX: usize = 16 << 20;
+
+/// What the records of one batch may take when they are decompressed to be compacted.
+pub const COMPACTION_RECORDS_BYTES_MAX: usize = 128 << 20;
+
 const _: () = assert!(ENTRY_BYTES_MAX as u64 <= MESSAGE_BYTES_MAX, "an entry fits a message");
 const _: () =
     assert!(MESSAGE_BYTES_MAX <= COMMITTED_BYTES_MAX, "apply takes what a message brings");

@@ -22,7 +22,8 @@ use tracing::{info, warn};
 
 use crate::birth;
 use crate::budget::TailBudget;
-use crate::checkpoint::{self, Keeper, KeeperHandle, Policy};
+use crate::checkpoint::{self, CleanerHandle, Keeper, KeeperHandle, Policy};
+use crate::clean::Cleaner;
 use crate::directory::{DataDir, DirectoryError, Found, Identity};
 use crate::driver::{Driver, Logs, Surroundings};
 use crate::handle::{Observer, Shard};
@@ -103,6 +104,7 @@ struct Running {
     stop: watch::Sender<bool>,
     drivers: JoinSet<()>,
     keeper: KeeperHandle,
+    cleaner: CleanerHandle,
     _lock: Lock,
 }
 
@@ -120,7 +122,7 @@ impl Node {
                 None => return Err(NodeError::Empty(options.dir)),
             }
         }
-        let opened = recovery::open(data, &options.recovery)?;
+        let opened = recovery::open(data.clone(), &options.recovery)?;
         let budget = Arc::clone(opened.store.budget());
         let (stop, stopped) = watch::channel(false);
         let wal = Writer::spawn(opened.wal, |_| ())?;
@@ -135,6 +137,7 @@ impl Node {
         let mut drivers = JoinSet::new();
         let policy = Arc::clone(&options.policy);
         let journal = Box::new(wal.clone());
+        let mut cleaner = Cleaner::new(data, Arc::clone(&policy));
         let mut keeper = Keeper::new(opened.store, journal, policy, options.checkpoint);
         for found in opened.replicas {
             let id = found.shard;
@@ -142,6 +145,8 @@ impl Node {
             let replica = Replica::new(id, found.start)
                 .map_err(|source| NodeError::Engine { shard: id, source })?;
             keeper.add(found.files, Box::new(Arc::clone(&shard)));
+            let logged = Arc::clone(&shard);
+            cleaner.add(id, Box::new(move || logged.logs()));
             let around = Surroundings {
                 wal: wal.clone(),
                 logs: found.shelf as Arc<dyn Logs>,
@@ -154,9 +159,11 @@ impl Node {
         }
         let fatal = Arc::clone(&options.on_fatal);
         let keeper = keeper.spawn(options.clock_ms, move |error| fatal(error.to_string()))?;
+        let fatal = Arc::clone(&options.on_fatal);
+        let cleaner = cleaner.spawn(options.clock_ms, move |error| fatal(error.to_string()))?;
         drivers.spawn(watch_log(wal, stopped, Arc::clone(&options.on_fatal)));
         info!(dir = %options.dir.display(), shards = node.shards.len(), "opened");
-        let running = Running { stop, drivers, keeper, _lock: lock };
+        let running = Running { stop, drivers, keeper, cleaner, _lock: lock };
         *node.running.lock() = Some(running);
         Ok(node)
     }
@@ -214,8 +221,12 @@ impl Node {
     /// Stops everything in order, with a last checkpoint. Does nothing the second time.
     pub async fn stop(&self) {
         let Some(mut running) = self.running.lock().take() else { return };
-        let keeper = running.keeper;
-        match tokio::task::spawn_blocking(move || keeper.stop()).await {
+        let (keeper, cleaner) = (running.keeper, running.cleaner);
+        let stopped = tokio::task::spawn_blocking(move || {
+            drop(cleaner);
+            keeper.stop()
+        });
+        match stopped.await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 warn!(%error, "the last checkpoint failed: the next start replays more")

@@ -261,7 +261,10 @@ impl Believed {
         for files in &snapshot.partitions {
             let log = PartitionLog::recover(Arc::clone(&shelf), files)?;
             let partition = files.partition;
-            damaged.extend(log.damages().into_iter().map(|what| (partition, what)));
+            for what in log.damages() {
+                tracing::error!(%partition, what, "records of a partition are damaged");
+                damaged.push((partition, what));
+            }
             logs.insert(partition, log);
         }
         let kept: VecDeque<KeptSnapshot> = older

@@ -143,6 +143,13 @@ impl Spilled {
     }
 }
 
+impl SegmentsEnd {
+    /// The segment that takes the next batch: those before it never change again, but by compaction.
+    pub(crate) fn segment_base(self) -> i64 {
+        self.segment_base
+    }
+}
+
 /// Why there is no snapshot in a file.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {

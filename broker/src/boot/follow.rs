@@ -74,12 +74,22 @@ impl Observer for Follower {
     }
 }
 
-/// How a partition's segments are cut: as its topic's configuration says.
+/// How a partition's segments are cut and compacted: as its topic's configuration says.
 #[derive(Debug)]
 pub(super) struct Policy(pub(super) Arc<View>);
 
 impl checkpoint::Policy for Policy {
     fn segments(&self, partition: PartitionId) -> SegmentConfig {
         self.0.by_id(partition.topic).map(|topic| topic.config.segment).unwrap_or_default()
+    }
+
+    fn compaction(&self, partition: PartitionId) -> Option<checkpoint::CompactionPolicy> {
+        let topic = self.0.by_id(partition.topic).filter(|topic| topic.config.compacts())?;
+        Some(checkpoint::CompactionPolicy {
+            dirty_ratio_min: topic.config.dirty_ratio_min,
+            delete_retention_ms: topic.config.delete_retention_ms,
+            lag_ms_min: topic.config.compaction_lag_ms_min,
+            lag_ms_max: topic.config.compaction_lag_ms_max,
+        })
     }
 }

@@ -1,4 +1,4 @@
-//! The keeper on its own thread.
+//! The keeper on its own thread, and the cleaner on another.
 //!
 //! It works while there is work, else it is parked until a log wakes it or some time has passed. When it
 //! is stopped it checkpoints every shard, so that the next start is quick.
@@ -10,6 +10,7 @@ use std::time::Duration;
 use std::{fmt, io};
 
 use super::{Keeper, KeeperError, Next};
+use crate::clean::Cleaner;
 
 /// How long it sleeps when nothing wakes it.
 const IDLE: Duration = Duration::from_millis(100);
@@ -44,7 +45,7 @@ impl Keeper {
         let store = Arc::clone(&self.store);
         let thread = thread::Builder::new().name("keeper".to_owned()).spawn(move || {
             self.store.set_keeper(Some(thread::current()));
-            if let Err(error) = self.run(clock_ms, &stopped) {
+            if let Err(error) = run(|now_ms| self.step(now_ms), clock_ms, &stopped) {
                 failed(error);
             }
             self
@@ -52,20 +53,64 @@ impl Keeper {
         let thread = thread.inspect_err(|_| store.set_keeper(None))?;
         Ok(KeeperHandle { stop, thread: Some(thread), clock_ms })
     }
+}
 
-    fn run(&mut self, clock_ms: fn() -> i64, stop: &AtomicBool) -> Result<(), KeeperError> {
-        while !stop.load(Ordering::Acquire) {
-            match self.step(clock_ms()) {
-                Ok(Next::Now) => {}
-                Ok(Next::Wait) => thread::park_timeout(IDLE),
-                Err(error @ KeeperError::Final(_)) => return Err(error),
-                Err(KeeperError::Later(error)) => {
-                    tracing::warn!(error, "background work did not succeed and is tried again");
-                    thread::park_timeout(RETRY);
-                }
+/// Works step by step until stopped, or until something fails for good.
+fn run(
+    mut step: impl FnMut(i64) -> Result<Next, KeeperError>,
+    clock_ms: fn() -> i64,
+    stop: &AtomicBool,
+) -> Result<(), KeeperError> {
+    while !stop.load(Ordering::Acquire) {
+        match step(clock_ms()) {
+            Ok(Next::Now) => {}
+            Ok(Next::Wait) => thread::park_timeout(IDLE),
+            Err(error @ KeeperError::Final(_)) => return Err(error),
+            Err(KeeperError::Later(error)) => {
+                tracing::warn!(error, "background work did not succeed and is tried again");
+                thread::park_timeout(RETRY);
             }
         }
-        Ok(())
+    }
+    Ok(())
+}
+
+/// A running cleaner. Dropping it stops it after the segment that it is at.
+#[derive(Debug)]
+pub struct CleanerHandle {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Cleaner {
+    /// Runs on its own thread from now on. `failed` is called, once, if it has to give up (D2).
+    ///
+    /// # Errors
+    /// When the thread cannot be made.
+    pub fn spawn(
+        mut self,
+        clock_ms: fn() -> i64,
+        failed: impl FnOnce(KeeperError) + Send + 'static,
+    ) -> io::Result<CleanerHandle> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = thread::Builder::new().name("cleaner".to_owned()).spawn(move || {
+            if let Err(error) = run(|now_ms| self.step(now_ms), clock_ms, &stopped) {
+                failed(error);
+            }
+        })?;
+        Ok(CleanerHandle { stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for CleanerHandle {
+    fn drop(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            self.stop.store(true, Ordering::Release);
+            thread.thread().unpark();
+            // A panic there was reported where it happened.
+            let _ = thread.join();
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Moves the records of a partition from layer to layer: tail and spill to segments, tail to spill.
 //!
-//! Only the checkpoint thread comes here, so that at the moment of a checkpoint no file holds
+//! Only the checkpoint thread comes here (compaction changes segments in place), so that at the moment of a checkpoint no file holds
 //! anything above the index that is checkpointed. Readers go on: the layers change under the lock, after
 //! the bytes are at their new place.
 //!
@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use ropewalk_batch::Stamped;
+use ropewalk_segment::compaction::{Compaction, CompactionJob, Replacement};
 use ropewalk_segment::{SegmentConfig, SegmentError, Segments};
 
 use super::PartitionLog;
@@ -210,6 +211,23 @@ impl PartitionLog {
             segments: end,
             spill: inner.spill.clone(),
         })
+    }
+
+    /// Prepares a compaction; `None` if there is nothing to compact.
+    pub(crate) fn plan_compaction(&self, request: Compaction) -> Option<CompactionJob> {
+        self.segments.lock().as_ref()?.plan_compaction(request)
+    }
+
+    /// Puts a compacted segment in its place.
+    ///
+    /// # Errors
+    /// A failed sync is final (D2).
+    pub(crate) fn install(&self, replacement: Replacement) -> Result<(), SegmentError> {
+        let mut writer = self.segments.lock();
+        let Some(segments) = &mut *writer else { return Ok(()) };
+        let installed = segments.install(replacement);
+        self.publish(segments);
+        installed.map(|_| ())
     }
 
     /// What is known to be damaged, for a person. Reads of it fail, all else works.
