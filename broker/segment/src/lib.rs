@@ -37,6 +37,7 @@ mod lookup;
 pub mod spill;
 pub mod retention;
 pub mod compaction;
+mod repair;
 
 pub use error::{Damage, Result, SegmentError};
 pub use files::FileCache;

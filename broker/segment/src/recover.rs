@@ -65,12 +65,15 @@ pub(crate) fn recover(
     recovery.load_sealed(&sealed, at.segment_base, log_start)?;
     recovery.mark_missing(log_start, at.segment_base);
     let has_tail = at.position_bytes > 0 && at.next_offset > log_start;
-    if has_tail {
-        recovery.load_tail(at)?;
-    } else {
+    let mut appending = false;
+    if !has_tail {
         tail.into_iter().for_each(|base| recovery.leave(base));
+    } else if recovery.was_repaired(at) {
+        recovery.load_sealed(&tail, at.next_offset, log_start)?;
+    } else {
+        recovery.load_tail(at)?;
+        appending = recovery.segments.last().is_some_and(|tail| tail.damage.is_none());
     }
-    let appending = has_tail && recovery.segments.last().is_some_and(|tail| tail.damage.is_none());
     Ok(recovery.finish(log_start, at.next_offset, appending))
 }
 
@@ -183,6 +186,14 @@ impl Recovery<'_> {
     /// Leaves a segment below the log's start to the caller: an older snapshot may name it.
     fn leave(&mut self, base: i64) {
         self.stale.extend([LOG, INDEX].map(|name| files::path(self.dir, base, name)));
+    }
+
+    /// Whether a repair replaced the segment that takes the next batch since the end was recorded. It is
+    /// sealed then, and shorter than the end says.
+    fn was_repaired(&self, at: &DurableEnd) -> bool {
+        let summary = self.summary(at.segment_base, Some(0));
+        let end = summary.ok().and_then(|found| found.header.compacted_end);
+        end.is_some_and(|end| end <= at.next_offset)
     }
 
     /// Reads the summary of the segment that takes the next batch, and cuts it.

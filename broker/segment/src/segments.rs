@@ -236,6 +236,18 @@ impl Segments {
         })
     }
 
+    /// Removes all files: the partition is deleted, or made anew. Reads under way finish.
+    pub fn remove_all(self) -> Result<()> {
+        let shared = &self.shared;
+        let dir = &shared.dir;
+        shared.files.forget_dir(dir);
+        if shared.disk.exists(dir).map_err(|error| SegmentError::io(dir, error))? {
+            crate::recover::recover(&*shared.disk, dir, None, 0)?;
+        }
+        shared.view.write().segments.clear();
+        Ok(())
+    }
+
     /// The first offset that is kept.
     #[must_use]
     pub fn start_offset(&self) -> i64 {

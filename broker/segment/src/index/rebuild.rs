@@ -106,6 +106,7 @@ impl Scanner<'_> {
         if header.last_offset_delta < 0
             || facts.base_offset < self.next_offset
             || facts.next_offset > expected.end_offset
+            || facts.next_offset - expected.base_offset > i64::from(u32::MAX)
             || (gap && !expected.gaps)
             || header.leader_epoch < self.leader_epoch
         {

@@ -129,9 +129,31 @@ proptest! {
             segments = bench.open(Some(&end), 0);
         }
         let damaged = assert_right_or_damaged(&segments, &all);
-        if name.ends_with("log") {
+        let is_log = name.ends_with("log");
+        if is_log {
             prop_assert!(damaged > 0, "a damaged log cannot be whole");
         }
+        let found = segments.reader().verify().unwrap();
+        prop_assert_eq!(!found.is_empty(), damaged > 0, "{:?}", found);
+
+        let lost = segments.accept_loss().unwrap();
+        prop_assert_eq!(segments.reader().verify().unwrap(), &[]);
+        let offsets: i64 = lost.iter().map(|range| range.end - range.start).sum();
+        prop_assert!(offsets <= damaged as i64, "{:?}", lost);
+        prop_assert!(is_log || offsets == 0, "an index is made again: {:?}", lost);
+        let is_lost = |b: &&Stamped| lost.iter().any(|range| range.contains(&b.base_offset));
+        let left: Vec<Bytes> = all.iter().filter(|batch| !is_lost(batch)).map(stored).collect();
+        prop_assert_eq!(&read_on(&segments.reader(), 0, 900).unwrap(), &left);
+        // The snapshot from before the repair still leads to the repaired log.
+        segments = bench.open(Some(&end), 0);
+        prop_assert_eq!(segments.damages(), &[]);
+        prop_assert_eq!(&read_on(&segments.reader(), 0, 900).unwrap(), &left);
+        let next = segments.next_offset();
+        segments.append(&batches(next, &[3], 4), 0, &small()).unwrap();
+        let again = segments.sync().unwrap();
+        let segments = bench.open(Some(&again), 0);
+        prop_assert_eq!(segments.damages(), &[]);
+        prop_assert_eq!(read_on(&segments.reader(), 0, 900).unwrap().len(), left.len() + 1);
     }
 }
 
@@ -157,4 +179,38 @@ fn d3_a_compacted_index_is_made_again_with_its_gaps() {
     bench.disk.corrupt(&path, 17, 1);
     let segments = bench.open(Some(&end), 0);
     assert_eq!(segments.damages().len(), 1);
+}
+
+proptest! {
+    /// Whatever lies in the files, opening and reading ends in batches or in an error, never in a panic.
+    #[test]
+    fn d3_arbitrary_files_are_survived(
+        log in prop::collection::vec(any::<u8>(), 0..400),
+        index in prop::collection::vec(any::<u8>(), 0..300),
+        headers in any::<bool>(),
+        end in (0..3_i64, 0..500_u64, 0..5_u32, 0..1_000_i64),
+        start in 0..50_i64,
+    ) {
+        let bench = Bench::new();
+        let (segment_base, position_bytes, blocks, next_offset) = end;
+        bench.disk.create_dir_all(&bench.dir).unwrap();
+        for base in 0..2 {
+            let mut index = index.clone();
+            if headers {
+                let compacted_end = Some(base + 1);
+                let header =
+                    crate::index::Header { base_offset: base, created_ms: 0, compacted_end, is_clean: true };
+                index.splice(0..0, crate::index::encode_header(&header));
+            }
+            bench.disk.put(&bench.path(base, "log"), log.clone());
+            bench.disk.put(&bench.path(base, "index"), index);
+        }
+        let end = DurableEnd { segment_base, position_bytes, blocks, next_offset };
+        let mut segments = bench.open(Some(&end), start);
+        let _either = read_on(&segments.reader(), start, 100);
+        let _either = segments.reader().offset_for_timestamp(3);
+        let _either = segments.reader().visible_count(0..next_offset);
+        segments.accept_loss().unwrap();
+        prop_assert_eq!(segments.reader().verify().unwrap(), &[]);
+    }
 }

@@ -184,7 +184,10 @@ fn r1_open_files_are_bounded_and_an_idle_partition_has_none() {
     assert_eq!(bench.files.open_files(), 0, "only reads fill the cache");
     read_on(&segments.reader(), 0, 1).unwrap();
     assert_eq!(bench.files.open_files(), 4);
-    assert!(size_of::<crate::view::Segment>() <= 128);
+    let idle = size_of::<Segments>()
+        + size_of::<crate::view::Shared>()
+        + 4 * size_of::<crate::view::Segment>();
+    assert!(idle <= 1_024, "{idle} bytes with four segments");
 }
 
 #[test]
@@ -216,4 +219,51 @@ fn d2_a_failed_fsync_is_final() {
     assert!(matches!(segments.sync(), Err(SegmentError::SyncFailed { .. })));
     let refused = segments.append(&batches(5, &[5], 1), 0, &small());
     assert!(matches!(refused, Err(SegmentError::SyncFailed { .. })));
+}
+
+#[test]
+fn a_deleted_partition_leaves_no_file() {
+    let bench = Bench::new();
+    let mut segments = bench.open(None, 0);
+    let all = batches(0, &[40; 8], 1);
+    segments.append(&all, 0, &small()).unwrap();
+    let plan = segments.reader().plan_read(0, 1).unwrap();
+    segments.remove_all().unwrap();
+    assert_eq!(bench.disk.list(&bench.dir).unwrap(), Vec::<String>::new());
+    assert_eq!(plan.run().unwrap(), [stored(&all[0])]);
+}
+
+/// On the real disk: readers never see a part of a batch, however they race with the writer.
+#[test]
+fn o4_readers_see_whole_batches_while_appending() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk: Arc<dyn Disk> =
+        Arc::new(ropewalk_disk::RealDisk::new(ropewalk_disk::Options::default()));
+    let files = Arc::new(FileCache::new(3));
+    let mut segments = Segments::open(disk, files, dir.path().join("p"), None, 0).unwrap();
+    let sizes: Vec<usize> = (0..600).map(|n| 1 + n * 7 % 23).collect();
+    let all = batches(0, &sizes, 1);
+    let expected: Vec<Bytes> = all.iter().map(stored).collect();
+    let end = all.last().unwrap().next_offset();
+    std::thread::scope(|scope| {
+        for bytes_max in [1, 3_000] {
+            let (reader, expected) = (segments.reader(), &expected);
+            scope.spawn(move || {
+                let mut seen = Vec::new();
+                while reader.next_offset() < end || seen.len() < expected.len() {
+                    let from = seen.last().map_or(0, |last: &Bytes| {
+                        Stamped::read(last.clone()).unwrap().next_offset()
+                    });
+                    seen.extend(reader.read(from, bytes_max, true).unwrap());
+                }
+                assert_eq!(&seen, expected);
+            });
+        }
+        for some in all.chunks(4) {
+            segments.append(some, 0, &small()).unwrap();
+            if some[0].base_offset % 3 == 0 {
+                segments.sync().unwrap();
+            }
+        }
+    });
 }

@@ -1,0 +1,144 @@
+//! Reading a whole partition to find damage, and giving up what is damaged.
+//!
+//! Place in the walk: the scrubber calls [`Reader::verify`] in the background; `repair --accept-loss` calls
+//! [`Segments::accept_loss`], and nothing else ever drops a damaged byte.
+//!
+//! # Invariants
+//!
+//! - **D3.** What is given up is returned as offset ranges, for a person to see. Blocks that still hold are
+//!   kept, also behind a damaged one.
+//! - A repaired segment replaces the damaged one as compaction does it, so a crash in between leaves one
+//!   or the other.
+//!
+//! A crash leaves some segments repaired; asking again repairs the rest.
+
+use std::ops::Range;
+
+use ropewalk_disk::Open;
+
+use crate::compaction::rewrite::Output;
+use crate::error::{Damage, Result, SegmentError};
+use crate::files::INDEX;
+use crate::index::{self, Header};
+use crate::read::Reader;
+use crate::recover::recover;
+use crate::segments::{DurableEnd, Segments};
+use crate::view::Segment;
+
+impl Reader {
+    /// Reads and checks every block there is. Returns all damage, known or new.
+    pub fn verify(&self) -> Result<Vec<Damage>> {
+        let mut found = Vec::new();
+        let mut cursor = i64::MIN;
+        loop {
+            let segment = {
+                let view = self.shared.view.read();
+                view.segments.iter().find(|segment| segment.base_offset >= cursor).cloned()
+            };
+            let Some(segment) = segment else { return Ok(found) };
+            cursor = segment.end_offset;
+            self.copy_good(&segment, None, &mut found)?;
+        }
+    }
+
+    /// Goes over the blocks of a segment, copies those that hold, and returns the offsets that do not.
+    fn copy_good(
+        &self,
+        segment: &Segment,
+        mut output: Option<&mut Output>,
+        found: &mut Vec<Damage>,
+    ) -> Result<Vec<Range<i64>>> {
+        let mut lost = Vec::new();
+        let mut kept_to = segment.base_offset;
+        let opened = match segment.blocks {
+            0 => None,
+            _ => note(segment.open(&self.shared), found)?,
+        };
+        let mut is_broken = opened.is_none() && segment.blocks > 0;
+        for number in 0..opened.as_ref().map_or(0, |opened| opened.index.blocks) {
+            let Some(opened) = &opened else { break };
+            let block = note(opened.index.entry(number), found)?;
+            let batches = block.map(|block| note(opened.batches(&block), found)).transpose()?;
+            let (Some(block), Some(Some(batches))) = (block, batches) else {
+                is_broken = true;
+                continue;
+            };
+            if std::mem::take(&mut is_broken) {
+                lost.push(kept_to..block.base_offset);
+            }
+            kept_to = block.next_offset;
+            for batch in &batches {
+                output.as_mut().map_or(Ok(()), |output| output.push(batch))?;
+            }
+        }
+        if is_broken || segment.damage.is_some() {
+            lost.push(kept_to..segment.end_offset);
+        }
+        found.extend(segment.damage.as_deref().cloned());
+        Ok(lost)
+    }
+}
+
+impl Segments {
+    /// Gives up what is damaged: from here on reads pass over it as over what compaction took. Returns the
+    /// offsets that are lost; the records of a gap that compaction left are not among them.
+    pub fn accept_loss(&mut self) -> Result<Vec<Range<i64>>> {
+        self.seal()?;
+        let end = self.sync()?;
+        self.rebuild_damaged_indexes(&end)?;
+        let reader = self.reader();
+        let segments = self.shared.view.read().segments.clone();
+        let mut lost = Vec::new();
+        for segment in segments {
+            let mut found = Vec::new();
+            reader.copy_good(&segment, None, &mut found)?;
+            if found.is_empty() {
+                continue;
+            }
+            let mut output = Output::create(&self.shared, segment.base_offset)?;
+            lost.extend(reader.copy_good(&segment, Some(&mut output), &mut found)?);
+            let header = Header {
+                base_offset: segment.base_offset,
+                created_ms: segment.created_ms,
+                compacted_end: Some(segment.end_offset),
+                is_clean: segment.clean,
+            };
+            let replacement = output.finish(&header, vec![segment.info(true)])?;
+            self.install(replacement)?;
+        }
+        self.damages.clear();
+        Ok(lost)
+    }
+
+    /// An index can be made again, so nothing is given up for one.
+    fn rebuild_damaged_indexes(&mut self, end: &DurableEnd) -> Result<()> {
+        let shared = &self.shared;
+        let index = std::ffi::OsStr::new(INDEX);
+        let found = self.reader().verify()?;
+        for damage in found.iter().filter(|damage| damage.path.extension() == Some(index)) {
+            // Recovery makes it again from its log. Its header may still tell of gaps, so that stays.
+            if let Ok(file) = shared.disk.open(&damage.path, Open::ReadWrite) {
+                let cut = file.set_len(index::size_bytes(0));
+                cut.map_err(|error| SegmentError::io(&damage.path, error))?;
+            }
+        }
+        shared.files.forget_dir(&shared.dir);
+        let start_offset = self.start_offset();
+        let recovered = recover(&*shared.disk, &shared.dir, Some(end), start_offset)?;
+        *shared.view.write() = recovered.view;
+        self.stale = recovered.stale;
+        Ok(())
+    }
+}
+
+/// Takes damage down as a finding; other errors are passed on.
+fn note<T>(outcome: Result<T>, found: &mut Vec<Damage>) -> Result<Option<T>> {
+    match outcome {
+        Ok(value) => Ok(Some(value)),
+        Err(SegmentError::Damaged(damage)) => {
+            found.push(damage);
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
