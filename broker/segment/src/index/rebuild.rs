@@ -7,7 +7,7 @@
 //! - **D3.** A batch counts only if its own checksum holds, its offsets continue the ones before and its
 //!   epoch does not fall. Its prefix has no checksum of its own; without gaps the offsets leave a wrong
 //!   base offset no room, which is why gaps are believed only where the index's header still tells that
-//!   compaction made them.
+//!   compaction made them. Of the leader epoch in a prefix only this can be told without an index.
 //! - The first batch that fails ends the index: nothing after it is guessed at.
 //! - Memory is bounded by a piece, whatever a length field says.
 //!

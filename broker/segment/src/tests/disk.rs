@@ -5,6 +5,10 @@ use ropewalk_disk::{Fault, Operation};
 use super::*;
 use crate::SegmentError;
 
+fn length(bench: &Bench, base_offset: i64, extension: &str) -> usize {
+    bench.disk.content(&bench.path(base_offset, extension)).unwrap().len()
+}
+
 #[test]
 fn what_was_appended_is_read_at_every_offset() {
     let bench = Bench::new();
@@ -88,6 +92,9 @@ fn what_is_beyond_the_durable_end_goes_even_if_it_is_whole() {
     segments.sync().unwrap();
     let mut segments = bench.open(Some(&end), 0);
     assert_holds(&segments, &batches(0, &[5], 1), 0);
+    assert_eq!(length(&bench, 0, "log") as u64, end.position_bytes);
+    assert_eq!(length(&bench, 0, "index"), 64 + 48);
+    assert_eq!(bench.disk.list(&bench.dir).unwrap().len(), 2);
     let other = batches(5, &[1, 1, 40, 60], 2);
     segments.append(&other, 0, &small()).unwrap();
     let all = [batches(0, &[5], 1), other].concat();
@@ -202,7 +209,10 @@ fn a_full_disk_can_be_retried_and_leaves_nothing_behind() {
     let full = segments.append(&all[1..3], 0, &small());
     assert!(matches!(full, Err(SegmentError::Full { .. })), "{full:?}");
     assert_holds(&segments, &all[..1], 0);
+    assert!(length(&bench, 0, "log") > all[0].size_bytes());
     segments.seal().unwrap();
+    assert_eq!(length(&bench, 0, "log"), all[0].size_bytes());
+    assert_eq!(length(&bench, 0, "index"), 64 + 48);
     segments.append(&all[1..], 0, &small()).unwrap();
     let end = segments.sync().unwrap();
     assert_holds(&segments, &all, 0);
