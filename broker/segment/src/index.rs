@@ -185,6 +185,33 @@ pub(crate) fn decode_entry(
     Ok(entry)
 }
 
+/// Mends the marks and the checksum of a header that a test has made up.
+#[cfg(any(test, feature = "testing"))]
+pub(crate) fn reseal_header(bytes: &mut [u8; HEADER_BYTES], base_offset: i64) {
+    bytes[0..8].copy_from_slice(&MAGIC);
+    bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    bytes[16..24].copy_from_slice(&base_offset.to_le_bytes());
+    let crc = crc32c::crc32c(&bytes[..HEADER_CRC_AT]);
+    bytes[HEADER_CRC_AT..].copy_from_slice(&crc.to_le_bytes());
+}
+
+/// Mends the checksums of an entry that a test has made up: its own, and that of the block it names.
+#[cfg(any(test, feature = "testing"))]
+pub(crate) fn reseal_entry(
+    bytes: &mut [u8; ENTRY_BYTES],
+    log: &[u8],
+    base_offset: i64,
+    number: u32,
+) {
+    let (position, length) = (u32_at(bytes, 8) as usize, u32_at(bytes, 12) as usize);
+    let block = position.checked_add(length).and_then(|end| log.get(position..end));
+    if let Some(block) = block {
+        bytes[40..44].copy_from_slice(&crc32c::crc32c(block).to_le_bytes());
+    }
+    let crc = entry_crc(bytes, base_offset, number);
+    bytes[ENTRY_CRC_AT..].copy_from_slice(&crc.to_le_bytes());
+}
+
 fn entry_crc(bytes: &[u8; ENTRY_BYTES], base_offset: i64, number: u32) -> u32 {
     let seed =
         crc32c::crc32c_append(crc32c::crc32c(&base_offset.to_le_bytes()), &number.to_le_bytes());

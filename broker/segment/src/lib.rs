@@ -38,6 +38,8 @@ pub mod spill;
 pub mod retention;
 pub mod compaction;
 mod repair;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use error::{Damage, Result, SegmentError};
 pub use files::FileCache;

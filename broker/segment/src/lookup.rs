@@ -29,6 +29,15 @@ const ENTRIES: u32 = 256;
 impl Reader {
     /// Offset and timestamp of the first record that is not older than `timestamp_ms`.
     pub fn offset_for_timestamp(&self, timestamp_ms: i64) -> Result<Option<(i64, i64)>> {
+        self.offset_for_timestamp_from(i64::MIN, timestamp_ms)
+    }
+
+    /// The same among the records from `from` on, for a log start that is not known here yet.
+    pub fn offset_for_timestamp_from(
+        &self,
+        from: i64,
+        timestamp_ms: i64,
+    ) -> Result<Option<(i64, i64)>> {
         let mut cursor = i64::MIN;
         loop {
             let (segment, start_offset) = {
@@ -36,7 +45,7 @@ impl Reader {
                 let candidate = view.young_enough(cursor, timestamp_ms)?;
                 let Some(segment) = candidate else { return Ok(None) };
                 cursor = segment.end_offset;
-                (segment.open(&self.shared)?, view.start_offset)
+                (segment.open(&self.shared)?, view.start_offset.max(from))
             };
             let found = segment.at_or_after(timestamp_ms, start_offset)?;
             if found.is_some() {
@@ -47,12 +56,19 @@ impl Reader {
 
     /// Offset and timestamp of the first of the youngest records.
     pub fn max_timestamp(&self) -> Result<Option<(i64, i64)>> {
+        self.max_timestamp_from(i64::MIN)
+    }
+
+    /// The same among the records from `from` on.
+    pub fn max_timestamp_from(&self, from: i64) -> Result<Option<(i64, i64)>> {
         let (oldest, youngest_ms, start_offset) = {
             let view = self.shared.view.read();
-            let youngest_ms = view.segments.iter().skip(1).map(|s| s.running.timestamp_ms).max();
-            let oldest = view.segments.first().filter(|segment| segment.blocks > 0);
+            let start_offset = view.start_offset.max(from);
+            let mut kept = view.segments.iter().filter(|s| s.end_offset > start_offset);
+            let oldest = kept.next().filter(|segment| segment.blocks > 0);
             let oldest = oldest.map(|segment| segment.open(&self.shared)).transpose()?;
-            (oldest, youngest_ms.unwrap_or(i64::MIN), view.start_offset)
+            let youngest_ms = kept.map(|segment| segment.running.timestamp_ms).max();
+            (oldest, youngest_ms.unwrap_or(i64::MIN), start_offset)
         };
         // The log may begin inside of the oldest segment, so its summary may speak of what is gone.
         let of_oldest = oldest.map(|segment| segment.youngest(start_offset)).transpose()?;
@@ -60,7 +76,7 @@ impl Reader {
         if youngest_ms == i64::MIN {
             return Ok(None);
         }
-        self.offset_for_timestamp(youngest_ms)
+        self.offset_for_timestamp_from(start_offset, youngest_ms)
     }
 
     /// The largest epoch up to `epoch` that any batch has, and where the one after it begins (the end of

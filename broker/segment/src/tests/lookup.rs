@@ -62,7 +62,13 @@ proptest! {
         for asked in 0..51 {
             let wanted = times.iter().find(|(_, time)| *time >= asked).copied();
             prop_assert_eq!(reader.offset_for_timestamp(asked).unwrap(), wanted, "from {}", asked);
+            let later = start + 5;
+            let wanted = times.iter().find(|(at, time)| *time >= asked && *at >= later).copied();
+            let found = reader.offset_for_timestamp_from(later, asked).unwrap();
+            prop_assert_eq!(found, wanted, "from {} at {}", asked, later);
         }
+        let later = times.iter().skip(9).max_by_key(|(at, time)| (*time, -at)).copied();
+        prop_assert_eq!(reader.max_timestamp_from(start + 9).unwrap(), later);
         let youngest = times.iter().map(|(_, time)| *time).max();
         let wanted = times.iter().find(|(_, time)| Some(*time) == youngest).copied();
         prop_assert_eq!(reader.max_timestamp().unwrap(), wanted);
