@@ -15,6 +15,9 @@ use crate::clock;
 
 const METADATA_TOPIC: &str = "__cluster_metadata";
 
+/// The first version with words for where the voters listen (KIP-853).
+const NODES_SINCE: i16 = 2;
+
 /// Answers the request.
 pub(crate) async fn handle(
     ctx: &Arc<Context>,
@@ -31,9 +34,10 @@ pub(crate) async fn handle(
         host,
         port: u16::try_from(port).unwrap_or_default(),
     };
+    let node = Node { node_id: ctx.broker_id, listeners: vec![listener] };
     Ok(DescribeQuorumResponse {
         topics: topics.collect(),
-        nodes: vec![Node { node_id: ctx.broker_id, listeners: vec![listener] }],
+        nodes: if call.version < NODES_SINCE { Vec::new() } else { vec![node] },
         ..Default::default()
     })
 }

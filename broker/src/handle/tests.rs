@@ -13,6 +13,8 @@ use tokio::time::timeout;
 use super::*;
 use crate::boot::{Broker, Start};
 
+mod versions;
+
 const SOON: Duration = Duration::from_secs(20);
 
 /// A broker on ports and a directory of its own.
