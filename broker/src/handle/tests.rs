@@ -14,14 +14,18 @@ use super::*;
 use crate::boot::{Broker, Start};
 
 mod versions;
+mod groups;
 
 const SOON: Duration = Duration::from_secs(20);
 
 /// A broker on ports and a directory of its own.
 async fn broker() -> (Broker, TempDir) {
     let dir = TempDir::new().expect("a directory");
-    let pairs =
-        [("listeners", "PLAINTEXT://127.0.0.1:0"), ("ropewalk.admin.listener", "127.0.0.1:0")];
+    let pairs = [
+        ("listeners", "PLAINTEXT://127.0.0.1:0"),
+        ("ropewalk.admin.listener", "127.0.0.1:0"),
+        ("group.initial.rebalance.delay.ms", "0"),
+    ];
     let pairs = pairs.map(|(key, value)| (key.to_owned(), value.to_owned()));
     let start = Start {
         settings: Settings::new(pairs).expect("valid"),

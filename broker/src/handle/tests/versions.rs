@@ -13,15 +13,15 @@ use super::*;
 const PARTITIONS: [i32; 2] = [0, 7];
 
 /// A client that has a topic `t`, known by its id too.
-struct Client {
+pub(super) struct Client {
     stream: TcpStream,
     topic: Uuid,
-    broker: Broker,
+    pub(super) broker: Broker,
     _dir: TempDir,
 }
 
 impl Client {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let (broker, dir) = broker().await;
         let stream = connect(&broker).await;
         let mut client = Self { stream, topic: Uuid::nil(), broker, _dir: dir };
@@ -31,7 +31,7 @@ impl Client {
     }
 
     /// One question and its answer.
-    async fn ask<R: ApiRequest>(&mut self, version: i16, request: &R) -> R::Response {
+    pub(super) async fn ask<R: ApiRequest>(&mut self, version: i16, request: &R) -> R::Response {
         let frame = encode_request(9, Some("t"), version, request).expect("it encodes");
         let answer = exchange(&mut self.stream, &frame.into_bytes()[4..]).await;
         let answer = answer.unwrap_or_else(|| panic!("{} {version} is not answered", R::NAME));
@@ -42,7 +42,7 @@ impl Client {
     }
 
     /// The question in every version that is served; the answers.
-    async fn ask_all<R: ApiRequest>(
+    pub(super) async fn ask_all<R: ApiRequest>(
         &mut self,
         mut request: impl FnMut(&Self, i16) -> R,
     ) -> Vec<(i16, R::Response)> {
@@ -56,7 +56,7 @@ impl Client {
     }
 
     /// Topic `t`, and one that is not there, by name or by id.
-    fn topics(&self) -> [(Str, Uuid); 2] {
+    pub(super) fn topics(&self) -> [(Str, Uuid); 2] {
         [("t".into(), self.topic), ("none".into(), Uuid::from_u128(77))]
     }
 }

@@ -1,0 +1,184 @@
+//! A whole life of a group in every version of every API that it takes.
+
+use ropewalk_codec::describe_groups_request::DescribeGroupsRequest;
+use ropewalk_codec::find_coordinator_request::FindCoordinatorRequest;
+use ropewalk_codec::heartbeat_request::HeartbeatRequest;
+use ropewalk_codec::join_group_request::{JoinGroupRequest, JoinGroupRequestProtocol};
+use ropewalk_codec::join_group_response::JoinGroupResponse;
+use ropewalk_codec::leave_group_request::{LeaveGroupRequest, MemberIdentity};
+use ropewalk_codec::list_groups_request::ListGroupsRequest;
+use ropewalk_codec::offset_commit_request::*;
+use ropewalk_codec::offset_fetch_request::*;
+use ropewalk_codec::sync_group_request::{SyncGroupRequest, SyncGroupRequestAssignment};
+
+use super::versions::Client;
+use super::*;
+
+/// A client may pass through all versions of the joining API; the others follow as far as they go.
+const JOIN_VERSIONS: std::ops::RangeInclusive<i16> = 0..=9;
+
+async fn join(client: &mut Client, version: i16, group: &str) -> JoinGroupResponse {
+    let mut request = JoinGroupRequest {
+        group_id: group.into(),
+        session_timeout_ms: 30_000,
+        rebalance_timeout_ms: 30_000,
+        protocol_type: "consumer".into(),
+        protocols: vec![JoinGroupRequestProtocol {
+            name: "range".into(),
+            metadata: Bytes::from_static(b"\0\0\0\0\0\0\0\0\0\0"),
+        }],
+        ..Default::default()
+    };
+    let first = client.ask(version, &request).await;
+    if version < 4 {
+        return first;
+    }
+    assert_eq!(first.error_code, ErrorCode::MemberIdRequired.code(), "version {version}");
+    request.member_id = first.member_id;
+    client.ask(version, &request).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_life_of_a_group_in_every_version() {
+    let mut client = Client::new().await;
+    for version in JOIN_VERSIONS {
+        let group = format!("group-{version}");
+        let joined = join(&mut client, version, &group).await;
+        assert_eq!((joined.error_code, joined.members.len()), (0, 1), "version {version}");
+        let (generation_id, member_id) = (joined.generation_id, joined.member_id);
+        let assignment = SyncGroupRequestAssignment {
+            member_id: member_id.clone(),
+            assignment: Bytes::from_static(b"mine"),
+        };
+        let sync = SyncGroupRequest {
+            group_id: group.as_str().into(),
+            generation_id,
+            member_id: member_id.clone(),
+            assignments: vec![assignment],
+            ..Default::default()
+        };
+        let synced = client.ask(version.min(5), &sync).await;
+        assert_eq!((synced.error_code, &synced.assignment[..]), (0, &b"mine"[..]));
+        let heartbeat = HeartbeatRequest {
+            group_id: group.as_str().into(),
+            generation_id,
+            member_id: member_id.clone(),
+            ..Default::default()
+        };
+        assert_eq!(client.ask(version.min(4), &heartbeat).await.error_code, 0);
+        offsets(&mut client, version, &group, generation_id, &member_id).await;
+        let leaver = MemberIdentity { member_id: member_id.clone(), ..Default::default() };
+        let (old, new) = if version < 3 { (member_id, vec![]) } else { (Str::new(), vec![leaver]) };
+        let leave =
+            LeaveGroupRequest { group_id: group.as_str().into(), member_id: old, members: new };
+        assert_eq!(client.ask(version.min(5), &leave).await.error_code, 0, "version {version}");
+    }
+    client.broker.stop().await;
+}
+
+async fn offsets(client: &mut Client, version: i16, group: &str, generation: i32, member_id: &Str) {
+    let partition = |partition_index| OffsetCommitRequestPartition {
+        partition_index,
+        committed_offset: 5,
+        committed_metadata: Some("note".into()),
+        ..Default::default()
+    };
+    let topics = client.topics().map(|(name, topic_id)| OffsetCommitRequestTopic {
+        name,
+        topic_id,
+        partitions: vec![partition(0), partition(7)],
+    });
+    let commit = OffsetCommitRequest {
+        group_id: group.into(),
+        generation_id_or_member_epoch: generation,
+        member_id: member_id.clone(),
+        topics: topics.into(),
+        ..Default::default()
+    };
+    let at = (version + 1).clamp(2, 10);
+    let committed = client.ask(at, &commit).await;
+    assert_eq!(committed.topics[0].partitions[0].error_code, 0, "version {at}");
+    assert_ne!(committed.topics[1].partitions[0].error_code, 0, "version {at}");
+    for at in 1..=10 {
+        let fetched = client.ask(at, &fetch(client, at, group)).await;
+        let found = if at < 8 {
+            fetched.topics[0].partitions[0].committed_offset
+        } else {
+            fetched.groups[0].topics[0].partitions[0].committed_offset
+        };
+        assert_eq!(found, 5, "o3: what was committed is what is fetched, in version {at}");
+    }
+}
+
+fn fetch(client: &Client, version: i16, group: &str) -> OffsetFetchRequest {
+    let names = client.topics();
+    if version < 8 {
+        let topics =
+            names.map(|(name, _)| OffsetFetchRequestTopic { name, partition_indexes: vec![0, 7] });
+        let group_id = group.into();
+        return OffsetFetchRequest { group_id, topics: Some(topics.into()), ..Default::default() };
+    }
+    let topics = names.map(|(name, topic_id)| OffsetFetchRequestTopics {
+        name,
+        topic_id,
+        partition_indexes: vec![0, 7],
+    });
+    let group = OffsetFetchRequestGroup {
+        group_id: group.into(),
+        topics: Some(topics.into()),
+        ..Default::default()
+    };
+    OffsetFetchRequest { groups: vec![group], ..Default::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn groups_are_found_listed_and_deleted_in_every_version() {
+    let mut client = Client::new().await;
+    join(&mut client, 9, "here").await;
+    let found = client
+        .ask_all(|_, version| {
+            let keys: Vec<Str> = vec!["here".into(), "".into()];
+            FindCoordinatorRequest {
+                key: if version < 4 { "here".into() } else { Str::new() },
+                coordinator_keys: if version < 4 { vec![] } else { keys },
+                ..Default::default()
+            }
+        })
+        .await;
+    for (version, answer) in found {
+        let node = if version < 4 { answer.node_id } else { answer.coordinators[0].node_id };
+        assert_eq!(node, 1, "version {version}");
+    }
+    let described = client
+        .ask_all(|_, _| DescribeGroupsRequest {
+            groups: vec!["here".into(), "none".into()],
+            ..Default::default()
+        })
+        .await;
+    for (version, answer) in described {
+        assert_eq!(answer.groups[0].members.len(), 1, "version {version}");
+    }
+    let listed = client.ask_all(|_, _| ListGroupsRequest::default()).await;
+    for (version, answer) in listed {
+        assert_eq!(answer.groups.len(), 1, "version {version}");
+    }
+    client
+        .ask_all(|_, _| {
+            use ropewalk_codec::offset_delete_request::*;
+            let partitions = vec![OffsetDeleteRequestPartition { partition_index: 0 }];
+            let topic = OffsetDeleteRequestTopic { name: "t".into(), partitions };
+            OffsetDeleteRequest { group_id: "here".into(), topics: vec![topic] }
+        })
+        .await;
+    let deleted = client
+        .ask_all(|_, _| ropewalk_codec::delete_groups_request::DeleteGroupsRequest {
+            groups_names: vec!["here".into(), "none".into()],
+        })
+        .await;
+    for (version, answer) in deleted {
+        let codes: Vec<_> = answer.results.iter().map(|result| result.error_code).collect();
+        let expected = [ErrorCode::NonEmptyGroup.code(), ErrorCode::GroupIdNotFound.code()];
+        assert_eq!(codes, expected, "version {version}");
+    }
+    client.broker.stop().await;
+}
