@@ -13,8 +13,7 @@
 
 use std::ops::Range;
 
-use bytes::Bytes;
-use ropewalk_batch::Stamped;
+use ropewalk_batch::{BatchError, Stamped};
 
 use crate::error::{Damage, Result};
 use crate::index::Entry;
@@ -247,19 +246,17 @@ impl OpenSegment {
 
     /// The batches of a block, verified.
     pub(crate) fn batches(&self, block: &Entry) -> Result<Vec<Stamped>> {
-        let bytes: Bytes = self.blocks(std::slice::from_ref(block))?;
+        let blocks = std::slice::from_ref(block);
+        let bytes = self.blocks(blocks)?;
         let mut batches = Vec::new();
-        let mut at = 0;
-        while at < bytes.len() {
-            let position = u64::from(block.position);
-            let end = at + self.batch_at(&bytes, at, position)?.size_bytes();
-            let batch = Stamped::read(bytes.slice(at..end)).map_err(|error| {
-                Damage::new(&self.log_path, position + at as u64, error.to_string())
-            })?;
-            batches.push(batch);
-            at = end;
-        }
-        Ok(batches)
+        self.each_header(&bytes, blocks, |at, header| {
+            batches.push(bytes.slice(at..at + header.size_bytes()));
+            true
+        })?;
+        let damage = |error: BatchError| {
+            Damage::new(&self.log_path, u64::from(block.position), error.to_string())
+        };
+        batches.into_iter().map(|bytes| Ok(Stamped::read(bytes).map_err(damage)?)).collect()
     }
 
     /// Offsets and timestamps of a batch's records from `start_offset` on.
@@ -313,7 +310,7 @@ impl OpenSegment {
     }
 
     /// A batch whose block holds but whose records do not open.
-    pub(crate) fn no_records(&self, batch: &Stamped, error: &ropewalk_batch::BatchError) -> Damage {
+    pub(crate) fn no_records(&self, batch: &Stamped, error: &BatchError) -> Damage {
         let what = format!("the records of the batch at offset {}: {error}", batch.base_offset);
         Damage::new(&self.log_path, 0, what)
     }

@@ -17,6 +17,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use ropewalk_batch::Header;
 
 use crate::error::{Damage, Result, SegmentError};
 use crate::index::Entry;
@@ -146,32 +147,30 @@ impl ReadPlan {
         blocks: &[Entry],
         bytes: Bytes,
     ) -> Result<Option<Span>> {
-        let position = blocks.first().map_or(0, |block| u64::from(block.position));
-        let mut starts = Vec::new();
-        let (mut base_offset, mut next_offset) = (self.from, self.from);
-        let mut at = 0;
-        while at < bytes.len() {
-            let header = segment.batch_at(&bytes, at, position)?;
-            let end = at + header.size_bytes();
-            if header.last_offset() >= self.from {
-                let first = starts.first().copied();
-                let fits = end - first.unwrap_or(at) <= self.bytes_max
-                    || (first.is_none() && self.at_least_one);
-                if header.base_offset >= self.until || !fits {
-                    break;
-                }
-                if first.is_none() {
-                    base_offset = header.base_offset;
-                }
-                starts.push(at);
-                next_offset = header.last_offset() + 1;
+        let mut starts: Vec<usize> = Vec::new();
+        let mut base_offset = self.from;
+        let (mut end, mut next_offset) = (0, self.from);
+        segment.each_header(&bytes, blocks, |at, header| {
+            if header.last_offset() < self.from {
+                return true;
             }
-            at = end;
-        }
+            let batch_end = at + header.size_bytes();
+            let first = starts.first().copied();
+            let fits = batch_end - first.unwrap_or(at) <= self.bytes_max
+                || (first.is_none() && self.at_least_one);
+            if header.base_offset >= self.until || !fits {
+                return false;
+            }
+            if first.is_none() {
+                base_offset = header.base_offset;
+            }
+            starts.push(at);
+            (end, next_offset) = (batch_end, header.last_offset() + 1);
+            true
+        })?;
         let Some(first) = starts.first().copied() else { return Ok(None) };
         starts.iter_mut().for_each(|start| *start -= first);
-        let chosen = bytes.slice(first..at);
-        let span = Span { base_offset, next_offset, bytes: chosen, starts };
+        let span = Span { base_offset, next_offset, bytes: bytes.slice(first..end), starts };
         Ok(Some(span.unpinned(bytes.len())))
     }
 }
@@ -218,19 +217,45 @@ impl OpenSegment {
         Ok(bytes.into())
     }
 
-    /// The header of the batch at `at` in verified `bytes`, which begin at `position` of the log.
-    pub(crate) fn batch_at(
+    /// Calls `each` with the place and the header of every batch in verified blocks, until it has enough.
+    ///
+    /// The batches must be those that the index speaks of, offset by offset.
+    pub(crate) fn each_header(
         &self,
         bytes: &Bytes,
-        at: usize,
-        position: u64,
-    ) -> Result<ropewalk_batch::Header> {
-        let damage = |what| Damage::new(&self.log_path, position + at as u64, what);
-        let header = ropewalk_batch::Header::parse(&bytes[at..])
-            .map_err(|error| damage(format!("no batch: {error}")))?;
-        if header.size_bytes() > bytes.len() - at || header.last_offset_delta < 0 {
-            return Err(damage("a batch reaches beyond its block".to_owned()).into());
+        blocks: &[Entry],
+        mut each: impl FnMut(usize, &Header) -> bool,
+    ) -> Result<()> {
+        let mut at = 0;
+        for block in blocks {
+            let end = at + block.length as usize;
+            let mut next_offset = block.base_offset;
+            while at < end {
+                let position = block.end() - (end - at) as u64;
+                let damage = |what: &str| Damage::new(&self.log_path, position, what);
+                let header = Header::parse(&bytes[at..end])
+                    .map_err(|error| damage(&format!("no batch: {error}")))?;
+                if header.size_bytes() > end - at || header.last_offset_delta < 0 {
+                    return Err(damage("a batch reaches beyond its block").into());
+                }
+                let is_first = next_offset == block.base_offset;
+                let follows = header.base_offset >= next_offset
+                    && header.last_offset() < block.next_offset
+                    && (!is_first || header.base_offset == block.base_offset);
+                if !follows {
+                    return Err(damage("a batch has another offset than its index says").into());
+                }
+                if !each(at, &header) {
+                    return Ok(());
+                }
+                at += header.size_bytes();
+                next_offset = header.last_offset() + 1;
+            }
+            if next_offset != block.next_offset {
+                let what = "a block ends at another offset than its index says";
+                return Err(Damage::new(&self.log_path, block.end(), what).into());
+            }
         }
-        Ok(header)
+        Ok(())
     }
 }

@@ -36,7 +36,8 @@ impl Reader {
                 view.segments.iter().find(|segment| segment.base_offset >= cursor).cloned()
             };
             let Some(segment) = segment else { return Ok(found) };
-            cursor = segment.end_offset;
+            // A segment whose first write failed is empty.
+            cursor = segment.end_offset.max(segment.base_offset + 1);
             self.copy_good(&segment, None, &mut found)?;
         }
     }

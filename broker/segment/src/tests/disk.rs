@@ -220,6 +220,24 @@ fn a_full_disk_can_be_retried_and_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_segment_whose_first_write_failed_is_no_obstacle() {
+    let bench = Bench::new();
+    let mut segments = bench.open(None, 0);
+    let path_contains = ".log".to_owned();
+    bench.disk.inject(Fault { path_contains, ..Fault::next(Operation::Write) });
+    let all = batches(0, &[5, 5], 1);
+    assert!(segments.append(&all, 0, &small()).is_err());
+    let reader = segments.reader();
+    assert_eq!(reader.verify().unwrap(), []);
+    assert_eq!(reader.max_timestamp().unwrap(), None);
+    assert_eq!(reader.epoch_end(9).unwrap(), None);
+    let end = segments.sync().unwrap();
+    segments.append(&all, 0, &small()).unwrap();
+    assert_holds(&segments, &all, 0);
+    assert_holds(&bench.open(Some(&end), 0), &[], 0);
+}
+
+#[test]
 fn d2_a_failed_fsync_is_final() {
     let bench = Bench::new();
     let mut segments = bench.open(None, 0);
