@@ -149,7 +149,7 @@ impl Topics {
             Ok(Answer::Topics(made)) => made,
             Ok(_) => unreachable!("the catalog answers what it was asked"),
             Err(error) => {
-                places.into_iter().for_each(|at| results[at] = Err(error.clone().into()));
+                places.into_iter().for_each(|at| results[at] = Err(error.into()));
                 return;
             }
         };
@@ -237,7 +237,9 @@ impl Topics {
     pub async fn allocate_producer_ids(&self, count: i64) -> Result<i64, ProposeError> {
         match self.catalog(CatalogCommand::AllocateProducerIds { count }).await? {
             Answer::ProducerIds(first) => Ok(first),
-            _ => unreachable!("the catalog answers what it was asked"),
+            Answer::Done | Answer::Topics(_) | Answer::Fence(_) | Answer::Refused(_) => {
+                unreachable!("the catalog answers what it was asked")
+            }
         }
     }
 
@@ -251,7 +253,11 @@ impl Topics {
     async fn catalog(&self, command: CatalogCommand) -> Result<Answer, ProposeError> {
         match self.node.catalog().propose(Command::Catalog(command)).await? {
             Outcome::Catalog(answer) => Ok(answer),
-            _ => unreachable!("the catalog answers catalog commands"),
+            // Nothing was changed, and the next leader may be asked again.
+            Outcome::TermChanged => Err(ProposeError::NotLeader),
+            Outcome::Done | Outcome::Appended(_) | Outcome::GroupRefused(_) => {
+                unreachable!("the catalog answers catalog commands")
+            }
         }
     }
 }

@@ -83,6 +83,16 @@ struct GroupCommits {
     offsets: HashMap<PartitionId, i64>,
 }
 
+/// A queue as it is looked at for a report.
+#[derive(Debug)]
+struct Looked {
+    topic: TopicId,
+    logs: Vec<(PartitionId, Arc<PartitionLog>)>,
+    /// Records that arrive per second.
+    arrivals: f64,
+    now_ms: i64,
+}
+
 impl Figures {
     /// Every queue's figures at `now_ms`.
     #[must_use]
@@ -111,10 +121,10 @@ impl Figures {
     ) -> QueueReport {
         let logs = logs(node, topic);
         let arrivals = logs.iter().map(|(id, _)| self.arrivals_per_second(*id, now_ms)).sum();
-        let groups: Vec<GroupReport> = groups
-            .into_iter()
-            .map(|(name, commits)| self.group(topic, &logs, name, &commits, arrivals, now_ms))
-            .collect();
+        let looked = Looked { topic: topic.id, logs, arrivals, now_ms };
+        let groups: Vec<GroupReport> =
+            groups.into_iter().map(|(name, commits)| self.group(&looked, name, &commits)).collect();
+        let logs = looked.logs;
         let nobody = GroupCommits::default();
         let slowest = groups.iter().max_by_key(|group| (group.delay.p99_ms, group.delay.oldest_ms));
         QueueReport {
@@ -143,30 +153,27 @@ impl Figures {
         }
     }
 
-    fn group(
-        &self,
-        topic: &TopicView,
-        logs: &[(PartitionId, Arc<PartitionLog>)],
-        name: String,
-        commits: &GroupCommits,
-        arrivals: f64,
-        now_ms: i64,
-    ) -> GroupReport {
+    fn group(&self, looked: &Looked, name: String, commits: &GroupCommits) -> GroupReport {
+        let Looked { topic, logs, arrivals, now_ms } = looked;
         let (rate, p50_ms, p99_ms) = {
             let groups = self.groups.lock();
-            let processed = groups.get(name.as_str()).and_then(|topics| topics.get(&topic.id));
+            let processed = groups.get(name.as_str()).and_then(|topics| topics.get(topic));
             processed.map_or((0.0, None, None), |p| {
                 let (p50, p99) = (p.delay.quantile_ms(0.5), p.delay.quantile_ms(0.99));
-                (p.rate.per_second(now_ms), p50, p99)
+                (p.rate.per_second(*now_ms), p50, p99)
             })
         };
         GroupReport {
             name,
             members: commits.members,
             length: logs.iter().map(|(id, log)| length(log, *id, commits)).sum(),
-            delay: DelayReport { p50_ms, p99_ms, oldest_ms: self.oldest_ms(logs, commits, now_ms) },
+            delay: DelayReport {
+                p50_ms,
+                p99_ms,
+                oldest_ms: self.oldest_ms(logs, commits, *now_ms),
+            },
             throughput: Throughput {
-                in_per_second: rounded(arrivals),
+                in_per_second: rounded(*arrivals),
                 processed_per_second: rounded(rate),
             },
         }
