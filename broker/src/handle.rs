@@ -364,11 +364,11 @@ impl Call {
         )
     }
 
+    /// What follows the request in its frame is ignored, as Kafka ignores it: librdkafka leaves three
+    /// bytes behind every Metadata request for all topics.
     fn decode<R: ropewalk_codec::Request>(&self, mut body: Reader) -> Result<R, Close> {
         let malformed = |error| Close::Malformed { api: self.api, error };
-        let request = R::decode(&mut body, self.version).map_err(malformed)?;
-        body.finish().map_err(malformed)?;
-        Ok(request)
+        R::decode(&mut body, self.version).map_err(malformed)
     }
 
     fn reply(&self, response: &impl Message) -> Result<Reply, Close> {

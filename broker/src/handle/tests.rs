@@ -131,8 +131,6 @@ async fn what_is_not_served_or_not_a_request_closes_the_connection() {
     let header = |key: i16, version: i16| {
         [&key.to_be_bytes()[..], &version.to_be_bytes(), &[0, 0, 0, 1, 0, 1, b't']].concat()
     };
-    let mut trailing = api_versions(0);
-    trailing.push(1);
     let frames: BTreeMap<&str, Vec<u8>> = BTreeMap::from([
         ("an API that is long gone", header(4, 0)),
         ("an API that nobody knows", header(1000, 0)),
@@ -141,7 +139,6 @@ async fn what_is_not_served_or_not_a_request_closes_the_connection() {
         ("a fetch from the future", header(1, 99)),
         ("a header that is cut", vec![0, 18, 0]),
         ("a body that is cut", header(3, 13)),
-        ("bytes behind the body", trailing),
     ]);
     for (what, frame) in frames {
         let mut stream = connect(&broker).await;
@@ -149,6 +146,18 @@ async fn what_is_not_served_or_not_a_request_closes_the_connection() {
     }
     let mut stream = connect(&broker).await;
     assert!(exchange(&mut stream, &api_versions(0)).await.is_some(), "others are served on");
+    broker.stop().await;
+}
+
+/// As librdkafka 2.15 asks for all topics: it leaves room for a count of four bytes, of which a null
+/// array takes one, and never takes the rest back.
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_behind_a_request_are_ignored() {
+    let (broker, _dir) = broker().await;
+    let mut stream = connect(&broker).await;
+    let metadata = [0, 3, 0, 12, 0, 0, 0, 9, 0, 1, b't', 0, 0, 0, 0, 0, 0, 0, 0];
+    let answer = exchange(&mut stream, &metadata).await.expect("an answer, not the end");
+    assert_eq!(answer[..4], [0, 0, 0, 9]);
     broker.stop().await;
 }
 
