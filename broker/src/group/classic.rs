@@ -41,11 +41,6 @@ use uuid::Uuid;
 use super::Refusal;
 use member::Members;
 
-#[cfg(test)]
-mod tests;
-#[cfg(test)]
-mod simulation;
-
 /// Who waits for a reply; the caller gives it out and finds the waiter by it.
 pub(crate) type Token = u64;
 
@@ -343,12 +338,6 @@ impl ClassicGroup {
         self.phase
     }
 
-    /// The current generation.
-    #[cfg(test)]
-    pub(crate) fn generation(&self) -> i32 {
-        self.generation
-    }
-
     /// Whether nothing would be lost if this machine were dropped and restored from the record.
     pub(crate) fn is_idle(&self) -> bool {
         self.phase == Phase::Empty { retry_at_ms: None } && self.pending.is_empty()
@@ -482,3 +471,8 @@ impl Phase {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod simulation;

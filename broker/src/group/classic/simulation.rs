@@ -199,7 +199,7 @@ impl World {
         let claim = self.claim(client);
         match self.machine.heartbeat(&claim, self.now_ms) {
             Ok(()) => {
-                assert_eq!(claim.generation, self.machine.generation());
+                assert_eq!(claim.generation, self.machine.generation);
                 assert!(claim.generation <= self.highest, "G1: only durable numbers are good");
             }
             Err(refusal) => self.refused(client, refusal),
@@ -318,7 +318,7 @@ impl World {
         match reply {
             Reply::Joined(joined) => {
                 assert!(joined.generation <= self.highest, "G1: durable before it is told");
-                assert_eq!(joined.generation, self.machine.generation(), "one at a time");
+                assert_eq!(joined.generation, self.machine.generation, "one at a time");
                 let told = self.told.entry(joined.member_id.clone()).or_default();
                 assert!(*told <= joined.generation, "a member never goes back");
                 *told = joined.generation;
@@ -329,7 +329,7 @@ impl World {
             }
             Reply::Synced(synced) => {
                 let id = self.clients[client].member_id.clone();
-                let generation = self.machine.generation();
+                let generation = self.machine.generation;
                 assert_eq!(self.durable.generation, generation, "durable before it is told");
                 assert!(self.durable.leader.is_some());
                 let text = String::from_utf8(synced.assignment.to_vec()).expect("ours");

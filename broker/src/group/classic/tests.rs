@@ -226,7 +226,7 @@ impl Desk {
         let mut ids: Vec<_> = tokens.iter().map(|t| self.joined(*t).member_id.clone()).collect();
         let leader = self.joined(tokens[0]).leader.clone();
         ids.sort_by_key(|id| *id != leader);
-        let generation = self.machine.generation();
+        let generation = self.machine.generation;
         let parts: Vec<_> = ids.iter().map(String::as_str).collect();
         for id in &ids {
             let instance_id = self.instance_of(id);

@@ -275,7 +275,7 @@ fn leaving_starts_a_rebalance_and_the_last_one_leaves_an_empty_group() {
     assert_eq!(desk.joined(token).leader, ids[1]);
     assert_eq!(desk.leave(&[leaver(&ids[1])]), [Ok(())]);
     assert_eq!(desk.state(), "Empty");
-    assert_eq!(desk.machine.generation(), 3);
+    assert_eq!(desk.machine.generation, 3);
     let record = desk.record.as_ref().unwrap();
     assert_eq!((record.generation, record.members.len()), (3, 0));
     assert!(desk.machine.is_idle());
