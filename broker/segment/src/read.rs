@@ -26,8 +26,10 @@ use crate::view::{OpenSegment, Shared};
 
 /// The most that one read takes from the disk, however much is asked for.
 pub const READ_BYTES_MAX: usize = 8 << 20;
-/// Index entries that one read looks at.
+/// Index entries that one read looks at, however small their blocks are.
 const ENTRIES_MAX: u32 = 256;
+/// Hardly a block is smaller, so more entries than this leads one to expect need not be looked at.
+const BLOCK_BYTES_USUAL: usize = 4_096;
 
 /// The readers' side of a partition's segments. Clones are cheap.
 #[derive(Debug, Clone)]
@@ -118,7 +120,8 @@ impl ReadPlan {
     pub fn run_span(self) -> Result<Option<Span>> {
         let Some(segment) = &self.segment else { return Ok(None) };
         let first = segment.index.partition_point(|entry| entry.next_offset <= self.from)?;
-        let entries = segment.index.entries(first, ENTRIES_MAX)?;
+        let entries_max = u32::try_from(2 + self.bytes_max / BLOCK_BYTES_USUAL).unwrap_or(u32::MAX);
+        let entries = segment.index.entries(first, entries_max.min(ENTRIES_MAX))?;
         let taken = self.blocks_wanted(&entries);
         if taken.is_empty() {
             return Ok(None);

@@ -39,8 +39,22 @@ impl Bench {
     }
 
     fn open(&self, at: Option<&DurableEnd>, log_start: i64) -> Segments {
+        self.try_open(at, log_start).unwrap()
+    }
+
+    fn try_open(&self, at: Option<&DurableEnd>, log_start: i64) -> crate::Result<Segments> {
         let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
-        Segments::open(disk, self.files.clone(), self.dir.clone(), at, log_start).unwrap()
+        Segments::open(disk, self.files.clone(), self.dir.clone(), at, log_start)
+    }
+
+    /// Opens after a power loss; recovery itself loses power again, at two operations that `seed` picks.
+    fn recover(&mut self, at: Option<&DurableEnd>, log_start: i64, seed: u64) -> Segments {
+        for again in [seed % 5, seed / 5 % 7] {
+            self.disk.crash_at(self.disk.operations() + 1 + again);
+            let _half_way = self.try_open(at, log_start);
+            self.power_cycle(seed + again);
+        }
+        self.open(at, log_start)
     }
 
     /// The machine loses power and comes back.

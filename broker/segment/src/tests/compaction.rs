@@ -232,7 +232,7 @@ fn crashed_at(operation: u64, seed: u64, ignored: Option<&'static str>) -> Resul
     }
     bench.power_cycle(seed);
     bench.disk.heed_all_syncs();
-    let segments = bench.open(Some(&end), 0);
+    let segments = bench.recover(Some(&end), 0, seed);
     if !segments.damages().is_empty() || !segments.reader().verify().unwrap().is_empty() {
         return Err(format!("{:?}", segments.damages()));
     }

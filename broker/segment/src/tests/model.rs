@@ -88,7 +88,7 @@ impl Model {
     fn crash(&mut self, bench: &mut Bench, seed: u64) -> Segments {
         bench.power_cycle(seed);
         self.all.truncate(self.durable);
-        let segments = bench.open(self.end.as_ref(), self.log_start);
+        let segments = bench.recover(self.end.as_ref(), self.log_start, seed / 2);
         assert_eq!(segments.damages(), []);
         segments
     }
