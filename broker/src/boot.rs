@@ -187,6 +187,12 @@ impl Broker {
         self.admin
     }
 
+    /// Why clients cannot be served, or not in all; what `/ready` says.
+    #[must_use]
+    pub fn obstacles(&self) -> Vec<String> {
+        admin::Source::obstacles(&*self.status)
+    }
+
     /// What handlers work with.
     #[must_use]
     pub fn context(&self) -> &Arc<Context> {
@@ -276,7 +282,7 @@ impl Parts {
         let reconciler = Arc::new(Reconciler::new(Arc::clone(&node), Arc::clone(&view)));
         let options = group::Options::new(&self.settings);
         let groups = Coordinator::new(Arc::clone(&node), Arc::clone(&view), options);
-        follower.follow(&node, &reconciler, &groups);
+        follower.follow(&node, &groups);
         lead(&node).await;
         Ok(Opened { parts: self, node, view, figures, reconciler, groups })
     }

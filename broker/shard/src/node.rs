@@ -27,7 +27,7 @@ use crate::clean::Cleaner;
 use crate::directory::{DataDir, DirectoryError, Found, Identity};
 use crate::driver::{Driver, Logs, Surroundings};
 use crate::handle::{Observer, Shard};
-use crate::id::ShardId;
+use crate::id::{PartitionId, ShardId};
 use crate::recovery::{self, OpenError};
 use crate::replica::Replica;
 
@@ -94,6 +94,7 @@ pub struct Node {
     identity: Identity,
     shards: BTreeMap<ShardId, Arc<Shard>>,
     damaged: Vec<(ShardId, String)>,
+    damaged_partitions: Vec<(PartitionId, String)>,
     budget: Arc<TailBudget>,
     wal: WalHandle,
     running: Mutex<Option<Running>>,
@@ -130,6 +131,7 @@ impl Node {
             identity: opened.identity,
             shards: BTreeMap::new(),
             damaged: opened.damaged.into_iter().map(|lost| (lost.shard, lost.what)).collect(),
+            damaged_partitions: opened.damaged_partitions,
             budget,
             wal: wal.clone(),
             running: Mutex::new(None),
@@ -198,6 +200,12 @@ impl Node {
     #[must_use]
     pub fn damaged(&self) -> &[(ShardId, String)] {
         &self.damaged
+    }
+
+    /// Partitions that lost records to damage when they were opened, and what (D3).
+    #[must_use]
+    pub fn damaged_partitions(&self) -> &[(PartitionId, String)] {
+        &self.damaged_partitions
     }
 
     /// The memory that unflushed records may take.

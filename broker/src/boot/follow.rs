@@ -7,7 +7,7 @@ use ropewalk_shard::checkpoint;
 use ropewalk_shard::node::Node;
 use ropewalk_shard::{Effect, Observer, PartitionId, ShardId};
 
-use crate::catalog::{Reconciler, View};
+use crate::catalog::View;
 use crate::figures::Figures;
 use crate::group::Coordinator;
 
@@ -23,7 +23,6 @@ pub(super) struct Follower {
 #[derive(Debug)]
 struct Open {
     node: Weak<Node>,
-    reconciler: Arc<Reconciler>,
     groups: Arc<Coordinator>,
 }
 
@@ -33,17 +32,8 @@ impl Follower {
     }
 
     /// From here on the catalog's changes are followed; all before are read now.
-    pub(super) fn follow(
-        &self,
-        node: &Arc<Node>,
-        reconciler: &Arc<Reconciler>,
-        groups: &Arc<Coordinator>,
-    ) {
-        let open = Open {
-            node: Arc::downgrade(node),
-            reconciler: Arc::clone(reconciler),
-            groups: Arc::clone(groups),
-        };
+    pub(super) fn follow(&self, node: &Arc<Node>, groups: &Arc<Coordinator>) {
+        let open = Open { node: Arc::downgrade(node), groups: Arc::clone(groups) };
         self.open.set(open).expect("a node is opened once");
         // The catalog cannot change while its state is held, so nothing falls between.
         if let Some(catalog) = &node.catalog().state().catalog {
@@ -62,7 +52,6 @@ impl Observer for Follower {
             if let Some(catalog) = &node.catalog().state().catalog {
                 self.view.follow(catalog, change);
             }
-            open.reconciler.wake();
         }
     }
 

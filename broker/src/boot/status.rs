@@ -59,10 +59,12 @@ impl Source for Status {
         let node = &context.node;
         let damaged =
             node.damaged().iter().map(|(shard, what)| format!("{shard} is damaged: {what}"));
+        let partitions = node.damaged_partitions().iter();
+        let partitions = partitions.map(|(id, what)| format!("partition {id} is damaged: {what}"));
         let leaderless = node.shards().filter(|shard| shard.leading().is_none());
         let leaderless = leaderless.map(|shard| format!("{} has no leader", shard.id()));
         let full = node.wal().stats().full.then(|| "the disk is full".to_owned());
-        damaged.chain(leaderless).chain(full).collect()
+        damaged.chain(partitions).chain(leaderless).chain(full).collect()
     }
 
     fn queues(&self) -> Option<Report> {

@@ -14,7 +14,7 @@ use ropewalk_shard::{PartitionId, ProposeError, Shard, ShardId, TopicId};
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
-use super::View;
+use super::{TopicView, View};
 
 /// Partitions opened or closed by one entry.
 const BATCH: usize = 1000;
@@ -73,7 +73,7 @@ impl Reconciler {
         if done.is_err() {
             self.wake();
         }
-        done
+        done.and_then(|()| self.expect_homes(topics))
     }
 
     /// Closes the partitions of deleted topics, and forgets what groups committed for them.
@@ -91,6 +91,15 @@ impl Reconciler {
         Ok(())
     }
 
+    /// What lives in a damaged shard waits for its repair; nothing else waits with it.
+    fn expect_homes(&self, topics: &[TopicId]) -> Result<(), ProposeError> {
+        let topics = topics.iter().filter_map(|id| self.view.by_id(*id));
+        let homeless = |topic: Arc<TopicView>| {
+            topic.partitions.iter().any(|home| self.node.shard(home.shard).is_none())
+        };
+        if topics.into_iter().any(homeless) { Err(ProposeError::NotLeader) } else { Ok(()) }
+    }
+
     async fn open_missing(
         &self,
         topics: impl Iterator<Item = TopicId>,
@@ -99,7 +108,7 @@ impl Reconciler {
         for topic in topics.filter_map(|id| self.view.by_id(id)) {
             for (index, home) in (0_i32..).zip(&topic.partitions) {
                 let partition = PartitionId { topic: topic.id, index };
-                let shard = self.node.shard(home.shard).ok_or(ProposeError::NotLeader)?;
+                let Some(shard) = self.node.shard(home.shard) else { continue };
                 if shard.log(&partition).is_none() {
                     let open = OpenPartition { partition, epoch_base: home.epoch_base };
                     missing.entry(home.shard).or_default().push(open);

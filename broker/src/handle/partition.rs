@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ropewalk_codec::Str;
-use ropewalk_shard::{PartitionId, PartitionLog, Shard, TopicId};
+use ropewalk_shard::{PartitionId, PartitionLog, Shard, ShardId, TopicId};
 use uuid::Uuid;
 
 use super::{Context, ErrorCode};
@@ -35,12 +35,23 @@ impl Context {
     /// The partition, if this broker leads it.
     pub(crate) fn partition(&self, topic: &TopicView, index: i32) -> Result<Found, ErrorCode> {
         let (id, home) = topic.partition(index).ok_or(ErrorCode::UnknownTopicOrPartition)?;
-        let shard = self.node.shard(home.shard).ok_or(ErrorCode::NotLeaderOrFollower)?;
+        let shard = self.node.shard(home.shard).ok_or_else(|| self.why_not(home.shard))?;
         let term = shard.leading().ok_or(ErrorCode::NotLeaderOrFollower)?;
         let log = shard.log(&id).ok_or(ErrorCode::UnknownTopicOrPartition)?;
         let term = i32::try_from(term).unwrap_or(i32::MAX);
         let leader_epoch = home.epoch_base.saturating_add(term);
         Ok(Found { id, shard: Arc::clone(shard), log, leader_epoch })
+    }
+}
+
+impl Context {
+    /// Why a shard does not serve here: damage is told as such (D3), so that nobody looks for another
+    /// leader in vain.
+    fn why_not(&self, shard: ShardId) -> ErrorCode {
+        if self.node.damaged().iter().any(|(damaged, _)| *damaged == shard) {
+            return ErrorCode::KafkaStorageError;
+        }
+        ErrorCode::NotLeaderOrFollower
     }
 }
 

@@ -1,6 +1,7 @@
 //! Raw requests against a whole broker: the handshake, byte for byte, and what closes a connection.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use ropewalk_codec::api_versions_response::ApiVersionsResponse;
@@ -11,16 +12,21 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::*;
-use crate::boot::{Broker, Start};
+use crate::boot::{Broker, Start, StartError};
 
 mod versions;
 mod groups;
+mod damage;
 
 const SOON: Duration = Duration::from_secs(20);
 
 /// A broker on ports and a directory of its own.
 async fn broker() -> (Broker, TempDir) {
     let dir = TempDir::new().expect("a directory");
+    (broker_in(dir.path()).await.expect("it starts"), dir)
+}
+
+async fn broker_in(dir: &Path) -> Result<Broker, StartError> {
     let pairs = [
         ("listeners", "PLAINTEXT://127.0.0.1:0"),
         ("ropewalk.admin.listener", "127.0.0.1:0"),
@@ -29,11 +35,11 @@ async fn broker() -> (Broker, TempDir) {
     let pairs = pairs.map(|(key, value)| (key.to_owned(), value.to_owned()));
     let start = Start {
         settings: Settings::new(pairs).expect("valid"),
-        dir: dir.path().to_owned(),
+        dir: dir.to_owned(),
         format: Some("cluster".to_owned()),
         on_fatal: Arc::new(|reason| panic!("{reason}")),
     };
-    (Broker::start(start).await.expect("it starts"), dir)
+    Broker::start(start).await
 }
 
 async fn connect(broker: &Broker) -> TcpStream {

@@ -17,17 +17,22 @@ pub(super) struct Client {
     stream: TcpStream,
     topic: Uuid,
     pub(super) broker: Broker,
-    _dir: TempDir,
+    _dir: Option<TempDir>,
 }
 
 impl Client {
     pub(super) async fn new() -> Self {
         let (broker, dir) = broker().await;
-        let stream = connect(&broker).await;
-        let mut client = Self { stream, topic: Uuid::nil(), broker, _dir: dir };
+        let mut client = Self { _dir: Some(dir), ..Self::on(broker).await };
         let created = client.ask(7, &create("t")).await;
         client.topic = created.topics[0].topic_id;
         client
+    }
+
+    /// A client of a broker as it is, without a topic.
+    pub(super) async fn on(broker: Broker) -> Self {
+        let stream = connect(&broker).await;
+        Self { stream, topic: Uuid::nil(), broker, _dir: None }
     }
 
     /// One question and its answer.
@@ -61,7 +66,7 @@ impl Client {
     }
 }
 
-fn create(name: &str) -> ropewalk_codec::create_topics_request::CreateTopicsRequest {
+pub(super) fn create(name: &str) -> ropewalk_codec::create_topics_request::CreateTopicsRequest {
     use ropewalk_codec::create_topics_request::{CreatableTopic, CreateTopicsRequest};
     let topic = |name: &str| CreatableTopic {
         name: name.into(),

@@ -1,0 +1,78 @@
+//! A broker whose data directory is damaged: it serves what is whole, and names what is not (D3).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use ropewalk_batch::Builder;
+use ropewalk_codec::Records;
+use ropewalk_codec::produce_request::*;
+
+use super::versions::Client;
+use super::*;
+use crate::boot::StartError;
+
+/// Turns one bit in every snapshot of a shard.
+fn damage(dir: &Path, shard: u32) {
+    let dir = dir.join(format!("shards/{shard}/snapshots"));
+    let files = fs::read_dir(&dir).expect("a shard has snapshots");
+    let files: Vec<PathBuf> = files.map(|entry| entry.expect("readable").path()).collect();
+    assert!(!files.is_empty());
+    for file in files {
+        let mut bytes = fs::read(&file).expect("readable");
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(&file, bytes).expect("written");
+    }
+}
+
+async fn produce(client: &mut Client, topic: &str, index: i32) -> i16 {
+    let batch = Builder::new().record(crate::clock::now_ms(), None, Some(b"v")).build();
+    let data = PartitionProduceData { index, records: Records::from(batch) };
+    let topic =
+        TopicProduceData { name: topic.into(), partition_data: vec![data], ..Default::default() };
+    let request = ProduceRequest {
+        acks: -1,
+        timeout_ms: 1000,
+        topic_data: vec![topic],
+        ..Default::default()
+    };
+    client.ask(9, &request).await.responses[0].partition_responses[0].error_code
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn d3_damage_costs_the_shard_it_touches_and_is_named() {
+    let dir = TempDir::new().expect("a directory");
+    let mut client = Client::on(broker_in(dir.path()).await.expect("it starts")).await;
+    // More partitions than shards: each shard has one.
+    let mut topic = super::versions::create("wide");
+    topic.topics[0].num_partitions = 48;
+    client.ask(5, &topic).await;
+    for index in 0..48 {
+        assert_eq!(produce(&mut client, "wide", index).await, 0);
+    }
+    let view = client.broker.context().view.by_name("wide").expect("it was made");
+    client.broker.stop().await;
+
+    let lost = view.partitions[0].shard;
+    damage(dir.path(), lost.0);
+    let mut client = Client::on(broker_in(dir.path()).await.expect("it starts all the same")).await;
+    for (index, home) in (0..).zip(&view.partitions) {
+        let expected =
+            if home.shard == lost { ErrorCode::KafkaStorageError } else { ErrorCode::None };
+        assert_eq!(produce(&mut client, "wide", index).await, expected.code(), "{index}");
+    }
+    let obstacles = client.broker.obstacles();
+    assert!(obstacles[0].starts_with(&format!("{lost} is damaged")), "{obstacles:?}");
+    client.broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn d3_a_damaged_catalog_keeps_the_broker_from_starting() {
+    let dir = TempDir::new().expect("a directory");
+    broker_in(dir.path()).await.expect("it starts").stop().await;
+    damage(dir.path(), 0);
+    match broker_in(dir.path()).await {
+        Err(StartError::CatalogDamaged(what)) => assert!(!what.is_empty()),
+        other => panic!("{other:?}"),
+    }
+}
