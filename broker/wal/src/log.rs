@@ -46,7 +46,7 @@ const BUFFER_IDLE_BYTES: usize = 64 << 10;
 /// How the log uses its directory.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    /// The size of a file.
+    /// The size of a file: bounds a round, and the table of all replicas to a quarter of it.
     pub file_bytes: u64,
     /// The size of a file that must be created while somebody waits: the first one.
     pub first_file_bytes: u64,
@@ -172,6 +172,8 @@ pub struct Wal {
     spares: Spares,
     usage: Usage,
     replicas: Replicas,
+    /// What a header with the table as it is now would take.
+    header_bytes: u64,
     round_next: u64,
     plan: Plan,
     buffer: Aligned,
@@ -207,7 +209,7 @@ impl Wal {
     /// Adds records to the round being gathered, or refuses all of them.
     pub(crate) fn add(&mut self, records: &[Record]) -> Result<(), WalError> {
         self.check()?;
-        let size_bytes_max = self.options.file_bytes - header::header_bytes(&self.replicas);
+        let size_bytes_max = self.options.file_bytes.saturating_sub(self.header_bytes);
         self.plan.add(&self.replicas, records, size_bytes_max)?;
         Ok(())
     }
@@ -244,13 +246,24 @@ impl Wal {
         let written = written.map_err(WalError::failed);
         let bytes = written.inspect_err(|error| self.note_failure(error))?;
         self.round_next += 1;
+        self.take_note(records);
+        self.plan.clear();
+        Ok(Round { sequence, records: count, bytes })
+    }
+
+    /// Carries the table and the usage of files over a round that is durable.
+    fn take_note<'a>(&mut self, records: impl Iterator<Item = &'a Record>) {
+        let rows = self.replicas.rows.len();
+        let mut resized = false;
         for record in records {
             let (key, change) = (record.key(), Change::from(record));
+            resized |= change.resizes_row();
             self.usage.apply(key, &change, self.replicas.span(key).last);
             self.replicas.apply(key, change);
         }
-        self.plan.clear();
-        Ok(Round { sequence, records: count, bytes })
+        if resized || rows != self.replicas.rows.len() {
+            self.header_bytes = header::header_bytes(&self.replicas);
+        }
     }
 
     fn note_failure(&mut self, error: &WalError) {
@@ -413,7 +426,8 @@ impl Wal {
 
     /// Whether the last attempt to get another file found no space.
     pub fn is_full(&self) -> bool {
-        let at_limit = self.bytes() + self.options.file_bytes > self.options.files_bytes_max;
+        let at_limit = self.bytes() + self.options.file_bytes > self.options.files_bytes_max
+            && !self.chore_in_flight();
         self.spares.ready.len() < SPARES_WANTED && (self.spares.full || at_limit)
     }
 

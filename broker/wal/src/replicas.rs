@@ -66,6 +66,17 @@ impl From<&Record> for Change {
     }
 }
 
+impl Change {
+    /// Whether the row may take more or fewer bytes afterwards.
+    pub(crate) fn resizes_row(&self) -> bool {
+        match self {
+            Self::ConfState(_) | Self::Restart { .. } | Self::Destroyed => true,
+            Self::LossAccepted { .. } => true,
+            Self::Entry { .. } | Self::HardState(_) | Self::Truncated { .. } => false,
+        }
+    }
+}
+
 /// The part of a log that is there: after `start`, up to and with `last`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Span {

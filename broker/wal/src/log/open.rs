@@ -115,6 +115,7 @@ impl Wal {
             sealed: VecDeque::new(),
             spares,
             usage,
+            header_bytes: header::header_bytes(&replicas),
             replicas,
             round_next,
             plan: Plan::default(),
@@ -130,6 +131,7 @@ impl Wal {
                 wal.retire(sealed);
             }
         }
+        recovered.notes.iter().for_each(|note| tracing::warn!(note, "write-ahead log"));
         wal.drop_unneeded().map_err(&failed)?;
         Ok((wal, recovered))
     }

@@ -152,7 +152,7 @@ fn a_hole_and_an_oversized_round_are_refused_and_harm_nothing() {
     }
     let refused = wal.write_round(&[entry(KEY, 2, 70_000)]).unwrap_err();
     assert!(matches!(refused, WalError::TooLarge { .. }), "{refused}");
-    wal.write_round(&[entry(KEY, 2, 40_000)]).unwrap();
+    wal.write_round(&[entry(KEY, 2, 30_000)]).unwrap();
 }
 
 #[test]
