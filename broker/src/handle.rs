@@ -41,6 +41,7 @@ pub(crate) mod partition;
 mod api_versions;
 mod metadata;
 mod describe_cluster;
+mod describe_producers;
 mod describe_topic_partitions;
 mod produce;
 mod fetch;
@@ -277,6 +278,12 @@ static ROUTES: &[Route] = &[
         0..=2,
         Alone,
         describe_cluster::handle
+    ),
+    route!(
+        describe_producers_request::DescribeProducersRequest,
+        0..=0,
+        Alone,
+        describe_producers::handle
     ),
     route!(
         list_config_resources_request::ListConfigResourcesRequest,

@@ -85,14 +85,16 @@ fn answer(
     asked: MetadataRequestTopic,
     operations: bool,
 ) -> MetadataResponseTopic {
-    let (view, code) = match &asked.name {
-        Some(name) => match ctx.view.by_name(name) {
-            None if crate::catalog::name::check(name).is_err() => {
-                (None, ErrorCode::InvalidTopicException)
-            }
-            view => (view, ErrorCode::UnknownTopicOrPartition),
-        },
-        None => (ctx.view.by_id(TopicId(asked.topic_id)), ErrorCode::UnknownTopicId),
+    // Who asks by id leaves the name null or empty.
+    let (view, code) = if !asked.topic_id.is_nil() {
+        (ctx.view.by_id(TopicId(asked.topic_id)), ErrorCode::UnknownTopicId)
+    } else {
+        let name = asked.name.as_deref().unwrap_or_default();
+        let code = match crate::catalog::name::check(name) {
+            Ok(()) => ErrorCode::UnknownTopicOrPartition,
+            Err(_) => ErrorCode::InvalidTopicException,
+        };
+        (ctx.view.by_name(name), code)
     };
     match view {
         Some(view) => described(ctx, &view, operations),
