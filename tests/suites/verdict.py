@@ -7,8 +7,8 @@ not ours (it fails against Apache Kafka too, or needs what is said not to be the
 RESULTS has one result a line, with tabs: NAME, `passed`, `failed` or `skipped`, and what was said.
 
 The list can only grow: a test in it that does not pass, or was not run, fails the suite. A test outside it
-that passes is printed as news, to be added. A test outside it that fails is printed and counted. The suites
-lean on time; a test that failed is tried once more alone, and named when it passes then.
+that passes is printed as news, to be added. A test outside it that fails is printed and counted. A suite
+may try a failed test once more, alone, because they lean on time: what passes then is named.
 """
 
 import fnmatch

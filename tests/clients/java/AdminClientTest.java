@@ -28,6 +28,8 @@ import org.apache.kafka.common.serialization.StringSerializer;
 
 public class AdminClientTest {
     private static final String TOPIC = "admin-test";
+    /** Not advertised yet; once it is, the step must pass. */
+    private static final Set<String> LATER = Set.of("t09_describeProducers");
     private static final String GROUP = "admin-test-group";
     private final String bootstrap;
     private final Admin admin;
@@ -43,18 +45,26 @@ public class AdminClientTest {
             .filter(method -> method.getName().matches("t\\d\\d_.*"))
             .sorted(Comparator.comparing(Method::getName)).collect(Collectors.toList());
         int failed = 0;
+        int absent = 0;
         for (Method step : steps) {
             try {
                 step.invoke(test);
                 System.out.println("ok      " + step.getName());
             } catch (ReflectiveOperationException wrapped) {
+                Throwable cause = wrapped.getCause();
+                if (LATER.contains(step.getName()) && cause.getCause() instanceof UnsupportedVersionException) {
+                    absent++;
+                    System.out.println("not applicable: " + step.getName() + ": comes with transactions");
+                    continue;
+                }
                 failed++;
-                System.out.println("FAILED  " + step.getName() + ": " + wrapped.getCause());
-                wrapped.getCause().printStackTrace();
+                System.out.println("FAILED  " + step.getName() + ": " + cause);
+                cause.printStackTrace();
             }
         }
         test.admin.close(Duration.ofSeconds(5));
-        System.out.printf("Java Admin: %d passed, %d failed%n", steps.size() - failed, failed);
+        System.out.printf("Java Admin: %d passed, %d failed, %d not applicable%n",
+            steps.size() - failed - absent, failed, absent);
         System.exit(failed == 0 ? 0 : 1);
     }
 
