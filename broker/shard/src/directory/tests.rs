@@ -1,3 +1,5 @@
+//! What a data directory is taken for, and that formatting never counts by halves.
+
 use std::path::Path;
 
 use ropewalk_disk::SimDisk;

@@ -1,3 +1,5 @@
+//! Snapshots come back as they were written, and damage is never believed (D3).
+
 use ropewalk_disk::SimDisk;
 
 use super::*;
