@@ -13,7 +13,7 @@ use ropewalk_shard::command::ConfigResource;
 use uuid::Uuid;
 
 use super::{Call, Close, Context, ErrorCode};
-use crate::settings::describe::{self, Found, Row};
+use crate::settings::describe::{self, Found, Row, Source};
 
 /// Kafka's numbers for kinds of resources.
 pub(super) const TOPIC: i8 = 2;
@@ -77,7 +77,9 @@ fn rows(
             Ok(describe::topic(&ctx.settings, &overrides))
         }
         BROKER if name.is_empty() => Ok(describe::all_brokers(&ctx.settings)),
-        BROKER if **name == *ctx.broker_id.to_string() => Ok(describe::broker(&ctx.settings)),
+        BROKER if **name == *ctx.broker_id.to_string() => {
+            Ok(with_advertised(ctx, describe::broker(&ctx.settings)))
+        }
         BROKER => {
             let why = format!("there is no broker '{name}', only {}", ctx.broker_id);
             Err((ErrorCode::InvalidRequest, why))
@@ -89,6 +91,25 @@ fn rows(
             format!("resources of type {kind} have no configuration"),
         )),
     }
+}
+
+/// Where clients are sent is always decided, if not by a setting then by the listeners; Kafka shows
+/// it as set either way.
+fn with_advertised(ctx: &Context, mut rows: Vec<Row>) -> Vec<Row> {
+    let mut listeners: Vec<String> = ctx
+        .endpoints
+        .iter()
+        .map(|(name, (host, port))| format!("{name}://{host}:{port}"))
+        .collect();
+    listeners.sort_unstable();
+    let is_unset = |row: &&mut Row| row.name == "advertised.listeners" && row.value.is_none();
+    for row in rows.iter_mut().filter(is_unset) {
+        let value = Some(listeners.join(","));
+        row.value.clone_from(&value);
+        row.source = Source::File;
+        row.synonyms = vec![Found { name: row.name, value, source: Source::File }];
+    }
+    rows
 }
 
 fn config(row: Row, synonyms: bool, documentation: bool) -> DescribeConfigsResourceResult {
