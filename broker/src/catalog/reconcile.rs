@@ -55,11 +55,11 @@ impl Reconciler {
     }
 
     async fn pass(&self) -> Result<(), ProposeError> {
-        let topics = self.view.all();
-        self.open_missing(topics.iter().map(|topic| topic.id)).await?;
-        let live: HashSet<TopicId> = topics.iter().map(|topic| topic.id).collect();
+        self.open_missing(self.view.all().iter().map(|topic| topic.id)).await?;
         for shard in self.node.shards().filter(|shard| shard.id() != ShardId::CATALOG) {
-            self.close_orphans(shard, &live).await?;
+            // Asked when the shard is looked at, not before: a topic is in the view before its
+            // partitions are opened, so what is opened meanwhile is never taken for an orphan.
+            self.close(shard, |topic| self.view.by_id(topic).is_none()).await?;
         }
         Ok(())
     }
@@ -124,14 +124,6 @@ impl Reconciler {
             Ok(())
         });
         futures_util::future::try_join_all(opened).await.map(|_: Vec<()>| ())
-    }
-
-    async fn close_orphans(
-        &self,
-        shard: &Arc<Shard>,
-        live: &HashSet<TopicId>,
-    ) -> Result<(), ProposeError> {
-        self.close(shard, |topic| !live.contains(&topic)).await
     }
 
     async fn close(
