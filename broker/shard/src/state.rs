@@ -173,7 +173,7 @@ impl State {
                     }
                 }
             }
-            ShardCommand::ForgetTopics(topics) => self.forget_topics(&topics, time_ms, effects),
+            ShardCommand::ForgetTopics(topics) => self.forget_topics(&topics, effects),
             ShardCommand::CommitOffsets(_)
             | ShardCommand::DeleteOffsets { .. }
             | ShardCommand::ExpireOffsets { .. }
@@ -194,9 +194,9 @@ impl State {
         }
     }
 
-    fn forget_topics(&mut self, topics: &[TopicId], time_ms: i64, effects: &mut Vec<Effect>) {
+    fn forget_topics(&mut self, topics: &[TopicId], effects: &mut Vec<Effect>) {
         for (name, group) in &mut self.groups {
-            if group.forget_topics(topics, time_ms) {
+            if group.forget_topics(topics) {
                 effects.push(Effect::GroupChanged(name.clone()));
             }
         }

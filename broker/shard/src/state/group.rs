@@ -94,7 +94,7 @@ impl Group {
     }
 
     /// Drops the offsets of deleted topics; whether there were any.
-    pub(crate) fn forget_topics(&mut self, topics: &[TopicId], _time_ms: i64) -> bool {
+    pub(crate) fn forget_topics(&mut self, topics: &[TopicId]) -> bool {
         let before = self.offsets.len();
         self.offsets.retain(|partition, _| !topics.contains(&partition.topic));
         self.offsets.len() != before
