@@ -1,22 +1,31 @@
-//! The admin HTTP server: is the broker alive, can it serve, what does it measure.
+//! The admin HTTP server: is the broker alive, can it serve, what does it measure; and how an operator
+//! tells it what is wanted.
 //!
-//! | path | answers |
-//! |---|---|
-//! | `/live` | 200 as long as the process runs |
-//! | `/ready` | 200 when clients can be served, else 503 with the reasons |
-//! | `/metrics` | everything that is counted, for Prometheus |
-//! | `/v1/queues` | the three figures of every queue and its groups |
-//! | `/v1/queues/{name}` | those of one queue |
+//! | path | answers | token | epoch |
+//! |---|---|---|---|
+//! | GET `/live` | 200 as long as the process runs | | |
+//! | GET `/ready` | 200 when clients can be served, else 503 with the reasons | | |
+//! | GET `/metrics` | everything that is counted, for Prometheus | | |
+//! | GET `/v1/queues` | the three figures of every queue and its groups | | |
+//! | GET `/v1/queues/{name}` | those of one queue | | |
+//! | GET `/v1/broker` | who this is, whether it is ready, under which epoch | | |
+//! | POST `/v1/fence` | a new epoch for an operator that won its election | yes | |
+//! | PUT `/v1/queues/{name}` | makes, adopts or puts right a queue | yes | yes |
+//! | DELETE `/v1/queues/{name}` | gives a queue up, with its records or without | yes | yes |
+//! | PUT `/v1/queues/{name}/groups/{group}` | binds a group: it will read every record | yes | yes |
+//! | DELETE `/v1/queues/{name}/groups/{group}` | ends that | yes | yes |
 //!
-//! Everything but `/metrics` is JSON, errors included. It is up before the data directory is open, so
-//! that a long recovery can be watched.
+//! Everything but `/metrics` is JSON, errors included: `{"reason": "CamelCase", "error": "a sentence"}`. It is
+//! up before the data directory is open, so that a long recovery can be watched. What needs the token is
+//! in [`access`]; the epoch is the header `Ropewalk-Epoch`.
 //!
 //! # Invariants
 //!
 //! - **R1** connections, body sizes and times are bounded.
-//! - Nothing here changes anything.
+//! - **K2** what an operator changes is changed only under the newest epoch.
 
 use std::fmt::Debug;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Router;
@@ -24,18 +33,26 @@ use axum::extract::{DefaultBodyLimit, Path, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Json, Response};
-use axum::routing::get;
+use axum::routing::{get, post, put};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
+use serde::Serialize;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::figures::{QueueReport, Report};
+use crate::handle::Context;
 use crate::limits;
 
 mod door;
+mod access;
+mod refusal;
+mod changes;
 pub(crate) mod measured;
+
+use access::Caller;
+use refusal::Refused;
 
 /// Where the answers come from.
 pub trait Source: Send + Sync + Debug {
@@ -45,6 +62,52 @@ pub trait Source: Send + Sync + Debug {
     fn queues(&self) -> Option<Report>;
     /// One queue's.
     fn queue(&self, name: &str) -> Option<QueueReport>;
+    /// Who this is.
+    fn about(&self) -> About;
+    /// What changes are made with; `None` before the data directory is open and when the broker stops.
+    fn context(&self) -> Option<Arc<Context>>;
+}
+
+/// A broker at one moment.
+#[derive(Debug, Clone, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct About {
+    /// `node.id`.
+    pub broker_id: i32,
+    /// Null before the data directory is open.
+    pub cluster_id: Option<String>,
+    /// Of the program.
+    pub version: &'static str,
+    /// The newest fencing epoch; 0 before the first.
+    pub epoch: u64,
+    /// Unix milliseconds.
+    pub started_at_ms: i64,
+    /// As `/ready` says.
+    pub ready: bool,
+    /// Why not.
+    pub reasons: Vec<String>,
+    /// How it is set.
+    pub settings: AboutSettings,
+    /// How it came up.
+    pub recovery: Recovery,
+}
+
+/// What is known of the settings.
+#[derive(Debug, Clone, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AboutSettings {
+    /// Keys that were told to be different and take effect with the next start.
+    pub needs_restart: Vec<String>,
+}
+
+/// How opening the data directory went.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Recovery {
+    /// It is open.
+    pub done: bool,
+    /// How long that took; null before.
+    pub took_ms: Option<i64>,
 }
 
 /// What the server works on.
@@ -54,6 +117,8 @@ pub struct Admin {
     pub source: Arc<dyn Source>,
     /// Everything that is counted.
     pub metrics: Mutex<Registry>,
+    /// Where the token is that callers must have, if they must have one.
+    pub token_file: Option<PathBuf>,
 }
 
 /// Serves until `stopping` turns true.
@@ -62,7 +127,8 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>, mut stopping: watch
         let _ = stopping.wait_for(|stopping| *stopping).await;
     };
     let door = door::Door::new(listener);
-    let served = axum::serve(door, router(admin)).with_graceful_shutdown(stop).await;
+    let service = router(admin).into_make_service_with_connect_info::<Caller>();
+    let served = axum::serve(door, service).with_graceful_shutdown(stop).await;
     if let Err(error) = served {
         tracing::error!(%error, "the admin server ended");
     }
@@ -74,9 +140,13 @@ fn router(admin: Arc<Admin>) -> Router {
         .route("/ready", get(ready))
         .route("/metrics", get(metrics))
         .route("/v1/queues", get(queues))
-        .route("/v1/queues/{name}", get(queue))
+        .route("/v1/queues/{name}", get(queue).put(changes::declare).delete(changes::release))
+        .route("/v1/queues/{name}/groups/{group}", put(changes::bind).delete(changes::unbind))
+        .route("/v1/broker", get(broker))
+        .route("/v1/fence", post(changes::claim_fence))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn_with_state(Arc::clone(&admin), access::guard))
         .layer(middleware::from_fn(bound_time))
         .layer(DefaultBodyLimit::max(limits::ADMIN_BODY_BYTES_MAX))
         .with_state(admin)
@@ -100,49 +170,56 @@ async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
     });
     match written.await {
         Some(Ok(text)) => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
-        _ => error(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be written"),
+        _ => {
+            let why = "the metrics cannot be written";
+            Refused::new(StatusCode::INTERNAL_SERVER_ERROR, "Internal", why).into_response()
+        }
     }
 }
 
 async fn queues(State(admin): State<Arc<Admin>>) -> Response {
     match blocking(move || admin.source.queues()).await.flatten() {
         Some(report) => Json(report).into_response(),
-        None => error(StatusCode::SERVICE_UNAVAILABLE, "the broker is not open yet"),
+        None => Refused::not_ready("the broker is not open yet").into_response(),
     }
+}
+
+async fn broker(State(admin): State<Arc<Admin>>) -> Response {
+    Json(admin.source.about()).into_response()
 }
 
 async fn queue(State(admin): State<Arc<Admin>>, Path(name): Path<String>) -> Response {
     let asked = name.clone();
     match blocking(move || admin.source.queue(&asked)).await.flatten() {
         Some(report) => Json(report).into_response(),
-        None => error(StatusCode::NOT_FOUND, &format!("there is no queue '{name}'")),
+        None => Refused::no_such_queue(&name).into_response(),
     }
 }
 
 async fn unknown_path(request: Request) -> Response {
-    error(StatusCode::NOT_FOUND, &format!("there is nothing at {}", request.uri().path()))
+    let why = format!("there is nothing at {}", request.uri().path());
+    Refused::new(StatusCode::NOT_FOUND, "NotFound", why).into_response()
 }
 
 async fn wrong_method(request: Request) -> Response {
-    let reason = format!("{} is not possible at {}", request.method(), request.uri().path());
-    error(StatusCode::METHOD_NOT_ALLOWED, &reason)
+    let why = format!("{} is not possible at {}", request.method(), request.uri().path());
+    Refused::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", why).into_response()
 }
 
 /// No request holds its connection for longer, whatever it waits for.
 async fn bound_time(request: Request, next: Next) -> Response {
     match tokio::time::timeout(limits::ADMIN_TIME_MAX, next.run(request)).await {
         Ok(response) => response,
-        Err(_) => error(StatusCode::GATEWAY_TIMEOUT, "the broker took too long"),
+        Err(_) => {
+            let why = "the broker took too long";
+            Refused::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", why).into_response()
+        }
     }
 }
 
 /// Going through thousands of queues must not hold up a thread that serves clients.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     tokio::task::spawn_blocking(work).await.ok()
-}
-
-fn error(status: StatusCode, reason: &str) -> Response {
-    (status, Json(json!({ "error": reason }))).into_response()
 }
 
 #[cfg(test)]

@@ -126,7 +126,7 @@ impl Broker {
         let mut registry = Registry::with_prefix("ropewalk");
         let metrics = handle::metrics::Metrics::register(&mut registry);
         let connection_metrics = listen::metrics::Metrics::register(&mut registry);
-        let status = Arc::new(Status::default());
+        let status = Status::new(settings.node_id());
         let source: Arc<dyn admin::Source> = Arc::clone(&status) as _;
         registry.register_collector(Box::new(measured::Queues(Arc::clone(&source))));
         let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(ropewalk_disk::Options::default()));
@@ -135,7 +135,8 @@ impl Broker {
         let mut background = JoinSet::new();
         let (stopping, stop) = watch::channel(false);
         let (admin_stopping, admin_stop) = watch::channel(false);
-        let admin_parts = Arc::new(Admin { source, metrics: Mutex::new(registry) });
+        let token_file = settings.admin_token_file();
+        let admin_parts = Arc::new(Admin { source, metrics: Mutex::new(registry), token_file });
         background.spawn(admin::serve(admin_socket, admin_parts, admin_stop));
 
         let parts = Parts { settings: Arc::clone(&settings), disk, dir: start.dir };

@@ -292,6 +292,12 @@ impl Settings {
         self.text("ropewalk.admin.listener").expect("it has a default")
     }
 
+    /// `admin.token.file`.
+    #[must_use]
+    pub fn admin_token_file(&self) -> Option<PathBuf> {
+        self.text("admin.token.file").filter(|path| !path.trim().is_empty()).map(PathBuf::from)
+    }
+
     fn check_admin(&self) -> Result<(), Invalid> {
         let text = self.admin();
         let refuse = || {

@@ -6,18 +6,22 @@
 //!
 //! # Format
 //!
-//! `[format u8 = 1][kind u8: 0 append, 1 shard, 2 catalog][term u64 LE][time_ms i64 LE]`, then for an append
+//! `[format u8][kind u8: 0 append, 1 shard, 2 catalog][term u64 LE][time_ms i64 LE]`, then for an append
 //! `[count u32]`, per batch `[partition 20 bytes][length u32]`, then the batches end to end; for
-//! any other command its postcard encoding. Variants and fields are only ever added at the end
-//! under a new format number: entries outlive the broker that wrote them.
+//! any other command its postcard encoding. Variants are only ever added at the end under a new format
+//! number: entries outlive the broker that wrote them. Format 2 is format 1 with the commands of a
+//! topic's owner; an entry carries the lowest number that can express it, so that an older broker
+//! refuses only what it really does not know.
+
+use std::ops::RangeInclusive;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::id::{BrokerId, PartitionId, ShardId, TopicId};
 
-/// The one format this broker writes.
-const FORMAT: u8 = 1;
+/// The formats this broker knows.
+const FORMATS: RangeInclusive<u8> = 1..=2;
 const KIND_APPEND: u8 = 0;
 const KIND_SHARD: u8 = 1;
 const KIND_CATALOG: u8 = 2;
@@ -90,6 +94,14 @@ pub enum ShardCommand {
         /// The group.
         group: String,
         /// What goes, and the time of the commit that grew old.
+        offsets: Vec<(PartitionId, i64)>,
+    },
+    /// Where a bound group begins, in those of the partitions for which it has committed nothing:
+    /// what a member committed meanwhile stands. Since format 2.
+    StartOffsets {
+        /// The group.
+        group: String,
+        /// The next offset to read, by partition.
         offsets: Vec<(PartitionId, i64)>,
     },
 }
@@ -219,6 +231,60 @@ pub enum CatalogCommand {
         /// The uid of the Lease it won.
         lease_uid: String,
     },
+    /// A command of an operator: refused when a newer epoch was claimed than it acts under. Since
+    /// format 2, like all below.
+    Fenced {
+        /// The epoch it acts under.
+        epoch: u64,
+        /// What it wants.
+        command: Box<CatalogCommand>,
+    },
+    /// A topic as its owner wants it: made, adopted if nobody owns it, or put right.
+    DeclareTopic {
+        /// All of it. Partitions are only ever added; configuration that is not named is cleared.
+        topic: NewTopic,
+        /// Whether the proposer knows the topic, under this id. Refused when that is not so.
+        exists: bool,
+    },
+    /// The owner gives its topic up. One that nobody owns is never deleted by this.
+    ReleaseTopic {
+        /// The topic.
+        topic: TopicId,
+        /// Who gives it up.
+        owner: String,
+        /// Whether its records go too.
+        delete: bool,
+    },
+    /// A group is to read every record of the topic, from `start` on.
+    BindGroup {
+        /// The topic.
+        topic: TopicId,
+        /// The topic's owner.
+        owner: String,
+        /// The group.
+        group: String,
+        /// Where it begins.
+        start: StartPosition,
+    },
+    /// The group is no longer bound; what it committed stays until it grows old.
+    UnbindGroup {
+        /// The topic.
+        topic: TopicId,
+        /// The topic's owner.
+        owner: String,
+        /// The group.
+        group: String,
+    },
+}
+
+/// Where a bound group begins to read the partitions that are there when it is bound. In those that
+/// come later it begins at their start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StartPosition {
+    /// With the first record that is left.
+    Earliest,
+    /// With the next record that comes.
+    Latest,
 }
 
 /// A topic to be made.
@@ -263,7 +329,7 @@ pub enum CommandError {
     #[error("the entry is malformed: {0}")]
     Malformed(&'static str),
     /// Written by a broker newer than this one.
-    #[error("entry format {0} is unknown to this broker (it knows {FORMAT})")]
+    #[error("entry format {0} is unknown to this broker (it knows {FORMATS:?})")]
     Format(u8),
 }
 
@@ -271,7 +337,7 @@ pub enum CommandError {
 #[must_use]
 pub fn encode(term: u64, time_ms: i64, command: &Command) -> Bytes {
     let mut out = BytesMut::with_capacity(encoded_len(command));
-    out.put_u8(FORMAT);
+    out.put_u8(format_of(command));
     out.put_u8(match command {
         Command::Append(_) => KIND_APPEND,
         Command::Shard(_) => KIND_SHARD,
@@ -296,6 +362,22 @@ pub fn encode(term: u64, time_ms: i64, command: &Command) -> Bytes {
     out.freeze()
 }
 
+/// The lowest format that can express a command.
+fn format_of(command: &Command) -> u8 {
+    let is_newer = matches!(
+        command,
+        Command::Shard(ShardCommand::StartOffsets { .. })
+            | Command::Catalog(
+                CatalogCommand::Fenced { .. }
+                    | CatalogCommand::DeclareTopic { .. }
+                    | CatalogCommand::ReleaseTopic { .. }
+                    | CatalogCommand::BindGroup { .. }
+                    | CatalogCommand::UnbindGroup { .. }
+            )
+    );
+    if is_newer { *FORMATS.end() } else { *FORMATS.start() }
+}
+
 fn encoded_len(command: &Command) -> usize {
     match command {
         Command::Append(items) => {
@@ -314,7 +396,7 @@ impl Envelope {
         if data.len() < HEAD_LEN {
             return Err(CommandError::Malformed("shorter than its head"));
         }
-        if data[0] != FORMAT {
+        if !FORMATS.contains(&data[0]) {
             return Err(CommandError::Format(data[0]));
         }
         let term = u64::from_le_bytes(data[2..10].try_into().expect("8 bytes"));

@@ -6,7 +6,8 @@
 //! "RWSNAP\0\0" | version u32 | shard u32 | length u64 | postcard of Snapshot | CRC-32C u32 over all before
 //! ```
 //! Numbers outside of the postcard are little-endian. Files are named by a number that only grows:
-//! two snapshots may well be of the same index.
+//! two snapshots may well be of the same index. Version 2 is written; version 1, which knew no bound
+//! groups, is read as well (see [`version1`]).
 //!
 //! # Place in the walk
 //!
@@ -38,8 +39,10 @@ use crate::engine::Members;
 use crate::id::{BrokerId, PartitionId, ReplicaId, ShardId};
 use crate::state::State;
 
+mod version1;
+
 const MAGIC: [u8; 8] = *b"RWSNAP\0\0";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const HEAD_LEN: usize = 24;
 /// No snapshot is larger: what would be read is bounded before it is.
 const SNAPSHOT_BYTES_MAX: u64 = 4 << 30;
@@ -154,7 +157,7 @@ impl SegmentsEnd {
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
     /// A broker of another version wrote it. Nothing may be done with the directory.
-    #[error("{} has format version {version}; this broker knows version {VERSION}", path.display())]
+    #[error("{} has format version {version}; this broker knows versions 1 to {VERSION}", path.display())]
     UnknownVersion {
         /// The file.
         path: PathBuf,
@@ -282,7 +285,7 @@ fn decode(bytes: &[u8], path: &Path) -> Result<Snapshot, SnapshotError> {
         return Err(damaged("its checksum does not hold"));
     }
     let version = u32::from_le_bytes(head[8..12].try_into().expect("4 bytes"));
-    if version != VERSION {
+    if version != VERSION && version != version1::VERSION {
         return Err(SnapshotError::UnknownVersion { path: path.to_owned(), version });
     }
     let length = u64::from_le_bytes(head[16..24].try_into().expect("8 bytes"));
@@ -290,7 +293,10 @@ fn decode(bytes: &[u8], path: &Path) -> Result<Snapshot, SnapshotError> {
     if body.map(|body| body as u64) != Some(length) {
         return Err(damaged("its length is not the one it names"));
     }
-    postcard::from_bytes(&checked[HEAD_LEN..]).map_err(|_| damaged("it does not decode"))
+    let body = &checked[HEAD_LEN..];
+    let snapshot =
+        if version == VERSION { postcard::from_bytes(body) } else { version1::decode(body) };
+    snapshot.map_err(|_| damaged("it does not decode"))
 }
 
 #[cfg(test)]

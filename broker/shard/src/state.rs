@@ -177,6 +177,7 @@ impl State {
             ShardCommand::CommitOffsets(_)
             | ShardCommand::DeleteOffsets { .. }
             | ShardCommand::ExpireOffsets { .. }
+            | ShardCommand::StartOffsets { .. }
             | ShardCommand::SetGeneration(_)
             | ShardCommand::DeleteGroup { .. } => {
                 return group::apply(&mut self.groups, time_ms, command, effects);

@@ -6,6 +6,8 @@ use tokio::net::TcpStream;
 use super::*;
 use crate::figures::{DelayReport, GroupReport, Throughput};
 
+mod changes;
+
 #[derive(Debug)]
 struct Broker {
     obstacles: Vec<String>,
@@ -40,6 +42,14 @@ impl Source for Broker {
     fn queue(&self, name: &str) -> Option<QueueReport> {
         (name == "orders").then(orders)
     }
+
+    fn about(&self) -> About {
+        About { broker_id: 3, ready: self.open, ..About::default() }
+    }
+
+    fn context(&self) -> Option<Arc<Context>> {
+        None
+    }
 }
 
 /// What a client gets: status, head and body.
@@ -52,7 +62,7 @@ async fn ask(broker: Broker, request: &str) -> (u16, String, String) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("bound");
     let (_stop, stopping) = watch::channel(false);
-    let admin = Arc::new(Admin { source, metrics: Mutex::new(registry) });
+    let admin = Arc::new(Admin { source, metrics: Mutex::new(registry), token_file: None });
     let server = tokio::spawn(serve(listener, admin, stopping));
     let mut stream = TcpStream::connect(address).await.expect("it listens");
     let request = format!("{request} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
@@ -96,12 +106,15 @@ async fn queues_are_json_with_their_groups() {
 
 #[tokio::test]
 async fn what_is_not_there_is_a_json_error() {
-    let (status, _, body) = ask(serving(), "GET /v1/queues/none").await;
-    assert_eq!((status, body.as_str()), (404, r#"{"error":"there is no queue 'none'"}"#));
-    let (status, _, body) = ask(serving(), "GET /nowhere").await;
-    assert_eq!((status, body.as_str()), (404, r#"{"error":"there is nothing at /nowhere"}"#));
-    let (status, _, body) = ask(serving(), "POST /live").await;
-    assert_eq!((status, body.as_str()), (405, r#"{"error":"POST is not possible at /live"}"#));
+    for (request, code, reason, error) in [
+        ("GET /v1/queues/none", 404, "NoSuchQueue", "there is no queue 'none'"),
+        ("GET /nowhere", 404, "NotFound", "there is nothing at /nowhere"),
+        ("POST /live", 405, "MethodNotAllowed", "POST is not possible at /live"),
+    ] {
+        let (status, _, body) = ask(serving(), request).await;
+        let body: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+        assert_eq!((status, body), (code, json!({ "reason": reason, "error": error })));
+    }
 }
 
 #[tokio::test]

@@ -5,23 +5,40 @@ use std::sync::{Arc, OnceLock};
 
 use ropewalk_disk::Disk;
 
-use crate::admin::Source;
 use crate::admin::measured::{Storage, StorageMetrics};
+use crate::admin::{About, AboutSettings, Recovery, Source};
 use crate::clock;
 use crate::figures::{Figures, QueueReport, Report};
 use crate::handle::Context;
 
 /// The broker as seen from outside.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Status {
-    open: OnceLock<(Arc<Context>, Arc<Figures>)>,
+    broker_id: i32,
+    started_at_ms: i64,
+    open: OnceLock<Open>,
     stopping: AtomicBool,
 }
 
+/// What there is once the data directory is open.
+#[derive(Debug)]
+struct Open {
+    context: Arc<Context>,
+    figures: Arc<Figures>,
+    at_ms: i64,
+}
+
 impl Status {
+    /// A broker that begins to start.
+    pub(super) fn new(broker_id: i32) -> Arc<Self> {
+        let (open, stopping) = (OnceLock::new(), AtomicBool::new(false));
+        Arc::new(Self { broker_id, started_at_ms: clock::now_ms(), open, stopping })
+    }
+
     /// The data directory is open.
     pub(super) fn opened(&self, context: &Arc<Context>, figures: &Arc<Figures>) {
-        let _ = self.open.set((Arc::clone(context), Arc::clone(figures)));
+        let (context, figures) = (Arc::clone(context), Arc::clone(figures));
+        let _ = self.open.set(Open { context, figures, at_ms: clock::now_ms() });
     }
 
     /// The broker begins to stop.
@@ -33,7 +50,7 @@ impl Status {
     pub(super) fn storage(self: &Arc<Self>, disk: Arc<dyn Disk>) -> StorageMetrics {
         let status = Arc::clone(self);
         StorageMetrics(Box::new(move || {
-            let (context, _) = status.open.get()?;
+            let Open { context, .. } = status.open.get()?;
             let wal = context.node.wal().stats();
             Some(Storage {
                 wal_rounds: wal.rounds,
@@ -53,7 +70,7 @@ impl Source for Status {
         if self.stopping.load(Ordering::Relaxed) {
             return vec!["the broker is stopping".into()];
         }
-        let Some((context, _)) = self.open.get() else {
+        let Some(Open { context, .. }) = self.open.get() else {
             return vec!["the data directory is being opened".into()];
         };
         let node = &context.node;
@@ -68,13 +85,37 @@ impl Source for Status {
     }
 
     fn queues(&self) -> Option<Report> {
-        let (context, figures) = self.open.get()?;
+        let Open { context, figures, .. } = self.open.get()?;
         Some(figures.report(&context.node, &context.view, clock::now_ms()))
     }
 
     fn queue(&self, name: &str) -> Option<QueueReport> {
-        let (context, figures) = self.open.get()?;
+        let Open { context, figures, .. } = self.open.get()?;
         let topic = context.view.by_name(name)?;
         Some(figures.report_one(&context.node, &topic, clock::now_ms()))
+    }
+
+    fn about(&self) -> About {
+        let open = self.open.get();
+        let reasons = self.obstacles();
+        About {
+            broker_id: self.broker_id,
+            cluster_id: open.map(|open| open.context.cluster_id.to_string()),
+            version: env!("CARGO_PKG_VERSION"),
+            epoch: open.map_or(0, |open| open.context.topics.epoch()),
+            started_at_ms: self.started_at_ms,
+            ready: reasons.is_empty(),
+            reasons,
+            settings: AboutSettings::default(),
+            recovery: Recovery {
+                done: open.is_some(),
+                took_ms: open.map(|open| open.at_ms - self.started_at_ms),
+            },
+        }
+    }
+
+    fn context(&self) -> Option<Arc<Context>> {
+        let open = self.open.get().filter(|_| !self.stopping.load(Ordering::Relaxed))?;
+        Some(Arc::clone(&open.context))
     }
 }

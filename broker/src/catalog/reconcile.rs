@@ -2,14 +2,19 @@
 //!
 //! Level-triggered: it compares what is with what should be, so a lost wake-up or a crash in the
 //! middle costs nothing. Whoever creates a topic waits for [`Reconciler::converge`] of it; the
-//! loop does the same for everything at the start and after each failure.
+//! loop does the same for everything at the start, after each failure, and from time to time: an entry
+//! that opens a partition may be applied after its topic was deleted and everything of it closed.
+//!
+//! A group that is bound to a topic has a committed offset in each of its partitions, or is given
+//! one here: that is what defines its length from the first record on.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ropewalk_shard::command::{Command, OpenPartition, ShardCommand};
+use ropewalk_shard::command::{Command, OpenPartition, ShardCommand, StartPosition};
 use ropewalk_shard::node::Node;
+use ropewalk_shard::state::catalog::Binding;
 use ropewalk_shard::{PartitionId, ProposeError, Shard, ShardId, TopicId};
 use tokio::sync::Notify;
 use tracing::{info, warn};
@@ -18,6 +23,9 @@ use super::{TopicView, View};
 
 /// Partitions opened or closed by one entry.
 const BATCH: usize = 1000;
+
+/// How long nothing may be compared when nobody asks for it.
+const PASS_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How long a failed pass waits before it is repeated.
 const RETRY: Duration = Duration::from_millis(500);
@@ -42,7 +50,7 @@ impl Reconciler {
         self.wake.notify_one();
     }
 
-    /// Compares everything, now and whenever woken; a pass that failed is repeated.
+    /// Compares everything: now, whenever woken and every minute; a pass that failed is repeated.
     pub async fn run(self: Arc<Self>) {
         loop {
             if let Err(error) = self.pass().await {
@@ -50,7 +58,7 @@ impl Reconciler {
                 tokio::time::sleep(RETRY).await;
                 continue;
             }
-            self.wake.notified().await;
+            let _ = tokio::time::timeout(PASS_INTERVAL, self.wake.notified()).await;
         }
     }
 
@@ -61,7 +69,7 @@ impl Reconciler {
             // partitions are opened, so what is opened meanwhile is never taken for an orphan.
             self.close(shard, |topic| self.view.by_id(topic).is_none()).await?;
         }
-        Ok(())
+        self.start_groups(&self.view.bound()).await
     }
 
     /// Opens every partition of these topics in its shard, and returns once all are there.
@@ -69,11 +77,70 @@ impl Reconciler {
     /// # Errors
     /// When a shard has no leader here; the loop will try again.
     pub async fn converge(&self, topics: &[TopicId]) -> Result<(), ProposeError> {
-        let done = self.open_missing(topics.iter().copied()).await;
-        if done.is_err() {
+        let known = || topics.iter().filter_map(|id| self.view.by_id(*id));
+        let mut done = self.open_missing(topics.iter().copied()).await;
+        if done.is_ok() {
+            done = self.start_groups(&known().collect::<Vec<_>>()).await;
+        }
+        // Deleted while it was opened: what was opened last may have been missed by the deletion.
+        if done.is_err() || known().count() < topics.len() {
             self.wake();
         }
         done.and_then(|()| self.expect_homes(topics))
+    }
+
+    async fn start_groups(&self, topics: &[Arc<TopicView>]) -> Result<(), ProposeError> {
+        for topic in topics {
+            for (group, binding) in &topic.bindings {
+                // A group whose shard is damaged waits for its repair; nobody else waits with it.
+                if self.home_of(group).is_some() {
+                    self.start_group(topic, group, *binding).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn home_of(&self, group: &str) -> Option<&Arc<Shard>> {
+        let home = self.node.catalog().state().catalog.as_ref().map(|c| c.shard_of(group));
+        self.node.shard(home?)
+    }
+
+    /// Lets a bound group begin in those partitions for which it has committed nothing; which those
+    /// were. Partitions that are damaged or not open yet are left for later.
+    ///
+    /// # Errors
+    /// As [`Self::converge`].
+    pub async fn start_group(
+        &self,
+        topic: &TopicView,
+        group: &str,
+        binding: Binding,
+    ) -> Result<Vec<i32>, ProposeError> {
+        let shard = self.home_of(group).ok_or(ProposeError::NotLeader)?;
+        let committed: HashSet<i32> = {
+            let state = shard.state();
+            let offsets = state.groups.get(group).into_iter().flat_map(|g| g.offsets.keys());
+            offsets.filter(|id| id.topic == topic.id).map(|id| id.index).collect()
+        };
+        let mut offsets = Vec::new();
+        for (index, home) in (0_i32..).zip(&topic.partitions) {
+            let id = PartitionId { topic: topic.id, index };
+            let log = self.node.shard(home.shard).and_then(|shard| shard.log(&id));
+            let Some(log) = log.filter(|_| !committed.contains(&index)) else { continue };
+            let came_later = u32::try_from(index).is_ok_and(|index| index >= binding.partitions);
+            let start = match binding.start {
+                StartPosition::Latest if !came_later => log.high_watermark(),
+                StartPosition::Earliest | StartPosition::Latest => log.log_start(),
+            };
+            offsets.push((id, start));
+        }
+        let begun = offsets.iter().map(|(id, _)| id.index).collect();
+        if !offsets.is_empty() {
+            let command = ShardCommand::StartOffsets { group: group.to_owned(), offsets };
+            shard.propose(Command::Shard(command)).await?;
+        }
+        Ok(begun)
     }
 
     /// Closes the partitions of deleted topics, and forgets what groups committed for them.

@@ -59,10 +59,10 @@ pub enum TopicError {
 /// Changes what exists.
 #[derive(Debug)]
 pub struct Topics {
-    node: Arc<Node>,
-    view: Arc<View>,
-    settings: Arc<Settings>,
-    reconciler: Arc<Reconciler>,
+    pub(super) node: Arc<Node>,
+    pub(super) view: Arc<View>,
+    pub(super) settings: Arc<Settings>,
+    pub(super) reconciler: Arc<Reconciler>,
 }
 
 impl Topics {
@@ -134,7 +134,7 @@ impl Topics {
         }
     }
 
-    fn data_shards(&self) -> u32 {
+    pub(super) fn data_shards(&self) -> u32 {
         let shards = self.node.shards().filter(|shard| shard.id() != ShardId::CATALOG).count();
         u32::try_from(shards).expect("shard numbers are u32")
     }
@@ -222,35 +222,24 @@ impl Topics {
         self.expect_done(CatalogCommand::AlterConfigs { resource, changes }).await
     }
 
-    /// Gives a topic an owner, or frees it.
-    ///
-    /// # Errors
-    /// See [`TopicError`].
-    pub async fn set_owner(&self, topic: TopicId, owner: Option<String>) -> Result<(), TopicError> {
-        self.expect_done(CatalogCommand::SetOwner { topic, owner }).await
-    }
-
     /// A fresh block of `count` producer ids; its first.
     ///
     /// # Errors
     /// When the catalog cannot be asked.
     pub async fn allocate_producer_ids(&self, count: i64) -> Result<i64, ProposeError> {
-        match self.catalog(CatalogCommand::AllocateProducerIds { count }).await? {
-            Answer::ProducerIds(first) => Ok(first),
-            Answer::Done | Answer::Topics(_) | Answer::Fence(_) | Answer::Refused(_) => {
-                unreachable!("the catalog answers what it was asked")
-            }
-        }
+        let allocate = CatalogCommand::AllocateProducerIds { count };
+        let Answer::ProducerIds(first) = self.catalog(allocate).await? else {
+            unreachable!("the catalog answers what it was asked")
+        };
+        Ok(first)
     }
 
     async fn expect_done(&self, command: CatalogCommand) -> Result<(), TopicError> {
-        match self.catalog(command).await? {
-            Answer::Refused(refusal) => Err(refusal.into()),
-            Answer::Done | Answer::Topics(_) | Answer::ProducerIds(_) | Answer::Fence(_) => Ok(()),
-        }
+        let answer = self.catalog(command).await?;
+        if let Answer::Refused(refusal) = answer { Err(refusal.into()) } else { Ok(()) }
     }
 
-    async fn catalog(&self, command: CatalogCommand) -> Result<Answer, ProposeError> {
+    pub(super) async fn catalog(&self, command: CatalogCommand) -> Result<Answer, ProposeError> {
         match self.node.catalog().propose(Command::Catalog(command)).await? {
             Outcome::Catalog(answer) => Ok(answer),
             // Nothing was changed, and the next leader may be asked again.
@@ -262,7 +251,7 @@ impl Topics {
     }
 }
 
-fn check_room(count: usize, room: usize) -> Result<(), TopicError> {
+pub(super) fn check_room(count: usize, room: usize) -> Result<(), TopicError> {
     if count > limits::TOPIC_PARTITIONS_MAX {
         let max = limits::TOPIC_PARTITIONS_MAX;
         return Err(TopicError::InvalidPartitions(format!(

@@ -3,13 +3,13 @@
 //! Brought up to date by the catalog shard's own loop right after an entry is applied, so what a
 //! proposer was told is done is also visible.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use parking_lot::RwLock;
 use ropewalk_shard::command::{ConfigResource, PartitionHome};
 use ropewalk_shard::state::Catalog;
-use ropewalk_shard::state::catalog::Change;
+use ropewalk_shard::state::catalog::{Binding, Change};
 use ropewalk_shard::{PartitionId, TopicId};
 
 use crate::settings::Settings;
@@ -28,6 +28,8 @@ pub struct TopicView {
     pub config: TopicConfig,
     /// The uid of the object that declared it.
     pub owner: Option<String>,
+    /// The groups that are bound to it.
+    pub bindings: BTreeMap<String, Binding>,
 }
 
 impl TopicView {
@@ -78,6 +80,16 @@ impl View {
         let mut all: Vec<_> = self.inner.read().topics.values().cloned().collect();
         all.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         all
+    }
+
+    /// Every topic that a group is bound to, in the order of their names.
+    #[must_use]
+    pub fn bound(&self) -> Vec<Arc<TopicView>> {
+        let inner = self.inner.read();
+        let bound = inner.topics.values().filter(|topic| !topic.bindings.is_empty());
+        let mut bound: Vec<_> = bound.cloned().collect();
+        bound.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        bound
     }
 
     /// How many partitions there are in all.
@@ -134,6 +146,7 @@ impl View {
             partitions: topic.partitions.clone(),
             config: TopicConfig::resolve(&self.settings, overrides),
             owner: topic.owner.clone(),
+            bindings: catalog.bindings.get(&id).cloned().unwrap_or_default(),
         };
         inner.names.insert(name, id);
         inner.topics.insert(id, Arc::new(view));

@@ -3,7 +3,7 @@
 //! While a group is in use its offsets stay, but for topics that nobody in it reads any more. Once
 //! its last member is gone they have `offsets.retention.minutes` left. Offsets of a group that
 //! never had members (a simple consumer's) age from their commit. An expiry that an old client set
-//! itself counts instead of the retention.
+//! itself counts instead of the retention. Those of a topic that the group is bound to never go.
 
 use std::sync::Arc;
 
@@ -25,24 +25,36 @@ enum Base<'a> {
     Never,
 }
 
+/// What is known now of the topic of an offset.
+pub(crate) struct Topic {
+    /// Its present name.
+    pub(crate) name: Arc<str>,
+    /// Whether the group is bound to it.
+    pub(crate) is_bound: bool,
+}
+
 /// The offsets that go, each with the time of its commit. `is_stable` is what the coordinator
-/// knows of the members now; `topic_name` gives the present name of a partition's topic.
+/// knows of the members now; `topic` knows a partition's topic.
 pub(crate) fn expired(
     group: &Group,
     is_stable: bool,
-    topic_name: impl Fn(&PartitionId) -> Option<Arc<str>>,
+    topic: impl Fn(&PartitionId) -> Option<Topic>,
     now_ms: i64,
     retention_ms: i64,
 ) -> Vec<(PartitionId, i64)> {
     let subscribed = Subscribed::of(group);
     let base = base(group, is_stable, &subscribed);
     let is_old = |partition: &PartitionId, committed: &Committed| {
+        let topic = topic(partition);
+        if topic.as_ref().is_some_and(|topic| topic.is_bound) {
+            return false;
+        }
         let since_ms = match base {
             Base::Since(since_ms) => since_ms,
             Base::Commit => committed.time_ms,
             Base::CommitUnless(subscribed) => {
                 // A topic without a name is deleted, and its offsets go with it.
-                if topic_name(partition).is_none_or(|name| subscribed.includes(&name)) {
+                if topic.is_none_or(|topic| subscribed.includes(&topic.name)) {
                     return false;
                 }
                 committed.time_ms
@@ -95,8 +107,9 @@ mod tests {
         PartitionId { topic: TopicId(Uuid::from_u128(2)), index: 0 }
     }
 
-    fn name(id: &PartitionId) -> Option<Arc<str>> {
-        Some(if *id == orders() { "orders" } else { "refunds" }.into())
+    fn name(id: &PartitionId) -> Option<Topic> {
+        let name = if *id == orders() { "orders" } else { "refunds" }.into();
+        Some(Topic { name, is_bound: false })
     }
 
     fn committed(time_ms: i64, expires_ms: Option<i64>) -> Committed {
@@ -162,6 +175,16 @@ mod tests {
         let reads_orders = b"\0\0\0\0\0\x01\0\x06orders\xff\xff\xff\xff";
         let group = with_member(self::group("connect"), reads_orders);
         assert_eq!(ids(&group, true, i64::MAX), []);
+    }
+
+    #[test]
+    fn a_bound_groups_offsets_never_age() {
+        let bound_to_orders =
+            |id: &PartitionId| name(id).map(|topic| Topic { is_bound: *id == orders(), ..topic });
+        let mut group = Group { empty_since_ms: Some(0), ..group("consumer") };
+        group.offsets.insert(orders(), committed(100, Some(150)));
+        let old = expired(&group, false, bound_to_orders, i64::MAX, RETENTION_MS);
+        assert_eq!(old, [(refunds(), 200)]);
     }
 
     #[test]

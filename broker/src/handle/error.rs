@@ -312,7 +312,10 @@ impl From<&catalog::Refusal> for ErrorCode {
             catalog::Refusal::NameCollision { .. } => Self::InvalidTopicException,
             catalog::Refusal::NoSuchTopic => Self::UnknownTopicOrPartition,
             catalog::Refusal::PartitionCountChanged { .. } => Self::InvalidPartitions,
-            catalog::Refusal::OwnedByAnother { .. } => Self::PolicyViolation,
+            catalog::Refusal::OwnedByAnother { .. }
+            | catalog::Refusal::NotOwned
+            | catalog::Refusal::StaleEpoch { .. } => Self::PolicyViolation,
+            catalog::Refusal::Replaced => Self::UnknownTopicOrPartition,
         }
     }
 }

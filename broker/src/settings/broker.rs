@@ -1,7 +1,6 @@
 //! The broker's keys that have a meaning here.
 //!
-//! All but the last few are Kafka's, with Kafka's names, types and defaults. Keys of our own begin
-//! with `ropewalk.`.
+//! All but the last few are Kafka's, with Kafka's names, types and defaults.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -189,6 +188,10 @@ static USED: &[Key] = &[
     // Our own.
     key("ropewalk.admin.listener", Kind::String, "127.0.0.1:9644")
         .doc("Where the admin HTTP server listens: HOST:PORT."),
+    unset("admin.token.file", Kind::String).doc(
+        "A file with the token that admin calls which change something must carry; without it they are \
+         taken from this machine only.",
+    ),
 ];
 
 static BY_NAME: LazyLock<HashMap<&'static str, &'static Key>> =

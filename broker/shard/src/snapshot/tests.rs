@@ -99,12 +99,12 @@ fn another_version_is_refused_and_not_taken_for_damage() {
     snapshots.write(1, &snapshot(5)).unwrap();
     let path = snapshots.path(1);
     let mut newer = disk.content(&path).unwrap();
-    newer[8] = 2;
+    newer[8] = 3;
     let end = newer.len() - 4;
     let crc = crc32c::crc32c(&newer[..end]).to_le_bytes();
     newer[end..].copy_from_slice(&crc);
     disk.put(&path, newer);
-    assert!(matches!(snapshots.load(1), Err(SnapshotError::UnknownVersion { version: 2, .. })));
+    assert!(matches!(snapshots.load(1), Err(SnapshotError::UnknownVersion { version: 3, .. })));
 }
 
 #[test]
@@ -116,4 +116,26 @@ fn only_what_is_kept_stays() {
     }
     snapshots.remove_all_but(&[3, 4]).unwrap();
     assert_eq!(snapshots.numbers().unwrap(), [3, 4]);
+}
+
+/// As the broker of the first version wrote it: three partitions, a configured topic, no bindings.
+#[test]
+fn a_snapshot_of_version_1_is_read_and_written_again_as_2() {
+    let disk = SimDisk::new(1);
+    let data = DataDir::new(Arc::new(disk.clone()), PathBuf::from("/data"));
+    data.create_dir(&data.snapshots(ShardId::CATALOG)).unwrap();
+    let snapshots = Snapshots::new(&data, ShardId::CATALOG);
+    let old = include_bytes!("version-1.snapshot");
+    assert_eq!(old[8], 1, "the fixture is of version 1");
+    disk.put(&snapshots.path(1), old.to_vec());
+    let snapshot = snapshots.load(1).unwrap();
+    let catalog = snapshot.state.catalog.as_ref().unwrap();
+    let (id, topic) = catalog.topic("orders").unwrap();
+    assert_eq!(topic.partitions.len(), 3);
+    assert_eq!(catalog.slots.len(), crate::id::SLOTS);
+    let resource = crate::command::ConfigResource::Topic(id);
+    assert_eq!(catalog.configs(&resource).next(), Some(("retention.ms", "86400000")));
+    assert!(catalog.bindings.is_empty());
+    snapshots.write(2, &snapshot).unwrap();
+    assert_eq!(snapshots.load(2).unwrap(), snapshot);
 }

@@ -2,6 +2,13 @@
 //!
 //! It holds the intent. Partitions come to exist in their shards when a reconciler has asked
 //! for them there, and it repeats that until the shards confirm.
+//!
+//! # Invariants
+//!
+//! - A command under an epoch is carried out only if no newer epoch was claimed before it; check and
+//!   change are one entry, so nothing falls between them.
+//! - A topic that has an owner is changed, released and bound to by that owner alone. [`declare`] holds
+//!   what an owner may ask.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -9,6 +16,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::{CatalogCommand, ConfigResource, NewTopic, PartitionHome};
 use crate::id::{BrokerId, ReplicaId, SLOTS, ShardId, TopicId, slot};
+
+mod declare;
+
+pub use declare::{Binding, Declared};
 
 /// The state of shard 0 beside what any shard has.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +46,8 @@ pub struct Catalog {
     pub fence: Option<Fence>,
     /// Counts changes, so that a reader can tell whether it has seen this one.
     pub revision: u64,
+    /// The groups that are bound to each topic.
+    pub bindings: BTreeMap<TopicId, BTreeMap<String, Binding>>,
 }
 
 /// A shard's replicas.
@@ -71,7 +84,7 @@ pub struct Fence {
     pub holder: String,
     /// The uid of the Lease it won.
     pub lease_uid: String,
-    /// Grows with every claim by another holder or Lease.
+    /// Grows with every claim.
     pub epoch: u64,
 }
 
@@ -86,6 +99,13 @@ pub enum Answer {
     ProducerIds(i64),
     /// The epoch to act under.
     Fence(u64),
+    /// The topic is as it was declared.
+    Declared(Declared),
+    /// The topic was given up.
+    Released {
+        /// Whether it is gone.
+        deleted: bool,
+    },
     /// Refused as a whole.
     Refused(Refusal),
 }
@@ -128,6 +148,18 @@ pub enum Refusal {
         expected: usize,
         /// What there is.
         actual: usize,
+    },
+    /// Nobody owns it, so nobody may act as its owner.
+    #[error("nobody owns the topic")]
+    NotOwned,
+    /// The topic was made, deleted or made anew since the proposer looked.
+    #[error("the topic changed meanwhile")]
+    Replaced,
+    /// Another operator took over.
+    #[error("epoch {newest} was claimed since")]
+    StaleEpoch {
+        /// The newest that was claimed.
+        newest: u64,
     },
     /// Another object owns it.
     #[error("the topic is owned by {owner}")]
@@ -177,6 +209,10 @@ impl Catalog {
     /// Applies one command.
     pub(crate) fn apply(&mut self, time_ms: i64, command: CatalogCommand) -> (Answer, Change) {
         self.revision += 1;
+        self.change(time_ms, command)
+    }
+
+    fn change(&mut self, time_ms: i64, command: CatalogCommand) -> (Answer, Change) {
         match command {
             CatalogCommand::CreateTopics(topics) => {
                 let ids = topics.iter().map(|topic| topic.id).collect();
@@ -205,6 +241,28 @@ impl Catalog {
             }
             CatalogCommand::ClaimFence { holder, lease_uid } => {
                 (Answer::Fence(self.claim_fence(holder, lease_uid)), Change::Other)
+            }
+            CatalogCommand::Fenced { epoch, command } => match self.admit(epoch) {
+                Ok(()) => self.change(time_ms, *command),
+                Err(refusal) => (Answer::Refused(refusal), Change::Other),
+            },
+            CatalogCommand::DeclareTopic { topic, exists } => {
+                let change = Change::Topics(vec![topic.id]);
+                let declared = self.declare(time_ms, topic, exists);
+                (declared.map_or_else(Answer::Refused, Answer::Declared), change)
+            }
+            CatalogCommand::ReleaseTopic { topic, owner, delete } => {
+                let released = self.release(topic, &owner, delete);
+                let released = released.map(|deleted| Answer::Released { deleted });
+                (released.unwrap_or_else(Answer::Refused), Change::Topics(vec![topic]))
+            }
+            CatalogCommand::BindGroup { topic, owner, group, start } => {
+                let bound = self.bind(topic, &owner, group, start);
+                (answer(bound), Change::Topics(vec![topic]))
+            }
+            CatalogCommand::UnbindGroup { topic, owner, group } => {
+                let unbound = self.unbind(topic, &owner, &group);
+                (answer(unbound), Change::Topics(vec![topic]))
             }
         }
     }
@@ -237,6 +295,7 @@ impl Catalog {
         let topic = self.topics.remove(&id).ok_or(Refusal::NoSuchTopic)?;
         self.names.remove(&topic.name);
         self.configs.remove(&ConfigResource::Topic(id));
+        self.bindings.remove(&id);
         Ok(id)
     }
 
@@ -289,15 +348,30 @@ impl Catalog {
         Ok(())
     }
 
-    /// The same holder of the same Lease keeps its epoch, so a repeated claim is harmless.
+    /// The newest epoch that was claimed; 0 before the first.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.fence.as_ref().map_or(0, |fence| fence.epoch)
+    }
+
+    /// Every claim is a new number, also by the same holder: it may have been away in between.
     fn claim_fence(&mut self, holder: String, lease_uid: String) -> u64 {
-        let epoch = match &self.fence {
-            Some(f) if f.holder == holder && f.lease_uid == lease_uid => f.epoch,
-            Some(f) => f.epoch + 1,
-            None => 1,
-        };
+        let epoch = self.epoch().saturating_add(1);
         self.fence = Some(Fence { holder, lease_uid, epoch });
         epoch
+    }
+
+    /// An epoch that was never given out here is one from before this data was made anew: it becomes
+    /// the newest, so that the numbers never go back for an operator either.
+    fn admit(&mut self, epoch: u64) -> Result<(), Refusal> {
+        let newest = self.epoch();
+        if epoch < newest {
+            return Err(Refusal::StaleEpoch { newest });
+        }
+        if epoch > newest {
+            self.fence = Some(Fence { holder: String::new(), lease_uid: String::new(), epoch });
+        }
+        Ok(())
     }
 }
 

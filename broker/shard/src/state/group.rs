@@ -121,6 +121,10 @@ pub(crate) fn apply(
         ShardCommand::ExpireOffsets { group, offsets } => {
             expire_offsets(groups, group, &offsets, effects)
         }
+        ShardCommand::StartOffsets { group, offsets } => {
+            start_offsets(groups, time_ms, group, offsets, effects);
+            Ok(())
+        }
         ShardCommand::OpenPartitions(_)
         | ShardCommand::ClosePartitions(_)
         | ShardCommand::AdvanceLogStart(_)
@@ -211,6 +215,29 @@ fn expire_offsets(
     }
     effects.push(Effect::GroupChanged(name));
     Ok(())
+}
+
+/// Nothing is processed by this, so no figure is measured from it.
+fn start_offsets(
+    groups: &mut BTreeMap<String, Group>,
+    time_ms: i64,
+    name: String,
+    offsets: Vec<(PartitionId, i64)>,
+    effects: &mut Vec<Effect>,
+) {
+    let known = groups.get(&name).map(|group| &group.offsets);
+    let is_absent = |id: &PartitionId| known.is_none_or(|known| !known.contains_key(id));
+    let absent: Vec<_> = offsets.into_iter().filter(|(id, _)| is_absent(id)).collect();
+    if absent.is_empty() {
+        return;
+    }
+    let group = groups.entry(name.clone()).or_insert_with(|| Group::new(time_ms));
+    for (partition, offset) in absent {
+        let metadata = String::new();
+        let start = Committed { offset, leader_epoch: -1, metadata, time_ms, expires_ms: None };
+        group.offsets.insert(partition, start);
+    }
+    effects.push(Effect::GroupChanged(name));
 }
 
 fn delete_group(

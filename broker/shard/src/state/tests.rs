@@ -206,6 +206,40 @@ fn deleting_topics_forgets_what_was_committed_for_them() {
 }
 
 #[test]
+fn a_bound_group_begins_only_where_it_has_committed_nothing() {
+    let mut state = opened();
+    let second = PartitionId { index: 1, ..partition() };
+    change(&mut state, commit(None, 4));
+    let group = "g".to_owned();
+    let offsets = vec![(partition(), 0), (second, 9)];
+    let (_, effects) =
+        run(&mut state, Command::Shard(ShardCommand::StartOffsets { group, offsets }));
+    assert_eq!(state.groups["g"].offsets[&partition()].offset, 4, "O3: a commit stands");
+    assert_eq!(state.groups["g"].offsets[&second].offset, 9);
+    assert_eq!(effects, [Effect::GroupChanged("g".into())], "nothing was processed");
+    let (group, offsets) = ("h".to_owned(), vec![]);
+    change(&mut state, ShardCommand::StartOffsets { group, offsets });
+    assert!(!state.groups.contains_key("h"), "nothing to begin with makes no group");
+}
+
+#[test]
+fn entries_carry_the_lowest_format_that_can_express_them() {
+    let plain = Command::Catalog(CatalogCommand::AllocateProducerIds { count: 1 });
+    assert_eq!(command::encode(TERM, 0, &plain)[0], 1);
+    let inner = Box::new(CatalogCommand::DeleteTopics(vec![]));
+    let fenced = Command::Catalog(CatalogCommand::Fenced { epoch: 1, command: inner });
+    let written = command::encode(TERM, 0, &fenced);
+    assert_eq!(written[0], 2);
+    assert_eq!(Envelope::decode(&written).expect("known").command, fenced);
+    let mut newer = written.to_vec();
+    newer[0] = 3;
+    assert_eq!(
+        Envelope::decode(&newer.into()).expect_err("unknown"),
+        command::CommandError::Format(3)
+    );
+}
+
+#[test]
 fn names_are_taken_once_and_may_not_collide() {
     let mut state = State::new();
     let topic = |name: &str| NewTopic {
@@ -227,7 +261,7 @@ fn names_are_taken_once_and_may_not_collide() {
 }
 
 #[test]
-fn a_fence_grows_with_every_new_holder_only() {
+fn a_fence_grows_with_every_claim() {
     let mut state = State::new();
     let mut claim = |holder: &str, lease: &str| {
         let (holder, lease_uid) = (holder.into(), lease.into());
@@ -237,7 +271,7 @@ fn a_fence_grows_with_every_new_holder_only() {
         };
         epoch
     };
-    assert_eq!([claim("a", "1"), claim("a", "1"), claim("b", "1"), claim("b", "2")], [1, 1, 2, 3]);
+    assert_eq!([claim("a", "1"), claim("a", "1"), claim("b", "1"), claim("b", "2")], [1, 2, 3, 4]);
 }
 
 proptest! {

@@ -46,9 +46,13 @@ impl Coordinator {
 
     fn what_goes(&self, machine: &ClassicGroup, name: &str, group: &Group) -> Option<ShardCommand> {
         let is_stable = matches!(machine.phase(), Phase::Stable { .. });
-        let name_of = |id: &PartitionId| Some(Arc::clone(&self.view.by_id(id.topic)?.name));
+        let topic_of = |id: &PartitionId| {
+            let topic = self.view.by_id(id.topic)?;
+            let is_bound = topic.bindings.contains_key(name);
+            Some(expiry::Topic { name: Arc::clone(&topic.name), is_bound })
+        };
         let retention_ms = self.options.retention_ms;
-        let offsets = expiry::expired(group, is_stable, name_of, clock::now_ms(), retention_ms);
+        let offsets = expiry::expired(group, is_stable, topic_of, clock::now_ms(), retention_ms);
         let leaves_nothing =
             machine.is_idle() && group.members.is_empty() && offsets.len() == group.offsets.len();
         if offsets.is_empty() && !leaves_nothing {

@@ -1,0 +1,188 @@
+//! Who may do what on the admin server: looking at figures is free, everything else takes the token, or,
+//! where no token is set, a place on this machine.
+//!
+//! Place in the walk: a layer before the routes under `/v1/`.
+//!
+//! # Invariants
+//!
+//! - A path under `/v1/` is guarded unless it is named as free here: a new one begins guarded.
+//! - A token file that cannot be read lets nobody in.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use axum::extract::connect_info::Connected;
+use axum::extract::{ConnectInfo, FromRequestParts, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use axum::serve::IncomingStream;
+use tokio::io::AsyncReadExt as _;
+
+use super::Admin;
+use super::door::Door;
+use super::refusal::Refused;
+use crate::limits;
+
+/// The header that carries the epoch an operator acts under.
+pub(super) const EPOCH: &str = "ropewalk-epoch";
+
+/// Above this JSON's readers disagree about numbers; a real epoch is far below.
+const EPOCH_MAX: u64 = (1 << 53) - 1;
+
+/// Where a caller connected from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Caller(SocketAddr);
+
+impl Connected<IncomingStream<'_, Door>> for Caller {
+    fn connect_info(stream: IncomingStream<'_, Door>) -> Self {
+        Self(*stream.remote_addr())
+    }
+}
+
+/// The layer.
+pub(super) async fn guard(
+    State(admin): State<Arc<Admin>>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if is_guarded(request.method(), request.uri().path()) {
+        let token = match &admin.token_file {
+            Some(path) => match read_token(path).await {
+                Ok(token) => Some(token),
+                Err(refused) => return refused.into_response(),
+            },
+            None => None,
+        };
+        if let Err(refused) = check(token.as_deref(), caller.0.ip(), request.headers()) {
+            return refused.into_response();
+        }
+    }
+    next.run(request).await
+}
+
+fn is_guarded(method: &Method, path: &str) -> bool {
+    let is_looking = matches!(*method, Method::GET | Method::HEAD);
+    let is_free = matches!(path, "/v1/broker" | "/v1/queues") || path.starts_with("/v1/queues/");
+    path.starts_with("/v1/") && !(is_looking && is_free)
+}
+
+/// `token` is the one that is wanted, if one is set at all.
+fn check(token: Option<&str>, caller: IpAddr, headers: &HeaderMap) -> Result<(), Refused> {
+    let Some(token) = token else {
+        if caller.to_canonical().is_loopback() {
+            return Ok(());
+        }
+        let why = "no token is set (admin.token.file), so this may only be asked from the broker's own machine";
+        return Err(Refused::new(StatusCode::FORBIDDEN, "NoToken", why));
+    };
+    let sent = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let sent = sent.and_then(|value| value.strip_prefix("Bearer "));
+    if sent.is_some_and(|sent| is_same(sent.trim().as_bytes(), token.as_bytes())) {
+        return Ok(());
+    }
+    let why = "this needs the header 'Authorization: Bearer TOKEN' with the cluster's token";
+    Err(Refused::new(StatusCode::UNAUTHORIZED, "Unauthorized", why))
+}
+
+/// Looks at every byte, wherever the first difference is: the time taken tells nothing of the token.
+fn is_same(a: &[u8], b: &[u8]) -> bool {
+    let differing = a.iter().zip(b).fold(0, |differing, (a, b)| differing | (a ^ b));
+    std::hint::black_box(differing) == 0 && a.len() == b.len()
+}
+
+/// Read anew for every call that needs it: calls are rare, and a token that was replaced holds at once.
+async fn read_token(path: &PathBuf) -> Result<String, Refused> {
+    let read = async {
+        let mut text = String::new();
+        let file = tokio::fs::File::open(path).await?;
+        file.take(limits::TOKEN_BYTES_MAX).read_to_string(&mut text).await?;
+        std::io::Result::Ok(text)
+    };
+    let refuse = |why: String| {
+        let why = format!("admin.token.file {}: {why}", path.display());
+        Refused::new(StatusCode::SERVICE_UNAVAILABLE, "TokenUnreadable", why)
+    };
+    let text = read.await.map_err(|error| refuse(error.to_string()))?;
+    let token = text.trim();
+    if token.is_empty() { Err(refuse("it is empty".into())) } else { Ok(token.to_owned()) }
+}
+
+/// The epoch that a changing call acts under.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Epoch(pub(super) u64);
+
+impl<S: Send + Sync> FromRequestParts<S> for Epoch {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refused> {
+        let sent = parts.headers.get(EPOCH).and_then(|value| value.to_str().ok());
+        let epoch = sent.and_then(|sent| sent.trim().parse().ok()).filter(|n| *n <= EPOCH_MAX);
+        epoch.map(Self).ok_or_else(|| {
+            let why = "this changes something and needs the header 'Ropewalk-Epoch: N' with the epoch that POST \
+                       /v1/fence answered";
+            Refused::bad("EpochMissing", why)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check_sent(
+        token: Option<&str>,
+        caller: &str,
+        sent: Option<&str>,
+    ) -> Result<(), &'static str> {
+        let mut headers = HeaderMap::new();
+        if let Some(sent) = sent {
+            headers.insert(header::AUTHORIZATION, sent.parse().expect("a header"));
+        }
+        check(token, caller.parse().expect("an address"), &headers).map_err(|r| r.reason)
+    }
+
+    #[test]
+    fn without_a_token_only_this_machine_may() {
+        for near in ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"] {
+            assert_eq!(check_sent(None, near, None), Ok(()), "{near}");
+        }
+        for far in ["10.0.0.1", "::ffff:10.0.0.1", "fe80::1"] {
+            assert_eq!(check_sent(None, far, Some("Bearer x")), Err("NoToken"), "{far}");
+        }
+    }
+
+    #[test]
+    fn with_a_token_everybody_needs_it_also_on_this_machine() {
+        assert_eq!(check_sent(Some("s3cret"), "10.0.0.1", Some("Bearer s3cret")), Ok(()));
+        for sent in
+            [None, Some("s3cret"), Some("Bearer s3cre"), Some("Bearer s3crett"), Some("Bearer ")]
+        {
+            assert_eq!(
+                check_sent(Some("s3cret"), "127.0.0.1", sent),
+                Err("Unauthorized"),
+                "{sent:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn looking_is_free_and_all_else_is_guarded() {
+        for path in ["/v1/queues", "/v1/queues/orders", "/v1/broker", "/live", "/metrics"] {
+            assert!(!is_guarded(&Method::GET, path), "{path}");
+        }
+        for (method, path) in [
+            (Method::GET, "/v1/signals"),
+            (Method::PUT, "/v1/queues/orders"),
+            (Method::DELETE, "/v1/queues/orders/groups/g"),
+            (Method::POST, "/v1/fence"),
+            (Method::PUT, "/v1/settings"),
+            (Method::GET, "/v1/whatever-comes"),
+        ] {
+            assert!(is_guarded(&method, path), "{method} {path}");
+        }
+    }
+}

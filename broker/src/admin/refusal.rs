@@ -1,0 +1,110 @@
+//! What a caller is told when something is not done: a reason for programs, a sentence for people.
+//!
+//! Place in the walk: every handler of the admin server ends here or in an answer of its own.
+
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Json, Response};
+use ropewalk_shard::ProposeError;
+use ropewalk_shard::state::catalog;
+use serde_json::{Value, json};
+
+use crate::catalog::TopicError;
+
+/// An answer that is no success.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Refused {
+    pub(super) status: StatusCode,
+    /// One word, for programs.
+    pub(super) reason: &'static str,
+    /// What is wrong and what to do.
+    pub(super) error: String,
+    /// What the caller needs beside that.
+    pub(super) detail: Option<(&'static str, Value)>,
+}
+
+impl Refused {
+    pub(super) fn new(status: StatusCode, reason: &'static str, error: impl Into<String>) -> Self {
+        Self { status, reason, error: error.into(), detail: None }
+    }
+
+    pub(super) fn bad(reason: &'static str, error: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, reason, error)
+    }
+
+    pub(super) fn not_ready(error: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "NotReady", error)
+    }
+
+    pub(super) fn no_such_queue(name: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "NoSuchQueue", format!("there is no queue '{name}'"))
+    }
+
+    fn conflict(reason: &'static str, error: String) -> Self {
+        Self::new(StatusCode::CONFLICT, reason, error)
+    }
+
+    fn with(self, key: &'static str, value: impl Into<Value>) -> Self {
+        Self { detail: Some((key, value.into())), ..self }
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let mut body = json!({ "reason": self.reason, "error": self.error });
+        if let Some((key, value)) = self.detail {
+            body[key] = value;
+        }
+        (self.status, Json(body)).into_response()
+    }
+}
+
+impl From<ProposeError> for Refused {
+    fn from(error: ProposeError) -> Self {
+        let hint = match error {
+            ProposeError::Full => "free space on the disk, or grow it",
+            ProposeError::NotLeader | ProposeError::Stopped => "ask again soon",
+        };
+        Self::not_ready(format!("{error}: {hint}"))
+    }
+}
+
+impl From<TopicError> for Refused {
+    fn from(error: TopicError) -> Self {
+        match error {
+            TopicError::InvalidName(why) => Self::bad("InvalidName", why),
+            TopicError::InvalidPartitions(why) | TopicError::TooMany(why) => {
+                Self::bad("InvalidPartitions", why)
+            }
+            TopicError::InvalidConfig(why) => Self::bad("InvalidConfig", why),
+            TopicError::Unavailable(error) => error.into(),
+            TopicError::Refused(refusal) => refusal.into(),
+        }
+    }
+}
+
+impl From<catalog::Refusal> for Refused {
+    fn from(refusal: catalog::Refusal) -> Self {
+        use catalog::Refusal;
+        let text = refusal.to_string();
+        match refusal {
+            Refusal::StaleEpoch { newest } => {
+                let error = format!("{text}: another operator took over");
+                Self::conflict("StaleEpoch", error).with("epoch", newest)
+            }
+            Refusal::OwnedByAnother { owner } => {
+                let error = format!("{text}: give this queue another topic name");
+                Self::conflict("NameCollision", error).with("owner", owner)
+            }
+            Refusal::NameCollision { .. } => Self::conflict("NameCollision", text),
+            Refusal::NotOwned => {
+                Self::conflict("NotOwned", format!("{text}: declare the queue first"))
+            }
+            Refusal::NoSuchTopic => Self::new(StatusCode::NOT_FOUND, "NoSuchQueue", text),
+            Refusal::Replaced
+            | Refusal::TopicExists { .. }
+            | Refusal::PartitionCountChanged { .. } => {
+                Self::not_ready(format!("{text}: ask again"))
+            }
+        }
+    }
+}

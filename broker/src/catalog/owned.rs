@@ -1,0 +1,197 @@
+//! What an operator asks of topics, under its fencing epoch: that they are as declared, that groups are
+//! bound to them, that they are given up.
+//!
+//! Place in the walk: the admin server calls these; each ends in one catalog entry in which epoch, owner
+//! and change are decided together. What a handler of Kafka's protocol does to topics is in
+//! [`super::topics`].
+
+use ropewalk_shard::command::{self, CatalogCommand, StartPosition};
+use ropewalk_shard::state::catalog::{Answer, Declared, Refusal};
+use ropewalk_shard::{ProposeError, TopicId};
+
+use super::topics::{TopicError, check_room};
+use super::{Topics, name, placement};
+use crate::limits;
+use crate::settings;
+
+/// How often a proposal is made again when the topic changed in between.
+const TRIES: usize = 5;
+
+/// A topic as its owner wants it.
+#[derive(Debug, Clone)]
+pub struct Declaration {
+    /// Its name.
+    pub name: String,
+    /// The uid of the object that declares it.
+    pub owner: String,
+    /// How many partitions, at least; `None` for as many as there are, or `num.partitions`.
+    pub partitions: Option<i32>,
+    /// All of its configuration.
+    pub configs: Vec<(String, String)>,
+}
+
+impl Topics {
+    /// A new fencing epoch, higher than every one before.
+    ///
+    /// # Errors
+    /// When the catalog cannot be asked.
+    pub async fn claim_fence(
+        &self,
+        holder: String,
+        lease_uid: String,
+    ) -> Result<u64, ProposeError> {
+        let claim = CatalogCommand::ClaimFence { holder, lease_uid };
+        let Answer::Fence(epoch) = self.catalog(claim).await? else {
+            unreachable!("the catalog answers what it was asked")
+        };
+        Ok(epoch)
+    }
+
+    /// The newest epoch that was claimed, as far as this broker knows; 0 before the first.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.node.catalog().state().catalog.as_ref().map_or(0, |catalog| catalog.epoch())
+    }
+
+    /// Checks an epoch for a change that is none of the catalog's.
+    ///
+    /// # Errors
+    /// When a newer one was claimed, or the catalog cannot be asked.
+    pub async fn check_epoch(&self, epoch: u64) -> Result<(), TopicError> {
+        self.node.catalog().read_barrier().await?;
+        let newest = self.epoch();
+        if epoch < newest { Err(Refusal::StaleEpoch { newest }.into()) } else { Ok(()) }
+    }
+
+    /// Makes a topic, adopts one that nobody owns, or puts one right; its partitions take records and
+    /// its bound groups have begun when this returns.
+    ///
+    /// # Errors
+    /// See [`TopicError`].
+    pub async fn declare(&self, epoch: u64, wanted: &Declaration) -> Result<Declared, TopicError> {
+        name::check(&wanted.name).map_err(TopicError::InvalidName)?;
+        for (key, value) in &wanted.configs {
+            settings::topic::validate(key, value).map_err(TopicError::InvalidConfig)?;
+        }
+        for _ in 0..TRIES {
+            let (topic, exists) = self.draw_declared(wanted)?;
+            let command = CatalogCommand::DeclareTopic { topic, exists };
+            match self.fenced(epoch, command).await {
+                Ok(Answer::Declared(declared)) => {
+                    self.reconciler.converge(&[declared.id]).await?;
+                    return Ok(declared);
+                }
+                Ok(_) => unreachable!("the catalog answers what it was asked"),
+                Err(TopicError::Refused(Refusal::Replaced)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(Refusal::Replaced.into())
+    }
+
+    /// The topic in full, and whether it is known under the id that it is given.
+    fn draw_declared(&self, wanted: &Declaration) -> Result<(command::NewTopic, bool), TopicError> {
+        let known = self.view.by_name(&wanted.name);
+        let current = known.as_ref().map_or(0, |topic| topic.partitions.len());
+        let default = || {
+            if current > 0 {
+                current
+            } else {
+                usize::try_from(self.settings.num_partitions()).unwrap_or(1)
+            }
+        };
+        let count = match wanted.partitions {
+            None => default(),
+            Some(count) => {
+                usize::try_from(count).ok().filter(|count| *count > 0).ok_or_else(|| {
+                    let why = format!("a topic has at least one partition, {count} were asked");
+                    TopicError::InvalidPartitions(why)
+                })?
+            }
+        };
+        let room = limits::PARTITIONS_MAX.saturating_sub(self.view.partition_count());
+        check_room(count, room + current)?;
+        let id = known.as_ref().map_or_else(TopicId::random, |topic| topic.id);
+        let topic = command::NewTopic {
+            id,
+            name: wanted.name.clone(),
+            partitions: placement::homes(id, 0, count, self.data_shards()),
+            configs: wanted.configs.clone(),
+            owner: Some(wanted.owner.clone()),
+        };
+        Ok((topic, known.is_some()))
+    }
+
+    /// The owner gives a topic up, with its records or (`delete` is false) without. Whether it was
+    /// deleted by this.
+    ///
+    /// # Errors
+    /// See [`TopicError`].
+    pub async fn release(
+        &self,
+        epoch: u64,
+        name: &str,
+        owner: String,
+        delete: bool,
+    ) -> Result<bool, TopicError> {
+        let Some(topic) = self.view.by_name(name) else {
+            return self.check_epoch(epoch).await.map(|()| false);
+        };
+        let command = CatalogCommand::ReleaseTopic { topic: topic.id, owner, delete };
+        let Answer::Released { deleted } = self.fenced(epoch, command).await? else {
+            unreachable!("the catalog answers what it was asked")
+        };
+        if deleted {
+            self.reconciler.forget(&[topic.id]).await?;
+        }
+        Ok(deleted)
+    }
+
+    /// Binds a group to a topic of `owner`. The partitions in which it begins now, because it had
+    /// committed nothing there.
+    ///
+    /// # Errors
+    /// See [`TopicError`].
+    pub async fn bind(
+        &self,
+        epoch: u64,
+        name: &str,
+        owner: String,
+        (group, start): (String, StartPosition),
+    ) -> Result<Vec<i32>, TopicError> {
+        let Some(topic) = self.view.by_name(name) else {
+            self.check_epoch(epoch).await?;
+            return Err(Refusal::NoSuchTopic.into());
+        };
+        let id = topic.id;
+        let command = CatalogCommand::BindGroup { topic: id, owner, group: group.clone(), start };
+        self.fenced(epoch, command).await?;
+        let Some(topic) = self.view.by_id(id) else { return Err(Refusal::NoSuchTopic.into()) };
+        match topic.bindings.get(&group) {
+            Some(binding) => Ok(self.reconciler.start_group(&topic, &group, *binding).await?),
+            None => Err(Refusal::Replaced.into()),
+        }
+    }
+
+    /// Ends the binding of a group. That there is none is no error.
+    ///
+    /// # Errors
+    /// See [`TopicError`].
+    pub async fn unbind(
+        &self,
+        epoch: u64,
+        name: &str,
+        owner: String,
+        group: String,
+    ) -> Result<(), TopicError> {
+        let Some(topic) = self.view.by_name(name) else { return self.check_epoch(epoch).await };
+        let command = CatalogCommand::UnbindGroup { topic: topic.id, owner, group };
+        self.fenced(epoch, command).await.map(|_| ())
+    }
+
+    async fn fenced(&self, epoch: u64, command: CatalogCommand) -> Result<Answer, TopicError> {
+        let command = CatalogCommand::Fenced { epoch, command: Box::new(command) };
+        let answer = self.catalog(command).await?;
+        if let Answer::Refused(refusal) = answer { Err(refusal.into()) } else { Ok(answer) }
+    }
+}
