@@ -14,6 +14,7 @@
 //! | DELETE `/v1/queues/{name}` | gives a queue up, with its records or without | yes | yes |
 //! | PUT `/v1/queues/{name}/groups/{group}` | binds a group: it will read every record | yes | yes |
 //! | DELETE `/v1/queues/{name}/groups/{group}` | ends that | yes | yes |
+//! | GET `/v1/signals` | what an operator must know of bound groups, second by second | yes | |
 //!
 //! Everything but `/metrics` is JSON, errors included: `{"reason": "CamelCase", "error": "a sentence"}`. It is
 //! up before the data directory is open, so that a long recovery can be watched. What needs the token is
@@ -41,7 +42,7 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::figures::{QueueReport, Report};
+use crate::figures::{Figures, QueueReport, Report};
 use crate::handle::Context;
 use crate::limits;
 
@@ -49,7 +50,10 @@ mod door;
 mod access;
 mod refusal;
 mod changes;
+mod signals;
 pub(crate) mod measured;
+
+pub use signals::Bells;
 
 use access::Caller;
 use refusal::Refused;
@@ -64,8 +68,20 @@ pub trait Source: Send + Sync + Debug {
     fn queue(&self, name: &str) -> Option<QueueReport>;
     /// Who this is.
     fn about(&self) -> About;
-    /// What changes are made with; `None` before the data directory is open and when the broker stops.
-    fn context(&self) -> Option<Arc<Context>>;
+    /// What changes are made and groups are watched with; `None` before the data directory is open and
+    /// when the broker stops.
+    fn open(&self) -> Option<Open>;
+}
+
+/// A broker that can be worked with.
+#[derive(Debug, Clone)]
+pub struct Open {
+    /// What handlers use.
+    pub context: Arc<Context>,
+    /// What is measured.
+    pub figures: Arc<Figures>,
+    /// Who is told at once that a record came.
+    pub bells: Arc<Bells>,
 }
 
 /// A broker at one moment.
@@ -121,6 +137,13 @@ pub struct Admin {
     pub token_file: Option<PathBuf>,
 }
 
+impl Admin {
+    fn open(&self) -> Result<Open, Refused> {
+        let open = self.source.open();
+        open.ok_or_else(|| Refused::not_ready("the broker is not open; GET /ready says why"))
+    }
+}
+
 /// Serves until `stopping` turns true.
 pub async fn serve(listener: TcpListener, admin: Arc<Admin>, mut stopping: watch::Receiver<bool>) {
     let stop = async move {
@@ -144,6 +167,7 @@ fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/queues/{name}/groups/{group}", put(changes::bind).delete(changes::unbind))
         .route("/v1/broker", get(broker))
         .route("/v1/fence", post(changes::claim_fence))
+        .route("/v1/signals", get(signals::signals))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn_with_state(Arc::clone(&admin), access::guard))

@@ -30,7 +30,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::info;
 
-use crate::admin::{self, Admin, measured};
+use crate::admin::{self, Admin, Bells, measured};
 use crate::ageing::Ageing;
 use crate::catalog::{Reconciler, Topics, View};
 use crate::clock;
@@ -143,7 +143,7 @@ impl Broker {
         let opened = parts.open(start.format, start.on_fatal).await?;
         let endpoints = bound.iter().map(|bound| (Arc::clone(&bound.name), bound.endpoint.clone()));
         let context = opened.context(endpoints.collect(), metrics);
-        status.opened(&context, &opened.figures);
+        status.opened(opened.to_admin(&context));
         background.spawn(Arc::clone(&opened.reconciler).run());
         background.spawn(Arc::clone(&opened.groups).run());
         background.spawn(
@@ -242,6 +242,7 @@ struct Opened {
     node: Arc<Node>,
     view: Arc<View>,
     figures: Arc<Figures>,
+    bells: Arc<Bells>,
     reconciler: Arc<Reconciler>,
     groups: Arc<Coordinator>,
 }
@@ -254,7 +255,9 @@ impl Parts {
     ) -> Result<Opened, StartError> {
         let view = Arc::new(View::new(Arc::clone(&self.settings)));
         let figures = Arc::new(Figures::default());
-        let follower = Arc::new(Follower::new(Arc::clone(&view), Arc::clone(&figures)));
+        let bells = Arc::new(Bells::default());
+        let follower = Follower::new(Arc::clone(&view), Arc::clone(&figures), Arc::clone(&bells));
+        let follower = Arc::new(follower);
         let node_id = self.settings.node_id();
         let options = NodeOptions {
             disk: Arc::clone(&self.disk),
@@ -285,7 +288,7 @@ impl Parts {
         let groups = Coordinator::new(Arc::clone(&node), Arc::clone(&view), options);
         follower.follow(&node, &groups);
         lead(&node).await;
-        Ok(Opened { parts: self, node, view, figures, reconciler, groups })
+        Ok(Opened { parts: self, node, view, figures, bells, reconciler, groups })
     }
 }
 
@@ -305,6 +308,14 @@ fn is_catalog(shard: ropewalk_shard::ShardId) -> bool {
 }
 
 impl Opened {
+    fn to_admin(&self, context: &Arc<Context>) -> admin::Open {
+        admin::Open {
+            context: Arc::clone(context),
+            figures: Arc::clone(&self.figures),
+            bells: Arc::clone(&self.bells),
+        }
+    }
+
     fn context(
         &self,
         endpoints: HashMap<Arc<str>, (Str, i32)>,

@@ -19,6 +19,7 @@ mod meter;
 mod delay;
 mod sample;
 mod report;
+mod signal;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -30,6 +31,7 @@ pub use delay::Delay;
 pub use meter::Meter;
 pub use report::{DelayReport, GroupReport, QueueReport, Report, Throughput};
 pub use sample::Sample;
+pub use signal::{PartitionSignal, Signal};
 
 /// Stripes of the table of partitions, so that shards do not wait for each other.
 const STRIPES: usize = 64;
@@ -53,6 +55,8 @@ struct Arrivals {
 struct Processed {
     rate: Meter,
     delay: Delay,
+    /// The same as `rate`, by partition.
+    partitions: HashMap<i32, Meter>,
 }
 
 impl Default for Figures {
@@ -116,6 +120,7 @@ impl Figures {
         let topics = groups.get_mut(group).expect("it is there now");
         let processed = topics.entry(partition.topic).or_default();
         processed.rate.add(now_ms, count);
+        processed.partitions.entry(partition.index).or_default().add(now_ms, count);
         for (delay_ms, weight) in delays {
             processed.delay.add(now_ms, delay_ms, weight);
         }

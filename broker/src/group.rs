@@ -9,6 +9,7 @@
 pub mod coordinator;
 pub(crate) mod classic;
 pub(crate) mod subscription;
+pub(crate) mod assignment;
 pub(crate) mod expiry;
 
 pub use coordinator::{Coordinator, Options};

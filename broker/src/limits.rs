@@ -86,6 +86,9 @@ pub const ADMIN_IDLE_MAX: Duration = Duration::from_secs(75);
 /// Admin connections at once.
 pub const ADMIN_CONNECTIONS_MAX: usize = 256;
 
+/// Streams of signals at once: one operator needs one, and a second while it is replaced.
+pub const SIGNAL_STREAMS_MAX: usize = 8;
+
 /// The file with the admin server's token.
 pub const TOKEN_BYTES_MAX: u64 = 4096;
 

@@ -22,7 +22,6 @@ use super::Admin;
 use super::access::Epoch;
 use super::refusal::Refused;
 use crate::catalog::Declaration;
-use crate::handle::Context;
 
 type Answer<T> = Result<Json<T>, Refused>;
 
@@ -66,7 +65,7 @@ pub(super) async fn claim_fence(
     State(admin): State<Arc<Admin>>,
     Body(claim): Body<Claim>,
 ) -> Answer<Value> {
-    let context = open(&admin)?;
+    let context = admin.open()?.context;
     let (holder, lease_uid) = (claim.holder, claim.lease_uid);
     let epoch = context.topics.claim_fence(holder.clone(), lease_uid).await?;
     tracing::info!(holder, epoch, "an operator claimed a new epoch");
@@ -100,7 +99,7 @@ pub(super) async fn declare(
     Epoch(epoch): Epoch,
     Body(declare): Body<Declare>,
 ) -> Answer<Declared> {
-    let context = open(&admin)?;
+    let context = admin.open()?.context;
     let Declare { owner, partitions, config } = declare;
     check_owner(&owner)?;
     let configs = config.into_iter().collect();
@@ -137,7 +136,7 @@ pub(super) async fn release(
     Epoch(epoch): Epoch,
     Asked(release): Asked<Release>,
 ) -> Answer<Value> {
-    let context = open(&admin)?;
+    let context = admin.open()?.context;
     check_owner(&release.owner)?;
     let delete = release.data == Data::Delete;
     let deleted = context.topics.release(epoch, &name, release.owner, delete).await?;
@@ -174,7 +173,7 @@ pub(super) async fn bind(
     Epoch(epoch): Epoch,
     Body(bind): Body<Bind>,
 ) -> Answer<Value> {
-    let context = open(&admin)?;
+    let context = admin.open()?.context;
     check_owner(&bind.owner)?;
     let begins = (group, bind.start_position.into());
     let committed = context.topics.bind(epoch, &name, bind.owner, begins).await?;
@@ -194,15 +193,10 @@ pub(super) async fn unbind(
     Epoch(epoch): Epoch,
     Asked(unbind): Asked<Unbind>,
 ) -> Answer<Value> {
-    let context = open(&admin)?;
+    let context = admin.open()?.context;
     check_owner(&unbind.owner)?;
     context.topics.unbind(epoch, &name, unbind.owner, group).await?;
     Ok(Json(json!({ "bound": false })))
-}
-
-fn open(admin: &Admin) -> Result<Arc<Context>, Refused> {
-    let open = admin.source.context();
-    open.ok_or_else(|| Refused::not_ready("the broker is not open yet; GET /ready says why"))
 }
 
 /// An empty owner would be nobody, and everybody.

@@ -47,7 +47,8 @@ impl Listener for Door {
     }
 }
 
-/// A connection that is cut when nothing was read from it for too long.
+/// A connection that is cut when it neither said nor took anything for too long. A stream of signals
+/// says nothing and takes something every second.
 #[derive(Debug)]
 pub(super) struct Visitor {
     stream: TcpStream,
@@ -59,6 +60,10 @@ impl Visitor {
     fn new(stream: TcpStream, place: OwnedSemaphorePermit) -> Self {
         Self { stream, silent_until: Box::pin(sleep(limits::ADMIN_IDLE_MAX)), _place: place }
     }
+
+    fn extend(&mut self) {
+        self.silent_until.as_mut().reset(Instant::now() + limits::ADMIN_IDLE_MAX);
+    }
 }
 
 impl AsyncRead for Visitor {
@@ -69,8 +74,7 @@ impl AsyncRead for Visitor {
     ) -> Poll<io::Result<()>> {
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
         if read.is_ready() {
-            let until = Instant::now() + limits::ADMIN_IDLE_MAX;
-            self.silent_until.as_mut().reset(until);
+            self.extend();
             return read;
         }
         self.silent_until.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
@@ -83,7 +87,11 @@ impl AsyncWrite for Visitor {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        if let Poll::Ready(Ok(1..)) = written {
+            self.extend();
+        }
+        written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -7,6 +7,7 @@ use super::*;
 use crate::figures::{DelayReport, GroupReport, Throughput};
 
 mod changes;
+mod signals;
 
 #[derive(Debug)]
 struct Broker {
@@ -47,7 +48,7 @@ impl Source for Broker {
         About { broker_id: 3, ready: self.open, ..About::default() }
     }
 
-    fn context(&self) -> Option<Arc<Context>> {
+    fn open(&self) -> Option<Open> {
         None
     }
 }

@@ -7,6 +7,7 @@ use ropewalk_shard::checkpoint;
 use ropewalk_shard::node::Node;
 use ropewalk_shard::{Effect, Observer, PartitionId, ShardId};
 
+use crate::admin::Bells;
 use crate::catalog::View;
 use crate::figures::Figures;
 use crate::group::Coordinator;
@@ -16,6 +17,7 @@ use crate::group::Coordinator;
 pub(super) struct Follower {
     view: Arc<View>,
     figures: Arc<Figures>,
+    bells: Arc<Bells>,
     /// Only there when the node is open, and not kept alive from here.
     open: OnceLock<Open>,
 }
@@ -27,8 +29,8 @@ struct Open {
 }
 
 impl Follower {
-    pub(super) fn new(view: Arc<View>, figures: Arc<Figures>) -> Self {
-        Self { view, figures, open: OnceLock::new() }
+    pub(super) fn new(view: Arc<View>, figures: Arc<Figures>, bells: Arc<Bells>) -> Self {
+        Self { view, figures, bells, open: OnceLock::new() }
     }
 
     /// From here on the catalog's changes are followed; all before are read now.
@@ -45,6 +47,7 @@ impl Follower {
 impl Observer for Follower {
     fn applied(&self, _shard: ShardId, effects: &[Effect]) {
         self.figures.applied(effects);
+        self.bells.applied(effects);
         for effect in effects {
             let Effect::CatalogChanged(change) = effect else { continue };
             let Some(open) = self.open.get() else { return };

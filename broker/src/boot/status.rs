@@ -6,25 +6,23 @@ use std::sync::{Arc, OnceLock};
 use ropewalk_disk::Disk;
 
 use crate::admin::measured::{Storage, StorageMetrics};
-use crate::admin::{About, AboutSettings, Recovery, Source};
+use crate::admin::{About, AboutSettings, Open, Recovery, Source};
 use crate::clock;
-use crate::figures::{Figures, QueueReport, Report};
-use crate::handle::Context;
+use crate::figures::{QueueReport, Report};
 
 /// The broker as seen from outside.
 #[derive(Debug)]
 pub(super) struct Status {
     broker_id: i32,
     started_at_ms: i64,
-    open: OnceLock<Open>,
+    open: OnceLock<Opened>,
     stopping: AtomicBool,
 }
 
 /// What there is once the data directory is open.
 #[derive(Debug)]
-struct Open {
-    context: Arc<Context>,
-    figures: Arc<Figures>,
+struct Opened {
+    parts: Open,
     at_ms: i64,
 }
 
@@ -36,9 +34,12 @@ impl Status {
     }
 
     /// The data directory is open.
-    pub(super) fn opened(&self, context: &Arc<Context>, figures: &Arc<Figures>) {
-        let (context, figures) = (Arc::clone(context), Arc::clone(figures));
-        let _ = self.open.set(Open { context, figures, at_ms: clock::now_ms() });
+    pub(super) fn opened(&self, parts: Open) {
+        let _ = self.open.set(Opened { parts, at_ms: clock::now_ms() });
+    }
+
+    fn parts(&self) -> Option<&Open> {
+        self.open.get().map(|opened| &opened.parts)
     }
 
     /// The broker begins to stop.
@@ -50,7 +51,7 @@ impl Status {
     pub(super) fn storage(self: &Arc<Self>, disk: Arc<dyn Disk>) -> StorageMetrics {
         let status = Arc::clone(self);
         StorageMetrics(Box::new(move || {
-            let Open { context, .. } = status.open.get()?;
+            let Open { context, .. } = status.parts()?;
             let wal = context.node.wal().stats();
             Some(Storage {
                 wal_rounds: wal.rounds,
@@ -70,7 +71,7 @@ impl Source for Status {
         if self.stopping.load(Ordering::Relaxed) {
             return vec!["the broker is stopping".into()];
         }
-        let Some(Open { context, .. }) = self.open.get() else {
+        let Some(Open { context, .. }) = self.parts() else {
             return vec!["the data directory is being opened".into()];
         };
         let node = &context.node;
@@ -85,18 +86,19 @@ impl Source for Status {
     }
 
     fn queues(&self) -> Option<Report> {
-        let Open { context, figures, .. } = self.open.get()?;
+        let Open { context, figures, .. } = self.parts()?;
         Some(figures.report(&context.node, &context.view, clock::now_ms()))
     }
 
     fn queue(&self, name: &str) -> Option<QueueReport> {
-        let Open { context, figures, .. } = self.open.get()?;
+        let Open { context, figures, .. } = self.parts()?;
         let topic = context.view.by_name(name)?;
         Some(figures.report_one(&context.node, &topic, clock::now_ms()))
     }
 
     fn about(&self) -> About {
-        let open = self.open.get();
+        let opened = self.open.get();
+        let open = opened.map(|opened| &opened.parts);
         let reasons = self.obstacles();
         About {
             broker_id: self.broker_id,
@@ -108,14 +110,13 @@ impl Source for Status {
             reasons,
             settings: AboutSettings::default(),
             recovery: Recovery {
-                done: open.is_some(),
-                took_ms: open.map(|open| open.at_ms - self.started_at_ms),
+                done: opened.is_some(),
+                took_ms: opened.map(|opened| opened.at_ms - self.started_at_ms),
             },
         }
     }
 
-    fn context(&self) -> Option<Arc<Context>> {
-        let open = self.open.get().filter(|_| !self.stopping.load(Ordering::Relaxed))?;
-        Some(Arc::clone(&open.context))
+    fn open(&self) -> Option<Open> {
+        self.parts().filter(|_| !self.stopping.load(Ordering::Relaxed)).cloned()
     }
 }

@@ -78,9 +78,9 @@ type Commits = HashMap<TopicId, BTreeMap<String, GroupCommits>>;
 
 /// One group's commits of one topic.
 #[derive(Debug, Default)]
-struct GroupCommits {
-    members: usize,
-    offsets: HashMap<PartitionId, i64>,
+pub(super) struct GroupCommits {
+    pub(super) members: usize,
+    pub(super) offsets: HashMap<PartitionId, i64>,
 }
 
 /// A queue as it is looked at for a report.
@@ -179,13 +179,13 @@ impl Figures {
         }
     }
 
-    fn arrivals_per_second(&self, partition: PartitionId, now_ms: i64) -> f64 {
+    pub(super) fn arrivals_per_second(&self, partition: PartitionId, now_ms: i64) -> f64 {
         let stripe = self.stripe(partition).lock();
         stripe.get(&partition).map_or(0.0, |arrivals| arrivals.rate.per_second(now_ms))
     }
 
     /// The longest wait of a record that is not committed.
-    fn oldest_ms(
+    pub(super) fn oldest_ms(
         &self,
         logs: &[(PartitionId, Arc<PartitionLog>)],
         commits: &GroupCommits,
@@ -207,12 +207,12 @@ impl Figures {
 }
 
 /// Where a group goes on: its commit, or the log start if that is later or there is none.
-fn next_of(log: &PartitionLog, id: PartitionId, commits: &GroupCommits) -> i64 {
+pub(super) fn next_of(log: &PartitionLog, id: PartitionId, commits: &GroupCommits) -> i64 {
     let committed = commits.offsets.get(&id).copied().unwrap_or(0);
     committed.max(log.log_start())
 }
 
-fn length(log: &PartitionLog, id: PartitionId, commits: &GroupCommits) -> i64 {
+pub(super) fn length(log: &PartitionLog, id: PartitionId, commits: &GroupCommits) -> i64 {
     let (next, end) = (next_of(log, id, commits), log.high_watermark());
     if next >= end {
         return 0;
@@ -222,7 +222,7 @@ fn length(log: &PartitionLog, id: PartitionId, commits: &GroupCommits) -> i64 {
     count.unwrap_or(end - next)
 }
 
-fn logs(node: &Node, topic: &TopicView) -> Vec<(PartitionId, Arc<PartitionLog>)> {
+pub(super) fn logs(node: &Node, topic: &TopicView) -> Vec<(PartitionId, Arc<PartitionLog>)> {
     let log = |(index, home): (i32, &ropewalk_shard::command::PartitionHome)| {
         let id = PartitionId { topic: topic.id, index };
         Some((id, node.shard(home.shard)?.log(&id)?))
@@ -250,8 +250,7 @@ fn commits(node: &Node, only: Option<TopicId>) -> Commits {
 }
 
 /// A rate to a thousandth: more digits would only pretend.
-fn rounded(per_second: f64) -> f64 {
+pub(super) fn rounded(per_second: f64) -> f64 {
     // The sum of nothing is -0; adding 0 makes it what people expect.
-    // The sum of nothing is -0.0.
-    (per_second * 1000.0).round() / 1000.0 + 0.0 + 0.0
+    (per_second * 1000.0).round() / 1000.0 + 0.0
 }

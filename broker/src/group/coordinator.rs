@@ -25,6 +25,7 @@ mod alarm;
 mod listing;
 mod offsets;
 mod ageing;
+pub(crate) mod standing;
 
 use std::collections::HashMap;
 use std::sync::Arc;

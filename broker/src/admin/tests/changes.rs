@@ -9,16 +9,16 @@ use super::*;
 use crate::boot::{Broker, Start};
 use crate::settings::Settings;
 
-const ME: &str = "uid-me";
+pub(super) const ME: &str = "uid-me";
 
 /// A broker on ports and a directory of its own.
-struct Served {
-    broker: Broker,
+pub(super) struct Served {
+    pub(super) broker: Broker,
     dir: TempDir,
 }
 
 impl Served {
-    async fn start(settings: &[(&str, &str)]) -> Self {
+    pub(super) async fn start(settings: &[(&str, &str)]) -> Self {
         let dir = TempDir::new().expect("a directory");
         let broker = broker_in(&dir.path().join("data"), settings).await;
         Self { broker, dir }
@@ -49,7 +49,7 @@ impl Served {
     }
 
     /// A call under an epoch.
-    async fn change(&self, epoch: u64, request: &str, body: Value) -> (u16, Value) {
+    pub(super) async fn change(&self, epoch: u64, request: &str, body: Value) -> (u16, Value) {
         self.call(request, &[&format!("Ropewalk-Epoch: {epoch}")], body).await
     }
 
@@ -60,12 +60,17 @@ impl Served {
         answer["epoch"].as_u64().expect("a number")
     }
 
-    async fn declare(&self, owner: &str, partitions: i32, config: Value) -> (u16, Value) {
+    pub(super) async fn declare(
+        &self,
+        owner: &str,
+        partitions: i32,
+        config: Value,
+    ) -> (u16, Value) {
         let body = json!({ "owner": owner, "partitions": partitions, "config": config });
         self.change(0, "PUT /v1/queues/orders", body).await
     }
 
-    async fn bind(&self, start: &str) -> (u16, Value) {
+    pub(super) async fn bind(&self, start: &str) -> (u16, Value) {
         let body = json!({ "owner": ME, "startPosition": start });
         self.change(0, "PUT /v1/queues/orders/groups/workers", body).await
     }
@@ -83,7 +88,7 @@ impl Served {
     }
 
     /// Puts records into partition 0.
-    async fn fill(&self, count: usize) {
+    pub(super) async fn fill(&self, count: usize) {
         use ropewalk_shard::command::Append;
         let context = self.broker.context();
         let topic = context.view.by_name("orders").expect("declared");

@@ -59,7 +59,7 @@ impl Coordinator {
         self.at_seat(group, |seat| seat.step(self, |m, _| (m.describe(), Default::default())))
     }
 
-    fn is_seated(&self, group: &str) -> bool {
+    pub(super) fn is_seated(&self, group: &str) -> bool {
         self.homes.lock().values().any(|home| home.groups.contains_key(group))
     }
 }

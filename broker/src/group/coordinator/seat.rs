@@ -9,6 +9,7 @@ use ropewalk_shard::command::{Command, ShardCommand};
 use ropewalk_shard::state::Outcome;
 use tokio::sync::oneshot;
 
+use super::standing::Pauses;
 use super::{Coordinator, refusal};
 use crate::group::Refusal;
 use crate::group::classic::{ClassicGroup, Output, Persist, Reply, Token};
@@ -32,6 +33,7 @@ struct Inner {
     armed_ms: i64,
     /// There may be another seat for this group by now.
     is_retired: bool,
+    pauses: Pauses,
 }
 
 impl Seat {
@@ -43,6 +45,7 @@ impl Seat {
             on_the_way: 0,
             armed_ms: i64::MAX,
             is_retired: false,
+            pauses: Pauses::default(),
         };
         Arc::new(Self { group, shard, inner: Mutex::new(inner) })
     }
@@ -90,6 +93,11 @@ impl Seat {
         Some(answer)
     }
 
+    /// How long the group's last rebalance took, milliseconds, if one was seen.
+    pub(super) fn last_pause_ms(&self) -> Option<i64> {
+        self.inner.lock().pauses.last_ms()
+    }
+
     /// Proposes a command. To be called within a step, so that it takes its place among the
     /// group's records.
     pub(super) fn submit(&self, command: ShardCommand) -> Proposed {
@@ -135,6 +143,7 @@ impl Seat {
             }
             output = inner.machine.tick(all.now_ms());
         }
+        inner.pauses.see(inner.machine.phase(), all.now_ms());
         let deadline_ms = inner.machine.next_deadline_ms();
         if deadline_ms < inner.armed_ms {
             inner.armed_ms = deadline_ms;

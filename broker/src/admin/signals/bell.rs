@@ -1,0 +1,138 @@
+//! Tells a stream at once that a record came for somebody who sleeps.
+//!
+//! Place in the walk: rung on the shards' own loops when a batch is applied, heard by the streams of
+//! signals. Nobody who produces waits for it: where nobody listens it costs one atomic load a batch.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+
+use parking_lot::{Mutex, RwLock};
+use ropewalk_shard::{Effect, TopicId};
+use tokio::sync::Notify;
+
+use crate::limits;
+
+/// The bells of all streams.
+#[derive(Debug, Default)]
+pub struct Bells {
+    count: AtomicUsize,
+    all: RwLock<Vec<Weak<Bell>>>,
+}
+
+/// One stream's.
+#[derive(Debug)]
+pub(super) struct Bell {
+    bells: Arc<Bells>,
+    armed: RwLock<HashSet<TopicId>>,
+    rung: Mutex<HashSet<TopicId>>,
+    notify: Notify,
+}
+
+impl Bells {
+    /// A bell for one more stream; `None` when there are as many as there may be.
+    pub(super) fn hang(self: &Arc<Self>) -> Option<Arc<Bell>> {
+        let mut all = self.all.write();
+        all.retain(|bell| bell.strong_count() > 0);
+        if all.len() >= limits::SIGNAL_STREAMS_MAX {
+            return None;
+        }
+        let bell = Arc::new(Bell {
+            bells: Arc::clone(self),
+            armed: RwLock::default(),
+            rung: Mutex::default(),
+            notify: Notify::new(),
+        });
+        all.push(Arc::downgrade(&bell));
+        self.count.fetch_add(1, Ordering::Relaxed);
+        Some(bell)
+    }
+
+    /// Takes what was applied. Called on the shard's loop.
+    pub(crate) fn applied(&self, effects: &[Effect]) {
+        if self.count.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        for effect in effects {
+            let Effect::Appended { partition, .. } = effect else { continue };
+            for bell in self.all.read().iter().filter_map(Weak::upgrade) {
+                bell.ring(partition.topic);
+            }
+        }
+    }
+}
+
+impl Bell {
+    /// From here on a record for one of these rings, once for each.
+    pub(super) fn arm(&self, topics: HashSet<TopicId>) {
+        *self.armed.write() = topics;
+    }
+
+    /// Of those it is armed for, only these ring from here on.
+    pub(super) fn keep(&self, topics: &HashSet<TopicId>) {
+        self.armed.write().retain(|topic| topics.contains(topic));
+    }
+
+    /// Waits until it is rung; for which topics.
+    pub(super) async fn heard(&self) -> HashSet<TopicId> {
+        loop {
+            let rung = std::mem::take(&mut *self.rung.lock());
+            if !rung.is_empty() {
+                return rung;
+            }
+            self.notify.notified().await;
+        }
+    }
+
+    fn ring(&self, topic: TopicId) {
+        if self.armed.read().contains(&topic) && self.armed.write().remove(&topic) {
+            self.rung.lock().insert(topic);
+            self.notify.notify_one();
+        }
+    }
+}
+
+impl Drop for Bell {
+    fn drop(&mut self) {
+        self.bells.count.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+    use ropewalk_batch::{Builder, Stamped};
+    use ropewalk_shard::PartitionId;
+
+    use super::*;
+
+    fn came(topic: TopicId) -> Effect {
+        let batch = Builder::new().record(0, None, None).build();
+        let batch = Stamped::new(batch, 0, 0).expect("a batch");
+        Effect::Appended { partition: PartitionId { topic, index: 0 }, batch, time_ms: 0 }
+    }
+
+    #[test]
+    fn a_bell_rings_once_for_what_it_is_armed_for() {
+        let bells = Arc::new(Bells::default());
+        let bell = bells.hang().expect("room");
+        let (orders, refunds) = (TopicId::random(), TopicId::random());
+        bells.applied(&[came(orders)]);
+        assert_eq!(bell.heard().now_or_never(), None, "not armed");
+        bell.arm(HashSet::from([orders]));
+        bells.applied(&[came(refunds), came(orders), came(orders)]);
+        assert_eq!(bell.heard().now_or_never(), Some(HashSet::from([orders])));
+        bells.applied(&[came(orders)]);
+        assert_eq!(bell.heard().now_or_never(), None, "not armed again");
+    }
+
+    #[test]
+    fn r1_there_are_only_so_many_and_a_dropped_one_makes_room() {
+        let bells = Arc::new(Bells::default());
+        let hung: Vec<_> = (0..limits::SIGNAL_STREAMS_MAX).map(|_| bells.hang()).collect();
+        assert!(hung.iter().all(Option::is_some));
+        assert!(bells.hang().is_none());
+        drop(hung);
+        assert!(bells.hang().is_some());
+    }
+}

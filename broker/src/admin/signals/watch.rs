@@ -1,0 +1,223 @@
+//! What a stream has told and what it has to tell next. Pure: samples in, lines out.
+//!
+//! # Invariants
+//!
+//! - **K3** what is not known is told as unknown, never as a number; and a state is told again when it is
+//!   known again.
+//! - A group that is not told of is as it was told last.
+//! - Who has records and no member is woken with every tick, until a member is there.
+
+use std::collections::BTreeMap;
+
+use ropewalk_shard::TopicId;
+use serde::Serialize;
+
+use crate::figures::Signal;
+use crate::group::coordinator::standing::Standing;
+
+/// A bound group as it was just seen.
+#[derive(Debug, Clone)]
+pub(super) struct Sample {
+    /// The queue's name.
+    pub(super) topic: String,
+    /// The queue's identity.
+    pub(super) id: TopicId,
+    /// The group.
+    pub(super) group: String,
+    /// What is known of it; `None` when not all of it is.
+    pub(super) known: Option<(Standing, Signal)>,
+}
+
+/// Which group on which queue.
+type Key = (TopicId, String);
+
+/// What one stream has told.
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    told: BTreeMap<Key, Told>,
+}
+
+#[derive(Debug)]
+struct Told {
+    topic: String,
+    /// The last line of it; empty when that it is unknown.
+    line: String,
+    /// It was woken, and no member came yet.
+    is_awake: bool,
+    /// The end of each partition at the last tick.
+    ends: BTreeMap<i32, i64>,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "kind", rename_all = "lowercase", rename_all_fields = "camelCase")]
+enum Line<'a> {
+    State(Box<State<'a>>),
+    Wake { topic: &'a str, topic_id: String, group: &'a str, length: i64 },
+    Gone { topic: &'a str, topic_id: String, group: &'a str },
+    Unknown { topic: &'a str, topic_id: String, group: &'a str },
+    Tick { time_ms: i64 },
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct State<'a> {
+    topic: &'a str,
+    topic_id: String,
+    group: &'a str,
+    group_state: &'static str,
+    rebalancing: bool,
+    last_rebalance_ms: Option<i64>,
+    length: i64,
+    oldest_age_ms: i64,
+    delay_p50_ms: Option<i64>,
+    delay_p99_ms: Option<i64>,
+    processed_per_second: f64,
+    arrivals_per_second: f64,
+    partitions: Vec<Partition>,
+    members: Vec<Member<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Partition {
+    partition: i32,
+    length: i64,
+    end: i64,
+    committed: i64,
+    arrivals_per_second: f64,
+    processed_per_second: f64,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Member<'a> {
+    member_id: &'a str,
+    client_host: &'a str,
+    partitions: &'a [i32],
+    processed_per_second: f64,
+    backlogged: bool,
+}
+
+impl Watch {
+    /// The lines of one second: what changed since the last, who is to be woken, who is gone, the tick.
+    /// `samples` are all there are.
+    pub(super) fn tick(&mut self, samples: &[Sample], now_ms: i64) -> String {
+        let mut out = String::new();
+        let before = std::mem::take(&mut self.told);
+        for sample in samples {
+            let key = (sample.id, sample.group.clone());
+            let told = self.tell(sample, before.get(&key), &mut out);
+            self.told.insert(key, told);
+        }
+        for ((id, group), told) in &before {
+            if !self.told.contains_key(&(*id, group.clone())) {
+                push(&mut out, &Line::Gone { topic: &told.topic, topic_id: id.to_string(), group });
+            }
+        }
+        push(&mut out, &Line::Tick { time_ms: now_ms });
+        out
+    }
+
+    /// Between two ticks: who is to be woken that was not.
+    pub(super) fn edge(&mut self, samples: &[Sample]) -> String {
+        let mut out = String::new();
+        for sample in samples {
+            let Some(told) = self.told.get_mut(&(sample.id, sample.group.clone())) else {
+                continue;
+            };
+            if !told.is_awake {
+                told.is_awake = wake(sample, &mut out);
+            }
+        }
+        out
+    }
+
+    fn tell(&self, sample: &Sample, before: Option<&Told>, out: &mut String) -> Told {
+        let mut line = String::new();
+        let mut ends = BTreeMap::new();
+        if let Some((standing, signal)) = &sample.known {
+            let known = before.map(|before| &before.ends);
+            push(&mut line, &Line::State(Box::new(state(sample, standing, signal, known))));
+            ends = signal.partitions.iter().map(|p| (p.partition, p.end)).collect();
+        }
+        if before.is_none_or(|before| before.line != line) {
+            if sample.known.is_some() {
+                out.push_str(&line);
+            } else {
+                let (topic, group) = (&sample.topic, &sample.group);
+                push(out, &Line::Unknown { topic, topic_id: sample.id.to_string(), group });
+            }
+        }
+        let is_awake = wake(sample, out);
+        Told { topic: sample.topic.clone(), line, is_awake, ends }
+    }
+}
+
+/// Says that the group is to be woken, if it is.
+fn wake(sample: &Sample, out: &mut String) -> bool {
+    let Some((standing, signal)) = &sample.known else { return false };
+    let length = signal.length();
+    let is_needed = standing.members.is_empty() && length > 0;
+    if is_needed {
+        let (topic, group) = (&sample.topic, &sample.group);
+        push(out, &Line::Wake { topic, topic_id: sample.id.to_string(), group, length });
+    }
+    is_needed
+}
+
+fn state<'a>(
+    sample: &'a Sample,
+    standing: &'a Standing,
+    signal: &Signal,
+    ends: Option<&BTreeMap<i32, i64>>,
+) -> State<'a> {
+    let of_partition = |index: &i32| signal.partitions.iter().find(|p| p.partition == *index);
+    // A record that was there a second ago and is not committed yet: so there was one all the time.
+    let is_behind = |index: &i32| {
+        let end_before = ends.and_then(|ends| ends.get(index));
+        of_partition(index).zip(end_before).is_some_and(|(now, end)| now.committed < *end)
+    };
+    let members = standing.members.iter().map(|member| {
+        let rates = member.partitions.iter().filter_map(of_partition);
+        let rate: f64 = rates.map(|partition| partition.processed_per_second).sum();
+        Member {
+            member_id: &member.member_id,
+            client_host: &member.client_host,
+            partitions: &member.partitions,
+            processed_per_second: (rate * 1000.0).round() / 1000.0 + 0.0,
+            backlogged: !member.partitions.is_empty() && member.partitions.iter().all(is_behind),
+        }
+    });
+    let partition = |p: &crate::figures::PartitionSignal| Partition {
+        partition: p.partition,
+        length: p.length,
+        end: p.end,
+        committed: p.committed,
+        arrivals_per_second: p.arrivals_per_second,
+        processed_per_second: p.processed_per_second,
+    };
+    State {
+        topic: &sample.topic,
+        topic_id: sample.id.to_string(),
+        group: &sample.group,
+        group_state: standing.state,
+        rebalancing: standing.is_rebalancing,
+        last_rebalance_ms: standing.last_rebalance_ms,
+        length: signal.length(),
+        oldest_age_ms: signal.oldest_ms,
+        delay_p50_ms: signal.delay_p50_ms,
+        delay_p99_ms: signal.delay_p99_ms,
+        processed_per_second: signal.processed_per_second,
+        arrivals_per_second: signal.arrivals_per_second(),
+        partitions: signal.partitions.iter().map(partition).collect(),
+        members: members.collect(),
+    }
+}
+
+fn push(out: &mut String, line: &Line<'_>) {
+    out.push_str(&serde_json::to_string(line).expect("lines always encode"));
+    out.push('\n');
+}
+
+#[cfg(test)]
+mod tests;
