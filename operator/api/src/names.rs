@@ -1,0 +1,82 @@
+//! Names that the operator and its objects know each other by: labels, annotations, finalizers.
+//!
+//! A name that stands on objects of users can never change: what carries the old one would be lost.
+
+/// The API group.
+pub const GROUP: &str = "ropewalk.dev";
+/// Its only version.
+pub const VERSION: &str = "v1alpha1";
+
+/// The finalizer of a `Queue` or `BrokerCluster` under `deletionPolicy: Delete`, and only then.
+pub const FINALIZER: &str = "ropewalk.dev/data";
+/// The `BrokerCluster` that a `Queue` without `clusterRef` lives in.
+pub const DEFAULT_CLUSTER: &str = "default";
+
+/// Label on everything that belongs to a cluster: its name.
+pub const LABEL_CLUSTER: &str = "ropewalk.dev/cluster";
+/// Label on everything that belongs to one broker: its id.
+pub const LABEL_BROKER: &str = "ropewalk.dev/broker-id";
+/// Label that says who made an object.
+pub const LABEL_MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// Its value on everything this operator made.
+pub const MANAGED_BY: &str = "ropewalk-operator";
+
+/// On what the operator applied: the hash of the intent it came from.
+pub const ANNOTATION_APPLIED: &str = "ropewalk.dev/applied";
+/// On a StatefulSet: the hash of what the user asked of the pod when it was last (re)started.
+pub const ANNOTATION_INTENT: &str = "ropewalk.dev/pod-intent";
+/// On a StatefulSet: the hash of its pod template as the operator built it.
+pub const ANNOTATION_TEMPLATE: &str = "ropewalk.dev/pod-template";
+/// On a broker's volume claim: that the data directory on it was formatted once.
+pub const ANNOTATION_FORMATTED: &str = "ropewalk.dev/formatted";
+/// On a `BrokerCluster`, by a person: any new value asks for a rolling restart.
+pub const ANNOTATION_RESTART: &str = "ropewalk.dev/restart";
+/// On a `BrokerCluster`, by a person: lets a supervised restart go ahead; the value is shown in the
+/// condition that waits for it.
+pub const ANNOTATION_APPROVE_RESTART: &str = "ropewalk.dev/approve-restart";
+/// On a `BrokerCluster`, by a person: begin again with the empty volume of that uid.
+pub const ANNOTATION_ACCEPT_DATA_LOSS: &str = "ropewalk.dev/accept-data-loss";
+/// On a `BrokerCluster`: made by the operator for a Queue that named none.
+pub const ANNOTATION_MADE_FOR: &str = "ropewalk.dev/made-for-queue";
+
+/// `<cluster>-broker-<id>`: a broker's StatefulSet, Service and ConfigMap.
+#[must_use]
+pub fn broker(cluster: &str, id: i32) -> String {
+    format!("{cluster}-broker-{id}")
+}
+
+/// The pod of a broker.
+#[must_use]
+pub fn pod(cluster: &str, id: i32) -> String {
+    format!("{}-0", broker(cluster, id))
+}
+
+/// The volume claim of a broker. Never owned by anything, so it stays until somebody deletes it.
+#[must_use]
+pub fn volume_claim(cluster: &str, id: i32) -> String {
+    format!("data-{}", broker(cluster, id))
+}
+
+/// The Service that clients bootstrap from.
+#[must_use]
+pub fn bootstrap(cluster: &str) -> String {
+    format!("{cluster}-bootstrap")
+}
+
+/// The Secret with the token of the admin API.
+#[must_use]
+pub fn admin_secret(cluster: &str) -> String {
+    format!("{cluster}-admin")
+}
+
+/// The ServiceAccount, disruption budget and pods of a cluster's brokers.
+#[must_use]
+pub fn brokers(cluster: &str) -> String {
+    format!("{cluster}-broker")
+}
+
+/// The group of a consumer that does not name its own.
+#[must_use]
+pub fn consumer_group(namespace: &str, queue: &str, consumer: &str) -> String {
+    format!("{namespace}.{queue}.{consumer}")
+}

@@ -1,0 +1,222 @@
+//! `Queue`: a Kafka topic with its policy and the consumer groups that read it.
+
+use std::collections::BTreeMap;
+
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{DeletionPolicy, ManagementState, Size, names};
+
+mod consumer;
+mod status;
+
+pub use consumer::{Consumer, LagScaling, Scaling, ScalingMode, StartPosition, TargetRef};
+pub use status::{ConsumerStatus, QueueStatus};
+
+/// A durable queue: a Kafka topic in a BrokerCluster of the same namespace, and the groups of
+/// consumers that read it.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[kube(
+    group = "ropewalk.dev",
+    version = "v1alpha1",
+    kind = "Queue",
+    plural = "queues",
+    namespaced,
+    status = "QueueStatus",
+    derive = "PartialEq",
+    shortname = "rwq",
+    category = "ropewalk",
+    doc = "A durable queue: a Kafka topic in a BrokerCluster of the same namespace, and the groups of consumers that read it.",
+    printcolumn(name = "Cluster", type_ = "string", json_path = ".status.clusterName"),
+    printcolumn(
+        name = "Length",
+        type_ = "integer",
+        json_path = ".status.length",
+        description = "Messages that the slowest group has not yet processed"
+    ),
+    printcolumn(
+        name = "Delay",
+        type_ = "string",
+        json_path = ".status.delay",
+        description = "99 of 100 messages were processed within this time"
+    ),
+    printcolumn(
+        name = "Throughput",
+        type_ = "string",
+        json_path = ".status.throughput",
+        description = "Messages processed per second"
+    ),
+    printcolumn(
+        name = "Consumers",
+        type_ = "string",
+        json_path = ".status.consumerReplicas",
+        description = "Replicas that consume, of those that are wanted"
+    ),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].status"#
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        priority = 1,
+        json_path = r#".status.conditions[?(@.type=="Ready")].reason"#
+    ),
+    printcolumn(name = "Topic ID", type_ = "string", priority = 1, json_path = ".status.topicId"),
+    validation = Rule::new("has(self.spec.topicName) || size(self.metadata.name) <= 249")
+        .message("without `topicName` the name of the Queue must have at most 249 characters")
+)]
+#[x_kube(
+    validation = Rule::new("has(self.topicName) == has(oldSelf.topicName) && (!has(self.topicName) || self.topicName == oldSelf.topicName)")
+        .message("`topicName` is immutable: make another Queue"),
+    validation = Rule::new("has(self.clusterRef) == has(oldSelf.clusterRef) && (!has(self.clusterRef) || self.clusterRef.name == oldSelf.clusterRef.name)")
+        .message("`clusterRef` is immutable: make another Queue"),
+    validation = Rule::new("self.partitions >= oldSelf.partitions")
+        .message("`partitions` can only grow")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct QueueSpec {
+    /// The Kafka topic; the name of the Queue if absent. Immutable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 249), regex(pattern = r"^[a-zA-Z0-9._-]+$"))]
+    #[x_kube(validation = Rule::new("self != '.' && self != '..'")
+        .message("`topicName` must not be `.` or `..`"))]
+    pub topic_name: Option<String>,
+
+    /// The BrokerCluster that holds it, in the same namespace. If absent: the one called `default`,
+    /// which is made if it is missing. Immutable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_ref: Option<ClusterRef>,
+
+    /// How many consumers of one group can work at once. Can only grow; messages with the same key
+    /// may go elsewhere when it does.
+    #[serde(default = "partitions")]
+    #[schemars(range(min = 1, max = 10_000))]
+    pub partitions: i32,
+
+    /// What happens to old messages: deleted when `retention` says so, or compacted to the last of
+    /// each key.
+    #[serde(default)]
+    pub cleanup_policy: CleanupPolicy,
+
+    /// How long messages are kept, whether or not they were processed.
+    #[serde(default)]
+    pub retention: Retention,
+
+    /// The largest message (strictly: the largest batch as it is stored), 1Ki to 64Mi.
+    #[serde(default = "message_size")]
+    #[x_kube(validation = Rule::new("quantity(self).compareTo(quantity('1Ki')) >= 0 && quantity(self).compareTo(quantity('64Mi')) <= 0")
+        .message("`maxMessageSize` must be between 1Ki and 64Mi"))]
+    pub max_message_size: Size,
+
+    /// The groups that read the queue. Each is bound: it starts where `startPosition` says, its
+    /// place never expires, and its Deployment (or whatever has a scale) follows the load.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    #[x_kube(validation = Rule::new("self.all(c, !has(c.groupId) || self.exists_one(d, has(d.groupId) && d.groupId == c.groupId))")
+        .message("two consumers must not share a `groupId`"))]
+    pub consumers: Vec<Consumer>,
+
+    /// Further settings of the topic by Kafka's names, such as `segment.bytes`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "config_schema")]
+    #[x_kube(validation = Rule::new("self.all(k, !(k in ['cleanup.policy', 'retention.ms', 'retention.bytes', 'max.message.bytes', 'min.insync.replicas', 'remote.storage.enable', 'local.retention.ms', 'local.retention.bytes']))")
+        .message("`config` must not hold what has a field of its own (`cleanupPolicy`, `retention`, `maxMessageSize`) or what the cluster decides"))]
+    pub config: BTreeMap<String, String>,
+
+    /// Whether the topic and its messages go when the Queue is deleted.
+    #[serde(default)]
+    pub deletion_policy: DeletionPolicy,
+
+    /// `Paused`: nothing is changed, status is still shown.
+    #[serde(default)]
+    pub management_state: ManagementState,
+}
+
+/// A BrokerCluster of the same namespace.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+pub struct ClusterRef {
+    /// Its name.
+    #[schemars(length(min = 1, max = 40))]
+    pub name: String,
+}
+
+/// What happens to old messages.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CleanupPolicy {
+    /// They are deleted when `retention` says so.
+    #[default]
+    Delete,
+    /// Of each key the last one stays.
+    Compact,
+    /// Both.
+    CompactAndDelete,
+}
+
+/// How long messages are kept.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Retention {
+    /// Messages older than this go. A week if absent.
+    #[serde(default = "max_age_seconds")]
+    #[schemars(range(min = 60, max = 3_150_000_000_i64))]
+    pub max_age_seconds: i64,
+    /// When the whole queue is larger, its oldest messages go. Unlimited if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_size: Option<Size>,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { max_age_seconds: max_age_seconds(), max_size: None }
+    }
+}
+
+fn partitions() -> i32 {
+    12
+}
+
+fn message_size() -> Size {
+    "1Mi".into()
+}
+
+fn max_age_seconds() -> i64 {
+    604_800
+}
+
+pub(crate) fn config_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "object",
+        "maxProperties": 64,
+        "additionalProperties": {"type": "string", "maxLength": 1024},
+    })
+}
+
+impl Queue {
+    /// The Kafka topic it stands for.
+    #[must_use]
+    pub fn topic(&self) -> &str {
+        let name = self.metadata.name.as_deref().unwrap_or_default();
+        self.spec.topic_name.as_deref().unwrap_or(name)
+    }
+
+    /// The cluster it lives in.
+    #[must_use]
+    pub fn cluster(&self) -> &str {
+        self.spec.cluster_ref.as_ref().map_or(names::DEFAULT_CLUSTER, |cluster| &cluster.name)
+    }
+
+    /// The Kafka group of one of its consumers.
+    #[must_use]
+    pub fn group(&self, consumer: &Consumer) -> String {
+        consumer.group_id.clone().unwrap_or_else(|| {
+            let namespace = self.metadata.namespace.as_deref().unwrap_or_default();
+            let name = self.metadata.name.as_deref().unwrap_or_default();
+            names::consumer_group(namespace, name, &consumer.name)
+        })
+    }
+}

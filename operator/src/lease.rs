@@ -1,0 +1,179 @@
+//! Leader election: one operator acts, the others wait.
+//!
+//! # Place in the walk
+//!
+//! `run` waits for [`Leadership`] before it starts a controller. Every act that disrupts somebody asks
+//! [`Leadership::holds`] first. The decision itself is in [`election`]; here is the loop that reads
+//! and writes the Lease.
+//!
+//! # Invariants
+//!
+//! - **K2** fail-stop: a leader that could not renew in time is none, by its own monotonic clock, and
+//!   the process ends. It never tries to lead again without a fresh start.
+//! - The Lease is not the fence. What the brokers are told carries the epoch that they gave out; the
+//!   Lease only says who may claim one.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Api, PostParams};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+pub mod election;
+
+use election::{Election, Step, Timing};
+
+/// Whether this process leads. A clone speaks of the same.
+#[derive(Clone, Debug)]
+pub struct Leadership(Arc<Mutex<Held>>);
+
+#[derive(Debug)]
+struct Held {
+    identity: String,
+    lease_uid: String,
+    until: Option<Instant>,
+}
+
+/// This process does not lead, or no longer.
+#[derive(Debug, thiserror::Error)]
+#[error("this operator does not hold the Lease")]
+pub struct NotLeader;
+
+impl Leadership {
+    /// Of a process that does not lead yet.
+    #[must_use]
+    pub fn none(identity: &str) -> Self {
+        let held = Held { identity: identity.to_owned(), lease_uid: String::new(), until: None };
+        Self(Arc::new(Mutex::new(held)))
+    }
+
+    /// Of a process that leads until `until`, whatever any Lease says: for tests of what follows.
+    #[must_use]
+    pub fn assumed(identity: &str, until: Instant) -> Self {
+        let leadership = Self::none(identity);
+        leadership.set("assumed", Some(until));
+        leadership
+    }
+
+    /// Whether it leads at this moment.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        self.0.lock().until.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// The same as an error, for use before a disruptive act.
+    ///
+    /// # Errors
+    ///
+    /// [`NotLeader`] when it does not.
+    pub fn check(&self) -> Result<(), NotLeader> {
+        if self.holds() { Ok(()) } else { Err(NotLeader) }
+    }
+
+    /// Who it is.
+    #[must_use]
+    pub fn identity(&self) -> String {
+        self.0.lock().identity.clone()
+    }
+
+    /// The uid of the Lease it holds or held.
+    #[must_use]
+    pub fn lease_uid(&self) -> String {
+        self.0.lock().lease_uid.clone()
+    }
+
+    fn set(&self, lease_uid: &str, until: Option<Instant>) {
+        let mut held = self.0.lock();
+        held.lease_uid = lease_uid.to_owned();
+        held.until = until;
+    }
+}
+
+/// Runs for the Lease until `stopping` turns true, and gives it back then. Returns early, with
+/// [`NotLeader`], when it led and lost it: the process must end.
+///
+/// # Errors
+///
+/// [`NotLeader`] as said.
+pub async fn contest(
+    api: Api<Lease>,
+    name: String,
+    leadership: Leadership,
+    mut stopping: watch::Receiver<bool>,
+) -> Result<(), NotLeader> {
+    let timing = Timing::default();
+    let mut candidate = Election::new(name.clone(), leadership.identity(), timing);
+    let mut led = false;
+    loop {
+        let attempt = attempt(&api, &name, &mut candidate);
+        // A server that does not answer must not keep the loop from seeing that its time is over.
+        match tokio::time::timeout(timing.renew_deadline / 2, attempt).await {
+            Ok(Ok(Some(lease))) => {
+                let uid = lease.metadata.uid.as_deref().unwrap_or_default();
+                leadership.set(uid, candidate.holds_until());
+                if !led {
+                    tracing::info!(lease = name, identity = leadership.identity(), "leading");
+                    led = true;
+                }
+            }
+            Ok(Ok(None)) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the Lease cannot be read or written"),
+            Err(_) => tracing::warn!("the Lease cannot be reached in time"),
+        }
+        if led && !leadership.holds() {
+            leadership.set("", None);
+            return Err(NotLeader);
+        }
+        let pause = tokio::time::sleep(timing.retry_period);
+        tokio::select! {
+            () = pause => {}
+            _ = stopping.wait_for(|stopping| *stopping) => break,
+        }
+    }
+    leadership.set("", None);
+    if led {
+        release(&api, &name, &candidate).await;
+    }
+    Ok(())
+}
+
+/// One look at the Lease; the Lease if it is ours after it.
+async fn attempt(
+    api: &Api<Lease>,
+    name: &str,
+    candidate: &mut Election,
+) -> Result<Option<Lease>, kube::Error> {
+    let begun = Instant::now();
+    let read = api.get_opt(name).await?;
+    let written = match candidate.step(read.as_ref(), Instant::now(), Timestamp::now()) {
+        Step::Wait => return Ok(None),
+        Step::Create(lease) => api.create(&PostParams::default(), &lease).await,
+        Step::Replace(lease) => api.replace(name, &PostParams::default(), &lease).await,
+    };
+    match written {
+        Ok(lease) => {
+            candidate.wrote(&lease, begun);
+            Ok(Some(lease))
+        }
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+async fn release(api: &Api<Lease>, name: &str, candidate: &Election) {
+    let give_back = async {
+        let Some(lease) = api.get_opt(name).await? else { return Ok(()) };
+        if let Some(freed) = candidate.release(&lease, Timestamp::now()) {
+            api.replace(name, &PostParams::default(), &freed).await?;
+        }
+        Ok::<(), kube::Error>(())
+    };
+    match tokio::time::timeout(Duration::from_secs(3), give_back).await {
+        Ok(Ok(())) => tracing::info!("the Lease was given back"),
+        Ok(Err(error)) => tracing::warn!(%error, "the Lease could not be given back"),
+        Err(_) => tracing::warn!("the Lease could not be given back in time"),
+    }
+}

@@ -1,0 +1,22 @@
+//! The operator: turns `Queue` and `BrokerCluster` into brokers, declared topics and scaled consumers.
+//!
+//! # The walk
+//!
+//! ```text
+//! Queue ─▶ watch ─▶ observe ─▶ validate ─▶ plan ─▶ apply ─▶ status ─▶ Queue
+//!          (the only reads)    (pure)     (pure)   (the only writes)
+//! ```
+//!
+//! Operator and brokers meet in the admin HTTP API and nowhere else. What is pure lives in
+//! `operator/plan`, the kinds in `operator/api`; here is what reads, writes and waits.
+//!
+//! # Invariants
+//!
+//! - **K1** a converged reconcile writes nothing (the figures in `status` apart; they have a budget).
+//! - **K2** no disruptive act without a live read and the epoch that the brokers gave this leader.
+//! - **K3** an unknown signal freezes replicas; it never scales.
+//! - **K4** data is kept unless the user says `Delete`; deletion always ends.
+//! - **K5** an operator upgrade restarts no broker by itself.
+
+pub mod lease;
+pub mod signals;
