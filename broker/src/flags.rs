@@ -52,6 +52,8 @@ pub(crate) enum Command {
     Run(Run),
     /// Make an empty data directory belong to a broker and a cluster, then end.
     Format(Format),
+    /// Send one message to a queue of a running broker and receive it, as a client would, then end.
+    Probe(Probe),
 }
 
 /// Flags of `dev`.
@@ -110,6 +112,22 @@ pub(crate) struct Format {
     pub(crate) set: Vec<(String, String)>,
 }
 
+/// Flags of `probe`.
+#[derive(Debug, Args)]
+pub(crate) struct Probe {
+    /// Where Kafka clients connect.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9092")]
+    pub(crate) bootstrap: String,
+
+    /// The queue; it has to be there. The message stays in it.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) topic: String,
+
+    /// How long to try again what fails.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub(crate) timeout_seconds: u64,
+}
+
 fn pair(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("it is not of the form KEY=VALUE")?;
     Ok((key.trim().to_owned(), value.to_owned()))
@@ -153,7 +171,7 @@ mod tests {
         let mut command = Flags::command();
         let help = |command: &mut clap::Command| command.render_long_help().to_string();
         let mut all = help(&mut command);
-        for name in ["dev", "run", "format"] {
+        for name in ["dev", "run", "format", "probe"] {
             let sub = command.find_subcommand_mut(name).expect("it is there");
             for argument in sub.get_arguments() {
                 assert!(argument.get_help().is_some(), "{name} {}", argument.get_id());

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 mod flags;
+mod probe;
 mod run;
 
 use flags::Flags;

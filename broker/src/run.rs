@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use ropewalk_broker::boot::{Broker, Start, StartError};
 use ropewalk_broker::settings::{Invalid, Settings, read_properties};
@@ -13,6 +14,7 @@ use tracing::info;
 use tracing_subscriber::EnvFilter;
 
 use crate::flags::{Command, Dev, Flags, Format, LogFormat, Run};
+use crate::probe::probe;
 
 /// The process ends at once with this when the disk can no longer be trusted (D2).
 const EXIT_DISK: i32 = 5;
@@ -40,6 +42,9 @@ pub(crate) enum Stop {
     /// The operating system refuses something basic.
     #[error("{0}")]
     System(#[from] io::Error),
+    /// No message went through.
+    #[error("{0:#}")]
+    Probe(#[from] anyhow::Error),
 }
 
 fn lines(all: &[Invalid]) -> String {
@@ -54,7 +59,7 @@ impl Stop {
             Self::Start(StartError::Node(error)) if is_in_use(error) => 3,
             Self::Start(StartError::Bind { .. }) => 6,
             Self::Start(_) => 4,
-            Self::System(_) => 1,
+            Self::System(_) | Self::Probe(_) => 1,
         }
     }
 }
@@ -70,6 +75,11 @@ pub(crate) fn run(flags: Flags) -> Result<(), Stop> {
         Command::Dev(dev) => prepare_dev(dev)?,
         Command::Run(run) => prepare_run(run)?,
         Command::Format(format) => return make(format),
+        Command::Probe(flags) => {
+            let timeout = Duration::from_secs(flags.timeout_seconds);
+            println!("{}", probe(&flags.bootstrap, &flags.topic, timeout)?);
+            return Ok(());
+        }
     };
     let greets = matches!(flags.command, Command::Dev(_));
     runtime()?.block_on(serve(start, greets))
