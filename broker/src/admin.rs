@@ -14,6 +14,7 @@
 //! | DELETE `/v1/queues/{name}` | gives a queue up, with its records or without | yes | yes |
 //! | PUT `/v1/queues/{name}/groups/{group}` | binds a group: it will read every record | yes | yes |
 //! | DELETE `/v1/queues/{name}/groups/{group}` | ends that | yes | yes |
+//! | PUT `/v1/settings` | takes over a whole file of settings as far as that is possible now | yes | yes |
 //! | GET `/v1/signals` | what an operator must know of bound groups, second by second | yes | |
 //!
 //! Everything but `/metrics` is JSON, errors included: `{"reason": "CamelCase", "error": "a sentence"}`. It is
@@ -168,6 +169,7 @@ fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/broker", get(broker))
         .route("/v1/fence", post(changes::claim_fence))
         .route("/v1/signals", get(signals::signals))
+        .route("/v1/settings", put(changes::replace_settings))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn_with_state(Arc::clone(&admin), access::guard))

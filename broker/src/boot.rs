@@ -126,7 +126,7 @@ impl Broker {
         let mut registry = Registry::with_prefix("ropewalk");
         let metrics = handle::metrics::Metrics::register(&mut registry);
         let connection_metrics = listen::metrics::Metrics::register(&mut registry);
-        let status = Status::new(settings.node_id());
+        let status = Status::new(&settings);
         let source: Arc<dyn admin::Source> = Arc::clone(&status) as _;
         registry.register_collector(Box::new(measured::Queues(Arc::clone(&source))));
         let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(ropewalk_disk::Options::default()));
@@ -158,8 +158,7 @@ impl Broker {
                 idle_max: settings.idle_max(),
                 frame_time_max: limits::FRAME_TIME_MAX,
                 write_time_max: limits::WRITE_TIME_MAX,
-                connections_max: connections_max(&settings),
-                connections_per_ip_max: settings.connections_per_ip_max(),
+                limits: Arc::new(Connections::new(Arc::clone(&settings))),
             },
             Budget::new(settings.request_bytes_max()),
             connection_metrics,
@@ -407,15 +406,32 @@ fn local_address(socket: &TcpListener) -> Result<SocketAddr, StartError> {
     socket.local_addr().map_err(refuse)
 }
 
-/// As many connections as are set, but never more than there are file descriptors for; the limit of
-/// the process is raised as far as it goes.
-fn connections_max(settings: &Settings) -> usize {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    let _ = setrlimit(Resource::Nofile, limit);
-    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let for_clients = usize::try_from(files).unwrap_or(usize::MAX);
-    let for_clients = for_clients.saturating_sub(limits::FILES_RESERVED);
-    settings.connections_max().min(for_clients.max(1))
+/// As many connections as are set, but never more than there are file descriptors for.
+#[derive(Debug)]
+struct Connections {
+    settings: Arc<Settings>,
+    files_max: usize,
+}
+
+impl Connections {
+    /// Raises the process's limit of files as far as it goes.
+    fn new(settings: Arc<Settings>) -> Self {
+        use rustix::process::{Resource, getrlimit, setrlimit};
+        let mut limit = getrlimit(Resource::Nofile);
+        limit.current = limit.maximum;
+        let _ = setrlimit(Resource::Nofile, limit);
+        let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        let files = usize::try_from(files).unwrap_or(usize::MAX);
+        Self { settings, files_max: files.saturating_sub(limits::FILES_RESERVED).max(1) }
+    }
+}
+
+impl listen::ConnectionLimits for Connections {
+    fn connections_max(&self) -> usize {
+        self.settings.connections_max().min(self.files_max)
+    }
+
+    fn connections_per_ip_max(&self) -> usize {
+        self.settings.connections_per_ip_max()
+    }
 }

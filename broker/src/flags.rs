@@ -11,7 +11,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
     version,
     after_help = "Exit codes: 0 stopped as asked, 1 other failures, 2 wrong flags or settings, 3 the data \
                   directory is in use by another broker, 4 the data directory cannot be used, 5 the disk \
-                  failed while running, 6 an address cannot be listened on."
+                  failed while running, 6 an address cannot be listened on, 7 the data directory is empty \
+                  and nobody said to format it: a new broker, or a disk that was lost."
 )]
 pub(crate) struct Flags {
     /// What to do.
@@ -32,6 +33,11 @@ pub(crate) struct Flags {
         value_name = "FILTER"
     )]
     pub(crate) log: String,
+
+    /// A file that is told in one line why the process ended, if it ends by itself. Without it:
+    /// /dev/termination-log, where that is there.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) termination_log: Option<PathBuf>,
 }
 
 /// How log lines are written.
@@ -86,8 +92,8 @@ pub(crate) struct Run {
     #[arg(long, value_name = "FILE")]
     pub(crate) config: PathBuf,
 
-    /// Make the data directory belong to this cluster if it is empty. Without it an empty one is
-    /// refused, because it may be a disk that was lost.
+    /// Make the data directory belong to this cluster if it is empty. Without it, and without
+    /// format.cluster.id in the file, an empty one is refused, because it may be a disk that was lost.
     #[arg(long, value_name = "CLUSTER_ID")]
     pub(crate) format: Option<String>,
 

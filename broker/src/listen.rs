@@ -34,7 +34,7 @@ mod outbox;
 mod close;
 pub(crate) mod metrics;
 
-pub use accept::{Acceptor, Options};
+pub use accept::{Acceptor, ConnectionLimits, Options};
 pub use budget::{Budget, Permit};
 pub use close::Close;
 

@@ -7,7 +7,9 @@ use clap::Parser as _;
 mod flags;
 mod probe;
 mod run;
+mod ending;
 
+use ending::Ending;
 use flags::Flags;
 
 /// Measured: much faster than the system's under many small allocations on many threads.
@@ -15,10 +17,12 @@ use flags::Flags;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    match run::run(Flags::parse()) {
+    let flags = Flags::parse();
+    let ending = Ending::new(flags.termination_log.clone());
+    match run::run(flags, &ending) {
         Ok(()) => ExitCode::SUCCESS,
         Err(stop) => {
-            eprintln!("ropewalk-broker: {stop}");
+            ending.say(&stop.to_string());
             ExitCode::from(stop.code())
         }
     }

@@ -13,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 use tracing_subscriber::EnvFilter;
 
+use crate::ending::Ending;
 use crate::flags::{Command, Dev, Flags, Format, LogFormat, Run};
 use crate::probe::probe;
 
@@ -58,6 +59,7 @@ impl Stop {
             Self::Settings(_) | Self::Config { .. } | Self::Usage(_) => 2,
             Self::Start(StartError::Node(error)) if is_in_use(error) => 3,
             Self::Start(StartError::Bind { .. }) => 6,
+            Self::Start(StartError::Node(NodeError::Empty(_))) => 7,
             Self::Start(_) => 4,
             Self::System(_) | Self::Probe(_) => 1,
         }
@@ -69,11 +71,11 @@ fn is_in_use(error: &NodeError) -> bool {
 }
 
 /// Does what the flags ask.
-pub(crate) fn run(flags: Flags) -> Result<(), Stop> {
+pub(crate) fn run(flags: Flags, ending: &Ending) -> Result<(), Stop> {
     begin_logging(&flags)?;
     let start = match &flags.command {
-        Command::Dev(dev) => prepare_dev(dev)?,
-        Command::Run(run) => prepare_run(run)?,
+        Command::Dev(dev) => prepare_dev(dev, ending)?,
+        Command::Run(run) => prepare_run(run, ending)?,
         Command::Format(format) => return make(format),
         Command::Probe(flags) => {
             let timeout = Duration::from_secs(flags.timeout_seconds);
@@ -101,7 +103,7 @@ fn begin_logging(flags: &Flags) -> Result<(), Stop> {
     Ok(())
 }
 
-fn prepare_dev(dev: &Dev) -> Result<Start, Stop> {
+fn prepare_dev(dev: &Dev, ending: &Ending) -> Result<Start, Stop> {
     let own = |key: &str, value: String| (key.to_owned(), value);
     let mut pairs = vec![
         own("listeners", format!("PLAINTEXT://{}", dev.kafka)),
@@ -114,20 +116,23 @@ fn prepare_dev(dev: &Dev) -> Result<Start, Stop> {
         pairs.push(own("log.dirs", dir.display().to_string()));
     }
     pairs.extend(dev.set.iter().cloned());
-    let settings = read_settings(pairs)?;
+    let settings = read_settings(Vec::new(), pairs)?;
     let dir = settings.data_dir().ok().flatten().expect("it is set above");
-    Ok(start(settings, dir, Some(new_cluster_id())))
+    let format = settings.format_cluster_id().unwrap_or_else(new_cluster_id);
+    Ok(start(settings, dir, Some(format), ending))
 }
 
-fn prepare_run(run: &Run) -> Result<Start, Stop> {
+fn prepare_run(run: &Run, ending: &Ending) -> Result<Start, Stop> {
     let (settings, dir) = from_file(&run.config, &run.set)?;
-    Ok(start(settings, dir, run.format.clone()))
+    let format = run.format.clone().or_else(|| settings.format_cluster_id());
+    Ok(start(settings, dir, format, ending))
 }
 
 /// `format`: a broker that starts, makes its directory, and stops again.
 fn make(format: &Format) -> Result<(), Stop> {
     let (settings, dir) = from_file(&format.config, &format.set)?;
-    let cluster_id = format.cluster_id.clone().unwrap_or_else(new_cluster_id);
+    let asked = format.cluster_id.clone().or_else(|| settings.format_cluster_id());
+    let cluster_id = asked.unwrap_or_else(new_cluster_id);
     ropewalk_broker::boot::format(&settings, &dir, &cluster_id)
         .map_err(|error| Stop::Start(StartError::Node(error)))?;
     println!("{} belongs to broker {} of cluster {cluster_id}", dir.display(), settings.node_id());
@@ -137,26 +142,31 @@ fn make(format: &Format) -> Result<(), Stop> {
 fn from_file(path: &Path, set: &[(String, String)]) -> Result<(Settings, PathBuf), Stop> {
     let text = std::fs::read_to_string(path)
         .map_err(|source| Stop::Config { path: path.to_owned(), source })?;
-    let mut pairs = read_properties(&text);
-    pairs.extend(set.iter().cloned());
-    let settings = read_settings(pairs)?;
+    let settings = read_settings(read_properties(&text), set.to_vec())?;
     let dir = settings.data_dir().ok().flatten();
     let dir =
         dir.ok_or_else(|| Stop::Usage("log.dirs is not set: where is the data kept?".into()))?;
     Ok((settings, dir))
 }
 
-fn read_settings(pairs: Vec<(String, String)>) -> Result<Settings, Stop> {
-    let settings = Settings::new(pairs).map_err(Stop::Settings)?;
+/// What the flags say holds against any file, also against one that comes while the broker runs.
+fn read_settings(
+    file: Vec<(String, String)>,
+    flags: Vec<(String, String)>,
+) -> Result<Settings, Stop> {
+    let flags = flags.into_iter().collect();
+    let settings = Settings::layered(file, flags).map_err(Stop::Settings)?;
     for key in settings.ignored() {
         info!(key, "this setting of Kafka's is ignored: it has no effect here");
     }
     Ok(settings)
 }
 
-fn start(settings: Settings, dir: PathBuf, format: Option<String>) -> Start {
-    let on_fatal = Arc::new(|reason: String| {
+fn start(settings: Settings, dir: PathBuf, format: Option<String>, ending: &Ending) -> Start {
+    let ending = ending.clone();
+    let on_fatal = Arc::new(move |reason: String| {
         tracing::error!(reason, "the disk can no longer be trusted; this process ends");
+        ending.say(&format!("the disk can no longer be trusted: {reason}"));
         std::process::exit(EXIT_DISK)
     });
     Start { settings, dir, format, on_fatal }
@@ -238,7 +248,8 @@ mod tests {
         let in_use = DirectoryError::InUse("/d".into());
         assert_eq!(code(Stop::Settings(Vec::new())), 2);
         assert_eq!(code(Stop::Start(StartError::Node(in_use.into()))), 3);
-        assert_eq!(code(Stop::Start(StartError::Node(NodeError::Empty("/d".into())))), 4);
+        assert_eq!(code(Stop::Start(StartError::Node(NodeError::Empty("/d".into())))), 7);
+        assert_eq!(code(Stop::Start(StartError::CatalogDamaged("x".into()))), 4);
         let source = io::Error::from(io::ErrorKind::AddrInUse);
         assert_eq!(code(Stop::Start(StartError::Bind { address: "x".into(), source })), 6);
     }

@@ -31,8 +31,10 @@ pub mod topic;
 pub mod group;
 mod listeners;
 pub mod describe;
+mod replace;
 
 pub use listeners::{Endpoint, Listener};
+pub use replace::Replaced;
 
 use crate::limits;
 use key::Key;
@@ -75,6 +77,14 @@ impl Invalid {
         Self::Unknown { what, key: key.to_owned(), nearest }
     }
 
+    /// The key that it is about.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Unknown { key, .. } | Self::Value { key, .. } | Self::ReadOnly { key } => key,
+        }
+    }
+
     fn value(key: &str, value: &str, reason: String) -> Self {
         Self::Value { key: key.to_owned(), value: value.to_owned(), reason }
     }
@@ -99,10 +109,14 @@ impl fmt::Display for Invalid {
 
 impl std::error::Error for Invalid {}
 
-/// Everything that is set.
+/// Everything that is set. What a broker was started with may be replaced while it runs, as far as that
+/// takes effect ([`Settings::replace`]).
 #[derive(Debug)]
 pub struct Settings {
-    file: BTreeMap<String, String>,
+    /// What was given by flags; in `file` as well.
+    flags: BTreeMap<String, String>,
+    file: RwLock<BTreeMap<String, String>>,
+    needs_restart: RwLock<Vec<String>>,
     dynamic: RwLock<Dynamic>,
 }
 
@@ -121,12 +135,23 @@ pub fn read_properties(text: &str) -> Vec<(String, String)> {
 }
 
 impl Settings {
-    /// Takes pairs from the file and from flags; of the same key the last one holds.
+    /// Takes pairs from the file; of the same key the last one holds.
     ///
     /// # Errors
     /// All that is wrong with them, not only the first.
     pub fn new(pairs: impl IntoIterator<Item = (String, String)>) -> Result<Self, Vec<Invalid>> {
-        let mut file: BTreeMap<_, _> = pairs.into_iter().collect();
+        Self::layered(pairs, BTreeMap::new())
+    }
+
+    /// The same, with flags that hold against the file, also against one that comes later.
+    ///
+    /// # Errors
+    /// All that is wrong with both.
+    pub fn layered(
+        file: impl IntoIterator<Item = (String, String)>,
+        flags: BTreeMap<String, String>,
+    ) -> Result<Self, Vec<Invalid>> {
+        let mut file: BTreeMap<_, _> = file.into_iter().chain(flags.clone()).collect();
         let mut wrong: Vec<_> =
             file.iter().filter_map(|(key, value)| check_broker(key, value).err()).collect();
         if wrong.is_empty() {
@@ -135,7 +160,8 @@ impl Settings {
             file.insert("node.id".to_owned(), node_id.clone());
             file.insert("broker.id".to_owned(), node_id);
         }
-        let settings = Self { file, dynamic: RwLock::default() };
+        let (file, dynamic) = (RwLock::new(file), RwLock::default());
+        let settings = Self { flags, file, needs_restart: RwLock::default(), dynamic };
         if wrong.is_empty() {
             wrong.extend(settings.data_dir().err());
             wrong.extend(settings.check_admin().err());
@@ -147,9 +173,9 @@ impl Settings {
 
     /// Those in the file that have no effect here, for the log.
     #[must_use]
-    pub fn ignored(&self) -> Vec<&str> {
+    pub fn ignored(&self) -> Vec<String> {
         let is_ignored = |name: &&String| broker::find(name).is_some_and(|key| key.ignored);
-        self.file.keys().filter(is_ignored).map(String::as_str).collect()
+        self.file.read().keys().filter(is_ignored).cloned().collect()
     }
 
     /// Takes over what the catalog says was set at run time.
@@ -173,7 +199,7 @@ impl Settings {
     fn set(&self, name: &str) -> Option<String> {
         let dynamic = self.dynamic.read();
         let set = dynamic.broker.get(name).or_else(|| dynamic.all_brokers.get(name));
-        set.or_else(|| self.file.get(name)).cloned()
+        set.cloned().or_else(|| self.file.read().get(name).cloned())
     }
 
     /// A broker's key as it holds.
@@ -261,7 +287,7 @@ impl Settings {
     /// `node.id`, else `broker.id`, else 1.
     #[must_use]
     pub fn node_id(&self) -> i32 {
-        node_id(&self.file)
+        node_id(&self.file.read())
     }
 
     /// `broker.rack`.
@@ -275,9 +301,10 @@ impl Settings {
     /// # Errors
     /// When there is more than one.
     pub fn data_dir(&self) -> Result<Option<PathBuf>, Invalid> {
+        let file = self.file.read();
         let set = ["log.dirs", "log.dir"]
             .into_iter()
-            .find_map(|name| self.file.get(name).map(|dirs| (name, dirs)));
+            .find_map(|name| file.get(name).map(|dirs| (name, dirs)));
         let Some((name, dirs)) = set else { return Ok(None) };
         let mut all = key::list(dirs);
         match (all.next(), all.next()) {
@@ -290,6 +317,12 @@ impl Settings {
     #[must_use]
     pub fn admin(&self) -> String {
         self.text("ropewalk.admin.listener").expect("it has a default")
+    }
+
+    /// `format.cluster.id`.
+    #[must_use]
+    pub fn format_cluster_id(&self) -> Option<String> {
+        self.text("format.cluster.id").filter(|id| !id.trim().is_empty())
     }
 
     /// `admin.token.file`.
@@ -377,12 +410,6 @@ impl Settings {
     #[must_use]
     pub fn retention_check_interval(&self) -> Duration {
         self.millis("log.retention.check.interval.ms")
-    }
-
-    /// `log.cleaner.backoff.ms`.
-    #[must_use]
-    pub fn compaction_check_interval(&self) -> Duration {
-        self.millis("log.cleaner.backoff.ms")
     }
 
     /// `group.initial.rebalance.delay.ms`.

@@ -176,9 +176,14 @@ fn an_empty_directory_is_only_made_a_brokers_when_told_to() {
             data.display()
         ),
     );
-    let (code, _, error) = run(&["run", "--config", &file]);
-    assert_eq!(code, Some(4), "{error}");
-    assert!(error.contains("format"), "{error}");
+    let words = dir.path().join("last-words");
+    let words = words.display().to_string();
+    let (code, _, error) = run(&["run", "--config", &file, "--termination-log", &words]);
+    assert_eq!(code, Some(7), "{error}");
+    let last = error.lines().last().expect("it says why");
+    assert!(last.contains("the data directory is empty"), "{error}");
+    let written = std::fs::read_to_string(&words).expect("the last words are there");
+    assert_eq!(format!("ropewalk-broker: {written}"), format!("{last}\n"));
     assert!(error.contains("num.io.threads"), "the ignored setting is logged: {error}");
 
     let (code, said, error) = run(&["format", "--config", &file, "--cluster-id", "my-cluster"]);
@@ -203,6 +208,32 @@ fn an_empty_directory_is_only_made_a_brokers_when_told_to() {
     }
     child.kill().expect("killed");
     child.wait().expect("waited for");
+}
+
+#[test]
+fn a_file_may_say_which_cluster_an_empty_directory_is_made_to_belong_to() {
+    let dir = directory();
+    let text = format!(
+        "log.dirs={}\nlisteners=PLAINTEXT://127.0.0.1:0\nropewalk.admin.listener=127.0.0.1:0\n\
+         format.cluster.id=from-the-file\n",
+        dir.path().join("data").display()
+    );
+    let file = config(&dir, &text);
+    let mut child =
+        command(&["run", "--config", &file]).stderr(Stdio::piped()).spawn().expect("it starts");
+    let mut log = BufReader::new(child.stderr.take().expect("piped"));
+    let mut line = String::new();
+    while !line.contains("serving Kafka clients") {
+        line.clear();
+        assert!(log.read_line(&mut line).expect("text") > 0, "it ended");
+    }
+    child.kill().expect("killed");
+    child.wait().expect("waited for");
+    // It is formatted now: what the file says about that has no effect any more.
+    let file = config(&dir, &text.replace("from-the-file", "another"));
+    let (code, _, error) = run(&["format", "--config", &file]);
+    assert_eq!(code, Some(4), "{error}");
+    assert!(error.contains("cluster from-the-file"), "{error}");
 }
 
 #[test]

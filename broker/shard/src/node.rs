@@ -67,7 +67,10 @@ impl fmt::Debug for NodeOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
     /// The directory holds no broker, and nobody said to make one.
-    #[error("{0} holds no broker's data; format it first")]
+    #[error(
+        "the data directory is empty: {0} holds no broker's data. A new broker is told to format it; if \
+         this is none, its disk was lost"
+    )]
     Empty(PathBuf),
     /// The directory cannot be used.
     #[error(transparent)]

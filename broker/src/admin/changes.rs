@@ -22,6 +22,7 @@ use super::Admin;
 use super::access::Epoch;
 use super::refusal::Refused;
 use crate::catalog::Declaration;
+use crate::settings::{Invalid, Replaced};
 
 type Answer<T> = Result<Json<T>, Refused>;
 
@@ -197,6 +198,44 @@ pub(super) async fn unbind(
     check_owner(&unbind.owner)?;
     context.topics.unbind(epoch, &name, unbind.owner, group).await?;
     Ok(Json(json!({ "bound": false })))
+}
+
+/// `PUT /v1/settings`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    settings: BTreeMap<String, String>,
+}
+
+/// What became of it.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Taken {
+    applied: Vec<String>,
+    needs_restart: Vec<String>,
+}
+
+pub(super) async fn replace_settings(
+    State(admin): State<Arc<Admin>>,
+    Epoch(epoch): Epoch,
+    Body(file): Body<File>,
+) -> Answer<Taken> {
+    let context = admin.open()?.context;
+    context.topics.check_epoch(epoch).await?;
+    let replaced = context.settings.replace(file.settings).map_err(invalid_settings)?;
+    // The defaults of every topic may be others now.
+    if let Some(catalog) = &context.node.catalog().state().catalog {
+        context.view.reload(catalog);
+    }
+    let Replaced { applied, needs_restart } = replaced;
+    tracing::info!(?applied, ?needs_restart, "settings were replaced");
+    Ok(Json(Taken { applied, needs_restart }))
+}
+
+fn invalid_settings(all: Vec<Invalid>) -> Refused {
+    let key = all.first().map(|invalid| invalid.key().to_owned());
+    let lines: Vec<String> = all.iter().map(ToString::to_string).collect();
+    Refused::bad("InvalidSetting", lines.join("; ")).with("key", key)
 }
 
 /// An empty owner would be nobody, and everybody.

@@ -43,7 +43,7 @@ impl Refused {
         Self::new(StatusCode::CONFLICT, reason, error)
     }
 
-    fn with(self, key: &'static str, value: impl Into<Value>) -> Self {
+    pub(super) fn with(self, key: &'static str, value: impl Into<Value>) -> Self {
         Self { detail: Some((key, value.into())), ..self }
     }
 }

@@ -9,11 +9,12 @@ use crate::admin::measured::{Storage, StorageMetrics};
 use crate::admin::{About, AboutSettings, Open, Recovery, Source};
 use crate::clock;
 use crate::figures::{QueueReport, Report};
+use crate::settings::Settings;
 
 /// The broker as seen from outside.
 #[derive(Debug)]
 pub(super) struct Status {
-    broker_id: i32,
+    settings: Arc<Settings>,
     started_at_ms: i64,
     open: OnceLock<Opened>,
     stopping: AtomicBool,
@@ -28,9 +29,10 @@ struct Opened {
 
 impl Status {
     /// A broker that begins to start.
-    pub(super) fn new(broker_id: i32) -> Arc<Self> {
+    pub(super) fn new(settings: &Arc<Settings>) -> Arc<Self> {
         let (open, stopping) = (OnceLock::new(), AtomicBool::new(false));
-        Arc::new(Self { broker_id, started_at_ms: clock::now_ms(), open, stopping })
+        let settings = Arc::clone(settings);
+        Arc::new(Self { settings, started_at_ms: clock::now_ms(), open, stopping })
     }
 
     /// The data directory is open.
@@ -101,14 +103,14 @@ impl Source for Status {
         let open = opened.map(|opened| &opened.parts);
         let reasons = self.obstacles();
         About {
-            broker_id: self.broker_id,
+            broker_id: self.settings.node_id(),
             cluster_id: open.map(|open| open.context.cluster_id.to_string()),
             version: env!("CARGO_PKG_VERSION"),
             epoch: open.map_or(0, |open| open.context.topics.epoch()),
             started_at_ms: self.started_at_ms,
             ready: reasons.is_empty(),
             reasons,
-            settings: AboutSettings::default(),
+            settings: AboutSettings { needs_restart: self.settings.needs_restart() },
             recovery: Recovery {
                 done: opened.is_some(),
                 took_ms: opened.map(|opened| opened.at_ms - self.started_at_ms),

@@ -36,13 +36,14 @@ pub struct Reconciler {
     node: Arc<Node>,
     view: Arc<View>,
     wake: Notify,
+    pass_interval: Duration,
 }
 
 impl Reconciler {
     /// A reconciler of `node` towards `view`.
     #[must_use]
     pub fn new(node: Arc<Node>, view: Arc<View>) -> Self {
-        Self { node, view, wake: Notify::new() }
+        Self { node, view, wake: Notify::new(), pass_interval: PASS_INTERVAL }
     }
 
     /// Asks for a full comparison soon.
@@ -58,7 +59,7 @@ impl Reconciler {
                 tokio::time::sleep(RETRY).await;
                 continue;
             }
-            let _ = tokio::time::timeout(PASS_INTERVAL, self.wake.notified()).await;
+            let _ = tokio::time::timeout(self.pass_interval, self.wake.notified()).await;
         }
     }
 
@@ -223,3 +224,6 @@ impl Reconciler {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,9 +9,9 @@ use ropewalk_codec::alter_partition_reassignments_request::{
 use ropewalk_codec::alter_partition_reassignments_response::{
     AlterPartitionReassignmentsResponse, ReassignablePartitionResponse, ReassignableTopicResponse,
 };
-use uuid::Uuid;
 
 use super::create_topics::check_replicas;
+use super::partition::Found;
 use super::{Call, Close, Context, ErrorCode};
 
 /// Answers the request.
@@ -21,10 +21,7 @@ pub(crate) async fn handle(
     request: AlterPartitionReassignmentsRequest,
 ) -> Result<AlterPartitionReassignmentsResponse, Close> {
     let topic = |topic: ReassignableTopic| {
-        let view = ctx.topic(&topic.name, Uuid::nil());
-        let partition = |asked: ReassignablePartition| {
-            let found = view.as_deref().map_err(|code| *code);
-            let found = found.and_then(|view| ctx.partition(view, asked.partition_index));
+        let partition = |asked: ReassignablePartition, found: Result<Found, ErrorCode>| {
             let checked = found
                 .map_err(|code| (code, "there is no such partition".to_owned()))
                 .and_then(|_| match &asked.replicas {
@@ -44,7 +41,8 @@ pub(crate) async fn handle(
                 error_message,
             }
         };
-        let partitions = topic.partitions.into_iter().map(partition).collect();
+        let index = |asked: &ReassignablePartition| asked.partition_index;
+        let partitions = ctx.each_partition(&topic.name, topic.partitions, index, partition);
         ReassignableTopicResponse { name: topic.name, partitions }
     };
     let responses = request.topics.into_iter().map(topic).collect();

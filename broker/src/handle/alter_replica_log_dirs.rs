@@ -6,8 +6,8 @@ use ropewalk_codec::alter_replica_log_dirs_request::AlterReplicaLogDirsRequest;
 use ropewalk_codec::alter_replica_log_dirs_response::{
     AlterReplicaLogDirPartitionResult, AlterReplicaLogDirTopicResult, AlterReplicaLogDirsResponse,
 };
-use uuid::Uuid;
 
+use super::partition::Found;
 use super::{Call, Close, Context, ErrorCode};
 
 /// Answers the request.
@@ -19,10 +19,8 @@ pub(crate) async fn handle(
     let mut results = Vec::new();
     for dir in request.dirs {
         for topic in dir.topics {
-            let view = ctx.topic(&topic.name, Uuid::nil());
-            let partition = |index: i32| {
-                let found = view.as_deref().map_err(|code| *code);
-                let code = match found.and_then(|view| ctx.partition(view, index)) {
+            let partition = |index: i32, found: Result<Found, ErrorCode>| {
+                let code = match found {
                     Ok(_) if dir.path == ctx.log_dir => ErrorCode::None,
                     Ok(_) => ErrorCode::LogDirNotFound,
                     Err(code) => code,
@@ -32,7 +30,8 @@ pub(crate) async fn handle(
                     error_code: call.refuse(code),
                 }
             };
-            let partitions = topic.partitions.into_iter().map(partition).collect();
+            let partitions =
+                ctx.each_partition(&topic.name, topic.partitions, |index| *index, partition);
             results.push(AlterReplicaLogDirTopicResult { topic_name: topic.name, partitions });
         }
     }

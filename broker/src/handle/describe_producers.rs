@@ -8,10 +8,9 @@ use ropewalk_codec::describe_producers_request::DescribeProducersRequest;
 use ropewalk_codec::describe_producers_response::{
     DescribeProducersResponse, PartitionResponse, ProducerState, TopicResponse,
 };
-use uuid::Uuid;
 
+use super::partition::Found;
 use super::{Call, Close, Context, ErrorCode};
-use crate::catalog::TopicView;
 
 /// Answers the request.
 pub(crate) async fn handle(
@@ -21,29 +20,27 @@ pub(crate) async fn handle(
 ) -> Result<DescribeProducersResponse, Close> {
     let mut topics = Vec::with_capacity(request.topics.len());
     for topic in request.topics {
-        let view = ctx.topic(&topic.name, Uuid::nil());
-        let partition = |partition_index: i32| {
-            let found = view.as_deref().map_err(|code| *code);
-            match found.and_then(|view| active(ctx, view, partition_index)) {
-                Ok(active_producers) => {
-                    PartitionResponse { partition_index, active_producers, ..Default::default() }
-                }
-                Err(code) => PartitionResponse {
-                    partition_index,
-                    error_code: call.refuse(code),
-                    error_message: Some(Str::from_static("this broker does not lead it")),
-                    ..Default::default()
-                },
+        let partition = |partition_index: i32, found: Result<Found, ErrorCode>| match found
+            .and_then(|found| active(&found))
+        {
+            Ok(active_producers) => {
+                PartitionResponse { partition_index, active_producers, ..Default::default() }
             }
+            Err(code) => PartitionResponse {
+                partition_index,
+                error_code: call.refuse(code),
+                error_message: Some(Str::from_static("this broker does not lead it")),
+                ..Default::default()
+            },
         };
-        let partitions = topic.partition_indexes.into_iter().map(partition).collect();
+        let partitions =
+            ctx.each_partition(&topic.name, topic.partition_indexes, |index| *index, partition);
         topics.push(TopicResponse { name: topic.name, partitions });
     }
     Ok(DescribeProducersResponse { topics, ..Default::default() })
 }
 
-fn active(ctx: &Context, topic: &TopicView, index: i32) -> Result<Vec<ProducerState>, ErrorCode> {
-    let found = ctx.partition(topic, index)?;
+fn active(found: &Found) -> Result<Vec<ProducerState>, ErrorCode> {
     let state = found.shard.state();
     let partition = state.partitions.get(&found.id).ok_or(ErrorCode::UnknownTopicOrPartition)?;
     let producers = partition.producers.iter().flat_map(|known| known.iter());

@@ -7,8 +7,8 @@ use ropewalk_codec::elect_leaders_request::ElectLeadersRequest;
 use ropewalk_codec::elect_leaders_response::{
     ElectLeadersResponse, PartitionResult, ReplicaElectionResult,
 };
-use uuid::Uuid;
 
+use super::partition::Found;
 use super::{Call, Close, Context, ErrorCode};
 
 /// Answers the request.
@@ -20,10 +20,8 @@ pub(crate) async fn handle(
     // "All partitions" answers only those that were elected: none.
     let asked = request.topic_partitions.unwrap_or_default();
     let topic = |asked: ropewalk_codec::elect_leaders_request::TopicPartitions| {
-        let view = ctx.topic(&asked.topic, Uuid::nil());
-        let partition = |partition_id: i32| {
-            let found = view.as_deref().map_err(|code| *code);
-            let (code, why) = match found.and_then(|view| ctx.partition(view, partition_id)) {
+        let partition = |partition_id: i32, found: Result<Found, ErrorCode>| {
+            let (code, why) = match found {
                 Ok(_) => (ErrorCode::ElectionNotNeeded, "the leader is the preferred one already"),
                 Err(code) => (code, "there is no such partition"),
             };
@@ -33,7 +31,8 @@ pub(crate) async fn handle(
                 error_message: Some(Str::from_static(why)),
             }
         };
-        let partition_result = asked.partitions.into_iter().map(partition).collect();
+        let partition_result =
+            ctx.each_partition(&asked.topic, asked.partitions, |index| *index, partition);
         ReplicaElectionResult { topic: asked.topic, partition_result }
     };
     let replica_election_results = asked.into_iter().map(topic).collect();

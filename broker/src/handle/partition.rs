@@ -32,6 +32,23 @@ impl Context {
         }
     }
 
+    /// Answers for each partition of one topic that a request names: the partition, or why not.
+    pub(crate) fn each_partition<P, R>(
+        &self,
+        topic: &Str,
+        asked: Vec<P>,
+        index: impl Fn(&P) -> i32,
+        mut answer: impl FnMut(P, Result<Found, ErrorCode>) -> R,
+    ) -> Vec<R> {
+        let view = self.topic(topic, Uuid::nil());
+        let find = |index| self.partition(view.as_deref().map_err(|code| *code)?, index);
+        let one = |asked| {
+            let found = find(index(&asked));
+            answer(asked, found)
+        };
+        asked.into_iter().map(one).collect()
+    }
+
     /// The partition, if this broker leads it.
     pub(crate) fn partition(&self, topic: &TopicView, index: i32) -> Result<Found, ErrorCode> {
         let (id, home) = topic.partition(index).ok_or(ErrorCode::UnknownTopicOrPartition)?;

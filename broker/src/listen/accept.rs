@@ -1,6 +1,7 @@
 //! Accepts connections within the limits, and lets them finish when the broker stops.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -29,17 +30,22 @@ pub struct Options {
     pub frame_time_max: Duration,
     /// An answer must be taken within this, plus the time for its size.
     pub write_time_max: Duration,
+    /// How many connections there may be.
+    pub limits: Arc<dyn ConnectionLimits>,
+}
+
+/// How many connections there may be; asked for each new one, since both can change at run time.
+pub trait ConnectionLimits: Send + Sync + fmt::Debug {
     /// `max.connections`, over all listeners.
-    pub connections_max: usize,
+    fn connections_max(&self) -> usize;
     /// `max.connections.per.ip`.
-    pub connections_per_ip_max: usize,
+    fn connections_per_ip_max(&self) -> usize;
 }
 
 /// All listeners of a broker: what they share, and how many connections there are.
 #[derive(Debug)]
 pub struct Acceptor {
     shared: Shared,
-    options: Options,
     slots: Arc<Slots>,
     stopping: watch::Receiver<bool>,
 }
@@ -54,8 +60,8 @@ impl Acceptor {
         metrics: Metrics,
         stopping: watch::Receiver<bool>,
     ) -> Arc<Self> {
-        let shared = Shared { service, budget, options: Arc::new(options.clone()), metrics };
-        Arc::new(Self { shared, options, slots: Arc::default(), stopping })
+        let shared = Shared { service, budget, options: Arc::new(options), metrics };
+        Arc::new(Self { shared, slots: Arc::default(), stopping })
     }
 
     /// Binds a listener. IPv6 wildcards take IPv4 clients as well, as Kafka's do.
@@ -110,7 +116,7 @@ impl Acceptor {
         connections: &mut JoinSet<()>,
     ) {
         let metrics = &self.shared.metrics;
-        let slot = match self.slots.take(address.ip(), &self.options) {
+        let slot = match self.slots.take(address.ip(), &*self.shared.options.limits) {
             Ok(slot) => slot,
             Err(limit) => {
                 metrics.refused.get_or_create(&Refused { limit }).inc();
@@ -188,13 +194,17 @@ struct Slot {
 
 impl Slots {
     /// A place for one more, or the setting that forbids it.
-    fn take(self: &Arc<Self>, ip: IpAddr, options: &Options) -> Result<Slot, &'static str> {
+    fn take(
+        self: &Arc<Self>,
+        ip: IpAddr,
+        limits: &dyn ConnectionLimits,
+    ) -> Result<Slot, &'static str> {
         let mut taken = self.0.lock();
-        if taken.all >= options.connections_max {
+        if taken.all >= limits.connections_max() {
             return Err("max.connections");
         }
         let of_ip = taken.by_ip.entry(ip).or_default();
-        if *of_ip >= options.connections_per_ip_max {
+        if *of_ip >= limits.connections_per_ip_max() {
             return Err("max.connections.per.ip");
         }
         *of_ip += 1;

@@ -91,14 +91,32 @@ fn framed(body: &[u8]) -> Vec<Bytes> {
     vec![Bytes::copy_from_slice(&length), Bytes::copy_from_slice(body)]
 }
 
+#[derive(Debug)]
+struct Limits(AtomicUsize, usize);
+
+impl Limits {
+    fn new(all: usize, per_ip: usize) -> Arc<Self> {
+        Arc::new(Self(AtomicUsize::new(all), per_ip))
+    }
+}
+
+impl ConnectionLimits for Limits {
+    fn connections_max(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    fn connections_per_ip_max(&self) -> usize {
+        self.1
+    }
+}
+
 fn options() -> Options {
     Options {
         frame_bytes_max: 1 << 20,
         idle_max: SOON,
         frame_time_max: SOON,
         write_time_max: SOON,
-        connections_max: 100,
-        connections_per_ip_max: 100,
+        limits: Limits::new(100, 100),
     }
 }
 
@@ -398,7 +416,8 @@ async fn connections_beyond_the_limits_are_closed_at_once() {
     let refused = |served: &Served, limit| {
         served.metrics.refused.get_or_create(&metrics::Refused { limit }).get()
     };
-    let all = served(Options { connections_max: 2, ..options() }).await;
+    let limits = Limits::new(2, 100);
+    let all = served(Options { limits: Arc::clone(&limits) as _, ..options() }).await;
     let (first, _second) = (all.connect().await, all.connect().await);
     eventually(|| all.metrics.open.get() == 2).await;
     closes(&mut all.connect().await).await;
@@ -408,8 +427,15 @@ async fn connections_beyond_the_limits_are_closed_at_once() {
     let mut third = all.connect().await;
     send(&mut third, &[b"P\x00"]).await;
     receive(&mut third).await;
+    // A limit that is changed holds for whoever comes next; who is there stays.
+    limits.0.store(1, Ordering::SeqCst);
+    closes(&mut all.connect().await).await;
+    limits.0.store(3, Ordering::SeqCst);
+    let mut fourth = all.connect().await;
+    send(&mut fourth, &[b"P\x00"]).await;
+    receive(&mut fourth).await;
 
-    let per_ip = served(Options { connections_per_ip_max: 1, ..options() }).await;
+    let per_ip = served(Options { limits: Limits::new(100, 1), ..options() }).await;
     let _first = per_ip.connect().await;
     eventually(|| per_ip.metrics.open.get() == 1).await;
     closes(&mut per_ip.connect().await).await;

@@ -137,10 +137,6 @@ static USED: &[Key] = &[
         .valid(Valid::OneOf(CLEANUP_POLICIES))
         .dynamic()
         .doc("Whether old records are deleted, or all but the last of each key are."),
-    key("log.cleaner.backoff.ms", Kind::Long, "15000")
-        .valid(Valid::AtLeast(0))
-        .dynamic()
-        .doc("How often topics are looked at for compaction."),
     key("log.cleaner.delete.retention.ms", Kind::Long, "86400000")
         .valid(Valid::AtLeast(0))
         .dynamic()
@@ -191,6 +187,10 @@ static USED: &[Key] = &[
     unset("admin.token.file", Kind::String).doc(
         "A file with the token that admin calls which change something must carry; without it they are \
          taken from this machine only.",
+    ),
+    unset("format.cluster.id", Kind::String).doc(
+        "The cluster that an empty data directory is made to belong to, as with run --format; without it \
+         an empty one is refused.",
     ),
 ];
 

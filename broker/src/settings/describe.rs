@@ -138,11 +138,11 @@ impl Settings {
     /// Where a broker's key is set, the place that holds first.
     fn found(&self, name: &str) -> Vec<Found> {
         let Some(key) = broker::find(name) else { return Vec::new() };
-        let dynamic = self.dynamic.read();
+        let (dynamic, file) = (self.dynamic.read(), self.file.read());
         let places = [
             (dynamic.broker.get(name).map(String::as_str), Source::Broker),
             (dynamic.all_brokers.get(name).map(String::as_str), Source::AllBrokers),
-            (self.file.get(name).map(String::as_str), Source::File),
+            (file.get(name).map(String::as_str), Source::File),
             (key.default, Source::Default),
         ];
         let found = |(value, source): (Option<&str>, Source)| {

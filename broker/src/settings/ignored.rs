@@ -127,6 +127,7 @@ ignored! {
     "kafka.metrics.polling.interval.secs" Int "10" ReadOnly;
     "kafka.metrics.reporters" List "" ReadOnly;
     "leader.imbalance.check.interval.seconds" Long "300" ReadOnly;
+    "log.cleaner.backoff.ms" Long "15000" ClusterWide;
     "log.cleaner.dedupe.buffer.size" Long "134217728" ClusterWide;
     "log.cleaner.enable" Boolean "true" ReadOnly;
     "log.cleaner.io.buffer.load.factor" Double "0.9" ClusterWide;

@@ -290,3 +290,44 @@ async fn a_token_is_asked_for_and_may_be_replaced() {
     }
     served.broker.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_file_of_settings_holds_at_once_where_it_can() {
+    let listeners =
+        [("listeners", "PLAINTEXT://127.0.0.1:0"), ("ropewalk.admin.listener", "127.0.0.1:0")];
+    let served = Served::start(&[("num.partitions", "3")]).await;
+    served.declare(ME, 1, json!({})).await;
+    let file = |more: &[(&str, &str)]| {
+        let pairs = listeners.iter().chain(more);
+        json!({ "settings": pairs.map(|(k, v)| ((*k).to_owned(), json!(v))).collect::<serde_json::Map<_, _>>() })
+    };
+    let put = "PUT /v1/settings";
+    let body =
+        file(&[("num.partitions", "5"), ("log.retention.ms", "60000"), ("max.connections", "0")]);
+    let (status, taken) = served.change(0, put, body).await;
+    assert_eq!(status, 200, "{taken}");
+    assert_eq!(taken["applied"], json!(["log.retention.ms", "max.connections"]));
+    assert_eq!(taken["needsRestart"], json!(["num.partitions"]));
+    let (_, about) = served.call("GET /v1/broker", &[], Value::Null).await;
+    assert_eq!(about["settings"]["needsRestart"], json!(["num.partitions"]));
+    let topic = served.broker.context().view.by_name("orders").expect("declared");
+    assert_eq!(topic.config.retention_ms, Some(60_000), "the defaults of topics follow");
+    let mut refused = TcpStream::connect(served.broker.kafka()[0]).await.expect("it listens");
+    assert_eq!(
+        refused.read(&mut [0; 1]).await.unwrap_or(0),
+        0,
+        "no connection is allowed any more"
+    );
+
+    let (status, wrong) = served.change(0, put, file(&[("num.partitions", "none")])).await;
+    assert_eq!((status, &wrong["reason"]), (400, &json!("InvalidSetting")));
+    assert_eq!(wrong["key"], "num.partitions");
+    let error = wrong["error"].as_str().expect("a sentence");
+    assert!(error.contains("num.partitions") && error.contains("none"), "{error}");
+    let (_, back) = served.change(0, put, file(&[("num.partitions", "3")])).await;
+    assert_eq!(back["needsRestart"], json!([]));
+    let epoch = served.claim().await;
+    let (status, _) = served.change(epoch - 1, put, file(&[])).await;
+    assert_eq!(status, 409, "K2");
+    served.broker.stop().await;
+}

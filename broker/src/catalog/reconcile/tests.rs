@@ -1,0 +1,104 @@
+//! Partitions without a topic are closed, and no others, whoever opens and deletes meanwhile.
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::boot::{Broker, Start};
+use crate::catalog::NewTopic;
+use crate::settings::Settings;
+
+const SOON: Duration = Duration::from_secs(20);
+
+async fn broker() -> (Broker, TempDir) {
+    let dir = TempDir::new().expect("a directory");
+    let pairs =
+        [("listeners", "PLAINTEXT://127.0.0.1:0"), ("ropewalk.admin.listener", "127.0.0.1:0")];
+    let pairs = pairs.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let start = Start {
+        settings: Settings::new(pairs).expect("valid"),
+        dir: dir.path().to_owned(),
+        format: Some("cluster".to_owned()),
+        on_fatal: Arc::new(|reason| panic!("{reason}")),
+    };
+    (Broker::start(start).await.expect("it starts"), dir)
+}
+
+fn reconciler(broker: &Broker) -> Reconciler {
+    let context = broker.context();
+    Reconciler::new(Arc::clone(&context.node), Arc::clone(&context.view))
+}
+
+async fn create(broker: &Broker, name: String) -> TopicId {
+    let topic = NewTopic { name, partitions: Some(3), configs: vec![], owner: None };
+    let made = broker.context().topics.create(vec![topic], false).await;
+    made.into_iter().next().expect("one").expect("made").id
+}
+
+/// As an entry that was on its way when its topic was deleted.
+async fn open_orphan(broker: &Broker) -> (Arc<Shard>, PartitionId) {
+    let partition = PartitionId { topic: TopicId::random(), index: 0 };
+    let shard = Arc::clone(broker.context().node.shard(ShardId(5)).expect("not damaged"));
+    let open = ShardCommand::OpenPartitions(vec![OpenPartition { partition, epoch_base: 0 }]);
+    shard.propose(Command::Shard(open)).await.expect("it leads");
+    assert!(shard.log(&partition).is_some());
+    (shard, partition)
+}
+
+async fn closes(shard: &Shard, partition: PartitionId) {
+    let gone = async {
+        while shard.log(&partition).is_some() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(SOON, gone).await.expect("it is closed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_late_entry_opened_is_closed_when_it_is_known_and_from_time_to_time() {
+    let (broker, _dir) = broker().await;
+    let reconciler = Reconciler { pass_interval: Duration::from_millis(50), ..reconciler(&broker) };
+    let running = tokio::spawn(Arc::new(reconciler).run());
+    for _ in 0..2 {
+        let (shard, partition) = open_orphan(&broker).await;
+        closes(&shard, partition).await;
+    }
+    running.abort();
+    // Whoever opened for a topic that is gone by then asks for a look at once.
+    let (shard, partition) = open_orphan(&broker).await;
+    let patient = Arc::new(self::reconciler(&broker));
+    patient.converge(&[partition.topic]).await.expect("nothing to open");
+    let running = tokio::spawn(Arc::clone(&patient).run());
+    closes(&shard, partition).await;
+    let (shard, partition) = open_orphan(&broker).await;
+    patient.converge(&[partition.topic]).await.expect("nothing to open");
+    closes(&shard, partition).await;
+    running.abort();
+    broker.stop().await;
+}
+
+/// A pass looks at one shard after the other while topics come: none of their partitions may be
+/// taken for one that nobody knows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_partition_that_is_opened_while_it_looks_is_no_orphan() {
+    let (broker, _dir) = broker().await;
+    let reconciler = Arc::new(reconciler(&broker));
+    let looking = tokio::spawn(async move {
+        loop {
+            reconciler.pass().await.expect("it leads");
+            tokio::task::yield_now().await;
+        }
+    });
+    for n in 0..60 {
+        let id = create(&broker, format!("t{n}")).await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let topic = broker.context().view.by_id(id).expect("made");
+        for (index, home) in (0..).zip(&topic.partitions) {
+            let shard = broker.context().node.shard(home.shard).expect("not damaged");
+            let partition = PartitionId { topic: id, index };
+            // Whoever closed it by mistake may open it again: then its records would be gone.
+            assert!(shard.log(&partition).is_some(), "t{n}-{index}");
+        }
+    }
+    looking.abort();
+    broker.stop().await;
+}

@@ -1,0 +1,146 @@
+//! A new file of settings while the broker runs: what can change at once does, the rest is remembered as
+//! waiting for a restart.
+//!
+//! Place in the walk: the admin server hands in the whole file that is wanted; what is on the disk is
+//! somebody else's business. What was given by a flag holds against any file.
+//!
+//! # Invariants
+//!
+//! - A file with anything wrong in it changes nothing.
+//! - A key changes at once exactly if Kafka lets it change at run time for all brokers and it has a meaning
+//!   here; so the getters need not know where a value came from.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::key::Update;
+use super::{Invalid, Settings, broker};
+
+/// Keys that only say how to begin on an empty directory: for a broker that runs they say nothing.
+const FIRST_START_ONLY: &[&str] = &["format.cluster.id"];
+
+/// What became of a new file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Replaced {
+    /// Keys that hold another value from now on.
+    pub applied: Vec<String>,
+    /// Keys that will with the next start.
+    pub needs_restart: Vec<String>,
+}
+
+impl Settings {
+    /// Takes over a whole file. Whoever keeps something made from the settings has to look again.
+    ///
+    /// # Errors
+    /// All that is wrong with it.
+    pub fn replace(
+        &self,
+        wanted: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Replaced, Vec<Invalid>> {
+        let wanted = Self::layered(wanted, self.flags.clone())?.file.into_inner();
+        let mut file = self.file.write();
+        let keys: BTreeSet<&String> = file.keys().chain(wanted.keys()).collect();
+        let differs = |key: &&&String| file.get(**key) != wanted.get(**key);
+        let differing: Vec<String> =
+            keys.iter().filter(differs).map(|key| (**key).clone()).collect();
+        let mut replaced = Replaced::default();
+        for key in differing {
+            match fate(&key) {
+                Fate::Applied => replaced.applied.push(key.clone()),
+                Fate::Nothing => {}
+                Fate::NeedsRestart => {
+                    replaced.needs_restart.push(key);
+                    continue;
+                }
+            }
+            take_over(&mut file, &wanted, &key);
+        }
+        self.needs_restart.write().clone_from(&replaced.needs_restart);
+        Ok(replaced)
+    }
+
+    /// Keys that the last file told to be different and that wait for a restart.
+    #[must_use]
+    pub fn needs_restart(&self) -> Vec<String> {
+        self.needs_restart.read().clone()
+    }
+}
+
+/// What a different value of a key does.
+enum Fate {
+    Applied,
+    NeedsRestart,
+    /// It has no effect in either case.
+    Nothing,
+}
+
+fn fate(key: &str) -> Fate {
+    match broker::find(key) {
+        Some(known) if known.ignored => Fate::Nothing,
+        _ if FIRST_START_ONLY.contains(&key) => Fate::Nothing,
+        Some(known) if known.update == Update::ClusterWide => Fate::Applied,
+        _ => Fate::NeedsRestart,
+    }
+}
+
+fn take_over(file: &mut BTreeMap<String, String>, wanted: &BTreeMap<String, String>, key: &str) {
+    match wanted.get(key) {
+        Some(value) => file.insert(key.to_owned(), value.clone()),
+        None => file.remove(key),
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect()
+    }
+
+    fn replace(settings: &Settings, file: &[(&str, &str)]) -> Replaced {
+        settings.replace(pairs(file)).expect("valid")
+    }
+
+    fn replaced(applied: &[&str], needs_restart: &[&str]) -> Replaced {
+        let owned = |keys: &[&str]| keys.iter().map(|key| (*key).to_owned()).collect();
+        Replaced { applied: owned(applied), needs_restart: owned(needs_restart) }
+    }
+
+    #[test]
+    fn what_can_change_does_and_the_rest_waits() {
+        let file = [("num.partitions", "3"), ("max.connections", "10"), ("num.io.threads", "4")];
+        let settings = Settings::new(pairs(&file)).expect("valid");
+        assert_eq!(replace(&settings, &file), replaced(&[], &[]));
+        let other = [("num.partitions", "5"), ("log.retention.ms", "1"), ("num.io.threads", "9")];
+        let expected = replaced(&["log.retention.ms", "max.connections"], &["num.partitions"]);
+        assert_eq!(replace(&settings, &other), expected);
+        assert_eq!(settings.num_partitions(), 3, "as it started");
+        assert_eq!(settings.connections_max(), crate::limits::CONNECTIONS_MAX, "the default again");
+        assert_eq!(settings.needs_restart(), ["num.partitions"]);
+        // What was put back needs nothing any more.
+        replace(&settings, &file);
+        assert_eq!(settings.needs_restart(), Vec::<String>::new());
+        assert_eq!(settings.connections_max(), 10);
+    }
+
+    #[test]
+    fn a_wrong_file_changes_nothing() {
+        let settings = Settings::new(pairs(&[("max.connections", "10")])).expect("valid");
+        let wrong =
+            pairs(&[("max.connections", "20"), ("max.conections", "1"), ("num.partitions", "0")]);
+        let wrong = settings.replace(wrong).expect_err("two are wrong");
+        assert_eq!(wrong.len(), 2, "{wrong:?}");
+        assert_eq!(settings.connections_max(), 10);
+        assert_eq!(settings.needs_restart(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_flag_holds_against_any_file_and_the_first_start_is_over() {
+        let flags = pairs(&[("max.connections", "7")]);
+        let settings =
+            Settings::layered(pairs(&[("format.cluster.id", "c")]), flags.into_iter().collect());
+        let settings = settings.expect("valid");
+        assert_eq!(replace(&settings, &[("max.connections", "9")]), replaced(&[], &[]));
+        assert_eq!(settings.connections_max(), 7);
+    }
+}
