@@ -14,3 +14,5 @@
 //!
 //! - The same input gives the same output, byte for byte: what is built twice is written once (K1).
 //! - Nothing of the operator's own release goes into what is built for a broker (K5).
+
+pub mod scaling;

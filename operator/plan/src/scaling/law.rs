@@ -1,0 +1,467 @@
+//! The law itself: from what was watched to a decision.
+//!
+//! The order of [`Scaler::decide`] is the order of precedence: commands, the unknown, the user's bounds, trials that are
+//! running, zero, up, down.
+
+use super::decision::{Action, Decision, Figures, Limit, NotJoining, Rate};
+use super::limits::{GOOD_INTERVALS_TO_THAW, INTERVAL, NOISE_DEVIATIONS, UP_SHARE};
+use super::probe::Outcome;
+use super::saturation::Scene;
+use super::signal::Signal;
+use super::steps::Layout;
+use super::{Mode, Policy, Scaler, Target};
+use std::time::Duration;
+
+/// The most and the fewest replicas that there may be while there is work.
+#[derive(Debug, Clone, Copy)]
+struct Bounds {
+    min: u32,
+    max: u32,
+}
+
+impl Bounds {
+    fn of(policy: &Policy, layout: Layout) -> Self {
+        let max = policy.replicas_max.unwrap_or(layout.partitions).max(1);
+        // Replicas between two steps do nothing that the lower step does not, but the user's minimum holds.
+        let min = policy.replicas_min.max(1).min(max);
+        Self { min, max: layout.useful(max).max(min) }
+    }
+
+    fn clamp(self, replicas: u32) -> u32 {
+        replicas.clamp(self.min, self.max)
+    }
+}
+
+/// Everything the law looks at in one interval.
+#[derive(Debug, Clone, Copy)]
+struct View {
+    now: Duration,
+    replicas: u32,
+    bounds: Bounds,
+    layout: Layout,
+    /// What one member can do, measured or hinted.
+    per_member: Option<f64>,
+    /// Messages per second that replicas can help with, now and when new ones would work.
+    arrival: f64,
+    ahead: f64,
+    /// Messages that wait and that replicas can help with.
+    waiting: f64,
+    /// What was wanted of replicas, before bounds.
+    wanted: u32,
+}
+
+impl Scaler {
+    /// Decides, given what the user wants and what the target is at this moment.
+    ///
+    /// To be asked every [`INTERVAL`], and at once when the broker says that messages wait for a group without members.
+    pub fn decide(&mut self, now: Duration, policy: &Policy, target: Target) -> Decision {
+        self.target = target;
+        let mut limit = None;
+        let action = self.act(now, policy, &mut limit);
+        if let Action::Set { from, to, .. } = &action {
+            self.wrote(now, *from, *to);
+        }
+        let view = self.view(now, policy);
+        let is_measured = self.service.measured().is_some();
+        let members = f64::from(self.joining.per_replica());
+        let late = self.joining.late(now).filter(|_| target.replicas > 0 && self.good > 0);
+        Decision {
+            action,
+            limit,
+            not_joining: late.map(|(members, missing_for)| NotJoining {
+                replicas: target.replicas,
+                members,
+                missing_for,
+            }),
+            figures: Figures {
+                arrival_per_second: self.arrival.now(),
+                per_replica_per_second: view.per_member.map(|rate| rate * members),
+                is_measured,
+                waiting: self.backlog.waiting(self.arrival.now()),
+                wanted: view.wanted,
+            },
+        }
+    }
+
+    fn act(&mut self, now: Duration, policy: &Policy, limit: &mut Option<Limit>) -> Action {
+        let replicas = self.target.replicas;
+        if policy.is_hibernating {
+            return hibernate(replicas, policy.replicas_min);
+        }
+        if policy.mode == Mode::Disabled {
+            return Action::Keep { replicas, why: "scaling is disabled".to_owned() };
+        }
+        if replicas == 0 {
+            return self.wake(now, policy);
+        }
+        if let Signal::Unknown(why) = &self.latest {
+            return Action::Frozen { replicas, why: why.clone() };
+        }
+        if self.good < GOOD_INTERVALS_TO_THAW {
+            let why = format!(
+                "watching: {} of {GOOD_INTERVALS_TO_THAW} intervals without a gap",
+                self.good
+            );
+            return Action::Frozen { replicas, why };
+        }
+        let view = self.view(now, policy);
+        let within = replicas.max(policy.replicas_min).min(policy.replicas_max.unwrap_or(u32::MAX));
+        if within != replicas {
+            return set(replicas, within, "`minReplicas` and `maxReplicas` say so".to_owned());
+        }
+        if let Some(action) = self.to_zero(now, policy) {
+            return action;
+        }
+        if !std::mem::take(&mut self.is_fresh) {
+            return Action::Keep { replicas, why: "nothing new".to_owned() };
+        }
+        match policy.mode {
+            Mode::Rate => self.by_rate(&view, policy, limit),
+            Mode::Lag { .. } | Mode::Disabled => self.by_lag(&view, policy, limit),
+        }
+    }
+
+    /// Remembers that another count is being written. If the write fails, the next look at the target puts it right.
+    fn wrote(&mut self, now: Duration, from: u32, to: u32) {
+        self.target.replicas = to;
+        if to > from {
+            self.joining.asked_for(now, to);
+        } else {
+            self.joining.gave_up();
+        }
+        self.window.restart();
+    }
+
+    fn view(&self, now: Duration, policy: &Policy) -> View {
+        let per_replica = self.joining.per_replica();
+        let layout = Layout {
+            partitions: self.backlog.partitions().max(1),
+            members_per_replica: per_replica,
+        };
+        let hint = policy.expected_per_replica_per_second.map(|rate| rate / f64::from(per_replica));
+        let per_member = self.service.believed(hint);
+        let (arrival_lost, waiting_lost) = match per_member {
+            Some(rate) => self.hot.beyond_help(&self.backlog, rate),
+            None => (0.0, 0.0),
+        };
+        let arrival = (self.arrival.now() - arrival_lost).max(0.0);
+        let ahead = (self.arrival.after(self.joining.startup()) - arrival_lost).max(0.0);
+        let waiting = (self.backlog.waiting(self.arrival.now()) - waiting_lost).max(0.0);
+        let wanted = match (policy.mode, per_member) {
+            (Mode::Lag { messages_per_replica }, _) => {
+                self.backlog.waiting(0.0) / messages_per_replica.max(1) as f64
+            }
+            (Mode::Rate | Mode::Disabled, Some(rate)) => {
+                let drain = policy.drain.as_secs_f64().max(1.0);
+                let demand = ahead / policy.utilization + waiting / drain;
+                // More than there are partitions is of no use, but it is what would be needed.
+                let step = layout.step_for(demand, rate);
+                if layout.capacity(step, rate) < demand {
+                    demand / rate / f64::from(per_replica)
+                } else {
+                    step.into()
+                }
+            }
+            (Mode::Rate | Mode::Disabled, None) => self.target.replicas.into(),
+        };
+        let wanted = wanted.ceil().max(1.0) as u32;
+        View {
+            now,
+            replicas: self.target.replicas,
+            bounds: Bounds::of(policy, layout),
+            layout,
+            per_member,
+            arrival,
+            ahead,
+            waiting,
+            wanted,
+        }
+    }
+
+    /// A group without replicas stays so until messages wait: then it goes straight to what is wanted.
+    fn wake(&self, now: Duration, policy: &Policy) -> Action {
+        let length = match &self.latest {
+            Signal::Unknown(why) => return Action::Frozen { replicas: 0, why: why.clone() },
+            Signal::Wake { length } => *length,
+            Signal::Known(sample) => sample.length,
+        };
+        let view = self.view(now, policy);
+        if length == 0 {
+            return match policy.replicas_min {
+                0 => Action::Keep { replicas: 0, why: "nothing waits".to_owned() },
+                min => set(0, min, "`minReplicas` says so".to_owned()),
+            };
+        }
+        let drain = policy.drain.as_secs_f64().max(1.0);
+        let wanted = match (policy.mode, view.per_member) {
+            (Mode::Rate, Some(rate)) => {
+                view.layout.step_for(view.ahead / policy.utilization + length as f64 / drain, rate)
+            }
+            (Mode::Rate, None) => 1,
+            (Mode::Lag { .. } | Mode::Disabled, _) => view.wanted,
+        };
+        set(0, view.bounds.clamp(wanted), format!("{length} messages wait and nobody consumes"))
+    }
+
+    fn to_zero(&self, now: Duration, policy: &Policy) -> Option<Action> {
+        let idle = self.idle.lasts(now).filter(|idle| *idle >= policy.idle)?;
+        let settled = self.target.replicas == self.target.current;
+        if policy.replicas_min > 0 || !settled || self.joining.is_rebalancing() {
+            return None;
+        }
+        let reason = format!("nothing waits, and nothing has come for {}s", idle.as_secs());
+        Some(set(self.target.replicas, 0, reason))
+    }
+
+    fn by_rate(&mut self, view: &View, policy: &Policy, limit: &mut Option<Limit>) -> Action {
+        self.look_for_hot(view);
+        if let Some(action) = self.judge(view, policy, limit) {
+            return action;
+        }
+        let ceiling = self.saturation.hold().map_or(view.bounds.max, |hold| hold.replicas);
+        let wanted = view.bounds.clamp(view.wanted);
+        self.window.settle(view.now, policy.stabilization);
+        self.window.add(view.now, wanted);
+        let Some(per_member) = view.per_member else {
+            return self.feel_the_way(view, policy, limit);
+        };
+        let up = wanted.min(ceiling);
+        if self.is_short(view, per_member, policy) {
+            if up > view.replicas {
+                return self.up(view, up, policy);
+            }
+            limit_at_maximum(view, limit);
+        } else if let Some(down) = self.down(view, per_member, policy) {
+            return down;
+        } else if let Some(probe) = self.try_fewer(view, policy) {
+            return probe;
+        }
+        Action::Keep { replicas: view.replicas, why: self.figures_text(view, policy) }
+    }
+
+    /// A verdict on a partition needs a measured rate, and members that have settled.
+    fn look_for_hot(&mut self, view: &View) {
+        let settled = self.joining.joined_for(view.now).unwrap_or_default();
+        match self.service.measured() {
+            Some(rate) if settled >= self.backlog.commit_interval() * 2 => {
+                self.hot.close(&self.backlog, rate);
+            }
+            Some(_) | None => {}
+        }
+    }
+
+    /// Trials that are running, and what limits scaling because of earlier ones.
+    fn judge(&mut self, view: &View, policy: &Policy, limit: &mut Option<Limit>) -> Option<Action> {
+        if let Some(rate) = self.service.measured() {
+            *limit = self.hot.worst(&self.backlog, rate).map(Limit::HotPartition);
+        }
+        let scene = Scene {
+            now: view.now,
+            replicas: view.replicas,
+            layout: view.layout,
+            per_member: self.service.measured(),
+            joined_for: self.joining.joined_for(view.now),
+            commit_interval: self.backlog.commit_interval(),
+            waiting: view.waiting,
+            arrival: view.arrival,
+            members: self.shown,
+        };
+        let began = self.saturation.judge(&scene);
+        if let Some(hold) = self.saturation.hold() {
+            *limit = Some(Limit::DownstreamSaturated {
+                replicas: hold.replicas,
+                takes_per_second: hold.takes,
+                retry_in: hold.until.saturating_sub(view.now),
+            });
+        }
+        if let Some(hold) = began
+            && view.bounds.clamp(hold.replicas) < view.replicas
+        {
+            let reason = format!("more replicas did not process more than {}/s", Rate(hold.takes));
+            return Some(set(view.replicas, view.bounds.clamp(hold.replicas), reason));
+        }
+        self.judge_probe(view, policy)
+    }
+
+    fn judge_probe(&mut self, view: &View, policy: &Policy) -> Option<Action> {
+        let trial = self.probe.trial()?;
+        if trial.to != view.replicas {
+            self.probe.restart();
+            return None;
+        }
+        // What a rebalance leaves behind is no proof.
+        let explained = self.joining.pause().mul_f64(1.5) + INTERVAL;
+        let formed = view.waiting > view.arrival * explained.as_secs_f64();
+        let settle = self.joining.startup() + self.backlog.commit_interval() * 4;
+        match self.probe.judge(view.now, formed, settle) {
+            Outcome::Running => Some(Action::Keep {
+                replicas: view.replicas,
+                why: format!("trying whether {} suffice", view.replicas),
+            }),
+            Outcome::TooFew => {
+                self.service.confirm(policy.expected_per_replica_per_second);
+                let reason = format!("{} did not suffice", trial.to);
+                Some(set(view.replicas, view.bounds.clamp(trial.from), reason))
+            }
+            Outcome::Enough => {
+                let each = view.layout.capacity(trial.to, 1.0) * policy.utilization;
+                self.service.raise(view.arrival / each);
+                None
+            }
+        }
+    }
+
+    /// Whether the replicas there are do not suffice.
+    fn is_short(&self, view: &View, per_member: f64, policy: &Policy) -> bool {
+        let capacity = view.layout.capacity(view.replicas, per_member);
+        let drain = policy.drain.as_secs_f64().max(1.0);
+        let surely = view.ahead - NOISE_DEVIATIONS * self.arrival.noise();
+        if surely > UP_SHARE * capacity {
+            return true;
+        }
+        // A backlog that is gone before new pods could help needs none.
+        let patience =
+            drain.max(2.0 * (self.joining.startup() + self.joining.pause()).as_secs_f64());
+        let drained_in = view.waiting / (capacity - view.arrival).max(f64::MIN_POSITIVE);
+        view.arrival + view.waiting / drain > UP_SHARE * capacity && drained_in > patience
+    }
+
+    fn up(&mut self, view: &View, to: u32, policy: &Policy) -> Action {
+        // Without a backlog there is nothing that more members could have done.
+        if view.waiting > view.arrival && self.service.measured().is_some() {
+            self.saturation.began(view.replicas, to);
+        } else {
+            self.saturation.dropped();
+        }
+        self.probe.restart();
+        self.window.went_up(view.now, policy.stabilization);
+        set(view.replicas, to, self.figures_text(view, policy))
+    }
+
+    /// No rate is known: double, each time the members there are have had time to show what they can do.
+    fn feel_the_way(&mut self, view: &View, policy: &Policy, limit: &mut Option<Limit>) -> Action {
+        let keep = |why: &str| Action::Keep { replicas: view.replicas, why: why.to_owned() };
+        let settle = self.backlog.commit_interval() * 2 + INTERVAL * 2;
+        let throughput = self.saturation.throughput().unwrap_or(0.0);
+        let drain = policy.drain.as_secs_f64().max(1.0);
+        let is_deep = view.waiting > throughput * (drain / 4.0).max(10.0);
+        let is_short = view.arrival + view.waiting / drain > throughput / UP_SHARE;
+        if !(is_deep && is_short) {
+            return self
+                .try_fewer(view, policy)
+                .unwrap_or_else(|| keep("keeping up; what a replica can do is not known yet"));
+        }
+        if self.joining.joined_for(view.now).is_none_or(|joined| joined < settle) {
+            return keep("waiting for what the replicas can do");
+        }
+        let twice = view.layout.useful(view.replicas.saturating_mul(2)).max(view.replicas + 1);
+        let to = view.bounds.clamp(twice);
+        if to <= view.replicas {
+            *limit = Some(Limit::AtMaximum { replicas_max: view.bounds.max, wanted: twice });
+            return keep("at the maximum");
+        }
+        self.probe.restart();
+        let waits = Rate(view.waiting);
+        set(
+            view.replicas,
+            to,
+            format!("{waits} messages wait, {}/s are processed", Rate(throughput)),
+        )
+    }
+
+    fn down(&mut self, view: &View, per_member: f64, policy: &Policy) -> Option<Action> {
+        let most = self.window.most(view.now, policy.stabilization)?;
+        if most >= view.replicas || self.joining.is_rebalancing() || self.saturation.is_trying() {
+            return None;
+        }
+        let window = self.window.length(policy.stabilization).as_secs_f64();
+        let saved = f64::from(view.replicas - most) * window;
+        let deferred = view.arrival * self.joining.pause().as_secs_f64() / per_member;
+        if saved <= deferred {
+            return None;
+        }
+        self.window.went_down(view.now);
+        self.probe.restart();
+        let reason =
+            format!("{}, {most} sufficed for {window:.0}s", self.figures_text(view, policy));
+        Some(set(view.replicas, most, reason))
+    }
+
+    fn try_fewer(&mut self, view: &View, policy: &Policy) -> Option<Action> {
+        let doubted = self.service.is_doubted(policy.expected_per_replica_per_second);
+        let settled = self.joining.joined_for(view.now).is_some();
+        let busy_elsewhere = self.saturation.is_trying() || self.saturation.hold().is_some();
+        if !settled
+            || busy_elsewhere
+            || view.arrival <= 0.0
+            || !self.probe.is_due(view.now, doubted)
+        {
+            return None;
+        }
+        let below = view.layout.below(view.replicas).filter(|below| *below >= view.bounds.min)?;
+        self.probe.began(view.now, view.replicas, below);
+        Some(set(view.replicas, below, "nobody was busy: trying whether fewer suffice".to_owned()))
+    }
+
+    fn by_lag(&mut self, view: &View, policy: &Policy, limit: &mut Option<Limit>) -> Action {
+        let wanted = view.bounds.clamp(view.wanted);
+        self.window.settle(view.now, policy.stabilization);
+        self.window.add(view.now, wanted);
+        let waits = Rate(view.waiting);
+        if wanted > view.replicas {
+            self.window.went_up(view.now, policy.stabilization);
+            return set(view.replicas, wanted, format!("{waits} messages wait"));
+        }
+        if view.wanted > view.replicas {
+            limit_at_maximum(view, limit);
+        }
+        let most = self.window.most(view.now, policy.stabilization);
+        match most.filter(|most| *most < view.replicas && !self.joining.is_rebalancing()) {
+            Some(most) => {
+                self.window.went_down(view.now);
+                let window = self.window.length(policy.stabilization).as_secs();
+                set(
+                    view.replicas,
+                    most,
+                    format!("{waits} messages wait, {most} sufficed for {window}s"),
+                )
+            }
+            None => Action::Keep { replicas: view.replicas, why: format!("{waits} messages wait") },
+        }
+    }
+
+    /// "arrival 1740/s, 96/s per replica, drain 60s"
+    fn figures_text(&self, view: &View, policy: &Policy) -> String {
+        let members = f64::from(view.layout.members_per_replica);
+        let mut text = format!("arrival {}/s", Rate(self.arrival.now()));
+        if view.waiting >= 1.0 {
+            text += &format!(", {:.0} waiting", view.waiting);
+        }
+        if let Some(rate) = view.per_member {
+            text += &format!(", {}/s per replica", Rate(rate * members));
+        }
+        text + &format!(", drain {}s", policy.drain.as_secs())
+    }
+}
+
+fn hibernate(replicas: u32, min: u32) -> Action {
+    if replicas > min {
+        set(
+            replicas,
+            min,
+            "the brokers are hibernating, consumers go to their minimum first".to_owned(),
+        )
+    } else {
+        Action::Keep { replicas, why: "the brokers are hibernating".to_owned() }
+    }
+}
+
+fn limit_at_maximum(view: &View, limit: &mut Option<Limit>) {
+    if view.wanted > view.bounds.max && view.replicas >= view.bounds.max && limit.is_none() {
+        *limit = Some(Limit::AtMaximum { replicas_max: view.bounds.max, wanted: view.wanted });
+    }
+}
+
+fn set(from: u32, to: u32, why: String) -> Action {
+    Action::Set { from, to, reason: format!("{from}→{to}: {why}") }
+}

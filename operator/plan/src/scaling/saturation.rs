@@ -1,0 +1,177 @@
+//! Whether a step up brought anything: if not, what the members call is saturated, and more of them only hurt it.
+//!
+//! A trial begins with a step up out of a backlog. Once all members have held their partitions for two commit
+//! intervals, what they do is compared with what was predicted. If it rose by less than a fifth of that and the backlog
+//! is still everywhere, replicas step back once and hold, each time for twice as long. A hold ends early when more is
+//! done than the downstream took: it has recovered.
+
+use super::limits::{
+    GAIN_SHARE_MIN, HOLD_MAX, HOLD_MIN, RECOVERED, RECOVERY_ROOM, STRETCH_MIN, TRANSIT_SECONDS,
+};
+use super::service::Measured;
+use super::steps::Layout;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// A step up that is being judged.
+#[derive(Debug, Clone, Copy)]
+struct Trial {
+    from: u32,
+    to: u32,
+    /// Messages per second before.
+    before: f64,
+    /// When the count of what was processed began, and where.
+    counted_since: Option<(Duration, i64)>,
+}
+
+/// Replicas stay at this count because more did not help.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Hold {
+    /// No more than this many.
+    pub(super) replicas: u32,
+    /// What the downstream takes, messages per second.
+    pub(super) takes: f64,
+    /// When the next trial may be made.
+    pub(super) until: Duration,
+}
+
+/// What the law knows when it asks for a verdict.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Scene {
+    pub(super) now: Duration,
+    pub(super) replicas: u32,
+    pub(super) layout: Layout,
+    /// Measured, not hinted.
+    pub(super) per_member: Option<f64>,
+    pub(super) joined_for: Option<Duration>,
+    pub(super) commit_interval: Duration,
+    pub(super) waiting: f64,
+    pub(super) arrival: f64,
+    pub(super) members: Measured,
+}
+
+/// Judges steps up.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Saturation {
+    trial: Option<Trial>,
+    hold: Option<Hold>,
+    /// How long the next hold lasts.
+    next: Option<Duration>,
+    /// What the group had processed in all at the ends of the last intervals.
+    processed: VecDeque<(Duration, i64)>,
+}
+
+/// Intervals over which throughput is averaged: longer than any usual commit interval.
+const AVERAGED: usize = 6;
+
+impl Saturation {
+    /// Takes what the group has processed in all, messages, at the end of an interval.
+    pub(super) fn close(&mut self, now: Duration, committed: i64) {
+        if self.processed.back().is_some_and(|(_, before)| committed < *before) {
+            self.processed.clear();
+        }
+        self.processed.push_back((now, committed));
+        if self.processed.len() > AVERAGED + 1 {
+            self.processed.pop_front();
+        }
+    }
+
+    /// Messages per second, over the last half minute.
+    pub(super) fn throughput(&self) -> Option<f64> {
+        let (first, last) = (self.processed.front()?, self.processed.back()?);
+        let seconds = last.0.saturating_sub(first.0).as_secs_f64();
+        (seconds > 0.0).then(|| (last.1 - first.1) as f64 / seconds)
+    }
+
+    /// Offsets moved while nobody looked: what was counted means nothing any more.
+    pub(super) fn restart(&mut self) {
+        self.processed.clear();
+        if let Some(trial) = &mut self.trial {
+            trial.counted_since = None;
+        }
+    }
+
+    /// A step up was written because of a backlog.
+    pub(super) fn began(&mut self, from: u32, to: u32) {
+        let before = self.throughput().unwrap_or(0.0);
+        // The first step of several counts: they are one attempt.
+        let trial = self.trial.get_or_insert(Trial { from, to, before, counted_since: None });
+        trial.to = to;
+        trial.counted_since = None;
+    }
+
+    /// Replicas were changed for another reason.
+    pub(super) fn dropped(&mut self) {
+        self.trial = None;
+    }
+
+    /// Whether a step up is being judged.
+    pub(super) fn is_trying(&self) -> bool {
+        self.trial.is_some()
+    }
+
+    /// The hold that is on, if one is.
+    pub(super) fn hold(&self) -> Option<Hold> {
+        self.hold
+    }
+
+    /// Looks at what is going on; a hold that begins now is returned.
+    pub(super) fn judge(&mut self, scene: &Scene) -> Option<Hold> {
+        self.end_hold(scene);
+        let trial = self.trial?;
+        if scene.replicas != trial.to {
+            self.trial = None;
+            return None;
+        }
+        let settled = scene.joined_for.is_some_and(|joined| joined >= scene.commit_interval);
+        let (Some(per_member), true) = (scene.per_member, settled) else {
+            return None;
+        };
+        let (now, committed) = *self.processed.back()?;
+        let Some((since, then)) = trial.counted_since else {
+            self.trial = Some(Trial { counted_since: Some((now, committed)), ..trial });
+            return None;
+        };
+        let counted = now.saturating_sub(since);
+        if counted < STRETCH_MIN.max(scene.commit_interval * 2) {
+            return None;
+        }
+        self.trial = None;
+        let after = (committed - then) as f64 / counted.as_secs_f64();
+        let predicted = scene.layout.capacity(trial.to, per_member) - trial.before;
+        if after - trial.before >= GAIN_SHARE_MIN * predicted || !is_swamped(scene) {
+            self.next = None;
+            return None;
+        }
+        let room = scene.layout.step_for(after * RECOVERY_ROOM, per_member);
+        let below = scene.layout.below(trial.to)?;
+        let lasts = self.next.unwrap_or(HOLD_MIN);
+        self.next = Some((lasts * 2).min(HOLD_MAX));
+        let hold = Hold {
+            replicas: room.max(trial.from).clamp(1, below),
+            takes: after,
+            until: scene.now + lasts,
+        };
+        self.hold = Some(hold);
+        Some(hold)
+    }
+
+    fn end_hold(&mut self, scene: &Scene) {
+        let Some(hold) = self.hold else { return };
+        let room = f64::from(scene.members.working) * TRANSIT_SECONDS / STRETCH_MIN.as_secs_f64();
+        let recovered = self.throughput().is_some_and(|now| now > hold.takes * RECOVERED + room)
+            && scene.joined_for.is_some_and(|joined| joined > STRETCH_MIN * 3);
+        if recovered {
+            self.next = None;
+        }
+        if recovered || scene.now >= hold.until {
+            self.hold = None;
+        }
+    }
+}
+
+/// Whether the backlog is on most members, and no smaller than what would have been done without one.
+fn is_swamped(scene: &Scene) -> bool {
+    let Measured { busy, working, .. } = scene.members;
+    working > 0 && busy * 2 > working && scene.waiting > scene.arrival
+}

@@ -1,0 +1,239 @@
+//! What one member can process per second: the service rate μ.
+//!
+//! A member that is not busy shows what arrives, not what it can do. So it is measured only over stretches in which
+//! it always had messages to work on, from one commit to another, and only if what it did differed from what arrived
+//! or its backlog is deep: a consumer that holds many messages in hand at once is never without a backlog and yet
+//! not at its limit. Taking that for its limit would add replicas, which lowers what each one does, which adds more.
+//!
+//! What a member keeps up with is a lower bound of what it can do, busy or not. It is believed at once.
+//!
+//! # Doubt
+//!
+//! A rate that was learned while a downstream was out is too low, replicas are then so many that nobody is ever busy
+//! again, and it would stay too low for good. [`ServiceRate::is_doubted`] says when it should be tried.
+
+use super::backlog::Backlog;
+use super::limits::{
+    DEEP_SECONDS, DOUBT_SHARE, MOVED_DEVIATIONS, MOVED_SHARE_MIN, SERVICE_WEIGHT, STRETCH_MAX,
+    STRETCH_MESSAGES_MIN, STRETCH_MIN, TRANSIT_SECONDS,
+};
+use super::signal::{MemberSample, PartitionSample, Sample};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// What a member has and did, summed over its partitions.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sums {
+    end: i64,
+    committed: i64,
+    length: u64,
+}
+
+/// From one commit of a member to a later one.
+#[derive(Debug, Clone)]
+struct Stretch {
+    partitions: Vec<u32>,
+    /// The commit it began with; before the first commit there is no beginning.
+    began: Option<(Duration, Sums)>,
+    committed: i64,
+    busy: bool,
+}
+
+/// What one stretch showed.
+#[derive(Debug, Clone, Copy)]
+struct Shown {
+    per_second: f64,
+    /// Whether the member could not have done more.
+    at_limit: bool,
+}
+
+/// Watches the members of a group.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Watch {
+    stretches: BTreeMap<String, Stretch>,
+    shown: Vec<Shown>,
+    /// Members with a backlog at the last sample, and all that hold partitions.
+    busy: u32,
+    working: u32,
+}
+
+/// What an interval showed of the members.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) struct Measured {
+    /// What members at their limit processed, per second, on average.
+    pub(super) at_limit: Option<f64>,
+    /// What members processed on average, if enough of them were seen.
+    pub(super) sustained: Option<f64>,
+    /// Members that have more to do than what is in transit.
+    pub(super) busy: u32,
+    /// Members that hold partitions.
+    pub(super) working: u32,
+}
+
+impl Watch {
+    /// Takes one sample. `backlog` has seen it already.
+    pub(super) fn observe(&mut self, now: Duration, sample: &Sample, backlog: &Backlog) {
+        self.working = sample.working();
+        if sample.rebalancing {
+            self.restart();
+            return;
+        }
+        let partitions = by_number(&sample.partitions);
+        let mut before = std::mem::take(&mut self.stretches);
+        self.busy = 0;
+        for member in sample.members.iter().filter(|member| !member.partitions.is_empty()) {
+            let sums = sums(member, &partitions);
+            let transit = backlog.arrival_on(&member.partitions) * TRANSIT_SECONDS + 1.0;
+            let busy = sums.length as f64 > transit;
+            self.busy += u32::from(busy);
+            let mut stretch = before
+                .remove(&member.id)
+                .filter(|stretch| stretch.partitions == member.partitions)
+                .unwrap_or_else(|| Stretch {
+                    partitions: member.partitions.clone(),
+                    began: None,
+                    committed: sums.committed,
+                    busy: true,
+                });
+            self.shown.extend(stretch.see(now, sums, busy, backlog.commit_interval()));
+            self.stretches.insert(member.id.clone(), stretch);
+        }
+    }
+
+    /// Ends an interval.
+    pub(super) fn close(&mut self) -> Measured {
+        let shown = std::mem::take(&mut self.shown);
+        let seen_enough = shown.len() * 2 >= self.working as usize;
+        Measured {
+            at_limit: mean(
+                shown.iter().filter(|shown| shown.at_limit).map(|shown| shown.per_second),
+            ),
+            sustained: mean(shown.iter().map(|shown| shown.per_second)).filter(|_| seen_enough),
+            busy: self.busy,
+            working: self.working,
+        }
+    }
+
+    /// Forgets every stretch that has begun.
+    pub(super) fn restart(&mut self) {
+        self.stretches.clear();
+        self.shown.clear();
+        self.busy = 0;
+    }
+}
+
+impl Stretch {
+    fn see(&mut self, now: Duration, sums: Sums, busy: bool, commits: Duration) -> Option<Shown> {
+        let committed = std::mem::replace(&mut self.committed, sums.committed);
+        self.busy &= busy;
+        if sums.committed < committed {
+            // Somebody set the group back.
+            self.began = None;
+        }
+        if sums.committed <= committed {
+            return None;
+        }
+        let Some((since, then)) = self.began else {
+            self.began = Some((now, sums));
+            self.busy = busy;
+            return None;
+        };
+        let elapsed = now.saturating_sub(since);
+        let processed = (sums.committed - then.committed) as f64;
+        let long_enough =
+            elapsed >= STRETCH_MIN.max(commits * 2) && processed >= STRETCH_MESSAGES_MIN;
+        if !long_enough && elapsed < STRETCH_MAX {
+            return None;
+        }
+        let per_second = processed / elapsed.as_secs_f64().max(1.0);
+        let arrived = (sums.end - then.end) as f64;
+        let noise = MOVED_DEVIATIONS * (processed + arrived).sqrt();
+        let moved = (processed - arrived).abs() > noise.max(MOVED_SHARE_MIN * arrived);
+        let deep = sums.length as f64 > DEEP_SECONDS * per_second;
+        let at_limit = self.busy && (moved || deep);
+        // A busy member that has proved nothing may do so over a longer stretch.
+        if at_limit || !self.busy || elapsed >= STRETCH_MAX {
+            self.began = Some((now, sums));
+            self.busy = busy;
+        }
+        Some(Shown { per_second, at_limit })
+    }
+}
+
+fn by_number(partitions: &[PartitionSample]) -> BTreeMap<u32, &PartitionSample> {
+    partitions.iter().map(|partition| (partition.partition, partition)).collect()
+}
+
+fn sums(member: &MemberSample, partitions: &BTreeMap<u32, &PartitionSample>) -> Sums {
+    let mut sums = Sums::default();
+    for partition in member.partitions.iter().filter_map(|number| partitions.get(number)) {
+        sums.end += partition.end;
+        sums.committed += partition.committed;
+        sums.length += partition.length;
+    }
+    sums
+}
+
+fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let (sum, count) = values.fold((0.0, 0.0), |(sum, count), value| (sum + value, count + 1.0));
+    (count > 0.0).then(|| sum / count)
+}
+
+/// What is believed of μ, and how firmly.
+#[derive(Debug, Clone, Default)]
+pub(super) struct ServiceRate {
+    measured: Option<f64>,
+    /// The best that was ever seen or that a trial confirmed; a lower rate is in doubt.
+    best: f64,
+}
+
+impl ServiceRate {
+    /// Starts from what an earlier run of the operator had measured.
+    pub(super) fn restored(per_member: Option<f64>) -> Self {
+        let measured = per_member.filter(|rate| rate.is_finite() && *rate > 0.0);
+        Self { measured, best: measured.unwrap_or(0.0) }
+    }
+
+    /// Takes what an interval showed. While a trial runs, members share what is being tried, and the rate may only rise.
+    pub(super) fn learn(&mut self, shown: Measured, may_fall: bool) {
+        if let Some(rate) = shown.at_limit {
+            let old = self.measured.unwrap_or(rate);
+            if may_fall || rate > old {
+                self.measured = Some(old + SERVICE_WEIGHT * (rate - old));
+            }
+        }
+        if let (Some(sustained), Some(measured)) = (shown.sustained, self.measured) {
+            self.measured = Some(measured.max(sustained));
+        }
+        self.best = self.best.max(self.measured.unwrap_or(0.0));
+    }
+
+    /// Messages per second and member, if members were ever measured.
+    pub(super) fn measured(&self) -> Option<f64> {
+        self.measured
+    }
+
+    /// The same, or the user's hint.
+    pub(super) fn believed(&self, hint: Option<f64>) -> Option<f64> {
+        self.measured.or(hint).filter(|rate| *rate > 0.0)
+    }
+
+    /// Fewer members kept up with this rate each.
+    pub(super) fn raise(&mut self, per_member: f64) {
+        self.measured = Some(self.measured.unwrap_or(0.0).max(per_member));
+        self.best = self.best.max(per_member);
+    }
+
+    /// A trial found the rate to be right.
+    pub(super) fn confirm(&mut self, hint: Option<f64>) {
+        self.best = self.believed(hint).unwrap_or(0.0);
+    }
+
+    /// Whether something better was ever seen or promised, or nothing at all is known.
+    pub(super) fn is_doubted(&self, hint: Option<f64>) -> bool {
+        match self.believed(hint) {
+            None => true,
+            Some(rate) => rate < DOUBT_SHARE * self.best.max(hint.unwrap_or(0.0)),
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! The law against simulated loads and worlds, side by side with KEDA's rule; and its dead ends, one by one.
+
+mod keda;
+mod world;
+mod run;
+mod loads;
+mod dead_ends;
+mod unknown;
