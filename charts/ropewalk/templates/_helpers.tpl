@@ -1,0 +1,73 @@
+{{- define "ropewalk.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{/* One operator is the usual case, so a release called like the chart is not called so twice. */}}
+{{- define "ropewalk.fullname" -}}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" }}
+{{- else }}
+{{- $name := include "ropewalk.name" . }}
+{{- if contains $name .Release.Name }}
+{{- .Release.Name | trunc 50 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name $name | trunc 50 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "ropewalk.operator" -}}
+{{ include "ropewalk.fullname" . }}-operator
+{{- end }}
+
+{{/* Names of objects that have no namespace carry the release's. */}}
+{{- define "ropewalk.clusterwide" -}}
+{{ .Release.Namespace }}-{{ include "ropewalk.operator" . }}
+{{- end }}
+
+{{/* What never changes: a selector cannot. */}}
+{{- define "ropewalk.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "ropewalk.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: operator
+{{- end }}
+
+{{- define "ropewalk.labels" -}}
+{{ include "ropewalk.selectorLabels" . }}
+{{ include "ropewalk.releaseLabels" . }}
+{{- end }}
+
+{{/* What `helm test` makes is no part of the operator, and its selector must not find it. */}}
+{{- define "ropewalk.testLabels" -}}
+app.kubernetes.io/name: {{ include "ropewalk.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: test
+{{ include "ropewalk.releaseLabels" . }}
+{{- end }}
+
+{{- define "ropewalk.releaseLabels" -}}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: ropewalk
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{- define "ropewalk.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create }}
+{{- default (include "ropewalk.operator" .) .Values.serviceAccount.name }}
+{{- else }}
+{{- default "default" .Values.serviceAccount.name }}
+{{- end }}
+{{- end }}
+
+{{- define "ropewalk.image" -}}
+{{- if .Values.image.digest }}
+{{- printf "%s@%s" .Values.image.repository .Values.image.digest }}
+{{- else }}
+{{- printf "%s:%s" .Values.image.repository (default .Chart.AppVersion .Values.image.tag) }}
+{{- end }}
+{{- end }}
+
+{{- define "ropewalk.brokerImage" -}}
+{{- printf "%s:%s" .Values.broker.image.repository (default .Chart.AppVersion .Values.broker.image.tag) }}
+{{- end }}

@@ -1,0 +1,57 @@
+# What up, down and their parts agree on: names, addresses, and where everything of the test cluster lies.
+#
+# Sourced after environment.sh. One cluster per machine. Everything it runs is a descendant of one process, in
+# PID, mount and network namespaces of its own, so that ending that process ends all of it: programs, shims,
+# containers, mounts, bridges and iptables rules. What is left for `down` are cgroup directories and files.
+
+KUBE=$TESTS/kubernetes
+KUBERNETES_VERSION=1.34.4
+HELM_VERSION=4.3.1
+COREDNS_VERSION=1.14.7
+
+# Short, because paths of sockets below it have a limit.
+STATE=/var/tmp/ropewalk-kubernetes
+NODES=(node-1 node-2 node-3)
+
+# The host's end of its only link to the cluster, and the network behind it.
+HOST_LINK=rwk-host
+NODE_NETWORK=10.201.0
+HOST_IP=$NODE_NETWORK.1
+CONTROL_IP=$NODE_NETWORK.2
+POD_NETWORK=10.244
+SERVICE_NETWORK=10.96
+DNS_IP=$SERVICE_NETWORK.0.10
+API=https://$CONTROL_IP:6443
+
+node_number() { printf '%s\n' "${1#node-}"; }
+node_ip() { printf '%s.%d\n' "$NODE_NETWORK" $((10 + $(node_number "$1"))); }
+node_pods() { printf '%s.%d.0/24\n' "$POD_NETWORK" "$(node_number "$1")"; }
+containerd_socket() { printf '%s/%s/containerd.sock\n' "$STATE" "$1"; }
+
+# The process whose end is the end of the cluster; nothing when there is none.
+cluster_pid() {
+    local pid
+    pid=$(cat "$STATE/pid" 2>/dev/null) || return 1
+    # A number alone may belong to somebody else by now.
+    grep -qz "/tests/kubernetes/start$" "/proc/$pid/cmdline" 2>/dev/null && printf '%s\n' "$pid"
+}
+
+# in_cluster COMMAND…: runs it in the mount and PID namespaces of the control plane, in the host's network.
+in_cluster() {
+    local init
+    init=$(pgrep -P "$(cluster_pid)" | head -n 1)
+    nsenter --target "$init" --mount --pid "$@"
+}
+
+kubectl() { "$STATE/bin/kubectl" --kubeconfig "$STATE/admin.kubeconfig" "$@"; }
+
+# until_true SECONDS WHAT COMMAND…: tries four times a second.
+until_true() {
+    local deadline=$((SECONDS + $1)) what=$2
+    shift 2
+    until "$@" >/dev/null 2>&1; do
+        cluster_pid >/dev/null || fail "the test cluster ended while waiting for $what (logs: $STATE/logs)"
+        ((SECONDS < deadline)) || fail "$what: not after $((SECONDS - deadline + $1)) s (logs: $STATE/logs)"
+        sleep 0.25
+    done
+}

@@ -1,0 +1,107 @@
+"""Volumes for the test cluster: what a storage provider's provisioner and resizer would do.
+
+    provisioner.py KUBECONFIG DIRECTORY
+
+Every claim of a storage class of ours gets a directory of this machine as its volume, once a pod that uses it
+was given a node; a claim that grew has its new size "provided"; a released volume is removed with its data when
+its policy says so. It only looks at what is there, twice a second, so nothing it missed stays undone.
+"""
+
+import os
+import shutil
+import sys
+import time
+
+from kubernetes import client, config
+from kubernetes.client.exceptions import ApiException
+
+PROVISIONER = "ropewalk.dev/test-directory"
+NODE_OF_CLAIM = "volume.kubernetes.io/selected-node"
+PROVISIONED_BY = "pv.kubernetes.io/provisioned-by"
+PERIOD_SECONDS = 0.5
+
+
+def provision(core, directory, claim, storage_class):
+    """Makes the volume of a claim that waits for one."""
+    meta, spec = claim.metadata, claim.spec
+    waits_for_pod = storage_class.volume_binding_mode == "WaitForFirstConsumer"
+    if waits_for_pod and NODE_OF_CLAIM not in (meta.annotations or {}):
+        return
+    name = f"pvc-{meta.uid}"
+    path = os.path.join(directory, name)
+    os.makedirs(path, exist_ok=True)
+    os.chmod(path, 0o777)  # Kubernetes gives such a volume to no group.
+    volume = client.V1PersistentVolume(
+        metadata=client.V1ObjectMeta(name=name, annotations={PROVISIONED_BY: PROVISIONER}),
+        spec=client.V1PersistentVolumeSpec(
+            capacity={"storage": spec.resources.requests["storage"]},
+            access_modes=spec.access_modes,
+            storage_class_name=spec.storage_class_name,
+            persistent_volume_reclaim_policy=storage_class.reclaim_policy,
+            host_path=client.V1HostPathVolumeSource(path=path),
+            claim_ref=client.V1ObjectReference(
+                api_version="v1", kind="PersistentVolumeClaim", name=meta.name, namespace=meta.namespace, uid=meta.uid
+            ),
+        ),
+    )
+    try:
+        core.create_persistent_volume(volume)
+    except ApiException as error:
+        if error.status != 409:
+            raise
+
+
+def resize(core, claim):
+    """A directory needs no growing: only say that it has grown."""
+    wanted = claim.spec.resources.requests["storage"]
+    if (claim.status.capacity or {}).get("storage") == wanted:
+        return
+    core.patch_persistent_volume(claim.spec.volume_name, {"spec": {"capacity": {"storage": wanted}}})
+    core.patch_namespaced_persistent_volume_claim_status(
+        claim.metadata.name, claim.metadata.namespace, {"status": {"capacity": {"storage": wanted}, "conditions": None}}
+    )
+
+
+def remove(core, volume):
+    shutil.rmtree(volume.spec.host_path.path, ignore_errors=True)
+    core.delete_persistent_volume(volume.metadata.name)
+
+
+def look(core, storage, directory):
+    """One look at everything; what fails is tried again at the next."""
+    classes = {c.metadata.name: c for c in storage.list_storage_class().items if c.provisioner == PROVISIONER}
+    steps = []
+    for claim in core.list_persistent_volume_claim_for_all_namespaces().items:
+        storage_class = classes.get(claim.spec.storage_class_name)
+        if storage_class is None or claim.metadata.deletion_timestamp:
+            continue
+        if claim.status.phase == "Pending":
+            steps.append(lambda c=claim, s=storage_class: provision(core, directory, c, s))
+        elif claim.status.phase == "Bound":
+            steps.append(lambda c=claim: resize(core, c))
+    for volume in core.list_persistent_volume().items:
+        ours = (volume.metadata.annotations or {}).get(PROVISIONED_BY) == PROVISIONER
+        released = volume.status.phase == "Released" and not volume.metadata.deletion_timestamp
+        if ours and released and volume.spec.persistent_volume_reclaim_policy == "Delete":
+            steps.append(lambda v=volume: remove(core, v))
+    for step in steps:
+        try:
+            step()
+        except ApiException as error:
+            print(f"{error.status} {error.reason}: {error.body}", flush=True)
+
+
+def main():
+    kubeconfig, directory = sys.argv[1:]
+    config.load_kube_config(kubeconfig)
+    core, storage = client.CoreV1Api(), client.StorageV1Api()
+    while True:
+        try:
+            look(core, storage, directory)
+        except Exception as error:  # The API server starts, or is gone for a moment.
+            print(error, flush=True)
+        time.sleep(PERIOD_SECONDS)
+
+
+if __name__ == "__main__":
+    main()

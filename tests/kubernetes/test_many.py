@@ -1,0 +1,48 @@
+"""A thousand queues: figures of the operator, printed."""
+
+import time
+
+import pytest
+from harness import SYSTEM, Audit, kubectl, note, operator_pods, wait
+
+QUEUES = 1000
+
+
+def memory_and_cpu():
+    """Resident memory in MiB and CPU seconds of the operator, from its own metrics or the kernel."""
+    pod = operator_pods()[0]
+    answer = kubectl("get", "--raw", f"/api/v1/namespaces/{SYSTEM}/pods/{pod['metadata']['name']}:8080/proxy/metrics")
+    figures = {}
+    for line in answer.splitlines():
+        name, _, value = line.partition(" ")
+        figures[name] = value
+    return float(figures.get("process_resident_memory_bytes", "nan")) / 2**20, float(figures.get("process_cpu_seconds_total", "nan"))
+
+
+@pytest.mark.soak
+@pytest.mark.alone
+def test_a_thousand_queues(space):
+    space.queue("first", partitions=1)
+    space.ready("first")
+    began = time.monotonic()
+    for number in range(QUEUES):
+        space.queue(f"q{number}", partitions=1)
+    made = time.monotonic()
+
+    def ready():
+        items = space.list("Queue")
+        good = sum(any(c["type"] == "Ready" and c["status"] == "True" for c in q.get("status", {}).get("conditions", [])) for q in items)
+        return good == QUEUES + 1, good
+
+    wait("all are ready", 900, ready, every=2)
+    converged = time.monotonic()
+    time.sleep(90)
+    audit, (_, cpu_before) = Audit(), memory_and_cpu()
+    time.sleep(120)
+    memory, cpu = memory_and_cpu()
+    note(
+        f"{QUEUES} queues: made in {made - began:.0f} s, all ready {converged - made:.0f} s later; idle: "
+        f"{audit.per_minute():.0f} API requests a minute, {memory:.0f} MiB, {100 * (cpu - cpu_before) / 120:.1f} % of a core"
+    )
+    writes = [w for w in audit.writes() if not w["status"]]
+    assert not writes, writes[:5]

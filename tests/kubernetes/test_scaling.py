@@ -1,0 +1,160 @@
+"""Consumers follow the load: real consumers in a Deployment, messages with ids, and every id processed in the end."""
+
+import time
+
+import pytest
+from harness import Load, holds, kubectl, note, operator_down, read_all, send, wait
+
+# Times that keep the tests short; the law itself is tested by simulation.
+QUICK = {"idleSeconds": 10, "scaleDownStabilizationSeconds": 20, "targetDrainSeconds": 20}
+
+
+def scaled(space, name="orders", partitions=12, rate=50, scaling=None, **environment):
+    """A queue with a Deployment of workers that say what they did in the queue `done`; where clients connect."""
+    group = f"{space.name}.{name}.worker"
+    target = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "worker"}
+    consumer = {"name": "worker", "targetRef": target, "scaling": {**QUICK, **(scaling or {})}}
+    space.queue(name, partitions=partitions, consumers=[consumer])
+    space.queue("done", partitions=4)
+    bootstrap = space.ready(name)
+    space.ready("done")
+    space.worker("worker", name, group, bootstrap, rate=rate, replicas=0, DONE="done", PARTITIONS=partitions, **environment)
+    return bootstrap
+
+
+def consumer_of(space, name="orders"):
+    consumers = space.status(name).get("consumers", [])
+    return consumers[0] if consumers else {}
+
+
+def replicas_are(space, right, seconds, what):
+    def look():
+        replicas = space.replicas("worker")
+        return right(replicas), (replicas, consumer_of(space), space.status()["conditions"])
+
+    wait(what, seconds, look, every=0.5)
+
+
+def all_done(space, bootstrap, ids, seconds=120):
+    """Every acknowledged message was processed."""
+    wait("the queue is empty", seconds, lambda: (space.status().get("length") == 0, space.status()), every=1)
+    done = {int(v) for v in read_all(bootstrap, "done")}
+    assert not set(ids) - done, f"{len(set(ids) - done)} of {len(ids)} messages were never processed"
+
+
+def test_from_zero_to_many_and_back(space):
+    """0 → N → 0 with the load, each message processed, each step told."""
+    bootstrap = scaled(space, rate=50)
+    replicas_are(space, lambda n: n == 0, 20, "no consumer without messages")
+    began, highest, steps = time.monotonic(), 0, []
+    with Load(bootstrap, "orders", per_second=300, keys=lambda i: str(i).encode()) as load:
+        while time.monotonic() - began < 75:
+            now = space.replicas("worker")
+            if not steps or steps[-1][1] != now:
+                steps.append((round(time.monotonic() - began), now))
+            highest = max(highest, now)
+            time.sleep(0.5)
+        # 300 a second at 50 a second each, 85 % busy: at least seven.
+        replicas_are(space, lambda n: n >= 6, 60, "enough consumers for the load")
+    all_done(space, bootstrap, load.acked)
+    replicas_are(space, lambda n: n == 0, 150, "no consumer when the queue is idle")
+    events = [e for e in space.events("orders") if "cale" in e["reason"]]
+    assert events, "an Event tells of each step"
+    assert all(e["note"] for e in events)
+    assert consumer_of(space).get("lastScaleReason"), consumer_of(space)
+    note(f"0 → N → 0 at 300 messages/s, 50/s each: {steps}")
+
+
+def test_a_constant_load_settles(space):
+    bootstrap = scaled(space, rate=50)
+    with Load(bootstrap, "orders", per_second=150, keys=lambda i: str(i).encode()):
+        time.sleep(60)
+        counts = []
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            counts.append(space.replicas("worker"))
+            time.sleep(0.5)
+    changes = [(a, b) for a, b in zip(counts, counts[1:]) if a != b]
+    note(f"constant load: {len(changes)} changes in the second minute {changes}, {counts[-1]} consumers for 150/s at 50/s each")
+    assert len(changes) <= 1, changes
+    assert 3 <= counts[-1] <= 6, counts[-1]
+
+
+def test_the_first_message_wakes_from_zero(space):
+    """No message is lost or stuck, and the first one does not wait for a poll."""
+    bootstrap = scaled(space, rate=0)
+    replicas_are(space, lambda n: n == 0, 20, "no consumer without messages")
+    for turn in range(3):
+        began = time.monotonic()
+        send(bootstrap, "orders", [turn])
+        replicas_are(space, lambda n: n > 0, 15, "woken")
+        woken = time.monotonic() - began
+        all_done(space, bootstrap, range(turn + 1))
+        note(f"wake from zero: replicas written after {woken:.1f} s, processed and seen after {time.monotonic() - began:.1f} s")
+        replicas_are(space, lambda n: n == 0, 90, "back at zero")
+
+
+@pytest.mark.alone
+def test_a_message_that_comes_while_the_operator_is_down_is_not_stuck(space):
+    bootstrap = scaled(space, rate=0)
+    replicas_are(space, lambda n: n == 0, 20, "no consumer without messages")
+    with operator_down():
+        send(bootstrap, "orders", range(5))
+        holds("nobody scales", 3, lambda: space.replicas("worker") == 0)
+    replicas_are(space, lambda n: n > 0, 60, "woken when the operator is back")
+    all_done(space, bootstrap, range(5))
+
+
+def test_k3_nothing_scales_while_the_broker_cannot_be_reached(space):
+    bootstrap = scaled(space, rate=50)
+    with Load(bootstrap, "orders", per_second=150, keys=lambda i: str(i).encode()) as load:
+        replicas_are(space, lambda n: n >= 3, 90, "consumers follow the load")
+    # The broker goes, and its signals with it: that is no reason to let the consumers go.
+    pod = space.broker_pod()
+    assert pod
+    space.patch("BrokerCluster", "default", {"spec": {"managementState": "Paused"}})
+    kubectl("scale", "-n", space.name, "statefulset", "--all", "--replicas=0")
+    wait("the broker is gone", 30, lambda: (not space.broker_pod(), None))
+    time.sleep(5)
+    before = space.replicas("worker")
+    holds("the number stays", 45, lambda: (space.replicas("worker") == before, space.replicas("worker")))
+    kubectl("scale", "-n", space.name, "statefulset", "--all", "--replicas=1")
+    space.patch("BrokerCluster", "default", {"spec": {"managementState": "Managed"}})
+    all_done(space, bootstrap, load.acked, seconds=180)
+    replicas_are(space, lambda n: n == 0, 150, "a freeze ends")
+
+
+def test_a_hot_partition_is_recognised(space):
+    """All messages have one key: more consumers cannot help, and it is said which partition it is."""
+    bootstrap = scaled(space, rate=50, scaling={"minReplicas": 1})
+    with Load(bootstrap, "orders", per_second=120, keys=lambda i: b"the same"):
+        found = space.condition("Queue", "orders", "ScalingLimited", seconds=150, reason="HotPartition")
+        note(f"hot partition: {found['message']}")
+        assert space.replicas("worker") < 12, "consumers that cannot help are not made"
+
+
+def test_a_saturated_downstream_is_recognised(space):
+    """Together the workers can do 60 a second, however many there are."""
+    bootstrap = scaled(space, rate=0, scaling={"minReplicas": 1}, DOWNSTREAM=60)
+    with Load(bootstrap, "orders", per_second=150, keys=lambda i: str(i).encode()):
+        found = space.condition("Queue", "orders", "ScalingLimited", seconds=240, reason="DownstreamSaturated")
+        note(f"saturated downstream: {found['message']}")
+
+
+def test_it_does_not_fight_an_autoscaler(space):
+    bootstrap = scaled(space, rate=0)
+    target = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "worker"}
+    space.create("HorizontalPodAutoscaler", "worker", {"scaleTargetRef": target, "maxReplicas": 3, "metrics": [
+        {"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}}}]})
+    found = space.condition("Queue", "orders", "ScalingActive", status="False", seconds=90, reason="ConflictingAutoscaler")
+    assert "worker" in found["message"]
+    send(bootstrap, "orders", range(10))
+    holds("the operator does not write", 10, lambda: space.replicas("worker") == 0)
+
+
+def test_a_missing_target_is_said(space):
+    target = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "not-there"}
+    space.queue(consumers=[{"name": "worker", "targetRef": target}])
+    space.ready()
+    found = space.condition("Queue", "orders", "ScalingActive", status="False", seconds=60)
+    assert "not-there" in found["message"], found
