@@ -12,7 +12,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
     after_help = "Exit codes: 0 stopped as asked, 1 other failures, 2 wrong flags or settings, 3 the data \
                   directory is in use by another broker, 4 the data directory cannot be used, 5 the disk \
                   failed while running, 6 an address cannot be listened on, 7 the data directory is empty \
-                  and nobody said to format it: a new broker, or a disk that was lost."
+                  and nobody said to format it: a new broker, or a disk that was lost, 8 repair found damage \
+                  that is left as it is."
 )]
 pub(crate) struct Flags {
     /// What to do.
@@ -60,6 +61,8 @@ pub(crate) enum Command {
     Format(Format),
     /// Send one message to a queue of a running broker and receive it, as a client would, then end.
     Probe(Probe),
+    /// Look for damage in a data directory that no broker uses, and give up what it took.
+    Repair(Repair),
 }
 
 /// Flags of `dev`.
@@ -132,6 +135,23 @@ pub(crate) struct Probe {
     /// How long to try again what fails.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub(crate) timeout_seconds: u64,
+}
+
+/// Flags of `repair`.
+#[derive(Debug, Args)]
+pub(crate) struct Repair {
+    /// Give up for ever what is damaged, so that the broker serves the rest again. Without it the damage is
+    /// only listed, with what giving it up would cost.
+    #[arg(long)]
+    pub(crate) accept_loss: bool,
+
+    /// The configuration file: log.dirs is read from it.
+    #[arg(long, value_name = "FILE", required_unless_present = "data", conflicts_with = "data")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// The data directory.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {

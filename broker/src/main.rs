@@ -7,6 +7,7 @@ use clap::Parser as _;
 mod flags;
 mod probe;
 mod run;
+mod repair;
 mod ending;
 
 use ending::Ending;

@@ -9,6 +9,7 @@ use ropewalk_broker::boot::{Broker, Start, StartError};
 use ropewalk_broker::settings::{Invalid, Settings, read_properties};
 use ropewalk_shard::directory::DirectoryError;
 use ropewalk_shard::node::NodeError;
+use ropewalk_shard::repair::RepairError;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 use tracing_subscriber::EnvFilter;
@@ -16,6 +17,7 @@ use tracing_subscriber::EnvFilter;
 use crate::ending::Ending;
 use crate::flags::{Command, Dev, Flags, Format, LogFormat, Run};
 use crate::probe::probe;
+use crate::repair;
 
 /// The process ends at once with this when the disk can no longer be trusted (D2).
 const EXIT_DISK: i32 = 5;
@@ -40,6 +42,12 @@ pub(crate) enum Stop {
     /// The broker did not start.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// A directory cannot be looked through or repaired.
+    #[error(transparent)]
+    Repair(#[from] RepairError),
+    /// There is damage, and it stays.
+    #[error("{0}")]
+    Damaged(String),
     /// The operating system refuses something basic.
     #[error("{0}")]
     System(#[from] io::Error),
@@ -60,7 +68,9 @@ impl Stop {
             Self::Start(StartError::Node(error)) if is_in_use(error) => 3,
             Self::Start(StartError::Bind { .. }) => 6,
             Self::Start(StartError::Node(NodeError::Empty(_))) => 7,
-            Self::Start(_) => 4,
+            Self::Repair(RepairError::Directory(DirectoryError::InUse(_))) => 3,
+            Self::Start(_) | Self::Repair(_) => 4,
+            Self::Damaged(_) => 8,
             Self::System(_) | Self::Probe(_) => 1,
         }
     }
@@ -77,6 +87,7 @@ pub(crate) fn run(flags: Flags, ending: &Ending) -> Result<(), Stop> {
         Command::Dev(dev) => prepare_dev(dev, ending)?,
         Command::Run(run) => prepare_run(run, ending)?,
         Command::Format(format) => return make(format),
+        Command::Repair(flags) => return repair::repair(flags),
         Command::Probe(flags) => {
             let timeout = Duration::from_secs(flags.timeout_seconds);
             println!("{}", probe(&flags.bootstrap, &flags.topic, timeout)?);
@@ -139,7 +150,10 @@ fn make(format: &Format) -> Result<(), Stop> {
     Ok(())
 }
 
-fn from_file(path: &Path, set: &[(String, String)]) -> Result<(Settings, PathBuf), Stop> {
+pub(crate) fn from_file(
+    path: &Path,
+    set: &[(String, String)],
+) -> Result<(Settings, PathBuf), Stop> {
     let text = std::fs::read_to_string(path)
         .map_err(|source| Stop::Config { path: path.to_owned(), source })?;
     let settings = read_settings(read_properties(&text), set.to_vec())?;

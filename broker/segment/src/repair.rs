@@ -28,17 +28,28 @@ use crate::view::Segment;
 impl Reader {
     /// Reads and checks every block there is. Returns all damage, known or new.
     pub fn verify(&self) -> Result<Vec<Damage>> {
-        let mut found = Vec::new();
+        Ok(self.survey()?.0)
+    }
+
+    /// The same, with the offsets that [`Segments::accept_loss`] would give up for it: nothing for an index,
+    /// which can be made again.
+    pub fn survey(&self) -> Result<(Vec<Damage>, Vec<Range<i64>>)> {
+        let (mut all, mut lost) = (Vec::new(), Vec::new());
         let mut cursor = i64::MIN;
         loop {
             let segment = {
                 let view = self.shared.view.read();
                 view.segments.iter().find(|segment| segment.base_offset >= cursor).cloned()
             };
-            let Some(segment) = segment else { return Ok(found) };
+            let Some(segment) = segment else { return Ok((all, lost)) };
             // A segment whose first write failed is empty.
             cursor = segment.end_offset.max(segment.base_offset + 1);
-            self.copy_good(&segment, None, &mut found)?;
+            let mut found = Vec::new();
+            let without = self.copy_good(&segment, None, &mut found)?;
+            if !found.iter().all(is_of_index) {
+                lost.extend(without);
+            }
+            all.extend(found);
         }
     }
 
@@ -114,9 +125,8 @@ impl Segments {
     /// An index can be made again, so nothing is given up for one.
     fn rebuild_damaged_indexes(&mut self, end: &DurableEnd) -> Result<()> {
         let shared = &self.shared;
-        let index = std::ffi::OsStr::new(INDEX);
         let found = self.reader().verify()?;
-        for damage in found.iter().filter(|damage| damage.path.extension() == Some(index)) {
+        for damage in found.iter().filter(|damage| is_of_index(damage)) {
             // Recovery makes it again from its log. Its header may still tell of gaps, so that stays.
             if let Ok(file) = shared.disk.open(&damage.path, Open::ReadWrite) {
                 let cut = file.set_len(index::size_bytes(0));
@@ -130,6 +140,10 @@ impl Segments {
         self.stale = recovered.stale;
         Ok(())
     }
+}
+
+fn is_of_index(damage: &Damage) -> bool {
+    damage.path.extension() == Some(std::ffi::OsStr::new(INDEX))
 }
 
 /// Takes damage down as a finding; other errors are passed on.

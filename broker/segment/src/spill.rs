@@ -130,15 +130,39 @@ pub struct SpillReader {
 impl SpillReader {
     /// Opens a spill file that a snapshot names.
     pub fn open(disk: &dyn Disk, path: PathBuf) -> Result<Self> {
+        let reader = Self::salvage(disk, path)?;
+        reader.check_header()?;
+        Ok(reader)
+    }
+
+    /// The same, whatever its header says: the snapshot has the checksum of each extent.
+    pub fn salvage(disk: &dyn Disk, path: PathBuf) -> Result<Self> {
         let file =
             disk.open(&path, Open::Read).map_err(|error| SegmentError::open(&path, error))?;
         let file_bytes = file.len().map_err(|error| SegmentError::io(&path, error))?;
-        let mut found = [0; HEADER_BYTES];
-        read(&*file, &path, &mut found, 0)?;
-        if found != header() {
-            return Err(Damage::new(&path, 0, "this is not a spill file of this version").into());
-        }
         Ok(Self { path, file, file_bytes })
+    }
+
+    /// Whether the header is ours.
+    pub fn check_header(&self) -> Result<()> {
+        let mut found = [0; HEADER_BYTES];
+        read(&*self.file, &self.path, &mut found, 0)?;
+        if found == header() {
+            return Ok(());
+        }
+        Err(Damage::new(&self.path, 0, "this is not a spill file of this version").into())
+    }
+
+    /// Writes the header again, durably. It is the same in every file of a version, so nothing is lost
+    /// with it.
+    pub fn mend_header(disk: &dyn Disk, path: &Path) -> Result<()> {
+        let write = || {
+            let file = disk.open(path, Open::ReadWrite)?;
+            file.write_all_at(&header(), 0)?;
+            Ok(file)
+        };
+        let file: Arc<dyn File> = write().map_err(|error| SegmentError::io(path, error))?;
+        file.sync("spill").map_err(|error| SegmentError::sync(path, error))
     }
 
     /// Reads the batches of an extent, verified.

@@ -5,6 +5,7 @@
 //! ```text
 //! meta                                    whose directory this is, in which format
 //! meta.forming                            only while it is being formatted
+//! meta.mended                             only while a damaged meta is written anew
 //! lock                                    held by the one broker that uses the directory
 //! wal/                                    the write-ahead log of all shards
 //! shards/<shard>/snapshots/<n>.snapshot   the newest two snapshots (see `snapshot`)
@@ -40,6 +41,7 @@ const VERSION: u32 = 1;
 const META_BYTES_MAX: u64 = 64 * 1024;
 const META: &str = "meta";
 const FORMING: &str = "meta.forming";
+const MENDED: &str = "meta.mended";
 const LOCK: &str = "lock";
 const WAL: &str = "wal";
 const SHARDS: &str = "shards";
@@ -270,6 +272,22 @@ impl DataDir {
             }
         }
         Ok(())
+    }
+
+    /// Writes `meta` anew over one that is damaged.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub(crate) fn mend_meta(&self, identity: &Identity) -> Result<(), DirectoryError> {
+        let (mended, meta) = (self.root.join(MENDED), self.root.join(META));
+        let write = || -> io::Result<()> {
+            let file = self.disk.open(&mended, Open::CreateOrTruncate)?;
+            file.write_all_at(&encode_meta(identity), 0)?;
+            file.sync("meta")?;
+            self.disk.rename(&mended, &meta)
+        };
+        write().map_err(DirectoryError::io(&meta))?;
+        self.settle()
     }
 
     /// The directory is whole from here on.

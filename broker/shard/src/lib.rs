@@ -23,6 +23,7 @@ pub mod clean;
 pub mod recovery;
 pub mod birth;
 pub mod directory;
+pub mod repair;
 pub mod node;
 
 pub use budget::TailBudget;

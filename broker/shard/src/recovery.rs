@@ -26,7 +26,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use ropewalk_segment::{FileCache, SegmentError};
-use ropewalk_wal::{EntryMeta, Location, Recovered, ReplicaKey, Wal, WalError};
+use ropewalk_wal::{EntryMeta, Location, Recovered, RecoveredReplica, ReplicaKey, Wal, WalError};
 
 use crate::budget::TailBudget;
 use crate::checkpoint::ShardFiles;
@@ -188,22 +188,11 @@ fn believe(
     let Some((_, newest)) = kept.last() else {
         return Ok(Err("it has no snapshot that can be believed".to_owned()));
     };
-    let key = ReplicaKey { shard: shard.0, replica: newest.replica.0 };
-    let Some(log) = recovered.replicas.get(&key) else {
-        return Ok(Err("the write-ahead log does not know this replica".to_owned()));
-    };
-    if let Some(damage) = &log.damage {
-        return Ok(Err(damage.clone()));
+    if let Err(what) = check_log(newest, recovered) {
+        return Ok(Err(what));
     }
-    let last = log.entries.last().map_or(log.truncated.0, |entry| entry.index);
-    if log.truncated.0 > newest.index {
-        let (start, index) = (log.truncated.0, newest.index);
-        return Ok(Err(format!("its log begins after {start}, its newest snapshot is of {index}")));
-    }
-    if last < newest.index {
-        let index = newest.index;
-        return Ok(Err(format!("its log ends with {last}, before the snapshot of {index}")));
-    }
+    let log = &recovered.replicas[&key_of(newest)];
+    let last = last_index(log);
     let hard_state = HardState {
         term: log.hard_state.term,
         vote: log.hard_state.vote,
@@ -214,8 +203,36 @@ fn believe(
     Ok(Ok(Believed { kept, hard_state, entries }))
 }
 
+/// Whose log goes with a snapshot.
+pub(crate) fn key_of(snapshot: &Snapshot) -> ReplicaKey {
+    ReplicaKey { shard: snapshot.shard.0, replica: snapshot.replica.0 }
+}
+
+/// The end of what the log has without a hole.
+pub(crate) fn last_index(log: &RecoveredReplica) -> u64 {
+    log.entries.last().map_or(log.truncated.0, |entry| entry.index)
+}
+
+/// Whether the log goes on where the snapshot ends, or what is wrong with it.
+pub(crate) fn check_log(newest: &Snapshot, recovered: &Recovered) -> Result<(), String> {
+    let Some(log) = recovered.replicas.get(&key_of(newest)) else {
+        return Err("the write-ahead log does not know this replica".to_owned());
+    };
+    if let Some(damage) = &log.damage {
+        return Err(damage.clone());
+    }
+    let (start, last, index) = (log.truncated.0, last_index(log), newest.index);
+    if start > index {
+        return Err(format!("its log begins after {start}, its newest snapshot is of {index}"));
+    }
+    if last < index {
+        return Err(format!("its log ends with {last}, before the snapshot of {index}"));
+    }
+    Ok(())
+}
+
 /// The newest two snapshots that can be believed, oldest first.
-fn load_kept(snapshots: &Snapshots) -> Result<Vec<(u64, Snapshot)>, OpenError> {
+pub(crate) fn load_kept(snapshots: &Snapshots) -> Result<Vec<(u64, Snapshot)>, OpenError> {
     let mut kept: Vec<(u64, Snapshot)> = Vec::new();
     for number in snapshots.numbers()?.into_iter().rev() {
         match snapshots.load(number) {

@@ -25,7 +25,7 @@ pub(crate) const ROOT: &str = "/data";
 /// Shards beside the catalog.
 pub(crate) const SHARDS: u32 = 3;
 
-const OPTIONS: recovery::Options = recovery::Options {
+pub(crate) const OPTIONS: recovery::Options = recovery::Options {
     wal: ropewalk_wal::Options {
         file_bytes: 256 << 10,
         first_file_bytes: 256 << 10,

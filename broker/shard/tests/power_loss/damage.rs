@@ -14,7 +14,7 @@ use super::machine::{Dice, Ends, Machine};
 use super::oracle::Model;
 
 /// A machine that lived for a while and stopped, and what it holds.
-fn lived(seed: u64) -> Machine {
+pub(crate) fn lived(seed: u64) -> Machine {
     let mut machine = Machine::new(seed, Ends::Mixed, None);
     for _ in 0..3 {
         machine.live_in_peace();
@@ -24,7 +24,7 @@ fn lived(seed: u64) -> Machine {
 }
 
 /// Another disk with the same files.
-fn copy(disk: &SimDisk) -> SimDisk {
+pub(crate) fn copy(disk: &SimDisk) -> SimDisk {
     let copy = SimDisk::new(1);
     copy_dir(disk, Path::new(ROOT), &copy);
     copy
@@ -42,7 +42,7 @@ fn copy_dir(disk: &SimDisk, dir: &Path, to: &SimDisk) {
 }
 
 /// All files below a directory.
-fn files(disk: &SimDisk, dir: &Path) -> Vec<PathBuf> {
+pub(crate) fn files(disk: &SimDisk, dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for name in disk.list(dir).unwrap_or_default() {
         let path = dir.join(name);

@@ -12,6 +12,7 @@ mod broker;
 mod damage;
 mod machine;
 mod oracle;
+mod repair;
 
 use std::collections::BTreeSet;
 

@@ -1,0 +1,130 @@
+//! The records of a shard's partitions: what of their files can still be read, and a snapshot that names
+//! only that.
+//!
+//! Invariant: a snapshot's index and state stay as they are; only where records lie changes. So the log that
+//! follows the old one follows the new one, and offsets that are lost are gaps, as compaction leaves them.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use ropewalk_segment::spill::SpillReader;
+use ropewalk_segment::{Damage, DurableEnd, FileCache, SegmentError, Segments};
+
+use super::{Finding, Loss, Names, Place, RepairError, Shard, topic};
+use crate::directory::DataDir;
+use crate::snapshot::{PartitionFiles, Snapshot, Snapshots, Spilled};
+
+/// Files that are held open while one partition is looked through.
+const OPEN_FILES_MAX: usize = 64;
+
+/// Looks through all partitions of a shard; with `accept`, gives up what cannot be read.
+pub(super) fn mend(
+    data: &DataDir,
+    shard: &Shard,
+    (names, accept): (&Names, bool),
+    findings: &mut Vec<Finding>,
+) -> Result<(), RepairError> {
+    let mut mended = shard.newest.clone();
+    let mut is_changed = false;
+    for files in &mut mended.partitions {
+        let damaged = look(data, &shard.newest, files, accept)?;
+        is_changed |= !damaged.what.is_empty();
+        if let Some(first) = damaged.what.first() {
+            let more = damaged.what.len() - 1;
+            let more = if more == 0 { String::new() } else { format!(", and {more} more") };
+            let named = topic(names, files.partition);
+            let lost = damaged.lost.into_iter();
+            findings.push(Finding {
+                place: Place::Partition(files.partition),
+                what: format!("{first}{more}"),
+                losses: lost.map(|range| Loss::Offsets(named.clone(), range)).collect(),
+                can_be_repaired: true,
+            });
+        }
+    }
+    if accept && is_changed {
+        write(data, shard.number, &mended)?;
+    }
+    Ok(())
+}
+
+/// The new snapshot, beside the one that it was made from: an older one names what is no longer there.
+fn write(data: &DataDir, number: u64, mended: &Snapshot) -> Result<(), RepairError> {
+    let snapshots = Snapshots::new(data, mended.shard);
+    let next = snapshots.numbers()?.last().map_or(number, |last| last + 1);
+    snapshots.write(next, mended)?;
+    Ok(snapshots.remove_all_but(&[number, next])?)
+}
+
+/// What is damaged of one partition.
+#[derive(Default)]
+struct Damaged {
+    what: Vec<String>,
+    lost: Vec<Range<i64>>,
+}
+
+fn look(
+    data: &DataDir,
+    snapshot: &Snapshot,
+    files: &mut PartitionFiles,
+    accept: bool,
+) -> Result<Damaged, RepairError> {
+    let mut damaged = Damaged::default();
+    if let Some(end) = files.segments {
+        let (disk, cache) = (Arc::clone(data.disk()), Arc::new(FileCache::new(OPEN_FILES_MAX)));
+        let dir = data.partition(files.partition, files.life);
+        let mut segments =
+            Segments::open(disk, cache, dir, Some(&DurableEnd::from(end)), files.log_start)?;
+        let (what, mut lost) = segments.reader().survey()?;
+        if accept && !what.is_empty() {
+            lost = segments.accept_loss()?;
+            files.segments = Some(segments.sync()?.into());
+        }
+        damaged.what.extend(what.iter().map(ToString::to_string));
+        damaged.lost.extend(lost);
+    }
+    let runs = std::mem::take(&mut files.spill);
+    for run in runs {
+        let (what, is_whole) = check_run(data, snapshot, &run, accept)?;
+        damaged.what.extend(what.map(|damage| damage.to_string()));
+        if is_whole {
+            files.spill.push(run);
+        } else {
+            damaged.lost.push(run.base_offset..run.next_offset);
+        }
+    }
+    let start = files.log_start;
+    damaged.lost.iter_mut().for_each(|range| range.start = range.start.max(start));
+    damaged.lost.retain(|range| !range.is_empty());
+    Ok(damaged)
+}
+
+/// What is wrong with a run's file, and whether the run itself is whole.
+fn check_run(
+    data: &DataDir,
+    snapshot: &Snapshot,
+    run: &Spilled,
+    accept: bool,
+) -> Result<(Option<Damage>, bool), RepairError> {
+    let path = data.spill_file(snapshot.shard, run.file);
+    let reader = match SpillReader::salvage(&**data.disk(), path.clone()) {
+        Ok(reader) => reader,
+        Err(SegmentError::Damaged(damage)) => return Ok((Some(damage), false)),
+        Err(error) => return Err(error.into()),
+    };
+    match reader.read(&run.extent()) {
+        Ok(_) => {}
+        Err(SegmentError::Damaged(damage)) => return Ok((Some(damage), false)),
+        Err(error) => return Err(error.into()),
+    }
+    match reader.check_header() {
+        Ok(()) => Ok((None, true)),
+        Err(SegmentError::Damaged(damage)) => {
+            if accept {
+                SpillReader::mend_header(&**data.disk(), &path)?;
+            }
+            Ok((Some(damage), true))
+        }
+        Err(error) => Err(error.into()),
+    }
+}

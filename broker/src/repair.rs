@@ -1,0 +1,63 @@
+//! `repair`: lists what is damaged in a data directory and what giving it up would cost, and gives it up when
+//! told to.
+//!
+//! Place in the walk: beside the broker, never while one runs on the directory. What is found and what is
+//! lost goes to standard output, for a person to read before and to keep after.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ropewalk_disk::{Disk, RealDisk};
+use ropewalk_shard::recovery::Options;
+use ropewalk_shard::repair::{Finding, RepairError};
+use ropewalk_shard::{DataDir, repair as shard_repair};
+
+use crate::flags::Repair;
+use crate::run::{Stop, from_file};
+
+/// Does what the flags ask.
+pub(crate) fn repair(flags: &Repair) -> Result<(), Stop> {
+    let dir = place(flags)?;
+    if !dir.is_dir() {
+        return Err(RepairError::Empty(dir).into());
+    }
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(ropewalk_disk::Options::default()));
+    let data = DataDir::new(disk, dir.clone());
+    let _lock = data.lock().map_err(RepairError::from)?;
+    let findings = shard_repair::repair(&data, &Options::default(), flags.accept_loss)?;
+    for finding in &findings {
+        println!("{finding}");
+    }
+    tell(&dir, &findings, flags.accept_loss)
+}
+
+fn place(flags: &Repair) -> Result<PathBuf, Stop> {
+    match (&flags.data, &flags.config) {
+        (Some(dir), _) => Ok(dir.clone()),
+        (None, Some(config)) => Ok(from_file(config, &[])?.1),
+        (None, None) => Err(Stop::Usage("give --config FILE or --data DIR".into())),
+    }
+}
+
+/// The last line, and with which code it ends.
+fn tell(dir: &Path, findings: &[Finding], accepted: bool) -> Result<(), Stop> {
+    let dir = dir.display();
+    let hopeless = findings.iter().filter(|finding| !finding.can_be_repaired).count();
+    match (findings.len(), accepted) {
+        (0, _) => println!("{dir}: nothing is damaged"),
+        (all, true) if hopeless == 0 => println!("{dir}: damaged places that were repaired: {all}"),
+        (all, true) => {
+            let left =
+                format!("{dir}: damaged places that cannot be repaired: {hopeless} of {all}");
+            return Err(Stop::Damaged(left));
+        }
+        (all, false) => {
+            let left = format!(
+                "{dir}: damaged places: {all}; nothing was changed. repair --accept-loss gives up what is listed \
+                 as lost, for ever: keep a copy of the directory first"
+            );
+            return Err(Stop::Damaged(left));
+        }
+    }
+    Ok(())
+}
