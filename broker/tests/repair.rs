@@ -252,3 +252,36 @@ fn d3_a_flipped_bit_in_the_write_ahead_log_costs_what_follows_it_in_its_shard() 
     }
     assert!(said.contains("queue large partition 0: whatever was written from offset"), "{said}");
 }
+
+/// Turns a bit in every snapshot of these shards.
+fn flip_snapshots(dir: &Path, of: impl Fn(&str) -> bool) {
+    let all = files(dir);
+    let snapshots = all.iter().filter(|path| path.extension().is_some_and(|e| e == "snapshot"));
+    for path in snapshots {
+        let shard = path.iter().rev().nth(2).expect("shards/N/snapshots");
+        if of(&shard.to_string_lossy()) {
+            flip(path, b"RWSNAP", 30);
+        }
+    }
+}
+
+#[test]
+fn d3_shards_without_snapshots_begin_anew_with_the_records_in_their_files() {
+    let dir = lived("TERM");
+    flip_snapshots(dir.path(), |shard| shard != "0");
+    let (left, said) = mended(dir.path());
+    assert_eq!(left, (BATCHES, 3), "{said}");
+    assert!(said.contains("lost: what consumer groups committed since then"), "{said}");
+}
+
+#[test]
+fn d3_without_the_catalog_nothing_is_given_up() {
+    let dir = lived("TERM");
+    flip_snapshots(dir.path(), |shard| shard == "0");
+    let before: Vec<_> = files(&dir.path().join("partitions"));
+    for more in [&[][..], &["--accept-loss"]] {
+        let (code, said) = repair(dir.path(), more);
+        assert_eq!((code, said.contains("this cannot be repaired")), (Some(8), true), "{said}");
+    }
+    assert_eq!(files(&dir.path().join("partitions")), before);
+}

@@ -38,6 +38,7 @@ pub mod spill;
 pub mod retention;
 pub mod compaction;
 mod repair;
+pub mod salvage;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 

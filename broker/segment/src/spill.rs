@@ -191,6 +191,59 @@ impl SpillReader {
     }
 }
 
+/// An extent that was told from the bytes alone.
+#[derive(Debug)]
+pub struct SalvagedExtent {
+    /// Whose it is.
+    pub tag: [u8; TAG_BYTES],
+    /// Where it lies, with the checksum that it has.
+    pub extent: SpillExtent,
+    /// What is in it.
+    pub batches: Vec<Stamped>,
+}
+
+impl SpillReader {
+    /// The extents of a file that no snapshot names any more, up to the first that cannot be told. Every
+    /// batch's own checksum holds, and the batches have just the offsets that their extent says.
+    #[must_use]
+    pub fn salvage_all(&self) -> Vec<SalvagedExtent> {
+        let mut found = Vec::new();
+        let mut position = HEADER_BYTES as u64;
+        while let Some(salvaged) = self.salvage_at(position) {
+            position += EXTENT_HEADER_BYTES as u64 + u64::from(salvaged.extent.len);
+            found.push(salvaged);
+        }
+        found
+    }
+
+    fn salvage_at(&self, position: u64) -> Option<SalvagedExtent> {
+        let mut front = [0; EXTENT_HEADER_BYTES];
+        read(&*self.file, &self.path, &mut front, position).ok()?;
+        let mut rest = &front[TAG_BYTES..];
+        let (base_offset, next_offset, len) =
+            (rest.get_i64_le(), rest.get_i64_le(), rest.get_u32_le());
+        let size = EXTENT_HEADER_BYTES as u64 + u64::from(len);
+        if position + size > self.file_bytes {
+            return None;
+        }
+        let mut bytes = vec![0; usize::try_from(size).ok()?];
+        read(&*self.file, &self.path, &mut bytes, position).ok()?;
+        let crc = crc32c::crc32c(&bytes);
+        let extent = SpillExtent { position, len, base_offset, next_offset, crc };
+        let batches = self.read(&extent).ok()?;
+        let mut expected = base_offset;
+        for batch in &batches {
+            let is_whole = ropewalk_batch::Header::verify(&batch.bytes).is_ok();
+            if !is_whole || batch.base_offset != expected {
+                return None;
+            }
+            expected = batch.next_offset();
+        }
+        let tag = *front.first_chunk().expect("an extent begins with its tag");
+        (expected == next_offset).then_some(SalvagedExtent { tag, extent, batches })
+    }
+}
+
 impl SpillExtent {
     /// What stands in front of the batches.
     fn front(&self, tag: &[u8; TAG_BYTES]) -> [u8; EXTENT_HEADER_BYTES] {
@@ -260,6 +313,21 @@ mod tests {
         let disk = SimDisk::new(1);
         let mut writer = SpillWriter::create(Arc::new(disk), PathBuf::from("s")).unwrap();
         assert!(writer.add([0; TAG_BYTES], &[]).is_err());
+    }
+
+    #[test]
+    fn what_was_spilled_can_be_told_without_a_snapshot() {
+        let disk = SimDisk::new(1);
+        let (path, extents) = spilled(&disk, 20, 300);
+        let reader = SpillReader::salvage(&disk, path.clone()).unwrap();
+        let found = reader.salvage_all();
+        assert_eq!(found.iter().map(|found| found.extent).collect::<Vec<_>>(), extents);
+        for (n, found) in (0..).zip(&found) {
+            assert_eq!(shape(&found.batches), shape(&tail(n, 300)));
+        }
+        disk.corrupt(&path, extents[7].position + 60, 1);
+        let found = SpillReader::salvage(&disk, path).unwrap().salvage_all();
+        assert_eq!(found.len(), 7, "up to the first that cannot be told");
     }
 
     proptest! {

@@ -7,10 +7,12 @@
 //! # Order
 //!
 //! 1. `meta`: what it says stands in the catalog's snapshot as well.
-//! 2. The write-ahead log, per shard ([`logs`]): it is cut before the first entry that is lost, or begun anew
+//! 2. Snapshots, per shard: without any, it begins anew with the records in its files ([`rebirth`]). Without
+//!    the catalog's own nothing can be told of anything, and it stays damaged.
+//! 3. The write-ahead log, per shard ([`logs`]): it is cut before the first entry that is lost, or begun anew
 //!    behind the snapshot.
-//! 3. Segments and spill files, per partition ([`records`]): damaged blocks go, whole ones behind them stay.
-//! 4. A new snapshot of each shard that lost records names what is left.
+//! 4. Segments and spill files, per partition ([`records`]): damaged blocks go, whole ones behind them stay.
+//! 5. A new snapshot of each shard that lost records names what is left.
 //!
 //! # Invariants
 //!
@@ -35,10 +37,11 @@ use crate::directory::{DataDir, DirectoryError, Found, Identity};
 use crate::id::{PartitionId, ShardId, TopicId};
 use crate::recovery::{self, OpenError, check_log, load_kept};
 use crate::snapshot::{Snapshot, Snapshots};
-use crate::state::State;
+use crate::state::Catalog;
 
 mod logs;
 mod records;
+mod rebirth;
 
 /// Why a directory cannot be looked through or repaired.
 #[derive(Debug, thiserror::Error)]
@@ -172,38 +175,24 @@ pub fn repair(
     let identity = identity(data, accept, &mut findings)?;
     let (mut wal, recovered) =
         Wal::open(Arc::clone(data.disk()), &data.wal(), options.wal).map_err(OpenError::from)?;
-    let mut shards = Vec::new();
-    let mut names = BTreeMap::new();
-    let mut records = Vec::new();
+    let mut mending = Mending {
+        data,
+        accept,
+        recovered: &recovered,
+        findings,
+        names: Names::new(),
+        catalog: None,
+        records: Vec::new(),
+        shards: Vec::new(),
+    };
     for number in 0..=identity.shards {
-        let shard = ShardId(number);
-        let mut kept = load_kept(&Snapshots::new(data, shard))?;
-        let Some((number, newest)) = kept.pop() else {
-            findings.push(Finding {
-                place: Place::Shard(shard),
-                what: "it has no snapshot that can be believed".to_owned(),
-                losses: Vec::new(),
-                can_be_repaired: false,
-            });
-            continue;
-        };
-        let found = Shard { number, newest };
-        let state = logs::replayed(&found.newest, &recovered, &wal);
-        if let Some(catalog) = &state.catalog {
-            names = catalog.topics.iter().map(|(id, topic)| (*id, topic.name.clone())).collect();
-        }
-        let mended = found.mend_log(&recovered, &state, &names, &mut findings);
-        if mended.is_empty() || accept {
-            shards.push(found);
-        } else if let Some(finding) = findings.last_mut() {
-            finding.losses.push(Loss::Unread);
-        }
-        records.extend(mended);
+        mending.begin(ShardId(number), &wal)?;
     }
-    if accept && !records.is_empty() {
-        wal.write_round_from_reserve(&records)?;
+    if accept && !mending.records.is_empty() {
+        wal.write_round_from_reserve(&mending.records)?;
     }
     drop(wal);
+    let Mending { names, shards, mut findings, .. } = mending;
     for found in shards {
         records::mend(data, &found, (&names, accept), &mut findings)?;
     }
@@ -217,19 +206,72 @@ struct Shard {
     newest: Snapshot,
 }
 
-impl Shard {
-    fn mend_log(
-        &self,
-        recovered: &Recovered,
-        state: &State,
-        names: &Names,
-        findings: &mut Vec<Finding>,
-    ) -> Vec<Record> {
-        let Err(what) = check_log(&self.newest, recovered) else { return Vec::new() };
-        let place = Place::Shard(self.newest.shard);
-        let losses = logs::losses(state, names);
-        findings.push(Finding { place, what, losses, can_be_repaired: true });
-        logs::mend(&self.newest, recovered)
+/// A directory that is being looked through.
+struct Mending<'a> {
+    data: &'a DataDir,
+    accept: bool,
+    recovered: &'a Recovered,
+    findings: Vec<Finding>,
+    /// From the catalog, which is looked at first.
+    names: Names,
+    catalog: Option<Box<Catalog>>,
+    /// For the write-ahead log, if the loss is accepted.
+    records: Vec<Record>,
+    /// Those whose records are to be looked through.
+    shards: Vec<Shard>,
+}
+
+impl Mending<'_> {
+    /// Looks at a shard's snapshots and log.
+    fn begin(&mut self, shard: ShardId, wal: &Wal) -> Result<(), RepairError> {
+        let mut kept = load_kept(&Snapshots::new(self.data, shard))?;
+        let Some((number, newest)) = kept.pop() else { return self.begin_anew(shard) };
+        let state = logs::replayed(&newest, self.recovered, wal);
+        if let Some(catalog) = &state.catalog {
+            let names = catalog.topics.iter().map(|(id, topic)| (*id, topic.name.clone()));
+            self.names = names.collect();
+            self.catalog = Some(catalog.clone());
+        }
+        if let Err(what) = check_log(&newest, self.recovered) {
+            let mut losses = logs::losses(&state, &self.names);
+            if !self.accept {
+                losses.push(Loss::Unread);
+            }
+            let place = Place::Shard(shard);
+            self.findings.push(Finding { place, what, losses, can_be_repaired: true });
+            self.records.extend(logs::mend(&newest, self.recovered));
+            if !self.accept {
+                return Ok(());
+            }
+        }
+        self.shards.push(Shard { number, newest });
+        Ok(())
+    }
+
+    /// No snapshot is left.
+    fn begin_anew(&mut self, shard: ShardId) -> Result<(), RepairError> {
+        let reborn = match &self.catalog {
+            Some(catalog) => rebirth::reborn(self.data, shard, catalog, self.recovered)?,
+            None => None,
+        };
+        let (Some(snapshot), Some(catalog)) = (reborn, &self.catalog) else {
+            self.findings.push(Finding {
+                place: Place::Shard(shard),
+                what: "it has no snapshot that can be believed".to_owned(),
+                losses: Vec::new(),
+                can_be_repaired: false,
+            });
+            return Ok(());
+        };
+        self.findings.push(rebirth::finding(&snapshot, catalog, &self.names));
+        if self.accept {
+            let snapshots = Snapshots::new(self.data, shard);
+            let number = snapshots.numbers()?.last().map_or(1, |last| last + 1);
+            snapshots.write(number, &snapshot)?;
+            self.records.extend(logs::mend(&snapshot, self.recovered));
+            self.shards.push(Shard { number, newest: snapshot });
+        }
+        Ok(())
     }
 }
 
