@@ -18,5 +18,20 @@
 //! - **K4** data is kept unless the user says `Delete`; deletion always ends.
 //! - **K5** an operator upgrade restarts no broker by itself.
 
+pub mod flags;
+pub mod run;
+pub mod health;
+pub mod metrics;
+pub mod installed;
 pub mod lease;
+pub mod context;
+pub mod watch;
+pub mod attempts;
+pub mod budget;
+pub mod apply;
+pub mod finalizer;
+pub mod admin;
+pub mod cluster;
+pub mod queue;
+pub mod figures;
 pub mod signals;

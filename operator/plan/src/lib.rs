@@ -15,4 +15,8 @@
 //! - The same input gives the same output, byte for byte: what is built twice is written once (K1).
 //! - Nothing of the operator's own release goes into what is built for a broker (K5).
 
+pub mod cluster;
+pub mod queue;
+pub mod figures;
+pub mod intent;
 pub mod scaling;

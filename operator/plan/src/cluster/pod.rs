@@ -1,0 +1,170 @@
+//! The pod of a broker.
+//!
+//! # Invariants
+//!
+//! - **K5** nothing of the operator's release is in it, and nothing that may change without a restart:
+//!   settings and token are files that follow their ConfigMap and Secret.
+//! - It passes the restricted pod security standard: no root, no capabilities, nothing writable but the
+//!   volume.
+//! - It stops within [`STOP_SECONDS`], whatever the broker is doing.
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use ropewalk_operator_api::names;
+use serde_json::{Value, json};
+
+use super::properties::{ADMIN_PORT, CONFIG_PATH, KAFKA_PORT, VOLUME_PATH};
+use super::{Broker, Valid};
+
+/// A broker that does not stop within this is killed; it recovers, as after any crash.
+pub const STOP_SECONDS: i64 = 60;
+/// The user that the image is made for.
+const USER: i64 = 65_532;
+/// The container.
+pub const CONTAINER: &str = "broker";
+
+/// The template of a broker's pod.
+#[must_use]
+pub fn template(cluster: &Valid, broker: &Broker) -> Value {
+    let extra = &cluster.pod_template;
+    let mut labels = json!(extra.labels);
+    for (key, value) in super::children::labels(&cluster.name, Some(broker.id)) {
+        labels[key] = json!(value);
+    }
+    let mut metadata = json!({ "labels": labels });
+    if !extra.annotations.is_empty() {
+        metadata["annotations"] = json!(extra.annotations);
+    }
+    json!({ "metadata": metadata, "spec": spec(cluster, broker) })
+}
+
+fn spec(cluster: &Valid, broker: &Broker) -> Value {
+    let extra = &cluster.pod_template;
+    let mut spec = json!({
+        "serviceAccountName": names::brokers(&cluster.name),
+        "automountServiceAccountToken": false,
+        "enableServiceLinks": false,
+        "terminationGracePeriodSeconds": STOP_SECONDS,
+        "securityContext": {
+            "runAsNonRoot": true,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            // Without this a large volume is walked before every start.
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "topologySpreadConstraints": spread(&cluster.name),
+        "containers": [container(cluster, broker)],
+        "volumes": volumes(cluster, broker),
+    });
+    let optional = [
+        ("nodeSelector", json!(extra.node_selector), extra.node_selector.is_empty()),
+        ("tolerations", json!(extra.tolerations), extra.tolerations.is_empty()),
+        ("affinity", json!(extra.affinity), extra.affinity.is_none()),
+        (
+            "priorityClassName",
+            json!(extra.priority_class_name),
+            extra.priority_class_name.is_none(),
+        ),
+        ("imagePullSecrets", json!(extra.image_pull_secrets), extra.image_pull_secrets.is_empty()),
+    ];
+    for (key, value, is_absent) in optional {
+        if !is_absent {
+            spec[key] = value;
+        }
+    }
+    spec
+}
+
+fn container(cluster: &Valid, broker: &Broker) -> Value {
+    let config = format!("{CONFIG_PATH}/broker.properties");
+    let mut container = json!({
+        "name": CONTAINER,
+        "image": broker.image,
+        "args": ["run", "--config", config, "--log-format", "json"],
+        "ports": [
+            {"name": "kafka", "containerPort": KAFKA_PORT, "protocol": "TCP"},
+            {"name": "admin", "containerPort": ADMIN_PORT, "protocol": "TCP"},
+        ],
+        "resources": resources(cluster),
+        "securityContext": {
+            "allowPrivilegeEscalation": false,
+            "readOnlyRootFilesystem": true,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        // Alive as soon as the process answers: a long recovery is no reason to kill it.
+        "startupProbe": probe("/live", 1, 120),
+        "livenessProbe": probe("/live", 10, 3),
+        "readinessProbe": probe("/ready", 2, 2),
+        "volumeMounts": [
+            {"name": "data", "mountPath": VOLUME_PATH},
+            {"name": "config", "mountPath": CONFIG_PATH, "readOnly": true},
+        ],
+    });
+    if let Some(policy) = cluster.pull_policy {
+        container["imagePullPolicy"] = json!(policy);
+    }
+    if !cluster.pod_template.env.is_empty() {
+        container["env"] = json!(cluster.pod_template.env);
+    }
+    container
+}
+
+fn resources(cluster: &Valid) -> Value {
+    match &cluster.resources {
+        Some(resources) => json!(resources),
+        None => json!({"requests": {"cpu": "100m", "memory": "256Mi"}}),
+    }
+}
+
+fn probe(path: &str, period_seconds: i32, failures: i32) -> Value {
+    json!({
+        "httpGet": {"path": path, "port": "admin"},
+        "periodSeconds": period_seconds,
+        "timeoutSeconds": 5,
+        "failureThreshold": failures,
+    })
+}
+
+/// Rather in different zones, then on different nodes; a cluster with one of either still runs.
+fn spread(cluster: &str) -> Value {
+    let over = |key: &str| {
+        json!({
+            "maxSkew": 1,
+            "topologyKey": key,
+            "whenUnsatisfiable": "ScheduleAnyway",
+            "labelSelector": {"matchLabels": super::children::selector(cluster, None)},
+        })
+    };
+    json!([over("topology.kubernetes.io/zone"), over("kubernetes.io/hostname")])
+}
+
+/// Settings and token come in one volume, because one cannot be mounted inside the other everywhere.
+fn volumes(cluster: &Valid, broker: &Broker) -> Value {
+    json!([
+        {
+            "name": "data",
+            "persistentVolumeClaim": {"claimName": names::volume_claim(&cluster.name, broker.id)},
+        },
+        {
+            "name": "config",
+            "projected": {"sources": [
+                {"configMap": {
+                    "name": names::broker(&cluster.name, broker.id),
+                    "items": [{"key": "broker.properties", "path": "broker.properties"}],
+                }},
+                {"secret": {
+                    "name": names::admin_secret(&cluster.name),
+                    "items": [{"key": "token", "path": "admin/token"}],
+                }},
+            ]},
+        },
+    ])
+}
+
+/// The image of a StatefulSet's pods.
+#[must_use]
+pub fn image_of(set: &StatefulSet) -> Option<String> {
+    let pod = set.spec.as_ref()?.template.spec.as_ref()?;
+    pod.containers.iter().find(|container| container.name == CONTAINER)?.image.clone()
+}

@@ -1,0 +1,112 @@
+//! The settings file of a broker.
+//!
+//! Keys are sorted, so that the same settings are the same bytes. What the operator decides stands
+//! after what the user said, and the schema keeps users from saying it.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use ropewalk_operator_api::names;
+
+use super::{Broker, Valid};
+
+/// Kafka's port.
+pub const KAFKA_PORT: i32 = 9092;
+/// The port of the admin API.
+pub const ADMIN_PORT: i32 = 9644;
+/// Where the volume is mounted. The data directory lies below: a fresh file system is not empty.
+pub const VOLUME_PATH: &str = "/var/lib/ropewalk";
+/// Where settings and token are mounted.
+pub const CONFIG_PATH: &str = "/etc/ropewalk";
+/// The key that lets an empty data directory be formatted.
+pub const FORMAT_KEY: &str = "format.cluster.id";
+
+/// The settings of a broker, without the leave to format.
+#[must_use]
+pub fn settings(cluster: &Valid, broker: &Broker) -> BTreeMap<String, String> {
+    let host = format!("{}.{}.svc", names::broker(&cluster.name, broker.id), cluster.namespace);
+    let mut settings = BTreeMap::new();
+    // A queue is declared; a name that is mistyped must not become one. Users may say otherwise.
+    settings.insert("auto.create.topics.enable".to_owned(), "false".to_owned());
+    settings.extend(cluster.config.clone());
+    let decided = [
+        ("node.id", broker.id.to_string()),
+        ("log.dirs", format!("{VOLUME_PATH}/data")),
+        ("listeners", format!("PLAINTEXT://:{KAFKA_PORT}")),
+        ("advertised.listeners", format!("PLAINTEXT://{host}:{KAFKA_PORT}")),
+        ("ropewalk.admin.listener", format!("0.0.0.0:{ADMIN_PORT}")),
+        ("admin.token.file", format!("{CONFIG_PATH}/admin/token")),
+    ];
+    settings.extend(decided.map(|(key, value)| (key.to_owned(), value)));
+    settings
+}
+
+/// The file as the broker finds it when it starts.
+#[must_use]
+pub fn file(cluster: &Valid, broker: &Broker) -> String {
+    let mut settings = settings(cluster, broker);
+    if let Some(id) = &broker.format {
+        settings.insert(FORMAT_KEY.to_owned(), id.clone());
+    }
+    let mut text =
+        String::from("# Written by ropewalk-operator: change the BrokerCluster instead.\n");
+    for (key, value) in settings {
+        let _ = writeln!(text, "{}={}", escaped(&key, true), escaped(&value, false));
+    }
+    text
+}
+
+/// As a properties file needs it: a value cannot begin another line, nor hide as a comment.
+fn escaped(text: &str, is_key: bool) -> String {
+    let mut out = String::with_capacity(text.len());
+    for (at, character) in text.chars().enumerate() {
+        match character {
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            ' ' if is_key || at == 0 => out.push_str("\\ "),
+            '=' | ':' | '#' | '!' if is_key => {
+                out.push('\\');
+                out.push(character);
+            }
+            _ => out.push(character),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Observed, fixture};
+    use super::*;
+
+    #[test]
+    fn a_broker_is_told_who_it_is_and_may_format_once() {
+        let cluster = fixture::cluster("{config: {log.retention.hours: '24'}}");
+        let valid = fixture::valid(&cluster, &Observed::default());
+        let text = file(&valid, &valid.brokers[0]);
+        for line in [
+            "node.id=0",
+            "log.dirs=/var/lib/ropewalk/data",
+            "advertised.listeners=PLAINTEXT://prod-broker-0.shop.svc:9092",
+            "format.cluster.id=uid-1",
+            "log.retention.hours=24",
+        ] {
+            assert!(text.lines().any(|there| there == line), "{line} is not in {text}");
+        }
+        let valid = fixture::valid(&cluster, &fixture::observed_claim(0, "20Gi", true));
+        assert!(!file(&valid, &valid.brokers[0]).contains(FORMAT_KEY));
+    }
+
+    #[test]
+    fn a_value_cannot_smuggle_in_a_line() {
+        let mut cluster = fixture::cluster("{}");
+        cluster.spec.config.insert("a".into(), "x\nnode.id=9\\".into());
+        cluster.spec.config.insert("b = c".into(), " y".into());
+        let valid = fixture::valid(&cluster, &Observed::default());
+        let text = file(&valid, &valid.brokers[0]);
+        assert!(text.contains("a=x\\nnode.id=9\\\\\n"), "{text}");
+        assert!(text.contains("b\\ \\=\\ c=\\ y\n"), "{text}");
+    }
+}

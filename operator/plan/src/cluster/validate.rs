@@ -1,0 +1,292 @@
+//! From spec and observation to a [`Valid`] cluster: after this step nobody reads the raw spec.
+//!
+//! # Invariants
+//!
+//! - A broker id is used once. It comes from what exists, from the status, or it is one higher than
+//!   any that ever was; never from an ordinal.
+//! - A data directory is formatted once per id: `format` is set only for a broker that neither the
+//!   status nor its volume remembers as formatted, or whose loss a person has accepted.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::{Resource as _, ResourceExt as _};
+use ropewalk_operator_api::cluster::{PodTemplate, Resources, RunState};
+use ropewalk_operator_api::{BrokerCluster, Size, names, size};
+use serde_json::json;
+
+use super::{Observed, image};
+use crate::intent;
+
+/// What the operator itself brings.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The image of brokers whose release nobody chose.
+    pub broker_image: String,
+}
+
+/// A cluster as it should be.
+#[derive(Clone, Debug)]
+pub struct Valid {
+    /// Its name.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Owner of everything that goes with it.
+    pub owner: OwnerReference,
+    /// Its brokers, in the order of their ids.
+    pub brokers: Vec<Broker>,
+    /// Whether pods run.
+    pub running: bool,
+    /// When an image is asked for.
+    pub pull_policy: Option<&'static str>,
+    /// What a broker asks of its node.
+    pub resources: Option<Resources>,
+    /// What else was said about the pods.
+    pub pod_template: PodTemplate,
+    /// The class of the volumes, if not the default.
+    pub storage_class: Option<String>,
+    /// The size of the volumes.
+    pub size: Size,
+    /// Settings of the brokers.
+    pub config: std::collections::BTreeMap<String, String>,
+    /// What the user asked, and nobody else.
+    pub intent: Intent,
+}
+
+/// Hashes of what the user asked, and of nothing else: a restart that follows from anything else
+/// waits to be asked for. Recorded on a StatefulSet when its pod is (re)started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Intent {
+    /// Of the pods.
+    pub pod: String,
+    /// Of the settings.
+    pub config: String,
+}
+
+impl std::fmt::Display for Intent {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{}.{}", self.pod, self.config)
+    }
+}
+
+impl Intent {
+    /// As it was recorded.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (pod, config) = text.split_once('.')?;
+        Some(Self { pod: pod.to_owned(), config: config.to_owned() })
+    }
+}
+
+/// One broker as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Broker {
+    /// Its id, for ever.
+    pub id: i32,
+    /// What it runs.
+    pub image: String,
+    /// The cluster that an empty data directory is to belong to; `None` if it must not be empty.
+    pub format: Option<String>,
+    /// The size of its volume: never less than it has.
+    pub size: String,
+    /// Whether its volume is known to have been formatted.
+    pub formatted: bool,
+    /// What a new broker would run by now, where nobody chose and this one runs something else.
+    pub newer_default: Option<String>,
+}
+
+/// Why a cluster cannot be reconciled until somebody changes it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The object is not one that the API server hands out.
+    #[error("the object has no {0}")]
+    Incomplete(&'static str),
+}
+
+/// The cluster as it should be.
+///
+/// # Errors
+///
+/// [`Refusal`] when only a change of the object helps.
+pub fn validate(
+    cluster: &BrokerCluster,
+    observed: &Observed,
+    settings: &Settings,
+) -> Result<Valid, Refusal> {
+    let name = cluster.metadata.name.clone().ok_or(Refusal::Incomplete("name"))?;
+    let namespace = cluster.namespace().ok_or(Refusal::Incomplete("namespace"))?;
+    let owner = cluster.controller_owner_ref(&()).ok_or(Refusal::Incomplete("uid"))?;
+    let spec = &cluster.spec;
+    let brokers = broker_ids(cluster, observed)
+        .into_iter()
+        .map(|id| broker(cluster, observed, settings, id))
+        .collect();
+    Ok(Valid {
+        name,
+        namespace,
+        owner,
+        brokers,
+        running: spec.run_state == RunState::Running,
+        pull_policy: spec.image.as_ref().and_then(|image| image.pull_policy).map(|p| p.as_str()),
+        resources: spec.resources.clone(),
+        pod_template: spec.pod_template.clone().unwrap_or_default(),
+        storage_class: spec.storage.storage_class_name.clone(),
+        size: spec.storage.size.clone(),
+        config: spec.config.clone(),
+        intent: intent_of(cluster),
+    })
+}
+
+/// The ids of the brokers that should exist.
+#[must_use]
+pub fn broker_ids(cluster: &BrokerCluster, observed: &Observed) -> Vec<i32> {
+    let status = cluster.status.as_ref();
+    let mut ids: Vec<i32> = observed.ids().collect();
+    ids.extend(status.iter().flat_map(|status| status.brokers.iter().map(|broker| broker.id)));
+    ids.sort_unstable();
+    ids.dedup();
+    let highest = highest_id(cluster, observed);
+    let wanted = usize::try_from(cluster.spec.replicas.max(1)).unwrap_or(1);
+    ids.truncate(wanted);
+    let missing = i32::try_from(wanted - ids.len()).unwrap_or(0);
+    ids.extend((1..=missing).map(|more| highest.map_or(more - 1, |highest| highest + more)));
+    ids
+}
+
+/// The highest id that was ever given out.
+#[must_use]
+pub fn highest_id(cluster: &BrokerCluster, observed: &Observed) -> Option<i32> {
+    let status = cluster.status.as_ref();
+    let recorded = status.and_then(|status| status.highest_broker_id);
+    let listed = status.iter().flat_map(|status| status.brokers.iter().map(|broker| broker.id));
+    observed.ids().chain(listed).chain(recorded).max()
+}
+
+fn broker(cluster: &BrokerCluster, observed: &Observed, settings: &Settings, id: i32) -> Broker {
+    let status = cluster.status.as_ref();
+    let recorded = status.and_then(|s| s.brokers.iter().find(|broker| broker.id == id));
+    let claim = observed.claims.get(&id);
+    let running = observed.stateful_sets.get(&id).and_then(super::pod::image_of);
+    let current = running.or_else(|| recorded.and_then(|broker| broker.image.clone()));
+    let formatted = recorded.is_some_and(|broker| broker.formatted)
+        || claim.is_some_and(|claim| claim.annotations().contains_key(names::ANNOTATION_FORMATTED));
+    let accepted = cluster.annotations().get(names::ANNOTATION_ACCEPT_DATA_LOSS);
+    let loss_accepted =
+        accepted.is_some() && accepted == claim.and_then(|claim| claim.metadata.uid.as_ref());
+    let known_id = status.and_then(|status| status.cluster_id.clone());
+    let format = (!formatted || loss_accepted)
+        .then(|| known_id.or_else(|| cluster.metadata.uid.clone()))
+        .flatten();
+    let wanted = &cluster.spec.storage.size;
+    let has = claim.and_then(claimed);
+    let larger = has.filter(|has| size::bytes(has) > wanted.bytes());
+    let image = image::wanted(&cluster.spec, &settings.broker_image, current.as_deref());
+    let default = image::wanted(&cluster.spec, &settings.broker_image, None);
+    let newer_default = (!image::is_chosen(&cluster.spec) && default != image).then_some(default);
+    Broker {
+        id,
+        image,
+        newer_default,
+        format,
+        size: larger.unwrap_or_else(|| wanted.to_string()),
+        formatted,
+    }
+}
+
+/// The size that a claim asks for.
+#[must_use]
+pub fn claimed(claim: &k8s_openapi::api::core::v1::PersistentVolumeClaim) -> Option<String> {
+    let requests = claim.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?;
+    requests.get("storage").map(|size| size.0.clone())
+}
+
+fn intent_of(cluster: &BrokerCluster) -> Intent {
+    let spec = &cluster.spec;
+    let pod = json!({
+        "version": spec.version,
+        "image": spec.image,
+        "resources": spec.resources,
+        "podTemplate": spec.pod_template,
+        "restart": cluster.annotations().get(names::ANNOTATION_RESTART),
+    });
+    Intent { pod: intent::hash(&pod), config: intent::hash(&spec.config) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture;
+    use super::*;
+
+    #[test]
+    fn the_first_broker_is_0_and_is_formatted() {
+        let cluster = fixture::cluster("{}");
+        let valid = fixture::valid(&cluster, &Observed::default());
+        assert_eq!(valid.brokers[0].id, 0);
+        assert_eq!(valid.brokers[0].format.as_deref(), Some("uid-1"));
+    }
+
+    #[test]
+    fn an_id_is_never_used_twice() {
+        let mut cluster = fixture::cluster("{}");
+        cluster.status =
+            Some(fixture::status("{highestBrokerId: 7, replicas: 0, readyReplicas: 0}"));
+        assert_eq!(broker_ids(&cluster, &Observed::default()), [8]);
+        let observed = fixture::observed_claim(3, "20Gi", false);
+        assert_eq!(broker_ids(&cluster, &observed), [3], "what is there comes first");
+        assert_eq!(highest_id(&cluster, &observed), Some(7));
+    }
+
+    #[test]
+    fn k4_the_volume_of_an_earlier_cluster_is_taken_over_and_never_formatted() {
+        let cluster = fixture::cluster("{}");
+        let valid = fixture::valid(&cluster, &fixture::observed_claim(0, "20Gi", true));
+        assert_eq!((valid.brokers[0].id, &valid.brokers[0].format), (0, &None));
+    }
+
+    #[test]
+    fn a_lost_disk_is_formatted_only_when_a_person_accepts_the_loss_of_that_volume() {
+        let mut cluster = fixture::cluster("{}");
+        cluster.status = Some(fixture::status(
+            "{replicas: 1, readyReplicas: 0, brokers: [{id: 0, ready: false, formatted: true}]}",
+        ));
+        let observed = fixture::observed_claim(0, "20Gi", false);
+        assert_eq!(fixture::valid(&cluster, &observed).brokers[0].format, None);
+        let accept = |uid: &str| {
+            let mut cluster = cluster.clone();
+            let annotation = (names::ANNOTATION_ACCEPT_DATA_LOSS.into(), uid.into());
+            cluster.metadata.annotations = Some([annotation].into());
+            fixture::valid(&cluster, &observed).brokers[0].format.clone()
+        };
+        assert_eq!(accept("claim-0").as_deref(), Some("uid-1"));
+        assert_eq!(accept("another"), None);
+    }
+
+    #[test]
+    fn a_volume_made_larger_by_hand_stays_larger() {
+        let cluster = fixture::cluster("{storage: {size: 20Gi}}");
+        let size = |claimed: &str| {
+            fixture::valid(&cluster, &fixture::observed_claim(0, claimed, true)).brokers[0]
+                .size
+                .clone()
+        };
+        assert_eq!(size("50Gi"), "50Gi");
+        assert_eq!(size("10Gi"), "20Gi");
+    }
+
+    #[test]
+    fn k5_the_intent_of_a_pod_holds_nothing_of_the_operator() {
+        let cluster = fixture::cluster("{}");
+        let observed = Observed::default();
+        let with = |image: &str| {
+            let settings = Settings { broker_image: image.into() };
+            validate(&cluster, &observed, &settings).expect("valid").intent
+        };
+        assert_eq!(with("a:1"), with("b:2"));
+        let other = fixture::cluster("{config: {log.retention.hours: '1'}}");
+        assert_ne!(intent_of(&cluster).config, intent_of(&other).config);
+        assert_eq!(intent_of(&cluster).pod, intent_of(&other).pod);
+        let same = fixture::cluster("{storage: {size: 30Gi}, runState: Hibernated}");
+        assert_eq!(intent_of(&cluster), intent_of(&same));
+        let intent = intent_of(&cluster);
+        assert_eq!(Intent::parse(&intent.to_string()), Some(intent));
+    }
+}

@@ -1,0 +1,245 @@
+//! How a cluster stands: its conditions and its status, from what was seen and what went wrong.
+//!
+//! # Invariants
+//!
+//! - Every reason names what a person can do about it, or what it waits for.
+//! - **K1** the same observation gives the same status, so that nothing is written twice.
+//! - `formatted` never turns back, `highestBrokerId` never falls.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use ropewalk_operator_api::cluster::{BrokerStatus, RunState};
+use ropewalk_operator_api::condition::{Finding, READY, cluster as kind};
+use ropewalk_operator_api::{BrokerCluster, BrokerClusterStatus, ManagementState, names};
+
+use super::observed::is_ready;
+use super::properties::KAFKA_PORT;
+use super::rollout::{Cause, Decision};
+use super::validate::highest_id;
+use super::{Observed, Valid, pod};
+
+mod trouble;
+
+pub use trouble::{Concern, Problem};
+
+/// Everything that a verdict is made from.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts<'a> {
+    /// The cluster as it was asked for.
+    pub cluster: &'a BrokerCluster,
+    /// As it should be.
+    pub valid: &'a Valid,
+    /// As it was seen.
+    pub observed: &'a Observed,
+    /// Which brokers restart.
+    pub decisions: &'a [(i32, Decision)],
+    /// What went wrong on the way, by step.
+    pub problems: &'a [Problem],
+    /// Brokers that were restarted just now.
+    pub restarted: &'a [i32],
+    /// The time.
+    pub now: &'a Time,
+}
+
+impl Facts<'_> {
+    /// The whole status.
+    #[must_use]
+    pub fn status(&self) -> BrokerClusterStatus {
+        let before = self.cluster.status.clone().unwrap_or_default();
+        let generation = self.cluster.metadata.generation;
+        let ready = self.valid.brokers.iter().filter(|broker| self.serves(broker.id)).count();
+        let ready = i32::try_from(ready).unwrap_or(i32::MAX);
+        let first = self.valid.brokers.first().map(|broker| broker.id);
+        let answer = first.and_then(|id| self.observed.answers.get(&id));
+        let cluster_id = answer.map(|answer| answer.cluster_id.clone()).filter(|id| !id.is_empty());
+        let version = answer.map(|answer| answer.version.clone()).filter(|text| !text.is_empty());
+        let (name, namespace) = (&self.valid.name, &self.valid.namespace);
+        let bootstrap = names::bootstrap(name);
+        BrokerClusterStatus {
+            observed_generation: generation,
+            conditions: self
+                .findings()
+                .iter()
+                .map(|finding| finding.dated(&before.conditions, generation, self.now))
+                .collect(),
+            replicas: i32::try_from(self.observed.pods.len()).unwrap_or(i32::MAX),
+            ready_replicas: ready,
+            brokers_ready: Some(format!("{ready}/{}", self.valid.brokers.len())),
+            selector: Some(format!("{}={name}", names::LABEL_CLUSTER)),
+            version: version.or(before.version),
+            cluster_id: cluster_id.or(before.cluster_id),
+            bootstrap_servers: Some(format!("{bootstrap}.{namespace}.svc:{KAFKA_PORT}")),
+            highest_broker_id: self
+                .valid
+                .brokers
+                .iter()
+                .map(|broker| broker.id)
+                .chain(highest_id(self.cluster, self.observed))
+                .max(),
+            brokers: self.valid.brokers.iter().map(|broker| self.broker(broker.id)).collect(),
+        }
+    }
+
+    fn broker(&self, id: i32) -> BrokerStatus {
+        let before = self.cluster.status.as_ref();
+        let before = before.and_then(|status| status.brokers.iter().find(|old| old.id == id));
+        let ready = self.serves(id);
+        let answer = self.observed.answers.get(&id);
+        let known = self.valid.brokers.iter().find(|broker| broker.id == id);
+        let decision = self.decisions.iter().find(|(of, _)| *of == id).map(|(_, what)| what);
+        let now_restarted = self.restarted.contains(&id);
+        BrokerStatus {
+            id,
+            pod_name: self
+                .observed
+                .pods
+                .contains_key(&id)
+                .then(|| names::pod(&self.valid.name, id)),
+            ready,
+            formatted: ready || known.is_some_and(|broker| broker.formatted),
+            version: answer
+                .map(|answer| answer.version.clone())
+                .filter(|version| !version.is_empty())
+                .or_else(|| before.and_then(|old| old.version.clone())),
+            image: self
+                .observed
+                .stateful_sets
+                .get(&id)
+                .and_then(pod::image_of)
+                .or_else(|| before.and_then(|old| old.image.clone())),
+            restart_reason: match decision {
+                Some(Decision::Wait { reason, .. } | Decision::Restart { reason }) => {
+                    Some(reason.clone())
+                }
+                Some(Decision::Settled | Decision::Record | Decision::Offer { .. }) | None => None,
+            },
+            last_restart_time: now_restarted
+                .then(|| self.now.clone())
+                .or_else(|| before.and_then(|old| old.last_restart_time.clone())),
+        }
+    }
+
+    fn serves(&self, id: i32) -> bool {
+        self.observed.pods.get(&id).is_some_and(is_ready)
+    }
+
+    /// Every condition.
+    #[must_use]
+    pub fn findings(&self) -> Vec<Finding> {
+        let mut findings = vec![self.ready(), self.progressing(), self.restart_pending()];
+        findings.push(self.upgrade_available());
+        findings.push(self.storage());
+        findings.push(self.data_lost());
+        findings.push(self.configuration());
+        findings
+    }
+
+    fn ready(&self) -> Finding {
+        let cluster = self.cluster;
+        if let Some(problem) = self.problems.iter().find(|problem| problem.is_fatal()) {
+            return Finding::new(READY, false, problem.reason, problem.message.clone());
+        }
+        if cluster.spec.run_state == RunState::Hibernated {
+            let rest = "set `spec.runState` to Running to wake the brokers; their data is kept";
+            return Finding::new(READY, false, "Hibernated", rest);
+        }
+        let troubles = self.valid.brokers.iter().filter(|broker| !self.serves(broker.id));
+        if let Some((reason, message)) = troubles.map(|broker| self.trouble(broker.id)).next() {
+            return Finding::new(READY, false, reason, message);
+        }
+        let paused = cluster.spec.management_state == ManagementState::Paused;
+        let message =
+            if paused { "every broker serves; changes are paused" } else { "every broker serves" };
+        Finding::new(READY, true, "BrokersReady", message)
+    }
+
+    fn progressing(&self) -> Finding {
+        if self.cluster.spec.management_state == ManagementState::Paused {
+            let message = "`spec.managementState` is Paused: nothing is changed";
+            return Finding::new(kind::PROGRESSING, false, "Paused", message);
+        }
+        if let Some(problem) = self.problems.first() {
+            return Finding::new(kind::PROGRESSING, false, problem.reason, problem.message.clone());
+        }
+        let restarts =
+            self.decisions.iter().any(|(_, what)| matches!(what, Decision::Restart { .. }));
+        let waits =
+            self.valid.running && self.valid.brokers.iter().any(|broker| !self.serves(broker.id));
+        let stops = !self.valid.running && !self.observed.pods.is_empty();
+        if let Some(id) = self.overdue() {
+            let seconds = self.cluster.spec.rollout.broker_deadline_seconds;
+            let message =
+                format!("broker {id} is not ready {seconds} s after its restart; see Ready");
+            return Finding::new(kind::PROGRESSING, false, "DeadlineExceeded", message);
+        }
+        if restarts || waits || stops {
+            let message = "brokers are being started, stopped or restarted";
+            return Finding::new(kind::PROGRESSING, true, "BrokersChanging", message);
+        }
+        Finding::new(kind::PROGRESSING, false, "Settled", "everything is as it was asked for")
+    }
+
+    /// A broker that was restarted and is not ready in time.
+    fn overdue(&self) -> Option<i32> {
+        let deadline = i64::from(self.cluster.spec.rollout.broker_deadline_seconds);
+        let brokers = self.cluster.status.iter().flat_map(|status| &status.brokers);
+        let mut late = brokers.filter(|broker| {
+            let at = broker.last_restart_time.as_ref().map(|time| time.0.as_second());
+            at.is_some_and(|at| self.now.0.as_second() - at > deadline)
+        });
+        late.find(|broker| !self.serves(broker.id) && self.valid.running).map(|broker| broker.id)
+    }
+
+    fn restart_pending(&self) -> Finding {
+        for (id, decision) in self.decisions {
+            let (reason, message) = match decision {
+                Decision::Settled | Decision::Record | Decision::Offer { .. } => continue,
+                Decision::Restart { reason } => ("Restarting", format!("broker {id}: {reason}")),
+                Decision::Wait { reason, cause: Cause::OtherBroker(other) } => {
+                    let message =
+                        format!("broker {id}: {reason}; waits until broker {other} is ready");
+                    ("WaitingForBroker", message)
+                }
+                Decision::Wait { reason, cause: Cause::Approval(token) } => {
+                    let name = &self.valid.name;
+                    let key = names::ANNOTATION_APPROVE_RESTART;
+                    let message = format!(
+                        "broker {id}: {reason}; approve it with `kubectl annotate --overwrite rwc {name} {key}={token}`"
+                    );
+                    ("WaitingForApproval", message)
+                }
+            };
+            return Finding::new(kind::RESTART_PENDING, true, reason, message);
+        }
+        Finding::new(kind::RESTART_PENDING, false, "NothingPending", "no broker has to restart")
+    }
+
+    fn upgrade_available(&self) -> Finding {
+        let offers = self.decisions.iter().find_map(|(id, decision)| match decision {
+            Decision::Offer { reason } => Some((id, reason)),
+            Decision::Settled
+            | Decision::Record
+            | Decision::Restart { .. }
+            | Decision::Wait { .. } => None,
+        });
+        let name = &self.valid.name;
+        let restart = names::ANNOTATION_RESTART;
+        if let Some((id, reason)) = offers {
+            let message = format!(
+                "broker {id}: {reason}. Nothing restarts by itself: take it over with `kubectl annotate --overwrite rwc {name} {restart}=\"$(date +%s)\"`"
+            );
+            return Finding::new(kind::UPGRADE_AVAILABLE, true, "NewDefaults", message);
+        }
+        let older = self.valid.brokers.iter().find(|broker| broker.newer_default.is_some());
+        if let Some((broker, newer)) = older.and_then(|b| Some((b, b.newer_default.as_ref()?))) {
+            let message = format!(
+                "brokers run {}, this operator comes with {newer}. Nothing restarts by itself: set `spec.version` to upgrade",
+                broker.image
+            );
+            return Finding::new(kind::UPGRADE_AVAILABLE, true, "NewRelease", message);
+        }
+        Finding::new(kind::UPGRADE_AVAILABLE, false, "UpToDate", "brokers run what was asked for")
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,238 @@
+//! What keeps a broker from serving, in words that say what to do.
+
+use k8s_openapi::api::core::v1::{ContainerStateTerminated, Pod};
+use ropewalk_operator_api::condition::{Finding, cluster as kind};
+use ropewalk_operator_api::{names, size};
+
+use super::Facts;
+use crate::cluster::observed::pod_condition as condition_of;
+use crate::cluster::pod::CONTAINER;
+use crate::cluster::validate::claimed;
+
+/// The broker ends with this when its data directory is empty and must not be.
+const EXIT_DATA_LOST: i32 = 7;
+
+/// What went wrong in one step of a reconcile. The other steps went on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Why, in one word for programs.
+    pub reason: &'static str,
+    /// Why, and what to do, for people.
+    pub message: String,
+    /// What it concerns.
+    pub concerns: Concern,
+}
+
+/// What a problem concerns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Concern {
+    /// An object that cannot be there twice, or must not be ours: nothing works until it is gone.
+    Existence,
+    /// The volumes.
+    Storage,
+    /// The settings of running brokers.
+    Configuration,
+    /// Anything else; it is tried again.
+    Other,
+}
+
+impl Problem {
+    /// Whether no broker can serve because of it.
+    #[must_use]
+    pub fn is_fatal(&self) -> bool {
+        self.concerns == Concern::Existence
+    }
+}
+
+impl Facts<'_> {
+    /// Why a broker does not serve.
+    pub(super) fn trouble(&self, id: i32) -> (&'static str, String) {
+        if let Some(message) = self.lost(id) {
+            return ("DataLost", message);
+        }
+        self.pod_trouble(id)
+            .or_else(|| self.claim_trouble(id))
+            .or_else(|| self.problem_trouble())
+            .unwrap_or_else(|| ("Starting", format!("broker {id} is starting")))
+    }
+
+    fn problem_trouble(&self) -> Option<(&'static str, String)> {
+        self.problems.first().map(|problem| (problem.reason, problem.message.clone()))
+    }
+
+    fn pod_trouble(&self, id: i32) -> Option<(&'static str, String)> {
+        let Some(pod) = self.observed.pods.get(&id) else {
+            let set = names::broker(&self.valid.name, id);
+            return self.observed.warning(&set).map(|warning| {
+                let is_quota = warning.contains("exceeded quota");
+                let reason = if is_quota { "QuotaExceeded" } else { "PodNotCreated" };
+                (reason, format!("the pod of broker {id} cannot be made: {warning}"))
+            });
+        };
+        if pod.metadata.deletion_timestamp.is_some() {
+            return Some(("Stopping", format!("the pod of broker {id} is stopping")));
+        }
+        scheduling(pod, id).or_else(|| waiting(pod, id)).or_else(|| self.mounting(pod, id)).or_else(
+            || {
+                let reasons = &self.observed.answers.get(&id)?.reasons;
+                let message = format!("broker {id} does not serve yet: {}", reasons.join("; "));
+                (!reasons.is_empty()).then_some(("BrokerNotReady", message))
+            },
+        )
+    }
+
+    /// A volume that cannot be attached or mounted shows in events only.
+    fn mounting(&self, pod: &Pod, id: i32) -> Option<(&'static str, String)> {
+        let name = pod.metadata.name.as_deref()?;
+        let warning = self.observed.warning(name)?;
+        let creating = waiting_reason(pod).is_some_and(|(reason, _)| reason == "ContainerCreating");
+        creating
+            .then(|| ("PodNotStarted", format!("the pod of broker {id} does not start: {warning}")))
+    }
+
+    fn claim_trouble(&self, id: i32) -> Option<(&'static str, String)> {
+        let claim = self.observed.claims.get(&id)?;
+        let name = names::volume_claim(&self.valid.name, id);
+        let phase = claim.status.as_ref().and_then(|status| status.phase.as_deref());
+        if phase != Some("Pending") {
+            return None;
+        }
+        let warning = self.observed.warning(&name)?;
+        let missing = warning.contains("storageclass") && warning.contains("not found");
+        if missing {
+            let message = format!(
+                "the volume {name} cannot be made: {warning}. Make the class; `storageClassName` is immutable, so to use another delete this BrokerCluster and the claim {name}, which holds nothing yet"
+            );
+            return Some(("StorageClassNotFound", message));
+        }
+        Some(("VolumePending", format!("the volume {name} is not there yet: {warning}")))
+    }
+
+    /// The words about a broker whose volume is empty and was not.
+    fn lost(&self, id: i32) -> Option<String> {
+        let ended = last_end(self.observed.pods.get(&id)?)?;
+        if ended.exit_code != EXIT_DATA_LOST {
+            return None;
+        }
+        let claim = names::volume_claim(&self.valid.name, id);
+        let uid = self.observed.claims.get(&id).and_then(|claim| claim.metadata.uid.clone());
+        let (name, key) = (&self.valid.name, names::ANNOTATION_ACCEPT_DATA_LOSS);
+        Some(format!(
+            "broker {id} held data, and its volume {claim} is empty now. If the data can be brought back, restore the volume. To begin again without it: `kubectl annotate --overwrite rwc {name} {key}={}`",
+            uid.unwrap_or_default()
+        ))
+    }
+
+    pub(super) fn data_lost(&self) -> Finding {
+        let lost = self.valid.brokers.iter().find_map(|broker| self.lost(broker.id));
+        match lost {
+            Some(message) => Finding::new(kind::DATA_LOST, true, "VolumeEmpty", message),
+            None => {
+                Finding::new(kind::DATA_LOST, false, "DataPresent", "no volume was found empty")
+            }
+        }
+    }
+
+    pub(super) fn storage(&self) -> Finding {
+        let failed = self.problems.iter().find(|problem| problem.concerns == Concern::Storage);
+        if let Some(problem) = failed {
+            return Finding::new(
+                kind::STORAGE_RESIZED,
+                false,
+                problem.reason,
+                problem.message.clone(),
+            );
+        }
+        let mut larger = Vec::new();
+        for broker in &self.valid.brokers {
+            let Some(claim) = self.observed.claims.get(&broker.id) else { continue };
+            let name = names::volume_claim(&self.valid.name, broker.id);
+            let capacity = claim.status.as_ref().and_then(|status| status.capacity.as_ref());
+            let has = capacity.and_then(|all| all.get("storage")).and_then(|q| size::bytes(&q.0));
+            let asked = claimed(claim).and_then(|asked| size::bytes(&asked));
+            if has.is_some() && has < asked {
+                let message = format!("the volume {name} is being made larger");
+                return Finding::new(kind::STORAGE_RESIZED, false, "Resizing", message);
+            }
+            if asked > self.valid.size.bytes() {
+                larger.push(name);
+            }
+        }
+        if !larger.is_empty() {
+            let message = format!("made larger by hand, left as it is: {}", larger.join(", "));
+            return Finding::new(kind::STORAGE_RESIZED, true, "LargerThanAsked", message);
+        }
+        Finding::new(kind::STORAGE_RESIZED, true, "AsAsked", "every volume has the size asked for")
+    }
+
+    pub(super) fn configuration(&self) -> Finding {
+        let failed =
+            self.problems.iter().find(|problem| problem.concerns == Concern::Configuration);
+        match failed {
+            Some(problem) => Finding::new(
+                kind::CONFIGURATION_APPLIED,
+                false,
+                problem.reason,
+                problem.message.clone(),
+            ),
+            None => {
+                let message =
+                    "brokers have the settings of the spec, or get them when they restart";
+                Finding::new(kind::CONFIGURATION_APPLIED, true, "Applied", message)
+            }
+        }
+    }
+}
+
+fn scheduling(pod: &Pod, id: i32) -> Option<(&'static str, String)> {
+    let (is_scheduled, message) = condition_of(pod, "PodScheduled")?;
+    let message = message.unwrap_or("no node was found");
+    (!is_scheduled).then(|| {
+        let advice = "make room, add a node, or change `spec.resources` or `spec.podTemplate`";
+        ("Unschedulable", format!("the pod of broker {id} finds no node: {message}; {advice}"))
+    })
+}
+
+fn waiting(pod: &Pod, id: i32) -> Option<(&'static str, String)> {
+    let (reason, message) = waiting_reason(pod)?;
+    match reason {
+        "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" => {
+            let advice =
+                "correct `spec.image` or `spec.version`, or `spec.podTemplate.imagePullSecrets`";
+            Some(("ImageNotFound", format!("broker {id}: {message}; {advice}")))
+        }
+        "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => {
+            Some(("PodNotStarted", format!("the pod of broker {id} does not start: {message}")))
+        }
+        "CrashLoopBackOff" => {
+            let last = last_end(pod).map(|ended| {
+                let words = ended.message.clone().or(ended.reason.clone()).unwrap_or_default();
+                format!("exit code {}: {}", ended.exit_code, words.trim())
+            });
+            let last = last.unwrap_or_else(|| message.to_owned());
+            Some(("CrashLooping", format!("broker {id} ends again and again: {last}")))
+        }
+        _ => None,
+    }
+}
+
+fn waiting_reason(pod: &Pod) -> Option<(&str, &str)> {
+    let waiting = status_of(pod)?.state.as_ref()?.waiting.as_ref()?;
+    Some((waiting.reason.as_deref()?, waiting.message.as_deref().unwrap_or_default()))
+}
+
+/// How the container ended last, if it is not running again.
+fn last_end(pod: &Pod) -> Option<&ContainerStateTerminated> {
+    let status = status_of(pod)?;
+    let state = status.state.as_ref();
+    if state.is_some_and(|state| state.running.is_some()) && status.ready {
+        return None;
+    }
+    let now = state.and_then(|state| state.terminated.as_ref());
+    now.or_else(|| status.last_state.as_ref()?.terminated.as_ref())
+}
+
+fn status_of(pod: &Pod) -> Option<&k8s_openapi::api::core::v1::ContainerStatus> {
+    let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
+    statuses.iter().find(|status| status.name == CONTAINER)
+}

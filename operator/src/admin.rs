@@ -1,0 +1,389 @@
+//! The admin APIs of the brokers: the only place where operator and broker meet.
+//!
+//! # Place in the walk
+//!
+//! Controllers call [`Brokers`]; [`http`] carries one request; [`fence`] keeps the epoch of each
+//! cluster. What is said and answered is typed in `operator/plan`.
+//!
+//! # Invariants
+//!
+//! - **K2** a call that changes something carries the epoch that the cluster gave this leader, and is
+//!   not sent by a process that does not hold the Lease.
+//! - A broker that is slow or talks too much costs bounded time and memory.
+//! - The token is read from the Secret of the cluster, is kept in memory, and is read again when a
+//!   broker refuses it.
+
+use std::collections::HashMap;
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, Client};
+use parking_lot::Mutex;
+use ropewalk_operator_api::{BrokerCluster, names};
+use ropewalk_operator_plan::queue::Refused;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::lease::{Leadership, NotLeader};
+use crate::signals::ClusterKey;
+
+pub mod http;
+pub mod fence;
+
+use fence::Epochs;
+use http::{Http, HttpError, Method};
+
+/// One broker.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Target {
+    /// Its cluster.
+    pub cluster: ClusterKey,
+    /// Its id.
+    pub broker: i32,
+}
+
+impl Target {
+    /// The broker of a cluster that is asked about queues and groups.
+    #[must_use]
+    pub fn of(cluster: &BrokerCluster) -> Self {
+        let metadata = &cluster.metadata;
+        let key = ClusterKey::new(
+            metadata.namespace.clone().unwrap_or_default(),
+            metadata.name.clone().unwrap_or_default(),
+        );
+        let brokers = cluster.status.iter().flat_map(|status| &status.brokers);
+        let broker = brokers.map(|broker| broker.id).min().unwrap_or(0);
+        Self { cluster: key, broker }
+    }
+}
+
+/// What a caller needs to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Right {
+    /// Anybody.
+    Open,
+    /// Somebody with the token.
+    Token,
+    /// The leader: token and epoch.
+    Change,
+}
+
+/// Why a call did not do what it was to do; split by what comes next.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// Nobody answered in time: try again.
+    #[error("the broker cannot be reached: {0}")]
+    Unreachable(String),
+    /// The broker refused: what it says decides.
+    #[error("{reason}: {message}")]
+    Refused {
+        /// In one word.
+        reason: String,
+        /// What is wrong and what to do.
+        message: String,
+        /// Everything it said.
+        body: Value,
+    },
+    /// What came back is not understood: the releases do not fit.
+    #[error("the broker's answer is not understood: {0}")]
+    Malformed(String),
+    /// The Secret with the token is missing: it is made by the cluster controller.
+    #[error("the token of the cluster cannot be read: {0}")]
+    NoToken(String),
+    /// This process must not.
+    #[error(transparent)]
+    NotLeader(#[from] NotLeader),
+}
+
+impl CallError {
+    /// Whether the broker refused for this reason.
+    #[must_use]
+    pub fn is_refused(&self, expected: &str) -> bool {
+        matches!(self, Self::Refused { reason, .. } if reason == expected)
+    }
+
+    /// As a condition says it.
+    #[must_use]
+    pub fn refused(&self) -> Refused {
+        const KNOWN: &[&str] = &[
+            "NameCollision",
+            "InvalidConfig",
+            "InvalidPartitions",
+            "InvalidName",
+            "InvalidSetting",
+            "NotReady",
+            "StaleEpoch",
+            "Unauthorized",
+        ];
+        let reason = match self {
+            Self::Unreachable(_) => "BrokerUnreachable",
+            Self::Refused { reason, .. } => {
+                KNOWN.iter().find(|known| *known == reason).copied().unwrap_or("BrokerRefused")
+            }
+            Self::Malformed(_) => "BrokerNotUnderstood",
+            Self::NoToken(_) => "TokenMissing",
+            Self::NotLeader(_) => "NotLeader",
+        };
+        let message = match self {
+            Self::Refused { message, .. } => message.clone(),
+            Self::Unreachable(_) | Self::Malformed(_) | Self::NoToken(_) | Self::NotLeader(_) => {
+                self.to_string()
+            }
+        };
+        Refused { reason, message }
+    }
+}
+
+/// The admin APIs of all brokers.
+#[derive(Debug)]
+pub struct Brokers {
+    http: Http,
+    client: ClientOf,
+    leadership: Leadership,
+    address: String,
+    epochs: Epochs,
+    tokens: Mutex<HashMap<ClusterKey, String>>,
+}
+
+/// The client has no `Debug`.
+struct ClientOf(Client);
+
+impl std::fmt::Debug for ClientOf {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Client")
+    }
+}
+
+impl Brokers {
+    /// `address` is where the admin API of a broker is, with `{service}` and `{namespace}` in it.
+    #[must_use]
+    pub fn new(client: Client, leadership: Leadership, address: String) -> Self {
+        Self {
+            http: Http::default(),
+            client: ClientOf(client),
+            leadership,
+            address,
+            epochs: Epochs::default(),
+            tokens: Mutex::default(),
+        }
+    }
+
+    /// Asks for what anybody may know.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError`].
+    pub async fn ask<T: DeserializeOwned>(&self, at: &Target, path: &str) -> Result<T, CallError> {
+        let call = Call { at, method: Method::Get, path, body: None };
+        self.send(&call, Right::Open).await
+    }
+
+    /// Changes something, as the leader.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError`].
+    pub async fn put<T: DeserializeOwned>(
+        &self,
+        at: &Target,
+        path: &str,
+        body: &impl serde::Serialize,
+    ) -> Result<T, CallError> {
+        let body = serde_json::to_value(body).map_err(|e| CallError::Malformed(e.to_string()))?;
+        self.change(&Call { at, method: Method::Put, path, body: Some(body) }).await
+    }
+
+    /// Takes something away, as the leader.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError`].
+    pub async fn delete<T: DeserializeOwned>(
+        &self,
+        at: &Target,
+        path: &str,
+    ) -> Result<T, CallError> {
+        self.change(&Call { at, method: Method::Delete, path, body: None }).await
+    }
+
+    /// Makes sure that this leader's epoch is the newest, before something that no call can fence.
+    /// A broker that does not answer has no say.
+    ///
+    /// # Errors
+    ///
+    /// When a newer leader has claimed the cluster, or this one holds the Lease no longer.
+    pub async fn assure_epoch(&self, at: &Target) -> Result<(), CallError> {
+        self.leadership.check()?;
+        let ours = match self.epoch(at).await {
+            Ok(epoch) => epoch,
+            Err(CallError::Unreachable(_) | CallError::NoToken(_)) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let answer = self.ask::<ropewalk_operator_plan::cluster::Answer>(at, "/v1/broker").await;
+        match answer {
+            Ok(answer) if answer.epoch > ours => {
+                self.epochs.forget(&at.cluster);
+                Err(CallError::NotLeader(NotLeader))
+            }
+            Ok(_) | Err(CallError::Unreachable(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Opens the signal stream of a cluster.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError`].
+    pub async fn signals(&self, at: &Target) -> Result<http::Lines, CallError> {
+        let token = self.token(&at.cluster).await?;
+        let url = self.url(at, "/v1/signals");
+        match self.http.stream(&url, &token).await {
+            Ok(lines) => Ok(lines),
+            Err(error) => {
+                self.tokens.lock().remove(&at.cluster);
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Forgets what is known of a cluster: it is gone, or another has its name.
+    pub fn forget(&self, cluster: &ClusterKey) {
+        self.epochs.forget(cluster);
+        self.tokens.lock().remove(cluster);
+    }
+
+    async fn change<T: DeserializeOwned>(&self, call: &Call<'_>) -> Result<T, CallError> {
+        let first = self.send(call, Right::Change).await;
+        match first {
+            Err(error) if error.is_refused("StaleEpoch") => {
+                // Somebody claimed a newer one. Only who holds the Lease may claim again.
+                self.leadership.check()?;
+                self.epochs.forget(&call.at.cluster);
+                self.send(call, Right::Change).await
+            }
+            other => other,
+        }
+    }
+
+    async fn send<T: DeserializeOwned>(
+        &self,
+        call: &Call<'_>,
+        right: Right,
+    ) -> Result<T, CallError> {
+        let first = self.send_once(call, right).await;
+        match first {
+            Err(error) if right != Right::Open && error.is_refused("Unauthorized") => {
+                self.tokens.lock().remove(&call.at.cluster);
+                self.send_once(call, right).await
+            }
+            other => other,
+        }
+    }
+
+    async fn send_once<T: DeserializeOwned>(
+        &self,
+        call: &Call<'_>,
+        right: Right,
+    ) -> Result<T, CallError> {
+        let mut headers = Vec::new();
+        if right == Right::Change {
+            self.leadership.check()?;
+            let epoch = Box::pin(self.epoch(call.at)).await?;
+            headers.push(("ropewalk-epoch", epoch.to_string()));
+        }
+        if right != Right::Open {
+            let token = self.token(&call.at.cluster).await?;
+            headers.push(("authorization", format!("Bearer {token}")));
+        }
+        let url = self.url(call.at, call.path);
+        let answer = self.http.send(call.method, &url, &headers, call.body.as_ref()).await?;
+        serde_json::from_value(answer).map_err(|error| CallError::Malformed(error.to_string()))
+    }
+
+    /// The epoch of this leader in a cluster; claimed if it has none yet.
+    async fn epoch(&self, at: &Target) -> Result<u64, CallError> {
+        let slot = self.epochs.slot(&at.cluster);
+        // One claim at a time for each cluster; the others wait for what it brings.
+        let mut epoch = slot.lock().await;
+        if let Some(epoch) = *epoch {
+            return Ok(epoch);
+        }
+        self.leadership.check()?;
+        let body = json!({
+            "holder": self.leadership.identity(),
+            "leaseUid": self.leadership.lease_uid(),
+        });
+        let call = Call { at, method: Method::Post, path: "/v1/fence", body: Some(body) };
+        let claimed: fence::Claimed = self.send(&call, Right::Token).await?;
+        tracing::info!(cluster = %at.cluster, epoch = claimed.epoch, "claimed an epoch");
+        *epoch = Some(claimed.epoch);
+        Ok(claimed.epoch)
+    }
+
+    async fn token(&self, cluster: &ClusterKey) -> Result<String, CallError> {
+        if let Some(token) = self.tokens.lock().get(cluster) {
+            return Ok(token.clone());
+        }
+        let name = names::admin_secret(&cluster.name);
+        let api: Api<Secret> = Api::namespaced(self.client.0.clone(), &cluster.namespace);
+        let secret = api.get(&name).await.map_err(|error| CallError::NoToken(error.to_string()))?;
+        let token = secret.data.and_then(|mut data| data.remove("token")).map(|bytes| bytes.0);
+        let token = token.and_then(|bytes| String::from_utf8(bytes).ok());
+        let token = token.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty());
+        let missing = || CallError::NoToken(format!("the Secret {name} has no `token`"));
+        let token = token.ok_or_else(missing)?;
+        self.tokens.lock().insert(cluster.clone(), token.clone());
+        Ok(token)
+    }
+
+    fn url(&self, at: &Target, path: &str) -> String {
+        let service = names::broker(&at.cluster.name, at.broker);
+        let address = self.address.replace("{service}", &service);
+        format!("http://{}{path}", address.replace("{namespace}", &at.cluster.namespace))
+    }
+}
+
+/// One call.
+#[derive(Debug)]
+struct Call<'a> {
+    at: &'a Target,
+    method: Method,
+    path: &'a str,
+    body: Option<Value>,
+}
+
+impl From<HttpError> for CallError {
+    fn from(error: HttpError) -> Self {
+        match error {
+            HttpError::Unreachable(why) => Self::Unreachable(why),
+            HttpError::Malformed(why) => Self::Malformed(why),
+            HttpError::Status(status, body) => {
+                let text = |key: &str| body.get(key).and_then(Value::as_str).map(str::to_owned);
+                let reason = text("reason").unwrap_or_else(|| format!("Status{status}"));
+                let message = text("error").unwrap_or_else(|| format!("HTTP status {status}"));
+                Self::Refused { reason, message, body }
+            }
+        }
+    }
+}
+
+/// A part of a path: what is not plain is escaped.
+#[must_use]
+pub fn segment(text: &str) -> String {
+    use std::fmt::Write as _;
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+                out.push(char::from(byte));
+            }
+            _ => {
+                let _ = write!(out, "%{byte:02X}");
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,114 @@
+//! Calls to a broker that is played here: epochs, tokens, bounds.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse as _, Json, Response};
+use serde_json::{Value, json};
+
+use super::*;
+
+/// A broker as far as the epoch and the token go.
+#[derive(Debug, Default)]
+struct Broker {
+    epoch: u64,
+    seen: Vec<String>,
+}
+
+type Shared = Arc<Mutex<Broker>>;
+
+async fn answer(State(broker): State<Shared>, request: Request) -> Response {
+    let header = |name: &str| {
+        request.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
+    };
+    let mut broker = broker.lock();
+    let path = request.uri().path().to_owned();
+    let epoch = header("ropewalk-epoch");
+    broker.seen.push(format!("{} {path} {}", request.method(), epoch.clone().unwrap_or_default()));
+    if header("authorization").as_deref() != Some("Bearer secret") {
+        let body = json!({"reason": "Unauthorized", "error": "no"});
+        return (axum::http::StatusCode::UNAUTHORIZED, Json(body)).into_response();
+    }
+    if path == "/v1/fence" {
+        broker.epoch += 1;
+        return Json(json!({"epoch": broker.epoch})).into_response();
+    }
+    if epoch.and_then(|epoch| epoch.parse().ok()) < Some(broker.epoch) {
+        let body = json!({"reason": "StaleEpoch", "error": "older", "epoch": broker.epoch});
+        return (axum::http::StatusCode::CONFLICT, Json(body)).into_response();
+    }
+    Json(json!({"topicId": "t", "partitions": 1})).into_response()
+}
+
+/// An API server that holds one Secret.
+fn api_server() -> Client {
+    let service = tower::service_fn(|_: ::http::Request<kube::client::Body>| async {
+        let secret = json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "default-admin"},
+            "data": {"token": "c2VjcmV0"},
+        });
+        Ok::<_, std::convert::Infallible>(::http::Response::new(Body::from(secret.to_string())))
+    });
+    Client::new(service, "shop")
+}
+
+async fn played() -> (Brokers, Shared, Target, Leadership) {
+    let shared = Shared::default();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address").to_string();
+    let router = Router::new().fallback(answer).with_state(shared.clone());
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    let leadership = Leadership::assumed("me", Instant::now() + Duration::from_secs(60));
+    let brokers = Brokers::new(api_server(), leadership.clone(), address);
+    let target = Target { cluster: ClusterKey::new("shop", "default"), broker: 0 };
+    (brokers, shared, target, leadership)
+}
+
+#[tokio::test]
+async fn k2_every_change_carries_the_epoch_that_was_claimed_once() {
+    let (brokers, shared, at, _) = played().await;
+    for _ in 0..2 {
+        brokers.put::<Value>(&at, "/v1/queues/a", &json!({})).await.expect("declared");
+    }
+    let seen = shared.lock().seen.clone();
+    assert_eq!(seen, ["POST /v1/fence ", "PUT /v1/queues/a 1", "PUT /v1/queues/a 1"]);
+}
+
+#[tokio::test]
+async fn k2_a_leader_whose_epoch_is_old_claims_again_only_while_it_leads() {
+    let (brokers, shared, at, _) = played().await;
+    brokers.put::<Value>(&at, "/v1/queues/a", &json!({})).await.expect("declared");
+    shared.lock().epoch = 9; // Another has claimed.
+    brokers.put::<Value>(&at, "/v1/queues/a", &json!({})).await.expect("claimed again");
+    assert_eq!(shared.lock().seen.last().map(String::as_str), Some("PUT /v1/queues/a 10"));
+}
+
+#[tokio::test]
+async fn k2_who_does_not_lead_sends_nothing() {
+    let (brokers, shared, at, _) = played().await;
+    let follower = Brokers::new(api_server(), Leadership::none("me"), brokers.address.clone());
+    let error = follower.put::<Value>(&at, "/v1/queues/a", &json!({})).await.expect_err("refused");
+    assert!(matches!(error, CallError::NotLeader(_)), "{error}");
+    let error = follower.assure_epoch(&at).await.expect_err("refused");
+    assert!(matches!(error, CallError::NotLeader(_)), "{error}");
+    assert!(shared.lock().seen.is_empty());
+}
+
+#[tokio::test]
+async fn a_broker_that_is_not_there_is_unreachable() {
+    let leadership = Leadership::assumed("me", Instant::now() + Duration::from_secs(60));
+    let brokers = Brokers::new(api_server(), leadership, "127.0.0.1:1".to_owned());
+    let at = Target { cluster: ClusterKey::new("shop", "default"), broker: 0 };
+    let error = brokers.ask::<Value>(&at, "/v1/broker").await.expect_err("nobody");
+    assert_eq!(error.refused().reason, "BrokerUnreachable");
+    assert!(brokers.assure_epoch(&at).await.is_ok(), "it has no say");
+}
+
+#[test]
+fn a_name_cannot_leave_its_place_in_a_path() {
+    assert_eq!(segment("a/b?c=d e"), "a%2Fb%3Fc%3Dd%20e");
+    assert_eq!(segment("shop.orders-1_x~"), "shop.orders-1_x~");
+}

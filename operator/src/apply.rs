@@ -1,0 +1,90 @@
+//! The one way to write an object: server-side apply of the whole intent, and only if it does not hold.
+//!
+//! # Invariants
+//!
+//! - **K1** what holds is not written.
+//! - An object that belongs to somebody else is never taken over: that is a [`Outcome::Taken`], not an
+//!   overwrite.
+
+use kube::api::{Api, Patch, PatchParams};
+use kube::{Resource, ResourceExt as _};
+use ropewalk_operator_plan::intent;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was so already.
+    Unchanged,
+    /// It was written.
+    Written,
+    /// An object of that name belongs to somebody else, named here.
+    Taken(String),
+}
+
+/// Who an object has to belong to.
+#[derive(Clone, Copy, Debug)]
+pub enum Belongs<'a> {
+    /// To the object with this uid, which controls it.
+    To(&'a str),
+    /// To nobody: it is kept when everything else goes.
+    ToNobody,
+}
+
+/// Applies `wanted`. `there` is the object as it was seen, if it was; otherwise it is looked for.
+///
+/// # Errors
+///
+/// What the API server says.
+pub async fn apply<K>(
+    api: &Api<K>,
+    manager: &str,
+    wanted: &Value,
+    there: Option<&K>,
+    belongs: Belongs<'_>,
+) -> Result<Outcome, kube::Error>
+where
+    K: Resource + Clone + DeserializeOwned + Serialize + std::fmt::Debug,
+{
+    let name = wanted["metadata"]["name"].as_str().unwrap_or_default();
+    let found = match there {
+        Some(_) => None,
+        // A list by label does not show what somebody else made.
+        None => api.get_opt(name).await?,
+    };
+    if let Some(there) = there.or(found.as_ref()) {
+        if let Some(other) = other_owner(there, belongs) {
+            return Ok(Outcome::Taken(other));
+        }
+        let there = serde_json::to_value(there).map_err(kube::Error::SerdeError)?;
+        if intent::holds(&without_kind(&there), &without_kind(wanted)) {
+            return Ok(Outcome::Unchanged);
+        }
+    }
+    let parameters = PatchParams::apply(manager).force();
+    api.patch(name, &parameters, &Patch::Apply(wanted)).await?;
+    Ok(Outcome::Written)
+}
+
+/// Who else an object belongs to.
+fn other_owner(object: &impl Resource, belongs: Belongs<'_>) -> Option<String> {
+    let controller = object.owner_references().iter().find(|owner| owner.controller == Some(true));
+    match (belongs, controller) {
+        (Belongs::To(uid), Some(owner)) if owner.uid == uid => None,
+        (Belongs::ToNobody, None) => None,
+        (_, Some(owner)) => Some(format!("{} {} (uid {})", owner.kind, owner.name, owner.uid)),
+        (Belongs::To(_), None) => Some("nobody this operator knows".to_owned()),
+    }
+}
+
+/// Objects in a list come without their kind.
+fn without_kind(object: &Value) -> Value {
+    let mut object = object.clone();
+    if let Some(fields) = object.as_object_mut() {
+        fields.remove("kind");
+        fields.remove("apiVersion");
+    }
+    object
+}

@@ -1,0 +1,213 @@
+//! The cluster controller: from a `BrokerCluster` to pods, volumes, Services and rollouts.
+//!
+//! # Place in the walk
+//!
+//! [`observe`] does all the reading, by live requests, so that nothing is decided on what was. The pure
+//! part (`operator/plan`) says what should be. [`converge`] does the writing, in steps that do not
+//! wait for each other; [`restart`] is the one disruptive act; [`removal`] ends it all.
+//!
+//! # Invariants
+//!
+//! - **K1** a converged cluster is read every minute and never written.
+//! - **K2** a pod is deleted only after live reads, under the Lease, with the brokers' newest epoch,
+//!   and only if it is still the pod that was looked at.
+//! - Volumes come first: a full disk must not keep a volume from growing.
+//! - A step that fails is a condition; the other steps go on.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Api, Patch, PatchParams};
+use kube::core::PartialObjectMeta;
+use kube::runtime::Controller;
+use kube::runtime::controller::Action;
+use kube::runtime::events::EventType;
+use kube::runtime::reflector::ObjectRef;
+use kube::{Resource as _, ResourceExt as _};
+use parking_lot::Mutex;
+use ropewalk_operator_api::{BrokerCluster, BrokerClusterStatus, DeletionPolicy, ManagementState};
+use ropewalk_operator_api::{condition, names};
+use ropewalk_operator_plan::cluster::verdict::{Facts, Problem};
+use ropewalk_operator_plan::cluster::{rollout, validate};
+use serde_json::json;
+use tokio::sync::watch as channel;
+
+use crate::admin::Target;
+use crate::context::Context;
+use crate::watch::{self, Failure, Guarded};
+use crate::{finalizer, signals};
+
+mod observe;
+mod converge;
+mod restart;
+mod removal;
+
+/// The field manager of everything written here.
+const MANAGER: &str = "ropewalk-operator/cluster";
+/// A settled cluster is looked at so often.
+const RESYNC: Duration = Duration::from_secs(60);
+/// One that is not is looked at so often, whatever the watches bring.
+const RECHECK: Duration = Duration::from_secs(10);
+
+/// What the brokers of all clusters were told of their settings.
+#[derive(Debug, Default)]
+pub struct Told(Mutex<HashMap<Target, (i64, String)>>);
+
+/// What this controller works with.
+#[derive(Clone, Debug)]
+pub(crate) struct Work {
+    context: Arc<Context>,
+    told: Arc<Told>,
+}
+
+/// Runs the controller in a scope until `stopping` turns true.
+pub async fn run(
+    context: Arc<Context>,
+    scope: Option<String>,
+    mut stopping: channel::Receiver<bool>,
+) {
+    let scope = scope.as_deref();
+    let client = context.client.clone();
+    let (store, stream) = watch::own(watch::api::<Guarded<BrokerCluster>>(&client, scope));
+    let work = Work { context: context.clone(), told: Arc::default() };
+    let stop = async move {
+        let _ = stopping.wait_for(|stopping| *stopping).await;
+    };
+    let controller = Controller::for_stream(stream, store)
+        .with_config(watch::config())
+        .watches_stream(watch::children::<StatefulSet>(&client, scope), of)
+        .watches_stream(watch::children::<Pod>(&client, scope), of)
+        .watches_stream(watch::children::<PersistentVolumeClaim>(&client, scope), of)
+        .watches_stream(watch::children::<Service>(&client, scope), of)
+        .watches_stream(watch::children::<ConfigMap>(&client, scope), of)
+        .graceful_shutdown_on(stop);
+    let reconcile = move |object, context| {
+        let work = work.clone();
+        watch::framed(object, context, move |cluster, _| reconcile(cluster, work))
+    };
+    watch::drive(controller.run(reconcile, watch::again, context)).await;
+}
+
+fn of<K>(child: PartialObjectMeta<K>) -> Option<ObjectRef<Guarded<BrokerCluster>>> {
+    watch::cluster_of(&child)
+}
+
+/// Moves a cluster closer to its spec and says how it stands.
+async fn reconcile(seen: BrokerCluster, work: Work) -> Result<Action, Failure> {
+    let namespace = seen.namespace().unwrap_or_default();
+    let api: Api<BrokerCluster> = Api::namespaced(work.context.client.clone(), &namespace);
+    let Some(cluster) = api.get_opt(&seen.name_any()).await? else {
+        return Ok(Action::await_change());
+    };
+    if cluster.metadata.deletion_timestamp.is_some() {
+        return removal::remove(&work, &api, &cluster).await;
+    }
+    finalizer::keep(&api, &cluster, cluster.spec.deletion_policy == DeletionPolicy::Delete).await?;
+    let mut observed = observe::observe(&work.context, &cluster).await?;
+    let valid = match validate::validate(&cluster, &observed, &work.context.settings) {
+        Ok(valid) => valid,
+        Err(refusal) => {
+            tracing::warn!(%refusal, "left alone");
+            return Ok(Action::await_change());
+        }
+    };
+    let mut done = converge::Done::default();
+    let managed = cluster.spec.management_state == ManagementState::Managed;
+    if managed {
+        done = converge::converge(&work, &cluster, &valid, &mut observed).await;
+    }
+    let mut decisions = rollout::decide(&cluster, &valid, &observed);
+    if managed {
+        converge::roll(&work, (&cluster, &valid), &mut decisions, &mut done).await;
+    }
+    let facts = Facts {
+        cluster: &cluster,
+        valid: &valid,
+        observed: &observed,
+        decisions: &decisions,
+        problems: &done.problems,
+        restarted: &done.restarted,
+        now: &Time(Timestamp::now()),
+    };
+    let status = facts.status();
+    let ready = condition::is_true(&status.conditions, condition::READY);
+    let progressing = condition::is_true(&status.conditions, condition::cluster::PROGRESSING);
+    write_status(&work.context, &api, &cluster, status).await?;
+    finish(&work.context, &cluster, done.problems, ready && !progressing)
+}
+
+fn finish(
+    context: &Context,
+    cluster: &BrokerCluster,
+    problems: Vec<Problem>,
+    settled: bool,
+) -> Result<Action, Failure> {
+    if let Some(problem) = problems.into_iter().next() {
+        return Err(Failure::Incomplete(format!("{}: {}", problem.reason, problem.message)));
+    }
+    if !settled {
+        // A cluster that is new or was made anew answers with epochs and tokens of its own.
+        if cluster.status.as_ref().is_none_or(|status| status.cluster_id.is_none()) {
+            let namespace = cluster.namespace().unwrap_or_default();
+            context.brokers.forget(&signals::ClusterKey::new(namespace, cluster.name_any()));
+        }
+        return Ok(Action::requeue(RECHECK));
+    }
+    Ok(Action::requeue(RESYNC))
+}
+
+/// Writes the status if it says something new, and an Event if readiness changed.
+async fn write_status(
+    context: &Context,
+    api: &Api<BrokerCluster>,
+    cluster: &BrokerCluster,
+    status: BrokerClusterStatus,
+) -> Result<(), Failure> {
+    if cluster.status.as_ref() == Some(&status) {
+        return Ok(());
+    }
+    let body = json!({
+        "apiVersion": BrokerCluster::api_version(&()),
+        "kind": BrokerCluster::kind(&()),
+        "metadata": {"name": cluster.name_any()},
+        "status": status,
+    });
+    let parameters = PatchParams::apply(MANAGER).force();
+    api.patch_status(&cluster.name_any(), &parameters, &Patch::Apply(&body)).await?;
+    context.metrics.wrote("cluster status");
+    let before = cluster.status.as_ref().map(|status| status.conditions.as_slice());
+    tell_readiness(context, cluster, before.unwrap_or_default(), &status.conditions).await;
+    Ok(())
+}
+
+/// An Event when Ready changed its status or reason.
+pub(crate) async fn tell_readiness<K>(
+    context: &Context,
+    object: &K,
+    before: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition],
+    after: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition],
+) where
+    K: kube::Resource<DynamicType = ()>,
+{
+    let old = condition::find(before, condition::READY);
+    let Some(new) = condition::find(after, condition::READY) else { return };
+    if old.is_some_and(|old| old.status == new.status && old.reason == new.reason) {
+        return;
+    }
+    let quiet = ["Starting", "WaitingForCluster", "Stopping", "Hibernated"];
+    let kind = match new.status.as_str() {
+        "False" if !quiet.contains(&new.reason.as_str()) => EventType::Warning,
+        _ => EventType::Normal,
+    };
+    context.tell(object, kind, (&new.reason, "Reconcile"), new.message.clone()).await;
+}
+
+/// The labels that find everything of a cluster.
+fn selector(cluster: &BrokerCluster) -> String {
+    format!("{}={}", names::LABEL_CLUSTER, cluster.name_any())
+}

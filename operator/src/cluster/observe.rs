@@ -1,0 +1,166 @@
+//! Everything that is read of a cluster, at once and live.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Event, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount,
+};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Api, ListParams};
+use kube::core::NamespaceResourceScope;
+use kube::{Resource, ResourceExt as _};
+use ropewalk_operator_api::cluster::RunState;
+use ropewalk_operator_api::{BrokerCluster, names};
+use ropewalk_operator_plan::cluster::observed::{broker_of, is_ready};
+use ropewalk_operator_plan::cluster::{Answer, Observed};
+use serde::de::DeserializeOwned;
+
+use super::selector;
+use crate::admin::Target;
+use crate::context::Context;
+use crate::signals::ClusterKey;
+use crate::watch::Failure;
+
+/// A warning that is older says nothing about now.
+const WARNING_AGE_SECONDS_MAX: i64 = 600;
+
+/// Reads everything of a cluster.
+pub(super) async fn observe(
+    context: &Context,
+    cluster: &BrokerCluster,
+) -> Result<Observed, Failure> {
+    let name = cluster.name_any();
+    let reader = Reader { context, cluster, namespace: cluster.namespace().unwrap_or_default() };
+    let (sets, pods, claims, services, config_maps, secret, account, budget) = tokio::try_join!(
+        reader.list::<StatefulSet>(),
+        reader.list::<Pod>(),
+        reader.list::<PersistentVolumeClaim>(),
+        reader.list::<Service>(),
+        reader.list::<ConfigMap>(),
+        reader.one::<Secret>(names::admin_secret(&name)),
+        reader.one::<ServiceAccount>(names::brokers(&name)),
+        reader.one::<PodDisruptionBudget>(names::brokers(&name)),
+    )?;
+    let mut observed = Observed {
+        stateful_sets: by_broker(sets),
+        // What is not named as ours is a pod of somebody who copied our labels.
+        pods: by_broker(pods)
+            .into_iter()
+            .filter(|(id, p)| p.name_any() == names::pod(&name, *id))
+            .collect(),
+        claims: by_broker(claims),
+        services: by_name(services),
+        config_maps: by_name(config_maps),
+        secret,
+        service_account: account,
+        budget,
+        ..Observed::default()
+    };
+    reader.ask_brokers(&mut observed).await;
+    reader.look_for_warnings(&mut observed).await;
+    Ok(observed)
+}
+
+fn by_broker<K: Resource>(objects: Vec<K>) -> BTreeMap<i32, K> {
+    objects.into_iter().filter_map(|object| Some((broker_of(&object)?, object))).collect()
+}
+
+fn by_name<K: Resource>(objects: Vec<K>) -> BTreeMap<String, K> {
+    objects.into_iter().map(|object| (object.name_any(), object)).collect()
+}
+
+struct Reader<'a> {
+    context: &'a Context,
+    cluster: &'a BrokerCluster,
+    namespace: String,
+}
+
+impl Reader<'_> {
+    fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    {
+        Api::namespaced(self.context.client.clone(), &self.namespace)
+    }
+
+    async fn list<K>(&self) -> Result<Vec<K>, kube::Error>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + DeserializeOwned
+            + std::fmt::Debug,
+    {
+        let parameters = ListParams::default().labels(&selector(self.cluster));
+        Ok(self.api::<K>().list(&parameters).await?.items)
+    }
+
+    async fn one<K>(&self, name: String) -> Result<Option<K>, kube::Error>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + DeserializeOwned
+            + std::fmt::Debug,
+    {
+        self.api::<K>().get_opt(&name).await
+    }
+
+    /// What each broker with a pod says of itself. One that does not answer is not there.
+    async fn ask_brokers(&self, observed: &mut Observed) {
+        let cluster = ClusterKey::new(self.namespace.clone(), self.cluster.name_any());
+        for (id, pod) in &observed.pods {
+            let has_address = pod.status.as_ref().is_some_and(|status| status.pod_ip.is_some());
+            if !has_address || pod.metadata.deletion_timestamp.is_some() {
+                continue;
+            }
+            let target = Target { cluster: cluster.clone(), broker: *id };
+            match self.context.brokers.ask::<Answer>(&target, "/v1/broker").await {
+                Ok(answer) => {
+                    observed.answers.insert(*id, answer);
+                }
+                Err(error) => tracing::debug!(%error, broker = id, "no answer"),
+            }
+        }
+    }
+
+    /// Why something is missing often stands in Events only. They are read where something is.
+    async fn look_for_warnings(&self, observed: &mut Observed) {
+        if self.cluster.spec.run_state == RunState::Hibernated {
+            return;
+        }
+        let name = self.cluster.name_any();
+        let mut missing = Vec::new();
+        for id in observed.stateful_sets.keys() {
+            match observed.pods.get(id) {
+                Some(pod) if is_ready(pod) => continue,
+                Some(pod) => missing.push(pod.name_any()),
+                None => missing.push(names::broker(&name, *id)),
+            }
+            missing.push(names::volume_claim(&name, *id));
+        }
+        for object in missing {
+            if let Some(warning) = self.last_warning(&object).await {
+                observed.warnings.insert(object, warning);
+            }
+        }
+    }
+
+    async fn last_warning(&self, object: &str) -> Option<String> {
+        let fields = format!("involvedObject.name={object},type=Warning");
+        let parameters = ListParams::default().fields(&fields).limit(100);
+        let events = self.api::<Event>().list(&parameters).await;
+        let events = events.inspect_err(|error| tracing::debug!(%error, "no Events")).ok()?;
+        let now = Timestamp::now().as_second();
+        let at = |event: &Event| {
+            let last = event.last_timestamp.as_ref().map(|time| time.0);
+            let first = event.event_time.as_ref().map(|time| time.0);
+            last.or(first).map_or(0, |time| time.as_second())
+        };
+        let recent =
+            events.items.into_iter().filter(|event| now - at(event) <= WARNING_AGE_SECONDS_MAX);
+        // A probe that failed says less than what the broker itself answers.
+        let telling = recent.filter(|event| event.reason.as_deref() != Some("Unhealthy"));
+        telling.max_by_key(at).and_then(|event| event.message)
+    }
+}

@@ -1,0 +1,123 @@
+//! What every controller works with. Made once, shared by all.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::core::DeserializeGuard;
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::{Client, Resource};
+use parking_lot::RwLock;
+use ropewalk_operator_api::{BrokerCluster, Queue};
+use ropewalk_operator_plan::cluster::validate::Settings;
+
+use crate::admin::Brokers;
+use crate::attempts::Attempts;
+use crate::budget::Budget;
+use crate::lease::Leadership;
+use crate::metrics::Metrics;
+use crate::signals::{ClusterKey, Table};
+
+/// What every controller works with.
+#[derive(Clone)]
+pub struct Context {
+    /// The API server.
+    pub client: Client,
+    /// Whether this process leads.
+    pub leadership: Leadership,
+    /// The admin APIs of all brokers.
+    pub brokers: Arc<Brokers>,
+    /// What the brokers say about consumer groups.
+    pub signals: Arc<Table>,
+    /// Everything that is counted.
+    pub metrics: Metrics,
+    /// What the operator itself brings.
+    pub settings: Settings,
+    /// How often each object failed in a row.
+    pub attempts: Arc<Attempts>,
+    /// How many statuses may be written.
+    pub budget: Arc<Budget>,
+    /// Every Queue that is watched, one store for each scope.
+    pub queues: Arc<RwLock<Vec<Store<DeserializeGuard<Queue>>>>>,
+    /// Every cluster that is watched, one store for each scope.
+    pub clusters: Arc<RwLock<Vec<Store<DeserializeGuard<BrokerCluster>>>>>,
+    recorder: Recorder,
+}
+
+impl std::fmt::Debug for Context {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Context").finish_non_exhaustive()
+    }
+}
+
+impl Context {
+    /// Made once, when the process starts. `broker_address` is where the admin API of a broker is.
+    #[must_use]
+    pub fn new(
+        client: Client,
+        leadership: Leadership,
+        metrics: Metrics,
+        settings: Settings,
+        broker_address: String,
+    ) -> Self {
+        let instance = Some(leadership.identity());
+        let reporter = Reporter { controller: "ropewalk-operator".to_owned(), instance };
+        let brokers = Brokers::new(client.clone(), leadership.clone(), broker_address);
+        Self {
+            recorder: Recorder::new(client.clone(), reporter),
+            client,
+            leadership,
+            brokers: Arc::new(brokers),
+            signals: Arc::default(),
+            metrics,
+            settings,
+            attempts: Arc::default(),
+            budget: Arc::default(),
+            queues: Arc::default(),
+            clusters: Arc::default(),
+        }
+    }
+
+    /// Every Queue that is watched and can be read.
+    #[must_use]
+    pub fn queues(&self) -> Vec<Arc<DeserializeGuard<Queue>>> {
+        let stores = self.queues.read();
+        stores.iter().flat_map(Store::state).filter(|queue| queue.0.is_ok()).collect()
+    }
+
+    /// A cluster that is watched and can be read.
+    #[must_use]
+    pub fn cluster(&self, key: &ClusterKey) -> Option<BrokerCluster> {
+        let reference = ObjectRef::new(&key.name).within(&key.namespace);
+        let found = self.clusters.read().iter().find_map(|store| store.get(&reference))?;
+        found.0.as_ref().ok().cloned()
+    }
+
+    /// Tells people something about an object. That it cannot be told stops nothing.
+    pub async fn tell<K>(
+        &self,
+        object: &K,
+        kind: EventType,
+        (reason, action): (&str, &str),
+        note: String,
+    ) where
+        K: Resource<DynamicType = ()>,
+    {
+        let reference: ObjectReference = object.object_ref(&());
+        let mut note = note;
+        if note.len() > 1000 {
+            let end = (0..=1000).rev().find(|end| note.is_char_boundary(*end)).unwrap_or(0);
+            note.truncate(end);
+        }
+        let event = Event {
+            type_: kind,
+            reason: reason.to_owned(),
+            note: Some(note),
+            action: action.to_owned(),
+            secondary: None,
+        };
+        if let Err(error) = self.recorder.publish(&event, &reference).await {
+            tracing::debug!(%error, reason, "an Event could not be written");
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! The queue controller: from a `Queue` to a declared topic and bound groups.
+//!
+//! # Place in the walk
+//!
+//! [`resolve`] finds the cluster (or makes `default`); [`declare`] tells the brokers; [`removal`] ends
+//! it. The figures in the status come from `operator/src/figures.rs`, the replicas from the scaling.
+//!
+//! # Invariants
+//!
+//! - **K1** a converged Queue is declared again every minute, so that drift is put right, and its
+//!   status is written only when it says something new.
+//! - **K4** with Retain nothing waits for the operator; with Delete the finalizer always ends.
+//! - An empty cluster is never made in place of one that was there.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Api, Patch, PatchParams};
+use kube::runtime::controller::Action;
+use kube::runtime::reflector::{self, ObjectRef, Store};
+use kube::runtime::{Controller, WatchStreamExt as _, watcher};
+use kube::{Resource as _, ResourceExt as _};
+use ropewalk_operator_api::condition;
+use ropewalk_operator_api::queue::ConsumerStatus;
+use ropewalk_operator_api::{BrokerCluster, DeletionPolicy, ManagementState, Queue, QueueStatus};
+use ropewalk_operator_plan::queue::{ClusterSeen, Declared, Facts};
+use serde_json::json;
+use tokio::sync::watch as channel;
+
+use crate::context::Context;
+use crate::finalizer;
+use crate::signals::ClusterKey;
+use crate::watch::{self, Failure, Guarded};
+
+mod resolve;
+mod declare;
+mod removal;
+
+use resolve::Resolved;
+
+/// The field manager of what is written here.
+const MANAGER: &str = "ropewalk-operator/queue";
+/// A Queue is declared again so often: drift is put right within a minute.
+const RESYNC: Duration = Duration::from_secs(55);
+/// One that waits for its cluster is looked at so often, whatever the watches bring.
+const RECHECK: Duration = Duration::from_secs(15);
+
+/// What this controller works with in one scope.
+#[derive(Clone)]
+pub(crate) struct Work {
+    context: Arc<Context>,
+    clusters: Store<Guarded<BrokerCluster>>,
+}
+
+/// Runs the controller in a scope until `stopping` turns true.
+pub async fn run(
+    context: Arc<Context>,
+    scope: Option<String>,
+    mut stopping: channel::Receiver<bool>,
+) {
+    let scope = scope.as_deref();
+    let client = context.client.clone();
+    let (store, stream) = watch::own(watch::api::<Guarded<Queue>>(&client, scope));
+    let (clusters, cluster_stream) = clusters(watch::api(&client, scope));
+    context.queues.write().push(store.clone());
+    context.clusters.write().push(clusters.clone());
+    let stop = async move {
+        let _ = stopping.wait_for(|stopping| *stopping).await;
+    };
+    let queues = store.clone();
+    let work = Work { context: context.clone(), clusters };
+    let controller = Controller::for_stream(stream, store)
+        .with_config(watch::config())
+        .watches_stream(cluster_stream, move |cluster| queues_of(&queues, &cluster))
+        .graceful_shutdown_on(stop);
+    let reconcile = move |object, context| {
+        let work = work.clone();
+        watch::framed(object, context, move |queue, _| reconcile(queue, work))
+    };
+    watch::drive(controller.run(reconcile, watch::again, context)).await;
+}
+
+type Clusters = Store<Guarded<BrokerCluster>>;
+
+/// The clusters of a scope, and a stream of those whose readiness changed.
+fn clusters(
+    api: Api<Guarded<BrokerCluster>>,
+) -> (
+    Clusters,
+    impl futures_util::Stream<Item = Result<Guarded<BrokerCluster>, watcher::Error>> + Send,
+) {
+    let (store, writer) = reflector::store();
+    let stream = watcher(api, watcher::Config::default())
+        .default_backoff()
+        .modify(|object: &mut Guarded<BrokerCluster>| object.managed_fields_mut().clear())
+        .reflect(writer)
+        .touched_objects()
+        .predicate_filter(readiness, kube::runtime::PredicateConfig::default());
+    (store, stream.boxed())
+}
+
+/// Changes when the Queues of a cluster have to look again.
+fn readiness(cluster: &Guarded<BrokerCluster>) -> Option<u64> {
+    use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+    let mut hasher = DefaultHasher::new();
+    cluster.uid().hash(&mut hasher);
+    cluster.meta().deletion_timestamp.is_some().hash(&mut hasher);
+    if let Some(status) = cluster.0.as_ref().ok().and_then(|cluster| cluster.status.as_ref()) {
+        let ready = condition::find(&status.conditions, condition::READY);
+        ready.map(|ready| (&ready.status, &ready.reason)).hash(&mut hasher);
+        status.ready_replicas.hash(&mut hasher);
+    }
+    Some(hasher.finish())
+}
+
+/// The Queues that live in a cluster.
+fn queues_of(
+    queues: &Store<Guarded<Queue>>,
+    cluster: &Guarded<BrokerCluster>,
+) -> Vec<ObjectRef<Guarded<Queue>>> {
+    let (namespace, name) = (cluster.namespace(), cluster.name_any());
+    let lives_there = |queue: &Arc<Guarded<Queue>>| {
+        queue.namespace() == namespace
+            && queue.0.as_ref().is_ok_and(|queue| queue.cluster() == name)
+    };
+    let found = queues.state().into_iter().filter(lives_there);
+    found.map(|queue| ObjectRef::from_obj(queue.as_ref())).collect()
+}
+
+/// Moves a Queue closer to its spec and says how it stands.
+async fn reconcile(queue: Queue, work: Work) -> Result<Action, Failure> {
+    let context = &work.context;
+    let namespace = queue.namespace().unwrap_or_default();
+    let api: Api<Queue> = Api::namespaced(context.client.clone(), &namespace);
+    if queue.metadata.deletion_timestamp.is_some() {
+        return removal::remove(&work, &api, &queue).await;
+    }
+    finalizer::keep(&api, &queue, queue.spec.deletion_policy == DeletionPolicy::Delete).await?;
+    let resolved = resolve::resolve(&work, &queue).await?;
+    let mut facts =
+        Facts { queue: &queue, cluster: resolved.seen(), declared: None, unbound: vec![] };
+    let mut failure = None;
+    if let Resolved::Found(cluster) = &resolved
+        && cluster.status.as_ref().is_some_and(|status| status.ready_replicas > 0)
+    {
+        let paused = queue.spec.management_state == ManagementState::Paused;
+        let told = if paused {
+            declare::look(context, cluster, &queue).await
+        } else {
+            declare::declare(context, cluster, &queue).await
+        };
+        facts.declared = told.declared;
+        facts.unbound = told.unbound;
+        failure = told.failure;
+    }
+    write_status(context, &api, &facts, &resolved).await?;
+    match (failure, &facts.declared, &resolved) {
+        (Some(failure), ..) => Err(failure),
+        (None, _, Resolved::Soon(wait)) => Ok(Action::requeue(*wait)),
+        (None, None, _) => Ok(Action::requeue(RECHECK)),
+        (None, Some(_), _) => Ok(Action::requeue(spread(&queue))),
+    }
+}
+
+/// A thousand Queues that were declared together are not declared together again.
+fn spread(queue: &Queue) -> Duration {
+    let uid = queue.uid().unwrap_or_default();
+    let sum: u64 = uid.bytes().map(u64::from).sum();
+    RESYNC.saturating_sub(Duration::from_millis(sum * 7 % 10_000))
+}
+
+/// Writes what is ours of the status, if it says something new.
+async fn write_status(
+    context: &Context,
+    api: &Api<Queue>,
+    facts: &Facts<'_>,
+    resolved: &Resolved,
+) -> Result<(), Failure> {
+    let queue = facts.queue;
+    let before = queue.status.clone().unwrap_or_default();
+    let after = status(facts, resolved, &before, &Time(Timestamp::now()));
+    if holds(&before, &after) {
+        return Ok(());
+    }
+    let body = json!({
+        "apiVersion": Queue::api_version(&()),
+        "kind": Queue::kind(&()),
+        "metadata": {"name": queue.name_any()},
+        "status": after,
+    });
+    let parameters = PatchParams::apply(MANAGER).force();
+    context.budget.charge(std::time::Instant::now());
+    match api.patch_status(&queue.name_any(), &parameters, &Patch::Apply(&body)).await {
+        Ok(_) => {}
+        // Deleted meanwhile: there is nothing to write.
+        Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
+        Err(error) => return Err(error.into()),
+    }
+    context.metrics.wrote("queue status");
+    crate::cluster::tell_readiness(context, queue, &before.conditions, &after.conditions).await;
+    Ok(())
+}
+
+/// The part of the status that is written here.
+fn status(facts: &Facts<'_>, resolved: &Resolved, before: &QueueStatus, now: &Time) -> QueueStatus {
+    let queue = facts.queue;
+    let generation = queue.metadata.generation;
+    let findings = facts.findings();
+    let conditions: Vec<Condition> =
+        findings.iter().map(|finding| finding.dated(&before.conditions, generation, now)).collect();
+    let cluster = match resolved {
+        Resolved::Found(cluster) => Some(cluster),
+        Resolved::Missing(_) | Resolved::Soon(_) => None,
+    };
+    let declared: Option<&Declared> = facts.declared.as_ref().and_then(|told| told.as_ref().ok());
+    let consumers = queue.spec.consumers.iter().map(|consumer| ConsumerStatus {
+        name: consumer.name.clone(),
+        group_id: Some(queue.group(consumer)),
+        ..ConsumerStatus::default()
+    });
+    QueueStatus {
+        observed_generation: generation,
+        conditions,
+        cluster_name: cluster.map(|c| c.name_any()).or_else(|| before.cluster_name.clone()),
+        bootstrap_servers: cluster
+            .and_then(|cluster| cluster.status.as_ref()?.bootstrap_servers.clone())
+            .or_else(|| before.bootstrap_servers.clone()),
+        topic_name: Some(queue.topic().to_owned()),
+        topic_id: declared
+            .map(|declared| declared.topic_id.clone())
+            .or_else(|| before.topic_id.clone()),
+        partitions: declared.map(|declared| declared.partitions).or(before.partitions),
+        consumers: consumers.collect(),
+        ..QueueStatus::default()
+    }
+}
+
+/// Whether everything that is written here stands there already. Other parts have their own fields.
+fn holds(before: &QueueStatus, after: &QueueStatus) -> bool {
+    let groups = |status: &QueueStatus| -> Vec<(String, Option<String>)> {
+        let mut groups: Vec<_> =
+            status.consumers.iter().map(|c| (c.name.clone(), c.group_id.clone())).collect();
+        groups.retain(|(_, group)| group.is_some());
+        groups.sort();
+        groups
+    };
+    before.observed_generation == after.observed_generation
+        && before.cluster_name == after.cluster_name
+        && before.bootstrap_servers == after.bootstrap_servers
+        && before.topic_name == after.topic_name
+        && before.topic_id == after.topic_id
+        && before.partitions == after.partitions
+        && groups(before) == groups(after)
+        && after.conditions.iter().all(|condition| before.conditions.contains(condition))
+}
+
+/// The cluster of a Queue, by name.
+pub(crate) fn key(queue: &Queue) -> ClusterKey {
+    ClusterKey::new(queue.namespace().unwrap_or_default(), queue.cluster())
+}
+
+/// What a Queue sees of a cluster.
+fn seen(cluster: &BrokerCluster) -> ClusterSeen {
+    let conditions = cluster.status.as_ref().map(|status| status.conditions.as_slice());
+    let ready = condition::find(conditions.unwrap_or_default(), condition::READY);
+    ClusterSeen::Present {
+        ready: ready.is_some_and(|ready| ready.status == "True"),
+        reason: ready.map_or_else(|| "Starting".to_owned(), |ready| ready.reason.clone()),
+        message: ready.map_or_else(
+            || "the operator has not looked at it yet".to_owned(),
+            |ready| ready.message.clone(),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,126 @@
+//! Which cluster a Queue lives in, and the one that is made when it names none.
+//!
+//! # Invariants
+//!
+//! - `default` is created, never applied over, once a Queue that names no cluster is 5 s old and was
+//!   never in one. Nobody but a user deletes it.
+//! - A Queue that was in a cluster which is gone gets a condition, never a new empty cluster.
+
+use std::time::Duration;
+
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Api, PostParams};
+use kube::core::ObjectMeta;
+use kube::runtime::events::EventType;
+use kube::{Resource as _, ResourceExt as _};
+use ropewalk_operator_api::{BrokerCluster, BrokerClusterSpec, Queue, names};
+use ropewalk_operator_plan::queue::{ClusterSeen, Refused};
+
+use super::{Work, key, seen};
+use crate::watch::Failure;
+
+/// A Queue must be so old before a cluster is made for it: whoever applies several files may bring it.
+const AGE_MIN: Duration = Duration::from_secs(5);
+
+/// The cluster of a Queue.
+#[derive(Debug)]
+pub(super) enum Resolved {
+    /// This one.
+    Found(Box<BrokerCluster>),
+    /// None, and a person has to do something.
+    Missing(Refused),
+    /// None yet: look again.
+    Soon(Duration),
+}
+
+impl Resolved {
+    pub(super) fn seen(&self) -> ClusterSeen {
+        match self {
+            Self::Found(cluster) => seen(cluster),
+            Self::Missing(refused) => ClusterSeen::Missing(refused.clone()),
+            Self::Soon(_) => ClusterSeen::Missing(Refused {
+                reason: "ClusterPending",
+                message: format!(
+                    "there is no BrokerCluster `{}`; it is being made",
+                    names::DEFAULT_CLUSTER
+                ),
+            }),
+        }
+    }
+}
+
+/// Finds the cluster of a Queue.
+pub(super) async fn resolve(work: &Work, queue: &Queue) -> Result<Resolved, Failure> {
+    let key = key(queue);
+    // A store that is not filled yet would make every cluster look missing.
+    if work.clusters.wait_until_ready().await.is_err() {
+        return Ok(Resolved::Soon(AGE_MIN));
+    }
+    if let Some(cluster) = work.context.cluster(&key) {
+        if cluster.metadata.deletion_timestamp.is_some() {
+            let message = format!("the BrokerCluster `{}` is being deleted", key.name);
+            return Ok(Resolved::Missing(Refused { reason: "ClusterDeleting", message }));
+        }
+        return Ok(Resolved::Found(Box::new(cluster)));
+    }
+    let was_in_one = queue.status.as_ref().is_some_and(|status| status.cluster_name.is_some());
+    if queue.spec.cluster_ref.is_some() || was_in_one {
+        let message = if was_in_one {
+            format!(
+                "the BrokerCluster `{0}` that held this queue is gone. Its volumes are kept unless `deletionPolicy` said Delete: make a BrokerCluster `{0}` again to get the data back",
+                key.name
+            )
+        } else {
+            format!("there is no BrokerCluster `{}` in this namespace: make it", key.name)
+        };
+        return Ok(Resolved::Missing(Refused { reason: "ClusterNotFound", message }));
+    }
+    let age = age(queue);
+    if age < AGE_MIN {
+        return Ok(Resolved::Soon(AGE_MIN - age));
+    }
+    make_default(work, queue).await?;
+    Ok(Resolved::Soon(Duration::from_secs(2)))
+}
+
+fn age(queue: &Queue) -> Duration {
+    let created = queue.creation_timestamp().map_or_else(Timestamp::now, |time| time.0);
+    let seconds = Timestamp::now().as_second().saturating_sub(created.as_second());
+    Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+}
+
+async fn make_default(work: &Work, queue: &Queue) -> Result<(), Failure> {
+    let namespace = queue.namespace().unwrap_or_default();
+    let api: Api<BrokerCluster> = Api::namespaced(work.context.client.clone(), &namespace);
+    let label = (names::LABEL_MANAGED_BY.to_owned(), names::MANAGED_BY.to_owned());
+    let annotation = (names::ANNOTATION_MADE_FOR.to_owned(), queue.name_any());
+    let mut cluster = BrokerCluster::new(names::DEFAULT_CLUSTER, default_spec());
+    cluster.metadata = ObjectMeta {
+        name: Some(names::DEFAULT_CLUSTER.to_owned()),
+        labels: Some([label].into()),
+        annotations: Some([annotation].into()),
+        ..ObjectMeta::default()
+    };
+    work.context.leadership.check()?;
+    match api.create(&PostParams::default(), &cluster).await {
+        Ok(_) => {
+            tracing::info!(kind = %BrokerCluster::kind(&()), namespace, "made the default cluster");
+            work.context.metrics.wrote("default cluster");
+            let note = format!(
+                "made the BrokerCluster `{}`, because this Queue names none",
+                names::DEFAULT_CLUSTER
+            );
+            let words = ("ClusterCreated", "Create");
+            work.context.tell(queue, EventType::Normal, words, note).await;
+            Ok(())
+        }
+        // Made by somebody else meanwhile: so much the better.
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// One broker, with the defaults of the schema.
+fn default_spec() -> BrokerClusterSpec {
+    BrokerClusterSpec { replicas: 1, ..BrokerClusterSpec::default() }
+}
