@@ -182,3 +182,46 @@ async fn groups_are_found_listed_and_deleted_in_every_version() {
     }
     client.broker.stop().await;
 }
+
+/// As it is watched from outside: who was given what, and how long they waited for each other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_is_seen_to_rebalance_to_work_and_to_be_empty_again() {
+    let mut client = Client::new().await;
+    let groups = Arc::clone(&client.broker.context().groups);
+    let standing = |topic: &str| groups.standing("watched", topic).expect("coordinated here");
+    assert_eq!((standing("orders").state, standing("orders").members.len()), ("Empty", 0));
+
+    let joined = join(&mut client, 5, "watched").await;
+    let waiting = standing("orders");
+    assert!(waiting.is_rebalancing, "{waiting:?}");
+    assert_eq!((waiting.members.len(), waiting.last_rebalance_ms), (1, None));
+    let assignment = SyncGroupRequestAssignment {
+        member_id: joined.member_id.clone(),
+        assignment: Bytes::from_static(
+            b"\0\0\0\0\0\x01\0\x06orders\0\0\0\x02\0\0\0\x03\0\0\0\x01\xff\xff\xff\xff",
+        ),
+    };
+    let sync = SyncGroupRequest {
+        group_id: "watched".into(),
+        generation_id: joined.generation_id,
+        member_id: joined.member_id.clone(),
+        assignments: vec![assignment],
+        ..Default::default()
+    };
+    assert_eq!(client.ask(3, &sync).await.error_code, 0);
+    let working = standing("orders");
+    assert_eq!((working.state, working.is_rebalancing), ("Stable", false));
+    assert!(working.last_rebalance_ms.is_some_and(|ms| ms >= 0), "{working:?}");
+    let member = &working.members[0];
+    assert_eq!((member.client_host.as_str(), &member.partitions[..]), ("127.0.0.1", &[1, 3][..]));
+    assert!(standing("refunds").members[0].partitions.is_empty(), "nothing of another topic");
+
+    let leave = LeaveGroupRequest {
+        group_id: "watched".into(),
+        member_id: joined.member_id,
+        ..Default::default()
+    };
+    assert_eq!(client.ask(1, &leave).await.error_code, 0);
+    assert_eq!((standing("orders").state, standing("orders").members.len()), ("Empty", 0));
+    client.broker.stop().await;
+}
