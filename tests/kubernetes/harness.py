@@ -35,6 +35,8 @@ class Api:
         pki = STATE / "pki"
         self.base = yaml.safe_load((STATE / "admin.kubeconfig").read_text())["clusters"][0]["cluster"]["server"]
         self.session = requests.Session()
+        # Proxies and other authorities that this machine may have are not for us.
+        self.session.trust_env = False
         self.session.cert = (str(pki / "admin.crt"), str(pki / "admin.key"))
         self.session.verify = str(pki / "ca.crt")
 

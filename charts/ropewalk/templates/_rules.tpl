@@ -6,12 +6,12 @@
 - apiGroups: [ropewalk.dev]
   resources: [queues/status, brokerclusters/status, queues/finalizers, brokerclusters/finalizers]
   verbs: [get, update, patch]
-# Brokers: a StatefulSet, a volume and a Service each.
+# Brokers: a StatefulSet, a volume and a Service each, and an account that may do nothing.
 - apiGroups: [apps]
   resources: [statefulsets]
   verbs: [get, list, watch, create, update, patch, delete]
 - apiGroups: [""]
-  resources: [services, configmaps, persistentvolumeclaims]
+  resources: [services, serviceaccounts, configmaps, persistentvolumeclaims]
   verbs: [get, list, watch, create, update, patch, delete]
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
@@ -37,6 +37,10 @@
   verbs: [list]
 - apiGroups: [keda.sh]
   resources: [scaledobjects]
+  verbs: [list]
+# Why a pod or a volume does not come often stands in Events only; the operator's own tell what it did.
+- apiGroups: [""]
+  resources: [events]
   verbs: [list]
 - apiGroups: [events.k8s.io]
   resources: [events]
