@@ -43,6 +43,7 @@ use crate::watch::{self, Failure, Guarded};
 use crate::{finalizer, signals};
 
 mod observe;
+mod slumber;
 mod converge;
 mod restart;
 mod removal;
@@ -105,10 +106,14 @@ async fn reconcile(seen: BrokerCluster, work: Work) -> Result<Action, Failure> {
         return Ok(Action::await_change());
     };
     if cluster.metadata.deletion_timestamp.is_some() {
+        work.context.slumber.end(&key(&cluster));
         return removal::remove(&work, &api, &cluster).await;
     }
     finalizer::keep(&api, &cluster, cluster.spec.deletion_policy == DeletionPolicy::Delete).await?;
     let mut observed = observe::observe(&work.context, &cluster).await?;
+    let awaited = slumber::awaited(&work.context, &cluster, &observed).await;
+    let waits = awaited.is_some();
+    let cluster = awaited.unwrap_or(cluster);
     let valid = match validate::validate(&cluster, &observed, &work.context.settings) {
         Ok(valid) => valid,
         Err(refusal) => {
@@ -138,6 +143,9 @@ async fn reconcile(seen: BrokerCluster, work: Work) -> Result<Action, Failure> {
     let ready = condition::is_true(&status.conditions, condition::READY);
     let progressing = condition::is_true(&status.conditions, condition::cluster::PROGRESSING);
     write_status(&work.context, &api, &cluster, status).await?;
+    if waits {
+        return Ok(Action::requeue(slumber::RECHECK));
+    }
     finish(&work.context, &cluster, done.problems, ready && !progressing)
 }
 
@@ -153,8 +161,7 @@ fn finish(
     if !settled {
         // A cluster that is new or was made anew answers with epochs and tokens of its own.
         if cluster.status.as_ref().is_none_or(|status| status.cluster_id.is_none()) {
-            let namespace = cluster.namespace().unwrap_or_default();
-            context.brokers.forget(&signals::ClusterKey::new(namespace, cluster.name_any()));
+            context.brokers.forget(&key(cluster));
         }
         return Ok(Action::requeue(RECHECK));
     }
@@ -205,6 +212,11 @@ pub(crate) async fn tell_readiness<K>(
         _ => EventType::Normal,
     };
     context.tell(object, kind, (&new.reason, "Reconcile"), new.message.clone()).await;
+}
+
+/// What a cluster is called in the tables of this process.
+fn key(cluster: &BrokerCluster) -> signals::ClusterKey {
+    signals::ClusterKey::new(cluster.namespace().unwrap_or_default(), cluster.name_any())
 }
 
 /// The labels that find everything of a cluster.

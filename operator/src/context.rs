@@ -16,6 +16,7 @@ use crate::attempts::Attempts;
 use crate::budget::Budget;
 use crate::lease::Leadership;
 use crate::metrics::Metrics;
+use crate::scaling::slumber::Slumber;
 use crate::signals::{ClusterKey, Table};
 
 /// What every controller works with.
@@ -37,6 +38,8 @@ pub struct Context {
     pub attempts: Arc<Attempts>,
     /// How many statuses may be written.
     pub budget: Arc<Budget>,
+    /// Which clusters are to sleep, and whom they wait for.
+    pub slumber: Arc<Slumber>,
     /// Every Queue that is watched, one store for each scope.
     pub queues: Arc<RwLock<Vec<Store<DeserializeGuard<Queue>>>>>,
     /// Every cluster that is watched, one store for each scope.
@@ -73,6 +76,7 @@ impl Context {
             settings,
             attempts: Arc::default(),
             budget: Arc::default(),
+            slumber: Arc::default(),
             queues: Arc::default(),
             clusters: Arc::default(),
         }

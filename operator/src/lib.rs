@@ -35,3 +35,4 @@ pub mod cluster;
 pub mod queue;
 pub mod figures;
 pub mod signals;
+pub mod scaling;

@@ -57,7 +57,7 @@ fn histogram() -> Histogram {
 impl Default for Metrics {
     fn default() -> Self {
         let all = Self {
-            registry: Arc::new(Mutex::new(Registry::with_prefix("ropewalk_operator"))),
+            registry: Arc::new(Mutex::new(Registry::with_prefix("ropewalk"))),
             durations: Family::new_with_constructor(histogram),
             failures: Family::default(),
             last_success: Family::default(),
@@ -76,7 +76,8 @@ impl Default for Metrics {
 
 impl Metrics {
     fn register(&self) {
-        let mut registry = self.registry.lock();
+        let mut all = self.registry.lock();
+        let registry = all.sub_registry_with_prefix("operator");
         let duration = "How long reconciling one object takes";
         registry.register("reconcile_duration_seconds", duration, self.durations.clone());
         registry.register("reconcile_failures", "Reconciles that failed", self.failures.clone());
@@ -94,7 +95,7 @@ impl Metrics {
         registry.register("status_waiting", waiting, self.status_waiting.clone());
     }
 
-    /// Lets another part of the operator show what it counts.
+    /// Lets another part of the operator show what it counts, under names that begin with `ropewalk_`.
     pub fn extend(&self, register: impl FnOnce(&mut Registry)) {
         register(&mut self.registry.lock());
     }

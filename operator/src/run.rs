@@ -29,7 +29,7 @@ use crate::flags::{LogFormat, Run};
 use crate::health::Health;
 use crate::lease::{self, Leadership, NotLeader};
 use crate::metrics::Metrics;
-use crate::{cluster, figures, installed, queue, signals};
+use crate::{cluster, figures, installed, queue, scaling, signals};
 
 /// The exit code when the Lease was lost.
 pub const LEASE_LOST: u8 = 3;
@@ -140,6 +140,7 @@ fn start(
     }
     controllers.spawn(figures::run(context.clone(), stopping.clone()));
     controllers.spawn(signals::stream::run(context.clone(), stopping.clone()));
+    controllers.spawn(scaling::run(context.clone(), stopping.clone()));
 }
 
 fn log(flags: &Run) -> anyhow::Result<()> {

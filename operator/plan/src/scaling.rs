@@ -58,8 +58,6 @@ mod probe;
 mod zero;
 mod decision;
 mod law;
-#[cfg(test)]
-mod tests;
 
 pub use decision::{Action, Decision, Figures, Limit, NotJoining};
 pub use hot::HotPartition;
@@ -151,6 +149,8 @@ pub struct Scaler {
     /// An interval has ended and the law has not looked at it yet.
     is_fresh: bool,
     latest: Signal,
+    /// What the law last found to limit it.
+    limit: Option<Limit>,
     /// The target when it was last looked at.
     target: Target,
     shown: Measured,
@@ -167,21 +167,22 @@ pub struct Scaler {
 }
 
 impl Scaler {
-    /// Knows nothing yet, but what an earlier run of the operator may have measured of a member.
+    /// Knows nothing yet, but what an earlier run of the operator may have measured of a replica.
     #[must_use]
-    pub fn new(per_member_per_second: Option<f64>) -> Self {
+    pub fn new(per_replica_per_second: Option<f64>) -> Self {
         Self {
             began: None,
             seen_at: Duration::ZERO,
             good: 0,
             is_fresh: false,
             latest: Signal::Unknown("no signal has come yet".to_owned()),
+            limit: None,
             target: Target { replicas: 0, current: 0 },
             shown: Measured::default(),
             arrival: ArrivalRate::default(),
             backlog: Backlog::default(),
             watch: Watch::default(),
-            service: ServiceRate::restored(per_member_per_second),
+            service: ServiceRate::restored(per_replica_per_second),
             joining: Joining::default(),
             window: Window::default(),
             saturation: Saturation::default(),
@@ -191,10 +192,16 @@ impl Scaler {
         }
     }
 
-    /// What one member was measured to process per second: to be kept over a restart.
+    /// What one replica was measured to process per second: to be kept over a restart.
     #[must_use]
-    pub fn per_member_per_second(&self) -> Option<f64> {
-        self.service.measured()
+    pub fn per_replica_per_second(&self) -> Option<f64> {
+        self.service.to_remember(f64::from(self.joining.per_replica()))
+    }
+
+    /// Whether an interval has ended since the last decision.
+    #[must_use]
+    pub fn has_news(&self) -> bool {
+        self.is_fresh
     }
 
     /// Takes the signal of this second.
@@ -256,3 +263,6 @@ impl Scaler {
         self.idle.restart();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,6 +14,8 @@ pub enum Line {
     State(GroupState),
     /// A group has something to do and no member.
     Wake(Wake),
+    /// Not all of a group can be known, until its next state.
+    Unknown(Gone),
     /// A group is bound no longer.
     Gone(Gone),
     /// A second has passed; all that was to say about it has been said.
@@ -123,7 +125,7 @@ pub struct Wake {
     pub length: u64,
 }
 
-/// A group is bound no longer.
+/// A group that is bound no longer, or of which not all can be known.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Gone {

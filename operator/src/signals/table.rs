@@ -80,6 +80,8 @@ pub enum Unknown {
     Starting,
     /// The broker does not know the group as bound to that topic.
     NotBound,
+    /// The broker itself does not know all of it: damage, or no leader.
+    NotTold,
 }
 
 /// What a group did in the last second.
@@ -114,6 +116,7 @@ struct Cluster {
 struct Group {
     state: Option<Arc<GroupState>>,
     wake: Option<(u64, Instant)>,
+    is_unknown: bool,
 }
 
 impl Default for Table {
@@ -169,6 +172,12 @@ impl Table {
             Line::State(state) => {
                 if let Some(group) = known.group(&state.topic, &state.group) {
                     group.state = Some(Arc::new(state));
+                    group.is_unknown = false;
+                }
+            }
+            Line::Unknown(group) => {
+                if let Some(group) = known.group(&group.topic, &group.group) {
+                    *group = Group { is_unknown: true, ..Group::default() };
                 }
             }
             Line::Gone(gone) => {
@@ -221,6 +230,9 @@ impl Cluster {
         self.freshness(now)?;
         let group =
             self.groups.get(&(topic.to_owned(), group.to_owned())).ok_or(Unknown::NotBound)?;
+        if group.is_unknown {
+            return Err(Unknown::NotTold);
+        }
         let state = group.state.clone().ok_or(Unknown::NotBound)?;
         let wake_length = group
             .wake
@@ -288,6 +300,17 @@ mod tests {
         told(&table, &[HELLO, STATE, TICK, HELLO, TICK], start);
         let reading = table.read(&cluster(), "orders", "g", start);
         assert_eq!(unknown(&reading), Some(Unknown::NotBound));
+    }
+
+    #[test]
+    fn k3_what_a_broker_does_not_know_is_unknown_until_it_does() {
+        let (table, start) = (Table::default(), Instant::now());
+        let lost = r#"{"kind":"unknown","topic":"orders","topicId":"t","group":"g"}"#;
+        told(&table, &[HELLO, STATE, TICK, lost, TICK], start);
+        let read = || unknown(&table.read(&cluster(), "orders", "g", start));
+        assert_eq!(read(), Some(Unknown::NotTold));
+        told(&table, &[STATE, TICK], start);
+        assert_eq!(read(), None);
     }
 
     #[test]

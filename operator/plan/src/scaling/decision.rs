@@ -107,9 +107,10 @@ impl fmt::Display for Limit {
             Self::DownstreamSaturated { replicas, takes_per_second, retry_in } => write!(
                 f,
                 "more replicas than {replicas} did not process more than {}/s: what the consumers call is \
-                 saturated; tried again in {}s",
+                 saturated; tried again in {} min",
                 Rate(*takes_per_second),
-                retry_in.as_secs(),
+                // Minutes, so that a status that shows it is not written every time.
+                retry_in.as_secs().div_ceil(60),
             ),
             Self::AtMaximum { replicas_max, wanted } => write!(
                 f,
@@ -135,11 +136,11 @@ impl fmt::Display for NotJoining {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} replicas are asked for and the group has {} members, for {}s: look at the pods of the target, \
+            "{} replicas are asked for and the group has {} members, for more than {} min: look at the pods of the target, \
              and whether they use this `groupId`",
             self.replicas,
             self.members,
-            self.missing_for.as_secs(),
+            self.missing_for.as_secs() / 60,
         )
     }
 }

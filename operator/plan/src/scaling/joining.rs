@@ -114,6 +114,12 @@ impl Joining {
         (missing > JOIN_DEADLINE_MIN.max(self.startup * 3)).then_some((self.members, missing))
     }
 
+    /// Whether pods have been there for longer than any start takes, and not one of them consumes: more of the same are
+    /// no help.
+    pub(super) fn nobody_came(&self, now: Duration) -> bool {
+        self.working == 0 && self.late(now).is_some()
+    }
+
     /// From writing a larger count to its members working.
     pub(super) fn startup(&self) -> Duration {
         self.startup

@@ -7,6 +7,7 @@ use super::decision::{Action, Decision, Figures, Limit, NotJoining, Rate};
 use super::limits::{GOOD_INTERVALS_TO_THAW, INTERVAL, NOISE_DEVIATIONS, UP_SHARE};
 use super::probe::Outcome;
 use super::saturation::Scene;
+use super::service::Hint;
 use super::signal::Signal;
 use super::steps::Layout;
 use super::{Mode, Policy, Scaler, Target};
@@ -56,18 +57,16 @@ impl Scaler {
     /// To be asked every [`INTERVAL`], and at once when the broker says that messages wait for a group without members.
     pub fn decide(&mut self, now: Duration, policy: &Policy, target: Target) -> Decision {
         self.target = target;
-        let mut limit = None;
-        let action = self.act(now, policy, &mut limit);
+        let action = self.act(now, policy);
         if let Action::Set { from, to, .. } = &action {
             self.wrote(now, *from, *to);
         }
         let view = self.view(now, policy);
-        let is_measured = self.service.measured().is_some();
         let members = f64::from(self.joining.per_replica());
         let late = self.joining.late(now).filter(|_| target.replicas > 0 && self.good > 0);
         Decision {
             action,
-            limit,
+            limit: self.limit.clone(),
             not_joining: late.map(|(members, missing_for)| NotJoining {
                 replicas: target.replicas,
                 members,
@@ -76,20 +75,23 @@ impl Scaler {
             figures: Figures {
                 arrival_per_second: self.arrival.now(),
                 per_replica_per_second: view.per_member.map(|rate| rate * members),
-                is_measured,
+                is_measured: self.per_replica_per_second().is_some(),
                 waiting: self.backlog.waiting(self.arrival.now()),
                 wanted: view.wanted,
             },
         }
     }
 
-    fn act(&mut self, now: Duration, policy: &Policy, limit: &mut Option<Limit>) -> Action {
+    fn act(&mut self, now: Duration, policy: &Policy) -> Action {
         let replicas = self.target.replicas;
-        if policy.is_hibernating {
-            return hibernate(replicas, policy.replicas_min);
+        if policy.is_hibernating || policy.mode == Mode::Disabled || replicas == 0 {
+            self.limit = None;
         }
         if policy.mode == Mode::Disabled {
             return Action::Keep { replicas, why: "scaling is disabled".to_owned() };
+        }
+        if policy.is_hibernating {
+            return hibernate(replicas, policy.replicas_min);
         }
         if replicas == 0 {
             return self.wake(now, policy);
@@ -112,13 +114,20 @@ impl Scaler {
         if let Some(action) = self.to_zero(now, policy) {
             return action;
         }
+        if self.joining.nobody_came(now) {
+            let why = "not one of the replicas consumes: more of them are no help".to_owned();
+            return Action::Keep { replicas, why };
+        }
         if !std::mem::take(&mut self.is_fresh) {
             return Action::Keep { replicas, why: "nothing new".to_owned() };
         }
-        match policy.mode {
-            Mode::Rate => self.by_rate(&view, policy, limit),
-            Mode::Lag { .. } | Mode::Disabled => self.by_lag(&view, policy, limit),
-        }
+        let mut limit = None;
+        let action = match policy.mode {
+            Mode::Rate => self.by_rate(&view, policy, &mut limit),
+            Mode::Lag { .. } | Mode::Disabled => self.by_lag(&view, policy, &mut limit),
+        };
+        self.limit = limit;
+        action
     }
 
     /// Remembers that another count is being written. If the write fails, the next look at the target puts it right.
@@ -132,14 +141,20 @@ impl Scaler {
         self.window.restart();
     }
 
+    fn hint(&self, policy: &Policy) -> Hint {
+        Hint {
+            per_replica: policy.expected_per_replica_per_second,
+            members: f64::from(self.joining.per_replica()),
+        }
+    }
+
     fn view(&self, now: Duration, policy: &Policy) -> View {
         let per_replica = self.joining.per_replica();
         let layout = Layout {
             partitions: self.backlog.partitions().max(1),
             members_per_replica: per_replica,
         };
-        let hint = policy.expected_per_replica_per_second.map(|rate| rate / f64::from(per_replica));
-        let per_member = self.service.believed(hint);
+        let per_member = self.service.believed(self.hint(policy));
         let (arrival_lost, waiting_lost) = match per_member {
             Some(rate) => self.hot.beyond_help(&self.backlog, rate),
             None => (0.0, 0.0),
@@ -299,7 +314,7 @@ impl Scaler {
                 why: format!("trying whether {} suffice", view.replicas),
             }),
             Outcome::TooFew => {
-                self.service.confirm(policy.expected_per_replica_per_second);
+                self.service.confirm(self.hint(policy));
                 let reason = format!("{} did not suffice", trial.to);
                 Some(set(view.replicas, view.bounds.clamp(trial.from), reason))
             }
@@ -388,7 +403,7 @@ impl Scaler {
     }
 
     fn try_fewer(&mut self, view: &View, policy: &Policy) -> Option<Action> {
-        let doubted = self.service.is_doubted(policy.expected_per_replica_per_second);
+        let doubted = self.service.is_doubted(self.hint(policy));
         let settled = self.joining.joined_for(view.now).is_some();
         let busy_elsewhere = self.saturation.is_trying() || self.saturation.hold().is_some();
         if !settled

@@ -182,16 +182,35 @@ fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
 /// What is believed of μ, and how firmly.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ServiceRate {
+    /// Messages per second and member, of this group, seen by this scaler.
     measured: Option<f64>,
+    /// What an earlier one had measured, per second and replica.
+    remembered: Option<f64>,
     /// The best that was ever seen or that a trial confirmed; a lower rate is in doubt.
     best: f64,
+    /// A trial showed that the hint is not what a replica can do.
+    is_hint_refuted: bool,
+}
+
+/// What is said of a replica from outside, and how many members one brings.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Hint {
+    /// Messages per second and replica.
+    pub(super) per_replica: Option<f64>,
+    pub(super) members: f64,
+}
+
+impl Hint {
+    fn per_member(self) -> Option<f64> {
+        self.per_replica.map(|rate| rate / self.members)
+    }
 }
 
 impl ServiceRate {
-    /// Starts from what an earlier run of the operator had measured.
-    pub(super) fn restored(per_member: Option<f64>) -> Self {
-        let measured = per_member.filter(|rate| rate.is_finite() && *rate > 0.0);
-        Self { measured, best: measured.unwrap_or(0.0) }
+    /// Starts from what an earlier run of the operator had measured of a replica.
+    pub(super) fn restored(per_replica: Option<f64>) -> Self {
+        let remembered = per_replica.filter(|rate| rate.is_finite() && *rate > 0.0);
+        Self { remembered, ..Self::default() }
     }
 
     /// Takes what an interval showed. While a trial runs, members share what is being tried, and the rate may only rise.
@@ -208,14 +227,20 @@ impl ServiceRate {
         self.best = self.best.max(self.measured.unwrap_or(0.0));
     }
 
-    /// Messages per second and member, if members were ever measured.
+    /// Messages per second and member, if members were measured since this scaler began.
     pub(super) fn measured(&self) -> Option<f64> {
         self.measured
     }
 
-    /// The same, or the user's hint.
-    pub(super) fn believed(&self, hint: Option<f64>) -> Option<f64> {
-        self.measured.or(hint).filter(|rate| *rate > 0.0)
+    /// The same for a replica, also if it was an earlier scaler that measured.
+    pub(super) fn to_remember(&self, members: f64) -> Option<f64> {
+        self.measured.map(|rate| rate * members).or(self.remembered)
+    }
+
+    /// What a member is taken to do: measured, measured earlier, or as the user said.
+    pub(super) fn believed(&self, hint: Hint) -> Option<f64> {
+        let earlier = Hint { per_replica: self.remembered, ..hint }.per_member();
+        self.measured.or(earlier).or(hint.per_member()).filter(|rate| *rate > 0.0)
     }
 
     /// Fewer members kept up with this rate each.
@@ -225,15 +250,14 @@ impl ServiceRate {
     }
 
     /// A trial found the rate to be right.
-    pub(super) fn confirm(&mut self, hint: Option<f64>) {
+    pub(super) fn confirm(&mut self, hint: Hint) {
         self.best = self.believed(hint).unwrap_or(0.0);
+        self.is_hint_refuted = true;
     }
 
     /// Whether something better was ever seen or promised, or nothing at all is known.
-    pub(super) fn is_doubted(&self, hint: Option<f64>) -> bool {
-        match self.believed(hint) {
-            None => true,
-            Some(rate) => rate < DOUBT_SHARE * self.best.max(hint.unwrap_or(0.0)),
-        }
+    pub(super) fn is_doubted(&self, hint: Hint) -> bool {
+        let promised = hint.per_member().filter(|_| !self.is_hint_refuted).unwrap_or(0.0);
+        self.believed(hint).is_none_or(|rate| rate < DOUBT_SHARE * self.best.max(promised))
     }
 }

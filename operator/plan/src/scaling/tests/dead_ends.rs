@@ -55,6 +55,14 @@ fn a_rate_that_is_right_is_tried_once_and_then_rarely() {
 }
 
 #[test]
+fn a_hint_that_promises_too_much_costs_one_trial() {
+    let mut run = Run::new(Nature::default(), Autoscaler::ours(hinted(250.0)));
+    run.until(4 * 3600, |_| 1000.0);
+    assert_eq!(run.replicas(), 12, "{}", run.story());
+    assert!(run.world.changes.len() <= 7, "{}", run.story());
+}
+
+#[test]
 fn without_a_hint_it_doubles_until_members_were_measured() {
     let nature = Nature { commit: 30.0, startup: 20.0, ..Nature::default() };
     let mut run = Run::new(nature, Autoscaler::ours(Policy::default()));
@@ -92,6 +100,15 @@ fn pods_that_never_join_are_named_and_prove_nothing() {
     assert_eq!(missing.members, 3);
     assert!(!run.decisions().iter().any(|(_, decision)| saturated(decision)));
     assert!(missing.to_string().contains("look at the pods"));
+}
+
+#[test]
+fn pods_that_all_fail_are_not_multiplied() {
+    let nature = Nature { pods_max: 0, ..Nature::default() };
+    let mut run = Run::new(nature, Autoscaler::ours(Policy::default()));
+    run.until(1800, |_| 1000.0);
+    assert_eq!(run.replicas(), 1, "{}", run.story());
+    assert!(run.decisions().last().expect("decided").1.not_joining.is_some());
 }
 
 #[test]

@@ -138,7 +138,7 @@ fn after_a_restart_it_watches_before_it_acts() {
         world.tick(1000.0);
         world.tick(1000.0);
     }
-    assert_eq!(scaler.per_member_per_second(), Some(100.0));
+    assert_eq!(scaler.per_replica_per_second(), Some(100.0));
 }
 
 #[test]

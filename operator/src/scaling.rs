@@ -1,0 +1,346 @@
+//! Scales the consumers of Queues: watches their groups, asks the law, writes `/scale`.
+//!
+//! # Place in the walk
+//!
+//! Once a second [`Autoscaler::look`] gives the signal of every group to its scaler (a pure state machine of
+//! `operator/plan`). Whose interval has ended, or who is woken by the broker, is decided in a task of its own
+//! ([`Autoscaler::act`]), so that a slow API server keeps nobody from being watched.
+//!
+//! ```text
+//! signals ─▶ look ─▶ act: who else scales it? ─▶ target ─▶ decide ─▶ live read ─▶ write /scale ─▶ Event
+//!             └───────────────────────────────────────────────────────────────▶ status, metrics
+//! ```
+//!
+//! # Zero and back
+//!
+//! The law lets a group go to zero only when nothing waits. Right after the zero was written the group is looked at again,
+//! and comes back at once if something arrived in between. From then on the broker wakes it: when a message comes, and again
+//! every second until a member is there, so neither a lost wake-up nor an operator that was away strands a message.
+//!
+//! # Invariants
+//!
+//! - **K1** a consumer whose count is right costs a read of its target every 30 s, at zero every half hour, and no write.
+//! - **K2** a count is written only by the leader, right after a live read, over just the version that was read; never over
+//!   one that somebody else changed.
+//! - **K3** what is not known changes no count.
+//! - An object that something else scales is left alone.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use kube::Client;
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use parking_lot::Mutex;
+use ropewalk_operator_api::Queue;
+use ropewalk_operator_plan::scaling::Signal;
+use tokio::sync::{Semaphore, broadcast, watch};
+
+mod reading;
+mod consumer;
+mod meters;
+mod target;
+mod rivals;
+mod status;
+mod act;
+mod publish;
+pub mod slumber;
+
+pub use meters::Meters;
+
+use crate::budget::Budget;
+use crate::context::Context;
+use crate::lease::Leadership;
+use crate::signals::{ClusterKey, Reading, Table, WakeUp};
+use consumer::{Consumer, Key};
+use publish::Published;
+use rivals::Rivals;
+use slumber::Slumber;
+use target::Targets;
+
+/// A consumer of which nothing is known is decided, and its status renewed, at least this often.
+const DECIDED_EVERY: Duration = Duration::from_secs(6);
+
+/// Consumers that are decided at once. Each costs a few requests.
+const DECIDED_AT_ONCE: usize = 16;
+
+/// Scales the consumers of every Queue that is watched, until `stopping` turns true.
+pub async fn run(context: Arc<Context>, stopping: watch::Receiver<bool>) {
+    let meters = Meters::default();
+    context.metrics.extend(|registry| meters.register(registry));
+    let watched = context.clone();
+    let queues: Queues = Arc::new(move |see| {
+        for queue in watched.queues() {
+            if let Ok(queue) = &queue.0 {
+                see(queue);
+            }
+        }
+    });
+    let around = Surroundings {
+        client: context.client.clone(),
+        leadership: context.leadership.clone(),
+        signals: context.signals.clone(),
+        queues,
+        budget: context.budget.clone(),
+        slumber: context.slumber.clone(),
+        meters,
+    };
+    Arc::new(Autoscaler::new(around, Instant::now())).keep_up(stopping).await;
+}
+
+/// Calls its argument with every Queue that is watched and can be read.
+pub type Queues = Arc<dyn Fn(&mut dyn FnMut(&Queue)) + Send + Sync>;
+
+/// What scaling works with.
+#[derive(Clone)]
+pub struct Surroundings {
+    /// The API server.
+    pub client: Client,
+    /// Whether this process leads.
+    pub leadership: Leadership,
+    /// What the brokers say about groups.
+    pub signals: Arc<Table>,
+    /// What the users want.
+    pub queues: Queues,
+    /// How many statuses may be written.
+    pub budget: Arc<Budget>,
+    /// Which clusters are to sleep.
+    pub slumber: Arc<Slumber>,
+    /// What is counted.
+    pub meters: Meters,
+}
+
+type Entry = Arc<Mutex<Consumer>>;
+
+/// Scales the consumers of all Queues.
+pub struct Autoscaler {
+    around: Surroundings,
+    targets: Targets,
+    rivals: Rivals,
+    recorder: Recorder,
+    /// Where the scalers' time begins.
+    origin: Instant,
+    consumers: Mutex<BTreeMap<Key, Entry>>,
+    published: Mutex<HashMap<String, Published>>,
+}
+
+impl std::fmt::Debug for Autoscaler {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Autoscaler").finish_non_exhaustive()
+    }
+}
+
+impl Autoscaler {
+    /// Of a process that has just begun, at `now`.
+    #[must_use]
+    pub fn new(around: Surroundings, now: Instant) -> Self {
+        let instance = Some(around.leadership.identity());
+        let reporter = Reporter { controller: "ropewalk-operator".to_owned(), instance };
+        Self {
+            targets: Targets::new(around.client.clone()),
+            rivals: Rivals::new(around.client.clone()),
+            recorder: Recorder::new(around.client.clone(), reporter),
+            around,
+            origin: now,
+            consumers: Mutex::default(),
+            published: Mutex::default(),
+        }
+    }
+
+    /// Scales until `stopping` turns true.
+    pub async fn keep_up(self: Arc<Self>, mut stopping: watch::Receiver<bool>) {
+        let mut wakes = self.around.signals.wakes();
+        let slots = Arc::new(Semaphore::new(DECIDED_AT_ONCE));
+        let mut second = tokio::time::interval(Duration::from_secs(1));
+        second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        loop {
+            let due = tokio::select! {
+                _ = second.tick() => self.look(Instant::now()),
+                woken = wakes.recv() => match woken {
+                    Ok(wake) => self.woken(&wake, Instant::now()),
+                    // Those that were missed are repeated within a second.
+                    Err(broadcast::error::RecvError::Lagged(_)) => Vec::new(),
+                    Err(broadcast::error::RecvError::Closed) => return,
+                },
+                _ = stopping.wait_for(|stopping| *stopping) => return,
+            };
+            for (key, entry) in due {
+                let (all, slots) = (self.clone(), slots.clone());
+                tokio::spawn(async move {
+                    // Never closed; and if it were, the consumer would be due again.
+                    let _slot = slots.acquire().await;
+                    all.act(&key, &entry, Instant::now()).await;
+                });
+            }
+            for pending in self.to_publish(Instant::now()) {
+                let all = self.clone();
+                tokio::spawn(async move { all.publish(pending).await });
+            }
+        }
+    }
+
+    /// Gives every scaler its signal; who is to be decided now.
+    fn look(&self, now: Instant) -> Vec<(Key, Entry)> {
+        self.refresh(now);
+        let consumers = self.consumers.lock().clone();
+        let mut due = Vec::new();
+        for (key, entry) in consumers {
+            let is_due = {
+                let mut consumer = entry.lock();
+                self.observe(&mut consumer, now);
+                let is_due = consumer.scaler.has_news() || now >= consumer.due;
+                let is_free = !consumer.is_busy;
+                consumer.is_busy |= is_due;
+                is_due && is_free
+            };
+            if is_due {
+                due.push((key, entry));
+            }
+        }
+        due
+    }
+
+    /// A group without members has something to do: its consumer is decided at once.
+    fn woken(&self, wake: &WakeUp, now: Instant) -> Vec<(Key, Entry)> {
+        let consumers = self.consumers.lock().clone();
+        let mut due = Vec::new();
+        for (key, entry) in consumers {
+            let mut consumer = entry.lock();
+            let same = consumer.group == wake.group
+                && consumer.topic == wake.topic
+                && consumer.cluster == wake.cluster;
+            // One that has replicas is on its way.
+            if !same || consumer.seen.is_some_and(|(target, _)| target.replicas > 0) {
+                continue;
+            }
+            self.observe(&mut consumer, now);
+            let is_free = !std::mem::replace(&mut consumer.is_busy, true);
+            consumer.is_woken = !is_free;
+            drop(consumer);
+            if is_free {
+                due.push((key, entry));
+            }
+        }
+        due
+    }
+
+    /// The signal of this moment.
+    fn observe(&self, consumer: &mut Consumer, now: Instant) {
+        let reading =
+            self.around.signals.read(&consumer.cluster, &consumer.topic, &consumer.group, now);
+        let at = now.saturating_duration_since(self.origin);
+        if let Reading::Known(known) = &reading {
+            consumer.members = known.state.members.len();
+            let before = consumer.stream.replace(known.since);
+            if before.is_some_and(|before| before != known.since) {
+                // A stream ended and another began between two looks: there is a gap in what is known.
+                let gap = "the stream of signals has begun anew".to_owned();
+                consumer.scaler.observe(at, Signal::Unknown(gap));
+            }
+        }
+        consumer.scaler.observe(at, reading::signal(&reading));
+    }
+
+    /// Takes over what users want now.
+    fn refresh(&self, now: Instant) {
+        let mut consumers = self.consumers.lock();
+        let mut present = HashSet::new();
+        (self.around.queues)(&mut |queue| {
+            let Some(uid) = &queue.metadata.uid else { return };
+            for wanted in &queue.spec.consumers {
+                let Some(target_ref) = &wanted.target_ref else { continue };
+                let key = Key { queue: uid.clone(), consumer: wanted.name.clone() };
+                let entry = consumers.entry(key.clone()).or_insert_with(|| {
+                    Arc::new(Mutex::new(Consumer::new(queue, wanted, target_ref, now)))
+                });
+                let mut consumer = entry.lock();
+                consumer.update(queue, wanted, target_ref);
+                let sleeps = self.around.slumber.since(&consumer.cluster).is_some();
+                if sleeps && !consumer.policy.is_hibernating {
+                    // Whoever waits for it wants to know what is, not what was.
+                    consumer.seen = None;
+                    consumer.due = now;
+                }
+                consumer.policy.is_hibernating = sleeps;
+                present.insert(key);
+            }
+        });
+        consumers.retain(|key, entry| {
+            let stays = present.contains(key);
+            if !stays {
+                self.around.meters.forget(&entry.lock().owner);
+            }
+            stays
+        });
+        drop(consumers);
+        self.compare();
+    }
+
+    /// Looks at all consumers together. Of several that name one target, the first by namespace, Queue and name has it.
+    fn compare(&self) {
+        let consumers = self.consumers.lock();
+        let mut all: Vec<_> = consumers.values().map(|entry| entry.lock()).collect();
+        self.report_slumber(&all);
+        all.sort_by_key(|consumer| {
+            (
+                consumer.owner.namespace.clone(),
+                consumer.owner.queue.clone(),
+                consumer.owner.consumer.clone(),
+            )
+        });
+        let mut first: HashMap<_, String> = HashMap::new();
+        for consumer in &mut all {
+            let target = &consumer.target_ref;
+            let target = (
+                consumer.owner.namespace.clone(),
+                target.api_version.clone(),
+                target.kind.clone(),
+                target.name.clone(),
+            );
+            let name =
+                format!("consumer {} of Queue {}", consumer.owner.consumer, consumer.owner.queue);
+            consumer.rival_here = first.get(&target).cloned();
+            first.entry(target).or_insert(name);
+        }
+    }
+
+    /// Consumers of clusters that are to sleep that have not yet gone to their minimum, as `queue/consumer`.
+    fn report_slumber(&self, consumers: &[parking_lot::MutexGuard<'_, Consumer>]) {
+        let mut still_up: HashMap<ClusterKey, Vec<String>> = HashMap::new();
+        for consumer in consumers {
+            let Some(since) = self.around.slumber.since(&consumer.cluster) else { continue };
+            if !consumer.is_at_minimum(since) {
+                let name = format!("{}/{}", consumer.owner.queue, consumer.owner.consumer);
+                still_up.entry(consumer.cluster.clone()).or_default().push(name);
+            }
+        }
+        self.around.slumber.looked(&still_up);
+    }
+
+    async fn tell(&self, queue: &k8s_openapi::api::core::v1::ObjectReference, event: Event) {
+        if let Err(error) = self.recorder.publish(&event, queue).await {
+            tracing::debug!(%error, reason = event.reason, "an Event could not be written");
+        }
+    }
+}
+
+/// The time for people.
+fn wall() -> Time {
+    Time(Timestamp::now())
+}
+
+/// An Event about a consumer. What is told of the same action within minutes is one Event with a count, so the action says
+/// what is particular.
+fn event(kind: EventType, (reason, action): (&str, String), note: String) -> Event {
+    let mut note = note;
+    if note.len() > 1000 {
+        let end = (0..=1000).rev().find(|end| note.is_char_boundary(*end)).unwrap_or(0);
+        note.truncate(end);
+    }
+    Event { type_: kind, reason: reason.to_owned(), note: Some(note), action, secondary: None }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,205 @@
+//! One consumer of a Queue while it is being scaled: what is remembered of it between two looks.
+
+use std::time::{Duration, Instant};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use ropewalk_operator_api::queue::{Consumer as Wanted, ScalingMode, TargetRef};
+use ropewalk_operator_api::{ManagementState, Queue};
+use ropewalk_operator_plan::scaling::{Decision, Mode, Policy, Scaler, Target};
+
+use super::meters::Owner;
+use crate::signals::ClusterKey;
+
+/// A target with replicas is looked at this often even if nothing is to be written.
+const SEEN_AGE_MAX: Duration = Duration::from_secs(30);
+
+/// One at zero stays there unless somebody else scales it, and then its members show: a thousand idle queues must
+/// cost next to nothing.
+const ZERO_AGE_MAX: Duration = Duration::from_secs(1800);
+
+/// Members of a group whose target was last seen at zero make it be looked at again, this often.
+const SURPRISE_AGE_MAX: Duration = Duration::from_secs(15);
+
+/// Which consumer of which Queue.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Key {
+    /// The uid of the Queue.
+    pub(super) queue: String,
+    /// The consumer's name.
+    pub(super) consumer: String,
+}
+
+/// How a consumer stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Nothing was decided yet.
+    New,
+    /// It is scaled.
+    Active,
+    /// It is not, because the user says so.
+    Off(&'static str),
+    /// It is not: a reason for programs, and what to do.
+    Refused(&'static str, String),
+}
+
+/// One consumer while it is being scaled.
+#[derive(Debug)]
+pub(super) struct Consumer {
+    pub(super) owner: Owner,
+    pub(super) cluster: ClusterKey,
+    pub(super) topic: String,
+    pub(super) group: String,
+    pub(super) target_ref: TargetRef,
+    pub(super) policy: Policy,
+    pub(super) scaler: Scaler,
+    /// The target when it was last read, and when that was.
+    pub(super) seen: Option<(Target, Instant)>,
+    /// When the target is not read again before, after it could not be.
+    pub(super) wait_until: Option<Instant>,
+    /// When it is next to be decided.
+    pub(super) due: Instant,
+    /// Somebody is deciding right now.
+    pub(super) is_busy: bool,
+    /// A wake-up came while somebody was deciding.
+    pub(super) is_woken: bool,
+    pub(super) standing: Standing,
+    pub(super) decision: Option<Decision>,
+    /// Since when too little is known.
+    pub(super) frozen_since: Option<Instant>,
+    pub(super) last_scale: Option<(Time, String)>,
+    /// The stream that the last signal came from.
+    pub(super) stream: Option<Instant>,
+    /// Members of the group at the last look.
+    pub(super) members: usize,
+    /// Another consumer of ours that has the same target and comes before.
+    pub(super) rival_here: Option<String>,
+    /// What limits it, as it was last told in an Event.
+    pub(super) told: Option<&'static str>,
+}
+
+impl Consumer {
+    /// Begins with what an earlier operator left in the status.
+    pub(super) fn new(
+        queue: &Queue,
+        wanted: &Wanted,
+        target_ref: &TargetRef,
+        due: Instant,
+    ) -> Self {
+        let metadata = &queue.metadata;
+        let namespace = metadata.namespace.clone().unwrap_or_default();
+        let before = queue.status.iter().flat_map(|status| &status.consumers);
+        let before = before.clone().find(|consumer| consumer.name == wanted.name);
+        #[expect(clippy::cast_precision_loss, reason = "two digits were kept")]
+        let measured = before
+            .and_then(|before| before.per_replica_per_second_milli)
+            .map(|milli| milli as f64 / 1000.0);
+        let last_scale = before.and_then(|before| {
+            Some((before.last_scale_time.clone()?, before.last_scale_reason.clone()?))
+        });
+        Self {
+            owner: Owner {
+                namespace: namespace.clone(),
+                queue: metadata.name.clone().unwrap_or_default(),
+                consumer: wanted.name.clone(),
+            },
+            cluster: ClusterKey::new(namespace, queue.cluster()),
+            topic: queue.topic().to_owned(),
+            group: queue.group(wanted),
+            target_ref: target_ref.clone(),
+            policy: policy(queue, wanted),
+            scaler: Scaler::new(measured),
+            seen: None,
+            wait_until: None,
+            due,
+            is_busy: false,
+            is_woken: false,
+            standing: Standing::New,
+            decision: None,
+            frozen_since: None,
+            last_scale,
+            stream: None,
+            members: 0,
+            rival_here: None,
+            told: None,
+        }
+    }
+
+    /// Takes over what the user says now.
+    pub(super) fn update(&mut self, queue: &Queue, wanted: &Wanted, target_ref: &TargetRef) {
+        let is_hibernating = self.policy.is_hibernating;
+        self.policy = Policy { is_hibernating, ..policy(queue, wanted) };
+        if self.target_ref != *target_ref {
+            self.target_ref = target_ref.clone();
+            self.seen = None;
+            self.wait_until = None;
+            self.standing = Standing::New;
+            self.decision = None;
+        }
+        self.standing = match (&self.standing, switched_off(queue, wanted)) {
+            (_, Some(off)) => Standing::Off(off),
+            (Standing::Off(_), None) => Standing::New,
+            (standing, None) => standing.clone(),
+        };
+    }
+
+    /// Whether what was last read of the target is too old to decide by.
+    pub(super) fn is_stale(&self, now: Instant) -> bool {
+        let Some((target, at)) = self.seen else { return true };
+        let age_max = match target.replicas {
+            0 if self.members > 0 => SURPRISE_AGE_MAX,
+            0 if !self.policy.is_hibernating => ZERO_AGE_MAX,
+            _ => SEEN_AGE_MAX,
+        };
+        now.saturating_duration_since(at) > age_max
+    }
+
+    /// Whether it was read after `since` and has no more than its minimum.
+    pub(super) fn is_at_minimum(&self, since: Instant) -> bool {
+        match &self.standing {
+            // Nobody will take it there.
+            Standing::Off(_) | Standing::Refused(..) => true,
+            Standing::New | Standing::Active => self.seen.is_some_and(|(target, at)| {
+                at >= since && target.replicas <= self.policy.replicas_min
+            }),
+        }
+    }
+}
+
+fn switched_off(queue: &Queue, wanted: &Wanted) -> Option<&'static str> {
+    if queue.metadata.deletion_timestamp.is_some() {
+        Some("the Queue is being deleted")
+    } else if queue.spec.management_state == ManagementState::Paused {
+        Some("`managementState` is Paused")
+    } else if wanted.scaling.mode == ScalingMode::Disabled {
+        Some("`mode` is Disabled")
+    } else {
+        None
+    }
+}
+
+/// The user's words as the law takes them.
+fn policy(queue: &Queue, wanted: &Wanted) -> Policy {
+    let scaling = &wanted.scaling;
+    let count = |number: i32| u32::try_from(number).unwrap_or(0);
+    let seconds = |number: i32| Duration::from_secs(u64::from(count(number)));
+    let off = switched_off(queue, wanted).is_some();
+    let mode = match (scaling.mode, &scaling.lag) {
+        _ if off => Mode::Disabled,
+        (ScalingMode::Lag, Some(lag)) => Mode::Lag {
+            messages_per_replica: u64::try_from(lag.messages_per_replica).unwrap_or(1).max(1),
+        },
+        (ScalingMode::Rate | ScalingMode::Lag, _) => Mode::Rate,
+        (ScalingMode::Disabled, _) => Mode::Disabled,
+    };
+    Policy {
+        mode,
+        replicas_min: count(scaling.min_replicas),
+        replicas_max: scaling.max_replicas.map(count),
+        drain: seconds(scaling.target_drain_seconds),
+        utilization: f64::from(scaling.target_utilization_percent) / 100.0,
+        expected_per_replica_per_second: scaling.expected_per_replica_per_second.map(f64::from),
+        idle: seconds(scaling.idle_seconds),
+        stabilization: seconds(scaling.scale_down_stabilization_seconds),
+        is_hibernating: false,
+    }
+}

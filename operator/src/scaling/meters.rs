@@ -1,0 +1,79 @@
+//! What scaling shows to Prometheus. A clone counts the same.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use ropewalk_operator_plan::scaling::{Action, Decision};
+
+type Amount = Gauge<f64, AtomicU64>;
+
+/// Whose figures they are.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct Owner {
+    pub(super) namespace: String,
+    pub(super) queue: String,
+    pub(super) consumer: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Decided {
+    decision: &'static str,
+}
+
+/// What scaling shows.
+#[derive(Clone, Debug, Default)]
+pub struct Meters {
+    arrival: Family<Owner, Amount>,
+    service: Family<Owner, Amount>,
+    backlog: Family<Owner, Amount>,
+    desired: Family<Owner, Gauge>,
+    limited: Family<Owner, Gauge>,
+    decisions: Family<Decided, Counter>,
+}
+
+impl Meters {
+    /// Puts them into a registry whose prefix is the program's.
+    pub fn register(&self, registry: &mut Registry) {
+        let arrival = "Messages that arrive for a consumer, per second";
+        registry.register("autoscaler_arrival_per_second", arrival, self.arrival.clone());
+        let service = "Messages that one replica can process, per second";
+        registry.register("autoscaler_service_rate_per_second", service, self.service.clone());
+        let backlog = "Messages that wait, beyond those in transit";
+        registry.register("autoscaler_backlog_messages", backlog, self.backlog.clone());
+        let desired = "Replicas that are wanted";
+        registry.register("autoscaler_desired_replicas", desired, self.desired.clone());
+        let limited = "1 while more replicas are wanted than there will be";
+        registry.register("autoscaler_limited", limited, self.limited.clone());
+        let decisions = "Decisions about replicas, by what came of them";
+        registry.register("autoscaler_decisions", decisions, self.decisions.clone());
+    }
+
+    pub(super) fn decided(&self, owner: &Owner, decision: &Decision) {
+        let figures = &decision.figures;
+        self.arrival.get_or_create(owner).set(figures.arrival_per_second);
+        self.service.get_or_create(owner).set(figures.per_replica_per_second.unwrap_or(0.0));
+        self.backlog.get_or_create(owner).set(figures.waiting);
+        self.desired.get_or_create(owner).set(i64::from(decision.action.replicas()));
+        let limited = decision.limit.is_some() || decision.not_joining.is_some();
+        self.limited.get_or_create(owner).set(i64::from(limited));
+        let decision = match &decision.action {
+            Action::Set { from, to, .. } if to > from => "up",
+            Action::Set { .. } => "down",
+            Action::Keep { .. } => "keep",
+            Action::Frozen { .. } => "frozen",
+        };
+        self.decisions.get_or_create(&Decided { decision }).inc();
+    }
+
+    pub(super) fn forget(&self, owner: &Owner) {
+        self.arrival.remove(owner);
+        self.service.remove(owner);
+        self.backlog.remove(owner);
+        self.desired.remove(owner);
+        self.limited.remove(owner);
+    }
+}

@@ -1,0 +1,67 @@
+//! Which clusters are to sleep, and which of their consumers are not yet at their minimum.
+//!
+//! Shared between the cluster controller, which waits before it stops brokers, and scaling, which takes consumers down
+//! first: consumers of a queue that sleeps would only fail and restart.
+//!
+//! # Invariants
+//!
+//! - Nobody is waited for longer than [`WAIT_MAX`]: a consumer that cannot be scaled must not keep a cluster awake.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::signals::ClusterKey;
+
+/// After so long brokers are stopped whoever still consumes.
+pub const WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// Which clusters are to sleep.
+#[derive(Debug, Default)]
+pub struct Slumber(Mutex<HashMap<ClusterKey, Nap>>);
+
+#[derive(Debug)]
+struct Nap {
+    since: Instant,
+    /// `None` until scaling has looked.
+    up: Option<Vec<String>>,
+}
+
+impl Slumber {
+    /// A cluster is to sleep.
+    pub fn begin(&self, cluster: &ClusterKey, now: Instant) {
+        self.0.lock().entry(cluster.clone()).or_insert(Nap { since: now, up: None });
+    }
+
+    /// It is to work, or it is gone.
+    pub fn end(&self, cluster: &ClusterKey) {
+        self.0.lock().remove(cluster);
+    }
+
+    /// Whether its brokers must still run for its consumers, as far as is known; the consumers by name.
+    #[must_use]
+    pub fn awaits(&self, cluster: &ClusterKey, now: Instant) -> Option<Vec<String>> {
+        let naps = self.0.lock();
+        let nap = naps.get(cluster)?;
+        let is_over = now.saturating_duration_since(nap.since) >= WAIT_MAX;
+        match &nap.up {
+            _ if is_over => None,
+            None => Some(Vec::new()),
+            Some(up) if up.is_empty() => None,
+            Some(up) => Some(up.clone()),
+        }
+    }
+
+    /// Since when a cluster is to sleep, if it is.
+    pub(super) fn since(&self, cluster: &ClusterKey) -> Option<Instant> {
+        self.0.lock().get(cluster).map(|nap| nap.since)
+    }
+
+    /// Scaling has looked: every cluster that sleeps, and who is still up.
+    pub(super) fn looked(&self, still_up: &HashMap<ClusterKey, Vec<String>>) {
+        for (cluster, nap) in self.0.lock().iter_mut() {
+            nap.up = Some(still_up.get(cluster).cloned().unwrap_or_default());
+        }
+    }
+}

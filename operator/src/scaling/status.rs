@@ -1,0 +1,201 @@
+//! What a Queue's status says of its consumers: replicas, why they were last changed, and two conditions.
+//!
+//! Written under a field manager of its own, on change only; what merely moves is rounded, and waits for the budget that all
+//! statuses share.
+
+use std::time::{Duration, Instant};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use ropewalk_operator_api::Queue;
+use ropewalk_operator_api::condition::{self, Finding, Status};
+use ropewalk_operator_api::queue::ConsumerStatus;
+use ropewalk_operator_plan::scaling::Action;
+use serde_json::{Value, json};
+
+use super::consumer::{Consumer, Standing};
+
+/// A freeze that is shorter than this is nobody's concern.
+const FREEZE_SHOWN_AFTER: Duration = Duration::from_secs(20);
+
+/// What scaling has to say about a Queue.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Pieces {
+    pub(super) findings: Vec<Finding>,
+    pub(super) consumers: Vec<ConsumerStatus>,
+    /// `3/6`: replicas there are, of those that are wanted.
+    pub(super) replicas: Option<String>,
+}
+
+/// How different the status is from what it should say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Difference {
+    /// Nothing, but for rounding.
+    None,
+    /// Only figures and words.
+    Figures,
+    /// Something that people act on.
+    News,
+}
+
+impl Pieces {
+    /// Of all consumers of one Queue that have a target.
+    pub(super) fn of(consumers: &[&Consumer], now: Instant) -> Self {
+        let (mut there, mut wanted) = (0, 0);
+        for consumer in consumers {
+            if let Some((target, _)) = consumer.seen {
+                there += target.current;
+                wanted += desired(consumer).unwrap_or(target.replicas);
+            }
+        }
+        let is_seen = consumers.iter().any(|consumer| consumer.seen.is_some());
+        Self {
+            findings: vec![active(consumers, now), limited(consumers)],
+            consumers: consumers.iter().map(|consumer| piece(consumer)).collect(),
+            replicas: is_seen.then(|| format!("{there}/{wanted}")),
+        }
+    }
+
+    /// Against what stands in the status.
+    pub(super) fn difference(&self, queue: &Queue) -> Difference {
+        let empty = Default::default();
+        let status = queue.status.as_ref().unwrap_or(&empty);
+        let mut worst = Difference::None;
+        for finding in &self.findings {
+            match condition::find(&status.conditions, finding.kind) {
+                Some(old)
+                    if old.status == finding.status.as_str() && old.reason == finding.reason =>
+                {
+                    if old.message != finding.message && worst == Difference::None {
+                        worst = Difference::Figures;
+                    }
+                }
+                Some(_) | None => return Difference::News,
+            }
+        }
+        if status.consumer_replicas != self.replicas {
+            return Difference::News;
+        }
+        for piece in &self.consumers {
+            let old = status.consumers.iter().find(|old| old.name == piece.name);
+            let Some(old) = old else { return Difference::News };
+            if old.desired_replicas != piece.desired_replicas
+                || old.replicas != piece.replicas
+                || old.last_scale_reason != piece.last_scale_reason
+            {
+                return Difference::News;
+            }
+            if old.per_replica_per_second_milli != piece.per_replica_per_second_milli {
+                worst = Difference::Figures;
+            }
+        }
+        worst
+    }
+
+    /// What is applied: all of ours, and nothing else.
+    pub(super) fn patch(&self, queue: &Queue, now: &Time) -> Value {
+        let before = queue.status.iter().flat_map(|status| &status.conditions).cloned();
+        let before: Vec<_> = before.collect();
+        let generation = queue.metadata.generation;
+        let dated = self.findings.iter().map(|finding| finding.dated(&before, generation, now));
+        json!({
+            "apiVersion": "ropewalk.dev/v1alpha1",
+            "kind": "Queue",
+            // Another Queue of the same name must not get it.
+            "metadata": {"name": queue.metadata.name, "uid": queue.metadata.uid},
+            "status": {
+                "conditions": dated.collect::<Vec<_>>(),
+                "consumerReplicas": self.replicas,
+                "consumers": self.consumers,
+            },
+        })
+    }
+}
+
+fn desired(consumer: &Consumer) -> Option<u32> {
+    consumer.decision.as_ref().map(|decision| decision.action.replicas())
+}
+
+fn piece(consumer: &Consumer) -> ConsumerStatus {
+    let count = |number: u32| i32::try_from(number).ok();
+    let (last_scale_time, last_scale_reason) = consumer.last_scale.clone().unzip();
+    ConsumerStatus {
+        name: consumer.owner.consumer.clone(),
+        replicas: consumer.seen.and_then(|(target, _)| count(target.current)),
+        desired_replicas: desired(consumer)
+            .or(consumer.seen.map(|(target, _)| target.replicas))
+            .and_then(count),
+        per_replica_per_second_milli: consumer.scaler.per_replica_per_second().map(milli),
+        last_scale_time,
+        last_scale_reason,
+        ..ConsumerStatus::default()
+    }
+}
+
+/// In thousandths, rounded to two digits.
+fn milli(rate: f64) -> i64 {
+    let digits = (rate * 1000.0).max(1.0).log10().floor();
+    let step = 10f64.powf((digits - 1.0).max(0.0));
+    #[expect(clippy::cast_possible_truncation, reason = "saturates")]
+    let rounded = ((rate * 1000.0 / step).round() * step) as i64;
+    rounded
+}
+
+fn named(consumer: &Consumer, what: &str) -> String {
+    format!("consumer {}: {what}", consumer.owner.consumer)
+}
+
+/// `ScalingActive`: the worst of all consumers.
+fn active(consumers: &[&Consumer], now: Instant) -> Finding {
+    let kind = condition::queue::SCALING_ACTIVE;
+    for consumer in consumers {
+        if let Standing::Refused(reason, message) = &consumer.standing {
+            return Finding::new(kind, false, reason, named(consumer, message));
+        }
+    }
+    for consumer in consumers {
+        let frozen = consumer
+            .frozen_since
+            .is_some_and(|since| now.saturating_duration_since(since) > FREEZE_SHOWN_AFTER);
+        if frozen
+            && let Some(Action::Frozen { why, .. }) = consumer.decision.as_ref().map(|d| &d.action)
+        {
+            let message = named(consumer, &format!("replicas stay as they are: {why}"));
+            return Finding::new(kind, Status::Unknown, "SignalsUnknown", message);
+        }
+    }
+    let off = |consumer: &&&Consumer| matches!(consumer.standing, Standing::Off(_));
+    if let Some(consumer) = consumers.iter().find(off)
+        && consumers.iter().filter(off).count() == consumers.len()
+        && let Standing::Off(why) = consumer.standing
+    {
+        return Finding::new(kind, false, "Disabled", why);
+    }
+    if consumers.iter().any(|consumer| consumer.policy.is_hibernating) {
+        let message = "the brokers are hibernating: consumers are at their minimum or on the way";
+        return Finding::new(kind, false, "Hibernating", message);
+    }
+    if consumers.iter().all(|consumer| consumer.decision.is_none()) {
+        return Finding::new(kind, Status::Unknown, "Starting", "nothing was decided yet");
+    }
+    Finding::new(kind, true, "Scaling", "replicas follow the load")
+}
+
+/// `ScalingLimited`: what keeps replicas from the number that the load asks for.
+fn limited(consumers: &[&Consumer]) -> Finding {
+    let kind = condition::queue::SCALING_LIMITED;
+    for consumer in consumers {
+        let Some(decision) = &consumer.decision else { continue };
+        if let Some(missing) = &decision.not_joining {
+            return Finding::new(
+                kind,
+                true,
+                "ConsumersNotJoining",
+                named(consumer, &missing.to_string()),
+            );
+        }
+        if let Some(limit) = &decision.limit {
+            return Finding::new(kind, true, limit.reason(), named(consumer, &limit.to_string()));
+        }
+    }
+    Finding::new(kind, false, "NotLimited", "replicas can be what the load asks for")
+}

@@ -1,0 +1,178 @@
+//! The scale of any object: found by discovery, read live, written only over what was decided on.
+//!
+//! The write replaces `/scale` and carries the resourceVersion that was read just before, so that whoever changed the
+//! object in between wins. The API server notes our field manager at the field; a manifest that is applied without
+//! `replicas` leaves it alone.
+//!
+//! # Invariants
+//!
+//! - **K2** no write without a live read.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::autoscaling::v1::{Scale, ScaleSpec};
+use kube::api::{Api, ApiResource, DynamicObject, PostParams};
+use kube::core::GroupVersionKind;
+use kube::core::discovery::Scope;
+use kube::{Client, discovery};
+use parking_lot::Mutex;
+use ropewalk_operator_api::queue::TargetRef;
+
+/// Who writes replica counts.
+pub(super) const MANAGER: &str = "ropewalk-operator/autoscaler";
+
+/// A request that takes longer has failed.
+pub(super) const REQUEST_MAX: Duration = Duration::from_secs(5);
+
+/// For so long a kind stays what it was found to be.
+const KIND_AGE_MAX: Duration = Duration::from_secs(600);
+
+/// The most kinds that are remembered. Users choose them, so there must be a bound.
+const KINDS_MAX: usize = 256;
+
+/// Why a target cannot be scaled. Split by what the user does about it.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum TargetError {
+    /// There is no such kind.
+    #[error(
+        "the cluster knows no {kind} of {api_version}: mend `targetRef`, or install its definition"
+    )]
+    KindMissing { api_version: String, kind: String },
+    /// The kind has no scale.
+    #[error(
+        "{kind} of {api_version} has no scale: a `targetRef` must be something like a Deployment"
+    )]
+    NotScalable { api_version: String, kind: String },
+    /// There is no such object.
+    #[error("there is no {kind} {name}: create it, or mend `targetRef`")]
+    Missing { kind: String, name: String },
+    /// We may not.
+    #[error(
+        "the operator may not scale {kind} {name}: allow its ServiceAccount to get and update its `scale`: {message}"
+    )]
+    Forbidden { kind: String, name: String, message: String },
+    /// Somebody changed the object since it was read.
+    #[error("{kind} {name} was changed at the same moment")]
+    Changed { kind: String, name: String },
+    /// The API server did not answer, or not with what it should.
+    #[error("the API server: {0}")]
+    Server(String),
+}
+
+impl TargetError {
+    /// The reason of the condition, unless it is nothing but bad luck.
+    pub(super) fn reason(&self) -> Option<&'static str> {
+        match self {
+            Self::KindMissing { .. } => Some("TargetKindMissing"),
+            Self::NotScalable { .. } => Some("TargetNotScalable"),
+            Self::Missing { .. } => Some("TargetMissing"),
+            Self::Forbidden { .. } => Some("Forbidden"),
+            Self::Changed { .. } | Self::Server(_) => None,
+        }
+    }
+}
+
+/// Reads and writes scales.
+pub(super) struct Targets {
+    client: Client,
+    kinds: Mutex<HashMap<(String, String), (ApiResource, Instant)>>,
+}
+
+impl Targets {
+    pub(super) fn new(client: Client) -> Self {
+        Self { client, kinds: Mutex::default() }
+    }
+
+    /// The scale as it is at this moment.
+    pub(super) async fn read(
+        &self,
+        namespace: &str,
+        target: &TargetRef,
+        now: Instant,
+    ) -> Result<Scale, TargetError> {
+        let api = self.api(namespace, target, now).await?;
+        in_time(target, api.get_scale(&target.name)).await
+    }
+
+    /// Writes `replicas` over the scale that was read.
+    pub(super) async fn write(
+        &self,
+        namespace: &str,
+        target: &TargetRef,
+        (read, replicas): (Scale, u32),
+        now: Instant,
+    ) -> Result<Scale, TargetError> {
+        let api = self.api(namespace, target, now).await?;
+        let spec = ScaleSpec { replicas: i32::try_from(replicas).ok() };
+        let scale = Scale { spec: Some(spec), status: None, ..read };
+        let params =
+            PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
+        in_time(target, api.replace_scale(&target.name, &params, &scale)).await
+    }
+
+    async fn api(
+        &self,
+        namespace: &str,
+        target: &TargetRef,
+        now: Instant,
+    ) -> Result<Api<DynamicObject>, TargetError> {
+        let key = (target.api_version.clone(), target.kind.clone());
+        let known = self.kinds.lock().get(&key).cloned();
+        let resource = match known {
+            Some((resource, at)) if now.saturating_duration_since(at) < KIND_AGE_MAX => resource,
+            Some(_) | None => {
+                let resource = self.discover(target).await?;
+                let mut kinds = self.kinds.lock();
+                if kinds.len() >= KINDS_MAX {
+                    kinds.clear();
+                }
+                kinds.insert(key, (resource.clone(), now));
+                resource
+            }
+        };
+        Ok(Api::namespaced_with(self.client.clone(), namespace, &resource))
+    }
+
+    async fn discover(&self, target: &TargetRef) -> Result<ApiResource, TargetError> {
+        let (api_version, kind) = (target.api_version.clone(), target.kind.clone());
+        let (group, version) = api_version.split_once('/').unwrap_or(("", &api_version));
+        let wanted = GroupVersionKind::gvk(group, version, &kind);
+        let found =
+            tokio::time::timeout(REQUEST_MAX, discovery::pinned_kind(&self.client, &wanted));
+        let (resource, capabilities) = match found.await {
+            Ok(Ok(found)) => found,
+            Ok(Err(kube::Error::Discovery(_))) => {
+                return Err(TargetError::KindMissing { api_version, kind });
+            }
+            Ok(Err(kube::Error::Api(status))) if status.code == 404 => {
+                return Err(TargetError::KindMissing { api_version, kind });
+            }
+            Ok(Err(error)) => return Err(TargetError::Server(error.to_string())),
+            Err(_) => return Err(TargetError::Server("no answer in time".to_owned())),
+        };
+        let scalable = capabilities.subresources.iter().any(|(sub, _)| sub.plural == "scale");
+        if !scalable || capabilities.scope != Scope::Namespaced {
+            return Err(TargetError::NotScalable { api_version, kind });
+        }
+        Ok(resource)
+    }
+}
+
+async fn in_time(
+    target: &TargetRef,
+    request: impl Future<Output = Result<Scale, kube::Error>>,
+) -> Result<Scale, TargetError> {
+    let (kind, name) = (target.kind.clone(), target.name.clone());
+    match tokio::time::timeout(REQUEST_MAX, request).await {
+        Ok(Ok(scale)) => Ok(scale),
+        Ok(Err(kube::Error::Api(status))) => Err(match status.code {
+            404 => TargetError::Missing { kind, name },
+            403 => TargetError::Forbidden { kind, name, message: status.message.clone() },
+            409 => TargetError::Changed { kind, name },
+            _ => TargetError::Server(status.message.clone()),
+        }),
+        Ok(Err(error)) => Err(TargetError::Server(error.to_string())),
+        Err(_) => Err(TargetError::Server("no answer in time".to_owned())),
+    }
+}

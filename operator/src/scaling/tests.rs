@@ -1,0 +1,464 @@
+//! The autoscaler against a made-up API server that counts every request, and brokers made of lines.
+
+mod server;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::RwLock;
+use prometheus_client::registry::Registry;
+use ropewalk_operator_api::Queue;
+use serde_json::json;
+
+use super::slumber::Slumber;
+use super::{Autoscaler, Meters, Queues, Surroundings};
+use crate::budget::Budget;
+use crate::lease::Leadership;
+use crate::signals::line::{self, Line};
+use crate::signals::{ClusterKey, Table, WakeUp};
+use server::Server;
+
+/// A Queue with one consumer, a Deployment behind it, and a broker that says what we want.
+struct Stage {
+    server: Arc<Server>,
+    table: Arc<Table>,
+    autoscaler: Arc<Autoscaler>,
+    meters: Meters,
+    slumber: Arc<Slumber>,
+    queues: Arc<RwLock<Vec<Arc<Queue>>>>,
+    origin: Instant,
+    second: u64,
+    end: i64,
+    committed: i64,
+    members: u32,
+}
+
+fn queue(consumers: serde_json::Value) -> Arc<Queue> {
+    let queue = json!({
+        "apiVersion": "ropewalk.dev/v1alpha1",
+        "kind": "Queue",
+        "metadata": {"name": "orders", "namespace": "shop", "uid": "u1", "generation": 1},
+        "spec": {"consumers": consumers},
+    });
+    Arc::new(serde_json::from_value(queue).expect("a Queue"))
+}
+
+fn worker(scaling: serde_json::Value) -> serde_json::Value {
+    json!([{
+        "name": "worker",
+        "targetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "order-worker"},
+        "scaling": scaling,
+    }])
+}
+
+fn cluster() -> ClusterKey {
+    ClusterKey::new("shop", "default")
+}
+
+impl Stage {
+    fn new(replicas: u32, scaling: serde_json::Value) -> Self {
+        Self::led(replicas, scaling, Some(Duration::from_secs(100_000)))
+    }
+
+    fn led(replicas: u32, scaling: serde_json::Value, leads: Option<Duration>) -> Self {
+        let server = Server::new(replicas);
+        let table = Arc::new(Table::default());
+        let queues = Arc::new(RwLock::new(vec![queue(worker(scaling))]));
+        let origin = Instant::now();
+        let visited = queues.clone();
+        let visit: Queues = Arc::new(move |see| visited.read().iter().for_each(|queue| see(queue)));
+        let leadership = match leads {
+            Some(leads) => Leadership::assumed("me", origin + leads),
+            None => Leadership::none("me"),
+        };
+        let meters = Meters::default();
+        let slumber = Arc::new(Slumber::default());
+        let around = Surroundings {
+            client: server.client(),
+            leadership,
+            signals: table.clone(),
+            queues: visit,
+            budget: Arc::new(Budget::default()),
+            slumber: slumber.clone(),
+            meters: meters.clone(),
+        };
+        let autoscaler = Arc::new(Autoscaler::new(around, origin));
+        let (second, end, committed, members) = (0, 0, 0, 0);
+        Self {
+            server,
+            table,
+            autoscaler,
+            meters,
+            slumber,
+            queues,
+            origin,
+            second,
+            end,
+            committed,
+            members,
+        }
+    }
+
+    fn now(&self) -> Instant {
+        self.origin + Duration::from_secs(self.second)
+    }
+
+    fn say(&self, line: &serde_json::Value) {
+        let line: Line = line::parse(line.to_string().as_bytes()).expect("a line");
+        self.table.take(&cluster(), line, self.now());
+    }
+
+    fn connect(&self) {
+        self.say(&json!({"kind": "hello", "brokerId": 0, "clusterId": "c", "version": "1", "startedAtMs": 1}));
+    }
+
+    /// What the broker says in one second.
+    fn state(&self) {
+        let length = self.end - self.committed;
+        let members: Vec<_> = (0..self.members)
+            .map(|n| json!({"memberId": format!("m{n}"), "partitions": if n == 0 { vec![0] } else { vec![] }}))
+            .collect();
+        self.say(&json!({
+            "kind": "state", "topic": "orders", "topicId": "t", "group": "shop.orders.worker",
+            "length": length, "members": members,
+            "partitions": [{"partition": 0, "length": length, "end": self.end, "committed": self.committed}],
+        }));
+        self.say(&json!({"kind": "tick", "timeMs": 1}));
+    }
+
+    /// One second of the loop.
+    async fn second(&mut self) {
+        self.second += 1;
+        for (key, entry) in self.autoscaler.look(self.now()) {
+            self.autoscaler.act(&key, &entry, self.now()).await;
+        }
+        for pending in self.autoscaler.to_publish(self.now()) {
+            self.autoscaler.publish(pending).await;
+        }
+        self.server.copy_status(&self.queues);
+    }
+
+    async fn seconds(&mut self, seconds: u64) {
+        for _ in 0..seconds {
+            self.state();
+            self.second().await;
+        }
+    }
+
+    fn condition(&self, kind: &str) -> (String, String, String) {
+        let status = self.server.status().expect("a status was written");
+        let conditions = status["conditions"].as_array().expect("conditions").clone();
+        let found = conditions.iter().find(|condition| condition["type"] == kind).expect(kind);
+        let text = |key: &str| found[key].as_str().expect(key).to_owned();
+        (text("status"), text("reason"), text("message"))
+    }
+
+    fn metrics(&self) -> String {
+        let mut registry = Registry::with_prefix("ropewalk");
+        self.meters.register(&mut registry);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).expect("encoded");
+        text
+    }
+}
+
+#[tokio::test]
+async fn a_message_wakes_a_consumer_from_zero() {
+    let mut stage = Stage::new(0, json!({"expectedPerReplicaPerSecond": 100}));
+    stage.connect();
+    stage.seconds(30).await;
+    assert_eq!(stage.server.writes(), 0, "{:?}", stage.server.log());
+    stage.end = 500;
+    let wake = WakeUp {
+        cluster: cluster(),
+        topic: "orders".into(),
+        topic_id: "t".into(),
+        group: "shop.orders.worker".into(),
+        length: 500,
+    };
+    stage.state();
+    for (key, entry) in stage.autoscaler.woken(&wake, stage.now()) {
+        stage.autoscaler.act(&key, &entry, stage.now()).await;
+    }
+    assert_eq!(stage.server.replicas(), 1, "{:?}", stage.server.log());
+    assert_eq!(stage.server.managers(), ["ropewalk-operator/autoscaler"]);
+    stage.seconds(2).await;
+    let (reason, note) = stage.server.events().pop().expect("an Event");
+    assert_eq!(reason, "Scaled");
+    assert!(note.contains("0→1: 500 messages wait and nobody consumes"), "{note}");
+    let status = stage.server.status().expect("a status");
+    assert_eq!(status["consumers"][0]["desiredReplicas"], 1);
+    assert!(status["consumers"][0]["lastScaleReason"].as_str().expect("text").starts_with("0→1"));
+    assert!(stage.metrics().contains(
+        r#"ropewalk_autoscaler_desired_replicas{namespace="shop",queue="orders",consumer="worker"} 1"#
+    ), "{}", stage.metrics());
+}
+
+#[tokio::test]
+async fn the_level_wakes_as_well_as_the_edge() {
+    // The operator was away when the message came: nobody says "wake" to it, and yet.
+    let mut stage = Stage::new(0, json!({}));
+    stage.end = 7;
+    stage.connect();
+    stage.seconds(2).await;
+    assert_eq!(stage.server.replicas(), 1, "{:?}", stage.server.log());
+}
+
+#[tokio::test]
+async fn to_zero_and_what_arrives_with_the_write_brings_it_back() {
+    let mut stage = Stage::new(1, json!({"idleSeconds": 30}));
+    stage.connect();
+    stage.members = 1;
+    // While the zero is being written a message comes.
+    let table = stage.table.clone();
+    let origin = stage.origin;
+    stage.server.on_write(move |replicas| {
+        if replicas == 0 {
+            let state = json!({
+                "kind": "state", "topic": "orders", "topicId": "t", "group": "shop.orders.worker",
+                "length": 1, "partitions": [{"partition": 0, "length": 1, "end": 1, "committed": 0}],
+            });
+            let line = line::parse(state.to_string().as_bytes()).expect("a line");
+            table.take(&cluster(), line, origin + Duration::from_secs(30));
+        }
+    });
+    let mut written = 0;
+    while written == 0 && stage.second < 60 {
+        stage.seconds(1).await;
+        written = stage.server.writes();
+    }
+    assert_eq!(stage.server.counts(), [0, 1], "{:?}", stage.server.log());
+    assert!(stage.second >= 30, "not before the gate: {}", stage.second);
+}
+
+#[tokio::test]
+async fn k3_nothing_is_written_while_the_broker_cannot_be_reached() {
+    let mut stage = Stage::new(3, json!({}));
+    for _ in 0..120 {
+        stage.second().await;
+    }
+    assert_eq!(stage.server.writes(), 0);
+    let (status, reason, message) = stage.condition("ScalingActive");
+    assert_eq!((&*status, &*reason), ("Unknown", "SignalsUnknown"));
+    assert!(message.contains("no stream of signals"), "{message}");
+    // A stream that falls silent is no better.
+    stage.connect();
+    stage.end = 100_000;
+    stage.seconds(1).await;
+    for _ in 0..60 {
+        stage.second().await;
+    }
+    assert_eq!(stage.server.writes(), 0);
+}
+
+#[tokio::test]
+async fn k1_a_consumer_that_is_right_costs_next_to_nothing() {
+    let mut stage = Stage::new(1, json!({"minReplicas": 1}));
+    stage.connect();
+    stage.members = 1;
+    stage.seconds(60).await;
+    let before = stage.server.requests();
+    let written = stage.server.changes();
+    stage.seconds(600).await;
+    let requests = stage.server.requests() - before;
+    assert!(requests <= 26, "{requests} requests in 10 minutes: {:?}", stage.server.log());
+    assert_eq!(stage.server.changes(), written, "{:?}", stage.server.log());
+}
+
+#[tokio::test]
+async fn k1_an_idle_consumer_at_zero_is_hardly_looked_at() {
+    let mut stage = Stage::new(0, json!({}));
+    stage.connect();
+    stage.seconds(60).await;
+    let before = stage.server.requests();
+    stage.seconds(1200).await;
+    let requests = stage.server.requests() - before;
+    assert!(requests <= 8, "{requests} requests in 20 minutes: {:?}", stage.server.log());
+}
+
+#[tokio::test]
+async fn an_autoscaler_of_somebody_else_is_not_fought() {
+    let mut stage = Stage::new(0, json!({}));
+    stage.server.add_autoscaler("order-worker", "order-worker");
+    stage.end = 100;
+    stage.connect();
+    stage.seconds(60).await;
+    assert_eq!(stage.server.writes(), 0);
+    let (status, reason, message) = stage.condition("ScalingActive");
+    assert_eq!((&*status, &*reason), ("False", "ConflictingAutoscaler"));
+    assert!(message.contains("HorizontalPodAutoscaler order-worker"), "{message}");
+    stage.server.clear_autoscalers();
+    stage.seconds(60).await;
+    assert_eq!(stage.server.replicas(), 1, "it goes on once the other is gone");
+    assert_eq!(stage.condition("ScalingActive").1, "Scaling");
+}
+
+#[tokio::test]
+async fn a_scaled_object_is_not_fought_and_keda_need_not_be_there() {
+    let mut stage = Stage::new(0, json!({}));
+    stage.server.install_keda("order-worker");
+    stage.end = 100;
+    stage.connect();
+    stage.seconds(30).await;
+    assert_eq!(stage.server.writes(), 0);
+    let (_, reason, message) = stage.condition("ScalingActive");
+    assert_eq!(reason, "ConflictingAutoscaler");
+    assert!(message.contains("ScaledObject"), "{message}");
+}
+
+#[tokio::test]
+async fn an_autoscaler_of_something_else_is_no_rival() {
+    let mut stage = Stage::new(0, json!({}));
+    stage.server.add_autoscaler("web", "web");
+    stage.end = 100;
+    stage.connect();
+    stage.seconds(10).await;
+    assert_eq!(stage.server.replicas(), 1);
+}
+
+#[tokio::test]
+async fn two_consumers_do_not_scale_the_same_target() {
+    let mut stage = Stage::new(0, json!({}));
+    let mut both = worker(json!({}));
+    let mut second = both[0].clone();
+    second["name"] = json!("another");
+    both.as_array_mut().expect("a list").push(second);
+    *stage.queues.write() = vec![queue(both)];
+    stage.connect();
+    stage.seconds(20).await;
+    let (status, reason, message) = stage.condition("ScalingActive");
+    assert_eq!((&*status, &*reason), ("False", "ConflictingAutoscaler"));
+    assert!(message.contains("consumer worker") && message.contains("another"), "{message}");
+}
+
+#[tokio::test]
+async fn a_missing_target_says_what_to_do() {
+    let mut stage = Stage::new(0, json!({}));
+    stage.server.remove_target();
+    stage.end = 100;
+    stage.connect();
+    stage.seconds(20).await;
+    let (status, reason, message) = stage.condition("ScalingActive");
+    assert_eq!((&*status, &*reason), ("False", "TargetMissing"));
+    assert!(message.contains("there is no Deployment order-worker: create it"), "{message}");
+    stage.server.put_target(0);
+    stage.seconds(40).await;
+    assert_eq!(stage.server.replicas(), 1, "found when it is there: {:?}", stage.server.log());
+}
+
+#[tokio::test]
+async fn a_kind_that_is_unknown_or_has_no_scale_is_named() {
+    for (kind, expected) in [("Gadget", "TargetKindMissing"), ("DaemonSet", "TargetNotScalable")] {
+        let mut stage = Stage::new(0, json!({}));
+        let mut consumers = worker(json!({}));
+        consumers[0]["targetRef"]["kind"] = json!(kind);
+        *stage.queues.write() = vec![queue(consumers)];
+        stage.end = 1;
+        stage.connect();
+        stage.seconds(10).await;
+        assert_eq!(stage.condition("ScalingActive").1, expected);
+    }
+}
+
+#[tokio::test]
+async fn k2_a_count_that_somebody_changed_is_not_written_over() {
+    let mut stage = Stage::new(0, json!({}));
+    stage.connect();
+    stage.seconds(20).await;
+    // Between the live read and the write somebody else is quicker.
+    stage.server.race_once(5);
+    stage.end = 100;
+    stage.seconds(1).await;
+    assert_eq!(
+        (stage.server.replicas(), stage.server.writes()),
+        (5, 0),
+        "{:?}",
+        stage.server.log()
+    );
+}
+
+#[tokio::test]
+async fn k2_who_does_not_lead_writes_no_count() {
+    let mut stage = Stage::led(0, json!({}), None);
+    stage.end = 100;
+    stage.connect();
+    stage.seconds(30).await;
+    assert_eq!((stage.server.replicas(), stage.server.writes()), (0, 0));
+}
+
+#[tokio::test]
+async fn hibernation_takes_consumers_to_their_minimum_and_says_when() {
+    let mut stage = Stage::new(4, json!({"minReplicas": 1}));
+    stage.seconds_unconnected(20).await;
+    stage.slumber.begin(&cluster(), stage.now());
+    assert_eq!(stage.slumber.awaits(&cluster(), stage.now()), Some(vec![]), "nobody has looked");
+    stage.autoscaler.look(stage.now());
+    let waited_for = stage.slumber.awaits(&cluster(), stage.now());
+    assert_eq!(waited_for, Some(vec!["orders/worker".to_owned()]));
+    stage.release().await;
+    stage.seconds_unconnected(40).await;
+    assert_eq!(stage.server.counts(), [1], "{:?}", stage.server.log());
+    assert_eq!(stage.slumber.awaits(&cluster(), stage.now()), None, "they may be stopped");
+    assert_eq!(stage.condition("ScalingActive").1, "Hibernating");
+}
+
+#[tokio::test]
+async fn a_paused_queue_is_watched_and_left_alone() {
+    let mut stage = Stage::new(0, json!({}));
+    let mut paused = (*queue(worker(json!({})))).clone();
+    paused.spec.management_state = ropewalk_operator_api::ManagementState::Paused;
+    *stage.queues.write() = vec![Arc::new(paused)];
+    stage.end = 100;
+    stage.connect();
+    stage.seconds(30).await;
+    assert_eq!(stage.server.writes(), 0);
+    assert_eq!(stage.condition("ScalingActive").1, "Disabled");
+}
+
+#[tokio::test]
+async fn a_restarted_operator_goes_on_from_the_status() {
+    let mut stage = Stage::new(1, json!({"minReplicas": 1}));
+    let mut known = (*queue(worker(json!({"minReplicas": 1})))).clone();
+    let status = json!({"consumers": [{
+        "name": "worker", "perReplicaPerSecondMilli": 96_000,
+        "lastScaleReason": "2→1: earlier", "lastScaleTime": "2026-01-01T00:00:00Z",
+    }]});
+    known.status = Some(serde_json::from_value(status).expect("a status"));
+    *stage.queues.write() = vec![Arc::new(known)];
+    stage.connect();
+    stage.members = 1;
+    stage.seconds(60).await;
+    assert_eq!(stage.server.writes(), 0);
+    let status = stage.server.status().expect("a status");
+    assert_eq!(status["consumers"][0]["perReplicaPerSecondMilli"], 96_000);
+    assert_eq!(status["consumers"][0]["lastScaleReason"], "2→1: earlier");
+}
+
+#[tokio::test]
+async fn what_is_gone_is_forgotten() {
+    let mut stage = Stage::new(1, json!({"minReplicas": 1}));
+    stage.connect();
+    stage.seconds(20).await;
+    assert!(stage.metrics().contains("order"));
+    stage.queues.write().clear();
+    stage.seconds(2).await;
+    assert!(!stage.metrics().contains("orders"), "{}", stage.metrics());
+    assert!(stage.autoscaler.consumers.lock().is_empty());
+}
+
+impl Stage {
+    /// Carries out what a look of the test itself found due.
+    async fn release(&self) {
+        let consumers = self.autoscaler.consumers.lock().clone();
+        for (key, entry) in consumers {
+            self.autoscaler.act(&key, &entry, self.now()).await;
+        }
+    }
+
+    /// Seconds in which the broker says nothing.
+    async fn seconds_unconnected(&mut self, seconds: u64) {
+        for _ in 0..seconds {
+            self.second().await;
+        }
+    }
+}
