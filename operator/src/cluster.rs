@@ -206,15 +206,7 @@ pub(crate) async fn tell_readiness<K>(
     if old.is_some_and(|old| old.status == new.status && old.reason == new.reason) {
         return;
     }
-    let quiet = [
-        "Starting",
-        "Stopping",
-        "Hibernated",
-        "WaitingForCleanup",
-        "WaitingForCluster",
-        "ClusterPending",
-        "ClusterNotReady",
-    ];
+    let quiet = ["Starting", "WaitingForCluster", "Stopping", "Hibernated"];
     let kind = match new.status.as_str() {
         "False" if !quiet.contains(&new.reason.as_str()) => EventType::Warning,
         _ => EventType::Normal,
@@ -231,6 +223,3 @@ fn key(cluster: &BrokerCluster) -> signals::ClusterKey {
 fn selector(cluster: &BrokerCluster) -> String {
     format!("{}={}", names::LABEL_CLUSTER, cluster.name_any())
 }
-
-#[cfg(test)]
-mod tests;

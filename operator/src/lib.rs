@@ -36,6 +36,3 @@ pub mod queue;
 pub mod figures;
 pub mod signals;
 pub mod scaling;
-
-#[cfg(test)]
-mod played;

@@ -19,7 +19,8 @@
 //!
 //! # Invariants
 //!
-//! - **K1** a consumer whose count is right costs a read of its target every 30 s, at zero every half hour, and no write.
+//! - **K1** a consumer whose count is right costs a read of its target every ten minutes, at zero every half hour, and no
+//!   write.
 //! - **K2** a count is written only by the leader, right after a live read, over just the version that was read; never over
 //!   one that somebody else changed.
 //! - **K3** what is not known changes no count.

@@ -87,7 +87,7 @@ impl Autoscaler {
         };
         let mut consumer = entry.lock();
         match read {
-            Some(Ok(scale)) => consumer.seen = Some((target(&scale), now)),
+            Some(Ok(scale)) => consumer.saw(target(&scale), now),
             Some(Err(_)) => {
                 consumer.seen = None;
                 consumer.wait_until = Some(now + REFUSED_PAUSE);
@@ -249,8 +249,7 @@ impl Autoscaler {
         let mut consumer = entry.lock();
         match read {
             Ok(scale) => {
-                consumer.seen = Some((target(scale), now));
-                consumer.wait_until = None;
+                consumer.saw(target(scale), now);
                 Some(())
             }
             Err(error) => {
@@ -269,7 +268,7 @@ fn scaled(
     (scale, now): (&Scale, Instant),
 ) -> (ObjectReference, Event) {
     let target = Target { replicas: change.to, current: target(scale).current };
-    consumer.seen = Some((target, now));
+    consumer.saw(target, now);
     consumer.last_scale = Some((wall(), change.reason.clone()));
     let (owner, name) = (&consumer.owner, &consumer.target_ref.name);
     tracing::info!(

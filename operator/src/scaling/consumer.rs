@@ -10,15 +10,18 @@ use ropewalk_operator_plan::scaling::{Decision, Mode, Policy, Scaler, Target};
 use super::meters::Owner;
 use crate::signals::ClusterKey;
 
-/// A target with replicas is looked at this often even if nothing is to be written.
-const SEEN_AGE_MAX: Duration = Duration::from_secs(30);
+/// A target whose pods are not what was asked for is looked at this often.
+const UNSETTLED_AGE_MAX: Duration = Duration::from_secs(30);
 
-/// One at zero stays there unless somebody else scales it, and then its members show: a thousand idle queues must
-/// cost next to nothing.
-const ZERO_AGE_MAX: Duration = Duration::from_secs(1800);
-
-/// Members of a group whose target was last seen at zero make it be looked at again, this often.
+/// When its group has other members than at the last look, somebody may have scaled it: it is looked at again, this often.
 const SURPRISE_AGE_MAX: Duration = Duration::from_secs(15);
+
+/// One that is settled is looked at only lest something was missed: a thousand quiet queues must cost next to nothing, and
+/// whatever is written is read again right before.
+const SETTLED_AGE_MAX: Duration = Duration::from_secs(600);
+
+/// The same at zero, where there is nothing that could go wrong unseen.
+const ZERO_AGE_MAX: Duration = Duration::from_secs(1800);
 
 /// Which consumer of which Queue.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -71,6 +74,8 @@ pub(super) struct Consumer {
     pub(super) stream: Option<Instant>,
     /// Members of the group at the last look.
     pub(super) members: usize,
+    /// Members when the target was last read.
+    pub(super) members_then: usize,
     /// Another consumer of ours that has the same target and comes before.
     pub(super) rival_here: Option<String>,
     /// What limits it, as it was last told in an Event.
@@ -119,6 +124,7 @@ impl Consumer {
             last_scale,
             stream: None,
             members: 0,
+            members_then: 0,
             rival_here: None,
             told: None,
         }
@@ -145,12 +151,23 @@ impl Consumer {
     /// Whether what was last read of the target is too old to decide by.
     pub(super) fn is_stale(&self, now: Instant) -> bool {
         let Some((target, at)) = self.seen else { return true };
-        let age_max = match target.replicas {
-            0 if self.members > 0 => SURPRISE_AGE_MAX,
-            0 if !self.policy.is_hibernating => ZERO_AGE_MAX,
-            _ => SEEN_AGE_MAX,
+        let age_max = if target.current != target.replicas || self.policy.is_hibernating {
+            UNSETTLED_AGE_MAX
+        } else if self.members != self.members_then {
+            SURPRISE_AGE_MAX
+        } else if target.replicas > 0 {
+            SETTLED_AGE_MAX
+        } else {
+            ZERO_AGE_MAX
         };
         now.saturating_duration_since(at) > age_max
+    }
+
+    /// Remembers what was read of the target.
+    pub(super) fn saw(&mut self, target: Target, now: Instant) {
+        self.seen = Some((target, now));
+        self.members_then = self.members;
+        self.wait_until = None;
     }
 
     /// Whether it was read after `since` and has no more than its minimum.

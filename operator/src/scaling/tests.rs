@@ -261,7 +261,7 @@ async fn k1_a_consumer_that_is_right_costs_next_to_nothing() {
     let written = stage.server.changes();
     stage.seconds(600).await;
     let requests = stage.server.requests() - before;
-    assert!(requests <= 26, "{requests} requests in 10 minutes: {:?}", stage.server.log());
+    assert!(requests <= 8, "{requests} requests in 10 minutes: {:?}", stage.server.log());
     assert_eq!(stage.server.changes(), written, "{:?}", stage.server.log());
 }
 
@@ -274,6 +274,19 @@ async fn k1_an_idle_consumer_at_zero_is_hardly_looked_at() {
     stage.seconds(1200).await;
     let requests = stage.server.requests() - before;
     assert!(requests <= 8, "{requests} requests in 20 minutes: {:?}", stage.server.log());
+}
+
+#[tokio::test]
+async fn a_count_that_a_person_changed_is_noticed_by_its_members() {
+    let mut stage = Stage::new(1, json!({"minReplicas": 1}));
+    stage.connect();
+    stage.members = 1;
+    stage.seconds(60).await;
+    stage.server.put_target(3);
+    stage.members = 3;
+    stage.seconds(25).await;
+    let status = stage.server.status().expect("a status");
+    assert_eq!(status["consumerReplicas"], "3/3", "{:?}", stage.server.log());
 }
 
 #[tokio::test]

@@ -5,4 +5,5 @@ mod world;
 mod run;
 mod loads;
 mod dead_ends;
+mod quick;
 mod unknown;

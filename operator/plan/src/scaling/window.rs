@@ -34,12 +34,20 @@ impl Window {
         chosen * 2u32.pow(self.regrets)
     }
 
-    /// The most that was wanted over the whole window; `None` as long as the window is not full.
+    /// The most that was wanted over the whole window; `None` as long as the window is not full, and for another one at
+    /// most while what is wanted still falls: one step down costs less than two.
     pub(super) fn most(&mut self, now: Duration, chosen: Duration) -> Option<u32> {
         let length = self.length(chosen);
-        if now.saturating_sub(self.since?) < length {
+        let watched = now.saturating_sub(self.since?);
+        if watched < length {
             return None;
         }
+        let most = self.most_since(now, length)?;
+        let falls = self.wanted.back().is_some_and(|(_, wanted)| *wanted < most);
+        (!falls || watched >= length * 2).then_some(most)
+    }
+
+    fn most_since(&mut self, now: Duration, length: Duration) -> Option<u32> {
         let begins = now.saturating_sub(length);
         while self.wanted.len() > 1 && self.wanted.front().is_some_and(|(at, _)| *at < begins) {
             self.wanted.pop_front();

@@ -112,6 +112,35 @@ fn pods_that_all_fail_are_not_multiplied() {
 }
 
 #[test]
+fn several_members_in_a_replica_are_learned() {
+    for hint in [None, Some(100.0)] {
+        let nature = Nature { threads: 4, ..Nature::default() };
+        let policy = Policy { expected_per_replica_per_second: hint, ..Policy::default() };
+        let mut run = Run::new(nature, Autoscaler::ours(policy));
+        run.until(3600, |_| 400.0);
+        // Six of them have a member for each partition; 471/s are wanted at 85 %.
+        assert_eq!(run.replicas(), 6, "hint {hint:?}: {}", run.story());
+        assert!(run.world.changes.len() <= 5, "hint {hint:?}: {}", run.story());
+        let rate = run.decisions().last().expect("decided").1.figures.per_replica_per_second;
+        assert!((rate.expect("known") - 100.0).abs() < 15.0, "hint {hint:?}: {rate:?}");
+    }
+}
+
+#[test]
+fn a_rollout_of_the_consumers_is_no_reason_to_scale() {
+    let mut run = Run::new(Nature::default(), Autoscaler::ours(hinted(100.0)));
+    run.until(1800, |_| 900.0);
+    let (before, changes) = (run.replicas(), run.world.changes.len());
+    for turn in 0..12 {
+        run.world.replace_oldest();
+        run.until(1830 + turn * 30, |_| 900.0);
+    }
+    run.until(3600, |_| 900.0);
+    assert_eq!(run.replicas(), before, "{}", run.story());
+    assert!(run.world.changes.len() <= changes + 2, "{}", run.story());
+}
+
+#[test]
 fn a_saturated_downstream_is_recognised_and_tried_again_ever_later() {
     let nature = Nature { downstream: |_| 300.0, ..Nature::default() };
     let mut run = Run::new(nature, Autoscaler::ours(hinted(100.0)));
@@ -242,6 +271,7 @@ proptest! {
         per_replica in prop::sample::select(vec![5.0f64, 20.0, 100.0, 400.0]),
         pause in 0.5f64..12.0,
         startup in 3.0f64..40.0,
+        straggle in prop::sample::select(vec![0.0f64, 5.0, 15.0]),
         commit in prop::sample::select(vec![0.5f64, 1.0, 5.0, 15.0]),
         drain in prop::sample::select(vec![15u64, 60, 300]),
         is_hinted: bool,
@@ -251,7 +281,7 @@ proptest! {
             5 => |_| 5.0, 20 => |_| 20.0, 100 => |_| 100.0, _ => |_| 400.0,
         };
         let nature =
-            Nature { per_replica: rate, pause, startup, commit, seed, ..Nature::default() };
+            Nature { per_replica: rate, pause, startup, straggle, commit, seed, ..Nature::default() };
         let policy = Policy {
             drain: std::time::Duration::from_secs(drain),
             expected_per_replica_per_second: is_hinted.then_some(per_replica),

@@ -53,6 +53,10 @@ pub(super) struct Nature {
     pub(super) downstream: fn(f64) -> f64,
     /// From the write to a pod's first poll, seconds.
     pub(super) startup: f64,
+    /// Some take longer, up to this much, seconds.
+    pub(super) straggle: f64,
+    /// Members that one replica brings.
+    pub(super) threads: usize,
     /// Pods that start at all.
     pub(super) pods_max: usize,
     /// How long a change of members keeps all of them from working, seconds.
@@ -73,6 +77,8 @@ impl Default for Nature {
             per_replica: |_| 100.0,
             downstream: |_| f64::INFINITY,
             startup: 12.0,
+            straggle: 0.0,
+            threads: 1,
             pods_max: usize::MAX,
             pause: 2.0,
             commit: 1.0,
@@ -150,13 +156,26 @@ impl World {
         }
         self.changes.push((self.now, self.replicas, replicas));
         self.replicas = replicas;
-        let wanted = (replicas as usize).min(self.nature.pods_max);
+        let wanted = (replicas as usize).min(self.nature.pods_max) * self.nature.threads;
         self.pods.truncate(wanted);
         while self.pods.len() < wanted {
-            self.next_id += 1;
-            let ready_at = self.now + self.nature.startup;
-            self.pods.push(Pod { id: self.next_id, ready_at, credit: 0.0, partitions: vec![] });
+            let pod = self.start();
+            self.pods.push(pod);
         }
+    }
+
+    fn start(&mut self) -> Pod {
+        self.next_id += 1;
+        let straggles = self.random.uniform() * self.nature.straggle;
+        let ready_at = self.now + self.nature.startup + straggles;
+        Pod { id: self.next_id, ready_at, credit: 0.0, partitions: vec![] }
+    }
+
+    /// The oldest pod is replaced, as a rollout does.
+    pub(super) fn replace_oldest(&mut self) {
+        let pod = self.start();
+        self.pods.push(pod);
+        self.pods.remove(0);
     }
 
     /// One tick with this many messages per second arriving.
@@ -210,7 +229,8 @@ impl World {
         };
         let count = self.pods.iter().filter(|pod| busy(pod, &self.partitions)).count().max(1);
         let share = (self.nature.downstream)(self.now) / count as f64;
-        let each = (self.nature.per_replica)(self.now).min(share) * TICK;
+        let able = (self.nature.per_replica)(self.now) / self.nature.threads as f64;
+        let each = able.min(share) * TICK;
         for pod in &mut self.pods {
             pod.credit += each;
             while pod.credit >= 1.0 {
@@ -294,7 +314,7 @@ impl World {
     }
 
     pub(super) fn target(&self) -> Target {
-        Target { replicas: self.replicas, current: self.pods.len() as u32 }
+        Target { replicas: self.replicas, current: (self.pods.len() / self.nature.threads) as u32 }
     }
 
     /// Not committed, as anybody outside sees it.
