@@ -206,7 +206,15 @@ pub(crate) async fn tell_readiness<K>(
     if old.is_some_and(|old| old.status == new.status && old.reason == new.reason) {
         return;
     }
-    let quiet = ["Starting", "WaitingForCluster", "Stopping", "Hibernated"];
+    let quiet = [
+        "Starting",
+        "Stopping",
+        "Hibernated",
+        "WaitingForCleanup",
+        "WaitingForCluster",
+        "ClusterPending",
+        "ClusterNotReady",
+    ];
     let kind = match new.status.as_str() {
         "False" if !quiet.contains(&new.reason.as_str()) => EventType::Warning,
         _ => EventType::Normal,
@@ -223,3 +231,6 @@ fn key(cluster: &BrokerCluster) -> signals::ClusterKey {
 fn selector(cluster: &BrokerCluster) -> String {
     format!("{}={}", names::LABEL_CLUSTER, cluster.name_any())
 }
+
+#[cfg(test)]
+mod tests;

@@ -107,8 +107,9 @@ pub async fn contest(
     let timing = Timing::default();
     let mut candidate = Election::new(name.clone(), leadership.identity(), timing);
     let mut led = false;
+    let mut held = None;
     loop {
-        let attempt = attempt(&api, &name, &mut candidate);
+        let attempt = attempt(&api, &name, &mut candidate, &mut held);
         // A server that does not answer must not keep the loop from seeing that its time is over.
         match tokio::time::timeout(timing.renew_deadline / 2, attempt).await {
             Ok(Ok(Some(lease))) => {
@@ -140,14 +141,19 @@ pub async fn contest(
     Ok(())
 }
 
-/// One look at the Lease; the Lease if it is ours after it.
+/// One look at the Lease; the Lease if it is ours after it. `held` is the Lease as this process wrote
+/// it last: who holds it need not read it, because a write on what is old is refused.
 async fn attempt(
     api: &Api<Lease>,
     name: &str,
     candidate: &mut Election,
+    held: &mut Option<Lease>,
 ) -> Result<Option<Lease>, kube::Error> {
     let begun = Instant::now();
-    let read = api.get_opt(name).await?;
+    let read = match held.take() {
+        Some(held) => Some(held),
+        None => api.get_opt(name).await?,
+    };
     let written = match candidate.step(read.as_ref(), Instant::now(), Timestamp::now()) {
         Step::Wait => return Ok(None),
         Step::Create(lease) => api.create(&PostParams::default(), &lease).await,
@@ -156,9 +162,10 @@ async fn attempt(
     match written {
         Ok(lease) => {
             candidate.wrote(&lease, begun);
+            *held = Some(lease.clone());
             Ok(Some(lease))
         }
-        Err(kube::Error::Api(status)) if status.code == 409 => Ok(None),
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(None),
         Err(error) => Err(error),
     }
 }

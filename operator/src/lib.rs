@@ -36,3 +36,6 @@ pub mod queue;
 pub mod figures;
 pub mod signals;
 pub mod scaling;
+
+#[cfg(test)]
+mod played;

@@ -76,7 +76,7 @@ def test_a_topic_that_belongs_to_another_queue(space):
     space.queue(topicName="shared")
     space.ready()
     space.queue("second", topicName="shared")
-    found = says(space, "Queue", "second", "shared", condition="Provisioned")
+    found = says(space, "Queue", "second", "another topic name", condition="Provisioned")
     assert found["reason"] == "NameCollision"
     # The owner lets go of it, and the second takes it over.
     space.remove("Queue", "orders")

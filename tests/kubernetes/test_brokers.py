@@ -1,5 +1,8 @@
 """Brokers under load: killed, restarted by a change of configuration, grown, hibernated. Nothing acknowledged is lost."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 from harness import Load, api, kubectl, path_of, read_all, send, wait
 
@@ -114,12 +117,12 @@ def test_a_lost_volume_is_said_and_never_a_fresh_start(space):
     space.queue()
     bootstrap = space.ready()
     send(bootstrap, "orders", range(10))
+    # From here on the operator knows that the broker has data, and no longer lets it format a volume.
+    wait("formatted", 30, lambda: (space.status("default", "BrokerCluster")["brokers"][0]["formatted"], space.status("default", "BrokerCluster")))
+    wait("no longer told to", 30, lambda: (not told_to_format(space), None))
     claim = space.list("PersistentVolumeClaim")[0]
     volume = api.request("GET", path_of("v1", "persistentvolumes", None, claim["spec"]["volumeName"]))
     pod = space.broker_pod()
-    import shutil
-    from pathlib import Path
-
     for entry in Path(volume["spec"]["hostPath"]["path"]).iterdir():
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     kubectl("delete", "pod", "-n", space.name, pod["metadata"]["name"], "--grace-period=0", "--force", "--wait=false")
@@ -127,6 +130,10 @@ def test_a_lost_volume_is_said_and_never_a_fresh_start(space):
     assert found["message"]
     ready = space.condition("BrokerCluster", "default", "Ready", status="False", seconds=30)
     assert ready["message"]
+
+
+def told_to_format(space):
+    return any("format.cluster.id" in str(c.get("data", {})) for c in space.list("ConfigMap"))
 
 
 def condition_is_not(space, condition):

@@ -67,6 +67,11 @@ impl Step<'_> {
         Api::namespaced(self.work.context.client.clone(), &self.valid.namespace)
     }
 
+    /// How the owner of what an earlier cluster of this name left behind is called.
+    fn predecessor(&self) -> String {
+        format!("BrokerCluster {} ", self.valid.name)
+    }
+
     /// Applies one object; what goes wrong concerns `concerns`.
     async fn apply<K>(
         &mut self,
@@ -88,6 +93,13 @@ impl Step<'_> {
             Ok(Outcome::Written) => {
                 tracing::info!(kind, name, "applied");
                 self.work.context.metrics.wrote("cluster child");
+            }
+            Ok(Outcome::Taken(owner)) if owner.starts_with(&self.predecessor()) => {
+                let message = format!(
+                    "the {kind} {name} of the BrokerCluster of this name that was deleted is still there; it goes by itself"
+                );
+                let concerns = Concern::Existence;
+                self.done.problems.push(Problem { reason: "WaitingForCleanup", message, concerns });
             }
             Ok(Outcome::Taken(owner)) => {
                 let message = format!(
