@@ -91,8 +91,8 @@ pub struct Open {
 pub struct About {
     /// `node.id`.
     pub broker_id: i32,
-    /// Null before the data directory is open.
-    pub cluster_id: Option<String>,
+    /// Empty before the data directory is open.
+    pub cluster_id: String,
     /// Of the program.
     pub version: &'static str,
     /// The newest fencing epoch; 0 before the first.

@@ -104,7 +104,7 @@ impl Source for Status {
         let reasons = self.obstacles();
         About {
             broker_id: self.settings.node_id(),
-            cluster_id: open.map(|open| open.context.cluster_id.to_string()),
+            cluster_id: open.map(|open| open.context.cluster_id.to_string()).unwrap_or_default(),
             version: env!("CARGO_PKG_VERSION"),
             epoch: open.map_or(0, |open| open.context.topics.epoch()),
             started_at_ms: self.started_at_ms,
