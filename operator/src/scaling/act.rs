@@ -13,7 +13,7 @@ use super::target::TargetError;
 use super::{Autoscaler, DECIDED_EVERY, Entry, event, wall};
 
 /// Other autoscalers are looked for this often; more often once one was found, and right before a write.
-const RIVALS_AGE_MAX: Duration = Duration::from_secs(300);
+const RIVALS_AGE_MAX: Duration = Duration::from_secs(60);
 const RIVAL_FOUND_AGE_MAX: Duration = Duration::from_secs(30);
 const RIVALS_BEFORE_WRITE_AGE_MAX: Duration = Duration::from_secs(10);
 
@@ -118,7 +118,7 @@ impl Autoscaler {
         let age_max = match entry.lock().standing {
             Standing::Refused("ConflictingAutoscaler", _) => RIVAL_FOUND_AGE_MAX,
             Standing::Refused(..) | Standing::New | Standing::Active | Standing::Off(_) => {
-                RIVALS_AGE_MAX
+                RIVALS_AGE_MAX.max(self.rivals.a_second_each())
             }
         };
         if !self.is_alone(key, entry, now, age_max).await {

@@ -18,6 +18,9 @@ use super::target::REQUEST_MAX;
 /// After so long a missing definition of ScaledObjects is asked for again.
 const ABSENCE_AGE_MAX: Duration = Duration::from_secs(600);
 
+/// What was seen of a namespace is kept this long without anybody asking.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(7200);
+
 /// Objects of one list. A namespace with more has them looked at in part, and says so in the log.
 const LISTED_MAX: u32 = 5000;
 
@@ -43,6 +46,11 @@ impl Rivals {
         Self { client, seen: Mutex::default(), keda_absent_since: Mutex::default() }
     }
 
+    /// As long as there are namespaces, in seconds: with looks no younger than this, there is one list a second at most.
+    pub(super) fn a_second_each(&self) -> Duration {
+        Duration::from_secs(u64::try_from(self.seen.lock().len()).unwrap_or(u64::MAX))
+    }
+
     /// Who scales `target`, by a look that is at most `age_max` old.
     pub(super) async fn of(
         &self,
@@ -64,7 +72,7 @@ impl Rivals {
         let found = of(&rivals, target);
         let mut seen = self.seen.lock();
         // Namespaces nobody has asked about for long are forgotten.
-        seen.retain(|_, (_, at)| now.saturating_duration_since(*at) < ABSENCE_AGE_MAX);
+        seen.retain(|_, (_, at)| now.saturating_duration_since(*at) < FORGOTTEN_AFTER);
         seen.insert(namespace.to_owned(), (rivals, now));
         Ok(found)
     }
