@@ -1,10 +1,10 @@
-//! What grows old: records past their retention, producers that fell silent.
+//! What grows old: records past their retention, producers that fell silent, figures of what is gone.
 //!
 //! The leader of a shard decides, by its clock and the topics' configuration, and proposes what
 //! goes by name (a new log start, a producer id); every replica carries it out alike. Group offsets
 //! age with their coordinator.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use tracing::{debug, warn};
 
 use crate::catalog::{TopicView, View};
 use crate::clock;
+use crate::figures::Figures;
 use crate::settings::Settings;
 
 /// How many partitions or producers one entry names.
@@ -31,13 +32,19 @@ pub struct Ageing {
     node: Arc<Node>,
     view: Arc<View>,
     settings: Arc<Settings>,
+    figures: Arc<Figures>,
 }
 
 impl Ageing {
     /// Watches over `node`.
     #[must_use]
-    pub fn new(node: Arc<Node>, view: Arc<View>, settings: Arc<Settings>) -> Self {
-        Self { node, view, settings }
+    pub fn new(
+        node: Arc<Node>,
+        view: Arc<View>,
+        settings: Arc<Settings>,
+        figures: Arc<Figures>,
+    ) -> Self {
+        Self { node, view, settings, figures }
     }
 
     /// Looks again and again.
@@ -49,8 +56,19 @@ impl Ageing {
             if tokio::time::Instant::now() >= producers_due {
                 producers_due = tokio::time::Instant::now() + PRODUCERS_INTERVAL;
                 self.expire_producers().await;
+                self.forget_figures();
             }
         }
+    }
+
+    /// What is measured of a group outlives it by a few minutes, not for ever (R1).
+    fn forget_figures(&self) {
+        let mut groups = HashSet::new();
+        for shard in self.node.shards() {
+            groups.extend(shard.state().groups.keys().cloned());
+        }
+        let topic_exists = |topic| self.view.by_id(topic).is_some();
+        self.figures.retain(|group| groups.contains(group), topic_exists);
     }
 
     async fn expire_records(&self) {

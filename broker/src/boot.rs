@@ -146,10 +146,9 @@ impl Broker {
         status.opened(opened.to_admin(&context));
         background.spawn(Arc::clone(&opened.reconciler).run());
         background.spawn(Arc::clone(&opened.groups).run());
-        background.spawn(
-            Ageing::new(Arc::clone(&opened.node), Arc::clone(&opened.view), Arc::clone(&settings))
-                .run(),
-        );
+        let (node, view) = (Arc::clone(&opened.node), Arc::clone(&opened.view));
+        let figures = Arc::clone(&opened.figures);
+        background.spawn(Ageing::new(node, view, Arc::clone(&settings), figures).run());
 
         let acceptor = Acceptor::new(
             Arc::new(Arc::clone(&context)),

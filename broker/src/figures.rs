@@ -94,9 +94,16 @@ impl Figures {
         }
     }
 
-    /// Forgets what is measured of groups that no longer exist.
-    pub fn retain_groups(&self, exists: impl Fn(&str) -> bool) {
-        self.groups.lock().retain(|group, _| exists(group));
+    /// Forgets what is measured of groups and topics that no longer exist (R1).
+    pub fn retain(
+        &self,
+        group_exists: impl Fn(&str) -> bool,
+        topic_exists: impl Fn(TopicId) -> bool,
+    ) {
+        self.groups.lock().retain(|group, topics| {
+            topics.retain(|topic, _| topic_exists(*topic));
+            !topics.is_empty() && group_exists(group)
+        });
     }
 
     fn committed(
@@ -130,5 +137,27 @@ impl Figures {
         let low = partition.topic.0.as_u128() as usize;
         let index = usize::try_from(partition.index).unwrap_or(0);
         &self.partitions[low.wrapping_add(index) % STRIPES]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn r1_what_no_longer_exists_is_not_remembered() {
+        let figures = Figures::default();
+        let (orders, refunds) = (TopicId::random(), TopicId::random());
+        for (group, topic) in [("a", orders), ("a", refunds), ("b", orders), ("c", refunds)] {
+            let partition = PartitionId { topic, index: 0 };
+            let group = group.to_owned();
+            let committed =
+                Effect::Committed { group, partition, before: None, after: 3, time_ms: 1_000 };
+            figures.applied(&[committed]);
+        }
+        figures.retain(|group| group != "b", |topic| topic == orders);
+        let groups = figures.groups.lock();
+        assert_eq!(groups.keys().map(|name| &**name).collect::<Vec<_>>(), ["a"]);
+        assert_eq!(groups["a"].keys().collect::<Vec<_>>(), [&orders]);
     }
 }
