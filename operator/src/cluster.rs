@@ -52,6 +52,8 @@ mod removal;
 const MANAGER: &str = "ropewalk-operator/cluster";
 /// A settled cluster is looked at so often.
 const RESYNC: Duration = Duration::from_secs(60);
+/// One whose status says something that has to be acted upon is looked at again.
+const AT_ONCE: Duration = Duration::from_millis(300);
 /// One that is not is looked at so often, whatever the watches bring.
 const RECHECK: Duration = Duration::from_secs(10);
 
@@ -142,11 +144,31 @@ async fn reconcile(seen: BrokerCluster, work: Work) -> Result<Action, Failure> {
     let status = facts.status();
     let ready = condition::is_true(&status.conditions, condition::READY);
     let progressing = condition::is_true(&status.conditions, condition::cluster::PROGRESSING);
+    // The leave to format has to be taken back before anything can happen to the volume.
+    let formatted =
+        |id: i32| status.brokers.iter().any(|broker| broker.id == id && broker.formatted);
+    let news = valid.brokers.iter().any(|broker| !broker.formatted && formatted(broker.id));
     write_status(&work.context, &api, &cluster, status).await?;
+    if ready {
+        end_acceptance(&api, &cluster).await?;
+    }
+    if news {
+        return Ok(Action::requeue(AT_ONCE));
+    }
     if waits {
         return Ok(Action::requeue(slumber::RECHECK));
     }
     finish(&work.context, &cluster, done.problems, ready && !progressing)
+}
+
+/// The loss of data was accepted once, and the broker has begun again: another loss is another matter.
+async fn end_acceptance(api: &Api<BrokerCluster>, cluster: &BrokerCluster) -> Result<(), Failure> {
+    let key = names::ANNOTATION_ACCEPT_DATA_LOSS;
+    if cluster.annotations().contains_key(key) {
+        let patch = json!({"metadata": {"annotations": {key: null}}});
+        api.patch(&cluster.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await?;
+    }
+    Ok(())
 }
 
 fn finish(

@@ -135,6 +135,10 @@ fn merge(object: &mut Value, patch: &Value) {
     match (object, patch) {
         (Value::Object(fields), Value::Object(patch)) => {
             for (key, value) in patch {
+                if value.is_null() {
+                    fields.remove(key);
+                    continue;
+                }
                 merge(fields.entry(key.clone()).or_insert(Value::Null), value);
             }
         }

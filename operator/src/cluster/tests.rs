@@ -139,6 +139,25 @@ async fn the_leave_to_format_is_taken_back_once_the_broker_was_ready() {
 }
 
 #[tokio::test]
+async fn an_accepted_loss_is_accepted_once() {
+    let stage = Stage::set(&json!({})).await;
+    stage.settle().await;
+    let uid = stage.server.at(CLAIM)["metadata"]["uid"].clone();
+    let accept = json!({"metadata": {"annotations": {"ropewalk.dev/accept-data-loss": uid}}});
+    stage.server.change(CLUSTER, &accept);
+    stage.server.change(POD, &json!({"status": {"conditions": []}}));
+    stage.reconcile().await;
+    let file = |stage: &Stage| stage.server.at(CONFIG)["data"]["broker.properties"].to_string();
+    assert!(file(&stage).contains("format.cluster.id"));
+    stage.run_pod("pod-2");
+    stage.reconcile().await;
+    stage.reconcile().await;
+    assert!(!file(&stage).contains("format.cluster.id"));
+    let annotations = stage.server.at(CLUSTER)["metadata"]["annotations"].clone();
+    assert_eq!(annotations, json!({}));
+}
+
+#[tokio::test]
 async fn k2_a_restart_writes_the_template_and_deletes_that_pod_only() {
     let stage = Stage::set(&json!({})).await;
     stage.settle().await;

@@ -59,7 +59,9 @@ pub(super) async fn declare(context: &Context, cluster: &BrokerCluster, queue: &
             bind(context, &at, queue, &mut told).await;
         }
         Err(error) => {
-            told.declared = Some(Err(error.refused()));
+            let mut refused = error.refused();
+            refused.message = format!("topic {}: {}", queue.topic(), refused.message);
+            told.declared = Some(Err(refused));
             told.keep(error);
         }
     }

@@ -103,8 +103,9 @@ fn a_broker_that_ends_again_and_again_says_why() {
 
 #[test]
 fn a_storage_class_that_is_not_there_is_named() {
-    let mut case = Case::new("{storage: {storageClassName: fast}}", "{phase: Pending}");
-    case.observed.pods.clear();
+    // The pod finds no node, but only because its volume is missing.
+    let pod = "{conditions: [{type: PodScheduled, status: 'False', message: unbound claims}]}";
+    let mut case = Case::new("{storage: {storageClassName: fast}}", pod);
     let claim = case.observed.claims.get_mut(&0).expect("a claim");
     claim.status.as_mut().expect("a status").phase = Some("Pending".into());
     let warning = r#"storageclass.storage.k8s.io "fast" not found"#;

@@ -50,8 +50,9 @@ impl Facts<'_> {
         if let Some(message) = self.lost(id) {
             return ("DataLost", message);
         }
-        self.pod_trouble(id)
-            .or_else(|| self.claim_trouble(id))
+        // A pod whose volume is missing finds no node: the volume is what to say.
+        self.claim_trouble(id)
+            .or_else(|| self.pod_trouble(id))
             .or_else(|| self.problem_trouble())
             .unwrap_or_else(|| ("Starting", format!("broker {id} is starting")))
     }
