@@ -107,7 +107,7 @@ impl Autoscaler {
             Err(_) => Some("no answer in time".to_owned()),
         };
         if let Some(failure) = failure {
-            tracing::debug!(namespace, queue = name, failure, "a status could not be written");
+            tracing::warn!(namespace, queue = name, failure, "a status could not be written");
             if let Some(known) = self.published.lock().get_mut(&pending.uid) {
                 known.is_changed = true;
                 known.pieces = None;

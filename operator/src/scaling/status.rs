@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use ropewalk_operator_api::Queue;
 use ropewalk_operator_api::condition::{self, Finding, Status};
-use ropewalk_operator_api::queue::ConsumerStatus;
+use ropewalk_operator_api::queue::{ConsumerStatus, QueueStatus};
 use ropewalk_operator_plan::scaling::Action;
 use serde_json::{Value, json};
 
@@ -97,16 +97,19 @@ impl Pieces {
         let before: Vec<_> = before.collect();
         let generation = queue.metadata.generation;
         let dated = self.findings.iter().map(|finding| finding.dated(&before, generation, now));
+        // What is not known is left out: a null is no valid value.
+        let status = QueueStatus {
+            conditions: dated.collect(),
+            consumer_replicas: self.replicas.clone(),
+            consumers: self.consumers.clone(),
+            ..QueueStatus::default()
+        };
         json!({
             "apiVersion": "ropewalk.dev/v1alpha1",
             "kind": "Queue",
             // Another Queue of the same name must not get it.
             "metadata": {"name": queue.metadata.name, "uid": queue.metadata.uid},
-            "status": {
-                "conditions": dated.collect::<Vec<_>>(),
-                "consumerReplicas": self.replicas,
-                "consumers": self.consumers,
-            },
+            "status": status,
         })
     }
 }

@@ -94,6 +94,11 @@ impl Server {
                 &Method::PATCH,
                 "/apis/ropewalk.dev/v1alpha1/namespaces/shop/queues/orders/status",
             ) => {
+                // No field of ours is nullable, and the real one says so.
+                if body["status"].to_string().contains("null") {
+                    let invalid = json!({"kind": "Status", "status": "Failure", "reason": "Invalid", "message": "must be of type string", "code": 422});
+                    return (StatusCode::UNPROCESSABLE_ENTITY, invalid);
+                }
                 state.status = Some(body["status"].clone());
                 (
                     StatusCode::OK,
