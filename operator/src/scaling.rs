@@ -234,6 +234,7 @@ impl Autoscaler {
         let at = now.saturating_duration_since(self.origin);
         if let Reading::Known(known) = &reading {
             consumer.members = known.state.members.len();
+            consumer.length = known.state.length;
             let before = consumer.stream.replace(known.since);
             if before.is_some_and(|before| before != known.since) {
                 // A stream ended and another began between two looks: there is a gap in what is known.

@@ -17,9 +17,6 @@ const RIVALS_AGE_MAX: Duration = Duration::from_secs(60);
 const RIVAL_FOUND_AGE_MAX: Duration = Duration::from_secs(30);
 const RIVALS_BEFORE_WRITE_AGE_MAX: Duration = Duration::from_secs(10);
 
-/// A target that could not be read is left alone for this long.
-const REFUSED_PAUSE: Duration = Duration::from_secs(30);
-
 /// A change of a count that was decided.
 struct Change {
     from: u32,
@@ -38,7 +35,7 @@ impl Autoscaler {
         }
         let again = {
             let mut consumer = entry.lock();
-            consumer.due = now + DECIDED_EVERY;
+            consumer.due = consumer.wait_until.unwrap_or(now + DECIDED_EVERY);
             std::mem::take(&mut consumer.is_woken)
         };
         if again {
@@ -90,7 +87,7 @@ impl Autoscaler {
             Some(Ok(scale)) => consumer.saw(target(&scale), now),
             Some(Err(_)) => {
                 consumer.seen = None;
-                consumer.wait_until = Some(now + REFUSED_PAUSE);
+                consumer.put_off(now);
             }
             None => {}
         }
@@ -291,7 +288,7 @@ fn failed(consumer: &mut Consumer, error: &TargetError, now: Instant) {
     if let Some(reason) = error.reason() {
         refuse(consumer, reason, error.to_string());
         consumer.seen = None;
-        consumer.wait_until = Some(now + REFUSED_PAUSE);
+        consumer.put_off(now);
     }
 }
 

@@ -23,6 +23,12 @@ const SETTLED_AGE_MAX: Duration = Duration::from_secs(600);
 /// The same at zero, where there is nothing that could go wrong unseen.
 const ZERO_AGE_MAX: Duration = Duration::from_secs(1800);
 
+/// A target that cannot be read is looked for again after this long at most ...
+const REFUSED_MAX: Duration = Duration::from_secs(30);
+
+/// ... and sooner while messages wait for it.
+const REFUSED_URGENT_MAX: Duration = Duration::from_secs(5);
+
 /// Which consumer of which Queue.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Key {
@@ -59,6 +65,8 @@ pub(super) struct Consumer {
     pub(super) seen: Option<(Target, Instant)>,
     /// When the target is not read again before, after it could not be.
     pub(super) wait_until: Option<Instant>,
+    /// How often in a row it could not be.
+    pub(super) refusals: u32,
     /// When it is next to be decided.
     pub(super) due: Instant,
     /// Somebody is deciding right now.
@@ -72,6 +80,8 @@ pub(super) struct Consumer {
     pub(super) last_scale: Option<(Time, String)>,
     /// The stream that the last signal came from.
     pub(super) stream: Option<Instant>,
+    /// Messages that wait for the group at the last look.
+    pub(super) length: u64,
     /// Members of the group at the last look.
     pub(super) members: usize,
     /// Members when the target was last read.
@@ -115,6 +125,7 @@ impl Consumer {
             scaler: Scaler::new(measured),
             seen: None,
             wait_until: None,
+            refusals: 0,
             due,
             is_busy: false,
             is_woken: false,
@@ -123,6 +134,7 @@ impl Consumer {
             frozen_since: None,
             last_scale,
             stream: None,
+            length: 0,
             members: 0,
             members_then: 0,
             rival_here: None,
@@ -168,6 +180,16 @@ impl Consumer {
         self.seen = Some((target, now));
         self.members_then = self.members;
         self.wait_until = None;
+        self.refusals = 0;
+    }
+
+    /// The target could not be read: for how long it is left alone. A Deployment is often created a moment after its
+    /// Queue, so it is looked for soon, and less and less often; but messages that wait make it urgent.
+    pub(super) fn put_off(&mut self, now: Instant) {
+        self.refusals = (self.refusals + 1).min(10);
+        let longest = if self.length > 0 { REFUSED_URGENT_MAX } else { REFUSED_MAX };
+        let pause = Duration::from_secs(1 << self.refusals).min(longest);
+        self.wait_until = Some(now + pause);
     }
 
     /// Whether it was read after `since` and has no more than its minimum.

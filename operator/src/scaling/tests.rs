@@ -357,7 +357,7 @@ async fn a_missing_target_says_what_to_do() {
     assert_eq!((&*status, &*reason), ("False", "TargetMissing"));
     assert!(message.contains("there is no Deployment order-worker: create it"), "{message}");
     stage.server.put_target(0);
-    stage.seconds(40).await;
+    stage.seconds(12).await;
     assert_eq!(stage.server.replicas(), 1, "found when it is there: {:?}", stage.server.log());
 }
 
