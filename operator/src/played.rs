@@ -95,9 +95,7 @@ impl State {
         if let Some(object) = self.objects.get(path) {
             return (StatusCode::OK, object.clone());
         }
-        let kind = path.rsplit('/').next().unwrap_or_default();
-        let is_list =
-            kind.ends_with('s') && !self.objects.contains_key(path) && query.contains('=');
+        let is_list = path.rsplit('/').nth(2) == Some("namespaces");
         if !is_list {
             return missing();
         }
