@@ -241,7 +241,7 @@ impl Driver {
     fn propose_next(&mut self) -> bool {
         let (command, waiter) = if let Some((command, done)) = self.commands.pop_front() {
             (command, Waiter::Command(done))
-        } else if self.appends.is_empty() || self.around.wal.stats().full {
+        } else if self.appends.is_empty() || self.around.wal.is_full() {
             return false;
         } else {
             self.join()

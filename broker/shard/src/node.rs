@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use ropewalk_disk::{Disk, Lock};
-use ropewalk_wal::{WalHandle, Writer};
-use tokio::sync::watch;
+use ropewalk_wal::{Answers, WalHandle, Writer};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
@@ -129,7 +129,11 @@ impl Node {
         let opened = recovery::open(data.clone(), &options.recovery)?;
         let budget = Arc::clone(opened.store.budget());
         let (stop, stopped) = watch::channel(false);
-        let wal = Writer::spawn(opened.wal, |_| ())?;
+        // Answering wakes threads: not the log's own work while the disk could be written to.
+        let (deliver, delivered) = mpsc::unbounded_channel();
+        let deliver = move |answers| drop(deliver.send(answers));
+        let wal = Writer::spawn(opened.wal, deliver, |_| ())?;
+        tokio::spawn(give_answers(delivered));
         let mut node = Self {
             identity: opened.identity,
             shards: BTreeMap::new(),
@@ -251,6 +255,13 @@ impl Node {
             warn!(%error, "the write-ahead log did not stop in order");
         }
         info!("stopped");
+    }
+}
+
+/// Ends with the log's thread. What the runtime no longer gives is given when it is dropped.
+async fn give_answers(mut delivered: mpsc::UnboundedReceiver<Answers>) {
+    while let Some(answers) = delivered.recv().await {
+        answers.give();
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ropewalk_disk::{Direct, Disk, Options as DiskOptions, RealDisk};
-use ropewalk_wal::{Options, Record, ReplicaKey, Submission, Wal, WalHandle, Writer};
+use ropewalk_wal::{Answers, Options, Record, ReplicaKey, Submission, Wal, WalHandle, Writer};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let dir = std::env::args().nth(1).unwrap_or_else(|| "wal.tmp".to_owned());
@@ -38,7 +38,7 @@ fn measure(
     }
     let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(DiskOptions { direct }));
     let (wal, _) = Wal::open(disk, dir, Options::default())?;
-    let handle = Writer::spawn(wal, |_| {})?;
+    let handle = Writer::spawn(wal, Answers::give, |_| {})?;
     std::thread::sleep(Duration::from_millis(500));
     let stop = Arc::new(AtomicBool::new(false));
     let lasts = Arc::new((0..submitters).map(|_| AtomicU64::new(1)).collect::<Vec<_>>());

@@ -89,7 +89,9 @@ pub use files::{Location, Reader};
 pub use log::{OpenError, Options, Round, Wal, WalError};
 pub use record::{HardState, Payload, Record, ReplicaKey};
 pub use recover::{EntryMeta, Recovered, RecoveredReplica};
-pub use writer::{Done, ROUND_BYTES_MAX, RoundReport, Stats, Submission, WalHandle, Writer};
+pub use writer::{
+    Answers, Done, ROUND_BYTES_MAX, RoundReport, Stats, Submission, WalHandle, Writer,
+};
 
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,9 @@
 //! # Order
 //!
 //! Submissions are written in the order in which they were submitted, each wholly in one
-//! round, and answered in that order from the writer's thread. `done` must not block.
+//! round, and answered in that order. The answers of a round are handed on together, because each
+//! may wake a thread, and the disk would rest meanwhile: whoever takes them runs them elsewhere
+//! while the next round is written. `done` must not block.
 //!
 //! # Failure
 //!
@@ -20,6 +22,7 @@
 //! A round takes submissions up to [`ROUND_BYTES_MAX`]; a larger one goes alone. The queue is
 //! bounded by what the shards have in flight.
 
+mod answers;
 mod queue;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -36,6 +39,7 @@ use crate::files::{Chore, Reader};
 use crate::log::{Admission, Round, Wal, WalError};
 use crate::record::{Record, ReplicaKey};
 
+pub use answers::Answers;
 use queue::{Command, Queue, Woken};
 
 /// What a round gathers at most, unless a single submission is larger.
@@ -44,7 +48,7 @@ pub const ROUND_BYTES_MAX: u64 = 4 << 20;
 /// asked again.
 const IDLE: Duration = Duration::from_secs(1);
 
-/// Told once the records are durable, or why they are not. Called from the writer's thread.
+/// Told once the records are durable, or why they are not.
 pub type Done = Box<dyn FnOnce(Result<(), Arc<WalError>>) + Send>;
 
 /// Records that shall become durable together.
@@ -111,9 +115,11 @@ pub struct Stats {
 pub struct Writer;
 
 impl Writer {
-    /// Moves the log to its own thread. `report` is called after every round, from there.
+    /// Moves the log to its own thread. `deliver` takes the answers of every round, and `report`
+    /// is called after it, both from there. With [`Answers::give`] for `deliver` they run there too.
     pub fn spawn(
         wal: Wal,
+        deliver: impl FnMut(Answers) + Send + 'static,
         report: impl FnMut(&RoundReport) + Send + 'static,
     ) -> io::Result<WalHandle> {
         let queue = Arc::new(Queue::default());
@@ -128,7 +134,9 @@ impl Writer {
             queue: Arc::clone(&queue),
             waiting: VecDeque::new(),
             round: VecDeque::new(),
+            answers: Answers::default(),
             chores,
+            deliver: Box::new(deliver),
             report: Box::new(report),
             stats: Stats::default(),
         };
@@ -185,6 +193,11 @@ impl WalHandle {
         answered.recv().unwrap_or_default()
     }
 
+    /// Whether no space for another file was found: see [`Stats::full`].
+    pub fn is_full(&self) -> bool {
+        self.queue().is_full()
+    }
+
     /// How the log is doing.
     pub fn stats(&self) -> Stats {
         self.queue().stats()
@@ -215,7 +228,10 @@ struct Rounds {
     waiting: VecDeque<Command>,
     /// The round being gathered.
     round: VecDeque<Submission>,
+    /// Given, and not yet handed on.
+    answers: Answers,
     chores: mpsc::Sender<Chore>,
+    deliver: Box<dyn FnMut(Answers) + Send>,
     report: Box<dyn FnMut(&RoundReport) + Send>,
     stats: Stats,
 }
@@ -312,7 +328,7 @@ impl Rounds {
         while let Some(submission) = next.take() {
             match self.wal.add(&submission.records) {
                 Ok(()) => self.round.push_back(submission),
-                Err(error) => (submission.done)(Err(Arc::new(error))),
+                Err(error) => self.answers.push(submission.done, Err(Arc::new(error))),
             }
             let room = ROUND_BYTES_MAX.saturating_sub(self.wal.gathered_bytes());
             next = self
@@ -338,12 +354,12 @@ impl Rounds {
         self.wal.begin();
         for submission in std::mem::take(&mut self.round) {
             if submission.admission == Admission::Normal {
-                (submission.done)(Err(Arc::clone(full)));
+                self.answers.push(submission.done, Err(Arc::clone(full)));
                 continue;
             }
             match self.wal.add(&submission.records) {
                 Ok(()) => self.round.push_back(submission),
-                Err(error) => (submission.done)(Err(Arc::new(error))),
+                Err(error) => self.answers.push(submission.done, Err(Arc::new(error))),
             }
         }
         match self.commit(Admission::Reserve) {
@@ -402,10 +418,12 @@ impl Rounds {
         self.answer_round(|| Err(Arc::clone(error)));
     }
 
-    /// One by one, so that an answer that panics leaves the others to be answered.
     fn answer_round(&mut self, answer: impl Fn() -> Result<(), Arc<WalError>>) {
-        while let Some(submission) = self.round.pop_front() {
-            (submission.done)(answer());
+        for submission in self.round.drain(..) {
+            self.answers.push(submission.done, answer());
+        }
+        if !self.answers.is_empty() {
+            (self.deliver)(std::mem::take(&mut self.answers));
         }
     }
 }

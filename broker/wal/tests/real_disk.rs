@@ -6,7 +6,7 @@ use std::sync::{Arc, mpsc};
 use bytes::Bytes;
 use ropewalk_disk::{Direct, Disk, Options as DiskOptions, RealDisk};
 use ropewalk_wal::{
-    HardState, Options, Record, Recovered, ReplicaKey, Submission, Wal, WalHandle, Writer,
+    Answers, HardState, Options, Record, Recovered, ReplicaKey, Submission, Wal, WalHandle, Writer,
 };
 
 const SMALL: Options = Options {
@@ -49,7 +49,7 @@ fn d1_what_was_reported_durable_is_there_after_reopening() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let (wal, recovered) = open(dir.path(), direct);
         assert!(recovered.replicas.is_empty());
-        let handle = Writer::spawn(wal, |_| {}).expect("threads start");
+        let handle = Writer::spawn(wal, Answers::give, |_| {}).expect("threads start");
         submit_and_wait(&handle, vec![created(0), created(1)]);
         let state = HardState { term: 3, vote: 101, commit: 2 };
         submit_and_wait(&handle, vec![Record::HardState { key: key(1), state }]);
@@ -92,7 +92,7 @@ fn d1_what_was_reported_durable_is_there_after_reopening() {
 fn files_are_recycled_once_they_are_released() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let (wal, _) = open(dir.path(), Direct::Auto);
-    let handle = Writer::spawn(wal, |_| {}).expect("threads start");
+    let handle = Writer::spawn(wal, Answers::give, |_| {}).expect("threads start");
     submit_and_wait(&handle, vec![created(0)]);
     let mut pinned = 0;
     for index in 2..2000 {

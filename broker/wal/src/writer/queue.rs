@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -52,6 +53,8 @@ struct State {
 pub(super) struct Queue {
     state: Mutex<State>,
     changed: Condvar,
+    /// [`Stats::full`], asked before every proposal.
+    full: AtomicBool,
 }
 
 impl fmt::Debug for Queue {
@@ -155,7 +158,12 @@ impl Queue {
     }
 
     pub(super) fn publish(&self, stats: Stats) {
+        self.full.store(stats.full, Ordering::Release);
         self.state.lock().stats = stats;
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.full.load(Ordering::Acquire)
     }
 
     pub(super) fn stats(&self) -> Stats {
