@@ -44,7 +44,8 @@ pub struct Envelope {
 pub struct Append {
     /// Where it goes.
     pub partition: PartitionId,
-    /// A whole record batch; its first 16 bytes are not believed.
+    /// A whole record batch; its first 16 bytes are not believed. It owns its memory: the tail
+    /// keeps it, and what the tail counts is what is allocated (R1).
     pub batch: Bytes,
 }
 
@@ -388,7 +389,8 @@ fn encoded_len(command: &Command) -> usize {
 }
 
 impl Envelope {
-    /// Reads an entry; the batches are slices of `data`, nothing is copied.
+    /// Reads an entry. The batches are copied, so that one small batch in a tail never keeps an
+    /// entry of many partitions alive.
     ///
     /// # Errors
     /// When the bytes are not an entry of a format this broker knows.
@@ -439,7 +441,7 @@ fn decode_appends(body: &Bytes) -> Result<Vec<Append>, CommandError> {
         }
         items.push(Append {
             partition: PartitionId::from_bytes(partition),
-            batch: body.slice(at..end),
+            batch: Bytes::copy_from_slice(&body[at..end]),
         });
         at = end;
     }

@@ -205,8 +205,6 @@ impl PartitionLog {
 
     /// Takes the newest batch; it can be read when this returns. Memory only.
     pub fn append(&self, batch: Stamped, appended_ms: i64) {
-        // The tail owns its memory: see `TailBudget`.
-        let batch = Stamped { bytes: Bytes::copy_from_slice(&batch.bytes), ..batch };
         let size_bytes = batch.size_bytes();
         self.shelf.budget().take(size_bytes);
         let (waiters, first, full) = {

@@ -47,6 +47,9 @@ struct Proposal {
     index: u64,
     term: u64,
     ticket: Ticket,
+    /// The entry before it was written down, if it carries batches: they own their memory already
+    /// and need not be copied out of the entry.
+    batches: Option<Envelope>,
 }
 
 /// What the driver has to do after a [`Replica::poll`].
@@ -152,7 +155,12 @@ impl Replica {
         let term = self.leading.ok_or(ProposeError::NotLeader)?;
         match self.engine.propose(command::encode(term, time_ms, command)) {
             Ok(index) => {
-                self.proposals.push_back(Proposal { index, term, ticket });
+                let batches = match command {
+                    Command::Append(_) => Some(command.clone()),
+                    Command::Shard(_) | Command::Catalog(_) => None,
+                };
+                let batches = batches.map(|command| Envelope { term, time_ms, command });
+                self.proposals.push_back(Proposal { index, term, ticket, batches });
                 Ok(())
             }
             Err(NotTaken::NotLeader) => Err(ProposeError::NotLeader),
@@ -213,7 +221,10 @@ impl Replica {
     fn apply(&mut self, state: &mut State, entry: Entry, work: &mut Work) {
         let outcome = match entry.kind {
             EntryKind::Normal if entry.data.is_empty() => Outcome::Done,
-            EntryKind::Normal => apply_command(state, entry.term, &entry.data, &mut work.effects),
+            EntryKind::Normal => {
+                let command = self.proposed(&entry).unwrap_or_else(|| decode(&entry.data));
+                state.apply(entry.term, command, &mut work.effects)
+            }
             // Members change only when there is more than one broker.
             EntryKind::Members => Outcome::Done,
         };
@@ -230,6 +241,14 @@ impl Replica {
             }
             work.outcomes.push((proposal.ticket, Err(ProposeError::NotLeader)));
         }
+    }
+
+    /// The entry as it was proposed here, if it was: what `entry` decodes to.
+    fn proposed(&mut self, entry: &Entry) -> Option<Envelope> {
+        let mut proposals = self.proposals.iter_mut();
+        let first = proposals.find(|proposal| proposal.index >= entry.index)?;
+        let is_it = (first.index, first.term) == (entry.index, entry.term);
+        is_it.then(|| first.batches.take()).flatten()
     }
 
     fn ask_reads(&mut self, work: &mut Work) {
@@ -285,11 +304,9 @@ impl Replica {
 
 /// An entry that does not decode was written by a newer broker or is damage that the WAL's
 /// checksum did not see. Applying anything else instead would make the replicas differ.
-fn apply_command(state: &mut State, term: u64, data: &Bytes, effects: &mut Vec<Effect>) -> Outcome {
-    match Envelope::decode(data) {
-        Ok(entry) => state.apply(term, entry, effects),
-        Err(error) => panic!("a committed entry cannot be applied: {error}"),
-    }
+fn decode(data: &Bytes) -> Envelope {
+    Envelope::decode(data)
+        .unwrap_or_else(|error| panic!("a committed entry cannot be applied: {error}"))
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use ropewalk_batch::{Refusal, check};
 use ropewalk_codec::Str;
 use ropewalk_codec::produce_request::{PartitionProduceData, ProduceRequest, TopicProduceData};
@@ -66,7 +67,10 @@ pub(crate) async fn propose(
         let response = refuse_all(call, request, ErrorCode::InvalidTxnState);
         return Ok(Proposed { acks, response, waiting: Vec::new() });
     }
-    ctx.node.tail_budget().wait_below().await;
+    if ctx.node.tail_budget().wait_below().await.is_err() {
+        let response = refuse_all(call, request, ErrorCode::KafkaStorageError);
+        return Ok(Proposed { acks, response, waiting: Vec::new() });
+    }
     let now_ms = clock::now_ms();
     let mut shards: BTreeMap<ShardId, ToShard> = BTreeMap::new();
     let mut response = ProduceResponse::default();
@@ -150,8 +154,18 @@ fn take(
     if checked.header.is_transactional() {
         return Err(refused(call, index, ErrorCode::InvalidTxnState, None));
     }
-    let append = Append { partition: found.id, batch: checked.bytes };
+    let append = Append { partition: found.id, batch: owned(checked.bytes, call.size_bytes) };
     Ok((found.shard, append, topic.config.stamps_append_time()))
+}
+
+/// The batch with memory of its own. That may be its frame, if there is little else in it: the
+/// tail counts the batch and pins the frame (R1).
+fn owned(batch: Bytes, frame_bytes: usize) -> Bytes {
+    if frame_bytes - batch.len().min(frame_bytes) <= batch.len() / 8 {
+        batch
+    } else {
+        Bytes::copy_from_slice(&batch)
+    }
 }
 
 fn accepted(index: i32, appended: &Appended, stamps: bool) -> PartitionProduceResponse {
