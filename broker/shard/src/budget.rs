@@ -1,19 +1,20 @@
 //! How much memory the tails of all partitions pin together, and the wait for it to shrink.
 //!
-//! A tail owns the memory of its batches: it copies them out of the entry that brought them, so
-//! that one small batch never keeps an entry of many partitions alive, and what is counted here is
-//! what is allocated (R1).
+//! A batch in a tail owns its memory: it is the client's frame if that holds little else, else a
+//! copy, and never a slice of an entry of many partitions. So what is counted here is what is
+//! allocated (R1), but for the head of such a frame.
 //!
 //! # Place in the walk
 //!
 //! The produce handler awaits [`TailBudget::wait_below`] before it proposes, and so does whoever
 //! replays a long log. Apply itself never waits: what is committed must be applied. The checkpoint
-//! thread looks at [`TailBudget::is_over`] and flushes.
+//! thread looks at [`TailBudget::is_over`] and flushes; it also says when the disk is so full that
+//! what is in memory could soon not be written any more, and then nothing more is taken.
 //!
 //! A crash leaves nothing of this behind.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
@@ -22,14 +23,25 @@ use tokio::sync::Notify;
 pub struct TailBudget {
     pinned_bytes: AtomicUsize,
     pinned_bytes_max: usize,
-    below: Notify,
+    disk_full: AtomicBool,
+    changed: Notify,
 }
+
+/// The disk has no room for more records than are in memory already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the disk is full: delete records, shorten the retention or give it more space")]
+pub struct DiskFull;
 
 impl TailBudget {
     /// A budget of so many bytes for all partitions of a broker.
     #[must_use]
     pub fn new(pinned_bytes_max: usize) -> Arc<Self> {
-        Arc::new(Self { pinned_bytes: AtomicUsize::new(0), pinned_bytes_max, below: Notify::new() })
+        Arc::new(Self {
+            pinned_bytes: AtomicUsize::new(0),
+            pinned_bytes_max,
+            disk_full: AtomicBool::new(false),
+            changed: Notify::new(),
+        })
     }
 
     /// What is pinned now.
@@ -50,16 +62,37 @@ impl TailBudget {
         self.pinned_bytes() >= self.pinned_bytes_max
     }
 
+    /// Whether records are refused because the disk is full.
+    #[must_use]
+    pub fn is_disk_full(&self) -> bool {
+        self.disk_full.load(Ordering::Acquire)
+    }
+
     /// Waits until there is room. What is proposed after it may go over by what is under way.
-    pub async fn wait_below(&self) {
+    ///
+    /// # Errors
+    /// When room has to be made by somebody else.
+    pub async fn wait_below(&self) -> Result<(), DiskFull> {
         loop {
-            let mut below = std::pin::pin!(self.below.notified());
-            below.as_mut().enable();
-            if !self.is_over() {
-                return;
+            let mut changed = std::pin::pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if self.is_disk_full() {
+                return Err(DiskFull);
             }
-            below.await;
+            if !self.is_over() {
+                return Ok(());
+            }
+            changed.await;
         }
+    }
+
+    /// Whether it was so before.
+    pub(crate) fn set_disk_full(&self, full: bool) -> bool {
+        let before = self.disk_full.swap(full, Ordering::AcqRel);
+        if full && !before {
+            self.changed.notify_waiters();
+        }
+        before
     }
 
     pub(crate) fn take(&self, bytes: usize) {
@@ -69,7 +102,7 @@ impl TailBudget {
     pub(crate) fn give_back(&self, bytes: usize) {
         let before = self.pinned_bytes.fetch_sub(bytes, Ordering::AcqRel);
         if before >= self.pinned_bytes_max && before - bytes < self.pinned_bytes_max {
-            self.below.notify_waiters();
+            self.changed.notify_waiters();
         }
     }
 }
@@ -82,7 +115,7 @@ mod tests {
     async fn r1_a_producer_waits_until_there_is_room() {
         let budget = TailBudget::new(100);
         budget.take(60);
-        budget.wait_below().await;
+        budget.wait_below().await.expect("there is room");
         budget.take(60);
 
         let waiting = Arc::clone(&budget);
@@ -92,7 +125,22 @@ mod tests {
         tokio::task::yield_now().await;
         assert!(!waiter.is_finished(), "100 of 100 are still taken");
         budget.give_back(1);
-        waiter.await.expect("the waiter ends");
+        waiter.await.expect("the waiter ends").expect("there is room");
         assert_eq!(budget.pinned_bytes(), 99);
+    }
+
+    #[tokio::test]
+    async fn r1_a_producer_that_waits_is_told_when_the_disk_is_full() {
+        let budget = TailBudget::new(100);
+        budget.take(100);
+        let waiting = Arc::clone(&budget);
+        let waiter = tokio::spawn(async move { waiting.wait_below().await });
+        tokio::task::yield_now().await;
+        assert!(!budget.set_disk_full(true));
+        assert_eq!(waiter.await.expect("the waiter ends"), Err(DiskFull));
+        budget.give_back(100);
+        assert_eq!(budget.wait_below().await, Err(DiskFull), "there is memory, but no disk");
+        assert!(budget.set_disk_full(false));
+        assert_eq!(budget.wait_below().await, Ok(()));
     }
 }

@@ -43,6 +43,7 @@ use crate::shelf::Store;
 
 pub(crate) mod files;
 mod pass;
+mod syncs;
 mod thread;
 
 pub use files::ShardFiles;
@@ -51,6 +52,7 @@ pub use thread::{CleanerHandle, KeeperHandle};
 use pass::Pass;
 #[cfg(test)]
 pub(crate) use pass::add;
+pub(crate) use syncs::SyncBudget;
 
 /// Why a piece of work was not done, by what happens next.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -180,14 +182,18 @@ pub struct Options {
     pub checkpoint_age_ms: i64,
     /// Syncs per second, unless producers wait.
     pub syncs_per_second: u32,
+    /// With less than this left on the disk no more records are taken: what is in memory can still
+    /// be written, and deleting records, which takes a checkpoint, can still make room.
+    pub disk_free_bytes_min: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
         Self {
-            wal_used_bytes_soft_max: 512 << 20,
+            wal_used_bytes_soft_max: 256 << 20,
             checkpoint_age_ms: 60_000,
             syncs_per_second: 200,
+            disk_free_bytes_min: 192 << 20,
         }
     }
 }
@@ -212,6 +218,7 @@ pub struct Keeper {
     /// The checkpoint under way.
     pass: Option<(ShardId, Pass)>,
     syncs: SyncBudget,
+    disk_looked_ms: Option<i64>,
 }
 
 /// A shard as the keeper sees it.
@@ -228,6 +235,8 @@ struct Kept {
     in_vain_ms: Option<i64>,
 }
 
+/// How often the disk is asked for the space left.
+const DISK_LOOK_MS: u64 = 100;
 /// A shard that keeps the write-ahead log and cannot help it is not asked again at once.
 const IN_VAIN_PAUSE_MS: i64 = 1000;
 
@@ -240,8 +249,9 @@ impl Keeper {
         policy: Arc<dyn Policy>,
         options: Options,
     ) -> Self {
-        let syncs = SyncBudget { per_second: options.syncs_per_second, ..SyncBudget::default() };
-        Self { store, journal, policy, options, shards: BTreeMap::new(), pass: None, syncs }
+        let syncs = SyncBudget::new(options.syncs_per_second);
+        let (shards, pass, disk_looked_ms) = (BTreeMap::new(), None, None);
+        Self { store, journal, policy, options, shards, pass, syncs, disk_looked_ms }
     }
 
     /// Looks after a shard from now on.
@@ -259,6 +269,7 @@ impl Keeper {
     /// See [`KeeperError`]. After one that is not final, `step` may be called again.
     pub fn step(&mut self, now_ms: i64) -> Result<Next, KeeperError> {
         self.syncs.refill(now_ms);
+        self.look_at_disk(now_ms);
         for shard in self.shards.values_mut() {
             shard.look(now_ms);
         }
@@ -294,6 +305,31 @@ impl Keeper {
             }
         }
         Ok(())
+    }
+
+    /// Says when records have to be refused, and when no longer.
+    fn look_at_disk(&mut self, now_ms: i64) {
+        if self.disk_looked_ms.is_some_and(|at| now_ms.abs_diff(at) < DISK_LOOK_MS) {
+            return;
+        }
+        self.disk_looked_ms = Some(now_ms);
+        let data = self.store.data();
+        // A disk that cannot be asked is found out by writing to it.
+        let Ok(free_bytes) = data.disk().free_bytes(data.root()) else { return };
+        let least = self.options.disk_free_bytes_min;
+        let budget = self.store.budget();
+        let full = free_bytes < if budget.is_disk_full() { least + least / 8 } else { least };
+        match (budget.set_disk_full(full), full) {
+            (false, true) => tracing::error!(
+                free_bytes,
+                free_bytes_min = least,
+                dir = %data.root().display(),
+                "the disk is full: records are refused until there is room; delete records, shorten \
+                 the retention or give it more space",
+            ),
+            (true, false) => tracing::info!(free_bytes, "the disk has room again"),
+            (true, true) | (false, false) => {}
+        }
     }
 
     /// Writes long tails to segments.
@@ -442,39 +478,5 @@ fn flush(
             Ok(false)
         }
         Err(error) => Err(error.into()),
-    }
-}
-
-/// How many syncs may be made now.
-#[derive(Debug, Default)]
-pub(crate) struct SyncBudget {
-    per_second: u32,
-    /// In thousandths; may go below zero by what one log costs.
-    left: i64,
-    refilled_ms: Option<i64>,
-    suspended: bool,
-}
-
-impl SyncBudget {
-    fn refill(&mut self, now_ms: i64) {
-        let full = i64::from(self.per_second) * 1000;
-        let passed_ms = match self.refilled_ms.replace(now_ms) {
-            Some(before) => (now_ms - before).clamp(0, 1000),
-            None => 1000,
-        };
-        self.left = (self.left + passed_ms * i64::from(self.per_second)).min(full);
-    }
-
-    /// No more limits: the broker stops.
-    fn suspend(&mut self) {
-        self.suspended = true;
-    }
-
-    pub(crate) fn is_left(&self) -> bool {
-        self.suspended || self.left > 0
-    }
-
-    pub(crate) fn take(&mut self, syncs: usize) {
-        self.left -= i64::try_from(syncs).unwrap_or(i64::MAX / 1000) * 1000;
     }
 }

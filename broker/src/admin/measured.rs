@@ -131,6 +131,7 @@ pub(crate) struct Storage {
     pub(crate) wal_written_bytes: u64,
     pub(crate) wal_bytes: u64,
     pub(crate) wal_full: bool,
+    pub(crate) disk_full: bool,
     pub(crate) tail_bytes: usize,
     pub(crate) syncs: Vec<(&'static str, u64)>,
 }
@@ -174,6 +175,12 @@ impl Collector for StorageMetrics {
                 "Whether the write-ahead log has no space left",
                 None,
                 now.wal_full.into(),
+            ),
+            (
+                "disk_full",
+                "Whether records are refused because the disk is nearly full",
+                None,
+                now.disk_full.into(),
             ),
         ];
         for (name, help, unit, value) in gauges {

@@ -61,6 +61,7 @@ impl Status {
                 wal_written_bytes: wal.written_bytes,
                 wal_bytes: wal.bytes,
                 wal_full: wal.full,
+                disk_full: context.node.tail_budget().is_disk_full(),
                 tail_bytes: context.node.tail_budget().pinned_bytes(),
                 syncs: disk.sync_counts().into_iter().collect(),
             })

@@ -40,6 +40,7 @@ const CHECKPOINTS: checkpoint::Options = checkpoint::Options {
     wal_used_bytes_soft_max: 300 << 10,
     checkpoint_age_ms: 3_000,
     syncs_per_second: 10,
+    disk_free_bytes_min: 0,
 };
 
 /// The disk has had enough: the process ends.

@@ -1,0 +1,244 @@
+"""A disk that runs full, and one that fails: what clients see, how the broker ends, what is left.
+
+    disk.py BROKER SCRATCH SMALL_MOUNT
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+
+STARTED = []
+BROKER, SCRATCH, SMALL = sys.argv[1], pathlib.Path(sys.argv[2]), pathlib.Path(sys.argv[3])
+TOPIC = "disk"
+FAILED_DISK = 5  # the exit code that --help names
+
+
+class Broker:
+    """One process on a data directory, on ports that stay the same over its restarts."""
+
+    def __init__(self, data, settings=()):
+        self.data, self.settings = data, settings
+        with socket.socket() as kafka, socket.socket() as admin:
+            for held in (kafka, admin):
+                held.bind(("127.0.0.1", 0))
+            self.kafka, self.admin = (f"127.0.0.1:{held.getsockname()[1]}" for held in (kafka, admin))
+        self.log_path = SCRATCH / f"{pathlib.Path(data).parent.name}-{pathlib.Path(data).name}.log"
+        self.process = None
+
+    def start(self, wrapper=(), wait=True):
+        arguments = ["dev", "--data", str(self.data), "--kafka", self.kafka, "--admin", self.admin]
+        for setting in self.settings:
+            arguments += ["--set", setting]
+        log = open(self.log_path, "w")
+        self.process = subprocess.Popen([*wrapper, BROKER, *arguments], stdout=log, stderr=log)
+        STARTED.append(self.process)
+        if wait and not self.answers(30):
+            raise AssertionError(f"the broker does not serve: {self.log()[-600:]}")
+
+    def answers(self, seconds_max):
+        end = time.monotonic() + seconds_max
+        while time.monotonic() < end and self.process.poll() is None:
+            try:
+                urllib.request.urlopen(f"http://{self.admin}/ready", timeout=1).read()
+                return True
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.05)
+        return False
+
+    def metric(self, name):
+        text = urllib.request.urlopen(f"http://{self.admin}/metrics", timeout=5).read().decode()
+        return float(next(line.split()[-1] for line in text.splitlines() if line.startswith(name + " ")))
+
+    def log(self):
+        return self.log_path.read_text(errors="replace")
+
+    def kill(self):
+        if self.process and self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+
+    def ended(self, seconds_max):
+        """The exit code."""
+        return self.process.wait(timeout=seconds_max)
+
+
+def create_topic(broker, **config):
+    admin = AdminClient({"bootstrap.servers": broker.kafka})
+    admin.create_topics([NewTopic(TOPIC, 2, config=config)])[TOPIC].result(30)
+    return admin
+
+
+class Writer:
+    """Remembers what was acknowledged, and what was refused and why."""
+
+    def __init__(self, broker, timeout_ms=8000):
+        self.acked, self.refused, self.sequence = {0: {}, 1: {}}, [], 0
+        self.producer = Producer({
+            "bootstrap.servers": broker.kafka, "acks": "all", "linger.ms": 2, "log_level": 0,
+            "message.timeout.ms": timeout_ms, "reconnect.backoff.max.ms": 200, "retries": 3,
+        })
+
+    def send(self, size_bytes):
+        value = f"{self.sequence}:".encode().ljust(size_bytes, b"x")
+        self.sequence += 1
+
+        def delivered(error, message, value=value):
+            if error is None:
+                self.acked[message.partition()][message.offset()] = value
+            else:
+                self.refused.append(error)
+
+        while True:
+            try:
+                self.producer.produce(TOPIC, value, partition=self.sequence % 2, on_delivery=delivered)
+                break
+            except BufferError:
+                self.producer.poll(0.1)
+        self.producer.poll(0)
+
+    def send_until_refused(self, size_bytes, bytes_max):
+        sent = 0
+        while not self.refused and sent < bytes_max:
+            self.send(size_bytes)
+            sent += size_bytes
+        self.producer.flush(30)
+        return sent
+
+
+def check_acked(broker, acked, low=None):
+    """Everything that was acknowledged (from `low` on) is at its offset with its value."""
+    consumer = Consumer({"bootstrap.servers": broker.kafka, "group.id": "check", "enable.auto.commit": False})
+    count = 0
+    for partition, expected in acked.items():
+        expected = {offset: value for offset, value in expected.items() if not low or offset >= low[partition]}
+        start, end = consumer.get_watermark_offsets(TopicPartition(TOPIC, partition), timeout=30)
+        if not expected:
+            continue
+        assert start <= min(expected) and max(expected) < end, f"{start}..{end} lacks acknowledged offsets"
+        consumer.assign([TopicPartition(TOPIC, partition, start)])
+        position, deadline = start, time.monotonic() + 120
+        while position < end and time.monotonic() < deadline:
+            message = consumer.poll(5)
+            if message is None or message.error():
+                continue
+            position = message.offset() + 1
+            if message.offset() in expected:
+                assert expected.pop(message.offset()) == message.value(), f"another value at {message.offset()}"
+                count += 1
+        assert not expected, f"{len(expected)} acknowledged records of partition {partition} are gone"
+    consumer.close()
+    return count
+
+
+def full_disk():
+    """A small disk runs full: producers get an error, readers go on, deleting makes room, restarts lose nothing."""
+    ballast = SMALL / "ballast"
+    with open(ballast, "wb") as file:
+        os.posix_fallocate(file.fileno(), 0, 80 << 20)
+    broker = Broker(SMALL / "data", ["log.segment.bytes=16777216"])
+    broker.start()
+    admin = create_topic(broker)
+    writer = Writer(broker)
+    sent = writer.send_until_refused(64 << 10, 2 << 30)
+    assert writer.refused, f"{sent >> 20} MiB were taken by a disk of 640 MiB"
+    codes = {error.code() for error in writer.refused}
+    refusals = {KafkaError.KAFKA_STORAGE_ERROR, KafkaError._MSG_TIMED_OUT, KafkaError.NOT_ENOUGH_REPLICAS}
+    assert codes <= refusals, f"refused with {sorted(KafkaError(code).str() for code in codes)}"
+    taken = sum(map(len, writer.acked.values()))
+    print(f"full after {taken} records of 64 KiB; refused: {', '.join(sorted({e.str() for e in writer.refused}))}")
+    assert urllib.request.urlopen(f"http://{broker.admin}/live", timeout=5).status == 200
+    assert broker.metric("ropewalk_disk_full") == 1, "nobody is told that the disk is full"
+    assert check_acked(broker, writer.acked) == taken
+    print("full: everything that was acknowledged can be read")
+
+    broker.kill()
+    broker.start()
+    assert check_acked(broker, writer.acked) == taken
+    print("full and killed: it starts again and has everything")
+    broker.kill()
+    broker.start(wait=False)
+    if not broker.answers(20):
+        code = broker.ended(5)
+        last = broker.log().strip().splitlines()[-1]
+        assert code == 4 and "space" in last, f"exit code {code}: {last}"
+        print(f"full and killed twice: it says so ({last.strip()[:150]})")
+        ballast.unlink()
+        broker.start()
+    assert check_acked(broker, writer.acked) == taken
+    print("with room again: everything is there")
+
+    middle = {partition: max(acked) * 3 // 4 for partition, acked in writer.acked.items()}
+    for partition, future in admin.delete_records(
+        [TopicPartition(TOPIC, partition, offset) for partition, offset in middle.items()], operation_timeout=30
+    ).items():
+        future.result(60)
+    after = Writer(broker, timeout_ms=60000)
+    for _ in range(200):
+        after.send(64 << 10)
+    after.producer.flush(90)
+    assert not after.refused, f"after records were deleted: {after.refused[0].str()}"
+    for partition, acked in after.acked.items():
+        writer.acked[partition].update(acked)
+    kept = check_acked(broker, writer.acked, middle)
+    print(f"records deleted on a full disk make room: 200 more taken, {kept} are there")
+    broker.process.send_signal(signal.SIGTERM)
+    assert broker.ended(30) == 0, broker.log()[-400:]
+
+
+def failing(call, first, name):
+    """From the first-th call of this kind on, the disk fails: the process ends, and says with what."""
+    data = SCRATCH / f"failing-{name}"
+    broker = Broker(data)
+    broker.start()
+    create_topic(broker)
+    broker.process.terminate()
+    assert broker.ended(30) == 0
+
+    trace = ["strace", "-f", "-qq", "--seccomp-bpf", "-o", "/dev/null", "-e", f"trace={call}"]
+    broker.start([*trace, "-e", f"inject={call}:error=EIO:when={first}+"], wait=False)
+    broker.answers(30)
+    writer = Writer(broker, timeout_ms=5000)
+    deadline = time.monotonic() + 60
+    while broker.process.poll() is None and time.monotonic() < deadline:
+        for _ in range(20):
+            writer.send(32 << 10)
+        writer.producer.poll(0.01)
+    code = broker.ended(10)
+    assert code == FAILED_DISK, f"exit code {code}: {broker.log()[-400:]}"
+    said = broker.log().strip().splitlines()[-1].strip()
+    writer.producer.flush(10)
+    taken = sum(map(len, writer.acked.values()))
+
+    broker.start()
+    assert check_acked(broker, writer.acked) == taken
+    broker.process.terminate()
+    assert broker.ended(30) == 0
+    shutil.rmtree(data)
+    print(f"{name}: exit code {code} ({said[:110]}); all {taken} acknowledged records are there after a restart")
+
+
+def main():
+    try:
+        full_disk()
+        failing("fdatasync", 60, "syncs fail")
+        failing("pwrite64", 400, "writes fail")
+    finally:
+        for process in STARTED:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+
+if __name__ == "__main__":
+    main()
