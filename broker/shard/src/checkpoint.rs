@@ -11,7 +11,8 @@
 //! - *Checkpoint* of a shard at the applied index S ([`pass`]): everything through S durable, then a
 //!   snapshot that names it, then the write-ahead log below the *older* kept snapshot may go (D6).
 //!   It is due when the write-ahead log is long (for the shards that keep its oldest file), when
-//!   memory is used up and flushing did not help, and some time after a shard changed.
+//!   memory is used up and flushing did not help, some time after a shard changed, and once more
+//!   soon after one that left files to be unlinked. On a full disk it is due at once.
 //! - *Unlink*: a file goes when neither kept snapshot names it.
 //!
 //! # Invariants
@@ -233,8 +234,13 @@ struct Kept {
     dirty_since_ms: Option<i64>,
     /// When a checkpoint was last due and would have changed nothing.
     in_vain_ms: Option<i64>,
+    /// Since when files wait for one more checkpoint to be unlinked.
+    doomed_since_ms: Option<i64>,
 }
 
+/// What a checkpoint no longer names goes with the next one, which comes this long after it although
+/// nothing changed.
+const UNLINK_AGE_MS: i64 = 10_000;
 /// How often the disk is asked for the space left.
 const DISK_LOOK_MS: u64 = 100;
 /// A shard that keeps the write-ahead log and cannot help it is not asked again at once.
@@ -258,8 +264,8 @@ impl Keeper {
     pub fn add(&mut self, files: ShardFiles, source: Box<dyn Source>) {
         let shard = files.shard();
         let (dirty, full) = (Vec::new(), Vec::new());
-        let (dirty_since_ms, in_vain_ms) = (None, None);
-        let kept = Kept { files, source, dirty, full, dirty_since_ms, in_vain_ms };
+        let (dirty_since_ms, in_vain_ms, doomed_since_ms) = (None, None, None);
+        let kept = Kept { files, source, dirty, full, dirty_since_ms, in_vain_ms, doomed_since_ms };
         self.shards.insert(shard, kept);
     }
 
@@ -318,7 +324,8 @@ impl Keeper {
         let Ok(free_bytes) = data.disk().free_bytes(data.root()) else { return };
         let least = self.options.disk_free_bytes_min;
         let budget = self.store.budget();
-        let full = free_bytes < if budget.is_disk_full() { least + least / 8 } else { least };
+        let full = free_bytes
+            < if budget.is_disk_full() { least.saturating_add(least / 8) } else { least };
         match (budget.set_disk_full(full), full) {
             (false, true) => tracing::error!(
                 free_bytes,
@@ -377,13 +384,17 @@ impl Keeper {
         {
             return Some(shard);
         }
-        if !self.syncs.is_left() {
+        let in_need = self.store.budget().is_disk_full();
+        if !in_need && !self.syncs.is_left() {
             return None;
         }
-        let changed =
-            self.shards.iter().filter_map(|(shard, kept)| Some((kept.dirty_since_ms?, shard)));
-        let (since_ms, shard) = changed.min()?;
-        (now_ms - since_ms >= self.options.checkpoint_age_ms).then_some(*shard)
+        let oldest = |since: fn(&Kept) -> Option<i64>, age_ms: i64| {
+            let waiting = self.shards.iter().filter_map(|(s, kept)| Some((since(kept)?, *s)));
+            let (since_ms, shard) = waiting.min()?;
+            (in_need || now_ms - since_ms >= age_ms).then_some(shard)
+        };
+        oldest(|kept| kept.dirty_since_ms, self.options.checkpoint_age_ms)
+            .or_else(|| oldest(|kept| kept.doomed_since_ms, UNLINK_AGE_MS))
     }
 
     /// A shard that keeps the write-ahead log's oldest file.
@@ -401,6 +412,7 @@ impl Keeper {
         // Before the capture: what changes after it is for the next checkpoint.
         kept.look(now_ms);
         kept.dirty_since_ms = None;
+        kept.doomed_since_ms = None;
         kept.full.clear();
         for log in kept.dirty.drain(..) {
             log.mark_clean();
@@ -430,6 +442,7 @@ impl Keeper {
         let kept = self.shards.get_mut(&shard).expect("a shard with a checkpoint is kept");
         let finished = pass.finish(&mut kept.files);
         finished.inspect_err(|_| kept.dirty_since_ms = Some(now_ms))?;
+        kept.doomed_since_ms = kept.files.has_doomed().then_some(now_ms);
         self.syncs.take(pass::FINISH_SYNCS);
         self.let_go(shard)?;
         Ok(Next::Now)

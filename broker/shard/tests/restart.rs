@@ -34,6 +34,11 @@ fn clock_ms() -> i64 {
 }
 
 fn open(dir: &Path) -> Node {
+    open_with(dir, 0)
+}
+
+/// A disk with less than `disk_free_bytes_min` left counts as full.
+fn open_with(dir: &Path, disk_free_bytes_min: u64) -> Node {
     let identity = Identity { cluster_id: "test".to_owned(), broker_id: BrokerId(1), shards: 3 };
     let wal = ropewalk_wal::Options {
         file_bytes: 1 << 20,
@@ -52,6 +57,7 @@ fn open(dir: &Path) -> Node {
         recovery: recovery::Options { wal, tail_bytes_max: 4 << 20, open_files_max: 16 },
         checkpoint: checkpoint::Options {
             wal_used_bytes_soft_max: 2 << 20,
+            disk_free_bytes_min,
             ..checkpoint::Options::default()
         },
     })
@@ -138,4 +144,32 @@ async fn d1_what_was_acked_is_there_after_a_stop_and_after_a_fall() {
         drop((node, shard));
         wal.close();
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r1_on_a_full_disk_what_is_deleted_makes_room_at_once() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let node = open_with(dir.path(), u64::MAX);
+    let shard = Arc::clone(node.shard(ShardId(2)).expect("it is there"));
+    leads(&shard).await;
+    open_partition(&shard, 0).await;
+    for _ in 0..500 {
+        append(&shard, 0, &[7; 8_000]).await;
+    }
+    let segments = || -> usize {
+        let below = |dir: &Path| std::fs::read_dir(dir).expect("a directory").flatten();
+        let partitions = below(&dir.path().join("partitions"));
+        partitions.map(|partition| below(&partition.path()).count()).sum()
+    };
+    while segments() == 0 || !node.tail_budget().is_disk_full() {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    assert!(node.tail_budget().wait_below().await.is_err(), "records are refused");
+    let close = Command::Shard(ShardCommand::ClosePartitions(vec![partition(0)]));
+    shard.propose(close).await.expect("it closes");
+    // Two checkpoints later; the test ends by a timeout if they are not made.
+    while segments() > 0 {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    node.stop().await;
 }

@@ -153,6 +153,11 @@ impl ShardFiles {
         self.doomed.extend(files.chain(partitions).map(|what| Doomed { since, what }));
     }
 
+    /// Whether another snapshot would let files go.
+    pub(crate) fn has_doomed(&self) -> bool {
+        !self.doomed.is_empty()
+    }
+
     /// A spill file's number and path. Each is used once.
     pub(crate) fn begin_spill(&mut self) -> (u64, PathBuf) {
         let number = self.next_spill;
