@@ -34,7 +34,7 @@ class Broker:
                 held.bind(("127.0.0.1", 0))
             self.kafka, self.admin = (f"127.0.0.1:{held.getsockname()[1]}" for held in (kafka, admin))
         self.log_path = SCRATCH / f"{pathlib.Path(data).parent.name}-{pathlib.Path(data).name}.log"
-        self.process = None
+        self.process, self.obstacles = None, None
 
     def start(self, wrapper=(), wait=True):
         arguments = ["dev", "--data", str(self.data), "--kafka", self.kafka, "--admin", self.admin]
@@ -44,7 +44,7 @@ class Broker:
         self.process = subprocess.Popen([*wrapper, BROKER, *arguments], stdout=log, stderr=log)
         STARTED.append(self.process)
         if wait and not self.answers(30):
-            raise AssertionError(f"the broker does not serve: {self.log()[-600:]}")
+            raise AssertionError(f"the broker does not serve: {self.obstacles} {self.log()[:1500]}")
 
     def answers(self, seconds_max):
         end = time.monotonic() + seconds_max
@@ -52,6 +52,9 @@ class Broker:
             try:
                 urllib.request.urlopen(f"http://{self.admin}/ready", timeout=1).read()
                 return True
+            except urllib.error.HTTPError as error:
+                self.obstacles = error.read().decode()
+                time.sleep(0.05)
             except (urllib.error.URLError, OSError):
                 time.sleep(0.05)
         return False
@@ -151,7 +154,7 @@ def full_disk():
     admin = create_topic(broker)
     writer = Writer(broker)
     sent = writer.send_until_refused(64 << 10, 2 << 30)
-    assert writer.refused, f"{sent >> 20} MiB were taken by a disk of 640 MiB"
+    assert writer.refused, f"{sent >> 20} MiB were taken by a disk of 1 GiB"
     codes = {error.code() for error in writer.refused}
     refusals = {KafkaError.KAFKA_STORAGE_ERROR, KafkaError._MSG_TIMED_OUT, KafkaError.NOT_ENOUGH_REPLICAS}
     assert codes <= refusals, f"refused with {sorted(KafkaError(code).str() for code in codes)}"
