@@ -43,6 +43,15 @@ impl Track {
     }
 }
 
+/// How the user wants a backlog and a load to be met.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pace {
+    /// Share of the capacity that should be in use, 0 to 1.
+    pub(super) utilization: f64,
+    /// What waits should be gone after this long.
+    pub(super) drain_seconds: f64,
+}
+
 /// All partitions of a queue, as one group sees them.
 #[derive(Debug, Clone)]
 pub(super) struct Backlog {
@@ -135,6 +144,18 @@ impl Backlog {
             let waiting = (self.trough(track) - arrival * TRANSIT_SECONDS - 1.0).max(0.0);
             (track.seen.partition, arrival, waiting)
         })
+    }
+
+    /// What is to be processed per second when `arrival` per second come in all: each partition its share of it at
+    /// `utilization`, and what waits there within `drain_seconds`, but never more than one member can do, since only one works
+    /// on it.
+    pub(super) fn demand(&self, arrival: f64, per_member: f64, pace: Pace) -> f64 {
+        let known: f64 = self.each().map(|(_, arrival, _)| arrival).sum();
+        let ahead = if known > 0.0 { arrival / known } else { 0.0 };
+        let each = self.each().map(|(_, arrival, waiting)| {
+            (arrival * ahead / pace.utilization + waiting / pace.drain_seconds).min(per_member)
+        });
+        each.sum()
     }
 
     /// Arrivals per second on some partitions.

@@ -1,7 +1,8 @@
 //! Whether one partition gets more than one member can process: then more replicas cannot help it.
 //!
-//! What such a partition asks for is counted as one member's work and no more, so that its backlog does not scale
-//! everything else.
+//! No partition is ever counted for more than one member's work ([`Backlog::demand`]), so that the backlog of one does not
+//! scale everything else. This is the verdict that says so. When most partitions are hot that is no skew but a load for
+//! which there are too few of them.
 
 use super::backlog::Backlog;
 use super::limits::{HOT, HOT_INTERVALS};
@@ -23,12 +24,14 @@ pub struct HotPartition {
 pub(super) struct Hot {
     /// Partition to intervals in a row.
     counts: BTreeMap<u32, u32>,
+    partitions: u32,
 }
 
 impl Hot {
     /// Ends an interval in which every member held its partitions and could do `per_member`, which was measured.
     pub(super) fn close(&mut self, backlog: &Backlog, per_member: f64) {
         let before = std::mem::take(&mut self.counts);
+        self.partitions = backlog.partitions();
         for (partition, arrival, waiting) in backlog.each() {
             if arrival > HOT * per_member && waiting > arrival {
                 let count = before.get(&partition).copied().unwrap_or(0) + 1;
@@ -43,7 +46,8 @@ impl Hot {
     }
 
     fn is_hot(&self, partition: u32) -> bool {
-        self.counts.get(&partition).is_some_and(|count| *count >= HOT_INTERVALS)
+        let is_skew = self.counts.len() * 2 <= self.partitions as usize;
+        is_skew && self.counts.get(&partition).is_some_and(|count| *count >= HOT_INTERVALS)
     }
 
     /// The hottest, if any is.

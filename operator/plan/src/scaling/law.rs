@@ -3,6 +3,7 @@
 //! The order of [`Scaler::decide`] is the order of precedence: commands, the unknown, the user's bounds, trials that are
 //! running, zero, up, down.
 
+use super::backlog::Pace;
 use super::decision::{Action, Decision, Figures, Limit, NotJoining, Rate};
 use super::limits::{GOOD_INTERVALS_TO_THAW, INTERVAL, NOISE_DEVIATIONS, UP_SHARE};
 use super::probe::Outcome;
@@ -47,8 +48,10 @@ struct View {
     ahead: f64,
     /// Messages that wait and that replicas can help with.
     waiting: f64,
-    /// What was wanted of replicas, before bounds.
+    /// Replicas that are wanted, before bounds.
     wanted: u32,
+    /// How many it would take if partitions were no limit.
+    needed: u32,
 }
 
 impl Scaler {
@@ -162,24 +165,21 @@ impl Scaler {
         let arrival = (self.arrival.now() - arrival_lost).max(0.0);
         let ahead = (self.arrival.after(self.joining.startup()) - arrival_lost).max(0.0);
         let waiting = (self.backlog.waiting(self.arrival.now()) - waiting_lost).max(0.0);
-        let wanted = match (policy.mode, per_member) {
+        let pace = pace(policy);
+        let replicas_for = |messages: f64, each: f64| (messages / each).ceil().max(1.0) as u32;
+        let (wanted, needed) = match (policy.mode, per_member) {
             (Mode::Lag { messages_per_replica }, _) => {
-                self.backlog.waiting(0.0) / messages_per_replica.max(1) as f64
+                let each = messages_per_replica.max(1) as f64;
+                let wanted = replicas_for(self.backlog.waiting(0.0), each);
+                (wanted, wanted)
             }
             (Mode::Rate | Mode::Disabled, Some(rate)) => {
-                let drain = policy.drain.as_secs_f64().max(1.0);
-                let demand = ahead / policy.utilization + waiting / drain;
-                // More than there are partitions is of no use, but it is what would be needed.
-                let step = layout.step_for(demand, rate);
-                if layout.capacity(step, rate) < demand {
-                    demand / rate / f64::from(per_replica)
-                } else {
-                    step.into()
-                }
+                let all = ahead / pace.utilization + waiting / pace.drain_seconds;
+                let demand = self.backlog.demand(ahead, rate, pace);
+                (layout.step_for(demand, rate), replicas_for(all, rate * f64::from(per_replica)))
             }
-            (Mode::Rate | Mode::Disabled, None) => self.target.replicas.into(),
+            (Mode::Rate | Mode::Disabled, None) => (self.target.replicas, self.target.replicas),
         };
-        let wanted = wanted.ceil().max(1.0) as u32;
         View {
             now,
             replicas: self.target.replicas,
@@ -190,6 +190,7 @@ impl Scaler {
             ahead,
             waiting,
             wanted,
+            needed,
         }
     }
 
@@ -207,13 +208,17 @@ impl Scaler {
                 min => set(0, min, "`minReplicas` says so".to_owned()),
             };
         }
-        let drain = policy.drain.as_secs_f64().max(1.0);
-        let wanted = match (policy.mode, view.per_member) {
-            (Mode::Rate, Some(rate)) => {
-                view.layout.step_for(view.ahead / policy.utilization + length as f64 / drain, rate)
+        let wanted = match (policy.mode, view.per_member, &self.latest) {
+            (Mode::Rate, Some(rate), Signal::Known(sample)) => {
+                let pace = pace(policy);
+                let share = view.ahead / pace.utilization / f64::from(view.layout.partitions);
+                let lengths = sample.partitions.iter().map(|partition| partition.length as f64);
+                // As always: one partition is one member's work.
+                let demand = lengths.map(|length| (share + length / pace.drain_seconds).min(rate));
+                view.layout.step_for(demand.sum(), rate)
             }
-            (Mode::Rate, None) => 1,
-            (Mode::Lag { .. } | Mode::Disabled, _) => view.wanted,
+            (Mode::Rate, _, _) => 1,
+            (Mode::Lag { .. } | Mode::Disabled, _, _) => view.wanted,
         };
         set(0, view.bounds.clamp(wanted), format!("{length} messages wait and nobody consumes"))
     }
@@ -471,9 +476,13 @@ fn hibernate(replicas: u32, min: u32) -> Action {
     }
 }
 
+fn pace(policy: &Policy) -> Pace {
+    Pace { utilization: policy.utilization, drain_seconds: policy.drain.as_secs_f64().max(1.0) }
+}
+
 fn limit_at_maximum(view: &View, limit: &mut Option<Limit>) {
-    if view.wanted > view.bounds.max && view.replicas >= view.bounds.max && limit.is_none() {
-        *limit = Some(Limit::AtMaximum { replicas_max: view.bounds.max, wanted: view.wanted });
+    if view.needed > view.bounds.max && view.replicas >= view.bounds.max && limit.is_none() {
+        *limit = Some(Limit::AtMaximum { replicas_max: view.bounds.max, wanted: view.needed });
     }
 }
 

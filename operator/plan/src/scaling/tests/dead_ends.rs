@@ -190,6 +190,41 @@ fn a_hot_partition_is_named_and_scales_nothing_else() {
 }
 
 #[test]
+fn the_backlog_of_one_partition_is_the_work_of_one_member() {
+    // All messages have one key, and many wait before anybody is there.
+    for hint in [None, Some(50.0)] {
+        let weight = |partition: usize| if partition == 7 { 1.0 } else { 0.0 };
+        let nature = Nature {
+            partitions: 12,
+            per_replica: |_| 50.0,
+            startup: 40.0,
+            weight,
+            ..Nature::default()
+        };
+        let policy = Policy {
+            expected_per_replica_per_second: hint,
+            drain: std::time::Duration::from_secs(20),
+            ..Policy::default()
+        };
+        let mut run = Run::new(nature, Autoscaler::ours(policy));
+        run.until(1800, |_| 120.0);
+        let most = run.world.changes.iter().map(|(_, _, to)| *to).max().unwrap_or(1);
+        assert!(most <= 2, "hint {hint:?}: {}", run.story());
+    }
+}
+
+#[test]
+fn a_load_for_too_few_partitions_says_so() {
+    let mut run = Run::new(Nature::default(), Autoscaler::ours(hinted(100.0)));
+    run.until(900, |_| 3000.0);
+    let (_, last) = run.decisions().last().expect("decided");
+    let Some(Limit::AtMaximum { replicas_max: 24, wanted }) = last.limit else {
+        panic!("{last:?}{}", run.story())
+    };
+    assert!(wanted >= 30, "{wanted}");
+}
+
+#[test]
 fn a_freeze_ends_after_three_good_intervals() {
     let mut run = Run::new(Nature::default(), Autoscaler::ours(hinted(100.0)));
     run.until(600, |_| 200.0);
