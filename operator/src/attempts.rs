@@ -9,6 +9,9 @@ use parking_lot::Mutex;
 /// The longest wait.
 pub const WAIT_MAX: Duration = Duration::from_secs(300);
 
+/// The most objects that are remembered.
+const OBJECTS_MAX: usize = 50_000;
+
 /// How often each object failed in a row, by its uid.
 #[derive(Debug, Default)]
 pub struct Attempts(Mutex<HashMap<String, u32>>);
@@ -17,6 +20,10 @@ impl Attempts {
     /// It failed once more: how long to wait. `jitter` is any number, differing from call to call.
     pub fn failed(&self, uid: &str, jitter: u64) -> Duration {
         let mut attempts = self.0.lock();
+        if attempts.len() >= OBJECTS_MAX && !attempts.contains_key(uid) {
+            // Those that are gone never succeed. To begin again costs a few early attempts.
+            attempts.clear();
+        }
         let count = attempts.entry(uid.to_owned()).or_insert(0);
         *count = count.saturating_add(1);
         wait(*count, jitter)

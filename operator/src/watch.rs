@@ -26,6 +26,9 @@ use crate::admin::CallError;
 use crate::context::Context;
 use crate::lease::NotLeader;
 
+/// What is incomplete is looked at again so often at least.
+const INCOMPLETE_WAIT_MAX: std::time::Duration = std::time::Duration::from_secs(30);
+
 /// Why a reconcile failed; it is tried again.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
@@ -179,14 +182,19 @@ where
 }
 
 /// After a failure: again, but later each time.
-pub fn again<K>(object: Arc<Guarded<K>>, _: &Failure, context: Arc<Context>) -> Action
+pub fn again<K>(object: Arc<Guarded<K>>, failure: &Failure, context: Arc<Context>) -> Action
 where
     K: Resource<DynamicType = ()>,
 {
     let uid = object.uid().unwrap_or_default();
     let mut hasher = DefaultHasher::new();
     (&uid, Instant::now()).hash(&mut hasher);
-    Action::requeue(context.attempts.failed(&uid, hasher.finish()))
+    let wait = context.attempts.failed(&uid, hasher.finish());
+    Action::requeue(match failure {
+        // A person may be mending it right now, and no watch would tell.
+        Failure::Incomplete(_) => wait.min(INCOMPLETE_WAIT_MAX),
+        Failure::Kubernetes(_) | Failure::NotLeader(_) | Failure::Broker(_) => wait,
+    })
 }
 
 /// Lets a controller run until its streams end.

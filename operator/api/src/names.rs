@@ -27,6 +27,8 @@ pub const ANNOTATION_APPLIED: &str = "ropewalk.dev/applied";
 pub const ANNOTATION_INTENT: &str = "ropewalk.dev/pod-intent";
 /// On a StatefulSet: the hash of its pod template as the operator built it.
 pub const ANNOTATION_TEMPLATE: &str = "ropewalk.dev/pod-template";
+/// On a StatefulSet: whether the user chose the image of its pod, or got the one of the day.
+pub const ANNOTATION_IMAGE_CHOSEN: &str = "ropewalk.dev/image-chosen";
 /// On a broker's volume claim: that the data directory on it was formatted once.
 pub const ANNOTATION_FORMATTED: &str = "ropewalk.dev/formatted";
 /// On a `BrokerCluster`, by a person: any new value asks for a rolling restart.

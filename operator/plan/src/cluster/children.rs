@@ -155,6 +155,7 @@ fn stateful_set(cluster: &Valid, broker: &Broker) -> Value {
         "metadata": {"annotations": {
             names::ANNOTATION_INTENT: cluster.intent.to_string(),
             names::ANNOTATION_TEMPLATE: intent::hash(&template),
+            names::ANNOTATION_IMAGE_CHOSEN: cluster.image_is_chosen.to_string(),
         }},
         "spec": {
             "replicas": i32::from(cluster.running),

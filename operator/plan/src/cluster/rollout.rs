@@ -193,6 +193,14 @@ mod tests {
     }
 
     #[test]
+    fn an_image_that_is_no_longer_chosen_is_let_go() {
+        let observed = running("{image: {tag: none-such}}");
+        let decision = decision("{}", &observed);
+        let Decision::Restart { reason } = decision else { panic!("{decision:?}") };
+        assert!(reason.ends_with("to ghcr.io/ropewalk/ropewalk-broker:0.1.0"), "{reason}");
+    }
+
+    #[test]
     fn settings_that_took_effect_at_once_restart_nothing() {
         let spec = "{config: {log.retention.ms: '1'}}";
         assert_eq!(decision(spec, &running("{}")), Decision::Record);

@@ -7,6 +7,7 @@
 //! - A data directory is formatted once per id: `format` is set only for a broker that neither the
 //!   status nor its volume remembers as formatted, or whose loss a person has accepted.
 
+use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource as _, ResourceExt as _};
 use ropewalk_operator_api::cluster::{PodTemplate, Resources, RunState};
@@ -36,6 +37,8 @@ pub struct Valid {
     pub brokers: Vec<Broker>,
     /// Whether pods run.
     pub running: bool,
+    /// Whether the user said which release to run.
+    pub image_is_chosen: bool,
     /// When an image is asked for.
     pub pull_policy: Option<&'static str>,
     /// What a broker asks of its node.
@@ -126,6 +129,7 @@ pub fn validate(
         owner,
         brokers,
         running: spec.run_state == RunState::Running,
+        image_is_chosen: image::is_chosen(spec),
         pull_policy: spec.image.as_ref().and_then(|image| image.pull_policy).map(|p| p.as_str()),
         resources: spec.resources.clone(),
         pod_template: spec.pod_template.clone().unwrap_or_default(),
@@ -165,8 +169,12 @@ fn broker(cluster: &BrokerCluster, observed: &Observed, settings: &Settings, id:
     let status = cluster.status.as_ref();
     let recorded = status.and_then(|s| s.brokers.iter().find(|broker| broker.id == id));
     let claim = observed.claims.get(&id);
-    let running = observed.stateful_sets.get(&id).and_then(super::pod::image_of);
-    let current = running.or_else(|| recorded.and_then(|broker| broker.image.clone()));
+    let current = match observed.stateful_sets.get(&id) {
+        // What the user chose once and no longer does is nothing to hold on to.
+        Some(set) if is_chosen(set) => None,
+        Some(set) => super::pod::image_of(set),
+        None => recorded.and_then(|broker| broker.image.clone()),
+    };
     let formatted = recorded.is_some_and(|broker| broker.formatted)
         || claim.is_some_and(|claim| claim.annotations().contains_key(names::ANNOTATION_FORMATTED));
     let accepted = cluster.annotations().get(names::ANNOTATION_ACCEPT_DATA_LOSS);
@@ -190,6 +198,11 @@ fn broker(cluster: &BrokerCluster, observed: &Observed, settings: &Settings, id:
         size: larger.unwrap_or_else(|| wanted.to_string()),
         formatted,
     }
+}
+
+/// Whether the user chose the image that a StatefulSet runs.
+fn is_chosen(set: &StatefulSet) -> bool {
+    set.annotations().get(names::ANNOTATION_IMAGE_CHOSEN).is_some_and(|chosen| chosen == "true")
 }
 
 /// The size that a claim asks for.
