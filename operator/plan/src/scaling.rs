@@ -13,7 +13,7 @@
 //! ```text
 //! capacity(n) = μ·P/⌈P/n⌉            a partition has one consumer, so only some n are worth having
 //! up    if    λ − noise > 0.93·capacity(n), or the backlog would take too long to drain
-//!       to    the fewest n with capacity(n) ≥ λ/u + B/T
+//!       to    the fewest n with capacity(n) ≥ Σ over partitions of min(λ/u + B/T, μ)
 //! down  if    over the whole stabilization window fewer than n were wanted
 //!       to    the most that was wanted in it
 //! ```
@@ -31,7 +31,9 @@
 //!   taken back doubles the window ([`window`]).
 //! - *Small queues are noisy.* The arrival rate alone asks for more only beyond its noise; a true overload shows in the backlog.
 //! - *λ·pause is a number of messages*, not of replica-seconds; what a pause costs is the work it defers, λ·pause/μ.
-//! - *One hot partition scaled everything*, since its backlog has no bound: it counts as the work of one member ([`hot`]).
+//! - *One hot partition scaled everything*, since its backlog has no bound: no partition counts for more than the work of
+//!   one member ([`backlog`]), and the verdict only says so ([`hot`]).
+//! - *A falling load was followed in steps, each with its pause*: while what is wanted still falls, one more window is waited.
 //! - *Stepping back from a saturated downstream to where it came from may strangle it, and at full use its recovery
 //!   does not show.* The step back leaves a quarter of room above what the downstream took ([`saturation`]).
 //! - *Trying a step down every ten minutes is itself a flap.* Ten minutes are for a rate that is in doubt; one that
