@@ -13,10 +13,18 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+mod process;
+
+use process::Process;
+
+/// What every name of ours begins with.
+const PREFIX: &str = "ropewalk";
+
 /// Everything that is counted.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     registry: Arc<Mutex<Registry>>,
+    process: Process,
     durations: Family<Kind, Histogram, fn() -> Histogram>,
     failures: Family<Failure, Counter>,
     last_success: Family<Kind, Gauge>,
@@ -57,7 +65,8 @@ fn histogram() -> Histogram {
 impl Default for Metrics {
     fn default() -> Self {
         let all = Self {
-            registry: Arc::new(Mutex::new(Registry::with_prefix("ropewalk"))),
+            registry: Arc::default(),
+            process: Process::default(),
             durations: Family::new_with_constructor(histogram),
             failures: Family::default(),
             last_success: Family::default(),
@@ -77,7 +86,8 @@ impl Default for Metrics {
 impl Metrics {
     fn register(&self) {
         let mut all = self.registry.lock();
-        let registry = all.sub_registry_with_prefix("operator");
+        self.process.register(&mut all);
+        let registry = all.sub_registry_with_prefix(PREFIX).sub_registry_with_prefix("operator");
         let duration = "How long reconciling one object takes";
         registry.register("reconcile_duration_seconds", duration, self.durations.clone());
         registry.register("reconcile_failures", "Reconciles that failed", self.failures.clone());
@@ -97,7 +107,7 @@ impl Metrics {
 
     /// Lets another part of the operator show what it counts, under names that begin with `ropewalk_`.
     pub fn extend(&self, register: impl FnOnce(&mut Registry)) {
-        register(&mut self.registry.lock());
+        register(self.registry.lock().sub_registry_with_prefix(PREFIX));
     }
 
     /// A reconcile that took `duration` and failed with `error`, if it failed.
@@ -153,6 +163,7 @@ impl Metrics {
     /// All of it, as Prometheus reads it.
     #[must_use]
     pub fn text(&self) -> String {
+        self.process.look();
         let mut text = String::new();
         if encode(&mut text, &self.registry.lock()).is_err() {
             let _ = writeln!(text, "# the metrics cannot be written");
@@ -176,6 +187,10 @@ mod tests {
             r#"ropewalk_operator_crd_missing{crd="queues.ropewalk.dev"} 1"#,
         ] {
             assert!(text.lines().any(|there| there == line), "{line} is not in\n{text}");
+        }
+        for name in ["process_resident_memory_bytes ", "process_cpu_seconds_total "] {
+            let value = text.lines().find_map(|line| line.strip_prefix(name)).expect(name);
+            assert!(value.parse::<f64>().is_ok_and(|value| value > 0.0), "{name} is {value}");
         }
     }
 }
