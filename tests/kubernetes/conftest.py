@@ -1,7 +1,9 @@
 """The operator under test, and a namespace for each test."""
 
+import fcntl
+
 import pytest
-from harness import ROOT, SYSTEM, Space, helm, kubectl, note, operator_pods, wait
+from harness import ROOT, STATE, SYSTEM, Space, helm, kubectl, note, operator_pods, wait
 
 
 def install_by_chart(*values):
@@ -17,8 +19,10 @@ def operator_ready():
 @pytest.fixture(scope="session")
 def operator():
     """Installed by its chart once, left for `down`. A test that changes it puts it back."""
-    if not helm("list", "-n", SYSTEM, "-q").strip():
-        install_by_chart()
+    with open(STATE / "installing", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # Several test processes begin at once.
+        if not helm("list", "-n", SYSTEM, "-q").strip():
+            install_by_chart()
     wait("the operator is ready", 60, operator_ready)
 
 
