@@ -37,20 +37,20 @@ consumer = KafkaConsumer(
 )
 producer = KafkaProducer(bootstrap_servers=bootstrap) if done else None
 while not stopping:
-    for records in consumer.poll(timeout_ms=200).values():
-        for record in records:
-            limit = rate
-            if downstream:
-                limit = downstream * len(consumer.assignment()) / partitions
-            if limit:
-                time.sleep(1 / limit)
-            if producer:
-                producer.send(done, record.value, key=record.key)
+    polled = consumer.poll(timeout_ms=200)
+    for record in (record for records in polled.values() for record in records):
+        limit = downstream * len(consumer.assignment()) / partitions if downstream else rate
+        if limit:
+            time.sleep(1 / limit)
         if producer:
-            producer.flush()
-        try:
-            consumer.commit()
-        except Exception as error:  # Another worker has the partition now, and does these again.
-            print(f"not committed: {error!r}", file=sys.stderr)
-            break
+            producer.send(done, record.value, key=record.key)
+    if not polled:
+        continue
+    # Only what was done is committed: everything that was polled.
+    if producer:
+        producer.flush()
+    try:
+        consumer.commit()
+    except Exception as error:  # Another worker has the partition now, and does these again.
+        print(f"not committed: {error!r}", file=sys.stderr)
 consumer.close()
