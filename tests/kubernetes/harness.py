@@ -412,6 +412,17 @@ def send(bootstrap, topic, values):
     producer.close()
 
 
+def read_until(bootstrap, topic, enough, seconds):
+    """The values of a topic from the beginning on, until they are enough or the time is over."""
+    consumer = KafkaConsumer(topic, bootstrap_servers=bootstrap, auto_offset_reset="earliest", group_id=None)
+    values, deadline = [], time.monotonic() + seconds
+    while not enough(values) and time.monotonic() < deadline:
+        for records in consumer.poll(timeout_ms=500).values():
+            values += [r.value.decode() for r in records]
+    consumer.close()
+    return values
+
+
 def read_all(bootstrap, topic, quiet_seconds=3.0):
     """Every value of a topic, read from the beginning without a group."""
     consumer = KafkaConsumer(topic, bootstrap_servers=bootstrap, auto_offset_reset="earliest", group_id=None)

@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from harness import Load, holds, kubectl, note, operator_down, read_all, send, wait
+from harness import Load, holds, kubectl, note, operator_down, read_until, send, wait
 
 # Times that keep the tests short; the law itself is tested by simulation.
 QUICK = {"idleSeconds": 10, "scaleDownStabilizationSeconds": 20, "targetDrainSeconds": 20}
@@ -37,10 +37,10 @@ def replicas_are(space, right, seconds, what):
 
 
 def all_done(space, bootstrap, ids, seconds=120):
-    """Every acknowledged message was processed."""
-    wait("the queue is empty", seconds, lambda: (space.status().get("length") == 0, space.status()), every=1)
-    done = {int(v) for v in read_all(bootstrap, "done")}
-    assert not set(ids) - done, f"{len(set(ids) - done)} of {len(ids)} messages were never processed"
+    """Every acknowledged message was processed; then the length says so too."""
+    missing = set(ids) - set(map(int, read_until(bootstrap, "done", lambda seen: set(ids) <= set(map(int, seen)), seconds)))
+    assert not missing, f"{len(missing)} of {len(ids)} messages were not processed within {seconds} s"
+    wait("the queue is empty", 45, lambda: (space.status().get("length") == 0, space.status()), every=1)
 
 
 @pytest.mark.xdist_group("scaling-0")
