@@ -14,7 +14,7 @@ from pathlib import Path
 
 import requests
 import yaml
-from kafka import KafkaConsumer, KafkaProducer
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 ROOT = Path(__file__).resolve().parents[2]
 KUBE = ROOT / "tests/kubernetes"
@@ -423,13 +423,17 @@ def read_until(bootstrap, topic, enough, seconds):
     return values
 
 
-def read_all(bootstrap, topic, quiet_seconds=3.0):
-    """Every value of a topic, read from the beginning without a group."""
-    consumer = KafkaConsumer(topic, bootstrap_servers=bootstrap, auto_offset_reset="earliest", group_id=None)
-    values, last = [], time.monotonic()
-    while time.monotonic() - last < quiet_seconds:
-        for records in consumer.poll(timeout_ms=300).values():
+def read_all(bootstrap, topic):
+    """Every value that a topic holds at this moment, read without a group."""
+    consumer = KafkaConsumer(bootstrap_servers=bootstrap, group_id=None, enable_auto_commit=False)
+    numbers = wait(f"{topic} is there", 60, lambda: (consumer.partitions_for_topic(topic), None))
+    partitions = [TopicPartition(topic, number) for number in numbers]
+    consumer.assign(partitions)
+    consumer.seek_to_beginning(*partitions)
+    ends, values, deadline = consumer.end_offsets(partitions), [], time.monotonic() + 120
+    while any(consumer.position(partition) < ends[partition] for partition in partitions):
+        assert time.monotonic() < deadline, f"{topic} could not be read to its end: {len(values)} values"
+        for records in consumer.poll(timeout_ms=500).values():
             values += [r.value.decode() for r in records]
-            last = time.monotonic()
     consumer.close()
     return values
