@@ -341,13 +341,15 @@ class Audit:
             lines = [json.loads(line) for line in log if line.endswith("\n")]
         return [e for e in lines if e["user"]["username"].startswith(f"system:serviceaccount:{SYSTEM}:") and e["stage"] != "RequestReceived"]
 
-    def writes(self, but=("leases", "events")):
-        """Changes, as short texts. The Lease is renewed for ever, and Events tell."""
+    def writes(self, space, but=("leases", "events")):
+        """Changes in a namespace. The Lease is renewed for ever, and Events tell."""
         verbs = ("create", "update", "patch", "delete", "deletecollection")
         return [
             {"verb": e["verb"], "uri": e["requestURI"].split("?")[0], "status": e["objectRef"].get("subresource") == "status", "body": e.get("requestObject")}
             for e in self.entries()
-            if e["verb"] in verbs and e.get("objectRef", {}).get("resource") not in but
+            if e["verb"] in verbs
+            and e.get("objectRef", {}).get("namespace") == space.name
+            and e["objectRef"].get("resource") not in but
         ]
 
     def per_minute(self):

@@ -44,5 +44,5 @@ def test_a_thousand_queues(space):
         f"{QUEUES} queues: made in {made - began:.0f} s, all ready {converged - made:.0f} s later; idle: "
         f"{audit.per_minute():.0f} API requests a minute, {memory:.0f} MiB, {100 * (cpu - cpu_before) / 120:.1f} % of a core"
     )
-    writes = [w for w in audit.writes() if not w["status"]]
+    writes = [w for w in audit.writes(space) if not w["status"]]
     assert not writes, writes[:5]

@@ -33,9 +33,9 @@ def test_k1_a_converged_reconcile_writes_nothing(space):
     time.sleep(20)
     audit = Audit()
     time.sleep(75)
-    writes = [w for w in audit.writes() if not w["status"]]
+    writes = [w for w in audit.writes(space) if not w["status"]]
     assert not writes, writes[:5]
-    figures = [w for w in audit.writes() if w["status"]]
+    figures = [w for w in audit.writes(space) if w["status"]]
     # A heartbeat of figures at most every 30 s for each object.
     assert len(figures) <= 12, [(w["uri"], w["body"]) for w in figures][:6]
     note(f"converged, 75 s: no write but {len(figures)} of status; {audit.per_minute():.0f} requests a minute in all")
@@ -48,7 +48,7 @@ def test_k1_a_new_operator_writes_nothing_either(space):
     audit = Audit()
     scale_operator(1)
     time.sleep(20)
-    writes = [w for w in audit.writes() if not w["status"]]
+    writes = [w for w in audit.writes(space) if not w["status"]]
     assert not writes, writes[:5]
 
 
@@ -108,7 +108,7 @@ def test_an_upgrade_of_the_operator_restarts_no_broker(space):
         statefulset = space.list("StatefulSet")[0]
         image = statefulset["spec"]["template"]["spec"]["containers"][0]["image"]
         assert not image.endswith("0.0.9"), "an eviction would start another release by chance"
-        helm("upgrade", "ropewalk", str(ROOT / "charts/ropewalk"), "-n", SYSTEM, "--wait", "--timeout=90s")
+        helm("upgrade", "ropewalk", str(ROOT / "charts/ropewalk"), "-n", SYSTEM, "--reset-values", "--wait", "--timeout=90s")
         time.sleep(5)
     assert broker_uids() == before
     assert not load.errors
