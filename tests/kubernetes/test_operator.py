@@ -44,6 +44,8 @@ def test_k1_a_converged_reconcile_writes_nothing(space):
 def test_k1_a_new_operator_writes_nothing_either(space):
     space.queue()
     space.ready()
+    # A cluster that has just become ready is noted as formatted; converged it is after that.
+    time.sleep(10)
     scale_operator(0)
     audit = Audit()
     scale_operator(1)
