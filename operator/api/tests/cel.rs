@@ -51,7 +51,8 @@ fn refusals(kind: &str, documents: &[Value]) -> Vec<String> {
 
 #[test]
 fn every_case_is_judged_as_its_name_says() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cel");
+    let folder = Path::new(&std::env::var("CARGO_MANIFEST_DIR").expect("cargo says where"))
+        .join("tests/cel");
     let mut wrong = Vec::new();
     let mut judged = 0;
     for entry in fs::read_dir(folder).expect("the cases") {
