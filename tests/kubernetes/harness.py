@@ -7,6 +7,7 @@ test has a namespace of its own. A wait that ends without success says what it l
 import contextlib
 import json
 import os
+import socket
 import subprocess
 import threading
 import time
@@ -407,8 +408,23 @@ class Load:
         future.add_errback(lambda error: self.errors.append(repr(error)))
 
 
+def reachable(bootstrap, seconds=60):
+    """Waits until the nodes route an address to the pod that runs now: what they sent to the one before is lost."""
+    host, port = bootstrap.rsplit(":", 1)
+
+    def connects():
+        try:
+            socket.create_connection((host, int(port)), timeout=1).close()
+        except OSError as error:
+            return False, error
+        return True, None
+
+    wait(f"{bootstrap} can be reached", seconds, connects)
+    return bootstrap
+
+
 def send(bootstrap, topic, values):
-    producer = KafkaProducer(bootstrap_servers=bootstrap, acks="all")
+    producer = KafkaProducer(bootstrap_servers=reachable(bootstrap), acks="all")
     for future in [producer.send(topic, str(v).encode()) for v in values]:
         future.get(timeout=60)
     producer.close()
@@ -416,7 +432,7 @@ def send(bootstrap, topic, values):
 
 def read_until(bootstrap, topic, enough, seconds):
     """The values of a topic from the beginning on, until they are enough or the time is over."""
-    consumer = KafkaConsumer(topic, bootstrap_servers=bootstrap, auto_offset_reset="earliest", group_id=None)
+    consumer = KafkaConsumer(topic, bootstrap_servers=reachable(bootstrap), auto_offset_reset="earliest", group_id=None)
     values, deadline = [], time.monotonic() + seconds
     while not enough(values) and time.monotonic() < deadline:
         for records in consumer.poll(timeout_ms=500).values():
@@ -427,7 +443,7 @@ def read_until(bootstrap, topic, enough, seconds):
 
 def read_all(bootstrap, topic):
     """Every value that a topic holds at this moment, read without a group."""
-    consumer = KafkaConsumer(bootstrap_servers=bootstrap, group_id=None, enable_auto_commit=False)
+    consumer = KafkaConsumer(bootstrap_servers=reachable(bootstrap), group_id=None, enable_auto_commit=False)
     numbers = wait(f"{topic} is there", 60, lambda: (consumer.partitions_for_topic(topic), None))
     partitions = [TopicPartition(topic, number) for number in numbers]
     consumer.assign(partitions)
