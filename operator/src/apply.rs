@@ -11,7 +11,7 @@ use kube::{Resource, ResourceExt as _};
 use ropewalk_operator_plan::intent;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// What came of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +66,33 @@ where
     let parameters = PatchParams::apply(manager).force();
     api.patch(name, &parameters, &Patch::Apply(wanted)).await?;
     Ok(Outcome::Written)
+}
+
+/// Applies the part of a status that belongs to `manager`. Whether it says something new is for the
+/// caller to know.
+///
+/// # Errors
+///
+/// What the API server says.
+pub async fn status<K>(
+    api: &Api<K>,
+    manager: &str,
+    object: &K,
+    status: &impl Serialize,
+) -> Result<(), kube::Error>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
+{
+    let name = object.name_any();
+    let body = json!({
+        "apiVersion": K::api_version(&()),
+        "kind": K::kind(&()),
+        "metadata": {"name": name},
+        "status": status,
+    });
+    let parameters = PatchParams::apply(manager).force();
+    api.patch_status(&name, &parameters, &Patch::Apply(&body)).await?;
+    Ok(())
 }
 
 /// Who else an object belongs to.

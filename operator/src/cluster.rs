@@ -22,13 +22,12 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt as _;
 use kube::api::{Api, Patch, PatchParams};
 use kube::core::PartialObjectMeta;
 use kube::runtime::Controller;
 use kube::runtime::controller::Action;
-use kube::runtime::events::EventType;
 use kube::runtime::reflector::ObjectRef;
-use kube::{Resource as _, ResourceExt as _};
 use parking_lot::Mutex;
 use ropewalk_operator_api::{BrokerCluster, BrokerClusterStatus, DeletionPolicy, ManagementState};
 use ropewalk_operator_api::{condition, names};
@@ -40,7 +39,7 @@ use tokio::sync::watch as channel;
 use crate::admin::Target;
 use crate::context::Context;
 use crate::watch::{self, Failure, Guarded};
-use crate::{finalizer, signals};
+use crate::{apply, finalizer, signals};
 
 mod observe;
 mod slumber;
@@ -200,48 +199,11 @@ async fn write_status(
     if cluster.status.as_ref() == Some(&status) {
         return Ok(());
     }
-    let body = json!({
-        "apiVersion": BrokerCluster::api_version(&()),
-        "kind": BrokerCluster::kind(&()),
-        "metadata": {"name": cluster.name_any()},
-        "status": status,
-    });
-    let parameters = PatchParams::apply(MANAGER).force();
-    api.patch_status(&cluster.name_any(), &parameters, &Patch::Apply(&body)).await?;
+    apply::status(api, MANAGER, cluster, &status).await?;
     context.metrics.wrote("cluster status");
     let before = cluster.status.as_ref().map(|status| status.conditions.as_slice());
-    tell_readiness(context, cluster, before.unwrap_or_default(), &status.conditions).await;
+    context.tell_readiness(cluster, before.unwrap_or_default(), &status.conditions).await;
     Ok(())
-}
-
-/// An Event when Ready changed its status or reason.
-pub(crate) async fn tell_readiness<K>(
-    context: &Context,
-    object: &K,
-    before: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition],
-    after: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition],
-) where
-    K: kube::Resource<DynamicType = ()>,
-{
-    let old = condition::find(before, condition::READY);
-    let Some(new) = condition::find(after, condition::READY) else { return };
-    if old.is_some_and(|old| old.status == new.status && old.reason == new.reason) {
-        return;
-    }
-    let quiet = [
-        "Starting",
-        "Stopping",
-        "Hibernated",
-        "WaitingForCleanup",
-        "WaitingForCluster",
-        "ClusterPending",
-        "ClusterNotReady",
-    ];
-    let kind = match new.status.as_str() {
-        "False" if !quiet.contains(&new.reason.as_str()) => EventType::Warning,
-        _ => EventType::Normal,
-    };
-    context.tell(object, kind, (&new.reason, "Reconcile"), new.message.clone()).await;
 }
 
 /// What a cluster is called in the tables of this process.

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::core::DeserializeGuard;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Client, Resource};
 use parking_lot::RwLock;
-use ropewalk_operator_api::{BrokerCluster, Queue};
+use ropewalk_operator_api::{BrokerCluster, Queue, condition};
 use ropewalk_operator_plan::cluster::validate::Settings;
 
 use crate::admin::Brokers;
@@ -123,5 +124,35 @@ impl Context {
         if let Err(error) = self.recorder.publish(&event, &reference).await {
             tracing::debug!(%error, reason, "an Event could not be written");
         }
+    }
+
+    /// An Event when Ready changed its status or reason.
+    pub(crate) async fn tell_readiness<K>(
+        &self,
+        object: &K,
+        before: &[Condition],
+        after: &[Condition],
+    ) where
+        K: Resource<DynamicType = ()>,
+    {
+        let old = condition::find(before, condition::READY);
+        let Some(new) = condition::find(after, condition::READY) else { return };
+        if old.is_some_and(|old| old.status == new.status && old.reason == new.reason) {
+            return;
+        }
+        let quiet = [
+            "Starting",
+            "Stopping",
+            "Hibernated",
+            "WaitingForCleanup",
+            "WaitingForCluster",
+            "ClusterPending",
+            "ClusterNotReady",
+        ];
+        let kind = match new.status.as_str() {
+            "False" if !quiet.contains(&new.reason.as_str()) => EventType::Warning,
+            _ => EventType::Normal,
+        };
+        self.tell(object, kind, (&new.reason, "Reconcile"), new.message.clone()).await;
     }
 }

@@ -5,15 +5,15 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kube::api::{Api, Patch, PatchParams};
-use kube::{Resource as _, ResourceExt as _};
+use kube::ResourceExt as _;
+use kube::api::Api;
 use ropewalk_operator_api::{Queue, QueueStatus};
 use ropewalk_operator_plan::figures::{self, Report};
 use ropewalk_operator_plan::intent;
-use serde_json::json;
 use tokio::sync::watch;
 
 use crate::admin::Target;
+use crate::apply;
 use crate::context::Context;
 use crate::queue::key;
 use crate::signals::ClusterKey;
@@ -134,15 +134,8 @@ async fn write(context: &Context, desk: &mut Desk) {
         desk.written.insert(uid, Instant::now());
         let api: Api<Queue> =
             Api::namespaced(context.client.clone(), &queue.namespace().unwrap_or_default());
-        let body = json!({
-            "apiVersion": Queue::api_version(&()),
-            "kind": Queue::kind(&()),
-            "metadata": {"name": queue.name_any()},
-            "status": figures,
-        });
-        let parameters = PatchParams::apply(MANAGER).force();
-        match api.patch_status(&queue.name_any(), &parameters, &Patch::Apply(&body)).await {
-            Ok(_) => context.metrics.wrote("queue figures"),
+        match apply::status(&api, MANAGER, &queue, &figures).await {
+            Ok(()) => context.metrics.wrote("queue figures"),
             Err(error) => tracing::debug!(%error, queue = queue.name_any(), "figures not written"),
         }
     }

@@ -18,7 +18,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::Api;
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::{Controller, WatchStreamExt as _, watcher};
@@ -27,9 +27,9 @@ use ropewalk_operator_api::condition;
 use ropewalk_operator_api::queue::ConsumerStatus;
 use ropewalk_operator_api::{BrokerCluster, DeletionPolicy, ManagementState, Queue, QueueStatus};
 use ropewalk_operator_plan::queue::{ClusterSeen, Declared, Facts};
-use serde_json::json;
 use tokio::sync::watch as channel;
 
+use crate::apply;
 use crate::context::Context;
 use crate::finalizer;
 use crate::signals::ClusterKey;
@@ -185,22 +185,15 @@ async fn write_status(
     if holds(&before, &after) {
         return Ok(());
     }
-    let body = json!({
-        "apiVersion": Queue::api_version(&()),
-        "kind": Queue::kind(&()),
-        "metadata": {"name": queue.name_any()},
-        "status": after,
-    });
-    let parameters = PatchParams::apply(MANAGER).force();
     context.budget.charge(std::time::Instant::now());
-    match api.patch_status(&queue.name_any(), &parameters, &Patch::Apply(&body)).await {
-        Ok(_) => {}
+    match apply::status(api, MANAGER, queue, &after).await {
+        Ok(()) => {}
         // Deleted meanwhile: there is nothing to write.
         Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
         Err(error) => return Err(error.into()),
     }
     context.metrics.wrote("queue status");
-    crate::cluster::tell_readiness(context, queue, &before.conditions, &after.conditions).await;
+    context.tell_readiness(queue, &before.conditions, &after.conditions).await;
     Ok(())
 }
 

@@ -134,6 +134,28 @@ impl From<SegmentsEnd> for DurableEnd {
 }
 
 impl Spilled {
+    /// A run that lies in the file with this number, and what the file does not know of it.
+    pub(crate) fn new(
+        file: u64,
+        extent: SpillExtent,
+        records: u32,
+        max_timestamp_ms: i64,
+        appended_ms: i64,
+    ) -> Self {
+        let SpillExtent { position, len, base_offset, next_offset, crc } = extent;
+        Self {
+            file,
+            position_bytes: position,
+            length_bytes: len,
+            crc,
+            base_offset,
+            next_offset,
+            records,
+            max_timestamp_ms,
+            appended_ms,
+        }
+    }
+
     /// The run as its file knows it.
     pub(crate) fn extent(&self) -> SpillExtent {
         SpillExtent {

@@ -161,7 +161,7 @@ fn take(
 /// The batch with memory of its own. That may be its frame, if there is little else in it: the
 /// tail counts the batch and pins the frame (R1).
 fn owned(batch: Bytes, frame_bytes: usize) -> Bytes {
-    if frame_bytes - batch.len().min(frame_bytes) <= batch.len() / 8 {
+    if frame_bytes.saturating_sub(batch.len()) <= batch.len() / 8 {
         batch
     } else {
         Bytes::copy_from_slice(&batch)

@@ -2,6 +2,7 @@
 
 use k8s_openapi::jiff::Timestamp;
 use ropewalk_operator_plan::queue::Refused;
+use serde_json::json;
 
 use super::*;
 

@@ -172,15 +172,11 @@ pub(crate) fn add(
 ) -> Result<Spilled, KeeperError> {
     let extent = writer.add(log.partition().to_bytes(), &spillable.batches)?;
     let youngest = spillable.batches.iter().map(|batch| batch.max_timestamp_ms).max();
-    Ok(Spilled {
+    Ok(Spilled::new(
         file,
-        position_bytes: extent.position,
-        length_bytes: extent.len,
-        crc: extent.crc,
-        base_offset: extent.base_offset,
-        next_offset: extent.next_offset,
-        records: u32::try_from(spillable.records).unwrap_or(u32::MAX),
-        max_timestamp_ms: youngest.unwrap_or(ropewalk_batch::NO_TIMESTAMP),
-        appended_ms: spillable.appended_ms,
-    })
+        extent,
+        u32::try_from(spillable.records).unwrap_or(u32::MAX),
+        youngest.unwrap_or(ropewalk_batch::NO_TIMESTAMP),
+        spillable.appended_ms,
+    ))
 }

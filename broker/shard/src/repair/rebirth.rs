@@ -103,18 +103,9 @@ fn runs_of(data: &DataDir, shard: ShardId) -> Result<Runs, RepairError> {
         for SalvagedExtent { tag, extent, batches } in reader.salvage_all() {
             let data_of = |batch: &ropewalk_batch::Stamped| u32::try_from(batch.count).unwrap_or(0);
             let newest_ms = batches.iter().map(|batch| batch.max_timestamp_ms).max().unwrap_or(0);
-            let run = Spilled {
-                file,
-                position_bytes: extent.position,
-                length_bytes: extent.len,
-                crc: extent.crc,
-                base_offset: extent.base_offset,
-                next_offset: extent.next_offset,
-                records: batches.iter().map(data_of).sum(),
-                max_timestamp_ms: newest_ms,
-                // When they came is not written there; their own clock is the best that is left.
-                appended_ms: newest_ms,
-            };
+            let records = batches.iter().map(data_of).sum();
+            // When they came is not written there; their own clock is the best that is left.
+            let run = Spilled::new(file, extent, records, newest_ms, newest_ms);
             runs.entry(PartitionId::from_bytes(tag)).or_default().insert(run.base_offset, run);
         }
     }
