@@ -69,11 +69,11 @@ where
 }
 
 /// Applies the part of a status that belongs to `manager`. Whether it says something new is for the
-/// caller to know.
+/// caller to know. An object of this name that was made since is another one and is left alone.
 ///
 /// # Errors
 ///
-/// What the API server says.
+/// What the API server says; see [`is_gone`].
 pub async fn status<K>(
     api: &Api<K>,
     manager: &str,
@@ -87,12 +87,18 @@ where
     let body = json!({
         "apiVersion": K::api_version(&()),
         "kind": K::kind(&()),
-        "metadata": {"name": name},
+        "metadata": {"name": name, "uid": object.uid()},
         "status": status,
     });
     let parameters = PatchParams::apply(manager).force();
     api.patch_status(&name, &parameters, &Patch::Apply(&body)).await?;
     Ok(())
+}
+
+/// Whether [`status`] failed because the object is gone, or another one has its name by now.
+#[must_use]
+pub fn is_gone(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(said) if said.code == 404 || said.code == 409)
 }
 
 /// Who else an object belongs to.

@@ -114,6 +114,11 @@ impl State {
     }
 
     fn write(&mut self, path: &str, body: &Value) -> (StatusCode, Value) {
+        let meant = body["metadata"]["uid"].as_str();
+        let there = self.objects.get(path).and_then(|object| object["metadata"]["uid"].as_str());
+        if meant.is_some() && there.is_some() && meant != there {
+            return failure(StatusCode::CONFLICT, "Conflict", "the uid is another one");
+        }
         let new = json!({"metadata": {"uid": format!("uid-of-{path}")}});
         let object = self.objects.entry(path.to_owned()).or_insert(new);
         merge(object, body);
@@ -124,8 +129,12 @@ impl State {
 }
 
 fn missing() -> (StatusCode, Value) {
-    let status = json!({"kind": "Status", "status": "Failure", "reason": "NotFound", "message": "not found", "code": 404});
-    (StatusCode::NOT_FOUND, status)
+    failure(StatusCode::NOT_FOUND, "NotFound", "not found")
+}
+
+fn failure(code: StatusCode, reason: &str, message: &str) -> (StatusCode, Value) {
+    let status = json!({"kind": "Status", "status": "Failure", "reason": reason, "message": message, "code": code.as_u16()});
+    (code, status)
 }
 
 /// A merge patch. Lists are exchanged as a whole.

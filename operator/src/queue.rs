@@ -188,8 +188,8 @@ async fn write_status(
     context.budget.charge(std::time::Instant::now());
     match apply::status(api, MANAGER, queue, &after).await {
         Ok(()) => {}
-        // Deleted meanwhile: there is nothing to write.
-        Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
+        // There is nothing to write.
+        Err(error) if apply::is_gone(&error) => return Ok(()),
         Err(error) => return Err(error.into()),
     }
     context.metrics.wrote("queue status");

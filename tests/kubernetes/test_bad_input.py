@@ -159,5 +159,6 @@ def test_a_paused_queue_is_left_alone(space):
     consumer = KafkaConsumer(bootstrap_servers=space.status("other")["bootstrapServers"])
     assert "orders" not in consumer.topics()
     consumer.close()
+    space.condition("Queue", "orders", "Ready", status="False", reason="Paused")
     space.patch("Queue", "orders", {"spec": {"managementState": "Managed"}})
     space.ready()

@@ -87,6 +87,13 @@ pub(super) async fn look(context: &Context, cluster: &BrokerCluster, queue: &Que
             };
             Told { declared: Some(Ok(declared)), ..Told::default() }
         }
+        Err(error) if error.is_refused("NoSuchQueue") => {
+            let topic = queue.topic();
+            let message = format!(
+                "paused, and there is no topic {topic}; with `managementState: Managed` it is made"
+            );
+            Told { declared: Some(Err(Refused { reason: "Paused", message })), ..Told::default() }
+        }
         Err(error) => {
             let mut told = Told { declared: Some(Err(error.refused())), ..Told::default() };
             told.keep(error);

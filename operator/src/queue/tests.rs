@@ -111,6 +111,10 @@ mod walk {
         if path.ends_with("data=keep") {
             broker.owner = None;
         }
+        if request.method() == axum::http::Method::GET {
+            let body = json!({"reason": "NoSuchQueue", "error": "there is no queue"});
+            return (StatusCode::NOT_FOUND, Json(body)).into_response();
+        }
         Json(json!({"epoch": 1, "topicId": "t", "partitions": 12, "bound": true})).into_response()
     }
 
@@ -200,6 +204,26 @@ mod walk {
                 ["PUT /v1/queues/orders", "PUT /v1/queues/orders/groups/shop.orders.worker"];
             assert_eq!(stage.asked(), expected);
         }
+    }
+
+    #[tokio::test]
+    async fn a_paused_queue_without_a_topic_says_so_and_makes_none() {
+        let stage = Stage::set(&json!({"managementState": "Paused"}), 6).await.with_cluster();
+        for _ in 0..2 {
+            stage.reconcile().await;
+            assert_eq!(stage.asked(), ["GET /v1/queues/orders"]);
+        }
+        let conditions = stage.server.at(QUEUE)["status"]["conditions"].to_string();
+        assert!(conditions.contains("there is no topic orders"), "{conditions}");
+    }
+
+    #[tokio::test]
+    async fn a_queue_that_was_made_anew_does_not_get_the_status_of_the_old_one() {
+        let stage = Stage::set(&json!({}), 6).await.with_cluster();
+        let old = serde_json::from_value(stage.server.at(QUEUE)).expect("a Queue");
+        stage.server.change(QUEUE, &json!({"metadata": {"uid": "uid-3"}}));
+        reconcile(old, stage.work.clone()).await.expect("nothing to be done");
+        assert!(stage.server.at(QUEUE).get("status").is_none());
     }
 
     #[tokio::test]
