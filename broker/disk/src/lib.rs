@@ -113,7 +113,8 @@ pub trait File: Send + Sync + fmt::Debug {
 
     /// Makes the file `len` bytes of really written zeroes, durably, so that later writes
     /// overwrite blocks that are already allocated: they cannot run out of space, and they
-    /// cost the filesystem no metadata.
+    /// cost the filesystem no metadata. Of a file opened as [`Open::Durable`] the zeroes may
+    /// bypass the page cache.
     fn preallocate(&self, len: u64) -> io::Result<()>;
 
     /// Tells the system that a range will not be read again soon. A hint.

@@ -210,15 +210,21 @@ impl RealFile {
     }
 
     /// In pieces that are synced one by one: a sync of the whole would let every other sync on
-    /// the same disk wait for it.
+    /// the same disk wait for it. Past the cache, if the file was opened so.
     fn write_zeroes(&self, len: u64) -> io::Result<()> {
-        let zeroes = vec![0; ZEROES_BYTES.min(usize::try_from(len).unwrap_or(ZEROES_BYTES))];
+        let mut zeroes = Aligned::with_capacity(ZEROES_BYTES);
+        zeroes.resize(ZEROES_BYTES);
         let mut at = 0;
         while at < len {
             let more = zeroes.len().min(usize::try_from(len - at).unwrap_or(usize::MAX));
-            self.cached.write_all_at(&zeroes[..more], at)?;
-            self.sync(WHY_PREALLOCATE)?;
-            self.advise_dropped(at, more as u64);
+            let whole = more.is_multiple_of(ALIGN_BYTES);
+            if whole && self.write_direct_at(&zeroes[..more], at)? {
+                self.counts.count(WHY_PREALLOCATE);
+            } else {
+                self.cached.write_all_at(&zeroes[..more], at)?;
+                self.sync(WHY_PREALLOCATE)?;
+                self.advise_dropped(at, more as u64);
+            }
             at += more as u64;
         }
         Ok(())

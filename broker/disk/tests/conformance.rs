@@ -93,6 +93,25 @@ fn a_lock_is_held_once() {
 }
 
 #[test]
+fn preallocation_overwrites_with_zeroes_through_either_way() {
+    on_every_disk(|disk, dir| {
+        let path = dir.join("file");
+        for (how, len) in [(Open::Durable, 3 << 20), (Open::Durable, 5000), (Open::ReadWrite, 5000)]
+        {
+            let file = disk.open(&path, Open::CreateOrTruncate).unwrap();
+            file.write_all_at(&[7; 6000], 0).unwrap();
+            drop(file);
+            disk.open(&path, how).unwrap().preallocate(len).unwrap();
+            let file = disk.open(&path, Open::Read).unwrap();
+            assert_eq!(file.len().unwrap(), len);
+            let mut read = vec![1; usize::try_from(len).unwrap()];
+            file.read_exact_at(&mut read, 0).unwrap();
+            assert!(read.iter().all(|byte| *byte == 0), "{how:?} {len}");
+        }
+    });
+}
+
+#[test]
 fn a_preallocated_file_takes_durable_writes() {
     on_every_disk(|disk, dir| {
         let path = dir.join("file");

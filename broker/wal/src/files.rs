@@ -96,17 +96,22 @@ impl Spare {
             return Err(io::ErrorKind::StorageFull.into());
         }
         let unfinished = dir.join(format!("creating-{number:016x}"));
-        let made =
-            disk.open(&unfinished, Open::CreateOrTruncate).and_then(|file| file.preallocate(bytes));
-        if let Err(error) = made {
-            if ropewalk_disk::is_full(&error) {
-                disk.remove(&unfinished)?;
+        let made = disk.open(&unfinished, Open::CreateOrTruncate).and_then(|_| {
+            let file = disk.open(&unfinished, Open::Durable)?;
+            file.preallocate(bytes)?;
+            Ok(file)
+        });
+        let file = match made {
+            Ok(file) => file,
+            Err(error) => {
+                if ropewalk_disk::is_full(&error) {
+                    disk.remove(&unfinished)?;
+                }
+                return Err(error);
             }
-            return Err(error);
-        }
+        };
         let path = spare_path(dir, number);
         disk.rename(&unfinished, &path)?;
-        let file = disk.open(&path, Open::Durable)?;
         Ok(Self { path, file, bytes })
     }
 }
