@@ -22,6 +22,9 @@ POD_NETWORK=10.244
 SERVICE_NETWORK=10.96
 DNS_IP=$SERVICE_NETWORK.0.10
 API=https://$CONTROL_IP:6443
+# Nothing of the cluster is behind a proxy.
+export NO_PROXY="${NO_PROXY:+$NO_PROXY,}127.0.0.1,localhost,10.0.0.0/8,.svc,.cluster.local"
+export no_proxy=$NO_PROXY
 
 node_number() { printf '%s\n' "${1#node-}"; }
 node_ip() { printf '%s.%d\n' "$NODE_NETWORK" $((10 + $(node_number "$1"))); }
@@ -36,22 +39,25 @@ cluster_pid() {
     grep -qz "/tests/kubernetes/start$" "/proc/$pid/cmdline" 2>/dev/null && printf '%s\n' "$pid"
 }
 
-# in_cluster COMMAND…: runs it in the mount and PID namespaces of the control plane, in the host's network.
-in_cluster() {
-    local init
-    init=$(pgrep -P "$(cluster_pid)" | head -n 1)
-    nsenter --target "$init" --mount --pid "$@"
-}
+# The first process in its PID namespace.
+cluster_init() { pgrep -P "$(cluster_pid)" | head -n 1; }
 
-kubectl() { "$STATE/bin/kubectl" --kubeconfig "$STATE/admin.kubeconfig" "$@"; }
+# in_cluster COMMAND…: runs it in the mount and PID namespaces of the control plane, in the host's network.
+in_cluster() { nsenter --target "$(cluster_init)" --mount --pid "$@"; }
+
+# in_control COMMAND…: runs it on the host, in the network of the control plane.
+in_control() { nsenter --net="/proc/$(cluster_init)/root/run/netns/control" "$@"; }
+
+kubectl() { in_control "$STATE/bin/kubectl" --kubeconfig "$STATE/admin.kubeconfig" "$@"; }
 
 # until_true SECONDS WHAT COMMAND…: tries four times a second.
 until_true() {
-    local deadline=$((SECONDS + $1)) what=$2
+    local seconds=$1 what=$2
+    local deadline=$((SECONDS + seconds))
     shift 2
     until "$@" >/dev/null 2>&1; do
         cluster_pid >/dev/null || fail "the test cluster ended while waiting for $what (logs: $STATE/logs)"
-        ((SECONDS < deadline)) || fail "$what: not after $((SECONDS - deadline + $1)) s (logs: $STATE/logs)"
+        ((SECONDS < deadline)) || fail "$what: not after $seconds s (logs: $STATE/logs)"
         sleep 0.25
     done
 }
