@@ -40,9 +40,11 @@ def test_a_thousand_queues(space):
     audit, (_, cpu_before) = Audit(), memory_and_cpu()
     time.sleep(120)
     memory, cpu = memory_and_cpu()
+    a_minute = audit.per_minute()
     note(
         f"{QUEUES} queues: made in {made - began:.0f} s, all ready {converged - made:.0f} s later; idle: "
-        f"{audit.per_minute():.0f} API requests a minute, {memory:.0f} MiB, {100 * (cpu - cpu_before) / 120:.1f} % of a core"
+        f"{a_minute:.0f} API requests a minute, {memory:.0f} MiB, {100 * (cpu - cpu_before) / 120:.1f} % of a core"
     )
     writes = [w for w in audit.writes(space) if not w["status"]]
     assert not writes, writes[:5]
+    assert memory <= 64 and a_minute <= 60
