@@ -50,6 +50,9 @@ def test_an_image_that_is_not_there(space):
     space.queue()
     says(space, "BrokerCluster", "default", "image")
     says(space, "Queue", "orders")
+    # Put right, it goes on by itself.
+    space.patch("BrokerCluster", "default", {"spec": {"image": None}})
+    space.ready(seconds=120)
 
 
 def test_a_storage_class_that_is_not_there(space):

@@ -1,5 +1,6 @@
 """Brokers under load: killed, restarted by a change of configuration, grown, hibernated. Nothing acknowledged is lost."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -130,6 +131,15 @@ def test_a_lost_volume_is_said_and_never_a_fresh_start(space):
     assert found["message"]
     ready = space.condition("BrokerCluster", "default", "Ready", status="False", seconds=30)
     assert ready["message"]
+    # What the message asks for brings it back, empty; once, and for this volume.
+    annotation, _, uid = next(word for word in re.split("[\\s`;,]", found["message"]) if "accept-data-loss=" in word).partition("=")
+    assert uid == claim["metadata"]["uid"]
+    space.patch("BrokerCluster", "default", {"metadata": {"annotations": {annotation: uid}}})
+    space.condition("BrokerCluster", "default", "Ready", seconds=120)
+    space.ready()
+    assert read_all(bootstrap, "orders") == []
+    used = lambda: annotation not in space.get("BrokerCluster", "default")["metadata"].get("annotations", {})
+    wait("the acceptance is used up", 60, lambda: (used(), None))
 
 
 def told_to_format(space):
