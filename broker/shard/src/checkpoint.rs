@@ -29,25 +29,24 @@
 //! log. Files that no snapshot names are removed by recovery.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 
-use ropewalk_segment::{SegmentConfig, SegmentError};
-use ropewalk_wal::{Record, ReplicaKey, Submission, WalError, WalHandle};
+use ropewalk_segment::SegmentError;
 
 use crate::directory::DirectoryError;
-use crate::handle::{Capture, Shard};
-use crate::id::{PartitionId, ShardId};
+use crate::id::ShardId;
 use crate::limits;
 use crate::log::PartitionLog;
 use crate::shelf::Store;
 
 pub(crate) mod files;
 mod pass;
+mod seams;
 mod syncs;
 mod thread;
 
 pub use files::ShardFiles;
+pub use seams::{CompactionPolicy, Journal, Policy, Source};
 pub use thread::{CleanerHandle, KeeperHandle};
 
 use pass::Pass;
@@ -92,86 +91,6 @@ impl From<DirectoryError> for KeeperError {
             | DirectoryError::Io { .. } => Self::Later(error.to_string()),
         }
     }
-}
-
-/// Where a checkpoint begins: the shard's own loop, or a test.
-pub trait Source: Send + fmt::Debug {
-    /// The state as of the last applied entry; `None` once the shard has stopped.
-    fn capture(&self) -> Option<Capture>;
-}
-
-impl Source for Arc<Shard> {
-    fn capture(&self) -> Option<Capture> {
-        Shard::capture(self).ok()
-    }
-}
-
-/// The write-ahead log as a checkpoint needs it.
-pub trait Journal: Send + fmt::Debug {
-    /// Notes, durably, that a replica's log through `index` is covered by snapshots.
-    ///
-    /// # Errors
-    /// When it could not be written.
-    fn truncate(&self, key: ReplicaKey, index: u64, term: u64) -> Result<(), KeeperError>;
-    /// Lets files go that hold nothing from the given index of each replica on.
-    fn release(&self, needed: &BTreeMap<ReplicaKey, u64>);
-    /// How much of it is in use.
-    fn used_bytes(&self) -> u64;
-    /// Who keeps the oldest file, and the last index each has in it.
-    fn pinned_by_oldest(&self) -> Vec<(ReplicaKey, u64)>;
-}
-
-impl Journal for WalHandle {
-    fn truncate(&self, key: ReplicaKey, index: u64, term: u64) -> Result<(), KeeperError> {
-        let (answer, answered) = mpsc::sync_channel(1);
-        let record = Record::Truncated { key, index, term };
-        let submission = Submission::new(vec![record], move |result| {
-            // Whoever asked may have gone.
-            let _ = answer.send(result);
-        });
-        self.submit(submission.from_reserve());
-        let result = answered.recv().unwrap_or_else(|_| Err(Arc::new(WalError::Closed)));
-        result.map_err(|error| match error.is_final() {
-            true => KeeperError::Final(error.to_string()),
-            false => KeeperError::Later(error.to_string()),
-        })
-    }
-
-    fn release(&self, needed: &BTreeMap<ReplicaKey, u64>) {
-        Self::release(self, needed.clone());
-    }
-
-    fn used_bytes(&self) -> u64 {
-        self.stats().used_bytes
-    }
-
-    fn pinned_by_oldest(&self) -> Vec<(ReplicaKey, u64)> {
-        Self::pinned_by_oldest(self)
-    }
-}
-
-/// What the configuration of topics says about files.
-pub trait Policy: Send + Sync + fmt::Debug {
-    /// How a partition's segments are cut.
-    fn segments(&self, partition: PartitionId) -> SegmentConfig;
-    /// How a partition is compacted; `None` if it is not.
-    fn compaction(&self, partition: PartitionId) -> Option<CompactionPolicy> {
-        let _ = partition;
-        None
-    }
-}
-
-/// How a partition is compacted.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct CompactionPolicy {
-    /// The share that must be new since the last time (`min.cleanable.dirty.ratio`).
-    pub dirty_ratio_min: f64,
-    /// How long the mark of a deleted key stays (`delete.retention.ms`).
-    pub delete_retention_ms: i64,
-    /// How long a record is safe (`min.compaction.lag.ms`).
-    pub lag_ms_min: i64,
-    /// After how long the share no longer matters (`max.compaction.lag.ms`).
-    pub lag_ms_max: i64,
 }
 
 /// When to do what.
@@ -220,6 +139,8 @@ pub struct Keeper {
     pass: Option<(ShardId, Pass)>,
     syncs: SyncBudget,
     disk_looked_ms: Option<i64>,
+    /// Whether the write-ahead log was told of what the process before had covered.
+    resumed: bool,
 }
 
 /// A shard as the keeper sees it.
@@ -256,8 +177,8 @@ impl Keeper {
         options: Options,
     ) -> Self {
         let syncs = SyncBudget::new(options.syncs_per_second);
-        let (shards, pass, disk_looked_ms) = (BTreeMap::new(), None, None);
-        Self { store, journal, policy, options, shards, pass, syncs, disk_looked_ms }
+        let (shards, pass, disk_looked_ms, resumed) = (BTreeMap::new(), None, None, false);
+        Self { store, journal, policy, options, shards, pass, syncs, disk_looked_ms, resumed }
     }
 
     /// Looks after a shard from now on.
@@ -276,6 +197,9 @@ impl Keeper {
     pub fn step(&mut self, now_ms: i64) -> Result<Next, KeeperError> {
         self.syncs.refill(now_ms);
         self.look_at_disk(now_ms);
+        if !self.resumed {
+            self.resume()?;
+        }
         for shard in self.shards.values_mut() {
             shard.look(now_ms);
         }
@@ -310,6 +234,17 @@ impl Keeper {
                 self.go_on(now_ms)?;
             }
         }
+        Ok(())
+    }
+
+    /// Lets go of what snapshots cover: the process before may have ended between writing one and
+    /// saying so, or between saying so and letting go.
+    fn resume(&mut self) -> Result<(), KeeperError> {
+        for shard in self.shards.keys().copied().collect::<Vec<_>>() {
+            self.truncate(shard)?;
+        }
+        self.release();
+        self.resumed = true;
         Ok(())
     }
 
@@ -434,7 +369,7 @@ impl Keeper {
     /// Goes on with the checkpoint under way.
     fn go_on(&mut self, now_ms: i64) -> Result<Next, KeeperError> {
         let Some((shard, mut pass)) = self.pass.take() else { return Ok(Next::Now) };
-        let urgent = self.store.budget().is_over();
+        let urgent = self.store.budget().is_over() || self.journal.is_full();
         if !pass.sync(&mut self.syncs, urgent)? {
             self.pass = Some((shard, pass));
             return Ok(Next::Wait);
@@ -444,22 +379,28 @@ impl Keeper {
         finished.inspect_err(|_| kept.dirty_since_ms = Some(now_ms))?;
         kept.doomed_since_ms = kept.files.has_doomed().then_some(now_ms);
         self.syncs.take(pass::FINISH_SYNCS);
-        self.let_go(shard)?;
+        if self.truncate(shard)? {
+            self.release();
+        }
         Ok(Next::Now)
     }
 
-    /// Lets go of what the older kept snapshot of a shard covers.
-    fn let_go(&mut self, shard: ShardId) -> Result<(), KeeperError> {
-        let files = &mut self.shards.get_mut(&shard).expect("it was just there").files;
-        let Some((index, term)) = files.releasable() else { return Ok(()) };
+    /// Notes that the log of a shard is covered through its older kept snapshot; whether that is news.
+    fn truncate(&mut self, shard: ShardId) -> Result<bool, KeeperError> {
+        let files = &mut self.shards.get_mut(&shard).expect("only shards that are kept").files;
+        let Some((index, term)) = files.releasable() else { return Ok(false) };
         self.journal.truncate(files.key(), index, term)?;
         files.set_released_through(index);
+        Ok(true)
+    }
+
+    /// Lets files of the log go.
+    fn release(&self) {
         let needed = self.shards.values().map(|kept| {
             let files = &kept.files;
             (files.key(), files.released_through() + 1)
         });
         self.journal.release(&needed.collect());
-        Ok(())
     }
 }
 

@@ -175,6 +175,8 @@ struct Believed {
     /// Oldest first, with their numbers; at most two.
     kept: Vec<(u64, Snapshot)>,
     hard_state: HardState,
+    /// Through where the write-ahead log knows that it is not needed.
+    truncated: u64,
     entries: Vec<EntryMeta>,
 }
 
@@ -200,7 +202,7 @@ fn believe(
     };
     let after = log.entries.partition_point(|entry| entry.index <= newest.index);
     let entries = log.entries[after..].to_vec();
-    Ok(Ok(Believed { kept, hard_state, entries }))
+    Ok(Ok(Believed { kept, hard_state, truncated: log.truncated.0, entries }))
 }
 
 /// Whose log goes with a snapshot.
@@ -290,7 +292,8 @@ impl Believed {
             .chain([KeptSnapshot::of(number, &snapshot)])
             .collect();
         let spill_bytes = strays::spill_files(shelf.store().data(), snapshot.shard, &kept)?;
-        let mut files = ShardFiles::new(Arc::clone(&shelf), &snapshot, kept, spill_bytes);
+        let mut files =
+            ShardFiles::new(Arc::clone(&shelf), &snapshot, kept, spill_bytes, self.truncated);
         if let Some((_, older)) = &older {
             let named: BTreeSet<_> =
                 snapshot.partitions.iter().map(|files| (files.partition, files.life)).collect();

@@ -75,12 +75,14 @@ impl KeptSnapshot {
 
 impl ShardFiles {
     /// The files as recovery found them: the kept snapshots, oldest first, and the spill files that
-    /// they name.
+    /// they name. `truncated` is what the write-ahead log knows to be covered by snapshots; the process
+    /// may have ended before it was told of the newest.
     pub(crate) fn new(
         shelf: Arc<Shelf>,
         snapshot: &Snapshot,
         kept: VecDeque<KeptSnapshot>,
         spill_bytes: BTreeMap<u64, u64>,
+        truncated: u64,
     ) -> Self {
         let snapshots = Snapshots::new(shelf.store().data(), shelf.shard());
         Self {
@@ -92,7 +94,7 @@ impl ShardFiles {
             spill_bytes,
             doomed: Vec::new(),
             closed: Vec::new(),
-            released_through: if kept.len() == KEPT { kept[0].index } else { 0 },
+            released_through: if kept.len() == KEPT { kept[0].index.min(truncated) } else { 0 },
             kept,
             shelf,
         }

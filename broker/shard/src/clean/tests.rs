@@ -49,6 +49,9 @@ impl Journal for NoLog {
     fn used_bytes(&self) -> u64 {
         0
     }
+    fn is_full(&self) -> bool {
+        false
+    }
     fn pinned_by_oldest(&self) -> Vec<(ropewalk_wal::ReplicaKey, u64)> {
         Vec::new()
     }

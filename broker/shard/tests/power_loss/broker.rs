@@ -36,7 +36,7 @@ pub(crate) const OPTIONS: recovery::Options = recovery::Options {
     open_files_max: 4,
 };
 
-const CHECKPOINTS: checkpoint::Options = checkpoint::Options {
+pub(crate) const CHECKPOINTS: checkpoint::Options = checkpoint::Options {
     wal_used_bytes_soft_max: 300 << 10,
     checkpoint_age_ms: 3_000,
     syncs_per_second: 10,
@@ -109,6 +109,10 @@ impl Journal for OneThread {
 
     fn used_bytes(&self) -> u64 {
         self.0.lock().used_bytes()
+    }
+
+    fn is_full(&self) -> bool {
+        self.0.lock().is_full()
     }
 
     fn pinned_by_oldest(&self) -> Vec<(ReplicaKey, u64)> {
@@ -222,6 +226,11 @@ impl Broker {
             Err(_) => return Err(Ended),
         }
         Ok(())
+    }
+
+    /// What the log keeps.
+    pub(crate) fn log_bytes(&self) -> u64 {
+        self.wal.lock().used_bytes()
     }
 
     /// Whether what failed for good would work on (D2).

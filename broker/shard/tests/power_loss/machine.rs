@@ -95,6 +95,26 @@ impl Machine {
         self.live_on().expect("nothing goes wrong");
     }
 
+    /// What the log keeps at the next start.
+    pub(crate) fn log_bytes(&self) -> u64 {
+        let opened = broker::open(&self.disk).expect("it can be opened");
+        opened.wal.used_bytes()
+    }
+
+    /// A life in which nobody asks for anything, until the log is no longer than `enough`; what it keeps.
+    pub(crate) fn rest(&mut self, enough: u64) -> u64 {
+        let opened = broker::open(&self.disk).expect("it can be opened");
+        let mut broker = Broker::start(opened, self.now_ms).expect("it starts");
+        for _ in 0..1000 {
+            if broker.log_bytes() <= enough {
+                break;
+            }
+            broker.pass(200);
+            broker.step().expect("nothing goes wrong");
+        }
+        broker.log_bytes()
+    }
+
     /// What must be there.
     pub(crate) fn models(&self) -> &BTreeMap<ShardId, Model> {
         &self.models

@@ -66,6 +66,26 @@ fn d1_d2_crashes_failures_and_peace_in_turn() {
     run_all(seeds() * 4 / 5..seeds(), Ends::Mixed);
 }
 
+/// A process that is killed again and again begins a file of the log each time, and may end between any
+/// two steps of a checkpoint. Nobody may have to write something for the log to be let go afterwards:
+/// at its limit it takes no records.
+#[test]
+fn r1_after_many_short_lives_the_log_is_let_go() {
+    let enough = broker::CHECKPOINTS.wal_used_bytes_soft_max;
+    let mut longest = 0;
+    for seed in 0..seeds() / 10 {
+        let mut machine = Machine::new(seed, Ends::Crashes, None);
+        for _ in 0..12 {
+            machine.live().unwrap_or_else(|wrong| panic!("seed {seed}: {wrong}"));
+            machine.end_life();
+        }
+        longest = longest.max(machine.log_bytes());
+        let kept = machine.rest(enough);
+        assert!(kept <= enough, "seed {seed}: {kept} bytes");
+    }
+    assert!(longest > 4 * enough, "{longest} at most");
+}
+
 /// The oracle must notice when any one sync is taken out. The reasons are those that a run counts,
 /// so that a new sync is covered as soon as it exists.
 #[test]

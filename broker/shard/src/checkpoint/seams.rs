@@ -1,0 +1,98 @@
+//! What the keeper needs of others, so that a test can stand in for each of them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, mpsc};
+
+use ropewalk_segment::SegmentConfig;
+use ropewalk_wal::{Record, ReplicaKey, Submission, WalError, WalHandle};
+
+use super::KeeperError;
+use crate::handle::{Capture, Shard};
+use crate::id::PartitionId;
+
+/// Where a checkpoint begins: the shard's own loop, or a test.
+pub trait Source: Send + fmt::Debug {
+    /// The state as of the last applied entry; `None` once the shard has stopped.
+    fn capture(&self) -> Option<Capture>;
+}
+
+impl Source for Arc<Shard> {
+    fn capture(&self) -> Option<Capture> {
+        Shard::capture(self).ok()
+    }
+}
+
+/// The write-ahead log as a checkpoint needs it.
+pub trait Journal: Send + fmt::Debug {
+    /// Notes, durably, that a replica's log through `index` is covered by snapshots.
+    ///
+    /// # Errors
+    /// When it could not be written.
+    fn truncate(&self, key: ReplicaKey, index: u64, term: u64) -> Result<(), KeeperError>;
+    /// Lets files go that hold nothing from the given index of each replica on.
+    fn release(&self, needed: &BTreeMap<ReplicaKey, u64>);
+    /// How much of it is in use.
+    fn used_bytes(&self) -> u64;
+    /// Whether it takes no more records before some of it is let go.
+    fn is_full(&self) -> bool;
+    /// Who keeps the oldest file, and the last index each has in it.
+    fn pinned_by_oldest(&self) -> Vec<(ReplicaKey, u64)>;
+}
+
+impl Journal for WalHandle {
+    fn truncate(&self, key: ReplicaKey, index: u64, term: u64) -> Result<(), KeeperError> {
+        let (answer, answered) = mpsc::sync_channel(1);
+        let record = Record::Truncated { key, index, term };
+        let submission = Submission::new(vec![record], move |result| {
+            // Whoever asked may have gone.
+            let _ = answer.send(result);
+        });
+        self.submit(submission.from_reserve());
+        let result = answered.recv().unwrap_or_else(|_| Err(Arc::new(WalError::Closed)));
+        result.map_err(|error| match error.is_final() {
+            true => KeeperError::Final(error.to_string()),
+            false => KeeperError::Later(error.to_string()),
+        })
+    }
+
+    fn release(&self, needed: &BTreeMap<ReplicaKey, u64>) {
+        Self::release(self, needed.clone());
+    }
+
+    fn used_bytes(&self) -> u64 {
+        self.stats().used_bytes
+    }
+
+    fn is_full(&self) -> bool {
+        Self::is_full(self)
+    }
+
+    fn pinned_by_oldest(&self) -> Vec<(ReplicaKey, u64)> {
+        Self::pinned_by_oldest(self)
+    }
+}
+
+/// What the configuration of topics says about files.
+pub trait Policy: Send + Sync + fmt::Debug {
+    /// How a partition's segments are cut.
+    fn segments(&self, partition: PartitionId) -> SegmentConfig;
+    /// How a partition is compacted; `None` if it is not.
+    fn compaction(&self, partition: PartitionId) -> Option<CompactionPolicy> {
+        let _ = partition;
+        None
+    }
+}
+
+/// How a partition is compacted.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CompactionPolicy {
+    /// The share that must be new since the last time (`min.cleanable.dirty.ratio`).
+    pub dirty_ratio_min: f64,
+    /// How long the mark of a deleted key stays (`delete.retention.ms`).
+    pub delete_retention_ms: i64,
+    /// How long a record is safe (`min.compaction.lag.ms`).
+    pub lag_ms_min: i64,
+    /// After how long the share no longer matters (`max.compaction.lag.ms`).
+    pub lag_ms_max: i64,
+}
