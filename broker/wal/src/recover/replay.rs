@@ -211,8 +211,8 @@ fn usable<'a>(slots: &'a [Slot], row: &Row) -> impl Iterator<Item = EntryMeta> +
     slots
         .iter()
         .filter(move |slot| slot.meta.index > start)
-        .zip(start + 1..)
-        .take_while(|(slot, index)| !slot.lost && slot.meta.index == *index)
+        .zip(0..)
+        .take_while(move |(slot, before)| !slot.lost && slot.meta.index - start - 1 == *before)
         .map(|(slot, _)| slot.meta)
 }
 
