@@ -84,7 +84,11 @@ impl Source for Status {
         let partitions = partitions.map(|(id, what)| format!("partition {id} is damaged: {what}"));
         let leaderless = node.shards().filter(|shard| shard.leading().is_none());
         let leaderless = leaderless.map(|shard| format!("{} has no leader", shard.id()));
-        let full = node.wal().stats().full.then(|| "the disk is full".to_owned());
+        let full = node.wal().stats().full.then(|| {
+            "the write-ahead log has no room for another file: the disk is full, or the log is at its \
+             limit and is being emptied"
+                .to_owned()
+        });
         damaged.chain(partitions).chain(leaderless).chain(full).collect()
     }
 
