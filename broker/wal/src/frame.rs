@@ -2,7 +2,7 @@
 
 use ropewalk_disk::Aligned;
 
-use crate::layout::{BLOCK_BYTES, Seed, align_up, u32_at, u64_at};
+use crate::layout::{BLOCK_BYTES, SEQUENCE_MAX, Seed, align_up, u32_at, u64_at};
 use crate::record::{Record, ReplicaKey};
 
 /// Bytes before the directory.
@@ -104,7 +104,8 @@ impl FrameHeader {
             records: u32_at(bytes, 32),
         };
         let length_min = FRAME_HEADER_BYTES + DIRECTORY_HEADER_BYTES;
-        (ours && header.length as usize >= length_min).then_some(header)
+        let sane = header.round <= SEQUENCE_MAX && header.length as usize >= length_min;
+        (ours && sane).then_some(header)
     }
 
     /// The bytes up to where the next round begins.

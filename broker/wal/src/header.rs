@@ -7,7 +7,7 @@ use std::io;
 
 use ropewalk_disk::{Aligned, File};
 
-use crate::layout::{BLOCK_BYTES, align_up, u32_at, u64_at};
+use crate::layout::{BLOCK_BYTES, SEQUENCE_MAX, align_up, u32_at, u64_at};
 use crate::replicas::Replicas;
 
 /// The version this program writes, and the only one it reads.
@@ -113,7 +113,8 @@ fn read_block(file: &dyn File, len: u64, at: u64) -> io::Result<Option<Vec<u8>>>
 }
 
 fn is_valid(block: &[u8]) -> bool {
-    block.starts_with(MAGIC) && u32_at(block, 12) == preamble_crc(block)
+    let checks_out = block.starts_with(MAGIC) && u32_at(block, 12) == preamble_crc(block);
+    checks_out && u64_at(block, 16) <= SEQUENCE_MAX && u64_at(block, 40) <= SEQUENCE_MAX
 }
 
 /// A version that both copies name although their checksums are not where ours would be.

@@ -3,6 +3,10 @@
 /// Headers, tables and rounds begin at multiples of this.
 pub(crate) const BLOCK_BYTES: u64 = ropewalk_disk::ALIGN_BYTES as u64;
 
+/// Sequences of files and rounds count up from the first: a higher one was never written, and what is
+/// counted on from it could overflow.
+pub(crate) const SEQUENCE_MAX: u64 = u64::MAX / 2;
+
 /// Reads a field whose presence the caller has checked.
 pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))

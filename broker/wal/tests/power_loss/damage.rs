@@ -293,12 +293,13 @@ fn d3_a_payload_that_is_damaged_after_opening_is_not_given_out() {
     assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
 }
 
-/// The highest index of all, as the one before which all is truncated.
+/// The highest index of all, as the one before which all is truncated; the highest number of a round.
 #[test]
-fn d3_an_index_that_nothing_follows_does_not_panic() {
+fn d3_a_number_that_nothing_follows_does_not_panic() {
     super::forge::open_forged(&[
         0, 62, 144, 80, 118, 186, 38, 51, 111, 223, 40, 32, 177, 124, 222, 64, 107,
     ]);
+    super::forge::open_forged(&[0, 27, 40, 0, 212, 184, 119, 169, 246]);
 }
 
 #[test]
