@@ -80,7 +80,7 @@ product_binaries() {
     (
         cd "$ROOT"
         export "CARGO_TARGET_$(tr 'a-z-' 'A-Z_' <<<"$target")_RUSTFLAGS=-C target-feature=+crt-static"
-        nice -n 5 cargo build -q --locked ${JOBS:+-j "$JOBS"} --release --target "$target" -p ropewalk-broker -p ropewalk-operator
+        nice -n 5 cargo build -q --locked --release --target "$target" -p ropewalk-broker -p ropewalk-operator
     ) >&2 || fail "building the broker and the operator"
     printf '%s/%s/release\n' "$CARGO_TARGET_DIR" "$target"
 }
