@@ -8,7 +8,7 @@ RESULTS has one result a line, with tabs: NAME, `passed`, `failed` or `skipped`,
 
 The list can only grow: a test in it that does not pass, or was not run, fails the suite. A test outside it
 that passes is printed as news, to be added. A test outside it that fails is printed and counted. A suite
-may try a failed test once more, alone, because they lean on time: what passes then is named.
+may try a failed test again, alone, because they lean on time: what passes then is named.
 """
 
 import fnmatch
@@ -34,7 +34,7 @@ def read_results(path):
     for line in Path(path).read_text().splitlines():
         name, outcome, said = (line.split("\t", 2) + ["", ""])[:3]
         if results.get(name, ("",))[0] == "failed" and outcome == "passed":
-            again.append(f"passed at the second try: {name}: at first: {results[name][1]}")
+            again.append(f"passed when tried again: {name}: at first: {results[name][1]}")
         results[name] = (outcome, said)
     return results, again
 

@@ -209,22 +209,26 @@ impl RealFile {
         }
     }
 
+    /// Past the cache where the file and the form of the request allow it.
+    fn write_synced_at(&self, bytes: &[u8], at: u64, why: &'static str) -> io::Result<()> {
+        self.counts.count(why);
+        if bytes.len().is_multiple_of(ALIGN_BYTES) && self.write_direct_at(bytes, at)? {
+            return Ok(());
+        }
+        self.cached.write_all_at(bytes, at)?;
+        self.cached.sync_data()
+    }
+
     /// In pieces that are synced one by one: a sync of the whole would let every other sync on
-    /// the same disk wait for it. Past the cache, if the file was opened so.
+    /// the same disk wait for it.
     fn write_zeroes(&self, len: u64) -> io::Result<()> {
         let mut zeroes = Aligned::with_capacity(ZEROES_BYTES);
         zeroes.resize(ZEROES_BYTES);
         let mut at = 0;
         while at < len {
             let more = zeroes.len().min(usize::try_from(len - at).unwrap_or(usize::MAX));
-            let whole = more.is_multiple_of(ALIGN_BYTES);
-            if whole && self.write_direct_at(&zeroes[..more], at)? {
-                self.counts.count(WHY_PREALLOCATE);
-            } else {
-                self.cached.write_all_at(&zeroes[..more], at)?;
-                self.sync(WHY_PREALLOCATE)?;
-                self.advise_dropped(at, more as u64);
-            }
+            self.write_synced_at(&zeroes[..more], at, WHY_PREALLOCATE)?;
+            self.advise_dropped(at, more as u64);
             at += more as u64;
         }
         Ok(())
@@ -264,12 +268,7 @@ impl File for RealFile {
     fn write_durable_at(&self, buf: &Aligned, at: u64, why: &'static str) -> io::Result<()> {
         debug_assert!(buf.len().is_multiple_of(ALIGN_BYTES));
         debug_assert!(at.is_multiple_of(ALIGN_BYTES as u64));
-        self.counts.count(why);
-        if self.write_direct_at(buf, at)? {
-            return Ok(());
-        }
-        self.cached.write_all_at(buf, at)?;
-        self.cached.sync_data()
+        self.write_synced_at(buf, at, why)
     }
 
     fn preallocate(&self, len: u64) -> io::Result<()> {

@@ -6,6 +6,7 @@
 //!
 //! # What it does
 //!
+//! - *Resume*, once: the write-ahead log is told of what the snapshots of the process before cover.
 //! - *Flush*: a tail of a mebibyte is written to segments, without a sync; shorter ones when the
 //!   memory is used up.
 //! - *Checkpoint* of a shard at the applied index S ([`pass`]): everything through S durable, then a

@@ -95,16 +95,12 @@ impl Machine {
         self.live_on().expect("nothing goes wrong");
     }
 
-    /// What the log keeps at the next start.
-    pub(crate) fn log_bytes(&self) -> u64 {
-        let opened = broker::open(&self.disk).expect("it can be opened");
-        opened.wal.used_bytes()
-    }
-
-    /// A life in which nobody asks for anything, until the log is no longer than `enough`; what it keeps.
-    pub(crate) fn rest(&mut self, enough: u64) -> u64 {
+    /// A life in which nobody asks for anything, until the log is no longer than `enough`; what the log
+    /// kept at first, and in the end.
+    pub(crate) fn rest(&mut self, enough: u64) -> (u64, u64) {
         let opened = broker::open(&self.disk).expect("it can be opened");
         let mut broker = Broker::start(opened, self.now_ms).expect("it starts");
+        let at_first = broker.log_bytes();
         for _ in 0..1000 {
             if broker.log_bytes() <= enough {
                 break;
@@ -112,7 +108,7 @@ impl Machine {
             broker.pass(200);
             broker.step().expect("nothing goes wrong");
         }
-        broker.log_bytes()
+        (at_first, broker.log_bytes())
     }
 
     /// What must be there.
