@@ -16,15 +16,9 @@ scratch() {
     [[ -n $SCRATCH ]] || SCRATCH=$(mktemp -d "${TMPDIR:-/tmp}/ropewalk-tests.XXXXXX")
 }
 
-# The path of the broker's binary, built in release so that it serves as users run it.
+# The path of the broker's binary.
 broker_binary() {
-    if [[ -n ${ROPEWALK_BROKER:-} ]]; then
-        printf '%s\n' "$ROPEWALK_BROKER"
-        return
-    fi
-    need_commands cargo
-    (cd "$ROOT" && cargo build -q --release -p ropewalk-broker) >&2 || fail "building ropewalk-broker"
-    printf '%s/release/ropewalk-broker\n' "$CARGO_TARGET_DIR"
+    if [[ -n ${ROPEWALK_BROKER:-} ]]; then printf '%s\n' "$ROPEWALK_BROKER"; else released ropewalk-broker; fi
 }
 
 kafka_libs() {

@@ -87,3 +87,20 @@ crate_source() {
         cp -r "${CARGO_HOME:-$HOME/.cargo}"/registry/src/*/"$1-$2/." "$3/" &&
         rm -f "$3"/rust-toolchain* && printf '\n[workspace]\n' >>"$3/Cargo.toml"
 }
+
+# build_static: makes cargo build as the images hold our programs, so that what is tested is what is shipped, and is
+# built once.
+build_static() {
+    CARGO_BUILD_TARGET=$(rustc -vV | sed -n 's/^host: //p')
+    export CARGO_BUILD_TARGET
+    export "CARGO_TARGET_$(tr 'a-z-' 'A-Z_' <<<"$CARGO_BUILD_TARGET")_RUSTFLAGS=-C target-feature=+crt-static"
+}
+
+# released PACKAGE: builds one of our programs in release, and prints its path.
+released() (
+    need_commands cargo
+    cd "$ROOT"
+    build_static
+    cargo build -q --locked --release -p "$1" >&2 || fail "building $1"
+    printf '%s/%s/release/%s\n' "$CARGO_TARGET_DIR" "$CARGO_BUILD_TARGET" "$1"
+)

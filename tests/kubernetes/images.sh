@@ -73,29 +73,17 @@ fixed_images() {
         "$(cached "image-client-$key-$(basename "$(dirname "$(dirname "$PYTHON")")")" make_client "$PYTHON")"
 }
 
-# product_binaries: builds broker and operator as their images hold them: static, in release. Prints their directory.
-product_binaries() {
-    local target
-    target=$(rustc -vV | sed -n 's/^host: //p')
-    (
-        cd "$ROOT"
-        export "CARGO_TARGET_$(tr 'a-z-' 'A-Z_' <<<"$target")_RUSTFLAGS=-C target-feature=+crt-static"
-        nice -n 5 cargo build -q --locked --release --target "$target" -p ropewalk-broker -p ropewalk-operator
-    ) >&2 || fail "building the broker and the operator"
-    printf '%s/%s/release\n' "$CARGO_TARGET_DIR" "$target"
-}
-
 # product_version: the tag that the chart expects when no value names another.
 product_version() { sed -n 's/^appVersion: "\{0,1\}\([^"]*\)"\{0,1\}$/\1/p' "$ROOT/charts/ropewalk/Chart.yaml"; }
 
 # product_images: the archives of the operator's and the broker's image, one a line.
 product_images() {
-    local binaries part context
-    binaries=$(product_binaries) || return 1
+    local binary part context
     mkdir -p "$STATE/images"
     for part in broker operator; do
+        binary=$(released "ropewalk-$part") || return 1
         context=$(mktemp -d)
-        ln "$binaries/ropewalk-$part" "$context/" 2>/dev/null || cp "$binaries/ropewalk-$part" "$context/"
+        ln "$binary" "$context/" 2>/dev/null || cp "$binary" "$context/"
         image_archive "$context" "localhost/ropewalk-$part:$(product_version)" "$STATE/images/$part.tar" \
             --target prebuilt -f "$ROOT/$part/Dockerfile" >&2 || fail "building the image of the $part"
         rm -r "$context"
