@@ -49,6 +49,10 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// has returned.
     fn create_dir_all(&self, path: &Path) -> io::Result<()>;
 
+    /// Creates a directory in one that is there. Not durable before [`Disk::sync_dir`] on that one,
+    /// and neither is then what is in it.
+    fn create_dir(&self, path: &Path) -> io::Result<()>;
+
     /// Opens a file.
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn File>>;
 
@@ -67,6 +71,11 @@ pub trait Disk: Send + Sync + fmt::Debug {
 
     /// Makes the names in a directory durable.
     fn sync_dir(&self, dir: &Path, why: &'static str) -> io::Result<()>;
+
+    /// Gets what was written to files on the disk of `dir` on its way all at once, so that the many
+    /// single syncs that follow have little left to do. It makes nothing durable that a caller may
+    /// rely on, and what fails is told by those syncs.
+    fn write_back(&self, dir: &Path);
 
     /// Takes the exclusive advisory lock on a file, creating it if need be. Held by somebody
     /// else: [`io::ErrorKind::WouldBlock`]. Released when the [`Lock`] is dropped or the

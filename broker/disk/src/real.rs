@@ -103,6 +103,10 @@ impl Disk for RealDisk {
         }
     }
 
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        fs::create_dir(path)
+    }
+
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn File>> {
         let mut options = fs::OpenOptions::new();
         options.read(true);
@@ -157,6 +161,11 @@ impl Disk for RealDisk {
     fn sync_dir(&self, dir: &Path, why: &'static str) -> io::Result<()> {
         self.counts.count(why);
         fs::File::open(dir)?.sync_all()
+    }
+
+    fn write_back(&self, dir: &Path) {
+        // An error is told again to every file that it concerns.
+        let _ = fs::File::open(dir).map(rustix::fs::syncfs);
     }
 
     fn lock(&self, path: &Path) -> io::Result<Lock> {

@@ -81,6 +81,11 @@ impl SimDisk {
         self.state.lock().restart();
     }
 
+    /// How many handles are open.
+    pub fn open_files(&self) -> usize {
+        self.state.lock().inodes.values().map(|inode| inode.handles).sum()
+    }
+
     /// From now on every sync with this reason is answered and not done.
     pub fn ignore_syncs(&self, why: &'static str) {
         self.state.lock().ignored.insert(why);
@@ -134,6 +139,10 @@ impl Disk for SimDisk {
         self.state.lock().create_dir_all(path)
     }
 
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        self.state.lock().create_dir(path)
+    }
+
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn File>> {
         let mut state = self.state.lock();
         let inode = state.open(path, how)?;
@@ -167,6 +176,9 @@ impl Disk for SimDisk {
     fn sync_dir(&self, dir: &Path, why: &'static str) -> io::Result<()> {
         self.state.lock().sync_dir(dir, why)
     }
+
+    /// Nothing: that is all a caller may rely on.
+    fn write_back(&self, _dir: &Path) {}
 
     fn lock(&self, path: &Path) -> io::Result<Lock> {
         let mut state = self.state.lock();

@@ -66,6 +66,13 @@ fn opening_follows_the_mode() {
 fn names_are_listed_renamed_and_removed() {
     on_every_disk(|disk, dir| {
         disk.create_dir_all(&dir.join("b/c")).unwrap();
+        let again = disk.create_dir(&dir.join("b")).unwrap_err();
+        assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
+        let nowhere = disk.create_dir(&dir.join("none/d")).unwrap_err();
+        assert_eq!(nowhere.kind(), io::ErrorKind::NotFound);
+        disk.create_dir(&dir.join("b/d")).unwrap();
+        assert_eq!(disk.list(&dir.join("b")).unwrap(), ["c", "d"]);
+        disk.write_back(dir);
         disk.open(&dir.join("z"), Open::CreateNew).unwrap();
         disk.open(&dir.join("a"), Open::CreateNew).unwrap();
         assert_eq!(disk.list(dir).unwrap(), ["a", "b", "z"]);

@@ -38,6 +38,18 @@ pub(crate) fn path(dir: &Path, base_offset: i64, extension: &str) -> PathBuf {
     dir.join(format!("{base_offset:020}.{extension}"))
 }
 
+/// Makes a partition's directory, which is durable after the next sync; the one that holds all of them is at
+/// once, and for ever.
+pub(crate) fn make_dir(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
+    if disk.exists(dir)? {
+        return Ok(());
+    }
+    if let Some(parent) = dir.parent() {
+        disk.create_dir_all(parent)?;
+    }
+    disk.create_dir(dir)
+}
+
 /// The base offset and the extension in a file's name; `None` for what is not ours.
 pub(crate) fn parse(name: &str) -> Option<(i64, &str)> {
     let (digits, extension) = name.split_once('.')?;

@@ -29,7 +29,7 @@ use ropewalk_disk::{Disk, File, Open};
 use crate::compaction::install::install;
 use crate::compaction::{Compaction, CompactionJob, Replacement};
 use crate::error::{Damage, Result, SegmentError};
-use crate::files::{FileCache, INDEX, LOG};
+use crate::files::{self, FileCache, INDEX, LOG};
 use crate::index::cut::{Cutter, Facts, Running};
 use crate::index::{self, BLOCK_BYTES_MAX, Header, encode_entry, encode_header};
 use crate::read::Reader;
@@ -77,6 +77,8 @@ pub struct Segments {
     dirty: Vec<Tail>,
     /// Whether files were created or removed since the directory was synced.
     dir_dirty: bool,
+    /// Whether the directory itself may be gone after a power loss.
+    nameless: bool,
     /// Whether a failed write may have left bytes behind the end of the last segment.
     torn: bool,
     /// The fsync that failed.
@@ -111,11 +113,14 @@ impl Segments {
     ) -> Result<Self> {
         files.forget_dir(&dir);
         let recovered = crate::recover::recover(&*disk, &dir, at, log_start)?;
+        // Segments that a snapshot names are durable, and so is where they lie.
+        let nameless = recovered.view.segments.is_empty();
         let view = parking_lot::RwLock::new(recovered.view);
         Ok(Self {
             shared: Arc::new(Shared { disk, files, dir, view }),
             dirty: Vec::new(),
             dir_dirty: recovered.dir_dirty,
+            nameless,
             torn: false,
             failed: None,
             damages: recovered.damages,
@@ -182,6 +187,7 @@ impl Segments {
     pub fn sync(&mut self) -> Result<DurableEnd> {
         self.usable()?;
         self.sync_files().inspect_err(|error| self.failed = Some(error.clone()))?;
+        self.nameless &= self.dirty.is_empty();
         self.dirty = Vec::new();
         self.dir_dirty = false;
         Ok(self.end())
@@ -190,7 +196,8 @@ impl Segments {
     /// How many fsyncs the next [`Segments::sync`] takes.
     #[must_use]
     pub fn sync_cost(&self) -> usize {
-        2 * self.dirty.len() + usize::from(self.dir_dirty)
+        let nameless = self.nameless && !self.dirty.is_empty();
+        2 * self.dirty.len() + usize::from(self.dir_dirty) + usize::from(nameless)
     }
 
     /// Moves the log's start up and gives back the files that are no longer needed. The caller removes
@@ -335,10 +342,7 @@ impl Segments {
     /// Begins a new segment where the last one ends.
     fn begin(&mut self, first: &Stamped, now_ms: i64) -> Result<()> {
         let (disk, dir) = (&self.shared.disk, &self.shared.dir);
-        let exists = disk.exists(dir).map_err(|error| SegmentError::io(dir, error))?;
-        if !exists {
-            disk.create_dir_all(dir).map_err(|error| SegmentError::io(dir, error))?;
-        }
+        files::make_dir(&**disk, dir).map_err(|error| SegmentError::io(dir, error))?;
         let mut base_offset = self.shared.view.read().next_base();
         if first.next_offset() - base_offset > i64::from(u32::MAX) {
             // Compaction took so much away that no index could reach over it.
@@ -467,7 +471,10 @@ impl Segments {
                 file.sync(why).map_err(|error| SegmentError::sync(&path, error))?;
             }
         }
-        if self.dir_dirty { self.shared.sync_dir() } else { Ok(()) }
+        if self.dir_dirty {
+            self.shared.sync_dir()?;
+        }
+        if self.nameless && !self.dirty.is_empty() { self.shared.sync_parent() } else { Ok(()) }
     }
 }
 

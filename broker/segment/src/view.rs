@@ -11,7 +11,7 @@
 //!
 //! A crash loses the view; recovery makes it again from the files.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::RwLock;
@@ -40,6 +40,13 @@ impl Shared {
     pub(crate) fn sync_dir(&self) -> Result<()> {
         let synced = self.disk.sync_dir(&self.dir, "segment-directory");
         synced.map_err(|error| SegmentError::sync(&self.dir, error))
+    }
+
+    /// Makes the directory's own name durable.
+    pub(crate) fn sync_parent(&self) -> Result<()> {
+        let parent = self.dir.parent().unwrap_or(Path::new("."));
+        let synced = self.disk.sync_dir(parent, "partition-directory");
+        synced.map_err(|error| SegmentError::sync(parent, error))
     }
 }
 

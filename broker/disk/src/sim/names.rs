@@ -2,7 +2,8 @@
 //!
 //! Changes wait in order until their directory is synced. At a power loss any of them may have
 //! reached the disk, but never a change without those before it that concern the same file or
-//! name: a rename does not survive the creation it renames.
+//! name: a rename does not survive the creation it renames. A file whose directory has not
+//! reached the disk is gone, however it was synced.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -12,10 +13,15 @@ use super::random::{Random, Survival};
 
 #[derive(Debug, Default)]
 pub(super) struct Names {
-    cache: BTreeMap<PathBuf, u64>,
-    disk: BTreeMap<PathBuf, u64>,
-    dirs: BTreeSet<PathBuf>,
+    cache: Tree,
+    disk: Tree,
     pending: Vec<Change>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Tree {
+    files: BTreeMap<PathBuf, u64>,
+    dirs: BTreeSet<PathBuf>,
 }
 
 #[derive(Debug, Clone)]
@@ -23,6 +29,27 @@ struct Change {
     inode: u64,
     removed: Option<PathBuf>,
     added: Option<PathBuf>,
+    is_dir: bool,
+}
+
+impl Tree {
+    fn is_dir(&self, path: &Path) -> bool {
+        path.as_os_str().is_empty() || path == Path::new("/") || self.dirs.contains(path)
+    }
+
+    /// Drops what lies in a directory that is not there.
+    fn drop_unreachable(&mut self) {
+        let dirs = std::mem::take(&mut self.dirs);
+        // Parents come before what is in them.
+        for dir in dirs {
+            if dir.parent().is_none_or(|parent| self.is_dir(parent)) {
+                self.dirs.insert(dir);
+            }
+        }
+        let mut files = std::mem::take(&mut self.files);
+        files.retain(|path, _| path.parent().is_some_and(|dir| self.is_dir(dir)));
+        self.files = files;
+    }
 }
 
 impl Change {
@@ -40,32 +67,50 @@ impl Change {
             || self.paths().any(|path| earlier.paths().any(|other| path == other))
     }
 
-    fn apply(&self, names: &mut BTreeMap<PathBuf, u64>) {
+    fn apply(&self, tree: &mut Tree) {
         if let Some(removed) = &self.removed {
-            names.remove(removed);
+            tree.files.remove(removed);
         }
-        if let Some(added) = &self.added {
-            names.insert(added.clone(), self.inode);
+        match &self.added {
+            Some(added) if self.is_dir => {
+                tree.dirs.insert(added.clone());
+            }
+            Some(added) => {
+                tree.files.insert(added.clone(), self.inode);
+            }
+            None => {}
         }
     }
 }
 
 impl Names {
     pub(super) fn lookup(&self, path: &Path) -> Option<u64> {
-        self.cache.get(path).copied()
+        self.cache.files.get(path).copied()
     }
 
     pub(super) fn is_dir(&self, path: &Path) -> bool {
-        path.as_os_str().is_empty() || path == Path::new("/") || self.dirs.contains(path)
+        self.cache.is_dir(path)
     }
 
     pub(super) fn create_dir_all(&mut self, path: &Path) -> io::Result<()> {
         for ancestor in path.ancestors() {
-            if self.cache.contains_key(ancestor) {
+            if self.cache.files.contains_key(ancestor) {
                 return Err(io::ErrorKind::NotADirectory.into());
             }
-            self.dirs.insert(ancestor.to_owned());
+            self.cache.dirs.insert(ancestor.to_owned());
+            self.disk.dirs.insert(ancestor.to_owned());
         }
+        Ok(())
+    }
+
+    pub(super) fn make_dir(&mut self, path: &Path, inode: u64) -> io::Result<()> {
+        if self.is_dir(path) || self.lookup(path).is_some() {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        if !path.parent().is_some_and(|dir| self.is_dir(dir)) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        self.change(Change { inode, removed: None, added: Some(path.to_owned()), is_dir: true });
         Ok(())
     }
 
@@ -74,8 +119,8 @@ impl Names {
             return Err(io::ErrorKind::NotFound.into());
         }
         let inside = |path: &&PathBuf| path.parent() == Some(dir);
-        let names: BTreeSet<String> = (self.cache.keys().filter(inside))
-            .chain(self.dirs.iter().filter(inside))
+        let names: BTreeSet<String> = (self.cache.files.keys().filter(inside))
+            .chain(self.cache.dirs.iter().filter(inside))
             .filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()))
             .collect();
         Ok(names.into_iter().collect())
@@ -88,7 +133,7 @@ impl Names {
         if !path.parent().is_some_and(|dir| self.is_dir(dir)) {
             return Err(io::ErrorKind::NotFound.into());
         }
-        self.change(Change { inode, removed: None, added: Some(path.to_owned()) });
+        self.file_change(inode, None, Some(path));
         Ok(())
     }
 
@@ -97,14 +142,19 @@ impl Names {
         if !to.parent().is_some_and(|dir| self.is_dir(dir)) || self.is_dir(to) {
             return Err(io::ErrorKind::NotFound.into());
         }
-        self.change(Change { inode, removed: Some(from.to_owned()), added: Some(to.to_owned()) });
+        self.file_change(inode, Some(from), Some(to));
         Ok(())
     }
 
     pub(super) fn unlink(&mut self, path: &Path) -> io::Result<()> {
         let inode = self.lookup(path).ok_or(io::ErrorKind::NotFound)?;
-        self.change(Change { inode, removed: Some(path.to_owned()), added: None });
+        self.file_change(inode, Some(path), None);
         Ok(())
+    }
+
+    fn file_change(&mut self, inode: u64, removed: Option<&Path>, added: Option<&Path>) {
+        let (removed, added) = (removed.map(Path::to_owned), added.map(Path::to_owned));
+        self.change(Change { inode, removed, added, is_dir: false });
     }
 
     fn change(&mut self, change: Change) {
@@ -123,6 +173,7 @@ impl Names {
         let chosen = (0..self.pending.len()).map(|at| survival.keeps(at as u64, random)).collect();
         self.apply_chosen(chosen);
         self.pending.clear();
+        self.disk.drop_unreachable();
         self.cache.clone_from(&self.disk);
     }
 
@@ -146,14 +197,14 @@ impl Names {
 
     /// Every file that has a name somewhere, or may get one back.
     pub(super) fn reachable(&self) -> BTreeSet<u64> {
-        (self.cache.values().chain(self.disk.values()).copied())
+        (self.cache.files.values().chain(self.disk.files.values()).copied())
             .chain(self.pending.iter().map(|change| change.inode))
             .collect()
     }
 
     /// Gives a name to a file in both views.
     pub(super) fn put(&mut self, path: &Path, inode: u64) {
-        self.cache.insert(path.to_owned(), inode);
-        self.disk.insert(path.to_owned(), inode);
+        self.cache.files.insert(path.to_owned(), inode);
+        self.disk.files.insert(path.to_owned(), inode);
     }
 }

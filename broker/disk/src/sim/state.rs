@@ -154,6 +154,16 @@ impl State {
         self.alive()
     }
 
+    pub(super) fn create_dir(&mut self, path: &Path) -> io::Result<()> {
+        self.alive()?;
+        self.fail_if_injected(Operation::Create, path, "")?;
+        if self.begin_atomic()? {
+            self.names.make_dir(path, self.inode_next)?;
+            self.inode_next += 1;
+        }
+        self.alive()
+    }
+
     pub(super) fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
         self.fail_if_injected(Operation::Rename, from, "")?;
         if self.begin_atomic()? {

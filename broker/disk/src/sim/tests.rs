@@ -51,6 +51,29 @@ fn a_name_needs_its_own_sync() {
 }
 
 #[test]
+fn a_directory_needs_its_own_sync_and_takes_what_is_in_it_along() {
+    let (parent, dir, file) = (Path::new("/d"), Path::new("/d/e"), Path::new("/d/e/a"));
+    let run = |seed, synced: bool| {
+        let disk = SimDisk::new(seed);
+        disk.create_dir_all(parent).unwrap();
+        disk.create_dir(dir).unwrap();
+        let open = disk.open(file, Open::CreateNew).unwrap();
+        open.write_all_at(b"x", 0).unwrap();
+        open.sync("content").unwrap();
+        disk.sync_dir(dir, "names").unwrap();
+        if synced {
+            sync_dir(&disk);
+        }
+        disk.power_cycle(seed);
+        assert_eq!(disk.exists(dir).unwrap(), disk.content(file).is_some());
+        disk.exists(dir).unwrap()
+    };
+    assert!((0..50).all(|seed| run(seed, true)));
+    let kept = (0..50).filter(|seed| run(*seed, false)).count();
+    assert!((10..40).contains(&kept), "kept {kept} of 50");
+}
+
+#[test]
 fn a_rename_is_atomic_and_a_recycled_file_keeps_its_content() {
     for seed in 0..50 {
         let disk = SimDisk::new(seed);

@@ -116,7 +116,7 @@ proptest! {
 /// Every fsync that a checkpoint makes is needed: without it some crash loses what was promised.
 #[test]
 fn every_sync_of_a_checkpoint_is_needed() {
-    for why in ["segment", "segment-index", "segment-directory"] {
+    for why in ["segment", "segment-index", "segment-directory", "partition-directory"] {
         let harmed = (0..40).any(|seed| {
             let mut bench = Bench::new();
             bench.disk.ignore_syncs(why);
