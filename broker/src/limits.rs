@@ -12,8 +12,10 @@ pub const DECOMPRESSED_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Connections at once, over all listeners, unless `max.connections` says less.
 pub const CONNECTIONS_MAX: usize = 20_000;
 
-/// File descriptors that are not for clients: the log, segments, the admin server.
-pub const FILES_RESERVED: usize = 2048;
+/// File descriptors that are not for clients: the log, segments that are read, segments that wait for a sync,
+/// the admin server.
+pub const FILES_RESERVED: usize = 5120;
+const _: () = assert!(2 * ropewalk_shard::limits::UNSYNCED_LOGS_MAX + 2048 <= FILES_RESERVED);
 
 /// Bytes read at once into the thread's scratch buffer; a connection that is idle holds no buffer.
 pub const READ_BYTES: usize = 16 * 1024;

@@ -8,8 +8,9 @@
 //!
 //! The produce handler awaits [`TailBudget::wait_below`] before it proposes, and so does whoever
 //! replays a long log. Apply itself never waits: what is committed must be applied. The checkpoint
-//! thread looks at [`TailBudget::is_over`] and flushes; it also says when the disk is so full that
-//! what is in memory could soon not be written any more, and then nothing more is taken.
+//! thread is woken when the memory is [short](TailBudget::is_short), before anybody has to wait, and
+//! flushes; it also says when the disk is so full that what is in memory could soon not be written any
+//! more, and then nothing more is taken.
 //!
 //! A crash leaves nothing of this behind.
 
@@ -50,16 +51,25 @@ impl TailBudget {
         self.pinned_bytes.load(Ordering::Acquire)
     }
 
-    /// What may be pinned before producers have to wait.
-    #[must_use]
-    pub fn pinned_bytes_max(&self) -> usize {
-        self.pinned_bytes_max
-    }
-
     /// Whether producers have to wait.
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.pinned_bytes() >= self.pinned_bytes_max
+    }
+
+    /// Whether producers will have to wait soon, if nothing is written.
+    #[must_use]
+    pub fn is_short(&self) -> bool {
+        self.pinned_bytes() >= self.short_bytes()
+    }
+
+    /// Whether so much is free that more need not be written for now.
+    pub(crate) fn is_ample(&self) -> bool {
+        self.pinned_bytes() < self.pinned_bytes_max / 2
+    }
+
+    fn short_bytes(&self) -> usize {
+        self.pinned_bytes_max / 4 * 3
     }
 
     /// Whether records are refused because the disk is full.
@@ -95,8 +105,11 @@ impl TailBudget {
         before
     }
 
-    pub(crate) fn take(&self, bytes: usize) {
-        self.pinned_bytes.fetch_add(bytes, Ordering::AcqRel);
+    /// Whether it became [short](Self::is_short) by this.
+    #[must_use]
+    pub(crate) fn take(&self, bytes: usize) -> bool {
+        let before = self.pinned_bytes.fetch_add(bytes, Ordering::AcqRel);
+        (before..before + bytes).contains(&self.short_bytes())
     }
 
     pub(crate) fn give_back(&self, bytes: usize) {
@@ -114,9 +127,9 @@ mod tests {
     #[tokio::test]
     async fn r1_a_producer_waits_until_there_is_room() {
         let budget = TailBudget::new(100);
-        budget.take(60);
+        assert!(!budget.take(60) && !budget.is_short());
         budget.wait_below().await.expect("there is room");
-        budget.take(60);
+        assert!(budget.take(60) && budget.is_short(), "who writes is told, once");
 
         let waiting = Arc::clone(&budget);
         let waiter = tokio::spawn(async move { waiting.wait_below().await });
@@ -132,7 +145,7 @@ mod tests {
     #[tokio::test]
     async fn r1_a_producer_that_waits_is_told_when_the_disk_is_full() {
         let budget = TailBudget::new(100);
-        budget.take(100);
+        assert!(budget.take(100));
         let waiting = Arc::clone(&budget);
         let waiter = tokio::spawn(async move { waiting.wait_below().await });
         tokio::task::yield_now().await;

@@ -8,11 +8,11 @@
 //!
 //! - *Resume*, once: the write-ahead log is told of what the snapshots of the process before cover.
 //! - *Flush*: a tail of a mebibyte is written to segments, without a sync; shorter ones when the
-//!   memory is used up.
+//!   memory becomes short.
 //! - *Checkpoint* of a shard at the applied index S ([`pass`]): everything through S durable, then a
 //!   snapshot that names it, then the write-ahead log below the *older* kept snapshot may go (D6).
 //!   It is due when the write-ahead log is long (for the shards that keep its oldest file), when
-//!   memory is used up and flushing did not help, some time after a shard changed, and once more
+//!   memory is short and flushing did not help, some time after a shard changed, and once more
 //!   soon after one that left files to be unlinked. On a full disk it is due at once.
 //! - *Unlink*: a file goes when neither kept snapshot names it.
 //!
@@ -21,7 +21,7 @@
 //! - Segments never hold anything above S while a checkpoint at S is under way: the same thread flushes
 //!   and checkpoints, and does not flush a shard whose checkpoint waits for its turn to sync.
 //! - A shard in which nothing changed costs nothing.
-//! - Syncs keep to their budget per second, unless producers wait.
+//! - Syncs keep to their budget per second, unless producers would wait for them.
 //! - **D2** a failed sync is final: the thread ends and says so, and the process ends.
 //!
 //! # After a crash
@@ -45,6 +45,7 @@ mod pass;
 mod seams;
 mod syncs;
 mod thread;
+mod unsynced;
 
 pub use files::ShardFiles;
 pub use seams::{CompactionPolicy, Journal, Policy, Source};
@@ -54,6 +55,7 @@ use pass::Pass;
 #[cfg(test)]
 pub(crate) use pass::add;
 pub(crate) use syncs::SyncBudget;
+pub(crate) use unsynced::{Unsynced, sync_together};
 
 /// Why a piece of work was not done, by what happens next.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -101,11 +103,13 @@ pub struct Options {
     pub wal_used_bytes_soft_max: u64,
     /// A shard is checkpointed this long after it changed, however little.
     pub checkpoint_age_ms: i64,
-    /// Syncs per second, unless producers wait.
+    /// Syncs per second, unless producers would wait for them.
     pub syncs_per_second: u32,
     /// With less than this left on the disk no more records are taken: what is in memory can still
     /// be written, and deleting records, which takes a checkpoint, can still make room.
     pub disk_free_bytes_min: u64,
+    /// Logs that were flushed and not synced; each has two files open.
+    pub unsynced_logs_max: usize,
 }
 
 impl Default for Options {
@@ -115,6 +119,7 @@ impl Default for Options {
             checkpoint_age_ms: 60_000,
             syncs_per_second: 200,
             disk_free_bytes_min: 192 << 20,
+            unsynced_logs_max: limits::UNSYNCED_LOGS_MAX,
         }
     }
 }
@@ -139,6 +144,7 @@ pub struct Keeper {
     /// The checkpoint under way.
     pass: Option<(ShardId, Pass)>,
     syncs: SyncBudget,
+    unsynced: Unsynced,
     disk_looked_ms: Option<i64>,
     /// Whether the write-ahead log was told of what the process before had covered.
     resumed: bool,
@@ -178,8 +184,20 @@ impl Keeper {
         options: Options,
     ) -> Self {
         let syncs = SyncBudget::new(options.syncs_per_second);
+        let unsynced = Unsynced::new(store.data().clone(), options.unsynced_logs_max);
         let (shards, pass, disk_looked_ms, resumed) = (BTreeMap::new(), None, None, false);
-        Self { store, journal, policy, options, shards, pass, syncs, disk_looked_ms, resumed }
+        Self {
+            store,
+            journal,
+            policy,
+            options,
+            shards,
+            pass,
+            syncs,
+            unsynced,
+            disk_looked_ms,
+            resumed,
+        }
     }
 
     /// Looks after a shard from now on.
@@ -204,15 +222,17 @@ impl Keeper {
         for shard in self.shards.values_mut() {
             shard.look(now_ms);
         }
-        self.flush_full(now_ms)?;
-        if self.store.budget().is_over() {
-            self.relieve(now_ms)?;
+        let flushed = self.flush_some(now_ms);
+        if let Err(KeeperError::Final(_)) = flushed {
+            return flushed.map(|()| Next::Wait);
         }
         if self.pass.is_none() {
-            let Some(due) = self.due(now_ms) else { return Ok(Next::Wait) };
+            let Some(due) = self.due(now_ms) else { return flushed.map(|()| Next::Wait) };
             self.begin(due, now_ms)?;
         }
-        self.go_on(now_ms)
+        // A checkpoint is tried whatever became of the tails: it may be what makes room.
+        let next = self.go_on(now_ms)?;
+        flushed.map(|()| next)
     }
 
     /// Checkpoints every shard that has moved, so that the next start has nothing to replay.
@@ -275,20 +295,21 @@ impl Keeper {
         }
     }
 
-    /// Writes long tails to segments.
-    fn flush_full(&mut self, now_ms: i64) -> Result<(), KeeperError> {
+    /// Writes long tails to segments, and shorter ones when memory is short.
+    fn flush_some(&mut self, now_ms: i64) -> Result<(), KeeperError> {
         let busy = self.pass.as_ref().map(|(shard, _)| *shard);
         for (shard, kept) in &mut self.shards {
             if Some(*shard) != busy {
-                while let Some(log) = kept.full.pop() {
-                    flush(&log, i64::MAX, now_ms, &*self.policy)?;
+                while let Some(log) = kept.full.last() {
+                    self.unsynced.flush(log, i64::MAX, now_ms, &*self.policy)?;
+                    kept.full.pop();
                 }
             }
         }
-        Ok(())
+        if self.store.budget().is_short() { self.relieve(now_ms) } else { Ok(()) }
     }
 
-    /// Producers wait for memory: writes the longest tails, down to what a spill file is for.
+    /// Producers will wait for memory soon: writes the longest tails, down to what a spill file is for.
     fn relieve(&mut self, now_ms: i64) -> Result<(), KeeperError> {
         let busy = self.pass.as_ref().map(|(shard, _)| *shard);
         let idle = self.shards.iter().filter(|(shard, _)| Some(**shard) != busy);
@@ -296,19 +317,18 @@ impl Keeper {
         let mut longest: Vec<(usize, &Arc<PartitionLog>)> =
             dirty.map(|log| (log.tail_bytes(), log)).collect();
         longest.sort_unstable_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
-        let enough = self.store.budget().pinned_bytes_max() / 4 * 3;
         for (bytes, log) in longest {
-            if bytes < limits::SPILL_BYTES_MAX || self.store.budget().pinned_bytes() < enough {
+            if bytes < limits::SPILL_BYTES_MAX || self.store.budget().is_ample() {
                 break;
             }
-            flush(log, i64::MAX, now_ms, &*self.policy)?;
+            self.unsynced.flush(log, i64::MAX, now_ms, &*self.policy)?;
         }
         Ok(())
     }
 
     /// The shard whose checkpoint is due next.
     fn due(&self, now_ms: i64) -> Option<ShardId> {
-        if self.store.budget().is_over() {
+        if self.store.budget().is_short() {
             let tails = |kept: &Kept| kept.dirty.iter().map(|log| log.tail_bytes()).sum::<usize>();
             let most = self.shards.iter().max_by_key(|(_, kept)| tails(kept));
             if let Some((shard, _)) = most.filter(|(_, kept)| tails(kept) > 0) {
@@ -362,7 +382,7 @@ impl Keeper {
             kept.in_vain_ms = Some(now_ms);
             return Ok(());
         }
-        let pass = Pass::begin(&mut kept.files, capture, now_ms, &*self.policy);
+        let pass = Pass::begin(&mut kept.files, &mut self.unsynced, capture, now_ms, &*self.policy);
         self.pass = Some((shard, pass.inspect_err(|_| kept.dirty_since_ms = Some(now_ms))?));
         Ok(())
     }
@@ -370,8 +390,8 @@ impl Keeper {
     /// Goes on with the checkpoint under way.
     fn go_on(&mut self, now_ms: i64) -> Result<Next, KeeperError> {
         let Some((shard, mut pass)) = self.pass.take() else { return Ok(Next::Now) };
-        let urgent = self.store.budget().is_over() || self.journal.is_full();
-        if !pass.sync(&mut self.syncs, urgent)? {
+        let urgent = self.store.budget().is_short() || self.journal.is_full();
+        if !pass.sync(self.store.data(), &mut self.syncs, urgent)? {
             self.pass = Some((shard, pass));
             return Ok(Next::Wait);
         }
@@ -416,22 +436,5 @@ impl Kept {
         self.dirty.extend(changes.dirty.into_iter().filter_map(log));
         self.full.extend(changes.full.into_iter().filter_map(log));
         self.files.closed(changes.closed);
-    }
-}
-
-/// Writes a tail to segments. Where the spill before it is damaged it stays: see [`pass`].
-fn flush(
-    log: &PartitionLog,
-    through: i64,
-    now_ms: i64,
-    policy: &dyn Policy,
-) -> Result<bool, KeeperError> {
-    match log.flush(through, now_ms, &policy.segments(log.partition())) {
-        Ok(()) => Ok(true),
-        Err(SegmentError::Damaged(damage)) => {
-            tracing::error!(partition = %log.partition(), %damage, "a tail cannot be flushed");
-            Ok(false)
-        }
-        Err(error) => Err(error.into()),
     }
 }

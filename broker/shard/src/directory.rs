@@ -332,6 +332,11 @@ impl DataDir {
         }
     }
 
+    /// Gets what was written on its way to the disk, all at once. See [`Disk::write_back`].
+    pub(crate) fn write_back(&self) {
+        self.disk.write_back(&self.root);
+    }
+
     /// Makes a directory, durably.
     pub(crate) fn create_dir(&self, dir: &Path) -> Result<(), DirectoryError> {
         self.disk.create_dir_all(dir).map_err(DirectoryError::io(dir))

@@ -41,9 +41,18 @@ pub const HEARTBEAT_TICKS: usize = 2;
 /// A tail this long is written to segments without waiting for a checkpoint.
 pub const TAIL_BYTES_TO_FLUSH: usize = 1 << 20;
 
+/// Logs that were flushed and not synced, unless the options say less. Each has two files open.
+pub const UNSYNCED_LOGS_MAX: usize = 1536;
+
 /// Spill and tail of a partition that are smaller together go to the shard's spill file at a
 /// checkpoint, not to a segment.
 pub const SPILL_BYTES_MAX: usize = 32 << 10;
+
+/// So many syncs of segments that somebody waits for are made together instead of one after the other.
+pub const SYNCED_TOGETHER_MIN: usize = 64;
+
+/// Syncs under way at once when they are made together.
+pub const SYNCS_TOGETHER: usize = 8;
 
 /// Runs of a partition in spill files. Above it a checkpoint writes them anew as one.
 pub const SPILL_RUNS_MAX: usize = 4;

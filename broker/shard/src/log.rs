@@ -206,7 +206,7 @@ impl PartitionLog {
     /// Takes the newest batch; it can be read when this returns. Memory only.
     pub fn append(&self, batch: Stamped, appended_ms: i64) {
         let size_bytes = batch.size_bytes();
-        self.shelf.budget().take(size_bytes);
+        self.shelf.take_memory(size_bytes);
         let (waiters, first, full) = {
             let mut inner = self.inner.lock();
             debug_assert_eq!(batch.base_offset, inner.next_offset, "apply gives dense offsets");

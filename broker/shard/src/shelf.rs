@@ -115,6 +115,13 @@ impl Shelf {
         &self.store.budget
     }
 
+    /// Notes that a tail grew.
+    pub(crate) fn take_memory(&self, bytes: usize) {
+        if self.budget().take(bytes) {
+            self.store.wake_keeper();
+        }
+    }
+
     pub(crate) fn mark_dirty(&self, log: Weak<PartitionLog>) {
         self.changes.lock().dirty.push(log);
     }

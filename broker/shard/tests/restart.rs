@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ropewalk_batch::Builder;
-use ropewalk_disk::RealDisk;
+use ropewalk_disk::{Disk, RealDisk, SimDisk};
 use ropewalk_segment::SegmentConfig;
 use ropewalk_shard::checkpoint::Policy;
 use ropewalk_shard::command::{Append, Command, OpenPartition, ShardCommand};
@@ -34,11 +34,22 @@ fn clock_ms() -> i64 {
 }
 
 fn open(dir: &Path) -> Node {
-    open_with(dir, 0)
+    open_with(real_disk(), dir, CHECKPOINTS)
 }
 
-/// A disk with less than `disk_free_bytes_min` left counts as full.
-fn open_with(dir: &Path, disk_free_bytes_min: u64) -> Node {
+const CHECKPOINTS: checkpoint::Options = checkpoint::Options {
+    wal_used_bytes_soft_max: 2 << 20,
+    checkpoint_age_ms: 60_000,
+    syncs_per_second: 200,
+    disk_free_bytes_min: 0,
+    unsynced_logs_max: 100,
+};
+
+fn real_disk() -> Arc<dyn Disk> {
+    Arc::new(RealDisk::new(ropewalk_disk::Options::default()))
+}
+
+fn open_with(disk: Arc<dyn Disk>, dir: &Path, checkpoint: checkpoint::Options) -> Node {
     let identity = Identity { cluster_id: "test".to_owned(), broker_id: BrokerId(1), shards: 3 };
     let wal = ropewalk_wal::Options {
         file_bytes: 1 << 20,
@@ -47,7 +58,7 @@ fn open_with(dir: &Path, disk_free_bytes_min: u64) -> Node {
         spares_max: 2,
     };
     Node::open(NodeOptions {
-        disk: Arc::new(RealDisk::new(ropewalk_disk::Options::default())),
+        disk,
         dir: dir.to_owned(),
         format: Some(identity),
         observer: Arc::new(Nobody),
@@ -55,11 +66,7 @@ fn open_with(dir: &Path, disk_free_bytes_min: u64) -> Node {
         on_fatal: Arc::new(|error| panic!("{error}")),
         clock_ms,
         recovery: recovery::Options { wal, tail_bytes_max: 4 << 20, open_files_max: 16 },
-        checkpoint: checkpoint::Options {
-            wal_used_bytes_soft_max: 2 << 20,
-            disk_free_bytes_min,
-            ..checkpoint::Options::default()
-        },
+        checkpoint,
     })
     .expect("the node opens")
 }
@@ -149,7 +156,8 @@ async fn d1_what_was_acked_is_there_after_a_stop_and_after_a_fall() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r1_on_a_full_disk_what_is_deleted_makes_room_at_once() {
     let dir = tempfile::tempdir().expect("a directory");
-    let node = open_with(dir.path(), u64::MAX);
+    let all_of_it = checkpoint::Options { disk_free_bytes_min: u64::MAX, ..CHECKPOINTS };
+    let node = open_with(real_disk(), dir.path(), all_of_it);
     let shard = Arc::clone(node.shard(ShardId(2)).expect("it is there"));
     leads(&shard).await;
     open_partition(&shard, 0).await;
@@ -170,6 +178,31 @@ async fn r1_on_a_full_disk_what_is_deleted_makes_room_at_once() {
     // Two checkpoints later; the test ends by a timeout if they are not made.
     while segments() > 0 {
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    node.stop().await;
+}
+
+/// Memory is short all the time and no checkpoint is due: tails are flushed, and their files wait for a sync.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r1_few_files_are_open_however_many_partitions_are_flushed() {
+    const PARTITIONS: i32 = 300;
+    let disk = SimDisk::new(1);
+    let never = checkpoint::Options { wal_used_bytes_soft_max: u64::MAX, ..CHECKPOINTS };
+    let node = open_with(Arc::new(disk.clone()), Path::new("/data"), never);
+    let shard = Arc::clone(node.shard(ShardId(2)).expect("it is there"));
+    leads(&shard).await;
+    for index in 0..PARTITIONS {
+        open_partition(&shard, index).await;
+    }
+    let mut open_files = 0;
+    for index in 0..PARTITIONS {
+        append(&shard, index, &[7; 40_000]).await;
+        node.tail_budget().wait_below().await.expect("there is room soon");
+        open_files = open_files.max(disk.open_files());
+    }
+    assert!((100..300).contains(&open_files), "{open_files} files were open");
+    for index in 0..PARTITIONS {
+        assert_eq!(values(&shard, index), [vec![7; 40_000]]);
     }
     node.stop().await;
 }

@@ -20,7 +20,8 @@ use std::sync::Arc;
 
 use ropewalk_segment::spill::SpillWriter;
 
-use super::{KeeperError, Policy, ShardFiles, SyncBudget, flush};
+use super::{KeeperError, Policy, ShardFiles, SyncBudget, Unsynced, sync_together};
+use crate::directory::DataDir;
 use crate::handle::Capture;
 use crate::id::PartitionId;
 use crate::limits;
@@ -44,6 +45,7 @@ impl Pass {
     /// Begins with a capture and writes what is not small to segments.
     pub(crate) fn begin(
         files: &mut ShardFiles,
+        unsynced: &mut Unsynced,
         capture: Capture,
         now_ms: i64,
         policy: &dyn Policy,
@@ -56,7 +58,7 @@ impl Pass {
             let log = ours.get(partition).expect("an open partition has a log");
             unneeded.extend(log.trim());
             if log.loose_bytes(state.next_offset) >= limits::SPILL_BYTES_MAX {
-                flush(log, state.next_offset, now_ms, policy)?;
+                unsynced.flush(log, state.next_offset, now_ms, policy)?;
             }
             if log.sync_cost() > 0 {
                 to_sync.push_back(Arc::clone(log));
@@ -75,9 +77,16 @@ impl Pass {
     /// Makes segments durable while the budget lasts; whether all are.
     pub(crate) fn sync(
         &mut self,
+        data: &DataDir,
         budget: &mut SyncBudget,
         urgent: bool,
     ) -> Result<bool, KeeperError> {
+        let syncs: usize = self.to_sync.iter().map(|log| log.sync_cost()).sum();
+        if urgent && syncs >= limits::SYNCED_TOGETHER_MIN {
+            budget.take(syncs);
+            sync_together(data, self.to_sync.make_contiguous())?;
+            self.to_sync.clear();
+        }
         while let Some(log) = self.to_sync.front() {
             if !urgent && !budget.is_left() {
                 return Ok(false);

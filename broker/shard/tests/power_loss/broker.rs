@@ -41,6 +41,7 @@ pub(crate) const CHECKPOINTS: checkpoint::Options = checkpoint::Options {
     checkpoint_age_ms: 3_000,
     syncs_per_second: 10,
     disk_free_bytes_min: 0,
+    unsynced_logs_max: 3,
 };
 
 /// The disk has had enough: the process ends.
