@@ -1,7 +1,5 @@
 """Ours and peers on the same disk in the same run, interleaved; prints a table of medians and ratios.
 
-    bench.py [--quick] [--rounds N] [--only SERVER,…] [--directory DIR] [--out FILE]
-
 A round starts each server in turn on an empty directory, runs every scenario that its clients can drive, and
 ends it. The order turns from round to round, so that what drifts on the machine meets all alike. A figure is
 the median over the rounds; a ratio is ours to theirs, turned so that more than 1 is in our favour.
@@ -20,7 +18,7 @@ from pathlib import Path
 
 from servers import SERVERS
 
-LOAD = os.environ["ROPEWALK_LOAD"]
+LOAD = os.environ.get("ROPEWALK_LOAD", "")
 PERF_TOPICS = [(100, 1), (100, 12), (1024, 1), (1024, 12)]
 LESS_IS_BETTER = ("ms", "s/GiB", "MiB", "s")
 
@@ -193,12 +191,12 @@ def machine():
 
 
 def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--rounds", type=int)
-    parser.add_argument("--only", default=",".join(SERVERS))
-    parser.add_argument("--directory", default=os.environ["BENCH_DIRECTORY"])
-    parser.add_argument("--out", default="")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="short loads, no 10,000 queues, one round")
+    parser.add_argument("--rounds", type=int, help="how often each server is measured (3; 1 if quick)")
+    parser.add_argument("--only", default=",".join(SERVERS), help="some of the servers (%(default)s)")
+    parser.add_argument("--directory", default=os.environ.get("BENCH_DIRECTORY", ""), help="where the servers keep their data")
+    parser.add_argument("--out", default="", help="also writes every figure to this file of JSON, and the table beside it")
     arguments = parser.parse_args()
     names = [name for name in SERVERS if name in arguments.only.split(",")]
     rounds = arguments.rounds or (1 if arguments.quick else 3)
