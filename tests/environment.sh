@@ -75,6 +75,15 @@ go_module() {
     [[ -n $from ]] && cp -r "$from/." "$2/" && chmod -R u+w "$2"
 }
 
+# cargo_tool NAME VERSION: the directory of a program that comes as a crate. Not optimised: building it takes longer
+# than running it.
+cargo_tool() { printf '%s/bin\n' "$(cached "$1-$2" make_cargo_tool "$1@$2")"; }
+make_cargo_tool() {
+    # A target directory of its own, so that the workspace's lints and flags do not touch it.
+    CARGO_PROFILE_DEV_DEBUG=0 CARGO_TARGET_DIR=$2/build cargo install -q --locked --debug --root "$2" "$1" &&
+        rm -rf "$2/build"
+}
+
 # crate_source NAME VERSION DIRECTORY: a copy of a crate, as its authors published it, its own workspace.
 crate_source() {
     local fetch
