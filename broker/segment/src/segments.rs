@@ -187,7 +187,7 @@ impl Segments {
     pub fn sync(&mut self) -> Result<DurableEnd> {
         self.usable()?;
         self.sync_files().inspect_err(|error| self.failed = Some(error.clone()))?;
-        self.nameless &= self.dirty.is_empty();
+        self.nameless &= !self.dir_dirty;
         self.dirty = Vec::new();
         self.dir_dirty = false;
         Ok(self.end())
@@ -196,8 +196,7 @@ impl Segments {
     /// How many fsyncs the next [`Segments::sync`] takes.
     #[must_use]
     pub fn sync_cost(&self) -> usize {
-        let nameless = self.nameless && !self.dirty.is_empty();
-        2 * self.dirty.len() + usize::from(self.dir_dirty) + usize::from(nameless)
+        2 * self.dirty.len() + usize::from(self.dir_dirty) * (1 + usize::from(self.nameless))
     }
 
     /// Moves the log's start up and gives back the files that are no longer needed. The caller removes
@@ -474,7 +473,7 @@ impl Segments {
         if self.dir_dirty {
             self.shared.sync_dir()?;
         }
-        if self.nameless && !self.dirty.is_empty() { self.shared.sync_parent() } else { Ok(()) }
+        if self.dir_dirty && self.nameless { self.shared.sync_parent() } else { Ok(()) }
     }
 }
 

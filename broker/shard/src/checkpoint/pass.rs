@@ -81,11 +81,13 @@ impl Pass {
         budget: &mut SyncBudget,
         urgent: bool,
     ) -> Result<bool, KeeperError> {
-        let syncs: usize = self.to_sync.iter().map(|log| log.sync_cost()).sum();
-        if urgent && syncs >= limits::SYNCED_TOGETHER_MIN {
-            budget.take(syncs);
-            sync_together(data, self.to_sync.make_contiguous())?;
-            self.to_sync.clear();
+        if urgent {
+            let syncs: usize = self.to_sync.iter().map(|log| log.sync_cost()).sum();
+            if syncs >= limits::SYNCED_TOGETHER_MIN {
+                budget.take(syncs);
+                sync_together(data, self.to_sync.make_contiguous())?;
+                self.to_sync.clear();
+            }
         }
         while let Some(log) = self.to_sync.front() {
             if !urgent && !budget.is_left() {

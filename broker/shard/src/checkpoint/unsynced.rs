@@ -36,7 +36,7 @@ impl Unsynced {
         through: i64,
         now_ms: i64,
         policy: &dyn Policy,
-    ) -> Result<bool, KeeperError> {
+    ) -> Result<(), KeeperError> {
         let known = log.sync_cost() > 0;
         let flushed = log.flush(through, now_ms, &policy.segments(log.partition()));
         if !known && log.sync_cost() > 0 {
@@ -44,12 +44,11 @@ impl Unsynced {
         }
         self.keep_few()?;
         match flushed {
-            Ok(()) => Ok(true),
             Err(SegmentError::Damaged(damage)) => {
                 tracing::error!(partition = %log.partition(), %damage, "a tail cannot be flushed");
-                Ok(false)
+                Ok(())
             }
-            Err(error) => Err(error.into()),
+            flushed => Ok(flushed?),
         }
     }
 
