@@ -75,6 +75,19 @@ go_module() {
     [[ -n $from ]] && cp -r "$from/." "$2/" && chmod -R u+w "$2"
 }
 
+# in_parallel N COMMAND: calls COMMAND with each line of standard input, N at a time. Fails if one failed, and only
+# after all have ended.
+in_parallel() {
+    local most=$1 command=$2 line pid status=0 running=()
+    while read -r line; do
+        "$command" "$line" </dev/null &
+        running+=($!)
+        ((${#running[@]} < most)) || { wait "${running[0]}" || status=1; running=("${running[@]:1}"); }
+    done
+    for pid in "${running[@]}"; do wait "$pid" || status=1; done
+    return $status
+}
+
 # cargo_tool NAME VERSION: the directory of a program that comes as a crate. Not optimised: building it takes longer
 # than running it.
 cargo_tool() { printf '%s/bin\n' "$(cached "$1-$2" make_cargo_tool "$1@$2")"; }
