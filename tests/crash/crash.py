@@ -15,14 +15,14 @@ import multiprocessing
 import os
 import pathlib
 import random
-import signal
-import socket
-import subprocess
 import sys
 import time
 
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+from broker import Broker  # noqa: E402
 
 TOPIC, GROUP, PARTITIONS = "crash", "crash-group", 6
 # Longer than the whole run: an idempotent client goes on until it knows.
@@ -107,30 +107,6 @@ def commit(bootstrap, journal, stop):
     consumer.close()
 
 
-class Broker:
-    def __init__(self, binary, scratch, port, admin):
-        self.command = [binary, "dev", "--data", f"{scratch}/data", "--kafka", f"127.0.0.1:{port}",
-                        "--admin", f"127.0.0.1:{admin}", "--set", "group.initial.rebalance.delay.ms=0"]
-        self.port, self.log, self.process = port, open(f"{scratch}/broker.log", "ab"), None
-
-    def start(self):
-        self.process = subprocess.Popen(self.command, stdout=self.log, stderr=self.log)
-        deadline = time.time() + 60
-        while time.time() < deadline:
-            if self.process.poll() is not None:
-                sys.exit(f"the broker ended by itself with {self.process.returncode}; see {self.log.name}")
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 0.2).close()
-                return
-            except OSError:
-                time.sleep(0.01)
-        sys.exit("the broker did not open its port in 60 s")
-
-    def kill(self, how=signal.SIGKILL):
-        self.process.send_signal(how)
-        self.process.wait()
-
-
 def read_back(bootstrap):
     """Every record: partition -> [(offset, value)]."""
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": GROUP, "enable.auto.commit": False, "log_level": 0})
@@ -194,11 +170,8 @@ def check_commits(journal, committed):
 
 def main(binary, scratch, kills, seed):
     scratch, rng = pathlib.Path(scratch), random.Random(seed)
-    with socket.socket() as a, socket.socket() as b:
-        a.bind(("127.0.0.1", 0)), b.bind(("127.0.0.1", 0))
-        port, admin_port = a.getsockname()[1], b.getsockname()[1]
-    bootstrap = f"127.0.0.1:{port}"
-    broker = Broker(binary, scratch, port, admin_port)
+    broker = Broker(binary, scratch / "data", ["group.initial.rebalance.delay.ms=0"])
+    bootstrap = broker.kafka
     stop = multiprocessing.Event()
     writers = [("rd-none", write_with_librdkafka, "none"), ("rd-lz4", write_with_librdkafka, "lz4"),
                ("python", write_with_kafka_python, None)]
@@ -217,7 +190,9 @@ def main(binary, scratch, kills, seed):
             # Most kills hit the middle of the load, some the recovery itself.
             time.sleep(rng.choice([rng.uniform(0.0, 0.1), rng.uniform(0.3, 1.5), rng.uniform(0.3, 1.5)]))
             broker.kill()
-            broker.start()
+            # Only the port is waited for: the next kill may come before everything is ready.
+            broker.start(wait=False)
+            broker.listens(60)
             if (kill + 1) % 20 == 0:
                 print(f"{kill + 1} of {kills} kills", file=sys.stderr, flush=True)
         time.sleep(2)
@@ -228,7 +203,7 @@ def main(binary, scratch, kills, seed):
         if failed:
             sys.exit(f"{len(failed)} clients did not end well (seed {seed})")
         records, committed = read_back(bootstrap)
-        broker.kill(signal.SIGTERM)
+        broker.stop()
         faults, acked = check(journals, records)
         commit_faults, commit_count = check_commits(commits, committed)
         faults += commit_faults
@@ -244,8 +219,7 @@ def main(binary, scratch, kills, seed):
         for process in processes:
             if process.is_alive():
                 process.kill()
-        if broker.process and broker.process.poll() is None:
-            broker.kill()
+        broker.kill()
 
 
 if __name__ == "__main__":

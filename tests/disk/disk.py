@@ -3,20 +3,19 @@
     disk.py BROKER SCRATCH SMALL_MOUNT
 """
 
-import json
 import os
 import pathlib
 import shutil
 import signal
-import socket
-import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+from broker import Broker  # noqa: E402
 
 STARTED = []
 BROKER, SCRATCH, SMALL = sys.argv[1], pathlib.Path(sys.argv[2]), pathlib.Path(sys.argv[3])
@@ -24,56 +23,11 @@ TOPIC = "disk"
 FAILED_DISK = 5  # the exit code that --help names
 
 
-class Broker:
-    """One process on a data directory, on ports that stay the same over its restarts."""
-
-    def __init__(self, data, settings=()):
-        self.data, self.settings = data, settings
-        with socket.socket() as kafka, socket.socket() as admin:
-            for held in (kafka, admin):
-                held.bind(("127.0.0.1", 0))
-            self.kafka, self.admin = (f"127.0.0.1:{held.getsockname()[1]}" for held in (kafka, admin))
-        self.log_path = SCRATCH / f"{pathlib.Path(data).parent.name}-{pathlib.Path(data).name}.log"
-        self.process, self.obstacles = None, None
-
-    def start(self, wrapper=(), wait=True):
-        arguments = ["dev", "--data", str(self.data), "--kafka", self.kafka, "--admin", self.admin]
-        for setting in self.settings:
-            arguments += ["--set", setting]
-        log = open(self.log_path, "w")
-        self.process = subprocess.Popen([*wrapper, BROKER, *arguments], stdout=log, stderr=log)
-        STARTED.append(self.process)
-        if wait and not self.answers(30):
-            raise AssertionError(f"the broker does not serve: {self.obstacles} {self.log()[:1500]}")
-
-    def answers(self, seconds_max):
-        end = time.monotonic() + seconds_max
-        while time.monotonic() < end and self.process.poll() is None:
-            try:
-                urllib.request.urlopen(f"http://{self.admin}/ready", timeout=1).read()
-                return True
-            except urllib.error.HTTPError as error:
-                self.obstacles = error.read().decode()
-                time.sleep(0.05)
-            except (urllib.error.URLError, OSError):
-                time.sleep(0.05)
-        return False
-
-    def metric(self, name):
-        text = urllib.request.urlopen(f"http://{self.admin}/metrics", timeout=5).read().decode()
-        return float(next(line.split()[-1] for line in text.splitlines() if line.startswith(name + " ")))
-
-    def log(self):
-        return self.log_path.read_text(errors="replace")
-
-    def kill(self):
-        if self.process and self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-
-    def ended(self, seconds_max):
-        """The exit code."""
-        return self.process.wait(timeout=seconds_max)
+def make_broker(data, settings=()):
+    name = f"{pathlib.Path(data).parent.name}-{pathlib.Path(data).name}.log"
+    broker = Broker(BROKER, data, settings, SCRATCH / name)
+    STARTED.append(broker)
+    return broker
 
 
 def create_topic(broker, **config):
@@ -149,7 +103,7 @@ def full_disk():
     ballast = SMALL / "ballast"
     with open(ballast, "wb") as file:
         os.posix_fallocate(file.fileno(), 0, 80 << 20)
-    broker = Broker(SMALL / "data", ["log.segment.bytes=16777216"])
+    broker = make_broker(SMALL / "data", ["log.segment.bytes=16777216"])
     broker.start()
     admin = create_topic(broker)
     writer = Writer(broker)
@@ -202,7 +156,7 @@ def full_disk():
 def failing(call, first, name):
     """From the first-th call of this kind on, the disk fails: the process ends, and says with what."""
     data = SCRATCH / f"failing-{name}"
-    broker = Broker(data)
+    broker = make_broker(data)
     broker.start()
     create_topic(broker)
     broker.process.terminate()
@@ -237,10 +191,8 @@ def main():
         failing("fdatasync", 60, "syncs fail")
         failing("pwrite64", 400, "writes fail")
     finally:
-        for process in STARTED:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+        for broker in STARTED:
+            broker.kill()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,108 @@
+"""A broker process for tests in Python: starts, stops, kills and restarts on ports that stay the same.
+
+`tests/broker.sh` is its counterpart for shell scripts.
+"""
+
+import json
+import pathlib
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+
+
+def free_ports(count):
+    """Ports that nothing listened on a moment ago."""
+    held = [socket.socket() for _ in range(count)]
+    try:
+        for one in held:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in held]
+    finally:
+        for one in held:
+            one.close()
+
+
+class Broker:
+    """One process on a data directory. Its log goes on in one file over all restarts.
+
+    `settings` are `KEY=VALUE` pairs for `--set`. `wrapper` is a command that the broker runs under.
+    """
+
+    def __init__(self, binary, data, settings=(), log_path=None):
+        self.binary, self.data, self.settings = str(binary), pathlib.Path(data), list(settings)
+        self.kafka, self.admin = (f"127.0.0.1:{port}" for port in free_ports(2))
+        self.log_path = pathlib.Path(log_path or f"{self.data}.log")
+        self.process, self.obstacles, self.log_begin = None, None, 0
+
+    def start(self, wrapper=(), wait=True, seconds_max=60):
+        arguments = ["dev", "--data", str(self.data), "--kafka", self.kafka, "--admin", self.admin]
+        for setting in self.settings:
+            arguments += ["--set", setting]
+        with open(self.log_path, "ab") as log:
+            self.log_begin = log.tell()
+            self.process = subprocess.Popen([*wrapper, self.binary, *arguments], stdout=log, stderr=log)
+        if wait and not self.answers(seconds_max):
+            raise AssertionError(f"the broker does not serve: {self.obstacles} {self.log()[-1500:]}")
+        return self
+
+    def answers(self, seconds_max):
+        """Whether `/ready` answers 200 within the time and before the process ends."""
+        end = time.monotonic() + seconds_max
+        while time.monotonic() < end and self.is_running():
+            try:
+                urllib.request.urlopen(f"http://{self.admin}/ready", timeout=1).read()
+                return True
+            except urllib.error.HTTPError as error:
+                self.obstacles = error.read().decode()
+            except (urllib.error.URLError, OSError):
+                pass
+            time.sleep(0.02)
+        return False
+
+    def listens(self, seconds_max):
+        """Waits until its Kafka port is open, which is before `/ready` answers 200."""
+        end = time.monotonic() + seconds_max
+        host, _, port = self.kafka.rpartition(":")
+        while time.monotonic() < end:
+            if not self.is_running():
+                raise AssertionError(f"the broker ended with {self.process.poll()}: {self.log()[-1500:]}")
+            try:
+                socket.create_connection((host, int(port)), 0.2).close()
+                return
+            except OSError:
+                time.sleep(0.01)
+        raise AssertionError(f"the broker does not open its port in {seconds_max} s")
+
+    def is_running(self):
+        return self.process is not None and self.process.poll() is None
+
+    def stop(self, seconds_max=60):
+        """Stops it in order; the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.ended(seconds_max)
+
+    def kill(self):
+        if self.is_running():
+            self.process.kill()
+        if self.process is not None:
+            self.process.wait()
+
+    def ended(self, seconds_max):
+        """The exit code, once it ends by itself."""
+        return self.process.wait(timeout=seconds_max)
+
+    def get(self, path):
+        """A JSON document of the admin API."""
+        return json.loads(urllib.request.urlopen(f"http://{self.admin}{path}", timeout=10).read())
+
+    def metric(self, name):
+        """The value of a metric without labels."""
+        text = urllib.request.urlopen(f"http://{self.admin}/metrics", timeout=5).read().decode()
+        return float(next(line.split()[-1] for line in text.splitlines() if line.startswith(name + " ")))
+
+    def log(self):
+        """What the process that was started last has logged."""
+        return self.log_path.read_bytes()[self.log_begin:].decode(errors="replace")
