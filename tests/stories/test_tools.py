@@ -1,12 +1,14 @@
 """What provisioning, lag and administration tools ask, and rely on."""
 
+import subprocess
+
 import pytest
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import (
     AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ConfigSource, NewTopic, ResourceType,
 )
 
-from records import create
+from records import create, read_all, send
 
 
 def describe(admin, kind, name):
@@ -76,3 +78,33 @@ def test_replication_factors_are_what_one_broker_can_give(broker):
     assert len(described.partitions[0].replicas) == 1
     with pytest.raises(KafkaException, match="(?i)replication"):
         admin.create_topics([NewTopic("three", 1, 3)])["three"].result(30)
+
+
+def test_old_clients_that_ask_for_no_versions(broker, tmp_path):
+    create(broker, "t")
+    (tmp_path / "lines").write_text("a\nb\nc\n")
+    for version in ("0.10.0", "0.11.0"):
+        old = ["-X", "api.version.request=false", "-X", f"broker.version.fallback={version}"]
+        made = subprocess.run(["kcat", "-P", "-b", broker.kafka, "-t", "t", "-p", "0", *old, "-l", tmp_path / "lines"],
+                              capture_output=True, text=True, timeout=30)
+        assert made.returncode == 0, made.stderr
+        read = subprocess.run(["kcat", "-C", "-b", broker.kafka, "-t", "t", "-p", "0", "-e", "-q", *old],
+                              capture_output=True, text=True, timeout=30)
+        assert read.stdout.split() == ["a", "b", "c"] * (1 if version == "0.10.0" else 2), read.stderr
+
+
+@pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd", "uncompressed"])
+def test_what_the_broker_compresses_anew_can_be_read_by_everybody(broker, java, codec):
+    from kafka import KafkaConsumer
+
+    create(broker, "t", 1, **{"compression.type": codec})
+    values = [f"{n}:" + "x" * 2000 for n in range(200)]
+    for sent in ("gzip", "snappy", "lz4", "zstd", "none"):
+        send(broker, "t", values[:40] if sent != "none" else values[40:], **{"compression.type": sent, "linger.ms": 20})
+    wanted = values[:40] * 4 + values[40:]
+    assert read_all(broker, "t") == wanted
+    consumer = KafkaConsumer("t", bootstrap_servers=broker.kafka, auto_offset_reset="earliest", consumer_timeout_ms=5000)
+    assert [message.value.decode() for message in consumer] == wanted
+    consumer.close()
+    lines = java("Consume", broker.kafka, "t", "g", "earliest", len(wanted), 30).ended(60)
+    assert [line["value"] for line in lines] == wanted
