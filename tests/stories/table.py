@@ -14,7 +14,7 @@ import faust
 bootstrap, directory = sys.argv[1:3]
 app = faust.App(
     "story", broker=f"kafka://{bootstrap}", store="memory://", topic_partitions=1, datadir=directory, web_enabled=False,
-    stream_wait_empty=False)
+    stream_wait_empty=False, broker_session_timeout=6, broker_heartbeat_interval=1)
 numbers = app.topic("numbers", key_type=str, value_type=str, partitions=1)
 table = app.Table("last", default=str, key_type=str, value_type=str, partitions=1)
 
@@ -39,4 +39,4 @@ async def ready():
 
 
 if __name__ == "__main__":
-    faust.Worker(app, loglevel="WARN").execute_from_commandline()
+    faust.Worker(app, loglevel="WARN", redirect_stdouts=False).execute_from_commandline()

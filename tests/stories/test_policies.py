@@ -105,7 +105,7 @@ def test_a_faust_table_is_recovered_from_its_changelog(broker, program, tmp_path
     assert first.wait_for(lambda line: "ready" in line, 60)["ready"] == {}
     producer = Producer({"bootstrap.servers": broker.kafka, "linger.ms": 5})
     for n in range(3000):
-        producer.produce("numbers", f'"{n}"', f'"{n % 10}"', partition=0)
+        producer.produce("numbers", f'"{n}"', str(n % 10), partition=0)
         producer.poll(0)
     assert producer.flush(30) == 0
     first.wait_for(lambda line: line.get("value") == "2999", 60)
