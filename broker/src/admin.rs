@@ -4,7 +4,8 @@
 //! | path | answers | token | epoch |
 //! |---|---|---|---|
 //! | GET `/live` | 200 as long as the process runs | | |
-//! | GET `/ready` | 200 when clients can be served, else 503 with the reasons | | |
+//! | GET `/` | what there is | | |
+//! | GET `/ready` | 200 when the broker serves as a member, else 503 with the reasons | | |
 //! | GET `/metrics` | everything that is counted, for Prometheus | | |
 //! | GET `/v1/queues` | the three figures of every queue and its groups | | |
 //! | GET `/v1/queues/{name}` | those of one queue | | |
@@ -51,20 +52,24 @@ mod door;
 mod access;
 mod refusal;
 mod changes;
+mod condition;
 mod signals;
 pub(crate) mod measured;
 
 pub use signals::Bells;
+pub use condition::{Condition, Kind};
 
 use access::Caller;
 use refusal::Refused;
 
 /// Where the answers come from.
 pub trait Source: Send + Sync + Debug {
-    /// Why clients cannot be served, if they cannot.
+    /// Why this broker does not serve as a member, if it does not.
     fn obstacles(&self) -> Vec<String>;
     /// Every queue's figures; `None` before they can be known.
     fn queues(&self) -> Option<Report>;
+    /// States beside that: damage, fullness, shards that catch up.
+    fn conditions(&self) -> Vec<Condition>;
     /// One queue's.
     fn queue(&self, name: &str) -> Option<QueueReport>;
     /// Who this is.
@@ -105,6 +110,8 @@ pub struct About {
     pub reasons: Vec<String>,
     /// How it is set.
     pub settings: AboutSettings,
+    /// States that take nothing of the broker out of service by themselves.
+    pub conditions: Vec<Condition>,
     /// How it came up.
     pub recovery: Recovery,
 }
@@ -186,6 +193,32 @@ async fn ready(State(admin): State<Arc<Admin>>) -> Response {
     let reasons = admin.source.obstacles();
     let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(json!({ "ready": reasons.is_empty(), "reasons": reasons }))).into_response()
+/// What there is, for a person who begins.
+const PATHS: &[(&str, &str)] = &[
+    ("GET /live", "whether the process runs"),
+    ("GET /ready", "whether the broker serves, and why not"),
+    ("GET /metrics", "everything that is counted, for Prometheus"),
+    ("GET /v1/queues", "length, delay and throughput of every queue and its groups"),
+    ("GET /v1/queues/{name}", "those of one queue"),
+    ("GET /v1/broker", "who this broker is, and in which condition"),
+    ("GET /v1/owners/{owner}", "queues and bound groups of an owner"),
+    ("GET /v1/signals", "what an operator watches, second by second"),
+    ("POST /v1/fence", "claims an epoch for changes"),
+    ("PUT /v1/queues/{name}", "declares a queue"),
+    ("DELETE /v1/queues/{name}", "gives a queue up"),
+    ("PUT /v1/queues/{name}/groups/{group}", "binds a group to a queue"),
+    ("DELETE /v1/queues/{name}/groups/{group}", "ends that"),
+    ("PUT /v1/settings", "takes over a file of settings"),
+];
+
+async fn index() -> Response {
+    let paths: Vec<_> =
+        PATHS.iter().map(|(path, what)| json!({ "path": path, "what": what })).collect();
+    let version = env!("CARGO_PKG_VERSION");
+    Json(json!({ "program": "ropewalk-broker", "version": version, "paths": paths }))
+        .into_response()
+}
+
 }
 
 async fn metrics(State(admin): State<Arc<Admin>>) -> Response {

@@ -129,6 +129,7 @@ impl Broker {
         let status = Status::new(&settings);
         let source: Arc<dyn admin::Source> = Arc::clone(&status) as _;
         registry.register_collector(Box::new(measured::Queues(Arc::clone(&source))));
+        registry.register_collector(Box::new(measured::Conditions(Arc::clone(&source))));
         let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(ropewalk_disk::Options::default()));
         registry.register_collector(Box::new(status.storage(Arc::clone(&disk))));
 
@@ -186,10 +187,16 @@ impl Broker {
         self.admin
     }
 
-    /// Why clients cannot be served, or not in all; what `/ready` says.
+    /// Why the broker does not serve as a member; what `/ready` says.
     #[must_use]
     pub fn obstacles(&self) -> Vec<String> {
         admin::Source::obstacles(&*self.status)
+    }
+
+    /// States beside readiness, as `GET /v1/broker` lists them.
+    #[must_use]
+    pub fn conditions(&self) -> Vec<admin::Condition> {
+        admin::Source::conditions(&*self.status)
     }
 
     /// What handlers work with.

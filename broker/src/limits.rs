@@ -90,6 +90,39 @@ pub const ADMIN_CONNECTIONS_MAX: usize = 256;
 
 /// Streams of signals at once: one operator needs one, and a second while it is replaced.
 pub const SIGNAL_STREAMS_MAX: usize = 8;
+/// Admin connections at once from one address.
+pub const ADMIN_CONNECTIONS_PER_ADDRESS_MAX: usize = 64;
+const _: () = assert!(
+    2 * ADMIN_CONNECTIONS_PER_ADDRESS_MAX <= ADMIN_CONNECTIONS_MAX,
+    "one address cannot take the places of all others"
+);
+const _: () = assert!(
+    ADMIN_TIME_MAX.as_secs() < ADMIN_UNTRUSTED_IDLE_MAX.as_secs(),
+    "a request that is being answered is no silence"
+);
+const _: () = assert!(ADMIN_UNTRUSTED_IDLE_MAX.as_secs() < ADMIN_IDLE_MAX.as_secs());
+
+/// The message of one condition of `GET /v1/broker`, bytes.
+pub const CONDITION_BYTES_MAX: usize = 1024;
+
+/// Shards or partitions that one condition lists by name.
+pub const CONDITION_PARTS_MAX: usize = 10;
+
+/// The uid of an owner, the holder of a lease or its uid, bytes.
+pub const OWNER_BYTES_MAX: usize = 253;
+
+/// The name of a group that is bound, bytes.
+pub const GROUP_BYTES_MAX: usize = 512;
+
+/// Groups that are bound to one queue.
+pub const BINDINGS_PER_TOPIC_MAX: usize = 1000;
+
+/// The value of one configuration key that is stored in the catalog, bytes.
+pub const CONFIG_VALUE_BYTES_MAX: usize = 4096;
+
+/// How far a fencing epoch that this cluster never gave out may lie above the newest that it did.
+pub const EPOCH_LEAP_MAX: u64 = 1 << 32;
+
 
 /// The file with the admin server's token.
 pub const TOKEN_BYTES_MAX: u64 = 4096;

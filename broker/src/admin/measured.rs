@@ -10,7 +10,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
-use crate::admin::Source;
+use crate::admin::{Kind, Source};
 use crate::figures::{DelayReport, QueueReport, Report, Throughput};
 
 /// The figures of every queue and group.
@@ -28,6 +28,27 @@ impl Collector for Queues {
         let Some(report) = self.0.queues() else { return Ok(()) };
         of_queues(&mut encoder, &report)?;
         of_groups(&mut encoder, &report)
+    }
+}
+
+/// Whether the broker is ready, and every condition beside that.
+#[derive(Debug)]
+pub(crate) struct Conditions(pub(crate) Arc<dyn Source>);
+
+impl Collector for Conditions {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Whether the broker serves as a member, as /ready answers";
+        let metric = encoder.encode_descriptor("ready", help, None, GAUGE)?;
+        ConstGauge::new(i64::from(self.0.obstacles().is_empty())).encode(metric)?;
+        let help =
+            "Shards or partitions in a condition of GET /v1/broker, 0 while it does not hold";
+        let mut metric = encoder.encode_descriptor("condition", help, None, GAUGE)?;
+        let holding = self.0.conditions();
+        for kind in Kind::ALL {
+            let count = holding.iter().find(|holds| holds.kind == kind).map_or(0, |c| c.count);
+            Point { labels: &[("kind", kind.name())], value: count as f64 }.encode(&mut metric)?;
+        }
+        Ok(())
     }
 }
 
@@ -131,6 +152,7 @@ pub(crate) struct Storage {
     pub(crate) wal_written_bytes: u64,
     pub(crate) wal_bytes: u64,
     pub(crate) wal_full: bool,
+    pub(crate) wal_at_limit: bool,
     pub(crate) disk_full: bool,
     pub(crate) tail_bytes: usize,
     pub(crate) syncs: Vec<(&'static str, u64)>,
@@ -172,9 +194,15 @@ impl Collector for StorageMetrics {
             ),
             (
                 "wal_full",
-                "Whether the write-ahead log has no space left",
+                "Whether the write-ahead log has no room for another file, for whichever reason",
                 None,
                 now.wal_full.into(),
+            ),
+            (
+                "wal_at_limit",
+                "Whether the write-ahead log is at its own size limit and is being emptied",
+                None,
+                now.wal_at_limit.into(),
             ),
             (
                 "disk_full",

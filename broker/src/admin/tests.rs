@@ -14,6 +14,7 @@ struct Broker {
     obstacles: Vec<String>,
     open: bool,
 }
+    conditions: Vec<Condition>,
 
 fn orders() -> QueueReport {
     let throughput = Throughput { in_per_second: 2.5, processed_per_second: 2.0 };
@@ -38,6 +39,10 @@ impl Source for Broker {
 
     fn queues(&self) -> Option<Report> {
         self.open.then(|| Report { queues: vec![orders()] })
+    fn conditions(&self) -> Vec<Condition> {
+        self.conditions.clone()
+    }
+
     }
 
     fn queue(&self, name: &str) -> Option<QueueReport> {
@@ -60,6 +65,7 @@ async fn ask(broker: Broker, request: &str) -> (u16, String, String) {
     registry.register_collector(Box::new(measured::Queues(Arc::clone(&source))));
     let storage = || Some(measured::Storage { syncs: vec![("wal", 7)], ..Default::default() });
     registry.register_collector(Box::new(measured::StorageMetrics(Box::new(storage))));
+    registry.register_collector(Box::new(measured::Conditions(Arc::clone(&source))));
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("bound");
     let (_stop, stopping) = watch::channel(false);
@@ -77,7 +83,7 @@ async fn ask(broker: Broker, request: &str) -> (u16, String, String) {
 }
 
 fn serving() -> Broker {
-    Broker { obstacles: vec![], open: true }
+    Broker { obstacles: vec![], conditions: vec![], open: true }
 }
 
 #[tokio::test]
@@ -85,7 +91,11 @@ async fn live_and_ready_tell_apart_running_and_serving() {
     assert_eq!(ask(serving(), "GET /live").await.0, 200);
     let (status, _, body) = ask(serving(), "GET /ready").await;
     assert_eq!((status, body.as_str()), (200, r#"{"ready":true,"reasons":[]}"#));
-    let opening = || Broker { obstacles: vec!["opening the data directory".into()], open: false };
+    let opening = || Broker {
+        obstacles: vec!["opening the data directory".into()],
+        conditions: vec![],
+        open: false,
+    };
     assert_eq!(ask(opening(), "GET /live").await.0, 200);
     let (status, _, body) = ask(opening(), "GET /ready").await;
     assert_eq!(status, 503);
@@ -120,7 +130,10 @@ async fn what_is_not_there_is_a_json_error() {
 
 #[tokio::test]
 async fn metrics_are_open_metrics_with_escaped_labels() {
-    let (status, head, body) = ask(serving(), "GET /metrics").await;
+    let parts = ["shard 3".to_owned(), "shard 5".to_owned()];
+    let damaged = Condition::of_parts(Kind::DamagedShard, "shards are damaged", parts);
+    let broker = Broker { conditions: damaged.into_iter().collect(), ..serving() };
+    let (status, head, body) = ask(broker, "GET /metrics").await;
     assert_eq!(status, 200);
     assert!(head.contains("application/openmetrics-text"), "{head}");
     for line in [
@@ -135,3 +148,6 @@ async fn metrics_are_open_metrics_with_escaped_labels() {
     }
     assert!(!body.contains("p99_seconds{"), "what is not known is not shown");
 }
+        "ropewalk_ready 1",
+        r#"ropewalk_condition{kind="damaged_shard"} 2.0"#,
+        r#"ropewalk_condition{kind="storage_full"} 0.0"#,

@@ -4,12 +4,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use ropewalk_disk::Disk;
+use ropewalk_shard::ShardId;
 
 use crate::admin::measured::{Storage, StorageMetrics};
-use crate::admin::{About, AboutSettings, Open, Recovery, Source};
+use crate::admin::{About, AboutSettings, Condition, Kind, Open, Recovery, Source};
 use crate::clock;
 use crate::figures::{QueueReport, Report};
 use crate::settings::Settings;
+
+const DAMAGED_SHARDS: &str = "shards are damaged and serve nothing until `ropewalk-broker repair`";
+const DAMAGED_PARTITIONS: &str =
+    "partitions lost records to damage; `ropewalk-broker repair` lists them";
+const LEADERLESS_SHARDS: &str = "shards have no leader on this broker";
+const ORPHANED_PARTITIONS: &str = "partitions are kept although the repaired catalog does not know their \
+                                   topic; `ropewalk-broker repair --drop-orphans` gives them up";
 
 /// The broker as seen from outside.
 #[derive(Debug)]
@@ -44,6 +52,24 @@ impl Status {
         self.open.get().map(|opened| &opened.parts)
     }
 
+    /// Whether writes are refused because the disk is full, or wait because the log is at its limit.
+    fn fullness(&self) -> Option<Condition> {
+        let node = &self.parts()?.context.node;
+        let wal = node.wal().stats();
+        if wal.disk_full || node.tail_budget().is_disk_full() {
+            let message = "the disk is full and writes are refused: delete records, shorten the retention or \
+                           give the volume more space";
+            return Some(Condition::of_broker(Kind::StorageFull, message.to_owned()));
+        }
+        wal.full.then(|| {
+            let message = format!(
+                "the write-ahead log is at its size limit ({} bytes in files) and is being emptied; writes wait",
+                wal.bytes
+            );
+            Condition::of_broker(Kind::LogAtLimit, message)
+        })
+    }
+
     /// The broker begins to stop.
     pub(super) fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
@@ -61,6 +87,7 @@ impl Status {
                 wal_written_bytes: wal.written_bytes,
                 wal_bytes: wal.bytes,
                 wal_full: wal.full,
+                wal_at_limit: wal.full && !wal.disk_full,
                 disk_full: context.node.tail_budget().is_disk_full(),
                 tail_bytes: context.node.tail_budget().pinned_bytes(),
                 syncs: disk.sync_counts().into_iter().collect(),
@@ -77,19 +104,35 @@ impl Source for Status {
         let Some(Open { context, .. }) = self.parts() else {
             return vec!["the data directory is being opened".into()];
         };
+        if context.node.catalog().leading().is_none() {
+            return vec![format!("{} (the catalog) has no leader", ShardId::CATALOG)];
+        }
+        Vec::new()
+    }
+
+    fn conditions(&self) -> Vec<Condition> {
+        let Some(Open { context, .. }) = self.parts() else { return Vec::new() };
         let node = &context.node;
-        let damaged =
-            node.damaged().iter().map(|(shard, what)| format!("{shard} is damaged: {what}"));
-        let partitions = node.damaged_partitions().iter();
-        let partitions = partitions.map(|(id, what)| format!("partition {id} is damaged: {what}"));
-        let leaderless = node.shards().filter(|shard| shard.leading().is_none());
-        let leaderless = leaderless.map(|shard| format!("{} has no leader", shard.id()));
-        let full = node.wal().stats().full.then(|| {
-            "the write-ahead log has no room for another file: the disk is full, or the log is at its \
-             limit and is being emptied"
-                .to_owned()
+        let shards = node.damaged().iter().map(|(shard, what)| format!("{shard} ({what})"));
+        let partitions = node.damaged_partitions().iter().map(|(id, what)| {
+            let topic = context.view.by_id(id.topic);
+            topic.map_or_else(
+                || format!("{id} ({what})"),
+                |topic| format!("{}-{} ({what})", topic.name, id.index),
+            )
         });
-        damaged.chain(partitions).chain(leaderless).chain(full).collect()
+        let orphans = context.topics.orphans().into_iter().map(|id| id.to_string());
+        let leaderless = node.shards().filter(|shard| shard.id() != ShardId::CATALOG);
+        let leaderless = leaderless.filter(|shard| shard.leading().is_none());
+        let leaderless = leaderless.map(|shard| shard.id().to_string());
+        let all = [
+            Condition::of_parts(Kind::DamagedShard, DAMAGED_SHARDS, shards),
+            Condition::of_parts(Kind::DamagedPartitions, DAMAGED_PARTITIONS, partitions),
+            Condition::of_parts(Kind::OrphanedPartitions, ORPHANED_PARTITIONS, orphans),
+            self.fullness(),
+            Condition::of_parts(Kind::CatchingUp, LEADERLESS_SHARDS, leaderless),
+        ];
+        all.into_iter().flatten().collect()
     }
 
     fn queues(&self) -> Option<Report> {
@@ -100,7 +143,7 @@ impl Source for Status {
     fn queue(&self, name: &str) -> Option<QueueReport> {
         let Open { context, figures, .. } = self.parts()?;
         let topic = context.view.by_name(name)?;
-        Some(figures.report_one(&context.node, &topic, clock::now_ms()))
+        Some(figures.report_one(&context.node, &context.view, &topic, clock::now_ms()))
     }
 
     fn about(&self) -> About {
@@ -115,7 +158,12 @@ impl Source for Status {
             started_at_ms: self.started_at_ms,
             ready: reasons.is_empty(),
             reasons,
-            settings: AboutSettings { needs_restart: self.settings.needs_restart() },
+            conditions: self.conditions(),
+            settings: AboutSettings {
+                needs_restart: self.settings.needs_restart(),
+                started_hash: self.settings.started_hash().to_owned(),
+                last_hash: self.settings.last_hash(),
+            },
             recovery: Recovery {
                 done: opened.is_some(),
                 took_ms: opened.map(|opened| opened.at_ms - self.started_at_ms),

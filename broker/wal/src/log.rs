@@ -431,6 +431,11 @@ impl Wal {
         self.spares.ready.len() < SPARES_WANTED && (self.spares.full || at_limit)
     }
 
+    /// Whether the last attempt to create another file found the disk full.
+    pub fn is_disk_full(&self) -> bool {
+        self.spares.full
+    }
+
     /// Reads an entry, its checksum verified.
     pub fn read(&self, location: &Location) -> io::Result<Bytes> {
         self.reader.read(location)

@@ -106,6 +106,9 @@ pub struct Stats {
     pub files: usize,
     /// No space for another file was found: normal submissions are, or soon will be, refused.
     pub full: bool,
+    /// That is because the last attempt to create a file found the disk full, not because the log is at
+    /// its own limit.
+    pub disk_full: bool,
     /// The log failed for good, or its thread panicked: the process must stop.
     pub failed: bool,
 }
@@ -401,6 +404,7 @@ impl Rounds {
         self.stats.bytes = self.wal.bytes();
         self.stats.files = self.wal.files();
         self.stats.full = self.wal.is_full();
+        self.stats.disk_full = self.stats.full && self.wal.is_disk_full();
         self.queue.publish(self.stats);
     }
 

@@ -134,6 +134,9 @@ async fn a_broker_says_who_it_is() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queue_is_made_put_right_and_given_up() {
+    assert_eq!(about["settings"]["startedHash"].as_str().map(str::len), Some(16));
+    assert_eq!(about["settings"]["lastHash"], Value::Null);
+    assert_eq!((&about["reasons"], &about["conditions"]), (&json!([]), &json!([])));
     let served = Served::start(&[]).await;
     let (status, made) = served.declare(ME, 2, json!({ "retention.ms": "1000" })).await;
     assert_eq!(status, 200, "{made}");

@@ -10,6 +10,7 @@ use ropewalk_codec::produce_request::*;
 use super::versions::Client;
 use super::*;
 use crate::boot::StartError;
+use crate::admin::Kind;
 
 /// Turns one bit in every snapshot of a shard.
 fn damage(dir: &Path, shard: u32) {
@@ -61,8 +62,42 @@ async fn d3_damage_costs_the_shard_it_touches_and_is_named() {
             if home.shard == lost { ErrorCode::KafkaStorageError } else { ErrorCode::None };
         assert_eq!(produce(&mut client, "wide", index).await, expected.code(), "{index}");
     }
-    let obstacles = client.broker.obstacles();
-    assert!(obstacles[0].starts_with(&format!("{lost} is damaged")), "{obstacles:?}");
+    assert_eq!(client.broker.obstacles(), Vec::<String>::new(), "it serves as a member");
+    let conditions = client.broker.conditions();
+    assert_eq!(conditions.len(), 1, "{conditions:?}");
+    assert_eq!((conditions[0].kind, conditions[0].count), (Kind::DamagedShard, 1));
+    assert!(conditions[0].message.contains(&lost.to_string()), "{conditions:?}");
+    client.broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn d3_new_partitions_are_placed_in_sound_shards_alone() {
+    let dir = TempDir::new().expect("a directory");
+    let broker = broker_in(dir.path()).await.expect("it starts");
+    let shards: BTreeSet<u32> = broker.context().node.shards().map(|shard| shard.id().0).collect();
+    broker.stop().await;
+    damage(dir.path(), 5);
+    let mut client = Client::on(broker_in(dir.path()).await.expect("it starts all the same")).await;
+    let mut topic = super::versions::create("wide");
+    topic.topics[0].num_partitions = 24;
+    let made = client.ask(5, &topic).await;
+    assert_eq!(made.topics[0].error_code, 0, "{made:?}");
+    let homes = |client: &Client| -> Vec<u32> {
+        let view = client.broker.context().view.by_name("wide").expect("it was made");
+        view.partitions.iter().map(|home| home.shard.0).collect()
+    };
+    let first = homes(&client);
+    let used: BTreeSet<u32> = first.iter().copied().collect();
+    let sound: BTreeSet<u32> = shards.into_iter().filter(|shard| ![0, 5].contains(shard)).collect();
+    assert_eq!(used, sound, "every sound shard has one, the damaged one has none");
+    for index in 0..24 {
+        assert_eq!(produce(&mut client, "wide", index).await, 0, "{index}");
+    }
+    let view = client.broker.context().view.by_name("wide").expect("it was made");
+    client.broker.context().topics.grow(&view, 30, false).await.expect("it grows");
+    let grown = homes(&client);
+    assert_eq!((grown.len(), &grown[..24]), (30, &first[..]));
+    assert!(!grown.contains(&5));
     client.broker.stop().await;
 }
 
