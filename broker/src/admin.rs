@@ -124,6 +124,10 @@ pub struct AboutSettings {
     pub needs_restart: Vec<String>,
 }
 
+    /// The hash of the file that this process started with; see [`crate::settings::fingerprint`].
+    pub started_hash: String,
+    /// The hash of the last file that `PUT /v1/settings` took over since; null before the first.
+    pub last_hash: Option<String>,
 /// How opening the data directory went.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 #[serde(rename_all = "camelCase")]

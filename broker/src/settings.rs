@@ -31,6 +31,7 @@ pub mod topic;
 pub mod group;
 mod listeners;
 pub mod describe;
+pub mod fingerprint;
 mod replace;
 
 pub use listeners::{Endpoint, Listener};
@@ -47,6 +48,10 @@ pub enum Invalid {
         /// What it was meant to be a key of.
         what: &'static str,
         /// The key.
+    /// The fingerprint of what the file said that this was made from, flags left out.
+    started_hash: String,
+    /// The same of the last file that was taken over.
+    last_hash: RwLock<Option<String>>,
         key: String,
         /// The known key that looks most like it.
         nearest: Option<&'static str>,
@@ -151,7 +156,9 @@ impl Settings {
         file: impl IntoIterator<Item = (String, String)>,
         flags: BTreeMap<String, String>,
     ) -> Result<Self, Vec<Invalid>> {
-        let mut file: BTreeMap<_, _> = file.into_iter().chain(flags.clone()).collect();
+        let mut file: BTreeMap<_, _> = file.into_iter().collect();
+        let started_hash = fingerprint::of(&file);
+        file.extend(flags.clone());
         let mut wrong: Vec<_> =
             file.iter().filter_map(|(key, value)| check_broker(key, value).err()).collect();
         if wrong.is_empty() {
@@ -160,8 +167,14 @@ impl Settings {
             file.insert("node.id".to_owned(), node_id.clone());
             file.insert("broker.id".to_owned(), node_id);
         }
-        let (file, dynamic) = (RwLock::new(file), RwLock::default());
-        let settings = Self { flags, file, needs_restart: RwLock::default(), dynamic };
+        let settings = Self {
+            flags,
+            file: RwLock::new(file),
+            started_hash,
+            last_hash: RwLock::default(),
+            needs_restart: RwLock::default(),
+            dynamic: RwLock::default(),
+        };
         if wrong.is_empty() {
             wrong.extend(settings.data_dir().err());
             wrong.extend(settings.check_admin().err());

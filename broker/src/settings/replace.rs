@@ -12,11 +12,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::fingerprint::FIRST_START_ONLY;
 use super::key::Update;
 use super::{Invalid, Settings, broker};
-
-/// Keys that only say how to begin on an empty directory: for a broker that runs they say nothing.
-const FIRST_START_ONLY: &[&str] = &["format.cluster.id"];
 
 /// What became of a new file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -36,7 +34,9 @@ impl Settings {
         &self,
         wanted: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Replaced, Vec<Invalid>> {
-        let wanted = Self::layered(wanted, self.flags.clone())?.file.into_inner();
+        let wanted = Self::layered(wanted, self.flags.clone())?;
+        let hash = wanted.started_hash.clone();
+        let wanted = wanted.file.into_inner();
         let mut file = self.file.write();
         let keys: BTreeSet<&String> = file.keys().chain(wanted.keys()).collect();
         let differs = |key: &&&String| file.get(**key) != wanted.get(**key);
@@ -55,7 +55,20 @@ impl Settings {
             take_over(&mut file, &wanted, &key);
         }
         self.needs_restart.write().clone_from(&replaced.needs_restart);
+        *self.last_hash.write() = Some(hash);
         Ok(replaced)
+    }
+
+    /// The [fingerprint](super::fingerprint) of the file that this process started with.
+    #[must_use]
+    pub fn started_hash(&self) -> &str {
+        &self.started_hash
+    }
+
+    /// The same of the last file that was taken over since; `None` before the first.
+    #[must_use]
+    pub fn last_hash(&self) -> Option<String> {
+        self.last_hash.read().clone()
     }
 
     /// Keys that the last file told to be different and that wait for a restart.
@@ -117,6 +130,9 @@ mod tests {
         assert_eq!(settings.num_partitions(), 3, "as it started");
         assert_eq!(settings.connections_max(), crate::limits::CONNECTIONS_MAX, "the default again");
         assert_eq!(settings.needs_restart(), ["num.partitions"]);
+        let hash = |file| Settings::new(pairs(file)).expect("valid").started_hash().to_owned();
+        assert_eq!(settings.started_hash(), hash(&file));
+        assert_eq!(settings.last_hash(), Some(hash(&other)));
         // What was put back needs nothing any more.
         replace(&settings, &file);
         assert_eq!(settings.needs_restart(), Vec::<String>::new());
@@ -132,6 +148,7 @@ mod tests {
         assert_eq!(wrong.len(), 2, "{wrong:?}");
         assert_eq!(settings.connections_max(), 10);
         assert_eq!(settings.needs_restart(), Vec::<String>::new());
+        assert_eq!(settings.last_hash(), None, "a refused file was not taken over");
     }
 
     #[test]
@@ -142,5 +159,7 @@ mod tests {
         let settings = settings.expect("valid");
         assert_eq!(replace(&settings, &[("max.connections", "9")]), replaced(&[], &[]));
         assert_eq!(settings.connections_max(), 7);
+        // What a flag says is not in the file, nor is the leave to format.
+        assert_eq!(settings.started_hash(), super::super::fingerprint::of(&BTreeMap::new()));
     }
 }
