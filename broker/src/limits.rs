@@ -81,15 +81,15 @@ pub const ADMIN_BODY_BYTES_MAX: usize = 256 * 1024;
 /// How long an admin request may take, its body included.
 pub const ADMIN_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// An admin connection that says nothing for so long is cut; longer than Prometheus waits between
-/// two scrapes by default.
+/// Silence after which an admin connection is closed on which a request carried the token.
 pub const ADMIN_IDLE_MAX: Duration = Duration::from_secs(75);
 
-/// Admin connections at once.
+/// The same for any other admin connection.
+pub const ADMIN_UNTRUSTED_IDLE_MAX: Duration = Duration::from_secs(15);
+
+/// Admin connections at once. A new one closes the one that was silent for longest.
 pub const ADMIN_CONNECTIONS_MAX: usize = 256;
 
-/// Streams of signals at once: one operator needs one, and a second while it is replaced.
-pub const SIGNAL_STREAMS_MAX: usize = 8;
 /// Admin connections at once from one address.
 pub const ADMIN_CONNECTIONS_PER_ADDRESS_MAX: usize = 64;
 const _: () = assert!(

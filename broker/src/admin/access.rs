@@ -22,7 +22,7 @@ use axum::serve::IncomingStream;
 use tokio::io::AsyncReadExt as _;
 
 use super::Admin;
-use super::door::Door;
+use super::door::{Door, Visit};
 use super::refusal::Refused;
 use crate::limits;
 
@@ -32,13 +32,16 @@ pub(super) const EPOCH: &str = "ropewalk-epoch";
 /// Above this JSON's readers disagree about numbers; a real epoch is far below.
 const EPOCH_MAX: u64 = (1 << 53) - 1;
 
-/// Where a caller connected from.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Caller(SocketAddr);
+/// Where a caller connected from, and its connection.
+#[derive(Debug, Clone)]
+pub(super) struct Caller {
+    address: SocketAddr,
+    visit: Arc<Visit>,
+}
 
 impl Connected<IncomingStream<'_, Door>> for Caller {
     fn connect_info(stream: IncomingStream<'_, Door>) -> Self {
-        Self(*stream.remote_addr())
+        Self { address: *stream.remote_addr(), visit: Arc::clone(stream.io().visit()) }
     }
 }
 
@@ -57,9 +60,10 @@ pub(super) async fn guard(
             },
             None => None,
         };
-        if let Err(refused) = check(token.as_deref(), caller.0.ip(), request.headers()) {
+        if let Err(refused) = check(token.as_deref(), caller.address.ip(), request.headers()) {
             return refused.into_response();
         }
+        caller.visit.trust();
     }
     next.run(request).await
 }
