@@ -2,11 +2,13 @@
 //! bound to them, that they are given up.
 //!
 //! Place in the walk: the admin server calls these; each ends in one catalog entry in which epoch, owner
-//! and change are decided together. What a handler of Kafka's protocol does to topics is in
-//! [`super::topics`].
+//! and change are decided together, or in none where a read barrier shows that nothing would change. What
+//! a handler of Kafka's protocol does to topics is in [`super::topics`].
+
+use std::sync::Arc;
 
 use ropewalk_shard::command::{self, CatalogCommand, StartPosition};
-use ropewalk_shard::state::catalog::{Answer, Declared, Refusal};
+use ropewalk_shard::state::catalog::{Answer, Declared, Fence, Refusal};
 use ropewalk_shard::{ProposeError, TopicId};
 
 use super::topics::{TopicError, check_room};
@@ -39,12 +41,12 @@ impl Topics {
         &self,
         holder: String,
         lease_uid: String,
-    ) -> Result<u64, ProposeError> {
+    ) -> Result<(u64, Option<Fence>), ProposeError> {
         let claim = CatalogCommand::ClaimFence { holder, lease_uid };
-        let Answer::Fence(epoch) = self.catalog(claim).await? else {
+        let Answer::Fence { epoch, previous } = self.catalog(claim).await? else {
             unreachable!("the catalog answers what it was asked")
         };
-        Ok(epoch)
+        Ok((epoch, previous))
     }
 
     /// The newest epoch that was claimed, as far as this broker knows; 0 before the first.
@@ -194,4 +196,58 @@ impl Topics {
         let answer = self.catalog(command).await?;
         if let Answer::Refused(refusal) = answer { Err(refusal.into()) } else { Ok(answer) }
     }
+    /// What an owner has: its topics, each with the groups that are bound to it.
+    ///
+    /// # Errors
+    /// When the catalog cannot be asked.
+    pub async fn owned_by(&self, owner: &str) -> Result<Vec<Arc<TopicView>>, ProposeError> {
+        self.node.catalog().read_barrier().await?;
+        let is_owned = |topic: &Arc<TopicView>| topic.owner.as_deref() == Some(owner);
+        Ok(self.view.all().into_iter().filter(is_owned).collect())
+    }
+
+    async fn fenced(&self, epoch: u64, command: CatalogCommand) -> Result<Answer, TopicError> {
+        let command = CatalogCommand::Fenced { epoch, command: Box::new(command) };
+        self.node.catalog().read_barrier().await?;
+        let foreseen = {
+            let state = self.node.catalog().state();
+            state.catalog.as_ref().and_then(|catalog| catalog.foresee(&command))
+        };
+        let answer = match foreseen {
+            Some(answer) => answer,
+            None => {
+                check_leap(epoch, self.epoch())?;
+                self.catalog(command).await?
+            }
+        };
+        if let Answer::Refused(refusal) = answer { Err(refusal.into()) } else { Ok(answer) }
+    }
+}
+
+/// An epoch that this catalog never gave out is taken, because the data may have been made anew since. One
+/// far above would leave no numbers to claim.
+fn check_leap(epoch: u64, newest: u64) -> Result<(), TopicError> {
+    let max = newest.saturating_add(limits::EPOCH_LEAP_MAX);
+    if epoch <= max {
+        return Ok(());
+    }
+    Err(TopicError::InvalidEpoch(format!(
+        "epoch {epoch} is more than {} above {newest}, the newest that was claimed here: claim one with POST \
+         /v1/fence",
+        limits::EPOCH_LEAP_MAX
+    )))
+}
+
+fn check_bindings(topic: &TopicView, group: &str) -> Result<(), TopicError> {
+    let max = limits::BINDINGS_PER_TOPIC_MAX;
+    if topic.bindings.len() < max || topic.bindings.contains_key(group) {
+        return Ok(());
+    }
+    Err(TopicError::TooManyGroups(format!(
+        "{} groups are bound to queue '{}', at most {max} may be: end the binding of one that is not used",
+        topic.bindings.len(),
+        topic.name
+    )))
+    /// Answers from the catalog's state behind a read barrier where the command would change nothing, and
+    /// proposes it otherwise.
 }

@@ -18,6 +18,7 @@ use crate::command::{CatalogCommand, ConfigResource, NewTopic, PartitionHome};
 use crate::id::{BrokerId, ReplicaId, SLOTS, ShardId, TopicId, slot};
 
 mod declare;
+mod foresee;
 
 pub use declare::{Binding, Declared};
 
@@ -97,8 +98,13 @@ pub enum Answer {
     Topics(Vec<Result<TopicId, Refusal>>),
     /// The first id of the block.
     ProducerIds(i64),
-    /// The epoch to act under.
-    Fence(u64),
+    /// The epoch to act under, and who claimed the one before it.
+    Fence {
+        /// The new epoch.
+        epoch: u64,
+        /// The claim that it supersedes; `None` when there was none, or it is not known who made it.
+        previous: Option<Fence>,
+    },
     /// The topic is as it was declared.
     Declared(Declared),
     /// The topic was given up.
@@ -240,7 +246,7 @@ impl Catalog {
                 (answer(self.set_owner(topic, owner)), Change::Topics(vec![topic]))
             }
             CatalogCommand::ClaimFence { holder, lease_uid } => {
-                (Answer::Fence(self.claim_fence(holder, lease_uid)), Change::Other)
+                (self.claim_fence(holder, lease_uid), Change::Other)
             }
             CatalogCommand::Fenced { epoch, command } => match self.admit(epoch) {
                 Ok(()) => self.change(time_ms, *command),
@@ -355,10 +361,12 @@ impl Catalog {
     }
 
     /// Every claim is a new number, also by the same holder: it may have been away in between.
-    fn claim_fence(&mut self, holder: String, lease_uid: String) -> u64 {
+    fn claim_fence(&mut self, holder: String, lease_uid: String) -> Answer {
         let epoch = self.epoch().saturating_add(1);
-        self.fence = Some(Fence { holder, lease_uid, epoch });
-        epoch
+        let previous = self.fence.replace(Fence { holder, lease_uid, epoch });
+        // An epoch that came from outside has no claimant.
+        let previous = previous.filter(|fence| !fence.lease_uid.is_empty());
+        Answer::Fence { epoch, previous }
     }
 
     /// An epoch that was never given out here is one from before this data was made anew: it becomes

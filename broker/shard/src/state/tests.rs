@@ -266,7 +266,8 @@ fn a_fence_grows_with_every_claim() {
     let mut claim = |holder: &str, lease: &str| {
         let (holder, lease_uid) = (holder.into(), lease.into());
         let command = Command::Catalog(CatalogCommand::ClaimFence { holder, lease_uid });
-        let Outcome::Catalog(catalog::Answer::Fence(epoch)) = run(&mut state, command).0 else {
+        let Outcome::Catalog(catalog::Answer::Fence { epoch, .. }) = run(&mut state, command).0
+        else {
             panic!("a claim has an epoch")
         };
         epoch

@@ -157,7 +157,7 @@ fn a_deleted_topic_takes_its_bindings_along() {
 
 fn claim(state: &mut State) -> u64 {
     let claim = CatalogCommand::ClaimFence { holder: "pod".into(), lease_uid: "lease".into() };
-    let Answer::Fence(epoch) = run(state, claim) else { panic!("a claim has an epoch") };
+    let Answer::Fence { epoch, .. } = run(state, claim) else { panic!("a claim has an epoch") };
     epoch
 }
 
