@@ -117,7 +117,7 @@ impl Topics {
         let topic = command::NewTopic {
             id,
             name: wanted.name.clone(),
-            partitions: placement::homes(id, 0, count, self.data_shards()),
+            partitions: self.place(id, 0, count),
             configs: wanted.configs.clone(),
             owner: Some(wanted.owner.clone()),
         };

@@ -1,33 +1,58 @@
 //! Which shard a new partition lives in. Pure.
 
+use std::ops::Range;
+
 use ropewalk_shard::command::PartitionHome;
 use ropewalk_shard::{ShardId, TopicId};
 
-/// Homes for `count` partitions of `topic`, from partition `first` on, over `shards` data shards.
+/// Homes for the partitions of `topic` with these numbers.
 ///
-/// Neighbouring partitions of a topic fall into different shards, and topics start at different
-/// shards, so that both one big topic and many small ones spread. The same input gives the same
-/// answer: a repeated proposal does not move anything.
+/// `listed` are the data shards of the catalog, `sound` those of them that serve. Neighbouring partitions of
+/// a topic fall into different shards, and topics start at different shards, so that both one big topic and
+/// many small ones spread. A partition's place depends on its number and on `listed` alone, so a repeated
+/// proposal and a later growth go on where the topic began; only what would fall into a shard that does not
+/// serve goes to one that does. Without any sound shard the listed ones are taken. Empty without any shard.
 #[must_use]
-pub fn homes(topic: TopicId, first: usize, count: usize, shards: u32) -> Vec<PartitionHome> {
-    let start = topic.0.as_u128() % u128::from(shards.max(1));
-    let start = usize::try_from(start).expect("a remainder of a u32");
-    (first..first + count)
-        .map(|index| {
-            let shard = (start + index) % shards.max(1) as usize;
-            let shard = u32::try_from(shard).expect("below a u32") + ShardId::CATALOG.0 + 1;
-            PartitionHome { shard: ShardId(shard), epoch_base: 0 }
-        })
-        .collect()
+pub fn homes(
+    topic: TopicId,
+    indexes: Range<usize>,
+    listed: &[ShardId],
+    sound: &[ShardId],
+) -> Vec<PartitionHome> {
+    if listed.is_empty() {
+        return Vec::new();
+    }
+    let sound = if sound.is_empty() { listed } else { sound };
+    let start = topic.0.as_u128() % listed.len() as u128;
+    let start = usize::try_from(start).expect("a remainder of a usize");
+    let place = |index: usize| {
+        let preferred = listed[(start + index) % listed.len()];
+        let shard = match sound.contains(&preferred) {
+            true => preferred,
+            false => sound[(start + index) % sound.len()],
+        };
+        PartitionHome { shard, epoch_base: 0 }
+    };
+    indexes.map(place).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+
+    fn shards() -> Vec<ShardId> {
+        (1..=24).map(ShardId).collect()
+    }
+
+    fn without(damaged: &[u32]) -> Vec<ShardId> {
+        shards().into_iter().filter(|shard| !damaged.contains(&shard.0)).collect()
+    }
 
     #[test]
     fn twelve_partitions_live_in_twelve_shards() {
-        let homes = homes(TopicId::random(), 0, 12, 24);
+        let homes = homes(TopicId::random(), 0..12, &shards(), &shards());
         let distinct: std::collections::BTreeSet<_> = homes.iter().map(|h| h.shard).collect();
         assert_eq!(distinct.len(), 12);
         assert!(homes.iter().all(|h| (1..=24).contains(&h.shard.0)));
@@ -37,7 +62,7 @@ mod tests {
     fn a_thousand_topics_of_one_partition_spread_evenly() {
         let mut count = [0_u32; 24];
         for _ in 0..2400 {
-            let home = homes(TopicId::random(), 0, 1, 24)[0];
+            let home = homes(TopicId::random(), 0..1, &shards(), &shards())[0];
             count[home.shard.0 as usize - 1] += 1;
         }
         assert!(count.iter().all(|n| (50..=160).contains(n)), "{count:?}");
@@ -46,7 +71,33 @@ mod tests {
     #[test]
     fn growing_a_topic_continues_where_it_ended() {
         let topic = TopicId::random();
-        let all = homes(topic, 0, 10, 24);
-        assert_eq!(homes(topic, 6, 4, 24), all[6..]);
+        let all = homes(topic, 0..10, &shards(), &shards());
+        assert_eq!(homes(topic, 6..10, &shards(), &shards()), all[6..]);
+        // Also when a shard was damaged in between: it gets nothing, and no other place moves.
+        let lost = all[8].shard;
+        let grown = homes(topic, 6..10, &shards(), &without(&[lost.0]));
+        assert_ne!(grown[2].shard, lost);
+        for at in [0, 1, 3] {
+            assert_eq!(grown[at], all[6 + at]);
+        }
+    }
+
+    #[test]
+    fn a_damaged_shard_gets_no_partition_and_all_others_do() {
+        for damaged in [&[5][..], &[24], &[1, 2, 3, 4]] {
+            for _ in 0..100 {
+                let mut count = BTreeMap::new();
+                for home in homes(TopicId::random(), 0..48, &shards(), &without(damaged)) {
+                    *count.entry(home.shard).or_insert(0) += 1;
+                }
+                assert!(count.keys().copied().eq(without(damaged)), "{damaged:?}: {count:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn without_any_sound_shard_the_listed_ones_are_taken() {
+        assert_eq!(homes(TopicId::random(), 0..3, &shards(), &[]).len(), 3);
+        assert_eq!(homes(TopicId::random(), 0..3, &[], &[]), []);
     }
 }

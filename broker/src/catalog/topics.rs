@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ropewalk_shard::command::{self, CatalogCommand, Command, ConfigResource};
+use ropewalk_shard::command::{self, CatalogCommand, Command, ConfigResource, PartitionHome};
 use ropewalk_shard::node::Node;
 use ropewalk_shard::state::catalog::{Answer, Refusal};
 use ropewalk_shard::{Outcome, ProposeError, ShardId, TopicId};
@@ -128,15 +128,30 @@ impl Topics {
         command::NewTopic {
             id,
             name: topic.name,
-            partitions: placement::homes(id, 0, count, self.data_shards()),
+            partitions: self.place(id, 0, count),
             configs: topic.configs,
             owner: topic.owner,
         }
     }
 
-    pub(super) fn data_shards(&self) -> u32 {
-        let shards = self.node.shards().filter(|shard| shard.id() != ShardId::CATALOG).count();
-        u32::try_from(shards).expect("shard numbers are u32")
+    /// Homes for partitions of a topic, over the shards that the catalog lists. Those that are damaged get
+    /// none.
+    pub(super) fn place(&self, topic: TopicId, first: usize, count: usize) -> Vec<PartitionHome> {
+        let listed: Vec<ShardId> = match &self.node.catalog().state().catalog {
+            Some(catalog) => catalog.shards.keys().copied().collect(),
+            None => Vec::new(),
+        };
+        let is_data = |shard: &ShardId| *shard != ShardId::CATALOG;
+        let listed: Vec<ShardId> = listed.into_iter().filter(is_data).collect();
+        let sound: Vec<ShardId> =
+            listed.iter().copied().filter(|shard| self.node.shard(*shard).is_some()).collect();
+        placement::homes(topic, first..first + count, &listed, &sound)
+    }
+
+    /// Partitions that are kept although the catalog does not know their topic.
+    #[must_use]
+    pub fn orphans(&self) -> Vec<PartitionId> {
+        self.reconciler.orphans()
     }
 
     async fn propose(
@@ -203,7 +218,7 @@ impl Topics {
         if validate_only {
             return Ok(());
         }
-        let partitions = placement::homes(topic.id, current, wanted - current, self.data_shards());
+        let partitions = self.place(topic.id, current, wanted - current);
         let command =
             CatalogCommand::AddPartitions { topic: topic.id, expected: current, partitions };
         self.expect_done(command).await?;

@@ -1,5 +1,6 @@
 //! A broker whose data directory is damaged: it serves what is whole, and names what is not (D3).
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -9,8 +10,8 @@ use ropewalk_codec::produce_request::*;
 
 use super::versions::Client;
 use super::*;
-use crate::boot::StartError;
 use crate::admin::Kind;
+use crate::boot::StartError;
 
 /// Turns one bit in every snapshot of a shard.
 fn damage(dir: &Path, shard: u32) {
