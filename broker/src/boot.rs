@@ -32,7 +32,7 @@ use tracing::info;
 
 use crate::admin::{self, Admin, Bells, measured};
 use crate::ageing::Ageing;
-use crate::catalog::{Reconciler, Topics, View};
+use crate::catalog::{Reconciler, Topics, View, orphans};
 use crate::clock;
 use crate::figures::Figures;
 use crate::group::{self, Coordinator};
@@ -288,7 +288,8 @@ impl Parts {
             node.stop().await;
             return Err(StartError::CatalogDamaged(damage));
         }
-        let reconciler = Arc::new(Reconciler::new(Arc::clone(&node), Arc::clone(&view)));
+        let reconciler = Reconciler::new(Arc::clone(&node), Arc::clone(&view));
+        let reconciler = Arc::new(reconciler.keeping_orphans(orphans::are_kept(&self.dir)));
         let options = group::Options::new(&self.settings);
         let groups = Coordinator::new(Arc::clone(&node), Arc::clone(&view), options);
         follower.follow(&node, &groups);

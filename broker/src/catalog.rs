@@ -9,6 +9,7 @@
 
 pub mod name;
 pub mod placement;
+pub mod orphans;
 mod view;
 mod reconcile;
 mod topics;

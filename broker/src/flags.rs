@@ -152,6 +152,11 @@ pub(crate) struct Repair {
     /// The data directory.
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
+    /// Let the next start remove the records of queues that the catalog does not know. They are kept after a
+    /// damaged catalog was repaired, because it may have lost the queues and not the records.
+    #[arg(long, conflicts_with = "accept_loss")]
+    pub(crate) drop_orphans: bool,
+
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {

@@ -7,10 +7,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ropewalk_broker::catalog::orphans;
 use ropewalk_disk::{Disk, RealDisk};
 use ropewalk_shard::recovery::Options;
-use ropewalk_shard::repair::{Finding, RepairError};
-use ropewalk_shard::{DataDir, repair as shard_repair};
+use ropewalk_shard::repair::{Finding, Place, RepairError};
+use ropewalk_shard::{DataDir, ShardId, repair as shard_repair};
 
 use crate::flags::Repair;
 use crate::run::{Stop, from_file};
@@ -24,6 +25,13 @@ pub(crate) fn repair(flags: &Repair) -> Result<(), Stop> {
     let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(ropewalk_disk::Options::default()));
     let data = DataDir::new(disk, dir.clone());
     let _lock = data.lock().map_err(RepairError::from)?;
+    if flags.drop_orphans {
+        return drop_orphans(&dir);
+    }
+    if flags.accept_loss && loses_catalog_entries(&data)? {
+        // Before anything is given up: a broker that starts on an older catalog must find the mark.
+        orphans::keep(&dir)?;
+    }
     let findings = shard_repair::repair(&data, &Options::default(), flags.accept_loss)?;
     for finding in &findings {
         println!("{finding}");
@@ -31,11 +39,32 @@ pub(crate) fn repair(flags: &Repair) -> Result<(), Stop> {
     tell(&dir, &findings, flags.accept_loss)
 }
 
+/// Whether accepting the loss goes back to an older catalog, which may not know all topics.
+fn loses_catalog_entries(data: &DataDir) -> Result<bool, RepairError> {
+    let listed = shard_repair::repair(data, &Options::default(), false)?;
+    let is_catalog = |finding: &Finding| finding.place == Place::Shard(ShardId::CATALOG);
+    Ok(listed.iter().any(|finding| is_catalog(finding) && finding.can_be_repaired))
+}
+
+fn drop_orphans(dir: &Path) -> Result<(), Stop> {
+    let dir_shown = dir.display();
+    if orphans::drop_all(dir)? {
+        println!(
+            "{dir_shown}: the next start removes the records of queues that the catalog does not know"
+        );
+    } else {
+        println!("{dir_shown}: no records of unknown queues are kept");
+    }
+    Ok(())
+}
+
 fn place(flags: &Repair) -> Result<PathBuf, Stop> {
     match (&flags.data, &flags.config) {
         (Some(dir), _) => Ok(dir.clone()),
         (None, Some(config)) => Ok(from_file(config, &[])?.1),
-        (None, None) => Err(Stop::Usage("give --config FILE or --data DIR".into())),
+        (None, None) => Err(Stop::Usage(
+            "the data directory is not named: give --data DIR or --config FILE".into(),
+        )),
     }
 }
 

@@ -285,3 +285,49 @@ fn d3_without_the_catalog_nothing_is_given_up() {
     }
     assert_eq!(files(&dir.path().join("partitions")), before);
 }
+
+/// Whether partitions without a topic are kept, as soon as the broker had time to look for them.
+fn orphans(dir: &Path) -> i64 {
+    let broker = Running::dev(dir);
+    std::thread::sleep(Duration::from_secs(2));
+    let (_, about) = broker.get("/v1/broker");
+    let conditions = about["conditions"].as_array().expect("a list");
+    let kept = conditions.iter().find(|condition| condition["kind"] == "orphaned_partitions");
+    let count = kept.map_or(0, |kept| kept["count"].as_i64().expect("a number"));
+    broker.end("TERM");
+    count
+}
+
+#[test]
+fn d3_records_of_queues_that_a_repaired_catalog_does_not_know_are_kept() {
+    let dir = lived("KILL");
+    let all = files(dir.path());
+    let mark = b"large";
+    let holds = |path: &&PathBuf| {
+        let bytes = std::fs::read(path).expect("readable");
+        path.extension().is_some_and(|e| e == "wal") && bytes.windows(5).any(|w| w == mark)
+    };
+    // The entry that declared the first queue: the catalog goes back to before both.
+    flip(all.iter().find(holds).expect("it is in the log"), mark, 2);
+    let (code, listed) = repair(dir.path(), &[]);
+    assert_eq!(code, Some(8), "{listed}");
+    assert!(listed.contains("repair --drop-orphans"), "{listed}");
+    let (code, said) = repair(dir.path(), &["--accept-loss"]);
+    assert_eq!(code, Some(0), "{said}");
+    for _ in 0..2 {
+        assert_eq!(orphans(dir.path()), 2, "after every start");
+    }
+    let records = |dir: &Path| {
+        let all = files(dir);
+        let holds = |path: &&PathBuf| {
+            let bytes = std::fs::read(path).expect("readable");
+            bytes.windows(5000).any(|window| window == [b'x'; 5000])
+        };
+        all.iter().filter(|path| path.starts_with(dir.join("partitions"))).filter(holds).count()
+    };
+    assert!(records(dir.path()) > 0, "the records are there");
+
+    let (code, said) = repair(dir.path(), &["--drop-orphans"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(orphans(dir.path()), 0, "a person gave them up");
+}

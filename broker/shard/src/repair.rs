@@ -99,7 +99,8 @@ pub enum Loss {
     Unread,
     /// What consumer groups and producers of the shard did since.
     Groups,
-    /// Which queues and settings were made, changed or deleted since; records of queues that are not known go too.
+    /// Which queues and settings were made, changed or deleted since. Records of queues that are not known any
+    /// more are kept until they are given up by themselves.
     Catalog,
 }
 
@@ -142,7 +143,10 @@ impl fmt::Display for Loss {
             ),
             Self::Groups => f.write_str("what consumer groups committed since then"),
             Self::Catalog => {
-                f.write_str("queues and settings that were made since then, with their records")
+                f.write_str(
+                    "queues and settings that were made since then; records of such queues are kept until \
+                     repair --drop-orphans",
+                )
             }
         }
     }

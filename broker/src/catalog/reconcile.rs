@@ -5,6 +5,9 @@
 //! loop does the same for everything at the start, after each failure, and from time to time: an entry
 //! that opens a partition may be applied after its topic was deleted and everything of it closed.
 //!
+//! Partitions whose topic is unknown are kept where the catalog itself lost entries ([`super::orphans`]): it
+//! does not know then whether they were deleted.
+//!
 //! A group that is bound to a topic has a committed offset in each of its partitions, or is given
 //! one here: that is what defines its length from the first record on.
 
@@ -37,13 +40,37 @@ pub struct Reconciler {
     view: Arc<View>,
     wake: Notify,
     pass_interval: Duration,
+    /// Partitions without a topic are not closed.
+    keeps_orphans: bool,
 }
 
 impl Reconciler {
     /// A reconciler of `node` towards `view`.
     #[must_use]
     pub fn new(node: Arc<Node>, view: Arc<View>) -> Self {
-        Self { node, view, wake: Notify::new(), pass_interval: PASS_INTERVAL }
+        let (wake, pass_interval) = (Notify::new(), PASS_INTERVAL);
+        Self { node, view, wake, pass_interval, keeps_orphans: false }
+    }
+
+    /// Whether partitions without a topic are kept instead of closed.
+    #[must_use]
+    pub fn keeping_orphans(self, keeps_orphans: bool) -> Self {
+        Self { keeps_orphans, ..self }
+    }
+
+    /// The partitions without a topic that are kept, in order; empty where none are.
+    #[must_use]
+    pub fn orphans(&self) -> Vec<PartitionId> {
+        if !self.keeps_orphans {
+            return Vec::new();
+        }
+        let mut orphans = Vec::new();
+        for shard in self.node.shards() {
+            let held: Vec<PartitionId> = shard.state().partitions.keys().copied().collect();
+            orphans.extend(held.into_iter().filter(|id| self.view.by_id(id.topic).is_none()));
+        }
+        orphans.sort_unstable();
+        orphans
     }
 
     /// Asks for a full comparison soon.
@@ -53,6 +80,14 @@ impl Reconciler {
 
     /// Compares everything: now, whenever woken and every minute; a pass that failed is repeated.
     pub async fn run(self: Arc<Self>) {
+        let orphans = self.orphans();
+        if !orphans.is_empty() {
+            warn!(
+                partitions = orphans.len(),
+                "partitions without a topic are kept: the catalog was repaired and may have lost their topics; \
+                 `repair --drop-orphans` gives them up"
+            );
+        }
         loop {
             if let Err(error) = self.pass().await {
                 warn!(%error, "shards do not match the catalog yet; trying again");
@@ -65,7 +100,8 @@ impl Reconciler {
 
     async fn pass(&self) -> Result<(), ProposeError> {
         self.open_missing(self.view.all().iter().map(|topic| topic.id)).await?;
-        for shard in self.node.shards().filter(|shard| shard.id() != ShardId::CATALOG) {
+        let data_shards = self.node.shards().filter(|shard| shard.id() != ShardId::CATALOG);
+        for shard in data_shards.filter(|_| !self.keeps_orphans) {
             // Asked when the shard is looked at, not before: a topic is in the view before its
             // partitions are opened, so what is opened meanwhile is never taken for an orphan.
             self.close(shard, |topic| self.view.by_id(topic).is_none()).await?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ropewalk_shard::command::{self, CatalogCommand, Command, ConfigResource, PartitionHome};
 use ropewalk_shard::node::Node;
 use ropewalk_shard::state::catalog::{Answer, Refusal};
-use ropewalk_shard::{Outcome, ProposeError, ShardId, TopicId};
+use ropewalk_shard::{Outcome, PartitionId, ProposeError, ShardId, TopicId};
 
 use super::{Reconciler, TopicView, View, name, placement};
 use crate::limits;

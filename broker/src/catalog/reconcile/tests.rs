@@ -102,3 +102,25 @@ async fn a_partition_that_is_opened_while_it_looks_is_no_orphan() {
     looking.abort();
     broker.stop().await;
 }
+
+/// Where the catalog lost entries, a partition that it does not know may be the last copy of a queue.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pass_closes_no_partition_where_orphans_are_kept() {
+    let (broker, _dir) = broker().await;
+    let (shard, partition) = open_orphan(&broker).await;
+    let known = create(&broker, "known".to_owned()).await;
+    let keeping = reconciler(&broker).keeping_orphans(true);
+    keeping.pass().await.expect("it leads");
+    assert!(shard.log(&partition).is_some());
+    assert_eq!(keeping.orphans(), [partition]);
+    // What is deleted by its id is closed all the same.
+    keeping.forget(&[known]).await.expect("it leads");
+    let is_open = |shard: &Arc<Shard>| shard.logs().iter().any(|(id, _)| id.topic == known);
+    assert!(!broker.context().node.shards().any(is_open));
+
+    let closing = reconciler(&broker);
+    closing.pass().await.expect("it leads");
+    assert!(shard.log(&partition).is_none());
+    assert_eq!(closing.orphans(), []);
+    broker.stop().await;
+}
