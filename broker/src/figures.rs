@@ -6,8 +6,9 @@
 //! and does little there; what is asked is put together when it is asked.
 //!
 //! - **length**: visible records between a group's committed offset and the end; before a group's
-//!   first commit, all that are there. Of a queue: its slowest group's, or all records when no
-//!   group reads it.
+//!   first commit, all that are there. A group is listed from its first commit, or from the first generation
+//!   in which a member subscribes to the queue: one that reads and never commits does not look empty. Of a
+//!   queue: its slowest group's, or all records when no group reads it.
 //! - **delay**: commit time minus record timestamp, not below 0, of what was committed in the last
 //!   minute (or in the last minute in which anything was); and the age, by append time, of the
 //!   oldest record not yet committed.

@@ -7,14 +7,16 @@ use super::*;
 use crate::figures::{DelayReport, GroupReport, Throughput};
 
 mod changes;
+mod connections;
+mod figures;
 mod signals;
 
 #[derive(Debug)]
 struct Broker {
     obstacles: Vec<String>,
+    conditions: Vec<Condition>,
     open: bool,
 }
-    conditions: Vec<Condition>,
 
 fn orders() -> QueueReport {
     let throughput = Throughput { in_per_second: 2.5, processed_per_second: 2.0 };
@@ -37,12 +39,12 @@ impl Source for Broker {
         self.obstacles.clone()
     }
 
-    fn queues(&self) -> Option<Report> {
-        self.open.then(|| Report { queues: vec![orders()] })
     fn conditions(&self) -> Vec<Condition> {
         self.conditions.clone()
     }
 
+    fn queues(&self) -> Option<Report> {
+        self.open.then(|| Report { queues: vec![orders()] })
     }
 
     fn queue(&self, name: &str) -> Option<QueueReport> {
@@ -63,9 +65,9 @@ async fn ask(broker: Broker, request: &str) -> (u16, String, String) {
     let source: Arc<dyn Source> = Arc::new(broker);
     let mut registry = Registry::with_prefix("ropewalk");
     registry.register_collector(Box::new(measured::Queues(Arc::clone(&source))));
+    registry.register_collector(Box::new(measured::Conditions(Arc::clone(&source))));
     let storage = || Some(measured::Storage { syncs: vec![("wal", 7)], ..Default::default() });
     registry.register_collector(Box::new(measured::StorageMetrics(Box::new(storage))));
-    registry.register_collector(Box::new(measured::Conditions(Arc::clone(&source))));
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("bound");
     let (_stop, stopping) = watch::channel(false);
@@ -119,7 +121,12 @@ async fn queues_are_json_with_their_groups() {
 async fn what_is_not_there_is_a_json_error() {
     for (request, code, reason, error) in [
         ("GET /v1/queues/none", 404, "NoSuchQueue", "there is no queue 'none'"),
-        ("GET /nowhere", 404, "NotFound", "there is nothing at /nowhere"),
+        (
+            "GET /nowhere",
+            404,
+            "NotFound",
+            "there is nothing at /nowhere; GET / lists what there is",
+        ),
         ("POST /live", 405, "MethodNotAllowed", "POST is not possible at /live"),
     ] {
         let (status, _, body) = ask(serving(), request).await;
@@ -142,12 +149,12 @@ async fn metrics_are_open_metrics_with_escaped_labels() {
         r#"ropewalk_queue_oldest_seconds{queue="orders \"x\""} 1.5"#,
         r#"ropewalk_fsyncs_total{reason="wal"} 7"#,
         "ropewalk_wal_written_bytes_total 0",
+        "ropewalk_ready 1",
+        r#"ropewalk_condition{kind="damaged_shard"} 2.0"#,
+        r#"ropewalk_condition{kind="storage_full"} 0.0"#,
         "# EOF",
     ] {
         assert!(body.contains(line), "{line} is missing in\n{body}");
     }
     assert!(!body.contains("p99_seconds{"), "what is not known is not shown");
 }
-        "ropewalk_ready 1",
-        r#"ropewalk_condition{kind="damaged_shard"} 2.0"#,
-        r#"ropewalk_condition{kind="storage_full"} 0.0"#,

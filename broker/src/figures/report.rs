@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::Figures;
 use crate::catalog::{TopicView, View};
+use crate::group::subscription::Subscribed;
 
 /// Every queue's figures at one moment.
 #[derive(Debug, Clone, Serialize)]
@@ -34,7 +35,7 @@ pub struct QueueReport {
     pub throughput: Throughput,
     /// Bytes on disk and in memory.
     pub size_bytes: u64,
-    /// Every group that reads it.
+    /// Every group that reads it: that committed something, or whose members subscribe to it.
     pub groups: Vec<GroupReport>,
 }
 
@@ -97,7 +98,7 @@ impl Figures {
     /// Every queue's figures at `now_ms`.
     #[must_use]
     pub fn report(&self, node: &Node, view: &View, now_ms: i64) -> Report {
-        let mut commits = commits(node, None);
+        let mut commits = commits(node, view, None);
         let queue = |topic: Arc<TopicView>| {
             let groups = commits.remove(&topic.id).unwrap_or_default();
             self.queue(node, &topic, groups, now_ms)
@@ -107,8 +108,14 @@ impl Figures {
 
     /// One queue's figures at `now_ms`.
     #[must_use]
-    pub fn report_one(&self, node: &Node, topic: &TopicView, now_ms: i64) -> QueueReport {
-        let groups = commits(node, Some(topic.id)).remove(&topic.id).unwrap_or_default();
+    pub fn report_one(
+        &self,
+        node: &Node,
+        view: &View,
+        topic: &TopicView,
+        now_ms: i64,
+    ) -> QueueReport {
+        let groups = commits(node, view, Some(topic.id)).remove(&topic.id).unwrap_or_default();
         self.queue(node, topic, groups, now_ms)
     }
 
@@ -206,9 +213,14 @@ impl Figures {
     }
 }
 
-/// Where a group goes on: its commit, or the log start if that is later or there is none.
+/// Where a group goes on: its commit, or the log start if that is later or there is none. A commit beyond
+/// the end is of another queue with the same name, or of records that were lost: nothing of what is there
+/// was processed.
 pub(super) fn next_of(log: &PartitionLog, id: PartitionId, commits: &GroupCommits) -> i64 {
     let committed = commits.offsets.get(&id).copied().unwrap_or(0);
+    if committed > log.high_watermark() {
+        return log.log_start();
+    }
     committed.max(log.log_start())
 }
 
@@ -230,23 +242,42 @@ pub(super) fn logs(node: &Node, topic: &TopicView) -> Vec<(PartitionId, Arc<Part
     (0..).zip(&topic.partitions).filter_map(log).collect()
 }
 
-fn commits(node: &Node, only: Option<TopicId>) -> Commits {
+/// The groups of every topic, or of one: those that committed something there, and those whose members
+/// subscribe to it, committed or not.
+fn commits(node: &Node, view: &View, only: Option<TopicId>) -> Commits {
     let mut commits = Commits::new();
+    let mut readers = Vec::new();
     for shard in node.shards() {
         for (name, group) in &shard.state().groups {
             let offsets = group.offsets.iter();
             for (id, committed) in offsets.filter(|(id, _)| only.is_none_or(|o| o == id.topic)) {
-                let groups = commits.entry(id.topic).or_default();
-                if !groups.contains_key(name) {
-                    groups.insert(name.clone(), GroupCommits::default());
-                }
-                let of_group = groups.get_mut(name).expect("it is there now");
+                let of_group = of_group(&mut commits, id.topic, name);
                 of_group.members = group.members.len();
                 of_group.offsets.insert(*id, committed.offset);
             }
+            if let Subscribed::To(topics) = Subscribed::of(group)
+                && !topics.is_empty()
+            {
+                readers.push((name.clone(), group.members.len(), topics));
+            }
+        }
+    }
+    // The names are looked up when no shard's state is held any more.
+    for (name, members, topics) in readers {
+        let known = topics.iter().filter_map(|topic| view.by_name(topic));
+        for topic in known.filter(|topic| only.is_none_or(|only| only == topic.id)) {
+            of_group(&mut commits, topic.id, &name).members = members;
         }
     }
     commits
+}
+
+fn of_group<'a>(commits: &'a mut Commits, topic: TopicId, name: &str) -> &'a mut GroupCommits {
+    let groups = commits.entry(topic).or_default();
+    if !groups.contains_key(name) {
+        groups.insert(name.to_owned(), GroupCommits::default());
+    }
+    groups.get_mut(name).expect("it is there now")
 }
 
 /// A rate to a thousandth: more digits would only pretend.
