@@ -129,6 +129,10 @@ pub const TOKEN_BYTES_MAX: u64 = 4096;
 
 /// Partitions of one topic.
 pub const TOPIC_PARTITIONS_MAX: usize = 10_000;
+/// The largest record batch that a topic may allow (`max.message.bytes`), bytes: less than one entry of a
+/// shard's log can hold.
+pub const MESSAGE_BYTES_MAX: i64 = 31 << 20;
+
 
 /// Partitions of one broker.
 pub const PARTITIONS_MAX: usize = 200_000;

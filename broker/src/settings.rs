@@ -14,7 +14,6 @@
 //! - A value that is held here has passed its key's check, so the getters cannot fail.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -24,6 +23,7 @@ use ropewalk_shard::command::ConfigResource;
 use ropewalk_shard::state::Catalog;
 
 pub mod key;
+mod invalid;
 mod properties;
 pub mod broker;
 mod ignored;
@@ -34,85 +34,12 @@ pub mod describe;
 pub mod fingerprint;
 mod replace;
 
+pub use invalid::Invalid;
 pub use listeners::{Endpoint, Listener};
 pub use replace::Replaced;
 
 use crate::limits;
 use key::Key;
-
-/// Why a setting is not taken. Printed in Kafka's words, since clients see them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Invalid {
-    /// Nobody knows the key.
-    Unknown {
-        /// What it was meant to be a key of.
-        what: &'static str,
-        /// The key.
-    /// The fingerprint of what the file said that this was made from, flags left out.
-    started_hash: String,
-    /// The same of the last file that was taken over.
-    last_hash: RwLock<Option<String>>,
-        key: String,
-        /// The known key that looks most like it.
-        nearest: Option<&'static str>,
-    },
-    /// The value is not possible.
-    Value {
-        /// The key.
-        key: String,
-        /// The value.
-        value: String,
-        /// Why.
-        reason: String,
-    },
-    /// The key cannot change at run time.
-    ReadOnly {
-        /// The key.
-        key: String,
-    },
-}
-
-impl Invalid {
-    fn unknown(what: &'static str, key: &str, known: impl Iterator<Item = &'static Key>) -> Self {
-        // Below this nobody would take the one for the other.
-        const LIKENESS_MIN: f64 = 0.85;
-        let likeness = |known: &'static Key| (strsim::jaro_winkler(known.name, key), known.name);
-        let best = known.map(likeness).max_by(|a, b| a.0.total_cmp(&b.0));
-        let nearest = best.filter(|best| best.0 >= LIKENESS_MIN).map(|best| best.1);
-        Self::Unknown { what, key: key.to_owned(), nearest }
-    }
-
-    /// The key that it is about.
-    #[must_use]
-    pub fn key(&self) -> &str {
-        match self {
-            Self::Unknown { key, .. } | Self::Value { key, .. } | Self::ReadOnly { key } => key,
-        }
-    }
-
-    fn value(key: &str, value: &str, reason: String) -> Self {
-        Self::Value { key: key.to_owned(), value: value.to_owned(), reason }
-    }
-}
-
-impl fmt::Display for Invalid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unknown { what, key, nearest } => {
-                write!(f, "Unknown {what} name: {key}")?;
-                nearest.map_or(Ok(()), |nearest| write!(f, " (did you mean {nearest}?)"))
-            }
-            Self::Value { key, value, reason } => {
-                write!(f, "Invalid value {value} for configuration {key}: {reason}")
-            }
-            Self::ReadOnly { key } => {
-                write!(f, "Cannot update these configs dynamically: Set({key})")
-            }
-        }
-    }
-}
-
-impl std::error::Error for Invalid {}
 
 /// Everything that is set. What a broker was started with may be replaced while it runs, as far as that
 /// takes effect ([`Settings::replace`]).
@@ -121,6 +48,10 @@ pub struct Settings {
     /// What was given by flags; in `file` as well.
     flags: BTreeMap<String, String>,
     file: RwLock<BTreeMap<String, String>>,
+    /// The fingerprint of what the file said that this was made from, flags left out.
+    started_hash: String,
+    /// The same of the last file that was taken over.
+    last_hash: RwLock<Option<String>>,
     needs_restart: RwLock<Vec<String>>,
     dynamic: RwLock<Dynamic>,
 }
@@ -269,8 +200,18 @@ fn node_id(file: &BTreeMap<String, String>) -> i32 {
 /// Whether a broker's key may have this value in the file.
 fn check_broker(name: &str, value: &str) -> Result<(), Invalid> {
     let key = broker::find(name);
-    let key = key.ok_or_else(|| Invalid::unknown("broker config", name, broker::all()))?;
+    let key = key.ok_or_else(|| unknown_to_broker(name))?;
     key.check(value).map_err(|reason| Invalid::value(name, value, reason))
+}
+
+fn unknown_to_broker(name: &str) -> Invalid {
+    if let Some(found) = topic::find(name) {
+        return Invalid::childs("topic", found);
+    }
+    match group::find(name) {
+        Some(found) => Invalid::childs("group", found),
+        None => Invalid::unknown("broker config", name, broker::all()),
+    }
 }
 
 /// Whether a broker's key may be set to this value at run time.
@@ -279,6 +220,7 @@ fn check_broker(name: &str, value: &str) -> Result<(), Invalid> {
 /// Why not.
 pub fn validate_broker(name: &str, value: &str) -> Result<(), Invalid> {
     check_broker(name, value)?;
+    Invalid::check_length(name, value)?;
     match broker::find(name).map(|key| key.update) {
         Some(key::Update::ReadOnly) => Err(Invalid::ReadOnly { key: name.to_owned() }),
         _ => Ok(()),
@@ -290,8 +232,13 @@ pub fn validate_broker(name: &str, value: &str) -> Result<(), Invalid> {
 /// # Errors
 /// Why not.
 pub fn validate_group(name: &str, value: &str) -> Result<(), Invalid> {
+    Invalid::check_length(name, value)?;
     let key = group::find(name);
-    let key = key.ok_or_else(|| Invalid::unknown("group config", name, group::all()))?;
+    let unknown = || match broker::find(name) {
+        Some(_) => Invalid::brokers("group config", name, group::KEYS),
+        None => Invalid::unknown("group config", name, group::all()),
+    };
+    let key = key.ok_or_else(unknown)?;
     key.check(value).map_err(|reason| Invalid::value(name, value, reason))
 }
 

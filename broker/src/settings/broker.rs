@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 
 use super::ignored;
 use super::key::{Key, Kind, Update, Valid};
+use crate::limits;
 
 pub(super) const COMPRESSIONS: &[&str] =
     &["uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"];
@@ -69,14 +70,14 @@ static USED: &[Key] = &[
         .doc("Whether asking for a topic that is not there makes it."),
     key("delete.topic.enable", Kind::Boolean, "true").doc("Whether topics can be deleted."),
     key("num.partitions", Kind::Int, "1")
-        .valid(Valid::AtLeast(1))
+        .valid(Valid::Between(1, limits::TOPIC_PARTITIONS_MAX as i64))
         .doc("Partitions of a topic that is made without a number."),
     key("min.insync.replicas", Kind::Int, "1")
         .valid(Valid::AtLeast(1))
         .dynamic()
         .doc("Replicas that must have a record before it is acked; a majority always has it."),
     key("message.max.bytes", Kind::Int, "1048588")
-        .valid(Valid::AtLeast(0))
+        .valid(Valid::Between(0, limits::MESSAGE_BYTES_MAX))
         .dynamic()
         .doc("The largest record batch, as it is stored."),
     key("compression.type", Kind::String, "producer")

@@ -18,7 +18,7 @@ macro_rules! synonym {
     };
 }
 
-static KEYS: &[Key] = &[
+pub(super) static KEYS: &[Key] = &[
     int("consumer.assignment.interval.ms", "1000", 0)
         .synonyms(synonym!("group.consumer.assignment.interval.ms")),
     int("consumer.heartbeat.interval.ms", "5000", 1)

@@ -191,6 +191,24 @@ impl Key {
         self.check_number(number)
     }
 
+    /// Whether the value is a number of this type that is only too large.
+    #[must_use]
+    pub fn is_above(&self, value: &str) -> bool {
+        let Valid::Between(_, max) = self.valid else { return false };
+        let number = match self.kind {
+            Kind::Int => value.trim().parse::<i32>().map(i64::from),
+            Kind::Long => value.trim().parse::<i64>(),
+            Kind::Boolean
+            | Kind::String
+            | Kind::Short
+            | Kind::Double
+            | Kind::List
+            | Kind::Class
+            | Kind::Password => return false,
+        };
+        number.is_ok_and(|number| number > max)
+    }
+
     fn check_number(&self, number: i64) -> Result<(), String> {
         match self.valid {
             Valid::AtLeast(min) | Valid::Between(min, _) if number < min => {

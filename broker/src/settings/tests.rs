@@ -128,6 +128,58 @@ fn a_bad_value_names_field_value_and_reason_and_all_are_told_at_once() {
 }
 
 #[test]
+fn a_key_of_a_topic_or_a_group_names_the_brokers_and_the_other_way_round() {
+    for (key, expected) in [
+        ("retention.ms", "it is a key of a topic; here it is log.retention.ms"),
+        ("max.message.bytes", "it is a key of a topic; here it is message.max.bytes"),
+        ("remote.storage.enable", "it is a key of a topic)"),
+        (
+            "consumer.session.timeout.ms",
+            "it is a key of a group; here it is group.consumer.session.timeout.ms",
+        ),
+    ] {
+        let said = wrong(&[(key, "1")]);
+        assert!(said.starts_with(&format!("Unknown broker config name: {key} (")), "{said}");
+        assert!(said.contains(expected), "{said}");
+    }
+    // Every key of a topic, not only some.
+    for key in topic::all().filter(|key| broker::find(key.name).is_none()) {
+        let said = wrong(&[(key.name, "1")]);
+        assert!(said.contains("it is a key of a topic"), "{said}");
+        assert!(key.synonyms.iter().take(1).all(|synonym| said.contains(synonym.name)), "{said}");
+    }
+    assert_eq!(
+        topic::validate("log.retention.hours", "1"),
+        Err("Unknown topic config name: log.retention.hours (it is a key of a broker; here it is retention.ms)".into())
+    );
+    let group = validate_group("group.consumer.session.timeout.ms", "1").expect_err("a broker's");
+    assert!(group.to_string().ends_with("here it is consumer.session.timeout.ms)"), "{group}");
+}
+
+#[test]
+fn r1_a_value_has_a_bound_that_it_names() {
+    assert_eq!(
+        wrong(&[("num.partitions", "99999999")]),
+        "Invalid value 99999999 for configuration num.partitions: Value must be no more than 10000"
+    );
+    let large = (limits::MESSAGE_BYTES_MAX + 1).to_string();
+    let said = topic::validate("max.message.bytes", &large).expect_err("more than an entry holds");
+    assert!(said.ends_with("Value must be no more than 32505856"), "{said}");
+    let said = wrong(&[("message.max.bytes", &large)]);
+    assert!(said.ends_with("Value must be no more than 32505856"), "{said}");
+    // What a topic was given before there was that bound still counts, up to the bound.
+    for (value, expected) in [(large.as_str(), limits::MESSAGE_BYTES_MAX), ("-1", 1_048_588)] {
+        let config = TopicConfig::resolve(&settings(&[]), [("max.message.bytes", value)]);
+        assert_eq!(config.message_bytes_max, expected as usize, "{value}");
+    }
+    let long = ",".repeat(limits::CONFIG_VALUE_BYTES_MAX + 1);
+    let said = topic::validate("cleanup.policy", &long).expect_err("too long");
+    assert!(said.contains("of 4097 bytes") && said.contains("no more than 4096 bytes"), "{said}");
+    assert!(validate_group("share.auto.offset.reset", &long).is_err());
+    assert!(validate_broker("log.cleanup.policy", &long).is_err());
+}
+
+#[test]
 fn keys_without_meaning_are_accepted_and_reported() {
     let set = settings(&[
         ("num.io.threads", "8"),

@@ -9,7 +9,7 @@ use ropewalk_segment::retention::Retention;
 
 use super::broker::{CLEANUP_POLICIES, COMPRESSIONS, TIMESTAMP_TYPES};
 use super::key::{Key, Kind, Synonym, Update, Valid, list};
-use super::{Invalid, Settings};
+use super::{Invalid, Settings, broker};
 use crate::limits;
 
 const LONG_MAX: &str = "9223372036854775807";
@@ -93,7 +93,7 @@ static KEYS: &[Key] = &[
         .synonyms(synonym!("log.cleaner.max.compaction.lag.ms"))
         .doc("How long compaction may be put off."),
     key("max.message.bytes", Kind::Int, "1048588")
-        .valid(Valid::AtLeast(0))
+        .valid(Valid::Between(0, limits::MESSAGE_BYTES_MAX))
         .synonyms(synonym!("message.max.bytes"))
         .doc("The largest record batch, as it is stored."),
     key("message.timestamp.after.max.ms", Kind::Long, "3600000")
@@ -178,8 +178,12 @@ pub fn find(name: &str) -> Option<&'static Key> {
 /// # Errors
 /// The reason.
 pub fn validate(name: &str, value: &str) -> Result<(), String> {
-    let key =
-        find(name).ok_or_else(|| Invalid::unknown("topic config", name, all()).to_string())?;
+    Invalid::check_length(name, value).map_err(|invalid| invalid.to_string())?;
+    let unknown = || match broker::find(name) {
+        Some(_) => Invalid::brokers("topic config", name, KEYS),
+        None => Invalid::unknown("topic config", name, all()),
+    };
+    let key = find(name).ok_or_else(|| unknown().to_string())?;
     let refuse = |reason| Invalid::value(name, value, reason).to_string();
     key.check(value).map_err(refuse)?;
     if name == "remote.storage.enable" && value.trim().eq_ignore_ascii_case("true") {
@@ -223,7 +227,8 @@ pub struct TopicConfig {
 
 impl TopicConfig {
     /// What holds for a topic with these values of its own. They and the broker's were validated; one
-    /// that a newer broker allowed and this one does not counts as not set.
+    /// that another release of the broker allowed and this one does not counts as not set, but for a number
+    /// above its bound: the bound holds then.
     #[must_use]
     pub fn resolve<'a>(
         settings: &Settings,
@@ -233,7 +238,8 @@ impl TopicConfig {
         let text = |name: &str| {
             let key = find(name).expect("only keys of the table are read");
             let own = overrides.iter().find(|(set, _)| *set == name);
-            let own = own.map(|(_, value)| *value).filter(|value| key.check(value).is_ok());
+            let is_possible = |value: &&str| key.check(value).is_ok() || key.is_above(value);
+            let own = own.map(|(_, value)| *value).filter(is_possible);
             own.map_or_else(|| settings.inherited(key), str::to_owned)
         };
         let number = |name: &str| text(name).trim().parse::<i64>().expect("checked by its type");
@@ -250,7 +256,7 @@ impl TopicConfig {
                 segment_ms: number("segment.ms"),
                 index_interval_bytes: size("index.interval.bytes") as u32,
             },
-            message_bytes_max: size("max.message.bytes"),
+            message_bytes_max: size("max.message.bytes").min(limits::MESSAGE_BYTES_MAX as usize),
             timestamp: match text("message.timestamp.type").trim() {
                 "LogAppendTime" => TimestampType::LogAppendTime,
                 _ => TimestampType::CreateTime,
