@@ -208,11 +208,15 @@ impl DataDir {
         self.root.join(SHARDS).join(shard.0.to_string())
     }
 
-    /// Takes the lock that keeps a second broker out, making the directory if it is missing.
+    /// Takes the lock that keeps a second broker out, making the directory if it is missing. A directory
+    /// that holds other things is refused before a file is made in it.
     ///
     /// # Errors
-    /// When another process has it.
+    /// When another process has it, or the directory is not a broker's.
     pub fn lock(&self) -> Result<Lock, DirectoryError> {
+        if let Err(error @ DirectoryError::Foreign { .. }) = self.look() {
+            return Err(error);
+        }
         let disk = &self.disk;
         disk.create_dir_all(&self.root).map_err(DirectoryError::io(&self.root))?;
         let path = self.root.join(LOCK);

@@ -71,6 +71,10 @@ fn somebody_elses_directory_is_left_alone() {
     disk.put(Path::new("/data/thesis.tex"), b"x".to_vec());
     let error = format(&data(&disk)).unwrap_err();
     assert!(error.to_string().contains("thesis.tex"), "{error}");
+    let error = data(&disk).lock().map(drop).unwrap_err();
+    assert!(error.to_string().contains("thesis.tex"), "{error}");
+    let names = disk.list(Path::new("/data")).unwrap();
+    assert_eq!(names.len(), 1, "no file was made in it: {names:?}");
 }
 
 #[test]
