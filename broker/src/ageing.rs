@@ -20,6 +20,10 @@ use crate::clock;
 use crate::figures::Figures;
 use crate::settings::Settings;
 
+mod removals;
+
+use removals::Removals;
+
 /// How many partitions or producers one entry names.
 const BATCH: usize = 1000;
 
@@ -50,9 +54,10 @@ impl Ageing {
     /// Looks again and again.
     pub async fn run(self) {
         let mut producers_due = tokio::time::Instant::now() + PRODUCERS_INTERVAL;
+        let mut removals = Removals::default();
         loop {
             tokio::time::sleep(self.settings.retention_check_interval()).await;
-            self.expire_records().await;
+            self.expire_records(&mut removals).await;
             if tokio::time::Instant::now() >= producers_due {
                 producers_due = tokio::time::Instant::now() + PRODUCERS_INTERVAL;
                 self.expire_producers().await;
@@ -71,11 +76,11 @@ impl Ageing {
         self.figures.retain(|group| groups.contains(group), topic_exists);
     }
 
-    async fn expire_records(&self) {
+    async fn expire_records(&self, removals: &mut Removals) {
         let mut starts: HashMap<_, Vec<(PartitionId, i64)>> = HashMap::new();
         for topic in self.view.all() {
             if topic.config.deletes() {
-                self.expired_of(&topic, &mut starts);
+                self.expired_of(&topic, &mut starts, removals);
             }
         }
         for (shard, starts) in starts {
@@ -91,6 +96,7 @@ impl Ageing {
         &self,
         topic: &TopicView,
         starts: &mut HashMap<ropewalk_shard::ShardId, Vec<(PartitionId, i64)>>,
+        removals: &mut Removals,
     ) {
         let now_ms = clock::now_ms();
         for (index, home) in (0_i32..).zip(&topic.partitions) {
@@ -99,8 +105,10 @@ impl Ageing {
             let Some(log) = shard.log(&id).filter(|_| shard.leading().is_some()) else { continue };
             let end = log.high_watermark();
             let retention = topic.config.retention();
-            let start = retention::expired(&log.segment_infos(), now_ms, &retention, end);
+            let segments = log.segment_infos();
+            let start = retention::expired(&segments, now_ms, &retention, end);
             if let Some(start) = start.filter(|start| *start > log.log_start()) {
+                removals.note(topic, index, (segments.as_slice(), start), now_ms);
                 starts.entry(home.shard).or_default().push((id, start));
             }
         }

@@ -14,6 +14,7 @@ mod view;
 mod reconcile;
 mod topics;
 mod owned;
+mod refused;
 
 pub use owned::Declaration;
 pub use reconcile::Reconciler;

@@ -11,8 +11,8 @@ use ropewalk_shard::command::{self, CatalogCommand, StartPosition};
 use ropewalk_shard::state::catalog::{Answer, Declared, Fence, Refusal};
 use ropewalk_shard::{ProposeError, TopicId};
 
-use super::topics::{TopicError, check_room};
-use super::{Topics, name, placement};
+use super::topics::{TopicError, check_room, log_deletion};
+use super::{TopicView, Topics, name};
 use crate::limits;
 use crate::settings;
 
@@ -145,6 +145,7 @@ impl Topics {
         };
         if deleted {
             self.reconciler.forget(&[topic.id]).await?;
+            log_deletion(&topic);
         }
         Ok(deleted)
     }

@@ -7,6 +7,9 @@ use ropewalk_shard::node::Node;
 use ropewalk_shard::state::catalog::{Answer, Refusal};
 use ropewalk_shard::{Outcome, PartitionId, ProposeError, ShardId, TopicId};
 
+use tracing::info;
+
+use super::refused::RefusedNames;
 use super::{Reconciler, TopicView, View, name, placement};
 use crate::limits;
 use crate::settings::{self, Settings};
@@ -69,12 +72,18 @@ impl Topics {
     /// Changes topics of `node`.
     #[must_use]
     pub fn new(
+    refused: RefusedNames,
         node: Arc<Node>,
         view: Arc<View>,
         settings: Arc<Settings>,
         reconciler: Arc<Reconciler>,
     ) -> Self {
-        Self { node, view, settings, reconciler }
+        Self { node, view, settings, reconciler, refused: RefusedNames::default() }
+    }
+
+    /// Logs that a topic could not be made on first use.
+    pub fn note_refused(&self, name: &str, error: &TopicError) {
+        self.refused.note(name, error);
     }
 
     /// Makes topics, each by itself; `validate_only` stops before the catalog. Returns once their
@@ -202,6 +211,9 @@ impl Topics {
     /// See [`TopicError`].
     pub async fn grow(
         &self,
+        for topic in known.iter().filter(|topic| gone.contains(&topic.id)) {
+            log_deletion(topic);
+        }
         topic: &TopicView,
         total: i32,
         validate_only: bool,
@@ -276,6 +288,11 @@ pub(super) fn check_room(count: usize, room: usize) -> Result<(), TopicError> {
     if count > room {
         return Err(TopicError::TooMany(format!(
             "{count} partitions more would pass the limit of {} for one broker; delete queues or \
+/// A topic was deleted with its records.
+pub(super) fn log_deletion(topic: &TopicView) {
+    info!(topic = &*topic.name, id = %topic.id, partitions = topic.partitions.len(), "topic deleted");
+}
+
              use fewer partitions",
             limits::PARTITIONS_MAX
         )));

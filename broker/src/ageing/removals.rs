@@ -1,0 +1,138 @@
+//! Log lines about records that retention removes: which partition, from where on records are left, how much
+//! goes and which setting asked for it.
+//!
+//! Invariant: **R1** at most [`LINES_PER_MINUTE_MAX`] lines a minute; what is left out is counted and said in
+//! the next minute in which something is removed.
+
+use ropewalk_segment::SegmentInfo;
+use ropewalk_segment::retention::Retention;
+use tracing::info;
+
+use crate::catalog::TopicView;
+
+/// Partitions that are named in a minute.
+const LINES_PER_MINUTE_MAX: usize = 100;
+
+/// What was said in the current minute.
+#[derive(Debug, Default)]
+pub(super) struct Removals {
+    minute: i64,
+    lines: usize,
+    left_out: usize,
+}
+
+/// What goes of one partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Removed {
+    bytes: u64,
+    records: u64,
+    /// The youngest timestamp that goes, Unix milliseconds.
+    newest_ms: Option<i64>,
+    is_old: bool,
+}
+
+impl Removals {
+    /// Retention moves the log start of a partition of `topic` to `start`.
+    pub(super) fn note(
+        &mut self,
+        topic: &TopicView,
+        index: i32,
+        (segments, start): (&[SegmentInfo], i64),
+        now_ms: i64,
+    ) {
+        if !self.may_say(now_ms) {
+            return;
+        }
+        let retention = topic.config.retention();
+        let removed = removed(segments, start, &retention, now_ms);
+        info!(
+            topic = &*topic.name,
+            partition = index,
+            log_start = start,
+            records = removed.records,
+            bytes = removed.bytes,
+            newest_timestamp_ms = removed.newest_ms,
+            reason = %reason(&removed, &retention),
+            "retention removes records"
+        );
+    }
+
+    fn may_say(&mut self, now_ms: i64) -> bool {
+        let minute = now_ms.div_euclid(60_000);
+        if minute != self.minute {
+            if self.left_out > 0 {
+                info!(partitions = self.left_out, "retention removed records of more partitions");
+            }
+            *self = Self { minute, ..Self::default() };
+        }
+        let is_said = self.lines < LINES_PER_MINUTE_MAX;
+        self.lines += usize::from(is_said);
+        self.left_out += usize::from(!is_said);
+        is_said
+    }
+}
+
+fn removed(segments: &[SegmentInfo], start: i64, retention: &Retention, now_ms: i64) -> Removed {
+    let mut removed = Removed::default();
+    for segment in segments.iter().filter(|segment| segment.next_offset <= start) {
+        removed.bytes += segment.size_bytes;
+        removed.records += segment.records;
+        removed.newest_ms = removed.newest_ms.max(segment.max_timestamp_ms);
+        let youngest_ms = segment.max_timestamp_ms.unwrap_or(segment.created_ms);
+        let age_ms = now_ms.saturating_sub(youngest_ms);
+        removed.is_old |= retention.retention_ms.is_some_and(|max| age_ms > max);
+    }
+    removed
+}
+
+fn reason(removed: &Removed, retention: &Retention) -> String {
+    match (removed.is_old, retention.retention_ms, retention.retention_bytes) {
+        (true, Some(ms), _) => format!("older than retention.ms={ms}"),
+        (_, _, Some(bytes)) => format!("more than retention.bytes={bytes}"),
+        (..) => "no setting asks for it any more".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn segment(base_offset: i64, max_timestamp_ms: i64) -> SegmentInfo {
+        SegmentInfo {
+            base_offset,
+            next_offset: base_offset + 10,
+            size_bytes: 100,
+            max_timestamp_ms: Some(max_timestamp_ms),
+            created_ms: max_timestamp_ms,
+            records: 9,
+            is_sealed: true,
+            is_compacted: false,
+        }
+    }
+
+    #[test]
+    fn a_removal_names_how_much_goes_and_which_setting_asked() {
+        const NOW_MS: i64 = 1_700_000_000_000;
+        // Seconds where milliseconds are meant: everything is of 1970.
+        let segments = [segment(0, 1_700_000_000), segment(10, 1_700_000_001), segment(20, NOW_MS)];
+        let by_age = Retention { retention_ms: Some(604_800_000), retention_bytes: None };
+        let gone = removed(&segments, 20, &by_age, NOW_MS);
+        assert_eq!((gone.bytes, gone.records), (200, 18));
+        assert_eq!(gone.newest_ms, Some(1_700_000_001));
+        assert_eq!(reason(&gone, &by_age), "older than retention.ms=604800000");
+        let by_size = Retention { retention_ms: None, retention_bytes: Some(250) };
+        let gone = removed(&segments, 10, &by_size, NOW_MS);
+        assert_eq!(reason(&gone, &by_size), "more than retention.bytes=250");
+        let both = Retention { retention_ms: Some(604_800_000), retention_bytes: Some(250) };
+        let gone = removed(&[segment(0, NOW_MS)], 10, &both, NOW_MS);
+        assert_eq!(reason(&gone, &both), "more than retention.bytes=250");
+    }
+
+    #[test]
+    fn r1_lines_are_bounded_by_the_minute() {
+        let mut removals = Removals::default();
+        let said = (0..1000).filter(|_| removals.may_say(60_000)).count();
+        assert_eq!((said, removals.left_out), (LINES_PER_MINUTE_MAX, 1000 - LINES_PER_MINUTE_MAX));
+        assert!(removals.may_say(120_000), "another minute");
+    }
+}
