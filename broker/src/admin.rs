@@ -16,6 +16,7 @@
 //! | PUT `/v1/queues/{name}/groups/{group}` | binds a group: it will read every record | yes | yes |
 //! | DELETE `/v1/queues/{name}/groups/{group}` | ends that | yes | yes |
 //! | PUT `/v1/settings` | takes over a whole file of settings as far as that is possible now | yes | yes |
+//! | GET `/v1/owners/{owner}` | queues and bound groups of an owner | yes | |
 //! | GET `/v1/signals` | what an operator must know of bound groups, second by second | yes | |
 //!
 //! Everything but `/metrics` is JSON, errors included: `{"reason": "CamelCase", "error": "a sentence"}`. It is
@@ -32,7 +33,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Json, Response};
@@ -51,25 +52,26 @@ use crate::limits;
 mod door;
 mod access;
 mod refusal;
-mod changes;
 mod condition;
+mod changes;
 mod signals;
 pub(crate) mod measured;
 
-pub use signals::Bells;
 pub use condition::{Condition, Kind};
+pub use signals::Bells;
 
 use access::Caller;
+use changes::Named;
 use refusal::Refused;
 
 /// Where the answers come from.
 pub trait Source: Send + Sync + Debug {
     /// Why this broker does not serve as a member, if it does not.
     fn obstacles(&self) -> Vec<String>;
-    /// Every queue's figures; `None` before they can be known.
-    fn queues(&self) -> Option<Report>;
     /// States beside that: damage, fullness, shards that catch up.
     fn conditions(&self) -> Vec<Condition>;
+    /// Every queue's figures; `None` before they can be known.
+    fn queues(&self) -> Option<Report>;
     /// One queue's.
     fn queue(&self, name: &str) -> Option<QueueReport>;
     /// Who this is.
@@ -108,10 +110,10 @@ pub struct About {
     pub ready: bool,
     /// Why not.
     pub reasons: Vec<String>,
-    /// How it is set.
-    pub settings: AboutSettings,
     /// States that take nothing of the broker out of service by themselves.
     pub conditions: Vec<Condition>,
+    /// How it is set.
+    pub settings: AboutSettings,
     /// How it came up.
     pub recovery: Recovery,
 }
@@ -122,12 +124,12 @@ pub struct About {
 pub struct AboutSettings {
     /// Keys that were told to be different and take effect with the next start.
     pub needs_restart: Vec<String>,
-}
-
     /// The hash of the file that this process started with; see [`crate::settings::fingerprint`].
     pub started_hash: String,
     /// The hash of the last file that `PUT /v1/settings` took over since; null before the first.
     pub last_hash: Option<String>,
+}
+
 /// How opening the data directory went.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -171,12 +173,14 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>, mut stopping: watch
 
 fn router(admin: Arc<Admin>) -> Router {
     Router::new()
+        .route("/", get(index))
         .route("/live", get(live))
         .route("/ready", get(ready))
         .route("/metrics", get(metrics))
         .route("/v1/queues", get(queues))
         .route("/v1/queues/{name}", get(queue).put(changes::declare).delete(changes::release))
         .route("/v1/queues/{name}/groups/{group}", put(changes::bind).delete(changes::unbind))
+        .route("/v1/owners/{owner}", get(changes::owned))
         .route("/v1/broker", get(broker))
         .route("/v1/fence", post(changes::claim_fence))
         .route("/v1/signals", get(signals::signals))
@@ -189,14 +193,6 @@ fn router(admin: Arc<Admin>) -> Router {
         .with_state(admin)
 }
 
-async fn live() -> Response {
-    Json(json!({ "live": true })).into_response()
-}
-
-async fn ready(State(admin): State<Arc<Admin>>) -> Response {
-    let reasons = admin.source.obstacles();
-    let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(json!({ "ready": reasons.is_empty(), "reasons": reasons }))).into_response()
 /// What there is, for a person who begins.
 const PATHS: &[(&str, &str)] = &[
     ("GET /live", "whether the process runs"),
@@ -223,6 +219,14 @@ async fn index() -> Response {
         .into_response()
 }
 
+async fn live() -> Response {
+    Json(json!({ "live": true })).into_response()
+}
+
+async fn ready(State(admin): State<Arc<Admin>>) -> Response {
+    let reasons = admin.source.obstacles();
+    let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(json!({ "ready": reasons.is_empty(), "reasons": reasons }))).into_response()
 }
 
 async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
@@ -251,7 +255,7 @@ async fn broker(State(admin): State<Arc<Admin>>) -> Response {
     Json(admin.source.about()).into_response()
 }
 
-async fn queue(State(admin): State<Arc<Admin>>, Path(name): Path<String>) -> Response {
+async fn queue(State(admin): State<Arc<Admin>>, Named(name): Named<String>) -> Response {
     let asked = name.clone();
     match blocking(move || admin.source.queue(&asked)).await.flatten() {
         Some(report) => Json(report).into_response(),
@@ -260,7 +264,7 @@ async fn queue(State(admin): State<Arc<Admin>>, Path(name): Path<String>) -> Res
 }
 
 async fn unknown_path(request: Request) -> Response {
-    let why = format!("there is nothing at {}", request.uri().path());
+    let why = format!("there is nothing at {}; GET / lists what there is", request.uri().path());
     Refused::new(StatusCode::NOT_FOUND, "NotFound", why).into_response()
 }
 
@@ -274,7 +278,9 @@ async fn bound_time(request: Request, next: Next) -> Response {
     match tokio::time::timeout(limits::ADMIN_TIME_MAX, next.run(request)).await {
         Ok(response) => response,
         Err(_) => {
-            let why = "the broker took too long";
+            let seconds = limits::ADMIN_TIME_MAX.as_secs();
+            let why =
+                format!("the broker took longer than {seconds} s; a change may still be made");
             Refused::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", why).into_response()
         }
     }

@@ -123,16 +123,18 @@ pub const CONFIG_VALUE_BYTES_MAX: usize = 4096;
 /// How far a fencing epoch that this cluster never gave out may lie above the newest that it did.
 pub const EPOCH_LEAP_MAX: u64 = 1 << 32;
 
+/// Streams of signals at once: one operator needs one, and a second while it is replaced.
+pub const SIGNAL_STREAMS_MAX: usize = 8;
 
 /// The file with the admin server's token.
 pub const TOKEN_BYTES_MAX: u64 = 4096;
 
-/// Partitions of one topic.
-pub const TOPIC_PARTITIONS_MAX: usize = 10_000;
 /// The largest record batch that a topic may allow (`max.message.bytes`), bytes: less than one entry of a
 /// shard's log can hold.
 pub const MESSAGE_BYTES_MAX: i64 = 31 << 20;
 
+/// Partitions of one topic.
+pub const TOPIC_PARTITIONS_MAX: usize = 10_000;
 
 /// Partitions of one broker.
 pub const PARTITIONS_MAX: usize = 200_000;

@@ -123,12 +123,19 @@ impl<S: Send + Sync> FromRequestParts<S> for Epoch {
     type Rejection = Refused;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refused> {
-        let sent = parts.headers.get(EPOCH).and_then(|value| value.to_str().ok());
-        let epoch = sent.and_then(|sent| sent.trim().parse().ok()).filter(|n| *n <= EPOCH_MAX);
-        epoch.map(Self).ok_or_else(|| {
+        let Some(sent) = parts.headers.get(EPOCH) else {
             let why = "this changes something and needs the header 'Ropewalk-Epoch: N' with the epoch that POST \
                        /v1/fence answered";
-            Refused::bad("EpochMissing", why)
+            return Err(Refused::bad("EpochMissing", why));
+        };
+        let text = String::from_utf8_lossy(sent.as_bytes());
+        let epoch = text.trim().parse().ok().filter(|epoch| *epoch <= EPOCH_MAX);
+        epoch.map(Self).ok_or_else(|| {
+            let why = format!(
+                "the header 'Ropewalk-Epoch: {text}' is not a number from 0 to {EPOCH_MAX}: send the epoch that \
+                 POST /v1/fence answered"
+            );
+            Refused::bad("InvalidEpoch", why)
         })
     }
 }

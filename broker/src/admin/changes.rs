@@ -9,11 +9,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request, State};
+use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::response::Json;
 use ropewalk_shard::command::StartPosition;
+use ropewalk_shard::state::catalog::{Binding, Fence};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -21,7 +23,8 @@ use serde_json::{Value, json};
 use super::Admin;
 use super::access::Epoch;
 use super::refusal::Refused;
-use crate::catalog::Declaration;
+use crate::catalog::{Declaration, TopicView};
+use crate::limits;
 use crate::settings::{Invalid, Replaced};
 
 type Answer<T> = Result<Json<T>, Refused>;
@@ -35,7 +38,13 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     async fn from_request(request: Request, state: &S) -> Result<Self, Refused> {
         let read = Json::<T>::from_request(request, state).await;
         read.map(|Json(body)| Self(body)).map_err(|rejection: JsonRejection| {
-            Refused::new(rejection.status(), "InvalidBody", rejection.body_text())
+            let status = rejection.status();
+            let why = if status == StatusCode::PAYLOAD_TOO_LARGE {
+                format!("the body is longer than {} bytes", limits::ADMIN_BODY_BYTES_MAX)
+            } else {
+                rejection.body_text()
+            };
+            Refused::new(status, "InvalidBody", why)
         })
     }
 }
@@ -54,6 +63,20 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Asked<T> {
     }
 }
 
+/// The parts of a path, or a refusal in JSON.
+pub(super) struct Named<T>(pub(super) T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Named<T> {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refused> {
+        let read = Path::<T>::from_request_parts(parts, state).await;
+        read.map(|Path(named)| Self(named)).map_err(|rejection: PathRejection| {
+            Refused::new(rejection.status(), "InvalidPath", rejection.body_text())
+        })
+    }
+}
+
 /// `POST /v1/fence`
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -68,9 +91,14 @@ pub(super) async fn claim_fence(
 ) -> Answer<Value> {
     let context = admin.open()?.context;
     let (holder, lease_uid) = (claim.holder, claim.lease_uid);
-    let epoch = context.topics.claim_fence(holder.clone(), lease_uid).await?;
-    tracing::info!(holder, epoch, "an operator claimed a new epoch");
-    Ok(Json(json!({ "epoch": epoch })))
+    check_length("holder", &holder, limits::OWNER_BYTES_MAX, "InvalidBody")?;
+    check_length("leaseUid", &lease_uid, limits::OWNER_BYTES_MAX, "InvalidBody")?;
+    let (epoch, previous) = context.topics.claim_fence(holder.clone(), lease_uid).await?;
+    tracing::info!(holder, epoch, ?previous, "an operator claimed a new epoch");
+    let previous = previous.map(|Fence { holder, lease_uid, epoch }| {
+        json!({ "epoch": epoch, "holder": holder, "leaseUid": lease_uid })
+    });
+    Ok(Json(json!({ "epoch": epoch, "previous": previous })))
 }
 
 /// `PUT /v1/queues/{topic}`
@@ -92,11 +120,13 @@ pub(super) struct Declared {
     created: bool,
     adopted: bool,
     changed: Vec<String>,
+    /// What was asked and is not so.
+    warnings: Vec<String>,
 }
 
 pub(super) async fn declare(
     State(admin): State<Arc<Admin>>,
-    Path(name): Path<String>,
+    Named(name): Named<String>,
     Epoch(epoch): Epoch,
     Body(declare): Body<Declare>,
 ) -> Answer<Declared> {
@@ -106,13 +136,26 @@ pub(super) async fn declare(
     let configs = config.into_iter().collect();
     let wanted = Declaration { name, owner, partitions, configs };
     let declared = context.topics.declare(epoch, &wanted).await?;
+    let there = declared.partitions;
     Ok(Json(Declared {
         topic_id: declared.id.to_string(),
         partitions: declared.partitions,
         created: declared.created,
         adopted: declared.adopted,
         changed: declared.changed,
+        warnings: partitions.and_then(|asked| kept_partitions(asked, there)).into_iter().collect(),
     }))
+}
+
+/// A queue never loses partitions: fewer than there are is no error, and is said.
+fn kept_partitions(asked: i32, there: usize) -> Option<String> {
+    let is_fewer = usize::try_from(asked).is_ok_and(|asked| asked < there);
+    is_fewer.then(|| {
+        format!(
+            "{asked} partitions were asked and the queue keeps its {there}: partitions cannot be taken away, \
+             delete the queue and make it again to have fewer"
+        )
+    })
 }
 
 /// `DELETE /v1/queues/{topic}?owner=UID&data=…`
@@ -133,7 +176,7 @@ enum Data {
 
 pub(super) async fn release(
     State(admin): State<Arc<Admin>>,
-    Path(name): Path<String>,
+    Named(name): Named<String>,
     Epoch(epoch): Epoch,
     Asked(release): Asked<Release>,
 ) -> Answer<Value> {
@@ -170,12 +213,13 @@ impl From<Start> for StartPosition {
 
 pub(super) async fn bind(
     State(admin): State<Arc<Admin>>,
-    Path((name, group)): Path<(String, String)>,
+    Named((name, group)): Named<(String, String)>,
     Epoch(epoch): Epoch,
     Body(bind): Body<Bind>,
 ) -> Answer<Value> {
     let context = admin.open()?.context;
     check_owner(&bind.owner)?;
+    check_length("the name of the group", &group, limits::GROUP_BYTES_MAX, "InvalidGroup")?;
     let begins = (group, bind.start_position.into());
     let committed = context.topics.bind(epoch, &name, bind.owner, begins).await?;
     Ok(Json(json!({ "bound": true, "committed": committed })))
@@ -190,7 +234,7 @@ pub(super) struct Unbind {
 
 pub(super) async fn unbind(
     State(admin): State<Arc<Admin>>,
-    Path((name, group)): Path<(String, String)>,
+    Named((name, group)): Named<(String, String)>,
     Epoch(epoch): Epoch,
     Asked(unbind): Asked<Unbind>,
 ) -> Answer<Value> {
@@ -238,13 +282,54 @@ fn invalid_settings(all: Vec<Invalid>) -> Refused {
     Refused::bad("InvalidSetting", lines.join("; ")).with("key", key)
 }
 
+/// `GET /v1/owners/{owner}`: reconciled against by operators, so it is read behind a barrier.
+pub(super) async fn owned(
+    State(admin): State<Arc<Admin>>,
+    Named(owner): Named<String>,
+) -> Answer<Value> {
+    let context = admin.open()?.context;
+    check_owner(&owner)?;
+    let topics = context.topics.owned_by(&owner).await?;
+    let queues: Vec<Value> = topics.iter().map(|topic| owned_queue(topic)).collect();
+    Ok(Json(json!({ "owner": owner, "queues": queues })))
+}
+
+fn owned_queue(topic: &TopicView) -> Value {
+    let group = |(group, binding): (&String, &Binding)| {
+        let start = match binding.start {
+            StartPosition::Earliest => "Earliest",
+            StartPosition::Latest => "Latest",
+        };
+        json!({ "group": group, "startPosition": start })
+    };
+    json!({
+        "name": &*topic.name,
+        "topicId": topic.id.to_string(),
+        "partitions": topic.partitions.len(),
+        "groups": topic.bindings.iter().map(group).collect::<Vec<_>>(),
+    })
+}
+
 /// An empty owner would be nobody, and everybody.
 fn check_owner(owner: &str) -> Result<(), Refused> {
-    if owner.is_empty() {
-        return Err(Refused::bad(
-            "InvalidBody",
-            "owner is empty: it is the uid of the queue's object",
-        ));
+    check_length(
+        "owner (the uid of the queue's object)",
+        owner,
+        limits::OWNER_BYTES_MAX,
+        "InvalidOwner",
+    )
+}
+
+/// What is stored in the catalog for good has a bound (R1).
+fn check_length(
+    what: &str,
+    text: &str,
+    bytes_max: usize,
+    reason: &'static str,
+) -> Result<(), Refused> {
+    if (1..=bytes_max).contains(&text.len()) {
+        return Ok(());
     }
-    Ok(())
+    let why = format!("{what} has {} bytes, it must have from 1 to {bytes_max}", text.len());
+    Err(Refused::bad(reason, why))
 }

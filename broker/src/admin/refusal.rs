@@ -76,6 +76,8 @@ impl From<TopicError> for Refused {
                 Self::bad("InvalidPartitions", why)
             }
             TopicError::InvalidConfig(why) => Self::bad("InvalidConfig", why),
+            TopicError::TooManyGroups(why) => Self::bad("TooManyGroups", why),
+            TopicError::InvalidEpoch(why) => Self::bad("InvalidEpoch", why),
             TopicError::Unavailable(error) => error.into(),
             TopicError::Refused(refusal) => refusal.into(),
         }

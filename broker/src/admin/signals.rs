@@ -54,7 +54,10 @@ const TICK: Duration = Duration::from_secs(1);
 pub(super) async fn signals(State(admin): State<Arc<Admin>>) -> Result<Response, Refused> {
     let open = admin.open()?;
     let bell = open.bells.hang().ok_or_else(|| {
-        let why = "as many listen as may: one operator needs one stream";
+        let why = format!(
+            "{} streams of signals are open, as many as may be; one operator needs one",
+            crate::limits::SIGNAL_STREAMS_MAX
+        );
         Refused::new(StatusCode::SERVICE_UNAVAILABLE, "TooManyStreams", why)
     })?;
     let about = admin.source.about();

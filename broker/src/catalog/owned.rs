@@ -33,7 +33,8 @@ pub struct Declaration {
 }
 
 impl Topics {
-    /// A new fencing epoch, higher than every one before.
+    /// A new fencing epoch, higher than every one before; and the claim that it supersedes, if there was
+    /// one.
     ///
     /// # Errors
     /// When the catalog cannot be asked.
@@ -144,8 +145,8 @@ impl Topics {
             unreachable!("the catalog answers what it was asked")
         };
         if deleted {
-            self.reconciler.forget(&[topic.id]).await?;
             log_deletion(&topic);
+            self.reconciler.forget(&[topic.id]).await?;
         }
         Ok(deleted)
     }
@@ -167,6 +168,7 @@ impl Topics {
             return Err(Refusal::NoSuchTopic.into());
         };
         let id = topic.id;
+        check_bindings(&topic, &group)?;
         let command = CatalogCommand::BindGroup { topic: id, owner, group: group.clone(), start };
         self.fenced(epoch, command).await?;
         let Some(topic) = self.view.by_id(id) else { return Err(Refusal::NoSuchTopic.into()) };
@@ -192,11 +194,6 @@ impl Topics {
         self.fenced(epoch, command).await.map(|_| ())
     }
 
-    async fn fenced(&self, epoch: u64, command: CatalogCommand) -> Result<Answer, TopicError> {
-        let command = CatalogCommand::Fenced { epoch, command: Box::new(command) };
-        let answer = self.catalog(command).await?;
-        if let Answer::Refused(refusal) = answer { Err(refusal.into()) } else { Ok(answer) }
-    }
     /// What an owner has: its topics, each with the groups that are bound to it.
     ///
     /// # Errors
@@ -207,6 +204,8 @@ impl Topics {
         Ok(self.view.all().into_iter().filter(is_owned).collect())
     }
 
+    /// Answers from the catalog's state behind a read barrier where the command would change nothing, and
+    /// proposes it otherwise.
     async fn fenced(&self, epoch: u64, command: CatalogCommand) -> Result<Answer, TopicError> {
         let command = CatalogCommand::Fenced { epoch, command: Box::new(command) };
         self.node.catalog().read_barrier().await?;
@@ -249,6 +248,4 @@ fn check_bindings(topic: &TopicView, group: &str) -> Result<(), TopicError> {
         topic.bindings.len(),
         topic.name
     )))
-    /// Answers from the catalog's state behind a read barrier where the command would change nothing, and
-    /// proposes it otherwise.
 }

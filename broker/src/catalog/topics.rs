@@ -51,6 +51,12 @@ pub enum TopicError {
     /// The broker has as many partitions as it can hold.
     #[error("{0}")]
     TooMany(String),
+    /// A queue has as many bound groups as it may have.
+    #[error("{0}")]
+    TooManyGroups(String),
+    /// A fencing epoch that cannot be.
+    #[error("{0}")]
+    InvalidEpoch(String),
     /// The catalog says no.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -66,13 +72,13 @@ pub struct Topics {
     pub(super) view: Arc<View>,
     pub(super) settings: Arc<Settings>,
     pub(super) reconciler: Arc<Reconciler>,
+    refused: RefusedNames,
 }
 
 impl Topics {
     /// Changes topics of `node`.
     #[must_use]
     pub fn new(
-    refused: RefusedNames,
         node: Arc<Node>,
         view: Arc<View>,
         settings: Arc<Settings>,
@@ -122,8 +128,11 @@ impl Topics {
             return Err(Refusal::TopicExists { name: topic.name.clone() }.into());
         }
         let count = topic.partitions.unwrap_or_else(|| self.settings.num_partitions());
-        let count = usize::try_from(count).ok().filter(|count| *count > 0).ok_or_else(|| {
-            TopicError::InvalidPartitions("the number of partitions must be larger than 0".into())
+        let positive = usize::try_from(count).ok().filter(|count| *count > 0);
+        let count = positive.ok_or_else(|| {
+            TopicError::InvalidPartitions(format!(
+                "the number of partitions must be larger than 0, {count} were asked"
+            ))
         })?;
         check_room(count, room)?;
         for (key, value) in &topic.configs {
@@ -197,10 +206,14 @@ impl Topics {
         &self,
         ids: Vec<TopicId>,
     ) -> Result<Vec<Result<TopicId, Refusal>>, ProposeError> {
+        let known: Vec<_> = ids.iter().filter_map(|id| self.view.by_id(*id)).collect();
         let Answer::Topics(deleted) = self.catalog(CatalogCommand::DeleteTopics(ids)).await? else {
             unreachable!("the catalog answers what it was asked")
         };
         let gone: Vec<TopicId> = deleted.iter().filter_map(|d| d.as_ref().ok().copied()).collect();
+        for topic in known.iter().filter(|topic| gone.contains(&topic.id)) {
+            log_deletion(topic);
+        }
         self.reconciler.forget(&gone).await?;
         Ok(deleted)
     }
@@ -211,9 +224,6 @@ impl Topics {
     /// See [`TopicError`].
     pub async fn grow(
         &self,
-        for topic in known.iter().filter(|topic| gone.contains(&topic.id)) {
-            log_deletion(topic);
-        }
         topic: &TopicView,
         total: i32,
         validate_only: bool,
@@ -278,6 +288,11 @@ impl Topics {
     }
 }
 
+/// A topic was deleted with its records.
+pub(super) fn log_deletion(topic: &TopicView) {
+    info!(topic = &*topic.name, id = %topic.id, partitions = topic.partitions.len(), "topic deleted");
+}
+
 pub(super) fn check_room(count: usize, room: usize) -> Result<(), TopicError> {
     if count > limits::TOPIC_PARTITIONS_MAX {
         let max = limits::TOPIC_PARTITIONS_MAX;
@@ -287,13 +302,8 @@ pub(super) fn check_room(count: usize, room: usize) -> Result<(), TopicError> {
     }
     if count > room {
         return Err(TopicError::TooMany(format!(
-            "{count} partitions more would pass the limit of {} for one broker; delete queues or \
-/// A topic was deleted with its records.
-pub(super) fn log_deletion(topic: &TopicView) {
-    info!(topic = &*topic.name, id = %topic.id, partitions = topic.partitions.len(), "topic deleted");
-}
-
-             use fewer partitions",
+            "{count} partitions do not fit: the broker has room for {room} more, with a limit of {} in all; \
+             delete queues or use fewer partitions",
             limits::PARTITIONS_MAX
         )));
     }

@@ -254,6 +254,8 @@ impl From<&TopicError> for ErrorCode {
             TopicError::InvalidPartitions(_) => Self::InvalidPartitions,
             TopicError::InvalidConfig(_) => Self::InvalidConfig,
             TopicError::TooMany(_) => Self::PolicyViolation,
+            // Only an operator's calls end in these.
+            TopicError::TooManyGroups(_) | TopicError::InvalidEpoch(_) => Self::InvalidRequest,
             TopicError::Refused(refusal) => refusal.into(),
             TopicError::Unavailable(ProposeError::Full) => Self::KafkaStorageError,
             TopicError::Unavailable(ProposeError::NotLeader | ProposeError::Stopped) => {

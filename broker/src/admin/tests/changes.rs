@@ -5,8 +5,11 @@ use std::path::Path;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use ropewalk_shard::command::StartPosition;
+
 use super::*;
 use crate::boot::{Broker, Start};
+use crate::catalog::Declaration;
 use crate::settings::Settings;
 
 pub(super) const ME: &str = "uid-me";
@@ -46,6 +49,10 @@ impl Served {
         let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
         let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
         (status, serde_json::from_str(body).unwrap_or(Value::Null))
+    }
+
+    pub(super) async fn get(&self, path: &str) -> (u16, Value) {
+        self.call(&format!("GET {path}"), &[], Value::Null).await
     }
 
     /// A call under an epoch.
@@ -127,6 +134,9 @@ async fn a_broker_says_who_it_is() {
     assert_eq!(about["epoch"], 0);
     assert_eq!(about["ready"], true);
     assert_eq!(about["settings"]["needsRestart"], json!([]));
+    assert_eq!(about["settings"]["startedHash"].as_str().map(str::len), Some(16));
+    assert_eq!(about["settings"]["lastHash"], Value::Null);
+    assert_eq!((&about["reasons"], &about["conditions"]), (&json!([]), &json!([])));
     assert_eq!(about["recovery"]["done"], true);
     assert!(about["startedAtMs"].as_i64() > Some(1_700_000_000_000));
     served.broker.stop().await;
@@ -134,9 +144,6 @@ async fn a_broker_says_who_it_is() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queue_is_made_put_right_and_given_up() {
-    assert_eq!(about["settings"]["startedHash"].as_str().map(str::len), Some(16));
-    assert_eq!(about["settings"]["lastHash"], Value::Null);
-    assert_eq!((&about["reasons"], &about["conditions"]), (&json!([]), &json!([])));
     let served = Served::start(&[]).await;
     let (status, made) = served.declare(ME, 2, json!({ "retention.ms": "1000" })).await;
     assert_eq!(status, 200, "{made}");
@@ -148,6 +155,9 @@ async fn a_queue_is_made_put_right_and_given_up() {
     assert_eq!(grown["changed"], json!(["partitions", "config.retention.ms"]));
     let (_, fewer) = served.declare(ME, 1, json!({})).await;
     assert_eq!((&fewer["partitions"], &fewer["changed"]), (&json!(3), &json!([])));
+    let warned = fewer["warnings"][0].as_str().expect("it is said that they are kept");
+    assert!(warned.starts_with("1 partitions were asked and the queue keeps its 3"), "{warned}");
+    assert_eq!(grown["warnings"], json!([]));
 
     let (status, other) = served.declare("uid-you", 3, json!({})).await;
     assert_eq!((status, &other["reason"]), (409, &json!("NameCollision")));
@@ -179,13 +189,19 @@ async fn what_cannot_be_is_refused_with_a_reason() {
     let served = Served::start(&[]).await;
     let body = |partitions: i32, config: Value| json!({ "owner": ME, "partitions": partitions, "config": config });
     let put = "PUT /v1/queues/orders";
+    let too_long = format!("{put}/groups/{}", "g".repeat(513));
     for (request, body, code, reason) in [
         (put, body(0, json!({})), 400, "InvalidPartitions"),
         (put, body(1_000_000, json!({})), 400, "InvalidPartitions"),
         (put, body(1, json!({ "retention.msec": "1" })), 400, "InvalidConfig"),
         (put, body(1, json!({ "retention.ms": "soon" })), 400, "InvalidConfig"),
         ("PUT /v1/queues/a%20b", body(1, json!({})), 400, "InvalidName"),
-        (put, json!({ "owner": "", "partitions": 1 }), 400, "InvalidBody"),
+        (put, json!({ "owner": "", "partitions": 1 }), 400, "InvalidOwner"),
+        (put, json!({ "owner": "x".repeat(254), "partitions": 1 }), 400, "InvalidOwner"),
+        (put, body(1, json!({ "cleanup.policy": " ".repeat(4097) })), 400, "InvalidConfig"),
+        ("PUT /v1/queues/%ff", body(1, json!({})), 400, "InvalidPath"),
+        ("DELETE /v1/queues/%ff/groups/g?owner=x", Value::Null, 400, "InvalidPath"),
+        (&too_long, json!({ "owner": ME, "startPosition": "Latest" }), 400, "InvalidGroup"),
         (put, json!({ "owner": ME, "partition": 1 }), 422, "InvalidBody"),
         (
             "PUT /v1/queues/orders/groups/g",
@@ -216,6 +232,16 @@ async fn k2_only_the_newest_epoch_changes_anything() {
     let bind = || json!({ "owner": ME, "startPosition": "Earliest" });
     let (status, answer) = served.call("PUT /v1/queues/orders", &[], body()).await;
     assert_eq!((status, &answer["reason"]), (400, &json!("EpochMissing")));
+    for wrong in ["x", "", "-1", "1.5", "9007199254740992"] {
+        let header = format!("Ropewalk-Epoch: {wrong}");
+        let (status, answer) = served.call("PUT /v1/queues/orders", &[&header], body()).await;
+        assert_eq!((status, &answer["reason"]), (400, &json!("InvalidEpoch")), "{wrong:?}");
+        assert!(answer["error"].as_str().is_some_and(|text| text.contains(wrong)), "{answer}");
+    }
+    // So far above that there would soon be none left to claim.
+    let (status, answer) =
+        served.change(9_007_199_254_740_991, "PUT /v1/queues/orders", body()).await;
+    assert_eq!((status, &answer["reason"]), (400, &json!("InvalidEpoch")), "{answer}");
     let (first, second) = (served.claim().await, served.claim().await);
     assert!(second > first);
     for (request, body) in [
@@ -332,5 +358,101 @@ async fn a_new_file_of_settings_holds_at_once_where_it_can() {
     let epoch = served.claim().await;
     let (status, _) = served.change(epoch - 1, put, file(&[])).await;
     assert_eq!(status, 409, "K2");
+    served.broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_answers_who_claimed_before() {
+    let served = Served::start(&[]).await;
+    let claim = async |served: &Served, pod: &str, lease: &str| {
+        let claim = json!({ "holder": pod, "leaseUid": lease });
+        served.call("POST /v1/fence", &[], claim).await.1
+    };
+    let first = claim(&served, "pod-a", "lease-a").await;
+    assert_eq!(first["previous"], Value::Null, "nobody did");
+    let second = claim(&served, "pod-b", "lease-b").await;
+    let of_first = json!({ "epoch": first["epoch"], "holder": "pod-a", "leaseUid": "lease-a" });
+    assert_eq!(second["previous"], of_first);
+    let served = served.restart().await;
+    let third = claim(&served, "pod-a", "lease-a").await;
+    assert_eq!(third["previous"]["leaseUid"], "lease-b");
+    let too_long = json!({ "holder": "h".repeat(254), "leaseUid": "lease" });
+    let (status, answer) = served.call("POST /v1/fence", &[], too_long).await;
+    assert_eq!((status, &answer["reason"]), (400, &json!("InvalidBody")));
+    served.broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_is_told_what_it_has() {
+    let served = Served::start(&[]).await;
+    let owned = async |owner: &str| {
+        let (status, answer) =
+            served.call(&format!("GET /v1/owners/{owner}"), &[], Value::Null).await;
+        assert_eq!(status, 200, "{answer}");
+        answer
+    };
+    let (_, made) = served.declare(ME, 2, json!({})).await;
+    assert_eq!(served.bind("Latest").await.0, 200);
+    let expected = json!([{
+        "name": "orders",
+        "topicId": made["topicId"],
+        "partitions": 2,
+        "groups": [{ "group": "workers", "startPosition": "Latest" }],
+    }]);
+    assert_eq!(owned(ME).await, json!({ "owner": ME, "queues": expected }));
+    assert_eq!(owned("uid-you").await, json!({ "owner": "uid-you", "queues": [] }));
+    let unbind = format!("DELETE /v1/queues/orders/groups/workers?owner={ME}");
+    assert_eq!(served.change(0, &unbind, Value::Null).await.0, 200);
+    assert_eq!(owned(ME).await["queues"][0]["groups"], json!([]));
+    served.broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_root_lists_what_there_is() {
+    let served = Served::start(&[]).await;
+    let (status, answer) = served.call("GET /", &[], Value::Null).await;
+    assert_eq!(status, 200);
+    let paths: Vec<_> = answer["paths"].as_array().expect("a list").iter().collect();
+    assert!(paths.iter().any(|path| path["path"] == "GET /v1/queues"), "{answer}");
+    served.broker.stop().await;
+}
+
+/// What an operator repeats every minute for each of its queues: it must cost nothing at rest.
+#[tokio::test(flavor = "multi_thread")]
+async fn k1_a_thousand_declared_queues_cost_no_entry_at_rest() {
+    const QUEUES: usize = 1000;
+    let served = Served::start(&[]).await;
+    let context = served.broker.context();
+    let declare_all = async || {
+        for n in 0..QUEUES {
+            let wanted = Declaration {
+                name: format!("queue-{n}"),
+                owner: format!("uid-{n}"),
+                partitions: Some(1),
+                configs: vec![("retention.ms".to_owned(), "60000".to_owned())],
+            };
+            let owner = wanted.owner.clone();
+            context.topics.declare(0, &wanted).await.expect("declared");
+            let begins = (format!("group-{n}"), StartPosition::Earliest);
+            context.topics.bind(0, &wanted.name, owner, begins).await.expect("bound");
+        }
+    };
+    let written = || {
+        let revision = context.node.catalog().state().catalog.as_ref().expect("there").revision;
+        (revision, context.node.wal().stats().records)
+    };
+    declare_all().await;
+    let before = written();
+    declare_all().await;
+    assert_eq!(written(), before, "revision of the catalog and records of the log");
+    // Who may not change it is refused without an entry as well.
+    let wanted = Declaration {
+        name: "queue-0".to_owned(),
+        owner: "uid-other".to_owned(),
+        partitions: None,
+        configs: Vec::new(),
+    };
+    context.topics.declare(0, &wanted).await.expect_err("it is another's");
+    assert_eq!(written(), before);
     served.broker.stop().await;
 }
