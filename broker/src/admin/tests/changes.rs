@@ -423,18 +423,22 @@ async fn k1_a_thousand_declared_queues_cost_no_entry_at_rest() {
     const QUEUES: usize = 1000;
     let served = Served::start(&[]).await;
     let context = served.broker.context();
+    let declare = |n: usize| async move {
+        let wanted = Declaration {
+            name: format!("queue-{n}"),
+            owner: format!("uid-{n}"),
+            partitions: Some(1),
+            configs: vec![("retention.ms".to_owned(), "60000".to_owned())],
+        };
+        let owner = wanted.owner.clone();
+        context.topics.declare(0, &wanted).await.expect("declared");
+        let begins = (format!("group-{n}"), StartPosition::Earliest);
+        context.topics.bind(0, &wanted.name, owner, begins).await.expect("bound");
+    };
+    // Side by side, so that one sync serves many.
     let declare_all = async || {
-        for n in 0..QUEUES {
-            let wanted = Declaration {
-                name: format!("queue-{n}"),
-                owner: format!("uid-{n}"),
-                partitions: Some(1),
-                configs: vec![("retention.ms".to_owned(), "60000".to_owned())],
-            };
-            let owner = wanted.owner.clone();
-            context.topics.declare(0, &wanted).await.expect("declared");
-            let begins = (format!("group-{n}"), StartPosition::Earliest);
-            context.topics.bind(0, &wanted.name, owner, begins).await.expect("bound");
+        for first in (0..QUEUES).step_by(100) {
+            futures_util::future::join_all((first..first + 100).map(&declare)).await;
         }
     };
     let written = || {
