@@ -136,6 +136,9 @@ pub const MESSAGE_BYTES_MAX: i64 = 31 << 20;
 /// Partitions of one topic.
 pub const TOPIC_PARTITIONS_MAX: usize = 10_000;
 
+/// Producer ids that a repaired catalog leaves out: more than can have been given out since any snapshot.
+pub const PRODUCER_IDS_LEFT_OUT: i64 = 1 << 32;
+
 /// Partitions of one broker.
 pub const PARTITIONS_MAX: usize = 200_000;
 

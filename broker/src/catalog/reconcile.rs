@@ -58,6 +58,12 @@ impl Reconciler {
         Self { keeps_orphans, ..self }
     }
 
+    /// Whether partitions without a topic are kept: the catalog was repaired.
+    #[must_use]
+    pub fn keeps_orphans(&self) -> bool {
+        self.keeps_orphans
+    }
+
     /// The partitions without a topic that are kept, in order; empty where none are.
     #[must_use]
     pub fn orphans(&self) -> Vec<PartitionId> {

@@ -1,6 +1,7 @@
 //! Creating, growing and deleting topics: checks first, then the catalog, then the shards.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ropewalk_shard::command::{self, CatalogCommand, Command, ConfigResource, PartitionHome};
 use ropewalk_shard::node::Node;
@@ -73,6 +74,8 @@ pub struct Topics {
     pub(super) settings: Arc<Settings>,
     pub(super) reconciler: Arc<Reconciler>,
     refused: RefusedNames,
+    /// Ids that a catalog before its repair may have given out were left out since the start.
+    skipped_ids: AtomicBool,
 }
 
 impl Topics {
@@ -84,7 +87,8 @@ impl Topics {
         settings: Arc<Settings>,
         reconciler: Arc<Reconciler>,
     ) -> Self {
-        Self { node, view, settings, reconciler, refused: RefusedNames::default() }
+        let (refused, skipped_ids) = (RefusedNames::default(), AtomicBool::new(false));
+        Self { node, view, settings, reconciler, refused, skipped_ids }
     }
 
     /// Logs that a topic could not be made on first use.
@@ -261,9 +265,21 @@ impl Topics {
 
     /// A fresh block of `count` producer ids; its first.
     ///
+    /// A repaired catalog may have gone back behind blocks that it gave out. An id that is given out twice
+    /// would take one producer's records for repetitions of another's, so such a catalog leaves out more ids
+    /// than it can have given.
+    ///
     /// # Errors
     /// When the catalog cannot be asked.
     pub async fn allocate_producer_ids(&self, count: i64) -> Result<i64, ProposeError> {
+        if self.reconciler.keeps_orphans() && !self.skipped_ids.load(Ordering::Acquire) {
+            self.allocate(limits::PRODUCER_IDS_LEFT_OUT).await?;
+            self.skipped_ids.store(true, Ordering::Release);
+        }
+        self.allocate(count).await
+    }
+
+    async fn allocate(&self, count: i64) -> Result<i64, ProposeError> {
         let allocate = CatalogCommand::AllocateProducerIds { count };
         let Answer::ProducerIds(first) = self.catalog(allocate).await? else {
             unreachable!("the catalog answers what it was asked")

@@ -4,7 +4,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::boot::{Broker, Start};
-use crate::catalog::NewTopic;
+use crate::catalog::{NewTopic, Topics};
 use crate::settings::Settings;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -122,5 +122,24 @@ async fn a_pass_closes_no_partition_where_orphans_are_kept() {
     closing.pass().await.expect("it leads");
     assert!(shard.log(&partition).is_none());
     assert_eq!(closing.orphans(), []);
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repaired_catalog_gives_out_no_producer_id_twice() {
+    let (broker, _dir) = broker().await;
+    let context = broker.context();
+    let lost = context.topics.allocate_producer_ids(1000).await.expect("it leads");
+    let repaired = || {
+        let (node, view) = (Arc::clone(&context.node), Arc::clone(&context.view));
+        let reconciler = Arc::new(self::reconciler(&broker).keeping_orphans(true));
+        Topics::new(node, view, Arc::clone(&context.settings), reconciler)
+    };
+    let topics = repaired();
+    let first = topics.allocate_producer_ids(10).await.expect("it leads");
+    assert!(first >= lost + 1000 + crate::limits::PRODUCER_IDS_LEFT_OUT, "{first}");
+    let next = topics.allocate_producer_ids(10).await.expect("it leads");
+    assert_eq!(next, first + 10, "once for each start");
+    assert!(repaired().allocate_producer_ids(10).await.expect("it leads") > next + 10);
     broker.stop().await;
 }
