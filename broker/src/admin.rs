@@ -43,7 +43,7 @@ use prometheus_client::registry::Registry;
 use serde::Serialize;
 use serde_json::json;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::figures::{Figures, QueueReport, Report};
 use crate::handle::Context;
@@ -231,7 +231,7 @@ async fn ready(State(admin): State<Arc<Admin>>) -> Response {
 
 async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
     const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    let written = blocking(move || {
+    let written = report(move || {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &admin.metrics.lock()).map(|()| text)
     });
@@ -245,7 +245,7 @@ async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
 }
 
 async fn queues(State(admin): State<Arc<Admin>>) -> Response {
-    match blocking(move || admin.source.queues()).await.flatten() {
+    match report(move || admin.source.queues()).await.flatten() {
         Some(report) => Json(report).into_response(),
         None => Refused::not_ready("the broker is not open yet").into_response(),
     }
@@ -257,7 +257,7 @@ async fn broker(State(admin): State<Arc<Admin>>) -> Response {
 
 async fn queue(State(admin): State<Arc<Admin>>, Named(name): Named<String>) -> Response {
     let asked = name.clone();
-    match blocking(move || admin.source.queue(&asked)).await.flatten() {
+    match report(move || admin.source.queue(&asked)).await.flatten() {
         Some(report) => Json(report).into_response(),
         None => Refused::no_such_queue(&name).into_response(),
     }
@@ -284,6 +284,15 @@ async fn bound_time(request: Request, next: Next) -> Response {
             Refused::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", why).into_response()
         }
     }
+}
+
+/// Goes through queues for anybody who asks; no more of it at once than [`limits::ADMIN_REPORTS_MAX`], so that
+/// callers without the token do not take the threads of others (R1).
+async fn report<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    static RUNNING: Semaphore = Semaphore::const_new(limits::ADMIN_REPORTS_MAX);
+    let place = RUNNING.acquire().await.ok()?;
+    // The work goes on when its caller is gone, and so does its place.
+    blocking(move || (work(), drop(place)).0).await
 }
 
 /// Going through thousands of queues must not hold up a thread that serves clients.

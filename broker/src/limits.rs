@@ -102,6 +102,9 @@ const _: () = assert!(
 );
 const _: () = assert!(ADMIN_UNTRUSTED_IDLE_MAX.as_secs() < ADMIN_IDLE_MAX.as_secs());
 
+/// Reports over queues that are put together at once.
+pub const ADMIN_REPORTS_MAX: usize = 8;
+
 /// The message of one condition of `GET /v1/broker`, bytes.
 pub const CONDITION_BYTES_MAX: usize = 1024;
 
@@ -133,11 +136,11 @@ pub const TOKEN_BYTES_MAX: u64 = 4096;
 /// shard's log can hold.
 pub const MESSAGE_BYTES_MAX: i64 = 31 << 20;
 
-/// Partitions of one topic.
-pub const TOPIC_PARTITIONS_MAX: usize = 10_000;
-
 /// Producer ids that a repaired catalog leaves out: more than can have been given out since any snapshot.
 pub const PRODUCER_IDS_LEFT_OUT: i64 = 1 << 32;
+
+/// Partitions of one topic.
+pub const TOPIC_PARTITIONS_MAX: usize = 10_000;
 
 /// Partitions of one broker.
 pub const PARTITIONS_MAX: usize = 200_000;
