@@ -14,7 +14,6 @@ mod view;
 mod reconcile;
 mod topics;
 mod owned;
-mod refused;
 
 pub use owned::Declaration;
 pub use reconcile::Reconciler;

@@ -41,7 +41,7 @@ pub fn drop_all(dir: &Path) -> io::Result<bool> {
     }
 }
 
-/// Whether a data directory is marked. One that cannot be looked at counts as marked: keeping costs space,
+/// Whether a data directory is marked. One that cannot be read counts as marked: keeping costs space,
 /// closing costs records.
 #[must_use]
 pub fn are_kept(dir: &Path) -> bool {

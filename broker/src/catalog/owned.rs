@@ -224,7 +224,7 @@ impl Topics {
     }
 }
 
-/// An epoch that this catalog never gave out is taken, because the data may have been made anew since. One
+/// An epoch that this catalog never gave out is taken, because the data may have been recreated since. One
 /// far above would leave no numbers to claim.
 fn check_leap(epoch: u64, newest: u64) -> Result<(), TopicError> {
     let max = newest.saturating_add(limits::EPOCH_LEAP_MAX);

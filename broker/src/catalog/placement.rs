@@ -11,7 +11,7 @@ use ropewalk_shard::{ShardId, TopicId};
 /// a topic fall into different shards, and topics start at different shards, so that both one big topic and
 /// many small ones spread. A partition's place depends on its number and on `listed` alone, so a repeated
 /// proposal and a later growth go on where the topic began; only what would fall into a shard that does not
-/// serve goes to one that does. Without any sound shard the listed ones are taken. Empty without any shard.
+/// serve is placed in one that does. Without any sound shard the listed ones are taken. Empty without any shard.
 #[must_use]
 pub fn homes(
     topic: TopicId,

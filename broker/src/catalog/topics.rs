@@ -10,7 +10,6 @@ use ropewalk_shard::{Outcome, PartitionId, ProposeError, ShardId, TopicId};
 
 use tracing::info;
 
-use super::refused::RefusedNames;
 use super::{Reconciler, TopicView, View, name, placement};
 use crate::limits;
 use crate::settings::{self, Settings};
@@ -73,7 +72,6 @@ pub struct Topics {
     pub(super) view: Arc<View>,
     pub(super) settings: Arc<Settings>,
     pub(super) reconciler: Arc<Reconciler>,
-    refused: RefusedNames,
     /// Ids that a catalog before its repair may have given out were left out since the start.
     skipped_ids: AtomicBool,
 }
@@ -87,13 +85,7 @@ impl Topics {
         settings: Arc<Settings>,
         reconciler: Arc<Reconciler>,
     ) -> Self {
-        let (refused, skipped_ids) = (RefusedNames::default(), AtomicBool::new(false));
-        Self { node, view, settings, reconciler, refused, skipped_ids }
-    }
-
-    /// Logs that a topic could not be made on first use.
-    pub fn note_refused(&self, name: &str, error: &TopicError) {
-        self.refused.note(name, error);
+        Self { node, view, settings, reconciler, skipped_ids: AtomicBool::new(false) }
     }
 
     /// Makes topics, each by itself; `validate_only` stops before the catalog. Returns once their

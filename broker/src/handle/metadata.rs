@@ -74,7 +74,7 @@ async fn create_missing(ctx: &Context, asked: &[MetadataRequestTopic]) {
                 partitions = created.partitions,
                 "made on first use"
             ),
-            Err(error) => ctx.topics.note_refused(&topic.name, &error),
+            Err(error) => tracing::debug!(topic = topic.name, %error, "not made"),
         }
     }
 }
