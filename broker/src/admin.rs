@@ -291,7 +291,7 @@ async fn bound_time(request: Request, next: Next) -> Response {
 async fn report<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     static RUNNING: Semaphore = Semaphore::const_new(limits::ADMIN_REPORTS_MAX);
     let place = RUNNING.acquire().await.ok()?;
-    // The work goes on when its caller is gone, and so does its place.
+    // The work continues after its caller has disconnected, and keeps its place until it ends.
     blocking(move || (work(), drop(place)).0).await
 }
 

@@ -1,5 +1,5 @@
 //! Log lines about records that retention removes: which partition, from where on records are left, how much
-//! goes and which setting asked for it.
+//! is removed and which setting asked for it.
 //!
 //! Invariant: **R1** at most [`LINES_PER_MINUTE_MAX`] lines a minute; what is left out is counted and said in
 //! the next minute in which something is removed.
@@ -21,12 +21,12 @@ pub(super) struct Removals {
     left_out: usize,
 }
 
-/// What goes of one partition.
+/// What is removed from one partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Removed {
     bytes: u64,
     records: u64,
-    /// The youngest timestamp that goes, Unix milliseconds.
+    /// The youngest timestamp that is removed, Unix milliseconds.
     newest_ms: Option<i64>,
     is_old: bool,
 }

@@ -348,6 +348,10 @@ async fn a_new_file_of_settings_holds_at_once_where_it_can() {
         "no connection is allowed any more"
     );
 
+    let last_hash = about["settings"]["lastHash"].clone();
+    assert_eq!(last_hash.as_str().map(str::len), Some(16), "{about}");
+    assert_ne!(last_hash, about["settings"]["startedHash"]);
+
     let (status, wrong) = served.change(0, put, file(&[("num.partitions", "none")])).await;
     assert_eq!((status, &wrong["reason"]), (400, &json!("InvalidSetting")));
     assert_eq!(wrong["key"], "num.partitions");
@@ -355,6 +359,9 @@ async fn a_new_file_of_settings_holds_at_once_where_it_can() {
     assert!(error.contains("num.partitions") && error.contains("none"), "{error}");
     let (_, back) = served.change(0, put, file(&[("num.partitions", "3")])).await;
     assert_eq!(back["needsRestart"], json!([]));
+    let (_, about) = served.get("/v1/broker").await;
+    assert_ne!(about["settings"]["lastHash"], last_hash, "another file was taken over");
+    assert_eq!(about["settings"]["lastHash"], about["settings"]["startedHash"]);
     let epoch = served.claim().await;
     let (status, _) = served.change(epoch - 1, put, file(&[])).await;
     assert_eq!(status, 409, "K2");

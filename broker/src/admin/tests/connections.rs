@@ -1,4 +1,4 @@
-//! Many connections to the admin server: probes are answered, whoever else is connected.
+//! Many connections to the admin server: probes are answered however many there are.
 
 use std::net::SocketAddr;
 use std::time::Duration;
