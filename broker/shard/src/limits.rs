@@ -8,6 +8,25 @@ use std::time::Duration;
 /// of its own.
 pub const ENTRY_BYTES_MAX: usize = 1 << 20;
 
+/// The largest payload of one entry, bytes. A proposal whose encoding is larger is refused before it
+/// reaches the log, because an entry that fits no log file can never be written.
+pub const ENTRY_BYTES_HARD_MAX: usize = 32 << 20;
+
+/// The largest record batch that a topic may allow (`max.message.bytes`), bytes: an entry that
+/// carries it alone fits [`ENTRY_BYTES_HARD_MAX`].
+pub const BATCH_BYTES_MAX: usize = ENTRY_BYTES_HARD_MAX - ENTRY_OVERHEAD_BYTES;
+
+/// What an entry's encoding adds to the one batch or command that it carries, at most, bytes.
+pub const ENTRY_OVERHEAD_BYTES: usize = 4 << 10;
+
+/// The largest command other than record batches that callers should build, bytes. Bounds on the
+/// wire (group metadata, batches of commits, configurations) are derived from it.
+pub const COMMAND_BYTES_MAX: usize = 8 << 20;
+
+/// Entries that are proposed one after the other and written as one submission, at most. Their
+/// payloads together are [`ENTRY_BYTES_MAX`] bytes before the last one is added.
+pub const ENTRIES_PER_WRITE_MAX: usize = 64;
+
 /// Entries handed to `apply` at once. Recovery replays in pieces of this size.
 pub const COMMITTED_BYTES_MAX: u64 = 8 << 20;
 
@@ -67,6 +86,13 @@ pub const COMPACTION_KEYS_BYTES_MAX: usize = 16 << 20;
 pub const COMPACTION_RECORDS_BYTES_MAX: usize = 128 << 20;
 
 const _: () = assert!(ENTRY_BYTES_MAX as u64 <= MESSAGE_BYTES_MAX, "an entry fits a message");
+const _: () = assert!(ENTRY_BYTES_MAX <= BATCH_BYTES_MAX, "joined batches fit an entry");
+const _: () = assert!(COMMAND_BYTES_MAX + ENTRY_OVERHEAD_BYTES <= ENTRY_BYTES_HARD_MAX);
+const _: () = assert!(
+    (ENTRY_BYTES_MAX + ENTRY_BYTES_HARD_MAX + ENTRIES_PER_WRITE_MAX * ENTRY_OVERHEAD_BYTES) as u64
+        <= ropewalk_wal::round_records_bytes_max(ropewalk_wal::FILE_BYTES),
+    "a submission fits a log file"
+);
 const _: () =
     assert!(MESSAGE_BYTES_MAX <= COMMITTED_BYTES_MAX, "apply takes what a message brings");
 const _: () = assert!(COMMITTED_BYTES_MAX <= UNCOMMITTED_BYTES_MAX);

@@ -43,6 +43,19 @@ const RESERVE_BYTES: u64 = 1 << 20;
 /// The buffer keeps this much between rounds that are far apart.
 const BUFFER_IDLE_BYTES: usize = 64 << 10;
 
+/// The size of a log file unless the options say otherwise, bytes.
+pub const FILE_BYTES: u64 = 64 << 20;
+
+/// The largest sum of [`Record::size_bytes`] that fits one round of a file of `file_bytes` bytes,
+/// whatever table of replicas the file begins with (at most a quarter of it) and however many
+/// replicas the round touches.
+#[must_use]
+pub const fn round_records_bytes_max(file_bytes: u64) -> u64 {
+    /// The frame's header, its directory and the padding to whole blocks.
+    const FRAME_BYTES_MAX: u64 = 1 << 20;
+    (file_bytes - file_bytes / 4).saturating_sub(FRAME_BYTES_MAX)
+}
+
 /// How the log uses its directory.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
@@ -59,7 +72,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            file_bytes: 64 << 20,
+            file_bytes: FILE_BYTES,
             first_file_bytes: 8 << 20,
             files_bytes_max: 2 << 30,
             spares_max: 8,
