@@ -124,7 +124,7 @@ impl Want {
         let Ok(found) = &self.found else { return true };
         found.log.is_closed()
             || found.log.high_watermark() != self.asked.fetch_offset
-            || diverging(found, &self.asked).is_some()
+            || !matches!(diverging(found, &self.asked), Ok(None))
     }
 }
 
@@ -168,9 +168,13 @@ fn read(call: &Call, want: &Want, room: usize, first: bool) -> PartitionData {
     };
     data.last_stable_offset = data.high_watermark;
     data.records = Records::from_chunks(Vec::new());
-    if let Some(diverging) = diverging(found, asked) {
-        data.diverging_epoch = diverging;
-        return data;
+    match diverging(found, asked) {
+        Ok(None) => {}
+        Ok(Some(diverging)) => {
+            data.diverging_epoch = diverging;
+            return data;
+        }
+        Err(code) => return PartitionData { error_code: call.refuse(code), ..data },
     }
     let limit = usize::try_from(asked.partition_max_bytes).unwrap_or(0).min(room);
     match read_log(&found.log, asked.fetch_offset, limit, first) {
@@ -206,16 +210,21 @@ fn read_log(
     })
 }
 
-/// Where the client's log and ours part, if they do (KIP-595).
-fn diverging(found: &Found, asked: &FetchPartition) -> Option<EpochEndOffset> {
+/// Where the client's log and ours part, if they do (KIP-595). As in Kafka, an offset below the log
+/// start is out of range whatever its epoch, and so is an epoch that this log cannot have.
+fn diverging(found: &Found, asked: &FetchPartition) -> Result<Option<EpochEndOffset>, ErrorCode> {
     if asked.last_fetched_epoch < 0 {
-        return None;
+        return Ok(None);
     }
     let state = found.shard.state();
-    let (epoch, end_offset) =
-        state.partitions.get(&found.id)?.epoch_end(asked.last_fetched_epoch)?;
+    let partition = state.partitions.get(&found.id).ok_or(ErrorCode::UnknownTopicOrPartition)?;
+    if asked.fetch_offset < partition.log_start {
+        return Err(ErrorCode::OffsetOutOfRange);
+    }
+    let end = partition.epoch_end(asked.last_fetched_epoch, found.leader_epoch);
+    let (epoch, end_offset) = end.ok_or(ErrorCode::OffsetOutOfRange)?;
     let parted = epoch < asked.last_fetched_epoch || end_offset < asked.fetch_offset;
-    parted.then_some(EpochEndOffset { epoch, end_offset })
+    Ok(parted.then_some(EpochEndOffset { epoch, end_offset }))
 }
 
 fn failed(call: &Call, partition_index: i32, code: ErrorCode) -> PartitionData {

@@ -14,6 +14,9 @@ use uuid::Uuid;
 use super::{Call, Close, Context, ErrorCode};
 use crate::catalog::TopicView;
 
+/// Epoch and offset of an answer about an epoch that this log cannot have.
+const UNDEFINED: (i32, i64) = (-1, -1);
+
 /// Answers the request.
 pub(crate) async fn handle(
     ctx: &Arc<Context>,
@@ -47,12 +50,8 @@ fn end_of(
     found.check_epoch(asked.current_leader_epoch)?;
     let state = found.shard.state();
     let partition = state.partitions.get(&found.id).ok_or(ErrorCode::UnknownTopicOrPartition)?;
-    let (leader_epoch, end_offset) = if asked.leader_epoch == found.leader_epoch {
-        // The current epoch ends at the end, also when it has no record yet.
-        (found.leader_epoch, partition.next_offset)
-    } else {
-        partition.epoch_end(asked.leader_epoch).unwrap_or((-1, -1))
-    };
+    let end = partition.epoch_end(asked.leader_epoch, found.leader_epoch);
+    let (leader_epoch, end_offset) = end.unwrap_or(UNDEFINED);
     Ok(EpochEndOffset {
         partition: asked.partition,
         leader_epoch,

@@ -245,12 +245,25 @@ impl Partition {
         }
     }
 
-    /// The largest epoch not above `epoch` and where it ends (`OffsetForLeaderEpoch`, KIP-320);
-    /// `None` when there is none.
+    /// Where `epoch` ends on this log, as Kafka answers OffsetForLeaderEpoch (KIP-101, KIP-320):
+    /// the largest known epoch not above `epoch`, and the offset at which the next one begins.
+    /// `current` is the epoch that the partition is led in. It begins at the end of the log as long
+    /// as it has no record.
+    ///
+    /// An epoch whose records are gone, or that never had one, ends where the oldest epoch that is
+    /// left begins, and is returned under its own number: whoever stopped reading in it continues
+    /// from there. `None` for an epoch that is newer than `current`, and for a negative one.
     #[must_use]
-    pub fn epoch_end(&self, epoch: i32) -> Option<(i32, i64)> {
-        let at = self.epochs.iter().rposition(|e| e.epoch <= epoch)?;
-        let end = self.epochs.get(at + 1).map_or(self.next_offset, |next| next.start_offset);
-        Some((self.epochs[at].epoch, end))
+    pub fn epoch_end(&self, epoch: i32, current: i32) -> Option<(i32, i64)> {
+        if epoch < 0 || epoch > current {
+            return None;
+        }
+        if epoch == current {
+            return Some((epoch, self.next_offset));
+        }
+        let next = self.epochs.partition_point(|known| known.epoch <= epoch);
+        let end = self.epochs.get(next).map_or(self.next_offset, |next| next.start_offset);
+        let floor = next.checked_sub(1).map_or(epoch, |floor| self.epochs[floor].epoch);
+        Some((floor, end))
     }
 }

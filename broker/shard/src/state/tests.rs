@@ -7,6 +7,7 @@ use ropewalk_batch::Builder;
 use super::*;
 use crate::command::{self, CatalogCommand, NewTopic};
 use crate::command::{CommitOffsets, Member, MemberClaim, OffsetCommit, SetGeneration};
+use crate::state::partition::EpochStart;
 
 const TERM: u64 = 3;
 
@@ -63,8 +64,38 @@ fn o1_offsets_are_dense_and_epochs_begin_where_a_term_first_writes() {
     assert_eq!(append(&mut state, batch(2)).expect("taken").base_offset, 3);
     let partition = &state.partitions[&partition()];
     assert_eq!(partition.next_offset, 5);
-    assert_eq!(partition.epoch_end(13), Some((13, 5)));
-    assert_eq!(partition.epoch_end(12), None);
+    assert_eq!(partition.epochs, [EpochStart { epoch: 13, start_offset: 0 }]);
+}
+
+/// As Kafka's `LeaderEpochFileCache.endOffsetFor`: the leader's own epoch is in it from its start on.
+#[test]
+fn an_epoch_ends_where_the_next_one_begins_however_old_it_is() {
+    let mut partition = Partition::new(10);
+    let ends = |partition: &Partition, current: i32, asked: &[i32]| -> Vec<Option<(i32, i64)>> {
+        asked.iter().map(|epoch| partition.epoch_end(*epoch, current)).collect()
+    };
+    let empty = ends(&partition, 12, &[-1, 0, 11, 12, 13]);
+    assert_eq!(empty, [None, Some((0, 0)), Some((11, 0)), Some((12, 0)), None]);
+
+    partition.append(2, 0, batch(3)).expect("taken");
+    partition.append(5, 0, batch(4)).expect("taken");
+    let epochs = ends(&partition, 18, &[11, 12, 13, 14, 15, 17, 18, 19]);
+    let expected = [
+        Some((11, 0)),
+        Some((12, 3)),
+        Some((12, 3)),
+        Some((12, 3)),
+        Some((15, 7)),
+        Some((15, 7)),
+        Some((18, 7)),
+        None,
+    ];
+    assert_eq!(epochs, expected, "no record yet in the epoch it is led in");
+
+    partition.advance_log_start(5);
+    let deleted = ends(&partition, 15, &[12, 14, 15, 16]);
+    let expected = [Some((12, 5)), Some((14, 5)), Some((15, 7)), None];
+    assert_eq!(deleted, expected, "an epoch whose records were deleted ends at the log start");
 }
 
 #[test]
