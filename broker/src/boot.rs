@@ -28,7 +28,7 @@ use ropewalk_shard::{BrokerId, DataDir, Identity, birth, checkpoint, recovery};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::admin::{self, Admin, Bells, measured};
 use crate::ageing::Ageing;
@@ -38,7 +38,8 @@ use crate::figures::Figures;
 use crate::group::{self, Coordinator};
 use crate::handle::{self, Context};
 use crate::limits;
-use crate::listen::{self, Acceptor, Budget};
+use crate::listen::{self, Acceptor, Budget, Lanes};
+use crate::log_limit::LogLimit;
 use crate::settings::{Endpoint, Settings};
 
 mod follow;
@@ -160,7 +161,7 @@ impl Broker {
                 write_time_max: limits::WRITE_TIME_MAX,
                 limits: Arc::new(Connections::new(Arc::clone(&settings))),
             },
-            Budget::new(settings.request_bytes_max()),
+            Lanes::new(settings.request_bytes_max()),
             connection_metrics,
             stop,
         );
@@ -348,6 +349,7 @@ impl Opened {
             answers: Budget::new(limits::ANSWER_BYTES_MAX),
             producer_ids: handle::init_producer_id::ProducerIds::default(),
             metrics,
+            refusals: LogLimit::default(),
         })
     }
 }
@@ -421,7 +423,8 @@ struct Connections {
 }
 
 impl Connections {
-    /// Raises the process's limit of files as far as it goes.
+    /// Raises the process's limit of files as far as it goes, and says so where that leaves room for
+    /// few clients.
     fn new(settings: Arc<Settings>) -> Self {
         use rustix::process::{Resource, getrlimit, setrlimit};
         let mut limit = getrlimit(Resource::Nofile);
@@ -429,7 +432,17 @@ impl Connections {
         let _ = setrlimit(Resource::Nofile, limit);
         let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         let files = usize::try_from(files).unwrap_or(usize::MAX);
-        Self { settings, files_max: files.saturating_sub(limits::FILES_RESERVED).max(1) }
+        let files_max = limits::connections_for(files);
+        if files_max < limits::CONNECTIONS_EXPECTED {
+            warn!(
+                limit_nofile = files,
+                connections_max = files_max,
+                "few file descriptors: Kafka connections beyond this number are refused; raise the limit of \
+                 the process (ulimit -n, LimitNOFILE) to at least {}",
+                limits::FILES_RESERVED + limits::CONNECTIONS_EXPECTED
+            );
+        }
+        Self { settings, files_max }
     }
 }
 

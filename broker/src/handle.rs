@@ -31,7 +31,9 @@ use tracing::{Instrument, Span, debug_span};
 
 use crate::catalog::{Topics, View};
 use crate::group::Coordinator;
-use crate::listen::{Answer, Budget, Peer, Permit, Reply, Request, Service, Turn};
+use crate::limits;
+use crate::listen::{Answer, Budget, Lane, Peer, Permit, Reply, Request, Service, Share, Turn};
+use crate::log_limit::LogLimit;
 use crate::settings::Settings;
 
 pub mod error;
@@ -122,6 +124,7 @@ pub struct Call {
     pub size_bytes: usize,
     correlation_id: i32,
     begun: Instant,
+    share: Share,
     held: Mutex<Vec<Permit>>,
     metrics: metrics::OfApi,
 }
@@ -315,7 +318,7 @@ impl Context {
 }
 
 impl Service for Arc<Context> {
-    fn accept(&self, peer: &Arc<Peer>, frame: Bytes) -> Result<Request, Close> {
+    fn accept(&self, peer: &Arc<Peer>, frame: Bytes, share: Share) -> Result<Request, Close> {
         let size_bytes = frame.len();
         let mut body = Reader::new(frame);
         let header = decode_request_header(&mut body).map_err(Close::MalformedHeader)?;
@@ -326,17 +329,22 @@ impl Service for Arc<Context> {
         let call = Call {
             api,
             version,
-            client_id: header.client_id,
+            // A parked request may outlive its frame, which this would keep.
+            client_id: match route.turn {
+                Turn::Parked => header.client_id.map(|name| name.detached()),
+                Turn::Pipelined | Turn::Alone => header.client_id,
+            },
             peer: Arc::clone(peer),
             size_bytes,
             correlation_id: header.correlation_id,
             begun: Instant::now(),
+            share,
             held: Mutex::default(),
             metrics: self.metrics.of(api),
         };
         if route.served.contains(&version) {
             let begin = (route.begin)(Arc::clone(self), Arc::new(call), body);
-            Ok(Request { turn: route.turn, begin })
+            Ok(Request { turn: route.turn, lane: lane(api), begin })
         } else if api == ApiKey::ApiVersions {
             Ok(api_versions::answer_unknown_version(call))
         } else {
@@ -353,6 +361,25 @@ impl Call {
             self.metrics.failed(code);
         }
         code.code()
+    }
+
+    /// Gives back what the request's frame takes of the memory for requests. For a request that may
+    /// wait for long and keeps nothing of its frame.
+    pub(crate) fn release_frame(&self) {
+        self.share.release();
+    }
+
+    /// Counts the frame against the memory for requests until `done` resolves, also when the request
+    /// is answered before: something of it is still kept.
+    pub(crate) fn keep_frame_until<T: Send + 'static>(
+        &self,
+        done: impl Future<Output = T> + Send + 'static,
+    ) {
+        let share = self.share.clone();
+        tokio::spawn(async move {
+            done.await;
+            drop(share);
+        });
     }
 
     /// Keeps a share of a budget until the client has taken the answer.

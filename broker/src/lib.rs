@@ -5,6 +5,7 @@
 
 pub mod limits;
 pub mod clock;
+mod log_limit;
 pub mod settings;
 pub mod listen;
 pub mod handle;

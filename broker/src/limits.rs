@@ -17,6 +17,18 @@ pub const CONNECTIONS_MAX: usize = 20_000;
 pub const FILES_RESERVED: usize = 5120;
 const _: () = assert!(2 * ropewalk_shard::limits::UNSYNCED_LOGS_MAX + 2048 <= FILES_RESERVED);
 
+/// A process that has file descriptors for fewer connections than this says so when it starts.
+pub const CONNECTIONS_EXPECTED: usize = 1024;
+
+/// Connections that a process with so many file descriptors takes. Below [`FILES_RESERVED`] it is a
+/// quarter of them: most brokers need far fewer than the reserve, and one that lets nobody in needs none.
+#[must_use]
+pub const fn connections_for(files: usize) -> usize {
+    let quarter = if files < 4 { 1 } else { files / 4 };
+    let beyond = files.saturating_sub(FILES_RESERVED);
+    if beyond > quarter { beyond } else { quarter }
+}
+
 /// Bytes read at once into the thread's scratch buffer; a connection that is idle holds no buffer.
 pub const READ_BYTES: usize = 16 * 1024;
 
@@ -40,6 +52,16 @@ pub const CONNECTION_BYTES_IN_FLIGHT_MAX: usize = 16 * 1024 * 1024;
 /// `queued.max.request.bytes` says otherwise. One connection at a time may go beyond it, to finish
 /// its frame, so that half-read frames never wait for each other.
 pub const REQUEST_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// The largest frame that does not count as bulk. Requests up to this size never wait behind larger
+/// ones or behind Produce, which may wait for the disk.
+pub const SMALL_FRAME_BYTES_MAX: usize = 16 * 1024;
+
+/// Bytes of requests of all connections that are small and answered at once.
+pub const SMALL_REQUEST_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Bytes of fetches of all connections that are small. They may wait for [`FETCH_WAIT_MAX`].
+pub const SMALL_FETCH_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Bytes of answers of all connections that are read from segments and not yet taken by the client.
 pub const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -145,8 +167,61 @@ pub const TOPIC_PARTITIONS_MAX: usize = 10_000;
 /// Partitions of one broker.
 pub const PARTITIONS_MAX: usize = 200_000;
 
+/// What the members of one group may say about themselves together (ids, protocols with their
+/// subscriptions), bytes. Kafka's bound is what fits a record of 1 MiB.
+pub const GROUP_METADATA_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// The same for one member: a group has room for several of the largest.
+pub const MEMBER_METADATA_BYTES_MAX: usize = 1024 * 1024;
+
+/// Protocols that one member may name; what a group has in common is looked up pair by pair.
+pub const MEMBER_PROTOCOLS_MAX: usize = 64;
+
+/// Each of a member's names: client id, `group.instance.id`, the protocol type. A member id is made
+/// from one of them and has to fit the protocol's strings.
+pub const MEMBER_NAME_BYTES_MAX: usize = 4 * 1024;
+
+/// What the leader of a group may assign to all members together, bytes.
+pub const GROUP_ASSIGNMENT_BYTES_MAX: usize = 3 * 1024 * 1024;
+
+/// What the members of all groups of a broker may say about themselves together, bytes.
+pub const GROUPS_METADATA_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// The largest JoinGroup or SyncGroup that is read. One that is larger than a group takes is
+/// answered; a connection that sends more than this is closed.
+pub const GROUP_FRAME_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// The longest name of a group, bytes.
+pub const GROUP_ID_BYTES_MAX: usize = 1024;
+
+/// Groups of one broker that have members, offsets or both.
+pub const GROUPS_MAX: usize = 100_000;
+
+/// Groups of one cluster that have configuration of their own.
+pub const CONFIGURED_GROUPS_MAX: usize = 10_000;
+
+/// The longest value of one configuration key, bytes: what a string of the protocol holds, so that
+/// it can be described.
+pub const CONFIG_VALUE_BYTES_MAX: usize = 0x7fff;
+
+/// Configuration that one request sets for one resource, keys and values, bytes.
+pub const CONFIGS_BYTES_MAX: usize = 1024 * 1024;
+
+/// Offsets of one commit that are written as one entry, bytes; a larger commit is several.
+pub const COMMIT_BYTES_MAX: usize = 1024 * 1024;
+
+/// Partitions that are named in one entry.
+pub const ENTRY_PARTITIONS_MAX: usize = 10_000;
+
 /// How long a fetch may wait for records, whatever the client asks.
 pub const FETCH_WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// Addresses, topics or groups that have a line in the log because of a client within one minute.
+pub const LOG_SUBJECTS_MAX: usize = 1024;
+
+/// How long a change may take before a client that names no time (`timeout_ms` of 0 or less) is
+/// answered REQUEST_TIMED_OUT. Kafka's `request.timeout.ms` of a client, by default.
+pub const CHANGE_TIME_DEFAULT: Duration = Duration::from_secs(30);
 
 /// What a fetch takes from the budget for answers before it is known how much there is to read.
 pub const FETCH_RESERVE_BYTES: usize = 1024 * 1024;
@@ -160,4 +235,31 @@ pub fn transfer_time_max(base: Duration, bytes: usize) -> Duration {
 const _: () = assert!(FRAME_BYTES_FIRST <= FRAME_BYTES_TRUSTED_MAX);
 const _: () = assert!(FRAME_BYTES_TRUSTED_MAX <= CONNECTION_BYTES_IN_FLIGHT_MAX);
 const _: () = assert!(CONNECTION_BYTES_IN_FLIGHT_MAX <= REQUEST_BYTES_MAX);
+const _: () = assert!(1024 * SMALL_FRAME_BYTES_MAX <= SMALL_REQUEST_BYTES_MAX);
+const _: () = assert!(1024 * SMALL_FRAME_BYTES_MAX <= SMALL_FETCH_BYTES_MAX);
 const _: () = assert!(REQUEST_BYTES_MAX <= u32::MAX as usize, "the semaphore counts in u32");
+const _: () = assert!(MEMBER_METADATA_BYTES_MAX * 4 <= GROUP_METADATA_BYTES_MAX);
+const _: () = assert!(MEMBER_NAME_BYTES_MAX + 64 <= 0x7fff, "a member id is a string");
+const _: () = assert!(GROUP_METADATA_BYTES_MAX <= GROUPS_METADATA_BYTES_MAX);
+const _: () = assert!(GROUP_METADATA_BYTES_MAX <= GROUP_FRAME_BYTES_MAX);
+const _: () = assert!(
+    GROUP_METADATA_BYTES_MAX + GROUP_ASSIGNMENT_BYTES_MAX + 4 * GROUP_ID_BYTES_MAX
+        <= ropewalk_shard::limits::COMMAND_BYTES_MAX,
+    "a generation is one entry"
+);
+const _: () = assert!(2 * CONFIGS_BYTES_MAX <= ropewalk_shard::limits::COMMAND_BYTES_MAX);
+const _: () = assert!(2 * COMMIT_BYTES_MAX <= ropewalk_shard::limits::COMMAND_BYTES_MAX);
+const _: () = assert!(64 * ENTRY_PARTITIONS_MAX <= ropewalk_shard::limits::COMMAND_BYTES_MAX);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_file_descriptors_leave_room_for_clients() {
+        assert_eq!(connections_for(0), 1);
+        assert_eq!(connections_for(1024), 256);
+        assert_eq!(connections_for(5121), 1280);
+        assert_eq!(connections_for(100_000), 100_000 - FILES_RESERVED);
+    }
+}

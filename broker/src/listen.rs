@@ -30,6 +30,7 @@ mod accept;
 mod connection;
 mod frame;
 mod budget;
+mod lanes;
 mod outbox;
 mod close;
 pub(crate) mod metrics;
@@ -37,6 +38,7 @@ pub(crate) mod metrics;
 pub use accept::{Acceptor, ConnectionLimits, Options};
 pub use budget::{Budget, Permit};
 pub use close::Close;
+pub use lanes::{Lane, Lanes, Share};
 
 /// The other end of a connection.
 #[derive(Debug)]
@@ -75,6 +77,8 @@ pub type Answer = BoxFuture<'static, Result<Reply, Close>>;
 pub struct Request {
     /// When it may begin.
     pub turn: Turn,
+    /// Which budget its frame counts against.
+    pub lane: Lane,
     /// Its first stage. The next request of the connection begins only after this has resolved, so
     /// that what is proposed here keeps the order of the requests.
     pub begin: BoxFuture<'static, Result<Answer, Close>>,
@@ -88,11 +92,22 @@ impl fmt::Debug for Request {
 
 /// What makes answers out of frames.
 pub trait Service: Send + Sync + fmt::Debug {
-    /// Reads the head of a frame (it comes without its length) and says how to answer it.
+    /// Reads the head of a frame (it comes without its length) and says how to answer it. The frame
+    /// counts against its budget until the request is answered, or for longer or shorter by `share`.
     ///
     /// # Errors
     /// When the stream cannot be trusted any more, or speaks what is not served here.
-    fn accept(&self, peer: &Arc<Peer>, frame: Bytes) -> Result<Request, Close>;
+    fn accept(&self, peer: &Arc<Peer>, frame: Bytes, share: Share) -> Result<Request, Close>;
+
+    /// Refuses a frame by its first two bytes (the API's key) and its size, before the rest of it is
+    /// read.
+    ///
+    /// # Errors
+    /// When a request of this API is never as large.
+    fn check_size(&self, key: i16, size_bytes: usize) -> Result<(), Close> {
+        let _ = (key, size_bytes);
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use ropewalk_codec::api_versions_response::{ApiVersion, ApiVersionsResponse};
 use ropewalk_codec::{ApiKey, Str};
 
 use crate::handle::{Answer, Call, Close, Context, ErrorCode, ROUTES, Route};
-use crate::listen::{Request, Turn};
+use crate::listen::{Lane, Request, Turn};
 
 /// No client that is served here needs a feature switch yet, so none is named: the finalized
 /// features are absent and their epoch stays at its "unknown".
@@ -41,7 +41,7 @@ pub(super) fn answer_unknown_version(call: Call) -> Request {
     };
     let answer = async move { call.reply_in(0, &response) };
     let begin = ready(Ok(Box::pin(answer) as Answer)).boxed();
-    Request { turn: Turn::Alone, begin }
+    Request { turn: Turn::Alone, lane: Lane::Small, begin }
 }
 
 fn row(route: &Route) -> ApiVersion {

@@ -17,7 +17,8 @@ use tracing::{Level, debug, error, info, warn};
 use crate::limits;
 use crate::listen::connection::{Connection, Shared};
 use crate::listen::metrics::{Closed, Metrics, Refused};
-use crate::listen::{Budget, Close, Peer, Service};
+use crate::listen::{Close, Lanes, Peer, Service};
+use crate::log_limit::LogLimit;
 
 /// What the listeners of a broker are told.
 #[derive(Debug, Clone)]
@@ -56,12 +57,12 @@ impl Acceptor {
     pub fn new(
         service: Arc<dyn Service>,
         options: Options,
-        budget: Budget,
+        lanes: Lanes,
         metrics: Metrics,
         stopping: watch::Receiver<bool>,
     ) -> Arc<Self> {
-        let shared = Shared { service, budget, options: Arc::new(options), metrics };
-        Arc::new(Self { shared, slots: Arc::default(), stopping })
+        let shared = Shared { service, lanes, options: Arc::new(options), metrics };
+        Arc::new(Self { shared, slots: Arc::default(), stopping, ends: LogLimit::default() })
     }
 
     /// Binds a listener. IPv6 wildcards take IPv4 clients as well, as Kafka's do.

@@ -27,6 +27,16 @@ pub enum Close {
         /// The limit.
         size_bytes_max: usize,
     },
+    /// Larger than a request of its API ever is.
+    #[error("{} of {size_bytes} bytes is over the limit of {size_bytes_max} for it", api.name())]
+    RequestTooLarge {
+        /// The API.
+        api: ApiKey,
+        /// What the client announced.
+        size_bytes: usize,
+        /// The limit.
+        size_bytes_max: usize,
+    },
     /// A frame was begun and not finished in time.
     #[error("a frame took too long to arrive")]
     FrameTooSlow,
@@ -80,12 +90,63 @@ pub enum Close {
 }
 
 impl Close {
+    /// Whether the client has to change something before it can be served, or is no Kafka client.
+    pub(crate) fn is_clients_fault(&self) -> bool {
+        match self {
+            Self::FrameLength(_)
+            | Self::FrameTooLarge { .. }
+            | Self::RequestTooLarge { .. }
+            | Self::FrameTooSlow
+            | Self::AnswerNotTaken
+            | Self::UnknownApi(_)
+            | Self::NotServed { .. }
+            | Self::Malformed { .. }
+            | Self::MalformedHeader(_)
+            | Self::Unanswerable { .. } => true,
+            Self::Gone
+            | Self::Socket(_)
+            | Self::Idle
+            | Self::Unencodable { .. }
+            | Self::Stopping => false,
+        }
+    }
+
+    /// What the other end probably is: told by the bytes where a frame's length should be.
+    pub(crate) fn guess(&self) -> &'static str {
+        match self {
+            Self::FrameLength(length) => protocol_of(length.to_be_bytes()).unwrap_or(STRANGER),
+            Self::FrameTooLarge { size_bytes, .. } => {
+                let length = u32::try_from(*size_bytes).unwrap_or(0);
+                let large = "a Kafka client with a very large request, or another protocol";
+                protocol_of(length.to_be_bytes()).unwrap_or(large)
+            }
+            // A PostgreSQL client that asks for TLS: length 8, then 1234 and 5679.
+            Self::UnknownApi(1234) => "a PostgreSQL client",
+            Self::UnknownApi(_) | Self::MalformedHeader(_) => STRANGER,
+            Self::FrameTooSlow => "a port scanner or another protocol, or a very slow client",
+            Self::NotServed { .. } => {
+                "a Kafka client that is too old, too new or asks what is not served"
+            }
+            Self::Gone
+            | Self::Socket(_)
+            | Self::RequestTooLarge { .. }
+            | Self::AnswerNotTaken
+            | Self::Idle
+            | Self::Malformed { .. }
+            | Self::Unanswerable { .. }
+            | Self::Unencodable { .. }
+            | Self::Stopping => "a Kafka client",
+        }
+    }
+
     /// The label of `ropewalk_connections_closed_total`.
     pub(crate) fn label(&self) -> &'static str {
         match self {
             Self::Gone => "client",
             Self::Socket(_) => "socket",
-            Self::FrameLength(_) | Self::FrameTooLarge { .. } => "frame_size",
+            Self::FrameLength(_) | Self::FrameTooLarge { .. } | Self::RequestTooLarge { .. } => {
+                "frame_size"
+            }
             Self::FrameTooSlow => "frame_slow",
             Self::AnswerNotTaken => "answer_not_taken",
             Self::Idle => "idle",

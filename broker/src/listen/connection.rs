@@ -21,13 +21,15 @@ use crate::limits;
 use crate::listen::frame::{Fill, Frames};
 use crate::listen::metrics::Metrics;
 use crate::listen::outbox::Outbox;
-use crate::listen::{Answer, Budget, Close, Options, Peer, Permit, Reply, Request, Service, Turn};
+use crate::listen::{
+    Answer, Close, Lane, Lanes, Options, Peer, Permit, Reply, Request, Service, Share, Turn,
+};
 
 /// What all connections of a listener have in common.
 #[derive(Debug, Clone)]
 pub(super) struct Shared {
     pub(super) service: Arc<dyn Service>,
-    pub(super) budget: Budget,
+    pub(super) lanes: Lanes,
     pub(super) options: Arc<Options>,
     pub(super) metrics: Metrics,
 }
@@ -56,16 +58,22 @@ pub(super) struct Connection {
 
 struct Next {
     turn: Turn,
+    lane: Lane,
     begin: BoxFuture<'static, Result<Answer, Close>>,
     size_bytes: usize,
+    /// What was acquired while the frame was read, and then for the request.
     permit: Permit,
+    /// Where the permit goes when all of it is acquired.
+    share: Share,
+    is_paid: bool,
 }
 
-/// A request that has begun. It gives its share of the budget back when it is answered.
+/// A request that has begun. It gives its share of the budget back when it is answered, unless its
+/// handler holds it for longer.
 struct UnderWay {
     answer: Answer,
     size_bytes: usize,
-    _permit: Permit,
+    _share: Share,
 }
 
 struct Done {
@@ -92,7 +100,8 @@ enum Event {
 
 impl Connection {
     pub(super) fn new(shared: Shared, peer: Arc<Peer>, stream: TcpStream) -> Self {
-        let frames = Frames::new(shared.budget.clone(), &shared.options);
+        let frames =
+            Frames::new(shared.lanes.clone(), Arc::clone(&shared.service), &shared.options);
         Self {
             shared,
             peer,
@@ -165,9 +174,12 @@ impl Connection {
         let Some(frame) = self.frames.pop() else { return false };
         let size_bytes = frame.bytes.len();
         self.shared.metrics.received_bytes.inc_by(size_bytes as u64);
-        match self.shared.service.accept(&self.peer, frame.bytes) {
-            Ok(Request { turn, begin }) => {
-                self.next = Some(Next { turn, begin, size_bytes, permit: frame.permit });
+        let share = Share::default();
+        match self.shared.service.accept(&self.peer, frame.bytes, share.clone()) {
+            Ok(Request { turn, lane, begin }) => {
+                let permit = frame.permit;
+                self.next =
+                    Some(Next { turn, lane, begin, size_bytes, permit, share, is_paid: false });
                 true
             }
             Err(close) => {
@@ -187,7 +199,7 @@ impl Connection {
         let Self { beginning, under_way, frames, stream, shared, .. } = self;
         tokio::select! {
             biased;
-            began = begun(beginning, &shared.budget), if beginning.is_some() => Event::Began(began),
+            began = begun(beginning, &shared.lanes), if beginning.is_some() => Event::Began(began),
             Some(done) = under_way.next(), if !under_way.is_empty() => Event::Answered(done),
             fill = frames.fill(stream), if may_read => Event::Read(fill),
             else => std::future::pending().await,
@@ -199,9 +211,9 @@ impl Connection {
             Event::Began(began) => {
                 let begun = self.beginning.take();
                 match (began, begun) {
-                    (Ok(answer), Some(Next { size_bytes, permit, .. })) => {
+                    (Ok(answer), Some(Next { size_bytes, share, .. })) => {
                         self.under_way_bytes += size_bytes;
-                        let under_way = UnderWay { answer, size_bytes, _permit: permit };
+                        let under_way = UnderWay { answer, size_bytes, _share: share };
                         self.under_way.push_back(under_way);
                     }
                     (Err(close), _) => self.end(close),
@@ -311,11 +323,20 @@ impl Connection {
     }
 }
 
-/// Waits for the request's share of the budget, then for its first stage.
-async fn begun(beginning: &mut Option<Next>, budget: &Budget) -> Result<Answer, Close> {
+/// Waits for the request's share of its budget, then for its first stage. Cancelling it loses nothing.
+async fn begun(beginning: &mut Option<Next>, lanes: &Lanes) -> Result<Answer, Close> {
     let Some(next) = beginning else { return std::future::pending().await };
-    if next.permit.is_empty() {
-        budget.extend(&mut next.permit, next.size_bytes).await;
+    if !next.is_paid {
+        let budget = lanes.of(next.lane, next.size_bytes);
+        // What was read in pieces under another budget is given back before this one is waited for.
+        if !std::ptr::eq(budget, lanes.to_read(next.size_bytes)) {
+            next.permit = Permit::default();
+        }
+        if next.permit.is_empty() {
+            budget.extend(&mut next.permit, next.size_bytes).await;
+        }
+        next.share.put(std::mem::take(&mut next.permit));
+        next.is_paid = true;
     }
     next.begin.as_mut().await
 }

@@ -8,6 +8,7 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes};
@@ -15,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::limits;
-use crate::listen::{Budget, Close, Options, Permit};
+use crate::listen::{Budget, Close, Lanes, Options, Permit, Service};
 
 const LENGTH_BYTES: usize = 4;
 
@@ -43,7 +44,8 @@ pub(super) enum Fill {
 /// The frames of one connection.
 #[derive(Debug)]
 pub(super) struct Frames {
-    budget: Budget,
+    lanes: Lanes,
+    service: Arc<dyn Service>,
     size_bytes_max: usize,
     time_max: Duration,
     whole: VecDeque<Frame>,
@@ -64,12 +66,15 @@ struct Partial {
     buffer: Vec<u8>,
     size_bytes: usize,
     permit: Permit,
+    /// The service has seen the API's key and the size.
+    is_checked: bool,
 }
 
 impl Frames {
-    pub(super) fn new(budget: Budget, options: &Options) -> Self {
+    pub(super) fn new(lanes: Lanes, service: Arc<dyn Service>, options: &Options) -> Self {
         Self {
-            budget,
+            lanes,
+            service,
             size_bytes_max: options.frame_bytes_max,
             time_max: options.frame_time_max,
             whole: VecDeque::new(),
@@ -133,7 +138,7 @@ impl Frames {
         if let Some(partial) = &mut self.partial
             && partial.is_full()
         {
-            partial.grow(&self.budget).await;
+            partial.grow(self.lanes.to_read(partial.size_bytes)).await;
             self.resume(Instant::now());
         }
         loop {
@@ -150,6 +155,7 @@ impl Frames {
         let read = if let Some(partial) = &mut self.partial {
             let room = partial.room();
             let read = stream.try_read_buf(&mut (&mut partial.buffer).limit(room));
+            partial.check(&*self.service)?;
             self.finish_partial();
             read
         } else {
@@ -185,7 +191,8 @@ impl Frames {
                 self.push(Bytes::copy_from_slice(frame), Permit::default());
                 bytes = rest;
             } else {
-                self.partial = Some(self.begin_partial(size_bytes, bytes));
+                let partial = self.begin_partial(size_bytes, bytes);
+                self.partial.insert(partial).check(&*self.service)?;
                 self.begun.get_or_insert_with(Instant::now);
                 return Ok(());
             }
@@ -198,10 +205,11 @@ impl Frames {
     fn begin_partial(&self, size_bytes: usize, bytes: &[u8]) -> Partial {
         let first = self.trusted_bytes.max(2 * bytes.len()).min(size_bytes);
         let mut permit = Permit::default();
-        let capacity = if self.budget.try_extend(&mut permit, first) { first } else { bytes.len() };
+        let budget = self.lanes.to_read(size_bytes);
+        let capacity = if budget.try_extend(&mut permit, first) { first } else { bytes.len() };
         let mut buffer = Vec::with_capacity(capacity);
         buffer.extend_from_slice(bytes);
-        Partial { buffer, size_bytes, permit }
+        Partial { buffer, size_bytes, permit, is_checked: false }
     }
 
     fn finish_partial(&mut self) {
@@ -222,6 +230,17 @@ impl Frames {
 impl Partial {
     fn missing(&self) -> usize {
         self.size_bytes - self.buffer.len()
+    }
+
+    /// Asks whether such a request may be as large, once its key is there.
+    fn check(&mut self, service: &dyn Service) -> Result<(), Close> {
+        if !self.is_checked
+            && let Some(key) = self.buffer.first_chunk()
+        {
+            self.is_checked = true;
+            service.check_size(i16::from_be_bytes(*key), self.size_bytes)?;
+        }
+        Ok(())
     }
 
     fn room(&self) -> usize {

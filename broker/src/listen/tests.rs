@@ -18,6 +18,12 @@ use super::*;
 /// More than the kernel takes off our hands for a client that does not read.
 const ANSWER_BYTES: usize = 24 << 20;
 
+/// The largest `J`.
+const JOIN_BYTES_MAX: usize = 900_000;
+
+/// What the budget for bulk has.
+const BULK_BYTES: usize = 4 << 20;
+
 const SOON: Duration = Duration::from_secs(10);
 
 /// What [`Echo`] has seen.
@@ -51,13 +57,18 @@ impl Drop for Waiting {
 }
 
 impl Service for Echo {
-    fn accept(&self, _peer: &Arc<Peer>, frame: Bytes) -> Result<Request, Close> {
+    fn accept(&self, _peer: &Arc<Peer>, frame: Bytes, share: Share) -> Result<Request, Close> {
         let seen = Arc::clone(&self.0);
         let turn = match frame[0] {
             b'P' | b'N' | b'E' => Turn::Pipelined,
-            b'K' => Turn::Parked,
+            b'K' | b'F' | b'J' => Turn::Parked,
             b'X' => return Err(Close::UnknownApi(-1)),
             _ => Turn::Alone,
+        };
+        let lane = match frame[0] {
+            b'P' | b'N' | b'E' => Lane::Bulk,
+            b'F' => Lane::Fetch,
+            _ => Lane::Small,
         };
         let pause = Duration::from_millis(frame.get(1).map_or(0, |byte| 10 * u64::from(*byte)));
         let begin = async move {
@@ -68,6 +79,9 @@ impl Service for Echo {
             tokio::task::yield_now().await;
             seen.beginning.fetch_sub(1, Ordering::SeqCst);
             let answer = async move {
+                if frame[0] == b'J' {
+                    share.release();
+                }
                 sleep(pause).await;
                 waiting.end();
                 match frame[0] {
@@ -81,7 +95,14 @@ impl Service for Echo {
             };
             Ok(answer.boxed())
         };
-        Ok(Request { turn, begin: begin.boxed() })
+        Ok(Request { turn, lane, begin: begin.boxed() })
+    }
+
+    fn check_size(&self, key: i16, size_bytes: usize) -> Result<(), Close> {
+        if key.to_be_bytes()[0] == b'J' && size_bytes > JOIN_BYTES_MAX {
+            return Err(Close::FrameTooLarge { size_bytes, size_bytes_max: JOIN_BYTES_MAX });
+        }
+        Ok(())
     }
 }
 
@@ -120,11 +141,16 @@ fn options() -> Options {
     }
 }
 
+/// What all budgets have together.
+fn all_bytes() -> usize {
+    Lanes::new(BULK_BYTES).free_bytes()
+}
+
 /// A listener that runs, and what it serves.
 struct Served {
     address: SocketAddr,
     seen: Arc<Seen>,
-    budget: Budget,
+    lanes: Lanes,
     metrics: metrics::Metrics,
     stopping: watch::Sender<bool>,
     task: JoinHandle<()>,
@@ -133,15 +159,15 @@ struct Served {
 async fn served(options: Options) -> Served {
     let echo = Echo::default();
     let seen = Arc::clone(&echo.0);
-    let budget = Budget::new(4 << 20);
+    let lanes = Lanes::new(BULK_BYTES);
     let metrics = metrics::Metrics::default();
     let (stopping, stop) = watch::channel(false);
     let service = Arc::new(echo);
-    let acceptor = Acceptor::new(service, options, budget.clone(), metrics.clone(), stop);
+    let acceptor = Acceptor::new(service, options, lanes.clone(), metrics.clone(), stop);
     let listener = Acceptor::bind(([127, 0, 0, 1], 0).into()).expect("a free port");
     let address = listener.local_addr().expect("bound");
     let task = tokio::spawn(acceptor.run(listener, "TEST".into()));
-    Served { address, seen, budget, metrics, stopping, task }
+    Served { address, seen, lanes, metrics, stopping, task }
 }
 
 impl Served {
@@ -155,7 +181,7 @@ impl Served {
 
     /// Everything that was taken from the budget is back once the connections are gone.
     async fn settles(&self) {
-        eventually(|| self.metrics.open.get() == 0 && self.budget.free_bytes() == 4 << 20).await;
+        eventually(|| self.metrics.open.get() == 0 && self.lanes.free_bytes() == all_bytes()).await;
     }
 }
 
@@ -322,7 +348,7 @@ async fn r1_a_length_alone_takes_no_memory_and_a_slow_frame_is_cut() {
         lorises.push(stream);
     }
     eventually(|| served.metrics.open.get() == 50).await;
-    let taken = (4 << 20) - served.budget.free_bytes();
+    let taken = all_bytes() - served.lanes.free_bytes();
     assert!(taken <= 50 * crate::limits::FRAME_BYTES_FIRST, "{taken} bytes for 50 bytes received");
     let mut honest = served.connect().await;
     send(&mut honest, &[&[b'P'; 200_000]]).await;
@@ -472,4 +498,61 @@ async fn stopping_finishes_what_has_begun_and_drops_what_is_parked() {
     }
     timeout(SOON, served.task).await.expect("in time").expect("it ended");
     TcpStream::connect(served.address).await.expect_err("nobody listens");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r1_small_requests_are_read_and_answered_while_bulk_waits() {
+    let served = served(options()).await;
+    // The disk stands still: all of the budget for bulk is under way and waits, and so does another
+    // request that was let in beyond it.
+    let body = [b"P\xff".as_slice(), &vec![1; (1 << 19) - 2]].concat();
+    let mut producers = Vec::new();
+    for _ in 0..9 {
+        let mut producer = served.connect().await;
+        send(&mut producer, &[&body]).await;
+        producers.push(producer);
+    }
+    eventually(|| served.seen.begun.load(Ordering::SeqCst) == 9).await;
+    assert_eq!(served.lanes.of(Lane::Bulk, 1).free_bytes(), 0);
+
+    for what in [b"A\x00", b"F\x00"] {
+        let mut client = served.connect().await;
+        let begun = Instant::now();
+        client.write_all(&[0, 0, 0x20, 0]).await.expect("sent");
+        client.write_all(what).await.expect("sent");
+        sleep(Duration::from_millis(20)).await;
+        client.write_all(&[0; 0x1ffe]).await.expect("sent");
+        assert_eq!(receive(&mut client).await.len(), 0x2000);
+        assert!(begun.elapsed() < Duration::from_secs(1), "it waited for bulk");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r1_a_request_that_gave_its_frame_back_may_wait_without_holding_up_others() {
+    let served = served(options()).await;
+    let join = [b"J\xff".as_slice(), &vec![1; 800_000]].concat();
+    let mut parked = Vec::new();
+    for _ in 0..12 {
+        let mut member = served.connect().await;
+        send(&mut member, &[&join]).await;
+        parked.push(member);
+    }
+    eventually(|| served.seen.begun.load(Ordering::SeqCst) == 12).await;
+    eventually(|| served.lanes.free_bytes() == all_bytes()).await;
+    let mut other = served.connect().await;
+    send(&mut other, &[&[b"P\x00".as_slice(), &vec![1; 900_000]].concat()]).await;
+    assert_eq!(receive(&mut other).await.len(), 900_002);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_is_too_large_for_its_api_is_not_read() {
+    let served = served(options()).await;
+    let mut stream = served.connect().await;
+    stream.write_all(&(1_000_000_u32).to_be_bytes()).await.expect("sent");
+    stream.write_all(b"J").await.expect("sent");
+    sleep(Duration::from_millis(20)).await;
+    stream.write_all(b"\x00").await.expect("sent");
+    assert_eq!(closes(&mut stream).await, 0);
+    served.settles().await;
+    assert_eq!(served.closed("frame_size"), 1);
 }
