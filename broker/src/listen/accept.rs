@@ -12,6 +12,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tracing::{Level, debug, error, info, warn};
 
 use crate::limits;
@@ -49,6 +50,8 @@ pub struct Acceptor {
     shared: Shared,
     slots: Arc<Slots>,
     stopping: watch::Receiver<bool>,
+    /// Which addresses had a line in the log lately about how their connection ended.
+    ends: LogLimit,
 }
 
 impl Acceptor {
@@ -133,30 +136,68 @@ impl Acceptor {
         let peer = Arc::new(Peer { address, listener: Arc::clone(listener) });
         let shared = self.shared.clone();
         let mut stopping = self.stopping.clone();
+        let all = Arc::clone(self);
+        let open = Open::new(shared.metrics.clone());
         connections.spawn(async move {
-            let metrics = shared.metrics.clone();
-            metrics.open.inc();
             let connection = Connection::new(shared, Arc::clone(&peer), stream);
             let close = connection.run(stopped(&mut stopping)).await;
-            metrics.open.dec();
-            metrics.closed.get_or_create(&Closed { reason: close.label() }).inc();
-            log_end(&peer, &close);
+            open.end(close.label());
+            all.log_end(&peer, &close);
             drop(slot);
         });
+    }
+
+    /// What ends a connection is in the log at the default level where the client, or somebody who
+    /// takes this for another port, has to change something: at most one line per address and minute.
+    fn log_end(&self, peer: &Peer, close: &Close) {
+        if matches!(close, Close::Unencodable { .. }) {
+            error!(peer = %peer.address, reason = %close, "connection closed: this is a bug");
+        } else if close.is_clients_fault()
+            && let Some(left_out) = self.ends.admit(&peer.address.ip().to_string(), Instant::now())
+        {
+            let guess = close.guess();
+            warn!(
+                peer = %peer.address,
+                listener = &*peer.listener,
+                reason = %close,
+                guess,
+                left_out,
+                "connection closed"
+            );
+        } else if tracing::enabled!(Level::DEBUG) {
+            debug!(peer = %peer.address, listener = &*peer.listener, reason = %close, "connection closed");
+        }
+    }
+}
+
+/// A connection that is counted as open until it ends, also when its task is aborted.
+#[derive(Debug)]
+struct Open {
+    metrics: Metrics,
+    reason: &'static str,
+}
+
+impl Open {
+    fn new(metrics: Metrics) -> Self {
+        metrics.open.inc();
+        Self { metrics, reason: "aborted" }
+    }
+
+    fn end(mut self, reason: &'static str) {
+        self.reason = reason;
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.metrics.open.dec();
+        self.metrics.closed.get_or_create(&Closed { reason: self.reason }).inc();
     }
 }
 
 /// Resolves when the broker stops, also by dropping the sender.
 async fn stopped(stopping: &mut watch::Receiver<bool>) {
     let _ = stopping.wait_for(|stopping| *stopping).await;
-}
-
-fn log_end(peer: &Peer, close: &Close) {
-    if matches!(close, Close::Unencodable { .. }) {
-        error!(peer = %peer.address, reason = %close, "connection closed: this is a bug");
-    } else if tracing::enabled!(Level::DEBUG) {
-        debug!(peer = %peer.address, listener = &*peer.listener, reason = %close, "connection closed");
-    }
 }
 
 fn tune(stream: &TcpStream) -> io::Result<()> {

@@ -158,3 +158,54 @@ impl Close {
         }
     }
 }
+
+const STRANGER: &str = "not a Kafka client: a port scanner or another protocol";
+
+/// Whose first four bytes these are, if they are known as another protocol's.
+fn protocol_of(first: [u8; 4]) -> Option<&'static str> {
+    const TLS_HANDSHAKE: u8 = 22;
+    const MQTT_CONNECT: u8 = 16;
+    Some(match &first {
+        [TLS_HANDSHAKE, 3, ..] => "a TLS hello: this listener speaks PLAINTEXT",
+        b"GET " | b"HEAD" | b"POST" | b"PUT " | b"DELE" | b"OPTI" | b"PATC" | b"CONN" | b"TRAC" => {
+            "an HTTP request: this is the port for Kafka clients"
+        }
+        b"PRI " => "an HTTP/2 request: this is the port for Kafka clients",
+        b"SSH-" => "an SSH client",
+        b"AMQP" => "an AMQP client",
+        b"PROX" | b"\r\n\r\n" => "a load balancer with the PROXY protocol, or a port scanner",
+        [MQTT_CONNECT, ..] => "an MQTT client",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_kafka_client_is_recognised_by_its_first_bytes() {
+        let guess = |first: [u8; 4]| match i32::from_be_bytes(first) {
+            length @ 1.. => {
+                let size_bytes = usize::try_from(length).expect("positive");
+                Close::FrameTooLarge { size_bytes, size_bytes_max: 1 }.guess()
+            }
+            length => Close::FrameLength(length).guess(),
+        };
+        for (first, expected) in [
+            (*b"GET ", "an HTTP request"),
+            (*b"POST", "an HTTP request"),
+            (*b"PRI ", "an HTTP/2 request"),
+            ([0x16, 3, 1, 2], "a TLS hello"),
+            ([0x16, 3, 3, 0], "a TLS hello"),
+            (*b"SSH-", "an SSH client"),
+            ([0x07, 0, 0, 1], "a Kafka client with a very large request"),
+            ([0x80, 0, 0, 1], "not a Kafka client"),
+            ([0xff, 0xff, 0xff, 0xfb], "not a Kafka client"),
+        ] {
+            let guess = guess(first);
+            assert!(guess.starts_with(expected), "{first:?}: {guess}");
+        }
+        assert_eq!(Close::UnknownApi(1234).guess(), "a PostgreSQL client");
+    }
+}
