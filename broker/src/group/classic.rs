@@ -26,13 +26,12 @@
 //! full session timeout from then.
 
 mod member;
+mod pending;
 mod join;
 mod rebalance;
 mod sync;
 mod timers;
 mod record;
-
-use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use ropewalk_shard::command::{MemberClaim, SetGeneration};
@@ -40,6 +39,7 @@ use uuid::Uuid;
 
 use super::Refusal;
 use member::Members;
+use pending::Pending;
 
 /// Who waits for a reply; the caller gives it out and finds the waiter by it.
 pub(crate) type Token = u64;
@@ -275,8 +275,8 @@ pub(crate) struct ClassicGroup {
     protocol: Option<String>,
     leader: Option<String>,
     members: Members,
-    /// Ids that were given out and not yet used, and until when they may be.
-    pending: BTreeMap<String, i64>,
+    /// Ids that were given out and not yet used.
+    pending: Pending,
     /// How many records were asked for so far.
     sequence: u64,
     /// No deadline lies before this.
@@ -326,7 +326,7 @@ impl ClassicGroup {
             protocol: None,
             leader: None,
             members: Members::default(),
-            pending: BTreeMap::new(),
+            pending: Pending::default(),
             sequence: 0,
             wake_ms: i64::MAX,
             output: Output::default(),
@@ -341,6 +341,16 @@ impl ClassicGroup {
     /// Whether nothing would be lost if this machine were dropped and restored from the record.
     pub(crate) fn is_idle(&self) -> bool {
         self.phase == Phase::Empty { retry_at_ms: None } && self.pending.is_empty()
+    }
+
+    /// How many members it has, those that wait for the next generation included.
+    pub(crate) fn members(&self) -> usize {
+        self.members.len()
+    }
+
+    /// What its members say about themselves, and the ids given out to those who may join, bytes.
+    pub(crate) fn metadata_bytes(&self) -> usize {
+        self.members.metadata_bytes() + self.pending.size_bytes()
     }
 
     /// Whether its members are Kafka's consumers, whose subscriptions can be read.
@@ -400,7 +410,7 @@ impl ClassicGroup {
     }
 
     fn remove_leaver(&mut self, leaver: &Leaver) -> Result<(), Refusal> {
-        if self.pending.remove(&leaver.member_id).is_some() {
+        if self.pending.remove(&leaver.member_id) {
             return Ok(());
         }
         let id = if leaver.member_id.is_empty() {

@@ -29,7 +29,7 @@ pub(crate) mod standing;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -43,6 +43,7 @@ use tracing::info;
 use super::Refusal;
 use super::classic::{ClassicGroup, Join, Leaver, Reply, Rules, SyncRequest};
 use crate::catalog::View;
+use crate::limits;
 use crate::settings::Settings;
 use alarm::Alarm;
 use seat::Seat;
@@ -58,8 +59,8 @@ pub struct Options {
     pub initial_delay_ms: i32,
     /// `group.max.size`
     pub members_max: usize,
-    /// `offset.metadata.max.bytes`
-    pub metadata_bytes_max: usize,
+    /// `offset.metadata.max.bytes`, counted in UTF-16 units as Kafka does.
+    pub metadata_units_max: usize,
     /// `offsets.retention.minutes`
     pub retention_ms: i64,
     /// `offsets.retention.check.interval.ms`
@@ -77,7 +78,7 @@ impl Options {
             session_ms_max: settings.group_session_timeout_ms_max(),
             initial_delay_ms: i32::try_from(delay_ms).unwrap_or(i32::MAX),
             members_max: settings.group_members_max(),
-            metadata_bytes_max: settings.offset_metadata_bytes_max(),
+            metadata_units_max: settings.offset_metadata_bytes_max(),
             retention_ms: ms(settings.offsets_retention()),
             retention_check_interval: settings.offsets_retention_check_interval(),
         }
@@ -94,6 +95,7 @@ pub struct Coordinator {
     alarm: Alarm,
     begun: Instant,
     is_stopping: AtomicBool,
+    metadata_bytes: Arc<AtomicUsize>,
     changes: mpsc::UnboundedSender<Change>,
     changed: Mutex<Option<mpsc::UnboundedReceiver<Change>>>,
 }
@@ -123,6 +125,7 @@ impl Coordinator {
             alarm: Alarm::default(),
             begun: Instant::now(),
             is_stopping: AtomicBool::new(false),
+            metadata_bytes: Arc::default(),
             changes,
             changed: Mutex::new(Some(changed)),
         })
@@ -182,9 +185,11 @@ impl Coordinator {
         if group.is_empty() {
             return refused(Refusal::InvalidGroupId);
         }
-        let asked = self.at_seat(group, |seat| {
-            seat.wait(self, |machine, token, now_ms| machine.join(join.clone(), token, now_ms))
-        });
+        let asked = self
+            .check_new(group)
+            .and_then(|()| self.at_seat(group, |seat| seat.join(self, join.clone())));
+        // Its wait may be long, and the machine keeps what it needs.
+        drop(join);
         match asked {
             Ok(reply) => reply.await.unwrap_or_else(|_| refused(Refusal::NotAvailable)),
             Err(refusal) => refused(refusal),
@@ -199,10 +204,34 @@ impl Coordinator {
         let asked = self.at_seat(group, |seat| {
             seat.wait(self, |machine, token, now_ms| machine.sync(request.clone(), token, now_ms))
         });
+        drop(request);
         match asked {
             Ok(reply) => reply.await.unwrap_or(Reply::NotSynced(Refusal::NotAvailable)),
             Err(refusal) => Reply::NotSynced(refusal),
         }
+    }
+
+    /// Whether there may be a group of this name: there is one, or there is room for one more.
+    pub(super) fn check_new(&self, group: &str) -> Result<(), Refusal> {
+        if group.len() > limits::GROUP_ID_BYTES_MAX {
+            return Err(Refusal::InvalidGroupId);
+        }
+        let (shard, _) = self.home_of(group)?;
+        if shard.state().groups.contains_key(group) || self.is_seated(group) {
+            return Ok(());
+        }
+        let recorded: usize = self.node.shards().map(|s| s.state().groups.len()).sum();
+        let seated: usize = self.homes.lock().values().map(|home| home.groups.len()).sum();
+        let groups_max = limits::GROUPS_MAX;
+        if recorded.max(seated) >= groups_max {
+            return Err(Refusal::TooManyGroups { groups_max });
+        }
+        Ok(())
+    }
+
+    /// What the members of all groups say about themselves, bytes.
+    fn metadata_bytes(&self) -> usize {
+        self.metadata_bytes.load(Ordering::Relaxed)
     }
 
     /// A member says that it lives.
@@ -292,7 +321,8 @@ impl Coordinator {
                     Some(record) => ClassicGroup::restore(id, record, rules, now_ms),
                     None => ClassicGroup::new(id, rules),
                 };
-                Seat::new(group.to_owned(), Arc::clone(shard), machine)
+                let all_bytes = Arc::clone(&self.metadata_bytes);
+                Seat::new(group.to_owned(), Arc::clone(shard), machine, all_bytes)
             });
             (Arc::clone(seat), stale)
         };

@@ -10,6 +10,7 @@ use ropewalk_shard::ProposeError;
 use ropewalk_shard::log::ReadError;
 use ropewalk_shard::state::{AppendRefusal, catalog, group};
 
+use super::deadline::TimedOut;
 use crate::catalog::TopicError;
 
 macro_rules! error_codes {
@@ -209,6 +210,12 @@ pub fn coordinator(error: ProposeError) -> ErrorCode {
     }
 }
 
+impl From<TimedOut> for ErrorCode {
+    fn from(_: TimedOut) -> Self {
+        Self::RequestTimedOut
+    }
+}
+
 impl From<AppendRefusal> for ErrorCode {
     fn from(refusal: AppendRefusal) -> Self {
         match refusal {
@@ -288,7 +295,7 @@ impl From<group::Refusal> for ErrorCode {
 
 impl From<crate::group::Refusal> for ErrorCode {
     fn from(refusal: crate::group::Refusal) -> Self {
-        use crate::group::Refusal;
+        use crate::group::{Bounded, Refusal};
         match refusal {
             Refusal::UnknownMember => Self::UnknownMemberId,
             Refusal::IllegalGeneration => Self::IllegalGeneration,
@@ -296,13 +303,20 @@ impl From<crate::group::Refusal> for ErrorCode {
             Refusal::FencedInstance => Self::FencedInstanceId,
             Refusal::MemberIdRequired => Self::MemberIdRequired,
             Refusal::InconsistentProtocol => Self::InconsistentGroupProtocol,
-            Refusal::InvalidSessionTimeout => Self::InvalidSessionTimeout,
-            Refusal::GroupFull => Self::GroupMaxSizeReached,
+            Refusal::InvalidSessionTimeout { .. } => Self::InvalidSessionTimeout,
+            Refusal::GroupFull { .. } | Refusal::TooLarge { what: Bounded::Group, .. } => {
+                Self::GroupMaxSizeReached
+            }
+            Refusal::TooLarge {
+                what: Bounded::Name | Bounded::Protocols | Bounded::Member | Bounded::Assignment,
+                ..
+            } => Self::MessageTooLarge,
+            Refusal::TooManyGroups { .. } => Self::PolicyViolation,
             Refusal::InvalidGroupId => Self::InvalidGroupId,
             Refusal::NoSuchGroup => Self::GroupIdNotFound,
             Refusal::NotEmpty => Self::NonEmptyGroup,
             Refusal::NotCoordinator => Self::NotCoordinator,
-            Refusal::NotAvailable => Self::CoordinatorNotAvailable,
+            Refusal::NotAvailable | Refusal::NoMemory { .. } => Self::CoordinatorNotAvailable,
         }
     }
 }
@@ -335,5 +349,60 @@ mod tests {
         assert_eq!(ErrorCode::from_i16(134), None);
         assert_eq!(ErrorCode::NotLeaderOrFollower.name(), "NOT_LEADER_OR_FOLLOWER");
         assert_eq!(ErrorCode::UnsupportedVersion.code(), 35);
+    }
+
+    /// A code decides whether a client tries again, looks for another leader, joins again or gives up,
+    /// so a wrong one loses records or makes a loop.
+    #[test]
+    fn every_refusal_of_a_topic_has_its_code() {
+        use ErrorCode as Code;
+        use catalog::Refusal;
+        let name = || "t".to_owned();
+        let collision = Refusal::NameCollision { name: name(), other: name() };
+        for (error, expected) in [
+            (TopicError::InvalidName(name()), Code::InvalidTopicException),
+            (TopicError::InvalidPartitions(name()), Code::InvalidPartitions),
+            (TopicError::InvalidConfig(name()), Code::InvalidConfig),
+            (TopicError::TooMany(name()), Code::PolicyViolation),
+            (Refusal::TopicExists { name: name() }.into(), Code::TopicAlreadyExists),
+            (collision.into(), Code::InvalidTopicException),
+            (Refusal::NoSuchTopic.into(), Code::UnknownTopicOrPartition),
+            (Refusal::NotOwned.into(), Code::PolicyViolation),
+            (Refusal::Replaced.into(), Code::UnknownTopicOrPartition),
+        ] {
+            assert_eq!(ErrorCode::from(&error), expected, "{error}");
+        }
+    }
+
+    #[test]
+    fn every_refusal_of_a_group_has_its_code() {
+        use crate::group::{Bounded, Refusal};
+        use ErrorCode as Code;
+        let too_large = |what| Refusal::TooLarge { what, size: 2, size_max: 1 };
+        let timeout = Refusal::InvalidSessionTimeout { asked_ms: 1, min_ms: 2, max_ms: 3 };
+        for (refusal, expected) in [
+            (Refusal::UnknownMember, Code::UnknownMemberId),
+            (Refusal::IllegalGeneration, Code::IllegalGeneration),
+            (Refusal::RebalanceInProgress, Code::RebalanceInProgress),
+            (Refusal::FencedInstance, Code::FencedInstanceId),
+            (Refusal::MemberIdRequired, Code::MemberIdRequired),
+            (Refusal::InconsistentProtocol, Code::InconsistentGroupProtocol),
+            (timeout, Code::InvalidSessionTimeout),
+            (Refusal::GroupFull { members_max: 1 }, Code::GroupMaxSizeReached),
+            (too_large(Bounded::Group), Code::GroupMaxSizeReached),
+            (too_large(Bounded::Member), Code::MessageTooLarge),
+            (too_large(Bounded::Name), Code::MessageTooLarge),
+            (too_large(Bounded::Protocols), Code::MessageTooLarge),
+            (too_large(Bounded::Assignment), Code::MessageTooLarge),
+            (Refusal::NoMemory { size_max: 1 }, Code::CoordinatorNotAvailable),
+            (Refusal::TooManyGroups { groups_max: 1 }, Code::PolicyViolation),
+            (Refusal::InvalidGroupId, Code::InvalidGroupId),
+            (Refusal::NoSuchGroup, Code::GroupIdNotFound),
+            (Refusal::NotEmpty, Code::NonEmptyGroup),
+            (Refusal::NotCoordinator, Code::NotCoordinator),
+            (Refusal::NotAvailable, Code::CoordinatorNotAvailable),
+        ] {
+            assert_eq!(ErrorCode::from(refusal), expected, "{refusal}");
+        }
     }
 }

@@ -1,12 +1,35 @@
 //! `JoinGroup`: new members, members that come again, and static members that take over.
 
-use super::member::{Member, Waiting};
+use super::member::{Member, Waiting, protocols_bytes};
 use super::{ClassicGroup, Join, Joined, Output, Phase, Reply, Stage, Token};
-use crate::group::{Refusal, subscription};
+use crate::group::{Bounded, Refusal, subscription};
+use crate::limits;
 
-/// Ids that are given out and not used yet; each ends with its session timeout. More at once is
-/// nobody who wants to join.
-const PENDING_MAX: usize = 10_000;
+impl Join {
+    /// What is kept of it, bytes. A new member's id is made from its name.
+    pub(crate) fn metadata_bytes(&self) -> usize {
+        const UNIQUE_BYTES: usize = 37;
+        let instance_bytes = self.instance_id.as_ref().map_or(0, String::len);
+        let id_bytes = match self.member_id.len() {
+            0 => instance_bytes.max(self.client_id.len()) + UNIQUE_BYTES,
+            known => known,
+        };
+        id_bytes
+            + instance_bytes
+            + self.client_id.len()
+            + self.client_host.len()
+            + protocols_bytes(&self.protocols)
+    }
+
+    /// Whether it is within the bounds for one member.
+    fn check_size(&self) -> Result<(), Refusal> {
+        let names = [Some(&self.client_id), self.instance_id.as_ref(), Some(&self.protocol_type)];
+        let longest = names.into_iter().flatten().map(String::len).max().unwrap_or(0);
+        Bounded::Name.check(longest, limits::MEMBER_NAME_BYTES_MAX)?;
+        Bounded::Protocols.check(self.protocols.len(), limits::MEMBER_PROTOCOLS_MAX)?;
+        Bounded::Member.check(self.metadata_bytes(), limits::MEMBER_METADATA_BYTES_MAX)
+    }
+}
 
 impl ClassicGroup {
     /// A client asks to be in the next generation. The reply may come now or by a later call.
@@ -19,7 +42,9 @@ impl ClassicGroup {
             }
             Ok(()) => self.join_known(join, token, now_ms),
             Err(refusal) => {
-                if refusal == Refusal::GroupFull && self.remove(&std::mem::take(&mut member_id)) {
+                if matches!(refusal, Refusal::GroupFull { .. })
+                    && self.remove(&std::mem::take(&mut member_id))
+                {
                     self.after_removal(now_ms);
                 }
                 Err(refusal)
@@ -35,28 +60,41 @@ impl ClassicGroup {
         if let Phase::Dead(refusal) = self.phase {
             return Err(refusal);
         }
-        let allowed = self.rules.session_ms_min..=self.rules.session_ms_max;
-        if !allowed.contains(&join.session_timeout_ms) {
-            return Err(Refusal::InvalidSessionTimeout);
+        let (min_ms, max_ms) = (self.rules.session_ms_min, self.rules.session_ms_max);
+        let asked_ms = join.session_timeout_ms;
+        if !(min_ms..=max_ms).contains(&asked_ms) {
+            return Err(Refusal::InvalidSessionTimeout { asked_ms, min_ms, max_ms });
         }
-        if self.pending.len() >= PENDING_MAX {
+        join.check_size()?;
+        if self.pending.is_full() {
             return Err(Refusal::NotAvailable);
         }
         if !self.has_room_for(join) {
-            return Err(Refusal::GroupFull);
+            return Err(Refusal::GroupFull { members_max: self.rules.members_max });
         }
+        let size_bytes = self.metadata_bytes() + self.growth_bytes(join);
+        Bounded::Group.check(size_bytes, limits::GROUP_METADATA_BYTES_MAX)?;
         if !self.understands(join) {
             return Err(Refusal::InconsistentProtocol);
         }
         Ok(())
     }
 
+    /// What the group would have to keep beyond what it keeps now if this client joined, bytes.
+    pub(crate) fn growth_bytes(&self, join: &Join) -> usize {
+        join.metadata_bytes().saturating_sub(self.members.bytes_of(self.place_of(join)))
+    }
+
+    /// The member that this client is or takes the place of, if it is there.
+    fn place_of<'a>(&'a self, join: &'a Join) -> &'a str {
+        let held = join.instance_id.as_ref().and_then(|i| self.members.holder(i));
+        held.filter(|_| join.member_id.is_empty()).unwrap_or(&join.member_id)
+    }
+
     /// While members join, those that wait are counted and not all that were there before, so
     /// that the last to come back are the ones to go when the limit was lowered.
     fn has_room_for(&self, join: &Join) -> bool {
-        let held = join.instance_id.as_ref().and_then(|i| self.members.holder(i));
-        let held = held.filter(|_| join.member_id.is_empty()).unwrap_or(&join.member_id);
-        let known = self.members.get(held);
+        let known = self.members.get(self.place_of(join));
         match self.phase {
             Phase::Empty { .. } | Phase::Dead(_) => true,
             Phase::Preparing { .. } => {
@@ -98,7 +136,7 @@ impl ClassicGroup {
 
     fn join_known(&mut self, join: Join, token: Token, now_ms: i64) -> Result<(), Refusal> {
         let id = join.member_id.clone();
-        if self.pending.remove(&id).is_some() {
+        if self.pending.remove(&id) {
             self.add(id, join, token, now_ms);
             return Ok(());
         }
@@ -141,9 +179,7 @@ impl ClassicGroup {
 
     fn join_again(&mut self, id: &str, join: Join, token: Token, now_ms: i64) {
         self.wait(id, Waiting::Join(token));
-        if let Some(member) = self.members.get_mut(id) {
-            member.refresh(join);
-        }
+        self.members.refresh(id, join);
         self.rebalance(now_ms);
     }
 

@@ -93,6 +93,15 @@ impl Member {
         self.session_until_ms
     }
 
+    /// What is kept of what it says about itself, bytes.
+    fn metadata_bytes(&self) -> usize {
+        let instance_bytes = self.instance_id.as_ref().map_or(0, String::len);
+        instance_bytes
+            + self.client_id.len()
+            + self.client_host.len()
+            + protocols_bytes(&self.protocols)
+    }
+
     pub(super) fn is_joining(&self) -> bool {
         matches!(self.waiting, Some(Waiting::Join(_)))
     }
@@ -130,11 +139,20 @@ impl Member {
     }
 }
 
+/// What a member's protocols take, with their names and their place in the record, bytes.
+pub(super) fn protocols_bytes(protocols: &[(String, Bytes)]) -> usize {
+    /// Two lengths, and the headers of the two allocations.
+    const EACH_BYTES: usize = 64;
+    protocols.iter().map(|(name, metadata)| EACH_BYTES + name.len() + metadata.len()).sum()
+}
+
 /// All members.
 #[derive(Debug, Default)]
 pub(super) struct Members {
     members: BTreeMap<String, Member>,
     instances: BTreeMap<String, String>,
+    /// See [`Members::metadata_bytes`].
+    metadata_bytes: usize,
 }
 
 impl Members {
@@ -167,7 +185,27 @@ impl Members {
         self.instances.get(instance_id).map(String::as_str)
     }
 
+    /// What all members say about themselves, with their ids, bytes.
+    pub(super) fn metadata_bytes(&self) -> usize {
+        self.metadata_bytes
+    }
+
+    /// A member's part of [`Self::metadata_bytes`]; 0 for one that is not there.
+    pub(super) fn bytes_of(&self, id: &str) -> usize {
+        self.members.get(id).map_or(0, |member| id.len() + member.metadata_bytes())
+    }
+
+    /// A member says anew what it says each time it joins.
+    pub(super) fn refresh(&mut self, id: &str, join: Join) {
+        let before = self.bytes_of(id);
+        if let Some(member) = self.members.get_mut(id) {
+            member.refresh(join);
+        }
+        self.metadata_bytes = self.metadata_bytes - before + self.bytes_of(id);
+    }
+
     pub(super) fn insert(&mut self, id: String, member: Member) {
+        self.metadata_bytes += id.len() + member.metadata_bytes();
         if let Some(instance) = &member.instance_id {
             self.instances.insert(instance.clone(), id.clone());
         }
@@ -176,6 +214,7 @@ impl Members {
 
     pub(super) fn remove(&mut self, id: &str) -> Option<Member> {
         let member = self.members.remove(id)?;
+        self.metadata_bytes -= id.len() + member.metadata_bytes();
         if let Some(instance) = &member.instance_id {
             self.instances.remove(instance);
         }

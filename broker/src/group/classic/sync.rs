@@ -6,7 +6,8 @@ use bytes::Bytes;
 
 use super::member::Waiting;
 use super::{ClassicGroup, Output, Phase, Reply, Stage, SyncRequest, Synced, Token};
-use crate::group::Refusal;
+use crate::group::{Bounded, Refusal};
+use crate::limits;
 
 impl ClassicGroup {
     /// A member asks for its assignment; the leader brings everybody's. The reply may come now or
@@ -33,6 +34,11 @@ impl ClassicGroup {
                 Err(Refusal::RebalanceInProgress)
             }
             Phase::Completing { stage: Stage::Assigning, sync_until_ms } => {
+                if self.leader.as_ref() == Some(&id) {
+                    let size = |(id, bytes): &(String, Bytes)| id.len() + bytes.len();
+                    let size_bytes = request.assignments.iter().map(size).sum();
+                    Bounded::Assignment.check(size_bytes, limits::GROUP_ASSIGNMENT_BYTES_MAX)?;
+                }
                 self.mark_synced(&id);
                 self.wait(&id, Waiting::Sync(token));
                 if self.leader.as_ref() == Some(&id) {

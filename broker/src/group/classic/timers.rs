@@ -34,13 +34,12 @@ impl ClassicGroup {
     }
 
     fn end_sessions(&mut self, now_ms: i64) {
-        let pending = self.pending.len();
-        self.pending.retain(|_, until_ms| *until_ms > now_ms);
+        let ids_expired = self.pending.expire(now_ms);
         let expired = self.members.ids_where(|member| member.is_expired(now_ms));
         for id in &expired {
             self.remove(id);
         }
-        if !expired.is_empty() || self.pending.len() < pending {
+        if !expired.is_empty() || ids_expired {
             self.after_change_of_waiters(!expired.is_empty(), now_ms);
         }
     }
@@ -84,7 +83,7 @@ impl ClassicGroup {
         let counted = |member: &&Member| member.is_new || member.waiting.is_none();
         let members = self.members.iter().map(|(_, member)| member).filter(counted);
         let sessions = members.map(|member| member.session_until_ms);
-        let pending = self.pending.values().copied();
+        let pending = self.pending.earliest_ms();
         phase.into_iter().chain(sessions).chain(pending).min().unwrap_or(i64::MAX)
     }
 }

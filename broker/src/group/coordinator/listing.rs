@@ -59,6 +59,16 @@ impl Coordinator {
         self.at_seat(group, |seat| seat.step(self, |m, _| (m.describe(), Default::default())))
     }
 
+    /// How many members a group has right now, those that wait for the next generation included; `None`
+    /// when it has none, or is not coordinated here.
+    pub(crate) fn members_of(&self, group: &str) -> Option<usize> {
+        let seat = {
+            let homes = self.homes.lock();
+            homes.values().find_map(|home| home.groups.get(group)).cloned()
+        };
+        seat.map(|seat| seat.members())
+    }
+
     pub(super) fn is_seated(&self, group: &str) -> bool {
         self.homes.lock().values().any(|home| home.groups.contains_key(group))
     }

@@ -13,18 +13,20 @@ use crate::group::classic::{ClassicGroup, Phase};
 use crate::group::subscription::Subscribed;
 
 impl Coordinator {
-    /// How long a commit's note may be.
-    pub(crate) fn metadata_bytes_max(&self) -> usize {
-        self.options.metadata_bytes_max
+    /// `offset.metadata.max.bytes`: how long a commit's note may be. Kafka counts UTF-16 units.
+    pub(crate) fn metadata_units_max(&self) -> usize {
+        self.options.metadata_units_max
     }
 
-    /// Commits offsets; durable when it returns. A generation below 0 is one who is no member.
+    /// Commits offsets; durable when it returns. A generation below 0 is one who is no member. The
+    /// caller bounds the size of `offsets`: they are one entry.
     pub(crate) async fn commit(
         self: &Arc<Self>,
         group: &str,
         claim: MemberClaim,
         offsets: Vec<(PartitionId, OffsetCommit)>,
     ) -> Result<(), Refusal> {
+        self.check_new(group)?;
         let proposed = self.at_seat(group, |seat| {
             let exists = seat.shard().state().groups.contains_key(group);
             seat.step(self, |machine, now_ms| {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use ropewalk_shard::Shard;
@@ -12,13 +13,16 @@ use tokio::sync::oneshot;
 use super::standing::Pauses;
 use super::{Coordinator, refusal};
 use crate::group::Refusal;
-use crate::group::classic::{ClassicGroup, Output, Persist, Reply, Token};
+use crate::group::classic::{ClassicGroup, Join, Output, Persist, Reply, Token};
+use crate::limits;
 
 /// One group that is coordinated here.
 #[derive(Debug)]
 pub(super) struct Seat {
     group: String,
     shard: Arc<Shard>,
+    /// What the members of all groups say about themselves, bytes.
+    all_bytes: Arc<AtomicUsize>,
     inner: Mutex<Inner>,
 }
 
@@ -34,10 +38,18 @@ struct Inner {
     /// There may be another seat for this group by now.
     is_retired: bool,
     pauses: Pauses,
+    /// What the machine's members say about themselves, as counted for all groups, bytes.
+    counted_bytes: usize,
 }
 
 impl Seat {
-    pub(super) fn new(group: String, shard: Arc<Shard>, machine: ClassicGroup) -> Arc<Self> {
+    /// What its members say about themselves is counted in `all_bytes`.
+    pub(super) fn new(
+        group: String,
+        shard: Arc<Shard>,
+        machine: ClassicGroup,
+        all_bytes: Arc<AtomicUsize>,
+    ) -> Arc<Self> {
         let inner = Inner {
             machine,
             waiting: HashMap::new(),
@@ -46,8 +58,9 @@ impl Seat {
             armed_ms: i64::MAX,
             is_retired: false,
             pauses: Pauses::default(),
+            counted_bytes: 0,
         };
-        Arc::new(Self { group, shard, inner: Mutex::new(inner) })
+        Arc::new(Self { group, shard, all_bytes, inner: Mutex::new(inner) })
     }
 
     pub(super) fn group(&self) -> &str {
@@ -93,6 +106,41 @@ impl Seat {
         Some(answer)
     }
 
+    /// Whether what this client says about itself still fits the memory for all groups.
+    ///
+    /// # Errors
+    /// [`Refusal::NoMemory`].
+    fn check_memory(machine: &ClassicGroup, join: &Join, all_bytes: usize) -> Result<(), Refusal> {
+        let growth_bytes = machine.growth_bytes(join);
+        let size_max = limits::GROUPS_METADATA_BYTES_MAX;
+        if growth_bytes > 0 && all_bytes + growth_bytes > size_max {
+            return Err(Refusal::NoMemory { size_max });
+        }
+        Ok(())
+    }
+
+    /// A client joins.
+    pub(super) fn join(
+        self: &Arc<Self>,
+        all: &Arc<Coordinator>,
+        join: Join,
+    ) -> Option<oneshot::Receiver<Reply>> {
+        self.wait(all, |machine, token, now_ms| {
+            match Self::check_memory(machine, &join, all.metadata_bytes()) {
+                Ok(()) => machine.join(join, token, now_ms),
+                Err(refusal) => {
+                    let reply = Reply::NotJoined { member_id: join.member_id, refusal };
+                    Output { replies: vec![(token, reply)], persists: Vec::new() }
+                }
+            }
+        })
+    }
+
+    /// How many members the group has right now.
+    pub(super) fn members(&self) -> usize {
+        self.inner.lock().machine.members()
+    }
+
     /// How long the group's last rebalance took, milliseconds, if one was seen.
     pub(super) fn last_pause_ms(&self) -> Option<i64> {
         self.inner.lock().pauses.last_ms()
@@ -109,6 +157,7 @@ impl Seat {
         let mut inner = self.inner.lock();
         inner.is_retired = true;
         let output = inner.machine.kill(refusal);
+        inner.count(&self.all_bytes);
         inner.answer(output.replies);
     }
 
@@ -143,6 +192,7 @@ impl Seat {
             }
             output = inner.machine.tick(all.now_ms());
         }
+        inner.count(&self.all_bytes);
         inner.pauses.see(inner.machine.phase(), all.now_ms());
         let deadline_ms = inner.machine.next_deadline_ms();
         if deadline_ms < inner.armed_ms {
@@ -178,6 +228,14 @@ impl Seat {
 }
 
 impl Inner {
+    /// Adds what the machine's members say about themselves to what those of all groups do.
+    fn count(&mut self, all_bytes: &AtomicUsize) {
+        let now_bytes = self.machine.metadata_bytes();
+        all_bytes.fetch_add(now_bytes, Ordering::Relaxed);
+        all_bytes.fetch_sub(self.counted_bytes, Ordering::Relaxed);
+        self.counted_bytes = now_bytes;
+    }
+
     /// Who went away in the meantime is not told.
     fn answer(&mut self, replies: Vec<(Token, Reply)>) {
         for (token, reply) in replies {

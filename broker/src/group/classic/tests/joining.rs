@@ -1,6 +1,8 @@
 //! Joins, leaves, limits, protocols.
 
 use super::*;
+use crate::group::Bounded;
+use crate::limits;
 
 #[test]
 fn from_v4_a_new_member_must_come_back_with_its_id() {
@@ -234,8 +236,68 @@ fn session_timeouts_have_bounds() {
         let join = Join { session_timeout_ms: timeout_ms, ..new_join("") };
         let token = desk.join(join);
         let refusal = desk.refused_if_any(token);
-        assert_eq!(refusal, refused.then_some(Refusal::InvalidSessionTimeout), "{timeout_ms}");
+        let expected = Refusal::InvalidSessionTimeout {
+            asked_ms: timeout_ms,
+            min_ms: 6_000,
+            max_ms: 1_800_000,
+        };
+        assert_eq!(refusal, refused.then_some(expected), "{timeout_ms}");
     }
+    let refusal = Refusal::InvalidSessionTimeout { asked_ms: 1, min_ms: 2, max_ms: 3 };
+    let says = refusal.to_string();
+    assert!(says.starts_with("session.timeout.ms is 1, must be between 2 (group.min."), "{says}");
+}
+
+#[test]
+fn r1_what_a_member_says_about_itself_is_bounded() {
+    let mut desk = Desk::new(rules());
+    let metadata = |bytes: usize| vec![("range".to_owned(), Bytes::from(vec![0; bytes]))];
+    let many = (0..65).map(|n| (format!("protocol-{n}"), Bytes::new())).collect();
+    let long = "x".repeat(limits::MEMBER_NAME_BYTES_MAX + 1);
+    let joins = [
+        (Join { protocols: metadata(1 << 20), ..new_join("") }, Bounded::Member),
+        (Join { protocols: many, ..new_join("") }, Bounded::Protocols),
+        (Join { client_id: long.clone(), ..new_join("") }, Bounded::Name),
+        (Join { instance_id: Some(long.clone()), ..new_join("") }, Bounded::Name),
+        (Join { protocol_type: long, ..new_join("") }, Bounded::Name),
+    ];
+    for (join, expected) in joins {
+        let token = desk.join(join);
+        match desk.refused(token) {
+            Refusal::TooLarge { what, size, size_max } => {
+                assert_eq!(what, expected);
+                assert!(size > size_max, "{size} {size_max}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(desk.machine.metadata_bytes(), 0, "nothing of them is kept");
+}
+
+#[test]
+fn r1_what_a_group_keeps_of_its_members_is_bounded_and_counted() {
+    let mut desk = Desk::new(rules());
+    let large = |id: &str, bytes: usize| Join {
+        protocols: vec![("range".to_owned(), Bytes::from(vec![0; bytes]))],
+        ..new_join(id)
+    };
+    for _ in 0..4 {
+        desk.join(large("", 1_000_000));
+    }
+    let before = desk.machine.metadata_bytes();
+    assert!((4_000_000..limits::GROUP_METADATA_BYTES_MAX).contains(&before), "{before}");
+    let token = desk.join(large("", 1_000_000));
+    let expected = Bounded::Group;
+    let refusal = desk.refused(token);
+    assert!(matches!(refusal, Refusal::TooLarge { what, .. } if what == expected), "{refusal:?}");
+    assert_eq!(desk.machine.metadata_bytes(), before);
+
+    let ids: Vec<String> = desk.machine.members.iter().map(|(id, _)| id.clone()).collect();
+    let token = desk.join(large(&ids[0], 1_000_000));
+    assert!(desk.waits(token), "a member that comes again replaces what it said before");
+    assert_eq!(desk.machine.metadata_bytes(), before);
+    desk.leave(&ids.iter().map(|id| leaver(id)).collect::<Vec<_>>());
+    assert_eq!(desk.machine.metadata_bytes(), 0);
 }
 
 #[test]
@@ -243,7 +305,7 @@ fn a_full_group_takes_nobody_else() {
     let mut desk = Desk::new(Rules { members_max: 2, ..rules() });
     let ids = desk.stable(2);
     let token = desk.join(new_join(""));
-    assert_eq!(desk.refused(token), Refusal::GroupFull);
+    assert_eq!(desk.refused(token), Refusal::GroupFull { members_max: 2 });
     assert_eq!(desk.state(), "Stable");
     let token = desk.join(new_join(&ids[0]));
     assert!(desk.waits(token), "those that are in stay in");
@@ -257,7 +319,7 @@ fn when_the_limit_was_lowered_the_last_to_come_back_is_out() {
     let ids = desk.stable(3);
     desk.machine.rules.members_max = 2;
     let tokens: Vec<_> = ids.iter().map(|id| desk.join(new_join(id))).collect();
-    assert_eq!(desk.refused(tokens[2]), Refusal::GroupFull);
+    assert_eq!(desk.refused(tokens[2]), Refusal::GroupFull { members_max: 2 });
     assert_eq!(desk.joined(tokens[0]).members.len(), 2);
     assert_eq!(desk.joined(tokens[1]).generation, 2);
 }

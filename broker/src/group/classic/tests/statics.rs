@@ -159,7 +159,7 @@ fn a_full_group_lets_a_static_member_back_in() {
     let token = desk.join(static_join(&follower.0));
     assert_eq!(desk.joined(token).generation, 1);
     let token = desk.join(static_join("c"));
-    assert_eq!(desk.refused(token), Refusal::GroupFull);
+    assert_eq!(desk.refused(token), Refusal::GroupFull { members_max: 2 });
 }
 
 #[test]
