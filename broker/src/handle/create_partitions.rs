@@ -10,7 +10,7 @@ use ropewalk_codec::create_partitions_response::{
 use uuid::Uuid;
 
 use super::create_topics::check_replicas;
-use super::{Call, Close, Context, ErrorCode};
+use super::{Call, Close, Context, ErrorCode, deadline};
 
 /// Answers the request.
 pub(crate) async fn handle(
@@ -23,7 +23,8 @@ pub(crate) async fn handle(
     for topic in request.topics {
         let name = topic.name.clone();
         let grown = if seen.insert(name.clone()) {
-            grow(ctx, &topic, request.validate_only).await
+            let due = (request.validate_only, request.timeout_ms);
+            grow(ctx, &topic, due).await
         } else {
             Err((ErrorCode::InvalidRequest, format!("topic '{name}' is named twice")))
         };
@@ -40,9 +41,9 @@ pub(crate) async fn handle(
 }
 
 async fn grow(
-    ctx: &Context,
+    ctx: &Arc<Context>,
     topic: &CreatePartitionsTopic,
-    validate_only: bool,
+    (validate_only, timeout_ms): (bool, i32),
 ) -> Result<(), (ErrorCode, String)> {
     let view = ctx
         .topic(&topic.name, Uuid::nil())
@@ -57,6 +58,13 @@ async fn grow(
             check_replicas(ctx, &assignment.broker_ids)?;
         }
     }
-    let grown = ctx.topics.grow(&view, topic.count, validate_only).await;
-    grown.map_err(|error| ((&error).into(), error.to_string()))
+    let grown = {
+        let (ctx, count) = (Arc::clone(ctx), topic.count);
+        let grow = async move { ctx.topics.grow(&view, count, validate_only).await };
+        deadline::within(timeout_ms, grow).await
+    };
+    match grown {
+        Ok(grown) => grown.map_err(|error| ((&error).into(), error.to_string())),
+        Err(late) => Err((late.into(), late.to_string())),
+    }
 }

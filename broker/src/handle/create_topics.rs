@@ -3,7 +3,7 @@
 //! The replication factor is the cluster's: 1, or "the default", or a manual assignment to just
 //! this broker.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use ropewalk_codec::Str;
@@ -14,8 +14,9 @@ use ropewalk_codec::create_topics_response::{
     CreatableTopicConfigs, CreatableTopicResult, CreateTopicsResponse,
 };
 
-use super::{Call, Close, Context, ErrorCode};
-use crate::catalog::{Created, NewTopic};
+use super::{Call, Close, Context, ErrorCode, deadline};
+use crate::catalog::{Created, NewTopic, TopicError, name};
+use crate::limits;
 use crate::settings::describe;
 
 /// What was wrong, for one topic.
@@ -50,15 +51,67 @@ pub(crate) async fn handle(
         });
     }
     let (places, new): (Vec<usize>, Vec<NewTopic>) = wanted.into_iter().unzip();
-    let made = ctx.topics.create(new.clone(), request.validate_only).await;
+    let made = create(ctx, new.clone(), request.validate_only, request.timeout_ms).await;
     for ((at, new), made) in places.into_iter().zip(new).zip(made) {
         let name = topics[at].name.clone();
         topics[at] = match made {
             Ok(created) => done(ctx, name, &new, &created),
-            Err(error) => failed(call, name, ((&error).into(), error.to_string())),
+            Err((code, why)) => {
+                if code == ErrorCode::InvalidTopicException {
+                    ctx.log_refusal(call, &format!("topic {name}"), &why);
+                }
+                failed(call, name, (code, why))
+            }
         };
     }
     Ok(CreateTopicsResponse { topics, ..Default::default() })
+}
+
+/// Makes the topics in pieces that are one entry of the catalog each. Those whose outcome is not known
+/// when the client's time is over may still be made.
+async fn create(
+    ctx: &Arc<Context>,
+    wanted: Vec<NewTopic>,
+    validate_only: bool,
+    timeout_ms: i32,
+) -> Vec<Result<Created, Refused>> {
+    let count = wanted.len();
+    let made = {
+        let ctx = Arc::clone(ctx);
+        let all = async move {
+            let mut made = Vec::with_capacity(wanted.len());
+            for entry in entries(wanted) {
+                made.extend(ctx.topics.create(entry, validate_only).await);
+            }
+            made
+        };
+        deadline::within(timeout_ms, all).await
+    };
+    match made {
+        Ok(made) => {
+            let refused = |error: TopicError| ((&error).into(), error.to_string());
+            made.into_iter().map(|made| made.map_err(refused)).collect()
+        }
+        Err(late) => vec![Err((late.into(), late.to_string())); count],
+    }
+}
+
+fn entries(wanted: Vec<NewTopic>) -> Vec<Vec<NewTopic>> {
+    let mut entries: Vec<Vec<NewTopic>> = Vec::new();
+    let mut size_bytes = limits::CONFIGS_BYTES_MAX;
+    for topic in wanted {
+        let configs = topic.configs.iter().map(|(key, value)| key.len() + value.len());
+        let topic_bytes = configs.sum::<usize>() + name::NAME_LEN_MAX;
+        size_bytes += topic_bytes;
+        match entries.last_mut().filter(|_| size_bytes <= limits::CONFIGS_BYTES_MAX) {
+            Some(entry) => entry.push(topic),
+            None => {
+                size_bytes = topic_bytes;
+                entries.push(vec![topic]);
+            }
+        }
+    }
+    entries
 }
 
 fn translate(ctx: &Context, topic: CreatableTopic) -> Result<NewTopic, Refused> {
@@ -67,8 +120,12 @@ fn translate(ctx: &Context, topic: CreatableTopic) -> Result<NewTopic, Refused> 
         (topic.num_partitions != -1).then_some(topic.num_partitions)
     } else {
         if topic.num_partitions != -1 || topic.replication_factor != -1 {
-            let why = "with a manual assignment, num_partitions and replication_factor must be -1";
-            return Err((ErrorCode::InvalidRequest, why.into()));
+            let why = format!(
+                "with a manual assignment, num_partitions and replication_factor must be -1; they are {} \
+                 and {}",
+                topic.num_partitions, topic.replication_factor
+            );
+            return Err((ErrorCode::InvalidRequest, why));
         }
         Some(check_assignments(ctx, &topic.assignments)?)
     };
@@ -79,12 +136,39 @@ fn translate(ctx: &Context, topic: CreatableTopic) -> Result<NewTopic, Refused> 
         })?;
         Ok((config.name.to_string(), value.to_string()))
     };
-    Ok(NewTopic {
-        name: topic.name.to_string(),
-        partitions,
-        configs: topic.configs.into_iter().map(config).collect::<Result<_, Refused>>()?,
-        owner: None,
-    })
+    // As in Kafka the last value of a key that is named twice holds.
+    let configs: BTreeMap<_, _> =
+        topic.configs.into_iter().map(config).collect::<Result<_, Refused>>()?;
+    let configs: Vec<_> = configs.into_iter().collect();
+    check_configs(configs.iter().map(|(key, value)| (key.as_str(), Some(value.as_str()))))?;
+    Ok(NewTopic { name: topic.name.to_string(), partitions, configs, owner: None })
+}
+
+/// Whether what is to be set for one resource is of a size that can be kept and described.
+pub(super) fn check_configs<'a>(
+    configs: impl Iterator<Item = (&'a str, Option<&'a str>)>,
+) -> Result<(), Refused> {
+    let mut size_bytes = 0;
+    for (key, value) in configs {
+        let value_bytes = value.map_or(0, str::len);
+        if value_bytes > limits::CONFIG_VALUE_BYTES_MAX {
+            let why = format!(
+                "the value of config '{key}' has {value_bytes} bytes, at most {} are allowed",
+                limits::CONFIG_VALUE_BYTES_MAX
+            );
+            return Err((ErrorCode::InvalidConfig, why));
+        }
+        size_bytes += key.len() + value_bytes;
+    }
+    if size_bytes > limits::CONFIGS_BYTES_MAX {
+        let why = format!(
+            "the configs of one resource have {size_bytes} bytes together, at most {} are allowed in \
+             one request",
+            limits::CONFIGS_BYTES_MAX
+        );
+        return Err((ErrorCode::InvalidConfig, why));
+    }
+    Ok(())
 }
 
 fn check_replication(factor: i16) -> Result<(), Refused> {
@@ -92,7 +176,7 @@ fn check_replication(factor: i16) -> Result<(), Refused> {
         -1 | 1 => Ok(()),
         factor if factor < 1 => Err((
             ErrorCode::InvalidReplicationFactor,
-            "replication factor must be larger than 0".into(),
+            format!("replication factor is {factor}, must be larger than 0, or -1 for the default"),
         )),
         factor => Err((
             ErrorCode::InvalidReplicationFactor,
@@ -108,15 +192,20 @@ pub(super) fn check_assignments(
 ) -> Result<i32, Refused> {
     let mut indexes: Vec<i32> = assignments.iter().map(|a| a.partition_index).collect();
     indexes.sort_unstable();
-    if indexes.iter().zip(0_i32..).any(|(index, wanted)| *index != wanted) {
-        let why = "the partitions of a manual assignment must be 0, 1, 2 … without a gap";
-        return Err((ErrorCode::InvalidReplicaAssignment, why.into()));
+    let gap = indexes.iter().zip(0_i32..).find(|(index, wanted)| *index != wanted);
+    if let Some((index, wanted)) = gap {
+        let why = format!(
+            "the partitions of a manual assignment must be 0, 1, 2 … without a gap; {index} stands where \
+             {wanted} should"
+        );
+        return Err((ErrorCode::InvalidReplicaAssignment, why));
     }
     for assignment in assignments {
         check_replicas(ctx, &assignment.broker_ids)?;
     }
-    i32::try_from(assignments.len())
-        .map_err(|_| (ErrorCode::InvalidPartitions, "too many partitions".into()))
+    i32::try_from(assignments.len()).map_err(|_| {
+        (ErrorCode::InvalidPartitions, "a topic has at most 2147483647 partitions".into())
+    })
 }
 
 /// Whether these replicas are what this cluster has: just this broker.

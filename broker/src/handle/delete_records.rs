@@ -1,19 +1,34 @@
-//! DeleteRecords: moves a partition's log start up.
+//! DeleteRecords: moves the log start of partitions up; one command for all of a shard.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use ropewalk_codec::delete_records_request::{DeleteRecordsPartition, DeleteRecordsRequest};
 use ropewalk_codec::delete_records_response::{
     DeleteRecordsPartitionResult, DeleteRecordsResponse, DeleteRecordsTopicResult,
 };
 use ropewalk_shard::command::{Command, ShardCommand};
+use ropewalk_shard::{PartitionId, PartitionLog, Shard, ShardId};
 use uuid::Uuid;
 
-use super::{Call, Close, Context, ErrorCode};
+use super::{Call, Close, Context, ErrorCode, deadline};
 use crate::catalog::TopicView;
+use crate::limits;
 
 /// Stands for the high watermark.
 const ALL: i64 = -1;
+
+/// A partition whose log start is to move.
+#[derive(Debug)]
+struct Move {
+    /// Topic and partition in the response.
+    place: (usize, usize),
+    shard: Arc<Shard>,
+    log: Arc<PartitionLog>,
+    id: PartitionId,
+    offset: i64,
+}
 
 /// Answers the request.
 pub(crate) async fn handle(
@@ -21,41 +36,53 @@ pub(crate) async fn handle(
     call: &Call,
     request: DeleteRecordsRequest,
 ) -> Result<DeleteRecordsResponse, Close> {
+    let mut shards: BTreeMap<ShardId, Vec<Move>> = BTreeMap::new();
     let mut topics = Vec::with_capacity(request.topics.len());
-    for topic in request.topics {
+    for (t, topic) in request.topics.into_iter().enumerate() {
         let view = ctx.topic(&topic.name, Uuid::nil());
         let mut partitions = Vec::with_capacity(topic.partitions.len());
-        for asked in topic.partitions {
-            let moved = match &view {
-                Ok(view) => advance(ctx, view, &asked).await,
+        for (p, asked) in topic.partitions.into_iter().enumerate() {
+            let checked = match &view {
+                Ok(view) => check(ctx, view, &asked, (t, p)),
                 Err(code) => Err(*code),
             };
-            partitions.push(match moved {
-                Ok(low_watermark) => DeleteRecordsPartitionResult {
-                    partition_index: asked.partition_index,
-                    low_watermark,
-                    ..Default::default()
-                },
-                Err(code) => DeleteRecordsPartitionResult {
-                    partition_index: asked.partition_index,
-                    low_watermark: -1,
-                    error_code: call.refuse(code),
-                },
+            let code = match checked {
+                Ok(checked) => {
+                    shards.entry(checked.shard.id()).or_default().push(checked);
+                    ErrorCode::None
+                }
+                Err(code) => code,
+            };
+            partitions.push(DeleteRecordsPartitionResult {
+                partition_index: asked.partition_index,
+                low_watermark: -1,
+                error_code: call.refuse(code),
             });
         }
         topics.push(DeleteRecordsTopicResult { name: topic.name, partitions });
     }
+    let pieces = shards.into_values().flat_map(pieces);
+    for moves in join_all(pieces.map(|moves| advance(moves, request.timeout_ms))).await {
+        for ((t, p), moved) in moves {
+            let result = &mut topics[t].partitions[p];
+            match moved {
+                Ok(low_watermark) => result.low_watermark = low_watermark,
+                Err(code) => result.error_code = call.refuse(code),
+            }
+        }
+    }
     Ok(DeleteRecordsResponse { topics, ..Default::default() })
 }
 
-/// The log start after the move. Moving it to where it is, or below, changes nothing.
-async fn advance(
+/// What is to be done. Moving a log start to where it is, or below, changes nothing and is no error.
+fn check(
     ctx: &Context,
     topic: &TopicView,
     asked: &DeleteRecordsPartition,
-) -> Result<i64, ErrorCode> {
+    place: (usize, usize),
+) -> Result<Move, ErrorCode> {
     let found = ctx.partition(topic, asked.partition_index)?;
-    if !topic.config.deletes() {
+    if topic.config.compacts() && !topic.config.deletes() {
         // Compacted topics keep the last record of every key.
         return Err(ErrorCode::PolicyViolation);
     }
@@ -64,7 +91,32 @@ async fn advance(
     if !(0..=end).contains(&offset) {
         return Err(ErrorCode::OffsetOutOfRange);
     }
-    let command = ShardCommand::AdvanceLogStart(vec![(found.id, offset)]);
-    found.shard.propose(Command::Shard(command)).await?;
-    Ok(found.log.log_start())
+    Ok(Move { place, shard: found.shard, log: found.log, id: found.id, offset })
+}
+
+/// One shard's moves in pieces that are one entry each.
+fn pieces(mut moves: Vec<Move>) -> impl Iterator<Item = Vec<Move>> {
+    std::iter::from_fn(move || {
+        let rest = moves.split_off(moves.len().min(limits::ENTRY_PARTITIONS_MAX));
+        let piece = std::mem::replace(&mut moves, rest);
+        (!piece.is_empty()).then_some(piece)
+    })
+}
+
+/// The log starts after the moves of one shard, by their places.
+async fn advance(
+    moves: Vec<Move>,
+    timeout_ms: i32,
+) -> Vec<((usize, usize), Result<i64, ErrorCode>)> {
+    let offsets = moves.iter().map(|to| (to.id, to.offset)).collect();
+    let command = Command::Shard(ShardCommand::AdvanceLogStart(offsets));
+    let Some(shard) = moves.first().map(|to| Arc::clone(&to.shard)) else { return Vec::new() };
+    let done = deadline::within(timeout_ms, async move { shard.propose(command).await }).await;
+    let failed = match done {
+        Ok(Ok(_)) => None,
+        Ok(Err(error)) => Some(error.into()),
+        Err(late) => Some(late.into()),
+    };
+    let outcome = |to: Move| (to.place, failed.map_or_else(|| Ok(to.log.log_start()), Err));
+    moves.into_iter().map(outcome).collect()
 }

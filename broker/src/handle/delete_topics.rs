@@ -1,13 +1,16 @@
 //! DeleteTopics: by name, or since version 6 by id.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use ropewalk_codec::Str;
 use ropewalk_codec::delete_topics_request::{DeleteTopicState, DeleteTopicsRequest};
 use ropewalk_codec::delete_topics_response::{DeletableTopicResult, DeleteTopicsResponse};
+use ropewalk_shard::TopicId;
 
-use super::{Call, Close, Context, ErrorCode};
-use crate::catalog::TopicView;
+use super::{Call, Close, Context, ErrorCode, deadline};
+use crate::catalog::{TopicError, TopicView};
+use crate::limits;
 
 /// Answers the request.
 pub(crate) async fn handle(
@@ -43,18 +46,52 @@ pub(crate) async fn handle(
         }
         responses.push(answer);
     }
-    if !found.is_empty() {
-        let ids = found.iter().map(|(_, id)| *id).collect();
-        let deleted = ctx.topics.delete(ids).await;
-        for (n, (at, _)) in found.into_iter().enumerate() {
-            let code = match &deleted {
-                Ok(results) => results[n].as_ref().err().map(ErrorCode::from),
-                Err(error) => Some((*error).into()),
-            };
-            responses[at].error_code = call.refuse(code.unwrap_or(ErrorCode::None));
+    let mut named: HashMap<TopicId, usize> = HashMap::new();
+    for (_, id) in &found {
+        *named.entry(*id).or_default() += 1;
+    }
+    found.retain(|(at, id)| {
+        let is_named_once = named[id] == 1;
+        if !is_named_once {
+            let why = "the topic is named more than once in the request";
+            responses[*at].error_code = call.refuse(ErrorCode::InvalidRequest);
+            responses[*at].error_message = Some(why.into());
         }
+        is_named_once
+    });
+    for found in found.chunks(limits::ENTRY_PARTITIONS_MAX) {
+        delete(ctx, call, found, request.timeout_ms, &mut responses).await;
     }
     Ok(DeleteTopicsResponse { responses, ..Default::default() })
+}
+
+/// Deletes the topics, and writes what became of each at its place in the response.
+async fn delete(
+    ctx: &Arc<Context>,
+    call: &Call,
+    found: &[(usize, TopicId)],
+    timeout_ms: i32,
+    responses: &mut [DeletableTopicResult],
+) {
+    let ids: Vec<TopicId> = found.iter().map(|(_, id)| *id).collect();
+    let deleted = {
+        let ctx = Arc::clone(ctx);
+        deadline::within(timeout_ms, async move { ctx.topics.delete(ids).await }).await
+    };
+    for (n, (at, _)) in found.iter().enumerate() {
+        let refused: Option<(ErrorCode, String)> = match &deleted {
+            Ok(Ok(results)) => results[n].as_ref().err().map(|why| (why.into(), why.to_string())),
+            Ok(Err(error)) => {
+                let error = TopicError::from(*error);
+                Some(((&error).into(), error.to_string()))
+            }
+            Err(late) => Some(((*late).into(), late.to_string())),
+        };
+        if let Some((code, why)) = refused {
+            responses[*at].error_code = call.refuse(code);
+            responses[*at].error_message = Some(why.into());
+        }
+    }
 }
 
 fn look_up(ctx: &Context, topic: &DeleteTopicState) -> Result<Arc<TopicView>, (ErrorCode, String)> {

@@ -1,12 +1,17 @@
 //! ListOffsets: the offset that belongs to a timestamp, or to one of the names that negative
 //! timestamps stand for.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ropewalk_codec::list_offsets_request::{ListOffsetsPartition, ListOffsetsRequest};
+use futures_util::future::join_all;
+use ropewalk_codec::list_offsets_request::{
+    ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic,
+};
 use ropewalk_codec::list_offsets_response::{
     ListOffsetsPartitionResponse, ListOffsetsResponse, ListOffsetsTopicResponse,
 };
+use ropewalk_shard::{Shard, ShardId};
 use uuid::Uuid;
 
 use super::partition::Found;
@@ -33,18 +38,16 @@ pub(crate) async fn handle(
     request: ListOffsetsRequest,
 ) -> Result<ListOffsetsResponse, Close> {
     let mut topics = Vec::with_capacity(request.topics.len());
-    for topic in request.topics {
-        let view = ctx.topic(&topic.name, Uuid::nil());
+    let found: Vec<Vec<Result<Found, ErrorCode>>> =
+        request.topics.iter().map(|topic| resolve(ctx, topic)).collect();
+    let barriers = barriers(&found).await;
+    for (topic, found) in request.topics.into_iter().zip(found) {
         let mut partitions = Vec::with_capacity(topic.partitions.len());
-        for asked in topic.partitions {
-            let found = match &view {
-                Ok(view) => ctx.partition(view, asked.partition_index),
-                Err(code) => Err(*code),
-            };
-            let answer = match found {
-                Ok(found) => look_up(found, &asked).await,
-                Err(code) => Err(code),
-            };
+        for (asked, found) in topic.partitions.into_iter().zip(found) {
+            let answer = found.and_then(|found| {
+                barriers.get(&found.shard.id()).copied().unwrap_or(Ok(()))?;
+                look_up(&found, &asked)
+            });
             let mut answer = answer.unwrap_or_else(|code| ListOffsetsPartitionResponse {
                 partition_index: asked.partition_index,
                 error_code: call.refuse(code),
@@ -60,12 +63,35 @@ pub(crate) async fn handle(
     Ok(ListOffsetsResponse { topics, ..Default::default() })
 }
 
-async fn look_up(
-    found: Found,
+fn resolve(ctx: &Context, topic: &ListOffsetsTopic) -> Vec<Result<Found, ErrorCode>> {
+    let view = ctx.topic(&topic.name, Uuid::nil());
+    let resolve = |asked: &ListOffsetsPartition| {
+        let view = view.as_deref().map_err(|code| *code)?;
+        let found = ctx.partition(view, asked.partition_index)?;
+        found.check_epoch(asked.current_leader_epoch)?;
+        Ok(found)
+    };
+    topic.partitions.iter().map(resolve).collect()
+}
+
+/// Waits until everything that was acked before can be read: once for each shard, for all at the same
+/// time.
+async fn barriers(
+    found: &[Vec<Result<Found, ErrorCode>>],
+) -> BTreeMap<ShardId, Result<(), ErrorCode>> {
+    let found = found.iter().flatten().flatten();
+    let shards: BTreeMap<ShardId, &Arc<Shard>> =
+        found.map(|found| (found.shard.id(), &found.shard)).collect();
+    let passed = shards.into_iter().map(|(id, shard)| async move {
+        (id, shard.read_barrier().await.map_err(ErrorCode::from))
+    });
+    join_all(passed).await.into_iter().collect()
+}
+
+fn look_up(
+    found: &Found,
     asked: &ListOffsetsPartition,
 ) -> Result<ListOffsetsPartitionResponse, ErrorCode> {
-    found.check_epoch(asked.current_leader_epoch)?;
-    found.shard.read_barrier().await?;
     let log = &found.log;
     let (offset, timestamp) = match asked.timestamp {
         LATEST => (log.high_watermark(), -1),

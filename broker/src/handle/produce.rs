@@ -4,6 +4,10 @@
 //! so that a producer's sequences arrive in order; the second waits for the outcome, and several
 //! may wait at once. acks=1 is answered like all; acks=0 is never answered, and on an error the
 //! connection is closed so that the client notices.
+//!
+//! A client waits for `timeout_ms`. What was proposed by then is REQUEST_TIMED_OUT, which means that
+//! it may still be stored; it keeps its share of the memory for requests until that is decided. With
+//! acks=0 nobody waits, and the only limit is what the connection may have under way.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,11 +21,13 @@ use ropewalk_codec::produce_response::{
 };
 use ropewalk_shard::command::Append;
 use ropewalk_shard::handle::AppendResult;
-use ropewalk_shard::state::Appended;
+use ropewalk_shard::limits::{BATCH_BYTES_MAX, ENTRY_BYTES_MAX};
+use ropewalk_shard::state::{AppendRefusal, Appended};
 use ropewalk_shard::{Shard, ShardId};
 use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
 
-use super::{Call, Close, Context, ErrorCode, error};
+use super::{Call, Close, Context, ErrorCode, deadline, error};
 use crate::catalog::TopicView;
 use crate::clock;
 
@@ -32,6 +38,9 @@ const ZSTD_SINCE: i16 = 7;
 #[derive(Debug)]
 pub(crate) struct Proposed {
     acks: i16,
+    /// When the client stops waiting; never with acks=0.
+    due: Option<Instant>,
+    timeout_ms: i32,
     response: ProduceResponse,
     waiting: Vec<Waiting>,
 }
@@ -58,18 +67,23 @@ pub(crate) async fn propose(
     call: &Call,
     request: ProduceRequest,
 ) -> Result<Proposed, Close> {
-    let acks = request.acks;
+    let (acks, timeout_ms) = (request.acks, request.timeout_ms);
+    let due = (acks != 0).then(|| Instant::now() + deadline::patience(timeout_ms));
+    let proposed =
+        |acks, response, waiting| Ok(Proposed { acks, due, timeout_ms, response, waiting });
     if !matches!(acks, -1..=1) {
-        let response = refuse_all(call, request, ErrorCode::InvalidRequiredAcks);
-        return Ok(Proposed { acks: -1, response, waiting: Vec::new() });
+        let why = format!("acks is {acks}, must be 0, 1 or -1 (all)");
+        let response = refuse_all(call, request, ErrorCode::InvalidRequiredAcks, &why);
+        return proposed(-1, response, Vec::new());
     }
-    if request.transactional_id.is_some() {
-        let response = refuse_all(call, request, ErrorCode::InvalidTxnState);
-        return Ok(Proposed { acks, response, waiting: Vec::new() });
+    if let Some(id) = &request.transactional_id {
+        let why = format!("transactions are not served yet (transactional.id is '{id}')");
+        let response = refuse_all(call, request, ErrorCode::InvalidTxnState, &why);
+        return proposed(acks, response, Vec::new());
     }
-    if ctx.node.tail_budget().wait_below().await.is_err() {
-        let response = refuse_all(call, request, ErrorCode::KafkaStorageError);
-        return Ok(Proposed { acks, response, waiting: Vec::new() });
+    if let Err((code, why)) = room(ctx, due, timeout_ms).await {
+        let response = refuse_all(call, request, code, &why);
+        return proposed(acks, response, Vec::new());
     }
     let now_ms = clock::now_ms();
     let mut shards: BTreeMap<ShardId, ToShard> = BTreeMap::new();
@@ -103,27 +117,83 @@ pub(crate) async fn propose(
             partition_responses: answers,
         });
     }
-    let waiting = shards
-        .into_values()
-        .map(|to| Waiting { answer: to.shard.append(to.items), places: to.places });
-    Ok(Proposed { acks, response, waiting: waiting.collect() })
+    let waiting = shards.into_values().flat_map(appends).collect();
+    proposed(acks, response, waiting)
+}
+
+/// Waits for room in the memory for records that are not written to segments yet.
+async fn room(
+    ctx: &Context,
+    due: Option<Instant>,
+    timeout_ms: i32,
+) -> Result<(), (ErrorCode, String)> {
+    let below = ctx.node.tail_budget().wait_below();
+    let waited = match due {
+        Some(due) => timeout_at(due, below).await,
+        None => Ok(below.await),
+    };
+    match waited {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(full)) => Err((ErrorCode::KafkaStorageError, full.to_string())),
+        Err(_) => {
+            let why = format!(
+                "nothing was stored: the memory for records that wait for the disk was full for \
+                 timeout_ms={timeout_ms}"
+            );
+            Err((ErrorCode::RequestTimedOut, why))
+        }
+    }
+}
+
+/// Proposes one shard's batches, in their order, in pieces of an entry's size: a request may bring
+/// many batches, and an entry is bounded.
+fn appends(to: ToShard) -> Vec<Waiting> {
+    let mut waiting = Vec::new();
+    let (mut items, mut places, mut size_bytes) = (Vec::new(), Vec::new(), 0);
+    for (item, place) in to.items.into_iter().zip(to.places) {
+        let item_bytes = item.batch.len();
+        if size_bytes + item_bytes > ENTRY_BYTES_MAX && !items.is_empty() {
+            let answer = to.shard.append(std::mem::take(&mut items));
+            waiting.push(Waiting { places: std::mem::take(&mut places), answer });
+            size_bytes = 0;
+        }
+        size_bytes += item_bytes;
+        items.push(item);
+        places.push(place);
+    }
+    waiting.push(Waiting { places, answer: to.shard.append(items) });
+    waiting
 }
 
 impl Proposed {
     /// Waits for the outcome; `None` where the client wants no answer.
     pub(crate) async fn outcome(mut self, call: &Call) -> Result<Option<ProduceResponse>, Close> {
-        for waiting in self.waiting {
-            let answer = waiting.answer.await;
+        for mut waiting in self.waiting {
+            let answer = match self.due {
+                Some(due) => match timeout_at(due, &mut waiting.answer).await {
+                    Ok(answer) => answer,
+                    Err(_) => {
+                        let places = &waiting.places;
+                        expire(call, &mut self.response, places, self.timeout_ms);
+                        call.keep_frame_until(waiting.answer);
+                        continue;
+                    }
+                },
+                None => waiting.answer.await,
+            };
             let answer = answer.unwrap_or(Err(ropewalk_shard::ProposeError::Stopped));
-            let results = match answer {
-                Ok(results) => results.into_iter().map(|r| r.map_err(Into::into)).collect(),
-                Err(error) => vec![Err(ErrorCode::from(error)); waiting.places.len()],
+            let results: Vec<Result<Appended, (ErrorCode, String)>> = match answer {
+                Ok(results) => {
+                    let said = |why: AppendRefusal| (why.into(), why.to_string());
+                    results.into_iter().map(|result| result.map_err(said)).collect()
+                }
+                Err(error) => vec![Err((error.into(), error.to_string())); waiting.places.len()],
             };
             for ((t, p, stamps), result) in waiting.places.into_iter().zip(results) {
                 let place = &mut self.response.responses[t].partition_responses[p];
                 *place = match result {
                     Ok(appended) => accepted(place.index, &appended, stamps),
-                    Err(code) => refused(call, place.index, code, None),
+                    Err((code, why)) => refused(call, place.index, code, Some(why)),
                 };
             }
         }
@@ -149,10 +219,12 @@ fn take(
     let index = data.index;
     let found = ctx.partition(topic, index).map_err(|code| refused(call, index, code, None))?;
     let bytes = data.records.single().unwrap_or_default();
-    let rules = topic.config.rules(call.version >= ZSTD_SINCE);
+    let mut rules = topic.config.rules(call.version >= ZSTD_SINCE);
+    rules.size_bytes_max = rules.size_bytes_max.min(BATCH_BYTES_MAX);
     let checked = check(bytes, &rules, now_ms).map_err(|why| not_accepted(call, index, &why))?;
     if checked.header.is_transactional() {
-        return Err(refused(call, index, ErrorCode::InvalidTxnState, None));
+        let why = "the batch belongs to a transaction, and transactions are not served yet";
+        return Err(refused(call, index, ErrorCode::InvalidTxnState, Some(why.into())));
     }
     let append = Append { partition: found.id, batch: owned(checked.bytes, call.size_bytes) };
     Ok((found.shard, append, topic.config.stamps_append_time()))
@@ -206,16 +278,90 @@ fn not_accepted(call: &Call, index: i32, refusal: &Refusal) -> PartitionProduceR
     answer
 }
 
-fn refuse_all(call: &Call, request: ProduceRequest, code: ErrorCode) -> ProduceResponse {
+/// The client's time is over, and the outcome is not known.
+fn expire(
+    call: &Call,
+    response: &mut ProduceResponse,
+    places: &[(usize, usize, bool)],
+    timeout_ms: i32,
+) {
+    for (t, p, _) in places {
+        let place = &mut response.responses[*t].partition_responses[*p];
+        let why = format!("not durable within timeout_ms={timeout_ms}; it may still be stored");
+        *place = refused(call, place.index, ErrorCode::RequestTimedOut, Some(why));
+    }
+}
+
+fn refuse_all(call: &Call, request: ProduceRequest, code: ErrorCode, why: &str) -> ProduceResponse {
     let topic = |topic: TopicProduceData| TopicProduceResponse {
         name: topic.name,
         topic_id: topic.topic_id,
         partition_responses: topic
             .partition_data
             .into_iter()
-            .map(|data| refused(call, data.index, code, None))
+            .map(|data| refused(call, data.index, code, Some(why.to_owned())))
             .collect(),
     };
     let responses = request.topic_data.into_iter().map(topic).collect();
     ProduceResponse { responses, ..Default::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use ropewalk_codec::ApiKey;
+
+    use super::*;
+    use crate::listen::{Lane, Lanes};
+
+    fn proposed(acks: i16, timeout_ms: i32) -> (Proposed, oneshot::Sender<AppendResult>) {
+        let (done, answer) = oneshot::channel();
+        let part = PartitionProduceResponse { index: 3, ..Default::default() };
+        let topic = TopicProduceResponse { partition_responses: vec![part], ..Default::default() };
+        let proposed = Proposed {
+            acks,
+            due: (acks != 0).then(|| Instant::now() + deadline::patience(timeout_ms)),
+            timeout_ms,
+            response: ProduceResponse { responses: vec![topic], ..Default::default() },
+            waiting: vec![Waiting { places: vec![(0, 0, false)], answer }],
+        };
+        (proposed, done)
+    }
+
+    /// What it was told is "perhaps", and its memory is counted until that is decided.
+    #[tokio::test]
+    async fn a_client_whose_time_is_over_is_told_that_nobody_knows() {
+        let lanes = Lanes::new(1000);
+        let free = lanes.free_bytes();
+        let call = Call::of_test(ApiKey::Produce, lanes.acquire(Lane::Bulk, 700).await);
+        let (proposed, done) = proposed(-1, 30);
+        let answer = proposed.outcome(&call).await.expect("answered").expect("with a response");
+        let part = &answer.responses[0].partition_responses[0];
+        assert_eq!((part.index, part.error_code), (3, ErrorCode::RequestTimedOut.code()));
+        assert_eq!(part.base_offset, -1);
+        let why = part.error_message.as_deref().unwrap_or_default();
+        assert!(why.contains("timeout_ms=30") && why.contains("may still be stored"), "{why}");
+
+        drop(call);
+        tokio::task::yield_now().await;
+        assert_eq!(lanes.free_bytes(), free - 700, "the batch is still in the queue");
+        drop(done);
+        while lanes.free_bytes() < free {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn with_acks_0_nobody_waits_and_nothing_is_over() {
+        let call = Call::of_test(ApiKey::Produce, Default::default());
+        let (proposed, done) = proposed(0, 1);
+        let answer = tokio::spawn(async move { proposed.outcome(&call).await });
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(!answer.is_finished(), "the connection is not closed by a slow disk");
+        done.send(Ok(vec![Err(ropewalk_shard::state::AppendRefusal::NoSuchPartition)]))
+            .expect("it waits");
+        let closed = answer.await.expect("it ends");
+        assert!(matches!(closed, Err(Close::Unanswerable { code: 3 })), "{closed:?}");
+    }
 }
