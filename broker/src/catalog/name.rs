@@ -3,6 +3,17 @@
 /// The longest topic name, in bytes. Kafka's limit: a directory name has to hold it.
 pub const NAME_LEN_MAX: usize = 249;
 
+/// Names under which Kafka keeps its own state. No topic has them here: that state is in the shards,
+/// and a topic of that name would be an ordinary, empty one.
+const RESERVED: [&str; 4] =
+    ["__consumer_offsets", "__transaction_state", "__share_group_state", "__cluster_metadata"];
+
+/// Whether Kafka keeps its own state under this name.
+#[must_use]
+pub fn is_reserved(name: &str) -> bool {
+    RESERVED.contains(&name)
+}
+
 /// Whether `name` may name a topic.
 ///
 /// # Errors
@@ -14,8 +25,14 @@ pub fn check(name: &str) -> Result<(), String> {
     if name == "." || name == ".." {
         return Err(format!("a topic must not be named '{name}'"));
     }
-    if name.len() > NAME_LEN_MAX {
-        let len = name.len();
+    if is_reserved(name) {
+        return Err(format!(
+            "'{name}' is a name that Kafka keeps for itself; there is no such topic here, and the offsets \
+             of groups are read by the admin API (OffsetFetch)"
+        ));
+    }
+    let len = name.chars().count();
+    if len > NAME_LEN_MAX {
         return Err(format!("a topic name has at most {NAME_LEN_MAX} characters, this has {len}"));
     }
     let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
@@ -33,10 +50,21 @@ mod tests {
 
     #[test]
     fn legal_names_pass_and_others_are_told_why() {
-        for name in ["a", "my-topic", "A.b_c-9", &"x".repeat(249)] {
+        for name in ["a", "__consumer_offsets2", "my-topic", "A.b_c-9", &"x".repeat(249)] {
             assert_eq!(check(name), Ok(()), "{name}");
         }
-        for name in ["", ".", "..", "a b", "ä", "a/b", "a\n", &"x".repeat(250)] {
+        for name in [
+            "",
+            ".",
+            "..",
+            "__consumer_offsets",
+            "__transaction_state",
+            "a b",
+            "ä",
+            "a/b",
+            "a\n",
+            &"x".repeat(250),
+        ] {
             assert!(check(name).is_err(), "{name:?}");
         }
     }

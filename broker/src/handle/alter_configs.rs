@@ -17,9 +17,10 @@ use ropewalk_shard::BrokerId;
 use ropewalk_shard::command::ConfigResource;
 use uuid::Uuid;
 
+use super::create_topics::check_configs;
 use super::describe_configs::{BROKER, GROUP, TOPIC};
 use super::{Call, Close, Context, ErrorCode};
-use crate::settings;
+use crate::{limits, settings};
 
 type Refused = (ErrorCode, String);
 type Changes = Vec<(String, Option<String>)>;
@@ -87,14 +88,33 @@ async fn alter(
     validate_only: bool,
 ) -> Result<(), Refused> {
     let (resource, changes) = changes?;
+    check_configs(changes.iter().map(|(key, value)| (key.as_str(), value.as_deref())))?;
     for (key, value) in &changes {
         validate(&resource, key, value.as_deref())?;
     }
+    check_room(ctx, &resource)?;
     if validate_only || changes.is_empty() {
         return Ok(());
     }
     let altered = ctx.topics.alter_configs(resource, changes).await;
     altered.map_err(|error| ((&error).into(), error.to_string()))
+}
+
+/// Groups need not exist to be configured, so there is a bound on how many are.
+fn check_room(ctx: &Context, resource: &ConfigResource) -> Result<(), Refused> {
+    let ConfigResource::Group(_) = resource else { return Ok(()) };
+    let state = ctx.node.catalog().state();
+    let Some(catalog) = &state.catalog else { return Ok(()) };
+    let is_group = |known: &&ConfigResource| matches!(known, ConfigResource::Group(_));
+    let configured = catalog.configs.keys().filter(is_group).count();
+    if !catalog.configs.contains_key(resource) && configured >= limits::CONFIGURED_GROUPS_MAX {
+        let why = format!(
+            "{configured} groups have configs of their own, at most {} may; delete those of some groups",
+            limits::CONFIGURED_GROUPS_MAX
+        );
+        return Err((ErrorCode::PolicyViolation, why));
+    }
+    Ok(())
 }
 
 fn resolve(ctx: &Context, kind: i8, name: &Str) -> Result<ConfigResource, Refused> {
@@ -113,6 +133,11 @@ fn resolve(ctx: &Context, kind: i8, name: &Str) -> Result<ConfigResource, Refuse
         }
         GROUP if name.is_empty() => {
             Err((ErrorCode::InvalidRequest, "a group must have a name".into()))
+        }
+        GROUP if name.len() > limits::GROUP_ID_BYTES_MAX => {
+            let (len, max) = (name.len(), limits::GROUP_ID_BYTES_MAX);
+            let why = format!("the name of the group has {len} bytes, at most {max} are allowed");
+            Err((ErrorCode::InvalidRequest, why))
         }
         GROUP => Ok(ConfigResource::Group(name.to_string())),
         kind => Err((

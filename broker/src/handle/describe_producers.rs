@@ -29,7 +29,7 @@ pub(crate) async fn handle(
             Err(code) => PartitionResponse {
                 partition_index,
                 error_code: call.refuse(code),
-                error_message: Some(Str::from_static("this broker does not lead it")),
+                error_message: Some(Str::from_static(code.name())),
                 ..Default::default()
             },
         };

@@ -1,5 +1,6 @@
 //! DescribeQuorum: who agrees on the metadata (KIP-595). That is the catalog shard; Kafka calls
-//! its log `__cluster_metadata`.
+//! its log `__cluster_metadata`. What is not known here has the protocol's value for that, -1: the
+//! offsets are those of Kafka's own log, and a voter that is alone fetches from nobody.
 
 use std::sync::Arc;
 
@@ -11,9 +12,11 @@ use ropewalk_codec::describe_quorum_response::{
 };
 
 use super::{Call, Close, Context, ErrorCode};
-use crate::clock;
 
 const METADATA_TOPIC: &str = "__cluster_metadata";
+
+/// An offset or a time that is not known.
+const UNKNOWN: i64 = -1;
 
 /// The first version with words for where the voters listen (KIP-853).
 const NODES_SINCE: i16 = 2;
@@ -30,7 +33,7 @@ pub(crate) async fn handle(
     });
     let (host, port) = ctx.endpoint(&call.peer);
     let listener = Listener {
-        name: Str::from_static("CONTROLLER"),
+        name: Str::from(&*call.peer.listener),
         host,
         port: u16::try_from(port).unwrap_or_default(),
     };
@@ -57,21 +60,18 @@ fn quorum(
         };
     }
     let catalog = ctx.node.catalog();
-    let end = catalog.state().catalog.as_ref().map_or(0, |catalog| catalog.revision);
-    let end = i64::try_from(end).unwrap_or(i64::MAX);
-    let now_ms = clock::now_ms();
     let voter = ReplicaState {
         replica_id: ctx.broker_id,
-        log_end_offset: end,
-        last_fetch_timestamp: now_ms,
-        last_caught_up_timestamp: now_ms,
+        log_end_offset: UNKNOWN,
+        last_fetch_timestamp: UNKNOWN,
+        last_caught_up_timestamp: UNKNOWN,
         ..Default::default()
     };
     PartitionData {
         partition_index,
         leader_id: if catalog.leading().is_some() { ctx.broker_id } else { -1 },
         leader_epoch: catalog.leading().map_or(-1, |term| i32::try_from(term).unwrap_or(i32::MAX)),
-        high_watermark: end,
+        high_watermark: UNKNOWN,
         current_voters: vec![voter],
         ..Default::default()
     }

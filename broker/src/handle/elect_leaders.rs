@@ -22,13 +22,19 @@ pub(crate) async fn handle(
     let topic = |asked: ropewalk_codec::elect_leaders_request::TopicPartitions| {
         let partition = |partition_id: i32, found: Result<Found, ErrorCode>| {
             let (code, why) = match found {
-                Ok(_) => (ErrorCode::ElectionNotNeeded, "the leader is the preferred one already"),
-                Err(code) => (code, "there is no such partition"),
+                Ok(_) => (
+                    ErrorCode::ElectionNotNeeded,
+                    Str::from_static("the leader is the preferred one already"),
+                ),
+                Err(code) => {
+                    let why = format!("partition {}-{partition_id}: {}", asked.topic, code.name());
+                    (code, Str::from(why))
+                }
             };
             PartitionResult {
                 partition_id,
                 error_code: call.refuse(code),
-                error_message: Some(Str::from_static(why)),
+                error_message: Some(why),
             }
         };
         let partition_result =

@@ -49,6 +49,14 @@ fn find(ctx: &Context, call: &Call, key_type: i8, key: Str) -> Coordinator {
     let found = code == ErrorCode::None;
     let node_id = if found { ctx.broker_id } else { -1 };
     let (host, port) = if found { ctx.endpoint(&call.peer) } else { (Str::new(), -1) };
-    let error_message = Some(Str::from_static(code.name()));
+    let error_message = Some(match key_type {
+        GROUP | TRANSACTION if found => Str::from_static(code.name()),
+        GROUP | TRANSACTION => {
+            Str::from(format!("the shard of '{key}' is not led by this broker now; ask again"))
+        }
+        _ => Str::from(format!(
+            "key type {key_type} is not served: 0 is a group, 1 a transactional id"
+        )),
+    });
     Coordinator { key, node_id, host, port, error_code: call.refuse(code), error_message }
 }

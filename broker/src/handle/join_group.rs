@@ -30,10 +30,16 @@ pub(crate) async fn handle(
     request: JoinGroupRequest,
 ) -> Result<JoinGroupResponse, Close> {
     let group = request.group_id.to_string();
-    let reply = ctx.groups.join(&group, join(call, request)).await;
+    let join = join(call, request);
+    // The wait may last as long as the group's longest rebalance timeout.
+    call.release_frame();
+    let reply = ctx.groups.join(&group, join).await;
     Ok(match reply {
         Reply::Joined(joined) => accepted(joined),
-        Reply::NotJoined { member_id, refusal } => refused(call, member_id, refusal),
+        Reply::NotJoined { member_id, refusal } => {
+            ctx.log_group_refusal(call, &group, refusal);
+            refused(call, member_id, refusal)
+        }
         Reply::Synced(_) | Reply::NotSynced(_) => {
             refused(call, String::new(), Refusal::NotAvailable)
         }

@@ -1,5 +1,6 @@
 //! Metadata: which topics there are and who leads their partitions.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ropewalk_codec::Str;
@@ -8,9 +9,10 @@ use ropewalk_codec::metadata_response::{
     MetadataResponse, MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
 };
 use ropewalk_shard::TopicId;
+use ropewalk_shard::state::catalog::Refusal;
 
 use super::{Call, Close, Context, ErrorCode, operations};
-use crate::catalog::{NewTopic, TopicView};
+use crate::catalog::{NewTopic, TopicError, TopicView, name};
 
 /// The first version in which a client says whether it wants topics to be made.
 const AUTO_CREATION_SINCE: i16 = 4;
@@ -32,7 +34,7 @@ pub(crate) async fn handle(
         let create = ctx.settings.auto_create_topics()
             && (call.version < AUTO_CREATION_SINCE || request.allow_auto_topic_creation);
         if create {
-            create_missing(ctx, &asked).await;
+            create_missing(ctx, call, &asked).await;
         }
         asked.into_iter().map(|topic| answer(ctx, call, topic, operations)).collect()
     };
@@ -53,9 +55,9 @@ pub(crate) async fn handle(
 }
 
 /// Makes the topics that are asked for by name and are not there; what fails is said in the answer.
-async fn create_missing(ctx: &Context, asked: &[MetadataRequestTopic]) {
-    let missing = asked.iter().filter_map(|topic| topic.name.as_ref());
-    let missing = missing.filter(|name| ctx.view.by_name(name).is_none());
+async fn create_missing(ctx: &Context, call: &Call, asked: &[MetadataRequestTopic]) {
+    let missing: BTreeSet<_> = asked.iter().filter_map(|topic| topic.name.as_ref()).collect();
+    let missing = missing.into_iter().filter(|name| ctx.view.by_name(name).is_none());
     let wanted: Vec<NewTopic> = missing
         .map(|name| NewTopic {
             name: name.to_string(),
@@ -74,7 +76,9 @@ async fn create_missing(ctx: &Context, asked: &[MetadataRequestTopic]) {
                 partitions = created.partitions,
                 "made on first use"
             ),
-            Err(error) => tracing::debug!(topic = topic.name, %error, "not made"),
+            // Another client was faster.
+            Err(TopicError::Refused(Refusal::TopicExists { .. })) => {}
+            Err(error) => ctx.log_refusal(call, &format!("topic {}", topic.name), &error),
         }
     }
 }
@@ -90,8 +94,10 @@ fn answer(
         (ctx.view.by_id(TopicId(asked.topic_id)), ErrorCode::UnknownTopicId)
     } else {
         let name = asked.name.as_deref().unwrap_or_default();
-        let code = match crate::catalog::name::check(name) {
+        let code = match name::check(name) {
             Ok(()) => ErrorCode::UnknownTopicOrPartition,
+            // Tools ask whether these are there, and the answer is no.
+            Err(_) if name::is_reserved(name) => ErrorCode::UnknownTopicOrPartition,
             Err(_) => ErrorCode::InvalidTopicException,
         };
         (ctx.view.by_name(name), code)

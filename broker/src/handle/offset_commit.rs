@@ -1,5 +1,6 @@
 //! OffsetCommit: how far a group has got. Durable when it is answered (O3).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ropewalk_codec::Str;
@@ -14,8 +15,8 @@ use ropewalk_shard::{PartitionId, TopicId};
 
 use super::{Call, Close, Context, ErrorCode};
 use crate::catalog::TopicView;
-use crate::clock;
 use crate::group::Refusal;
+use crate::{clock, limits};
 
 /// From here on topics are named by id.
 const TOPIC_IDS_FROM: i16 = 10;
@@ -39,20 +40,49 @@ pub(crate) async fn handle(
     let retention_ms = Some(request.retention_time_ms).filter(|ms| *ms >= 0);
     let expires_ms = retention_ms.map(|ms| clock::now_ms().saturating_add(ms));
 
-    let checked: Vec<Vec<Checked>> =
+    let mut checked: Vec<Vec<Checked>> =
         request.topics.iter().map(|topic| check(ctx, call, topic, expires_ms)).collect();
-    let offsets: Vec<_> = checked.iter().flatten().flatten().cloned().collect();
-    let code = if offsets.is_empty() {
-        ErrorCode::None
-    } else {
-        match ctx.groups.commit(&request.group_id, claim, offsets).await {
-            Ok(()) => ErrorCode::None,
-            Err(refusal) => refused(call, refusal),
+    // Of a partition that is named twice the last offset holds, as if they came one after the other.
+    let accepted: BTreeMap<_, _> = checked.iter().flatten().flatten().cloned().collect();
+    let mut refused = BTreeMap::new();
+    for offsets in entries(accepted) {
+        let ids: Vec<PartitionId> = offsets.iter().map(|(id, _)| *id).collect();
+        if let Err(refusal) = ctx.groups.commit(&request.group_id, claim.clone(), offsets).await {
+            ctx.log_group_refusal(call, &request.group_id, refusal);
+            let code = code_of(call, refusal);
+            refused.extend(ids.into_iter().map(|id| (id, code)));
         }
-    };
+    }
+    for partition in checked.iter_mut().flatten() {
+        if let Ok((id, _)) = partition
+            && let Some(code) = refused.get(id)
+        {
+            *partition = Err(*code);
+        }
+    }
     let topics = request.topics.into_iter().zip(checked);
-    let topics = topics.map(|(topic, checked)| answer(call, topic, checked, code)).collect();
+    let topics = topics.map(|(topic, checked)| answer(call, topic, checked)).collect();
     Ok(OffsetCommitResponse { topics, ..Default::default() })
+}
+
+/// Cuts a commit into pieces that are one entry each. Few commits are larger than one.
+fn entries(
+    offsets: BTreeMap<PartitionId, OffsetCommit>,
+) -> impl Iterator<Item = Vec<(PartitionId, OffsetCommit)>> {
+    /// What an offset takes in an entry beside its note.
+    const OFFSET_BYTES: usize = 64;
+    let mut offsets = offsets.into_iter().peekable();
+    std::iter::from_fn(move || {
+        let mut size_bytes = 0;
+        let mut entry = Vec::new();
+        while let Some(next) = offsets.next_if(|(_, next)| {
+            size_bytes += OFFSET_BYTES + next.metadata.len();
+            entry.is_empty() || size_bytes <= limits::COMMIT_BYTES_MAX
+        }) {
+            entry.push(next);
+        }
+        (!entry.is_empty()).then_some(entry)
+    })
 }
 
 fn check(
@@ -68,7 +98,8 @@ fn check(
     };
     let check = |partition: &OffsetCommitRequestPartition| {
         let (id, commit) = of_partition(view.as_deref().map_err(|code| *code)?, partition)?;
-        if commit.metadata.len() > ctx.groups.metadata_bytes_max() {
+        // In Kafka's units, which are those of Java's strings.
+        if commit.metadata.encode_utf16().count() > ctx.groups.metadata_units_max() {
             return Err(ErrorCode::OffsetMetadataTooLarge);
         }
         Ok((id, OffsetCommit { expires_ms, ..commit }))
@@ -88,28 +119,48 @@ fn of_partition(view: &TopicView, partition: &OffsetCommitRequestPartition) -> C
     Ok((id, commit))
 }
 
-fn refused(call: &Call, refusal: Refusal) -> ErrorCode {
+fn code_of(call: &Call, refusal: Refusal) -> ErrorCode {
     if refusal == Refusal::NoSuchGroup && call.version < UNKNOWN_GROUP_FROM {
         return ErrorCode::IllegalGeneration;
     }
     refusal.into()
 }
 
-/// `code` is the group's word on what passed the check.
 fn answer(
     call: &Call,
     topic: OffsetCommitRequestTopic,
     checked: Vec<Checked>,
-    code: ErrorCode,
 ) -> OffsetCommitResponseTopic {
     let partitions = topic.partitions.iter().zip(checked);
     let partitions = partitions.map(|(partition, checked)| OffsetCommitResponsePartition {
         partition_index: partition.partition_index,
-        error_code: call.refuse(checked.err().unwrap_or(code)),
+        error_code: call.refuse(checked.err().unwrap_or(ErrorCode::None)),
     });
     OffsetCommitResponseTopic {
         partitions: partitions.collect(),
         name: topic.name,
         topic_id: topic.topic_id,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ropewalk_shard::TopicId;
+
+    use super::*;
+
+    #[test]
+    fn r1_a_commit_of_any_size_is_entries_of_a_bounded_one() {
+        let offset = |index| {
+            let id = PartitionId { topic: TopicId::random(), index };
+            let metadata = "x".repeat(4096);
+            (id, OffsetCommit { offset: 1, leader_epoch: -1, metadata, expires_ms: None })
+        };
+        let all: BTreeMap<_, _> = (0..1000).map(offset).collect();
+        let entries: Vec<_> = entries(all.clone()).collect();
+        assert_eq!(entries.len(), 4);
+        assert!(entries.iter().all(|entry| entry.len() * 4096 <= limits::COMMIT_BYTES_MAX));
+        let together: BTreeMap<_, _> = entries.into_iter().flatten().collect();
+        assert_eq!(together, all, "none is lost");
     }
 }

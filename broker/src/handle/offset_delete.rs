@@ -1,5 +1,6 @@
 //! OffsetDelete: an administrator forgets offsets of topics that the group does not read.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ropewalk_codec::offset_delete_request::{OffsetDeleteRequest, OffsetDeleteRequestTopic};
@@ -21,7 +22,10 @@ pub(crate) async fn handle(
         .topics
         .iter()
         .zip(&known)
-        .map(|(topic, ids)| (topic.name.to_string(), ids.iter().flatten().copied().collect()))
+        .map(|(topic, ids)| {
+            let once: BTreeSet<PartitionId> = ids.iter().flatten().copied().collect();
+            (topic.name.to_string(), once.into_iter().collect())
+        })
         .collect();
     let is_read = match ctx.groups.delete_offsets(&request.group_id, &topics).await {
         Ok(is_read) => is_read,

@@ -23,14 +23,20 @@ pub(crate) async fn handle(
         error_code: call.refuse(refusal),
         ..Default::default()
     };
-    Ok(match ctx.groups.sync(&group, sync(request)).await {
+    let sync = sync(request);
+    // It waits for the leader's assignment.
+    call.release_frame();
+    Ok(match ctx.groups.sync(&group, sync).await {
         Reply::Synced(synced) => SyncGroupResponse {
             protocol_type: synced.protocol_type.map(Str::from),
             protocol_name: synced.protocol.map(Str::from),
             assignment: synced.assignment,
             ..Default::default()
         },
-        Reply::NotSynced(refusal) => refused(refusal),
+        Reply::NotSynced(refusal) => {
+            ctx.log_group_refusal(call, &group, refusal);
+            refused(refusal)
+        }
         Reply::Joined(_) | Reply::NotJoined { .. } => refused(Refusal::NotAvailable),
     })
 }
