@@ -40,6 +40,8 @@ pub mod error;
 pub(crate) mod metrics;
 pub(crate) mod operations;
 pub(crate) mod partition;
+mod deadline;
+mod logged;
 mod api_versions;
 mod metadata;
 mod describe_cluster;
@@ -107,6 +109,8 @@ pub struct Context {
     pub answers: Budget,
     pub(crate) producer_ids: init_producer_id::ProducerIds,
     pub(crate) metrics: Metrics,
+    /// Keeps clients from filling the log with what they are refused.
+    pub(crate) refusals: LogLimit,
 }
 
 /// The circumstances of one request.
