@@ -67,6 +67,7 @@ mod describe_groups;
 mod list_groups;
 mod delete_groups;
 mod offset_delete;
+mod consumer_group_heartbeat;
 mod describe_configs;
 mod alter_configs;
 mod list_config_resources;
@@ -293,6 +294,12 @@ static ROUTES: &[Route] = &[
         describe_producers::handle
     ),
     route!(
+        consumer_group_heartbeat_request::ConsumerGroupHeartbeatRequest,
+        0..=1,
+        Alone,
+        consumer_group_heartbeat::handle
+    ),
+    route!(
         list_config_resources_request::ListConfigResourcesRequest,
         0..=1,
         Alone,
@@ -354,6 +361,29 @@ impl Service for Arc<Context> {
         } else {
             Err(Close::NotServed { api, version })
         }
+    }
+
+    fn check_size(&self, key: i16, size_bytes: usize) -> Result<(), Close> {
+        let api = match ApiKey::from_i16(key) {
+            Some(api @ (ApiKey::JoinGroup | ApiKey::SyncGroup)) => api,
+            Some(_) | None => return Ok(()),
+        };
+        let size_bytes_max = limits::GROUP_FRAME_BYTES_MAX;
+        if size_bytes > size_bytes_max {
+            return Err(Close::RequestTooLarge { api, size_bytes, size_bytes_max });
+        }
+        Ok(())
+    }
+}
+
+/// What a small request of this API may wait for.
+fn lane(api: ApiKey) -> Lane {
+    if api == ApiKey::Produce {
+        Lane::Bulk
+    } else if api == ApiKey::Fetch {
+        Lane::Fetch
+    } else {
+        Lane::Small
     }
 }
 
