@@ -10,6 +10,7 @@ use crate::admin::measured::{Storage, StorageMetrics};
 use crate::admin::{About, AboutSettings, Condition, Kind, Open, Recovery, Source};
 use crate::clock;
 use crate::figures::{QueueReport, Report};
+use crate::handle::Context;
 use crate::settings::Settings;
 
 const DAMAGED_SHARDS: &str = "shards are damaged and serve nothing until `ropewalk-broker repair`";
@@ -137,13 +138,17 @@ impl Source for Status {
 
     fn queues(&self) -> Option<Report> {
         let Open { context, figures, .. } = self.parts()?;
-        Some(figures.report(&context.node, &context.view, clock::now_ms()))
+        let mut report = figures.report(&context.node, &context.view, clock::now_ms());
+        report.queues.iter_mut().for_each(|queue| count_members(context, queue));
+        Some(report)
     }
 
     fn queue(&self, name: &str) -> Option<QueueReport> {
         let Open { context, figures, .. } = self.parts()?;
         let topic = context.view.by_name(name)?;
-        Some(figures.report_one(&context.node, &context.view, &topic, clock::now_ms()))
+        let mut report = figures.report_one(&context.node, &context.view, &topic, clock::now_ms());
+        count_members(context, &mut report);
+        Some(report)
     }
 
     fn about(&self) -> About {
@@ -173,5 +178,15 @@ impl Source for Status {
 
     fn open(&self) -> Option<Open> {
         self.parts().filter(|_| !self.stopping.load(Ordering::Relaxed)).cloned()
+    }
+}
+
+/// The shards know the members of the last completed generation; those that join now are only known to
+/// the coordinator.
+fn count_members(context: &Context, queue: &mut QueueReport) {
+    for group in &mut queue.groups {
+        if let Some(members) = context.groups.members_of(&group.name) {
+            group.members = members;
+        }
     }
 }
