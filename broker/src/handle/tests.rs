@@ -17,8 +17,31 @@ use crate::boot::{Broker, Start, StartError};
 mod versions;
 mod groups;
 mod damage;
+mod records;
+mod bounds;
+mod admin;
 
 const SOON: Duration = Duration::from_secs(20);
+
+impl Call {
+    /// A call without a connection.
+    pub(super) fn of_test(api: ApiKey, share: Share) -> Self {
+        let peer = Peer { address: ([127, 0, 0, 1], 1).into(), listener: "TEST".into() };
+        let metrics = Metrics::register(&mut prometheus_client::registry::Registry::default());
+        Self {
+            api,
+            version: 9,
+            client_id: None,
+            peer: Arc::new(peer),
+            size_bytes: 0,
+            correlation_id: 1,
+            begun: Instant::now(),
+            share,
+            held: Mutex::default(),
+            metrics: metrics.of(api),
+        }
+    }
+}
 
 /// A broker on ports and a directory of its own.
 async fn broker() -> (Broker, TempDir) {
@@ -57,6 +80,13 @@ async fn exchange(stream: &mut TcpStream, frame: &[u8]) -> Option<Vec<u8>> {
         Some(body)
     };
     timeout(SOON, answer).await.expect("in time")
+}
+
+fn config(name: &str, value: &str) -> ropewalk_codec::create_topics_request::CreatableTopicConfig {
+    ropewalk_codec::create_topics_request::CreatableTopicConfig {
+        name: name.into(),
+        value: Some(value.into()),
+    }
 }
 
 /// An ApiVersions request as its version writes it: header v1 or v2, correlation id 7, client id "t".

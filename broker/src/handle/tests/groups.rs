@@ -183,6 +183,63 @@ async fn groups_are_found_listed_and_deleted_in_every_version() {
     client.broker.stop().await;
 }
 
+/// A client that does not even find the API tries for ever in silence.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_newer_consumer_protocol_is_refused_in_words() {
+    let mut client = Client::new().await;
+    let answers = client
+        .ask_all(|_, _| {
+            ropewalk_codec::consumer_group_heartbeat_request::ConsumerGroupHeartbeatRequest {
+                group_id: "new".into(),
+                member_epoch: 0,
+                ..Default::default()
+            }
+        })
+        .await;
+    for (version, answer) in answers {
+        assert_eq!(answer.error_code, ErrorCode::UnsupportedVersion.code(), "version {version}");
+        let why = answer.error_message.as_deref().unwrap_or_default();
+        assert!(why.contains("group.protocol=classic"), "{why}");
+    }
+    client.broker.stop().await;
+}
+
+/// JoinGroup v0 has no rebalance timeout: the session's stands for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn members_that_join_with_version_0_wait_for_each_other() {
+    let mut client = Client::new().await;
+    let request = JoinGroupRequest {
+        group_id: "old".into(),
+        session_timeout_ms: 10_000,
+        protocol_type: "consumer".into(),
+        protocols: vec![JoinGroupRequestProtocol {
+            name: "range".into(),
+            metadata: Bytes::from_static(b"\0\0\0\0\0\0\0\0\0\0"),
+        }],
+        ..Default::default()
+    };
+    let first = client.ask(0, &request).await;
+    assert_eq!((first.error_code, first.members.len()), (0, 1));
+    let mut late = Client::beside(&client.broker).await;
+    let second = {
+        let request = request.clone();
+        tokio::spawn(async move { late.ask(0, &request).await })
+    };
+    let groups = Arc::clone(&client.broker.context().groups);
+    let due = Instant::now() + SOON;
+    while groups.members_of("old") != Some(2) {
+        assert!(Instant::now() < due, "a member that waits is counted");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let again = JoinGroupRequest { member_id: first.member_id, ..request };
+    let again = client.ask(0, &again).await;
+    let second = second.await.expect("answered");
+    let codes = (again.error_code, second.error_code);
+    assert_eq!((codes, again.generation_id, second.generation_id), ((0, 0), 2, 2));
+    assert_eq!(again.members.len() + second.members.len(), 2, "one of them leads and sees both");
+    client.broker.stop().await;
+}
+
 /// As it is watched from outside: who was given what, and how long they waited for each other.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_group_is_seen_to_rebalance_to_work_and_to_be_empty_again() {

@@ -13,11 +13,18 @@ use super::*;
 const PARTITIONS: [i32; 2] = [0, 7];
 
 /// A client that has a topic `t`, known by its id too.
-pub(super) struct Client {
+pub(super) struct Client<B = Broker> {
     stream: TcpStream,
     topic: Uuid,
-    pub(super) broker: Broker,
+    pub(super) broker: B,
     _dir: Option<TempDir>,
+}
+
+impl Client<()> {
+    /// One more client of a broker.
+    pub(super) async fn beside(broker: &Broker) -> Self {
+        Self { stream: connect(broker).await, topic: Uuid::nil(), broker: (), _dir: None }
+    }
 }
 
 impl Client {
@@ -34,7 +41,9 @@ impl Client {
         let stream = connect(&broker).await;
         Self { stream, topic: Uuid::nil(), broker, _dir: None }
     }
+}
 
+impl<B> Client<B> {
     /// One question and its answer.
     pub(super) async fn ask<R: ApiRequest>(&mut self, version: i16, request: &R) -> R::Response {
         let frame = encode_request(9, Some("t"), version, request).expect("it encodes");
