@@ -501,6 +501,17 @@ async fn stopping_finishes_what_has_begun_and_drops_what_is_parked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_connection_whose_task_is_aborted_is_no_longer_counted_as_open() {
+    let served = served(options()).await;
+    let mut stream = served.connect().await;
+    send(&mut stream, &[b"A\xff"]).await;
+    eventually(|| served.metrics.open.get() == 1).await;
+    served.task.abort();
+    eventually(|| served.metrics.open.get() == 0).await;
+    assert_eq!(served.closed("aborted"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn r1_small_requests_are_read_and_answered_while_bulk_waits() {
     let served = served(options()).await;
     // The disk stands still: all of the budget for bulk is under way and waits, and so does another
