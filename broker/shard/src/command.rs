@@ -10,8 +10,9 @@
 //! `[count u32]`, per batch `[partition 20 bytes][length u32]`, then the batches end to end; for
 //! any other command its postcard encoding. Variants are only ever added at the end under a new format
 //! number: entries outlive the broker that wrote them. Format 2 is format 1 with the commands of a
-//! topic's owner; an entry carries the lowest number that can express it, so that an older broker
-//! refuses only what it really does not know.
+//! topic's owner, format 3 is format 2 with the expiry of producers that were silent since a given
+//! time. An entry carries the lowest number that can express it, so that an older broker refuses only
+//! what it really does not know.
 
 use std::ops::RangeInclusive;
 
@@ -21,7 +22,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::id::{BrokerId, PartitionId, ShardId, TopicId};
 
 /// The formats this broker knows.
-const FORMATS: RangeInclusive<u8> = 1..=2;
+const FORMATS: RangeInclusive<u8> = 1..=3;
 const KIND_APPEND: u8 = 0;
 const KIND_SHARD: u8 = 1;
 const KIND_CATALOG: u8 = 2;
@@ -69,7 +70,8 @@ pub enum ShardCommand {
     ClosePartitions(Vec<PartitionId>),
     /// Records below these offsets are gone (retention, `DeleteRecords`). Never moves back.
     AdvanceLogStart(Vec<(PartitionId, i64)>),
-    /// Producers that have been silent too long, by partition.
+    /// Producers that have been silent too long, by partition. Only read: it forgets also one that has
+    /// written since it was found silent. See [`ShardCommand::ExpireSilentProducers`].
     ExpireProducers(Vec<(PartitionId, i64)>),
     /// A consumer group's offsets.
     CommitOffsets(CommitOffsets),
@@ -105,6 +107,19 @@ pub enum ShardCommand {
         /// The next offset to read, by partition.
         offsets: Vec<(PartitionId, i64)>,
     },
+    /// Producers that are to be forgotten, unless they have written since (D5). Since format 3.
+    ExpireSilentProducers(Vec<SilentProducer>),
+}
+
+/// A producer as it was when it was found silent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SilentProducer {
+    /// Where it wrote.
+    pub partition: PartitionId,
+    /// Its id.
+    pub producer_id: i64,
+    /// The time of its last batch then, Unix milliseconds.
+    pub seen_ms: i64,
 }
 
 /// A partition comes to live in a shard.
@@ -365,25 +380,29 @@ pub fn encode(term: u64, time_ms: i64, command: &Command) -> Bytes {
 
 /// The lowest format that can express a command.
 fn format_of(command: &Command) -> u8 {
-    let is_newer = matches!(
-        command,
+    match command {
+        Command::Shard(ShardCommand::ExpireSilentProducers(_)) => 3,
         Command::Shard(ShardCommand::StartOffsets { .. })
-            | Command::Catalog(
-                CatalogCommand::Fenced { .. }
-                    | CatalogCommand::DeclareTopic { .. }
-                    | CatalogCommand::ReleaseTopic { .. }
-                    | CatalogCommand::BindGroup { .. }
-                    | CatalogCommand::UnbindGroup { .. }
-            )
-    );
-    if is_newer { *FORMATS.end() } else { *FORMATS.start() }
+        | Command::Catalog(
+            CatalogCommand::Fenced { .. }
+            | CatalogCommand::DeclareTopic { .. }
+            | CatalogCommand::ReleaseTopic { .. }
+            | CatalogCommand::BindGroup { .. }
+            | CatalogCommand::UnbindGroup { .. },
+        ) => 2,
+        Command::Append(_) | Command::Shard(_) | Command::Catalog(_) => 1,
+    }
 }
 
+/// What a batch takes in an entry, bytes.
+pub(crate) fn item_len(item: &Append) -> usize {
+    ITEM_LEN + item.batch.len()
+}
+
+/// Exact for batches, an estimate for anything else.
 fn encoded_len(command: &Command) -> usize {
     match command {
-        Command::Append(items) => {
-            HEAD_LEN + 4 + items.iter().map(|i| ITEM_LEN + i.batch.len()).sum::<usize>()
-        }
+        Command::Append(items) => HEAD_LEN + 4 + items.iter().map(item_len).sum::<usize>(),
         Command::Shard(_) | Command::Catalog(_) => 256,
     }
 }

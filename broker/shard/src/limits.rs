@@ -8,13 +8,13 @@ use std::time::Duration;
 /// of its own.
 pub const ENTRY_BYTES_MAX: usize = 1 << 20;
 
+/// The largest record batch that a topic may allow (`max.message.bytes`), bytes: a message of 32 MiB
+/// and what its batch adds.
+pub const BATCH_BYTES_MAX: usize = (32 << 20) + (4 << 10);
+
 /// The largest payload of one entry, bytes. A proposal whose encoding is larger is refused before it
 /// reaches the log, because an entry that fits no log file can never be written.
-pub const ENTRY_BYTES_HARD_MAX: usize = 32 << 20;
-
-/// The largest record batch that a topic may allow (`max.message.bytes`), bytes: an entry that
-/// carries it alone fits [`ENTRY_BYTES_HARD_MAX`].
-pub const BATCH_BYTES_MAX: usize = ENTRY_BYTES_HARD_MAX - ENTRY_OVERHEAD_BYTES;
+pub const ENTRY_BYTES_HARD_MAX: usize = BATCH_BYTES_MAX + ENTRY_OVERHEAD_BYTES;
 
 /// What an entry's encoding adds to the one batch or command that it carries, at most, bytes.
 pub const ENTRY_OVERHEAD_BYTES: usize = 4 << 10;
@@ -47,6 +47,21 @@ pub const FULL_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// Inputs taken from the queue at once.
 pub const INPUTS_MAX: usize = 1024;
+
+/// Producers of one partition whose last batches are remembered. Beyond it those that have been
+/// silent for longest are forgotten: a retry of theirs is no longer recognised.
+pub const PARTITION_PRODUCERS_MAX: usize = 10_000;
+
+/// Producers that are forgotten together when a partition has too many.
+pub const PRODUCERS_FORGOTTEN_AT_ONCE: usize = PARTITION_PRODUCERS_MAX / 16;
+
+/// Producers of all partitions of a shard that are remembered. Beyond it the leader expires those
+/// that have been silent for longest, at its next look.
+pub const SHARD_PRODUCERS_MAX: usize = 100_000;
+
+/// The newest fencing epoch that is adopted though it was not given out here. Epochs go on from
+/// there one by one, so many more can be given out before a number is over what JSON can carry.
+pub const FENCE_EPOCH_ADOPTED_MAX: u64 = 1 << 52;
 
 /// One tick of the engine's clock, milliseconds.
 pub const TICK_MS: u64 = 100;
@@ -96,4 +111,6 @@ const _: () = assert!(
 const _: () =
     assert!(MESSAGE_BYTES_MAX <= COMMITTED_BYTES_MAX, "apply takes what a message brings");
 const _: () = assert!(COMMITTED_BYTES_MAX <= UNCOMMITTED_BYTES_MAX);
+const _: () = assert!(PRODUCERS_FORGOTTEN_AT_ONCE > 0);
+const _: () = assert!(PARTITION_PRODUCERS_MAX <= SHARD_PRODUCERS_MAX);
 const _: () = assert!(HEARTBEAT_TICKS * 3 <= ELECTION_TICKS, "three heartbeats may be lost");

@@ -8,7 +8,8 @@
 //!
 //! - **O1** offsets are dense per partition and given out here, finally.
 //! - **O3** a commit from an old generation is refused here, whatever the door believed.
-//! - **D5** the last five sequences of every producer are part of this state.
+//! - **D5** the last five sequences of every producer are part of this state, of at most
+//!   [`limits::PARTITION_PRODUCERS_MAX`] producers of a partition: the ones silent for longest go.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -17,6 +18,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::{Append, Command, Envelope, OpenPartition, ShardCommand};
 use crate::id::{PartitionId, TopicId};
+#[cfg(doc)]
+use crate::limits;
 
 pub mod partition;
 pub mod group;
@@ -170,6 +173,13 @@ impl State {
                 for (id, producer) in list {
                     if let Some(partition) = self.partitions.get_mut(&id) {
                         partition.forget_producer(producer);
+                    }
+                }
+            }
+            ShardCommand::ExpireSilentProducers(list) => {
+                for silent in list {
+                    if let Some(partition) = self.partitions.get_mut(&silent.partition) {
+                        partition.forget_silent(silent.producer_id, silent.seen_ms);
                     }
                 }
             }

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::{CatalogCommand, ConfigResource, NewTopic, PartitionHome};
 use crate::id::{BrokerId, ReplicaId, SLOTS, ShardId, TopicId, slot};
+use crate::limits;
 
 mod declare;
 mod foresee;
@@ -164,6 +165,18 @@ pub enum Refusal {
     /// Another operator took over.
     #[error("epoch {newest} was claimed since")]
     StaleEpoch {
+        /// The newest that was claimed.
+        newest: u64,
+    },
+    /// An epoch that was never given out here, and is too high to begin from: too few could be given
+    /// out after it.
+    #[error(
+        "epoch {epoch} was never given out here and is over {}; the newest is {newest}: claim one",
+        limits::FENCE_EPOCH_ADOPTED_MAX
+    )]
+    EpochTooHigh {
+        /// What the caller acts under.
+        epoch: u64,
         /// The newest that was claimed.
         newest: u64,
     },
@@ -377,6 +390,9 @@ impl Catalog {
             return Err(Refusal::StaleEpoch { newest });
         }
         if epoch > newest {
+            if epoch > limits::FENCE_EPOCH_ADOPTED_MAX {
+                return Err(Refusal::EpochTooHigh { epoch, newest });
+            }
             self.fence = Some(Fence { holder: String::new(), lease_uid: String::new(), epoch });
         }
         Ok(())

@@ -129,6 +129,7 @@ pub(crate) fn apply(
         | ShardCommand::ClosePartitions(_)
         | ShardCommand::AdvanceLogStart(_)
         | ShardCommand::ExpireProducers(_)
+        | ShardCommand::ExpireSilentProducers(_)
         | ShardCommand::ForgetTopics(_) => unreachable!("not a group command"),
     };
     match result {

@@ -13,6 +13,8 @@ use bytes::Bytes;
 use ropewalk_batch::{Header, Stamped, sequence_after};
 use serde::{Deserialize, Serialize};
 
+use crate::limits;
+
 /// How many batches of a producer are remembered.
 pub const WINDOW: usize = 5;
 
@@ -198,6 +200,11 @@ impl Partition {
             return;
         }
         let producers = self.producers.get_or_insert_default();
+        if producers.len() >= limits::PARTITION_PRODUCERS_MAX
+            && !producers.contains_key(&header.producer_id)
+        {
+            forget_oldest(producers);
+        }
         let producer = producers.entry(header.producer_id).or_insert_with(|| Producer {
             epoch: header.producer_epoch,
             seen_ms: time_ms,
@@ -235,6 +242,14 @@ impl Partition {
         Some(offset)
     }
 
+    /// Forgets a producer unless it has written since `seen_ms`.
+    pub fn forget_silent(&mut self, producer_id: i64, seen_ms: i64) {
+        let known = self.producers.as_ref().and_then(|producers| producers.get(&producer_id));
+        if known.is_some_and(|producer| producer.seen_ms <= seen_ms) {
+            self.forget_producer(producer_id);
+        }
+    }
+
     /// Forgets a producer.
     pub fn forget_producer(&mut self, producer_id: i64) {
         if let Some(producers) = &mut self.producers {
@@ -265,5 +280,16 @@ impl Partition {
         let end = self.epochs.get(next).map_or(self.next_offset, |next| next.start_offset);
         let floor = next.checked_sub(1).map_or(epoch, |floor| self.epochs[floor].epoch);
         Some((floor, end))
+    }
+}
+
+/// Makes room for producers: those that have been silent for longest go, so many at once that finding
+/// them costs little for each. Every replica chooses alike.
+fn forget_oldest(producers: &mut HashMap<i64, Producer>) {
+    let mut by_age: Vec<_> = producers.iter().map(|(id, seen)| (seen.seen_ms, *id)).collect();
+    let count = limits::PRODUCERS_FORGOTTEN_AT_ONCE;
+    by_age.select_nth_unstable(count - 1);
+    for (_, id) in &by_age[..count] {
+        producers.remove(id);
     }
 }

@@ -6,7 +6,10 @@ use ropewalk_batch::Builder;
 
 use super::*;
 use crate::command::{self, CatalogCommand, NewTopic};
-use crate::command::{CommitOffsets, Member, MemberClaim, OffsetCommit, SetGeneration};
+use crate::command::{
+    CommitOffsets, Member, MemberClaim, OffsetCommit, SetGeneration, SilentProducer,
+};
+use crate::limits;
 use crate::state::partition::EpochStart;
 
 const TERM: u64 = 3;
@@ -262,12 +265,29 @@ fn entries_carry_the_lowest_format_that_can_express_them() {
     let written = command::encode(TERM, 0, &fenced);
     assert_eq!(written[0], 2);
     assert_eq!(Envelope::decode(&written).expect("known").command, fenced);
+    let expire = Command::Shard(silent(9, NOW_MS));
+    let written = command::encode(TERM, 0, &expire);
+    assert_eq!(written[0], 3);
+    assert_eq!(Envelope::decode(&written).expect("known").command, expire);
     let mut newer = written.to_vec();
-    newer[0] = 3;
+    newer[0] = 4;
     assert_eq!(
         Envelope::decode(&newer.into()).expect_err("unknown"),
-        command::CommandError::Format(3)
+        command::CommandError::Format(4)
     );
+}
+
+#[test]
+fn an_expiry_of_producers_that_an_older_broker_wrote_is_read() {
+    let old = Command::Shard(ShardCommand::ExpireProducers(vec![(partition(), 9)]));
+    let written = command::encode(TERM, 7, &old);
+    // Format 1, a command of a shard, term and time; the fourth variant, one partition with producer 9.
+    let mut bytes = vec![1, 1];
+    bytes.extend(TERM.to_le_bytes());
+    bytes.extend(7_i64.to_le_bytes());
+    bytes.extend([3, 1]);
+    assert_eq!(written[..bytes.len()], bytes);
+    assert_eq!(Envelope::decode(&written).expect("known").command, old);
 }
 
 #[test]
@@ -339,4 +359,72 @@ proptest! {
         let back: State = postcard::from_bytes(&bytes).expect("decodes");
         prop_assert_eq!(back, state);
     }
+}
+
+#[test]
+fn d5_a_batch_with_a_known_first_and_another_last_sequence_is_no_duplicate() {
+    let mut state = opened();
+    append(&mut state, numbered(9, 0, 0, 3)).expect("taken");
+    let shorter = append(&mut state, numbered(9, 0, 0, 2));
+    assert_eq!(shorter, Err(AppendRefusal::OutOfOrderSequence { sequence: 0, last: 2 }));
+}
+
+/// The entries of [`run`] are of this time.
+const NOW_MS: i64 = 5_000;
+
+fn silent(producer_id: i64, seen_ms: i64) -> ShardCommand {
+    let partition = partition();
+    ShardCommand::ExpireSilentProducers(vec![SilentProducer { partition, producer_id, seen_ms }])
+}
+
+#[test]
+fn d5_a_producer_that_wrote_after_it_was_found_silent_is_remembered() {
+    let mut state = opened();
+    append(&mut state, numbered(9, 0, 0, 1)).expect("taken");
+    // Found silent at an earlier batch than its last.
+    change(&mut state, silent(9, NOW_MS - 1));
+    assert!(append(&mut state, numbered(9, 0, 0, 1)).expect("known").duplicate);
+    change(&mut state, silent(9, NOW_MS));
+    assert!(!append(&mut state, numbered(9, 0, 0, 1)).expect("taken").duplicate);
+}
+
+#[test]
+fn d5_one_producer_expires_and_the_others_are_remembered() {
+    for expire in [silent(9, NOW_MS), ShardCommand::ExpireProducers(vec![(partition(), 9)])] {
+        let mut state = opened();
+        append(&mut state, numbered(9, 0, 0, 1)).expect("taken");
+        append(&mut state, numbered(8, 0, 0, 1)).expect("taken");
+        change(&mut state, expire);
+        assert!(append(&mut state, numbered(8, 0, 0, 1)).expect("known").duplicate);
+        assert!(!append(&mut state, numbered(9, 0, 0, 1)).expect("taken").duplicate);
+    }
+}
+
+#[test]
+fn r1_a_partition_remembers_so_many_producers_and_forgets_the_oldest() {
+    let at = |time_ms, batch| {
+        let command = Command::Append(vec![Append { partition: partition(), batch }]);
+        Envelope { term: TERM, time_ms, command }
+    };
+    let many = i64::try_from(limits::PARTITION_PRODUCERS_MAX).expect("fits");
+    let (mut state, mut again) = (opened(), opened());
+    // Producer 0 writes first and last.
+    for id in (0..many).chain([0, many]) {
+        let sequence = i32::from(id == 0 && state.partitions[&partition()].next_offset > 0);
+        let entry = at(state.partitions[&partition()].next_offset, numbered(id, 0, sequence, 1));
+        state.apply(TERM, entry.clone(), &mut Vec::new());
+        again.apply(TERM, entry, &mut Vec::new());
+    }
+    assert_eq!(state, again, "every replica chooses alike");
+    let known = state.partitions[&partition()].producers.as_ref().expect("some are known");
+    assert_eq!(
+        known.len(),
+        limits::PARTITION_PRODUCERS_MAX + 1 - limits::PRODUCERS_FORGOTTEN_AT_ONCE
+    );
+    assert!(known.contains_key(&0), "it wrote just now");
+    assert!(known.contains_key(&many), "it came last");
+    assert!(!known.contains_key(&1), "it was silent for longest");
+    assert!(append(&mut state, numbered(0, 0, 1, 1)).expect("known").duplicate);
+    let taken = append(&mut state, numbered(1, 0, 5, 1)).expect("any sequence is its first");
+    assert!(!taken.duplicate);
 }

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::command::{self, CatalogCommand, Command, Envelope, PartitionHome};
 use crate::id::ShardId;
+use crate::limits;
 use crate::state::catalog::Answer;
 use crate::state::{Outcome, State};
 
@@ -192,4 +193,21 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn k2_no_epoch_that_a_caller_names_ends_the_minting_of_epochs() {
+    let mut state = made();
+    assert_eq!(claim(&mut state), 1);
+    for epoch in [u64::MAX, u64::MAX - 1, limits::FENCE_EPOCH_ADOPTED_MAX + 1] {
+        let answer = run(&mut state, fenced(epoch, release("me", false)));
+        assert_eq!(answer, Answer::Refused(Refusal::EpochTooHigh { epoch, newest: 1 }));
+    }
+    let adopted = limits::FENCE_EPOCH_ADOPTED_MAX;
+    let answer = run(&mut state, fenced(adopted, release("me", false)));
+    assert_eq!(answer, Answer::Released { deleted: false });
+    assert_eq!(claim(&mut state), adopted + 1);
+    declare(&mut state, orders("me", 2, &[]), true).expect("nobody's again");
+    let answer = run(&mut state, fenced(adopted + 1, release("me", false)));
+    assert_eq!(answer, Answer::Released { deleted: false });
 }
