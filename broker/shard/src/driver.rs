@@ -1,8 +1,8 @@
-//! The loop that owns one replica: takes inputs, carries out what the replica says.
+//! The task that owns one replica: takes inputs, carries out what its [`core`] decides.
 //!
 //! One task per shard. It never blocks: records go to the WAL's own thread, which reports back;
 //! appending to a log is memory only. What arrives while writes are under way is joined into the
-//! next entry, so batching comes from load and not from a timer.
+//! next entries, so batching comes from load and not from a timer.
 //!
 //! # Order of events for a batch
 //!
@@ -12,30 +12,36 @@
 //!
 //! While the log has no space for another file, batches wait for a moment and are then refused
 //! with a clear error; everything else (deletes, retention, commits, administration) still goes,
-//! out of the space that the log keeps for it. A write that was refused after all is made again:
-//! its entries are in the engine's log already.
+//! out of the space that the log keeps for it, but never before batches that came earlier. A write
+//! that was refused after all is made again: its entries are in the engine's log already.
 //!
 //! # Stopping
 //!
-//! The loop ends when the last handle is dropped, when told to, or when the WAL fails. Then every
-//! waiter sees `Stopped`; nothing that was not durable is ever answered as done (D1, D2).
+//! The task ends when the last handle is dropped, when it is asked to, or when the WAL fails. Then
+//! every waiter sees `Stopped`, or `Unknown` if its proposal was taken; nothing that was not durable
+//! is ever answered as done (D1, D2).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use ropewalk_wal::{Submission, WalError, WalHandle};
+use ropewalk_wal::{Done, Record, Submission, WalError, WalHandle};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 use tracing::{debug, error};
 
-use crate::command::{Append, Command};
 use crate::handle::{AppendResult, Capture, Input, Observer, ProposeError, Shard};
 use crate::id::PartitionId;
 use crate::limits;
 use crate::log::PartitionLog;
-use crate::replica::{Replica, Ticket, Work, Write};
+use crate::replica::{Replica, Work, Write};
 use crate::state::{Effect, Outcome};
+use crate::supervision::Failure;
+
+pub mod core;
+
+use core::{Actions, Answer, Applies, Caller, Core, Event, Now};
 
 /// Where a partition's records go. The store behind it knows directories and budgets.
 pub trait Logs: Send + Sync + fmt::Debug {
@@ -45,11 +51,30 @@ pub trait Logs: Send + Sync + fmt::Debug {
     fn closed(&self, partition: PartitionId, log: Arc<PartitionLog>);
 }
 
+/// The write-ahead log as a driver uses it.
+pub trait LogWriter: Send + Sync + fmt::Debug {
+    /// Queues records to be made durable together; `done` is called once, in the order of submission.
+    fn submit(&self, records: Vec<Record>, done: Done);
+    /// Whether there is no space for record batches now.
+    fn is_full(&self) -> bool;
+}
+
+impl LogWriter for WalHandle {
+    fn submit(&self, records: Vec<Record>, done: Done) {
+        // Whether there is space was asked before it was proposed: now it has to go through.
+        Self::submit(self, Submission::new(records, done).from_reserve());
+    }
+
+    fn is_full(&self) -> bool {
+        Self::is_full(self)
+    }
+}
+
 /// What a driver needs of its surroundings.
 #[derive(Debug, Clone)]
 pub struct Surroundings {
     /// Takes the records.
-    pub wal: WalHandle,
+    pub wal: Arc<dyn LogWriter>,
     /// Makes the logs.
     pub logs: Arc<dyn Logs>,
     /// Sees what was applied.
@@ -64,46 +89,38 @@ pub struct Surroundings {
 #[derive(Debug)]
 pub struct Driver {
     shard: Arc<Shard>,
-    replica: Replica,
+    core: Core,
     around: Surroundings,
     queue: mpsc::UnboundedReceiver<Input>,
-    durable: mpsc::UnboundedReceiver<Durable>,
-    report: mpsc::UnboundedSender<Durable>,
-    appends: VecDeque<Batches>,
-    commands: VecDeque<(Command, oneshot::Sender<Result<Outcome, ProposeError>>)>,
-    waiters: HashMap<Ticket, Waiter>,
-    next_ticket: Ticket,
-    /// Handed to the WAL and not yet reported durable, in order.
-    writes: VecDeque<Write>,
-    /// How many of those the WAL has refused for want of space.
-    refused: usize,
+    durable: mpsc::UnboundedReceiver<Report>,
+    report: mpsc::UnboundedSender<Report>,
+    replies: HashMap<Caller, Reply>,
+    next_caller: Caller,
+    begun: Instant,
 }
 
-/// The WAL's word on a write.
-type Durable = Result<u64, Arc<WalError>>;
+/// The WAL's answer to the write of a number.
+type Report = (u64, Result<(), Arc<WalError>>);
 
-/// Batches of one caller that have not been proposed yet.
+/// Where the answer to a call goes.
 #[derive(Debug)]
-struct Batches {
-    items: Vec<Append>,
-    done: oneshot::Sender<AppendResult>,
-    since: Instant,
-}
-
-/// Who is told when a ticket is resolved.
-#[derive(Debug)]
-enum Waiter {
-    /// Those whose batches were joined into the entry, each with how many are theirs.
-    Appends(Vec<(usize, oneshot::Sender<AppendResult>)>),
-    Command(oneshot::Sender<Result<Outcome, ProposeError>>),
+enum Reply {
+    Appended(oneshot::Sender<AppendResult>),
+    Proposed(oneshot::Sender<Result<Outcome, ProposeError>>),
     Read(oneshot::Sender<Result<(), ProposeError>>),
 }
 
-enum Event {
+enum Wake {
     Inputs,
-    Durable(Durable),
+    Durable(Report),
     Tick,
     Stop,
+}
+
+impl Applies for Shard {
+    fn poll(&self, replica: &mut Replica) -> Option<Work> {
+        self.change(|state| replica.poll(state))
+    }
 }
 
 impl Driver {
@@ -118,219 +135,159 @@ impl Driver {
         let (report, durable) = mpsc::unbounded_channel();
         Self {
             shard,
-            replica,
+            core: Core::new(replica),
             around,
             queue,
             durable,
             report,
-            appends: VecDeque::new(),
-            commands: VecDeque::new(),
-            waiters: HashMap::new(),
-            next_ticket: 0,
-            writes: VecDeque::new(),
-            refused: 0,
+            replies: HashMap::new(),
+            next_caller: 0,
+            begun: Instant::now(),
         }
     }
 
     /// Runs until stopped.
-    pub async fn run(mut self) {
+    ///
+    /// # Errors
+    /// When the WAL failed or answered what it never may: the process has to end.
+    pub async fn run(mut self) -> Result<(), Failure> {
+        let ended = self.serve().await;
+        self.shard.set_leading(None);
+        self.around.observer.leads(self.shard.id(), None);
+        for (caller, answer) in self.core.stop() {
+            self.answer(caller, answer);
+        }
+        self.queue.close();
+        while let Ok(input) = self.queue.try_recv() {
+            input.refuse(ProposeError::Stopped);
+        }
+        debug!(shard = %self.shard.id(), "stopped");
+        ended
+    }
+
+    async fn serve(&mut self) -> Result<(), Failure> {
         let mut inputs = Vec::new();
         let mut ticks = tokio::time::interval(Duration::from_millis(limits::TICK_MS));
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let needs_ticks = self.replica.needs_ticks();
         self.settle();
         loop {
-            let event = tokio::select! {
+            let wake = tokio::select! {
                 biased;
-                Some(durable) = self.durable.recv() => Event::Durable(durable),
+                Some(report) = self.durable.recv() => Wake::Durable(report),
                 count = self.queue.recv_many(&mut inputs, limits::INPUTS_MAX) => {
-                    if count == 0 { Event::Stop } else { Event::Inputs }
+                    if count == 0 { Wake::Stop } else { Wake::Inputs }
                 }
-                _ = ticks.tick(), if needs_ticks || self.is_held_up() => Event::Tick,
-                _ = self.around.stop.wait_for(|stop| *stop) => Event::Stop,
+                _ = ticks.tick(), if self.core.needs_ticks() => Wake::Tick,
+                _ = self.around.stop.wait_for(|stop| *stop) => Wake::Stop,
             };
-            match event {
-                Event::Inputs => inputs.drain(..).for_each(|input| self.take(input)),
-                Event::Durable(Ok(number)) => {
-                    self.writes.pop_front();
-                    self.replica.persisted(number);
-                }
-                Event::Durable(Err(error)) if is_for_want_of_space(&error) => self.refused += 1,
-                Event::Durable(Err(error)) => {
-                    error!(shard = %self.shard.id(), %error, "the write-ahead log failed");
-                    break;
-                }
-                Event::Tick => self.tick(needs_ticks),
-                Event::Stop => break,
+            match wake {
+                Wake::Inputs => inputs.drain(..).for_each(|input| self.take(input)),
+                Wake::Durable((number, Ok(()))) => self.event(Event::Durable(number)),
+                Wake::Durable((number, Err(error))) => match failure(&error) {
+                    None => self.event(Event::NoSpace(number)),
+                    Some(Ended::Closed) => {
+                        // The log's thread ended, and its supervisor says why.
+                        let _ = self.around.stop.wait_for(|stop| *stop).await;
+                        return Ok(());
+                    }
+                    Some(Ended::Failed(failure)) => {
+                        error!(shard = %self.shard.id(), %error, "the write-ahead log failed");
+                        return Err(failure);
+                    }
+                },
+                Wake::Tick => self.event(Event::Tick),
+                Wake::Stop => return Ok(()),
             }
             self.settle();
         }
-        self.shard.set_leading(None);
-        self.around.observer.leads(self.shard.id(), None);
-        debug!(shard = %self.shard.id(), "stopped");
     }
 
-    /// Whether something waits for space in the log.
-    fn is_held_up(&self) -> bool {
-        !self.appends.is_empty() || self.refused > 0
+    fn now(&self) -> Now {
+        Now { at: self.begun.elapsed(), time_ms: (self.around.clock_ms)() }
     }
 
-    fn tick(&mut self, for_engine: bool) {
-        if for_engine {
-            self.replica.tick();
-        }
-        // All that follows a refused write is refused too: then they are made again, in order.
-        if self.refused > 0 && self.refused == self.writes.len() {
-            self.refused = 0;
-            for write in std::mem::take(&mut self.writes) {
-                self.submit(write);
-            }
-        }
-        while let Some(batches) = self.appends.front()
-            && batches.since.elapsed() > limits::FULL_WAIT_MAX
-        {
-            let batches = self.appends.pop_front().expect("it was just looked at");
-            let _ = batches.done.send(Err(ProposeError::Full));
-        }
+    fn event(&mut self, event: Event) {
+        let now = self.now();
+        self.core.take(event, now);
     }
 
     fn take(&mut self, input: Input) {
-        match input {
+        let caller = self.next_caller;
+        self.next_caller += 1;
+        let (event, reply) = match input {
             Input::Append { items, done } => {
-                self.appends.push_back(Batches { items, done, since: Instant::now() });
+                (Event::Append { caller, items }, Reply::Appended(done))
             }
-            Input::Propose { command, done } => self.commands.push_back((command, done)),
-            Input::ReadBarrier { done } => {
-                let ticket = self.ticket(Waiter::Read(done));
-                self.replica.read(ticket);
+            Input::Propose { command, done } => {
+                (Event::Propose { caller, command }, Reply::Proposed(done))
             }
+            Input::ReadBarrier { done } => (Event::Read { caller }, Reply::Read(done)),
             Input::Capture { done } => {
-                let (index, term) = self.replica.applied();
-                let _ = done.send(Capture {
-                    replica: self.replica.id(),
-                    index,
-                    term,
-                    members: self.replica.members().clone(),
-                    state: self.shard.state().clone(),
-                    logs: self.shard.logs(),
-                });
+                let _ = done.send(self.capture());
+                return;
             }
-        }
+        };
+        self.replies.insert(caller, reply);
+        self.event(event);
     }
 
-    fn ticket(&mut self, waiter: Waiter) -> Ticket {
-        let ticket = self.next_ticket;
-        self.next_ticket += 1;
-        self.waiters.insert(ticket, waiter);
-        ticket
+    fn capture(&self) -> Capture {
+        let replica = self.core.replica();
+        let (index, term) = replica.applied();
+        Capture {
+            replica: replica.id(),
+            index,
+            term,
+            members: replica.members().clone(),
+            state: self.shard.state().clone(),
+            logs: self.shard.logs(),
+        }
     }
 
     /// Does all that can be done without waiting.
     fn settle(&mut self) {
-        loop {
-            while let Some(work) = self.shard.change(|state| self.replica.poll(state)) {
-                self.carry_out(work);
-            }
-            if self.writes.len() >= limits::WRITES_INFLIGHT_MAX || !self.propose_next() {
-                return;
-            }
+        let shard = Arc::clone(&self.shard);
+        while let Some(actions) = self.core.poll(self.now(), !self.around.wal.is_full(), &*shard) {
+            self.carry_out(actions);
         }
     }
 
-    /// Proposes the next entry; whether there was one that was taken.
-    fn propose_next(&mut self) -> bool {
-        let (command, waiter) = if let Some((command, done)) = self.commands.pop_front() {
-            (command, Waiter::Command(done))
-        } else if self.appends.is_empty() || self.around.wal.is_full() {
-            return false;
-        } else {
-            self.join()
-        };
-        let ticket = self.next_ticket;
-        match self.replica.propose(ticket, &command, (self.around.clock_ms)()) {
-            Ok(()) => {
-                self.ticket(waiter);
-                true
-            }
-            Err(ProposeError::Full) if !self.writes.is_empty() => {
-                self.put_back(command, waiter);
-                false
-            }
-            Err(error) => {
-                waiter.resolve(Err(error));
-                true
-            }
-        }
-    }
-
-    /// Joins the batches that wait into one entry.
-    fn join(&mut self) -> (Command, Waiter) {
-        let mut size = 0;
-        let (mut items, mut waiters) = (Vec::new(), Vec::new());
-        while let Some(next) = self.appends.front() {
-            size += next.items.iter().map(|item| item.batch.len()).sum::<usize>();
-            if size > limits::ENTRY_BYTES_MAX && !items.is_empty() {
-                break;
-            }
-            let next = self.appends.pop_front().expect("it was just looked at");
-            waiters.push((next.items.len(), next.done));
-            items.extend(next.items);
-        }
-        (Command::Append(items), Waiter::Appends(waiters))
-    }
-
-    /// The engine takes no more now: what was joined goes back to the head of the line.
-    fn put_back(&mut self, command: Command, waiter: Waiter) {
-        match (command, waiter) {
-            (Command::Append(mut items), Waiter::Appends(mut waiters)) => {
-                while let Some((count, done)) = waiters.pop() {
-                    let items = items.split_off(items.len() - count);
-                    self.appends.push_front(Batches { items, done, since: Instant::now() });
-                }
-            }
-            (command, Waiter::Command(done)) => self.commands.push_front((command, done)),
-            (_, waiter) => waiter.resolve(Err(ProposeError::Full)),
-        }
-    }
-
-    fn carry_out(&mut self, work: Work) {
-        if let Some(write) = work.write {
-            self.submit(write);
-        }
-        for effect in &work.effects {
+    fn carry_out(&mut self, actions: Actions) {
+        let Actions { writes, effects, answers, leads } = actions;
+        writes.into_iter().for_each(|write| self.submit(write));
+        for effect in &effects {
             self.carry_out_effect(effect);
         }
-        if !work.effects.is_empty() {
-            self.around.observer.applied(self.shard.id(), &work.effects);
+        if !effects.is_empty() {
+            self.around.observer.applied(self.shard.id(), &effects);
         }
-        for (ticket, outcome) in work.outcomes {
-            if let Some(waiter) = self.waiters.remove(&ticket) {
-                waiter.resolve(outcome);
-            }
+        for (caller, answer) in answers {
+            self.answer(caller, answer);
         }
-        for (ticket, result) in work.reads {
-            if let Some(Waiter::Read(done)) = self.waiters.remove(&ticket) {
-                let _ = done.send(result);
-            }
-        }
-        if let Some(term) = work.leads {
+        if let Some(term) = leads {
             debug!(shard = %self.shard.id(), ?term, "leadership changed");
             self.shard.set_leading(term);
             self.around.observer.leads(self.shard.id(), term);
         }
     }
 
-    fn submit(&mut self, write: Write) {
-        let report = self.report.clone();
-        let number = write.number;
-        let done = move |result: Result<(), Arc<WalError>>| {
+    fn submit(&self, write: Write) {
+        let (report, number) = (self.report.clone(), write.number);
+        let done = move |result| {
             // The loop may have ended; then nobody waits for this any more.
-            let _ = report.send(result.map(|()| number));
+            let _ = report.send((number, result));
         };
-        // Whether there is space was asked before it was proposed: now it has to go through.
-        let submission = Submission::new(write.records.clone(), done).from_reserve();
-        self.writes.push_back(write);
-        self.around.wal.submit(submission);
+        self.around.wal.submit(write.records, Box::new(done));
+    }
+
+    /// Receivers that are gone have stopped waiting: that is theirs to decide.
+    fn answer(&mut self, caller: Caller, answer: Answer) {
+        match (self.replies.remove(&caller), answer) {
+            (Some(Reply::Appended(done)), Answer::Appended(result)) => drop(done.send(result)),
+            (Some(Reply::Proposed(done)), Answer::Proposed(result)) => drop(done.send(result)),
+            (Some(Reply::Read(done)), Answer::Read(result)) => drop(done.send(result)),
+            (reply, answer) => unreachable!("{reply:?} was answered with {answer:?}"),
+        }
     }
 
     fn carry_out_effect(&self, effect: &Effect) {
@@ -357,36 +314,25 @@ impl Driver {
     }
 }
 
-/// Whether the same write may be taken later. One that follows a refused one leaves a hole.
-fn is_for_want_of_space(error: &WalError) -> bool {
+/// How the WAL ended a driver.
+enum Ended {
+    Closed,
+    Failed(Failure),
+}
+
+/// What an error of the WAL means; `None` when the same write may be taken later. One that follows a
+/// refused one leaves a hole.
+fn failure(error: &WalError) -> Option<Ended> {
     match error {
-        WalError::Full { .. } | WalError::NotContiguous { .. } => true,
-        WalError::TooLarge { .. } | WalError::Failed(_) | WalError::Closed => false,
+        WalError::Full { .. } | WalError::NotContiguous { .. } => None,
+        WalError::TooLarge { .. } => {
+            let why = format!("an entry was proposed that can never be written: {error}");
+            Some(Ended::Failed(Failure::Fault(why)))
+        }
+        WalError::Failed(_) => Some(Ended::Failed(Failure::Disk(error.to_string()))),
+        WalError::Closed => Some(Ended::Closed),
     }
 }
 
-impl Waiter {
-    /// Receivers that are gone have stopped waiting: that is theirs to decide.
-    fn resolve(self, outcome: Result<Outcome, ProposeError>) {
-        match self {
-            Self::Command(done) => {
-                let _ = done.send(outcome);
-            }
-            Self::Read(done) => {
-                let _ = done.send(outcome.map(|_| ()));
-            }
-            Self::Appends(waiters) => match outcome {
-                Ok(Outcome::Appended(results)) => {
-                    let mut results = results.into_iter();
-                    for (count, done) in waiters {
-                        let _ = done.send(Ok(results.by_ref().take(count).collect()));
-                    }
-                }
-                Ok(_) => unreachable!("an append has one result per batch"),
-                Err(error) => waiters.into_iter().for_each(|(_, done)| {
-                    let _ = done.send(Err(error));
-                }),
-            },
-        }
-    }
-}
+#[cfg(test)]
+mod tests;

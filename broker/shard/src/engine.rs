@@ -295,6 +295,15 @@ impl Engine {
     }
 }
 
+#[cfg(test)]
+impl Engine {
+    /// Becomes a follower of nobody in the next term.
+    pub(crate) fn depose(&mut self) {
+        let term = self.node.raft.term + 1;
+        self.node.raft.become_follower(term, 0);
+    }
+}
+
 fn read_state(read: &raft::ReadState) -> Option<(u64, u64)> {
     let context = read.request_ctx.as_slice().try_into().ok()?;
     Some((u64::from_be_bytes(context), read.index))

@@ -1,8 +1,8 @@
 //! A shard as the rest of the broker sees it: propose, read, ask who leads.
 //!
 //! [`Shard`] is the handle half. The other half, which owns the Raft engine and applies entries,
-//! takes [`Input`]s from the handle's queue, in order: two proposals made one after the other
-//! through one handle are committed in that order or not at all.
+//! takes [`Input`]s from the handle's queue, in order: of two proposals made one after the other
+//! through one handle, batches and commands alike, the second is never committed before the first.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -15,22 +15,64 @@ use tokio::sync::{mpsc, oneshot};
 use crate::command::{Append, Command};
 use crate::engine::Members;
 use crate::id::{PartitionId, ReplicaId, ShardId};
+#[cfg(doc)]
+use crate::limits;
 use crate::log::PartitionLog;
 use crate::state::{AppendRefusal, Appended, Effect, Outcome, State};
 
-/// Why a proposal has no outcome.
+/// Why a proposal has no outcome, split by what is known of it: see [`ProposeError::certainty`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
-    /// This replica does not lead, or lost the lead before the entry was committed there. The
-    /// entry may still be committed by the next leader: nobody may report it as absent.
+    /// This replica does not lead, or the entry was replaced by the one of another leader. Nothing
+    /// was changed, and nothing will be.
     #[error("this replica does not lead the shard")]
     NotLeader,
-    /// The broker is stopping, or the shard's log failed.
+    /// The shard's loop ended before the proposal was taken. Nothing was changed.
     #[error("the shard has stopped")]
     Stopped,
-    /// The write-ahead log cannot take more until space is freed. Nothing was written.
+    /// The write-ahead log cannot take more until space is freed. Nothing was changed.
     #[error("no space for the write-ahead log")]
     Full,
+    /// Too much is proposed and not committed yet, and that did not change for
+    /// [`limits::FULL_WAIT_MAX`]. Nothing was changed.
+    #[error("the shard has too many uncommitted bytes: the disk or the followers are too slow")]
+    Busy,
+    /// The entry would be over a bound. Nothing was changed, and the same proposal will never be
+    /// taken.
+    #[error("an entry of {size_bytes} bytes is over the limit of {size_bytes_max} bytes")]
+    TooLarge {
+        /// The encoded size.
+        size_bytes: usize,
+        /// What an entry may have.
+        size_bytes_max: usize,
+    },
+    /// The proposal was taken, and this replica lost the lead or stopped before it was decided. It
+    /// may have been committed, or may be committed later: nobody may report it as absent.
+    #[error("the proposal was taken and its outcome is not known")]
+    Unknown,
+}
+
+/// What is known of a proposal that has no outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Certainty {
+    /// It was not taken. The same proposal may be taken later, perhaps elsewhere.
+    NotTaken,
+    /// It may happen, may have happened, or may never happen.
+    Unknown,
+    /// It was refused and will always be.
+    Refused,
+}
+
+impl ProposeError {
+    /// What is known of the proposal.
+    #[must_use]
+    pub fn certainty(&self) -> Certainty {
+        match self {
+            Self::NotLeader | Self::Stopped | Self::Full | Self::Busy => Certainty::NotTaken,
+            Self::Unknown => Certainty::Unknown,
+            Self::TooLarge { .. } => Certainty::Refused,
+        }
+    }
 }
 
 /// What a batch's proposal resolves to: a result per batch, in order.
@@ -63,6 +105,19 @@ pub enum Input {
         /// Told at once.
         done: oneshot::Sender<Capture>,
     },
+}
+
+impl Input {
+    /// Answers that it was not taken. Receivers that are gone have stopped waiting.
+    pub(crate) fn refuse(self, error: ProposeError) {
+        match self {
+            Self::Append { done, .. } => drop(done.send(Err(error))),
+            Self::Propose { done, .. } => drop(done.send(Err(error))),
+            Self::ReadBarrier { done } => drop(done.send(Err(error))),
+            // There is no state any more: the receiver sees that.
+            Self::Capture { done } => drop(done),
+        }
+    }
 }
 
 /// What a checkpoint is made from.
@@ -158,8 +213,16 @@ impl Shard {
         self.logs.read().iter().map(|(id, log)| (*id, Arc::clone(log))).collect()
     }
 
+    /// The partitions that live here, in no order. The state is not locked for it.
+    #[must_use]
+    pub fn partitions(&self) -> Vec<PartitionId> {
+        self.logs.read().keys().copied().collect()
+    }
+
     /// Proposes batches. They take their place in line now, not when the answer is awaited. The
-    /// caller bounds how many bytes are under way.
+    /// caller bounds how many bytes are under way. Batches that are larger together than
+    /// [`limits::ENTRY_BYTES_MAX`] become several entries. An answer that is dropped means that the
+    /// outcome is not known.
     pub fn append(&self, items: Vec<Append>) -> oneshot::Receiver<AppendResult> {
         let (done, answer) = oneshot::channel();
         self.send(Input::Append { items, done });
@@ -171,10 +234,11 @@ impl Shard {
     /// # Errors
     /// See [`ProposeError`].
     pub async fn propose(&self, command: Command) -> Result<Outcome, ProposeError> {
-        self.submit(command).await.unwrap_or(Err(ProposeError::Stopped))
+        self.submit(command).await.unwrap_or(Err(ProposeError::Unknown))
     }
 
-    /// The same, but the command takes its place in line now, not when the answer is awaited.
+    /// The same, but the command takes its place in line now, not when the answer is awaited. An
+    /// answer that is dropped means that the outcome is not known.
     pub fn submit(&self, command: Command) -> oneshot::Receiver<Result<Outcome, ProposeError>> {
         let (done, answer) = oneshot::channel();
         self.send(Input::Propose { command, done });
@@ -203,9 +267,10 @@ impl Shard {
         answer.blocking_recv().map_err(|_| ProposeError::Stopped)
     }
 
-    /// A loop that has ended drops the input, and with it `done`: the waiter sees `Stopped`.
     fn send(&self, input: Input) {
-        let _ = self.inbox.send(input);
+        if let Err(mpsc::error::SendError(input)) = self.inbox.send(input) {
+            input.refuse(ProposeError::Stopped);
+        }
     }
 
     /// For the owning loop: apply under the write lock.

@@ -8,6 +8,7 @@
 
 pub mod id;
 pub mod limits;
+pub mod supervision;
 pub mod command;
 pub mod handle;
 pub mod driver;

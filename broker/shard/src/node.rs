@@ -11,11 +11,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use ropewalk_disk::{Disk, Lock};
-use ropewalk_wal::{Answers, WalHandle, Writer};
+use ropewalk_wal::{Answers, Guard, WalHandle, Writer};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
@@ -30,9 +29,7 @@ use crate::handle::{Observer, Shard};
 use crate::id::{PartitionId, ShardId};
 use crate::recovery::{self, OpenError};
 use crate::replica::Replica;
-
-/// Told when this broker's disk can no longer be trusted: the process must end (D2).
-pub type OnFatal = Arc<dyn Fn(String) + Send + Sync>;
+use crate::supervision::{self, Ends, Failure, OnFatal, Supervisor};
 
 /// What a node is opened with.
 #[derive(Clone)]
@@ -47,7 +44,7 @@ pub struct NodeOptions {
     pub observer: Arc<dyn Observer>,
     /// How the logs of each partition are kept.
     pub policy: Arc<dyn Policy>,
-    /// Told of a fatal disk error.
+    /// Receives the error that ends the process: the disk failed (D2), or a thread or task ended.
     pub on_fatal: OnFatal,
     /// The wall clock, Unix milliseconds.
     pub clock_ms: fn() -> i64,
@@ -100,11 +97,13 @@ pub struct Node {
     damaged_partitions: Vec<(PartitionId, String)>,
     budget: Arc<TailBudget>,
     wal: WalHandle,
+    supervisor: Supervisor,
     running: Mutex<Option<Running>>,
 }
 
 #[derive(Debug)]
 struct Running {
+    _ends: Ends,
     stop: watch::Sender<bool>,
     drivers: JoinSet<()>,
     keeper: KeeperHandle,
@@ -131,9 +130,11 @@ impl Node {
         let (stop, stopped) = watch::channel(false);
         // Answering wakes threads: not the log's own work while the disk could be written to.
         let (deliver, delivered) = mpsc::unbounded_channel();
+        let supervisor = Supervisor::new(Arc::clone(&options.on_fatal));
+        let guard = guard_log(supervisor.clone(), deliver.clone());
         let deliver = move |answers| drop(deliver.send(answers));
-        let wal = Writer::spawn(opened.wal, deliver, |_| ())?;
-        tokio::spawn(give_answers(delivered));
+        let wal = Writer::spawn_guarded(opened.wal, deliver, |_| (), guard)?;
+        tokio::spawn(supervisor.endless(&supervision::ANSWERS, give_answers(delivered)));
         let mut node = Self {
             identity: opened.identity,
             shards: BTreeMap::new(),
@@ -141,6 +142,7 @@ impl Node {
             damaged_partitions: opened.damaged_partitions,
             budget,
             wal: wal.clone(),
+            supervisor: supervisor.clone(),
             running: Mutex::new(None),
         };
         let mut drivers = JoinSet::new();
@@ -148,6 +150,7 @@ impl Node {
         let journal = Box::new(wal.clone());
         let mut cleaner = Cleaner::new(data, Arc::clone(&policy));
         let mut keeper = Keeper::new(opened.store, journal, policy, options.checkpoint);
+        let ends = supervisor.ends();
         for found in opened.replicas {
             let id = found.shard;
             let (shard, queue) = Shard::new(id, found.state, found.logs);
@@ -157,22 +160,20 @@ impl Node {
             let logged = Arc::clone(&shard);
             cleaner.add(id, Box::new(move || logged.logs()));
             let around = Surroundings {
-                wal: wal.clone(),
+                wal: Arc::new(wal.clone()),
                 logs: found.shelf as Arc<dyn Logs>,
                 observer: Arc::clone(&options.observer),
                 clock_ms: options.clock_ms,
                 stop: stopped.clone(),
             };
-            drivers.spawn(Driver::new(Arc::clone(&shard), queue, replica, around).run());
+            let driver = Driver::new(Arc::clone(&shard), queue, replica, around);
+            drivers.spawn(supervisor.watch(&supervision::DRIVER, id.to_string(), driver.run()));
             node.shards.insert(id, shard);
         }
-        let fatal = Arc::clone(&options.on_fatal);
-        let keeper = keeper.spawn(options.clock_ms, move |error| fatal(error.to_string()))?;
-        let fatal = Arc::clone(&options.on_fatal);
-        let cleaner = cleaner.spawn(options.clock_ms, move |error| fatal(error.to_string()))?;
-        drivers.spawn(watch_log(wal, stopped, Arc::clone(&options.on_fatal)));
+        let keeper = keeper.spawn(options.clock_ms, supervisor.clone())?;
+        let cleaner = cleaner.spawn(options.clock_ms, supervisor.clone())?;
         info!(dir = %options.dir.display(), shards = node.shards.len(), "opened");
-        let running = Running { stop, drivers, keeper, cleaner, _lock: lock };
+        let running = Running { _ends: ends, stop, drivers, keeper, cleaner, _lock: lock };
         *node.running.lock() = Some(running);
         Ok(node)
     }
@@ -227,6 +228,12 @@ impl Node {
         &self.wal
     }
 
+    /// Reports tasks that work for this node's shards and must not end.
+    #[must_use]
+    pub fn supervisor(&self) -> &Supervisor {
+        &self.supervisor
+    }
+
     /// Whether every shard that serves leads and has applied its term's first entry.
     #[must_use]
     pub fn is_ready(&self) -> bool {
@@ -236,6 +243,7 @@ impl Node {
     /// Stops everything in order, with a last checkpoint. Does nothing the second time.
     pub async fn stop(&self) {
         let Some(mut running) = self.running.lock().take() else { return };
+        self.supervisor.stop();
         let (keeper, cleaner) = (running.keeper, running.cleaner);
         let stopped = tokio::task::spawn_blocking(move || {
             drop(cleaner);
@@ -265,17 +273,13 @@ async fn give_answers(mut delivered: mpsc::UnboundedReceiver<Answers>) {
     }
 }
 
-/// A log that failed has ended every driver; the process must end with them (D2).
-async fn watch_log(wal: WalHandle, mut stop: watch::Receiver<bool>, on_fatal: OnFatal) {
-    let mut look = tokio::time::interval(Duration::from_millis(100));
-    loop {
-        tokio::select! {
-            _ = stop.wait_for(|stop| *stop) => return,
-            _ = look.tick() => {}
-        }
-        if wal.stats().failed {
-            on_fatal("the write-ahead log failed".to_owned());
-            return;
-        }
-    }
+/// Reports the end of the log's threads. `answers` keeps the delivery of answers going until that is
+/// reported, so that the first report names the cause.
+fn guard_log(supervisor: Supervisor, answers: mpsc::UnboundedSender<Answers>) -> Guard {
+    Arc::new(move |name, body| {
+        let _kept = answers.clone();
+        let task =
+            if name == supervision::WAL.name { &supervision::WAL } else { &supervision::WAL_FILES };
+        supervisor.run(task, || body().map_err(|error| Failure::Disk(error.to_string())));
+    })
 }

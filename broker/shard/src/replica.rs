@@ -7,7 +7,8 @@
 //!
 //! - **D1** a ticket is resolved with an outcome only after its entry was applied, which the engine
 //!   allows only after a majority, this replica included, reported it durable.
-//! - A ticket is resolved exactly once. Those of a lost term resolve to `NotLeader`.
+//! - A ticket is resolved exactly once. Those of a lost term resolve to `Unknown`; one whose entry
+//!   was replaced, or committed in another term, to `NotLeader`.
 //! - Nothing is proposed or read before the first entry of this leader's term is applied.
 
 use std::collections::VecDeque;
@@ -19,6 +20,7 @@ use crate::command::{self, Command, Envelope};
 use crate::engine::{Engine, EngineError, Entry, EntryKind, HardState, Members, NotTaken, Start};
 use crate::handle::ProposeError;
 use crate::id::{ReplicaId, ShardId};
+use crate::limits;
 use crate::state::{Effect, Outcome, State};
 
 /// Names a proposal or a read until it is resolved. The caller draws them; each is used once.
@@ -141,19 +143,26 @@ impl Replica {
         self.engine.tick();
     }
 
-    /// Proposes a command; `ticket` is resolved by a later poll.
+    /// Proposes a command; `ticket` is resolved by a later poll. Returns the size of the entry's
+    /// payload, bytes.
     ///
     /// # Errors
-    /// `NotLeader` when this replica does not serve, `Full` when too much is uncommitted: the
-    /// command was not taken and the ticket will not be resolved.
+    /// `NotLeader` when this replica does not serve, `Busy` when too much is uncommitted, `TooLarge` when
+    /// the entry would be over [`limits::ENTRY_BYTES_HARD_MAX`]: the command was not taken and the
+    /// ticket will not be resolved.
     pub fn propose(
         &mut self,
         ticket: Ticket,
         command: &Command,
         time_ms: i64,
-    ) -> Result<(), ProposeError> {
+    ) -> Result<usize, ProposeError> {
         let term = self.leading.ok_or(ProposeError::NotLeader)?;
-        match self.engine.propose(command::encode(term, time_ms, command)) {
+        let data = command::encode(term, time_ms, command);
+        let (size_bytes, size_bytes_max) = (data.len(), limits::ENTRY_BYTES_HARD_MAX);
+        if size_bytes > size_bytes_max {
+            return Err(ProposeError::TooLarge { size_bytes, size_bytes_max });
+        }
+        match self.engine.propose(data) {
             Ok(index) => {
                 let batches = match command {
                     Command::Append(_) => Some(command.clone()),
@@ -161,10 +170,10 @@ impl Replica {
                 };
                 let batches = batches.map(|command| Envelope { term, time_ms, command });
                 self.proposals.push_back(Proposal { index, term, ticket, batches });
-                Ok(())
+                Ok(size_bytes)
             }
             Err(NotTaken::NotLeader) => Err(ProposeError::NotLeader),
-            Err(NotTaken::Busy) => Err(ProposeError::Full),
+            Err(NotTaken::Busy) => Err(ProposeError::Busy),
         }
     }
 
@@ -294,11 +303,19 @@ impl Replica {
         self.leading = leading;
         work.leads = Some(leading);
         // Reads are safe to give up and ask again; proposals of an earlier term may yet commit.
-        let lost = self.proposals.drain(..).map(|p| (p.ticket, Err(ProposeError::NotLeader)));
+        let lost = self.proposals.drain(..).map(|p| (p.ticket, Err(ProposeError::Unknown)));
         work.outcomes.extend(lost);
         let reads = self.read_contexts.drain(..).chain(self.reads_confirmed.drain(..));
         let lost = reads.flat_map(|(_, tickets)| tickets);
         work.reads.extend(lost.map(|ticket| (ticket, Err(ProposeError::NotLeader))));
+    }
+}
+
+#[cfg(test)]
+impl Replica {
+    /// Loses the lead to nobody.
+    pub(crate) fn depose(&mut self) {
+        self.engine.depose();
     }
 }
 
@@ -310,4 +327,4 @@ fn decode(data: &Bytes) -> Envelope {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -90,7 +90,7 @@ pub use log::{FILE_BYTES, OpenError, Options, Round, Wal, WalError, round_record
 pub use record::{HardState, Payload, Record, ReplicaKey};
 pub use recover::{EntryMeta, Recovered, RecoveredReplica};
 pub use writer::{
-    Answers, Done, ROUND_BYTES_MAX, RoundReport, Stats, Submission, WalHandle, Writer,
+    Answers, Body, Done, Guard, ROUND_BYTES_MAX, RoundReport, Stats, Submission, WalHandle, Writer,
 };
 
 #[cfg(test)]

@@ -48,6 +48,12 @@ pub const ROUND_BYTES_MAX: u64 = 4 << 20;
 /// asked again.
 const IDLE: Duration = Duration::from_secs(1);
 
+/// The body of one of the log's threads. It returns the error with which the log failed for good.
+pub type Body = Box<dyn FnOnce() -> Result<(), Arc<WalError>> + Send>;
+
+/// Runs the body of the thread of this name, on that thread: the place to see it end or panic.
+pub type Guard = Arc<dyn Fn(&'static str, Body) + Send + Sync>;
+
 /// Told once the records are durable, or why they are not.
 pub type Done = Box<dyn FnOnce(Result<(), Arc<WalError>>) + Send>;
 
@@ -125,13 +131,32 @@ impl Writer {
         deliver: impl FnMut(Answers) + Send + 'static,
         report: impl FnMut(&RoundReport) + Send + 'static,
     ) -> io::Result<WalHandle> {
+        // A failure was answered to all who waited.
+        Self::spawn_guarded(wal, deliver, report, Arc::new(|_, body| drop(body())))
+    }
+
+    /// The same, with the bodies of both threads ("wal" and "wal-files") run by `guard`.
+    ///
+    /// # Errors
+    /// When a thread cannot be started.
+    pub fn spawn_guarded(
+        wal: Wal,
+        deliver: impl FnMut(Answers) + Send + 'static,
+        report: impl FnMut(&RoundReport) + Send + 'static,
+        guard: Guard,
+    ) -> io::Result<WalHandle> {
         let queue = Arc::new(Queue::default());
         let reader = wal.reader();
         let (chores, to_do) = mpsc::channel();
         let (disk, dir) = wal.place();
         let helper_queue = Arc::clone(&queue);
+        let body: Body = Box::new(move || {
+            do_chores(&*disk, &dir, &to_do, &helper_queue);
+            Ok(())
+        });
+        let helper_guard = Arc::clone(&guard);
         let helper = thread::Builder::new().name("wal-files".to_owned());
-        let helper = helper.spawn(move || do_chores(&*disk, &dir, &to_do, &helper_queue))?;
+        let helper = helper.spawn(move || helper_guard("wal-files", body))?;
         let mut rounds = Rounds {
             wal,
             queue: Arc::clone(&queue),
@@ -145,7 +170,7 @@ impl Writer {
         };
         rounds.publish();
         let thread = thread::Builder::new().name("wal".to_owned());
-        let thread = thread.spawn(move || rounds.run())?;
+        let thread = thread.spawn(move || guard("wal", Box::new(move || rounds.run())))?;
         queue.set_threads([thread, helper]);
         Ok(WalHandle { last: Arc::new(CloseOnDrop(queue)), reader })
     }
@@ -253,7 +278,8 @@ impl Drop for Rounds {
 }
 
 impl Rounds {
-    fn run(&mut self) {
+    /// Works until the log is closed.
+    fn run(&mut self) -> Result<(), Arc<WalError>> {
         let mut idle = false;
         loop {
             self.hand_out_chores();
@@ -266,12 +292,13 @@ impl Rounds {
                         idle = true;
                         self.rest();
                     }
-                    Woken::Closed => return,
+                    Woken::Closed => return Ok(()),
                 }
             }
             if let Err(error) = self.take_chores_done().and_then(|()| self.work()) {
-                self.die(&Arc::new(error));
-                return;
+                let error = Arc::new(error);
+                self.die(&error);
+                return Err(error);
             }
         }
     }

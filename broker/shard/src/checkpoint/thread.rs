@@ -11,6 +11,7 @@ use std::{fmt, io};
 
 use super::{Keeper, KeeperError, Next};
 use crate::clean::Cleaner;
+use crate::supervision::{self, Failure, Supervisor};
 
 /// How long it sleeps when nothing wakes it.
 const IDLE: Duration = Duration::from_millis(100);
@@ -20,7 +21,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// A running keeper. Dropping it stops it without a last checkpoint.
 pub struct KeeperHandle {
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<Keeper>>,
+    thread: Option<JoinHandle<Option<Keeper>>>,
     clock_ms: fn() -> i64,
 }
 
@@ -31,24 +32,25 @@ impl fmt::Debug for KeeperHandle {
 }
 
 impl Keeper {
-    /// Runs on its own thread from now on. `failed` is called, once, if it has to give up (D2).
+    /// Runs on its own thread from now on. `supervisor` reports that it has to give up (D2), or that it
+    /// panicked.
     ///
     /// # Errors
     /// When the thread cannot be made.
     pub fn spawn(
         mut self,
         clock_ms: fn() -> i64,
-        failed: impl FnOnce(KeeperError) + Send + 'static,
+        supervisor: Supervisor,
     ) -> io::Result<KeeperHandle> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let store = Arc::clone(&self.store);
         let thread = thread::Builder::new().name("keeper".to_owned()).spawn(move || {
-            self.store.set_keeper(Some(thread::current()));
-            if let Err(error) = run(|now_ms| self.step(now_ms), clock_ms, &stopped) {
-                failed(error);
-            }
-            self
+            supervisor.run(&supervision::CHECKPOINTER, move || {
+                self.store.set_keeper(Some(thread::current()));
+                run(|now_ms| self.step(now_ms), clock_ms, &stopped)?;
+                Ok(self)
+            })
         });
         let thread = thread.inspect_err(|_| store.set_keeper(None))?;
         Ok(KeeperHandle { stop, thread: Some(thread), clock_ms })
@@ -60,12 +62,12 @@ fn run(
     mut step: impl FnMut(i64) -> Result<Next, KeeperError>,
     clock_ms: fn() -> i64,
     stop: &AtomicBool,
-) -> Result<(), KeeperError> {
+) -> Result<(), Failure> {
     while !stop.load(Ordering::Acquire) {
         match step(clock_ms()) {
             Ok(Next::Now) => {}
             Ok(Next::Wait) => thread::park_timeout(IDLE),
-            Err(error @ KeeperError::Final(_)) => return Err(error),
+            Err(KeeperError::Final(error)) => return Err(Failure::Disk(error)),
             Err(KeeperError::Later(error)) => {
                 tracing::warn!(error, "background work did not succeed and is tried again");
                 thread::park_timeout(RETRY);
@@ -83,21 +85,22 @@ pub struct CleanerHandle {
 }
 
 impl Cleaner {
-    /// Runs on its own thread from now on. `failed` is called, once, if it has to give up (D2).
+    /// Runs on its own thread from now on. `supervisor` reports that it has to give up (D2), or that it
+    /// panicked.
     ///
     /// # Errors
     /// When the thread cannot be made.
     pub fn spawn(
         mut self,
         clock_ms: fn() -> i64,
-        failed: impl FnOnce(KeeperError) + Send + 'static,
+        supervisor: Supervisor,
     ) -> io::Result<CleanerHandle> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = thread::Builder::new().name("cleaner".to_owned()).spawn(move || {
-            if let Err(error) = run(|now_ms| self.step(now_ms), clock_ms, &stopped) {
-                failed(error);
-            }
+            supervisor.run(&supervision::CLEANER, move || {
+                run(|now_ms| self.step(now_ms), clock_ms, &stopped)
+            });
         })?;
         Ok(CleanerHandle { stop, thread: Some(thread) })
     }
@@ -123,7 +126,7 @@ impl KeeperHandle {
     pub fn stop(mut self) -> Result<(), KeeperError> {
         match self.join() {
             Some(mut keeper) => keeper.checkpoint_all((self.clock_ms)()),
-            None => Err(KeeperError::Later("the keeper's thread has panicked".to_owned())),
+            None => Err(KeeperError::Later("the thread had ended before".to_owned())),
         }
     }
 
@@ -131,7 +134,7 @@ impl KeeperHandle {
         let thread = self.thread.take()?;
         self.stop.store(true, Ordering::Release);
         thread.thread().unpark();
-        thread.join().ok()
+        thread.join().ok().flatten()
     }
 }
 

@@ -65,6 +65,11 @@ fn start(written: &Written) -> Replica {
     Replica::new(ShardId(1), start).expect("a sane start")
 }
 
+/// A lone replica that has written nothing.
+pub(crate) fn lone() -> Replica {
+    start(&Written::default())
+}
+
 /// Everything the replica had to say, with each write durable at once.
 fn settle(replica: &mut Replica, state: &mut State, written: &mut Written) -> Vec<Work> {
     let mut said = Vec::new();

@@ -1,0 +1,564 @@
+//! The driver's decisions, without a task, a clock or I/O: events in, [`Actions`] out.
+//!
+//! The caller hands over what happened with [`Core::take`] and then carries out what [`Core::poll`]
+//! returns until it returns `None`. The same code runs in the shard's task and in tests that decide
+//! themselves when a write becomes durable.
+//!
+//! # Invariants
+//!
+//! - Batches and commands are proposed in the order in which they were taken, and a proposal that the
+//!   engine does not take now keeps its place and its age.
+//! - **D1** a write counts as durable only when it and every earlier write are. After a write was
+//!   refused for want of space, nothing later is submitted until it and all that followed it have been
+//!   submitted again, in order.
+//! - Each caller is answered exactly once. A call of which a part was proposed is never answered
+//!   with an error that says that nothing happened.
+//!
+//! # Limits
+//!
+//! An entry carries batches of up to [`limits::ENTRY_BYTES_MAX`] bytes together, or a single larger one;
+//! a call with more than that becomes several entries. At most [`limits::WRITES_INFLIGHT_MAX`]
+//! writes are under way. What cannot be proposed for [`limits::FULL_WAIT_MAX`] is refused.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::Duration;
+
+use crate::command::{self, Append, Command};
+use crate::handle::{AppendResult, Certainty, ProposeError};
+use crate::limits;
+use crate::replica::{Replica, Ticket, Work, Write};
+use crate::state::{AppendRefusal, Appended, Effect, Outcome};
+
+/// Names a call until it is answered. The caller of [`Core::take`] draws it; each is used once.
+pub type Caller = u64;
+
+/// The time of an event.
+#[derive(Debug, Clone, Copy)]
+pub struct Now {
+    /// Since any fixed moment; never goes back.
+    pub at: Duration,
+    /// The wall clock, Unix milliseconds. It goes into the entries.
+    pub time_ms: i64,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum Event {
+    /// Record batches to be proposed.
+    Append {
+        /// Who wants to know the result.
+        caller: Caller,
+        /// The batches.
+        items: Vec<Append>,
+    },
+    /// A command to be proposed.
+    Propose {
+        /// Who wants to know the outcome.
+        caller: Caller,
+        /// The command.
+        command: Command,
+    },
+    /// A read that has to see everything that is committed now.
+    Read {
+        /// Who waits.
+        caller: Caller,
+    },
+    /// The write of this number is durable.
+    Durable(u64),
+    /// The log refused the write of this number for want of space, or because it refused an earlier
+    /// one.
+    NoSpace(u64),
+    /// [`limits::TICK_MS`] have passed.
+    Tick,
+}
+
+/// The answer to a call.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Answer {
+    /// To [`Event::Append`].
+    Appended(AppendResult),
+    /// To [`Event::Propose`].
+    Proposed(Result<Outcome, ProposeError>),
+    /// To [`Event::Read`].
+    Read(Result<(), ProposeError>),
+}
+
+/// What has to be done, in the order of the fields.
+#[derive(Debug, Default)]
+pub struct Actions {
+    /// To be submitted to the log, in order; each is then reported by its number.
+    pub writes: Vec<Write>,
+    /// To be carried out, in order.
+    pub effects: Vec<Effect>,
+    /// To be answered.
+    pub answers: Vec<(Caller, Answer)>,
+    /// This replica began or ceased to lead.
+    pub leads: Option<Option<u64>>,
+}
+
+impl Actions {
+    fn is_empty(&self) -> bool {
+        self.writes.is_empty()
+            && self.effects.is_empty()
+            && self.answers.is_empty()
+            && self.leads.is_none()
+    }
+}
+
+/// The state that entries are applied to, behind whatever lock it has.
+pub trait Applies {
+    /// One [`Replica::poll`] with the state.
+    fn poll(&self, replica: &mut Replica) -> Option<Work>;
+}
+
+/// The logic of one driver.
+#[derive(Debug)]
+pub struct Core {
+    replica: Replica,
+    /// Taken and not proposed yet, oldest first.
+    queue: VecDeque<Pending>,
+    /// Appends that are not answered.
+    calls: HashMap<Caller, Call>,
+    /// Proposed and not decided.
+    waiters: BTreeMap<Ticket, Waiter>,
+    next_ticket: Ticket,
+    /// Submitted and not durable, together with all before it; oldest first.
+    writes: VecDeque<InFlight>,
+    /// Why the oldest of `queue` could not be proposed when that was last tried.
+    obstacle: Option<ProposeError>,
+    outbox: Actions,
+}
+
+#[derive(Debug)]
+struct Pending {
+    caller: Caller,
+    since: Duration,
+    what: Proposal,
+}
+
+#[derive(Debug)]
+enum Proposal {
+    Appends(VecDeque<Append>),
+    Command(Command),
+}
+
+/// The batches of one call.
+#[derive(Debug)]
+struct Call {
+    /// Of those that are applied, in order.
+    results: Vec<Result<Appended, AppendRefusal>>,
+    /// Batches that are proposed and not decided.
+    proposed: usize,
+    /// Batches that are not applied.
+    left: usize,
+}
+
+/// Batches of one call that are joined into an entry.
+#[derive(Debug)]
+struct Part {
+    caller: Caller,
+    since: Duration,
+    count: usize,
+}
+
+#[derive(Debug)]
+enum Waiter {
+    Appends(Vec<Part>),
+    Command { caller: Caller, since: Duration },
+    Read(Caller),
+}
+
+#[derive(Debug)]
+struct InFlight {
+    write: Write,
+    progress: Progress,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    Submitted,
+    Durable,
+    /// Refused for want of space, or not submitted because an earlier write was.
+    Refused,
+}
+
+impl Core {
+    /// The core of a driver of `replica`.
+    #[must_use]
+    pub fn new(replica: Replica) -> Self {
+        Self {
+            replica,
+            queue: VecDeque::new(),
+            calls: HashMap::new(),
+            waiters: BTreeMap::new(),
+            next_ticket: 0,
+            writes: VecDeque::new(),
+            obstacle: None,
+            outbox: Actions::default(),
+        }
+    }
+
+    /// The replica that is driven.
+    #[must_use]
+    pub fn replica(&self) -> &Replica {
+        &self.replica
+    }
+
+    /// Whether [`Event::Tick`]s are needed now.
+    #[must_use]
+    pub fn needs_ticks(&self) -> bool {
+        self.replica.needs_ticks() || !self.queue.is_empty() || self.is_refused()
+    }
+
+    /// Takes note of an event. What follows from it comes out of [`Self::poll`].
+    pub fn take(&mut self, event: Event, now: Now) {
+        match event {
+            Event::Append { caller, items } => self.take_appends(caller, items, now),
+            Event::Propose { caller, command } => {
+                let what = Proposal::Command(command);
+                self.queue.push_back(Pending { caller, since: now.at, what });
+            }
+            Event::Read { caller } => {
+                let ticket = self.ticket(Waiter::Read(caller));
+                self.replica.read(ticket);
+            }
+            Event::Durable(number) => self.durable(number),
+            Event::NoSpace(number) => self.mark(number, Progress::Refused),
+            Event::Tick => {
+                if self.replica.needs_ticks() {
+                    self.replica.tick();
+                }
+                self.submit_again();
+            }
+        }
+    }
+
+    /// What has to be done next; `None` when only another event changes something. `has_space` is
+    /// whether the log takes batches now.
+    pub fn poll(&mut self, now: Now, has_space: bool, state: &impl Applies) -> Option<Actions> {
+        loop {
+            if let Some(work) = state.poll(&mut self.replica) {
+                self.absorb(work);
+            } else if self.outbox.is_empty() {
+                let may_propose =
+                    self.writes.len() < limits::WRITES_INFLIGHT_MAX && !self.is_refused();
+                let is_done = !(may_propose && self.propose(now, has_space));
+                if is_done && !self.refuse_overdue(now) {
+                    return None;
+                }
+            }
+            if !self.outbox.is_empty() {
+                return Some(std::mem::take(&mut self.outbox));
+            }
+        }
+    }
+
+    /// Ends everything: the answers of all who wait.
+    pub fn stop(&mut self) -> Vec<(Caller, Answer)> {
+        for waiter in std::mem::take(&mut self.waiters).into_values() {
+            let error = match waiter {
+                Waiter::Appends(_) | Waiter::Command { .. } => ProposeError::Unknown,
+                Waiter::Read(_) => ProposeError::Stopped,
+            };
+            self.resolve(waiter, Err(error));
+        }
+        while let Some(pending) = self.queue.pop_front() {
+            self.refuse(pending, ProposeError::Stopped);
+        }
+        std::mem::take(&mut self.outbox).answers
+    }
+
+    fn take_appends(&mut self, caller: Caller, items: Vec<Append>, now: Now) {
+        let largest = items.iter().map(|item| item.batch.len()).max().unwrap_or(0);
+        if largest > limits::BATCH_BYTES_MAX {
+            let (size_bytes, size_bytes_max) = (largest, limits::BATCH_BYTES_MAX);
+            let error = ProposeError::TooLarge { size_bytes, size_bytes_max };
+            return self.answer(caller, Answer::Appended(Err(error)));
+        }
+        if items.is_empty() {
+            return self.answer(caller, Answer::Appended(Ok(Vec::new())));
+        }
+        self.calls.insert(caller, Call { results: Vec::new(), proposed: 0, left: items.len() });
+        let what = Proposal::Appends(items.into());
+        self.queue.push_back(Pending { caller, since: now.at, what });
+    }
+
+    fn ticket(&mut self, waiter: Waiter) -> Ticket {
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        self.waiters.insert(ticket, waiter);
+        ticket
+    }
+
+    fn answer(&mut self, caller: Caller, answer: Answer) {
+        self.outbox.answers.push((caller, answer));
+    }
+
+    /// Proposes what becomes the next write; whether anything was proposed or answered.
+    fn propose(&mut self, now: Now, has_space: bool) -> bool {
+        let mut bytes = 0;
+        for count in 0..limits::ENTRIES_PER_WRITE_MAX {
+            if bytes >= limits::ENTRY_BYTES_MAX {
+                return true;
+            }
+            match self.propose_next(now, has_space) {
+                Some(size_bytes) => bytes += size_bytes,
+                None => return count > 0,
+            }
+        }
+        true
+    }
+
+    /// Proposes the oldest that waits; its size, 0 if it was refused, `None` if it has to wait.
+    fn propose_next(&mut self, now: Now, has_space: bool) -> Option<usize> {
+        self.obstacle = None;
+        let (command, waiter) = match self.queue.pop_front()? {
+            Pending { caller, since, what: Proposal::Command(command) } => {
+                (command, Waiter::Command { caller, since })
+            }
+            appends @ Pending { what: Proposal::Appends(_), .. } => {
+                self.queue.push_front(appends);
+                if !has_space {
+                    self.obstacle = Some(ProposeError::Full);
+                    return None;
+                }
+                self.join()
+            }
+        };
+        match self.replica.propose(self.next_ticket, &command, now.time_ms) {
+            Ok(size_bytes) => {
+                if let Waiter::Appends(parts) = &waiter {
+                    for part in parts {
+                        self.call(part.caller).proposed += part.count;
+                    }
+                }
+                self.ticket(waiter);
+                Some(size_bytes)
+            }
+            Err(ProposeError::Busy) => {
+                self.obstacle = Some(ProposeError::Busy);
+                self.put_back(command, waiter);
+                None
+            }
+            Err(error) => {
+                match waiter {
+                    Waiter::Appends(parts) => {
+                        parts.iter().for_each(|part| self.fail(part.caller, error));
+                    }
+                    waiter => self.resolve(waiter, Err(error)),
+                }
+                Some(0)
+            }
+        }
+    }
+
+    fn call(&mut self, caller: Caller) -> &mut Call {
+        self.calls.get_mut(&caller).expect("batches that wait belong to a call")
+    }
+
+    /// Joins the batches that are next in line into one entry.
+    fn join(&mut self) -> (Command, Waiter) {
+        let (mut items, mut parts, mut bytes) = (Vec::new(), Vec::new(), 0);
+        while let Some(Pending { caller, since, what: Proposal::Appends(waiting) }) =
+            self.queue.front_mut()
+        {
+            let mut count = 0;
+            while let Some(next) = waiting.front() {
+                bytes += command::item_len(next);
+                if bytes > limits::ENTRY_BYTES_MAX && !items.is_empty() {
+                    break;
+                }
+                items.extend(waiting.pop_front());
+                count += 1;
+            }
+            if count > 0 {
+                parts.push(Part { caller: *caller, since: *since, count });
+            }
+            if !waiting.is_empty() {
+                break;
+            }
+            self.queue.pop_front();
+        }
+        (Command::Append(items), Waiter::Appends(parts))
+    }
+
+    /// The engine takes no more now: what was to be proposed goes back to the head of the queue.
+    fn put_back(&mut self, command: Command, waiter: Waiter) {
+        match (command, waiter) {
+            (Command::Append(mut items), Waiter::Appends(parts)) => {
+                for Part { caller, since, count } in parts.into_iter().rev() {
+                    let back = items.split_off(items.len() - count);
+                    match self.queue.front_mut() {
+                        Some(Pending { caller: first, what: Proposal::Appends(rest), .. })
+                            if *first == caller =>
+                        {
+                            back.into_iter().rev().for_each(|item| rest.push_front(item));
+                        }
+                        Some(_) | None => {
+                            let what = Proposal::Appends(back.into());
+                            self.queue.push_front(Pending { caller, since, what });
+                        }
+                    }
+                }
+            }
+            (command, Waiter::Command { caller, since }) => {
+                let what = Proposal::Command(command);
+                self.queue.push_front(Pending { caller, since, what });
+            }
+            (_, Waiter::Appends(_) | Waiter::Read(_)) => {
+                unreachable!("batches are joined into an append, and a read proposes nothing")
+            }
+        }
+    }
+
+    /// Refuses what could not be proposed for too long; whether there was any.
+    fn refuse_overdue(&mut self, now: Now) -> bool {
+        let is_refused = self.is_refused();
+        let obstacle = if is_refused {
+            Some(ProposeError::Full)
+        } else if self.writes.len() < limits::WRITES_INFLIGHT_MAX {
+            self.obstacle
+        } else {
+            // A write is under way, however slow: its end changes something.
+            None
+        };
+        let Some(obstacle) = obstacle else { return false };
+        // A command behind batches that find no space can be proposed once they are refused.
+        let is_held = |what: &Proposal| match what {
+            Proposal::Appends(_) => true,
+            Proposal::Command(_) => is_refused || obstacle == ProposeError::Busy,
+        };
+        let mut any = false;
+        while let Some(pending) = self.queue.pop_front_if(|pending| {
+            now.at.saturating_sub(pending.since) > limits::FULL_WAIT_MAX && is_held(&pending.what)
+        }) {
+            self.refuse(pending, obstacle);
+            any = true;
+        }
+        any
+    }
+
+    /// Answers what was not proposed.
+    fn refuse(&mut self, pending: Pending, error: ProposeError) {
+        match pending.what {
+            Proposal::Appends(_) => self.fail(pending.caller, error),
+            Proposal::Command(_) => self.answer(pending.caller, Answer::Proposed(Err(error))),
+        }
+    }
+
+    /// Gives up a call, whose other batches may be proposed or applied already.
+    fn fail(&mut self, caller: Caller, error: ProposeError) {
+        // Several entries may carry parts of it: the first error answers it.
+        let Some(call) = self.calls.remove(&caller) else { return };
+        let nothing_happened = call.results.is_empty() && call.proposed == 0;
+        let error = if nothing_happened { error } else { ProposeError::Unknown };
+        self.queue.retain(|pending| pending.caller != caller);
+        self.answer(caller, Answer::Appended(Err(error)));
+    }
+
+    fn resolve(&mut self, waiter: Waiter, outcome: Result<Outcome, ProposeError>) {
+        match (waiter, outcome) {
+            (Waiter::Command { caller, .. }, outcome) => {
+                self.answer(caller, Answer::Proposed(outcome));
+            }
+            (Waiter::Read(caller), outcome) => {
+                self.answer(caller, Answer::Read(outcome.map(|_| ())));
+            }
+            (Waiter::Appends(parts), Ok(Outcome::Appended(results))) => {
+                let mut results = results.into_iter();
+                for part in parts {
+                    self.appended(&part, results.by_ref().take(part.count));
+                }
+            }
+            (Waiter::Appends(_), Ok(_)) => unreachable!("an append has one result per batch"),
+            (Waiter::Appends(parts), Err(error)) => {
+                for part in parts {
+                    if let Some(call) = self.calls.get_mut(&part.caller)
+                        && error.certainty() != Certainty::Unknown
+                    {
+                        call.proposed -= part.count;
+                    }
+                    self.fail(part.caller, error);
+                }
+            }
+        }
+    }
+
+    fn appended(
+        &mut self,
+        part: &Part,
+        results: impl Iterator<Item = Result<Appended, AppendRefusal>>,
+    ) {
+        // The call may have failed already; its results are taken all the same.
+        let results: Vec<_> = results.collect();
+        let Some(call) = self.calls.get_mut(&part.caller) else { return };
+        call.proposed -= part.count;
+        call.left -= part.count;
+        call.results.extend(results);
+        if call.left == 0
+            && let Some(call) = self.calls.remove(&part.caller)
+        {
+            self.answer(part.caller, Answer::Appended(Ok(call.results)));
+        }
+    }
+
+    fn absorb(&mut self, work: Work) {
+        if let Some(write) = work.write {
+            let is_refused = self.is_refused();
+            let progress = if is_refused { Progress::Refused } else { Progress::Submitted };
+            if !is_refused {
+                self.outbox.writes.push(write.clone());
+            }
+            self.writes.push_back(InFlight { write, progress });
+        }
+        self.outbox.effects.extend(work.effects);
+        for (ticket, outcome) in work.outcomes {
+            if let Some(waiter) = self.waiters.remove(&ticket) {
+                self.resolve(waiter, outcome);
+            }
+        }
+        for (ticket, result) in work.reads {
+            if let Some(Waiter::Read(caller)) = self.waiters.remove(&ticket) {
+                self.answer(caller, Answer::Read(result));
+            }
+        }
+        self.outbox.leads = work.leads.or(self.outbox.leads.take());
+    }
+
+    fn is_refused(&self) -> bool {
+        self.writes.iter().any(|write| write.progress == Progress::Refused)
+    }
+
+    fn mark(&mut self, number: u64, progress: Progress) {
+        if let Some(found) = self.writes.iter_mut().find(|write| write.write.number == number) {
+            found.progress = progress;
+        }
+    }
+
+    fn durable(&mut self, number: u64) {
+        self.mark(number, Progress::Durable);
+        let mut last = None;
+        while let Some(done) = self.writes.pop_front_if(|write| write.progress == Progress::Durable)
+        {
+            last = Some(done.write.number);
+        }
+        if let Some(number) = last {
+            self.replica.persisted(number);
+        }
+    }
+
+    /// Once every write under way is answered and one was refused: all from there on, again.
+    fn submit_again(&mut self) {
+        let is_open = |write: &InFlight| write.progress == Progress::Submitted;
+        if !self.is_refused() || self.writes.iter().any(is_open) {
+            return;
+        }
+        for write in &mut self.writes {
+            write.progress = Progress::Submitted;
+            self.outbox.writes.push(write.write.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

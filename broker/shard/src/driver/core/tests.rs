@@ -1,0 +1,418 @@
+//! The core, driven by hand: the test decides when a write is durable and what time it is.
+
+use std::cell::RefCell;
+
+use ropewalk_batch::Builder;
+use ropewalk_wal::Record;
+
+use super::*;
+use crate::command::{Envelope, OpenPartition, ShardCommand};
+use crate::id::{PartitionId, TopicId};
+use crate::replica::tests::lone;
+use crate::state::State;
+
+impl Applies for RefCell<State> {
+    fn poll(&self, replica: &mut Replica) -> Option<Work> {
+        replica.poll(&mut self.borrow_mut())
+    }
+}
+
+/// What is outside of the core.
+struct World {
+    core: Core,
+    state: RefCell<State>,
+    at: Duration,
+    has_space: bool,
+    /// Submitted and not answered, oldest first.
+    open: VecDeque<Write>,
+    /// Every write that was submitted, in order.
+    submitted: Vec<Write>,
+    answers: Vec<(Caller, Answer)>,
+}
+
+impl World {
+    /// A shard that leads and has partitions 0 to 2.
+    fn new() -> Self {
+        let mut world = Self {
+            core: Core::new(lone()),
+            state: RefCell::default(),
+            at: Duration::from_secs(100),
+            has_space: true,
+            open: VecDeque::new(),
+            submitted: Vec::new(),
+            answers: Vec::new(),
+        };
+        world.settle();
+        world.all_durable();
+        let open = |index| OpenPartition { partition: partition(index), epoch_base: 0 };
+        let open = ShardCommand::OpenPartitions((0..3).map(open).collect());
+        world.propose(1000, open);
+        world.all_durable();
+        world.answers.clear();
+        world.submitted.clear();
+        world
+    }
+
+    fn now(&self) -> Now {
+        Now { at: self.at, time_ms: 0 }
+    }
+
+    fn settle(&mut self) {
+        while let Some(actions) = self.core.poll(self.now(), self.has_space, &self.state) {
+            self.submitted.extend(actions.writes.iter().cloned());
+            self.open.extend(actions.writes);
+            self.answers.extend(actions.answers);
+        }
+    }
+
+    fn event(&mut self, event: Event) {
+        self.core.take(event, self.now());
+        self.settle();
+    }
+
+    fn append(&mut self, caller: Caller, items: &[Append]) {
+        self.event(Event::Append { caller, items: items.to_vec() });
+    }
+
+    fn propose(&mut self, caller: Caller, command: ShardCommand) {
+        self.event(Event::Propose { caller, command: Command::Shard(command) });
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.at += time;
+        self.event(Event::Tick);
+    }
+
+    /// The oldest open write is durable.
+    fn durable(&mut self) {
+        let write = self.open.pop_front().expect("a write is open");
+        self.event(Event::Durable(write.number));
+    }
+
+    fn all_durable(&mut self) {
+        while !self.open.is_empty() {
+            self.durable();
+        }
+    }
+
+    /// The log has no space for any open write.
+    fn no_space(&mut self) {
+        for write in std::mem::take(&mut self.open) {
+            self.event(Event::NoSpace(write.number));
+        }
+    }
+
+    /// Two writes are under way: what comes now waits.
+    fn fill_pipeline(&mut self) {
+        for caller in 900..900 + limits::WRITES_INFLIGHT_MAX as u64 {
+            self.append(caller, &[batch(0, 10)]);
+        }
+        assert_eq!(self.open.len(), limits::WRITES_INFLIGHT_MAX);
+    }
+
+    fn answer(&self, caller: Caller) -> Option<&Answer> {
+        let mut found = self.answers.iter().filter(|(of, _)| *of == caller);
+        let answer = found.next().map(|(_, answer)| answer);
+        assert!(found.next().is_none(), "caller {caller} was answered twice");
+        answer
+    }
+
+    /// The offsets that a call's batches got.
+    fn offsets(&self, caller: Caller) -> Vec<i64> {
+        match self.answer(caller) {
+            Some(Answer::Appended(Ok(results))) => {
+                results.iter().map(|result| result.expect("taken").base_offset).collect()
+            }
+            other => panic!("caller {caller} was answered {other:?}"),
+        }
+    }
+
+    /// The commands that were submitted, in the order of the log.
+    fn commands(&self) -> Vec<Command> {
+        let records = self.submitted.iter().flat_map(|write| &write.records);
+        let entries = records.filter_map(|record| match record {
+            Record::Entry { data, .. } => Some(bytes::Bytes::from(data.chunks().concat())),
+            _ => None,
+        });
+        entries.map(|data| Envelope::decode(&data).expect("ours").command).collect()
+    }
+}
+
+fn partition(index: i32) -> PartitionId {
+    PartitionId { topic: TopicId(uuid::Uuid::from_u128(1)), index }
+}
+
+fn batch(index: i32, value_bytes: usize) -> Append {
+    let batch = Builder::new().record(0, None, Some(&vec![7; value_bytes])).build();
+    Append { partition: partition(index), batch }
+}
+
+/// A command that names itself.
+fn named(group: &str) -> ShardCommand {
+    ShardCommand::DeleteGroup { group: group.to_owned() }
+}
+
+fn error(answer: Option<&Answer>) -> Option<ProposeError> {
+    match answer? {
+        Answer::Appended(result) => result.as_ref().err().copied(),
+        Answer::Proposed(result) => result.as_ref().err().copied(),
+        Answer::Read(result) => result.as_ref().err().copied(),
+    }
+}
+
+const MIB: usize = 1 << 20;
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn d1_nobody_is_answered_before_the_log_says_durable() {
+    let mut world = World::new();
+    world.append(1, &[batch(0, 10)]);
+    world.propose(2, named("g"));
+    world.pass(60 * SECOND);
+    assert!(world.answers.is_empty());
+    assert_eq!(world.state.borrow().partitions[&partition(0)].next_offset, 0);
+    world.durable();
+    assert_eq!(world.offsets(1), [0]);
+    assert!(world.answer(2).is_none(), "its own write is not durable");
+    world.durable();
+    assert!(world.answer(2).is_some());
+}
+
+#[test]
+fn joined_batches_of_two_callers_each_get_their_own_offsets() {
+    let mut world = World::new();
+    world.fill_pipeline();
+    world.append(1, &[batch(0, 10), batch(1, 10)]);
+    world.append(2, &[batch(0, 10)]);
+    world.append(3, &[batch(2, 10), batch(1, 10), batch(0, 10)]);
+    world.durable();
+    world.durable();
+    let joined = world.commands().into_iter().nth(2).expect("a third entry");
+    assert!(matches!(joined, Command::Append(items) if items.len() == 6), "they are one entry");
+    world.all_durable();
+    // Two batches of partition 0 were under way before.
+    assert_eq!(world.offsets(1), [2, 0]);
+    assert_eq!(world.offsets(2), [3]);
+    assert_eq!(world.offsets(3), [0, 1, 4]);
+}
+
+#[test]
+fn commands_and_batches_are_committed_in_the_order_in_which_they_came() {
+    let mut world = World::new();
+    world.fill_pipeline();
+    world.append(1, &[batch(1, 1)]);
+    world.propose(2, named("first"));
+    world.append(3, &[batch(2, 1)]);
+    world.propose(4, named("second"));
+    world.propose(5, named("third"));
+    world.all_durable();
+    let order: Vec<String> = world
+        .commands()
+        .iter()
+        .skip(2)
+        .map(|command| match command {
+            Command::Append(items) => format!("append to {}", items[0].partition.index),
+            Command::Shard(ShardCommand::DeleteGroup { group }) => group.clone(),
+            other => panic!("{other:?} was not proposed"),
+        })
+        .collect();
+    assert_eq!(order, ["append to 1", "first", "append to 2", "second", "third"]);
+    assert_eq!(world.submitted.len(), 3, "what waits together is one write");
+}
+
+#[test]
+fn refused_writes_are_made_again_in_order_when_there_is_space() {
+    let mut world = World::new();
+    world.append(1, &[batch(0, 10)]);
+    world.append(2, &[batch(0, 10)]);
+    let first = world.commands();
+    world.no_space();
+    assert!(world.open.is_empty() && world.answers.is_empty());
+    // What comes meanwhile waits behind them.
+    world.append(3, &[batch(0, 10)]);
+    assert!(world.open.is_empty());
+    world.pass(SECOND);
+    assert_eq!(world.open.len(), 2, "both again");
+    world.no_space();
+    world.pass(SECOND);
+    assert_eq!(world.commands()[4..6], first, "in their order, and once more");
+    world.all_durable();
+    assert_eq!((world.offsets(1), world.offsets(2)), (vec![0], vec![1]));
+    assert_eq!(world.offsets(3), [2]);
+}
+
+#[test]
+fn d1_a_write_behind_a_refused_one_does_not_count_as_durable() {
+    let mut world = World::new();
+    world.append(1, &[batch(0, 10)]);
+    world.append(2, &[batch(0, 10)]);
+    let [first, second] = [0, 1].map(|at| world.open[at].number);
+    world.open.clear();
+    world.event(Event::NoSpace(first));
+    world.event(Event::Durable(second));
+    assert!(world.answers.is_empty(), "the first is not in the log");
+    world.pass(SECOND);
+    let again: Vec<_> = world.open.iter().map(|write| write.number).collect();
+    assert_eq!(again, [first, second]);
+    world.all_durable();
+    assert_eq!((world.offsets(1), world.offsets(2)), (vec![0], vec![1]));
+}
+
+#[test]
+fn a_full_log_refuses_batches_after_a_wait_and_commands_go_on() {
+    let mut world = World::new();
+    world.has_space = false;
+    world.append(1, &[batch(0, 10)]);
+    world.pass(3 * SECOND);
+    world.append(2, &[batch(0, 10)]);
+    world.propose(3, named("g"));
+    world.pass(limits::FULL_WAIT_MAX - 3 * SECOND);
+    assert!(world.answers.is_empty(), "not before the wait is over");
+    world.pass(SECOND);
+    assert_eq!(error(world.answer(1)), Some(ProposeError::Full));
+    assert!(world.answer(2).is_none(), "each waits from when it came");
+    world.pass(3 * SECOND);
+    assert_eq!(error(world.answer(2)), Some(ProposeError::Full));
+    world.all_durable();
+    assert_eq!(error(world.answer(3)), None);
+    assert!(world.answer(3).is_some(), "a command needs no space for batches");
+    world.has_space = true;
+    world.append(4, &[batch(0, 10)]);
+    world.all_durable();
+    assert_eq!(world.offsets(4), [0], "nothing that was refused is in the log");
+}
+
+#[test]
+fn a_busy_engine_keeps_the_order_and_takes_what_waits_later() {
+    let mut world = World::new();
+    world.append(1, &[batch(0, 9 * MIB)]);
+    world.append(2, &[batch(0, 9 * MIB), batch(1, 10)]);
+    world.append(3, &[batch(1, 10)]);
+    world.propose(4, named("g"));
+    assert_eq!(world.open.len(), 1, "two of them are over the bound of uncommitted bytes");
+    world.pass(SECOND);
+    assert_eq!(world.open.len(), 1);
+    world.all_durable();
+    assert_eq!(world.offsets(1), [0]);
+    assert_eq!(world.offsets(2), [1, 0]);
+    assert_eq!(world.offsets(3), [1]);
+    assert!(world.answer(4).is_some());
+}
+
+#[test]
+fn an_engine_that_stays_busy_refuses_after_the_wait_from_when_the_call_came() {
+    let mut world = World::new();
+    world.append(1, &[batch(0, 9 * MIB)]);
+    world.append(2, &[batch(0, 9 * MIB)]);
+    world.pass(4 * SECOND);
+    world.append(3, &[batch(0, 9 * MIB)]);
+    assert!(world.answers.is_empty());
+    world.pass(SECOND + SECOND / 10);
+    assert_eq!(error(world.answer(2)), Some(ProposeError::Busy));
+    assert!(world.answer(3).is_none());
+    world.all_durable();
+    assert_eq!((world.offsets(1), world.offsets(3)), (vec![0], vec![1]));
+}
+
+#[test]
+fn a_slow_log_is_not_a_full_one() {
+    let mut world = World::new();
+    world.fill_pipeline();
+    world.append(1, &[batch(0, 10)]);
+    world.pass(60 * SECOND);
+    assert!(world.answers.is_empty());
+    world.all_durable();
+    assert_eq!(world.offsets(1), [2]);
+}
+
+#[test]
+fn a_call_larger_than_an_entry_becomes_several_and_one_answer() {
+    let mut world = World::new();
+    let items: Vec<_> = (0..9).map(|at| batch(at % 3, 400 << 10)).collect();
+    world.append(1, &items);
+    world.all_durable();
+    assert_eq!(world.offsets(1), [0, 0, 0, 1, 1, 1, 2, 2, 2]);
+    for command in world.commands() {
+        let Command::Append(items) = command else { panic!("only batches were proposed") };
+        assert!(items.iter().map(command::item_len).sum::<usize>() <= limits::ENTRY_BYTES_MAX);
+    }
+}
+
+#[test]
+fn what_fits_no_entry_is_refused_alone() {
+    let mut world = World::new();
+    world.append(1, &[batch(0, 10), batch(1, limits::BATCH_BYTES_MAX)]);
+    let Some(ProposeError::TooLarge { size_bytes_max, .. }) = error(world.answer(1)) else {
+        panic!("answered {:?}", world.answer(1));
+    };
+    assert_eq!(size_bytes_max, limits::BATCH_BYTES_MAX);
+    world.propose(2, named(&"g".repeat(limits::ENTRY_BYTES_HARD_MAX)));
+    assert!(matches!(error(world.answer(2)), Some(ProposeError::TooLarge { .. })));
+    world.append(3, &[batch(0, limits::BATCH_BYTES_MAX - 1024)]);
+    world.propose(4, named("g"));
+    world.all_durable();
+    assert_eq!(world.offsets(3), [0]);
+    assert!(world.answer(4).is_some());
+}
+
+#[test]
+fn a_submission_fits_a_log_file() {
+    let mut world = World::new();
+    world.fill_pipeline();
+    for caller in 0..200 {
+        world.propose(caller, named(&"g".repeat(limits::ENTRY_BYTES_MAX / 3)));
+    }
+    world.append(500, &[batch(0, limits::BATCH_BYTES_MAX - 1024)]);
+    world.all_durable();
+    let bytes_max = ropewalk_wal::round_records_bytes_max(ropewalk_wal::FILE_BYTES);
+    for write in &world.submitted {
+        let payloads = write.records.iter().map(|record| match record {
+            Record::Entry { data, .. } => {
+                data.chunks().iter().map(|chunk| chunk.len() as u64).sum()
+            }
+            _ => 0,
+        });
+        let bytes: u64 = payloads.map(|bytes: u64| bytes + 128).sum();
+        assert!(bytes <= bytes_max, "{bytes} bytes in one submission");
+    }
+    assert_eq!(world.offsets(500), [2]);
+}
+
+#[test]
+fn a_stop_says_which_proposals_may_have_happened() {
+    let mut world = World::new();
+    world.append(1, &[batch(0, 10)]);
+    world.propose(2, named("g"));
+    world.append(3, &[batch(0, 10)]);
+    world.propose(4, named("g"));
+    world.core.take(Event::Read { caller: 5 }, world.now());
+    world.answers = world.core.stop();
+    let errors = [1, 2, 3, 4, 5].map(|caller| error(world.answer(caller)).expect("an error"));
+    let (unknown, stopped) = (ProposeError::Unknown, ProposeError::Stopped);
+    assert_eq!(errors, [unknown, unknown, stopped, stopped, stopped]);
+}
+
+#[test]
+fn a_call_of_which_a_part_was_proposed_is_unknown_at_a_stop() {
+    let mut world = World::new();
+    world.append(1, &[batch(0, 9 * MIB), batch(1, 9 * MIB)]);
+    world.answers = world.core.stop();
+    assert_eq!(error(world.answer(1)), Some(ProposeError::Unknown));
+}
+
+#[test]
+fn a_lost_lead_leaves_proposals_unknown_and_refuses_what_was_not_taken() {
+    let mut world = World::new();
+    world.append(1, &[batch(0, 10)]);
+    world.propose(2, named("g"));
+    world.append(3, &[batch(0, 10)]);
+    world.core.replica.depose();
+    world.settle();
+    assert_eq!(error(world.answer(1)), Some(ProposeError::Unknown));
+    assert_eq!(error(world.answer(2)), Some(ProposeError::Unknown));
+    assert_eq!(error(world.answer(3)), None, "it waits for a place in the pipeline");
+    world.all_durable();
+    assert_eq!(error(world.answer(3)), Some(ProposeError::NotLeader));
+    world.event(Event::Read { caller: 4 });
+    assert_eq!(error(world.answer(4)), Some(ProposeError::NotLeader));
+}

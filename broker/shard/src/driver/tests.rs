@@ -1,0 +1,175 @@
+//! The driver's task, with a log that answers when the test says so.
+
+use std::sync::Mutex;
+
+use super::*;
+use crate::command::{Command, ShardCommand};
+use crate::id::ShardId;
+use crate::replica::tests::lone;
+use crate::state::State;
+
+/// A log that keeps what is submitted.
+#[derive(Default)]
+struct HeldLog(Mutex<Vec<Done>>);
+
+impl fmt::Debug for HeldLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("HeldLog")
+    }
+}
+
+impl LogWriter for HeldLog {
+    fn submit(&self, _: Vec<Record>, done: Done) {
+        self.0.lock().expect("no panic").push(done);
+    }
+
+    fn is_full(&self) -> bool {
+        false
+    }
+}
+
+impl HeldLog {
+    /// Answers the oldest write.
+    async fn answer(&self, result: Result<(), WalError>) {
+        let done = loop {
+            let mut held = self.0.lock().expect("no panic");
+            if !held.is_empty() {
+                break held.remove(0);
+            }
+            drop(held);
+            tokio::task::yield_now().await;
+        };
+        done(result.map_err(Arc::new));
+    }
+}
+
+/// No partition is opened here, and nobody watches.
+#[derive(Debug)]
+struct Nothing;
+
+impl Logs for Nothing {
+    fn open(&self, partition: PartitionId) -> Arc<PartitionLog> {
+        panic!("{partition} was opened");
+    }
+
+    fn closed(&self, _: PartitionId, _: Arc<PartitionLog>) {}
+}
+
+impl Observer for Nothing {
+    fn applied(&self, _: ShardId, _: &[Effect]) {}
+    fn leads(&self, _: ShardId, _: Option<u64>) {}
+}
+
+struct Running {
+    shard: Arc<Shard>,
+    log: Arc<HeldLog>,
+    stop: watch::Sender<bool>,
+    ended: tokio::task::JoinHandle<Result<(), Failure>>,
+}
+
+/// A driver whose replica leads.
+async fn run() -> Running {
+    let (shard, queue) = Shard::new(ShardId(3), State::new(), HashMap::new());
+    let log = Arc::new(HeldLog::default());
+    let (stop, stopped) = watch::channel(false);
+    let around = Surroundings {
+        wal: Arc::clone(&log) as _,
+        logs: Arc::new(Nothing),
+        observer: Arc::new(Nothing),
+        clock_ms: || 0,
+        stop: stopped,
+    };
+    let driver = Driver::new(Arc::clone(&shard), queue, lone(), around);
+    let ended = tokio::spawn(driver.run());
+    while shard.leading().is_none() {
+        log.answer(Ok(())).await;
+        tokio::task::yield_now().await;
+    }
+    Running { shard, log, stop, ended }
+}
+
+fn command() -> Command {
+    Command::Shard(ShardCommand::DeleteGroup { group: "g".to_owned() })
+}
+
+fn on_a_runtime(test: impl Future<Output = ()>) {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_time().build().expect("a runtime").block_on(test);
+}
+
+/// How a driver ends when the log answers a write with `error`, and what its proposer sees.
+async fn end_with(error: WalError) -> (Result<(), Failure>, Result<Outcome, ProposeError>) {
+    let running = run().await;
+    let proposed = running.shard.submit(command());
+    running.log.answer(Err(error)).await;
+    let ended = running.ended.await.expect("it does not panic");
+    assert_eq!(running.shard.propose(command()).await, Err(ProposeError::Stopped));
+    (ended, proposed.await.expect("it is answered"))
+}
+
+#[test]
+fn d2_a_failed_log_ends_the_driver_and_is_named() {
+    on_a_runtime(async {
+        let failed = WalError::Failed(Arc::new(std::io::Error::other("EIO")));
+        let (ended, proposed) = end_with(failed).await;
+        let Err(Failure::Disk(why)) = ended else { panic!("it ended with {ended:?}") };
+        assert!(why.contains("EIO"), "{why}");
+        assert_eq!(proposed, Err(ProposeError::Unknown));
+    });
+}
+
+#[test]
+fn a_write_that_never_fits_ends_the_driver_as_a_fault() {
+    on_a_runtime(async {
+        let (ended, _) = end_with(WalError::TooLarge { size_bytes: 9, size_bytes_max: 8 }).await;
+        assert!(matches!(ended, Err(Failure::Fault(_))), "it ended with {ended:?}");
+    });
+}
+
+#[test]
+fn a_log_that_closed_leaves_the_report_to_its_supervisor() {
+    on_a_runtime(async {
+        let running = run().await;
+        let proposed = running.shard.submit(command());
+        running.log.answer(Err(WalError::Closed)).await;
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!running.ended.is_finished());
+        running.stop.send(true).expect("it listens");
+        assert_eq!(running.ended.await.expect("it does not panic"), Ok(()));
+        assert_eq!(proposed.await.expect("it is answered"), Err(ProposeError::Unknown));
+    });
+}
+
+#[test]
+fn d1_a_command_is_answered_when_its_write_is_durable() {
+    on_a_runtime(async {
+        let running = run().await;
+        let mut proposed = running.shard.submit(command());
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert!(proposed.try_recv().is_err(), "it is not durable");
+        running.log.answer(Ok(())).await;
+        assert!(proposed.await.expect("it is answered").is_ok());
+    });
+}
+
+#[test]
+fn a_stopped_driver_answers_everybody() {
+    on_a_runtime(async {
+        let running = run().await;
+        let under_way = [running.shard.submit(command()), running.shard.submit(command())];
+        while running.log.0.lock().expect("no panic").is_empty() {
+            tokio::task::yield_now().await;
+        }
+        running.stop.send(true).expect("it listens");
+        running.ended.await.expect("it does not panic").expect("it was asked to end");
+        for proposed in under_way {
+            assert_eq!(proposed.await.expect("it is answered"), Err(ProposeError::Unknown));
+        }
+        assert_eq!(running.shard.read_barrier().await, Err(ProposeError::Stopped));
+        assert_eq!(running.shard.append(Vec::new()).await, Ok(Err(ProposeError::Stopped)));
+    });
+}

@@ -1,0 +1,298 @@
+//! Supervision of the threads and tasks that a broker cannot do without.
+//!
+//! Each of them is a [`Task`] of a table and runs inside a [`Supervisor`]. When one returns, fails or
+//! panics while the broker runs, the supervisor reports a [`Fatal`] error, and the process ends: a
+//! broker that has lost one of its parts must not look healthy. The first report counts; what
+//! follows from it is not reported.
+//!
+//! # Invariants
+//!
+//! - **D2** a failed write or sync is reported as [`Fatal::Disk`], everything else as
+//!   [`Fatal::Ended`]: the two have different exit codes.
+//! - A task that is cancelled with its runtime, and one that returns after [`Supervisor::stop`], is
+//!   not reported. A panic always is.
+//!
+//! # Faults on purpose
+//!
+//! In debug builds the environment variable `ROPEWALK_END_TASK` (`NAME:panic` or `NAME:return`) ends
+//! the task of that name as soon as it begins, so that a test can end each task of the table.
+
+use std::any::Any;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
+
+/// What the end of a task does to the broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnEnd {
+    /// The process ends when the task returns, fails or panics while the broker runs.
+    ProcessEnds,
+    /// The task is short and may return; the process ends when it panics.
+    ProcessEndsOnPanic,
+    /// A panic closes the connection that the task serves. It is logged and counted.
+    ConnectionCloses,
+}
+
+/// A row of the table of threads and tasks.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Task {
+    /// Its name, as the log and the tests use it.
+    pub name: &'static str,
+    /// What no longer happens once it has ended.
+    pub duty: &'static str,
+    /// What its end does to the broker.
+    pub on_end: OnEnd,
+}
+
+/// Declares the rows of a table, and the table itself as `TASKS`.
+#[macro_export]
+macro_rules! tasks {
+    ($vis:vis, $($(#[$doc:meta])* $id:ident = $name:literal, $on_end:ident, $duty:literal;)*) => {
+        $($(#[$doc])* $vis static $id: $crate::supervision::Task = $crate::supervision::Task {
+            name: $name,
+            duty: $duty,
+            on_end: $crate::supervision::OnEnd::$on_end,
+        };)*
+
+        /// Every task that is declared here.
+        $vis static TASKS: &[&$crate::supervision::Task] = &[$(&$id),*];
+    };
+}
+
+tasks! {
+    pub,
+    /// One per shard.
+    DRIVER = "driver", ProcessEnds, "proposing, applying and answering of one shard";
+    /// The thread of `Keeper`.
+    CHECKPOINTER = "checkpointer", ProcessEnds, "flushing of tails, checkpoints, releasing of log files";
+    /// The thread of `Cleaner`.
+    CLEANER = "cleaner", ProcessEnds, "compaction";
+    /// The thread that writes rounds.
+    WAL = "wal", ProcessEnds, "writing of the write-ahead log";
+    /// The thread that prepares and removes log files.
+    WAL_FILES = "wal-files", ProcessEnds, "preparation of files of the write-ahead log";
+    /// The task that hands the log's answers to the drivers.
+    ANSWERS = "answer delivery", ProcessEnds, "reporting of durable writes to the shards";
+}
+
+/// Why the process has to end.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Fatal {
+    /// A write or a sync failed (D2).
+    #[error("the disk can no longer be trusted: {0}")]
+    Disk(String),
+    /// A task ended that the broker needs: a fault in the program.
+    #[error("{task}{} {why}; with it ends: {duty}", bracketed(.of))]
+    Ended {
+        /// Its name.
+        task: &'static str,
+        /// Which one, where there are several; else empty.
+        of: String,
+        /// How it ended.
+        why: String,
+        /// What no longer happens.
+        duty: &'static str,
+    },
+}
+
+fn bracketed(of: &str) -> String {
+    if of.is_empty() { String::new() } else { format!(" ({of})") }
+}
+
+/// Why a task gave up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    /// A write or a sync failed for good.
+    Disk(String),
+    /// Something that cannot happen happened.
+    Fault(String),
+}
+
+/// Receives the error that ends the process. It is called at most once per supervisor.
+pub type OnFatal = Arc<dyn Fn(Fatal) + Send + Sync>;
+
+/// Runs the tasks of one broker or node. Clones share their state.
+#[derive(Clone)]
+pub struct Supervisor(Arc<Inner>);
+
+struct Inner {
+    on_fatal: OnFatal,
+    is_stopping: AtomicBool,
+    is_reported: AtomicBool,
+}
+
+impl fmt::Debug for Supervisor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Supervisor")
+    }
+}
+
+/// See [`Supervisor::ends`].
+#[derive(Debug)]
+pub struct Ends(Supervisor);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
+/// How a task came to its end.
+enum End {
+    Returned,
+    Failed(Failure),
+    Panicked(String),
+}
+
+impl Supervisor {
+    /// A supervisor that reports to `on_fatal`.
+    #[must_use]
+    pub fn new(on_fatal: OnFatal) -> Self {
+        let (is_stopping, is_reported) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self(Arc::new(Inner { on_fatal, is_stopping, is_reported }))
+    }
+
+    /// From now on tasks may return: the broker stops in order.
+    pub fn stop(&self) {
+        self.0.is_stopping.store(true, Ordering::Release);
+    }
+
+    /// Stops this supervisor when it is dropped, for whoever may be dropped without being stopped. It
+    /// has to be dropped before what the tasks wait for.
+    #[must_use]
+    pub fn ends(&self) -> Ends {
+        Ends(self.clone())
+    }
+
+    /// Runs a task to its end. `of` says which one it is where there are several.
+    pub fn watch<F>(
+        &self,
+        task: &'static Task,
+        of: String,
+        work: F,
+    ) -> impl Future<Output = ()> + use<F>
+    where
+        F: Future<Output = Result<(), Failure>>,
+    {
+        let supervisor = self.clone();
+        async move {
+            let end = match caught(task, work).await {
+                Ok(Some(Ok(())) | None) => End::Returned,
+                Ok(Some(Err(failure))) => End::Failed(failure),
+                Err(panic) => End::Panicked(panic),
+            };
+            supervisor.ended(task, of, end);
+        }
+    }
+
+    /// The same for a task that cannot fail.
+    pub fn endless<F>(&self, task: &'static Task, work: F) -> impl Future<Output = ()> + use<F>
+    where
+        F: Future<Output = ()>,
+    {
+        self.watch(task, String::new(), async {
+            work.await;
+            Ok(())
+        })
+    }
+
+    /// Runs the body of a thread to its end; what it returns, unless it failed or panicked.
+    pub fn run<T>(
+        &self,
+        task: &'static Task,
+        body: impl FnOnce() -> Result<T, Failure>,
+    ) -> Option<T> {
+        let body = || match injected(task) {
+            Injected::Nothing => Some(body()),
+            Injected::Return => None,
+        };
+        let (end, value) = match catch_unwind(AssertUnwindSafe(body)) {
+            Ok(Some(Ok(value))) => (End::Returned, Some(value)),
+            Ok(None) => (End::Returned, None),
+            Ok(Some(Err(failure))) => (End::Failed(failure), None),
+            Err(panic) => (End::Panicked(message(&*panic)), None),
+        };
+        self.ended(task, String::new(), end);
+        value
+    }
+
+    fn ended(&self, task: &'static Task, of: String, end: End) {
+        let may_return = match task.on_end {
+            OnEnd::ProcessEnds => self.0.is_stopping.load(Ordering::Acquire),
+            OnEnd::ProcessEndsOnPanic | OnEnd::ConnectionCloses => true,
+        };
+        let why = match end {
+            End::Returned if may_return => return,
+            End::Returned => "returned although the broker runs".to_owned(),
+            End::Failed(Failure::Disk(why)) => return self.report(Fatal::Disk(why)),
+            End::Failed(Failure::Fault(why)) => format!("failed: {why}"),
+            End::Panicked(why) => format!("panicked: {why}"),
+        };
+        self.report(Fatal::Ended { task: task.name, of, why, duty: task.duty });
+    }
+
+    /// Reports an error that ends the process.
+    pub fn report(&self, fatal: Fatal) {
+        if !self.0.is_reported.swap(true, Ordering::AcqRel) {
+            (self.0.on_fatal)(fatal);
+        }
+    }
+}
+
+/// Runs a future; the message of its panic if it panics, `None` if a test ended it.
+///
+/// # Errors
+/// The message of the panic.
+pub async fn caught<T>(
+    task: &'static Task,
+    work: impl Future<Output = T>,
+) -> Result<Option<T>, String> {
+    let work = async {
+        match injected(task) {
+            Injected::Nothing => Some(work.await),
+            Injected::Return => None,
+        }
+    };
+    let mut work = pin!(work);
+    std::future::poll_fn(move |context| {
+        match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(context))) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(value)) => Poll::Ready(Ok(value)),
+            Err(panic) => Poll::Ready(Err(message(&*panic))),
+        }
+    })
+    .await
+}
+
+/// The message of a panic.
+#[must_use]
+pub fn message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+    text.unwrap_or_else(|| "a panic without a message".to_owned())
+}
+
+/// What a test asked for.
+enum Injected {
+    Nothing,
+    Return,
+}
+
+/// Panics if a test asked for that.
+fn injected(task: &Task) -> Injected {
+    if !cfg!(debug_assertions) {
+        return Injected::Nothing;
+    }
+    let asked = std::env::var("ROPEWALK_END_TASK").unwrap_or_default();
+    match asked.rsplit_once(':') {
+        Some((name, "panic")) if name == task.name => panic!("ROPEWALK_END_TASK asks for it"),
+        Some((name, "return")) if name == task.name => Injected::Return,
+        Some(_) | None => Injected::Nothing,
+    }
+}
+
+#[cfg(test)]
+mod tests;
