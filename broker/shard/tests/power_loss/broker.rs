@@ -1,17 +1,20 @@
-//! A broker in one thread: replicas, write-ahead log and keeper, without a clock of its own.
+//! A broker in one thread: driver cores, write-ahead log and keeper, without a clock of its own.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use ropewalk_disk::SimDisk;
 use ropewalk_segment::SegmentConfig;
 use ropewalk_shard::checkpoint::{self, Journal, Keeper, KeeperError, Next, Policy, Source};
+use ropewalk_shard::command::Command;
 use ropewalk_shard::driver::Logs;
+use ropewalk_shard::driver::core::{Answer, Applies, Core, Event, Now};
 use ropewalk_shard::handle::Capture;
 use ropewalk_shard::recovery::{self, OpenError, Opened};
-use ropewalk_shard::replica::{Replica, Write};
+use ropewalk_shard::replica::{Replica, Work, Write};
 use ropewalk_shard::shelf::Shelf;
 use ropewalk_shard::{
     BrokerId, DataDir, Effect, Identity, Outcome, PartitionId, PartitionLog, ProposeError, ShardId,
@@ -67,7 +70,7 @@ pub(crate) struct Broker {
 }
 
 pub(crate) struct Running {
-    replica: Replica,
+    core: Core,
     cell: Arc<Mutex<Cell>>,
     shelf: Arc<Shelf>,
     pub(crate) undecided: BTreeMap<u64, Op>,
@@ -88,6 +91,12 @@ impl Source for Captured {
         let cell = self.0.lock();
         let logs = cell.logs.iter().map(|(id, log)| (*id, Arc::clone(log))).collect();
         Some(Capture { logs, ..cell.capture.clone() })
+    }
+}
+
+impl Applies for Captured {
+    fn poll(&self, replica: &mut Replica) -> Option<Work> {
+        replica.poll(&mut self.0.lock().capture.state)
     }
 }
 
@@ -164,7 +173,8 @@ impl Broker {
             let cell = Arc::new(Mutex::new(Cell { capture, logs: found.logs }));
             keeper.add(found.files, Box::new(Captured(Arc::clone(&cell))));
             let (shelf, undecided) = (found.shelf, BTreeMap::new());
-            shards.insert(found.shard, Running { replica, cell, shelf, undecided });
+            let core = Core::new(replica);
+            shards.insert(found.shard, Running { core, cell, shelf, undecided });
         }
         let (next_ticket, checkpoints) = (0, 0);
         let wal_failed = false;
@@ -181,23 +191,34 @@ impl Broker {
         self.now_ms += ms;
     }
 
+    fn now(&self) -> Now {
+        let ms = u64::try_from(self.now_ms).expect("after 1970");
+        Now { at: Duration::from_millis(ms), time_ms: self.now_ms }
+    }
+
     /// Proposes; nothing is written before the next settling.
     pub(crate) fn propose(&mut self, shard: ShardId, op: Op) {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
+        let now = self.now();
         let running = self.shards.get_mut(&shard).expect("all shards run");
-        let taken = running.replica.propose(ticket, &op.command(), self.now_ms);
-        taken.expect("a lone replica leads");
+        let event = match op.command() {
+            Command::Append(items) => Event::Append { caller: ticket, items },
+            command @ (Command::Shard(_) | Command::Catalog(_)) => {
+                Event::Propose { caller: ticket, command }
+            }
+        };
+        running.core.take(event, now);
         running.undecided.insert(ticket, op);
     }
 
     /// Goes on until nothing is left to do: what all shards have to write is one round.
     pub(crate) fn settle(&mut self) -> Result<Vec<Decided>, Ended> {
-        let mut decided = Vec::new();
+        let (mut decided, now) = (Vec::new(), self.now());
         loop {
             let mut writes: Vec<(ShardId, Write)> = Vec::new();
             for (shard, running) in &mut self.shards {
-                running.poll(*shard, &mut writes, &mut decided);
+                running.poll((*shard, now), &mut writes, &mut decided);
             }
             if writes.is_empty() {
                 return Ok(decided);
@@ -214,7 +235,7 @@ impl Broker {
             }
             for (shard, write) in writes {
                 let running = self.shards.get_mut(&shard).expect("it wrote");
-                running.replica.persisted(write.number);
+                running.core.take(Event::Durable(write.number), now);
             }
         }
     }
@@ -261,22 +282,28 @@ impl Broker {
 impl Running {
     fn poll(
         &mut self,
-        shard: ShardId,
+        (shard, now): (ShardId, Now),
         writes: &mut Vec<(ShardId, Write)>,
         decided: &mut Vec<Decided>,
     ) {
-        let mut cell = self.cell.lock();
-        while let Some(work) = self.replica.poll(&mut cell.capture.state) {
-            writes.extend(work.write.map(|write| (shard, write)));
-            for effect in work.effects {
-                cell.carry_out(effect, &self.shelf);
+        let applies = Captured(Arc::clone(&self.cell));
+        while let Some(actions) = self.core.poll(now, true, &applies) {
+            writes.extend(actions.writes.into_iter().map(|write| (shard, write)));
+            for effect in actions.effects {
+                self.cell.lock().carry_out(effect, &self.shelf);
             }
-            for (ticket, outcome) in work.outcomes {
-                let op = self.undecided.remove(&ticket).expect("each is decided once");
+            for (caller, answer) in actions.answers {
+                let op = self.undecided.remove(&caller).expect("each is decided once");
+                let outcome = match answer {
+                    Answer::Appended(results) => results.map(Outcome::Appended),
+                    Answer::Proposed(outcome) => outcome,
+                    Answer::Read(_) => panic!("nobody reads"),
+                };
                 decided.push(Decided { shard, op, outcome });
             }
         }
-        let (index, term) = self.replica.applied();
+        let (index, term) = self.core.replica().applied();
+        let mut cell = self.cell.lock();
         (cell.capture.index, cell.capture.term) = (index, term);
     }
 }
