@@ -143,3 +143,28 @@ impl Drop for KeeperHandle {
         self.join();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use parking_lot::Mutex;
+
+    use super::*;
+    use crate::supervision::{CHECKPOINTER, CLEANER, Fatal};
+
+    #[test]
+    fn d2_a_final_error_ends_the_thread_and_is_reported_as_one_of_the_disk() {
+        for task in [&CHECKPOINTER, &CLEANER] {
+            let reports = Arc::new(Mutex::new(Vec::new()));
+            let to = Arc::clone(&reports);
+            let supervisor = Supervisor::new(Arc::new(move |fatal| to.lock().push(fatal)));
+            let mut steps = 0;
+            let step = |_| {
+                steps += 1;
+                if steps < 3 { Ok(Next::Now) } else { Err(KeeperError::Final("EIO".to_owned())) }
+            };
+            supervisor.run(task, || run(step, || 0, &AtomicBool::new(false)));
+            assert_eq!(*reports.lock(), [Fatal::Disk("EIO".to_owned())]);
+            assert_eq!(steps, 3, "it does not go on");
+        }
+    }
+}

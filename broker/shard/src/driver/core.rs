@@ -8,9 +8,8 @@
 //!
 //! - Batches and commands are proposed in the order in which they were taken, and a proposal that the
 //!   engine does not take now keeps its place and its age.
-//! - **D1** a write counts as durable only when it and every earlier write are. After a write was
-//!   refused for want of space, nothing later is submitted until it and all that followed it have been
-//!   submitted again, in order.
+//! - **D1** what a call asked for is answered as done only when its write and every earlier one are
+//!   durable: see [`writes`].
 //! - Each caller is answered exactly once. A call of which a part was proposed is never answered
 //!   with an error that says that nothing happened.
 //!
@@ -24,92 +23,16 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
 use crate::command::{self, Append, Command};
-use crate::handle::{AppendResult, Certainty, ProposeError};
+use crate::handle::{Certainty, ProposeError};
 use crate::limits;
-use crate::replica::{Replica, Ticket, Work, Write};
-use crate::state::{AppendRefusal, Appended, Effect, Outcome};
+use crate::replica::{Replica, Ticket, Work};
+use crate::state::{AppendRefusal, Appended, Outcome};
 
-/// Names a call until it is answered. The caller of [`Core::take`] draws it; each is used once.
-pub type Caller = u64;
+mod events;
+mod writes;
 
-/// The time of an event.
-#[derive(Debug, Clone, Copy)]
-pub struct Now {
-    /// Since any fixed moment; never goes back.
-    pub at: Duration,
-    /// The wall clock, Unix milliseconds. It goes into the entries.
-    pub time_ms: i64,
-}
-
-/// What happened.
-#[derive(Debug)]
-pub enum Event {
-    /// Record batches to be proposed.
-    Append {
-        /// Who wants to know the result.
-        caller: Caller,
-        /// The batches.
-        items: Vec<Append>,
-    },
-    /// A command to be proposed.
-    Propose {
-        /// Who wants to know the outcome.
-        caller: Caller,
-        /// The command.
-        command: Command,
-    },
-    /// A read that has to see everything that is committed now.
-    Read {
-        /// Who waits.
-        caller: Caller,
-    },
-    /// The write of this number is durable.
-    Durable(u64),
-    /// The log refused the write of this number for want of space, or because it refused an earlier
-    /// one.
-    NoSpace(u64),
-    /// [`limits::TICK_MS`] have passed.
-    Tick,
-}
-
-/// The answer to a call.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Answer {
-    /// To [`Event::Append`].
-    Appended(AppendResult),
-    /// To [`Event::Propose`].
-    Proposed(Result<Outcome, ProposeError>),
-    /// To [`Event::Read`].
-    Read(Result<(), ProposeError>),
-}
-
-/// What has to be done, in the order of the fields.
-#[derive(Debug, Default)]
-pub struct Actions {
-    /// To be submitted to the log, in order; each is then reported by its number.
-    pub writes: Vec<Write>,
-    /// To be carried out, in order.
-    pub effects: Vec<Effect>,
-    /// To be answered.
-    pub answers: Vec<(Caller, Answer)>,
-    /// This replica began or ceased to lead.
-    pub leads: Option<Option<u64>>,
-}
-
-impl Actions {
-    fn is_empty(&self) -> bool {
-        self.writes.is_empty()
-            && self.effects.is_empty()
-            && self.answers.is_empty()
-            && self.leads.is_none()
-    }
-}
-
-/// The state that entries are applied to, behind whatever lock it has.
-pub trait Applies {
-    /// One [`Replica::poll`] with the state.
-    fn poll(&self, replica: &mut Replica) -> Option<Work>;
-}
+pub use events::{Actions, Answer, Applies, Caller, Event, Now};
+use writes::Writes;
 
 /// The logic of one driver.
 #[derive(Debug)]
@@ -122,8 +45,7 @@ pub struct Core {
     /// Proposed and not decided.
     waiters: BTreeMap<Ticket, Waiter>,
     next_ticket: Ticket,
-    /// Submitted and not durable, together with all before it; oldest first.
-    writes: VecDeque<InFlight>,
+    writes: Writes,
     /// Why the oldest of `queue` could not be proposed when that was last tried.
     obstacle: Option<ProposeError>,
     outbox: Actions,
@@ -168,20 +90,6 @@ enum Waiter {
     Read(Caller),
 }
 
-#[derive(Debug)]
-struct InFlight {
-    write: Write,
-    progress: Progress,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Progress {
-    Submitted,
-    Durable,
-    /// Refused for want of space, or not submitted because an earlier write was.
-    Refused,
-}
-
 impl Core {
     /// The core of a driver of `replica`.
     #[must_use]
@@ -192,7 +100,7 @@ impl Core {
             calls: HashMap::new(),
             waiters: BTreeMap::new(),
             next_ticket: 0,
-            writes: VecDeque::new(),
+            writes: Writes::default(),
             obstacle: None,
             outbox: Actions::default(),
         }
@@ -207,7 +115,7 @@ impl Core {
     /// Whether [`Event::Tick`]s are needed now.
     #[must_use]
     pub fn needs_ticks(&self) -> bool {
-        self.replica.needs_ticks() || !self.queue.is_empty() || self.is_refused()
+        self.replica.needs_ticks() || !self.queue.is_empty() || self.writes.is_refused()
     }
 
     /// Takes note of an event. What follows from it comes out of [`Self::poll`].
@@ -222,13 +130,17 @@ impl Core {
                 let ticket = self.ticket(Waiter::Read(caller));
                 self.replica.read(ticket);
             }
-            Event::Durable(number) => self.durable(number),
-            Event::NoSpace(number) => self.mark(number, Progress::Refused),
+            Event::Durable(number) => {
+                if let Some(number) = self.writes.durable(number) {
+                    self.replica.persisted(number);
+                }
+            }
+            Event::NoSpace(number) => self.writes.refused(number),
             Event::Tick => {
                 if self.replica.needs_ticks() {
                     self.replica.tick();
                 }
-                self.submit_again();
+                self.outbox.writes.extend(self.writes.submit_again());
             }
         }
     }
@@ -241,7 +153,7 @@ impl Core {
                 self.absorb(work);
             } else if self.outbox.is_empty() {
                 let may_propose =
-                    self.writes.len() < limits::WRITES_INFLIGHT_MAX && !self.is_refused();
+                    self.writes.len() < limits::WRITES_INFLIGHT_MAX && !self.writes.is_refused();
                 let is_done = !(may_propose && self.propose(now, has_space));
                 if is_done && !self.refuse_overdue(now) {
                     return None;
@@ -413,7 +325,7 @@ impl Core {
 
     /// Refuses what could not be proposed for too long; whether there was any.
     fn refuse_overdue(&mut self, now: Now) -> bool {
-        let is_refused = self.is_refused();
+        let is_refused = self.writes.is_refused();
         let obstacle = if is_refused {
             Some(ProposeError::Full)
         } else if self.writes.len() < limits::WRITES_INFLIGHT_MAX {
@@ -503,14 +415,8 @@ impl Core {
     }
 
     fn absorb(&mut self, work: Work) {
-        if let Some(write) = work.write {
-            let is_refused = self.is_refused();
-            let progress = if is_refused { Progress::Refused } else { Progress::Submitted };
-            if !is_refused {
-                self.outbox.writes.push(write.clone());
-            }
-            self.writes.push_back(InFlight { write, progress });
-        }
+        let write = work.write.and_then(|write| self.writes.push(write));
+        self.outbox.writes.extend(write);
         self.outbox.effects.extend(work.effects);
         for (ticket, outcome) in work.outcomes {
             if let Some(waiter) = self.waiters.remove(&ticket) {
@@ -523,40 +429,6 @@ impl Core {
             }
         }
         self.outbox.leads = work.leads.or(self.outbox.leads.take());
-    }
-
-    fn is_refused(&self) -> bool {
-        self.writes.iter().any(|write| write.progress == Progress::Refused)
-    }
-
-    fn mark(&mut self, number: u64, progress: Progress) {
-        if let Some(found) = self.writes.iter_mut().find(|write| write.write.number == number) {
-            found.progress = progress;
-        }
-    }
-
-    fn durable(&mut self, number: u64) {
-        self.mark(number, Progress::Durable);
-        let mut last = None;
-        while let Some(done) = self.writes.pop_front_if(|write| write.progress == Progress::Durable)
-        {
-            last = Some(done.write.number);
-        }
-        if let Some(number) = last {
-            self.replica.persisted(number);
-        }
-    }
-
-    /// Once every write under way is answered and one was refused: all from there on, again.
-    fn submit_again(&mut self) {
-        let is_open = |write: &InFlight| write.progress == Progress::Submitted;
-        if !self.is_refused() || self.writes.iter().any(is_open) {
-            return;
-        }
-        for write in &mut self.writes {
-            write.progress = Progress::Submitted;
-            self.outbox.writes.push(write.write.clone());
-        }
     }
 }
 

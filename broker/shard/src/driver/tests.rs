@@ -5,8 +5,9 @@ use std::sync::Mutex;
 use super::*;
 use crate::command::{Command, ShardCommand};
 use crate::id::ShardId;
-use crate::replica::tests::lone;
+use crate::replica::tests::{holding, lone, unreadable};
 use crate::state::State;
+use crate::supervision::{DRIVER, Fatal, Supervisor};
 
 /// A log that keeps what is submitted.
 #[derive(Default)]
@@ -60,15 +61,8 @@ impl Observer for Nothing {
     fn leads(&self, _: ShardId, _: Option<u64>) {}
 }
 
-struct Running {
-    shard: Arc<Shard>,
-    log: Arc<HeldLog>,
-    stop: watch::Sender<bool>,
-    ended: tokio::task::JoinHandle<Result<(), Failure>>,
-}
-
-/// A driver whose replica leads.
-async fn run() -> Running {
+/// A driver of `replica`, its handle, its log, and what ends it.
+fn driver(replica: Replica) -> (Driver, Arc<Shard>, Arc<HeldLog>, watch::Sender<bool>) {
     let (shard, queue) = Shard::new(ShardId(3), State::new(), HashMap::new());
     let log = Arc::new(HeldLog::default());
     let (stop, stopped) = watch::channel(false);
@@ -79,7 +73,19 @@ async fn run() -> Running {
         clock_ms: || 0,
         stop: stopped,
     };
-    let driver = Driver::new(Arc::clone(&shard), queue, lone(), around);
+    (Driver::new(Arc::clone(&shard), queue, replica, around), shard, log, stop)
+}
+
+struct Running {
+    shard: Arc<Shard>,
+    log: Arc<HeldLog>,
+    stop: watch::Sender<bool>,
+    ended: tokio::task::JoinHandle<Result<(), Failure>>,
+}
+
+/// A driver whose replica leads.
+async fn run() -> Running {
+    let (driver, shard, log, stop) = driver(lone());
     let ended = tokio::spawn(driver.run());
     while shard.leading().is_none() {
         log.answer(Ok(())).await;
@@ -172,4 +178,26 @@ fn a_stopped_driver_answers_everybody() {
         assert_eq!(running.shard.read_barrier().await, Err(ProposeError::Stopped));
         assert_eq!(running.shard.append(Vec::new()).await, Ok(Err(ProposeError::Stopped)));
     });
+}
+
+#[test]
+fn an_entry_that_cannot_be_replayed_is_reported_with_its_shard() {
+    let damaged =
+        (holding(b"an entry of nobody, long enough"), "a committed entry cannot be applied");
+    for (replica, cause) in [damaged, (unreadable(), "")] {
+        let reports = Arc::new(Mutex::new(Vec::new()));
+        let to = Arc::clone(&reports);
+        let report = move |fatal| to.lock().expect("no panic").push(fatal);
+        let supervisor = Supervisor::new(Arc::new(report));
+        on_a_runtime(async {
+            let (driver, _shard, _log, _stop) = driver(replica);
+            supervisor.watch(&DRIVER, "shard 3".to_owned(), driver.run()).await;
+        });
+        let reports = reports.lock().expect("no panic");
+        let [Fatal::Ended { task: "driver", of, why, .. }] = reports.as_slice() else {
+            panic!("reported {reports:?}");
+        };
+        assert_eq!(of, "shard 3");
+        assert!(why.starts_with("panicked") && why.contains(cause), "{why}");
+    }
 }

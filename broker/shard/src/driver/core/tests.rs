@@ -8,6 +8,7 @@ use ropewalk_wal::Record;
 use super::*;
 use crate::command::{Envelope, OpenPartition, ShardCommand};
 use crate::id::{PartitionId, TopicId};
+use crate::replica::Write;
 use crate::replica::tests::lone;
 use crate::state::State;
 
