@@ -24,6 +24,7 @@ use prometheus_client::registry::Registry;
 use ropewalk_codec::Str;
 use ropewalk_disk::{Disk, RealDisk};
 use ropewalk_shard::node::{Node, NodeError, NodeOptions};
+use ropewalk_shard::supervision::{Ends, OnFatal};
 use ropewalk_shard::{BrokerId, DataDir, Identity, birth, checkpoint, recovery};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -41,6 +42,7 @@ use crate::limits;
 use crate::listen::{self, Acceptor, Budget, Lanes};
 use crate::log_limit::LogLimit;
 use crate::settings::{Endpoint, Settings};
+use crate::supervision::{self, Supervisor};
 
 mod follow;
 mod status;
@@ -59,8 +61,9 @@ pub struct Start {
     pub dir: PathBuf,
     /// The cluster that an empty data directory is made to belong to; `None` refuses one.
     pub format: Option<String>,
-    /// Told when the disk can no longer be trusted; it must end the process (D2).
-    pub on_fatal: Arc<dyn Fn(String) + Send + Sync>,
+    /// Receives the error that must end the process: the disk failed (D2), or a thread or task ended
+    /// that the broker needs.
+    pub on_fatal: OnFatal,
 }
 
 /// Why a broker did not start.
@@ -95,10 +98,12 @@ pub enum StartError {
 /// A broker that runs.
 #[derive(Debug)]
 pub struct Broker {
+    _ends: Ends,
     context: Arc<Context>,
     kafka: Vec<SocketAddr>,
     admin: SocketAddr,
     status: Arc<Status>,
+    supervisor: Supervisor,
     stopping: watch::Sender<bool>,
     admin_stopping: watch::Sender<bool>,
     listeners: JoinSet<()>,
@@ -133,24 +138,31 @@ impl Broker {
         registry.register_collector(Box::new(measured::Conditions(Arc::clone(&source))));
         let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(ropewalk_disk::Options::default()));
         registry.register_collector(Box::new(status.storage(Arc::clone(&disk))));
+        registry.register_collector(Box::new(supervision::Panics));
 
+        let supervisor = Supervisor::new(Arc::clone(&start.on_fatal));
         let mut background = JoinSet::new();
         let (stopping, stop) = watch::channel(false);
         let (admin_stopping, admin_stop) = watch::channel(false);
+        let ends = supervisor.ends();
         let token_file = settings.admin_token_file();
         let admin_parts = Arc::new(Admin { source, metrics: Mutex::new(registry), token_file });
-        background.spawn(admin::serve(admin_socket, admin_parts, admin_stop));
+        let admin_server = admin::serve(admin_socket, admin_parts, admin_stop);
+        background.spawn(supervisor.endless(&supervision::ADMIN_SERVER, admin_server));
 
         let parts = Parts { settings: Arc::clone(&settings), disk, dir: start.dir };
         let opened = parts.open(start.format, start.on_fatal).await?;
         let endpoints = bound.iter().map(|bound| (Arc::clone(&bound.name), bound.endpoint.clone()));
         let context = opened.context(endpoints.collect(), metrics);
         status.opened(opened.to_admin(&context));
-        background.spawn(Arc::clone(&opened.reconciler).run());
-        background.spawn(Arc::clone(&opened.groups).run());
+        let reconciler = Arc::clone(&opened.reconciler).run();
+        background.spawn(supervisor.endless(&supervision::RECONCILER, reconciler));
+        let groups = Arc::clone(&opened.groups).run();
+        background.spawn(supervisor.endless(&supervision::GROUPS, groups));
         let (node, view) = (Arc::clone(&opened.node), Arc::clone(&opened.view));
         let figures = Arc::clone(&opened.figures);
-        background.spawn(Ageing::new(node, view, Arc::clone(&settings), figures).run());
+        let ageing = Ageing::new(node, view, Arc::clone(&settings), figures).run();
+        background.spawn(supervisor.endless(&supervision::AGEING, ageing));
 
         let acceptor = Acceptor::new(
             Arc::new(Arc::clone(&context)),
@@ -169,11 +181,21 @@ impl Broker {
         for Bound { name, socket, endpoint } in bound {
             let (host, port) = endpoint;
             info!(listener = &*name, advertised = %format!("{host}:{port}"), "serving Kafka clients");
-            listeners.spawn(Arc::clone(&acceptor).run(socket, name));
+            let listener = Arc::clone(&acceptor).run(socket, name);
+            listeners.spawn(supervisor.endless(&supervision::LISTENER, listener));
         }
-        let broker =
-            Self { context, kafka, admin, status, stopping, admin_stopping, listeners, background };
-        Ok(broker)
+        Ok(Self {
+            _ends: ends,
+            context,
+            kafka,
+            admin,
+            status,
+            supervisor,
+            stopping,
+            admin_stopping,
+            listeners,
+            background,
+        })
     }
 
     /// Where Kafka clients connect.
@@ -209,6 +231,7 @@ impl Broker {
     /// Stops in order.
     pub async fn stop(mut self) {
         self.status.stop();
+        self.supervisor.stop();
         self.context.groups.stop();
         let _ = self.stopping.send(true);
         while self.listeners.join_next().await.is_some() {}
@@ -254,11 +277,7 @@ struct Opened {
 }
 
 impl Parts {
-    async fn open(
-        self,
-        format: Option<String>,
-        on_fatal: Arc<dyn Fn(String) + Send + Sync>,
-    ) -> Result<Opened, StartError> {
+    async fn open(self, format: Option<String>, on_fatal: OnFatal) -> Result<Opened, StartError> {
         let view = Arc::new(View::new(Arc::clone(&self.settings)));
         let figures = Arc::new(Figures::default());
         let bells = Arc::new(Bells::default());

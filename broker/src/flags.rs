@@ -15,7 +15,8 @@ use ropewalk_broker::settings::Endpoint;
                   directory is in use by another broker, 4 the data directory cannot be used, 5 the disk \
                   failed while running, 6 an address cannot be listened on, 7 the data directory is empty \
                   and nobody said to format it: a new broker, or a disk that was lost, 8 repair found damage \
-                  that is left as it is."
+                  that is left as it is, 9 a thread or task ended that the broker needs: a fault in the \
+                  program, and the last line says which."
 )]
 pub(crate) struct Flags {
     /// What to do.

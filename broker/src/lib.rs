@@ -6,6 +6,7 @@
 pub mod limits;
 pub mod clock;
 mod log_limit;
+pub mod supervision;
 pub mod settings;
 pub mod listen;
 pub mod handle;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ropewalk_broker::boot::{Broker, Start, StartError};
 use ropewalk_broker::settings::{Invalid, Settings, read_properties};
+use ropewalk_broker::supervision::{self, Fatal};
 use ropewalk_shard::directory::DirectoryError;
 use ropewalk_shard::node::NodeError;
 use ropewalk_shard::repair::RepairError;
@@ -18,9 +19,6 @@ use crate::ending::Ending;
 use crate::flags::{Command, Dev, Flags, Format, LogFormat, Run};
 use crate::probe::probe;
 use crate::repair;
-
-/// The process ends at once with this when the disk can no longer be trusted (D2).
-const EXIT_DISK: i32 = 5;
 
 /// Why the process ends, other than being asked to.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +81,7 @@ fn is_in_use(error: &NodeError) -> bool {
 /// Does what the flags ask.
 pub(crate) fn run(flags: Flags, ending: &Ending) -> Result<(), Stop> {
     begin_logging(&flags)?;
+    supervision::log_panics();
     let start = match &flags.command {
         Command::Dev(dev) => prepare_dev(dev, ending)?,
         Command::Run(run) => prepare_run(run, ending)?,
@@ -178,10 +177,10 @@ fn read_settings(
 
 fn start(settings: Settings, dir: PathBuf, format: Option<String>, ending: &Ending) -> Start {
     let ending = ending.clone();
-    let on_fatal = Arc::new(move |reason: String| {
-        tracing::error!(reason, "the disk can no longer be trusted; this process ends");
-        ending.say(&format!("the disk can no longer be trusted: {reason}"));
-        std::process::exit(EXIT_DISK)
+    let on_fatal = Arc::new(move |fatal: Fatal| {
+        tracing::error!("{fatal}: this process ends");
+        ending.say(&fatal.to_string());
+        std::process::exit(supervision::exit_code(&fatal))
     });
     Start { settings, dir, format, on_fatal }
 }

@@ -326,6 +326,39 @@ fn generated_code_comes_from_the_generator() {
     );
 }
 
+/// Files that start threads or tasks of the broker without a supervisor on the same line, and what watches
+/// those. May only shrink.
+const WATCHED_SPAWNS: &[(&str, usize, &str)] = &[
+    ("broker/src/listen/accept.rs", 1, "a connection catches its own panic and is closed"),
+    ("broker/shard/src/checkpoint/thread.rs", 2, "the bodies run in the supervisor"),
+];
+
+#[test]
+fn no_task_of_the_broker_starts_unwatched() {
+    let mut offenders = Vec::new();
+    let crates = ["broker/src/", "broker/shard/src/", "broker/wal/src/", "broker/segment/src/"];
+    for (path, text) in rust_files().filter(|(path, _)| !is_test(path)) {
+        if !crates.iter().any(|dir| path.starts_with(dir)) {
+            continue;
+        }
+        let is_start = |line: &&&str| {
+            let code = line.split("//").next().unwrap_or_default();
+            code.contains(" spawn(") && !code.contains("fn spawn(")
+                || code.contains(".spawn(")
+                || code.contains("::spawn(")
+        };
+        let is_watched = |line: &&&str| line.contains("supervis") || line.contains("guard");
+        let lines = production(&text);
+        let count = lines.iter().filter(is_start).filter(|line| !is_watched(line)).count();
+        let listed = WATCHED_SPAWNS.iter().find(|(listed, ..)| *listed == path);
+        let expected = listed.map_or(0, |(_, count, _)| *count);
+        if count != expected {
+            offenders.push(format!("{path}: {count} unwatched, {expected} listed"));
+        }
+    }
+    assert_none("threads and tasks are spawned in the supervisor, each with a row", &offenders);
+}
+
 #[test]
 fn the_changelog_has_a_place_for_the_next_note() {
     assert!(read("CHANGELOG.md").contains("Unreleased"), "CHANGELOG.md has no section Unreleased");

@@ -20,6 +20,7 @@ use crate::listen::connection::{Connection, Shared};
 use crate::listen::metrics::{Closed, Metrics, Refused};
 use crate::listen::{Close, Lanes, Peer, Service};
 use crate::log_limit::LogLimit;
+use crate::supervision;
 
 /// What the listeners of a broker are told.
 #[derive(Debug, Clone)]
@@ -140,7 +141,11 @@ impl Acceptor {
         let open = Open::new(shared.metrics.clone());
         connections.spawn(async move {
             let connection = Connection::new(shared, Arc::clone(&peer), stream);
-            let close = connection.run(stopped(&mut stopping)).await;
+            let served = connection.run(stopped(&mut stopping));
+            let close = match supervision::caught(&supervision::CONNECTION, served).await {
+                Ok(close) => close.unwrap_or(Close::Stopping),
+                Err(panic) => Close::Panicked(panic),
+            };
             open.end(close.label());
             all.log_end(&peer, &close);
             drop(slot);
@@ -150,7 +155,7 @@ impl Acceptor {
     /// What ends a connection is in the log at the default level where the client, or somebody who
     /// takes this for another port, has to change something: at most one line per address and minute.
     fn log_end(&self, peer: &Peer, close: &Close) {
-        if matches!(close, Close::Unencodable { .. }) {
+        if matches!(close, Close::Unencodable { .. } | Close::Panicked(_)) {
             error!(peer = %peer.address, reason = %close, "connection closed: this is a bug");
         } else if close.is_clients_fault()
             && let Some(left_out) = self.ends.admit(&peer.address.ip().to_string(), Instant::now())

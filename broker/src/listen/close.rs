@@ -84,6 +84,9 @@ pub enum Close {
         /// Why.
         error: EncodeError,
     },
+    /// A bug of ours: serving the connection panicked.
+    #[error("serving the connection panicked: {0}")]
+    Panicked(String),
     /// The broker is stopping.
     #[error("the broker is stopping")]
     Stopping,
@@ -107,6 +110,7 @@ impl Close {
             | Self::Socket(_)
             | Self::Idle
             | Self::Unencodable { .. }
+            | Self::Panicked(_)
             | Self::Stopping => false,
         }
     }
@@ -135,6 +139,7 @@ impl Close {
             | Self::Malformed { .. }
             | Self::Unanswerable { .. }
             | Self::Unencodable { .. }
+            | Self::Panicked(_)
             | Self::Stopping => "a Kafka client",
         }
     }
@@ -154,6 +159,7 @@ impl Close {
             Self::Malformed { .. } | Self::MalformedHeader(_) => "malformed",
             Self::Unanswerable { .. } => "unanswerable",
             Self::Unencodable { .. } => "unencodable",
+            Self::Panicked(_) => "panic",
             Self::Stopping => "stopping",
         }
     }

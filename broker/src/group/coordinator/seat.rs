@@ -15,6 +15,7 @@ use super::{Coordinator, refusal};
 use crate::group::Refusal;
 use crate::group::classic::{ClassicGroup, Join, Output, Persist, Reply, Token};
 use crate::limits;
+use crate::supervision;
 
 /// One group that is coordinated here.
 #[derive(Debug)]
@@ -210,7 +211,8 @@ impl Seat {
         let Persist { sequence, record } = record;
         let outcome = self.submit(ShardCommand::SetGeneration(record));
         let (seat, all) = (Arc::clone(self), Arc::clone(all));
-        tokio::spawn(async move {
+        let supervisor = all.node.supervisor().clone();
+        let work = async move {
             match durable(outcome).await {
                 Err(Refusal::NotCoordinator) => {
                     seat.retire(Refusal::NotCoordinator);
@@ -223,7 +225,8 @@ impl Seat {
                     });
                 }
             }
-        });
+        };
+        tokio::spawn(supervisor.endless(&supervision::GROUP_RECORD, work));
     }
 }
 
