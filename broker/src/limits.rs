@@ -154,10 +154,6 @@ pub const SIGNAL_STREAMS_MAX: usize = 8;
 /// The file with the admin server's token.
 pub const TOKEN_BYTES_MAX: u64 = 4096;
 
-/// The largest record batch that a topic may allow (`max.message.bytes`), bytes: less than one entry of a
-/// shard's log can hold.
-pub const MESSAGE_BYTES_MAX: i64 = 31 << 20;
-
 /// Producer ids that a repaired catalog leaves out: more than can have been given out since any snapshot.
 pub const PRODUCER_IDS_LEFT_OUT: i64 = 1 << 32;
 

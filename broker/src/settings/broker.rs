@@ -5,6 +5,8 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
+use ropewalk_shard::limits::BATCH_BYTES_MAX;
+
 use super::ignored;
 use super::key::{Key, Kind, Update, Valid};
 use crate::limits;
@@ -77,7 +79,7 @@ static USED: &[Key] = &[
         .dynamic()
         .doc("Replicas that must have a record before it is acked; a majority always has it."),
     key("message.max.bytes", Kind::Int, "1048588")
-        .valid(Valid::Between(0, limits::MESSAGE_BYTES_MAX))
+        .valid(Valid::Between(0, BATCH_BYTES_MAX as i64))
         .dynamic()
         .doc("The largest record batch, as it is stored."),
     key("compression.type", Kind::String, "producer")

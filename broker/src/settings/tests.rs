@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use ropewalk_batch::{Compression, Target, TimestampType};
+use ropewalk_shard::limits::BATCH_BYTES_MAX;
 
 use super::describe::{Row, Source};
 use super::key::Update;
@@ -162,15 +163,11 @@ fn r1_a_value_has_a_bound_that_it_names() {
         wrong(&[("num.partitions", "99999999")]),
         "Invalid value 99999999 for configuration num.partitions: Value must be no more than 10000"
     );
-    let large = (limits::MESSAGE_BYTES_MAX + 1).to_string();
-    let said = topic::validate("max.message.bytes", &large).expect_err("more than an entry holds");
-    assert!(said.ends_with("Value must be no more than 32505856"), "{said}");
-    let said = wrong(&[("message.max.bytes", &large)]);
-    assert!(said.ends_with("Value must be no more than 32505856"), "{said}");
     // What a topic was given before there was that bound still counts, up to the bound.
-    for (value, expected) in [(large.as_str(), limits::MESSAGE_BYTES_MAX), ("-1", 1_048_588)] {
+    let large = (BATCH_BYTES_MAX + 1).to_string();
+    for (value, expected) in [(large.as_str(), BATCH_BYTES_MAX), ("-1", 1_048_588)] {
         let config = TopicConfig::resolve(&settings(&[]), [("max.message.bytes", value)]);
-        assert_eq!(config.message_bytes_max, expected as usize, "{value}");
+        assert_eq!(config.message_bytes_max, expected, "{value}");
     }
     let long = ",".repeat(limits::CONFIG_VALUE_BYTES_MAX + 1);
     let said = topic::validate("cleanup.policy", &long).expect_err("too long");
@@ -213,6 +210,20 @@ fn a_topic_inherits_from_the_broker_and_units_are_converted() {
 
     alter(&set, ConfigResource::Broker(None), "log.retention.ms", "1000");
     assert_eq!(TopicConfig::resolve(&set, []).retention_ms, Some(1000));
+}
+
+#[test]
+fn no_topic_may_have_batches_that_fit_no_entry_of_the_log() {
+    let most = BATCH_BYTES_MAX.to_string();
+    topic::validate("max.message.bytes", &most).expect("it fits an entry");
+    let over = (BATCH_BYTES_MAX + 1).to_string();
+    let why = topic::validate("max.message.bytes", &over).expect_err("it does not");
+    assert!(
+        why.contains(&most) && why.contains(&over) && why.contains("max.message.bytes"),
+        "{why}"
+    );
+    let why = wrong(&[("message.max.bytes", &over)]);
+    assert!(why.contains(&most) && why.contains("message.max.bytes"), "{why}");
 }
 
 #[test]

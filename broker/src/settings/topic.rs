@@ -6,6 +6,7 @@
 use ropewalk_batch::{Compression, Rules, Target, TimestampType};
 use ropewalk_segment::SegmentConfig;
 use ropewalk_segment::retention::Retention;
+use ropewalk_shard::limits::BATCH_BYTES_MAX;
 
 use super::broker::{CLEANUP_POLICIES, COMPRESSIONS, TIMESTAMP_TYPES};
 use super::key::{Key, Kind, Synonym, Update, Valid, list};
@@ -93,7 +94,7 @@ static KEYS: &[Key] = &[
         .synonyms(synonym!("log.cleaner.max.compaction.lag.ms"))
         .doc("How long compaction may be put off."),
     key("max.message.bytes", Kind::Int, "1048588")
-        .valid(Valid::Between(0, limits::MESSAGE_BYTES_MAX))
+        .valid(Valid::Between(0, BATCH_BYTES_MAX as i64))
         .synonyms(synonym!("message.max.bytes"))
         .doc("The largest record batch, as it is stored."),
     key("message.timestamp.after.max.ms", Kind::Long, "3600000")
@@ -256,7 +257,7 @@ impl TopicConfig {
                 segment_ms: number("segment.ms"),
                 index_interval_bytes: size("index.interval.bytes") as u32,
             },
-            message_bytes_max: size("max.message.bytes").min(limits::MESSAGE_BYTES_MAX as usize),
+            message_bytes_max: size("max.message.bytes").min(BATCH_BYTES_MAX),
             timestamp: match text("message.timestamp.type").trim() {
                 "LogAppendTime" => TimestampType::LogAppendTime,
                 _ => TimestampType::CreateTime,
