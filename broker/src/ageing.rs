@@ -3,13 +3,20 @@
 //! The leader of a shard decides, by its clock and the topics' configuration, and proposes what
 //! goes by name (a new log start, a producer id); every replica carries it out alike. Group offsets
 //! age with their coordinator.
+//!
+//! # Limits
+//!
+//! A look goes through a shard in pieces: apply waits for [`limits::STATE_VISITS_MAX`] producers at
+//! most. A shard remembers [`ropewalk_shard::limits::SHARD_PRODUCERS_MAX`] producers; beyond it
+//! those that have been silent for longest expire early.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use ropewalk_segment::retention;
-use ropewalk_shard::command::{Command, ShardCommand};
+use ropewalk_shard::command::{Command, ShardCommand, SilentProducer};
+use ropewalk_shard::limits::SHARD_PRODUCERS_MAX;
 use ropewalk_shard::node::Node;
 use ropewalk_shard::state::State;
 use ropewalk_shard::{PartitionId, Shard};
@@ -18,6 +25,7 @@ use tracing::{debug, warn};
 use crate::catalog::{TopicView, View};
 use crate::clock;
 use crate::figures::Figures;
+use crate::limits;
 use crate::settings::Settings;
 
 mod removals;
@@ -115,29 +123,140 @@ impl Ageing {
     }
 
     async fn expire_producers(&self) {
-        let silent = self.settings.producer_expiration().as_millis();
-        let silent_ms = i64::try_from(silent).unwrap_or(i64::MAX);
+        let expiration_ms = self.settings.producer_expiration().as_millis();
+        let silent_ms = i64::try_from(expiration_ms).unwrap_or(i64::MAX);
         for shard in self.node.shards().filter(|shard| shard.leading().is_some()) {
-            let silent = silent_producers(&shard.state(), clock::now_ms() - silent_ms);
+            let known = producers(shard).await;
+            let (count, shard_id) = (known.len(), shard.id());
+            let silent = silent(known, clock::now_ms() - silent_ms, SHARD_PRODUCERS_MAX);
+            let kept = count - silent.len();
+            if kept == SHARD_PRODUCERS_MAX && count > kept {
+                warn!(
+                    shard = %shard_id, producers = count, producers_max = SHARD_PRODUCERS_MAX,
+                    "too many idempotent producers: those silent for longest are forgotten early"
+                );
+            }
             for silent in silent.chunks(BATCH) {
-                propose(shard, ShardCommand::ExpireProducers(silent.to_vec())).await;
+                propose(shard, ShardCommand::ExpireSilentProducers(silent.to_vec())).await;
             }
         }
     }
 }
 
-/// Producers that were last seen before `before_ms`.
-fn silent_producers(state: &State, before_ms: i64) -> Vec<(PartitionId, i64)> {
-    let partitions = state.partitions.iter();
-    let producers = partitions.flat_map(|(id, partition)| {
-        partition.producers.iter().flat_map(|map| map.iter()).map(|(p, seen)| (*id, *p, seen))
+/// Every producer that a shard remembers. The state is locked for a piece of it at a time, so some may
+/// have written meanwhile: an expiry says what it saw.
+async fn producers(shard: &Shard) -> Vec<SilentProducer> {
+    let mut found = Vec::new();
+    let partitions = shard.partitions();
+    let mut left = partitions.as_slice();
+    while !left.is_empty() {
+        left = visit(&shard.state(), left, &mut found);
+        // Other tasks of this thread, and apply, go first.
+        tokio::task::yield_now().await;
+    }
+    found
+}
+
+/// Adds the producers of the first of `partitions`, as many as may be visited at once; the rest.
+fn visit<'a>(
+    state: &State,
+    partitions: &'a [PartitionId],
+    found: &mut Vec<SilentProducer>,
+) -> &'a [PartitionId] {
+    let mut visited = 0;
+    for (at, id) in partitions.iter().enumerate() {
+        if visited >= limits::STATE_VISITS_MAX {
+            return &partitions[at..];
+        }
+        visited += 1;
+        let Some(known) = state.partitions.get(id).and_then(|p| p.producers.as_ref()) else {
+            continue;
+        };
+        visited += known.len();
+        found.extend(known.iter().map(|(producer_id, seen)| SilentProducer {
+            partition: *id,
+            producer_id: *producer_id,
+            seen_ms: seen.seen_ms,
+        }));
+    }
+    &[]
+}
+
+/// Those that were last seen before `before_ms`, and those silent for longest beyond `kept_max`.
+fn silent(mut known: Vec<SilentProducer>, before_ms: i64, kept_max: usize) -> Vec<SilentProducer> {
+    let over = known.len().saturating_sub(kept_max);
+    if over > 0 && over < known.len() {
+        known.select_nth_unstable_by_key(over, |producer| producer.seen_ms);
+    }
+    let mut at = 0;
+    known.retain(|producer| {
+        at += 1;
+        at <= over || producer.seen_ms < before_ms
     });
-    producers.filter(|(.., seen)| seen.seen_ms < before_ms).map(|(id, p, _)| (id, p)).collect()
+    known
 }
 
 /// What fails now is found again at the next look.
 async fn propose(shard: &Arc<Shard>, command: ShardCommand) {
     if let Err(error) = shard.propose(Command::Shard(command)).await {
         warn!(shard = %shard.id(), %error, "could not let old things go; trying again later");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ropewalk_shard::TopicId;
+    use ropewalk_shard::state::Partition;
+    use ropewalk_shard::state::partition::Producer;
+
+    use super::*;
+
+    fn partition(index: i32) -> PartitionId {
+        PartitionId { topic: TopicId(uuid::Uuid::from_u128(1)), index }
+    }
+
+    fn seen(producer_id: i64, seen_ms: i64) -> SilentProducer {
+        SilentProducer { partition: partition(0), producer_id, seen_ms }
+    }
+
+    fn ids(found: &[SilentProducer]) -> Vec<i64> {
+        let mut ids: Vec<_> = found.iter().map(|producer| producer.producer_id).collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    #[test]
+    fn only_producers_that_were_silent_since_the_bound_expire() {
+        let known = vec![seen(1, 99), seen(2, 100), seen(3, 101)];
+        assert_eq!(ids(&silent(known.clone(), 100, 10)), [1]);
+        assert!(silent(known, 99, 10).is_empty());
+    }
+
+    #[test]
+    fn r1_beyond_the_bound_of_a_shard_those_silent_for_longest_expire() {
+        let known: Vec<_> = (0..100).map(|id| seen(id, 1_000 - id)).collect();
+        assert_eq!(ids(&silent(known.clone(), 0, 97)), [97, 98, 99]);
+        assert_eq!(silent(known, 0, 0).len(), 100);
+    }
+
+    #[test]
+    fn a_look_visits_a_bounded_piece_of_the_state_at_once() {
+        let producer = || Producer { epoch: 0, seen_ms: 5, batches: Default::default() };
+        let mut state = State::new();
+        for index in 0..10 {
+            let mut with = Partition::new(0);
+            let many = i64::try_from(limits::STATE_VISITS_MAX / 2).expect("fits");
+            with.producers = Some(Box::new((0..many).map(|id| (id, producer())).collect()));
+            state.partitions.insert(partition(index), with);
+        }
+        let all: Vec<_> = (0..10).map(partition).collect();
+        let (mut left, mut found, mut pieces) = (all.as_slice(), Vec::new(), 0);
+        while !left.is_empty() {
+            let before = found.len();
+            left = visit(&state, left, &mut found);
+            assert!(found.len() - before <= 2 * limits::STATE_VISITS_MAX);
+            pieces += 1;
+        }
+        assert_eq!((pieces, found.len()), (5, 5 * limits::STATE_VISITS_MAX));
     }
 }

@@ -156,6 +156,12 @@ pub const TOKEN_BYTES_MAX: u64 = 4096;
 
 /// Producer ids that a repaired catalog leaves out: more than can have been given out since any snapshot.
 pub const PRODUCER_IDS_LEFT_OUT: i64 = 1 << 32;
+/// Parts of a shard's state (partitions, producers, groups) that a periodic look goes through before it
+/// lets go of the state: apply waits for it.
+pub const STATE_VISITS_MAX: usize = 4_096;
+
+/// Groups whose offsets are looked at before the timers of all groups have their turn again.
+pub const GROUPS_LOOKED_AT_ONCE: usize = 256;
 
 /// Partitions of one topic.
 pub const TOPIC_PARTITIONS_MAX: usize = 10_000;

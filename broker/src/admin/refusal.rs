@@ -62,7 +62,11 @@ impl From<ProposeError> for Refused {
     fn from(error: ProposeError) -> Self {
         let hint = match error {
             ProposeError::Full => "free space on the disk, or grow it",
-            ProposeError::NotLeader | ProposeError::Stopped => "ask again soon",
+            ProposeError::NotLeader | ProposeError::Stopped | ProposeError::Busy => {
+                "ask again soon"
+            }
+            ProposeError::Unknown => "it may have been done or may still be: read it and ask again",
+            ProposeError::TooLarge { .. } => return Self::bad("TooLarge", error.to_string()),
         };
         Self::not_ready(format!("{error}: {hint}"))
     }
@@ -92,6 +96,9 @@ impl From<catalog::Refusal> for Refused {
             Refusal::StaleEpoch { newest } => {
                 let error = format!("{text}: another operator took over");
                 Self::conflict("StaleEpoch", error).with("epoch", newest)
+            }
+            Refusal::EpochTooHigh { newest, .. } => {
+                Self::conflict("StaleEpoch", text).with("epoch", newest)
             }
             Refusal::OwnedByAnother { owner } => {
                 let error = format!("{text}: give this queue another topic name");

@@ -145,6 +145,7 @@ impl Coordinator {
             self.take_up(shard);
         }
         let mut age_at = Instant::now() + self.options.retention_check_interval;
+        let mut look = None;
         loop {
             let due = self.alarm.next().map(|ms| self.instant(ms));
             tokio::select! {
@@ -155,8 +156,10 @@ impl Coordinator {
                 () = sleep_until(due) => self.tick(),
                 () = self.alarm.rung() => {}
                 () = tokio::time::sleep_until(age_at) => {
-                    self.expire_offsets();
-                    age_at = Instant::now() + self.options.retention_check_interval;
+                    age_at = Instant::now();
+                    if self.expire_offsets(&mut look) {
+                        age_at += self.options.retention_check_interval;
+                    }
                 }
             }
         }
@@ -395,11 +398,13 @@ fn retire_all(seats: Vec<Arc<Seat>>) {
     }
 }
 
-/// What a group's client is told when the shard took nothing.
+/// What a group's client is told when a record of the group has no outcome. Members look for the
+/// coordinator again, which begins from what was committed.
 fn refusal(error: ProposeError) -> Refusal {
     match error {
-        ProposeError::NotLeader => Refusal::NotCoordinator,
-        ProposeError::Stopped | ProposeError::Full => Refusal::NotAvailable,
+        ProposeError::NotLeader | ProposeError::Unknown => Refusal::NotCoordinator,
+        ProposeError::Stopped | ProposeError::Full | ProposeError::Busy => Refusal::NotAvailable,
+        ProposeError::TooLarge { .. } => Refusal::GroupFull,
     }
 }
 

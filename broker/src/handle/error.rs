@@ -194,9 +194,13 @@ impl From<ErrorCode> for i16 {
 impl From<ProposeError> for ErrorCode {
     fn from(error: ProposeError) -> Self {
         match error {
-            // The entry may still commit: a retriable code, so that an idempotent producer asks again.
+            // Clients count these as not persisted, and ask again.
             ProposeError::NotLeader | ProposeError::Stopped => Self::NotLeaderOrFollower,
             ProposeError::Full => Self::KafkaStorageError,
+            ProposeError::Busy => Self::NotEnoughReplicas,
+            ProposeError::TooLarge { .. } => Self::MessageTooLarge,
+            // The entry may still commit: clients count this one as possibly persisted.
+            ProposeError::Unknown => Self::RequestTimedOut,
         }
     }
 }
@@ -206,7 +210,11 @@ impl From<ProposeError> for ErrorCode {
 pub fn coordinator(error: ProposeError) -> ErrorCode {
     match error {
         ProposeError::NotLeader => ErrorCode::NotCoordinator,
-        ProposeError::Stopped | ProposeError::Full => ErrorCode::CoordinatorNotAvailable,
+        ProposeError::Stopped | ProposeError::Full | ProposeError::Busy => {
+            ErrorCode::CoordinatorNotAvailable
+        }
+        ProposeError::TooLarge { .. } => ErrorCode::InvalidRequest,
+        ProposeError::Unknown => ErrorCode::RequestTimedOut,
     }
 }
 
@@ -264,10 +272,14 @@ impl From<&TopicError> for ErrorCode {
             // Only an operator's calls end in these.
             TopicError::TooManyGroups(_) | TopicError::InvalidEpoch(_) => Self::InvalidRequest,
             TopicError::Refused(refusal) => refusal.into(),
-            TopicError::Unavailable(ProposeError::Full) => Self::KafkaStorageError,
-            TopicError::Unavailable(ProposeError::NotLeader | ProposeError::Stopped) => {
-                Self::NotController
-            }
+            TopicError::Unavailable(error) => match error {
+                ProposeError::Full => Self::KafkaStorageError,
+                ProposeError::NotLeader | ProposeError::Stopped | ProposeError::Busy => {
+                    Self::NotController
+                }
+                ProposeError::TooLarge { .. } => Self::InvalidRequest,
+                ProposeError::Unknown => Self::RequestTimedOut,
+            },
         }
     }
 }
@@ -330,7 +342,8 @@ impl From<&catalog::Refusal> for ErrorCode {
             catalog::Refusal::PartitionCountChanged { .. } => Self::InvalidPartitions,
             catalog::Refusal::OwnedByAnother { .. }
             | catalog::Refusal::NotOwned
-            | catalog::Refusal::StaleEpoch { .. } => Self::PolicyViolation,
+            | catalog::Refusal::StaleEpoch { .. }
+            | catalog::Refusal::EpochTooHigh { .. } => Self::PolicyViolation,
             catalog::Refusal::Replaced => Self::UnknownTopicOrPartition,
         }
     }
@@ -338,6 +351,8 @@ impl From<&catalog::Refusal> for ErrorCode {
 
 #[cfg(test)]
 mod tests {
+    use ropewalk_shard::handle::Certainty;
+
     use super::*;
 
     #[test]
@@ -374,6 +389,45 @@ mod tests {
         }
     }
 
+    /// Every reason why a proposal has no outcome.
+    const PROPOSE_ERRORS: [ProposeError; 6] = [
+        ProposeError::NotLeader,
+        ProposeError::Stopped,
+        ProposeError::Full,
+        ProposeError::Busy,
+        ProposeError::TooLarge { size_bytes: 2, size_bytes_max: 1 },
+        ProposeError::Unknown,
+    ];
+
+    #[test]
+    fn each_proposal_without_outcome_has_its_code_for_each_kind_of_request() {
+        use ErrorCode as Code;
+        let codes = PROPOSE_ERRORS.map(|error| {
+            let topic = ErrorCode::from(&TopicError::Unavailable(error));
+            (error.into(), coordinator(error), topic)
+        });
+        let not_leader = Code::NotLeaderOrFollower;
+        let expected = [
+            (not_leader, Code::NotCoordinator, Code::NotController),
+            (not_leader, Code::CoordinatorNotAvailable, Code::NotController),
+            (Code::KafkaStorageError, Code::CoordinatorNotAvailable, Code::KafkaStorageError),
+            (Code::NotEnoughReplicas, Code::CoordinatorNotAvailable, Code::NotController),
+            (Code::MessageTooLarge, Code::InvalidRequest, Code::InvalidRequest),
+            (Code::RequestTimedOut, Code::RequestTimedOut, Code::RequestTimedOut),
+        ];
+        assert_eq!(codes, expected);
+    }
+
+    #[test]
+    fn what_clients_count_as_persisted_perhaps_is_what_is_not_known_here() {
+        // The codes that librdkafka's produce handling marks POSSIBLY_PERSISTED.
+        let perhaps = [ErrorCode::RequestTimedOut, ErrorCode::NotEnoughReplicasAfterAppend];
+        for error in PROPOSE_ERRORS {
+            let is_unknown = error.certainty() == Certainty::Unknown;
+            assert_eq!(perhaps.contains(&error.into()), is_unknown, "{error:?}");
+        }
+    }
+
     #[test]
     fn every_refusal_of_a_group_has_its_code() {
         use crate::group::{Bounded, Refusal};
@@ -404,5 +458,43 @@ mod tests {
         ] {
             assert_eq!(ErrorCode::from(refusal), expected, "{refusal}");
         }
+    }
+
+    #[test]
+    fn each_refused_batch_has_its_code() {
+        let refusals = [
+            (AppendRefusal::NoSuchPartition, ErrorCode::UnknownTopicOrPartition),
+            (
+                AppendRefusal::OutOfOrderSequence { sequence: 3, last: 1 },
+                ErrorCode::OutOfOrderSequenceNumber,
+            ),
+            (AppendRefusal::StaleEpoch { epoch: 0, current: 1 }, ErrorCode::InvalidProducerEpoch),
+            (AppendRefusal::Malformed, ErrorCode::CorruptMessage),
+        ];
+        for (refusal, code) in refusals {
+            assert_eq!(ErrorCode::from(refusal), code, "{refusal}");
+        }
+    }
+
+    #[test]
+    fn each_refusal_of_a_groups_state_has_its_code() {
+        let in_shard = [
+            (group::Refusal::NoSuchGroup, ErrorCode::GroupIdNotFound),
+            (group::Refusal::UnknownMember, ErrorCode::UnknownMemberId),
+            (group::Refusal::IllegalGeneration, ErrorCode::IllegalGeneration),
+            (group::Refusal::FencedInstance, ErrorCode::FencedInstanceId),
+            (group::Refusal::NotEmpty, ErrorCode::NonEmptyGroup),
+        ];
+        for (refusal, code) in in_shard {
+            assert_eq!(ErrorCode::from(refusal), code, "{refusal}");
+        }
+    }
+
+    #[test]
+    fn damaged_storage_is_not_an_offset_out_of_range() {
+        let damaged = ReadError::Storage("a block's checksum is wrong".to_owned());
+        assert_eq!(ErrorCode::from(&damaged), ErrorCode::KafkaStorageError);
+        let beyond = ReadError::OutOfRange { asked: 2, log_start: 0, high_watermark: 1 };
+        assert_eq!(ErrorCode::from(&beyond), ErrorCode::OffsetOutOfRange);
     }
 }

@@ -181,7 +181,7 @@ impl Proposed {
                 },
                 None => waiting.answer.await,
             };
-            let answer = answer.unwrap_or(Err(ropewalk_shard::ProposeError::Stopped));
+            let answer = answer.unwrap_or(Err(ropewalk_shard::ProposeError::Unknown));
             let results: Vec<Result<Appended, (ErrorCode, String)>> = match answer {
                 Ok(results) => {
                     let said = |why: AppendRefusal| (why.into(), why.to_string());

@@ -1,9 +1,10 @@
 //! Old offsets, and groups of which nothing is left, are let go of by the shard's leader.
 
+use std::ops::Bound;
 use std::sync::Arc;
 
 use ropewalk_shard::command::ShardCommand;
-use ropewalk_shard::state::Group;
+use ropewalk_shard::state::{Group, State};
 use ropewalk_shard::{PartitionId, Shard};
 use tracing::{debug, warn};
 
@@ -12,16 +13,51 @@ use super::seat::durable;
 use crate::clock;
 use crate::group::classic::{ClassicGroup, Phase};
 use crate::group::expiry;
+use crate::limits;
+use crate::supervision;
+
+/// How far a look through all groups has come.
+#[derive(Debug, Default)]
+pub(super) struct Look {
+    shards: Vec<Arc<Shard>>,
+    /// The last group that was looked at in the last of `shards`.
+    after: Option<String>,
+}
+
+impl Look {
+    /// The next groups, and their shard; `None` when there are no more.
+    fn next(&mut self) -> Option<(Arc<Shard>, Vec<String>)> {
+        let shard = Arc::clone(self.shards.last()?);
+        let names = names(&shard.state(), self.after.take());
+        match names.last() {
+            Some(last) => self.after = Some(last.clone()),
+            None => drop(self.shards.pop()),
+        }
+        Some((shard, names))
+    }
+}
+
+/// The names after `after`, as many as one piece of a look has.
+fn names(state: &State, after: Option<String>) -> Vec<String> {
+    let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+    let names = state.groups.range((from, Bound::Unbounded)).map(|(name, _)| name.clone());
+    names.take(limits::GROUPS_LOOKED_AT_ONCE).collect()
+}
 
 impl Coordinator {
-    /// Looks through every group once.
-    pub(super) fn expire_offsets(self: &Arc<Self>) {
-        for shard in self.node.shards().filter(|shard| shard.leading().is_some()) {
-            let names: Vec<_> = shard.state().groups.keys().cloned().collect();
-            for name in names {
-                self.expire_group(shard, &name);
-            }
+    /// The next piece of a look through every group; whether it was the last. The timers of all
+    /// groups wait for a piece.
+    pub(super) fn expire_offsets(self: &Arc<Self>, look: &mut Option<Look>) -> bool {
+        let shards = || self.node.shards().filter(|shard| shard.leading().is_some()).cloned();
+        let at = look.get_or_insert_with(|| Look { shards: shards().collect(), after: None });
+        let Some((shard, names)) = at.next() else {
+            *look = None;
+            return true;
+        };
+        for name in names {
+            self.expire_group(&shard, &name);
         }
+        false
     }
 
     fn expire_group(self: &Arc<Self>, shard: &Arc<Shard>, name: &str) {
@@ -36,12 +72,13 @@ impl Coordinator {
         });
         let Ok(Some(proposed)) = proposed else { return };
         let name = name.to_owned();
-        tokio::spawn(async move {
+        let work = async move {
             match durable(proposed).await {
                 Ok(()) => debug!(group = name, "offsets expired"),
                 Err(error) => warn!(group = name, %error, "offsets did not expire; later again"),
             }
-        });
+        };
+        tokio::spawn(self.node.supervisor().endless(&supervision::GROUP_RECORD, work));
     }
 
     fn what_goes(&self, machine: &ClassicGroup, name: &str, group: &Group) -> Option<ShardCommand> {
