@@ -85,6 +85,10 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// How many more bytes an unprivileged process may write below `path`.
     fn free_bytes(&self, path: &Path) -> io::Result<u64>;
 
+    /// A number that nobody else can guess, another one each time: the salt of what is written. It comes from
+    /// here, so that the operations of a simulated disk follow from its seed alone.
+    fn draw(&self) -> u64;
+
     /// How often something was made durable, by reason, since the disk was opened.
     fn sync_counts(&self) -> BTreeMap<&'static str, u64>;
 }

@@ -11,6 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, IoSlice};
 use std::num::NonZeroU64;
 use std::os::fd::AsFd;
@@ -182,6 +183,11 @@ impl Disk for RealDisk {
     fn free_bytes(&self, path: &Path) -> io::Result<u64> {
         let stat = rustix::fs::statvfs(path)?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    /// The standard library's hasher is keyed from the system's random numbers.
+    fn draw(&self) -> u64 {
+        RandomState::new().hash_one(std::process::id())
     }
 
     fn sync_counts(&self) -> BTreeMap<&'static str, u64> {

@@ -28,6 +28,7 @@ mod random;
 mod state;
 
 use std::collections::BTreeMap;
+use std::hash::Hasher;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -57,6 +58,12 @@ impl SimDisk {
     /// How many operations that change something were begun since the last start.
     pub fn operations(&self) -> u64 {
         self.state.lock().operations
+    }
+
+    /// A hash of all operations that change something, with their arguments, in order, since the disk was made.
+    /// Where the same seed gives another trace, something besides the seed decides what is done.
+    pub fn trace(&self) -> u64 {
+        self.state.lock().trace.finish()
     }
 
     /// Lets the operation with this number (counted from the last start, the first is 1) and
@@ -202,6 +209,10 @@ impl Disk for SimDisk {
             Some(capacity) => capacity.saturating_sub(state.used_bytes()),
             None => FREE_BYTES_UNBOUNDED,
         })
+    }
+
+    fn draw(&self) -> u64 {
+        self.state.lock().draw()
     }
 
     fn sync_counts(&self) -> BTreeMap<&'static str, u64> {

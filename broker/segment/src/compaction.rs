@@ -34,7 +34,6 @@ pub(crate) mod rewrite;
 pub(crate) mod install;
 
 use std::collections::HashMap;
-use std::hash::RandomState;
 use std::sync::Arc;
 
 use ropewalk_batch::{Rewritten, Stamped, Tombstones, retain};
@@ -42,7 +41,7 @@ use ropewalk_batch::{Rewritten, Stamped, Tombstones, retain};
 use crate::error::{Damage, Result};
 use crate::index::{Entry, Header};
 use crate::view::{OpenSegment, SegmentInfo, Shared};
-use keys::{Keys, Part};
+use keys::{Keys, Part, Seeded};
 use rewrite::Output;
 use transactions::Transactions;
 
@@ -114,7 +113,7 @@ pub struct CompactionJob {
     /// Which part of the keys comes next, and of how many.
     part: u32,
     parts: u32,
-    parting: RandomState,
+    parting: Seeded,
     pass: Option<Pass>,
 }
 
@@ -139,13 +138,14 @@ impl CompactionJob {
         let candidates = candidates(segments, request.end).to_vec();
         let end = candidates.last()?.next_offset;
         let request = Compaction { end, ..request };
+        let parting = Seeded(shared.disk.draw());
         candidates.iter().any(|segment| !segment.is_compacted).then_some(Self {
             shared,
             request,
             candidates,
             part: 0,
             parts: 1,
-            parting: RandomState::new(),
+            parting,
             pass: None,
         })
     }
@@ -180,7 +180,7 @@ impl CompactionJob {
         let is_dirty = |segment: &&SegmentInfo| !segment.is_compacted;
         let Some(first) = self.candidates.iter().find(is_dirty).cloned() else {
             self.part = self.parts - 1; // Retention took what there was to do.
-            let keys = Keys::new(0, None);
+            let keys = self.keys(0, None);
             let transactions = Transactions::new(&self.request);
             return Ok(Pass { keys, transactions, left: Vec::new(), is_last: true });
         };
@@ -205,10 +205,15 @@ impl CompactionJob {
         Ok(Pass { keys, transactions, left, is_last })
     }
 
+    fn keys(&self, bytes_max: usize, part: Option<Part>) -> Keys {
+        let disk = &self.shared.disk;
+        Keys::new([Seeded(disk.draw()), Seeded(disk.draw())], bytes_max, part)
+    }
+
     /// Reads the keys of dirty segments until the map is full. Returns how many segments got in whole.
     fn read_keys(&self, part: u32, parts: u32) -> Result<(Keys, usize)> {
-        let part = Part { number: part, of: parts, hasher: self.parting.clone() };
-        let mut keys = Keys::new(self.request.keys_bytes_max, Some(part));
+        let part = Part { number: part, of: parts, hasher: self.parting };
+        let mut keys = self.keys(self.request.keys_bytes_max, Some(part));
         let transactions = Transactions::new(&self.request);
         let mut whole = 0;
         for info in self.candidates.iter().filter(|segment| !segment.is_compacted) {

@@ -11,7 +11,7 @@
 //! - **D5** the last five sequences of every producer are part of this state, of at most
 //!   [`limits::PARTITION_PRODUCERS_MAX`] producers of a partition: the ones silent for longest go.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use ropewalk_batch::Stamped;
 use serde::{Deserialize, Serialize};
@@ -33,7 +33,7 @@ pub use partition::{AppendRefusal, Appended, Partition};
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct State {
     /// The partitions that live here.
-    pub partitions: HashMap<PartitionId, Partition>,
+    pub partitions: BTreeMap<PartitionId, Partition>,
     /// The groups that hash here.
     pub groups: BTreeMap<String, Group>,
     /// Only in shard 0.

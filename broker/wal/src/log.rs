@@ -321,7 +321,8 @@ impl Wal {
         let spare = self.spares.ready.remove(0);
         let header = FileHeader {
             sequence: self.active.sequence + 1,
-            salt: open::random_salt(),
+            // Unknown to clients, so that no payload can imitate a round.
+            salt: self.disk.draw(),
             file_bytes: spare.bytes,
             first_round: self.round_next,
             table: self.replicas.clone(),

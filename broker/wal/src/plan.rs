@@ -2,7 +2,7 @@
 //!
 //! All checks happen here, so that a round that begins to be written is one that fits.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use crate::frame;
 use crate::record::{Record, ReplicaKey};
@@ -27,7 +27,7 @@ pub(crate) enum Refused {
 /// The round being gathered. Kept from round to round for its memory.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
-    touched: HashMap<ReplicaKey, Touched>,
+    touched: BTreeMap<ReplicaKey, Touched>,
     /// What one call of [`Plan::add`] does, so that it can be refused as a whole.
     draft: Vec<(ReplicaKey, Touched)>,
     records: usize,

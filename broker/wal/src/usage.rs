@@ -3,7 +3,7 @@
 //! For every file and replica the highest entry index in the file that is still part of the
 //! replica's log. A file may go when each of them is covered.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::record::ReplicaKey;
 use crate::replicas::Change;
@@ -12,7 +12,7 @@ use crate::replicas::Change;
 #[derive(Debug, Default)]
 pub(crate) struct FileUsage {
     pub(crate) sequence: u64,
-    pub(crate) last_index: HashMap<ReplicaKey, u64>,
+    pub(crate) last_index: BTreeMap<ReplicaKey, u64>,
 }
 
 /// The entries of all files, oldest first; the last one is being written.
@@ -23,7 +23,7 @@ pub(crate) struct Usage {
 
 impl Usage {
     pub(crate) fn begin_file(&mut self, sequence: u64) {
-        self.files.push_back(FileUsage { sequence, last_index: HashMap::new() });
+        self.files.push_back(FileUsage { sequence, last_index: BTreeMap::new() });
     }
 
     /// Takes note of a record that is in the newest file. `last_index` is the replica's end

@@ -1,6 +1,7 @@
 //! The whole simulated machine: files, names, what shall go wrong, and how often it was asked.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -26,6 +27,7 @@ pub(super) struct State {
     pub(super) faults: Vec<Fault>,
     pub(super) ignored: BTreeSet<&'static str>,
     pub(super) counts: BTreeMap<&'static str, u64>,
+    pub(super) trace: DefaultHasher,
 }
 
 /// A file and the name by which it was opened.
@@ -47,11 +49,21 @@ impl State {
             faults: Vec::new(),
             ignored: BTreeSet::new(),
             counts: BTreeMap::new(),
+            trace: DefaultHasher::new(),
         }
     }
 
     pub(super) fn alive(&self) -> io::Result<()> {
         if self.crashed { Err(io::Error::other("the simulated machine is down")) } else { Ok(()) }
+    }
+
+    pub(super) fn draw(&mut self) -> u64 {
+        self.random.next()
+    }
+
+    /// Takes an operation into the trace.
+    fn note(&mut self, operation: &str, path: &Path, arguments: impl Hash) {
+        (operation, path, arguments).hash(&mut self.trace);
     }
 
     /// Counts an operation. `Ok(true)`: the machine goes down while it runs.
@@ -121,6 +133,7 @@ impl State {
     }
 
     fn create(&mut self, path: &Path) -> io::Result<u64> {
+        self.note("create", path, ());
         self.fail_if_injected(Operation::Create, path, "")?;
         let inode = self.inode_next;
         if self.begin_atomic()? {
@@ -147,6 +160,7 @@ impl State {
         if self.names.is_dir(path) {
             return Ok(());
         }
+        self.note("create directories", path, ());
         self.fail_if_injected(Operation::Create, path, "")?;
         if self.begin_atomic()? {
             self.names.create_dir_all(path)?;
@@ -156,6 +170,7 @@ impl State {
 
     pub(super) fn create_dir(&mut self, path: &Path) -> io::Result<()> {
         self.alive()?;
+        self.note("create directory", path, ());
         self.fail_if_injected(Operation::Create, path, "")?;
         if self.begin_atomic()? {
             self.names.make_dir(path, self.inode_next)?;
@@ -165,6 +180,7 @@ impl State {
     }
 
     pub(super) fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+        self.note("rename", from, to);
         self.fail_if_injected(Operation::Rename, from, "")?;
         if self.begin_atomic()? {
             self.names.rename(from, to)?;
@@ -173,6 +189,7 @@ impl State {
     }
 
     pub(super) fn remove(&mut self, path: &Path) -> io::Result<()> {
+        self.note("remove", path, ());
         self.fail_if_injected(Operation::Remove, path, "")?;
         if self.begin_atomic()? {
             self.names.unlink(path)?;
@@ -181,6 +198,7 @@ impl State {
     }
 
     pub(super) fn sync_dir(&mut self, dir: &Path, why: &'static str) -> io::Result<()> {
+        self.note("sync directory", dir, why);
         let crashes = self.begin()?;
         *self.counts.entry(why).or_default() += 1;
         if !self.names.is_dir(dir) {
@@ -196,6 +214,7 @@ impl State {
 
     pub(super) fn write(&mut self, target: Target<'_>, buf: &[u8], at: u64) -> io::Result<()> {
         let (inode, path) = target;
+        self.note("write", path, (at, buf.len(), crc32c::crc32c(buf)));
         let crashes = self.begin()?;
         let injected = self.fail_if_injected(Operation::Write, path, "");
         self.room_for(inode, at + buf.len() as u64)?;
@@ -210,6 +229,7 @@ impl State {
 
     pub(super) fn set_len(&mut self, target: Target<'_>, len: u64) -> io::Result<()> {
         let (inode, path) = target;
+        self.note("set length", path, len);
         self.fail_if_injected(Operation::Write, path, "")?;
         self.room_for(inode, len)?;
         if self.begin_atomic()? {
@@ -226,6 +246,7 @@ impl State {
         why: &'static str,
     ) -> io::Result<()> {
         let (inode, path) = target;
+        self.note("sync", path, (range, why));
         let crashes = self.begin()?;
         *self.counts.entry(why).or_default() += 1;
         if let Err(error) = self.fail_if_injected(Operation::Sync, path, why) {

@@ -12,7 +12,7 @@
 //! A crash loses it; the next job fills another.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hasher};
 
 /// What a key costs: hash, offset, and the free places of a hash map that has just grown, old and new.
 const KEY_BYTES: usize = 72;
@@ -20,7 +20,7 @@ const KEY_BYTES: usize = 72;
 /// The last offset of each key.
 #[derive(Debug)]
 pub(crate) struct Keys {
-    seeds: [RandomState; 2],
+    seeds: [Seeded; 2],
     offsets: HashMap<[u64; 2], i64, BuildHasherDefault<Prehashed>>,
     keys_max: usize,
     part: Option<Part>,
@@ -32,14 +32,28 @@ pub(crate) struct Keys {
 pub(crate) struct Part {
     pub(crate) number: u32,
     pub(crate) of: u32,
-    pub(crate) hasher: RandomState,
+    pub(crate) hasher: Seeded,
+}
+
+/// A hash that follows from a number, which nobody who chooses keys can guess.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Seeded(pub(crate) u64);
+
+impl BuildHasher for Seeded {
+    type Hasher = DefaultHasher;
+
+    fn build_hasher(&self) -> DefaultHasher {
+        let mut hasher = DefaultHasher::new();
+        hasher.write_u64(self.0);
+        hasher
+    }
 }
 
 impl Keys {
     /// An empty map for all keys, or for a part of them.
-    pub(crate) fn new(bytes_max: usize, part: Option<Part>) -> Self {
+    pub(crate) fn new(seeds: [Seeded; 2], bytes_max: usize, part: Option<Part>) -> Self {
         Self {
-            seeds: [RandomState::new(), RandomState::new()],
+            seeds,
             offsets: HashMap::default(),
             keys_max: keys_max(bytes_max),
             part: part.filter(|part| part.of > 1),
@@ -118,9 +132,11 @@ impl Hasher for Prehashed {
 mod tests {
     use super::*;
 
+    const SEEDS: [Seeded; 2] = [Seeded(1), Seeded(2)];
+
     #[test]
     fn the_last_offset_wins_and_strangers_stay() {
-        let mut keys = Keys::new(1 << 20, None);
+        let mut keys = Keys::new(SEEDS, 1 << 20, None);
         keys.put(b"a", 1);
         keys.put(b"b", 2);
         keys.put(b"a", 7);
@@ -133,7 +149,7 @@ mod tests {
 
     #[test]
     fn r1_a_full_map_learns_no_new_key_and_drops_nothing_for_it() {
-        let mut keys = Keys::new(KEY_BYTES * 2, None);
+        let mut keys = Keys::new(SEEDS, KEY_BYTES * 2, None);
         for (key, offset) in [(b"a", 1), (b"b", 2), (b"c", 3), (b"c", 4), (b"a", 5)] {
             keys.put(key, offset);
         }
@@ -145,10 +161,10 @@ mod tests {
     #[test]
     fn every_key_belongs_to_one_part() {
         let mut known = 0;
-        let hasher = RandomState::new();
+        let hasher = Seeded(5);
         for number in 0..3 {
-            let part = Part { number, of: 3, hasher: hasher.clone() };
-            let mut keys = Keys::new(1 << 20, Some(part));
+            let part = Part { number, of: 3, hasher };
+            let mut keys = Keys::new(SEEDS, 1 << 20, Some(part));
             for n in 0..100_u32 {
                 keys.put(&n.to_be_bytes(), 9);
                 known += u32::from(!keys.is_last(&n.to_be_bytes(), 1));

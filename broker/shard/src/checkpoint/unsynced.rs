@@ -69,6 +69,9 @@ pub(crate) fn sync_together(
     data: &DataDir,
     logs: &[Arc<PartitionLog>],
 ) -> Result<(), SegmentError> {
+    if logs.iter().map(|log| log.sync_cost()).sum::<usize>() < limits::SYNCED_TOGETHER_MIN {
+        return logs.iter().try_for_each(|log| log.sync());
+    }
     data.write_back();
     let next = AtomicUsize::new(0);
     let work = || {

@@ -6,7 +6,7 @@
 //! Invariant: the fields and their order stay as they are. What a field's own type may become is bound by
 //! that too: a change of [`Partition`], [`Group`] or a part of the catalog is a new version.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
@@ -33,7 +33,7 @@ struct OldSnapshot {
 
 #[derive(Deserialize)]
 struct OldState {
-    partitions: HashMap<PartitionId, Partition>,
+    partitions: BTreeMap<PartitionId, Partition>,
     groups: BTreeMap<String, Group>,
     catalog: Option<OldCatalog>,
 }
@@ -45,7 +45,7 @@ struct OldCatalog {
     brokers: BTreeMap<BrokerId, BrokerInfo>,
     slots: Vec<ShardId>,
     topics: BTreeMap<TopicId, Topic>,
-    names: HashMap<String, TopicId>,
+    names: BTreeMap<String, TopicId>,
     configs: BTreeMap<ConfigResource, BTreeMap<String, String>>,
     next_producer_id: i64,
     next_replica_id: u64,

@@ -10,7 +10,7 @@
 //! - A topic that has an owner is changed, released and bound to by that owner alone. [`declare`] holds
 //!   what an owner may ask.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -37,7 +37,7 @@ pub struct Catalog {
     /// Every topic.
     pub topics: BTreeMap<TopicId, Topic>,
     /// The same by name.
-    pub names: HashMap<String, TopicId>,
+    pub names: BTreeMap<String, TopicId>,
     /// Configuration that was set at run time.
     pub configs: BTreeMap<ConfigResource, BTreeMap<String, String>>,
     /// The next producer id to hand out.

@@ -7,7 +7,7 @@
 //!   five (KIP-98 leaves the window to the broker; five is what `max.in.flight` of an idempotent
 //!   client allows), and is answered with its first offset instead of being stored twice.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use ropewalk_batch::{Header, Stamped, sequence_after};
@@ -30,7 +30,7 @@ pub struct Partition {
     /// Where each leader epoch began, ascending (KIP-101, KIP-320).
     pub epochs: Vec<EpochStart>,
     /// What is known of producers that number their batches; empty maps cost nothing.
-    pub producers: Option<Box<HashMap<i64, Producer>>>,
+    pub producers: Option<Box<BTreeMap<i64, Producer>>>,
 }
 
 /// Where a leader epoch began.

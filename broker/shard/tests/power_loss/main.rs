@@ -104,3 +104,15 @@ fn d1_taking_out_any_one_sync_is_noticed() {
         assert!(noticed.is_some(), "nobody notices that {why} is not synced");
     }
 }
+
+/// A failure that a seed found can be looked at only if the seed does the same again: all operations of the disk,
+/// with their arguments, in order.
+#[test]
+fn a_seed_replays() {
+    for seed in 0..seeds() / 10 {
+        for ends in [Ends::Crashes, Ends::Failures, Ends::Mixed] {
+            let trace = || run(seed, ends, None).expect("nothing is wrong").disk.trace();
+            assert_eq!(trace(), trace(), "seed {seed} with {ends:?} is another run each time");
+        }
+    }
+}

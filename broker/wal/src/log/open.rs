@@ -8,11 +8,11 @@
 //! copy, and believed. A crash at any moment leaves the old files as they were, and the next
 //! start does the same again. The names are made durable before anything else: a file that
 //! was retired just before the process died may be seen as spare while the disk has it under its
-//! old name, and a header written to it then would look like damage. A file that is superseded by the fresh one goes, so that a broker
-//! that keeps crashing does not fill its disk.
+//! old name, and a header written to it then would look like damage. Where all rounds of the newest file are
+//! small, all of them are copied: a file that is superseded by the fresh one goes, so that a broker that keeps
+//! crashing does not fill its disk, and can start again and again on one that is full.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -73,12 +73,6 @@ impl OpenError {
     }
 }
 
-/// Unknown to clients, so that no payload can imitate a round. The standard library's hasher is
-/// keyed from the system's random numbers.
-pub(super) fn random_salt() -> u64 {
-    RandomState::new().hash_one(std::process::id())
-}
-
 impl Wal {
     /// Opens the log in `dir`, which is made if it is not there.
     pub fn open(
@@ -98,7 +92,8 @@ impl Wal {
         let spare = fresh_spare(&*disk, (dir, &options), &mut spares, bytes).map_err(&failed)?;
         let mut buffer = Aligned::with_capacity(BUFFER_IDLE_BYTES);
         let (active, rounds_at) =
-            begin_with_copy(&spare, &recovery, &copied, &mut buffer).map_err(&failed)?;
+            begin_with_copy((&spare, disk.draw()), &recovery, &copied, &mut buffer)
+                .map_err(&failed)?;
         active.name(&*disk, dir, &spare).map_err(&failed)?;
         recovery.replay_fresh(&active, rounds_at).map_err(&failed)?;
 
@@ -163,23 +158,33 @@ fn fresh_spare(
     spares: &mut Spares,
     bytes_min: u64,
 ) -> io::Result<Spare> {
-    if let Some(at) = spares.ready.iter().rposition(|spare| spare.bytes >= bytes_min) {
+    let fits = |spare: &Spare| spare.bytes >= bytes_min;
+    // Where spare ones are short, the last of them is the reserve.
+    let is_short = spares.ready.len() < SPARES_WANTED;
+    if let Some(at) = spares.starts.iter().position(fits).filter(|_| is_short) {
+        return Ok(spares.starts.remove(at));
+    }
+    if let Some(at) = spares.ready.iter().rposition(fits) {
         return Ok(spares.ready.remove(at));
     }
-    let bytes = options.first_file_bytes.min(options.file_bytes).max(bytes_min);
-    Spare::create(disk, dir, (spares.next_number(), bytes))
+    if let Some(at) = spares.starts.iter().position(fits) {
+        return Ok(spares.starts.remove(at));
+    }
+    let number = spares.next_number();
+    let bytes = options.start_bytes().max(bytes_min);
+    Spare::create(disk, dir, Purpose::Start, (number, bytes))
 }
 
-/// Gives the fresh file its header and the copy of the last round. Returns where rounds begin.
+/// Gives the fresh file its header and the copies of rounds. Returns where rounds begin.
 fn begin_with_copy(
-    spare: &Spare,
+    (spare, salt): (&Spare, u64),
     recovery: &Recovery,
-    copied: &[Record],
+    copied: &[Vec<Record>],
     buffer: &mut Aligned,
 ) -> io::Result<(Active, u64)> {
     let header = FileHeader {
         sequence: recovery.sequence_next,
-        salt: random_salt(),
+        salt,
         file_bytes: spare.bytes,
         first_round: recovery.first_round,
         table: recovery.table().clone(),

@@ -81,6 +81,10 @@ impl Machine {
         }
     }
 
+    pub(crate) fn trace(&self) -> u64 {
+        self.disk.trace()
+    }
+
     pub(crate) fn sync_reasons(&self) -> impl Iterator<Item = &'static str> {
         self.disk.sync_counts().into_keys()
     }

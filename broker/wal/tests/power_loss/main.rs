@@ -63,3 +63,13 @@ fn d1_taking_out_any_one_sync_is_noticed() {
         assert!(noticed.is_some(), "nobody notices that {why} is not synced");
     }
 }
+
+/// A failure that a seed found can be looked at only if the seed does the same again: all operations of the disk,
+/// with their arguments, in order.
+#[test]
+fn a_seed_replays() {
+    for seed in 0..seeds() / 5 {
+        let trace = || run(seed, None).expect("nothing is wrong").trace();
+        assert_eq!(trace(), trace(), "seed {seed} is another run each time");
+    }
+}
