@@ -156,6 +156,7 @@ impl CompactionJob {
     /// What is returned must be installed before the next call.
     #[expect(clippy::should_implement_trait, reason = "it can fail, and is not for adapters")]
     pub fn next(&mut self) -> Result<Option<Replacement>> {
+        install::finish(&self.shared)?;
         loop {
             if self.part == self.parts {
                 return Ok(None);

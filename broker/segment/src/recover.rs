@@ -98,7 +98,7 @@ impl Recovery<'_> {
         let mut segments = self.segments;
         segments.shrink_to_fit();
         Recovered {
-            view: View { start_offset, next_offset, segments, appending },
+            view: View { start_offset, next_offset, segments, appending, unfinished: None },
             damages: self.damages,
             stale: self.stale,
             dir_dirty: self.dir_dirty,

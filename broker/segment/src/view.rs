@@ -17,6 +17,7 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 use ropewalk_disk::{Disk, File};
 
+use crate::compaction::install::Unfinished;
 use crate::error::{Damage, Result, SegmentError};
 use crate::files::{self, FileCache, INDEX, LOG};
 use crate::index::cut::Running;
@@ -61,6 +62,8 @@ pub(crate) struct View {
     pub(crate) segments: Vec<Segment>,
     /// Whether the last segment takes more batches.
     pub(crate) appending: bool,
+    /// A compacted segment whose files do not have their names yet.
+    pub(crate) unfinished: Option<Unfinished>,
 }
 
 /// The summary of one segment.

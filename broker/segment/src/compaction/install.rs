@@ -14,7 +14,10 @@
 //!    new one covers them.
 //!
 //! Invariants: a segment that changed since the job began is not replaced. Reads planned before keep their
-//! files.
+//! files. Once committed, a replacement is carried through before another one is begun: until then its log is
+//! only found under the name that the next one would be written to.
+
+use std::io;
 
 use crate::error::{Result, SegmentError};
 use crate::files::{CLEANED_INDEX, CLEANED_LOG, INDEX, LOG, SWAP_INDEX};
@@ -50,24 +53,76 @@ pub(crate) fn install(shared: &Shared, replacement: Replacement) -> Result<bool>
     rename(shared, base_offset, CLEANED_INDEX, SWAP_INDEX)?;
 
     let at = position(shared, &replaced).expect("only the writer, who waits here, moves segments");
-    shared.view.write().segments.splice(at..at + replaced.len(), [segment]);
+    let mut view = shared.view.write();
+    view.segments.splice(at..at + replaced.len(), [segment]);
+    view.unfinished = Some(Unfinished { base_offset, replaced });
+    drop(view);
+    finish(shared)?;
+    Ok(true)
+}
 
-    rename(shared, base_offset, CLEANED_LOG, LOG)?;
-    rename(shared, base_offset, SWAP_INDEX, INDEX)?;
-    for info in &replaced {
-        for extension in [LOG, INDEX] {
-            let path = shared.path(info.base_offset, extension);
-            shared.files.forget(&path);
-            if info.base_offset != base_offset {
-                let removed = shared.disk.remove(&path);
-                removed.map_err(|error| SegmentError::io(&path, error))?;
+/// A replacement that is committed and whose files may not have their names yet.
+#[derive(Debug)]
+pub(crate) struct Unfinished {
+    base_offset: i64,
+    replaced: Vec<SegmentInfo>,
+}
+
+/// Carries a committed replacement through, if one is left: an earlier attempt may have failed. May be called again
+/// after an error.
+pub(crate) fn finish(shared: &Shared) -> Result<()> {
+    let Some(unfinished) = shared.view.write().unfinished.take() else { return Ok(()) };
+    let named = unfinished.name(shared);
+    let mut view = shared.view.write();
+    if let Err(error) = named {
+        view.unfinished = Some(unfinished);
+        return Err(error);
+    }
+    let base_offset = unfinished.base_offset;
+    if let Some(segment) = view.segments.iter_mut().find(|it| it.base_offset == base_offset) {
+        segment.held = None;
+    }
+    view.segments.shrink_to_fit();
+    Ok(())
+}
+
+impl Unfinished {
+    fn name(&self, shared: &Shared) -> Result<()> {
+        let Self { base_offset, replaced } = self;
+        let is_there =
+            shared.view.read().segments.iter().any(|segment| segment.base_offset == *base_offset);
+        if is_there {
+            rename(shared, *base_offset, CLEANED_LOG, LOG).or_else(if_done)?;
+            rename(shared, *base_offset, SWAP_INDEX, INDEX).or_else(if_done)?;
+        } else {
+            // Retention took it meanwhile.
+            remove(shared, *base_offset, SWAP_INDEX)?;
+            remove(shared, *base_offset, CLEANED_LOG)?;
+        }
+        for info in replaced {
+            for extension in [LOG, INDEX] {
+                shared.files.forget(&shared.path(info.base_offset, extension));
+                if info.base_offset != *base_offset {
+                    remove(shared, info.base_offset, extension)?;
+                }
             }
         }
+        Ok(())
     }
-    let mut view = shared.view.write();
-    view.segments[at].held = None;
-    view.segments.shrink_to_fit();
-    Ok(true)
+}
+
+/// What is not there was done by an earlier attempt.
+fn if_done(error: SegmentError) -> Result<()> {
+    match error {
+        SegmentError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => Ok(()),
+        error => Err(error),
+    }
+}
+
+fn remove(shared: &Shared, base_offset: i64, extension: &str) -> Result<()> {
+    let path = shared.path(base_offset, extension);
+    let removed = shared.disk.remove(&path);
+    removed.map_err(|error| SegmentError::io(&path, error)).or_else(if_done)
 }
 
 /// Where in the view the segments to be replaced lie, if they are all still as they were.

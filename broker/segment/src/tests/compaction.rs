@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use proptest::prelude::*;
 use ropewalk_batch::records;
+use ropewalk_disk::{Fault, Operation};
 
 use super::*;
 use crate::compaction::{Aborted, Compaction, dirty_ratio};
@@ -372,4 +373,45 @@ fn only_what_is_sealed_durable_and_below_the_end_is_touched() {
     segments.sync().unwrap();
     assert!(segments.plan_compaction(request(1)).is_none(), "not below the end");
     assert!(segments.plan_compaction(request(2)).is_some());
+}
+
+/// An error in the middle of a replacement leaves readers with what they had, and the next compaction goes on from
+/// there.
+#[test]
+fn d3_an_error_at_any_operation_of_a_compaction_costs_nothing() {
+    let mut failed = BTreeMap::new();
+    for operation in [Operation::Rename, Operation::Remove, Operation::Create, Operation::Write] {
+        for skip in 0..40 {
+            let mut bench = Bench::new();
+            let (mut segments, end) = filled(&bench, &few());
+            let before = seen(&segments);
+            let request = request(segments.next_offset());
+            bench.disk.inject(Fault { skip, ..Fault::next(operation) });
+            let tried = try_run(&mut segments, &request);
+            bench.disk.clear_faults();
+            if tried.is_ok() {
+                break;
+            }
+            *failed.entry(format!("{operation:?}")).or_insert(0) += 1;
+            let context = format!("{operation:?} {skip}");
+            assert_eq!(state(&seen(&segments)), state(&before), "{context}: after the error");
+            run_all(&mut segments, &request);
+            assert_eq!(state(&seen(&segments)), state(&before), "{context}: compacted again");
+            assert_compacted(&segments, &before, request.end);
+            drop(segments);
+            bench.power_cycle(1);
+            let segments = bench.open(Some(&end), 0);
+            assert_eq!(state(&seen(&segments)), state(&before), "{context}: opened again");
+            assert_eq!(segments.damages(), [], "{context}");
+        }
+    }
+    assert!(failed.len() == 4 && failed["Rename"] >= 3, "{failed:?}");
+}
+
+fn try_run(segments: &mut Segments, request: &Compaction) -> crate::Result<()> {
+    let Some(mut job) = segments.plan_compaction(request.clone()) else { return Ok(()) };
+    while let Some(replacement) = job.next()? {
+        segments.install(replacement)?;
+    }
+    Ok(())
 }
