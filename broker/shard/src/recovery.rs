@@ -26,7 +26,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use ropewalk_segment::{FileCache, SegmentError};
-use ropewalk_wal::{EntryMeta, Location, Recovered, RecoveredReplica, ReplicaKey, Wal, WalError};
+use ropewalk_wal::{
+    EntryMeta, Location, Recovered, RecoveredReplica, ReplicaKey, SetAside, Wal, WalError,
+};
 
 use crate::budget::TailBudget;
 use crate::checkpoint::ShardFiles;
@@ -142,7 +144,7 @@ pub fn open(data: DataDir, options: &Options) -> Result<Opened, OpenError> {
         }
     };
     data.settle()?;
-    let (wal, recovered) = Wal::open(Arc::clone(data.disk()), &data.wal(), options.wal)?;
+    let (mut wal, recovered) = Wal::open(Arc::clone(data.disk()), &data.wal(), options.wal)?;
     for note in &recovered.notes {
         tracing::warn!(note, "recovery of the write-ahead log");
     }
@@ -158,6 +160,7 @@ pub fn open(data: DataDir, options: &Options) -> Result<Opened, OpenError> {
             }
         }
     }
+    set_aside(&mut wal, &recovered, &sound, &mut damaged);
     let next_life = strays::remove(&data, &sound, damaged.is_empty())?;
     let files = Arc::new(FileCache::new(options.open_files_max));
     let store = Store::new(data, files, TailBudget::new(options.tail_bytes_max), next_life);
@@ -168,6 +171,37 @@ pub fn open(data: DataDir, options: &Options) -> Result<Opened, OpenError> {
         replicas.push(believed.open(shelf, wal.reader(), &mut damaged_partitions)?);
     }
     Ok(Opened { identity, store, wal, replicas, damaged, damaged_partitions })
+}
+
+/// Lets the write-ahead log be released without regard to the replicas that are not started. What they have in it
+/// is kept for a repair in files of their own.
+fn set_aside(
+    wal: &mut Wal,
+    recovered: &Recovered,
+    sound: &[Believed],
+    damaged: &mut [DamagedShard],
+) {
+    let started: BTreeSet<ReplicaKey> =
+        sound.iter().map(|believed| key_of(&believed.newest().1)).collect();
+    for (key, replica) in recovered.replicas.iter().filter(|(key, _)| !started.contains(key)) {
+        let note = match wal.set_aside(*key, replica) {
+            Ok(None) => continue,
+            Ok(Some(SetAside { path, bytes, first, last })) => {
+                format!(
+                    "its log entries {first} to {last} are kept for a repair in {} ({bytes} bytes)",
+                    path.display()
+                )
+            }
+            Err(error) => format!(
+                "its log entries stay in the write-ahead log and will fill it, because they cannot be copied: {error}"
+            ),
+        };
+        tracing::warn!(shard = key.shard, replica = key.replica, note, "a replica is not started");
+        let of_shard = damaged.iter_mut().find(|damaged| damaged.shard.0 == key.shard);
+        if let Some(damaged) = of_shard {
+            damaged.what = format!("{}; {note}", damaged.what);
+        }
+    }
 }
 
 /// A shard of which nothing is lost.

@@ -86,7 +86,9 @@ mod recover;
 mod writer;
 
 pub use files::{Location, Reader};
-pub use log::{FILE_BYTES, OpenError, Options, Round, Wal, WalError, round_records_bytes_max};
+pub use log::{
+    FILE_BYTES, OpenError, Options, Round, SetAside, Wal, WalError, round_records_bytes_max,
+};
 pub use record::{HardState, Payload, Record, ReplicaKey};
 pub use recover::{EntryMeta, Recovered, RecoveredReplica};
 pub use writer::{

@@ -15,6 +15,7 @@
 //! See [`crate::recover`].
 
 mod active;
+mod aside;
 mod open;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -34,6 +35,10 @@ use crate::replicas::{Change, Replicas};
 use crate::usage::Usage;
 
 pub(crate) use active::Active;
+pub use aside::SetAside;
+pub(crate) use aside::{
+    ASIDE_SEQUENCE_MIN, Aside, Asides, parse_name as parse_aside_name, path_of as aside_path,
+};
 pub use open::OpenError;
 
 /// Spare files that are kept ready: the next file, and the reserve.
@@ -185,6 +190,8 @@ pub struct Wal {
     spares: Spares,
     usage: Usage,
     replicas: Replicas,
+    /// Entries that lie outside of the log's files.
+    asides: Asides,
     /// What a header with the table as it is now would take.
     header_bytes: u64,
     round_next: u64,
@@ -252,6 +259,8 @@ impl Wal {
         if !self.has_room(admission) {
             self.begin_next_file(admission)?;
         }
+        let forgotten = self.forget_asides(records.clone()).map_err(WalError::failed);
+        forgotten.inspect_err(|error| self.note_failure(error))?;
         let (sequence, count) = (self.round_next, self.plan.records());
         let directory = self.plan.directory();
         let written =
@@ -382,7 +391,8 @@ impl Wal {
     ///
     /// `needed` holds the first index that each replica still needs; a replica that is not in it
     /// needs everything. Whatever it says, an entry is needed until a `Truncated`,
-    /// `SnapshotInstalled` or `ReplicaDestroyed` record that covers it is durable in this log.
+    /// `SnapshotInstalled` or `ReplicaDestroyed` record that covers it is durable in this log. One that was
+    /// [set aside](Wal::set_aside) is not needed here.
     pub fn release(&mut self, needed: &BTreeMap<ReplicaKey, u64>) {
         while let Some(oldest) = self.sealed.front().copied() {
             let Some(usage) = self.usage.files.front() else { return };

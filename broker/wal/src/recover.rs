@@ -31,7 +31,9 @@ use ropewalk_disk::{Disk, File, Open};
 
 use crate::files::{self, Location};
 use crate::header::{self, FileHeader, Found};
-use crate::log::{Active, OpenError};
+use crate::log::{
+    ASIDE_SEQUENCE_MIN, Active, Aside, Asides, OpenError, SetAside, aside_path, parse_aside_name,
+};
 use crate::record::{HardState, Record, ReplicaKey};
 use crate::replicas::Replicas;
 use crate::usage::Usage;
@@ -102,6 +104,16 @@ impl OldFile {
     }
 }
 
+/// What a recovery found.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) recovered: Recovered,
+    pub(crate) replicas: Replicas,
+    pub(crate) usage: Usage,
+    pub(crate) asides: Asides,
+    pub(crate) old_files: Vec<OldFile>,
+}
+
 /// A recovery under way.
 #[derive(Debug)]
 pub(crate) struct Recovery {
@@ -112,8 +124,10 @@ pub(crate) struct Recovery {
     /// The first round of the fresh file: the one to be copied, or the next one.
     pub(crate) first_round: u64,
     replay: Replay,
-    /// The last round of the newest file, taken out of its scan.
-    last: Option<Frame>,
+    asides: Asides,
+    /// The rounds that are copied, oldest first, taken out of the newest file's scan: the last one, or all of a file
+    /// with few.
+    copied: Vec<Frame>,
     rounds: u64,
     notes: Vec<String>,
 }
@@ -131,16 +145,65 @@ impl Recovery {
             sequence_next: 1,
             first_round: 1,
             replay: Replay::default(),
-            last: None,
+            asides: Asides::new(),
+            copied: Vec::new(),
             rounds: 0,
             notes: Vec::new(),
         };
+        for key in names.iter().filter_map(|name| parse_aside_name(name)) {
+            recovery.read_aside(disk, dir, key, failed)?;
+        }
         for sequence in names.iter().filter_map(|name| files::parse_file_name(name)) {
             recovery.open_file(disk, dir, sequence, failed)?;
         }
         recovery.scan().map_err(failed)?;
         recovery.replay_files().map_err(failed)?;
         Ok(recovery)
+    }
+
+    /// Reads a file with entries that were set aside, up to the first that is damaged. They are older than the
+    /// log's files, which may hold some of them still.
+    fn read_aside(
+        &mut self,
+        disk: &dyn Disk,
+        dir: &Path,
+        key: ReplicaKey,
+        failed: &dyn Fn(io::Error) -> OpenError,
+    ) -> Result<(), OpenError> {
+        let path = aside_path(dir, key);
+        let file = disk.open(&path, Open::Read).map_err(failed)?;
+        let (header, rounds_at) = match header::read(&*file).map_err(failed)? {
+            Found::Version(found) => {
+                return Err(OpenError::Version { path, found, supported: header::VERSION });
+            }
+            Found::Header { header, rounds_at, .. } if header.sequence >= ASIDE_SEQUENCE_MIN => {
+                (header, rounds_at)
+            }
+            Found::Header { .. } | Found::Unreadable => {
+                self.notes.push(format!("{}: the header is unreadable", path.display()));
+                return Ok(());
+            }
+        };
+        let mut read = || -> io::Result<()> {
+            let mut window = Window::new(&*file)?;
+            let place = Place::of(&header);
+            let scan = scan::scan(&mut window, (place, header.file_bytes, 1), rounds_at, None)?;
+            for event in &scan.events {
+                match event {
+                    Event::Frame(frame) => self.replay.set_aside(&mut window, place, frame)?,
+                    Event::Gap(gap) => {
+                        self.notes.push(format!("{}: {gap}", path.display()));
+                        break;
+                    }
+                }
+            }
+            Ok(())
+        };
+        read().map_err(failed)?;
+        let Some((first, last)) = self.replay.ends_of(key) else { return Ok(()) };
+        let what = SetAside { path, bytes: header.file_bytes, first, last };
+        self.asides.insert(key, Aside { sequence: header.sequence, file, what });
+        Ok(())
     }
 
     fn open_file(
@@ -274,7 +337,7 @@ impl Recovery {
 
     /// Only now, with the last round in, it can be said whose entries are not all there: that
     /// round may have let go of a file, or replaced what was in it.
-    pub(crate) fn finish(mut self) -> (Recovered, Replicas, Usage, Vec<OldFile>) {
+    pub(crate) fn finish(mut self) -> Finished {
         self.replay.settle();
         let newest = self.files.last();
         let torn_tail_bytes = newest.map_or(0, |newest| newest.scan.torn_tail_bytes);
@@ -285,6 +348,6 @@ impl Recovery {
             rounds: self.rounds,
             notes: self.notes,
         };
-        (recovered, replicas, usage, self.files)
+        Finished { recovered, replicas, usage, asides: self.asides, old_files: self.files }
     }
 }

@@ -11,7 +11,7 @@ use ropewalk_shard::{DataDir, ShardId};
 
 use super::broker::{self, Broker, ROOT, SHARDS};
 use super::machine::{Dice, Ends, Machine};
-use super::oracle::Model;
+use super::oracle::{Model, Op, Sent};
 
 /// A machine that lived for a while and stopped, and what it holds.
 pub(crate) fn lived(seed: u64) -> Machine {
@@ -153,4 +153,80 @@ fn d4_a_replica_that_lost_its_log_is_not_started_and_the_others_serve() {
     // And it stays so: nothing of the damaged shard was touched.
     disk.power_cycle(1);
     assert_eq!(check(&disk, machine.models()).expect("it opens"), [ShardId(2)]);
+}
+
+/// A shard that is not started checkpoints nothing. What it has in the log must not keep the log from the others,
+/// and must still be there for a repair.
+#[test]
+fn d3_a_damaged_shard_does_not_fill_the_log_of_the_others() {
+    let machine = lived(3);
+    let disk = copy(&machine.disk);
+    let snapshots = files(&disk, Path::new("/data/shards/2/snapshots"));
+    let flip = |disk: &SimDisk| {
+        for path in &snapshots {
+            disk.corrupt(path, 40, 1);
+        }
+    };
+    flip(&disk);
+    for life in 0..2 {
+        let opened = broker::open(&disk).expect("it opens");
+        let damaged: Vec<&str> = opened.damaged.iter().map(|shard| &shard.what[..]).collect();
+        assert_eq!(damaged.len(), 1);
+        assert!(damaged[0].contains("are kept for a repair in /data/wal/00000002-"), "{damaged:?}");
+        let mut broker = Broker::start(opened, 0).unwrap_or_else(|_| panic!("nothing fails"));
+        let topic = ropewalk_shard::TopicId(uuid::Uuid::from_u128(1 << 100 | life));
+        let partition = ropewalk_shard::PartitionId { topic, index: 0 };
+        broker.propose(ShardId(1), Op::Open(partition));
+        broker.settle().unwrap_or_else(|_| panic!("nothing fails"));
+        // More than the log may ever take.
+        let value = vec![7; 30_000];
+        let rounds = broker::OPTIONS.wal.files_bytes_max / 30_000 + 50;
+        for sequence in 0..i32::try_from(rounds).expect("few") {
+            let sent = Sent::new(1, sequence, 1, &value);
+            broker.propose(ShardId(1), Op::Append(vec![(partition, sent)]));
+            let decided = broker.settle().unwrap_or_else(|_| panic!("nothing fails"));
+            assert!(decided.iter().all(|decided| decided.outcome.is_ok()));
+            broker.pass(200);
+            for _ in 0..3 {
+                broker.step().unwrap_or_else(|_| panic!("nothing fails"));
+            }
+        }
+        assert!(broker.log_bytes() < broker::OPTIONS.wal.files_bytes_max / 4);
+        drop(broker);
+        disk.power_cycle(life as u64);
+    }
+    // With its snapshots back it is as it was: nothing of its log is lost.
+    flip(&disk);
+    let mut models = machine.models().clone();
+    models.retain(|shard, _| *shard == ShardId(2));
+    assert_eq!(check(&disk, &models).expect("it opens"), []);
+}
+
+/// Which partitions are whose is not known while a shard is damaged: none of their files is removed.
+#[test]
+fn d3_a_start_with_a_damaged_shard_leaves_the_files_that_a_repair_needs() {
+    let machine = lived(3);
+    let mut seen = 0;
+    for (shard, model) in machine.models() {
+        // Of the others, recovery cuts what their snapshots do not name.
+        let names: Vec<String> = model.partitions.keys().map(|id| format!("/{id}.")).collect();
+        let kept = |disk: &SimDisk| -> Vec<PathBuf> {
+            let mut all = files(disk, &Path::new(ROOT).join("partitions"));
+            all.retain(|path| names.iter().any(|name| path.to_string_lossy().contains(name)));
+            all.extend(files(disk, Path::new(&format!("/data/shards/{}/spill", shard.0))));
+            all
+        };
+        let disk = copy(&machine.disk);
+        let before = kept(&disk);
+        seen += before.len();
+        for path in files(&disk, Path::new(&format!("/data/shards/{}/snapshots", shard.0))) {
+            disk.corrupt(&path, 40, 1);
+        }
+        let opened = broker::open(&disk).expect("it opens");
+        assert_eq!(opened.damaged.iter().map(|d| d.shard).collect::<Vec<_>>(), [*shard]);
+        drop(Broker::start(opened, 0));
+        disk.power_cycle(1);
+        assert_eq!(kept(&disk), before, "{shard}");
+    }
+    assert!(seen > 10, "{seen} files");
 }

@@ -26,7 +26,7 @@ use crate::header::{self, FileHeader};
 use crate::layout::align_up;
 use crate::plan::Plan;
 use crate::record::{Record, ReplicaKey};
-use crate::recover::{Recovered, Recovery};
+use crate::recover::{Finished, Recovered, Recovery};
 use crate::replicas::Replicas;
 
 const WHY_SEEN: &str = "wal-names-seen";
@@ -100,7 +100,10 @@ impl Wal {
         let reader = Reader::default();
         reader.insert(active.sequence, Arc::clone(&active.file));
         let round_next = recovery.round_next();
-        let (recovered, replicas, usage, old_files) = recovery.finish();
+        let Finished { recovered, replicas, usage, asides, old_files } = recovery.finish();
+        for aside in asides.values() {
+            reader.insert(aside.sequence, Arc::clone(&aside.file));
+        }
         let mut wal = Self {
             disk,
             dir: dir.to_owned(),
@@ -112,6 +115,7 @@ impl Wal {
             usage,
             header_bytes: header::header_bytes(&replicas),
             replicas,
+            asides,
             round_next,
             plan: Plan::default(),
             buffer,
@@ -136,6 +140,7 @@ impl Wal {
     fn drop_unneeded(&mut self) -> io::Result<()> {
         let needed = self.replicas.rows.keys().map(|key| (*key, u64::MAX)).collect();
         self.release(&needed);
+        self.drop_old_asides()?;
         while let Some(chore) = self.spares.retirements() {
             let done = chore.run(&*self.disk, &self.dir);
             self.spares.done(done)?;

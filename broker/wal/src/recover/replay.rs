@@ -48,6 +48,10 @@ impl Replay {
         if !self.begun {
             self.begun = true;
             self.replicas = table.clone();
+            for (key, slots) in &mut self.entries {
+                let last = table.rows.get(key).map_or(0, |row| row.last_index);
+                slots.retain(|slot| slot.meta.index <= last);
+            }
             if let Some(why) = self.anyone_lost.clone() {
                 self.lose_everything(&why);
             }
@@ -69,6 +73,26 @@ impl Replay {
             }
             self.replicas.rows.insert(*key, row);
         }
+    }
+
+    /// Takes the entries of a round that was set aside, before any file is begun.
+    pub(super) fn set_aside(
+        &mut self,
+        window: &mut Window<'_>,
+        place: Place,
+        frame: &Frame,
+    ) -> io::Result<()> {
+        for_each_record(window, place, frame, |_, position, header| {
+            let slots = self.entries.entry(header.key).or_default();
+            slots.extend(entry_slot(place, position, &header));
+            Ok(())
+        })
+    }
+
+    /// The first and the last entry so far.
+    pub(super) fn ends_of(&self, key: ReplicaKey) -> Option<(u64, u64)> {
+        let slots = self.entries.get(&key)?;
+        Some((slots.first()?.meta.index, slots.last()?.meta.index))
     }
 
     /// Replays a round that is whole.

@@ -7,6 +7,7 @@
 //!
 //! `ROPEWALK_SOAK=1` runs 10,000 seeds instead of 500.
 
+mod aside;
 mod damage;
 mod faults;
 mod forge;

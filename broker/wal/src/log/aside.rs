@@ -1,0 +1,230 @@
+//! What a replica that is not started still needs of the log, in a file of its own.
+//!
+//! A damaged replica checkpoints nothing, so that its entries would pin the oldest file of the log, and every
+//! newer one behind it, until the log takes no more records from anybody. [`Wal::set_aside`] copies the entries
+//! that can be read to a file beside the log; the log's files are then released without regard to the replica.
+//!
+//! The file has the form of a file of the log: a header, whose table holds the row of that replica alone, then
+//! rounds that hold its entries in order. It is called `<shard, 8 hex digits>-<replica, 16 hex digits>.aside`.
+//! Sequences of such files begin at [`ASIDE_SEQUENCE_MIN`], so that a [`Location`](crate::Location) is
+//! unambiguous.
+//!
+//! # After a crash
+//!
+//! The file gets its name when all of it is durable, and only then files of the log are released. Recovery reads it
+//! before the log. It goes at a start that finds all of its entries truncated, and before a record is written that ends the
+//! replica or begins its log anew: entries of two lives of a log never meet.
+//!
+//! # Limits
+//!
+//! All files together take at most half of [`Options::files_bytes_max`](super::Options::files_bytes_max), in
+//! addition to it. Entries that do not fit stay in the log and pin it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ropewalk_disk::File;
+
+use super::{Active, Wal};
+use crate::files::{Purpose, Spare};
+use crate::frame;
+use crate::header::{self, FileHeader};
+use crate::layout::{SEQUENCE_MAX, align_up};
+use crate::record::{RECORD_ALIGN_BYTES, RECORD_HEADER_BYTES, Record, ReplicaKey};
+use crate::recover::{EntryMeta, RecoveredReplica};
+use crate::replicas::Replicas;
+
+const WHY_NAME: &str = "wal-aside-name";
+const SUFFIX: &str = ".aside";
+/// What a round of such a file gathers, unless one entry is larger.
+const ROUND_BYTES: u64 = 4 << 20;
+/// The files take at most this part of the log's own bound.
+const SHARE: u64 = 2;
+
+/// The first sequence of a file that is set aside; the log's own files never get there.
+pub(crate) const ASIDE_SEQUENCE_MIN: u64 = SEQUENCE_MAX / 2 + 1;
+
+/// Entries that lie outside of the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetAside {
+    /// The file.
+    pub path: PathBuf,
+    /// Its length.
+    pub bytes: u64,
+    /// The first entry in it.
+    pub first: u64,
+    /// The last entry in it.
+    pub last: u64,
+}
+
+/// A file with entries of one replica.
+#[derive(Debug)]
+pub(crate) struct Aside {
+    pub(crate) sequence: u64,
+    pub(crate) file: Arc<dyn File>,
+    pub(crate) what: SetAside,
+}
+
+/// All such files.
+pub(crate) type Asides = BTreeMap<ReplicaKey, Aside>;
+
+pub(crate) fn path_of(dir: &Path, key: ReplicaKey) -> PathBuf {
+    dir.join(format!("{:08x}-{:016x}{SUFFIX}", key.shard, key.replica))
+}
+
+/// The replica in the name of such a file; `None` for another name.
+pub(crate) fn parse_name(name: &str) -> Option<ReplicaKey> {
+    let (shard, replica) = name.strip_suffix(SUFFIX)?.split_once('-')?;
+    let shard = u32::from_str_radix(shard, 16).ok()?;
+    let key = ReplicaKey { shard, replica: u64::from_str_radix(replica, 16).ok()? };
+    (path_of(Path::new(""), key) == Path::new(name)).then_some(key)
+}
+
+impl Wal {
+    /// From now on the log's files are released without regard to `key`, of which no record may be written before
+    /// the log is opened again. What can be read of it, `replica` as this log was opened with, is copied to a file
+    /// of its own first, unless it is there already; `None` if nothing can be.
+    ///
+    /// # Errors
+    /// When the disk fails or has no room, or the bound on all such files does not allow it. Then nothing has
+    /// changed: the entries stay in the log and pin it.
+    pub fn set_aside(
+        &mut self,
+        key: ReplicaKey,
+        replica: &RecoveredReplica,
+    ) -> io::Result<Option<SetAside>> {
+        let last = replica.entries.last().map_or(0, |entry| entry.index);
+        let known = self.asides.get(&key).filter(|aside| aside.what.last >= last);
+        if known.is_none() && last > 0 {
+            let aside = self.copy_aside(key, &replica.entries)?;
+            self.reader.insert(aside.sequence, Arc::clone(&aside.file));
+            self.asides.insert(key, aside);
+        }
+        self.usage.forget(key);
+        Ok(self.asides.get(&key).map(|aside| aside.what.clone()))
+    }
+
+    fn copy_aside(&mut self, key: ReplicaKey, entries: &[EntryMeta]) -> io::Result<Aside> {
+        let sequences = self.asides.values().map(|aside| aside.sequence + 1);
+        let row = self.replicas.rows.get(&key).cloned().unwrap_or_default();
+        let table = Replicas { rows: BTreeMap::from([(key, row)]) };
+        let rounds = rounds(entries);
+        let bytes = file_bytes(&table, &rounds);
+        let others = self.asides.iter().filter(|(other, _)| **other != key);
+        let taken: u64 = others.map(|(_, aside)| aside.what.bytes).sum();
+        let bytes_max = self.options.files_bytes_max / SHARE;
+        if taken + bytes > bytes_max {
+            let message = format!(
+                "{bytes} bytes of entries of damaged replicas beside {taken} are more than {bytes_max}"
+            );
+            return Err(io::Error::new(io::ErrorKind::QuotaExceeded, message));
+        }
+        let header = FileHeader {
+            sequence: sequences.max().unwrap_or(ASIDE_SEQUENCE_MIN),
+            salt: self.disk.draw(),
+            file_bytes: bytes,
+            first_round: 1,
+            table,
+        };
+        let number = self.spares.next_number();
+        let spare = Spare::create(&*self.disk, &self.dir, Purpose::Spare, (number, bytes))?;
+        let mut active = Active::begin(&spare, &header, &mut self.buffer)?;
+        for (round, entries) in (1..).zip(&rounds) {
+            let records = entries.iter().map(|entry| self.entry(key, entry));
+            let records = records.collect::<io::Result<Vec<Record>>>()?;
+            let count = u32::try_from(records.len()).expect("a round is bounded");
+            let directory = std::iter::once((key, count));
+            active.write_round(round, directory, records.iter(), &mut self.buffer)?;
+        }
+        let path = path_of(&self.dir, key);
+        self.disk.rename(&spare.path, &path)?;
+        self.disk.sync_dir(&self.dir, WHY_NAME)?;
+        let (first, last) = (entries[0].index, entries[entries.len() - 1].index);
+        let what = SetAside { path, bytes, first, last };
+        Ok(Aside { sequence: header.sequence, file: active.file, what })
+    }
+
+    fn entry(&self, key: ReplicaKey, entry: &EntryMeta) -> io::Result<Record> {
+        let EntryMeta { index, term, kind, location, .. } = *entry;
+        Ok(Record::Entry { key, index, term, kind, data: self.reader.read(&location)?.into() })
+    }
+
+    /// Removes what was set aside of replicas whose log is begun anew or gone with the records that come. It has to
+    /// be gone before they are durable.
+    pub(super) fn forget_asides<'a>(
+        &mut self,
+        records: impl Iterator<Item = &'a Record>,
+    ) -> io::Result<()> {
+        if self.asides.is_empty() {
+            return Ok(());
+        }
+        for record in records {
+            let ends = match record {
+                Record::Created { .. }
+                | Record::SnapshotInstalled { .. }
+                | Record::ReplicaDestroyed { .. } => true,
+                Record::Entry { .. }
+                | Record::HardState { .. }
+                | Record::ConfState { .. }
+                | Record::Truncated { .. }
+                | Record::LossAccepted { .. } => false,
+            };
+            if !ends {
+                continue;
+            }
+            if let Some(aside) = self.asides.remove(&record.key()) {
+                self.disk.remove(&aside.what.path)?;
+                self.disk.sync_dir(&self.dir, WHY_NAME)?;
+                self.reader.remove(aside.sequence);
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what was set aside and is not needed any more. One that comes back is removed again.
+    pub(super) fn drop_old_asides(&mut self) -> io::Result<()> {
+        let rows = &self.replicas.rows;
+        let is_old = |key: &ReplicaKey, aside: &Aside| {
+            rows.get(key).is_some_and(|row| row.truncated.0 >= aside.what.last)
+        };
+        let old = self.asides.extract_if(.., |key, aside| is_old(key, aside));
+        for (_, aside) in old.collect::<Vec<_>>() {
+            self.disk.remove(&aside.what.path)?;
+            self.reader.remove(aside.sequence);
+        }
+        Ok(())
+    }
+}
+
+/// The entries of each round.
+fn rounds(entries: &[EntryMeta]) -> Vec<&[EntryMeta]> {
+    let mut rounds = Vec::new();
+    let mut rest = entries;
+    while !rest.is_empty() {
+        let mut bytes = 0;
+        let fitting = rest.iter().take_while(|entry| {
+            bytes += record_bytes(entry);
+            bytes <= ROUND_BYTES
+        });
+        let (round, later) = rest.split_at(fitting.count().max(1));
+        rounds.push(round);
+        rest = later;
+    }
+    rounds
+}
+
+fn record_bytes(entry: &EntryMeta) -> u64 {
+    let body = (entry.len_bytes as usize).next_multiple_of(RECORD_ALIGN_BYTES);
+    (RECORD_HEADER_BYTES + body) as u64
+}
+
+fn file_bytes(table: &Replicas, rounds: &[&[EntryMeta]]) -> u64 {
+    let header_bytes = header::header_bytes(table);
+    let frames = rounds.iter().map(|entries| {
+        let records: u64 = entries.iter().map(record_bytes).sum();
+        align_up(frame::frame_bytes(1, records as usize) as u64)
+    });
+    (header_bytes + frames.sum::<u64>()).max(2 * header_bytes)
+}
