@@ -176,7 +176,17 @@ impl Writer {
     }
 }
 
+/// Says that the thread ends, also when it panics.
+struct HelperGone<'a>(&'a Queue);
+
+impl Drop for HelperGone<'_> {
+    fn drop(&mut self) {
+        self.0.helper_gone();
+    }
+}
+
 fn do_chores(disk: &dyn Disk, dir: &Path, to_do: &mpsc::Receiver<Chore>, queue: &Queue) {
+    let _gone = HelperGone(queue);
     // Ends when the writer, which holds the other end, is gone.
     while let Ok(chore) = to_do.recv() {
         queue.chore_done(chore.run(disk, dir));
@@ -407,7 +417,10 @@ impl Rounds {
     fn commit(&mut self, admission: Admission) -> Result<(), WalError> {
         // A file that is being prepared right now is quicker than another one.
         while !self.wal.is_ready(admission) && self.wal.chore_in_flight() {
-            self.queue.wait_for_chores();
+            if !self.queue.wait_for_chores() {
+                let error = io::Error::other("the thread that prepares log files has ended");
+                return Err(WalError::failed(error));
+            }
             self.take_chores_done()?;
         }
         let began = Instant::now();

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use ropewalk_disk::{Disk, Fault, Operation, SimDisk};
+use ropewalk_disk::{Disk, Fault, File, Lock, Open, Operation, SimDisk};
 use ropewalk_wal::{
     Options, ROUND_BYTES_MAX, Record, ReplicaKey, RoundReport, Submission, Wal, WalError,
     WalHandle, Writer,
@@ -264,4 +264,78 @@ fn a_reader_reads_while_the_log_is_written_and_says_when_a_file_is_gone() {
     }
     handle.close();
     assert_eq!(reader.read(&location).unwrap_err().kind(), std::io::ErrorKind::NotFound);
+}
+
+/// A disk on which making a file panics from some moment on.
+#[derive(Debug)]
+struct Panicking {
+    disk: SimDisk,
+    panics: std::sync::atomic::AtomicBool,
+}
+
+impl Disk for Panicking {
+    fn create_dir_all(&self, path: &Path) -> std::io::Result<()> {
+        self.disk.create_dir_all(path)
+    }
+    fn create_dir(&self, path: &Path) -> std::io::Result<()> {
+        self.disk.create_dir(path)
+    }
+    fn open(&self, path: &Path, how: Open) -> std::io::Result<Arc<dyn File>> {
+        self.disk.open(path, how)
+    }
+    fn exists(&self, path: &Path) -> std::io::Result<bool> {
+        self.disk.exists(path)
+    }
+    fn list(&self, dir: &Path) -> std::io::Result<Vec<String>> {
+        self.disk.list(dir)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> std::io::Result<()> {
+        self.disk.rename(from, to)
+    }
+    fn remove(&self, path: &Path) -> std::io::Result<()> {
+        self.disk.remove(path)
+    }
+    fn sync_dir(&self, dir: &Path, why: &'static str) -> std::io::Result<()> {
+        self.disk.sync_dir(dir, why)
+    }
+    fn write_back(&self, dir: &Path) {
+        self.disk.write_back(dir);
+    }
+    fn lock(&self, path: &Path) -> std::io::Result<Lock> {
+        self.disk.lock(path)
+    }
+    fn free_bytes(&self, path: &Path) -> std::io::Result<u64> {
+        let panics = self.panics.load(std::sync::atomic::Ordering::Acquire);
+        assert!(!panics, "as the test wants");
+        self.disk.free_bytes(path)
+    }
+    fn draw(&self) -> u64 {
+        self.disk.draw()
+    }
+    fn sync_counts(&self) -> std::collections::BTreeMap<&'static str, u64> {
+        self.disk.sync_counts()
+    }
+}
+
+#[test]
+fn a_panic_of_the_thread_that_prepares_files_leaves_nobody_waiting() {
+    let panics = std::sync::atomic::AtomicBool::new(false);
+    let disk = Arc::new(Panicking { disk: SimDisk::new(0), panics });
+    let shared: Arc<dyn Disk> = Arc::clone(&disk) as Arc<dyn Disk>;
+    let (wal, _) = Wal::open(shared, Path::new("/wal"), OPTIONS).expect("a healthy disk");
+    let handle = Writer::spawn(wal, ropewalk_wal::Answers::give, |_| {}).expect("threads start");
+    let (told, answers) = mpsc::channel();
+    let submit = |records| {
+        let told = told.clone();
+        handle.submit(Submission::new(records, move |result| told.send(result).expect("it waits")));
+        answers.recv_timeout(PATIENCE).expect("everybody is answered")
+    };
+    submit(vec![created()]).expect("durable");
+    disk.panics.store(true, std::sync::atomic::Ordering::Release);
+    // Until the files that are there are used up.
+    let error = (2..200).find_map(|index| submit(vec![entry(index, 20_000)]).err());
+    let error = error.expect("there is no further file");
+    assert!(error.is_final(), "{error}");
+    assert!(handle.stats().failed);
+    handle.close();
 }

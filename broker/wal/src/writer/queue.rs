@@ -42,6 +42,8 @@ pub(super) enum Woken {
 struct State {
     commands: VecDeque<Command>,
     chores_done: Vec<ChoreDone>,
+    /// The thread that does chores has ended.
+    helper_gone: bool,
     closed: bool,
     /// The answer to everything from now on.
     failed: Option<Arc<WalError>>,
@@ -118,12 +120,18 @@ impl Queue {
         }
     }
 
-    /// Waits until a chore that was handed out is done.
-    pub(super) fn wait_for_chores(&self) {
+    /// Waits until a chore that was handed out is done; whether one is. None is once their thread has ended.
+    pub(super) fn wait_for_chores(&self) -> bool {
         let mut state = self.state.lock();
-        while state.chores_done.is_empty() {
+        while state.chores_done.is_empty() && !state.helper_gone {
             self.changed.wait(&mut state);
         }
+        !state.chores_done.is_empty()
+    }
+
+    pub(super) fn helper_gone(&self) {
+        self.state.lock().helper_gone = true;
+        self.changed.notify_one();
     }
 
     pub(super) fn take_chores_done(&self) -> Vec<ChoreDone> {
