@@ -45,6 +45,10 @@ pub use open::OpenError;
 const SPARES_WANTED: usize = 2;
 /// While there is no spare at all, this much of the file is left to rounds from the reserve.
 const RESERVE_BYTES: u64 = 1 << 20;
+/// While there is no spare at all, this much of the file is left to rounds that let files go: whatever the reserve
+/// was spent on, the log can be emptied.
+const RELEASE_BYTES: u64 = 256 << 10;
+const _: () = assert!(RELEASE_BYTES < RESERVE_BYTES);
 /// The buffer keeps this much between rounds that are far apart.
 const BUFFER_IDLE_BYTES: usize = 64 << 10;
 
@@ -211,6 +215,12 @@ impl Wal {
         self.write_one(records, Admission::Reserve)
     }
 
+    /// Like [`Wal::write_round_from_reserve`], also into the last space, which is kept for what lets files of the
+    /// log go.
+    pub fn write_round_to_release(&mut self, records: &[Record]) -> Result<Round, WalError> {
+        self.write_one(records, Admission::Release)
+    }
+
     fn write_one(&mut self, records: &[Record], admission: Admission) -> Result<Round, WalError> {
         self.begin();
         self.add(records)?;
@@ -297,10 +307,10 @@ impl Wal {
     /// Whether the gathered round fits the current file.
     pub(crate) fn has_room(&self, admission: Admission) -> bool {
         let kept = match admission {
-            Admission::Normal if self.spares.ready.is_empty() => {
-                RESERVE_BYTES.min(self.active.bytes / 4)
-            }
-            Admission::Normal | Admission::Reserve => 0,
+            Admission::Normal | Admission::Reserve if !self.spares.ready.is_empty() => 0,
+            Admission::Normal => RESERVE_BYTES.min(self.active.bytes / 4),
+            Admission::Reserve => RELEASE_BYTES.min(self.active.bytes / 8),
+            Admission::Release => 0,
         };
         let end = self.active.position + align_up(self.plan.frame_bytes());
         end + kept <= self.active.bytes
@@ -475,6 +485,6 @@ impl Wal {
 fn spares_needed(admission: Admission) -> usize {
     match admission {
         Admission::Normal => 2,
-        Admission::Reserve => 1,
+        Admission::Reserve | Admission::Release => 1,
     }
 }

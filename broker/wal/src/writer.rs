@@ -80,6 +80,12 @@ impl Submission {
         self.admission = Admission::Reserve;
         self
     }
+
+    /// It may use the last space, which is kept for what lets files of the log go: truncation.
+    pub fn for_release(mut self) -> Self {
+        self.admission = Admission::Release;
+        self
+    }
 }
 
 /// One round, for metrics.
@@ -389,11 +395,31 @@ impl Rounds {
         }
     }
 
-    /// There is no space for everything: answers the normal submissions, writes the others.
+    /// There is no space for everything: answers the normal submissions, writes the others; those that let files of
+    /// the log go alone, if need be.
     fn write_from_reserve(&mut self, full: &Arc<WalError>) -> Result<(), WalError> {
+        match self.write_those(full, Admission::Reserve) {
+            Err(error @ WalError::Full { .. }) => {
+                let error = Arc::new(error);
+                match self.write_those(&error, Admission::Release) {
+                    Err(error @ WalError::Full { .. }) => {
+                        let error = Arc::new(error);
+                        self.answer_round(|| Err(Arc::clone(&error)));
+                        self.publish();
+                        Ok(())
+                    }
+                    result => result,
+                }
+            }
+            result => result,
+        }
+    }
+
+    /// Writes the submissions of the round that may use this space, and answers the others.
+    fn write_those(&mut self, full: &Arc<WalError>, least: Admission) -> Result<(), WalError> {
         self.wal.begin();
         for submission in std::mem::take(&mut self.round) {
-            if submission.admission == Admission::Normal {
+            if submission.admission < least {
                 self.answers.push(submission.done, Err(Arc::clone(full)));
                 continue;
             }
@@ -402,15 +428,7 @@ impl Rounds {
                 Err(error) => self.answers.push(submission.done, Err(Arc::new(error))),
             }
         }
-        match self.commit(Admission::Reserve) {
-            Err(error @ WalError::Full { .. }) => {
-                let error = Arc::new(error);
-                self.answer_round(|| Err(Arc::clone(&error)));
-                self.publish();
-                Ok(())
-            }
-            result => result,
-        }
+        self.commit(least)
     }
 
     /// Writes the gathered round and answers it.

@@ -48,7 +48,7 @@ impl Journal for WalHandle {
             // Whoever asked may have gone.
             let _ = answer.send(result);
         });
-        self.submit(submission.from_reserve());
+        self.submit(submission.for_release());
         let result = answered.recv().unwrap_or_else(|_| Err(Arc::new(WalError::Closed)));
         result.map_err(|error| match error.is_final() {
             true => KeeperError::Final(error.to_string()),

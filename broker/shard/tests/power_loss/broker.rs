@@ -106,7 +106,7 @@ struct OneThread(Arc<Mutex<Wal>>);
 impl Journal for OneThread {
     fn truncate(&self, key: ReplicaKey, index: u64, term: u64) -> Result<(), KeeperError> {
         let records = [Record::Truncated { key, index, term }];
-        match self.0.lock().write_round_from_reserve(&records) {
+        match self.0.lock().write_round_to_release(&records) {
             Ok(_) => Ok(()),
             Err(error) if error.is_final() => Err(KeeperError::Final(error.to_string())),
             Err(error) => Err(KeeperError::Later(error.to_string())),

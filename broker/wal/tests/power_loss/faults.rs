@@ -259,3 +259,86 @@ fn an_error_while_reading_is_not_taken_for_a_torn_tail() {
     }
     assert_eq!(last_index(&open(&disk, OPTIONS).unwrap().1), 2);
 }
+
+/// Whatever the reserve was spent on, what lets files go can still be written.
+#[test]
+fn r1_the_log_can_be_emptied_when_the_reserve_is_spent() {
+    let disk = SimDisk::new(0);
+    let options = Options { files_bytes_max: 4 * OPTIONS.file_bytes, ..OPTIONS };
+    let (mut wal, _) = open(&disk, options).unwrap();
+    wal.write_round(&[created(KEY)]).unwrap();
+    let mut last = 1;
+    // As shards do that all asked for space before one of them took it.
+    while wal.write_round_from_reserve(&[entry(KEY, last + 1, 3000)]).is_ok() {
+        last += 1;
+    }
+    assert!(last > 10, "{last}");
+    let other = ReplicaKey { shard: 9, replica: 9 };
+    wal.write_round_from_reserve(&[created(other)]).expect_err("it is spent");
+    wal.write_round_to_release(&[Record::Truncated { key: KEY, index: last, term: 1 }]).unwrap();
+    wal.release(&[(KEY, last + 1)].into());
+    wal.write_round(&[entry(KEY, last + 1, 3000)]).unwrap();
+}
+
+/// Every life writes a little, as a broker does that elects itself, and nothing can be let go.
+#[test]
+fn a_log_on_a_full_disk_can_be_opened_again_and_again() {
+    let options = Options {
+        file_bytes: 1 << 20,
+        first_file_bytes: 512 << 10,
+        files_bytes_max: 16 << 20,
+        ..OPTIONS
+    };
+    let disk = SimDisk::new(0);
+    let (mut wal, _) = open(&disk, options).unwrap();
+    wal.write_round(&[created(KEY)]).unwrap();
+    let mut last = 1;
+    while wal.files() < 4 {
+        wal.write_round(&[entry(KEY, last + 1, 100_000)]).unwrap();
+        last += 1;
+    }
+    // Full from here on, also for what the reserve is for.
+    disk.set_capacity(Some(1));
+    for len in [100_000, 5_000] {
+        while wal.write_round_from_reserve(&[entry(KEY, last + 1, len)]).is_ok() {
+            last += 1;
+        }
+    }
+    drop(wal);
+    for life in 0..20 {
+        disk.power_cycle(life);
+        let (mut wal, recovered) = open(&disk, options).expect("it opens");
+        assert_eq!(last_index(&recovered), last, "life {life}");
+        assert_eq!(recovered.replicas[&KEY].hard_state.term, life);
+        let state = HardState { term: life + 1, vote: 1, commit: last };
+        let elected = [Record::HardState { key: KEY, state }];
+        wal.write_round_from_reserve(&elected).expect("there is room for that");
+    }
+    // Then it is emptied and goes on.
+    let (mut wal, _) = open(&disk, options).expect("it opens");
+    wal.write_round_to_release(&[Record::Truncated { key: KEY, index: last, term: 1 }]).unwrap();
+    wal.release(&[(KEY, last + 1)].into());
+    for index in last + 1..last + 10 {
+        wal.write_round(&[entry(KEY, index, 5000)]).unwrap();
+    }
+}
+
+/// A want of descriptors or memory passes; the log goes on with the files that it has.
+#[test]
+fn d2_a_want_of_descriptors_for_a_spare_file_is_not_final() {
+    let disk = SimDisk::new(0);
+    let (mut wal, _) = open(&disk, OPTIONS).unwrap();
+    wal.write_round(&[created(KEY)]).unwrap();
+    for index in 2..100 {
+        if index % 10 == 0 {
+            let (kind, path_contains) = (io::ErrorKind::OutOfMemory, "creating-".to_owned());
+            disk.inject(Fault { kind, path_contains, ..Fault::next(Operation::Create) });
+        }
+        if let Err(error) = wal.write_round(&[entry(KEY, index, 5000)]) {
+            assert!(!error.is_final(), "{error}");
+            wal.write_round(&[entry(KEY, index, 5000)]).expect("it has passed");
+        }
+    }
+    let names = disk.list(Path::new(DIR)).unwrap();
+    assert!(!names.iter().any(|name| name.starts_with("creating-")), "{names:?}");
+}
