@@ -3,7 +3,6 @@
     disk.py BROKER SCRATCH SMALL_MOUNT
 """
 
-import os
 import pathlib
 import shutil
 import signal
@@ -100,9 +99,6 @@ def check_acked(broker, acked, low=None):
 
 def full_disk():
     """A small disk runs full: producers get an error, readers go on, deleting makes room, restarts lose nothing."""
-    ballast = SMALL / "ballast"
-    with open(ballast, "wb") as file:
-        os.posix_fallocate(file.fileno(), 0, 80 << 20)
     broker = make_broker(SMALL / "data", ["log.segment.bytes=16777216"])
     broker.start()
     admin = create_topic(broker)
@@ -119,21 +115,12 @@ def full_disk():
     assert check_acked(broker, writer.acked) == taken
     print("full: everything that was acknowledged can be read")
 
-    broker.kill()
-    broker.start()
-    assert check_acked(broker, writer.acked) == taken
-    print("full and killed: it starts again and has everything")
-    broker.kill()
-    broker.start(wait=False)
-    if not broker.answers(20):
-        code = broker.ended(5)
-        last = broker.log().strip().splitlines()[-1]
-        assert code == 4 and "space" in last, f"exit code {code}: {last}"
-        print(f"full and killed twice: it says so ({last.strip()[:150]})")
-        ballast.unlink()
+    # Each start begins a file of the log: it must not need room for it.
+    for _ in range(6):
+        broker.kill()
         broker.start()
     assert check_acked(broker, writer.acked) == taken
-    print("with room again: everything is there")
+    print("full and killed six times: it starts each time and has everything")
 
     middle = {partition: max(acked) * 3 // 4 for partition, acked in writer.acked.items()}
     for partition, future in admin.delete_records(

@@ -37,6 +37,8 @@ use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::Arc;
 
+use rustix::io::Errno;
+
 pub use aligned::{ALIGN_BYTES, Aligned};
 pub use real::{Direct, Options, RealDisk};
 pub use sim::{Fault, Operation, SimDisk};
@@ -167,6 +169,15 @@ impl fmt::Debug for Lock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Lock")
     }
+}
+
+/// Whether an error says that descriptors or memory are short for the moment: nothing was done, and the same call
+/// may succeed later.
+pub fn is_scarce(error: &io::Error) -> bool {
+    let code = error.raw_os_error();
+    let scarce = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS];
+    error.kind() == io::ErrorKind::OutOfMemory
+        || scarce.iter().any(|scarce| code == Some(scarce.raw_os_error()))
 }
 
 /// Whether an error says that the disk, or our share of it, is full.

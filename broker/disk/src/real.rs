@@ -19,6 +19,8 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Advice, FallocateFlags, OFlags};
 use rustix::io::Errno;
@@ -30,6 +32,9 @@ use crate::{ALIGN_BYTES, Aligned, Disk, File, Lock, Open};
 const VECTORS_MAX: usize = 1024;
 const ZEROES_BYTES: usize = 1 << 20;
 const WHY_DIRECTORY: &str = "directory";
+/// How long a directory that has to be synced waits for a descriptor, and the pause between two attempts.
+const SCARCE_WAIT_MAX: Duration = Duration::from_secs(10);
+const SCARCE_PAUSE: Duration = Duration::from_millis(20);
 const WHY_PREALLOCATE: &str = "preallocate";
 
 /// Whether durable writes go past the page cache.
@@ -74,6 +79,20 @@ impl RealDisk {
             Ok(file) => Ok(Some(file)),
             Err(error) if self.options.direct == Direct::Auto && refuses_direct(&error) => Ok(None),
             Err(error) => Err(error),
+        }
+    }
+}
+
+/// Opens a directory to sync it. Whoever needs the sync cannot go on without it, and takes its failure for that of
+/// the disk: a want of descriptors is waited out for up to [`SCARCE_WAIT_MAX`].
+fn open_dir(dir: &Path) -> io::Result<fs::File> {
+    let began = Instant::now();
+    loop {
+        match fs::File::open(dir) {
+            Err(error) if crate::is_scarce(&error) && began.elapsed() < SCARCE_WAIT_MAX => {
+                thread::sleep(SCARCE_PAUSE);
+            }
+            opened => return opened,
         }
     }
 }
@@ -161,7 +180,7 @@ impl Disk for RealDisk {
 
     fn sync_dir(&self, dir: &Path, why: &'static str) -> io::Result<()> {
         self.counts.count(why);
-        fs::File::open(dir)?.sync_all()
+        open_dir(dir)?.sync_all()
     }
 
     fn write_back(&self, dir: &Path) {
@@ -330,6 +349,13 @@ fn write_vectors(file: impl AsFd, bufs: &[IoSlice<'_>], at: u64) -> io::Result<u
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_want_of_descriptors_or_memory_is_told_from_a_failure() {
+        for (code, scarce) in [(24, true), (23, true), (12, true), (5, false), (28, false)] {
+            assert_eq!(crate::is_scarce(&io::Error::from_raw_os_error(code)), scarce, "{code}");
+        }
+    }
 
     #[test]
     fn auto_falls_back_where_direct_is_refused() {

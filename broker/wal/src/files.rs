@@ -1,13 +1,14 @@
 //! The files of the log: their names, reading from them, and the spare ones.
 //!
 //! A spare file is preallocated and waits to become the next one, so that beginning a file
-//! costs a header and a name and no round waits for 64 MiB of zeroes. What takes long is a
+//! costs a header and a name and no round waits for 64 MiB of zeroes. Two small ones wait for the next
+//! starts, which begin a file too and may find the disk full. What takes long is a
 //! [`Chore`]: the log says what is to be done, any thread may do it, and the log takes note
 //! of the outcome.
 //!
 //! # After a crash
 //!
-//! A file called `creating-…` was not finished and is removed. One called `spare-…` is whole.
+//! A file called `creating-…` was not finished and is removed. One called `spare-…` or `start-…` is whole.
 //! Files are retired oldest first, each name durable before the next one is touched, so
 //! that what is left of the log never has a hole.
 
@@ -21,6 +22,8 @@ use parking_lot::RwLock;
 use ropewalk_disk::{Disk, File, Open};
 
 const WHY_RETIRE: &str = "wal-retire";
+/// Files that are kept for starts: the file that one start began is let go by the next one, which needs another.
+const STARTS_WANTED: usize = 2;
 /// Left to others when a file is created.
 const FREE_BYTES_MARGIN: u64 = 1 << 20;
 
@@ -76,6 +79,28 @@ impl Reader {
     }
 }
 
+/// What a file that is not part of the log yet waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// To become the next file.
+    Spare,
+    /// To become the first file of a start, so that it needs no room on a full disk.
+    Start,
+}
+
+impl Purpose {
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Spare => "spare-",
+            Self::Start => "start-",
+        }
+    }
+
+    fn path(self, dir: &Path, number: u64) -> PathBuf {
+        dir.join(format!("{}{number:016x}", self.prefix()))
+    }
+}
+
 /// A preallocated file that is not part of the log.
 #[derive(Debug)]
 pub(crate) struct Spare {
@@ -85,11 +110,11 @@ pub(crate) struct Spare {
 }
 
 impl Spare {
-    /// Makes a preallocated file. Running out of space is an error of its own kind and leaves
-    /// nothing behind.
+    /// Makes a preallocated file. A want of space, descriptors or memory leaves nothing behind.
     pub(crate) fn create(
         disk: &dyn Disk,
         dir: &Path,
+        purpose: Purpose,
         (number, bytes): (u64, u64),
     ) -> io::Result<Self> {
         if disk.free_bytes(dir)? < bytes.saturating_add(FREE_BYTES_MARGIN.min(bytes)) {
@@ -104,20 +129,29 @@ impl Spare {
         let file = match made {
             Ok(file) => file,
             Err(error) => {
-                if ropewalk_disk::is_full(&error) {
-                    disk.remove(&unfinished)?;
+                if may_pass(&error) {
+                    remove(disk, &unfinished)?;
                 }
                 return Err(error);
             }
         };
-        let path = spare_path(dir, number);
+        let path = purpose.path(dir, number);
         disk.rename(&unfinished, &path)?;
         Ok(Self { path, file, bytes })
     }
 }
 
-fn spare_path(dir: &Path, number: u64) -> PathBuf {
-    dir.join(format!("spare-{number:016x}"))
+/// Whether making a file may succeed later, and its failure says nothing of the log.
+fn may_pass(error: &io::Error) -> bool {
+    ropewalk_disk::is_full(error) || ropewalk_disk::is_scarce(error)
+}
+
+/// Removes a file, if it is there.
+fn remove(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    match disk.remove(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
 }
 
 /// A file that the log no longer needs.
@@ -125,15 +159,15 @@ fn spare_path(dir: &Path, number: u64) -> PathBuf {
 pub(crate) struct Retired {
     pub(crate) sequence: u64,
     pub(crate) bytes: u64,
-    /// The number of the spare file it becomes; `None` to unlink it.
-    pub(crate) spare_number: Option<u64>,
+    /// What it is kept for, and its number as that; `None` to unlink it.
+    pub(crate) becomes: Option<(Purpose, u64)>,
 }
 
 /// Slow work on files that are not part of the log.
 #[derive(Debug)]
 pub(crate) enum Chore {
-    /// Make a spare file.
-    Create { number: u64, bytes: u64 },
+    /// Make a file.
+    Create { purpose: Purpose, number: u64, bytes: u64 },
     /// Take files out of the log, oldest first.
     Retire(Vec<Retired>),
 }
@@ -141,27 +175,25 @@ pub(crate) enum Chore {
 /// What came of a [`Chore`].
 #[derive(Debug)]
 pub(crate) struct ChoreDone {
-    pub(crate) spares: Vec<Spare>,
-    pub(crate) was_create: bool,
-    pub(crate) result: io::Result<()>,
+    files: Vec<(Purpose, Spare)>,
+    was_create: bool,
+    result: io::Result<()>,
 }
 
 impl Chore {
     /// Does the work. Blocks for as long as the disk takes.
     pub(crate) fn run(self, disk: &dyn Disk, dir: &Path) -> ChoreDone {
+        let mut files = Vec::new();
         match self {
-            Self::Create { number, bytes } => {
-                let (spares, result) = match Spare::create(disk, dir, (number, bytes)) {
-                    Ok(spare) => (vec![spare], Ok(())),
-                    Err(error) => (Vec::new(), Err(error)),
-                };
-                ChoreDone { spares, was_create: true, result }
+            Self::Create { purpose, number, bytes } => {
+                let made = Spare::create(disk, dir, purpose, (number, bytes));
+                let result = made.map(|spare| files.push((purpose, spare)));
+                ChoreDone { files, was_create: true, result }
             }
-            Self::Retire(files) => {
-                let mut spares = Vec::new();
-                let retire = |file| retire(disk, dir, file, &mut spares);
-                let result = files.into_iter().try_for_each(retire);
-                ChoreDone { spares, was_create: false, result }
+            Self::Retire(retired) => {
+                let retire = |file| retire(disk, dir, file, &mut files);
+                let result = retired.into_iter().try_for_each(retire);
+                ChoreDone { files, was_create: false, result }
             }
         }
     }
@@ -171,18 +203,22 @@ fn retire(
     disk: &dyn Disk,
     dir: &Path,
     retired: Retired,
-    spares: &mut Vec<Spare>,
+    files: &mut Vec<(Purpose, Spare)>,
 ) -> io::Result<()> {
     let path = file_path(dir, retired.sequence);
-    let Some(number) = retired.spare_number else {
+    let Some((purpose, number)) = retired.becomes else {
         disk.remove(&path)?;
         return disk.sync_dir(dir, WHY_RETIRE);
     };
-    let spare = spare_path(dir, number);
+    let spare = purpose.path(dir, number);
     disk.rename(&path, &spare)?;
     disk.sync_dir(dir, WHY_RETIRE)?;
-    let file = disk.open(&spare, Open::Durable)?;
-    spares.push(Spare { path: spare, file, bytes: retired.bytes });
+    match disk.open(&spare, Open::Durable) {
+        Ok(file) => files.push((purpose, Spare { path: spare, file, bytes: retired.bytes })),
+        // It is not needed: another one is made when there are descriptors again.
+        Err(error) if may_pass(&error) => remove(disk, &spare)?,
+        Err(error) => return Err(error),
+    }
     Ok(())
 }
 
@@ -190,10 +226,11 @@ fn retire(
 #[derive(Debug, Default)]
 pub(crate) struct Spares {
     pub(crate) ready: Vec<Spare>,
+    /// For the next start, and the one after it.
+    pub(crate) starts: Vec<Spare>,
     number_next: u64,
-    creating_bytes: u64,
-    retiring: usize,
-    retiring_bytes: u64,
+    creating: Option<(Purpose, u64)>,
+    retiring: Vec<Retired>,
     to_retire: Vec<Retired>,
     /// The last attempt to create one found the disk full.
     pub(crate) full: bool,
@@ -202,25 +239,31 @@ pub(crate) struct Spares {
 }
 
 impl Spares {
-    /// Takes over the spare files of a former run that are whole and of this size, and removes
-    /// the others.
+    /// Takes over the files of a former run that are whole and of the right size, and removes the others.
     pub(crate) fn adopt(
         disk: &dyn Disk,
         dir: &Path,
         names: &[String],
-        bytes: u64,
+        (bytes, start_bytes): (u64, u64),
     ) -> io::Result<Self> {
         let mut spares = Self::default();
         for name in names {
             let path = dir.join(name);
+            let purposes = [Purpose::Spare, Purpose::Start].into_iter();
+            let mut named = purposes
+                .filter_map(|purpose| Some((purpose, name.strip_prefix(purpose.prefix())?)));
             if name.starts_with("creating-") {
                 disk.remove(&path)?;
-            } else if let Some(digits) = name.strip_prefix("spare-") {
+            } else if let Some((purpose, digits)) = named.next() {
                 let file = disk.open(&path, Open::Durable)?;
-                if file.len()? == bytes {
-                    spares.ready.push(Spare { path, file, bytes });
-                } else {
-                    disk.remove(&path)?;
+                let len = file.len()?;
+                let spare = Spare { path, file, bytes: len };
+                match purpose {
+                    Purpose::Spare if len == bytes => spares.ready.push(spare),
+                    Purpose::Start if len >= start_bytes && spares.starts.len() < STARTS_WANTED => {
+                        spares.starts.push(spare);
+                    }
+                    Purpose::Spare | Purpose::Start => disk.remove(&spare.path)?,
                 }
                 let number = u64::from_str_radix(digits, 16).unwrap_or(0);
                 spares.number_next = spares.number_next.max(number.saturating_add(1));
@@ -234,16 +277,29 @@ impl Spares {
         self.number_next - 1
     }
 
-    /// Ready, being created, or about to become spare.
+    /// Those that are being created, or about to be kept for something.
+    fn coming(&self) -> impl Iterator<Item = Purpose> {
+        let created = self.creating.map(|(purpose, _)| purpose);
+        let retired = self.retiring.iter().chain(&self.to_retire);
+        created.into_iter().chain(retired.filter_map(|file| Some(file.becomes?.0)))
+    }
+
+    /// Spare ones that are ready or coming.
     pub(crate) fn count_expected(&self) -> usize {
-        let becoming = self.to_retire.iter().filter(|file| file.spare_number.is_some()).count();
-        self.ready.len() + usize::from(self.creating_bytes > 0) + self.retiring + becoming
+        self.ready.len() + self.coming().filter(|purpose| *purpose == Purpose::Spare).count()
+    }
+
+    /// Whether another file for a start is wanted.
+    pub(crate) fn wants_start(&self) -> bool {
+        let coming = self.coming().filter(|purpose| *purpose == Purpose::Start).count();
+        self.starts.len() + coming < STARTS_WANTED
     }
 
     pub(crate) fn bytes(&self) -> u64 {
-        let waiting: u64 = self.to_retire.iter().map(|file| file.bytes).sum();
-        let ready: u64 = self.ready.iter().map(|spare| spare.bytes).sum();
-        ready + waiting + self.creating_bytes + self.retiring_bytes
+        let leaving = self.retiring.iter().chain(&self.to_retire);
+        let leaving: u64 = leaving.map(|file| file.bytes).sum();
+        let ready: u64 = self.ready.iter().chain(&self.starts).map(|spare| spare.bytes).sum();
+        ready + leaving + self.creating.map_or(0, |(_, bytes)| bytes)
     }
 
     pub(crate) fn retire(&mut self, file: Retired) {
@@ -252,43 +308,50 @@ impl Spares {
 
     /// Whether a chore was handed out and is not done.
     pub(crate) fn chore_in_flight(&self) -> bool {
-        self.creating_bytes > 0 || self.retiring_bytes > 0
+        self.creating.is_some() || !self.retiring.is_empty()
     }
 
     /// The retirements that wait, as one chore. One at a time: they depend on their order.
     pub(crate) fn retirements(&mut self) -> Option<Chore> {
-        if self.to_retire.is_empty() || self.retiring_bytes > 0 {
+        if self.to_retire.is_empty() || !self.retiring.is_empty() {
             return None;
         }
-        let files = std::mem::take(&mut self.to_retire);
-        self.retiring = files.iter().filter(|file| file.spare_number.is_some()).count();
-        self.retiring_bytes = files.iter().map(|file| file.bytes).sum();
-        Some(Chore::Retire(files))
+        self.retiring = std::mem::take(&mut self.to_retire);
+        Some(Chore::Retire(self.retiring.clone()))
     }
 
-    /// A new spare file, unless one is on its way.
-    pub(crate) fn creation(&mut self, bytes: u64) -> Option<Chore> {
-        if self.creating_bytes > 0 {
+    /// A new file, unless one is on its way.
+    pub(crate) fn creation(&mut self, purpose: Purpose, bytes: u64) -> Option<Chore> {
+        if self.creating.is_some() {
             return None;
         }
-        self.creating_bytes = bytes;
+        self.creating = Some((purpose, bytes));
         self.retry = false;
         let number = self.next_number();
-        Some(Chore::Create { number, bytes })
+        Some(Chore::Create { purpose, number, bytes })
     }
 
-    /// Takes note of a chore. A full disk is no failure; everything else is.
+    /// Takes note of a chore. A file that could not be made for want of space, descriptors or memory is no
+    /// failure of the log; everything else is.
     pub(crate) fn done(&mut self, done: ChoreDone) -> io::Result<()> {
-        self.ready.extend(done.spares);
-        if done.was_create {
-            self.creating_bytes = 0;
-            self.full = done.result.as_ref().is_err_and(ropewalk_disk::is_full);
-        } else {
-            self.retiring = 0;
-            self.retiring_bytes = 0;
+        for (purpose, spare) in done.files {
+            match purpose {
+                Purpose::Spare => self.ready.push(spare),
+                Purpose::Start => self.starts.push(spare),
+            }
         }
+        if !done.was_create {
+            self.retiring.clear();
+            return done.result;
+        }
+        self.creating = None;
+        self.full = done.result.as_ref().is_err_and(may_pass);
         match done.result {
-            Err(error) if !self.full || !done.was_create => Err(error),
+            Err(error) if ropewalk_disk::is_scarce(&error) => {
+                tracing::warn!(%error, "creating a log file failed, will retry");
+                Ok(())
+            }
+            Err(error) if !self.full => Err(error),
             Ok(()) | Err(_) => Ok(()),
         }
     }

@@ -6,8 +6,9 @@
 //! # Space
 //!
 //! When a file is full, the next one is a spare. The last spare is the reserve: only rounds from
-//! the reserve may begin it, so that deletes and retention are possible on a full disk, and so
-//! that a recovery, which begins a file, is. A round that finds no space is refused before a
+//! the reserve may begin it, so that deletes and retention are possible on a full disk. The end of that file is left to
+//! rounds that let files of the log go, so that the log can be emptied whatever the reserve was spent on. A
+//! recovery, which begins a file, has one of its own. A round that finds no space is refused before a
 //! byte is written.
 //!
 //! # After a crash
@@ -26,7 +27,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use ropewalk_disk::{Aligned, Disk};
 
-use crate::files::{Chore, ChoreDone, Location, Reader, Retired, Spares};
+use crate::files::{Chore, ChoreDone, Location, Purpose, Reader, Retired, Spares};
 use crate::header::{self, FileHeader};
 use crate::layout::align_up;
 use crate::plan::{Plan, Refused};
@@ -86,6 +87,13 @@ impl Default for Options {
             files_bytes_max: 2 << 30,
             spares_max: 8,
         }
+    }
+}
+
+impl Options {
+    /// The size of the file that is kept for the next start.
+    fn start_bytes(&self) -> u64 {
+        self.first_file_bytes.min(self.file_bytes)
     }
 }
 
@@ -158,10 +166,13 @@ impl From<Refused> for WalError {
 }
 
 /// Which space a round may use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Admission {
     Normal,
+    /// What may free space: deletes, retention.
     Reserve,
+    /// What lets files of the log go.
+    Release,
 }
 
 /// A round that is durable.
@@ -364,11 +375,16 @@ impl Wal {
         if let Some(chore) = self.spares.retirements() {
             return Some(chore);
         }
-        let more = self.options.file_bytes;
-        let worthwhile = !self.spares.full || self.spares.retry;
-        let allowed = self.bytes() + more <= self.options.files_bytes_max && worthwhile;
-        if self.spares.count_expected() < SPARES_WANTED && allowed {
-            return self.spares.creation(more);
+        if self.spares.full && !self.spares.retry {
+            return None;
+        }
+        let room = self.options.files_bytes_max.saturating_sub(self.bytes());
+        let (more, start) = (self.options.file_bytes, self.options.start_bytes());
+        if self.spares.count_expected() < SPARES_WANTED && more <= room {
+            return self.spares.creation(Purpose::Spare, more);
+        }
+        if self.spares.wants_start() && start <= room {
+            return self.spares.creation(Purpose::Start, start);
         }
         None
     }
@@ -423,9 +439,14 @@ impl Wal {
         self.reader.remove(file.sequence);
         let reusable = file.bytes == self.options.file_bytes
             && self.spares.count_expected() < self.options.spares_max;
-        let spare_number = reusable.then(|| self.spares.next_number());
-        let retired = Retired { sequence: file.sequence, bytes: file.bytes, spare_number };
-        self.spares.retire(retired);
+        let starts = file.bytes >= self.options.start_bytes() && self.spares.wants_start();
+        let purpose = match (reusable, starts) {
+            (true, _) => Some(Purpose::Spare),
+            (false, true) => Some(Purpose::Start),
+            (false, false) => None,
+        };
+        let becomes = purpose.map(|purpose| (purpose, self.spares.next_number()));
+        self.spares.retire(Retired { sequence: file.sequence, bytes: file.bytes, becomes });
     }
 
     /// The replicas that keep the oldest file from being let go, each with the last index in

@@ -13,8 +13,8 @@
 //!
 //! # Place in the walk
 //!
-//! [`crate::log::Wal::open`] reads, copies the last round to a fresh file, and replays
-//! that copy: this module never replays the last round from where it was found.
+//! [`crate::log::Wal::open`] reads, copies the last rounds to a fresh file, and replays
+//! those copies: this module never replays the last round from where it was found.
 
 mod window;
 mod scan;
@@ -41,6 +41,11 @@ use crate::usage::Usage;
 use replay::{Replay, read_records};
 use scan::{Event, Frame, Place, Scan};
 use window::Window;
+
+/// All rounds of the newest file are copied to the fresh one if they take no more than this, and no more than this
+/// part of the file that is kept for a start.
+const COPY_BYTES_MAX: u64 = 1 << 20;
+const COPY_SHARE: u64 = 4;
 
 /// One entry that is in the log, without its payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,10 +138,10 @@ pub(crate) struct Recovery {
 }
 
 impl Recovery {
-    /// Reads everything but the last round of the newest file.
+    /// Reads everything but the rounds of the newest file that are copied.
     pub(crate) fn read(
         disk: &dyn Disk,
-        dir: &Path,
+        (dir, start_bytes): (&Path, u64),
         names: &[String],
         failed: &dyn Fn(io::Error) -> OpenError,
     ) -> Result<Self, OpenError> {
@@ -156,7 +161,7 @@ impl Recovery {
         for sequence in names.iter().filter_map(|name| files::parse_file_name(name)) {
             recovery.open_file(disk, dir, sequence, failed)?;
         }
-        recovery.scan().map_err(failed)?;
+        recovery.scan(COPY_BYTES_MAX.min(start_bytes / COPY_SHARE)).map_err(failed)?;
         recovery.replay_files().map_err(failed)?;
         Ok(recovery)
     }
@@ -238,7 +243,7 @@ impl Recovery {
     }
 
     /// The first pass, newest file first, because a file ends where a newer one takes over.
-    fn scan(&mut self) -> io::Result<()> {
+    fn scan(&mut self, copy_bytes_max: u64) -> io::Result<()> {
         let mut limit = None;
         for old in self.files.iter_mut().rev() {
             let Some((header, rounds_at)) = &old.header else { continue };
@@ -256,10 +261,9 @@ impl Recovery {
             return Ok(());
         };
         self.first_round = newest.scan.round_end().unwrap_or(header.first_round);
-        if let Some(Event::Frame(frame)) = newest.scan.events.last().copied() {
-            newest.scan.events.pop();
-            self.first_round = frame.round;
-            self.last = Some(frame);
+        self.copied = newest.scan.take_last(copy_bytes_max);
+        if let Some(first) = self.copied.first() {
+            self.first_round = first.round;
         }
         Ok(())
     }
@@ -301,38 +305,39 @@ impl Recovery {
         &self.replay.replicas
     }
 
-    /// The records of the round that must be copied, if any. They are not believed yet.
-    pub(crate) fn last_round(&self) -> io::Result<Option<Vec<Record>>> {
-        let (Some(frame), Some(newest)) = (&self.last, self.files.last()) else {
-            return Ok(None);
-        };
-        let Some((header, _)) = &newest.header else { return Ok(None) };
+    /// The records of each round that is copied. They are not believed yet.
+    pub(crate) fn rounds_to_copy(&self) -> io::Result<Vec<Vec<Record>>> {
+        let Some(newest) = self.files.last() else { return Ok(Vec::new()) };
+        let Some((header, _)) = &newest.header else { return Ok(Vec::new()) };
         let mut window = Window::new(&*newest.file)?;
-        read_records(&mut window, Place::of(header), frame).map(Some)
+        let place = Place::of(header);
+        self.copied.iter().map(|frame| read_records(&mut window, place, frame)).collect()
     }
 
-    /// Replays the copy of the last round from the fresh file, which is durable.
+    /// Replays the copied rounds from the fresh file, which is durable.
     pub(crate) fn replay_fresh(&mut self, fresh: &Active, rounds_at: u64) -> io::Result<()> {
         self.replay.usage.begin_file(fresh.sequence);
-        let Some(copied) = &self.last else { return Ok(()) };
         let place = Place { file_sequence: fresh.sequence, salt: fresh.salt };
         let mut window = Window::new(&*fresh.file)?;
-        let frame = scan::frame_at(&mut window, place, rounds_at)?;
-        match frame.filter(|frame| frame.round == copied.round) {
-            Some(frame) => {
-                self.rounds += 1;
-                self.replay.frame(&mut window, place, &frame)
-            }
-            None => Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "the disk does not give back a round that was just synced",
-            )),
+        let mut at = rounds_at;
+        for copied in &self.copied {
+            let frame = scan::frame_at(&mut window, place, at)?;
+            let Some(frame) = frame.filter(|frame| frame.round == copied.round) else {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "the disk does not give back a round that was just synced",
+                ));
+            };
+            self.rounds += 1;
+            self.replay.frame(&mut window, place, &frame)?;
+            at = frame.end();
         }
+        Ok(())
     }
 
     /// The number of the next round to write.
     pub(crate) fn round_next(&self) -> u64 {
-        self.first_round + u64::from(self.last.is_some())
+        self.first_round + self.copied.len() as u64
     }
 
     /// Only now, with the last round in, it can be said whose entries are not all there: that

@@ -19,8 +19,8 @@ use std::sync::Arc;
 
 use ropewalk_disk::{Aligned, Disk};
 
-use super::{Active, BUFFER_IDLE_BYTES, Options, Sealed, Wal};
-use crate::files::{Reader, Spare, Spares};
+use super::{Active, BUFFER_IDLE_BYTES, Options, SPARES_WANTED, Sealed, Wal};
+use crate::files::{Purpose, Reader, Spare, Spares};
 use crate::frame;
 use crate::header::{self, FileHeader};
 use crate::layout::align_up;
@@ -84,10 +84,11 @@ impl Wal {
         disk.create_dir_all(dir).map_err(&failed)?;
         let names = disk.list(dir).map_err(&failed)?;
         disk.sync_dir(dir, WHY_SEEN).map_err(&failed)?;
-        let mut recovery = Recovery::read(&*disk, dir, &names, &failed)?;
-        let copied = recovery.last_round().map_err(&failed)?.unwrap_or_default();
+        let mut recovery = Recovery::read(&*disk, (dir, options.start_bytes()), &names, &failed)?;
+        let copied = recovery.rounds_to_copy().map_err(&failed)?;
 
-        let mut spares = Spares::adopt(&*disk, dir, &names, options.file_bytes).map_err(&failed)?;
+        let sizes = (options.file_bytes, options.start_bytes());
+        let mut spares = Spares::adopt(&*disk, dir, &names, sizes).map_err(&failed)?;
         let bytes = fresh_bytes(recovery.table(), &copied);
         let spare = fresh_spare(&*disk, (dir, &options), &mut spares, bytes).map_err(&failed)?;
         let mut buffer = Aligned::with_capacity(BUFFER_IDLE_BYTES);
@@ -150,11 +151,13 @@ impl Wal {
 }
 
 /// How large the fresh file must be to take the table and the copy.
-fn fresh_bytes(table: &Replicas, copied: &[Record]) -> u64 {
+fn fresh_bytes(table: &Replicas, copied: &[Vec<Record>]) -> u64 {
     let header_bytes = header::header_bytes(table);
-    let records_bytes = copied.iter().map(Record::size_bytes).sum();
-    let frame_bytes = frame::frame_bytes(copied.len(), records_bytes) as u64;
-    (header_bytes + align_up(frame_bytes)).max(2 * header_bytes)
+    let frames = copied.iter().map(|records| {
+        let records_bytes = records.iter().map(Record::size_bytes).sum();
+        align_up(frame::frame_bytes(records.len(), records_bytes) as u64)
+    });
+    (header_bytes + frames.sum::<u64>()).max(2 * header_bytes)
 }
 
 fn fresh_spare(
@@ -196,13 +199,12 @@ fn begin_with_copy(
     };
     let mut active = Active::begin(spare, &header, buffer)?;
     let rounds_at = active.position;
-    if recovery.round_next() > recovery.first_round {
+    for (round, records) in (recovery.first_round..).zip(copied) {
         let mut directory: BTreeMap<ReplicaKey, u32> = BTreeMap::new();
-        for record in copied {
+        for record in records {
             *directory.entry(record.key()).or_default() += 1;
         }
-        let round = recovery.first_round;
-        active.write_round(round, directory.into_iter(), copied.iter(), buffer)?;
+        active.write_round(round, directory.into_iter(), records.iter(), buffer)?;
     }
     Ok((active, rounds_at))
 }

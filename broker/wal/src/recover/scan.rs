@@ -35,7 +35,7 @@ pub(super) struct Frame {
 }
 
 impl Frame {
-    fn end(&self) -> u64 {
+    pub(super) fn end(&self) -> u64 {
         self.position + u64::from(self.length).next_multiple_of(BLOCK_BYTES)
     }
 }
@@ -123,6 +123,28 @@ pub(super) fn scan(
 }
 
 impl Scan {
+    /// Takes out all rounds, oldest first, if they are whole and take at most `bytes_max` together; else the last
+    /// one, if it is whole.
+    pub(super) fn take_last(&mut self, bytes_max: u64) -> Vec<Frame> {
+        let frames = self.events.iter().map_while(|event| match event {
+            Event::Frame(frame) => Some(*frame),
+            Event::Gap(_) => None,
+        });
+        let all: Vec<Frame> = frames.collect();
+        let bytes: u64 = all.iter().map(|frame| frame.end() - frame.position).sum();
+        if all.len() == self.events.len() && bytes <= bytes_max {
+            self.events.clear();
+            return all;
+        }
+        match self.events.last().copied() {
+            Some(Event::Frame(frame)) => {
+                self.events.pop();
+                vec![frame]
+            }
+            Some(Event::Gap(_)) | None => Vec::new(),
+        }
+    }
+
     /// There is no further whole round: a torn tail, or damage?
     fn end(
         &mut self,

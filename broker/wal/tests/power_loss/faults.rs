@@ -69,7 +69,7 @@ fn a_full_disk_refuses_before_it_writes_and_keeps_a_reserve() {
     let disk = SimDisk::new(0);
     let (mut wal, _) = open(&disk, OPTIONS).unwrap();
     wal.write_round(&[created(KEY)]).unwrap();
-    disk.set_capacity(Some(5 * OPTIONS.file_bytes));
+    disk.set_capacity(Some(6 * OPTIONS.file_bytes));
     let mut last = 1;
     let refused = loop {
         match wal.write_round(&[entry(KEY, last + 1, 5000)]) {
