@@ -6,8 +6,9 @@
 //!
 //! # Place in the walk
 //!
-//! The produce handler awaits [`TailBudget::wait_below`] before it proposes, and so does whoever
-//! replays a long log. Apply itself never waits: what is committed must be applied. The checkpoint
+//! The produce handler awaits [`TailBudget::wait_below`] before it proposes. What a start replays from the
+//! write-ahead log waits as well, in [`Replica::poll`](crate::replica::Replica::poll): the log may hold many times
+//! of what fits. Otherwise apply never waits: what is committed must be applied. The checkpoint
 //! thread is woken when the memory is [short](TailBudget::is_short), before anybody has to wait, and
 //! flushes; it also says when the disk is so full that what is in memory could soon not be written any
 //! more, and then nothing more is taken.
@@ -24,6 +25,7 @@ use tokio::sync::Notify;
 pub struct TailBudget {
     pinned_bytes: AtomicUsize,
     pinned_bytes_max: usize,
+    peak_bytes: AtomicUsize,
     disk_full: AtomicBool,
     changed: Notify,
 }
@@ -40,6 +42,7 @@ impl TailBudget {
         Arc::new(Self {
             pinned_bytes: AtomicUsize::new(0),
             pinned_bytes_max,
+            peak_bytes: AtomicUsize::new(0),
             disk_full: AtomicBool::new(false),
             changed: Notify::new(),
         })
@@ -49,6 +52,18 @@ impl TailBudget {
     #[must_use]
     pub fn pinned_bytes(&self) -> usize {
         self.pinned_bytes.load(Ordering::Acquire)
+    }
+
+    /// The most that was pinned since the start, bytes.
+    #[must_use]
+    pub fn peak_bytes(&self) -> usize {
+        self.peak_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether what was in the write-ahead log at the start may be applied now. On a full disk nobody makes room,
+    /// and the deletions that do may be among it.
+    pub(crate) fn has_room_to_replay(&self) -> bool {
+        !self.is_over() || self.is_disk_full()
     }
 
     /// Whether producers have to wait.
@@ -109,6 +124,7 @@ impl TailBudget {
     #[must_use]
     pub(crate) fn take(&self, bytes: usize) -> bool {
         let before = self.pinned_bytes.fetch_add(bytes, Ordering::AcqRel);
+        self.peak_bytes.fetch_max(before + bytes, Ordering::Relaxed);
         (before..before + bytes).contains(&self.short_bytes())
     }
 

@@ -258,6 +258,13 @@ impl Engine {
         Ok(())
     }
 
+    /// Whether the next entry to apply comes from before the start, and waits for memory.
+    #[must_use]
+    pub fn waits_for_room(&self) -> bool {
+        let log = &self.node.raft.raft_log;
+        log.store.waits_for_room(log.applied)
+    }
+
     /// What there is to do now, if anything.
     pub fn ready(&mut self) -> Option<Ready> {
         if !self.node.has_ready() {

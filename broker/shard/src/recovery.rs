@@ -340,7 +340,12 @@ impl Believed {
             members: snapshot.members,
             snapshot: (snapshot.index, snapshot.term),
             entries: self.entries.iter().map(stored).collect::<Result<_, _>>()?,
-            source: Box::new(Replayed::new(log, snapshot.index, &self.entries)),
+            source: Box::new(Replayed::new(
+                log,
+                snapshot.index,
+                &self.entries,
+                Arc::clone(shelf.budget()),
+            )),
         };
         Ok(OpenedReplica {
             shard: snapshot.shard,
@@ -366,12 +371,18 @@ struct Replayed {
     log: ropewalk_wal::Reader,
     first: u64,
     places: Vec<Location>,
+    budget: Arc<TailBudget>,
 }
 
 impl Replayed {
-    fn new(log: ropewalk_wal::Reader, snapshot: u64, entries: &[EntryMeta]) -> Self {
+    fn new(
+        log: ropewalk_wal::Reader,
+        snapshot: u64,
+        entries: &[EntryMeta],
+        budget: Arc<TailBudget>,
+    ) -> Self {
         let places = entries.iter().map(|entry| entry.location).collect();
-        Self { log, first: snapshot + 1, places }
+        Self { log, first: snapshot + 1, places, budget }
     }
 }
 
@@ -381,5 +392,9 @@ impl EntrySource for Replayed {
         let place = at.and_then(|at| self.places.get(at));
         let place = place.ok_or_else(|| format!("entry {index} was not there at the start"))?;
         self.log.read(place).map_err(|error| error.to_string())
+    }
+
+    fn has_room(&self) -> bool {
+        self.budget.has_room_to_replay()
     }
 }

@@ -132,15 +132,17 @@ impl Replica {
         self.leading
     }
 
-    /// Whether it needs ticks: a lone voter does not.
+    /// Whether it needs ticks: a lone voter does not, unless it waits for memory to go on with its replay.
     #[must_use]
     pub fn needs_ticks(&self) -> bool {
-        !self.engine.is_lone()
+        !self.engine.is_lone() || self.engine.waits_for_room()
     }
 
     /// One tick of the engine's clock.
     pub fn tick(&mut self) {
-        self.engine.tick();
+        if !self.engine.is_lone() {
+            self.engine.tick();
+        }
     }
 
     /// Proposes a command; `ticket` is resolved by a later poll. Returns the size of the entry's
@@ -187,9 +189,16 @@ impl Replica {
         self.engine.persisted(number);
     }
 
-    /// Does what can be done now. Call until it returns `None`.
+    /// Does what can be done now. Call until it returns `None`, and again after each tick.
+    ///
+    /// What the log holds from before the start is applied in pieces of
+    /// [`COMMITTED_BYTES_MAX`](crate::limits::COMMITTED_BYTES_MAX), as far as the memory for it goes: the checkpoint
+    /// thread makes more.
     pub fn poll(&mut self, state: &mut State) -> Option<Work> {
         let mut work = Work::default();
+        if self.engine.waits_for_room() {
+            return None;
+        }
         self.ask_reads(&mut work);
         let Some(ready) = self.engine.ready() else {
             return (!work.reads.is_empty()).then_some(work);

@@ -10,7 +10,7 @@ use ropewalk_shard::checkpoint::Policy;
 use ropewalk_shard::command::{Append, Command, OpenPartition, ShardCommand};
 use ropewalk_shard::node::{Node, NodeOptions};
 use ropewalk_shard::{
-    BrokerId, Effect, Identity, Observer, PartitionId, Shard, ShardId, TopicId, checkpoint,
+    BrokerId, Effect, Identity, Observer, PartitionId, Shard, ShardId, TopicId, checkpoint, limits,
     recovery,
 };
 
@@ -204,5 +204,45 @@ async fn r1_few_files_are_open_however_many_partitions_are_flushed() {
     for index in 0..PARTITIONS {
         assert_eq!(values(&shard, index), [vec![7; 40_000]]);
     }
+    node.stop().await;
+}
+
+/// The write-ahead log may hold many times of the memory that records may take: a start takes it in pieces, and the
+/// checkpoint thread makes room in between.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r1_a_start_replays_a_long_log_within_the_memory_for_records() {
+    const BATCHES: u32 = 600;
+    let disk = SimDisk::new(1);
+    // Nothing is checkpointed before the fall.
+    let never = checkpoint::Options { wal_used_bytes_soft_max: u64::MAX, ..CHECKPOINTS };
+    let node = open_with(Arc::new(disk.clone()), Path::new("/data"), never);
+    let shard = Arc::clone(node.shard(ShardId(2)).expect("it is there"));
+    leads(&shard).await;
+    for index in 0..3 {
+        open_partition(&shard, index).await;
+    }
+    let value = |number: u32| [&number.to_le_bytes()[..], &[7; 80_000]].concat();
+    for number in 0..BATCHES {
+        node.tail_budget().wait_below().await.expect("there is room soon");
+        append(&shard, (number % 3) as i32, &value(number)).await;
+    }
+    let wal = node.wal().clone();
+    assert!(wal.stats().used_bytes > 40 << 20, "all of it is in the log");
+    drop((node, shard));
+    wal.close();
+    disk.power_cycle(1);
+
+    let node = open_with(Arc::new(disk.clone()), Path::new("/data"), CHECKPOINTS);
+    let shard = Arc::clone(node.shard(ShardId(2)).expect("it is there"));
+    leads(&shard).await;
+    for index in 0..3 {
+        let found = values(&shard, index);
+        assert_eq!(found.len(), BATCHES as usize / 3);
+        assert!(found.iter().zip(0..).all(|(found, at)| *found == value(3 * at + index as u32)));
+    }
+    // What is allowed, and the one piece that was being applied when it was used up.
+    let most = (4 << 20) + limits::COMMITTED_BYTES_MAX as usize + (1 << 20);
+    let peak = node.tail_budget().peak_bytes();
+    assert!(peak <= most, "{peak} bytes were pinned, {most} are allowed");
     node.stop().await;
 }

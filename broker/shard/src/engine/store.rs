@@ -32,6 +32,12 @@ pub trait EntrySource: Send + Sync + fmt::Debug {
     /// # Errors
     /// When it cannot be read, or is not what was written.
     fn read(&self, index: u64) -> Result<Bytes, String>;
+
+    /// Whether there is memory for what entries leave behind when they are applied. Entries that come from here
+    /// wait for it, because there may be many more of them than fit.
+    fn has_room(&self) -> bool {
+        true
+    }
 }
 
 /// The engine's view of its own log.
@@ -95,6 +101,14 @@ impl LogStore {
         while self.base.0 < index {
             let Some(slot) = self.slots.pop_front() else { return };
             self.base = (self.base.0 + 1, slot.term());
+        }
+    }
+
+    /// Whether the entry after `applied` has to be read back, and there is no memory to apply it.
+    pub(super) fn waits_for_room(&self, applied: u64) -> bool {
+        match self.slot(applied + 1) {
+            Some(Slot::Disk(_)) => !self.source.has_room(),
+            Some(Slot::Memory(_)) | None => false,
         }
     }
 
