@@ -18,6 +18,9 @@ use crate::limits;
 /// How many batches of a producer are remembered.
 pub const WINDOW: usize = 5;
 
+/// How many leader epochs of a partition are remembered: one is added by each term in which it is written to.
+pub const EPOCHS_MAX: usize = 1024;
+
 /// One partition's part of the replicated state. An idle one is some 100 bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Partition {
@@ -145,6 +148,10 @@ impl Partition {
             Stamped::new(batch, base_offset, epoch).map_err(|_| AppendRefusal::Malformed)?;
         if self.epochs.last().is_none_or(|last| last.epoch < epoch) {
             self.epochs.push(EpochStart { epoch, start_offset: base_offset });
+            // An older one is answered with where the oldest kept one begins: never before its end.
+            if self.epochs.len() > EPOCHS_MAX {
+                self.epochs.remove(0);
+            }
         }
         self.next_offset = stamped.next_offset();
         self.remember(&header, base_offset, time_ms);

@@ -428,3 +428,17 @@ fn r1_a_partition_remembers_so_many_producers_and_forgets_the_oldest() {
     let taken = append(&mut state, numbered(1, 0, 5, 1)).expect("any sequence is its first");
     assert!(!taken.duplicate);
 }
+
+#[test]
+fn r1_the_newest_epochs_of_a_partition_are_remembered() {
+    let mut partition = Partition::new(0);
+    let terms = partition::EPOCHS_MAX as u64 + 500;
+    for term in 1..=terms {
+        let batch = ropewalk_batch::Builder::new().record(1, None, Some(b"value")).build();
+        partition.append(term, 0, batch).expect("taken");
+    }
+    assert_eq!(partition.epochs.len(), partition::EPOCHS_MAX);
+    let newest = i32::try_from(terms).expect("few");
+    assert_eq!(partition.epoch_end(newest), Some((newest, terms as i64)));
+    assert_eq!(partition.epoch_end(newest - 1), Some((newest - 1, terms as i64 - 1)));
+}
