@@ -29,7 +29,9 @@
 //! What was flushed and not named by a durable snapshot is cut off and comes again from the write-ahead
 //! log. Files that no snapshot names are removed by recovery.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::mem;
 use std::sync::Arc;
 
 use ropewalk_segment::SegmentError;
@@ -41,6 +43,7 @@ use crate::log::PartitionLog;
 use crate::shelf::Store;
 
 pub(crate) mod files;
+mod kept;
 mod pass;
 mod seams;
 mod syncs;
@@ -51,6 +54,7 @@ pub use files::ShardFiles;
 pub use seams::{CompactionPolicy, Journal, Policy, Source};
 pub use thread::{CleanerHandle, KeeperHandle};
 
+use kept::{Kept, Taken};
 use pass::Pass;
 #[cfg(test)]
 pub(crate) use pass::add;
@@ -66,6 +70,15 @@ pub enum KeeperError {
     /// Nothing is lost, it may work later: no space, a file that cannot be opened.
     #[error("{0}")]
     Later(String),
+}
+
+impl KeeperError {
+    fn is_final(&self) -> bool {
+        match self {
+            Self::Final(_) => true,
+            Self::Later(_) => false,
+        }
+    }
 }
 
 impl From<SegmentError> for KeeperError {
@@ -141,8 +154,7 @@ pub struct Keeper {
     policy: Arc<dyn Policy>,
     options: Options,
     shards: BTreeMap<ShardId, Kept>,
-    /// The checkpoint under way.
-    pass: Option<(ShardId, Pass)>,
+    pass: Option<Underway>,
     syncs: SyncBudget,
     unsynced: Unsynced,
     disk_looked_ms: Option<i64>,
@@ -150,20 +162,34 @@ pub struct Keeper {
     resumed: bool,
 }
 
-/// A shard as the keeper sees it.
+/// The checkpoint under way.
 #[derive(Debug)]
-struct Kept {
-    files: ShardFiles,
-    source: Box<dyn Source>,
-    /// Logs that changed since the last checkpoint began.
-    dirty: Vec<Arc<PartitionLog>>,
-    /// Logs with a long tail.
-    full: Vec<Arc<PartitionLog>>,
-    dirty_since_ms: Option<i64>,
-    /// When a checkpoint was last due and would have changed nothing.
-    in_vain_ms: Option<i64>,
-    /// Since when files wait for one more checkpoint to be unlinked.
-    doomed_since_ms: Option<i64>,
+struct Underway {
+    shard: ShardId,
+    pass: Pass,
+    taken: Taken,
+}
+
+/// The first error of several pieces of work that do not depend on each other.
+#[derive(Debug, Default)]
+struct Troubles(Option<KeeperError>);
+
+impl Troubles {
+    /// What came of a piece of work; `None` if it has to be done again. One that is final ends all work.
+    fn note<T>(&mut self, done: Result<T, KeeperError>) -> Result<Option<T>, KeeperError> {
+        match done {
+            Ok(done) => Ok(Some(done)),
+            Err(error) if error.is_final() => Err(error),
+            Err(error) => {
+                self.0.get_or_insert(error);
+                Ok(None)
+            }
+        }
+    }
+
+    fn first(self) -> Result<(), KeeperError> {
+        self.0.map_or(Ok(()), Err)
+    }
 }
 
 /// What a checkpoint no longer names goes with the next one, which comes this long after it although
@@ -202,37 +228,38 @@ impl Keeper {
 
     /// Looks after a shard from now on.
     pub fn add(&mut self, files: ShardFiles, source: Box<dyn Source>) {
-        let shard = files.shard();
-        let (dirty, full) = (Vec::new(), Vec::new());
-        let (dirty_since_ms, in_vain_ms, doomed_since_ms) = (None, None, None);
-        let kept = Kept { files, source, dirty, full, dirty_since_ms, in_vain_ms, doomed_since_ms };
-        self.shards.insert(shard, kept);
+        self.shards.insert(files.shard(), Kept::new(files, source));
     }
 
-    /// Does one piece of work.
+    /// Does one piece of work of each kind that is due. One that fails does not keep the others from being
+    /// done: a checkpoint may be what makes room for a flush.
     ///
     /// # Errors
-    /// See [`KeeperError`]. After one that is not final, `step` may be called again.
+    /// See [`KeeperError`]. After one that is not final, `step` may be called again, and tries again what
+    /// failed.
     pub fn step(&mut self, now_ms: i64) -> Result<Next, KeeperError> {
         self.syncs.refill(now_ms);
         self.look_at_disk(now_ms);
-        if !self.resumed {
-            self.resume()?;
-        }
+        let mut troubles = Troubles::default();
+        let resumed = self.resume();
+        troubles.note(resumed)?;
         for shard in self.shards.values_mut() {
             shard.look(now_ms);
         }
-        let flushed = self.flush_some(now_ms);
-        if let Err(KeeperError::Final(_)) = flushed {
-            return flushed.map(|()| Next::Wait);
-        }
+        let is_more = self.flush_some(now_ms, &mut troubles)?;
+        let checkpointed = self.checkpoint_some(now_ms);
+        let next = troubles.note(checkpointed)?;
+        troubles.first()?;
+        Ok(if is_more { Next::Now } else { next.unwrap_or(Next::Wait) })
+    }
+
+    /// Goes on with the checkpoint that is under way or due.
+    fn checkpoint_some(&mut self, now_ms: i64) -> Result<Next, KeeperError> {
         if self.pass.is_none() {
-            let Some(due) = self.due(now_ms) else { return flushed.map(|()| Next::Wait) };
+            let Some(due) = self.due(now_ms) else { return Ok(Next::Wait) };
             self.begin(due, now_ms)?;
         }
-        // A checkpoint is tried whatever became of the tails: it may be what makes room.
-        let next = self.go_on(now_ms)?;
-        flushed.map(|()| next)
+        self.go_on(now_ms)
     }
 
     /// Checkpoints every shard that has moved, so that the next start has nothing to replay.
@@ -248,7 +275,7 @@ impl Keeper {
         for shard in shards {
             self.begin(shard, now_ms)?;
             let moved = |pass: &Pass| pass.index() > self.shards[&shard].files.newest().index;
-            if self.pass.as_ref().is_some_and(|(_, pass)| !moved(pass)) {
+            if self.pass.as_ref().is_some_and(|underway| !moved(&underway.pass)) {
                 self.pass = None;
             }
             while self.pass.is_some() {
@@ -258,9 +285,12 @@ impl Keeper {
         Ok(())
     }
 
-    /// Lets go of what snapshots cover: the process before may have ended between writing one and
-    /// saying so, or between saying so and letting go.
+    /// Lets go of what snapshots cover, unless that is done: the process before may have ended between
+    /// writing one and saying so, or between saying so and letting go.
     fn resume(&mut self) -> Result<(), KeeperError> {
+        if self.resumed {
+            return Ok(());
+        }
         for shard in self.shards.keys().copied().collect::<Vec<_>>() {
             self.truncate(shard)?;
         }
@@ -295,33 +325,45 @@ impl Keeper {
         }
     }
 
-    /// Writes long tails to segments, and shorter ones when memory is short.
-    fn flush_some(&mut self, now_ms: i64) -> Result<(), KeeperError> {
-        let busy = self.pass.as_ref().map(|(shard, _)| *shard);
-        for (shard, kept) in &mut self.shards {
-            if Some(*shard) != busy {
-                while let Some(log) = kept.full.last() {
-                    self.unsynced.flush(log, i64::MAX, now_ms, &*self.policy)?;
-                    kept.full.pop();
+    /// Writes long tails to segments, and shorter ones when memory is short. Whether some are long again.
+    fn flush_some(&mut self, now_ms: i64, troubles: &mut Troubles) -> Result<bool, KeeperError> {
+        let busy = self.pass.as_ref().map(|underway| underway.shard);
+        let mut is_more = false;
+        for (_, kept) in self.shards.iter_mut().filter(|(shard, _)| Some(**shard) != busy) {
+            for log in mem::take(&mut kept.full) {
+                if !log.is_full() {
+                    continue;
                 }
+                let flushed = self.unsynced.flush(&log, i64::MAX, now_ms, &*self.policy);
+                // Producers may have filled it again meanwhile, and it is told once only that it is full.
+                let again = match troubles.note(flushed)? {
+                    Some(moved) => moved && log.is_full(),
+                    None => true,
+                };
+                is_more |= again;
+                kept.full.extend(again.then_some(log));
             }
         }
-        if self.store.budget().is_short() { self.relieve(now_ms) } else { Ok(()) }
+        if self.store.budget().is_short() {
+            self.relieve(now_ms, troubles)?;
+        }
+        Ok(is_more)
     }
 
     /// Producers will wait for memory soon: writes the longest tails, down to what a spill file is for.
-    fn relieve(&mut self, now_ms: i64) -> Result<(), KeeperError> {
-        let busy = self.pass.as_ref().map(|(shard, _)| *shard);
+    fn relieve(&mut self, now_ms: i64, troubles: &mut Troubles) -> Result<(), KeeperError> {
+        let busy = self.pass.as_ref().map(|underway| underway.shard);
         let idle = self.shards.iter().filter(|(shard, _)| Some(**shard) != busy);
         let dirty = idle.flat_map(|(_, kept)| &kept.dirty);
         let mut longest: Vec<(usize, &Arc<PartitionLog>)> =
             dirty.map(|log| (log.tail_bytes(), log)).collect();
-        longest.sort_unstable_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
+        longest.sort_unstable_by_key(|(bytes, log)| (Reverse(*bytes), log.partition()));
         for (bytes, log) in longest {
             if bytes < limits::SPILL_BYTES_MAX || self.store.budget().is_ample() {
                 break;
             }
-            self.unsynced.flush(log, i64::MAX, now_ms, &*self.policy)?;
+            let flushed = self.unsynced.flush(log, i64::MAX, now_ms, &*self.policy);
+            troubles.note(flushed)?;
         }
         Ok(())
     }
@@ -329,9 +371,8 @@ impl Keeper {
     /// The shard whose checkpoint is due next.
     fn due(&self, now_ms: i64) -> Option<ShardId> {
         if self.store.budget().is_short() {
-            let tails = |kept: &Kept| kept.dirty.iter().map(|log| log.tail_bytes()).sum::<usize>();
-            let most = self.shards.iter().max_by_key(|(_, kept)| tails(kept));
-            if let Some((shard, _)) = most.filter(|(_, kept)| tails(kept) > 0) {
+            let most = self.shards.iter().max_by_key(|(_, kept)| kept.tail_bytes());
+            if let Some((shard, _)) = most.filter(|(_, kept)| kept.tail_bytes() > 0) {
                 return Some(*shard);
             }
         }
@@ -343,6 +384,9 @@ impl Keeper {
         let in_need = self.store.budget().is_disk_full();
         if !in_need && !self.syncs.is_left() {
             return None;
+        }
+        if let Some((shard, _)) = self.shards.iter().find(|(_, kept)| kept.wants_to_seal()) {
+            return Some(*shard);
         }
         let oldest = |since: fn(&Kept) -> Option<i64>, age_ms: i64| {
             let waiting = self.shards.iter().filter_map(|(s, kept)| Some((since(kept)?, *s)));
@@ -367,40 +411,51 @@ impl Keeper {
         let kept = self.shards.get_mut(&shard).expect("only shards that are kept are due");
         // Before the capture: what changes after it is for the next checkpoint.
         kept.look(now_ms);
-        kept.dirty_since_ms = None;
-        kept.doomed_since_ms = None;
-        kept.full.clear();
-        for log in kept.dirty.drain(..) {
-            log.mark_clean();
-        }
+        let taken = kept.take();
         let Some(capture) = kept.source.capture() else {
             self.shards.remove(&shard);
             return Ok(());
         };
-        if capture.index <= kept.files.released_through() {
+        if capture.index <= kept.files.released_through() && !taken.seals() {
             // Both snapshots are of this index: there is nothing to gain.
             kept.in_vain_ms = Some(now_ms);
             return Ok(());
         }
-        let pass = Pass::begin(&mut kept.files, &mut self.unsynced, capture, now_ms, &*self.policy);
-        self.pass = Some((shard, pass.inspect_err(|_| kept.dirty_since_ms = Some(now_ms))?));
+        let work = (capture, &taken.overdue[..]);
+        let begun = Pass::begin(&mut kept.files, &mut self.unsynced, work, now_ms, &*self.policy);
+        match begun {
+            Ok(pass) => self.pass = Some(Underway { shard, pass, taken }),
+            Err(error) => {
+                kept.give_back(taken, now_ms);
+                return Err(error);
+            }
+        }
         Ok(())
     }
 
     /// Goes on with the checkpoint under way.
     fn go_on(&mut self, now_ms: i64) -> Result<Next, KeeperError> {
-        let Some((shard, mut pass)) = self.pass.take() else { return Ok(Next::Now) };
+        let Some(mut underway) = self.pass.take() else { return Ok(Next::Now) };
         let urgent = self.store.budget().is_short() || self.journal.is_full();
-        if !pass.sync(self.store.data(), &mut self.syncs, urgent)? {
-            self.pass = Some((shard, pass));
-            return Ok(Next::Wait);
-        }
+        let shard = underway.shard;
         let kept = self.shards.get_mut(&shard).expect("a shard with a checkpoint is kept");
-        let finished = pass.finish(&mut kept.files);
-        finished.inspect_err(|_| kept.dirty_since_ms = Some(now_ms))?;
-        kept.doomed_since_ms = kept.files.has_doomed().then_some(now_ms);
+        let Underway { pass, taken, .. } = &mut underway;
+        let finished = match pass.sync(self.store.data(), &mut self.syncs, urgent) {
+            Ok(false) => {
+                self.pass = Some(underway);
+                return Ok(Next::Wait);
+            }
+            Ok(true) => pass.finish(&mut kept.files),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = finished {
+            kept.give_back(mem::take(taken), now_ms);
+            return Err(error);
+        }
+        kept.done(taken, now_ms);
         self.syncs.take(pass::FINISH_SYNCS);
-        if self.truncate(shard)? {
+        // What cannot be noted now is noted at the next step.
+        if self.truncate(shard).inspect_err(|_| self.resumed = false)? {
             self.release();
         }
         Ok(Next::Now)
@@ -425,16 +480,5 @@ impl Keeper {
     }
 }
 
-impl Kept {
-    /// Takes what the shelf noted.
-    fn look(&mut self, now_ms: i64) {
-        let changes = self.files.shelf().take_changes();
-        let log = |weak: std::sync::Weak<PartitionLog>| weak.upgrade();
-        if !changes.dirty.is_empty() || !changes.closed.is_empty() {
-            self.dirty_since_ms.get_or_insert(now_ms);
-        }
-        self.dirty.extend(changes.dirty.into_iter().filter_map(log));
-        self.full.extend(changes.full.into_iter().filter_map(log));
-        self.files.closed(changes.closed);
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -26,6 +26,8 @@ pub mod birth;
 pub mod directory;
 pub mod repair;
 pub mod node;
+#[cfg(test)]
+mod testing;
 
 pub use budget::TailBudget;
 pub use directory::{DataDir, Identity};

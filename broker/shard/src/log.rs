@@ -68,8 +68,10 @@ struct Inner {
     closed: bool,
     /// Whether the shelf knows that something changed since the last checkpoint.
     dirty: bool,
-    /// Whether the shelf knows that the tail is long.
+    /// Whether the shelf or the checkpoint thread knows that the tail is long.
     full: bool,
+    /// Whether the spill is damaged, so that nothing behind it can be moved to segments.
+    stuck: bool,
 }
 
 /// Why there is nothing to read.
@@ -163,6 +165,7 @@ impl PartitionLog {
                 closed: false,
                 dirty: false,
                 full: false,
+                stuck: false,
             }),
             segments: Mutex::new(None),
         })

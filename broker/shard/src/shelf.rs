@@ -90,6 +90,8 @@ pub(crate) struct Changes {
     pub(crate) dirty: Vec<Weak<PartitionLog>>,
     /// Logs with a long tail.
     pub(crate) full: Vec<Weak<PartitionLog>>,
+    /// Logs with records that wait longer to be compacted than they may.
+    pub(crate) overdue: Vec<Weak<PartitionLog>>,
     /// Partitions that are gone, with the life that ended.
     pub(crate) closed: Vec<(PartitionId, u64)>,
 }
@@ -128,6 +130,11 @@ impl Shelf {
 
     pub(crate) fn mark_full(&self, log: Weak<PartitionLog>) {
         self.changes.lock().full.push(log);
+        self.store.wake_keeper();
+    }
+
+    pub(crate) fn mark_overdue(&self, log: Weak<PartitionLog>) {
+        self.changes.lock().overdue.push(log);
         self.store.wake_keeper();
     }
 

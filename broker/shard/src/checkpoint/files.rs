@@ -177,10 +177,11 @@ impl ShardFiles {
         self.spill_bytes.iter().filter(|(f, b)| wasted(f, b)).map(|(file, _)| *file).collect()
     }
 
-    /// Writes a snapshot, durably, and removes what is named by neither kept one.
+    /// Writes a snapshot, durably, and removes what is named by neither kept one. What cannot be removed is
+    /// tried again with the next snapshot.
     ///
     /// # Errors
-    /// When the disk fails.
+    /// When the snapshot cannot be written.
     pub(crate) fn keep(&mut self, snapshot: &Snapshot) -> Result<(), DirectoryError> {
         let number = self.next_number;
         self.snapshots.write(number, snapshot)?;
@@ -190,35 +191,41 @@ impl ShardFiles {
             self.kept.pop_front();
         }
         let numbers: Vec<u64> = self.kept.iter().map(|kept| kept.number).collect();
-        self.snapshots.remove_all_but(&numbers)?;
-        self.remove_doomed()
-    }
-
-    fn remove_doomed(&mut self) -> Result<(), DirectoryError> {
-        let data = self.shelf.store().data().clone();
-        let named = |file: &u64| self.kept.iter().any(|kept| kept.spill.contains_key(file));
-        let unnamed: Vec<u64> =
-            self.spill_bytes.keys().filter(|file| !named(file)).copied().collect();
-        for file in unnamed {
-            remove(&data, data.spill_file(self.shard(), file))?;
-            self.spill_bytes.remove(&file);
-        }
-        let oldest = self.kept.front().filter(|_| self.kept.len() == KEPT);
-        let Some(oldest) = oldest.map(|kept| kept.number) else { return Ok(()) };
-        let (gone, still) =
-            std::mem::take(&mut self.doomed).into_iter().partition(|doomed| doomed.since <= oldest);
-        self.doomed = still;
-        let gone: Vec<Doomed> = gone;
-        for doomed in gone {
-            match doomed.what {
-                Remains::File(path) => remove(&data, path)?,
-                Remains::Partition(partition, life) => {
-                    let dir = data.partition(partition, life);
-                    data.remove_all_in(&dir)?;
-                }
-            }
+        let removed = self.snapshots.remove_all_but(&numbers);
+        for error in removed.err().into_iter().chain(self.remove_doomed()) {
+            tracing::warn!(shard = %self.shard(), %error, "unlinking a file failed, will retry");
         }
         Ok(())
+    }
+
+    /// Removes what may go; what went wrong.
+    fn remove_doomed(&mut self) -> Vec<DirectoryError> {
+        let data = self.shelf.store().data().clone();
+        let shard = self.shard();
+        let mut failed = Vec::new();
+        let mut is_gone = |removed: Result<(), DirectoryError>| match removed {
+            Ok(()) => true,
+            Err(error) => {
+                failed.push(error);
+                false
+            }
+        };
+        let kept = &self.kept;
+        let named = |file: &u64| kept.iter().any(|kept| kept.spill.contains_key(file));
+        self.spill_bytes.retain(|file, _| {
+            named(file) || !is_gone(remove(&data, data.spill_file(shard, *file)))
+        });
+        let oldest = kept.front().filter(|_| kept.len() == KEPT).map_or(0, |kept| kept.number);
+        self.doomed.retain(|doomed| {
+            doomed.since > oldest
+                || !is_gone(match &doomed.what {
+                    Remains::File(path) => remove(&data, path.clone()),
+                    Remains::Partition(partition, life) => {
+                        data.remove_all_in(&data.partition(*partition, *life))
+                    }
+                })
+        });
+        failed
     }
 }
 

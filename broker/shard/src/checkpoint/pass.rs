@@ -15,7 +15,8 @@
 //!
 //! Before the snapshot is durable, the one before it counts, and everything here comes again.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::mem;
 use std::sync::Arc;
 
 use ropewalk_segment::spill::SpillWriter;
@@ -42,30 +43,38 @@ pub(crate) struct Pass {
 }
 
 impl Pass {
-    /// Begins with a capture and writes what is not small to segments.
+    /// Begins with a capture and writes what is not small to segments. All of what is `overdue` goes there,
+    /// however small, and its last segment takes no more batches, so that it can be compacted.
     pub(crate) fn begin(
         files: &mut ShardFiles,
         unsynced: &mut Unsynced,
-        capture: Capture,
+        (capture, overdue): (Capture, &[Arc<PartitionLog>]),
         now_ms: i64,
         policy: &dyn Policy,
     ) -> Result<Self, KeeperError> {
-        let ours: HashMap<PartitionId, Arc<PartitionLog>> = capture.logs.iter().cloned().collect();
-        let mut logs = BTreeMap::new();
+        // Sorted, so that a seed of the simulator gives the same operations of the disk every time.
+        let mut logs: BTreeMap<PartitionId, Arc<PartitionLog>> =
+            capture.logs.iter().cloned().collect();
+        logs.retain(|partition, _| capture.state.partitions.contains_key(partition));
+        debug_assert_eq!(logs.len(), capture.state.partitions.len(), "each has a log");
+        // What is no longer needed is noted first: a flush may fail.
+        files.doom(logs.values().flat_map(|log| log.trim()).collect());
+        let overdue: BTreeSet<PartitionId> = overdue.iter().map(|log| log.partition()).collect();
         let mut to_sync = VecDeque::new();
-        let mut unneeded = Vec::new();
-        for (partition, state) in &capture.state.partitions {
-            let log = ours.get(partition).expect("an open partition has a log");
-            unneeded.extend(log.trim());
-            if log.loose_bytes(state.next_offset) >= limits::SPILL_BYTES_MAX {
-                unsynced.flush(log, state.next_offset, now_ms, policy)?;
+        for (partition, log) in &logs {
+            let through = capture.state.partitions[partition].next_offset;
+            let is_overdue = overdue.contains(partition);
+            let is_long = log.loose_bytes(through) >= limits::SPILL_BYTES_MAX;
+            let moved = (is_long || is_overdue)
+                .then(|| unsynced.flush(log, through, now_ms, policy))
+                .transpose()?;
+            if is_overdue && moved == Some(true) {
+                log.seal()?;
             }
             if log.sync_cost() > 0 {
                 to_sync.push_back(Arc::clone(log));
             }
-            logs.insert(*partition, Arc::clone(log));
         }
-        files.doom(unneeded);
         Ok(Self { capture, logs, to_sync })
     }
 
@@ -100,8 +109,8 @@ impl Pass {
         Ok(true)
     }
 
-    /// Writes the spill file and the snapshot.
-    pub(crate) fn finish(self, files: &mut ShardFiles) -> Result<(), KeeperError> {
+    /// Writes the spill file and the snapshot. After an error the pass is over.
+    pub(crate) fn finish(&mut self, files: &mut ShardFiles) -> Result<(), KeeperError> {
         self.spill(files)?;
         let mut partitions = Vec::with_capacity(self.logs.len());
         for (partition, log) in &self.logs {
@@ -112,13 +121,12 @@ impl Pass {
             replica: files.replica(),
             index: self.capture.index,
             term: self.capture.term,
-            members: self.capture.members,
+            members: self.capture.members.clone(),
             replicas: files.replicas().clone(),
-            state: self.capture.state,
+            state: mem::take(&mut self.capture.state),
             partitions,
         };
-        files.keep(&snapshot)?;
-        Ok(())
+        Ok(files.keep(&snapshot)?)
     }
 
     fn next_offset(&self, partition: &PartitionId) -> i64 {

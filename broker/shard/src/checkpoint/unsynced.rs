@@ -29,14 +29,15 @@ impl Unsynced {
         Self { data, logs: Vec::new(), logs_max }
     }
 
-    /// Writes a tail to segments. Where the spill before it is damaged it stays: see [`super::pass`].
+    /// Writes a tail to segments; whether that can be done. Where the spill before it is damaged it stays:
+    /// see [`super::pass`].
     pub(crate) fn flush(
         &mut self,
         log: &Arc<PartitionLog>,
         through: i64,
         now_ms: i64,
         policy: &dyn Policy,
-    ) -> Result<(), KeeperError> {
+    ) -> Result<bool, KeeperError> {
         let known = log.sync_cost() > 0;
         let flushed = log.flush(through, now_ms, &policy.segments(log.partition()));
         if !known && log.sync_cost() > 0 {
@@ -45,10 +46,12 @@ impl Unsynced {
         self.keep_few()?;
         match flushed {
             Err(SegmentError::Damaged(damage)) => {
-                tracing::error!(partition = %log.partition(), %damage, "a tail cannot be flushed");
-                Ok(())
+                if log.mark_stuck() {
+                    tracing::error!(partition = %log.partition(), %damage, "a tail cannot be flushed");
+                }
+                Ok(false)
             }
-            flushed => Ok(flushed?),
+            flushed => Ok(flushed.map(|()| true)?),
         }
     }
 

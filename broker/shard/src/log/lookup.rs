@@ -163,7 +163,7 @@ impl Inner {
         spilled.chain(self.tail.from(i64::MIN).map(|held| held.batch.max_timestamp_ms)).max()
     }
 
-    fn oldest_appended_ms(&self) -> Option<i64> {
+    pub(super) fn oldest_appended_ms(&self) -> Option<i64> {
         let spilled = self.spill.first().map(|run| run.appended_ms);
         spilled.or_else(|| self.tail.from(i64::MIN).next().map(|held| held.appended_ms))
     }

@@ -10,6 +10,7 @@
 //! - **O4** a run that moved is dropped from its old layer in the same moment in which the new one
 //!   has it.
 
+use std::mem;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -63,12 +64,14 @@ impl PartitionLog {
         config: &SegmentConfig,
     ) -> Result<(), SegmentError> {
         let mut writer = self.segments.lock();
-        let (spill, tail) = {
+        let (spill, tail, appended_ms) = {
             let inner = self.inner.lock();
             let tail: Vec<Stamped> =
                 inner.tail.through(through).map(|held| held.batch.clone()).collect();
-            (inner.spill.clone(), tail)
+            (inner.spill.clone(), tail, inner.oldest_appended_ms())
         };
+        // Segments are as old as what is in them, however long it was in memory before.
+        let now_ms = now_ms.min(appended_ms.unwrap_or(now_ms));
         let mut batches = Vec::new();
         for spilled in &spill {
             batches.extend(self.shelf.read_spilled(spilled)?);
@@ -240,6 +243,36 @@ impl PartitionLog {
     /// From now on the next change is told to the shelf again.
     pub(crate) fn mark_clean(&self) {
         self.inner.lock().dirty = false;
+    }
+
+    /// Undoes [`Self::mark_clean`]; whether nothing has changed in between.
+    pub(crate) fn mark_dirty(&self) -> bool {
+        !mem::replace(&mut self.inner.lock().dirty, true)
+    }
+
+    /// Whether the tail was long when it last grew or shrank.
+    pub(crate) fn is_full(&self) -> bool {
+        self.inner.lock().full
+    }
+
+    /// Nothing can be moved to segments any more; whether that is news.
+    pub(crate) fn mark_stuck(&self) -> bool {
+        !mem::replace(&mut self.inner.lock().stuck, true)
+    }
+
+    /// Lets the next checkpoint move everything to segments that can be compacted.
+    pub(crate) fn ask_to_seal(&self) {
+        if !self.inner.lock().stuck {
+            self.shelf.mark_overdue(self.me.clone());
+        }
+    }
+
+    /// Ends the last segment: the next flush begins another.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub(crate) fn seal(&self) -> Result<(), SegmentError> {
+        self.segments.lock().as_mut().map_or(Ok(()), |segments| segments.seal())
     }
 
     /// Puts a log together again as a snapshot names it. Everything beyond is cut off.

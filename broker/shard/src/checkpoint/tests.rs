@@ -1,0 +1,142 @@
+//! What the checkpoint thread must not drop: tails that fill again, and work that failed.
+
+use std::sync::Arc;
+use std::thread;
+
+use ropewalk_batch::{Builder, Stamped};
+use ropewalk_disk::{Fault, Operation, SimDisk};
+
+use super::*;
+use crate::testing::{OneShard, Setup, partition};
+
+fn append(log: &PartitionLog, value_bytes: usize) {
+    let bytes = Builder::new().record(1, None, Some(&vec![7; value_bytes])).build();
+    log.append(Stamped::new(bytes, log.high_watermark(), 1).expect("a batch"), 0);
+}
+
+/// Lets the next capture go through what was appended to the log.
+fn apply(shard: &OneShard, index: i32) {
+    shard.append_some(std::iter::empty::<(Option<i64>, fn(i64) -> Option<Vec<u8>>)>(), 0);
+    assert!(shard.log(index).high_watermark() > 0);
+}
+
+#[test]
+fn r1_a_tail_that_fills_while_it_is_flushed_is_flushed_again() {
+    let disk = SimDisk::new(1);
+    let mut shard = OneShard::open_with(&disk, Setup::default()).expect("it opens");
+    let log = shard.log(1);
+    let producer = thread::spawn({
+        let log = Arc::clone(&log);
+        move || (0..60).for_each(|_| append(&log, 950_000))
+    });
+    while !producer.is_finished() {
+        shard.keeper.step(0).expect("nothing fails");
+    }
+    producer.join().expect("it ends");
+    while shard.keeper.step(0).expect("nothing fails") == Next::Now {}
+    let left = log.tail_bytes();
+    assert!(left < limits::TAIL_BYTES_TO_FLUSH, "{left} bytes stay in memory");
+}
+
+#[test]
+fn r1_a_tail_that_is_long_after_a_checkpoint_is_flushed() {
+    let disk = SimDisk::new(1);
+    let mut shard = OneShard::open_with(&disk, Setup::default()).expect("it opens");
+    let log = shard.log(1);
+    append(&log, 100_000);
+    apply(&shard, 1);
+    // Behind the capture, and told to be long before the checkpoint begins.
+    append(&log, 3_000_000);
+    shard.checkpoint().expect("durable");
+    assert!(log.tail_bytes() >= 3_000_000);
+    append(&log, 100);
+    while shard.keeper.step(0).expect("nothing fails") == Next::Now {}
+    let left = log.tail_bytes();
+    assert!(left < limits::TAIL_BYTES_TO_FLUSH, "{left} bytes stay in memory");
+}
+
+#[test]
+fn r1_memory_is_relieved_after_a_checkpoint_that_failed() {
+    for (operation, path) in [
+        (Operation::Create, "partitions"),
+        (Operation::Create, "spill"),
+        (Operation::Write, "spill"),
+    ] {
+        let disk = SimDisk::new(1);
+        let setup = Setup { tail_bytes_max: 40_000, ..Setup::default() };
+        let mut shard = OneShard::open_with(&disk, setup).expect("it opens");
+        // One for a segment, one for the spill file.
+        append(&shard.log(0), 33_000);
+        append(&shard.log(1), 31_000);
+        apply(&shard, 1);
+        let path_contains = path.to_owned();
+        disk.inject(Fault { path_contains, ..Fault::next(operation) });
+        shard.checkpoint().expect_err("the disk fails once");
+        let budget = Arc::clone(shard.keeper.store.budget());
+        assert!(budget.is_short(), "{operation:?} of {path}");
+        for step in 1..5 {
+            shard.keeper.step(step * 1_000).expect("the disk is well again");
+        }
+        assert!(!budget.is_short(), "{operation:?} of {path}: {} bytes", budget.pinned_bytes());
+    }
+}
+
+/// A record that could not be noted in the write-ahead log pins its files until it is.
+#[test]
+fn d6_what_the_log_could_not_note_is_noted_at_the_next_step() {
+    let disk = SimDisk::new(1);
+    let mut shard = OneShard::open_with(&disk, Setup::default()).expect("it opens");
+    for _ in 0..3 {
+        shard.append(1);
+        shard.checkpoint().expect("durable");
+    }
+    let noted = shard.notes.lock().count();
+    assert!(noted > 0);
+    shard.append(1);
+    shard.notes.lock().refuse_next();
+    shard.checkpoint().expect_err("it is refused once");
+    shard.keeper.step(0).expect("nothing fails");
+    assert!(shard.notes.lock().count() > noted);
+}
+
+/// What cannot be unlinked now is unlinked later, and the checkpoint counts.
+#[test]
+fn a_file_that_cannot_be_unlinked_is_tried_again() {
+    let disk = SimDisk::new(1);
+    let mut shard = OneShard::open_with(&disk, Setup::default()).expect("it opens");
+    let files = |disk: &SimDisk| {
+        let dir = format!("/data/partitions/{}.2", partition(1));
+        ropewalk_disk::Disk::list(disk, std::path::Path::new(&dir)).expect("a directory").len()
+    };
+    shard.append(300);
+    shard.checkpoint().expect("durable");
+    let before = files(&disk);
+    shard.log(1).set_log_start(300);
+    let skip = 1;
+    let path_contains = "partitions".to_owned();
+    disk.inject(Fault { skip, path_contains, ..Fault::next(Operation::Remove) });
+    for _ in 0..3 {
+        shard.append(1);
+        shard.checkpoint().expect("durable");
+    }
+    assert!(files(&disk) < before / 4, "{} of {before} files are left", files(&disk));
+}
+
+#[test]
+fn one_log_that_cannot_be_flushed_does_not_hold_up_the_others() {
+    let disk = SimDisk::new(1);
+    let mut shard = OneShard::open_with(&disk, Setup::default()).expect("it opens");
+    for index in [0, 1] {
+        append(&shard.log(index), 2_000_000);
+    }
+    let broken = format!("{}.", partition(1));
+    for _ in 0..10 {
+        let path_contains = broken.clone();
+        disk.inject(Fault { path_contains, ..Fault::next(Operation::Create) });
+    }
+    shard.keeper.step(0).expect_err("one of them fails");
+    assert_eq!(shard.log(0).tail_bytes(), 0, "the other one is flushed");
+    disk.clear_faults();
+    shard.keeper.step(1_000).expect("it is tried again");
+    assert_eq!(shard.log(1).tail_bytes(), 0);
+}
