@@ -8,7 +8,9 @@
 //! Every now and then it looks which partitions are to be compacted and have segments that never were,
 //! reads from the shard's older snapshot how far it may go, and rewrites segment by segment
 //! (`ropewalk_segment::compaction`). The partition's writer is held only to put a finished segment in its
-//! place.
+//! place. Records that have waited for `max.compaction.lag.ms` and are in no sealed segment yet, as in a queue
+//! with little traffic, are made one by two checkpoints that this asks for: the second one lets the older kept
+//! snapshot name it.
 //!
 //! # Invariants
 //!
@@ -39,6 +41,15 @@ use crate::state::Partition;
 /// The logs of a shard at this moment.
 pub type LogsOf = Box<dyn Fn() -> Vec<(PartitionId, Arc<PartitionLog>)> + Send>;
 
+/// A log that is to be compacted, how, and what it consists of.
+type Compacted = (Arc<PartitionLog>, CompactionPolicy, Vec<SegmentInfo>);
+
+/// A partition is looked at so often within its `max.compaction.lag.ms`, but not more often than every
+/// [`PAUSE_MS_MIN`] and not less often than every [`limits::COMPACTION_INTERVAL_MS`].
+const LOOKS_PER_LAG: i64 = 4;
+/// The least time between two looks at all partitions, milliseconds.
+const PAUSE_MS_MIN: i64 = 1_000;
+
 /// The background compaction of a broker's store.
 pub struct Cleaner {
     data: DataDir,
@@ -47,6 +58,8 @@ pub struct Cleaner {
     /// Shards that this round still has to look at.
     left: usize,
     looked_ms: Option<i64>,
+    /// Until the next round.
+    pause_ms: i64,
     due: Vec<(Arc<PartitionLog>, Compaction)>,
     job: Option<(Arc<PartitionLog>, CompactionJob)>,
 }
@@ -62,7 +75,8 @@ impl Cleaner {
     #[must_use]
     pub fn new(data: DataDir, policy: Arc<dyn Policy>) -> Self {
         let (shards, due) = (Vec::new(), Vec::new());
-        Self { data, policy, shards, left: 0, looked_ms: None, due, job: None }
+        let pause_ms = limits::COMPACTION_INTERVAL_MS;
+        Self { data, policy, shards, left: 0, looked_ms: None, pause_ms, due, job: None }
     }
 
     /// Looks after a shard from now on.
@@ -88,27 +102,46 @@ impl Cleaner {
         } else if self.left > 0 {
             self.left -= 1;
             let (shard, logs) = &self.shards[self.left];
-            self.due = self.look(*shard, logs, now_ms)?;
-        } else if self.looked_ms.is_none_or(|at| now_ms - at >= limits::COMPACTION_INTERVAL_MS) {
+            let compacted = self.compacted(logs());
+            self.pause_ms = compacted.iter().fold(self.pause_ms, |pause_ms, (_, policy, _)| {
+                pause_ms.min(policy.lag_ms_max / LOOKS_PER_LAG)
+            });
+            self.due = self.look(*shard, compacted, now_ms)?;
+        } else if self.looked_ms.is_none_or(|at| now_ms - at >= self.pause_ms.max(PAUSE_MS_MIN)) {
             self.looked_ms = Some(now_ms);
             self.left = self.shards.len();
+            self.pause_ms = limits::COMPACTION_INTERVAL_MS;
         } else {
             return Ok(Next::Wait);
         }
         Ok(Next::Now)
     }
 
-    /// What is worth compacting in a shard.
+    /// Those of the logs that are to be compacted.
+    fn compacted(&self, logs: Vec<(PartitionId, Arc<PartitionLog>)>) -> Vec<Compacted> {
+        let mut logs = logs;
+        logs.sort_unstable_by_key(|(partition, _)| *partition);
+        let compacted = logs.into_iter().filter_map(|(partition, log)| {
+            let policy = self.policy.compaction(partition)?;
+            let infos = log.segment_infos();
+            Some((log, policy, infos))
+        });
+        compacted.collect()
+    }
+
+    /// What is worth compacting in a shard. Records that wait longer than they may and lie where they cannot
+    /// be compacted (in memory, in a spill file, in the segment that takes more) are asked to move.
     fn look(
         &self,
         shard: ShardId,
-        logs: &LogsOf,
+        compacted: Vec<Compacted>,
         now_ms: i64,
     ) -> Result<Vec<(Arc<PartitionLog>, Compaction)>, KeeperError> {
         let mut wanted = Vec::new();
-        for (partition, log) in logs() {
-            let Some(policy) = self.policy.compaction(partition) else { continue };
-            let infos = log.segment_infos();
+        for (log, policy, infos) in compacted {
+            if infos.iter().any(|info| !info.is_sealed && is_overdue(info, now_ms, &policy)) {
+                log.ask_to_seal();
+            }
             if infos.iter().any(|info| info.is_sealed && !info.is_compacted) {
                 wanted.push((log, policy, infos));
             }
@@ -171,10 +204,14 @@ fn settled(infos: &[SegmentInfo], end: i64, before_ms: i64) -> i64 {
 fn pays(infos: &[SegmentInfo], end: i64, now_ms: i64, policy: &CompactionPolicy) -> bool {
     let ratio = dirty_ratio(infos, end);
     let overdue = |info: &SegmentInfo| {
-        let age_ms = now_ms.saturating_sub(info.created_ms);
-        info.next_offset <= end && !info.is_compacted && age_ms > policy.lag_ms_max
+        info.next_offset <= end && !info.is_compacted && is_overdue(info, now_ms, policy)
     };
     ratio > 0.0 && (ratio >= policy.dirty_ratio_min || infos.iter().any(overdue))
+}
+
+/// Whether the oldest record has waited for longer than it may.
+fn is_overdue(info: &SegmentInfo, now_ms: i64, policy: &CompactionPolicy) -> bool {
+    now_ms.saturating_sub(info.created_ms) > policy.lag_ms_max
 }
 
 /// Of each producer the last offset of its last batch.

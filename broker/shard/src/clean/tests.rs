@@ -1,194 +1,11 @@
 //! A compacted partition next to one that is not, on a disk that loses power.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use parking_lot::Mutex;
-use ropewalk_batch::{Builder, Stamped};
 use ropewalk_disk::SimDisk;
-use ropewalk_segment::SegmentConfig;
 
 use super::*;
-use crate::birth;
-use crate::checkpoint::{Journal, Keeper, Options, Source};
-use crate::directory::Identity;
-use crate::driver::Logs;
-use crate::handle::Capture;
-use crate::id::{BrokerId, TopicId};
-use crate::recovery;
-use crate::state::{Partition, State};
-
-const KEYS: i64 = 7;
-
-#[derive(Debug)]
-struct Compacting;
-
-impl Policy for Compacting {
-    fn segments(&self, _: PartitionId) -> SegmentConfig {
-        SegmentConfig { segment_bytes: 4 << 10, ..SegmentConfig::default() }
-    }
-
-    fn compaction(&self, partition: PartitionId) -> Option<CompactionPolicy> {
-        (partition.index == 0).then_some(CompactionPolicy {
-            dirty_ratio_min: 0.5,
-            delete_retention_ms: 1_000,
-            lag_ms_min: 0,
-            lag_ms_max: i64::MAX,
-        })
-    }
-}
-
-#[derive(Debug)]
-struct NoLog;
-
-impl Journal for NoLog {
-    fn truncate(&self, _: ropewalk_wal::ReplicaKey, _: u64, _: u64) -> Result<(), KeeperError> {
-        Ok(())
-    }
-    fn release(&self, _: &BTreeMap<ropewalk_wal::ReplicaKey, u64>) {}
-    fn used_bytes(&self) -> u64 {
-        0
-    }
-    fn is_full(&self) -> bool {
-        false
-    }
-    fn pinned_by_oldest(&self) -> Vec<(ropewalk_wal::ReplicaKey, u64)> {
-        Vec::new()
-    }
-}
-
-#[derive(Debug, Clone)]
-struct Shared(Arc<Mutex<Capture>>);
-
-impl Source for Shared {
-    fn capture(&self) -> Option<Capture> {
-        Some(self.0.lock().clone())
-    }
-}
-
-fn partition(index: i32) -> PartitionId {
-    PartitionId { topic: TopicId(uuid::Uuid::from_u128(3)), index }
-}
-
-/// A shard without Raft: what is appended is applied, what is checkpointed is durable.
-struct Shard {
-    disk: SimDisk,
-    wal: Mutex<ropewalk_wal::Wal>,
-    key: ropewalk_wal::ReplicaKey,
-    keeper: Keeper,
-    cleaner: Cleaner,
-    captured: Shared,
-}
-
-impl Shard {
-    fn open(disk: &SimDisk) -> Result<Self, recovery::OpenError> {
-        let data = DataDir::new(Arc::new(disk.clone()), PathBuf::from("/data"));
-        let options = recovery::Options {
-            wal: ropewalk_wal::Options {
-                file_bytes: 64 << 10,
-                first_file_bytes: 64 << 10,
-                ..ropewalk_wal::Options::default()
-            },
-            ..recovery::Options::default()
-        };
-        if !matches!(data.look()?, crate::directory::Found::Formatted(_)) {
-            let cluster_id = "c".to_owned();
-            let identity = Identity { cluster_id, broker_id: BrokerId(1), shards: 1 };
-            birth::format(&data, &identity, &options)?;
-        }
-        let opened = recovery::open(data.clone(), &options)?;
-        let policy: Arc<dyn Policy> = Arc::new(Compacting);
-        let at_once = Options { checkpoint_age_ms: 0, ..Options::default() };
-        let mut keeper = Keeper::new(opened.store, Box::new(NoLog), Arc::clone(&policy), at_once);
-        let mut cleaner = Cleaner::new(data, policy);
-        let found = opened.replicas.into_iter().nth(1).expect("shard 1");
-        let mut logs = found.logs;
-        let mut state: State = found.state;
-        for index in 0..2 {
-            let id = partition(index);
-            state.partitions.entry(id).or_insert_with(|| Partition::new(0));
-            logs.entry(id).or_insert_with(|| found.shelf.open(id));
-        }
-        let captured = Shared(Arc::new(Mutex::new(Capture {
-            replica: crate::id::ReplicaId(found.start.replica),
-            index: found.start.snapshot.0,
-            term: 1,
-            members: found.start.members,
-            state,
-            logs: logs.into_iter().collect(),
-        })));
-        let key = found.files.key();
-        keeper.add(found.files, Box::new(captured.clone()));
-        let logged = captured.clone();
-        cleaner.add(ShardId(1), Box::new(move || logged.0.lock().logs.clone()));
-        let wal = Mutex::new(opened.wal);
-        Ok(Self { disk: disk.clone(), wal, key, keeper, cleaner, captured })
-    }
-
-    fn log(&self, index: i32) -> Arc<PartitionLog> {
-        let capture = self.captured.0.lock();
-        let found = capture.logs.iter().find(|(id, _)| *id == partition(index));
-        Arc::clone(&found.expect("it is open").1)
-    }
-
-    /// The same records to both partitions.
-    fn append(&self, count: i64) {
-        for index in 0..2 {
-            let log = self.log(index);
-            for _ in 0..count {
-                let offset = log.high_watermark();
-                let key = (offset % KEYS).to_le_bytes();
-                let value = [&offset.to_le_bytes()[..], &[7; 400]].concat();
-                let bytes = Builder::new().record(offset, Some(&key), Some(&value)).build();
-                log.append(Stamped::new(bytes, offset, 1).expect("a batch"), 0);
-            }
-            let mut capture = self.captured.0.lock();
-            capture.index += 1;
-            let entry = ropewalk_wal::Record::Entry {
-                key: self.key,
-                index: capture.index,
-                term: 1,
-                kind: 0,
-                data: bytes::Bytes::new().into(),
-            };
-            self.wal.lock().write_round(&[entry]).expect("durable");
-            let state = capture.state.partitions.get_mut(&partition(index));
-            state.expect("it is open").next_offset = log.high_watermark();
-        }
-    }
-
-    fn checkpoint(&mut self) -> Result<(), KeeperError> {
-        self.keeper.checkpoint_all(0)
-    }
-
-    fn clean(&mut self, now_ms: i64) -> Result<(), KeeperError> {
-        while self.cleaner.step(now_ms)? == Next::Now {}
-        Ok(())
-    }
-}
-
-/// Offset and key of every record.
-fn records(log: &PartitionLog) -> Vec<(i64, i64)> {
-    let mut found = Vec::new();
-    let mut at = log.log_start();
-    while at < log.high_watermark() {
-        let chunk = log.read(at, 1 << 20, true).expect("readable");
-        assert!(chunk.next_offset > at, "O4: a read at {at} gives nothing");
-        at = chunk.next_offset;
-        let mut rest = bytes::Bytes::from(chunk.bytes.concat());
-        while !rest.is_empty() {
-            let header = ropewalk_batch::Header::parse(&rest).expect("a batch");
-            let batch = rest.split_to(header.size_bytes());
-            for record in ropewalk_batch::records(&header, batch, 1 << 20).expect("records") {
-                let record = record.expect("a record");
-                let key = record.key.expect("a key");
-                let key = i64::from_le_bytes(key[..].try_into().expect("8 bytes"));
-                found.push((header.base_offset + i64::from(record.offset_delta), key));
-            }
-        }
-    }
-    found
-}
+use crate::testing::{KEYS, OneShard, Setup, records};
 
 /// What compaction may leave of `count` records: the last of each key at least, nothing invented.
 fn check_compacted(found: &[(i64, i64)], count: i64) {
@@ -202,7 +19,7 @@ fn check_compacted(found: &[(i64, i64)], count: i64) {
 #[test]
 fn of_each_key_only_the_last_record_stays() {
     let disk = SimDisk::new(1);
-    let mut shard = Shard::open(&disk).expect("it opens");
+    let mut shard = OneShard::open(&disk).expect("it opens");
     for _ in 0..4 {
         shard.append(150);
         shard.checkpoint().expect("durable");
@@ -222,7 +39,7 @@ fn of_each_key_only_the_last_record_stays() {
     let left = records(&shard.log(0));
     drop(shard);
     disk.power_cycle(1);
-    let shard = Shard::open(&disk).expect("it opens");
+    let shard = OneShard::open(&disk).expect("it opens");
     assert_eq!(records(&shard.log(0)), left);
     check_compacted(&left, 610);
 }
@@ -231,7 +48,7 @@ fn of_each_key_only_the_last_record_stays() {
 fn d1_power_may_go_at_any_moment_of_a_compaction() {
     let prepare = |seed| {
         let disk = SimDisk::new(seed);
-        let mut shard = Shard::open(&disk).expect("it opens");
+        let mut shard = OneShard::open(&disk).expect("it opens");
         for _ in 0..3 {
             shard.append(100);
             shard.checkpoint().expect("durable");
@@ -257,7 +74,7 @@ fn d1_power_may_go_at_any_moment_of_a_compaction() {
             let newest = PathBuf::from("/data/shards/1/snapshots/00000000000000000004.snapshot");
             assert!(disk.corrupt(&newest, 50, 1));
         }
-        let shard = Shard::open(&disk).expect("it opens");
+        let shard = OneShard::open(&disk).expect("it opens");
         let log = shard.log(0);
         let count = log.high_watermark();
         assert_eq!(count, if seed % 2 == 0 { 200 } else { 300 });
@@ -292,4 +109,63 @@ fn only_what_is_old_enough_and_worth_it_is_compacted() {
     assert!(!pays(&infos, 20, 500, &policy), "half is new");
     assert!(pays(&infos, 20, 1_500, &policy), "but it has waited long enough");
     assert!(!pays(&infos, 10, 1_500, &policy), "nothing is new there");
+}
+
+/// `max.compaction.lag.ms` is a promise about deletion: it holds for a queue that is too small for a segment,
+/// with traffic and without.
+#[test]
+fn what_was_overwritten_goes_in_time_from_a_small_queue() {
+    const LAG_MS: i64 = 2_000;
+    for trickles in [true, false] {
+        let disk = SimDisk::new(1);
+        let setup = Setup { lag_ms_max: LAG_MS, ..Setup::default() };
+        let mut shard = OneShard::open_with(&disk, setup).expect("it opens");
+        let mut now_ms = 1_000_000;
+        let value = |some: &'static [u8]| move |_: i64| Some(some.to_vec());
+        shard.append_some([(Some(1), value(b"secret"))].into_iter(), now_ms);
+        shard.append_some([(Some(1), value(b"public"))].into_iter(), now_ms);
+        let secret = |shard: &OneShard| records(&shard.log(0)).contains(&(0, 1));
+        assert!(secret(&shard));
+        let mut gone_ms = None;
+        for second in 0..60 {
+            now_ms += 1_000;
+            if trickles {
+                shard.append_some([(Some(2 + second), value(b"other"))].into_iter(), now_ms);
+            }
+            shard.work(now_ms).expect("nothing fails");
+            if gone_ms.is_none() && !secret(&shard) {
+                gone_ms = Some(now_ms - 1_000_000);
+            }
+        }
+        let gone_ms = gone_ms.expect("it goes");
+        assert!(gone_ms <= LAG_MS + 3_000, "trickles {trickles}: {gone_ms} ms");
+        let left = records(&shard.log(0));
+        assert!(left.contains(&(1, 1)), "the last record of a key stays: {left:?}");
+        assert_eq!(left.len(), if trickles { 61 } else { 1 }, "{left:?}");
+        assert_eq!(records(&shard.log(1)).len(), if trickles { 62 } else { 2 });
+
+        // What was moved is as durable as it was, and both snapshots know of it.
+        drop(shard);
+        disk.power_cycle(1);
+        let shard = OneShard::open(&disk).expect("it opens");
+        let found = records(&shard.log(0));
+        assert!(!found.contains(&(0, 1)) && found.contains(&(1, 1)), "{found:?}");
+    }
+}
+
+/// A quiet queue is moved once; after that its checkpoints cost nothing.
+#[test]
+fn a_queue_in_which_nothing_changes_is_not_checkpointed_for_its_lag_again() {
+    let disk = SimDisk::new(1);
+    let setup = Setup { lag_ms_max: 2_000, ..Setup::default() };
+    let mut shard = OneShard::open_with(&disk, setup).expect("it opens");
+    shard.append_some([(Some(1), |_: i64| Some(vec![1]))].into_iter(), 1_000_000);
+    for second in 1..100 {
+        shard.work(1_000_000 + second * 1_000).expect("nothing fails");
+    }
+    let before = disk.operations();
+    for second in 100..200 {
+        shard.work(1_000_000 + second * 1_000).expect("nothing fails");
+    }
+    assert_eq!(disk.operations(), before, "nothing is written");
 }

@@ -99,7 +99,8 @@ impl Tail {
             return self.batches.back().map_or(0, |last| last.running_records);
         };
         let before = split.running_records - split.records();
-        let inside = u64::try_from(offset - split.batch.base_offset).unwrap_or(0);
+        let inside = offset.saturating_sub(split.batch.base_offset);
+        let inside = u64::try_from(inside).unwrap_or(0);
         before + inside.min(split.records())
     }
 }
