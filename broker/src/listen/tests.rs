@@ -534,7 +534,7 @@ async fn r1_small_requests_are_read_and_answered_while_bulk_waits() {
         sleep(Duration::from_millis(20)).await;
         client.write_all(&[0; 0x1ffe]).await.expect("sent");
         assert_eq!(receive(&mut client).await.len(), 0x2000);
-        assert!(begun.elapsed() < Duration::from_secs(1), "it waited for bulk");
+        assert!(begun.elapsed() < Duration::from_secs(2), "it waited for bulk");
     }
 }
 
@@ -543,6 +543,7 @@ async fn r1_a_request_that_gave_its_frame_back_may_wait_without_holding_up_other
     let served = served(options()).await;
     let join = [b"J\xff".as_slice(), &vec![1; 800_000]].concat();
     let mut parked = Vec::new();
+    let begun = Instant::now();
     for _ in 0..12 {
         let mut member = served.connect().await;
         send(&mut member, &[&join]).await;
@@ -550,6 +551,7 @@ async fn r1_a_request_that_gave_its_frame_back_may_wait_without_holding_up_other
     }
     eventually(|| served.seen.begun.load(Ordering::SeqCst) == 12).await;
     eventually(|| served.lanes.free_bytes() == all_bytes()).await;
+    assert!(begun.elapsed() < Duration::from_millis(2_500), "some waited for others to end");
     let mut other = served.connect().await;
     send(&mut other, &[&[b"P\x00".as_slice(), &vec![1; 900_000]].concat()]).await;
     assert_eq!(receive(&mut other).await.len(), 900_002);

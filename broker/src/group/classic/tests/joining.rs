@@ -263,13 +263,10 @@ fn r1_what_a_member_says_about_itself_is_bounded() {
     ];
     for (join, expected) in joins {
         let token = desk.join(join);
-        match desk.refused(token) {
-            Refusal::TooLarge { what, size, size_max } => {
-                assert_eq!(what, expected);
-                assert!(size > size_max, "{size} {size_max}");
-            }
-            other => panic!("{other:?}"),
-        }
+        let refusal = desk.refused(token);
+        let Refusal::TooLarge { what, size, size_max } = refusal else { panic!("{refusal:?}") };
+        assert_eq!(what, expected);
+        assert!(size > size_max, "{size} {size_max}");
     }
     assert_eq!(desk.machine.metadata_bytes(), 0, "nothing of them is kept");
 }
