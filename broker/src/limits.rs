@@ -142,9 +142,6 @@ pub const GROUP_BYTES_MAX: usize = 512;
 /// Groups that are bound to one queue.
 pub const BINDINGS_PER_TOPIC_MAX: usize = 1000;
 
-/// The value of one configuration key that is stored in the catalog, bytes.
-pub const CONFIG_VALUE_BYTES_MAX: usize = 4096;
-
 /// How far a fencing epoch that this cluster never gave out may lie above the newest that it did.
 pub const EPOCH_LEAP_MAX: u64 = 1 << 32;
 

@@ -40,7 +40,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::info;
 
-use super::Refusal;
+use super::{Bounded, Refusal};
 use super::classic::{ClassicGroup, Join, Leaver, Reply, Rules, SyncRequest};
 use crate::catalog::View;
 use crate::limits;
@@ -404,7 +404,10 @@ fn refusal(error: ProposeError) -> Refusal {
     match error {
         ProposeError::NotLeader | ProposeError::Unknown => Refusal::NotCoordinator,
         ProposeError::Stopped | ProposeError::Full | ProposeError::Busy => Refusal::NotAvailable,
-        ProposeError::TooLarge { .. } => Refusal::GroupFull,
+        ProposeError::TooLarge { size_bytes, size_bytes_max } => {
+            let what = Bounded::Group;
+            Refusal::TooLarge { what, size: size_bytes, size_max: size_bytes_max }
+        }
     }
 }
 

@@ -171,7 +171,7 @@ fn r1_a_value_has_a_bound_that_it_names() {
     }
     let long = ",".repeat(limits::CONFIG_VALUE_BYTES_MAX + 1);
     let said = topic::validate("cleanup.policy", &long).expect_err("too long");
-    assert!(said.contains("of 4097 bytes") && said.contains("no more than 4096 bytes"), "{said}");
+    assert!(said.contains("of 32768 bytes") && said.contains("no more than 32767 bytes"), "{said}");
     assert!(validate_group("share.auto.offset.reset", &long).is_err());
     assert!(validate_broker("log.cleanup.policy", &long).is_err());
 }

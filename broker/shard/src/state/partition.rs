@@ -292,7 +292,7 @@ impl Partition {
 
 /// Makes room for producers: those that have been silent for longest go, so many at once that finding
 /// them costs little for each. Every replica chooses alike.
-fn forget_oldest(producers: &mut HashMap<i64, Producer>) {
+fn forget_oldest(producers: &mut BTreeMap<i64, Producer>) {
     let mut by_age: Vec<_> = producers.iter().map(|(id, seen)| (seen.seen_ms, *id)).collect();
     let count = limits::PRODUCERS_FORGOTTEN_AT_ONCE;
     by_age.select_nth_unstable(count - 1);

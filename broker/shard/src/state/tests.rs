@@ -439,6 +439,6 @@ fn r1_the_newest_epochs_of_a_partition_are_remembered() {
     }
     assert_eq!(partition.epochs.len(), partition::EPOCHS_MAX);
     let newest = i32::try_from(terms).expect("few");
-    assert_eq!(partition.epoch_end(newest), Some((newest, terms as i64)));
-    assert_eq!(partition.epoch_end(newest - 1), Some((newest - 1, terms as i64 - 1)));
+    assert_eq!(partition.epoch_end(newest, newest), Some((newest, terms as i64)));
+    assert_eq!(partition.epoch_end(newest - 1, newest), Some((newest - 1, terms as i64 - 1)));
 }

@@ -181,7 +181,7 @@ impl Broker {
         let mut broker = Self { wal, shards, keeper, now_ms, next_ticket, checkpoints, wal_failed };
         broker.settle()?;
         // What is left to replay waits for memory.
-        while broker.shards.values().any(|running| running.replica.needs_ticks()) {
+        while broker.shards.values().any(|running| running.core.replica().needs_ticks()) {
             broker.step()?;
             broker.settle()?;
         }
