@@ -9,7 +9,7 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Client, Resource};
 use parking_lot::RwLock;
-use ropewalk_operator_api::{BrokerCluster, Queue, condition};
+use ropewalk_operator_api::{BrokerCluster, BrokerClusterSpec, Queue, condition};
 use ropewalk_operator_plan::cluster::validate::Settings;
 
 use crate::admin::Brokers;
@@ -35,6 +35,8 @@ pub struct Context {
     pub metrics: Metrics,
     /// What the operator itself brings.
     pub settings: Settings,
+    /// What the cluster looks like that is made for a Queue.
+    pub default_cluster: BrokerClusterSpec,
     /// How often each object failed in a row.
     pub attempts: Arc<Attempts>,
     /// How many statuses may be written.
@@ -75,6 +77,7 @@ impl Context {
             signals: Arc::default(),
             metrics,
             settings,
+            default_cluster: BrokerClusterSpec { replicas: 1, ..BrokerClusterSpec::default() },
             attempts: Arc::default(),
             budget: Arc::default(),
             slumber: Arc::default(),
@@ -144,6 +147,7 @@ impl Context {
             "Starting",
             "Stopping",
             "Hibernated",
+            "Hibernating",
             "WaitingForCleanup",
             "WaitingForCluster",
             "ClusterPending",

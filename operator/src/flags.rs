@@ -3,6 +3,9 @@
 use std::net::SocketAddr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use ropewalk_operator_api::BrokerClusterSpec;
+use ropewalk_operator_plan::intent;
+use serde_json::Value;
 
 /// Turns Queues and BrokerClusters into brokers and scaled consumers.
 #[derive(Debug, Parser)]
@@ -53,8 +56,12 @@ pub struct Run {
     #[arg(long, env = "ROPEWALK_BROKER_ADDRESS", default_value = "{service}.{namespace}.svc:9644")]
     pub broker_address: String,
 
-    /// Where /live, /ready and /metrics are served.
-    #[arg(long, env = "ROPEWALK_LISTEN", default_value = "0.0.0.0:8080")]
+    /// The spec of the BrokerCluster that is made for a Queue that names none, as JSON.
+    #[arg(long, env = "ROPEWALK_DEFAULT_CLUSTER", default_value = "{}", value_parser = cluster_spec)]
+    pub default_cluster: BrokerClusterSpec,
+
+    /// Where /live, /ready and /metrics are served. [::] is every address, also where there is no IPv6.
+    #[arg(long, env = "ROPEWALK_LISTEN", default_value = "[::]:8080")]
     pub listen: SocketAddr,
 
     /// How log lines are written, to standard error.
@@ -74,6 +81,20 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+/// Reads the spec of a BrokerCluster. A field that no BrokerCluster has is refused: the API server would
+/// drop it without a word.
+fn cluster_spec(text: &str) -> Result<BrokerClusterSpec, String> {
+    let given: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    let spec: BrokerClusterSpec =
+        serde_json::from_value(given.clone()).map_err(|error| error.to_string())?;
+    let read = serde_json::to_value(&spec).map_err(|error| error.to_string())?;
+    if intent::holds(&read, &given) {
+        return Ok(spec);
+    }
+    let known = serde_json::to_string(&read).unwrap_or_default();
+    Err(format!("{text} has a field that a BrokerCluster has not; what was understood is {known}"))
 }
 
 impl Run {
@@ -106,6 +127,16 @@ mod tests {
                 assert!(argument.get_help().is_some(), "{} says nothing", argument.get_id());
             }
         }
+    }
+
+    #[test]
+    fn a_cluster_that_is_made_for_a_queue_is_as_the_flag_says() {
+        let spec = cluster_spec(r#"{"storage": {"size": "5Gi", "storageClassName": "fast"}}"#);
+        let spec = spec.expect("a spec");
+        assert_eq!((spec.replicas, spec.storage.storage_class_name.as_deref()), (1, Some("fast")));
+        assert_eq!(cluster_spec("{}").expect("a spec").storage.size.to_string(), "20Gi");
+        let refused = cluster_spec(r#"{"storage": {"class": "fast"}}"#).expect_err("a typo");
+        assert!(refused.contains("a field that a BrokerCluster has not"), "{refused}");
     }
 
     #[test]

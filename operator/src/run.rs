@@ -9,6 +9,7 @@
 //! 5. On SIGTERM: controllers stop, then the Lease is given back, so that the next one need not wait.
 //!    When the Lease is lost: the process ends at once, with [`LEASE_LOST`].
 
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,7 +51,7 @@ pub async fn run(flags: Run) -> anyhow::Result<ExitCode> {
     let (stop, stopping) = watch::channel(false);
     let metrics = Metrics::default();
     let health = Health::new(metrics.clone());
-    let listener = TcpListener::bind(flags.listen)
+    let listener = bind(flags.listen)
         .await
         .with_context(|| format!("--listen {} cannot be used", flags.listen))?;
     let served = tokio::spawn(health.clone().serve(listener, stopping.clone()));
@@ -60,13 +61,15 @@ pub async fn run(flags: Run) -> anyhow::Result<ExitCode> {
         flags.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
     let leadership = Leadership::none(&identity(&flags));
     let settings = Settings { broker_image: flags.broker_image.clone() };
-    let context = Arc::new(Context::new(
+    let mut context = Context::new(
         client.clone(),
         leadership.clone(),
         metrics,
         settings,
         flags.broker_address.clone(),
-    ));
+    );
+    context.default_cluster = flags.default_cluster.clone();
+    let context = Arc::new(context);
     let pod = own_pod(&client, &namespace, &flags).await;
     if !installed::wait(&context, &health, pod.as_ref(), stopping.clone()).await {
         return Ok(ExitCode::SUCCESS);
@@ -80,6 +83,21 @@ pub async fn run(flags: Run) -> anyhow::Result<ExitCode> {
     let _ = stop.send(true);
     let _ = tokio::time::timeout(Duration::from_secs(1), served).await;
     Ok(ended)
+}
+
+/// Listens at an address; where there is no IPv6, all of them means all of IPv4.
+async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let every = (Ipv6Addr::UNSPECIFIED, address.port());
+    match TcpListener::bind(address).await {
+        Err(error) if address == SocketAddr::from(every) && !is_in_use(&error) => {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
+        }
+        outcome => outcome,
+    }
+}
+
+fn is_in_use(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::AddrInUse
 }
 
 /// Waits for the Lease, runs the controllers under it, and gives it back.
@@ -186,4 +204,17 @@ fn on_signal(stop: watch::Sender<bool>) -> anyhow::Result<()> {
         let _ = stop.send(true);
     });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn every_address_is_listened_at_in_both_families() {
+        let listener = bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0))).await.expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let reached = tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await;
+        reached.expect("reached over IPv4");
+    }
 }

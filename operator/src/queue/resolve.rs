@@ -13,7 +13,7 @@ use kube::api::{Api, PostParams};
 use kube::core::ObjectMeta;
 use kube::runtime::events::EventType;
 use kube::{Resource as _, ResourceExt as _};
-use ropewalk_operator_api::{BrokerCluster, BrokerClusterSpec, Queue, names};
+use ropewalk_operator_api::{BrokerCluster, Queue, names};
 use ropewalk_operator_plan::queue::{ClusterSeen, Refused};
 
 use super::{Work, key, seen};
@@ -94,7 +94,8 @@ async fn make_default(work: &Work, queue: &Queue) -> Result<(), Failure> {
     let api: Api<BrokerCluster> = Api::namespaced(work.context.client.clone(), &namespace);
     let label = (names::LABEL_MANAGED_BY.to_owned(), names::MANAGED_BY.to_owned());
     let annotation = (names::ANNOTATION_MADE_FOR.to_owned(), queue.name_any());
-    let mut cluster = BrokerCluster::new(names::DEFAULT_CLUSTER, default_spec());
+    let mut cluster =
+        BrokerCluster::new(names::DEFAULT_CLUSTER, work.context.default_cluster.clone());
     cluster.metadata = ObjectMeta {
         name: Some(names::DEFAULT_CLUSTER.to_owned()),
         labels: Some([label].into()),
@@ -118,9 +119,4 @@ async fn make_default(work: &Work, queue: &Queue) -> Result<(), Failure> {
         Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
         Err(error) => Err(error.into()),
     }
-}
-
-/// One broker, with the defaults of the schema.
-fn default_spec() -> BrokerClusterSpec {
-    BrokerClusterSpec { replicas: 1, ..BrokerClusterSpec::default() }
 }
