@@ -3,6 +3,7 @@
 //! # Invariants
 //!
 //! - **K1** what holds is not written.
+//! - What an admission policy changes while it is written is said, so that nobody writes it for ever.
 //! - An object that belongs to somebody else is never taken over: that is a [`Outcome::Taken`], not an
 //!   overwrite.
 
@@ -20,6 +21,9 @@ pub enum Outcome {
     Unchanged,
     /// It was written.
     Written,
+    /// It was written, and something between here and the store changed it again. The state that it
+    /// was left in is named as by [`mark`].
+    Altered(String),
     /// An object of that name belongs to somebody else, named here.
     Taken(String),
 }
@@ -64,8 +68,18 @@ where
         }
     }
     let parameters = PatchParams::apply(manager).force();
-    api.patch(name, &parameters, &Patch::Apply(wanted)).await?;
-    Ok(Outcome::Written)
+    let written = api.patch(name, &parameters, &Patch::Apply(wanted)).await?;
+    let mark = mark(&written);
+    let written = serde_json::to_value(written).map_err(kube::Error::SerdeError)?;
+    let holds = intent::holds(&without_kind(&written), &without_kind(wanted));
+    Ok(if holds { Outcome::Written } else { Outcome::Altered(mark) })
+}
+
+/// Which state of an object this is: another one when somebody changed what it is meant to be.
+pub fn mark(object: &impl Resource) -> String {
+    let meta = object.meta();
+    let generation = meta.generation.map(|generation| format!("generation {generation}"));
+    generation.or_else(|| meta.resource_version.clone()).unwrap_or_default()
 }
 
 /// Applies the part of a status that belongs to `manager`. Whether it says something new is for the
@@ -112,12 +126,13 @@ fn other_owner(object: &impl Resource, belongs: Belongs<'_>) -> Option<String> {
     }
 }
 
-/// Objects in a list come without their kind.
+/// Objects in a list come without their kind, and the clear text of a Secret is never given back.
 fn without_kind(object: &Value) -> Value {
     let mut object = object.clone();
     if let Some(fields) = object.as_object_mut() {
         fields.remove("kind");
         fields.remove("apiVersion");
+        fields.remove("stringData");
     }
     object
 }

@@ -9,8 +9,10 @@
 //! # Invariants
 //!
 //! - **K1** a converged cluster is read every minute and never written.
-//! - **K2** a pod is deleted only after live reads, under the Lease, with the brokers' newest epoch,
+//! - **K2** a pod is evicted only after live reads, under the Lease, with the brokers' newest epoch,
 //!   and only if it is still the pod that was looked at.
+//! - **K4** nothing is stopped while a volume would be lost with its pod.
+//! - A paused cluster is shown and not touched, also while it is being deleted.
 //! - Volumes come first: a full disk must not keep a volume from growing.
 //! - A step that fails is a condition; the other steps go on.
 
@@ -18,6 +20,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -26,25 +29,28 @@ use kube::ResourceExt as _;
 use kube::api::{Api, Patch, PatchParams};
 use kube::core::PartialObjectMeta;
 use kube::runtime::Controller;
-use kube::runtime::controller::Action;
+use kube::runtime::controller::{self, Action};
+use kube::runtime::events::EventType;
 use kube::runtime::reflector::ObjectRef;
 use parking_lot::Mutex;
 use ropewalk_operator_api::{BrokerCluster, BrokerClusterStatus, DeletionPolicy, ManagementState};
 use ropewalk_operator_api::{condition, names};
-use ropewalk_operator_plan::cluster::verdict::{Facts, Problem};
+use ropewalk_operator_plan::cluster::verdict::{Facts, Problem, is_alarm};
 use ropewalk_operator_plan::cluster::{rollout, validate};
 use serde_json::json;
 use tokio::sync::watch as channel;
 
 use crate::admin::Target;
 use crate::context::Context;
+use crate::signals::ClusterKey;
 use crate::watch::{self, Failure, Guarded};
-use crate::{apply, finalizer, signals};
+use crate::{apply, finalizer};
 
+mod contested;
 mod observe;
 mod slumber;
-mod converge;
 mod restart;
+mod converge;
 mod removal;
 
 /// The field manager of everything written here.
@@ -56,15 +62,39 @@ const AT_ONCE: Duration = Duration::from_millis(300);
 /// One that is not is looked at so often, whatever the watches bring.
 const RECHECK: Duration = Duration::from_secs(10);
 
-/// What the brokers of all clusters were told of their settings.
+/// What each start of a broker was told of its settings: when it was started, by its clock, and the hash
+/// of the settings. Only needed for brokers that do not say it themselves.
 #[derive(Debug, Default)]
-pub struct Told(Mutex<HashMap<Target, (i64, String)>>);
+struct Told(Mutex<HashMap<Target, (i64, String)>>);
+
+impl Told {
+    fn recall(&self, target: &Target, started_at_ms: i64) -> Option<String> {
+        let told = self.0.lock();
+        let (start, hash) = told.get(target)?;
+        (*start == started_at_ms).then(|| hash.clone())
+    }
+
+    fn remember(&self, target: Target, started_at_ms: i64, hash: String) {
+        self.0.lock().insert(target, (started_at_ms, hash));
+    }
+
+    fn forget(&self, cluster: &ClusterKey) {
+        self.0.lock().retain(|target, _| target.cluster != *cluster);
+    }
+}
 
 /// What this controller works with.
 #[derive(Clone, Debug)]
 pub(crate) struct Work {
     context: Arc<Context>,
     told: Arc<Told>,
+    contested: Arc<contested::Contested>,
+}
+
+impl Work {
+    fn new(context: Arc<Context>) -> Self {
+        Self { context, told: Arc::default(), contested: Arc::default() }
+    }
 }
 
 /// Runs the controller in a scope until `stopping` turns true.
@@ -76,7 +106,7 @@ pub async fn run(
     let scope = scope.as_deref();
     let client = context.client.clone();
     let (store, stream) = watch::own(watch::api::<Guarded<BrokerCluster>>(&client, scope));
-    let work = Work { context: context.clone(), told: Arc::default() };
+    let work = Work::new(context.clone());
     let stop = async move {
         let _ = stopping.wait_for(|stopping| *stopping).await;
     };
@@ -88,11 +118,28 @@ pub async fn run(
         .watches_stream(watch::children::<Service>(&client, scope), of)
         .watches_stream(watch::children::<ConfigMap>(&client, scope), of)
         .graceful_shutdown_on(stop);
+    let gone = work.clone();
     let reconcile = move |object, context| {
         let work = work.clone();
         watch::framed(object, context, move |cluster, _| reconcile(cluster, work))
     };
-    watch::drive(controller.run(reconcile, watch::again, context)).await;
+    let outcomes = controller.run(reconcile, watch::again, context);
+    // Without a finalizer a cluster that is deleted is never reconciled again.
+    watch::drive(outcomes.inspect(|outcome| {
+        if let Err(controller::Error::ObjectNotFound(object)) = outcome {
+            let namespace = object.namespace.clone().unwrap_or_default();
+            forget(&gone, &ClusterKey::new(namespace, object.name.clone()));
+        }
+    }))
+    .await;
+}
+
+/// Forgets what is known of a cluster that is gone or going.
+fn forget(work: &Work, cluster: &ClusterKey) {
+    work.context.brokers.forget(cluster);
+    work.context.slumber.end(cluster);
+    work.told.forget(cluster);
+    work.contested.forget(&cluster.namespace, &cluster.name);
 }
 
 fn of<K>(child: PartialObjectMeta<K>) -> Option<ObjectRef<Guarded<BrokerCluster>>> {
@@ -104,13 +151,17 @@ async fn reconcile(seen: BrokerCluster, work: Work) -> Result<Action, Failure> {
     let namespace = seen.namespace().unwrap_or_default();
     let api: Api<BrokerCluster> = Api::namespaced(work.context.client.clone(), &namespace);
     let Some(cluster) = api.get_opt(&seen.name_any()).await? else {
+        forget(&work, &key(&seen));
         return Ok(Action::await_change());
     };
     if cluster.metadata.deletion_timestamp.is_some() {
-        work.context.slumber.end(&key(&cluster));
         return removal::remove(&work, &api, &cluster).await;
     }
-    finalizer::keep(&api, &cluster, cluster.spec.deletion_policy == DeletionPolicy::Delete).await?;
+    let managed = cluster.spec.management_state == ManagementState::Managed;
+    if managed {
+        let wanted = cluster.spec.deletion_policy == DeletionPolicy::Delete;
+        finalizer::keep(&api, &cluster, wanted).await?;
+    }
     let mut observed = observe::observe(&work.context, &cluster).await?;
     let awaited = slumber::awaited(&work.context, &cluster, &observed).await;
     let waits = awaited.is_some();
@@ -123,7 +174,6 @@ async fn reconcile(seen: BrokerCluster, work: Work) -> Result<Action, Failure> {
         }
     };
     let mut done = converge::Done::default();
-    let managed = cluster.spec.management_state == ManagementState::Managed;
     if managed {
         done = converge::converge(&work, &cluster, &valid, &mut observed).await;
     }
@@ -143,12 +193,13 @@ async fn reconcile(seen: BrokerCluster, work: Work) -> Result<Action, Failure> {
     let status = facts.status();
     let ready = condition::is_true(&status.conditions, condition::READY);
     let progressing = condition::is_true(&status.conditions, condition::cluster::PROGRESSING);
+    let answers = condition::is_true(&status.conditions, condition::cluster::ADMIN_REACHABLE);
     // The leave to format has to be taken back before anything can happen to the volume.
     let formatted =
         |id: i32| status.brokers.iter().any(|broker| broker.id == id && broker.formatted);
     let news = valid.brokers.iter().any(|broker| !broker.formatted && formatted(broker.id));
     write_status(&work.context, &api, &cluster, status).await?;
-    if ready {
+    if ready && managed {
         end_acceptance(&api, &cluster).await?;
     }
     if news {
@@ -157,13 +208,17 @@ async fn reconcile(seen: BrokerCluster, work: Work) -> Result<Action, Failure> {
     if waits {
         return Ok(Action::requeue(slumber::RECHECK));
     }
-    finish(&work.context, &cluster, done.problems, ready && !progressing)
+    finish(&work.context, &cluster, done.problems, ready && answers && !progressing)
 }
 
 /// The loss of data was accepted once, and the broker has begun again: another loss is another matter.
+/// One that was used up before was set again, by a deployment tool: it has no effect, and is left.
 async fn end_acceptance(api: &Api<BrokerCluster>, cluster: &BrokerCluster) -> Result<(), Failure> {
     let key = names::ANNOTATION_ACCEPT_DATA_LOSS;
-    if cluster.annotations().contains_key(key) {
+    let before = cluster.status.iter().flat_map(|status| &status.brokers);
+    let mut used = before.filter_map(|broker| broker.accepted_loss.as_ref());
+    let value = cluster.annotations().get(key);
+    if value.is_some_and(|value| !used.any(|used| used == value)) {
         let patch = json!({"metadata": {"annotations": {key: null}}});
         api.patch(&cluster.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await?;
     }
@@ -202,18 +257,27 @@ async fn write_status(
     apply::status(api, MANAGER, cluster, &status).await?;
     context.metrics.wrote("cluster status");
     let before = cluster.status.as_ref().map(|status| status.conditions.as_slice());
-    context.tell_readiness(cluster, before.unwrap_or_default(), &status.conditions).await;
+    let before = before.unwrap_or_default();
+    context.tell_readiness(cluster, before, &status.conditions).await;
+    for alarm in status.conditions.iter().filter(|condition| is_alarm(condition)) {
+        let old = condition::find(before, &alarm.type_);
+        if old.is_none_or(|old| !is_alarm(old) || old.reason != alarm.reason) {
+            let words = (alarm.reason.as_str(), "Observe");
+            context.tell(cluster, EventType::Warning, words, alarm.message.clone()).await;
+        }
+    }
     Ok(())
 }
 
 /// What a cluster is called in the tables of this process.
-fn key(cluster: &BrokerCluster) -> signals::ClusterKey {
-    signals::ClusterKey::new(cluster.namespace().unwrap_or_default(), cluster.name_any())
+fn key(cluster: &BrokerCluster) -> ClusterKey {
+    ClusterKey::new(cluster.namespace().unwrap_or_default(), cluster.name_any())
 }
 
-/// The labels that find everything of a cluster.
+/// The labels that find everything that was made for a cluster. What is found counts only by its name.
 fn selector(cluster: &BrokerCluster) -> String {
-    format!("{}={}", names::LABEL_CLUSTER, cluster.name_any())
+    let (cluster, by) = (cluster.name_any(), names::MANAGED_BY);
+    format!("{}={cluster},{}={by}", names::LABEL_CLUSTER, names::LABEL_MANAGED_BY)
 }
 
 #[cfg(test)]

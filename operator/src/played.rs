@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
@@ -137,6 +137,12 @@ impl Server {
         }
         let mut state = self.0.lock();
         let needed = rights(&parts.method, &path, is_apply);
+        let refused = needed.iter().find(|right| !granted().contains(*right));
+        if let Some((verb, group, resource)) = refused {
+            let words =
+                format!("the operator may not {verb} {resource} in the API group \"{group}\"");
+            return response(failure(StatusCode::FORBIDDEN, "Forbidden", &words));
+        }
         state.asked.extend(needed);
         let is_dry = query.contains("dryRun=All");
         if parts.method != Method::GET && !path.contains("/events") && !is_dry {
@@ -276,6 +282,34 @@ fn response((status, body): (StatusCode, Value)) -> Response<Body> {
     response
 }
 
+/// The rights that the chart gives the operator in the namespaces that it looks after.
+pub(crate) fn granted() -> &'static BTreeSet<Right> {
+    const VERBS: &[&str] = &["get", "list", "watch", "create", "update", "patch", "delete"];
+    static GRANTED: OnceLock<BTreeSet<Right>> = OnceLock::new();
+    GRANTED.get_or_init(|| {
+        let text = include_str!("../../charts/ropewalk/templates/_rules.tpl");
+        // Without the rules for what users add, and without what Helm alone understands.
+        let (before, rest) = text.split_once("{{- range").expect("a range");
+        let after = rest.split_once("{{- end }}").expect("its end").1;
+        let lines = before.lines().chain(after.lines()).filter(|line| !line.contains("{{"));
+        let text = lines.collect::<Vec<_>>().join("\n");
+        let rules: Vec<BTreeMap<String, Vec<String>>> =
+            serde_yaml_ng::from_str(&text).expect("rules");
+        let mut granted = BTreeSet::new();
+        for rule in &rules {
+            for (group, resource) in
+                rule["apiGroups"].iter().flat_map(|g| rule["resources"].iter().map(move |r| (g, r)))
+            {
+                for verb in &rule["verbs"] {
+                    let verb = VERBS.iter().find(|known| *known == verb).expect("a verb");
+                    granted.insert((*verb, group.clone(), resource.clone()));
+                }
+            }
+        }
+        granted
+    })
+}
+
 /// The rights that a request needs; none for what everybody may ask.
 fn rights(method: &Method, path: &str, is_apply: bool) -> Vec<Right> {
     let mut parts = path.trim_start_matches('/').split('/');
@@ -345,7 +379,7 @@ fn merge(object: &mut Value, patch: &Value) {
 mod tests {
     //! The promises above, through the client that the controllers use.
 
-    use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim};
+    use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod};
     use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 
     use super::*;
@@ -392,6 +426,14 @@ mod tests {
         let outcome = maps.patch("c", &PatchParams::default(), &Patch::Merge(&patch)).await;
         assert_eq!(code(outcome), 409);
         assert_eq!(server.at(path)["data"]["a"], "2");
+    }
+
+    #[tokio::test]
+    async fn what_the_chart_does_not_allow_is_refused() {
+        let server = Server::default();
+        let pods: Api<Pod> = Api::namespaced(server.client(), "shop");
+        assert_eq!(code(pods.delete("a", &DeleteParams::default()).await.map(|_| ())), 403);
+        assert_eq!(code(pods.get("a").await), 404);
     }
 
     #[tokio::test]

@@ -11,7 +11,7 @@ use crate::{DeletionPolicy, ManagementState, Size};
 mod pod;
 mod status;
 
-pub use pod::{EnvVar, PodTemplate, PullSecret, Resources};
+pub use pod::{EnvVar, PodIds, PodTemplate, PullSecret, Resources};
 pub use status::{BrokerClusterStatus, BrokerStatus};
 
 /// Brokers that hold Queues.

@@ -40,6 +40,14 @@ pub mod cluster {
     pub const STORAGE_RESIZED: &str = "StorageResized";
     /// A broker that held data finds its volume empty.
     pub const DATA_LOST: &str = "DataLost";
+    /// A volume will be lost as soon as its broker stops: its claim is being deleted or has no volume.
+    pub const DATA_AT_RISK: &str = "DataAtRisk";
+    /// A broker serves, but found damaged data that it does not serve.
+    pub const DEGRADED: &str = "Degraded";
+    /// A broker refuses writes because its volume has no space left.
+    pub const STORAGE_FULL: &str = "StorageFull";
+    /// The operator reaches the admin API of every broker that runs.
+    pub const ADMIN_REACHABLE: &str = "AdminReachable";
     /// The brokers run with the settings of the spec.
     pub const CONFIGURATION_APPLIED: &str = "ConfigurationApplied";
 }

@@ -20,6 +20,10 @@ pub const LABEL_BROKER: &str = "ropewalk.dev/broker-id";
 pub const LABEL_MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// Its value on everything this operator made.
 pub const MANAGED_BY: &str = "ropewalk-operator";
+/// Label that tells brokers from other pods of a cluster.
+pub const LABEL_COMPONENT: &str = "app.kubernetes.io/component";
+/// Its value on everything of a broker.
+pub const COMPONENT_BROKER: &str = "broker";
 
 /// On what the operator applied: the hash of the intent it came from.
 pub const ANNOTATION_APPLIED: &str = "ropewalk.dev/applied";
@@ -27,6 +31,9 @@ pub const ANNOTATION_APPLIED: &str = "ropewalk.dev/applied";
 pub const ANNOTATION_INTENT: &str = "ropewalk.dev/pod-intent";
 /// On a StatefulSet: the hash of its pod template as the operator built it.
 pub const ANNOTATION_TEMPLATE: &str = "ropewalk.dev/pod-template";
+/// On a StatefulSet: its pod template as it was last applied, as JSON. What differs from it was changed
+/// by somebody else.
+pub const ANNOTATION_APPLIED_TEMPLATE: &str = "ropewalk.dev/applied-template";
 /// On a StatefulSet: whether the user chose the image of its pod, or got the one of the day.
 pub const ANNOTATION_IMAGE_CHOSEN: &str = "ropewalk.dev/image-chosen";
 /// On a broker's volume claim: that the data directory on it was formatted once.
@@ -36,7 +43,8 @@ pub const ANNOTATION_RESTART: &str = "ropewalk.dev/restart";
 /// On a `BrokerCluster`, by a person: lets a supervised restart go ahead; the value is shown in the
 /// condition that waits for it.
 pub const ANNOTATION_APPROVE_RESTART: &str = "ropewalk.dev/approve-restart";
-/// On a `BrokerCluster`, by a person: begin again with the empty volume of that uid.
+/// On a `BrokerCluster`, by a person: begin again with the empty volume that the value names. The
+/// condition `DataLost` shows the value; each one is used once.
 pub const ANNOTATION_ACCEPT_DATA_LOSS: &str = "ropewalk.dev/accept-data-loss";
 /// On a `BrokerCluster`: made by the operator for a Queue that named none.
 pub const ANNOTATION_MADE_FOR: &str = "ropewalk.dev/made-for-queue";

@@ -4,7 +4,9 @@
 //! The walk: [`validate`] makes a [`Valid`] of spec and [`Observed`]; [`children`] builds every object
 //! from it; [`rollout`] says which pod may be restarted now; [`verdict`] says how it all stands.
 
+pub mod labels;
 pub mod observed;
+pub mod volume;
 pub mod image;
 pub mod validate;
 pub mod properties;

@@ -6,9 +6,11 @@
 //!   business, and a quantity may come back in another unit.
 //! - A hash does not depend on the order of keys, nor on the release that computes it.
 
-use ropewalk_operator_api::size;
 use serde::Serialize;
 use serde_json::Value;
+
+/// A number with more digits is no quantity that anybody means.
+const DIGITS_MAX: usize = 20;
 
 /// A short hash of a value, the same for equal values whatever the order of their keys.
 ///
@@ -58,8 +60,9 @@ pub fn holds(there: &Value, wanted: &Value) -> bool {
             there.get(key).map_or_else(|| is_empty(wanted), |there| holds(there, wanted))
         }),
         (Value::Array(there), Value::Array(wanted)) => {
-            there.len() == wanted.len()
-                && there.iter().zip(wanted).all(|(there, wanted)| holds(there, wanted))
+            let in_order = there.len() == wanted.len()
+                && there.iter().zip(wanted).all(|(there, wanted)| holds(there, wanted));
+            in_order || holds_by_name(there, wanted)
         }
         (Value::String(there), Value::String(wanted)) => {
             there == wanted || same_quantity(there, wanted)
@@ -68,32 +71,78 @@ pub fn holds(there: &Value, wanted: &Value) -> bool {
     }
 }
 
+/// Lists of named items (containers, volumes, ports) belong to several writers: each item is compared
+/// with the one of its name, and items that others added do not matter.
+fn holds_by_name(there: &[Value], wanted: &[Value]) -> bool {
+    let name = |item: &Value| item.get("name").and_then(Value::as_str).map(str::to_owned);
+    !wanted.is_empty()
+        && wanted.iter().all(|wanted| {
+            let Some(of) = name(wanted) else { return false };
+            there.iter().any(|there| name(there).as_ref() == Some(&of) && holds(there, wanted))
+        })
+}
+
 /// The API server drops what is empty.
 fn is_empty(value: &Value) -> bool {
     match value {
         Value::Null => true,
         Value::Object(fields) => fields.values().all(is_empty),
         Value::Array(items) => items.is_empty(),
-        Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+        Value::String(text) => text.is_empty(),
+        Value::Bool(_) | Value::Number(_) => false,
     }
 }
 
-/// `1024Mi` comes back as `1Gi`. Below one, milli-units decide.
+/// `1024Mi` comes back as `1Gi`, and `0.5` as `500m`.
 fn same_quantity(there: &str, wanted: &str) -> bool {
-    let begins = |text: &str| text.starts_with(|first: char| first.is_ascii_digit());
-    if !begins(there) || !begins(wanted) {
-        return false;
+    let there = nano(there);
+    there.is_some() && there == nano(wanted)
+}
+
+/// A quantity of Kubernetes in billionths; `None` for what is none, or is not a whole number of them.
+fn nano(text: &str) -> Option<i128> {
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let is_plain = number.starts_with(|first: char| first.is_ascii_digit());
+    if !is_plain || fraction.contains('.') || number.len() > DIGITS_MAX {
+        return None;
     }
-    match (there.strip_suffix('m'), wanted.strip_suffix('m')) {
-        (None, None) => size::bytes(there).is_some_and(|bytes| Some(bytes) == size::bytes(wanted)),
-        (Some(_), Some(_)) => false,
-        (Some(milli), None) | (None, Some(milli)) => {
-            let whole = if there.ends_with('m') { wanted } else { there };
-            let milli: Option<u64> = milli.parse().ok();
-            let thousand = size::bytes(whole).and_then(|whole| whole.checked_mul(1000));
-            milli.is_some() && milli == thousand
-        }
+    let digits: i128 = format!("{whole}{fraction}").parse().ok()?;
+    let (base, exponent): (i128, i32) = match unit {
+        "n" => (10, -9),
+        "u" => (10, -6),
+        "m" => (10, -3),
+        "" => (10, 0),
+        "k" => (10, 3),
+        "M" => (10, 6),
+        "G" => (10, 9),
+        "T" => (10, 12),
+        "P" => (10, 15),
+        "E" => (10, 18),
+        "Ki" => (1024, 1),
+        "Mi" => (1024, 2),
+        "Gi" => (1024, 3),
+        "Ti" => (1024, 4),
+        "Pi" => (1024, 5),
+        "Ei" => (1024, 6),
+        _ => (10, unit.strip_prefix(['e', 'E'])?.parse().ok()?),
+    };
+    let decimals = i32::try_from(fraction.len()).ok()?;
+    let ten = |exponent: i32| 10_i128.checked_pow(u32::try_from(exponent).ok()?);
+    if base == 10 {
+        let exponent = exponent + 9 - decimals;
+        return if exponent >= 0 {
+            digits.checked_mul(ten(exponent)?)
+        } else {
+            let divisor = ten(-exponent)?;
+            (digits % divisor == 0).then_some(digits / divisor)
+        };
     }
+    let scaled = digits.checked_mul(base.checked_pow(u32::try_from(exponent).ok()?)?)?;
+    let scaled = scaled.checked_mul(1_000_000_000)?;
+    let divisor = ten(decimals)?;
+    (scaled % divisor == 0).then_some(scaled / divisor)
 }
 
 #[cfg(test)]
@@ -110,6 +159,36 @@ mod tests {
         let there =
             json!({"a": {"memory": "1Gi", "cpu": "1", "more": 2}, "list": [{"x": 1, "y": 2}]});
         assert!(holds(&there, &wanted));
+    }
+
+    #[test]
+    fn k1_a_quantity_that_comes_back_in_another_unit_is_the_same() {
+        for (there, wanted) in [
+            ("500m", "0.5"),
+            ("1", "1000m"),
+            ("1500m", "1.5"),
+            ("1536Mi", "1.5Gi"),
+            ("1k", "1e3"),
+            ("2", "2.0"),
+            ("1G", "1000M"),
+        ] {
+            assert!(holds(&json!(there), &json!(wanted)), "{there} {wanted}");
+        }
+        for (there, wanted) in [("500m", "0.6"), ("1Gi", "1G"), ("a", "b"), ("1.0.0", "1.0.1")] {
+            assert!(!holds(&json!(there), &json!(wanted)), "{there} {wanted}");
+        }
+        // The API server drops a value that is empty.
+        let env = json!({"env": [{"name": "A", "value": ""}]});
+        assert!(holds(&json!({"env": [{"name": "A"}]}), &env));
+    }
+
+    #[test]
+    fn k1_what_somebody_else_added_to_a_list_of_named_items_is_no_difference() {
+        let wanted = json!({"containers": [{"name": "broker", "image": "a:1"}]});
+        let with = |broker: &str| json!({"containers": [{"name": "mesh", "image": "m:1"}, {"name": "broker", "image": broker}]});
+        assert!(holds(&with("a:1"), &wanted));
+        assert!(!holds(&with("a:2"), &wanted));
+        assert!(!holds(&json!({"containers": [{"name": "mesh", "image": "a:1"}]}), &wanted));
     }
 
     #[test]

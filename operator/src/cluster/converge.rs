@@ -12,18 +12,19 @@ use kube::core::NamespaceResourceScope;
 use kube::{Resource, ResourceExt as _};
 use ropewalk_operator_api::{BrokerCluster, names};
 use ropewalk_operator_plan::cluster::children::{self, Children};
+use ropewalk_operator_plan::cluster::observed::{is_running, keeps_ending};
 use ropewalk_operator_plan::cluster::rollout::Decision;
 use ropewalk_operator_plan::cluster::verdict::{Concern, Problem};
-use ropewalk_operator_plan::cluster::{Observed, Valid, properties};
+use ropewalk_operator_plan::cluster::{Answer, Broker, Observed, Valid, properties, volume};
 use ropewalk_operator_plan::intent;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::{MANAGER, Work, restart};
+use super::restart::{self, Restarted};
+use super::{MANAGER, Work, key};
 use crate::admin::{CallError, Target};
 use crate::apply::{self, Belongs, Outcome};
-use crate::signals::ClusterKey;
 
 /// What was done.
 #[derive(Debug, Default)]
@@ -88,11 +89,27 @@ impl Step<'_> {
     {
         let kind = K::kind(&()).into_owned();
         let name = wanted["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        let (of, hash) = (
+            format!("{}/{}/{kind} {name}", self.valid.namespace, self.valid.name),
+            intent::hash(wanted),
+        );
+        let contested = &self.work.contested;
+        if there.is_some_and(|there| contested.is_vain(&of, &hash, &apply::mark(there))) {
+            self.done.problems.push(altered(&kind, &name));
+            return;
+        }
         match apply::apply(&self.api::<K>(), MANAGER, wanted, there, belongs).await {
-            Ok(Outcome::Unchanged) => {}
+            Ok(Outcome::Unchanged) => contested.settled(&of),
             Ok(Outcome::Written) => {
                 tracing::info!(kind, name, "applied");
+                contested.settled(&of);
                 self.work.context.metrics.wrote("cluster child");
+            }
+            Ok(Outcome::Altered(left)) => {
+                tracing::warn!(kind, name, "applied, and changed by somebody else at once");
+                contested.lost(of, hash, left);
+                self.work.context.metrics.wrote("cluster child");
+                self.done.problems.push(altered(&kind, &name));
             }
             Ok(Outcome::Taken(owner)) if owner.starts_with(&self.predecessor()) => {
                 let message = format!(
@@ -165,83 +182,105 @@ impl Step<'_> {
         self.apply::<Secret>(&wanted, there, Belongs::To(&uid), Concern::Other).await;
     }
 
-    /// Tells running brokers their settings. Asked once for each start of a broker and each change.
+    /// Tells brokers their settings as soon as they answer, ready or not: a shorter retention is what
+    /// a full one needs. Asked once for each start of a broker and each change.
     async fn settings(&mut self, cluster: &BrokerCluster, observed: &mut Observed) {
-        let key = ClusterKey::new(self.valid.namespace.clone(), cluster.name_any());
         for broker in &self.valid.brokers {
             let Some(answer) = observed.answers.get_mut(&broker.id) else { continue };
-            if !answer.ready {
-                continue;
-            }
+            let target = Target { cluster: key(cluster), broker: broker.id };
+            answer.settings.told_hash = self.work.told.recall(&target, answer.started_at_ms);
             let settings = properties::settings(self.valid, broker);
-            let mark = (answer.started_at_ms, intent::hash(&settings));
-            let target = Target { cluster: key.clone(), broker: broker.id };
-            if self.work.told.0.lock().get(&target) == Some(&mark) {
+            let hash = properties::hash(&settings);
+            if answer.settings.are(&hash) {
                 continue;
             }
             let body = json!({ "settings": settings });
             let brokers = &self.work.context.brokers;
-            match brokers.put::<Told>(&target, "/v1/settings", &body).await {
-                Ok(told) => {
-                    if !told.applied.is_empty() {
-                        tracing::info!(broker = broker.id, settings = ?told.applied, "took effect");
+            match brokers.put::<SettingsOutcome>(&target, "/v1/settings", &body).await {
+                Ok(outcome) => {
+                    if !outcome.applied.is_empty() {
+                        let settings = outcome.applied;
+                        tracing::info!(broker = broker.id, ?settings, "took effect");
                     }
-                    answer.settings.needs_restart = told.needs_restart;
-                    self.work.told.0.lock().insert(target, mark);
+                    answer.settings.needs_restart = outcome.needs_restart;
+                    answer.settings.last_hash = Some(hash.clone());
+                    self.work.told.remember(target, answer.started_at_ms, hash);
                 }
+                // It reads its log, and answers when that is done.
+                Err(error) if error.is_refused("NotReady") => {}
                 Err(error) => {
                     if error.is_refused("InvalidSetting") {
                         self.done.refused.push(broker.id);
                     }
-                    let refused = error.refused();
-                    let message = match error {
-                        CallError::Refused { .. } => {
-                            format!("{}; correct `spec.config`", refused.message)
-                        }
-                        CallError::Unreachable(_)
-                        | CallError::Malformed(_)
-                        | CallError::NoToken(_)
-                        | CallError::NotLeader(_) => refused.message,
-                    };
-                    let concerns = Concern::Configuration;
-                    self.done.problems.push(Problem { reason: refused.reason, message, concerns });
+                    self.done.problems.push(settings_problem(&error));
                 }
             }
         }
     }
 
-    /// The files that brokers find when they start. What a running broker refused does not get there.
+    /// The files that brokers find when they start. What a running broker refused does not get there,
+    /// and neither does what it had no chance to refuse.
     async fn config_maps(&mut self, children: &Children, observed: &Observed) {
         let uid = self.valid.owner.uid.clone();
         for (id, wanted) in &children.config_maps {
-            if self.done.refused.contains(id) {
+            let there = observed.config_maps.get(&names::broker(&self.valid.name, *id));
+            let is_refused = self.done.refused.contains(id);
+            if is_refused || (there.is_some() && self.may_refuse(*id, observed)) {
                 continue;
             }
-            let there = observed.config_maps.get(&names::broker(&self.valid.name, *id));
             self.apply::<ConfigMap>(wanted, there, Belongs::To(&uid), Concern::Other).await;
         }
     }
 
-    /// Made when missing. The template of one that is there is left to the rollout; only whether its
-    /// pod runs is followed at once.
+    /// Whether a broker runs and was not told its settings yet.
+    fn may_refuse(&self, id: i32, observed: &Observed) -> bool {
+        let Some(pod) = observed.pods.get(&id).filter(|pod| is_running(pod)) else { return false };
+        let Some(broker) = self.valid.brokers.iter().find(|broker| broker.id == id) else {
+            return false;
+        };
+        let hash = properties::hash(&properties::settings(self.valid, broker));
+        let answer: Option<&Answer> = observed.answers.get(&id);
+        let is_told = answer.is_some_and(|answer| answer.settings.are(&hash));
+        !is_told && !keeps_ending(observed, pod)
+    }
+
+    /// Made when missing. The template of one that is there is left to the rollout; what somebody else
+    /// changed is put back, and whether its pod runs is followed at once.
     async fn stateful_sets(&mut self, children: &Children, observed: &Observed) {
         let uid = self.valid.owner.uid.clone();
-        for (id, wanted) in &children.stateful_sets {
-            let Some(there) = observed.stateful_sets.get(id) else {
-                self.apply::<StatefulSet>(wanted, None, Belongs::To(&uid), Concern::Other).await;
+        let ours = Belongs::To(&uid);
+        for broker in &self.valid.brokers {
+            let Some(wanted) = children.stateful_sets.get(&broker.id) else { continue };
+            let Some(there) = observed.stateful_sets.get(&broker.id) else {
+                self.apply::<StatefulSet>(wanted, None, ours, Concern::Other).await;
                 continue;
             };
             if !there.owner_references().iter().any(|owner| owner.uid == uid) {
-                self.apply(wanted, Some(there), Belongs::To(&uid), Concern::Existence).await;
+                self.apply(wanted, Some(there), ours, Concern::Existence).await;
                 continue;
             }
-            let running = there.spec.as_ref().and_then(|spec| spec.replicas);
-            let replicas = i32::from(self.valid.running);
-            if running != Some(replicas) {
-                let patch = json!({"spec": {"replicas": replicas}});
-                self.patch_set(there, &patch).await;
+            let replicas = self.replicas(broker, there, observed);
+            if let Some(mut applied) = children::as_applied(self.valid, broker, there) {
+                applied["spec"]["replicas"] = json!(replicas);
+                self.apply(&applied, Some(there), ours, Concern::Other).await;
+            } else if there.spec.as_ref().and_then(|spec| spec.replicas) != replicas {
+                self.patch_set(there, &json!({"spec": {"replicas": replicas}})).await;
             }
         }
+    }
+
+    /// How many pods a broker has. One whose volume would go with its pod does not go to sleep.
+    fn replicas(&mut self, broker: &Broker, there: &StatefulSet, seen: &Observed) -> Option<i32> {
+        let wanted = Some(i32::from(self.valid.running));
+        let threat = volume::threat(seen, broker.id).filter(|_| !self.valid.running);
+        let (Some(threat), true) = (threat, seen.pods.contains_key(&broker.id)) else {
+            return wanted;
+        };
+        let words = volume::rescue(seen, &self.valid.name, broker.id).unwrap_or_default();
+        let message = format!("broker {} is not stopped: {words}", broker.id);
+        let concerns = Concern::Other;
+        self.done.problems.push(Problem { reason: threat.reason(), message, concerns });
+        there.spec.as_ref().and_then(|spec| spec.replicas)
     }
 
     async fn patch_set(&mut self, set: &StatefulSet, patch: &Value) {
@@ -262,7 +301,7 @@ impl Step<'_> {
 /// What a broker says when it is told its settings.
 #[derive(Debug, Default, serde::Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct Told {
+struct SettingsOutcome {
     applied: Vec<String>,
     needs_restart: Vec<String>,
 }
@@ -280,7 +319,10 @@ pub(super) async fn roll(
             *decision = Decision::Settled;
         }
         match decision {
-            Decision::Settled | Decision::Wait { .. } | Decision::Offer { .. } => {}
+            Decision::Settled
+            | Decision::Unconfirmed { .. }
+            | Decision::Wait { .. }
+            | Decision::Offer { .. } => {}
             Decision::Record => {
                 let intent = valid.intent.to_string();
                 let annotations = json!({names::ANNOTATION_INTENT: intent});
@@ -294,8 +336,15 @@ pub(super) async fn roll(
             }
             Decision::Restart { reason } => {
                 match restart::restart(work, cluster, valid, *id, reason).await {
-                    Ok(true) => step.done.restarted.push(*id),
-                    Ok(false) => {}
+                    Ok(Restarted::Yes) => step.done.restarted.push(*id),
+                    Ok(Restarted::LookAgain) => {}
+                    Ok(Restarted::Refused(words)) => {
+                        let message = format!(
+                            "broker {id} has to restart, and Kubernetes refuses to evict its pod: {words}; it is tried again"
+                        );
+                        let (reason, concerns) = ("EvictionRefused", Concern::Other);
+                        step.done.problems.push(Problem { reason, message, concerns });
+                    }
                     Err(error) => {
                         let message = format!("broker {id} could not be restarted: {error}");
                         let concerns = Concern::Other;
@@ -307,6 +356,27 @@ pub(super) async fn roll(
         }
     }
     *done = step.done;
+}
+
+/// Why settings were not taken, in words that say what to do.
+fn settings_problem(error: &CallError) -> Problem {
+    let refused = error.refused();
+    let message = if matches!(error, CallError::Refused { .. }) {
+        format!("{}; correct `spec.config`", refused.message)
+    } else {
+        refused.message
+    };
+    Problem { reason: refused.reason, message, concerns: Concern::Configuration }
+}
+
+/// Somebody else changes an object while it is written.
+fn altered(kind: &str, name: &str) -> Problem {
+    let message = format!(
+        "the {kind} {name} is changed by somebody else whenever it is written, such as an admission policy; it is left so. Make an exception for objects with the label {}={}",
+        names::LABEL_MANAGED_BY,
+        names::MANAGED_BY
+    );
+    Problem { reason: "ChangedByOthers", message, concerns: Concern::Other }
 }
 
 /// What the API server said, in words that say what to do.

@@ -12,8 +12,9 @@ use kube::api::{Api, ListParams};
 use kube::core::NamespaceResourceScope;
 use kube::{Resource, ResourceExt as _};
 use ropewalk_operator_api::cluster::RunState;
-use ropewalk_operator_api::{BrokerCluster, names};
+use ropewalk_operator_api::{BrokerCluster, names, size};
 use ropewalk_operator_plan::cluster::observed::{broker_of, is_ready};
+use ropewalk_operator_plan::cluster::validate::{self, claimed};
 use ropewalk_operator_plan::cluster::{Answer, Observed};
 use serde::de::DeserializeOwned;
 
@@ -44,13 +45,10 @@ pub(super) async fn observe(
         reader.one::<PodDisruptionBudget>(names::brokers(&name)),
     )?;
     let mut observed = Observed {
-        stateful_sets: by_broker(sets),
-        // What is not named as ours is a pod of somebody who copied our labels.
-        pods: by_broker(pods)
-            .into_iter()
-            .filter(|(id, p)| p.name_any() == names::pod(&name, *id))
-            .collect(),
-        claims: by_broker(claims),
+        stateful_sets: by_broker(sets, |id| names::broker(&name, id)),
+        pods: by_broker(pods, |id| names::pod(&name, id)),
+        claims: by_broker(claims, |id| names::volume_claim(&name, id)),
+        at_second: Timestamp::now().as_second(),
         services: by_name(services),
         config_maps: by_name(config_maps),
         secret,
@@ -58,17 +56,29 @@ pub(super) async fn observe(
         budget,
         ..Observed::default()
     };
+    reader.find_claims(&mut observed).await?;
     reader.ask_brokers(&mut observed).await;
     reader.look_for_warnings(&mut observed).await;
     Ok(observed)
 }
 
-fn by_broker<K: Resource>(objects: Vec<K>) -> BTreeMap<i32, K> {
-    objects.into_iter().filter_map(|object| Some((broker_of(&object)?, object))).collect()
+/// The objects of brokers that have the names that they have to have. Anything else carries our labels
+/// because somebody copied them: a restored volume, a pod that was made from another.
+fn by_broker<K: Resource>(objects: Vec<K>, name: impl Fn(i32) -> String) -> BTreeMap<i32, K> {
+    let by_label = objects.into_iter().filter_map(|object| Some((broker_of(&object)?, object)));
+    by_label.filter(|(id, object)| object.name_any() == name(*id)).collect()
 }
 
 fn by_name<K: Resource>(objects: Vec<K>) -> BTreeMap<String, K> {
     objects.into_iter().map(|object| (object.name_any(), object)).collect()
+}
+
+/// Whether a volume is smaller than its claim asks for.
+fn grows(claim: &PersistentVolumeClaim) -> bool {
+    let capacity = claim.status.as_ref().and_then(|status| status.capacity.as_ref());
+    let has = capacity.and_then(|all| all.get("storage")).and_then(|has| size::bytes(&has.0));
+    let asked = claimed(claim).and_then(|asked| size::bytes(&asked));
+    has.is_some() && has < asked
 }
 
 struct Reader<'a> {
@@ -106,6 +116,19 @@ impl Reader<'_> {
         self.api::<K>().get_opt(&name).await
     }
 
+    /// A claim that was restored from a backup may have lost its labels; its name is what counts.
+    async fn find_claims(&self, observed: &mut Observed) -> Result<(), kube::Error> {
+        let name = self.cluster.name_any();
+        for id in validate::broker_ids(self.cluster, observed) {
+            if observed.claims.contains_key(&id) {
+                continue;
+            }
+            let claim = self.one::<PersistentVolumeClaim>(names::volume_claim(&name, id)).await?;
+            observed.claims.extend(claim.map(|claim| (id, claim)));
+        }
+        Ok(())
+    }
+
     /// What each broker with a pod says of itself. One that does not answer is not there.
     async fn ask_brokers(&self, observed: &mut Observed) {
         let cluster = ClusterKey::new(self.namespace.clone(), self.cluster.name_any());
@@ -119,7 +142,10 @@ impl Reader<'_> {
                 Ok(answer) => {
                     observed.answers.insert(*id, answer);
                 }
-                Err(error) => tracing::debug!(%error, broker = id, "no answer"),
+                Err(error) => {
+                    tracing::debug!(%error, broker = id, "no answer");
+                    observed.unanswered.insert(*id, error.to_string());
+                }
             }
         }
     }
@@ -133,7 +159,12 @@ impl Reader<'_> {
         let mut missing = Vec::new();
         for id in observed.stateful_sets.keys() {
             match observed.pods.get(id) {
-                Some(pod) if is_ready(pod) => continue,
+                Some(pod) if is_ready(pod) => {
+                    if observed.claims.get(id).is_some_and(grows) {
+                        missing.push(names::volume_claim(&name, *id));
+                    }
+                    continue;
+                }
                 Some(pod) => missing.push(pod.name_any()),
                 None => missing.push(names::broker(&name, *id)),
             }

@@ -7,17 +7,22 @@
 //!
 //! - **K4** the policy is that of this moment: a cluster that was set to Retain while it is being
 //!   deleted keeps its data.
-//! - It ends whatever state the brokers are in: no broker is asked.
+//! - Only claims with the names of this cluster's brokers are deleted: labels can be copied.
+//! - It ends whatever state the brokers are in: no broker is asked. Only a person who paused the
+//!   cluster holds it up, and is told so.
+
+use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::ResourceExt as _;
-use kube::api::{Api, DeleteParams, ListParams};
+use kube::api::{Api, DeleteParams, ListParams, Preconditions};
 use kube::runtime::controller::Action;
-use ropewalk_operator_api::{BrokerCluster, DeletionPolicy};
+use kube::runtime::events::EventType;
+use ropewalk_operator_api::{BrokerCluster, DeletionPolicy, ManagementState, names};
+use ropewalk_operator_plan::cluster::observed::broker_of;
 
-use super::{Work, selector};
+use super::{RECHECK, Work, forget, key, selector};
 use crate::finalizer;
-use crate::signals::ClusterKey;
 use crate::watch::Failure;
 
 pub(super) async fn remove(
@@ -25,28 +30,48 @@ pub(super) async fn remove(
     api: &Api<BrokerCluster>,
     cluster: &BrokerCluster,
 ) -> Result<Action, Failure> {
-    let namespace = cluster.namespace().unwrap_or_default();
-    work.context.brokers.forget(&ClusterKey::new(namespace.clone(), cluster.name_any()));
+    forget(work, &key(cluster));
     if !finalizer::is_on(cluster) {
         return Ok(Action::await_change());
     }
+    if cluster.spec.management_state == ManagementState::Paused {
+        let note = "the cluster is paused: neither its volumes are deleted nor its finalizer is removed. Set `spec.managementState` to Managed; to keep the volumes, set `spec.deletionPolicy` to Retain before";
+        let words = ("DeletionPaused", "Delete");
+        work.context.tell(cluster, EventType::Warning, words, note.to_owned()).await;
+        return Ok(Action::requeue(RECHECK * 6));
+    }
     if cluster.spec.deletion_policy == DeletionPolicy::Delete {
-        let claims: Api<PersistentVolumeClaim> =
-            Api::namespaced(work.context.client.clone(), &namespace);
-        let parameters = ListParams::default().labels(&selector(cluster));
-        for claim in claims.list_metadata(&parameters).await?.items {
-            if claim.metadata.deletion_timestamp.is_some() {
-                continue;
-            }
-            work.context.leadership.check()?;
-            // Kubernetes keeps it until the pod that uses it is gone.
-            match claims.delete(&claim.name_any(), &DeleteParams::default()).await {
-                Ok(_) => work.context.metrics.wrote("volume deletion"),
-                Err(kube::Error::Api(status)) if status.code == 404 => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
+        delete_volumes(work, cluster).await?;
     }
     finalizer::keep(api, cluster, false).await?;
     Ok(Action::await_change())
+}
+
+/// Deletes the volumes of this cluster's brokers, and nothing that only looks like one.
+async fn delete_volumes(work: &Work, cluster: &BrokerCluster) -> Result<(), Failure> {
+    let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
+    let claims: Api<PersistentVolumeClaim> =
+        Api::namespaced(work.context.client.clone(), &namespace);
+    let parameters = ListParams::default().labels(&selector(cluster));
+    let labelled = claims.list_metadata(&parameters).await?.items;
+    let mut ids: BTreeSet<i32> = labelled.iter().filter_map(broker_of).collect();
+    ids.extend(cluster.status.iter().flat_map(|status| &status.brokers).map(|broker| broker.id));
+    for id in ids {
+        let name = names::volume_claim(&name, id);
+        let Some(claim) = claims.get_metadata_opt(&name).await? else { continue };
+        if claim.metadata.deletion_timestamp.is_some() {
+            continue;
+        }
+        work.context.leadership.check()?;
+        let preconditions = Preconditions { uid: claim.uid(), resource_version: None };
+        let parameters =
+            DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+        // Kubernetes keeps it until the pod that uses it is gone.
+        match claims.delete(&name, &parameters).await {
+            Ok(_) => work.context.metrics.wrote("volume deletion"),
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }

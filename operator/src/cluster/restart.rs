@@ -1,34 +1,52 @@
-//! The one disruptive act: a broker's pod is deleted, so that it comes back from its new template.
+//! The one disruptive act: a broker's pod is evicted, so that it comes back from its new template.
+//!
+//! It is an eviction and no deletion, so that the disruption budget counts it together with those of
+//! others: two brokers never stop at once because two ways of stopping did not know of each other.
 //!
 //! # Invariants
 //!
-//! - **K2** the Lease is held, the brokers know of no newer leader, and cluster, StatefulSet and pod are
-//!   read again, live. The pod is deleted only if it is still the one that was read.
+//! - **K2** the Lease is held, the brokers know of no newer leader, and cluster, volume claim, StatefulSet
+//!   and pod are read again, live. The pod is evicted only if it is still the one that was read.
+//! - **K4** a pod whose volume would go with it is not evicted.
 //! - The template is written at this moment and at no other: an eviction never starts a new version by
-//!   chance.
+//!   chance. One that would be refused is not begun.
 
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::api::policy::v1::Eviction;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{DeleteOptions, Preconditions};
 use kube::ResourceExt as _;
-use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
+use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::core::ObjectMeta;
 use kube::runtime::events::EventType;
 use ropewalk_operator_api::{BrokerCluster, ManagementState, names};
-use ropewalk_operator_plan::cluster::{Valid, children};
-use serde_json::json;
+use ropewalk_operator_plan::cluster::{Valid, children, volume};
+use serde_json::{Value, json};
 
 use super::{MANAGER, Work};
 use crate::admin::Target;
 use crate::signals::ClusterKey;
 use crate::watch::Failure;
 
-/// Restarts a broker. `false` when something has changed since it was decided: look again.
+/// What came of a restart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Restarted {
+    /// The pod stops, or there was none.
+    Yes,
+    /// Something has changed since it was decided.
+    LookAgain,
+    /// Kubernetes does not allow the eviction now, in its words.
+    Refused(String),
+}
+
+/// Restarts a broker.
 pub(super) async fn restart(
     work: &Work,
     cluster: &BrokerCluster,
     valid: &Valid,
     id: i32,
     reason: &str,
-) -> Result<bool, Failure> {
+) -> Result<Restarted, Failure> {
     let context = &work.context;
     let key = ClusterKey::new(valid.namespace.clone(), valid.name.clone());
     context.brokers.assure_epoch(&Target { cluster: key, broker: id }).await?;
@@ -39,16 +57,27 @@ pub(super) async fn restart(
         && live.metadata.deletion_timestamp.is_none()
         && live.spec.management_state == ManagementState::Managed;
     if !is_same {
-        return Ok(false);
+        return Ok(Restarted::LookAgain);
     }
     let pods: Api<Pod> = Api::namespaced(context.client.clone(), &valid.namespace);
     let pod_name = names::pod(&valid.name, id);
     let pod = pods.get_opt(&pod_name).await?;
     if pod.as_ref().is_some_and(|pod| pod.metadata.deletion_timestamp.is_some()) {
-        return Ok(false);
+        return Ok(Restarted::LookAgain);
+    }
+    let claims: Api<PersistentVolumeClaim> =
+        Api::namespaced(context.client.clone(), &valid.namespace);
+    let claim = claims.get_opt(&names::volume_claim(&valid.name, id)).await?;
+    if claim.is_some_and(|claim| volume::threat_to(&claim, pod.as_ref()).is_some()) {
+        return Ok(Restarted::LookAgain);
+    }
+    if let Some(pod) = &pod
+        && let Some(words) = evict(&pods, pod, true).await?
+    {
+        return Ok(Restarted::Refused(words));
     }
     let Some(mut wanted) = children::children(valid).stateful_sets.remove(&id) else {
-        return Ok(false);
+        return Ok(Restarted::LookAgain);
     };
     let sets: Api<StatefulSet> = Api::namespaced(context.client.clone(), &valid.namespace);
     let set = sets.get(&names::broker(&valid.name, id)).await?;
@@ -60,19 +89,39 @@ pub(super) async fn restart(
     let parameters = PatchParams::apply(MANAGER).force();
     sets.patch(&names::broker(&valid.name, id), &parameters, &Patch::Apply(&wanted)).await?;
     context.metrics.wrote("cluster child");
-    let Some(pod) = pod else { return Ok(true) };
-    let preconditions = Preconditions { uid: pod.uid(), resource_version: None };
-    let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
-    match pods.delete(&pod_name, &parameters).await {
-        Ok(_) => {}
-        // Gone already. Another pod of that name is a conflict, and is looked at again.
-        Err(kube::Error::Api(status)) if status.code == 404 => {}
-        Err(error) => return Err(error.into()),
+    let Some(pod) = pod else { return Ok(Restarted::Yes) };
+    if let Some(words) = evict(&pods, &pod, false).await? {
+        return Ok(Restarted::Refused(words));
     }
     context.metrics.wrote("broker restart");
     context.metrics.restarted();
     tracing::info!(broker = id, reason, "restarted");
     let note = format!("broker {id} is restarted: {reason}");
     context.tell(cluster, EventType::Normal, ("BrokerRestarted", "Restart"), note).await;
-    Ok(true)
+    Ok(Restarted::Yes)
+}
+
+/// Evicts this very pod, or only asks whether that is allowed. The words of a refusal.
+async fn evict(pods: &Api<Pod>, pod: &Pod, is_dry: bool) -> Result<Option<String>, kube::Error> {
+    let name = pod.name_any();
+    let preconditions = Preconditions { uid: pod.uid(), resource_version: None };
+    // By hand: kube's own call names the options so that no API server reads them.
+    let eviction = Eviction {
+        metadata: ObjectMeta { name: Some(name.clone()), ..ObjectMeta::default() },
+        delete_options: Some(DeleteOptions {
+            preconditions: Some(preconditions),
+            ..DeleteOptions::default()
+        }),
+    };
+    let parameters = PostParams { dry_run: is_dry, ..PostParams::default() };
+    match pods.create_subresource::<_, Value>("eviction", &name, &parameters, &eviction).await {
+        Ok(_) => Ok(None),
+        // Gone already. Another pod of that name is a conflict, and is looked at again.
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+        // A budget forbids it now, or several budgets are about this pod.
+        Err(kube::Error::Api(status)) if matches!(status.code, 429 | 500) => {
+            Ok(Some(status.message.clone()))
+        }
+        Err(error) => Err(error),
+    }
 }

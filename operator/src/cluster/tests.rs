@@ -5,7 +5,9 @@ use std::time::Instant;
 use axum::Router;
 use axum::extract::Request;
 use axum::response::{IntoResponse as _, Json, Response};
+use ropewalk_operator_plan::cluster::properties;
 use ropewalk_operator_plan::cluster::validate::Settings;
+use ropewalk_operator_plan::intent;
 use serde_json::Value;
 
 use super::*;
@@ -19,23 +21,69 @@ const POD: &str = "/api/v1/namespaces/shop/pods/prod-broker-0-0";
 const CLAIM: &str = "/api/v1/namespaces/shop/persistentvolumeclaims/data-prod-broker-0";
 const CONFIG: &str = "/api/v1/namespaces/shop/configmaps/prod-broker-0";
 
-/// What the broker says waits for a restart.
-type Waiting = Arc<Mutex<Vec<&'static str>>>;
+const EVICTION: &str = "POST /api/v1/namespaces/shop/pods/prod-broker-0-0/eviction";
+const EVENTS: &str = "/apis/events.k8s.io/v1/namespaces/shop/events/";
+
+/// A broker as far as the operator asks it.
+#[derive(Debug, Default)]
+struct Broker {
+    /// What it says waits for a restart.
+    waiting: Vec<&'static str>,
+    /// Its clock when it was started.
+    started_at_ms: i64,
+    /// It answers nothing.
+    is_silent: bool,
+    /// It still reads its log.
+    recovers: bool,
+    /// It answers, and says that it does not serve.
+    is_unready: bool,
+    /// What holds besides.
+    conditions: Vec<Value>,
+    /// It says which settings it was told; an older release does not.
+    says_what_it_was_told: bool,
+    /// The hash of what it was told since it was started.
+    told: Option<String>,
+    /// How often it was told settings.
+    tellings: usize,
+}
 
 struct Stage {
     server: Server,
     work: Work,
-    waiting: Waiting,
+    broker: Arc<Mutex<Broker>>,
+    /// Where it is.
+    address: String,
 }
 
-async fn broker(waiting: Waiting, request: Request) -> Response {
-    let waiting = waiting.lock().clone();
-    let answer = match request.uri().path() {
+async fn broker(broker: Arc<Mutex<Broker>>, request: Request) -> Response {
+    let path = request.uri().path().to_owned();
+    let body = axum::body::to_bytes(request.into_body(), 1 << 20).await.unwrap_or_default();
+    let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let mut broker = broker.lock();
+    if broker.is_silent {
+        return axum::http::StatusCode::SERVICE_UNAVAILABLE.into_response();
+    }
+    let answer = match path.as_str() {
         "/v1/fence" => json!({"epoch": 1}),
-        "/v1/settings" => json!({"applied": [], "needsRestart": waiting}),
+        "/v1/settings" if broker.recovers => {
+            let body = json!({"reason": "NotReady", "error": "the data directory is being opened"});
+            return (axum::http::StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response();
+        }
+        "/v1/settings" => {
+            let settings = serde_json::from_value(body["settings"].clone()).expect("settings");
+            broker.told = Some(properties::hash(&settings));
+            broker.tellings += 1;
+            json!({"applied": [], "needsRestart": broker.waiting})
+        }
         _ => {
-            json!({"brokerId": 0, "clusterId": "c", "version": "0.1.0", "epoch": 1, "startedAtMs": 5,
-            "ready": true, "settings": {"needsRestart": waiting}})
+            let mut settings = json!({"needsRestart": broker.waiting});
+            if broker.says_what_it_was_told {
+                settings["startedHash"] = json!("of-an-older-file");
+                settings["lastHash"] = json!(broker.told);
+            }
+            json!({"brokerId": 0, "clusterId": "c", "version": "0.1.0", "epoch": 1,
+            "startedAtMs": broker.started_at_ms, "ready": !broker.is_unready, "settings": settings,
+            "conditions": broker.conditions, "recovery": {"done": !broker.recovers}})
         }
     };
     Json(answer).into_response()
@@ -43,10 +91,10 @@ async fn broker(waiting: Waiting, request: Request) -> Response {
 
 impl Stage {
     async fn set(spec: &Value) -> Self {
-        let waiting = Waiting::default();
+        let state = Arc::<Mutex<Broker>>::default();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address").to_string();
-        let asked = waiting.clone();
+        let asked = state.clone();
         let router = Router::new().fallback(move |request| broker(asked.clone(), request));
         tokio::spawn(async move { axum::serve(listener, router).await });
         let server = Server::default();
@@ -60,10 +108,37 @@ impl Stage {
         );
         let leadership = Leadership::assumed("me", Instant::now() + Duration::from_secs(600));
         let settings = Settings { broker_image: "ropewalk-broker:0.1.0".into() };
-        let context =
-            Context::new(server.client(), leadership, Metrics::default(), settings, address);
-        let work = Work { context: Arc::new(context), told: Arc::default() };
-        Self { server, work, waiting }
+        let context = Context::new(
+            server.client(),
+            leadership,
+            Metrics::default(),
+            settings,
+            address.clone(),
+        );
+        Self { server, work: Work::new(Arc::new(context)), broker: state, address }
+    }
+
+    /// Reconciles where something may go wrong.
+    async fn try_reconcile(&self) -> (Result<Action, Failure>, Vec<String>) {
+        let cluster = serde_json::from_value(self.server.at(CLUSTER)).expect("a cluster");
+        let outcome = reconcile(cluster, self.work.clone()).await;
+        (outcome, self.server.writes())
+    }
+
+    /// A condition: status, reason, message.
+    fn condition(&self, kind: &str) -> (String, String, String) {
+        let conditions = self.server.at(CLUSTER)["status"]["conditions"].clone();
+        let conditions: Vec<Value> = serde_json::from_value(conditions).expect("conditions");
+        let found = conditions.iter().find(|one| one["type"] == kind).expect("the condition");
+        let text = |key: &str| found[key].as_str().unwrap_or_default().to_owned();
+        (text("status"), text("reason"), text("message"))
+    }
+
+    /// The reasons of the warnings that people were told.
+    fn warnings(&self) -> Vec<String> {
+        let events = self.server.below(EVENTS);
+        let warnings = events.iter().filter(|event| event["type"] == "Warning");
+        warnings.map(|event| event["reason"].as_str().unwrap_or_default().to_owned()).collect()
     }
 
     async fn reconcile(&self) -> Vec<String> {
@@ -78,14 +153,31 @@ impl Stage {
         self.server.change(secret, &json!({"data": {"token": "c2VjcmV0"}}));
         let bound = json!({"status": {"phase": "Bound", "capacity": {"storage": "20Gi"}}});
         self.server.change(CLAIM, &bound);
-        let labels = self.server.at(SET)["spec"]["template"]["metadata"]["labels"].clone();
+        let set = self.server.at(SET);
+        let revision = intent::hash(&set["spec"]["template"]);
+        let mut labels = set["spec"]["template"]["metadata"]["labels"].clone();
+        labels["controller-revision-hash"] = json!(revision);
+        let generation = &set["metadata"]["generation"];
+        let seen =
+            json!({"observedGeneration": generation, "updateRevision": revision, "replicas": 1});
+        self.server.change(SET, &json!({ "status": seen }));
         self.server.put(
             POD,
             json!({
                 "metadata": {"name": "prod-broker-0-0", "namespace": "shop", "uid": uid, "labels": labels},
-                "status": {"podIP": "127.0.0.1", "conditions": [{"type": "Ready", "status": "True"}]},
+                "status": {
+                    "podIP": "127.0.0.1",
+                    "conditions": [{"type": "Ready", "status": "True"}],
+                    "containerStatuses": [{
+                        "name": "broker", "image": "i", "imageID": "", "ready": true,
+                        "restartCount": 0, "state": {"running": {}},
+                    }],
+                },
             }),
         );
+        let mut broker = self.broker.lock();
+        broker.started_at_ms += 1;
+        broker.told = None;
     }
 
     /// From nothing until nothing is left to write.
@@ -98,6 +190,13 @@ impl Stage {
             }
         }
         panic!("it never settles");
+    }
+
+    /// It is to sleep, and nobody waits for its consumers any more.
+    fn hibernate(&self, generation: i64) {
+        self.change_spec(&json!({"runState": "Hibernated"}), generation);
+        let long_ago = Instant::now().checked_sub(Duration::from_secs(61)).expect("a time");
+        self.work.context.slumber.begin(&ClusterKey::new("shop", "prod"), long_ago);
     }
 
     fn change_spec(&self, spec: &Value, generation: i64) {
@@ -163,8 +262,9 @@ async fn k2_a_restart_writes_the_template_and_deletes_that_pod_only() {
     stage.settle().await;
     stage.change_spec(&json!({"version": "0.2.0"}), 2);
     let writes = stage.reconcile().await;
-    assert_eq!(writes.iter().filter(|write| write.starts_with("DELETE")).count(), 1);
-    assert!(writes.contains(&format!("DELETE {POD}")), "{writes:?}");
+    let stops = |write: &&String| write.starts_with("DELETE") || write.starts_with("POST");
+    assert_eq!(writes.iter().filter(stops).collect::<Vec<_>>(), [EVICTION]);
+    assert_eq!(stage.server.at(POD), Value::Null);
     let image = stage.server.at(SET)["spec"]["template"]["spec"]["containers"][0]["image"].clone();
     assert_eq!(image, "ropewalk-broker:0.2.0");
     stage.run_pod("pod-2");
@@ -184,15 +284,16 @@ async fn k2_nothing_is_restarted_without_the_lease() {
     let brokers = crate::admin::Brokers::new(
         stage.server.client(),
         Leadership::none("me"),
-        "127.0.0.1:1".to_owned(),
+        stage.address.clone(),
     );
     context.brokers = Arc::new(brokers);
-    let work = Work { context: Arc::new(context), told: Arc::default() };
+    let work = Work::new(Arc::new(context));
     let cluster = serde_json::from_value(stage.server.at(CLUSTER)).expect("a cluster");
     let outcome = reconcile(cluster, work).await;
     assert!(outcome.is_err());
     let writes = stage.server.writes();
-    assert!(!writes.iter().any(|write| write.starts_with("DELETE")), "{writes:?}");
+    assert!(!writes.contains(&EVICTION.to_owned()), "{writes:?}");
+    assert_eq!(stage.server.at(POD)["metadata"]["uid"], "pod-1");
 }
 
 #[tokio::test]
@@ -201,9 +302,9 @@ async fn k5_a_newer_operator_restarts_nothing() {
     stage.settle().await;
     let mut context = (*stage.work.context).clone();
     context.settings.broker_image = "ropewalk-broker:0.9.0".to_owned();
-    let work = Work { context: Arc::new(context), told: Arc::default() };
+    let work = Work::new(Arc::new(context));
     // It renders a setting differently, too.
-    stage.waiting.lock().push("auto.create.topics.enable");
+    stage.broker.lock().waiting.push("auto.create.topics.enable");
     for _ in 0..3 {
         let cluster = serde_json::from_value(stage.server.at(CLUSTER)).expect("a cluster");
         reconcile(cluster, work.clone()).await.expect("reconciled");
@@ -222,10 +323,10 @@ async fn settings_that_need_a_restart_get_one_and_only_one() {
     let stage = Stage::set(&json!({})).await;
     stage.settle().await;
     stage.change_spec(&json!({"config": {"num.partitions": "3"}}), 2);
-    stage.waiting.lock().push("num.partitions");
+    stage.broker.lock().waiting.push("num.partitions");
     let writes = stage.reconcile().await;
-    assert!(writes.contains(&format!("DELETE {POD}")), "{writes:?}");
-    stage.waiting.lock().clear();
+    assert!(writes.contains(&EVICTION.to_owned()), "{writes:?}");
+    stage.broker.lock().waiting.clear();
     stage.run_pod("pod-2");
     for _ in 0..5 {
         stage.reconcile().await;
@@ -255,16 +356,26 @@ async fn somebody_elses_service_is_not_taken_over_and_stops_no_other_step() {
 
 #[tokio::test]
 async fn k4_volumes_are_deleted_under_delete_and_kept_under_retain() {
-    for (policy, is_kept) in [("Retain", true), ("Delete", false)] {
-        let stage = Stage::set(&json!({"deletionPolicy": policy})).await;
+    // The policy when it was made, the policy when it ends.
+    for (made, ended) in [("Retain", "Retain"), ("Delete", "Delete"), ("Delete", "Retain")] {
+        let stage = Stage::set(&json!({"deletionPolicy": made})).await;
         stage.settle().await;
         let finalizers = stage.server.at(CLUSTER)["metadata"]["finalizers"].clone();
-        assert_eq!(finalizers == json!(["ropewalk.dev/data"]), !is_kept);
-        let deleted = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}});
+        assert_eq!(finalizers == json!(["ropewalk.dev/data"]), made == "Delete");
+        let deleted = json!({
+            "metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"},
+            "spec": {"deletionPolicy": ended},
+        });
         stage.server.change(CLUSTER, &deleted);
         stage.reconcile().await;
-        assert_eq!(stage.server.at(CLAIM) != Value::Null, is_kept);
+        let is_kept = stage.server.at(CLAIM) != Value::Null;
+        assert_eq!(is_kept, ended == "Retain", "{made} {ended}");
         let finalizers = stage.server.at(CLUSTER)["metadata"]["finalizers"].clone();
         assert!(finalizers == json!([]) || finalizers == Value::Null, "it ends");
     }
 }
+
+mod claims;
+mod drift;
+mod rights;
+mod rollout;

@@ -53,6 +53,11 @@ pub struct PodTemplate {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub priority_class_name: Option<String>,
+    /// User and groups of the pods. If absent, 65532 for all three, the user that the image is made
+    /// for. If present, what it leaves out is not set, and the platform decides: `{}` is for
+    /// platforms that give every namespace its own range of users, such as OpenShift.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub security_context: Option<PodIds>,
     /// Secrets that open the registry of the image.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
@@ -63,6 +68,24 @@ pub struct PodTemplate {
     #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub env: Vec<EnvVar>,
+}
+
+/// User and groups of a pod. Whatever they are, a pod never runs as root and never gains privileges.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct PodIds {
+    /// The user of the broker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 2_147_483_647))]
+    pub run_as_user: Option<i64>,
+    /// The primary group of the broker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 2_147_483_647))]
+    pub run_as_group: Option<i64>,
+    /// The group that the volume is made writable for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 2_147_483_647))]
+    pub fs_group: Option<i64>,
 }
 
 /// A Secret of the same namespace.

@@ -69,6 +69,10 @@ pub struct BrokerStatus {
     /// Whether its data directory was formatted once.
     #[serde(default)]
     pub formatted: bool,
+    /// The loss of data that a person accepted last: a value of the annotation
+    /// `ropewalk.dev/accept-data-loss` that has been used and has no effect any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accepted_loss: Option<String>,
     /// The release that runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,

@@ -6,15 +6,20 @@
 //!   nobody (K4): they are made here and not by the StatefulSet, so that they can grow without making
 //!   it anew, and are found again by their name.
 //! - Names are fixed; nothing is ever found by a generated one.
+//! - Volume claims and the Secret carry what keeps deployment tools from removing them.
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::api::apps::v1::StatefulSet;
 use ropewalk_operator_api::names;
 use serde_json::{Value, json};
 
 use super::properties::{ADMIN_PORT, KAFKA_PORT};
-use super::{Broker, Valid, pod, properties};
+use super::{Broker, Valid, labels, pod, properties};
 use crate::intent;
+
+/// A longer template is not recorded beside itself: all annotations of an object have 256 KiB.
+const APPLIED_TEMPLATE_BYTES_MAX: usize = 96 << 10;
 
 /// Every object of a cluster but the Secret, whose token is drawn when it is missing.
 #[derive(Clone, Debug)]
@@ -51,32 +56,26 @@ pub fn children(cluster: &Valid) -> Children {
     }
 }
 
-/// The labels that find the pods of a cluster, or of one broker. They never change.
-#[must_use]
-pub fn selector(cluster: &str, broker: Option<i32>) -> BTreeMap<&'static str, String> {
-    let mut labels = BTreeMap::from([(names::LABEL_CLUSTER, cluster.to_owned())]);
-    if let Some(id) = broker {
-        labels.insert(names::LABEL_BROKER, id.to_string());
-    }
-    labels
-}
-
-/// The labels of everything that belongs to a cluster, or to one broker.
-#[must_use]
-pub fn labels(cluster: &str, broker: Option<i32>) -> BTreeMap<&'static str, String> {
-    let mut labels = selector(cluster, broker);
-    labels.insert("app.kubernetes.io/name", "ropewalk".to_owned());
-    labels.insert("app.kubernetes.io/instance", cluster.to_owned());
-    labels.insert("app.kubernetes.io/component", "broker".to_owned());
-    labels.insert(names::LABEL_MANAGED_BY, names::MANAGED_BY.to_owned());
-    labels
-}
-
 /// The Secret with the token of the admin API.
 #[must_use]
 pub fn secret(cluster: &Valid, token: &str) -> Value {
     let name = names::admin_secret(&cluster.name);
-    owned(cluster, ("v1", "Secret"), &name, None, &json!({"stringData": {"token": token}}))
+    let body = json!({
+        "metadata": {"ownerReferences": [cluster.owner], "annotations": keeping()},
+        "stringData": {"token": token},
+    });
+    let labels = json!(labels::kept(&cluster.name, None));
+    finished(cluster, ("v1", "Secret"), (&name, labels), body)
+}
+
+/// Annotations that keep deployment tools from removing an object that is in no repository, or from
+/// calling an application out of sync because of it.
+fn keeping() -> Value {
+    json!({
+        "argocd.argoproj.io/sync-options": "Prune=false,Delete=false",
+        "argocd.argoproj.io/compare-options": "IgnoreExtraneous",
+        "helm.sh/resource-policy": "keep",
+    })
 }
 
 fn service_account(cluster: &Valid) -> Value {
@@ -89,8 +88,9 @@ fn service_account(cluster: &Valid) -> Value {
 fn bootstrap(cluster: &Valid) -> Value {
     let body = json!({"spec": {
         "type": "ClusterIP",
-        "selector": selector(&cluster.name, None),
-        "ports": [port("kafka", KAFKA_PORT)],
+        "ipFamilyPolicy": "PreferDualStack",
+        "selector": labels::brokers(&cluster.name, None),
+        "ports": [port("kafka", KAFKA_PORT, "tcp")],
     }});
     owned(cluster, ("v1", "Service"), &names::bootstrap(&cluster.name), None, &body)
 }
@@ -100,16 +100,24 @@ fn bootstrap(cluster: &Valid) -> Value {
 fn service(cluster: &Valid, broker: &Broker) -> Value {
     let body = json!({"spec": {
         "type": "ClusterIP",
+        "ipFamilyPolicy": "PreferDualStack",
         "publishNotReadyAddresses": true,
-        "selector": selector(&cluster.name, Some(broker.id)),
-        "ports": [port("kafka", KAFKA_PORT), port("admin", ADMIN_PORT)],
+        "selector": labels::brokers(&cluster.name, Some(broker.id)),
+        "ports": [port("kafka", KAFKA_PORT, "tcp"), port("admin", ADMIN_PORT, "http")],
     }});
     let name = names::broker(&cluster.name, broker.id);
     owned(cluster, ("v1", "Service"), &name, Some(broker.id), &body)
 }
 
-fn port(name: &str, number: i32) -> Value {
-    json!({"name": name, "port": number, "targetPort": name, "protocol": "TCP"})
+/// With the protocol inside said: a service mesh would guess it from the name.
+fn port(name: &str, number: i32, protocol: &str) -> Value {
+    json!({
+        "name": name,
+        "port": number,
+        "targetPort": name,
+        "protocol": "TCP",
+        "appProtocol": protocol,
+    })
 }
 
 /// One broker may be evicted at a time. With one broker that is the only one: a budget that kept it
@@ -119,7 +127,7 @@ fn budget(cluster: &Valid) -> Value {
     let body = json!({"spec": {
         "maxUnavailable": 1,
         "unhealthyPodEvictionPolicy": "AlwaysAllow",
-        "selector": {"matchLabels": selector(&cluster.name, None)},
+        "selector": {"matchLabels": labels::brokers(&cluster.name, None)},
     }});
     let name = names::brokers(&cluster.name);
     owned(cluster, ("policy/v1", "PodDisruptionBudget"), &name, None, &body)
@@ -139,12 +147,13 @@ fn claim(cluster: &Valid, broker: &Broker) -> Value {
     if let Some(class) = &cluster.storage_class {
         body["spec"]["storageClassName"] = json!(class);
     }
+    body["metadata"] = json!({ "annotations": keeping() });
     if broker.formatted {
-        body["metadata"] = json!({"annotations": {names::ANNOTATION_FORMATTED: "true"}});
+        body["metadata"]["annotations"][names::ANNOTATION_FORMATTED] = json!("true");
     }
     let name = names::volume_claim(&cluster.name, broker.id);
-    let labels = labels(&cluster.name, Some(broker.id));
-    finished(cluster, ("v1", "PersistentVolumeClaim"), (&name, json!(labels)), body)
+    let labels = json!(labels::kept(&cluster.name, Some(broker.id)));
+    finished(cluster, ("v1", "PersistentVolumeClaim"), (&name, labels), body)
 }
 
 /// One StatefulSet for each broker: any of them can be taken away, and a pod comes back also while the
@@ -155,6 +164,7 @@ fn stateful_set(cluster: &Valid, broker: &Broker) -> Value {
         "metadata": {"annotations": {
             names::ANNOTATION_INTENT: cluster.intent.to_string(),
             names::ANNOTATION_TEMPLATE: intent::hash(&template),
+            names::ANNOTATION_APPLIED_TEMPLATE: recorded(&template),
             names::ANNOTATION_IMAGE_CHOSEN: cluster.image_is_chosen.to_string(),
         }},
         "spec": {
@@ -163,12 +173,45 @@ fn stateful_set(cluster: &Valid, broker: &Broker) -> Value {
             "podManagementPolicy": "Parallel",
             "updateStrategy": {"type": "OnDelete"},
             "revisionHistoryLimit": 2,
-            "selector": {"matchLabels": selector(&cluster.name, Some(broker.id))},
+            "selector": {"matchLabels": labels::selector(&cluster.name, Some(broker.id))},
             "template": template,
         },
     });
     let name = names::broker(&cluster.name, broker.id);
     owned(cluster, ("apps/v1", "StatefulSet"), &name, Some(broker.id), &body)
+}
+
+/// The template as JSON, unless it is so long that it would not fit beside the user's own annotations.
+fn recorded(template: &Value) -> String {
+    let text = template.to_string();
+    if text.len() <= APPLIED_TEMPLATE_BYTES_MAX { text } else { String::new() }
+}
+
+/// A StatefulSet as it was last applied, with the replicas of now: what somebody else changed since is
+/// put back by applying it. `None` when it is not known what was applied last.
+#[must_use]
+pub fn as_applied(cluster: &Valid, broker: &Broker, there: &StatefulSet) -> Option<Value> {
+    let mut wanted = stateful_set(cluster, broker);
+    let annotations = there.metadata.annotations.as_ref()?;
+    let is_newest = annotations.get(names::ANNOTATION_TEMPLATE).map(String::as_str)
+        == wanted["metadata"]["annotations"][names::ANNOTATION_TEMPLATE].as_str();
+    match pod::applied_template(there) {
+        Some(template) => wanted["spec"]["template"] = template,
+        None if is_newest => {}
+        None => return None,
+    }
+    for key in [
+        names::ANNOTATION_INTENT,
+        names::ANNOTATION_TEMPLATE,
+        names::ANNOTATION_APPLIED_TEMPLATE,
+        names::ANNOTATION_IMAGE_CHOSEN,
+        names::ANNOTATION_APPLIED,
+    ] {
+        if let Some(value) = annotations.get(key) {
+            wanted["metadata"]["annotations"][key] = json!(value);
+        }
+    }
+    Some(wanted)
 }
 
 /// An object that goes with its cluster.
@@ -185,7 +228,7 @@ fn owned(
         Some(metadata) => metadata["ownerReferences"] = owner,
         None => body["metadata"] = json!({ "ownerReferences": owner }),
     }
-    let labels = json!(labels(&cluster.name, broker));
+    let labels = json!(labels::all(&cluster.name, broker));
     finished(cluster, kind, (name, labels), body)
 }
 
@@ -237,6 +280,61 @@ mod tests {
             assert_eq!(owner["uid"], "uid-1", "{child}");
         }
         assert!(children.claims[&0]["metadata"].get("ownerReferences").is_none());
+    }
+
+    #[test]
+    fn deployment_tools_are_kept_from_volumes_and_secrets() {
+        let cluster = fixture::cluster("{}");
+        let valid = fixture::valid(&cluster, &Observed::default());
+        for kept in [secret(&valid, "t"), children(&valid).claims[&0].clone()] {
+            let metadata = &kept["metadata"];
+            assert!(metadata["labels"].get("app.kubernetes.io/instance").is_none(), "{kept}");
+            assert_eq!(metadata["labels"]["app.kubernetes.io/managed-by"], "ropewalk-operator");
+            let annotations = &metadata["annotations"];
+            let options = annotations["argocd.argoproj.io/sync-options"].as_str();
+            assert!(options.is_some_and(|options| options.contains("Prune=false")), "{kept}");
+            assert_eq!(annotations["argocd.argoproj.io/compare-options"], "IgnoreExtraneous");
+            assert_eq!(annotations["helm.sh/resource-policy"], "keep");
+        }
+    }
+
+    #[test]
+    fn services_and_the_budget_find_brokers_only_in_both_families_of_addresses() {
+        let children = built("{}");
+        for service in &children.services {
+            assert_eq!(service["spec"]["selector"]["app.kubernetes.io/component"], "broker");
+            assert_eq!(service["spec"]["ipFamilyPolicy"], "PreferDualStack");
+            assert_eq!(service["spec"]["ports"][0]["appProtocol"], "tcp");
+        }
+        let found = &children.budget["spec"]["selector"]["matchLabels"];
+        let set = &children.stateful_sets[&0]["spec"];
+        let pod = &set["template"]["metadata"]["labels"];
+        for (key, value) in found.as_object().expect("labels") {
+            assert_eq!(&pod[key], value);
+        }
+        // The selector of a StatefulSet cannot be changed any more.
+        assert_eq!(
+            set["selector"]["matchLabels"],
+            json!({"ropewalk.dev/cluster": "prod", "ropewalk.dev/broker-id": "0"})
+        );
+    }
+
+    #[test]
+    fn user_and_groups_can_be_left_to_the_platform() {
+        let context = |spec: &str| {
+            let set = built(spec).stateful_sets[&0].clone();
+            set["spec"]["template"]["spec"]["securityContext"].clone()
+        };
+        let plain = context("{}");
+        let ids = (&plain["runAsUser"], &plain["runAsGroup"], &plain["fsGroup"]);
+        assert_eq!(ids, (&json!(65_532), &json!(65_532), &json!(65_532)));
+        let left_out = context("{podTemplate: {securityContext: {}}}");
+        for key in ["runAsUser", "runAsGroup", "fsGroup"] {
+            assert!(left_out.get(key).is_none(), "{left_out}");
+        }
+        assert_eq!(left_out["runAsNonRoot"], true);
+        let own = context("{podTemplate: {securityContext: {fsGroup: 7}}}");
+        assert_eq!((&own["fsGroup"], own.get("runAsUser")), (&json!(7), None));
     }
 
     #[test]

@@ -9,28 +9,28 @@
 //! - It stops within [`STOP_SECONDS`], whatever the broker is doing.
 
 use k8s_openapi::api::apps::v1::StatefulSet;
+use ropewalk_operator_api::cluster::PodIds;
 use ropewalk_operator_api::names;
 use serde_json::{Value, json};
 
+use super::observed::CONTAINER;
 use super::properties::{ADMIN_PORT, CONFIG_PATH, KAFKA_PORT, VOLUME_PATH};
-use super::{Broker, Valid};
+use super::{Broker, Valid, labels};
 
 /// A broker that does not stop within this is killed; it recovers, as after any crash.
 pub const STOP_SECONDS: i64 = 60;
 /// The user that the image is made for.
 const USER: i64 = 65_532;
-/// The container.
-pub const CONTAINER: &str = "broker";
 
 /// The template of a broker's pod.
 #[must_use]
 pub fn template(cluster: &Valid, broker: &Broker) -> Value {
     let extra = &cluster.pod_template;
-    let mut labels = json!(extra.labels);
-    for (key, value) in super::children::labels(&cluster.name, Some(broker.id)) {
-        labels[key] = json!(value);
+    let mut pod_labels = json!(extra.labels);
+    for (key, value) in labels::all(&cluster.name, Some(broker.id)) {
+        pod_labels[key] = json!(value);
     }
-    let mut metadata = json!({ "labels": labels });
+    let mut metadata = json!({ "labels": pod_labels });
     if !extra.annotations.is_empty() {
         metadata["annotations"] = json!(extra.annotations);
     }
@@ -44,15 +44,7 @@ fn spec(cluster: &Valid, broker: &Broker) -> Value {
         "automountServiceAccountToken": false,
         "enableServiceLinks": false,
         "terminationGracePeriodSeconds": STOP_SECONDS,
-        "securityContext": {
-            "runAsNonRoot": true,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            "fsGroup": USER,
-            // Without this a large volume is walked before every start.
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": security_context(extra.security_context.as_ref()),
         "topologySpreadConstraints": spread(&cluster.name),
         "containers": [container(cluster, broker)],
         "volumes": volumes(cluster, broker),
@@ -74,6 +66,18 @@ fn spec(cluster: &Valid, broker: &Broker) -> Value {
         }
     }
     spec
+}
+
+/// With the user that the image is made for, unless the cluster says otherwise. What it then leaves out
+/// is for the platform to decide.
+fn security_context(ids: Option<&PodIds>) -> Value {
+    let image = PodIds { run_as_user: Some(USER), run_as_group: Some(USER), fs_group: Some(USER) };
+    let mut context = json!(ids.unwrap_or(&image));
+    context["runAsNonRoot"] = json!(true);
+    // Without this a large volume is walked before every start.
+    context["fsGroupChangePolicy"] = json!("OnRootMismatch");
+    context["seccompProfile"] = json!({"type": "RuntimeDefault"});
+    context
 }
 
 fn container(cluster: &Valid, broker: &Broker) -> Value {
@@ -133,7 +137,7 @@ fn spread(cluster: &str) -> Value {
             "maxSkew": 1,
             "topologyKey": key,
             "whenUnsatisfiable": "ScheduleAnyway",
-            "labelSelector": {"matchLabels": super::children::selector(cluster, None)},
+            "labelSelector": {"matchLabels": labels::selector(cluster, None)},
         })
     };
     json!([over("topology.kubernetes.io/zone"), over("kubernetes.io/hostname")])
@@ -162,9 +166,24 @@ fn volumes(cluster: &Valid, broker: &Broker) -> Value {
     ])
 }
 
-/// The image of a StatefulSet's pods.
+/// The pod template of a StatefulSet as it was last applied; `None` when that was not recorded.
+#[must_use]
+pub fn applied_template(set: &StatefulSet) -> Option<Value> {
+    let annotations = set.metadata.annotations.as_ref()?;
+    serde_json::from_str(annotations.get(names::ANNOTATION_APPLIED_TEMPLATE)?).ok()
+}
+
+/// The image that was last applied to a StatefulSet's pods; what somebody else wrote there since is
+/// nothing to hold on to.
 #[must_use]
 pub fn image_of(set: &StatefulSet) -> Option<String> {
-    let pod = set.spec.as_ref()?.template.spec.as_ref()?;
-    pod.containers.iter().find(|container| container.name == CONTAINER)?.image.clone()
+    let applied = applied_template(set).and_then(|template| {
+        let containers = template["spec"]["containers"].as_array()?.clone();
+        let broker = containers.into_iter().find(|container| container["name"] == CONTAINER)?;
+        broker["image"].as_str().map(str::to_owned)
+    });
+    applied.or_else(|| {
+        let pod = set.spec.as_ref()?.template.spec.as_ref()?;
+        pod.containers.iter().find(|container| container.name == CONTAINER)?.image.clone()
+    })
 }

@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use ropewalk_operator_api::names;
 
 use super::{Broker, Valid};
+use crate::intent;
 
 /// Kafka's port.
 pub const KAFKA_PORT: i32 = 9092;
@@ -34,11 +35,21 @@ pub fn settings(cluster: &Valid, broker: &Broker) -> BTreeMap<String, String> {
         ("log.dirs", format!("{VOLUME_PATH}/data")),
         ("listeners", format!("PLAINTEXT://:{KAFKA_PORT}")),
         ("advertised.listeners", format!("PLAINTEXT://{host}:{KAFKA_PORT}")),
-        ("ropewalk.admin.listener", format!("0.0.0.0:{ADMIN_PORT}")),
+        // Without a host: every address of both families that the pod has.
+        ("ropewalk.admin.listener", format!(":{ADMIN_PORT}")),
         ("admin.token.file", format!("{CONFIG_PATH}/admin/token")),
     ];
     settings.extend(decided.map(|(key, value)| (key.to_owned(), value)));
     settings
+}
+
+/// The hash of these settings, as a broker computes it of what it was told: values without the white
+/// space around them, and without the leave to format.
+#[must_use]
+pub fn hash(settings: &BTreeMap<String, String>) -> String {
+    let trimmed: BTreeMap<&str, &str> =
+        settings.iter().map(|(key, value)| (key.as_str(), value.trim())).collect();
+    intent::hash(&trimmed)
 }
 
 /// The file as the broker finds it when it starts.
@@ -92,11 +103,20 @@ mod tests {
             "advertised.listeners=PLAINTEXT://prod-broker-0.shop.svc:9092",
             "format.cluster.id=uid-1",
             "log.retention.hours=24",
+            // Every address, also where there is no IPv4.
+            "ropewalk.admin.listener=:9644",
         ] {
             assert!(text.lines().any(|there| there == line), "{line} is not in {text}");
         }
         let valid = fixture::valid(&cluster, &fixture::observed_claim(0, "20Gi", true));
         assert!(!file(&valid, &valid.brokers[0]).contains(FORMAT_KEY));
+    }
+
+    #[test]
+    fn settings_have_the_hash_that_brokers_compute() {
+        let settings = |value: &str| BTreeMap::from([("a".to_owned(), value.to_owned())]);
+        assert_eq!(hash(&settings("b")), "096fc819d98b7e2b");
+        assert_eq!(hash(&settings(" b\t")), "096fc819d98b7e2b");
     }
 
     #[test]

@@ -6,8 +6,11 @@
 //! # Invariants
 //!
 //! - **K2** never two at once: while any other broker is not ready, none is restarted.
+//! - **K4** no broker is stopped while its volume would be lost with its pod, or while it recovers.
 //! - **K5** only what the user asked for restarts a broker. When the intent that the pod was started
 //!   with is the present one, the difference is the operator's own; it is shown, and waits.
+//! - An intent is recorded as done only on proof: the pod is of the newest template, and the broker
+//!   says which of exactly these settings wait for a restart.
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Pod;
@@ -15,10 +18,10 @@ use kube::ResourceExt as _;
 use ropewalk_operator_api::cluster::RolloutStrategy;
 use ropewalk_operator_api::{BrokerCluster, names};
 
-use super::observed::is_ready;
+use super::observed::{is_ready, is_running, keeps_ending};
 use super::properties::FORMAT_KEY;
 use super::validate::Intent;
-use super::{Broker, Observed, Valid, pod};
+use super::{Broker, Observed, Valid, pod, properties, volume};
 use crate::intent;
 
 /// What happens to one broker.
@@ -28,6 +31,11 @@ pub enum Decision {
     Settled,
     /// It runs what it should, but the recorded intent is old: every change took effect at once.
     Record,
+    /// Whether it runs what it should is not known yet.
+    Unconfirmed {
+        /// What is not known.
+        reason: String,
+    },
     /// Its pod may be restarted now.
     Restart {
         /// Why.
@@ -54,6 +62,12 @@ pub enum Cause {
     OtherBroker(i32),
     /// A person, who has to set the annotation to this value.
     Approval(String),
+    /// Its volume, which would be lost: why, and how to rescue it.
+    Volume(volume::Threat, String),
+    /// Its own recovery, which would begin again.
+    Recovery,
+    /// Its admin API: it runs, and nobody knows what it is doing.
+    Answer,
 }
 
 /// Something that only a restart brings about.
@@ -68,7 +82,7 @@ struct Difference {
 pub fn decide(cluster: &BrokerCluster, valid: &Valid, observed: &Observed) -> Vec<(i32, Decision)> {
     let not_ready = |id: i32| !observed.pods.get(&id).is_some_and(is_ready);
     let mut order: Vec<&Broker> = valid.brokers.iter().collect();
-    // One that does not serve anyway comes first: restarting it costs nobody anything.
+    // One that does not serve comes first: restarting it costs least.
     order.sort_by_key(|broker| (!not_ready(broker.id), broker.id));
     let mut taken = None;
     let mut decisions = Vec::new();
@@ -79,9 +93,12 @@ pub fn decide(cluster: &BrokerCluster, valid: &Valid, observed: &Observed) -> Ve
             let other = valid.brokers.iter().map(|other| other.id).find(|id| {
                 *id != broker.id && (Some(*id) == taken || (valid.running && not_ready(*id)))
             });
-            judge(cluster, valid, reason, other)
-        } else if recorded(observed, broker.id).is_some_and(|old| old != valid.intent) {
-            Decision::Record
+            match forbidden(valid, observed, broker.id) {
+                Some(cause) => Decision::Wait { reason, cause },
+                None => judge(cluster, valid, reason, other),
+            }
+        } else if let Some(old) = recorded(observed, broker.id).filter(|old| *old != valid.intent) {
+            confirm(valid, observed, broker, &old)
         } else if differences.is_empty() {
             Decision::Settled
         } else {
@@ -94,6 +111,46 @@ pub fn decide(cluster: &BrokerCluster, valid: &Valid, observed: &Observed) -> Ve
     }
     decisions.sort_by_key(|(id, _)| *id);
     decisions
+}
+
+/// What forbids to stop a broker now, whoever asks for it.
+fn forbidden(valid: &Valid, observed: &Observed, id: i32) -> Option<Cause> {
+    let pod = observed.pods.get(&id)?;
+    if let Some(threat) = volume::threat(observed, id) {
+        let words = volume::rescue(observed, &valid.name, id).unwrap_or_default();
+        return Some(Cause::Volume(threat, words));
+    }
+    // One that ends again and again needs the change that waits.
+    if !valid.running || !is_running(pod) || keeps_ending(observed, pod) {
+        return None;
+    }
+    match observed.answers.get(&id) {
+        Some(answer) if !answer.recovery.done => Some(Cause::Recovery),
+        Some(_) => None,
+        None => Some(Cause::Answer),
+    }
+}
+
+/// Nothing speaks for a restart. Does anything prove that none is needed?
+fn confirm(valid: &Valid, observed: &Observed, broker: &Broker, recorded: &Intent) -> Decision {
+    let (set, pod) = (observed.stateful_sets.get(&broker.id), observed.pods.get(&broker.id));
+    if !valid.running {
+        // The next start reads what is there then, and is looked at again.
+        return Decision::Settled;
+    }
+    if set.is_none_or(|set| template_of(set, pod) != TemplateOf::Newest) {
+        let reason = "it is not known yet whether the pod has the newest template".to_owned();
+        return Decision::Unconfirmed { reason };
+    }
+    let hash = properties::hash(&properties::settings(valid, broker));
+    let answer = observed.answers.get(&broker.id);
+    let knows = answer.is_some_and(|answer| answer.settings.are(&hash));
+    if recorded.config != valid.intent.config && !knows {
+        let reason =
+            "the broker has not said yet whether the new settings need a restart".to_owned();
+        return Decision::Unconfirmed { reason };
+    }
+    Decision::Record
 }
 
 fn judge(cluster: &BrokerCluster, valid: &Valid, reason: String, other: Option<i32>) -> Decision {
@@ -115,14 +172,26 @@ fn recorded(observed: &Observed, id: i32) -> Option<Intent> {
     Intent::parse(set.annotations().get(names::ANNOTATION_INTENT)?)
 }
 
-/// Whether a pod was made from a template that its StatefulSet has no longer.
-fn is_of_older_template(set: &StatefulSet, pod: Option<&Pod>) -> bool {
+/// Which template of its StatefulSet a pod was made from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum TemplateOf {
+    Newest,
+    Older,
+    /// Kubernetes has not seen the newest template yet, or there is no pod.
+    Unknown,
+}
+
+fn template_of(set: &StatefulSet, pod: Option<&Pod>) -> TemplateOf {
     let status = set.status.as_ref();
     let is_seen =
         status.is_some_and(|status| status.observed_generation == set.metadata.generation);
     let newest = status.and_then(|status| status.update_revision.as_ref());
     let has = pod.and_then(|pod| pod.labels().get("controller-revision-hash"));
-    is_seen && newest.is_some() && has.is_some() && newest != has
+    match (newest, has) {
+        (Some(newest), Some(has)) if is_seen && newest == has => TemplateOf::Newest,
+        (Some(_), Some(_)) if is_seen => TemplateOf::Older,
+        (Some(_) | None, Some(_) | None) => TemplateOf::Unknown,
+    }
 }
 
 /// What a restart of a broker would bring about.
@@ -140,11 +209,16 @@ fn differences(valid: &Valid, observed: &Observed, broker: &Broker) -> Vec<Diffe
         };
         let is_asked = recorded.as_ref().is_some_and(|old| old.pod != valid.intent.pod);
         differences.push(Difference { what, is_asked });
-    } else if is_of_older_template(set, observed.pods.get(&broker.id)) {
+    } else if template_of(set, observed.pods.get(&broker.id)) == TemplateOf::Older {
         // A restart was begun and its pod is still there.
         let is_asked = recorded.as_ref().is_some_and(|old| *old != valid.intent);
         let what = "the pod still runs the template before".to_owned();
         differences.push(Difference { what, is_asked });
+    }
+    if valid.running && volume::needs_remount(observed, broker.id) {
+        let claim = names::volume_claim(&valid.name, broker.id);
+        let what = format!("the file system of the volume {claim} grows when it is mounted anew");
+        differences.push(Difference { what, is_asked: true });
     }
     let answer = observed.answers.get(&broker.id);
     let waiting = answer.into_iter().flat_map(|answer| &answer.settings.needs_restart);
@@ -158,123 +232,4 @@ fn differences(valid: &Valid, observed: &Observed, broker: &Broker) -> Vec<Diffe
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::{Answer, children, fixture};
-    use super::*;
-
-    /// The cluster as it runs after `spec` was rolled out, brokers ready.
-    fn running(spec: &str) -> Observed {
-        let mut observed = fixture::observed_claim(0, "20Gi", true);
-        let cluster = fixture::cluster(spec);
-        let valid = fixture::valid(&cluster, &observed);
-        let set = children::children(&valid).stateful_sets.remove(&0).expect("a set");
-        observed.stateful_sets.insert(0, serde_json::from_value(set).expect("a StatefulSet"));
-        observed.pods.insert(0, fixture::pod(fixture::READY));
-        observed.answers.insert(0, Answer { ready: true, ..Answer::default() });
-        observed
-    }
-
-    fn decision(spec: &str, observed: &Observed) -> Decision {
-        let cluster = fixture::cluster(spec);
-        let valid = fixture::valid(&cluster, observed);
-        decide(&cluster, &valid, observed).remove(0).1
-    }
-
-    #[test]
-    fn k1_what_runs_as_it_should_is_left_alone() {
-        assert_eq!(decision("{}", &running("{}")), Decision::Settled);
-    }
-
-    #[test]
-    fn another_image_restarts_the_broker() {
-        let decision = decision("{version: 0.2.0}", &running("{}"));
-        let Decision::Restart { reason } = decision else { panic!("{decision:?}") };
-        assert!(reason.contains("to ghcr.io/ropewalk/ropewalk-broker:0.2.0"), "{reason}");
-    }
-
-    #[test]
-    fn an_image_that_is_no_longer_chosen_is_let_go() {
-        let observed = running("{image: {tag: none-such}}");
-        let decision = decision("{}", &observed);
-        let Decision::Restart { reason } = decision else { panic!("{decision:?}") };
-        assert!(reason.ends_with("to ghcr.io/ropewalk/ropewalk-broker:0.1.0"), "{reason}");
-    }
-
-    #[test]
-    fn settings_that_took_effect_at_once_restart_nothing() {
-        let spec = "{config: {log.retention.ms: '1'}}";
-        assert_eq!(decision(spec, &running("{}")), Decision::Record);
-    }
-
-    #[test]
-    fn settings_that_wait_for_a_restart_get_one() {
-        let mut observed = running("{}");
-        let answer = observed.answers.get_mut(&0).expect("an answer");
-        answer.settings.needs_restart = vec!["num.partitions".into(), FORMAT_KEY.into()];
-        let decision = decision("{config: {num.partitions: '3'}}", &observed);
-        let Decision::Restart { reason } = decision else { panic!("{decision:?}") };
-        assert!(reason.ends_with("restart: num.partitions"), "{reason}");
-    }
-
-    #[test]
-    fn k5_what_only_the_operator_would_do_differently_waits() {
-        let mut observed = running("{}");
-        // As an older operator would have left it: another template, the same intent.
-        let set = observed.stateful_sets.get_mut(&0).expect("a set");
-        set.annotations_mut().insert(names::ANNOTATION_TEMPLATE.into(), "older".into());
-        assert!(matches!(decision("{}", &observed), Decision::Offer { .. }));
-        // And so do settings that a newer operator renders differently.
-        let mut observed = running("{}");
-        let answer = observed.answers.get_mut(&0).expect("an answer");
-        answer.settings.needs_restart = vec!["auto.create.topics.enable".into()];
-        assert!(matches!(decision("{}", &observed), Decision::Offer { .. }));
-    }
-
-    #[test]
-    fn k5_settings_that_need_no_restart_do_not_bring_the_operators_own_changes_in() {
-        let mut observed = running("{}");
-        let set = observed.stateful_sets.get_mut(&0).expect("a set");
-        set.annotations_mut().insert(names::ANNOTATION_TEMPLATE.into(), "older".into());
-        let spec = "{config: {log.retention.ms: '1'}}";
-        assert_eq!(decision(spec, &observed), Decision::Record);
-    }
-
-    #[test]
-    fn a_supervised_restart_waits_for_its_approval() {
-        let spec = "{version: 0.2.0, rollout: {strategy: Supervised}}";
-        let observed = running("{rollout: {strategy: Supervised}}");
-        let Decision::Wait { cause: Cause::Approval(token), .. } = decision(spec, &observed) else {
-            panic!("it waits")
-        };
-        let approve = |value: &str| {
-            let mut cluster = fixture::cluster(spec);
-            let annotation = (names::ANNOTATION_APPROVE_RESTART.into(), value.to_owned());
-            cluster.metadata.annotations = Some([annotation].into());
-            let valid = fixture::valid(&cluster, &observed);
-            decide(&cluster, &valid, &observed).remove(0).1
-        };
-        assert!(matches!(approve(&token), Decision::Restart { .. }));
-        assert!(matches!(approve("an older one"), Decision::Wait { .. }));
-    }
-
-    #[test]
-    fn k2_no_restart_while_another_broker_is_not_ready() {
-        let cluster = fixture::cluster("{version: 0.2.0}");
-        let mut observed = running("{}");
-        let mut valid = fixture::valid(&cluster, &observed);
-        let second = Broker { id: 1, ..valid.brokers[0].clone() };
-        valid.brokers.push(second);
-        let mut set = observed.stateful_sets[&0].clone();
-        set.annotations_mut().insert(names::ANNOTATION_TEMPLATE.into(), "older".into());
-        observed.stateful_sets.insert(1, set);
-        // Broker 1 has no pod: it may restart, broker 0 waits for it.
-        let decisions = decide(&cluster, &valid, &observed);
-        assert!(matches!(&decisions[0].1, Decision::Wait { cause: Cause::OtherBroker(1), .. }));
-        assert!(matches!(&decisions[1].1, Decision::Restart { .. }));
-        // Both ready: one at a time.
-        observed.pods.insert(1, fixture::pod(fixture::READY));
-        let decisions = decide(&cluster, &valid, &observed);
-        assert!(matches!(&decisions[0].1, Decision::Restart { .. }));
-        assert!(matches!(&decisions[1].1, Decision::Wait { cause: Cause::OtherBroker(0), .. }));
-    }
-}
+mod tests;

@@ -6,6 +6,7 @@
 //!   any that ever was; never from an ordinal.
 //! - A data directory is formatted once per id: `format` is set only for a broker that neither the
 //!   status nor its volume remembers as formatted, or whose loss a person has accepted.
+//! - An acceptance of a loss is used once, also when a deployment tool sets it again and again.
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -93,6 +94,8 @@ pub struct Broker {
     pub size: String,
     /// Whether its volume is known to have been formatted.
     pub formatted: bool,
+    /// The loss that a person has accepted now, and that was not used up by an earlier format.
+    pub accepts_loss: Option<String>,
     /// What a new broker would run by now, where nobody chose and this one runs something else.
     pub newer_default: Option<String>,
 }
@@ -165,6 +168,17 @@ pub fn highest_id(cluster: &BrokerCluster, observed: &Observed) -> Option<i32> {
     observed.ids().chain(listed).chain(recorded).max()
 }
 
+/// What a person has to say to accept the loss of the data on the volume of a claim: the claim's uid, and
+/// with a number behind it when the loss of this very volume was accepted before.
+#[must_use]
+pub fn acceptance(uid: &str, used: Option<&str>) -> Option<String> {
+    let Some(rest) = used.and_then(|used| used.strip_prefix(uid)) else {
+        return Some(uid.to_owned());
+    };
+    let times: u32 = rest.strip_prefix('.').map_or(Some(1), |number| number.parse().ok())?;
+    Some(format!("{uid}.{}", times.checked_add(1)?))
+}
+
 fn broker(cluster: &BrokerCluster, observed: &Observed, settings: &Settings, id: i32) -> Broker {
     let status = cluster.status.as_ref();
     let recorded = status.and_then(|s| s.brokers.iter().find(|broker| broker.id == id));
@@ -178,10 +192,11 @@ fn broker(cluster: &BrokerCluster, observed: &Observed, settings: &Settings, id:
     let formatted = recorded.is_some_and(|broker| broker.formatted)
         || claim.is_some_and(|claim| claim.annotations().contains_key(names::ANNOTATION_FORMATTED));
     let accepted = cluster.annotations().get(names::ANNOTATION_ACCEPT_DATA_LOSS);
-    let loss_accepted =
-        accepted.is_some() && accepted == claim.and_then(|claim| claim.metadata.uid.as_ref());
+    let used = recorded.and_then(|broker| broker.accepted_loss.as_deref());
+    let expected = claim.and_then(|claim| acceptance(claim.metadata.uid.as_deref()?, used));
+    let accepts_loss = expected.filter(|expected| accepted == Some(expected));
     let known_id = status.and_then(|status| status.cluster_id.clone());
-    let format = (!formatted || loss_accepted)
+    let format = (!formatted || accepts_loss.is_some())
         .then(|| known_id.or_else(|| cluster.metadata.uid.clone()))
         .flatten();
     let wanted = &cluster.spec.storage.size;
@@ -197,6 +212,7 @@ fn broker(cluster: &BrokerCluster, observed: &Observed, settings: &Settings, id:
         format,
         size: larger.unwrap_or_else(|| wanted.to_string()),
         formatted,
+        accepts_loss,
     }
 }
 
@@ -271,6 +287,25 @@ mod tests {
         };
         assert_eq!(accept("claim-0").as_deref(), Some("uid-1"));
         assert_eq!(accept("another"), None);
+    }
+
+    #[test]
+    fn an_acceptance_that_a_deployment_tool_sets_again_has_no_effect() {
+        let mut cluster = fixture::cluster("{}");
+        cluster.status = Some(fixture::status(
+            "{replicas: 1, readyReplicas: 0, brokers: [{id: 0, ready: false, formatted: true, acceptedLoss: claim-0}]}",
+        ));
+        let format = |value: &str| {
+            let mut cluster = cluster.clone();
+            let annotation = (names::ANNOTATION_ACCEPT_DATA_LOSS.into(), value.into());
+            cluster.metadata.annotations = Some([annotation].into());
+            let observed = fixture::observed_claim(0, "20Gi", false);
+            fixture::valid(&cluster, &observed).brokers[0].format.clone()
+        };
+        assert_eq!(format("claim-0"), None);
+        assert_eq!(format("claim-0.2").as_deref(), Some("uid-1"));
+        assert_eq!(acceptance("c", Some("c.2")).as_deref(), Some("c.3"));
+        assert_eq!(acceptance("d", Some("c.2")).as_deref(), Some("d"), "another volume");
     }
 
     #[test]

@@ -15,10 +15,12 @@ use super::observed::is_ready;
 use super::properties::KAFKA_PORT;
 use super::rollout::{Cause, Decision};
 use super::validate::highest_id;
-use super::{Observed, Valid, pod};
+use super::{Answer, Observed, Valid, pod};
 
 mod trouble;
+mod health;
 
+pub use health::{ALARMS, is_alarm};
 pub use trouble::{Concern, Problem};
 
 /// Everything that a verdict is made from.
@@ -64,7 +66,12 @@ impl Facts<'_> {
             replicas: i32::try_from(self.observed.pods.len()).unwrap_or(i32::MAX),
             ready_replicas: ready,
             brokers_ready: Some(format!("{ready}/{}", self.valid.brokers.len())),
-            selector: Some(format!("{}={name}", names::LABEL_CLUSTER)),
+            selector: Some(format!(
+                "{}={name},{}={}",
+                names::LABEL_CLUSTER,
+                names::LABEL_COMPONENT,
+                names::COMPONENT_BROKER
+            )),
             version: version.or(before.version),
             cluster_id: cluster_id.or(before.cluster_id),
             bootstrap_servers: Some(format!("{bootstrap}.{namespace}.svc:{KAFKA_PORT}")),
@@ -95,7 +102,15 @@ impl Facts<'_> {
                 .contains_key(&id)
                 .then(|| names::pod(&self.valid.name, id)),
             ready,
-            formatted: ready || known.is_some_and(|broker| broker.formatted),
+            // An open data directory was formatted, also before the pod is ready.
+            formatted: ready
+                || answer.is_some_and(Answer::has_data_directory)
+                || known.is_some_and(|broker| broker.formatted),
+            // Used by the format that let it serve again; the same words have no effect any more.
+            accepted_loss: known
+                .filter(|_| ready)
+                .and_then(|broker| broker.accepts_loss.clone())
+                .or_else(|| before.and_then(|old| old.accepted_loss.clone())),
             version: answer
                 .map(|answer| answer.version.clone())
                 .filter(|version| !version.is_empty())
@@ -110,7 +125,13 @@ impl Facts<'_> {
                 Some(Decision::Wait { reason, .. } | Decision::Restart { reason }) => {
                     Some(reason.clone())
                 }
-                Some(Decision::Settled | Decision::Record | Decision::Offer { .. }) | None => None,
+                Some(
+                    Decision::Settled
+                    | Decision::Record
+                    | Decision::Unconfirmed { .. }
+                    | Decision::Offer { .. },
+                )
+                | None => None,
             },
             last_restart_time: now_restarted
                 .then(|| self.now.clone())
@@ -130,6 +151,10 @@ impl Facts<'_> {
         findings.push(self.storage());
         findings.push(self.data_lost());
         findings.push(self.configuration());
+        findings.push(self.data_at_risk());
+        findings.push(self.degraded());
+        findings.push(self.storage_full());
+        findings.push(self.admin_reachable());
         findings
     }
 
@@ -140,7 +165,8 @@ impl Facts<'_> {
         }
         if cluster.spec.run_state == RunState::Hibernated {
             let rest = "set `spec.runState` to Running to wake the brokers; their data is kept";
-            return Finding::new(READY, false, "Hibernated", rest);
+            let reason = if self.observed.pods.is_empty() { "Hibernated" } else { "Hibernating" };
+            return Finding::new(READY, false, reason, rest);
         }
         let troubles = self.valid.brokers.iter().filter(|broker| !self.serves(broker.id));
         if let Some((reason, message)) = troubles.map(|broker| self.trouble(broker.id)).next() {
@@ -165,6 +191,8 @@ impl Facts<'_> {
         let waits =
             self.valid.running && self.valid.brokers.iter().any(|broker| !self.serves(broker.id));
         let stops = !self.valid.running && !self.observed.pods.is_empty();
+        let unknown =
+            self.decisions.iter().any(|(_, what)| matches!(what, Decision::Unconfirmed { .. }));
         if let Some(id) = self.overdue() {
             let seconds = self.cluster.spec.rollout.broker_deadline_seconds;
             let message =
@@ -174,6 +202,10 @@ impl Facts<'_> {
         if restarts || waits || stops {
             let message = "brokers are being started, stopped or restarted";
             return Finding::new(kind::PROGRESSING, true, "BrokersChanging", message);
+        }
+        if unknown {
+            let message = "it is not known yet whether brokers run what was asked for";
+            return Finding::new(kind::PROGRESSING, true, "Confirming", message);
         }
         Finding::new(kind::PROGRESSING, false, "Settled", "everything is as it was asked for")
     }
@@ -192,25 +224,42 @@ impl Facts<'_> {
     fn restart_pending(&self) -> Finding {
         for (id, decision) in self.decisions {
             let (reason, message) = match decision {
-                Decision::Settled | Decision::Record | Decision::Offer { .. } => continue,
+                Decision::Settled
+                | Decision::Record
+                | Decision::Unconfirmed { .. }
+                | Decision::Offer { .. } => continue,
                 Decision::Restart { reason } => ("Restarting", format!("broker {id}: {reason}")),
-                Decision::Wait { reason, cause: Cause::OtherBroker(other) } => {
-                    let message =
-                        format!("broker {id}: {reason}; waits until broker {other} is ready");
-                    ("WaitingForBroker", message)
-                }
-                Decision::Wait { reason, cause: Cause::Approval(token) } => {
-                    let name = &self.valid.name;
-                    let key = names::ANNOTATION_APPROVE_RESTART;
-                    let message = format!(
-                        "broker {id}: {reason}; approve it with `kubectl annotate --overwrite rwc {name} {key}={token}`"
-                    );
-                    ("WaitingForApproval", message)
-                }
+                Decision::Wait { reason, cause } => self.waiting(*id, reason, cause),
             };
             return Finding::new(kind::RESTART_PENDING, true, reason, message);
         }
         Finding::new(kind::RESTART_PENDING, false, "NothingPending", "no broker has to restart")
+    }
+
+    /// What a restart waits for, in a word and in words.
+    fn waiting(&self, id: i32, reason: &str, cause: &Cause) -> (&'static str, String) {
+        let (word, rest) = match cause {
+            Cause::OtherBroker(other) => {
+                ("WaitingForBroker", format!("waits until broker {other} is ready"))
+            }
+            Cause::Approval(token) => {
+                let name = &self.valid.name;
+                let key = names::ANNOTATION_APPROVE_RESTART;
+                let words = format!(
+                    "approve it with `kubectl annotate --overwrite rwc {name} {key}={token}`"
+                );
+                ("WaitingForApproval", words)
+            }
+            Cause::Volume(threat, words) => (threat.reason(), format!("waits, because {words}")),
+            Cause::Recovery => {
+                ("WaitingForRecovery", "waits until the broker has read its log".to_owned())
+            }
+            Cause::Answer => {
+                let words = "waits until the broker's admin API answers; see AdminReachable";
+                ("WaitingForAnswer", words.to_owned())
+            }
+        };
+        (word, format!("broker {id}: {reason}; {rest}"))
     }
 
     fn upgrade_available(&self) -> Finding {
@@ -218,6 +267,7 @@ impl Facts<'_> {
             Decision::Offer { reason } => Some((id, reason)),
             Decision::Settled
             | Decision::Record
+            | Decision::Unconfirmed { .. }
             | Decision::Restart { .. }
             | Decision::Wait { .. } => None,
         });

@@ -146,6 +146,193 @@ fn a_volume_that_cannot_grow_does_not_make_the_broker_unready() {
     assert_eq!(case.said(kind::PROGRESSING).1, "ResizeRefused");
 }
 
+/// A container that runs, and a broker in it that serves or not.
+const RUNS: &str = "{podIP: 10.0.0.1, conditions: [{type: Ready, status: 'True'}], containerStatuses: [{name: broker, image: i, imageID: '', ready: true, restartCount: 0, state: {running: {}}}]}";
+
+fn with_condition(kind: &str, message: &str) -> Case {
+    let mut case = Case::new("{}", RUNS);
+    let conditions = serde_json::json!([{"kind": kind, "message": message, "count": 3}]);
+    let answer = serde_json::json!({"ready": true, "conditions": conditions});
+    case.observed.answers.insert(0, serde_json::from_value(answer).expect("an answer"));
+    case
+}
+
+#[test]
+fn damage_and_a_full_volume_are_said_and_take_nothing_away() {
+    for (of, condition, reason) in [
+        ("damaged_shard", kind::DEGRADED, "ShardsDamaged"),
+        ("damaged_partitions", kind::DEGRADED, "PartitionsDamaged"),
+        ("storage_full", kind::STORAGE_FULL, "VolumeFull"),
+    ] {
+        let case = with_condition(of, "x");
+        let (status, said, message) = case.said(condition);
+        assert_eq!((status.as_str(), said.as_str()), ("True", reason), "{message}");
+        assert_eq!(case.said(READY).0, "True");
+        let words = with_condition(of, "other words, and another order").said(condition).2;
+        assert_eq!(words, message, "k1: the broker's words change, the condition does not");
+    }
+    for of in ["log_at_limit", "something_new"] {
+        let case = with_condition(of, "x");
+        for condition in [kind::DEGRADED, kind::STORAGE_FULL] {
+            assert_eq!(case.said(condition).0, "False", "{of}");
+        }
+    }
+}
+
+#[test]
+fn a_claim_that_is_deleted_under_a_broker_is_an_alarm_with_the_way_out() {
+    let mut case = Case::new("{}", RUNS);
+    assert_eq!(case.said(kind::DATA_AT_RISK).0, "False");
+    let claim = case.observed.claims.get_mut(&0).expect("a claim");
+    claim.metadata.deletion_timestamp = Some(at(10));
+    claim.spec.as_mut().expect("a spec").volume_name = Some("pv-7".into());
+    let (status, reason, message) = case.said(kind::DATA_AT_RISK);
+    assert_eq!((status.as_str(), reason.as_str()), ("True", "VolumeDeleting"));
+    assert!(message.contains("kubectl patch pv pv-7") && message.contains("Retain"), "{message}");
+    assert_eq!(case.said(READY).0, "True", "it serves");
+    let status = case.status(1000);
+    let alarm = condition::find(&status.conditions, kind::DATA_AT_RISK).expect("the condition");
+    assert!(is_alarm(alarm));
+    // Without the pod it is also what keeps the broker from serving.
+    case.observed.pods.clear();
+    assert_eq!(case.said(READY).1, "VolumeDeleting");
+}
+
+#[test]
+fn an_admin_api_that_cannot_be_reached_is_an_alarm_and_a_network_policy_may_be_why() {
+    let mut case = Case::new("{}", RUNS);
+    case.observed.unanswered.insert(0, "no answer within 5 s".into());
+    let (status, reason, message) = case.said(kind::ADMIN_REACHABLE);
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "AdminUnreachable"));
+    for words in ["prod-broker-0.shop.svc:9644", "no answer within 5 s", "NetworkPolicy"] {
+        assert!(message.contains(words), "{message}");
+    }
+    case.observed.answers.insert(0, Answer { ready: true, ..Answer::default() });
+    assert_eq!(case.said(kind::ADMIN_REACHABLE).0, "True");
+    // One answer that is late is no alarm yet.
+    case.cluster.status = Some(case.status(1000));
+    case.observed.answers.clear();
+    assert_eq!(case.said(kind::ADMIN_REACHABLE).0, "Unknown");
+    case.cluster.status = Some(case.status(1010));
+    assert_eq!(case.said(kind::ADMIN_REACHABLE).0, "False");
+    let starting = Case::new("{}", "{}");
+    assert_eq!(starting.said(kind::ADMIN_REACHABLE).0, "Unknown");
+}
+
+#[test]
+fn a_pod_whose_node_is_lost_names_the_node_and_the_taint() {
+    let mut case = Case::new("{}", RUNS);
+    let pod = case.observed.pods.get_mut(&0).expect("a pod");
+    pod.metadata.deletion_timestamp = Some(at(1000));
+    let spec = serde_json::json!({"containers": [], "nodeName": "node-b"});
+    pod.spec = serde_json::from_value(spec).expect("a spec");
+    case.observed.at_second = 1005;
+    assert_eq!(case.said(READY).1, "Stopping");
+    case.observed.at_second = 1030;
+    let (_, reason, message) = case.said(READY);
+    assert_eq!(reason, "NodeUnreachable");
+    assert!(message.contains("node-b") && message.contains("out-of-service"), "{message}");
+}
+
+#[test]
+fn a_pod_that_a_limit_or_a_policy_refuses_says_which_setting_helps() {
+    for (warning, setting) in [
+        (
+            "create Pod prod-broker-0-0 in StatefulSet prod-broker-0 failed error: Pod \"prod-broker-0-0\" is invalid: spec.containers[0].resources.requests: Invalid value: \"256Mi\": must be less than or equal to memory limit of 128Mi",
+            "spec.resources",
+        ),
+        (
+            "pods \"prod-broker-0-0\" is forbidden: failed quota: q: must specify limits.memory for: broker",
+            "spec.resources",
+        ),
+        (
+            "pods \"prod-broker-0-\" is forbidden: unable to validate against any security context constraint: .spec.securityContext.fsGroup: Invalid value: []int64{65532}",
+            "spec.podTemplate.securityContext",
+        ),
+    ] {
+        let mut case = Case::new("{}", "{}");
+        case.observed.pods.clear();
+        case.observed.warnings.insert("prod-broker-0".into(), warning.into());
+        let (status, reason, message) = case.said(READY);
+        assert_eq!((status.as_str(), reason.as_str()), ("False", "PodNotCreated"));
+        assert!(message.contains(warning) && message.contains(setting), "{message}");
+    }
+}
+
+#[test]
+fn a_claim_that_waits_for_its_pod_is_no_trouble_and_the_schedulers_words_are_said() {
+    let pod = "{conditions: [{type: PodScheduled, status: 'False', message: '0/3 nodes are available: 3 node(s) had volume node affinity conflict'}]}";
+    let mut case = Case::new("{}", pod);
+    let claim = case.observed.claims.get_mut(&0).expect("a claim");
+    claim.status.as_mut().expect("a status").phase = Some("Pending".into());
+    let (_, reason, message) = case.said(READY);
+    assert_eq!(reason, "Unschedulable");
+    assert!(message.contains("volume node affinity conflict"), "{message}");
+    let mut waits = Case::new("{}", "{}");
+    let claim = waits.observed.claims.get_mut(&0).expect("a claim");
+    claim.status.as_mut().expect("a status").phase = Some("Pending".into());
+    assert_eq!(waits.said(READY).1, "Starting");
+}
+
+#[test]
+fn a_file_system_that_has_not_grown_yet_is_said_to_wait() {
+    let mut case = Case::new("{storage: {size: 30Gi}}", RUNS);
+    let claim = case.observed.claims.get_mut(&0).expect("a claim");
+    let text = "{phase: Bound, capacity: {storage: 20Gi}, conditions: [{type: FileSystemResizePending, status: 'True'}]}";
+    claim.status = serde_yaml_ng::from_str(text).expect("a status");
+    let spec = "{resources: {requests: {storage: 30Gi}}}";
+    claim.spec = serde_yaml_ng::from_str(spec).expect("a spec");
+    let (status, reason, message) = case.said(kind::STORAGE_RESIZED);
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "FileSystemResizePending"));
+    assert!(message.contains("restarted once"), "{message}");
+}
+
+#[test]
+fn settings_that_nobody_confirmed_are_not_said_to_be_applied() {
+    let mut case = Case::new("{}", RUNS);
+    assert_eq!(case.said(kind::CONFIGURATION_APPLIED).0, "True");
+    case.decisions = vec![(0, Decision::Unconfirmed { reason: "no answer".into() })];
+    assert_eq!(case.said(kind::CONFIGURATION_APPLIED).0, "Unknown");
+    assert_eq!(case.said(kind::PROGRESSING).0, "True", "it is looked at again soon");
+    let mut answer = Answer { ready: true, ..Answer::default() };
+    answer.settings.needs_restart = vec!["num.partitions".into()];
+    case.observed.answers.insert(0, answer);
+    case.decisions = vec![(0, Decision::Restart { reason: "settings".into() })];
+    assert_eq!(case.said(kind::CONFIGURATION_APPLIED).1, "RestartNeeded");
+}
+
+#[test]
+fn an_open_data_directory_was_formatted_also_before_the_broker_is_ready() {
+    let mut case = Case::new("{}", "{}");
+    case.observed.claims.clear();
+    assert!(!case.status(1000).brokers[0].formatted);
+    let answer = Answer { cluster_id: "c".into(), ..Answer::default() };
+    case.observed.answers.insert(0, answer);
+    assert!(case.status(1000).brokers[0].formatted);
+}
+
+#[test]
+fn an_accepted_loss_is_recorded_and_the_next_one_needs_other_words() {
+    let lost =
+        "{containerStatuses: [{name: broker, image: i, imageID: '', ready: false, restartCount: 3,
+        state: {waiting: {reason: CrashLoopBackOff}},
+        lastState: {terminated: {exitCode: 7, message: the data directory is empty}}}]}";
+    let accepted = |status: &str| {
+        let mut case = Case::new("{}", status);
+        let annotation = (names::ANNOTATION_ACCEPT_DATA_LOSS.into(), "claim-0".into());
+        case.cluster.metadata.annotations = Some([annotation].into());
+        case
+    };
+    assert_eq!(accepted(lost).status(1000).brokers[0].accepted_loss, None, "not used yet");
+    let mut case = accepted(RUNS);
+    let status = case.status(1000);
+    assert_eq!(status.brokers[0].accepted_loss.as_deref(), Some("claim-0"));
+    case.cluster.status = Some(status);
+    case.observed.pods.insert(0, fixture::pod(lost));
+    let message = case.said(kind::DATA_LOST).2;
+    assert!(message.contains("ropewalk.dev/accept-data-loss=claim-0.2"), "{message}");
+}
+
 #[test]
 fn a_hibernated_cluster_says_how_to_wake_it() {
     let mut case = Case::new("{runState: Hibernated}", "{}");

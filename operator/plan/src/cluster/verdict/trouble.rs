@@ -5,9 +5,9 @@ use ropewalk_operator_api::condition::{Finding, cluster as kind};
 use ropewalk_operator_api::{names, size};
 
 use super::Facts;
-use crate::cluster::observed::pod_condition as condition_of;
-use crate::cluster::pod::CONTAINER;
-use crate::cluster::validate::claimed;
+use crate::cluster::observed::{container_of, pod_condition as condition_of};
+use crate::cluster::validate::{acceptance, claimed};
+use crate::cluster::volume;
 
 /// The broker ends with this when its data directory is empty and must not be.
 const EXIT_DATA_LOST: i32 = 7;
@@ -65,13 +65,15 @@ impl Facts<'_> {
         let Some(pod) = self.observed.pods.get(&id) else {
             let set = names::broker(&self.valid.name, id);
             return self.observed.warning(&set).map(|warning| {
-                let is_quota = warning.contains("exceeded quota");
-                let reason = if is_quota { "QuotaExceeded" } else { "PodNotCreated" };
-                (reason, format!("the pod of broker {id} cannot be made: {warning}"))
+                let (reason, advice) = not_created(warning);
+                (reason, format!("the pod of broker {id} cannot be made: {warning}{advice}"))
             });
         };
         if pod.metadata.deletion_timestamp.is_some() {
-            return Some(("Stopping", format!("the pod of broker {id} is stopping")));
+            return Some(match self.node_lost(id) {
+                Some(message) => ("NodeUnreachable", message),
+                None => ("Stopping", format!("the pod of broker {id} is stopping")),
+            });
         }
         scheduling(pod, id).or_else(|| waiting(pod, id)).or_else(|| self.mounting(pod, id)).or_else(
             || {
@@ -94,6 +96,10 @@ impl Facts<'_> {
     fn claim_trouble(&self, id: i32) -> Option<(&'static str, String)> {
         let claim = self.observed.claims.get(&id)?;
         let name = names::volume_claim(&self.valid.name, id);
+        if let Some(threat) = volume::threat(self.observed, id) {
+            let words = volume::rescue(self.observed, &self.valid.name, id)?;
+            return Some((threat.reason(), words));
+        }
         let phase = claim.status.as_ref().and_then(|status| status.phase.as_deref());
         if phase != Some("Pending") {
             return None;
@@ -117,10 +123,13 @@ impl Facts<'_> {
         }
         let claim = names::volume_claim(&self.valid.name, id);
         let uid = self.observed.claims.get(&id).and_then(|claim| claim.metadata.uid.clone());
+        let before = self.cluster.status.iter().flat_map(|status| &status.brokers);
+        let used = before.filter(|broker| broker.id == id).find_map(|b| b.accepted_loss.as_deref());
+        let value = uid.and_then(|uid| acceptance(&uid, used));
         let (name, key) = (&self.valid.name, names::ANNOTATION_ACCEPT_DATA_LOSS);
         Some(format!(
             "broker {id} held data, and its volume {claim} is empty now. If the data can be brought back, restore the volume. To begin again without it: `kubectl annotate --overwrite rwc {name} {key}={}`",
-            uid.unwrap_or_default()
+            value.unwrap_or_default()
         ))
     }
 
@@ -152,8 +161,8 @@ impl Facts<'_> {
             let has = capacity.and_then(|all| all.get("storage")).and_then(|q| size::bytes(&q.0));
             let asked = claimed(claim).and_then(|asked| size::bytes(&asked));
             if has.is_some() && has < asked {
-                let message = format!("the volume {name} is being made larger");
-                return Finding::new(kind::STORAGE_RESIZED, false, "Resizing", message);
+                let (reason, message) = self.growing(broker.id, &name);
+                return Finding::new(kind::STORAGE_RESIZED, false, reason, message);
             }
             if asked > self.valid.size.bytes() {
                 larger.push(name);
@@ -166,23 +175,40 @@ impl Facts<'_> {
         Finding::new(kind::STORAGE_RESIZED, true, "AsAsked", "every volume has the size asked for")
     }
 
-    pub(super) fn configuration(&self) -> Finding {
-        let failed =
-            self.problems.iter().find(|problem| problem.concerns == Concern::Configuration);
-        match failed {
-            Some(problem) => Finding::new(
-                kind::CONFIGURATION_APPLIED,
-                false,
-                problem.reason,
-                problem.message.clone(),
-            ),
-            None => {
-                let message =
-                    "brokers have the settings of the spec, or get them when they restart";
-                Finding::new(kind::CONFIGURATION_APPLIED, true, "Applied", message)
-            }
+    /// How far a volume is that grows.
+    fn growing(&self, id: i32, name: &str) -> (&'static str, String) {
+        let claim = self.observed.claims.get(&id);
+        if claim.and_then(volume::waits_for_file_system).is_some() {
+            let minutes = volume::RESIZE_PATIENCE_SECONDS / 60;
+            let message = format!(
+                "the volume {name} has grown, its file system has not. If the node does not make it larger while it is mounted within {minutes} minutes, broker {id} is restarted once, as `spec.rollout` says"
+            );
+            return ("FileSystemResizePending", message);
         }
+        let message = match self.observed.warning(name) {
+            Some(warning) => format!("the volume {name} is being made larger: {warning}"),
+            None => format!("the volume {name} is being made larger"),
+        };
+        ("Resizing", message)
     }
+}
+
+/// Why a StatefulSet cannot make its pod, in a word, and what to do about it.
+fn not_created(warning: &str) -> (&'static str, &'static str) {
+    let has = |words: &[&str]| words.iter().any(|word| warning.contains(word));
+    if has(&["exceeded quota"]) {
+        return ("QuotaExceeded", "");
+    }
+    if has(&["failed quota", "resources.requests", "resources.limits", "per Container", "per Pod"])
+    {
+        // A LimitRange sets limits below what is requested, or a quota demands limits.
+        return ("PodNotCreated", "; set `spec.resources` (requests and limits) so that they fit");
+    }
+    if has(&["security context constraint", "runAsUser", "fsGroup", "PodSecurity", "policy"]) {
+        let advice = "; the policy has to allow the pod, or `spec.podTemplate.securityContext` has to fit it: `{}` leaves user and groups to the platform";
+        return ("PodNotCreated", advice);
+    }
+    ("PodNotCreated", "")
 }
 
 fn scheduling(pod: &Pod, id: i32) -> Option<(&'static str, String)> {
@@ -218,22 +244,17 @@ fn waiting(pod: &Pod, id: i32) -> Option<(&'static str, String)> {
 }
 
 fn waiting_reason(pod: &Pod) -> Option<(&str, &str)> {
-    let waiting = status_of(pod)?.state.as_ref()?.waiting.as_ref()?;
+    let waiting = container_of(pod)?.state.as_ref()?.waiting.as_ref()?;
     Some((waiting.reason.as_deref()?, waiting.message.as_deref().unwrap_or_default()))
 }
 
 /// How the container ended last, if it is not running again.
 fn last_end(pod: &Pod) -> Option<&ContainerStateTerminated> {
-    let status = status_of(pod)?;
+    let status = container_of(pod)?;
     let state = status.state.as_ref();
     if state.is_some_and(|state| state.running.is_some()) && status.ready {
         return None;
     }
     let now = state.and_then(|state| state.terminated.as_ref());
     now.or_else(|| status.last_state.as_ref()?.terminated.as_ref())
-}
-
-fn status_of(pod: &Pod) -> Option<&k8s_openapi::api::core::v1::ContainerStatus> {
-    let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
-    statuses.iter().find(|status| status.name == CONTAINER)
 }

@@ -1,0 +1,164 @@
+//! What a volume claim says about the safety of its data, and about its growth.
+//!
+//! # Invariants
+//!
+//! - **K4** a claim that is being deleted, has lost its volume, or was made anew under a running pod is a
+//!   threat: Kubernetes keeps the data only until the pod stops, so nothing here may stop it.
+
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use ropewalk_operator_api::names;
+
+use super::Observed;
+use super::observed::pod_condition_since;
+
+/// A pod that was placed so many seconds before its claim was made does not use that claim. More than
+/// the clocks of one control plane differ.
+const REPLACED_SECONDS: i64 = 60;
+/// A node makes the file system of most volumes larger while they are mounted. One that it did not
+/// within this many seconds needs a pod that mounts it anew.
+pub const RESIZE_PATIENCE_SECONDS: i64 = 300;
+
+/// Why a volume may be lost when its pod stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Threat {
+    /// The claim was deleted; it exists until the pod stops.
+    Deleting,
+    /// The claim lost its volume.
+    Lost,
+    /// The claim was deleted and made anew: the pod uses a volume that no claim names.
+    Replaced,
+}
+
+impl Threat {
+    /// In one word, for programs.
+    #[must_use]
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Deleting => "VolumeDeleting",
+            Self::Lost => "VolumeLost",
+            Self::Replaced => "VolumeReplaced",
+        }
+    }
+}
+
+/// What threatens the volume of a broker.
+#[must_use]
+pub fn threat(observed: &Observed, id: i32) -> Option<Threat> {
+    threat_to(observed.claims.get(&id)?, observed.pods.get(&id))
+}
+
+/// What threatens the volume of a claim, given the pod that uses it.
+#[must_use]
+pub fn threat_to(claim: &PersistentVolumeClaim, pod: Option<&Pod>) -> Option<Threat> {
+    if claim.metadata.deletion_timestamp.is_some() {
+        return Some(Threat::Deleting);
+    }
+    let phase = claim.status.as_ref().and_then(|status| status.phase.as_deref());
+    if phase == Some("Lost") {
+        return Some(Threat::Lost);
+    }
+    let made = claim.metadata.creation_timestamp.as_ref()?.0.as_second();
+    let placed = pod.and_then(|pod| pod_condition_since(pod, "PodScheduled"))?;
+    (placed + REPLACED_SECONDS < made).then_some(Threat::Replaced)
+}
+
+/// What is at stake and how to rescue it, in words for people.
+#[must_use]
+pub fn rescue(observed: &Observed, cluster: &str, id: i32) -> Option<String> {
+    let what = threat(observed, id)?;
+    let claim = names::volume_claim(cluster, id);
+    let volume =
+        observed.claims.get(&id).and_then(|claim| claim.spec.as_ref()?.volume_name.clone());
+    let volume = volume.unwrap_or_else(|| "of the claim".to_owned());
+    let pod = names::pod(cluster, id);
+    Some(match what {
+        Threat::Deleting => format!(
+            "the volume claim {claim} was deleted; Kubernetes removes it, and with most storage classes the data, as soon as the pod {pod} stops. The operator does not stop or restart broker {id} meanwhile. Keep the volume first: `kubectl patch pv {volume} -p '{{\"spec\":{{\"persistentVolumeReclaimPolicy\":\"Retain\"}}}}'`, and take a snapshot; then bind it again as operator/README.md says under \"A deleted volume claim\""
+        ),
+        Threat::Lost => format!(
+            "the volume claim {claim} has lost its volume {volume}: the PersistentVolume is gone. The operator does not stop or restart broker {id}, which may still have it mounted: copy the data off the pod {pod}, or make a PersistentVolume of that name for the same disk"
+        ),
+        Threat::Replaced => format!(
+            "the volume claim {claim} was deleted and made again while the pod {pod} ran: the pod uses the volume of the deleted claim, and would find an empty one when it starts again. The operator does not stop or restart broker {id}: keep the old volume (`persistentVolumeReclaimPolicy: Retain`), copy its data, and bind it again as operator/README.md says under \"A deleted volume claim\""
+        ),
+    })
+}
+
+/// Since when a volume waits for its file system to be made larger, in seconds since 1970.
+#[must_use]
+pub fn waits_for_file_system(claim: &PersistentVolumeClaim) -> Option<i64> {
+    let conditions = claim.status.as_ref()?.conditions.as_ref()?;
+    let pending = conditions
+        .iter()
+        .find(|one| one.type_ == "FileSystemResizePending" && one.status == "True")?;
+    Some(pending.last_transition_time.as_ref().map_or(0, |time| time.0.as_second()))
+}
+
+/// Whether only another start of the pod makes the file system larger: the node had its time, and the
+/// pod has not been made since. Once is enough: a second start would change nothing.
+#[must_use]
+pub fn needs_remount(observed: &Observed, id: i32) -> bool {
+    let since = observed.claims.get(&id).and_then(waits_for_file_system);
+    let made = observed.pods.get(&id).and_then(|pod| pod.metadata.creation_timestamp.as_ref());
+    let (Some(since), Some(made)) = (since, made) else { return false };
+    made.0.as_second() < since && observed.at_second - since >= RESIZE_PATIENCE_SECONDS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture;
+    use super::*;
+
+    fn claim(text: &str) -> PersistentVolumeClaim {
+        serde_yaml_ng::from_str(text).expect("a claim")
+    }
+
+    #[test]
+    fn k4_a_claim_that_goes_or_has_lost_its_volume_is_a_threat() {
+        let whole = claim(
+            "{metadata: {name: c, creationTimestamp: '2026-01-01T10:00:00Z'}, status: {phase: Bound}}",
+        );
+        let pod = fixture::pod(
+            "{conditions: [{type: PodScheduled, status: 'True', lastTransitionTime: '2026-01-01T10:00:01Z'}]}",
+        );
+        assert_eq!(threat_to(&whole, Some(&pod)), None);
+        let deleted = claim("{metadata: {name: c, deletionTimestamp: '2026-01-01T10:00:00Z'}}");
+        assert_eq!(threat_to(&deleted, Some(&pod)), Some(Threat::Deleting));
+        let lost = claim("{metadata: {name: c}, status: {phase: Lost}}");
+        assert_eq!(threat_to(&lost, Some(&pod)), Some(Threat::Lost));
+        let again = claim(
+            "{metadata: {name: c, creationTimestamp: '2026-01-01T12:00:00Z'}, status: {phase: Pending}}",
+        );
+        assert_eq!(threat_to(&again, Some(&pod)), Some(Threat::Replaced));
+        assert_eq!(threat_to(&again, None), None);
+        // The pod waited for its claim, and was placed when there was one.
+        let waited = fixture::pod("{conditions: [{type: PodScheduled, status: 'False'}]}");
+        assert_eq!(threat_to(&again, Some(&waited)), None);
+    }
+
+    #[test]
+    fn a_file_system_that_did_not_grow_in_time_needs_one_new_pod() {
+        let mut observed = fixture::observed_claim(0, "20Gi", true);
+        let mut pending = claim(
+            "{metadata: {name: c}, status: {conditions: [{type: FileSystemResizePending, status: 'True', lastTransitionTime: '1970-01-01T00:10:00Z'}]}}",
+        );
+        observed.claims.insert(0, pending.clone());
+        let mut pod = fixture::pod(fixture::READY);
+        let made = |second| {
+            let at = k8s_openapi::jiff::Timestamp::from_second(second).expect("a time");
+            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at))
+        };
+        pod.metadata.creation_timestamp = made(10);
+        observed.pods.insert(0, pod.clone());
+        observed.at_second = 600 + RESIZE_PATIENCE_SECONDS - 1;
+        assert!(!needs_remount(&observed, 0), "the node may still do it");
+        observed.at_second += 1;
+        assert!(needs_remount(&observed, 0));
+        pod.metadata.creation_timestamp = made(700);
+        observed.pods.insert(0, pod);
+        assert!(!needs_remount(&observed, 0), "it was mounted anew already");
+        pending.status = None;
+        observed.claims.insert(0, pending);
+        assert!(!needs_remount(&observed, 0));
+    }
+}

@@ -1,0 +1,160 @@
+//! Volumes that would be lost: claims that are deleted under a broker, and claims that only look like ours.
+
+use super::*;
+
+const COPY: &str = "/api/v1/namespaces/shop/persistentvolumeclaims/restored-copy";
+const DELETED: &str = "2026-01-01T00:00:00Z";
+
+/// Somebody deletes the claim; Kubernetes keeps it while the pod uses it.
+fn delete_claim(server: &Server) {
+    server.change(CLAIM, &json!({"metadata": {"deletionTimestamp": DELETED}}));
+}
+
+/// A copy of the claim with all of its labels, as tools for backups leave them.
+fn copy_claim(stage: &Stage) {
+    let mut copy = stage.server.at(CLAIM);
+    copy["metadata"]["name"] = json!("restored-copy");
+    copy["metadata"]["uid"] = json!("uid-of-the-copy");
+    copy["spec"]["resources"]["requests"]["storage"] = json!("99Gi");
+    stage.server.put(COPY, copy);
+}
+
+#[tokio::test]
+async fn k4_a_broker_whose_claim_was_deleted_is_neither_restarted_nor_upgraded() {
+    let stage = Stage::set(&json!({})).await;
+    stage.settle().await;
+    delete_claim(&stage.server);
+    let template = stage.server.at(SET)["spec"]["template"].clone();
+    stage.change_spec(&json!({"version": "0.2.0", "config": {"num.partitions": "3"}}), 2);
+    stage.broker.lock().waiting.push("num.partitions");
+    let restart = json!({"metadata": {"annotations": {"ropewalk.dev/restart": "now"}}});
+    stage.server.change(CLUSTER, &restart);
+    for _ in 0..3 {
+        let writes = stage.reconcile().await;
+        assert!(!writes.contains(&EVICTION.to_owned()), "{writes:?}");
+    }
+    assert_eq!(stage.server.at(POD)["metadata"]["uid"], "pod-1");
+    assert_eq!(stage.server.at(SET)["spec"]["template"], template, "nor by an eviction");
+    let (status, reason, _) = stage.condition("RestartPending");
+    assert_eq!((status.as_str(), reason.as_str()), ("True", "VolumeDeleting"));
+    let (status, reason, message) = stage.condition("DataAtRisk");
+    assert_eq!((status.as_str(), reason.as_str()), ("True", "VolumeDeleting"));
+    assert!(message.contains("persistentVolumeReclaimPolicy") && message.contains("snapshot"));
+    assert_eq!(stage.warnings(), ["VolumeDeleting"]);
+    assert_eq!(stage.condition("Ready").0, "True", "it serves as before");
+}
+
+#[tokio::test]
+async fn k4_a_broker_whose_claim_was_deleted_does_not_go_to_sleep() {
+    let stage = Stage::set(&json!({})).await;
+    stage.settle().await;
+    delete_claim(&stage.server);
+    stage.hibernate(2);
+    for _ in 0..3 {
+        let (outcome, _) = stage.try_reconcile().await;
+        assert!(outcome.is_err(), "it is tried again");
+    }
+    assert_eq!(stage.server.at(SET)["spec"]["replicas"], 1);
+    let (_, reason, message) = stage.condition("Progressing");
+    assert_eq!(reason, "VolumeDeleting");
+    assert!(message.contains("is not stopped"), "{message}");
+    // Rescued: another claim is there, older than the pod as far as anybody knows.
+    stage.server.change(CLAIM, &json!({"metadata": {"deletionTimestamp": null}}));
+    stage.reconcile().await;
+    assert_eq!(stage.server.at(SET)["spec"]["replicas"], 0);
+}
+
+#[tokio::test]
+async fn k2_a_claim_that_is_deleted_after_the_decision_stops_the_restart() {
+    let stage = Stage::set(&json!({})).await;
+    stage.settle().await;
+    stage.change_spec(&json!({"version": "0.2.0"}), 2);
+    // The first look is a list; the live one before the restart is about this claim alone.
+    stage.server.before(&format!("GET {CLAIM}"), delete_claim);
+    let writes = stage.reconcile().await;
+    assert!(!writes.contains(&EVICTION.to_owned()), "{writes:?}");
+    assert_eq!(stage.server.at(POD)["metadata"]["uid"], "pod-1");
+}
+
+#[tokio::test]
+async fn k4_a_copy_of_a_claim_outlives_the_cluster_and_is_not_believed() {
+    let stage = Stage::set(&json!({"deletionPolicy": "Delete"})).await;
+    stage.settle().await;
+    copy_claim(&stage);
+    for _ in 0..3 {
+        assert_eq!(stage.reconcile().await, Vec::<String>::new(), "k1");
+    }
+    assert_eq!(stage.server.at(CLAIM)["spec"]["resources"]["requests"]["storage"], "20Gi");
+    // Nor does the loss of the copy count.
+    let accept =
+        json!({"metadata": {"annotations": {"ropewalk.dev/accept-data-loss": "uid-of-the-copy"}}});
+    stage.server.change(CLUSTER, &accept);
+    stage.reconcile().await;
+    let file = stage.server.at(CONFIG)["data"]["broker.properties"].to_string();
+    assert!(!file.contains("format.cluster.id"));
+    stage.server.change(CLUSTER, &json!({"metadata": {"deletionTimestamp": DELETED}}));
+    stage.reconcile().await;
+    assert_eq!(stage.server.at(CLAIM), Value::Null);
+    assert_eq!(stage.server.at(COPY)["metadata"]["uid"], "uid-of-the-copy");
+}
+
+#[tokio::test]
+async fn a_claim_that_was_restored_without_its_labels_is_found_by_its_name() {
+    let stage = Stage::set(&json!({})).await;
+    stage.server.put(
+        CLAIM,
+        json!({
+            "metadata": {"name": "data-prod-broker-0", "namespace": "shop", "annotations": {"ropewalk.dev/formatted": "true"}},
+            "spec": {"resources": {"requests": {"storage": "20Gi"}}},
+        }),
+    );
+    stage.reconcile().await;
+    let file = stage.server.at(CONFIG)["data"]["broker.properties"].to_string();
+    assert!(!file.contains("format.cluster.id"), "d4: it holds data");
+    assert_eq!(stage.server.at(CLAIM)["metadata"]["labels"]["ropewalk.dev/cluster"], "prod");
+}
+
+#[tokio::test]
+async fn a_paused_cluster_keeps_its_volumes_while_it_is_deleted_and_says_so() {
+    let stage = Stage::set(&json!({"deletionPolicy": "Delete"})).await;
+    stage.settle().await;
+    let deleted = json!({
+        "metadata": {"deletionTimestamp": DELETED},
+        "spec": {"managementState": "Paused"},
+    });
+    stage.server.change(CLUSTER, &deleted);
+    assert_eq!(stage.reconcile().await, Vec::<String>::new());
+    assert_ne!(stage.server.at(CLAIM), Value::Null);
+    assert_eq!(stage.warnings(), ["DeletionPaused"]);
+    stage.server.change(CLUSTER, &json!({"spec": {"managementState": "Managed"}}));
+    stage.reconcile().await;
+    assert_eq!(stage.server.at(CLAIM), Value::Null);
+    assert_eq!(stage.server.at(CLUSTER)["metadata"]["finalizers"], json!([]));
+}
+
+#[tokio::test]
+async fn a_paused_cluster_gets_no_finalizer() {
+    let spec = json!({"managementState": "Paused", "deletionPolicy": "Delete"});
+    let stage = Stage::set(&spec).await;
+    stage.reconcile().await;
+    assert_eq!(stage.server.at(CLUSTER)["metadata"]["finalizers"], Value::Null);
+}
+
+#[tokio::test]
+async fn an_acceptance_that_a_deployment_tool_sets_again_is_left_and_does_nothing() {
+    let stage = Stage::set(&json!({})).await;
+    stage.settle().await;
+    let uid = stage.server.at(CLAIM)["metadata"]["uid"].clone();
+    let accept = json!({"metadata": {"annotations": {"ropewalk.dev/accept-data-loss": uid}}});
+    stage.server.change(CLUSTER, &accept);
+    for _ in 0..3 {
+        stage.reconcile().await;
+    }
+    assert_eq!(stage.server.at(CLUSTER)["status"]["brokers"][0]["acceptedLoss"], uid);
+    stage.server.change(CLUSTER, &accept);
+    for _ in 0..3 {
+        assert_eq!(stage.reconcile().await, Vec::<String>::new());
+    }
+    let file = stage.server.at(CONFIG)["data"]["broker.properties"].to_string();
+    assert!(!file.contains("format.cluster.id"));
+}

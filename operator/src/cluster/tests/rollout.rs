@@ -1,0 +1,178 @@
+//! Settings and restarts, where brokers do not answer, are not ready, or may not be stopped.
+
+use super::*;
+
+fn recorded(stage: &Stage) -> String {
+    let annotations = stage.server.at(SET)["metadata"]["annotations"].clone();
+    annotations["ropewalk.dev/pod-intent"].as_str().unwrap_or_default().to_owned()
+}
+
+#[tokio::test]
+async fn a_change_that_the_broker_was_not_told_is_not_recorded_as_done() {
+    let stage = Stage::set(&json!({})).await;
+    stage.settle().await;
+    let before = recorded(&stage);
+    stage.broker.lock().is_silent = true;
+    stage.change_spec(&json!({"config": {"num.partitions": "3"}}), 2);
+    for _ in 0..3 {
+        stage.reconcile().await;
+    }
+    assert_eq!(recorded(&stage), before);
+    assert_eq!(stage.condition("ConfigurationApplied").0, "Unknown");
+    // It answers again, and needs the restart that the user asked for.
+    let mut broker = stage.broker.lock();
+    (broker.is_silent, broker.waiting) = (false, vec!["num.partitions"]);
+    drop(broker);
+    let writes = stage.reconcile().await;
+    assert!(writes.contains(&EVICTION.to_owned()), "{writes:?}");
+}
+
+#[tokio::test]
+async fn a_second_change_during_the_restart_of_the_first_gets_its_own_restart() {
+    for says in [false, true] {
+        let stage = Stage::set(&json!({})).await;
+        stage.broker.lock().says_what_it_was_told = says;
+        stage.settle().await;
+        stage.change_spec(&json!({"config": {"num.partitions": "3"}}), 2);
+        stage.broker.lock().waiting = vec!["num.partitions"];
+        assert!(stage.reconcile().await.contains(&EVICTION.to_owned()));
+        // The new pod starts with the first file, and the second change comes before it is ready.
+        stage.broker.lock().waiting.clear();
+        stage.run_pod("pod-2");
+        let not_ready = json!({"status": {"conditions": [{"type": "Ready", "status": "False"}]}});
+        stage.server.change(POD, &not_ready);
+        stage.broker.lock().recovers = true;
+        stage.change_spec(&json!({"config": {"num.partitions": "4"}}), 3);
+        for _ in 0..3 {
+            let writes = stage.reconcile().await;
+            assert!(!writes.contains(&EVICTION.to_owned()), "it recovers: {writes:?}");
+        }
+        assert_eq!(stage.condition("ConfigurationApplied").0, "Unknown");
+        let mut broker = stage.broker.lock();
+        (broker.recovers, broker.waiting) = (false, vec!["num.partitions"]);
+        drop(broker);
+        let writes = stage.reconcile().await;
+        assert!(writes.contains(&EVICTION.to_owned()), "{writes:?}");
+        stage.broker.lock().waiting.clear();
+        stage.run_pod("pod-3");
+        for _ in 0..5 {
+            stage.reconcile().await;
+        }
+        assert_eq!(stage.reconcile().await, Vec::<String>::new(), "once is enough");
+        assert_eq!(stage.condition("ConfigurationApplied").0, "True");
+    }
+}
+
+#[tokio::test]
+async fn a_broker_that_says_what_it_was_told_is_told_again_only_when_that_changes() {
+    let stage = Stage::set(&json!({})).await;
+    stage.broker.lock().says_what_it_was_told = true;
+    stage.settle().await;
+    let before = stage.broker.lock().tellings;
+    // Another operator takes over, and remembers nothing.
+    let newer = Stage { work: Work::new(stage.work.context.clone()), ..stage };
+    newer.reconcile().await;
+    assert_eq!(newer.broker.lock().tellings, before);
+    // Somebody told the broker something else.
+    newer.broker.lock().told = Some("else".into());
+    newer.reconcile().await;
+    assert_eq!(newer.broker.lock().tellings, before + 1);
+}
+
+#[tokio::test]
+async fn a_full_broker_whose_pod_is_not_ready_gets_the_retention_that_makes_room() {
+    let stage = Stage::set(&json!({})).await;
+    stage.settle().await;
+    let full = json!({"kind": "storage_full", "message": "the disk is full", "count": 1});
+    stage.broker.lock().conditions = vec![full];
+    stage.broker.lock().is_unready = true;
+    let not_ready = json!({"status": {"conditions": [{"type": "Ready", "status": "False"}]}});
+    stage.server.change(POD, &not_ready);
+    stage.change_spec(&json!({"config": {"log.retention.ms": "1000"}}), 2);
+    let before = stage.broker.lock().tellings;
+    stage.reconcile().await;
+    assert_eq!(stage.broker.lock().tellings, before + 1);
+    assert_eq!(stage.condition("StorageFull").0, "True");
+    assert_eq!(stage.condition("AdminReachable").0, "True");
+    assert_eq!(stage.warnings().iter().filter(|reason| *reason == "VolumeFull").count(), 1);
+    let file = stage.server.at(CONFIG)["data"]["broker.properties"].to_string();
+    assert!(file.contains("log.retention.ms=1000"));
+}
+
+#[tokio::test]
+async fn a_file_that_a_running_broker_had_no_chance_to_refuse_is_not_written() {
+    let stage = Stage::set(&json!({})).await;
+    stage.settle().await;
+    let file = |stage: &Stage| stage.server.at(CONFIG)["data"]["broker.properties"].to_string();
+    stage.broker.lock().is_silent = true;
+    stage.change_spec(&json!({"config": {"num.partitions": "no number"}}), 2);
+    stage.reconcile().await;
+    assert!(!file(&stage).contains("no number"));
+    // A process that ends again and again may need just this file.
+    let mut looping = stage.server.at(POD)["status"].clone();
+    looping["containerStatuses"][0]["restartCount"] = json!(2);
+    let now = Timestamp::now().to_string();
+    let ended = json!({"terminated": {"exitCode": 4, "finishedAt": now}});
+    looping["containerStatuses"][0]["lastState"] = ended;
+    stage.server.change(POD, &json!({ "status": looping }));
+    stage.reconcile().await;
+    assert!(file(&stage).contains("no number"));
+}
+
+#[tokio::test]
+async fn k2_another_pod_of_that_name_survives_the_restart_that_was_not_about_it() {
+    let stage = Stage::set(&json!({})).await;
+    stage.settle().await;
+    stage.change_spec(&json!({"version": "0.2.0"}), 2);
+    // Between the question whether it may be evicted and the eviction, another takes its name.
+    stage.server.before(EVICTION, |_| {});
+    stage.server.before(EVICTION, |server| {
+        server.change(POD, &json!({"metadata": {"uid": "pod-2"}}));
+    });
+    let (outcome, _) = stage.try_reconcile().await;
+    assert!(outcome.is_err(), "it is looked at again");
+    assert_eq!(stage.server.at(POD)["metadata"]["uid"], "pod-2");
+}
+
+#[tokio::test]
+async fn a_restart_that_a_disruption_budget_forbids_is_not_begun_and_says_so() {
+    let stage = Stage::set(&json!({})).await;
+    stage.settle().await;
+    let template = stage.server.at(SET)["spec"]["template"].clone();
+    stage.server.refuse_evictions(Some("it would violate the pod's disruption budget strict"));
+    stage.change_spec(&json!({"version": "0.2.0"}), 2);
+    let (outcome, _) = stage.try_reconcile().await;
+    assert!(outcome.is_err(), "it is tried again");
+    assert_eq!(stage.server.at(SET)["spec"]["template"], template);
+    let (_, reason, message) = stage.condition("Progressing");
+    assert_eq!(reason, "EvictionRefused");
+    assert!(message.contains("disruption budget strict"), "{message}");
+    stage.server.refuse_evictions(None);
+    assert!(stage.reconcile().await.contains(&EVICTION.to_owned()));
+}
+
+#[tokio::test]
+async fn an_admin_api_that_is_cut_off_stops_restarts_and_is_said() {
+    let stage = Stage::set(&json!({})).await;
+    stage.settle().await;
+    stage.broker.lock().is_silent = true;
+    stage.change_spec(&json!({"version": "0.2.0"}), 2);
+    for _ in 0..2 {
+        let writes = stage.reconcile().await;
+        assert!(!writes.contains(&EVICTION.to_owned()), "{writes:?}");
+    }
+    assert_eq!(stage.condition("AdminReachable").1, "AdminUnreachable");
+    assert_eq!(stage.condition("RestartPending").1, "WaitingForAnswer");
+    assert_eq!(stage.warnings(), ["AdminUnreachable"]);
+}
+
+#[tokio::test]
+async fn what_is_known_of_a_cluster_is_forgotten_with_it() {
+    let stage = Stage::set(&json!({})).await;
+    stage.settle().await;
+    assert_eq!(stage.work.told.0.lock().len(), 1);
+    let cluster = serde_json::from_value(stage.server.at(CLUSTER)).expect("a cluster");
+    stage.server.remove(CLUSTER);
+    reconcile(cluster, stage.work.clone()).await.expect("nothing to be done");
+    assert!(stage.work.told.0.lock().is_empty());
+}
