@@ -112,6 +112,8 @@ fn readiness(cluster: &Guarded<BrokerCluster>) -> Option<u64> {
         let ready = condition::find(&status.conditions, condition::READY);
         ready.map(|ready| (&ready.status, &ready.reason)).hash(&mut hasher);
         status.ready_replicas.hash(&mut hasher);
+        let reachable = condition::cluster::ADMIN_REACHABLE;
+        condition::is_true(&status.conditions, reachable).hash(&mut hasher);
     }
     Some(hasher.finish())
 }
@@ -144,7 +146,7 @@ async fn reconcile(queue: Queue, work: Work) -> Result<Action, Failure> {
         Facts { queue: &queue, cluster: resolved.seen(), declared: None, unbound: vec![] };
     let mut failure = None;
     if let Resolved::Found(cluster) = &resolved
-        && cluster.status.as_ref().is_some_and(|status| status.ready_replicas > 0)
+        && may_answer(cluster)
     {
         let paused = queue.spec.management_state == ManagementState::Paused;
         let told = if paused {
@@ -248,6 +250,14 @@ fn holds(before: &QueueStatus, after: &QueueStatus) -> bool {
         && before.partitions == after.partitions
         && groups(before) == groups(after)
         && after.conditions.iter().all(|condition| before.conditions.contains(condition))
+}
+
+/// Whether the brokers of a cluster may be asked: their admin API answers, ready or not. A broker with a
+/// full volume needs the retention of its Queues most.
+pub(crate) fn may_answer(cluster: &BrokerCluster) -> bool {
+    let Some(status) = cluster.status.as_ref() else { return false };
+    let answers = condition::is_true(&status.conditions, condition::cluster::ADMIN_REACHABLE);
+    answers || status.ready_replicas > 0
 }
 
 /// The cluster of a Queue, by name.
