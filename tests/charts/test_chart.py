@@ -118,10 +118,68 @@ def test_rights_are_few():
             assert resource not in rule["resources"], rule
 
 
+def test_nothing_but_volumes_can_be_deleted():
+    rules = rules_of(of_kind(render(), "ClusterRole") + of_kind(render(), "Role"))
+    own = [rule for rule in rules if not (rule["apiGroups"] == ["ropewalk.dev"] and "deletecollection" in rule["verbs"])]
+    assert [rule["resources"] for rule in own if "delete" in rule["verbs"]] == [["persistentvolumeclaims"]]
+
+
+def environment(objects):
+    container = of_kind(objects, "Deployment")[0]["spec"]["template"]["spec"]["containers"][0]
+    return {entry["name"]: entry.get("value") for entry in container["env"]}
+
+
+def test_what_a_cluster_made_for_a_queue_looks_like_is_a_value():
+    import json
+
+    made = lambda *values: json.loads(environment(render(*values))["ROPEWALK_DEFAULT_CLUSTER"])
+    assert made() == {}
+    assert made("--set", "defaultCluster.spec.storage.storageClassName=fast") == {"storage": {"storageClassName": "fast"}}
+    secrets = "broker.imagePullSecrets[0].name=registry"
+    assert made("--set", secrets) == {"podTemplate": {"imagePullSecrets": [{"name": "registry"}]}}
+    both = made("--set", secrets, "--set", "defaultCluster.spec.podTemplate.priorityClassName=high")
+    assert both["podTemplate"] == {"imagePullSecrets": [{"name": "registry"}], "priorityClassName": "high"}
+
+
+def test_the_image_of_brokers_can_be_a_digest():
+    digest = "sha256:" + "0" * 64
+    image = environment(render("--set", f"broker.image.digest={digest}"))["ROPEWALK_BROKER_IMAGE"]
+    assert image.endswith(f"@{digest}")
+
+
+def test_the_operators_user_can_be_left_to_the_platform():
+    values = "podSecurityContext.runAsUser=null,podSecurityContext.runAsGroup=null"
+    context = of_kind(render("--set", values), "Deployment")[0]["spec"]["template"]["spec"]["securityContext"]
+    assert "runAsUser" not in context and "runAsGroup" not in context and context["runAsNonRoot"]
+
+
+def test_the_admin_port_is_for_the_operator_alone_where_a_policy_is_asked_for():
+    assert not of_kind(render(), "NetworkPolicy")
+    assert "watchNamespaces" in refused("--set", "networkPolicy.enabled=true")
+    objects = render("--set", "networkPolicy.enabled=true,watchNamespaces={shop}")
+    (policy,) = of_kind(objects, "NetworkPolicy")
+    assert policy["metadata"]["namespace"] == "shop"
+    ports = {rule["ports"][0]["port"]: rule.get("from") for rule in policy["spec"]["ingress"]}
+    assert ports[9092] is None
+    (peer,) = ports[9644]
+    pod = of_kind(objects, "Deployment")[0]["spec"]["template"]["metadata"]["labels"]
+    assert peer["podSelector"]["matchLabels"].items() <= pod.items()
+
+
+def test_an_administrator_of_one_namespace_can_install_it_there():
+    """Nothing at cluster scope, and no right that such a person does not hold."""
+    values = "watchNamespaces={team-a},crds.install=false,rbac.aggregateClusterRoles=false,rbac.keda=false"
+    objects = render("--set", values)
+    kinds = {o["kind"] for o in objects}
+    assert not kinds & {"ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition"}, kinds
+    groups = {group for rule in rules_of(of_kind(objects, "Role")) for group in rule["apiGroups"]}
+    assert "keda.sh" not in groups and "apiextensions.k8s.io" not in groups
+
+
 def test_a_custom_target_gets_the_right_to_its_scale():
     objects = render("--set", "scaling.extraTargets[0].apiGroup=argoproj.io,scaling.extraTargets[0].resource=rollouts")
     rules = rules_of(of_kind(objects, "ClusterRole"))
-    assert {"apiGroups": ["argoproj.io"], "resources": ["rollouts/scale"], "verbs": ["get", "update", "patch"]} in rules
+    assert {"apiGroups": ["argoproj.io"], "resources": ["rollouts/scale"], "verbs": ["get", "update"]} in rules
 
 
 def test_pods_meet_the_restricted_profile():

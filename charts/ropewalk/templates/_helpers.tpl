@@ -69,5 +69,19 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 
 {{- define "ropewalk.brokerImage" -}}
+{{- if .Values.broker.image.digest }}
+{{- printf "%s@%s" .Values.broker.image.repository .Values.broker.image.digest }}
+{{- else }}
 {{- printf "%s:%s" .Values.broker.image.repository (default .Chart.AppVersion .Values.broker.image.tag) }}
+{{- end }}
+{{- end }}
+
+{{/* The spec of the BrokerCluster that is made for a Queue, as JSON; the pull secrets of the brokers are added unless it names its own. */}}
+{{- define "ropewalk.defaultCluster" -}}
+{{- $spec := deepCopy .Values.defaultCluster.spec }}
+{{- if .Values.broker.imagePullSecrets }}
+{{- $template := dict "imagePullSecrets" .Values.broker.imagePullSecrets }}
+{{- $spec = mergeOverwrite (dict "podTemplate" $template) $spec }}
+{{- end }}
+{{- toJson $spec }}
 {{- end }}
