@@ -20,6 +20,10 @@ pub struct Flags {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Watch Queues and BrokerClusters and act on them, until stopped.
+    ///
+    /// Exit codes: 0 stopped as asked; 1 it cannot start; 2 the command line is not understood. A process
+    /// that ends because one of its tasks did: 3 the Lease was lost; 4 health server; 5 stop signals;
+    /// 6 BrokerClusters; 7 Queues; 8 figures; 9 signal streams; 10 scaling.
     Run(Box<Run>),
     /// Print the custom resource definitions, ready for `kubectl apply -f -`.
     Crd,
@@ -28,7 +32,8 @@ pub enum Command {
 /// Flags of `run`.
 #[derive(Args, Clone, Debug)]
 pub struct Run {
-    /// The namespaces to watch, separated by commas. All of them if empty.
+    /// The namespaces to watch, separated by commas. All of them if empty. Each costs eight
+    /// connections to the API server, so there may be 250 at most.
     #[arg(long, env = "ROPEWALK_WATCH_NAMESPACES", value_delimiter = ',', num_args = 0..)]
     pub watch_namespaces: Vec<String>,
 
@@ -40,9 +45,10 @@ pub struct Run {
     #[arg(long, env = "POD_NAME")]
     pub pod_name: Option<String>,
 
-    /// The Lease that one of several operators holds.
-    #[arg(long, env = "ROPEWALK_LEASE_NAME", default_value = "ropewalk-operator")]
-    pub lease_name: String,
+    /// The Lease that one of several operators holds. Operators that watch different namespaces must
+    /// not share one; if absent the name is made from --watch-namespaces.
+    #[arg(long, env = "ROPEWALK_LEASE_NAME")]
+    pub lease_name: Option<String>,
 
     /// The image of brokers whose release nobody chose.
     #[arg(
@@ -97,7 +103,50 @@ fn cluster_spec(text: &str) -> Result<BrokerClusterSpec, String> {
     Err(format!("{text} has a field that a BrokerCluster has not; what was understood is {known}"))
 }
 
+/// The most namespaces that are watched one by one.
+pub const NAMESPACES_MAX: usize = 250;
+/// From here on the log says what watching them one by one costs.
+const NAMESPACES_MANY: usize = 25;
+/// Watches for each namespace, each a connection of its own.
+const WATCHES_PER_NAMESPACE: usize = 8;
+
 impl Run {
+    /// The name of the Lease.
+    #[must_use]
+    pub fn lease_name(&self) -> String {
+        let named = self.lease_name.clone().filter(|name| !name.is_empty());
+        named.unwrap_or_else(|| {
+            let scopes: Vec<String> = self.scopes().into_iter().flatten().collect();
+            if scopes.is_empty() {
+                return "ropewalk-operator".to_owned();
+            }
+            format!("ropewalk-operator-{}", &intent::hash(&scopes)[..8])
+        })
+    }
+
+    /// Refuses what cannot work.
+    ///
+    /// # Errors
+    ///
+    /// When more namespaces are named than can be watched one by one.
+    pub fn check(&self) -> anyhow::Result<()> {
+        let namespaces = self.scopes().into_iter().flatten().count();
+        let watches = namespaces * WATCHES_PER_NAMESPACE;
+        if namespaces > NAMESPACES_MAX {
+            anyhow::bail!(
+                "--watch-namespaces names {namespaces} namespaces, {NAMESPACES_MAX} are the most: each costs {WATCHES_PER_NAMESPACE} connections to the API server. Leave it empty to watch all namespaces with {WATCHES_PER_NAMESPACE} connections"
+            );
+        }
+        if namespaces >= NAMESPACES_MANY {
+            tracing::warn!(
+                namespaces,
+                watches,
+                "every watched namespace costs connections to the API server; an empty --watch-namespaces watches all of them with 8"
+            );
+        }
+        Ok(())
+    }
+
     /// The namespaces to watch: `None` is all of them.
     #[must_use]
     pub fn scopes(&self) -> Vec<Option<String>> {
@@ -129,6 +178,46 @@ mod tests {
         }
     }
 
+    fn run(arguments: &[&str]) -> Run {
+        let all = ["ropewalk-operator", "run"].iter().chain(arguments);
+        match Flags::parse_from(all).command {
+            Command::Run(run) => *run,
+            Command::Crd => panic!("run was asked for"),
+        }
+    }
+
+    #[test]
+    fn operators_of_different_namespaces_do_not_share_a_lease() {
+        let name = |arguments: &[&str]| run(arguments).lease_name();
+        assert_eq!(name(&[]), "ropewalk-operator");
+        assert_ne!(name(&["--watch-namespaces", "a"]), name(&["--watch-namespaces", "b"]));
+        assert_ne!(name(&["--watch-namespaces", "a"]), name(&[]));
+        assert_eq!(name(&["--watch-namespaces", "a,b"]), name(&["--watch-namespaces", "b, a"]));
+        assert_eq!(name(&["--lease-name", "mine", "--watch-namespaces", "a"]), "mine");
+        assert_eq!(name(&["--lease-name", ""]), "ropewalk-operator", "empty is absent");
+    }
+
+    #[test]
+    fn more_namespaces_than_can_be_watched_are_refused() {
+        let named =
+            |count: usize| (0..count).map(|n| format!("n{n}")).collect::<Vec<_>>().join(",");
+        let check = |count| run(&["--watch-namespaces", &named(count)]).check();
+        assert!(check(NAMESPACES_MAX).is_ok());
+        let refused = check(NAMESPACES_MAX + 1).expect_err("refused").to_string();
+        assert!(refused.contains("251") && refused.contains("250"), "{refused}");
+    }
+
+    #[test]
+    fn every_exit_code_is_documented() {
+        use crate::supervision::Task;
+        let command = Flags::command();
+        let run = command.find_subcommand("run").expect("a command");
+        let help = run.get_long_about().expect("a text").to_string();
+        for task in Task::ALL {
+            assert!(help.contains(&format!("{} ", task.exit_code())), "{task:?} is not in: {help}");
+        }
+    }
+
     #[test]
     fn a_cluster_that_is_made_for_a_queue_is_as_the_flag_says() {
         let spec = cluster_spec(r#"{"storage": {"size": "5Gi", "storageClassName": "fast"}}"#);
@@ -141,13 +230,7 @@ mod tests {
 
     #[test]
     fn namespaces_are_one_several_or_all() {
-        let scopes = |arguments: &[&str]| {
-            let all = ["ropewalk-operator", "run"].iter().chain(arguments);
-            match Flags::parse_from(all).command {
-                Command::Run(run) => run.scopes(),
-                Command::Crd => panic!("run was asked for"),
-            }
-        };
+        let scopes = |arguments: &[&str]| run(arguments).scopes();
         assert_eq!(scopes(&[]), [None]);
         assert_eq!(scopes(&["--watch-namespaces", ""]), [None]);
         assert_eq!(scopes(&["--watch-namespaces", "b, a,b"]), [Some("a".into()), Some("b".into())]);

@@ -1,7 +1,8 @@
 //! `/live`, `/ready` and `/metrics`.
 //!
 //! Ready is an operator that can act or stands by to: both its definitions are installed. A process
-//! that waits for them is alive; killing it would help nobody.
+//! that waits for them is alive; killing it would help nobody. `/ready` also says whether the process
+//! leads, and which Lease it waits for and who holds it if it does not.
 
 use std::sync::Arc;
 
@@ -15,6 +16,7 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use crate::lease::Leadership;
 use crate::metrics::Metrics;
 
 /// What the answers are made from. A clone speaks of the same.
@@ -22,19 +24,28 @@ use crate::metrics::Metrics;
 pub struct Health {
     obstacles: Arc<RwLock<Vec<String>>>,
     metrics: Metrics,
+    leadership: Leadership,
+    lease: String,
 }
 
 impl Health {
     /// Of an operator that has just started.
     #[must_use]
-    pub fn new(metrics: Metrics) -> Self {
+    pub fn new(metrics: Metrics, leadership: Leadership, lease: &str) -> Self {
         let obstacles = vec!["the operator is starting".to_owned()];
-        Self { obstacles: Arc::new(RwLock::new(obstacles)), metrics }
+        let obstacles = Arc::new(RwLock::new(obstacles));
+        Self { obstacles, metrics, leadership, lease: lease.to_owned() }
     }
 
     /// Why it is not ready; it is when there is nothing.
     pub fn set(&self, obstacles: Vec<String>) {
         *self.obstacles.write() = obstacles;
+    }
+
+    /// Who holds the Lease, as far as this process knows.
+    fn holder(&self) -> Option<String> {
+        let leads = self.leadership.holds();
+        if leads { Some(self.leadership.identity()) } else { self.leadership.other() }
     }
 
     /// Serves until `stopping` turns true.
@@ -56,10 +67,45 @@ impl Health {
 async fn ready(State(health): State<Health>) -> Response {
     let reasons = health.obstacles.read().clone();
     let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(json!({ "ready": reasons.is_empty(), "reasons": reasons }))).into_response()
+    let answer = json!({
+        "ready": reasons.is_empty(),
+        "reasons": reasons,
+        "leading": health.leadership.holds(),
+        "lease": health.lease,
+        "holder": health.holder(),
+    });
+    (status, Json(answer)).into_response()
 }
 
 async fn metrics(State(health): State<Health>) -> Response {
     const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, OPEN_METRICS)], health.metrics.text()).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+
+    async fn said(leadership: Leadership) -> (StatusCode, serde_json::Value) {
+        let health = Health::new(Metrics::default(), leadership, "ropewalk");
+        health.set(vec![]);
+        let response = ready(State(health)).await;
+        let status = response.status();
+        let body = response.into_body().collect().await.expect("a body").to_bytes();
+        (status, serde_json::from_slice(&body).expect("JSON"))
+    }
+
+    #[tokio::test]
+    async fn ready_says_whether_the_process_leads() {
+        let (status, answer) = said(Leadership::none("me")).await;
+        assert_eq!(status, StatusCode::OK, "standing by is ready");
+        assert_eq!((&answer["leading"], &answer["lease"]), (&json!(false), &json!("ropewalk")));
+        let leads = Leadership::assumed("me", Instant::now() + Duration::from_secs(60));
+        let (_, answer) = said(leads).await;
+        assert_eq!((&answer["leading"], &answer["holder"]), (&json!(true), &json!("me")));
+    }
 }

@@ -24,7 +24,7 @@ use tokio::sync::watch;
 
 pub mod election;
 
-use election::{Election, Step, Timing};
+use election::{Election, Step};
 
 /// Whether this process leads. A clone speaks of the same.
 #[derive(Clone, Debug)]
@@ -35,6 +35,8 @@ struct Held {
     identity: String,
     lease_uid: String,
     until: Option<Instant>,
+    /// Who holds the Lease instead, as it was last read.
+    other: Option<String>,
 }
 
 /// This process does not lead, or no longer.
@@ -46,7 +48,8 @@ impl Leadership {
     /// Of a process that does not lead yet.
     #[must_use]
     pub fn none(identity: &str) -> Self {
-        let held = Held { identity: identity.to_owned(), lease_uid: String::new(), until: None };
+        let (identity, lease_uid) = (identity.to_owned(), String::new());
+        let held = Held { identity, lease_uid, until: None, other: None };
         Self(Arc::new(Mutex::new(held)))
     }
 
@@ -85,11 +88,27 @@ impl Leadership {
         self.0.lock().lease_uid.clone()
     }
 
+    /// Who holds the Lease instead, as it was last read.
+    #[must_use]
+    pub fn other(&self) -> Option<String> {
+        self.0.lock().other.clone()
+    }
+
     fn set(&self, lease_uid: &str, until: Option<Instant>) {
         let mut held = self.0.lock();
+        held.other = None;
         held.lease_uid = lease_uid.to_owned();
         held.until = until;
     }
+}
+
+/// What one look at the Lease brought.
+#[derive(Debug)]
+enum Attempt {
+    /// It is this candidate's, as written here.
+    Ours(Box<Lease>),
+    /// Somebody else has it, by name if that is known.
+    Theirs(Option<String>),
 }
 
 /// Runs for the Lease until `stopping` turns true, and gives it back then. Returns early, with
@@ -100,19 +119,18 @@ impl Leadership {
 /// [`NotLeader`] as said.
 pub async fn contest(
     api: Api<Lease>,
-    name: String,
+    mut candidate: Election,
     leadership: Leadership,
     mut stopping: watch::Receiver<bool>,
 ) -> Result<(), NotLeader> {
-    let timing = Timing::default();
-    let mut candidate = Election::new(name.clone(), leadership.identity(), timing);
+    let (name, timing) = (candidate.name().to_owned(), candidate.timing());
     let mut led = false;
     let mut held = None;
     loop {
         let attempt = attempt(&api, &name, &mut candidate, &mut held);
         // A server that does not answer must not keep the loop from seeing that its time is over.
         match tokio::time::timeout(timing.renew_deadline / 2, attempt).await {
-            Ok(Ok(Some(lease))) => {
+            Ok(Ok(Attempt::Ours(lease))) => {
                 let uid = lease.metadata.uid.as_deref().unwrap_or_default();
                 leadership.set(uid, candidate.holds_until());
                 if !led {
@@ -120,7 +138,7 @@ pub async fn contest(
                     led = true;
                 }
             }
-            Ok(Ok(None)) => {}
+            Ok(Ok(Attempt::Theirs(holder))) => leadership.0.lock().other = holder,
             Ok(Err(error)) => tracing::warn!(%error, "the Lease cannot be read or written"),
             Err(_) => tracing::warn!("the Lease cannot be reached in time"),
         }
@@ -141,21 +159,24 @@ pub async fn contest(
     Ok(())
 }
 
-/// One look at the Lease; the Lease if it is ours after it. `held` is the Lease as this process wrote
+/// One look at the Lease. `held` is the Lease as this process wrote
 /// it last: who holds it need not read it, because a write on what is old is refused.
 async fn attempt(
     api: &Api<Lease>,
     name: &str,
     candidate: &mut Election,
     held: &mut Option<Lease>,
-) -> Result<Option<Lease>, kube::Error> {
+) -> Result<Attempt, kube::Error> {
     let begun = Instant::now();
     let read = match held.take() {
         Some(held) => Some(held),
         None => api.get_opt(name).await?,
     };
     let written = match candidate.step(read.as_ref(), Instant::now(), Timestamp::now()) {
-        Step::Wait => return Ok(None),
+        Step::Wait => {
+            let holder = read.and_then(|lease| lease.spec?.holder_identity);
+            return Ok(Attempt::Theirs(holder));
+        }
         Step::Create(lease) => api.create(&PostParams::default(), &lease).await,
         Step::Replace(lease) => api.replace(name, &PostParams::default(), &lease).await,
     };
@@ -163,9 +184,11 @@ async fn attempt(
         Ok(lease) => {
             candidate.wrote(&lease, begun);
             *held = Some(lease.clone());
-            Ok(Some(lease))
+            Ok(Attempt::Ours(Box::new(lease)))
         }
-        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(None),
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {
+            Ok(Attempt::Theirs(None))
+        }
         Err(error) => Err(error),
     }
 }
@@ -184,3 +207,6 @@ async fn release(api: &Api<Lease>, name: &str, candidate: &Election) {
         Err(_) => tracing::warn!("the Lease could not be given back in time"),
     }
 }
+
+#[cfg(test)]
+mod tests;

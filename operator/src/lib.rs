@@ -20,6 +20,7 @@
 
 pub mod flags;
 pub mod run;
+pub mod supervision;
 pub mod health;
 pub mod metrics;
 pub mod installed;

@@ -7,7 +7,8 @@
 //! 3. Contest the Lease. Until it is held nothing is watched and nothing is written.
 //! 4. Run the controllers.
 //! 5. On SIGTERM: controllers stop, then the Lease is given back, so that the next one need not wait.
-//!    When the Lease is lost: the process ends at once, with [`LEASE_LOST`].
+//!    When a task ends by itself: the process ends at once, with the exit code of that task
+//!    ([`crate::supervision`]).
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
@@ -17,27 +18,29 @@ use std::time::Duration;
 use anyhow::Context as _;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
-use kube::Client;
 use kube::api::Api;
+use kube::{Client, Config};
 use ropewalk_operator_plan::cluster::validate::Settings;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 
 use crate::context::Context;
 use crate::flags::{LogFormat, Run};
 use crate::health::Health;
-use crate::lease::{self, Leadership, NotLeader};
+use crate::lease::election::{Election, Timing};
+use crate::lease::{self, Leadership};
 use crate::metrics::Metrics;
+use crate::supervision::{self, Supervisor, Task};
 use crate::{cluster, figures, installed, queue, scaling, signals};
 
-/// The exit code when the Lease was lost.
-pub const LEASE_LOST: u8 = 3;
 /// Controllers have so long to end what they began.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 /// How often it is looked whether the Lease is held.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// A connection to the API server that brings nothing for so long is dead. Longer than any watch, which
+/// the server ends after 290 s.
+const SILENCE_MAX: Duration = Duration::from_secs(330);
 
 /// Runs the operator until it is told to stop.
 ///
@@ -46,20 +49,23 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// When it cannot start.
 pub async fn run(flags: Run) -> anyhow::Result<ExitCode> {
     log(&flags)?;
+    supervision::log_panics();
+    flags.check()?;
     // Two providers may be compiled in one day; the choice is made here.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let (stop, stopping) = watch::channel(false);
+    let mut tasks = Supervisor::default();
     let metrics = Metrics::default();
-    let health = Health::new(metrics.clone());
+    let leadership = Leadership::none(&identity(&flags));
+    let health = Health::new(metrics.clone(), leadership.clone(), &flags.lease_name());
     let listener = bind(flags.listen)
         .await
         .with_context(|| format!("--listen {} cannot be used", flags.listen))?;
-    let served = tokio::spawn(health.clone().serve(listener, stopping.clone()));
-    on_signal(stop.clone())?;
-    let client = Client::try_default().await.context("no way to the API server is configured")?;
+    tasks.spawn(Task::Health, health.clone().serve(listener, stopping.clone()));
+    tasks.spawn(Task::StopSignals, stop_signals(stop.clone())?);
+    let client = client().await?;
     let namespace =
         flags.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
-    let leadership = Leadership::none(&identity(&flags));
     let settings = Settings { broker_image: flags.broker_image.clone() };
     let mut context = Context::new(
         client.clone(),
@@ -71,17 +77,26 @@ pub async fn run(flags: Run) -> anyhow::Result<ExitCode> {
     context.default_cluster = flags.default_cluster.clone();
     let context = Arc::new(context);
     let pod = own_pod(&client, &namespace, &flags).await;
-    if !installed::wait(&context, &health, pod.as_ref(), stopping.clone()).await {
+    let installed = tokio::select! {
+        installed = installed::wait(&context, &health, pod.as_ref(), stopping.clone()) => installed,
+        task = tasks.unexpected_end(&stopping) => return Ok(ExitCode::from(task.exit_code())),
+    };
+    if !installed {
         return Ok(ExitCode::SUCCESS);
     }
     let leases: Api<Lease> = Api::namespaced(client, &namespace);
     // The Lease is given back last: it has a stop of its own.
     let (free, freeing) = watch::channel(false);
-    let contest = lease::contest(leases, flags.lease_name.clone(), leadership, freeing);
-    let contest = tokio::spawn(contest);
-    let ended = lead(&context, &flags, contest, stopping, free).await;
+    let election = Election::new(flags.lease_name(), leadership.identity(), Timing::default());
+    let contest = lease::contest(leases, election, leadership, freeing);
+    tasks.spawn(Task::Lease, async move {
+        if contest.await.is_err() {
+            tracing::error!("the Lease was lost: ending, so that two never act");
+        }
+    });
+    let ended = lead(&context, &flags, &mut tasks, stopping, free).await;
     let _ = stop.send(true);
-    let _ = tokio::time::timeout(Duration::from_secs(1), served).await;
+    let _ = tokio::time::timeout(Duration::from_secs(1), tasks.has_ended(Task::Health)).await;
     Ok(ended)
 }
 
@@ -104,7 +119,7 @@ fn is_in_use(error: &std::io::Error) -> bool {
 async fn lead(
     context: &Arc<Context>,
     flags: &Run,
-    mut contest: tokio::task::JoinHandle<Result<(), NotLeader>>,
+    tasks: &mut Supervisor,
     mut stopping: watch::Receiver<bool>,
     free: watch::Sender<bool>,
 ) -> ExitCode {
@@ -113,52 +128,60 @@ async fn lead(
             tokio::time::sleep(LOOK_EVERY).await;
         }
     };
-    let mut controllers = JoinSet::new();
     let stops = stopping.clone();
+    let code = |task: Task| ExitCode::from(task.exit_code());
     tokio::select! {
+        biased;
+        _ = stopping.wait_for(|stopping| *stopping) => {}
+        task = tasks.unexpected_end(&stops) => return code(task),
         () = leading => {
             context.metrics.leading(true);
-            start(&mut controllers, context, flags, &stops);
+            start(tasks, context, flags, &stops);
         }
-        _ = stopping.wait_for(|stopping| *stopping) => {}
     }
     tokio::select! {
+        biased;
         _ = stopping.wait_for(|stopping| *stopping) => {}
-        _ = &mut contest => {
-            tracing::error!("the Lease was lost: ending, so that two never act");
-            return ExitCode::from(LEASE_LOST);
-        }
-        Some(_) = controllers.join_next() => {
-            // Controllers end when they are told to; one that ends by itself leaves a gap.
-            tracing::error!("a controller ended by itself: ending, to start anew");
-            return ExitCode::FAILURE;
-        }
+        task = tasks.unexpected_end(&stops) => return code(task),
     }
-    let rest = async { while controllers.join_next().await.is_some() {} };
-    if tokio::time::timeout(STOP_WITHIN, rest).await.is_err() {
-        tracing::warn!("a controller did not end in time");
-        controllers.shutdown().await;
+    if tokio::time::timeout(STOP_WITHIN, tasks.controllers_ended()).await.is_err() {
+        tracing::warn!(
+            within_s = STOP_WITHIN.as_secs(),
+            "a controller did not end in time; the Lease is not given back"
+        );
+        return ExitCode::SUCCESS;
     }
     context.metrics.leading(false);
     let _ = free.send(true);
-    let _ = tokio::time::timeout(Duration::from_secs(5), contest).await;
+    let _ = tokio::time::timeout(Duration::from_secs(5), tasks.has_ended(Task::Lease)).await;
     ExitCode::SUCCESS
 }
 
 fn start(
-    controllers: &mut JoinSet<()>,
+    tasks: &mut Supervisor,
     context: &Arc<Context>,
     flags: &Run,
     stopping: &watch::Receiver<bool>,
 ) {
     for scope in flags.scopes() {
         tracing::info!(namespace = scope.as_deref().unwrap_or("(all)"), "watching");
-        controllers.spawn(cluster::run(context.clone(), scope.clone(), stopping.clone()));
-        controllers.spawn(queue::run(context.clone(), scope, stopping.clone()));
+        let (context, stopping) = (context.clone(), stopping.clone());
+        let clusters = cluster::run(context.clone(), scope.clone(), stopping.clone());
+        tasks.spawn(Task::Clusters, clusters);
+        tasks.spawn(Task::Queues, queue::run(context, scope, stopping));
     }
-    controllers.spawn(figures::run(context.clone(), stopping.clone()));
-    controllers.spawn(signals::stream::run(context.clone(), stopping.clone()));
-    controllers.spawn(scaling::run(context.clone(), stopping.clone()));
+    tasks.spawn(Task::Figures, figures::run(context.clone(), stopping.clone()));
+    tasks.spawn(Task::Signals, signals::stream::run(context.clone(), stopping.clone()));
+    tasks.spawn(Task::Scaling, scaling::run(context.clone(), stopping.clone()));
+}
+
+/// A client of the API server. A connection that has gone dead without a word is noticed.
+async fn client() -> anyhow::Result<Client> {
+    let mut config = Config::infer().await.context("no way to the API server is configured")?;
+    config.read_timeout = Some(SILENCE_MAX);
+    // Otherwise the time that a pooled connection was idle counts against the next answer.
+    config.reset_reader_on_write = true;
+    Client::try_from(config).context("the way to the API server that is configured cannot be used")
 }
 
 fn log(flags: &Run) -> anyhow::Result<()> {
@@ -192,18 +215,18 @@ async fn own_pod(client: &Client, namespace: &str, flags: &Run) -> Option<Pod> {
     found.ok()?.ok()?
 }
 
-fn on_signal(stop: watch::Sender<bool>) -> anyhow::Result<()> {
+/// Turns the first SIGTERM or SIGINT into a stop.
+fn stop_signals(stop: watch::Sender<bool>) -> anyhow::Result<impl Future<Output = ()> + Send> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::spawn(async move {
+    Ok(async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
         tracing::info!("stopping");
         let _ = stop.send(true);
-    });
-    Ok(())
+    })
 }
 
 #[cfg(test)]

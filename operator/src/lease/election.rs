@@ -70,6 +70,18 @@ impl Election {
         Self { name, identity, timing, observed: None, renewed_at: None }
     }
 
+    /// The Lease it runs for.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How long things may take.
+    #[must_use]
+    pub fn timing(&self) -> Timing {
+        self.timing
+    }
+
     /// Looks at the Lease as it was read at `now`, and says what to do. `wall` only goes into the record.
     pub fn step(&mut self, lease: Option<&Lease>, now: Instant, wall: Timestamp) -> Step {
         let Some(lease) = lease else {

@@ -3,13 +3,14 @@
 //! # Invariants
 //!
 //! - **K3** when a stream ends, what it said is forgotten before anything else happens.
+//! - A task that follows a stream and ends is begun again; if it panics, so does the whole.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinSet};
 
 use super::line::{self, Line};
 use super::table::ClusterKey;
@@ -17,6 +18,7 @@ use crate::admin::Target;
 use crate::admin::http::HttpError;
 use crate::context::Context;
 use crate::queue::key;
+use crate::supervision;
 
 /// How often it is looked which clusters there are.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -27,8 +29,13 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// Runs until `stopping` turns true.
 pub async fn run(context: Arc<Context>, mut stopping: watch::Receiver<bool>) {
-    let mut open: BTreeMap<ClusterKey, JoinHandle<()>> = BTreeMap::new();
+    let mut tasks = JoinSet::new();
+    let mut open: BTreeMap<ClusterKey, AbortHandle> = BTreeMap::new();
     loop {
+        while let Some(ended) = tasks.try_join_next() {
+            supervision::finished(ended);
+        }
+        open.retain(|_, task| !task.is_finished());
         let wanted = wanted(&context);
         open.retain(|key, task| {
             let keep = wanted.contains(key);
@@ -39,16 +46,13 @@ pub async fn run(context: Arc<Context>, mut stopping: watch::Receiver<bool>) {
             keep
         });
         for key in wanted {
-            open.entry(key.clone()).or_insert_with(|| tokio::spawn(follow(context.clone(), key)));
+            open.entry(key.clone()).or_insert_with(|| tasks.spawn(follow(context.clone(), key)));
         }
         context.metrics.streams(open.len());
         tokio::select! {
             () = tokio::time::sleep(LOOK_EVERY) => {}
-            _ = stopping.wait_for(|stopping| *stopping) => break,
+            _ = stopping.wait_for(|stopping| *stopping) => return,
         }
-    }
-    for task in open.into_values() {
-        task.abort();
     }
 }
 

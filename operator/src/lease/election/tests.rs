@@ -91,6 +91,16 @@ fn the_clock_in_the_record_does_not_matter() {
 }
 
 #[test]
+fn k2_a_renewal_counts_from_when_its_write_was_begun() {
+    let (mut server, begun) = (Server::default(), Instant::now());
+    let mut a = candidate("a");
+    let step = a.step(None, begun + Duration::from_secs(7), wall());
+    let lease = server.write(step).expect("created");
+    a.wrote(&lease, begun);
+    assert_eq!(a.holds_until(), Some(begun + Timing::default().renew_deadline));
+}
+
+#[test]
 fn a_released_lease_is_taken_at_once() {
     let (mut server, start) = (Server::default(), Instant::now());
     let (mut a, mut b) = (candidate("a"), candidate("b"));
