@@ -3,17 +3,20 @@
 //! # Place in the walk
 //!
 //! Controllers call [`Brokers`]; [`http`] carries one request; [`fence`] keeps the epoch of each
-//! cluster. What is said and answered is typed in `operator/plan`.
+//! cluster; [`breaker`] keeps calls from brokers that do not answer. What is said and answered is typed in `operator/plan`.
 //!
 //! # Invariants
 //!
 //! - **K2** a call that changes something carries the epoch that the cluster gave this leader, and is
 //!   not sent by a process that does not hold the Lease.
 //! - A broker that is slow or talks too much costs bounded time and memory.
+//! - A broker that does not answer at all costs the calls to other brokers nothing.
+//! - Nothing is changed in a cluster that another operator claims as well.
 //! - The token is read from the Secret of the cluster, is kept in memory, and is read again when a
 //!   broker refuses it.
 
 use std::collections::HashMap;
+use std::time::Instant;
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
@@ -28,9 +31,14 @@ use crate::signals::ClusterKey;
 
 pub mod http;
 pub mod fence;
+mod breaker;
 
-use fence::Epochs;
+use breaker::Breakers;
+use fence::{Claimant, Conflict, Epochs};
 use http::{Http, HttpError, Method};
+
+/// The reason of conditions of what two operators manage.
+pub const CONFLICTING_OPERATOR: &str = "ConflictingOperator";
 
 /// One broker.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -92,6 +100,9 @@ pub enum CallError {
     /// This process must not.
     #[error(transparent)]
     NotLeader(#[from] NotLeader),
+    /// Another operator manages the same cluster.
+    #[error(transparent)]
+    Conflict(#[from] Conflict),
 }
 
 impl CallError {
@@ -122,12 +133,15 @@ impl CallError {
             Self::Malformed(_) => "BrokerNotUnderstood",
             Self::NoToken(_) => "TokenMissing",
             Self::NotLeader(_) => "NotLeader",
+            Self::Conflict(_) => CONFLICTING_OPERATOR,
         };
         let message = match self {
             Self::Refused { message, .. } => message.clone(),
-            Self::Unreachable(_) | Self::Malformed(_) | Self::NoToken(_) | Self::NotLeader(_) => {
-                self.to_string()
-            }
+            Self::Unreachable(_)
+            | Self::Malformed(_)
+            | Self::NoToken(_)
+            | Self::NotLeader(_)
+            | Self::Conflict(_) => self.to_string(),
         };
         Refused { reason, message }
     }
@@ -141,6 +155,7 @@ pub struct Brokers {
     leadership: Leadership,
     address: String,
     epochs: Epochs,
+    breakers: Breakers,
     tokens: Mutex<HashMap<ClusterKey, String>>,
 }
 
@@ -163,6 +178,7 @@ impl Brokers {
             leadership,
             address,
             epochs: Epochs::default(),
+            breakers: Breakers::default(),
             tokens: Mutex::default(),
         }
     }
@@ -175,6 +191,16 @@ impl Brokers {
     pub async fn ask<T: DeserializeOwned>(&self, at: &Target, path: &str) -> Result<T, CallError> {
         let call = Call { at, method: Method::Get, path, body: None };
         self.send(&call, Right::Open).await
+    }
+
+    /// Asks for what only the owner of the token may know.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError`].
+    pub async fn read<T: DeserializeOwned>(&self, at: &Target, path: &str) -> Result<T, CallError> {
+        let call = Call { at, method: Method::Get, path, body: None };
+        self.send(&call, Right::Token).await
     }
 
     /// Changes something, as the leader.
@@ -213,6 +239,8 @@ impl Brokers {
     /// When a newer leader has claimed the cluster, or this one holds the Lease no longer.
     pub async fn assure_epoch(&self, at: &Target) -> Result<(), CallError> {
         self.leadership.check()?;
+        // That it did not answer before is no reason not to ask it now.
+        self.breakers.close(at);
         let ours = match self.epoch(at).await {
             Ok(epoch) => epoch,
             Err(CallError::Unreachable(_) | CallError::NoToken(_)) => return Ok(()),
@@ -238,7 +266,10 @@ impl Brokers {
         let token = self.token(&at.cluster).await?;
         let url = self.url(at, "/v1/signals");
         match self.http.stream(&url, &token).await {
-            Ok(lines) => Ok(lines),
+            Ok(lines) => {
+                self.breakers.close(at);
+                Ok(lines)
+            }
             Err(error) => {
                 self.tokens.lock().remove(&at.cluster);
                 Err(error.into())
@@ -248,8 +279,14 @@ impl Brokers {
 
     /// Forgets what is known of a cluster: it is gone, or another has its name.
     pub fn forget(&self, cluster: &ClusterKey) {
-        self.epochs.forget(cluster);
+        self.epochs.forget_all_of(cluster);
         self.tokens.lock().remove(cluster);
+    }
+
+    /// Another operator that manages the cluster as well: nothing of it may be changed.
+    #[must_use]
+    pub fn conflict(&self, cluster: &ClusterKey) -> Option<Conflict> {
+        self.epochs.conflict(cluster, Instant::now())
     }
 
     async fn change<T: DeserializeOwned>(&self, call: &Call<'_>) -> Result<T, CallError> {
@@ -296,12 +333,25 @@ impl Brokers {
             headers.push(("authorization", format!("Bearer {token}")));
         }
         let url = self.url(call.at, call.path);
-        let answer = self.http.send(call.method, &url, &headers, call.body.as_ref()).await?;
+        self.breakers.enter(call.at, Instant::now()).map_err(CallError::Unreachable)?;
+        let answer = self.http.send(call.method, &url, &headers, call.body.as_ref()).await;
+        match &answer {
+            Err(HttpError::Unreachable(why)) => {
+                self.breakers.failed(call.at, why, Instant::now());
+            }
+            Ok(_) | Err(HttpError::Status(..) | HttpError::Malformed(_)) => {
+                self.breakers.close(call.at);
+            }
+        }
+        let answer = answer?;
         serde_json::from_value(answer).map_err(|error| CallError::Malformed(error.to_string()))
     }
 
     /// The epoch of this leader in a cluster; claimed if it has none yet.
     async fn epoch(&self, at: &Target) -> Result<u64, CallError> {
+        if let Some(conflict) = self.conflict(&at.cluster) {
+            return Err(conflict.into());
+        }
         let slot = self.epochs.slot(&at.cluster);
         // One claim at a time for each cluster; the others wait for what it brings.
         let mut epoch = slot.lock().await;
@@ -309,13 +359,18 @@ impl Brokers {
             return Ok(epoch);
         }
         self.leadership.check()?;
-        let body = json!({
-            "holder": self.leadership.identity(),
-            "leaseUid": self.leadership.lease_uid(),
-        });
+        let ours =
+            Claimant { holder: self.leadership.identity(), lease_uid: self.leadership.lease_uid() };
+        let body = json!({"holder": ours.holder, "leaseUid": ours.lease_uid});
         let call = Call { at, method: Method::Post, path: "/v1/fence", body: Some(body) };
         let claimed: fence::Claimed = self.send(&call, Right::Token).await?;
         tracing::info!(cluster = %at.cluster, epoch = claimed.epoch, "claimed an epoch");
+        if let Err(conflict) =
+            self.epochs.claimed(&at.cluster, ours, claimed.previous, Instant::now())
+        {
+            tracing::error!(cluster = %at.cluster, %conflict, "standing back");
+            return Err(conflict.into());
+        }
         *epoch = Some(claimed.epoch);
         Ok(claimed.epoch)
     }

@@ -35,12 +35,12 @@ use kube::runtime::reflector::ObjectRef;
 use parking_lot::Mutex;
 use ropewalk_operator_api::{BrokerCluster, BrokerClusterStatus, DeletionPolicy, ManagementState};
 use ropewalk_operator_api::{condition, names};
-use ropewalk_operator_plan::cluster::verdict::{Facts, Problem, is_alarm};
+use ropewalk_operator_plan::cluster::verdict::{Concern, Facts, Problem, is_alarm};
 use ropewalk_operator_plan::cluster::{rollout, validate};
 use serde_json::json;
 use tokio::sync::watch as channel;
 
-use crate::admin::Target;
+use crate::admin::{CONFLICTING_OPERATOR, Target};
 use crate::context::Context;
 use crate::signals::ClusterKey;
 use crate::watch::{self, Failure, Guarded};
@@ -157,7 +157,8 @@ async fn reconcile(seen: BrokerCluster, work: Work) -> Result<Action, Failure> {
     if cluster.metadata.deletion_timestamp.is_some() {
         return removal::remove(&work, &api, &cluster).await;
     }
-    let managed = cluster.spec.management_state == ManagementState::Managed;
+    let rival = work.context.brokers.conflict(&key(&cluster));
+    let managed = cluster.spec.management_state == ManagementState::Managed && rival.is_none();
     if managed {
         let wanted = cluster.spec.deletion_policy == DeletionPolicy::Delete;
         finalizer::keep(&api, &cluster, wanted).await?;
@@ -174,6 +175,9 @@ async fn reconcile(seen: BrokerCluster, work: Work) -> Result<Action, Failure> {
         }
     };
     let mut done = converge::Done::default();
+    if let Some(rival) = rival {
+        done.problems.push(conflict(rival.to_string()));
+    }
     if managed {
         done = converge::converge(&work, &cluster, &valid, &mut observed).await;
     }
@@ -209,6 +213,10 @@ async fn reconcile(seen: BrokerCluster, work: Work) -> Result<Action, Failure> {
         return Ok(Action::requeue(slumber::RECHECK));
     }
     finish(&work.context, &cluster, done.problems, ready && answers && !progressing)
+}
+
+fn conflict(message: String) -> Problem {
+    Problem { reason: CONFLICTING_OPERATOR, message, concerns: Concern::Other }
 }
 
 /// The loss of data was accepted once, and the broker has begun again: another loss is another matter.

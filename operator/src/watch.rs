@@ -6,6 +6,7 @@
 //!   is counted and left until it changes.
 //! - An object that fails waits longer each time; one that succeeds begins again.
 //! - Nothing is reconciled by a process that does not lead.
+//! - A reconcile ends within [`RECONCILE_MAX`], whatever it waits for.
 
 use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::sync::Arc;
@@ -29,6 +30,9 @@ use crate::lease::NotLeader;
 /// What is incomplete is looked at again so often at least.
 const INCOMPLETE_WAIT_MAX: std::time::Duration = std::time::Duration::from_secs(30);
 
+/// A reconcile takes no longer: a few dozen requests, and a wait for the budget.
+pub const RECONCILE_MAX: std::time::Duration = std::time::Duration::from_secs(120);
+
 /// Why a reconcile failed; it is tried again.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
@@ -41,6 +45,9 @@ pub enum Failure {
     /// A broker refused or could not be reached.
     #[error(transparent)]
     Broker(#[from] CallError),
+    /// It took longer than [`RECONCILE_MAX`].
+    #[error("no end within {} s: given up, and tried again later", RECONCILE_MAX.as_secs())]
+    Late,
     /// A part of it failed; the conditions say which.
     #[error("{0}")]
     Incomplete(String),
@@ -52,6 +59,7 @@ impl Failure {
             Self::Kubernetes(_) => "Kubernetes",
             Self::NotLeader(_) => "NotLeader",
             Self::Broker(_) => "Broker",
+            Self::Late => "Late",
             Self::Incomplete(_) => "Incomplete",
         }
     }
@@ -165,7 +173,9 @@ where
     let begun = Instant::now();
     let outcome = async {
         context.leadership.check()?;
-        let outcome = work(readable, context.clone()).await;
+        // A request whose connection has gone dead without a word must not hold one of the few places.
+        let outcome = tokio::time::timeout(RECONCILE_MAX, work(readable, context.clone())).await;
+        let outcome = outcome.unwrap_or(Err(Failure::Late));
         match &outcome {
             Ok(_) => tracing::debug!("reconciled"),
             Err(error) => tracing::warn!(%error, "a reconcile failed"),
@@ -193,7 +203,7 @@ where
     Action::requeue(match failure {
         // A person may be mending it right now, and no watch would tell.
         Failure::Incomplete(_) => wait.min(INCOMPLETE_WAIT_MAX),
-        Failure::Kubernetes(_) | Failure::NotLeader(_) | Failure::Broker(_) => wait,
+        Failure::Kubernetes(_) | Failure::NotLeader(_) | Failure::Broker(_) | Failure::Late => wait,
     })
 }
 

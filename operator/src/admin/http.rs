@@ -19,8 +19,10 @@ const CONNECT_TIME_MAX: Duration = Duration::from_secs(2);
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// A line of a stream is no longer: a group of 10,000 partitions fits.
 const LINE_BYTES_MAX: usize = 8 << 20;
-/// A stream is over when nothing comes for so long; a tick comes every second.
-const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// A stream is over when nothing comes for so long. A tick comes every second, and later from a broker
+/// that is short of CPU; what it said is unknown before that.
+const SILENCE_MAX: Duration = Duration::from_secs(15);
+const _: () = assert!(SILENCE_MAX.as_secs() > crate::signals::SILENCE_MAX.as_secs());
 
 /// What a request does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! Calls to a broker that is played here: epochs, tokens, bounds.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -16,11 +16,16 @@ use super::*;
 struct Broker {
     epoch: u64,
     seen: Vec<String>,
+    /// Who claimed last, by the body of the claim.
+    holder: Value,
 }
 
 type Shared = Arc<Mutex<Broker>>;
 
 async fn answer(State(broker): State<Shared>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let body = axum::body::to_bytes(body, 1 << 20).await.expect("a body");
+    let request = Request::from_parts(parts, axum::body::Body::empty());
     let header = |name: &str| {
         request.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
     };
@@ -34,7 +39,9 @@ async fn answer(State(broker): State<Shared>, request: Request) -> Response {
     }
     if path == "/v1/fence" {
         broker.epoch += 1;
-        return Json(json!({"epoch": broker.epoch})).into_response();
+        let claim = serde_json::from_slice(&body).expect("JSON");
+        let previous = std::mem::replace(&mut broker.holder, claim);
+        return Json(json!({"epoch": broker.epoch, "previous": previous})).into_response();
     }
     if epoch.and_then(|epoch| epoch.parse().ok()) < Some(broker.epoch) {
         let body = json!({"reason": "StaleEpoch", "error": "older", "epoch": broker.epoch});
@@ -105,6 +112,61 @@ async fn a_broker_that_is_not_there_is_unreachable() {
     let error = brokers.ask::<Value>(&at, "/v1/broker").await.expect_err("nobody");
     assert_eq!(error.refused().reason, "BrokerUnreachable");
     assert!(brokers.assure_epoch(&at).await.is_ok(), "it has no say");
+}
+
+#[tokio::test]
+async fn k2_a_newer_epoch_of_somebody_else_forbids_what_no_call_can_fence() {
+    let (brokers, shared, at, _) = played().await;
+    brokers.put::<Value>(&at, "/v1/queues/a", &json!({})).await.expect("declared");
+    assert!(brokers.assure_epoch(&at).await.is_ok());
+    shared.lock().epoch = 9; // Another has claimed.
+    let error = brokers.assure_epoch(&at).await.expect_err("not ours to do");
+    assert!(matches!(error, CallError::NotLeader(_)), "{error}");
+    // It is not remembered as ours: the next call claims anew, if this process leads.
+    brokers.put::<Value>(&at, "/v1/queues/a", &json!({})).await.expect("claimed again");
+    assert_eq!(shared.lock().seen.last().map(String::as_str), Some("PUT /v1/queues/a 10"));
+    assert!(brokers.assure_epoch(&at).await.is_ok());
+}
+
+#[tokio::test]
+async fn k2_two_operators_that_claim_in_turns_stand_back() {
+    let (brokers, shared, at, _) = played().await;
+    let other = |shared: &Shared| {
+        let mut broker = shared.lock();
+        broker.epoch += 1;
+        broker.holder = json!({"holder": "other", "leaseUid": "another-lease"});
+    };
+    other(&shared);
+    brokers.put::<Value>(&at, "/v1/queues/a", &json!({})).await.expect("a new installation");
+    other(&shared);
+    let error = brokers.put::<Value>(&at, "/v1/queues/a", &json!({})).await.expect_err("refused");
+    assert_eq!(error.refused().reason, "ConflictingOperator");
+    let calls = shared.lock().seen.len();
+    for _ in 0..3 {
+        assert!(brokers.put::<Value>(&at, "/v1/queues/a", &json!({})).await.is_err());
+        assert!(brokers.assure_epoch(&at).await.is_err(), "and no pod is deleted");
+    }
+    assert_eq!(shared.lock().seen.len(), calls, "the other is left in peace");
+    assert!(brokers.conflict(&at.cluster).is_some());
+}
+
+#[tokio::test]
+async fn a_broker_that_hangs_costs_no_time_after_a_few_calls() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address").to_string();
+    drop(listener); // Nobody listens there any more.
+    let leadership = Leadership::assumed("me", Instant::now() + Duration::from_secs(60));
+    let brokers = Brokers::new(api_server(), leadership, address);
+    let at = Target { cluster: ClusterKey::new("shop", "default"), broker: 0 };
+    let mut answers = Vec::new();
+    for _ in 0..5 {
+        let error = brokers.ask::<Value>(&at, "/v1/queues").await.expect_err("nobody");
+        answers.push(error.refused().message);
+    }
+    answers.dedup();
+    assert_eq!(answers.len(), 1, "what a condition shows does not change: {answers:?}");
+    assert!(brokers.breakers.enter(&at, Instant::now()).is_err());
+    assert!(brokers.assure_epoch(&at).await.is_ok(), "it was asked all the same");
 }
 
 #[test]
