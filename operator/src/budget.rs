@@ -2,8 +2,10 @@
 //!
 //! # Invariants
 //!
-//! - Conditions come first: they are written at once and are paid for afterwards, so that figures wait
-//!   for conditions and never the other way round.
+//! - Conditions come first: [`AHEAD_MAX`] of them are written at once and are paid for afterwards, so
+//!   that figures wait for conditions and never the other way round.
+//! - Conditions beyond that wait as well: a thousand Queues that change together are written at the same
+//!   rate as everything else.
 
 use std::time::{Duration, Instant};
 
@@ -13,8 +15,8 @@ use parking_lot::Mutex;
 const PER_SECOND: f64 = 5.0;
 /// What may be saved up.
 const SAVED_MAX: f64 = 5.0;
-/// What conditions may run up. More is forgiven: figures must come again at some time.
-const DEBT_MAX: f64 = 50.0;
+/// Conditions that are written before they are paid for.
+const AHEAD_MAX: f64 = 20.0;
 
 /// How many statuses may be written.
 #[derive(Debug)]
@@ -44,11 +46,25 @@ impl Budget {
         may
     }
 
-    /// Conditions were written.
-    pub fn charge(&self, now: Instant) {
+    /// Whether conditions may be written now; if so, that is paid for.
+    pub fn admit(&self, now: Instant) -> bool {
         let mut purse = self.0.lock();
         purse.fill(now);
-        purse.left = (purse.left - 1.0).max(-DEBT_MAX);
+        let may = purse.left - 1.0 >= -AHEAD_MAX;
+        if may {
+            purse.left -= 1.0;
+        }
+        may
+    }
+
+    /// Pays for one write of conditions; how long to wait before it may be made.
+    #[must_use]
+    pub fn reserve(&self, now: Instant) -> Duration {
+        let mut purse = self.0.lock();
+        purse.fill(now);
+        purse.left -= 1.0;
+        let over = (-purse.left - AHEAD_MAX).max(0.0);
+        Duration::from_secs_f64(over / PER_SECOND)
     }
 }
 
@@ -78,9 +94,19 @@ mod tests {
     fn figures_wait_for_conditions() {
         let (budget, start) = (Budget::default(), Instant::now());
         for _ in 0..20 {
-            budget.charge(start);
+            assert!(budget.admit(start));
         }
         assert!(!budget.take(start + Duration::from_secs(2)));
         assert!(budget.take(start + Duration::from_secs(4)));
+    }
+
+    #[test]
+    fn k1_conditions_of_a_thousand_queues_wait_as_well() {
+        let (budget, start) = (Budget::default(), Instant::now());
+        let waits: Vec<f64> = (0..1000).map(|_| budget.reserve(start).as_secs_f64()).collect();
+        assert_eq!(waits[..25], [0.0; 25], "a few are written at once");
+        assert!((waits[999] - 195.0).abs() < 0.5, "five a second: {}", waits[999]);
+        assert!(!budget.admit(start + Duration::from_secs(100)));
+        assert!(budget.admit(start + Duration::from_secs(200)));
     }
 }

@@ -11,9 +11,11 @@
 //!   status is written only when it says something new.
 //! - **K4** with Retain nothing waits for the operator; with Delete the finalizer always ends.
 //! - An empty cluster is never made in place of one that was there.
+//! - A topic that is gone with its records is a condition until a person accepts the loss, also when an
+//!   empty one has taken its name.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -26,7 +28,7 @@ use kube::{Resource as _, ResourceExt as _};
 use ropewalk_operator_api::condition;
 use ropewalk_operator_api::queue::ConsumerStatus;
 use ropewalk_operator_api::{BrokerCluster, DeletionPolicy, ManagementState, Queue, QueueStatus};
-use ropewalk_operator_plan::queue::{ClusterSeen, Declared, Facts};
+use ropewalk_operator_plan::queue::{ClusterSeen, Declared, Facts, lost_topic};
 use tokio::sync::watch as channel;
 
 use crate::apply;
@@ -38,7 +40,9 @@ use crate::watch::{self, Failure, Guarded};
 mod resolve;
 mod declare;
 mod removal;
+mod outage;
 
+use outage::Outages;
 use resolve::Resolved;
 
 /// The field manager of what is written here.
@@ -53,6 +57,7 @@ const RECHECK: Duration = Duration::from_secs(15);
 pub(crate) struct Work {
     context: Arc<Context>,
     clusters: Store<Guarded<BrokerCluster>>,
+    outages: Arc<Outages>,
 }
 
 /// Runs the controller in a scope until `stopping` turns true.
@@ -71,7 +76,7 @@ pub async fn run(
         let _ = stopping.wait_for(|stopping| *stopping).await;
     };
     let queues = store.clone();
-    let work = Work { context: context.clone(), clusters };
+    let work = Work { context: context.clone(), clusters, outages: Arc::default() };
     let controller = Controller::for_stream(stream, store)
         .with_config(watch::config())
         .watches_stream(cluster_stream, move |cluster| queues_of(&queues, &cluster))
@@ -102,7 +107,9 @@ fn clusters(
     (store, stream.boxed())
 }
 
-/// Changes when the Queues of a cluster have to look again.
+/// Changes when the Queues of a cluster have to be reconciled: when another cluster has the name, when
+/// it is being deleted, and when it begins or ceases to be ready or to answer. Why it is not ready changes several
+/// times during a restart and concerns no Queue.
 fn readiness(cluster: &Guarded<BrokerCluster>) -> Option<u64> {
     use std::hash::{DefaultHasher, Hash as _, Hasher as _};
     let mut hasher = DefaultHasher::new();
@@ -110,8 +117,8 @@ fn readiness(cluster: &Guarded<BrokerCluster>) -> Option<u64> {
     cluster.meta().deletion_timestamp.is_some().hash(&mut hasher);
     if let Some(status) = cluster.0.as_ref().ok().and_then(|cluster| cluster.status.as_ref()) {
         let ready = condition::find(&status.conditions, condition::READY);
-        ready.map(|ready| (&ready.status, &ready.reason)).hash(&mut hasher);
-        status.ready_replicas.hash(&mut hasher);
+        ready.map(|ready| ready.status == "True").hash(&mut hasher);
+        (status.ready_replicas > 0).hash(&mut hasher);
         let reachable = condition::cluster::ADMIN_REACHABLE;
         condition::is_true(&status.conditions, reachable).hash(&mut hasher);
     }
@@ -142,21 +149,14 @@ async fn reconcile(queue: Queue, work: Work) -> Result<Action, Failure> {
     }
     finalizer::keep(&api, &queue, queue.spec.deletion_policy == DeletionPolicy::Delete).await?;
     let resolved = resolve::resolve(&work, &queue).await?;
-    let mut facts =
-        Facts { queue: &queue, cluster: resolved.seen(), declared: None, unbound: vec![] };
-    let mut failure = None;
     if let Resolved::Found(cluster) = &resolved
-        && may_answer(cluster)
+        && let Some(wait) = outage::spread(&queue, cluster, Timestamp::now())
     {
-        let paused = queue.spec.management_state == ManagementState::Paused;
-        let told = if paused {
-            declare::look(context, cluster, &queue).await
-        } else {
-            declare::declare(context, cluster, &queue).await
-        };
-        facts.declared = told.declared;
-        facts.unbound = told.unbound;
-        failure = told.failure;
+        return Ok(Action::requeue(wait));
+    }
+    let (facts, failure) = declared(context, &queue, &resolved).await;
+    if let Some(left) = work.outages.hold(&facts, Instant::now()) {
+        return Ok(Action::requeue(left));
     }
     write_status(context, &api, &facts, &resolved).await?;
     match (failure, &facts.declared, &resolved) {
@@ -169,9 +169,35 @@ async fn reconcile(queue: Queue, work: Work) -> Result<Action, Failure> {
 
 /// A thousand Queues that were declared together are not declared together again.
 fn spread(queue: &Queue) -> Duration {
-    let uid = queue.uid().unwrap_or_default();
-    let sum: u64 = uid.bytes().map(u64::from).sum();
-    RESYNC.saturating_sub(Duration::from_millis(sum * 7 % 10_000))
+    RESYNC.saturating_sub(outage::turn(queue, Duration::from_secs(10)))
+}
+
+/// Declares a Queue to its brokers if they can be asked; what was found, and what is to be tried again.
+async fn declared<'a>(
+    context: &Context,
+    queue: &'a Queue,
+    resolved: &Resolved,
+) -> (Facts<'a>, Option<Failure>) {
+    let mut outcome = declare::Told::default();
+    if let Resolved::Found(cluster) = resolved
+        && may_answer(cluster)
+    {
+        outcome = match queue.spec.management_state {
+            ManagementState::Paused => declare::look(context, cluster, queue).await,
+            ManagementState::Managed => declare::declare(context, cluster, queue).await,
+        };
+    }
+    let found = outcome.declared.as_ref().and_then(|declared| declared.as_ref().ok());
+    let found = found.map(|declared| declared.topic_id.as_str());
+    let facts = Facts {
+        queue,
+        cluster: resolved.seen(),
+        lost_topic: lost_topic(queue, found),
+        declared: outcome.declared,
+        unbound: outcome.unbound,
+        still_bound: outcome.still_bound,
+    };
+    (facts, outcome.failure)
 }
 
 /// Writes what is ours of the status, if it says something new.
@@ -187,7 +213,8 @@ async fn write_status(
     if holds(&before, &after) {
         return Ok(());
     }
-    context.budget.charge(std::time::Instant::now());
+    tokio::time::sleep(context.budget.reserve(Instant::now())).await;
+    context.leadership.check()?;
     match apply::status(api, MANAGER, queue, &after).await {
         Ok(()) => {}
         // There is nothing to write.
@@ -227,6 +254,7 @@ fn status(facts: &Facts<'_>, resolved: &Resolved, before: &QueueStatus, now: &Ti
         topic_id: declared
             .map(|declared| declared.topic_id.clone())
             .or_else(|| before.topic_id.clone()),
+        lost_topic_id: facts.lost_topic.clone(),
         partitions: declared.map(|declared| declared.partitions).or(before.partitions),
         consumers: consumers.collect(),
         ..QueueStatus::default()
@@ -247,6 +275,7 @@ fn holds(before: &QueueStatus, after: &QueueStatus) -> bool {
         && before.bootstrap_servers == after.bootstrap_servers
         && before.topic_name == after.topic_name
         && before.topic_id == after.topic_id
+        && before.lost_topic_id == after.lost_topic_id
         && before.partitions == after.partitions
         && groups(before) == groups(after)
         && after.conditions.iter().all(|condition| before.conditions.contains(condition))
@@ -269,14 +298,7 @@ pub(crate) fn key(queue: &Queue) -> ClusterKey {
 fn seen(cluster: &BrokerCluster) -> ClusterSeen {
     let conditions = cluster.status.as_ref().map(|status| status.conditions.as_slice());
     let ready = condition::find(conditions.unwrap_or_default(), condition::READY);
-    ClusterSeen::Present {
-        ready: ready.is_some_and(|ready| ready.status == "True"),
-        reason: ready.map_or_else(|| "Starting".to_owned(), |ready| ready.reason.clone()),
-        message: ready.map_or_else(
-            || "the operator has not looked at it yet".to_owned(),
-            |ready| ready.message.clone(),
-        ),
-    }
+    ClusterSeen::Present { ready: ready.is_some_and(|ready| ready.status == "True") }
 }
 
 #[cfg(test)]

@@ -22,6 +22,8 @@ pub mod queue {
     pub const CONSUMERS_BOUND: &str = "ConsumersBound";
     /// The brokers hold something else than the spec says, and it cannot or must not be undone.
     pub const DRIFTED: &str = "Drifted";
+    /// The topic that held its records is gone; another one has its name.
+    pub const TOPIC_LOST: &str = "TopicLost";
     /// Consumers are being scaled.
     pub const SCALING_ACTIVE: &str = "ScalingActive";
     /// Something keeps the consumers from the number that the load asks for.

@@ -46,6 +46,9 @@ pub const ANNOTATION_APPROVE_RESTART: &str = "ropewalk.dev/approve-restart";
 /// On a `BrokerCluster`, by a person: begin again with the empty volume that the value names. The
 /// condition `DataLost` shows the value; each one is used once.
 pub const ANNOTATION_ACCEPT_DATA_LOSS: &str = "ropewalk.dev/accept-data-loss";
+/// On a `Queue`, by a person: the topic of that id is gone with its records, and the empty one that
+/// took its place is to be used.
+pub const ANNOTATION_ACCEPT_TOPIC_LOSS: &str = "ropewalk.dev/accept-topic-loss";
 /// On a `BrokerCluster`: made by the operator for a Queue that named none.
 pub const ANNOTATION_MADE_FOR: &str = "ropewalk.dev/made-for-queue";
 
@@ -85,8 +88,41 @@ pub fn brokers(cluster: &str) -> String {
     format!("{cluster}-broker")
 }
 
-/// The group of a consumer that does not name its own.
+/// Kafka's bound for the id of a group, and for the name of a topic.
+pub const KAFKA_NAME_MAX: usize = 249;
+
+/// The group of a consumer that does not name its own: `<namespace>.<queue>.<consumer>`. If that is longer
+/// than [`KAFKA_NAME_MAX`] its end is exchanged for a hash of the whole.
 #[must_use]
 pub fn consumer_group(namespace: &str, queue: &str, consumer: &str) -> String {
-    format!("{namespace}.{queue}.{consumer}")
+    let group = format!("{namespace}.{queue}.{consumer}");
+    if group.len() <= KAFKA_NAME_MAX {
+        return group;
+    }
+    // FNV-1a: it tells names apart, it protects nothing.
+    let hash = group.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |state, byte| {
+        (state ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    // The names of objects are ASCII, so every byte is a character.
+    let kept: String = group.chars().take(KAFKA_NAME_MAX - 17).collect();
+    format!("{kept}-{hash:016x}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_that_nobody_named_is_one_that_kafka_takes() {
+        assert_eq!(consumer_group("shop", "orders", "worker"), "shop.orders.worker");
+        let (space, queue) = ("n".repeat(63), "q".repeat(249));
+        let groups = ["a", "b"].map(|consumer| consumer_group(&space, &queue, consumer));
+        for group in &groups {
+            assert_eq!(group.len(), KAFKA_NAME_MAX);
+            assert!(group.starts_with(&format!("{space}.qqq")), "{group}");
+        }
+        assert_ne!(groups[0], groups[1]);
+        let longest = consumer_group(&"n".repeat(63), &"q".repeat(121), &"c".repeat(63));
+        assert_eq!(longest, format!("{space}.{}.{}", "q".repeat(121), "c".repeat(63)), "249 fit");
+    }
 }

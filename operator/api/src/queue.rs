@@ -132,7 +132,7 @@ pub struct QueueSpec {
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
 
-    /// `Paused`: nothing is changed, status is still shown.
+    /// `Paused`: nothing is changed, status is still shown. A deletion is carried out all the same.
     #[serde(default)]
     pub management_state: ManagementState,
 }

@@ -67,12 +67,11 @@ pub struct Throughput {
 #[must_use]
 pub fn status(queue: &Queue, measured: &Measured) -> QueueStatus {
     let shown = shown(measured);
-    let consumers = queue.spec.consumers.iter().map(|consumer| {
+    // A consumer that nothing is known of has no entry: it would stay when the consumer goes.
+    let consumers = queue.spec.consumers.iter().filter_map(|consumer| {
         let group = queue.group(consumer);
-        let found = measured.groups.iter().find(|measured| measured.name == group);
-        let mut status = found.map(self::shown).unwrap_or_default();
-        status.name.clone_from(&consumer.name);
-        status
+        let found = measured.groups.iter().find(|measured| measured.name == group)?;
+        Some(ConsumerStatus { name: consumer.name.clone(), ..self::shown(found) })
     });
     QueueStatus {
         length: shown.length,
@@ -190,7 +189,7 @@ mod tests {
         );
         assert_eq!(status.time_to_drain_seconds, Some(32));
         assert_eq!(status.consumers[0].length, Some(7));
-        assert_eq!(status.consumers[1].length, None, "nothing is known of it");
+        assert_eq!(status.consumers.len(), 1, "nothing is known of the other");
     }
 
     #[test]

@@ -5,12 +5,12 @@
 //! - What is declared is the whole intent, every time: a key that is not named goes back to its default.
 //! - **K4** nothing here ever asks for less than there is: partitions only grow.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kube::ResourceExt as _;
 use ropewalk_operator_api::condition::{Finding, READY, Status, queue as kind};
 use ropewalk_operator_api::queue::{CleanupPolicy, Consumer, StartPosition};
-use ropewalk_operator_api::{ManagementState, Queue, Size};
+use ropewalk_operator_api::{ManagementState, Queue, Size, names};
 use serde::{Deserialize, Serialize};
 
 /// Kafka counts the 12 bytes before a batch in, its clients do not.
@@ -41,6 +41,44 @@ pub struct Declared {
     pub adopted: bool,
     /// What was put right.
     pub changed: Vec<String>,
+}
+
+/// What the brokers hold for one Queue: `GET /v1/owners/{uid}`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Owned {
+    /// The topics it owns.
+    pub queues: Vec<OwnedQueue>,
+}
+
+/// One topic that a Queue owns.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct OwnedQueue {
+    /// The topic.
+    pub name: String,
+    /// The groups that are bound to it.
+    pub groups: Vec<OwnedGroup>,
+}
+
+/// One group that is bound for a Queue.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct OwnedGroup {
+    /// The Kafka group.
+    pub group: String,
+}
+
+impl Owned {
+    /// The groups that are bound to the topic of a Queue and that its spec does not name.
+    #[must_use]
+    pub fn superfluous(&self, queue: &Queue) -> Vec<String> {
+        let wanted: BTreeSet<String> =
+            queue.spec.consumers.iter().map(|consumer| queue.group(consumer)).collect();
+        let topics = self.queues.iter().filter(|owned| owned.name == queue.topic());
+        let bound = topics.flat_map(|owned| &owned.groups).map(|bound| &bound.group);
+        bound.filter(|group| !wanted.contains(*group)).cloned().collect()
+    }
 }
 
 /// What the brokers are told of a group.
@@ -110,10 +148,6 @@ pub enum ClusterSeen {
     Present {
         /// Whether it is ready.
         ready: bool,
-        /// Why not.
-        reason: String,
-        /// In words.
-        message: String,
     },
 }
 
@@ -128,13 +162,35 @@ pub struct Facts<'a> {
     pub declared: Option<Result<Declared, Refused>>,
     /// What came of binding its groups: the consumers that failed.
     pub unbound: Vec<(String, Refused)>,
+    /// Groups that the spec does not name and that could not be unbound.
+    pub still_bound: Vec<(String, Refused)>,
+    /// The id of the topic that is gone, if nobody has accepted the loss.
+    pub lost_topic: Option<String>,
+}
+
+/// The id of the topic that held the records of a Queue and is gone, now that the brokers answer with
+/// the topic `found`. `None` if there is none, or if a person has accepted the loss of this very topic.
+#[must_use]
+pub fn lost_topic(queue: &Queue, found: Option<&str>) -> Option<String> {
+    let status = queue.status.as_ref()?;
+    let differs = |known: &&String| found.is_some_and(|found| found != known.as_str());
+    // A loss that nobody accepted stays, also when the next topic is lost as well.
+    let lost = status.lost_topic_id.as_ref().or(status.topic_id.as_ref().filter(differs))?;
+    let accepted = queue.annotations().get(names::ANNOTATION_ACCEPT_TOPIC_LOSS);
+    (accepted != Some(lost)).then(|| lost.clone())
 }
 
 impl Facts<'_> {
     /// Every condition that the queue controller owns.
     #[must_use]
     pub fn findings(&self) -> Vec<Finding> {
-        let mut findings = vec![self.resolved(), self.provisioned(), self.bound(), self.drifted()];
+        let mut findings = vec![
+            self.resolved(),
+            self.provisioned(),
+            self.bound(),
+            self.drifted(),
+            self.topic_lost(),
+        ];
         findings.insert(0, self.ready(&findings));
         findings
     }
@@ -182,6 +238,13 @@ impl Facts<'_> {
             let message = format!("consumer {consumer}: {}", refused.message);
             return Finding::new(kind::CONSUMERS_BOUND, false, refused.reason, message);
         }
+        if let Some((group, refused)) = self.still_bound.first() {
+            let message = format!(
+                "every consumer is bound, and the group {group}, which the spec no longer names, still is too: {}; the operator tries again",
+                refused.message
+            );
+            return Finding::new(kind::CONSUMERS_BOUND, true, "NotUnbound", message);
+        }
         if self.declared.as_ref().is_some_and(Result::is_ok) {
             let message = format!("{} groups are bound", self.queue.spec.consumers.len());
             return Finding::new(kind::CONSUMERS_BOUND, true, "Bound", message);
@@ -206,6 +269,27 @@ impl Facts<'_> {
         Finding::new(kind::DRIFTED, false, "AsAsked", "the brokers hold what the spec says")
     }
 
+    fn topic_lost(&self) -> Finding {
+        let Some(lost) = &self.lost_topic else {
+            let message = "the topic is the one that this Queue was given first";
+            return Finding::new(kind::TOPIC_LOST, false, "AsBefore", message);
+        };
+        let topic = self.queue.topic();
+        let known = self.queue.status.as_ref().and_then(|status| status.topic_id.as_deref());
+        let found = match &self.declared {
+            Some(Ok(declared)) => Some(declared.topic_id.as_str()),
+            Some(Err(_)) | None => known,
+        };
+        let message = format!(
+            "the topic {topic} with the id {lost} is gone with its records; the topic of that name now has the id {}, and holds what was sent since. \
+             Find out who deleted it; to go on with the new topic: kubectl annotate queue {} {}={lost} --overwrite",
+            found.unwrap_or("-"),
+            self.queue.name_any(),
+            names::ANNOTATION_ACCEPT_TOPIC_LOSS,
+        );
+        Finding::new(kind::TOPIC_LOST, true, "TopicRecreated", message)
+    }
+
     fn ready(&self, findings: &[Finding]) -> Finding {
         let needed = [kind::CLUSTER_RESOLVED, kind::PROVISIONED, kind::CONSUMERS_BOUND];
         let failing =
@@ -213,9 +297,17 @@ impl Facts<'_> {
         if let Some(failing) = findings.iter().find(failing) {
             return Finding::new(READY, false, failing.reason, failing.message.clone());
         }
-        if let ClusterSeen::Present { ready: false, reason, message } = &self.cluster {
-            let message =
-                format!("the cluster {} is not ready: {reason}: {message}", self.queue.cluster());
+        let lost = findings.iter().find(|finding| finding.kind == kind::TOPIC_LOST);
+        if let Some(lost) = lost.filter(|finding| finding.status == Status::True) {
+            return Finding::new(READY, false, "TopicLost", lost.message.clone());
+        }
+        if let ClusterSeen::Present { ready: false } = &self.cluster {
+            // Without the words of the cluster: they change several times while a broker restarts,
+            // and each change would be a write for every Queue of the cluster.
+            let cluster = self.queue.cluster();
+            let message = format!(
+                "the BrokerCluster {cluster} is not ready: kubectl describe brokercluster {cluster}"
+            );
             return Finding::new(READY, false, "ClusterNotReady", message);
         }
         if self.declared.is_none() {

@@ -5,7 +5,7 @@ use kube::runtime::events::EventType;
 use kube::{Resource as _, ResourceExt as _};
 use ropewalk_operator_api::{BrokerCluster, Queue};
 use ropewalk_operator_plan::figures::Measured;
-use ropewalk_operator_plan::queue::{Declared, Refused, binding, declaration};
+use ropewalk_operator_plan::queue::{Declared, Owned, Refused, binding, declaration};
 use serde_json::Value;
 
 use crate::admin::{CallError, Target, segment};
@@ -18,6 +18,8 @@ pub(super) struct Told {
     pub(super) declared: Option<Result<Declared, Refused>>,
     /// Consumers that are not bound.
     pub(super) unbound: Vec<(String, Refused)>,
+    /// Groups that the spec does not name and that are still bound.
+    pub(super) still_bound: Vec<(String, Refused)>,
     /// What is to be tried again soon.
     pub(super) failure: Option<Failure>,
 }
@@ -107,7 +109,7 @@ async fn put(context: &Context, at: &Target, queue: &Queue) -> Result<Declared, 
     context.brokers.put(at, &path, &declaration(queue)).await
 }
 
-/// Binds what the spec names, and lets go of what it named before.
+/// Binds what the spec names, and unbinds every other group that the brokers list for this Queue.
 async fn bind(context: &Context, at: &Target, queue: &Queue, told: &mut Told) {
     let topic = segment(queue.topic());
     let owner = queue.uid().unwrap_or_default();
@@ -119,18 +121,48 @@ async fn bind(context: &Context, at: &Target, queue: &Queue, told: &mut Told) {
             told.keep(error);
         }
     }
-    let wanted: Vec<String> = queue.spec.consumers.iter().map(|c| queue.group(c)).collect();
-    let before = queue.status.iter().flat_map(|status| &status.consumers);
-    for group in before.filter_map(|consumer| consumer.group_id.as_ref()) {
-        if wanted.contains(group) {
-            continue;
+    let superfluous = match superfluous(context, at, queue).await {
+        Ok(superfluous) => superfluous,
+        Err(error) => {
+            tracing::warn!(%error, "listing the bound groups failed, will retry");
+            told.keep(error);
+            return;
         }
-        let path = format!("/v1/queues/{topic}/groups/{}?owner={owner}", segment(group));
+    };
+    for group in superfluous {
+        let path = format!("/v1/queues/{topic}/groups/{}?owner={owner}", segment(&group));
         if let Err(error) = context.brokers.delete::<Value>(at, &path).await {
-            tracing::warn!(%error, group, "a group could not be unbound");
+            tracing::warn!(%error, group, "unbinding a group failed, will retry");
+            told.still_bound.push((group, error.refused()));
             told.keep(error);
         }
     }
+}
+
+/// The groups that are bound for this Queue and that its spec does not name.
+///
+/// The brokers list them, so a group is found as often as it takes to unbind it, whatever the status
+/// says by then. A broker that has no such list (a release before 0.2) is asked for what the status
+/// still names.
+async fn superfluous(
+    context: &Context,
+    at: &Target,
+    queue: &Queue,
+) -> Result<Vec<String>, CallError> {
+    let owner = queue.uid().unwrap_or_default();
+    let path = format!("/v1/owners/{}", segment(&owner));
+    match context.brokers.read::<Owned>(at, &path).await {
+        Ok(owned) => Ok(owned.superfluous(queue)),
+        Err(error) if error.is_refused("NotFound") => Ok(removed_since_last_status(queue)),
+        Err(error) => Err(error),
+    }
+}
+
+fn removed_since_last_status(queue: &Queue) -> Vec<String> {
+    let wanted: Vec<String> = queue.spec.consumers.iter().map(|c| queue.group(c)).collect();
+    let before = queue.status.iter().flat_map(|status| &status.consumers);
+    let before = before.filter_map(|consumer| consumer.group_id.clone());
+    before.filter(|group| !wanted.contains(group)).collect()
 }
 
 /// Frees a topic whose owner is a Queue that no longer exists. Its data stays.

@@ -4,12 +4,13 @@
 //!
 //! - `default` is created, never applied over, once a Queue that names no cluster is 5 s old and was
 //!   never in one. Nobody but a user deletes it.
-//! - A Queue that was in a cluster which is gone gets a condition, never a new empty cluster.
+//! - A Queue that was in a cluster which is gone gets a condition, never a new empty cluster. No other
+//!   Queue of the namespace gets one made either, as long as any Queue was in `default`.
 
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Api, PostParams};
+use kube::api::{Api, ApiResource, DynamicObject, ListParams, PostParams};
 use kube::core::ObjectMeta;
 use kube::runtime::events::EventType;
 use kube::{Resource as _, ResourceExt as _};
@@ -79,8 +80,30 @@ pub(super) async fn resolve(work: &Work, queue: &Queue) -> Result<Resolved, Fail
     if age < AGE_MIN {
         return Ok(Resolved::Soon(AGE_MIN - age));
     }
+    if let Some(other) = queue_that_was_in_default(work, queue).await? {
+        let message = format!(
+            "the BrokerCluster `{0}` is gone, and the Queue {other} was in it. Its volumes are kept unless `deletionPolicy` said Delete: make a BrokerCluster `{0}` again to get the data back, also for this Queue",
+            key.name
+        );
+        return Ok(Resolved::Missing(Refused { reason: "ClusterNotFound", message }));
+    }
     make_default(work, queue).await?;
     Ok(Resolved::Soon(Duration::from_secs(2)))
+}
+
+/// A Queue of the namespace that was in the cluster `default`, by a live read: also one that this release
+/// cannot read otherwise.
+async fn queue_that_was_in_default(work: &Work, queue: &Queue) -> Result<Option<String>, Failure> {
+    let namespace = queue.namespace().unwrap_or_default();
+    let kind = ApiResource::erase::<Queue>(&());
+    let api: Api<DynamicObject> =
+        Api::namespaced_with(work.context.client.clone(), &namespace, &kind);
+    let listed = api.list(&ListParams::default()).await?;
+    let was_in_default = |other: &&DynamicObject| {
+        let name = other.data.pointer("/status/clusterName").and_then(serde_json::Value::as_str);
+        name == Some(names::DEFAULT_CLUSTER)
+    };
+    Ok(listed.items.iter().find(was_in_default).map(kube::ResourceExt::name_any))
 }
 
 fn age(queue: &Queue) -> Duration {

@@ -19,6 +19,15 @@ fn cluster() -> Box<BrokerCluster> {
     Box::new(serde_yaml_ng::from_str(text).expect("a cluster"))
 }
 
+fn facts<'a>(
+    queue: &'a Queue,
+    resolved: &Resolved,
+    declared: Option<Result<Declared, Refused>>,
+) -> Facts<'a> {
+    let (cluster, unbound, still_bound) = (resolved.seen(), vec![], vec![]);
+    Facts { queue, cluster, declared, unbound, still_bound, lost_topic: None }
+}
+
 fn at(second: i64) -> Time {
     Time(Timestamp::from_second(second).expect("a time"))
 }
@@ -29,12 +38,7 @@ fn k1_a_converged_queue_is_not_written() {
     let resolved = Resolved::Found(cluster());
     let mut queue = queue("{}");
     let status_of = |queue: &Queue, second| {
-        let facts = Facts {
-            queue,
-            cluster: resolved.seen(),
-            declared: Some(Ok(declared.clone())),
-            unbound: vec![],
-        };
+        let facts = facts(queue, &resolved, Some(Ok(declared.clone())));
         status(&facts, &resolved, &queue.status.clone().unwrap_or_default(), &at(second))
     };
     let first = status_of(&queue, 1000);
@@ -54,11 +58,85 @@ fn what_was_once_known_is_kept_while_the_cluster_is_away() {
         queue("{clusterName: default, topicId: t, partitions: 12, bootstrapServers: 'b:9092'}");
     let refused = Refused { reason: "ClusterNotFound", message: "gone".into() };
     let resolved = Resolved::Missing(refused);
-    let facts = Facts { queue: &queue, cluster: resolved.seen(), declared: None, unbound: vec![] };
+    let facts = facts(&queue, &resolved, None);
     let status = status(&facts, &resolved, &queue.status.clone().unwrap_or_default(), &at(1));
     assert_eq!(status.cluster_name.as_deref(), Some("default"));
     assert_eq!((status.topic_id.as_deref(), status.partitions), (Some("t"), Some(12)));
     assert!(!condition::is_true(&status.conditions, condition::READY));
+}
+
+fn unready(mut cluster: Box<BrokerCluster>) -> Box<BrokerCluster> {
+    let status = cluster.status.as_mut().expect("a status");
+    status.ready_replicas = 0;
+    status.conditions[0].status = "False".to_owned();
+    cluster
+}
+
+const READY_QUEUE: &str = "{observedGeneration: 1, conditions: [{type: Ready, status: 'True', reason: QueueReady, message: m, lastTransitionTime: '2026-01-01T00:00:00Z'}]}";
+
+#[test]
+fn k1_a_short_outage_of_the_cluster_changes_no_condition() {
+    let (outages, start) = (Outages::default(), Instant::now());
+    let (queue, resolved) = (queue(READY_QUEUE), Resolved::Found(unready(cluster())));
+    let second = Duration::from_secs(1);
+    for passed in [0, 10, 29] {
+        let left = outages.hold(&facts(&queue, &resolved, None), start + second * passed);
+        assert_eq!(left, Some(outage::HOLD - second * passed));
+    }
+    let unreachable = || Refused { reason: "BrokerUnreachable", message: "no route".into() };
+    let out = facts(&queue, &resolved, Some(Err(unreachable())));
+    assert_eq!(outages.hold(&out, start + second * 30), None, "it is shown by then");
+    // It is over; the next one is another.
+    let ready = Resolved::Found(cluster());
+    let declared = || Some(Ok(Declared::default()));
+    assert_eq!(outages.hold(&facts(&queue, &ready, declared()), start + second * 40), None);
+    let out = facts(&queue, &ready, Some(Err(unreachable())));
+    assert_eq!(outages.hold(&out, start + second * 50), Some(outage::HOLD));
+}
+
+#[test]
+fn what_is_no_outage_is_shown_at_once() {
+    let (outages, now) = (Outages::default(), Instant::now());
+    let resolved = Resolved::Found(unready(cluster()));
+    let refused = Refused { reason: "NameCollision", message: "taken".into() };
+    let known = queue(READY_QUEUE);
+    assert_eq!(outages.hold(&facts(&known, &resolved, Some(Err(refused))), now), None);
+    let never_ready = queue("{}");
+    assert_eq!(outages.hold(&facts(&never_ready, &resolved, None), now), None);
+    let mut edited = queue(READY_QUEUE);
+    edited.metadata.generation = Some(2);
+    assert_eq!(outages.hold(&facts(&edited, &resolved, None), now), None);
+}
+
+#[test]
+fn queues_are_declared_over_some_time_to_a_cluster_that_is_back() {
+    let mut cluster = cluster();
+    let now = Timestamp::from_second(1_800_000_000).expect("a time");
+    let status = cluster.status.as_mut().expect("a status");
+    status.conditions[0].last_transition_time = Time(now);
+    let mut settled = queue(READY_QUEUE);
+    let mut waits: Vec<Duration> = (0..100)
+        .filter_map(|number| {
+            settled.metadata.uid = Some(format!("uid-{number}"));
+            outage::spread(&settled, &cluster, now)
+        })
+        .collect();
+    waits.sort();
+    assert!(waits.len() > 90 && waits[waits.len() - 1] <= outage::SPREAD, "{waits:?}");
+    assert!(waits[10] < Duration::from_secs(6) && waits[80] > Duration::from_secs(12), "{waits:?}");
+    let later = Timestamp::from_second(1_800_000_021).expect("a time");
+    assert_eq!(outage::spread(&settled, &cluster, later), None, "once");
+    assert_eq!(outage::spread(&queue("{}"), &cluster, now), None, "a new one does not wait");
+}
+
+#[test]
+fn only_whether_a_cluster_is_ready_concerns_its_queues() {
+    let hash = |cluster: Box<BrokerCluster>| readiness(&kube::core::DeserializeGuard(Ok(*cluster)));
+    let mut other_words = unready(cluster());
+    let condition = &mut other_words.status.as_mut().expect("a status").conditions[0];
+    condition.reason = "Stopping".to_owned();
+    assert_eq!(hash(unready(cluster())), hash(other_words));
+    assert_ne!(hash(unready(cluster())), hash(cluster()));
 }
 
 mod walk {
@@ -83,11 +161,46 @@ mod walk {
     const QUEUE: &str = "/apis/ropewalk.dev/v1alpha1/namespaces/shop/queues/orders";
     const CLUSTERS: &str = "/apis/ropewalk.dev/v1alpha1/namespaces/shop/brokerclusters";
 
-    /// What the broker was asked, and who owns the topic.
-    #[derive(Debug, Default)]
+    /// What the broker was asked, who owns the topic, and which groups are bound.
+    #[derive(Debug)]
     struct Broker {
         asked: Vec<String>,
         owner: Option<&'static str>,
+        topic_id: &'static str,
+        bound: Vec<String>,
+        refuses_to_unbind: bool,
+    }
+
+    impl Default for Broker {
+        fn default() -> Self {
+            let (asked, bound) = (vec![], vec![]);
+            Self { asked, owner: None, topic_id: "t", bound, refuses_to_unbind: false }
+        }
+    }
+
+    impl Broker {
+        /// What concerns groups.
+        fn of_groups(&mut self, method: &axum::http::Method, path: &str) -> Option<Response> {
+            if path.starts_with("/v1/owners/") {
+                let groups: Vec<_> =
+                    self.bound.iter().map(|group| json!({"group": group})).collect();
+                let queue = json!({"name": "orders", "topicId": "t", "groups": groups});
+                return Some(Json(json!({"owner": "uid-2", "queues": [queue]})).into_response());
+            }
+            let group = path.strip_prefix("/v1/queues/orders/groups/")?;
+            let group = group.split('?').next()?.to_owned();
+            if method == axum::http::Method::PUT {
+                self.bound.retain(|bound| *bound != group);
+                self.bound.push(group);
+                return Some(Json(json!({"bound": true})).into_response());
+            }
+            if self.refuses_to_unbind {
+                let body = json!({"reason": "NotReady", "error": "the catalog has no leader"});
+                return Some((StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response());
+            }
+            self.bound.retain(|bound| *bound != group);
+            Some(Json(json!({"bound": false})).into_response())
+        }
     }
 
     struct Stage {
@@ -108,6 +221,9 @@ mod walk {
             let body = json!({"reason": "NameCollision", "error": "taken", "owner": owner});
             return (StatusCode::CONFLICT, Json(body)).into_response();
         }
+        if let Some(response) = broker.of_groups(request.method(), &path) {
+            return response;
+        }
         if path.ends_with("data=keep") {
             broker.owner = None;
         }
@@ -115,7 +231,8 @@ mod walk {
             let body = json!({"reason": "NoSuchQueue", "error": "there is no queue"});
             return (StatusCode::NOT_FOUND, Json(body)).into_response();
         }
-        Json(json!({"epoch": 1, "topicId": "t", "partitions": 12, "bound": true})).into_response()
+        let id = broker.topic_id;
+        Json(json!({"epoch": 1, "topicId": id, "partitions": 12})).into_response()
     }
 
     impl Stage {
@@ -147,20 +264,37 @@ mod walk {
             writer.apply_watcher_event(&Event::Init);
             writer.apply_watcher_event(&Event::InitDone);
             context.clusters.write().push(clusters.clone());
-            let work = Work { context: Arc::new(context), clusters };
+            let work = Work { context: Arc::new(context), clusters, outages: Arc::default() };
             Self { server, work, broker, writer }
         }
 
         /// The cluster is there and ready.
         fn with_cluster(mut self) -> Self {
-            let guarded = kube::core::DeserializeGuard(Ok(*cluster()));
-            self.writer.apply_watcher_event(&Event::Apply(guarded));
+            self.set_cluster(cluster());
             self
         }
 
-        async fn reconcile(&self) -> Vec<String> {
+        fn set_cluster(&mut self, cluster: Box<BrokerCluster>) {
+            let guarded = kube::core::DeserializeGuard(Ok(*cluster));
+            self.writer.apply_watcher_event(&Event::Apply(guarded));
+        }
+
+        /// The status and reason of a condition.
+        fn condition(&self, kind: &str) -> (String, String) {
+            let conditions = self.server.at(QUEUE)["status"]["conditions"].clone();
+            let conditions = conditions.as_array().expect("conditions").clone();
+            let found = conditions.iter().find(|condition| condition["type"] == kind).expect(kind);
+            let text = |key: &str| found[key].as_str().expect(key).to_owned();
+            (text("status"), text("reason"))
+        }
+
+        async fn try_to_reconcile(&self) -> Result<Action, Failure> {
             let queue = serde_json::from_value(self.server.at(QUEUE)).expect("a Queue");
-            reconcile(queue, self.work.clone()).await.expect("reconciled");
+            reconcile(queue, self.work.clone()).await
+        }
+
+        async fn reconcile(&self) -> Vec<String> {
+            self.try_to_reconcile().await.expect("reconciled");
             self.server.writes()
         }
 
@@ -200,8 +334,11 @@ mod walk {
         for _ in 0..3 {
             stage.asked();
             assert_eq!(stage.reconcile().await, Vec::<String>::new());
-            let expected =
-                ["PUT /v1/queues/orders", "PUT /v1/queues/orders/groups/shop.orders.worker"];
+            let expected = [
+                "PUT /v1/queues/orders",
+                "PUT /v1/queues/orders/groups/shop.orders.worker",
+                "GET /v1/owners/uid-2",
+            ];
             assert_eq!(stage.asked(), expected);
         }
     }
@@ -236,6 +373,96 @@ mod walk {
         stage.reconcile().await;
         let unbound = "DELETE /v1/queues/orders/groups/shop.orders.worker?owner=uid-2".to_owned();
         assert!(stage.asked().contains(&unbound));
+    }
+
+    #[tokio::test]
+    async fn a_group_is_unbound_also_when_the_first_try_failed() {
+        let stage = Stage::set(&json!({"consumers": [{"name": "worker"}]}), 6).await;
+        let stage = stage.with_cluster();
+        stage.reconcile().await;
+        stage
+            .server
+            .change(QUEUE, &json!({"spec": {"consumers": []}, "metadata": {"generation": 2}}));
+        stage.broker.lock().refuses_to_unbind = true;
+        for _ in 0..2 {
+            assert!(stage.try_to_reconcile().await.is_err(), "it is tried again");
+            assert_eq!(stage.condition("ConsumersBound"), ("True".into(), "NotUnbound".into()));
+        }
+        stage.broker.lock().refuses_to_unbind = false;
+        stage.reconcile().await;
+        assert!(stage.broker.lock().bound.is_empty());
+        assert_eq!(stage.condition("ConsumersBound").1, "Bound");
+    }
+
+    #[tokio::test]
+    async fn a_group_that_was_taken_away_while_nothing_could_be_unbound_is_unbound_later() {
+        let stage = Stage::set(&json!({"consumers": [{"name": "worker"}]}), 6).await;
+        let mut stage = stage.with_cluster();
+        stage.reconcile().await;
+        let removed = json!({"spec": {"consumers": [], "managementState": "Paused"}});
+        stage.server.change(QUEUE, &removed);
+        stage.try_to_reconcile().await.ok();
+        stage.set_cluster(unready(cluster()));
+        stage.reconcile().await;
+        assert_eq!(stage.broker.lock().bound, ["shop.orders.worker"]);
+        stage.server.change(QUEUE, &json!({"spec": {"managementState": "Managed"}}));
+        stage.set_cluster(cluster());
+        stage.reconcile().await;
+        assert!(stage.broker.lock().bound.is_empty());
+    }
+
+    #[tokio::test]
+    async fn k4_a_topic_that_vanished_is_named_until_a_person_accepts_it() {
+        let stage = Stage::set(&json!({}), 6).await.with_cluster();
+        stage.reconcile().await;
+        assert_eq!(stage.condition("TopicLost").0, "False");
+        stage.broker.lock().topic_id = "new";
+        for _ in 0..3 {
+            stage.reconcile().await;
+            assert_eq!(stage.condition("TopicLost"), ("True".into(), "TopicRecreated".into()));
+            assert_eq!(stage.condition("Ready"), ("False".into(), "TopicLost".into()));
+        }
+        assert_eq!(stage.reconcile().await, Vec::<String>::new(), "said once");
+        let status = stage.server.at(QUEUE)["status"].clone();
+        assert_eq!((&status["lostTopicId"], &status["topicId"]), (&json!("t"), &json!("new")));
+        let accepted =
+            json!({"metadata": {"annotations": {"ropewalk.dev/accept-topic-loss": "t"}}});
+        stage.server.change(QUEUE, &accepted);
+        stage.reconcile().await;
+        assert_eq!(stage.condition("TopicLost").0, "False");
+        assert_eq!(stage.condition("Ready").1, "QueueReady");
+    }
+
+    #[tokio::test]
+    async fn k4_no_other_queue_gets_a_default_cluster_in_place_of_one_that_is_gone() {
+        let stage = Stage::set(&json!({}), 6).await;
+        let other = "/apis/ropewalk.dev/v1alpha1/namespaces/shop/queues/older";
+        let was_in = |cluster: &str| {
+            json!({
+                "apiVersion": "ropewalk.dev/v1alpha1", "kind": "Queue", "spec": {"partitions": "many"},
+                "metadata": {"name": "older", "namespace": "shop", "uid": "uid-1"},
+                "status": {"clusterName": cluster},
+            })
+        };
+        stage.server.put(other, was_in("default"));
+        let writes = stage.reconcile().await;
+        assert_eq!(writes, [format!("PATCH {QUEUE}/status")]);
+        assert_eq!(stage.condition("Ready"), ("False".into(), "ClusterNotFound".into()));
+        // One that was elsewhere says nothing about `default`.
+        stage.server.put(other, was_in("another"));
+        let writes = stage.reconcile().await;
+        assert!(writes.contains(&format!("POST {CLUSTERS}")), "{writes:?}");
+    }
+
+    #[tokio::test]
+    async fn k1_a_restart_of_the_broker_is_no_write_for_a_queue() {
+        let stage = Stage::set(&json!({"consumers": [{"name": "worker"}]}), 6).await;
+        let mut stage = stage.with_cluster();
+        stage.reconcile().await;
+        stage.set_cluster(unready(cluster()));
+        assert_eq!(stage.reconcile().await, Vec::<String>::new());
+        stage.set_cluster(cluster());
+        assert_eq!(stage.reconcile().await, Vec::<String>::new());
     }
 
     #[tokio::test]

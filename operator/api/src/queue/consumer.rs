@@ -18,7 +18,8 @@ pub struct Consumer {
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub name: String,
 
-    /// The Kafka group; `<namespace>.<queue>.<consumer>` if absent. Immutable.
+    /// The Kafka group; `<namespace>.<queue>.<consumer>` if absent, shortened if that is longer than 249
+    /// characters. Immutable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 249), regex(pattern = r"^[!-~]+$"))]
     pub group_id: Option<String>,
@@ -84,7 +85,7 @@ pub struct Scaling {
     #[schemars(range(min = 0, max = 1000))]
     pub min_replicas: i32,
 
-    /// Never more than this; the number of partitions if absent.
+    /// Never more than this; the number of partitions if absent, 1000 at most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub max_replicas: Option<i32>,

@@ -32,10 +32,18 @@ pub struct QueueStatus {
     /// Kafka's id of the topic.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topic_id: Option<String>,
+    /// The id of the topic that held this queue before and is gone with its records, until the
+    /// annotation `ropewalk.dev/accept-topic-loss` names it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost_topic_id: Option<String>,
     /// How many partitions it has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partitions: Option<i32>,
 
+    /// When the figures below were last written. The operator removes them once the brokers have
+    /// not confirmed them for a minute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub figures_time: Option<Time>,
     /// Messages that the slowest group has not yet processed; all there are, without a group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub length: Option<i64>,

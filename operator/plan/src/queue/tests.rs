@@ -10,7 +10,18 @@ fn queue(spec: &str) -> Queue {
 }
 
 fn present(ready: bool) -> ClusterSeen {
-    ClusterSeen::Present { ready, reason: "Starting".into(), message: "soon".into() }
+    ClusterSeen::Present { ready }
+}
+
+fn facts<'a>(
+    queue: &'a Queue,
+    cluster: ClusterSeen,
+    declared: Option<Result<Declared, Refused>>,
+) -> Facts<'a> {
+    let (unbound, still_bound) = (vec![], vec![]);
+    let found = declared.as_ref().and_then(|declared| declared.as_ref().ok());
+    let lost_topic = lost_topic(queue, found.map(|declared| declared.topic_id.as_str()));
+    Facts { queue, cluster, declared, unbound, still_bound, lost_topic }
 }
 
 fn declared(partitions: i32) -> Option<Result<Declared, Refused>> {
@@ -53,8 +64,7 @@ fn five_lines_mean_kafkas_defaults() {
 #[test]
 fn a_queue_is_ready_when_all_of_it_is() {
     let queue = queue("{consumers: [{name: worker}]}");
-    let mut facts =
-        Facts { queue: &queue, cluster: present(true), declared: declared(12), unbound: vec![] };
+    let mut facts = facts(&queue, present(true), declared(12));
     assert_eq!(said(&facts, READY), (Status::True, "QueueReady"));
     facts.cluster = present(false);
     assert_eq!(said(&facts, READY), (Status::False, "ClusterNotReady"));
@@ -72,7 +82,7 @@ fn a_cluster_that_is_missing_is_a_condition() {
     let queue = queue("{clusterRef: {name: prod}}");
     let refused = Refused { reason: "ClusterNotFound", message: "make it".into() };
     let cluster = ClusterSeen::Missing(refused);
-    let facts = Facts { queue: &queue, cluster, declared: None, unbound: vec![] };
+    let facts = facts(&queue, cluster, None);
     assert_eq!(said(&facts, READY), (Status::False, "ClusterNotFound"));
     assert_eq!(said(&facts, kind::PROVISIONED).0, Status::Unknown);
 }
@@ -81,21 +91,67 @@ fn a_cluster_that_is_missing_is_a_condition() {
 fn another_owner_is_a_name_collision() {
     let queue = queue("{}");
     let refused = Refused { reason: "NameCollision", message: "taken".into() };
-    let facts = Facts {
-        queue: &queue,
-        cluster: present(true),
-        declared: Some(Err(refused)),
-        unbound: vec![],
-    };
+    let facts = facts(&queue, present(true), Some(Err(refused)));
     assert_eq!(said(&facts, READY), (Status::False, "NameCollision"));
 }
 
 #[test]
 fn k4_more_partitions_than_asked_are_shown_and_never_undone() {
     let queue = queue("{partitions: 3}");
-    let facts =
-        Facts { queue: &queue, cluster: present(true), declared: declared(5), unbound: vec![] };
+    let facts = facts(&queue, present(true), declared(5));
     assert_eq!(said(&facts, kind::DRIFTED), (Status::True, "MorePartitions"));
     assert_eq!(said(&facts, READY).0, Status::True);
     assert_eq!(declaration(&queue).partitions, 3);
+}
+
+fn with_status(spec: &str, status: &str) -> Queue {
+    let mut queue = queue(spec);
+    queue.status = Some(serde_yaml_ng::from_str(status).expect("a status"));
+    queue
+}
+
+#[test]
+fn k4_a_topic_that_was_made_anew_is_a_loss_until_a_person_accepts_it() {
+    let mut queue = with_status("{}", "{topicId: old}");
+    let findings = facts(&queue, present(true), declared(12)).findings();
+    let lost = findings.iter().find(|finding| finding.kind == kind::TOPIC_LOST).expect("it");
+    assert_eq!((lost.status, lost.reason), (Status::True, "TopicRecreated"));
+    for expected in ["id old", "id t", "ropewalk.dev/accept-topic-loss=old"] {
+        assert!(lost.message.contains(expected), "{}", lost.message);
+    }
+    assert_eq!(said(&facts(&queue, present(true), declared(12)), READY).1, "TopicLost");
+    // The new id stands in the status by now, and the loss is not forgotten.
+    queue.status = Some(serde_yaml_ng::from_str("{topicId: t, lostTopicId: old}").expect("it"));
+    assert_eq!(said(&facts(&queue, present(true), declared(12)), READY).1, "TopicLost");
+    assert_eq!(said(&facts(&queue, present(true), None), kind::TOPIC_LOST).0, Status::True);
+    let accept =
+        |id: &str| Some([(names::ANNOTATION_ACCEPT_TOPIC_LOSS.to_owned(), id.to_owned())].into());
+    queue.metadata.annotations = accept("another");
+    assert_eq!(said(&facts(&queue, present(true), declared(12)), READY).1, "TopicLost");
+    queue.metadata.annotations = accept("old");
+    assert_eq!(said(&facts(&queue, present(true), declared(12)), READY).1, "QueueReady");
+    // What was accepted is this loss; the next one is another.
+    queue.status = Some(serde_yaml_ng::from_str("{topicId: earlier}").expect("it"));
+    assert_eq!(said(&facts(&queue, present(true), declared(12)), READY).1, "TopicLost");
+}
+
+#[test]
+fn a_topic_that_is_as_it_was_is_no_loss() {
+    for status in ["{}", "{topicId: t}"] {
+        let queue = with_status("{}", status);
+        assert_eq!(
+            said(&facts(&queue, present(true), declared(12)), kind::TOPIC_LOST).0,
+            Status::False
+        );
+    }
+}
+
+#[test]
+fn what_the_brokers_hold_beyond_the_spec_is_superfluous() {
+    let queue = queue("{consumers: [{name: worker}]}");
+    let text = "{owner: uid-1, queues: [
+        {name: another, groups: [{group: elsewhere}]},
+        {name: orders, topicId: t, groups: [{group: shop.orders.worker, startPosition: Earliest}, {group: old}]}]}";
+    let owned: Owned = serde_yaml_ng::from_str(text).expect("an answer");
+    assert_eq!(owned.superfluous(&queue), ["old"]);
 }
