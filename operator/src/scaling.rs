@@ -24,7 +24,9 @@
 //! - **K2** a count is written only by the leader, right after a live read, over just the version that was read; never over
 //!   one that somebody else changed.
 //! - **K3** what is not known changes no count.
-//! - An object that something else scales is left alone.
+//! - An object that something else scales is left alone, and so is one whose count somebody sets back again
+//!   and again ([`overwrites`]).
+//! - One target has one count, also when several consumers name it ([`shared`]).
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -38,12 +40,15 @@ use parking_lot::Mutex;
 use ropewalk_operator_api::Queue;
 use ropewalk_operator_plan::scaling::Signal;
 use tokio::sync::{Semaphore, broadcast, watch};
+use tokio::task::JoinSet;
 
 mod reading;
 mod consumer;
 mod meters;
 mod target;
 mod rivals;
+mod shared;
+mod overwrites;
 mod status;
 mod act;
 mod publish;
@@ -55,9 +60,12 @@ use crate::budget::Budget;
 use crate::context::Context;
 use crate::lease::Leadership;
 use crate::signals::{ClusterKey, Reading, Table, WakeUp};
+use crate::supervision;
 use consumer::{Consumer, Key};
+use overwrites::Overwrites;
 use publish::Published;
 use rivals::Rivals;
+use shared::Index;
 use slumber::Slumber;
 use target::Targets;
 
@@ -87,6 +95,7 @@ pub async fn run(context: Arc<Context>, stopping: watch::Receiver<bool>) {
         budget: context.budget.clone(),
         slumber: context.slumber.clone(),
         meters,
+        clock: Arc::new(Instant::now),
     };
     Arc::new(Autoscaler::new(around, Instant::now())).keep_up(stopping).await;
 }
@@ -111,7 +120,12 @@ pub struct Surroundings {
     pub slumber: Arc<Slumber>,
     /// What is counted.
     pub meters: Meters,
+    /// What time it is.
+    pub clock: Clock,
 }
+
+/// Says what time it is.
+pub type Clock = Arc<dyn Fn() -> Instant + Send + Sync>;
 
 type Entry = Arc<Mutex<Consumer>>;
 
@@ -124,6 +138,8 @@ pub struct Autoscaler {
     /// Where the scalers' time begins.
     origin: Instant,
     consumers: Mutex<BTreeMap<Key, Entry>>,
+    index: Mutex<Index>,
+    overwrites: Overwrites,
     published: Mutex<HashMap<String, Published>>,
 }
 
@@ -146,6 +162,8 @@ impl Autoscaler {
             around,
             origin: now,
             consumers: Mutex::default(),
+            index: Mutex::default(),
+            overwrites: Overwrites::default(),
             published: Mutex::default(),
         }
     }
@@ -154,6 +172,7 @@ impl Autoscaler {
     pub async fn keep_up(self: Arc<Self>, mut stopping: watch::Receiver<bool>) {
         let mut wakes = self.around.signals.wakes();
         let slots = Arc::new(Semaphore::new(DECIDED_AT_ONCE));
+        let mut tasks = JoinSet::new();
         let mut second = tokio::time::interval(Duration::from_secs(1));
         second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         loop {
@@ -165,19 +184,23 @@ impl Autoscaler {
                     Err(broadcast::error::RecvError::Lagged(_)) => Vec::new(),
                     Err(broadcast::error::RecvError::Closed) => return,
                 },
+                Some(ended) = tasks.join_next() => {
+                supervision::finished(ended);
+                continue;
+            }
                 _ = stopping.wait_for(|stopping| *stopping) => return,
             };
             for (key, entry) in due {
                 let (all, slots) = (self.clone(), slots.clone());
-                tokio::spawn(async move {
+                tasks.spawn(async move {
                     // Never closed; and if it were, the consumer would be due again.
                     let _slot = slots.acquire().await;
-                    all.act(&key, &entry, Instant::now()).await;
+                    all.act(&key, &entry).await;
                 });
             }
             for pending in self.to_publish(Instant::now()) {
                 let all = self.clone();
-                tokio::spawn(async move { all.publish(pending).await });
+                tasks.spawn(async move { all.publish(pending).await });
             }
         }
     }
@@ -203,17 +226,19 @@ impl Autoscaler {
         due
     }
 
-    /// A group without members has something to do: its consumer is decided at once.
+    /// A group without members has something to do: its consumers are decided at once.
     fn woken(&self, wake: &WakeUp, now: Instant) -> Vec<(Key, Entry)> {
-        let consumers = self.consumers.lock().clone();
+        let keys = self.index.lock().of_group(&wake.cluster, &wake.topic, &wake.group);
+        let entries: Vec<(Key, Entry)> = {
+            let consumers = self.consumers.lock();
+            let found = |key: Key| consumers.get(&key).map(|entry| (key.clone(), entry.clone()));
+            keys.into_iter().filter_map(found).collect()
+        };
         let mut due = Vec::new();
-        for (key, entry) in consumers {
+        for (key, entry) in entries {
             let mut consumer = entry.lock();
-            let same = consumer.group == wake.group
-                && consumer.topic == wake.topic
-                && consumer.cluster == wake.cluster;
             // One that has replicas is on its way.
-            if !same || consumer.seen.is_some_and(|(target, _)| target.replicas > 0) {
+            if consumer.seen.is_some_and(|(target, _)| target.replicas > 0) {
                 continue;
             }
             self.observe(&mut consumer, now);
@@ -231,8 +256,15 @@ impl Autoscaler {
     fn observe(&self, consumer: &mut Consumer, now: Instant) {
         let reading =
             self.around.signals.read(&consumer.cluster, &consumer.topic, &consumer.group, now);
-        let at = now.saturating_duration_since(self.origin);
+        let mut at = now.saturating_duration_since(self.origin);
         if let Reading::Known(known) = &reading {
+            let line = Some((known.since, known.line));
+            if consumer.heard == line {
+                // The broker has said nothing since: no news is no sample.
+                return;
+            }
+            consumer.heard = line;
+            at = known.heard_at.saturating_duration_since(self.origin);
             consumer.members = known.state.members.len();
             consumer.length = known.state.length;
             let before = consumer.stream.replace(known.since);
@@ -242,7 +274,8 @@ impl Autoscaler {
                 consumer.scaler.observe(at, Signal::Unknown(gap));
             }
         }
-        consumer.scaler.observe(at, reading::signal(&reading));
+        let signal = reading::signal(&reading, consumer.is_group_shared);
+        consumer.scaler.observe(at, signal);
     }
 
     /// Takes over what users want now.
@@ -277,41 +310,30 @@ impl Autoscaler {
             stays
         });
         drop(consumers);
-        self.compare();
+        self.arrange();
     }
 
-    /// Looks at all consumers together. Of several that name one target, the first by namespace, Queue and name has it.
-    fn compare(&self) {
+    /// Looks at all consumers together: who shares a group or a target with whom.
+    fn arrange(&self) {
         let consumers = self.consumers.lock();
-        let mut all: Vec<_> = consumers.values().map(|entry| entry.lock()).collect();
+        let mut all: Vec<_> =
+            consumers.iter().map(|(key, entry)| (key.clone(), entry.lock())).collect();
         self.report_slumber(&all);
-        all.sort_by_key(|consumer| {
-            (
-                consumer.owner.namespace.clone(),
-                consumer.owner.queue.clone(),
-                consumer.owner.consumer.clone(),
-            )
-        });
-        let mut first: HashMap<_, String> = HashMap::new();
-        for consumer in &mut all {
-            let target = &consumer.target_ref;
-            let target = (
-                consumer.owner.namespace.clone(),
-                target.api_version.clone(),
-                target.kind.clone(),
-                target.name.clone(),
-            );
-            let name =
-                format!("consumer {} of Queue {}", consumer.owner.consumer, consumer.owner.queue);
-            consumer.rival_here = first.get(&target).cloned();
-            first.entry(target).or_insert(name);
-        }
+        let index = Index::of(&mut all);
+        drop(all);
+        drop(consumers);
+        *self.index.lock() = index;
+    }
+
+    /// What time it is.
+    fn now(&self) -> Instant {
+        (self.around.clock)()
     }
 
     /// Consumers of clusters that are to sleep that have not yet gone to their minimum, as `queue/consumer`.
-    fn report_slumber(&self, consumers: &[parking_lot::MutexGuard<'_, Consumer>]) {
+    fn report_slumber(&self, consumers: &[(Key, parking_lot::MutexGuard<'_, Consumer>)]) {
         let mut still_up: HashMap<ClusterKey, Vec<String>> = HashMap::new();
-        for consumer in consumers {
+        for (_, consumer) in consumers {
             let Some(since) = self.around.slumber.since(&consumer.cluster) else { continue };
             if !consumer.is_at_minimum(since) {
                 let name = format!("{}/{}", consumer.owner.queue, consumer.owner.consumer);

@@ -8,7 +8,8 @@
 //! # Reading
 //!
 //! [`Table::read`] gives a [`Reading`]: what a group did in the last second, or why nobody knows. A
-//! broker sends a line per group when something changed and a tick every second; without a tick for
+//! broker sends a line per group when something changed and a tick every second; what was said last holds
+//! until then, and [`Known::line`] tells whether anything was said since. Without a tick for
 //! [`SILENCE_MAX`] everything of that cluster is unknown, whatever was said before.
 //! [`Table::wakes`] brings the moment when a group without members has something to do: at once when
 //! that begins, and again every second for as long as it lasts, so that a lost one costs a second.

@@ -59,6 +59,7 @@ mod hot;
 mod probe;
 mod zero;
 mod decision;
+mod lag;
 mod law;
 
 pub use decision::{Action, Decision, Figures, Limit, NotJoining};
@@ -69,6 +70,7 @@ use arrival::ArrivalRate;
 use backlog::Backlog;
 use hot::Hot;
 use joining::Joining;
+use lag::Lag;
 use limits::{INTERVAL, STALE_AFTER};
 use probe::Probe;
 use saturation::Saturation;
@@ -150,6 +152,11 @@ pub struct Scaler {
     good: u32,
     /// An interval has ended and the law has not looked at it yet.
     is_fresh: bool,
+    /// The last proposal comes from an interval that has ended, or from a command; not only from there being
+    /// nothing new.
+    is_weighed: bool,
+    /// The last proposal is a step down because fewer sufficed for a whole window.
+    steps_down: bool,
     latest: Signal,
     /// What the law last found to limit it.
     limit: Option<Limit>,
@@ -162,6 +169,7 @@ pub struct Scaler {
     service: ServiceRate,
     joining: Joining,
     window: Window,
+    lag: Lag,
     saturation: Saturation,
     hot: Hot,
     probe: Probe,
@@ -177,6 +185,8 @@ impl Scaler {
             seen_at: Duration::ZERO,
             good: 0,
             is_fresh: false,
+            is_weighed: false,
+            steps_down: false,
             latest: Signal::Unknown("no signal has come yet".to_owned()),
             limit: None,
             target: Target { replicas: 0, current: 0 },
@@ -187,6 +197,7 @@ impl Scaler {
             service: ServiceRate::restored(per_replica_per_second),
             joining: Joining::default(),
             window: Window::default(),
+            lag: Lag::default(),
             saturation: Saturation::default(),
             hot: Hot::default(),
             probe: Probe::default(),
@@ -198,6 +209,15 @@ impl Scaler {
     #[must_use]
     pub fn per_replica_per_second(&self) -> Option<f64> {
         self.service.to_remember(f64::from(self.joining.per_replica()))
+    }
+
+    /// Decides and takes for granted that the decision is carried out; see [`Scaler::propose`].
+    pub fn decide(&mut self, now: Duration, policy: &Policy, target: Target) -> Decision {
+        let decision = self.propose(now, policy, target);
+        if let Action::Set { from, to, .. } = &decision.action {
+            self.wrote(now, *from, *to);
+        }
+        decision
     }
 
     /// Whether an interval has ended since the last decision.
@@ -219,7 +239,7 @@ impl Scaler {
         if now.saturating_sub(self.seen_at) > STALE_AFTER {
             self.lose();
         }
-        self.seen_at = now;
+        self.seen_at = self.seen_at.max(now);
         self.backlog.observe(now, sample);
         self.watch.observe(now, sample, &self.backlog);
         self.joining.observe(now, sample, self.target.replicas);

@@ -6,66 +6,72 @@ use k8s_openapi::api::autoscaling::v1::Scale;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType};
 use ropewalk_operator_api::queue::TargetRef;
-use ropewalk_operator_plan::scaling::{Action, Decision, Target};
+use ropewalk_operator_plan::scaling::{Action, Target};
 
 use super::consumer::{Consumer, Key, Standing};
 use super::target::TargetError;
-use super::{Autoscaler, DECIDED_EVERY, Entry, event, wall};
+use super::{Autoscaler, DECIDED_EVERY, Entry, event, overwrites, wall};
 
 /// Other autoscalers are looked for this often; more often once one was found, and right before a write.
 const RIVALS_AGE_MAX: Duration = Duration::from_secs(60);
 const RIVAL_FOUND_AGE_MAX: Duration = Duration::from_secs(30);
 const RIVALS_BEFORE_WRITE_AGE_MAX: Duration = Duration::from_secs(10);
 
+/// The reason of a condition: somebody sets counts back.
+const OVERWRITTEN: &str = "ReplicasOverwritten";
+
 /// A change of a count that was decided.
-struct Change {
-    from: u32,
-    to: u32,
-    reason: String,
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Change {
+    pub(super) from: u32,
+    pub(super) to: u32,
+    pub(super) reason: String,
 }
 
 impl Autoscaler {
     /// Decides about one consumer and carries it out. Whatever fails is tried again at the next look.
-    pub(super) async fn act(&self, key: &Key, entry: &Entry, now: Instant) {
-        if let Some(change) = self.decide(key, entry, now).await {
-            self.carry_out(key, entry, change, now).await;
+    ///
+    /// Requests take seconds when the API server is slow, so every step asks what time it is.
+    pub(super) async fn act(&self, key: &Key, entry: &Entry) {
+        if let Some(change) = self.decide(key, entry).await {
+            self.carry_out(key, entry, change).await;
             // Something may have come between the decision and the write; after a zero nobody else would notice
             // before the broker repeats it.
-            self.look_again(key, entry, now).await;
+            self.look_again(key, entry).await;
         }
         let again = {
             let mut consumer = entry.lock();
-            consumer.due = consumer.wait_until.unwrap_or(now + DECIDED_EVERY);
+            consumer.due = consumer.wait_until.unwrap_or(self.now() + DECIDED_EVERY);
             std::mem::take(&mut consumer.is_woken)
         };
         if again {
-            self.look_again(key, entry, now).await;
+            self.look_again(key, entry).await;
         }
         entry.lock().is_busy = false;
         self.changed(key);
     }
 
-    async fn look_again(&self, key: &Key, entry: &Entry, now: Instant) {
+    async fn look_again(&self, key: &Key, entry: &Entry) {
         let is_at_zero = {
             let mut consumer = entry.lock();
             let is_at_zero = consumer.seen.is_some_and(|(target, _)| target.replicas == 0);
             if is_at_zero {
-                self.observe(&mut consumer, now);
+                self.observe(&mut consumer, self.now());
             }
             is_at_zero
         };
-        if is_at_zero && let Some(change) = self.decide(key, entry, now).await {
-            self.carry_out(key, entry, change, now).await;
+        if is_at_zero && let Some(change) = self.decide(key, entry).await {
+            self.carry_out(key, entry, change).await;
         }
     }
 
     /// What is to be changed, if anything is.
-    async fn decide(&self, key: &Key, entry: &Entry, now: Instant) -> Option<Change> {
+    async fn decide(&self, key: &Key, entry: &Entry) -> Option<Change> {
         let is_off = matches!(entry.lock().standing, Standing::Off(_));
         if !is_off {
-            return self.decide_active(key, entry, now).await;
+            return self.decide_active(key, entry).await;
         }
-        self.look_on(entry, now).await;
+        self.look_on(entry, self.now()).await;
         None
     }
 
@@ -96,16 +102,17 @@ impl Autoscaler {
         }
     }
 
-    async fn decide_active(&self, key: &Key, entry: &Entry, now: Instant) -> Option<Change> {
+    async fn decide_active(&self, key: &Key, entry: &Entry) -> Option<Change> {
+        let now = self.now();
+        let target_key = entry.lock().target_key();
+        if let Some(why) = self.overwrites.stands_back(&target_key, now) {
+            refuse(&mut entry.lock(), OVERWRITTEN, why);
+            return None;
+        }
         let (namespace, target_ref, is_stale) = {
             let mut consumer = entry.lock();
-            if let Some(rival) = consumer.rival_here.clone() {
-                refuse(
-                    &mut consumer,
-                    "ConflictingAutoscaler",
-                    format!("{rival} scales it already: leave it to one of them"),
-                );
-                return None;
+            if matches!(consumer.standing, Standing::Refused(OVERWRITTEN, _)) {
+                consumer.standing = Standing::New;
             }
             if consumer.wait_until.is_some_and(|until| now < until) {
                 return None;
@@ -118,25 +125,53 @@ impl Autoscaler {
                 RIVALS_AGE_MAX.max(self.rivals.a_second_each())
             }
         };
-        if !self.is_alone(key, entry, now, age_max).await {
+        if !self.is_alone(key, entry, age_max).await {
             return None;
         }
         if is_stale {
             let read = self.targets.read(&namespace, &target_ref, now).await;
-            self.saw(entry, read.as_ref(), now)?;
+            self.saw(entry, read.as_ref())?;
+            self.notice_overwrite(key, entry).await?;
         }
-        let mut consumer = entry.lock();
-        let (target, _) = consumer.seen?;
-        match self.take_decision(&mut consumer, target, now).action {
-            Action::Set { from, to, reason } => Some(Change { from, to, reason }),
-            Action::Keep { .. } | Action::Frozen { .. } => None,
-        }
+        let target = {
+            let mut consumer = entry.lock();
+            let (target, _) = consumer.seen?;
+            self.take_decision(&mut consumer, target, self.now());
+            target
+        };
+        self.agree(entry, target)
     }
 
-    fn take_decision(&self, consumer: &mut Consumer, target: Target, now: Instant) -> Decision {
+    /// Stands back if what was just read says that somebody sets counts back; `None` then.
+    async fn notice_overwrite(&self, key: &Key, entry: &Entry) -> Option<()> {
+        let (target_key, target_ref, seen) = {
+            let consumer = entry.lock();
+            (consumer.target_key(), consumer.target_ref.clone(), consumer.seen)
+        };
+        let (target, _) = seen?;
+        if !self.overwrites.saw(&target_key, target.replicas, self.now()) {
+            return Some(());
+        }
+        let namespace = &target_key.namespace;
+        let manager = self.targets.manager_of_replicas(namespace, &target_ref, self.now()).await;
+        let (kind, name) = (&target_ref.kind, &target_ref.name);
+        let message = overwrites::message(kind, name, manager.as_deref());
+        tracing::warn!(namespace, target = name, manager, "replicas are set back, scaling pauses");
+        self.overwrites.stand_back(&target_key, message.clone(), self.now());
+        let queue = {
+            let mut consumer = entry.lock();
+            refuse(&mut consumer, OVERWRITTEN, message.clone());
+            reference(&consumer, key)
+        };
+        let told = event(EventType::Warning, (OVERWRITTEN, "Scale".to_owned()), message);
+        self.tell(&queue, told).await;
+        None
+    }
+
+    pub(super) fn take_decision(&self, consumer: &mut Consumer, target: Target, now: Instant) {
         let at = now.saturating_duration_since(self.origin);
         let policy = consumer.policy.clone();
-        let decision = consumer.scaler.decide(at, &policy, target);
+        let decision = consumer.scaler.propose(at, &policy, target);
         self.around.meters.decided(&consumer.owner, &decision);
         match decision.action {
             Action::Frozen { .. } => {
@@ -147,30 +182,48 @@ impl Autoscaler {
         if !matches!(consumer.standing, Standing::Off(_)) {
             consumer.standing = Standing::Active;
         }
-        consumer.decision = Some(decision.clone());
-        decision
+        consumer.cast(&decision);
+        consumer.decision = Some(decision);
     }
 
     /// Writes what was decided, if the target is still what it was decided for.
-    async fn carry_out(&self, key: &Key, entry: &Entry, change: Change, now: Instant) {
+    async fn carry_out(&self, key: &Key, entry: &Entry, change: Change) {
         let (namespace, target_ref) = {
             let consumer = entry.lock();
             (consumer.owner.namespace.clone(), consumer.target_ref.clone())
         };
-        let outcome = self.write(key, entry, (&namespace, &target_ref, &change), now).await;
+        let outcome = self.write(key, entry, (&namespace, &target_ref, &change)).await;
         match outcome {
             Some(Ok(scale)) => {
-                let (queue, told) = scaled(&mut entry.lock(), key, &change, (&scale, now));
+                self.wrote(entry, &change, &scale);
+                let (queue, told) = scaled(&entry.lock(), key, &change);
                 self.tell(&queue, told).await;
             }
             Some(Err(error)) => {
                 tracing::info!(namespace, target = target_ref.name, %error, "not scaled");
                 let mut consumer = entry.lock();
                 consumer.seen = None;
-                failed(&mut consumer, &error, now);
+                failed(&mut consumer, &error, self.now());
             }
             // Not ours to write, or no longer what it was.
             None => {}
+        }
+    }
+
+    /// Every consumer of the target learns that its count was changed.
+    fn wrote(&self, entry: &Entry, change: &Change, scale: &Scale) {
+        let now = self.now();
+        let at = now.saturating_duration_since(self.origin);
+        let target = Target { replicas: change.to, current: target(scale).current };
+        self.overwrites.wrote(&entry.lock().target_key(), change.to, now);
+        for (key, peer) in self.peers(entry) {
+            let mut peer = peer.lock();
+            peer.saw(target, now);
+            peer.scaler.wrote(at, change.from, change.to);
+            peer.vote = None;
+            peer.last_scale = Some((wall(), change.reason.clone()));
+            drop(peer);
+            self.changed(&key);
         }
     }
 
@@ -180,27 +233,27 @@ impl Autoscaler {
         key: &Key,
         entry: &Entry,
         (namespace, target_ref, change): (&str, &TargetRef, &Change),
-        now: Instant,
     ) -> Option<Result<Scale, TargetError>> {
-        if !self.is_alone(key, entry, now, RIVALS_BEFORE_WRITE_AGE_MAX).await {
+        if !self.is_alone(key, entry, RIVALS_BEFORE_WRITE_AGE_MAX).await {
             return None;
         }
-        let read = self.targets.read(namespace, target_ref, now).await;
-        self.saw(entry, read.as_ref(), now)?;
+        let read = self.targets.read(namespace, target_ref, self.now()).await;
+        self.saw(entry, read.as_ref())?;
+        self.notice_overwrite(key, entry).await?;
         let Ok(scale) = read else { return None };
         if target(&scale).replicas != change.from || self.around.leadership.check().is_err() {
             return None;
         }
-        Some(self.targets.write(namespace, target_ref, (scale, change.to), now).await)
+        Some(self.targets.write(namespace, target_ref, (scale, change.to), self.now()).await)
     }
 
     /// Whether nothing else scales the target.
-    async fn is_alone(&self, key: &Key, entry: &Entry, now: Instant, age_max: Duration) -> bool {
+    async fn is_alone(&self, key: &Key, entry: &Entry, age_max: Duration) -> bool {
         let (namespace, target_ref) = {
             let consumer = entry.lock();
             (consumer.owner.namespace.clone(), consumer.target_ref.clone())
         };
-        let found = self.rivals.of(&namespace, &target_ref, now, age_max).await;
+        let found = self.rivals.of(&namespace, &target_ref, self.now(), age_max).await;
         let (reason, message) = match found {
             Ok(None) => {
                 let mut consumer = entry.lock();
@@ -242,31 +295,22 @@ impl Autoscaler {
     }
 
     /// Remembers what was read of the target; `None` if it could not be.
-    fn saw(&self, entry: &Entry, read: Result<&Scale, &TargetError>, now: Instant) -> Option<()> {
-        let mut consumer = entry.lock();
+    fn saw(&self, entry: &Entry, read: Result<&Scale, &TargetError>) -> Option<()> {
         match read {
             Ok(scale) => {
-                consumer.saw(target(scale), now);
+                self.saw_target(entry, target(scale), self.now());
                 Some(())
             }
             Err(error) => {
-                failed(&mut consumer, error, now);
+                failed(&mut entry.lock(), error, self.now());
                 None
             }
         }
     }
 }
 
-/// Remembers a write that succeeded; what is told about it, and of which Queue.
-fn scaled(
-    consumer: &mut Consumer,
-    key: &Key,
-    change: &Change,
-    (scale, now): (&Scale, Instant),
-) -> (ObjectReference, Event) {
-    let target = Target { replicas: change.to, current: target(scale).current };
-    consumer.saw(target, now);
-    consumer.last_scale = Some((wall(), change.reason.clone()));
+/// What is told about a write that succeeded, and of which Queue.
+fn scaled(consumer: &Consumer, key: &Key, change: &Change) -> (ObjectReference, Event) {
     let (owner, name) = (&consumer.owner, &consumer.target_ref.name);
     tracing::info!(
         namespace = owner.namespace,
@@ -295,6 +339,7 @@ fn failed(consumer: &mut Consumer, error: &TargetError, now: Instant) {
 fn refuse(consumer: &mut Consumer, reason: &'static str, message: String) {
     consumer.standing = Standing::Refused(reason, message);
     consumer.decision = None;
+    consumer.vote = None;
     consumer.frozen_since = None;
 }
 

@@ -8,6 +8,7 @@ use ropewalk_operator_api::{ManagementState, Queue};
 use ropewalk_operator_plan::scaling::{Decision, Mode, Policy, Scaler, Target};
 
 use super::meters::Owner;
+use super::shared::Vote;
 use crate::signals::ClusterKey;
 
 /// A target whose pods are not what was asked for is looked at this often.
@@ -36,6 +37,15 @@ pub(super) struct Key {
     pub(super) queue: String,
     /// The consumer's name.
     pub(super) consumer: String,
+}
+
+/// What is scaled, whoever asks for it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct TargetKey {
+    pub(super) namespace: String,
+    pub(super) group: String,
+    pub(super) kind: String,
+    pub(super) name: String,
 }
 
 /// How a consumer stands.
@@ -86,8 +96,17 @@ pub(super) struct Consumer {
     pub(super) members: usize,
     /// Members when the target was last read.
     pub(super) members_then: usize,
-    /// Another consumer of ours that has the same target and comes before.
-    pub(super) rival_here: Option<String>,
+    /// What it wants of its target.
+    pub(super) vote: Option<Vote>,
+    /// What all consumers of the target want together.
+    pub(super) together: Option<u32>,
+    /// Whether other consumers have the same target.
+    pub(super) has_peers: bool,
+    /// Whether its group also reads another topic, for another target: then not every member is one of its
+    /// own.
+    pub(super) is_group_shared: bool,
+    /// The stream and the line in it that was last heard.
+    pub(super) heard: Option<(Instant, u64)>,
     /// What limits it, as it was last told in an Event.
     pub(super) told: Option<&'static str>,
 }
@@ -137,7 +156,11 @@ impl Consumer {
             length: 0,
             members: 0,
             members_then: 0,
-            rival_here: None,
+            vote: None,
+            together: None,
+            has_peers: false,
+            is_group_shared: false,
+            heard: None,
             told: None,
         }
     }
@@ -152,12 +175,26 @@ impl Consumer {
             self.wait_until = None;
             self.standing = Standing::New;
             self.decision = None;
+            self.vote = None;
+            self.together = None;
         }
         self.standing = match (&self.standing, switched_off(queue, wanted)) {
             (_, Some(off)) => Standing::Off(off),
             (Standing::Off(_), None) => Standing::New,
             (standing, None) => standing.clone(),
         };
+    }
+
+    /// Its target, the same for all versions of an API.
+    pub(super) fn target_key(&self) -> TargetKey {
+        let TargetRef { api_version, kind, name } = &self.target_ref;
+        let group = api_version.split_once('/').map_or("", |(group, _)| group);
+        TargetKey {
+            namespace: self.owner.namespace.clone(),
+            group: group.to_owned(),
+            kind: kind.clone(),
+            name: name.clone(),
+        }
     }
 
     /// Whether what was last read of the target is too old to decide by.
@@ -167,6 +204,9 @@ impl Consumer {
             UNSETTLED_AGE_MAX
         } else if self.members != self.members_then {
             SURPRISE_AGE_MAX
+        } else if target.replicas == 0 && self.members > 0 {
+            // Somebody may have set it back before a single pod had ended.
+            UNSETTLED_AGE_MAX
         } else if target.replicas > 0 {
             SETTLED_AGE_MAX
         } else {
@@ -197,6 +237,12 @@ impl Consumer {
         match &self.standing {
             // Nobody will take it there.
             Standing::Off(_) | Standing::Refused(..) => true,
+            // Others may keep it up; what they want is what it goes to.
+            Standing::New | Standing::Active if self.has_peers => {
+                self.seen.is_some_and(|(target, at)| {
+                    at >= since && self.together.is_none_or(|wanted| target.replicas <= wanted)
+                })
+            }
             Standing::New | Standing::Active => self.seen.is_some_and(|(target, at)| {
                 at >= since && target.replicas <= self.policy.replicas_min
             }),

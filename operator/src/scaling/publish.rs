@@ -1,6 +1,6 @@
 //! Carries what scaling has to say into the status of Queues.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
 
 use kube::Api;
@@ -53,19 +53,27 @@ impl Autoscaler {
             by_queue.entry(key.queue.clone()).or_default().push((key, entry));
         }
         let mut published = self.published.lock();
-        published.retain(|uid, _| by_queue.contains_key(uid));
+        let mut alive = HashSet::new();
         let mut pending = Vec::new();
         (self.around.queues)(&mut |queue| {
             let Some(uid) = &queue.metadata.uid else { return };
-            let (Some(entries), Some(known)) = (by_queue.get(uid), published.get_mut(uid)) else {
+            let entries = by_queue.get(uid);
+            if entries.is_none() && !queue.status.as_ref().is_some_and(Pieces::are_in) {
                 return;
-            };
+            }
+            alive.insert(uid.clone());
+            let known = published.entry(uid.clone()).or_default();
+            let consumers: Vec<_> = entries.into_iter().flatten().collect();
+            // Nobody decides about a Queue whose last consumer with a target is gone.
+            known.is_changed |= consumers.is_empty();
             if !known.is_changed || known.not_before.is_some_and(|at| now < at) {
                 return;
             }
-            let consumers: Vec<_> = entries.iter().map(|(_, entry)| entry.lock()).collect();
-            let pieces =
-                Pieces::of(&consumers.iter().map(|guard| &**guard).collect::<Vec<_>>(), now);
+            let consumers: Vec<_> = consumers.iter().map(|(_, entry)| entry.lock()).collect();
+            let pieces = match consumers.as_slice() {
+                [] => Pieces::none(),
+                some => Pieces::of(&some.iter().map(|guard| &**guard).collect::<Vec<_>>(), now),
+            };
             drop(consumers);
             if known.pieces.as_ref() == Some(&pieces) {
                 known.is_changed = false;
@@ -80,7 +88,8 @@ impl Autoscaler {
                 }
                 Difference::Figures if !is_late || !self.around.budget.take(now) => return,
                 Difference::Figures => {}
-                Difference::News => self.around.budget.charge(now),
+                Difference::News if !self.around.budget.admit(now) => return,
+                Difference::News => {}
             }
             known.is_changed = false;
             known.at = Some(now);
@@ -91,6 +100,7 @@ impl Autoscaler {
             let name = queue.metadata.name.clone().unwrap_or_default();
             pending.push(Pending { namespace, name, uid: uid.clone(), patch });
         });
+        published.retain(|uid, _| alive.contains(uid));
         pending
     }
 

@@ -5,9 +5,18 @@ use ropewalk_operator_plan::scaling::{MemberSample, PartitionSample, Sample, Sig
 use crate::signals::{GroupState, Known, Reading, Unknown};
 
 /// What the law is told.
-pub(super) fn signal(reading: &Reading) -> Signal {
+///
+/// `is_group_shared`: the group also reads another topic, for another target. A member without a partition
+/// of this topic is then taken for one of the other's.
+pub(super) fn signal(reading: &Reading, is_group_shared: bool) -> Signal {
     match reading {
-        Reading::Known(known) => Signal::Known(sample(known)),
+        Reading::Known(known) => {
+            let mut sample = sample(known);
+            if is_group_shared {
+                sample.members.retain(|member| !member.partitions.is_empty());
+            }
+            Signal::Known(sample)
+        }
         Reading::Unknown(unknown) => Signal::Unknown(why(*unknown).to_owned()),
     }
 }

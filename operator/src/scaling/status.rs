@@ -3,6 +3,7 @@
 //! Written under a field manager of its own, on change only; what merely moves is rounded, and waits for the budget that all
 //! statuses share.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -41,8 +42,12 @@ impl Pieces {
     /// Of all consumers of one Queue that have a target.
     pub(super) fn of(consumers: &[&Consumer], now: Instant) -> Self {
         let (mut there, mut wanted) = (0, 0);
+        let mut counted = HashSet::new();
         for consumer in consumers {
-            if let Some((target, _)) = consumer.seen {
+            // A target that several of them share has its pods once.
+            if let Some((target, _)) = consumer.seen
+                && counted.insert(consumer.target_key())
+            {
                 there += target.current;
                 wanted += desired(consumer).unwrap_or(target.replicas);
             }
@@ -50,9 +55,22 @@ impl Pieces {
         let is_seen = consumers.iter().any(|consumer| consumer.seen.is_some());
         Self {
             findings: vec![active(consumers, now), limited(consumers)],
-            consumers: consumers.iter().map(|consumer| piece(consumer)).collect(),
+            consumers: consumers.iter().map(|consumer| piece(consumer)).filter(is_scaled).collect(),
             replicas: is_seen.then(|| format!("{there}/{wanted}")),
         }
+    }
+
+    /// Of a Queue without a consumer that has a target: everything that was written here goes.
+    pub(super) fn none() -> Self {
+        Self { findings: Vec::new(), consumers: Vec::new(), replicas: None }
+    }
+
+    /// Whether a status shows anything that is written here.
+    pub(super) fn are_in(status: &QueueStatus) -> bool {
+        let ours = [condition::queue::SCALING_ACTIVE, condition::queue::SCALING_LIMITED];
+        ours.iter().any(|kind| condition::find(&status.conditions, kind).is_some())
+            || status.consumer_replicas.is_some()
+            || status.consumers.iter().any(is_scaled)
     }
 
     /// Against what stands in the status.
@@ -60,6 +78,13 @@ impl Pieces {
         let empty = Default::default();
         let status = queue.status.as_ref().unwrap_or(&empty);
         let mut worst = Difference::None;
+        if self.findings.is_empty() && Self::are_in(status) {
+            return Difference::News;
+        }
+        let has = |name: &str| self.consumers.iter().any(|piece| piece.name == name);
+        if status.consumers.iter().any(|old| is_scaled(old) && !has(&old.name)) {
+            return Difference::News;
+        }
         for finding in &self.findings {
             match condition::find(&status.conditions, finding.kind) {
                 Some(old)
@@ -114,8 +139,19 @@ impl Pieces {
     }
 }
 
+/// Whether an entry shows anything that is written here. One that shows nothing is not written: it would
+/// stay when the consumer goes.
+fn is_scaled(piece: &ConsumerStatus) -> bool {
+    piece.replicas.is_some()
+        || piece.desired_replicas.is_some()
+        || piece.per_replica_per_second_milli.is_some()
+        || piece.last_scale_time.is_some()
+        || piece.last_scale_reason.is_some()
+}
+
 fn desired(consumer: &Consumer) -> Option<u32> {
-    consumer.decision.as_ref().map(|decision| decision.action.replicas())
+    let own = || consumer.decision.as_ref().map(|decision| decision.action.replicas());
+    consumer.together.filter(|_| consumer.has_peers && consumer.decision.is_some()).or_else(own)
 }
 
 fn piece(consumer: &Consumer) -> ConsumerStatus {
@@ -201,4 +237,52 @@ fn limited(consumers: &[&Consumer]) -> Finding {
         }
     }
     Finding::new(kind, false, "NotLimited", "replicas can be what the load asks for")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pieces(message: &str, milli: i64) -> Pieces {
+        let kind = condition::queue::SCALING_ACTIVE;
+        let worker = ConsumerStatus {
+            name: "worker".to_owned(),
+            replicas: Some(3),
+            desired_replicas: Some(3),
+            per_replica_per_second_milli: Some(milli),
+            ..ConsumerStatus::default()
+        };
+        Pieces {
+            findings: vec![Finding::new(kind, true, "Scaling", message)],
+            consumers: vec![worker],
+            replicas: Some("3/3".to_owned()),
+        }
+    }
+
+    fn shows(pieces: &Pieces) -> Queue {
+        let queue = json!({
+            "apiVersion": "ropewalk.dev/v1alpha1", "kind": "Queue", "spec": {},
+            "metadata": {"name": "orders", "namespace": "shop", "uid": "u"},
+        });
+        let mut queue: Queue = serde_json::from_value(queue).expect("a Queue");
+        let now = Time(k8s_openapi::jiff::Timestamp::UNIX_EPOCH);
+        let patch = pieces.patch(&queue, &now);
+        queue.status = serde_json::from_value(patch["status"].clone()).expect("a status");
+        queue
+    }
+
+    #[test]
+    fn k1_what_merely_moves_is_no_news() {
+        let queue = shows(&pieces("replicas follow the load", 96_000));
+        let difference = |pieces: Pieces| pieces.difference(&queue);
+        assert_eq!(difference(pieces("replicas follow the load", 96_000)), Difference::None);
+        assert_eq!(difference(pieces("replicas follow the load", 97_000)), Difference::Figures);
+        assert_eq!(difference(pieces("other words", 96_000)), Difference::Figures);
+        let mut news = pieces("replicas follow the load", 96_000);
+        news.replicas = Some("3/4".to_owned());
+        assert_eq!(difference(news), Difference::News);
+        let mut news = pieces("replicas follow the load", 96_000);
+        news.consumers[0].desired_replicas = Some(4);
+        assert_eq!(difference(news), Difference::News);
+    }
 }

@@ -12,6 +12,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::autoscaling::v1::{Scale, ScaleSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use kube::api::{Api, ApiResource, DynamicObject, PostParams};
 use kube::core::GroupVersionKind;
 use kube::core::discovery::Scope;
@@ -111,6 +112,18 @@ impl Targets {
         in_time(target, api.replace_scale(&target.name, &params, &scale)).await
     }
 
+    /// The field manager that last wrote `replicas`, if it is not ours and may be seen.
+    pub(super) async fn manager_of_replicas(
+        &self,
+        namespace: &str,
+        target: &TargetRef,
+        now: Instant,
+    ) -> Option<String> {
+        let api = self.api(namespace, target, now).await.ok()?;
+        let read = tokio::time::timeout(REQUEST_MAX, api.get_metadata(&target.name)).await.ok()?;
+        manager_of_replicas(&read.ok()?.metadata.managed_fields.unwrap_or_default())
+    }
+
     async fn api(
         &self,
         namespace: &str,
@@ -157,6 +170,17 @@ impl Targets {
         }
         Ok(resource)
     }
+}
+
+fn manager_of_replicas(entries: &[ManagedFieldsEntry]) -> Option<String> {
+    let has_replicas = |entry: &&ManagedFieldsEntry| {
+        let fields = entry.fields_v1.as_ref();
+        fields.is_some_and(|fields| fields.0.pointer("/f:spec/f:replicas").is_some())
+    };
+    let others = entries.iter().filter(has_replicas);
+    let others = others.filter(|entry| entry.manager.as_deref() != Some(MANAGER));
+    let last = others.max_by_key(|entry| entry.time.as_ref().map(|time| time.0));
+    last.and_then(|entry| entry.manager.clone())
 }
 
 async fn in_time(

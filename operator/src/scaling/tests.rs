@@ -5,7 +5,7 @@ mod server;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use prometheus_client::registry::Registry;
 use ropewalk_operator_api::Queue;
 use serde_json::json;
@@ -31,6 +31,17 @@ struct Stage {
     end: i64,
     committed: i64,
     members: u32,
+    /// Of a second queue, if there is one: where the next message goes, and where the group stands.
+    bills: Option<(i64, i64)>,
+    clock: Arc<Mutex<Instant>>,
+}
+
+/// A second queue, whose consumer has the same target.
+fn bills(scaling: &serde_json::Value) -> Arc<Queue> {
+    let mut bills = (*queue(worker(scaling.clone()))).clone();
+    bills.metadata.name = Some("bills".to_owned());
+    bills.metadata.uid = Some("u2".to_owned());
+    Arc::new(bills)
 }
 
 fn queue(consumers: serde_json::Value) -> Arc<Queue> {
@@ -73,6 +84,8 @@ impl Stage {
         };
         let meters = Meters::default();
         let slumber = Arc::new(Slumber::default());
+        let clock = Arc::new(Mutex::new(origin));
+        let ticking = clock.clone();
         let around = Surroundings {
             client: server.client(),
             leadership,
@@ -81,6 +94,7 @@ impl Stage {
             budget: Arc::new(Budget::default()),
             slumber: slumber.clone(),
             meters: meters.clone(),
+            clock: Arc::new(move || *ticking.lock()),
         };
         let autoscaler = Arc::new(Autoscaler::new(around, origin));
         let (second, end, committed, members) = (0, 0, 0, 0);
@@ -96,6 +110,8 @@ impl Stage {
             end,
             committed,
             members,
+            bills: None,
+            clock,
         }
     }
 
@@ -123,14 +139,26 @@ impl Stage {
             "length": length, "members": members,
             "partitions": [{"partition": 0, "length": length, "end": self.end, "committed": self.committed}],
         }));
+        if let Some((end, committed)) = self.bills {
+            let (length, count) = (end - committed, self.members);
+            let members: Vec<_> = (0..count)
+                .map(|n| json!({"memberId": format!("b{n}"), "partitions": if n == 0 { vec![0] } else { vec![] }}))
+                .collect();
+            self.say(&json!({
+                "kind": "state", "topic": "bills", "topicId": "b", "group": "shop.bills.worker",
+                "length": length, "members": members,
+                "partitions": [{"partition": 0, "length": length, "end": end, "committed": committed}],
+            }));
+        }
         self.say(&json!({"kind": "tick", "timeMs": 1}));
     }
 
     /// One second of the loop.
     async fn second(&mut self) {
         self.second += 1;
+        *self.clock.lock() = self.now();
         for (key, entry) in self.autoscaler.look(self.now()) {
-            self.autoscaler.act(&key, &entry, self.now()).await;
+            self.autoscaler.act(&key, &entry).await;
         }
         for pending in self.autoscaler.to_publish(self.now()) {
             self.autoscaler.publish(pending).await;
@@ -178,7 +206,7 @@ async fn a_message_wakes_a_consumer_from_zero() {
     };
     stage.state();
     for (key, entry) in stage.autoscaler.woken(&wake, stage.now()) {
-        stage.autoscaler.act(&key, &entry, stage.now()).await;
+        stage.autoscaler.act(&key, &entry).await;
     }
     assert_eq!(stage.server.replicas(), 1, "{:?}", stage.server.log());
     assert_eq!(stage.server.managers(), ["ropewalk-operator/autoscaler"]);
@@ -332,18 +360,153 @@ async fn an_autoscaler_of_something_else_is_no_rival() {
 }
 
 #[tokio::test]
-async fn two_consumers_do_not_scale_the_same_target() {
-    let mut stage = Stage::new(0, json!({}));
-    let mut both = worker(json!({}));
-    let mut second = both[0].clone();
-    second["name"] = json!("another");
-    both.as_array_mut().expect("a list").push(second);
-    *stage.queues.write() = vec![queue(both)];
+async fn one_target_of_two_queues_wakes_for_either_and_sleeps_when_both_are_idle() {
+    let scaling = json!({"idleSeconds": 30, "expectedPerReplicaPerSecond": 100});
+    let mut stage = Stage::new(0, scaling.clone());
+    stage.queues.write().push(bills(&scaling));
+    stage.bills = Some((0, 0));
     stage.connect();
     stage.seconds(20).await;
+    assert_eq!(stage.server.writes(), 0, "{:?}", stage.server.log());
+    // The queue that comes second by name is the one with a message, and it is its wake-up that comes.
+    stage.end = 7;
+    stage.state();
+    let wake = WakeUp {
+        cluster: cluster(),
+        topic: "orders".into(),
+        topic_id: "t".into(),
+        group: "shop.orders.worker".into(),
+        length: 7,
+    };
+    for (key, entry) in stage.autoscaler.woken(&wake, stage.now()) {
+        stage.autoscaler.act(&key, &entry).await;
+    }
+    assert_eq!(stage.server.counts(), [1], "{:?}", stage.server.log());
+    // One of them goes on; the other has nothing to do.
+    stage.members = 1;
+    for _ in 0..90 {
+        stage.end += 1;
+        stage.committed = stage.end;
+        stage.seconds(1).await;
+    }
+    assert_eq!(stage.server.counts(), [1], "not while either works: {:?}", stage.server.log());
+    assert_eq!(stage.condition("ScalingActive").1, "Scaling");
+    stage.seconds(60).await;
+    assert_eq!(stage.server.counts(), [1, 0], "{:?}", stage.server.log());
+    // And from zero for the first by name as well.
+    stage.members = 0;
+    stage.bills = Some((3, 0));
+    stage.seconds(3).await;
+    assert_eq!(stage.server.counts(), [1, 0, 1], "{:?}", stage.server.log());
+}
+
+#[tokio::test]
+async fn one_target_of_two_queues_gets_the_most_that_either_asks_for() {
+    let least = |min: u32| json!({"minReplicas": min, "maxReplicas": 9, "expectedPerReplicaPerSecond": 100});
+    let mut stage = Stage::new(1, least(2));
+    stage.queues.write().push(bills(&least(4)));
+    stage.bills = Some((0, 0));
+    stage.connect();
+    stage.members = 1;
+    stage.seconds(60).await;
+    assert_eq!(stage.server.replicas(), 4, "{:?}", stage.server.log());
+    let writes = stage.server.writes();
+    stage.members = 4;
+    stage.seconds(60).await;
+    assert_eq!(stage.server.writes(), writes, "they do not pull it to and fro");
+    let status = stage.server.status().expect("a status");
+    assert_eq!(status["consumers"][0]["desiredReplicas"], 4, "what it gets");
+    assert_eq!(status["consumerReplicas"], "4/4");
+}
+
+#[tokio::test]
+async fn k3_one_target_of_two_queues_stays_up_while_either_is_unknown() {
+    let scaling = json!({"idleSeconds": 10});
+    let mut stage = Stage::new(1, scaling.clone());
+    stage.queues.write().push(bills(&scaling));
+    stage.connect();
+    stage.members = 1;
+    // The brokers say nothing of the second queue.
+    stage.seconds(120).await;
+    assert_eq!(stage.server.writes(), 0, "{:?}", stage.server.log());
+    stage.bills = Some((0, 0));
+    stage.seconds(60).await;
+    assert_eq!(stage.server.counts(), [0], "{:?}", stage.server.log());
+}
+
+#[tokio::test]
+async fn a_broker_that_ticks_every_four_seconds_is_scaled_for() {
+    let scaling = json!({"minReplicas": 1, "maxReplicas": 6, "expectedPerReplicaPerSecond": 100});
+    let mut stage = Stage::new(1, scaling);
+    stage.connect();
+    stage.members = 1;
+    for second in 0..80 {
+        stage.end += 500;
+        stage.committed += 100;
+        if second % 4 == 0 {
+            stage.state();
+        }
+        stage.second().await;
+    }
+    // One partition is one member's work; but it is short of a replica beyond doubt.
+    assert_ne!(stage.condition("ScalingActive").1, "SignalsUnknown");
+    let decided = stage.metrics();
+    let frozen = decided.lines().find(|line| line.contains(r#"decision="frozen""#));
+    let frozen = frozen.and_then(|line| line.rsplit(' ').next()?.parse::<u32>().ok());
+    assert!(frozen.unwrap_or(0) <= 8, "only at the beginning: {decided}");
+}
+
+#[tokio::test]
+async fn who_sets_replicas_back_is_named_and_not_fought() {
+    let mut stage = Stage::new(2, json!({"idleSeconds": 10}));
+    stage.server.overwrite_with(2);
+    stage.connect();
+    stage.members = 2;
+    stage.seconds(400).await;
+    assert_eq!(stage.server.counts(), [0, 0, 0], "{:?}", stage.server.log());
     let (status, reason, message) = stage.condition("ScalingActive");
-    assert_eq!((&*status, &*reason), ("False", "ConflictingAutoscaler"));
-    assert!(message.contains("consumer worker") && message.contains("another"), "{message}");
+    assert_eq!((&*status, &*reason), ("False", "ReplicasOverwritten"));
+    assert!(
+        message.contains("`argocd-controller`") && message.contains("ignoreDifferences"),
+        "{message}"
+    );
+    let told = stage.server.events().into_iter().filter(|(why, _)| why == "ReplicasOverwritten");
+    assert_eq!(told.count(), 1);
+    // It is tried again some time later, and it may have been mended by then.
+    stage.server.overwrite_no_more();
+    stage.seconds(700).await;
+    assert_eq!(stage.server.replicas(), 0, "{:?}", stage.server.log());
+    assert_eq!(stage.condition("ScalingActive").1, "Scaling");
+}
+
+#[tokio::test]
+async fn k2_a_count_that_was_changed_since_the_decision_is_not_written_over() {
+    let mut stage = Stage::new(0, json!({}));
+    stage.connect();
+    stage.seconds(20).await;
+    stage.server.put_target(5);
+    stage.end = 100;
+    stage.seconds(1).await;
+    assert_eq!(
+        (stage.server.replicas(), stage.server.writes()),
+        (5, 0),
+        "{:?}",
+        stage.server.log()
+    );
+}
+
+#[tokio::test]
+async fn a_slow_api_server_does_not_age_what_is_decided() {
+    let mut stage = Stage::new(1, json!({"minReplicas": 1}));
+    let (clock, second) = (stage.clock.clone(), Duration::from_secs(1));
+    stage.server.on_read(move || *clock.lock() += second * 3);
+    stage.connect();
+    stage.seconds(1).await;
+    let entries = stage.autoscaler.consumers.lock().clone();
+    let consumer = entries.values().next().expect("a consumer").lock();
+    let (_, seen) = consumer.seen.expect("it was read");
+    assert!(seen >= stage.now() + second * 3, "it was read when the answer came");
+    assert!(consumer.due >= stage.now() + second * 6);
 }
 
 #[tokio::test]
@@ -450,6 +613,52 @@ async fn a_restarted_operator_goes_on_from_the_status() {
 }
 
 #[tokio::test]
+async fn a_status_speaks_of_scaling_only_while_something_is_scaled() {
+    let mut stage = Stage::new(1, json!({"minReplicas": 1}));
+    let mut both = worker(json!({"minReplicas": 1}));
+    let mut second = both[0].clone();
+    second["name"] = json!("another");
+    both.as_array_mut().expect("a list").push(second);
+    *stage.queues.write() = vec![queue(both)];
+    stage.connect();
+    stage.seconds(30).await;
+    let names = |stage: &Stage| -> Vec<String> {
+        let status = stage.server.status().expect("a status");
+        let consumers = status["consumers"].as_array().cloned().unwrap_or_default();
+        consumers.iter().map(|one| one["name"].as_str().expect("a name").to_owned()).collect()
+    };
+    assert_eq!(names(&stage).len(), 2);
+    let spec = |stage: &Stage, consumers| {
+        let status = stage.queues.read()[0].status.clone();
+        let mut changed = queue(consumers);
+        Arc::make_mut(&mut changed).status = status;
+        *stage.queues.write() = vec![changed];
+    };
+    spec(&stage, worker(json!({"minReplicas": 1})));
+    stage.seconds(10).await;
+    assert_eq!(names(&stage), ["worker"]);
+    // The last one loses its target.
+    spec(&stage, json!([{"name": "worker"}]));
+    stage.seconds(10).await;
+    assert_eq!(stage.server.status(), Some(json!({})), "{:?}", stage.server.log());
+    let written = stage.server.changes();
+    stage.seconds(30).await;
+    assert_eq!(stage.server.changes(), written, "once");
+}
+
+#[tokio::test]
+async fn what_an_operator_before_this_one_wrote_of_scaling_goes_as_well() {
+    let mut stage = Stage::new(1, json!({}));
+    let mut left = (*queue(json!([{"name": "worker"}]))).clone();
+    let status =
+        json!({"consumerReplicas": "3/6", "consumers": [{"name": "worker", "replicas": 3}]});
+    left.status = Some(serde_json::from_value(status).expect("a status"));
+    *stage.queues.write() = vec![Arc::new(left)];
+    stage.seconds(3).await;
+    assert_eq!(stage.server.status(), Some(json!({})));
+}
+
+#[tokio::test]
 async fn what_is_gone_is_forgotten() {
     let mut stage = Stage::new(1, json!({"minReplicas": 1}));
     stage.connect();
@@ -466,7 +675,7 @@ impl Stage {
     async fn release(&self) {
         let consumers = self.autoscaler.consumers.lock().clone();
         for (key, entry) in consumers {
-            self.autoscaler.act(&key, &entry, self.now()).await;
+            self.autoscaler.act(&key, &entry).await;
         }
     }
 

@@ -16,8 +16,9 @@ use tokio::sync::broadcast;
 
 use super::line::{GroupState, Hello, Line};
 
-/// After so long without a tick nothing is known any more.
-pub const SILENCE_MAX: Duration = Duration::from_secs(3);
+/// After so long without a tick nothing is known any more. A broker that is short of CPU ticks every few
+/// seconds: just then its consumers have to be scaled.
+pub const SILENCE_MAX: Duration = Duration::from_secs(10);
 /// The most groups of one cluster.
 pub const GROUPS_MAX: usize = 200_000;
 /// Wake-ups that a slow reader may leave unread. A lost one is repeated within a second.
@@ -89,8 +90,12 @@ pub enum Unknown {
 pub struct Known {
     /// The group, complete.
     pub state: Arc<GroupState>,
-    /// Messages that wait while it has no members, if the broker said so in the last 3 s.
+    /// Messages that wait while it has no members, if the broker said so within [`SILENCE_MAX`].
     pub wake_length: Option<u64>,
+    /// When the broker last said something that concerns the group.
+    pub heard_at: Instant,
+    /// The number of that line in its stream: who sees the same number again has heard nothing new.
+    pub line: u64,
     /// When the stream was opened: rates that were learned before may speak of another broker.
     pub since: Instant,
     /// When the broker was started, by its clock.
@@ -108,7 +113,10 @@ pub struct Table {
 struct Cluster {
     hello: Hello,
     since: Instant,
-    ticked_at: Option<Instant>,
+    /// How many lines have come.
+    lines: u64,
+    /// When the last tick came, and its number among the lines.
+    ticked: Option<(Instant, u64)>,
     groups: HashMap<(String, String), Group>,
 }
 
@@ -117,6 +125,8 @@ struct Group {
     state: Option<Arc<GroupState>>,
     wake: Option<(u64, Instant)>,
     is_unknown: bool,
+    /// When a line about it last came, and the number of the line.
+    heard: Option<(Instant, u64)>,
 }
 
 impl Default for Table {
@@ -161,18 +171,22 @@ impl Table {
     pub fn take(&self, cluster: &ClusterKey, line: Line, now: Instant) {
         let mut clusters = self.clusters.write();
         if let Line::Hello(hello) = line {
-            let fresh = Cluster { hello, since: now, ticked_at: None, groups: HashMap::new() };
+            let groups = HashMap::new();
+            let fresh = Cluster { hello, since: now, lines: 0, ticked: None, groups };
             clusters.insert(cluster.clone(), fresh);
             return;
         }
         let Some(known) = clusters.get_mut(cluster) else { return }; // Before its hello.
+        known.lines += 1;
+        let heard = Some((now, known.lines));
         match line {
             Line::Hello(_) | Line::Other => {}
-            Line::Tick(_) => known.ticked_at = Some(now),
+            Line::Tick(_) => known.ticked = heard,
             Line::State(state) => {
                 if let Some(group) = known.group(&state.topic, &state.group) {
                     group.state = Some(Arc::new(state));
                     group.is_unknown = false;
+                    group.heard = heard;
                 }
             }
             Line::Unknown(group) => {
@@ -186,6 +200,7 @@ impl Table {
             Line::Wake(wake) => {
                 if let Some(group) = known.group(&wake.topic, &wake.group) {
                     group.wake = Some((wake.length, now));
+                    group.heard = heard;
                 }
                 // Nobody listening is fine: the broker says it again.
                 let _ = self.wakes.send(WakeUp {
@@ -215,19 +230,19 @@ impl Cluster {
         Some(self.groups.entry(key).or_default())
     }
 
-    fn freshness(&self, now: Instant) -> Result<(), Unknown> {
-        let Some(ticked_at) = self.ticked_at else {
+    fn freshness(&self, now: Instant) -> Result<(Instant, u64), Unknown> {
+        let Some((ticked_at, line)) = self.ticked else {
             let young = now.saturating_duration_since(self.since) <= SILENCE_MAX;
             return Err(if young { Unknown::Starting } else { Unknown::Silent });
         };
         if now.saturating_duration_since(ticked_at) > SILENCE_MAX {
             return Err(Unknown::Silent);
         }
-        Ok(())
+        Ok((ticked_at, line))
     }
 
     fn read(&self, topic: &str, group: &str, now: Instant) -> Result<Known, Unknown> {
-        self.freshness(now)?;
+        let ticked = self.freshness(now)?;
         let group =
             self.groups.get(&(topic.to_owned(), group.to_owned())).ok_or(Unknown::NotBound)?;
         if group.is_unknown {
@@ -238,9 +253,13 @@ impl Cluster {
             .wake
             .filter(|(_, at)| now.saturating_duration_since(*at) <= SILENCE_MAX)
             .map(|(length, _)| length);
+        let (heard_at, line) =
+            group.heard.map_or(ticked, |heard| (heard.0.max(ticked.0), heard.1.max(ticked.1)));
         Ok(Known {
             state,
             wake_length,
+            heard_at,
+            line,
             since: self.since,
             broker_started_at_ms: self.hello.started_at_ms,
         })
@@ -287,11 +306,31 @@ mod tests {
         told(&table, &[TICK], start);
         let Reading::Known(known) = read(2) else { panic!("known") };
         assert_eq!((known.state.length, known.state.delay_p99_ms), (5, Some(80)));
-        assert_eq!(unknown(&read(4)), Some(Unknown::Silent));
-        told(&table, &[TICK], start + Duration::from_secs(9));
-        assert_eq!(unknown(&read(10)), None, "no line means unchanged");
+        assert_eq!(unknown(&read(11)), Some(Unknown::Silent));
+        told(&table, &[TICK], start + Duration::from_secs(19));
+        assert_eq!(unknown(&read(20)), None, "no line means unchanged");
         table.forget(&cluster());
-        assert_eq!(unknown(&read(10)), Some(Unknown::NotConnected));
+        assert_eq!(unknown(&read(20)), Some(Unknown::NotConnected));
+    }
+
+    #[test]
+    fn a_broker_that_is_slow_to_tick_is_still_known_and_says_nothing_new_in_between() {
+        let (table, start) = (Table::default(), Instant::now());
+        let read = |seconds| match table.read(
+            &cluster(),
+            "orders",
+            "g",
+            start + Duration::from_secs(seconds),
+        ) {
+            Reading::Known(known) => (known.line, known.heard_at - start),
+            Reading::Unknown(why) => panic!("unknown after {seconds} s: {why:?}"),
+        };
+        told(&table, &[HELLO, STATE, TICK], start);
+        let first = read(1);
+        assert_eq!((first, read(4)), (read(9), (first.0, Duration::ZERO)));
+        told(&table, &[TICK], start + Duration::from_secs(9));
+        assert!(read(9).0 > first.0);
+        assert_eq!(read(12).1, Duration::from_secs(9));
     }
 
     #[test]

@@ -11,6 +11,8 @@ use std::time::Duration;
 pub struct Decision {
     /// What to do.
     pub action: Action,
+    /// Whether it says more than that there was nothing new since the last one.
+    pub is_weighed: bool,
     /// Why there are not more replicas, though more are wanted.
     pub limit: Option<Limit>,
     /// Pods that were asked for and do not consume.

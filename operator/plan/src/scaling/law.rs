@@ -5,41 +5,43 @@
 
 use super::backlog::Pace;
 use super::decision::{Action, Decision, Figures, Limit, NotJoining, Rate};
-use super::limits::{GOOD_INTERVALS_TO_THAW, INTERVAL, NOISE_DEVIATIONS, UP_SHARE};
+use super::limits::{
+    FRESH_FOR, GOOD_INTERVALS_TO_THAW, INTERVAL, NOISE_DEVIATIONS, REPLICAS_MAX, UP_SHARE,
+};
 use super::probe::Outcome;
 use super::saturation::Scene;
 use super::service::Hint;
 use super::signal::Signal;
 use super::steps::Layout;
-use super::{Mode, Policy, Scaler, Target};
+use super::{Mode, Policy, Scaler, Target, lag};
 use std::time::Duration;
 
 /// The most and the fewest replicas that there may be while there is work.
 #[derive(Debug, Clone, Copy)]
-struct Bounds {
-    min: u32,
-    max: u32,
+pub(super) struct Bounds {
+    pub(super) min: u32,
+    pub(super) max: u32,
 }
 
 impl Bounds {
     fn of(policy: &Policy, layout: Layout) -> Self {
-        let max = policy.replicas_max.unwrap_or(layout.partitions).max(1);
+        let max = policy.replicas_max.unwrap_or(layout.partitions).clamp(1, REPLICAS_MAX);
         // Replicas between two steps do nothing that the lower step does not, but the user's minimum holds.
         let min = policy.replicas_min.max(1).min(max);
         Self { min, max: layout.useful(max).max(min) }
     }
 
-    fn clamp(self, replicas: u32) -> u32 {
+    pub(super) fn clamp(self, replicas: u32) -> u32 {
         replicas.clamp(self.min, self.max)
     }
 }
 
 /// Everything the law looks at in one interval.
 #[derive(Debug, Clone, Copy)]
-struct View {
-    now: Duration,
-    replicas: u32,
-    bounds: Bounds,
+pub(super) struct View {
+    pub(super) now: Duration,
+    pub(super) replicas: u32,
+    pub(super) bounds: Bounds,
     layout: Layout,
     /// What one member can do, measured or hinted.
     per_member: Option<f64>,
@@ -47,28 +49,29 @@ struct View {
     arrival: f64,
     ahead: f64,
     /// Messages that wait and that replicas can help with.
-    waiting: f64,
+    pub(super) waiting: f64,
     /// Replicas that are wanted, before bounds.
-    wanted: u32,
+    pub(super) wanted: u32,
     /// How many it would take if partitions were no limit.
-    needed: u32,
+    pub(super) needed: u32,
 }
 
 impl Scaler {
     /// Decides, given what the user wants and what the target is at this moment.
     ///
     /// To be asked every [`INTERVAL`], and at once when the broker says that messages wait for a group without members.
-    pub fn decide(&mut self, now: Duration, policy: &Policy, target: Target) -> Decision {
+    /// Whoever writes another count then says so with [`Scaler::wrote`].
+    pub fn propose(&mut self, now: Duration, policy: &Policy, target: Target) -> Decision {
         self.target = target;
+        self.steps_down = false;
+        self.is_weighed = true;
         let action = self.act(now, policy);
-        if let Action::Set { from, to, .. } = &action {
-            self.wrote(now, *from, *to);
-        }
         let view = self.view(now, policy);
         let members = f64::from(self.joining.per_replica());
         let late = self.joining.late(now).filter(|_| target.replicas > 0 && self.good > 0);
         Decision {
             action,
+            is_weighed: self.is_weighed,
             limit: self.limit.clone(),
             not_joining: late.map(|(members, missing_for)| NotJoining {
                 replicas: target.replicas,
@@ -122,6 +125,7 @@ impl Scaler {
             return Action::Keep { replicas, why };
         }
         if !std::mem::take(&mut self.is_fresh) {
+            self.is_weighed = false;
             return Action::Keep { replicas, why: "nothing new".to_owned() };
         }
         let mut limit = None;
@@ -133,13 +137,18 @@ impl Scaler {
         action
     }
 
-    /// Remembers that another count is being written. If the write fails, the next look at the target puts it right.
-    fn wrote(&mut self, now: Duration, from: u32, to: u32) {
+    /// Another count is being written, by this scaler or by one that shares the target. If the write fails, the next look
+    /// at the target puts it right.
+    pub fn wrote(&mut self, now: Duration, from: u32, to: u32) {
         self.target.replicas = to;
         if to > from {
+            self.lag.went_up(now);
             self.joining.asked_for(now, to);
         } else {
             self.joining.gave_up();
+        }
+        if to < from && std::mem::take(&mut self.steps_down) {
+            self.window.went_down(now);
         }
         self.window.restart();
     }
@@ -169,9 +178,9 @@ impl Scaler {
         let replicas_for = |messages: f64, each: f64| (messages / each).ceil().max(1.0) as u32;
         let (wanted, needed) = match (policy.mode, per_member) {
             (Mode::Lag { messages_per_replica }, _) => {
-                let each = messages_per_replica.max(1) as f64;
-                let wanted = replicas_for(self.backlog.waiting(0.0), each);
-                (wanted, wanted)
+                let ratio = self.backlog.waiting(0.0) / messages_per_replica.max(1) as f64;
+                let needed = replicas_for(ratio, 1.0);
+                (lag::wanted(ratio, self.target.replicas, layout), needed)
             }
             (Mode::Rate | Mode::Disabled, Some(rate)) => {
                 let all = ahead / pace.utilization + waiting / pace.drain_seconds;
@@ -226,7 +235,8 @@ impl Scaler {
     fn to_zero(&self, now: Duration, policy: &Policy) -> Option<Action> {
         let idle = self.idle.lasts(now).filter(|idle| *idle >= policy.idle)?;
         let settled = self.target.replicas == self.target.current;
-        if policy.replicas_min > 0 || !settled || self.joining.is_rebalancing() {
+        let is_late = now.saturating_sub(self.seen_at) > FRESH_FOR;
+        if policy.replicas_min > 0 || !settled || is_late || self.joining.is_rebalancing() {
             return None;
         }
         let reason = format!("nothing waits, and nothing has come for {}s", idle.as_secs());
@@ -400,7 +410,7 @@ impl Scaler {
         if saved <= deferred {
             return None;
         }
-        self.window.went_down(view.now);
+        self.steps_down = true;
         self.probe.restart();
         let reason =
             format!("{}, {most} sufficed for {window:.0}s", self.figures_text(view, policy));
@@ -421,33 +431,6 @@ impl Scaler {
         let below = view.layout.below(view.replicas).filter(|below| *below >= view.bounds.min)?;
         self.probe.began(view.now, view.replicas, below);
         Some(set(view.replicas, below, "nobody was busy: trying whether fewer suffice".to_owned()))
-    }
-
-    fn by_lag(&mut self, view: &View, policy: &Policy, limit: &mut Option<Limit>) -> Action {
-        let wanted = view.bounds.clamp(view.wanted);
-        self.window.settle(view.now, policy.stabilization);
-        self.window.add(view.now, wanted);
-        let waits = Rate(view.waiting);
-        if wanted > view.replicas {
-            self.window.went_up(view.now, policy.stabilization);
-            return set(view.replicas, wanted, format!("{waits} messages wait"));
-        }
-        if view.wanted > view.replicas {
-            limit_at_maximum(view, limit);
-        }
-        let most = self.window.most(view.now, policy.stabilization);
-        match most.filter(|most| *most < view.replicas && !self.joining.is_rebalancing()) {
-            Some(most) => {
-                self.window.went_down(view.now);
-                let window = self.window.length(policy.stabilization).as_secs();
-                set(
-                    view.replicas,
-                    most,
-                    format!("{waits} messages wait, {most} sufficed for {window}s"),
-                )
-            }
-            None => Action::Keep { replicas: view.replicas, why: format!("{waits} messages wait") },
-        }
     }
 
     /// "arrival 1740/s, 96/s per replica, drain 60s"
@@ -480,12 +463,12 @@ fn pace(policy: &Policy) -> Pace {
     Pace { utilization: policy.utilization, drain_seconds: policy.drain.as_secs_f64().max(1.0) }
 }
 
-fn limit_at_maximum(view: &View, limit: &mut Option<Limit>) {
+pub(super) fn limit_at_maximum(view: &View, limit: &mut Option<Limit>) {
     if view.needed > view.bounds.max && view.replicas >= view.bounds.max && limit.is_none() {
         *limit = Some(Limit::AtMaximum { replicas_max: view.bounds.max, wanted: view.needed });
     }
 }
 
-fn set(from: u32, to: u32, why: String) -> Action {
+pub(super) fn set(from: u32, to: u32, why: String) -> Action {
     Action::Set { from, to, reason: format!("{from}→{to}: {why}") }
 }

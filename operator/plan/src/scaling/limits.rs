@@ -10,8 +10,26 @@ pub const INTERVAL: Duration = Duration::from_secs(5);
 /// Intervals without a gap that end a freeze: one to fill the estimators, two to believe them.
 pub const GOOD_INTERVALS_TO_THAW: u32 = 3;
 
-/// Samples come every second; after this long without one something has been missed.
-pub const STALE_AFTER: Duration = Duration::from_secs(3);
+/// Samples come every second, and later from a broker that has too little CPU: just then consumers have to
+/// be scaled. After this long without one something has been missed.
+pub const STALE_AFTER: Duration = Duration::from_secs(10);
+
+/// What is older than this does not let a group go to zero.
+pub const FRESH_FOR: Duration = Duration::from_secs(3);
+
+/// The most replicas that anybody can ask for; the API allows no more.
+pub const REPLICAS_MAX: u32 = 1000;
+
+/// Messages that one replica is believed to process per second at most, whatever a status says that was
+/// edited by hand; the API allows no larger hint.
+pub const PER_REPLICA_PER_SECOND_MAX: f64 = 10_000_000.0;
+
+/// Mode `Lag`: within this share of what the backlog asks for, replicas stay, as with a
+/// HorizontalPodAutoscaler.
+pub const LAG_TOLERANCE: f64 = 0.1;
+
+/// Mode `Lag`: after a step up the next one waits for so long, as with a HorizontalPodAutoscaler.
+pub const LAG_HOLD: Duration = Duration::from_secs(15);
 
 /// Weight of the newest interval in the arrival rate: it lags by 20 s, which is less than a pod start and a commit.
 pub const ARRIVAL_WEIGHT: f64 = 0.2;
@@ -132,3 +150,7 @@ pub const MEMBERS_PER_REPLICA_MAX: u32 = 64;
 
 /// Partitions that are looked at; the API allows no more.
 pub const PARTITIONS_MAX: usize = 10_000;
+
+// A late sample that is still believed leaves room for the next one.
+const _: () = assert!(STALE_AFTER.as_secs() >= 2 * INTERVAL.as_secs());
+const _: () = assert!(FRESH_FOR.as_secs() < STALE_AFTER.as_secs());

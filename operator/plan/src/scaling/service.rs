@@ -14,8 +14,8 @@
 
 use super::backlog::Backlog;
 use super::limits::{
-    DEEP_SECONDS, DOUBT_SHARE, MOVED_DEVIATIONS, MOVED_SHARE_MIN, SERVICE_WEIGHT, STRETCH_MAX,
-    STRETCH_MESSAGES_MIN, STRETCH_MIN, TRANSIT_SECONDS,
+    DEEP_SECONDS, DOUBT_SHARE, MOVED_DEVIATIONS, MOVED_SHARE_MIN, PER_REPLICA_PER_SECOND_MAX,
+    SERVICE_WEIGHT, STRETCH_MAX, STRETCH_MESSAGES_MIN, STRETCH_MIN, TRANSIT_SECONDS,
 };
 use super::signal::{MemberSample, PartitionSample, Sample};
 use std::collections::BTreeMap;
@@ -209,7 +209,8 @@ impl Hint {
 impl ServiceRate {
     /// Starts from what an earlier run of the operator had measured of a replica.
     pub(super) fn restored(per_replica: Option<f64>) -> Self {
-        let remembered = per_replica.filter(|rate| rate.is_finite() && *rate > 0.0);
+        let is_sane = |rate: &f64| *rate > 0.0 && *rate <= PER_REPLICA_PER_SECOND_MAX;
+        let remembered = per_replica.filter(is_sane);
         Self { remembered, ..Self::default() }
     }
 

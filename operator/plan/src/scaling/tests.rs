@@ -7,3 +7,5 @@ mod loads;
 mod dead_ends;
 mod quick;
 mod unknown;
+mod idle;
+mod cost;

@@ -25,6 +25,9 @@ struct State {
     managers: Vec<String>,
     race: Option<u32>,
     on_write: Option<OnWrite>,
+    on_read: Option<Box<dyn Fn() + Send>>,
+    /// Somebody sets every count that is written back to this one.
+    overwrite: Option<u32>,
 }
 
 /// The API server.
@@ -70,7 +73,15 @@ impl Server {
         let deployment = "/apis/apps/v1/namespaces/shop/deployments/order-worker/scale";
         match (method, path) {
             (&Method::GET, "/apis/apps/v1") => (StatusCode::OK, resources()),
-            (&Method::GET, path) if path == deployment => state.scale(),
+            (&Method::GET, path) if path == deployment => {
+                if let Some(on_read) = &state.on_read {
+                    on_read();
+                }
+                state.scale()
+            }
+            (&Method::GET, path) if Some(path) == deployment.strip_suffix("/scale") => {
+                (StatusCode::OK, deployment_metadata())
+            }
             (&Method::PUT, path) if path == deployment => {
                 let answer = state.put(body, query);
                 let on_write = state.on_write.take();
@@ -149,6 +160,19 @@ impl Server {
     /// Right after the next live read somebody else writes this count.
     pub(super) fn race_once(&self, replicas: u32) {
         self.0.lock().race = Some(replicas);
+    }
+
+    pub(super) fn on_read(&self, act: impl Fn() + Send + 'static) {
+        self.0.lock().on_read = Some(Box::new(act));
+    }
+
+    /// Somebody sets every count that is written back to this one.
+    pub(super) fn overwrite_with(&self, replicas: u32) {
+        self.0.lock().overwrite = Some(replicas);
+    }
+
+    pub(super) fn overwrite_no_more(&self) {
+        self.0.lock().overwrite = None;
     }
 
     pub(super) fn on_write(&self, act: impl Fn(u32) + Send + 'static) {
@@ -232,8 +256,28 @@ impl State {
         self.version += 1;
         self.replicas = Some(count(body));
         self.counts.push(count(body));
-        self.scale()
+        let answer = self.scale();
+        if let Some(overwrite) = self.overwrite {
+            self.version += 1;
+            self.replicas = Some(overwrite);
+        }
+        answer
     }
+}
+
+fn deployment_metadata() -> Value {
+    let wrote = |manager: &str, time: &str| {
+        json!({"manager": manager, "operation": "Apply", "apiVersion": "apps/v1", "time": time,
+            "fieldsType": "FieldsV1", "fieldsV1": {"f:spec": {"f:replicas": {}}}})
+    };
+    json!({
+        "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata",
+        "metadata": {"name": "order-worker", "namespace": "shop", "managedFields": [
+            wrote("kubectl", "2026-01-01T00:00:00Z"),
+            wrote("argocd-controller", "2026-01-02T00:00:00Z"),
+            wrote("ropewalk-operator/autoscaler", "2026-01-03T00:00:00Z"),
+        ]},
+    })
 }
 
 fn count(scale: &Value) -> u32 {

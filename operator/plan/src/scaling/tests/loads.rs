@@ -7,13 +7,13 @@ use super::world::Nature;
 use crate::scaling::Policy;
 use std::f64::consts::TAU;
 
-const HOURS_2: u64 = 7200;
+pub(super) const HOURS_2: u64 = 7200;
 const SEEDS: u64 = 3;
 
 /// Messages per second at a time.
-type Load = fn(f64) -> f64;
+pub(super) type Load = fn(f64) -> f64;
 
-const LOADS: [(&str, Load); 6] = [
+pub(super) const LOADS: [(&str, Load); 6] = [
     ("constant 1000/s", |_| 1000.0),
     ("step 200→1600→200/s", |now| if (2400.0..4800.0).contains(&now) { 1600.0 } else { 200.0 }),
     ("sine 200..1800/s, 20 min", |now| 1000.0 - 800.0 * (now / 1200.0 * TAU).cos()),
