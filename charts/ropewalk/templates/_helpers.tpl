@@ -20,6 +20,12 @@
 {{ include "ropewalk.fullname" . }}-operator
 {{- end }}
 
+{{/* The Lease of this release, for the namespaces that it watches. */}}
+{{- define "ropewalk.leaseName" -}}
+{{- $watched := .Values.watchNamespaces | default list | uniq | sortAlpha | join "," }}
+{{- printf "%s-%s" (include "ropewalk.operator" .) ($watched | sha256sum | trunc 8) }}
+{{- end }}
+
 {{/* Names of objects that have no namespace carry the release's. */}}
 {{- define "ropewalk.clusterwide" -}}
 {{ .Release.Namespace }}-{{ include "ropewalk.operator" . }}

@@ -45,10 +45,13 @@
 - apiGroups: [""]
   resources: [namespaces]
   verbs: [get]
-# Consumers.
+# Consumers. The objects themselves are read only to find out who sets their replicas back.
 - apiGroups: [apps]
   resources: [deployments/scale, statefulsets/scale, replicasets/scale]
   verbs: [get, update]
+- apiGroups: [apps]
+  resources: [deployments, statefulsets, replicasets]
+  verbs: [get]
 {{- range .Values.scaling.extraTargets }}
 - apiGroups: [{{ .apiGroup | quote }}]
   resources: ["{{ .resource }}/scale"]

@@ -2,7 +2,8 @@
 
 Environment: BOOTSTRAP, TOPIC, GROUP; RATE, messages a second this process can do (0: no limit);
 DONE, a topic that receives the value of each message that was processed; DOWNSTREAM, a rate that all
-workers share (each gets its part by the number of partitions it holds of PARTITIONS).
+workers share (each gets its part by the number of partitions it holds of PARTITIONS); RESET, where a
+group without a commit begins (none: it fails).
 """
 
 import os
@@ -30,7 +31,7 @@ consumer = KafkaConsumer(
     bootstrap_servers=bootstrap,
     group_id=group,
     enable_auto_commit=False,
-    auto_offset_reset="none",
+    auto_offset_reset=os.environ.get("RESET", "none"),
     max_poll_records=20,
     session_timeout_ms=10_000,
     heartbeat_interval_ms=1_000,
