@@ -90,6 +90,10 @@ pub enum StartError {
         /// Who we are told to be.
         set: i32,
     },
+    /// Opening the data directory panicked: an entry of the log that cannot be read, or a fault in the
+    /// program. The log has the panic's own line.
+    #[error("the data directory cannot be opened: {0}")]
+    Opening(String),
     /// The list of topics is lost or damaged: nothing can be served.
     #[error("the catalog is damaged: {0}")]
     CatalogDamaged(String),
@@ -297,7 +301,10 @@ impl Parts {
         };
         // Recovery reads files for as long as it takes.
         let opened = tokio::task::spawn_blocking(move || Node::open(options)).await;
-        let node = Arc::new(opened.expect("opening does not panic")?);
+        let node = match opened {
+            Ok(opened) => Arc::new(opened?),
+            Err(ended) => return Err(StartError::Opening(ended.to_string())),
+        };
         let found = node.identity().broker_id.0;
         if found != node_id {
             node.stop().await;

@@ -263,6 +263,7 @@ mod tests {
         assert_eq!(code(Stop::Start(StartError::Node(in_use.into()))), 3);
         assert_eq!(code(Stop::Start(StartError::Node(NodeError::Empty("/d".into())))), 7);
         assert_eq!(code(Stop::Start(StartError::CatalogDamaged("x".into()))), 4);
+        assert_eq!(code(Stop::Start(StartError::Opening("x".into()))), 4);
         let source = io::Error::from(io::ErrorKind::AddrInUse);
         assert_eq!(code(Stop::Start(StartError::Bind { address: "x".into(), source })), 6);
     }
