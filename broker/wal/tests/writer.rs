@@ -170,7 +170,8 @@ fn on_a_full_disk_only_the_reserve_is_written_and_space_is_noticed_again() {
         }
     };
     assert!(matches!(*refused, WalError::Full { .. }), "{refused}");
-    assert!(bench.handle.stats().full);
+    let stats = bench.handle.stats();
+    assert!(stats.full && stats.disk_full, "{stats:?}");
 
     // In one gathered round: refused, refused because of that, and written.
     let held_from = bench.submission(3, vec![Record::Truncated { key: KEY, index: last, term: 1 }]);
@@ -191,6 +192,26 @@ fn on_a_full_disk_only_the_reserve_is_written_and_space_is_noticed_again() {
     }
     bench.submit(4, vec![entry(last + 1, 10_000)]);
     bench.answer().1.unwrap();
+}
+
+#[test]
+fn a_log_at_its_own_limit_is_full_and_the_disk_is_not() {
+    let disk = SimDisk::new(0);
+    let options = Options { files_bytes_max: 4 * OPTIONS.file_bytes, ..OPTIONS };
+    let bench = Bench::new(&disk, options);
+    bench.submit(1, vec![created()]);
+    bench.answer().1.unwrap();
+    let mut last = 1;
+    let refused = loop {
+        bench.submit(0, vec![entry(last + 1, 10_000)]);
+        match bench.answer().1 {
+            Ok(()) => last += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(*refused, WalError::Full { .. }), "{refused}");
+    let stats = bench.handle.stats();
+    assert!(stats.full && !stats.disk_full, "{stats:?}");
 }
 
 #[test]
