@@ -146,7 +146,7 @@ impl Source for Status {
     fn queue(&self, name: &str) -> Option<QueueReport> {
         let Open { context, figures, .. } = self.parts()?;
         let topic = context.view.by_name(name)?;
-        let mut report = figures.report_one(&context.node, &context.view, &topic, clock::now_ms());
+        let mut report = figures.report_one(&context.node, &topic, clock::now_ms());
         count_members(context, &mut report);
         Some(report)
     }

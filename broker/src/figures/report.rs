@@ -98,7 +98,8 @@ impl Figures {
     /// Every queue's figures at `now_ms`.
     #[must_use]
     pub fn report(&self, node: &Node, view: &View, now_ms: i64) -> Report {
-        let mut commits = commits(node, view, None);
+        let id_of = |name: &str| view.by_name(name).map(|topic| topic.id);
+        let mut commits = commits(node, id_of, |_| true);
         let queue = |topic: Arc<TopicView>| {
             let groups = commits.remove(&topic.id).unwrap_or_default();
             self.queue(node, &topic, groups, now_ms)
@@ -108,14 +109,10 @@ impl Figures {
 
     /// One queue's figures at `now_ms`.
     #[must_use]
-    pub fn report_one(
-        &self,
-        node: &Node,
-        view: &View,
-        topic: &TopicView,
-        now_ms: i64,
-    ) -> QueueReport {
-        let groups = commits(node, view, Some(topic.id)).remove(&topic.id).unwrap_or_default();
+    pub fn report_one(&self, node: &Node, topic: &TopicView, now_ms: i64) -> QueueReport {
+        let id_of = |name: &str| (name == &*topic.name).then_some(topic.id);
+        let mut commits = commits(node, id_of, |id| id == topic.id);
+        let groups = commits.remove(&topic.id).unwrap_or_default();
         self.queue(node, topic, groups, now_ms)
     }
 
@@ -242,15 +239,18 @@ pub(super) fn logs(node: &Node, topic: &TopicView) -> Vec<(PartitionId, Arc<Part
     (0..).zip(&topic.partitions).filter_map(log).collect()
 }
 
-/// The groups of every topic, or of one: those that committed something there, and those whose members
-/// subscribe to it, committed or not.
-fn commits(node: &Node, view: &View, only: Option<TopicId>) -> Commits {
+/// The groups of the topics that are `wanted`: those that committed something there, and those whose members
+/// subscribe to it, committed or not. `id_of` finds wanted topics by name.
+fn commits(
+    node: &Node,
+    id_of: impl Fn(&str) -> Option<TopicId>,
+    wanted: impl Fn(TopicId) -> bool,
+) -> Commits {
     let mut commits = Commits::new();
     let mut readers = Vec::new();
     for shard in node.shards() {
         for (name, group) in &shard.state().groups {
-            let offsets = group.offsets.iter();
-            for (id, committed) in offsets.filter(|(id, _)| only.is_none_or(|o| o == id.topic)) {
+            for (id, committed) in group.offsets.iter().filter(|(id, _)| wanted(id.topic)) {
                 let of_group = of_group(&mut commits, id.topic, name);
                 of_group.members = group.members.len();
                 of_group.offsets.insert(*id, committed.offset);
@@ -264,9 +264,8 @@ fn commits(node: &Node, view: &View, only: Option<TopicId>) -> Commits {
     }
     // The names are looked up when no shard's state is held any more.
     for (name, members, topics) in readers {
-        let known = topics.iter().filter_map(|topic| view.by_name(topic));
-        for topic in known.filter(|topic| only.is_none_or(|only| only == topic.id)) {
-            of_group(&mut commits, topic.id, &name).members = members;
+        for topic in topics.iter().filter_map(|topic| id_of(topic)) {
+            of_group(&mut commits, topic, &name).members = members;
         }
     }
     commits
