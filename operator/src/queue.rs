@@ -156,7 +156,10 @@ async fn reconcile(queue: Queue, work: Work) -> Result<Action, Failure> {
     }
     let (facts, failure) = declared(context, &queue, &resolved).await;
     if let Some(left) = work.outages.hold(&facts, Instant::now()) {
-        return Ok(Action::requeue(left));
+        return match failure {
+            Some(failure) => Err(failure),
+            None => Ok(Action::requeue(left)),
+        };
     }
     write_status(context, &api, &facts, &resolved).await?;
     match (failure, &facts.declared, &resolved) {

@@ -185,16 +185,16 @@ impl Autoscaler {
                     Err(broadcast::error::RecvError::Closed) => return,
                 },
                 Some(ended) = tasks.join_next() => {
-                supervision::finished(ended);
-                continue;
-            }
-                _ = stopping.wait_for(|stopping| *stopping) => return,
+                    supervision::finished(ended);
+                    continue;
+                }
+                _ = stopping.wait_for(|stopping| *stopping) => break,
             };
             for (key, entry) in due {
                 let (all, slots) = (self.clone(), slots.clone());
                 tasks.spawn(async move {
-                    // Never closed; and if it were, the consumer would be due again.
-                    let _slot = slots.acquire().await;
+                    // Closed when the operator stops: what has not begun need not.
+                    let Ok(_slot) = slots.acquire().await else { return };
                     all.act(&key, &entry).await;
                 });
             }
@@ -202,6 +202,11 @@ impl Autoscaler {
                 let all = self.clone();
                 tasks.spawn(async move { all.publish(pending).await });
             }
+        }
+        // What has begun ends: each of its requests has a time-out.
+        slots.close();
+        while let Some(ended) = tasks.join_next().await {
+            supervision::finished(ended);
         }
     }
 

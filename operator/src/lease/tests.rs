@@ -77,13 +77,14 @@ impl Server {
 }
 
 fn refusal(code: u16) -> Value {
-    json!({"kind": "Status", "status": "Failure", "reason": "Refused", "message": "no", "code": code})
+    let reason = if code == 404 { "NotFound" } else { "Conflict" };
+    json!({"kind": "Status", "status": "Failure", "reason": reason, "message": "no", "code": code})
 }
 
 fn quick() -> Timing {
     Timing {
-        duration: Duration::from_secs(1),
-        renew_deadline: Duration::from_millis(600),
+        duration: Duration::from_secs(5),
+        renew_deadline: Duration::from_secs(3),
         retry_period: Duration::from_millis(20),
     }
 }
@@ -100,27 +101,27 @@ fn contender(
 }
 
 async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    for _ in 0..500 {
+    for _ in 0..1500 {
         if holds() {
             return;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    panic!("{what} did not happen within 5 s");
+    panic!("{what} did not happen within 15 s");
 }
 
 #[tokio::test]
 async fn k2_a_slow_write_does_not_lengthen_the_time_that_is_led() {
     let server = Server::default();
-    server.0.delay_ms.store(250, Ordering::SeqCst);
+    server.0.delay_ms.store(700, Ordering::SeqCst);
     let begun = Instant::now();
     let (leadership, _stop, task) = contender(&server, "a");
     until("leading", || leadership.0.lock().until.is_some()).await;
     let until = leadership.0.lock().until.expect("it leads");
     let written = Instant::now();
-    assert!(written.duration_since(begun) >= Duration::from_millis(250), "the write was slow");
-    // Counted from when the write was sent: half of the time is over once it is answered.
-    assert!(until.duration_since(written) < Duration::from_millis(400), "{:?}", until - written);
+    assert!(written.duration_since(begun) >= Duration::from_millis(700), "the write was slow");
+    // Counted from when the write was sent: some of the time is over once it is answered.
+    assert!(until.duration_since(written) <= Duration::from_millis(2300), "{:?}", until - written);
     task.abort();
 }
 
@@ -130,7 +131,7 @@ async fn k2_who_led_and_cannot_renew_ends() {
     let (leadership, _stop, task) = contender(&server, "a");
     until("leading", || leadership.holds()).await;
     server.0.is_away.store(true, Ordering::SeqCst);
-    let ended = tokio::time::timeout(Duration::from_secs(5), task).await.expect("it ends");
+    let ended = tokio::time::timeout(Duration::from_secs(20), task).await.expect("it ends");
     assert!(matches!(ended, Ok(Err(NotLeader))), "{ended:?}");
     assert!(!leadership.holds());
 }

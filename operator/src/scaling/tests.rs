@@ -396,7 +396,7 @@ async fn one_target_of_two_queues_wakes_for_either_and_sleeps_when_both_are_idle
     // And from zero for the first by name as well.
     stage.members = 0;
     stage.bills = Some((3, 0));
-    stage.seconds(3).await;
+    stage.seconds(8).await;
     assert_eq!(stage.server.counts(), [1, 0, 1], "{:?}", stage.server.log());
 }
 
@@ -448,12 +448,7 @@ async fn a_broker_that_ticks_every_four_seconds_is_scaled_for() {
         }
         stage.second().await;
     }
-    // One partition is one member's work; but it is short of a replica beyond doubt.
-    assert_ne!(stage.condition("ScalingActive").1, "SignalsUnknown");
-    let decided = stage.metrics();
-    let frozen = decided.lines().find(|line| line.contains(r#"decision="frozen""#));
-    let frozen = frozen.and_then(|line| line.rsplit(' ').next()?.parse::<u32>().ok());
-    assert!(frozen.unwrap_or(0) <= 8, "only at the beginning: {decided}");
+    assert_eq!(stage.condition("ScalingActive").1, "Scaling", "it is not frozen");
 }
 
 #[tokio::test]
