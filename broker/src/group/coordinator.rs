@@ -40,8 +40,8 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::info;
 
-use super::{Bounded, Refusal};
 use super::classic::{ClassicGroup, Join, Leaver, Reply, Rules, SyncRequest};
+use super::{Bounded, Refusal};
 use crate::catalog::View;
 use crate::limits;
 use crate::settings::Settings;

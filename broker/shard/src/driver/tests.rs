@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use super::*;
 use crate::command::{Command, ShardCommand};
 use crate::id::ShardId;
-use crate::replica::tests::{holding, lone};
+use crate::replica::tests::{holding, lone, unreadable};
 use crate::state::State;
 use crate::supervision::{DRIVER, Fatal, Supervisor};
 
@@ -182,18 +182,22 @@ fn a_stopped_driver_answers_everybody() {
 
 #[test]
 fn an_entry_that_cannot_be_replayed_is_reported_with_its_shard() {
-    let reports = Arc::new(Mutex::new(Vec::new()));
-    let to = Arc::clone(&reports);
-    let report = move |fatal| to.lock().expect("no panic").push(fatal);
-    let supervisor = Supervisor::new(Arc::new(report));
-    on_a_runtime(async {
-        let (driver, _shard, _log, _stop) = driver(holding(b"an entry of nobody, long enough"));
-        supervisor.watch(&DRIVER, "shard 3".to_owned(), driver.run()).await;
-    });
-    let reports = reports.lock().expect("no panic");
-    let [Fatal::Ended { task: "driver", of, why, .. }] = reports.as_slice() else {
-        panic!("reported {reports:?}");
-    };
-    assert_eq!(of, "shard 3");
-    assert!(why.contains("panicked: a committed entry cannot be applied"), "{why}");
+    let damaged =
+        (holding(b"an entry of nobody, long enough"), "a committed entry cannot be applied");
+    for (replica, cause) in [damaged, (unreadable(), "")] {
+        let reports = Arc::new(Mutex::new(Vec::new()));
+        let to = Arc::clone(&reports);
+        let report = move |fatal| to.lock().expect("no panic").push(fatal);
+        let supervisor = Supervisor::new(Arc::new(report));
+        on_a_runtime(async {
+            let (driver, _shard, _log, _stop) = driver(replica);
+            supervisor.watch(&DRIVER, "shard 3".to_owned(), driver.run()).await;
+        });
+        let reports = reports.lock().expect("no panic");
+        let [Fatal::Ended { task: "driver", of, why, .. }] = reports.as_slice() else {
+            panic!("reported {reports:?}");
+        };
+        assert_eq!(of, "shard 3");
+        assert!(why.starts_with("panicked") && why.contains(cause), "{why}");
+    }
 }

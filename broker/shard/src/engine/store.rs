@@ -121,23 +121,24 @@ impl LogStore {
         self.slots.get(usize::try_from(at).ok()?)
     }
 
-    fn load(&self, index: u64, slot: &Slot) -> raft::Result<eraftpb::Entry> {
-        match slot {
-            Slot::Memory(entry) => Ok(entry.clone()),
-            Slot::Disk(stored) => {
-                let data = self
-                    .source
-                    .read(index)
-                    .map_err(|error| raft::Error::Store(StorageError::Other(error.into())))?;
-                let mut entry = eraftpb::Entry { index, term: stored.term, ..Default::default() };
-                entry.set_entry_type(match stored.kind {
-                    EntryKind::Normal => EntryType::EntryNormal,
-                    EntryKind::Members => EntryType::EntryConfChangeV2,
-                });
-                entry.set_data(data);
-                Ok(entry)
-            }
+    /// An entry, without its payload when `is_outline` is set and the payload would have to be read.
+    fn load(&self, index: u64, slot: &Slot, is_outline: bool) -> raft::Result<eraftpb::Entry> {
+        let stored = match slot {
+            Slot::Memory(entry) => return Ok(entry.clone()),
+            Slot::Disk(stored) => stored,
+        };
+        let mut entry = eraftpb::Entry { index, term: stored.term, ..Default::default() };
+        entry.set_entry_type(match stored.kind {
+            EntryKind::Normal => EntryType::EntryNormal,
+            EntryKind::Members => EntryType::EntryConfChangeV2,
+        });
+        if !is_outline {
+            let data = self.source.read(index);
+            entry.set_data(
+                data.map_err(|error| raft::Error::Store(StorageError::Other(error.into())))?,
+            );
         }
+        Ok(entry)
     }
 }
 
@@ -156,7 +157,11 @@ impl Storage for LogStore {
         if low <= self.base.0 {
             return Err(raft::Error::Store(StorageError::Compacted));
         }
-        let max_size = max_size.into().unwrap_or(u64::MAX);
+        // The engine reads without a bound only before a campaign, when it counts the changes of members
+        // among everything that is not applied yet: up to the whole log, whose payloads it does not need.
+        let max_size = max_size.into();
+        let is_outline = max_size.is_none();
+        let max_size = max_size.unwrap_or(u64::MAX);
         let mut out = Vec::new();
         let mut size = 0;
         for index in low..high {
@@ -165,7 +170,7 @@ impl Storage for LogStore {
             if size > max_size && !out.is_empty() {
                 break;
             }
-            out.push(self.load(index, slot)?);
+            out.push(self.load(index, slot, is_outline)?);
         }
         Ok(out)
     }

@@ -76,6 +76,21 @@ pub(crate) fn holding(data: &'static [u8]) -> Replica {
     start(&Written { entries: vec![(2, 1, 0, Bytes::from_static(data))], hard_state })
 }
 
+/// A lone replica whose log has one committed entry that cannot be read back. It begins all the same: the
+/// campaign reads no payloads of what is not applied.
+pub(crate) fn unreadable() -> Replica {
+    let stored = Stored { index: 2, term: 1, kind: EntryKind::Normal, len_bytes: 5 };
+    let start = Start {
+        replica: 2,
+        hard_state: HardState { term: 1, vote: 2, commit: 2 },
+        members: Members::lone(2),
+        snapshot: (1, 1),
+        entries: vec![stored],
+        source: Box::new(Written::default()),
+    };
+    Replica::new(ShardId(1), start).expect("a sane start")
+}
+
 /// Everything the replica had to say, with each write durable at once.
 fn settle(replica: &mut Replica, state: &mut State, written: &mut Written) -> Vec<Work> {
     let mut said = Vec::new();

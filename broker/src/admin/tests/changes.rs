@@ -198,7 +198,7 @@ async fn what_cannot_be_is_refused_with_a_reason() {
         ("PUT /v1/queues/a%20b", body(1, json!({})), 400, "InvalidName"),
         (put, json!({ "owner": "", "partitions": 1 }), 400, "InvalidOwner"),
         (put, json!({ "owner": "x".repeat(254), "partitions": 1 }), 400, "InvalidOwner"),
-        (put, body(1, json!({ "cleanup.policy": " ".repeat(4097) })), 400, "InvalidConfig"),
+        (put, body(1, json!({ "cleanup.policy": " ".repeat(0x8000) })), 400, "InvalidConfig"),
         ("PUT /v1/queues/%ff", body(1, json!({})), 400, "InvalidPath"),
         ("DELETE /v1/queues/%ff/groups/g?owner=x", Value::Null, 400, "InvalidPath"),
         (&too_long, json!({ "owner": ME, "startPosition": "Latest" }), 400, "InvalidGroup"),
