@@ -156,7 +156,8 @@ impl Cleaner {
             let Some(end) = files.segments.map(|end| end.segment_base()) else { continue };
             let end = settled(&infos, end, now_ms - policy.lag_ms_min);
             if pays(&infos, end, now_ms, &policy) {
-                let producers = older.state.partitions.get(&log.partition()).map(last_batches);
+                let producers =
+                    older.state.partitions.get(&log.partition()).map(|known| last_batches(known));
                 let request = Compaction {
                     end,
                     now_ms,

@@ -21,11 +21,13 @@ use crate::id::{PartitionId, TopicId};
 #[cfg(doc)]
 use crate::limits;
 
+mod copied;
 pub mod partition;
 pub mod group;
 pub mod catalog;
 
 pub use catalog::Catalog;
+pub use copied::CopiedOnWrite;
 pub use group::Group;
 pub use partition::{AppendRefusal, Appended, Partition};
 
@@ -33,9 +35,9 @@ pub use partition::{AppendRefusal, Appended, Partition};
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct State {
     /// The partitions that live here.
-    pub partitions: BTreeMap<PartitionId, Partition>,
+    pub partitions: BTreeMap<PartitionId, CopiedOnWrite<Partition>>,
     /// The groups that hash here.
-    pub groups: BTreeMap<String, Group>,
+    pub groups: BTreeMap<String, CopiedOnWrite<Group>>,
     /// Only in shard 0.
     pub catalog: Option<Box<Catalog>>,
 }
@@ -200,14 +202,15 @@ impl State {
         for open in list {
             self.partitions.entry(open.partition).or_insert_with(|| {
                 effects.push(Effect::Opened(open.partition));
-                Partition::new(open.epoch_base)
+                Partition::new(open.epoch_base).into()
             });
         }
     }
 
     fn forget_topics(&mut self, topics: &[TopicId], effects: &mut Vec<Effect>) {
         for (name, group) in &mut self.groups {
-            if group.forget_topics(topics) {
+            // Looked at first: what is changed may have to be copied.
+            if group.knows_any(topics) && group.forget_topics(topics) {
                 effects.push(Effect::GroupChanged(name.clone()));
             }
         }

@@ -164,7 +164,7 @@ impl OneShard {
         let mut state: State = found.state;
         for index in 0..2 {
             let id = partition(index);
-            state.partitions.entry(id).or_insert_with(|| Partition::new(0));
+            state.partitions.entry(id).or_insert_with(|| Partition::new(0).into());
             logs.entry(id).or_insert_with(|| found.shelf.open(id));
         }
         let captured = Shared(Arc::new(Mutex::new(Capture {

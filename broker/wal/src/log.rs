@@ -18,8 +18,9 @@
 mod active;
 mod aside;
 mod open;
+mod space;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,7 +28,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use ropewalk_disk::{Aligned, Disk};
 
-use crate::files::{Chore, ChoreDone, Location, Purpose, Reader, Retired, Spares};
+use crate::files::{Chore, ChoreDone, Location, Purpose, Reader, Spares};
 use crate::header::{self, FileHeader};
 use crate::layout::align_up;
 use crate::plan::{Plan, Refused};
@@ -411,84 +412,6 @@ impl Wal {
     /// Gives back the memory of large rounds.
     pub(crate) fn shrink(&mut self) {
         self.buffer.shrink_to(BUFFER_IDLE_BYTES);
-    }
-
-    /// Lets go of the files that nobody needs, oldest first.
-    ///
-    /// `needed` holds the first index that each replica still needs; a replica that is not in it
-    /// needs everything. Whatever it says, an entry is needed until a `Truncated`,
-    /// `SnapshotInstalled` or `ReplicaDestroyed` record that covers it is durable in this log. One that was
-    /// [set aside](Wal::set_aside) is not needed here.
-    pub fn release(&mut self, needed: &BTreeMap<ReplicaKey, u64>) {
-        while let Some(oldest) = self.sealed.front().copied() {
-            let Some(usage) = self.usage.files.front() else { return };
-            let free = usage.last_index.iter().all(|(key, last)| {
-                let start = self.replicas.span(*key).start;
-                *last <= start && needed.get(key).is_some_and(|needed| last < needed)
-            });
-            if !free {
-                return;
-            }
-            self.usage.files.pop_front();
-            self.sealed.pop_front();
-            self.retire(oldest);
-        }
-    }
-
-    fn retire(&mut self, file: Sealed) {
-        self.reader.remove(file.sequence);
-        let reusable = file.bytes == self.options.file_bytes
-            && self.spares.count_expected() < self.options.spares_max;
-        let starts = file.bytes >= self.options.start_bytes() && self.spares.wants_start();
-        let purpose = match (reusable, starts) {
-            (true, _) => Some(Purpose::Spare),
-            (false, true) => Some(Purpose::Start),
-            (false, false) => None,
-        };
-        let becomes = purpose.map(|purpose| (purpose, self.spares.next_number()));
-        self.spares.retire(Retired { sequence: file.sequence, bytes: file.bytes, becomes });
-    }
-
-    /// The replicas that keep the oldest file from being let go, each with the last index in
-    /// it: what to checkpoint next. Empty while there is but one file.
-    pub fn pinned_by_oldest(&self) -> Vec<(ReplicaKey, u64)> {
-        let oldest = self.usage.files.front().filter(|_| !self.sealed.is_empty());
-        let pinned = oldest.into_iter().flat_map(|usage| &usage.last_index);
-        let mut pinned: Vec<(ReplicaKey, u64)> = pinned
-            .filter(|(key, last)| **last > self.replicas.span(**key).start)
-            .map(|(key, last)| (*key, *last))
-            .collect();
-        pinned.sort_unstable();
-        pinned
-    }
-
-    /// What all files take together, spare ones included.
-    pub fn bytes(&self) -> u64 {
-        let sealed: u64 = self.sealed.iter().map(|file| file.bytes).sum();
-        sealed + self.active.bytes + self.spares.bytes()
-    }
-
-    /// How much of the log cannot be let go yet: full files and the written part of the current.
-    pub fn used_bytes(&self) -> u64 {
-        let sealed: u64 = self.sealed.iter().map(|file| file.bytes).sum();
-        sealed + self.active.position
-    }
-
-    /// How many files hold rounds.
-    pub fn files(&self) -> usize {
-        self.sealed.len() + 1
-    }
-
-    /// Whether the last attempt to get another file found no space.
-    pub fn is_full(&self) -> bool {
-        let at_limit = self.bytes() + self.options.file_bytes > self.options.files_bytes_max
-            && !self.chore_in_flight();
-        self.spares.ready.len() < SPARES_WANTED && (self.spares.full || at_limit)
-    }
-
-    /// Whether the last attempt to create another file found the disk full.
-    pub fn is_disk_full(&self) -> bool {
-        self.spares.full
     }
 
     /// Reads an entry, its checksum verified.

@@ -113,10 +113,9 @@ impl Unfinished {
 
 /// What is not there was done by an earlier attempt.
 fn if_done(error: SegmentError) -> Result<()> {
-    match error {
-        SegmentError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => Ok(()),
-        error => Err(error),
-    }
+    let is_gone = |source: &io::Error| source.kind() == io::ErrorKind::NotFound;
+    let is_done = matches!(&error, SegmentError::Io { source, .. } if is_gone(source));
+    if is_done { Ok(()) } else { Err(error) }
 }
 
 fn remove(shared: &Shared, base_offset: i64, extension: &str) -> Result<()> {

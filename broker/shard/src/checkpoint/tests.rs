@@ -140,3 +140,22 @@ fn one_log_that_cannot_be_flushed_does_not_hold_up_the_others() {
     shard.keeper.step(1_000).expect("it is tried again");
     assert_eq!(shard.log(1).tail_bytes(), 0);
 }
+
+/// Records may be deleted while a checkpoint is under way that does not know of them.
+#[test]
+fn d1_a_log_start_beyond_the_capture_is_named_as_its_end() {
+    let disk = SimDisk::new(1);
+    let mut shard = OneShard::open(&disk).expect("it opens");
+    shard.append(10);
+    let log = shard.log(1);
+    for _ in 0..5 {
+        append(&log, 10);
+    }
+    log.set_log_start(13);
+    shard.checkpoint().expect("durable");
+    drop((shard, log));
+    disk.power_cycle(1);
+    let shard = OneShard::open(&disk).expect("it opens");
+    let log = shard.log(1);
+    assert_eq!((log.log_start(), log.high_watermark()), (10, 10));
+}

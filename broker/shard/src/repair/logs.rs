@@ -8,10 +8,9 @@ use ropewalk_wal::{HardState, Record, Recovered, Wal};
 use super::{Loss, Names, topic};
 use crate::command::Envelope;
 use crate::engine::EntryKind;
-use crate::id::PartitionId;
 use crate::recovery::{key_of, last_index};
 use crate::snapshot::Snapshot;
-use crate::state::{Partition, State};
+use crate::state::State;
 
 /// The state as of the last entry that follows the snapshot without a hole.
 pub(super) fn replayed(newest: &Snapshot, recovered: &Recovered, wal: &Wal) -> State {
@@ -35,12 +34,9 @@ pub(super) fn replayed(newest: &Snapshot, recovered: &Recovered, wal: &Wal) -> S
 
 /// What was acked and is not known any more, as far as it can be told.
 pub(super) fn losses(state: &State, names: &Names) -> Vec<Loss> {
-    let mut partitions: Vec<_> = state.partitions.iter().collect();
-    partitions.sort_unstable_by_key(|(id, _)| **id);
-    let from = |(id, partition): (&PartitionId, &Partition)| {
-        Loss::From(topic(names, *id), partition.next_offset)
-    };
-    let mut losses: Vec<_> = partitions.into_iter().map(from).collect();
+    let partitions = state.partitions.iter();
+    let from = partitions.map(|(id, known)| Loss::From(topic(names, *id), known.next_offset));
+    let mut losses: Vec<_> = from.collect();
     losses.push(if state.catalog.is_some() { Loss::Catalog } else { Loss::Groups });
     losses
 }

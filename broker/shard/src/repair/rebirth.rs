@@ -56,7 +56,7 @@ pub(super) fn reborn(
         state.next_offset = files.next_offset;
         let epoch = epoch_base.saturating_add(i32::try_from(term).unwrap_or(i32::MAX));
         state.epochs = vec![EpochStart { epoch, start_offset: files.log_start }];
-        snapshot.state.partitions.insert(partition, state);
+        snapshot.state.partitions.insert(partition, state.into());
         snapshot.partitions.push(files);
     }
     snapshot.partitions.sort_unstable_by_key(|files| files.partition);

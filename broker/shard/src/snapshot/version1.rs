@@ -15,7 +15,7 @@ use crate::command::ConfigResource;
 use crate::engine::Members;
 use crate::id::{BrokerId, PartitionId, ReplicaId, ShardId, TopicId};
 use crate::state::catalog::{BrokerInfo, Catalog, Fence, ShardInfo, Topic};
-use crate::state::{Group, Partition, State};
+use crate::state::{CopiedOnWrite, Group, Partition, State};
 
 pub(super) const VERSION: u32 = 1;
 
@@ -33,8 +33,8 @@ struct OldSnapshot {
 
 #[derive(Deserialize)]
 struct OldState {
-    partitions: BTreeMap<PartitionId, Partition>,
-    groups: BTreeMap<String, Group>,
+    partitions: BTreeMap<PartitionId, CopiedOnWrite<Partition>>,
+    groups: BTreeMap<String, CopiedOnWrite<Group>>,
     catalog: Option<OldCatalog>,
 }
 

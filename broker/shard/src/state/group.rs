@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::{CommitOffsets, Member, MemberClaim, SetGeneration, ShardCommand};
 use crate::id::{PartitionId, TopicId};
-use crate::state::{Effect, Outcome};
+use crate::state::{CopiedOnWrite, Effect, Outcome};
 
 /// One group.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,6 +93,11 @@ impl Group {
         Ok(())
     }
 
+    /// Whether there is an offset of one of these topics.
+    pub(crate) fn knows_any(&self, topics: &[TopicId]) -> bool {
+        self.offsets.keys().any(|partition| topics.contains(&partition.topic))
+    }
+
     /// Drops the offsets of deleted topics; whether there were any.
     pub(crate) fn forget_topics(&mut self, topics: &[TopicId]) -> bool {
         let before = self.offsets.len();
@@ -103,7 +108,7 @@ impl Group {
 
 /// Applies the commands that concern groups.
 pub(crate) fn apply(
-    groups: &mut BTreeMap<String, Group>,
+    groups: &mut BTreeMap<String, CopiedOnWrite<Group>>,
     time_ms: i64,
     command: ShardCommand,
     effects: &mut Vec<Effect>,
@@ -139,7 +144,7 @@ pub(crate) fn apply(
 }
 
 fn commit_offsets(
-    groups: &mut BTreeMap<String, Group>,
+    groups: &mut BTreeMap<String, CopiedOnWrite<Group>>,
     time_ms: i64,
     commit: CommitOffsets,
     effects: &mut Vec<Effect>,
@@ -148,7 +153,7 @@ fn commit_offsets(
         if commit.member.is_some() {
             return Err(Refusal::NoSuchGroup);
         }
-        groups.insert(commit.group.clone(), Group::new(time_ms));
+        groups.insert(commit.group.clone(), Group::new(time_ms).into());
         effects.push(Effect::GroupChanged(commit.group.clone()));
     }
     let group = groups.get_mut(&commit.group).expect("it was there or just made");
@@ -170,12 +175,12 @@ fn commit_offsets(
 }
 
 fn set_generation(
-    groups: &mut BTreeMap<String, Group>,
+    groups: &mut BTreeMap<String, CopiedOnWrite<Group>>,
     time_ms: i64,
     set: SetGeneration,
     effects: &mut Vec<Effect>,
 ) {
-    let group = groups.entry(set.group.clone()).or_insert_with(|| Group::new(time_ms));
+    let group = groups.entry(set.group.clone()).or_insert_with(|| Group::new(time_ms).into());
     group.protocol_type = set.protocol_type;
     group.generation = set.generation;
     group.protocol = set.protocol;
@@ -186,7 +191,7 @@ fn set_generation(
 }
 
 fn delete_offsets(
-    groups: &mut BTreeMap<String, Group>,
+    groups: &mut BTreeMap<String, CopiedOnWrite<Group>>,
     name: String,
     partitions: &[PartitionId],
     effects: &mut Vec<Effect>,
@@ -200,7 +205,7 @@ fn delete_offsets(
 }
 
 fn expire_offsets(
-    groups: &mut BTreeMap<String, Group>,
+    groups: &mut BTreeMap<String, CopiedOnWrite<Group>>,
     name: String,
     offsets: &[(PartitionId, i64)],
     effects: &mut Vec<Effect>,
@@ -220,7 +225,7 @@ fn expire_offsets(
 
 /// Nothing is processed by this, so no figure is measured from it.
 fn start_offsets(
-    groups: &mut BTreeMap<String, Group>,
+    groups: &mut BTreeMap<String, CopiedOnWrite<Group>>,
     time_ms: i64,
     name: String,
     offsets: Vec<(PartitionId, i64)>,
@@ -232,7 +237,7 @@ fn start_offsets(
     if absent.is_empty() {
         return;
     }
-    let group = groups.entry(name.clone()).or_insert_with(|| Group::new(time_ms));
+    let group = groups.entry(name.clone()).or_insert_with(|| Group::new(time_ms).into());
     for (partition, offset) in absent {
         let metadata = String::new();
         let start = Committed { offset, leader_epoch: -1, metadata, time_ms, expires_ms: None };
@@ -242,7 +247,7 @@ fn start_offsets(
 }
 
 fn delete_group(
-    groups: &mut BTreeMap<String, Group>,
+    groups: &mut BTreeMap<String, CopiedOnWrite<Group>>,
     name: String,
     effects: &mut Vec<Effect>,
 ) -> Result<(), Refusal> {

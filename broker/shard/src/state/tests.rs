@@ -442,3 +442,24 @@ fn r1_the_newest_epochs_of_a_partition_are_remembered() {
     assert_eq!(partition.epoch_end(newest, newest), Some((newest, terms as i64)));
     assert_eq!(partition.epoch_end(newest - 1, newest), Some((newest - 1, terms as i64 - 1)));
 }
+
+/// A capture must not copy what may be a million producers and offsets.
+#[test]
+fn r1_a_clone_of_the_state_shares_its_parts_until_they_change() {
+    let mut state = opened();
+    let captured = state.clone();
+    let shared = |state: &State| {
+        let pairs = state.partitions.iter().zip(&captured.partitions);
+        pairs.filter(|((_, ours), (_, theirs))| ours.is_shared_with(theirs)).count()
+    };
+    let count = state.partitions.len();
+    assert!(count > 0 && shared(&state) == count);
+    let before = captured.clone();
+    let first = *state.partitions.keys().next().expect("one");
+    let batch = ropewalk_batch::Builder::new().record(1, None, Some(b"value")).build();
+    let partition = state.partitions.get_mut(&first).expect("it is open");
+    partition.append(1, 0, batch).expect("taken");
+    assert_eq!(shared(&state), count - 1, "only what changed was copied");
+    assert_eq!(captured, before, "the capture is as it was");
+    assert_ne!(state, captured);
+}

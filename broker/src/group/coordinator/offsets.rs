@@ -76,7 +76,7 @@ impl Coordinator {
     ) -> Result<Vec<bool>, Refusal> {
         let shard = self.caught_up(group).await?;
         let proposed = self.at_seat(group, |seat| {
-            let subscribed = shard.state().groups.get(group).map(Subscribed::of);
+            let subscribed = shard.state().groups.get(group).map(|group| Subscribed::of(group));
             seat.step(self, |machine, _| {
                 let proposed = deletable(machine, subscribed).map(|subscribed| {
                     let is_read: Vec<_> =
