@@ -20,9 +20,10 @@ async fn a_change_that_the_broker_was_not_told_is_not_recorded_as_done() {
     assert_eq!(recorded(&stage), before);
     assert_eq!(stage.condition("ConfigurationApplied").0, "Unknown");
     // It answers again, and needs the restart that the user asked for.
-    let mut broker = stage.broker.lock();
-    (broker.is_silent, broker.waiting) = (false, vec!["num.partitions"]);
-    drop(broker);
+    {
+        let mut broker = stage.broker.lock();
+        (broker.is_silent, broker.waiting) = (false, vec!["num.partitions"]);
+    }
     let writes = stage.reconcile().await;
     assert!(writes.contains(&EVICTION.to_owned()), "{writes:?}");
 }
@@ -48,9 +49,10 @@ async fn a_second_change_during_the_restart_of_the_first_gets_its_own_restart() 
             assert!(!writes.contains(&EVICTION.to_owned()), "it recovers: {writes:?}");
         }
         assert_eq!(stage.condition("ConfigurationApplied").0, "Unknown");
-        let mut broker = stage.broker.lock();
-        (broker.recovers, broker.waiting) = (false, vec!["num.partitions"]);
-        drop(broker);
+        {
+            let mut broker = stage.broker.lock();
+            (broker.recovers, broker.waiting) = (false, vec!["num.partitions"]);
+        }
         let writes = stage.reconcile().await;
         assert!(writes.contains(&EVICTION.to_owned()), "{writes:?}");
         stage.broker.lock().waiting.clear();

@@ -195,9 +195,12 @@ fn claim(observed: &mut Observed, change: impl FnOnce(&mut PersistentVolumeClaim
 
 #[test]
 fn k4_no_restart_and_no_rollout_while_the_volume_would_be_lost_with_the_pod() {
-    let waits = |observed: &Observed, spec: &str| match decision(spec, observed) {
-        Decision::Wait { cause: Cause::Volume(threat, words), .. } => (threat, words),
-        other => panic!("{other:?}"),
+    let waits = |observed: &Observed, spec: &str| {
+        let decision = decision(spec, observed);
+        let Decision::Wait { cause: Cause::Volume(threat, words), .. } = decision else {
+            panic!("{decision:?}")
+        };
+        (threat, words)
     };
     let mut observed = running("{}");
     claim(&mut observed, |claim| {
@@ -226,10 +229,13 @@ fn k4_a_broker_that_recovers_is_not_restarted_unless_it_fails_to() {
     observed.pods.insert(0, fixture::pod(RECOVERS));
     let answer = observed.answers.get_mut(&0).expect("an answer");
     (answer.ready, answer.recovery.done) = (false, false);
-    let cause = |observed: &Observed| match decision("{version: 0.2.0}", observed) {
-        Decision::Wait { cause, .. } => Some(cause),
-        Decision::Restart { .. } => None,
-        other => panic!("{other:?}"),
+    let cause = |observed: &Observed| {
+        let decision = decision("{version: 0.2.0}", observed);
+        if let Decision::Wait { cause, .. } = decision {
+            return Some(cause);
+        }
+        assert!(matches!(decision, Decision::Restart { .. }), "{decision:?}");
+        None
     };
     assert_eq!(cause(&observed), Some(Cause::Recovery));
     // More memory is what it needs.
