@@ -247,7 +247,7 @@ mod tests {
             let mut with = Partition::new(0);
             let many = i64::try_from(limits::STATE_VISITS_MAX / 2).expect("fits");
             with.producers = Some(Box::new((0..many).map(|id| (id, producer())).collect()));
-            state.partitions.insert(partition(index), with);
+            state.partitions.insert(partition(index), with.into());
         }
         let all: Vec<_> = (0..10).map(partition).collect();
         let (mut left, mut found, mut pieces) = (all.as_slice(), Vec::new(), 0);
