@@ -108,6 +108,26 @@ def test_all_namespaces_take_a_cluster_role_and_some_take_roles_there_only():
     assert {"name": "ROPEWALK_WATCH_NAMESPACES", "value": "shop,bank"} in container["env"]
 
 
+def lease_name(release, *values):
+    done = helm("template", release, str(CHART), "--namespace", "ropewalk-system", *values)
+    assert done.returncode == 0, done.stderr
+    objects = [document for document in yaml.safe_load_all(done.stdout) if document]
+    container = of_kind(objects, "Deployment")[0]["spec"]["template"]["spec"]["containers"][0]
+    return next(e["value"] for e in container["env"] if e["name"] == "ROPEWALK_LEASE_NAME")
+
+
+def test_releases_and_sets_of_namespaces_do_not_share_a_lease():
+    names = [
+        lease_name("ropewalk"),
+        lease_name("second"),
+        lease_name("ropewalk", "--set", "watchNamespaces={shop}"),
+        lease_name("ropewalk", "--set", "watchNamespaces={shop,bank}"),
+    ]
+    assert len(set(names)) == len(names), names
+    assert lease_name("ropewalk", "--set", "watchNamespaces={bank,shop}") == names[3]
+    assert all(len(name) <= 63 for name in names)
+
+
 def test_rights_are_few():
     rules = rules_of(of_kind(render(), "ClusterRole") + of_kind(render(), "Role"))
     for rule in rules:
