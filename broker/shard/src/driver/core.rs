@@ -257,7 +257,9 @@ impl Core {
                     Waiter::Appends(parts) => {
                         parts.iter().for_each(|part| self.fail(part.caller, error));
                     }
-                    waiter => self.resolve(waiter, Err(error)),
+                    waiter @ (Waiter::Command { .. } | Waiter::Read(_)) => {
+                        self.resolve(waiter, Err(error));
+                    }
                 }
                 Some(0)
             }

@@ -32,12 +32,14 @@ impl LogWriter for HeldLog {
 impl HeldLog {
     /// Answers the oldest write.
     async fn answer(&self, result: Result<(), WalError>) {
-        let done = loop {
+        let oldest = || {
             let mut held = self.0.lock().expect("no panic");
-            if !held.is_empty() {
-                break held.remove(0);
+            (!held.is_empty()).then(|| held.remove(0))
+        };
+        let done = loop {
+            if let Some(done) = oldest() {
+                break done;
             }
-            drop(held);
             tokio::task::yield_now().await;
         };
         done(result.map_err(Arc::new));

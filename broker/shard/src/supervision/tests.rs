@@ -31,7 +31,8 @@ fn run(work: impl Future<Output = ()>) {
 fn a_needed_task_that_returns_panics_or_fails_is_reported_with_its_name() {
     let fault = || Err(Failure::Fault("it is broken".to_owned()));
     let disk = || Err(Failure::Disk("EIO".to_owned()));
-    let cases: [(fn() -> Result<(), Failure>, &str); 4] = [
+    type Body = fn() -> Result<(), Failure>;
+    let cases: [(Body, &str); 4] = [
         (|| Ok(()), "needed (shard 3) returned although the broker runs; with it ends: the test"),
         (|| panic!("boom {}", 7), "needed (shard 3) panicked: boom 7; with it ends: the test"),
         (fault, "needed (shard 3) failed: it is broken; with it ends: the test"),
