@@ -21,7 +21,7 @@ const _: () = assert!(2 * ropewalk_shard::limits::UNSYNCED_LOGS_MAX + 2048 <= FI
 pub const CONNECTIONS_EXPECTED: usize = 1024;
 
 /// Connections that a process with so many file descriptors takes. Below [`FILES_RESERVED`] it is a
-/// quarter of them: most brokers need far fewer than the reserve, and one that lets nobody in needs none.
+/// quarter of them: most brokers need far fewer than the reserve.
 #[must_use]
 pub const fn connections_for(files: usize) -> usize {
     let quarter = if files < 4 { 1 } else { files / 4 };

@@ -2,7 +2,8 @@
 //! served yet.
 //!
 //! It is answered as Kafka answers where that protocol is switched off. A client that does not find the
-//! API at all looks for another coordinator for ever and says nothing (librdkafka), so it is advertised.
+//! API in ApiVersions keeps looking for another coordinator and reports nothing (librdkafka), so the API is
+//! advertised.
 
 use std::sync::Arc;
 

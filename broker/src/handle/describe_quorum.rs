@@ -1,6 +1,6 @@
 //! DescribeQuorum: who agrees on the metadata (KIP-595). That is the catalog shard; Kafka calls
 //! its log `__cluster_metadata`. What is not known here has the protocol's value for that, -1: the
-//! offsets are those of Kafka's own log, and a voter that is alone fetches from nobody.
+//! offsets are those of Kafka's own metadata log, and a single voter fetches from no other.
 
 use std::sync::Arc;
 

@@ -7,7 +7,7 @@
 //!
 //! A client waits for `timeout_ms`. What was proposed by then is REQUEST_TIMED_OUT, which means that
 //! it may still be stored; it keeps its share of the memory for requests until that is decided. With
-//! acks=0 nobody waits, and the only limit is what the connection may have under way.
+//! acks=0 no client waits, and the only limit is what the connection may have under way.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -115,7 +115,7 @@ impl Close {
         }
     }
 
-    /// What the other end probably is: told by the bytes where a frame's length should be.
+    /// What the other end probably is, judged by the bytes where a frame's length should be.
     pub(crate) fn guess(&self) -> &'static str {
         match self {
             Self::FrameLength(length) => protocol_of(length.to_be_bytes()).unwrap_or(STRANGER),

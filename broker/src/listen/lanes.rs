@@ -66,7 +66,7 @@ impl Lanes {
         share
     }
 
-    /// What nobody holds, of all three.
+    /// Bytes that are free in all three budgets together.
     #[must_use]
     pub fn free_bytes(&self) -> usize {
         self.bulk.free_bytes() + self.fetch.free_bytes() + self.small.free_bytes()

@@ -273,8 +273,8 @@ impl Partition {
     /// as it has no record.
     ///
     /// An epoch whose records are gone, or that never had one, ends where the oldest epoch that is
-    /// left begins, and is returned under its own number: whoever stopped reading in it continues
-    /// from there. `None` for an epoch that is newer than `current`, and for a negative one.
+    /// left begins, and is returned under its own number: a client that stopped reading in it
+    /// continues from there. `None` for an epoch that is newer than `current`, and for a negative one.
     #[must_use]
     pub fn epoch_end(&self, epoch: i32, current: i32) -> Option<(i32, i64)> {
         if epoch < 0 || epoch > current {

@@ -195,7 +195,7 @@ impl Members {
         self.members.get(id).map_or(0, |member| id.len() + member.metadata_bytes())
     }
 
-    /// A member says anew what it says each time it joins.
+    /// Replaces what a member says about itself, as each of its joins does.
     pub(super) fn refresh(&mut self, id: &str, join: Join) {
         let before = self.bytes_of(id);
         if let Some(member) = self.members.get_mut(id) {

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-/// Ids that are given out and not used yet; each ends with its session timeout. More at once is
-/// nobody who wants to join.
+/// Ids that are given out and not used yet; each ends with its session timeout. More at once
+/// are refused: no group has as many clients that join at the same time.
 const PENDING_MAX: usize = 10_000;
 
 /// The ids, and until when each may be used.
