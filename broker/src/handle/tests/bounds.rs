@@ -58,11 +58,11 @@ async fn committed(client: &mut Client) -> i64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn r1_a_commit_may_be_large_and_name_a_partition_many_times() {
     let mut client = Client::new().await;
-    // More notes for one partition than a file of the log takes: the last of them holds.
+    // More notes for one partition than an entry of the log takes: the last of them holds.
     let note = "x".repeat(4096);
-    let answer = client.ask(8, &commit((0..17_000).map(|at| (at, note.clone())).collect())).await;
+    let answer = client.ask(8, &commit((0..9_000).map(|at| (at, note.clone())).collect())).await;
     assert!(answer.topics[0].partitions.iter().all(|part| part.error_code == 0));
-    assert_eq!(committed(&mut client).await, 16_999);
+    assert_eq!(committed(&mut client).await, 8_999);
     assert_eq!(client.ask(8, &commit(vec![(5, note)])).await.topics[0].partitions[0].error_code, 0);
     client.broker.stop().await;
 }
