@@ -99,7 +99,8 @@ fn check(
     let check = |partition: &OffsetCommitRequestPartition| {
         let (id, commit) = of_partition(view.as_deref().map_err(|code| *code)?, partition)?;
         // In Kafka's units, which are those of Java's strings.
-        if commit.metadata.encode_utf16().count() > ctx.groups.metadata_units_max() {
+        let (note, units_max) = (&commit.metadata, ctx.groups.metadata_units_max());
+        if note.len() > units_max && note.encode_utf16().count() > units_max {
             return Err(ErrorCode::OffsetMetadataTooLarge);
         }
         Ok((id, OffsetCommit { expires_ms, ..commit }))
