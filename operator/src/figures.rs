@@ -25,7 +25,7 @@ use tokio::task::JoinSet;
 use crate::admin::Target;
 use crate::apply;
 use crate::context::Context;
-use crate::queue::key;
+use crate::queue::{key, may_answer};
 use crate::signals::ClusterKey;
 use crate::supervision;
 use crate::watch::Guarded;
@@ -100,8 +100,7 @@ impl Questions {
             queues.iter().filter_map(|queue| queue.0.as_ref().ok().map(key)).collect();
         for key in keys {
             let Some(cluster) = context.cluster(&key) else { continue };
-            let serves = cluster.status.as_ref().is_some_and(|status| status.ready_replicas > 0);
-            if !serves || !self.clusters.insert(key.clone()) {
+            if !may_answer(&cluster) || !self.clusters.insert(key.clone()) {
                 continue;
             }
             let (context, slots) = (context.clone(), self.slots.clone());

@@ -145,9 +145,10 @@ class Troubles:
         with contextlib.suppress(EOFError, OSError):
             Connection(self.broker.kafka, 20).call(*create_topics_v0("huge", [("cleanup.policy", "x" * 32_000)] * 640))
 
-    def failing_syncs(self):
-        """From now on syncs fail: the process ends with its own code, and starts again."""
-        trace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync", "-e", "inject=fdatasync:error=EIO:when=1+"]
+    def a_failing_disk(self):
+        """From now on writes and syncs fail: the process ends with its own code, and starts again."""
+        trace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync,pwrite64",
+                 "-e", "inject=fdatasync,pwrite64:error=EIO:when=1+"]
         self.rounds.ends += 1
         tracer = subprocess.Popen([*trace, "-p", str(self.broker.process.pid)], stderr=subprocess.DEVNULL)
         try:

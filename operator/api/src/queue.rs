@@ -106,10 +106,10 @@ pub struct QueueSpec {
     #[serde(default)]
     pub retention: Retention,
 
-    /// The largest message (strictly: the largest batch as it is stored), 1Ki to 64Mi.
+    /// The largest message (strictly: the largest batch as it is stored), 1Ki to 32Mi.
     #[serde(default = "message_size")]
-    #[x_kube(validation = Rule::new("quantity(self).compareTo(quantity('1Ki')) >= 0 && quantity(self).compareTo(quantity('64Mi')) <= 0")
-        .message("`maxMessageSize` must be between 1Ki and 64Mi"))]
+    #[x_kube(validation = Rule::new("quantity(self).compareTo(quantity('1Ki')) >= 0 && quantity(self).compareTo(quantity('32Mi')) <= 0")
+        .message("`maxMessageSize` must be between 1Ki and 32Mi"))]
     pub max_message_size: Size,
 
     /// The groups that read the queue. Each is bound: it starts where `startPosition` says, its
