@@ -163,6 +163,8 @@ impl Writer {
         let helper_guard = Arc::clone(&guard);
         let helper = thread::Builder::new().name("wal-files".to_owned());
         let helper = helper.spawn(move || helper_guard("wal-files", body))?;
+        // The helper ends once this is dropped: after the end of the writer has been reported with its cause.
+        let open = chores.clone();
         let mut rounds = Rounds {
             wal,
             queue: Arc::clone(&queue),
@@ -176,7 +178,10 @@ impl Writer {
         };
         rounds.publish();
         let thread = thread::Builder::new().name("wal".to_owned());
-        let thread = thread.spawn(move || guard("wal", Box::new(move || rounds.run())))?;
+        let thread = thread.spawn(move || {
+            guard("wal", Box::new(move || rounds.run()));
+            drop(open);
+        })?;
         queue.set_threads([thread, helper]);
         Ok(WalHandle { last: Arc::new(CloseOnDrop(queue)), reader })
     }

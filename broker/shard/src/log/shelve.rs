@@ -89,10 +89,12 @@ impl PartitionLog {
         };
         let written = segments.next_offset();
         batches.retain(|batch| batch.base_offset >= written);
-        if let Some(first) = batches.first() {
-            segments.advance_to(first.base_offset);
-        }
-        let result = segments.append(&batches, now_ms, config);
+        // Between two runs, and before the tail, there is a gap where a repair gave up a run.
+        let is_next = |last: &Stamped, next: &Stamped| last.next_offset() == next.base_offset;
+        let result = batches.chunk_by(is_next).try_for_each(|part| {
+            segments.advance_to(part[0].base_offset);
+            segments.append(part, now_ms, config)
+        });
         self.publish(segments);
         result
     }
