@@ -21,7 +21,7 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from records import create, read_all
-from wire import Connection, create_topics_v0, join_group_v1, offset_commit_v2
+from wire import Connection, create_topics_v2, join_group_v1, offset_commit_v2
 
 PARTITIONS = 24
 FAILED_DISK = 5  # the exit code that --help names
@@ -143,7 +143,7 @@ class Troubles:
 
     def huge_settings(self):
         with contextlib.suppress(EOFError, OSError):
-            Connection(self.broker.kafka, 20).call(*create_topics_v0("huge", [("cleanup.policy", "x" * 32_000)] * 640))
+            Connection(self.broker.kafka, 20).call(*create_topics_v2("huge", [("cleanup.policy", "x" * 32_000)] * 640))
 
     def a_failing_disk(self):
         """From now on writes and syncs fail: the process ends with its own code, and starts again."""

@@ -76,10 +76,16 @@ def offset_commit_v2(group, topic, partitions, metadata):
     return 8, 2, text(group) + struct.pack(">i", -1) + text("") + struct.pack(">q", -1) + array([text(topic) + array(entries)])
 
 
-def create_topics_v0(name, configs):
+def create_topics_v2(name, configs):
     entries = [text(key) + text(value) for key, value in configs]
     topic = text(name) + struct.pack(">ih", 1, 1) + array([]) + array(entries)
-    return 19, 0, array([topic]) + struct.pack(">i", 30_000)
+    return 19, 2, array([topic]) + struct.pack(">ib", 30_000, 0)
+
+
+def error_of_create_v2(answer, name):
+    """After the throttle time, the count of topics and the one name."""
+    at = 4 + 4 + 2 + len(name)
+    return struct.unpack(">h", answer[at:at + 2])[0]
 
 
 def error_of_join(answer):
