@@ -114,9 +114,10 @@ impl Figures {
         passed: std::ops::Range<i64>,
         now_ms: i64,
     ) {
-        let Ok(count) = u64::try_from(passed.end - passed.start) else {
-            return; // A commit that goes back processes nothing.
-        };
+        // A commit that goes back processes nothing. Clients commit any number.
+        let count =
+            passed.end.checked_sub(passed.start).and_then(|count| u64::try_from(count).ok());
+        let Some(count) = count else { return };
         let delays = {
             let stripe = self.stripe(partition).lock();
             stripe.get(&partition).map(|a| a.sample.delays(&passed, now_ms)).unwrap_or_default()

@@ -416,6 +416,17 @@ impl Call {
         });
     }
 
+    /// The same future, which counts the request's frame against the memory for requests until it is done,
+    /// also when the request is answered before.
+    pub(crate) fn counted<F: Future>(&self, change: F) -> impl Future<Output = F::Output> + use<F> {
+        let share = self.share.clone();
+        async move {
+            let outcome = change.await;
+            drop(share);
+            outcome
+        }
+    }
+
     /// Keeps a share of a budget until the client has taken the answer.
     pub fn hold(&self, permit: Permit) {
         self.held.lock().push(permit);

@@ -150,7 +150,7 @@ impl Reconciler {
     }
 
     /// Lets a bound group begin in those partitions for which it has committed nothing; which those
-    /// were. Partitions that are damaged or not open yet are left for later.
+    /// were. Partitions that are damaged, not open yet or not led here are left for later.
     ///
     /// # Errors
     /// As [`Self::converge`].
@@ -169,7 +169,9 @@ impl Reconciler {
         let mut offsets = Vec::new();
         for (index, home) in (0_i32..).zip(&topic.partitions) {
             let id = PartitionId { topic: topic.id, index };
-            let log = self.node.shard(home.shard).and_then(|shard| shard.log(&id));
+            // While a shard replays, its end of the log is one of the past.
+            let led = self.node.shard(home.shard).filter(|shard| shard.leading().is_some());
+            let log = led.and_then(|shard| shard.log(&id));
             let Some(log) = log.filter(|_| !committed.contains(&index)) else { continue };
             let came_later = u32::try_from(index).is_ok_and(|index| index >= binding.partitions);
             let start = match binding.start {

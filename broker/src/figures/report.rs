@@ -231,10 +231,13 @@ pub(super) fn length(log: &PartitionLog, id: PartitionId, commits: &GroupCommits
     count.unwrap_or(end - next)
 }
 
+/// The logs of a queue's partitions. Those of a shard that does not lead are left out: while it replays, its
+/// end of the log is one of the past, and nothing can be said of what is beyond.
 pub(super) fn logs(node: &Node, topic: &TopicView) -> Vec<(PartitionId, Arc<PartitionLog>)> {
     let log = |(index, home): (i32, &ropewalk_shard::command::PartitionHome)| {
         let id = PartitionId { topic: topic.id, index };
-        Some((id, node.shard(home.shard)?.log(&id)?))
+        let shard = node.shard(home.shard).filter(|shard| shard.leading().is_some())?;
+        Some((id, shard.log(&id)?))
     };
     (0..).zip(&topic.partitions).filter_map(log).collect()
 }

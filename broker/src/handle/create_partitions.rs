@@ -24,7 +24,7 @@ pub(crate) async fn handle(
         let name = topic.name.clone();
         let grown = if seen.insert(name.clone()) {
             let due = (request.validate_only, request.timeout_ms);
-            grow(ctx, &topic, due).await
+            grow(ctx, call, &topic, due).await
         } else {
             Err((ErrorCode::InvalidRequest, format!("topic '{name}' is named twice")))
         };
@@ -42,6 +42,7 @@ pub(crate) async fn handle(
 
 async fn grow(
     ctx: &Arc<Context>,
+    call: &Call,
     topic: &CreatePartitionsTopic,
     (validate_only, timeout_ms): (bool, i32),
 ) -> Result<(), (ErrorCode, String)> {
@@ -61,7 +62,7 @@ async fn grow(
     let grown = {
         let (ctx, count) = (Arc::clone(ctx), topic.count);
         let grow = async move { ctx.topics.grow(&view, count, validate_only).await };
-        deadline::within(timeout_ms, grow).await
+        deadline::within(timeout_ms, call.counted(grow)).await
     };
     match grown {
         Ok(grown) => grown.map_err(|error| ((&error).into(), error.to_string())),

@@ -51,7 +51,7 @@ pub(crate) async fn handle(
         });
     }
     let (places, new): (Vec<usize>, Vec<NewTopic>) = wanted.into_iter().unzip();
-    let made = create(ctx, new.clone(), request.validate_only, request.timeout_ms).await;
+    let made = create(ctx, call, new.clone(), (request.validate_only, request.timeout_ms)).await;
     for ((at, new), made) in places.into_iter().zip(new).zip(made) {
         let name = topics[at].name.clone();
         topics[at] = match made {
@@ -71,9 +71,9 @@ pub(crate) async fn handle(
 /// when the client's time is over may still be made.
 async fn create(
     ctx: &Arc<Context>,
+    call: &Call,
     wanted: Vec<NewTopic>,
-    validate_only: bool,
-    timeout_ms: i32,
+    (validate_only, timeout_ms): (bool, i32),
 ) -> Vec<Result<Created, Refused>> {
     let count = wanted.len();
     let made = {
@@ -85,7 +85,7 @@ async fn create(
             }
             made
         };
-        deadline::within(timeout_ms, all).await
+        deadline::within(timeout_ms, call.counted(all)).await
     };
     match made {
         Ok(made) => {

@@ -62,7 +62,7 @@ pub(crate) async fn handle(
         topics.push(DeleteRecordsTopicResult { name: topic.name, partitions });
     }
     let pieces = shards.into_values().flat_map(pieces);
-    for moves in join_all(pieces.map(|moves| advance(moves, request.timeout_ms))).await {
+    for moves in join_all(pieces.map(|moves| advance(call, moves, request.timeout_ms))).await {
         for ((t, p), moved) in moves {
             let result = &mut topics[t].partitions[p];
             match moved {
@@ -105,13 +105,15 @@ fn pieces(mut moves: Vec<Move>) -> impl Iterator<Item = Vec<Move>> {
 
 /// The log starts after the moves of one shard, by their places.
 async fn advance(
+    call: &Call,
     moves: Vec<Move>,
     timeout_ms: i32,
 ) -> Vec<((usize, usize), Result<i64, ErrorCode>)> {
     let offsets = moves.iter().map(|to| (to.id, to.offset)).collect();
     let command = Command::Shard(ShardCommand::AdvanceLogStart(offsets));
     let Some(shard) = moves.first().map(|to| Arc::clone(&to.shard)) else { return Vec::new() };
-    let done = deadline::within(timeout_ms, async move { shard.propose(command).await }).await;
+    let change = call.counted(async move { shard.propose(command).await });
+    let done = deadline::within(timeout_ms, change).await;
     let failed = match done {
         Ok(Ok(_)) => None,
         Ok(Err(error)) => Some(error.into()),

@@ -76,7 +76,8 @@ async fn delete(
     let ids: Vec<TopicId> = found.iter().map(|(_, id)| *id).collect();
     let deleted = {
         let ctx = Arc::clone(ctx);
-        deadline::within(timeout_ms, async move { ctx.topics.delete(ids).await }).await
+        let delete = call.counted(async move { ctx.topics.delete(ids).await });
+        deadline::within(timeout_ms, delete).await
     };
     for (n, (at, _)) in found.iter().enumerate() {
         let refused: Option<(ErrorCode, String)> = match &deleted {

@@ -66,7 +66,9 @@ impl ClassicGroup {
             return Err(Refusal::InvalidSessionTimeout { asked_ms, min_ms, max_ms });
         }
         join.check_size()?;
-        if self.pending.is_full() {
+        let is_given_an_id =
+            join.needs_known_id && join.member_id.is_empty() && join.instance_id.is_none();
+        if is_given_an_id && self.pending.is_full() {
             return Err(Refusal::NotAvailable);
         }
         if !self.has_room_for(join) {
