@@ -256,9 +256,6 @@ async fn broker(State(admin): State<Arc<Admin>>) -> Response {
 }
 
 async fn queue(State(admin): State<Arc<Admin>>, Named(name): Named<String>) -> Response {
-    if admin.source.open().is_none() {
-        return Refused::not_ready("the broker is not open yet").into_response();
-    }
     let asked = name.clone();
     match report(move || admin.source.queue(&asked)).await.flatten() {
         Some(report) => Json(report).into_response(),
