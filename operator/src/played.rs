@@ -43,6 +43,8 @@ struct State {
     asked: BTreeSet<Right>,
     /// Why evictions are refused.
     budget: Option<String>,
+    /// Several budgets are about every pod: an eviction is answered with 201 and a failure as the body.
+    has_two_budgets: bool,
     /// What an admission policy makes of everything that is written below a path.
     policies: Vec<(String, Value)>,
 }
@@ -100,6 +102,11 @@ impl Server {
     /// From now on evictions are refused with these words, or no longer.
     pub(crate) fn refuse_evictions(&self, words: Option<&str>) {
         self.0.lock().budget = words.map(str::to_owned);
+    }
+
+    /// From now on several budgets are about every pod, or no longer.
+    pub(crate) fn set_two_budgets(&self, has_two_budgets: bool) {
+        self.0.lock().has_two_budgets = has_two_budgets;
     }
 
     /// From now on an admission policy merges this into everything that is written below `path`.
@@ -255,6 +262,11 @@ impl State {
         }
         if let Some(words) = &self.budget {
             return failure(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", words);
+        }
+        if self.has_two_budgets {
+            let words = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
+            let status = StatusCode::INTERNAL_SERVER_ERROR;
+            return (StatusCode::CREATED, failure(status, "", words).1);
         }
         let preconditions = &body["deleteOptions"]["preconditions"];
         if is_dry {

@@ -115,10 +115,15 @@ async fn evict(pods: &Api<Pod>, pod: &Pod, is_dry: bool) -> Result<Option<String
     };
     let parameters = PostParams { dry_run: is_dry, ..PostParams::default() };
     match pods.create_subresource::<_, Value>("eviction", &name, &parameters, &eviction).await {
+        // With several budgets about one pod the refusal is the body of a 201.
+        Ok(answer) if answer["status"] == "Failure" => {
+            let words = answer["message"].as_str();
+            Ok(Some(words.unwrap_or("the eviction failed without a message").to_owned()))
+        }
         Ok(_) => Ok(None),
         // Gone already. Another pod of that name is a conflict, and is looked at again.
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
-        // A budget forbids it now, or several budgets are about this pod.
+        // A budget forbids it now, or the API server failed.
         Err(kube::Error::Api(status)) if matches!(status.code, 429 | 500) => {
             Ok(Some(status.message.clone()))
         }

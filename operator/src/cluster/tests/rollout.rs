@@ -154,6 +154,24 @@ async fn a_restart_that_a_disruption_budget_forbids_is_not_begun_and_says_so() {
 }
 
 #[tokio::test]
+async fn an_eviction_that_is_answered_with_created_and_a_failure_is_refused() {
+    let stage = Stage::set(&json!({})).await;
+    stage.settle().await;
+    let template = stage.server.at(SET)["spec"]["template"].clone();
+    stage.server.set_two_budgets(true);
+    stage.change_spec(&json!({"version": "0.2.0"}), 2);
+    let (outcome, _) = stage.try_reconcile().await;
+    assert!(outcome.is_err(), "it is tried again");
+    assert_eq!(stage.server.at(SET)["spec"]["template"], template, "it is not begun");
+    assert_eq!(stage.server.at(POD)["metadata"]["uid"], "pod-1");
+    let (_, reason, message) = stage.condition("Progressing");
+    assert_eq!(reason, "EvictionRefused");
+    assert!(message.contains("more than one PodDisruptionBudget"), "{message}");
+    stage.server.set_two_budgets(false);
+    assert!(stage.reconcile().await.contains(&EVICTION.to_owned()));
+}
+
+#[tokio::test]
 async fn an_admin_api_that_is_cut_off_stops_restarts_and_is_said() {
     let stage = Stage::set(&json!({})).await;
     stage.settle().await;
