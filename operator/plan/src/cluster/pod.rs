@@ -34,6 +34,10 @@ pub fn template(cluster: &Valid, broker: &Broker) -> Value {
     if !extra.annotations.is_empty() {
         metadata["annotations"] = json!(extra.annotations);
     }
+    if let Some(restart) = &cluster.restart {
+        // A pod that has another value was made before the restart was asked for.
+        metadata["annotations"][names::ANNOTATION_RESTART] = json!(restart);
+    }
     json!({ "metadata": metadata, "spec": spec(cluster, broker) })
 }
 

@@ -46,6 +46,8 @@ pub struct Valid {
     pub resources: Option<Resources>,
     /// What else was said about the pods.
     pub pod_template: PodTemplate,
+    /// The value by which a person asked for a restart, if one did.
+    pub restart: Option<String>,
     /// The class of the volumes, if not the default.
     pub storage_class: Option<String>,
     /// The size of the volumes.
@@ -136,6 +138,7 @@ pub fn validate(
         pull_policy: spec.image.as_ref().and_then(|image| image.pull_policy).map(|p| p.as_str()),
         resources: spec.resources.clone(),
         pod_template: spec.pod_template.clone().unwrap_or_default(),
+        restart: cluster.annotations().get(names::ANNOTATION_RESTART).cloned(),
         storage_class: spec.storage.storage_class_name.clone(),
         size: spec.storage.size.clone(),
         config: spec.config.clone(),

@@ -57,6 +57,40 @@ fn another_image_restarts_the_broker() {
 }
 
 #[test]
+fn the_restart_annotation_alone_restarts_the_broker_once() {
+    let with_restart = |value: &str, observed: &Observed| {
+        let mut cluster = fixture::cluster("{}");
+        let annotation = (names::ANNOTATION_RESTART.into(), value.to_owned());
+        cluster.metadata.annotations = Some([annotation].into());
+        let valid = fixture::valid(&cluster, observed);
+        let decision = decide(&cluster, &valid, observed).remove(0).1;
+        (decision, children::children(&valid).stateful_sets.remove(&0).expect("a set"))
+    };
+    let mut observed = running("{}");
+    let (decision, set) = with_restart("1", &observed);
+    assert!(matches!(decision, Decision::Restart { .. }), "{decision:?}");
+    // The pod of the new template runs.
+    observed.stateful_sets.insert(0, serde_json::from_value(set).expect("a StatefulSet"));
+    seen_by_kubernetes(&mut observed);
+    assert_eq!(with_restart("1", &observed).0, Decision::Settled);
+    let (decision, _) = with_restart("2", &observed);
+    assert!(matches!(decision, Decision::Restart { .. }), "{decision:?}");
+}
+
+#[test]
+fn k5_a_restart_that_an_older_operator_noted_as_done_waits() {
+    let mut cluster = fixture::cluster("{}");
+    let annotation = (names::ANNOTATION_RESTART.into(), "1".to_owned());
+    cluster.metadata.annotations = Some([annotation].into());
+    let mut observed = running("{}");
+    let valid = fixture::valid(&cluster, &observed);
+    let set = observed.stateful_sets.get_mut(&0).expect("a set");
+    set.annotations_mut().insert(names::ANNOTATION_INTENT.into(), valid.intent.to_string());
+    let decision = decide(&cluster, &valid, &observed).remove(0).1;
+    assert!(matches!(decision, Decision::Offer { .. }), "{decision:?}");
+}
+
+#[test]
 fn an_image_that_is_no_longer_chosen_is_let_go() {
     let observed = running("{image: {tag: none-such}}");
     let decision = decision("{}", &observed);
