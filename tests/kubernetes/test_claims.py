@@ -15,7 +15,8 @@ WARNING_SECONDS = 60
 
 
 def claim_of(space):
-    (claim,) = [c for c in space.list("PersistentVolumeClaim") if c["metadata"]["name"] == "data-default-broker-0"]
+    claim = space.get("PersistentVolumeClaim", "data-default-broker-0")
+    assert claim, "there is no claim"
     return claim
 
 
@@ -40,9 +41,19 @@ def warned(space, reason, name="default"):
     wait(f"a Warning {reason}", WARNING_SECONDS, lambda: ([e for e in space.events(name, reason) if e["type"] == "Warning"], space.events(name)))
 
 
+def told_to_format(space):
+    return any("format.cluster.id" in str(c.get("data", {})) for c in space.list("ConfigMap"))
+
+
 def formatted(space):
-    """The cluster is noted as formatted, and nothing is written any more."""
-    wait("formatted", 30, lambda: (space.status("default", "BrokerCluster")["brokers"][0]["formatted"], space.status("default", "BrokerCluster")))
+    """The cluster is noted as formatted, and the leave to format is out of its settings."""
+
+    def look():
+        status = space.status("default", "BrokerCluster")
+        return any(b["formatted"] for b in status.get("brokers", [])), status
+
+    wait("formatted", 30, look)
+    wait("no longer told to format", 30, lambda: (not told_to_format(space), None))
 
 
 def annotate(space, **annotations):
@@ -93,12 +104,14 @@ def test_k4_a_deleted_claim_is_rescued_as_its_condition_says(filled):
     kubectl("delete", "pod", "-n", space.name, "default-broker-0-0", "--wait=false")
     wait("the claim is gone", 90, lambda: (space.get("PersistentVolumeClaim", claim["metadata"]["name"]) is None, None))
     wait("the volume is released", 60, lambda: (volume_of(claim)["status"]["phase"] == "Released", volume_of(claim)["status"]))
-    kubectl("patch", "pv", volume, "--type=json", "-p", '[{"op":"remove","path":"/spec/claimRef/uid"},{"op":"remove","path":"/spec/claimRef/resourceVersion"}]')
+    kubectl("patch", "pv", volume, "--type=merge", "-p", '{"spec":{"claimRef":{"uid":null,"resourceVersion":null}}}')
     space.patch("BrokerCluster", "default", {"spec": {"managementState": "Managed"}})
     wait("the claim has its volume again", 60, lambda: ((claim_of(space)["spec"].get("volumeName")) == volume, claim_of(space)))
     space.condition("BrokerCluster", "default", "DataAtRisk", status="False", seconds=60)
+    wait("another pod runs", 120, lambda: (broker_uid(space) not in (uid, None), None))
+    # The conditions of a Queue outlive a short outage, so the cluster's own is asked for.
+    space.condition("BrokerCluster", "default", "Ready", seconds=120)
     space.ready(seconds=120)
-    assert broker_uid(space) != uid
     assert sorted(map(int, read_all(bootstrap, "orders"))) == list(range(50))
 
 
@@ -114,6 +127,7 @@ def test_k4_a_claim_that_lost_its_volume_stops_every_restart(filled):
     space.condition("BrokerCluster", "default", "DataAtRisk", reason="VolumeLost", seconds=90)
     annotate(space, restart="1")
     stays(space, uid, 20)
+    space.condition("BrokerCluster", "default", "RestartPending", reason="VolumeLost", seconds=30)
 
 
 # --- claims that only look like ours ----------------------------------------------------------------------------
@@ -147,7 +161,7 @@ def test_k4_a_copy_of_a_claim_with_all_labels_is_neither_believed_nor_deleted(sp
     # Its uid accepts no loss.
     annotate(space, **{"accept-data-loss": space.get("PersistentVolumeClaim", "restored-copy")["metadata"]["uid"]})
     time.sleep(10)
-    assert not any("format.cluster.id" in str(c.get("data", {})) for c in space.list("ConfigMap"))
+    assert not told_to_format(space)
     space.remove("Queue", "orders")
     space.remove("BrokerCluster", "default")
     wait("the cluster is gone", 60, lambda: (space.get("BrokerCluster", "default") is None, space.get("BrokerCluster", "default")))
@@ -164,7 +178,9 @@ def test_a_pod_with_copied_labels_gets_no_clients_and_is_no_broker(filled):
         "spec": {
             "securityContext": {"runAsNonRoot": True, "runAsUser": 65534, "seccompProfile": {"type": "RuntimeDefault"}},
             "containers": [{
-                "name": "main", "image": "localhost/ropewalk-test-client:1", "imagePullPolicy": "Never", "command": ["sleep", "600"],
+                "name": "main", "image": "localhost/ropewalk-test-client:1", "imagePullPolicy": "Never",
+                # The image has Python and nothing else.
+                "args": ["-c", "import time; time.sleep(600)"],
                 "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
             }],
         },
@@ -183,15 +199,18 @@ def data_directory(space):
     return Path(volume_of(claim_of(space))["spec"]["hostPath"]["path"]) / "data"
 
 
-def damage_one_partition(space, queue):
-    """Turns a byte in the middle of the largest segment of a queue, while the broker is stopped."""
-    segments = sorted((p for p in data_directory(space).rglob("*.log") if p.is_file()), key=lambda p: p.stat().st_size)
-    assert segments, f"no segment of {queue} is on disk"
-    with segments[-1].open("r+b") as file:
-        file.seek(segments[-1].stat().st_size // 2)
-        byte = file.read(1)
-        file.seek(-1, 1)
-        file.write(bytes([byte[0] ^ 0xFF]))
+def damage_one_partition(space):
+    """Removes the oldest segment of the partition with the most of them, while the broker is stopped.
+
+    A missing segment is found at the start; a byte that changed within a segment only when it is read.
+    """
+    partitions = {}
+    for path in data_directory(space).rglob("*.log"):
+        if path.stem.isdigit():
+            partitions.setdefault(path.parent, []).append(path)
+    segments = max(partitions.values(), key=len, default=[])
+    assert len(segments) >= 2, f"no partition has two segments on disk: {partitions}"
+    min(segments).unlink()
 
 
 def test_a_damaged_partition_takes_the_cluster_from_nobody(space):
@@ -206,8 +225,9 @@ def test_a_damaged_partition_takes_the_cluster_from_nobody(space):
     # What is on disk in segments is read again only after a start.
     time.sleep(70)
     space.patch("BrokerCluster", "default", {"spec": {"runState": "Hibernated"}})
-    wait("no broker runs", 120, lambda: (not space.broker_pod(), None))
-    damage_one_partition(space, "orders")
+    # Also none that is being terminated: its process still writes.
+    wait("no broker runs", 120, lambda: (not space.list("Pod", selector="ropewalk.dev/cluster=default"), None))
+    damage_one_partition(space)
     space.patch("BrokerCluster", "default", {"spec": {"runState": "Running"}})
     space.condition("BrokerCluster", "default", "Degraded", seconds=120)
     warned(space, "PartitionsDamaged")
@@ -217,12 +237,18 @@ def test_a_damaged_partition_takes_the_cluster_from_nobody(space):
     space.ready("third")
 
 
+@pytest.mark.skip(reason="volumes of provisioner.py are directories without a bound: this would fill the file system of the machine")
 def test_a_full_volume_gets_the_retention_that_makes_room(space):
-    """StorageFull is said; a shorter retention reaches the broker while it is full, and the condition ends."""
+    """StorageFull is said; a shorter retention reaches the broker while it is full, and the condition ends.
+
+    It needs a provisioner whose volumes are file systems of the size of their claims, such as a tmpfs each.
+    """
     space.create("BrokerCluster", "default", {"storage": {"size": "256Mi"}})
     space.queue("orders", partitions=1, retention={"maxAgeSeconds": 86400})
     bootstrap = space.ready("orders")
     formatted(space)
+    system = os.statvfs(data_directory(space))
+    assert system.f_blocks * system.f_frsize < 1 << 30, "the volume has no bound: the test would fill the machine's file system"
     with Load(bootstrap, "orders", per_second=5):
         from kafka import KafkaProducer
 
@@ -257,11 +283,11 @@ def settled(space):
 
 def partitions_of_a_new_topic(bootstrap, name):
     """`num.partitions` as the broker has it now."""
-    from kafka.admin import KafkaAdminClient, NewTopic
+    from kafka.admin import KafkaAdminClient
 
     admin = KafkaAdminClient(bootstrap_servers=bootstrap)
-    admin.create_topics([NewTopic(name, num_partitions=-1, replication_factor=-1)])
-    described = wait(f"{name} is there", 30, lambda: ([t for t in admin.describe_topics([name]) if t["partitions"]], None))
+    admin.create_topics({name: {}}, wait_for_metadata=True)
+    described = admin.describe_topics([name])
     admin.close()
     return len(described[0]["partitions"])
 
@@ -314,7 +340,9 @@ def test_a_supervised_change_during_a_restart_still_asks_for_its_approval(filled
     old = broker_uid(space)
     annotate(space, restart="1")
     wait("the pod goes", 60, lambda: (broker_uid(space) != old, None), every=0.05)
-    change = {"spec": {"rollout": {"strategy": "Supervised"}, "config": {"num.partitions": "8"}}}
+    # The settings may reach the file before the new pod mounts it; what is about the pod needs a restart for certain.
+    pod = {"annotations": {"example.com/changed": "1"}}
+    change = {"spec": {"rollout": {"strategy": "Supervised"}, "config": {"num.partitions": "8"}, "podTemplate": pod}}
     space.patch("BrokerCluster", "default", change)
     found = space.condition("BrokerCluster", "default", "RestartPending", reason="WaitingForApproval", seconds=120)
     token = found["message"].rsplit("approve-restart=", 1)[1].strip("`")
