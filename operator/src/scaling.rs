@@ -261,6 +261,7 @@ impl Autoscaler {
     fn observe(&self, consumer: &mut Consumer, now: Instant) {
         let reading =
             self.around.signals.read(&consumer.cluster, &consumer.topic, &consumer.group, now);
+        consumer.is_known = matches!(reading, Reading::Known(_));
         let mut at = now.saturating_duration_since(self.origin);
         if let Reading::Known(known) = &reading {
             let line = Some((known.since, known.line));

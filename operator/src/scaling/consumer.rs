@@ -84,13 +84,17 @@ pub(super) struct Consumer {
     /// A wake-up came while somebody was deciding.
     pub(super) is_woken: bool,
     pub(super) standing: Standing,
+    /// Its Queue is being deleted.
+    pub(super) is_going: bool,
     pub(super) decision: Option<Decision>,
     /// Since when too little is known.
     pub(super) frozen_since: Option<Instant>,
     pub(super) last_scale: Option<(Time, String)>,
     /// The stream that the last signal came from.
     pub(super) stream: Option<Instant>,
-    /// Messages that wait for the group at the last look.
+    /// Whether the brokers said how it stands at the last look.
+    pub(super) is_known: bool,
+    /// Messages that wait for the group, as the brokers last said.
     pub(super) length: u64,
     /// Members of the group at the last look.
     pub(super) members: usize,
@@ -149,10 +153,12 @@ impl Consumer {
             is_busy: false,
             is_woken: false,
             standing: Standing::New,
+            is_going: false,
             decision: None,
             frozen_since: None,
             last_scale,
             stream: None,
+            is_known: false,
             length: 0,
             members: 0,
             members_then: 0,
@@ -169,6 +175,7 @@ impl Consumer {
     pub(super) fn update(&mut self, queue: &Queue, wanted: &Wanted, target_ref: &TargetRef) {
         let is_hibernating = self.policy.is_hibernating;
         self.policy = Policy { is_hibernating, ..policy(queue, wanted) };
+        self.is_going = queue.metadata.deletion_timestamp.is_some();
         if self.target_ref != *target_ref {
             self.target_ref = target_ref.clone();
             self.seen = None;

@@ -2,7 +2,8 @@
 //!
 //! Every consumer keeps a scaler of its own and has a vote: the count that it wants, for the count that
 //! there is. The target gets the most of all votes, so it goes to zero only when every consumer is idle, and
-//! any of them brings it back.
+//! any of them brings it back. One that is switched off asks for nothing, and keeps the target from zero while
+//! messages wait for it: nobody would wake the target for them.
 //!
 //! # Invariants
 //!
@@ -90,8 +91,22 @@ impl Consumer {
         self.vote = Some(Vote { at, to, reason: reason.clone() });
     }
 
-    fn votes(&self) -> bool {
-        !matches!(self.standing, Standing::Off(_))
+    fn is_off(&self) -> bool {
+        matches!(self.standing, Standing::Off(_))
+    }
+
+    /// Its vote on a target with so many replicas; `None` if it does not mind.
+    fn vote_at(&self, replicas: u32) -> Option<Vote> {
+        if !self.is_off() {
+            let vote = self.vote.clone().filter(|vote| vote.at == replicas);
+            return Some(vote.unwrap_or_else(|| stays(replicas)));
+        }
+        let needs_nobody = self.is_known && self.length == 0;
+        if self.is_going || self.policy.is_hibernating || needs_nobody {
+            return None;
+        }
+        let reason = format!("messages may wait for the group {}, which is not scaled", self.group);
+        Some(Vote { at: replicas, to: replicas.min(1), reason })
     }
 }
 
@@ -115,8 +130,8 @@ impl Autoscaler {
             let now = self.now();
             for (_, peer) in peers.iter().filter(|(_, peer)| !std::sync::Arc::ptr_eq(peer, entry)) {
                 let mut peer = peer.lock();
-                if peer.votes() {
-                    self.observe(&mut peer, now);
+                self.observe(&mut peer, now);
+                if !peer.is_off() {
                     self.take_decision(&mut peer, target, now);
                 }
             }
@@ -133,22 +148,21 @@ impl Autoscaler {
     }
 }
 
+/// The vote of one who knows nothing.
+fn stays(replicas: u32) -> Vote {
+    Vote { at: replicas, to: replicas, reason: String::new() }
+}
+
 /// The most of all votes; `None` if that is what there is. Says so to everybody.
 fn tally(peers: &[(Key, Entry)], target: Target) -> Option<Change> {
-    let stays = || Vote { at: target.replicas, to: target.replicas, reason: String::new() };
     let mut most: Option<Vote> = None;
     for (_, peer) in peers {
-        let peer = peer.lock();
-        if !peer.votes() {
-            continue;
-        }
-        let vote = peer.vote.clone().filter(|vote| vote.at == target.replicas);
-        let vote = vote.unwrap_or_else(stays);
+        let Some(vote) = peer.lock().vote_at(target.replicas) else { continue };
         if most.as_ref().is_none_or(|most| vote.to > most.to) {
             most = Some(vote);
         }
     }
-    let most = most.unwrap_or_else(stays);
+    let most = most.unwrap_or_else(|| stays(target.replicas));
     for (_, peer) in peers {
         peer.lock().together = Some(most.to);
     }

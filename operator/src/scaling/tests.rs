@@ -420,6 +420,29 @@ async fn one_target_of_two_queues_gets_the_most_that_either_asks_for() {
 }
 
 #[tokio::test]
+async fn a_queue_that_is_switched_off_keeps_a_shared_target_from_zero_while_messages_wait() {
+    let scaling = json!({"idleSeconds": 10});
+    let mut paused = (*bills(&scaling)).clone();
+    paused.spec.management_state = ropewalk_operator_api::ManagementState::Paused;
+    let disabled = (*bills(&json!({"idleSeconds": 10, "mode": "Disabled"}))).clone();
+    let mut going = paused.clone();
+    going.metadata.deletion_timestamp = Some(super::wall());
+    for (second, left) in [(paused, 1), (disabled, 1), (going, 0)] {
+        let mut stage = Stage::new(3, scaling.clone());
+        stage.queues.write().push(Arc::new(second));
+        stage.bills = Some((10, 0));
+        stage.connect();
+        stage.members = 3;
+        stage.seconds(120).await;
+        assert_eq!(stage.server.replicas(), left, "{:?}", stage.server.log());
+        stage.members = left;
+        stage.bills = Some((10, 10));
+        stage.seconds(120).await;
+        assert_eq!(stage.server.replicas(), 0, "nothing waits: {:?}", stage.server.log());
+    }
+}
+
+#[tokio::test]
 async fn k3_one_target_of_two_queues_stays_up_while_either_is_unknown() {
     let scaling = json!({"idleSeconds": 10});
     let mut stage = Stage::new(1, scaling.clone());
