@@ -128,6 +128,17 @@ def test_releases_and_sets_of_namespaces_do_not_share_a_lease():
     assert all(len(name) <= 63 for name in names)
 
 
+def test_an_upgrade_leaves_no_two_operators_at_work():
+    """The Lease keeps its name where no namespaces are named; where the name changes the old operator ends first."""
+    assert lease_name("ropewalk") == "ropewalk-operator"
+    strategy = of_kind(render(), "Deployment")[0]["spec"]["strategy"]
+    assert strategy == {"type": "Recreate", "rollingUpdate": None}
+    text = (ROOT / "charts/install.yaml").read_text()
+    plain = of_kind([o for o in yaml.safe_load_all(text) if o], "Deployment")[0]
+    assert plain["spec"]["strategy"] == strategy
+    assert {"name": "ROPEWALK_LEASE_NAME", "value": "ropewalk-operator"} in plain["spec"]["template"]["spec"]["containers"][0]["env"]
+
+
 def test_rights_are_few():
     rules = rules_of(of_kind(render(), "ClusterRole") + of_kind(render(), "Role"))
     for rule in rules:

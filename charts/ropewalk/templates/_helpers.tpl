@@ -20,10 +20,14 @@
 {{ include "ropewalk.fullname" . }}-operator
 {{- end }}
 
-{{/* The Lease of this release, for the namespaces that it watches. */}}
+{{/* The Lease of this release, for the namespaces that it watches; without any, the name is the one of all earlier releases. */}}
 {{- define "ropewalk.leaseName" -}}
 {{- $watched := .Values.watchNamespaces | default list | uniq | sortAlpha | join "," }}
+{{- if $watched }}
 {{- printf "%s-%s" (include "ropewalk.operator" .) ($watched | sha256sum | trunc 8) }}
+{{- else }}
+{{- include "ropewalk.operator" . }}
+{{- end }}
 {{- end }}
 
 {{/* Names of objects that have no namespace carry the release's. */}}
