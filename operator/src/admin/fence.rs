@@ -110,7 +110,11 @@ impl Epochs {
         };
         let fresh = || Other { lease_uid: previous.lease_uid.clone(), times: 0, conflict: None };
         let other = others.entry(cluster.clone()).or_insert_with(fresh);
-        if other.lease_uid != previous.lease_uid {
+        let is_over = other.conflict.as_ref().is_some_and(|(_, since)| {
+            // One that is still there comes back within seconds, and is noticed then.
+            now.saturating_duration_since(*since) >= STAND_BACK
+        });
+        if is_over || other.lease_uid != previous.lease_uid {
             *other = fresh();
         }
         other.times = other.times.saturating_add(1);
@@ -163,6 +167,24 @@ mod tests {
         assert_eq!(a.conflict(&cluster, now + Duration::from_secs(299)), Some(seen_by_a));
         assert_eq!(a.conflict(&cluster, now + STAND_BACK), None, "it looks again");
         assert!(brokers.claim(&a, "a", now + STAND_BACK).is_ok(), "b is gone");
+    }
+
+    #[test]
+    fn who_stood_back_begins_anew_when_the_other_claimed_last_and_is_gone() {
+        let (now, mut brokers) = (Instant::now(), Brokers::default());
+        let (a, b) = (Epochs::default(), Epochs::default());
+        for (epochs, who) in [(&a, "a"), (&b, "b"), (&a, "a")] {
+            assert_eq!(brokers.claim(epochs, who, now), Ok(()), "{who}");
+        }
+        assert!(brokers.claim(&b, "b", now).is_err());
+        assert!(brokers.claim(&a, "a", now).is_err());
+        assert!(brokers.claim(&b, "b", now).is_err(), "it ends after this claim");
+        let later = now + STAND_BACK;
+        assert_eq!(brokers.claim(&a, "a", later), Ok(()), "b stood there, and has ended");
+        assert_eq!(a.conflict(&ClusterKey::new("shop", "default"), later), None);
+        // If it is still there after all, that is noticed at its next claim.
+        assert_eq!(brokers.claim(&b, "b", later), Ok(()));
+        assert!(brokers.claim(&a, "a", later).is_err());
     }
 
     #[test]
