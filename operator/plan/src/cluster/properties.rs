@@ -22,15 +22,21 @@ pub const CONFIG_PATH: &str = "/etc/ropewalk";
 /// The key that lets an empty data directory be formatted.
 pub const FORMAT_KEY: &str = "format.cluster.id";
 
-/// The settings of a broker, without the leave to format.
+/// What the operator decides unless the user says otherwise: a queue is declared, and a name that is
+/// mistyped must not become one.
+const DEFAULT: (&str, &str) = ("auto.create.topics.enable", "false");
+
+/// Whether the value of a setting comes from the operator and not from the user.
 #[must_use]
-pub fn settings(cluster: &Valid, broker: &Broker) -> BTreeMap<String, String> {
+pub fn is_operators(cluster: &Valid, broker: &Broker, key: &str) -> bool {
+    decided(cluster, broker).iter().any(|(decided, _)| *decided == key)
+        || (key == DEFAULT.0 && !cluster.config.contains_key(key))
+}
+
+/// What the operator decides, whatever the user says.
+fn decided(cluster: &Valid, broker: &Broker) -> [(&'static str, String); 6] {
     let host = format!("{}.{}.svc", names::broker(&cluster.name, broker.id), cluster.namespace);
-    let mut settings = BTreeMap::new();
-    // A queue is declared; a name that is mistyped must not become one. Users may say otherwise.
-    settings.insert("auto.create.topics.enable".to_owned(), "false".to_owned());
-    settings.extend(cluster.config.clone());
-    let decided = [
+    [
         ("node.id", broker.id.to_string()),
         ("log.dirs", format!("{VOLUME_PATH}/data")),
         ("listeners", format!("PLAINTEXT://:{KAFKA_PORT}")),
@@ -38,8 +44,16 @@ pub fn settings(cluster: &Valid, broker: &Broker) -> BTreeMap<String, String> {
         // Without a host: every address of both families that the pod has.
         ("ropewalk.admin.listener", format!(":{ADMIN_PORT}")),
         ("admin.token.file", format!("{CONFIG_PATH}/admin/token")),
-    ];
-    settings.extend(decided.map(|(key, value)| (key.to_owned(), value)));
+    ]
+}
+
+/// The settings of a broker, without the leave to format.
+#[must_use]
+pub fn settings(cluster: &Valid, broker: &Broker) -> BTreeMap<String, String> {
+    let mut settings = BTreeMap::from([(DEFAULT.0.to_owned(), DEFAULT.1.to_owned())]);
+    settings.extend(cluster.config.clone());
+    let decided = decided(cluster, broker).map(|(key, value)| (key.to_owned(), value));
+    settings.extend(decided);
     settings
 }
 

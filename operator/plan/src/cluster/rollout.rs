@@ -225,8 +225,9 @@ fn differences(valid: &Valid, observed: &Observed, broker: &Broker) -> Vec<Diffe
     let waiting: Vec<&str> = waiting.map(String::as_str).filter(|key| *key != FORMAT_KEY).collect();
     if !waiting.is_empty() {
         let what = format!("these settings take effect after a restart: {}", waiting.join(", "));
-        let is_asked = recorded.as_ref().is_some_and(|old| old.config != valid.intent.config);
-        differences.push(Difference { what, is_asked });
+        let is_new = recorded.as_ref().is_some_and(|old| old.config != valid.intent.config);
+        let is_users = waiting.iter().any(|key| !properties::is_operators(valid, broker, key));
+        differences.push(Difference { what, is_asked: is_new && is_users });
     }
     differences
 }

@@ -141,6 +141,27 @@ fn k5_settings_that_need_no_restart_do_not_bring_the_operators_own_changes_in() 
 }
 
 #[test]
+fn k5_an_edit_that_took_effect_at_once_does_not_bring_the_operators_own_settings_in() {
+    let spec = "{config: {log.retention.ms: '1'}}";
+    let mut observed = running("{}");
+    told(&mut observed, spec);
+    let waits = |observed: &mut Observed, keys: &[&str]| {
+        let answer = observed.answers.get_mut(&0).expect("an answer");
+        answer.settings.needs_restart = keys.iter().map(|key| (*key).to_owned()).collect();
+    };
+    // A newer operator renders them differently.
+    waits(&mut observed, &["auto.create.topics.enable", "ropewalk.admin.listener"]);
+    assert_eq!(decision(spec, &observed), Decision::Record);
+    assert!(matches!(decision("{}", &observed), Decision::Offer { .. }), "they are shown");
+    waits(&mut observed, &["ropewalk.admin.listener", "num.partitions"]);
+    let asked = decision("{config: {num.partitions: '3'}}", &observed);
+    assert!(matches!(asked, Decision::Restart { .. }), "{asked:?}");
+    waits(&mut observed, &["auto.create.topics.enable"]);
+    let asked = decision("{config: {auto.create.topics.enable: 'true'}}", &observed);
+    assert!(matches!(asked, Decision::Restart { .. }), "the user's by now: {asked:?}");
+}
+
+#[test]
 fn a_supervised_restart_waits_for_its_approval() {
     let spec = "{version: 0.2.0, rollout: {strategy: Supervised}}";
     let observed = running("{rollout: {strategy: Supervised}}");
