@@ -51,6 +51,8 @@ const MANAGER: &str = "ropewalk-operator/queue";
 const RESYNC: Duration = Duration::from_secs(55);
 /// One that waits for its cluster is looked at so often, whatever the watches bring.
 const RECHECK: Duration = Duration::from_secs(15);
+/// One whose status has to wait for the budget is looked at again after this time at the latest.
+const UNWRITTEN_MAX: Duration = Duration::from_secs(20);
 
 /// What this controller works with in one scope.
 #[derive(Clone)]
@@ -161,7 +163,12 @@ async fn reconcile(queue: Queue, work: Work) -> Result<Action, Failure> {
             None => Ok(Action::requeue(left)),
         };
     }
-    write_status(context, &api, &facts, &resolved).await?;
+    let is_written = write_status(context, &api, &facts, &resolved).await?;
+    if !is_written && failure.is_none() {
+        // The place is left to others: a Queue that is new must not wait behind a thousand statuses.
+        let turn = outage::turn(&queue, UNWRITTEN_MAX);
+        return Ok(Action::requeue(turn.max(Duration::from_secs(1))));
+    }
     match (failure, &facts.declared, &resolved) {
         (Some(failure), ..) => Err(failure),
         (None, _, Resolved::Soon(wait)) => Ok(Action::requeue(*wait)),
@@ -203,30 +210,32 @@ async fn declared<'a>(
     (facts, outcome.failure)
 }
 
-/// Writes what is ours of the status, if it says something new.
+/// Writes what is ours of the status, if it says something new. False if the budget does not allow it now.
 async fn write_status(
     context: &Context,
     api: &Api<Queue>,
     facts: &Facts<'_>,
     resolved: &Resolved,
-) -> Result<(), Failure> {
+) -> Result<bool, Failure> {
     let queue = facts.queue;
     let before = queue.status.clone().unwrap_or_default();
     let after = status(facts, resolved, &before, &Time(Timestamp::now()));
     if holds(&before, &after) {
-        return Ok(());
+        return Ok(true);
     }
-    tokio::time::sleep(context.budget.reserve(Instant::now())).await;
+    if !context.budget.admit(Instant::now()) {
+        return Ok(false);
+    }
     context.leadership.check()?;
     match apply::status(api, MANAGER, queue, &after).await {
         Ok(()) => {}
         // There is nothing to write.
-        Err(error) if apply::is_gone(&error) => return Ok(()),
+        Err(error) if apply::is_gone(&error) => return Ok(true),
         Err(error) => return Err(error.into()),
     }
     context.metrics.wrote("queue status");
     context.tell_readiness(queue, &before.conditions, &after.conditions).await;
-    Ok(())
+    Ok(true)
 }
 
 /// The part of the status that is written here.

@@ -344,6 +344,22 @@ mod walk {
     }
 
     #[tokio::test]
+    async fn a_queue_is_declared_also_when_the_budget_for_statuses_is_used_up() {
+        let stage = Stage::set(&json!({}), 6).await.with_cluster();
+        let budget = stage.work.context.budget.clone();
+        // From the future, so that nothing is filled up before the first real look.
+        while budget.admit(Instant::now() + Duration::from_secs(600)) {}
+        let action = stage.try_to_reconcile().await.expect("reconciled");
+        assert!(stage.asked().contains(&"PUT /v1/queues/orders".to_owned()));
+        assert_eq!(stage.server.writes(), Vec::<String>::new());
+        let queue = serde_json::from_value(stage.server.at(QUEUE)).expect("a Queue");
+        let turn = outage::turn(&queue, UNWRITTEN_MAX).max(Duration::from_secs(1));
+        assert_eq!(action, Action::requeue(turn), "soon, and each Queue at its own time");
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        assert_eq!(stage.reconcile().await, [format!("PATCH {QUEUE}/status")]);
+    }
+
+    #[tokio::test]
     async fn a_paused_queue_without_a_topic_says_so_and_makes_none() {
         let stage = Stage::set(&json!({"managementState": "Paused"}), 6).await.with_cluster();
         for _ in 0..2 {
