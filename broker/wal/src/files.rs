@@ -232,9 +232,11 @@ pub(crate) struct Spares {
     creating: Option<(Purpose, u64)>,
     retiring: Vec<Retired>,
     to_retire: Vec<Retired>,
-    /// The last attempt to create one found the disk full.
+    /// The last attempt to create a spare one failed.
     pub(crate) full: bool,
-    /// It is time for another attempt; until it is made, the disk counts as full.
+    /// The last attempt to create one for a start failed, which says nothing of the spare ones.
+    pub(crate) start_failed: bool,
+    /// It is time for another attempt.
     pub(crate) retry: bool,
 }
 
@@ -344,14 +346,18 @@ impl Spares {
             self.retiring.clear();
             return done.result;
         }
-        self.creating = None;
-        self.full = done.result.as_ref().is_err_and(may_pass);
+        let failed = done.result.as_ref().is_err_and(may_pass);
+        match self.creating.take() {
+            Some((Purpose::Spare, _)) => self.full = failed,
+            Some((Purpose::Start, _)) => self.start_failed = failed,
+            None => {}
+        }
         match done.result {
             Err(error) if ropewalk_disk::is_scarce(&error) => {
                 tracing::warn!(%error, "creating a log file failed, will retry");
                 Ok(())
             }
-            Err(error) if !self.full => Err(error),
+            Err(error) if !failed => Err(error),
             Ok(()) | Err(_) => Ok(()),
         }
     }

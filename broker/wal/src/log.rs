@@ -334,14 +334,12 @@ impl Wal {
     }
 
     fn begin_next_file(&mut self, admission: Admission) -> Result<(), WalError> {
+        // Once for each round: what fails is not tried again at once.
+        self.spares.retry = true;
         while !self.is_ready(admission) {
-            self.spares.retry = true;
             let chore = self.next_chore().ok_or_else(|| self.full())?;
             let done = chore.run(&*self.disk, &self.dir);
             self.chore_done(done)?;
-            if self.spares.full && !self.is_ready(admission) {
-                return Err(self.full());
-            }
         }
         let begun = self.begin_file().map_err(WalError::failed);
         begun.inspect_err(|error| self.note_failure(error))
@@ -384,7 +382,8 @@ impl Wal {
         if self.spares.count_expected() < SPARES_WANTED && more <= room {
             return self.spares.creation(Purpose::Spare, more);
         }
-        if self.spares.wants_start() && start <= room {
+        let may_start = !self.spares.start_failed || self.spares.retry;
+        if self.spares.wants_start() && may_start && start <= room {
             return self.spares.creation(Purpose::Start, start);
         }
         None
@@ -404,7 +403,7 @@ impl Wal {
         (Arc::clone(&self.disk), self.dir.clone())
     }
 
-    /// A former attempt to create a file found the disk full: try again.
+    /// Lets a former attempt to create a file that failed be made again.
     pub(crate) fn retry_creation(&mut self) {
         self.spares.retry = true;
     }

@@ -44,8 +44,7 @@ use queue::{Command, Queue, Woken};
 
 /// What a round gathers at most, unless a single submission is larger.
 pub const ROUND_BYTES_MAX: u64 = 4 << 20;
-/// After this long without a round, memory of large rounds is given back, and a full disk is
-/// asked again.
+/// Without a round for so long, memory of large rounds is given back. So often is a failed creation of a file retried.
 const IDLE: Duration = Duration::from_secs(1);
 
 /// The body of one of the log's threads. It returns the error with which the log failed for good.
@@ -172,6 +171,7 @@ impl Writer {
             round: VecDeque::new(),
             answers: Answers::default(),
             chores,
+            retried: Instant::now(),
             deliver: Box::new(deliver),
             report: Box::new(report),
             stats: Stats::default(),
@@ -280,6 +280,7 @@ struct Rounds {
     /// Given, and not yet handed on.
     answers: Answers,
     chores: mpsc::Sender<Chore>,
+    retried: Instant,
     deliver: Box<dyn FnMut(Answers) + Send>,
     report: Box<dyn FnMut(&RoundReport) + Send>,
     stats: Stats,
@@ -328,11 +329,14 @@ impl Rounds {
         self.wal.shrink();
         self.waiting.shrink_to(64);
         self.round.shrink_to(64);
-        self.wal.retry_creation();
         self.publish();
     }
 
     fn hand_out_chores(&mut self) {
+        if self.retried.elapsed() >= IDLE {
+            self.retried = Instant::now();
+            self.wal.retry_creation();
+        }
         while let Some(chore) = self.wal.next_chore() {
             // The helper ends only after this thread.
             let _ = self.chores.send(chore);

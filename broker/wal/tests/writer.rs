@@ -194,6 +194,44 @@ fn on_a_full_disk_only_the_reserve_is_written_and_space_is_noticed_again() {
     bench.answer().1.unwrap();
 }
 
+/// Consumers go on committing while producers are refused: a log that is never silent recovers all the same.
+#[test]
+fn r1_a_file_that_could_not_be_created_is_tried_again_while_others_write() {
+    let disk = SimDisk::new(0);
+    let options = Options { file_bytes: 4 << 20, files_bytes_max: 64 << 20, ..OPTIONS };
+    let bench = Bench::new(&disk, options);
+    let wait_for = |what: &dyn Fn() -> bool| {
+        let began = Instant::now();
+        while !what() {
+            assert!(began.elapsed() < PATIENCE, "{:?}", bench.handle.stats());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    // The first file, two spare ones, and two for the next starts.
+    wait_for(&|| {
+        bench.handle.stats().bytes == 3 * OPTIONS.first_file_bytes + 2 * options.file_bytes
+    });
+    let (kind, path_contains) = (std::io::ErrorKind::OutOfMemory, "creating-".to_owned());
+    disk.inject(Fault { kind, path_contains, ..Fault::next(Operation::Create) });
+    bench.submit(1, vec![created(), entry(2, 150_000)]);
+    bench.answer().1.unwrap();
+    bench.submit(2, vec![entry(3, 150_000)]);
+    bench.answer().1.unwrap();
+    wait_for(&|| bench.handle.is_full());
+
+    let began = Instant::now();
+    let mut index = 3;
+    while bench.handle.is_full() {
+        assert!(began.elapsed() < 5 * Duration::from_secs(1), "{:?}", bench.handle.stats());
+        index += 1;
+        bench.handle.submit(bench.submission(index, vec![entry(index, 100)]).from_reserve());
+        bench.answer().1.unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    bench.submit(0, vec![entry(index + 1, 100)]);
+    bench.answer().1.unwrap();
+}
+
 #[test]
 fn a_log_at_its_own_limit_is_full_and_the_disk_is_not() {
     let disk = SimDisk::new(0);

@@ -342,3 +342,20 @@ fn d2_a_want_of_descriptors_for_a_spare_file_is_not_final() {
     let names = disk.list(Path::new(DIR)).unwrap();
     assert!(!names.iter().any(|name| name.starts_with("creating-")), "{names:?}");
 }
+
+/// A file for the next start says nothing of the room for rounds.
+#[test]
+fn r1_a_file_for_a_start_that_could_not_be_created_does_not_refuse_rounds() {
+    let disk = SimDisk::new(0);
+    let (mut wal, _) = open(&disk, OPTIONS).unwrap();
+    // After two spare files.
+    let (kind, path_contains) = (io::ErrorKind::OutOfMemory, "creating-".to_owned());
+    disk.inject(Fault { kind, path_contains, skip: 2, ..Fault::next(Operation::Create) });
+    wal.write_round(&[created(KEY)]).unwrap();
+    let names = disk.list(Path::new(DIR)).unwrap();
+    assert!(!names.iter().any(|name| name.starts_with("start-")), "{names:?}");
+    for index in 2..100 {
+        wal.write_round(&[entry(KEY, index, 5000)]).unwrap();
+        assert!(!wal.is_full(), "after entry {index}");
+    }
+}
