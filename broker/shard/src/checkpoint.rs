@@ -376,7 +376,9 @@ impl Keeper {
                 return Some(*shard);
             }
         }
-        if self.journal.used_bytes() > self.options.wal_used_bytes_soft_max
+        let is_long = self.journal.used_bytes() > self.options.wal_used_bytes_soft_max;
+        // A full log has to be emptied, however short it is.
+        if (is_long || self.journal.is_full())
             && let Some(shard) = self.pinning(now_ms)
         {
             return Some(shard);

@@ -50,6 +50,7 @@ impl Policy for Compacting {
 pub(crate) struct Notes {
     count: usize,
     refuses: bool,
+    pinned: Option<(ropewalk_wal::ReplicaKey, u64)>,
 }
 
 impl Notes {
@@ -60,6 +61,11 @@ impl Notes {
     pub(crate) fn refuse_next(&mut self) {
         self.refuses = true;
     }
+
+    /// Whether an entry keeps the oldest file of a log that has no room for another.
+    pub(crate) fn is_full(&self) -> bool {
+        self.pinned.is_some()
+    }
 }
 
 /// A write-ahead log that only counts.
@@ -67,12 +73,18 @@ impl Notes {
 struct Counting(Arc<Mutex<Notes>>);
 
 impl Journal for Counting {
-    fn truncate(&self, _: ropewalk_wal::ReplicaKey, _: u64, _: u64) -> Result<(), KeeperError> {
+    fn truncate(
+        &self,
+        key: ropewalk_wal::ReplicaKey,
+        index: u64,
+        _: u64,
+    ) -> Result<(), KeeperError> {
         let mut notes = self.0.lock();
         if std::mem::take(&mut notes.refuses) {
             return Err(KeeperError::Later("refused".to_owned()));
         }
         notes.count += 1;
+        notes.pinned.take_if(|(pins, last)| *pins == key && *last <= index);
         Ok(())
     }
     fn release(&self, _: &BTreeMap<ropewalk_wal::ReplicaKey, u64>) {}
@@ -80,10 +92,10 @@ impl Journal for Counting {
         0
     }
     fn is_full(&self) -> bool {
-        false
+        self.0.lock().is_full()
     }
     fn pinned_by_oldest(&self) -> Vec<(ropewalk_wal::ReplicaKey, u64)> {
-        Vec::new()
+        self.0.lock().pinned.into_iter().collect()
     }
 }
 
@@ -224,6 +236,13 @@ impl OneShard {
             let state = capture.state.partitions.get_mut(&partition(index));
             state.expect("it is open").next_offset = log.high_watermark();
         }
+    }
+
+    /// The log is full, and what keeps its oldest file is an entry that touches no partition.
+    pub(crate) fn fill_log(&self) {
+        let mut capture = self.captured.0.lock();
+        capture.index += 1;
+        self.notes.lock().pinned = Some((self.key, capture.index));
     }
 
     pub(crate) fn checkpoint(&mut self) -> Result<(), KeeperError> {

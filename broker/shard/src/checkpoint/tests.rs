@@ -159,3 +159,15 @@ fn d1_a_log_start_beyond_the_capture_is_named_as_its_end() {
     let log = shard.log(1);
     assert_eq!((log.log_start(), log.high_watermark()), (10, 10));
 }
+
+/// What pins a log may be an entry of a shard in which no partition ever changes.
+#[test]
+fn r1_a_full_log_is_emptied_however_little_is_in_it() {
+    let disk = SimDisk::new(1);
+    let mut shard = OneShard::open_with(&disk, Setup::default()).expect("it opens");
+    shard.fill_log();
+    for step in 0..10 {
+        shard.keeper.step(step * 1_000).expect("nothing fails");
+    }
+    assert!(!shard.notes.lock().is_full());
+}
