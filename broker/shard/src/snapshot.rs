@@ -256,7 +256,11 @@ impl Snapshots {
             file.write_all_at(&encode(snapshot), 0)?;
             Ok(file)
         };
-        let file = write().map_err(DirectoryError::io(&unfinished))?;
+        let file = write().map_err(|error| {
+            // It takes room that others need. If it stays, the next one overwrites it.
+            let _ = self.disk.remove(&unfinished);
+            DirectoryError::io(&unfinished)(error)
+        })?;
         file.sync("snapshot").map_err(DirectoryError::sync(&unfinished))?;
         self.disk.rename(&unfinished, &path).map_err(DirectoryError::io(&path))?;
         let synced = self.disk.sync_dir(&self.dir, "snapshot-directory");

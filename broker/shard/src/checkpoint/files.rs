@@ -160,15 +160,24 @@ impl ShardFiles {
         !self.doomed.is_empty()
     }
 
-    /// A spill file's number and path. Each is used once.
-    pub(crate) fn begin_spill(&mut self) -> (u64, PathBuf) {
+    /// The next spill file's number and path: the same until it is finished.
+    pub(crate) fn begin_spill(&self) -> (u64, PathBuf) {
         let number = self.next_spill;
-        self.next_spill += 1;
         (number, self.shelf.store().data().spill_file(self.shard(), number))
     }
 
+    /// The spill file is durable, and a snapshot may name it.
     pub(crate) fn finish_spill(&mut self, number: u64, bytes: u64) {
+        self.next_spill = number + 1;
         self.spill_bytes.insert(number, bytes);
+    }
+
+    /// The spill file could not be written: what was written of it takes no room. If it cannot be removed now, the
+    /// next attempt overwrites it.
+    pub(crate) fn abandon_spill(&self, path: PathBuf) {
+        if let Err(error) = remove(self.shelf.store().data(), path) {
+            tracing::warn!(shard = %self.shard(), %error, "removing a partial spill file failed");
+        }
     }
 
     /// Spill files of which more than half is no longer needed.

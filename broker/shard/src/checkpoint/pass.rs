@@ -151,19 +151,32 @@ impl Pass {
         }
         let (file, path) = files.begin_spill();
         let disk = Arc::clone(files.shelf().store().data().disk());
-        let mut writer = SpillWriter::create(disk, path)?;
-        let mut runs = Vec::with_capacity(spillable.len());
-        for (log, spillable) in spillable {
-            let run = add(&mut writer, file, log, &spillable)?;
-            runs.push((log, run));
-        }
-        writer.finish()?;
-        files.finish_spill(file, runs.iter().map(|(_, run)| u64::from(run.length_bytes)).sum());
-        for (log, run) in runs {
+        let written = SpillWriter::create(disk, path.clone())
+            .map_err(KeeperError::from)
+            .and_then(|writer| write_spill(writer, file, &spillable));
+        let runs = written.inspect_err(|error| {
+            if !error.is_final() {
+                files.abandon_spill(path);
+            }
+        })?;
+        files.finish_spill(file, runs.iter().map(|run| u64::from(run.length_bytes)).sum());
+        for ((log, _), run) in spillable.into_iter().zip(runs) {
             log.spilled(run);
         }
         Ok(())
     }
+}
+
+/// Writes what the logs have to a spill file, durably.
+fn write_spill(
+    mut writer: SpillWriter,
+    file: u64,
+    spillable: &[(&Arc<PartitionLog>, Spillable)],
+) -> Result<Vec<Spilled>, KeeperError> {
+    let added = spillable.iter().map(|(log, batches)| add(&mut writer, file, log, batches));
+    let runs = added.collect::<Result<Vec<_>, _>>()?;
+    writer.finish()?;
+    Ok(runs)
 }
 
 /// What a log has for the spill file. If what it has in older ones is damaged, that stays there, to

@@ -1,5 +1,6 @@
 //! What the checkpoint thread must not drop: tails that fill again, and work that failed.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 
@@ -170,4 +171,29 @@ fn r1_a_full_log_is_emptied_however_little_is_in_it() {
         shard.keeper.step(step * 1_000).expect("nothing fails");
     }
     assert!(!shard.notes.lock().is_full());
+}
+
+/// What a checkpoint wrote before it failed takes room that others need.
+#[test]
+fn r1_a_checkpoint_that_failed_leaves_no_file_behind() {
+    let disk = SimDisk::new(1);
+    let mut shard = OneShard::open_with(&disk, Setup::default()).expect("it opens");
+    let files = |dir: PathBuf| ropewalk_disk::Disk::list(&disk, &dir).expect("a directory");
+    let data = shard.keeper.store.data().clone();
+    let (spill, snapshots) = (data.spill(ShardId(1)), data.snapshots(ShardId(1)));
+    let before = (files(spill.clone()), files(snapshots.clone()));
+    shard.append(1);
+    for path in ["spill", "unfinished"] {
+        for _ in 0..3 {
+            let path_contains = path.to_owned();
+            disk.inject(Fault { path_contains, ..Fault::next(Operation::Write) });
+            shard.checkpoint().expect_err("the disk fails once");
+            if path == "spill" {
+                assert_eq!((files(spill.clone()), files(snapshots.clone())), before);
+            }
+            assert_eq!(files(snapshots.clone()), before.1);
+        }
+    }
+    shard.checkpoint().expect("durable");
+    assert_eq!(files(spill).len(), before.0.len() + 1);
 }
