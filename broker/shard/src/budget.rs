@@ -10,7 +10,7 @@
 //! write-ahead log waits as well, in [`Replica::poll`](crate::replica::Replica::poll): the log may hold many times
 //! of what fits. Otherwise apply never waits: what is committed must be applied. The checkpoint
 //! thread is woken when the memory is [short](TailBudget::is_short), before anybody has to wait, and
-//! flushes; it also says when the disk is so full that what is in memory could soon not be written any
+//! flushes, and says when that fails; it also says when the disk is so full that what is in memory could soon not be written any
 //! more, and then nothing more is taken.
 //!
 //! A crash leaves nothing of this behind.
@@ -27,6 +27,7 @@ pub struct TailBudget {
     pinned_bytes_max: usize,
     peak_bytes: AtomicUsize,
     disk_full: AtomicBool,
+    stuck: AtomicBool,
     changed: Notify,
 }
 
@@ -44,6 +45,7 @@ impl TailBudget {
             pinned_bytes_max,
             peak_bytes: AtomicUsize::new(0),
             disk_full: AtomicBool::new(false),
+            stuck: AtomicBool::new(false),
             changed: Notify::new(),
         })
     }
@@ -60,10 +62,15 @@ impl TailBudget {
         self.peak_bytes.load(Ordering::Relaxed)
     }
 
-    /// Whether what was in the write-ahead log at the start may be applied now. On a full disk nobody makes room,
-    /// and the deletions that do may be among it.
+    /// Whether what was in the write-ahead log at the start may be applied now. On a full disk, and where writing
+    /// fails, nobody makes room, and the deletions that do may be among it.
     pub(crate) fn has_room_to_replay(&self) -> bool {
-        !self.is_over() || self.is_disk_full()
+        !self.is_over() || self.is_disk_full() || self.stuck.load(Ordering::Acquire)
+    }
+
+    /// Says whether the checkpoint thread failed to make room when it was short.
+    pub(crate) fn set_stuck(&self, stuck: bool) {
+        self.stuck.store(stuck, Ordering::Release);
     }
 
     /// Whether producers have to wait.

@@ -249,7 +249,10 @@ impl Keeper {
         let is_more = self.flush_some(now_ms, &mut troubles)?;
         let checkpointed = self.checkpoint_some(now_ms);
         let next = troubles.note(checkpointed)?;
-        troubles.first()?;
+        let done = troubles.first();
+        let budget = self.store.budget();
+        budget.set_stuck(done.is_err() && budget.is_short());
+        done?;
         Ok(if is_more { Next::Now } else { next.unwrap_or(Next::Wait) })
     }
 

@@ -196,11 +196,9 @@ impl Replica {
     /// thread makes more.
     pub fn poll(&mut self, state: &mut State) -> Option<Work> {
         let mut work = Work::default();
-        if self.engine.waits_for_room() {
-            return None;
-        }
         self.ask_reads(&mut work);
-        let Some(ready) = self.engine.ready() else {
+        let waits = self.engine.waits_for_room();
+        let Some(ready) = (!waits).then(|| self.engine.ready()).flatten() else {
             return (!work.reads.is_empty()).then_some(work);
         };
         self.hard_state = ready.hard_state.or(self.hard_state);

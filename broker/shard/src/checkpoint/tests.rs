@@ -197,3 +197,32 @@ fn r1_a_checkpoint_that_failed_leaves_no_file_behind() {
     shard.checkpoint().expect("durable");
     assert_eq!(files(spill).len(), before.0.len() + 1);
 }
+
+/// A replay that waits for memory goes on when nobody can make any: what it applies may make room.
+#[test]
+fn a_replay_goes_on_while_no_memory_can_be_made_free() {
+    let disk = SimDisk::new(1);
+    let setup = Setup { tail_bytes_max: 40_000, ..Setup::default() };
+    let mut shard = OneShard::open_with(&disk, setup).expect("it opens");
+    let budget = Arc::clone(shard.keeper.store.budget());
+    let fill = |shard: &OneShard| {
+        append(&shard.log(0), 33_000);
+        append(&shard.log(1), 31_000);
+        apply(shard, 1);
+    };
+    fill(&shard);
+    assert!(!budget.has_room_to_replay(), "the checkpoint thread has not been asked yet");
+    for _ in 0..20 {
+        let path_contains = "partitions".to_owned();
+        disk.inject(Fault { path_contains, ..Fault::next(Operation::Create) });
+    }
+    shard.keeper.step(0).expect_err("no file can be created");
+    assert!(budget.is_over() && budget.has_room_to_replay());
+
+    disk.clear_faults();
+    for step in 1..5 {
+        shard.keeper.step(step * 1_000).expect("the disk is well again");
+    }
+    fill(&shard);
+    assert!(budget.is_over() && !budget.has_room_to_replay(), "it makes room again");
+}

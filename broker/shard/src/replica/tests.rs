@@ -79,6 +79,10 @@ pub(crate) fn holding(data: &'static [u8]) -> Replica {
 /// A lone replica whose log has one committed entry that cannot be read back. It begins all the same: the
 /// campaign reads no payloads of what is not applied.
 pub(crate) fn unreadable() -> Replica {
+    holding_from(Box::new(Written::default()))
+}
+
+fn holding_from(source: Box<dyn EntrySource>) -> Replica {
     let stored = Stored { index: 2, term: 1, kind: EntryKind::Normal, len_bytes: 5 };
     let start = Start {
         replica: 2,
@@ -86,9 +90,23 @@ pub(crate) fn unreadable() -> Replica {
         members: Members::lone(2),
         snapshot: (1, 1),
         entries: vec![stored],
-        source: Box::new(Written::default()),
+        source,
     };
     Replica::new(ShardId(1), start).expect("a sane start")
+}
+
+/// A log for which there is no memory.
+#[derive(Debug)]
+struct NoRoom;
+
+impl EntrySource for NoRoom {
+    fn read(&self, _: u64) -> Result<Bytes, String> {
+        unreachable!("there is no room for it")
+    }
+
+    fn has_room(&self) -> bool {
+        false
+    }
 }
 
 /// Everything the replica had to say, with each write durable at once.
@@ -210,4 +228,15 @@ fn nothing_is_taken_before_the_first_entry_of_the_term_is_applied() {
     assert_eq!(replica.propose(1, &open(), 0), Err(ProposeError::NotLeader));
     replica.poll(&mut state);
     assert_eq!(replica.propose(1, &open(), 0), Err(ProposeError::NotLeader));
+}
+
+#[test]
+fn a_read_is_refused_while_a_replay_waits_for_memory() {
+    let mut state = State::new();
+    let mut replica = holding_from(Box::new(NoRoom));
+    assert!(replica.poll(&mut state).is_none(), "nothing can be applied");
+    replica.read(5);
+    let work = replica.poll(&mut state).expect("an answer");
+    assert_eq!(work.reads, [(5, Err(ProposeError::NotLeader))]);
+    assert!(replica.poll(&mut state).is_none());
 }
