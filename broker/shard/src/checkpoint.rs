@@ -390,16 +390,18 @@ impl Keeper {
         if !in_need && !self.syncs.is_left() {
             return None;
         }
-        if let Some((shard, _)) = self.shards.iter().find(|(_, kept)| kept.wants_to_seal()) {
-            return Some(*shard);
-        }
-        let oldest = |since: fn(&Kept) -> Option<i64>, age_ms: i64| {
-            let waiting = self.shards.iter().filter_map(|(s, kept)| Some((since(kept)?, *s)));
-            let (since_ms, shard) = waiting.min()?;
-            (in_need || now_ms - since_ms >= age_ms).then_some(shard)
+        let due_ms = |kept: &Kept| {
+            let dirty = kept.dirty_since_ms.map(|at| at + self.options.checkpoint_age_ms);
+            let doomed = kept.doomed_since_ms.map(|at| at + UNLINK_AGE_MS);
+            dirty.into_iter().chain(doomed).min()
         };
-        oldest(|kept| kept.dirty_since_ms, self.options.checkpoint_age_ms)
-            .or_else(|| oldest(|kept| kept.doomed_since_ms, UNLINK_AGE_MS))
+        let waiting = self.shards.iter().filter_map(|(shard, kept)| Some((due_ms(kept)?, *shard)));
+        if let Some((_, shard)) = waiting.min().filter(|(at, _)| in_need || *at <= now_ms) {
+            return Some(shard);
+        }
+        // Last, and by turns, because one that fails is due again at once. Any checkpoint of the shard seals as well.
+        let sealing = self.shards.iter().filter(|(_, kept)| kept.wants_to_seal());
+        sealing.min_by_key(|(_, kept)| kept.failed_ms).map(|(shard, _)| *shard)
     }
 
     /// A shard that keeps the write-ahead log's oldest file.

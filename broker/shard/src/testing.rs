@@ -135,6 +135,7 @@ pub(crate) struct OneShard {
     pub(crate) disk: SimDisk,
     wal: Mutex<ropewalk_wal::Wal>,
     key: ropewalk_wal::ReplicaKey,
+    catalog: Option<recovery::OpenedReplica>,
     pub(crate) keeper: Keeper,
     pub(crate) cleaner: Cleaner,
     pub(crate) captured: Shared,
@@ -171,7 +172,9 @@ impl OneShard {
         let journal = Box::new(Counting(Arc::clone(&notes)));
         let mut keeper = Keeper::new(opened.store, journal, Arc::clone(&policy), checkpoints);
         let mut cleaner = Cleaner::new(data, policy);
-        let found = opened.replicas.into_iter().nth(1).expect("shard 1");
+        let mut replicas = opened.replicas.into_iter();
+        let catalog = replicas.next();
+        let found = replicas.next().expect("shard 1");
         let mut logs = found.logs;
         let mut state: State = found.state;
         for index in 0..2 {
@@ -192,7 +195,7 @@ impl OneShard {
         let logged = captured.clone();
         cleaner.add(ShardId(1), Box::new(move || logged.0.lock().logs.clone()));
         let wal = Mutex::new(opened.wal);
-        Ok(Self { disk: disk.clone(), wal, key, keeper, cleaner, captured, notes })
+        Ok(Self { disk: disk.clone(), wal, key, catalog, keeper, cleaner, captured, notes })
     }
 
     pub(crate) fn log(&self, index: i32) -> Arc<PartitionLog> {
@@ -236,6 +239,20 @@ impl OneShard {
             let state = capture.state.partitions.get_mut(&partition(index));
             state.expect("it is open").next_offset = log.high_watermark();
         }
+    }
+
+    /// Looks after the shard of the catalog as well, in which an entry has been applied.
+    pub(crate) fn keep_catalog(&mut self) {
+        let found = self.catalog.take().expect("it is kept once");
+        let captured = Shared(Arc::new(Mutex::new(Capture {
+            replica: ReplicaId(found.start.replica),
+            index: found.start.snapshot.0 + 1,
+            term: 1,
+            members: found.start.members,
+            state: found.state,
+            logs: Vec::new(),
+        })));
+        self.keeper.add(found.files, Box::new(captured));
     }
 
     /// The log is full, and what keeps its oldest file is an entry that touches no partition.

@@ -30,6 +30,8 @@ pub(super) struct Kept {
     pub(super) dirty_since_ms: Option<i64>,
     /// When a checkpoint was last due and would have changed nothing.
     pub(super) in_vain_ms: Option<i64>,
+    /// When the last checkpoint failed; `None` if it did not.
+    pub(super) failed_ms: Option<i64>,
     /// Since when files wait for one more checkpoint to be unlinked.
     pub(super) doomed_since_ms: Option<i64>,
 }
@@ -60,6 +62,7 @@ impl Kept {
             seals_once_more: false,
             dirty_since_ms: None,
             in_vain_ms: None,
+            failed_ms: None,
             doomed_since_ms: None,
         }
     }
@@ -107,6 +110,7 @@ impl Kept {
     /// The checkpoint failed: what it took is still to be done.
     pub(super) fn give_back(&mut self, taken: Taken, now_ms: i64) {
         self.dirty_since_ms = Some(now_ms);
+        self.failed_ms = Some(now_ms);
         // A log that has changed since then has told its shelf again.
         self.dirty.extend(taken.dirty.into_iter().filter(|log| log.mark_dirty()));
         self.overdue.extend(taken.overdue);
@@ -115,6 +119,7 @@ impl Kept {
 
     /// The checkpoint is durable.
     pub(super) fn done(&mut self, taken: &Taken, now_ms: i64) {
+        self.failed_ms = None;
         self.seals_once_more |= !taken.overdue.is_empty();
         self.doomed_since_ms = self.files.has_doomed().then_some(now_ms);
     }

@@ -226,3 +226,27 @@ fn a_replay_goes_on_while_no_memory_can_be_made_free() {
     fill(&shard);
     assert!(budget.is_over() && !budget.has_room_to_replay(), "it makes room again");
 }
+
+#[test]
+fn a_shard_that_cannot_seal_does_not_hold_up_the_others() {
+    let disk = SimDisk::new(1);
+    let mut shard = OneShard::open_with(&disk, Setup::default()).expect("it opens");
+    shard.keep_catalog();
+    let catalog = |shard: &OneShard| shard.keeper.shards[&ShardId::CATALOG].files.newest().index;
+    let before = catalog(&shard);
+    shard.append(1);
+    shard.log(0).ask_to_seal();
+    for _ in 0..40 {
+        let path_contains = "partitions".to_owned();
+        disk.inject(Fault { path_contains, ..Fault::next(Operation::Create) });
+    }
+    shard.keeper.step(0).expect_err("it cannot seal");
+    let kept = shard.keeper.shards.get_mut(&ShardId::CATALOG).expect("it is kept");
+    kept.dirty_since_ms = Some(0);
+    for step in 60..70 {
+        // One of them fails.
+        let _ = shard.keeper.step(step * 1_000);
+    }
+    assert!(catalog(&shard) > before);
+    assert!(shard.keeper.shards[&ShardId(1)].wants_to_seal());
+}
