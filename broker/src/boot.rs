@@ -170,13 +170,7 @@ impl Broker {
 
         let acceptor = Acceptor::new(
             Arc::new(Arc::clone(&context)),
-            listen::Options {
-                frame_bytes_max: settings.frame_bytes_max(),
-                idle_max: settings.idle_max(),
-                frame_time_max: limits::FRAME_TIME_MAX,
-                write_time_max: limits::WRITE_TIME_MAX,
-                limits: Arc::new(Connections::new(Arc::clone(&settings))),
-            },
+            listen_options(&settings),
             Lanes::new(settings.request_bytes_max()),
             connection_metrics,
             stop,
@@ -377,6 +371,17 @@ impl Opened {
             metrics,
             refusals: LogLimit::default(),
         })
+    }
+}
+
+/// What the listeners take from the settings.
+fn listen_options(settings: &Arc<Settings>) -> listen::Options {
+    listen::Options {
+        frame_bytes_max: settings.frame_bytes_max(),
+        idle_max: settings.idle_max(),
+        frame_time_max: limits::FRAME_TIME_MAX,
+        write_time_max: limits::WRITE_TIME_MAX,
+        limits: Arc::new(Connections::new(Arc::clone(settings))),
     }
 }
 
