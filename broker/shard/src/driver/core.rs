@@ -342,12 +342,9 @@ impl Core {
             Proposal::Appends(_) => true,
             Proposal::Command(_) => is_refused || obstacle == ProposeError::Busy,
         };
-        // Batches behind a refused one are refused with it: one of the same producer may not overtake it.
         let mut any = false;
         while let Some(pending) = self.queue.pop_front_if(|pending| {
-            let is_overdue = now.at.saturating_sub(pending.since) > limits::FULL_WAIT_MAX;
-            let follows = any && matches!(pending.what, Proposal::Appends(_));
-            (is_overdue || follows) && is_held(&pending.what)
+            now.at.saturating_sub(pending.since) > limits::FULL_WAIT_MAX && is_held(&pending.what)
         }) {
             self.refuse(pending, obstacle);
             any = true;
