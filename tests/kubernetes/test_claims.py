@@ -11,6 +11,9 @@ from harness import (
     Audit, Load, Refused, api, condition_of, kubectl, path_of, read_all, send, wait,
 )
 
+# In the long form until a whole run of them was seen to pass.
+pytestmark = pytest.mark.soak
+
 WARNING_SECONDS = 60
 
 

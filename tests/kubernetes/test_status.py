@@ -2,9 +2,13 @@
 
 import base64
 
+import pytest
 import requests
 from harness import condition_of, holds, read_until, send, wait
 from test_scaling import QUICK, scaled
+
+# In the long form until a whole run of them was seen to pass.
+pytestmark = pytest.mark.soak
 
 
 def bindings(space, uid, cluster="default"):
