@@ -35,6 +35,9 @@ cached() {
     printf '%s\n' "$dir"
 }
 
+# key_of FILE…: a key of a cached directory that changes with these files.
+key_of() { cat "$@" | sha256sum | cut -c1-12; }
+
 # need_packages PACKAGE…: Debian packages, installed when missing.
 need_packages() {
     local missing=() package

@@ -12,7 +12,6 @@ and journals every commit that was acknowledged. In the end everything is read b
 
 import collections
 import multiprocessing
-import os
 import pathlib
 import random
 import sys

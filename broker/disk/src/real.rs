@@ -83,7 +83,7 @@ impl RealDisk {
     }
 }
 
-/// Opens a directory to sync it. Whoever needs the sync cannot go on without it, and takes its failure for that of
+/// Opens a directory to sync it. A caller cannot continue without the sync, and takes its failure for that of
 /// the disk: a want of descriptors is waited out for up to [`SCARCE_WAIT_MAX`].
 fn open_dir(dir: &Path) -> io::Result<fs::File> {
     let began = Instant::now();

@@ -338,7 +338,7 @@ impl Keeper {
                     continue;
                 }
                 let flushed = self.unsynced.flush(&log, i64::MAX, now_ms, &*self.policy);
-                // Producers may have filled it again meanwhile, and it is told once only that it is full.
+                // Producers may have filled it again meanwhile, and a full tail is reported only once.
                 let again = match troubles.note(flushed)? {
                     Some(moved) => moved && log.is_full(),
                     None => true,

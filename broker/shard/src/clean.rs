@@ -44,7 +44,7 @@ pub type LogsOf = Box<dyn Fn() -> Vec<(PartitionId, Arc<PartitionLog>)> + Send>;
 /// A log that is to be compacted, how, and what it consists of.
 type Compacted = (Arc<PartitionLog>, CompactionPolicy, Vec<SegmentInfo>);
 
-/// A partition is looked at so often within its `max.compaction.lag.ms`, but not more often than every
+/// A partition is inspected so often within its `max.compaction.lag.ms`, but not more often than every
 /// [`PAUSE_MS_MIN`] and not less often than every [`limits::COMPACTION_INTERVAL_MS`].
 const LOOKS_PER_LAG: i64 = 4;
 /// The least time between two looks at all partitions, milliseconds.

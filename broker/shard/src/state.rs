@@ -209,7 +209,7 @@ impl State {
 
     fn forget_topics(&mut self, topics: &[TopicId], effects: &mut Vec<Effect>) {
         for (name, group) in &mut self.groups {
-            // Looked at first: what is changed may have to be copied.
+            // Inspected first: what is changed may have to be copied.
             if group.knows_any(topics) && group.forget_topics(topics) {
                 effects.push(Effect::GroupChanged(name.clone()));
             }

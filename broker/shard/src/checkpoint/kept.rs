@@ -111,7 +111,7 @@ impl Kept {
     pub(super) fn give_back(&mut self, taken: Taken, now_ms: i64) {
         self.dirty_since_ms = Some(now_ms);
         self.failed_ms = Some(now_ms);
-        // A log that has changed since then has told its shelf again.
+        // A log that has changed since then has reported to its shelf again.
         self.dirty.extend(taken.dirty.into_iter().filter(|log| log.mark_dirty()));
         self.overdue.extend(taken.overdue);
         self.seals_once_more |= taken.seals_once_more;

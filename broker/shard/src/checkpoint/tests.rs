@@ -46,7 +46,7 @@ fn r1_a_tail_that_is_long_after_a_checkpoint_is_flushed() {
     let log = shard.log(1);
     append(&log, 100_000);
     apply(&shard, 1);
-    // Behind the capture, and told to be long before the checkpoint begins.
+    // Behind the capture, and reported as long before the checkpoint begins.
     append(&log, 3_000_000);
     shard.checkpoint().expect("durable");
     assert!(log.tail_bytes() >= 3_000_000);
