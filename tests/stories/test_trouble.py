@@ -40,8 +40,14 @@ class Rounds(threading.Thread):
         super().__init__(daemon=True)
         self.broker, self.stopping = broker, threading.Event()
         self.acked, self.faults, self.judged = {p: set() for p in range(PARTITIONS)}, [], 0
-        # Rises with each trouble that ends or stops the process: rounds around it are not judged.
+        # Rises before and after each time that the process does not run: a round that meets one is not judged.
         self.ends = 0
+
+    @contextlib.contextmanager
+    def not_judged(self):
+        self.ends += 1
+        yield
+        self.ends += 1
 
     def is_ready(self):
         try:
@@ -89,14 +95,14 @@ class Troubles:
         self.damaged = {p: set() for p in range(PARTITIONS)}
 
     def killed(self):
-        self.rounds.ends += 1
-        self.broker.kill()
-        self.broker.start()
+        with self.rounds.not_judged():
+            self.broker.kill()
+            self.broker.start()
 
     def restarted(self):
-        self.rounds.ends += 1
-        assert self.broker.stop() == 0
-        self.broker.start()
+        with self.rounds.not_judged():
+            assert self.broker.stop() == 0
+            self.broker.start()
 
     def paused(self):
         self.broker.process.send_signal(signal.SIGSTOP)
@@ -149,14 +155,14 @@ class Troubles:
         """From now on writes and syncs fail: the process ends with its own code, and starts again."""
         trace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync,pwrite64",
                  "-e", "inject=fdatasync,pwrite64:error=EIO:when=1+"]
-        self.rounds.ends += 1
-        tracer = subprocess.Popen([*trace, "-p", str(self.broker.process.pid)], stderr=subprocess.DEVNULL)
-        try:
-            assert self.broker.ended(30) == FAILED_DISK, self.broker.log()[-500:]
-        finally:
-            tracer.kill()
-            tracer.wait()
-        self.broker.start()
+        with self.rounds.not_judged():
+            tracer = subprocess.Popen([*trace, "-p", str(self.broker.process.pid)], stderr=subprocess.DEVNULL)
+            try:
+                assert self.broker.ended(30) == FAILED_DISK, self.broker.log()[-500:]
+            finally:
+                tracer.kill()
+                tracer.wait()
+            self.broker.start()
 
     def no_file_descriptors(self):
         pid = self.broker.process.pid
@@ -169,9 +175,21 @@ class Troubles:
 
     def a_damaged_segment(self):
         """A flipped byte in a segment: the broker names it and serves the rest, until `repair` accepts the loss."""
-        self.rounds.ends += 1
-        assert self.broker.stop() == 0
-        self.damaged = {p: set(acked) for p, acked in self.rounds.acked.items()}
+        with self.rounds.not_judged():
+            assert self.broker.stop() == 0
+            self.damaged = {p: set(acked) for p, acked in self.rounds.acked.items()}
+            self._flip_a_byte()
+            self.broker.start()
+        time.sleep(2)
+        with self.rounds.not_judged():
+            assert self.broker.stop() == 0
+            done = subprocess.run(
+                [self.broker.binary, "repair", "--data", str(self.broker.data), "--accept-loss"],
+                capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr[-800:]
+            self.broker.start()
+
+    def _flip_a_byte(self):
         files = sorted(path for path in self.broker.data.rglob("*.log") if path.stat().st_size > 4096)
         if files:
             path = self.rng.choice(files)
@@ -180,14 +198,6 @@ class Troubles:
                 byte = file.read(1)[0]
                 file.seek(-1, os.SEEK_CUR)
                 file.write(bytes([byte ^ 0x40]))
-        self.broker.start()
-        time.sleep(2)
-        self.rounds.ends += 1
-        assert self.broker.stop() == 0
-        done = subprocess.run(
-            [self.broker.binary, "repair", "--data", str(self.broker.data), "--accept-loss"], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-800:]
-        self.broker.start()
 
 
 ALL = [name for name in vars(Troubles) if not name.startswith("_")]

@@ -136,19 +136,19 @@ func writeIdempotent(bootstrap string, arguments []string) {
 			}
 			time.Sleep(time.Millisecond)
 		}
-		producer.AsyncClose()
 	}()
-	var all sync.WaitGroup
-	all.Go(func() {
-		for failed := range producer.Errors() {
-			show(map[string]any{"error": failed.Err.Error()})
-		}
-	})
+	// The producer is closed only when each record has its outcome: one that closes gives up records that wait to be
+	// sent again.
 	acked := 0
-	for range producer.Successes() {
-		acked++
+	for range count {
+		select {
+		case failed := <-producer.Errors():
+			show(map[string]any{"error": failed.Err.Error()})
+		case <-producer.Successes():
+			acked++
+		}
 	}
-	all.Wait()
+	records.Check(producer.Close())
 	show(map[string]any{"done": true, "acked": acked})
 }
 
