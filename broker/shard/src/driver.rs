@@ -254,6 +254,7 @@ impl Driver {
 
     fn carry_out(&mut self, actions: Actions) {
         let Actions { writes, effects, answers, leads } = actions;
+        self.shard.set_applied(self.core.replica().applied().0);
         writes.into_iter().for_each(|write| self.submit(write));
         for effect in &effects {
             self.carry_out_effect(effect);

@@ -154,6 +154,8 @@ pub struct Shard {
     logs: RwLock<HashMap<PartitionId, Arc<PartitionLog>>>,
     /// The term this replica leads in; 0 when it does not.
     leading_term: AtomicU64,
+    /// The index of the newest entry that is applied.
+    applied_index: AtomicU64,
 }
 
 impl fmt::Debug for Shard {
@@ -177,6 +179,7 @@ impl Shard {
             state: RwLock::new(state),
             logs: RwLock::new(logs),
             leading_term: AtomicU64::new(0),
+            applied_index: AtomicU64::new(0),
         };
         (Arc::new(shard), queue)
     }
@@ -194,6 +197,12 @@ impl Shard {
             0 => None,
             term => Some(term),
         }
+    }
+
+    /// The index of the newest applied entry of the shard's log; 0 before the first.
+    #[must_use]
+    pub fn applied_index(&self) -> u64 {
+        self.applied_index.load(Ordering::Acquire)
     }
 
     /// What is applied so far. Hold it briefly: apply waits for it.
@@ -286,6 +295,11 @@ impl Shard {
     /// For the owning loop: a partition was closed.
     pub(crate) fn remove_log(&self, partition: &PartitionId) -> Option<Arc<PartitionLog>> {
         self.logs.write().remove(partition)
+    }
+
+    /// For the owning loop: entries through this index are applied.
+    pub(crate) fn set_applied(&self, index: u64) {
+        self.applied_index.store(index, Ordering::Release);
     }
 
     /// For the owning loop: leadership began or ended.

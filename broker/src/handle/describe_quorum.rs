@@ -1,6 +1,7 @@
-//! DescribeQuorum: who agrees on the metadata (KIP-595). That is the catalog shard; Kafka calls
-//! its log `__cluster_metadata`. What is not known here has the protocol's value for that, -1: the
-//! offsets are those of Kafka's own metadata log, and a single voter fetches from no other.
+//! DescribeQuorum: who agrees on the metadata (KIP-595). That is the catalog shard, whose Raft log
+//! stands for the log that Kafka calls `__cluster_metadata`: an entry's index is its offset, and
+//! an entry is committed before it is applied. The leader is caught up with itself at any time
+//! (KIP-836).
 
 use std::sync::Arc;
 
@@ -12,11 +13,9 @@ use ropewalk_codec::describe_quorum_response::{
 };
 
 use super::{Call, Close, Context, ErrorCode};
+use crate::clock;
 
 const METADATA_TOPIC: &str = "__cluster_metadata";
-
-/// An offset or a time that is not known.
-const UNKNOWN: i64 = -1;
 
 /// The first version with words for where the voters listen (KIP-853).
 const NODES_SINCE: i16 = 2;
@@ -60,18 +59,20 @@ fn quorum(
         };
     }
     let catalog = ctx.node.catalog();
+    let end = i64::try_from(catalog.applied_index() + 1).expect("fewer than 2^63 entries");
+    let now = clock::now_ms();
     let voter = ReplicaState {
         replica_id: ctx.broker_id,
-        log_end_offset: UNKNOWN,
-        last_fetch_timestamp: UNKNOWN,
-        last_caught_up_timestamp: UNKNOWN,
+        log_end_offset: end,
+        last_fetch_timestamp: now,
+        last_caught_up_timestamp: now,
         ..Default::default()
     };
     PartitionData {
         partition_index,
         leader_id: if catalog.leading().is_some() { ctx.broker_id } else { -1 },
         leader_epoch: catalog.leading().map_or(-1, |term| i32::try_from(term).unwrap_or(i32::MAX)),
-        high_watermark: UNKNOWN,
+        high_watermark: end,
         current_voters: vec![voter],
         ..Default::default()
     }

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::versions::{Client, create};
 use super::*;
+use crate::clock;
 
 const TOPIC: i8 = 2;
 const BROKER: i8 = 4;
@@ -149,19 +150,23 @@ async fn a_topic_that_is_made_is_described_in_full() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_quorum_says_what_is_known_of_it_and_no_more() {
+async fn the_quorum_is_described_by_the_log_of_the_catalog() {
     let mut client = Client::new().await;
     let partitions = vec![quorum::PartitionData { partition_index: 0 }];
     let topic = quorum::TopicData { topic_name: "__cluster_metadata".into(), partitions };
-    let answer = client.ask(2, &quorum::DescribeQuorumRequest { topics: vec![topic] }).await;
+    let request = quorum::DescribeQuorumRequest { topics: vec![topic] };
+    let begun = clock::now_ms();
+    let before = client.ask(2, &request).await;
+    client.ask(5, &create("other")).await;
+    let answer = client.ask(2, &request).await;
     let quorum = &answer.topics[0].partitions[0];
     assert_eq!((quorum.error_code, quorum.leader_id), (0, 1));
     assert!(quorum.leader_epoch > 0);
-    assert_eq!(quorum.high_watermark, -1);
+    let entries = quorum.high_watermark - before.topics[0].partitions[0].high_watermark;
+    assert_eq!(entries, 1, "a topic that is created is one entry of the catalog");
     let voter = &quorum.current_voters[0];
-    assert_eq!(voter.replica_id, 1);
-    let times = (voter.last_fetch_timestamp, voter.last_caught_up_timestamp);
-    assert_eq!((voter.log_end_offset, times), (-1, (-1, -1)));
+    assert_eq!((voter.replica_id, voter.log_end_offset), (1, quorum.high_watermark));
+    assert!(voter.last_fetch_timestamp >= begun && voter.last_caught_up_timestamp >= begun);
     assert_eq!(&*answer.nodes[0].listeners[0].name, "PLAINTEXT");
     client.broker.stop().await;
 }
