@@ -2,8 +2,8 @@
 
     provisioner.py KUBECONFIG DIRECTORY
 
-Every claim of a storage class of ours gets a directory of this machine as its volume, once a pod that uses it
-was given a node; a claim that grew has its new size "provided"; a released volume is removed with its data when
+Every claim of a storage class of ours gets a directory below DIRECTORY as its volume (below DIRECTORY/NAME if the class
+has the parameter `below: NAME`), once a pod that uses it was given a node; a claim that grew has its new size "provided"; a released volume is removed with its data when
 its policy says so. It only looks at what is there, twice a second, so nothing it missed stays undone.
 """
 
@@ -28,7 +28,7 @@ def provision(core, directory, claim, storage_class):
     if waits_for_pod and NODE_OF_CLAIM not in (meta.annotations or {}):
         return
     name = f"pvc-{meta.uid}"
-    path = os.path.join(directory, name)
+    path = os.path.join(directory, (storage_class.parameters or {}).get("below", ""), name)
     os.makedirs(path, exist_ok=True)
     os.chmod(path, 0o777)  # Kubernetes gives such a volume to no group.
     volume = client.V1PersistentVolume(

@@ -7,9 +7,6 @@ import requests
 from harness import condition_of, holds, read_until, send, wait
 from test_scaling import QUICK, scaled
 
-# In the long form until a whole run of them was seen to pass.
-pytestmark = pytest.mark.soak
-
 
 def bindings(space, uid, cluster="default"):
     """The groups that the brokers hold for a Queue, by the admin interface."""
