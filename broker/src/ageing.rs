@@ -20,6 +20,7 @@ use ropewalk_shard::limits::SHARD_PRODUCERS_MAX;
 use ropewalk_shard::node::Node;
 use ropewalk_shard::state::State;
 use ropewalk_shard::{PartitionId, Shard};
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use crate::catalog::{TopicView, View};
@@ -34,6 +35,10 @@ use removals::Removals;
 
 /// How many partitions or producers one entry names.
 const BATCH: usize = 1000;
+
+/// How often retention is checked while the disk is full, at least: a shorter retention is one way
+/// to make room.
+const FULL_DISK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Between two looks for silent producers.
 const PRODUCERS_INTERVAL: Duration = Duration::from_secs(60);
@@ -61,13 +66,18 @@ impl Ageing {
 
     /// Looks again and again.
     pub async fn run(self) {
-        let mut producers_due = tokio::time::Instant::now() + PRODUCERS_INTERVAL;
+        let mut producers_due = Instant::now() + PRODUCERS_INTERVAL;
         let mut removals = Removals::default();
+        let mut checked = Instant::now();
         loop {
-            tokio::time::sleep(self.settings.retention_check_interval()).await;
-            self.expire_records(&mut removals).await;
-            if tokio::time::Instant::now() >= producers_due {
-                producers_due = tokio::time::Instant::now() + PRODUCERS_INTERVAL;
+            let interval = self.settings.retention_check_interval();
+            tokio::time::sleep(interval.min(FULL_DISK_INTERVAL)).await;
+            if is_check_due(checked.elapsed(), interval, self.node.is_disk_full()) {
+                checked = Instant::now();
+                self.expire_records(&mut removals).await;
+            }
+            if Instant::now() >= producers_due {
+                producers_due = Instant::now() + PRODUCERS_INTERVAL;
                 self.expire_producers().await;
                 self.forget_figures();
             }
@@ -141,6 +151,11 @@ impl Ageing {
             }
         }
     }
+}
+
+/// Whether retention is checked now, `since` after the last check began.
+fn is_check_due(since: Duration, interval: Duration, disk_full: bool) -> bool {
+    since >= if disk_full { interval.min(FULL_DISK_INTERVAL) } else { interval }
 }
 
 /// Every producer that a shard remembers. The state is locked for a piece of it at a time, so some may
@@ -223,6 +238,24 @@ mod tests {
         let mut ids: Vec<_> = found.iter().map(|producer| producer.producer_id).collect();
         ids.sort_unstable();
         ids
+    }
+
+    #[test]
+    fn retention_is_checked_sooner_while_the_disk_is_full() {
+        let seconds = Duration::from_secs;
+        for (since, interval, disk_full, due) in [
+            (299, 300, false, false),
+            (300, 300, false, true),
+            (9, 300, true, false),
+            (10, 300, true, true),
+            (1, 1, true, true),
+        ] {
+            let is_due = is_check_due(seconds(since), seconds(interval), disk_full);
+            assert_eq!(
+                is_due, due,
+                "{since} s after the last, every {interval} s, full: {disk_full}"
+            );
+        }
     }
 
     #[test]

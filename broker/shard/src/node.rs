@@ -216,6 +216,12 @@ impl Node {
         &self.damaged_partitions
     }
 
+    /// Whether writes are refused because the disk of the log or of the segments is full.
+    #[must_use]
+    pub fn is_disk_full(&self) -> bool {
+        self.wal.stats().disk_full || self.tail_budget().is_disk_full()
+    }
+
     /// The memory that unflushed records may take.
     #[must_use]
     pub fn tail_budget(&self) -> &Arc<TailBudget> {

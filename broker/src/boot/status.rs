@@ -56,12 +56,12 @@ impl Status {
     /// Whether writes are refused because the disk is full, or wait because the log is at its limit.
     fn fullness(&self) -> Option<Condition> {
         let node = &self.parts()?.context.node;
-        let wal = node.wal().stats();
-        if wal.disk_full || node.tail_budget().is_disk_full() {
+        if node.is_disk_full() {
             let message = "the disk is full and writes are refused: delete records, shorten the retention or \
                            give the volume more space";
             return Some(Condition::of_broker(Kind::StorageFull, message.to_owned()));
         }
+        let wal = node.wal().stats();
         wal.full.then(|| {
             let message = format!(
                 "the write-ahead log is at its size limit ({} bytes in files) and is being emptied; writes wait",
