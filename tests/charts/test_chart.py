@@ -1,6 +1,7 @@
 """What the chart renders, value by value."""
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -176,6 +177,21 @@ def test_the_image_of_brokers_can_be_a_digest():
     digest = "sha256:" + "0" * 64
     image = environment(render("--set", f"broker.image.digest={digest}"))["ROPEWALK_BROKER_IMAGE"]
     assert image.endswith(f"@{digest}")
+
+
+@pytest.mark.parametrize("earlier", sorted((ROOT / "tests/charts/earlier-values").glob("*.yaml")), ids=lambda path: path.stem)
+def test_an_upgrade_that_reuses_the_values_of_an_earlier_release_renders_the_same(earlier, tmp_path):
+    """`helm upgrade --reuse-values` puts the values of the release before in the place of the chart's own."""
+    chart = shutil.copytree(CHART, tmp_path / "ropewalk")
+    shutil.copy(earlier, chart / "values.yaml")
+    done = helm("template", "ropewalk", str(chart), "--namespace", "ropewalk-system")
+    assert done.returncode == 0, done.stderr
+    assert [o for o in yaml.safe_load_all(done.stdout) if o] == render()
+    # And with the values that such a user is likely to have set.
+    values = "watchNamespaces={shop},rbac.aggregateClusterRoles=false,broker.image.tag=v1"
+    done = helm("template", "ropewalk", str(chart), "--namespace", "ropewalk-system", "--set", values)
+    assert done.returncode == 0, done.stderr
+    assert [o for o in yaml.safe_load_all(done.stdout) if o] == render("--set", values)
 
 
 def test_the_operators_user_can_be_left_to_the_platform():

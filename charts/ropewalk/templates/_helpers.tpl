@@ -86,9 +86,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 {{- end }}
 
-{{/* The spec of the BrokerCluster that is made for a Queue, as JSON; the pull secrets of the brokers are added unless it names its own. */}}
+{{/* The spec of the BrokerCluster that is made for a Queue, as JSON; the pull secrets of the brokers are added unless it names its own. Values of an earlier release lack the section. */}}
 {{- define "ropewalk.defaultCluster" -}}
-{{- $spec := deepCopy .Values.defaultCluster.spec }}
+{{- $spec := deepCopy ((.Values.defaultCluster).spec | default dict) }}
 {{- if .Values.broker.imagePullSecrets }}
 {{- $template := dict "imagePullSecrets" .Values.broker.imagePullSecrets }}
 {{- $spec = mergeOverwrite (dict "podTemplate" $template) $spec }}

@@ -60,7 +60,7 @@
 - apiGroups: [autoscaling]
   resources: [horizontalpodautoscalers]
   verbs: [list]
-{{- if .Values.rbac.keda }}
+{{- if dig "keda" true .Values.rbac }}
 - apiGroups: [keda.sh]
   resources: [scaledobjects]
   verbs: [list]
