@@ -16,6 +16,9 @@ use serde::{Deserialize, Serialize};
 /// Kafka counts the 12 bytes before a batch in, its clients do not.
 const BATCH_OVERHEAD_BYTES: u64 = 12;
 
+/// The largest message that brokers take, bytes. Queues of earlier releases may ask for more.
+const MESSAGE_BYTES_MAX: u64 = 32 << 20;
+
 /// What the brokers are told of a queue.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Declaration {
@@ -102,12 +105,12 @@ pub fn declaration(queue: &Queue) -> Declaration {
         CleanupPolicy::CompactAndDelete => "compact,delete",
     };
     let retention_ms = spec.retention.max_age_seconds.saturating_mul(1000);
-    let message_bytes = spec.max_message_size.bytes().unwrap_or(1 << 20) + BATCH_OVERHEAD_BYTES;
+    let message_bytes = spec.max_message_size.bytes().unwrap_or(1 << 20).min(MESSAGE_BYTES_MAX);
     let mut set = |key: &str, value: String| config.insert(key.to_owned(), value);
     set("cleanup.policy", policy.to_owned());
     set("retention.ms", retention_ms.to_string());
     set("retention.bytes", partition_bytes(spec.retention.max_size.as_ref(), spec.partitions));
-    set("max.message.bytes", message_bytes.to_string());
+    set("max.message.bytes", (message_bytes + BATCH_OVERHEAD_BYTES).to_string());
     Declaration { owner: queue.uid().unwrap_or_default(), partitions: spec.partitions, config }
 }
 
@@ -265,6 +268,13 @@ impl Facts<'_> {
                 declared.partitions, declared.partitions
             );
             return Finding::new(kind::DRIFTED, true, "MorePartitions", message);
+        }
+        let size = &self.queue.spec.max_message_size;
+        if size.bytes() > Some(MESSAGE_BYTES_MAX) {
+            let message = format!(
+                "`maxMessageSize` is {size}, as an earlier release allowed; brokers take at most 32Mi, and hold the queue with that: set `maxMessageSize: 32Mi`"
+            );
+            return Finding::new(kind::DRIFTED, true, "MessageSizeReduced", message);
         }
         Finding::new(kind::DRIFTED, false, "AsAsked", "the brokers hold what the spec says")
     }

@@ -155,3 +155,20 @@ fn what_the_brokers_hold_beyond_the_spec_is_superfluous() {
     let owned: Owned = serde_yaml_ng::from_str(text).expect("an answer");
     assert_eq!(owned.superfluous(&queue), ["old"]);
 }
+
+#[test]
+fn a_message_size_of_an_earlier_release_is_held_at_what_brokers_take_and_said() {
+    let bytes = |spec: &str| declaration(&queue(spec)).config["max.message.bytes"].clone();
+    let today = bytes("{maxMessageSize: 32Mi}");
+    assert_eq!(today, "33554444");
+    for spec in ["{maxMessageSize: 48Mi}", "{maxMessageSize: 64Mi}"] {
+        assert_eq!(bytes(spec), today, "{spec}");
+        let queue = queue(spec);
+        let facts = facts(&queue, present(true), declared(12));
+        assert_eq!(said(&facts, kind::DRIFTED), (Status::True, "MessageSizeReduced"));
+        assert_eq!(said(&facts, READY), (Status::True, "QueueReady"), "it goes on");
+    }
+    let queue = queue("{maxMessageSize: 32Mi}");
+    let facts = facts(&queue, present(true), declared(12));
+    assert_eq!(said(&facts, kind::DRIFTED), (Status::False, "AsAsked"));
+}
