@@ -59,7 +59,9 @@ pub use status::{BrokerClusterStatus, BrokerStatus};
     validation = Rule::new("size(self.metadata.name) <= 40")
         .message("the name of a BrokerCluster must have at most 40 characters, because the names of its pods and Services begin with it"),
     validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
-        .message("the name of a BrokerCluster must begin with a letter and hold only lower-case letters, digits and `-`, because its Services are named after it")
+        .message("the name of a BrokerCluster must begin with a letter and hold only lower-case letters, digits and `-`, because its Services are named after it"),
+    validation = Rule::new("quantity(self.spec.storage.size).compareTo(quantity(oldSelf.spec.storage.size)) >= 0 || (has(self.status) && has(self.status.storageCapacity) && quantity(self.spec.storage.size).compareTo(quantity(self.status.storageCapacity)) >= 0)")
+        .message("`storage.size` can only grow; what no volume has grown to yet can be taken back, but not below `status.storageCapacity`")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct BrokerClusterSpec {
@@ -175,10 +177,9 @@ impl PullPolicy {
 )]
 #[serde(rename_all = "camelCase")]
 pub struct Storage {
-    /// Can only grow. A volume that was made larger by hand is left as it is.
+    /// Can only grow; what no volume has grown to yet can be taken back, but not below
+    /// `status.storageCapacity`. A volume that was made larger by hand is left as it is.
     #[serde(default = "volume_size")]
-    #[x_kube(validation = Rule::new("quantity(self).compareTo(quantity(oldSelf)) >= 0")
-        .message("`storage.size` can only grow"))]
     #[x_kube(validation = Rule::new("quantity(self).compareTo(quantity('256Mi')) >= 0")
         .message("`storage.size` must be at least 256Mi"))]
     pub size: Size,

@@ -38,6 +38,9 @@ pub const ANNOTATION_APPLIED_TEMPLATE: &str = "ropewalk.dev/applied-template";
 pub const ANNOTATION_IMAGE_CHOSEN: &str = "ropewalk.dev/image-chosen";
 /// On a broker's volume claim: that the data directory on it was formatted once.
 pub const ANNOTATION_FORMATTED: &str = "ropewalk.dev/formatted";
+/// On a broker's volume claim: the size that the operator asked for last. A claim that asks for another was
+/// changed by a person.
+pub const ANNOTATION_SIZE: &str = "ropewalk.dev/size";
 /// On a `BrokerCluster`, by a person: any new value asks for a rolling restart.
 pub const ANNOTATION_RESTART: &str = "ropewalk.dev/restart";
 /// On a `BrokerCluster`, by a person: lets a supervised restart go ahead; the value is shown in the

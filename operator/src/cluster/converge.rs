@@ -392,6 +392,10 @@ fn problem(what: &str, error: &kube::Error, concerns: Concern) -> Problem {
             ("ResizeRefused", "use a class with `allowVolumeExpansion: true`, or set the size back")
         }
         403 => ("Forbidden", "give the operator the right, or change the policy that refuses"),
+        422 if concerns == Concern::Storage && said.contains("can not be less than") => (
+            "ResizeNotTakenBack",
+            "before 1.32 Kubernetes does not take back the size of a volume that could not grow: set `spec.storage.size` to what the claim asks for",
+        ),
         409 => ("Conflict", "it is tried again"),
         422 => ("Rejected", "correct the spec"),
         _ => ("ApiServerError", "it is tried again"),

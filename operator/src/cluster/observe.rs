@@ -15,7 +15,8 @@ use ropewalk_operator_api::cluster::RunState;
 use ropewalk_operator_api::{BrokerCluster, names, size};
 use ropewalk_operator_plan::cluster::observed::{broker_of, is_ready};
 use ropewalk_operator_plan::cluster::validate::{self, claimed};
-use ropewalk_operator_plan::cluster::{Answer, Observed};
+use ropewalk_operator_plan::cluster::verdict::is_alarm;
+use ropewalk_operator_plan::cluster::{Answer, Observed, volume};
 use serde::de::DeserializeOwned;
 
 use super::selector;
@@ -75,8 +76,7 @@ fn by_name<K: Resource>(objects: Vec<K>) -> BTreeMap<String, K> {
 
 /// Whether a volume is smaller than its claim asks for.
 fn grows(claim: &PersistentVolumeClaim) -> bool {
-    let capacity = claim.status.as_ref().and_then(|status| status.capacity.as_ref());
-    let has = capacity.and_then(|all| all.get("storage")).and_then(|has| size::bytes(&has.0));
+    let has = volume::capacity(claim).map(|(bytes, _)| bytes);
     let asked = claimed(claim).and_then(|asked| size::bytes(&asked));
     has.is_some() && has < asked
 }

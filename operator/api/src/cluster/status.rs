@@ -44,6 +44,11 @@ pub struct BrokerClusterStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bootstrap_servers: Option<String>,
 
+    /// What the largest volume of a broker has: `storage.size` cannot be less.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub storage_capacity: Option<String>,
+
     /// The highest broker id that was ever given out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub highest_broker_id: Option<i32>,

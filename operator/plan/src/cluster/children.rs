@@ -148,6 +148,7 @@ fn claim(cluster: &Valid, broker: &Broker) -> Value {
         body["spec"]["storageClassName"] = json!(class);
     }
     body["metadata"] = json!({ "annotations": keeping() });
+    body["metadata"]["annotations"][names::ANNOTATION_SIZE] = json!(cluster.size);
     if broker.formatted {
         body["metadata"]["annotations"][names::ANNOTATION_FORMATTED] = json!("true");
     }

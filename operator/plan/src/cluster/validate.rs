@@ -12,10 +12,10 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource as _, ResourceExt as _};
 use ropewalk_operator_api::cluster::{PodTemplate, Resources, RunState};
-use ropewalk_operator_api::{BrokerCluster, Size, names, size};
+use ropewalk_operator_api::{BrokerCluster, Size, names};
 use serde_json::json;
 
-use super::{Observed, image};
+use super::{Observed, image, volume};
 use crate::intent;
 
 /// What the operator itself brings.
@@ -92,7 +92,7 @@ pub struct Broker {
     pub image: String,
     /// The cluster that an empty data directory is to belong to; `None` if it must not be empty.
     pub format: Option<String>,
-    /// The size of its volume: never less than it has.
+    /// The size that its volume claim asks for: never less than the volume has.
     pub size: String,
     /// Whether its volume is known to have been formatted.
     pub formatted: bool,
@@ -203,8 +203,6 @@ fn broker(cluster: &BrokerCluster, observed: &Observed, settings: &Settings, id:
         .then(|| known_id.or_else(|| cluster.metadata.uid.clone()))
         .flatten();
     let wanted = &cluster.spec.storage.size;
-    let has = claim.and_then(claimed);
-    let larger = has.filter(|has| size::bytes(has) > wanted.bytes());
     let image = image::wanted(&cluster.spec, &settings.broker_image, current.as_deref());
     let default = image::wanted(&cluster.spec, &settings.broker_image, None);
     let newer_default = (!image::is_chosen(&cluster.spec) && default != image).then_some(default);
@@ -213,7 +211,7 @@ fn broker(cluster: &BrokerCluster, observed: &Observed, settings: &Settings, id:
         image,
         newer_default,
         format,
-        size: larger.unwrap_or_else(|| wanted.to_string()),
+        size: claim.map_or_else(|| wanted.to_string(), |claim| volume::request(claim, wanted)),
         formatted,
         accepts_loss,
     }

@@ -15,7 +15,7 @@ use super::observed::is_ready;
 use super::properties::KAFKA_PORT;
 use super::rollout::{Cause, Decision};
 use super::validate::highest_id;
-use super::{Answer, Observed, Valid, pod};
+use super::{Answer, Observed, Valid, pod, volume};
 
 mod trouble;
 mod health;
@@ -75,6 +75,7 @@ impl Facts<'_> {
             version: version.or(before.version),
             cluster_id: cluster_id.or(before.cluster_id),
             bootstrap_servers: Some(format!("{bootstrap}.{namespace}.svc:{KAFKA_PORT}")),
+            storage_capacity: self.storage_capacity(),
             highest_broker_id: self
                 .valid
                 .brokers
@@ -84,6 +85,13 @@ impl Facts<'_> {
                 .max(),
             brokers: self.valid.brokers.iter().map(|broker| self.broker(broker.id)).collect(),
         }
+    }
+
+    /// What the largest volume of a broker has.
+    fn storage_capacity(&self) -> Option<String> {
+        let brokers = self.valid.brokers.iter();
+        let claims = brokers.filter_map(|broker| self.observed.claims.get(&broker.id));
+        claims.filter_map(volume::capacity).max().map(|(_, has)| has.to_owned())
     }
 
     fn broker(&self, id: i32) -> BrokerStatus {

@@ -6,10 +6,11 @@
 //!   threat: Kubernetes keeps the data only until the pod stops, so nothing here may stop it.
 
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
-use ropewalk_operator_api::names;
+use ropewalk_operator_api::{Size, names, size};
 
 use super::Observed;
 use super::observed::pod_condition_since;
+use super::validate::claimed;
 
 /// A pod that was placed so many seconds before its claim was made does not use that claim. More than
 /// the clocks of one control plane differ.
@@ -17,6 +18,8 @@ const REPLACED_SECONDS: i64 = 60;
 /// A node makes the file system of most volumes larger while they are mounted. One that it did not
 /// within this many seconds needs a pod that mounts it anew.
 pub const RESIZE_PATIENCE_SECONDS: i64 = 300;
+
+const MI: u64 = 1 << 20;
 
 /// Why a volume may be lost when its pod stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +87,55 @@ pub fn rescue(observed: &Observed, cluster: &str, id: i32) -> Option<String> {
     })
 }
 
+/// The bytes that the volume of a claim has; `None` while there is no volume.
+#[must_use]
+pub fn capacity(claim: &PersistentVolumeClaim) -> Option<(u64, &str)> {
+    let has = &claim.status.as_ref()?.capacity.as_ref()?.get("storage")?.0;
+    Some((size::bytes(has)?, has))
+}
+
+/// The size that a claim is to ask for where the spec says `wanted`.
+///
+/// Kubernetes lets a request grow, and (since 1.32) fall as long as it stays above what the volume has: a
+/// size that could not be provided is taken back. What a person made larger by hand is left as it is.
+#[must_use]
+pub fn request(claim: &PersistentVolumeClaim, wanted: &Size) -> String {
+    let Some(asked) = claimed(claim) else { return wanted.to_string() };
+    let Some((asked_bytes, wanted_bytes)) = size::bytes(&asked).zip(wanted.bytes()) else {
+        return asked;
+    };
+    if asked_bytes <= wanted_bytes {
+        return wanted.to_string();
+    }
+    let annotations = claim.metadata.annotations.as_ref();
+    let ours = annotations.and_then(|all| size::bytes(all.get(names::ANNOTATION_SIZE)?));
+    let capacity = capacity(claim).map(|(bytes, _)| bytes);
+    let Some(has) = capacity.filter(|_| ours == Some(asked_bytes)) else { return asked };
+    if has < wanted_bytes {
+        return wanted.to_string();
+    }
+    // The least that is more than the volume has.
+    let least = has / MI + 1;
+    if least.saturating_mul(MI) < asked_bytes { format!("{least}Mi") } else { asked }
+}
+
+/// Why the volume of a claim cannot be made larger, if Kubernetes has given up.
+#[must_use]
+pub fn growth_failed(claim: &PersistentVolumeClaim) -> Option<&str> {
+    let status = claim.status.as_ref()?;
+    let conditions = status.conditions.iter().flatten();
+    let mut failures =
+        conditions.filter(|one| one.status == "True" && one.type_.ends_with("Error"));
+    let failure = failures.find(|one| one.type_.contains("Resize"));
+    let steps = status.allocated_resource_statuses.as_ref();
+    let step = steps.and_then(|steps| steps.get("storage"));
+    let step = step.filter(|step| step.ends_with("Infeasible"));
+    match failure {
+        Some(failure) => Some(failure.message.as_deref().unwrap_or(&failure.type_)),
+        None => step.map(String::as_str),
+    }
+}
+
 /// Since when a volume waits for its file system to be made larger, in seconds since 1970.
 #[must_use]
 pub fn waits_for_file_system(claim: &PersistentVolumeClaim) -> Option<i64> {
@@ -134,6 +186,30 @@ mod tests {
         // The pod waited for its claim, and was placed when there was one.
         let waited = fixture::pod("{conditions: [{type: PodScheduled, status: 'False'}]}");
         assert_eq!(threat_to(&again, Some(&waited)), None);
+    }
+
+    #[test]
+    fn a_size_that_no_volume_has_is_taken_back_and_a_larger_volume_is_left() {
+        let asking = |request: &str, ours: &str, capacity: &str| {
+            claim(&format!(
+                "{{metadata: {{name: c, annotations: {{ropewalk.dev/size: {ours}}}}}, spec: {{resources: {{requests: {{storage: {request}}}}}}}, status: {{capacity: {{storage: {capacity}}}}}}}"
+            ))
+        };
+        let wanted = Size::from("20Gi");
+        let typo = asking("20Ti", "20Ti", "20Gi");
+        // Kubernetes wants more than the volume has.
+        assert_eq!(request(&typo, &wanted), "20481Mi");
+        assert_eq!(request(&typo, &"30Gi".into()), "30Gi");
+        assert_eq!(request(&typo, &"20Ti".into()), "20Ti");
+        // That is settled: nothing is written again.
+        assert_eq!(request(&asking("20481Mi", "20Gi", "20Gi"), &wanted), "20481Mi");
+        // It has grown, or grows by hand, or there is no volume yet.
+        assert_eq!(request(&asking("20Ti", "20Ti", "20Ti"), &wanted), "20Ti");
+        assert_eq!(request(&asking("50Gi", "20Gi", "20Gi"), &wanted), "50Gi");
+        let mut pending = typo;
+        pending.status = None;
+        assert_eq!(request(&pending, &wanted), "20Ti");
+        assert_eq!(request(&asking("10Gi", "10Gi", "10Gi"), &wanted), "20Gi");
     }
 
     #[test]

@@ -158,3 +158,35 @@ async fn an_acceptance_that_a_deployment_tool_sets_again_is_left_and_does_nothin
     let file = stage.server.at(CONFIG)["data"]["broker.properties"].to_string();
     assert!(!file.contains("format.cluster.id"));
 }
+
+#[tokio::test]
+async fn a_size_that_cannot_be_provided_can_be_taken_back() {
+    let stage = Stage::set(&json!({})).await;
+    stage.settle().await;
+    let request = || stage.server.at(CLAIM)["spec"]["resources"]["requests"]["storage"].clone();
+    assert_eq!(stage.server.at(CLUSTER)["status"]["storageCapacity"], "20Gi");
+    stage.change_spec(&json!({"storage": {"size": "20Ti"}}), 2);
+    stage.reconcile().await;
+    assert_eq!(request(), "20Ti");
+    let failed =
+        json!({"status": {"allocatedResourceStatuses": {"storage": "ControllerResizeInfeasible"}}});
+    stage.server.change(CLAIM, &failed);
+    stage.reconcile().await;
+    let (_, reason, message) = stage.condition("StorageResized");
+    assert_eq!(reason, "ResizeFailed", "{message}");
+    stage.change_spec(&json!({"storage": {"size": "20Gi"}}), 3);
+    stage.reconcile().await;
+    assert_eq!(request(), "20481Mi", "Kubernetes takes only more than the volume has");
+    // The volume gets what is asked for now.
+    let grown =
+        json!({"status": {"capacity": {"storage": "21Gi"}, "allocatedResourceStatuses": null}});
+    stage.server.change(CLAIM, &grown);
+    stage.reconcile().await;
+    assert_eq!(stage.condition("StorageResized").0, "True");
+    assert_eq!(stage.reconcile().await, Vec::<String>::new(), "k1");
+    // A person's own growth is no typo of the spec.
+    let by_hand = json!({"spec": {"resources": {"requests": {"storage": "50Gi"}}}});
+    stage.server.change(CLAIM, &by_hand);
+    stage.reconcile().await;
+    assert_eq!(request(), "50Gi");
+}

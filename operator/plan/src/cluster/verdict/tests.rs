@@ -288,6 +288,28 @@ fn a_file_system_that_has_not_grown_yet_is_said_to_wait() {
 }
 
 #[test]
+fn a_volume_that_cannot_grow_says_how_far_the_size_can_be_taken_back() {
+    for (failure, why) in [
+        (
+            "conditions: [{type: ControllerResizeError, status: 'True', message: no space}]",
+            "no space",
+        ),
+        ("allocatedResourceStatuses: {storage: NodeResizeInfeasible}", "NodeResizeInfeasible"),
+    ] {
+        let mut case = Case::new("{storage: {size: 20Ti}}", RUNS);
+        let claim = case.observed.claims.get_mut(&0).expect("a claim");
+        let text = format!("{{phase: Bound, capacity: {{storage: 20Gi}}, {failure}}}");
+        claim.status = serde_yaml_ng::from_str(&text).expect("a status");
+        let spec = "{resources: {requests: {storage: 20Ti}}}";
+        claim.spec = serde_yaml_ng::from_str(spec).expect("a spec");
+        let (status, reason, message) = case.said(kind::STORAGE_RESIZED);
+        assert_eq!((status.as_str(), reason.as_str()), ("False", "ResizeFailed"), "{message}");
+        assert!(message.contains(why) && message.contains("not below the 20Gi"), "{message}");
+        assert_eq!(case.status(1000).storage_capacity.as_deref(), Some("20Gi"));
+    }
+}
+
+#[test]
 fn settings_that_nobody_confirmed_are_not_said_to_be_applied() {
     let mut case = Case::new("{}", RUNS);
     assert_eq!(case.said(kind::CONFIGURATION_APPLIED).0, "True");

@@ -157,8 +157,7 @@ impl Facts<'_> {
         for broker in &self.valid.brokers {
             let Some(claim) = self.observed.claims.get(&broker.id) else { continue };
             let name = names::volume_claim(&self.valid.name, broker.id);
-            let capacity = claim.status.as_ref().and_then(|status| status.capacity.as_ref());
-            let has = capacity.and_then(|all| all.get("storage")).and_then(|q| size::bytes(&q.0));
+            let has = volume::capacity(claim).map(|(bytes, _)| bytes);
             let asked = claimed(claim).and_then(|asked| size::bytes(&asked));
             if has.is_some() && has < asked {
                 let (reason, message) = self.growing(broker.id, &name);
@@ -169,7 +168,7 @@ impl Facts<'_> {
             }
         }
         if !larger.is_empty() {
-            let message = format!("made larger by hand, left as it is: {}", larger.join(", "));
+            let message = format!("larger than asked for, and left so: {}", larger.join(", "));
             return Finding::new(kind::STORAGE_RESIZED, true, "LargerThanAsked", message);
         }
         Finding::new(kind::STORAGE_RESIZED, true, "AsAsked", "every volume has the size asked for")
@@ -185,8 +184,17 @@ impl Facts<'_> {
             );
             return ("FileSystemResizePending", message);
         }
-        let message = match self.observed.warning(name) {
-            Some(warning) => format!("the volume {name} is being made larger: {warning}"),
+        let warning = self.observed.warning(name);
+        let has = claim.and_then(volume::capacity).map_or("-", |(_, has)| has);
+        let back =
+            format!("`spec.storage.size` can be set back, not below the {has} that the volume has");
+        if let Some(why) = claim.and_then(volume::growth_failed) {
+            let why = warning.unwrap_or(why);
+            let message = format!("the volume {name} cannot be made larger: {why}; {back}");
+            return ("ResizeFailed", message);
+        }
+        let message = match warning {
+            Some(warning) => format!("the volume {name} is being made larger: {warning}; {back}"),
             None => format!("the volume {name} is being made larger"),
         };
         ("Resizing", message)
