@@ -219,16 +219,28 @@ impl Step<'_> {
     }
 
     /// The files that brokers find when they start. What a running broker refused does not get there,
-    /// and neither does what it had no chance to refuse.
+    /// and neither does what it had no chance to refuse; the leave to format is taken back all the same.
     async fn config_maps(&mut self, children: &Children, observed: &Observed) {
-        let uid = self.valid.owner.uid.clone();
-        for (id, wanted) in &children.config_maps {
-            let there = observed.config_maps.get(&names::broker(&self.valid.name, *id));
-            let is_refused = self.done.refused.contains(id);
-            if is_refused || (there.is_some() && self.may_refuse(*id, observed)) {
-                continue;
-            }
-            self.apply::<ConfigMap>(wanted, there, Belongs::To(&uid), Concern::Other).await;
+        let valid = self.valid;
+        let uid = valid.owner.uid.clone();
+        for broker in &valid.brokers {
+            let Some(wanted) = children.config_maps.get(&broker.id) else { continue };
+            let there = observed.config_maps.get(&names::broker(&valid.name, broker.id));
+            let is_held = self.done.refused.contains(&broker.id)
+                || (there.is_some() && self.may_refuse(broker.id, observed));
+            let wanted = match (is_held, there) {
+                (false, _) => wanted.clone(),
+                (true, Some(there)) if broker.format.is_none() => {
+                    let data = there.data.as_ref();
+                    let file = data.and_then(|data| data.get(children::SETTINGS_FILE));
+                    let Some(file) = file.and_then(|file| properties::without_leave(file)) else {
+                        continue;
+                    };
+                    children::config_map_with(valid, broker, &file)
+                }
+                (true, _) => continue,
+            };
+            self.apply::<ConfigMap>(&wanted, there, Belongs::To(&uid), Concern::Other).await;
         }
     }
 

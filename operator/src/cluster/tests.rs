@@ -19,6 +19,7 @@ const CLUSTER: &str = "/apis/ropewalk.dev/v1alpha1/namespaces/shop/brokercluster
 const SET: &str = "/apis/apps/v1/namespaces/shop/statefulsets/prod-broker-0";
 const POD: &str = "/api/v1/namespaces/shop/pods/prod-broker-0-0";
 const CLAIM: &str = "/api/v1/namespaces/shop/persistentvolumeclaims/data-prod-broker-0";
+const SECRET: &str = "/api/v1/namespaces/shop/secrets/prod-admin";
 const CONFIG: &str = "/api/v1/namespaces/shop/configmaps/prod-broker-0";
 
 const EVICTION: &str = "POST /api/v1/namespaces/shop/pods/prod-broker-0-0/eviction";
@@ -33,6 +34,10 @@ struct Broker {
     started_at_ms: i64,
     /// It answers nothing.
     is_silent: bool,
+    /// Nothing listens where it should be: connections break.
+    is_gone: bool,
+    /// It takes none of the settings that it is told.
+    refuses: bool,
     /// It still reads its log.
     recovers: bool,
     /// It answers, and says that it does not serve.
@@ -60,6 +65,11 @@ async fn broker(broker: Arc<Mutex<Broker>>, request: Request) -> Response {
     let body = axum::body::to_bytes(request.into_body(), 1 << 20).await.unwrap_or_default();
     let body: Value = serde_json::from_slice(&body).unwrap_or_default();
     let mut broker = broker.lock();
+    if broker.is_gone {
+        let broken = std::io::Error::other("the connection is gone");
+        let body = futures_util::stream::iter([Err::<&str, _>(broken)]);
+        return axum::body::Body::from_stream(body).into_response();
+    }
     if broker.is_silent {
         return axum::http::StatusCode::SERVICE_UNAVAILABLE.into_response();
     }
@@ -68,6 +78,10 @@ async fn broker(broker: Arc<Mutex<Broker>>, request: Request) -> Response {
         "/v1/settings" if broker.recovers => {
             let body = json!({"reason": "NotReady", "error": "the data directory is being opened"});
             return (axum::http::StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response();
+        }
+        "/v1/settings" if broker.refuses => {
+            let body = json!({"reason": "InvalidSetting", "error": "no such value"});
+            return (axum::http::StatusCode::BAD_REQUEST, Json(body)).into_response();
         }
         "/v1/settings" => {
             let settings = serde_json::from_value(body["settings"].clone()).expect("settings");
@@ -149,8 +163,7 @@ impl Stage {
 
     /// What Kubernetes does when there is a StatefulSet and a claim.
     fn run_pod(&self, uid: &str) {
-        let secret = "/api/v1/namespaces/shop/secrets/prod-admin";
-        self.server.change(secret, &json!({"data": {"token": "c2VjcmV0"}}));
+        self.server.change(SECRET, &json!({"data": {"token": "c2VjcmV0"}}));
         let bound = json!({"status": {"phase": "Bound", "capacity": {"storage": "20Gi"}}});
         self.server.change(CLAIM, &bound);
         let set = self.server.at(SET);
@@ -235,6 +248,30 @@ async fn the_leave_to_format_is_taken_back_once_the_broker_was_ready() {
     assert!(!file(&stage).contains("format.cluster.id"));
     let annotations = stage.server.at(CLAIM)["metadata"]["annotations"].clone();
     assert_eq!(annotations["ropewalk.dev/formatted"], "true");
+}
+
+#[tokio::test]
+async fn d4_the_leave_to_format_is_taken_back_also_while_settings_are_refused() {
+    let file = |stage: &Stage| stage.server.at(CONFIG)["data"]["broker.properties"].to_string();
+    for answers in [true, false] {
+        let stage = Stage::set(&json!({})).await;
+        stage.reconcile().await;
+        stage.run_pod("pod-1");
+        {
+            let mut broker = stage.broker.lock();
+            (broker.refuses, broker.is_silent) = (true, !answers);
+        }
+        let bad = json!({"config": {"num.partitions": "no number"}});
+        stage.change_spec(&bad, 2);
+        for _ in 0..3 {
+            stage.try_reconcile().await.0.ok();
+        }
+        let text = file(&stage);
+        assert!(!text.contains("format.cluster.id"), "answers: {answers}: {text}");
+        assert!(!text.contains("no number") && text.contains("node.id=0"), "{text}");
+        let (_, writes) = stage.try_reconcile().await;
+        assert_eq!(writes, Vec::<String>::new(), "k1");
+    }
 }
 
 #[tokio::test]

@@ -21,6 +21,9 @@ use crate::intent;
 /// A longer template is not recorded beside itself: all annotations of an object have 256 KiB.
 const APPLIED_TEMPLATE_BYTES_MAX: usize = 96 << 10;
 
+/// The settings file of a broker in its ConfigMap.
+pub const SETTINGS_FILE: &str = "broker.properties";
+
 /// Every object of a cluster but the Secret, whose token is drawn when it is missing.
 #[derive(Clone, Debug)]
 pub struct Children {
@@ -134,7 +137,13 @@ fn budget(cluster: &Valid) -> Value {
 }
 
 fn config_map(cluster: &Valid, broker: &Broker) -> Value {
-    let body = json!({"data": {"broker.properties": properties::file(cluster, broker)}});
+    config_map_with(cluster, broker, &properties::file(cluster, broker))
+}
+
+/// The ConfigMap of a broker with this settings file.
+#[must_use]
+pub fn config_map_with(cluster: &Valid, broker: &Broker, file: &str) -> Value {
+    let body = json!({"data": {SETTINGS_FILE: file}});
     let name = names::broker(&cluster.name, broker.id);
     owned(cluster, ("v1", "ConfigMap"), &name, Some(broker.id), &body)
 }

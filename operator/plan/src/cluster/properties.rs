@@ -81,6 +81,19 @@ pub fn file(cluster: &Valid, broker: &Broker) -> String {
     text
 }
 
+/// A file of before without the leave to format, for a data directory that was formatted since; `None` if
+/// it holds no such leave.
+#[must_use]
+pub fn without_leave(file: &str) -> Option<String> {
+    let begins = format!("{}=", escaped(FORMAT_KEY, true));
+    let kept = |line: &&str| !line.starts_with(&begins);
+    file.lines().any(|line| !kept(&line)).then(|| {
+        let mut text = file.lines().filter(kept).collect::<Vec<_>>().join("\n");
+        text.push('\n');
+        text
+    })
+}
+
 /// As a properties file needs it: a value cannot begin another line, nor hide as a comment.
 fn escaped(text: &str, is_key: bool) -> String {
     let mut out = String::with_capacity(text.len());
@@ -123,7 +136,10 @@ mod tests {
             assert!(text.lines().any(|there| there == line), "{line} is not in {text}");
         }
         let valid = fixture::valid(&cluster, &fixture::observed_claim(0, "20Gi", true));
-        assert!(!file(&valid, &valid.brokers[0]).contains(FORMAT_KEY));
+        let formatted = file(&valid, &valid.brokers[0]);
+        assert!(!formatted.contains(FORMAT_KEY));
+        assert_eq!(without_leave(&text).as_ref(), Some(&formatted));
+        assert_eq!(without_leave(&formatted), None);
     }
 
     #[test]
