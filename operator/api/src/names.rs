@@ -29,6 +29,9 @@ pub const COMPONENT_BROKER: &str = "broker";
 pub const ANNOTATION_APPLIED: &str = "ropewalk.dev/applied";
 /// On a StatefulSet: the hash of what the user asked of the pod when it was last (re)started.
 pub const ANNOTATION_INTENT: &str = "ropewalk.dev/pod-intent";
+/// On a StatefulSet: the hash of what the user asked when its pod template was last written, whether or
+/// not a pod ever ran from it.
+pub const ANNOTATION_TEMPLATE_INTENT: &str = "ropewalk.dev/template-intent";
 /// On a StatefulSet: the hash of its pod template as the operator built it.
 pub const ANNOTATION_TEMPLATE: &str = "ropewalk.dev/pod-template";
 /// On a StatefulSet: its pod template as it was last applied, as JSON. What differs from it was changed

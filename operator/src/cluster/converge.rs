@@ -337,7 +337,10 @@ pub(super) async fn roll(
             | Decision::Offer { .. } => {}
             Decision::Record => {
                 let intent = valid.intent.to_string();
-                let annotations = json!({names::ANNOTATION_INTENT: intent});
+                let annotations = json!({
+                    names::ANNOTATION_INTENT: intent,
+                    names::ANNOTATION_TEMPLATE_INTENT: intent,
+                });
                 let patch = json!({"metadata": {"annotations": annotations}});
                 let name = names::broker(&valid.name, *id);
                 let set = StatefulSet {

@@ -173,6 +173,7 @@ fn stateful_set(cluster: &Valid, broker: &Broker) -> Value {
     let body = json!({
         "metadata": {"annotations": {
             names::ANNOTATION_INTENT: cluster.intent.to_string(),
+            names::ANNOTATION_TEMPLATE_INTENT: cluster.intent.to_string(),
             names::ANNOTATION_TEMPLATE: intent::hash(&template),
             names::ANNOTATION_APPLIED_TEMPLATE: recorded(&template),
             names::ANNOTATION_IMAGE_CHOSEN: cluster.image_is_chosen.to_string(),
@@ -210,8 +211,13 @@ pub fn as_applied(cluster: &Valid, broker: &Broker, there: &StatefulSet) -> Opti
         None if is_newest => {}
         None => return None,
     }
+    // An earlier release did not say what its template came from, and only a restart settles it.
+    if let Some(all) = wanted["metadata"]["annotations"].as_object_mut() {
+        all.remove(names::ANNOTATION_TEMPLATE_INTENT);
+    }
     for key in [
         names::ANNOTATION_INTENT,
+        names::ANNOTATION_TEMPLATE_INTENT,
         names::ANNOTATION_TEMPLATE,
         names::ANNOTATION_APPLIED_TEMPLATE,
         names::ANNOTATION_IMAGE_CHOSEN,

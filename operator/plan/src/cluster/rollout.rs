@@ -9,6 +9,8 @@
 //! - **K4** no broker is stopped while its volume would be lost with its pod, or while it recovers.
 //! - **K5** only what the user asked for restarts a broker. When the intent that the pod was started
 //!   with is the present one, the difference is the operator's own; it is shown, and waits.
+//! - What the user asks is compared with what was asked when the template was written, and not with what
+//!   was last seen to run: a request that failed can be taken back.
 //! - An intent is recorded as done only on proof: the pod is of the newest template, and the broker
 //!   says which of exactly these settings wait for a restart.
 
@@ -166,10 +168,18 @@ fn judge(cluster: &BrokerCluster, valid: &Valid, reason: String, other: Option<i
     }
 }
 
-/// What the user had asked for when the pod was (re)started.
+/// What the user had asked for when the pod was last known to run it.
 fn recorded(observed: &Observed, id: i32) -> Option<Intent> {
     let set = observed.stateful_sets.get(&id)?;
     Intent::parse(set.annotations().get(names::ANNOTATION_INTENT)?)
+}
+
+/// What the user had asked for when the pod template was last written. A restart into it may have failed, so
+/// this is not what was recorded; taking the request back is a request as well.
+fn attempted(observed: &Observed, id: i32) -> Option<Intent> {
+    let set = observed.stateful_sets.get(&id)?;
+    let said = set.annotations().get(names::ANNOTATION_TEMPLATE_INTENT);
+    said.and_then(|said| Intent::parse(said)).or_else(|| recorded(observed, id))
 }
 
 /// Which template of its StatefulSet a pod was made from.
@@ -197,7 +207,7 @@ fn template_of(set: &StatefulSet, pod: Option<&Pod>) -> TemplateOf {
 /// What a restart of a broker would bring about.
 fn differences(valid: &Valid, observed: &Observed, broker: &Broker) -> Vec<Difference> {
     let Some(set) = observed.stateful_sets.get(&broker.id) else { return Vec::new() };
-    let recorded = recorded(observed, broker.id);
+    let (recorded, attempted) = (recorded(observed, broker.id), attempted(observed, broker.id));
     let mut differences = Vec::new();
     let wanted = intent::hash(&pod::template(valid, broker));
     if set.annotations().get(names::ANNOTATION_TEMPLATE) != Some(&wanted) {
@@ -207,7 +217,7 @@ fn differences(valid: &Valid, observed: &Observed, broker: &Broker) -> Vec<Diffe
             }
             Some(_) | None => "the pod template has changed".to_owned(),
         };
-        let is_asked = recorded.as_ref().is_some_and(|old| old.pod != valid.intent.pod);
+        let is_asked = attempted.as_ref().is_some_and(|old| old.pod != valid.intent.pod);
         differences.push(Difference { what, is_asked });
     } else if template_of(set, observed.pods.get(&broker.id)) == TemplateOf::Older {
         // A restart was begun and its pod is still there.
@@ -225,7 +235,8 @@ fn differences(valid: &Valid, observed: &Observed, broker: &Broker) -> Vec<Diffe
     let waiting: Vec<&str> = waiting.map(String::as_str).filter(|key| *key != FORMAT_KEY).collect();
     if !waiting.is_empty() {
         let what = format!("these settings take effect after a restart: {}", waiting.join(", "));
-        let is_new = recorded.as_ref().is_some_and(|old| old.config != valid.intent.config);
+        let is_other = |old: &Intent| old.config != valid.intent.config;
+        let is_new = recorded.iter().chain(&attempted).any(is_other);
         let is_users = waiting.iter().any(|key| !properties::is_operators(valid, broker, key));
         differences.push(Difference { what, is_asked: is_new && is_users });
     }

@@ -196,3 +196,80 @@ async fn what_is_known_of_a_cluster_is_forgotten_with_it() {
     reconcile(cluster, stage.work.clone()).await.expect("nothing to be done");
     assert!(stage.work.told.0.lock().is_empty());
 }
+
+/// The new pod is there, and its image is not.
+fn run_pod_without_its_image(stage: &Stage, uid: &str) {
+    stage.run_pod(uid);
+    let why = json!({"reason": "ImagePullBackOff", "message": "no such image"});
+    let container = json!({
+        "name": "broker", "image": "i", "imageID": "", "ready": false, "restartCount": 0,
+        "state": {"waiting": why},
+    });
+    let status = json!({
+        "conditions": [{"type": "Ready", "status": "False"}],
+        "containerStatuses": [container],
+    });
+    stage.server.change(POD, &json!({ "status": status }));
+    stage.broker.lock().is_gone = true;
+}
+
+#[tokio::test]
+async fn an_image_that_cannot_run_is_rolled_back_also_when_settings_are_taken_back_with_it() {
+    let stage = Stage::set(&json!({})).await;
+    stage.settle().await;
+    let bad = json!({"version": "0.9.9", "config": {"num.partitions": "3"}});
+    stage.change_spec(&bad, 2);
+    stage.broker.lock().waiting.push("num.partitions");
+    assert!(stage.reconcile().await.contains(&EVICTION.to_owned()));
+    run_pod_without_its_image(&stage, "pod-2");
+    for _ in 0..3 {
+        let writes = stage.reconcile().await;
+        assert!(!writes.contains(&EVICTION.to_owned()), "{writes:?}");
+    }
+    assert_eq!(stage.condition("Ready").1, "ImageNotFound");
+    stage.change_spec(&json!({"version": null, "config": null}), 3);
+    let writes = stage.reconcile().await;
+    assert!(writes.contains(&EVICTION.to_owned()), "{writes:?}");
+    let image = stage.server.at(SET)["spec"]["template"]["spec"]["containers"][0]["image"].clone();
+    assert_eq!(image, "ropewalk-broker:0.1.0");
+    {
+        let mut broker = stage.broker.lock();
+        (broker.is_gone, broker.waiting) = (false, Vec::new());
+    }
+    stage.run_pod("pod-3");
+    for _ in 0..5 {
+        stage.reconcile().await;
+    }
+    assert_eq!(stage.reconcile().await, Vec::<String>::new(), "once is enough");
+    assert_eq!(stage.condition("Ready").0, "True");
+}
+
+#[tokio::test]
+async fn a_setting_that_is_taken_back_before_its_restart_was_confirmed_gets_another_restart() {
+    let stage = Stage::set(&json!({})).await;
+    stage.settle().await;
+    stage.change_spec(&json!({"config": {"num.partitions": "3"}}), 2);
+    stage.broker.lock().waiting = vec!["num.partitions"];
+    assert!(stage.reconcile().await.contains(&EVICTION.to_owned()));
+    // The new pod has the new setting. It reads its log while the setting is taken back.
+    stage.run_pod("pod-2");
+    {
+        let mut broker = stage.broker.lock();
+        (broker.recovers, broker.waiting) = (true, Vec::new());
+    }
+    stage.reconcile().await;
+    stage.change_spec(&json!({"config": null}), 3);
+    stage.reconcile().await;
+    {
+        let mut broker = stage.broker.lock();
+        (broker.recovers, broker.waiting) = (false, vec!["num.partitions"]);
+    }
+    let writes = stage.reconcile().await;
+    assert!(writes.contains(&EVICTION.to_owned()), "{writes:?}");
+    stage.broker.lock().waiting.clear();
+    stage.run_pod("pod-3");
+    for _ in 0..5 {
+        stage.reconcile().await;
+    }
+    assert_eq!(stage.reconcile().await, Vec::<String>::new(), "once is enough");
+}

@@ -86,6 +86,8 @@ fn k5_a_restart_that_an_older_operator_noted_as_done_waits() {
     let valid = fixture::valid(&cluster, &observed);
     let set = observed.stateful_sets.get_mut(&0).expect("a set");
     set.annotations_mut().insert(names::ANNOTATION_INTENT.into(), valid.intent.to_string());
+    // It did not say what the template came from.
+    set.annotations_mut().remove(names::ANNOTATION_TEMPLATE_INTENT);
     let decision = decide(&cluster, &valid, &observed).remove(0).1;
     assert!(matches!(decision, Decision::Offer { .. }), "{decision:?}");
 }
