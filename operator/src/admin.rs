@@ -193,6 +193,11 @@ impl Brokers {
         self.send(&call, Right::Open).await
     }
 
+    /// Lets the next call to a broker through, also if it did not answer the calls before.
+    pub fn try_again(&self, at: &Target) {
+        self.breakers.close(at);
+    }
+
     /// Asks for what only the owner of the token may know.
     ///
     /// # Errors

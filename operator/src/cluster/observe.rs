@@ -12,6 +12,7 @@ use kube::api::{Api, ListParams};
 use kube::core::NamespaceResourceScope;
 use kube::{Resource, ResourceExt as _};
 use ropewalk_operator_api::cluster::RunState;
+use ropewalk_operator_api::condition::cluster::ADMIN_REACHABLE;
 use ropewalk_operator_api::{BrokerCluster, names, size};
 use ropewalk_operator_plan::cluster::observed::{broker_of, is_ready};
 use ropewalk_operator_plan::cluster::validate::{self, claimed};
@@ -132,12 +133,18 @@ impl Reader<'_> {
     /// What each broker with a pod says of itself. One that does not answer is not there.
     async fn ask_brokers(&self, observed: &mut Observed) {
         let cluster = ClusterKey::new(self.namespace.clone(), self.cluster.name_any());
+        let said = self.cluster.status.iter().flat_map(|status| &status.conditions);
+        let is_alarmed = said.filter(|one| one.type_ == ADMIN_REACHABLE).any(is_alarm);
         for (id, pod) in &observed.pods {
             let has_address = pod.status.as_ref().is_some_and(|status| status.pod_ip.is_some());
             if !has_address || pod.metadata.deletion_timestamp.is_some() {
                 continue;
             }
             let target = Target { cluster: cluster.clone(), broker: *id };
+            if is_ready(pod) && !is_alarmed {
+                // An alarm rests on calls that were made to a pod that is ready, not on those before.
+                self.context.brokers.try_again(&target);
+            }
             match self.context.brokers.ask::<Answer>(&target, "/v1/broker").await {
                 Ok(answer) => {
                     observed.answers.insert(*id, answer);

@@ -187,6 +187,37 @@ async fn an_admin_api_that_is_cut_off_stops_restarts_and_is_said() {
 }
 
 #[tokio::test]
+async fn a_broker_that_is_back_from_a_restart_raises_no_alarm_about_its_admin_api() {
+    // The operator saw the pod go, or only that nobody answered for a while.
+    for saw_it in [true, false] {
+        let stage = Stage::set(&json!({})).await;
+        stage.settle().await;
+        let serving = stage.server.at(POD)["status"].clone();
+        stage.broker.lock().is_gone = true;
+        if saw_it {
+            let not_ready =
+                json!({"status": {"conditions": [{"type": "Ready", "status": "False"}]}});
+            stage.server.change(POD, &not_ready);
+            stage.reconcile().await;
+        }
+        // Others ask it meanwhile, until nobody is let through any more.
+        let target = Target { cluster: ClusterKey::new("shop", "prod"), broker: 0 };
+        for _ in 0..4 {
+            let answer = stage.work.context.brokers.ask::<Value>(&target, "/v1/broker").await;
+            assert!(answer.is_err());
+        }
+        stage.broker.lock().is_gone = false;
+        stage.server.change(POD, &json!({ "status": serving }));
+        for _ in 0..3 {
+            stage.reconcile().await;
+            assert_ne!(stage.condition("AdminReachable").0, "False", "saw it: {saw_it}");
+        }
+        assert_eq!(stage.condition("AdminReachable").0, "True", "saw it: {saw_it}");
+        assert_eq!(stage.warnings(), Vec::<String>::new());
+    }
+}
+
+#[tokio::test]
 async fn what_is_known_of_a_cluster_is_forgotten_with_it() {
     let stage = Stage::set(&json!({})).await;
     stage.settle().await;

@@ -34,6 +34,9 @@ const DAMAGES: &[(&str, &str, &str)] = &[
     ("damaged_partitions", "PartitionsDamaged", "partitions"),
 ];
 
+/// Reasons of a broker whose pod is ready and that did not answer: once, and from the second time on.
+const MISSED: [&str; 2] = ["AnswerMissing", "AdminUnreachable"];
+
 impl Facts<'_> {
     pub(super) fn data_at_risk(&self) -> Finding {
         for broker in &self.valid.brokers {
@@ -89,11 +92,11 @@ impl Facts<'_> {
                 continue;
             }
             let before = self.cluster.status.iter().flat_map(|status| &status.conditions);
-            let was_true = before.filter(|old| old.type_ == of).any(|old| old.status == "True");
-            if was_true {
+            let mut before = before.filter(|old| old.type_ == of);
+            if !before.any(|old| MISSED.contains(&old.reason.as_str())) {
                 // One answer that is late is no outage; it is asked again soon.
                 let message = format!("broker {} did not answer this time", broker.id);
-                return Finding::new(of, Status::Unknown, "AnswerMissing", message);
+                return Finding::new(of, Status::Unknown, MISSED[0], message);
             }
             let why = self.observed.unanswered.get(&broker.id);
             let why = why.map_or("no answer", String::as_str);
@@ -102,7 +105,7 @@ impl Facts<'_> {
                 "the pod of broker {0} is ready, but its admin API cannot be reached at {service}.{1}.svc:{ADMIN_PORT}: {why}. Does a NetworkPolicy or a service mesh keep the operator from TCP port {ADMIN_PORT}? Until then settings and Queues are not brought to it, and it is not restarted",
                 broker.id, self.valid.namespace
             );
-            return Finding::new(of, false, "AdminUnreachable", message);
+            return Finding::new(of, false, MISSED[1], message);
         }
         match (starting, answered) {
             (Some(id), _) => {
