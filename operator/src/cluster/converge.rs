@@ -47,6 +47,7 @@ pub(super) async fn converge(
     let mut step = Step { work, valid, done: Done::default() };
     let children = children::children(valid);
     step.claims(&children, observed).await;
+    step.relabel(observed).await;
     step.plain(&children, observed).await;
     step.settings(cluster, observed).await;
     step.config_maps(&children, observed).await;
@@ -141,6 +142,23 @@ impl Step<'_> {
             }
             self.apply::<PersistentVolumeClaim>(wanted, there, Belongs::ToNobody, Concern::Storage)
                 .await;
+        }
+    }
+
+    /// Takes the label of earlier releases off what must outlive a deployment tool's mistake.
+    async fn relabel(&mut self, observed: &Observed) {
+        for claim in observed.claims.values() {
+            if let Some(patch) = children::relabelled(self.valid, claim) {
+                self.patch(claim, &patch).await;
+            }
+        }
+        let uid = &self.valid.owner.uid;
+        let secret = observed.secret.as_ref();
+        let ours = secret.filter(|it| it.owner_references().iter().any(|one| one.uid == *uid));
+        if let Some(secret) = ours
+            && let Some(patch) = children::relabelled(self.valid, secret)
+        {
+            self.patch(secret, &patch).await;
         }
     }
 
@@ -276,7 +294,7 @@ impl Step<'_> {
                 applied["spec"]["replicas"] = json!(replicas);
                 self.apply(&applied, Some(there), ours, Concern::Other).await;
             } else if there.spec.as_ref().and_then(|spec| spec.replicas) != replicas {
-                self.patch_set(there, &json!({"spec": {"replicas": replicas}})).await;
+                self.patch(there, &json!({"spec": {"replicas": replicas}})).await;
             }
         }
     }
@@ -295,15 +313,21 @@ impl Step<'_> {
         there.spec.as_ref().and_then(|spec| spec.replicas)
     }
 
-    async fn patch_set(&mut self, set: &StatefulSet, patch: &Value) {
+    /// Changes a part of an object, and leaves the rest as it is.
+    async fn patch<K>(&mut self, object: &K, patch: &Value)
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + DeserializeOwned
+            + std::fmt::Debug,
+    {
         let parameters =
             PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
-        let name = set.name_any();
-        let api = self.api::<StatefulSet>();
-        match api.patch(&name, &parameters, &Patch::Merge(patch)).await {
+        let name = object.name_any();
+        match self.api::<K>().patch(&name, &parameters, &Patch::Merge(patch)).await {
             Ok(_) => self.work.context.metrics.wrote("cluster child"),
             Err(error) => {
-                let what = format!("the StatefulSet {name}");
+                let what = format!("the {} {name}", K::kind(&()));
                 self.done.problems.push(problem(&what, &error, Concern::Other));
             }
         }
@@ -347,7 +371,7 @@ pub(super) async fn roll(
                     metadata: kube::core::ObjectMeta { name: Some(name), ..Default::default() },
                     ..StatefulSet::default()
                 };
-                step.patch_set(&set, &patch).await;
+                step.patch(&set, &patch).await;
             }
             Decision::Restart { reason } => {
                 match restart::restart(work, cluster, valid, *id, reason).await {

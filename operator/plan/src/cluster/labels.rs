@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ropewalk_operator_api::names;
 
 /// The label by which deployment tools take objects for their own.
-const INSTANCE: &str = "app.kubernetes.io/instance";
+pub const INSTANCE: &str = "app.kubernetes.io/instance";
 
 /// The labels by which a StatefulSet finds its pod. They never change: Kubernetes forbids it.
 #[must_use]
