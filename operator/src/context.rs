@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::api::core::v1::{Namespace, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::api::Api;
 use kube::core::DeserializeGuard;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::runtime::reflector::{ObjectRef, Store};
@@ -99,6 +100,13 @@ impl Context {
         let reference = ObjectRef::new(&key.name).within(&key.namespace);
         let found = self.clusters.read().iter().find_map(|store| store.get(&reference))?;
         found.0.as_ref().ok().cloned()
+    }
+
+    /// Whether a whole namespace is being deleted. Reading namespaces may not be allowed; then nobody knows.
+    pub async fn is_ending(&self, namespace: &str) -> bool {
+        let namespaces: Api<Namespace> = Api::all(self.client.clone());
+        let namespace = namespaces.get_metadata(namespace).await;
+        namespace.is_ok_and(|namespace| namespace.metadata.deletion_timestamp.is_some())
     }
 
     /// Tells people something about an object. That it cannot be told stops nothing.

@@ -9,7 +9,7 @@
 //!   deleted keeps its data.
 //! - Only claims with the names of this cluster's brokers are deleted: labels can be copied.
 //! - It ends whatever state the brokers are in: no broker is asked. Only a person who paused the
-//!   cluster holds it up, and is told so.
+//!   cluster holds it up, and is told so; a namespace that ends is not held up by anybody.
 
 use std::collections::BTreeSet;
 
@@ -34,13 +34,17 @@ pub(super) async fn remove(
     if !finalizer::is_on(cluster) {
         return Ok(Action::await_change());
     }
-    if cluster.spec.management_state == ManagementState::Paused {
+    // Kubernetes itself deletes the volume claims of a namespace that ends: a finalizer would only keep
+    // the namespace from ending.
+    let namespace = cluster.namespace().unwrap_or_default();
+    let is_paused = cluster.spec.management_state == ManagementState::Paused;
+    if is_paused && !work.context.is_ending(&namespace).await {
         let note = "the cluster is paused: neither its volumes are deleted nor its finalizer is removed. Set `spec.managementState` to Managed; to keep the volumes, set `spec.deletionPolicy` to Retain before";
         let words = ("DeletionPaused", "Delete");
         work.context.tell(cluster, EventType::Warning, words, note.to_owned()).await;
         return Ok(Action::requeue(RECHECK * 6));
     }
-    if cluster.spec.deletion_policy == DeletionPolicy::Delete {
+    if cluster.spec.deletion_policy == DeletionPolicy::Delete && !is_paused {
         delete_volumes(work, cluster).await?;
     }
     finalizer::keep(api, cluster, false).await?;

@@ -9,7 +9,6 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 use kube::api::Api;
@@ -57,7 +56,8 @@ async fn delete_topic(work: &Work, queue: &Queue) -> Result<Result<(), String>, 
         return Ok(Err("the clusters are not known yet".to_owned()));
     }
     let Some(cluster) = work.context.cluster(&key(queue)) else { return Ok(Ok(())) };
-    if cluster.metadata.deletion_timestamp.is_some() || is_terminating(work, queue).await {
+    let namespace = queue.namespace().unwrap_or_default();
+    if cluster.metadata.deletion_timestamp.is_some() || work.context.is_ending(&namespace).await {
         return Ok(Ok(())); // What holds the topic is going too.
     }
     let owner = queue.uid().unwrap_or_default();
@@ -70,13 +70,6 @@ async fn delete_topic(work: &Work, queue: &Queue) -> Result<Result<(), String>, 
         Err(error) if error.is_refused("NameCollision") => Ok(()),
         Err(error) => Err(error.to_string()),
     })
-}
-
-/// Whether the whole namespace goes. Reading namespaces may not be allowed; then nobody knows.
-async fn is_terminating(work: &Work, queue: &Queue) -> bool {
-    let namespaces: Api<Namespace> = Api::all(work.context.client.clone());
-    let namespace = namespaces.get_metadata(&queue.namespace().unwrap_or_default()).await;
-    namespace.is_ok_and(|namespace| namespace.metadata.deletion_timestamp.is_some())
 }
 
 fn waited(queue: &Queue) -> Duration {

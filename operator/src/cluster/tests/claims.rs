@@ -133,6 +133,60 @@ async fn a_paused_cluster_keeps_its_volumes_while_it_is_deleted_and_says_so() {
 }
 
 #[tokio::test]
+async fn k4_a_paused_cluster_does_not_hold_up_a_namespace_that_ends() {
+    let stage = Stage::set(&json!({"deletionPolicy": "Delete"})).await;
+    stage.settle().await;
+    let ends = json!({"metadata": {"name": "shop", "deletionTimestamp": DELETED}});
+    stage.server.put("/api/v1/namespaces/shop", ends);
+    let deleted = json!({
+        "metadata": {"deletionTimestamp": DELETED},
+        "spec": {"managementState": "Paused"},
+    });
+    stage.server.change(CLUSTER, &deleted);
+    stage.reconcile().await;
+    assert_eq!(stage.server.at(CLUSTER)["metadata"]["finalizers"], json!([]));
+    assert_ne!(stage.server.at(CLAIM), Value::Null, "it is paused: Kubernetes deletes the claim");
+    assert_eq!(stage.warnings(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_label_of_earlier_releases_by_which_tools_take_objects_for_theirs_is_taken_off() {
+    let stage = Stage::set(&json!({})).await;
+    stage.settle().await;
+    let token = stage.server.at(SECRET)["data"]["token"].clone();
+    let kept = [
+        "argocd.argoproj.io/sync-options",
+        "argocd.argoproj.io/compare-options",
+        "helm.sh/resource-policy",
+    ];
+    let none: serde_json::Map<_, _> =
+        kept.iter().map(|key| ((*key).to_owned(), Value::Null)).collect();
+    for path in [SECRET, CLAIM] {
+        let old = json!({"metadata": {
+            "labels": {"app.kubernetes.io/instance": "prod"}, "annotations": none,
+        }});
+        stage.server.change(path, &old);
+    }
+    stage.reconcile().await;
+    for path in [SECRET, CLAIM] {
+        let metadata = stage.server.at(path)["metadata"].clone();
+        let labels = metadata["labels"].as_object().expect("labels");
+        assert!(!labels.contains_key("app.kubernetes.io/instance"), "{path}: {metadata}");
+        assert_eq!(labels["ropewalk.dev/cluster"], "prod");
+        for key in kept {
+            assert!(metadata["annotations"][key].is_string(), "{path} {key}: {metadata}");
+        }
+    }
+    assert_eq!(stage.server.at(SECRET)["data"]["token"], token);
+    assert_eq!(stage.reconcile().await, Vec::<String>::new(), "k1");
+    // An instance that somebody else means is theirs.
+    let theirs = json!({"metadata": {"labels": {"app.kubernetes.io/instance": "backup"}}});
+    stage.server.change(CLAIM, &theirs);
+    stage.server.change(SECRET, &theirs);
+    assert_eq!(stage.reconcile().await, Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn a_paused_cluster_gets_no_finalizer() {
     let spec = json!({"managementState": "Paused", "deletionPolicy": "Delete"});
     let stage = Stage::set(&spec).await;
