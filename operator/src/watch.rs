@@ -10,7 +10,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::{Stream, StreamExt as _};
 use kube::api::Api;
@@ -28,10 +28,10 @@ use crate::context::Context;
 use crate::lease::NotLeader;
 
 /// What is incomplete is looked at again so often at least.
-const INCOMPLETE_WAIT_MAX: std::time::Duration = std::time::Duration::from_secs(30);
+const INCOMPLETE_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// A reconcile takes no longer: a few dozen requests, and a wait for the budget.
-pub const RECONCILE_MAX: std::time::Duration = std::time::Duration::from_secs(120);
+pub const RECONCILE_MAX: Duration = Duration::from_secs(120);
 
 /// Why a reconcile failed; it is tried again.
 #[derive(Debug, thiserror::Error)]
@@ -141,7 +141,7 @@ where
 /// How every controller of ours runs.
 #[must_use]
 pub fn config() -> controller::Config {
-    controller::Config::default().concurrency(8).debounce(std::time::Duration::from_millis(200))
+    controller::Config::default().concurrency(8).debounce(Duration::from_millis(200))
 }
 
 /// The frame around a reconcile: reads the guard, measures, counts, and keeps the back-off.
@@ -150,6 +150,20 @@ pub fn config() -> controller::Config {
 ///
 /// What the work failed with.
 pub async fn framed<K, F>(
+    object: Arc<Guarded<K>>,
+    context: Arc<Context>,
+    work: impl FnOnce(K, Arc<Context>) -> F,
+) -> Result<Action, Failure>
+where
+    K: Resource<DynamicType = ()> + Clone,
+    F: Future<Output = Result<Action, Failure>>,
+{
+    within(RECONCILE_MAX, object, context, work).await
+}
+
+/// [`framed`], with a bound of its own.
+async fn within<K, F>(
+    most: Duration,
     object: Arc<Guarded<K>>,
     context: Arc<Context>,
     work: impl FnOnce(K, Arc<Context>) -> F,
@@ -174,7 +188,7 @@ where
     let outcome = async {
         context.leadership.check()?;
         // A request whose connection has gone dead without a word must not hold one of the few places.
-        let outcome = tokio::time::timeout(RECONCILE_MAX, work(readable, context.clone())).await;
+        let outcome = tokio::time::timeout(most, work(readable, context.clone())).await;
         let outcome = outcome.unwrap_or(Err(Failure::Late));
         match &outcome {
             Ok(_) => tracing::debug!("reconciled"),
@@ -231,5 +245,46 @@ fn static_kind<K: Resource<DynamicType = ()>>() -> &'static str {
         "Queue" => "Queue",
         "BrokerCluster" => "BrokerCluster",
         _ => "Other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ropewalk_operator_api::Queue;
+    use ropewalk_operator_plan::cluster::validate::Settings;
+    use serde_json::json;
+
+    use super::*;
+    use crate::lease::Leadership;
+    use crate::metrics::Metrics;
+    use crate::played::Server;
+
+    /// No test waits longer for what should have been given up.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    fn context() -> Arc<Context> {
+        let leadership = Leadership::assumed("me", Instant::now() + Duration::from_secs(600));
+        let settings = Settings { broker_image: "b:1".into() };
+        let (client, metrics) = (Server::default().client(), Metrics::default());
+        Arc::new(Context::new(client, leadership, metrics, settings, "127.0.0.1:1".into()))
+    }
+
+    fn queue() -> Arc<Guarded<Queue>> {
+        let queue = json!({
+            "apiVersion": "ropewalk.dev/v1alpha1", "kind": "Queue", "spec": {},
+            "metadata": {"name": "orders", "namespace": "shop", "uid": "u"},
+        });
+        Arc::new(serde_json::from_value(queue).expect("a Queue"))
+    }
+
+    #[tokio::test]
+    async fn a_reconcile_whose_request_is_never_answered_is_given_up_and_tried_again() {
+        let context = context();
+        let hangs = |_: Queue, _: Arc<Context>| std::future::pending();
+        let work = within(Duration::from_millis(10), queue(), context.clone(), hangs);
+        let outcome = tokio::time::timeout(PATIENCE, work).await.expect("it was given up");
+        let failure = outcome.expect_err("it did not end");
+        assert!(matches!(failure, Failure::Late), "{failure}");
+        assert_ne!(again(queue(), &failure, context), Action::await_change());
     }
 }

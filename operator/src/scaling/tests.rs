@@ -704,3 +704,71 @@ impl Stage {
         }
     }
 }
+
+/// A second queue that is read by the same group, for a target of its own.
+fn bills_of_the_same_group(target: &str) -> Arc<Queue> {
+    let mut bills = (*queue(json!([{
+        "name": "worker",
+        "groupId": "shop.orders.worker",
+        "targetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": target},
+    }])))
+    .clone();
+    bills.metadata.name = Some("bills".to_owned());
+    bills.metadata.uid = Some("u2".to_owned());
+    Arc::new(bills)
+}
+
+#[tokio::test]
+async fn members_that_work_for_another_target_of_the_same_group_are_not_taken_for_ours() {
+    // Three members for three replicas, of which one holds a partition: with one target the others wait for
+    // partitions. With two, they are the other's, and two of our pods have not joined.
+    for (target, missing) in [("order-worker", false), ("bill-worker", true)] {
+        let scaling = json!({"minReplicas": 3, "maxReplicas": 3});
+        let mut stage = Stage::new(3, scaling);
+        stage.queues.write().push(bills_of_the_same_group(target));
+        stage.members = 3;
+        stage.connect();
+        stage.seconds(150).await;
+        let is_missing = stage.condition("ScalingActive").1 == "ConsumersNotJoining"
+            || stage.condition("ScalingLimited").1 == "ConsumersNotJoining";
+        assert_eq!(is_missing, missing, "{target}: {:?}", stage.server.status());
+    }
+}
+
+#[tokio::test]
+async fn a_wake_up_looks_at_the_consumers_of_its_group_only() {
+    let stage = Stage::new(0, json!({}));
+    for number in 0..50 {
+        let mut other = (*stage.queues.read()[0]).clone();
+        other.metadata.name = Some(format!("other-{number}"));
+        other.metadata.uid = Some(format!("other-{number}"));
+        stage.queues.write().push(Arc::new(other));
+    }
+    stage.connect();
+    stage.autoscaler.look(stage.now());
+    let consumers = stage.autoscaler.consumers.lock().clone();
+    assert_eq!(consumers.len(), 51);
+    for entry in consumers.values() {
+        entry.lock().is_busy = false;
+    }
+    let wake = WakeUp {
+        cluster: cluster(),
+        topic: "orders".into(),
+        topic_id: "t".into(),
+        group: "shop.orders.worker".into(),
+        length: 7,
+    };
+    // Whoever looked at one of the others would wait for it for ever.
+    let others = consumers.iter().filter(|(key, _)| key.queue != "u1");
+    let held: Vec<_> = others.map(|(_, entry)| entry.lock()).collect();
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let (autoscaler, now) = (stage.autoscaler.clone(), stage.now());
+    let looking = std::thread::spawn(move || {
+        let due = autoscaler.woken(&wake, now);
+        sender.send(due.into_iter().map(|(key, _)| key.queue).collect::<Vec<_>>()).ok();
+    });
+    let due = receiver.recv_timeout(Duration::from_secs(60));
+    drop(held);
+    looking.join().expect("the wake-up ends");
+    assert_eq!(due.expect("it waits for the consumers of other groups"), ["u1"]);
+}
