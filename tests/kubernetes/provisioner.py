@@ -7,6 +7,7 @@ has the parameter `below: NAME`), once a pod that uses it was given a node; a cl
 its policy says so. It only looks at what is there, twice a second, so nothing it missed stays undone.
 """
 
+import datetime
 import os
 import shutil
 import sys
@@ -14,6 +15,7 @@ import time
 
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
+from kubernetes.utils.quantity import parse_quantity
 
 PROVISIONER = "ropewalk.dev/test-directory"
 NODE_OF_CLAIM = "volume.kubernetes.io/selected-node"
@@ -51,15 +53,33 @@ def provision(core, directory, claim, storage_class):
             raise
 
 
-def resize(core, claim):
-    """A directory needs no growing: only say that it has grown."""
+def say(core, claim, status):
+    core.patch_namespaced_persistent_volume_claim_status(claim.metadata.name, claim.metadata.namespace, {"status": status})
+
+
+def is_remounted(core, claim, since):
+    """Whether a pod that uses the claim was made since."""
+    pods = core.list_namespaced_pod(claim.metadata.namespace).items
+    claims = lambda pod: [v.persistent_volume_claim.claim_name for v in pod.spec.volumes or [] if v.persistent_volume_claim]
+    return any(claim.metadata.name in claims(pod) and pod.metadata.creation_timestamp > since for pod in pods)
+
+
+def resize(core, claim, parameters):
+    """A directory needs no growing: only say that it has grown, or what the class says instead."""
     wanted = claim.spec.resources.requests["storage"]
     if (claim.status.capacity or {}).get("storage") == wanted:
         return
+    if "most" in parameters and parse_quantity(wanted) > parse_quantity(parameters["most"]):
+        say(core, claim, {"allocatedResourceStatuses": {"storage": "ControllerResizeInfeasible"}})
+        return
     core.patch_persistent_volume(claim.spec.volume_name, {"spec": {"capacity": {"storage": wanted}}})
-    core.patch_namespaced_persistent_volume_claim_status(
-        claim.metadata.name, claim.metadata.namespace, {"status": {"capacity": {"storage": wanted}, "conditions": None}}
-    )
+    pending = next((c for c in claim.status.conditions or [] if c.type == "FileSystemResizePending"), None)
+    if parameters.get("grows") == "remounted" and pending is None:
+        now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        say(core, claim, {"conditions": [{"type": "FileSystemResizePending", "status": "True", "lastTransitionTime": now}]})
+        return
+    if pending is None or is_remounted(core, claim, pending.last_transition_time):
+        say(core, claim, {"capacity": {"storage": wanted}, "conditions": None, "allocatedResourceStatuses": None})
 
 
 def remove(core, volume):
@@ -78,7 +98,7 @@ def look(core, storage, directory):
         if claim.status.phase == "Pending":
             steps.append(lambda c=claim, s=storage_class: provision(core, directory, c, s))
         elif claim.status.phase == "Bound":
-            steps.append(lambda c=claim: resize(core, c))
+            steps.append(lambda c=claim, p=storage_class.parameters or {}: resize(core, c, p))
     for volume in core.list_persistent_volume().items:
         ours = (volume.metadata.annotations or {}).get(PROVISIONED_BY) == PROVISIONER
         released = volume.status.phase == "Released" and not volume.metadata.deletion_timestamp
