@@ -102,7 +102,8 @@ impl Context {
         found.0.as_ref().ok().cloned()
     }
 
-    /// Whether a whole namespace is being deleted. Reading namespaces may not be allowed; then nobody knows.
+    /// Whether a whole namespace is being deleted. Reading namespaces may not be allowed; then
+    /// nobody knows.
     pub async fn is_ending(&self, namespace: &str) -> bool {
         let namespaces: Api<Namespace> = Api::all(self.client.clone());
         let namespace = namespaces.get_metadata(namespace).await;

@@ -29,8 +29,8 @@ pub const COMPONENT_BROKER: &str = "broker";
 pub const ANNOTATION_APPLIED: &str = "ropewalk.dev/applied";
 /// On a StatefulSet: the hash of what the user asked of the pod when it was last (re)started.
 pub const ANNOTATION_INTENT: &str = "ropewalk.dev/pod-intent";
-/// On a StatefulSet: the hash of what the user asked when its pod template was last written, whether or
-/// not a pod ever ran from it.
+/// On a StatefulSet: the hash of what the user asked when its pod template was last written,
+/// whether or not a pod ever ran from it.
 pub const ANNOTATION_TEMPLATE_INTENT: &str = "ropewalk.dev/template-intent";
 /// On a StatefulSet: the hash of its pod template as the operator built it.
 pub const ANNOTATION_TEMPLATE: &str = "ropewalk.dev/pod-template";
@@ -41,8 +41,8 @@ pub const ANNOTATION_APPLIED_TEMPLATE: &str = "ropewalk.dev/applied-template";
 pub const ANNOTATION_IMAGE_CHOSEN: &str = "ropewalk.dev/image-chosen";
 /// On a broker's volume claim: that the data directory on it was formatted once.
 pub const ANNOTATION_FORMATTED: &str = "ropewalk.dev/formatted";
-/// On a broker's volume claim: the size that the operator asked for last. A claim that asks for another was
-/// changed by a person.
+/// On a broker's volume claim: the size that the operator asked for last. A claim that asks for
+/// another was changed by a person.
 pub const ANNOTATION_SIZE: &str = "ropewalk.dev/size";
 /// On a `BrokerCluster`, by a person: any new value asks for a rolling restart.
 pub const ANNOTATION_RESTART: &str = "ropewalk.dev/restart";

@@ -108,9 +108,9 @@ pub struct QueueSpec {
 
     /// The largest message (strictly: the largest batch as it is stored), 1Ki to 32Mi. Earlier releases
     /// allowed 64Mi: a Queue that was made with more than 32Mi can still be edited, and gets 32Mi.
-    // Before Kubernetes 1.30 every write of an object is refused while any stored field breaks a rule, also the one
-    // that takes off a finalizer. So the bound of all releases is a rule for every object, and the lower one
-    // of today is a rule for changes.
+    // Before Kubernetes 1.30 every write of an object is refused while any stored field breaks a
+    // rule, also the one that takes off a finalizer. So the bound of all releases is a rule for
+    // every object, and the lower one of today is a rule for changes.
     #[serde(default = "message_size")]
     #[x_kube(validation = Rule::new("quantity(self).compareTo(quantity('1Ki')) >= 0 && quantity(self).compareTo(quantity('64Mi')) <= 0")
         .message("`maxMessageSize` must be between 1Ki and 32Mi"))]

@@ -236,8 +236,9 @@ impl Step<'_> {
         }
     }
 
-    /// The files that brokers find when they start. What a running broker refused does not get there,
-    /// and neither does what it had no chance to refuse; the leave to format is taken back all the same.
+    /// The files that brokers find when they start. What a running broker refused does not get
+    /// there, and neither does what it had no chance to refuse; the leave to format is taken back
+    /// all the same.
     async fn config_maps(&mut self, children: &Children, observed: &Observed) {
         let valid = self.valid;
         let uid = valid.owner.uid.clone();

@@ -142,7 +142,8 @@ impl Reader<'_> {
             }
             let target = Target { cluster: cluster.clone(), broker: *id };
             if is_ready(pod) && !is_alarmed {
-                // An alarm rests on calls that were made to a pod that is ready, not on those before.
+                // An alarm rests on calls that were made to a pod that is ready, not on those
+                // before.
                 self.context.brokers.try_again(&target);
             }
             match self.context.brokers.ask::<Answer>(&target, "/v1/broker").await {

@@ -34,8 +34,8 @@ pub(super) async fn remove(
     if !finalizer::is_on(cluster) {
         return Ok(Action::await_change());
     }
-    // Kubernetes itself deletes the volume claims of a namespace that ends: a finalizer would only keep
-    // the namespace from ending.
+    // Kubernetes itself deletes the volume claims of a namespace that ends: a finalizer would only
+    // keep the namespace from ending.
     let namespace = cluster.namespace().unwrap_or_default();
     let is_paused = cluster.spec.management_state == ManagementState::Paused;
     if is_paused && !work.context.is_ending(&namespace).await {

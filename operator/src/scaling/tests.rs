@@ -720,8 +720,8 @@ fn bills_of_the_same_group(target: &str) -> Arc<Queue> {
 
 #[tokio::test]
 async fn members_that_work_for_another_target_of_the_same_group_are_not_taken_for_ours() {
-    // Three members for three replicas, of which one holds a partition: with one target the others wait for
-    // partitions. With two, they are the other's, and two of our pods have not joined.
+    // Three members for three replicas, of which one holds a partition: with one target the others
+    // wait for partitions. With two, they are the other's, and two of our pods have not joined.
     for (target, missing) in [("order-worker", false), ("bill-worker", true)] {
         let scaling = json!({"minReplicas": 3, "maxReplicas": 3});
         let mut stage = Stage::new(3, scaling);

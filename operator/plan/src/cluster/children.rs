@@ -71,9 +71,9 @@ pub fn secret(cluster: &Valid, token: &str) -> Value {
     finished(cluster, ("v1", "Secret"), (&name, labels), body)
 }
 
-/// What has to change about a volume claim or Secret that an earlier release made, whose instance label lets
-/// deployment tools take it for theirs; `None` if it is as it should be. An instance of another name was
-/// set by somebody else, and stays.
+/// What has to change about a volume claim or Secret that an earlier release made, whose instance
+/// label lets deployment tools take it for theirs; `None` if it is as it should be. An instance of
+/// another name was set by somebody else, and stays.
 #[must_use]
 pub fn relabelled(cluster: &Valid, there: &impl kube::Resource) -> Option<Value> {
     let instance = there.meta().labels.as_ref().and_then(|labels| labels.get(labels::INSTANCE));

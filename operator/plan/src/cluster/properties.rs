@@ -81,8 +81,8 @@ pub fn file(cluster: &Valid, broker: &Broker) -> String {
     text
 }
 
-/// A file of before without the leave to format, for a data directory that was formatted since; `None` if
-/// it holds no such leave.
+/// A file of before without the leave to format, for a data directory that was formatted since;
+/// `None` if it holds no such leave.
 #[must_use]
 pub fn without_leave(file: &str) -> Option<String> {
     let begins = format!("{}=", escaped(FORMAT_KEY, true));

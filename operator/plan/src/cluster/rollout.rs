@@ -9,8 +9,8 @@
 //! - **K4** no broker is stopped while its volume would be lost with its pod, or while it recovers.
 //! - **K5** only what the user asked for restarts a broker. When the intent that the pod was started
 //!   with is the present one, the difference is the operator's own; it is shown, and waits.
-//! - What the user asks is compared with what was asked when the template was written, and not with what
-//!   was last seen to run: a request that failed can be taken back.
+//! - What the user asks is compared with what was asked when the template was written, and not with
+//!   what was last seen to run: a request that failed can be taken back.
 //! - An intent is recorded as done only on proof: the pod is of the newest template, and the broker
 //!   says which of exactly these settings wait for a restart.
 
@@ -174,8 +174,8 @@ fn recorded(observed: &Observed, id: i32) -> Option<Intent> {
     Intent::parse(set.annotations().get(names::ANNOTATION_INTENT)?)
 }
 
-/// What the user had asked for when the pod template was last written. A restart into it may have failed, so
-/// this is not what was recorded; taking the request back is a request as well.
+/// What the user had asked for when the pod template was last written. A restart into it may have
+/// failed, so this is not what was recorded; taking the request back is a request as well.
 fn attempted(observed: &Observed, id: i32) -> Option<Intent> {
     let set = observed.stateful_sets.get(&id)?;
     let said = set.annotations().get(names::ANNOTATION_TEMPLATE_INTENT);

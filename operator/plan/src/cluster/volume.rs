@@ -96,8 +96,9 @@ pub fn capacity(claim: &PersistentVolumeClaim) -> Option<(u64, &str)> {
 
 /// The size that a claim is to ask for where the spec says `wanted`.
 ///
-/// Kubernetes lets a request grow, and (since 1.32) fall as long as it stays above what the volume has: a
-/// size that could not be provided is taken back. What a person made larger by hand is left as it is.
+/// Kubernetes lets a request grow, and (since 1.32) fall as long as it stays above what the volume
+/// has: a size that could not be provided is taken back. What a person made larger by hand is left
+/// as it is.
 #[must_use]
 pub fn request(claim: &PersistentVolumeClaim, wanted: &Size) -> String {
     let Some(asked) = claimed(claim) else { return wanted.to_string() };

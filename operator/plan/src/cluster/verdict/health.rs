@@ -34,7 +34,8 @@ const DAMAGES: &[(&str, &str, &str)] = &[
     ("damaged_partitions", "PartitionsDamaged", "partitions"),
 ];
 
-/// Reasons of a broker whose pod is ready and that did not answer: once, and from the second time on.
+/// Reasons of a broker whose pod is ready and that did not answer: once, and from the second time
+/// on.
 const MISSED: [&str; 2] = ["AnswerMissing", "AdminUnreachable"];
 
 impl Facts<'_> {
