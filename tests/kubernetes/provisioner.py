@@ -3,8 +3,9 @@
     provisioner.py KUBECONFIG DIRECTORY
 
 Every claim of a storage class of ours gets a directory below DIRECTORY as its volume (below DIRECTORY/NAME if the class
-has the parameter `below: NAME`), once a pod that uses it was given a node; a claim that grew has its new size "provided"; a released volume is removed with its data when
-its policy says so. It only looks at what is there, twice a second, so nothing it missed stays undone.
+has the parameter `below: NAME`), once a pod that uses it was given a node; a claim that grew has its new size
+"provided"; a released volume is removed with its data when its policy says so. It only looks at what is there, twice a
+second, so nothing it missed stays undone.
 """
 
 import datetime

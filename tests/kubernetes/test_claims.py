@@ -239,7 +239,7 @@ def test_a_damaged_partition_takes_the_cluster_from_nobody(space):
 
 def test_a_full_volume_gets_the_retention_that_makes_room(space):
     """StorageFull is said; a shorter retention reaches the broker while it is full, and the condition ends."""
-    space.create("BrokerCluster", "default", {"storage": {"size": "512Mi", "storageClassName": "bounded"}})
+    space.create("BrokerCluster", "default", {"storage": {"size": "512Mi", "storageClassName": "small"}})
     space.queue("orders", partitions=1, retention={"maxAgeSeconds": 86400}, config={"segment.bytes": "1048576"})
     bootstrap = space.ready("orders")
     formatted(space)

@@ -6,9 +6,6 @@ import time
 import pytest
 from harness import Load, api, kubectl, path_of, read_all, send, wait
 
-# In the long form until a whole run of them was seen to pass.
-pytestmark = pytest.mark.soak
-
 # As OpenShift's `restricted-v2` gives a namespace.
 FIRST_ID, LAST_ID = 1000650000, 1000659999
 
