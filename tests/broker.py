@@ -5,6 +5,7 @@
 
 import json
 import pathlib
+import random
 import signal
 import socket
 import subprocess
@@ -14,11 +15,18 @@ import urllib.request
 
 
 def free_ports(count):
-    """Ports that nothing listened on a moment ago."""
-    held = [socket.socket() for _ in range(count)]
+    """Ports that nothing listens on, and that no connection of another program gets by chance before the broker has
+    them: below those that the system gives out."""
+    first_given = int(pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    held = []
     try:
-        for one in held:
-            one.bind(("127.0.0.1", 0))
+        while len(held) < count:
+            one = socket.socket()
+            try:
+                one.bind(("127.0.0.1", random.randrange(10_000, max(first_given, 11_000))))
+                held.append(one)
+            except OSError:
+                one.close()
         return [one.getsockname()[1] for one in held]
     finally:
         for one in held:

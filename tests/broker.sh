@@ -113,15 +113,8 @@ stop_servers() {
     return $status
 }
 
-# free_ports N: prints N ports that nothing listens on.
-free_ports() {
-    python3 - "$1" <<'END'
-import socket, sys
-held = [socket.socket() for _ in range(int(sys.argv[1]))]
-for s in held: s.bind(("127.0.0.1", 0))
-print(*(s.getsockname()[1] for s in held))
-END
-}
+# free_ports N: prints N ports, as broker.py finds them.
+free_ports() { PYTHONPATH=$TESTS PYTHONDONTWRITEBYTECODE=1 python3 -c "import broker, sys; print(*broker.free_ports(int(sys.argv[1])))" "$1"; }
 
 # log_of NAME: where a suite's own output goes, to be read after a failure.
 log_of() {
