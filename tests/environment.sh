@@ -129,3 +129,14 @@ released() (
     cargo build -q --locked --release -p "$1" >&2 || fail "building $1"
     printf '%s/%s/release/%s\n' "$CARGO_TARGET_DIR" "$CARGO_BUILD_TARGET" "$1"
 )
+
+# cargo_tests CARGO_ARGUMENT…: runs tests of ours, shows what they say, and sets COUNT to how many passed. A filter that
+# matches none fails.
+cargo_tests() {
+    local output
+    output=$(mktemp)
+    cargo test "$@" 2>&1 | tee "$output" || { rm "$output"; return 1; }
+    COUNT=$(awk '/^test result: ok/ { sum += $4 } END { print sum + 0 }' "$output")
+    rm "$output"
+    ((COUNT > 0)) || fail "no test matches: cargo test $*"
+}

@@ -6,7 +6,8 @@
 //! the process is restarted, and the next life begins. The only doubt that is allowed is about
 //! proposals that nobody was answered: of these a shard may have the first few.
 //!
-//! `ROPEWALK_SOAK=1` runs 10,000 seeds instead of 500.
+//! `ROPEWALK_SEEDS` is how many seeds are run, 500 by default. What was run is printed, and counted by
+//! `tests/power-loss/run`.
 
 mod broker;
 mod damage;
@@ -19,7 +20,7 @@ use std::collections::BTreeSet;
 use machine::{Ends, Machine};
 
 fn seeds() -> u64 {
-    if std::env::var_os("ROPEWALK_SOAK").is_some() { 10_000 } else { 500 }
+    std::env::var("ROPEWALK_SEEDS").map_or(500, |given| given.parse().expect("a number of seeds"))
 }
 
 /// Runs one machine for some lives; the error is what an oracle found wrong.
@@ -42,6 +43,7 @@ fn run_all(seeds: std::ops::Range<u64>, ends: Ends) {
         checkpoints += machine.checkpoints;
         doubts_kept += machine.doubts_kept;
     }
+    println!("seeds lived: {count}");
     // The oracle is worth nothing if the machines do nothing.
     assert!(acked > 50 * count, "{acked} answers");
     assert!(checkpoints > 5 * count, "{checkpoints} checkpoints");
@@ -115,4 +117,5 @@ fn a_seed_replays() {
             assert_eq!(trace(), trace(), "seed {seed} with {ends:?} is another run each time");
         }
     }
+    println!("seeds replayed: {}", seeds() / 10);
 }

@@ -5,7 +5,8 @@
 //! restarted, and the next life begins. The only doubt that is allowed is about the one round
 //! that was being written when a life ended: it may be there wholly, or not at all.
 //!
-//! `ROPEWALK_SOAK=1` runs 10,000 seeds instead of 500.
+//! `ROPEWALK_SEEDS` is how many seeds are run, 500 by default. What was run is printed, and counted by
+//! `tests/power-loss/run`.
 
 mod aside;
 mod damage;
@@ -19,7 +20,7 @@ use std::collections::BTreeSet;
 use machine::Machine;
 
 fn seeds() -> u64 {
-    if std::env::var_os("ROPEWALK_SOAK").is_some() { 10_000 } else { 500 }
+    std::env::var("ROPEWALK_SEEDS").map_or(500, |given| given.parse().expect("a number of seeds"))
 }
 
 /// Runs one machine for some lives; the error is what an oracle found wrong.
@@ -43,6 +44,7 @@ fn d1_d3_d6_every_seed_keeps_what_was_acknowledged() {
         recycled += machine.files_released;
         doubts_kept += machine.doubts_kept;
     }
+    println!("seeds lived: {}", seeds());
     // The oracle is worth nothing if the machines do nothing.
     assert!(rounds > 20 * seeds(), "{rounds} rounds");
     assert!(recycled > seeds() / 2, "{recycled} files");
@@ -73,4 +75,5 @@ fn a_seed_replays() {
         let trace = || run(seed, None).expect("nothing is wrong").trace();
         assert_eq!(trace(), trace(), "seed {seed} is another run each time");
     }
+    println!("seeds replayed: {}", seeds() / 5);
 }
