@@ -1,17 +1,8 @@
 # Runs Rust test binaries and prints one result a line, as verdict.py reads them. Sourced.
 
-# libtest PREFIX BINARY [ARGUMENTS…]: what failed is run once more, alone.
+# libtest NAME BINARY [ARGUMENTS…]: each result is called NAME/TEST.
 libtest() {
-    local prefix=$1 binary=$2 results failed
-    shift 2
-    results=$(libtest_once "$prefix" "$binary" "$@")
-    printf '%s\n' "$results"
-    mapfile -t failed < <(awk -F'\t' -v prefix="$prefix" '$2 == "failed" { print substr($1, length(prefix) + 1) }' <<<"$results")
-    ((${#failed[@]} == 0)) || libtest_once "$prefix" "$binary" "${failed[@]}" --exact --test-threads=1
-}
-
-libtest_once() {
-    local prefix=$1 binary=$2 output
+    local prefix=$1/ binary=$2 output
     shift 2
     output=$(mktemp "$SCRATCH/libtest.XXXX")
     timeout 600 "$binary" "$@" >"$output" 2>&1 || true
@@ -32,3 +23,9 @@ for name in sorted(names):
     print(f"{prefix}{name}", outcome, why if outcome == "failed" else "", sep="\t")
 END
 }
+
+# built NAME: the binary of one of a crate's tests.
+built() { find target/debug/deps -maxdepth 1 -name "$1-*" -executable -type f | head -n 1; }
+
+# For verdict.sh.
+try_again() { libtest "${1%%/*}" "$(built "${1%%/*}")" "${1#*/}" --exact --test-threads=1 >>"$LOG.results"; }

@@ -1,76 +1,83 @@
-"""Holds the results of an external suite against the committed list of what must pass.
+"""Holds the results of an external suite against the committed list of what must pass (see lists.py).
 
-    verdict.py LIST RESULTS
+    verdict.py LIST RESULTS            the verdict; fails if a test fails or has no row
+    verdict.py --again LIST RESULTS    the unsteady tests that failed, to be tried once more
 
-LIST has one test a line: `NAME` must pass; `NAME | REASON` does not apply, or fails for a reason that is
-not ours (it fails against Apache Kafka too, or needs what is said not to be there yet). A name may end in `*`.
-RESULTS has one result a line, with tabs: NAME, `passed`, `failed` or `skipped`, and what was said.
-
-The list can only grow: a test in it that does not pass, or was not run, fails the suite. A test outside it
-that passes is printed as news, to be added. A test outside it that fails is printed and counted. A suite
-may try a failed test again, alone, because they lean on time: what passes then is named.
+RESULTS has one result a line, with tabs: NAME, `passed`, `failed` or `skipped`, and what was said. The first result of a
+test counts. Only a test that the list calls unsteady may have a second one: what passes then is named, and counted.
 """
 
 import fnmatch
 import sys
 from pathlib import Path
 
+from lists import EXCUSED, MUST_PASS, UNSTEADY, Row, read
 
-def read_list(path):
-    must_pass, excused = [], {}
-    for line in Path(path).read_text().splitlines():
-        line = line.split("#")[0].strip() if line.startswith("#") else line.strip()
-        name, bar, reason = (part.strip() for part in line.partition("|"))
-        if bar:
-            excused[name] = reason
-        elif name:
-            must_pass.append(name)
-    return must_pass, excused
+NO_ROW = Row("", "not listed")
 
 
-def read_results(path):
-    """The last result of each test counts; those that failed before it are named."""
-    results, again = {}, []
-    for line in Path(path).read_text().splitlines():
+def read_results(text):
+    """Of each test all its results, in order."""
+    results = {}
+    for line in text.splitlines():
         name, outcome, said = (line.split("\t", 2) + ["", ""])[:3]
-        if results.get(name, ("",))[0] == "failed" and outcome == "passed":
-            again.append(f"passed when tried again: {name}: at first: {results[name][1]}")
-        results[name] = (outcome, said)
-    return results, again
+        results.setdefault(name, []).append((outcome, said))
+    return results
 
 
-def excuse_for(name, excused):
-    return next((why for pattern, why in excused.items() if fnmatch.fnmatchcase(name, pattern)), None)
+def row_of(name, rows):
+    exact = next((row for row in rows if row.name == name), None)
+    return exact or next((row for row in rows if row.state != MUST_PASS and fnmatch.fnmatchcase(name, row.name)), NO_ROW)
+
+
+def judge(row, results):
+    """`passed`, `passed at try 2`, `failed` or `not applicable` for one test, and why."""
+    outcome, said = results[0]
+    if row.state == EXCUSED:
+        return ("news", "passes though excused: " + row.reason) if outcome == "passed" else ("not applicable", row.reason)
+    if row == NO_ROW:
+        return "failed", f"{outcome}, and it has no row in the list: {said}"
+    if row.state == UNSTEADY and outcome == "failed" and [later for later, _ in results[1:]] == ["passed"]:
+        return "passed at try 2", f"{row.reason}: at first: {said}"
+    if row.state == UNSTEADY and len(results) > 1:
+        said += f"; at try 2: {results[1][1]}"
+    return ("passed", "") if outcome == "passed" else ("failed", f"{outcome}: {said}")
+
+
+def verdict(rows, results):
+    """The lines to print, and whether the suite holds."""
+    found = [(name, *judge(row_of(name, rows), tries)) for name, tries in sorted(results.items())]
+    used = {row_of(name, rows) for name in results}
+    for row in rows:
+        if row not in used:
+            found.append((row.name, "not applicable, not run", row.reason) if row.state == EXCUSED else
+                         (row.name, "failed", "was not run"))
+    shown = ["not applicable", "not applicable, not run", "news", "passed at try 2", "failed"]
+    lines = [
+        f"{'FAILED' if how == 'failed' else how}: {name}{why and ': ' + why}"[:600]
+        for how in shown for name, state, why in found if state == how
+    ]
+    count = {how: sum(state == how for _, state, _ in found) for how in [*shown, "passed"]}
+    passed = count["passed"] + count["passed at try 2"]
+    again = f" ({count['passed at try 2']} at try 2)" if count["passed at try 2"] else ""
+    lines.append(
+        f"{passed} passed{again}, {count['failed']} failed, "
+        f"{len(found) - passed - count['failed']} not applicable"
+    )
+    return lines, not count["failed"] and passed > 0
 
 
 def main():
-    must_pass, excused = read_list(sys.argv[1])
-    results, again = read_results(sys.argv[2])
-    passed = [name for name in must_pass if results.get(name, ("",))[0] == "passed"]
-    broken = [name for name in must_pass if name not in passed]
-    failed, news, unused = [], [], []
-    for name, (outcome, said) in sorted(results.items()):
-        if name in must_pass:
-            continue
-        excuse = excuse_for(name, excused)
-        if outcome == "passed":
-            news.append(f"news: {name} passes and is not in the list" + (f" (excused: {excuse})" if excuse else ""))
-        elif excuse is not None or outcome == "skipped":
-            unused.append(f"not applicable: {name}: {excuse or said or 'skipped by the suite itself'}")
-        else:
-            failed.append(f"failed, not in the list: {name}: {said}")
-    not_run = [name for name in excused if not any(fnmatch.fnmatchcase(r, name) for r in results)]
-    unused += [f"not applicable, not run: {name}: {excused[name]}" for name in not_run]
-    for line in unused + failed + again + news:
-        print(line[:300])
-    for name in broken:
-        outcome, said = results.get(name, ("was not run", ""))
-        print(f"FAILED: {name}: {outcome}: {said}"[:600])
-    print(
-        f"{len(passed) + len(news)} passed, {len(broken) + len(failed)} failed "
-        f"({len(broken)} of them must pass), {len(unused)} not applicable"
-    )
-    sys.exit(1 if broken or not passed else 0)
+    *again, path, results = sys.argv[1:]
+    rows, results = read(Path(path)), read_results(Path(results).read_text())
+    if again:
+        failed = [name for name, tries in results.items() if tries[0][0] == "failed"]
+        print(*(name for name in failed if row_of(name, rows).state == UNSTEADY), sep="\n", end="\n" if failed else "")
+        return 0
+    lines, holds = verdict(rows, results)
+    print(*lines, sep="\n")
+    return 0 if holds else 1
 
 
-main()
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,53 @@
+"""Prints the results of one run of librdkafka's test runner, one a line, as verdict.py reads them.
+
+    results.py PASS LOG     in the folder of the runner's report; a PASS named NUMBER_name+SUBTEST ran one sub-test
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+STATES = {"PASSED": "passed", "SKIPPED": "skipped"}
+
+
+def main():
+    name, log = sys.argv[1], Path(sys.argv[2]).read_text(errors="replace")
+    report = next(Path().glob("test_report_*.json"), None)
+    if report is None:
+        return [(name.replace("+", "/"), "failed", "the runner ended without a report")]
+    tests = json.loads(report.read_text())["tests"].values()
+    return [sub_test(*name.split("+"), tests, log)] if "+" in name else list(whole_tests(tests))
+
+
+def whole_tests(tests):
+    for test in tests:
+        said = words_of(test)
+        # What another pass runs is no result; what the suite itself leaves out is one.
+        elsewhere = "not matched" in said or "requires test scenario" in said or "flags" in said
+        if test["name"] != "<MAIN>" and not elsewhere and (test["state"] != "SKIPPED" or said):
+            yield test["name"], STATES.get(test["state"], "failed"), said
+
+
+def words_of(test):
+    return " ".join((test["extra"] or "; ".join(str(line) for line in test["report"][-1:])).split())
+
+
+def sub_test(name, sub, tests, log):
+    """A runner that finds no such sub-test passes: its log has to show that it ran."""
+    (test,) = [test for test in tests if test["name"] == name]
+    ran = re.search(rf"\[ {sub}:\d+[^\n]*: PASS ", log)
+    skipped = re.search(rf"\[ {sub}:\d+[^\n]*: SKIP: ([^\n]*)", log)
+    if test["state"] != "PASSED":
+        outcome, said = "failed", words_of(test)
+    elif ran:
+        outcome, said = "passed", ""
+    elif skipped:
+        outcome, said = "skipped", skipped[1]
+    else:
+        outcome, said = "failed", "no sub-test of this name ran"
+    return f"{name}/{sub}", outcome, said
+
+
+for result in main():
+    print(*result, sep="\t")
