@@ -362,6 +362,23 @@ fn no_task_of_the_broker_starts_unwatched() {
     assert_none("threads and tasks are spawned in the supervisor, each with a row", &offenders);
 }
 
+/// A literal would make the variable ineffective, and who looks for a rare failure needs many cases.
+#[test]
+fn property_tests_run_as_many_cases_as_proptest_cases_says() {
+    let is_fixed = |text: &str, word: &str| {
+        let after = text.split(word).skip(1);
+        after.map(str::trim_start).any(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+    };
+    let offenders: Vec<String> = rust_files()
+        .filter(|(_, text)| text.contains("proptest"))
+        .filter(|(_, text)| {
+            is_fixed(text, concat!("with_", "cases(")) || is_fixed(text, concat!("cases", ":"))
+        })
+        .map(|(path, _)| path)
+        .collect();
+    assert_none("cases are a share of ProptestConfig::default().cases", &offenders);
+}
+
 #[test]
 fn the_changelog_has_a_place_for_the_next_note() {
     assert!(read("CHANGELOG.md").contains("Unreleased"), "CHANGELOG.md has no section Unreleased");

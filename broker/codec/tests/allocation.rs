@@ -85,7 +85,7 @@ fn a_metadata_request_for_as_many_topics_as_fit_is_bounded() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(32))]
+    #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases.div_ceil(8)))]
 
     #[test]
     fn noise_is_bounded(noise in prop::collection::vec(any::<u8>(), 0..4096)) {

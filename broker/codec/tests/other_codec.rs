@@ -48,7 +48,7 @@ macro_rules! agree_on_each {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases.div_ceil(5)))]
 
     #[test]
     fn the_other_codec_reads_and_writes_the_same_bytes(seed in prop::collection::vec(any::<u8>(), 0..600)) {

@@ -129,7 +129,7 @@ fn given() -> impl Strategy<Value = Vec<Vec<(u16, Option<u8>)>>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases.div_ceil(8)))]
 
     #[test]
     fn compaction_keeps_the_last_record_of_each_key(

@@ -115,8 +115,6 @@ fn d3_a_missing_log_is_damage_for_its_offsets_only() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
-
     #[test]
     fn d3_a_flip_or_cut_anywhere_is_never_believed(
         file in 0..8_usize,

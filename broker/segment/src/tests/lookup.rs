@@ -42,7 +42,7 @@ fn build(given: &[Given]) -> Vec<Stamped> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases.div_ceil(6)))]
 
     #[test]
     fn lookups_agree_with_a_plain_list(given in given(), start in 0.0..1.0_f64) {

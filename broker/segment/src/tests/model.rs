@@ -95,7 +95,7 @@ impl Model {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases.div_ceil(4)))]
 
     #[test]
     fn o4_no_gap_no_repeat_through_any_history(steps in prop::collection::vec(step(), 1..25)) {

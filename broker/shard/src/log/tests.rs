@@ -216,8 +216,6 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
-
     #[test]
     fn o4_reads_have_no_gap_and_no_repeat_over_all_layers(acts in acts()) {
         let mut fixture = Fixture::new();

@@ -297,7 +297,7 @@ fn a_reason_says_what_was_looked_at() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases.div_ceil(6)))]
 
     /// However fast, however costly a rebalance, however rarely they commit: a load that does not change is left alone.
     #[test]

@@ -30,7 +30,7 @@ fn load(seed: u64) -> impl Fn(f64) -> f64 {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases.div_ceil(10)))]
 
     #[test]
     fn k3_the_unknown_never_scales_and_bounds_hold(
