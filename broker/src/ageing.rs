@@ -220,11 +220,126 @@ async fn propose(shard: &Arc<Shard>, command: ShardCommand) {
 
 #[cfg(test)]
 mod tests {
-    use ropewalk_shard::TopicId;
+    use ropewalk_batch::Builder;
+    use ropewalk_shard::command::Append;
     use ropewalk_shard::state::Partition;
     use ropewalk_shard::state::partition::Producer;
+    use ropewalk_shard::{Effect, TopicId};
+    use tempfile::TempDir;
 
     use super::*;
+    use crate::boot::{Broker, Start};
+    use crate::catalog::NewTopic;
+
+    /// A whole broker in a directory of its own.
+    struct Running {
+        broker: Broker,
+        _dir: TempDir,
+    }
+
+    fn settings(pairs: &[(&str, &str)]) -> Settings {
+        let own =
+            [("listeners", "PLAINTEXT://127.0.0.1:0"), ("ropewalk.admin.listener", "127.0.0.1:0")];
+        let pairs = own.iter().chain(pairs).map(|(key, value)| ((*key).into(), (*value).into()));
+        Settings::new(pairs).expect("valid")
+    }
+
+    impl Running {
+        async fn start() -> Self {
+            let dir = TempDir::new().expect("a directory");
+            let start = Start {
+                settings: settings(&[]),
+                dir: dir.path().to_owned(),
+                format: Some("cluster".to_owned()),
+                on_fatal: Arc::new(|reason| panic!("{reason}")),
+            };
+            Self { broker: Broker::start(start).await.expect("it starts"), _dir: dir }
+        }
+
+        /// One that looks when it is told to, and its figures.
+        fn ageing(&self, pairs: &[(&str, &str)]) -> Ageing {
+            let context = self.broker.context();
+            let (node, view) = (Arc::clone(&context.node), Arc::clone(&context.view));
+            Ageing::new(node, view, Arc::new(settings(pairs)), Arc::default())
+        }
+
+        /// A topic of one partition with this configuration; the shard of that.
+        async fn make(&self, name: &str, configs: &[(&str, &str)]) -> (Arc<Shard>, PartitionId) {
+            let configs =
+                configs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+            let topic = NewTopic {
+                name: name.to_owned(),
+                partitions: Some(1),
+                configs: configs.collect(),
+                owner: None,
+            };
+            let context = self.broker.context();
+            let made = context.topics.create(vec![topic], false).await;
+            assert!(made[0].is_ok(), "{made:?}");
+            let view = context.view.by_name(name).expect("it was made");
+            let (id, home) = view.partition(0).expect("it has one");
+            (Arc::clone(context.node.shard(home.shard).expect("it serves")), id)
+        }
+    }
+
+    async fn write(shard: &Shard, partition: PartitionId, batches: Vec<bytes::Bytes>) {
+        let items = batches.into_iter().map(|batch| Append { partition, batch }).collect();
+        let answer = shard.append(items).await.expect("the driver runs").expect("taken");
+        assert!(answer.iter().all(Result::is_ok), "{answer:?}");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn records_grow_old_only_where_the_policy_is_to_delete() {
+        let running = Running::start().await;
+        let ageing = running.ageing(&[]);
+        for (policy, start) in [("delete", 1), ("compact,delete", 1), ("compact", 0), ("", 0)] {
+            let name = format!("policy-{}", policy.replace(',', "-"));
+            let configs = [("cleanup.policy", policy), ("retention.ms", "1000")];
+            let (shard, id) = running.make(&name, &configs).await;
+            let old_ms = clock::now_ms() - 60_000;
+            let batch = Builder::new().record(old_ms, Some(b"key"), Some(b"value")).build();
+            write(&shard, id, vec![batch]).await;
+            ageing.expire_records(&mut Removals::default()).await;
+            let log = shard.log(&id).expect("it is open");
+            assert_eq!((log.log_start(), log.high_watermark()), (start, 1), "policy '{policy}'");
+        }
+        running.broker.stop().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn producers_are_remembered_for_their_time_and_then_all_are_forgotten() {
+        /// More than one entry names.
+        const PRODUCERS: usize = BATCH + 7;
+        let running = Running::start().await;
+        let (shard, id) = running.make("t", &[]).await;
+        let of = |producer| Builder::new().producer(producer, 0, 0).record(1, None, None).build();
+        write(&shard, id, (0..).take(PRODUCERS).map(of).collect()).await;
+        running.ageing(&[]).expire_producers().await;
+        assert_eq!(producers(&shard).await.len(), PRODUCERS, "they wrote a moment ago");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        running.ageing(&[("producer.id.expiration.ms", "1")]).expire_producers().await;
+        assert_eq!(producers(&shard).await, [], "all were silent for longer than that");
+        running.broker.stop().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn r1_what_was_measured_of_groups_that_are_gone_is_forgotten() {
+        let running = Running::start().await;
+        let (_, partition) = running.make("t", &[]).await;
+        let ageing = running.ageing(&[]);
+        let group = "gone".to_owned();
+        ageing.figures.applied(&[Effect::Committed {
+            group,
+            partition,
+            before: None,
+            after: 3,
+            time_ms: 1,
+        }]);
+        assert_eq!(ageing.figures.groups(), ["gone"]);
+        ageing.forget_figures();
+        assert_eq!(ageing.figures.groups(), [""; 0]);
+        running.broker.stop().await;
+    }
 
     fn partition(index: i32) -> PartitionId {
         PartitionId { topic: TopicId(uuid::Uuid::from_u128(1)), index }

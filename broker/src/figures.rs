@@ -107,6 +107,12 @@ impl Figures {
         });
     }
 
+    /// The groups of which something is measured.
+    #[cfg(test)]
+    pub(crate) fn groups(&self) -> Vec<String> {
+        self.groups.lock().keys().map(|name| name.to_string()).collect()
+    }
+
     fn committed(
         &self,
         group: &str,

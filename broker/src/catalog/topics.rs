@@ -317,3 +317,19 @@ pub(super) fn check_room(count: usize, room: usize) -> Result<(), TopicError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_partitions_fit_as_there_is_room_for() {
+        assert_eq!(check_room(5, 5), Ok(()));
+        assert!(
+            matches!(check_room(6, 5), Err(TopicError::TooMany(why)) if why.contains("5 more"))
+        );
+        let max = limits::TOPIC_PARTITIONS_MAX;
+        assert_eq!(check_room(max, usize::MAX), Ok(()));
+        assert!(matches!(check_room(max + 1, usize::MAX), Err(TopicError::InvalidPartitions(_))));
+    }
+}

@@ -360,9 +360,16 @@ mod tests {
         for code in -1..=133 {
             let known = ErrorCode::from_i16(code).expect("Kafka 4.3 has no gap");
             assert_eq!(known.code(), code);
+            let mut name = String::new();
+            for letter in format!("{known:?}").chars() {
+                if letter.is_ascii_uppercase() && !name.is_empty() {
+                    name.push('_');
+                }
+                name.push(letter.to_ascii_uppercase());
+            }
+            assert_eq!(known.name(), name, "{code}");
         }
         assert_eq!(ErrorCode::from_i16(134), None);
-        assert_eq!(ErrorCode::NotLeaderOrFollower.name(), "NOT_LEADER_OR_FOLLOWER");
         assert_eq!(ErrorCode::UnsupportedVersion.code(), 35);
     }
 

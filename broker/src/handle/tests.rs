@@ -18,6 +18,7 @@ mod versions;
 mod groups;
 mod damage;
 mod records;
+mod answers;
 mod bounds;
 mod admin;
 

@@ -462,10 +462,15 @@ async fn connections_beyond_the_limits_are_closed_at_once() {
     receive(&mut fourth).await;
 
     let per_ip = served(Options { limits: Limits::new(100, 1), ..options() }).await;
-    let _first = per_ip.connect().await;
+    let first = per_ip.connect().await;
     eventually(|| per_ip.metrics.open.get() == 1).await;
     closes(&mut per_ip.connect().await).await;
     assert_eq!(refused(&per_ip, "max.connections.per.ip"), 1);
+    drop(first);
+    eventually(|| per_ip.metrics.open.get() == 0).await;
+    let mut next = per_ip.connect().await;
+    send(&mut next, &[b"P\x00"]).await;
+    assert_eq!(receive(&mut next).await, b"P\x00", "the place is free again");
 }
 
 #[tokio::test(flavor = "multi_thread")]

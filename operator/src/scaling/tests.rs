@@ -295,6 +295,27 @@ async fn k1_a_consumer_that_is_right_costs_next_to_nothing() {
 }
 
 #[tokio::test]
+async fn k1_figures_that_only_move_are_written_twice_a_minute_at_most() {
+    let mut stage = Stage::new(1, json!({"minReplicas": 1, "maxReplicas": 1}));
+    stage.connect();
+    stage.members = 1;
+    let speed = |second: i64| 100 + second / 10 % 7 * 40;
+    for second in 0..300 {
+        stage.end += 400;
+        stage.committed += speed(second);
+        stage.seconds(1).await;
+    }
+    let written = stage.server.changes();
+    for second in 300..900 {
+        stage.end += 400;
+        stage.committed += speed(second);
+        stage.seconds(1).await;
+    }
+    let changes = stage.server.changes() - written;
+    assert!((1..=600 / 30 + 2).contains(&changes), "{changes} in ten minutes");
+}
+
+#[tokio::test]
 async fn k1_an_idle_consumer_at_zero_is_hardly_looked_at() {
     let mut stage = Stage::new(0, json!({}));
     stage.connect();

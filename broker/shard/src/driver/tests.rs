@@ -102,7 +102,11 @@ fn command() -> Command {
 
 fn on_a_runtime(test: impl Future<Output = ()>) {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
-    runtime.enable_time().build().expect("a runtime").block_on(test);
+    let ends = async {
+        let ended = tokio::time::timeout(Duration::from_secs(30), test).await;
+        ended.expect("a driver that ends, answers and submits when it has to");
+    };
+    runtime.enable_time().build().expect("a runtime").block_on(ends);
 }
 
 /// How a driver ends when the log answers a write with `error`, and what its proposer sees.
@@ -174,6 +178,7 @@ fn a_stopped_driver_answers_everybody() {
         }
         running.stop.send(true).expect("it listens");
         running.ended.await.expect("it does not panic").expect("it was asked to end");
+        assert_eq!(running.shard.leading(), None, "it leads no longer");
         for proposed in under_way {
             assert_eq!(proposed.await.expect("it is answered"), Err(ProposeError::Unknown));
         }

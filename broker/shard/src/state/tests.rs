@@ -211,6 +211,30 @@ fn o3_only_the_current_generation_commits() {
 }
 
 #[test]
+fn o3_the_old_process_of_a_static_member_is_fenced() {
+    let mut state = opened();
+    let ShardCommand::SetGeneration(mut set) = generation(1, &["new"]) else { unreachable!() };
+    set.members[0].instance_id = Some("place".into());
+    change(&mut state, ShardCommand::SetGeneration(set));
+    let admit = |member_id: &str| {
+        let instance_id = Some("place".to_owned());
+        let claim = MemberClaim { member_id: member_id.into(), instance_id, generation: 1 };
+        state.groups["g"].admit(Some(&claim))
+    };
+    assert_eq!(admit("new"), Ok(()));
+    assert_eq!(admit("old"), Err(group::Refusal::FencedInstance));
+}
+
+#[test]
+fn a_group_without_members_knows_since_when() {
+    let mut state = opened();
+    change(&mut state, generation(1, &["m"]));
+    assert_eq!(state.groups["g"].empty_since_ms, None);
+    change(&mut state, generation(2, &[]));
+    assert!(state.groups["g"].empty_since_ms.is_some(), "its offsets age from here on");
+}
+
+#[test]
 fn o3_an_offset_that_was_committed_again_does_not_expire() {
     let mut state = opened();
     change(&mut state, commit(None, 1));

@@ -14,9 +14,9 @@ use super::versions::{Client, create};
 use super::*;
 
 /// Before topic ids, so that tests can name their topics.
-const FETCH: i16 = 12;
+pub(super) const FETCH: i16 = 12;
 
-fn batch(values: &[&str]) -> Bytes {
+pub(super) fn batch(values: &[&str]) -> Bytes {
     let mut builder = Builder::new();
     for value in values {
         builder = builder.record(crate::clock::now_ms(), Some(b"k"), Some(value.as_bytes()));
@@ -24,19 +24,19 @@ fn batch(values: &[&str]) -> Bytes {
     builder.build()
 }
 
-fn produce(topic: &str, acks: i16, parts: Vec<(i32, Bytes)>) -> ProduceRequest {
+pub(super) fn produce(topic: &str, acks: i16, parts: Vec<(i32, Bytes)>) -> ProduceRequest {
     let data = |(index, batch)| PartitionProduceData { index, records: Records::from(batch) };
     let partition_data = parts.into_iter().map(data).collect();
     let topic = TopicProduceData { name: topic.into(), partition_data, ..Default::default() };
     ProduceRequest { acks, timeout_ms: 10_000, topic_data: vec![topic], ..Default::default() }
 }
 
-fn fetch(topic: &str, asked: FetchPartition) -> FetchRequest {
+pub(super) fn fetch(topic: &str, asked: FetchPartition) -> FetchRequest {
     let topic = FetchTopic { topic: topic.into(), partitions: vec![asked], ..Default::default() };
     FetchRequest { max_wait_ms: 0, min_bytes: 1, topics: vec![topic], ..Default::default() }
 }
 
-fn from(fetch_offset: i64) -> FetchPartition {
+pub(super) fn from(fetch_offset: i64) -> FetchPartition {
     FetchPartition { fetch_offset, partition_max_bytes: 1 << 20, ..Default::default() }
 }
 
@@ -46,20 +46,20 @@ fn only(answer: &FetchResponse) -> &PartitionData {
 
 impl Client {
     /// A topic beside `t`; its partitions are spread over the shards.
-    async fn make(&mut self, name: &str, partitions: i32) {
+    pub(super) async fn make(&mut self, name: &str, partitions: i32) {
         let mut request = create(name);
         request.topics[0].num_partitions = partitions;
         let made = self.ask(5, &request).await;
         assert_eq!(made.topics[0].error_code, 0, "{name}");
     }
 
-    async fn store(&mut self, topic: &str, values: &[&str]) {
+    pub(super) async fn store(&mut self, topic: &str, values: &[&str]) {
         let answer = self.ask(9, &produce(topic, -1, vec![(0, batch(values))])).await;
         assert_eq!(answer.responses[0].partition_responses[0].error_code, 0);
     }
 
     /// What ListOffsets says of partition 0: code, offset, epoch.
-    async fn list(&mut self, topic: &str, timestamp: i64) -> (i16, i64, i32) {
+    pub(super) async fn list(&mut self, topic: &str, timestamp: i64) -> (i16, i64, i32) {
         let asked = ListOffsetsPartition { timestamp, ..Default::default() };
         let topic = ListOffsetsTopic { name: topic.into(), partitions: vec![asked] };
         let request =
@@ -70,7 +70,7 @@ impl Client {
     }
 
     /// Code and low watermark after a deletion in partition 0.
-    async fn delete(&mut self, topic: &str, offset: i64) -> (i16, i64) {
+    pub(super) async fn delete(&mut self, topic: &str, offset: i64) -> (i16, i64) {
         let asked = DeleteRecordsPartition { partition_index: 0, offset };
         let topic = DeleteRecordsTopic { name: topic.into(), partitions: vec![asked] };
         let request = DeleteRecordsRequest { topics: vec![topic], timeout_ms: 10_000 };

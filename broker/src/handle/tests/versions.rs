@@ -142,9 +142,22 @@ async fn records_in_every_version() {
         .await;
     for (version, answer) in fetched {
         let part = &answer.responses[0].partitions[0];
+        // The field came with version 5.
+        let start = if version < 5 { -1 } else { 0 };
         assert_eq!(part.error_code, 0, "version {version}");
         assert_eq!(part.high_watermark, i64::try_from(produced.len()).expect("few"));
-        assert!(part.records.len() > 61 * produced.len(), "version {version}");
+        assert_eq!((part.last_stable_offset, part.log_start_offset), (part.high_watermark, start));
+        assert_eq!(offsets(&part.records), (0..part.high_watermark).collect::<Vec<_>>());
+        let absent = &answer.responses[0].partitions[1];
+        assert_eq!(absent.error_code, ErrorCode::UnknownTopicOrPartition.code());
+        assert_eq!((absent.high_watermark, absent.records.len()), (-1, 0), "version {version}");
+        let unknown = &answer.responses[1];
+        let (name, id, code) = match version {
+            13.. => ("", Uuid::from_u128(77), ErrorCode::UnknownTopicId),
+            _ => ("none", Uuid::nil(), ErrorCode::UnknownTopicOrPartition),
+        };
+        assert_eq!((&*unknown.topic, unknown.topic_id), (name, id), "version {version}");
+        assert_eq!(unknown.partitions[0].error_code, code.code(), "version {version}");
     }
     lookups(&mut client).await;
     client.broker.stop().await;
@@ -152,6 +165,18 @@ async fn records_in_every_version() {
 
 fn clock_ms() -> i64 {
     crate::clock::now_ms()
+}
+
+/// The offset of each batch.
+fn offsets(records: &Records) -> Vec<i64> {
+    let mut rest = records.single().expect("in one piece once it was sent");
+    let mut offsets = Vec::new();
+    while !rest.is_empty() {
+        let header = ropewalk_batch::Header::parse(&rest).expect("whole batches");
+        offsets.push(header.base_offset);
+        rest = rest.split_off(header.size_bytes());
+    }
+    offsets
 }
 
 async fn lookups(client: &mut Client) {

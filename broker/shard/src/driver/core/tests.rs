@@ -318,6 +318,33 @@ fn an_engine_that_stays_busy_refuses_after_the_wait_from_when_the_call_came() {
 }
 
 #[test]
+fn a_command_that_a_busy_engine_does_not_take_keeps_its_place() {
+    let mut world = World::new();
+    world.propose(1, named(&"a".repeat(9 * MIB)));
+    world.propose(2, named(&"b".repeat(9 * MIB)));
+    world.propose(3, named("c"));
+    assert_eq!(world.open.len(), 1, "two of them are over the bound of uncommitted bytes");
+    world.pass(SECOND);
+    world.all_durable();
+    let letters = world.commands().into_iter().map(|command| match command {
+        Command::Shard(ShardCommand::DeleteGroup { group }) => group[..1].to_owned(),
+        other @ (Command::Append(_) | Command::Shard(_) | Command::Catalog(_)) => {
+            panic!("{other:?} was not proposed")
+        }
+    });
+    assert_eq!(letters.collect::<String>(), "abc");
+}
+
+#[test]
+fn a_call_of_which_a_part_was_proposed_is_unknown_when_the_rest_is_refused() {
+    let mut world = World::new();
+    world.append(1, &[batch(0, 9 * MIB), batch(1, 9 * MIB)]);
+    world.pass(limits::FULL_WAIT_MAX + SECOND);
+    let answered = error(world.answer(1));
+    assert_eq!(answered, Some(ProposeError::Unknown), "the first batch may still be stored");
+}
+
+#[test]
 fn a_slow_log_is_not_a_full_one() {
     let mut world = World::new();
     world.fill_pipeline();

@@ -82,3 +82,29 @@ impl Writes {
         again.collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(number: u64) -> Write {
+        Write { number, records: Vec::new() }
+    }
+
+    fn again(writes: &mut Writes) -> Vec<u64> {
+        writes.submit_again().iter().map(|write| write.number).collect()
+    }
+
+    #[test]
+    fn nothing_is_submitted_behind_a_refused_write_until_all_are_answered() {
+        let mut writes = Writes::default();
+        assert!(writes.push(write(1)).is_some() && writes.push(write(2)).is_some());
+        writes.refused(1);
+        assert!(writes.push(write(3)).is_none(), "it would leave a hole");
+        assert_eq!(again(&mut writes), [0; 0], "the second is under way");
+        writes.refused(2);
+        assert_eq!(again(&mut writes), [1, 2, 3]);
+        assert_eq!(writes.durable(2), None, "the first is not");
+        assert_eq!(writes.durable(1), Some(2));
+    }
+}
