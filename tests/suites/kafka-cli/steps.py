@@ -48,6 +48,8 @@ LINES = "".join(f"key-{i}:value-{i}\n" for i in range(20))
 RECORDS_JSON = '{"partitions":[{"topic":"cli-one","partition":0,"offset":5}],"version":1}'
 TOO_FAR_JSON = '{"partitions":[{"topic":"cli-one","partition":0,"offset":500}],"version":1}'
 ABSENT_JSON = '{"partitions":[{"topic":"absent","partition":0,"offset":5}],"version":1}'
+# A topic that is not there is asked for again until the tool's time is over.
+GIVES_UP_SOON = "default.api.timeout.ms=5000\nrequest.timeout.ms=4000\n"
 
 STEPS = [
     topics("create", "--create --topic cli-one --partitions 1 --config retention.ms=3600000"),
@@ -111,7 +113,8 @@ STEPS = [
     step("groups list consumer", f"{TOOLS}.GroupsCommand", "--list --consumer", any_order=True),
     step("delete-records", f"{TOOLS}.DeleteRecordsCommand", "--offset-json-file records.json", files={"records.json": RECORDS_JSON}),
     step("delete-records too far", f"{TOOLS}.DeleteRecordsCommand", "--offset-json-file far.json", files={"far.json": TOO_FAR_JSON}),
-    step("delete-records absent", f"{TOOLS}.DeleteRecordsCommand", "--offset-json-file absent.json", files={"absent.json": ABSENT_JSON}),
+    step("delete-records absent", f"{TOOLS}.DeleteRecordsCommand", "--offset-json-file absent.json --command-config soon.properties",
+         files={"absent.json": ABSENT_JSON, "soon.properties": GIVES_UP_SOON}),
     offsets("after delete-records", "--topic cli-one --time earliest"),
     configs("describe topic", "--describe --entity-type topics --entity-name cli-one"),
     configs("describe topic, all", "--describe --entity-type topics --entity-name cli-one --all"),
