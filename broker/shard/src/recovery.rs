@@ -27,7 +27,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use ropewalk_segment::{FileCache, SegmentError};
 use ropewalk_wal::{
-    EntryMeta, Location, Recovered, RecoveredReplica, ReplicaKey, SetAside, Wal, WalError,
+    EntryMeta, Location, Recovered, RecoveredReplica, ReplicaKey, SetAside, SetAsideError, Wal,
+    WalError,
 };
 
 use crate::budget::TailBudget;
@@ -160,7 +161,7 @@ pub fn open(data: DataDir, options: &Options) -> Result<Opened, OpenError> {
             }
         }
     }
-    set_aside(&mut wal, &recovered, &sound, &mut damaged);
+    set_aside(&mut wal, &recovered, &sound, &mut damaged)?;
     let next_life = strays::remove(&data, &sound, damaged.is_empty())?;
     let files = Arc::new(FileCache::new(options.open_files_max));
     let store = Store::new(data, files, TailBudget::new(options.tail_bytes_max), next_life);
@@ -180,7 +181,7 @@ fn set_aside(
     recovered: &Recovered,
     sound: &[Believed],
     damaged: &mut [DamagedShard],
-) {
+) -> Result<(), WalError> {
     let started: BTreeSet<ReplicaKey> =
         sound.iter().map(|believed| key_of(&believed.newest().1)).collect();
     for (key, replica) in recovered.replicas.iter().filter(|(key, _)| !started.contains(key)) {
@@ -192,7 +193,8 @@ fn set_aside(
                     path.display()
                 )
             }
-            Err(error) => format!(
+            Err(SetAsideError::Failed(error)) => return Err(error),
+            Err(SetAsideError::Stays(error)) => format!(
                 "its log entries stay in the write-ahead log and will fill it, because they cannot be copied: {error}"
             ),
         };
@@ -202,6 +204,7 @@ fn set_aside(
             damaged.what = format!("{}; {note}", damaged.what);
         }
     }
+    Ok(())
 }
 
 /// A shard of which nothing is lost.

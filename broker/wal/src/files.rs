@@ -142,7 +142,7 @@ impl Spare {
 }
 
 /// Whether making a file may succeed later, and its failure says nothing of the log.
-fn may_pass(error: &io::Error) -> bool {
+pub(crate) fn may_pass(error: &io::Error) -> bool {
     ropewalk_disk::is_full(error) || ropewalk_disk::is_scarce(error)
 }
 

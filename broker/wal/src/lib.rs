@@ -87,7 +87,8 @@ mod writer;
 
 pub use files::{Location, Reader};
 pub use log::{
-    FILE_BYTES, OpenError, Options, Round, SetAside, Wal, WalError, round_records_bytes_max,
+    FILE_BYTES, OpenError, Options, Round, SetAside, SetAsideError, Wal, WalError,
+    round_records_bytes_max,
 };
 pub use record::{HardState, Payload, Record, ReplicaKey};
 pub use recover::{EntryMeta, Recovered, RecoveredReplica};

@@ -37,10 +37,10 @@ use crate::replicas::{Change, Replicas};
 use crate::usage::Usage;
 
 pub(crate) use active::Active;
-pub use aside::SetAside;
 pub(crate) use aside::{
     ASIDE_SEQUENCE_MIN, Aside, Asides, parse_name as parse_aside_name, path_of as aside_path,
 };
+pub use aside::{SetAside, SetAsideError};
 pub use open::OpenError;
 
 /// Spare files that are kept ready: the next file, and the reserve.

@@ -23,7 +23,7 @@ mod replay;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -117,6 +117,8 @@ pub(crate) struct Finished {
     pub(crate) usage: Usage,
     pub(crate) asides: Asides,
     pub(crate) old_files: Vec<OldFile>,
+    /// No table of the log is unreadable.
+    pub(crate) knows_all: bool,
 }
 
 /// A recovery under way.
@@ -185,8 +187,7 @@ impl Recovery {
                 (header, rounds_at)
             }
             Found::Header { .. } | Found::Unreadable => {
-                self.notes.push(format!("{}: the header is unreadable", path.display()));
-                return Ok(());
+                return self.note_unreadable(key, (path, file)).map_err(failed);
             }
         };
         let mut read = || -> io::Result<()> {
@@ -205,9 +206,29 @@ impl Recovery {
             Ok(())
         };
         read().map_err(failed)?;
-        let Some((first, last)) = self.replay.ends_of(key) else { return Ok(()) };
+        let Some((first, last)) = self.replay.ends_of(key) else {
+            return self.note_unreadable(key, (path, file)).map_err(failed);
+        };
         let what = SetAside { path, bytes: header.file_bytes, first, last };
         self.asides.insert(key, Aside { sequence: header.sequence, file, what });
+        Ok(())
+    }
+
+    /// A file of entries that were set aside of which nothing can be read is kept until its replica is repaired.
+    fn note_unreadable(
+        &mut self,
+        key: ReplicaKey,
+        (path, file): (PathBuf, Arc<dyn File>),
+    ) -> io::Result<()> {
+        self.notes.push(format!(
+            "{}: no entry of replica {} of shard {} that was set aside can be read; the file is removed at the start \
+             after a repair of the shard",
+            path.display(),
+            key.replica,
+            key.shard,
+        ));
+        let what = SetAside { path, bytes: file.len()?, first: 0, last: 0 };
+        self.asides.insert(key, Aside { sequence: ASIDE_SEQUENCE_MIN, file, what });
         Ok(())
     }
 
@@ -346,6 +367,7 @@ impl Recovery {
         self.replay.settle();
         let newest = self.files.last();
         let torn_tail_bytes = newest.map_or(0, |newest| newest.scan.torn_tail_bytes);
+        let knows_all = self.replay.knows_all();
         let Replay { replicas, usage, entries, .. } = self.replay;
         let recovered = Recovered {
             replicas: replay::recovered(&replicas, entries),
@@ -353,6 +375,7 @@ impl Recovery {
             rounds: self.rounds,
             notes: self.notes,
         };
-        Finished { recovered, replicas, usage, asides: self.asides, old_files: self.files }
+        let (asides, old_files) = (self.asides, self.files);
+        Finished { recovered, replicas, usage, asides, old_files, knows_all }
     }
 }

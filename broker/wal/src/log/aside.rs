@@ -27,8 +27,8 @@ use std::sync::Arc;
 
 use ropewalk_disk::File;
 
-use super::{Active, Wal};
-use crate::files::{Purpose, Spare};
+use super::{Active, Wal, WalError};
+use crate::files::{self, Purpose, Spare};
 use crate::frame;
 use crate::header::{self, FileHeader};
 use crate::layout::{SEQUENCE_MAX, align_up};
@@ -59,12 +59,31 @@ pub struct SetAside {
     pub last: u64,
 }
 
+/// Why entries were not set aside.
+#[derive(Debug, thiserror::Error)]
+pub enum SetAsideError {
+    /// The disk or the bound has no room for them, the process has no descriptors or memory, or an entry cannot be
+    /// read any more. Nothing has changed: they stay in the log and pin it.
+    #[error(transparent)]
+    Stays(io::Error),
+    /// The disk failed: the process must stop.
+    #[error(transparent)]
+    Failed(#[from] WalError),
+}
+
 /// A file with entries of one replica.
 #[derive(Debug)]
 pub(crate) struct Aside {
     pub(crate) sequence: u64,
     pub(crate) file: Arc<dyn File>,
+    /// Nothing in it can be read if this names no entry.
     pub(crate) what: SetAside,
+}
+
+impl Aside {
+    fn is_readable(&self) -> bool {
+        self.what.last > 0
+    }
 }
 
 /// All such files.
@@ -88,25 +107,34 @@ impl Wal {
     /// of its own first, unless it is there already; `None` if nothing can be.
     ///
     /// # Errors
-    /// When the disk fails or has no room, or the bound on all such files does not allow it. Then nothing has
-    /// changed: the entries stay in the log and pin it.
+    /// See [`SetAsideError`]. One that is final ends the log (D2).
     pub fn set_aside(
         &mut self,
         key: ReplicaKey,
         replica: &RecoveredReplica,
-    ) -> io::Result<Option<SetAside>> {
+    ) -> Result<Option<SetAside>, SetAsideError> {
         let last = replica.entries.last().map_or(0, |entry| entry.index);
         let known = self.asides.get(&key).filter(|aside| aside.what.last >= last);
         if known.is_none() && last > 0 {
-            let aside = self.copy_aside(key, &replica.entries)?;
+            let copied = self.copy_aside(key, &replica.entries);
+            let aside = copied.inspect_err(|error| {
+                if let SetAsideError::Failed(error) = error {
+                    self.note_failure(error);
+                }
+            })?;
             self.reader.insert(aside.sequence, Arc::clone(&aside.file));
             self.asides.insert(key, aside);
         }
         self.usage.forget(key);
-        Ok(self.asides.get(&key).map(|aside| aside.what.clone()))
+        let aside = self.asides.get(&key).filter(|aside| aside.is_readable());
+        Ok(aside.map(|aside| aside.what.clone()))
     }
 
-    fn copy_aside(&mut self, key: ReplicaKey, entries: &[EntryMeta]) -> io::Result<Aside> {
+    fn copy_aside(
+        &mut self,
+        key: ReplicaKey,
+        entries: &[EntryMeta],
+    ) -> Result<Aside, SetAsideError> {
         let sequences = self.asides.values().map(|aside| aside.sequence + 1);
         let row = self.replicas.rows.get(&key).cloned().unwrap_or_default();
         let table = Replicas { rows: BTreeMap::from([(key, row)]) };
@@ -119,7 +147,8 @@ impl Wal {
             let message = format!(
                 "{bytes} bytes of entries of damaged replicas beside {taken} are more than {bytes_max}"
             );
-            return Err(io::Error::new(io::ErrorKind::QuotaExceeded, message));
+            let error = io::Error::new(io::ErrorKind::QuotaExceeded, message);
+            return Err(SetAsideError::Stays(error));
         }
         let header = FileHeader {
             sequence: sequences.max().unwrap_or(ASIDE_SEQUENCE_MIN),
@@ -129,21 +158,43 @@ impl Wal {
             table,
         };
         let number = self.spares.next_number();
-        let spare = Spare::create(&*self.disk, &self.dir, Purpose::Spare, (number, bytes))?;
-        let mut active = Active::begin(&spare, &header, &mut self.buffer)?;
-        for (round, entries) in (1..).zip(&rounds) {
+        let spare = Spare::create(&*self.disk, &self.dir, Purpose::Spare, (number, bytes));
+        let spare = spare.map_err(or_final)?;
+        let path = path_of(&self.dir, key);
+        let written = self.fill_aside(key, (&spare, &header), &rounds).and_then(|file| {
+            self.disk.rename(&spare.path, &path)?;
+            Ok(file)
+        });
+        let file = match written.map_err(or_final) {
+            Ok(file) => file,
+            Err(error) => {
+                if let SetAsideError::Stays(_) = error {
+                    self.disk.remove(&spare.path).map_err(or_final)?;
+                }
+                return Err(error);
+            }
+        };
+        self.disk.sync_dir(&self.dir, WHY_NAME).map_err(WalError::failed)?;
+        let (first, last) = (entries[0].index, entries[entries.len() - 1].index);
+        let what = SetAside { path, bytes, first, last };
+        Ok(Aside { sequence: header.sequence, file, what })
+    }
+
+    fn fill_aside(
+        &mut self,
+        key: ReplicaKey,
+        (spare, header): (&Spare, &FileHeader),
+        rounds: &[&[EntryMeta]],
+    ) -> io::Result<Arc<dyn File>> {
+        let mut active = Active::begin(spare, header, &mut self.buffer)?;
+        for (round, entries) in (1..).zip(rounds) {
             let records = entries.iter().map(|entry| self.entry(key, entry));
             let records = records.collect::<io::Result<Vec<Record>>>()?;
             let count = u32::try_from(records.len()).expect("a round is bounded");
             let directory = std::iter::once((key, count));
             active.write_round(round, directory, records.iter(), &mut self.buffer)?;
         }
-        let path = path_of(&self.dir, key);
-        self.disk.rename(&spare.path, &path)?;
-        self.disk.sync_dir(&self.dir, WHY_NAME)?;
-        let (first, last) = (entries[0].index, entries[entries.len() - 1].index);
-        let what = SetAside { path, bytes, first, last };
-        Ok(Aside { sequence: header.sequence, file: active.file, what })
+        Ok(active.file)
     }
 
     fn entry(&self, key: ReplicaKey, entry: &EntryMeta) -> io::Result<Record> {
@@ -183,11 +234,15 @@ impl Wal {
         Ok(())
     }
 
-    /// Removes what was set aside and is not needed any more. One that comes back is removed again.
-    pub(super) fn drop_old_asides(&mut self) -> io::Result<()> {
+    /// Removes what was set aside and is not needed any more. One that comes back is removed again. A file that cannot
+    /// be read goes when its replica is repaired; one of a replica that the log does not know goes at once, if
+    /// `knows_all`: the tables of the log were all read.
+    pub(super) fn drop_old_asides(&mut self, knows_all: bool) -> io::Result<()> {
         let rows = &self.replicas.rows;
-        let is_old = |key: &ReplicaKey, aside: &Aside| {
-            rows.get(key).is_some_and(|row| row.truncated.0 >= aside.what.last)
+        let is_old = |key: &ReplicaKey, aside: &Aside| match rows.get(key) {
+            Some(row) if aside.is_readable() => row.truncated.0 >= aside.what.last,
+            Some(row) => row.damage.is_none(),
+            None => knows_all,
         };
         let old = self.asides.extract_if(.., |key, aside| is_old(key, aside));
         for (_, aside) in old.collect::<Vec<_>>() {
@@ -195,6 +250,16 @@ impl Wal {
             self.reader.remove(aside.sequence);
         }
         Ok(())
+    }
+}
+
+/// What a failure to set entries aside means. One that may pass, and one of reading what is damaged, says nothing of
+/// the log's own files.
+fn or_final(error: io::Error) -> SetAsideError {
+    if files::may_pass(&error) || error.kind() == io::ErrorKind::InvalidData {
+        SetAsideError::Stays(error)
+    } else {
+        SetAsideError::Failed(WalError::failed(error))
     }
 }
 

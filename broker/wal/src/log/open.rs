@@ -101,7 +101,8 @@ impl Wal {
         let reader = Reader::default();
         reader.insert(active.sequence, Arc::clone(&active.file));
         let round_next = recovery.round_next();
-        let Finished { recovered, replicas, usage, asides, old_files } = recovery.finish();
+        let Finished { recovered, replicas, usage, asides, old_files, knows_all } =
+            recovery.finish();
         for aside in asides.values() {
             reader.insert(aside.sequence, Arc::clone(&aside.file));
         }
@@ -132,16 +133,16 @@ impl Wal {
             }
         }
         recovered.notes.iter().for_each(|note| tracing::warn!(note, "write-ahead log"));
-        wal.drop_unneeded().map_err(&failed)?;
+        wal.drop_unneeded(knows_all).map_err(&failed)?;
         Ok((wal, recovered))
     }
 
     /// Lets go of superseded files, and of old ones in which everything is truncated, at once:
     /// a broker that crashes soon after every start must not gather files.
-    fn drop_unneeded(&mut self) -> io::Result<()> {
+    fn drop_unneeded(&mut self, knows_all: bool) -> io::Result<()> {
         let needed = self.replicas.rows.keys().map(|key| (*key, u64::MAX)).collect();
         self.release(&needed);
-        self.drop_old_asides()?;
+        self.drop_old_asides(knows_all)?;
         while let Some(chore) = self.spares.retirements() {
             let done = chore.run(&*self.disk, &self.dir);
             self.spares.done(done)?;

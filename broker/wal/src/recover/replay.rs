@@ -30,6 +30,8 @@ pub(super) struct Replay {
     pub(super) usage: Usage,
     /// By index, ascending; there may be holes before what is truncated.
     pub(super) entries: BTreeMap<ReplicaKey, Vec<Slot>>,
+    /// What was set aside, by index, ascending: it stands in where the log's own copy is damaged.
+    aside: BTreeMap<ReplicaKey, Vec<Slot>>,
     begun: bool,
     /// Why any replica may have lost records, also one whose birth is among them.
     anyone_lost: Option<String>,
@@ -47,6 +49,7 @@ impl Replay {
     pub(super) fn begin_file(&mut self, table: &Replicas) {
         if !self.begun {
             self.begun = true;
+            self.aside.clone_from(&self.entries);
             self.replicas = table.clone();
             for (key, slots) in &mut self.entries {
                 let last = table.rows.get(key).map_or(0, |row| row.last_index);
@@ -87,6 +90,11 @@ impl Replay {
             slots.extend(entry_slot(place, position, &header));
             Ok(())
         })
+    }
+
+    /// Whether what the log says of its replicas was all read.
+    pub(super) fn knows_all(&self) -> bool {
+        self.anyone_lost.is_none()
     }
 
     /// The first and the last entry so far.
@@ -203,6 +211,11 @@ impl Replay {
 
     /// Marks the replicas whose entries are not all there.
     pub(super) fn settle(&mut self) {
+        for (key, aside) in &self.aside {
+            if let Some(slots) = self.entries.get_mut(key) {
+                stand_in(slots, aside);
+            }
+        }
         for (key, row) in &mut self.replicas.rows {
             let slots = self.entries.get(key).map_or(&[][..], |slots| &slots[..]);
             let whole_until = usable(slots, row).last().map_or(row.truncated.0, |slot| slot.index);
@@ -227,6 +240,19 @@ fn disagreement(replayed: &Row, table: &Row) -> Option<String> {
         let (found, known) = (replayed.last_index, table.last_index);
         format!("the log ends at {found} where a newer table knows it to end at {known}")
     })
+}
+
+/// Takes from `aside` what is lost or missing in `slots`, up to the last entry that both have in the same term: all
+/// before it are the same too (Raft's log matching property).
+fn stand_in(slots: &mut Vec<Slot>, aside: &[Slot]) {
+    let id = |slot: &Slot| (slot.meta.index, slot.meta.term);
+    let is_common = |slot: &&Slot| aside.binary_search_by_key(&id(slot), id).is_ok();
+    let Some(last) = slots.iter().rev().find(is_common).map(|slot| slot.meta.index) else { return };
+    let whole = slots.iter().filter(|slot| !slot.lost || slot.meta.index > last);
+    let standing_in = aside.iter().filter(|slot| slot.meta.index <= last);
+    let merged: BTreeMap<u64, Slot> =
+        standing_in.chain(whole).map(|slot| (slot.meta.index, *slot)).collect();
+    *slots = merged.into_values().collect();
 }
 
 /// The entries after what is truncated, up to the first that is missing.

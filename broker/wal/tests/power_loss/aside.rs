@@ -2,8 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use ropewalk_disk::{Disk, SimDisk};
-use ropewalk_wal::{HardState, Options, Record, Recovered, ReplicaKey, Wal};
+use ropewalk_disk::{Disk, Fault, Operation, SimDisk};
+use ropewalk_wal::{
+    HardState, Options, Record, Recovered, ReplicaKey, SetAsideError, Wal, WalError,
+};
 
 use super::faults::{created, entry, open};
 use super::machine::{DIR, OPTIONS};
@@ -168,7 +170,7 @@ fn r1_what_is_set_aside_has_a_bound_and_stays_in_the_log_beyond_it() {
     let options = Options { files_bytes_max: 5 * OPTIONS.file_bytes, ..OPTIONS };
     let (mut wal, recovered) = open(&disk, options).expect("it opens");
     let error = wal.set_aside(DAMAGED, &recovered.replicas[&DAMAGED]).expect_err("too much");
-    assert!(ropewalk_disk::is_full(&error), "{error}");
+    assert!(matches!(error, SetAsideError::Stays(_)), "{error}");
     assert!(disk.content(&aside()).is_none());
     wal.release(&[(HEALTHY, u64::MAX)].into());
     drop(wal);
@@ -186,4 +188,80 @@ fn r1_what_is_set_aside_has_a_bound_and_stays_in_the_log_beyond_it() {
     drop(wal);
     let (wal, recovered) = open(&disk, OPTIONS).expect("it opens");
     check(&model, &wal, &recovered, "full");
+}
+
+/// Only a want of room, descriptors or memory leaves the log as it was.
+#[test]
+fn d2_a_disk_that_fails_while_entries_are_set_aside_ends_the_log() {
+    let name = Fault { why: "wal-aside-name", ..Fault::next(Operation::SyncDir) };
+    let rename = Fault { path_contains: "spare-".to_owned(), ..Fault::next(Operation::Rename) };
+    // The file is known to the disk by the name under which it was opened; it is preallocated first.
+    let path_contains = "creating-".to_owned();
+    let write = Fault { path_contains, skip: 1, ..Fault::next(Operation::Write) };
+    let faults = [name, rename, write.clone()];
+    for fault in faults {
+        let (disk, _) = prepared(8);
+        let (mut wal, recovered) = open(&disk, OPTIONS).expect("it opens");
+        disk.inject(fault.clone());
+        let failed = wal.set_aside(DAMAGED, &recovered.replicas[&DAMAGED]).expect_err("it fails");
+        assert!(matches!(failed, SetAsideError::Failed(_)), "{fault:?}: {failed:?}");
+        let refused = wal.write_round(&[entry(HEALTHY, 2 + ENTRIES, 10)]).expect_err("it is over");
+        assert!(matches!(refused, WalError::Failed(_)), "{fault:?}");
+    }
+
+    let (disk, mut model) = prepared(8);
+    let (mut wal, recovered) = open(&disk, OPTIONS).expect("it opens");
+    let before = disk.list(Path::new(DIR)).expect("the directory");
+    disk.inject(Fault { kind: std::io::ErrorKind::StorageFull, ..write });
+    let stays = wal.set_aside(DAMAGED, &recovered.replicas[&DAMAGED]).expect_err("no room");
+    assert!(matches!(stays, SetAsideError::Stays(_)), "{stays:?}");
+    assert_eq!(disk.list(Path::new(DIR)).expect("the directory"), before, "nothing is left of it");
+    go_on(&mut wal, &mut model, 10);
+}
+
+/// The log's own copy may be damaged before it is released.
+#[test]
+fn d3_what_is_set_aside_stands_in_for_a_damaged_copy_in_the_log() {
+    let (disk, model) = prepared(9);
+    let (mut wal, recovered) = open(&disk, OPTIONS).expect("it opens");
+    wal.set_aside(DAMAGED, &recovered.replicas[&DAMAGED]).expect("there is room");
+    drop(wal);
+    let payload = [40; 3000];
+    let damaged = disk.list(Path::new(DIR)).expect("the directory").into_iter().find(|name| {
+        let path = Path::new(DIR).join(name);
+        let content = disk.content(&path).unwrap_or_default();
+        let found = content.windows(payload.len()).position(|bytes| bytes == payload);
+        !name.ends_with(".aside")
+            && found.is_some_and(|at| disk.corrupt(&path, at as u64 + 1000, 1))
+    });
+    assert!(damaged.is_some());
+    let (wal, recovered) = open(&disk, OPTIONS).expect("it opens");
+    check(&model, &wal, &recovered, "damaged in the log");
+}
+
+#[test]
+fn a_file_of_set_aside_entries_that_cannot_be_read_is_named_and_goes_after_a_repair() {
+    let (disk, mut model) = prepared(10);
+    let (mut wal, recovered) = open(&disk, OPTIONS).expect("it opens");
+    wal.set_aside(DAMAGED, &recovered.replicas[&DAMAGED]).expect("there is room");
+    go_on(&mut wal, &mut model, 500);
+    drop(wal);
+    disk.put(&aside(), vec![0; 64 << 10]);
+    let stranger = Path::new(DIR).join("00000009-0000000000000009.aside");
+    disk.put(&stranger, vec![0; 64 << 10]);
+    let (mut wal, recovered) = open(&disk, OPTIONS).expect("it opens");
+    let lost = &recovered.replicas[&DAMAGED];
+    assert!(lost.damage.is_some() && lost.entries.is_empty());
+    assert!(disk.content(&aside()).is_some(), "a person may want it");
+    assert!(disk.content(&stranger).is_none(), "the log knows no such replica");
+    for path in [aside(), stranger] {
+        let path = path.display().to_string();
+        assert!(recovered.notes.iter().any(|note| note.contains(&path)), "{:?}", recovered.notes);
+    }
+    assert_eq!(wal.set_aside(DAMAGED, lost).expect("there is nothing to copy"), None);
+    write(&mut wal, &mut model, &[Record::LossAccepted { key: DAMAGED, index: 1 }]);
+    drop(wal);
+    let (_, recovered) = open(&disk, OPTIONS).expect("it opens");
+    assert_eq!(recovered.replicas[&DAMAGED].damage, None);
+    assert!(disk.content(&aside()).is_none());
 }
