@@ -62,10 +62,11 @@ impl TailBudget {
         self.peak_bytes.load(Ordering::Relaxed)
     }
 
-    /// Whether what was in the write-ahead log at the start may be applied now. On a full disk, and where writing
-    /// fails, nobody makes room, and the deletions that do may be among it.
+    /// Whether what was in the write-ahead log at the start may be applied now. Where writing
+    /// fails, as on a disk without a free byte, nobody makes room, and the deletions that do may be among it. A disk
+    /// that only [counts as full](Self::is_disk_full) can still be written to.
     pub(crate) fn has_room_to_replay(&self) -> bool {
-        !self.is_over() || self.is_disk_full() || self.stuck.load(Ordering::Acquire)
+        !self.is_over() || self.stuck.load(Ordering::Acquire)
     }
 
     /// Says whether the checkpoint thread failed to make room when it was short.

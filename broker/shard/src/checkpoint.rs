@@ -241,8 +241,7 @@ impl Keeper {
         self.syncs.refill(now_ms);
         self.look_at_disk(now_ms);
         let mut troubles = Troubles::default();
-        let resumed = self.resume();
-        troubles.note(resumed)?;
+        self.resume(&mut troubles)?;
         for shard in self.shards.values_mut() {
             shard.look(now_ms);
         }
@@ -290,15 +289,18 @@ impl Keeper {
 
     /// Lets go of what snapshots cover, unless that is done: the process before may have ended between
     /// writing one and saying so, or between saying so and letting go.
-    fn resume(&mut self) -> Result<(), KeeperError> {
+    fn resume(&mut self, troubles: &mut Troubles) -> Result<(), KeeperError> {
         if self.resumed {
             return Ok(());
         }
+        let mut is_whole = true;
         for shard in self.shards.keys().copied().collect::<Vec<_>>() {
-            self.truncate(shard)?;
+            let noted = self.truncate(shard);
+            is_whole &= troubles.note(noted)?.is_some();
         }
+        // What was noted may be what makes room for the rest.
         self.release();
-        self.resumed = true;
+        self.resumed = is_whole;
         Ok(())
     }
 

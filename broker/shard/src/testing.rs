@@ -50,12 +50,17 @@ impl Policy for Compacting {
 pub(crate) struct Notes {
     count: usize,
     refuses: bool,
+    releases: usize,
     pinned: Option<(ropewalk_wal::ReplicaKey, u64)>,
 }
 
 impl Notes {
     pub(crate) fn count(&self) -> usize {
         self.count
+    }
+
+    pub(crate) fn releases(&self) -> usize {
+        self.releases
     }
 
     pub(crate) fn refuse_next(&mut self) {
@@ -87,7 +92,9 @@ impl Journal for Counting {
         notes.pinned.take_if(|(pins, last)| *pins == key && *last <= index);
         Ok(())
     }
-    fn release(&self, _: &BTreeMap<ropewalk_wal::ReplicaKey, u64>) {}
+    fn release(&self, _: &BTreeMap<ropewalk_wal::ReplicaKey, u64>) {
+        self.0.lock().releases += 1;
+    }
     fn used_bytes(&self) -> u64 {
         0
     }

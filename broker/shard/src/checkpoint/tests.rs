@@ -100,6 +100,27 @@ fn d6_what_the_log_could_not_note_is_noted_at_the_next_step() {
     assert!(shard.notes.lock().count() > noted);
 }
 
+/// The files that go may be what makes room for the notes that do not fit.
+#[test]
+fn r1_the_log_is_released_also_where_a_shard_cannot_be_noted() {
+    let disk = SimDisk::new(1);
+    let mut shard = OneShard::open_with(&disk, Setup::default()).expect("it opens");
+    for _ in 0..3 {
+        shard.append(1);
+        shard.checkpoint().expect("durable");
+    }
+    shard.append(1);
+    shard.notes.lock().refuse_next();
+    shard.checkpoint().expect_err("it is refused once");
+    let before = shard.notes.lock().releases();
+    shard.notes.lock().refuse_next();
+    shard.keeper.step(0).expect_err("it is refused again");
+    assert_eq!(shard.notes.lock().releases(), before + 1);
+    shard.keeper.step(1_000).expect("nothing fails");
+    shard.keeper.step(2_000).expect("nothing fails");
+    assert_eq!(shard.notes.lock().releases(), before + 2, "it is done");
+}
+
 /// What cannot be unlinked now is unlinked later, and the checkpoint counts.
 #[test]
 fn a_file_that_cannot_be_unlinked_is_tried_again() {
@@ -216,6 +237,9 @@ fn a_replay_goes_on_while_no_memory_can_be_made_free() {
         let path_contains = "partitions".to_owned();
         disk.inject(Fault { path_contains, ..Fault::next(Operation::Create) });
     }
+    assert!(!budget.set_disk_full(true));
+    assert!(!budget.has_room_to_replay(), "it counts as full, and can be written to");
+    assert!(budget.set_disk_full(false));
     shard.keeper.step(0).expect_err("no file can be created");
     assert!(budget.is_over() && budget.has_room_to_replay());
 
