@@ -72,8 +72,8 @@ pub trait Source: Send + Sync + Debug {
     fn conditions(&self) -> Vec<Condition>;
     /// Every queue's figures; `None` before they can be known.
     fn queues(&self) -> Option<Report>;
-    /// One queue's.
-    fn queue(&self, name: &str) -> Option<QueueReport>;
+    /// One queue's; `Some(None)` if there is no such queue, `None` before that can be known.
+    fn queue(&self, name: &str) -> Option<Option<QueueReport>>;
     /// Who this is.
     fn about(&self) -> About;
     /// What changes are made and groups are watched with; `None` before the data directory is open and
@@ -258,8 +258,9 @@ async fn broker(State(admin): State<Arc<Admin>>) -> Response {
 async fn queue(State(admin): State<Arc<Admin>>, Named(name): Named<String>) -> Response {
     let asked = name.clone();
     match report(move || admin.source.queue(&asked)).await.flatten() {
-        Some(report) => Json(report).into_response(),
-        None => Refused::no_such_queue(&name).into_response(),
+        Some(Some(report)) => Json(report).into_response(),
+        Some(None) => Refused::no_such_queue(&name).into_response(),
+        None => Refused::not_ready("the broker is not open yet").into_response(),
     }
 }
 

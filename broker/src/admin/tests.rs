@@ -47,8 +47,8 @@ impl Source for Broker {
         self.open.then(|| Report { queues: vec![orders()] })
     }
 
-    fn queue(&self, name: &str) -> Option<QueueReport> {
-        (name == "orders").then(orders)
+    fn queue(&self, name: &str) -> Option<Option<QueueReport>> {
+        self.open.then(|| (name == "orders").then(orders))
     }
 
     fn about(&self) -> About {
@@ -102,7 +102,10 @@ async fn live_and_ready_tell_apart_running_and_serving() {
     let (status, _, body) = ask(opening(), "GET /ready").await;
     assert_eq!(status, 503);
     assert_eq!(body, r#"{"ready":false,"reasons":["opening the data directory"]}"#);
-    assert_eq!(ask(opening(), "GET /v1/queues").await.0, 503);
+    for path in ["GET /v1/queues", "GET /v1/queues/orders", "GET /v1/queues/none"] {
+        let (status, _, body) = ask(opening(), path).await;
+        assert!(status == 503 && body.contains("NotReady"), "{path}: {status} {body}");
+    }
 }
 
 #[tokio::test]

@@ -143,12 +143,15 @@ impl Source for Status {
         Some(report)
     }
 
-    fn queue(&self, name: &str) -> Option<QueueReport> {
+    fn queue(&self, name: &str) -> Option<Option<QueueReport>> {
         let Open { context, figures, .. } = self.parts()?;
-        let topic = context.view.by_name(name)?;
+        let Some(topic) = context.view.by_name(name) else {
+            // A catalog that is replayed may not know it yet.
+            return context.node.catalog().leading().map(|_| None);
+        };
         let mut report = figures.report_one(&context.node, &topic, clock::now_ms());
         count_members(context, &mut report);
-        Some(report)
+        Some(Some(report))
     }
 
     fn about(&self) -> About {
