@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::Figures;
 use crate::catalog::{TopicView, View};
-use crate::group::subscription::Subscribed;
+use crate::group::subscription::{Sent, Subscribed};
 
 /// Every queue's figures at one moment.
 #[derive(Debug, Clone, Serialize)]
@@ -258,15 +258,18 @@ fn commits(
                 of_group.members = group.members.len();
                 of_group.offsets.insert(*id, committed.offset);
             }
-            if let Subscribed::To(topics) = Subscribed::of(group)
-                && !topics.is_empty()
-            {
-                readers.push((name.clone(), group.members.len(), topics));
+            match Sent::of(group) {
+                Sent::ByConsumers(sent) if sent.is_empty() => {}
+                sent @ Sent::ByConsumers(_) => {
+                    readers.push((name.clone(), group.members.len(), sent));
+                }
+                Sent::ByOthers => {}
             }
         }
     }
-    // The names are looked up when no shard's state is held any more.
-    for (name, members, topics) in readers {
+    // No shard's state is held any more: apply does not wait for what the members sent to be read.
+    for (name, members, sent) in readers {
+        let Subscribed::To(topics) = sent.read() else { continue };
         for topic in topics.iter().filter_map(|topic| id_of(topic)) {
             of_group(&mut commits, topic, &name).members = members;
         }

@@ -22,22 +22,43 @@ pub(crate) enum Subscribed {
     Unknown,
 }
 
+/// What the members of a group sent, not read yet: it is taken while the state is locked, and read after that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Sent {
+    /// The metadata of each member's chosen protocol.
+    ByConsumers(Vec<Bytes>),
+    /// Bytes that are not a consumer's.
+    ByOthers,
+}
+
+impl Sent {
+    /// What the members of its last completed generation sent.
+    pub(crate) fn of(group: &Group) -> Self {
+        let Some(protocol) = &group.protocol else { return Self::ByConsumers(Vec::new()) };
+        if group.protocol_type != CONSUMER {
+            return Self::ByOthers;
+        }
+        let members = group.members.values();
+        let of_member = members.map(|member| {
+            let chosen = member.protocols.iter().find(|(name, _)| name == protocol);
+            chosen.map(|(_, metadata)| metadata.clone())
+        });
+        of_member.collect::<Option<_>>().map_or(Self::ByOthers, Self::ByConsumers)
+    }
+
+    /// The topics of all members. Those that say the same are read once.
+    pub(crate) fn read(self) -> Subscribed {
+        let Self::ByConsumers(all) = self else { return Subscribed::Unknown };
+        let distinct: BTreeSet<Bytes> = all.into_iter().collect();
+        let all: Option<Vec<_>> = distinct.iter().map(topics).collect();
+        all.map_or(Subscribed::Unknown, |all| Subscribed::To(all.into_iter().flatten().collect()))
+    }
+}
+
 impl Subscribed {
     /// The topics of a group's members, by its last completed generation.
     pub(crate) fn of(group: &Group) -> Self {
-        let Some(protocol) = &group.protocol else { return Self::To(BTreeSet::new()) };
-        if group.protocol_type != CONSUMER {
-            return Self::Unknown;
-        }
-        let mut all = BTreeSet::new();
-        for member in group.members.values() {
-            let metadata = member.protocols.iter().find(|(name, _)| name == protocol);
-            match metadata.and_then(|(_, metadata)| topics(metadata)) {
-                Some(topics) => all.extend(topics),
-                None => return Self::Unknown,
-            }
-        }
-        Self::To(all)
+        Sent::of(group).read()
     }
 
     /// Whether some member may read the topic.
