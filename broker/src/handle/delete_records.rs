@@ -10,6 +10,7 @@ use ropewalk_codec::delete_records_response::{
 };
 use ropewalk_shard::command::{Command, ShardCommand};
 use ropewalk_shard::{PartitionId, PartitionLog, Shard, ShardId};
+use tracing::info;
 use uuid::Uuid;
 
 use super::{Call, Close, Context, ErrorCode, deadline};
@@ -19,6 +20,16 @@ use crate::limits;
 /// Stands for the high watermark.
 const ALL: i64 = -1;
 
+/// How many partitions a line of the log names.
+const NAMED_MAX: usize = 20;
+
+/// Where a log started before, and where it starts now.
+#[derive(Debug)]
+struct Moved {
+    before: i64,
+    after: i64,
+}
+
 /// A partition whose log start is to move.
 #[derive(Debug)]
 struct Move {
@@ -27,6 +38,7 @@ struct Move {
     shard: Arc<Shard>,
     log: Arc<PartitionLog>,
     id: PartitionId,
+    before: i64,
     offset: i64,
 }
 
@@ -62,14 +74,30 @@ pub(crate) async fn handle(
         topics.push(DeleteRecordsTopicResult { name: topic.name, partitions });
     }
     let pieces = shards.into_values().flat_map(pieces);
+    let mut removed: BTreeMap<usize, BTreeMap<i32, i64>> = BTreeMap::new();
     for moves in join_all(pieces.map(|moves| advance(call, moves, request.timeout_ms))).await {
         for ((t, p), moved) in moves {
             let result = &mut topics[t].partitions[p];
             match moved {
-                Ok(low_watermark) => result.low_watermark = low_watermark,
+                Ok(Moved { before, after }) => {
+                    result.low_watermark = after;
+                    if after > before {
+                        removed.entry(t).or_default().insert(result.partition_index, after);
+                    }
+                }
                 Err(code) => result.error_code = call.refuse(code),
             }
         }
+    }
+    for (t, log_starts) in removed {
+        info!(
+            topic = &*topics[t].name,
+            client_id = call.client_id.as_deref(),
+            peer = %call.peer.address,
+            partitions = log_starts.len(),
+            log_starts = listed(&log_starts),
+            "records deleted by a client"
+        );
     }
     Ok(DeleteRecordsResponse { topics, ..Default::default() })
 }
@@ -91,7 +119,8 @@ fn check(
     if !(0..=end).contains(&offset) {
         return Err(ErrorCode::OffsetOutOfRange);
     }
-    Ok(Move { place, shard: found.shard, log: found.log, id: found.id, offset })
+    let before = found.log.log_start();
+    Ok(Move { place, shard: found.shard, log: found.log, id: found.id, before, offset })
 }
 
 /// One shard's moves in pieces that are one entry each.
@@ -108,7 +137,7 @@ async fn advance(
     call: &Call,
     moves: Vec<Move>,
     timeout_ms: i32,
-) -> Vec<((usize, usize), Result<i64, ErrorCode>)> {
+) -> Vec<((usize, usize), Result<Moved, ErrorCode>)> {
     let offsets = moves.iter().map(|to| (to.id, to.offset)).collect();
     let command = Command::Shard(ShardCommand::AdvanceLogStart(offsets));
     let Some(shard) = moves.first().map(|to| Arc::clone(&to.shard)) else { return Vec::new() };
@@ -119,6 +148,28 @@ async fn advance(
         Ok(Err(error)) => Some(error.into()),
         Err(late) => Some(late.into()),
     };
-    let outcome = |to: Move| (to.place, failed.map_or_else(|| Ok(to.log.log_start()), Err));
+    let outcome = |to: Move| {
+        let moved = || Ok(Moved { before: to.before, after: to.log.log_start() });
+        (to.place, failed.map_or_else(moved, Err))
+    };
     moves.into_iter().map(outcome).collect()
+}
+
+/// The first partitions of a topic with their log starts.
+fn listed(log_starts: &BTreeMap<i32, i64>) -> String {
+    let named = log_starts.iter().take(NAMED_MAX).map(|(index, start)| format!("{index}: {start}"));
+    let more = (log_starts.len() > NAMED_MAX).then(|| "…".to_owned());
+    named.chain(more).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::listed;
+
+    #[test]
+    fn a_line_of_the_log_names_so_many_partitions() {
+        assert_eq!(listed(&[(0, 5), (3, 7)].into()), "0: 5, 3: 7");
+        let many = listed(&(0..100).map(|index| (index, 1)).collect());
+        assert!(many.ends_with("19: 1, …"), "{many}");
+    }
 }
