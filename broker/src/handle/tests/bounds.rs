@@ -196,7 +196,7 @@ async fn r1_configs_are_bounded_in_each_value_and_together() {
     let refused = &refused.responses[0];
     let why = refused.error_message.as_deref().unwrap_or_default();
     assert_eq!(refused.error_code, ErrorCode::InvalidConfig.code(), "{why}");
-    assert!(why.contains(key) && why.contains("at most 32767"), "{why}");
+    assert!(why.contains(key) && why.contains("no more than 32767 bytes"), "{why}");
 
     // 40 topics with as much as one may have: several entries.
     let topics = (0..40).map(|n| {
