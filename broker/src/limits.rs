@@ -60,6 +60,9 @@ pub const SMALL_FRAME_BYTES_MAX: usize = 16 * 1024;
 /// Bytes of requests of all connections that are small and answered at once.
 pub const SMALL_REQUEST_BYTES_MAX: usize = 16 * 1024 * 1024;
 
+/// Bytes of small frames of all connections that have not come whole.
+pub const PARTIAL_FRAME_BYTES_MAX: usize = 16 * 1024 * 1024;
+
 /// Bytes of fetches of all connections that are small. They may wait for [`FETCH_WAIT_MAX`].
 pub const SMALL_FETCH_BYTES_MAX: usize = 16 * 1024 * 1024;
 
@@ -242,6 +245,7 @@ const _: () = assert!(MEMBER_NAME_BYTES_MAX + 64 <= 0x7fff, "a member id is a st
 const _: () = assert!(GROUP_METADATA_BYTES_MAX <= GROUPS_METADATA_BYTES_MAX);
 const _: () = assert!(GROUP_METADATA_BYTES_MAX <= GROUP_FRAME_BYTES_MAX);
 const _: () = assert!(
+const _: () = assert!(1024 * SMALL_FRAME_BYTES_MAX <= PARTIAL_FRAME_BYTES_MAX);
     GROUP_METADATA_BYTES_MAX + GROUP_ASSIGNMENT_BYTES_MAX + 4 * GROUP_ID_BYTES_MAX
         <= ropewalk_shard::limits::COMMAND_BYTES_MAX,
     "a generation is one entry"

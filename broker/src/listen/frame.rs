@@ -216,7 +216,10 @@ impl Frames {
         if let Some(partial) = self.partial.take_if(|partial| partial.missing() == 0) {
             self.trusted_bytes =
                 partial.size_bytes.clamp(self.trusted_bytes, limits::FRAME_BYTES_TRUSTED_MAX);
-            self.push(partial.buffer.into(), partial.permit);
+            let is_small = partial.size_bytes <= limits::SMALL_FRAME_BYTES_MAX;
+            // Like one that came in one piece, a small one counts again when its turn comes.
+            let permit = if is_small { Permit::default() } else { partial.permit };
+            self.push(partial.buffer.into(), permit);
         }
     }
 

@@ -1,10 +1,11 @@
 //! Which budget a request's bytes come from, and how long they are held.
 //!
 //! Requests that wait for the disk or for the network must not keep small ones from being read: a
-//! group's heartbeats go on while producers wait for a slow disk. So there are three budgets. Frames
+//! group's heartbeats go on while producers wait for a slow disk. So there are several budgets. Frames
 //! of up to [`limits::SMALL_FRAME_BYTES_MAX`] have two of their own, one for requests that are
 //! answered at once and one for fetches, which may wait for a minute; every Produce and everything
-//! larger is bulk.
+//! larger is bulk. A small frame that comes in pieces is read under a budget of its own, which it gives back when it
+//! is whole: a client that stops in the middle keeps only others that do so waiting.
 
 use std::sync::Arc;
 
@@ -30,6 +31,8 @@ pub struct Lanes {
     bulk: Budget,
     fetch: Budget,
     small: Budget,
+    /// For small frames that do not come whole: those that stand still keep nobody's request from beginning.
+    partial: Budget,
 }
 
 impl Lanes {
@@ -40,12 +43,14 @@ impl Lanes {
             bulk: Budget::new(bulk_bytes),
             fetch: Budget::new(limits::SMALL_FETCH_BYTES_MAX),
             small: Budget::new(limits::SMALL_REQUEST_BYTES_MAX),
+            partial: Budget::new(limits::PARTIAL_FRAME_BYTES_MAX),
         }
     }
 
-    /// The budget that a frame of `size_bytes` is read under. What it asks is not known yet.
+    /// The budget that a frame of `size_bytes` is read under which does not come in one piece. What it asks is not
+    /// known yet.
     pub(super) fn to_read(&self, size_bytes: usize) -> &Budget {
-        self.of(Lane::Small, size_bytes)
+        if size_bytes > limits::SMALL_FRAME_BYTES_MAX { &self.bulk } else { &self.partial }
     }
 
     /// The budget of a whole request.
@@ -66,10 +71,11 @@ impl Lanes {
         share
     }
 
-    /// Bytes that are free in all three budgets together.
+    /// Bytes that are free in all budgets together.
     #[must_use]
     pub fn free_bytes(&self) -> usize {
-        self.bulk.free_bytes() + self.fetch.free_bytes() + self.small.free_bytes()
+        let all = [&self.bulk, &self.fetch, &self.small, &self.partial];
+        all.into_iter().map(Budget::free_bytes).sum()
     }
 }
 

@@ -560,6 +560,31 @@ async fn r1_a_request_that_gave_its_frame_back_may_wait_without_holding_up_other
     let mut other = served.connect().await;
     send(&mut other, &[&[b"P\x00".as_slice(), &vec![1; 900_000]].concat()]).await;
     assert_eq!(receive(&mut other).await.len(), 900_002);
+#[tokio::test(flavor = "multi_thread")]
+async fn r1_small_requests_are_answered_while_half_sent_ones_stand_still() {
+    let served = served(options()).await;
+    let small = crate::limits::SMALL_FRAME_BYTES_MAX;
+    let budget = served.lanes.to_read(small);
+    // As many as there is room for stand still, and one is over it.
+    let stalled = budget.acquire(budget.free_bytes()).await;
+    let over = budget.acquire(small).await;
+    let mut stream = served.connect().await;
+    send(&mut stream, &[b"A\x00heartbeat"]).await;
+    assert_eq!(receive(&mut stream).await, b"A\x00heartbeat");
+    drop((stalled, over));
+
+    // A frame that came in pieces and waits for its turn holds nothing of it.
+    let free = budget.free_bytes();
+    let parked = [b"F\xff".as_slice(), &vec![0; small - 2]].concat();
+    let mut stream = served.connect().await;
+    for part in [&b"\0\0\x40\0"[..], &parked[..100], &parked[100..]] {
+        stream.write_all(part).await.expect("sent");
+        sleep(Duration::from_millis(20)).await;
+    }
+    eventually(|| served.seen.begun.load(Ordering::SeqCst) == 2).await;
+    assert_eq!(budget.free_bytes(), free);
+}
+
 }
 
 #[tokio::test(flavor = "multi_thread")]
