@@ -82,6 +82,15 @@ pub enum Refusal {
         /// How many there may be.
         groups_max: usize,
     },
+    /// The offsets of the group's shard take as much as is kept of them. Room is made by deleting groups or offsets.
+    #[error(
+        "the committed offsets of the group's shard take {size_max} bytes, as many as are allowed; delete groups or \
+         offsets that nobody needs"
+    )]
+    TooManyOffsets {
+        /// How much there may be.
+        size_max: usize,
+    },
     /// The group's name is not one.
     #[error("a group id has 1 to {} bytes", crate::limits::GROUP_ID_BYTES_MAX)]
     InvalidGroupId,
@@ -154,6 +163,7 @@ impl Refusal {
             | Self::TooLarge { .. }
             | Self::NoMemory { .. }
             | Self::TooManyGroups { .. }
+            | Self::TooManyOffsets { .. }
             | Self::InvalidGroupId => true,
             Self::UnknownMember
             | Self::IllegalGeneration

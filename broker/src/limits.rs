@@ -199,6 +199,12 @@ pub const GROUP_ID_BYTES_MAX: usize = 1024;
 /// Groups of one broker that have members, offsets or both.
 pub const GROUPS_MAX: usize = 100_000;
 
+/// What the committed offsets of one shard take together, bytes: [`OFFSET_BYTES`] and the note of each.
+pub const SHARD_OFFSETS_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// What a committed offset counts as beside its note, bytes.
+pub const OFFSET_BYTES: usize = 128;
+
 /// Groups of one cluster that have configuration of their own.
 pub const CONFIGURED_GROUPS_MAX: usize = 10_000;
 
@@ -239,13 +245,13 @@ const _: () = assert!(FRAME_BYTES_TRUSTED_MAX <= CONNECTION_BYTES_IN_FLIGHT_MAX)
 const _: () = assert!(CONNECTION_BYTES_IN_FLIGHT_MAX <= REQUEST_BYTES_MAX);
 const _: () = assert!(1024 * SMALL_FRAME_BYTES_MAX <= SMALL_REQUEST_BYTES_MAX);
 const _: () = assert!(1024 * SMALL_FRAME_BYTES_MAX <= SMALL_FETCH_BYTES_MAX);
+const _: () = assert!(1024 * SMALL_FRAME_BYTES_MAX <= PARTIAL_FRAME_BYTES_MAX);
 const _: () = assert!(REQUEST_BYTES_MAX <= u32::MAX as usize, "the semaphore counts in u32");
 const _: () = assert!(MEMBER_METADATA_BYTES_MAX * 4 <= GROUP_METADATA_BYTES_MAX);
 const _: () = assert!(MEMBER_NAME_BYTES_MAX + 64 <= 0x7fff, "a member id is a string");
 const _: () = assert!(GROUP_METADATA_BYTES_MAX <= GROUPS_METADATA_BYTES_MAX);
 const _: () = assert!(GROUP_METADATA_BYTES_MAX <= GROUP_FRAME_BYTES_MAX);
 const _: () = assert!(
-const _: () = assert!(1024 * SMALL_FRAME_BYTES_MAX <= PARTIAL_FRAME_BYTES_MAX);
     GROUP_METADATA_BYTES_MAX + GROUP_ASSIGNMENT_BYTES_MAX + 4 * GROUP_ID_BYTES_MAX
         <= ropewalk_shard::limits::COMMAND_BYTES_MAX,
     "a generation is one entry"

@@ -24,6 +24,7 @@ mod seat;
 mod alarm;
 mod listing;
 mod offsets;
+mod stored;
 mod ageing;
 pub(crate) mod standing;
 
@@ -47,6 +48,7 @@ use crate::limits;
 use crate::settings::Settings;
 use alarm::Alarm;
 use seat::Seat;
+use stored::Stored;
 
 /// The broker's settings that concern groups; they hold until it stops.
 #[derive(Debug, Clone, Copy)]
@@ -96,6 +98,7 @@ pub struct Coordinator {
     begun: Instant,
     is_stopping: AtomicBool,
     metadata_bytes: Arc<AtomicUsize>,
+    stored: Stored,
     changes: mpsc::UnboundedSender<Change>,
     changed: Mutex<Option<mpsc::UnboundedReceiver<Change>>>,
 }
@@ -126,6 +129,7 @@ impl Coordinator {
             begun: Instant::now(),
             is_stopping: AtomicBool::new(false),
             metadata_bytes: Arc::default(),
+            stored: Stored::default(),
             changes,
             changed: Mutex::new(Some(changed)),
         })

@@ -325,6 +325,7 @@ impl From<crate::group::Refusal> for ErrorCode {
             } => Self::MessageTooLarge,
             Refusal::TooManyGroups { .. } => Self::PolicyViolation,
             Refusal::InvalidGroupId => Self::InvalidGroupId,
+            Refusal::TooManyOffsets { .. } => Self::InvalidCommitOffsetSize,
             Refusal::NoSuchGroup => Self::GroupIdNotFound,
             Refusal::NotEmpty => Self::NonEmptyGroup,
             Refusal::NotCoordinator => Self::NotCoordinator,
@@ -460,6 +461,7 @@ mod tests {
             (Refusal::InvalidGroupId, Code::InvalidGroupId),
             (Refusal::NoSuchGroup, Code::GroupIdNotFound),
             (Refusal::NotEmpty, Code::NonEmptyGroup),
+            (Refusal::TooManyOffsets { size_max: 1 }, Code::InvalidCommitOffsetSize),
             (Refusal::NotCoordinator, Code::NotCoordinator),
             (Refusal::NotAvailable, Code::CoordinatorNotAvailable),
         ] {

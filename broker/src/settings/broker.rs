@@ -173,7 +173,11 @@ static USED: &[Key] = &[
         .valid(Valid::AtLeast(1))
         .doc("The most members of a group."),
     key("offset.metadata.max.bytes", Kind::Int, "4096")
-        .doc("The longest note beside a committed offset."),
+        .doc(
+            "The longest note beside a committed offset. The offsets of one shard, of which a broker has 24, take at \
+             most 32 MiB: 128 bytes and the note for each. A commit beyond is refused with \
+             INVALID_COMMIT_OFFSET_SIZE.",
+        ),
     key("offsets.retention.minutes", Kind::Int, "10080")
         .valid(Valid::AtLeast(1))
         .doc("How long offsets outlive the last member of their group."),

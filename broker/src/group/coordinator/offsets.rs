@@ -29,9 +29,10 @@ impl Coordinator {
         self.check_new(group)?;
         let proposed = self.at_seat(group, |seat| {
             let exists = seat.shard().state().groups.contains_key(group);
+            let has_room = self.stored.admit(seat.shard(), group, &offsets);
             seat.step(self, |machine, now_ms| {
                 let member = admitted(machine, exists, &claim, now_ms);
-                let proposed = member.map(|member| {
+                let proposed = member.and_then(|member| has_room.map(|()| member)).map(|member| {
                     let (group, offsets) = (group.to_owned(), offsets.clone());
                     let commit = CommitOffsets { group, member, offsets };
                     seat.submit(ShardCommand::CommitOffsets(commit))

@@ -1,0 +1,158 @@
+//! How much the committed offsets of a shard take together, and the bound on it (R1).
+//!
+//! The shard's leader decides before it proposes a commit: what was acked once is never refused by apply. What it
+//! knows is counted up by each commit that adds an offset or a longer note. What expires or is deleted is seen when
+//! the bound is reached: then the offsets that are there are counted, at most once in [`RECOUNT_INTERVAL`].
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use ropewalk_shard::command::OffsetCommit;
+use ropewalk_shard::state::State;
+use ropewalk_shard::{PartitionId, Shard, ShardId};
+use tokio::time::Instant;
+
+use crate::group::Refusal;
+use crate::limits;
+
+/// Counting visits every group of the shard, for which apply waits.
+const RECOUNT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What the offsets of each shard take.
+#[derive(Debug, Default)]
+pub(super) struct Stored(Mutex<HashMap<ShardId, Count>>);
+
+#[derive(Debug, Default)]
+struct Count {
+    /// At least what there is.
+    bytes: usize,
+    /// When the offsets were counted; `None` before the first time.
+    counted_at: Option<Instant>,
+}
+
+impl Stored {
+    /// Whether the shard has room for these offsets of a group.
+    ///
+    /// # Errors
+    /// When it has not. Offsets that replace others with no shorter note always have.
+    pub(super) fn admit(
+        &self,
+        shard: &Shard,
+        group: &str,
+        offsets: &[(PartitionId, OffsetCommit)],
+    ) -> Result<(), Refusal> {
+        let state = shard.state();
+        let growth = growth(&state, group, offsets);
+        if growth == 0 {
+            return Ok(());
+        }
+        let mut counts = self.0.lock();
+        let count = counts.entry(shard.id()).or_default();
+        let size_max = limits::SHARD_OFFSETS_BYTES_MAX;
+        if count.takes(growth, size_max, Instant::now(), || taken(&state)) {
+            return Ok(());
+        }
+        Err(Refusal::TooManyOffsets { size_max })
+    }
+}
+
+impl Count {
+    /// Counts `growth` bytes more, if they are not too many.
+    fn takes(
+        &mut self,
+        growth: usize,
+        size_max: usize,
+        now: Instant,
+        taken: impl FnOnce() -> usize,
+    ) -> bool {
+        let is_due = self.counted_at.is_none_or(|at| {
+            self.bytes + growth > size_max && now.duration_since(at) >= RECOUNT_INTERVAL
+        });
+        if is_due {
+            self.bytes = taken();
+            self.counted_at = Some(now);
+        }
+        let fits = self.bytes + growth <= size_max;
+        self.bytes += if fits { growth } else { 0 };
+        fits
+    }
+}
+
+/// What the state takes more after a commit, bytes.
+fn growth(state: &State, group: &str, offsets: &[(PartitionId, OffsetCommit)]) -> usize {
+    let known = state.groups.get(group).map(|group| &group.offsets);
+    let before = |id: &PartitionId| {
+        let committed = known.and_then(|known| known.get(id));
+        committed.map_or(0, |committed| size_bytes(&committed.metadata))
+    };
+    let growth = |(id, offset): &(PartitionId, OffsetCommit)| {
+        size_bytes(&offset.metadata).saturating_sub(before(id))
+    };
+    offsets.iter().map(growth).sum()
+}
+
+/// What all offsets of a shard take, bytes.
+fn taken(state: &State) -> usize {
+    let offsets = state.groups.values().flat_map(|group| group.offsets.values());
+    offsets.map(|committed| size_bytes(&committed.metadata)).sum()
+}
+
+fn size_bytes(note: &str) -> usize {
+    limits::OFFSET_BYTES + note.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use ropewalk_shard::TopicId;
+    use ropewalk_shard::state::Group;
+    use ropewalk_shard::state::group::Committed;
+
+    use super::*;
+
+    fn partition(index: i32) -> PartitionId {
+        PartitionId { topic: TopicId(uuid::Uuid::from_u128(1)), index }
+    }
+
+    fn state(note: &str) -> State {
+        let committed = Committed {
+            offset: 1,
+            leader_epoch: -1,
+            metadata: note.to_owned(),
+            time_ms: 0,
+            expires_ms: None,
+        };
+        let offsets = [(partition(0), committed)].into();
+        let mut state = State::new();
+        state.groups.insert("g".to_owned(), Group { offsets, ..Group::default() }.into());
+        state
+    }
+
+    fn commit(index: i32, note: &str) -> (PartitionId, OffsetCommit) {
+        let metadata = note.to_owned();
+        (partition(index), OffsetCommit { offset: 2, leader_epoch: -1, metadata, expires_ms: None })
+    }
+
+    #[test]
+    fn only_what_a_commit_adds_counts() {
+        let state = state("note");
+        assert_eq!(taken(&state), limits::OFFSET_BYTES + 4);
+        assert_eq!(growth(&state, "g", &[commit(0, "note"), commit(0, "")]), 0);
+        assert_eq!(growth(&state, "g", &[commit(0, "longer")]), 2);
+        assert_eq!(growth(&state, "g", &[commit(1, "n")]), limits::OFFSET_BYTES + 1);
+        assert_eq!(growth(&state, "other", &[commit(0, "")]), limits::OFFSET_BYTES);
+    }
+
+    #[test]
+    fn r1_offsets_are_taken_up_to_a_bound_and_again_when_some_are_gone() {
+        let now = Instant::now();
+        let mut count = Count::default();
+        assert!(count.takes(10, 100, now, || 60), "what is there at the start is counted");
+        assert!(count.takes(30, 100, now, || unreachable!("there is room")));
+        assert!(!count.takes(1, 100, now, || unreachable!("it was counted just now")));
+        let later = now + RECOUNT_INTERVAL;
+        assert!(!count.takes(1, 100, later, || 100));
+        assert!(count.takes(1, 100, later + RECOUNT_INTERVAL, || 99));
+        assert_eq!(count.bytes, 100);
+    }
+}
