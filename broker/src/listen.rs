@@ -25,6 +25,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use ropewalk_shard::handle::SendOrder;
 
 mod accept;
 mod connection;
@@ -47,6 +48,9 @@ pub struct Peer {
     pub address: SocketAddr,
     /// The name of the listener it came through: it decides which address clients are told.
     pub listener: Arc<str>,
+    /// The order of the batches that come on the connection. When it ends, nothing more is begun, and the
+    /// connection ends after the answers that are due: the client sends what was not taken again, in order, on another.
+    pub order: SendOrder,
 }
 
 /// When a request may begin, relative to the others of its connection.

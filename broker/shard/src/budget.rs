@@ -128,15 +128,16 @@ impl TailBudget {
         before
     }
 
-    /// Whether it became [short](Self::is_short) by this.
+    /// Counts so many bytes as pinned. Whether it became [short](Self::is_short) by this.
     #[must_use]
-    pub(crate) fn take(&self, bytes: usize) -> bool {
+    pub fn take(&self, bytes: usize) -> bool {
         let before = self.pinned_bytes.fetch_add(bytes, Ordering::AcqRel);
         self.peak_bytes.fetch_max(before + bytes, Ordering::Relaxed);
         (before..before + bytes).contains(&self.short_bytes())
     }
 
-    pub(crate) fn give_back(&self, bytes: usize) {
+    /// So many bytes are no longer pinned.
+    pub fn give_back(&self, bytes: usize) {
         let before = self.pinned_bytes.fetch_sub(bytes, Ordering::AcqRel);
         if before >= self.pinned_bytes_max && before - bytes < self.pinned_bytes_max {
             self.changed.notify_waiters();

@@ -31,6 +31,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tracing::{debug, error};
 
+use crate::command::Append;
 use crate::handle::{AppendResult, Capture, Input, Observer, ProposeError, Shard};
 use crate::id::PartitionId;
 use crate::limits;
@@ -120,6 +121,10 @@ enum Wake {
 impl Applies for Shard {
     fn poll(&self, replica: &mut Replica) -> Option<Work> {
         self.change(|state| replica.poll(state))
+    }
+
+    fn is_of_new_producer(&self, item: &Append) -> bool {
+        self.state().is_of_new_producer(item)
     }
 }
 
@@ -215,8 +220,8 @@ impl Driver {
         let caller = self.next_caller;
         self.next_caller += 1;
         let (event, reply) = match input {
-            Input::Append { items, done } => {
-                (Event::Append { caller, items }, Reply::Appended(done))
+            Input::Append { items, order, done } => {
+                (Event::Append { caller, items, order }, Reply::Appended(done))
             }
             Input::Propose { command, done } => {
                 (Event::Propose { caller, command }, Reply::Proposed(done))

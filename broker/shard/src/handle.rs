@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{RwLock, RwLockReadGuard};
 use tokio::sync::{mpsc, oneshot};
@@ -37,6 +37,9 @@ pub enum ProposeError {
     /// [`limits::FULL_WAIT_MAX`]. Nothing was changed.
     #[error("the shard has too many uncommitted bytes: the disk or the followers are too slow")]
     Busy,
+    /// A batch that the client sent before was not taken: see [`SendOrder`]. Nothing was changed.
+    #[error("a batch that was sent before this one on the same connection was not stored")]
+    Behind,
     /// The entry would be over a bound. Nothing was changed, and the same proposal will never be
     /// taken.
     #[error("an entry of {size_bytes} bytes is over the limit of {size_bytes_max} bytes")]
@@ -68,7 +71,9 @@ impl ProposeError {
     #[must_use]
     pub fn certainty(&self) -> Certainty {
         match self {
-            Self::NotLeader | Self::Stopped | Self::Full | Self::Busy => Certainty::NotTaken,
+            Self::NotLeader | Self::Stopped | Self::Full | Self::Busy | Self::Behind => {
+                Certainty::NotTaken
+            }
             Self::Unknown => Certainty::Unknown,
             Self::TooLarge { .. } => Certainty::Refused,
         }
@@ -78,6 +83,26 @@ impl ProposeError {
 /// What a batch's proposal resolves to: a result per batch, in order.
 pub type AppendResult = Result<Vec<Result<Appended, AppendRefusal>>, ProposeError>;
 
+/// The order of batches that a client sends without waiting for answers, as on one connection. Once one
+/// of a producer that its partition does not know was not taken, every later one is refused as well:
+/// such a partition takes any first sequence, so that the later one would be stored before the retry of
+/// the earlier one. Clones are the same order; a new connection begins a new one.
+#[derive(Debug, Clone, Default)]
+pub struct SendOrder(Arc<AtomicBool>);
+
+impl SendOrder {
+    /// A batch of a new producer was not taken: none of this order is from now on.
+    pub fn end(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Whether no batch of this order is taken any more.
+    #[must_use]
+    pub fn is_ended(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
 /// What the owning loop is sent.
 #[derive(Debug)]
 pub enum Input {
@@ -85,6 +110,8 @@ pub enum Input {
     Append {
         /// The batches.
         items: Vec<Append>,
+        /// What they may not overtake.
+        order: SendOrder,
         /// Told when they are applied.
         done: oneshot::Sender<AppendResult>,
     },
@@ -231,10 +258,10 @@ impl Shard {
     /// Proposes batches. They take their place in line now, not when the answer is awaited. The
     /// caller bounds how many bytes are under way. Batches that are larger together than
     /// [`limits::ENTRY_BYTES_MAX`] become several entries. An answer that is dropped means that the
-    /// outcome is not known.
-    pub fn append(&self, items: Vec<Append>) -> oneshot::Receiver<AppendResult> {
+    /// outcome is not known. Batches of which one may not overtake the other share an `order`.
+    pub fn append(&self, items: Vec<Append>, order: SendOrder) -> oneshot::Receiver<AppendResult> {
         let (done, answer) = oneshot::channel();
-        self.send(Input::Append { items, done });
+        self.send(Input::Append { items, order, done });
         answer
     }
 

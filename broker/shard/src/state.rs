@@ -13,7 +13,7 @@
 
 use std::collections::BTreeMap;
 
-use ropewalk_batch::Stamped;
+use ropewalk_batch::{Header, Stamped};
 use serde::{Deserialize, Serialize};
 
 use crate::command::{Append, Command, Envelope, OpenPartition, ShardCommand};
@@ -122,6 +122,16 @@ impl State {
                 Outcome::Catalog(answer)
             }
         }
+    }
+
+    /// Whether the batch is of a producer that numbers its batches and has none in the partition yet, as far
+    /// as is known: then any sequence is accepted.
+    #[must_use]
+    pub fn is_of_new_producer(&self, item: &Append) -> bool {
+        let Ok(header) = Header::parse(&item.batch) else { return false };
+        let partition = self.partitions.get(&item.partition);
+        header.producer_id >= 0
+            && partition.is_some_and(|partition| !partition.knows(header.producer_id))
     }
 
     fn append(

@@ -8,6 +8,7 @@ use ropewalk_disk::{Disk, RealDisk, SimDisk};
 use ropewalk_segment::SegmentConfig;
 use ropewalk_shard::checkpoint::Policy;
 use ropewalk_shard::command::{Append, Command, OpenPartition, ShardCommand};
+use ropewalk_shard::handle::SendOrder;
 use ropewalk_shard::node::{Node, NodeOptions};
 use ropewalk_shard::{
     BrokerId, Effect, Identity, Observer, PartitionId, Shard, ShardId, TopicId, checkpoint, limits,
@@ -89,7 +90,8 @@ async fn open_partition(shard: &Shard, index: i32) {
 
 async fn append(shard: &Shard, index: i32, value: &[u8]) -> i64 {
     let batch = Builder::new().record(1, None, Some(value)).build();
-    let answer = shard.append(vec![Append { partition: partition(index), batch }]);
+    let answer =
+        shard.append(vec![Append { partition: partition(index), batch }], SendOrder::default());
     let results = answer.await.expect("answered").expect("appended");
     results[0].expect("taken").base_offset
 }

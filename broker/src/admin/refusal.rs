@@ -62,9 +62,10 @@ impl From<ProposeError> for Refused {
     fn from(error: ProposeError) -> Self {
         let hint = match error {
             ProposeError::Full => "free space on the disk, or grow it",
-            ProposeError::NotLeader | ProposeError::Stopped | ProposeError::Busy => {
-                "ask again soon"
-            }
+            ProposeError::NotLeader
+            | ProposeError::Stopped
+            | ProposeError::Busy
+            | ProposeError::Behind => "ask again soon",
             ProposeError::Unknown => "it may have been done or may still be: read it and ask again",
             ProposeError::TooLarge { .. } => return Self::bad("TooLarge", error.to_string()),
         };

@@ -407,7 +407,9 @@ fn retire_all(seats: Vec<Arc<Seat>>) {
 fn refusal(error: ProposeError) -> Refusal {
     match error {
         ProposeError::NotLeader | ProposeError::Unknown => Refusal::NotCoordinator,
-        ProposeError::Stopped | ProposeError::Full | ProposeError::Busy => Refusal::NotAvailable,
+        ProposeError::Stopped | ProposeError::Full | ProposeError::Busy | ProposeError::Behind => {
+            Refusal::NotAvailable
+        }
         ProposeError::TooLarge { size_bytes, size_bytes_max } => {
             let what = Bounded::Group;
             Refusal::TooLarge { what, size: size_bytes, size_max: size_bytes_max }

@@ -197,7 +197,7 @@ impl From<ProposeError> for ErrorCode {
             // Clients count these as not persisted, and ask again.
             ProposeError::NotLeader | ProposeError::Stopped => Self::NotLeaderOrFollower,
             ProposeError::Full => Self::KafkaStorageError,
-            ProposeError::Busy => Self::NotEnoughReplicas,
+            ProposeError::Busy | ProposeError::Behind => Self::NotEnoughReplicas,
             ProposeError::TooLarge { .. } => Self::MessageTooLarge,
             // The entry may still commit: clients count this one as possibly persisted.
             ProposeError::Unknown => Self::RequestTimedOut,
@@ -210,7 +210,7 @@ impl From<ProposeError> for ErrorCode {
 pub fn coordinator(error: ProposeError) -> ErrorCode {
     match error {
         ProposeError::NotLeader => ErrorCode::NotCoordinator,
-        ProposeError::Stopped | ProposeError::Full | ProposeError::Busy => {
+        ProposeError::Stopped | ProposeError::Full | ProposeError::Busy | ProposeError::Behind => {
             ErrorCode::CoordinatorNotAvailable
         }
         ProposeError::TooLarge { .. } => ErrorCode::InvalidRequest,
@@ -274,9 +274,10 @@ impl From<&TopicError> for ErrorCode {
             TopicError::Refused(refusal) => refusal.into(),
             TopicError::Unavailable(error) => match error {
                 ProposeError::Full => Self::KafkaStorageError,
-                ProposeError::NotLeader | ProposeError::Stopped | ProposeError::Busy => {
-                    Self::NotController
-                }
+                ProposeError::NotLeader
+                | ProposeError::Stopped
+                | ProposeError::Busy
+                | ProposeError::Behind => Self::NotController,
                 ProposeError::TooLarge { .. } => Self::InvalidRequest,
                 ProposeError::Unknown => Self::RequestTimedOut,
             },
@@ -324,8 +325,8 @@ impl From<crate::group::Refusal> for ErrorCode {
                 ..
             } => Self::MessageTooLarge,
             Refusal::TooManyGroups { .. } => Self::PolicyViolation,
-            Refusal::InvalidGroupId => Self::InvalidGroupId,
             Refusal::TooManyOffsets { .. } => Self::InvalidCommitOffsetSize,
+            Refusal::InvalidGroupId => Self::InvalidGroupId,
             Refusal::NoSuchGroup => Self::GroupIdNotFound,
             Refusal::NotEmpty => Self::NonEmptyGroup,
             Refusal::NotCoordinator => Self::NotCoordinator,
@@ -398,11 +399,12 @@ mod tests {
     }
 
     /// Every reason why a proposal has no outcome.
-    const PROPOSE_ERRORS: [ProposeError; 6] = [
+    const PROPOSE_ERRORS: [ProposeError; 7] = [
         ProposeError::NotLeader,
         ProposeError::Stopped,
         ProposeError::Full,
         ProposeError::Busy,
+        ProposeError::Behind,
         ProposeError::TooLarge { size_bytes: 2, size_bytes_max: 1 },
         ProposeError::Unknown,
     ];
@@ -419,6 +421,7 @@ mod tests {
             (not_leader, Code::NotCoordinator, Code::NotController),
             (not_leader, Code::CoordinatorNotAvailable, Code::NotController),
             (Code::KafkaStorageError, Code::CoordinatorNotAvailable, Code::KafkaStorageError),
+            (Code::NotEnoughReplicas, Code::CoordinatorNotAvailable, Code::NotController),
             (Code::NotEnoughReplicas, Code::CoordinatorNotAvailable, Code::NotController),
             (Code::MessageTooLarge, Code::InvalidRequest, Code::InvalidRequest),
             (Code::RequestTimedOut, Code::RequestTimedOut, Code::RequestTimedOut),
@@ -458,10 +461,10 @@ mod tests {
             (too_large(Bounded::Assignment), Code::MessageTooLarge),
             (Refusal::NoMemory { size_max: 1 }, Code::CoordinatorNotAvailable),
             (Refusal::TooManyGroups { groups_max: 1 }, Code::PolicyViolation),
+            (Refusal::TooManyOffsets { size_max: 1 }, Code::InvalidCommitOffsetSize),
             (Refusal::InvalidGroupId, Code::InvalidGroupId),
             (Refusal::NoSuchGroup, Code::GroupIdNotFound),
             (Refusal::NotEmpty, Code::NonEmptyGroup),
-            (Refusal::TooManyOffsets { size_max: 1 }, Code::InvalidCommitOffsetSize),
             (Refusal::NotCoordinator, Code::NotCoordinator),
             (Refusal::NotAvailable, Code::CoordinatorNotAvailable),
         ] {

@@ -20,7 +20,7 @@ use ropewalk_codec::produce_response::{
     BatchIndexAndErrorMessage, PartitionProduceResponse, ProduceResponse, TopicProduceResponse,
 };
 use ropewalk_shard::command::Append;
-use ropewalk_shard::handle::AppendResult;
+use ropewalk_shard::handle::{AppendResult, SendOrder};
 use ropewalk_shard::limits::{BATCH_BYTES_MAX, ENTRY_BYTES_MAX};
 use ropewalk_shard::state::{AppendRefusal, Appended};
 use ropewalk_shard::{Shard, ShardId};
@@ -82,7 +82,15 @@ pub(crate) async fn propose(
         return proposed(acks, response, Vec::new());
     }
     if let Err((code, why)) = room(ctx, due, timeout_ms).await {
+        if is_of_new_producer(ctx, &request) {
+            call.peer.order.end();
+        }
         let response = refuse_all(call, request, code, &why);
+        return proposed(acks, response, Vec::new());
+    }
+    if call.peer.order.is_ended() {
+        let behind = ropewalk_shard::ProposeError::Behind;
+        let response = refuse_all(call, request, behind.into(), &behind.to_string());
         return proposed(acks, response, Vec::new());
     }
     let now_ms = clock::now_ms();
@@ -117,7 +125,7 @@ pub(crate) async fn propose(
             partition_responses: answers,
         });
     }
-    let waiting = shards.into_values().flat_map(appends).collect();
+    let waiting = shards.into_values().flat_map(|to| appends(to, &call.peer.order)).collect();
     proposed(acks, response, waiting)
 }
 
@@ -145,15 +153,28 @@ async fn room(
     }
 }
 
+/// Whether a batch is of an idempotent producer that its partition does not know: it takes any first sequence, so
+/// that a later batch could be stored before this one.
+fn is_of_new_producer(ctx: &Context, request: &ProduceRequest) -> bool {
+    request.topic_data.iter().any(|topic| {
+        let Ok(view) = ctx.topic(&topic.name, topic.topic_id) else { return false };
+        topic.partition_data.iter().any(|data| {
+            let Ok(found) = ctx.partition(&view, data.index) else { return false };
+            let batch = data.records.single().unwrap_or_default();
+            found.shard.state().is_of_new_producer(&Append { partition: found.id, batch })
+        })
+    })
+}
+
 /// Proposes one shard's batches, in their order, in pieces of an entry's size: a request may bring
 /// many batches, and an entry is bounded.
-fn appends(to: ToShard) -> Vec<Waiting> {
+fn appends(to: ToShard, order: &SendOrder) -> Vec<Waiting> {
     let mut waiting = Vec::new();
     let (mut items, mut places, mut size_bytes) = (Vec::new(), Vec::new(), 0);
     for (item, place) in to.items.into_iter().zip(to.places) {
         let item_bytes = item.batch.len();
         if size_bytes + item_bytes > ENTRY_BYTES_MAX && !items.is_empty() {
-            let answer = to.shard.append(std::mem::take(&mut items));
+            let answer = to.shard.append(std::mem::take(&mut items), order.clone());
             waiting.push(Waiting { places: std::mem::take(&mut places), answer });
             size_bytes = 0;
         }
@@ -161,7 +182,7 @@ fn appends(to: ToShard) -> Vec<Waiting> {
         items.push(item);
         places.push(place);
     }
-    waiting.push(Waiting { places, answer: to.shard.append(items) });
+    waiting.push(Waiting { places, answer: to.shard.append(items, order.clone()) });
     waiting
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ropewalk_codec::api_versions_response::ApiVersionsResponse;
 use ropewalk_codec::{decode_response, encode_request};
+use ropewalk_shard::handle::SendOrder;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -27,7 +28,11 @@ const SOON: Duration = Duration::from_secs(20);
 impl Call {
     /// A call without a connection.
     pub(super) fn of_test(api: ApiKey, share: Share) -> Self {
-        let peer = Peer { address: ([127, 0, 0, 1], 1).into(), listener: "TEST".into() };
+        let peer = Peer {
+            address: ([127, 0, 0, 1], 1).into(),
+            listener: "TEST".into(),
+            order: SendOrder::default(),
+        };
         let metrics = Metrics::register(&mut prometheus_client::registry::Registry::default());
         Self {
             api,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use ropewalk_shard::handle::SendOrder;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -134,7 +135,8 @@ impl Acceptor {
             return;
         }
         metrics.accepted.inc();
-        let peer = Arc::new(Peer { address, listener: Arc::clone(listener) });
+        let listener = Arc::clone(listener);
+        let peer = Arc::new(Peer { address, listener, order: SendOrder::default() });
         let shared = self.shared.clone();
         let mut stopping = self.stopping.clone();
         let all = Arc::clone(self);

@@ -74,6 +74,9 @@ pub enum Close {
         /// Kafka's code for it.
         code: i16,
     },
+    /// A batch was not stored that the ones behind it may not overtake.
+    #[error("a batch of a new idempotent producer was not stored: it has to be sent again first")]
+    OutOfOrder,
     /// A bug of ours: an answer without words in the version asked for.
     #[error("the answer to {} version {version} cannot be written: {error}", api.name())]
     Unencodable {
@@ -109,6 +112,7 @@ impl Close {
             Self::Gone
             | Self::Socket(_)
             | Self::Idle
+            | Self::OutOfOrder
             | Self::Unencodable { .. }
             | Self::Panicked(_)
             | Self::Stopping => false,
@@ -138,6 +142,7 @@ impl Close {
             | Self::Idle
             | Self::Malformed { .. }
             | Self::Unanswerable { .. }
+            | Self::OutOfOrder
             | Self::Unencodable { .. }
             | Self::Panicked(_)
             | Self::Stopping => "a Kafka client",
@@ -158,6 +163,7 @@ impl Close {
             Self::UnknownApi(_) | Self::NotServed { .. } => "not_served",
             Self::Malformed { .. } | Self::MalformedHeader(_) => "malformed",
             Self::Unanswerable { .. } => "unanswerable",
+            Self::OutOfOrder => "out_of_order",
             Self::Unencodable { .. } => "unencodable",
             Self::Panicked(_) => "panic",
             Self::Stopping => "stopping",

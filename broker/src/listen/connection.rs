@@ -125,6 +125,9 @@ impl Connection {
         // One timer, moved when it fires or must fire earlier, not with every request.
         let mut timer = std::pin::pin!(tokio::time::sleep_until(self.due()));
         loop {
+            if self.peer.order.is_ended() {
+                self.end(Close::OutOfOrder);
+            }
             self.begin_next();
             if self.is_quiet()
                 && let Some(close) = self.ended.take()

@@ -57,21 +57,25 @@ impl Drop for Waiting {
 }
 
 impl Service for Echo {
-    fn accept(&self, _peer: &Arc<Peer>, frame: Bytes, share: Share) -> Result<Request, Close> {
+    fn accept(&self, peer: &Arc<Peer>, frame: Bytes, share: Share) -> Result<Request, Close> {
         let seen = Arc::clone(&self.0);
         let turn = match frame[0] {
-            b'P' | b'N' | b'E' => Turn::Pipelined,
+            b'P' | b'N' | b'E' | b'O' => Turn::Pipelined,
             b'K' | b'F' | b'J' => Turn::Parked,
             b'X' => return Err(Close::UnknownApi(-1)),
             _ => Turn::Alone,
         };
         let lane = match frame[0] {
-            b'P' | b'N' | b'E' => Lane::Bulk,
+            b'P' | b'N' | b'E' | b'O' => Lane::Bulk,
             b'F' => Lane::Fetch,
             _ => Lane::Small,
         };
         let pause = Duration::from_millis(frame.get(1).map_or(0, |byte| 10 * u64::from(*byte)));
+        let order = peer.order.clone();
         let begin = async move {
+            if frame[0] == b'O' {
+                order.end();
+            }
             let waiting = Waiting(Arc::clone(&seen), false);
             seen.begun.fetch_add(1, Ordering::SeqCst);
             let others = seen.beginning.fetch_add(1, Ordering::SeqCst);
@@ -338,6 +342,19 @@ async fn what_cannot_be_answered_closes_after_the_answers_before_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nothing_begins_behind_a_batch_that_was_not_taken_and_the_answers_that_are_due_leave() {
+    let served = served(options()).await;
+    let mut stream = served.connect().await;
+    send(&mut stream, &[b"P\x05a", b"O\x03b", b"P\x00c", b"A\x00d"]).await;
+    assert_eq!(receive(&mut stream).await[2], b'a');
+    assert_eq!(receive(&mut stream).await[2], b'b');
+    assert_eq!(closes(&mut stream).await, 0);
+    served.settles().await;
+    assert_eq!(served.closed("out_of_order"), 1);
+    assert_eq!(served.seen.begun.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn r1_a_length_alone_takes_no_memory_and_a_slow_frame_is_cut() {
     let served = served(Options { frame_time_max: Duration::from_secs(2), ..options() }).await;
     let mut lorises = Vec::new();
@@ -544,23 +561,6 @@ async fn r1_small_requests_are_read_and_answered_while_bulk_waits() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r1_a_request_that_gave_its_frame_back_may_wait_without_holding_up_others() {
-    let served = served(options()).await;
-    let join = [b"J\xff".as_slice(), &vec![1; 800_000]].concat();
-    let mut parked = Vec::new();
-    let begun = Instant::now();
-    for _ in 0..12 {
-        let mut member = served.connect().await;
-        send(&mut member, &[&join]).await;
-        parked.push(member);
-    }
-    eventually(|| served.seen.begun.load(Ordering::SeqCst) == 12).await;
-    eventually(|| served.lanes.free_bytes() == all_bytes()).await;
-    assert!(begun.elapsed() < Duration::from_millis(2_500), "some waited for others to end");
-    let mut other = served.connect().await;
-    send(&mut other, &[&[b"P\x00".as_slice(), &vec![1; 900_000]].concat()]).await;
-    assert_eq!(receive(&mut other).await.len(), 900_002);
-#[tokio::test(flavor = "multi_thread")]
 async fn r1_small_requests_are_answered_while_half_sent_ones_stand_still() {
     let served = served(options()).await;
     let small = crate::limits::SMALL_FRAME_BYTES_MAX;
@@ -585,6 +585,23 @@ async fn r1_small_requests_are_answered_while_half_sent_ones_stand_still() {
     assert_eq!(budget.free_bytes(), free);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn r1_a_request_that_gave_its_frame_back_may_wait_without_holding_up_others() {
+    let served = served(options()).await;
+    let join = [b"J\xff".as_slice(), &vec![1; 800_000]].concat();
+    let mut parked = Vec::new();
+    let begun = Instant::now();
+    for _ in 0..12 {
+        let mut member = served.connect().await;
+        send(&mut member, &[&join]).await;
+        parked.push(member);
+    }
+    eventually(|| served.seen.begun.load(Ordering::SeqCst) == 12).await;
+    eventually(|| served.lanes.free_bytes() == all_bytes()).await;
+    assert!(begun.elapsed() < Duration::from_millis(2_500), "some waited for others to end");
+    let mut other = served.connect().await;
+    send(&mut other, &[&[b"P\x00".as_slice(), &vec![1; 900_000]].concat()]).await;
+    assert_eq!(receive(&mut other).await.len(), 900_002);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,6 +10,7 @@
 //!   engine does not take now keeps its place and its age.
 //! - **D1** what a call asked for is answered as done only when its write and every earlier one are
 //!   durable: see [`writes`].
+//! - Behind a batch of a new producer that was not taken, none of the same [`SendOrder`] is taken.
 //! - Each caller is answered exactly once. A call of which a part was proposed is never answered
 //!   with an error that says that nothing happened.
 //!
@@ -23,7 +24,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
 use crate::command::{self, Append, Command};
-use crate::handle::{Certainty, ProposeError};
+use crate::handle::{Certainty, ProposeError, SendOrder};
 use crate::limits;
 use crate::replica::{Replica, Ticket, Work};
 use crate::state::{AppendRefusal, Appended, Outcome};
@@ -73,6 +74,7 @@ struct Call {
     proposed: usize,
     /// Batches that are not applied.
     left: usize,
+    order: SendOrder,
 }
 
 /// Batches of one call that are joined into an entry.
@@ -121,7 +123,7 @@ impl Core {
     /// Takes note of an event. What follows from it comes out of [`Self::poll`].
     pub fn take(&mut self, event: Event, now: Now) {
         match event {
-            Event::Append { caller, items } => self.take_appends(caller, items, now),
+            Event::Append { caller, items, order } => self.take_appends(caller, items, order, now),
             Event::Propose { caller, command } => {
                 let what = Proposal::Command(command);
                 self.queue.push_back(Pending { caller, since: now.at, what });
@@ -154,8 +156,8 @@ impl Core {
             } else if self.outbox.is_empty() {
                 let may_propose =
                     self.writes.len() < limits::WRITES_INFLIGHT_MAX && !self.writes.is_refused();
-                let is_done = !(may_propose && self.propose(now, has_space));
-                if is_done && !self.refuse_overdue(now) {
+                let is_done = !(may_propose && self.propose(now, has_space, state));
+                if is_done && !self.refuse_overdue(now, state) {
                     return None;
                 }
             }
@@ -180,7 +182,7 @@ impl Core {
         std::mem::take(&mut self.outbox).answers
     }
 
-    fn take_appends(&mut self, caller: Caller, items: Vec<Append>, now: Now) {
+    fn take_appends(&mut self, caller: Caller, items: Vec<Append>, order: SendOrder, now: Now) {
         let largest = items.iter().map(|item| item.batch.len()).max().unwrap_or(0);
         if largest > limits::BATCH_BYTES_MAX {
             let (size_bytes, size_bytes_max) = (largest, limits::BATCH_BYTES_MAX);
@@ -190,7 +192,8 @@ impl Core {
         if items.is_empty() {
             return self.answer(caller, Answer::Appended(Ok(Vec::new())));
         }
-        self.calls.insert(caller, Call { results: Vec::new(), proposed: 0, left: items.len() });
+        let call = Call { results: Vec::new(), proposed: 0, left: items.len(), order };
+        self.calls.insert(caller, call);
         let what = Proposal::Appends(items.into());
         self.queue.push_back(Pending { caller, since: now.at, what });
     }
@@ -207,13 +210,13 @@ impl Core {
     }
 
     /// Proposes what becomes the next write; whether anything was proposed or answered.
-    fn propose(&mut self, now: Now, has_space: bool) -> bool {
+    fn propose(&mut self, now: Now, has_space: bool, state: &impl Applies) -> bool {
         let mut bytes = 0;
         for count in 0..limits::ENTRIES_PER_WRITE_MAX {
             if bytes >= limits::ENTRY_BYTES_MAX {
                 return true;
             }
-            match self.propose_next(now, has_space) {
+            match self.propose_next(now, has_space, state) {
                 Some(size_bytes) => bytes += size_bytes,
                 None => return count > 0,
             }
@@ -222,8 +225,12 @@ impl Core {
     }
 
     /// Proposes the oldest that waits; its size, 0 if it was refused, `None` if it has to wait.
-    fn propose_next(&mut self, now: Now, has_space: bool) -> Option<usize> {
+    fn propose_next(&mut self, now: Now, has_space: bool, state: &impl Applies) -> Option<usize> {
         self.obstacle = None;
+        if let Some(pending) = self.pop_behind() {
+            self.refuse(pending, ProposeError::Behind);
+            return Some(0);
+        }
         let (command, waiter) = match self.queue.pop_front()? {
             Pending { caller, since, what: Proposal::Command(command) } => {
                 (command, Waiter::Command { caller, since })
@@ -255,7 +262,10 @@ impl Core {
             Err(error) => {
                 match waiter {
                     Waiter::Appends(parts) => {
-                        parts.iter().for_each(|part| self.fail(part.caller, error));
+                        let Command::Append(items) = &command else {
+                            unreachable!("batches are joined into an append")
+                        };
+                        self.fail_parts(&parts, items, error, state);
                     }
                     waiter @ (Waiter::Command { .. } | Waiter::Read(_)) => {
                         self.resolve(waiter, Err(error));
@@ -276,6 +286,9 @@ impl Core {
         while let Some(Pending { caller, since, what: Proposal::Appends(waiting) }) =
             self.queue.front_mut()
         {
+            if self.calls.get(caller).is_some_and(|call| call.order.is_ended()) {
+                break;
+            }
             let mut count = 0;
             while let Some(next) = waiting.front() {
                 bytes += command::item_len(next);
@@ -326,7 +339,7 @@ impl Core {
     }
 
     /// Refuses what could not be proposed for too long; whether there was any.
-    fn refuse_overdue(&mut self, now: Now) -> bool {
+    fn refuse_overdue(&mut self, now: Now, state: &impl Applies) -> bool {
         let is_refused = self.writes.is_refused();
         let obstacle = if is_refused {
             Some(ProposeError::Full)
@@ -346,10 +359,54 @@ impl Core {
         while let Some(pending) = self.queue.pop_front_if(|pending| {
             now.at.saturating_sub(pending.since) > limits::FULL_WAIT_MAX && is_held(&pending.what)
         }) {
+            if let Proposal::Appends(items) = &pending.what {
+                self.end_order(pending.caller, items, state);
+            }
             self.refuse(pending, obstacle);
             any = true;
         }
         any
+    }
+
+    /// The oldest that waits, if a batch before it was not taken.
+    fn pop_behind(&mut self) -> Option<Pending> {
+        let calls = &self.calls;
+        self.queue.pop_front_if(|pending| match pending.what {
+            Proposal::Appends(_) => {
+                calls.get(&pending.caller).is_some_and(|call| call.order.is_ended())
+            }
+            Proposal::Command(_) => false,
+        })
+    }
+
+    /// These batches are not taken: if one is of a new producer, none that follows may be.
+    fn end_order<'a>(
+        &self,
+        caller: Caller,
+        items: impl IntoIterator<Item = &'a Append>,
+        state: &impl Applies,
+    ) {
+        if let Some(call) = self.calls.get(&caller)
+            && items.into_iter().any(|item| state.is_of_new_producer(item))
+        {
+            call.order.end();
+        }
+    }
+
+    /// Gives up the calls whose batches were joined into an entry that was not taken.
+    fn fail_parts(
+        &mut self,
+        parts: &[Part],
+        mut items: &[Append],
+        error: ProposeError,
+        state: &impl Applies,
+    ) {
+        for part in parts {
+            let (of_part, rest) = items.split_at(part.count);
+            self.end_order(part.caller, of_part, state);
+            self.fail(part.caller, error);
+            items = rest;
+        }
     }
 
     /// Answers what was not proposed.
@@ -391,6 +448,9 @@ impl Core {
                         && error.certainty() != Certainty::Unknown
                     {
                         call.proposed -= part.count;
+                    }
+                    if let Some(call) = self.calls.get(&part.caller) {
+                        call.order.end();
                     }
                     self.fail(part.caller, error);
                 }

@@ -4,6 +4,7 @@ use std::sync::Mutex;
 
 use super::*;
 use crate::command::{Command, ShardCommand};
+use crate::handle::SendOrder;
 use crate::id::ShardId;
 use crate::replica::tests::{holding, lone, unreadable};
 use crate::state::State;
@@ -183,7 +184,10 @@ fn a_stopped_driver_answers_everybody() {
             assert_eq!(proposed.await.expect("it is answered"), Err(ProposeError::Unknown));
         }
         assert_eq!(running.shard.read_barrier().await, Err(ProposeError::Stopped));
-        assert_eq!(running.shard.append(Vec::new()).await, Ok(Err(ProposeError::Stopped)));
+        assert_eq!(
+            running.shard.append(Vec::new(), SendOrder::default()).await,
+            Ok(Err(ProposeError::Stopped))
+        );
     });
 }
 

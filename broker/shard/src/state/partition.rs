@@ -249,6 +249,12 @@ impl Partition {
         Some(offset)
     }
 
+    /// Whether batches of this producer are remembered.
+    #[must_use]
+    pub fn knows(&self, producer_id: i64) -> bool {
+        self.producers.as_ref().is_some_and(|producers| producers.contains_key(&producer_id))
+    }
+
     /// Forgets a producer unless it has written since `seen_ms`.
     pub fn forget_silent(&mut self, producer_id: i64, seen_ms: i64) {
         let known = self.producers.as_ref().and_then(|producers| producers.get(&producer_id));

@@ -9,10 +9,10 @@ use parking_lot::Mutex;
 use ropewalk_disk::SimDisk;
 use ropewalk_segment::SegmentConfig;
 use ropewalk_shard::checkpoint::{self, Journal, Keeper, KeeperError, Next, Policy, Source};
-use ropewalk_shard::command::Command;
+use ropewalk_shard::command::{Append, Command};
 use ropewalk_shard::driver::Logs;
 use ropewalk_shard::driver::core::{Answer, Applies, Core, Event, Now};
-use ropewalk_shard::handle::Capture;
+use ropewalk_shard::handle::{Capture, SendOrder};
 use ropewalk_shard::recovery::{self, OpenError, Opened};
 use ropewalk_shard::replica::{Replica, Work, Write};
 use ropewalk_shard::shelf::Shelf;
@@ -97,6 +97,10 @@ impl Source for Captured {
 impl Applies for Captured {
     fn poll(&self, replica: &mut Replica) -> Option<Work> {
         replica.poll(&mut self.0.lock().capture.state)
+    }
+
+    fn is_of_new_producer(&self, item: &Append) -> bool {
+        self.0.lock().capture.state.is_of_new_producer(item)
     }
 }
 
@@ -208,7 +212,9 @@ impl Broker {
         let now = self.now();
         let running = self.shards.get_mut(&shard).expect("all shards run");
         let event = match op.command() {
-            Command::Append(items) => Event::Append { caller: ticket, items },
+            Command::Append(items) => {
+                Event::Append { caller: ticket, items, order: SendOrder::default() }
+            }
             command @ (Command::Shard(_) | Command::Catalog(_)) => {
                 Event::Propose { caller: ticket, command }
             }

@@ -6,6 +6,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use ropewalk_shard::command::StartPosition;
+use ropewalk_shard::handle::SendOrder;
 
 use super::*;
 use crate::boot::{Broker, Start};
@@ -106,7 +107,8 @@ impl Served {
         }
         let shard = context.node.shard(home.shard).expect("not damaged");
         let items = vec![Append { partition, batch: builder.build() }];
-        shard.append(items).await.expect("it runs").expect("it leads")[0].expect("taken");
+        shard.append(items, SendOrder::default()).await.expect("it runs").expect("it leads")[0]
+            .expect("taken");
     }
 }
 

@@ -239,6 +239,46 @@ async fn fetch_waits_for_enough_and_never_returns_nothing_of_a_large_batch() {
     client.broker.stop().await;
 }
 
+/// A partition takes any first sequence of a producer that it does not know.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_batch_overtakes_one_of_a_new_producer_that_found_no_memory() {
+    let client = Client::new().await;
+    let numbered = |timeout_ms, sequence| {
+        let builder = Builder::new().producer(77, 0, sequence);
+        let batch = builder.record(crate::clock::now_ms(), None, Some(b"v")).build();
+        ProduceRequest { timeout_ms, ..produce("t", -1, vec![(0, batch)]) }
+    };
+    let budget = Arc::clone(client.broker.context().node.tail_budget());
+    let all = 1 << 40;
+    let _short = budget.take(all);
+    let mut stream = connect(&client.broker).await;
+    for (id, (timeout_ms, sequence)) in (0..).zip([(50, 0), (60_000, 1)]) {
+        let frame = encode_request(id, Some("t"), 9, &numbered(timeout_ms, sequence));
+        stream.write_all(&frame.expect("it encodes").into_bytes()).await.expect("sent");
+    }
+    let refused = async {
+        let length = stream.read_u32().await.expect("an answer");
+        let mut body = vec![0; length as usize];
+        stream.read_exact(&mut body).await.expect("the whole answer");
+        body
+    };
+    let refused = timeout(SOON, refused).await.expect("in time");
+    let (id, refused) = decode_response::<ProduceRequest>(refused.into(), 9).expect("it decodes");
+    let code = refused.responses[0].partition_responses[0].error_code;
+    assert_eq!((id, code), (0, ErrorCode::RequestTimedOut.code()));
+    budget.give_back(all);
+    let end = timeout(SOON, stream.read_u32()).await.expect("in time");
+    assert!(end.is_err(), "the second is not taken, and the client sends both again, in order");
+
+    let mut again = Client::beside(&client.broker).await;
+    for sequence in 0..2 {
+        let answer = again.ask(9, &numbered(10_000, sequence)).await;
+        let part = &answer.responses[0].partition_responses[0];
+        assert_eq!((part.error_code, part.base_offset), (0, i64::from(sequence)));
+    }
+    client.broker.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn records_are_deleted_up_to_an_offset_that_the_log_has() {
     let mut client = Client::new().await;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::command::{Append, Command};
-use crate::handle::{AppendResult, ProposeError};
+use crate::handle::{AppendResult, ProposeError, SendOrder};
 #[cfg(doc)]
 use crate::limits;
 use crate::replica::{Replica, Work, Write};
@@ -30,6 +30,8 @@ pub enum Event {
         caller: Caller,
         /// The batches.
         items: Vec<Append>,
+        /// What they may not overtake.
+        order: SendOrder,
     },
     /// A command to be proposed.
     Propose {
@@ -89,4 +91,7 @@ impl Actions {
 pub trait Applies {
     /// One [`Replica::poll`] with the state.
     fn poll(&self, replica: &mut Replica) -> Option<Work>;
+
+    /// [`State::is_of_new_producer`](crate::state::State::is_of_new_producer) of the state.
+    fn is_of_new_producer(&self, item: &Append) -> bool;
 }

@@ -16,6 +16,10 @@ impl Applies for RefCell<State> {
     fn poll(&self, replica: &mut Replica) -> Option<Work> {
         replica.poll(&mut self.borrow_mut())
     }
+
+    fn is_of_new_producer(&self, item: &Append) -> bool {
+        self.borrow().is_of_new_producer(item)
+    }
 }
 
 /// What is outside of the core.
@@ -72,7 +76,12 @@ impl World {
     }
 
     fn append(&mut self, caller: Caller, items: &[Append]) {
-        self.event(Event::Append { caller, items: items.to_vec() });
+        self.append_in(&SendOrder::default(), caller, items);
+    }
+
+    fn append_in(&mut self, order: &SendOrder, caller: Caller, items: &[Append]) {
+        let (items, order) = (items.to_vec(), order.clone());
+        self.event(Event::Append { caller, items, order });
     }
 
     fn propose(&mut self, caller: Caller, command: ShardCommand) {
@@ -145,6 +154,12 @@ fn partition(index: i32) -> PartitionId {
 
 fn batch(index: i32, value_bytes: usize) -> Append {
     let batch = Builder::new().record(0, None, Some(&vec![7; value_bytes])).build();
+    Append { partition: partition(index), batch }
+}
+
+/// One record of an idempotent producer.
+fn numbered(index: i32, sequence: i32) -> Append {
+    let batch = Builder::new().producer(77, 0, sequence).record(0, None, Some(b"v")).build();
     Append { partition: partition(index), batch }
 }
 
@@ -283,6 +298,68 @@ fn a_full_log_refuses_batches_after_a_wait_and_commands_go_on() {
     world.append(4, &[batch(0, 10)]);
     world.all_durable();
     assert_eq!(world.offsets(4), [0], "nothing that was refused is in the log");
+}
+
+/// A partition takes any first sequence of a producer that it does not know.
+#[test]
+fn no_batch_of_a_new_producer_overtakes_one_that_was_refused() {
+    let mut world = World::new();
+    let sent = SendOrder::default();
+    world.has_space = false;
+    world.append_in(&sent, 1, &[batch(2, 10), numbered(0, 0)]);
+    world.pass(3 * SECOND);
+    world.append_in(&sent, 2, &[numbered(0, 1)]);
+    world.pass(limits::FULL_WAIT_MAX - 2 * SECOND);
+    assert_eq!(error(world.answer(1)), Some(ProposeError::Full));
+    world.has_space = true;
+    world.append_in(&sent, 3, &[numbered(0, 2)]);
+    world.append(4, &[batch(0, 10)]);
+    world.all_durable();
+    assert_eq!(error(world.answer(2)), Some(ProposeError::Behind), "it came before");
+    assert_eq!(error(world.answer(3)), Some(ProposeError::Behind), "it came after");
+    assert_eq!(world.offsets(4), [0], "others are not concerned");
+    // The client sends all of it again, on another connection.
+    let again = SendOrder::default();
+    for sequence in 0..3 {
+        let caller = 5 + u64::try_from(sequence).expect("small");
+        world.append_in(&again, caller, &[numbered(0, sequence)]);
+    }
+    world.all_durable();
+    assert_eq!([5, 6, 7].map(|caller| world.offsets(caller)[0]), [1, 2, 3]);
+    assert!(!again.is_ended());
+}
+
+#[test]
+fn a_producer_that_the_partition_knows_is_kept_in_order_by_its_sequences() {
+    let mut world = World::new();
+    let sent = SendOrder::default();
+    world.append_in(&sent, 1, &[numbered(0, 0)]);
+    world.all_durable();
+    world.has_space = false;
+    world.append_in(&sent, 2, &[numbered(0, 1)]);
+    world.pass(limits::FULL_WAIT_MAX + SECOND);
+    assert_eq!(error(world.answer(2)), Some(ProposeError::Full));
+    assert!(!sent.is_ended(), "the connection goes on");
+    world.has_space = true;
+    world.append_in(&sent, 3, &[numbered(0, 2)]);
+    world.append_in(&sent, 4, &[numbered(0, 1)]);
+    world.all_durable();
+    let refusal = AppendRefusal::OutOfOrderSequence { sequence: 2, last: 0 };
+    assert_eq!(world.answer(3), Some(&Answer::Appended(Ok(vec![Err(refusal)]))));
+    assert_eq!(world.offsets(4), [1]);
+}
+
+#[test]
+fn what_a_lost_lead_leaves_unknown_is_not_overtaken() {
+    let mut world = World::new();
+    let sent = SendOrder::default();
+    world.append_in(&sent, 1, &[numbered(0, 0)]);
+    world.core.replica.depose();
+    world.settle();
+    assert_eq!(error(world.answer(1)), Some(ProposeError::Unknown));
+    world.append_in(&sent, 2, &[numbered(0, 1)]);
+    world.all_durable();
+    assert_eq!(error(world.answer(2)), Some(ProposeError::Behind));
 }
 
 #[test]
