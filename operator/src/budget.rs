@@ -81,6 +81,13 @@ mod tests {
     }
 
     #[test]
+    fn figures_are_never_written_ahead_of_what_is_paid() {
+        let (budget, start) = (Budget::default(), Instant::now());
+        let written = (0..20).filter(|_| budget.take(start)).count();
+        assert_eq!(written, 5, "what was saved up");
+    }
+
+    #[test]
     fn figures_wait_for_conditions() {
         let (budget, start) = (Budget::default(), Instant::now());
         for _ in 0..20 {

@@ -249,3 +249,16 @@ fn check_bindings(topic: &TopicView, group: &str) -> Result<(), TopicError> {
         topic.name
     )))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epoch_may_be_a_bounded_leap_above_the_newest() {
+        let max = limits::EPOCH_LEAP_MAX;
+        assert_eq!(check_leap(7 + max, 7), Ok(()));
+        assert!(matches!(check_leap(8 + max, 7), Err(TopicError::InvalidEpoch(_))));
+        assert_eq!(check_leap(u64::MAX, u64::MAX), Ok(()));
+    }
+}

@@ -160,6 +160,7 @@ mod tests {
             let mut steps = 0;
             let step = |_| {
                 steps += 1;
+                assert!(steps <= 3, "it goes on after a final error");
                 if steps < 3 { Ok(Next::Now) } else { Err(KeeperError::Final("EIO".to_owned())) }
             };
             supervisor.run(task, || run(step, || 0, &AtomicBool::new(false)));

@@ -143,3 +143,35 @@ async fn a_repaired_catalog_gives_out_no_producer_id_twice() {
     assert!(repaired().allocate_producer_ids(10).await.expect("it leads") > next + 10);
     broker.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bound_group_begins_at_the_end_only_where_it_knew_of_an_end() {
+    use ropewalk_batch::Builder;
+    use ropewalk_shard::command::Append;
+
+    let (broker, _dir) = broker().await;
+    let id = create(&broker, "t".to_owned()).await;
+    let context = broker.context();
+    let topic = context.view.by_id(id).expect("made");
+    for (index, home) in (0..).zip(&topic.partitions) {
+        let shard = context.node.shard(home.shard).expect("not damaged");
+        let batch = Builder::new().record(1, None, Some(b"v")).build();
+        let partition = PartitionId { topic: id, index };
+        let answer = shard.append(vec![Append { partition, batch }]).await.expect("it runs");
+        assert!(answer.expect("taken")[0].is_ok());
+    }
+    // Bound when there was one partition; the others came later, and messages came before this look.
+    let binding = Binding { start: StartPosition::Latest, partitions: 1 };
+    let begun = reconciler(&broker).start_group(&topic, "g", binding).await;
+    assert_eq!(begun, Ok(vec![0, 1, 2]));
+    let committed = |name: &str| -> Vec<i64> {
+        let states = context.node.shards().map(|shard| shard.state().clone());
+        let mut groups = states.filter_map(|state| state.groups.get(name).cloned());
+        groups.next().expect("it began").offsets.values().map(|offset| offset.offset).collect()
+    };
+    assert_eq!(committed("g"), [1, 0, 0]);
+
+    context.topics.delete(vec![id]).await.expect("asked");
+    assert_eq!(committed("g"), [0; 0], "what is committed for a topic goes with it");
+    broker.stop().await;
+}

@@ -282,3 +282,102 @@ async fn a_group_is_seen_to_rebalance_to_work_and_to_be_empty_again() {
     assert_eq!((standing("orders").state, standing("orders").members.len()), ("Empty", 0));
     client.broker.stop().await;
 }
+
+/// Members that went with the old process have one session, and hold up nobody after it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_does_not_come_back_after_a_restart_is_out() {
+    let dir = TempDir::new().expect("a directory");
+    let mut client = Client::on(broker_in(dir.path()).await.expect("it starts")).await;
+    let request = JoinGroupRequest {
+        group_id: "left".into(),
+        session_timeout_ms: 6_000,
+        rebalance_timeout_ms: 6_000,
+        protocol_type: "consumer".into(),
+        protocols: vec![JoinGroupRequestProtocol {
+            name: "range".into(),
+            metadata: Bytes::from_static(b"\0\0\0\0\0\0\0\0\0\0"),
+        }],
+        ..Default::default()
+    };
+    let joined = client.ask(3, &request).await;
+    let part = SyncGroupRequestAssignment {
+        member_id: joined.member_id.clone(),
+        assignment: Bytes::from_static(b"mine"),
+    };
+    let sync = SyncGroupRequest {
+        group_id: "left".into(),
+        generation_id: joined.generation_id,
+        member_id: joined.member_id,
+        assignments: vec![part],
+        ..Default::default()
+    };
+    assert_eq!(client.ask(3, &sync).await.error_code, 0);
+    client.broker.stop().await;
+
+    let client = Client::on(broker_in(dir.path()).await.expect("it starts")).await;
+    let groups = Arc::clone(&client.broker.context().groups);
+    let becomes = async |members: Option<usize>| {
+        let due = Instant::now() + SOON;
+        while groups.members_of("left") != members {
+            assert!(Instant::now() < due, "{:?}, not {members:?}", groups.members_of("left"));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    becomes(Some(1)).await;
+    becomes(None).await;
+    client.broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_commits_to_a_group_that_is_not_there_is_told_so() {
+    let mut client = Client::new().await;
+    let topic = OffsetCommitRequestTopic {
+        name: "t".into(),
+        partitions: vec![OffsetCommitRequestPartition::default()],
+        ..Default::default()
+    };
+    let commit = OffsetCommitRequest {
+        group_id: "none".into(),
+        generation_id_or_member_epoch: 1,
+        member_id: "m".into(),
+        topics: vec![topic],
+        ..Default::default()
+    };
+    // Before version 9 there was no word for it.
+    for (version, code) in [(8, ErrorCode::IllegalGeneration), (9, ErrorCode::GroupIdNotFound)] {
+        let answer = client.ask(version, &commit).await;
+        assert_eq!(answer.topics[0].partitions[0].error_code, code.code(), "version {version}");
+    }
+    client.broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_ends_the_wait_of_who_joins() {
+    let mut client = Client::new().await;
+    join(&mut client, 3, "waits").await;
+    let mut late = Client::beside(&client.broker).await;
+    let waits = tokio::spawn(async move {
+        let request = JoinGroupRequest {
+            group_id: "waits".into(),
+            session_timeout_ms: 30_000,
+            rebalance_timeout_ms: 60_000,
+            protocol_type: "consumer".into(),
+            protocols: vec![JoinGroupRequestProtocol {
+                name: "range".into(),
+                metadata: Bytes::new(),
+            }],
+            ..Default::default()
+        };
+        late.ask(3, &request).await
+    });
+    let groups = Arc::clone(&client.broker.context().groups);
+    let due = Instant::now() + SOON;
+    while groups.members_of("waits") != Some(2) {
+        assert!(Instant::now() < due, "it is counted while it waits");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    groups.stop();
+    let answer = timeout(SOON, waits).await.expect("it is told at once").expect("answered");
+    assert_eq!(answer.error_code, ErrorCode::CoordinatorNotAvailable.code());
+    client.broker.stop().await;
+}

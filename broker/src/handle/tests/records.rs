@@ -213,7 +213,9 @@ async fn fetch_waits_for_enough_and_never_returns_nothing_of_a_large_batch() {
 
     // The connection lives on, and what its answers held is free again.
     let context = Arc::clone(client.broker.context());
+    let due = Instant::now() + SOON;
     while context.answers.free_bytes() < crate::limits::ANSWER_BYTES_MAX {
+        assert!(Instant::now() < due, "an answer that was sent holds its share");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 

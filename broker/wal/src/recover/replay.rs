@@ -357,3 +357,21 @@ fn read_record(
 fn foreign() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "a round with a right checksum makes no sense")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every way to lose rounds is found by a gap before this is asked; it is the second look.
+    #[test]
+    fn d3_a_newer_table_that_knows_another_end_says_that_records_are_lost() {
+        let ends_at = |last_index| Row { last_index, ..Row::default() };
+        assert_eq!(disagreement(&ends_at(5), &ends_at(5)), None);
+        for (replayed, known) in [(5, 9), (9, 5)] {
+            let why = disagreement(&ends_at(replayed), &ends_at(known)).expect("they differ");
+            assert!(why.contains(&format!("ends at {replayed}")), "{why}");
+        }
+        let released = Row { truncated: (9, 1), ..ends_at(9) };
+        assert_eq!(disagreement(&ends_at(5), &released), None, "nothing of it is needed");
+    }
+}

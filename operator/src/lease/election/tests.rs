@@ -61,6 +61,20 @@ fn holds(candidate: &Election, now: Instant) -> bool {
 }
 
 #[test]
+fn k2_a_lease_lasts_as_long_as_its_holder_says() {
+    let start = Instant::now();
+    let timing = Timing { duration: Duration::from_secs(60), ..Timing::default() };
+    let mut holder = Election::new("ropewalk".into(), "slow".into(), timing);
+    let (mut server, mut other) = (Server::default(), candidate("other"));
+    assert!(turn(&mut holder, &mut server, start));
+    for second in [0, 30, 59] {
+        let now = start + Duration::from_secs(second);
+        assert!(!turn(&mut other, &mut server, now), "after {second} s of 60");
+    }
+    assert!(turn(&mut other, &mut server, start + Duration::from_secs(60)));
+}
+
+#[test]
 fn k2_an_expired_lease_is_taken_by_one_of_two() {
     let (mut server, start) = (Server::default(), Instant::now());
     let (mut old, mut a, mut b) = (candidate("old"), candidate("a"), candidate("b"));
