@@ -381,3 +381,43 @@ async fn a_stop_ends_the_wait_of_who_joins() {
     assert_eq!(answer.error_code, ErrorCode::CoordinatorNotAvailable.code());
     client.broker.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn offsets_of_a_topic_that_a_member_reads_are_not_deleted() {
+    use ropewalk_codec::offset_delete_request::*;
+
+    let mut client = Client::new().await;
+    let reads_t = Bytes::from_static(b"\0\0\0\0\0\x01\0\x01t\xff\xff\xff\xff");
+    let request = JoinGroupRequest {
+        group_id: "reads".into(),
+        session_timeout_ms: 30_000,
+        rebalance_timeout_ms: 30_000,
+        protocol_type: "consumer".into(),
+        protocols: vec![JoinGroupRequestProtocol { name: "range".into(), metadata: reads_t }],
+        ..Default::default()
+    };
+    let joined = client.ask(3, &request).await;
+    let (generation_id, member_id) = (joined.generation_id, joined.member_id);
+    let sync = SyncGroupRequest {
+        group_id: "reads".into(),
+        generation_id,
+        member_id: member_id.clone(),
+        assignments: vec![SyncGroupRequestAssignment {
+            member_id: member_id.clone(),
+            assignment: Bytes::from_static(b"mine"),
+        }],
+        ..Default::default()
+    };
+    assert_eq!(client.ask(3, &sync).await.error_code, 0);
+    // Commits, and finds the commit in every version.
+    offsets(&mut client, 5, "reads", generation_id, &member_id).await;
+    let partitions = vec![OffsetDeleteRequestPartition { partition_index: 0 }];
+    let topic = OffsetDeleteRequestTopic { name: "t".into(), partitions };
+    let delete = OffsetDeleteRequest { group_id: "reads".into(), topics: vec![topic] };
+    let code = client.ask(0, &delete).await.topics[0].partitions[0].error_code;
+    assert_eq!(code, ErrorCode::GroupSubscribedToTopic.code());
+    let request = fetch(&client, 5, "reads");
+    let left = client.ask(5, &request).await.topics[0].partitions[0].committed_offset;
+    assert_eq!(left, 5);
+    client.broker.stop().await;
+}
