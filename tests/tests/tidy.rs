@@ -362,7 +362,7 @@ fn no_task_of_the_broker_starts_unwatched() {
     assert_none("threads and tasks are spawned in the supervisor, each with a row", &offenders);
 }
 
-/// A literal would make the variable ineffective, and who looks for a rare failure needs many cases.
+/// A literal would make the variable ineffective, and who looks for a rare failure needs many.
 #[test]
 fn property_tests_run_as_many_cases_as_proptest_cases_says() {
     let is_fixed = |text: &str, word: &str| {

@@ -118,7 +118,8 @@ fn values(shard: &Shard, index: i32) -> Vec<Vec<u8>> {
     values
 }
 
-/// What was written survives here because the system goes on; a loss of power is played in tests/power_loss.
+/// What was written survives here because the system goes on; a loss of power is played in
+/// tests/power_loss.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn d1_what_was_acked_is_there_after_a_stop_and_after_the_process_has_gone() {
     let dir = tempfile::tempdir().expect("a directory");

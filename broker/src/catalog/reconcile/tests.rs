@@ -160,7 +160,7 @@ async fn a_bound_group_begins_at_the_end_only_where_it_knew_of_an_end() {
         let answer = shard.append(vec![Append { partition, batch }]).await.expect("it runs");
         assert!(answer.expect("taken")[0].is_ok());
     }
-    // Bound when there was one partition; the others came later, and messages came before this look.
+    // Bound when there was one partition; the others came later, and messages before this look.
     let binding = Binding { start: StartPosition::Latest, partitions: 1 };
     let begun = reconciler(&broker).start_group(&topic, "g", binding).await;
     assert_eq!(begun, Ok(vec![0, 1, 2]));

@@ -1,5 +1,5 @@
-//! What answers say beside the records: times, log starts, epochs, ids; and what a request's version,
-//! limits and flags decide.
+//! What answers say beside the records: times, log starts, epochs, ids; and what a request's
+//! version, limits and flags decide.
 
 use std::collections::HashSet;
 
