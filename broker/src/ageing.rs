@@ -222,6 +222,7 @@ async fn propose(shard: &Arc<Shard>, command: ShardCommand) {
 mod tests {
     use ropewalk_batch::Builder;
     use ropewalk_shard::command::Append;
+    use ropewalk_shard::handle::SendOrder;
     use ropewalk_shard::state::Partition;
     use ropewalk_shard::state::partition::Producer;
     use ropewalk_shard::{Effect, TopicId};
@@ -284,7 +285,11 @@ mod tests {
 
     async fn write(shard: &Shard, partition: PartitionId, batches: Vec<bytes::Bytes>) {
         let items = batches.into_iter().map(|batch| Append { partition, batch }).collect();
-        let answer = shard.append(items).await.expect("the driver runs").expect("taken");
+        let answer = shard
+            .append(items, SendOrder::default())
+            .await
+            .expect("the driver runs")
+            .expect("taken");
         assert!(answer.iter().all(Result::is_ok), "{answer:?}");
     }
 

@@ -148,6 +148,7 @@ async fn a_repaired_catalog_gives_out_no_producer_id_twice() {
 async fn a_bound_group_begins_at_the_end_only_where_it_knew_of_an_end() {
     use ropewalk_batch::Builder;
     use ropewalk_shard::command::Append;
+    use ropewalk_shard::handle::SendOrder;
 
     let (broker, _dir) = broker().await;
     let id = create(&broker, "t".to_owned()).await;
@@ -157,7 +158,10 @@ async fn a_bound_group_begins_at_the_end_only_where_it_knew_of_an_end() {
         let shard = context.node.shard(home.shard).expect("not damaged");
         let batch = Builder::new().record(1, None, Some(b"v")).build();
         let partition = PartitionId { topic: id, index };
-        let answer = shard.append(vec![Append { partition, batch }]).await.expect("it runs");
+        let answer = shard
+            .append(vec![Append { partition, batch }], SendOrder::default())
+            .await
+            .expect("it runs");
         assert!(answer.expect("taken")[0].is_ok());
     }
     // Bound when there was one partition; the others came later, and messages before this look.
