@@ -261,7 +261,7 @@ def test_a_full_volume_gets_the_retention_that_makes_room(space):
         wait("the volume is full", 300, full)
         producer.close(5)
         space.condition("BrokerCluster", "default", "Ready", seconds=30)
-        space.patch("Queue", "orders", {"spec": {"retention": {"maxSize": "64Mi"}}})
+        space.patch("Queue", "orders", {"spec": {"retention": {"maxSize": "8Mi"}}})
         space.condition("BrokerCluster", "default", "StorageFull", status="False", seconds=180)
 
 

@@ -60,7 +60,12 @@ def ids_of_the_namespace(space):
     }
     api.request("POST", path("validatingadmissionpolicies"), policy)
     api.request("POST", path("validatingadmissionpolicybindings"), binding)
-    probe = {"metadata": {"name": "probe"}, "spec": {"securityContext": {"runAsUser": 1}, "containers": [{"name": "a", "image": "a"}]}}
+    # Right in everything else that the namespace demands.
+    container = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    probe = {"metadata": {"name": "probe"}, "spec": {
+        "securityContext": {"runAsUser": 1, "runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+        "containers": [{"name": "a", "image": "a", "securityContext": container}],
+    }}
 
     def is_enforced():
         try:
