@@ -91,14 +91,11 @@ impl Unfinished {
         let Self { base_offset, replaced } = self;
         let is_there =
             shared.view.read().segments.iter().any(|segment| segment.base_offset == *base_offset);
-        let log = shared.path(*base_offset, LOG);
-        let exists = |log| shared.disk.exists(log).map_err(|error| SegmentError::io(log, error));
-        // Also where retention took it meanwhile and a kept snapshot names it: a log beside the index of another
-        // would be found damaged. Both files go with that snapshot.
-        if is_there || exists(&log)? {
+        if is_there {
             rename(shared, *base_offset, CLEANED_LOG, LOG).or_else(if_done)?;
             rename(shared, *base_offset, SWAP_INDEX, INDEX).or_else(if_done)?;
         } else {
+            // Retention took it meanwhile.
             remove(shared, *base_offset, SWAP_INDEX)?;
             remove(shared, *base_offset, CLEANED_LOG)?;
         }

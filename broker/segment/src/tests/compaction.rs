@@ -408,34 +408,6 @@ fn d3_an_error_at_any_operation_of_a_compaction_costs_nothing() {
     assert!(failed.len() == 4 && failed["Rename"] >= 3, "{failed:?}");
 }
 
-/// A kept snapshot still names what retention took: log and index have to fit each other.
-#[test]
-fn d3_a_compaction_that_retention_overtakes_leaves_no_damage() {
-    let mut overtaken = 0;
-    for skip in 0..40 {
-        let mut bench = Bench::new();
-        let (mut segments, end) = filled(&bench, &few());
-        let before = seen(&segments);
-        let request = request(segments.next_offset());
-        bench.disk.inject(Fault { skip, ..Fault::next(Operation::Rename) });
-        let tried = try_run(&mut segments, &request);
-        bench.disk.clear_faults();
-        if tried.is_ok() {
-            break;
-        }
-        overtaken += 1;
-        let last = segments.infos().last().expect("a segment").base_offset;
-        let _they_stay = segments.set_log_start(last);
-        run_all(&mut segments, &request);
-        drop(segments);
-        bench.power_cycle(1);
-        let segments = bench.open(Some(&end), 0);
-        assert_eq!(segments.damages(), [], "rename {skip}");
-        assert_eq!(state(&seen(&segments)), state(&before), "rename {skip}");
-    }
-    assert!(overtaken >= 3, "{overtaken}");
-}
-
 fn try_run(segments: &mut Segments, request: &Compaction) -> crate::Result<()> {
     let Some(mut job) = segments.plan_compaction(request.clone()) else { return Ok(()) };
     while let Some(replacement) = job.next()? {
