@@ -109,7 +109,13 @@ def test_a_faust_table_is_recovered_from_its_changelog(broker, program, tmp_path
         producer.poll(0)
     assert producer.flush(30) == 0
     first.wait_for(lambda line: line.get("value") == "2999", 60)
-    time.sleep(2)
+    # A worker that has not committed processes again, and shows a table of then.
+    committed = Consumer({"bootstrap.servers": broker.kafka, "group.id": "story", "enable.auto.commit": False})
+    end = time.monotonic() + 30
+    while committed.committed([TopicPartition("numbers", 0)], 10)[0].offset < 2999:
+        assert time.monotonic() < end, "nothing is committed"
+        time.sleep(0.2)
+    committed.close()
     first.kill()
     wanted = {str(key): str(2990 + key) for key in range(10)}
     # After compaction.

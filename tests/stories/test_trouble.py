@@ -40,7 +40,8 @@ class Rounds(threading.Thread):
         super().__init__(daemon=True)
         self.broker, self.stopping = broker, threading.Event()
         self.acked, self.faults, self.judged = {p: set() for p in range(PARTITIONS)}, [], 0
-        # Rises before and after each time that the process does not run: a round that meets one is not judged.
+        # Rises before and after each time that the process does not run, and is odd meanwhile: a round that meets one is
+        # not judged.
         self.ends = 0
 
     @contextlib.contextmanager
@@ -79,7 +80,7 @@ class Rounds(threading.Thread):
             for partition in range(PARTITIONS):
                 if answers.get(partition, "no answer") is None:
                     self.acked[partition].add(str(number))
-            if not (ready and self.is_ready() and self.ends == ends):
+            if ends % 2 or not (ready and self.is_ready() and self.ends == ends):
                 continue
             self.judged += 1
             for partition, error in answers.items():
