@@ -257,7 +257,7 @@ mod tests {
             Self { broker: Broker::start(start).await.expect("it starts"), _dir: dir }
         }
 
-        /// One that looks when it is told to, and its figures.
+        /// The task, which looks only when a test calls it.
         fn ageing(&self, pairs: &[(&str, &str)]) -> Ageing {
             let context = self.broker.context();
             let (node, view) = (Arc::clone(&context.node), Arc::clone(&context.view));

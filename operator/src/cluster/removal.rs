@@ -9,7 +9,7 @@
 //!   deleted keeps its data.
 //! - Only claims with the names of this cluster's brokers are deleted: labels can be copied.
 //! - It ends whatever state the brokers are in: no broker is asked. Only a person who paused the
-//!   cluster holds it up, and is told so; a namespace that ends is not held up by anybody.
+//!   cluster holds it up, and an Event says so; nothing holds up a namespace that ends.
 
 use std::collections::BTreeSet;
 

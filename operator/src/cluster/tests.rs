@@ -36,7 +36,7 @@ struct Broker {
     is_silent: bool,
     /// Nothing listens where it should be: connections break.
     is_gone: bool,
-    /// It takes none of the settings that it is told.
+    /// It refuses every settings file.
     refuses: bool,
     /// It still reads its log.
     recovers: bool,

@@ -377,7 +377,7 @@ async fn a_stop_ends_the_wait_of_who_joins() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     groups.stop();
-    let answer = timeout(SOON, waits).await.expect("it is told at once").expect("answered");
+    let answer = timeout(SOON, waits).await.expect("it is answered at once").expect("answered");
     assert_eq!(answer.error_code, ErrorCode::CoordinatorNotAvailable.code());
     client.broker.stop().await;
 }

@@ -22,7 +22,7 @@ const COST_MAX: f64 = 1.25;
 /// step to 2000/s would leave a backlog that grows by 1200/s until the law is sure. Between two
 /// bursts it could fall only if the stabilization window (300 s) were shorter than their distance;
 /// then each burst would begin with pod starts and two rebalances, as under KEDA's rule with a lag
-/// of 1000: 74 changes, 13.5 replicas, 66 s for one of 100. Whoever wants the 8 sets
+/// of 1000: 74 changes, 13.5 replicas, 66 s for one of 100. A user who wants the 8 sets
 /// `maxReplicas: 8`, and waits as above.
 const DEARER: [(&str, f64); 1] = [("bursts", 3.0)];
 
