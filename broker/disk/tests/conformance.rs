@@ -6,7 +6,8 @@ use std::path::Path;
 use ropewalk_disk::{Aligned, Disk, Open, Options, RealDisk, SimDisk};
 
 fn on_every_disk(test: impl Fn(&dyn Disk, &Path)) {
-    let real = tempfile::tempdir().expect("a temporary directory");
+    // Temporary files may lie in memory; those of /var/tmp outlive a restart (FHS 3.0, 5.15).
+    let real = tempfile::tempdir_in("/var/tmp").expect("a temporary directory");
     test(&RealDisk::new(Options::default()), real.path());
     let sim = SimDisk::new(0);
     let dir = Path::new("/sim");
