@@ -160,8 +160,8 @@ impl Connection {
                 self.muted = true;
                 continue;
             }
-            let together = next.turn == Turn::Pipelined && self.turn == Turn::Pipelined;
-            if !self.under_way.is_empty() && !together {
+            // Beside one that is alone it would not even have been recognised.
+            if !self.under_way.is_empty() && next.turn != Turn::Pipelined {
                 return;
             }
             self.turn = next.turn;

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::index::{ENTRY_BYTES, HEADER_BYTES};
 use crate::{Result, SegmentError};
 
 /// Three segments and a bit, all durable.
@@ -172,6 +173,43 @@ proptest! {
         let segments = bench.open(Some(&again), 0);
         prop_assert_eq!(segments.damages(), &[]);
         prop_assert_eq!(read_on(&segments.reader(), 0, 900).unwrap().len(), left.len() + 1);
+    }
+}
+
+/// Every checksum holds here, of batches, blocks and index; only the offsets are others.
+#[test]
+fn d3_batches_at_other_offsets_than_their_index_says_are_damage() {
+    let all = batches(0, &[2, 2, 2], 1);
+    let place = |number: usize| all[..number].iter().map(|batch| stored(batch).len()).sum();
+    let forge = |change: &dyn Fn(&mut [u8], &mut [u8])| {
+        let bench = Bench::new();
+        let mut segments = bench.open(None, 0);
+        segments.append(&all, 0, &SegmentConfig::default()).unwrap();
+        segments.seal().unwrap();
+        let end = segments.sync().unwrap();
+        let [log_path, index_path] = ["log", "index"].map(|extension| bench.path(0, extension));
+        let mut log = bench.disk.content(&log_path).unwrap();
+        let mut index = bench.disk.content(&index_path).unwrap();
+        assert_eq!(index.len(), HEADER_BYTES + ENTRY_BYTES, "all in one block");
+        change(&mut log, &mut index);
+        crate::testing::seal_index(&mut index, &log, 0);
+        bench.disk.put(&log_path, log);
+        bench.disk.put(&index_path, index);
+        bench.open(Some(&end), 0)
+    };
+    assert_holds(&forge(&|_, _| ()), &all, 0);
+
+    // The first one later, the second one earlier and later, each within what the block holds.
+    let moved = [(0, 1_i64), (1, 1), (1, 3)].map(|(number, base_offset)| {
+        let at: usize = place(number);
+        forge(&|log, _| log[at..at + 8].copy_from_slice(&base_offset.to_be_bytes()))
+    });
+    let later = forge(&|_, index| index[HEADER_BYTES..][..4].copy_from_slice(&1_u32.to_le_bytes()));
+    for (number, segments) in moved.iter().chain([&later]).enumerate() {
+        let reader = segments.reader();
+        let found = reader.read(1, 10_000, true);
+        assert!(matches!(found, Err(SegmentError::Damaged(_))), "{number}: {found:?}");
+        assert_eq!(reader.verify().unwrap().len(), 1, "{number}");
     }
 }
 

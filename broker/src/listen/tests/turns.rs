@@ -1,0 +1,128 @@
+//! When requests begin, and in which order their answers leave (O2).
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn o2_answers_leave_in_the_order_of_requests_however_they_come() {
+    let served = served(options()).await;
+    let mut stream = served.connect().await;
+    // The slowest first, then a request that must wait for all of them, then more.
+    send(
+        &mut stream,
+        &[b"P\x14a", b"P\x0ab", b"P\x00c", b"A\x00d", b"P\x05e", b"A\x01f", b"P\x00g"],
+    )
+    .await;
+    for expected in [b'a', b'b', b'c', b'd', b'e', b'f', b'g'] {
+        assert_eq!(receive(&mut stream).await[2], expected);
+    }
+    assert_eq!(served.seen.overlapped.load(Ordering::SeqCst), 0, "first stages run one by one");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn o2_pipelined_requests_are_under_way_together_and_others_alone() {
+    let served = served(options()).await;
+    let mut stream = served.connect().await;
+    let begun = || served.seen.begun.load(Ordering::SeqCst);
+    let slow: Vec<&[u8]> = vec![b"P\x32"; 200];
+    send(&mut stream, &slow).await;
+    eventually(|| begun() == limits_in_flight()).await;
+    sleep(Duration::from_millis(50)).await;
+    assert_eq!(begun(), limits_in_flight(), "the rest waits");
+    for _ in 0..200 {
+        receive(&mut stream).await;
+    }
+    send(&mut stream, &[b"A\x0a", b"A\x00"]).await;
+    eventually(|| begun() == 201).await;
+    sleep(Duration::from_millis(30)).await;
+    assert_eq!(begun(), 201, "one alone");
+    receive(&mut stream).await;
+    receive(&mut stream).await;
+    drop(stream);
+    served.settles().await;
+}
+
+fn limits_in_flight() -> usize {
+    crate::limits::REQUESTS_IN_FLIGHT_MAX
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn o2_nothing_is_under_way_beside_a_request_that_is_to_be_alone() {
+    let served = served(options()).await;
+    let mut stream = served.connect().await;
+    // All of them are there while the first one waits.
+    let frames = [b"A\x03a", b"P\x03b", b"A\x03c", b"A\x03d", b"K\x03e", b"P\x03f"];
+    send(&mut stream, &frames.map(<[u8; 3]>::as_slice)).await;
+    for frame in frames {
+        assert_eq!(receive(&mut stream).await, frame);
+    }
+    assert_eq!(served.seen.beside.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_without_answer_leaves_no_gap() {
+    let served = served(options()).await;
+    let mut stream = served.connect().await;
+    send(&mut stream, &[b"N\x01", b"P\x00a", b"N\x00", b"A\x00b"]).await;
+    assert_eq!(receive(&mut stream).await[2], b'a');
+    assert_eq!(receive(&mut stream).await[2], b'b');
+    // What was sent before the client went is carried out all the same.
+    send(&mut stream, &[b"A\x02", b"N\x00", b"N\x00", b"N\x00"]).await;
+    drop(stream);
+    eventually(|| served.seen.answered.load(Ordering::SeqCst) == 8).await;
+    served.settles().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_answered_closes_after_the_answers_before_it() {
+    let served = served(options()).await;
+    let mut stream = served.connect().await;
+    send(&mut stream, &[b"P\x05a", b"X", b"P\x00b"]).await;
+    assert_eq!(receive(&mut stream).await[2], b'a');
+    assert_eq!(closes(&mut stream).await, 0);
+
+    let mut stream = served.connect().await;
+    send(&mut stream, &[b"P\x05a", b"E\x00", b"P\x00b"]).await;
+    assert_eq!(receive(&mut stream).await[2], b'a');
+    assert_eq!(closes(&mut stream).await, 0);
+    served.settles().await;
+    assert_eq!((served.closed("not_served"), served.closed("unanswerable")), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_begins_behind_a_batch_that_was_not_taken_and_the_answers_that_are_due_leave() {
+    let served = served(options()).await;
+    let mut stream = served.connect().await;
+    send(&mut stream, &[b"P\x05a", b"O\x03b", b"P\x00c", b"A\x00d"]).await;
+    assert_eq!(receive(&mut stream).await[2], b'a');
+    assert_eq!(receive(&mut stream).await[2], b'b');
+    assert_eq!(closes(&mut stream).await, 0);
+    served.settles().await;
+    assert_eq!(served.closed("out_of_order"), 1);
+    assert_eq!(served.seen.begun.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_parked_request_is_dropped_when_its_client_goes_and_any_other_is_not() {
+    let served = served(options()).await;
+    let dropped = || served.seen.dropped.load(Ordering::SeqCst);
+    let answered = || served.seen.answered.load(Ordering::SeqCst);
+    let mut stream = served.connect().await;
+    send(&mut stream, &[b"K\xff"]).await;
+    eventually(|| served.seen.begun.load(Ordering::SeqCst) == 1).await;
+    drop(stream);
+    eventually(|| dropped() == 1).await;
+
+    let mut stream = served.connect().await;
+    send(&mut stream, &[b"A\x0a"]).await;
+    eventually(|| served.seen.begun.load(Ordering::SeqCst) == 2).await;
+    drop(stream);
+    eventually(|| answered() == 1).await;
+
+    // Behind other frames that were sent, the end is noticed as well.
+    let mut stream = served.connect().await;
+    send(&mut stream, &[b"K\xff", b"N\x00", b"K\xff"]).await;
+    eventually(|| served.seen.begun.load(Ordering::SeqCst) == 3).await;
+    drop(stream);
+    eventually(|| dropped() == 2 && answered() == 2).await;
+    served.settles().await;
+}
