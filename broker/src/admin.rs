@@ -72,13 +72,24 @@ pub trait Source: Send + Sync + Debug {
     fn conditions(&self) -> Vec<Condition>;
     /// Every queue's figures; `None` before they can be known.
     fn queues(&self) -> Option<Report>;
-    /// One queue's; `Some(None)` if there is no such queue, `None` before that can be known.
-    fn queue(&self, name: &str) -> Option<Option<QueueReport>>;
+    /// One queue's figures.
+    fn queue(&self, name: &str) -> QueueLookup;
     /// Who this is.
     fn about(&self) -> About;
     /// What changes are made and groups are watched with; `None` before the data directory is open and
     /// when the broker stops.
     fn open(&self) -> Option<Open>;
+}
+
+/// The result of looking for one queue by its name.
+#[derive(Debug, Clone)]
+pub enum QueueLookup {
+    /// The queue exists.
+    Found(QueueReport),
+    /// The catalog has a leader and has no queue of that name.
+    NoSuchQueue,
+    /// The data directory is not open yet, or the catalog has no leader and may still learn of the queue.
+    NotReady,
 }
 
 /// A broker that can be worked with.
@@ -257,10 +268,12 @@ async fn broker(State(admin): State<Arc<Admin>>) -> Response {
 
 async fn queue(State(admin): State<Arc<Admin>>, Named(name): Named<String>) -> Response {
     let asked = name.clone();
-    match report(move || admin.source.queue(&asked)).await.flatten() {
-        Some(Some(report)) => Json(report).into_response(),
-        Some(None) => Refused::no_such_queue(&name).into_response(),
-        None => Refused::not_ready("the broker is not open yet").into_response(),
+    match report(move || admin.source.queue(&asked)).await {
+        Some(QueueLookup::Found(report)) => Json(report).into_response(),
+        Some(QueueLookup::NoSuchQueue) => Refused::no_such_queue(&name).into_response(),
+        Some(QueueLookup::NotReady) | None => {
+            Refused::not_ready("the broker is not open yet").into_response()
+        }
     }
 }
 

@@ -298,8 +298,8 @@ impl Brokers {
         let first = self.send(call, Right::Change).await;
         match first {
             Err(error) if error.is_refused("StaleEpoch") => {
-                // Somebody claimed a newer one. Only who holds the Lease may claim again.
-                self.leadership.check()?;
+                // Another process claimed a newer epoch. The next call claims again, if this process still
+                // holds the Lease.
                 self.epochs.forget(&call.at.cluster);
                 self.send(call, Right::Change).await
             }

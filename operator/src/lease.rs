@@ -94,7 +94,7 @@ impl Leadership {
         self.0.lock().other.clone()
     }
 
-    fn set(&self, lease_uid: &str, until: Option<Instant>) {
+    pub(crate) fn set(&self, lease_uid: &str, until: Option<Instant>) {
         let mut held = self.0.lock();
         held.other = None;
         held.lease_uid = lease_uid.to_owned();

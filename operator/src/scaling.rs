@@ -246,11 +246,11 @@ impl Autoscaler {
             if consumer.seen.is_some_and(|(target, _)| target.replicas > 0) {
                 continue;
             }
+            // A decision that is under way takes this into account. One that has already weighed what it
+            // knew does not: the broker repeats the wake-up within a second.
             self.observe(&mut consumer, now);
-            let is_free = !std::mem::replace(&mut consumer.is_busy, true);
-            consumer.is_woken = !is_free;
-            drop(consumer);
-            if is_free {
+            if !std::mem::replace(&mut consumer.is_busy, true) {
+                drop(consumer);
                 due.push((key, entry));
             }
         }

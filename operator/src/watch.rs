@@ -158,20 +158,6 @@ where
     K: Resource<DynamicType = ()> + Clone,
     F: Future<Output = Result<Action, Failure>>,
 {
-    within(RECONCILE_MAX, object, context, work).await
-}
-
-/// [`framed`], with a bound of its own.
-async fn within<K, F>(
-    most: Duration,
-    object: Arc<Guarded<K>>,
-    context: Arc<Context>,
-    work: impl FnOnce(K, Arc<Context>) -> F,
-) -> Result<Action, Failure>
-where
-    K: Resource<DynamicType = ()> + Clone,
-    F: Future<Output = Result<Action, Failure>>,
-{
     let kind = static_kind::<K>();
     let name = object.name_any();
     let namespace = object.namespace().unwrap_or_default();
@@ -188,7 +174,7 @@ where
     let outcome = async {
         context.leadership.check()?;
         // A request whose connection has gone dead without a word must not hold one of the few places.
-        let outcome = tokio::time::timeout(most, work(readable, context.clone())).await;
+        let outcome = tokio::time::timeout(RECONCILE_MAX, work(readable, context.clone())).await;
         let outcome = outcome.unwrap_or(Err(Failure::Late));
         match &outcome {
             Ok(_) => tracing::debug!("reconciled"),
@@ -259,11 +245,12 @@ mod tests {
     use crate::metrics::Metrics;
     use crate::played::Server;
 
-    /// No test waits longer for what should have been given up.
-    const PATIENCE: Duration = Duration::from_secs(60);
-
     fn context() -> Arc<Context> {
-        let leadership = Leadership::assumed("me", Instant::now() + Duration::from_secs(600));
+        let until = Instant::now() + Duration::from_secs(600);
+        context_of(Leadership::assumed("me", until))
+    }
+
+    fn context_of(leadership: Leadership) -> Arc<Context> {
         let settings = Settings { broker_image: "b:1".into() };
         let (client, metrics) = (Server::default().client(), Metrics::default());
         Arc::new(Context::new(client, leadership, metrics, settings, "127.0.0.1:1".into()))
@@ -277,14 +264,37 @@ mod tests {
         Arc::new(serde_json::from_value(queue).expect("a Queue"))
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_reconcile_whose_request_is_never_answered_is_given_up_and_tried_again() {
         let context = context();
         let hangs = |_: Queue, _: Arc<Context>| std::future::pending();
-        let work = within(Duration::from_millis(10), queue(), context.clone(), hangs);
-        let outcome = tokio::time::timeout(PATIENCE, work).await.expect("it was given up");
+        let work = framed(queue(), context.clone(), hangs);
+        let outcome = tokio::time::timeout(RECONCILE_MAX * 2, work).await.expect("it was given up");
         let failure = outcome.expect_err("it did not end");
         assert!(matches!(failure, Failure::Late), "{failure}");
         assert_ne!(again(queue(), &failure, context), Action::await_change());
+    }
+
+    #[tokio::test]
+    async fn k2_a_process_that_does_not_lead_reconciles_nothing() {
+        let context = context_of(Leadership::none("me"));
+        let work = |_: Queue, _: Arc<Context>| async { Ok(Action::await_change()) };
+        let failure = framed(queue(), context, work).await.expect_err("it must not");
+        assert!(matches!(failure, Failure::NotLeader(_)), "{failure}");
+    }
+
+    #[tokio::test]
+    async fn an_object_that_was_reconciled_begins_its_back_off_anew() {
+        let context = context();
+        for _ in 0..10 {
+            again(queue(), &Failure::Late, context.clone());
+        }
+        let incomplete = Failure::Incomplete("a part of it failed".to_owned());
+        let fails = |_: Queue, _: Arc<Context>| async { Err(incomplete) };
+        framed(queue(), context.clone(), fails).await.expect_err("it failed");
+        assert!(context.attempts.failed("u", 0) > Duration::from_secs(200), "a failure is none");
+        let succeeds = |_: Queue, _: Arc<Context>| async { Ok(Action::await_change()) };
+        framed(queue(), context.clone(), succeeds).await.expect("reconciled");
+        assert!(context.attempts.failed("u", 0) <= Duration::from_secs(2));
     }
 }

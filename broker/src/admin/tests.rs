@@ -47,8 +47,12 @@ impl Source for Broker {
         self.open.then(|| Report { queues: vec![orders()] })
     }
 
-    fn queue(&self, name: &str) -> Option<Option<QueueReport>> {
-        self.open.then(|| (name == "orders").then(orders))
+    fn queue(&self, name: &str) -> QueueLookup {
+        match name {
+            _ if !self.open => QueueLookup::NotReady,
+            "orders" => QueueLookup::Found(orders()),
+            _ => QueueLookup::NoSuchQueue,
+        }
     }
 
     fn about(&self) -> About {

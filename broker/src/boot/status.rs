@@ -7,7 +7,7 @@ use ropewalk_disk::Disk;
 use ropewalk_shard::ShardId;
 
 use crate::admin::measured::{Storage, StorageMetrics};
-use crate::admin::{About, AboutSettings, Condition, Kind, Open, Recovery, Source};
+use crate::admin::{About, AboutSettings, Condition, Kind, Open, QueueLookup, Recovery, Source};
 use crate::clock;
 use crate::figures::{QueueReport, Report};
 use crate::handle::Context;
@@ -143,15 +143,20 @@ impl Source for Status {
         Some(report)
     }
 
-    fn queue(&self, name: &str) -> Option<Option<QueueReport>> {
-        let Open { context, figures, .. } = self.parts()?;
+    fn queue(&self, name: &str) -> QueueLookup {
+        let Some(Open { context, figures, .. }) = self.parts() else {
+            return QueueLookup::NotReady;
+        };
         let Some(topic) = context.view.by_name(name) else {
             // A catalog that is replayed may not know it yet.
-            return context.node.catalog().leading().map(|_| None);
+            return match context.node.catalog().leading() {
+                Some(_) => QueueLookup::NoSuchQueue,
+                None => QueueLookup::NotReady,
+            };
         };
         let mut report = figures.report_one(&context.node, &topic, clock::now_ms());
         count_members(context, &mut report);
-        Some(Some(report))
+        QueueLookup::Found(report)
     }
 
     fn about(&self) -> About {

@@ -10,12 +10,15 @@ use axum::response::{IntoResponse as _, Json, Response};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::played::Server;
 
 /// A broker as far as the epoch and the token go.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Broker {
     epoch: u64,
     seen: Vec<String>,
+    /// What happens while a change under an old epoch is refused.
+    on_stale: Option<Box<dyn FnOnce() + Send>>,
     /// Who claimed last, by the body of the claim.
     holder: Value,
 }
@@ -47,6 +50,9 @@ async fn answer(State(broker): State<Shared>, request: Request) -> Response {
         return Json(json!({"epoch": broker.epoch, "previous": previous})).into_response();
     }
     if epoch.and_then(|epoch| epoch.parse().ok()) < Some(broker.epoch) {
+        if let Some(act) = broker.on_stale.take() {
+            act();
+        }
         let body = json!({"reason": "StaleEpoch", "error": "older", "epoch": broker.epoch});
         return (axum::http::StatusCode::CONFLICT, Json(body)).into_response();
     }
@@ -105,6 +111,64 @@ async fn k2_who_does_not_lead_sends_nothing() {
     let error = follower.assure_epoch(&at).await.expect_err("refused");
     assert!(matches!(error, CallError::NotLeader(_)), "{error}");
     assert!(shared.lock().seen.is_empty());
+}
+
+#[tokio::test]
+async fn k2_who_loses_the_lease_changes_nothing_more_and_claims_nothing() {
+    let (brokers, shared, at, leadership) = played().await;
+    brokers.put::<Value>(&at, "/v1/queues/a", &json!({})).await.expect("declared");
+    // It is lost while another leader has claimed: the first call is the last one.
+    {
+        let (mut broker, leadership) = (shared.lock(), leadership.clone());
+        broker.epoch = 9;
+        broker.on_stale = Some(Box::new(move || leadership.set("", None)));
+    }
+    let calls = shared.lock().seen.len();
+    for _ in 0..2 {
+        let error = brokers.put::<Value>(&at, "/v1/queues/a", &json!({})).await;
+        let error = error.expect_err("refused");
+        assert!(matches!(error, CallError::NotLeader(_)), "{error}");
+    }
+    assert_eq!(shared.lock().seen[calls..], ["PUT /v1/queues/a 1"]);
+}
+
+#[tokio::test]
+async fn k2_a_call_with_a_known_epoch_is_not_sent_after_the_lease_was_lost() {
+    let (brokers, shared, at, leadership) = played().await;
+    brokers.put::<Value>(&at, "/v1/queues/a", &json!({})).await.expect("declared");
+    leadership.set("", None);
+    let calls = shared.lock().seen.len();
+    let error = brokers.put::<Value>(&at, "/v1/queues/a", &json!({})).await.expect_err("refused");
+    assert!(matches!(error, CallError::NotLeader(_)), "{error}");
+    assert_eq!(shared.lock().seen.len(), calls);
+}
+
+#[tokio::test]
+async fn k2_an_epoch_is_not_claimed_by_who_lost_the_lease_while_it_waited_to_claim() {
+    let (brokers, shared, at, leadership) = played().await;
+    let slot = brokers.epochs.slot(&at.cluster);
+    let claiming = slot.lock().await;
+    let body = json!({});
+    let mut call = std::pin::pin!(brokers.put::<Value>(&at, "/v1/queues/a", &body));
+    assert!(futures_util::poll!(&mut call).is_pending(), "another call is claiming");
+    leadership.set("", None);
+    drop(claiming);
+    let error = call.await.expect_err("refused");
+    assert!(matches!(error, CallError::NotLeader(_)), "{error}");
+    assert!(shared.lock().seen.is_empty());
+}
+
+#[tokio::test]
+async fn a_token_that_the_broker_refuses_is_read_again() {
+    let (brokers, _, at, leadership) = played().await;
+    let server = Server::default();
+    let secret = "/api/v1/namespaces/shop/secrets/default-admin";
+    server.put(secret, json!({"metadata": {"name": "default-admin"}, "data": {"token": "b2xk"}}));
+    let brokers = Brokers::new(server.client(), leadership, brokers.address.clone());
+    let error = brokers.read::<Value>(&at, "/v1/owners/a").await.expect_err("an old token");
+    assert!(error.is_refused("Unauthorized"), "{error}");
+    server.change(secret, &json!({"data": {"token": "c2VjcmV0"}}));
+    brokers.put::<Value>(&at, "/v1/queues/a", &json!({})).await.expect("with the new token");
 }
 
 #[tokio::test]

@@ -39,15 +39,11 @@ impl Autoscaler {
             // before the broker repeats it.
             self.look_again(key, entry).await;
         }
-        let again = {
+        {
             let mut consumer = entry.lock();
             consumer.due = consumer.wait_until.unwrap_or(self.now() + DECIDED_EVERY);
-            std::mem::take(&mut consumer.is_woken)
-        };
-        if again {
-            self.look_again(key, entry).await;
+            consumer.is_busy = false;
         }
-        entry.lock().is_busy = false;
         self.changed(key);
     }
 

@@ -81,8 +81,6 @@ pub(super) struct Consumer {
     pub(super) due: Instant,
     /// Somebody is deciding right now.
     pub(super) is_busy: bool,
-    /// A wake-up came while somebody was deciding.
-    pub(super) is_woken: bool,
     pub(super) standing: Standing,
     /// Its Queue is being deleted.
     pub(super) is_going: bool,
@@ -151,7 +149,6 @@ impl Consumer {
             refusals: 0,
             due,
             is_busy: false,
-            is_woken: false,
             standing: Standing::New,
             is_going: false,
             decision: None,

@@ -195,6 +195,47 @@ async fn a_paused_cluster_gets_no_finalizer() {
 }
 
 #[tokio::test]
+async fn k2_a_claim_that_was_made_since_under_the_same_name_is_not_deleted() {
+    let stage = Stage::set(&json!({"deletionPolicy": "Delete"})).await;
+    stage.settle().await;
+    stage.server.change(CLUSTER, &json!({"metadata": {"deletionTimestamp": DELETED}}));
+    stage.server.before(&format!("DELETE {CLAIM}"), |server| {
+        server.change(CLAIM, &json!({"metadata": {"uid": "uid-of-another"}}));
+    });
+    let (outcome, _) = stage.try_reconcile().await;
+    assert!(outcome.is_err(), "it is tried again");
+    assert_eq!(stage.server.at(CLAIM)["metadata"]["uid"], "uid-of-another");
+    assert_eq!(stage.server.at(CLUSTER)["metadata"]["finalizers"], json!(["ropewalk.dev/data"]));
+}
+
+#[tokio::test]
+async fn finalizers_that_others_set_meanwhile_stay() {
+    let stage = Stage::set(&json!({"deletionPolicy": "Delete"})).await;
+    let add = |name: &'static str| {
+        stage.server.before(&format!("PATCH {CLUSTER}"), move |server| {
+            let mut finalizers = server.at(CLUSTER)["metadata"]["finalizers"].clone();
+            let mut all = finalizers.as_array_mut().map(std::mem::take).unwrap_or_default();
+            all.push(json!(name));
+            server.change(CLUSTER, &json!({"metadata": {"finalizers": all}}));
+        });
+    };
+    let finalizers = || stage.server.at(CLUSTER)["metadata"]["finalizers"].clone();
+    add("example.com/first");
+    let (outcome, _) = stage.try_reconcile().await;
+    assert!(outcome.is_err(), "it is tried again");
+    assert_eq!(finalizers(), json!(["example.com/first"]));
+    stage.settle().await;
+    assert_eq!(finalizers(), json!(["example.com/first", "ropewalk.dev/data"]));
+    // The same when ours is taken off.
+    stage.change_spec(&json!({"deletionPolicy": "Retain"}), 2);
+    add("example.com/second");
+    let (outcome, _) = stage.try_reconcile().await;
+    assert!(outcome.is_err(), "it is tried again");
+    stage.reconcile().await;
+    assert_eq!(finalizers(), json!(["example.com/first", "example.com/second"]));
+}
+
+#[tokio::test]
 async fn an_acceptance_that_a_deployment_tool_sets_again_is_left_and_does_nothing() {
     let stage = Stage::set(&json!({})).await;
     stage.settle().await;

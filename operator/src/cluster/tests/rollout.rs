@@ -56,11 +56,7 @@ async fn a_second_change_during_the_restart_of_the_first_gets_its_own_restart() 
         let writes = stage.reconcile().await;
         assert!(writes.contains(&EVICTION.to_owned()), "{writes:?}");
         stage.broker.lock().waiting.clear();
-        stage.run_pod("pod-3");
-        for _ in 0..5 {
-            stage.reconcile().await;
-        }
-        assert_eq!(stage.reconcile().await, Vec::<String>::new(), "once is enough");
+        stage.is_restarted_once("pod-3").await;
         assert_eq!(stage.condition("ConfigurationApplied").0, "True");
     }
 }
@@ -119,6 +115,47 @@ async fn a_file_that_a_running_broker_had_no_chance_to_refuse_is_not_written() {
     stage.server.change(POD, &json!({ "status": looping }));
     stage.reconcile().await;
     assert!(file(&stage).contains("no number"));
+}
+
+#[tokio::test]
+async fn a_file_that_a_broker_refused_is_not_written_also_when_its_process_ends_again_and_again() {
+    let stage = Stage::set(&json!({})).await;
+    stage.settle().await;
+    let mut looping = stage.server.at(POD)["status"].clone();
+    looping["containerStatuses"][0]["restartCount"] = json!(2);
+    let now = Timestamp::now().to_string();
+    let ended = json!({"terminated": {"exitCode": 4, "finishedAt": now}});
+    looping["containerStatuses"][0]["lastState"] = ended;
+    stage.server.change(POD, &json!({ "status": looping }));
+    stage.broker.lock().refuses = true;
+    stage.change_spec(&json!({"config": {"num.partitions": "no number"}}), 2);
+    for _ in 0..2 {
+        let (outcome, _) = stage.try_reconcile().await;
+        assert!(outcome.is_err(), "it is tried again");
+    }
+    let file = stage.server.at(CONFIG)["data"]["broker.properties"].to_string();
+    assert!(!file.contains("no number"), "{file}");
+    assert_eq!(stage.condition("ConfigurationApplied").1, "InvalidSetting");
+}
+
+#[tokio::test]
+async fn k2_a_restart_that_the_spec_no_longer_asks_for_is_not_begun() {
+    let stage = Stage::set(&json!({})).await;
+    stage.settle().await;
+    let template = stage.server.at(SET)["spec"]["template"].clone();
+    stage.change_spec(&json!({"version": "0.2.0"}), 2);
+    // The first look begins the reconcile; the live one is right before the restart.
+    let look = format!("GET {CLUSTER}");
+    stage.server.before(&look, |_| {});
+    stage.server.before(&look, |server| {
+        let back = json!({"spec": {"version": null}, "metadata": {"generation": 3}});
+        server.change(CLUSTER, &back);
+    });
+    let (_, writes) = stage.try_reconcile().await;
+    assert!(!writes.contains(&EVICTION.to_owned()), "{writes:?}");
+    assert_eq!(stage.server.at(CLUSTER)["metadata"]["generation"], 3, "the live look was made");
+    assert_eq!(stage.server.at(SET)["spec"]["template"], template);
+    assert_eq!(stage.server.at(POD)["metadata"]["uid"], "pod-1");
 }
 
 #[tokio::test]
@@ -267,11 +304,7 @@ async fn an_image_that_cannot_run_is_rolled_back_also_when_settings_are_taken_ba
         let mut broker = stage.broker.lock();
         (broker.is_gone, broker.waiting) = (false, Vec::new());
     }
-    stage.run_pod("pod-3");
-    for _ in 0..5 {
-        stage.reconcile().await;
-    }
-    assert_eq!(stage.reconcile().await, Vec::<String>::new(), "once is enough");
+    stage.is_restarted_once("pod-3").await;
     assert_eq!(stage.condition("Ready").0, "True");
 }
 
@@ -298,9 +331,5 @@ async fn a_setting_that_is_taken_back_before_its_restart_was_confirmed_gets_anot
     let writes = stage.reconcile().await;
     assert!(writes.contains(&EVICTION.to_owned()), "{writes:?}");
     stage.broker.lock().waiting.clear();
-    stage.run_pod("pod-3");
-    for _ in 0..5 {
-        stage.reconcile().await;
-    }
-    assert_eq!(stage.reconcile().await, Vec::<String>::new(), "once is enough");
+    stage.is_restarted_once("pod-3").await;
 }

@@ -130,10 +130,11 @@ impl Server {
         }
     }
 
-    pub(super) fn add_autoscaler(&self, name: &str, target: &str) {
+    /// Somebody adds a HorizontalPodAutoscaler, called like the object that it scales.
+    pub(super) fn add_autoscaler(&self, kind: &str, name: &str) {
         self.0.lock().autoscalers.push(json!({
             "metadata": {"name": name, "namespace": "shop"},
-            "spec": {"maxReplicas": 3, "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": target}},
+            "spec": {"maxReplicas": 3, "scaleTargetRef": {"apiVersion": "apps/v1", "kind": kind, "name": name}},
         }));
     }
 
