@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use ropewalk_broker::catalog::orphans;
 use ropewalk_disk::{Disk, RealDisk};
-use ropewalk_shard::recovery::Options;
-use ropewalk_shard::repair::{Finding, Place, RepairError};
-use ropewalk_shard::{DataDir, ShardId, repair as shard_repair};
+use ropewalk_shard::ShardId;
+use ropewalk_store::recovery::Options;
+use ropewalk_store::repair::{Finding, Place, RepairError};
+use ropewalk_store::{DataDir, repair as shard_repair};
 
 use crate::flags::Repair;
 use crate::run::{Stop, from_file};
