@@ -14,8 +14,9 @@ use ropewalk_store::recovery::Options;
 use ropewalk_store::repair::{Finding, Place, RepairError};
 use ropewalk_store::{DataDir, repair as shard_repair};
 
+use crate::config_file::from_file;
 use crate::flags::Repair;
-use crate::run::{Stop, from_file};
+use crate::stop::Stop;
 
 /// Does what the flags ask.
 pub(crate) fn repair(flags: &Repair) -> Result<(), Stop> {

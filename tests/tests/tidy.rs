@@ -13,6 +13,9 @@ use std::path::Path;
 
 use ropewalk_tests::{assert_none, files, is_generated, is_test, read, root, rust_files};
 
+#[path = "tidy/modules.rs"]
+mod modules;
+
 /// Production lines that one Rust file may have.
 const LINES_MAX: usize = 500;
 
@@ -271,6 +274,33 @@ fn broker_and_operator_share_no_crate() {
         }
     }
     assert_none("the operator meets the broker in the admin HTTP API only", &offenders);
+}
+
+/// Circles between modules that are still there, as the check prints them. May only shrink.
+const KNOWN_CIRCLES: &[&str] = &[
+    "operator/src/ below the root: admin → signals → admin",
+    "operator/src/ below scaling: consumer → shared → consumer",
+    "operator/plan/src/ below cluster: ",
+    "operator/plan/src/ below scaling: lag → law → lag",
+];
+
+#[test]
+fn modules_of_a_crate_form_no_circle() {
+    let rust: Vec<(String, String)> = rust_files().collect();
+    let mut offenders = Vec::new();
+    for manifest in files().into_iter().filter(|path| path.ends_with("/Cargo.toml")) {
+        let source = manifest.replace("Cargo.toml", "src/");
+        let below = rust.iter().filter_map(|(path, text)| {
+            let path = path.strip_prefix(&source)?;
+            (!is_generated(path)).then_some((path, text.as_str()))
+        });
+        let circles = modules::Modules::read(below).circles();
+        let unknown = circles.iter().filter(|circle| {
+            !KNOWN_CIRCLES.iter().any(|known| format!("{source} {circle}").starts_with(known))
+        });
+        offenders.extend(unknown.map(|circle| format!("{source} {circle}")));
+    }
+    assert_none("what a module uses does not use the module in turn", &offenders);
 }
 
 #[test]

@@ -20,6 +20,7 @@
 //! When a shard begins to lead, the machines of its groups that have members are restored at once,
 //! so that members that died with the old coordinator time out.
 
+mod pauses;
 mod seat;
 mod alarm;
 mod listing;

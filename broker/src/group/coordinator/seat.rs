@@ -10,7 +10,7 @@ use ropewalk_shard::command::{Command, ShardCommand};
 use ropewalk_shard::state::Outcome;
 use tokio::sync::oneshot;
 
-use super::standing::Pauses;
+use super::pauses::Pauses;
 use super::{Coordinator, refusal};
 use crate::group::Refusal;
 use crate::group::classic::{ClassicGroup, Join, Output, Persist, Reply, Token};

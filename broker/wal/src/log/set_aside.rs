@@ -22,42 +22,26 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ropewalk_disk::File;
 
-use super::{Active, Wal, WalError};
+use super::{Wal, WalError};
+use crate::active::Active;
+use crate::aside::{ASIDE_SEQUENCE_MIN, Aside, SetAside, path_of};
 use crate::files::{self, Purpose, Spare};
 use crate::frame;
 use crate::header::{self, FileHeader};
-use crate::layout::{SEQUENCE_MAX, align_up};
+use crate::layout::align_up;
 use crate::record::{RECORD_ALIGN_BYTES, RECORD_HEADER_BYTES, Record, ReplicaKey};
-use crate::recover::{EntryMeta, RecoveredReplica};
+use crate::recovered::{EntryMeta, RecoveredReplica};
 use crate::replicas::Replicas;
 
 const WHY_NAME: &str = "wal-aside-name";
-const SUFFIX: &str = ".aside";
 /// What a round of such a file gathers, unless one entry is larger.
 const ROUND_BYTES: u64 = 4 << 20;
 /// The files take at most this part of the log's own bound.
 const SHARE: u64 = 2;
-
-/// The first sequence of a file that is set aside; the log's own files never get there.
-pub(crate) const ASIDE_SEQUENCE_MIN: u64 = SEQUENCE_MAX / 2 + 1;
-
-/// Entries that lie outside of the log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SetAside {
-    /// The file.
-    pub path: PathBuf,
-    /// Its length.
-    pub bytes: u64,
-    /// The first entry in it.
-    pub first: u64,
-    /// The last entry in it.
-    pub last: u64,
-}
 
 /// Why entries were not set aside.
 #[derive(Debug, thiserror::Error)]
@@ -69,36 +53,6 @@ pub enum SetAsideError {
     /// The disk failed: the process must stop.
     #[error(transparent)]
     Failed(#[from] WalError),
-}
-
-/// A file with entries of one replica.
-#[derive(Debug)]
-pub(crate) struct Aside {
-    pub(crate) sequence: u64,
-    pub(crate) file: Arc<dyn File>,
-    /// Nothing in it can be read if this names no entry.
-    pub(crate) what: SetAside,
-}
-
-impl Aside {
-    fn is_readable(&self) -> bool {
-        self.what.last > 0
-    }
-}
-
-/// All such files.
-pub(crate) type Asides = BTreeMap<ReplicaKey, Aside>;
-
-pub(crate) fn path_of(dir: &Path, key: ReplicaKey) -> PathBuf {
-    dir.join(format!("{:08x}-{:016x}{SUFFIX}", key.shard, key.replica))
-}
-
-/// The replica in the name of such a file; `None` for another name.
-pub(crate) fn parse_name(name: &str) -> Option<ReplicaKey> {
-    let (shard, replica) = name.strip_suffix(SUFFIX)?.split_once('-')?;
-    let shard = u32::from_str_radix(shard, 16).ok()?;
-    let key = ReplicaKey { shard, replica: u64::from_str_radix(replica, 16).ok()? };
-    (path_of(Path::new(""), key) == Path::new(name)).then_some(key)
 }
 
 impl Wal {
