@@ -280,7 +280,7 @@ fn body<'a>(text: &'a str, name: &str) -> &'a str {
 
 #[test]
 fn every_exit_code_is_in_a_readme() {
-    let mut codes = numbers(body(&read("broker/src/run.rs"), "fn code(&self)"), "=> ");
+    let mut codes = numbers(body(&read("broker/src/stop.rs"), "fn code(&self)"), "=> ");
     codes.extend(numbers(&read("broker/src/supervision.rs"), "i32 = "));
     codes.insert(0);
     let readme = read("broker/README.md");
