@@ -14,12 +14,13 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ropewalk_node::Node;
+use ropewalk_node::ShardHandle;
 use ropewalk_segment::retention;
+use ropewalk_shard::PartitionId;
 use ropewalk_shard::command::{Command, ShardCommand, SilentProducer};
 use ropewalk_shard::limits::SHARD_PRODUCERS_MAX;
-use ropewalk_shard::node::Node;
 use ropewalk_shard::state::State;
-use ropewalk_shard::{PartitionId, Shard};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
@@ -160,7 +161,7 @@ fn is_check_due(since: Duration, interval: Duration, disk_full: bool) -> bool {
 
 /// Every producer that a shard remembers. The state is locked for a piece of it at a time, so some may
 /// have written meanwhile: an expiry says what it saw.
-async fn producers(shard: &Shard) -> Vec<SilentProducer> {
+async fn producers(shard: &ShardHandle) -> Vec<SilentProducer> {
     let mut found = Vec::new();
     let partitions = shard.partitions();
     let mut left = partitions.as_slice();
@@ -212,7 +213,7 @@ fn silent(mut known: Vec<SilentProducer>, before_ms: i64, kept_max: usize) -> Ve
 }
 
 /// What fails now is found again at the next look.
-async fn propose(shard: &Arc<Shard>, command: ShardCommand) {
+async fn propose(shard: &Arc<ShardHandle>, command: ShardCommand) {
     if let Err(error) = shard.propose(Command::Shard(command)).await {
         warn!(shard = %shard.id(), %error, "could not let old things go; trying again later");
     }
@@ -222,7 +223,7 @@ async fn propose(shard: &Arc<Shard>, command: ShardCommand) {
 mod tests {
     use ropewalk_batch::Builder;
     use ropewalk_shard::command::Append;
-    use ropewalk_shard::handle::SendOrder;
+    use ropewalk_shard::proposal::SendOrder;
     use ropewalk_shard::state::Partition;
     use ropewalk_shard::state::partition::Producer;
     use ropewalk_shard::{Effect, TopicId};
@@ -265,7 +266,11 @@ mod tests {
         }
 
         /// A topic of one partition with this configuration; the shard of that.
-        async fn make(&self, name: &str, configs: &[(&str, &str)]) -> (Arc<Shard>, PartitionId) {
+        async fn make(
+            &self,
+            name: &str,
+            configs: &[(&str, &str)],
+        ) -> (Arc<ShardHandle>, PartitionId) {
             let configs =
                 configs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
             let topic = NewTopic {
@@ -283,7 +288,7 @@ mod tests {
         }
     }
 
-    async fn write(shard: &Shard, partition: PartitionId, batches: Vec<bytes::Bytes>) {
+    async fn write(shard: &ShardHandle, partition: PartitionId, batches: Vec<bytes::Bytes>) {
         let items = batches.into_iter().map(|batch| Append { partition, batch }).collect();
         let answer = shard
             .append(items, SendOrder::default())

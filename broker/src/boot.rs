@@ -23,9 +23,10 @@ use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use ropewalk_codec::Str;
 use ropewalk_disk::{Disk, RealDisk};
-use ropewalk_shard::node::{Node, NodeError, NodeOptions};
-use ropewalk_shard::supervision::{Ends, OnFatal};
-use ropewalk_shard::{BrokerId, DataDir, Identity, birth, checkpoint, recovery};
+use ropewalk_node::supervision::{Ends, OnFatal};
+use ropewalk_node::{Node, NodeError, NodeOptions};
+use ropewalk_shard::BrokerId;
+use ropewalk_store::{DataDir, Identity, bootstrap, checkpoint, recovery};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -248,7 +249,7 @@ pub fn format(settings: &Settings, dir: &Path, cluster_id: &str) -> Result<(), N
     let data = DataDir::new(disk, dir.to_owned());
     let _lock = data.lock()?;
     let identity = identity(settings, cluster_id.to_owned());
-    birth::format(&data, &identity, &recovery::Options::default())?;
+    bootstrap::format(&data, &identity, &recovery::Options::default())?;
     Ok(())
 }
 

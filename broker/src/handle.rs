@@ -25,7 +25,7 @@ use parking_lot::Mutex;
 use ropewalk_codec::{
     ApiKey, Message, Reader, Request as _, Str, decode_request_header, encode_response,
 };
-use ropewalk_shard::node::Node;
+use ropewalk_node::Node;
 use tokio::time::Instant;
 use tracing::{Instrument, Span, debug_span};
 

@@ -15,7 +15,7 @@ pub const CONNECTIONS_MAX: usize = 20_000;
 /// File descriptors that are not for clients: the log, segments that are read, segments that wait for a sync,
 /// the admin server.
 pub const FILES_RESERVED: usize = 5120;
-const _: () = assert!(2 * ropewalk_shard::limits::UNSYNCED_LOGS_MAX + 2048 <= FILES_RESERVED);
+const _: () = assert!(2 * ropewalk_store::limits::UNSYNCED_LOGS_MAX + 2048 <= FILES_RESERVED);
 
 /// A process that has file descriptors for fewer connections than this says so when it starts.
 pub const CONNECTIONS_EXPECTED: usize = 1024;

@@ -25,8 +25,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use ropewalk_shard::handle::SendOrder;
+use ropewalk_shard::proposal::SendOrder;
 
+mod options;
 mod accept;
 mod connection;
 mod frame;
@@ -36,10 +37,11 @@ mod outbox;
 mod close;
 pub(crate) mod metrics;
 
-pub use accept::{Acceptor, ConnectionLimits, Options};
+pub use accept::Acceptor;
 pub use budget::{Budget, Permit};
 pub use close::Close;
 pub use lanes::{Lane, Lanes, Share};
+pub use options::{ConnectionLimits, Options};
 
 /// The other end of a connection.
 #[derive(Debug)]

@@ -5,6 +5,8 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 mod flags;
+mod stop;
+mod config_file;
 mod probe;
 mod run;
 mod repair;

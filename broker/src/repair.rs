@@ -9,12 +9,14 @@ use std::sync::Arc;
 
 use ropewalk_broker::catalog::orphans;
 use ropewalk_disk::{Disk, RealDisk};
-use ropewalk_shard::recovery::Options;
-use ropewalk_shard::repair::{Finding, Place, RepairError};
-use ropewalk_shard::{DataDir, ShardId, repair as shard_repair};
+use ropewalk_shard::ShardId;
+use ropewalk_store::recovery::Options;
+use ropewalk_store::repair::{Finding, Place, RepairError};
+use ropewalk_store::{DataDir, repair as shard_repair};
 
+use crate::config_file::from_file;
 use crate::flags::Repair;
-use crate::run::{Stop, from_file};
+use crate::stop::Stop;
 
 /// Does what the flags ask.
 pub(crate) fn repair(flags: &Repair) -> Result<(), Stop> {

@@ -1,4 +1,4 @@
-//! Carries out what the flags ask, and says why it ended.
+//! Carries out what the flags ask.
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -6,77 +6,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ropewalk_broker::boot::{Broker, Start, StartError};
-use ropewalk_broker::settings::{Invalid, Settings, read_properties};
+use ropewalk_broker::settings::Settings;
 use ropewalk_broker::supervision::{self, Fatal};
-use ropewalk_shard::directory::DirectoryError;
-use ropewalk_shard::node::NodeError;
-use ropewalk_shard::repair::RepairError;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 use tracing_subscriber::EnvFilter;
 
+use crate::config_file::{from_file, read_settings};
 use crate::ending::Ending;
 use crate::flags::{Command, Dev, Flags, Format, LogFormat, Run};
 use crate::probe::probe;
 use crate::repair;
-
-/// Why the process ends, other than being asked to.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Stop {
-    /// Settings that cannot be.
-    #[error("{}", lines(.0))]
-    Settings(Vec<Invalid>),
-    /// The configuration file cannot be read.
-    #[error("cannot read {}: {source}", path.display())]
-    Config {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// Flags or settings that do not go together.
-    #[error("{0}")]
-    Usage(String),
-    /// The broker did not start.
-    #[error(transparent)]
-    Start(#[from] StartError),
-    /// A directory cannot be looked through or repaired.
-    #[error(transparent)]
-    Repair(#[from] RepairError),
-    /// There is damage, and it stays.
-    #[error("{0}")]
-    Damaged(String),
-    /// The operating system refuses something basic.
-    #[error("{0}")]
-    System(#[from] io::Error),
-    /// No message went through.
-    #[error("{0:#}")]
-    Probe(#[from] anyhow::Error),
-}
-
-fn lines(all: &[Invalid]) -> String {
-    all.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
-}
-
-impl Stop {
-    /// The exit code: one for each thing that whoever started us would do next.
-    pub(crate) fn code(&self) -> u8 {
-        match self {
-            Self::Settings(_) | Self::Config { .. } | Self::Usage(_) => 2,
-            Self::Start(StartError::Node(error)) if is_in_use(error) => 3,
-            Self::Start(StartError::Bind { .. }) => 6,
-            Self::Start(StartError::Node(NodeError::Empty(_))) => 7,
-            Self::Repair(RepairError::Directory(DirectoryError::InUse(_))) => 3,
-            Self::Start(_) | Self::Repair(_) => 4,
-            Self::Damaged(_) => 8,
-            Self::System(_) | Self::Probe(_) => 1,
-        }
-    }
-}
-
-fn is_in_use(error: &NodeError) -> bool {
-    matches!(error, NodeError::Directory(DirectoryError::InUse(_)))
-}
+use crate::stop::Stop;
 
 /// Does what the flags ask.
 pub(crate) fn run(flags: Flags, ending: &Ending) -> Result<(), Stop> {
@@ -147,32 +88,6 @@ fn make(format: &Format) -> Result<(), Stop> {
         .map_err(|error| Stop::Start(StartError::Node(error)))?;
     println!("{} belongs to broker {} of cluster {cluster_id}", dir.display(), settings.node_id());
     Ok(())
-}
-
-pub(crate) fn from_file(
-    path: &Path,
-    set: &[(String, String)],
-) -> Result<(Settings, PathBuf), Stop> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| Stop::Config { path: path.to_owned(), source })?;
-    let settings = read_settings(read_properties(&text), set.to_vec())?;
-    let dir = settings.data_dir().ok().flatten();
-    let dir =
-        dir.ok_or_else(|| Stop::Usage("log.dirs is not set: where is the data kept?".into()))?;
-    Ok((settings, dir))
-}
-
-/// What the flags say holds against any file, also against one that comes while the broker runs.
-fn read_settings(
-    file: Vec<(String, String)>,
-    flags: Vec<(String, String)>,
-) -> Result<Settings, Stop> {
-    let flags = flags.into_iter().collect();
-    let settings = Settings::layered(file, flags).map_err(Stop::Settings)?;
-    for key in settings.ignored() {
-        info!(key, "this setting of Kafka's is ignored: it has no effect here");
-    }
-    Ok(settings)
 }
 
 fn start(settings: Settings, dir: PathBuf, format: Option<String>, ending: &Ending) -> Start {
@@ -253,18 +168,5 @@ mod tests {
         assert_eq!(id.len(), 22);
         assert!(id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)), "{id}");
         assert_ne!(id, new_cluster_id());
-    }
-
-    #[test]
-    fn every_reason_to_end_has_its_code() {
-        let code = |stop: Stop| stop.code();
-        let in_use = DirectoryError::InUse("/d".into());
-        assert_eq!(code(Stop::Settings(Vec::new())), 2);
-        assert_eq!(code(Stop::Start(StartError::Node(in_use.into()))), 3);
-        assert_eq!(code(Stop::Start(StartError::Node(NodeError::Empty("/d".into())))), 7);
-        assert_eq!(code(Stop::Start(StartError::CatalogDamaged("x".into()))), 4);
-        assert_eq!(code(Stop::Start(StartError::Opening("x".into()))), 4);
-        let source = io::Error::from(io::ErrorKind::AddrInUse);
-        assert_eq!(code(Stop::Start(StartError::Bind { address: "x".into(), source })), 6);
     }
 }

@@ -1,6 +1,6 @@
 //! The table of the broker's own threads and tasks, and what the process does when one ends.
 //!
-//! Those of the shards and of the write-ahead log are in [`ropewalk_shard::supervision`], which
+//! Those of the shards and of the write-ahead log are in [`ropewalk_node::supervision`], which
 //! also runs them; [`all`] lists both. Whatever is spawned and lives longer than one request has a row.
 //!
 //! # Panics
@@ -13,9 +13,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use prometheus_client::metrics::counter::ConstCounter;
-use ropewalk_shard::supervision as shards;
+use ropewalk_node::supervision as shards;
 
-pub use ropewalk_shard::supervision::{Fatal, OnEnd, Supervisor, Task, caught};
+pub use ropewalk_node::supervision::{Fatal, OnEnd, Supervisor, Task, caught};
 
 /// The exit code when the disk can no longer be trusted (D2).
 pub const EXIT_DISK: i32 = 5;
@@ -32,7 +32,7 @@ pub fn exit_code(fatal: &Fatal) -> i32 {
     }
 }
 
-ropewalk_shard::tasks! {
+ropewalk_node::tasks! {
     pub,
     /// The accept loop of the admin server.
     ADMIN_SERVER = "admin server", ProcessEnds, "probes, metrics, and everything an operator asks";

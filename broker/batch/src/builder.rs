@@ -3,7 +3,8 @@
 
 use bytes::Bytes;
 
-use crate::compression::{self, Compression};
+use crate::codec::Compression;
+use crate::compression;
 use crate::error::BatchError;
 use crate::header::{HEADER_LEN, Header, MAGIC, NO_TIMESTAMP, TimestampType};
 use crate::records::Record;

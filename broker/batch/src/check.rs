@@ -14,7 +14,7 @@
 
 use bytes::Bytes;
 
-use crate::compression::Compression;
+use crate::codec::Compression;
 use crate::error::BatchError;
 use crate::frame::Stored;
 use crate::header::{HEADER_LEN, Header, TimestampType};

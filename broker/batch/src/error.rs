@@ -4,7 +4,7 @@
 //! that its data makes no sense, or refuse to spend the memory. The door ([`crate::check()`])
 //! turns these into its own [`crate::Refusal`].
 
-use crate::compression::Compression;
+use crate::codec::Compression;
 
 /// Why bytes could not be read as a batch or as its records.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

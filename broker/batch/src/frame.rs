@@ -7,7 +7,8 @@
 use std::io::Read;
 use std::ops::Range;
 
-use crate::compression::{self, Compression};
+use crate::codec::Compression;
+use crate::compression;
 use crate::error::BatchError;
 
 /// Where the bytes of the records come from.
@@ -248,7 +249,7 @@ impl<R: Read> Window<R> {
         self.end = self
             .reader
             .read(&mut self.buffer)
-            .map_err(|e| self.codec.failed(&e, self.limit_bytes))?;
+            .map_err(|e| compression::failed(self.codec, &e, self.limit_bytes))?;
         if self.passed + self.end > self.limit_bytes {
             return Err(BatchError::TooBig { limit_bytes: self.limit_bytes });
         }

@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 
-use crate::compression::Compression;
+use crate::codec::Compression;
 use crate::error::BatchError;
 
 /// Bytes of a batch before its records.

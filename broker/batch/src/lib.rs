@@ -42,6 +42,7 @@ mod varint;
 mod header;
 mod stamped;
 mod frame;
+mod codec;
 mod compression;
 mod records;
 mod check;
@@ -53,7 +54,7 @@ pub use builder::Builder;
 pub use check::{
     Checked, RECORD_ERRORS_MAX, RecordError, RecordFault, Refusal, Rules, Target, check,
 };
-pub use compression::Compression;
+pub use codec::Compression;
 pub use error::BatchError;
 pub use header::{
     HEADER_LEN, Header, MAGIC, NO_TIMESTAMP, PREFIX_LEN, TimestampType, sequence_after,

@@ -7,7 +7,8 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use crate::compression::{self, Compression};
+use crate::codec::Compression;
+use crate::compression;
 use crate::error::BatchError;
 use crate::frame::{self, Slice, Source};
 use crate::header::{HEADER_LEN, Header, TimestampType};

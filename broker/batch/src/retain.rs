@@ -5,7 +5,7 @@
 //! batch itself (KIP-534) and handled here.
 
 use crate::builder::Builder;
-use crate::compression::Compression;
+use crate::codec::Compression;
 use crate::error::BatchError;
 use crate::header::{HEADER_LEN, Header, NO_TIMESTAMP};
 use crate::records::{Record, records};

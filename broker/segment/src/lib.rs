@@ -27,6 +27,7 @@
 //! replacement through and removes an uncommitted one.
 
 mod error;
+mod durable_end;
 mod files;
 mod index;
 mod segments;
@@ -42,11 +43,12 @@ pub mod salvage;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
+pub use durable_end::DurableEnd;
 pub use error::{Damage, Result, SegmentError};
 pub use files::FileCache;
 pub use index::BLOCK_BYTES_MAX;
 pub use read::{READ_BYTES_MAX, ReadPlan, Reader, Span};
-pub use segments::{DurableEnd, SegmentConfig, Segments};
+pub use segments::{SegmentConfig, Segments};
 pub use view::SegmentInfo;
 
 #[cfg(test)]

@@ -20,13 +20,13 @@ use std::sync::Arc;
 
 use ropewalk_disk::{Disk, File, Open};
 
+use crate::durable_end::DurableEnd;
 use crate::error::{Damage, Result, SegmentError};
 use crate::files::{self, INDEX, LOG};
 use crate::index::cut::Running;
 use crate::index::rebuild::{self, Expected};
 use crate::index::search::IndexFile;
 use crate::index::{self, Entry, Header};
-use crate::segments::DurableEnd;
 use crate::view::{Segment, View};
 
 /// What [`recover`] found.

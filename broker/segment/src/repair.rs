@@ -17,12 +17,13 @@ use std::ops::Range;
 use ropewalk_disk::Open;
 
 use crate::compaction::rewrite::Output;
+use crate::durable_end::DurableEnd;
 use crate::error::{Damage, Result, SegmentError};
 use crate::files::INDEX;
 use crate::index::{self, Header};
 use crate::read::Reader;
 use crate::recover::recover;
-use crate::segments::{DurableEnd, Segments};
+use crate::segments::Segments;
 use crate::view::Segment;
 
 impl Reader {

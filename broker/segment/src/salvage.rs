@@ -13,11 +13,11 @@ use std::sync::Arc;
 
 use ropewalk_disk::{Disk, File, Open};
 
+use crate::durable_end::DurableEnd;
 use crate::error::{Result, SegmentError};
 use crate::files::{self, INDEX, LOG};
 use crate::index::rebuild::{self, Expected};
 use crate::index::search::IndexFile;
-use crate::segments::DurableEnd;
 
 /// The extent of a partition's segments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -28,6 +28,7 @@ use ropewalk_disk::{Disk, File, Open};
 
 use crate::compaction::install::install;
 use crate::compaction::{Compaction, CompactionJob, Replacement};
+use crate::durable_end::DurableEnd;
 use crate::error::{Damage, Result, SegmentError};
 use crate::files::{self, FileCache, INDEX, LOG};
 use crate::index::cut::{Cutter, Facts, Running};
@@ -54,19 +55,6 @@ impl Default for SegmentConfig {
             index_interval_bytes: BLOCK_BYTES_MAX,
         }
     }
-}
-
-/// Up to where a partition's segments are durable: all that is needed to cut them there again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct DurableEnd {
-    /// The segment that takes the next batch.
-    pub segment_base: i64,
-    /// Length of its log. At 0 the segment does not exist yet, and the one before it is sealed.
-    pub position_bytes: u64,
-    /// Entries of its index.
-    pub blocks: u32,
-    /// The offset that the next batch continues.
-    pub next_offset: i64,
 }
 
 /// The segment files of one partition, for writing.

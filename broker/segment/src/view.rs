@@ -17,7 +17,6 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 use ropewalk_disk::{Disk, File};
 
-use crate::compaction::install::Unfinished;
 use crate::error::{Damage, Result, SegmentError};
 use crate::files::{self, FileCache, INDEX, LOG};
 use crate::index::cut::Running;
@@ -64,6 +63,13 @@ pub(crate) struct View {
     pub(crate) appending: bool,
     /// A compacted segment whose files do not have their names yet.
     pub(crate) unfinished: Option<Unfinished>,
+}
+
+/// A replacement that is committed and whose files may not have their names yet.
+#[derive(Debug)]
+pub(crate) struct Unfinished {
+    pub(crate) base_offset: i64,
+    pub(crate) replaced: Vec<SegmentInfo>,
 }
 
 /// The summary of one segment.

@@ -1,342 +1,496 @@
-//! The task that owns one replica: takes inputs, carries out what its [`core`] decides.
+//! The driver's decisions, without a task, a clock or I/O: events in, [`Actions`] out.
 //!
-//! One task per shard. It never blocks: records go to the WAL's own thread, which reports back;
-//! appending to a log is memory only. What arrives while writes are under way is joined into the
-//! next entries, so batching comes from load and not from a timer.
+//! The caller hands over what happened with [`Core::take`] and then carries out what [`Core::poll`]
+//! returns until it returns `None`. The same code runs in the shard's task and in tests that decide
+//! themselves when a write becomes durable.
 //!
-//! # Order of events for a batch
+//! # Invariants
 //!
-//! propose → WAL durable → applied to the state → in the log, readable → observer told → answered.
+//! - Batches and commands are proposed in the order in which they were taken, and a proposal that the
+//!   engine does not take now keeps its place and its age.
+//! - **D1** what a call asked for is answered as done only when its write and every earlier one are
+//!   durable: see [`writes`].
+//! - Behind a batch of a new producer that was not taken, none of the same [`SendOrder`] is taken.
+//! - Each caller is answered exactly once. A call of which a part was proposed is never answered
+//!   with an error that says that nothing happened.
 //!
-//! # A full disk
+//! # Limits
 //!
-//! While the log has no space for another file, batches wait for a moment and are then refused
-//! with a clear error; everything else (deletes, retention, commits, administration) still goes,
-//! out of the space that the log keeps for it, but never before batches that came earlier. A write
-//! that was refused after all is made again: its entries are in the engine's log already.
-//!
-//! # Stopping
-//!
-//! The task ends when the last handle is dropped, when it is asked to, or when the WAL fails. Then
-//! every waiter sees `Stopped`, or `Unknown` if its proposal was taken; nothing that was not durable
-//! is ever answered as done (D1, D2).
+//! An entry carries batches of up to [`limits::ENTRY_BYTES_MAX`] bytes together, or a single larger one;
+//! a call with more than that becomes several entries. At most [`limits::WRITES_INFLIGHT_MAX`]
+//! writes are under way. What cannot be proposed for [`limits::FULL_WAIT_MAX`] is refused.
 
-use std::collections::HashMap;
-use std::fmt;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
-use ropewalk_wal::{Done, Record, Submission, WalError, WalHandle};
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::Instant;
-use tracing::{debug, error};
-
-use crate::command::Append;
-use crate::handle::{AppendResult, Capture, Input, Observer, ProposeError, Shard};
-use crate::id::PartitionId;
+use crate::command::{self, Append, Command};
 use crate::limits;
-use crate::log::PartitionLog;
-use crate::replica::{Replica, Work, Write};
-use crate::state::{Effect, Outcome};
-use crate::supervision::Failure;
+use crate::proposal::{Certainty, ProposeError, SendOrder};
+use crate::replica::{Replica, Ticket, Work};
+use crate::state::{AppendRefusal, Appended, Outcome};
 
-pub mod core;
+mod events;
+mod writes;
 
-use core::{Actions, Answer, Applies, Caller, Core, Event, Now};
+pub use events::{Actions, Answer, Applies, Caller, Event, Now};
+use writes::Writes;
 
-/// Where a partition's records go. The store behind it knows directories and budgets.
-pub trait Logs: Send + Sync + fmt::Debug {
-    /// The (empty) log of a partition that was just opened.
-    fn open(&self, partition: PartitionId) -> Arc<PartitionLog>;
-    /// The partition is gone; its files may go once no snapshot names them.
-    fn closed(&self, partition: PartitionId, log: Arc<PartitionLog>);
-}
-
-/// The write-ahead log as a driver uses it.
-pub trait LogWriter: Send + Sync + fmt::Debug {
-    /// Queues records to be made durable together; `done` is called once, in the order of submission.
-    fn submit(&self, records: Vec<Record>, done: Done);
-    /// Whether there is no space for record batches now.
-    fn is_full(&self) -> bool;
-}
-
-impl LogWriter for WalHandle {
-    fn submit(&self, records: Vec<Record>, done: Done) {
-        // Whether there is space was asked before it was proposed: now it has to go through.
-        Self::submit(self, Submission::new(records, done).from_reserve());
-    }
-
-    fn is_full(&self) -> bool {
-        Self::is_full(self)
-    }
-}
-
-/// What a driver needs of its surroundings.
-#[derive(Debug, Clone)]
-pub struct Surroundings {
-    /// Takes the records.
-    pub wal: Arc<dyn LogWriter>,
-    /// Makes the logs.
-    pub logs: Arc<dyn Logs>,
-    /// Sees what was applied.
-    pub observer: Arc<dyn Observer>,
-    /// The wall clock, Unix milliseconds.
-    pub clock_ms: fn() -> i64,
-    /// Set to `true` to end the loop.
-    pub stop: watch::Receiver<bool>,
-}
-
-/// The owner of one replica.
+/// The logic of one driver.
 #[derive(Debug)]
-pub struct Driver {
-    shard: Arc<Shard>,
-    core: Core,
-    around: Surroundings,
-    queue: mpsc::UnboundedReceiver<Input>,
-    durable: mpsc::UnboundedReceiver<Report>,
-    report: mpsc::UnboundedSender<Report>,
-    replies: HashMap<Caller, Reply>,
-    next_caller: Caller,
-    begun: Instant,
+pub struct Core {
+    replica: Replica,
+    /// Taken and not proposed yet, oldest first.
+    queue: VecDeque<Pending>,
+    /// Appends that are not answered.
+    calls: HashMap<Caller, Call>,
+    /// Proposed and not decided.
+    waiters: BTreeMap<Ticket, Waiter>,
+    next_ticket: Ticket,
+    writes: Writes,
+    /// Why the oldest of `queue` could not be proposed when that was last tried.
+    obstacle: Option<ProposeError>,
+    outbox: Actions,
 }
 
-/// The WAL's answer to the write of a number.
-type Report = (u64, Result<(), Arc<WalError>>);
-
-/// Where the answer to a call goes.
 #[derive(Debug)]
-enum Reply {
-    Appended(oneshot::Sender<AppendResult>),
-    Proposed(oneshot::Sender<Result<Outcome, ProposeError>>),
-    Read(oneshot::Sender<Result<(), ProposeError>>),
+struct Pending {
+    caller: Caller,
+    since: Duration,
+    what: Proposal,
 }
 
-enum Wake {
-    Inputs,
-    Durable(Report),
-    Tick,
-    Stop,
+#[derive(Debug)]
+enum Proposal {
+    Appends(VecDeque<Append>),
+    Command(Command),
 }
 
-impl Applies for Shard {
-    fn poll(&self, replica: &mut Replica) -> Option<Work> {
-        self.change(|state| replica.poll(state))
-    }
-
-    fn is_of_new_producer(&self, item: &Append) -> bool {
-        self.state().is_of_new_producer(item)
-    }
+/// The batches of one call.
+#[derive(Debug)]
+struct Call {
+    /// Of those that are applied, in order.
+    results: Vec<Result<Appended, AppendRefusal>>,
+    /// Batches that are proposed and not decided.
+    proposed: usize,
+    /// Batches that are not applied.
+    left: usize,
+    order: SendOrder,
 }
 
-impl Driver {
-    /// A driver for `replica`, whose handle is `shard` and whose inputs come from `queue`.
+/// Batches of one call that are joined into an entry.
+#[derive(Debug)]
+struct Part {
+    caller: Caller,
+    since: Duration,
+    count: usize,
+}
+
+#[derive(Debug)]
+enum Waiter {
+    Appends(Vec<Part>),
+    Command { caller: Caller, since: Duration },
+    Read(Caller),
+}
+
+impl Core {
+    /// The core of a driver of `replica`.
     #[must_use]
-    pub fn new(
-        shard: Arc<Shard>,
-        queue: mpsc::UnboundedReceiver<Input>,
-        replica: Replica,
-        around: Surroundings,
-    ) -> Self {
-        let (report, durable) = mpsc::unbounded_channel();
+    pub fn new(replica: Replica) -> Self {
         Self {
-            shard,
-            core: Core::new(replica),
-            around,
-            queue,
-            durable,
-            report,
-            replies: HashMap::new(),
-            next_caller: 0,
-            begun: Instant::now(),
+            replica,
+            queue: VecDeque::new(),
+            calls: HashMap::new(),
+            waiters: BTreeMap::new(),
+            next_ticket: 0,
+            writes: Writes::default(),
+            obstacle: None,
+            outbox: Actions::default(),
         }
     }
 
-    /// Runs until stopped.
-    ///
-    /// # Errors
-    /// When the WAL failed or answered what it never may: the process has to end.
-    pub async fn run(mut self) -> Result<(), Failure> {
-        let ended = self.serve().await;
-        self.shard.set_leading(None);
-        self.around.observer.leads(self.shard.id(), None);
-        for (caller, answer) in self.core.stop() {
-            self.answer(caller, answer);
-        }
-        self.queue.close();
-        while let Ok(input) = self.queue.try_recv() {
-            input.refuse(ProposeError::Stopped);
-        }
-        debug!(shard = %self.shard.id(), "stopped");
-        ended
+    /// The replica that is driven.
+    #[must_use]
+    pub fn replica(&self) -> &Replica {
+        &self.replica
     }
 
-    async fn serve(&mut self) -> Result<(), Failure> {
-        let mut inputs = Vec::new();
-        let mut ticks = tokio::time::interval(Duration::from_millis(limits::TICK_MS));
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        self.settle();
+    /// Whether [`Event::Tick`]s are needed now.
+    #[must_use]
+    pub fn needs_ticks(&self) -> bool {
+        self.replica.needs_ticks() || !self.queue.is_empty() || self.writes.is_refused()
+    }
+
+    /// Takes note of an event. What follows from it comes out of [`Self::poll`].
+    pub fn take(&mut self, event: Event, now: Now) {
+        match event {
+            Event::Append { caller, items, order } => self.take_appends(caller, items, order, now),
+            Event::Propose { caller, command } => {
+                let what = Proposal::Command(command);
+                self.queue.push_back(Pending { caller, since: now.at, what });
+            }
+            Event::Read { caller } => {
+                let ticket = self.ticket(Waiter::Read(caller));
+                self.replica.read(ticket);
+            }
+            Event::Durable(number) => {
+                if let Some(number) = self.writes.durable(number) {
+                    self.replica.persisted(number);
+                }
+            }
+            Event::NoSpace(number) => self.writes.refused(number),
+            Event::Tick => {
+                if self.replica.needs_ticks() {
+                    self.replica.tick();
+                }
+                self.outbox.writes.extend(self.writes.submit_again());
+            }
+        }
+    }
+
+    /// What has to be done next; `None` when only another event changes something. `has_space` is
+    /// whether the log takes batches now.
+    pub fn poll(&mut self, now: Now, has_space: bool, state: &impl Applies) -> Option<Actions> {
         loop {
-            let wake = tokio::select! {
-                biased;
-                Some(report) = self.durable.recv() => Wake::Durable(report),
-                count = self.queue.recv_many(&mut inputs, limits::INPUTS_MAX) => {
-                    if count == 0 { Wake::Stop } else { Wake::Inputs }
+            if let Some(work) = state.poll(&mut self.replica) {
+                self.absorb(work);
+            } else if self.outbox.is_empty() {
+                let may_propose =
+                    self.writes.len() < limits::WRITES_INFLIGHT_MAX && !self.writes.is_refused();
+                let is_done = !(may_propose && self.propose(now, has_space, state));
+                if is_done && !self.refuse_overdue(now, state) {
+                    return None;
                 }
-                _ = ticks.tick(), if self.core.needs_ticks() => Wake::Tick,
-                _ = self.around.stop.wait_for(|stop| *stop) => Wake::Stop,
+            }
+            if !self.outbox.is_empty() {
+                return Some(std::mem::take(&mut self.outbox));
+            }
+        }
+    }
+
+    /// Ends everything: the answers of all who wait.
+    pub fn stop(&mut self) -> Vec<(Caller, Answer)> {
+        for waiter in std::mem::take(&mut self.waiters).into_values() {
+            let error = match waiter {
+                Waiter::Appends(_) | Waiter::Command { .. } => ProposeError::Unknown,
+                Waiter::Read(_) => ProposeError::Stopped,
             };
-            match wake {
-                Wake::Inputs => inputs.drain(..).for_each(|input| self.take(input)),
-                Wake::Durable((number, Ok(()))) => self.event(Event::Durable(number)),
-                Wake::Durable((number, Err(error))) => match failure(&error) {
-                    None => self.event(Event::NoSpace(number)),
-                    Some(Ended::Closed) => {
-                        // The log's thread ended, and its supervisor says why.
-                        let _ = self.around.stop.wait_for(|stop| *stop).await;
-                        return Ok(());
-                    }
-                    Some(Ended::Failed(failure)) => {
-                        error!(shard = %self.shard.id(), %error, "the write-ahead log failed");
-                        return Err(failure);
-                    }
-                },
-                Wake::Tick => self.event(Event::Tick),
-                Wake::Stop => return Ok(()),
-            }
-            self.settle();
+            self.resolve(waiter, Err(error));
         }
-    }
-
-    fn now(&self) -> Now {
-        Now { at: self.begun.elapsed(), time_ms: (self.around.clock_ms)() }
-    }
-
-    fn event(&mut self, event: Event) {
-        let now = self.now();
-        self.core.take(event, now);
-    }
-
-    fn take(&mut self, input: Input) {
-        let caller = self.next_caller;
-        self.next_caller += 1;
-        let (event, reply) = match input {
-            Input::Append { items, order, done } => {
-                (Event::Append { caller, items, order }, Reply::Appended(done))
-            }
-            Input::Propose { command, done } => {
-                (Event::Propose { caller, command }, Reply::Proposed(done))
-            }
-            Input::ReadBarrier { done } => (Event::Read { caller }, Reply::Read(done)),
-            Input::Capture { done } => {
-                let _ = done.send(self.capture());
-                return;
-            }
-        };
-        self.replies.insert(caller, reply);
-        self.event(event);
-    }
-
-    fn capture(&self) -> Capture {
-        let replica = self.core.replica();
-        let (index, term) = replica.applied();
-        Capture {
-            replica: replica.id(),
-            index,
-            term,
-            members: replica.members().clone(),
-            state: self.shard.state().clone(),
-            logs: self.shard.logs(),
+        while let Some(pending) = self.queue.pop_front() {
+            self.refuse(pending, ProposeError::Stopped);
         }
+        std::mem::take(&mut self.outbox).answers
     }
 
-    /// Does all that can be done without waiting.
-    fn settle(&mut self) {
-        let shard = Arc::clone(&self.shard);
-        while let Some(actions) = self.core.poll(self.now(), !self.around.wal.is_full(), &*shard) {
-            self.carry_out(actions);
+    fn take_appends(&mut self, caller: Caller, items: Vec<Append>, order: SendOrder, now: Now) {
+        let largest = items.iter().map(|item| item.batch.len()).max().unwrap_or(0);
+        if largest > limits::BATCH_BYTES_MAX {
+            let (size_bytes, size_bytes_max) = (largest, limits::BATCH_BYTES_MAX);
+            let error = ProposeError::TooLarge { size_bytes, size_bytes_max };
+            return self.answer(caller, Answer::Appended(Err(error)));
         }
+        if items.is_empty() {
+            return self.answer(caller, Answer::Appended(Ok(Vec::new())));
+        }
+        let call = Call { results: Vec::new(), proposed: 0, left: items.len(), order };
+        self.calls.insert(caller, call);
+        let what = Proposal::Appends(items.into());
+        self.queue.push_back(Pending { caller, since: now.at, what });
     }
 
-    fn carry_out(&mut self, actions: Actions) {
-        let Actions { writes, effects, answers, leads } = actions;
-        self.shard.set_applied(self.core.replica().applied().0);
-        writes.into_iter().for_each(|write| self.submit(write));
-        for effect in &effects {
-            self.carry_out_effect(effect);
-        }
-        if !effects.is_empty() {
-            self.around.observer.applied(self.shard.id(), &effects);
-        }
-        for (caller, answer) in answers {
-            self.answer(caller, answer);
-        }
-        if let Some(term) = leads {
-            debug!(shard = %self.shard.id(), ?term, "leadership changed");
-            self.shard.set_leading(term);
-            self.around.observer.leads(self.shard.id(), term);
-        }
+    fn ticket(&mut self, waiter: Waiter) -> Ticket {
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        self.waiters.insert(ticket, waiter);
+        ticket
     }
 
-    fn submit(&self, write: Write) {
-        let (report, number) = (self.report.clone(), write.number);
-        let done = move |result| {
-            // The loop may have ended; then nobody waits for this any more.
-            let _ = report.send((number, result));
-        };
-        self.around.wal.submit(write.records, Box::new(done));
-    }
-
-    /// Receivers that are gone have stopped waiting: that is theirs to decide.
     fn answer(&mut self, caller: Caller, answer: Answer) {
-        match (self.replies.remove(&caller), answer) {
-            (Some(Reply::Appended(done)), Answer::Appended(result)) => drop(done.send(result)),
-            (Some(Reply::Proposed(done)), Answer::Proposed(result)) => drop(done.send(result)),
-            (Some(Reply::Read(done)), Answer::Read(result)) => drop(done.send(result)),
-            (reply, answer) => unreachable!("{reply:?} was answered with {answer:?}"),
+        self.outbox.answers.push((caller, answer));
+    }
+
+    /// Proposes what becomes the next write; whether anything was proposed or answered.
+    fn propose(&mut self, now: Now, has_space: bool, state: &impl Applies) -> bool {
+        let mut bytes = 0;
+        for count in 0..limits::ENTRIES_PER_WRITE_MAX {
+            if bytes >= limits::ENTRY_BYTES_MAX {
+                return true;
+            }
+            match self.propose_next(now, has_space, state) {
+                Some(size_bytes) => bytes += size_bytes,
+                None => return count > 0,
+            }
+        }
+        true
+    }
+
+    /// Proposes the oldest that waits; its size, 0 if it was refused, `None` if it has to wait.
+    fn propose_next(&mut self, now: Now, has_space: bool, state: &impl Applies) -> Option<usize> {
+        self.obstacle = None;
+        if let Some(pending) = self.pop_behind() {
+            self.refuse(pending, ProposeError::Behind);
+            return Some(0);
+        }
+        let (command, waiter) = match self.queue.pop_front()? {
+            Pending { caller, since, what: Proposal::Command(command) } => {
+                (command, Waiter::Command { caller, since })
+            }
+            appends @ Pending { what: Proposal::Appends(_), .. } => {
+                self.queue.push_front(appends);
+                if !has_space {
+                    self.obstacle = Some(ProposeError::Full);
+                    return None;
+                }
+                self.join()
+            }
+        };
+        match self.replica.propose(self.next_ticket, &command, now.time_ms) {
+            Ok(size_bytes) => {
+                if let Waiter::Appends(parts) = &waiter {
+                    for part in parts {
+                        self.call(part.caller).proposed += part.count;
+                    }
+                }
+                self.ticket(waiter);
+                Some(size_bytes)
+            }
+            Err(ProposeError::Busy) => {
+                self.obstacle = Some(ProposeError::Busy);
+                self.put_back(command, waiter);
+                None
+            }
+            Err(error) => {
+                match waiter {
+                    Waiter::Appends(parts) => {
+                        let Command::Append(items) = &command else {
+                            unreachable!("batches are joined into an append")
+                        };
+                        self.fail_parts(&parts, items, error, state);
+                    }
+                    waiter @ (Waiter::Command { .. } | Waiter::Read(_)) => {
+                        self.resolve(waiter, Err(error));
+                    }
+                }
+                Some(0)
+            }
         }
     }
 
-    fn carry_out_effect(&self, effect: &Effect) {
-        match effect {
-            Effect::Appended { partition, batch, time_ms } => {
-                let log = self.shard.log(partition).expect("an open partition has a log");
-                log.append(batch.clone(), *time_ms);
+    fn call(&mut self, caller: Caller) -> &mut Call {
+        self.calls.get_mut(&caller).expect("batches that wait belong to a call")
+    }
+
+    /// Joins the batches that are next in line into one entry.
+    fn join(&mut self) -> (Command, Waiter) {
+        let (mut items, mut parts, mut bytes) = (Vec::new(), Vec::new(), 0);
+        while let Some(Pending { caller, since, what: Proposal::Appends(waiting) }) =
+            self.queue.front_mut()
+        {
+            if self.calls.get(caller).is_some_and(|call| call.order.is_ended()) {
+                break;
             }
-            Effect::Opened(partition) => {
-                self.shard.insert_log(*partition, self.around.logs.open(*partition));
+            let mut count = 0;
+            while let Some(next) = waiting.front() {
+                bytes += command::item_len(next);
+                if bytes > limits::ENTRY_BYTES_MAX && !items.is_empty() {
+                    break;
+                }
+                items.extend(waiting.pop_front());
+                count += 1;
             }
-            Effect::Closed(partition) => {
-                if let Some(log) = self.shard.remove_log(partition) {
-                    self.around.logs.closed(*partition, log);
+            if count > 0 {
+                parts.push(Part { caller: *caller, since: *since, count });
+            }
+            if !waiting.is_empty() {
+                break;
+            }
+            self.queue.pop_front();
+        }
+        (Command::Append(items), Waiter::Appends(parts))
+    }
+
+    /// The engine takes no more now: what was to be proposed goes back to the head of the queue.
+    fn put_back(&mut self, command: Command, waiter: Waiter) {
+        match (command, waiter) {
+            (Command::Append(mut items), Waiter::Appends(parts)) => {
+                for Part { caller, since, count } in parts.into_iter().rev() {
+                    let back = items.split_off(items.len() - count);
+                    match self.queue.front_mut() {
+                        Some(Pending { caller: first, what: Proposal::Appends(rest), .. })
+                            if *first == caller =>
+                        {
+                            back.into_iter().rev().for_each(|item| rest.push_front(item));
+                        }
+                        Some(_) | None => {
+                            let what = Proposal::Appends(back.into());
+                            self.queue.push_front(Pending { caller, since, what });
+                        }
+                    }
                 }
             }
-            Effect::LogStart { partition, offset } => {
-                if let Some(log) = self.shard.log(partition) {
-                    log.set_log_start(*offset);
-                }
+            (command, Waiter::Command { caller, since }) => {
+                let what = Proposal::Command(command);
+                self.queue.push_front(Pending { caller, since, what });
             }
-            Effect::Committed { .. } | Effect::GroupChanged(_) | Effect::CatalogChanged(_) => {}
+            (_, Waiter::Appends(_) | Waiter::Read(_)) => {
+                unreachable!("batches are joined into an append, and a read proposes nothing")
+            }
         }
     }
-}
 
-/// How the WAL ended a driver.
-enum Ended {
-    Closed,
-    Failed(Failure),
-}
-
-/// What an error of the WAL means; `None` when the same write may be taken later. One that follows a
-/// refused one leaves a hole.
-fn failure(error: &WalError) -> Option<Ended> {
-    match error {
-        WalError::Full { .. } | WalError::NotContiguous { .. } => None,
-        WalError::TooLarge { .. } => {
-            let why = format!("an entry was proposed that can never be written: {error}");
-            Some(Ended::Failed(Failure::Fault(why)))
+    /// Refuses what could not be proposed for too long; whether there was any.
+    fn refuse_overdue(&mut self, now: Now, state: &impl Applies) -> bool {
+        let is_refused = self.writes.is_refused();
+        let obstacle = if is_refused {
+            Some(ProposeError::Full)
+        } else if self.writes.len() < limits::WRITES_INFLIGHT_MAX {
+            self.obstacle
+        } else {
+            // A write is under way, however slow: its end changes something.
+            None
+        };
+        let Some(obstacle) = obstacle else { return false };
+        // A command behind batches that find no space can be proposed once they are refused.
+        let is_held = |what: &Proposal| match what {
+            Proposal::Appends(_) => true,
+            Proposal::Command(_) => is_refused || obstacle == ProposeError::Busy,
+        };
+        let mut any = false;
+        while let Some(pending) = self.queue.pop_front_if(|pending| {
+            now.at.saturating_sub(pending.since) > limits::FULL_WAIT_MAX && is_held(&pending.what)
+        }) {
+            if let Proposal::Appends(items) = &pending.what {
+                self.end_order(pending.caller, items, state);
+            }
+            self.refuse(pending, obstacle);
+            any = true;
         }
-        WalError::Failed(_) => Some(Ended::Failed(Failure::Disk(error.to_string()))),
-        WalError::Closed => Some(Ended::Closed),
+        any
+    }
+
+    /// The oldest that waits, if a batch before it was not taken.
+    fn pop_behind(&mut self) -> Option<Pending> {
+        let calls = &self.calls;
+        self.queue.pop_front_if(|pending| match pending.what {
+            Proposal::Appends(_) => {
+                calls.get(&pending.caller).is_some_and(|call| call.order.is_ended())
+            }
+            Proposal::Command(_) => false,
+        })
+    }
+
+    /// These batches are not taken: if one is of a new producer, none that follows may be.
+    fn end_order<'a>(
+        &self,
+        caller: Caller,
+        items: impl IntoIterator<Item = &'a Append>,
+        state: &impl Applies,
+    ) {
+        if let Some(call) = self.calls.get(&caller)
+            && items.into_iter().any(|item| state.is_of_new_producer(item))
+        {
+            call.order.end();
+        }
+    }
+
+    /// Gives up the calls whose batches were joined into an entry that was not taken.
+    fn fail_parts(
+        &mut self,
+        parts: &[Part],
+        mut items: &[Append],
+        error: ProposeError,
+        state: &impl Applies,
+    ) {
+        for part in parts {
+            let (of_part, rest) = items.split_at(part.count);
+            self.end_order(part.caller, of_part, state);
+            self.fail(part.caller, error);
+            items = rest;
+        }
+    }
+
+    /// Answers what was not proposed.
+    fn refuse(&mut self, pending: Pending, error: ProposeError) {
+        match pending.what {
+            Proposal::Appends(_) => self.fail(pending.caller, error),
+            Proposal::Command(_) => self.answer(pending.caller, Answer::Proposed(Err(error))),
+        }
+    }
+
+    /// Gives up a call, whose other batches may be proposed or applied already.
+    fn fail(&mut self, caller: Caller, error: ProposeError) {
+        // Several entries may carry parts of it: the first error answers it.
+        let Some(call) = self.calls.remove(&caller) else { return };
+        let nothing_happened = call.results.is_empty() && call.proposed == 0;
+        let error = if nothing_happened { error } else { ProposeError::Unknown };
+        self.queue.retain(|pending| pending.caller != caller);
+        self.answer(caller, Answer::Appended(Err(error)));
+    }
+
+    fn resolve(&mut self, waiter: Waiter, outcome: Result<Outcome, ProposeError>) {
+        match (waiter, outcome) {
+            (Waiter::Command { caller, .. }, outcome) => {
+                self.answer(caller, Answer::Proposed(outcome));
+            }
+            (Waiter::Read(caller), outcome) => {
+                self.answer(caller, Answer::Read(outcome.map(|_| ())));
+            }
+            (Waiter::Appends(parts), Ok(Outcome::Appended(results))) => {
+                let mut results = results.into_iter();
+                for part in parts {
+                    self.appended(&part, results.by_ref().take(part.count));
+                }
+            }
+            (Waiter::Appends(_), Ok(_)) => unreachable!("an append has one result per batch"),
+            (Waiter::Appends(parts), Err(error)) => {
+                for part in parts {
+                    if let Some(call) = self.calls.get_mut(&part.caller)
+                        && error.certainty() != Certainty::Unknown
+                    {
+                        call.proposed -= part.count;
+                    }
+                    if let Some(call) = self.calls.get(&part.caller) {
+                        call.order.end();
+                    }
+                    self.fail(part.caller, error);
+                }
+            }
+        }
+    }
+
+    fn appended(
+        &mut self,
+        part: &Part,
+        results: impl Iterator<Item = Result<Appended, AppendRefusal>>,
+    ) {
+        // The call may have failed already; its results are taken all the same.
+        let results: Vec<_> = results.collect();
+        let Some(call) = self.calls.get_mut(&part.caller) else { return };
+        call.proposed -= part.count;
+        call.left -= part.count;
+        call.results.extend(results);
+        if call.left == 0
+            && let Some(call) = self.calls.remove(&part.caller)
+        {
+            self.answer(part.caller, Answer::Appended(Ok(call.results)));
+        }
+    }
+
+    fn absorb(&mut self, work: Work) {
+        let write = work.write.and_then(|write| self.writes.push(write));
+        self.outbox.writes.extend(write);
+        self.outbox.effects.extend(work.effects);
+        for (ticket, outcome) in work.outcomes {
+            if let Some(waiter) = self.waiters.remove(&ticket) {
+                self.resolve(waiter, outcome);
+            }
+        }
+        for (ticket, result) in work.reads {
+            if let Some(Waiter::Read(caller)) = self.waiters.remove(&ticket) {
+                self.answer(caller, Answer::Read(result));
+            }
+        }
+        self.outbox.leads = work.leads.or(self.outbox.leads.take());
     }
 }
 

@@ -27,6 +27,11 @@ pub const COMMAND_BYTES_MAX: usize = 8 << 20;
 /// payloads together are [`ENTRY_BYTES_MAX`] bytes before the last one is added.
 pub const ENTRIES_PER_WRITE_MAX: usize = 64;
 
+/// What one submission takes in the log at most, bytes: the payloads of its entries, and what each
+/// entry adds.
+pub const WRITE_BYTES_MAX: usize =
+    ENTRY_BYTES_MAX + ENTRY_BYTES_HARD_MAX + ENTRIES_PER_WRITE_MAX * ENTRY_OVERHEAD_BYTES;
+
 /// Entries handed to `apply` at once. Recovery replays in pieces of this size.
 pub const COMMITTED_BYTES_MAX: u64 = 8 << 20;
 
@@ -44,9 +49,6 @@ pub const WRITES_INFLIGHT_MAX: usize = 2;
 
 /// How long batches wait for space in a full log before they are refused.
 pub const FULL_WAIT_MAX: Duration = Duration::from_secs(5);
-
-/// Inputs taken from the queue at once.
-pub const INPUTS_MAX: usize = 1024;
 
 /// Producers of one partition whose last batches are remembered. Beyond it those that have been
 /// silent for longest are forgotten: a retry of theirs is no longer recognised.
@@ -72,42 +74,9 @@ pub const ELECTION_TICKS: usize = 10;
 /// Ticks between heartbeats.
 pub const HEARTBEAT_TICKS: usize = 2;
 
-/// A tail this long is written to segments without waiting for a checkpoint.
-pub const TAIL_BYTES_TO_FLUSH: usize = 1 << 20;
-
-/// Logs that were flushed and not synced, unless the options say less. Each has two files open.
-pub const UNSYNCED_LOGS_MAX: usize = 1536;
-
-/// Spill and tail of a partition that are smaller together go to the shard's spill file at a
-/// checkpoint, not to a segment.
-pub const SPILL_BYTES_MAX: usize = 32 << 10;
-
-/// So many syncs of segments that somebody waits for are made together instead of one after the other.
-pub const SYNCED_TOGETHER_MIN: usize = 64;
-
-/// Syncs under way at once when they are made together.
-pub const SYNCS_TOGETHER: usize = 8;
-
-/// Runs of a partition in spill files. Above it a checkpoint writes them anew as one.
-pub const SPILL_RUNS_MAX: usize = 4;
-
-/// Between two looks for partitions that are to be compacted, milliseconds.
-pub const COMPACTION_INTERVAL_MS: i64 = 15_000;
-
-/// Memory for the keys of the partition that is being compacted.
-pub const COMPACTION_KEYS_BYTES_MAX: usize = 16 << 20;
-
-/// What the records of one batch may take when they are decompressed to be compacted.
-pub const COMPACTION_RECORDS_BYTES_MAX: usize = 128 << 20;
-
 const _: () = assert!(ENTRY_BYTES_MAX as u64 <= MESSAGE_BYTES_MAX, "an entry fits a message");
 const _: () = assert!(ENTRY_BYTES_MAX <= BATCH_BYTES_MAX, "joined batches fit an entry");
 const _: () = assert!(COMMAND_BYTES_MAX + ENTRY_OVERHEAD_BYTES <= ENTRY_BYTES_HARD_MAX);
-const _: () = assert!(
-    (ENTRY_BYTES_MAX + ENTRY_BYTES_HARD_MAX + ENTRIES_PER_WRITE_MAX * ENTRY_OVERHEAD_BYTES) as u64
-        <= ropewalk_wal::round_records_bytes_max(ropewalk_wal::FILE_BYTES),
-    "a submission fits a log file"
-);
 const _: () =
     assert!(MESSAGE_BYTES_MAX <= COMMITTED_BYTES_MAX, "apply takes what a message brings");
 const _: () = assert!(COMMITTED_BYTES_MAX <= UNCOMMITTED_BYTES_MAX);

@@ -14,13 +14,12 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use ropewalk_wal::{Record, ReplicaKey};
 
 use crate::command::{self, Command, Envelope};
 use crate::engine::{Engine, EngineError, Entry, EntryKind, HardState, Members, NotTaken, Start};
-use crate::handle::ProposeError;
-use crate::id::{ReplicaId, ShardId};
+use crate::id::ReplicaId;
 use crate::limits;
+use crate::proposal::ProposeError;
 use crate::state::{Effect, Outcome, State};
 
 /// Names a proposal or a read until it is resolved. The caller draws them; each is used once.
@@ -29,7 +28,7 @@ pub type Ticket = u64;
 /// One replica.
 #[derive(Debug)]
 pub struct Replica {
-    key: ReplicaKey,
+    id: ReplicaId,
     engine: Engine,
     members: Members,
     applied: (u64, u64),
@@ -69,13 +68,15 @@ pub struct Work {
     pub leads: Option<Option<u64>>,
 }
 
-/// Records for the WAL.
+/// What has to be made durable together, in the replica's part of the write-ahead log.
 #[derive(Debug, Clone)]
 pub struct Write {
     /// What to report.
     pub number: u64,
-    /// What to write.
-    pub records: Vec<Record>,
+    /// New entries, in order; an earlier entry at the same index or above is replaced.
+    pub entries: Vec<Entry>,
+    /// Votes, if they changed: written after the entries.
+    pub hard_state: Option<HardState>,
 }
 
 impl Replica {
@@ -83,12 +84,12 @@ impl Replica {
     ///
     /// # Errors
     /// When the engine finds the start inconsistent.
-    pub fn new(shard: ShardId, start: Start) -> Result<Self, EngineError> {
-        let key = ReplicaKey { shard: shard.0, replica: start.replica };
+    pub fn new(start: Start) -> Result<Self, EngineError> {
+        let id = ReplicaId(start.replica);
         let members = start.members.clone();
         let applied = start.snapshot;
         Ok(Self {
-            key,
+            id,
             engine: Engine::new(start)?,
             members,
             applied,
@@ -102,16 +103,10 @@ impl Replica {
         })
     }
 
-    /// Which replica of which shard.
-    #[must_use]
-    pub fn key(&self) -> ReplicaKey {
-        self.key
-    }
-
     /// Its number in the catalog.
     #[must_use]
     pub fn id(&self) -> ReplicaId {
-        ReplicaId(self.key.replica)
+        self.id
     }
 
     /// Index and term of the last applied entry.
@@ -203,7 +198,11 @@ impl Replica {
         };
         self.hard_state = ready.hard_state.or(self.hard_state);
         if ready.must_sync || !ready.entries.is_empty() {
-            work.write = Some(self.write(ready.number, ready.entries));
+            work.write = Some(Write {
+                number: ready.number,
+                entries: ready.entries,
+                hard_state: self.hard_state.take(),
+            });
         }
         for entry in ready.committed {
             self.apply(state, entry, &mut work);
@@ -214,24 +213,6 @@ impl Replica {
         self.settle_reads(&mut work);
         self.follow_leadership(&mut work);
         Some(work)
-    }
-
-    fn write(&mut self, number: u64, entries: Vec<Entry>) -> Write {
-        let key = self.key;
-        let mut records = Vec::with_capacity(entries.len() + 1);
-        records.extend(entries.into_iter().map(|entry| Record::Entry {
-            key,
-            index: entry.index,
-            term: entry.term,
-            kind: entry.kind as u8,
-            data: entry.data.into(),
-        }));
-        if let Some(state) = self.hard_state.take() {
-            let HardState { term, vote, commit } = state;
-            let state = ropewalk_wal::HardState { term, vote, commit };
-            records.push(Record::HardState { key, state });
-        }
-        Write { number, records }
     }
 
     fn apply(&mut self, state: &mut State, entry: Entry, work: &mut Work) {

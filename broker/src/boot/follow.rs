@@ -2,10 +2,11 @@
 
 use std::sync::{Arc, OnceLock, Weak};
 
+use ropewalk_node::Node;
+use ropewalk_node::Observer;
 use ropewalk_segment::SegmentConfig;
-use ropewalk_shard::checkpoint;
-use ropewalk_shard::node::Node;
-use ropewalk_shard::{Effect, Observer, PartitionId, ShardId};
+use ropewalk_shard::{Effect, PartitionId, ShardId};
+use ropewalk_store::policy;
 
 use crate::admin::Bells;
 use crate::catalog::View;
@@ -70,14 +71,14 @@ impl Observer for Follower {
 #[derive(Debug)]
 pub(super) struct Policy(pub(super) Arc<View>);
 
-impl checkpoint::Policy for Policy {
+impl policy::Policy for Policy {
     fn segments(&self, partition: PartitionId) -> SegmentConfig {
         self.0.by_id(partition.topic).map(|topic| topic.config.segment).unwrap_or_default()
     }
 
-    fn compaction(&self, partition: PartitionId) -> Option<checkpoint::CompactionPolicy> {
+    fn compaction(&self, partition: PartitionId) -> Option<policy::CompactionPolicy> {
         let topic = self.0.by_id(partition.topic).filter(|topic| topic.config.compacts())?;
-        Some(checkpoint::CompactionPolicy {
+        Some(policy::CompactionPolicy {
             dirty_ratio_min: topic.config.dirty_ratio_min,
             delete_retention_ms: topic.config.delete_retention_ms,
             lag_ms_min: topic.config.compaction_lag_ms_min,

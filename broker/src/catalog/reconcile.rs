@@ -15,10 +15,11 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ropewalk_node::Node;
+use ropewalk_node::ShardHandle;
 use ropewalk_shard::command::{Command, OpenPartition, ShardCommand, StartPosition};
-use ropewalk_shard::node::Node;
 use ropewalk_shard::state::catalog::Binding;
-use ropewalk_shard::{PartitionId, ProposeError, Shard, ShardId, TopicId};
+use ropewalk_shard::{PartitionId, ProposeError, ShardId, TopicId};
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
@@ -144,7 +145,7 @@ impl Reconciler {
         Ok(())
     }
 
-    fn home_of(&self, group: &str) -> Option<&Arc<Shard>> {
+    fn home_of(&self, group: &str) -> Option<&Arc<ShardHandle>> {
         let home = self.node.catalog().state().catalog.as_ref().map(|c| c.shard_of(group));
         self.node.shard(home?)
     }
@@ -240,7 +241,7 @@ impl Reconciler {
 
     async fn close(
         &self,
-        shard: &Arc<Shard>,
+        shard: &Arc<ShardHandle>,
         gone: impl Fn(TopicId) -> bool,
     ) -> Result<(), ProposeError> {
         let (partitions, committed) = {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use ropewalk_node::Node;
 use ropewalk_shard::command::{self, CatalogCommand, Command, ConfigResource, PartitionHome};
-use ropewalk_shard::node::Node;
 use ropewalk_shard::state::catalog::{Answer, Refusal};
 use ropewalk_shard::{Outcome, PartitionId, ProposeError, ShardId, TopicId};
 

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use ropewalk_shard::node::Node;
-use ropewalk_shard::{PartitionId, PartitionLog, TopicId};
+use ropewalk_node::Node;
+use ropewalk_shard::{PartitionId, TopicId};
+use ropewalk_store::PartitionLog;
 use serde::Serialize;
 
 use super::Figures;

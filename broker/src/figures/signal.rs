@@ -6,8 +6,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use ropewalk_shard::node::Node;
-use ropewalk_shard::{PartitionId, PartitionLog, ShardId};
+use ropewalk_node::Node;
+use ropewalk_shard::{PartitionId, ShardId};
+use ropewalk_store::PartitionLog;
 
 use super::Figures;
 use super::report::{GroupCommits, length, logs, next_of, rounded};

@@ -20,6 +20,7 @@
 //! When a shard begins to lead, the machines of its groups that have members are restored at once,
 //! so that members that died with the old coordinator time out.
 
+mod pauses;
 mod seat;
 mod alarm;
 mod listing;
@@ -34,9 +35,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use ropewalk_node::Node;
+use ropewalk_node::ShardHandle;
 use ropewalk_shard::command::MemberClaim;
-use ropewalk_shard::node::Node;
-use ropewalk_shard::{ProposeError, Shard, ShardId};
+use ropewalk_shard::{ProposeError, ShardId};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::info;
@@ -290,7 +292,7 @@ impl Coordinator {
     }
 
     /// The group's shard, and the term in which it leads here.
-    fn home_of(&self, group: &str) -> Result<(&Arc<Shard>, u64), Refusal> {
+    fn home_of(&self, group: &str) -> Result<(&Arc<ShardHandle>, u64), Refusal> {
         if self.is_stopping.load(Ordering::Acquire) {
             return Err(Refusal::NotAvailable);
         }
@@ -315,7 +317,7 @@ impl Coordinator {
         }
     }
 
-    fn seat(&self, shard: &Arc<Shard>, term: u64, group: &str) -> Arc<Seat> {
+    fn seat(&self, shard: &Arc<ShardHandle>, term: u64, group: &str) -> Arc<Seat> {
         let (seat, stale) = {
             let mut homes = self.homes.lock();
             let home = homes.entry(shard.id()).or_default();
@@ -338,7 +340,7 @@ impl Coordinator {
     }
 
     /// Restores every group of a shard that has members, so that their sessions run.
-    fn take_up(self: &Arc<Self>, shard: &Arc<Shard>) {
+    fn take_up(self: &Arc<Self>, shard: &Arc<ShardHandle>) {
         let Some(term) = shard.leading() else { return self.let_go(shard.id()) };
         let stale = {
             let mut homes = self.homes.lock();

@@ -8,8 +8,10 @@ use ropewalk_codec::delete_records_request::{DeleteRecordsPartition, DeleteRecor
 use ropewalk_codec::delete_records_response::{
     DeleteRecordsPartitionResult, DeleteRecordsResponse, DeleteRecordsTopicResult,
 };
+use ropewalk_node::ShardHandle;
 use ropewalk_shard::command::{Command, ShardCommand};
-use ropewalk_shard::{PartitionId, PartitionLog, Shard, ShardId};
+use ropewalk_shard::{PartitionId, ShardId};
+use ropewalk_store::PartitionLog;
 use tracing::info;
 use uuid::Uuid;
 
@@ -35,7 +37,7 @@ struct Moved {
 struct Move {
     /// Topic and partition in the response.
     place: (usize, usize),
-    shard: Arc<Shard>,
+    shard: Arc<ShardHandle>,
     log: Arc<PartitionLog>,
     id: PartitionId,
     before: i64,

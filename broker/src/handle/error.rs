@@ -7,8 +7,8 @@
 
 use ropewalk_batch::Refusal;
 use ropewalk_shard::ProposeError;
-use ropewalk_shard::log::ReadError;
 use ropewalk_shard::state::{AppendRefusal, catalog, group};
+use ropewalk_store::log::ReadError;
 
 use super::deadline::TimedOut;
 use crate::catalog::TopicError;
@@ -353,7 +353,7 @@ impl From<&catalog::Refusal> for ErrorCode {
 
 #[cfg(test)]
 mod tests {
-    use ropewalk_shard::handle::Certainty;
+    use ropewalk_shard::proposal::Certainty;
 
     use super::*;
 

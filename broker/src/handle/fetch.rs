@@ -15,7 +15,7 @@ use ropewalk_codec::fetch_response::{
     EpochEndOffset, FetchResponse, FetchableTopicResponse, PartitionData,
 };
 use ropewalk_codec::{Records, Str};
-use ropewalk_shard::log::{Chunk, PartitionLog};
+use ropewalk_store::log::{Chunk, PartitionLog};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;

@@ -11,7 +11,8 @@ use ropewalk_codec::list_offsets_request::{
 use ropewalk_codec::list_offsets_response::{
     ListOffsetsPartitionResponse, ListOffsetsResponse, ListOffsetsTopicResponse,
 };
-use ropewalk_shard::{Shard, ShardId};
+use ropewalk_node::ShardHandle;
+use ropewalk_shard::ShardId;
 use uuid::Uuid;
 
 use super::partition::Found;
@@ -80,7 +81,7 @@ async fn barriers(
     found: &[Vec<Result<Found, ErrorCode>>],
 ) -> BTreeMap<ShardId, Result<(), ErrorCode>> {
     let found = found.iter().flatten().flatten();
-    let shards: BTreeMap<ShardId, &Arc<Shard>> =
+    let shards: BTreeMap<ShardId, &Arc<ShardHandle>> =
         found.map(|found| (found.shard.id(), &found.shard)).collect();
     let passed = shards.into_iter().map(|(id, shard)| async move {
         (id, shard.read_barrier().await.map_err(ErrorCode::from))

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use ropewalk_codec::Str;
-use ropewalk_shard::{PartitionId, PartitionLog, Shard, ShardId, TopicId};
+use ropewalk_node::ShardHandle;
+use ropewalk_shard::{PartitionId, ShardId, TopicId};
+use ropewalk_store::PartitionLog;
 use uuid::Uuid;
 
 use super::{Context, ErrorCode};
@@ -15,7 +17,7 @@ pub(crate) struct Found {
     /// Its identity.
     pub(crate) id: PartitionId,
     /// Where it lives.
-    pub(crate) shard: Arc<Shard>,
+    pub(crate) shard: Arc<ShardHandle>,
     /// Its records.
     pub(crate) log: Arc<PartitionLog>,
     /// The epoch it is led in.

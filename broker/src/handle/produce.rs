@@ -19,11 +19,12 @@ use ropewalk_codec::produce_request::{PartitionProduceData, ProduceRequest, Topi
 use ropewalk_codec::produce_response::{
     BatchIndexAndErrorMessage, PartitionProduceResponse, ProduceResponse, TopicProduceResponse,
 };
+use ropewalk_node::ShardHandle;
+use ropewalk_shard::ShardId;
 use ropewalk_shard::command::Append;
-use ropewalk_shard::handle::{AppendResult, SendOrder};
 use ropewalk_shard::limits::{BATCH_BYTES_MAX, ENTRY_BYTES_MAX};
+use ropewalk_shard::proposal::{AppendResult, SendOrder};
 use ropewalk_shard::state::{AppendRefusal, Appended};
-use ropewalk_shard::{Shard, ShardId};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
@@ -56,7 +57,7 @@ struct Waiting {
 /// What goes to one shard.
 #[derive(Debug)]
 struct ToShard {
-    shard: Arc<Shard>,
+    shard: Arc<ShardHandle>,
     items: Vec<Append>,
     places: Vec<(usize, usize, bool)>,
 }
@@ -236,7 +237,7 @@ fn take(
     topic: &TopicView,
     data: PartitionProduceData,
     now_ms: i64,
-) -> Result<(Arc<Shard>, Append, bool), PartitionProduceResponse> {
+) -> Result<(Arc<ShardHandle>, Append, bool), PartitionProduceResponse> {
     let index = data.index;
     let found = ctx.partition(topic, index).map_err(|code| refused(call, index, code, None))?;
     let bytes = data.records.single().unwrap_or_default();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ropewalk_codec::api_versions_response::ApiVersionsResponse;
 use ropewalk_codec::{decode_response, encode_request};
-use ropewalk_shard::handle::SendOrder;
+use ropewalk_shard::proposal::SendOrder;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

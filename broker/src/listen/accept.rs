@@ -1,14 +1,12 @@
 //! Accepts connections within the limits, and lets them finish when the broker stops.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use parking_lot::Mutex;
-use ropewalk_shard::handle::SendOrder;
+use ropewalk_shard::proposal::SendOrder;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -19,32 +17,10 @@ use tracing::{Level, debug, error, info, warn};
 use crate::limits;
 use crate::listen::connection::{Connection, Shared};
 use crate::listen::metrics::{Closed, Metrics, Refused};
+use crate::listen::options::{ConnectionLimits, Options};
 use crate::listen::{Close, Lanes, Peer, Service};
 use crate::log_limit::LogLimit;
 use crate::supervision;
-
-/// What the listeners of a broker are told.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// `socket.request.max.bytes`.
-    pub frame_bytes_max: usize,
-    /// `connections.max.idle.ms`.
-    pub idle_max: Duration,
-    /// A frame must be whole this long after its first byte, plus the time for its size.
-    pub frame_time_max: Duration,
-    /// An answer must be taken within this, plus the time for its size.
-    pub write_time_max: Duration,
-    /// How many connections there may be.
-    pub limits: Arc<dyn ConnectionLimits>,
-}
-
-/// How many connections there may be; asked for each new one, since both can change at run time.
-pub trait ConnectionLimits: Send + Sync + fmt::Debug {
-    /// `max.connections`, over all listeners.
-    fn connections_max(&self) -> usize;
-    /// `max.connections.per.ip`.
-    fn connections_per_ip_max(&self) -> usize;
-}
 
 /// All listeners of a broker: what they share, and how many connections there are.
 #[derive(Debug)]

@@ -81,17 +81,18 @@ mod frame;
 mod usage;
 mod files;
 mod plan;
+mod recovered;
+mod active;
+mod aside;
 mod log;
 mod recover;
 mod writer;
 
+pub use aside::SetAside;
 pub use files::{Location, Reader};
-pub use log::{
-    FILE_BYTES, OpenError, Options, Round, SetAside, SetAsideError, Wal, WalError,
-    round_records_bytes_max,
-};
+pub use log::{FILE_BYTES, Options, Round, SetAsideError, Wal, WalError, round_records_bytes_max};
 pub use record::{HardState, Payload, Record, ReplicaKey};
-pub use recover::{EntryMeta, Recovered, RecoveredReplica};
+pub use recovered::{EntryMeta, OpenError, Recovered, RecoveredReplica};
 pub use writer::{
     Answers, Body, Done, Guard, ROUND_BYTES_MAX, RoundReport, Stats, Submission, WalHandle, Writer,
 };

@@ -15,9 +15,8 @@
 //!
 //! See [`crate::recover`].
 
-mod active;
-mod aside;
 mod open;
+mod set_aside;
 mod space;
 
 use std::collections::VecDeque;
@@ -28,6 +27,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use ropewalk_disk::{Aligned, Disk};
 
+use crate::active::Active;
+use crate::aside::Asides;
 use crate::files::{Chore, ChoreDone, Location, Purpose, Reader, Spares};
 use crate::header::{self, FileHeader};
 use crate::layout::align_up;
@@ -36,12 +37,7 @@ use crate::record::{Record, ReplicaKey};
 use crate::replicas::{Change, Replicas};
 use crate::usage::Usage;
 
-pub(crate) use active::Active;
-pub(crate) use aside::{
-    ASIDE_SEQUENCE_MIN, Aside, Asides, parse_name as parse_aside_name, path_of as aside_path,
-};
-pub use aside::{SetAside, SetAsideError};
-pub use open::OpenError;
+pub use set_aside::SetAsideError;
 
 /// Spare files that are kept ready: the next file, and the reserve.
 const SPARES_WANTED: usize = 2;

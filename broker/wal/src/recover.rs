@@ -21,20 +21,18 @@ mod scan;
 mod salvage;
 mod replay;
 
-use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use ropewalk_disk::{Disk, File, Open};
 
-use crate::files::{self, Location};
+use crate::active::Active;
+use crate::aside::{self, ASIDE_SEQUENCE_MIN, Aside, Asides, SetAside};
+use crate::files;
 use crate::header::{self, FileHeader, Found};
-use crate::log::{
-    ASIDE_SEQUENCE_MIN, Active, Aside, Asides, OpenError, SetAside, aside_path, parse_aside_name,
-};
-use crate::record::{HardState, Record, ReplicaKey};
+use crate::record::{Record, ReplicaKey};
+use crate::recovered::{OpenError, Recovered};
 use crate::replicas::Replicas;
 use crate::usage::Usage;
 
@@ -46,50 +44,6 @@ use window::Window;
 /// part of the file that is kept for a start.
 const COPY_BYTES_MAX: u64 = 1 << 20;
 const COPY_SHARE: u64 = 4;
-
-/// One entry that is in the log, without its payload.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct EntryMeta {
-    /// Its place in the replica's log.
-    pub index: u64,
-    /// The term in which it was proposed.
-    pub term: u64,
-    /// The Raft engine's kind of entry.
-    pub kind: u8,
-    /// The length of its payload.
-    pub len_bytes: u32,
-    /// Where the payload is.
-    pub location: Location,
-}
-
-/// What the log knows of one replica.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct RecoveredReplica {
-    /// The last one written.
-    pub hard_state: HardState,
-    /// The last one written.
-    pub conf_state: Bytes,
-    /// (index, term): the log starts after it.
-    pub truncated: (u64, u64),
-    /// The entries from `truncated.0 + 1` on, without a hole.
-    pub entries: Vec<EntryMeta>,
-    /// Something of this replica was durable and is lost: why. It must not vote, and nothing
-    /// after [`RecoveredReplica::entries`] is known.
-    pub damage: Option<String>,
-}
-
-/// What the log knows.
-#[derive(Debug, Clone, Default)]
-pub struct Recovered {
-    /// Every replica that was not destroyed.
-    pub replicas: BTreeMap<ReplicaKey, RecoveredReplica>,
-    /// The size of the incomplete round at the end, if its header was whole.
-    pub torn_tail_bytes: u64,
-    /// How many rounds were replayed.
-    pub rounds: u64,
-    /// What a person may want to know: damage, and copies of headers that did not check out.
-    pub notes: Vec<String>,
-}
 
 /// A file of the log that was found.
 #[derive(Debug)]
@@ -157,7 +111,7 @@ impl Recovery {
             rounds: 0,
             notes: Vec::new(),
         };
-        for key in names.iter().filter_map(|name| parse_aside_name(name)) {
+        for key in names.iter().filter_map(|name| aside::parse_name(name)) {
             recovery.read_aside(disk, dir, key, failed)?;
         }
         for sequence in names.iter().filter_map(|name| files::parse_file_name(name)) {
@@ -177,7 +131,7 @@ impl Recovery {
         key: ReplicaKey,
         failed: &dyn Fn(io::Error) -> OpenError,
     ) -> Result<(), OpenError> {
-        let path = aside_path(dir, key);
+        let path = aside::path_of(dir, key);
         let file = disk.open(&path, Open::Read).map_err(failed)?;
         let (header, rounds_at) = match header::read(&*file).map_err(failed)? {
             Found::Version(found) => {

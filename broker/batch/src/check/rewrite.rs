@@ -4,7 +4,8 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 
-use crate::compression::{self, Compression};
+use crate::codec::Compression;
+use crate::compression;
 use crate::error::BatchError;
 use crate::frame::{self, Slice};
 use crate::header::{HEADER_LEN, Header};

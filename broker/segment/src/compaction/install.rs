@@ -21,7 +21,7 @@ use std::io;
 
 use crate::error::{Result, SegmentError};
 use crate::files::{CLEANED_INDEX, CLEANED_LOG, INDEX, LOG, SWAP_INDEX};
-use crate::view::{Segment, SegmentInfo, Shared};
+use crate::view::{Segment, SegmentInfo, Shared, Unfinished};
 
 /// Finished files that can take the place of one or several segments.
 #[derive(Debug)]
@@ -59,13 +59,6 @@ pub(crate) fn install(shared: &Shared, replacement: Replacement) -> Result<bool>
     drop(view);
     finish(shared)?;
     Ok(true)
-}
-
-/// A replacement that is committed and whose files may not have their names yet.
-#[derive(Debug)]
-pub(crate) struct Unfinished {
-    base_offset: i64,
-    replaced: Vec<SegmentInfo>,
 }
 
 /// Carries a committed replacement through, if one is left: an earlier attempt may have failed. May be called again

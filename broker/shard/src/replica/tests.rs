@@ -16,27 +16,11 @@ struct Written {
 
 impl Written {
     fn take(&mut self, write: Write) {
-        for record in write.records {
-            match record {
-                Record::Entry { index, term, kind, data, .. } => {
-                    self.entries.retain(|entry| entry.0 < index);
-                    let data = data.chunks().concat().into();
-                    self.entries.push((index, term, kind, data));
-                }
-                Record::HardState { state, .. } => {
-                    let ropewalk_wal::HardState { term, vote, commit } = state;
-                    self.hard_state = HardState { term, vote, commit };
-                }
-                other @ (Record::ConfState { .. }
-                | Record::Created { .. }
-                | Record::SnapshotInstalled { .. }
-                | Record::Truncated { .. }
-                | Record::ReplicaDestroyed { .. }
-                | Record::LossAccepted { .. }) => {
-                    panic!("not written by a replica: {other:?}")
-                }
-            }
+        for Entry { index, term, kind, data } in write.entries {
+            self.entries.retain(|entry| entry.0 < index);
+            self.entries.push((index, term, kind as u8, data));
         }
+        self.hard_state = write.hard_state.unwrap_or(self.hard_state);
     }
 }
 
@@ -62,7 +46,7 @@ fn start(written: &Written) -> Replica {
         entries: stored.collect(),
         source: Box::new(written.clone()),
     };
-    Replica::new(ShardId(1), start).expect("a sane start")
+    Replica::new(start).expect("a sane start")
 }
 
 /// A lone replica that has written nothing.
@@ -70,18 +54,7 @@ pub(crate) fn lone() -> Replica {
     start(&Written::default())
 }
 
-/// A lone replica whose log has one committed entry of these bytes.
-pub(crate) fn holding(data: &'static [u8]) -> Replica {
-    let hard_state = HardState { term: 1, vote: 2, commit: 2 };
-    start(&Written { entries: vec![(2, 1, 0, Bytes::from_static(data))], hard_state })
-}
-
-/// A lone replica whose log has one committed entry that cannot be read back. It begins all the same: the
-/// campaign reads no payloads of what is not applied.
-pub(crate) fn unreadable() -> Replica {
-    holding_from(Box::new(Written::default()))
-}
-
+/// A lone replica whose log has one committed entry, read back from `source`.
 fn holding_from(source: Box<dyn EntrySource>) -> Replica {
     let stored = Stored { index: 2, term: 1, kind: EntryKind::Normal, len_bytes: 5 };
     let start = Start {
@@ -92,7 +65,7 @@ fn holding_from(source: Box<dyn EntrySource>) -> Replica {
         entries: vec![stored],
         source,
     };
-    Replica::new(ShardId(1), start).expect("a sane start")
+    Replica::new(start).expect("a sane start")
 }
 
 /// A log for which there is no memory.

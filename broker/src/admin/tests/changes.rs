@@ -6,7 +6,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use ropewalk_shard::command::StartPosition;
-use ropewalk_shard::handle::SendOrder;
+use ropewalk_shard::proposal::SendOrder;
 
 use super::*;
 use crate::boot::{Broker, Start};

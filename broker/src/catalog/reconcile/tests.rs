@@ -35,7 +35,7 @@ async fn create(broker: &Broker, name: String) -> TopicId {
 }
 
 /// As an entry that was on its way when its topic was deleted.
-async fn open_orphan(broker: &Broker) -> (Arc<Shard>, PartitionId) {
+async fn open_orphan(broker: &Broker) -> (Arc<ShardHandle>, PartitionId) {
     let partition = PartitionId { topic: TopicId::random(), index: 0 };
     let shard = Arc::clone(broker.context().node.shard(ShardId(5)).expect("not damaged"));
     let open = ShardCommand::OpenPartitions(vec![OpenPartition { partition, epoch_base: 0 }]);
@@ -44,7 +44,7 @@ async fn open_orphan(broker: &Broker) -> (Arc<Shard>, PartitionId) {
     (shard, partition)
 }
 
-async fn closes(shard: &Shard, partition: PartitionId) {
+async fn closes(shard: &ShardHandle, partition: PartitionId) {
     let gone = async {
         while shard.log(&partition).is_some() {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -115,7 +115,7 @@ async fn a_pass_closes_no_partition_where_orphans_are_kept() {
     assert_eq!(keeping.orphans(), [partition]);
     // What is deleted by its id is closed all the same.
     keeping.forget(&[known]).await.expect("it leads");
-    let is_open = |shard: &Arc<Shard>| shard.logs().iter().any(|(id, _)| id.topic == known);
+    let is_open = |shard: &Arc<ShardHandle>| shard.logs().iter().any(|(id, _)| id.topic == known);
     assert!(!broker.context().node.shards().any(is_open));
 
     let closing = reconciler(&broker);
@@ -148,7 +148,7 @@ async fn a_repaired_catalog_gives_out_no_producer_id_twice() {
 async fn a_bound_group_begins_at_the_end_only_where_it_knew_of_an_end() {
     use ropewalk_batch::Builder;
     use ropewalk_shard::command::Append;
-    use ropewalk_shard::handle::SendOrder;
+    use ropewalk_shard::proposal::SendOrder;
 
     let (broker, _dir) = broker().await;
     let id = create(&broker, "t".to_owned()).await;

@@ -3,9 +3,10 @@
 use std::ops::Bound;
 use std::sync::Arc;
 
+use ropewalk_node::ShardHandle;
+use ropewalk_shard::PartitionId;
 use ropewalk_shard::command::ShardCommand;
 use ropewalk_shard::state::{Group, State};
-use ropewalk_shard::{PartitionId, Shard};
 use tracing::{debug, warn};
 
 use super::Coordinator;
@@ -19,14 +20,14 @@ use crate::supervision;
 /// How far a look through all groups has come.
 #[derive(Debug, Default)]
 pub(super) struct Look {
-    shards: Vec<Arc<Shard>>,
+    shards: Vec<Arc<ShardHandle>>,
     /// The last group that was looked at in the last of `shards`.
     after: Option<String>,
 }
 
 impl Look {
     /// The next groups, and their shard; `None` when there are no more.
-    fn next(&mut self) -> Option<(Arc<Shard>, Vec<String>)> {
+    fn next(&mut self) -> Option<(Arc<ShardHandle>, Vec<String>)> {
         let shard = Arc::clone(self.shards.last()?);
         let names = names(&shard.state(), self.after.take());
         match names.last() {
@@ -60,7 +61,7 @@ impl Coordinator {
         false
     }
 
-    fn expire_group(self: &Arc<Self>, shard: &Arc<Shard>, name: &str) {
+    fn expire_group(self: &Arc<Self>, shard: &Arc<ShardHandle>, name: &str) {
         let proposed = self.at_seat(name, |seat| {
             seat.step(self, |machine, _| {
                 let state = shard.state();

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use ropewalk_node::ShardHandle;
+use ropewalk_shard::PartitionId;
 use ropewalk_shard::command::{CommitOffsets, MemberClaim, OffsetCommit, ShardCommand};
 use ropewalk_shard::state::group::Committed;
-use ropewalk_shard::{PartitionId, Shard};
 
 use super::seat::durable;
 use super::{Coordinator, refusal};
@@ -45,7 +46,7 @@ impl Coordinator {
 
     /// Waits until everything that was acked before is visible in the group's shard, which is
     /// then to be read.
-    pub(crate) async fn caught_up(&self, group: &str) -> Result<Arc<Shard>, Refusal> {
+    pub(crate) async fn caught_up(&self, group: &str) -> Result<Arc<ShardHandle>, Refusal> {
         let (shard, _) = self.home_of(group)?;
         let shard = Arc::clone(shard);
         shard.read_barrier().await.map_err(refusal)?;

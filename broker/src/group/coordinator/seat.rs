@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
-use ropewalk_shard::Shard;
+use ropewalk_node::ShardHandle;
 use ropewalk_shard::command::{Command, ShardCommand};
 use ropewalk_shard::state::Outcome;
 use tokio::sync::oneshot;
 
-use super::standing::Pauses;
+use super::pauses::Pauses;
 use super::{Coordinator, refusal};
 use crate::group::Refusal;
 use crate::group::classic::{ClassicGroup, Join, Output, Persist, Reply, Token};
@@ -21,7 +21,7 @@ use crate::supervision;
 #[derive(Debug)]
 pub(super) struct Seat {
     group: String,
-    shard: Arc<Shard>,
+    shard: Arc<ShardHandle>,
     /// What the members of all groups say about themselves, bytes.
     all_bytes: Arc<AtomicUsize>,
     inner: Mutex<Inner>,
@@ -47,7 +47,7 @@ impl Seat {
     /// What its members say about themselves is counted in `all_bytes`.
     pub(super) fn new(
         group: String,
-        shard: Arc<Shard>,
+        shard: Arc<ShardHandle>,
         machine: ClassicGroup,
         all_bytes: Arc<AtomicUsize>,
     ) -> Arc<Self> {
@@ -68,7 +68,7 @@ impl Seat {
         &self.group
     }
 
-    pub(super) fn shard(&self) -> &Arc<Shard> {
+    pub(super) fn shard(&self) -> &Arc<ShardHandle> {
         &self.shard
     }
 

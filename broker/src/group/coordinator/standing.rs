@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::{Coordinator, Seat};
 use crate::group::assignment;
-use crate::group::classic::{MemberDescription, Phase};
+use crate::group::classic::MemberDescription;
 
 /// A group as it is watched.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,34 +32,6 @@ pub(crate) struct StandingMember {
     pub(crate) client_host: String,
     /// What it was given of the topic; nothing while the group rebalances.
     pub(crate) partitions: Vec<i32>,
-}
-
-/// How long a group's members have waited for each other.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Pauses {
-    since_ms: Option<i64>,
-    last_ms: Option<i64>,
-}
-
-impl Pauses {
-    /// The group was seen in this phase.
-    pub(super) fn see(&mut self, phase: Phase, now_ms: i64) {
-        match phase {
-            Phase::Preparing { .. } | Phase::Completing { .. } => {
-                self.since_ms.get_or_insert(now_ms);
-            }
-            Phase::Stable { .. } => {
-                if let Some(since_ms) = self.since_ms.take() {
-                    self.last_ms = Some(now_ms - since_ms);
-                }
-            }
-            Phase::Empty { .. } | Phase::Dead(_) => self.since_ms = None,
-        }
-    }
-
-    pub(super) fn last_ms(self) -> Option<i64> {
-        self.last_ms
-    }
 }
 
 impl Coordinator {
@@ -87,28 +59,5 @@ impl Coordinator {
         };
         let members = description.members.into_iter().map(member).collect();
         Some(Standing { state: description.state, is_rebalancing, last_rebalance_ms, members })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_pause_lasts_from_the_first_doubt_to_the_last_answer() {
-        let preparing = Phase::Preparing { until_ms: 0, opening: None };
-        let stable = Phase::Stable { sync_until_ms: None };
-        let mut pauses = Pauses::default();
-        pauses.see(stable, 5);
-        assert_eq!(pauses.last_ms(), None, "none was seen to begin");
-        for (phase, now_ms) in [(preparing, 10), (preparing, 20), (stable, 35), (stable, 50)] {
-            pauses.see(phase, now_ms);
-        }
-        assert_eq!(pauses.last_ms(), Some(25));
-        pauses.see(preparing, 60);
-        assert_eq!(pauses.last_ms(), Some(25), "until the next is over");
-        pauses.see(Phase::Empty { retry_at_ms: None }, 70);
-        pauses.see(stable, 80);
-        assert_eq!(pauses.last_ms(), Some(25), "they left: nobody waited");
     }
 }

@@ -8,9 +8,10 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use ropewalk_node::ShardHandle;
 use ropewalk_shard::command::OffsetCommit;
 use ropewalk_shard::state::State;
-use ropewalk_shard::{PartitionId, Shard, ShardId};
+use ropewalk_shard::{PartitionId, ShardId};
 use tokio::time::Instant;
 
 use crate::group::Refusal;
@@ -38,7 +39,7 @@ impl Stored {
     /// When it has not. Offsets that replace others with no shorter note always have.
     pub(super) fn admit(
         &self,
-        shard: &Shard,
+        shard: &ShardHandle,
         group: &str,
         offsets: &[(PartitionId, OffsetCommit)],
     ) -> Result<(), Refusal> {

@@ -14,64 +14,24 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use ropewalk_disk::{Aligned, Disk};
 
-use super::{Active, BUFFER_IDLE_BYTES, Options, SPARES_WANTED, Sealed, Wal};
+use super::{BUFFER_IDLE_BYTES, Options, SPARES_WANTED, Sealed, Wal};
+use crate::active::Active;
 use crate::files::{Purpose, Reader, Spare, Spares};
 use crate::frame;
 use crate::header::{self, FileHeader};
 use crate::layout::align_up;
 use crate::plan::Plan;
 use crate::record::{Record, ReplicaKey};
-use crate::recover::{Finished, Recovered, Recovery};
+use crate::recover::{Finished, Recovery};
+use crate::recovered::{OpenError, Recovered};
 use crate::replicas::Replicas;
 
 const WHY_SEEN: &str = "wal-names-seen";
-
-/// Why a log could not be opened, split by what a person does next.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Another version of the program wrote it. Run that one, or a newer one.
-    #[error("{} has log format version {found}; this program reads and writes version {supported}", path.display())]
-    Version {
-        /// The file.
-        path: PathBuf,
-        /// Its version.
-        found: u32,
-        /// Ours.
-        supported: u32,
-    },
-    /// No space to begin a file. Free some and start again; nothing is lost.
-    #[error("no space in {} to begin a log file", dir.display())]
-    Full {
-        /// The log's directory.
-        dir: PathBuf,
-    },
-    /// The disk failed or permissions are missing.
-    #[error("cannot open the log in {}: {source}", dir.display())]
-    Io {
-        /// The log's directory.
-        dir: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-}
-
-impl OpenError {
-    fn in_dir(dir: &Path) -> impl Fn(io::Error) -> Self {
-        move |source| {
-            let dir = dir.to_owned();
-            if ropewalk_disk::is_full(&source) {
-                Self::Full { dir }
-            } else {
-                Self::Io { dir, source }
-            }
-        }
-    }
-}
 
 impl Wal {
     /// Opens the log in `dir`, which is made if it is not there.

@@ -8,10 +8,10 @@ use bytes::Bytes;
 use super::salvage::{Lost, Salvaged};
 use super::scan::{Frame, Place};
 use super::window::Window;
-use super::{EntryMeta, RecoveredReplica};
 use crate::files::Location;
 use crate::frame::{DIRECTORY_HEADER_BYTES, FRAME_HEADER_BYTES, directory_bytes};
 use crate::record::{Kind, RECORD_HEADER_BYTES, Record, RecordHeader, ReplicaKey};
+use crate::recovered::{EntryMeta, RecoveredReplica};
 use crate::replicas::{Change, Replicas, Row};
 use crate::usage::Usage;
 

@@ -1,0 +1,340 @@
+//! The task that owns one replica: takes inputs, carries out what its [`Core`] decides.
+//!
+//! One task per shard. It never blocks: records go to the WAL's own thread, which reports back;
+//! appending to a log is memory only. What arrives while writes are under way is joined into the
+//! next entries, so batching comes from load and not from a timer.
+//!
+//! # Order of events for a batch
+//!
+//! propose → WAL durable → applied to the state → in the log, readable → observer told → answered.
+//!
+//! # A full disk
+//!
+//! While the log has no space for another file, batches wait for a moment and are then refused
+//! with a clear error; everything else (deletes, retention, commits, administration) still goes,
+//! out of the space that the log keeps for it, but never before batches that came earlier. A write
+//! that was refused after all is made again: its entries are in the engine's log already.
+//!
+//! # Stopping
+//!
+//! The task ends when the last handle is dropped, when it is asked to, or when the WAL fails. Then
+//! every waiter sees `Stopped`, or `Unknown` if its proposal was taken; nothing that was not durable
+//! is ever answered as done (D1, D2).
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ropewalk_shard::command::Append;
+use ropewalk_shard::driver::{Actions, Answer, Applies, Caller, Core, Event, Now};
+use ropewalk_shard::limits::TICK_MS;
+use ropewalk_shard::proposal::{AppendResult, ProposeError};
+use ropewalk_shard::replica::{Replica, Work, Write};
+use ropewalk_shard::{Effect, Outcome};
+use ropewalk_store::checkpoint::Capture;
+use ropewalk_store::log::Logs;
+use ropewalk_store::replica_log;
+use ropewalk_wal::{Done, Record, ReplicaKey, Submission, WalError, WalHandle};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+use tracing::{debug, error};
+
+use crate::handle::{Input, Observer, ShardHandle};
+use crate::limits;
+use crate::supervision::Failure;
+
+/// The write-ahead log as a driver uses it.
+pub trait LogWriter: Send + Sync + fmt::Debug {
+    /// Queues records to be made durable together; `done` is called once, in the order of submission.
+    fn submit(&self, records: Vec<Record>, done: Done);
+    /// Whether there is no space for record batches now.
+    fn is_full(&self) -> bool;
+}
+
+impl LogWriter for WalHandle {
+    fn submit(&self, records: Vec<Record>, done: Done) {
+        // Whether there is space was asked before it was proposed: now it has to go through.
+        Self::submit(self, Submission::new(records, done).from_reserve());
+    }
+
+    fn is_full(&self) -> bool {
+        Self::is_full(self)
+    }
+}
+
+/// What a driver needs of its surroundings.
+#[derive(Debug, Clone)]
+pub struct Surroundings {
+    /// Takes the records.
+    pub wal: Arc<dyn LogWriter>,
+    /// Makes the logs.
+    pub logs: Arc<dyn Logs>,
+    /// Sees what was applied.
+    pub observer: Arc<dyn Observer>,
+    /// The wall clock, Unix milliseconds.
+    pub clock_ms: fn() -> i64,
+    /// Set to `true` to end the loop.
+    pub stop: watch::Receiver<bool>,
+}
+
+/// The owner of one replica.
+#[derive(Debug)]
+pub struct Driver {
+    shard: Arc<ShardHandle>,
+    core: Core,
+    around: Surroundings,
+    queue: mpsc::UnboundedReceiver<Input>,
+    durable: mpsc::UnboundedReceiver<Report>,
+    report: mpsc::UnboundedSender<Report>,
+    replies: HashMap<Caller, Reply>,
+    next_caller: Caller,
+    begun: Instant,
+}
+
+/// The WAL's answer to the write of a number.
+type Report = (u64, Result<(), Arc<WalError>>);
+
+/// Where the answer to a call goes.
+#[derive(Debug)]
+enum Reply {
+    Appended(oneshot::Sender<AppendResult>),
+    Proposed(oneshot::Sender<Result<Outcome, ProposeError>>),
+    Read(oneshot::Sender<Result<(), ProposeError>>),
+}
+
+enum Wake {
+    Inputs,
+    Durable(Report),
+    Tick,
+    Stop,
+}
+
+impl Applies for ShardHandle {
+    fn poll(&self, replica: &mut Replica) -> Option<Work> {
+        self.change(|state| replica.poll(state))
+    }
+
+    fn is_of_new_producer(&self, item: &Append) -> bool {
+        self.state().is_of_new_producer(item)
+    }
+}
+
+impl Driver {
+    /// A driver for `replica`, whose handle is `shard` and whose inputs come from `queue`.
+    #[must_use]
+    pub fn new(
+        shard: Arc<ShardHandle>,
+        queue: mpsc::UnboundedReceiver<Input>,
+        replica: Replica,
+        around: Surroundings,
+    ) -> Self {
+        let (report, durable) = mpsc::unbounded_channel();
+        Self {
+            shard,
+            core: Core::new(replica),
+            around,
+            queue,
+            durable,
+            report,
+            replies: HashMap::new(),
+            next_caller: 0,
+            begun: Instant::now(),
+        }
+    }
+
+    /// Runs until stopped.
+    ///
+    /// # Errors
+    /// When the WAL failed or answered what it never may: the process has to end.
+    pub async fn run(mut self) -> Result<(), Failure> {
+        let ended = self.serve().await;
+        self.shard.set_leading(None);
+        self.around.observer.leads(self.shard.id(), None);
+        for (caller, answer) in self.core.stop() {
+            self.answer(caller, answer);
+        }
+        self.queue.close();
+        while let Ok(input) = self.queue.try_recv() {
+            input.refuse(ProposeError::Stopped);
+        }
+        debug!(shard = %self.shard.id(), "stopped");
+        ended
+    }
+
+    async fn serve(&mut self) -> Result<(), Failure> {
+        let mut inputs = Vec::new();
+        let mut ticks = tokio::time::interval(Duration::from_millis(TICK_MS));
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        self.settle();
+        loop {
+            let wake = tokio::select! {
+                biased;
+                Some(report) = self.durable.recv() => Wake::Durable(report),
+                count = self.queue.recv_many(&mut inputs, limits::INPUTS_MAX) => {
+                    if count == 0 { Wake::Stop } else { Wake::Inputs }
+                }
+                _ = ticks.tick(), if self.core.needs_ticks() => Wake::Tick,
+                _ = self.around.stop.wait_for(|stop| *stop) => Wake::Stop,
+            };
+            match wake {
+                Wake::Inputs => inputs.drain(..).for_each(|input| self.take(input)),
+                Wake::Durable((number, Ok(()))) => self.event(Event::Durable(number)),
+                Wake::Durable((number, Err(error))) => match failure(&error) {
+                    None => self.event(Event::NoSpace(number)),
+                    Some(Ended::Closed) => {
+                        // The log's thread ended, and its supervisor says why.
+                        let _ = self.around.stop.wait_for(|stop| *stop).await;
+                        return Ok(());
+                    }
+                    Some(Ended::Failed(failure)) => {
+                        error!(shard = %self.shard.id(), %error, "the write-ahead log failed");
+                        return Err(failure);
+                    }
+                },
+                Wake::Tick => self.event(Event::Tick),
+                Wake::Stop => return Ok(()),
+            }
+            self.settle();
+        }
+    }
+
+    fn now(&self) -> Now {
+        Now { at: self.begun.elapsed(), time_ms: (self.around.clock_ms)() }
+    }
+
+    fn event(&mut self, event: Event) {
+        let now = self.now();
+        self.core.take(event, now);
+    }
+
+    fn take(&mut self, input: Input) {
+        let caller = self.next_caller;
+        self.next_caller += 1;
+        let (event, reply) = match input {
+            Input::Append { items, order, done } => {
+                (Event::Append { caller, items, order }, Reply::Appended(done))
+            }
+            Input::Propose { command, done } => {
+                (Event::Propose { caller, command }, Reply::Proposed(done))
+            }
+            Input::ReadBarrier { done } => (Event::Read { caller }, Reply::Read(done)),
+            Input::Capture { done } => {
+                let _ = done.send(self.capture());
+                return;
+            }
+        };
+        self.replies.insert(caller, reply);
+        self.event(event);
+    }
+
+    fn capture(&self) -> Capture {
+        let replica = self.core.replica();
+        let (index, term) = replica.applied();
+        Capture {
+            replica: replica.id(),
+            index,
+            term,
+            members: replica.members().clone(),
+            state: self.shard.state().clone(),
+            logs: self.shard.logs(),
+        }
+    }
+
+    /// Does all that can be done without waiting.
+    fn settle(&mut self) {
+        let shard = Arc::clone(&self.shard);
+        while let Some(actions) = self.core.poll(self.now(), !self.around.wal.is_full(), &*shard) {
+            self.carry_out(actions);
+        }
+    }
+
+    fn carry_out(&mut self, actions: Actions) {
+        let Actions { writes, effects, answers, leads } = actions;
+        self.shard.set_applied(self.core.replica().applied().0);
+        writes.into_iter().for_each(|write| self.submit(write));
+        for effect in &effects {
+            self.carry_out_effect(effect);
+        }
+        if !effects.is_empty() {
+            self.around.observer.applied(self.shard.id(), &effects);
+        }
+        for (caller, answer) in answers {
+            self.answer(caller, answer);
+        }
+        if let Some(term) = leads {
+            debug!(shard = %self.shard.id(), ?term, "leadership changed");
+            self.shard.set_leading(term);
+            self.around.observer.leads(self.shard.id(), term);
+        }
+    }
+
+    fn key(&self) -> ReplicaKey {
+        replica_log::key(self.shard.id(), self.core.replica().id())
+    }
+
+    fn submit(&self, write: Write) {
+        let (report, number) = (self.report.clone(), write.number);
+        let done = move |result| {
+            // The loop may have ended; then nobody waits for this any more.
+            let _ = report.send((number, result));
+        };
+        self.around.wal.submit(replica_log::records(self.key(), write), Box::new(done));
+    }
+
+    /// Receivers that are gone have stopped waiting: that is theirs to decide.
+    fn answer(&mut self, caller: Caller, answer: Answer) {
+        match (self.replies.remove(&caller), answer) {
+            (Some(Reply::Appended(done)), Answer::Appended(result)) => drop(done.send(result)),
+            (Some(Reply::Proposed(done)), Answer::Proposed(result)) => drop(done.send(result)),
+            (Some(Reply::Read(done)), Answer::Read(result)) => drop(done.send(result)),
+            (reply, answer) => unreachable!("{reply:?} was answered with {answer:?}"),
+        }
+    }
+
+    fn carry_out_effect(&self, effect: &Effect) {
+        match effect {
+            Effect::Appended { partition, batch, time_ms } => {
+                let log = self.shard.log(partition).expect("an open partition has a log");
+                log.append(batch.clone(), *time_ms);
+            }
+            Effect::Opened(partition) => {
+                self.shard.insert_log(*partition, self.around.logs.open(*partition));
+            }
+            Effect::Closed(partition) => {
+                if let Some(log) = self.shard.remove_log(partition) {
+                    self.around.logs.closed(*partition, log);
+                }
+            }
+            Effect::LogStart { partition, offset } => {
+                if let Some(log) = self.shard.log(partition) {
+                    log.set_log_start(*offset);
+                }
+            }
+            Effect::Committed { .. } | Effect::GroupChanged(_) | Effect::CatalogChanged(_) => {}
+        }
+    }
+}
+
+/// How the WAL ended a driver.
+enum Ended {
+    Closed,
+    Failed(Failure),
+}
+
+/// What an error of the WAL means; `None` when the same write may be taken later. One that follows a
+/// refused one leaves a hole.
+fn failure(error: &WalError) -> Option<Ended> {
+    match error {
+        WalError::Full { .. } | WalError::NotContiguous { .. } => None,
+        WalError::TooLarge { .. } => {
+            let why = format!("an entry was proposed that can never be written: {error}");
+            Some(Ended::Failed(Failure::Fault(why)))
+        }
+        WalError::Failed(_) => Some(Ended::Failed(Failure::Disk(error.to_string()))),
+        WalError::Closed => Some(Ended::Closed),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,246 @@
+//! The driver's task, with a log that answers when the test says so.
+
+use std::sync::Mutex;
+
+use ropewalk_shard::command::{Command, ShardCommand};
+use ropewalk_shard::engine::{EntryKind, EntrySource, HardState, Members, Start, Stored};
+use ropewalk_shard::proposal::SendOrder;
+use ropewalk_shard::{PartitionId, ShardId, State};
+use ropewalk_store::PartitionLog;
+
+use super::*;
+use crate::supervision::{DRIVER, Fatal, Supervisor};
+
+/// A log that keeps what is submitted.
+#[derive(Default)]
+struct HeldLog(Mutex<Vec<Done>>);
+
+impl fmt::Debug for HeldLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("HeldLog")
+    }
+}
+
+impl LogWriter for HeldLog {
+    fn submit(&self, _: Vec<Record>, done: Done) {
+        self.0.lock().expect("no panic").push(done);
+    }
+
+    fn is_full(&self) -> bool {
+        false
+    }
+}
+
+impl HeldLog {
+    /// Answers the oldest write.
+    async fn answer(&self, result: Result<(), WalError>) {
+        let oldest = || {
+            let mut held = self.0.lock().expect("no panic");
+            (!held.is_empty()).then(|| held.remove(0))
+        };
+        let done = loop {
+            if let Some(done) = oldest() {
+                break done;
+            }
+            tokio::task::yield_now().await;
+        };
+        done(result.map_err(Arc::new));
+    }
+}
+
+/// No partition is opened here, and nobody watches.
+#[derive(Debug)]
+struct Nothing;
+
+impl Logs for Nothing {
+    fn open(&self, partition: PartitionId) -> Arc<PartitionLog> {
+        panic!("{partition} was opened");
+    }
+
+    fn closed(&self, _: PartitionId, _: Arc<PartitionLog>) {}
+}
+
+impl Observer for Nothing {
+    fn applied(&self, _: ShardId, _: &[Effect]) {}
+    fn leads(&self, _: ShardId, _: Option<u64>) {}
+}
+
+/// The log of a replica before its start: one entry of these bytes, or one that cannot be read.
+#[derive(Debug)]
+struct Before(Option<&'static [u8]>);
+
+impl EntrySource for Before {
+    fn read(&self, index: u64) -> Result<bytes::Bytes, String> {
+        self.0.map(bytes::Bytes::from_static).ok_or_else(|| format!("no entry {index}"))
+    }
+}
+
+fn start(hard_state: HardState, entries: Vec<Stored>, source: Before) -> Replica {
+    let source = Box::new(source);
+    let (replica, members, snapshot) = (2, Members::lone(2), (1, 1));
+    let start = Start { replica, hard_state, members, snapshot, entries, source };
+    Replica::new(start).expect("a sane start")
+}
+
+/// A lone replica that has written nothing.
+fn lone() -> Replica {
+    start(HardState::default(), Vec::new(), Before(None))
+}
+
+/// A lone replica whose log has one committed entry.
+fn holding(len_bytes: u32, source: Before) -> Replica {
+    let hard_state = HardState { term: 1, vote: 2, commit: 2 };
+    let stored = Stored { index: 2, term: 1, kind: EntryKind::Normal, len_bytes };
+    start(hard_state, vec![stored], source)
+}
+
+/// A driver of `replica`, its handle, its log, and what ends it.
+fn driver(replica: Replica) -> (Driver, Arc<ShardHandle>, Arc<HeldLog>, watch::Sender<bool>) {
+    let (shard, queue) = ShardHandle::new(ShardId(3), State::new(), HashMap::new());
+    let log = Arc::new(HeldLog::default());
+    let (stop, stopped) = watch::channel(false);
+    let around = Surroundings {
+        wal: Arc::clone(&log) as _,
+        logs: Arc::new(Nothing),
+        observer: Arc::new(Nothing),
+        clock_ms: || 0,
+        stop: stopped,
+    };
+    (Driver::new(Arc::clone(&shard), queue, replica, around), shard, log, stop)
+}
+
+struct Running {
+    shard: Arc<ShardHandle>,
+    log: Arc<HeldLog>,
+    stop: watch::Sender<bool>,
+    ended: tokio::task::JoinHandle<Result<(), Failure>>,
+}
+
+/// A driver whose replica leads.
+async fn run() -> Running {
+    let (driver, shard, log, stop) = driver(lone());
+    let ended = tokio::spawn(driver.run());
+    while shard.leading().is_none() {
+        log.answer(Ok(())).await;
+        tokio::task::yield_now().await;
+    }
+    Running { shard, log, stop, ended }
+}
+
+fn command() -> Command {
+    Command::Shard(ShardCommand::DeleteGroup { group: "g".to_owned() })
+}
+
+fn on_a_runtime(test: impl Future<Output = ()>) {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let ends = async {
+        let ended = tokio::time::timeout(Duration::from_secs(30), test).await;
+        ended.expect("a driver that ends, answers and submits when it has to");
+    };
+    runtime.enable_time().build().expect("a runtime").block_on(ends);
+}
+
+/// How a driver ends when the log answers a write with `error`, and what its proposer sees.
+async fn end_with(error: WalError) -> (Result<(), Failure>, Result<Outcome, ProposeError>) {
+    let running = run().await;
+    let proposed = running.shard.submit(command());
+    running.log.answer(Err(error)).await;
+    let ended = running.ended.await.expect("it does not panic");
+    assert_eq!(running.shard.propose(command()).await, Err(ProposeError::Stopped));
+    (ended, proposed.await.expect("it is answered"))
+}
+
+#[test]
+fn d2_a_failed_log_ends_the_driver_and_is_named() {
+    on_a_runtime(async {
+        let failed = WalError::Failed(Arc::new(std::io::Error::other("EIO")));
+        let (ended, proposed) = end_with(failed).await;
+        let Err(Failure::Disk(why)) = ended else { panic!("it ended with {ended:?}") };
+        assert!(why.contains("EIO"), "{why}");
+        assert_eq!(proposed, Err(ProposeError::Unknown));
+    });
+}
+
+#[test]
+fn a_write_that_never_fits_ends_the_driver_as_a_fault() {
+    on_a_runtime(async {
+        let (ended, _) = end_with(WalError::TooLarge { size_bytes: 9, size_bytes_max: 8 }).await;
+        assert!(matches!(ended, Err(Failure::Fault(_))), "it ended with {ended:?}");
+    });
+}
+
+#[test]
+fn a_log_that_closed_leaves_the_report_to_its_supervisor() {
+    on_a_runtime(async {
+        let running = run().await;
+        let proposed = running.shard.submit(command());
+        running.log.answer(Err(WalError::Closed)).await;
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!running.ended.is_finished());
+        running.stop.send(true).expect("it listens");
+        assert_eq!(running.ended.await.expect("it does not panic"), Ok(()));
+        assert_eq!(proposed.await.expect("it is answered"), Err(ProposeError::Unknown));
+    });
+}
+
+#[test]
+fn d1_a_command_is_answered_when_its_write_is_durable() {
+    on_a_runtime(async {
+        let running = run().await;
+        let mut proposed = running.shard.submit(command());
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert!(proposed.try_recv().is_err(), "it is not durable");
+        running.log.answer(Ok(())).await;
+        assert!(proposed.await.expect("it is answered").is_ok());
+    });
+}
+
+#[test]
+fn a_stopped_driver_answers_everybody() {
+    on_a_runtime(async {
+        let running = run().await;
+        let under_way = [running.shard.submit(command()), running.shard.submit(command())];
+        while running.log.0.lock().expect("no panic").is_empty() {
+            tokio::task::yield_now().await;
+        }
+        running.stop.send(true).expect("it listens");
+        running.ended.await.expect("it does not panic").expect("it was asked to end");
+        assert_eq!(running.shard.leading(), None, "it leads no longer");
+        for proposed in under_way {
+            assert_eq!(proposed.await.expect("it is answered"), Err(ProposeError::Unknown));
+        }
+        assert_eq!(running.shard.read_barrier().await, Err(ProposeError::Stopped));
+        assert_eq!(
+            running.shard.append(Vec::new(), SendOrder::default()).await,
+            Ok(Err(ProposeError::Stopped))
+        );
+    });
+}
+
+#[test]
+fn an_entry_that_cannot_be_replayed_is_reported_with_its_shard() {
+    let damaged = holding(31, Before(Some(b"an entry of nobody, long enough")));
+    // It begins all the same: the campaign reads no payloads of what is not applied.
+    let unreadable = holding(5, Before(None));
+    let damaged = (damaged, "a committed entry cannot be applied");
+    for (replica, cause) in [damaged, (unreadable, "")] {
+        let reports = Arc::new(Mutex::new(Vec::new()));
+        let to = Arc::clone(&reports);
+        let report = move |fatal| to.lock().expect("no panic").push(fatal);
+        let supervisor = Supervisor::new(Arc::new(report));
+        on_a_runtime(async {
+            let (driver, _shard, _log, _stop) = driver(replica);
+            supervisor.watch(&DRIVER, "shard 3".to_owned(), driver.run()).await;
+        });
+        let reports = reports.lock().expect("no panic");
+        let [Fatal::Ended { task: "driver", of, why, .. }] = reports.as_slice() else {
+            panic!("reported {reports:?}");
+        };
+        assert_eq!(of, "shard 3");
+        assert!(why.starts_with("panicked") && why.contains(cause), "{why}");
+    }
+}

@@ -1,0 +1,295 @@
+//! All shards of one broker, wired together: recovery, the WAL's thread, a driver task per shard,
+//! the checkpoint's thread; and the order in which they stop.
+//!
+//! # Stopping
+//!
+//! A last checkpoint while the drivers still answer, so that the next start has little to replay;
+//! then the drivers, then the WAL. A crash may come between any two: it costs time at the next
+//! start, never data.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use ropewalk_disk::{Disk, Lock};
+use ropewalk_shard::engine::EngineError;
+use ropewalk_shard::replica::Replica;
+use ropewalk_shard::{PartitionId, ShardId};
+use ropewalk_store::bootstrap;
+use ropewalk_store::budget::TailBudget;
+use ropewalk_store::checkpoint::{self, Keeper};
+use ropewalk_store::clean::Cleaner;
+use ropewalk_store::directory::{DataDir, DirectoryError, Found, Identity};
+use ropewalk_store::log::Logs;
+use ropewalk_store::policy::Policy;
+use ropewalk_store::recovery::{self, OpenError};
+use ropewalk_wal::{Answers, Guard, WalHandle, Writer};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+use crate::background::{self, CleanerHandle, KeeperHandle};
+use crate::driver::{Driver, Surroundings};
+use crate::handle::{Observer, ShardHandle};
+use crate::supervision::{self, Ends, Failure, OnFatal, Supervisor};
+
+/// What a node is opened with.
+#[derive(Clone)]
+pub struct NodeOptions {
+    /// The disk.
+    pub disk: Arc<dyn Disk>,
+    /// The data directory.
+    pub dir: PathBuf,
+    /// What an empty directory becomes; `None` refuses one.
+    pub format: Option<Identity>,
+    /// Sees what is applied.
+    pub observer: Arc<dyn Observer>,
+    /// How the logs of each partition are kept.
+    pub policy: Arc<dyn Policy>,
+    /// Receives the error that ends the process: the disk failed (D2), or a thread or task ended.
+    pub on_fatal: OnFatal,
+    /// The wall clock, Unix milliseconds.
+    pub clock_ms: fn() -> i64,
+    /// Bounds of recovery and of what it makes.
+    pub recovery: recovery::Options,
+    /// Bounds of the checkpoints.
+    pub checkpoint: checkpoint::Options,
+}
+
+impl fmt::Debug for NodeOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeOptions").field("dir", &self.dir).finish_non_exhaustive()
+    }
+}
+
+/// Why a node did not open.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The directory holds no broker, and nobody said to make one.
+    #[error(
+        "the data directory is empty: {0} holds no broker's data. A new broker is told to format it; if \
+         this is none, its disk was lost"
+    )]
+    Empty(PathBuf),
+    /// The directory cannot be used.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// What is in it cannot be used.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// A thread cannot be started.
+    #[error("a thread cannot be started: {0}")]
+    Thread(#[from] std::io::Error),
+    /// A replica cannot start from what was found.
+    #[error("{shard}: {source}")]
+    Engine {
+        /// Which shard.
+        shard: ShardId,
+        /// Why.
+        source: EngineError,
+    },
+}
+
+/// All shards of a broker.
+#[derive(Debug)]
+pub struct Node {
+    identity: Identity,
+    shards: BTreeMap<ShardId, Arc<ShardHandle>>,
+    damaged: Vec<(ShardId, String)>,
+    damaged_partitions: Vec<(PartitionId, String)>,
+    budget: Arc<TailBudget>,
+    wal: WalHandle,
+    supervisor: Supervisor,
+    running: Mutex<Option<Running>>,
+}
+
+#[derive(Debug)]
+struct Running {
+    _ends: Ends,
+    stop: watch::Sender<bool>,
+    drivers: JoinSet<()>,
+    keeper: KeeperHandle,
+    cleaner: CleanerHandle,
+    _lock: Lock,
+}
+
+impl Node {
+    /// Opens a data directory and starts its shards. Must be called in a tokio runtime.
+    ///
+    /// # Errors
+    /// See [`NodeError`].
+    pub fn open(options: NodeOptions) -> Result<Self, NodeError> {
+        let data = DataDir::new(Arc::clone(&options.disk), options.dir.clone());
+        let lock = data.lock()?;
+        if let Found::Empty | Found::HalfFormatted = data.look()? {
+            match &options.format {
+                Some(identity) => bootstrap::format(&data, identity, &options.recovery)?,
+                None => return Err(NodeError::Empty(options.dir)),
+            }
+        }
+        let opened = recovery::open(data.clone(), &options.recovery)?;
+        let budget = Arc::clone(opened.store.budget());
+        let (stop, stopped) = watch::channel(false);
+        // Answering wakes threads: not the log's own work while the disk could be written to.
+        let (deliver, delivered) = mpsc::unbounded_channel();
+        let supervisor = Supervisor::new(Arc::clone(&options.on_fatal));
+        let guard = guard_log(supervisor.clone(), deliver.clone());
+        let deliver = move |answers| drop(deliver.send(answers));
+        let wal = Writer::spawn_guarded(opened.wal, deliver, |_| (), guard)?;
+        tokio::spawn(supervisor.endless(&supervision::ANSWERS, give_answers(delivered)));
+        let mut node = Self {
+            identity: opened.identity,
+            shards: BTreeMap::new(),
+            damaged: opened.damaged.into_iter().map(|lost| (lost.shard, lost.what)).collect(),
+            damaged_partitions: opened.damaged_partitions,
+            budget,
+            wal: wal.clone(),
+            supervisor: supervisor.clone(),
+            running: Mutex::new(None),
+        };
+        let mut drivers = JoinSet::new();
+        let policy = Arc::clone(&options.policy);
+        let journal = Box::new(wal.clone());
+        let mut cleaner = Cleaner::new(data, Arc::clone(&policy));
+        let mut keeper = Keeper::new(opened.store, journal, policy, options.checkpoint);
+        let ends = supervisor.ends();
+        for found in opened.replicas {
+            let id = found.shard;
+            let (shard, queue) = ShardHandle::new(id, found.state, found.logs);
+            let replica = Replica::new(found.start)
+                .map_err(|source| NodeError::Engine { shard: id, source })?;
+            keeper.add(found.files, Box::new(Arc::clone(&shard)));
+            let logged = Arc::clone(&shard);
+            cleaner.add(id, Box::new(move || logged.logs()));
+            let around = Surroundings {
+                wal: Arc::new(wal.clone()),
+                logs: found.partition_logs as Arc<dyn Logs>,
+                observer: Arc::clone(&options.observer),
+                clock_ms: options.clock_ms,
+                stop: stopped.clone(),
+            };
+            let driver = Driver::new(Arc::clone(&shard), queue, replica, around);
+            drivers.spawn(supervisor.watch(&supervision::DRIVER, id.to_string(), driver.run()));
+            node.shards.insert(id, shard);
+        }
+        let keeper = background::spawn_keeper(keeper, options.clock_ms, supervisor.clone())?;
+        let cleaner = background::spawn_cleaner(cleaner, options.clock_ms, supervisor.clone())?;
+        info!(dir = %options.dir.display(), shards = node.shards.len(), "opened");
+        let running = Running { _ends: ends, stop, drivers, keeper, cleaner, _lock: lock };
+        *node.running.lock() = Some(running);
+        Ok(node)
+    }
+
+    /// Who this is.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// A shard by its number; `None` when it is not on this broker or is damaged.
+    #[must_use]
+    pub fn shard(&self, id: ShardId) -> Option<&Arc<ShardHandle>> {
+        self.shards.get(&id)
+    }
+
+    /// Every shard that serves, the catalog first.
+    pub fn shards(&self) -> impl Iterator<Item = &Arc<ShardHandle>> {
+        self.shards.values()
+    }
+
+    /// Shard 0.
+    ///
+    /// # Panics
+    /// When the catalog is damaged; ask [`Self::damaged`] first.
+    #[must_use]
+    pub fn catalog(&self) -> &Arc<ShardHandle> {
+        self.shards.get(&ShardId::CATALOG).expect("a node without a catalog is not served from")
+    }
+
+    /// Shards that lost something, and what: they answer nothing until they are repaired (D3).
+    #[must_use]
+    pub fn damaged(&self) -> &[(ShardId, String)] {
+        &self.damaged
+    }
+
+    /// Partitions that lost records to damage when they were opened, and what (D3).
+    #[must_use]
+    pub fn damaged_partitions(&self) -> &[(PartitionId, String)] {
+        &self.damaged_partitions
+    }
+
+    /// Whether writes are refused because the disk of the log or of the segments is full.
+    #[must_use]
+    pub fn is_disk_full(&self) -> bool {
+        self.wal.stats().disk_full || self.tail_budget().is_disk_full()
+    }
+
+    /// The memory that unflushed records may take.
+    #[must_use]
+    pub fn tail_budget(&self) -> &Arc<TailBudget> {
+        &self.budget
+    }
+
+    /// The write-ahead log, for its figures.
+    #[must_use]
+    pub fn wal(&self) -> &WalHandle {
+        &self.wal
+    }
+
+    /// Reports tasks that work for this node's shards and must not end.
+    #[must_use]
+    pub fn supervisor(&self) -> &Supervisor {
+        &self.supervisor
+    }
+
+    /// Whether every shard that serves leads and has applied its term's first entry.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.shards.values().all(|shard| shard.leading().is_some())
+    }
+
+    /// Stops everything in order, with a last checkpoint. Does nothing the second time.
+    pub async fn stop(&self) {
+        let Some(mut running) = self.running.lock().take() else { return };
+        self.supervisor.stop();
+        let (keeper, cleaner) = (running.keeper, running.cleaner);
+        let stopped = tokio::task::spawn_blocking(move || {
+            drop(cleaner);
+            keeper.stop()
+        });
+        match stopped.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                warn!(%error, "the last checkpoint failed: the next start replays more")
+            }
+            Err(error) => warn!(%error, "the keeper did not stop in order"),
+        }
+        let _ = running.stop.send(true);
+        while running.drivers.join_next().await.is_some() {}
+        let wal = self.wal.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || wal.close()).await {
+            warn!(%error, "the write-ahead log did not stop in order");
+        }
+        info!("stopped");
+    }
+}
+
+/// Ends with the log's thread. What the runtime no longer gives is given when it is dropped.
+async fn give_answers(mut delivered: mpsc::UnboundedReceiver<Answers>) {
+    while let Some(answers) = delivered.recv().await {
+        answers.give();
+    }
+}
+
+/// Reports the end of the log's threads. `answers` keeps the delivery of answers going until that is
+/// reported, so that the first report names the cause.
+fn guard_log(supervisor: Supervisor, answers: mpsc::UnboundedSender<Answers>) -> Guard {
+    Arc::new(move |name, body| {
+        let _kept = answers.clone();
+        let task =
+            if name == supervision::WAL.name { &supervision::WAL } else { &supervision::WAL_FILES };
+        supervisor.run(task, || body().map_err(|error| Failure::Disk(error.to_string())));
+    })
+}

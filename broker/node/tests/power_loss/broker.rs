@@ -1,0 +1,346 @@
+//! A broker in one thread: driver cores, write-ahead log and keeper, without a clock of its own.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use ropewalk_disk::SimDisk;
+use ropewalk_segment::SegmentConfig;
+use ropewalk_shard::command::{Append, Command};
+use ropewalk_shard::driver::{Answer, Applies, Core, Event, Now};
+use ropewalk_shard::proposal::SendOrder;
+use ropewalk_shard::replica::{Replica, Work, Write};
+use ropewalk_shard::{BrokerId, Effect, Outcome, PartitionId, ProposeError, ShardId, State};
+use ropewalk_store::PartitionLogs;
+use ropewalk_store::checkpoint::Capture;
+use ropewalk_store::checkpoint::{self, Journal, Keeper, Source};
+use ropewalk_store::log::Logs;
+use ropewalk_store::policy::Policy;
+use ropewalk_store::recovery::{self, OpenError, Opened};
+use ropewalk_store::replica_log;
+use ropewalk_store::work::{KeeperError, Next};
+use ropewalk_store::{DataDir, Identity, PartitionLog, bootstrap};
+use ropewalk_wal::{Record, ReplicaKey, Wal, WalError};
+
+use super::oracle::Op;
+
+pub(crate) const ROOT: &str = "/data";
+/// Shards beside the catalog.
+pub(crate) const SHARDS: u32 = 3;
+
+pub(crate) const OPTIONS: recovery::Options = recovery::Options {
+    wal: ropewalk_wal::Options {
+        file_bytes: 256 << 10,
+        first_file_bytes: 256 << 10,
+        files_bytes_max: 8 << 20,
+        spares_max: 3,
+    },
+    tail_bytes_max: 96 << 10,
+    open_files_max: 4,
+};
+
+pub(crate) const CHECKPOINTS: checkpoint::Options = checkpoint::Options {
+    wal_used_bytes_soft_max: 300 << 10,
+    checkpoint_age_ms: 3_000,
+    syncs_per_second: 10,
+    disk_free_bytes_min: 0,
+    unsynced_logs_max: 3,
+};
+
+/// The disk has had enough: the process ends.
+#[derive(Debug)]
+pub(crate) struct Ended;
+
+/// A proposal that was decided.
+#[derive(Debug)]
+pub(crate) struct Decided {
+    pub(crate) shard: ShardId,
+    pub(crate) op: Op,
+    pub(crate) outcome: Result<Outcome, ProposeError>,
+}
+
+pub(crate) struct Broker {
+    wal: Arc<Mutex<Wal>>,
+    pub(crate) shards: BTreeMap<ShardId, Running>,
+    keeper: Keeper,
+    now_ms: i64,
+    next_ticket: u64,
+    pub(crate) checkpoints: u64,
+    wal_failed: bool,
+}
+
+pub(crate) struct Running {
+    core: Core,
+    cell: Arc<Mutex<Cell>>,
+    partition_logs: Arc<PartitionLogs>,
+    pub(crate) undecided: BTreeMap<u64, Op>,
+}
+
+/// What the keeper and the shard share.
+#[derive(Debug)]
+pub(crate) struct Cell {
+    capture: Capture,
+    logs: HashMap<PartitionId, Arc<PartitionLog>>,
+}
+
+#[derive(Debug)]
+struct Captured(Arc<Mutex<Cell>>);
+
+impl Source for Captured {
+    fn capture(&self) -> Option<Capture> {
+        let cell = self.0.lock();
+        let logs = cell.logs.iter().map(|(id, log)| (*id, Arc::clone(log))).collect();
+        Some(Capture { logs, ..cell.capture.clone() })
+    }
+}
+
+impl Applies for Captured {
+    fn poll(&self, replica: &mut Replica) -> Option<Work> {
+        replica.poll(&mut self.0.lock().capture.state)
+    }
+
+    fn is_of_new_producer(&self, item: &Append) -> bool {
+        self.0.lock().capture.state.is_of_new_producer(item)
+    }
+}
+
+#[derive(Debug)]
+struct OneThread(Arc<Mutex<Wal>>);
+
+impl Journal for OneThread {
+    fn truncate(&self, key: ReplicaKey, index: u64, term: u64) -> Result<(), KeeperError> {
+        let records = [Record::Truncated { key, index, term }];
+        match self.0.lock().write_round_to_release(&records) {
+            Ok(_) => Ok(()),
+            Err(error) if error.is_final() => Err(KeeperError::Final(error.to_string())),
+            Err(error) => Err(KeeperError::Later(error.to_string())),
+        }
+    }
+
+    fn release(&self, needed: &BTreeMap<ReplicaKey, u64>) {
+        self.0.lock().release(needed);
+    }
+
+    fn used_bytes(&self) -> u64 {
+        self.0.lock().used_bytes()
+    }
+
+    fn is_full(&self) -> bool {
+        self.0.lock().is_full()
+    }
+
+    fn pinned_by_oldest(&self) -> Vec<(ReplicaKey, u64)> {
+        self.0.lock().pinned_by_oldest()
+    }
+}
+
+#[derive(Debug)]
+struct SmallSegments;
+
+impl Policy for SmallSegments {
+    fn segments(&self, _: PartitionId) -> SegmentConfig {
+        SegmentConfig { segment_bytes: 40 << 10, ..SegmentConfig::default() }
+    }
+}
+
+/// Opens the directory, after formatting it if that was never finished.
+pub(crate) fn open(disk: &SimDisk) -> Result<Opened, OpenError> {
+    let data = DataDir::new(Arc::new(disk.clone()), PathBuf::from(ROOT));
+    let _lock = data.lock()?;
+    if !matches!(data.look()?, ropewalk_store::directory::Found::Formatted(_)) {
+        let identity =
+            Identity { cluster_id: "sim".to_owned(), broker_id: BrokerId(1), shards: SHARDS };
+        bootstrap::format(&data, &identity, &OPTIONS)?;
+    }
+    recovery::open(data, &OPTIONS)
+}
+
+impl Broker {
+    /// Starts every replica and replays what has to be.
+    pub(crate) fn start(opened: Opened, now_ms: i64) -> Result<Self, Ended> {
+        let wal = Arc::new(Mutex::new(opened.wal));
+        let journal = Box::new(OneThread(Arc::clone(&wal)));
+        let mut keeper = Keeper::new(opened.store, journal, Arc::new(SmallSegments), CHECKPOINTS);
+        let mut shards = BTreeMap::new();
+        for found in opened.replicas {
+            let (index, term) = found.start.snapshot;
+            let members = found.start.members.clone();
+            let replica = Replica::new(found.start).expect("a sane start");
+            let capture = Capture {
+                replica: replica.id(),
+                index,
+                term,
+                members,
+                state: found.state,
+                logs: Vec::new(),
+            };
+            let cell = Arc::new(Mutex::new(Cell { capture, logs: found.logs }));
+            keeper.add(found.files, Box::new(Captured(Arc::clone(&cell))));
+            let (partition_logs, undecided) = (found.partition_logs, BTreeMap::new());
+            let core = Core::new(replica);
+            shards.insert(found.shard, Running { core, cell, partition_logs, undecided });
+        }
+        let (next_ticket, checkpoints) = (0, 0);
+        let wal_failed = false;
+        let mut broker = Self { wal, shards, keeper, now_ms, next_ticket, checkpoints, wal_failed };
+        broker.settle()?;
+        // What is left to replay waits for memory.
+        while broker.shards.values().any(|running| running.core.replica().needs_ticks()) {
+            broker.step()?;
+            broker.settle()?;
+        }
+        Ok(broker)
+    }
+
+    pub(crate) fn now_ms(&self) -> i64 {
+        self.now_ms
+    }
+
+    pub(crate) fn pass(&mut self, ms: i64) {
+        self.now_ms += ms;
+    }
+
+    fn now(&self) -> Now {
+        let ms = u64::try_from(self.now_ms).expect("after 1970");
+        Now { at: Duration::from_millis(ms), time_ms: self.now_ms }
+    }
+
+    /// Proposes; nothing is written before the next settling.
+    pub(crate) fn propose(&mut self, shard: ShardId, op: Op) {
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        let now = self.now();
+        let running = self.shards.get_mut(&shard).expect("all shards run");
+        let event = match op.command() {
+            Command::Append(items) => {
+                Event::Append { caller: ticket, items, order: SendOrder::default() }
+            }
+            command @ (Command::Shard(_) | Command::Catalog(_)) => {
+                Event::Propose { caller: ticket, command }
+            }
+        };
+        running.core.take(event, now);
+        running.undecided.insert(ticket, op);
+    }
+
+    /// Goes on until nothing is left to do: what all shards have to write is one round.
+    pub(crate) fn settle(&mut self) -> Result<Vec<Decided>, Ended> {
+        let (mut decided, now) = (Vec::new(), self.now());
+        loop {
+            let mut writes: Vec<(ShardId, Write)> = Vec::new();
+            for (shard, running) in &mut self.shards {
+                running.poll((*shard, now), &mut writes, &mut decided);
+            }
+            if writes.is_empty() {
+                return Ok(decided);
+            }
+            let records: Vec<Record> =
+                writes.iter().flat_map(|(shard, write)| self.records(*shard, write)).collect();
+            match self.wal.lock().write_round(&records) {
+                Ok(_) => {}
+                Err(WalError::Failed(_) | WalError::Closed) => {
+                    self.wal_failed = true;
+                    return Err(Ended);
+                }
+                Err(error) => panic!("a round was refused: {error}"),
+            }
+            for (shard, write) in writes {
+                let running = self.shards.get_mut(&shard).expect("it wrote");
+                running.core.take(Event::Durable(write.number), now);
+            }
+        }
+    }
+
+    fn records(&self, shard: ShardId, write: &Write) -> Vec<Record> {
+        let replica = self.shards[&shard].core.replica().id();
+        replica_log::records(replica_log::key(shard, replica), write.clone())
+    }
+
+    /// One step of the background work.
+    pub(crate) fn step(&mut self) -> Result<(), Ended> {
+        match self.keeper.step(self.now_ms) {
+            Ok(Next::Now) => self.checkpoints += 1,
+            Ok(Next::Wait) => {}
+            Err(_) => return Err(Ended),
+        }
+        Ok(())
+    }
+
+    /// What the log keeps.
+    pub(crate) fn log_bytes(&self) -> u64 {
+        self.wal.lock().used_bytes()
+    }
+
+    /// Whether what failed for good would work on (D2).
+    pub(crate) fn goes_on(&mut self) -> bool {
+        let wal_failed = self.wal_failed;
+        let key = ReplicaKey { shard: 1, replica: 2 };
+        let state = ropewalk_wal::HardState { term: u64::MAX, vote: 0, commit: 0 };
+        wal_failed && self.wal.lock().write_round(&[Record::HardState { key, state }]).is_ok()
+    }
+
+    /// Stops in order.
+    pub(crate) fn stop(mut self) -> Result<(), Ended> {
+        self.keeper.checkpoint_all(self.now_ms).map_err(|_| Ended)
+    }
+
+    /// The partitions and groups of a shard.
+    pub(crate) fn look<T>(
+        &self,
+        shard: ShardId,
+        look: impl FnOnce(&State, &HashMap<PartitionId, Arc<PartitionLog>>) -> T,
+    ) -> T {
+        let cell = self.shards[&shard].cell.lock();
+        look(&cell.capture.state, &cell.logs)
+    }
+}
+
+impl Running {
+    fn poll(
+        &mut self,
+        (shard, now): (ShardId, Now),
+        writes: &mut Vec<(ShardId, Write)>,
+        decided: &mut Vec<Decided>,
+    ) {
+        let applies = Captured(Arc::clone(&self.cell));
+        while let Some(actions) = self.core.poll(now, true, &applies) {
+            writes.extend(actions.writes.into_iter().map(|write| (shard, write)));
+            for effect in actions.effects {
+                self.cell.lock().carry_out(effect, &self.partition_logs);
+            }
+            for (caller, answer) in actions.answers {
+                let op = self.undecided.remove(&caller).expect("each is decided once");
+                let outcome = match answer {
+                    Answer::Appended(results) => results.map(Outcome::Appended),
+                    Answer::Proposed(outcome) => outcome,
+                    Answer::Read(_) => panic!("nobody reads"),
+                };
+                decided.push(Decided { shard, op, outcome });
+            }
+        }
+        let (index, term) = self.core.replica().applied();
+        let mut cell = self.cell.lock();
+        (cell.capture.index, cell.capture.term) = (index, term);
+    }
+}
+
+impl Cell {
+    fn carry_out(&mut self, effect: Effect, partition_logs: &PartitionLogs) {
+        match effect {
+            Effect::Appended { partition, batch, time_ms } => {
+                self.logs[&partition].append(batch, time_ms);
+            }
+            Effect::Opened(partition) => {
+                self.logs.insert(partition, partition_logs.open(partition));
+            }
+            Effect::Closed(partition) => {
+                let log = self.logs.remove(&partition).expect("it was open");
+                partition_logs.closed(partition, log);
+            }
+            Effect::LogStart { partition, offset } => self.logs[&partition].set_log_start(offset),
+            Effect::Committed { .. } | Effect::GroupChanged(_) | Effect::CatalogChanged(_) => {}
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! Damage in every kind of file: what is read is what was written, or it is an error (D3), and only
+//! those pay whom it hit.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ropewalk_disk::{Disk, SimDisk};
+use ropewalk_shard::ShardId;
+use ropewalk_store::DataDir;
+use ropewalk_store::snapshot::Snapshots;
+
+use super::broker::{self, Broker, ROOT, SHARDS};
+use super::machine::{Dice, Ends, Machine};
+use super::oracle::{Model, Op, Sent};
+
+/// A machine that lived for a while and stopped, and what it holds.
+pub(crate) fn lived(seed: u64) -> Machine {
+    let mut machine = Machine::new(seed, Ends::Mixed, None);
+    for _ in 0..3 {
+        machine.live_in_peace();
+        machine.disk.power_cycle(seed);
+    }
+    machine
+}
+
+/// Another disk with the same files.
+pub(crate) fn copy(disk: &SimDisk) -> SimDisk {
+    let copy = SimDisk::new(1);
+    copy_dir(disk, Path::new(ROOT), &copy);
+    copy
+}
+
+fn copy_dir(disk: &SimDisk, dir: &Path, to: &SimDisk) {
+    to.create_dir_all(dir).expect("made");
+    for name in disk.list(dir).expect("a directory") {
+        let path = dir.join(name);
+        match disk.content(&path) {
+            Some(content) => to.put(&path, content),
+            None => copy_dir(disk, &path, to),
+        }
+    }
+}
+
+/// All files below a directory.
+pub(crate) fn files(disk: &SimDisk, dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for name in disk.list(dir).unwrap_or_default() {
+        let path = dir.join(name);
+        if disk.content(&path).is_some() {
+            found.push(path)
+        } else {
+            found.extend(files(disk, &path))
+        }
+    }
+    found
+}
+
+fn newest_snapshot(disk: &SimDisk, shard: u32) -> PathBuf {
+    let dir = PathBuf::from(format!("{ROOT}/shards/{shard}/snapshots"));
+    let name = disk.list(&dir).expect("a directory").pop().expect("a snapshot");
+    dir.join(name)
+}
+
+/// What every shard that is started holds is right; the shards that are not.
+fn check(disk: &SimDisk, models: &BTreeMap<ShardId, Model>) -> Result<Vec<ShardId>, String> {
+    let opened = broker::open(disk).map_err(|error| error.to_string())?;
+    let damaged: Vec<ShardId> = opened.damaged.iter().map(|damaged| damaged.shard).collect();
+    let broker = Broker::start(opened, 0).map_err(|_| "the disk failed".to_owned())?;
+    for (shard, model) in models.iter().filter(|(shard, _)| !damaged.contains(shard)) {
+        let compared = broker
+            .look(*shard, |state, logs| model.compare(state, |id| logs.get(id).map(|log| &**log)));
+        match compared {
+            Ok(()) => {}
+            // Damaged records are an error to whoever reads them.
+            Err(error) if error.contains("is damaged") => return Err(error),
+            Err(wrong) => panic!("D3: {shard}: {wrong}"),
+        }
+    }
+    Ok(damaged)
+}
+
+#[test]
+fn d3_a_flipped_bit_or_a_cut_in_any_file_is_never_believed() {
+    let mut dice = Dice::new(7);
+    let mut noticed = BTreeMap::new();
+    for seed in 0..4 {
+        let machine = lived(seed);
+        let all = files(&machine.disk, Path::new(ROOT));
+        for path in all.iter().filter(|path| !path.ends_with("lock")) {
+            let content = machine.disk.content(path).expect("it is there");
+            if content.is_empty() {
+                continue;
+            }
+            for _ in 0..2 {
+                let disk = copy(&machine.disk);
+                let at = dice.below(content.len() as u64);
+                if dice.one_in(3) {
+                    disk.truncate(path, at);
+                } else {
+                    disk.corrupt(path, at, 1 << dice.below(8));
+                }
+                let kind = path.strip_prefix(ROOT).expect("below").iter().next().expect("a name");
+                let kind = kind.to_string_lossy().into_owned();
+                match check(&disk, machine.models()) {
+                    Ok(damaged) => {
+                        assert!(damaged.len() <= 1 || kind == "wal", "{path:?}: {damaged:?}");
+                        *noticed.entry(kind).or_insert(0) += damaged.len();
+                    }
+                    Err(_) => *noticed.entry(kind).or_insert(0) += 1,
+                }
+            }
+        }
+    }
+    for kind in ["meta", "partitions", "shards", "wal"] {
+        assert!(noticed.get(kind).is_some_and(|count| *count > 0), "{kind}: {noticed:?}");
+    }
+}
+
+#[test]
+fn d6_without_its_newest_snapshot_a_shard_comes_back_from_the_older_one() {
+    for seed in 0..60 {
+        let mut machine = Machine::new(seed, Ends::Crashes, None);
+        for _ in 0..4 {
+            machine.live().unwrap_or_else(|wrong| panic!("seed {seed}: {wrong}"));
+            machine.end_life();
+            let shard = machine.dice.below(u64::from(SHARDS) + 1) as u32;
+            let data = DataDir::new(Arc::new(machine.disk.clone()), PathBuf::from(ROOT));
+            let snapshots = Snapshots::new(&data, ShardId(shard));
+            let numbers = snapshots.numbers().expect("readable");
+            if numbers.len() >= 2 && numbers.iter().all(|number| snapshots.load(*number).is_ok()) {
+                machine.disk.corrupt(&newest_snapshot(&machine.disk, shard), 30, 1);
+            }
+        }
+    }
+}
+
+#[test]
+fn d4_a_replica_that_lost_its_log_is_not_started_and_the_others_serve() {
+    let machine = lived(3);
+    // All of the log: nobody may vote again.
+    let disk = copy(&machine.disk);
+    for path in files(&disk, Path::new("/data/wal")) {
+        disk.remove(&path).expect("removed");
+    }
+    let damaged = check(&disk, machine.models()).expect("it opens");
+    assert_eq!(damaged, (0..=SHARDS).map(ShardId).collect::<Vec<_>>());
+    // Both snapshots of one shard.
+    let disk = copy(&machine.disk);
+    for path in files(&disk, Path::new("/data/shards/2/snapshots")) {
+        disk.corrupt(&path, 40, 1);
+    }
+    assert_eq!(check(&disk, machine.models()).expect("it opens"), [ShardId(2)]);
+    // And it stays so: nothing of the damaged shard was touched.
+    disk.power_cycle(1);
+    assert_eq!(check(&disk, machine.models()).expect("it opens"), [ShardId(2)]);
+}
+
+/// A shard that is not started checkpoints nothing. What it has in the log must not keep the log from the others,
+/// and must still be there for a repair.
+#[test]
+fn d3_a_damaged_shard_does_not_fill_the_log_of_the_others() {
+    let machine = lived(3);
+    let disk = copy(&machine.disk);
+    let snapshots = files(&disk, Path::new("/data/shards/2/snapshots"));
+    let flip = |disk: &SimDisk| {
+        for path in &snapshots {
+            disk.corrupt(path, 40, 1);
+        }
+    };
+    flip(&disk);
+    for life in 0..2 {
+        let opened = broker::open(&disk).expect("it opens");
+        let damaged: Vec<&str> = opened.damaged.iter().map(|shard| &shard.what[..]).collect();
+        assert_eq!(damaged.len(), 1);
+        assert!(damaged[0].contains("are kept for a repair in /data/wal/00000002-"), "{damaged:?}");
+        let mut broker = Broker::start(opened, 0).unwrap_or_else(|_| panic!("nothing fails"));
+        let topic = ropewalk_shard::TopicId(uuid::Uuid::from_u128(1 << 100 | life));
+        let partition = ropewalk_shard::PartitionId { topic, index: 0 };
+        broker.propose(ShardId(1), Op::Open(partition));
+        broker.settle().unwrap_or_else(|_| panic!("nothing fails"));
+        // More than the log may ever take.
+        let value = vec![7; 30_000];
+        let rounds = broker::OPTIONS.wal.files_bytes_max / 30_000 + 50;
+        for sequence in 0..i32::try_from(rounds).expect("few") {
+            let sent = Sent::new(1, sequence, 1, &value);
+            broker.propose(ShardId(1), Op::Append(vec![(partition, sent)]));
+            let decided = broker.settle().unwrap_or_else(|_| panic!("nothing fails"));
+            assert!(decided.iter().all(|decided| decided.outcome.is_ok()));
+            broker.pass(200);
+            for _ in 0..3 {
+                broker.step().unwrap_or_else(|_| panic!("nothing fails"));
+            }
+        }
+        assert!(broker.log_bytes() < broker::OPTIONS.wal.files_bytes_max / 4);
+        drop(broker);
+        disk.power_cycle(life as u64);
+    }
+    // With its snapshots back it is as it was: nothing of its log is lost.
+    flip(&disk);
+    let mut models = machine.models().clone();
+    models.retain(|shard, _| *shard == ShardId(2));
+    assert_eq!(check(&disk, &models).expect("it opens"), []);
+}
+
+/// Which partitions are whose is not known while a shard is damaged: none of their files is removed.
+#[test]
+fn d3_a_start_with_a_damaged_shard_leaves_the_files_that_a_repair_needs() {
+    let machine = lived(3);
+    let mut seen = 0;
+    for (shard, model) in machine.models() {
+        // Of the others, recovery cuts what their snapshots do not name.
+        let names: Vec<String> = model.partitions.keys().map(|id| format!("/{id}.")).collect();
+        let kept = |disk: &SimDisk| -> Vec<PathBuf> {
+            let mut all = files(disk, &Path::new(ROOT).join("partitions"));
+            all.retain(|path| names.iter().any(|name| path.to_string_lossy().contains(name)));
+            all.extend(files(disk, Path::new(&format!("/data/shards/{}/spill", shard.0))));
+            all
+        };
+        let disk = copy(&machine.disk);
+        let before = kept(&disk);
+        seen += before.len();
+        for path in files(&disk, Path::new(&format!("/data/shards/{}/snapshots", shard.0))) {
+            disk.corrupt(&path, 40, 1);
+        }
+        let opened = broker::open(&disk).expect("it opens");
+        assert_eq!(opened.damaged.iter().map(|d| d.shard).collect::<Vec<_>>(), [*shard]);
+        drop(Broker::start(opened, 0));
+        assert_eq!(kept(&disk), before, "{shard}");
+    }
+    assert!(seen > 10, "{seen} files");
+}

@@ -1,0 +1,251 @@
+//! A whole node on a real disk: it is stopped, or it stops by itself, and comes back.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use ropewalk_batch::Builder;
+use ropewalk_disk::{Disk, RealDisk, SimDisk};
+use ropewalk_node::{Node, NodeOptions};
+use ropewalk_node::{Observer, ShardHandle};
+use ropewalk_segment::SegmentConfig;
+use ropewalk_shard::command::{Append, Command, OpenPartition, ShardCommand};
+use ropewalk_shard::proposal::SendOrder;
+use ropewalk_shard::{BrokerId, Effect, PartitionId, ShardId, TopicId, limits};
+use ropewalk_store::policy::Policy;
+use ropewalk_store::{Identity, checkpoint, recovery};
+
+#[derive(Debug)]
+struct Nobody;
+
+impl Observer for Nobody {
+    fn applied(&self, _: ShardId, _: &[Effect]) {}
+    fn leads(&self, _: ShardId, _: Option<u64>) {}
+}
+
+impl Policy for Nobody {
+    fn segments(&self, _: PartitionId) -> SegmentConfig {
+        SegmentConfig { segment_bytes: 1 << 20, ..SegmentConfig::default() }
+    }
+}
+
+fn clock_ms() -> i64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    i64::try_from(now.expect("after 1970").as_millis()).expect("fits")
+}
+
+fn open(dir: &Path) -> Node {
+    open_with(real_disk(), dir, CHECKPOINTS)
+}
+
+const CHECKPOINTS: checkpoint::Options = checkpoint::Options {
+    wal_used_bytes_soft_max: 2 << 20,
+    checkpoint_age_ms: 60_000,
+    syncs_per_second: 200,
+    disk_free_bytes_min: 0,
+    unsynced_logs_max: 100,
+};
+
+fn real_disk() -> Arc<dyn Disk> {
+    Arc::new(RealDisk::new(ropewalk_disk::Options::default()))
+}
+
+fn open_with(disk: Arc<dyn Disk>, dir: &Path, checkpoint: checkpoint::Options) -> Node {
+    let identity = Identity { cluster_id: "test".to_owned(), broker_id: BrokerId(1), shards: 3 };
+    let wal = ropewalk_wal::Options {
+        file_bytes: 1 << 20,
+        first_file_bytes: 1 << 20,
+        files_bytes_max: 64 << 20,
+        spares_max: 2,
+    };
+    Node::open(NodeOptions {
+        disk,
+        dir: dir.to_owned(),
+        format: Some(identity),
+        observer: Arc::new(Nobody),
+        policy: Arc::new(Nobody),
+        on_fatal: Arc::new(|error| panic!("{error}")),
+        clock_ms,
+        recovery: recovery::Options { wal, tail_bytes_max: 4 << 20, open_files_max: 16 },
+        checkpoint,
+    })
+    .expect("the node opens")
+}
+
+fn partition(index: i32) -> PartitionId {
+    PartitionId { topic: TopicId(uuid::Uuid::from_u128(5)), index }
+}
+
+async fn leads(shard: &ShardHandle) {
+    while shard.leading().is_none() {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+}
+
+async fn open_partition(shard: &ShardHandle, index: i32) {
+    let open = OpenPartition { partition: partition(index), epoch_base: 0 };
+    let command = Command::Shard(ShardCommand::OpenPartitions(vec![open]));
+    shard.propose(command).await.expect("it opens");
+}
+
+async fn append(shard: &ShardHandle, index: i32, value: &[u8]) -> i64 {
+    let batch = Builder::new().record(1, None, Some(value)).build();
+    let answer =
+        shard.append(vec![Append { partition: partition(index), batch }], SendOrder::default());
+    let results = answer.await.expect("answered").expect("appended");
+    results[0].expect("taken").base_offset
+}
+
+fn values(shard: &ShardHandle, index: i32) -> Vec<Vec<u8>> {
+    let log = shard.log(&partition(index)).expect("it is open");
+    let mut bytes = Vec::new();
+    let mut at = log.log_start();
+    while at < log.high_watermark() {
+        let chunk = log.read(at, 1 << 20, true).expect("readable");
+        at = chunk.next_offset;
+        bytes.extend(chunk.bytes.concat());
+    }
+    let mut rest = bytes::Bytes::from(bytes);
+    let mut values = Vec::new();
+    while !rest.is_empty() {
+        let header = ropewalk_batch::Header::parse(&rest).expect("a batch");
+        let batch = rest.split_to(header.size_bytes());
+        assert_eq!(header.base_offset, values.len() as i64);
+        for record in ropewalk_batch::records(&header, batch, 1 << 20).expect("records") {
+            values.push(record.expect("a record").value.expect("a value").to_vec());
+        }
+    }
+    values
+}
+
+/// What was written survives here because the system goes on; a loss of power is played in
+/// tests/power_loss.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d1_what_was_acked_is_there_after_a_stop_and_after_the_process_has_gone() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut expected: Vec<Vec<Vec<u8>>> = vec![Vec::new(); 4];
+    for round in 0..4_u8 {
+        let node = open(dir.path());
+        let shard = Arc::clone(node.shard(ShardId(2)).expect("it is there"));
+        leads(&shard).await;
+        for index in 0..4 {
+            open_partition(&shard, index).await;
+            assert_eq!(values(&shard, index), expected[index as usize], "round {round}");
+        }
+        // Enough for several files of the log, for flushes and for checkpoints.
+        for number in 0..800_u32 {
+            let index = (number % 3) as i32;
+            let value = [&number.to_le_bytes()[..], &vec![round; 8_000]].concat();
+            let offset = append(&shard, index, &value).await;
+            let expected = &mut expected[index as usize];
+            assert_eq!(offset, expected.len() as i64);
+            expected.push(value);
+        }
+        append(&shard, 3, b"small").await;
+        expected[3].push(b"small".to_vec());
+        // The log is let go in the background; the test ends by a timeout if it never is.
+        while node.wal().stats().used_bytes > 4 << 20 {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        if round % 2 == 0 {
+            node.stop().await;
+        }
+        // What a crash would leave: nothing was checkpointed. But the threads of a dead process are gone.
+        let wal = node.wal().clone();
+        drop((node, shard));
+        wal.close();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r1_on_a_full_disk_what_is_deleted_makes_room_at_once() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let all_of_it = checkpoint::Options { disk_free_bytes_min: u64::MAX, ..CHECKPOINTS };
+    let node = open_with(real_disk(), dir.path(), all_of_it);
+    let shard = Arc::clone(node.shard(ShardId(2)).expect("it is there"));
+    leads(&shard).await;
+    open_partition(&shard, 0).await;
+    for _ in 0..500 {
+        append(&shard, 0, &[7; 8_000]).await;
+    }
+    let segments = || -> usize {
+        let below = |dir: &Path| std::fs::read_dir(dir).expect("a directory").flatten();
+        let partitions = below(&dir.path().join("partitions"));
+        partitions.map(|partition| below(&partition.path()).count()).sum()
+    };
+    while segments() == 0 || !node.tail_budget().is_disk_full() {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    assert!(node.tail_budget().wait_below().await.is_err(), "records are refused");
+    let close = Command::Shard(ShardCommand::ClosePartitions(vec![partition(0)]));
+    shard.propose(close).await.expect("it closes");
+    // Two checkpoints later; the test ends by a timeout if they are not made.
+    while segments() > 0 {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    node.stop().await;
+}
+
+/// Memory is short all the time and no checkpoint is due: tails are flushed, and their files wait for a sync.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r1_few_files_are_open_however_many_partitions_are_flushed() {
+    const PARTITIONS: i32 = 300;
+    let disk = SimDisk::new(1);
+    let never = checkpoint::Options { wal_used_bytes_soft_max: u64::MAX, ..CHECKPOINTS };
+    let node = open_with(Arc::new(disk.clone()), Path::new("/data"), never);
+    let shard = Arc::clone(node.shard(ShardId(2)).expect("it is there"));
+    leads(&shard).await;
+    for index in 0..PARTITIONS {
+        open_partition(&shard, index).await;
+    }
+    let mut open_files = 0;
+    for index in 0..PARTITIONS {
+        append(&shard, index, &[7; 40_000]).await;
+        node.tail_budget().wait_below().await.expect("there is room soon");
+        open_files = open_files.max(disk.open_files());
+    }
+    assert!((100..300).contains(&open_files), "{open_files} files were open");
+    for index in 0..PARTITIONS {
+        assert_eq!(values(&shard, index), [vec![7; 40_000]]);
+    }
+    node.stop().await;
+}
+
+/// The write-ahead log may hold many times of the memory that records may take: a start takes it in pieces, and the
+/// checkpoint thread makes room in between.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r1_a_start_replays_a_long_log_within_the_memory_for_records() {
+    const BATCHES: u32 = 600;
+    let disk = SimDisk::new(1);
+    // Nothing is checkpointed before the fall.
+    let never = checkpoint::Options { wal_used_bytes_soft_max: u64::MAX, ..CHECKPOINTS };
+    let node = open_with(Arc::new(disk.clone()), Path::new("/data"), never);
+    let shard = Arc::clone(node.shard(ShardId(2)).expect("it is there"));
+    leads(&shard).await;
+    for index in 0..3 {
+        open_partition(&shard, index).await;
+    }
+    let value = |number: u32| [&number.to_le_bytes()[..], &[7; 80_000]].concat();
+    for number in 0..BATCHES {
+        node.tail_budget().wait_below().await.expect("there is room soon");
+        append(&shard, (number % 3) as i32, &value(number)).await;
+    }
+    let wal = node.wal().clone();
+    assert!(wal.stats().used_bytes > 40 << 20, "all of it is in the log");
+    drop((node, shard));
+    wal.close();
+    disk.power_cycle(1);
+
+    let node = open_with(Arc::new(disk.clone()), Path::new("/data"), CHECKPOINTS);
+    let shard = Arc::clone(node.shard(ShardId(2)).expect("it is there"));
+    leads(&shard).await;
+    for index in 0..3 {
+        let found = values(&shard, index);
+        assert_eq!(found.len(), BATCHES as usize / 3);
+        assert!(found.iter().zip(0..).all(|(found, at)| *found == value(3 * at + index as u32)));
+    }
+    // What is allowed, and the one piece that was being applied when it was used up.
+    let most = (4 << 20) + limits::COMMITTED_BYTES_MAX as usize + (1 << 20);
+    let peak = node.tail_budget().peak_bytes();
+    assert!(peak <= most, "{peak} bytes were pinned, {most} are allowed");
+    node.stop().await;
+}

@@ -1,0 +1,35 @@
+//! Reads a settings file, and what flags set above it.
+
+use std::path::{Path, PathBuf};
+
+use ropewalk_broker::settings::{Settings, read_properties};
+use tracing::info;
+
+use crate::stop::Stop;
+
+/// The settings of a file, and the data directory that they name.
+pub(crate) fn from_file(
+    path: &Path,
+    set: &[(String, String)],
+) -> Result<(Settings, PathBuf), Stop> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| Stop::Config { path: path.to_owned(), source })?;
+    let settings = read_settings(read_properties(&text), set.to_vec())?;
+    let dir = settings.data_dir().ok().flatten();
+    let dir =
+        dir.ok_or_else(|| Stop::Usage("log.dirs is not set: where is the data kept?".into()))?;
+    Ok((settings, dir))
+}
+
+/// What the flags say holds against any file, also against one that comes while the broker runs.
+pub(crate) fn read_settings(
+    file: Vec<(String, String)>,
+    flags: Vec<(String, String)>,
+) -> Result<Settings, Stop> {
+    let flags = flags.into_iter().collect();
+    let settings = Settings::layered(file, flags).map_err(Stop::Settings)?;
+    for key in settings.ignored() {
+        info!(key, "this setting of Kafka's is ignored: it has no effect here");
+    }
+    Ok(settings)
+}

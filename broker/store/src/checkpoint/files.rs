@@ -1,0 +1,250 @@
+//! What a shard has on disk, and what of it may go.
+//!
+//! # Invariants
+//!
+//! - A file goes only when neither kept snapshot names it: what the snapshot with number n no longer
+//!   names is doomed since n, and goes when the older kept one is n or newer.
+//! - **D6** the write-ahead log is let go below the older kept snapshot, never below the newest alone.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use ropewalk_shard::{BrokerId, PartitionId, ReplicaId, ShardId};
+use ropewalk_wal::ReplicaKey;
+
+use crate::directory::{DataDir, DirectoryError};
+use crate::partition_logs::PartitionLogs;
+use crate::replica_log;
+use crate::snapshot::{Snapshot, Snapshots};
+
+/// How many snapshots are kept.
+const KEPT: usize = 2;
+
+/// The files of one shard.
+#[derive(Debug)]
+pub struct ShardFiles {
+    partition_logs: Arc<PartitionLogs>,
+    replica: ReplicaId,
+    replicas: BTreeMap<ReplicaId, BrokerId>,
+    snapshots: Snapshots,
+    /// Oldest first.
+    kept: VecDeque<KeptSnapshot>,
+    next_number: u64,
+    next_spill: u64,
+    /// Length of each spill file.
+    spill_bytes: BTreeMap<u64, u64>,
+    doomed: Vec<Doomed>,
+    closed: Vec<(PartitionId, u64)>,
+    released_through: u64,
+}
+
+/// A snapshot that is on disk.
+#[derive(Debug, Clone)]
+pub(crate) struct KeptSnapshot {
+    pub(crate) number: u64,
+    pub(crate) index: u64,
+    pub(crate) term: u64,
+    /// Bytes that it needs of each spill file.
+    pub(crate) spill: BTreeMap<u64, u64>,
+}
+
+/// Something to unlink.
+#[derive(Debug)]
+struct Doomed {
+    /// The first snapshot that does not name it.
+    since: u64,
+    what: Remains,
+}
+
+#[derive(Debug)]
+enum Remains {
+    File(PathBuf),
+    Partition(PartitionId, u64),
+}
+
+impl KeptSnapshot {
+    pub(crate) fn of(number: u64, snapshot: &Snapshot) -> Self {
+        let mut spill = BTreeMap::new();
+        for run in snapshot.partitions.iter().flat_map(|partition| &partition.spill) {
+            *spill.entry(run.file).or_default() += u64::from(run.length_bytes);
+        }
+        Self { number, index: snapshot.index, term: snapshot.term, spill }
+    }
+}
+
+impl ShardFiles {
+    /// The files as recovery found them: the kept snapshots, oldest first, and the spill files that
+    /// they name. `truncated` is what the write-ahead log knows to be covered by snapshots; the process
+    /// may have ended before it was told of the newest.
+    pub(crate) fn new(
+        partition_logs: Arc<PartitionLogs>,
+        snapshot: &Snapshot,
+        kept: VecDeque<KeptSnapshot>,
+        spill_bytes: BTreeMap<u64, u64>,
+        truncated: u64,
+    ) -> Self {
+        let snapshots = Snapshots::new(partition_logs.store().data(), partition_logs.shard());
+        Self {
+            replica: snapshot.replica,
+            replicas: snapshot.replicas.clone(),
+            snapshots,
+            next_number: kept.back().map_or(0, |newest| newest.number) + 1,
+            next_spill: spill_bytes.keys().next_back().map_or(0, |last| last + 1),
+            spill_bytes,
+            doomed: Vec::new(),
+            closed: Vec::new(),
+            released_through: if kept.len() == KEPT { kept[0].index.min(truncated) } else { 0 },
+            kept,
+            partition_logs,
+        }
+    }
+
+    /// The shard.
+    #[must_use]
+    pub fn shard(&self) -> ShardId {
+        self.partition_logs.shard()
+    }
+
+    pub(crate) fn key(&self) -> ReplicaKey {
+        replica_log::key(self.shard(), self.replica)
+    }
+
+    pub(crate) fn partition_logs(&self) -> &Arc<PartitionLogs> {
+        &self.partition_logs
+    }
+
+    pub(crate) fn replica(&self) -> ReplicaId {
+        self.replica
+    }
+
+    pub(crate) fn replicas(&self) -> &BTreeMap<ReplicaId, BrokerId> {
+        &self.replicas
+    }
+
+    /// The newest snapshot.
+    pub(crate) fn newest(&self) -> &KeptSnapshot {
+        self.kept.back().expect("a shard is born with a snapshot")
+    }
+
+    /// Index and term through which the write-ahead log is not needed any more, if that is news.
+    pub(crate) fn releasable(&self) -> Option<(u64, u64)> {
+        let older = self.kept.front().filter(|_| self.kept.len() == KEPT)?;
+        (older.index > self.released_through).then_some((older.index, older.term))
+    }
+
+    pub(crate) fn released_through(&self) -> u64 {
+        self.released_through
+    }
+
+    pub(crate) fn set_released_through(&mut self, index: u64) {
+        self.released_through = index;
+    }
+
+    /// Partitions that were closed before the next capture.
+    pub(crate) fn closed(&mut self, closed: Vec<(PartitionId, u64)>) {
+        self.closed.extend(closed);
+    }
+
+    /// Nothing names the files of the closed partitions, and these files, from the next snapshot on.
+    pub(crate) fn doom(&mut self, unneeded: Vec<PathBuf>) {
+        let since = self.next_number;
+        let files = unneeded.into_iter().map(Remains::File);
+        let partitions =
+            self.closed.drain(..).map(|(partition, life)| Remains::Partition(partition, life));
+        self.doomed.extend(files.chain(partitions).map(|what| Doomed { since, what }));
+    }
+
+    /// Whether another snapshot would let files go.
+    pub(crate) fn has_doomed(&self) -> bool {
+        !self.doomed.is_empty()
+    }
+
+    /// The next spill file's number and path: the same until it is finished.
+    pub(crate) fn begin_spill(&self) -> (u64, PathBuf) {
+        let number = self.next_spill;
+        (number, self.partition_logs.store().data().spill_file(self.shard(), number))
+    }
+
+    /// The spill file is durable, and a snapshot may name it.
+    pub(crate) fn finish_spill(&mut self, number: u64, bytes: u64) {
+        self.next_spill = number + 1;
+        self.spill_bytes.insert(number, bytes);
+    }
+
+    /// The spill file could not be written: what was written of it takes no room. If it cannot be removed now, the
+    /// next attempt overwrites it.
+    pub(crate) fn abandon_spill(&self, path: PathBuf) {
+        if let Err(error) = remove(self.partition_logs.store().data(), path) {
+            tracing::warn!(shard = %self.shard(), %error, "removing a partial spill file failed");
+        }
+    }
+
+    /// Spill files of which more than half is no longer needed.
+    pub(crate) fn wasted_spill(&self, needed: &BTreeMap<u64, u64>) -> BTreeSet<u64> {
+        let wasted = |file: &u64, bytes: &u64| needed.get(file).is_some_and(|n| 2 * n < *bytes);
+        self.spill_bytes.iter().filter(|(f, b)| wasted(f, b)).map(|(file, _)| *file).collect()
+    }
+
+    /// Writes a snapshot, durably, and removes what is named by neither kept one. What cannot be removed is
+    /// tried again with the next snapshot.
+    ///
+    /// # Errors
+    /// When the snapshot cannot be written.
+    pub(crate) fn keep(&mut self, snapshot: &Snapshot) -> Result<(), DirectoryError> {
+        let number = self.next_number;
+        self.snapshots.write(number, snapshot)?;
+        self.next_number += 1;
+        self.kept.push_back(KeptSnapshot::of(number, snapshot));
+        while self.kept.len() > KEPT {
+            self.kept.pop_front();
+        }
+        let numbers: Vec<u64> = self.kept.iter().map(|kept| kept.number).collect();
+        let removed = self.snapshots.remove_all_but(&numbers);
+        for error in removed.err().into_iter().chain(self.remove_doomed()) {
+            tracing::warn!(shard = %self.shard(), %error, "unlinking a file failed, will retry");
+        }
+        Ok(())
+    }
+
+    /// Removes what may go; what went wrong.
+    fn remove_doomed(&mut self) -> Vec<DirectoryError> {
+        let data = self.partition_logs.store().data().clone();
+        let shard = self.shard();
+        let mut failed = Vec::new();
+        let mut is_gone = |removed: Result<(), DirectoryError>| match removed {
+            Ok(()) => true,
+            Err(error) => {
+                failed.push(error);
+                false
+            }
+        };
+        let kept = &self.kept;
+        let named = |file: &u64| kept.iter().any(|kept| kept.spill.contains_key(file));
+        self.spill_bytes.retain(|file, _| {
+            named(file) || !is_gone(remove(&data, data.spill_file(shard, *file)))
+        });
+        let oldest = kept.front().filter(|_| kept.len() == KEPT).map_or(0, |kept| kept.number);
+        self.doomed.retain(|doomed| {
+            doomed.since > oldest
+                || !is_gone(match &doomed.what {
+                    Remains::File(path) => remove(&data, path.clone()),
+                    Remains::Partition(partition, life) => {
+                        data.remove_all_in(&data.partition(*partition, *life))
+                    }
+                })
+        });
+        failed
+    }
+}
+
+/// Removes a file; one that is not there was removed before.
+fn remove(data: &DataDir, path: PathBuf) -> Result<(), DirectoryError> {
+    match data.disk().remove(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(DirectoryError::io(&path)(error))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}

@@ -1,0 +1,255 @@
+//! Questions about a partition's records that are not "give me them": counts, timestamps, ages.
+//!
+//! Place in the walk: ListOffsets, retention and the figures ask here. What lies in segments is answered
+//! by their indices, what lies in the tail from memory; the spill is small and is read if need be.
+
+use ropewalk_batch::{NO_TIMESTAMP, Stamped, first_at_or_after};
+use ropewalk_segment::{Reader, SegmentInfo};
+
+use super::{Inner, Layer, PartitionLog, ReadError};
+use crate::snapshot::Spilled;
+
+/// How large the records of one batch may be when a lookup has to decompress them.
+const RECORDS_BYTES_MAX: usize = 256 << 20;
+/// How much a search batch by batch reads at once.
+const SCAN_BYTES: usize = 1 << 20;
+
+impl PartitionLog {
+    /// When the record at `offset` was proposed, as far as that is known without reading: exactly for
+    /// the tail, the oldest of its neighbours for spill.
+    #[must_use]
+    pub fn appended_ms(&self, offset: i64) -> Option<i64> {
+        let inner = self.inner.lock();
+        match inner.layer(offset) {
+            Layer::Tail => inner.tail.from(offset).next().map(|held| held.appended_ms),
+            Layer::Spill(spilled) => Some(spilled.appended_ms),
+            Layer::Segments(..) | Layer::End => None,
+        }
+    }
+
+    /// Records in `from..to` that a consumer sees: control batches and what compaction took away do
+    /// not count. May block on the disk.
+    ///
+    /// # Errors
+    /// When a file that has to be looked at cannot be read.
+    pub fn visible_count(&self, from: i64, to: i64) -> Result<u64, ReadError> {
+        let (reader, segments_end, spill, in_tail) = {
+            let inner = self.inner.lock();
+            let from = from.max(inner.log_start);
+            let in_tail = inner.tail.records_between(from, to.max(from));
+            (inner.reader.clone(), inner.segments_end, inner.spill.clone(), in_tail)
+        };
+        let mut count = in_tail;
+        if let Some(reader) = reader
+            && from < segments_end
+        {
+            count += reader.visible_count(from..to.min(segments_end))?;
+        }
+        for run in &spill {
+            count += self.visible_in(run, from.max(segments_end), to)?;
+        }
+        Ok(count)
+    }
+
+    fn visible_in(&self, run: &Spilled, from: i64, to: i64) -> Result<u64, ReadError> {
+        let (from, to) = (from.max(run.base_offset), to.min(run.next_offset));
+        if from >= to {
+            return Ok(0);
+        }
+        let offsets = run.next_offset - run.base_offset;
+        if i64::from(run.records) == offsets {
+            return Ok((to - from).unsigned_abs());
+        }
+        let mut tail = super::Tail::default();
+        for batch in self.files.read_spilled(run)? {
+            tail.push(batch, run.appended_ms);
+        }
+        Ok(tail.records_between(from, to))
+    }
+
+    /// Offset and timestamp of the first record that is not older than `timestamp_ms`. May block on
+    /// the disk.
+    ///
+    /// # Errors
+    /// When a file that has to be looked at cannot be read.
+    pub fn offset_for_timestamp(&self, timestamp_ms: i64) -> Result<Option<(i64, i64)>, ReadError> {
+        let (log_start, reader, spill, tail) = {
+            let inner = self.inner.lock();
+            let young = inner.tail.from(i64::MIN).map(|held| &held.batch);
+            let young: Vec<Stamped> =
+                young.filter(|batch| batch.max_timestamp_ms >= timestamp_ms).cloned().collect();
+            (inner.log_start, inner.reader.clone(), inner.spill.clone(), young)
+        };
+        if let Some(reader) = reader {
+            let mut found = reader.offset_for_timestamp(timestamp_ms)?;
+            // Segments learn of a log start a little later.
+            if found.is_some_and(|(offset, _)| offset < log_start) {
+                found = scan(&reader, log_start, |some| first_in(some, timestamp_ms, log_start))?;
+            }
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        for run in spill.iter().filter(|run| run.max_timestamp_ms >= timestamp_ms) {
+            let found = first_in(&self.files.read_spilled(run)?, timestamp_ms, log_start)?;
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        first_in(&tail, timestamp_ms, log_start)
+    }
+
+    /// Offset and timestamp of the first of the youngest records. May block on the disk.
+    ///
+    /// # Errors
+    /// When a file that has to be looked at cannot be read.
+    pub fn max_timestamp(&self) -> Result<Option<(i64, i64)>, ReadError> {
+        let (log_start, reader, spill, tail) = {
+            let inner = self.inner.lock();
+            let tail: Vec<Stamped> =
+                inner.tail.from(i64::MIN).map(|held| held.batch.clone()).collect();
+            (inner.log_start, inner.reader.clone(), inner.spill.clone(), tail)
+        };
+        let mut youngest_ms = youngest_in(&tail, log_start)?;
+        for run in &spill {
+            // Only a run in which the log starts has to be looked into.
+            youngest_ms = youngest_ms.max(if run.base_offset >= log_start {
+                Some(run.max_timestamp_ms)
+            } else {
+                youngest_in(&self.files.read_spilled(run)?, log_start)?
+            });
+        }
+        if let Some(reader) = reader {
+            youngest_ms = youngest_ms.max(if reader.start_offset() >= log_start {
+                reader.max_timestamp()?.map(|(_, ms)| ms)
+            } else {
+                scan_youngest(&reader, log_start)?
+            });
+        }
+        match youngest_ms {
+            Some(ms) => self.offset_for_timestamp(ms),
+            None => Ok(None),
+        }
+    }
+
+    /// Segments, then what is not in a segment yet as one more: what retention decides on.
+    #[must_use]
+    pub fn segment_infos(&self) -> Vec<SegmentInfo> {
+        let mut infos = self.segments.lock().as_ref().map_or_else(Vec::new, |s| s.infos());
+        let inner = self.inner.lock();
+        infos.retain(|info| info.next_offset > inner.log_start);
+        let loose_bytes = inner.spill_bytes() + inner.tail.size_bytes() as u64;
+        if loose_bytes > 0 {
+            infos.push(SegmentInfo {
+                base_offset: inner.segments_end.max(inner.log_start),
+                next_offset: inner.next_offset,
+                size_bytes: loose_bytes,
+                max_timestamp_ms: inner.youngest_ms().filter(|ms| *ms != NO_TIMESTAMP),
+                created_ms: inner.oldest_appended_ms().unwrap_or(0),
+                records: inner.spill.iter().map(|run| u64::from(run.records)).sum::<u64>()
+                    + inner.tail.records_between(i64::MIN, i64::MAX),
+                is_sealed: false,
+                is_compacted: false,
+            });
+        }
+        infos
+    }
+}
+
+impl Inner {
+    /// The largest timestamp outside of the segments.
+    fn youngest_ms(&self) -> Option<i64> {
+        let spilled = self.spill.iter().map(|run| run.max_timestamp_ms);
+        spilled.chain(self.tail.from(i64::MIN).map(|held| held.batch.max_timestamp_ms)).max()
+    }
+
+    pub(super) fn oldest_appended_ms(&self) -> Option<i64> {
+        let spilled = self.spill.first().map(|run| run.appended_ms);
+        spilled.or_else(|| self.tail.from(i64::MIN).next().map(|held| held.appended_ms))
+    }
+}
+
+/// Segments learn of a log start a little later: until then they are looked through batch by batch.
+fn scan<T>(
+    reader: &Reader,
+    log_start: i64,
+    mut look: impl FnMut(&[Stamped]) -> Result<Option<T>, ReadError>,
+) -> Result<Option<T>, ReadError> {
+    let mut at = log_start;
+    while at < reader.next_offset() {
+        let Some(span) = reader.plan_read(at, SCAN_BYTES)?.run_span()? else { break };
+        at = span.next_offset;
+        let batches: Result<Vec<Stamped>, _> = span.batches().map(Stamped::read).collect();
+        let found = look(&batches.map_err(|error| unreadable(&error))?)?;
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    Ok(None)
+}
+
+fn scan_youngest(reader: &Reader, log_start: i64) -> Result<Option<i64>, ReadError> {
+    let mut youngest_ms = None;
+    scan(reader, log_start, |batches| {
+        youngest_ms = youngest_ms.max(youngest_in(batches, log_start)?);
+        Ok(None::<()>)
+    })?;
+    Ok(youngest_ms)
+}
+
+/// The largest timestamp of some batches, at or after `log_start`.
+fn youngest_in(batches: &[Stamped], log_start: i64) -> Result<Option<i64>, ReadError> {
+    let mut youngest_ms = None;
+    for batch in batches.iter().filter(|batch| batch.last_offset() >= log_start) {
+        let ms = if batch.base_offset >= log_start {
+            Some(batch.max_timestamp_ms)
+        } else {
+            timestamps(batch, log_start)?.into_iter().map(|(_, ms)| ms).max()
+        };
+        youngest_ms = youngest_ms.max(ms);
+    }
+    Ok(youngest_ms)
+}
+
+/// Offsets and timestamps of a batch's records from `from` on.
+fn timestamps(batch: &Stamped, from: i64) -> Result<Vec<(i64, i64)>, ReadError> {
+    let header = batch.header();
+    let records = ropewalk_batch::records(&header, batch.bytes.clone(), RECORDS_BYTES_MAX);
+    let mut timestamps = Vec::new();
+    for record in records.map_err(|error| unreadable(&error))? {
+        let record = record.map_err(|error| unreadable(&error))?;
+        let offset = batch.base_offset + i64::from(record.offset_delta);
+        if offset >= from {
+            timestamps.push((offset, record.timestamp_ms));
+        }
+    }
+    Ok(timestamps)
+}
+
+fn unreadable(error: &ropewalk_batch::BatchError) -> ReadError {
+    ReadError::Storage(error.to_string())
+}
+
+/// The first record of some batches that is not older than `timestamp_ms`, at or after `log_start`.
+fn first_in(
+    batches: &[Stamped],
+    timestamp_ms: i64,
+    log_start: i64,
+) -> Result<Option<(i64, i64)>, ReadError> {
+    for batch in batches.iter().filter(|batch| batch.last_offset() >= log_start) {
+        if batch.max_timestamp_ms < timestamp_ms {
+            continue;
+        }
+        // The log may start inside of the batch, behind the first such record.
+        let found = if batch.base_offset >= log_start {
+            first_at_or_after(batch, timestamp_ms, RECORDS_BYTES_MAX)
+                .map_err(|error| unreadable(&error))?
+        } else {
+            timestamps(batch, log_start)?.into_iter().find(|(_, ms)| *ms >= timestamp_ms)
+        };
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,312 @@
+//! The log against a model that keeps everything in one list.
+
+use std::path::PathBuf;
+
+use proptest::prelude::*;
+use ropewalk_batch::Builder;
+use ropewalk_disk::SimDisk;
+use ropewalk_segment::{FileCache, SegmentConfig, spill::SpillWriter};
+
+use ropewalk_shard::{ShardId, TopicId};
+
+use super::*;
+use crate::budget::TailBudget;
+use crate::directory::DataDir;
+use crate::partition_logs::PartitionLogs;
+use crate::snapshot::PartitionFiles;
+use crate::store::Store;
+
+const EPOCH: i32 = 3;
+
+/// The logs of a shard on a disk in memory.
+pub(crate) fn partition_logs(disk: &SimDisk) -> Arc<PartitionLogs> {
+    let data = DataDir::new(Arc::new(disk.clone()), PathBuf::from("/data"));
+    data.create_dir(&data.spill(ShardId(1))).unwrap();
+    data.create_dir(&data.partitions()).unwrap();
+    let files = Arc::new(FileCache::new(8));
+    PartitionLogs::new(Store::new(data, files, TailBudget::new(1 << 30), 1), ShardId(1))
+}
+
+fn partition() -> PartitionId {
+    PartitionId { topic: TopicId(uuid::Uuid::from_u128(1)), index: 0 }
+}
+
+/// A batch of `records` records whose values tell their offsets.
+fn batch(base_offset: i64, records: i64) -> Stamped {
+    let mut builder = Builder::new();
+    for at in 0..records {
+        let value = (base_offset + at).to_string();
+        builder = builder.record(timestamp(base_offset + at), None, Some(value.as_bytes()));
+    }
+    Stamped::new(builder.build(), base_offset, EPOCH).unwrap()
+}
+
+/// Timestamps go up and down.
+fn timestamp(offset: i64) -> i64 {
+    1_000 + (offset * 7919) % 97
+}
+
+/// What a reader sees of some batches.
+fn whole(batches: &[Stamped]) -> Vec<u8> {
+    batches.iter().flat_map(|b| [b.prefix().to_vec(), b.body().to_vec()].concat()).collect()
+}
+
+fn joined(chunk: &Chunk) -> Vec<u8> {
+    chunk.bytes.concat()
+}
+
+/// The offsets at which a chunk's batches begin.
+fn shape(chunk: &Chunk) -> Vec<i64> {
+    let mut rest = Bytes::from(joined(chunk));
+    let mut offsets = Vec::new();
+    while let Ok(header) = ropewalk_batch::Header::parse(&rest) {
+        offsets.push(header.base_offset);
+        rest = rest.slice(header.size_bytes()..);
+    }
+    offsets
+}
+
+/// The log, and what must be in it.
+struct Fixture {
+    disk: SimDisk,
+    partition_logs: Arc<PartitionLogs>,
+    log: Arc<PartitionLog>,
+    model: Vec<Stamped>,
+    log_start: i64,
+    next_spill: u64,
+    checkpoint: PartitionFiles,
+}
+
+#[derive(Debug, Clone)]
+enum Act {
+    Append(i64),
+    Flush,
+    Spill,
+    Checkpoint,
+    LogStart(u8),
+    Reopen,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let disk = SimDisk::new(1);
+        let partition_logs = partition_logs(&disk);
+        let log = partition_logs.open(partition());
+        let checkpoint = log.files(0).unwrap();
+        let (model, log_start, next_spill) = (Vec::new(), 0, 1);
+        Self { disk, partition_logs, log, model, log_start, next_spill, checkpoint }
+    }
+
+    fn end(&self) -> i64 {
+        self.model.last().map_or(0, Stamped::next_offset)
+    }
+
+    fn append(&mut self, records: i64) {
+        let batch = batch(self.end(), records);
+        self.log.append(batch.clone(), self.end());
+        self.model.push(batch);
+    }
+
+    fn flush(&mut self) {
+        let config = SegmentConfig { segment_bytes: 400, ..SegmentConfig::default() };
+        self.log.flush(i64::MAX, 0, &config).unwrap();
+    }
+
+    fn spill(&mut self) {
+        let Some(spillable) = self.log.spillable(i64::MAX, |_| false).unwrap() else { return };
+        let data = self.partition_logs.store().data();
+        let file = self.next_spill;
+        self.next_spill += 1;
+        let path = data.spill_file(ShardId(1), file);
+        let mut writer = SpillWriter::create(Arc::clone(data.disk()), path).unwrap();
+        let run = crate::checkpoint::add(&mut writer, file, &self.log, &spillable).unwrap();
+        writer.finish().unwrap();
+        self.log.spilled(run);
+    }
+
+    fn act(&mut self, act: &Act) {
+        match act {
+            Act::Append(records) => self.append(*records),
+            Act::Flush => self.flush(),
+            Act::Spill => self.spill(),
+            Act::Checkpoint => {
+                self.spill();
+                self.checkpoint = self.log.files(self.end()).unwrap();
+            }
+            Act::LogStart(part) => {
+                let start = self.end() * i64::from(*part) / 255;
+                self.log_start = self.log_start.max(start);
+                self.log.set_log_start(start);
+                drop(self.log.trim());
+            }
+            Act::Reopen => self.reopen(),
+        }
+    }
+
+    /// Power is lost: what the checkpoint names is there, the rest is appended again.
+    fn reopen(&mut self) {
+        self.disk.power_cycle(3);
+        self.partition_logs = partition_logs(&self.disk);
+        self.log = self.partition_logs.recover(&self.checkpoint).unwrap();
+        let from = self.checkpoint.next_offset;
+        assert_eq!(self.log.high_watermark(), from);
+        for batch in self.model.iter().filter(|batch| batch.base_offset >= from) {
+            self.log.append(batch.clone(), 0);
+        }
+        self.log.set_log_start(self.log_start);
+    }
+
+    /// Every read, however it is cut, gives the model's batches from the one that holds the offset.
+    fn check(&self) {
+        assert_eq!(self.log.log_start(), self.log_start);
+        assert_eq!(self.log.high_watermark(), self.end());
+        for from in self.log_start..=self.end() {
+            let expected: Vec<Stamped> =
+                self.model.iter().filter(|b| b.last_offset() >= from).cloned().collect();
+            let chunk = self.log.read(from, usize::MAX, true).unwrap();
+            assert!(joined(&chunk) == whole(&expected), "from {from}: {:?}", shape(&chunk));
+            assert_eq!(chunk.next_offset, self.end());
+            assert_eq!(chunk.size_bytes, whole(&expected).len());
+
+            let chunk = self.log.read(from, 150, true).unwrap();
+            let first = expected.first().map_or(0, Stamped::size_bytes);
+            assert!(chunk.size_bytes <= first.max(150));
+            assert!(chunk.size_bytes >= first.min(1), "at least one");
+            assert!(whole(&expected).starts_with(&joined(&chunk)));
+        }
+        for outside in [self.log_start - 1, self.end() + 1] {
+            let error = self.log.read(outside, 1, true).unwrap_err();
+            assert!(matches!(error, ReadError::OutOfRange { .. }), "{error}");
+        }
+        self.check_lookups();
+    }
+
+    fn check_lookups(&self) {
+        let offsets = self.log_start..self.end();
+        for from in offsets.clone().step_by(3) {
+            for to in (from..=self.end()).step_by(4) {
+                let counted = self.log.visible_count(from, to).unwrap();
+                assert_eq!(counted, (to - from) as u64, "{from}..{to}");
+            }
+        }
+        for ms in [0, 1_001, 1_040, 1_096, 2_000] {
+            let expected =
+                offsets.clone().find(|at| timestamp(*at) >= ms).map(|at| (at, timestamp(at)));
+            assert_eq!(self.log.offset_for_timestamp(ms).unwrap(), expected, "{ms}");
+        }
+        let youngest = offsets.clone().map(timestamp).max();
+        let expected =
+            youngest.map(|ms| (offsets.clone().find(|at| timestamp(*at) == ms).unwrap(), ms));
+        assert_eq!(self.log.max_timestamp().unwrap(), expected);
+        let kept: Vec<Stamped> =
+            self.model.iter().filter(|b| b.last_offset() >= self.log_start).cloned().collect();
+        assert!(self.log.size_bytes() >= whole(&kept).len() as u64);
+    }
+}
+
+fn acts() -> impl Strategy<Value = Vec<Act>> {
+    let act = prop_oneof![
+        6 => (1..4_i64).prop_map(Act::Append),
+        2 => Just(Act::Flush),
+        2 => Just(Act::Spill),
+        2 => Just(Act::Checkpoint),
+        1 => any::<u8>().prop_map(Act::LogStart),
+        1 => Just(Act::Reopen),
+    ];
+    prop::collection::vec(act, 1..40)
+}
+
+proptest! {
+    #[test]
+    fn o4_reads_have_no_gap_and_no_repeat_over_all_layers(acts in acts()) {
+        let mut fixture = Fixture::new();
+        for act in &acts {
+            fixture.act(act);
+        }
+        fixture.check();
+    }
+}
+
+#[test]
+fn o4_readers_see_no_gap_while_records_move_between_the_layers() {
+    let disk = SimDisk::new(1);
+    let partition_logs = partition_logs(&disk);
+    let log = partition_logs.open(partition());
+    let batches: Vec<Stamped> = (0..600).map(|at| batch(at * 2, 2)).collect();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for (number, batch) in batches.iter().enumerate() {
+                log.append(batch.clone(), 0);
+                if number % 7 == 0 {
+                    log.flush(i64::MAX, 0, &SegmentConfig::default()).unwrap();
+                }
+            }
+            done.store(true, std::sync::atomic::Ordering::Release);
+        });
+        for from in [0, 501] {
+            let (log, done, batches) = (&log, &done, &batches);
+            scope.spawn(move || {
+                let mut at = 0;
+                loop {
+                    let done = done.load(std::sync::atomic::Ordering::Acquire);
+                    let from = at.max(from.min(log.high_watermark()));
+                    let chunk = log.read(from, 700, true).unwrap();
+                    let seen: Vec<Stamped> = batches
+                        .iter()
+                        .filter(|b| b.last_offset() >= from && b.base_offset < chunk.next_offset)
+                        .cloned()
+                        .collect();
+                    assert_eq!(joined(&chunk), whole(&seen));
+                    at = chunk.next_offset;
+                    if done && at == log.high_watermark() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn r1_an_idle_partition_is_small_and_holds_nothing() {
+    let mut fixture = Fixture::new();
+    for _ in 0..100 {
+        fixture.append(3);
+    }
+    fixture.flush();
+    assert_eq!(fixture.partition_logs.store().budget().pinned_bytes(), 0);
+    assert!(size_of::<PartitionLog>() + size_of::<Segments>() < 600);
+    fixture.append(1);
+    drop(fixture.log);
+    assert_eq!(fixture.partition_logs.store().budget().pinned_bytes(), 0);
+}
+
+#[test]
+fn waiters_are_told_once_and_never_pile_up() {
+    let mut fixture = Fixture::new();
+    let notify = Arc::new(Notify::new());
+    for _ in 0..10_000 {
+        fixture.log.notify_on_append(&notify);
+        fixture.log.notify_on_append(&Arc::new(Notify::new()));
+    }
+    assert!(fixture.log.inner.lock().waiters.capacity() < 32);
+    fixture.append(1);
+    let mut told = is_told(&notify);
+    assert!(told);
+    fixture.log.notify_on_append(&notify);
+    fixture.log.close();
+    told = is_told(&notify);
+    assert!(told, "the partition is gone");
+    fixture.log.notify_on_append(&notify);
+    told = is_told(&notify);
+    assert!(told, "and whoever comes later hears it at once");
+}
+
+/// Whether a permit is there.
+fn is_told(notify: &Notify) -> bool {
+    use std::future::Future;
+    use std::task::{Context, Waker};
+    let notified = std::pin::pin!(notify.notified());
+    notified.poll(&mut Context::from_waker(Waker::noop())).is_ready()
+}

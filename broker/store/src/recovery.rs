@@ -1,0 +1,408 @@
+//! Brings a data directory back to where it was: what is durable counts, what is not goes.
+//!
+//! # Order
+//!
+//! 1. Read whose directory it is, and make that durable: an earlier process may have failed to.
+//! 2. Open the write-ahead log, which cuts its torn tail and finds out which replicas it lost records of.
+//! 3. Per shard: the newest snapshot that can be believed; the log's entries after it.
+//! 4. Remove what no kept snapshot names.
+//! 5. Cut every partition's segments where the snapshot says they end.
+//!
+//! The entries after the snapshot are then replayed through `apply` by whoever drives the shard.
+//!
+//! # Invariants
+//!
+//! - **D3** a snapshot is checked; an older one serves where the newest is damaged. What is lost costs the
+//!   shards it belongs to, no more, and nothing of theirs is touched: only an explicit repair does.
+//! - **D4** a replica whose log is missing or damaged is not started: it must not vote.
+//! - The entries handed out follow the snapshot without a gap, and the commit index lies in between.
+//!
+//! # After a crash
+//!
+//! Everything here can be repeated.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use ropewalk_segment::{FileCache, SegmentError};
+use ropewalk_shard::engine::{EntrySource, HardState, Start, Stored};
+use ropewalk_shard::{BrokerId, PartitionId, ReplicaId, ShardId, State};
+use ropewalk_wal::{
+    EntryMeta, Location, Recovered, RecoveredReplica, ReplicaKey, SetAside, SetAsideError, Wal,
+    WalError,
+};
+
+use crate::budget::TailBudget;
+use crate::checkpoint::ShardFiles;
+use crate::checkpoint::files::KeptSnapshot;
+use crate::directory::{DataDir, DirectoryError, Found, Identity};
+use crate::log::PartitionLog;
+use crate::partition_logs::PartitionLogs;
+use crate::replica_log;
+use crate::snapshot::{Snapshot, SnapshotError, Snapshots};
+use crate::store::Store;
+
+mod orphans;
+
+/// Why a directory cannot be opened at all.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The directory itself.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// A snapshot of another version.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// The write-ahead log cannot be opened.
+    #[error(transparent)]
+    Wal(#[from] ropewalk_wal::OpenError),
+    /// The write-ahead log cannot be written.
+    #[error(transparent)]
+    WalWrite(#[from] WalError),
+    /// The write-ahead log holds an entry that a newer broker wrote.
+    #[error("an entry of kind {kind} is unknown to this broker")]
+    EntryKind {
+        /// The kind.
+        kind: u8,
+    },
+    /// A partition's files cannot be opened.
+    #[error(transparent)]
+    Segments(#[from] SegmentError),
+}
+
+/// Bounds of what is opened.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// The write-ahead log's.
+    pub wal: ropewalk_wal::Options,
+    /// The memory that all tails may pin.
+    pub tail_bytes_max: usize,
+    /// Segment files that are kept open for readers.
+    pub open_files_max: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let wal = ropewalk_wal::Options::default();
+        Self { wal, tail_bytes_max: 96 << 20, open_files_max: 1024 }
+    }
+}
+
+/// A data directory in use.
+#[derive(Debug)]
+pub struct Opened {
+    /// Whose it is.
+    pub identity: Identity,
+    /// What all shards share.
+    pub store: Arc<Store>,
+    /// The write-ahead log.
+    pub wal: Wal,
+    /// The replicas that can be started.
+    pub replicas: Vec<OpenedReplica>,
+    /// The shards that cannot.
+    pub damaged: Vec<DamagedShard>,
+    /// Damage to records of partitions. Reads of them fail, all else works.
+    pub damaged_partitions: Vec<(PartitionId, String)>,
+}
+
+/// A replica as of its snapshot, and what has to be replayed.
+#[derive(Debug)]
+pub struct OpenedReplica {
+    /// Of which shard.
+    pub shard: ShardId,
+    /// What the engine starts from: the snapshot's members and place, votes, the entries after it.
+    pub start: Start,
+    /// Which broker holds which replica, as of the snapshot.
+    pub replicas: BTreeMap<ReplicaId, BrokerId>,
+    /// The state as of the snapshot.
+    pub state: State,
+    /// The records as of the snapshot.
+    pub logs: HashMap<PartitionId, Arc<PartitionLog>>,
+    /// Makes new logs.
+    pub partition_logs: Arc<PartitionLogs>,
+    /// For [`crate::checkpoint::Keeper::add`].
+    pub files: ShardFiles,
+}
+
+/// A shard of which something is lost (D3, D4).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DamagedShard {
+    /// Which.
+    pub shard: ShardId,
+    /// What is lost, for a person.
+    pub what: String,
+}
+
+/// Opens a directory, whose lock the caller holds for as long as anything of it is used.
+///
+/// # Errors
+/// When it is not a broker's directory, or not one of this version, or the disk fails.
+pub fn open(data: DataDir, options: &Options) -> Result<Opened, OpenError> {
+    let identity = match data.look()? {
+        Found::Formatted(identity) => identity,
+        Found::Empty | Found::HalfFormatted => {
+            return Err(DirectoryError::Empty(data.root().to_owned()).into());
+        }
+    };
+    data.settle()?;
+    let (mut wal, recovered) = Wal::open(Arc::clone(data.disk()), &data.wal(), options.wal)?;
+    for note in &recovered.notes {
+        tracing::warn!(note, "recovery of the write-ahead log");
+    }
+    let mut damaged = Vec::new();
+    let mut sound = Vec::new();
+    for number in 0..=identity.shards {
+        let shard = ShardId(number);
+        match believe(&data, shard, &recovered)? {
+            Ok(found) => sound.push(found),
+            Err(what) => {
+                tracing::error!(%shard, what, "a shard is damaged and not started");
+                damaged.push(DamagedShard { shard, what });
+            }
+        }
+    }
+    set_aside(&mut wal, &recovered, &sound, &mut damaged)?;
+    let next_life = orphans::remove(&data, &sound, damaged.is_empty())?;
+    let files = Arc::new(FileCache::new(options.open_files_max));
+    let store = Store::new(data, files, TailBudget::new(options.tail_bytes_max), next_life);
+    let mut damaged_partitions = Vec::new();
+    let mut replicas = Vec::new();
+    for believed in sound {
+        let partition_logs = PartitionLogs::new(Arc::clone(&store), believed.shard());
+        replicas.push(believed.open(partition_logs, wal.reader(), &mut damaged_partitions)?);
+    }
+    Ok(Opened { identity, store, wal, replicas, damaged, damaged_partitions })
+}
+
+/// Lets the write-ahead log be released without regard to the replicas that are not started. What they have in it
+/// is kept for a repair in files of their own.
+fn set_aside(
+    wal: &mut Wal,
+    recovered: &Recovered,
+    sound: &[Believed],
+    damaged: &mut [DamagedShard],
+) -> Result<(), WalError> {
+    let started: BTreeSet<ReplicaKey> =
+        sound.iter().map(|believed| key_of(&believed.newest().1)).collect();
+    for (key, replica) in recovered.replicas.iter().filter(|(key, _)| !started.contains(key)) {
+        let note = match wal.set_aside(*key, replica) {
+            Ok(None) => continue,
+            Ok(Some(SetAside { path, bytes, first, last })) => {
+                format!(
+                    "its log entries {first} to {last} are kept for a repair in {} ({bytes} bytes)",
+                    path.display()
+                )
+            }
+            Err(SetAsideError::Failed(error)) => return Err(error),
+            Err(SetAsideError::Stays(error)) => format!(
+                "its log entries stay in the write-ahead log and will fill it, because they cannot be copied: {error}"
+            ),
+        };
+        tracing::warn!(shard = key.shard, replica = key.replica, note, "a replica is not started");
+        let of_shard = damaged.iter_mut().find(|damaged| damaged.shard.0 == key.shard);
+        if let Some(damaged) = of_shard {
+            damaged.what = format!("{}; {note}", damaged.what);
+        }
+    }
+    Ok(())
+}
+
+/// A shard of which nothing is lost.
+struct Believed {
+    /// Oldest first, with their numbers; at most two.
+    kept: Vec<(u64, Snapshot)>,
+    hard_state: HardState,
+    /// Through where the write-ahead log knows that it is not needed.
+    truncated: u64,
+    entries: Vec<EntryMeta>,
+}
+
+/// What can be believed of a shard, or why it cannot be started.
+fn believe(
+    data: &DataDir,
+    shard: ShardId,
+    recovered: &Recovered,
+) -> Result<Result<Believed, String>, OpenError> {
+    let kept = load_kept(&Snapshots::new(data, shard))?;
+    let Some((_, newest)) = kept.last() else {
+        return Ok(Err("it has no snapshot that can be believed".to_owned()));
+    };
+    if let Err(what) = check_log(newest, recovered) {
+        return Ok(Err(what));
+    }
+    let log = &recovered.replicas[&key_of(newest)];
+    let last = last_index(log);
+    let hard_state = HardState {
+        term: log.hard_state.term,
+        vote: log.hard_state.vote,
+        commit: log.hard_state.commit.clamp(newest.index, last),
+    };
+    let after = log.entries.partition_point(|entry| entry.index <= newest.index);
+    let entries = log.entries[after..].to_vec();
+    Ok(Ok(Believed { kept, hard_state, truncated: log.truncated.0, entries }))
+}
+
+/// Whose log goes with a snapshot.
+pub(crate) fn key_of(snapshot: &Snapshot) -> ReplicaKey {
+    replica_log::key(snapshot.shard, snapshot.replica)
+}
+
+/// The end of what the log has without a hole.
+pub(crate) fn last_index(log: &RecoveredReplica) -> u64 {
+    log.entries.last().map_or(log.truncated.0, |entry| entry.index)
+}
+
+/// Whether the log goes on where the snapshot ends, or what is wrong with it.
+pub(crate) fn check_log(newest: &Snapshot, recovered: &Recovered) -> Result<(), String> {
+    let Some(log) = recovered.replicas.get(&key_of(newest)) else {
+        return Err("the write-ahead log does not know this replica".to_owned());
+    };
+    if let Some(damage) = &log.damage {
+        return Err(damage.clone());
+    }
+    let (start, last, index) = (log.truncated.0, last_index(log), newest.index);
+    if start > index {
+        return Err(format!("its log begins after {start}, its newest snapshot is of {index}"));
+    }
+    if last < index {
+        return Err(format!("its log ends with {last}, before the snapshot of {index}"));
+    }
+    Ok(())
+}
+
+/// The newest two snapshots that can be believed, oldest first.
+pub(crate) fn load_kept(snapshots: &Snapshots) -> Result<Vec<(u64, Snapshot)>, OpenError> {
+    let mut kept: Vec<(u64, Snapshot)> = Vec::new();
+    for number in snapshots.numbers()?.into_iter().rev() {
+        match snapshots.load(number) {
+            Ok(snapshot) => {
+                let other = kept.first().is_some_and(|(_, k)| k.replica != snapshot.replica);
+                if !other {
+                    kept.insert(0, (number, snapshot));
+                }
+            }
+            Err(error @ SnapshotError::Damaged { .. }) => {
+                tracing::warn!(%error, "an older snapshot is used, if there is one");
+            }
+            Err(error @ (SnapshotError::UnknownVersion { .. } | SnapshotError::Directory(_))) => {
+                return Err(error.into());
+            }
+        }
+        if kept.len() == 2 {
+            break;
+        }
+    }
+    Ok(kept)
+}
+
+impl Believed {
+    fn shard(&self) -> ShardId {
+        self.newest().1.shard
+    }
+
+    fn newest(&self) -> &(u64, Snapshot) {
+        self.kept.last().expect("there is at least one")
+    }
+
+    /// Opens the partitions' files and cuts them at the snapshot's ends.
+    fn open(
+        mut self,
+        partition_logs: Arc<PartitionLogs>,
+        log: ropewalk_wal::Reader,
+        damaged: &mut Vec<(PartitionId, String)>,
+    ) -> Result<OpenedReplica, OpenError> {
+        let (number, snapshot) = self.kept.pop().expect("there is at least one");
+        let older = self.kept.pop();
+        let mut logs = HashMap::with_capacity(snapshot.partitions.len());
+        for files in &snapshot.partitions {
+            let log = partition_logs.recover(files)?;
+            let partition = files.partition;
+            for what in log.damages() {
+                tracing::error!(%partition, what, "records of a partition are damaged");
+                damaged.push((partition, what));
+            }
+            logs.insert(partition, log);
+        }
+        let kept: VecDeque<KeptSnapshot> = older
+            .iter()
+            .map(|(number, older)| KeptSnapshot::of(*number, older))
+            .chain([KeptSnapshot::of(number, &snapshot)])
+            .collect();
+        let spill_bytes =
+            orphans::spill_files(partition_logs.store().data(), snapshot.shard, &kept)?;
+        let mut files = ShardFiles::new(
+            Arc::clone(&partition_logs),
+            &snapshot,
+            kept,
+            spill_bytes,
+            self.truncated,
+        );
+        if let Some((_, older)) = &older {
+            let named: BTreeSet<_> =
+                snapshot.partitions.iter().map(|files| (files.partition, files.life)).collect();
+            let before = older.partitions.iter().map(|files| (files.partition, files.life));
+            files.closed(before.filter(|closed| !named.contains(closed)).collect());
+        }
+        let start = Start {
+            replica: snapshot.replica.0,
+            hard_state: self.hard_state,
+            members: snapshot.members,
+            snapshot: (snapshot.index, snapshot.term),
+            entries: self.entries.iter().map(stored).collect::<Result<_, _>>()?,
+            source: Box::new(Replayed::new(
+                log,
+                snapshot.index,
+                &self.entries,
+                Arc::clone(partition_logs.budget()),
+            )),
+        };
+        Ok(OpenedReplica {
+            shard: snapshot.shard,
+            start,
+            replicas: snapshot.replicas,
+            state: snapshot.state,
+            logs,
+            partition_logs,
+            files,
+        })
+    }
+}
+
+fn stored(entry: &EntryMeta) -> Result<Stored, OpenError> {
+    replica_log::stored(entry).ok_or(OpenError::EntryKind { kind: entry.kind })
+}
+
+/// Reads the entries after the snapshot while they are replayed.
+#[derive(Debug)]
+struct Replayed {
+    log: ropewalk_wal::Reader,
+    first: u64,
+    places: Vec<Location>,
+    budget: Arc<TailBudget>,
+}
+
+impl Replayed {
+    fn new(
+        log: ropewalk_wal::Reader,
+        snapshot: u64,
+        entries: &[EntryMeta],
+        budget: Arc<TailBudget>,
+    ) -> Self {
+        let places = entries.iter().map(|entry| entry.location).collect();
+        Self { log, first: snapshot + 1, places, budget }
+    }
+}
+
+impl EntrySource for Replayed {
+    fn read(&self, index: u64) -> Result<Bytes, String> {
+        let at = index.checked_sub(self.first).and_then(|at| usize::try_from(at).ok());
+        let place = at.and_then(|at| self.places.get(at));
+        let place = place.ok_or_else(|| format!("entry {index} was not there at the start"))?;
+        self.log.read(place).map_err(|error| error.to_string())
+    }
+
+    fn has_room(&self) -> bool {
+        self.budget.has_room_to_replay()
+    }
+}

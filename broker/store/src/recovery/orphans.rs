@@ -1,0 +1,59 @@
+//! Files that no kept snapshot names: written before a crash and not checkpointed, or let go and not
+//! yet unlinked. They are removed before anything is opened.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use ropewalk_disk::Open;
+use ropewalk_shard::ShardId;
+
+use super::Believed;
+use crate::checkpoint::files::KeptSnapshot;
+use crate::directory::{DataDir, DirectoryError};
+
+/// Removes the files of partitions that no snapshot names; the first life that no directory has had.
+///
+/// While a shard is damaged it is not known what its snapshots would name: then nothing is removed.
+pub(super) fn remove(
+    data: &DataDir,
+    sound: &[Believed],
+    all_known: bool,
+) -> Result<u64, DirectoryError> {
+    let kept = sound.iter().flat_map(|believed| &believed.kept);
+    let named: BTreeSet<String> = kept
+        .flat_map(|(_, snapshot)| &snapshot.partitions)
+        .map(|files| DataDir::partition_name(files.partition, files.life))
+        .collect();
+    let mut next_life = 1;
+    let dir = data.partitions();
+    for name in data.names(&dir)?.into_iter().chain(named.iter().cloned()) {
+        let life = name.rsplit_once('.').and_then(|(_, life)| life.parse::<u64>().ok());
+        next_life = next_life.max(life.map_or(0, |life| life + 1));
+        if all_known && !named.contains(&name) {
+            data.remove_all_in(&dir.join(name))?;
+        }
+    }
+    Ok(next_life)
+}
+
+/// The spill files that are named, with their lengths; the others are removed.
+pub(super) fn spill_files(
+    data: &DataDir,
+    shard: ShardId,
+    kept: &VecDeque<KeptSnapshot>,
+) -> Result<BTreeMap<u64, u64>, DirectoryError> {
+    let dir = data.spill(shard);
+    let mut found = BTreeMap::new();
+    for name in data.names(&dir)? {
+        let path = dir.join(&name);
+        let number = name.strip_suffix(".spill").and_then(|number| number.parse().ok());
+        let named = number.filter(|number| kept.iter().any(|k| k.spill.contains_key(number)));
+        match named {
+            None => data.disk().remove(&path).map_err(DirectoryError::io(&path))?,
+            Some(number) => {
+                let length = data.disk().open(&path, Open::Read).and_then(|file| file.len());
+                found.insert(number, length.map_err(DirectoryError::io(&path))?);
+            }
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,151 @@
+//! A shard that lost all its snapshots begins anew with what its partitions' files hold.
+//!
+//! What was only in the snapshot is lost: what groups committed, which producer is at which sequence. What was
+//! only in the write-ahead log is lost with it, because its entries say what to append and not where.
+//! Segments and spill files say where their records belong, and the catalog which of them are this shard's.
+//!
+//! Invariants: nothing is invented, a partition ends with its last record that can be read; **D4** the log
+//! begins anew behind the new snapshot, under a higher term.
+
+use std::collections::{BTreeMap, HashMap};
+
+use ropewalk_segment::salvage::{Salvaged, salvage};
+use ropewalk_segment::spill::{SalvagedExtent, SpillReader};
+use ropewalk_shard::engine::Members;
+use ropewalk_shard::state::partition::EpochStart;
+use ropewalk_shard::state::{Catalog, Partition, State};
+use ropewalk_shard::{PartitionId, ShardId};
+use ropewalk_wal::Recovered;
+
+use super::{Finding, Loss, Names, Place, RepairError, topic};
+use crate::directory::DataDir;
+use crate::recovery::last_index;
+use crate::replica_log;
+use crate::snapshot::{PartitionFiles, Snapshot, Spilled};
+
+/// The snapshot that a shard can begin anew from, as the catalog knows the shard; `None` if the catalog does
+/// not.
+pub(super) fn reborn(
+    data: &DataDir,
+    shard: ShardId,
+    catalog: &Catalog,
+    recovered: &Recovered,
+) -> Result<Option<Snapshot>, RepairError> {
+    let Some(info) = catalog.shards.get(&shard) else { return Ok(None) };
+    let Some((replica, _)) = info.replicas.first_key_value() else { return Ok(None) };
+    let log = recovered.replicas.get(&replica_log::key(shard, *replica));
+    let term = log.map_or(1, |log| {
+        let written = log.entries.last().map_or(log.truncated.1, |entry| entry.term);
+        written.max(log.hard_state.term).max(1)
+    });
+    let mut snapshot = Snapshot {
+        shard,
+        replica: *replica,
+        index: log.map_or(1, |log| last_index(log).max(1)),
+        term,
+        members: Members::lone(replica.0),
+        replicas: info.replicas.clone(),
+        state: State::new(),
+        partitions: Vec::new(),
+    };
+    let mut runs = runs_of(data, shard)?;
+    for (partition, epoch_base) in partitions_of(catalog, shard) {
+        let runs = runs.remove(&partition).unwrap_or_default();
+        let Some(files) = files_of(data, partition, runs)? else { continue };
+        let mut state = Partition::new(epoch_base);
+        state.log_start = files.log_start;
+        state.next_offset = files.next_offset;
+        let epoch = epoch_base.saturating_add(i32::try_from(term).unwrap_or(i32::MAX));
+        state.epochs = vec![EpochStart { epoch, start_offset: files.log_start }];
+        snapshot.state.partitions.insert(partition, state.into());
+        snapshot.partitions.push(files);
+    }
+    snapshot.partitions.sort_unstable_by_key(|files| files.partition);
+    Ok(Some(snapshot))
+}
+
+/// What is told of it.
+pub(super) fn finding(snapshot: &Snapshot, catalog: &Catalog, names: &Names) -> Finding {
+    let from = |(partition, _): (PartitionId, i32)| {
+        let state = snapshot.state.partitions.get(&partition);
+        Loss::From(topic(names, partition), state.map_or(0, |state| state.next_offset))
+    };
+    let losses = partitions_of(catalog, snapshot.shard).map(from).chain([Loss::Groups]).collect();
+    Finding {
+        place: Place::Shard(snapshot.shard),
+        what:
+            "it has no snapshot that can be believed; it begins anew with the records in its files"
+                .into(),
+        losses,
+        can_be_repaired: true,
+    }
+}
+
+fn partitions_of(
+    catalog: &Catalog,
+    shard: ShardId,
+) -> impl Iterator<Item = (PartitionId, i32)> + '_ {
+    catalog.topics.iter().flat_map(move |(id, topic)| {
+        let homes = (0_i32..).zip(&topic.partitions);
+        let here = homes.filter(move |(_, home)| home.shard == shard);
+        here.map(|(index, home)| (PartitionId { topic: *id, index }, home.epoch_base))
+    })
+}
+
+type Runs = HashMap<PartitionId, BTreeMap<i64, Spilled>>;
+
+/// Every run in the shard's spill files, by its first offset.
+fn runs_of(data: &DataDir, shard: ShardId) -> Result<Runs, RepairError> {
+    let mut runs = Runs::new();
+    for name in data.names(&data.spill(shard))? {
+        let number = name.strip_suffix(".spill").and_then(|number| number.parse().ok());
+        let Some(file) = number else { continue };
+        let reader = SpillReader::salvage(&**data.disk(), data.spill_file(shard, file))?;
+        for SalvagedExtent { tag, extent, batches } in reader.salvage_all() {
+            let data_of = |batch: &ropewalk_batch::Stamped| u32::try_from(batch.count).unwrap_or(0);
+            let newest_ms = batches.iter().map(|batch| batch.max_timestamp_ms).max().unwrap_or(0);
+            let records = batches.iter().map(data_of).sum();
+            // When they came is not written there; their own clock is the best that is left.
+            let run = Spilled::new(file, extent, records, newest_ms, newest_ms);
+            runs.entry(PartitionId::from_bytes(tag)).or_default().insert(run.base_offset, run);
+        }
+    }
+    Ok(runs)
+}
+
+/// A partition's newest life in segments, and the runs that go on from there.
+fn files_of(
+    data: &DataDir,
+    partition: PartitionId,
+    runs: BTreeMap<i64, Spilled>,
+) -> Result<Option<PartitionFiles>, RepairError> {
+    let prefix = format!("{partition}.");
+    let names = data.names(&data.partitions())?;
+    let lives = names.iter().filter_map(|name| name.strip_prefix(&prefix)?.parse::<u64>().ok());
+    let life = lives.max();
+    let segments = match life {
+        Some(life) => salvage(&**data.disk(), &data.partition(partition, life))?,
+        None => None,
+    };
+    let first = runs.keys().next().copied();
+    let Some(log_start) = segments.map(|found| found.start_offset).or(first) else {
+        return Ok(None);
+    };
+    let end = segments.map(|Salvaged { end, .. }| end);
+    let mut next_offset = end.map_or(log_start, |end| end.next_offset);
+    let mut spill = Vec::new();
+    for run in runs.into_values() {
+        if run.base_offset == next_offset {
+            next_offset = run.next_offset;
+            spill.push(run);
+        }
+    }
+    Ok(Some(PartitionFiles {
+        partition,
+        life: life.unwrap_or(0),
+        log_start,
+        next_offset,
+        segments: end.map(Into::into),
+        spill,
+    }))
+}

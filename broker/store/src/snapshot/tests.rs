@@ -1,0 +1,141 @@
+//! Snapshots come back as they were written, and damage is never believed (D3).
+
+use ropewalk_disk::SimDisk;
+
+use super::*;
+use ropewalk_shard::TopicId;
+
+fn snapshot(index: u64) -> Snapshot {
+    let partition = PartitionId { topic: TopicId(uuid::Uuid::from_u128(9)), index: 3 };
+    let run = Spilled {
+        file: 4,
+        position_bytes: 16,
+        length_bytes: 100,
+        crc: 5,
+        base_offset: 10,
+        next_offset: 12,
+        records: 2,
+        max_timestamp_ms: -1,
+        appended_ms: 77,
+    };
+    let end = SegmentsEnd { segment_base: 0, position_bytes: 900, blocks: 1, next_offset: 10 };
+    let files = PartitionFiles {
+        partition,
+        life: 2,
+        log_start: 1,
+        next_offset: 12,
+        segments: Some(end),
+        spill: vec![run],
+    };
+    Snapshot {
+        shard: ShardId(3),
+        replica: ReplicaId(8),
+        index,
+        term: 2,
+        members: Members::lone(8),
+        replicas: BTreeMap::from([(ReplicaId(8), BrokerId(1))]),
+        state: State::default(),
+        partitions: vec![files],
+    }
+}
+
+fn snapshots(disk: &SimDisk) -> Snapshots {
+    let data = DataDir::new(Arc::new(disk.clone()), PathBuf::from("/data"));
+    data.create_dir(&data.snapshots(ShardId(3))).unwrap();
+    Snapshots::new(&data, ShardId(3))
+}
+
+#[test]
+fn a_snapshot_survives_a_power_loss() {
+    let disk = SimDisk::new(1);
+    let snapshots = snapshots(&disk);
+    snapshots.write(1, &snapshot(5)).unwrap();
+    disk.power_cycle(2);
+    assert_eq!(snapshots.numbers().unwrap(), [1]);
+    assert_eq!(snapshots.load(1).unwrap(), snapshot(5));
+}
+
+#[test]
+fn d6_a_crash_while_one_is_written_leaves_the_one_before_it() {
+    for at in 1..20 {
+        for seed in 0..8 {
+            let disk = SimDisk::new(seed);
+            let snapshots = snapshots(&disk);
+            snapshots.write(1, &snapshot(5)).unwrap();
+            disk.crash_at(disk.operations() + at);
+            let written = snapshots.write(2, &snapshot(6)).is_ok();
+            disk.power_cycle(seed);
+            assert_eq!(snapshots.load(1).unwrap().index, 5);
+            if snapshots.numbers().unwrap().contains(&2) {
+                assert_eq!(snapshots.load(2).unwrap().index, 6);
+            } else {
+                assert!(!written, "it was said to be durable");
+            }
+        }
+    }
+}
+
+#[test]
+fn d3_every_flip_and_every_truncation_is_noticed() {
+    let disk = SimDisk::new(1);
+    let snapshots = snapshots(&disk);
+    snapshots.write(1, &snapshot(5)).unwrap();
+    let path = snapshots.path(1);
+    let good = disk.content(&path).unwrap();
+    for at in 0..good.len() as u64 {
+        disk.corrupt(&path, at, 0x10);
+        assert!(matches!(snapshots.load(1), Err(SnapshotError::Damaged { .. })), "byte {at}");
+        disk.corrupt(&path, at, 0x10);
+        disk.put(&path, good[..at as usize].to_vec());
+        assert!(matches!(snapshots.load(1), Err(SnapshotError::Damaged { .. })), "cut at {at}");
+        disk.put(&path, good.clone());
+    }
+}
+
+#[test]
+fn another_version_is_refused_and_not_taken_for_damage() {
+    let disk = SimDisk::new(1);
+    let snapshots = snapshots(&disk);
+    snapshots.write(1, &snapshot(5)).unwrap();
+    let path = snapshots.path(1);
+    let mut newer = disk.content(&path).unwrap();
+    newer[8] = 3;
+    let end = newer.len() - 4;
+    let crc = crc32c::crc32c(&newer[..end]).to_le_bytes();
+    newer[end..].copy_from_slice(&crc);
+    disk.put(&path, newer);
+    assert!(matches!(snapshots.load(1), Err(SnapshotError::UnknownVersion { version: 3, .. })));
+}
+
+#[test]
+fn only_what_is_kept_stays() {
+    let disk = SimDisk::new(1);
+    let snapshots = snapshots(&disk);
+    for number in 1..=4 {
+        snapshots.write(number, &snapshot(number)).unwrap();
+    }
+    snapshots.remove_all_but(&[3, 4]).unwrap();
+    assert_eq!(snapshots.numbers().unwrap(), [3, 4]);
+}
+
+/// As the broker of the first version wrote it: three partitions, a configured topic, no bindings.
+#[test]
+fn a_snapshot_of_version_1_is_read_and_written_again_as_2() {
+    let disk = SimDisk::new(1);
+    let data = DataDir::new(Arc::new(disk.clone()), PathBuf::from("/data"));
+    data.create_dir(&data.snapshots(ShardId::CATALOG)).unwrap();
+    let snapshots = Snapshots::new(&data, ShardId::CATALOG);
+    let old = include_bytes!("version-1.snapshot");
+    assert_eq!(old[8], 1, "the fixture is of version 1");
+    disk.put(&snapshots.path(1), old.to_vec());
+    let snapshot = snapshots.load(1).unwrap();
+    let catalog = snapshot.state.catalog.as_ref().unwrap();
+    let (id, topic) = catalog.topic("orders").unwrap();
+    assert_eq!(topic.partitions.len(), 3);
+    assert_eq!(catalog.slots.len(), ropewalk_shard::id::SLOTS);
+    let resource = ropewalk_shard::command::ConfigResource::Topic(id);
+    assert_eq!(catalog.configs(&resource).next(), Some(("retention.ms", "86400000")));
+    assert!(catalog.bindings.is_empty());
+    snapshots.write(2, &snapshot).unwrap();
+    assert_eq!(snapshots.load(2).unwrap(), snapshot);
+}

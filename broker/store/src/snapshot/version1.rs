@@ -1,0 +1,83 @@
+//! Snapshots as the first version wrote them: everything but what groups are bound to which topic.
+//!
+//! Place in the walk: recovery reads one where the last checkpoint was made by an older broker; the next
+//! checkpoint writes the present version. Nothing here is ever written.
+//!
+//! Invariant: the fields and their order stay as they are. What a field's own type may become is bound by
+//! that too: a change of [`Partition`], [`Group`] or a part of the catalog is a new version.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use super::{PartitionFiles, Snapshot};
+use ropewalk_shard::command::ConfigResource;
+use ropewalk_shard::engine::Members;
+use ropewalk_shard::state::catalog::{BrokerInfo, Catalog, Fence, ShardInfo, Topic};
+use ropewalk_shard::state::{CopiedOnWrite, Group, Partition, State};
+use ropewalk_shard::{BrokerId, PartitionId, ReplicaId, ShardId, TopicId};
+
+pub(super) const VERSION: u32 = 1;
+
+#[derive(Deserialize)]
+struct OldSnapshot {
+    shard: ShardId,
+    replica: ReplicaId,
+    index: u64,
+    term: u64,
+    members: Members,
+    replicas: BTreeMap<ReplicaId, BrokerId>,
+    state: OldState,
+    partitions: Vec<PartitionFiles>,
+}
+
+#[derive(Deserialize)]
+struct OldState {
+    partitions: BTreeMap<PartitionId, CopiedOnWrite<Partition>>,
+    groups: BTreeMap<String, CopiedOnWrite<Group>>,
+    catalog: Option<OldCatalog>,
+}
+
+#[derive(Deserialize)]
+struct OldCatalog {
+    cluster_id: String,
+    shards: BTreeMap<ShardId, ShardInfo>,
+    brokers: BTreeMap<BrokerId, BrokerInfo>,
+    slots: Vec<ShardId>,
+    topics: BTreeMap<TopicId, Topic>,
+    names: BTreeMap<String, TopicId>,
+    configs: BTreeMap<ConfigResource, BTreeMap<String, String>>,
+    next_producer_id: i64,
+    next_replica_id: u64,
+    fence: Option<Fence>,
+    revision: u64,
+}
+
+/// Reads the part between head and checksum.
+pub(super) fn decode(body: &[u8]) -> postcard::Result<Snapshot> {
+    let OldSnapshot { shard, replica, index, term, members, replicas, state, partitions } =
+        postcard::from_bytes(body)?;
+    let OldState { partitions: states, groups, catalog } = state;
+    let catalog = catalog.map(|old| Box::new(old.into()));
+    let state = State { partitions: states, groups, catalog };
+    Ok(Snapshot { shard, replica, index, term, members, replicas, state, partitions })
+}
+
+impl From<OldCatalog> for Catalog {
+    fn from(old: OldCatalog) -> Self {
+        Self {
+            cluster_id: old.cluster_id,
+            shards: old.shards,
+            brokers: old.brokers,
+            slots: old.slots,
+            topics: old.topics,
+            names: old.names,
+            configs: old.configs,
+            next_producer_id: old.next_producer_id,
+            next_replica_id: old.next_replica_id,
+            fence: old.fence,
+            revision: old.revision,
+            bindings: BTreeMap::new(),
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! What the partitions of all shards of a broker share: the directory, open files and memory.
+//!
+//! # Place in the walk
+//!
+//! Partition logs read and open their files here and count their memory here; when it becomes short, the
+//! checkpoint thread is woken. The locks are leaves: nothing is called while one is held.
+//!
+//! A crash leaves nothing of this behind.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::Thread;
+
+use parking_lot::Mutex;
+use ropewalk_batch::Stamped;
+use ropewalk_segment::spill::SpillReader;
+use ropewalk_segment::{FileCache, SegmentError, Segments};
+use ropewalk_shard::{PartitionId, ShardId};
+
+use crate::budget::TailBudget;
+use crate::directory::DataDir;
+use crate::snapshot::{SegmentsEnd, Spilled};
+
+/// What the partition logs of a broker share.
+#[derive(Debug)]
+pub struct Store {
+    data: DataDir,
+    files: Arc<FileCache>,
+    budget: Arc<TailBudget>,
+    /// The life that the next partition gets; above every life that has a directory.
+    next_life: AtomicU64,
+    keeper: Mutex<Option<Thread>>,
+}
+
+impl Store {
+    pub(crate) fn new(
+        data: DataDir,
+        files: Arc<FileCache>,
+        budget: Arc<TailBudget>,
+        next_life: u64,
+    ) -> Arc<Self> {
+        let next_life = AtomicU64::new(next_life);
+        Arc::new(Self { data, files, budget, next_life, keeper: Mutex::new(None) })
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn data(&self) -> &DataDir {
+        &self.data
+    }
+
+    /// The memory that tails may pin.
+    #[must_use]
+    pub fn budget(&self) -> &Arc<TailBudget> {
+        &self.budget
+    }
+
+    /// The thread that is woken when there is something to write.
+    pub fn set_keeper(&self, thread: Option<Thread>) {
+        *self.keeper.lock() = thread;
+    }
+
+    pub(crate) fn wake_keeper(&self) {
+        if let Some(thread) = &*self.keeper.lock() {
+            thread.unpark();
+        }
+    }
+
+    /// The life that the next partition gets.
+    pub(crate) fn next_life(&self) -> u64 {
+        self.next_life.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// A shard's part of the store.
+#[derive(Debug)]
+pub(crate) struct ShardStore {
+    store: Arc<Store>,
+    shard: ShardId,
+}
+
+impl ShardStore {
+    pub(crate) fn new(store: Arc<Store>, shard: ShardId) -> Self {
+        Self { store, shard }
+    }
+
+    pub(crate) fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    pub(crate) fn shard(&self) -> ShardId {
+        self.shard
+    }
+
+    pub(crate) fn budget(&self) -> &Arc<TailBudget> {
+        &self.store.budget
+    }
+
+    /// Notes that a tail grew.
+    pub(crate) fn take_memory(&self, bytes: usize) {
+        if self.budget().take(bytes) {
+            self.store.wake_keeper();
+        }
+    }
+
+    /// The segments of a partition, cut at `end`.
+    pub(crate) fn open_segments(
+        &self,
+        partition: PartitionId,
+        life: u64,
+        end: Option<SegmentsEnd>,
+        log_start: i64,
+    ) -> Result<Segments, SegmentError> {
+        let data = &self.store.data;
+        let (disk, files) = (Arc::clone(data.disk()), Arc::clone(&self.store.files));
+        let end = end.map(ropewalk_segment::DurableEnd::from);
+        Segments::open(disk, files, data.partition(partition, life), end.as_ref(), log_start)
+    }
+
+    /// Reads a run of batches back from its spill file.
+    pub(crate) fn read_spilled(&self, run: &Spilled) -> Result<Vec<Stamped>, SegmentError> {
+        let path = self.store.data.spill_file(self.shard, run.file);
+        SpillReader::open(&**self.store.data.disk(), path)?.read(&run.extent())
+    }
+}
