@@ -116,7 +116,8 @@ mod tests {
     fn a_bell_rings_once_for_what_it_is_armed_for() {
         let bells = Arc::new(Bells::default());
         let bell = bells.hang().expect("room");
-        let (orders, refunds) = (TopicId::random(), TopicId::random());
+        let (orders, refunds) =
+            (crate::catalog::random_topic_id(), crate::catalog::random_topic_id());
         bells.applied(&[came(orders)]);
         assert_eq!(bell.heard().now_or_never(), None, "not armed");
         bell.arm(HashSet::from([orders]));
