@@ -10,13 +10,13 @@
 //! wal/                                    the write-ahead log of all shards
 //! shards/<shard>/snapshots/<n>.snapshot   the newest two snapshots (see `snapshot`)
 //! shards/<shard>/spill/<n>.spill          small tails of many partitions, one file a checkpoint
-//! partitions/<topic id>-<index>.<n>/      segments of a partition in its n-th life
+//! partitions/<topic id>-<index>.<n>/      segments of a partition in its n-th incarnation
 //! ```
 //!
 //! `meta` is `[magic "RWMETA\0\0"][version u32 LE][length u32 LE][postcard of Identity][CRC-32C u32 LE
 //! over all before]`. A version that is not ours is refused before anything else is read.
 //!
-//! A partition that is closed and opened again is another one to the disk: its life has a number that no
+//! A partition that is closed and opened again is another one to the disk: its incarnation has a number that no
 //! directory has had, so that files which an older snapshot still names are never written again.
 //!
 //! # After a crash
@@ -195,12 +195,12 @@ impl DataDir {
         self.root.join(PARTITIONS)
     }
 
-    pub(crate) fn partition(&self, partition: PartitionId, life: u64) -> PathBuf {
-        self.partitions().join(Self::partition_name(partition, life))
+    pub(crate) fn partition(&self, partition: PartitionId, incarnation: u64) -> PathBuf {
+        self.partitions().join(Self::partition_name(partition, incarnation))
     }
 
-    pub(crate) fn partition_name(partition: PartitionId, life: u64) -> String {
-        format!("{partition}.{life}")
+    pub(crate) fn partition_name(partition: PartitionId, incarnation: u64) -> String {
+        format!("{partition}.{incarnation}")
     }
 
     fn shard(&self, shard: ShardId) -> PathBuf {

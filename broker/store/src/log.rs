@@ -7,7 +7,7 @@
 //! # Place in the walk
 //!
 //! The replica's driver appends what was applied. Handlers read. The checkpoint moves records from
-//! layer to layer ([`shelve`]), recovery puts a log together again from what a snapshot names.
+//! layer to layer ([`layers`]), recovery puts a log together again from what a snapshot names.
 //!
 //! # Invariants
 //!
@@ -38,7 +38,7 @@ use crate::store::ShardStore;
 
 mod tail;
 mod lookup;
-pub(crate) mod shelve;
+pub(crate) mod layers;
 
 use tail::Tail;
 
@@ -72,7 +72,7 @@ pub(crate) enum Change {
 pub struct PartitionLog {
     me: Weak<Self>,
     partition: PartitionId,
-    life: u64,
+    incarnation: u64,
     files: Arc<ShardStore>,
     changes: Arc<dyn ChangeSink>,
     inner: Mutex<Inner>,
@@ -178,12 +178,12 @@ impl PartitionLog {
         files: Arc<ShardStore>,
         changes: Arc<dyn ChangeSink>,
         partition: PartitionId,
-        life: u64,
+        incarnation: u64,
     ) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
             partition,
-            life,
+            incarnation,
             files,
             changes,
             inner: Mutex::new(Inner {
@@ -210,8 +210,8 @@ impl PartitionLog {
         self.partition
     }
 
-    pub(crate) fn life(&self) -> u64 {
-        self.life
+    pub(crate) fn incarnation(&self) -> u64 {
+        self.incarnation
     }
 
     /// The first offset that is left.

@@ -121,7 +121,7 @@ pub struct OpenedReplica {
     pub logs: HashMap<PartitionId, Arc<PartitionLog>>,
     /// Makes new logs.
     pub partition_logs: Arc<PartitionLogs>,
-    /// For [`crate::checkpoint::Keeper::add`].
+    /// For [`crate::checkpoint::Checkpointer::add`].
     pub files: ShardFiles,
 }
 
@@ -163,9 +163,9 @@ pub fn open(data: DataDir, options: &Options) -> Result<Opened, OpenError> {
         }
     }
     set_aside(&mut wal, &recovered, &sound, &mut damaged)?;
-    let next_life = orphans::remove(&data, &sound, damaged.is_empty())?;
+    let next_incarnation = orphans::remove(&data, &sound, damaged.is_empty())?;
     let files = Arc::new(FileCache::new(options.open_files_max));
-    let store = Store::new(data, files, TailBudget::new(options.tail_bytes_max), next_life);
+    let store = Store::new(data, files, TailBudget::new(options.tail_bytes_max), next_incarnation);
     let mut damaged_partitions = Vec::new();
     let mut replicas = Vec::new();
     for believed in sound {
@@ -339,9 +339,12 @@ impl Believed {
             self.truncated,
         );
         if let Some((_, older)) = &older {
-            let named: BTreeSet<_> =
-                snapshot.partitions.iter().map(|files| (files.partition, files.life)).collect();
-            let before = older.partitions.iter().map(|files| (files.partition, files.life));
+            let named: BTreeSet<_> = snapshot
+                .partitions
+                .iter()
+                .map(|files| (files.partition, files.incarnation))
+                .collect();
+            let before = older.partitions.iter().map(|files| (files.partition, files.incarnation));
             files.closed(before.filter(|closed| !named.contains(closed)).collect());
         }
         let start = Start {

@@ -74,8 +74,8 @@ pub struct Snapshot {
 pub struct PartitionFiles {
     /// Which.
     pub partition: PartitionId,
-    /// Which of the partition's lives: part of its directory's name.
-    pub life: u64,
+    /// Which of the partition's incarnations: part of its directory's name.
+    pub incarnation: u64,
     /// The first offset that is left.
     pub log_start: i64,
     /// The offset that the next record gets.

@@ -151,8 +151,10 @@ impl ShardFiles {
     pub(crate) fn doom(&mut self, unneeded: Vec<PathBuf>) {
         let since = self.next_number;
         let files = unneeded.into_iter().map(Remains::File);
-        let partitions =
-            self.closed.drain(..).map(|(partition, life)| Remains::Partition(partition, life));
+        let partitions = self
+            .closed
+            .drain(..)
+            .map(|(partition, incarnation)| Remains::Partition(partition, incarnation));
         self.doomed.extend(files.chain(partitions).map(|what| Doomed { since, what }));
     }
 
@@ -230,8 +232,8 @@ impl ShardFiles {
             doomed.since > oldest
                 || !is_gone(match &doomed.what {
                     Remains::File(path) => remove(&data, path.clone()),
-                    Remains::Partition(partition, life) => {
-                        data.remove_all_in(&data.partition(*partition, *life))
+                    Remains::Partition(partition, incarnation) => {
+                        data.remove_all_in(&data.partition(*partition, *incarnation))
                     }
                 })
         });

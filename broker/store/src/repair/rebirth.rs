@@ -113,7 +113,7 @@ fn runs_of(data: &DataDir, shard: ShardId) -> Result<Runs, RepairError> {
     Ok(runs)
 }
 
-/// A partition's newest life in segments, and the runs that go on from there.
+/// A partition's newest incarnation in segments, and the runs that go on from there.
 fn files_of(
     data: &DataDir,
     partition: PartitionId,
@@ -121,10 +121,11 @@ fn files_of(
 ) -> Result<Option<PartitionFiles>, RepairError> {
     let prefix = format!("{partition}.");
     let names = data.names(&data.partitions())?;
-    let lives = names.iter().filter_map(|name| name.strip_prefix(&prefix)?.parse::<u64>().ok());
-    let life = lives.max();
-    let segments = match life {
-        Some(life) => salvage(&**data.disk(), &data.partition(partition, life))?,
+    let incarnations =
+        names.iter().filter_map(|name| name.strip_prefix(&prefix)?.parse::<u64>().ok());
+    let incarnation = incarnations.max();
+    let segments = match incarnation {
+        Some(incarnation) => salvage(&**data.disk(), &data.partition(partition, incarnation))?,
         None => None,
     };
     let first = runs.keys().next().copied();
@@ -142,7 +143,7 @@ fn files_of(
     }
     Ok(Some(PartitionFiles {
         partition,
-        life: life.unwrap_or(0),
+        incarnation: incarnation.unwrap_or(0),
         log_start,
         next_offset,
         segments: end.map(Into::into),

@@ -72,7 +72,7 @@ fn look(
     let mut damaged = Damaged::default();
     if let Some(end) = files.segments {
         let (disk, cache) = (Arc::clone(data.disk()), Arc::new(FileCache::new(OPEN_FILES_MAX)));
-        let dir = data.partition(files.partition, files.life);
+        let dir = data.partition(files.partition, files.incarnation);
         let mut segments =
             Segments::open(disk, cache, dir, Some(&DurableEnd::from(end)), files.log_start)?;
         let (what, mut lost) = segments.reader().survey()?;

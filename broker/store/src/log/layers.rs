@@ -83,7 +83,8 @@ impl PartitionLog {
             // The log may start inside of the first batch.
             none => {
                 let start = first.base_offset;
-                let opened = self.files.open_segments(self.partition, self.life, None, start)?;
+                let opened =
+                    self.files.open_segments(self.partition, self.incarnation, None, start)?;
                 none.insert(Box::new(opened))
             }
         };
@@ -209,7 +210,7 @@ impl PartitionLog {
         let inner = self.inner.lock();
         Ok(PartitionFiles {
             partition: self.partition,
-            life: self.life,
+            incarnation: self.incarnation,
             // It may have moved on since, and what lay below may be gone. It never moves back.
             log_start: inner.log_start.min(next_offset),
             next_offset,
@@ -286,11 +287,11 @@ impl PartitionLog {
         changes: Arc<dyn ChangeSink>,
         files: &PartitionFiles,
     ) -> Result<Arc<Self>, SegmentError> {
-        let log = Self::empty(store, changes, files.partition, files.life);
+        let log = Self::empty(store, changes, files.partition, files.incarnation);
         let mut segments = None;
         if let Some(end) = files.segments {
-            let (id, life) = (files.partition, files.life);
-            let opened = log.files.open_segments(id, life, Some(end), files.log_start)?;
+            let (id, incarnation) = (files.partition, files.incarnation);
+            let opened = log.files.open_segments(id, incarnation, Some(end), files.log_start)?;
             segments = Some(Box::new(opened));
         }
         {
