@@ -21,7 +21,7 @@ use ropewalk_store::bootstrap;
 use ropewalk_store::budget::TailBudget;
 use ropewalk_store::checkpoint::{self, Checkpointer};
 use ropewalk_store::clean::Cleaner;
-use ropewalk_store::directory::{DataDir, DirectoryError, Found, Identity};
+use ropewalk_store::directory::{DataDir, DataDirContents, DirectoryError, Identity};
 use ropewalk_store::log::Logs;
 use ropewalk_store::policy::Policy;
 use ropewalk_store::recovery::{self, OpenError};
@@ -123,7 +123,7 @@ impl Node {
     pub fn open(options: NodeOptions) -> Result<Self, NodeError> {
         let data = DataDir::new(Arc::clone(&options.disk), options.dir.clone());
         let lock = data.lock()?;
-        if let Found::Empty | Found::HalfFormatted = data.look()? {
+        if let DataDirContents::Empty | DataDirContents::HalfFormatted = data.look()? {
             match &options.format {
                 Some(identity) => bootstrap::format(&data, identity, &options.recovery)?,
                 None => return Err(NodeError::Empty(options.dir)),

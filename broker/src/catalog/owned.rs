@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use ropewalk_shard::ProposeError;
 use ropewalk_shard::command::{self, CatalogCommand, StartPosition};
-use ropewalk_shard::state::catalog::{Answer, Declared, Fence, Refusal};
+use ropewalk_shard::state::catalog::{Answer, DeclareOutcome, Fence, Refusal};
 
 use super::topics::{TopicError, check_room, log_deletion, random_topic_id};
 use super::{TopicView, Topics, name};
@@ -71,7 +71,11 @@ impl Topics {
     ///
     /// # Errors
     /// See [`TopicError`].
-    pub async fn declare(&self, epoch: u64, wanted: &Declaration) -> Result<Declared, TopicError> {
+    pub async fn declare(
+        &self,
+        epoch: u64,
+        wanted: &Declaration,
+    ) -> Result<DeclareOutcome, TopicError> {
         name::check(&wanted.name).map_err(TopicError::InvalidName)?;
         for (key, value) in &wanted.configs {
             settings::topic::validate(key, value).map_err(TopicError::InvalidConfig)?;

@@ -45,7 +45,7 @@ use crate::work::{Next, WorkError};
 mod capture;
 pub(crate) mod files;
 mod journal;
-mod kept;
+mod backlog;
 mod pass;
 mod syncs;
 mod unsynced;
@@ -54,12 +54,12 @@ pub use capture::{Capture, Source};
 pub use files::ShardFiles;
 pub use journal::Journal;
 
-use kept::{Kept, Taken};
+use backlog::{CheckpointWork, ShardBacklog};
 use pass::Pass;
 #[cfg(test)]
 pub(crate) use pass::add;
 use syncs::SyncBudget;
-use unsynced::Unsynced;
+use unsynced::UnsyncedLogs;
 
 /// When to do what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,10 +96,10 @@ pub struct Checkpointer {
     journal: Box<dyn Journal>,
     policy: Arc<dyn Policy>,
     options: Options,
-    shards: BTreeMap<ShardId, Kept>,
-    pass: Option<Underway>,
+    shards: BTreeMap<ShardId, ShardBacklog>,
+    pass: Option<RunningCheckpoint>,
     syncs: SyncBudget,
-    unsynced: Unsynced,
+    unsynced: UnsyncedLogs,
     disk_looked_ms: Option<i64>,
     /// Whether the write-ahead log was told of what the process before had covered.
     resumed: bool,
@@ -107,17 +107,17 @@ pub struct Checkpointer {
 
 /// The checkpoint under way.
 #[derive(Debug)]
-struct Underway {
+struct RunningCheckpoint {
     shard: ShardId,
     pass: Pass,
-    taken: Taken,
+    taken: CheckpointWork,
 }
 
 /// The first error of several pieces of work that do not depend on each other.
 #[derive(Debug, Default)]
-struct Troubles(Option<WorkError>);
+struct FirstError(Option<WorkError>);
 
-impl Troubles {
+impl FirstError {
     /// What came of a piece of work; `None` if it has to be done again. One that is final ends all work.
     fn note<T>(&mut self, done: Result<T, WorkError>) -> Result<Option<T>, WorkError> {
         match done {
@@ -153,7 +153,7 @@ impl Checkpointer {
         options: Options,
     ) -> Self {
         let syncs = SyncBudget::new(options.syncs_per_second);
-        let unsynced = Unsynced::new(store.data().clone(), options.unsynced_logs_max);
+        let unsynced = UnsyncedLogs::new(store.data().clone(), options.unsynced_logs_max);
         let (shards, pass, disk_looked_ms, resumed) = (BTreeMap::new(), None, None, false);
         Self {
             store,
@@ -177,7 +177,7 @@ impl Checkpointer {
 
     /// Looks after a shard from now on.
     pub fn add(&mut self, files: ShardFiles, source: Box<dyn Source>) {
-        self.shards.insert(files.shard(), Kept::new(files, source));
+        self.shards.insert(files.shard(), ShardBacklog::new(files, source));
     }
 
     /// Does one piece of work of each kind that is due. One that fails does not keep the others from being
@@ -189,7 +189,7 @@ impl Checkpointer {
     pub fn step(&mut self, now_ms: i64) -> Result<Next, WorkError> {
         self.syncs.refill(now_ms);
         self.look_at_disk(now_ms);
-        let mut troubles = Troubles::default();
+        let mut troubles = FirstError::default();
         self.resume(&mut troubles)?;
         for shard in self.shards.values_mut() {
             shard.look(now_ms);
@@ -238,7 +238,7 @@ impl Checkpointer {
 
     /// Lets go of what snapshots cover, unless that is done: the process before may have ended between
     /// writing one and saying so, or between saying so and letting go.
-    fn resume(&mut self, troubles: &mut Troubles) -> Result<(), WorkError> {
+    fn resume(&mut self, troubles: &mut FirstError) -> Result<(), WorkError> {
         if self.resumed {
             return Ok(());
         }
@@ -280,7 +280,7 @@ impl Checkpointer {
     }
 
     /// Writes long tails to segments, and shorter ones when memory is short. Whether some are long again.
-    fn flush_some(&mut self, now_ms: i64, troubles: &mut Troubles) -> Result<bool, WorkError> {
+    fn flush_some(&mut self, now_ms: i64, troubles: &mut FirstError) -> Result<bool, WorkError> {
         let busy = self.pass.as_ref().map(|underway| underway.shard);
         let mut is_more = false;
         for (_, kept) in self.shards.iter_mut().filter(|(shard, _)| Some(**shard) != busy) {
@@ -305,7 +305,7 @@ impl Checkpointer {
     }
 
     /// Producers will wait for memory soon: writes the longest tails, down to what a spill file is for.
-    fn relieve(&mut self, now_ms: i64, troubles: &mut Troubles) -> Result<(), WorkError> {
+    fn relieve(&mut self, now_ms: i64, troubles: &mut FirstError) -> Result<(), WorkError> {
         let busy = self.pass.as_ref().map(|underway| underway.shard);
         let idle = self.shards.iter().filter(|(shard, _)| Some(**shard) != busy);
         let dirty = idle.flat_map(|(_, kept)| &kept.dirty);
@@ -341,7 +341,7 @@ impl Checkpointer {
         if !in_need && !self.syncs.is_left() {
             return None;
         }
-        let due_ms = |kept: &Kept| {
+        let due_ms = |kept: &ShardBacklog| {
             let dirty = kept.dirty_since_ms.map(|at| at + self.options.checkpoint_age_ms);
             let doomed = kept.doomed_since_ms.map(|at| at + UNLINK_AGE_MS);
             dirty.into_iter().chain(doomed).min()
@@ -382,7 +382,7 @@ impl Checkpointer {
         let work = (capture, &taken.overdue[..]);
         let begun = Pass::begin(&mut kept.files, &mut self.unsynced, work, now_ms, &*self.policy);
         match begun {
-            Ok(pass) => self.pass = Some(Underway { shard, pass, taken }),
+            Ok(pass) => self.pass = Some(RunningCheckpoint { shard, pass, taken }),
             Err(error) => {
                 kept.give_back(taken, now_ms);
                 return Err(error);
@@ -397,7 +397,7 @@ impl Checkpointer {
         let urgent = self.store.budget().is_short() || self.journal.is_full();
         let shard = underway.shard;
         let kept = self.shards.get_mut(&shard).expect("a shard with a checkpoint is kept");
-        let Underway { pass, taken, .. } = &mut underway;
+        let RunningCheckpoint { pass, taken, .. } = &mut underway;
         let finished = match pass.sync(self.store.data(), &mut self.syncs, urgent) {
             Ok(false) => {
                 self.pass = Some(underway);

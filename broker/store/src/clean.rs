@@ -43,7 +43,7 @@ use crate::work::{Next, WorkError};
 pub type LogsOf = Box<dyn Fn() -> Vec<(PartitionId, Arc<PartitionLog>)> + Send>;
 
 /// A log that is to be compacted, how, and what it consists of.
-type Compacted = (Arc<PartitionLog>, CompactionPolicy, Vec<SegmentInfo>);
+type CompactionCandidate = (Arc<PartitionLog>, CompactionPolicy, Vec<SegmentInfo>);
 
 /// A partition is inspected so often within its `max.compaction.lag.ms`, but not more often than every
 /// [`PAUSE_MS_MIN`] and not less often than every [`limits::COMPACTION_INTERVAL_MS`].
@@ -119,7 +119,7 @@ impl Cleaner {
     }
 
     /// Those of the logs that are to be compacted.
-    fn compacted(&self, logs: Vec<(PartitionId, Arc<PartitionLog>)>) -> Vec<Compacted> {
+    fn compacted(&self, logs: Vec<(PartitionId, Arc<PartitionLog>)>) -> Vec<CompactionCandidate> {
         let mut logs = logs;
         logs.sort_unstable_by_key(|(partition, _)| *partition);
         let compacted = logs.into_iter().filter_map(|(partition, log)| {
@@ -135,7 +135,7 @@ impl Cleaner {
     fn look(
         &self,
         shard: ShardId,
-        compacted: Vec<Compacted>,
+        compacted: Vec<CompactionCandidate>,
         now_ms: i64,
     ) -> Result<Vec<(Arc<PartitionLog>, Compaction)>, WorkError> {
         let mut wanted = Vec::new();

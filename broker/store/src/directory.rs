@@ -132,7 +132,7 @@ impl DirectoryError {
 
 /// What a directory is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Found {
+pub enum DataDirContents {
     /// Nothing is there, or not even the directory.
     Empty,
     /// A formatting of it was begun and not finished.
@@ -231,17 +231,17 @@ impl DataDir {
     ///
     /// # Errors
     /// When it is neither empty nor a data directory of a version that this broker knows.
-    pub fn look(&self) -> Result<Found, DirectoryError> {
+    pub fn look(&self) -> Result<DataDirContents, DirectoryError> {
         let names = self.names(&self.root)?;
         if names.iter().any(|name| name == META) {
-            return self.read_meta().map(Found::Formatted);
+            return self.read_meta().map(DataDirContents::Formatted);
         }
         if names.iter().any(|name| name == FORMING) {
-            return Ok(Found::HalfFormatted);
+            return Ok(DataDirContents::HalfFormatted);
         }
         let ignored = |name: &str| name == LOCK || NOT_OURS.contains(&name);
         match names.into_iter().find(|name| !ignored(name)) {
-            None => Ok(Found::Empty),
+            None => Ok(DataDirContents::Empty),
             Some(stranger) => Err(DirectoryError::Foreign { path: self.root.clone(), stranger }),
         }
     }
@@ -253,10 +253,10 @@ impl DataDir {
     /// When the directory is not empty, or the disk fails.
     pub(crate) fn begin_formatting(&self, identity: &Identity) -> Result<(), DirectoryError> {
         match self.look()? {
-            Found::Formatted(identity) => {
+            DataDirContents::Formatted(identity) => {
                 return Err(DirectoryError::Formatted { path: self.root.clone(), identity });
             }
-            Found::Empty | Found::HalfFormatted => {}
+            DataDirContents::Empty | DataDirContents::HalfFormatted => {}
         }
         self.create_dir(&self.root)?;
         let path = self.root.join(FORMING);

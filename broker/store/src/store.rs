@@ -12,14 +12,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::Thread;
 
 use parking_lot::Mutex;
-use ropewalk_batch::Stamped;
+use ropewalk_batch::StampedBatch;
 use ropewalk_segment::spill::SpillReader;
 use ropewalk_segment::{FileCache, SegmentError, Segments};
 use ropewalk_shard::{PartitionId, ShardId};
 
 use crate::budget::TailBudget;
 use crate::directory::DataDir;
-use crate::snapshot::{SegmentsEnd, Spilled};
+use crate::snapshot::{SegmentsEnd, SpillRun};
 
 /// What the partition logs of a broker share.
 #[derive(Debug)]
@@ -118,7 +118,7 @@ impl ShardStore {
     }
 
     /// Reads a run of batches back from its spill file.
-    pub(crate) fn read_spilled(&self, run: &Spilled) -> Result<Vec<Stamped>, SegmentError> {
+    pub(crate) fn read_spilled(&self, run: &SpillRun) -> Result<Vec<StampedBatch>, SegmentError> {
         let path = self.store.data.spill_file(self.shard, run.file);
         SpillReader::open(&**self.store.data.disk(), path)?.read(&run.extent())
     }

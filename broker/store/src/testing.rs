@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use ropewalk_batch::{Builder, Stamped};
+use ropewalk_batch::{Builder, StampedBatch};
 use ropewalk_disk::SimDisk;
 use ropewalk_segment::SegmentConfig;
 use ropewalk_shard::state::Partition;
@@ -14,7 +14,7 @@ use ropewalk_shard::{BrokerId, PartitionId, ReplicaId, ShardId, State, TopicId};
 use crate::bootstrap;
 use crate::checkpoint::{Capture, Checkpointer, Journal, Options, Source};
 use crate::clean::Cleaner;
-use crate::directory::{DataDir, Found, Identity};
+use crate::directory::{DataDir, DataDirContents, Identity};
 use crate::log::{Logs, PartitionLog};
 use crate::policy::{CompactionPolicy, Policy};
 use crate::recovery;
@@ -161,7 +161,7 @@ impl OneShard {
             tail_bytes_max,
             ..recovery::Options::default()
         };
-        if !matches!(data.look()?, Found::Formatted(_)) {
+        if !matches!(data.look()?, DataDirContents::Formatted(_)) {
             let cluster_id = "c".to_owned();
             let identity = Identity { cluster_id, broker_id: BrokerId(1), shards: 1 };
             bootstrap::format(&data, &identity, &options)?;
@@ -225,7 +225,7 @@ impl OneShard {
                 let value = value(offset);
                 let time_ms = now_ms.max(offset);
                 let bytes = Builder::new().record(time_ms, Some(&key), value.as_deref()).build();
-                log.append(Stamped::new(bytes, offset, 1).expect("a batch"), now_ms);
+                log.append(StampedBatch::new(bytes, offset, 1).expect("a batch"), now_ms);
             }
             let mut capture = self.captured.0.lock();
             capture.index += 1;

@@ -18,7 +18,7 @@ use ropewalk_store::checkpoint::Capture;
 use ropewalk_store::checkpoint::{self, Checkpointer, Journal, Source};
 use ropewalk_store::log::Logs;
 use ropewalk_store::policy::Policy;
-use ropewalk_store::recovery::{self, OpenError, Opened};
+use ropewalk_store::recovery::{self, OpenError, OpenStore};
 use ropewalk_store::replica_log;
 use ropewalk_store::work::{Next, WorkError};
 use ropewalk_store::{DataDir, Identity, PartitionLog, bootstrap};
@@ -146,10 +146,10 @@ impl Policy for SmallSegments {
 }
 
 /// Opens the directory, after formatting it if that was never finished.
-pub(crate) fn open(disk: &SimDisk) -> Result<Opened, OpenError> {
+pub(crate) fn open(disk: &SimDisk) -> Result<OpenStore, OpenError> {
     let data = DataDir::new(Arc::new(disk.clone()), PathBuf::from(ROOT));
     let _lock = data.lock()?;
-    if !matches!(data.look()?, ropewalk_store::directory::Found::Formatted(_)) {
+    if !matches!(data.look()?, ropewalk_store::directory::DataDirContents::Formatted(_)) {
         let identity =
             Identity { cluster_id: "sim".to_owned(), broker_id: BrokerId(1), shards: SHARDS };
         bootstrap::format(&data, &identity, &OPTIONS)?;
@@ -159,7 +159,7 @@ pub(crate) fn open(disk: &SimDisk) -> Result<Opened, OpenError> {
 
 impl Broker {
     /// Starts every replica and replays what has to be.
-    pub(crate) fn start(opened: Opened, now_ms: i64) -> Result<Self, Ended> {
+    pub(crate) fn start(opened: OpenStore, now_ms: i64) -> Result<Self, Ended> {
         let wal = Arc::new(Mutex::new(opened.wal));
         let journal = Box::new(OneThread(Arc::clone(&wal)));
         let mut checkpointer =

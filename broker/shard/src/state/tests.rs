@@ -52,7 +52,7 @@ fn change(state: &mut State, command: ShardCommand) -> Outcome {
     run(state, Command::Shard(command)).0
 }
 
-fn append(state: &mut State, batch: Bytes) -> Result<Appended, AppendRefusal> {
+fn append(state: &mut State, batch: Bytes) -> Result<AppendOutcome, AppendRefusal> {
     let items = vec![Append { partition: partition(), batch }];
     let Outcome::Appended(results) = run(state, Command::Append(items)).0 else {
         panic!("an append has results")

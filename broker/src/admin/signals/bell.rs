@@ -101,14 +101,14 @@ impl Drop for Bell {
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt as _;
-    use ropewalk_batch::{Builder, Stamped};
+    use ropewalk_batch::{Builder, StampedBatch};
     use ropewalk_shard::PartitionId;
 
     use super::*;
 
     fn came(topic: TopicId) -> Effect {
         let batch = Builder::new().record(0, None, None).build();
-        let batch = Stamped::new(batch, 0, 0).expect("a batch");
+        let batch = StampedBatch::new(batch, 0, 0).expect("a batch");
         Effect::Appended { partition: PartitionId { topic, index: 0 }, batch, time_ms: 0 }
     }
 

@@ -25,13 +25,13 @@ use ropewalk_shard::PartitionId;
 use super::capture::Capture;
 use super::files::ShardFiles;
 use super::syncs::SyncBudget;
-use super::unsynced::{Unsynced, sync_together};
+use super::unsynced::{UnsyncedLogs, sync_together};
 use crate::directory::DataDir;
 use crate::limits;
 use crate::log::PartitionLog;
-use crate::log::layers::Spillable;
+use crate::log::layers::SpillBatches;
 use crate::policy::Policy;
-use crate::snapshot::{Snapshot, Spilled};
+use crate::snapshot::{Snapshot, SpillRun};
 use crate::work::WorkError;
 
 /// What the last step syncs: spill, its directory, snapshot, its directory, write-ahead log.
@@ -51,7 +51,7 @@ impl Pass {
     /// however small, and its last segment takes no more batches, so that it can be compacted.
     pub(crate) fn begin(
         files: &mut ShardFiles,
-        unsynced: &mut Unsynced,
+        unsynced: &mut UnsyncedLogs,
         (capture, overdue): (Capture, &[Arc<PartitionLog>]),
         now_ms: i64,
         policy: &dyn Policy,
@@ -175,8 +175,8 @@ impl Pass {
 fn write_spill(
     mut writer: SpillWriter,
     file: u64,
-    spillable: &[(&Arc<PartitionLog>, Spillable)],
-) -> Result<Vec<Spilled>, WorkError> {
+    spillable: &[(&Arc<PartitionLog>, SpillBatches)],
+) -> Result<Vec<SpillRun>, WorkError> {
     let added = spillable.iter().map(|(log, batches)| add(&mut writer, file, log, batches));
     let runs = added.collect::<Result<Vec<_>, _>>()?;
     writer.finish()?;
@@ -189,7 +189,7 @@ fn spillable_of(
     log: &PartitionLog,
     through: i64,
     wasted: &BTreeSet<u64>,
-) -> Result<Option<Spillable>, WorkError> {
+) -> Result<Option<SpillBatches>, WorkError> {
     match log.spillable(through, |file| wasted.contains(&file)) {
         Err(ropewalk_segment::SegmentError::Damaged(damage)) => {
             tracing::error!(partition = %log.partition(), %damage, "a spill file is damaged");
@@ -204,11 +204,11 @@ pub(crate) fn add(
     writer: &mut SpillWriter,
     file: u64,
     log: &PartitionLog,
-    spillable: &Spillable,
-) -> Result<Spilled, WorkError> {
+    spillable: &SpillBatches,
+) -> Result<SpillRun, WorkError> {
     let extent = writer.add(log.partition().to_bytes(), &spillable.batches)?;
     let youngest = spillable.batches.iter().map(|batch| batch.max_timestamp_ms).max();
-    Ok(Spilled::new(
+    Ok(SpillRun::new(
         file,
         extent,
         u32::try_from(spillable.records).unwrap_or(u32::MAX),

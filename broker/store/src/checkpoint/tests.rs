@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 
-use ropewalk_batch::{Builder, Stamped};
+use ropewalk_batch::{Builder, StampedBatch};
 use ropewalk_disk::{Fault, Operation, SimDisk};
 
 use super::*;
@@ -12,7 +12,7 @@ use crate::testing::{OneShard, Setup, partition};
 
 fn append(log: &PartitionLog, value_bytes: usize) {
     let bytes = Builder::new().record(1, None, Some(&vec![7; value_bytes])).build();
-    log.append(Stamped::new(bytes, log.high_watermark(), 1).expect("a batch"), 0);
+    log.append(StampedBatch::new(bytes, log.high_watermark(), 1).expect("a batch"), 0);
 }
 
 /// Lets the next capture go through what was appended to the log.

@@ -19,13 +19,13 @@ use crate::work::WorkError;
 
 /// The logs of a broker that wait for a sync.
 #[derive(Debug)]
-pub(crate) struct Unsynced {
+pub(crate) struct UnsyncedLogs {
     data: DataDir,
     logs: Vec<Weak<PartitionLog>>,
     logs_max: usize,
 }
 
-impl Unsynced {
+impl UnsyncedLogs {
     pub(super) fn new(data: DataDir, logs_max: usize) -> Self {
         Self { data, logs: Vec::new(), logs_max }
     }

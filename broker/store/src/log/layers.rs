@@ -14,21 +14,21 @@ use std::mem;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use ropewalk_batch::Stamped;
+use ropewalk_batch::StampedBatch;
 use ropewalk_segment::compaction::{Compaction, CompactionJob, Replacement};
 use ropewalk_segment::{SegmentConfig, SegmentError, Segments};
 
 use super::tail::TailBatch;
 use super::{Change, ChangeSink, PartitionLog};
 use crate::limits;
-use crate::snapshot::{PartitionFiles, SegmentsEnd, Spilled};
+use crate::snapshot::{PartitionFiles, SegmentsEnd, SpillRun};
 use crate::store::ShardStore;
 
 /// What a log has for a spill file.
 #[derive(Debug)]
-pub(crate) struct Spillable {
+pub(crate) struct SpillBatches {
     /// In order; what is in spill files already comes first if it shall be written anew.
-    pub(crate) batches: Vec<Stamped>,
+    pub(crate) batches: Vec<StampedBatch>,
     /// When the first of them was proposed.
     pub(crate) appended_ms: i64,
     /// Records of data in them.
@@ -49,7 +49,7 @@ impl PartitionLog {
     }
 
     /// What lies in spill files.
-    pub(crate) fn spill_runs(&self) -> Vec<Spilled> {
+    pub(crate) fn spill_runs(&self) -> Vec<SpillRun> {
         self.inner.lock().spill.clone()
     }
 
@@ -66,7 +66,7 @@ impl PartitionLog {
         let mut writer = self.segments.lock();
         let (spill, tail, appended_ms) = {
             let inner = self.inner.lock();
-            let tail: Vec<Stamped> =
+            let tail: Vec<StampedBatch> =
                 inner.tail.through(through).map(|held| held.batch.clone()).collect();
             (inner.spill.clone(), tail, inner.oldest_appended_ms())
         };
@@ -91,7 +91,8 @@ impl PartitionLog {
         let written = segments.next_offset();
         batches.retain(|batch| batch.base_offset >= written);
         // Between two runs, and before the tail, there is a gap where a repair gave up a run.
-        let is_next = |last: &Stamped, next: &Stamped| last.next_offset() == next.base_offset;
+        let is_next =
+            |last: &StampedBatch, next: &StampedBatch| last.next_offset() == next.base_offset;
         let result = batches.chunk_by(is_next).try_for_each(|part| {
             segments.advance_to(part[0].base_offset);
             segments.append(part, now_ms, config)
@@ -142,7 +143,7 @@ impl PartitionLog {
         &self,
         through: i64,
         rewrite: impl Fn(u64) -> bool,
-    ) -> Result<Option<Spillable>, SegmentError> {
+    ) -> Result<Option<SpillBatches>, SegmentError> {
         let spill = self.spill_runs();
         let tail = self.spillable_tail(through);
         let anew = spill.len() >= limits::SPILL_RUNS_MAX
@@ -150,7 +151,7 @@ impl PartitionLog {
         if !anew {
             return Ok(tail);
         }
-        let mut out = Spillable { batches: Vec::new(), appended_ms: i64::MAX, records: 0 };
+        let mut out = SpillBatches { batches: Vec::new(), appended_ms: i64::MAX, records: 0 };
         for spilled in &spill {
             out.batches.extend(self.files.read_spilled(spilled)?);
             out.records += u64::from(spilled.records);
@@ -165,16 +166,16 @@ impl PartitionLog {
     }
 
     /// The tail through `through`, for a spill file.
-    pub(crate) fn spillable_tail(&self, through: i64) -> Option<Spillable> {
+    pub(crate) fn spillable_tail(&self, through: i64) -> Option<SpillBatches> {
         let inner = self.inner.lock();
         let appended_ms = inner.tail.through(through).next()?.appended_ms;
         let records = inner.tail.through(through).map(TailBatch::records).sum();
         let batches = inner.tail.through(through).map(|held| held.batch.clone()).collect();
-        Some(Spillable { batches, appended_ms, records })
+        Some(SpillBatches { batches, appended_ms, records })
     }
 
     /// The run is durable in a spill file and is read from there.
-    pub(crate) fn spilled(&self, run: Spilled) {
+    pub(crate) fn spilled(&self, run: SpillRun) {
         let freed = {
             let mut inner = self.inner.lock();
             inner.spill.retain(|old| old.next_offset <= run.base_offset);

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use ropewalk_disk::Open;
 use ropewalk_shard::ShardId;
 
-use super::Believed;
+use super::RecoveredShard;
 use crate::checkpoint::files::KeptSnapshot;
 use crate::directory::{DataDir, DirectoryError};
 
@@ -15,7 +15,7 @@ use crate::directory::{DataDir, DirectoryError};
 /// While a shard is damaged it is not known what its snapshots would name: then nothing is removed.
 pub(super) fn remove(
     data: &DataDir,
-    sound: &[Believed],
+    sound: &[RecoveredShard],
     all_known: bool,
 ) -> Result<u64, DirectoryError> {
     let kept = sound.iter().flat_map(|believed| &believed.kept);

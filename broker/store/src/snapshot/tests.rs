@@ -7,7 +7,7 @@ use ropewalk_shard::TopicId;
 
 fn snapshot(index: u64) -> Snapshot {
     let partition = PartitionId { topic: TopicId(uuid::Uuid::from_u128(9)), index: 3 };
-    let run = Spilled {
+    let run = SpillRun {
         file: 4,
         position_bytes: 16,
         length_bytes: 100,
