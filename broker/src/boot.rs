@@ -45,10 +45,10 @@ use crate::log_limit::LogLimit;
 use crate::settings::{Endpoint, Settings};
 use crate::supervision::{self, Supervisor};
 
-mod follow;
+mod apply_listener;
 mod status;
 
-use follow::{Follower, Policy};
+use apply_listener::{ApplyListener, Policy};
 use status::Status;
 
 /// Shards of a new cluster, the catalog not counted.
@@ -280,14 +280,15 @@ impl Parts {
         let view = Arc::new(View::new(Arc::clone(&self.settings)));
         let figures = Arc::new(Figures::default());
         let bells = Arc::new(Bells::default());
-        let follower = Follower::new(Arc::clone(&view), Arc::clone(&figures), Arc::clone(&bells));
-        let follower = Arc::new(follower);
+        let listener =
+            ApplyListener::new(Arc::clone(&view), Arc::clone(&figures), Arc::clone(&bells));
+        let listener = Arc::new(listener);
         let node_id = self.settings.node_id();
         let options = NodeOptions {
             disk: Arc::clone(&self.disk),
             dir: self.dir.clone(),
             format: format.map(|cluster_id| identity(&self.settings, cluster_id)),
-            observer: Arc::clone(&follower) as _,
+            observer: Arc::clone(&listener) as _,
             policy: Arc::new(Policy(Arc::clone(&view))),
             on_fatal,
             clock_ms: clock::now_ms,
@@ -314,7 +315,7 @@ impl Parts {
         let reconciler = Arc::new(reconciler.keeping_orphans(orphans::are_kept(&self.dir)));
         let options = group::Options::new(&self.settings);
         let groups = Coordinator::new(Arc::clone(&node), Arc::clone(&view), options);
-        follower.follow(&node, &groups);
+        listener.follow(&node, &groups);
         lead(&node).await;
         Ok(Opened { parts: self, node, view, figures, bells, reconciler, groups })
     }

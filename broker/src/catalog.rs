@@ -17,5 +17,7 @@ mod owned;
 
 pub use owned::Declaration;
 pub use reconcile::Reconciler;
+#[cfg(test)]
+pub(crate) use topics::random_topic_id;
 pub use topics::{Created, NewTopic, TopicError, Topics};
 pub use view::{TopicView, View};

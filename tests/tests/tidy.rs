@@ -303,6 +303,27 @@ fn modules_of_a_crate_form_no_circle() {
     assert_none("what a module uses does not use the module in turn", &offenders);
 }
 
+/// Crates whose lists for clippy keep clock, randomness, threads and files out.
+const PURE_CRATES: &[&str] = &["broker/batch", "broker/codec", "broker/shard"];
+
+/// Clippy reads the nearest file only, so each has to repeat the settings of the root.
+#[test]
+fn pure_crates_forbid_what_is_impure_and_keep_the_settings_of_the_house() {
+    let house = read(".clippy.toml");
+    let mut offenders: Vec<String> = files()
+        .into_iter()
+        .filter(|path| path.ends_with(".clippy.toml") && !read(path).contains(house.trim()))
+        .collect();
+    for package in PURE_CRATES {
+        let list = read(&format!("{package}/.clippy.toml"));
+        let banned =
+            ["Instant::now", "SystemTime::now", "thread::spawn", "fs::File", "RandomState"];
+        let missing = banned.iter().filter(|banned| !list.contains(**banned));
+        offenders.extend(missing.map(|missing| format!("{package} allows {missing}")));
+    }
+    assert_none("lists for clippy forbid the impure and repeat the root's settings", &offenders);
+}
+
 #[test]
 fn generated_code_comes_from_the_generator() {
     let offenders: Vec<_> = rust_files()

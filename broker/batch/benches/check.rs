@@ -3,6 +3,8 @@
 //! `cargo bench -p ropewalk-batch` prints a line for each size of record and codec. The fast path
 //! (uncompressed, nothing to rewrite) is a checksum and one walk over the length fields.
 
+#![expect(clippy::disallowed_methods, reason = "it measures time")]
+
 use std::hint::black_box;
 use std::time::Instant;
 

@@ -10,13 +10,13 @@
 //! 4. The size is compared as the batch would be stored.
 //!
 //! A batch that needs no change comes out as the very `Bytes` that went in. The prefix is not
-//! looked at beyond the length: [`crate::Stamped`] replaces it.
+//! looked at beyond the length: [`crate::StampedBatch`] replaces it.
 
 use bytes::Bytes;
 
 use crate::codec::Compression;
 use crate::error::BatchError;
-use crate::frame::Stored;
+use crate::frame::StoredRecords;
 use crate::header::{HEADER_LEN, Header, TimestampType};
 use crate::records;
 
@@ -119,13 +119,13 @@ fn stored<'a>(
     bytes: &'a Bytes,
     plain: Option<&'a Bytes>,
     rules: &Rules,
-) -> Stored<'a> {
+) -> StoredRecords<'a> {
     let limit_bytes = rules.decompressed_bytes_max;
     match plain {
-        Some(plain) => Stored { codec: Compression::None, bytes: plain, limit_bytes },
+        Some(plain) => StoredRecords { codec: Compression::None, bytes: plain, limit_bytes },
         None => {
             let codec = header.compression();
-            Stored { codec, bytes: &bytes[HEADER_LEN..], limit_bytes }
+            StoredRecords { codec, bytes: &bytes[HEADER_LEN..], limit_bytes }
         }
     }
 }

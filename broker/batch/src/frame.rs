@@ -47,7 +47,7 @@ impl Frame {
 
 /// Records as they are stored, and how far they may be decompressed.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Stored<'a> {
+pub(crate) struct StoredRecords<'a> {
     pub(crate) codec: Compression,
     pub(crate) bytes: &'a [u8],
     pub(crate) limit_bytes: usize,
@@ -56,11 +56,11 @@ pub(crate) struct Stored<'a> {
 /// Shows `visit` the framing of `count` records in their order, until it answers false. When all
 /// were shown, nothing may follow the last one.
 pub(crate) fn walk(
-    stored: Stored<'_>,
+    stored: StoredRecords<'_>,
     count: i32,
     visit: impl FnMut(&Frame) -> Result<bool, BatchError>,
 ) -> Result<(), BatchError> {
-    let Stored { codec, bytes, limit_bytes } = stored;
+    let StoredRecords { codec, bytes, limit_bytes } = stored;
     if codec == Compression::None {
         return walk_source(&mut Slice::new(bytes), count, visit);
     }

@@ -10,7 +10,7 @@
 //!    the checksum, so a broker can say where the batch landed without touching the rest.
 //! 2. [`check`](check()) is the door: everything Produce demands of a batch, and every rewriting that is
 //!    the broker's job (true maximum timestamp, LogAppendTime, recompression).
-//! 3. [`Stamped`] is a checked batch that was given its offset.
+//! 3. [`StampedBatch`] is a checked batch that was given its offset.
 //! 4. [`records`](records()) opens a batch, [`first_at_or_after`] finds a timestamp in it,
 //!    [`Builder`] makes one.
 //! 5. [`retain`](retain()) is compaction's part: it takes records out of a batch and moves nothing else.
@@ -60,6 +60,6 @@ pub use header::{
     HEADER_LEN, Header, MAGIC, NO_TIMESTAMP, PREFIX_LEN, TimestampType, sequence_after,
 };
 pub use records::{Record, Records, records};
-pub use retain::{Rewritten, Tombstones, retain};
+pub use retain::{RewriteOutcome, Tombstones, retain};
 pub use seek::first_at_or_after;
-pub use stamped::Stamped;
+pub use stamped::StampedBatch;

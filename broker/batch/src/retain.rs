@@ -9,7 +9,7 @@ use crate::codec::Compression;
 use crate::error::BatchError;
 use crate::header::{HEADER_LEN, Header, NO_TIMESTAMP};
 use crate::records::{Record, records};
-use crate::stamped::Stamped;
+use crate::stamped::StampedBatch;
 
 /// How long tombstones stay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,20 +29,20 @@ impl Tombstones {
 
 /// What became of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Rewritten {
+pub enum RewriteOutcome {
     /// Every record stays: the batch can be copied as it is.
     Unchanged,
     /// Records are gone, or the delete horizon was set. Offsets are as before.
     Thinned {
         /// What to store instead.
-        batch: Stamped,
+        batch: StampedBatch,
         /// How many records are gone.
         dropped: i32,
     },
     /// No record is left.
     Emptied {
         /// A header without records, for a producer's last batch and for the log's last batch.
-        batch: Stamped,
+        batch: StampedBatch,
     },
 }
 
@@ -51,17 +51,17 @@ pub enum Rewritten {
 /// `keep` sees every record once, in order; its offset is `batch.base_offset` plus its delta.
 /// `limit_bytes` bounds what is decompressed and must not be less than what the door let in.
 pub fn retain(
-    batch: &Stamped,
+    batch: &StampedBatch,
     tombstones: &Tombstones,
     limit_bytes: usize,
     mut keep: impl FnMut(&Record) -> bool,
-) -> Result<Rewritten, BatchError> {
+) -> Result<RewriteOutcome, BatchError> {
     let header = batch.header();
     if header.is_control() {
-        return Ok(Rewritten::Unchanged);
+        return Ok(RewriteOutcome::Unchanged);
     }
     if header.count == 0 {
-        return Ok(Rewritten::Emptied { batch: batch.clone() });
+        return Ok(RewriteOutcome::Emptied { batch: batch.clone() });
     }
     let all = records(&header, batch.bytes.clone(), limit_bytes)?;
 
@@ -82,10 +82,10 @@ pub fn retain(
     let sets_horizon = keeps_tombstone && horizon_ms.is_none();
     let dropped = stays.iter().filter(|kept| !**kept).count();
     if dropped == stays.len() {
-        return Ok(Rewritten::Emptied { batch: emptied(header)? });
+        return Ok(RewriteOutcome::Emptied { batch: emptied(header)? });
     }
     if dropped == 0 && !sets_horizon {
-        return Ok(Rewritten::Unchanged);
+        return Ok(RewriteOutcome::Unchanged);
     }
 
     let mut builder = Builder::like(&header);
@@ -97,17 +97,17 @@ pub fn retain(
             builder.push(&record?);
         }
     }
-    let batch = Stamped::read(builder.try_build()?)?;
-    Ok(Rewritten::Thinned { batch, dropped: dropped as i32 })
+    let batch = StampedBatch::read(builder.try_build()?)?;
+    Ok(RewriteOutcome::Thinned { batch, dropped: dropped as i32 })
 }
 
 /// The header alone. Readers must not look for a codec's frame where there is nothing.
-fn emptied(mut header: Header) -> Result<Stamped, BatchError> {
+fn emptied(mut header: Header) -> Result<StampedBatch, BatchError> {
     header.set_compression(Compression::None);
     header.set_delete_horizon(false);
     header.base_timestamp_ms = NO_TIMESTAMP;
     header.count = 0;
-    Stamped::read(header.seal(vec![0; HEADER_LEN])?)
+    StampedBatch::read(header.seal(vec![0; HEADER_LEN])?)
 }
 
 #[cfg(test)]
@@ -119,7 +119,7 @@ mod tests {
     const LIMIT_BYTES: usize = 1 << 20;
     const FIRST: Tombstones = Tombstones { now_ms: 1_000, retention_ms: 500 };
 
-    fn batch(codec: Compression) -> Stamped {
+    fn batch(codec: Compression) -> StampedBatch {
         let bytes = Builder::new()
             .compression(codec)
             .producer(7, 2, 40)
@@ -129,10 +129,10 @@ mod tests {
             .record(20, Some(b"c"), Some(b"3"))
             .record(5, Some(b"a"), Some(b"4"))
             .build();
-        Stamped::new(bytes, 100, 3).unwrap()
+        StampedBatch::new(bytes, 100, 3).unwrap()
     }
 
-    fn left(batch: &Stamped) -> Vec<(i32, i64, Bytes)> {
+    fn left(batch: &StampedBatch) -> Vec<(i32, i64, Bytes)> {
         let header = Header::verify(&batch.bytes).unwrap();
         assert_eq!(header, batch.header(), "the prefix is right too");
         records(&header, batch.bytes.clone(), LIMIT_BYTES)
@@ -142,10 +142,12 @@ mod tests {
             .collect()
     }
 
-    fn thinned(outcome: Rewritten) -> (Stamped, i32) {
+    fn thinned(outcome: RewriteOutcome) -> (StampedBatch, i32) {
         match outcome {
-            Rewritten::Thinned { batch, dropped } => (batch, dropped),
-            other @ (Rewritten::Unchanged | Rewritten::Emptied { .. }) => panic!("{other:?}"),
+            RewriteOutcome::Thinned { batch, dropped } => (batch, dropped),
+            other @ (RewriteOutcome::Unchanged | RewriteOutcome::Emptied { .. }) => {
+                panic!("{other:?}")
+            }
         }
     }
 
@@ -182,7 +184,10 @@ mod tests {
         assert_eq!(left(&marked), all, "timestamps are the same from another base");
 
         let early = Tombstones { now_ms: 1_499, ..FIRST };
-        assert_eq!(retain(&marked, &early, LIMIT_BYTES, |_| true).unwrap(), Rewritten::Unchanged);
+        assert_eq!(
+            retain(&marked, &early, LIMIT_BYTES, |_| true).unwrap(),
+            RewriteOutcome::Unchanged
+        );
         let (half, _) =
             thinned(retain(&marked, &early, LIMIT_BYTES, |r| r.offset_delta > 0).unwrap());
         assert_eq!(half.header().delete_horizon_ms(), Some(1_500), "the horizon does not move");
@@ -197,7 +202,7 @@ mod tests {
     fn an_emptied_batch_is_a_header_that_still_holds_its_place() {
         let before = batch(Compression::Zstd);
         let outcome = retain(&before, &FIRST, LIMIT_BYTES, |_| false).unwrap();
-        let Rewritten::Emptied { batch: after } = outcome else { panic!("{outcome:?}") };
+        let RewriteOutcome::Emptied { batch: after } = outcome else { panic!("{outcome:?}") };
         assert_eq!(after.size_bytes(), HEADER_LEN);
         assert_eq!(after.next_offset(), before.next_offset());
         assert_eq!(after.header().last_sequence(), 43);
@@ -205,7 +210,7 @@ mod tests {
         assert_eq!(after.max_timestamp_ms, before.max_timestamp_ms);
         assert!(left(&after).is_empty());
         let again = retain(&after, &FIRST, LIMIT_BYTES, |_| true).unwrap();
-        assert_eq!(again, Rewritten::Emptied { batch: after });
+        assert_eq!(again, RewriteOutcome::Emptied { batch: after });
     }
 
     #[test]
@@ -215,7 +220,7 @@ mod tests {
             .record(10, Some(b"a"), None)
             .record(11, Some(b"b"), Some(b"1"))
             .build();
-        let before = Stamped::new(bytes, 0, 0).unwrap();
+        let before = StampedBatch::new(bytes, 0, 0).unwrap();
         let (after, _) = thinned(retain(&before, &FIRST, LIMIT_BYTES, |_| true).unwrap());
         assert_eq!(after.header().timestamp_type(), TimestampType::LogAppendTime);
         assert_eq!(after.max_timestamp_ms, 77);
@@ -226,8 +231,8 @@ mod tests {
     fn markers_pass_through() {
         let bytes =
             Builder::new().producer(7, 2, -1).transactional().control().record(1, None, None);
-        let marker = Stamped::new(bytes.build(), 5, 0).unwrap();
+        let marker = StampedBatch::new(bytes.build(), 5, 0).unwrap();
         let outcome = retain(&marker, &FIRST, LIMIT_BYTES, |_| false).unwrap();
-        assert_eq!(outcome, Rewritten::Unchanged);
+        assert_eq!(outcome, RewriteOutcome::Unchanged);
     }
 }

@@ -1,9 +1,9 @@
 //! Looking up a timestamp inside a batch, as ListOffsets needs it.
 
 use crate::error::BatchError;
-use crate::frame::{self, Stored};
+use crate::frame::{self, StoredRecords};
 use crate::header::{HEADER_LEN, TimestampType};
-use crate::stamped::Stamped;
+use crate::stamped::StampedBatch;
 
 /// Offset and timestamp of the first record at or after `timestamp_ms`, if the batch has one.
 ///
@@ -11,7 +11,7 @@ use crate::stamped::Stamped;
 /// batch's own maximum it gives the first record that has it. Reads at most `limit_bytes` of
 /// records.
 pub fn first_at_or_after(
-    batch: &Stamped,
+    batch: &StampedBatch,
     timestamp_ms: i64,
     limit_bytes: usize,
 ) -> Result<Option<(i64, i64)>, BatchError> {
@@ -20,7 +20,7 @@ pub fn first_at_or_after(
     }
     let header = batch.header();
     let codec = header.compression();
-    let stored = Stored { codec, bytes: &batch.bytes[HEADER_LEN..], limit_bytes };
+    let stored = StoredRecords { codec, bytes: &batch.bytes[HEADER_LEN..], limit_bytes };
     let mut found = None;
     frame::walk(stored, header.count, |frame| {
         let ms = match header.timestamp_type() {

@@ -1,8 +1,8 @@
 //! A checked batch that was given its place in the log.
 //!
 //! The bytes are shared with whoever proposed them, so the offset and the leader epoch are not
-//! written into them: they stand beside, and [`Stamped::prefix`] gives the 16 bytes to send or
-//! store in front of [`Stamped::body`].
+//! written into them: they stand beside, and [`StampedBatch::prefix`] gives the 16 bytes to send or
+//! store in front of [`StampedBatch::body`].
 
 use bytes::Bytes;
 
@@ -11,7 +11,7 @@ use crate::header::{HEADER_LEN, Header, PREFIX_LEN};
 
 /// A batch and the offset it got.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stamped {
+pub struct StampedBatch {
     /// Offset of the first record.
     pub base_offset: i64,
     /// Epoch of the leader that took the batch.
@@ -26,7 +26,7 @@ pub struct Stamped {
     pub bytes: Bytes,
 }
 
-impl Stamped {
+impl StampedBatch {
     /// Stamps a batch. `bytes` was checked before; only its header is read. The offset must leave
     /// room for the batch.
     pub fn new(bytes: Bytes, base_offset: i64, leader_epoch: i32) -> Result<Self, BatchError> {
@@ -55,7 +55,7 @@ impl Stamped {
         Self::new(bytes, header.base_offset, header.leader_epoch)
     }
 
-    /// The 16 bytes that belong in front of [`Stamped::body`].
+    /// The 16 bytes that belong in front of [`StampedBatch::body`].
     pub fn prefix(&self) -> [u8; PREFIX_LEN] {
         let mut prefix = [0; PREFIX_LEN];
         prefix[0..8].copy_from_slice(&self.base_offset.to_be_bytes());

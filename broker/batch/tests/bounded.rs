@@ -1,6 +1,8 @@
 //! B1: what a hostile batch makes the door allocate stays within the limit, whatever it claims.
 //!
 //! Measured as the process's peak memory, so these run alone in their file, one after another.
+
+#![expect(clippy::disallowed_methods, reason = "it reads what the kernel counts")]
 #![cfg(target_os = "linux")]
 
 use std::fs;

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use ropewalk_batch::{
-    Builder, Compression, Header, Record, Rules, Stamped, Target, TimestampType, check,
+    Builder, Compression, Header, Record, Rules, StampedBatch, Target, TimestampType, check,
     first_at_or_after, records,
 };
 
@@ -66,7 +66,7 @@ fn a_real_clients_batches_pass_unchanged_and_open() {
         let opened: Vec<Record> = opened.map(Result::unwrap).collect();
         assert_eq!(opened, expected(codec != Compression::None), "{name}");
 
-        let stamped = Stamped::new(bytes, 1_000, 1).unwrap();
+        let stamped = StampedBatch::new(bytes, 1_000, 1).unwrap();
         let found = first_at_or_after(&stamped, BASE_MS + 2, LIMIT_BYTES).unwrap();
         assert_eq!(found, Some((1_001, BASE_MS + 250)), "{name}");
         assert_eq!(first_at_or_after(&stamped, BASE_MS + 251, LIMIT_BYTES).unwrap(), None);

@@ -6,7 +6,7 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use ropewalk_batch::{
-    Builder, Compression, HEADER_LEN, Header, Record, Rewritten, Rules, Stamped, Target,
+    Builder, Compression, HEADER_LEN, Header, Record, RewriteOutcome, Rules, StampedBatch, Target,
     Tombstones, check, first_at_or_after, retain,
 };
 
@@ -150,7 +150,7 @@ proptest! {
         codec in codec(),
         asked_ms in NOW_MS - 100_000..NOW_MS + 100_000,
     ) {
-        let stamped = Stamped::new(build(&batch, codec), 500, 2).expect("a good batch");
+        let stamped = StampedBatch::new(build(&batch, codec), 500, 2).expect("a good batch");
         let found = first_at_or_after(&stamped, asked_ms, LIMIT_BYTES).expect("a good batch");
         let scanned = batch.iter().find(|record| record.timestamp_ms >= asked_ms);
         let scanned = scanned.map(|it| (500 + i64::from(it.offset_delta), it.timestamp_ms));
@@ -164,7 +164,7 @@ proptest! {
         wanted in vec(any::<bool>(), 12),
         age_ms in prop::sample::select(vec![0i64, 99, 100, 101]),
     ) {
-        let mut stamped = Stamped::new(build(&batch, codec), 500, 2).expect("a good batch");
+        let mut stamped = StampedBatch::new(build(&batch, codec), 500, 2).expect("a good batch");
         let next_offset = stamped.next_offset();
         let mut left = batch;
         let is_wanted = |record: &Record| wanted[record.offset_delta as usize];
@@ -174,9 +174,9 @@ proptest! {
             let due = stamped.header().delete_horizon_ms().is_some_and(|ms| now_ms >= ms);
             left.retain(|record| is_wanted(record) && (record.value.is_some() || !due));
             match outcome.expect("a good batch") {
-                Rewritten::Unchanged => {}
-                Rewritten::Thinned { batch, .. } => stamped = batch,
-                Rewritten::Emptied { batch } => {
+                RewriteOutcome::Unchanged => {}
+                RewriteOutcome::Thinned { batch, .. } => stamped = batch,
+                RewriteOutcome::Emptied { batch } => {
                     prop_assert!(left.is_empty());
                     stamped = batch;
                 }

@@ -1,4 +1,4 @@
-//! The keeper on its own thread, and the cleaner on another.
+//! The checkpointer on its own thread, and the cleaner on another.
 //!
 //! It works while there is work, else it is parked until a log wakes it or some time has passed. When it
 //! is stopped it checkpoints every shard, so that the next start is quick.
@@ -9,9 +9,9 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use std::{fmt, io};
 
-use ropewalk_store::checkpoint::Keeper;
+use ropewalk_store::checkpoint::Checkpointer;
 use ropewalk_store::clean::Cleaner;
-use ropewalk_store::work::{KeeperError, Next};
+use ropewalk_store::work::{Next, WorkError};
 
 use crate::supervision::{self, Failure, Supervisor};
 
@@ -20,46 +20,46 @@ const IDLE: Duration = Duration::from_millis(100);
 /// How long it waits after something did not work.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// A running keeper. Dropping it stops it without a last checkpoint.
-pub(crate) struct KeeperHandle {
+/// A running checkpointer. Dropping it stops it without a last checkpoint.
+pub(crate) struct CheckpointerHandle {
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<Option<Keeper>>>,
+    thread: Option<JoinHandle<Option<Checkpointer>>>,
     clock_ms: fn() -> i64,
 }
 
-impl fmt::Debug for KeeperHandle {
+impl fmt::Debug for CheckpointerHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("KeeperHandle")
+        f.write_str("CheckpointerHandle")
     }
 }
 
-/// Runs the keeper on its own thread from now on. `supervisor` reports that it has to give up (D2), or
+/// Runs the checkpointer on its own thread from now on. `supervisor` reports that it has to give up (D2), or
 /// that it panicked.
 ///
 /// # Errors
 /// When the thread cannot be made.
-pub(crate) fn spawn_keeper(
-    mut keeper: Keeper,
+pub(crate) fn spawn_checkpointer(
+    mut checkpointer: Checkpointer,
     clock_ms: fn() -> i64,
     supervisor: Supervisor,
-) -> io::Result<KeeperHandle> {
+) -> io::Result<CheckpointerHandle> {
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = Arc::clone(&stop);
-    let store = Arc::clone(keeper.store());
-    let thread = thread::Builder::new().name("keeper".to_owned()).spawn(move || {
+    let store = Arc::clone(checkpointer.store());
+    let thread = thread::Builder::new().name("checkpointer".to_owned()).spawn(move || {
         supervisor.run(&supervision::CHECKPOINTER, move || {
-            keeper.store().set_keeper(Some(thread::current()));
-            run(|now_ms| keeper.step(now_ms), clock_ms, &stopped)?;
-            Ok(keeper)
+            checkpointer.store().set_checkpointer(Some(thread::current()));
+            run(|now_ms| checkpointer.step(now_ms), clock_ms, &stopped)?;
+            Ok(checkpointer)
         })
     });
-    let thread = thread.inspect_err(|_| store.set_keeper(None))?;
-    Ok(KeeperHandle { stop, thread: Some(thread), clock_ms })
+    let thread = thread.inspect_err(|_| store.set_checkpointer(None))?;
+    Ok(CheckpointerHandle { stop, thread: Some(thread), clock_ms })
 }
 
 /// Works step by step until stopped, or until something fails for good.
 fn run(
-    mut step: impl FnMut(i64) -> Result<Next, KeeperError>,
+    mut step: impl FnMut(i64) -> Result<Next, WorkError>,
     clock_ms: fn() -> i64,
     stop: &AtomicBool,
 ) -> Result<(), Failure> {
@@ -67,8 +67,8 @@ fn run(
         match step(clock_ms()) {
             Ok(Next::Now) => {}
             Ok(Next::Wait) => thread::park_timeout(IDLE),
-            Err(KeeperError::Final(error)) => return Err(Failure::Disk(error)),
-            Err(KeeperError::Later(error)) => {
+            Err(WorkError::Final(error)) => return Err(Failure::Disk(error)),
+            Err(WorkError::Later(error)) => {
                 tracing::warn!(error, "background work did not succeed and is tried again");
                 thread::park_timeout(RETRY);
             }
@@ -115,20 +115,20 @@ impl Drop for CleanerHandle {
     }
 }
 
-impl KeeperHandle {
+impl CheckpointerHandle {
     /// Stops, then checkpoints every shard. The shards' loops must still run: they are asked for their
     /// state. Blocks.
     ///
     /// # Errors
     /// When the last checkpoint failed; nothing is lost, the next start replays more.
-    pub(crate) fn stop(mut self) -> Result<(), KeeperError> {
+    pub(crate) fn stop(mut self) -> Result<(), WorkError> {
         match self.join() {
-            Some(mut keeper) => keeper.checkpoint_all((self.clock_ms)()),
-            None => Err(KeeperError::Later("the thread had ended before".to_owned())),
+            Some(mut checkpointer) => checkpointer.checkpoint_all((self.clock_ms)()),
+            None => Err(WorkError::Later("the thread had ended before".to_owned())),
         }
     }
 
-    fn join(&mut self) -> Option<Keeper> {
+    fn join(&mut self) -> Option<Checkpointer> {
         let thread = self.thread.take()?;
         self.stop.store(true, Ordering::Release);
         thread.thread().unpark();
@@ -136,7 +136,7 @@ impl KeeperHandle {
     }
 }
 
-impl Drop for KeeperHandle {
+impl Drop for CheckpointerHandle {
     fn drop(&mut self) {
         self.join();
     }
@@ -159,7 +159,7 @@ mod tests {
             let step = |_| {
                 steps += 1;
                 assert!(steps <= 3, "it goes on after a final error");
-                if steps < 3 { Ok(Next::Now) } else { Err(KeeperError::Final("EIO".to_owned())) }
+                if steps < 3 { Ok(Next::Now) } else { Err(WorkError::Final("EIO".to_owned())) }
             };
             supervisor.run(task, || run(step, || 0, &AtomicBool::new(false)));
             assert_eq!(*reports.lock(), [Fatal::Disk("EIO".to_owned())]);

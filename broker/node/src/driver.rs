@@ -35,7 +35,7 @@ use ropewalk_shard::{Effect, Outcome};
 use ropewalk_store::checkpoint::Capture;
 use ropewalk_store::log::Logs;
 use ropewalk_store::replica_log;
-use ropewalk_wal::{Done, Record, ReplicaKey, Submission, WalError, WalHandle};
+use ropewalk_wal::{Completion, Record, ReplicaKey, Submission, WalError, WalHandle};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tracing::{debug, error};
@@ -47,13 +47,13 @@ use crate::supervision::Failure;
 /// The write-ahead log as a driver uses it.
 pub trait LogWriter: Send + Sync + fmt::Debug {
     /// Queues records to be made durable together; `done` is called once, in the order of submission.
-    fn submit(&self, records: Vec<Record>, done: Done);
+    fn submit(&self, records: Vec<Record>, done: Completion);
     /// Whether there is no space for record batches now.
     fn is_full(&self) -> bool;
 }
 
 impl LogWriter for WalHandle {
-    fn submit(&self, records: Vec<Record>, done: Done) {
+    fn submit(&self, records: Vec<Record>, done: Completion) {
         // Whether there is space was asked before it was proposed: now it has to go through.
         Self::submit(self, Submission::new(records, done).from_reserve());
     }
@@ -182,12 +182,12 @@ impl Driver {
                 Wake::Durable((number, Ok(()))) => self.event(Event::Durable(number)),
                 Wake::Durable((number, Err(error))) => match failure(&error) {
                     None => self.event(Event::NoSpace(number)),
-                    Some(Ended::Closed) => {
+                    Some(DriverEnd::Closed) => {
                         // The log's thread ended, and its supervisor says why.
                         let _ = self.around.stop.wait_for(|stop| *stop).await;
                         return Ok(());
                     }
-                    Some(Ended::Failed(failure)) => {
+                    Some(DriverEnd::Failed(failure)) => {
                         error!(shard = %self.shard.id(), %error, "the write-ahead log failed");
                         return Err(failure);
                     }
@@ -317,22 +317,22 @@ impl Driver {
 }
 
 /// How the WAL ended a driver.
-enum Ended {
+enum DriverEnd {
     Closed,
     Failed(Failure),
 }
 
 /// What an error of the WAL means; `None` when the same write may be taken later. One that follows a
 /// refused one leaves a hole.
-fn failure(error: &WalError) -> Option<Ended> {
+fn failure(error: &WalError) -> Option<DriverEnd> {
     match error {
         WalError::Full { .. } | WalError::NotContiguous { .. } => None,
         WalError::TooLarge { .. } => {
             let why = format!("an entry was proposed that can never be written: {error}");
-            Some(Ended::Failed(Failure::Fault(why)))
+            Some(DriverEnd::Failed(Failure::Fault(why)))
         }
-        WalError::Failed(_) => Some(Ended::Failed(Failure::Disk(error.to_string()))),
-        WalError::Closed => Some(Ended::Closed),
+        WalError::Failed(_) => Some(DriverEnd::Failed(Failure::Disk(error.to_string()))),
+        WalError::Closed => Some(DriverEnd::Closed),
     }
 }
 

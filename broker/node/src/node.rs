@@ -19,9 +19,9 @@ use ropewalk_shard::replica::Replica;
 use ropewalk_shard::{PartitionId, ShardId};
 use ropewalk_store::bootstrap;
 use ropewalk_store::budget::TailBudget;
-use ropewalk_store::checkpoint::{self, Keeper};
+use ropewalk_store::checkpoint::{self, Checkpointer};
 use ropewalk_store::clean::Cleaner;
-use ropewalk_store::directory::{DataDir, DirectoryError, Found, Identity};
+use ropewalk_store::directory::{DataDir, DataDirContents, DirectoryError, Identity};
 use ropewalk_store::log::Logs;
 use ropewalk_store::policy::Policy;
 use ropewalk_store::recovery::{self, OpenError};
@@ -30,7 +30,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::background::{self, CleanerHandle, KeeperHandle};
+use crate::background::{self, CheckpointerHandle, CleanerHandle};
 use crate::driver::{Driver, Surroundings};
 use crate::handle::{Observer, ShardHandle};
 use crate::supervision::{self, Ends, Failure, OnFatal, Supervisor};
@@ -110,7 +110,7 @@ struct Running {
     _ends: Ends,
     stop: watch::Sender<bool>,
     drivers: JoinSet<()>,
-    keeper: KeeperHandle,
+    checkpointer: CheckpointerHandle,
     cleaner: CleanerHandle,
     _lock: Lock,
 }
@@ -123,7 +123,7 @@ impl Node {
     pub fn open(options: NodeOptions) -> Result<Self, NodeError> {
         let data = DataDir::new(Arc::clone(&options.disk), options.dir.clone());
         let lock = data.lock()?;
-        if let Found::Empty | Found::HalfFormatted = data.look()? {
+        if let DataDirContents::Empty | DataDirContents::HalfFormatted = data.look()? {
             match &options.format {
                 Some(identity) => bootstrap::format(&data, identity, &options.recovery)?,
                 None => return Err(NodeError::Empty(options.dir)),
@@ -153,14 +153,14 @@ impl Node {
         let policy = Arc::clone(&options.policy);
         let journal = Box::new(wal.clone());
         let mut cleaner = Cleaner::new(data, Arc::clone(&policy));
-        let mut keeper = Keeper::new(opened.store, journal, policy, options.checkpoint);
+        let mut checkpointer = Checkpointer::new(opened.store, journal, policy, options.checkpoint);
         let ends = supervisor.ends();
         for found in opened.replicas {
             let id = found.shard;
             let (shard, queue) = ShardHandle::new(id, found.state, found.logs);
             let replica = Replica::new(found.start)
                 .map_err(|source| NodeError::Engine { shard: id, source })?;
-            keeper.add(found.files, Box::new(Arc::clone(&shard)));
+            checkpointer.add(found.files, Box::new(Arc::clone(&shard)));
             let logged = Arc::clone(&shard);
             cleaner.add(id, Box::new(move || logged.logs()));
             let around = Surroundings {
@@ -174,10 +174,11 @@ impl Node {
             drivers.spawn(supervisor.watch(&supervision::DRIVER, id.to_string(), driver.run()));
             node.shards.insert(id, shard);
         }
-        let keeper = background::spawn_keeper(keeper, options.clock_ms, supervisor.clone())?;
+        let checkpointer =
+            background::spawn_checkpointer(checkpointer, options.clock_ms, supervisor.clone())?;
         let cleaner = background::spawn_cleaner(cleaner, options.clock_ms, supervisor.clone())?;
         info!(dir = %options.dir.display(), shards = node.shards.len(), "opened");
-        let running = Running { _ends: ends, stop, drivers, keeper, cleaner, _lock: lock };
+        let running = Running { _ends: ends, stop, drivers, checkpointer, cleaner, _lock: lock };
         *node.running.lock() = Some(running);
         Ok(node)
     }
@@ -254,17 +255,17 @@ impl Node {
     pub async fn stop(&self) {
         let Some(mut running) = self.running.lock().take() else { return };
         self.supervisor.stop();
-        let (keeper, cleaner) = (running.keeper, running.cleaner);
+        let (checkpointer, cleaner) = (running.checkpointer, running.cleaner);
         let stopped = tokio::task::spawn_blocking(move || {
             drop(cleaner);
-            keeper.stop()
+            checkpointer.stop()
         });
         match stopped.await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 warn!(%error, "the last checkpoint failed: the next start replays more")
             }
-            Err(error) => warn!(%error, "the keeper did not stop in order"),
+            Err(error) => warn!(%error, "the checkpointer did not stop in order"),
         }
         let _ = running.stop.send(true);
         while running.drivers.join_next().await.is_some() {}

@@ -66,7 +66,7 @@ tasks! {
     pub,
     /// One per shard.
     DRIVER = "driver", ProcessEnds, "proposing, applying and answering of one shard";
-    /// The thread of `Keeper`.
+    /// The thread of `Checkpointer`.
     CHECKPOINTER = "checkpointer", ProcessEnds, "flushing of tails, checkpoints, releasing of log files";
     /// The thread of `Cleaner`.
     CLEANER = "cleaner", ProcessEnds, "compaction";

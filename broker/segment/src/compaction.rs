@@ -36,12 +36,12 @@ pub(crate) mod install;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use ropewalk_batch::{Rewritten, Stamped, Tombstones, retain};
+use ropewalk_batch::{RewriteOutcome, StampedBatch, Tombstones, retain};
 
 use crate::error::{Damage, Result};
 use crate::index::{Entry, Header};
-use crate::view::{OpenSegment, SegmentInfo, Shared};
-use keys::{Keys, Part, Seeded};
+use crate::view::{OpenSegment, SegmentInfo, SharedSegments};
+use keys::{Keys, Part, SeededHasher};
 use rewrite::Output;
 use transactions::Transactions;
 
@@ -55,7 +55,7 @@ const PARTS_MAX: u32 = 1 << 12;
 
 /// A transaction that was aborted, by the offsets of its first record and of its marker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Aborted {
+pub struct AbortedTransaction {
     /// Its producer.
     pub producer_id: i64,
     /// Offset of its first record.
@@ -81,7 +81,7 @@ pub struct Compaction {
     /// The most that the records of one batch may take when decompressed.
     pub records_bytes_max: usize,
     /// The aborted transactions that fetches still tell of.
-    pub aborted: Vec<Aborted>,
+    pub aborted: Vec<AbortedTransaction>,
     /// Of each producer that is still known, the last offset of its last batch.
     pub producers: HashMap<i64, i64>,
 }
@@ -107,13 +107,13 @@ fn candidates(segments: &[SegmentInfo], end: i64) -> &[SegmentInfo] {
 /// A compaction under way. It holds no lock and no file between two steps.
 #[derive(Debug)]
 pub struct CompactionJob {
-    shared: Arc<Shared>,
+    shared: Arc<SharedSegments>,
     request: Compaction,
     candidates: Vec<SegmentInfo>,
     /// Which part of the keys comes next, and of how many.
     part: u32,
     parts: u32,
-    parting: Seeded,
+    parting: SeededHasher,
     pass: Option<Pass>,
 }
 
@@ -131,14 +131,14 @@ struct Pass {
 impl CompactionJob {
     /// A job for the segments that may be touched, if any of them is dirty.
     pub(crate) fn new(
-        shared: Arc<Shared>,
+        shared: Arc<SharedSegments>,
         request: Compaction,
         segments: &[SegmentInfo],
     ) -> Option<Self> {
         let candidates = candidates(segments, request.end).to_vec();
         let end = candidates.last()?.next_offset;
         let request = Compaction { end, ..request };
-        let parting = Seeded(shared.disk.draw());
+        let parting = SeededHasher(shared.disk.draw());
         candidates.iter().any(|segment| !segment.is_compacted).then_some(Self {
             shared,
             request,
@@ -208,7 +208,7 @@ impl CompactionJob {
 
     fn keys(&self, bytes_max: usize, part: Option<Part>) -> Keys {
         let disk = &self.shared.disk;
-        Keys::new([Seeded(disk.draw()), Seeded(disk.draw())], bytes_max, part)
+        Keys::new([SeededHasher(disk.draw()), SeededHasher(disk.draw())], bytes_max, part)
     }
 
     /// Reads the keys of dirty segments until the map is full. Returns how many segments got in whole.
@@ -245,7 +245,7 @@ impl Pass {
     /// changed.
     fn rewrite(
         &mut self,
-        shared: &Arc<Shared>,
+        shared: &Arc<SharedSegments>,
         request: &Compaction,
     ) -> Result<Option<Replacement>> {
         let mut output: Option<Output> = None;
@@ -316,7 +316,7 @@ impl Pass {
     fn what_stays(
         &mut self,
         segment: &OpenSegment,
-        batch: &Stamped,
+        batch: &StampedBatch,
         request: &Compaction,
     ) -> Result<Stays> {
         let header = batch.header();
@@ -334,9 +334,9 @@ impl Pass {
         })
         .map_err(|error| segment.no_records(batch, &error))?;
         let stays = match outcome {
-            Rewritten::Unchanged => Stays::AsItIs,
-            Rewritten::Thinned { batch, .. } => Stays::Other(batch),
-            Rewritten::Emptied { batch } => {
+            RewriteOutcome::Unchanged => Stays::AsItIs,
+            RewriteOutcome::Thinned { batch, .. } => Stays::Other(batch),
+            RewriteOutcome::Emptied { batch } => {
                 let last = request.producers.get(&header.producer_id);
                 if last != Some(&batch.last_offset()) {
                     return Ok(Stays::Nothing);
@@ -352,12 +352,12 @@ impl Pass {
 /// What stays of a batch.
 enum Stays {
     AsItIs,
-    Other(Stamped),
+    Other(StampedBatch),
     Nothing,
 }
 
 /// Opens a segment that was there when the job began. `None` if it is gone or was replaced.
-fn open(shared: &Arc<Shared>, info: &SegmentInfo) -> Result<Option<OpenSegment>> {
+fn open(shared: &Arc<SharedSegments>, info: &SegmentInfo) -> Result<Option<OpenSegment>> {
     let view = shared.view.read();
     let same = view.segments.iter().find(|segment| {
         segment.base_offset == info.base_offset && segment.end_offset == info.next_offset
@@ -367,7 +367,7 @@ fn open(shared: &Arc<Shared>, info: &SegmentInfo) -> Result<Option<OpenSegment>>
 
 impl OpenSegment {
     /// Calls `each` with every batch, verified, in order, until it says that it has enough.
-    fn each_batch(&self, mut each: impl FnMut(&Stamped) -> Result<bool>) -> Result<()> {
+    fn each_batch(&self, mut each: impl FnMut(&StampedBatch) -> Result<bool>) -> Result<()> {
         let mut number = 0;
         while number < self.index.blocks {
             let entries: Vec<Entry> = self.index.entries(number, ENTRIES)?;
@@ -385,7 +385,7 @@ impl OpenSegment {
 
     /// Whether a control batch is the marker of a commit: its record's key is {version, type} and the
     /// type of a commit is 1.
-    fn is_commit(&self, batch: &Stamped, limit_bytes: usize) -> Result<bool> {
+    fn is_commit(&self, batch: &StampedBatch, limit_bytes: usize) -> Result<bool> {
         let mut kind = None;
         self.records(batch, limit_bytes, |record| {
             kind = record.key.and_then(|key| key.get(2..4).map(<[u8]>::to_vec));

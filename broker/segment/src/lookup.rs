@@ -13,7 +13,7 @@
 
 use std::ops::Range;
 
-use ropewalk_batch::{BatchError, Stamped};
+use ropewalk_batch::{BatchError, StampedBatch};
 
 use crate::error::{Damage, Result};
 use crate::index::Entry;
@@ -245,7 +245,7 @@ impl OpenSegment {
     }
 
     /// The batches of a block, verified.
-    pub(crate) fn batches(&self, block: &Entry) -> Result<Vec<Stamped>> {
+    pub(crate) fn batches(&self, block: &Entry) -> Result<Vec<StampedBatch>> {
         let blocks = std::slice::from_ref(block);
         let bytes = self.blocks(blocks)?;
         let mut batches = Vec::new();
@@ -256,11 +256,11 @@ impl OpenSegment {
         let damage = |error: BatchError| {
             Damage::new(&self.log_path, u64::from(block.position), error.to_string())
         };
-        batches.into_iter().map(|bytes| Ok(Stamped::read(bytes).map_err(damage)?)).collect()
+        batches.into_iter().map(|bytes| Ok(StampedBatch::read(bytes).map_err(damage)?)).collect()
     }
 
     /// Offsets and timestamps of a batch's records from `start_offset` on.
-    fn times_from(&self, batch: &Stamped, start_offset: i64) -> Result<Vec<(i64, i64)>> {
+    fn times_from(&self, batch: &StampedBatch, start_offset: i64) -> Result<Vec<(i64, i64)>> {
         let mut times = Vec::new();
         self.each_record(batch, |record| {
             let offset = batch.base_offset + i64::from(record.offset_delta);
@@ -272,7 +272,7 @@ impl OpenSegment {
     }
 
     /// How many data records of a batch lie below `offset`.
-    fn records_below(&self, batch: &Stamped, offset: i64) -> Result<u64> {
+    fn records_below(&self, batch: &StampedBatch, offset: i64) -> Result<u64> {
         if batch.base_offset >= offset || batch.header().is_control() {
             return Ok(0);
         }
@@ -290,14 +290,18 @@ impl OpenSegment {
         Ok(records)
     }
 
-    fn each_record(&self, batch: &Stamped, each: impl FnMut(ropewalk_batch::Record)) -> Result<()> {
+    fn each_record(
+        &self,
+        batch: &StampedBatch,
+        each: impl FnMut(ropewalk_batch::Record),
+    ) -> Result<()> {
         self.records(batch, RECORDS_BYTES_MAX, each)
     }
 
     /// Opens the records of a batch, at most `limit_bytes` of them.
     pub(crate) fn records(
         &self,
-        batch: &Stamped,
+        batch: &StampedBatch,
         limit_bytes: usize,
         mut each: impl FnMut(ropewalk_batch::Record),
     ) -> Result<()> {
@@ -310,7 +314,7 @@ impl OpenSegment {
     }
 
     /// A batch whose block holds but whose records do not open.
-    pub(crate) fn no_records(&self, batch: &Stamped, error: &BatchError) -> Damage {
+    pub(crate) fn no_records(&self, batch: &StampedBatch, error: &BatchError) -> Damage {
         let what = format!("the records of the batch at offset {}: {error}", batch.base_offset);
         Damage::new(&self.log_path, 0, what)
     }

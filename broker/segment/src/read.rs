@@ -22,7 +22,7 @@ use ropewalk_batch::Header;
 use crate::error::{Damage, Result, SegmentError};
 use crate::index::Entry;
 use crate::index::search;
-use crate::view::{OpenSegment, Shared};
+use crate::view::{OpenSegment, SharedSegments};
 
 /// The most that one read takes from the disk, however much is asked for.
 pub const READ_BYTES_MAX: usize = 8 << 20;
@@ -34,7 +34,7 @@ const BLOCK_BYTES_USUAL: usize = 4_096;
 /// The readers' side of a partition's segments. Clones are cheap.
 #[derive(Debug, Clone)]
 pub struct Reader {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) shared: Arc<SharedSegments>,
 }
 
 /// A read that is ready to run, without any lock.
@@ -61,7 +61,7 @@ pub struct Span {
 }
 
 impl Reader {
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(shared: Arc<SharedSegments>) -> Self {
         Self { shared }
     }
 

@@ -31,7 +31,7 @@ use crate::view::{Segment, View};
 
 /// What [`recover`] found.
 #[derive(Debug)]
-pub(crate) struct Recovered {
+pub(crate) struct RecoveredSegments {
     pub(crate) view: View,
     pub(crate) damages: Vec<Damage>,
     /// Files that lie below the log's start.
@@ -46,7 +46,7 @@ pub(crate) fn recover(
     dir: &Path,
     at: Option<&DurableEnd>,
     log_start: i64,
-) -> Result<Recovered> {
+) -> Result<RecoveredSegments> {
     let mut recovery = Recovery {
         disk,
         dir,
@@ -94,10 +94,10 @@ struct Summary {
 }
 
 impl Recovery<'_> {
-    fn finish(self, start_offset: i64, next_offset: i64, appending: bool) -> Recovered {
+    fn finish(self, start_offset: i64, next_offset: i64, appending: bool) -> RecoveredSegments {
         let mut segments = self.segments;
         segments.shrink_to_fit();
-        Recovered {
+        RecoveredSegments {
             view: View { start_offset, next_offset, segments, appending, unfinished: None },
             damages: self.damages,
             stale: self.stale,

@@ -21,7 +21,7 @@ use crate::index::search::IndexFile;
 
 /// The extent of a partition's segments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Salvaged {
+pub struct SalvagedSegments {
     /// The first offset that a file may hold.
     pub start_offset: i64,
     /// Where they end.
@@ -29,7 +29,7 @@ pub struct Salvaged {
 }
 
 /// Looks into the files in `dir`; `None` if there are none.
-pub fn salvage(disk: &dyn Disk, dir: &Path) -> Result<Option<Salvaged>> {
+pub fn salvage(disk: &dyn Disk, dir: &Path) -> Result<Option<SalvagedSegments>> {
     let names = disk.list(dir).map_err(|error| SegmentError::io(dir, error))?;
     let named = names.iter().filter_map(|name| files::parse(name));
     let named = named.filter(|(_, extension)| [LOG, INDEX].contains(extension));
@@ -55,7 +55,7 @@ pub fn salvage(disk: &dyn Disk, dir: &Path) -> Result<Option<Salvaged>> {
         let compacted_end = index.header().ok().and_then(|header| header.compacted_end);
         end.next_offset = end.next_offset.max(compacted_end.unwrap_or(base));
     }
-    Ok(Some(Salvaged { start_offset, end }))
+    Ok(Some(SalvagedSegments { start_offset, end }))
 }
 
 fn open(disk: &dyn Disk, path: &Path) -> Result<Option<Arc<dyn File>>> {

@@ -23,7 +23,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use ropewalk_batch::Stamped;
+use ropewalk_batch::StampedBatch;
 use ropewalk_disk::{Disk, File, Open};
 
 use crate::compaction::install::install;
@@ -34,7 +34,7 @@ use crate::files::{self, FileCache, INDEX, LOG};
 use crate::index::cut::{Cutter, Facts, Running};
 use crate::index::{self, BLOCK_BYTES_MAX, Header, encode_entry, encode_header};
 use crate::read::Reader;
-use crate::view::{Segment, SegmentInfo, Shared};
+use crate::view::{Segment, SegmentInfo, SharedSegments};
 
 /// When a segment is full, and how its index is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +60,7 @@ impl Default for SegmentConfig {
 /// The segment files of one partition, for writing.
 #[derive(Debug)]
 pub struct Segments {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) shared: Arc<SharedSegments>,
     /// Segments with bytes that were not synced, oldest first.
     dirty: Vec<Tail>,
     /// Whether files were created or removed since the directory was synced.
@@ -105,7 +105,7 @@ impl Segments {
         let nameless = recovered.view.segments.is_empty();
         let view = parking_lot::RwLock::new(recovered.view);
         Ok(Self {
-            shared: Arc::new(Shared { disk, files, dir, view }),
+            shared: Arc::new(SharedSegments { disk, files, dir, view }),
             dirty: Vec::new(),
             dir_dirty: recovered.dir_dirty,
             nameless,
@@ -134,7 +134,7 @@ impl Segments {
     /// between, the batches before that place stay.
     pub fn append(
         &mut self,
-        batches: &[Stamped],
+        batches: &[StampedBatch],
         now_ms: i64,
         config: &SegmentConfig,
     ) -> Result<()> {
@@ -296,7 +296,7 @@ impl Segments {
         self.failed.clone().map_or(Ok(()), Err)
     }
 
-    fn check_order(&self, batches: &[Stamped]) -> Result<()> {
+    fn check_order(&self, batches: &[StampedBatch]) -> Result<()> {
         let mut expected = self.next_offset();
         for batch in batches {
             if batch.base_offset != expected {
@@ -308,7 +308,7 @@ impl Segments {
     }
 
     /// How many of the batches still go into the last segment.
-    fn room(&self, batches: &[Stamped], now_ms: i64, config: &SegmentConfig) -> usize {
+    fn room(&self, batches: &[StampedBatch], now_ms: i64, config: &SegmentConfig) -> usize {
         let view = self.shared.view.read();
         let Some(last) = view.segments.last().filter(|_| view.appending) else { return 0 };
         let is_new = last.blocks == 0;
@@ -327,7 +327,7 @@ impl Segments {
     }
 
     /// Begins a new segment where the last one ends.
-    fn begin(&mut self, first: &Stamped, now_ms: i64) -> Result<()> {
+    fn begin(&mut self, first: &StampedBatch, now_ms: i64) -> Result<()> {
         let (disk, dir) = (&self.shared.disk, &self.shared.dir);
         files::make_dir(&**disk, dir).map_err(|error| SegmentError::io(dir, error))?;
         let mut base_offset = self.shared.view.read().next_base();
@@ -374,7 +374,7 @@ impl Segments {
     }
 
     /// Writes batches behind the end of the last segment, which has room for them.
-    fn write(&mut self, batches: &[Stamped], config: &SegmentConfig) -> Result<()> {
+    fn write(&mut self, batches: &[StampedBatch], config: &SegmentConfig) -> Result<()> {
         let (base_offset, blocks, running) = {
             let view = self.shared.view.read();
             let last = view.segments.last().expect("room was found in the last segment");
@@ -409,7 +409,7 @@ impl Segments {
 
         let (last_batch, last_entry) = (batches.last(), entries.last());
         let mut view = self.shared.view.write();
-        view.next_offset = last_batch.map_or(view.next_offset, Stamped::next_offset);
+        view.next_offset = last_batch.map_or(view.next_offset, StampedBatch::next_offset);
         let next_offset = view.next_offset;
         let segment = view.segments.last_mut().expect("room was found in the last segment");
         segment.blocks += entries.len() as u32;
@@ -468,7 +468,7 @@ impl Segments {
 /// The blocks of batches that continue a segment at `running`, where it stands after them, and the
 /// batches' prefixes.
 fn blocks_of(
-    batches: &[Stamped],
+    batches: &[StampedBatch],
     running: Running,
     config: &SegmentConfig,
 ) -> (Vec<index::Entry>, Running, Vec<[u8; ropewalk_batch::PREFIX_LEN]>) {

@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
-use ropewalk_batch::Stamped;
+use ropewalk_batch::StampedBatch;
 use ropewalk_disk::{Disk, File, Open};
 
 use crate::error::{Damage, Result, SegmentError};
@@ -74,11 +74,11 @@ impl SpillWriter {
     }
 
     /// Adds the batches of one partition, which follow one another.
-    pub fn add(&mut self, tag: [u8; TAG_BYTES], batches: &[Stamped]) -> Result<SpillExtent> {
+    pub fn add(&mut self, tag: [u8; TAG_BYTES], batches: &[StampedBatch]) -> Result<SpillExtent> {
         let (Some(first), Some(last)) = (batches.first(), batches.last()) else {
             return Err(SegmentError::NotNext { expected: 0, found: -1 });
         };
-        let bytes: usize = batches.iter().map(Stamped::size_bytes).sum();
+        let bytes: usize = batches.iter().map(StampedBatch::size_bytes).sum();
         let len = u32::try_from(bytes).expect("a tail that is spilled is small");
         let start = self.buffer.len();
         let extent = SpillExtent {
@@ -166,7 +166,7 @@ impl SpillReader {
     }
 
     /// Reads the batches of an extent, verified.
-    pub fn read(&self, extent: &SpillExtent) -> Result<Vec<Stamped>> {
+    pub fn read(&self, extent: &SpillExtent) -> Result<Vec<StampedBatch>> {
         let damage = |what: String| Damage::new(&self.path, extent.position, what);
         let size = EXTENT_HEADER_BYTES as u64 + u64::from(extent.len);
         if extent.position.checked_add(size).is_none_or(|end| end > self.file_bytes) {
@@ -185,7 +185,7 @@ impl SpillReader {
             let header = ropewalk_batch::Header::parse(&rest);
             let header = header.map_err(|error| damage(error.to_string()))?;
             let whole = rest.split_to(header.size_bytes().min(rest.len()));
-            batches.push(Stamped::read(whole).map_err(|error| damage(error.to_string()))?);
+            batches.push(StampedBatch::read(whole).map_err(|error| damage(error.to_string()))?);
         }
         Ok(batches)
     }
@@ -199,7 +199,7 @@ pub struct SalvagedExtent {
     /// Where it lies, with the checksum that it has.
     pub extent: SpillExtent,
     /// What is in it.
-    pub batches: Vec<Stamped>,
+    pub batches: Vec<StampedBatch>,
 }
 
 impl SpillReader {
@@ -273,11 +273,11 @@ mod tests {
 
     use super::*;
 
-    fn tail(base_offset: i64, value_bytes: usize) -> Vec<Stamped> {
+    fn tail(base_offset: i64, value_bytes: usize) -> Vec<StampedBatch> {
         let batch = |at: i64| {
             let value = vec![at as u8; value_bytes];
             let bytes = Builder::new().record(at, None, Some(&value)).build();
-            Stamped::new(bytes, base_offset + at, 4).unwrap()
+            StampedBatch::new(bytes, base_offset + at, 4).unwrap()
         };
         vec![batch(0), batch(1), batch(2)]
     }
@@ -292,7 +292,7 @@ mod tests {
         (path, extents)
     }
 
-    fn shape(batches: &[Stamped]) -> Vec<(i64, i32, Bytes)> {
+    fn shape(batches: &[StampedBatch]) -> Vec<(i64, i32, Bytes)> {
         batches.iter().map(|b| (b.base_offset, b.leader_epoch, b.body())).collect()
     }
 

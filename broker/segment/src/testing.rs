@@ -10,7 +10,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use ropewalk_batch::{Builder, HEADER_LEN, Header, Stamped};
+use ropewalk_batch::{Builder, HEADER_LEN, Header, StampedBatch};
 use ropewalk_disk::{Disk, SimDisk};
 
 use crate::files::{INDEX, LOG};
@@ -56,7 +56,8 @@ pub fn sample() -> (Vec<u8>, Vec<u8>) {
     for n in 0..8 {
         let builder =
             Builder::new().record(n, Some(b"a"), Some(b"1")).record(9 - n, Some(b"b"), None);
-        let batch = Stamped::new(builder.build(), 2 * n, 1 + i32::from(n > 4)).expect("just built");
+        let batch =
+            StampedBatch::new(builder.build(), 2 * n, 1 + i32::from(n > 4)).expect("just built");
         segments.append(&[batch], 0, &config).expect("an empty disk has room");
     }
     let content = |extension| sim.content(&crate::files::path(&dir, 0, extension));

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use ropewalk_batch::{Builder, Stamped};
+use ropewalk_batch::{Builder, StampedBatch};
 use ropewalk_disk::{Disk, SimDisk};
 
 use crate::{DurableEnd, FileCache, Reader, SegmentConfig, Segments};
@@ -74,17 +74,17 @@ fn small() -> SegmentConfig {
 }
 
 /// A batch of `records` records at `base_offset`, each with its offset as timestamp.
-fn batch(base_offset: i64, records: usize, epoch: i32) -> Stamped {
+fn batch(base_offset: i64, records: usize, epoch: i32) -> StampedBatch {
     let mut builder = Builder::new();
     for n in 0..records {
         let value = vec![n as u8; 20];
         builder = builder.record(base_offset + n as i64, Some(b"key"), Some(&value));
     }
-    Stamped::new(builder.build(), base_offset, epoch).unwrap()
+    StampedBatch::new(builder.build(), base_offset, epoch).unwrap()
 }
 
 /// Batches of these sizes that continue `base_offset`.
-fn batches(mut base_offset: i64, sizes: &[usize], epoch: i32) -> Vec<Stamped> {
+fn batches(mut base_offset: i64, sizes: &[usize], epoch: i32) -> Vec<StampedBatch> {
     let mut made = Vec::new();
     for size in sizes {
         made.push(batch(base_offset, *size, epoch));
@@ -94,7 +94,7 @@ fn batches(mut base_offset: i64, sizes: &[usize], epoch: i32) -> Vec<Stamped> {
 }
 
 /// The bytes that a reader should see of a batch.
-fn stored(batch: &Stamped) -> Bytes {
+fn stored(batch: &StampedBatch) -> Bytes {
     let mut bytes = batch.prefix().to_vec();
     bytes.extend_from_slice(&batch.body());
     bytes.into()
@@ -107,15 +107,15 @@ fn read_on(reader: &Reader, from: i64, bytes_max: usize) -> crate::Result<Vec<By
     loop {
         let found = reader.read(next, bytes_max, true)?;
         let Some(last) = found.last() else { return Ok(seen) };
-        next = Stamped::read(last.clone()).unwrap().next_offset();
+        next = StampedBatch::read(last.clone()).unwrap().next_offset();
         seen.extend(found);
     }
 }
 
 /// Reads at every offset of `expected` and beyond, and compares byte by byte.
-fn assert_holds(segments: &Segments, expected: &[Stamped], log_start: i64) {
+fn assert_holds(segments: &Segments, expected: &[StampedBatch], log_start: i64) {
     let reader = segments.reader();
-    let next_offset = expected.last().map_or(log_start, Stamped::next_offset);
+    let next_offset = expected.last().map_or(log_start, StampedBatch::next_offset);
     assert_eq!(segments.next_offset(), next_offset);
     assert_eq!(reader.next_offset(), next_offset);
     assert!(reader.read(next_offset + 1, 1_000, true).is_err());

@@ -24,14 +24,14 @@ use crate::index::search::IndexFile;
 
 /// What the writer and the readers of one partition share.
 #[derive(Debug)]
-pub(crate) struct Shared {
+pub(crate) struct SharedSegments {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) files: Arc<FileCache>,
     pub(crate) dir: PathBuf,
     pub(crate) view: RwLock<View>,
 }
 
-impl Shared {
+impl SharedSegments {
     pub(crate) fn path(&self, base_offset: i64, extension: &str) -> PathBuf {
         files::path(&self.dir, base_offset, extension)
     }
@@ -62,12 +62,12 @@ pub(crate) struct View {
     /// Whether the last segment takes more batches.
     pub(crate) appending: bool,
     /// A compacted segment whose files do not have their names yet.
-    pub(crate) unfinished: Option<Unfinished>,
+    pub(crate) unfinished: Option<UnfinishedReplacement>,
 }
 
 /// A replacement that is committed and whose files may not have their names yet.
 #[derive(Debug)]
-pub(crate) struct Unfinished {
+pub(crate) struct UnfinishedReplacement {
     pub(crate) base_offset: i64,
     pub(crate) replaced: Vec<SegmentInfo>,
 }
@@ -90,12 +90,12 @@ pub(crate) struct Segment {
     /// Why `written_end..end_offset` cannot be read, if it is not that compaction emptied it.
     pub(crate) damage: Option<Box<Damage>>,
     /// The files, for as long as they may not be found under their names: while they are replaced.
-    pub(crate) held: Option<Arc<Held>>,
+    pub(crate) held: Option<Arc<OpenFiles>>,
 }
 
 /// The open files of a segment.
 #[derive(Debug)]
-pub(crate) struct Held {
+pub(crate) struct OpenFiles {
     pub(crate) log: Arc<dyn File>,
     pub(crate) index: Arc<dyn File>,
 }
@@ -161,7 +161,7 @@ impl Segment {
     }
 
     /// Opens the files. Only under the lock of the view, so that they are the ones the view speaks of.
-    pub(crate) fn open(&self, shared: &Shared) -> Result<OpenSegment> {
+    pub(crate) fn open(&self, shared: &SharedSegments) -> Result<OpenSegment> {
         let log_path = shared.path(self.base_offset, LOG);
         let index_path = shared.path(self.base_offset, INDEX);
         let (log, index) = match &self.held {
@@ -175,7 +175,7 @@ impl Segment {
 }
 
 /// A file that the view says is there: if it is not, that is damage.
-fn cached(shared: &Shared, path: &std::path::Path) -> Result<Arc<dyn File>> {
+fn cached(shared: &SharedSegments, path: &std::path::Path) -> Result<Arc<dyn File>> {
     shared.files.read(&shared.disk, path).map_err(|error| SegmentError::open(path, error))
 }
 

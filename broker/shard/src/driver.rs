@@ -27,7 +27,7 @@ use crate::command::{self, Append, Command};
 use crate::limits;
 use crate::proposal::{Certainty, ProposeError, SendOrder};
 use crate::replica::{Replica, Ticket, Work};
-use crate::state::{AppendRefusal, Appended, Outcome};
+use crate::state::{AppendOutcome, AppendRefusal, Outcome};
 
 mod events;
 mod writes;
@@ -69,7 +69,7 @@ enum Proposal {
 #[derive(Debug)]
 struct Call {
     /// Of those that are applied, in order.
-    results: Vec<Result<Appended, AppendRefusal>>,
+    results: Vec<Result<AppendOutcome, AppendRefusal>>,
     /// Batches that are proposed and not decided.
     proposed: usize,
     /// Batches that are not applied.
@@ -461,7 +461,7 @@ impl Core {
     fn appended(
         &mut self,
         part: &Part,
-        results: impl Iterator<Item = Result<Appended, AppendRefusal>>,
+        results: impl Iterator<Item = Result<AppendOutcome, AppendRefusal>>,
     ) {
         // The call may have failed already; its results are taken all the same.
         let results: Vec<_> = results.collect();

@@ -24,7 +24,7 @@ use crate::limits;
 mod store;
 
 use store::LogStore;
-pub use store::{EntrySource, Stored};
+pub use store::{EntrySource, StoredEntry};
 
 /// What a replica must remember of its votes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -117,14 +117,14 @@ pub struct Start {
     /// Index and term of the snapshot: everything through it is applied.
     pub snapshot: (u64, u64),
     /// The entries after it, in order without a gap.
-    pub entries: Vec<Stored>,
+    pub entries: Vec<StoredEntry>,
     /// Reads the payloads of those.
     pub source: Box<dyn EntrySource>,
 }
 
 /// Why a proposal was not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NotTaken {
+pub enum ProposalRejection {
     /// This replica does not lead.
     NotLeader,
     /// Too much is uncommitted already: try again after something commits.
@@ -227,10 +227,10 @@ impl Engine {
     /// Appends `data` to the log; its index. Not durable, not committed.
     ///
     /// # Errors
-    /// See [`NotTaken`].
-    pub fn propose(&mut self, data: Bytes) -> Result<u64, NotTaken> {
+    /// See [`ProposalRejection`].
+    pub fn propose(&mut self, data: Bytes) -> Result<u64, ProposalRejection> {
         if !self.is_leader() {
-            return Err(NotTaken::NotLeader);
+            return Err(ProposalRejection::NotLeader);
         }
         // Not `RawNode::propose`, which would copy the payload into a new vector.
         let mut entry = eraftpb::Entry::default();
@@ -241,8 +241,8 @@ impl Engine {
         message.set_entries(vec![entry].into());
         match self.node.step(message) {
             Ok(()) => Ok(self.node.raft.raft_log.last_index()),
-            Err(raft::Error::ProposalDropped) if self.is_leader() => Err(NotTaken::Busy),
-            Err(_) => Err(NotTaken::NotLeader),
+            Err(raft::Error::ProposalDropped) if self.is_leader() => Err(ProposalRejection::Busy),
+            Err(_) => Err(ProposalRejection::NotLeader),
         }
     }
 
@@ -250,9 +250,9 @@ impl Engine {
     ///
     /// # Errors
     /// When it does not lead now.
-    pub fn read_index(&mut self, context: u64) -> Result<(), NotTaken> {
+    pub fn read_index(&mut self, context: u64) -> Result<(), ProposalRejection> {
         if !self.is_leader() {
-            return Err(NotTaken::NotLeader);
+            return Err(ProposalRejection::NotLeader);
         }
         self.node.read_index(context.to_be_bytes().to_vec());
         Ok(())

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 #[cfg(doc)]
 use crate::limits;
-use crate::state::{AppendRefusal, Appended};
+use crate::state::{AppendOutcome, AppendRefusal};
 
 /// Why a proposal has no outcome, split by what is known of it: see [`ProposeError::certainty`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -71,7 +71,7 @@ impl ProposeError {
 }
 
 /// What a batch's proposal resolves to: a result per batch, in order.
-pub type AppendResult = Result<Vec<Result<Appended, AppendRefusal>>, ProposeError>;
+pub type AppendResult = Result<Vec<Result<AppendOutcome, AppendRefusal>>, ProposeError>;
 
 /// The order of batches that a client sends without waiting for answers, as on one connection. Once one
 /// of a producer that its partition does not know was not taken, every later one is refused as well:

@@ -16,7 +16,9 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use crate::command::{self, Command, Envelope};
-use crate::engine::{Engine, EngineError, Entry, EntryKind, HardState, Members, NotTaken, Start};
+use crate::engine::{
+    Engine, EngineError, Entry, EntryKind, HardState, Members, ProposalRejection, Start,
+};
 use crate::id::ReplicaId;
 use crate::limits;
 use crate::proposal::ProposeError;
@@ -169,8 +171,8 @@ impl Replica {
                 self.proposals.push_back(Proposal { index, term, ticket, batches });
                 Ok(size_bytes)
             }
-            Err(NotTaken::NotLeader) => Err(ProposeError::NotLeader),
-            Err(NotTaken::Busy) => Err(ProposeError::Busy),
+            Err(ProposalRejection::NotLeader) => Err(ProposeError::NotLeader),
+            Err(ProposalRejection::Busy) => Err(ProposeError::Busy),
         }
     }
 

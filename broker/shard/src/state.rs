@@ -13,7 +13,7 @@
 
 use std::collections::BTreeMap;
 
-use ropewalk_batch::{Header, Stamped};
+use ropewalk_batch::{Header, StampedBatch};
 use serde::{Deserialize, Serialize};
 
 use crate::command::{Append, Command, Envelope, OpenPartition, ShardCommand};
@@ -29,7 +29,7 @@ pub mod catalog;
 pub use catalog::Catalog;
 pub use copied::CopiedOnWrite;
 pub use group::Group;
-pub use partition::{AppendRefusal, Appended, Partition};
+pub use partition::{AppendOutcome, AppendRefusal, Partition};
 
 /// Everything a shard knows, but for the records themselves.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -50,7 +50,7 @@ pub enum Effect {
         /// Where.
         partition: PartitionId,
         /// The batch with its offset and epoch.
-        batch: Stamped,
+        batch: StampedBatch,
         /// The leader's clock at the proposal: its append time.
         time_ms: i64,
     },
@@ -90,7 +90,7 @@ pub enum Outcome {
     /// Done; nothing to say.
     Done,
     /// One result per batch, in the order proposed.
-    Appended(Vec<Result<Appended, AppendRefusal>>),
+    Appended(Vec<Result<AppendOutcome, AppendRefusal>>),
     /// The group refused it.
     GroupRefused(group::Refusal),
     /// What the catalog says.

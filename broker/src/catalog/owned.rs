@@ -7,11 +7,11 @@
 
 use std::sync::Arc;
 
+use ropewalk_shard::ProposeError;
 use ropewalk_shard::command::{self, CatalogCommand, StartPosition};
-use ropewalk_shard::state::catalog::{Answer, Declared, Fence, Refusal};
-use ropewalk_shard::{ProposeError, TopicId};
+use ropewalk_shard::state::catalog::{Answer, DeclareOutcome, Fence, Refusal};
 
-use super::topics::{TopicError, check_room, log_deletion};
+use super::topics::{TopicError, check_room, log_deletion, random_topic_id};
 use super::{TopicView, Topics, name};
 use crate::limits;
 use crate::settings;
@@ -71,7 +71,11 @@ impl Topics {
     ///
     /// # Errors
     /// See [`TopicError`].
-    pub async fn declare(&self, epoch: u64, wanted: &Declaration) -> Result<Declared, TopicError> {
+    pub async fn declare(
+        &self,
+        epoch: u64,
+        wanted: &Declaration,
+    ) -> Result<DeclareOutcome, TopicError> {
         name::check(&wanted.name).map_err(TopicError::InvalidName)?;
         for (key, value) in &wanted.configs {
             settings::topic::validate(key, value).map_err(TopicError::InvalidConfig)?;
@@ -114,7 +118,7 @@ impl Topics {
         };
         let room = limits::PARTITIONS_MAX.saturating_sub(self.view.partition_count());
         check_room(count, room + current)?;
-        let id = known.as_ref().map_or_else(TopicId::random, |topic| topic.id);
+        let id = known.as_ref().map_or_else(random_topic_id, |topic| topic.id);
         let topic = command::NewTopic {
             id,
             name: wanted.name.clone(),

@@ -24,7 +24,7 @@ use ropewalk_shard::ShardId;
 use ropewalk_shard::command::Append;
 use ropewalk_shard::limits::{BATCH_BYTES_MAX, ENTRY_BYTES_MAX};
 use ropewalk_shard::proposal::{AppendResult, SendOrder};
-use ropewalk_shard::state::{AppendRefusal, Appended};
+use ropewalk_shard::state::{AppendOutcome, AppendRefusal};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
@@ -204,7 +204,7 @@ impl Proposed {
                 None => waiting.answer.await,
             };
             let answer = answer.unwrap_or(Err(ropewalk_shard::ProposeError::Unknown));
-            let results: Vec<Result<Appended, (ErrorCode, String)>> = match answer {
+            let results: Vec<Result<AppendOutcome, (ErrorCode, String)>> = match answer {
                 Ok(results) => {
                     let said = |why: AppendRefusal| (why.into(), why.to_string());
                     results.into_iter().map(|result| result.map_err(said)).collect()
@@ -262,7 +262,7 @@ fn owned(batch: Bytes, frame_bytes: usize) -> Bytes {
     }
 }
 
-fn accepted(index: i32, appended: &Appended, stamps: bool) -> PartitionProduceResponse {
+fn accepted(index: i32, appended: &AppendOutcome, stamps: bool) -> PartitionProduceResponse {
     PartitionProduceResponse {
         index,
         base_offset: appended.base_offset,

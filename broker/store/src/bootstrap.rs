@@ -22,8 +22,8 @@ use crate::replica_log;
 use crate::snapshot::{Snapshot, Snapshots};
 
 /// Where every shard's log begins.
-const BIRTH_INDEX: u64 = 1;
-const BIRTH_TERM: u64 = 1;
+const FIRST_INDEX: u64 = 1;
+const FIRST_TERM: u64 = 1;
 
 /// Formats a directory, whose lock the caller holds and which must be empty.
 ///
@@ -40,8 +40,8 @@ pub fn format(data: &DataDir, identity: &Identity, options: &Options) -> Result<
         let snapshot = Snapshot {
             shard: *shard,
             replica: *replica,
-            index: BIRTH_INDEX,
-            term: BIRTH_TERM,
+            index: FIRST_INDEX,
+            term: FIRST_TERM,
             members: Members::lone(replica.0),
             replicas: info.replicas.clone(),
             state: State {
@@ -54,7 +54,7 @@ pub fn format(data: &DataDir, identity: &Identity, options: &Options) -> Result<
         data.create_dir(&data.snapshots(*shard))?;
         Snapshots::new(data, *shard).write(1, &snapshot)?;
         let key = replica_log::key(*shard, *replica);
-        records.extend(birth_records(key, &snapshot.members));
+        records.extend(first_records(key, &snapshot.members));
     }
     data.create_dir(&data.wal())?;
     let (mut wal, _) = Wal::open(Arc::clone(data.disk()), &data.wal(), options.wal)?;
@@ -63,10 +63,10 @@ pub fn format(data: &DataDir, identity: &Identity, options: &Options) -> Result<
     Ok(())
 }
 
-/// The log's record of a replica that begins with its birth snapshot.
-fn birth_records(key: ReplicaKey, members: &Members) -> [Record; 2] {
+/// The log's record of a replica that begins with its first snapshot.
+fn first_records(key: ReplicaKey, members: &Members) -> [Record; 2] {
     let conf_state = postcard::to_allocvec(members).expect("members always encode").into();
-    let (index, term) = (BIRTH_INDEX, BIRTH_TERM);
+    let (index, term) = (FIRST_INDEX, FIRST_TERM);
     let state = HardState { term, vote: 0, commit: index };
     [Record::Created { key, index, term, conf_state }, Record::HardState { key, state }]
 }

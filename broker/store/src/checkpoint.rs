@@ -1,7 +1,7 @@
 //! Moves what was applied from memory and the write-ahead log to files, in the background.
 //!
 //! One thread does it for all shards of a broker, and nobody waits for it but a producer that finds
-//! the tails' memory used up. [`Keeper::step`] does one piece of work and never sleeps, so that a test
+//! the tails' memory used up. [`Checkpointer::step`] does one piece of work and never sleeps, so that a test
 //! can drive it and crash in between; a thread of its own calls it while the broker runs.
 //!
 //! # What it does
@@ -40,12 +40,12 @@ use crate::limits;
 use crate::log::PartitionLog;
 use crate::policy::Policy;
 use crate::store::Store;
-use crate::work::{KeeperError, Next};
+use crate::work::{Next, WorkError};
 
 mod capture;
 pub(crate) mod files;
 mod journal;
-mod kept;
+mod backlog;
 mod pass;
 mod syncs;
 mod unsynced;
@@ -54,12 +54,12 @@ pub use capture::{Capture, Source};
 pub use files::ShardFiles;
 pub use journal::Journal;
 
-use kept::{Kept, Taken};
+use backlog::{CheckpointWork, ShardBacklog};
 use pass::Pass;
 #[cfg(test)]
 pub(crate) use pass::add;
 use syncs::SyncBudget;
-use unsynced::Unsynced;
+use unsynced::UnsyncedLogs;
 
 /// When to do what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,15 +91,15 @@ impl Default for Options {
 
 /// The background work of a broker's store.
 #[derive(Debug)]
-pub struct Keeper {
+pub struct Checkpointer {
     store: Arc<Store>,
     journal: Box<dyn Journal>,
     policy: Arc<dyn Policy>,
     options: Options,
-    shards: BTreeMap<ShardId, Kept>,
-    pass: Option<Underway>,
+    shards: BTreeMap<ShardId, ShardBacklog>,
+    pass: Option<RunningCheckpoint>,
     syncs: SyncBudget,
-    unsynced: Unsynced,
+    unsynced: UnsyncedLogs,
     disk_looked_ms: Option<i64>,
     /// Whether the write-ahead log was told of what the process before had covered.
     resumed: bool,
@@ -107,19 +107,19 @@ pub struct Keeper {
 
 /// The checkpoint under way.
 #[derive(Debug)]
-struct Underway {
+struct RunningCheckpoint {
     shard: ShardId,
     pass: Pass,
-    taken: Taken,
+    taken: CheckpointWork,
 }
 
 /// The first error of several pieces of work that do not depend on each other.
 #[derive(Debug, Default)]
-struct Troubles(Option<KeeperError>);
+struct FirstError(Option<WorkError>);
 
-impl Troubles {
+impl FirstError {
     /// What came of a piece of work; `None` if it has to be done again. One that is final ends all work.
-    fn note<T>(&mut self, done: Result<T, KeeperError>) -> Result<Option<T>, KeeperError> {
+    fn note<T>(&mut self, done: Result<T, WorkError>) -> Result<Option<T>, WorkError> {
         match done {
             Ok(done) => Ok(Some(done)),
             Err(error) if error.is_final() => Err(error),
@@ -130,7 +130,7 @@ impl Troubles {
         }
     }
 
-    fn first(self) -> Result<(), KeeperError> {
+    fn first(self) -> Result<(), WorkError> {
         self.0.map_or(Ok(()), Err)
     }
 }
@@ -143,8 +143,8 @@ const DISK_LOOK_MS: u64 = 100;
 /// A shard that keeps the write-ahead log and cannot help it is not asked again at once.
 const IN_VAIN_PAUSE_MS: i64 = 1000;
 
-impl Keeper {
-    /// A keeper without shards.
+impl Checkpointer {
+    /// A checkpointer without shards.
     #[must_use]
     pub fn new(
         store: Arc<Store>,
@@ -153,7 +153,7 @@ impl Keeper {
         options: Options,
     ) -> Self {
         let syncs = SyncBudget::new(options.syncs_per_second);
-        let unsynced = Unsynced::new(store.data().clone(), options.unsynced_logs_max);
+        let unsynced = UnsyncedLogs::new(store.data().clone(), options.unsynced_logs_max);
         let (shards, pass, disk_looked_ms, resumed) = (BTreeMap::new(), None, None, false);
         Self {
             store,
@@ -177,19 +177,19 @@ impl Keeper {
 
     /// Looks after a shard from now on.
     pub fn add(&mut self, files: ShardFiles, source: Box<dyn Source>) {
-        self.shards.insert(files.shard(), Kept::new(files, source));
+        self.shards.insert(files.shard(), ShardBacklog::new(files, source));
     }
 
     /// Does one piece of work of each kind that is due. One that fails does not keep the others from being
     /// done: a checkpoint may be what makes room for a flush.
     ///
     /// # Errors
-    /// See [`KeeperError`]. After one that is not final, `step` may be called again, and tries again what
+    /// See [`WorkError`]. After one that is not final, `step` may be called again, and tries again what
     /// failed.
-    pub fn step(&mut self, now_ms: i64) -> Result<Next, KeeperError> {
+    pub fn step(&mut self, now_ms: i64) -> Result<Next, WorkError> {
         self.syncs.refill(now_ms);
         self.look_at_disk(now_ms);
-        let mut troubles = Troubles::default();
+        let mut troubles = FirstError::default();
         self.resume(&mut troubles)?;
         for shard in self.shards.values_mut() {
             shard.look(now_ms);
@@ -205,7 +205,7 @@ impl Keeper {
     }
 
     /// Goes on with the checkpoint that is under way or due.
-    fn checkpoint_some(&mut self, now_ms: i64) -> Result<Next, KeeperError> {
+    fn checkpoint_some(&mut self, now_ms: i64) -> Result<Next, WorkError> {
         if self.pass.is_none() {
             let Some(due) = self.due(now_ms) else { return Ok(Next::Wait) };
             self.begin(due, now_ms)?;
@@ -216,8 +216,8 @@ impl Keeper {
     /// Checkpoints every shard that has moved, so that the next start has nothing to replay.
     ///
     /// # Errors
-    /// See [`KeeperError`].
-    pub fn checkpoint_all(&mut self, now_ms: i64) -> Result<(), KeeperError> {
+    /// See [`WorkError`].
+    pub fn checkpoint_all(&mut self, now_ms: i64) -> Result<(), WorkError> {
         self.syncs.suspend();
         while self.pass.is_some() {
             self.go_on(now_ms)?;
@@ -238,7 +238,7 @@ impl Keeper {
 
     /// Lets go of what snapshots cover, unless that is done: the process before may have ended between
     /// writing one and saying so, or between saying so and letting go.
-    fn resume(&mut self, troubles: &mut Troubles) -> Result<(), KeeperError> {
+    fn resume(&mut self, troubles: &mut FirstError) -> Result<(), WorkError> {
         if self.resumed {
             return Ok(());
         }
@@ -280,7 +280,7 @@ impl Keeper {
     }
 
     /// Writes long tails to segments, and shorter ones when memory is short. Whether some are long again.
-    fn flush_some(&mut self, now_ms: i64, troubles: &mut Troubles) -> Result<bool, KeeperError> {
+    fn flush_some(&mut self, now_ms: i64, troubles: &mut FirstError) -> Result<bool, WorkError> {
         let busy = self.pass.as_ref().map(|underway| underway.shard);
         let mut is_more = false;
         for (_, kept) in self.shards.iter_mut().filter(|(shard, _)| Some(**shard) != busy) {
@@ -305,7 +305,7 @@ impl Keeper {
     }
 
     /// Producers will wait for memory soon: writes the longest tails, down to what a spill file is for.
-    fn relieve(&mut self, now_ms: i64, troubles: &mut Troubles) -> Result<(), KeeperError> {
+    fn relieve(&mut self, now_ms: i64, troubles: &mut FirstError) -> Result<(), WorkError> {
         let busy = self.pass.as_ref().map(|underway| underway.shard);
         let idle = self.shards.iter().filter(|(shard, _)| Some(**shard) != busy);
         let dirty = idle.flat_map(|(_, kept)| &kept.dirty);
@@ -341,7 +341,7 @@ impl Keeper {
         if !in_need && !self.syncs.is_left() {
             return None;
         }
-        let due_ms = |kept: &Kept| {
+        let due_ms = |kept: &ShardBacklog| {
             let dirty = kept.dirty_since_ms.map(|at| at + self.options.checkpoint_age_ms);
             let doomed = kept.doomed_since_ms.map(|at| at + UNLINK_AGE_MS);
             dirty.into_iter().chain(doomed).min()
@@ -365,7 +365,7 @@ impl Keeper {
         })
     }
 
-    fn begin(&mut self, shard: ShardId, now_ms: i64) -> Result<(), KeeperError> {
+    fn begin(&mut self, shard: ShardId, now_ms: i64) -> Result<(), WorkError> {
         let kept = self.shards.get_mut(&shard).expect("only shards that are kept are due");
         // Before the capture: what changes after it is for the next checkpoint.
         kept.look(now_ms);
@@ -382,7 +382,7 @@ impl Keeper {
         let work = (capture, &taken.overdue[..]);
         let begun = Pass::begin(&mut kept.files, &mut self.unsynced, work, now_ms, &*self.policy);
         match begun {
-            Ok(pass) => self.pass = Some(Underway { shard, pass, taken }),
+            Ok(pass) => self.pass = Some(RunningCheckpoint { shard, pass, taken }),
             Err(error) => {
                 kept.give_back(taken, now_ms);
                 return Err(error);
@@ -392,12 +392,12 @@ impl Keeper {
     }
 
     /// Goes on with the checkpoint under way.
-    fn go_on(&mut self, now_ms: i64) -> Result<Next, KeeperError> {
+    fn go_on(&mut self, now_ms: i64) -> Result<Next, WorkError> {
         let Some(mut underway) = self.pass.take() else { return Ok(Next::Now) };
         let urgent = self.store.budget().is_short() || self.journal.is_full();
         let shard = underway.shard;
         let kept = self.shards.get_mut(&shard).expect("a shard with a checkpoint is kept");
-        let Underway { pass, taken, .. } = &mut underway;
+        let RunningCheckpoint { pass, taken, .. } = &mut underway;
         let finished = match pass.sync(self.store.data(), &mut self.syncs, urgent) {
             Ok(false) => {
                 self.pass = Some(underway);
@@ -420,7 +420,7 @@ impl Keeper {
     }
 
     /// Notes that the log of a shard is covered through its older kept snapshot; whether that is news.
-    fn truncate(&mut self, shard: ShardId) -> Result<bool, KeeperError> {
+    fn truncate(&mut self, shard: ShardId) -> Result<bool, WorkError> {
         let files = &mut self.shards.get_mut(&shard).expect("only shards that are kept").files;
         let Some((index, term)) = files.releasable() else { return Ok(false) };
         self.journal.truncate(files.key(), index, term)?;

@@ -37,13 +37,13 @@ use crate::limits;
 use crate::log::PartitionLog;
 use crate::policy::{CompactionPolicy, Policy};
 use crate::snapshot::{PartitionFiles, Snapshot, SnapshotError, Snapshots};
-use crate::work::{KeeperError, Next};
+use crate::work::{Next, WorkError};
 
 /// The logs of a shard at this moment.
 pub type LogsOf = Box<dyn Fn() -> Vec<(PartitionId, Arc<PartitionLog>)> + Send>;
 
 /// A log that is to be compacted, how, and what it consists of.
-type Compacted = (Arc<PartitionLog>, CompactionPolicy, Vec<SegmentInfo>);
+type CompactionCandidate = (Arc<PartitionLog>, CompactionPolicy, Vec<SegmentInfo>);
 
 /// A partition is inspected so often within its `max.compaction.lag.ms`, but not more often than every
 /// [`PAUSE_MS_MIN`] and not less often than every [`limits::COMPACTION_INTERVAL_MS`].
@@ -88,9 +88,9 @@ impl Cleaner {
     /// Does one piece of work.
     ///
     /// # Errors
-    /// See [`KeeperError`]. After one that is not final, `step` may be called again and goes on with
+    /// See [`WorkError`]. After one that is not final, `step` may be called again and goes on with
     /// something else.
-    pub fn step(&mut self, now_ms: i64) -> Result<Next, KeeperError> {
+    pub fn step(&mut self, now_ms: i64) -> Result<Next, WorkError> {
         if let Some((log, mut job)) = self.job.take() {
             if let Some(replacement) = job.next()? {
                 let saved_bytes = replacement.saved_bytes();
@@ -119,7 +119,7 @@ impl Cleaner {
     }
 
     /// Those of the logs that are to be compacted.
-    fn compacted(&self, logs: Vec<(PartitionId, Arc<PartitionLog>)>) -> Vec<Compacted> {
+    fn compacted(&self, logs: Vec<(PartitionId, Arc<PartitionLog>)>) -> Vec<CompactionCandidate> {
         let mut logs = logs;
         logs.sort_unstable_by_key(|(partition, _)| *partition);
         let compacted = logs.into_iter().filter_map(|(partition, log)| {
@@ -135,9 +135,9 @@ impl Cleaner {
     fn look(
         &self,
         shard: ShardId,
-        compacted: Vec<Compacted>,
+        compacted: Vec<CompactionCandidate>,
         now_ms: i64,
-    ) -> Result<Vec<(Arc<PartitionLog>, Compaction)>, KeeperError> {
+    ) -> Result<Vec<(Arc<PartitionLog>, Compaction)>, WorkError> {
         let mut wanted = Vec::new();
         for (log, policy, infos) in compacted {
             if infos.iter().any(|info| !info.is_sealed && is_overdue(info, now_ms, &policy)) {
@@ -176,7 +176,7 @@ impl Cleaner {
     }
 
     /// The older kept snapshot. A checkpoint may take it away while we look: then there is none now.
-    fn older_snapshot(&self, shard: ShardId) -> Result<Option<Snapshot>, KeeperError> {
+    fn older_snapshot(&self, shard: ShardId) -> Result<Option<Snapshot>, WorkError> {
         let snapshots = Snapshots::new(&self.data, shard);
         let numbers = snapshots.numbers()?;
         let Some(older) = numbers.len().checked_sub(2) else { return Ok(None) };
@@ -184,7 +184,7 @@ impl Cleaner {
             Ok(snapshot) => Ok(Some(snapshot)),
             Err(SnapshotError::Directory(_)) => Ok(None),
             Err(error @ (SnapshotError::Damaged { .. } | SnapshotError::UnknownVersion { .. })) => {
-                Err(KeeperError::Later(error.to_string()))
+                Err(WorkError::Later(error.to_string()))
             }
         }
     }
@@ -193,7 +193,7 @@ impl Cleaner {
 fn files_of<'a>(snapshot: &'a Snapshot, log: &PartitionLog) -> Option<&'a PartitionFiles> {
     let partitions = &snapshot.partitions;
     let at = partitions.binary_search_by_key(&log.partition(), |files| files.partition).ok()?;
-    Some(&partitions[at]).filter(|files| files.life == log.life())
+    Some(&partitions[at]).filter(|files| files.incarnation == log.incarnation())
 }
 
 /// The end of the oldest segments that lie below `end` and hold nothing younger than `before_ms`.

@@ -10,13 +10,13 @@
 //! wal/                                    the write-ahead log of all shards
 //! shards/<shard>/snapshots/<n>.snapshot   the newest two snapshots (see `snapshot`)
 //! shards/<shard>/spill/<n>.spill          small tails of many partitions, one file a checkpoint
-//! partitions/<topic id>-<index>.<n>/      segments of a partition in its n-th life
+//! partitions/<topic id>-<index>.<n>/      segments of a partition in its n-th incarnation
 //! ```
 //!
 //! `meta` is `[magic "RWMETA\0\0"][version u32 LE][length u32 LE][postcard of Identity][CRC-32C u32 LE
 //! over all before]`. A version that is not ours is refused before anything else is read.
 //!
-//! A partition that is closed and opened again is another one to the disk: its life has a number that no
+//! A partition that is closed and opened again is another one to the disk: its incarnation has a number that no
 //! directory has had, so that files which an older snapshot still names are never written again.
 //!
 //! # After a crash
@@ -132,7 +132,7 @@ impl DirectoryError {
 
 /// What a directory is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Found {
+pub enum DataDirContents {
     /// Nothing is there, or not even the directory.
     Empty,
     /// A formatting of it was begun and not finished.
@@ -195,12 +195,12 @@ impl DataDir {
         self.root.join(PARTITIONS)
     }
 
-    pub(crate) fn partition(&self, partition: PartitionId, life: u64) -> PathBuf {
-        self.partitions().join(Self::partition_name(partition, life))
+    pub(crate) fn partition(&self, partition: PartitionId, incarnation: u64) -> PathBuf {
+        self.partitions().join(Self::partition_name(partition, incarnation))
     }
 
-    pub(crate) fn partition_name(partition: PartitionId, life: u64) -> String {
-        format!("{partition}.{life}")
+    pub(crate) fn partition_name(partition: PartitionId, incarnation: u64) -> String {
+        format!("{partition}.{incarnation}")
     }
 
     fn shard(&self, shard: ShardId) -> PathBuf {
@@ -231,17 +231,17 @@ impl DataDir {
     ///
     /// # Errors
     /// When it is neither empty nor a data directory of a version that this broker knows.
-    pub fn look(&self) -> Result<Found, DirectoryError> {
+    pub fn look(&self) -> Result<DataDirContents, DirectoryError> {
         let names = self.names(&self.root)?;
         if names.iter().any(|name| name == META) {
-            return self.read_meta().map(Found::Formatted);
+            return self.read_meta().map(DataDirContents::Formatted);
         }
         if names.iter().any(|name| name == FORMING) {
-            return Ok(Found::HalfFormatted);
+            return Ok(DataDirContents::HalfFormatted);
         }
         let ignored = |name: &str| name == LOCK || NOT_OURS.contains(&name);
         match names.into_iter().find(|name| !ignored(name)) {
-            None => Ok(Found::Empty),
+            None => Ok(DataDirContents::Empty),
             Some(stranger) => Err(DirectoryError::Foreign { path: self.root.clone(), stranger }),
         }
     }
@@ -253,10 +253,10 @@ impl DataDir {
     /// When the directory is not empty, or the disk fails.
     pub(crate) fn begin_formatting(&self, identity: &Identity) -> Result<(), DirectoryError> {
         match self.look()? {
-            Found::Formatted(identity) => {
+            DataDirContents::Formatted(identity) => {
                 return Err(DirectoryError::Formatted { path: self.root.clone(), identity });
             }
-            Found::Empty | Found::HalfFormatted => {}
+            DataDirContents::Empty | DataDirContents::HalfFormatted => {}
         }
         self.create_dir(&self.root)?;
         let path = self.root.join(FORMING);

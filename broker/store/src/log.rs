@@ -7,7 +7,7 @@
 //! # Place in the walk
 //!
 //! The replica's driver appends what was applied. Handlers read. The checkpoint moves records from
-//! layer to layer ([`shelve`]), recovery puts a log together again from what a snapshot names.
+//! layer to layer ([`layers`]), recovery puts a log together again from what a snapshot names.
 //!
 //! # Invariants
 //!
@@ -27,18 +27,18 @@ use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use ropewalk_batch::{PREFIX_LEN, Stamped};
+use ropewalk_batch::{PREFIX_LEN, StampedBatch};
 use ropewalk_segment::{Reader, SegmentError, Segments};
 use ropewalk_shard::PartitionId;
 use tokio::sync::Notify;
 
 use crate::limits;
-use crate::snapshot::Spilled;
+use crate::snapshot::SpillRun;
 use crate::store::ShardStore;
 
 mod tail;
 mod lookup;
-pub(crate) mod shelve;
+pub(crate) mod layers;
 
 use tail::Tail;
 
@@ -72,7 +72,7 @@ pub(crate) enum Change {
 pub struct PartitionLog {
     me: Weak<Self>,
     partition: PartitionId,
-    life: u64,
+    incarnation: u64,
     files: Arc<ShardStore>,
     changes: Arc<dyn ChangeSink>,
     inner: Mutex<Inner>,
@@ -89,7 +89,7 @@ struct Inner {
     segments_end: i64,
     segments_bytes: u64,
     reader: Option<Reader>,
-    spill: Vec<Spilled>,
+    spill: Vec<SpillRun>,
     tail: Tail,
     waiters: Vec<Weak<Notify>>,
     closed: bool,
@@ -133,7 +133,7 @@ pub struct Chunk {
 /// Where an offset lies.
 enum Layer {
     Segments(Reader, i64),
-    Spill(Spilled),
+    Spill(SpillRun),
     Tail,
     End,
 }
@@ -178,12 +178,12 @@ impl PartitionLog {
         files: Arc<ShardStore>,
         changes: Arc<dyn ChangeSink>,
         partition: PartitionId,
-        life: u64,
+        incarnation: u64,
     ) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
             partition,
-            life,
+            incarnation,
             files,
             changes,
             inner: Mutex::new(Inner {
@@ -210,8 +210,8 @@ impl PartitionLog {
         self.partition
     }
 
-    pub(crate) fn life(&self) -> u64 {
-        self.life
+    pub(crate) fn incarnation(&self) -> u64 {
+        self.incarnation
     }
 
     /// The first offset that is left.
@@ -240,7 +240,7 @@ impl PartitionLog {
     }
 
     /// Takes the newest batch; it can be read when this returns. Memory only.
-    pub fn append(&self, batch: Stamped, appended_ms: i64) {
+    pub fn append(&self, batch: StampedBatch, appended_ms: i64) {
         let size_bytes = batch.size_bytes();
         self.files.take_memory(size_bytes);
         let (waiters, first, full) = {
@@ -450,7 +450,7 @@ impl Room {
 fn push_tail(tail: &Tail, room: Room, chunk: &mut Chunk) {
     let mut size_bytes = 0;
     let mut is_wanted = room.at_least_one;
-    let fitting: Vec<&Stamped> = tail
+    let fitting: Vec<&StampedBatch> = tail
         .from(chunk.next_offset)
         .map(|held| &held.batch)
         .take_while(|batch| {

@@ -39,7 +39,7 @@ pub(crate) struct Changes {
     pub(crate) full: Vec<Weak<PartitionLog>>,
     /// Logs with records that wait longer to be compacted than they may.
     pub(crate) overdue: Vec<Weak<PartitionLog>>,
-    /// Partitions that are gone, with the life that ended.
+    /// Partitions that are gone, with the incarnation that ended.
     pub(crate) closed: Vec<(PartitionId, u64)>,
 }
 
@@ -88,12 +88,12 @@ impl PartitionLogs {
 
 impl Logs for PartitionLogs {
     fn open(&self, partition: PartitionId) -> Arc<PartitionLog> {
-        let life = self.store().next_life();
-        PartitionLog::empty(Arc::clone(&self.files), self.sink(), partition, life)
+        let incarnation = self.store().next_incarnation();
+        PartitionLog::empty(Arc::clone(&self.files), self.sink(), partition, incarnation)
     }
 
     fn closed(&self, partition: PartitionId, log: Arc<PartitionLog>) {
-        self.changes.lock().closed.push((partition, log.life()));
+        self.changes.lock().closed.push((partition, log.incarnation()));
         log.close();
     }
 }
@@ -111,7 +111,7 @@ impl ChangeSink for PartitionLogs {
         }
         match change {
             Change::Dirty => {}
-            Change::Full | Change::Overdue => self.store().wake_keeper(),
+            Change::Full | Change::Overdue => self.store().wake_checkpointer(),
         }
     }
 }

@@ -26,17 +26,17 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use ropewalk_segment::{FileCache, SegmentError};
-use ropewalk_shard::engine::{EntrySource, HardState, Start, Stored};
+use ropewalk_shard::engine::{EntrySource, HardState, Start, StoredEntry};
 use ropewalk_shard::{BrokerId, PartitionId, ReplicaId, ShardId, State};
 use ropewalk_wal::{
-    EntryMeta, Location, Recovered, RecoveredReplica, ReplicaKey, SetAside, SetAsideError, Wal,
+    EntryMeta, Location, RecoveredLog, RecoveredReplica, ReplicaKey, SetAside, SetAsideError, Wal,
     WalError,
 };
 
 use crate::budget::TailBudget;
 use crate::checkpoint::ShardFiles;
 use crate::checkpoint::files::KeptSnapshot;
-use crate::directory::{DataDir, DirectoryError, Found, Identity};
+use crate::directory::{DataDir, DataDirContents, DirectoryError, Identity};
 use crate::log::PartitionLog;
 use crate::partition_logs::PartitionLogs;
 use crate::replica_log;
@@ -91,7 +91,7 @@ impl Default for Options {
 
 /// A data directory in use.
 #[derive(Debug)]
-pub struct Opened {
+pub struct OpenStore {
     /// Whose it is.
     pub identity: Identity,
     /// What all shards share.
@@ -121,7 +121,7 @@ pub struct OpenedReplica {
     pub logs: HashMap<PartitionId, Arc<PartitionLog>>,
     /// Makes new logs.
     pub partition_logs: Arc<PartitionLogs>,
-    /// For [`crate::checkpoint::Keeper::add`].
+    /// For [`crate::checkpoint::Checkpointer::add`].
     pub files: ShardFiles,
 }
 
@@ -138,10 +138,10 @@ pub struct DamagedShard {
 ///
 /// # Errors
 /// When it is not a broker's directory, or not one of this version, or the disk fails.
-pub fn open(data: DataDir, options: &Options) -> Result<Opened, OpenError> {
+pub fn open(data: DataDir, options: &Options) -> Result<OpenStore, OpenError> {
     let identity = match data.look()? {
-        Found::Formatted(identity) => identity,
-        Found::Empty | Found::HalfFormatted => {
+        DataDirContents::Formatted(identity) => identity,
+        DataDirContents::Empty | DataDirContents::HalfFormatted => {
             return Err(DirectoryError::Empty(data.root().to_owned()).into());
         }
     };
@@ -163,24 +163,24 @@ pub fn open(data: DataDir, options: &Options) -> Result<Opened, OpenError> {
         }
     }
     set_aside(&mut wal, &recovered, &sound, &mut damaged)?;
-    let next_life = orphans::remove(&data, &sound, damaged.is_empty())?;
+    let next_incarnation = orphans::remove(&data, &sound, damaged.is_empty())?;
     let files = Arc::new(FileCache::new(options.open_files_max));
-    let store = Store::new(data, files, TailBudget::new(options.tail_bytes_max), next_life);
+    let store = Store::new(data, files, TailBudget::new(options.tail_bytes_max), next_incarnation);
     let mut damaged_partitions = Vec::new();
     let mut replicas = Vec::new();
     for believed in sound {
         let partition_logs = PartitionLogs::new(Arc::clone(&store), believed.shard());
         replicas.push(believed.open(partition_logs, wal.reader(), &mut damaged_partitions)?);
     }
-    Ok(Opened { identity, store, wal, replicas, damaged, damaged_partitions })
+    Ok(OpenStore { identity, store, wal, replicas, damaged, damaged_partitions })
 }
 
 /// Lets the write-ahead log be released without regard to the replicas that are not started. What they have in it
 /// is kept for a repair in files of their own.
 fn set_aside(
     wal: &mut Wal,
-    recovered: &Recovered,
-    sound: &[Believed],
+    recovered: &RecoveredLog,
+    sound: &[RecoveredShard],
     damaged: &mut [DamagedShard],
 ) -> Result<(), WalError> {
     let started: BTreeSet<ReplicaKey> =
@@ -209,7 +209,7 @@ fn set_aside(
 }
 
 /// A shard of which nothing is lost.
-struct Believed {
+struct RecoveredShard {
     /// Oldest first, with their numbers; at most two.
     kept: Vec<(u64, Snapshot)>,
     hard_state: HardState,
@@ -222,8 +222,8 @@ struct Believed {
 fn believe(
     data: &DataDir,
     shard: ShardId,
-    recovered: &Recovered,
-) -> Result<Result<Believed, String>, OpenError> {
+    recovered: &RecoveredLog,
+) -> Result<Result<RecoveredShard, String>, OpenError> {
     let kept = load_kept(&Snapshots::new(data, shard))?;
     let Some((_, newest)) = kept.last() else {
         return Ok(Err("it has no snapshot that can be believed".to_owned()));
@@ -240,7 +240,7 @@ fn believe(
     };
     let after = log.entries.partition_point(|entry| entry.index <= newest.index);
     let entries = log.entries[after..].to_vec();
-    Ok(Ok(Believed { kept, hard_state, truncated: log.truncated.0, entries }))
+    Ok(Ok(RecoveredShard { kept, hard_state, truncated: log.truncated.0, entries }))
 }
 
 /// Whose log goes with a snapshot.
@@ -254,7 +254,7 @@ pub(crate) fn last_index(log: &RecoveredReplica) -> u64 {
 }
 
 /// Whether the log goes on where the snapshot ends, or what is wrong with it.
-pub(crate) fn check_log(newest: &Snapshot, recovered: &Recovered) -> Result<(), String> {
+pub(crate) fn check_log(newest: &Snapshot, recovered: &RecoveredLog) -> Result<(), String> {
     let Some(log) = recovered.replicas.get(&key_of(newest)) else {
         return Err("the write-ahead log does not know this replica".to_owned());
     };
@@ -296,7 +296,7 @@ pub(crate) fn load_kept(snapshots: &Snapshots) -> Result<Vec<(u64, Snapshot)>, O
     Ok(kept)
 }
 
-impl Believed {
+impl RecoveredShard {
     fn shard(&self) -> ShardId {
         self.newest().1.shard
     }
@@ -339,9 +339,12 @@ impl Believed {
             self.truncated,
         );
         if let Some((_, older)) = &older {
-            let named: BTreeSet<_> =
-                snapshot.partitions.iter().map(|files| (files.partition, files.life)).collect();
-            let before = older.partitions.iter().map(|files| (files.partition, files.life));
+            let named: BTreeSet<_> = snapshot
+                .partitions
+                .iter()
+                .map(|files| (files.partition, files.incarnation))
+                .collect();
+            let before = older.partitions.iter().map(|files| (files.partition, files.incarnation));
             files.closed(before.filter(|closed| !named.contains(closed)).collect());
         }
         let start = Start {
@@ -350,7 +353,7 @@ impl Believed {
             members: snapshot.members,
             snapshot: (snapshot.index, snapshot.term),
             entries: self.entries.iter().map(stored).collect::<Result<_, _>>()?,
-            source: Box::new(Replayed::new(
+            source: Box::new(ReplaySource::new(
                 log,
                 snapshot.index,
                 &self.entries,
@@ -369,20 +372,20 @@ impl Believed {
     }
 }
 
-fn stored(entry: &EntryMeta) -> Result<Stored, OpenError> {
+fn stored(entry: &EntryMeta) -> Result<StoredEntry, OpenError> {
     replica_log::stored(entry).ok_or(OpenError::EntryKind { kind: entry.kind })
 }
 
 /// Reads the entries after the snapshot while they are replayed.
 #[derive(Debug)]
-struct Replayed {
+struct ReplaySource {
     log: ropewalk_wal::Reader,
     first: u64,
     places: Vec<Location>,
     budget: Arc<TailBudget>,
 }
 
-impl Replayed {
+impl ReplaySource {
     fn new(
         log: ropewalk_wal::Reader,
         snapshot: u64,
@@ -394,7 +397,7 @@ impl Replayed {
     }
 }
 
-impl EntrySource for Replayed {
+impl EntrySource for ReplaySource {
     fn read(&self, index: u64) -> Result<Bytes, String> {
         let at = index.checked_sub(self.first).and_then(|at| usize::try_from(at).ok());
         let place = at.and_then(|at| self.places.get(at));

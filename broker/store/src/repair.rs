@@ -33,9 +33,9 @@ use std::sync::Arc;
 use ropewalk_segment::SegmentError;
 use ropewalk_shard::state::Catalog;
 use ropewalk_shard::{PartitionId, ShardId, TopicId};
-use ropewalk_wal::{Record, Recovered, Wal, WalError};
+use ropewalk_wal::{Record, RecoveredLog, Wal, WalError};
 
-use crate::directory::{DataDir, DirectoryError, Found, Identity};
+use crate::directory::{DataDir, DataDirContents, DirectoryError, Identity};
 use crate::recovery::{self, OpenError, check_log, load_kept};
 use crate::snapshot::{Snapshot, Snapshots};
 
@@ -179,7 +179,7 @@ pub fn repair(
     let identity = identity(data, accept, &mut findings)?;
     let (mut wal, recovered) =
         Wal::open(Arc::clone(data.disk()), &data.wal(), options.wal).map_err(OpenError::from)?;
-    let mut mending = Mending {
+    let mut mending = RepairPass {
         data,
         accept,
         recovered: &recovered,
@@ -196,7 +196,7 @@ pub fn repair(
         wal.write_round_from_reserve(&mending.records)?;
     }
     drop(wal);
-    let Mending { names, shards, mut findings, .. } = mending;
+    let RepairPass { names, shards, mut findings, .. } = mending;
     for found in shards {
         records::mend(data, &found, (&names, accept), &mut findings)?;
     }
@@ -211,10 +211,10 @@ struct Shard {
 }
 
 /// A directory that is being looked through.
-struct Mending<'a> {
+struct RepairPass<'a> {
     data: &'a DataDir,
     accept: bool,
-    recovered: &'a Recovered,
+    recovered: &'a RecoveredLog,
     findings: Vec<Finding>,
     /// From the catalog, which is looked at first.
     names: Names,
@@ -225,7 +225,7 @@ struct Mending<'a> {
     shards: Vec<Shard>,
 }
 
-impl Mending<'_> {
+impl RepairPass<'_> {
     /// Looks at a shard's snapshots and log.
     fn begin(&mut self, shard: ShardId, wal: &Wal) -> Result<(), RepairError> {
         let mut kept = load_kept(&Snapshots::new(self.data, shard))?;
@@ -293,8 +293,8 @@ fn identity(
     findings: &mut Vec<Finding>,
 ) -> Result<Identity, RepairError> {
     let damage = match data.look() {
-        Ok(Found::Formatted(identity)) => return Ok(identity),
-        Ok(Found::Empty | Found::HalfFormatted) => {
+        Ok(DataDirContents::Formatted(identity)) => return Ok(identity),
+        Ok(DataDirContents::Empty | DataDirContents::HalfFormatted) => {
             return Err(RepairError::Empty(data.root().to_owned()));
         }
         Err(error @ DirectoryError::Damaged { .. }) => error,

@@ -4,7 +4,7 @@
 //! The write-ahead log knows numbers and bytes, the replica knows entries and members. Both
 //! directions stand here, so that what one broker wrote the next one reads alike.
 
-use ropewalk_shard::engine::{Entry, EntryKind, HardState, Stored};
+use ropewalk_shard::engine::{Entry, EntryKind, HardState, StoredEntry};
 use ropewalk_shard::replica::Write;
 use ropewalk_shard::{ReplicaId, ShardId};
 use ropewalk_wal::{EntryMeta, Record, ReplicaKey};
@@ -36,7 +36,7 @@ pub fn records(key: ReplicaKey, write: Write) -> Vec<Record> {
 
 /// An entry as the engine begins with it: its payload stays in the write-ahead log. `None` if it is of
 /// a kind that this broker does not know.
-pub(crate) fn stored(entry: &EntryMeta) -> Option<Stored> {
+pub(crate) fn stored(entry: &EntryMeta) -> Option<StoredEntry> {
     let EntryMeta { index, term, kind, len_bytes, .. } = *entry;
-    Some(Stored { index, term, kind: EntryKind::from_u8(kind)?, len_bytes })
+    Some(StoredEntry { index, term, kind: EntryKind::from_u8(kind)?, len_bytes })
 }

@@ -74,8 +74,8 @@ pub struct Snapshot {
 pub struct PartitionFiles {
     /// Which.
     pub partition: PartitionId,
-    /// Which of the partition's lives: part of its directory's name.
-    pub life: u64,
+    /// Which of the partition's incarnations: part of its directory's name.
+    pub incarnation: u64,
     /// The first offset that is left.
     pub log_start: i64,
     /// The offset that the next record gets.
@@ -83,7 +83,7 @@ pub struct PartitionFiles {
     /// Where the segments end; `None` if there are none.
     pub segments: Option<SegmentsEnd>,
     /// What follows the segments, in order.
-    pub spill: Vec<Spilled>,
+    pub spill: Vec<SpillRun>,
 }
 
 /// Where the segments of a partition end. Recovery cuts them there.
@@ -97,7 +97,7 @@ pub struct SegmentsEnd {
 
 /// A run of batches in a spill file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Spilled {
+pub struct SpillRun {
     /// The file's number.
     pub file: u64,
     /// Where it begins in the file.
@@ -132,7 +132,7 @@ impl From<SegmentsEnd> for DurableEnd {
     }
 }
 
-impl Spilled {
+impl SpillRun {
     /// A run that lies in the file with this number, and what the file does not know of it.
     pub(crate) fn new(
         file: u64,

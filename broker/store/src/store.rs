@@ -12,14 +12,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::Thread;
 
 use parking_lot::Mutex;
-use ropewalk_batch::Stamped;
+use ropewalk_batch::StampedBatch;
 use ropewalk_segment::spill::SpillReader;
 use ropewalk_segment::{FileCache, SegmentError, Segments};
 use ropewalk_shard::{PartitionId, ShardId};
 
 use crate::budget::TailBudget;
 use crate::directory::DataDir;
-use crate::snapshot::{SegmentsEnd, Spilled};
+use crate::snapshot::{SegmentsEnd, SpillRun};
 
 /// What the partition logs of a broker share.
 #[derive(Debug)]
@@ -27,9 +27,9 @@ pub struct Store {
     data: DataDir,
     files: Arc<FileCache>,
     budget: Arc<TailBudget>,
-    /// The life that the next partition gets; above every life that has a directory.
-    next_life: AtomicU64,
-    keeper: Mutex<Option<Thread>>,
+    /// The incarnation that the next partition gets; above every incarnation that has a directory.
+    next_incarnation: AtomicU64,
+    checkpointer: Mutex<Option<Thread>>,
 }
 
 impl Store {
@@ -37,10 +37,10 @@ impl Store {
         data: DataDir,
         files: Arc<FileCache>,
         budget: Arc<TailBudget>,
-        next_life: u64,
+        next_incarnation: u64,
     ) -> Arc<Self> {
-        let next_life = AtomicU64::new(next_life);
-        Arc::new(Self { data, files, budget, next_life, keeper: Mutex::new(None) })
+        let next_incarnation = AtomicU64::new(next_incarnation);
+        Arc::new(Self { data, files, budget, next_incarnation, checkpointer: Mutex::new(None) })
     }
 
     /// The directory.
@@ -56,19 +56,19 @@ impl Store {
     }
 
     /// The thread that is woken when there is something to write.
-    pub fn set_keeper(&self, thread: Option<Thread>) {
-        *self.keeper.lock() = thread;
+    pub fn set_checkpointer(&self, thread: Option<Thread>) {
+        *self.checkpointer.lock() = thread;
     }
 
-    pub(crate) fn wake_keeper(&self) {
-        if let Some(thread) = &*self.keeper.lock() {
+    pub(crate) fn wake_checkpointer(&self) {
+        if let Some(thread) = &*self.checkpointer.lock() {
             thread.unpark();
         }
     }
 
-    /// The life that the next partition gets.
-    pub(crate) fn next_life(&self) -> u64 {
-        self.next_life.fetch_add(1, Ordering::Relaxed)
+    /// The incarnation that the next partition gets.
+    pub(crate) fn next_incarnation(&self) -> u64 {
+        self.next_incarnation.fetch_add(1, Ordering::Relaxed)
     }
 }
 
@@ -99,7 +99,7 @@ impl ShardStore {
     /// Notes that a tail grew.
     pub(crate) fn take_memory(&self, bytes: usize) {
         if self.budget().take(bytes) {
-            self.store.wake_keeper();
+            self.store.wake_checkpointer();
         }
     }
 
@@ -107,18 +107,18 @@ impl ShardStore {
     pub(crate) fn open_segments(
         &self,
         partition: PartitionId,
-        life: u64,
+        incarnation: u64,
         end: Option<SegmentsEnd>,
         log_start: i64,
     ) -> Result<Segments, SegmentError> {
         let data = &self.store.data;
         let (disk, files) = (Arc::clone(data.disk()), Arc::clone(&self.store.files));
         let end = end.map(ropewalk_segment::DurableEnd::from);
-        Segments::open(disk, files, data.partition(partition, life), end.as_ref(), log_start)
+        Segments::open(disk, files, data.partition(partition, incarnation), end.as_ref(), log_start)
     }
 
     /// Reads a run of batches back from its spill file.
-    pub(crate) fn read_spilled(&self, run: &Spilled) -> Result<Vec<Stamped>, SegmentError> {
+    pub(crate) fn read_spilled(&self, run: &SpillRun) -> Result<Vec<StampedBatch>, SegmentError> {
         let path = self.store.data.spill_file(self.shard, run.file);
         SpillReader::open(&**self.store.data.disk(), path)?.read(&run.extent())
     }

@@ -5,20 +5,20 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use ropewalk_batch::{Builder, Stamped};
+use ropewalk_batch::{Builder, StampedBatch};
 use ropewalk_disk::SimDisk;
 use ropewalk_segment::SegmentConfig;
 use ropewalk_shard::state::Partition;
 use ropewalk_shard::{BrokerId, PartitionId, ReplicaId, ShardId, State, TopicId};
 
 use crate::bootstrap;
-use crate::checkpoint::{Capture, Journal, Keeper, Options, Source};
+use crate::checkpoint::{Capture, Checkpointer, Journal, Options, Source};
 use crate::clean::Cleaner;
-use crate::directory::{DataDir, Found, Identity};
+use crate::directory::{DataDir, DataDirContents, Identity};
 use crate::log::{Logs, PartitionLog};
 use crate::policy::{CompactionPolicy, Policy};
 use crate::recovery;
-use crate::work::{KeeperError, Next};
+use crate::work::{Next, WorkError};
 
 /// Keys of the records that [`OneShard::append`] makes.
 pub(crate) const KEYS: i64 = 7;
@@ -76,15 +76,10 @@ impl Notes {
 struct Counting(Arc<Mutex<Notes>>);
 
 impl Journal for Counting {
-    fn truncate(
-        &self,
-        key: ropewalk_wal::ReplicaKey,
-        index: u64,
-        _: u64,
-    ) -> Result<(), KeeperError> {
+    fn truncate(&self, key: ropewalk_wal::ReplicaKey, index: u64, _: u64) -> Result<(), WorkError> {
         let mut notes = self.0.lock();
         if std::mem::take(&mut notes.refuses) {
-            return Err(KeeperError::Later("refused".to_owned()));
+            return Err(WorkError::Later("refused".to_owned()));
         }
         notes.count += 1;
         notes.pinned.take_if(|(pins, last)| *pins == key && *last <= index);
@@ -141,7 +136,7 @@ pub(crate) struct OneShard {
     wal: Mutex<ropewalk_wal::Wal>,
     key: ropewalk_wal::ReplicaKey,
     catalog: Option<recovery::OpenedReplica>,
-    pub(crate) keeper: Keeper,
+    pub(crate) checkpointer: Checkpointer,
     pub(crate) cleaner: Cleaner,
     pub(crate) captured: Shared,
     pub(crate) notes: Arc<Mutex<Notes>>,
@@ -166,7 +161,7 @@ impl OneShard {
             tail_bytes_max,
             ..recovery::Options::default()
         };
-        if !matches!(data.look()?, Found::Formatted(_)) {
+        if !matches!(data.look()?, DataDirContents::Formatted(_)) {
             let cluster_id = "c".to_owned();
             let identity = Identity { cluster_id, broker_id: BrokerId(1), shards: 1 };
             bootstrap::format(&data, &identity, &options)?;
@@ -175,7 +170,8 @@ impl OneShard {
         let policy: Arc<dyn Policy> = Arc::new(Compacting { lag_ms_max });
         let notes = Arc::new(Mutex::new(Notes::default()));
         let journal = Box::new(Counting(Arc::clone(&notes)));
-        let mut keeper = Keeper::new(opened.store, journal, Arc::clone(&policy), checkpoints);
+        let mut checkpointer =
+            Checkpointer::new(opened.store, journal, Arc::clone(&policy), checkpoints);
         let mut cleaner = Cleaner::new(data, policy);
         let mut replicas = opened.replicas.into_iter();
         let catalog = replicas.next();
@@ -196,11 +192,11 @@ impl OneShard {
             logs: logs.into_iter().collect(),
         })));
         let key = found.files.key();
-        keeper.add(found.files, Box::new(captured.clone()));
+        checkpointer.add(found.files, Box::new(captured.clone()));
         let logged = captured.clone();
         cleaner.add(ShardId(1), Box::new(move || logged.0.lock().logs.clone()));
         let wal = Mutex::new(opened.wal);
-        Ok(Self { disk: disk.clone(), wal, key, catalog, keeper, cleaner, captured, notes })
+        Ok(Self { disk: disk.clone(), wal, key, catalog, checkpointer, cleaner, captured, notes })
     }
 
     pub(crate) fn log(&self, index: i32) -> Arc<PartitionLog> {
@@ -229,7 +225,7 @@ impl OneShard {
                 let value = value(offset);
                 let time_ms = now_ms.max(offset);
                 let bytes = Builder::new().record(time_ms, Some(&key), value.as_deref()).build();
-                log.append(Stamped::new(bytes, offset, 1).expect("a batch"), now_ms);
+                log.append(StampedBatch::new(bytes, offset, 1).expect("a batch"), now_ms);
             }
             let mut capture = self.captured.0.lock();
             capture.index += 1;
@@ -257,7 +253,7 @@ impl OneShard {
             state: found.state,
             logs: Vec::new(),
         })));
-        self.keeper.add(found.files, Box::new(captured));
+        self.checkpointer.add(found.files, Box::new(captured));
     }
 
     /// The log is full, and what keeps its oldest file is an entry that touches no partition.
@@ -267,18 +263,18 @@ impl OneShard {
         self.notes.lock().pinned = Some((self.key, capture.index));
     }
 
-    pub(crate) fn checkpoint(&mut self) -> Result<(), KeeperError> {
-        self.keeper.checkpoint_all(0)
+    pub(crate) fn checkpoint(&mut self) -> Result<(), WorkError> {
+        self.checkpointer.checkpoint_all(0)
     }
 
     /// What both threads do in a second.
-    pub(crate) fn work(&mut self, now_ms: i64) -> Result<(), KeeperError> {
+    pub(crate) fn work(&mut self, now_ms: i64) -> Result<(), WorkError> {
         self.clean(now_ms)?;
-        while self.keeper.step(now_ms)? == Next::Now {}
+        while self.checkpointer.step(now_ms)? == Next::Now {}
         self.clean(now_ms)
     }
 
-    pub(crate) fn clean(&mut self, now_ms: i64) -> Result<(), KeeperError> {
+    pub(crate) fn clean(&mut self, now_ms: i64) -> Result<(), WorkError> {
         while self.cleaner.step(now_ms)? == Next::Now {}
         Ok(())
     }

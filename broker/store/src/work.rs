@@ -15,7 +15,7 @@ pub enum Next {
 
 /// Why a piece of work was not done, by what happens next.
 #[derive(Debug, Clone, thiserror::Error)]
-pub enum KeeperError {
+pub enum WorkError {
     /// Nothing that was durable can be relied on to be so: the process ends (D2).
     #[error("{0}")]
     Final(String),
@@ -24,7 +24,7 @@ pub enum KeeperError {
     Later(String),
 }
 
-impl KeeperError {
+impl WorkError {
     /// Whether the process has to end.
     #[must_use]
     pub fn is_final(&self) -> bool {
@@ -35,7 +35,7 @@ impl KeeperError {
     }
 }
 
-impl From<SegmentError> for KeeperError {
+impl From<SegmentError> for WorkError {
     fn from(error: SegmentError) -> Self {
         match error {
             SegmentError::SyncFailed { .. } => Self::Final(error.to_string()),
@@ -48,7 +48,7 @@ impl From<SegmentError> for KeeperError {
     }
 }
 
-impl From<DirectoryError> for KeeperError {
+impl From<DirectoryError> for WorkError {
     fn from(error: DirectoryError) -> Self {
         match error {
             DirectoryError::SyncFailed { .. } => Self::Final(error.to_string()),

@@ -156,7 +156,7 @@ fn remove(disk: &dyn Disk, path: &Path) -> io::Result<()> {
 
 /// A file that the log no longer needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Retired {
+pub(crate) struct RetiredFile {
     pub(crate) sequence: u64,
     pub(crate) bytes: u64,
     /// What it is kept for, and its number as that; `None` to unlink it.
@@ -169,12 +169,12 @@ pub(crate) enum Chore {
     /// Make a file.
     Create { purpose: Purpose, number: u64, bytes: u64 },
     /// Take files out of the log, oldest first.
-    Retire(Vec<Retired>),
+    Retire(Vec<RetiredFile>),
 }
 
 /// What came of a [`Chore`].
 #[derive(Debug)]
-pub(crate) struct ChoreDone {
+pub(crate) struct ChoreResult {
     files: Vec<(Purpose, Spare)>,
     was_create: bool,
     result: io::Result<()>,
@@ -182,18 +182,18 @@ pub(crate) struct ChoreDone {
 
 impl Chore {
     /// Does the work. Blocks for as long as the disk takes.
-    pub(crate) fn run(self, disk: &dyn Disk, dir: &Path) -> ChoreDone {
+    pub(crate) fn run(self, disk: &dyn Disk, dir: &Path) -> ChoreResult {
         let mut files = Vec::new();
         match self {
             Self::Create { purpose, number, bytes } => {
                 let made = Spare::create(disk, dir, purpose, (number, bytes));
                 let result = made.map(|spare| files.push((purpose, spare)));
-                ChoreDone { files, was_create: true, result }
+                ChoreResult { files, was_create: true, result }
             }
             Self::Retire(retired) => {
                 let retire = |file| retire(disk, dir, file, &mut files);
                 let result = retired.into_iter().try_for_each(retire);
-                ChoreDone { files, was_create: false, result }
+                ChoreResult { files, was_create: false, result }
             }
         }
     }
@@ -202,7 +202,7 @@ impl Chore {
 fn retire(
     disk: &dyn Disk,
     dir: &Path,
-    retired: Retired,
+    retired: RetiredFile,
     files: &mut Vec<(Purpose, Spare)>,
 ) -> io::Result<()> {
     let path = file_path(dir, retired.sequence);
@@ -230,8 +230,8 @@ pub(crate) struct Spares {
     pub(crate) starts: Vec<Spare>,
     number_next: u64,
     creating: Option<(Purpose, u64)>,
-    retiring: Vec<Retired>,
-    to_retire: Vec<Retired>,
+    retiring: Vec<RetiredFile>,
+    to_retire: Vec<RetiredFile>,
     /// The last attempt to create a spare one failed.
     pub(crate) full: bool,
     /// The last attempt to create one for a start failed, which says nothing of the spare ones.
@@ -304,7 +304,7 @@ impl Spares {
         ready + leaving + self.creating.map_or(0, |(_, bytes)| bytes)
     }
 
-    pub(crate) fn retire(&mut self, file: Retired) {
+    pub(crate) fn retire(&mut self, file: RetiredFile) {
         self.to_retire.push(file);
     }
 
@@ -335,7 +335,7 @@ impl Spares {
 
     /// Takes note of a chore. A file that could not be made for want of space, descriptors or memory is no
     /// failure of the log; everything else is.
-    pub(crate) fn done(&mut self, done: ChoreDone) -> io::Result<()> {
+    pub(crate) fn done(&mut self, done: ChoreResult) -> io::Result<()> {
         for (purpose, spare) in done.files {
             match purpose {
                 Purpose::Spare => self.ready.push(spare),

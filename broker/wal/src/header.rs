@@ -64,7 +64,7 @@ fn preamble_crc(block: &[u8]) -> u32 {
 
 /// What the beginning of a file turned out to be.
 #[derive(Debug)]
-pub(crate) enum Found {
+pub(crate) enum HeaderOutcome {
     /// A header; `rounds_at` is where the rounds begin. `copies_bad` of its four parts did not
     /// check out.
     Header { header: FileHeader, rounds_at: u64, copies_bad: usize },
@@ -75,16 +75,18 @@ pub(crate) enum Found {
 }
 
 /// Reads the beginning of a file.
-pub(crate) fn read(file: &dyn File) -> io::Result<Found> {
+pub(crate) fn read(file: &dyn File) -> io::Result<HeaderOutcome> {
     let len = file.len()?;
     let blocks = [read_block(file, len, 0)?, read_block(file, len, BLOCK_BYTES)?];
     let valid: Vec<&Vec<u8>> = blocks.iter().flatten().filter(|block| is_valid(block)).collect();
     let Some(block) = valid.first() else {
-        return Ok(foreign_version(&blocks).map_or(Found::Unreadable, Found::Version));
+        return Ok(
+            foreign_version(&blocks).map_or(HeaderOutcome::Unreadable, HeaderOutcome::Version)
+        );
     };
     let version = u32_at(block, 8);
     if version != VERSION {
-        return Ok(Found::Version(version));
+        return Ok(HeaderOutcome::Version(version));
     }
     let table_bytes = u64::from(u32_at(block, 48));
     let mut tables = Vec::new();
@@ -92,7 +94,7 @@ pub(crate) fn read(file: &dyn File) -> io::Result<Found> {
         tables.extend(read_table(file, len, at, block)?);
     }
     let copies_bad = 4 - valid.len() - tables.len();
-    let Some(table) = tables.into_iter().next() else { return Ok(Found::Unreadable) };
+    let Some(table) = tables.into_iter().next() else { return Ok(HeaderOutcome::Unreadable) };
     let header = FileHeader {
         sequence: u64_at(block, 16),
         salt: u64_at(block, 24),
@@ -100,7 +102,7 @@ pub(crate) fn read(file: &dyn File) -> io::Result<Found> {
         first_round: u64_at(block, 40),
         table,
     };
-    Ok(Found::Header { header, rounds_at: header_bytes_for(table_bytes), copies_bad })
+    Ok(HeaderOutcome::Header { header, rounds_at: header_bytes_for(table_bytes), copies_bad })
 }
 
 fn read_block(file: &dyn File, len: u64, at: u64) -> io::Result<Option<Vec<u8>>> {

@@ -8,7 +8,7 @@
 //!
 //! The shard's Raft engine hands over [`Record`]s, the [`Writer`] gathers them into rounds,
 //! [`Wal`] writes a round and says that it is durable, [`ropewalk_disk`] moves the bytes.
-//! At the start [`Wal::open`] gives back what survived as [`Recovered`]; a checkpoint tells
+//! At the start [`Wal::open`] gives back what survived as [`RecoveredLog`]; a checkpoint tells
 //! [`Wal::release`] what is no longer needed.
 //!
 //! # Invariants
@@ -92,9 +92,10 @@ pub use aside::SetAside;
 pub use files::{Location, Reader};
 pub use log::{FILE_BYTES, Options, Round, SetAsideError, Wal, WalError, round_records_bytes_max};
 pub use record::{HardState, Payload, Record, ReplicaKey};
-pub use recovered::{EntryMeta, OpenError, Recovered, RecoveredReplica};
+pub use recovered::{EntryMeta, OpenError, RecoveredLog, RecoveredReplica};
 pub use writer::{
-    Answers, Body, Done, Guard, ROUND_BYTES_MAX, RoundReport, Stats, Submission, WalHandle, Writer,
+    Answers, Body, Completion, Guard, ROUND_BYTES_MAX, RoundReport, Stats, Submission, WalHandle,
+    Writer,
 };
 
 #[cfg(test)]

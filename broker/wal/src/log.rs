@@ -29,10 +29,10 @@ use ropewalk_disk::{Aligned, Disk};
 
 use crate::active::Active;
 use crate::aside::Asides;
-use crate::files::{Chore, ChoreDone, Location, Purpose, Reader, Spares};
+use crate::files::{Chore, ChoreResult, Location, Purpose, Reader, Spares};
 use crate::header::{self, FileHeader};
 use crate::layout::align_up;
-use crate::plan::{Plan, Refused};
+use crate::plan::{Plan, Refusal};
 use crate::record::{Record, ReplicaKey};
 use crate::replicas::{Change, Replicas};
 use crate::usage::Usage;
@@ -149,13 +149,13 @@ impl WalError {
     }
 }
 
-impl From<Refused> for WalError {
-    fn from(refused: Refused) -> Self {
+impl From<Refusal> for WalError {
+    fn from(refused: Refusal) -> Self {
         match refused {
-            Refused::NotContiguous { key, index, span } => {
+            Refusal::NotContiguous { key, index, span } => {
                 Self::NotContiguous { key, index, start: span.start, last: span.last }
             }
-            Refused::TooLarge { size_bytes, size_bytes_max } => {
+            Refusal::TooLarge { size_bytes, size_bytes_max } => {
                 Self::TooLarge { size_bytes, size_bytes_max }
             }
         }
@@ -185,7 +185,7 @@ pub struct Round {
 
 /// A file that is full.
 #[derive(Debug, Clone, Copy)]
-struct Sealed {
+struct SealedFile {
     sequence: u64,
     bytes: u64,
 }
@@ -198,7 +198,7 @@ pub struct Wal {
     options: Options,
     reader: Reader,
     active: Active,
-    sealed: VecDeque<Sealed>,
+    sealed: VecDeque<SealedFile>,
     spares: Spares,
     usage: Usage,
     replicas: Replicas,
@@ -357,7 +357,7 @@ impl Wal {
         self.reader.insert(active.sequence, Arc::clone(&active.file));
         self.usage.begin_file(active.sequence);
         let former = std::mem::replace(&mut self.active, active);
-        self.sealed.push_back(Sealed { sequence: former.sequence, bytes: former.bytes });
+        self.sealed.push_back(SealedFile { sequence: former.sequence, bytes: former.bytes });
         Ok(())
     }
 
@@ -385,7 +385,7 @@ impl Wal {
         None
     }
 
-    pub(crate) fn chore_done(&mut self, done: ChoreDone) -> Result<(), WalError> {
+    pub(crate) fn chore_done(&mut self, done: ChoreResult) -> Result<(), WalError> {
         let noted = self.spares.done(done).map_err(WalError::failed);
         noted.inspect_err(|error| self.note_failure(error))
     }

@@ -17,7 +17,7 @@ struct Touched {
 
 /// Why records cannot join a round.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Refused {
+pub(crate) enum Refusal {
     /// They would leave a hole in a replica's log.
     NotContiguous { key: ReplicaKey, index: u64, span: Span },
     /// The round would not fit a file.
@@ -66,7 +66,7 @@ impl Plan {
         replicas: &Replicas,
         records: &[Record],
         size_bytes_max: u64,
-    ) -> Result<(), Refused> {
+    ) -> Result<(), Refusal> {
         self.draft.clear();
         let mut bytes = 0;
         for record in records {
@@ -76,7 +76,7 @@ impl Plan {
         let keys = self.touched.len() + self.draft.len();
         let size_bytes = frame::frame_bytes(keys, self.records_bytes + bytes) as u64;
         if size_bytes > size_bytes_max {
-            return Err(Refused::TooLarge { size_bytes, size_bytes_max });
+            return Err(Refusal::TooLarge { size_bytes, size_bytes_max });
         }
         self.touched.extend(self.draft.drain(..));
         self.records += records.len();
@@ -84,7 +84,7 @@ impl Plan {
         Ok(())
     }
 
-    fn draft(&mut self, replicas: &Replicas, record: &Record) -> Result<(), Refused> {
+    fn draft(&mut self, replicas: &Replicas, record: &Record) -> Result<(), Refusal> {
         let key = record.key();
         // Records of one replica mostly follow each other: search from the end.
         let at = self.draft.iter().rposition(|(drafted, _)| *drafted == key);
@@ -98,7 +98,7 @@ impl Plan {
         if let Record::Entry { index, .. } = record
             && !touched.span.takes(*index)
         {
-            return Err(Refused::NotContiguous { key, index: *index, span: touched.span });
+            return Err(Refusal::NotContiguous { key, index: *index, span: touched.span });
         }
         touched.records += 1;
         touched.span.apply(&Change::from(record));

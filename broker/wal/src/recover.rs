@@ -30,9 +30,9 @@ use ropewalk_disk::{Disk, File, Open};
 use crate::active::Active;
 use crate::aside::{self, ASIDE_SEQUENCE_MIN, Aside, Asides, SetAside};
 use crate::files;
-use crate::header::{self, FileHeader, Found};
+use crate::header::{self, FileHeader, HeaderOutcome};
 use crate::record::{Record, ReplicaKey};
-use crate::recovered::{OpenError, Recovered};
+use crate::recovered::{OpenError, RecoveredLog};
 use crate::replicas::Replicas;
 use crate::usage::Usage;
 
@@ -65,8 +65,8 @@ impl OldFile {
 
 /// What a recovery found.
 #[derive(Debug)]
-pub(crate) struct Finished {
-    pub(crate) recovered: Recovered,
+pub(crate) struct RecoveryOutcome {
+    pub(crate) recovered: RecoveredLog,
     pub(crate) replicas: Replicas,
     pub(crate) usage: Usage,
     pub(crate) asides: Asides,
@@ -134,13 +134,15 @@ impl Recovery {
         let path = aside::path_of(dir, key);
         let file = disk.open(&path, Open::Read).map_err(failed)?;
         let (header, rounds_at) = match header::read(&*file).map_err(failed)? {
-            Found::Version(found) => {
+            HeaderOutcome::Version(found) => {
                 return Err(OpenError::Version { path, found, supported: header::VERSION });
             }
-            Found::Header { header, rounds_at, .. } if header.sequence >= ASIDE_SEQUENCE_MIN => {
+            HeaderOutcome::Header { header, rounds_at, .. }
+                if header.sequence >= ASIDE_SEQUENCE_MIN =>
+            {
                 (header, rounds_at)
             }
-            Found::Header { .. } | Found::Unreadable => {
+            HeaderOutcome::Header { .. } | HeaderOutcome::Unreadable => {
                 return self.note_unreadable(key, (path, file)).map_err(failed);
             }
         };
@@ -197,17 +199,19 @@ impl Recovery {
         let file = disk.open(&path, Open::Read).map_err(failed)?;
         let bytes = file.len().map_err(failed)?;
         let header = match header::read(&*file).map_err(failed)? {
-            Found::Version(found) => {
+            HeaderOutcome::Version(found) => {
                 return Err(OpenError::Version { path, found, supported: header::VERSION });
             }
-            Found::Header { header, rounds_at, copies_bad } if header.sequence == sequence => {
+            HeaderOutcome::Header { header, rounds_at, copies_bad }
+                if header.sequence == sequence =>
+            {
                 if copies_bad > 0 {
                     let path = path.display();
                     self.notes.push(format!("{path}: {copies_bad} of 4 header parts are damaged"));
                 }
                 Some((header, rounds_at))
             }
-            Found::Header { .. } | Found::Unreadable => {
+            HeaderOutcome::Header { .. } | HeaderOutcome::Unreadable => {
                 self.notes.push(format!("{}: the header is unreadable", path.display()));
                 None
             }
@@ -317,19 +321,19 @@ impl Recovery {
 
     /// Only now, with the last round in, it can be said whose entries are not all there: that
     /// round may have let go of a file, or replaced what was in it.
-    pub(crate) fn finish(mut self) -> Finished {
+    pub(crate) fn finish(mut self) -> RecoveryOutcome {
         self.replay.settle();
         let newest = self.files.last();
         let torn_tail_bytes = newest.map_or(0, |newest| newest.scan.torn_tail_bytes);
         let knows_all = self.replay.knows_all();
         let Replay { replicas, usage, entries, .. } = self.replay;
-        let recovered = Recovered {
+        let recovered = RecoveredLog {
             replicas: replay::recovered(&replicas, entries),
             torn_tail_bytes,
             rounds: self.rounds,
             notes: self.notes,
         };
         let (asides, old_files) = (self.asides, self.files);
-        Finished { recovered, replicas, usage, asides, old_files, knows_all }
+        RecoveryOutcome { recovered, replicas, usage, asides, old_files, knows_all }
     }
 }

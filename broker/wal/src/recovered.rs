@@ -42,7 +42,7 @@ pub struct RecoveredReplica {
 
 /// What the log knows.
 #[derive(Debug, Clone, Default)]
-pub struct Recovered {
+pub struct RecoveredLog {
     /// Every replica that was not destroyed.
     pub replicas: BTreeMap<ReplicaKey, RecoveredReplica>,
     /// The size of the incomplete round at the end, if its header was whole.

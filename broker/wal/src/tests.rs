@@ -7,9 +7,9 @@ use proptest::prelude::*;
 use ropewalk_disk::{Aligned, Disk, File, Open, SimDisk};
 
 use crate::frame::{self, FRAME_HEADER_BYTES, FrameHeader, Place};
-use crate::header::{self, FileHeader, Found};
+use crate::header::{self, FileHeader, HeaderOutcome};
 use crate::layout::Seed;
-use crate::plan::{Plan, Refused};
+use crate::plan::{Plan, Refusal};
 use crate::record::{HardState, RECORD_HEADER_BYTES, Record, RecordHeader, ReplicaKey};
 use crate::replicas::{Change, Replicas, Row};
 
@@ -122,18 +122,18 @@ proptest! {
         let lost = usize::from(lost) % (out.len() / 4096) * 4096;
         out[lost..lost + 4096].fill(0xa5);
         match header::read(&*file_with(&out)).unwrap() {
-            Found::Header { header, rounds_at, copies_bad } => {
+            HeaderOutcome::Header { header, rounds_at, copies_bad } => {
                 prop_assert_eq!(rounds_at, out.len() as u64);
                 prop_assert!(copies_bad <= 1);
                 prop_assert_eq!(header, written);
             }
-            found @ (Found::Version(_) | Found::Unreadable) => prop_assert!(false, "{:?}", found),
+            found @ (HeaderOutcome::Version(_) | HeaderOutcome::Unreadable) => prop_assert!(false, "{:?}", found),
         }
     }
 
     #[test]
     fn a_file_of_noise_is_no_header(noise in bytes(20_000)) {
-        prop_assert!(matches!(header::read(&*file_with(&noise)).unwrap(), Found::Unreadable));
+        prop_assert!(matches!(header::read(&*file_with(&noise)).unwrap(), HeaderOutcome::Unreadable));
     }
 
     #[test]
@@ -197,9 +197,9 @@ fn records_that_are_refused_leave_the_round_as_it_was() {
     plan.add(&replicas, &[entry(1), entry(2)], 4096).unwrap();
     let before = (plan.frame_bytes(), plan.records());
     let refused = plan.add(&replicas, &[entry(3), entry(5)], 4096).unwrap_err();
-    assert!(matches!(refused, Refused::NotContiguous { index: 5, .. }));
+    assert!(matches!(refused, Refusal::NotContiguous { index: 5, .. }));
     let refused = plan.add(&replicas, &[entry(3)], 200).unwrap_err();
-    assert!(matches!(refused, Refused::TooLarge { .. }));
+    assert!(matches!(refused, Refusal::TooLarge { .. }));
     assert_eq!((plan.frame_bytes(), plan.records()), before);
     plan.add(&replicas, &[entry(3)], 4096).unwrap();
     assert_eq!(plan.records(), 3);

@@ -54,14 +54,14 @@ pub type Body = Box<dyn FnOnce() -> Result<(), Arc<WalError>> + Send>;
 pub type Guard = Arc<dyn Fn(&'static str, Body) + Send + Sync>;
 
 /// Told once the records are durable, or why they are not.
-pub type Done = Box<dyn FnOnce(Result<(), Arc<WalError>>) + Send>;
+pub type Completion = Box<dyn FnOnce(Result<(), Arc<WalError>>) + Send>;
 
 /// Records that shall become durable together.
 pub struct Submission {
     records: Vec<Record>,
     size_bytes: u64,
     admission: Admission,
-    done: Done,
+    done: Completion,
 }
 
 impl Submission {
@@ -188,16 +188,16 @@ impl Writer {
 }
 
 /// Says that the thread ends, also when it panics.
-struct HelperGone<'a>(&'a Queue);
+struct HelperGuard<'a>(&'a Queue);
 
-impl Drop for HelperGone<'_> {
+impl Drop for HelperGuard<'_> {
     fn drop(&mut self) {
         self.0.helper_gone();
     }
 }
 
 fn do_chores(disk: &dyn Disk, dir: &Path, to_do: &mpsc::Receiver<Chore>, queue: &Queue) {
-    let _gone = HelperGone(queue);
+    let _gone = HelperGuard(queue);
     // Ends when the writer, which holds the other end, is gone.
     while let Ok(chore) = to_do.recv() {
         queue.chore_done(chore.run(disk, dir));

@@ -6,7 +6,8 @@ use std::sync::{Arc, mpsc};
 use bytes::Bytes;
 use ropewalk_disk::{Direct, Disk, Options as DiskOptions, RealDisk};
 use ropewalk_wal::{
-    Answers, HardState, Options, Record, Recovered, ReplicaKey, Submission, Wal, WalHandle, Writer,
+    Answers, HardState, Options, Record, RecoveredLog, ReplicaKey, Submission, Wal, WalHandle,
+    Writer,
 };
 
 const SMALL: Options = Options {
@@ -30,7 +31,7 @@ fn created(shard: u32) -> Record {
     Record::Created { key: key(shard), index: 1, term: 1, conf_state }
 }
 
-fn open(dir: &Path, direct: Direct) -> (Wal, Recovered) {
+fn open(dir: &Path, direct: Direct) -> (Wal, RecoveredLog) {
     let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(DiskOptions { direct }));
     Wal::open(disk, dir, SMALL).expect("the log opens")
 }

@@ -139,7 +139,7 @@ fn way_back(start: &str, arrows: &Arrows) -> Option<Vec<String>> {
         for way in &ways {
             let last = way.last().expect("a way has a start");
             for (_, to) in arrows.keys().filter(|(from, _)| from == last) {
-                let way = [&way[..], &[to.clone()]].concat();
+                let way = [&way[..], std::slice::from_ref(to)].concat();
                 if to == start {
                     return Some(way);
                 }
@@ -271,6 +271,7 @@ impl Reader<'_> {
 }
 
 impl<'ast> Visit<'ast> for Reader<'_> {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "syn may add kinds of items at any time")]
     fn visit_item(&mut self, item: &'ast Item) {
         let attributes = match item {
             Item::Const(item) => &item.attrs,

@@ -4,7 +4,7 @@
 
 use super::{RECORD_ERRORS_MAX, RecordError, RecordFault, Refusal, Rules};
 use crate::error::BatchError;
-use crate::frame::{self, Frame, Stored};
+use crate::frame::{self, Frame, StoredRecords};
 use crate::header::{Header, NO_TIMESTAMP, TimestampType};
 
 /// What was seen in a batch that may pass.
@@ -17,7 +17,7 @@ pub(super) struct Survey {
 /// Looks at the records of a batch with this header.
 pub(super) fn survey(
     header: &Header,
-    stored: Stored<'_>,
+    stored: StoredRecords<'_>,
     rules: &Rules,
     now_ms: i64,
 ) -> Result<Survey, Refusal> {

@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use ropewalk_batch::{
-    Header, Record, Rewritten, Rules, Stamped, Target, TimestampType, Tombstones, check,
+    Header, Record, RewriteOutcome, Rules, StampedBatch, Target, TimestampType, Tombstones, check,
     first_at_or_after, records, retain,
 };
 
@@ -48,11 +48,11 @@ pub(crate) fn use_every_entrance(bytes: &Bytes, rules: &Rules) {
     {
         all.for_each(drop);
     }
-    let stamped = [Stamped::new(bytes.clone(), 10, 1), Stamped::read(bytes.clone())];
+    let stamped = [StampedBatch::new(bytes.clone(), 10, 1), StampedBatch::read(bytes.clone())];
     for stamped in stamped.into_iter().flatten() {
         let _ = first_at_or_after(&stamped, NOW_MS, LIMIT_BYTES);
         let tombstones = Tombstones { now_ms: NOW_MS, retention_ms: 1 };
-        if let Ok(Rewritten::Thinned { batch, .. } | Rewritten::Emptied { batch }) =
+        if let Ok(RewriteOutcome::Thinned { batch, .. } | RewriteOutcome::Emptied { batch }) =
             retain(&stamped, &tombstones, LIMIT_BYTES, |record| record.offset_delta % 2 == 0)
         {
             assert_eq!(batch.next_offset(), stamped.next_offset());

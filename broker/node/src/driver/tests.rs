@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use ropewalk_shard::command::{Command, ShardCommand};
-use ropewalk_shard::engine::{EntryKind, EntrySource, HardState, Members, Start, Stored};
+use ropewalk_shard::engine::{EntryKind, EntrySource, HardState, Members, Start, StoredEntry};
 use ropewalk_shard::proposal::SendOrder;
 use ropewalk_shard::{PartitionId, ShardId, State};
 use ropewalk_store::PartitionLog;
@@ -13,7 +13,7 @@ use crate::supervision::{DRIVER, Fatal, Supervisor};
 
 /// A log that keeps what is submitted.
 #[derive(Default)]
-struct HeldLog(Mutex<Vec<Done>>);
+struct HeldLog(Mutex<Vec<Completion>>);
 
 impl fmt::Debug for HeldLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -22,7 +22,7 @@ impl fmt::Debug for HeldLog {
 }
 
 impl LogWriter for HeldLog {
-    fn submit(&self, _: Vec<Record>, done: Done) {
+    fn submit(&self, _: Vec<Record>, done: Completion) {
         self.0.lock().expect("no panic").push(done);
     }
 
@@ -75,7 +75,7 @@ impl EntrySource for Before {
     }
 }
 
-fn start(hard_state: HardState, entries: Vec<Stored>, source: Before) -> Replica {
+fn start(hard_state: HardState, entries: Vec<StoredEntry>, source: Before) -> Replica {
     let source = Box::new(source);
     let (replica, members, snapshot) = (2, Members::lone(2), (1, 1));
     let start = Start { replica, hard_state, members, snapshot, entries, source };
@@ -90,7 +90,7 @@ fn lone() -> Replica {
 /// A lone replica whose log has one committed entry.
 fn holding(len_bytes: u32, source: Before) -> Replica {
     let hard_state = HardState { term: 1, vote: 2, commit: 2 };
-    let stored = Stored { index: 2, term: 1, kind: EntryKind::Normal, len_bytes };
+    let stored = StoredEntry { index: 2, term: 1, kind: EntryKind::Normal, len_bytes };
     start(hard_state, vec![stored], source)
 }
 

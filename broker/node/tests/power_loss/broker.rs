@@ -1,4 +1,4 @@
-//! A broker in one thread: driver cores, write-ahead log and keeper, without a clock of its own.
+//! A broker in one thread: driver cores, write-ahead log and checkpointer, without a clock of its own.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -15,12 +15,12 @@ use ropewalk_shard::replica::{Replica, Work, Write};
 use ropewalk_shard::{BrokerId, Effect, Outcome, PartitionId, ProposeError, ShardId, State};
 use ropewalk_store::PartitionLogs;
 use ropewalk_store::checkpoint::Capture;
-use ropewalk_store::checkpoint::{self, Journal, Keeper, Source};
+use ropewalk_store::checkpoint::{self, Checkpointer, Journal, Source};
 use ropewalk_store::log::Logs;
 use ropewalk_store::policy::Policy;
-use ropewalk_store::recovery::{self, OpenError, Opened};
+use ropewalk_store::recovery::{self, OpenError, OpenStore};
 use ropewalk_store::replica_log;
-use ropewalk_store::work::{KeeperError, Next};
+use ropewalk_store::work::{Next, WorkError};
 use ropewalk_store::{DataDir, Identity, PartitionLog, bootstrap};
 use ropewalk_wal::{Record, ReplicaKey, Wal, WalError};
 
@@ -64,7 +64,7 @@ pub(crate) struct Decided {
 pub(crate) struct Broker {
     wal: Arc<Mutex<Wal>>,
     pub(crate) shards: BTreeMap<ShardId, Running>,
-    keeper: Keeper,
+    checkpointer: Checkpointer,
     now_ms: i64,
     next_ticket: u64,
     pub(crate) checkpoints: u64,
@@ -78,7 +78,7 @@ pub(crate) struct Running {
     pub(crate) undecided: BTreeMap<u64, Op>,
 }
 
-/// What the keeper and the shard share.
+/// What the checkpointer and the shard share.
 #[derive(Debug)]
 pub(crate) struct Cell {
     capture: Capture,
@@ -110,12 +110,12 @@ impl Applies for Captured {
 struct OneThread(Arc<Mutex<Wal>>);
 
 impl Journal for OneThread {
-    fn truncate(&self, key: ReplicaKey, index: u64, term: u64) -> Result<(), KeeperError> {
+    fn truncate(&self, key: ReplicaKey, index: u64, term: u64) -> Result<(), WorkError> {
         let records = [Record::Truncated { key, index, term }];
         match self.0.lock().write_round_to_release(&records) {
             Ok(_) => Ok(()),
-            Err(error) if error.is_final() => Err(KeeperError::Final(error.to_string())),
-            Err(error) => Err(KeeperError::Later(error.to_string())),
+            Err(error) if error.is_final() => Err(WorkError::Final(error.to_string())),
+            Err(error) => Err(WorkError::Later(error.to_string())),
         }
     }
 
@@ -146,10 +146,10 @@ impl Policy for SmallSegments {
 }
 
 /// Opens the directory, after formatting it if that was never finished.
-pub(crate) fn open(disk: &SimDisk) -> Result<Opened, OpenError> {
+pub(crate) fn open(disk: &SimDisk) -> Result<OpenStore, OpenError> {
     let data = DataDir::new(Arc::new(disk.clone()), PathBuf::from(ROOT));
     let _lock = data.lock()?;
-    if !matches!(data.look()?, ropewalk_store::directory::Found::Formatted(_)) {
+    if !matches!(data.look()?, ropewalk_store::directory::DataDirContents::Formatted(_)) {
         let identity =
             Identity { cluster_id: "sim".to_owned(), broker_id: BrokerId(1), shards: SHARDS };
         bootstrap::format(&data, &identity, &OPTIONS)?;
@@ -159,10 +159,11 @@ pub(crate) fn open(disk: &SimDisk) -> Result<Opened, OpenError> {
 
 impl Broker {
     /// Starts every replica and replays what has to be.
-    pub(crate) fn start(opened: Opened, now_ms: i64) -> Result<Self, Ended> {
+    pub(crate) fn start(opened: OpenStore, now_ms: i64) -> Result<Self, Ended> {
         let wal = Arc::new(Mutex::new(opened.wal));
         let journal = Box::new(OneThread(Arc::clone(&wal)));
-        let mut keeper = Keeper::new(opened.store, journal, Arc::new(SmallSegments), CHECKPOINTS);
+        let mut checkpointer =
+            Checkpointer::new(opened.store, journal, Arc::new(SmallSegments), CHECKPOINTS);
         let mut shards = BTreeMap::new();
         for found in opened.replicas {
             let (index, term) = found.start.snapshot;
@@ -177,14 +178,15 @@ impl Broker {
                 logs: Vec::new(),
             };
             let cell = Arc::new(Mutex::new(Cell { capture, logs: found.logs }));
-            keeper.add(found.files, Box::new(Captured(Arc::clone(&cell))));
+            checkpointer.add(found.files, Box::new(Captured(Arc::clone(&cell))));
             let (partition_logs, undecided) = (found.partition_logs, BTreeMap::new());
             let core = Core::new(replica);
             shards.insert(found.shard, Running { core, cell, partition_logs, undecided });
         }
         let (next_ticket, checkpoints) = (0, 0);
         let wal_failed = false;
-        let mut broker = Self { wal, shards, keeper, now_ms, next_ticket, checkpoints, wal_failed };
+        let mut broker =
+            Self { wal, shards, checkpointer, now_ms, next_ticket, checkpoints, wal_failed };
         broker.settle()?;
         // What is left to replay waits for memory.
         while broker.shards.values().any(|running| running.core.replica().needs_ticks()) {
@@ -260,7 +262,7 @@ impl Broker {
 
     /// One step of the background work.
     pub(crate) fn step(&mut self) -> Result<(), Ended> {
-        match self.keeper.step(self.now_ms) {
+        match self.checkpointer.step(self.now_ms) {
             Ok(Next::Now) => self.checkpoints += 1,
             Ok(Next::Wait) => {}
             Err(_) => return Err(Ended),
@@ -283,7 +285,7 @@ impl Broker {
 
     /// Stops in order.
     pub(crate) fn stop(mut self) -> Result<(), Ended> {
-        self.keeper.checkpoint_all(self.now_ms).map_err(|_| Ended)
+        self.checkpointer.checkpoint_all(self.now_ms).map_err(|_| Ended)
     }
 
     /// The partitions and groups of a shard.

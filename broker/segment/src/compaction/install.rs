@@ -21,7 +21,7 @@ use std::io;
 
 use crate::error::{Result, SegmentError};
 use crate::files::{CLEANED_INDEX, CLEANED_LOG, INDEX, LOG, SWAP_INDEX};
-use crate::view::{Segment, SegmentInfo, Shared, Unfinished};
+use crate::view::{Segment, SegmentInfo, SharedSegments, UnfinishedReplacement};
 
 /// Finished files that can take the place of one or several segments.
 #[derive(Debug)]
@@ -40,7 +40,7 @@ impl Replacement {
 }
 
 /// Installs a replacement; whether it was still wanted.
-pub(crate) fn install(shared: &Shared, replacement: Replacement) -> Result<bool> {
+pub(crate) fn install(shared: &SharedSegments, replacement: Replacement) -> Result<bool> {
     let Replacement { segment, replaced } = replacement;
     let base_offset = segment.base_offset;
     if position(shared, &replaced).is_none() {
@@ -55,7 +55,7 @@ pub(crate) fn install(shared: &Shared, replacement: Replacement) -> Result<bool>
     let at = position(shared, &replaced).expect("only the writer, who waits here, moves segments");
     let mut view = shared.view.write();
     view.segments.splice(at..at + replaced.len(), [segment]);
-    view.unfinished = Some(Unfinished { base_offset, replaced });
+    view.unfinished = Some(UnfinishedReplacement { base_offset, replaced });
     drop(view);
     finish(shared)?;
     Ok(true)
@@ -63,7 +63,7 @@ pub(crate) fn install(shared: &Shared, replacement: Replacement) -> Result<bool>
 
 /// Carries a committed replacement through, if one is left: an earlier attempt may have failed. May be called again
 /// after an error.
-pub(crate) fn finish(shared: &Shared) -> Result<()> {
+pub(crate) fn finish(shared: &SharedSegments) -> Result<()> {
     let Some(unfinished) = shared.view.write().unfinished.take() else { return Ok(()) };
     let named = unfinished.name(shared);
     let mut view = shared.view.write();
@@ -79,8 +79,8 @@ pub(crate) fn finish(shared: &Shared) -> Result<()> {
     Ok(())
 }
 
-impl Unfinished {
-    fn name(&self, shared: &Shared) -> Result<()> {
+impl UnfinishedReplacement {
+    fn name(&self, shared: &SharedSegments) -> Result<()> {
         let Self { base_offset, replaced } = self;
         let is_there =
             shared.view.read().segments.iter().any(|segment| segment.base_offset == *base_offset);
@@ -111,19 +111,19 @@ fn if_done(error: SegmentError) -> Result<()> {
     if is_done { Ok(()) } else { Err(error) }
 }
 
-fn remove(shared: &Shared, base_offset: i64, extension: &str) -> Result<()> {
+fn remove(shared: &SharedSegments, base_offset: i64, extension: &str) -> Result<()> {
     let path = shared.path(base_offset, extension);
     let removed = shared.disk.remove(&path);
     removed.map_err(|error| SegmentError::io(&path, error)).or_else(if_done)
 }
 
 /// Where in the view the segments to be replaced lie, if they are all still as they were.
-fn position(shared: &Shared, replaced: &[SegmentInfo]) -> Option<usize> {
+fn position(shared: &SharedSegments, replaced: &[SegmentInfo]) -> Option<usize> {
     let infos = shared.view.read().infos();
     infos.windows(replaced.len()).position(|window| window == replaced)
 }
 
-fn rename(shared: &Shared, base_offset: i64, from: &str, to: &str) -> Result<()> {
+fn rename(shared: &SharedSegments, base_offset: i64, from: &str, to: &str) -> Result<()> {
     let from = shared.path(base_offset, from);
     let renamed = shared.disk.rename(&from, &shared.path(base_offset, to));
     renamed.map_err(|error| SegmentError::io(&from, error))?;

@@ -20,7 +20,7 @@ const KEY_BYTES: usize = 72;
 /// The last offset of each key.
 #[derive(Debug)]
 pub(crate) struct Keys {
-    seeds: [Seeded; 2],
+    seeds: [SeededHasher; 2],
     offsets: HashMap<[u64; 2], i64, BuildHasherDefault<Prehashed>>,
     keys_max: usize,
     part: Option<Part>,
@@ -32,14 +32,14 @@ pub(crate) struct Keys {
 pub(crate) struct Part {
     pub(crate) number: u32,
     pub(crate) of: u32,
-    pub(crate) hasher: Seeded,
+    pub(crate) hasher: SeededHasher,
 }
 
 /// A hash that follows from a number, which nobody who chooses keys can guess.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Seeded(pub(crate) u64);
+pub(crate) struct SeededHasher(pub(crate) u64);
 
-impl BuildHasher for Seeded {
+impl BuildHasher for SeededHasher {
     type Hasher = DefaultHasher;
 
     fn build_hasher(&self) -> DefaultHasher {
@@ -51,7 +51,7 @@ impl BuildHasher for Seeded {
 
 impl Keys {
     /// An empty map for all keys, or for a part of them.
-    pub(crate) fn new(seeds: [Seeded; 2], bytes_max: usize, part: Option<Part>) -> Self {
+    pub(crate) fn new(seeds: [SeededHasher; 2], bytes_max: usize, part: Option<Part>) -> Self {
         Self {
             seeds,
             offsets: HashMap::default(),
@@ -132,7 +132,7 @@ impl Hasher for Prehashed {
 mod tests {
     use super::*;
 
-    const SEEDS: [Seeded; 2] = [Seeded(1), Seeded(2)];
+    const SEEDS: [SeededHasher; 2] = [SeededHasher(1), SeededHasher(2)];
 
     #[test]
     fn the_last_offset_wins_and_strangers_stay() {
@@ -161,7 +161,7 @@ mod tests {
     #[test]
     fn every_key_belongs_to_one_part() {
         let mut known = 0;
-        let hasher = Seeded(5);
+        let hasher = SeededHasher(5);
         for number in 0..3 {
             let part = Part { number, of: 3, hasher };
             let mut keys = Keys::new(SEEDS, 1 << 20, Some(part));

@@ -11,7 +11,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ropewalk_batch::Stamped;
+use ropewalk_batch::StampedBatch;
 use ropewalk_disk::{File, Open};
 
 use super::{Compaction, Replacement};
@@ -19,7 +19,7 @@ use crate::error::{Result, SegmentError};
 use crate::files::{CLEANED_INDEX, CLEANED_LOG};
 use crate::index::cut::{Cutter, Facts, Running};
 use crate::index::{self, BLOCK_BYTES_MAX, Header};
-use crate::view::{Held, Segment, SegmentInfo, Shared};
+use crate::view::{OpenFiles, Segment, SegmentInfo, SharedSegments};
 
 /// How much is gathered before it is written.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -27,7 +27,7 @@ const BUFFER_BYTES: usize = 1 << 20;
 /// A compacted segment that is being written.
 #[derive(Debug)]
 pub(crate) struct Output {
-    shared: Arc<Shared>,
+    shared: Arc<SharedSegments>,
     base_offset: i64,
     log: Arc<dyn File>,
     log_path: PathBuf,
@@ -39,7 +39,7 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    pub(crate) fn create(shared: &Arc<Shared>, base_offset: i64) -> Result<Self> {
+    pub(crate) fn create(shared: &Arc<SharedSegments>, base_offset: i64) -> Result<Self> {
         let log_path = shared.path(base_offset, CLEANED_LOG);
         let log = shared.disk.open(&log_path, Open::CreateOrTruncate);
         Ok(Self {
@@ -63,7 +63,7 @@ impl Output {
         size_bytes <= size_bytes_max && offsets <= i64::from(u32::MAX)
     }
 
-    pub(crate) fn push(&mut self, batch: &Stamped) -> Result<()> {
+    pub(crate) fn push(&mut self, batch: &StampedBatch) -> Result<()> {
         let prefix = batch.prefix();
         let body = &batch.bytes[prefix.len()..];
         self.cutter.batch(&Facts::of(&batch.header()));
@@ -101,7 +101,7 @@ impl Output {
         segment.blocks = entries.len() as u32;
         segment.leader_epoch = self.leader_epoch;
         segment.clean = header.is_clean;
-        segment.held = Some(Arc::new(Held { log: self.log, index }));
+        segment.held = Some(Arc::new(OpenFiles { log: self.log, index }));
         Ok(Replacement { segment, replaced })
     }
 

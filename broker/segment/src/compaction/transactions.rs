@@ -13,7 +13,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use ropewalk_batch::{Header, Stamped};
+use ropewalk_batch::{Header, StampedBatch};
 
 use super::Compaction;
 
@@ -36,7 +36,7 @@ impl Transactions {
     }
 
     /// Whether a batch belongs to an aborted transaction.
-    pub(crate) fn is_aborted(&self, batch: &Stamped) -> bool {
+    pub(crate) fn is_aborted(&self, batch: &StampedBatch) -> bool {
         let header = batch.header();
         header.is_transactional() && self.names(header.producer_id, batch.base_offset)
     }
@@ -51,7 +51,7 @@ impl Transactions {
     /// Whether a marker, which ends its producer's transaction, stays.
     pub(crate) fn keeps_marker(
         &mut self,
-        marker: &Stamped,
+        marker: &StampedBatch,
         is_commit: bool,
         request: &Compaction,
     ) -> bool {

@@ -7,7 +7,7 @@ use ropewalk_batch::records;
 use ropewalk_disk::{Fault, Operation};
 
 use super::*;
-use crate::compaction::{Aborted, Compaction, dirty_ratio};
+use crate::compaction::{AbortedTransaction, Compaction, dirty_ratio};
 
 const DAY_MS: i64 = 86_400_000;
 
@@ -31,7 +31,7 @@ type Seen = (i64, Vec<u8>, Option<Vec<u8>>);
 fn seen(segments: &Segments) -> Vec<Seen> {
     let mut all = Vec::new();
     for bytes in read_on(&segments.reader(), segments.start_offset(), 700).unwrap() {
-        let batch = Stamped::read(bytes.clone()).unwrap();
+        let batch = StampedBatch::read(bytes.clone()).unwrap();
         let header = ropewalk_batch::Header::verify(&bytes).unwrap();
         if header.is_control() {
             continue;
@@ -52,13 +52,13 @@ fn state(seen: &[Seen]) -> BTreeMap<Vec<u8>, Seen> {
 }
 
 /// A batch of (key, value) pairs; no value is a tombstone.
-fn pairs(base_offset: i64, pairs: &[(u16, Option<u8>)]) -> Stamped {
+fn pairs(base_offset: i64, pairs: &[(u16, Option<u8>)]) -> StampedBatch {
     let mut builder = Builder::new();
     for (key, value) in pairs {
         let value = value.map(|value| vec![value; 30]);
         builder = builder.record(5, Some(&key.to_be_bytes()), value.as_deref());
     }
-    Stamped::new(builder.build(), base_offset, 1).unwrap()
+    StampedBatch::new(builder.build(), base_offset, 1).unwrap()
 }
 
 fn run(segments: &mut Segments, request: &Compaction) -> usize {
@@ -108,7 +108,7 @@ fn assert_compacted(segments: &Segments, before: &[Seen], end: i64) {
     let reader = segments.reader();
     for from in 0..segments.next_offset() {
         let first = reader.read(from, 1, true).unwrap();
-        let first = first.first().map(|bytes| Stamped::read(bytes.clone()).unwrap());
+        let first = first.first().map(|bytes| StampedBatch::read(bytes.clone()).unwrap());
         let next = after.iter().find(|(offset, ..)| *offset >= from);
         if let Some((offset, ..)) = next {
             let first = first.unwrap();
@@ -282,7 +282,7 @@ fn the_last_batch_of_a_producer_stays_as_a_header() {
     let of_producer = |base, id, sequence| {
         let builder = Builder::new().producer(id, 0, sequence);
         let bytes = builder.record(1, Some(b"k"), Some(b"v")).record(1, Some(b"k"), Some(b"v"));
-        Stamped::new(bytes.build(), base, 1).unwrap()
+        StampedBatch::new(bytes.build(), base, 1).unwrap()
     };
     let all =
         [of_producer(0, 7, 0), of_producer(2, 7, 2), of_producer(4, 8, 0), of_producer(6, 9, 0)];
@@ -294,7 +294,7 @@ fn the_last_batch_of_a_producer_stays_as_a_header() {
     let left: Vec<_> = read_on(&segments.reader(), 0, 1 << 20)
         .unwrap()
         .into_iter()
-        .map(|bytes| Stamped::read(bytes).unwrap())
+        .map(|bytes| StampedBatch::read(bytes).unwrap())
         .map(|batch| (batch.base_offset, batch.count, batch.header().last_sequence()))
         .collect();
     assert_eq!(left, [(2, 0, 3), (6, 1, 1)]);
@@ -307,12 +307,12 @@ fn aborted_records_never_hide_committed_ones_and_markers_outlive_them() {
     let mut segments = bench.open(None, 0);
     let data = |base, id, value: &[u8]| {
         let builder = Builder::new().producer(id, 0, 0).transactional();
-        Stamped::new(builder.record(1, Some(b"k"), Some(value)).build(), base, 1).unwrap()
+        StampedBatch::new(builder.record(1, Some(b"k"), Some(value)).build(), base, 1).unwrap()
     };
     let marker = |base, id, kind: u8| {
         let builder = Builder::new().producer(id, 0, -1).transactional().control();
         let builder = builder.record(1, Some(&[0, 0, 0, kind]), Some(&[0, 0, 0, 0, 0, 0]));
-        Stamped::new(builder.build(), base, 1).unwrap()
+        StampedBatch::new(builder.build(), base, 1).unwrap()
     };
     let all = [
         data(0, 1, b"old"),
@@ -325,11 +325,11 @@ fn aborted_records_never_hide_committed_ones_and_markers_outlive_them() {
     segments.append(&all, 0, &small()).unwrap();
     segments.seal().unwrap();
     segments.sync().unwrap();
-    let aborted = vec![Aborted { producer_id: 1, first_offset: 4, last_offset: 5 }];
+    let aborted = vec![AbortedTransaction { producer_id: 1, first_offset: 4, last_offset: 5 }];
     let mut request = Compaction { aborted, ..request(i64::MAX) };
     let bases = |segments: &Segments| -> Vec<i64> {
         let left = read_on(&segments.reader(), 0, 1 << 20).unwrap();
-        left.into_iter().map(|bytes| Stamped::read(bytes).unwrap().base_offset).collect()
+        left.into_iter().map(|bytes| StampedBatch::read(bytes).unwrap().base_offset).collect()
     };
     run(&mut segments, &request);
     assert_eq!(bases(&segments), [1, 2, 3, 5], "young markers stay");

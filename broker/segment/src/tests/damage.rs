@@ -7,7 +7,7 @@ use crate::index::{ENTRY_BYTES, HEADER_BYTES};
 use crate::{Result, SegmentError};
 
 /// Three segments and a bit, all durable.
-fn written(bench: &Bench) -> (Vec<Stamped>, DurableEnd) {
+fn written(bench: &Bench) -> (Vec<StampedBatch>, DurableEnd) {
     let mut segments = bench.open(None, 0);
     let all = batches(0, &[9, 3, 30, 20, 30, 4, 30, 8, 2], 3);
     for pair in all.chunks(2) {
@@ -32,7 +32,7 @@ fn is_epoch(log: &[u8], at: u64) -> bool {
 }
 
 /// Reads from every offset: each read gives what was written, or the error of damage.
-fn assert_right_or_damaged(segments: &Segments, all: &[Stamped]) -> usize {
+fn assert_right_or_damaged(segments: &Segments, all: &[StampedBatch]) -> usize {
     let mut damaged = 0;
     let reader = segments.reader();
     for from in 0..segments.next_offset() {
@@ -160,7 +160,7 @@ proptest! {
         let offsets: i64 = lost.iter().map(|range| range.end - range.start).sum();
         prop_assert!(offsets <= damaged as i64, "{:?}", lost);
         prop_assert!(is_log || offsets == 0, "an index is made again: {:?}", lost);
-        let is_lost = |b: &&Stamped| lost.iter().any(|range| range.contains(&b.base_offset));
+        let is_lost = |b: &&StampedBatch| lost.iter().any(|range| range.contains(&b.base_offset));
         let left: Vec<Bytes> = all.iter().filter(|batch| !is_lost(batch)).map(stored).collect();
         prop_assert_eq!(&read_on(&segments.reader(), 0, 900).unwrap(), &left);
         // The snapshot from before the repair still leads to the repaired log.

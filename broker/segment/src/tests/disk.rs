@@ -46,7 +46,10 @@ fn batches_must_continue_the_log() {
     segments.append(&batches(10, &[2], 1), 0, &small()).unwrap();
     let end = segments.sync().unwrap();
     let reader = bench.open(Some(&end), 0).reader();
-    assert_eq!(Stamped::read(reader.read(3, 1, true).unwrap()[0].clone()).unwrap().base_offset, 10);
+    assert_eq!(
+        StampedBatch::read(reader.read(3, 1, true).unwrap()[0].clone()).unwrap().base_offset,
+        10
+    );
 }
 
 #[test]
@@ -192,7 +195,7 @@ fn r1_open_files_are_bounded_and_an_idle_partition_has_none() {
     read_on(&segments.reader(), 0, 1).unwrap();
     assert_eq!(bench.files.open_files(), 4);
     let idle = size_of::<Segments>()
-        + size_of::<crate::view::Shared>()
+        + size_of::<crate::view::SharedSegments>()
         + 4 * size_of::<crate::view::Segment>();
     assert!(idle <= 1_024, "{idle} bytes with four segments");
 }
@@ -280,7 +283,7 @@ fn o4_readers_see_whole_batches_while_appending() {
                 let mut seen = Vec::new();
                 while reader.next_offset() < end || seen.len() < expected.len() {
                     let from = seen.last().map_or(0, |last: &Bytes| {
-                        Stamped::read(last.clone()).unwrap().next_offset()
+                        StampedBatch::read(last.clone()).unwrap().next_offset()
                     });
                     seen.extend(reader.read(from, bytes_max, true).unwrap());
                 }

@@ -23,7 +23,7 @@ fn given() -> impl Strategy<Value = Vec<Given>> {
     prop::collection::vec(one, 0..60)
 }
 
-fn build(given: &[Given]) -> Vec<Stamped> {
+fn build(given: &[Given]) -> Vec<StampedBatch> {
     let (mut offset, mut epoch) = (0, 0);
     let mut made = Vec::new();
     for batch in given {
@@ -35,7 +35,7 @@ fn build(given: &[Given]) -> Vec<Stamped> {
         if batch.is_control {
             builder = builder.control();
         }
-        made.push(Stamped::new(builder.build(), offset, epoch).unwrap());
+        made.push(StampedBatch::new(builder.build(), offset, epoch).unwrap());
         offset += batch.times.len() as i64;
     }
     made

@@ -28,7 +28,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// What must be there, and what must be there after a crash.
 struct Model {
-    all: Vec<Stamped>,
+    all: Vec<StampedBatch>,
     durable: usize,
     end: Option<DurableEnd>,
     epoch: i32,
@@ -38,10 +38,10 @@ struct Model {
 
 impl Model {
     fn next_offset(&self) -> i64 {
-        self.all.last().map_or(0, Stamped::next_offset)
+        self.all.last().map_or(0, StampedBatch::next_offset)
     }
 
-    fn kept(&self) -> Vec<Stamped> {
+    fn kept(&self) -> Vec<StampedBatch> {
         self.all.iter().filter(|batch| batch.last_offset() >= self.log_start).cloned().collect()
     }
 
@@ -67,7 +67,7 @@ impl Model {
             Step::Seal => segments.seal().unwrap(),
             Step::LogStart { back } => {
                 // Only what every kept snapshot has: here, what is durable.
-                let durable = self.all[..self.durable].last().map_or(0, Stamped::next_offset);
+                let durable = self.all[..self.durable].last().map_or(0, StampedBatch::next_offset);
                 self.log_start = self.log_start.max(durable - back);
                 for path in segments.set_log_start(self.log_start) {
                     let _gone_already = bench.disk.remove(&path);

@@ -14,7 +14,7 @@ use super::{EntryKind, Start};
 
 /// An entry whose payload is in the WAL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stored {
+pub struct StoredEntry {
     /// Its place in the log.
     pub index: u64,
     /// Its term.
@@ -52,7 +52,7 @@ pub(super) struct LogStore {
 
 enum Slot {
     Memory(eraftpb::Entry),
-    Disk(Stored),
+    Disk(StoredEntry),
 }
 
 impl Slot {

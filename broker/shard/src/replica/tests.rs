@@ -4,7 +4,7 @@ use ropewalk_batch::Builder;
 
 use super::*;
 use crate::command::{Append, OpenPartition, ShardCommand};
-use crate::engine::{EntrySource, Stored};
+use crate::engine::{EntrySource, StoredEntry};
 use crate::id::{PartitionId, TopicId};
 
 /// The written log of one replica, as a test keeps it.
@@ -32,7 +32,7 @@ impl EntrySource for Written {
 }
 
 fn start(written: &Written) -> Replica {
-    let stored = written.entries.iter().map(|(index, term, kind, data)| Stored {
+    let stored = written.entries.iter().map(|(index, term, kind, data)| StoredEntry {
         index: *index,
         term: *term,
         kind: EntryKind::from_u8(*kind).expect("our own"),
@@ -56,7 +56,7 @@ pub(crate) fn lone() -> Replica {
 
 /// A lone replica whose log has one committed entry, read back from `source`.
 fn holding_from(source: Box<dyn EntrySource>) -> Replica {
-    let stored = Stored { index: 2, term: 1, kind: EntryKind::Normal, len_bytes: 5 };
+    let stored = StoredEntry { index: 2, term: 1, kind: EntryKind::Normal, len_bytes: 5 };
     let start = Start {
         replica: 2,
         hard_state: HardState { term: 1, vote: 2, commit: 2 },

@@ -21,7 +21,7 @@ use crate::limits;
 mod declare;
 mod foresee;
 
-pub use declare::{Binding, Declared};
+pub use declare::{Binding, DeclareOutcome};
 
 /// The state of shard 0 beside what any shard has.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,7 +107,7 @@ pub enum Answer {
         previous: Option<Fence>,
     },
     /// The topic is as it was declared.
-    Declared(Declared),
+    Declared(DeclareOutcome),
     /// The topic was given up.
     Released {
         /// Whether it is gone.

@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use ropewalk_batch::{Header, Stamped, sequence_after};
+use ropewalk_batch::{Header, StampedBatch, sequence_after};
 use serde::{Deserialize, Serialize};
 
 use crate::limits;
@@ -71,7 +71,7 @@ pub struct ProducerBatch {
 
 /// What became of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Appended {
+pub struct AppendOutcome {
     /// The offset of its first record.
     pub base_offset: i64,
     /// The first offset that is left in the partition.
@@ -131,10 +131,10 @@ impl Partition {
         term: u64,
         time_ms: i64,
         batch: Bytes,
-    ) -> Result<(Appended, Option<Stamped>), AppendRefusal> {
+    ) -> Result<(AppendOutcome, Option<StampedBatch>), AppendRefusal> {
         let header = Header::parse(&batch).map_err(|_| AppendRefusal::Malformed)?;
         if let Some(known) = self.admit(&header)? {
-            let found = Appended {
+            let found = AppendOutcome {
                 base_offset: known.base_offset,
                 log_start: self.log_start,
                 duplicate: true,
@@ -145,7 +145,7 @@ impl Partition {
         let epoch = self.leader_epoch(term);
         let base_offset = self.next_offset;
         let stamped =
-            Stamped::new(batch, base_offset, epoch).map_err(|_| AppendRefusal::Malformed)?;
+            StampedBatch::new(batch, base_offset, epoch).map_err(|_| AppendRefusal::Malformed)?;
         if self.epochs.last().is_none_or(|last| last.epoch < epoch) {
             self.epochs.push(EpochStart { epoch, start_offset: base_offset });
             // An older one is answered with where the oldest kept one begins: never before its end.
@@ -155,7 +155,7 @@ impl Partition {
         }
         self.next_offset = stamped.next_offset();
         self.remember(&header, base_offset, time_ms);
-        let appended = Appended {
+        let appended = AppendOutcome {
             base_offset,
             log_start: self.log_start,
             duplicate: false,

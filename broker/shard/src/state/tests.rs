@@ -52,7 +52,7 @@ fn change(state: &mut State, command: ShardCommand) -> Outcome {
     run(state, Command::Shard(command)).0
 }
 
-fn append(state: &mut State, batch: Bytes) -> Result<Appended, AppendRefusal> {
+fn append(state: &mut State, batch: Bytes) -> Result<AppendOutcome, AppendRefusal> {
     let items = vec![Append { partition: partition(), batch }];
     let Outcome::Appended(results) = run(state, Command::Append(items)).0 else {
         panic!("an append has results")
@@ -317,8 +317,9 @@ fn an_expiry_of_producers_that_an_older_broker_wrote_is_read() {
 #[test]
 fn names_are_taken_once_and_may_not_collide() {
     let mut state = State::new();
-    let topic = |name: &str| NewTopic {
-        id: TopicId::random(),
+    let mut ids = 1..;
+    let mut topic = |name: &str| NewTopic {
+        id: TopicId(uuid::Uuid::from_u128(ids.next().expect("endless"))),
         name: name.into(),
         partitions: vec![],
         configs: vec![],

@@ -101,14 +101,14 @@ impl Drop for Bell {
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt as _;
-    use ropewalk_batch::{Builder, Stamped};
+    use ropewalk_batch::{Builder, StampedBatch};
     use ropewalk_shard::PartitionId;
 
     use super::*;
 
     fn came(topic: TopicId) -> Effect {
         let batch = Builder::new().record(0, None, None).build();
-        let batch = Stamped::new(batch, 0, 0).expect("a batch");
+        let batch = StampedBatch::new(batch, 0, 0).expect("a batch");
         Effect::Appended { partition: PartitionId { topic, index: 0 }, batch, time_ms: 0 }
     }
 
@@ -116,7 +116,8 @@ mod tests {
     fn a_bell_rings_once_for_what_it_is_armed_for() {
         let bells = Arc::new(Bells::default());
         let bell = bells.hang().expect("room");
-        let (orders, refunds) = (TopicId::random(), TopicId::random());
+        let (orders, refunds) =
+            (crate::catalog::random_topic_id(), crate::catalog::random_topic_id());
         bells.applied(&[came(orders)]);
         assert_eq!(bell.heard().now_or_never(), None, "not armed");
         bell.arm(HashSet::from([orders]));

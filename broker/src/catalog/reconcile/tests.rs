@@ -36,7 +36,7 @@ async fn create(broker: &Broker, name: String) -> TopicId {
 
 /// As an entry that was on its way when its topic was deleted.
 async fn open_orphan(broker: &Broker) -> (Arc<ShardHandle>, PartitionId) {
-    let partition = PartitionId { topic: TopicId::random(), index: 0 };
+    let partition = PartitionId { topic: crate::catalog::random_topic_id(), index: 0 };
     let shard = Arc::clone(broker.context().node.shard(ShardId(5)).expect("not damaged"));
     let open = ShardCommand::OpenPartitions(vec![OpenPartition { partition, epoch_base: 0 }]);
     shard.propose(Command::Shard(open)).await.expect("it leads");

@@ -35,7 +35,7 @@ pub struct ShardFiles {
     next_spill: u64,
     /// Length of each spill file.
     spill_bytes: BTreeMap<u64, u64>,
-    doomed: Vec<Doomed>,
+    doomed: Vec<Removal>,
     closed: Vec<(PartitionId, u64)>,
     released_through: u64,
 }
@@ -52,14 +52,14 @@ pub(crate) struct KeptSnapshot {
 
 /// Something to unlink.
 #[derive(Debug)]
-struct Doomed {
+struct Removal {
     /// The first snapshot that does not name it.
     since: u64,
-    what: Remains,
+    what: RemovalTarget,
 }
 
 #[derive(Debug)]
-enum Remains {
+enum RemovalTarget {
     File(PathBuf),
     Partition(PartitionId, u64),
 }
@@ -150,10 +150,12 @@ impl ShardFiles {
     /// Nothing names the files of the closed partitions, and these files, from the next snapshot on.
     pub(crate) fn doom(&mut self, unneeded: Vec<PathBuf>) {
         let since = self.next_number;
-        let files = unneeded.into_iter().map(Remains::File);
-        let partitions =
-            self.closed.drain(..).map(|(partition, life)| Remains::Partition(partition, life));
-        self.doomed.extend(files.chain(partitions).map(|what| Doomed { since, what }));
+        let files = unneeded.into_iter().map(RemovalTarget::File);
+        let partitions = self
+            .closed
+            .drain(..)
+            .map(|(partition, incarnation)| RemovalTarget::Partition(partition, incarnation));
+        self.doomed.extend(files.chain(partitions).map(|what| Removal { since, what }));
     }
 
     /// Whether another snapshot would let files go.
@@ -229,9 +231,9 @@ impl ShardFiles {
         self.doomed.retain(|doomed| {
             doomed.since > oldest
                 || !is_gone(match &doomed.what {
-                    Remains::File(path) => remove(&data, path.clone()),
-                    Remains::Partition(partition, life) => {
-                        data.remove_all_in(&data.partition(*partition, *life))
+                    RemovalTarget::File(path) => remove(&data, path.clone()),
+                    RemovalTarget::Partition(partition, incarnation) => {
+                        data.remove_all_in(&data.partition(*partition, *incarnation))
                     }
                 })
         });

@@ -6,7 +6,7 @@ use std::sync::{Arc, mpsc};
 
 use ropewalk_wal::{Record, ReplicaKey, Submission, WalError, WalHandle};
 
-use crate::work::KeeperError;
+use crate::work::WorkError;
 
 /// The write-ahead log as a checkpoint needs it.
 pub trait Journal: Send + fmt::Debug {
@@ -14,7 +14,7 @@ pub trait Journal: Send + fmt::Debug {
     ///
     /// # Errors
     /// When it could not be written.
-    fn truncate(&self, key: ReplicaKey, index: u64, term: u64) -> Result<(), KeeperError>;
+    fn truncate(&self, key: ReplicaKey, index: u64, term: u64) -> Result<(), WorkError>;
     /// Lets files go that hold nothing from the given index of each replica on.
     fn release(&self, needed: &BTreeMap<ReplicaKey, u64>);
     /// How much of it is in use.
@@ -26,7 +26,7 @@ pub trait Journal: Send + fmt::Debug {
 }
 
 impl Journal for WalHandle {
-    fn truncate(&self, key: ReplicaKey, index: u64, term: u64) -> Result<(), KeeperError> {
+    fn truncate(&self, key: ReplicaKey, index: u64, term: u64) -> Result<(), WorkError> {
         let (answer, answered) = mpsc::sync_channel(1);
         let record = Record::Truncated { key, index, term };
         let submission = Submission::new(vec![record], move |result| {
@@ -36,8 +36,8 @@ impl Journal for WalHandle {
         self.submit(submission.for_release());
         let result = answered.recv().unwrap_or_else(|_| Err(Arc::new(WalError::Closed)));
         result.map_err(|error| match error.is_final() {
-            true => KeeperError::Final(error.to_string()),
-            false => KeeperError::Later(error.to_string()),
+            true => WorkError::Final(error.to_string()),
+            false => WorkError::Later(error.to_string()),
         })
     }
 

@@ -25,14 +25,14 @@ use ropewalk_shard::PartitionId;
 use super::capture::Capture;
 use super::files::ShardFiles;
 use super::syncs::SyncBudget;
-use super::unsynced::{Unsynced, sync_together};
+use super::unsynced::{UnsyncedLogs, sync_together};
 use crate::directory::DataDir;
 use crate::limits;
 use crate::log::PartitionLog;
-use crate::log::shelve::Spillable;
+use crate::log::layers::SpillBatches;
 use crate::policy::Policy;
-use crate::snapshot::{Snapshot, Spilled};
-use crate::work::KeeperError;
+use crate::snapshot::{Snapshot, SpillRun};
+use crate::work::WorkError;
 
 /// What the last step syncs: spill, its directory, snapshot, its directory, write-ahead log.
 pub(crate) const FINISH_SYNCS: usize = 5;
@@ -51,11 +51,11 @@ impl Pass {
     /// however small, and its last segment takes no more batches, so that it can be compacted.
     pub(crate) fn begin(
         files: &mut ShardFiles,
-        unsynced: &mut Unsynced,
+        unsynced: &mut UnsyncedLogs,
         (capture, overdue): (Capture, &[Arc<PartitionLog>]),
         now_ms: i64,
         policy: &dyn Policy,
-    ) -> Result<Self, KeeperError> {
+    ) -> Result<Self, WorkError> {
         // Sorted, so that a seed of the simulator gives the same operations of the disk every time.
         let mut logs: BTreeMap<PartitionId, Arc<PartitionLog>> =
             capture.logs.iter().cloned().collect();
@@ -93,7 +93,7 @@ impl Pass {
         data: &DataDir,
         budget: &mut SyncBudget,
         urgent: bool,
-    ) -> Result<bool, KeeperError> {
+    ) -> Result<bool, WorkError> {
         if urgent {
             let syncs: usize = self.to_sync.iter().map(|log| log.sync_cost()).sum();
             if syncs >= limits::SYNCED_TOGETHER_MIN {
@@ -114,7 +114,7 @@ impl Pass {
     }
 
     /// Writes the spill file and the snapshot. After an error the pass is over.
-    pub(crate) fn finish(&mut self, files: &mut ShardFiles) -> Result<(), KeeperError> {
+    pub(crate) fn finish(&mut self, files: &mut ShardFiles) -> Result<(), WorkError> {
         self.spill(files)?;
         let mut partitions = Vec::with_capacity(self.logs.len());
         for (partition, log) in &self.logs {
@@ -137,7 +137,7 @@ impl Pass {
         self.capture.state.partitions[partition].next_offset
     }
 
-    fn spill(&self, files: &mut ShardFiles) -> Result<(), KeeperError> {
+    fn spill(&self, files: &mut ShardFiles) -> Result<(), WorkError> {
         let mut needed = BTreeMap::new();
         for run in self.logs.values().flat_map(|log| log.spill_runs()) {
             *needed.entry(run.file).or_default() += u64::from(run.length_bytes);
@@ -156,7 +156,7 @@ impl Pass {
         let (file, path) = files.begin_spill();
         let disk = Arc::clone(files.partition_logs().store().data().disk());
         let written = SpillWriter::create(disk, path.clone())
-            .map_err(KeeperError::from)
+            .map_err(WorkError::from)
             .and_then(|writer| write_spill(writer, file, &spillable));
         let runs = written.inspect_err(|error| {
             if !error.is_final() {
@@ -175,8 +175,8 @@ impl Pass {
 fn write_spill(
     mut writer: SpillWriter,
     file: u64,
-    spillable: &[(&Arc<PartitionLog>, Spillable)],
-) -> Result<Vec<Spilled>, KeeperError> {
+    spillable: &[(&Arc<PartitionLog>, SpillBatches)],
+) -> Result<Vec<SpillRun>, WorkError> {
     let added = spillable.iter().map(|(log, batches)| add(&mut writer, file, log, batches));
     let runs = added.collect::<Result<Vec<_>, _>>()?;
     writer.finish()?;
@@ -189,7 +189,7 @@ fn spillable_of(
     log: &PartitionLog,
     through: i64,
     wasted: &BTreeSet<u64>,
-) -> Result<Option<Spillable>, KeeperError> {
+) -> Result<Option<SpillBatches>, WorkError> {
     match log.spillable(through, |file| wasted.contains(&file)) {
         Err(ropewalk_segment::SegmentError::Damaged(damage)) => {
             tracing::error!(partition = %log.partition(), %damage, "a spill file is damaged");
@@ -204,11 +204,11 @@ pub(crate) fn add(
     writer: &mut SpillWriter,
     file: u64,
     log: &PartitionLog,
-    spillable: &Spillable,
-) -> Result<Spilled, KeeperError> {
+    spillable: &SpillBatches,
+) -> Result<SpillRun, WorkError> {
     let extent = writer.add(log.partition().to_bytes(), &spillable.batches)?;
     let youngest = spillable.batches.iter().map(|batch| batch.max_timestamp_ms).max();
-    Ok(Spilled::new(
+    Ok(SpillRun::new(
         file,
         extent,
         u32::try_from(spillable.records).unwrap_or(u32::MAX),

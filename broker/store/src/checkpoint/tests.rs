@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 
-use ropewalk_batch::{Builder, Stamped};
+use ropewalk_batch::{Builder, StampedBatch};
 use ropewalk_disk::{Fault, Operation, SimDisk};
 
 use super::*;
@@ -12,7 +12,7 @@ use crate::testing::{OneShard, Setup, partition};
 
 fn append(log: &PartitionLog, value_bytes: usize) {
     let bytes = Builder::new().record(1, None, Some(&vec![7; value_bytes])).build();
-    log.append(Stamped::new(bytes, log.high_watermark(), 1).expect("a batch"), 0);
+    log.append(StampedBatch::new(bytes, log.high_watermark(), 1).expect("a batch"), 0);
 }
 
 /// Lets the next capture go through what was appended to the log.
@@ -31,10 +31,10 @@ fn r1_a_tail_that_fills_while_it_is_flushed_is_flushed_again() {
         move || (0..60).for_each(|_| append(&log, 950_000))
     });
     while !producer.is_finished() {
-        shard.keeper.step(0).expect("nothing fails");
+        shard.checkpointer.step(0).expect("nothing fails");
     }
     producer.join().expect("it ends");
-    while shard.keeper.step(0).expect("nothing fails") == Next::Now {}
+    while shard.checkpointer.step(0).expect("nothing fails") == Next::Now {}
     let left = log.tail_bytes();
     assert!(left < limits::TAIL_BYTES_TO_FLUSH, "{left} bytes stay in memory");
 }
@@ -51,7 +51,7 @@ fn r1_a_tail_that_is_long_after_a_checkpoint_is_flushed() {
     shard.checkpoint().expect("durable");
     assert!(log.tail_bytes() >= 3_000_000);
     append(&log, 100);
-    while shard.keeper.step(0).expect("nothing fails") == Next::Now {}
+    while shard.checkpointer.step(0).expect("nothing fails") == Next::Now {}
     let left = log.tail_bytes();
     assert!(left < limits::TAIL_BYTES_TO_FLUSH, "{left} bytes stay in memory");
 }
@@ -73,10 +73,10 @@ fn r1_memory_is_relieved_after_a_checkpoint_that_failed() {
         let path_contains = path.to_owned();
         disk.inject(Fault { path_contains, ..Fault::next(operation) });
         shard.checkpoint().expect_err("the disk fails once");
-        let budget = Arc::clone(shard.keeper.store.budget());
+        let budget = Arc::clone(shard.checkpointer.store.budget());
         assert!(budget.is_short(), "{operation:?} of {path}");
         for step in 1..5 {
-            shard.keeper.step(step * 1_000).expect("the disk is well again");
+            shard.checkpointer.step(step * 1_000).expect("the disk is well again");
         }
         assert!(!budget.is_short(), "{operation:?} of {path}: {} bytes", budget.pinned_bytes());
     }
@@ -96,7 +96,7 @@ fn d6_what_the_log_could_not_note_is_noted_at_the_next_step() {
     shard.append(1);
     shard.notes.lock().refuse_next();
     shard.checkpoint().expect_err("it is refused once");
-    shard.keeper.step(0).expect("nothing fails");
+    shard.checkpointer.step(0).expect("nothing fails");
     assert!(shard.notes.lock().count() > noted);
 }
 
@@ -114,10 +114,10 @@ fn r1_the_log_is_released_also_where_a_shard_cannot_be_noted() {
     shard.checkpoint().expect_err("it is refused once");
     let before = shard.notes.lock().releases();
     shard.notes.lock().refuse_next();
-    shard.keeper.step(0).expect_err("it is refused again");
+    shard.checkpointer.step(0).expect_err("it is refused again");
     assert_eq!(shard.notes.lock().releases(), before + 1);
-    shard.keeper.step(1_000).expect("nothing fails");
-    shard.keeper.step(2_000).expect("nothing fails");
+    shard.checkpointer.step(1_000).expect("nothing fails");
+    shard.checkpointer.step(2_000).expect("nothing fails");
     assert_eq!(shard.notes.lock().releases(), before + 2, "it is done");
 }
 
@@ -156,10 +156,10 @@ fn one_log_that_cannot_be_flushed_does_not_hold_up_the_others() {
         let path_contains = broken.clone();
         disk.inject(Fault { path_contains, ..Fault::next(Operation::Create) });
     }
-    shard.keeper.step(0).expect_err("one of them fails");
+    shard.checkpointer.step(0).expect_err("one of them fails");
     assert_eq!(shard.log(0).tail_bytes(), 0, "the other one is flushed");
     disk.clear_faults();
-    shard.keeper.step(1_000).expect("it is tried again");
+    shard.checkpointer.step(1_000).expect("it is tried again");
     assert_eq!(shard.log(1).tail_bytes(), 0);
 }
 
@@ -189,7 +189,7 @@ fn r1_a_full_log_is_emptied_however_little_is_in_it() {
     let mut shard = OneShard::open_with(&disk, Setup::default()).expect("it opens");
     shard.fill_log();
     for step in 0..10 {
-        shard.keeper.step(step * 1_000).expect("nothing fails");
+        shard.checkpointer.step(step * 1_000).expect("nothing fails");
     }
     assert!(!shard.notes.lock().is_full());
 }
@@ -200,7 +200,7 @@ fn r1_a_checkpoint_that_failed_leaves_no_file_behind() {
     let disk = SimDisk::new(1);
     let mut shard = OneShard::open_with(&disk, Setup::default()).expect("it opens");
     let files = |dir: PathBuf| ropewalk_disk::Disk::list(&disk, &dir).expect("a directory");
-    let data = shard.keeper.store.data().clone();
+    let data = shard.checkpointer.store.data().clone();
     let (spill, snapshots) = (data.spill(ShardId(1)), data.snapshots(ShardId(1)));
     let before = (files(spill.clone()), files(snapshots.clone()));
     shard.append(1);
@@ -225,7 +225,7 @@ fn a_replay_goes_on_while_no_memory_can_be_made_free() {
     let disk = SimDisk::new(1);
     let setup = Setup { tail_bytes_max: 40_000, ..Setup::default() };
     let mut shard = OneShard::open_with(&disk, setup).expect("it opens");
-    let budget = Arc::clone(shard.keeper.store.budget());
+    let budget = Arc::clone(shard.checkpointer.store.budget());
     let fill = |shard: &OneShard| {
         append(&shard.log(0), 33_000);
         append(&shard.log(1), 31_000);
@@ -240,12 +240,12 @@ fn a_replay_goes_on_while_no_memory_can_be_made_free() {
     assert!(!budget.set_disk_full(true));
     assert!(!budget.has_room_to_replay(), "it counts as full, and can be written to");
     assert!(budget.set_disk_full(false));
-    shard.keeper.step(0).expect_err("no file can be created");
+    shard.checkpointer.step(0).expect_err("no file can be created");
     assert!(budget.is_over() && budget.has_room_to_replay());
 
     disk.clear_faults();
     for step in 1..5 {
-        shard.keeper.step(step * 1_000).expect("the disk is well again");
+        shard.checkpointer.step(step * 1_000).expect("the disk is well again");
     }
     fill(&shard);
     assert!(budget.is_over() && !budget.has_room_to_replay(), "it makes room again");
@@ -256,7 +256,8 @@ fn a_shard_that_cannot_seal_does_not_hold_up_the_others() {
     let disk = SimDisk::new(1);
     let mut shard = OneShard::open_with(&disk, Setup::default()).expect("it opens");
     shard.keep_catalog();
-    let catalog = |shard: &OneShard| shard.keeper.shards[&ShardId::CATALOG].files.newest().index;
+    let catalog =
+        |shard: &OneShard| shard.checkpointer.shards[&ShardId::CATALOG].files.newest().index;
     let before = catalog(&shard);
     shard.append(1);
     shard.log(0).ask_to_seal();
@@ -264,13 +265,13 @@ fn a_shard_that_cannot_seal_does_not_hold_up_the_others() {
         let path_contains = "partitions".to_owned();
         disk.inject(Fault { path_contains, ..Fault::next(Operation::Create) });
     }
-    shard.keeper.step(0).expect_err("it cannot seal");
-    let kept = shard.keeper.shards.get_mut(&ShardId::CATALOG).expect("it is kept");
+    shard.checkpointer.step(0).expect_err("it cannot seal");
+    let kept = shard.checkpointer.shards.get_mut(&ShardId::CATALOG).expect("it is kept");
     kept.dirty_since_ms = Some(0);
     for step in 60..70 {
         // One of them fails.
-        let _ = shard.keeper.step(step * 1_000);
+        let _ = shard.checkpointer.step(step * 1_000);
     }
     assert!(catalog(&shard) > before);
-    assert!(shard.keeper.shards[&ShardId(1)].wants_to_seal());
+    assert!(shard.checkpointer.shards[&ShardId(1)].wants_to_seal());
 }

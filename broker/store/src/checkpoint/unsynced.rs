@@ -15,17 +15,17 @@ use crate::directory::DataDir;
 use crate::limits;
 use crate::log::PartitionLog;
 use crate::policy::Policy;
-use crate::work::KeeperError;
+use crate::work::WorkError;
 
 /// The logs of a broker that wait for a sync.
 #[derive(Debug)]
-pub(crate) struct Unsynced {
+pub(crate) struct UnsyncedLogs {
     data: DataDir,
     logs: Vec<Weak<PartitionLog>>,
     logs_max: usize,
 }
 
-impl Unsynced {
+impl UnsyncedLogs {
     pub(super) fn new(data: DataDir, logs_max: usize) -> Self {
         Self { data, logs: Vec::new(), logs_max }
     }
@@ -38,7 +38,7 @@ impl Unsynced {
         through: i64,
         now_ms: i64,
         policy: &dyn Policy,
-    ) -> Result<bool, KeeperError> {
+    ) -> Result<bool, WorkError> {
         let known = log.sync_cost() > 0;
         let flushed = log.flush(through, now_ms, &policy.segments(log.partition()));
         if !known && log.sync_cost() > 0 {
@@ -57,7 +57,7 @@ impl Unsynced {
     }
 
     /// Syncs them once they are too many.
-    fn keep_few(&mut self) -> Result<(), KeeperError> {
+    fn keep_few(&mut self) -> Result<(), WorkError> {
         if self.logs.len() < self.logs_max {
             return Ok(());
         }

@@ -25,10 +25,10 @@ fn format(data: &DataDir) -> Result<(), DirectoryError> {
 fn d4_a_formatted_directory_is_never_formatted_again() {
     let disk = SimDisk::new(1);
     let data = data(&disk);
-    assert_eq!(data.look().unwrap(), Found::Empty);
+    assert_eq!(data.look().unwrap(), DataDirContents::Empty);
     format(&data).unwrap();
     disk.power_cycle(2);
-    assert_eq!(data.look().unwrap(), Found::Formatted(identity()));
+    assert_eq!(data.look().unwrap(), DataDirContents::Formatted(identity()));
     let again = format(&data).unwrap_err();
     assert!(matches!(again, DirectoryError::Formatted { .. }), "{again}");
 }
@@ -47,10 +47,12 @@ fn d4_a_crash_while_formatting_leaves_a_directory_that_is_whole_or_not_formatted
             let _ = format(&data(&disk));
             disk.power_cycle(seed);
             match data(&disk).look().unwrap() {
-                Found::Empty | Found::HalfFormatted => format(&data(&disk)).unwrap(),
-                Found::Formatted(found) => assert_eq!(found, identity()),
+                DataDirContents::Empty | DataDirContents::HalfFormatted => {
+                    format(&data(&disk)).unwrap()
+                }
+                DataDirContents::Formatted(found) => assert_eq!(found, identity()),
             }
-            assert_eq!(data(&disk).look().unwrap(), Found::Formatted(identity()));
+            assert_eq!(data(&disk).look().unwrap(), DataDirContents::Formatted(identity()));
         }
     }
 }

@@ -3,11 +3,11 @@
 //! Place in the walk: ListOffsets, retention and the figures ask here. What lies in segments is answered
 //! by their indices, what lies in the tail from memory; the spill is small and is read if need be.
 
-use ropewalk_batch::{NO_TIMESTAMP, Stamped, first_at_or_after};
+use ropewalk_batch::{NO_TIMESTAMP, StampedBatch, first_at_or_after};
 use ropewalk_segment::{Reader, SegmentInfo};
 
 use super::{Inner, Layer, PartitionLog, ReadError};
-use crate::snapshot::Spilled;
+use crate::snapshot::SpillRun;
 
 /// How large the records of one batch may be when a lookup has to decompress them.
 const RECORDS_BYTES_MAX: usize = 256 << 20;
@@ -51,7 +51,7 @@ impl PartitionLog {
         Ok(count)
     }
 
-    fn visible_in(&self, run: &Spilled, from: i64, to: i64) -> Result<u64, ReadError> {
+    fn visible_in(&self, run: &SpillRun, from: i64, to: i64) -> Result<u64, ReadError> {
         let (from, to) = (from.max(run.base_offset), to.min(run.next_offset));
         if from >= to {
             return Ok(0);
@@ -76,7 +76,7 @@ impl PartitionLog {
         let (log_start, reader, spill, tail) = {
             let inner = self.inner.lock();
             let young = inner.tail.from(i64::MIN).map(|held| &held.batch);
-            let young: Vec<Stamped> =
+            let young: Vec<StampedBatch> =
                 young.filter(|batch| batch.max_timestamp_ms >= timestamp_ms).cloned().collect();
             (inner.log_start, inner.reader.clone(), inner.spill.clone(), young)
         };
@@ -106,7 +106,7 @@ impl PartitionLog {
     pub fn max_timestamp(&self) -> Result<Option<(i64, i64)>, ReadError> {
         let (log_start, reader, spill, tail) = {
             let inner = self.inner.lock();
-            let tail: Vec<Stamped> =
+            let tail: Vec<StampedBatch> =
                 inner.tail.from(i64::MIN).map(|held| held.batch.clone()).collect();
             (inner.log_start, inner.reader.clone(), inner.spill.clone(), tail)
         };
@@ -173,13 +173,14 @@ impl Inner {
 fn scan<T>(
     reader: &Reader,
     log_start: i64,
-    mut look: impl FnMut(&[Stamped]) -> Result<Option<T>, ReadError>,
+    mut look: impl FnMut(&[StampedBatch]) -> Result<Option<T>, ReadError>,
 ) -> Result<Option<T>, ReadError> {
     let mut at = log_start;
     while at < reader.next_offset() {
         let Some(span) = reader.plan_read(at, SCAN_BYTES)?.run_span()? else { break };
         at = span.next_offset;
-        let batches: Result<Vec<Stamped>, _> = span.batches().map(Stamped::read).collect();
+        let batches: Result<Vec<StampedBatch>, _> =
+            span.batches().map(StampedBatch::read).collect();
         let found = look(&batches.map_err(|error| unreadable(&error))?)?;
         if found.is_some() {
             return Ok(found);
@@ -198,7 +199,7 @@ fn scan_youngest(reader: &Reader, log_start: i64) -> Result<Option<i64>, ReadErr
 }
 
 /// The largest timestamp of some batches, at or after `log_start`.
-fn youngest_in(batches: &[Stamped], log_start: i64) -> Result<Option<i64>, ReadError> {
+fn youngest_in(batches: &[StampedBatch], log_start: i64) -> Result<Option<i64>, ReadError> {
     let mut youngest_ms = None;
     for batch in batches.iter().filter(|batch| batch.last_offset() >= log_start) {
         let ms = if batch.base_offset >= log_start {
@@ -212,7 +213,7 @@ fn youngest_in(batches: &[Stamped], log_start: i64) -> Result<Option<i64>, ReadE
 }
 
 /// Offsets and timestamps of a batch's records from `from` on.
-fn timestamps(batch: &Stamped, from: i64) -> Result<Vec<(i64, i64)>, ReadError> {
+fn timestamps(batch: &StampedBatch, from: i64) -> Result<Vec<(i64, i64)>, ReadError> {
     let header = batch.header();
     let records = ropewalk_batch::records(&header, batch.bytes.clone(), RECORDS_BYTES_MAX);
     let mut timestamps = Vec::new();
@@ -232,7 +233,7 @@ fn unreadable(error: &ropewalk_batch::BatchError) -> ReadError {
 
 /// The first record of some batches that is not older than `timestamp_ms`, at or after `log_start`.
 fn first_in(
-    batches: &[Stamped],
+    batches: &[StampedBatch],
     timestamp_ms: i64,
     log_start: i64,
 ) -> Result<Option<(i64, i64)>, ReadError> {

@@ -9,12 +9,12 @@
 
 use std::collections::VecDeque;
 
-use ropewalk_batch::Stamped;
+use ropewalk_batch::StampedBatch;
 
 /// A batch and what the log knows of it.
 #[derive(Debug, Clone)]
 pub(crate) struct TailBatch {
-    pub(crate) batch: Stamped,
+    pub(crate) batch: StampedBatch,
     /// The leader's clock when it was proposed.
     pub(crate) appended_ms: i64,
     /// Records of data through this batch since the tail was last empty.
@@ -28,7 +28,7 @@ impl TailBatch {
     }
 }
 
-fn records_in(batch: &Stamped) -> u64 {
+fn records_in(batch: &StampedBatch) -> u64 {
     u64::try_from(batch.last_offset_delta).map_or(0, |delta| delta + 1)
 }
 
@@ -40,7 +40,7 @@ pub(crate) struct Tail {
 }
 
 impl Tail {
-    pub(crate) fn push(&mut self, batch: Stamped, appended_ms: i64) {
+    pub(crate) fn push(&mut self, batch: StampedBatch, appended_ms: i64) {
         let is_control = batch.header().is_control();
         let before = self.batches.back().map_or(0, |last| last.running_records);
         let records = if is_control { 0 } else { records_in(&batch) };

@@ -32,13 +32,13 @@ fn partition() -> PartitionId {
 }
 
 /// A batch of `records` records whose values tell their offsets.
-fn batch(base_offset: i64, records: i64) -> Stamped {
+fn batch(base_offset: i64, records: i64) -> StampedBatch {
     let mut builder = Builder::new();
     for at in 0..records {
         let value = (base_offset + at).to_string();
         builder = builder.record(timestamp(base_offset + at), None, Some(value.as_bytes()));
     }
-    Stamped::new(builder.build(), base_offset, EPOCH).unwrap()
+    StampedBatch::new(builder.build(), base_offset, EPOCH).unwrap()
 }
 
 /// Timestamps go up and down.
@@ -47,7 +47,7 @@ fn timestamp(offset: i64) -> i64 {
 }
 
 /// What a reader sees of some batches.
-fn whole(batches: &[Stamped]) -> Vec<u8> {
+fn whole(batches: &[StampedBatch]) -> Vec<u8> {
     batches.iter().flat_map(|b| [b.prefix().to_vec(), b.body().to_vec()].concat()).collect()
 }
 
@@ -71,7 +71,7 @@ struct Fixture {
     disk: SimDisk,
     partition_logs: Arc<PartitionLogs>,
     log: Arc<PartitionLog>,
-    model: Vec<Stamped>,
+    model: Vec<StampedBatch>,
     log_start: i64,
     next_spill: u64,
     checkpoint: PartitionFiles,
@@ -98,7 +98,7 @@ impl Fixture {
     }
 
     fn end(&self) -> i64 {
-        self.model.last().map_or(0, Stamped::next_offset)
+        self.model.last().map_or(0, StampedBatch::next_offset)
     }
 
     fn append(&mut self, records: i64) {
@@ -161,7 +161,7 @@ impl Fixture {
         assert_eq!(self.log.log_start(), self.log_start);
         assert_eq!(self.log.high_watermark(), self.end());
         for from in self.log_start..=self.end() {
-            let expected: Vec<Stamped> =
+            let expected: Vec<StampedBatch> =
                 self.model.iter().filter(|b| b.last_offset() >= from).cloned().collect();
             let chunk = self.log.read(from, usize::MAX, true).unwrap();
             assert!(joined(&chunk) == whole(&expected), "from {from}: {:?}", shape(&chunk));
@@ -169,7 +169,7 @@ impl Fixture {
             assert_eq!(chunk.size_bytes, whole(&expected).len());
 
             let chunk = self.log.read(from, 150, true).unwrap();
-            let first = expected.first().map_or(0, Stamped::size_bytes);
+            let first = expected.first().map_or(0, StampedBatch::size_bytes);
             assert!(chunk.size_bytes <= first.max(150));
             assert!(chunk.size_bytes >= first.min(1), "at least one");
             assert!(whole(&expected).starts_with(&joined(&chunk)));
@@ -198,7 +198,7 @@ impl Fixture {
         let expected =
             youngest.map(|ms| (offsets.clone().find(|at| timestamp(*at) == ms).unwrap(), ms));
         assert_eq!(self.log.max_timestamp().unwrap(), expected);
-        let kept: Vec<Stamped> =
+        let kept: Vec<StampedBatch> =
             self.model.iter().filter(|b| b.last_offset() >= self.log_start).cloned().collect();
         assert!(self.log.size_bytes() >= whole(&kept).len() as u64);
     }
@@ -232,7 +232,7 @@ fn o4_readers_see_no_gap_while_records_move_between_the_layers() {
     let disk = SimDisk::new(1);
     let partition_logs = partition_logs(&disk);
     let log = partition_logs.open(partition());
-    let batches: Vec<Stamped> = (0..600).map(|at| batch(at * 2, 2)).collect();
+    let batches: Vec<StampedBatch> = (0..600).map(|at| batch(at * 2, 2)).collect();
     let done = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -252,7 +252,7 @@ fn o4_readers_see_no_gap_while_records_move_between_the_layers() {
                     let done = done.load(std::sync::atomic::Ordering::Acquire);
                     let from = at.max(from.min(log.high_watermark()));
                     let chunk = log.read(from, 700, true).unwrap();
-                    let seen: Vec<Stamped> = batches
+                    let seen: Vec<StampedBatch> = batches
                         .iter()
                         .filter(|b| b.last_offset() >= from && b.base_offset < chunk.next_offset)
                         .cloned()

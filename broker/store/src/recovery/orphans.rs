@@ -6,33 +6,35 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use ropewalk_disk::Open;
 use ropewalk_shard::ShardId;
 
-use super::Believed;
+use super::RecoveredShard;
 use crate::checkpoint::files::KeptSnapshot;
 use crate::directory::{DataDir, DirectoryError};
 
-/// Removes the files of partitions that no snapshot names; the first life that no directory has had.
+/// Removes the files of partitions that no snapshot names; the first incarnation that no directory has had.
 ///
 /// While a shard is damaged it is not known what its snapshots would name: then nothing is removed.
 pub(super) fn remove(
     data: &DataDir,
-    sound: &[Believed],
+    sound: &[RecoveredShard],
     all_known: bool,
 ) -> Result<u64, DirectoryError> {
     let kept = sound.iter().flat_map(|believed| &believed.kept);
     let named: BTreeSet<String> = kept
         .flat_map(|(_, snapshot)| &snapshot.partitions)
-        .map(|files| DataDir::partition_name(files.partition, files.life))
+        .map(|files| DataDir::partition_name(files.partition, files.incarnation))
         .collect();
-    let mut next_life = 1;
+    let mut next_incarnation = 1;
     let dir = data.partitions();
     for name in data.names(&dir)?.into_iter().chain(named.iter().cloned()) {
-        let life = name.rsplit_once('.').and_then(|(_, life)| life.parse::<u64>().ok());
-        next_life = next_life.max(life.map_or(0, |life| life + 1));
+        let incarnation =
+            name.rsplit_once('.').and_then(|(_, incarnation)| incarnation.parse::<u64>().ok());
+        next_incarnation =
+            next_incarnation.max(incarnation.map_or(0, |incarnation| incarnation + 1));
         if all_known && !named.contains(&name) {
             data.remove_all_in(&dir.join(name))?;
         }
     }
-    Ok(next_life)
+    Ok(next_incarnation)
 }
 
 /// The spill files that are named, with their lengths; the others are removed.

@@ -6,14 +6,14 @@
 use ropewalk_shard::State;
 use ropewalk_shard::command::Envelope;
 use ropewalk_shard::engine::EntryKind;
-use ropewalk_wal::{HardState, Record, Recovered, Wal};
+use ropewalk_wal::{HardState, Record, RecoveredLog, Wal};
 
 use super::{Loss, Names, topic};
 use crate::recovery::{key_of, last_index};
 use crate::snapshot::Snapshot;
 
 /// The state as of the last entry that follows the snapshot without a hole.
-pub(super) fn replayed(newest: &Snapshot, recovered: &Recovered, wal: &Wal) -> State {
+pub(super) fn replayed(newest: &Snapshot, recovered: &RecoveredLog, wal: &Wal) -> State {
     let mut state = newest.state.clone();
     let Some(log) = recovered.replicas.get(&key_of(newest)) else { return state };
     if log.truncated.0 > newest.index {
@@ -43,7 +43,7 @@ pub(super) fn losses(state: &State, names: &Names) -> Vec<Loss> {
 
 /// What is written so that the shard starts again: its log ends before the first hole, or begins anew behind
 /// the snapshot where there is a hole right there.
-pub(super) fn mend(newest: &Snapshot, recovered: &Recovered) -> Vec<Record> {
+pub(super) fn mend(newest: &Snapshot, recovered: &RecoveredLog) -> Vec<Record> {
     let key = key_of(newest);
     let log = recovered.replicas.get(&key);
     let follows = log.filter(|log| log.truncated.0 <= newest.index);

@@ -9,19 +9,19 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use ropewalk_segment::salvage::{Salvaged, salvage};
+use ropewalk_segment::salvage::{SalvagedSegments, salvage};
 use ropewalk_segment::spill::{SalvagedExtent, SpillReader};
 use ropewalk_shard::engine::Members;
 use ropewalk_shard::state::partition::EpochStart;
 use ropewalk_shard::state::{Catalog, Partition, State};
 use ropewalk_shard::{PartitionId, ShardId};
-use ropewalk_wal::Recovered;
+use ropewalk_wal::RecoveredLog;
 
 use super::{Finding, Loss, Names, Place, RepairError, topic};
 use crate::directory::DataDir;
 use crate::recovery::last_index;
 use crate::replica_log;
-use crate::snapshot::{PartitionFiles, Snapshot, Spilled};
+use crate::snapshot::{PartitionFiles, Snapshot, SpillRun};
 
 /// The snapshot that a shard can begin anew from, as the catalog knows the shard; `None` if the catalog does
 /// not.
@@ -29,7 +29,7 @@ pub(super) fn reborn(
     data: &DataDir,
     shard: ShardId,
     catalog: &Catalog,
-    recovered: &Recovered,
+    recovered: &RecoveredLog,
 ) -> Result<Option<Snapshot>, RepairError> {
     let Some(info) = catalog.shards.get(&shard) else { return Ok(None) };
     let Some((replica, _)) = info.replicas.first_key_value() else { return Ok(None) };
@@ -92,7 +92,7 @@ fn partitions_of(
     })
 }
 
-type Runs = HashMap<PartitionId, BTreeMap<i64, Spilled>>;
+type Runs = HashMap<PartitionId, BTreeMap<i64, SpillRun>>;
 
 /// Every run in the shard's spill files, by its first offset.
 fn runs_of(data: &DataDir, shard: ShardId) -> Result<Runs, RepairError> {
@@ -102,36 +102,38 @@ fn runs_of(data: &DataDir, shard: ShardId) -> Result<Runs, RepairError> {
         let Some(file) = number else { continue };
         let reader = SpillReader::salvage(&**data.disk(), data.spill_file(shard, file))?;
         for SalvagedExtent { tag, extent, batches } in reader.salvage_all() {
-            let data_of = |batch: &ropewalk_batch::Stamped| u32::try_from(batch.count).unwrap_or(0);
+            let data_of =
+                |batch: &ropewalk_batch::StampedBatch| u32::try_from(batch.count).unwrap_or(0);
             let newest_ms = batches.iter().map(|batch| batch.max_timestamp_ms).max().unwrap_or(0);
             let records = batches.iter().map(data_of).sum();
             // When they came is not written there; their own clock is the best that is left.
-            let run = Spilled::new(file, extent, records, newest_ms, newest_ms);
+            let run = SpillRun::new(file, extent, records, newest_ms, newest_ms);
             runs.entry(PartitionId::from_bytes(tag)).or_default().insert(run.base_offset, run);
         }
     }
     Ok(runs)
 }
 
-/// A partition's newest life in segments, and the runs that go on from there.
+/// A partition's newest incarnation in segments, and the runs that go on from there.
 fn files_of(
     data: &DataDir,
     partition: PartitionId,
-    runs: BTreeMap<i64, Spilled>,
+    runs: BTreeMap<i64, SpillRun>,
 ) -> Result<Option<PartitionFiles>, RepairError> {
     let prefix = format!("{partition}.");
     let names = data.names(&data.partitions())?;
-    let lives = names.iter().filter_map(|name| name.strip_prefix(&prefix)?.parse::<u64>().ok());
-    let life = lives.max();
-    let segments = match life {
-        Some(life) => salvage(&**data.disk(), &data.partition(partition, life))?,
+    let incarnations =
+        names.iter().filter_map(|name| name.strip_prefix(&prefix)?.parse::<u64>().ok());
+    let incarnation = incarnations.max();
+    let segments = match incarnation {
+        Some(incarnation) => salvage(&**data.disk(), &data.partition(partition, incarnation))?,
         None => None,
     };
     let first = runs.keys().next().copied();
     let Some(log_start) = segments.map(|found| found.start_offset).or(first) else {
         return Ok(None);
     };
-    let end = segments.map(|Salvaged { end, .. }| end);
+    let end = segments.map(|SalvagedSegments { end, .. }| end);
     let mut next_offset = end.map_or(log_start, |end| end.next_offset);
     let mut spill = Vec::new();
     for run in runs.into_values() {
@@ -142,7 +144,7 @@ fn files_of(
     }
     Ok(Some(PartitionFiles {
         partition,
-        life: life.unwrap_or(0),
+        incarnation: incarnation.unwrap_or(0),
         log_start,
         next_offset,
         segments: end.map(Into::into),

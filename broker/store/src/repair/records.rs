@@ -12,7 +12,7 @@ use ropewalk_segment::{Damage, DurableEnd, FileCache, SegmentError, Segments};
 
 use super::{Finding, Loss, Names, Place, RepairError, Shard, topic};
 use crate::directory::DataDir;
-use crate::snapshot::{PartitionFiles, Snapshot, Snapshots, Spilled};
+use crate::snapshot::{PartitionFiles, Snapshot, Snapshots, SpillRun};
 
 /// Files that are held open while one partition is looked through.
 const OPEN_FILES_MAX: usize = 64;
@@ -58,7 +58,7 @@ fn write(data: &DataDir, number: u64, mended: &Snapshot) -> Result<(), RepairErr
 
 /// What is damaged of one partition.
 #[derive(Default)]
-struct Damaged {
+struct DamageReport {
     what: Vec<String>,
     lost: Vec<Range<i64>>,
 }
@@ -68,11 +68,11 @@ fn look(
     snapshot: &Snapshot,
     files: &mut PartitionFiles,
     accept: bool,
-) -> Result<Damaged, RepairError> {
-    let mut damaged = Damaged::default();
+) -> Result<DamageReport, RepairError> {
+    let mut damaged = DamageReport::default();
     if let Some(end) = files.segments {
         let (disk, cache) = (Arc::clone(data.disk()), Arc::new(FileCache::new(OPEN_FILES_MAX)));
-        let dir = data.partition(files.partition, files.life);
+        let dir = data.partition(files.partition, files.incarnation);
         let mut segments =
             Segments::open(disk, cache, dir, Some(&DurableEnd::from(end)), files.log_start)?;
         let (what, mut lost) = segments.reader().survey()?;
@@ -103,7 +103,7 @@ fn look(
 fn check_run(
     data: &DataDir,
     snapshot: &Snapshot,
-    run: &Spilled,
+    run: &SpillRun,
     accept: bool,
 ) -> Result<(Option<Damage>, bool), RepairError> {
     let path = data.spill_file(snapshot.shard, run.file);

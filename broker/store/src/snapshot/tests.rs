@@ -7,7 +7,7 @@ use ropewalk_shard::TopicId;
 
 fn snapshot(index: u64) -> Snapshot {
     let partition = PartitionId { topic: TopicId(uuid::Uuid::from_u128(9)), index: 3 };
-    let run = Spilled {
+    let run = SpillRun {
         file: 4,
         position_bytes: 16,
         length_bytes: 100,
@@ -21,7 +21,7 @@ fn snapshot(index: u64) -> Snapshot {
     let end = SegmentsEnd { segment_base: 0, position_bytes: 900, blocks: 1, next_offset: 10 };
     let files = PartitionFiles {
         partition,
-        life: 2,
+        incarnation: 2,
         log_start: 1,
         next_offset: 12,
         segments: Some(end),

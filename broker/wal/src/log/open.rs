@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use ropewalk_disk::{Aligned, Disk};
 
-use super::{BUFFER_IDLE_BYTES, Options, SPARES_WANTED, Sealed, Wal};
+use super::{BUFFER_IDLE_BYTES, Options, SPARES_WANTED, SealedFile, Wal};
 use crate::active::Active;
 use crate::files::{Purpose, Reader, Spare, Spares};
 use crate::frame;
@@ -27,8 +27,8 @@ use crate::header::{self, FileHeader};
 use crate::layout::align_up;
 use crate::plan::Plan;
 use crate::record::{Record, ReplicaKey};
-use crate::recover::{Finished, Recovery};
-use crate::recovered::{OpenError, Recovered};
+use crate::recover::{Recovery, RecoveryOutcome};
+use crate::recovered::{OpenError, RecoveredLog};
 use crate::replicas::Replicas;
 
 const WHY_SEEN: &str = "wal-names-seen";
@@ -39,7 +39,7 @@ impl Wal {
         disk: Arc<dyn Disk>,
         dir: &Path,
         options: Options,
-    ) -> Result<(Self, Recovered), OpenError> {
+    ) -> Result<(Self, RecoveredLog), OpenError> {
         let failed = OpenError::in_dir(dir);
         disk.create_dir_all(dir).map_err(&failed)?;
         let names = disk.list(dir).map_err(&failed)?;
@@ -61,7 +61,7 @@ impl Wal {
         let reader = Reader::default();
         reader.insert(active.sequence, Arc::clone(&active.file));
         let round_next = recovery.round_next();
-        let Finished { recovered, replicas, usage, asides, old_files, knows_all } =
+        let RecoveryOutcome { recovered, replicas, usage, asides, old_files, knows_all } =
             recovery.finish();
         for aside in asides.values() {
             reader.insert(aside.sequence, Arc::clone(&aside.file));
@@ -84,7 +84,7 @@ impl Wal {
             failed: None,
         };
         for old in old_files {
-            let sealed = Sealed { sequence: old.sequence, bytes: old.bytes };
+            let sealed = SealedFile { sequence: old.sequence, bytes: old.bytes };
             if old.contributes() {
                 wal.reader.insert(old.sequence, old.file);
                 wal.sealed.push_back(sealed);

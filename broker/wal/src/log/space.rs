@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{SPARES_WANTED, Sealed, Wal};
-use crate::files::{Purpose, Retired};
+use super::{SPARES_WANTED, SealedFile, Wal};
+use crate::files::{Purpose, RetiredFile};
 use crate::record::ReplicaKey;
 
 impl Wal {
@@ -29,7 +29,7 @@ impl Wal {
         }
     }
 
-    pub(super) fn retire(&mut self, file: Sealed) {
+    pub(super) fn retire(&mut self, file: SealedFile) {
         self.reader.remove(file.sequence);
         let reusable = file.bytes == self.options.file_bytes
             && self.spares.count_expected() < self.options.spares_max;
@@ -40,7 +40,7 @@ impl Wal {
             (false, false) => None,
         };
         let becomes = purpose.map(|purpose| (purpose, self.spares.next_number()));
-        self.spares.retire(Retired { sequence: file.sequence, bytes: file.bytes, becomes });
+        self.spares.retire(RetiredFile { sequence: file.sequence, bytes: file.bytes, becomes });
     }
 
     /// The replicas that keep the oldest file from being let go, each with the last index in

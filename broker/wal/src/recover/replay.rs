@@ -5,7 +5,7 @@ use std::io;
 
 use bytes::Bytes;
 
-use super::salvage::{Lost, Salvaged};
+use super::salvage::{LossScope, SalvageOutcome};
 use super::scan::{Frame, Place};
 use super::window::Window;
 use crate::files::Location;
@@ -38,7 +38,7 @@ pub(super) struct Replay {
 }
 
 /// A record as it is replayed.
-struct Replayed {
+struct ReplayedRecord {
     key: ReplicaKey,
     change: Change,
     entry: Option<Slot>,
@@ -126,7 +126,7 @@ impl Replay {
             Some(_) => Change::Entry { index: header.index },
             None => Change::from(&read_record(window, position, header)?),
         };
-        self.apply(Replayed { key, change, entry });
+        self.apply(ReplayedRecord { key, change, entry });
         Ok(())
     }
 
@@ -135,9 +135,9 @@ impl Replay {
         &mut self,
         window: &mut Window<'_>,
         place: Place,
-        salvaged: Salvaged,
+        salvaged: SalvageOutcome,
     ) -> io::Result<()> {
-        if let Lost::Anyone = salvaged.lost {
+        if let LossScope::Anyone = salvaged.lost {
             self.lose_everything("rounds of the log are damaged beyond recognition");
         }
         for found in &salvaged.found {
@@ -147,7 +147,7 @@ impl Replay {
             } else if let Some(slot) = entry_slot(place, found.position, &found.header) {
                 // It may have been replaced or truncated later: then nothing is lost.
                 let entry = Some(Slot { lost: true, ..slot });
-                self.apply(Replayed {
+                self.apply(ReplayedRecord {
                     key,
                     change: Change::Entry { index: slot.meta.index },
                     entry,
@@ -156,7 +156,7 @@ impl Replay {
                 self.lose(key, format!("a {:?} record is damaged", found.header.kind));
             }
         }
-        if let Lost::Replicas(keys) = salvaged.lost {
+        if let LossScope::Replicas(keys) = salvaged.lost {
             for key in keys {
                 self.lose(key, "a record is damaged beyond recognition".to_owned());
             }
@@ -176,8 +176,8 @@ impl Replay {
         }
     }
 
-    fn apply(&mut self, replayed: Replayed) {
-        let Replayed { key, change, entry } = replayed;
+    fn apply(&mut self, replayed: ReplayedRecord) {
+        let ReplayedRecord { key, change, entry } = replayed;
         let is_birth = matches!(change, Change::Restart { .. } | Change::Destroyed);
         if let Some(why) = &self.anyone_lost
             && !is_birth

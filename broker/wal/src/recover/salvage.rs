@@ -20,7 +20,7 @@ const CANDIDATES_MAX: usize = 64;
 
 /// A record whose header checks out.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Found {
+pub(super) struct SalvagedRecord {
     pub(super) position: u64,
     pub(super) header: RecordHeader,
     /// Whether the body checks out too.
@@ -29,7 +29,7 @@ pub(super) struct Found {
 
 /// Who lost records of which nothing is known.
 #[derive(Debug)]
-pub(super) enum Lost {
+pub(super) enum LossScope {
     Replicas(BTreeSet<ReplicaKey>),
     /// Nobody can say who.
     Anyone,
@@ -37,9 +37,9 @@ pub(super) enum Lost {
 
 /// What is left of a gap.
 #[derive(Debug)]
-pub(super) struct Salvaged {
-    pub(super) found: Vec<Found>,
-    pub(super) lost: Lost,
+pub(super) struct SalvageOutcome {
+    pub(super) found: Vec<SalvagedRecord>,
+    pub(super) lost: LossScope,
 }
 
 /// The beginning of a damaged round: its header or its directory checks out.
@@ -51,12 +51,17 @@ struct Start {
     directory: Option<Vec<(ReplicaKey, u32)>>,
 }
 
-pub(super) fn salvage(window: &mut Window<'_>, place: Place, gap: &Gap) -> io::Result<Salvaged> {
+pub(super) fn salvage(
+    window: &mut Window<'_>,
+    place: Place,
+    gap: &Gap,
+) -> io::Result<SalvageOutcome> {
     let starts = starts(window, place, gap)?;
     let rounds = gap.round_end - gap.round_first;
-    let mut salvaged = Salvaged { found: Vec::new(), lost: Lost::Replicas(BTreeSet::new()) };
+    let mut salvaged =
+        SalvageOutcome { found: Vec::new(), lost: LossScope::Replicas(BTreeSet::new()) };
     if starts.len() as u64 != rounds {
-        salvaged.lost = Lost::Anyone;
+        salvaged.lost = LossScope::Anyone;
     }
     for (at, start) in starts.iter().enumerate() {
         let next = starts.get(at + 1).map_or(gap.end, |next| next.position);
@@ -120,7 +125,7 @@ fn records(
     place: Place,
     start: &Start,
     next: u64,
-) -> io::Result<Vec<Found>> {
+) -> io::Result<Vec<SalvagedRecord>> {
     let seed = place.seed(start.round);
     let length = start.header.map(|header| u64::from(header.length));
     let end = length.map_or(next, |length| next.min(start.position + length));
@@ -137,16 +142,16 @@ fn records(
         };
         let position = at + RECORD_HEADER_BYTES as u64;
         let crc = window.crc(crate::layout::Seed::NONE, position, u64::from(header.body_len))?;
-        found.push(Found { position, header, whole: crc == Some(header.body_crc) });
+        found.push(SalvagedRecord { position, header, whole: crc == Some(header.body_crc) });
         at += header.size_bytes();
     }
     Ok(found)
 }
 
-impl Salvaged {
+impl SalvageOutcome {
     /// Compares what was found of a round with what it should hold.
-    fn note_lost(&mut self, start: &Start, found: &[Found]) {
-        let Lost::Replicas(lost) = &mut self.lost else { return };
+    fn note_lost(&mut self, start: &Start, found: &[SalvagedRecord]) {
+        let LossScope::Replicas(lost) = &mut self.lost else { return };
         let mut counts: BTreeMap<ReplicaKey, u32> = BTreeMap::new();
         for record in found {
             *counts.entry(record.header.key).or_default() += 1;
@@ -157,7 +162,7 @@ impl Salvaged {
                 lost.extend(directory.iter().filter(fewer).map(|(key, _)| *key));
             }
             (None, Some(header)) if found.len() == header.records as usize => {}
-            (None, _) => self.lost = Lost::Anyone,
+            (None, _) => self.lost = LossScope::Anyone,
         }
     }
 }

@@ -4,13 +4,13 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 
-use super::Done;
+use super::Completion;
 use crate::log::WalError;
 
 /// The answers of a round. Dropping them gives those that were not given: nobody waits for ever.
 #[derive(Default)]
 pub struct Answers {
-    waiting: VecDeque<(Done, Result<(), Arc<WalError>>)>,
+    waiting: VecDeque<(Completion, Result<(), Arc<WalError>>)>,
 }
 
 impl fmt::Debug for Answers {
@@ -20,7 +20,7 @@ impl fmt::Debug for Answers {
 }
 
 impl Answers {
-    pub(super) fn push(&mut self, done: Done, answer: Result<(), Arc<WalError>>) {
+    pub(super) fn push(&mut self, done: Completion, answer: Result<(), Arc<WalError>>) {
         self.waiting.push_back((done, answer));
     }
 

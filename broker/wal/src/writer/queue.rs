@@ -10,7 +10,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use super::{Stats, Submission};
-use crate::files::ChoreDone;
+use crate::files::ChoreResult;
 use crate::log::{Wal, WalError};
 use crate::record::ReplicaKey;
 
@@ -41,7 +41,7 @@ pub(super) enum Woken {
 #[derive(Default)]
 struct State {
     commands: VecDeque<Command>,
-    chores_done: Vec<ChoreDone>,
+    chores_done: Vec<ChoreResult>,
     /// The thread that does chores has ended.
     helper_gone: bool,
     closed: bool,
@@ -134,11 +134,11 @@ impl Queue {
         self.changed.notify_one();
     }
 
-    pub(super) fn take_chores_done(&self) -> Vec<ChoreDone> {
+    pub(super) fn take_chores_done(&self) -> Vec<ChoreResult> {
         std::mem::take(&mut self.state.lock().chores_done)
     }
 
-    pub(super) fn chore_done(&self, done: ChoreDone) {
+    pub(super) fn chore_done(&self, done: ChoreResult) {
         self.state.lock().chores_done.push(done);
         self.changed.notify_one();
     }

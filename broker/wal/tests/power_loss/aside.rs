@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use ropewalk_disk::{Disk, Fault, Operation, SimDisk};
 use ropewalk_wal::{
-    HardState, Options, Record, Recovered, ReplicaKey, SetAsideError, Wal, WalError,
+    HardState, Options, Record, RecoveredLog, ReplicaKey, SetAsideError, Wal, WalError,
 };
 
 use super::faults::{created, entry, open};
@@ -51,7 +51,7 @@ fn go_on(wal: &mut Wal, model: &mut Model, rounds: u64) {
     }
 }
 
-fn check(model: &Model, wal: &Wal, recovered: &Recovered, context: &str) {
+fn check(model: &Model, wal: &Wal, recovered: &RecoveredLog, context: &str) {
     for (key, replica) in &model.replicas {
         let found = &recovered.replicas[key];
         assert_eq!(found.damage, None, "{context}");

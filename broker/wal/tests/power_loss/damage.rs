@@ -249,7 +249,8 @@ fn d4_damage_stays_until_somebody_accepts_it_or_the_replica_goes() {
     disk.corrupt(&written.path(place.file), place.bytes.start as u64 + 40 + 16 + 32 + 8, 1);
     disk.corrupt(&written.path(place.file), place.bytes.end as u64 - 600, 1);
     let (mut wal, recovered) = open(&disk, OPTIONS).unwrap();
-    let damage = |recovered: &ropewalk_wal::Recovered, key| recovered.replicas[&key].damage.clone();
+    let damage =
+        |recovered: &ropewalk_wal::RecoveredLog, key| recovered.replicas[&key].damage.clone();
     assert!(damage(&recovered, A).is_some() && damage(&recovered, B).is_some());
     assert_eq!(damage(&recovered, C), None);
     assert!(!recovered.notes.is_empty(), "a person is told");

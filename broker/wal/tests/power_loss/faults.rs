@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use ropewalk_disk::{Disk, Fault, Operation, SimDisk};
-use ropewalk_wal::{HardState, OpenError, Options, Record, Recovered, ReplicaKey, Wal, WalError};
+use ropewalk_wal::{
+    HardState, OpenError, Options, Record, RecoveredLog, ReplicaKey, Wal, WalError,
+};
 
 use super::machine::{DIR, OPTIONS};
 
@@ -21,12 +23,12 @@ pub(crate) fn entry(key: ReplicaKey, index: u64, len: usize) -> Record {
     Record::Entry { key, index, term: 1, kind: 0, data }
 }
 
-pub(crate) fn open(disk: &SimDisk, options: Options) -> Result<(Wal, Recovered), OpenError> {
+pub(crate) fn open(disk: &SimDisk, options: Options) -> Result<(Wal, RecoveredLog), OpenError> {
     let disk: Arc<dyn Disk> = Arc::new(disk.clone());
     Wal::open(disk, Path::new(DIR), options)
 }
 
-fn last_index(recovered: &Recovered) -> u64 {
+fn last_index(recovered: &RecoveredLog) -> u64 {
     let replica = &recovered.replicas[&KEY];
     assert_eq!(replica.damage, None);
     replica.entries.last().map_or(replica.truncated.0, |entry| entry.index)

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use ropewalk_wal::{HardState, Record, Recovered, RecoveredReplica, ReplicaKey, Wal};
+use ropewalk_wal::{HardState, Record, RecoveredLog, RecoveredReplica, ReplicaKey, Wal};
 
 /// Term, kind and payload of an entry.
 type Entry = (u64, u8, Bytes);
@@ -59,7 +59,7 @@ impl Model {
     }
 
     /// How the recovered log differs; `Ok` if it does not.
-    pub(crate) fn compare(&self, wal: &Wal, recovered: &Recovered) -> Result<(), String> {
+    pub(crate) fn compare(&self, wal: &Wal, recovered: &RecoveredLog) -> Result<(), String> {
         let ours: Vec<_> = self.replicas.keys().collect();
         let theirs: Vec<_> = recovered.replicas.keys().collect();
         if ours != theirs {

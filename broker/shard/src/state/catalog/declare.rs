@@ -23,7 +23,7 @@ pub struct Binding {
 
 /// A topic that is as its owner wants it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Declared {
+pub struct DeclareOutcome {
     /// Its identity.
     pub id: TopicId,
     /// How many partitions it has: as many as were declared, or more.
@@ -42,19 +42,25 @@ impl Catalog {
         time_ms: i64,
         new: NewTopic,
         exists: bool,
-    ) -> Result<Declared, Refusal> {
+    ) -> Result<DeclareOutcome, Refusal> {
         match self.names.get(&new.name) {
             Some(id) if exists && *id == new.id => self.put_right(new),
             None if !exists => {
                 let partitions = new.partitions.len();
                 let id = self.create(time_ms, new)?;
-                Ok(Declared { id, partitions, created: true, adopted: false, changed: Vec::new() })
+                Ok(DeclareOutcome {
+                    id,
+                    partitions,
+                    created: true,
+                    adopted: false,
+                    changed: Vec::new(),
+                })
             }
             Some(_) | None => Err(Refusal::Replaced),
         }
     }
 
-    fn put_right(&mut self, new: NewTopic) -> Result<Declared, Refusal> {
+    fn put_right(&mut self, new: NewTopic) -> Result<DeclareOutcome, Refusal> {
         let NewTopic { id, name: _, partitions, configs, owner } = new;
         let topic = self.topics.get_mut(&id).ok_or(Refusal::NoSuchTopic)?;
         let adopted = match (&topic.owner, &owner) {
@@ -73,7 +79,7 @@ impl Catalog {
         }
         let count = topic.partitions.len();
         changed.extend(self.replace_configs(id, configs.into_iter().collect()));
-        Ok(Declared { id, partitions: count, created: false, adopted, changed })
+        Ok(DeclareOutcome { id, partitions: count, created: false, adopted, changed })
     }
 
     /// The keys whose value is another now.

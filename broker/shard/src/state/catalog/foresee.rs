@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Answer, Catalog, Declared, Refusal, Topic};
+use super::{Answer, Catalog, DeclareOutcome, Refusal, Topic};
 use crate::command::{CatalogCommand, ConfigResource, NewTopic, StartPosition};
 use crate::id::TopicId;
 
@@ -87,7 +87,7 @@ impl Catalog {
             new.configs.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
         let is_configured = self.configs(&ConfigResource::Topic(*id)).eq(wanted);
         (is_grown && is_configured).then(|| {
-            Answer::Declared(Declared {
+            Answer::Declared(DeclareOutcome {
                 id: *id,
                 partitions: topic.partitions.len(),
                 created: false,

@@ -36,7 +36,7 @@ fn orders(owner: &str, partitions: u32, configs: &[(&str, &str)]) -> NewTopic {
     }
 }
 
-fn declare(state: &mut State, topic: NewTopic, exists: bool) -> Result<Declared, Refusal> {
+fn declare(state: &mut State, topic: NewTopic, exists: bool) -> Result<DeclareOutcome, Refusal> {
     let answer = run(state, CatalogCommand::DeclareTopic { topic, exists });
     if let Answer::Refused(refusal) = answer {
         return Err(refusal);

@@ -15,7 +15,7 @@ use crate::group::Coordinator;
 
 /// Listens on the loops of all shards.
 #[derive(Debug)]
-pub(super) struct Follower {
+pub(super) struct ApplyListener {
     view: Arc<View>,
     figures: Arc<Figures>,
     bells: Arc<Bells>,
@@ -29,7 +29,7 @@ struct Open {
     groups: Arc<Coordinator>,
 }
 
-impl Follower {
+impl ApplyListener {
     pub(super) fn new(view: Arc<View>, figures: Arc<Figures>, bells: Arc<Bells>) -> Self {
         Self { view, figures, bells, open: OnceLock::new() }
     }
@@ -45,7 +45,7 @@ impl Follower {
     }
 }
 
-impl Observer for Follower {
+impl Observer for ApplyListener {
     fn applied(&self, _shard: ShardId, effects: &[Effect]) {
         self.figures.applied(effects);
         self.bells.applied(effects);

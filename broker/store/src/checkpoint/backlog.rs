@@ -16,7 +16,7 @@ use crate::log::PartitionLog;
 
 /// A shard and what is to be done for it.
 #[derive(Debug)]
-pub(super) struct Kept {
+pub(super) struct ShardBacklog {
     pub(super) files: ShardFiles,
     pub(super) source: Box<dyn Source>,
     /// Logs that changed since the last checkpoint began.
@@ -38,20 +38,20 @@ pub(super) struct Kept {
 
 /// What a checkpoint took to be done with once its snapshot is durable.
 #[derive(Debug, Default)]
-pub(super) struct Taken {
+pub(super) struct CheckpointWork {
     dirty: Vec<Arc<PartitionLog>>,
     pub(super) overdue: Vec<Arc<PartitionLog>>,
     seals_once_more: bool,
 }
 
-impl Taken {
+impl CheckpointWork {
     /// Whether a checkpoint is wanted although nothing may have been applied since the last one.
     pub(super) fn seals(&self) -> bool {
         self.seals_once_more || !self.overdue.is_empty()
     }
 }
 
-impl Kept {
+impl ShardBacklog {
     pub(super) fn new(files: ShardFiles, source: Box<dyn Source>) -> Self {
         Self {
             files,
@@ -95,10 +95,10 @@ impl Kept {
     }
 
     /// What a checkpoint that begins now is to be done with. Whatever changes after it is noted anew.
-    pub(super) fn take(&mut self) -> Taken {
+    pub(super) fn take(&mut self) -> CheckpointWork {
         self.dirty_since_ms = None;
         self.doomed_since_ms = None;
-        let taken = Taken {
+        let taken = CheckpointWork {
             dirty: mem::take(&mut self.dirty),
             overdue: mem::take(&mut self.overdue),
             seals_once_more: mem::take(&mut self.seals_once_more),
@@ -108,7 +108,7 @@ impl Kept {
     }
 
     /// The checkpoint failed: what it took is still to be done.
-    pub(super) fn give_back(&mut self, taken: Taken, now_ms: i64) {
+    pub(super) fn give_back(&mut self, taken: CheckpointWork, now_ms: i64) {
         self.dirty_since_ms = Some(now_ms);
         self.failed_ms = Some(now_ms);
         // A log that has changed since then has reported again.
@@ -118,7 +118,7 @@ impl Kept {
     }
 
     /// The checkpoint is durable.
-    pub(super) fn done(&mut self, taken: &Taken, now_ms: i64) {
+    pub(super) fn done(&mut self, taken: &CheckpointWork, now_ms: i64) {
         self.failed_ms = None;
         self.seals_once_more |= !taken.overdue.is_empty();
         self.doomed_since_ms = self.files.has_doomed().then_some(now_ms);

@@ -14,21 +14,21 @@ use std::mem;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use ropewalk_batch::Stamped;
+use ropewalk_batch::StampedBatch;
 use ropewalk_segment::compaction::{Compaction, CompactionJob, Replacement};
 use ropewalk_segment::{SegmentConfig, SegmentError, Segments};
 
 use super::tail::TailBatch;
 use super::{Change, ChangeSink, PartitionLog};
 use crate::limits;
-use crate::snapshot::{PartitionFiles, SegmentsEnd, Spilled};
+use crate::snapshot::{PartitionFiles, SegmentsEnd, SpillRun};
 use crate::store::ShardStore;
 
 /// What a log has for a spill file.
 #[derive(Debug)]
-pub(crate) struct Spillable {
+pub(crate) struct SpillBatches {
     /// In order; what is in spill files already comes first if it shall be written anew.
-    pub(crate) batches: Vec<Stamped>,
+    pub(crate) batches: Vec<StampedBatch>,
     /// When the first of them was proposed.
     pub(crate) appended_ms: i64,
     /// Records of data in them.
@@ -49,7 +49,7 @@ impl PartitionLog {
     }
 
     /// What lies in spill files.
-    pub(crate) fn spill_runs(&self) -> Vec<Spilled> {
+    pub(crate) fn spill_runs(&self) -> Vec<SpillRun> {
         self.inner.lock().spill.clone()
     }
 
@@ -66,7 +66,7 @@ impl PartitionLog {
         let mut writer = self.segments.lock();
         let (spill, tail, appended_ms) = {
             let inner = self.inner.lock();
-            let tail: Vec<Stamped> =
+            let tail: Vec<StampedBatch> =
                 inner.tail.through(through).map(|held| held.batch.clone()).collect();
             (inner.spill.clone(), tail, inner.oldest_appended_ms())
         };
@@ -83,14 +83,16 @@ impl PartitionLog {
             // The log may start inside of the first batch.
             none => {
                 let start = first.base_offset;
-                let opened = self.files.open_segments(self.partition, self.life, None, start)?;
+                let opened =
+                    self.files.open_segments(self.partition, self.incarnation, None, start)?;
                 none.insert(Box::new(opened))
             }
         };
         let written = segments.next_offset();
         batches.retain(|batch| batch.base_offset >= written);
         // Between two runs, and before the tail, there is a gap where a repair gave up a run.
-        let is_next = |last: &Stamped, next: &Stamped| last.next_offset() == next.base_offset;
+        let is_next =
+            |last: &StampedBatch, next: &StampedBatch| last.next_offset() == next.base_offset;
         let result = batches.chunk_by(is_next).try_for_each(|part| {
             segments.advance_to(part[0].base_offset);
             segments.append(part, now_ms, config)
@@ -141,7 +143,7 @@ impl PartitionLog {
         &self,
         through: i64,
         rewrite: impl Fn(u64) -> bool,
-    ) -> Result<Option<Spillable>, SegmentError> {
+    ) -> Result<Option<SpillBatches>, SegmentError> {
         let spill = self.spill_runs();
         let tail = self.spillable_tail(through);
         let anew = spill.len() >= limits::SPILL_RUNS_MAX
@@ -149,7 +151,7 @@ impl PartitionLog {
         if !anew {
             return Ok(tail);
         }
-        let mut out = Spillable { batches: Vec::new(), appended_ms: i64::MAX, records: 0 };
+        let mut out = SpillBatches { batches: Vec::new(), appended_ms: i64::MAX, records: 0 };
         for spilled in &spill {
             out.batches.extend(self.files.read_spilled(spilled)?);
             out.records += u64::from(spilled.records);
@@ -164,16 +166,16 @@ impl PartitionLog {
     }
 
     /// The tail through `through`, for a spill file.
-    pub(crate) fn spillable_tail(&self, through: i64) -> Option<Spillable> {
+    pub(crate) fn spillable_tail(&self, through: i64) -> Option<SpillBatches> {
         let inner = self.inner.lock();
         let appended_ms = inner.tail.through(through).next()?.appended_ms;
         let records = inner.tail.through(through).map(TailBatch::records).sum();
         let batches = inner.tail.through(through).map(|held| held.batch.clone()).collect();
-        Some(Spillable { batches, appended_ms, records })
+        Some(SpillBatches { batches, appended_ms, records })
     }
 
     /// The run is durable in a spill file and is read from there.
-    pub(crate) fn spilled(&self, run: Spilled) {
+    pub(crate) fn spilled(&self, run: SpillRun) {
         let freed = {
             let mut inner = self.inner.lock();
             inner.spill.retain(|old| old.next_offset <= run.base_offset);
@@ -209,7 +211,7 @@ impl PartitionLog {
         let inner = self.inner.lock();
         Ok(PartitionFiles {
             partition: self.partition,
-            life: self.life,
+            incarnation: self.incarnation,
             // It may have moved on since, and what lay below may be gone. It never moves back.
             log_start: inner.log_start.min(next_offset),
             next_offset,
@@ -286,11 +288,11 @@ impl PartitionLog {
         changes: Arc<dyn ChangeSink>,
         files: &PartitionFiles,
     ) -> Result<Arc<Self>, SegmentError> {
-        let log = Self::empty(store, changes, files.partition, files.life);
+        let log = Self::empty(store, changes, files.partition, files.incarnation);
         let mut segments = None;
         if let Some(end) = files.segments {
-            let (id, life) = (files.partition, files.life);
-            let opened = log.files.open_segments(id, life, Some(end), files.log_start)?;
+            let (id, incarnation) = (files.partition, files.incarnation);
+            let opened = log.files.open_segments(id, incarnation, Some(end), files.log_start)?;
             segments = Some(Box::new(opened));
         }
         {
