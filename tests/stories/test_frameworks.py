@@ -15,7 +15,7 @@ def test_kafka_streams_purges_its_repartition_topic(broker, java, tmp_path):
     create(broker, "words", 2)
     create(broker, "counts", 1)
     streams = java("Repartition", broker.kafka, "words", "counts", tmp_path / "state", 40)
-    streams.wait_for(lambda line: line.get("state") == "RUNNING", 30)
+    streams.wait_for(lambda line: line.get("state") == "RUNNING", 90)
     for _ in range(40):
         send(broker, "words", ["one", "two", "two"])
         time.sleep(0.1)

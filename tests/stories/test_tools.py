@@ -106,5 +106,5 @@ def test_what_the_broker_compresses_anew_can_be_read_by_everybody(broker, java, 
     consumer = KafkaConsumer("t", bootstrap_servers=broker.kafka, auto_offset_reset="earliest", consumer_timeout_ms=5000)
     assert [message.value.decode() for message in consumer] == wanted
     consumer.close()
-    lines = java("Consume", broker.kafka, "t", "g", "earliest", len(wanted), 30).ended(60)
+    lines = java("Consume", broker.kafka, "t", "g", "earliest", len(wanted), 90).ended(120)
     assert [line["value"] for line in lines] == wanted
