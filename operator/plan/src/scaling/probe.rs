@@ -56,14 +56,14 @@ impl Probe {
         self.trial
     }
 
-    /// Whether it is time to try fewer.
+    /// Whether it is time to try fewer. The wait doubles with each trial that failed since one succeeded, also for a rate
+    /// that is doubted: each failed one costs two rebalances.
     pub(super) fn is_due(&self, now: Duration, doubted: bool) -> bool {
         let wait = if self.is_on_the_way {
             PROBE_HOLD
-        } else if doubted {
-            PROBE_DOUBTED
         } else {
-            PROBE_MAX.min(PROBE_TRUSTED * 2u32.pow(self.confirmed.min(4)))
+            let first = if doubted { PROBE_DOUBTED } else { PROBE_TRUSTED };
+            PROBE_MAX.min(first * 2u32.pow(self.confirmed.min(4)))
         };
         self.trial.is_none()
             && self.quiet_since.is_some_and(|since| now.saturating_sub(since) >= wait)
