@@ -41,7 +41,7 @@ use rustix::io::Errno;
 
 pub use aligned::{ALIGN_BYTES, Aligned};
 pub use real::{Direct, Options, RealDisk};
-pub use sim::{Fault, Operation, SimDisk};
+pub use sim::{Dice, Fault, Operation, SimDisk};
 
 /// The files under one or more directories.
 ///

@@ -36,6 +36,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 pub use fault::{Fault, Operation};
+pub use random::Dice;
 use state::State;
 
 use crate::{Aligned, Disk, File, Lock, Open};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::random::{Random, Survival};
+use super::random::{Dice, Survival};
 
 /// What a drive writes in one piece.
 const SECTOR_BYTES: u64 = 512;
@@ -71,20 +71,20 @@ impl Inode {
     }
 
     /// Part of what is dirty reaches the disk and all of it counts as clean.
-    pub(super) fn fail_sync(&mut self, random: &mut Random) {
+    pub(super) fn fail_sync(&mut self, random: &mut Dice) {
         self.write_back_some(random);
         self.dirty.clear();
     }
 
     /// Part of what is dirty reaches the disk, and the cache is gone.
-    pub(super) fn lose_power(&mut self, random: &mut Random) {
+    pub(super) fn lose_power(&mut self, random: &mut Dice) {
         self.write_back_some(random);
         self.dirty.clear();
         self.cache.clone_from(&self.disk);
         self.handles = 0;
     }
 
-    fn write_back_some(&mut self, random: &mut Random) {
+    fn write_back_some(&mut self, random: &mut Dice) {
         let survival = Survival::choose(random, self.dirty.len() as u64);
         self.change_len_perhaps(survival, random);
         for (number, sector) in (0..).zip(std::mem::take(&mut self.dirty)) {
@@ -94,7 +94,7 @@ impl Inode {
         }
     }
 
-    fn change_len_perhaps(&mut self, survival: Survival, random: &mut Random) {
+    fn change_len_perhaps(&mut self, survival: Survival, random: &mut Dice) {
         let (disk, cache) = (self.disk.len() as u64, self.cache.len() as u64);
         let changes = match survival {
             Survival::Nothing => false,

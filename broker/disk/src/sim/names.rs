@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::random::{Random, Survival};
+use super::random::{Dice, Survival};
 
 #[derive(Debug, Default)]
 pub(super) struct Names {
@@ -168,7 +168,7 @@ impl Names {
         self.apply_chosen(chosen);
     }
 
-    pub(super) fn lose_power(&mut self, random: &mut Random) {
+    pub(super) fn lose_power(&mut self, random: &mut Dice) {
         let survival = Survival::choose(random, self.pending.len() as u64);
         let chosen = (0..self.pending.len()).map(|at| survival.keeps(at as u64, random)).collect();
         self.apply_chosen(chosen);

@@ -1,14 +1,19 @@
-//! The simulator's dice: splitmix64, so that a seed gives the same disk on every machine.
+//! The randomness of simulations, and how much of what was not synced survives a loss of power.
 
+/// Random numbers that a seed decides, the same on every machine: splitmix64 (Steele, Lea and Flood, "Fast
+/// splittable pseudorandom number generators", 2014). For simulations only.
 #[derive(Debug)]
-pub(super) struct Random(u64);
+pub struct Dice(u64);
 
-impl Random {
-    pub(super) fn new(seed: u64) -> Self {
+impl Dice {
+    /// The numbers of a seed.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    pub(super) fn next(&mut self) -> u64 {
+    /// Any number.
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -17,12 +22,17 @@ impl Random {
     }
 
     /// A number below `bound`, which is not zero.
-    pub(super) fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.draw() % bound
+    }
+
+    /// True once in `bound` times on average; `bound` is not zero.
+    pub fn one_in(&mut self, bound: u64) -> bool {
+        self.below(bound) == 0
     }
 
     pub(super) fn coin(&mut self) -> bool {
-        self.next() & 1 == 1
+        self.draw() & 1 == 1
     }
 }
 
@@ -40,7 +50,7 @@ pub(super) enum Survival {
 }
 
 impl Survival {
-    pub(super) fn choose(random: &mut Random, of: u64) -> Self {
+    pub(super) fn choose(random: &mut Dice, of: u64) -> Self {
         match random.below(5) {
             0 => Self::Nothing,
             1 => Self::All,
@@ -50,7 +60,7 @@ impl Survival {
         }
     }
 
-    pub(super) fn keeps(self, number: u64, random: &mut Random) -> bool {
+    pub(super) fn keeps(self, number: u64, random: &mut Dice) -> bool {
         match self {
             Self::Nothing => false,
             Self::All => true,

@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 use super::fault::{Fault, Operation};
 use super::inode::Inode;
 use super::names::Names;
-use super::random::Random;
+use super::random::Dice;
 use crate::Open;
 
 #[derive(Debug)]
 pub(super) struct State {
-    random: Random,
+    random: Dice,
     /// Counts starts of the process; handles of an earlier one are dead.
     pub(super) generation: u64,
     pub(super) inodes: BTreeMap<u64, Inode>,
@@ -36,7 +36,7 @@ type Target<'a> = (u64, &'a Path);
 impl State {
     pub(super) fn new(seed: u64) -> Self {
         Self {
-            random: Random::new(seed),
+            random: Dice::new(seed),
             generation: 0,
             inodes: BTreeMap::new(),
             inode_next: 1,
@@ -58,7 +58,7 @@ impl State {
     }
 
     pub(super) fn draw(&mut self) -> u64 {
-        self.random.next()
+        self.random.draw()
     }
 
     /// Takes an operation into the trace.
@@ -264,7 +264,7 @@ impl State {
     }
 
     pub(super) fn power_cycle(&mut self, seed: u64) {
-        self.random = Random::new(seed);
+        self.random = Dice::new(seed);
         self.names.lose_power(&mut self.random);
         for inode in self.inodes.values_mut() {
             inode.lose_power(&mut self.random);

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ropewalk_disk::{Disk, SimDisk};
+use ropewalk_disk::{Dice, Disk, SimDisk};
 use ropewalk_shard::ShardId;
 use ropewalk_store::DataDir;
 use ropewalk_store::snapshot::Snapshots;
 
 use super::broker::{self, Broker, ROOT, SHARDS};
-use super::machine::{Dice, Ends, Machine};
+use super::machine::{Ends, Machine};
 use super::oracle::{Model, Op, Sent};
 
 /// A machine that lived for a while and stopped, and what it holds.

@@ -2,37 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use ropewalk_disk::{Fault, Operation, SimDisk};
+use ropewalk_disk::{Dice, Fault, Operation, SimDisk};
 use ropewalk_shard::{Outcome, PartitionId, ShardId, TopicId};
 
 use super::broker::{self, Broker, Decided, Ended, SHARDS};
 use super::oracle::{Kept, Model, Op, Sent};
 
 const PRODUCERS: u64 = 3;
-
-/// Splitmix64.
-pub(crate) struct Dice(u64);
-
-impl Dice {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
-    pub(crate) fn one_in(&mut self, bound: u64) -> bool {
-        self.below(bound) == 0
-    }
-}
 
 /// How lives end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -177,7 +153,7 @@ impl Machine {
         if self.dice.one_in(3) {
             self.disk.restart();
         } else {
-            self.disk.power_cycle(self.dice.next());
+            self.disk.power_cycle(self.dice.draw());
         }
     }
 
@@ -343,7 +319,7 @@ impl Machine {
             1..=3 => 3_000,
             _ => 100,
         };
-        let value = vec![self.dice.next() as u8; 1 + self.dice.below(size) as usize];
+        let value = vec![self.dice.draw() as u8; 1 + self.dice.below(size) as usize];
         let records = 1 + self.dice.below(4) as i32;
         Sent::new(producer, kept.next_sequence(producer), records, &value)
     }

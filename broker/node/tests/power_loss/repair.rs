@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use ropewalk_batch::{Header, PREFIX_LEN};
-use ropewalk_disk::SimDisk;
+use ropewalk_disk::{Dice, SimDisk};
 use ropewalk_shard::{PartitionId, ShardId};
 use ropewalk_store::repair::{Finding, Loss, Place, repair};
 use ropewalk_store::{DataDir, PartitionLog};
 
 use super::broker::{self, Broker, OPTIONS, ROOT};
 use super::damage::{copy, files, lived};
-use super::machine::{Dice, Machine};
+use super::machine::Machine;
 use super::oracle::{Kept, Model};
 
 fn mend(disk: &SimDisk, accept: bool) -> Vec<Finding> {

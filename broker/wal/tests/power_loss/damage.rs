@@ -9,11 +9,11 @@ use std::ops::Range;
 use std::path::Path;
 
 use bytes::Bytes;
-use ropewalk_disk::{Disk, SimDisk};
+use ropewalk_disk::{Dice, Disk, SimDisk};
 use ropewalk_wal::{HardState, Record, RecoveredReplica, ReplicaKey, Wal};
 
 use super::faults::{created, entry, open};
-use super::machine::{DIR, Dice, OPTIONS};
+use super::machine::{DIR, OPTIONS};
 use super::model::{Model, Replica, compare, compare_entries};
 
 const A: ReplicaKey = ReplicaKey { shard: 1, replica: 11 };
@@ -309,7 +309,7 @@ fn d3_a_log_with_right_checksums_and_wrong_content_never_panics() {
         let mut dice = Dice::new(seed);
         let mut data = vec![u8::from(dice.one_in(8))];
         for _ in 0..=dice.below(3) {
-            let mut edit = dice.next().to_le_bytes();
+            let mut edit = dice.draw().to_le_bytes();
             // Mostly the beginnings of blocks, where the numbers are.
             if !dice.one_in(4) {
                 let at = dice.below(8) * 4096 + dice.below(200);

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use ropewalk_disk::{Disk, Fault, Operation, SimDisk};
+use ropewalk_disk::{Dice, Disk, Fault, Operation, SimDisk};
 use ropewalk_wal::{HardState, OpenError, Options, Record, ReplicaKey, Wal, WalError};
 
 use super::model::Model;
@@ -19,30 +19,6 @@ pub(crate) const OPTIONS: Options = Options {
     files_bytes_max: 4 << 20,
     spares_max: 3,
 };
-
-/// Splitmix64.
-pub(crate) struct Dice(u64);
-
-impl Dice {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
-    pub(crate) fn one_in(&mut self, bound: u64) -> bool {
-        self.below(bound) == 0
-    }
-}
 
 pub(crate) struct Machine {
     pub(crate) disk: SimDisk,
@@ -142,7 +118,7 @@ impl Machine {
         if self.name_fails || self.dice.one_in(3) {
             self.disk.restart();
         } else {
-            self.disk.power_cycle(self.dice.next());
+            self.disk.power_cycle(self.dice.draw());
         }
     }
 
@@ -248,7 +224,7 @@ impl Machine {
 
     fn bytes(&mut self, len_max: u64) -> Bytes {
         let len = self.dice.below(len_max + 1) as usize;
-        let pattern = self.dice.next().to_le_bytes();
+        let pattern = self.dice.draw().to_le_bytes();
         pattern.into_iter().cycle().take(len).collect()
     }
 
