@@ -343,7 +343,6 @@ fn generated_code_comes_from_the_generator() {
 /// those. May only shrink.
 const WATCHED_SPAWNS: &[(&str, usize, &str)] = &[
     ("broker/src/listen/accept.rs", 1, "a connection catches its own panic and is closed"),
-    ("broker/node/src/background.rs", 2, "the bodies run in the supervisor"),
     ("broker/wal/src/writer.rs", 1, "the body runs in the guard, which reports its end"),
     ("broker/src/handle/deadline.rs", 1, "its panic is resumed in the request that waits for it"),
     ("broker/src/handle.rs", 1, "it waits for an answer and gives back memory, nothing else"),

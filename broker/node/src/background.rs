@@ -1,7 +1,7 @@
 //! The checkpointer on its own thread, and the cleaner on another.
 //!
-//! It works while there is work, else it is parked until a log wakes it or some time has passed. When it
-//! is stopped it checkpoints every shard, so that the next start is quick.
+//! Each works while there is work, else it is parked until a log wakes it or some time has passed. The
+//! checkpointer that is stopped checkpoints every shard, so that the next start is quick.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,48 +13,50 @@ use ropewalk_store::checkpoint::Checkpointer;
 use ropewalk_store::clean::Cleaner;
 use ropewalk_store::work::{Next, WorkError};
 
-use crate::supervision::{self, Failure, Supervisor};
+use crate::supervision::{self, Failure, Supervisor, Task};
 
 /// How long it sleeps when nothing wakes it.
 const IDLE: Duration = Duration::from_millis(100);
 /// How long it waits after something did not work.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// A running checkpointer. Dropping it stops it without a last checkpoint.
-pub(crate) struct CheckpointerHandle {
+/// A running thread that gives back `T` when it ends in order. Dropping it stops it after the step that it is at.
+struct Background<T> {
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<Option<Checkpointer>>>,
-    clock_ms: fn() -> i64,
+    thread: Option<JoinHandle<Option<T>>>,
 }
 
-impl fmt::Debug for CheckpointerHandle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("CheckpointerHandle")
+impl<T: Send + 'static> Background<T> {
+    /// Runs `body` on a thread of its own until the flag that it is given is set. `supervisor` reports that
+    /// it gave up (D2), or that it panicked.
+    fn spawn(
+        task: &'static Task,
+        supervisor: Supervisor,
+        body: impl FnOnce(&AtomicBool) -> Result<T, Failure> + Send + 'static,
+    ) -> io::Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = thread::Builder::new()
+            .name(task.name.to_owned())
+            .spawn(move || supervisor.run(task, move || body(&stopped)))?;
+        Ok(Self { stop, thread: Some(thread) })
     }
 }
 
-/// Runs the checkpointer on its own thread from now on. `supervisor` reports that it has to give up (D2), or
-/// that it panicked.
-///
-/// # Errors
-/// When the thread cannot be made.
-pub(crate) fn spawn_checkpointer(
-    mut checkpointer: Checkpointer,
-    clock_ms: fn() -> i64,
-    supervisor: Supervisor,
-) -> io::Result<CheckpointerHandle> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let stopped = Arc::clone(&stop);
-    let store = Arc::clone(checkpointer.store());
-    let thread = thread::Builder::new().name("checkpointer".to_owned()).spawn(move || {
-        supervisor.run(&supervision::CHECKPOINTER, move || {
-            checkpointer.store().set_checkpointer(Some(thread::current()));
-            run(|now_ms| checkpointer.step(now_ms), clock_ms, &stopped)?;
-            Ok(checkpointer)
-        })
-    });
-    let thread = thread.inspect_err(|_| store.set_checkpointer(None))?;
-    Ok(CheckpointerHandle { stop, thread: Some(thread), clock_ms })
+impl<T> Background<T> {
+    fn join(&mut self) -> Option<T> {
+        let thread = self.thread.take()?;
+        self.stop.store(true, Ordering::Release);
+        thread.thread().unpark();
+        // A panic there was reported where it happened.
+        thread.join().ok().flatten()
+    }
+}
+
+impl<T> Drop for Background<T> {
+    fn drop(&mut self) {
+        self.join();
+    }
 }
 
 /// Works step by step until stopped, or until something fails for good.
@@ -77,11 +79,59 @@ fn run(
     Ok(())
 }
 
+/// A running checkpointer. Dropping it stops it without a last checkpoint.
+pub(crate) struct CheckpointerHandle {
+    background: Background<Checkpointer>,
+    clock_ms: fn() -> i64,
+}
+
+impl fmt::Debug for CheckpointerHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CheckpointerHandle")
+    }
+}
+
+/// Runs the checkpointer on its own thread from now on. `supervisor` reports that it has to give up (D2), or
+/// that it panicked.
+///
+/// # Errors
+/// When the thread cannot be made.
+pub(crate) fn spawn_checkpointer(
+    mut checkpointer: Checkpointer,
+    clock_ms: fn() -> i64,
+    supervisor: Supervisor,
+) -> io::Result<CheckpointerHandle> {
+    let background = Background::spawn(&supervision::CHECKPOINTER, supervisor, move |stop| {
+        checkpointer.store().set_checkpointer(Some(thread::current()));
+        run(|now_ms| checkpointer.step(now_ms), clock_ms, stop)?;
+        Ok(checkpointer)
+    })?;
+    Ok(CheckpointerHandle { background, clock_ms })
+}
+
+impl CheckpointerHandle {
+    /// Stops, then checkpoints every shard. The shards' loops must still run: they are asked for their
+    /// state. Blocks.
+    ///
+    /// # Errors
+    /// When the last checkpoint failed; nothing is lost, the next start replays more.
+    pub(crate) fn stop(mut self) -> Result<(), WorkError> {
+        match self.background.join() {
+            Some(mut checkpointer) => checkpointer.checkpoint_all((self.clock_ms)()),
+            None => Err(WorkError::Later("the thread had ended before".to_owned())),
+        }
+    }
+}
+
 /// A running cleaner. Dropping it stops it after the segment that it is at.
-#[derive(Debug)]
 pub(crate) struct CleanerHandle {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    _background: Background<()>,
+}
+
+impl fmt::Debug for CleanerHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CleanerHandle")
+    }
 }
 
 /// Runs the cleaner on its own thread from now on. `supervisor` reports that it has to give up (D2), or
@@ -94,52 +144,10 @@ pub(crate) fn spawn_cleaner(
     clock_ms: fn() -> i64,
     supervisor: Supervisor,
 ) -> io::Result<CleanerHandle> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let stopped = Arc::clone(&stop);
-    let thread = thread::Builder::new().name("cleaner".to_owned()).spawn(move || {
-        supervisor.run(&supervision::CLEANER, move || {
-            run(|now_ms| cleaner.step(now_ms), clock_ms, &stopped)
-        });
+    let background = Background::spawn(&supervision::CLEANER, supervisor, move |stop| {
+        run(|now_ms| cleaner.step(now_ms), clock_ms, stop)
     })?;
-    Ok(CleanerHandle { stop, thread: Some(thread) })
-}
-
-impl Drop for CleanerHandle {
-    fn drop(&mut self) {
-        if let Some(thread) = self.thread.take() {
-            self.stop.store(true, Ordering::Release);
-            thread.thread().unpark();
-            // A panic there was reported where it happened.
-            let _ = thread.join();
-        }
-    }
-}
-
-impl CheckpointerHandle {
-    /// Stops, then checkpoints every shard. The shards' loops must still run: they are asked for their
-    /// state. Blocks.
-    ///
-    /// # Errors
-    /// When the last checkpoint failed; nothing is lost, the next start replays more.
-    pub(crate) fn stop(mut self) -> Result<(), WorkError> {
-        match self.join() {
-            Some(mut checkpointer) => checkpointer.checkpoint_all((self.clock_ms)()),
-            None => Err(WorkError::Later("the thread had ended before".to_owned())),
-        }
-    }
-
-    fn join(&mut self) -> Option<Checkpointer> {
-        let thread = self.thread.take()?;
-        self.stop.store(true, Ordering::Release);
-        thread.thread().unpark();
-        thread.join().ok().flatten()
-    }
-}
-
-impl Drop for CheckpointerHandle {
-    fn drop(&mut self) {
-        self.join();
-    }
+    Ok(CleanerHandle { _background: background })
 }
 
 #[cfg(test)]
