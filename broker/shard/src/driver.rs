@@ -444,12 +444,10 @@ impl Core {
             (Waiter::Appends(_), Ok(_)) => unreachable!("an append has one result per batch"),
             (Waiter::Appends(parts), Err(error)) => {
                 for part in parts {
-                    if let Some(call) = self.calls.get_mut(&part.caller)
-                        && error.certainty() != Certainty::Unknown
-                    {
-                        call.proposed -= part.count;
-                    }
-                    if let Some(call) = self.calls.get(&part.caller) {
+                    if let Some(call) = self.calls.get_mut(&part.caller) {
+                        if error.certainty() != Certainty::Unknown {
+                            call.proposed -= part.count;
+                        }
                         call.order.end();
                     }
                     self.fail(part.caller, error);

@@ -11,6 +11,8 @@ use crate::replica::Write;
 use crate::replica::tests::lone;
 use crate::state::State;
 
+mod unknown;
+
 impl Applies for RefCell<State> {
     fn poll(&self, replica: &mut Replica) -> Option<Work> {
         replica.poll(&mut self.borrow_mut())
@@ -345,19 +347,6 @@ fn a_producer_that_the_partition_knows_is_kept_in_order_by_its_sequences() {
 }
 
 #[test]
-fn what_a_lost_lead_leaves_unknown_is_not_overtaken() {
-    let mut world = World::new();
-    let sent = SendOrder::default();
-    world.append_in(&sent, 1, &[numbered(0, 0)]);
-    world.core.replica.depose();
-    world.settle();
-    assert_eq!(error(world.answer(1)), Some(ProposeError::Unknown));
-    world.append_in(&sent, 2, &[numbered(0, 1)]);
-    world.all_durable();
-    assert_eq!(error(world.answer(2)), Some(ProposeError::Behind));
-}
-
-#[test]
 fn a_busy_engine_keeps_the_order_and_takes_what_waits_later() {
     let mut world = World::new();
     world.append(1, &[batch(0, 9 * MIB)]);
@@ -405,15 +394,6 @@ fn a_command_that_a_busy_engine_does_not_take_keeps_its_place() {
         }
     });
     assert_eq!(letters.collect::<String>(), "abc");
-}
-
-#[test]
-fn a_call_of_which_a_part_was_proposed_is_unknown_when_the_rest_is_refused() {
-    let mut world = World::new();
-    world.append(1, &[batch(0, 9 * MIB), batch(1, 9 * MIB)]);
-    world.pass(limits::FULL_WAIT_MAX + SECOND);
-    let answered = error(world.answer(1));
-    assert_eq!(answered, Some(ProposeError::Unknown), "the first batch may still be stored");
 }
 
 #[test]
@@ -472,43 +452,4 @@ fn a_submission_fits_a_log_file() {
         assert!(bytes <= bytes_max, "{bytes} bytes in one submission");
     }
     assert_eq!(world.offsets(500), [2]);
-}
-
-#[test]
-fn a_stop_says_which_proposals_may_have_happened() {
-    let mut world = World::new();
-    world.append(1, &[batch(0, 10)]);
-    world.propose(2, named("g"));
-    world.append(3, &[batch(0, 10)]);
-    world.propose(4, named("g"));
-    world.core.take(Event::Read { caller: 5 }, world.now());
-    world.answers = world.core.stop();
-    let errors = [1, 2, 3, 4, 5].map(|caller| error(world.answer(caller)).expect("an error"));
-    let (unknown, stopped) = (ProposeError::Unknown, ProposeError::Stopped);
-    assert_eq!(errors, [unknown, unknown, stopped, stopped, stopped]);
-}
-
-#[test]
-fn a_call_of_which_a_part_was_proposed_is_unknown_at_a_stop() {
-    let mut world = World::new();
-    world.append(1, &[batch(0, 9 * MIB), batch(1, 9 * MIB)]);
-    world.answers = world.core.stop();
-    assert_eq!(error(world.answer(1)), Some(ProposeError::Unknown));
-}
-
-#[test]
-fn a_lost_lead_leaves_proposals_unknown_and_refuses_what_was_not_taken() {
-    let mut world = World::new();
-    world.append(1, &[batch(0, 10)]);
-    world.propose(2, named("g"));
-    world.append(3, &[batch(0, 10)]);
-    world.core.replica.depose();
-    world.settle();
-    assert_eq!(error(world.answer(1)), Some(ProposeError::Unknown));
-    assert_eq!(error(world.answer(2)), Some(ProposeError::Unknown));
-    assert_eq!(error(world.answer(3)), None, "it waits for a place in the pipeline");
-    world.all_durable();
-    assert_eq!(error(world.answer(3)), Some(ProposeError::NotLeader));
-    world.event(Event::Read { caller: 4 });
-    assert_eq!(error(world.answer(4)), Some(ProposeError::NotLeader));
 }
