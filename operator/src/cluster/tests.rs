@@ -215,6 +215,16 @@ impl Stage {
         assert_eq!(self.server.at(POD)["metadata"]["uid"], uid);
     }
 
+    /// The process of the broker has ended with an error, and not for the first time.
+    fn process_ends_again_and_again(&self) {
+        let mut looping = self.server.at(POD)["status"].clone();
+        looping["containerStatuses"][0]["restartCount"] = json!(2);
+        let now = Timestamp::now().to_string();
+        let ended = json!({"terminated": {"exitCode": 4, "finishedAt": now}});
+        looping["containerStatuses"][0]["lastState"] = ended;
+        self.server.change(POD, &json!({ "status": looping }));
+    }
+
     /// It is to sleep, and nobody waits for its consumers any more.
     fn hibernate(&self, generation: i64) {
         self.change_spec(&json!({"runState": "Hibernated"}), generation);

@@ -107,12 +107,7 @@ async fn a_file_that_a_running_broker_had_no_chance_to_refuse_is_not_written() {
     stage.reconcile().await;
     assert!(!file(&stage).contains("no number"));
     // A process that ends again and again may need just this file.
-    let mut looping = stage.server.at(POD)["status"].clone();
-    looping["containerStatuses"][0]["restartCount"] = json!(2);
-    let now = Timestamp::now().to_string();
-    let ended = json!({"terminated": {"exitCode": 4, "finishedAt": now}});
-    looping["containerStatuses"][0]["lastState"] = ended;
-    stage.server.change(POD, &json!({ "status": looping }));
+    stage.process_ends_again_and_again();
     stage.reconcile().await;
     assert!(file(&stage).contains("no number"));
 }
@@ -121,12 +116,7 @@ async fn a_file_that_a_running_broker_had_no_chance_to_refuse_is_not_written() {
 async fn a_file_that_a_broker_refused_is_not_written_also_when_its_process_ends_again_and_again() {
     let stage = Stage::set(&json!({})).await;
     stage.settle().await;
-    let mut looping = stage.server.at(POD)["status"].clone();
-    looping["containerStatuses"][0]["restartCount"] = json!(2);
-    let now = Timestamp::now().to_string();
-    let ended = json!({"terminated": {"exitCode": 4, "finishedAt": now}});
-    looping["containerStatuses"][0]["lastState"] = ended;
-    stage.server.change(POD, &json!({ "status": looping }));
+    stage.process_ends_again_and_again();
     stage.broker.lock().refuses = true;
     stage.change_spec(&json!({"config": {"num.partitions": "no number"}}), 2);
     for _ in 0..2 {
