@@ -120,10 +120,10 @@ pub const HOT: f64 = 1.05;
 /// ... for this many intervals, with a backlog.
 pub const HOT_INTERVALS: u32 = 3;
 
-/// A service rate that is in doubt is tried by a step down after this long without a busy member.
+/// A service rate that is in doubt is tried by a step down after this long without a busy member ...
 pub const PROBE_DOUBTED: Duration = Duration::from_secs(600);
 
-/// One that nothing speaks against is tried after this long; each time it proves right doubles this ...
+/// ... and one that nothing speaks against after this long. Each try that fails doubles the wait ...
 pub const PROBE_TRUSTED: Duration = Duration::from_secs(7200);
 
 /// ... up to this.
