@@ -151,12 +151,12 @@ impl Figures {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalog::random_topic_id;
 
     #[test]
     fn r1_what_no_longer_exists_is_not_remembered() {
         let figures = Figures::default();
-        let (orders, refunds) =
-            (crate::catalog::random_topic_id(), crate::catalog::random_topic_id());
+        let (orders, refunds) = (random_topic_id(), random_topic_id());
         for (group, topic) in [("a", orders), ("a", refunds), ("b", orders), ("c", refunds)] {
             let partition = PartitionId { topic, index: 0 };
             let group = group.to_owned();

@@ -41,6 +41,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::catalog::random_topic_id;
 
     fn shards() -> Vec<ShardId> {
         (1..=24).map(ShardId).collect()
@@ -52,7 +53,7 @@ mod tests {
 
     #[test]
     fn twelve_partitions_live_in_twelve_shards() {
-        let homes = homes(crate::catalog::random_topic_id(), 0..12, &shards(), &shards());
+        let homes = homes(random_topic_id(), 0..12, &shards(), &shards());
         let distinct: std::collections::BTreeSet<_> = homes.iter().map(|h| h.shard).collect();
         assert_eq!(distinct.len(), 12);
         assert!(homes.iter().all(|h| (1..=24).contains(&h.shard.0)));
@@ -62,7 +63,7 @@ mod tests {
     fn a_thousand_topics_of_one_partition_spread_evenly() {
         let mut count = [0_u32; 24];
         for _ in 0..2400 {
-            let home = homes(crate::catalog::random_topic_id(), 0..1, &shards(), &shards())[0];
+            let home = homes(random_topic_id(), 0..1, &shards(), &shards())[0];
             count[home.shard.0 as usize - 1] += 1;
         }
         assert!(count.iter().all(|n| (50..=160).contains(n)), "{count:?}");
@@ -70,7 +71,7 @@ mod tests {
 
     #[test]
     fn growing_a_topic_continues_where_it_ended() {
-        let topic = crate::catalog::random_topic_id();
+        let topic = random_topic_id();
         let all = homes(topic, 0..10, &shards(), &shards());
         assert_eq!(homes(topic, 6..10, &shards(), &shards()), all[6..]);
         // Also when a shard was damaged in between: it gets nothing, and no other place moves.
@@ -87,9 +88,7 @@ mod tests {
         for damaged in [&[5][..], &[24], &[1, 2, 3, 4]] {
             for _ in 0..100 {
                 let mut count = BTreeMap::new();
-                for home in
-                    homes(crate::catalog::random_topic_id(), 0..48, &shards(), &without(damaged))
-                {
+                for home in homes(random_topic_id(), 0..48, &shards(), &without(damaged)) {
                     *count.entry(home.shard).or_insert(0) += 1;
                 }
                 assert!(count.keys().copied().eq(without(damaged)), "{damaged:?}: {count:?}");
@@ -99,7 +98,7 @@ mod tests {
 
     #[test]
     fn without_any_sound_shard_the_listed_ones_are_taken() {
-        assert_eq!(homes(crate::catalog::random_topic_id(), 0..3, &shards(), &[]).len(), 3);
-        assert_eq!(homes(crate::catalog::random_topic_id(), 0..3, &[], &[]), []);
+        assert_eq!(homes(random_topic_id(), 0..3, &shards(), &[]).len(), 3);
+        assert_eq!(homes(random_topic_id(), 0..3, &[], &[]), []);
     }
 }

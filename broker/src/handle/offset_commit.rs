@@ -146,13 +146,13 @@ fn answer(
 
 #[cfg(test)]
 mod tests {
-
     use super::*;
+    use crate::catalog::random_topic_id;
 
     #[test]
     fn r1_a_commit_of_any_size_is_entries_of_a_bounded_one() {
         let offset = |index| {
-            let id = PartitionId { topic: crate::catalog::random_topic_id(), index };
+            let id = PartitionId { topic: random_topic_id(), index };
             let metadata = "x".repeat(4096);
             (id, OffsetCommit { offset: 1, leader_epoch: -1, metadata, expires_ms: None })
         };

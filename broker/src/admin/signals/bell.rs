@@ -105,6 +105,7 @@ mod tests {
     use ropewalk_shard::PartitionId;
 
     use super::*;
+    use crate::catalog::random_topic_id;
 
     fn came(topic: TopicId) -> Effect {
         let batch = Builder::new().record(0, None, None).build();
@@ -116,8 +117,7 @@ mod tests {
     fn a_bell_rings_once_for_what_it_is_armed_for() {
         let bells = Arc::new(Bells::default());
         let bell = bells.hang().expect("room");
-        let (orders, refunds) =
-            (crate::catalog::random_topic_id(), crate::catalog::random_topic_id());
+        let (orders, refunds) = (random_topic_id(), random_topic_id());
         bells.applied(&[came(orders)]);
         assert_eq!(bell.heard().now_or_never(), None, "not armed");
         bell.arm(HashSet::from([orders]));

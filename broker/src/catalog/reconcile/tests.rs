@@ -4,6 +4,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::boot::{Broker, Start};
+use crate::catalog::random_topic_id;
 use crate::catalog::{NewTopic, Topics};
 use crate::settings::Settings;
 
@@ -36,7 +37,7 @@ async fn create(broker: &Broker, name: String) -> TopicId {
 
 /// As an entry that was on its way when its topic was deleted.
 async fn open_orphan(broker: &Broker) -> (Arc<ShardHandle>, PartitionId) {
-    let partition = PartitionId { topic: crate::catalog::random_topic_id(), index: 0 };
+    let partition = PartitionId { topic: random_topic_id(), index: 0 };
     let shard = Arc::clone(broker.context().node.shard(ShardId(5)).expect("not damaged"));
     let open = ShardCommand::OpenPartitions(vec![OpenPartition { partition, epoch_base: 0 }]);
     shard.propose(Command::Shard(open)).await.expect("it leads");
