@@ -48,7 +48,7 @@ fn lines(all: &[Invalid]) -> String {
 }
 
 impl Stop {
-    /// The exit code: one for each thing that whoever started us would do next.
+    /// The exit code: one for each reaction that a supervisor or a person can choose.
     pub(crate) fn code(&self) -> u8 {
         match self {
             Self::Settings(_) | Self::Config { .. } | Self::Usage(_) => 2,

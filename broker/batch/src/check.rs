@@ -9,8 +9,8 @@
 //!    timestamp, the broker's own time, the topic's codec, offsets that do not count up by one.
 //! 4. The size is compared as the batch would be stored.
 //!
-//! A batch that needs no change comes out as the very `Bytes` that went in. The prefix is not
-//! looked at beyond the length: [`crate::StampedBatch`] replaces it.
+//! A batch that needs no change comes out as the very `Bytes` that went in. Of the prefix
+//! only the length is read: [`crate::StampedBatch`] replaces the prefix.
 
 use bytes::Bytes;
 

@@ -15,7 +15,7 @@ mod snappy;
 /// The largest window any level of zstd writes. Beyond it a frame would need `--long` mode.
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
-/// What an error of a codec means to whoever reads the batch.
+/// What an error of a codec says about the batch that is read.
 pub(crate) fn failed(codec: Compression, error: &io::Error, limit_bytes: usize) -> BatchError {
     if error.kind() == io::ErrorKind::FileTooLarge {
         return BatchError::TooBig { limit_bytes };

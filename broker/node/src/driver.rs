@@ -6,7 +6,7 @@
 //!
 //! # Order of events for a batch
 //!
-//! propose → WAL durable → applied to the state → in the log, readable → observer told → answered.
+//! propose → WAL durable → applied to the state → in the log, readable → observer called → answered.
 //!
 //! # A full disk
 //!

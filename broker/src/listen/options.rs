@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What the listeners of a broker are told.
+/// The bounds that all listeners of a broker share.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// `socket.request.max.bytes`.

@@ -18,7 +18,7 @@ async fn connections_beyond_the_limits_are_closed_at_once() {
     let mut third = all.connect().await;
     send(&mut third, &[b"P\x00"]).await;
     receive(&mut third).await;
-    // A limit that is changed holds for whoever comes next; who is there stays.
+    // A changed limit applies to new connections; open ones stay open.
     limits.0.store(1, Ordering::SeqCst);
     closes(&mut all.connect().await).await;
     limits.0.store(3, Ordering::SeqCst);
