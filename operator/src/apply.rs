@@ -7,6 +7,7 @@
 //! - An object that belongs to somebody else is never taken over: that is a [`Outcome::Taken`], not an
 //!   overwrite.
 
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::api::{Api, Patch, PatchParams};
 use kube::{Resource, ResourceExt as _};
 use ropewalk_operator_plan::intent;
@@ -45,33 +46,34 @@ pub enum Belongs<'a> {
 pub async fn apply<K>(
     api: &Api<K>,
     manager: &str,
-    wanted: &Value,
+    wanted: &K,
     there: Option<&K>,
     belongs: Belongs<'_>,
 ) -> Result<Outcome, kube::Error>
 where
-    K: Resource + Clone + DeserializeOwned + Serialize + std::fmt::Debug,
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Serialize + std::fmt::Debug,
 {
-    let name = wanted["metadata"]["name"].as_str().unwrap_or_default();
+    let name = wanted.name_any();
     let found = match there {
         Some(_) => None,
         // A list by label does not show what somebody else made.
-        None => api.get_opt(name).await?,
+        None => api.get_opt(&name).await?,
     };
+    let wanted_json = serde_json::to_value(wanted).map_err(kube::Error::SerdeError)?;
     if let Some(there) = there.or(found.as_ref()) {
         if let Some(other) = other_owner(there, belongs) {
             return Ok(Outcome::Taken(other));
         }
         let there = serde_json::to_value(there).map_err(kube::Error::SerdeError)?;
-        if intent::holds(&without_kind(&there), &without_kind(wanted)) {
+        if intent::holds(&without_kind(&there), &without_kind(&wanted_json)) {
             return Ok(Outcome::Unchanged);
         }
     }
     let parameters = PatchParams::apply(manager).force();
-    let written = api.patch(name, &parameters, &Patch::Apply(wanted)).await?;
+    let written = api.patch(&name, &parameters, &Patch::Apply(wanted)).await?;
     let mark = mark(&written);
     let written = serde_json::to_value(written).map_err(kube::Error::SerdeError)?;
-    let holds = intent::holds(&without_kind(&written), &without_kind(wanted));
+    let holds = intent::holds(&without_kind(&written), &without_kind(&wanted_json));
     Ok(if holds { Outcome::Written } else { Outcome::Altered(mark) })
 }
 
@@ -82,8 +84,8 @@ pub fn mark(object: &impl Resource) -> String {
     generation.or_else(|| meta.resource_version.clone()).unwrap_or_default()
 }
 
-/// Applies the part of a status that belongs to `manager`. Whether it says something new is for the
-/// caller to know. An object of this name that was made since is another one and is left alone.
+/// Applies the part of a status that belongs to `manager`. The caller knows whether it says something new.
+/// An object of this name that was created since is another one and is not written: its uid differs.
 ///
 /// # Errors
 ///
@@ -91,21 +93,21 @@ pub fn mark(object: &impl Resource) -> String {
 pub async fn status<K>(
     api: &Api<K>,
     manager: &str,
-    object: &K,
+    object: &ObjectReference,
     status: &impl Serialize,
 ) -> Result<(), kube::Error>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
 {
-    let name = object.name_any();
+    let name = object.name.as_deref().unwrap_or_default();
     let body = json!({
         "apiVersion": K::api_version(&()),
         "kind": K::kind(&()),
-        "metadata": {"name": name, "uid": object.uid()},
+        "metadata": {"name": name, "uid": object.uid},
         "status": status,
     });
     let parameters = PatchParams::apply(manager).force();
-    api.patch_status(&name, &parameters, &Patch::Apply(&body)).await?;
+    api.patch_status(name, &parameters, &Patch::Apply(&body)).await?;
     Ok(())
 }
 

@@ -2,21 +2,20 @@
 //!
 //! # Place in the walk
 //!
-//! [`observe`] does all the reading, by live requests, so that nothing is decided on what was. The pure
-//! part (`operator/plan`) says what should be. [`converge`] does the writing, in steps that do not
-//! wait for each other; [`restart`] is the one disruptive act; [`removal`] ends it all.
+//! [`observe`] does all the reading, by live requests, so that no decision rests on an old state. The
+//! pure part (`operator/plan`) says what should be. [`converge`] does the writing, in steps that do not
+//! wait for each other; [`restart`] is the one disruptive act; [`removal`] handles deletion.
 //!
 //! # Invariants
 //!
 //! - **K1** a converged cluster is read every minute and never written.
 //! - **K2** a pod is evicted only after live reads, under the Lease, with the brokers' newest epoch,
-//!   and only if it is still the pod that was looked at.
+//!   and only if it is still the pod that was read.
 //! - **K4** nothing is stopped while a volume would be lost with its pod.
 //! - A paused cluster is shown and not touched, also while it is being deleted.
 //! - Volumes come first: a full disk must not keep a volume from growing.
 //! - A step that fails is a condition; the other steps go on.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,76 +25,47 @@ use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service}
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::Api;
 use kube::core::PartialObjectMeta;
 use kube::runtime::Controller;
 use kube::runtime::controller::{self, Action};
-use kube::runtime::events::EventType;
 use kube::runtime::reflector::ObjectRef;
-use parking_lot::Mutex;
-use ropewalk_operator_api::{BrokerCluster, BrokerClusterStatus, DeletionPolicy, ManagementState};
-use ropewalk_operator_api::{condition, names};
-use ropewalk_operator_plan::cluster::verdict::{Concern, Facts, Problem, is_alarm};
-use ropewalk_operator_plan::cluster::{rollout, validate};
-use serde_json::json;
+use ropewalk_operator_api::{BrokerCluster, BrokerClusterStatus, condition, names};
+use ropewalk_operator_plan::cluster::rollout::decide;
+use ropewalk_operator_plan::cluster::verdict::{Concern, Facts, Problem};
+use ropewalk_operator_plan::cluster::{ValidCluster, children, validate};
 use tokio::sync::watch as channel;
 
-use crate::admin::{CONFLICTING_OPERATOR, Target};
+use crate::admin::CONFLICTING_OPERATOR;
 use crate::context::Context;
+use crate::finalizer;
 use crate::signals::ClusterKey;
 use crate::watch::{self, Failure, Guarded};
-use crate::{apply, finalizer};
+use converge::ApplyReport;
+use rollout::RolloutReport;
 
-mod contested;
+// In the order of the walk.
 mod observe;
-mod slumber;
-mod restart;
+mod hibernation;
+mod contested;
+mod settings;
 mod converge;
+mod restart;
+mod rollout;
+mod status;
 mod removal;
+
+pub use contested::Contested;
+pub use settings::SettingsLog;
 
 /// The field manager of everything written here.
 const MANAGER: &str = "ropewalk-operator/cluster";
-/// A settled cluster is looked at so often.
+/// The interval at which a settled cluster is reconciled.
 const RESYNC: Duration = Duration::from_secs(60);
-/// One whose status says something that has to be acted upon is looked at again.
+/// The delay after a status that requires another reconcile at once.
 const AT_ONCE: Duration = Duration::from_millis(300);
-/// One that is not is looked at so often, whatever the watches bring.
+/// The interval for a cluster that is not settled, whatever the watches bring.
 const RECHECK: Duration = Duration::from_secs(10);
-
-/// What each start of a broker was told of its settings: when it was started, by its clock, and the hash
-/// of the settings. Only needed for brokers that do not say it themselves.
-#[derive(Debug, Default)]
-struct Told(Mutex<HashMap<Target, (i64, String)>>);
-
-impl Told {
-    fn recall(&self, target: &Target, started_at_ms: i64) -> Option<String> {
-        let told = self.0.lock();
-        let (start, hash) = told.get(target)?;
-        (*start == started_at_ms).then(|| hash.clone())
-    }
-
-    fn remember(&self, target: Target, started_at_ms: i64, hash: String) {
-        self.0.lock().insert(target, (started_at_ms, hash));
-    }
-
-    fn forget(&self, cluster: &ClusterKey) {
-        self.0.lock().retain(|target, _| target.cluster != *cluster);
-    }
-}
-
-/// What this controller works with.
-#[derive(Clone, Debug)]
-pub(crate) struct Work {
-    context: Arc<Context>,
-    told: Arc<Told>,
-    contested: Arc<contested::Contested>,
-}
-
-impl Work {
-    fn new(context: Arc<Context>) -> Self {
-        Self { context, told: Arc::default(), contested: Arc::default() }
-    }
-}
 
 /// Runs the controller in a scope until `stopping` turns true.
 pub async fn run(
@@ -106,7 +76,6 @@ pub async fn run(
     let scope = scope.as_deref();
     let client = context.client.clone();
     let (store, stream) = watch::own(watch::api::<Guarded<BrokerCluster>>(&client, scope));
-    let work = Work::new(context.clone());
     let stop = async move {
         let _ = stopping.wait_for(|stopping| *stopping).await;
     };
@@ -118,11 +87,8 @@ pub async fn run(
         .watches_stream(watch::children::<Service>(&client, scope), of)
         .watches_stream(watch::children::<ConfigMap>(&client, scope), of)
         .graceful_shutdown_on(stop);
-    let gone = work.clone();
-    let reconcile = move |object, context| {
-        let work = work.clone();
-        watch::framed(object, context, move |cluster, _| reconcile(cluster, work))
-    };
+    let gone = context.clone();
+    let reconcile = |object, context| watch::framed(object, context, reconcile);
     let outcomes = controller.run(reconcile, watch::again, context);
     // Without a finalizer a cluster that is deleted is never reconciled again.
     watch::drive(outcomes.inspect(|outcome| {
@@ -134,147 +100,110 @@ pub async fn run(
     .await;
 }
 
-/// Forgets what is known of a cluster that is gone or going.
-fn forget(work: &Work, cluster: &ClusterKey) {
-    work.context.brokers.forget(cluster);
-    work.context.slumber.end(cluster);
-    work.told.forget(cluster);
-    work.contested.forget(&cluster.namespace, &cluster.name);
+/// Drops what is known of a cluster that is gone or is being deleted.
+fn forget(context: &Context, cluster: &ClusterKey) {
+    context.brokers.forget(cluster);
+    context.slumber.end(cluster);
+    context.settings_log.forget(cluster);
+    context.contested.forget(&cluster.namespace, &cluster.name);
 }
 
 fn of<K>(child: PartialObjectMeta<K>) -> Option<ObjectRef<Guarded<BrokerCluster>>> {
     watch::cluster_of(&child)
 }
 
-/// Moves a cluster closer to its spec and says how it stands.
-async fn reconcile(seen: BrokerCluster, work: Work) -> Result<Action, Failure> {
+/// Moves a cluster closer to its spec and reports its state.
+///
+/// 1. `observe` does all the reading.
+/// 2. `validate` is pure. Later steps read its result and not the object.
+/// 3. `children` is pure: every object as it should be.
+/// 4. `converge` writes what does not hold, volumes first, and brings brokers their settings.
+/// 5. `decide` is pure: which broker may restart. `rollout` carries it out.
+/// 6. The status is written also when a step failed.
+async fn reconcile(seen: BrokerCluster, context: Arc<Context>) -> Result<Action, Failure> {
     let namespace = seen.namespace().unwrap_or_default();
-    let api: Api<BrokerCluster> = Api::namespaced(work.context.client.clone(), &namespace);
+    let api: Api<BrokerCluster> = Api::namespaced(context.client.clone(), &namespace);
     let Some(cluster) = api.get_opt(&seen.name_any()).await? else {
-        forget(&work, &key(&seen));
+        forget(&context, &key(&seen));
         return Ok(Action::await_change());
     };
     if cluster.metadata.deletion_timestamp.is_some() {
-        return removal::remove(&work, &api, &cluster).await;
+        return removal::remove(&context, &api, &cluster).await;
     }
-    let rival = work.context.brokers.conflict(&key(&cluster));
-    let managed = cluster.spec.management_state == ManagementState::Managed && rival.is_none();
-    if managed {
-        let wanted = cluster.spec.deletion_policy == DeletionPolicy::Delete;
-        finalizer::keep(&api, &cluster, wanted).await?;
-    }
-    let mut observed = observe::observe(&work.context, &cluster).await?;
-    let awaited = slumber::awaited(&work.context, &cluster, &observed).await;
-    let waits = awaited.is_some();
-    let cluster = awaited.unwrap_or(cluster);
-    let valid = match validate::validate(&cluster, &observed, &work.context.settings) {
+    let observed = observe::observe(&context, &cluster).await?;
+    let valid = match validate::validate(&cluster, &observed, &context.settings) {
         Ok(valid) => valid,
         Err(refusal) => {
-            tracing::warn!(%refusal, "left alone");
+            tracing::warn!(%refusal, "cluster skipped until it changes");
             return Ok(Action::await_change());
         }
     };
-    let mut done = converge::Done::default();
-    if let Some(rival) = rival {
-        done.problems.push(conflict(rival.to_string()));
+    hibernation::report(&context, &valid).await;
+    let children = children::children(&valid);
+    let mut problems: Vec<Problem> = valid.conflict.clone().map(conflict).into_iter().collect();
+    let mut applied = ApplyReport::default();
+    if valid.is_managed() {
+        finalizer::keep(&api, &cluster, valid.deletes_volumes).await?;
+        applied = converge::apply(&context, &valid, &observed, &children).await;
     }
-    if managed {
-        done = converge::converge(&work, &cluster, &valid, &mut observed).await;
+    let observed = observed.with_settings(applied.settings);
+    let decisions = decide(&valid, &observed, &applied.refused);
+    let mut restarts = RolloutReport::default();
+    if valid.is_managed() {
+        restarts = rollout::carry_out(&context, &valid, &children, &decisions).await;
     }
-    let mut decisions = rollout::decide(&cluster, &valid, &observed);
-    if managed {
-        converge::roll(&work, (&cluster, &valid), &mut decisions, &mut done).await;
-    }
+    problems.extend(applied.problems);
+    problems.extend(restarts.problems);
     let facts = Facts {
-        cluster: &cluster,
         valid: &valid,
         observed: &observed,
         decisions: &decisions,
-        problems: &done.problems,
-        restarted: &done.restarted,
+        problems: &problems,
+        restarted: &restarts.restarted,
         now: &Time(Timestamp::now()),
     };
     let status = facts.status();
-    let ready = condition::is_true(&status.conditions, condition::READY);
-    let progressing = condition::is_true(&status.conditions, condition::cluster::PROGRESSING);
-    let answers = condition::is_true(&status.conditions, condition::cluster::ADMIN_REACHABLE);
-    // The leave to format has to be taken back before anything can happen to the volume.
-    let formatted =
-        |id: i32| status.brokers.iter().any(|broker| broker.id == id && broker.formatted);
-    let news = valid.brokers.iter().any(|broker| !broker.formatted && formatted(broker.id));
-    write_status(&work.context, &api, &cluster, status).await?;
-    if ready && managed {
-        end_acceptance(&api, &cluster).await?;
-    }
-    if news {
-        return Ok(Action::requeue(AT_ONCE));
-    }
-    if waits {
-        return Ok(Action::requeue(slumber::RECHECK));
-    }
-    finish(&work.context, &cluster, done.problems, ready && answers && !progressing)
+    status::write(&context, &api, &valid, &status).await?;
+    status::end_acceptance(&api, &valid, &status).await?;
+    next(&context, &valid, &status, &problems)
 }
 
 fn conflict(message: String) -> Problem {
     Problem { reason: CONFLICTING_OPERATOR, message, concerns: Concern::Other }
 }
 
-/// The loss of data was accepted once, and the broker has begun again: another loss is another matter.
-/// One that was used up before was set again, by a deployment tool: it has no effect, and is left.
-async fn end_acceptance(api: &Api<BrokerCluster>, cluster: &BrokerCluster) -> Result<(), Failure> {
-    let key = names::ANNOTATION_ACCEPT_DATA_LOSS;
-    let before = cluster.status.iter().flat_map(|status| &status.brokers);
-    let mut used = before.filter_map(|broker| broker.accepted_loss.as_ref());
-    let value = cluster.annotations().get(key);
-    if value.is_some_and(|value| !used.any(|used| used == value)) {
-        let patch = json!({"metadata": {"annotations": {key: null}}});
-        api.patch(&cluster.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await?;
-    }
-    Ok(())
-}
-
-fn finish(
+/// When the cluster is reconciled again, whatever the watches bring.
+fn next(
     context: &Context,
-    cluster: &BrokerCluster,
-    problems: Vec<Problem>,
-    settled: bool,
+    valid: &ValidCluster,
+    status: &BrokerClusterStatus,
+    problems: &[Problem],
 ) -> Result<Action, Failure> {
-    if let Some(problem) = problems.into_iter().next() {
+    // The permission to format has to be taken back before anything can happen to the volume.
+    let is_formatted =
+        |id: i32| status.brokers.iter().any(|broker| broker.id == id && broker.formatted);
+    if valid.brokers.iter().any(|broker| !broker.formatted && is_formatted(broker.id)) {
+        return Ok(Action::requeue(AT_ONCE));
+    }
+    if valid.awaited_consumers.is_some() {
+        return Ok(Action::requeue(hibernation::RECHECK));
+    }
+    if let Some(problem) = problems.first() {
         return Err(Failure::Incomplete(format!("{}: {}", problem.reason, problem.message)));
     }
-    if !settled {
-        // A cluster that is new or was made anew answers with epochs and tokens of its own.
-        if cluster.status.as_ref().is_none_or(|status| status.cluster_id.is_none()) {
-            context.brokers.forget(&key(cluster));
-        }
-        return Ok(Action::requeue(RECHECK));
+    let is_true = |kind: &str| condition::is_true(&status.conditions, kind);
+    let is_settled = is_true(condition::READY)
+        && is_true(condition::cluster::ADMIN_REACHABLE)
+        && !is_true(condition::cluster::PROGRESSING);
+    if is_settled {
+        return Ok(Action::requeue(RESYNC));
     }
-    Ok(Action::requeue(RESYNC))
-}
-
-/// Writes the status if it says something new, and an Event if readiness changed.
-async fn write_status(
-    context: &Context,
-    api: &Api<BrokerCluster>,
-    cluster: &BrokerCluster,
-    status: BrokerClusterStatus,
-) -> Result<(), Failure> {
-    if cluster.status.as_ref() == Some(&status) {
-        return Ok(());
+    // A cluster that is new or was made again answers with epochs and tokens of its own.
+    if valid.status.as_ref().is_none_or(|status| status.cluster_id.is_none()) {
+        let cluster = ClusterKey::new(valid.namespace.clone(), valid.name.clone());
+        context.brokers.forget(&cluster);
     }
-    apply::status(api, MANAGER, cluster, &status).await?;
-    context.metrics.wrote("cluster status");
-    let before = cluster.status.as_ref().map(|status| status.conditions.as_slice());
-    let before = before.unwrap_or_default();
-    context.tell_readiness(cluster, before, &status.conditions).await;
-    for alarm in status.conditions.iter().filter(|condition| is_alarm(condition)) {
-        let old = condition::find(before, &alarm.type_);
-        if old.is_none_or(|old| !is_alarm(old) || old.reason != alarm.reason) {
-            let words = (alarm.reason.as_str(), "Observe");
-            context.tell(cluster, EventType::Warning, words, alarm.message.clone()).await;
-        }
-    }
-    Ok(())
+    Ok(Action::requeue(RECHECK))
 }
 
 /// What a cluster is called in the tables of this process.

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Namespace, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::Client;
 use kube::api::Api;
 use kube::core::DeserializeGuard;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::runtime::reflector::{ObjectRef, Store};
-use kube::{Client, Resource};
 use parking_lot::RwLock;
 use ropewalk_operator_api::{BrokerCluster, BrokerClusterSpec, Queue, condition};
 use ropewalk_operator_plan::cluster::validate::Settings;
@@ -16,6 +16,7 @@ use ropewalk_operator_plan::cluster::validate::Settings;
 use crate::admin::Brokers;
 use crate::attempts::Attempts;
 use crate::budget::Budget;
+use crate::cluster::{Contested, SettingsLog};
 use crate::lease::Leadership;
 use crate::metrics::Metrics;
 use crate::scaling::slumber::Slumber;
@@ -42,6 +43,10 @@ pub struct Context {
     pub attempts: Arc<Attempts>,
     /// How many statuses may be written.
     pub budget: Arc<Budget>,
+    /// Which settings brokers got from this process.
+    pub settings_log: Arc<SettingsLog>,
+    /// Children that somebody else changes whenever they are written.
+    pub contested: Arc<Contested>,
     /// Which clusters are to sleep, and whom they wait for.
     pub slumber: Arc<Slumber>,
     /// Every Queue that is watched, one store for each scope.
@@ -81,6 +86,8 @@ impl Context {
             default_cluster: BrokerClusterSpec { replicas: 1, ..BrokerClusterSpec::default() },
             attempts: Arc::default(),
             budget: Arc::default(),
+            settings_log: Arc::default(),
+            contested: Arc::default(),
             slumber: Arc::default(),
             queues: Arc::default(),
             clusters: Arc::default(),
@@ -110,17 +117,15 @@ impl Context {
         namespace.is_ok_and(|namespace| namespace.metadata.deletion_timestamp.is_some())
     }
 
-    /// Tells people something about an object. That it cannot be told stops nothing.
-    pub async fn tell<K>(
+    /// Writes an Event about an object. A failure to write it is logged and stops nothing. A note of more
+    /// than 1000 bytes is cut.
+    pub async fn tell(
         &self,
-        object: &K,
+        object: &ObjectReference,
         kind: EventType,
         (reason, action): (&str, &str),
         note: String,
-    ) where
-        K: Resource<DynamicType = ()>,
-    {
-        let reference: ObjectReference = object.object_ref(&());
+    ) {
         let mut note = note;
         if note.len() > 1000 {
             let end = (0..=1000).rev().find(|end| note.is_char_boundary(*end)).unwrap_or(0);
@@ -133,20 +138,18 @@ impl Context {
             action: action.to_owned(),
             secondary: None,
         };
-        if let Err(error) = self.recorder.publish(&event, &reference).await {
+        if let Err(error) = self.recorder.publish(&event, object).await {
             tracing::debug!(%error, reason, "an Event could not be written");
         }
     }
 
     /// An Event when Ready changed its status or reason.
-    pub(crate) async fn tell_readiness<K>(
+    pub(crate) async fn tell_readiness(
         &self,
-        object: &K,
+        object: &ObjectReference,
         before: &[Condition],
         after: &[Condition],
-    ) where
-        K: Resource<DynamicType = ()>,
-    {
+    ) {
         let old = condition::find(before, condition::READY);
         let Some(new) = condition::find(after, condition::READY) else { return };
         if old.is_some_and(|old| old.status == new.status && old.reason == new.reason) {

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use kube::ResourceExt as _;
 use kube::api::Api;
+use kube::{Resource as _, ResourceExt as _};
 use ropewalk_operator_api::queue::ConsumerStatus;
 use ropewalk_operator_api::{Queue, QueueStatus};
 use ropewalk_operator_plan::figures::{self, Report};
@@ -228,7 +228,7 @@ async fn write(context: &Context, desk: &mut Desk) {
         figures.figures_time = figures.length.map(|_| Time(Timestamp::now()));
         let api: Api<Queue> =
             Api::namespaced(context.client.clone(), &queue.namespace().unwrap_or_default());
-        match apply::status(&api, MANAGER, &queue, &figures).await {
+        match apply::status(&api, MANAGER, &queue.object_ref(&()), &figures).await {
             Ok(()) => context.metrics.wrote("queue figures"),
             Err(error) => tracing::debug!(%error, queue = queue.name_any(), "figures not written"),
         }

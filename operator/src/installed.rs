@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::APIResourceList;
-use kube::Client;
 use kube::runtime::events::EventType;
+use kube::{Client, Resource as _};
 use ropewalk_operator_api::{definitions, names};
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -40,7 +40,7 @@ pub async fn wait(
         tracing::warn!(note, "waiting");
         if let (Some(pod), false) = (pod, told) {
             let words = ("DefinitionsMissing", "Start");
-            context.tell(pod, EventType::Warning, words, note).await;
+            context.tell(&pod.object_ref(&()), EventType::Warning, words, note).await;
             told = true;
         }
         tokio::select! {
@@ -157,7 +157,6 @@ async fn missing(client: &Client) -> Result<Vec<String>, kube::Error> {
 
 #[cfg(test)]
 mod tests {
-    use kube::Resource as _;
     use ropewalk_operator_api::{BrokerCluster, Queue};
 
     use super::*;

@@ -227,14 +227,14 @@ async fn write_status(
         return Ok(false);
     }
     context.leadership.check()?;
-    match apply::status(api, MANAGER, queue, &after).await {
+    match apply::status(api, MANAGER, &queue.object_ref(&()), &after).await {
         Ok(()) => {}
         // There is nothing to write.
         Err(error) if apply::is_gone(&error) => return Ok(true),
         Err(error) => return Err(error.into()),
     }
     context.metrics.wrote("queue status");
-    context.tell_readiness(queue, &before.conditions, &after.conditions).await;
+    context.tell_readiness(&queue.object_ref(&()), &before.conditions, &after.conditions).await;
     Ok(true)
 }
 

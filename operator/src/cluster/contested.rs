@@ -1,7 +1,7 @@
-//! Objects that somebody else changes as they are written, such as an admission policy.
+//! Objects that somebody else, such as an admission policy, changes as they are written.
 //!
-//! Writing them again would end the same way, for ever (K1): they are left until they, or what is wanted
-//! of them, change.
+//! Writing them again would end the same way every time (K1): they are skipped until they, or what is
+//! wanted of them, change.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 /// What was written in vain, by kind, namespace and name of the object.
 #[derive(Debug, Default)]
-pub(super) struct Contested(Mutex<HashMap<String, Attempt>>);
+pub struct Contested(Mutex<HashMap<String, Attempt>>);
 
 #[derive(Debug, PartialEq, Eq)]
 struct Attempt {

@@ -2,63 +2,58 @@
 //!
 //! No step waits for another; what goes wrong is collected and becomes conditions.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{
-    ConfigMap, PersistentVolumeClaim, Secret, Service, ServiceAccount,
-};
-use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{Api, Patch, PatchParams};
 use kube::core::NamespaceResourceScope;
 use kube::{Resource, ResourceExt as _};
-use ropewalk_operator_api::{BrokerCluster, names};
+use ropewalk_operator_api::names;
 use ropewalk_operator_plan::cluster::children::{self, Children};
-use ropewalk_operator_plan::cluster::observed::{is_running, keeps_ending};
-use ropewalk_operator_plan::cluster::rollout::Decision;
+use ropewalk_operator_plan::cluster::observed::{AnswerSettings, is_running, keeps_ending};
 use ropewalk_operator_plan::cluster::verdict::{Concern, Problem};
-use ropewalk_operator_plan::cluster::{Answer, Broker, Observed, Valid, properties, volume};
+use ropewalk_operator_plan::cluster::{Broker, Observed, ValidCluster, properties, volume};
 use ropewalk_operator_plan::intent;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::restart::{self, Restarted};
-use super::{MANAGER, Work, key};
-use crate::admin::{CallError, Target};
+use super::{MANAGER, settings};
 use crate::apply::{self, Belongs, Outcome};
+use crate::context::Context;
 
-/// What was done.
+/// What came of the writes.
 #[derive(Debug, Default)]
-pub(super) struct Done {
+pub(super) struct ApplyReport {
     /// What went wrong.
     pub(super) problems: Vec<Problem>,
-    /// Brokers that were restarted.
-    pub(super) restarted: Vec<i32>,
-    /// Brokers whose settings were refused: they are not restarted into them.
-    refused: Vec<i32>,
+    /// What each broker that answers says of its settings now, by broker id.
+    pub(super) settings: BTreeMap<i32, AnswerSettings>,
+    /// Brokers that refused their settings.
+    pub(super) refused: Vec<i32>,
 }
 
 /// Writes what does not hold.
-pub(super) async fn converge(
-    work: &Work,
-    cluster: &BrokerCluster,
-    valid: &Valid,
-    observed: &mut Observed,
-) -> Done {
-    let mut step = Step { work, valid, done: Done::default() };
-    let children = children::children(valid);
-    step.claims(&children, observed).await;
+pub(super) async fn apply(
+    context: &Context,
+    valid: &ValidCluster,
+    observed: &Observed,
+    children: &Children,
+) -> ApplyReport {
+    let mut step = Step { context, valid, report: ApplyReport::default() };
+    step.claims(children, observed).await;
     step.relabel(observed).await;
-    step.plain(&children, observed).await;
-    step.settings(cluster, observed).await;
-    step.config_maps(&children, observed).await;
-    step.stateful_sets(&children, observed).await;
-    step.done
+    step.plain(children, observed).await;
+    step.settings(observed).await;
+    step.config_maps(children, observed).await;
+    step.stateful_sets(children, observed).await;
+    step.report
 }
 
 struct Step<'a> {
-    work: &'a Work,
-    valid: &'a Valid,
-    done: Done,
+    context: &'a Context,
+    valid: &'a ValidCluster,
+    report: ApplyReport,
 }
 
 impl Step<'_> {
@@ -66,7 +61,7 @@ impl Step<'_> {
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
     {
-        Api::namespaced(self.work.context.client.clone(), &self.valid.namespace)
+        Api::namespaced(self.context.client.clone(), &self.valid.namespace)
     }
 
     /// How the owner of what an earlier cluster of this name left behind is called.
@@ -77,7 +72,7 @@ impl Step<'_> {
     /// Applies one object; what goes wrong concerns `concerns`.
     async fn apply<K>(
         &mut self,
-        wanted: &Value,
+        wanted: &K,
         there: Option<&K>,
         belongs: Belongs<'_>,
         concerns: Concern,
@@ -89,14 +84,14 @@ impl Step<'_> {
             + std::fmt::Debug,
     {
         let kind = K::kind(&()).into_owned();
-        let name = wanted["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        let name = wanted.name_any();
         let (of, hash) = (
             format!("{}/{}/{kind} {name}", self.valid.namespace, self.valid.name),
             intent::hash(wanted),
         );
-        let contested = &self.work.contested;
+        let contested = &self.context.contested;
         if there.is_some_and(|there| contested.is_vain(&of, &hash, &apply::mark(there))) {
-            self.done.problems.push(altered(&kind, &name));
+            self.report.problems.push(altered(&kind, &name));
             return;
         }
         match apply::apply(&self.api::<K>(), MANAGER, wanted, there, belongs).await {
@@ -104,31 +99,35 @@ impl Step<'_> {
             Ok(Outcome::Written) => {
                 tracing::info!(kind, name, "applied");
                 contested.settled(&of);
-                self.work.context.metrics.wrote("cluster child");
+                self.context.metrics.wrote("cluster child");
             }
             Ok(Outcome::Altered(left)) => {
                 tracing::warn!(kind, name, "applied, and changed by somebody else at once");
                 contested.lost(of, hash, left);
-                self.work.context.metrics.wrote("cluster child");
-                self.done.problems.push(altered(&kind, &name));
+                self.context.metrics.wrote("cluster child");
+                self.report.problems.push(altered(&kind, &name));
             }
             Ok(Outcome::Taken(owner)) if owner.starts_with(&self.predecessor()) => {
                 let message = format!(
                     "the {kind} {name} of the BrokerCluster of this name that was deleted is still there; it goes by itself"
                 );
                 let concerns = Concern::Existence;
-                self.done.problems.push(Problem { reason: "WaitingForCleanup", message, concerns });
+                self.report.problems.push(Problem {
+                    reason: "WaitingForCleanup",
+                    message,
+                    concerns,
+                });
             }
             Ok(Outcome::Taken(owner)) => {
                 let message = format!(
                     "the {kind} {name} belongs to {owner}: delete it, or name the BrokerCluster otherwise"
                 );
                 let concerns = Concern::Existence;
-                self.done.problems.push(Problem { reason: "NameCollision", message, concerns });
+                self.report.problems.push(Problem { reason: "NameCollision", message, concerns });
             }
             Err(error) => {
                 let problem = problem(&format!("the {kind} {name}"), &error, concerns);
-                self.done.problems.push(problem);
+                self.report.problems.push(problem);
             }
         }
     }
@@ -140,8 +139,7 @@ impl Step<'_> {
             if there.is_some_and(|claim| claim.metadata.deletion_timestamp.is_some()) {
                 continue; // It is made anew when it is gone.
             }
-            self.apply::<PersistentVolumeClaim>(wanted, there, Belongs::ToNobody, Concern::Storage)
-                .await;
+            self.apply(wanted, there, Belongs::ToNobody, Concern::Storage).await;
         }
     }
 
@@ -166,15 +164,14 @@ impl Step<'_> {
         let uid = self.valid.owner.uid.clone();
         let ours = Belongs::To(&uid);
         let there = observed.service_account.as_ref();
-        self.apply::<ServiceAccount>(&children.service_account, there, ours, Concern::Other).await;
+        self.apply(&children.service_account, there, ours, Concern::Other).await;
         self.secret(observed).await;
         for wanted in &children.services {
-            let name = wanted["metadata"]["name"].as_str().unwrap_or_default();
-            let there = observed.services.get(name);
-            self.apply::<Service>(wanted, there, ours, Concern::Other).await;
+            let there = observed.services.get(&wanted.name_any());
+            self.apply(wanted, there, ours, Concern::Other).await;
         }
         let there = observed.budget.as_ref();
-        self.apply::<PodDisruptionBudget>(&children.budget, there, ours, Concern::Other).await;
+        self.apply(&children.budget, there, ours, Concern::Other).await;
     }
 
     /// The token is drawn once. An object of that name that holds one is left as it is.
@@ -197,43 +194,15 @@ impl Step<'_> {
         let token: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         let wanted = children::secret(self.valid, &token);
         let there = observed.secret.as_ref();
-        self.apply::<Secret>(&wanted, there, Belongs::To(&uid), Concern::Other).await;
+        self.apply(&wanted, there, Belongs::To(&uid), Concern::Other).await;
     }
 
-    /// Tells brokers their settings as soon as they answer, ready or not: a shorter retention is what
-    /// a full one needs. Asked once for each start of a broker and each change.
-    async fn settings(&mut self, cluster: &BrokerCluster, observed: &mut Observed) {
-        for broker in &self.valid.brokers {
-            let Some(answer) = observed.answers.get_mut(&broker.id) else { continue };
-            let target = Target { cluster: key(cluster), broker: broker.id };
-            answer.settings.told_hash = self.work.told.recall(&target, answer.started_at_ms);
-            let settings = properties::settings(self.valid, broker);
-            let hash = properties::hash(&settings);
-            if answer.settings.are(&hash) {
-                continue;
-            }
-            let body = json!({ "settings": settings });
-            let brokers = &self.work.context.brokers;
-            match brokers.put::<SettingsOutcome>(&target, "/v1/settings", &body).await {
-                Ok(outcome) => {
-                    if !outcome.applied.is_empty() {
-                        let settings = outcome.applied;
-                        tracing::info!(broker = broker.id, ?settings, "took effect");
-                    }
-                    answer.settings.needs_restart = outcome.needs_restart;
-                    answer.settings.last_hash = Some(hash.clone());
-                    self.work.told.remember(target, answer.started_at_ms, hash);
-                }
-                // It reads its log, and answers when that is done.
-                Err(error) if error.is_refused("NotReady") => {}
-                Err(error) => {
-                    if error.is_refused("InvalidSetting") {
-                        self.done.refused.push(broker.id);
-                    }
-                    self.done.problems.push(settings_problem(&error));
-                }
-            }
-        }
+    /// Before the files that brokers find when they start: what a broker refuses must not get there.
+    async fn settings(&mut self, observed: &Observed) {
+        let push = settings::push(self.context, self.valid, observed).await;
+        self.report.settings = push.settings;
+        self.report.refused = push.refused;
+        self.report.problems.extend(push.problems);
     }
 
     /// The files that brokers find when they start. What a running broker refused does not get
@@ -245,7 +214,7 @@ impl Step<'_> {
         for broker in &valid.brokers {
             let Some(wanted) = children.config_maps.get(&broker.id) else { continue };
             let there = observed.config_maps.get(&names::broker(&valid.name, broker.id));
-            let is_held = self.done.refused.contains(&broker.id)
+            let is_held = self.report.refused.contains(&broker.id)
                 || (there.is_some() && self.may_refuse(broker.id, observed));
             let wanted = match (is_held, there) {
                 (false, _) => wanted.clone(),
@@ -259,20 +228,19 @@ impl Step<'_> {
                 }
                 (true, _) => continue,
             };
-            self.apply::<ConfigMap>(&wanted, there, Belongs::To(&uid), Concern::Other).await;
+            self.apply(&wanted, there, Belongs::To(&uid), Concern::Other).await;
         }
     }
 
-    /// Whether a broker runs and was not told its settings yet.
+    /// Whether a broker runs and does not know its settings yet.
     fn may_refuse(&self, id: i32, observed: &Observed) -> bool {
         let Some(pod) = observed.pods.get(&id).filter(|pod| is_running(pod)) else { return false };
         let Some(broker) = self.valid.brokers.iter().find(|broker| broker.id == id) else {
             return false;
         };
         let hash = properties::hash(&properties::settings(self.valid, broker));
-        let answer: Option<&Answer> = observed.answers.get(&id);
-        let is_told = answer.is_some_and(|answer| answer.settings.are(&hash));
-        !is_told && !keeps_ending(observed, pod)
+        let knows = self.report.settings.get(&id).is_some_and(|settings| settings.are(&hash));
+        !knows && !keeps_ending(observed, pod)
     }
 
     /// Made when missing. The template of one that is there is left to the rollout; what somebody else
@@ -283,7 +251,7 @@ impl Step<'_> {
         for broker in &self.valid.brokers {
             let Some(wanted) = children.stateful_sets.get(&broker.id) else { continue };
             let Some(there) = observed.stateful_sets.get(&broker.id) else {
-                self.apply::<StatefulSet>(wanted, None, ours, Concern::Other).await;
+                self.apply(wanted, None, ours, Concern::Other).await;
                 continue;
             };
             if !there.owner_references().iter().any(|owner| owner.uid == uid) {
@@ -292,7 +260,9 @@ impl Step<'_> {
             }
             let replicas = self.replicas(broker, there, observed);
             if let Some(mut applied) = children::as_applied(self.valid, broker, there) {
-                applied["spec"]["replicas"] = json!(replicas);
+                if let Some(spec) = applied.spec.as_mut() {
+                    spec.replicas = replicas;
+                }
                 self.apply(&applied, Some(there), ours, Concern::Other).await;
             } else if there.spec.as_ref().and_then(|spec| spec.replicas) != replicas {
                 self.patch(there, &json!({"spec": {"replicas": replicas}})).await;
@@ -310,7 +280,7 @@ impl Step<'_> {
         let words = volume::rescue(seen, &self.valid.name, broker.id).unwrap_or_default();
         let message = format!("broker {} is not stopped: {words}", broker.id);
         let concerns = Concern::Other;
-        self.done.problems.push(Problem { reason: threat.reason(), message, concerns });
+        self.report.problems.push(Problem { reason: threat.reason(), message, concerns });
         there.spec.as_ref().and_then(|spec| spec.replicas)
     }
 
@@ -326,87 +296,13 @@ impl Step<'_> {
             PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
         let name = object.name_any();
         match self.api::<K>().patch(&name, &parameters, &Patch::Merge(patch)).await {
-            Ok(_) => self.work.context.metrics.wrote("cluster child"),
+            Ok(_) => self.context.metrics.wrote("cluster child"),
             Err(error) => {
                 let what = format!("the {} {name}", K::kind(&()));
-                self.done.problems.push(problem(&what, &error, Concern::Other));
+                self.report.problems.push(problem(&what, &error, Concern::Other));
             }
         }
     }
-}
-
-/// What a broker says when it is told its settings.
-#[derive(Debug, Default, serde::Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct SettingsOutcome {
-    applied: Vec<String>,
-    needs_restart: Vec<String>,
-}
-
-/// Carries out what the rollout decided.
-pub(super) async fn roll(
-    work: &Work,
-    (cluster, valid): (&BrokerCluster, &Valid),
-    decisions: &mut [(i32, Decision)],
-    done: &mut Done,
-) {
-    let mut step = Step { work, valid, done: std::mem::take(done) };
-    for (id, decision) in decisions.iter_mut() {
-        if step.done.refused.contains(id) {
-            *decision = Decision::Settled;
-        }
-        match decision {
-            Decision::Settled
-            | Decision::Unconfirmed { .. }
-            | Decision::Wait { .. }
-            | Decision::Offer { .. } => {}
-            Decision::Record => {
-                let intent = valid.intent.to_string();
-                let annotations = json!({
-                    names::ANNOTATION_INTENT: intent,
-                    names::ANNOTATION_TEMPLATE_INTENT: intent,
-                });
-                let patch = json!({"metadata": {"annotations": annotations}});
-                let name = names::broker(&valid.name, *id);
-                let set = StatefulSet {
-                    metadata: kube::core::ObjectMeta { name: Some(name), ..Default::default() },
-                    ..StatefulSet::default()
-                };
-                step.patch(&set, &patch).await;
-            }
-            Decision::Restart { reason } => {
-                match restart::restart(work, cluster, valid, *id, reason).await {
-                    Ok(Restarted::Yes) => step.done.restarted.push(*id),
-                    Ok(Restarted::LookAgain) => {}
-                    Ok(Restarted::Refused(words)) => {
-                        let message = format!(
-                            "broker {id} has to restart, and Kubernetes refuses to evict its pod: {words}; it is tried again"
-                        );
-                        let (reason, concerns) = ("EvictionRefused", Concern::Other);
-                        step.done.problems.push(Problem { reason, message, concerns });
-                    }
-                    Err(error) => {
-                        let message = format!("broker {id} could not be restarted: {error}");
-                        let concerns = Concern::Other;
-                        let reason = "RestartFailed";
-                        step.done.problems.push(Problem { reason, message, concerns });
-                    }
-                }
-            }
-        }
-    }
-    *done = step.done;
-}
-
-/// Why settings were not taken, in words that say what to do.
-fn settings_problem(error: &CallError) -> Problem {
-    let refused = error.refused();
-    let message = if matches!(error, CallError::Refused { .. }) {
-        format!("{}; correct `spec.config`", refused.message)
-    } else {
-        refused.message
-    };
-    Problem { reason: refused.reason, message, concerns: Concern::Configuration }
 }
 
 /// Somebody else changes an object while it is written.
@@ -420,7 +316,7 @@ fn altered(kind: &str, name: &str) -> Problem {
 }
 
 /// What the API server said, in words that say what to do.
-fn problem(what: &str, error: &kube::Error, concerns: Concern) -> Problem {
+pub(super) fn problem(what: &str, error: &kube::Error, concerns: Concern) -> Problem {
     let kube::Error::Api(status) = error else {
         let message = format!("{what} cannot be written: {error}");
         return Problem { reason: "ApiServerUnreachable", message, concerns };

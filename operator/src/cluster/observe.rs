@@ -15,15 +15,14 @@ use ropewalk_operator_api::cluster::RunState;
 use ropewalk_operator_api::condition::cluster::ADMIN_REACHABLE;
 use ropewalk_operator_api::{BrokerCluster, names, size};
 use ropewalk_operator_plan::cluster::observed::{broker_of, is_ready};
-use ropewalk_operator_plan::cluster::validate::{self, claimed};
+use ropewalk_operator_plan::cluster::validate;
 use ropewalk_operator_plan::cluster::verdict::is_alarm;
 use ropewalk_operator_plan::cluster::{Answer, Observed, volume};
 use serde::de::DeserializeOwned;
 
-use super::selector;
+use super::{hibernation, key, selector};
 use crate::admin::Target;
 use crate::context::Context;
-use crate::signals::ClusterKey;
 use crate::watch::Failure;
 
 /// A warning that is older says nothing about now.
@@ -35,6 +34,7 @@ pub(super) async fn observe(
     cluster: &BrokerCluster,
 ) -> Result<Observed, Failure> {
     let name = cluster.name_any();
+    let conflict = context.brokers.conflict(&key(cluster)).map(|conflict| conflict.to_string());
     let reader = Reader { context, cluster, namespace: cluster.namespace().unwrap_or_default() };
     let (sets, pods, claims, services, config_maps, secret, account, budget) = tokio::try_join!(
         reader.list::<StatefulSet>(),
@@ -56,11 +56,13 @@ pub(super) async fn observe(
         secret,
         service_account: account,
         budget,
+        conflict,
         ..Observed::default()
     };
     reader.find_claims(&mut observed).await?;
     reader.ask_brokers(&mut observed).await;
     reader.look_for_warnings(&mut observed).await;
+    observed.awaited_consumers = hibernation::awaited_consumers(context, cluster, &observed);
     Ok(observed)
 }
 
@@ -78,7 +80,7 @@ fn by_name<K: Resource>(objects: Vec<K>) -> BTreeMap<String, K> {
 /// Whether a volume is smaller than its claim asks for.
 fn grows(claim: &PersistentVolumeClaim) -> bool {
     let has = volume::capacity(claim).map(|(bytes, _)| bytes);
-    let asked = claimed(claim).and_then(|asked| size::bytes(&asked));
+    let asked = volume::claimed(claim).and_then(|asked| size::bytes(&asked));
     has.is_some() && has < asked
 }
 
@@ -132,7 +134,7 @@ impl Reader<'_> {
 
     /// What each broker with a pod says of itself. One that does not answer is not there.
     async fn ask_brokers(&self, observed: &mut Observed) {
-        let cluster = ClusterKey::new(self.namespace.clone(), self.cluster.name_any());
+        let cluster = key(self.cluster);
         let said = self.cluster.status.iter().flat_map(|status| &status.conditions);
         let is_alarmed = said.filter(|one| one.type_ == ADMIN_REACHABLE).any(is_alarm);
         for (id, pod) in &observed.pods {

@@ -14,23 +14,24 @@
 use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
-use kube::ResourceExt as _;
 use kube::api::{Api, DeleteParams, ListParams, Preconditions};
 use kube::runtime::controller::Action;
 use kube::runtime::events::EventType;
+use kube::{Resource as _, ResourceExt as _};
 use ropewalk_operator_api::{BrokerCluster, DeletionPolicy, ManagementState, names};
 use ropewalk_operator_plan::cluster::observed::broker_of;
 
-use super::{RECHECK, Work, forget, key, selector};
+use super::{RECHECK, forget, key, selector};
+use crate::context::Context;
 use crate::finalizer;
 use crate::watch::Failure;
 
 pub(super) async fn remove(
-    work: &Work,
+    context: &Context,
     api: &Api<BrokerCluster>,
     cluster: &BrokerCluster,
 ) -> Result<Action, Failure> {
-    forget(work, &key(cluster));
+    forget(context, &key(cluster));
     if !finalizer::is_on(cluster) {
         return Ok(Action::await_change());
     }
@@ -38,24 +39,23 @@ pub(super) async fn remove(
     // keep the namespace from ending.
     let namespace = cluster.namespace().unwrap_or_default();
     let is_paused = cluster.spec.management_state == ManagementState::Paused;
-    if is_paused && !work.context.is_ending(&namespace).await {
+    if is_paused && !context.is_ending(&namespace).await {
         let note = "the cluster is paused: neither its volumes are deleted nor its finalizer is removed. Set `spec.managementState` to Managed; to keep the volumes, set `spec.deletionPolicy` to Retain before";
         let words = ("DeletionPaused", "Delete");
-        work.context.tell(cluster, EventType::Warning, words, note.to_owned()).await;
+        context.tell(&cluster.object_ref(&()), EventType::Warning, words, note.to_owned()).await;
         return Ok(Action::requeue(RECHECK * 6));
     }
     if cluster.spec.deletion_policy == DeletionPolicy::Delete && !is_paused {
-        delete_volumes(work, cluster).await?;
+        delete_volumes(context, cluster).await?;
     }
     finalizer::keep(api, cluster, false).await?;
     Ok(Action::await_change())
 }
 
 /// Deletes the volumes of this cluster's brokers, and nothing that only looks like one.
-async fn delete_volumes(work: &Work, cluster: &BrokerCluster) -> Result<(), Failure> {
+async fn delete_volumes(context: &Context, cluster: &BrokerCluster) -> Result<(), Failure> {
     let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
-    let claims: Api<PersistentVolumeClaim> =
-        Api::namespaced(work.context.client.clone(), &namespace);
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), &namespace);
     let parameters = ListParams::default().labels(&selector(cluster));
     let labelled = claims.list_metadata(&parameters).await?.items;
     let mut ids: BTreeSet<i32> = labelled.iter().filter_map(broker_of).collect();
@@ -66,13 +66,13 @@ async fn delete_volumes(work: &Work, cluster: &BrokerCluster) -> Result<(), Fail
         if claim.metadata.deletion_timestamp.is_some() {
             continue;
         }
-        work.context.leadership.check()?;
+        context.leadership.check()?;
         let preconditions = Preconditions { uid: claim.uid(), resource_version: None };
         let parameters =
             DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
         // Kubernetes keeps it until the pod that uses it is gone.
         match claims.delete(&name, &parameters).await {
-            Ok(_) => work.context.metrics.wrote("volume deletion"),
+            Ok(_) => context.metrics.wrote("volume deletion"),
             Err(kube::Error::Api(status)) if status.code == 404 => {}
             Err(error) => return Err(error.into()),
         }

@@ -20,85 +20,82 @@ use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::core::ObjectMeta;
 use kube::runtime::events::EventType;
 use ropewalk_operator_api::{BrokerCluster, ManagementState, names};
-use ropewalk_operator_plan::cluster::{Valid, children, volume};
-use serde_json::{Value, json};
+use ropewalk_operator_plan::cluster::{ValidCluster, volume};
+use serde_json::Value;
 
-use super::{MANAGER, Work};
+use super::MANAGER;
 use crate::admin::Target;
+use crate::context::Context;
 use crate::signals::ClusterKey;
 use crate::watch::Failure;
 
 /// What came of a restart.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Restarted {
+pub(super) enum RestartOutcome {
     /// The pod stops, or there was none.
-    Yes,
-    /// Something has changed since it was decided.
-    LookAgain,
+    Restarted,
+    /// Something has changed since it was decided; the next reconcile decides again.
+    Outdated,
     /// Kubernetes does not allow the eviction now, in its words.
     Refused(String),
 }
 
-/// Restarts a broker.
+/// Restarts a broker into its StatefulSet as it should be.
 pub(super) async fn restart(
-    work: &Work,
-    cluster: &BrokerCluster,
-    valid: &Valid,
-    id: i32,
+    context: &Context,
+    valid: &ValidCluster,
+    (id, wanted): (i32, &StatefulSet),
     reason: &str,
-) -> Result<Restarted, Failure> {
-    let context = &work.context;
+) -> Result<RestartOutcome, Failure> {
     let key = ClusterKey::new(valid.namespace.clone(), valid.name.clone());
     context.brokers.assure_epoch(&Target { cluster: key, broker: id }).await?;
     let clusters: Api<BrokerCluster> = Api::namespaced(context.client.clone(), &valid.namespace);
     let live = clusters.get(&valid.name).await?;
-    let is_same = live.metadata.uid == cluster.metadata.uid
-        && live.metadata.generation == cluster.metadata.generation
+    let is_same = live.metadata.uid.as_ref() == Some(&valid.owner.uid)
+        && live.metadata.generation == valid.generation
         && live.metadata.deletion_timestamp.is_none()
         && live.spec.management_state == ManagementState::Managed;
     if !is_same {
-        return Ok(Restarted::LookAgain);
+        return Ok(RestartOutcome::Outdated);
     }
     let pods: Api<Pod> = Api::namespaced(context.client.clone(), &valid.namespace);
     let pod_name = names::pod(&valid.name, id);
     let pod = pods.get_opt(&pod_name).await?;
     if pod.as_ref().is_some_and(|pod| pod.metadata.deletion_timestamp.is_some()) {
-        return Ok(Restarted::LookAgain);
+        return Ok(RestartOutcome::Outdated);
     }
     let claims: Api<PersistentVolumeClaim> =
         Api::namespaced(context.client.clone(), &valid.namespace);
     let claim = claims.get_opt(&names::volume_claim(&valid.name, id)).await?;
     if claim.is_some_and(|claim| volume::threat_to(&claim, pod.as_ref()).is_some()) {
-        return Ok(Restarted::LookAgain);
+        return Ok(RestartOutcome::Outdated);
     }
     if let Some(pod) = &pod
         && let Some(words) = evict(&pods, pod, true).await?
     {
-        return Ok(Restarted::Refused(words));
+        return Ok(RestartOutcome::Refused(words));
     }
-    let Some(mut wanted) = children::children(valid).stateful_sets.remove(&id) else {
-        return Ok(Restarted::LookAgain);
-    };
     let sets: Api<StatefulSet> = Api::namespaced(context.client.clone(), &valid.namespace);
     let set = sets.get(&names::broker(&valid.name, id)).await?;
     // The intent is recorded when the pod is gone. Until then it says that a restart is still due.
+    let mut wanted = wanted.clone();
     if let Some(recorded) = set.annotations().get(names::ANNOTATION_INTENT) {
-        wanted["metadata"]["annotations"][names::ANNOTATION_INTENT] = json!(recorded);
+        wanted.annotations_mut().insert(names::ANNOTATION_INTENT.to_owned(), recorded.clone());
     }
     context.leadership.check()?;
     let parameters = PatchParams::apply(MANAGER).force();
     sets.patch(&names::broker(&valid.name, id), &parameters, &Patch::Apply(&wanted)).await?;
     context.metrics.wrote("cluster child");
-    let Some(pod) = pod else { return Ok(Restarted::Yes) };
+    let Some(pod) = pod else { return Ok(RestartOutcome::Restarted) };
     if let Some(words) = evict(&pods, &pod, false).await? {
-        return Ok(Restarted::Refused(words));
+        return Ok(RestartOutcome::Refused(words));
     }
     context.metrics.wrote("broker restart");
     context.metrics.restarted();
-    tracing::info!(broker = id, reason, "restarted");
+    tracing::info!(broker = id, reason, "broker restarted");
     let note = format!("broker {id} is restarted: {reason}");
-    context.tell(cluster, EventType::Normal, ("BrokerRestarted", "Restart"), note).await;
-    Ok(Restarted::Yes)
+    context.tell(&valid.reference, EventType::Normal, ("BrokerRestarted", "Restart"), note).await;
+    Ok(RestartOutcome::Restarted)
 }
 
 /// Evicts this very pod, or only asks whether that is allowed. The words of a refusal.

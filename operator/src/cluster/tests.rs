@@ -5,12 +5,14 @@ use std::time::Instant;
 use axum::Router;
 use axum::extract::Request;
 use axum::response::{IntoResponse as _, Json, Response};
+use parking_lot::Mutex;
 use ropewalk_operator_plan::cluster::properties;
 use ropewalk_operator_plan::cluster::validate::Settings;
 use ropewalk_operator_plan::intent;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::*;
+use crate::admin::Target;
 use crate::lease::Leadership;
 use crate::metrics::Metrics;
 use crate::played::Server;
@@ -54,7 +56,7 @@ struct Broker {
 
 struct Stage {
     server: Server,
-    work: Work,
+    context: Arc<Context>,
     broker: Arc<Mutex<Broker>>,
     /// Where it is.
     address: String,
@@ -129,13 +131,13 @@ impl Stage {
             settings,
             address.clone(),
         );
-        Self { server, work: Work::new(Arc::new(context)), broker: state, address }
+        Self { server, context: Arc::new(context), broker: state, address }
     }
 
     /// Reconciles where something may go wrong.
     async fn try_reconcile(&self) -> (Result<Action, Failure>, Vec<String>) {
         let cluster = serde_json::from_value(self.server.at(CLUSTER)).expect("a cluster");
-        let outcome = reconcile(cluster, self.work.clone()).await;
+        let outcome = reconcile(cluster, self.context.clone()).await;
         (outcome, self.server.writes())
     }
 
@@ -157,7 +159,7 @@ impl Stage {
 
     async fn reconcile(&self) -> Vec<String> {
         let cluster = serde_json::from_value(self.server.at(CLUSTER)).expect("a cluster");
-        reconcile(cluster, self.work.clone()).await.expect("reconciled");
+        reconcile(cluster, self.context.clone()).await.expect("reconciled");
         self.server.writes()
     }
 
@@ -229,7 +231,7 @@ impl Stage {
     fn hibernate(&self, generation: i64) {
         self.change_spec(&json!({"runState": "Hibernated"}), generation);
         let long_ago = Instant::now().checked_sub(Duration::from_secs(61)).expect("a time");
-        self.work.context.slumber.begin(&ClusterKey::new("shop", "prod"), long_ago);
+        self.context.slumber.begin(&ClusterKey::new("shop", "prod"), long_ago);
     }
 
     fn change_spec(&self, spec: &Value, generation: i64) {
@@ -332,7 +334,7 @@ async fn k2_nothing_is_restarted_without_the_lease() {
     let stage = Stage::set(&json!({})).await;
     stage.settle().await;
     stage.change_spec(&json!({"version": "0.2.0"}), 2);
-    let mut context = (*stage.work.context).clone();
+    let mut context = (*stage.context).clone();
     context.leadership = Leadership::none("me");
     let brokers = crate::admin::Brokers::new(
         stage.server.client(),
@@ -340,9 +342,9 @@ async fn k2_nothing_is_restarted_without_the_lease() {
         stage.address.clone(),
     );
     context.brokers = Arc::new(brokers);
-    let work = Work::new(Arc::new(context));
+    let context = Arc::new(context);
     let cluster = serde_json::from_value(stage.server.at(CLUSTER)).expect("a cluster");
-    let outcome = reconcile(cluster, work).await;
+    let outcome = reconcile(cluster, context).await;
     assert!(outcome.is_err());
     let writes = stage.server.writes();
     assert!(!writes.contains(&EVICTION.to_owned()), "{writes:?}");
@@ -353,14 +355,15 @@ async fn k2_nothing_is_restarted_without_the_lease() {
 async fn k5_a_newer_operator_restarts_nothing() {
     let stage = Stage::set(&json!({})).await;
     stage.settle().await;
-    let mut context = (*stage.work.context).clone();
+    let mut context = (*stage.context).clone();
     context.settings.broker_image = "ropewalk-broker:0.9.0".to_owned();
-    let work = Work::new(Arc::new(context));
+    (context.settings_log, context.contested) = Default::default();
+    let context = Arc::new(context);
     // It renders a setting differently, too.
     stage.broker.lock().waiting.push("auto.create.topics.enable");
     for _ in 0..3 {
         let cluster = serde_json::from_value(stage.server.at(CLUSTER)).expect("a cluster");
-        reconcile(cluster, work.clone()).await.expect("reconciled");
+        reconcile(cluster, context.clone()).await.expect("reconciled");
     }
     let writes = stage.server.writes();
     let only_status = writes.iter().all(|write| write.ends_with("/status"));
@@ -396,7 +399,7 @@ async fn somebody_elses_service_is_not_taken_over_and_stops_no_other_step() {
     let path = "/api/v1/namespaces/shop/services/prod-bootstrap";
     stage.server.put(path, json!({"metadata": {"name": "prod-bootstrap"}, "spec": {"x": 1}}));
     let cluster = serde_json::from_value(stage.server.at(CLUSTER)).expect("a cluster");
-    assert!(reconcile(cluster, stage.work.clone()).await.is_err(), "it is tried again");
+    assert!(reconcile(cluster, stage.context.clone()).await.is_err(), "it is tried again");
     assert_eq!(stage.server.at(path)["spec"], json!({"x": 1}));
     assert_eq!(stage.server.at(SET)["spec"]["replicas"], 1, "the other steps went on");
     let conditions = stage.server.at(CLUSTER)["status"]["conditions"].to_string();

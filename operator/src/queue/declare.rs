@@ -52,7 +52,8 @@ pub(super) async fn declare(context: &Context, cluster: &BrokerCluster, queue: &
         Ok(declared) => {
             if declared.adopted {
                 let note = "took over a topic that nobody owned".to_owned();
-                context.tell(queue, EventType::Normal, ("TopicAdopted", "Declare"), note).await;
+                let words = ("TopicAdopted", "Declare");
+                context.tell(&queue.object_ref(&()), EventType::Normal, words, note).await;
             }
             if !declared.created && !declared.changed.is_empty() {
                 tracing::info!(changed = ?declared.changed, "put right");

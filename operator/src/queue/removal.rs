@@ -10,10 +10,10 @@
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
-use kube::ResourceExt as _;
 use kube::api::Api;
 use kube::runtime::controller::Action;
 use kube::runtime::events::EventType;
+use kube::{Resource as _, ResourceExt as _};
 use ropewalk_operator_api::{DeletionPolicy, Queue};
 use serde_json::Value;
 
@@ -44,7 +44,7 @@ pub(super) async fn remove(
         }
         let note = format!("the topic {} was not deleted and stays: {why}", queue.topic());
         let words = ("TopicLeftBehind", "Delete");
-        work.context.tell(queue, EventType::Warning, words, note).await;
+        work.context.tell(&queue.object_ref(&()), EventType::Warning, words, note).await;
     }
     finalizer::keep(api, queue, false).await?;
     Ok(Action::await_change())

@@ -135,7 +135,7 @@ async fn make_default(work: &Work, queue: &Queue) -> Result<(), Failure> {
                 names::DEFAULT_CLUSTER
             );
             let words = ("ClusterCreated", "Create");
-            work.context.tell(queue, EventType::Normal, words, note).await;
+            work.context.tell(&queue.object_ref(&()), EventType::Normal, words, note).await;
             Ok(())
         }
         // Made by somebody else meanwhile: so much the better.

@@ -1,21 +1,34 @@
-//! Every object that a cluster is made of.
+//! Every object that a cluster is made of, as the types of Kubernetes.
 //!
 //! # Invariants
 //!
-//! - All but the volume claims are owned by the `BrokerCluster` and go with it. Claims are owned by
-//!   nobody (K4): they are made here and not by the StatefulSet, so that they can grow without making
-//!   it anew, and are found again by their name.
+//! - All but the volume claims are owned by the `BrokerCluster` and are removed with it. Claims are owned
+//!   by nobody (K4): they are created here and not by the StatefulSet, so that they can grow while the
+//!   StatefulSet stays, and are found again by their name.
 //! - Names are fixed; nothing is ever found by a generated one.
 //! - Volume claims and the Secret carry what keeps deployment tools from removing them.
+//! - **K5** an object serializes to the same bytes in every release: their hash is recorded on it.
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetUpdateStrategy};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, PersistentVolumeClaim, PersistentVolumeClaimSpec, PodTemplateSpec, Secret, Service,
+    ServiceAccount, ServicePort, ServiceSpec, VolumeResourceRequirements,
+};
+use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::core::ObjectMeta;
+use kube::{Resource, ResourceExt as _};
 use ropewalk_operator_api::names;
+use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::labels::Labels;
 use super::properties::{ADMIN_PORT, KAFKA_PORT};
-use super::{Broker, Valid, labels, pod, properties};
+use super::{Broker, ValidCluster, applied, labels, pod, properties};
 use crate::intent;
 
 /// A longer template is not recorded beside itself: all annotations of an object have 256 KiB.
@@ -27,55 +40,57 @@ pub const SETTINGS_FILE: &str = "broker.properties";
 /// Every object of a cluster but the Secret, whose token is drawn when it is missing.
 #[derive(Clone, Debug)]
 pub struct Children {
-    /// Of the pods; it may do nothing.
-    pub service_account: Value,
+    /// Of the pods; it has no rights.
+    pub service_account: ServiceAccount,
     /// The bootstrap Service and one per broker.
-    pub services: Vec<Value>,
+    pub services: Vec<Service>,
     /// How many brokers may be evicted at once.
-    pub budget: Value,
+    pub budget: PodDisruptionBudget,
     /// By broker id.
-    pub config_maps: BTreeMap<i32, Value>,
+    pub config_maps: BTreeMap<i32, ConfigMap>,
     /// By broker id.
-    pub claims: BTreeMap<i32, Value>,
+    pub claims: BTreeMap<i32, PersistentVolumeClaim>,
     /// By broker id.
-    pub stateful_sets: BTreeMap<i32, Value>,
+    pub stateful_sets: BTreeMap<i32, StatefulSet>,
 }
 
 /// Builds every object.
 #[must_use]
-pub fn children(cluster: &Valid) -> Children {
-    let each = |build: fn(&Valid, &Broker) -> Value| {
-        cluster.brokers.iter().map(|broker| (broker.id, build(cluster, broker))).collect()
-    };
+pub fn children(cluster: &ValidCluster) -> Children {
     let mut services = vec![bootstrap(cluster)];
     services.extend(cluster.brokers.iter().map(|broker| service(cluster, broker)));
     Children {
         service_account: service_account(cluster),
         services,
         budget: budget(cluster),
-        config_maps: each(config_map),
-        claims: each(claim),
-        stateful_sets: each(stateful_set),
+        config_maps: each(cluster, config_map),
+        claims: each(cluster, claim),
+        stateful_sets: each(cluster, stateful_set),
     }
+}
+
+fn each<K>(cluster: &ValidCluster, build: fn(&ValidCluster, &Broker) -> K) -> BTreeMap<i32, K> {
+    cluster.brokers.iter().map(|broker| (broker.id, build(cluster, broker))).collect()
 }
 
 /// The Secret with the token of the admin API.
 #[must_use]
-pub fn secret(cluster: &Valid, token: &str) -> Value {
-    let name = names::admin_secret(&cluster.name);
-    let body = json!({
-        "metadata": {"ownerReferences": [cluster.owner], "annotations": keeping()},
-        "stringData": {"token": token},
-    });
-    let labels = json!(labels::kept(&cluster.name, None));
-    finished(cluster, ("v1", "Secret"), (&name, labels), body)
+pub fn secret(cluster: &ValidCluster, token: &str) -> Secret {
+    let labels = labels::kept(&cluster.name, None);
+    let metadata = ObjectMeta {
+        owner_references: Some(vec![cluster.owner.clone()]),
+        annotations: Some(keeping()),
+        ..metadata(cluster, names::admin_secret(&cluster.name), labels)
+    };
+    let data = BTreeMap::from([("token".to_owned(), token.to_owned())]);
+    hashed(Secret { metadata, string_data: Some(data), ..Secret::default() })
 }
 
-/// What has to change about a volume claim or Secret that an earlier release made, whose instance
-/// label lets deployment tools take it for theirs; `None` if it is as it should be. An instance of
-/// another name was set by somebody else, and stays.
+/// A merge patch of what has to change about a volume claim or Secret that an earlier release made, whose
+/// instance label lets deployment tools take it for theirs; `None` if it is as it should be. An instance
+/// of another name was set by somebody else, and stays.
 #[must_use]
-pub fn relabelled(cluster: &Valid, there: &impl kube::Resource) -> Option<Value> {
+pub fn relabelled(cluster: &ValidCluster, there: &impl Resource) -> Option<Value> {
     let instance = there.meta().labels.as_ref().and_then(|labels| labels.get(labels::INSTANCE));
     (instance == Some(&cluster.name)).then(
         || json!({"metadata": {"labels": {labels::INSTANCE: null}, "annotations": keeping()}}),
@@ -84,148 +99,182 @@ pub fn relabelled(cluster: &Valid, there: &impl kube::Resource) -> Option<Value>
 
 /// Annotations that keep deployment tools from removing an object that is in no repository, or from
 /// calling an application out of sync because of it.
-fn keeping() -> Value {
-    json!({
-        "argocd.argoproj.io/sync-options": "Prune=false,Delete=false",
-        "argocd.argoproj.io/compare-options": "IgnoreExtraneous",
-        "helm.sh/resource-policy": "keep",
+fn keeping() -> BTreeMap<String, String> {
+    let pairs = [
+        ("argocd.argoproj.io/sync-options", "Prune=false,Delete=false"),
+        ("argocd.argoproj.io/compare-options", "IgnoreExtraneous"),
+        ("helm.sh/resource-policy", "keep"),
+    ];
+    pairs.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
+
+fn service_account(cluster: &ValidCluster) -> ServiceAccount {
+    hashed(ServiceAccount {
+        metadata: owned(cluster, names::brokers(&cluster.name), None),
+        automount_service_account_token: Some(false),
+        ..ServiceAccount::default()
     })
 }
 
-fn service_account(cluster: &Valid) -> Value {
-    let name = names::brokers(&cluster.name);
-    let body = json!({"automountServiceAccountToken": false});
-    owned(cluster, ("v1", "ServiceAccount"), &name, None, &body)
-}
-
 /// Where clients begin: every broker that is ready.
-fn bootstrap(cluster: &Valid) -> Value {
-    let body = json!({"spec": {
-        "type": "ClusterIP",
-        "ipFamilyPolicy": "PreferDualStack",
-        "selector": labels::brokers(&cluster.name, None),
-        "ports": [port("kafka", KAFKA_PORT, "tcp")],
-    }});
-    owned(cluster, ("v1", "Service"), &names::bootstrap(&cluster.name), None, &body)
+fn bootstrap(cluster: &ValidCluster) -> Service {
+    let spec = ServiceSpec {
+        selector: Some(labels::brokers(&cluster.name, None)),
+        ports: Some(vec![port("kafka", KAFKA_PORT, "tcp")]),
+        ..cluster_ip()
+    };
+    let metadata = owned(cluster, names::bootstrap(&cluster.name), None);
+    hashed(Service { metadata, spec: Some(spec), ..Service::default() })
 }
 
 /// Where one broker is, ready or not: the operator has to reach one that is not. It has an address of
 /// its own, so that clients find a restarted pod without waiting for a name to expire.
-fn service(cluster: &Valid, broker: &Broker) -> Value {
-    let body = json!({"spec": {
-        "type": "ClusterIP",
-        "ipFamilyPolicy": "PreferDualStack",
-        "publishNotReadyAddresses": true,
-        "selector": labels::brokers(&cluster.name, Some(broker.id)),
-        "ports": [port("kafka", KAFKA_PORT, "tcp"), port("admin", ADMIN_PORT, "http")],
-    }});
+fn service(cluster: &ValidCluster, broker: &Broker) -> Service {
+    let spec = ServiceSpec {
+        publish_not_ready_addresses: Some(true),
+        selector: Some(labels::brokers(&cluster.name, Some(broker.id))),
+        ports: Some(vec![port("kafka", KAFKA_PORT, "tcp"), port("admin", ADMIN_PORT, "http")]),
+        ..cluster_ip()
+    };
     let name = names::broker(&cluster.name, broker.id);
-    owned(cluster, ("v1", "Service"), &name, Some(broker.id), &body)
+    let metadata = owned(cluster, name, Some(broker.id));
+    hashed(Service { metadata, spec: Some(spec), ..Service::default() })
 }
 
-/// With the protocol inside said: a service mesh would guess it from the name.
-fn port(name: &str, number: i32, protocol: &str) -> Value {
-    json!({
-        "name": name,
-        "port": number,
-        "targetPort": name,
-        "protocol": "TCP",
-        "appProtocol": protocol,
-    })
+fn cluster_ip() -> ServiceSpec {
+    ServiceSpec {
+        type_: Some("ClusterIP".to_owned()),
+        ip_family_policy: Some("PreferDualStack".to_owned()),
+        ..ServiceSpec::default()
+    }
+}
+
+/// The port names its protocol: a service mesh would guess it from the name.
+fn port(name: &str, number: i32, protocol: &str) -> ServicePort {
+    ServicePort {
+        name: Some(name.to_owned()),
+        port: number,
+        target_port: Some(IntOrString::String(name.to_owned())),
+        protocol: Some("TCP".to_owned()),
+        app_protocol: Some(protocol.to_owned()),
+        ..ServicePort::default()
+    }
 }
 
 /// One broker may be evicted at a time. With one broker that is the only one: a budget that kept it
 /// would keep the node from ever being drained, and the broker is back where its volume can go. One
 /// that is not ready anyway never holds up a node.
-fn budget(cluster: &Valid) -> Value {
-    let body = json!({"spec": {
-        "maxUnavailable": 1,
-        "unhealthyPodEvictionPolicy": "AlwaysAllow",
-        "selector": {"matchLabels": labels::brokers(&cluster.name, None)},
-    }});
-    let name = names::brokers(&cluster.name);
-    owned(cluster, ("policy/v1", "PodDisruptionBudget"), &name, None, &body)
+fn budget(cluster: &ValidCluster) -> PodDisruptionBudget {
+    let spec = PodDisruptionBudgetSpec {
+        max_unavailable: Some(IntOrString::Int(1)),
+        unhealthy_pod_eviction_policy: Some("AlwaysAllow".to_owned()),
+        selector: Some(matching(labels::brokers(&cluster.name, None))),
+        ..PodDisruptionBudgetSpec::default()
+    };
+    let metadata = owned(cluster, names::brokers(&cluster.name), None);
+    hashed(PodDisruptionBudget { metadata, spec: Some(spec), ..PodDisruptionBudget::default() })
 }
 
-fn config_map(cluster: &Valid, broker: &Broker) -> Value {
+fn matching(labels: Labels) -> LabelSelector {
+    LabelSelector { match_labels: Some(labels), ..LabelSelector::default() }
+}
+
+fn config_map(cluster: &ValidCluster, broker: &Broker) -> ConfigMap {
     config_map_with(cluster, broker, &properties::file(cluster, broker))
 }
 
 /// The ConfigMap of a broker with this settings file.
 #[must_use]
-pub fn config_map_with(cluster: &Valid, broker: &Broker, file: &str) -> Value {
-    let body = json!({"data": {SETTINGS_FILE: file}});
+pub fn config_map_with(cluster: &ValidCluster, broker: &Broker, file: &str) -> ConfigMap {
+    let data = BTreeMap::from([(SETTINGS_FILE.to_owned(), file.to_owned())]);
     let name = names::broker(&cluster.name, broker.id);
-    owned(cluster, ("v1", "ConfigMap"), &name, Some(broker.id), &body)
+    let metadata = owned(cluster, name, Some(broker.id));
+    hashed(ConfigMap { metadata, data: Some(data), ..ConfigMap::default() })
 }
 
-fn claim(cluster: &Valid, broker: &Broker) -> Value {
-    let mut body = json!({"spec": {
-        "accessModes": ["ReadWriteOnce"],
-        "resources": {"requests": {"storage": broker.size}},
-    }});
-    if let Some(class) = &cluster.storage_class {
-        body["spec"]["storageClassName"] = json!(class);
-    }
-    body["metadata"] = json!({ "annotations": keeping() });
-    body["metadata"]["annotations"][names::ANNOTATION_SIZE] = json!(cluster.size);
+fn claim(cluster: &ValidCluster, broker: &Broker) -> PersistentVolumeClaim {
+    let requests = BTreeMap::from([("storage".to_owned(), Quantity(broker.size.clone()))]);
+    let resources = VolumeResourceRequirements {
+        requests: Some(requests),
+        ..VolumeResourceRequirements::default()
+    };
+    let spec = PersistentVolumeClaimSpec {
+        access_modes: Some(vec!["ReadWriteOnce".to_owned()]),
+        resources: Some(resources),
+        storage_class_name: cluster.storage_class.clone(),
+        ..PersistentVolumeClaimSpec::default()
+    };
+    let mut annotations = keeping();
+    annotations.insert(names::ANNOTATION_SIZE.to_owned(), cluster.size.to_string());
     if broker.formatted {
-        body["metadata"]["annotations"][names::ANNOTATION_FORMATTED] = json!("true");
+        annotations.insert(names::ANNOTATION_FORMATTED.to_owned(), "true".to_owned());
     }
     let name = names::volume_claim(&cluster.name, broker.id);
-    let labels = json!(labels::kept(&cluster.name, Some(broker.id)));
-    finished(cluster, ("v1", "PersistentVolumeClaim"), (&name, labels), body)
+    let labels = labels::kept(&cluster.name, Some(broker.id));
+    let metadata = ObjectMeta { annotations: Some(annotations), ..metadata(cluster, name, labels) };
+    hashed(PersistentVolumeClaim { metadata, spec: Some(spec), status: None })
 }
 
-/// One StatefulSet for each broker: any of them can be taken away, and a pod comes back also while the
+/// One StatefulSet for each broker: any of them can be removed, and a pod comes back also while the
 /// operator is not there. It never restarts a pod because its template changed.
-fn stateful_set(cluster: &Valid, broker: &Broker) -> Value {
+fn stateful_set(cluster: &ValidCluster, broker: &Broker) -> StatefulSet {
     let template = pod::template(cluster, broker);
-    let body = json!({
-        "metadata": {"annotations": {
-            names::ANNOTATION_INTENT: cluster.intent.to_string(),
-            names::ANNOTATION_TEMPLATE_INTENT: cluster.intent.to_string(),
-            names::ANNOTATION_TEMPLATE: intent::hash(&template),
-            names::ANNOTATION_APPLIED_TEMPLATE: recorded(&template),
-            names::ANNOTATION_IMAGE_CHOSEN: cluster.image_is_chosen.to_string(),
-        }},
-        "spec": {
-            "replicas": i32::from(cluster.running),
-            "serviceName": names::broker(&cluster.name, broker.id),
-            "podManagementPolicy": "Parallel",
-            "updateStrategy": {"type": "OnDelete"},
-            "revisionHistoryLimit": 2,
-            "selector": {"matchLabels": labels::selector(&cluster.name, Some(broker.id))},
-            "template": template,
-        },
-    });
+    let annotations = [
+        (names::ANNOTATION_INTENT, cluster.intent.to_string()),
+        (names::ANNOTATION_TEMPLATE_INTENT, cluster.intent.to_string()),
+        (names::ANNOTATION_TEMPLATE, intent::hash(&template)),
+        (names::ANNOTATION_APPLIED_TEMPLATE, recorded(&template)),
+        (names::ANNOTATION_IMAGE_CHOSEN, cluster.image_is_chosen.to_string()),
+    ];
+    let annotations = annotations.map(|(key, value)| (key.to_owned(), value));
+    let strategy = StatefulSetUpdateStrategy {
+        type_: Some("OnDelete".to_owned()),
+        ..StatefulSetUpdateStrategy::default()
+    };
     let name = names::broker(&cluster.name, broker.id);
-    owned(cluster, ("apps/v1", "StatefulSet"), &name, Some(broker.id), &body)
+    let spec = StatefulSetSpec {
+        replicas: Some(i32::from(cluster.running)),
+        service_name: Some(name.clone()),
+        pod_management_policy: Some("Parallel".to_owned()),
+        update_strategy: Some(strategy),
+        revision_history_limit: Some(2),
+        selector: matching(labels::selector(&cluster.name, Some(broker.id))),
+        template,
+        ..StatefulSetSpec::default()
+    };
+    let metadata = ObjectMeta {
+        annotations: Some(annotations.into()),
+        ..owned(cluster, name, Some(broker.id))
+    };
+    hashed(StatefulSet { metadata, spec: Some(spec), status: None })
 }
 
 /// The template as JSON, unless it is so long that it would not fit beside the user's own annotations.
-fn recorded(template: &Value) -> String {
-    let text = template.to_string();
+fn recorded(template: &PodTemplateSpec) -> String {
+    let text = json!(template).to_string();
     if text.len() <= APPLIED_TEMPLATE_BYTES_MAX { text } else { String::new() }
 }
 
-/// A StatefulSet as it was last applied, with the replicas of now: what somebody else changed since is
-/// put back by applying it. `None` when it is not known what was applied last.
+/// A StatefulSet as it was last applied, with the replicas of now: applying it reverts what somebody else
+/// changed since. `None` when it is not known what was applied last.
 #[must_use]
-pub fn as_applied(cluster: &Valid, broker: &Broker, there: &StatefulSet) -> Option<Value> {
+pub fn as_applied(
+    cluster: &ValidCluster,
+    broker: &Broker,
+    there: &StatefulSet,
+) -> Option<StatefulSet> {
     let mut wanted = stateful_set(cluster, broker);
-    let annotations = there.metadata.annotations.as_ref()?;
-    let is_newest = annotations.get(names::ANNOTATION_TEMPLATE).map(String::as_str)
-        == wanted["metadata"]["annotations"][names::ANNOTATION_TEMPLATE].as_str();
-    match pod::applied_template(there) {
-        Some(template) => wanted["spec"]["template"] = template,
-        None if is_newest => {}
-        None => return None,
+    let recorded = there.metadata.annotations.as_ref()?;
+    let key = names::ANNOTATION_TEMPLATE;
+    let is_newest = recorded.get(key) == wanted.annotations().get(key);
+    match (applied::template(there), wanted.spec.as_mut()) {
+        (Some(template), Some(spec)) => spec.template = template,
+        (None | Some(_), _) if is_newest => {}
+        (None | Some(_), _) => return None,
     }
+    let annotations = wanted.annotations_mut();
     // An earlier release did not say what its template came from, and only a restart settles it.
-    if let Some(all) = wanted["metadata"]["annotations"].as_object_mut() {
-        all.remove(names::ANNOTATION_TEMPLATE_INTENT);
-    }
+    annotations.remove(names::ANNOTATION_TEMPLATE_INTENT);
     for key in [
         names::ANNOTATION_INTENT,
         names::ANNOTATION_TEMPLATE_INTENT,
@@ -234,59 +283,70 @@ pub fn as_applied(cluster: &Valid, broker: &Broker, there: &StatefulSet) -> Opti
         names::ANNOTATION_IMAGE_CHOSEN,
         names::ANNOTATION_APPLIED,
     ] {
-        if let Some(value) = annotations.get(key) {
-            wanted["metadata"]["annotations"][key] = json!(value);
+        if let Some(value) = recorded.get(key) {
+            annotations.insert(key.to_owned(), value.clone());
         }
     }
     Some(wanted)
 }
 
-/// An object that goes with its cluster.
-fn owned(
-    cluster: &Valid,
-    kind: (&str, &str),
-    name: &str,
-    broker: Option<i32>,
-    body: &Value,
-) -> Value {
-    let mut body = body.clone();
-    let owner = json!([cluster.owner]);
-    match body.get_mut("metadata") {
-        Some(metadata) => metadata["ownerReferences"] = owner,
-        None => body["metadata"] = json!({ "ownerReferences": owner }),
+/// The metadata of an object that is removed with its cluster.
+fn owned(cluster: &ValidCluster, name: String, broker: Option<i32>) -> ObjectMeta {
+    ObjectMeta {
+        owner_references: Some(vec![cluster.owner.clone()]),
+        ..metadata(cluster, name, labels::all(&cluster.name, broker))
     }
-    let labels = json!(labels::all(&cluster.name, broker));
-    finished(cluster, kind, (name, labels), body)
 }
 
-/// With its name, and the hash of all of it.
-fn finished(
-    cluster: &Valid,
-    (api_version, kind): (&str, &str),
-    (name, labels): (&str, Value),
-    mut body: Value,
-) -> Value {
-    body["apiVersion"] = json!(api_version);
-    body["kind"] = json!(kind);
-    body["metadata"]["name"] = json!(name);
-    body["metadata"]["namespace"] = json!(cluster.namespace);
-    body["metadata"]["labels"] = labels;
-    let hash = intent::hash(&body);
-    body["metadata"]["annotations"][names::ANNOTATION_APPLIED] = json!(hash);
-    body
+fn metadata(cluster: &ValidCluster, name: String, labels: Labels) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(name),
+        namespace: Some(cluster.namespace.clone()),
+        labels: Some(labels),
+        ..ObjectMeta::default()
+    }
+}
+
+/// The object with the hash of all of it as an annotation.
+fn hashed<K: Resource + Serialize>(mut object: K) -> K {
+    let hash = intent::hash(&object);
+    object.annotations_mut().insert(names::ANNOTATION_APPLIED.to_owned(), hash);
+    object
 }
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::api::apps::v1::StatefulSet;
-    use k8s_openapi::api::core::v1::PersistentVolumeClaim;
-
     use super::super::{Observed, fixture};
     use super::*;
 
-    fn built(spec: &str) -> Children {
+    /// The children as the API server gets them.
+    #[derive(Debug)]
+    struct Sent {
+        service_account: Value,
+        services: Vec<Value>,
+        budget: Value,
+        config_maps: BTreeMap<i32, Value>,
+        claims: BTreeMap<i32, Value>,
+        stateful_sets: BTreeMap<i32, Value>,
+    }
+
+    fn sent(all: &Children) -> Sent {
+        fn each<K: Serialize>(objects: &BTreeMap<i32, K>) -> BTreeMap<i32, Value> {
+            objects.iter().map(|(id, object)| (*id, json!(object))).collect()
+        }
+        Sent {
+            service_account: json!(all.service_account),
+            services: all.services.iter().map(|service| json!(service)).collect(),
+            budget: json!(all.budget),
+            config_maps: each(&all.config_maps),
+            claims: each(&all.claims),
+            stateful_sets: each(&all.stateful_sets),
+        }
+    }
+
+    fn built(spec: &str) -> Sent {
         let cluster = fixture::cluster(spec);
-        children(&fixture::valid(&cluster, &Observed::default()))
+        sent(&children(&fixture::valid(&cluster, &Observed::default())))
     }
 
     #[test]
@@ -313,7 +373,7 @@ mod tests {
     fn deployment_tools_are_kept_from_volumes_and_secrets() {
         let cluster = fixture::cluster("{}");
         let valid = fixture::valid(&cluster, &Observed::default());
-        for kept in [secret(&valid, "t"), children(&valid).claims[&0].clone()] {
+        for kept in [json!(secret(&valid, "t")), json!(children(&valid).claims[&0])] {
             let metadata = &kept["metadata"];
             assert!(metadata["labels"].get("app.kubernetes.io/instance").is_none(), "{kept}");
             assert_eq!(metadata["labels"]["app.kubernetes.io/managed-by"], "ropewalk-operator");
@@ -405,5 +465,44 @@ mod tests {
         let children = built("{runState: Hibernated}");
         assert_eq!(children.stateful_sets[&0]["spec"]["replicas"], 0);
         assert_eq!(children.claims.len(), 1);
+    }
+
+    #[test]
+    fn k5_everything_has_the_bytes_that_earlier_releases_gave_it() {
+        let full = "{version: 1.2.3, image: {repository: a/b, pullPolicy: Always}, config: {x: y},
+            resources: {requests: {cpu: '1', memory: 1Gi}, limits: {memory: 2Gi}},
+            storage: {size: 30Gi, storageClassName: fast}, runState: Hibernated,
+            podTemplate: {labels: {team: x}, annotations: {note: z}, nodeSelector: {disk: ssd},
+            env: [{name: A, value: b}, {name: E, value: ''}], priorityClassName: high,
+            tolerations: [{key: a, operator: Exists}], imagePullSecrets: [{name: pull}],
+            affinity: {nodeAffinity: {}}, securityContext: {runAsUser: 7}}}";
+        for (spec, restart, expected) in [
+            ("{}", None, ["3a597ba648f0b8dd", "d6714f0fc303c365"]),
+            ("{}", Some("now"), ["55a2aefe3120d404", "2a26165c844b3c07"]),
+            (
+                "{resources: {}, podTemplate: {securityContext: {}}}",
+                None,
+                ["47c2e0c8d1957de7", "1ef6fecc74eefa32"],
+            ),
+            (full, None, ["ff70308679cb0f75", "8abaac1c962876f3"]),
+            (full, Some("now"), ["a2098e56ed830e1f", "e0be9234f1cfe663"]),
+        ] {
+            let mut cluster = fixture::cluster(spec);
+            let restart = restart.map(|at| (names::ANNOTATION_RESTART.into(), String::from(at)));
+            cluster.metadata.annotations = restart.map(|annotation| [annotation].into());
+            let valid = fixture::valid(&cluster, &fixture::observed_claim(0, "20Gi", true));
+            let all = children(&valid);
+            let template = intent::hash(&pod::template(&valid, &valid.brokers[0]));
+            let rest = intent::hash(&json!([
+                all.service_account,
+                all.services,
+                all.budget,
+                all.config_maps,
+                all.claims,
+                all.stateful_sets,
+                secret(&valid, "t"),
+            ]));
+            assert_eq!([template.as_str(), rest.as_str()], expected, "{spec}");
+        }
     }
 }

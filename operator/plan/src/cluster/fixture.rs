@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use ropewalk_operator_api::{BrokerCluster, BrokerClusterStatus};
 
 use super::validate::Settings;
-use super::{Observed, Valid};
+use super::{Observed, ValidCluster};
 
 /// The cluster `shop/prod` with this spec.
 pub(crate) fn cluster(spec: &str) -> BrokerCluster {
@@ -20,7 +20,7 @@ pub(crate) fn status(text: &str) -> BrokerClusterStatus {
 }
 
 /// The cluster as it should be.
-pub(crate) fn valid(cluster: &BrokerCluster, observed: &Observed) -> Valid {
+pub(crate) fn valid(cluster: &BrokerCluster, observed: &Observed) -> ValidCluster {
     let settings = Settings { broker_image: "ghcr.io/ropewalk/ropewalk-broker:0.1.0".into() };
     super::validate::validate(cluster, observed, &settings).expect("a valid cluster")
 }

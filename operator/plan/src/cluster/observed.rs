@@ -43,6 +43,11 @@ pub struct Observed {
     pub unanswered: BTreeMap<i32, String>,
     /// The last warning about an object, by its name. Only asked for where something is missing.
     pub warnings: BTreeMap<String, String>,
+    /// Another operator that changes the same brokers, in words for people.
+    pub conflict: Option<String>,
+    /// Consumers that a hibernating cluster waits for before its pods stop; `None` if it waits for
+    /// nothing. Empty while scaling has not reported yet.
+    pub awaited_consumers: Option<Vec<String>>,
     /// When all of this was seen, in seconds since 1970.
     pub at_second: i64,
 }
@@ -139,6 +144,18 @@ impl Answer {
 }
 
 impl Observed {
+    /// The observation after brokers got their settings: what each of them says of its settings now, by
+    /// broker id. Brokers that did not answer before are left out.
+    #[must_use]
+    pub fn with_settings(mut self, settings: BTreeMap<i32, AnswerSettings>) -> Self {
+        for (id, settings) in settings {
+            if let Some(answer) = self.answers.get_mut(&id) {
+                answer.settings = settings;
+            }
+        }
+        self
+    }
+
     /// The ids of brokers that left something behind, in order.
     pub fn ids(&self) -> impl Iterator<Item = i32> {
         let mut ids: Vec<i32> =

@@ -8,14 +8,25 @@
 //!   volume.
 //! - It stops within [`STOP_SECONDS`], whatever the broker is doing.
 
-use k8s_openapi::api::apps::v1::StatefulSet;
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{
+    Capabilities, ConfigMapProjection, Container, ContainerPort, EnvVar, HTTPGetAction, KeyToPath,
+    LocalObjectReference, PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec,
+    PodTemplateSpec, Probe, ProjectedVolumeSource, ResourceRequirements, SeccompProfile,
+    SecretProjection, SecurityContext, TopologySpreadConstraint, Volume, VolumeMount,
+    VolumeProjection,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::core::ObjectMeta;
 use ropewalk_operator_api::cluster::PodIds;
 use ropewalk_operator_api::names;
-use serde_json::{Value, json};
 
 use super::observed::CONTAINER;
 use super::properties::{ADMIN_PORT, CONFIG_PATH, KAFKA_PORT, VOLUME_PATH};
-use super::{Broker, Valid, labels};
+use super::{Broker, ValidCluster, labels};
 
 /// A broker that does not stop within this is killed; it recovers, as after any crash.
 pub const STOP_SECONDS: i64 = 60;
@@ -24,170 +35,203 @@ const USER: i64 = 65_532;
 
 /// The template of a broker's pod.
 #[must_use]
-pub fn template(cluster: &Valid, broker: &Broker) -> Value {
+pub fn template(cluster: &ValidCluster, broker: &Broker) -> PodTemplateSpec {
     let extra = &cluster.pod_template;
-    let mut pod_labels = json!(extra.labels);
-    for (key, value) in labels::all(&cluster.name, Some(broker.id)) {
-        pod_labels[key] = json!(value);
-    }
-    let mut metadata = json!({ "labels": pod_labels });
-    if !extra.annotations.is_empty() {
-        metadata["annotations"] = json!(extra.annotations);
-    }
+    let mut labels = extra.labels.clone();
+    labels.extend(labels::all(&cluster.name, Some(broker.id)));
+    let mut annotations = extra.annotations.clone();
     if let Some(restart) = &cluster.restart {
         // A pod that has another value was made before the restart was asked for.
-        metadata["annotations"][names::ANNOTATION_RESTART] = json!(restart);
+        annotations.insert(names::ANNOTATION_RESTART.to_owned(), restart.clone());
     }
-    json!({ "metadata": metadata, "spec": spec(cluster, broker) })
+    let metadata = ObjectMeta {
+        labels: Some(labels),
+        annotations: unless_empty(annotations),
+        ..ObjectMeta::default()
+    };
+    PodTemplateSpec { metadata: Some(metadata), spec: Some(spec(cluster, broker)) }
 }
 
-fn spec(cluster: &Valid, broker: &Broker) -> Value {
+/// An empty map is left out of what is sent, and of what is hashed.
+fn unless_empty<V>(map: BTreeMap<String, V>) -> Option<BTreeMap<String, V>> {
+    (!map.is_empty()).then_some(map)
+}
+
+fn spec(cluster: &ValidCluster, broker: &Broker) -> PodSpec {
     let extra = &cluster.pod_template;
-    let mut spec = json!({
-        "serviceAccountName": names::brokers(&cluster.name),
-        "automountServiceAccountToken": false,
-        "enableServiceLinks": false,
-        "terminationGracePeriodSeconds": STOP_SECONDS,
-        "securityContext": security_context(extra.security_context.as_ref()),
-        "topologySpreadConstraints": spread(&cluster.name),
-        "containers": [container(cluster, broker)],
-        "volumes": volumes(cluster, broker),
-    });
-    let optional = [
-        ("nodeSelector", json!(extra.node_selector), extra.node_selector.is_empty()),
-        ("tolerations", json!(extra.tolerations), extra.tolerations.is_empty()),
-        ("affinity", json!(extra.affinity), extra.affinity.is_none()),
-        (
-            "priorityClassName",
-            json!(extra.priority_class_name),
-            extra.priority_class_name.is_none(),
-        ),
-        ("imagePullSecrets", json!(extra.image_pull_secrets), extra.image_pull_secrets.is_empty()),
-    ];
-    for (key, value, is_absent) in optional {
-        if !is_absent {
-            spec[key] = value;
-        }
+    let secrets = extra.image_pull_secrets.iter();
+    let secrets = secrets.map(|secret| LocalObjectReference { name: secret.name.clone() });
+    let secrets: Vec<_> = secrets.collect();
+    PodSpec {
+        service_account_name: Some(names::brokers(&cluster.name)),
+        automount_service_account_token: Some(false),
+        enable_service_links: Some(false),
+        termination_grace_period_seconds: Some(STOP_SECONDS),
+        security_context: Some(security_context(extra.security_context.as_ref())),
+        topology_spread_constraints: Some(spread(&cluster.name)),
+        containers: vec![container(cluster, broker)],
+        volumes: Some(vec![data_volume(cluster, broker), config_volume(cluster, broker)]),
+        node_selector: unless_empty(extra.node_selector.clone()),
+        tolerations: (!extra.tolerations.is_empty()).then(|| extra.tolerations.clone()),
+        affinity: extra.affinity.clone(),
+        priority_class_name: extra.priority_class_name.clone(),
+        image_pull_secrets: (!secrets.is_empty()).then_some(secrets),
+        ..PodSpec::default()
     }
-    spec
 }
 
 /// With the user that the image is made for, unless the cluster says otherwise. What it then leaves out
 /// is for the platform to decide.
-fn security_context(ids: Option<&PodIds>) -> Value {
+fn security_context(ids: Option<&PodIds>) -> PodSecurityContext {
     let image = PodIds { run_as_user: Some(USER), run_as_group: Some(USER), fs_group: Some(USER) };
-    let mut context = json!(ids.unwrap_or(&image));
-    context["runAsNonRoot"] = json!(true);
-    // Without this a large volume is walked before every start.
-    context["fsGroupChangePolicy"] = json!("OnRootMismatch");
-    context["seccompProfile"] = json!({"type": "RuntimeDefault"});
-    context
+    let ids = ids.unwrap_or(&image);
+    PodSecurityContext {
+        run_as_user: ids.run_as_user,
+        run_as_group: ids.run_as_group,
+        fs_group: ids.fs_group,
+        run_as_non_root: Some(true),
+        // Without this a large volume is walked before every start.
+        fs_group_change_policy: Some("OnRootMismatch".to_owned()),
+        seccomp_profile: Some(SeccompProfile {
+            type_: "RuntimeDefault".to_owned(),
+            ..SeccompProfile::default()
+        }),
+        ..PodSecurityContext::default()
+    }
 }
 
-fn container(cluster: &Valid, broker: &Broker) -> Value {
+fn container(cluster: &ValidCluster, broker: &Broker) -> Container {
     let config = format!("{CONFIG_PATH}/broker.properties");
-    let mut container = json!({
-        "name": CONTAINER,
-        "image": broker.image,
-        "args": ["run", "--config", config, "--log-format", "json"],
-        "ports": [
-            {"name": "kafka", "containerPort": KAFKA_PORT, "protocol": "TCP"},
-            {"name": "admin", "containerPort": ADMIN_PORT, "protocol": "TCP"},
-        ],
-        "resources": resources(cluster),
-        "securityContext": {
-            "allowPrivilegeEscalation": false,
-            "readOnlyRootFilesystem": true,
-            "capabilities": {"drop": ["ALL"]},
-        },
+    let args = ["run", "--config", &config, "--log-format", "json"].map(str::to_owned);
+    let env = cluster.pod_template.env.iter().map(|variable| EnvVar {
+        name: variable.name.clone(),
+        value: Some(variable.value.clone()),
+        value_from: None,
+    });
+    let env: Vec<_> = env.collect();
+    Container {
+        name: CONTAINER.to_owned(),
+        image: Some(broker.image.clone()),
+        args: Some(args.into()),
+        ports: Some(vec![port("kafka", KAFKA_PORT), port("admin", ADMIN_PORT)]),
+        resources: Some(resources(cluster)),
+        security_context: Some(SecurityContext {
+            allow_privilege_escalation: Some(false),
+            read_only_root_filesystem: Some(true),
+            capabilities: Some(Capabilities {
+                drop: Some(vec!["ALL".to_owned()]),
+                ..Capabilities::default()
+            }),
+            ..SecurityContext::default()
+        }),
         // Alive as soon as the process answers: a long recovery is no reason to kill it.
-        "startupProbe": probe("/live", 1, 120),
-        "livenessProbe": probe("/live", 10, 3),
-        "readinessProbe": probe("/ready", 2, 2),
-        "volumeMounts": [
-            {"name": "data", "mountPath": VOLUME_PATH},
-            {"name": "config", "mountPath": CONFIG_PATH, "readOnly": true},
-        ],
-    });
-    if let Some(policy) = cluster.pull_policy {
-        container["imagePullPolicy"] = json!(policy);
-    }
-    if !cluster.pod_template.env.is_empty() {
-        container["env"] = json!(cluster.pod_template.env);
-    }
-    container
-}
-
-fn resources(cluster: &Valid) -> Value {
-    match &cluster.resources {
-        Some(resources) => json!(resources),
-        None => json!({"requests": {"cpu": "100m", "memory": "256Mi"}}),
+        startup_probe: Some(probe("/live", 1, 120)),
+        liveness_probe: Some(probe("/live", 10, 3)),
+        readiness_probe: Some(probe("/ready", 2, 2)),
+        volume_mounts: Some(vec![
+            mount("data", VOLUME_PATH, None),
+            mount("config", CONFIG_PATH, Some(true)),
+        ]),
+        image_pull_policy: cluster.pull_policy.map(str::to_owned),
+        env: (!env.is_empty()).then_some(env),
+        ..Container::default()
     }
 }
 
-fn probe(path: &str, period_seconds: i32, failures: i32) -> Value {
-    json!({
-        "httpGet": {"path": path, "port": "admin"},
-        "periodSeconds": period_seconds,
-        "timeoutSeconds": 5,
-        "failureThreshold": failures,
-    })
+fn port(name: &str, number: i32) -> ContainerPort {
+    ContainerPort {
+        name: Some(name.to_owned()),
+        container_port: number,
+        protocol: Some("TCP".to_owned()),
+        ..ContainerPort::default()
+    }
 }
 
-/// Rather in different zones, then on different nodes; a cluster with one of either still runs.
-fn spread(cluster: &str) -> Value {
-    let over = |key: &str| {
-        json!({
-            "maxSkew": 1,
-            "topologyKey": key,
-            "whenUnsatisfiable": "ScheduleAnyway",
-            "labelSelector": {"matchLabels": labels::selector(cluster, None)},
-        })
+fn mount(name: &str, path: &str, read_only: Option<bool>) -> VolumeMount {
+    VolumeMount {
+        name: name.to_owned(),
+        mount_path: path.to_owned(),
+        read_only,
+        ..VolumeMount::default()
+    }
+}
+
+fn resources(cluster: &ValidCluster) -> ResourceRequirements {
+    let (requests, limits) = match &cluster.resources {
+        Some(resources) => (resources.requests.clone(), resources.limits.clone()),
+        None => {
+            let least = [("cpu", "100m"), ("memory", "256Mi")];
+            let least = least.map(|(of, amount)| (of.to_owned(), Quantity(amount.to_owned())));
+            (least.into(), BTreeMap::new())
+        }
     };
-    json!([over("topology.kubernetes.io/zone"), over("kubernetes.io/hostname")])
+    ResourceRequirements {
+        requests: unless_empty(requests),
+        limits: unless_empty(limits),
+        ..ResourceRequirements::default()
+    }
 }
 
-/// Settings and token come in one volume, because one cannot be mounted inside the other everywhere.
-fn volumes(cluster: &Valid, broker: &Broker) -> Value {
-    json!([
-        {
-            "name": "data",
-            "persistentVolumeClaim": {"claimName": names::volume_claim(&cluster.name, broker.id)},
-        },
-        {
-            "name": "config",
-            "projected": {"sources": [
-                {"configMap": {
-                    "name": names::broker(&cluster.name, broker.id),
-                    "items": [{"key": "broker.properties", "path": "broker.properties"}],
-                }},
-                {"secret": {
-                    "name": names::admin_secret(&cluster.name),
-                    "items": [{"key": "token", "path": "admin/token"}],
-                }},
-            ]},
-        },
-    ])
+fn probe(path: &str, period_seconds: i32, failures: i32) -> Probe {
+    Probe {
+        http_get: Some(HTTPGetAction {
+            path: Some(path.to_owned()),
+            port: IntOrString::String("admin".to_owned()),
+            ..HTTPGetAction::default()
+        }),
+        period_seconds: Some(period_seconds),
+        timeout_seconds: Some(5),
+        failure_threshold: Some(failures),
+        ..Probe::default()
+    }
 }
 
-/// The pod template of a StatefulSet as it was last applied; `None` when that was not recorded.
-#[must_use]
-pub fn applied_template(set: &StatefulSet) -> Option<Value> {
-    let annotations = set.metadata.annotations.as_ref()?;
-    serde_json::from_str(annotations.get(names::ANNOTATION_APPLIED_TEMPLATE)?).ok()
+/// Prefers different zones, then different nodes; a cluster with one of either still runs.
+fn spread(cluster: &str) -> Vec<TopologySpreadConstraint> {
+    let over = |key: &str| TopologySpreadConstraint {
+        max_skew: 1,
+        topology_key: key.to_owned(),
+        when_unsatisfiable: "ScheduleAnyway".to_owned(),
+        label_selector: Some(LabelSelector {
+            match_labels: Some(labels::selector(cluster, None)),
+            ..LabelSelector::default()
+        }),
+        ..TopologySpreadConstraint::default()
+    };
+    vec![over("topology.kubernetes.io/zone"), over("kubernetes.io/hostname")]
 }
 
-/// The image that was last applied to a StatefulSet's pods; what somebody else wrote there since is
-/// nothing to hold on to.
-#[must_use]
-pub fn image_of(set: &StatefulSet) -> Option<String> {
-    let applied = applied_template(set).and_then(|template| {
-        let containers = template["spec"]["containers"].as_array()?.clone();
-        let broker = containers.into_iter().find(|container| container["name"] == CONTAINER)?;
-        broker["image"].as_str().map(str::to_owned)
-    });
-    applied.or_else(|| {
-        let pod = set.spec.as_ref()?.template.spec.as_ref()?;
-        pod.containers.iter().find(|container| container.name == CONTAINER)?.image.clone()
-    })
+fn data_volume(cluster: &ValidCluster, broker: &Broker) -> Volume {
+    Volume {
+        name: "data".to_owned(),
+        persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
+            claim_name: names::volume_claim(&cluster.name, broker.id),
+            read_only: None,
+        }),
+        ..Volume::default()
+    }
+}
+
+/// Settings and token are in one volume, because one cannot be mounted inside the other everywhere.
+fn config_volume(cluster: &ValidCluster, broker: &Broker) -> Volume {
+    let item = |key: &str, path: &str| {
+        let (key, path) = (key.to_owned(), path.to_owned());
+        Some(vec![KeyToPath { key, path, mode: None }])
+    };
+    let settings = ConfigMapProjection {
+        name: names::broker(&cluster.name, broker.id),
+        items: item("broker.properties", "broker.properties"),
+        optional: None,
+    };
+    let token = SecretProjection {
+        name: names::admin_secret(&cluster.name),
+        items: item("token", "admin/token"),
+        optional: None,
+    };
+    let sources = vec![
+        VolumeProjection { config_map: Some(settings), ..VolumeProjection::default() },
+        VolumeProjection { secret: Some(token), ..VolumeProjection::default() },
+    ];
+    let projected = ProjectedVolumeSource { sources: Some(sources), default_mode: None };
+    Volume { name: "config".to_owned(), projected: Some(projected), ..Volume::default() }
 }

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 
 use ropewalk_operator_api::names;
 
-use super::{Broker, Valid};
+use super::{Broker, ValidCluster};
 use crate::intent;
 
 /// Kafka's port.
@@ -28,13 +28,13 @@ const DEFAULT: (&str, &str) = ("auto.create.topics.enable", "false");
 
 /// Whether the value of a setting comes from the operator and not from the user.
 #[must_use]
-pub fn is_operators(cluster: &Valid, broker: &Broker, key: &str) -> bool {
+pub fn is_operators(cluster: &ValidCluster, broker: &Broker, key: &str) -> bool {
     decided(cluster, broker).iter().any(|(decided, _)| *decided == key)
         || (key == DEFAULT.0 && !cluster.config.contains_key(key))
 }
 
 /// What the operator decides, whatever the user says.
-fn decided(cluster: &Valid, broker: &Broker) -> [(&'static str, String); 6] {
+fn decided(cluster: &ValidCluster, broker: &Broker) -> [(&'static str, String); 6] {
     let host = format!("{}.{}.svc", names::broker(&cluster.name, broker.id), cluster.namespace);
     [
         ("node.id", broker.id.to_string()),
@@ -49,7 +49,7 @@ fn decided(cluster: &Valid, broker: &Broker) -> [(&'static str, String); 6] {
 
 /// The settings of a broker, without the leave to format.
 #[must_use]
-pub fn settings(cluster: &Valid, broker: &Broker) -> BTreeMap<String, String> {
+pub fn settings(cluster: &ValidCluster, broker: &Broker) -> BTreeMap<String, String> {
     let mut settings = BTreeMap::from([(DEFAULT.0.to_owned(), DEFAULT.1.to_owned())]);
     settings.extend(cluster.config.clone());
     let decided = decided(cluster, broker).map(|(key, value)| (key.to_owned(), value));
@@ -68,7 +68,7 @@ pub fn hash(settings: &BTreeMap<String, String>) -> String {
 
 /// The file as the broker finds it when it starts.
 #[must_use]
-pub fn file(cluster: &Valid, broker: &Broker) -> String {
+pub fn file(cluster: &ValidCluster, broker: &Broker) -> String {
     let mut settings = settings(cluster, broker);
     if let Some(id) = &broker.format {
         settings.insert(FORMAT_KEY.to_owned(), id.clone());

@@ -18,12 +18,12 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use ropewalk_operator_api::cluster::RolloutStrategy;
-use ropewalk_operator_api::{BrokerCluster, names};
+use ropewalk_operator_api::names;
 
 use super::observed::{is_ready, is_running, keeps_ending};
 use super::properties::FORMAT_KEY;
 use super::validate::Intent;
-use super::{Broker, Observed, Valid, pod, properties, volume};
+use super::{Broker, Observed, ValidCluster, applied, pod, properties, volume};
 use crate::intent;
 
 /// What happens to one broker.
@@ -80,8 +80,10 @@ struct Difference {
 }
 
 /// Decides for every broker, in the order of their ids. At most one is [`Decision::Restart`].
+///
+/// `refused`: the ids of brokers that refused their settings. They are not restarted into them.
 #[must_use]
-pub fn decide(cluster: &BrokerCluster, valid: &Valid, observed: &Observed) -> Vec<(i32, Decision)> {
+pub fn decide(valid: &ValidCluster, observed: &Observed, refused: &[i32]) -> Vec<(i32, Decision)> {
     let not_ready = |id: i32| !observed.pods.get(&id).is_some_and(is_ready);
     let mut order: Vec<&Broker> = valid.brokers.iter().collect();
     // One that does not serve comes first: restarting it costs least.
@@ -97,7 +99,7 @@ pub fn decide(cluster: &BrokerCluster, valid: &Valid, observed: &Observed) -> Ve
             });
             match forbidden(valid, observed, broker.id) {
                 Some(cause) => Decision::Wait { reason, cause },
-                None => judge(cluster, valid, reason, other),
+                None => judge(valid, reason, other),
             }
         } else if let Some(old) = recorded(observed, broker.id).filter(|old| *old != valid.intent) {
             confirm(valid, observed, broker, &old)
@@ -111,12 +113,15 @@ pub fn decide(cluster: &BrokerCluster, valid: &Valid, observed: &Observed) -> Ve
         }
         decisions.push((broker.id, decision));
     }
+    for (_, decision) in decisions.iter_mut().filter(|(id, _)| refused.contains(id)) {
+        *decision = Decision::Settled;
+    }
     decisions.sort_by_key(|(id, _)| *id);
     decisions
 }
 
 /// What forbids to stop a broker now, whoever asks for it.
-fn forbidden(valid: &Valid, observed: &Observed, id: i32) -> Option<Cause> {
+fn forbidden(valid: &ValidCluster, observed: &Observed, id: i32) -> Option<Cause> {
     let pod = observed.pods.get(&id)?;
     if let Some(threat) = volume::threat(observed, id) {
         let words = volume::rescue(observed, &valid.name, id).unwrap_or_default();
@@ -134,7 +139,12 @@ fn forbidden(valid: &Valid, observed: &Observed, id: i32) -> Option<Cause> {
 }
 
 /// Nothing speaks for a restart. Does anything prove that none is needed?
-fn confirm(valid: &Valid, observed: &Observed, broker: &Broker, recorded: &Intent) -> Decision {
+fn confirm(
+    valid: &ValidCluster,
+    observed: &Observed,
+    broker: &Broker,
+    recorded: &Intent,
+) -> Decision {
     let (set, pod) = (observed.stateful_sets.get(&broker.id), observed.pods.get(&broker.id));
     if !valid.running {
         // The next start reads what is there then, and is looked at again.
@@ -155,10 +165,10 @@ fn confirm(valid: &Valid, observed: &Observed, broker: &Broker, recorded: &Inten
     Decision::Record
 }
 
-fn judge(cluster: &BrokerCluster, valid: &Valid, reason: String, other: Option<i32>) -> Decision {
+fn judge(valid: &ValidCluster, reason: String, other: Option<i32>) -> Decision {
     let token = valid.intent.to_string();
-    let approved = cluster.annotations().get(names::ANNOTATION_APPROVE_RESTART) == Some(&token);
-    let is_supervised = cluster.spec.rollout.strategy == RolloutStrategy::Supervised;
+    let approved = valid.approved_restart.as_ref() == Some(&token);
+    let is_supervised = valid.rollout.strategy == RolloutStrategy::Supervised;
     if is_supervised && !approved && valid.running {
         return Decision::Wait { reason, cause: Cause::Approval(token) };
     }
@@ -205,13 +215,13 @@ fn template_of(set: &StatefulSet, pod: Option<&Pod>) -> TemplateOf {
 }
 
 /// What a restart of a broker would bring about.
-fn differences(valid: &Valid, observed: &Observed, broker: &Broker) -> Vec<Difference> {
+fn differences(valid: &ValidCluster, observed: &Observed, broker: &Broker) -> Vec<Difference> {
     let Some(set) = observed.stateful_sets.get(&broker.id) else { return Vec::new() };
     let (recorded, attempted) = (recorded(observed, broker.id), attempted(observed, broker.id));
     let mut differences = Vec::new();
     let wanted = intent::hash(&pod::template(valid, broker));
     if set.annotations().get(names::ANNOTATION_TEMPLATE) != Some(&wanted) {
-        let what = match pod::image_of(set) {
+        let what = match applied::image(set) {
             Some(image) if image != broker.image => {
                 format!("the image changes from {image} to {}", broker.image)
             }

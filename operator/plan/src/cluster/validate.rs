@@ -1,4 +1,5 @@
-//! From spec and observation to a [`Valid`] cluster: after this step nobody reads the raw spec.
+//! From spec and observation to a [`ValidCluster`]: no later step reads the object again, so everything that
+//! plan, apply and status need of it is here.
 //!
 //! # Invariants
 //!
@@ -9,13 +10,16 @@
 //! - An acceptance of a loss is used once, also when a deployment tool sets it again and again.
 
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference};
 use kube::{Resource as _, ResourceExt as _};
-use ropewalk_operator_api::cluster::{PodTemplate, Resources, RunState};
-use ropewalk_operator_api::{BrokerCluster, Size, names};
+use ropewalk_operator_api::cluster::{BrokerStatus, PodTemplate, Resources, Rollout, RunState};
+use ropewalk_operator_api::{
+    BrokerCluster, BrokerClusterStatus, DeletionPolicy, ManagementState, Size, names,
+};
 use serde_json::json;
 
-use super::{Observed, image, volume};
+use super::{Observed, applied, image, volume};
 use crate::intent;
 
 /// What the operator itself brings.
@@ -25,18 +29,41 @@ pub struct Settings {
     pub broker_image: String,
 }
 
-/// A cluster as it should be.
+/// A cluster as it should be, and what the object said of it until now.
 #[derive(Clone, Debug)]
-pub struct Valid {
+pub struct ValidCluster {
     /// Its name.
     pub name: String,
     /// Its namespace.
     pub namespace: String,
-    /// Owner of everything that goes with it.
+    /// The owner of everything that is removed with it. Its uid is that of the cluster.
     pub owner: OwnerReference,
+    /// The object, for Events and status patches.
+    pub reference: ObjectReference,
+    /// The generation of the spec that all of this comes from.
+    pub generation: Option<i64>,
+    /// The status that was written last.
+    pub status: Option<BrokerClusterStatus>,
+    /// The highest broker id that was ever given out, those of `brokers` included.
+    pub highest_broker_id: Option<i32>,
+    /// `spec.managementState` is Paused.
+    pub is_paused: bool,
+    /// Another operator that changes the same brokers, in words for people.
+    pub conflict: Option<String>,
+    /// Whether volumes are deleted with the cluster.
+    pub deletes_volumes: bool,
+    /// How brokers are restarted.
+    pub rollout: Rollout,
+    /// The intent whose restart a person has approved, as text.
+    pub approved_restart: Option<String>,
+    /// The data loss that a person has accepted, used up or not.
+    pub accepted_loss: Option<String>,
+    /// Consumers that a hibernating cluster waits for before its pods stop; `None` if it waits for
+    /// nothing. Empty while scaling has not reported yet.
+    pub awaited_consumers: Option<Vec<String>>,
     /// Its brokers, in the order of their ids.
     pub brokers: Vec<Broker>,
-    /// Whether pods run.
+    /// Whether pods run: `spec.runState` is Running, or consumers are awaited.
     pub running: bool,
     /// Whether the user said which release to run.
     pub image_is_chosen: bool,
@@ -56,6 +83,26 @@ pub struct Valid {
     pub config: std::collections::BTreeMap<String, String>,
     /// What the user asked, and nobody else.
     pub intent: Intent,
+}
+
+impl ValidCluster {
+    /// Whether the operator may change anything: the cluster is not paused, and no other operator
+    /// changes the same brokers.
+    #[must_use]
+    pub fn is_managed(&self) -> bool {
+        !self.is_paused && self.conflict.is_none()
+    }
+
+    /// The brokers of the status that was written last.
+    pub fn brokers_before(&self) -> impl Iterator<Item = &BrokerStatus> {
+        self.status.iter().flat_map(|status| &status.brokers)
+    }
+
+    /// The conditions of the status that was written last.
+    #[must_use]
+    pub fn conditions_before(&self) -> &[Condition] {
+        self.status.as_ref().map_or(&[], |status| &status.conditions)
+    }
 }
 
 /// Hashes of what the user asked, and of nothing else: a restart that follows from anything else
@@ -119,26 +166,36 @@ pub fn validate(
     cluster: &BrokerCluster,
     observed: &Observed,
     settings: &Settings,
-) -> Result<Valid, Refusal> {
+) -> Result<ValidCluster, Refusal> {
     let name = cluster.metadata.name.clone().ok_or(Refusal::Incomplete("name"))?;
     let namespace = cluster.namespace().ok_or(Refusal::Incomplete("namespace"))?;
     let owner = cluster.controller_owner_ref(&()).ok_or(Refusal::Incomplete("uid"))?;
     let spec = &cluster.spec;
-    let brokers = broker_ids(cluster, observed)
-        .into_iter()
-        .map(|id| broker(cluster, observed, settings, id))
-        .collect();
-    Ok(Valid {
+    let annotation = |key: &str| cluster.annotations().get(key).cloned();
+    let ids = broker_ids(cluster, observed);
+    let awaited_consumers = observed.awaited_consumers.clone();
+    Ok(ValidCluster {
         name,
         namespace,
         owner,
-        brokers,
-        running: spec.run_state == RunState::Running,
+        reference: cluster.object_ref(&()),
+        generation: cluster.metadata.generation,
+        status: cluster.status.clone(),
+        highest_broker_id: ids.iter().copied().chain(highest_id(cluster, observed)).max(),
+        is_paused: spec.management_state == ManagementState::Paused,
+        conflict: observed.conflict.clone(),
+        deletes_volumes: spec.deletion_policy == DeletionPolicy::Delete,
+        rollout: spec.rollout.clone(),
+        approved_restart: annotation(names::ANNOTATION_APPROVE_RESTART),
+        accepted_loss: annotation(names::ANNOTATION_ACCEPT_DATA_LOSS),
+        running: spec.run_state == RunState::Running || awaited_consumers.is_some(),
+        awaited_consumers,
+        brokers: ids.into_iter().map(|id| broker(cluster, observed, settings, id)).collect(),
         image_is_chosen: image::is_chosen(spec),
         pull_policy: spec.image.as_ref().and_then(|image| image.pull_policy).map(|p| p.as_str()),
         resources: spec.resources.clone(),
         pod_template: spec.pod_template.clone().unwrap_or_default(),
-        restart: cluster.annotations().get(names::ANNOTATION_RESTART).cloned(),
+        restart: annotation(names::ANNOTATION_RESTART),
         storage_class: spec.storage.storage_class_name.clone(),
         size: spec.storage.size.clone(),
         config: spec.config.clone(),
@@ -189,7 +246,7 @@ fn broker(cluster: &BrokerCluster, observed: &Observed, settings: &Settings, id:
     let current = match observed.stateful_sets.get(&id) {
         // What the user chose once and no longer does is nothing to hold on to.
         Some(set) if is_chosen(set) => None,
-        Some(set) => super::pod::image_of(set),
+        Some(set) => applied::image(set),
         None => recorded.and_then(|broker| broker.image.clone()),
     };
     let formatted = recorded.is_some_and(|broker| broker.formatted)
@@ -220,13 +277,6 @@ fn broker(cluster: &BrokerCluster, observed: &Observed, settings: &Settings, id:
 /// Whether the user chose the image that a StatefulSet runs.
 fn is_chosen(set: &StatefulSet) -> bool {
     set.annotations().get(names::ANNOTATION_IMAGE_CHOSEN).is_some_and(|chosen| chosen == "true")
-}
-
-/// The size that a claim asks for.
-#[must_use]
-pub fn claimed(claim: &k8s_openapi::api::core::v1::PersistentVolumeClaim) -> Option<String> {
-    let requests = claim.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?;
-    requests.get("storage").map(|size| size.0.clone())
 }
 
 fn intent_of(cluster: &BrokerCluster) -> Intent {

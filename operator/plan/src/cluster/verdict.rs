@@ -7,15 +7,14 @@
 //! - `formatted` never turns back, `highestBrokerId` never falls.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use ropewalk_operator_api::cluster::{BrokerStatus, RunState};
+use ropewalk_operator_api::cluster::BrokerStatus;
 use ropewalk_operator_api::condition::{Finding, READY, cluster as kind};
-use ropewalk_operator_api::{BrokerCluster, BrokerClusterStatus, ManagementState, names};
+use ropewalk_operator_api::{BrokerClusterStatus, names};
 
 use super::observed::is_ready;
 use super::properties::KAFKA_PORT;
 use super::rollout::{Cause, Decision};
-use super::validate::highest_id;
-use super::{Answer, Observed, Valid, pod, volume};
+use super::{Answer, Observed, ValidCluster, applied, volume};
 
 mod trouble;
 mod health;
@@ -26,10 +25,8 @@ pub use trouble::{Concern, Problem};
 /// Everything that a verdict is made from.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts<'a> {
-    /// The cluster as it was asked for.
-    pub cluster: &'a BrokerCluster,
-    /// As it should be.
-    pub valid: &'a Valid,
+    /// The cluster as it should be.
+    pub valid: &'a ValidCluster,
     /// As it was seen.
     pub observed: &'a Observed,
     /// Which brokers restart.
@@ -46,8 +43,8 @@ impl Facts<'_> {
     /// The whole status.
     #[must_use]
     pub fn status(&self) -> BrokerClusterStatus {
-        let before = self.cluster.status.clone().unwrap_or_default();
-        let generation = self.cluster.metadata.generation;
+        let before = self.valid.status.clone().unwrap_or_default();
+        let generation = self.valid.generation;
         let ready = self.valid.brokers.iter().filter(|broker| self.serves(broker.id)).count();
         let ready = i32::try_from(ready).unwrap_or(i32::MAX);
         let first = self.valid.brokers.first().map(|broker| broker.id);
@@ -76,13 +73,7 @@ impl Facts<'_> {
             cluster_id: cluster_id.or(before.cluster_id),
             bootstrap_servers: Some(format!("{bootstrap}.{namespace}.svc:{KAFKA_PORT}")),
             storage_capacity: self.storage_capacity(),
-            highest_broker_id: self
-                .valid
-                .brokers
-                .iter()
-                .map(|broker| broker.id)
-                .chain(highest_id(self.cluster, self.observed))
-                .max(),
+            highest_broker_id: self.valid.highest_broker_id,
             brokers: self.valid.brokers.iter().map(|broker| self.broker(broker.id)).collect(),
         }
     }
@@ -95,8 +86,7 @@ impl Facts<'_> {
     }
 
     fn broker(&self, id: i32) -> BrokerStatus {
-        let before = self.cluster.status.as_ref();
-        let before = before.and_then(|status| status.brokers.iter().find(|old| old.id == id));
+        let before = self.valid.brokers_before().find(|old| old.id == id);
         let ready = self.serves(id);
         let answer = self.observed.answers.get(&id);
         let known = self.valid.brokers.iter().find(|broker| broker.id == id);
@@ -127,7 +117,7 @@ impl Facts<'_> {
                 .observed
                 .stateful_sets
                 .get(&id)
-                .and_then(pod::image_of)
+                .and_then(applied::image)
                 .or_else(|| before.and_then(|old| old.image.clone())),
             restart_reason: match decision {
                 Some(Decision::Wait { reason, .. } | Decision::Restart { reason }) => {
@@ -167,11 +157,10 @@ impl Facts<'_> {
     }
 
     fn ready(&self) -> Finding {
-        let cluster = self.cluster;
         if let Some(problem) = self.problems.iter().find(|problem| problem.is_fatal()) {
             return Finding::new(READY, false, problem.reason, problem.message.clone());
         }
-        if cluster.spec.run_state == RunState::Hibernated {
+        if !self.valid.running {
             let rest = "set `spec.runState` to Running to wake the brokers; their data is kept";
             let reason = if self.observed.pods.is_empty() { "Hibernated" } else { "Hibernating" };
             return Finding::new(READY, false, reason, rest);
@@ -180,14 +169,16 @@ impl Facts<'_> {
         if let Some((reason, message)) = troubles.map(|broker| self.trouble(broker.id)).next() {
             return Finding::new(READY, false, reason, message);
         }
-        let paused = cluster.spec.management_state == ManagementState::Paused;
-        let message =
-            if paused { "every broker serves; changes are paused" } else { "every broker serves" };
+        let message = if self.valid.is_paused {
+            "every broker serves; changes are paused"
+        } else {
+            "every broker serves"
+        };
         Finding::new(READY, true, "BrokersReady", message)
     }
 
     fn progressing(&self) -> Finding {
-        if self.cluster.spec.management_state == ManagementState::Paused {
+        if self.valid.is_paused {
             let message = "`spec.managementState` is Paused: nothing is changed";
             return Finding::new(kind::PROGRESSING, false, "Paused", message);
         }
@@ -202,7 +193,7 @@ impl Facts<'_> {
         let unknown =
             self.decisions.iter().any(|(_, what)| matches!(what, Decision::Unconfirmed { .. }));
         if let Some(id) = self.overdue() {
-            let seconds = self.cluster.spec.rollout.broker_deadline_seconds;
+            let seconds = self.valid.rollout.broker_deadline_seconds;
             let message =
                 format!("broker {id} is not ready {seconds} s after its restart; see Ready");
             return Finding::new(kind::PROGRESSING, false, "DeadlineExceeded", message);
@@ -220,9 +211,8 @@ impl Facts<'_> {
 
     /// A broker that was restarted and is not ready in time.
     fn overdue(&self) -> Option<i32> {
-        let deadline = i64::from(self.cluster.spec.rollout.broker_deadline_seconds);
-        let brokers = self.cluster.status.iter().flat_map(|status| &status.brokers);
-        let mut late = brokers.filter(|broker| {
+        let deadline = i64::from(self.valid.rollout.broker_deadline_seconds);
+        let mut late = self.valid.brokers_before().filter(|broker| {
             let at = broker.last_restart_time.as_ref().map(|time| time.0.as_second());
             at.is_some_and(|at| self.now.0.as_second() - at > deadline)
         });

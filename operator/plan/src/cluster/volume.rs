@@ -10,7 +10,6 @@ use ropewalk_operator_api::{Size, names, size};
 
 use super::Observed;
 use super::observed::pod_condition_since;
-use super::validate::claimed;
 
 /// A pod that was placed so many seconds before its claim was made does not use that claim. More than
 /// the clocks of one control plane differ.
@@ -85,6 +84,13 @@ pub fn rescue(observed: &Observed, cluster: &str, id: i32) -> Option<String> {
             "the volume claim {claim} was deleted and made again while the pod {pod} ran: the pod uses the volume of the deleted claim, and would find an empty one when it starts again. The operator does not stop or restart broker {id}: keep the old volume (`persistentVolumeReclaimPolicy: Retain`), copy its data, and bind it again as operator/README.md says under \"A deleted volume claim\""
         ),
     })
+}
+
+/// The size that a claim asks for.
+#[must_use]
+pub fn claimed(claim: &PersistentVolumeClaim) -> Option<String> {
+    let requests = claim.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?;
+    requests.get("storage").map(|size| size.0.clone())
 }
 
 /// The bytes that the volume of a claim has; `None` while there is no volume.

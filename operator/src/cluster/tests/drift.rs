@@ -36,9 +36,9 @@ async fn a_stateful_set_that_was_edited_by_hand_is_put_right_without_a_restart()
 async fn k5_a_newer_operator_puts_back_what_the_older_one_applied() {
     let stage = Stage::set(&json!({})).await;
     stage.settle().await;
-    let mut context = (*stage.work.context).clone();
+    let mut context = (*stage.context).clone();
     context.settings.broker_image = "ropewalk-broker:0.9.0".to_owned();
-    let newer = Stage { work: Work::new(Arc::new(context)), ..stage };
+    let newer = Stage { context: Arc::new(context), ..stage };
     // It builds another template, which waits to be asked for.
     newer
         .server

@@ -68,7 +68,9 @@ async fn a_broker_that_says_what_it_was_told_is_told_again_only_when_that_change
     stage.settle().await;
     let before = stage.broker.lock().tellings;
     // Another operator takes over, and remembers nothing.
-    let newer = Stage { work: Work::new(stage.work.context.clone()), ..stage };
+    let mut context = (*stage.context).clone();
+    (context.settings_log, context.contested) = Default::default();
+    let newer = Stage { context: Arc::new(context), ..stage };
     newer.reconcile().await;
     assert_eq!(newer.broker.lock().tellings, before);
     // Somebody told the broker something else.
@@ -230,7 +232,7 @@ async fn a_broker_that_is_back_from_a_restart_raises_no_alarm_about_its_admin_ap
         // Others ask it meanwhile, until nobody is let through any more.
         let target = Target { cluster: ClusterKey::new("shop", "prod"), broker: 0 };
         for _ in 0..4 {
-            let answer = stage.work.context.brokers.ask::<Value>(&target, "/v1/broker").await;
+            let answer = stage.context.brokers.ask::<Value>(&target, "/v1/broker").await;
             assert!(answer.is_err());
         }
         stage.broker.lock().is_gone = false;
@@ -248,11 +250,11 @@ async fn a_broker_that_is_back_from_a_restart_raises_no_alarm_about_its_admin_ap
 async fn what_is_known_of_a_cluster_is_forgotten_with_it() {
     let stage = Stage::set(&json!({})).await;
     stage.settle().await;
-    assert_eq!(stage.work.told.0.lock().len(), 1);
+    assert_eq!(stage.context.settings_log.0.lock().len(), 1);
     let cluster = serde_json::from_value(stage.server.at(CLUSTER)).expect("a cluster");
     stage.server.remove(CLUSTER);
-    reconcile(cluster, stage.work.clone()).await.expect("nothing to be done");
-    assert!(stage.work.told.0.lock().is_empty());
+    reconcile(cluster, stage.context.clone()).await.expect("nothing to be done");
+    assert!(stage.context.settings_log.0.lock().is_empty());
 }
 
 /// The new pod is there, and its image is not.

@@ -11,7 +11,7 @@ fn running(spec: &str) -> Observed {
     let cluster = fixture::cluster(spec);
     let valid = fixture::valid(&cluster, &observed);
     let set = children::children(&valid).stateful_sets.remove(&0).expect("a set");
-    observed.stateful_sets.insert(0, serde_json::from_value(set).expect("a StatefulSet"));
+    observed.stateful_sets.insert(0, set);
     observed.pods.insert(0, fixture::pod(fixture::READY));
     observed.answers.insert(0, Answer { ready: true, ..Answer::default() });
     seen_by_kubernetes(&mut observed);
@@ -41,7 +41,7 @@ fn told(observed: &mut Observed, spec: &str) {
 fn decision(spec: &str, observed: &Observed) -> Decision {
     let cluster = fixture::cluster(spec);
     let valid = fixture::valid(&cluster, observed);
-    decide(&cluster, &valid, observed).remove(0).1
+    decide(&valid, observed, &[]).remove(0).1
 }
 
 #[test]
@@ -63,14 +63,14 @@ fn the_restart_annotation_alone_restarts_the_broker_once() {
         let annotation = (names::ANNOTATION_RESTART.into(), value.to_owned());
         cluster.metadata.annotations = Some([annotation].into());
         let valid = fixture::valid(&cluster, observed);
-        let decision = decide(&cluster, &valid, observed).remove(0).1;
+        let decision = decide(&valid, observed, &[]).remove(0).1;
         (decision, children::children(&valid).stateful_sets.remove(&0).expect("a set"))
     };
     let mut observed = running("{}");
     let (decision, set) = with_restart("1", &observed);
     assert!(matches!(decision, Decision::Restart { .. }), "{decision:?}");
     // The pod of the new template runs.
-    observed.stateful_sets.insert(0, serde_json::from_value(set).expect("a StatefulSet"));
+    observed.stateful_sets.insert(0, set);
     seen_by_kubernetes(&mut observed);
     assert_eq!(with_restart("1", &observed).0, Decision::Settled);
     let (decision, _) = with_restart("2", &observed);
@@ -88,7 +88,7 @@ fn k5_a_restart_that_an_older_operator_noted_as_done_waits() {
     set.annotations_mut().insert(names::ANNOTATION_INTENT.into(), valid.intent.to_string());
     // It did not say what the template came from.
     set.annotations_mut().remove(names::ANNOTATION_TEMPLATE_INTENT);
-    let decision = decide(&cluster, &valid, &observed).remove(0).1;
+    let decision = decide(&valid, &observed, &[]).remove(0).1;
     assert!(matches!(decision, Decision::Offer { .. }), "{decision:?}");
 }
 
@@ -175,7 +175,7 @@ fn a_supervised_restart_waits_for_its_approval() {
         let annotation = (names::ANNOTATION_APPROVE_RESTART.into(), value.to_owned());
         cluster.metadata.annotations = Some([annotation].into());
         let valid = fixture::valid(&cluster, &observed);
-        decide(&cluster, &valid, &observed).remove(0).1
+        decide(&valid, &observed, &[]).remove(0).1
     };
     assert!(matches!(approve(&token), Decision::Restart { .. }));
     assert!(matches!(approve("an older one"), Decision::Wait { .. }));
@@ -192,12 +192,12 @@ fn k2_no_restart_while_another_broker_is_not_ready() {
     set.annotations_mut().insert(names::ANNOTATION_TEMPLATE.into(), "older".into());
     observed.stateful_sets.insert(1, set);
     // Broker 1 has no pod: it may restart, broker 0 waits for it.
-    let decisions = decide(&cluster, &valid, &observed);
+    let decisions = decide(&valid, &observed, &[]);
     assert!(matches!(&decisions[0].1, Decision::Wait { cause: Cause::OtherBroker(1), .. }));
     assert!(matches!(&decisions[1].1, Decision::Restart { .. }));
     // Both ready: one at a time.
     observed.pods.insert(1, fixture::pod(fixture::READY));
-    let decisions = decide(&cluster, &valid, &observed);
+    let decisions = decide(&valid, &observed, &[]);
     assert!(matches!(&decisions[0].1, Decision::Restart { .. }));
     assert!(matches!(&decisions[1].1, Decision::Wait { cause: Cause::OtherBroker(0), .. }));
 }

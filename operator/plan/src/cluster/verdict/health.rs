@@ -92,8 +92,8 @@ impl Facts<'_> {
                 starting = starting.or(Some(broker.id));
                 continue;
             }
-            let before = self.cluster.status.iter().flat_map(|status| &status.conditions);
-            let mut before = before.filter(|old| old.type_ == of);
+            let before = self.valid.conditions_before();
+            let mut before = before.iter().filter(|old| old.type_ == of);
             if !before.any(|old| MISSED.contains(&old.reason.as_str())) {
                 // One answer that is late is no outage; it is asked again soon.
                 let message = format!("broker {} did not answer this time", broker.id);

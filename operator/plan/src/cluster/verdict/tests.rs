@@ -1,7 +1,7 @@
 //! What people are told, on pods as the kubelet reports them.
 
 use k8s_openapi::jiff::Timestamp;
-use ropewalk_operator_api::condition;
+use ropewalk_operator_api::{BrokerCluster, condition};
 
 use super::super::{Answer, fixture};
 use super::trouble::Concern;
@@ -29,7 +29,6 @@ impl Case {
     fn status(&self, now: i64) -> BrokerClusterStatus {
         let valid = fixture::valid(&self.cluster, &self.observed);
         Facts {
-            cluster: &self.cluster,
             valid: &valid,
             observed: &self.observed,
             decisions: &self.decisions,

@@ -6,8 +6,8 @@ use ropewalk_operator_api::{names, size};
 
 use super::Facts;
 use crate::cluster::observed::{container_of, pod_condition as condition_of};
-use crate::cluster::validate::{acceptance, claimed};
-use crate::cluster::volume;
+use crate::cluster::validate::acceptance;
+use crate::cluster::volume::{self, claimed};
 
 /// The broker ends with this when its data directory is empty and must not be.
 const EXIT_DATA_LOST: i32 = 7;
@@ -123,7 +123,7 @@ impl Facts<'_> {
         }
         let claim = names::volume_claim(&self.valid.name, id);
         let uid = self.observed.claims.get(&id).and_then(|claim| claim.metadata.uid.clone());
-        let before = self.cluster.status.iter().flat_map(|status| &status.brokers);
+        let before = self.valid.brokers_before();
         let used = before.filter(|broker| broker.id == id).find_map(|b| b.accepted_loss.as_deref());
         let value = uid.and_then(|uid| acceptance(&uid, used));
         let (name, key) = (&self.valid.name, names::ANNOTATION_ACCEPT_DATA_LOSS);
