@@ -19,6 +19,7 @@ use crate::budget::Budget;
 use crate::cluster::{Contested, SettingsLog};
 use crate::lease::Leadership;
 use crate::metrics::Metrics;
+use crate::queue::Outages;
 use crate::scaling::slumber::Slumber;
 use crate::signals::{ClusterKey, Table};
 
@@ -47,6 +48,8 @@ pub struct Context {
     pub settings_log: Arc<SettingsLog>,
     /// Children that somebody else changes whenever they are written.
     pub contested: Arc<Contested>,
+    /// Since when the cluster of each Queue cannot be used.
+    pub outages: Arc<Outages>,
     /// Which clusters are to sleep, and whom they wait for.
     pub slumber: Arc<Slumber>,
     /// Every Queue that is watched, one store for each scope.
@@ -88,6 +91,7 @@ impl Context {
             budget: Arc::default(),
             settings_log: Arc::default(),
             contested: Arc::default(),
+            outages: Arc::default(),
             slumber: Arc::default(),
             queues: Arc::default(),
             clusters: Arc::default(),

@@ -42,7 +42,8 @@ mod declare;
 mod removal;
 mod outage;
 
-use outage::Outages;
+pub use outage::Outages;
+
 use resolve::Resolved;
 
 /// The field manager of what is written here.
@@ -53,14 +54,6 @@ const RESYNC: Duration = Duration::from_secs(55);
 const RECHECK: Duration = Duration::from_secs(15);
 /// One whose status has to wait for the budget is looked at again after this time at the latest.
 const UNWRITTEN_MAX: Duration = Duration::from_secs(20);
-
-/// What this controller works with in one scope.
-#[derive(Clone)]
-pub(crate) struct Work {
-    context: Arc<Context>,
-    clusters: Store<Guarded<BrokerCluster>>,
-    outages: Arc<Outages>,
-}
 
 /// Runs the controller in a scope until `stopping` turns true.
 pub async fn run(
@@ -78,14 +71,13 @@ pub async fn run(
         let _ = stopping.wait_for(|stopping| *stopping).await;
     };
     let queues = store.clone();
-    let work = Work { context: context.clone(), clusters, outages: Arc::default() };
     let controller = Controller::for_stream(stream, store)
         .with_config(watch::config())
         .watches_stream(cluster_stream, move |cluster| queues_of(&queues, &cluster))
         .graceful_shutdown_on(stop);
     let reconcile = move |object, context| {
-        let work = work.clone();
-        watch::framed(object, context, move |queue, _| reconcile(queue, work))
+        let clusters = clusters.clone();
+        watch::framed(object, context, move |queue, context| reconcile(queue, context, clusters))
     };
     watch::drive(controller.run(reconcile, watch::again, context)).await;
 }
@@ -142,22 +134,28 @@ fn queues_of(
 }
 
 /// Moves a Queue closer to its spec and says how it stands.
-async fn reconcile(queue: Queue, work: Work) -> Result<Action, Failure> {
-    let context = &work.context;
+///
+/// `clusters` is the store of the scope that the Queue is watched in.
+async fn reconcile(
+    queue: Queue,
+    context: Arc<Context>,
+    clusters: Clusters,
+) -> Result<Action, Failure> {
+    let context = context.as_ref();
     let namespace = queue.namespace().unwrap_or_default();
     let api: Api<Queue> = Api::namespaced(context.client.clone(), &namespace);
     if queue.metadata.deletion_timestamp.is_some() {
-        return removal::remove(&work, &api, &queue).await;
+        return removal::remove(context, &clusters, &api, &queue).await;
     }
     finalizer::keep(&api, &queue, queue.spec.deletion_policy == DeletionPolicy::Delete).await?;
-    let resolved = resolve::resolve(&work, &queue).await?;
+    let resolved = resolve::resolve(context, &clusters, &queue).await?;
     if let Resolved::Found(cluster) = &resolved
         && let Some(wait) = outage::spread(&queue, cluster, Timestamp::now())
     {
         return Ok(Action::requeue(wait));
     }
     let (facts, failure) = declared(context, &queue, &resolved).await;
-    if let Some(left) = work.outages.hold(&facts, Instant::now()) {
+    if let Some(left) = context.outages.hold(&facts, Instant::now()) {
         return match failure {
             Some(failure) => Err(failure),
             None => Ok(Action::requeue(left)),

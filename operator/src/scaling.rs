@@ -34,8 +34,6 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use kube::Client;
-use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use parking_lot::Mutex;
 use ropewalk_operator_api::Queue;
 use ropewalk_operator_plan::scaling::Signal;
@@ -56,17 +54,14 @@ pub mod slumber;
 
 pub use meters::Meters;
 
-use crate::budget::Budget;
 use crate::context::Context;
-use crate::lease::Leadership;
-use crate::signals::{ClusterKey, Reading, Table, WakeUp};
+use crate::signals::{ClusterKey, Reading, WakeUp};
 use crate::supervision;
 use consumer::{Consumer, Key};
 use overwrites::Overwrites;
 use publish::Published;
 use rivals::Rivals;
 use shared::Index;
-use slumber::Slumber;
 use target::Targets;
 
 /// A consumer of which nothing is known is decided, and its status renewed, at least this often.
@@ -77,8 +72,6 @@ const DECIDED_AT_ONCE: usize = 16;
 
 /// Scales the consumers of every Queue that is watched, until `stopping` turns true.
 pub async fn run(context: Arc<Context>, stopping: watch::Receiver<bool>) {
-    let meters = Meters::default();
-    context.metrics.extend(|registry| meters.register(registry));
     let watched = context.clone();
     let queues: Queues = Arc::new(move |see| {
         for queue in watched.queues() {
@@ -87,54 +80,27 @@ pub async fn run(context: Arc<Context>, stopping: watch::Receiver<bool>) {
             }
         }
     });
-    let around = Surroundings {
-        client: context.client.clone(),
-        leadership: context.leadership.clone(),
-        signals: context.signals.clone(),
-        queues,
-        budget: context.budget.clone(),
-        slumber: context.slumber.clone(),
-        meters,
-        clock: Arc::new(Instant::now),
-    };
-    Arc::new(Autoscaler::new(around, Instant::now())).keep_up(stopping).await;
+    let autoscaler = Autoscaler::new(context.clone(), queues, Arc::new(Instant::now));
+    context.metrics.extend(|registry| autoscaler.meters.register(registry));
+    Arc::new(autoscaler).keep_up(stopping).await;
 }
 
 /// Calls its argument with every Queue that is watched and can be read.
 pub type Queues = Arc<dyn Fn(&mut dyn FnMut(&Queue)) + Send + Sync>;
 
-/// What scaling works with.
-#[derive(Clone)]
-pub struct Surroundings {
-    /// The API server.
-    pub client: Client,
-    /// Whether this process leads.
-    pub leadership: Leadership,
-    /// What the brokers say about groups.
-    pub signals: Arc<Table>,
-    /// What the users want.
-    pub queues: Queues,
-    /// How many statuses may be written.
-    pub budget: Arc<Budget>,
-    /// Which clusters are to sleep.
-    pub slumber: Arc<Slumber>,
-    /// What is counted.
-    pub meters: Meters,
-    /// What time it is.
-    pub clock: Clock,
-}
-
-/// Says what time it is.
+/// Returns the current time.
 pub type Clock = Arc<dyn Fn() -> Instant + Send + Sync>;
 
 type Entry = Arc<Mutex<Consumer>>;
 
 /// Scales the consumers of all Queues.
 pub struct Autoscaler {
-    around: Surroundings,
+    context: Arc<Context>,
+    queues: Queues,
+    clock: Clock,
+    meters: Meters,
     targets: Targets,
     rivals: Rivals,
-    recorder: Recorder,
     /// Where the scalers' time begins.
     origin: Instant,
     consumers: Mutex<BTreeMap<Key, Entry>>,
@@ -150,17 +116,17 @@ impl std::fmt::Debug for Autoscaler {
 }
 
 impl Autoscaler {
-    /// Of a process that has just begun, at `now`.
+    /// Of a process that has just begun.
     #[must_use]
-    pub fn new(around: Surroundings, now: Instant) -> Self {
-        let instance = Some(around.leadership.identity());
-        let reporter = Reporter { controller: "ropewalk-operator".to_owned(), instance };
+    pub fn new(context: Arc<Context>, queues: Queues, clock: Clock) -> Self {
         Self {
-            targets: Targets::new(around.client.clone()),
-            rivals: Rivals::new(around.client.clone()),
-            recorder: Recorder::new(around.client.clone(), reporter),
-            around,
-            origin: now,
+            targets: Targets::new(context.client.clone()),
+            rivals: Rivals::new(context.client.clone()),
+            context,
+            queues,
+            origin: clock(),
+            clock,
+            meters: Meters::default(),
             consumers: Mutex::default(),
             index: Mutex::default(),
             overwrites: Overwrites::default(),
@@ -170,7 +136,7 @@ impl Autoscaler {
 
     /// Scales until `stopping` turns true.
     pub async fn keep_up(self: Arc<Self>, mut stopping: watch::Receiver<bool>) {
-        let mut wakes = self.around.signals.wakes();
+        let mut wakes = self.context.signals.wakes();
         let slots = Arc::new(Semaphore::new(DECIDED_AT_ONCE));
         let mut tasks = JoinSet::new();
         let mut second = tokio::time::interval(Duration::from_secs(1));
@@ -260,7 +226,7 @@ impl Autoscaler {
     /// The signal of this moment.
     fn observe(&self, consumer: &mut Consumer, now: Instant) {
         let reading =
-            self.around.signals.read(&consumer.cluster, &consumer.topic, &consumer.group, now);
+            self.context.signals.read(&consumer.cluster, &consumer.topic, &consumer.group, now);
         consumer.is_known = matches!(reading, Reading::Known(_));
         let mut at = now.saturating_duration_since(self.origin);
         if let Reading::Known(known) = &reading {
@@ -288,7 +254,7 @@ impl Autoscaler {
     fn refresh(&self, now: Instant) {
         let mut consumers = self.consumers.lock();
         let mut present = HashSet::new();
-        (self.around.queues)(&mut |queue| {
+        (self.queues)(&mut |queue| {
             let Some(uid) = &queue.metadata.uid else { return };
             for wanted in &queue.spec.consumers {
                 let Some(target_ref) = &wanted.target_ref else { continue };
@@ -298,7 +264,7 @@ impl Autoscaler {
                 });
                 let mut consumer = entry.lock();
                 consumer.update(queue, wanted, target_ref);
-                let sleeps = self.around.slumber.since(&consumer.cluster).is_some();
+                let sleeps = self.context.slumber.since(&consumer.cluster).is_some();
                 if sleeps && !consumer.policy.is_hibernating {
                     // Whoever waits for it wants to know what is, not what was.
                     consumer.seen = None;
@@ -311,7 +277,7 @@ impl Autoscaler {
         consumers.retain(|key, entry| {
             let stays = present.contains(key);
             if !stays {
-                self.around.meters.forget(&entry.lock().owner);
+                self.meters.forget(&entry.lock().owner);
             }
             stays
         });
@@ -333,43 +299,26 @@ impl Autoscaler {
 
     /// What time it is.
     fn now(&self) -> Instant {
-        (self.around.clock)()
+        (self.clock)()
     }
 
     /// Consumers of clusters that are to sleep that have not yet gone to their minimum, as `queue/consumer`.
     fn report_slumber(&self, consumers: &[(Key, parking_lot::MutexGuard<'_, Consumer>)]) {
         let mut still_up: HashMap<ClusterKey, Vec<String>> = HashMap::new();
         for (_, consumer) in consumers {
-            let Some(since) = self.around.slumber.since(&consumer.cluster) else { continue };
+            let Some(since) = self.context.slumber.since(&consumer.cluster) else { continue };
             if !consumer.is_at_minimum(since) {
                 let name = format!("{}/{}", consumer.owner.queue, consumer.owner.consumer);
                 still_up.entry(consumer.cluster.clone()).or_default().push(name);
             }
         }
-        self.around.slumber.looked(&still_up);
-    }
-
-    async fn tell(&self, queue: &k8s_openapi::api::core::v1::ObjectReference, event: Event) {
-        if let Err(error) = self.recorder.publish(&event, queue).await {
-            tracing::debug!(%error, reason = event.reason, "an Event could not be written");
-        }
+        self.context.slumber.looked(&still_up);
     }
 }
 
 /// The time for people.
 fn wall() -> Time {
     Time(Timestamp::now())
-}
-
-/// An Event about a consumer. What is told of the same action within minutes is one Event with a count, so the action says
-/// what is particular.
-fn event(kind: EventType, (reason, action): (&str, String), note: String) -> Event {
-    let mut note = note;
-    if note.len() > 1000 {
-        let end = (0..=1000).rev().find(|end| note.is_char_boundary(*end)).unwrap_or(0);
-        note.truncate(end);
-    }
-    Event { type_: kind, reason: reason.to_owned(), note: Some(note), action, secondary: None }
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ const QUEUES_MAX: usize = 50_000;
 
 /// Since when the cluster of each Queue cannot be used, by the uid of the Queue.
 #[derive(Debug, Default)]
-pub(super) struct Outages(Mutex<HashMap<String, Instant>>);
+pub struct Outages(Mutex<HashMap<String, Instant>>);
 
 impl Outages {
     /// For how long the conditions of a Queue stay as they are, if what was found is nothing but an

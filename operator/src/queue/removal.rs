@@ -17,8 +17,9 @@ use kube::{Resource as _, ResourceExt as _};
 use ropewalk_operator_api::{DeletionPolicy, Queue};
 use serde_json::Value;
 
-use super::{Work, key};
+use super::{Clusters, key};
 use crate::admin::{Target, segment};
+use crate::context::Context;
 use crate::finalizer;
 use crate::watch::Failure;
 
@@ -28,7 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(300);
 const PAUSE: Duration = Duration::from_secs(5);
 
 pub(super) async fn remove(
-    work: &Work,
+    context: &Context,
+    clusters: &Clusters,
     api: &Api<Queue>,
     queue: &Queue,
 ) -> Result<Action, Failure> {
@@ -36,7 +38,7 @@ pub(super) async fn remove(
         return Ok(Action::await_change());
     }
     if queue.spec.deletion_policy == DeletionPolicy::Delete
-        && let Err(why) = delete_topic(work, queue).await?
+        && let Err(why) = delete_topic(context, clusters, queue).await?
     {
         if waited(queue) < PATIENCE {
             tracing::warn!(why, "the topic cannot be deleted yet");
@@ -44,26 +46,30 @@ pub(super) async fn remove(
         }
         let note = format!("the topic {} was not deleted and stays: {why}", queue.topic());
         let words = ("TopicLeftBehind", "Delete");
-        work.context.tell(&queue.object_ref(&()), EventType::Warning, words, note).await;
+        context.tell(&queue.object_ref(&()), EventType::Warning, words, note).await;
     }
     finalizer::keep(api, queue, false).await?;
     Ok(Action::await_change())
 }
 
 /// Deletes the topic; `Err` with the reason when that may still succeed.
-async fn delete_topic(work: &Work, queue: &Queue) -> Result<Result<(), String>, Failure> {
-    if work.clusters.wait_until_ready().await.is_err() {
+async fn delete_topic(
+    context: &Context,
+    clusters: &Clusters,
+    queue: &Queue,
+) -> Result<Result<(), String>, Failure> {
+    if clusters.wait_until_ready().await.is_err() {
         return Ok(Err("the clusters are not known yet".to_owned()));
     }
-    let Some(cluster) = work.context.cluster(&key(queue)) else { return Ok(Ok(())) };
+    let Some(cluster) = context.cluster(&key(queue)) else { return Ok(Ok(())) };
     let namespace = queue.namespace().unwrap_or_default();
-    if cluster.metadata.deletion_timestamp.is_some() || work.context.is_ending(&namespace).await {
+    if cluster.metadata.deletion_timestamp.is_some() || context.is_ending(&namespace).await {
         return Ok(Ok(())); // What holds the topic is going too.
     }
     let owner = queue.uid().unwrap_or_default();
     let topic = segment(queue.topic());
     let path = format!("/v1/queues/{topic}?owner={owner}&data=delete");
-    let deleted = work.context.brokers.delete::<Value>(&Target::of(&cluster), &path).await;
+    let deleted = context.brokers.delete::<Value>(&Target::of(&cluster), &path).await;
     Ok(match deleted {
         Ok(_) => Ok(()),
         // Somebody else's: it was never ours to delete.

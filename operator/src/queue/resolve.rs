@@ -17,7 +17,8 @@ use kube::{Resource as _, ResourceExt as _};
 use ropewalk_operator_api::{BrokerCluster, Queue, names};
 use ropewalk_operator_plan::queue::{ClusterSeen, Refused};
 
-use super::{Work, key, seen};
+use super::{Clusters, key, seen};
+use crate::context::Context;
 use crate::watch::Failure;
 
 /// A Queue must be so old before a cluster is made for it: whoever applies several files may bring it.
@@ -51,13 +52,17 @@ impl Resolved {
 }
 
 /// Finds the cluster of a Queue.
-pub(super) async fn resolve(work: &Work, queue: &Queue) -> Result<Resolved, Failure> {
+pub(super) async fn resolve(
+    context: &Context,
+    clusters: &Clusters,
+    queue: &Queue,
+) -> Result<Resolved, Failure> {
     let key = key(queue);
     // A store that is not filled yet would make every cluster look missing.
-    if work.clusters.wait_until_ready().await.is_err() {
+    if clusters.wait_until_ready().await.is_err() {
         return Ok(Resolved::Soon(AGE_MIN));
     }
-    if let Some(cluster) = work.context.cluster(&key) {
+    if let Some(cluster) = context.cluster(&key) {
         if cluster.metadata.deletion_timestamp.is_some() {
             let message = format!("the BrokerCluster `{}` is being deleted", key.name);
             return Ok(Resolved::Missing(Refused { reason: "ClusterDeleting", message }));
@@ -80,24 +85,26 @@ pub(super) async fn resolve(work: &Work, queue: &Queue) -> Result<Resolved, Fail
     if age < AGE_MIN {
         return Ok(Resolved::Soon(AGE_MIN - age));
     }
-    if let Some(other) = queue_that_was_in_default(work, queue).await? {
+    if let Some(other) = queue_that_was_in_default(context, queue).await? {
         let message = format!(
             "the BrokerCluster `{0}` is gone, and the Queue {other} was in it. Its volumes are kept unless `deletionPolicy` said Delete: make a BrokerCluster `{0}` again to get the data back, also for this Queue",
             key.name
         );
         return Ok(Resolved::Missing(Refused { reason: "ClusterNotFound", message }));
     }
-    make_default(work, queue).await?;
+    make_default(context, queue).await?;
     Ok(Resolved::Soon(Duration::from_secs(2)))
 }
 
 /// A Queue of the namespace that was in the cluster `default`, by a live read: also one that this release
 /// cannot read otherwise.
-async fn queue_that_was_in_default(work: &Work, queue: &Queue) -> Result<Option<String>, Failure> {
+async fn queue_that_was_in_default(
+    context: &Context,
+    queue: &Queue,
+) -> Result<Option<String>, Failure> {
     let namespace = queue.namespace().unwrap_or_default();
     let kind = ApiResource::erase::<Queue>(&());
-    let api: Api<DynamicObject> =
-        Api::namespaced_with(work.context.client.clone(), &namespace, &kind);
+    let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), &namespace, &kind);
     let listed = api.list(&ListParams::default()).await?;
     let was_in_default = |other: &&DynamicObject| {
         let name = other.data.pointer("/status/clusterName").and_then(serde_json::Value::as_str);
@@ -112,30 +119,29 @@ fn age(queue: &Queue) -> Duration {
     Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
 }
 
-async fn make_default(work: &Work, queue: &Queue) -> Result<(), Failure> {
+async fn make_default(context: &Context, queue: &Queue) -> Result<(), Failure> {
     let namespace = queue.namespace().unwrap_or_default();
-    let api: Api<BrokerCluster> = Api::namespaced(work.context.client.clone(), &namespace);
+    let api: Api<BrokerCluster> = Api::namespaced(context.client.clone(), &namespace);
     let label = (names::LABEL_MANAGED_BY.to_owned(), names::MANAGED_BY.to_owned());
     let annotation = (names::ANNOTATION_MADE_FOR.to_owned(), queue.name_any());
-    let mut cluster =
-        BrokerCluster::new(names::DEFAULT_CLUSTER, work.context.default_cluster.clone());
+    let mut cluster = BrokerCluster::new(names::DEFAULT_CLUSTER, context.default_cluster.clone());
     cluster.metadata = ObjectMeta {
         name: Some(names::DEFAULT_CLUSTER.to_owned()),
         labels: Some([label].into()),
         annotations: Some([annotation].into()),
         ..ObjectMeta::default()
     };
-    work.context.leadership.check()?;
+    context.leadership.check()?;
     match api.create(&PostParams::default(), &cluster).await {
         Ok(_) => {
             tracing::info!(kind = %BrokerCluster::kind(&()), namespace, "made the default cluster");
-            work.context.metrics.wrote("default cluster");
+            context.metrics.wrote("default cluster");
             let note = format!(
                 "made the BrokerCluster `{}`, because this Queue names none",
                 names::DEFAULT_CLUSTER
             );
             let words = ("ClusterCreated", "Create");
-            work.context.tell(&queue.object_ref(&()), EventType::Normal, words, note).await;
+            context.tell(&queue.object_ref(&()), EventType::Normal, words, note).await;
             Ok(())
         }
         // Made by somebody else meanwhile: so much the better.

@@ -4,13 +4,13 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::autoscaling::v1::Scale;
 use k8s_openapi::api::core::v1::ObjectReference;
-use kube::runtime::events::{Event, EventType};
+use kube::runtime::events::EventType;
 use ropewalk_operator_api::queue::TargetRef;
 use ropewalk_operator_plan::scaling::{Action, Target};
 
 use super::consumer::{Consumer, Key, Standing};
 use super::target::TargetError;
-use super::{Autoscaler, DECIDED_EVERY, Entry, event, overwrites, wall};
+use super::{Autoscaler, DECIDED_EVERY, Entry, overwrites, wall};
 
 /// Other autoscalers are looked for this often; more often once one was found, and right before a write.
 const RIVALS_AGE_MAX: Duration = Duration::from_secs(60);
@@ -159,8 +159,8 @@ impl Autoscaler {
             refuse(&mut consumer, OVERWRITTEN, message.clone());
             reference(&consumer, key)
         };
-        let told = event(EventType::Warning, (OVERWRITTEN, "Scale".to_owned()), message);
-        self.tell(&queue, told).await;
+        let words = (OVERWRITTEN, "Scale");
+        self.context.tell(&queue, EventType::Warning, words, message).await;
         None
     }
 
@@ -168,7 +168,7 @@ impl Autoscaler {
         let at = now.saturating_duration_since(self.origin);
         let policy = consumer.policy.clone();
         let decision = consumer.scaler.propose(at, &policy, target);
-        self.around.meters.decided(&consumer.owner, &decision);
+        self.meters.decided(&consumer.owner, &decision);
         match decision.action {
             Action::Frozen { .. } => {
                 consumer.frozen_since.get_or_insert(now);
@@ -192,8 +192,9 @@ impl Autoscaler {
         match outcome {
             Some(Ok(scale)) => {
                 self.wrote(entry, &change, &scale);
-                let (queue, told) = scaled(&entry.lock(), key, &change);
-                self.tell(&queue, told).await;
+                let (queue, event) = scaled(&entry.lock(), key, &change);
+                let words = ("Scaled", event.action.as_str());
+                self.context.tell(&queue, EventType::Normal, words, event.note).await;
             }
             Some(Err(error)) => {
                 tracing::info!(namespace, target = target_ref.name, %error, "not scaled");
@@ -237,7 +238,7 @@ impl Autoscaler {
         self.saw(entry, read.as_ref())?;
         self.notice_overwrite(key, entry).await?;
         let Ok(scale) = read else { return None };
-        if target(&scale).replicas != change.from || self.around.leadership.check().is_err() {
+        if target(&scale).replicas != change.from || self.context.leadership.check().is_err() {
             return None;
         }
         Some(self.targets.write(namespace, target_ref, (scale, change.to), self.now()).await)
@@ -284,8 +285,7 @@ impl Autoscaler {
             (is_news, reference(&consumer, key))
         };
         if is_news {
-            let told = event(EventType::Warning, (reason, "Scale".to_owned()), message);
-            self.tell(&queue, told).await;
+            self.context.tell(&queue, EventType::Warning, (reason, "Scale"), message).await;
         }
         false
     }
@@ -305,8 +305,15 @@ impl Autoscaler {
     }
 }
 
-/// What is told about a write that succeeded, and of which Queue.
-fn scaled(consumer: &Consumer, key: &Key, change: &Change) -> (ObjectReference, Event) {
+/// The Event of a write that succeeded. Events of the same action within minutes become one Event with a
+/// count, so the action names the consumer and both counts.
+struct ScaleEvent {
+    action: String,
+    note: String,
+}
+
+/// The Event about a write that succeeded, and its Queue.
+fn scaled(consumer: &Consumer, key: &Key, change: &Change) -> (ObjectReference, ScaleEvent) {
     let (owner, name) = (&consumer.owner, &consumer.target_ref.name);
     tracing::info!(
         namespace = owner.namespace,
@@ -319,7 +326,7 @@ fn scaled(consumer: &Consumer, key: &Key, change: &Change) -> (ObjectReference, 
     let action = format!("Scale.{}.{}.{}", owner.consumer, change.from, change.to);
     let note =
         format!("{} ({} {name}) {}", owner.consumer, consumer.target_ref.kind, change.reason);
-    (reference(consumer, key), event(EventType::Normal, ("Scaled", action), note))
+    (reference(consumer, key), ScaleEvent { action, note })
 }
 
 /// The target cannot be scaled now.

@@ -3,17 +3,17 @@
 use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
 
-use kube::Api;
-use kube::api::{Patch, PatchParams};
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::EventType;
-use ropewalk_operator_api::Queue;
-use serde_json::Value;
+use kube::{Api, Resource as _};
+use ropewalk_operator_api::{Queue, QueueStatus};
 
 use super::act::reference;
 use super::consumer::Key;
 use super::status::{Difference, Pieces};
 use super::target::{MANAGER, REQUEST_MAX};
-use super::{Autoscaler, event, wall};
+use super::{Autoscaler, wall};
+use crate::apply;
 
 /// Figures of one Queue are written no more often than this.
 const FIGURES_EVERY: Duration = Duration::from_secs(30);
@@ -33,10 +33,9 @@ pub(super) struct Published {
 
 /// A status that is to be written.
 pub(super) struct Pending {
-    namespace: String,
-    name: String,
+    queue: ObjectReference,
     uid: String,
-    patch: Value,
+    status: QueueStatus,
 }
 
 impl Autoscaler {
@@ -55,7 +54,7 @@ impl Autoscaler {
         let mut published = self.published.lock();
         let mut alive = HashSet::new();
         let mut pending = Vec::new();
-        (self.around.queues)(&mut |queue| {
+        (self.queues)(&mut |queue| {
             let Some(uid) = &queue.metadata.uid else { return };
             let entries = by_queue.get(uid);
             if entries.is_none() && !queue.status.as_ref().is_some_and(Pieces::are_in) {
@@ -86,19 +85,17 @@ impl Autoscaler {
                     known.is_changed = false;
                     return;
                 }
-                Difference::Figures if !is_late || !self.around.budget.take(now) => return,
+                Difference::Figures if !is_late || !self.context.budget.take(now) => return,
                 Difference::Figures => {}
-                Difference::News if !self.around.budget.admit(now) => return,
+                Difference::News if !self.context.budget.admit(now) => return,
                 Difference::News => {}
             }
             known.is_changed = false;
             known.at = Some(now);
             known.not_before = Some(now + Duration::from_secs(1));
-            let patch = pieces.patch(queue, &wall());
+            let status = pieces.status(queue, &wall());
             known.pieces = Some(pieces);
-            let namespace = queue.metadata.namespace.clone().unwrap_or_default();
-            let name = queue.metadata.name.clone().unwrap_or_default();
-            pending.push(Pending { namespace, name, uid: uid.clone(), patch });
+            pending.push(Pending { queue: queue.object_ref(&()), uid: uid.clone(), status });
         });
         published.retain(|uid, _| alive.contains(uid));
         pending
@@ -106,13 +103,12 @@ impl Autoscaler {
 
     /// Writes one status.
     pub(super) async fn publish(&self, pending: Pending) {
-        let Pending { namespace, name, .. } = &pending;
-        let api: Api<Queue> = Api::namespaced(self.around.client.clone(), namespace);
-        let params = PatchParams::apply(MANAGER).force();
-        let patch = Patch::Apply(&pending.patch);
-        let written = tokio::time::timeout(REQUEST_MAX, api.patch_status(name, &params, &patch));
-        let failure = match written.await {
-            Ok(Ok(_)) => None,
+        let namespace = pending.queue.namespace.as_deref().unwrap_or_default();
+        let name = pending.queue.name.as_deref();
+        let api: Api<Queue> = Api::namespaced(self.context.client.clone(), namespace);
+        let write = apply::status(&api, MANAGER, &pending.queue, &pending.status);
+        let failure = match tokio::time::timeout(REQUEST_MAX, write).await {
+            Ok(Ok(())) => None,
             Ok(Err(error)) => Some(error.to_string()),
             Err(_) => Some("no answer in time".to_owned()),
         };
@@ -153,8 +149,7 @@ impl Autoscaler {
             };
             if let Some((reference, name, (why, message))) = told {
                 let note = format!("consumer {name}: {message}");
-                let told = event(EventType::Warning, (why, "Limit".to_owned()), note);
-                self.tell(&reference, told).await;
+                self.context.tell(&reference, EventType::Warning, (why, "Limit"), note).await;
             }
         }
     }

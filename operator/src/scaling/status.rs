@@ -11,7 +11,6 @@ use ropewalk_operator_api::Queue;
 use ropewalk_operator_api::condition::{self, Finding, Status};
 use ropewalk_operator_api::queue::{ConsumerStatus, QueueStatus};
 use ropewalk_operator_plan::scaling::Action;
-use serde_json::{Value, json};
 
 use super::consumer::{Consumer, Standing};
 
@@ -117,25 +116,18 @@ impl Pieces {
     }
 
     /// What is applied: all of ours, and nothing else.
-    pub(super) fn patch(&self, queue: &Queue, now: &Time) -> Value {
+    pub(super) fn status(&self, queue: &Queue, now: &Time) -> QueueStatus {
         let before = queue.status.iter().flat_map(|status| &status.conditions).cloned();
         let before: Vec<_> = before.collect();
         let generation = queue.metadata.generation;
         let dated = self.findings.iter().map(|finding| finding.dated(&before, generation, now));
         // What is not known is left out: a null is no valid value.
-        let status = QueueStatus {
+        QueueStatus {
             conditions: dated.collect(),
             consumer_replicas: self.replicas.clone(),
             consumers: self.consumers.clone(),
             ..QueueStatus::default()
-        };
-        json!({
-            "apiVersion": "ropewalk.dev/v1alpha1",
-            "kind": "Queue",
-            // Another Queue of the same name must not get it.
-            "metadata": {"name": queue.metadata.name, "uid": queue.metadata.uid},
-            "status": status,
-        })
+        }
     }
 }
 
@@ -241,6 +233,8 @@ fn limited(consumers: &[&Consumer]) -> Finding {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn pieces(message: &str, milli: i64) -> Pieces {
@@ -266,7 +260,7 @@ mod tests {
         });
         let mut queue: Queue = serde_json::from_value(queue).expect("a Queue");
         let now = Time(k8s_openapi::jiff::Timestamp::UNIX_EPOCH);
-        let patch = pieces.patch(&queue, &now);
+        let patch = json!({ "status": pieces.status(&queue, &now) });
         queue.status = serde_json::from_value(patch["status"].clone()).expect("a status");
         queue
     }

@@ -14,12 +14,14 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, RwLock};
 use prometheus_client::registry::Registry;
 use ropewalk_operator_api::Queue;
+use ropewalk_operator_plan::cluster::validate::Settings;
 use serde_json::json;
 
 use super::slumber::Slumber;
-use super::{Autoscaler, Meters, Queues, Surroundings};
-use crate::budget::Budget;
+use super::{Autoscaler, Clock, Meters, Queues};
+use crate::context::Context;
 use crate::lease::Leadership;
+use crate::metrics::Metrics;
 use crate::signals::line::{self, Line};
 use crate::signals::{ClusterKey, Table, WakeUp};
 use server::Server;
@@ -91,21 +93,16 @@ impl Stage {
             Some(leads) => Leadership::assumed("me", origin + leads),
             None => Leadership::none("me"),
         };
-        let meters = Meters::default();
         let slumber = Arc::new(Slumber::default());
         let clock = Arc::new(Mutex::new(origin));
         let ticking = clock.clone();
-        let around = Surroundings {
-            client: server.client(),
-            leadership,
-            signals: table.clone(),
-            queues: visit,
-            budget: Arc::new(Budget::default()),
-            slumber: slumber.clone(),
-            meters: meters.clone(),
-            clock: Arc::new(move || *ticking.lock()),
-        };
-        let autoscaler = Arc::new(Autoscaler::new(around, origin));
+        let settings = Settings { broker_image: "i".into() };
+        let (client, metrics) = (server.client(), Metrics::default());
+        let mut context = Context::new(client, leadership, metrics, settings, "none".into());
+        (context.signals, context.slumber) = (table.clone(), slumber.clone());
+        let tick: Clock = Arc::new(move || *ticking.lock());
+        let autoscaler = Arc::new(Autoscaler::new(Arc::new(context), visit, tick));
+        let meters = autoscaler.meters.clone();
         let (second, end, committed, members) = (0, 0, 0, 0);
         Self {
             server,

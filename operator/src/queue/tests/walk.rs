@@ -62,7 +62,8 @@ impl Broker {
 
 struct Stage {
     server: Server,
-    work: Work,
+    context: Arc<Context>,
+    clusters: Clusters,
     broker: Arc<Mutex<Broker>>,
     writer: reflector::store::Writer<Guarded<BrokerCluster>>,
 }
@@ -127,8 +128,7 @@ impl Stage {
         writer.apply_watcher_event(&Event::Init);
         writer.apply_watcher_event(&Event::InitDone);
         context.clusters.write().push(clusters.clone());
-        let work = Work { context: Arc::new(context), clusters, outages: Arc::default() };
-        Self { server, work, broker, writer }
+        Self { server, context: Arc::new(context), clusters, broker, writer }
     }
 
     /// The cluster is there and ready.
@@ -153,7 +153,7 @@ impl Stage {
 
     async fn try_to_reconcile(&self) -> Result<Action, Failure> {
         let queue = serde_json::from_value(self.server.at(QUEUE)).expect("a Queue");
-        reconcile(queue, self.work.clone()).await
+        reconcile(queue, self.context.clone(), self.clusters.clone()).await
     }
 
     async fn reconcile(&self) -> Vec<String> {
@@ -209,7 +209,7 @@ async fn k1_a_converged_queue_is_declared_again_and_never_written() {
 #[tokio::test]
 async fn a_queue_is_declared_also_when_the_budget_for_statuses_is_used_up() {
     let stage = Stage::set(&json!({}), 6).await.with_cluster();
-    let budget = stage.work.context.budget.clone();
+    let budget = stage.context.budget.clone();
     // From the future, so that nothing is filled up before the first real look.
     while budget.admit(Instant::now() + Duration::from_secs(600)) {}
     let action = stage.try_to_reconcile().await.expect("reconciled");
@@ -238,7 +238,9 @@ async fn a_queue_that_was_made_anew_does_not_get_the_status_of_the_old_one() {
     let stage = Stage::set(&json!({}), 6).await.with_cluster();
     let old = serde_json::from_value(stage.server.at(QUEUE)).expect("a Queue");
     stage.server.change(QUEUE, &json!({"metadata": {"uid": "uid-3"}}));
-    reconcile(old, stage.work.clone()).await.expect("nothing to be done");
+    reconcile(old, stage.context.clone(), stage.clusters.clone())
+        .await
+        .expect("nothing to be done");
     assert!(stage.server.at(QUEUE).get("status").is_none());
 }
 
@@ -422,7 +424,7 @@ async fn one_unreadable_queue_is_counted_and_left() {
     let stage = Stage::set(&json!({}), 6).await;
     let broken = json!({"metadata": {"name": "broken", "namespace": "shop"}, "spec": {"partitions": "many"}});
     let guarded: Guarded<Queue> = serde_json::from_value(broken).expect("guarded");
-    let context = stage.work.context.clone();
+    let context = stage.context.clone();
     let work = |_: Queue, _| async { panic!("it cannot be reconciled") };
     let action = watch::framed(Arc::new(guarded), context.clone(), work).await.expect("left");
     assert_eq!(action, Action::await_change());
