@@ -26,8 +26,8 @@ use ropewalk_operator_plan::queue::Refused;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use crate::cluster_key::ClusterKey;
 use crate::lease::{Leadership, NotLeader};
-use crate::signals::ClusterKey;
 
 pub mod http;
 pub mod fence;

@@ -20,45 +20,45 @@ const AHEAD_MAX: f64 = 20.0;
 
 /// How many statuses may be written.
 #[derive(Debug)]
-pub struct Budget(Mutex<Purse>);
+pub struct Budget(Mutex<TokenBucket>);
 
 #[derive(Debug)]
-struct Purse {
+struct TokenBucket {
     left: f64,
     at: Instant,
 }
 
 impl Default for Budget {
     fn default() -> Self {
-        Self(Mutex::new(Purse { left: SAVED_MAX, at: Instant::now() }))
+        Self(Mutex::new(TokenBucket { left: SAVED_MAX, at: Instant::now() }))
     }
 }
 
 impl Budget {
     /// Whether figures may be written now; if so, that is paid for.
     pub fn take(&self, now: Instant) -> bool {
-        let mut purse = self.0.lock();
-        purse.fill(now);
-        let may = purse.left >= 1.0;
+        let mut bucket = self.0.lock();
+        bucket.fill(now);
+        let may = bucket.left >= 1.0;
         if may {
-            purse.left -= 1.0;
+            bucket.left -= 1.0;
         }
         may
     }
 
     /// Whether conditions may be written now; if so, that is paid for.
     pub fn admit(&self, now: Instant) -> bool {
-        let mut purse = self.0.lock();
-        purse.fill(now);
-        let may = purse.left - 1.0 >= -AHEAD_MAX;
+        let mut bucket = self.0.lock();
+        bucket.fill(now);
+        let may = bucket.left - 1.0 >= -AHEAD_MAX;
         if may {
-            purse.left -= 1.0;
+            bucket.left -= 1.0;
         }
         may
     }
 }
 
-impl Purse {
+impl TokenBucket {
     fn fill(&mut self, now: Instant) {
         let passed: Duration = now.saturating_duration_since(self.at);
         self.left = (self.left + passed.as_secs_f64() * PER_SECOND).min(SAVED_MAX);

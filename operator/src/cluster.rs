@@ -37,9 +37,9 @@ use ropewalk_operator_plan::cluster::{ValidCluster, children, validate};
 use tokio::sync::watch as channel;
 
 use crate::admin::CONFLICTING_OPERATOR;
+use crate::cluster_key::ClusterKey;
 use crate::context::Context;
 use crate::finalizer;
-use crate::signals::ClusterKey;
 use crate::watch::{self, Failure, Guarded};
 use converge::ApplyReport;
 use rollout::RolloutReport;
@@ -47,16 +47,12 @@ use rollout::RolloutReport;
 // In the order of the walk.
 mod observe;
 mod hibernation;
-mod contested;
 mod settings;
 mod converge;
 mod restart;
 mod rollout;
 mod status;
 mod removal;
-
-pub use contested::Contested;
-pub use settings::SettingsLog;
 
 /// The field manager of everything written here.
 const MANAGER: &str = "ropewalk-operator/cluster";
@@ -103,7 +99,7 @@ pub async fn run(
 /// Drops what is known of a cluster that is gone or is being deleted.
 fn forget(context: &Context, cluster: &ClusterKey) {
     context.brokers.forget(cluster);
-    context.slumber.end(cluster);
+    context.hibernations.end(cluster);
     context.settings_log.forget(cluster);
     context.contested.forget(&cluster.namespace, &cluster.name);
 }

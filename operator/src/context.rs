@@ -16,12 +16,14 @@ use ropewalk_operator_plan::cluster::validate::Settings;
 use crate::admin::Brokers;
 use crate::attempts::Attempts;
 use crate::budget::Budget;
-use crate::cluster::{Contested, SettingsLog};
+use crate::cluster_key::ClusterKey;
+use crate::contested::Contested;
+use crate::hibernation::Hibernations;
 use crate::lease::Leadership;
 use crate::metrics::Metrics;
-use crate::queue::Outages;
-use crate::scaling::slumber::Slumber;
-use crate::signals::{ClusterKey, Table};
+use crate::outages::Outages;
+use crate::settings_log::SettingsLog;
+use crate::signals::Table;
 
 /// What every controller works with.
 #[derive(Clone)]
@@ -51,7 +53,7 @@ pub struct Context {
     /// Since when the cluster of each Queue cannot be used.
     pub outages: Arc<Outages>,
     /// Which clusters are to sleep, and whom they wait for.
-    pub slumber: Arc<Slumber>,
+    pub hibernations: Arc<Hibernations>,
     /// Every Queue that is watched, one store for each scope.
     pub queues: Arc<RwLock<Vec<Store<DeserializeGuard<Queue>>>>>,
     /// Every cluster that is watched, one store for each scope.
@@ -92,7 +94,7 @@ impl Context {
             settings_log: Arc::default(),
             contested: Arc::default(),
             outages: Arc::default(),
-            slumber: Arc::default(),
+            hibernations: Arc::default(),
             queues: Arc::default(),
             clusters: Arc::default(),
         }

@@ -24,9 +24,9 @@ use tokio::task::JoinSet;
 
 use crate::admin::Target;
 use crate::apply;
+use crate::cluster_key::ClusterKey;
 use crate::context::Context;
 use crate::queue::{key, may_answer};
-use crate::signals::ClusterKey;
 use crate::supervision;
 use crate::watch::Guarded;
 

@@ -160,7 +160,7 @@ mod tests {
     use ropewalk_operator_api::{BrokerCluster, Queue};
 
     use super::*;
-    use crate::played::Server;
+    use crate::fake_api_server::Server;
 
     /// What an API server publishes of the definitions of today, changed.
     fn published(change: impl Fn(&mut Value)) -> Value {

@@ -32,17 +32,15 @@ use ropewalk_operator_plan::queue::{ClusterSeen, Declared, Facts, lost_topic};
 use tokio::sync::watch as channel;
 
 use crate::apply;
+use crate::cluster_key::ClusterKey;
 use crate::context::Context;
 use crate::finalizer;
-use crate::signals::ClusterKey;
+use crate::outages;
 use crate::watch::{self, Failure, Guarded};
 
 mod resolve;
 mod declare;
 mod removal;
-mod outage;
-
-pub use outage::Outages;
 
 use resolve::Resolved;
 
@@ -150,7 +148,7 @@ async fn reconcile(
     finalizer::keep(&api, &queue, queue.spec.deletion_policy == DeletionPolicy::Delete).await?;
     let resolved = resolve::resolve(context, &clusters, &queue).await?;
     if let Resolved::Found(cluster) = &resolved
-        && let Some(wait) = outage::spread(&queue, cluster, Timestamp::now())
+        && let Some(wait) = outages::spread(&queue, cluster, Timestamp::now())
     {
         return Ok(Action::requeue(wait));
     }
@@ -164,7 +162,7 @@ async fn reconcile(
     let is_written = write_status(context, &api, &facts, &resolved).await?;
     if !is_written && failure.is_none() {
         // The place is left to others: a Queue that is new must not wait behind a thousand statuses.
-        let turn = outage::turn(&queue, UNWRITTEN_MAX);
+        let turn = outages::turn(&queue, UNWRITTEN_MAX);
         return Ok(Action::requeue(turn.max(Duration::from_secs(1))));
     }
     match (failure, &facts.declared, &resolved) {
@@ -177,7 +175,7 @@ async fn reconcile(
 
 /// A thousand Queues that were declared together are not declared together again.
 fn spread(queue: &Queue) -> Duration {
-    RESYNC.saturating_sub(outage::turn(queue, Duration::from_secs(10)))
+    RESYNC.saturating_sub(outages::turn(queue, Duration::from_secs(10)))
 }
 
 /// Declares a Queue to its brokers if they can be asked; what was found, and what is to be tried again.

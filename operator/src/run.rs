@@ -32,7 +32,7 @@ use crate::lease::election::{Election, Timing};
 use crate::lease::{self, Leadership};
 use crate::metrics::Metrics;
 use crate::supervision::{self, Supervisor, Task};
-use crate::{cluster, figures, installed, queue, scaling, signals};
+use crate::{cluster, figures, installed, queue, scaling, signal_streams};
 
 /// Controllers have so long to end what they began.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
@@ -171,7 +171,7 @@ fn start(
         tasks.spawn(Task::Queues, queue::run(context, scope, stopping));
     }
     tasks.spawn(Task::Figures, figures::run(context.clone(), stopping.clone()));
-    tasks.spawn(Task::Signals, signals::stream::run(context.clone(), stopping.clone()));
+    tasks.spawn(Task::Signals, signal_streams::run(context.clone(), stopping.clone()));
     tasks.spawn(Task::Scaling, scaling::run(context.clone(), stopping.clone()));
 }
 

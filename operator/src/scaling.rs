@@ -1,4 +1,4 @@
-//! Scales the consumers of Queues: watches their groups, asks the law, writes `/scale`.
+//! Scales the consumers of Queues: watches their groups, asks the scaling policy, writes `/scale`.
 //!
 //! # Place in the walk
 //!
@@ -13,7 +13,7 @@
 //!
 //! # Zero and back
 //!
-//! The law lets a group go to zero only when nothing waits. Right after the zero was written the group is looked at again,
+//! The policy lets a group go to zero only when nothing waits. Right after the zero was written the group is looked at again,
 //! and comes back at once if something arrived in between. From then on the broker wakes it: when a message comes, and again
 //! every second until a member is there, so neither a lost wake-up nor an operator that was away strands a message.
 //!
@@ -40,27 +40,28 @@ use ropewalk_operator_plan::scaling::Signal;
 use tokio::sync::{Semaphore, broadcast, watch};
 use tokio::task::JoinSet;
 
-mod reading;
+mod samples;
+mod vote;
 mod consumer;
-mod meters;
+mod metrics;
 mod target;
-mod rivals;
+mod conflicts;
 mod shared;
 mod overwrites;
 mod status;
 mod act;
 mod publish;
-pub mod slumber;
 
-pub use meters::Meters;
+pub use metrics::ScalingMetrics;
 
+use crate::cluster_key::ClusterKey;
 use crate::context::Context;
-use crate::signals::{ClusterKey, Reading, WakeUp};
+use crate::signals::{Reading, WakeUp};
 use crate::supervision;
+use conflicts::ConflictingAutoscalers;
 use consumer::{Consumer, Key};
 use overwrites::Overwrites;
 use publish::Published;
-use rivals::Rivals;
 use shared::Index;
 use target::Targets;
 
@@ -81,7 +82,7 @@ pub async fn run(context: Arc<Context>, stopping: watch::Receiver<bool>) {
         }
     });
     let autoscaler = Autoscaler::new(context.clone(), queues, Arc::new(Instant::now));
-    context.metrics.extend(|registry| autoscaler.meters.register(registry));
+    context.metrics.extend(|registry| autoscaler.metrics.register(registry));
     Arc::new(autoscaler).keep_up(stopping).await;
 }
 
@@ -98,9 +99,9 @@ pub struct Autoscaler {
     context: Arc<Context>,
     queues: Queues,
     clock: Clock,
-    meters: Meters,
+    metrics: ScalingMetrics,
     targets: Targets,
-    rivals: Rivals,
+    conflicts: ConflictingAutoscalers,
     /// Where the scalers' time begins.
     origin: Instant,
     consumers: Mutex<BTreeMap<Key, Entry>>,
@@ -121,12 +122,12 @@ impl Autoscaler {
     pub fn new(context: Arc<Context>, queues: Queues, clock: Clock) -> Self {
         Self {
             targets: Targets::new(context.client.clone()),
-            rivals: Rivals::new(context.client.clone()),
+            conflicts: ConflictingAutoscalers::new(context.client.clone()),
             context,
             queues,
             origin: clock(),
             clock,
-            meters: Meters::default(),
+            metrics: ScalingMetrics::default(),
             consumers: Mutex::default(),
             index: Mutex::default(),
             overwrites: Overwrites::default(),
@@ -246,7 +247,7 @@ impl Autoscaler {
                 consumer.scaler.observe(at, Signal::Unknown(gap));
             }
         }
-        let signal = reading::signal(&reading, consumer.is_group_shared);
+        let signal = samples::signal(&reading, consumer.is_group_shared);
         consumer.scaler.observe(at, signal);
     }
 
@@ -264,7 +265,7 @@ impl Autoscaler {
                 });
                 let mut consumer = entry.lock();
                 consumer.update(queue, wanted, target_ref);
-                let sleeps = self.context.slumber.since(&consumer.cluster).is_some();
+                let sleeps = self.context.hibernations.since(&consumer.cluster).is_some();
                 if sleeps && !consumer.policy.is_hibernating {
                     // Whoever waits for it wants to know what is, not what was.
                     consumer.seen = None;
@@ -277,7 +278,7 @@ impl Autoscaler {
         consumers.retain(|key, entry| {
             let stays = present.contains(key);
             if !stays {
-                self.meters.forget(&entry.lock().owner);
+                self.metrics.forget(&entry.lock().owner);
             }
             stays
         });
@@ -290,7 +291,7 @@ impl Autoscaler {
         let consumers = self.consumers.lock();
         let mut all: Vec<_> =
             consumers.iter().map(|(key, entry)| (key.clone(), entry.lock())).collect();
-        self.report_slumber(&all);
+        self.report_hibernation(&all);
         let index = Index::of(&mut all);
         drop(all);
         drop(consumers);
@@ -303,16 +304,16 @@ impl Autoscaler {
     }
 
     /// Consumers of clusters that are to sleep that have not yet gone to their minimum, as `queue/consumer`.
-    fn report_slumber(&self, consumers: &[(Key, parking_lot::MutexGuard<'_, Consumer>)]) {
+    fn report_hibernation(&self, consumers: &[(Key, parking_lot::MutexGuard<'_, Consumer>)]) {
         let mut still_up: HashMap<ClusterKey, Vec<String>> = HashMap::new();
         for (_, consumer) in consumers {
-            let Some(since) = self.context.slumber.since(&consumer.cluster) else { continue };
+            let Some(since) = self.context.hibernations.since(&consumer.cluster) else { continue };
             if !consumer.is_at_minimum(since) {
                 let name = format!("{}/{}", consumer.owner.queue, consumer.owner.consumer);
                 still_up.entry(consumer.cluster.clone()).or_default().push(name);
             }
         }
-        self.context.slumber.looked(&still_up);
+        self.context.hibernations.looked(&still_up);
     }
 }
 

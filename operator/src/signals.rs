@@ -2,7 +2,7 @@
 //!
 //! # Place in the walk
 //!
-//! One stream per cluster ([`stream`]) brings lines ([`line`]) into one [`Table`] in memory. The status
+//! One stream per cluster ([`crate::signal_streams`]) brings lines ([`line`]) into one [`Table`] in memory. The status
 //! figures and the scaling of consumers read it; neither ever asks a broker itself.
 //!
 //! # Reading
@@ -21,7 +21,6 @@
 
 pub mod line;
 pub mod table;
-pub mod stream;
 
 pub use line::{GroupState, Hello, Member, Partition};
-pub use table::{ClusterKey, Known, Reading, SILENCE_MAX, Table, Unknown, WakeUp};
+pub use table::{Known, Reading, SILENCE_MAX, Table, Unknown, WakeUp};

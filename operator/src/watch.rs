@@ -241,9 +241,9 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::fake_api_server::Server;
     use crate::lease::Leadership;
     use crate::metrics::Metrics;
-    use crate::played::Server;
 
     fn context() -> Arc<Context> {
         let until = Instant::now() + Duration::from_secs(600);

@@ -1,14 +1,14 @@
-//! How many replicas the consumers of a queue should have: the scaling law, as a plain state machine.
+//! How many replicas the consumers of a queue should have: the scaling policy, as a plain state machine.
 //!
 //! # Place in the walk
 //!
 //! The controller feeds a [`Scaler`] one [`Signal`] a second and asks it every [`limits::INTERVAL`] for a [`Decision`].
 //! Kubernetes, sockets and clocks are unknown here: time is handed in, as a duration since any fixed moment.
 //!
-//! # The law
+//! # The policy
 //!
 //! Lag is the integral of an imbalance; a rule that is proportional to it needs a standing lag and never settles. So
-//! the law looks at rates, and at the backlog only as work to be drained in time:
+//! the policy looks at rates, and at the backlog only as work to be drained in time:
 //!
 //! ```text
 //! capacity(n) = μ·P/⌈P/n⌉            a partition has one consumer, so only some n are worth having
@@ -21,13 +21,13 @@
 //! λ: arrival rate with its trend ([`arrival`]); μ: what a member can do ([`service`]); B: what waits ([`backlog`]);
 //! u: the utilization and T the time to drain that the user chose ([`Policy`]).
 //!
-//! # What the first form of this law got wrong, and what mends it
+//! # What the first form of this policy got wrong, and the fixes
 //!
 //! - *A consumer that commits every five seconds always has a backlog.* Taken for a member at its limit, it taught a
 //!   service rate that fell with every replica that was added. [`backlog`] looks below the commits, and [`service`] measures
 //!   from commit to commit, and believes only members whose backlog moved.
-//! - *The pause of the law's own step down made a backlog that called for a step up*, every five minutes for ever.
-//!   A backlog counts only if it takes longer to drain than new pods take to help ([`law`]), and a step down that was
+//! - *The pause of the policy's own step down made a backlog that called for a step up*, every five minutes for ever.
+//!   A backlog counts only if it takes longer to drain than new pods take to help ([`policy`]), and a step down that was
 //!   taken back doubles the window ([`window`]).
 //! - *Small queues are noisy.* The arrival rate alone asks for more only beyond its noise; a true overload shows in the backlog.
 //! - *λ·pause is a number of messages*, not of replica-seconds; what a pause costs is the work it defers, λ·pause/μ.
@@ -59,8 +59,9 @@ mod hot;
 mod probe;
 mod zero;
 mod decision;
+mod view;
 mod lag;
-mod law;
+mod policy;
 
 pub use decision::{Action, Decision, Figures, Limit, NotJoining};
 pub use hot::HotPartition;
@@ -150,7 +151,7 @@ pub struct Scaler {
     seen_at: Duration,
     /// Intervals in a row without a gap.
     good: u32,
-    /// An interval has ended and the law has not looked at it yet.
+    /// An interval has ended and the policy has not looked at it yet.
     is_fresh: bool,
     /// The last proposal comes from an interval that has ended, or from a command; not only from there being
     /// nothing new.
@@ -158,7 +159,7 @@ pub struct Scaler {
     /// The last proposal is a step down because fewer sufficed for a whole window.
     steps_down: bool,
     latest: Signal,
-    /// What the law last found to limit it.
+    /// What the policy last found to limit it.
     limit: Option<Limit>,
     /// The target when it was last looked at.
     target: Target,

@@ -72,7 +72,7 @@ impl Breakers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::signals::ClusterKey;
+    use crate::cluster_key::ClusterKey;
 
     fn target(name: &str) -> Target {
         Target { cluster: ClusterKey::new("shop", name), broker: 0 }

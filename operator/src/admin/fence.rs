@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use serde::Deserialize;
 
-use crate::signals::ClusterKey;
+use crate::cluster_key::ClusterKey;
 
 /// An operator that found another one changes nothing for so long. Then it claims again, to see whether
 /// the other one is still there.

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse as _, Json, Response};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::played::Server;
+use crate::fake_api_server::Server;
 
 /// A broker as far as the epoch and the token go.
 #[derive(Default)]

@@ -24,15 +24,15 @@ pub(super) fn awaited_consumers(
 ) -> Option<Vec<String>> {
     let key = key(cluster);
     if cluster.spec.run_state != RunState::Hibernated {
-        context.slumber.end(&key);
+        context.hibernations.end(&key);
         return None;
     }
     let now = Instant::now();
-    context.slumber.begin(&key, now);
+    context.hibernations.begin(&key, now);
     if observed.pods.is_empty() {
         return None;
     }
-    context.slumber.awaits(&key, now)
+    context.hibernations.awaits(&key, now)
 }
 
 /// An Event that names the consumers that are awaited.

@@ -25,8 +25,8 @@ use serde_json::Value;
 
 use super::MANAGER;
 use crate::admin::Target;
+use crate::cluster_key::ClusterKey;
 use crate::context::Context;
-use crate::signals::ClusterKey;
 use crate::watch::Failure;
 
 /// What came of a restart.

@@ -2,37 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use parking_lot::Mutex;
 use ropewalk_operator_plan::cluster::observed::AnswerSettings;
 use ropewalk_operator_plan::cluster::verdict::{Concern, Problem};
 use ropewalk_operator_plan::cluster::{Observed, ValidCluster, properties};
 use serde_json::json;
-use std::collections::HashMap;
 
 use crate::admin::{CallError, Target};
+use crate::cluster_key::ClusterKey;
 use crate::context::Context;
-use crate::signals::ClusterKey;
-
-/// Which settings each start of a broker got from this process: when the broker was started, by its clock,
-/// and the hash of the settings. Only needed for brokers that do not report the hash themselves.
-#[derive(Debug, Default)]
-pub struct SettingsLog(pub(super) Mutex<HashMap<Target, (i64, String)>>);
-
-impl SettingsLog {
-    fn recall(&self, target: &Target, started_at_ms: i64) -> Option<String> {
-        let log = self.0.lock();
-        let (start, hash) = log.get(target)?;
-        (*start == started_at_ms).then(|| hash.clone())
-    }
-
-    fn remember(&self, target: Target, started_at_ms: i64, hash: String) {
-        self.0.lock().insert(target, (started_at_ms, hash));
-    }
-
-    pub(super) fn forget(&self, cluster: &ClusterKey) {
-        self.0.lock().retain(|target, _| target.cluster != *cluster);
-    }
-}
 
 /// What came of it.
 #[derive(Debug, Default)]

@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::admin::Target;
+use crate::fake_api_server::Server;
 use crate::lease::Leadership;
 use crate::metrics::Metrics;
-use crate::played::Server;
 
 const CLUSTER: &str = "/apis/ropewalk.dev/v1alpha1/namespaces/shop/brokerclusters/prod";
 const SET: &str = "/apis/apps/v1/namespaces/shop/statefulsets/prod-broker-0";
@@ -231,7 +231,7 @@ impl Stage {
     fn hibernate(&self, generation: i64) {
         self.change_spec(&json!({"runState": "Hibernated"}), generation);
         let long_ago = Instant::now().checked_sub(Duration::from_secs(61)).expect("a time");
-        self.context.slumber.begin(&ClusterKey::new("shop", "prod"), long_ago);
+        self.context.hibernations.begin(&ClusterKey::new("shop", "prod"), long_ago);
     }
 
     fn change_spec(&self, spec: &Value, generation: i64) {

@@ -5,6 +5,7 @@ use ropewalk_operator_plan::queue::Refused;
 use serde_json::json;
 
 use super::*;
+use crate::outages::{self as outage, Outages};
 
 fn queue(status: &str) -> Queue {
     serde_yaml_ng::from_str(&format!(

@@ -13,9 +13,9 @@ use super::target::TargetError;
 use super::{Autoscaler, DECIDED_EVERY, Entry, overwrites, wall};
 
 /// Other autoscalers are looked for this often; more often once one was found, and right before a write.
-const RIVALS_AGE_MAX: Duration = Duration::from_secs(60);
-const RIVAL_FOUND_AGE_MAX: Duration = Duration::from_secs(30);
-const RIVALS_BEFORE_WRITE_AGE_MAX: Duration = Duration::from_secs(10);
+const CONFLICTS_AGE_MAX: Duration = Duration::from_secs(60);
+const CONFLICT_FOUND_AGE_MAX: Duration = Duration::from_secs(30);
+const CONFLICTS_BEFORE_WRITE_AGE_MAX: Duration = Duration::from_secs(10);
 
 /// The reason of a condition: somebody sets counts back.
 const OVERWRITTEN: &str = "ReplicasOverwritten";
@@ -116,9 +116,9 @@ impl Autoscaler {
             (consumer.owner.namespace.clone(), consumer.target_ref.clone(), consumer.is_stale(now))
         };
         let age_max = match entry.lock().standing {
-            Standing::Refused("ConflictingAutoscaler", _) => RIVAL_FOUND_AGE_MAX,
+            Standing::Refused("ConflictingAutoscaler", _) => CONFLICT_FOUND_AGE_MAX,
             Standing::Refused(..) | Standing::New | Standing::Active | Standing::Off(_) => {
-                RIVALS_AGE_MAX.max(self.rivals.a_second_each())
+                CONFLICTS_AGE_MAX.max(self.conflicts.a_second_each())
             }
         };
         if !self.is_alone(key, entry, age_max).await {
@@ -168,7 +168,7 @@ impl Autoscaler {
         let at = now.saturating_duration_since(self.origin);
         let policy = consumer.policy.clone();
         let decision = consumer.scaler.propose(at, &policy, target);
-        self.meters.decided(&consumer.owner, &decision);
+        self.metrics.decided(&consumer.owner, &decision);
         match decision.action {
             Action::Frozen { .. } => {
                 consumer.frozen_since.get_or_insert(now);
@@ -231,7 +231,7 @@ impl Autoscaler {
         entry: &Entry,
         (namespace, target_ref, change): (&str, &TargetRef, &Change),
     ) -> Option<Result<Scale, TargetError>> {
-        if !self.is_alone(key, entry, RIVALS_BEFORE_WRITE_AGE_MAX).await {
+        if !self.is_alone(key, entry, CONFLICTS_BEFORE_WRITE_AGE_MAX).await {
             return None;
         }
         let read = self.targets.read(namespace, target_ref, self.now()).await;
@@ -250,7 +250,7 @@ impl Autoscaler {
             let consumer = entry.lock();
             (consumer.owner.namespace.clone(), consumer.target_ref.clone())
         };
-        let found = self.rivals.of(&namespace, &target_ref, self.now(), age_max).await;
+        let found = self.conflicts.of(&namespace, &target_ref, self.now(), age_max).await;
         let (reason, message) = match found {
             Ok(None) => {
                 let mut consumer = entry.lock();
@@ -259,10 +259,10 @@ impl Autoscaler {
                 }
                 return true;
             }
-            Ok(Some(rival)) => (
+            Ok(Some(conflict)) => (
                 "ConflictingAutoscaler",
                 format!(
-                    "{rival} scales {} {}: delete it, or take `targetRef` out of this consumer",
+                    "{conflict} scales {} {}: delete it, or take `targetRef` out of this consumer",
                     target_ref.kind, target_ref.name
                 ),
             ),

@@ -7,9 +7,9 @@ use ropewalk_operator_api::queue::{Consumer as Wanted, ScalingMode, TargetRef};
 use ropewalk_operator_api::{ManagementState, Queue};
 use ropewalk_operator_plan::scaling::{Decision, Mode, Policy, Scaler, Target};
 
-use super::meters::Owner;
-use super::shared::Vote;
-use crate::signals::ClusterKey;
+use super::metrics::Owner;
+use super::vote::Vote;
+use crate::cluster_key::ClusterKey;
 
 /// A target whose pods are not what was asked for is looked at this often.
 const UNSETTLED_AGE_MAX: Duration = Duration::from_secs(30);
@@ -266,7 +266,7 @@ fn switched_off(queue: &Queue, wanted: &Wanted) -> Option<&'static str> {
     }
 }
 
-/// The user's words as the law takes them.
+/// The user's spec as the scaling policy takes it.
 fn policy(queue: &Queue, wanted: &Wanted) -> Policy {
     let scaling = &wanted.scaling;
     let count = |number: i32| u32::try_from(number).unwrap_or(0);

@@ -18,17 +18,9 @@ use ropewalk_operator_plan::scaling::{Action, Decision, Target};
 
 use super::act::Change;
 use super::consumer::{Consumer, Key, Standing, TargetKey};
+use super::vote::Vote;
 use super::{Autoscaler, Entry};
-use crate::signals::ClusterKey;
-
-/// What a consumer wants of its target.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Vote {
-    /// The count that it was cast for.
-    at: u32,
-    to: u32,
-    reason: String,
-}
+use crate::cluster_key::ClusterKey;
 
 /// Who is asked when something happens to a group or a target.
 #[derive(Debug, Default)]

@@ -17,13 +17,14 @@ use ropewalk_operator_api::Queue;
 use ropewalk_operator_plan::cluster::validate::Settings;
 use serde_json::json;
 
-use super::slumber::Slumber;
-use super::{Autoscaler, Clock, Meters, Queues};
+use super::{Autoscaler, Clock, Queues, ScalingMetrics};
+use crate::cluster_key::ClusterKey;
 use crate::context::Context;
+use crate::hibernation::Hibernations;
 use crate::lease::Leadership;
 use crate::metrics::Metrics;
 use crate::signals::line::{self, Line};
-use crate::signals::{ClusterKey, Table, WakeUp};
+use crate::signals::{Table, WakeUp};
 use server::Server;
 
 /// A Queue with one consumer, a Deployment behind it, and a broker that says what we want.
@@ -31,8 +32,8 @@ struct Stage {
     server: Arc<Server>,
     table: Arc<Table>,
     autoscaler: Arc<Autoscaler>,
-    meters: Meters,
-    slumber: Arc<Slumber>,
+    metrics: ScalingMetrics,
+    hibernations: Arc<Hibernations>,
     queues: Arc<RwLock<Vec<Arc<Queue>>>>,
     origin: Instant,
     second: u64,
@@ -93,23 +94,23 @@ impl Stage {
             Some(leads) => Leadership::assumed("me", origin + leads),
             None => Leadership::none("me"),
         };
-        let slumber = Arc::new(Slumber::default());
+        let hibernations = Arc::new(Hibernations::default());
         let clock = Arc::new(Mutex::new(origin));
         let ticking = clock.clone();
         let settings = Settings { broker_image: "i".into() };
         let (client, metrics) = (server.client(), Metrics::default());
         let mut context = Context::new(client, leadership, metrics, settings, "none".into());
-        (context.signals, context.slumber) = (table.clone(), slumber.clone());
+        (context.signals, context.hibernations) = (table.clone(), hibernations.clone());
         let tick: Clock = Arc::new(move || *ticking.lock());
         let autoscaler = Arc::new(Autoscaler::new(Arc::new(context), visit, tick));
-        let meters = autoscaler.meters.clone();
+        let metrics = autoscaler.metrics.clone();
         let (second, end, committed, members) = (0, 0, 0, 0);
         Self {
             server,
             table,
             autoscaler,
-            meters,
-            slumber,
+            metrics,
+            hibernations,
             queues,
             origin,
             second,
@@ -211,7 +212,7 @@ impl Stage {
 
     fn metrics(&self) -> String {
         let mut registry = Registry::with_prefix("ropewalk");
-        self.meters.register(&mut registry);
+        self.metrics.register(&mut registry);
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).expect("encoded");
         text

@@ -15,6 +15,7 @@ use parking_lot::RwLock;
 use tokio::sync::broadcast;
 
 use super::line::{GroupState, Hello, Line};
+use crate::cluster_key::ClusterKey;
 
 /// After so long without a tick nothing is known any more. A broker that is short of CPU ticks every few
 /// seconds: just then its consumers have to be scaled.
@@ -23,28 +24,6 @@ pub const SILENCE_MAX: Duration = Duration::from_secs(10);
 pub const GROUPS_MAX: usize = 200_000;
 /// Wake-ups that a slow reader may leave unread. A lost one is repeated within a second.
 const WAKES_MAX: usize = 4096;
-
-/// A `BrokerCluster`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ClusterKey {
-    /// Its namespace.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
-}
-
-impl ClusterKey {
-    /// The cluster of that name.
-    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
-        Self { namespace: namespace.into(), name: name.into() }
-    }
-}
-
-impl std::fmt::Display for ClusterKey {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "{}/{}", self.namespace, self.name)
-    }
-}
 
 /// A group without members has something to do.
 #[derive(Clone, Debug, PartialEq, Eq)]

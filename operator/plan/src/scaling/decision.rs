@@ -1,4 +1,4 @@
-//! What the law says: how many replicas, why, what stands in the way, and the figures it looked at.
+//! What the scaling policy says: how many replicas, why, what stands in the way, and the figures it looked at.
 //!
 //! Every text here ends up in a condition or an Event and is read by whoever is woken at night.
 

@@ -4,9 +4,9 @@
 //! takes only counts that are worth having: with 12 partitions 7 to 11 replicas do no more than 6.
 
 use super::decision::{Action, Limit, Rate};
-use super::law::{View, limit_at_maximum, set};
 use super::limits::{LAG_HOLD, LAG_TOLERANCE};
 use super::steps::Layout;
+use super::view::{View, limit_at_maximum, set};
 use super::{Policy, Scaler};
 use std::time::Duration;
 

@@ -1,10 +1,10 @@
-//! The numbers of the scaling law that are not the user's to choose: each with its unit and its reason.
+//! The numbers of the scaling policy that are not the user's to choose: each with its unit and its reason.
 //!
 //! What a user may choose is in [`super::Policy`].
 
 use std::time::Duration;
 
-/// How often the law looks and decides. Faster than a pod starts, slower than most commits.
+/// How often the policy looks and decides. Faster than a pod starts, slower than most commits.
 pub const INTERVAL: Duration = Duration::from_secs(5);
 
 /// Intervals without a gap that end a freeze: one to fill the estimators, two to believe them.

@@ -35,7 +35,7 @@ pub(super) struct Hold {
     pub(super) until: Duration,
 }
 
-/// What the law knows when it asks for a verdict.
+/// What the scaling policy knows when it asks for a verdict.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Scene {
     pub(super) now: Duration,

@@ -1,4 +1,4 @@
-//! What the law sees of one consumer group: a sample a second, or the news that nothing is known.
+//! What the scaling policy sees of one consumer group: a sample a second, or the news that nothing is known.
 //!
 //! Place in the walk: the controller makes these from the brokers' signal stream.
 

@@ -1,4 +1,4 @@
-//! The law against simulated loads and worlds, side by side with KEDA's rule; and its dead ends, one by one.
+//! The scaling policy against simulated loads and worlds, side by side with KEDA's rule; and its dead ends, one by one.
 
 mod keda;
 mod world;

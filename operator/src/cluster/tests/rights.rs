@@ -4,7 +4,7 @@
 //! used by a cluster from nothing to its end, or stand in the list of those that other parts use.
 
 use super::*;
-use crate::played::granted;
+use crate::fake_api_server::granted;
 
 /// Rights of the parts that this walk does not reach: verb, group, resource, which part.
 const ELSEWHERE: &[(&str, &str, &str, &str)] = &[
@@ -31,8 +31,8 @@ const ELSEWHERE: &[(&str, &str, &str, &str)] = &[
     ("get", "apps", "deployments", "scaling/contest"),
     ("get", "apps", "statefulsets", "scaling/contest"),
     ("get", "apps", "replicasets", "scaling/contest"),
-    ("list", "autoscaling", "horizontalpodautoscalers", "scaling/rivals"),
-    ("list", "keda.sh", "scaledobjects", "scaling/rivals"),
+    ("list", "autoscaling", "horizontalpodautoscalers", "scaling/conflicts"),
+    ("list", "keda.sh", "scaledobjects", "scaling/conflicts"),
     ("patch", "events.k8s.io", "events", "an Event that comes again"),
 ];
 

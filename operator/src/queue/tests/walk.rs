@@ -12,9 +12,10 @@ use ropewalk_operator_plan::cluster::validate::Settings;
 use serde_json::Value;
 
 use super::*;
+use crate::fake_api_server::Server;
 use crate::lease::Leadership;
 use crate::metrics::Metrics;
-use crate::played::Server;
+use crate::outages as outage;
 
 const QUEUE: &str = "/apis/ropewalk.dev/v1alpha1/namespaces/shop/queues/orders";
 const CLUSTERS: &str = "/apis/ropewalk.dev/v1alpha1/namespaces/shop/brokerclusters";

@@ -119,14 +119,18 @@ async fn a_wake_up_looks_at_the_consumers_of_its_group_only() {
 async fn hibernation_takes_consumers_to_their_minimum_and_says_when() {
     let mut stage = Stage::new(4, json!({"minReplicas": 1}));
     stage.seconds_unconnected(20).await;
-    stage.slumber.begin(&cluster(), stage.now());
-    assert_eq!(stage.slumber.awaits(&cluster(), stage.now()), Some(vec![]), "nobody has looked");
+    stage.hibernations.begin(&cluster(), stage.now());
+    assert_eq!(
+        stage.hibernations.awaits(&cluster(), stage.now()),
+        Some(vec![]),
+        "nobody has looked"
+    );
     stage.autoscaler.look(stage.now());
-    let waited_for = stage.slumber.awaits(&cluster(), stage.now());
+    let waited_for = stage.hibernations.awaits(&cluster(), stage.now());
     assert_eq!(waited_for, Some(vec!["orders/worker".to_owned()]));
     stage.release().await;
     stage.seconds_unconnected(40).await;
     assert_eq!(stage.server.counts(), [1], "{:?}", stage.server.log());
-    assert_eq!(stage.slumber.awaits(&cluster(), stage.now()), None, "they may be stopped");
+    assert_eq!(stage.hibernations.awaits(&cluster(), stage.now()), None, "they may be stopped");
     assert_eq!(stage.condition("ScalingActive").1, "Hibernating");
 }

@@ -13,13 +13,13 @@ const COST_MAX: f64 = 1.25;
 /// A load for which the bound does not hold, with the factor that it costs at most instead.
 ///
 /// Bursts of 30 s at 2000/s, every 5 min: 8 replicas that are always there do with the drain time
-/// of 60 s; the law has 24 (23.95 on average, factor 2.99), which is the most that 24 partitions
+/// of 60 s; the policy has 24 (23.95 on average, factor 2.99), which is the most that 24 partitions
 /// can use. Measured with a pause of 2 s: with the 8, half of the messages wait 23 s and more, and
-/// one of 100 waits 60 s; under the law half wait for less than half a second, and one of 100 waits
+/// one of 100 waits 60 s; under the policy half wait for less than half a second, and one of 100 waits
 /// 26.5 s.
 ///
 /// The law cannot have both. When a burst begins nobody knows that it ends after 30 s: with the 8 a
-/// step to 2000/s would leave a backlog that grows by 1200/s until the law is sure. Between two
+/// step to 2000/s would leave a backlog that grows by 1200/s until the policy is sure. Between two
 /// bursts it could fall only if the stabilization window (300 s) were shorter than their distance;
 /// then each burst would begin with pod starts and two rebalances, as under KEDA's rule with a lag
 /// of 1000: 74 changes, 13.5 replicas, 66 s for one of 100. A user who wants the 8 sets

@@ -1,4 +1,4 @@
-//! Where laws like this one get stuck, each as a story with an end.
+//! Where policies like this one get stuck, each as a story with an end.
 
 use super::run::{Autoscaler, Run, summary};
 use super::world::Nature;

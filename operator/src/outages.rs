@@ -19,9 +19,9 @@ use ropewalk_operator_api::{BrokerCluster, Queue, condition};
 use ropewalk_operator_plan::queue::{ClusterSeen, Facts, Refused};
 
 /// An outage that is shorter is not shown. Longer than a broker takes to restart.
-pub(super) const HOLD: Duration = Duration::from_secs(30);
+pub(crate) const HOLD: Duration = Duration::from_secs(30);
 /// The Queues of a cluster that became ready are declared again over this time.
-pub(super) const SPREAD: Duration = Duration::from_secs(20);
+pub(crate) const SPREAD: Duration = Duration::from_secs(20);
 /// The most Queues whose outage is remembered. Beyond it the oldest outages count as over.
 const QUEUES_MAX: usize = 50_000;
 
@@ -32,7 +32,7 @@ pub struct Outages(Mutex<HashMap<String, Instant>>);
 impl Outages {
     /// For how long the conditions of a Queue stay as they are, if what was found is nothing but an
     /// outage that has only begun.
-    pub(super) fn hold(&self, facts: &Facts<'_>, now: Instant) -> Option<Duration> {
+    pub(crate) fn hold(&self, facts: &Facts<'_>, now: Instant) -> Option<Duration> {
         let uid = facts.queue.uid().unwrap_or_default();
         let mut since = self.0.lock();
         if !is_outage(facts) {
@@ -74,7 +74,7 @@ fn is_settled(queue: &Queue) -> bool {
 }
 
 /// How long a settled Queue waits before it is declared to a cluster that has just become ready.
-pub(super) fn spread(queue: &Queue, cluster: &BrokerCluster, now: Timestamp) -> Option<Duration> {
+pub(crate) fn spread(queue: &Queue, cluster: &BrokerCluster, now: Timestamp) -> Option<Duration> {
     let conditions = cluster.status.as_ref().map(|status| status.conditions.as_slice());
     let ready = condition::find(conditions.unwrap_or_default(), condition::READY)?;
     if ready.status != "True" || !is_settled(queue) {
@@ -86,7 +86,7 @@ pub(super) fn spread(queue: &Queue, cluster: &BrokerCluster, now: Timestamp) -> 
 }
 
 /// A time below `within` that is always the same for a Queue and differs between Queues.
-pub(super) fn turn(queue: &Queue, within: Duration) -> Duration {
+pub(crate) fn turn(queue: &Queue, within: Duration) -> Duration {
     use std::hash::{DefaultHasher, Hash as _, Hasher as _};
     let mut hasher = DefaultHasher::new();
     queue.uid().hash(&mut hasher);

@@ -21,23 +21,23 @@ struct Attempt {
 
 impl Contested {
     /// Whether this was written before, and the object is still as that left it.
-    pub(super) fn is_vain(&self, object: &str, wanted: &str, state: &str) -> bool {
+    pub fn is_vain(&self, object: &str, wanted: &str, state: &str) -> bool {
         let attempt = Attempt { wanted: wanted.to_owned(), left: state.to_owned() };
         self.0.lock().get(object) == Some(&attempt)
     }
 
     /// It was written, and came back different.
-    pub(super) fn lost(&self, object: String, wanted: String, left: String) {
+    pub fn lost(&self, object: String, wanted: String, left: String) {
         self.0.lock().insert(object, Attempt { wanted, left });
     }
 
     /// It was written and stays, or is gone.
-    pub(super) fn settled(&self, object: &str) {
+    pub fn settled(&self, object: &str) {
         self.0.lock().remove(object);
     }
 
     /// Nothing of this namespace and cluster is known any more.
-    pub(super) fn forget(&self, namespace: &str, cluster: &str) {
+    pub fn forget(&self, namespace: &str, cluster: &str) {
         let begins = format!("{namespace}/{cluster}/");
         self.0.lock().retain(|object, _| !object.starts_with(&begins));
     }

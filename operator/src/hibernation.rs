@@ -12,26 +12,26 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::signals::ClusterKey;
+use crate::cluster_key::ClusterKey;
 
 /// After so long brokers are stopped whoever still consumes.
 pub const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Which clusters are to sleep.
 #[derive(Debug, Default)]
-pub struct Slumber(Mutex<HashMap<ClusterKey, Nap>>);
+pub struct Hibernations(Mutex<HashMap<ClusterKey, Hibernation>>);
 
 #[derive(Debug)]
-struct Nap {
+struct Hibernation {
     since: Instant,
     /// `None` until scaling has looked.
     up: Option<Vec<String>>,
 }
 
-impl Slumber {
+impl Hibernations {
     /// A cluster is to sleep.
     pub fn begin(&self, cluster: &ClusterKey, now: Instant) {
-        self.0.lock().entry(cluster.clone()).or_insert(Nap { since: now, up: None });
+        self.0.lock().entry(cluster.clone()).or_insert(Hibernation { since: now, up: None });
     }
 
     /// It is to work, or it is gone.
@@ -42,10 +42,10 @@ impl Slumber {
     /// Whether its brokers must still run for its consumers, as far as is known; the consumers by name.
     #[must_use]
     pub fn awaits(&self, cluster: &ClusterKey, now: Instant) -> Option<Vec<String>> {
-        let naps = self.0.lock();
-        let nap = naps.get(cluster)?;
-        let is_over = now.saturating_duration_since(nap.since) >= WAIT_MAX;
-        match &nap.up {
+        let hibernations = self.0.lock();
+        let hibernation = hibernations.get(cluster)?;
+        let is_over = now.saturating_duration_since(hibernation.since) >= WAIT_MAX;
+        match &hibernation.up {
             _ if is_over => None,
             None => Some(Vec::new()),
             Some(up) if up.is_empty() => None,
@@ -54,14 +54,14 @@ impl Slumber {
     }
 
     /// Since when a cluster is to sleep, if it is.
-    pub(super) fn since(&self, cluster: &ClusterKey) -> Option<Instant> {
-        self.0.lock().get(cluster).map(|nap| nap.since)
+    pub(crate) fn since(&self, cluster: &ClusterKey) -> Option<Instant> {
+        self.0.lock().get(cluster).map(|hibernation| hibernation.since)
     }
 
     /// Scaling has looked: every cluster that sleeps, and who is still up.
-    pub(super) fn looked(&self, still_up: &HashMap<ClusterKey, Vec<String>>) {
-        for (cluster, nap) in self.0.lock().iter_mut() {
-            nap.up = Some(still_up.get(cluster).cloned().unwrap_or_default());
+    pub(crate) fn looked(&self, still_up: &HashMap<ClusterKey, Vec<String>>) {
+        for (cluster, hibernation) in self.0.lock().iter_mut() {
+            hibernation.up = Some(still_up.get(cluster).cloned().unwrap_or_default());
         }
     }
 }

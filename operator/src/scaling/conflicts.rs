@@ -26,7 +26,7 @@ const LISTED_MAX: u32 = 5000;
 
 /// An autoscaler and what it scales.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Rival {
+struct ConflictCandidate {
     kind: &'static str,
     name: String,
     group: String,
@@ -35,13 +35,13 @@ struct Rival {
 }
 
 /// Knows the autoscalers of each namespace.
-pub(super) struct Rivals {
+pub(super) struct ConflictingAutoscalers {
     client: Client,
-    seen: Mutex<HashMap<String, (Vec<Rival>, Instant)>>,
+    seen: Mutex<HashMap<String, (Vec<ConflictCandidate>, Instant)>>,
     keda_absent_since: Mutex<Option<Instant>>,
 }
 
-impl Rivals {
+impl ConflictingAutoscalers {
     pub(super) fn new(client: Client) -> Self {
         Self { client, seen: Mutex::default(), keda_absent_since: Mutex::default() }
     }
@@ -62,22 +62,24 @@ impl Rivals {
         let fresh = |at: Instant| now.saturating_duration_since(at) <= age_max;
         let known = {
             let seen = self.seen.lock();
-            seen.get(namespace).filter(|(_, at)| fresh(*at)).map(|(rivals, _)| of(rivals, target))
+            seen.get(namespace)
+                .filter(|(_, at)| fresh(*at))
+                .map(|(conflicts, _)| of(conflicts, target))
         };
         if let Some(known) = known {
             return Ok(known);
         }
-        let mut rivals = self.autoscalers(namespace).await?;
-        rivals.extend(self.scaled_objects(namespace, now).await);
-        let found = of(&rivals, target);
+        let mut conflicts = self.autoscalers(namespace).await?;
+        conflicts.extend(self.scaled_objects(namespace, now).await);
+        let found = of(&conflicts, target);
         let mut seen = self.seen.lock();
         // Namespaces nobody has asked about for long are forgotten.
         seen.retain(|_, (_, at)| now.saturating_duration_since(*at) < FORGOTTEN_AFTER);
-        seen.insert(namespace.to_owned(), (rivals, now));
+        seen.insert(namespace.to_owned(), (conflicts, now));
         Ok(found)
     }
 
-    async fn autoscalers(&self, namespace: &str) -> Result<Vec<Rival>, kube::Error> {
+    async fn autoscalers(&self, namespace: &str) -> Result<Vec<ConflictCandidate>, kube::Error> {
         let api: Api<HorizontalPodAutoscaler> = Api::namespaced(self.client.clone(), namespace);
         let params = ListParams::default().limit(LISTED_MAX);
         let listed = tokio::time::timeout(REQUEST_MAX, api.list(&params)).await;
@@ -87,7 +89,7 @@ impl Rivals {
 
     /// That KEDA is not there, or not ours to see, is no reason to stand still: it works through a
     /// HorizontalPodAutoscaler, which was looked for already.
-    async fn scaled_objects(&self, namespace: &str, now: Instant) -> Vec<Rival> {
+    async fn scaled_objects(&self, namespace: &str, now: Instant) -> Vec<ConflictCandidate> {
         let absent = *self.keda_absent_since.lock();
         if absent.is_some_and(|at| now.saturating_duration_since(at) < ABSENCE_AGE_MAX) {
             return Vec::new();
@@ -112,22 +114,24 @@ impl Rivals {
     }
 }
 
-fn of(rivals: &[Rival], target: &TargetRef) -> Option<String> {
+fn of(conflicts: &[ConflictCandidate], target: &TargetRef) -> Option<String> {
     let group = group(&target.api_version);
-    let same = |rival: &&Rival| {
-        rival.target_name == target.name && rival.target_kind == target.kind && rival.group == group
+    let same = |conflict: &&ConflictCandidate| {
+        conflict.target_name == target.name
+            && conflict.target_kind == target.kind
+            && conflict.group == group
     };
-    rivals.iter().find(same).map(|rival| format!("{} {}", rival.kind, rival.name))
+    conflicts.iter().find(same).map(|conflict| format!("{} {}", conflict.kind, conflict.name))
 }
 
 fn group(api_version: &str) -> &str {
     api_version.split_once('/').map_or("", |(group, _)| group)
 }
 
-fn horizontal(autoscaler: HorizontalPodAutoscaler) -> Option<Rival> {
+fn horizontal(autoscaler: HorizontalPodAutoscaler) -> Option<ConflictCandidate> {
     let name = autoscaler.name_any();
     let target = autoscaler.spec?.scale_target_ref;
-    Some(Rival {
+    Some(ConflictCandidate {
         kind: "HorizontalPodAutoscaler",
         name,
         group: group(target.api_version.as_deref().unwrap_or("apps/v1")).to_owned(),
@@ -136,10 +140,10 @@ fn horizontal(autoscaler: HorizontalPodAutoscaler) -> Option<Rival> {
     })
 }
 
-fn scaled_object(object: &DynamicObject) -> Option<Rival> {
+fn scaled_object(object: &DynamicObject) -> Option<ConflictCandidate> {
     let target = object.data.pointer("/spec/scaleTargetRef")?;
     let text = |key: &str| target.get(key).and_then(serde_json::Value::as_str);
-    Some(Rival {
+    Some(ConflictCandidate {
         kind: "ScaledObject",
         name: object.name_any(),
         group: group(text("apiVersion").unwrap_or("apps/v1")).to_owned(),

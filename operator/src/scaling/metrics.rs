@@ -26,7 +26,7 @@ struct Decided {
 
 /// What scaling shows.
 #[derive(Clone, Debug, Default)]
-pub struct Meters {
+pub struct ScalingMetrics {
     arrival: Family<Owner, Amount>,
     service: Family<Owner, Amount>,
     backlog: Family<Owner, Amount>,
@@ -35,7 +35,7 @@ pub struct Meters {
     decisions: Family<Decided, Counter>,
 }
 
-impl Meters {
+impl ScalingMetrics {
     /// Puts them into a registry whose prefix is the program's.
     pub fn register(&self, registry: &mut Registry) {
         let arrival = "Messages that arrive for a consumer, per second";

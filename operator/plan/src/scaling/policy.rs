@@ -1,60 +1,19 @@
-//! The law itself: from what was watched to a decision.
+//! The scaling policy itself: from what was observed to a decision.
 //!
 //! The order of [`Scaler::decide`] is the order of precedence: commands, the unknown, the user's bounds, trials that are
 //! running, zero, up, down.
 
 use super::backlog::Pace;
 use super::decision::{Action, Decision, Figures, Limit, NotJoining, Rate};
-use super::limits::{
-    FRESH_FOR, GOOD_INTERVALS_TO_THAW, INTERVAL, NOISE_DEVIATIONS, REPLICAS_MAX, UP_SHARE,
-};
+use super::limits::{FRESH_FOR, GOOD_INTERVALS_TO_THAW, INTERVAL, NOISE_DEVIATIONS, UP_SHARE};
 use super::probe::Outcome;
 use super::saturation::Scene;
 use super::service::Hint;
 use super::signal::Signal;
 use super::steps::Layout;
+use super::view::{Bounds, View, limit_at_maximum, set};
 use super::{Mode, Policy, Scaler, Target, lag};
 use std::time::Duration;
-
-/// The most and the fewest replicas that there may be while there is work.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Bounds {
-    pub(super) min: u32,
-    pub(super) max: u32,
-}
-
-impl Bounds {
-    fn of(policy: &Policy, layout: Layout) -> Self {
-        let max = policy.replicas_max.unwrap_or(layout.partitions).clamp(1, REPLICAS_MAX);
-        // Replicas between two steps do nothing that the lower step does not, but the user's minimum holds.
-        let min = policy.replicas_min.max(1).min(max);
-        Self { min, max: layout.useful(max).max(min) }
-    }
-
-    pub(super) fn clamp(self, replicas: u32) -> u32 {
-        replicas.clamp(self.min, self.max)
-    }
-}
-
-/// Everything the law looks at in one interval.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct View {
-    pub(super) now: Duration,
-    pub(super) replicas: u32,
-    pub(super) bounds: Bounds,
-    layout: Layout,
-    /// What one member can do, measured or hinted.
-    per_member: Option<f64>,
-    /// Messages per second that replicas can help with, now and when new ones would work.
-    arrival: f64,
-    ahead: f64,
-    /// Messages that wait and that replicas can help with.
-    pub(super) waiting: f64,
-    /// Replicas that are wanted, before bounds.
-    pub(super) wanted: u32,
-    /// How many it would take if partitions were no limit.
-    pub(super) needed: u32,
-}
 
 impl Scaler {
     /// Decides, given what the user wants and what the target is at this moment.
@@ -461,14 +420,4 @@ fn hibernate(replicas: u32, min: u32) -> Action {
 
 fn pace(policy: &Policy) -> Pace {
     Pace { utilization: policy.utilization, drain_seconds: policy.drain.as_secs_f64().max(1.0) }
-}
-
-pub(super) fn limit_at_maximum(view: &View, limit: &mut Option<Limit>) {
-    if view.needed > view.bounds.max && view.replicas >= view.bounds.max && limit.is_none() {
-        *limit = Some(Limit::AtMaximum { replicas_max: view.bounds.max, wanted: view.needed });
-    }
-}
-
-pub(super) fn set(from: u32, to: u32, why: String) -> Action {
-    Action::Set { from, to, reason: format!("{from}→{to}: {why}") }
 }

@@ -1,10 +1,10 @@
-//! From what a broker said of a group to what the law takes.
+//! From what a broker said of a group to what the scaling policy takes.
 
 use ropewalk_operator_plan::scaling::{MemberSample, PartitionSample, Sample, Signal};
 
 use crate::signals::{GroupState, Known, Reading, Unknown};
 
-/// What the law is told.
+/// The signal for the scaling policy.
 ///
 /// `is_group_shared`: the group also reads another topic, for another target. A member without a partition
 /// of this topic is then taken for one of the other's.

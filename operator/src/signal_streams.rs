@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::line::{self, Line};
-use super::table::ClusterKey;
 use crate::admin::Target;
 use crate::admin::http::HttpError;
+use crate::cluster_key::ClusterKey;
 use crate::context::Context;
 use crate::queue::key;
+use crate::signals::line::{self, Line};
 use crate::supervision;
 
 /// How often it is looked which clusters there are.
