@@ -293,7 +293,8 @@ fn modules_of_a_crate_form_no_circle() {
 }
 
 /// Crates whose lists for clippy keep clock, randomness, threads and files out.
-const PURE_CRATES: &[&str] = &["broker/batch", "broker/codec", "broker/shard", "operator/api", "operator/plan"];
+const PURE_CRATES: &[&str] =
+    &["broker/batch", "broker/codec", "broker/shard", "operator/api", "operator/plan"];
 
 /// Clippy reads the nearest file only, so each has to repeat the settings of the root.
 #[test]
