@@ -162,7 +162,8 @@ fn wrong_in_command(command: &str) -> Vec<String> {
         }
     }
     if let Some(at) = words.iter().position(|word| *word == "tests/run") {
-        let known = |word: &str| sections().contains(word) || matches!(word, "soak" | "--list");
+        let known =
+            |word: &str| sections().contains(word) || matches!(word, "soak" | "--list" | "--quick");
         let named = words[at + 1..].iter().filter(|word| !is_placeholder(word));
         wrong.extend(named.filter(|word| !known(word)).map(|word| format!("no section {word}")));
     }
