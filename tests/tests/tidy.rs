@@ -254,6 +254,56 @@ fn dependencies_point_one_way() {
     assert_none("crates know only the layers below them", &offenders);
 }
 
+/// The table of crates in README.md names what each crate uses.
+#[test]
+fn the_readme_shows_the_graph_of_the_crates() {
+    let readme = read("README.md");
+    let rows: BTreeMap<&str, BTreeSet<&str>> = readme
+        .lines()
+        .filter_map(|line| {
+            let cells: Vec<&str> = line.strip_prefix('|')?.split('|').map(str::trim).collect();
+            let [folder, _, uses, _] = cells[..] else { return None };
+            Some((folder.trim_matches('`'), uses.split('`').skip(1).step_by(2).collect()))
+        })
+        .collect();
+    let mut offenders = Vec::new();
+    for path in files().into_iter().filter(|path| path.ends_with("/Cargo.toml")) {
+        let manifest = read(&path);
+        let uses: BTreeSet<&str> = dependencies(&manifest)
+            .iter()
+            .filter_map(|name| name.strip_prefix("ropewalk-"))
+            .collect();
+        let folder = path.trim_end_matches("Cargo.toml");
+        let shown = rows.get(folder);
+        let is_product = !path.starts_with("tests/") && folder != "broker/codec/generate/";
+        if is_product && shown != Some(&uses) {
+            offenders.push(format!("{folder} uses {uses:?}, README.md shows {shown:?}"));
+        }
+    }
+    assert_none("README.md shows every crate with the crates that it uses", &offenders);
+}
+
+/// Crates whose documentation shows their main use as an example that runs.
+const EXAMPLE_CRATES: &[&str] =
+    &["broker/batch", "broker/codec", "broker/wal", "broker/segment", "operator/plan"];
+
+#[test]
+fn the_documentation_has_examples_that_run() {
+    let has_example = |package: &&&str| {
+        let source = format!("{package}/src/");
+        rust_files().filter(|(path, _)| path.starts_with(&source)).any(|(_, text)| {
+            let fence = |line: &str| matches!(line.trim(), "/// ```" | "//! ```" | "/// ```rust");
+            text.lines().any(fence)
+        })
+    };
+    let offenders: Vec<String> = EXAMPLE_CRATES
+        .iter()
+        .filter(|package| !has_example(package))
+        .map(|package| format!("{package} has none"))
+        .collect();
+    assert_none("the documentation of these crates has an example that runs", &offenders);
+}
+
 #[test]
 fn broker_and_operator_share_no_crate() {
     let broker_side: BTreeSet<_> = MAY_KNOW
