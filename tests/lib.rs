@@ -1,4 +1,4 @@
-//! What the checks of the whole tree share: its files, and how they report what is wrong.
+//! Functions that the checks of the source tree share: list files, read them, report violations.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ pub fn root() -> PathBuf {
         .to_owned()
 }
 
-/// Every file of the tree but what git ignores, as paths relative to the root, sorted.
+/// Every file that git does not ignore, as paths relative to the root, sorted.
 #[must_use]
 pub fn files() -> Vec<String> {
     let mut found = Vec::new();
@@ -38,7 +38,7 @@ pub fn files() -> Vec<String> {
     found
 }
 
-/// Path and text of every Rust file.
+/// Path and text of each Rust file.
 pub fn rust_files() -> impl Iterator<Item = (String, String)> {
     files().into_iter().filter(|path| path.ends_with(".rs")).map(|path| {
         let text = read(&path);
@@ -49,27 +49,27 @@ pub fn rust_files() -> impl Iterator<Item = (String, String)> {
 /// The text of a file, by its path relative to the root.
 ///
 /// # Panics
-/// When it cannot be read.
+/// If it cannot be read.
 pub fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// Whether a program wrote the file.
+/// Whether the file is generated code.
 #[must_use]
 pub fn is_generated(path: &str) -> bool {
     path.contains("/generated/") || path.ends_with("/generated.rs")
 }
 
-/// Code that only tests run: it may be long, and it may unwrap.
+/// Whether only tests run the code. Limits on length and `unwrap` do not apply to it.
 #[must_use]
 pub fn is_test(path: &str) -> bool {
     path.starts_with("tests/") || path.contains("/tests/") || path.ends_with("/tests.rs")
 }
 
-/// Fails with the rule and everything that breaks it.
+/// Reports a rule with all of its violations.
 ///
 /// # Panics
-/// When something does.
+/// If there is a violation.
 pub fn assert_none(rule: &str, offenders: &[String]) {
     assert!(offenders.is_empty(), "{rule}:\n  {}", offenders.join("\n  "));
 }

@@ -1,30 +1,30 @@
-//! What several fuzz targets do to a message.
+//! Functions on messages that several fuzz targets share.
 
 use bytes::Bytes;
 use ropewalk_codec::testing::{Sample, Source};
 use ropewalk_codec::{Message, Reader, Writer};
 
-/// Decodes a message. If that works, what it says must survive being written and read again.
+/// Decodes a message. If this succeeds, the message must be the same after encoding and decoding.
 ///
-/// The bytes themselves need not: unknown tags are dropped, and varints may be spelled in more than one way.
+/// The bytes may differ: unknown tags are dropped, and a varint has more than one encoding.
 pub fn decode<M: Message>(body: &Bytes, version: i16) {
     if let Ok(message) = M::decode(&mut Reader::new(body.clone()), version) {
         rewrite(&message, version);
     }
 }
 
-/// Grows a message from the bytes, and takes it through the wire.
+/// Generates a message from the bytes, then encodes and decodes it.
 pub fn grow<M: Sample>(seed: &[u8], version: i16) {
     rewrite(&M::sample(&mut Source::new(seed), version), version);
 }
 
-/// Compares bytes and not messages, because a float need not be equal to itself.
+/// Compares bytes and not messages, because a float may be NaN.
 fn rewrite<M: Message>(message: &M, version: i16) {
     let wire = encode(message, version);
     let mut r = Reader::new(wire.clone());
     let read = match M::decode(&mut r, version) {
         Ok(read) => read,
-        // Its own bytes are shorter than those it was read from, and so is what it may allocate.
+        // The encoded bytes may be shorter than the input, which lowers the allocation limit.
         Err(ropewalk_codec::DecodeError::TooLarge) => return,
         Err(error) => panic!("{} v{version}: {error}\n{message:#?}", M::MESSAGE_NAME),
     };

@@ -1,19 +1,19 @@
-//! The documents say what the code does: invariants, commands, metrics, exit codes, admin routes.
+//! Documents match the code: invariants, commands, metrics, exit codes, admin routes.
 //!
-//! `tests/run lint` runs this beside `tests/tests/tidy.rs`, which checks the paths that documents name.
+//! `tests/run lint` runs this. `tests/tests/tidy.rs` checks the paths in documents.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use ropewalk_tests::{assert_none, files, is_generated, is_test, read, root, rust_files};
 
-/// Documents whose commands must work.
+/// Documents whose commands are checked.
 const DOCUMENTS: &[&str] =
     &["README.md", "CONTRIBUTING.md", "broker/README.md", "operator/README.md", "tests/README.md"];
 
-/// Invariants that no test holds yet, and why. May only shrink.
+/// Invariants without a test, with the reason. May only shrink.
 const UNTESTED: &[(&str, &str)] = &[("T1", "there is no tier yet"), ("T2", "there is no tier yet")];
 
-/// The letters of invariants that the documents define.
+/// First letters of the invariants that the documents define.
 const LETTERS: &str = "DORTK";
 
 fn is_code(word: &str) -> bool {
@@ -23,7 +23,7 @@ fn is_code(word: &str) -> bool {
         && letters.next().is_none()
 }
 
-/// The codes that a line cites: `D5` in a comment, or the beginning of the name of a test.
+/// The invariants that a line cites: `D5` in a comment, or `d5_` at the start of a test name.
 fn cited(line: &str) -> Vec<String> {
     if let Some(name) = line.trim_start().split("fn ").nth(1) {
         let words =
@@ -41,7 +41,7 @@ fn rows(text: &str) -> Vec<Vec<&str>> {
     lines.map(|line| line.trim_end_matches('|').split('|').map(str::trim).collect()).collect()
 }
 
-/// What stands between backticks, and every line of a block of commands.
+/// The text between backticks, and every line of a code block.
 fn code(text: &str) -> Vec<&str> {
     let mut found = Vec::new();
     for (at, part) in text.split("```").enumerate() {
@@ -54,7 +54,7 @@ fn code(text: &str) -> Vec<&str> {
     found
 }
 
-/// The rows that define an invariant: its code and the rest.
+/// The table rows that define an invariant: its code and the other cells.
 fn defined() -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     for document in ["broker/README.md", "operator/README.md"] {
@@ -68,7 +68,7 @@ fn defined() -> BTreeMap<String, String> {
     found
 }
 
-/// The tests of each code: path and the line with the name.
+/// The files with tests of each invariant.
 fn tests_by_code() -> BTreeMap<String, BTreeSet<String>> {
     let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for (path, text) in rust_files().filter(|(path, _)| !is_generated(path)) {
@@ -97,7 +97,7 @@ fn every_invariant_that_is_cited_is_defined() {
 #[test]
 fn every_invariant_has_a_test_named_after_it() {
     let (defined, tests) = (defined(), tests_by_code());
-    assert!(defined.len() >= 18, "the tables of invariants are read: {defined:?}");
+    assert!(defined.len() >= 18, "too few invariants were read from the tables: {defined:?}");
     let untested: BTreeMap<_, _> = UNTESTED.iter().copied().collect();
     let mut offenders = Vec::new();
     for code in defined.keys() {
@@ -114,7 +114,7 @@ fn every_invariant_has_a_test_named_after_it() {
             .step_by(2)
             .filter(|word| word.contains('/') && word.ends_with(".rs"));
         for path in named.filter(|path| !tests.get(code).is_some_and(|all| all.contains(*path))) {
-            offenders.push(format!("{path} has no test of {code}, a README says so"));
+            offenders.push(format!("{path} has no test of {code}, but a README lists it"));
         }
     }
     assert_none("every invariant has tests named after it", &offenders);
@@ -137,7 +137,7 @@ fn sections() -> BTreeSet<String> {
     lines.filter_map(|line| line.split('|').next()).map(|name| name.trim().to_owned()).collect()
 }
 
-/// The flags and commands that a file of `clap` structs declares.
+/// Whether a file of `clap` structs declares the flag.
 fn has_flag(flags: &str, flag: &str) -> bool {
     let field = flag.trim_start_matches("--").replace('-', "_");
     matches!(flag, "--help" | "--version") || flags.contains(&format!(" {field}: "))
@@ -204,11 +204,11 @@ fn every_command_that_a_document_names_exists() {
             }
         }
     }
-    assert_none("commands of the documents exist", &offenders);
+    assert_none("commands in documents exist", &offenders);
 }
 
-/// The names in code that registers metrics: a literal behind `register(` and the like, or one that is followed by
-/// its HELP.
+/// The metric names in code: a literal that is an argument of `register(` or a similar call, or
+/// one that is followed by its HELP text.
 fn metrics_in(text: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let parts: Vec<&str> = text.split('"').collect();
@@ -228,7 +228,7 @@ fn metrics_in(text: &str) -> BTreeSet<String> {
     found
 }
 
-/// A name as Prometheus shows it, without what the encoder adds around the name in the code.
+/// A metric name from a document without the prefix and suffix that the encoder adds.
 fn plain(name: &str) -> &str {
     let name = name.trim_start_matches("ropewalk_").trim_start_matches("operator_");
     name.trim_end_matches("_total")
@@ -250,7 +250,10 @@ fn every_metric_is_in_a_readme_and_the_other_way_round() {
             .filter(|(_, text)| text.contains("prometheus_client"))
             .flat_map(|(_, text)| metrics_in(&text))
             .collect();
-        assert!(counted.len() >= at_least, "{side}: only {counted:?} are found in the code");
+        assert!(
+            counted.len() >= at_least,
+            "{side}: too few metrics were found in the code: {counted:?}"
+        );
         let is_same = |shown: &str, name: &str| {
             let rest = plain(shown).strip_prefix(name);
             matches!(rest, Some("" | "_bytes" | "_seconds"))
@@ -260,12 +263,12 @@ fn every_metric_is_in_a_readme_and_the_other_way_round() {
         offenders.extend(missing.map(|name| format!("{readme} lacks the metric {name}")));
         let gone =
             documented.iter().filter(|shown| !counted.iter().any(|name| is_same(shown, name)));
-        offenders.extend(gone.map(|name| format!("{readme}: no code counts {name}")));
+        offenders.extend(gone.map(|name| format!("{readme}: no code exports {name}")));
     }
     assert_none("READMEs list the metrics that are exported", &offenders);
 }
 
-/// The numbers behind `mark` in a part of a file.
+/// The numbers that follow `mark` in the text.
 fn numbers(text: &str, mark: &str) -> BTreeSet<u8> {
     let after = text.split(mark).skip(1);
     let digits =
@@ -273,9 +276,9 @@ fn numbers(text: &str, mark: &str) -> BTreeSet<u8> {
     digits.filter_map(|digits| digits.parse().ok()).collect()
 }
 
-/// The body of a function, from its name to the brace that ends it.
+/// The body of a method, from its name to its closing brace.
 fn body<'a>(text: &'a str, name: &str) -> &'a str {
-    let rest = text.split(name).nth(1).unwrap_or_else(|| panic!("{name} is not there"));
+    let rest = text.split(name).nth(1).unwrap_or_else(|| panic!("no function {name}"));
     rest.split("\n    }\n").next().unwrap_or_default()
 }
 
@@ -290,7 +293,7 @@ fn every_exit_code_is_in_a_readme() {
         .into_iter()
         .filter_map(|row| row[0].parse().ok())
         .collect();
-    assert!(codes.len() >= 10, "the codes are found in the code: {codes:?}");
+    assert!(codes.len() >= 10, "too few exit codes were found in the code: {codes:?}");
     assert_eq!(documented, codes, "broker/README.md lists the exit codes of the broker");
     let help = read("broker/src/flags.rs").split_whitespace().collect::<Vec<_>>().join(" ");
     let operator = read("operator/README.md");
@@ -318,7 +321,7 @@ fn every_admin_route_is_in_the_readme() {
         .flat_map(|mark| admin.match_indices(mark))
         .filter_map(|(at, _)| admin[at..].split('"').nth(1))
         .collect();
-    assert!(routes.len() >= 14, "the routes are found in the code: {routes:?}");
+    assert!(routes.len() >= 14, "too few routes were found in the code: {routes:?}");
     let is_shown = |route: &str| rows.iter().any(|row| row[0] == format!("`{route}`"));
     let offenders: Vec<_> =
         routes.iter().filter(|route| !is_shown(route)).map(|route| (*route).to_owned()).collect();

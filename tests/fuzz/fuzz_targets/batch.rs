@@ -1,7 +1,8 @@
-//! A record batch from a client or a disk: the header the fuzzer's, or a good one before records
-//! that are.
+//! A record batch from a client or a disk: header and records from the fuzzer, or a valid header
+//! before records from the fuzzer.
 //!
-//! The seal is put right, so that damage reaches what lies behind the checksum.
+//! The checksum is corrected in half of the inputs, so that the fuzzer reaches the code after its
+//! check.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,11 +1,11 @@
-//! A request frame as it comes from a socket: header, then the body that the header announces.
+//! A request frame as received from a socket: a header, then the body of the API in the header.
 #![no_main]
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use ropewalk_codec::{Reader, Request, decode_request_header};
 
-/// Tries one request after the other until the key is right.
+/// Compares the key with each request type and decodes the body as the one that matches.
 macro_rules! decode_body {
     (($key:expr, $version:expr, $body:expr) $($module:ident::$message:ident,)*) => {
         $(if ropewalk_codec::$module::$message::KEY == $key {

@@ -1,13 +1,14 @@
-//! Every message in every version: the first bytes pick them, the rest is the body, or grows one.
+//! Every message in every version: the first bytes select them, the rest is the body or the seed
+//! of one.
 //!
-//! Responses too, since the broker reads none but clients of ours do.
+//! Responses are included because our own clients decode them.
 #![no_main]
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use ropewalk_codec::Message;
 
-/// Numbers the messages, and does to the one picked what the fuzzer asks for.
+/// Selects a message type by number, then decodes the body or generates a message from it.
 macro_rules! pick {
     (($pick:expr, $version:expr, $grown:expr, $body:expr) $($module:ident::$message:ident,)*) => {{
         let names = [$(stringify!($message)),*];

@@ -1,7 +1,8 @@
-//! The files of a partition with any bytes changed and all checksums mended, opened at any durable end.
+//! The files of a partition with changed bytes and corrected checksums, opened with any durable
+//! end.
 //!
-//! The first bytes say where the end is, and how long log and index are; each group of four after them
-//! changes one byte.
+//! The first bytes define the durable end and the lengths of log and index; each group of four
+//! bytes after them changes one byte.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

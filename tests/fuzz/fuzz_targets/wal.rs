@@ -1,4 +1,5 @@
-//! A directory of log files with right checksums and numbers from the fuzzer: refused or taken, never a panic.
+//! A directory of log files with correct checksums and numbers from the fuzzer: opening it
+//! succeeds or fails, and never panics.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

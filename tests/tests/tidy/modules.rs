@@ -1,21 +1,20 @@
-//! Which modules of a crate use which others, and whether they go round in a circle.
+//! Dependency cycles between the modules of a crate.
 //!
 //! # The rule
 //!
-//! Between the children of one module, at every level, the arrows form no circle. An arrow goes from
-//! the module that names another one to the module that is named; what a module's descendants
-//! name counts as named by it. So `a::x` using `b::y` is an arrow from `a` to `b`, and nothing in
-//! `b` may use `a`.
+//! At every level, the dependencies between the children of one module form no cycle. A module
+//! depends on another one if it, or a descendant of it, names a path in the other one. So if
+//! `a::x` uses `b::y`, `a` depends on `b`, and nothing in `b` may use `a`.
 //!
-//! A module and its own children may use each other: a child is a part of its parent that has a
-//! file of its own, and others see the parent.
+//! A module and its own children may use each other: a child is a part of its parent in a file of
+//! its own, and other modules see the parent.
 //!
-//! # What is looked at
+//! # What is analysed
 //!
-//! `use` declarations, paths in code, and paths in the arguments of macros. A name that is re-exported
-//! or imported on the way counts as what it stands for: `crate::Log` is `crate::log` where the root
-//! says `pub use log::Log`. Glob imports are followed to the module and no further. Code for tests and
-//! for documentation does not count.
+//! `use` declarations, paths in code, and paths in the arguments of macros. A re-exported or
+//! imported name is resolved: `crate::Log` is `crate::log` where the root has `pub use log::Log`.
+//! A glob import is a dependency on its module only. Code for tests and for documentation does not
+//! count.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,15 +29,15 @@ type Place = Vec<String>;
 #[derive(Default)]
 pub(crate) struct Modules {
     modules: BTreeMap<Place, Module>,
-    /// Modules that only tests have.
-    of_tests: BTreeSet<Place>,
+    /// Modules that are compiled only for tests.
+    test_only: BTreeSet<Place>,
 }
 
 #[derive(Default)]
 struct Module {
-    /// Every path that is named, as it is written.
+    /// Every path in the module's code, as written.
     named: BTreeSet<Vec<String>>,
-    /// What a name stands for that is imported or re-exported.
+    /// The full path of each imported or re-exported name.
     imported: BTreeMap<String, Vec<String>>,
 }
 
@@ -52,31 +51,31 @@ impl Modules {
             reader.modules.modules.entry(reader.at.clone()).or_default();
             reader.visit_file(&file);
         }
-        let of_tests = std::mem::take(&mut modules.of_tests);
-        let is_of_tests = |place: &Place| of_tests.iter().any(|test| place.starts_with(test));
-        modules.modules.retain(|place, _| !is_of_tests(place));
+        let test_only = std::mem::take(&mut modules.test_only);
+        let is_test_only = |place: &Place| test_only.iter().any(|test| place.starts_with(test));
+        modules.modules.retain(|place, _| !is_test_only(place));
         modules
     }
 
-    /// The circles, each as text: the modules in it and a path that makes each arrow.
-    pub(crate) fn circles(&self) -> Vec<String> {
-        let mut arrows: BTreeMap<Place, Arrows> = BTreeMap::new();
+    /// The cycles, each as text: its modules, and a path in the code for each dependency.
+    pub(crate) fn cycles(&self) -> Vec<String> {
+        let mut edges: BTreeMap<Place, Dependencies> = BTreeMap::new();
         for (from, module) in &self.modules {
             for named in &module.named {
                 let Some(to) = self.resolve(from, named, 0) else { continue };
                 let common = from.iter().zip(&to).take_while(|(a, b)| a == b).count();
                 if common < from.len() && common < to.len() {
-                    let arrows = arrows.entry(from[..common].to_vec()).or_default();
+                    let edges = edges.entry(from[..common].to_vec()).or_default();
                     let why = format!("{} names {}", shown(from), named.join("::"));
                     let between = (from[common].clone(), to[common].clone());
-                    arrows.entry(between).or_insert(why);
+                    edges.entry(between).or_insert(why);
                 }
             }
         }
-        arrows.iter().filter_map(|(parent, arrows)| circle(parent, arrows)).collect()
+        edges.iter().filter_map(|(parent, edges)| cycle(parent, edges)).collect()
     }
 
-    /// The module that a path leads into; `None` if it leads out of the crate.
+    /// The module that contains the end of a path; `None` if that is outside of the crate.
     fn resolve(&self, from: &Place, path: &[String], depth: usize) -> Option<Place> {
         let (first, rest) = path.split_first()?;
         match first.as_str() {
@@ -89,7 +88,7 @@ impl Modules {
             _ if self.modules.contains_key(&child(from, first)) => {
                 self.walk(from.clone(), path, depth)
             }
-            // Another crate, a name of this file, or one whose import counts by itself.
+            // Another crate, a name of this file, or a name whose import is counted separately.
             _ => None,
         }
     }
@@ -103,11 +102,11 @@ impl Modules {
                 place = inner;
             } else {
                 let module = self.modules.get(&place)?;
-                let stands_for = module.imported.get(name).filter(|_| depth < 8);
-                let Some(stands_for) = stands_for else { break };
-                let mut path_on = stands_for.clone();
+                let target = module.imported.get(name).filter(|_| depth < 8);
+                let Some(target) = target else { break };
+                let mut path_on = target.clone();
                 path_on.extend_from_slice(&path[number + 1..]);
-                // What is re-exported from another crate is still taken from here.
+                // A re-export from another crate counts as a use of this module.
                 return self.resolve(&place, &path_on, depth + 1).or(Some(place));
             }
         }
@@ -115,40 +114,40 @@ impl Modules {
     }
 }
 
-/// What names what between the children of one module, with an example.
-type Arrows = BTreeMap<(String, String), String>;
+/// Dependencies between the children of one module, each with an example path.
+type Dependencies = BTreeMap<(String, String), String>;
 
-/// A shortest circle between the children of `parent`.
-fn circle(parent: &Place, arrows: &Arrows) -> Option<String> {
-    let names: BTreeSet<&String> = arrows.keys().map(|(from, _)| from).collect();
-    let shortest = names.iter().filter_map(|start| way_back(start, arrows));
-    let circle = shortest.min_by_key(Vec::len)?;
-    let mut text = format!("below {}: {}", shown(parent), circle.join(" → "));
-    for pair in circle.windows(2) {
-        text += &format!("\n    {}", arrows[&(pair[0].clone(), pair[1].clone())]);
+/// A shortest cycle between the children of `parent`.
+fn cycle(parent: &Place, edges: &Dependencies) -> Option<String> {
+    let names: BTreeSet<&String> = edges.keys().map(|(from, _)| from).collect();
+    let shortest = names.iter().filter_map(|start| shortest_cycle(start, edges));
+    let cycle = shortest.min_by_key(Vec::len)?;
+    let mut text = format!("below {}: {}", shown(parent), cycle.join(" → "));
+    for pair in cycle.windows(2) {
+        text += &format!("\n    {}", edges[&(pair[0].clone(), pair[1].clone())]);
     }
     Some(text)
 }
 
-/// The shortest way along the arrows from a module to itself.
-fn way_back(start: &str, arrows: &Arrows) -> Option<Vec<String>> {
-    let mut ways = vec![vec![start.to_owned()]];
+/// The shortest path along dependencies from a module to itself.
+fn shortest_cycle(start: &str, edges: &Dependencies) -> Option<Vec<String>> {
+    let mut paths = vec![vec![start.to_owned()]];
     let mut seen = BTreeSet::new();
-    while !ways.is_empty() {
+    while !paths.is_empty() {
         let mut longer = Vec::new();
-        for way in &ways {
-            let last = way.last().expect("a way has a start");
-            for (_, to) in arrows.keys().filter(|(from, _)| from == last) {
-                let way = [&way[..], std::slice::from_ref(to)].concat();
+        for path in &paths {
+            let last = path.last().expect("a path has a start");
+            for (_, to) in edges.keys().filter(|(from, _)| from == last) {
+                let path = [&path[..], std::slice::from_ref(to)].concat();
                 if to == start {
-                    return Some(way);
+                    return Some(path);
                 }
                 if seen.insert(to.clone()) {
-                    longer.push(way);
+                    longer.push(path);
                 }
             }
         }
-        ways = longer;
+        paths = longer;
     }
     None
 }
@@ -171,18 +170,18 @@ fn prefixed(first: &str, rest: &[String]) -> Vec<String> {
     [&[first.to_owned()], rest].concat()
 }
 
-/// Whether an item is compiled for tests or for documentation only.
-fn is_apart(attributes: &[Attribute]) -> bool {
+/// Whether an item is compiled only for tests or only for documentation.
+fn is_test_or_doc(attributes: &[Attribute]) -> bool {
     attributes.iter().any(|attribute| {
-        let mut is_apart = false;
+        let mut is_test_or_doc = false;
         if attribute.path().is_ident("cfg") {
-            // A condition with a value (`feature = …`) is none of these.
+            // A condition with a value (`feature = …`) is neither.
             let _ = attribute.parse_nested_meta(|meta| {
-                is_apart |= meta.path.is_ident("test") || meta.path.is_ident("doc");
+                is_test_or_doc |= meta.path.is_ident("test") || meta.path.is_ident("doc");
                 Ok(())
             });
         }
-        is_apart
+        is_test_or_doc
     })
 }
 
@@ -232,39 +231,39 @@ impl Reader<'_> {
         self.module().imported.insert(name, path);
     }
 
-    /// The paths in the arguments of a macro that begin in this crate.
+    /// Records the paths in the arguments of a macro that begin in this crate.
     fn tokens(&mut self, tokens: TokenStream) {
         let mut path: Vec<String> = Vec::new();
         let mut colons = 0;
         for token in tokens {
             match token {
                 TokenTree::Ident(ident) => {
-                    let goes_on = colons == 2 && !path.is_empty();
+                    let continues = colons == 2 && !path.is_empty();
                     let name = ident.to_string();
-                    if !goes_on {
-                        self.begun(&mut path);
+                    if !continues {
+                        self.finish_path(&mut path);
                     }
-                    if goes_on || ["crate", "self", "super"].contains(&name.as_str()) {
+                    if continues || ["crate", "self", "super"].contains(&name.as_str()) {
                         path.push(name);
                     }
                     colons = 0;
                 }
                 TokenTree::Punct(punct) if punct.as_char() == ':' => colons += 1,
                 TokenTree::Group(group) => {
-                    self.begun(&mut path);
+                    self.finish_path(&mut path);
                     self.tokens(group.stream());
                     colons = 0;
                 }
                 TokenTree::Punct(_) | TokenTree::Literal(_) => {
-                    self.begun(&mut path);
+                    self.finish_path(&mut path);
                     colons = 0;
                 }
             }
         }
-        self.begun(&mut path);
+        self.finish_path(&mut path);
     }
 
-    fn begun(&mut self, path: &mut Vec<String>) {
+    fn finish_path(&mut self, path: &mut Vec<String>) {
         let path = std::mem::take(path);
         self.name(path);
     }
@@ -288,11 +287,11 @@ impl<'ast> Visit<'ast> for Reader<'_> {
             _ => return visit::visit_item(self, item),
         };
         match item {
-            Item::Mod(module) if is_apart(attributes) => {
+            Item::Mod(module) if is_test_or_doc(attributes) => {
                 let place = child(&self.at, &module.ident.to_string());
-                self.modules.of_tests.insert(place);
+                self.modules.test_only.insert(place);
             }
-            _ if is_apart(attributes) => {}
+            _ if is_test_or_doc(attributes) => {}
             _ => visit::visit_item(self, item),
         }
     }
@@ -325,13 +324,13 @@ impl<'ast> Visit<'ast> for Reader<'_> {
 mod tests {
     use super::Modules;
 
-    fn circles(files: &[(&str, &str)]) -> Vec<String> {
-        Modules::read(files.iter().copied()).circles()
+    fn cycles(files: &[(&str, &str)]) -> Vec<String> {
+        Modules::read(files.iter().copied()).cycles()
     }
 
     #[test]
-    fn siblings_that_use_each_other_are_a_circle() {
-        let found = circles(&[
+    fn siblings_that_use_each_other_are_a_cycle() {
+        let found = cycles(&[
             ("lib.rs", "mod log; mod open; mod size;"),
             ("log.rs", "use crate::open::open; use crate::size::Size; pub struct Log;"),
             ("open.rs", "pub fn open() -> super::log::Log { todo!() }"),
@@ -344,14 +343,14 @@ mod tests {
 
     #[test]
     fn what_a_child_uses_is_used_by_its_parent() {
-        let found = circles(&[
+        let found = cycles(&[
             ("lib.rs", "mod log; mod recover;"),
             ("log.rs", "mod open;"),
             ("log/open.rs", "use crate::recover::{self, Found}; fn open() -> Found { todo!() }"),
             ("recover.rs", "fn recover() { vec![crate::log::Log]; }"),
         ]);
         assert_eq!(found.len(), 1, "{found:?}");
-        let below = circles(&[
+        let below = cycles(&[
             ("lib.rs", "mod log;"),
             ("log.rs", "mod open; mod scan;"),
             ("log/open.rs", "use super::scan;"),
@@ -362,8 +361,8 @@ mod tests {
     }
 
     #[test]
-    fn a_re_export_stands_for_what_it_names() {
-        let found = circles(&[
+    fn a_re_export_resolves_to_its_target() {
+        let found = cycles(&[
             ("lib.rs", "mod log; mod open; pub use log::inner::Log as Journal;"),
             ("log.rs", "pub mod inner; use crate::open;"),
             ("log/inner.rs", "pub struct Log;"),
@@ -373,8 +372,8 @@ mod tests {
     }
 
     #[test]
-    fn parents_and_children_tests_and_documentation_make_no_circle() {
-        let found = circles(&[
+    fn parents_and_children_tests_and_documentation_make_no_cycle() {
+        let found = cycles(&[
             ("lib.rs", "mod log; mod open; mod testing; pub struct Root; use log::Log;"),
             ("log.rs", "mod tail; use tail::Tail; pub struct Log(Tail); use std::fmt;"),
             ("log/tail.rs", "use super::Log; use crate::Root;"),
@@ -385,7 +384,7 @@ mod tests {
             ("testing.rs", "use crate::open;"),
         ]);
         assert_eq!(found, Vec::<String>::new());
-        let tests = circles(&[
+        let tests = cycles(&[
             ("lib.rs", "mod log; mod open;"),
             ("log.rs", "#[cfg(test)] mod tests; #[cfg(doc)] use crate::open;"),
             ("log/tests.rs", "use crate::open;"),

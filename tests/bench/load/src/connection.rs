@@ -1,8 +1,7 @@
-//! One blocking connection to a broker: frames out, frames in, nothing hidden.
+//! One blocking connection to a broker that sends and receives frames.
 //!
-//! Place in the walk: below the scenarios, above the socket. Invariant: a connection is used by one
-//! writer and one reader at a time, so answers come in the order of the requests.
-//! Nothing is left behind after a crash.
+//! A connection has one writer and one reader at a time, so answers come in the order of the
+//! requests.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -13,7 +12,7 @@ use ropewalk_codec::{Request, decode_response, encode_request};
 
 const CLIENT_ID: &str = "ropewalk-load";
 
-/// Answers are never larger than what a fetch asks for; more is not believed.
+/// Largest accepted answer. A fetch asks for at most 50 MiB, so a larger length is an error.
 const FRAME_BYTES_MAX: usize = 256 << 20;
 
 pub(crate) struct Connection {
@@ -28,7 +27,7 @@ impl Connection {
         Ok(Self { stream })
     }
 
-    /// The same connection once more, for a thread that only reads.
+    /// A second handle of the same socket, for a thread that only reads.
     pub(crate) fn reader(&self) -> Result<Self> {
         Ok(Self { stream: self.stream.try_clone()? })
     }
@@ -37,12 +36,12 @@ impl Connection {
         Ok(self.stream.write_all(frame)?)
     }
 
-    /// The next answer, without its length.
+    /// The next answer, without its length prefix.
     pub(crate) fn receive(&mut self) -> Result<Bytes> {
         let mut length = [0; 4];
         self.stream.read_exact(&mut length)?;
         let length = usize::try_from(i32::from_be_bytes(length))?;
-        ensure!(length <= FRAME_BYTES_MAX, "an answer of {length} bytes");
+        ensure!(length <= FRAME_BYTES_MAX, "answer of {length} bytes, at most {FRAME_BYTES_MAX}");
         let mut frame = vec![0; length];
         self.stream.read_exact(&mut frame)?;
         Ok(frame.into())
@@ -54,7 +53,7 @@ impl Connection {
     }
 }
 
-/// A whole request, ready to be sent as often as one likes: the correlation id is always 1, because
+/// An encoded request that can be sent any number of times: the correlation id is always 1, because
 /// answers come in order.
 pub(crate) fn frame<R: Request>(version: i16, request: &R) -> Result<Vec<u8>> {
     let writer = encode_request(1, Some(CLIENT_ID), version, request)?;

@@ -1,8 +1,7 @@
-//! Reads whole topics and counts records by the headers of their batches.
+//! Scenario `consume`: reads whole topics and counts records by the headers of their batches.
 //!
-//! Place in the walk: the scenario behind consume throughput, and the reading half of `latency`.
-//! Sessionless fetches, so that any broker answers them alike. Invariant: every byte that is counted
-//! was received. Nothing is left behind after a crash.
+//! Fetches have no session, so that every broker handles them in the same way. Only received bytes
+//! count. The scenario `latency` uses the same functions to read.
 
 use std::thread;
 use std::time::Instant;
@@ -17,7 +16,7 @@ use crate::connection::Connection;
 
 pub(crate) const FETCH_VERSION: i16 = 12;
 
-/// What to read.
+/// Flags of the scenario.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Consume {
     #[arg(long)]
@@ -26,7 +25,7 @@ pub(crate) struct Consume {
     partitions: i32,
     #[arg(long, default_value_t = 4)]
     connections: i32,
-    /// Bytes that one partition may answer at once; Kafka's clients ask for 1 MiB.
+    /// Most bytes of one partition in an answer; Kafka's clients ask for 1 MiB.
     #[arg(long, default_value_t = 1 << 20)]
     partition_bytes: i32,
 }
@@ -52,7 +51,8 @@ impl Consume {
         }))
     }
 
-    /// Reads every n-th partition to its end.
+    /// Reads every n-th partition from `first` on to its end, for n connections. Returns records
+    /// and bytes.
     fn one_connection(&self, bootstrap: &str, first: i32) -> Result<(u64, u64)> {
         let mut connection = Connection::open(bootstrap)?;
         let mine = (first..self.partitions).step_by(self.connections.max(1) as usize);
@@ -78,7 +78,7 @@ impl Consume {
     }
 }
 
-/// The whole batches at the front of `bytes`; a fetch may cut the last one.
+/// The complete batches at the front of `bytes`; a fetch may truncate the last one.
 pub(crate) fn batches(bytes: &Bytes) -> Vec<(Header, Bytes)> {
     let (mut found, mut at) = (Vec::new(), 0);
     while let Ok(header) = Header::parse(&bytes[at..]) {

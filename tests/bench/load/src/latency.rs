@@ -1,9 +1,8 @@
-//! End-to-end latency: from when a record was due to be sent until a waiting consumer has it.
+//! Scenario `latency`: time from the scheduled send of a record until a consumer receives it.
 //!
-//! Place in the walk: a scenario of its own; one connection sends single records at a fixed rate, one
-//! waits in long polls. Each record carries when it was due, by one clock. Invariant: every record that
-//! was sent is waited for, so that a lost one is an error and not a better figure.
-//! Nothing is left behind after a crash.
+//! One connection sends single records at a fixed rate, another one reads with long polls. Each
+//! record carries its scheduled time; both sides use the same clock. The reader waits for every
+//! record that was sent, so a lost record is an error and does not improve the result.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,10 +17,10 @@ use crate::percentiles::Percentiles;
 use crate::produce::{check_ack, produce_frame};
 use crate::topics;
 
-/// How much one record may take; ours take a few hundred bytes.
+/// Largest accepted record, in bytes. `--record-bytes` is 1024 by default.
 const RECORD_BYTES_MAX: usize = 16 << 20;
 
-/// What to send, and how often.
+/// Flags of the scenario.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Latency {
     #[arg(long)]
@@ -59,7 +58,7 @@ impl Latency {
             }
             Ok(latencies)
         });
-        // The consumer is in its first long poll by then.
+        // Until then the consumer is in its first long poll.
         let start = clock.elapsed() + Duration::from_millis(300);
         for i in 0..count {
             let at = start + Duration::from_secs_f64(i as f64 / self.rate);
@@ -74,7 +73,7 @@ impl Latency {
     fn frame(&self, due: Duration) -> Result<Vec<u8>> {
         let mut value = vec![b'x'; self.record_bytes.max(8)];
         value[..8].copy_from_slice(&(due.as_nanos() as u64).to_be_bytes());
-        // No timestamp of its own: the record says when it was due, in our clock.
+        // The value carries the scheduled time, because timestamps have only milliseconds.
         let now_ms = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
             .map_or(0, |since| since.as_millis() as i64);

@@ -1,10 +1,11 @@
-//! A load client that leaves the broker most of the machine.
+//! A load client that leaves most of the CPU to the broker.
 //!
-//! The clients that users have spend more than the broker on each record: they serialize, compress and
-//! check it. To see the broker's own limit this one sends batches that were built before the clock
-//! starts, and counts what it reads by the batches' headers. It speaks to any Kafka broker, one node.
+//! Ordinary clients use more CPU per record than the broker: they serialize, compress and verify
+//! it. To measure the broker's limit, this client sends batches that it builds before the
+//! measurement, and counts received records by batch headers. It works with any single-node Kafka
+//! broker.
 //!
-//! Each scenario prints one JSON object. Nothing is left behind after a crash.
+//! Each scenario prints one JSON object.
 
 mod percentiles;
 mod connection;
@@ -20,7 +21,7 @@ use clap::{Parser, Subcommand};
 use serde_json::{Value, json};
 
 #[derive(Parser)]
-#[command(about = "Loads a Kafka broker with few cycles of its own")]
+#[command(about = "Loads a Kafka broker and uses little CPU itself")]
 struct Arguments {
     #[arg(long, default_value = "127.0.0.1:9092")]
     bootstrap: String,
@@ -30,13 +31,13 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Scenario {
-    /// Sends as fast as the window lets, or at a fixed rate.
+    /// Sends as fast as the in-flight window allows, or at a fixed rate.
     Produce(produce::Produce),
     /// Reads a whole topic.
     Consume(consume::Consume),
-    /// Measures from send to receive at a fixed rate.
+    /// Measures the time from send to receive at a fixed rate.
     Latency(latency::Latency),
-    /// Waits for a broker that is about to start, and ends with its first ack.
+    /// Waits for a broker that is starting, until it acknowledges one record.
     FirstAck,
 }
 
@@ -53,7 +54,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Tries from the beginning until one record is acked, whatever goes wrong on the way.
+/// Repeats all steps after any error until one record is acknowledged, for at most 60 s.
 fn first_ack(bootstrap: &str) -> Result<Value> {
     let started = Instant::now();
     let names = [String::from("first-ack")];

@@ -1,7 +1,4 @@
-//! Latencies of a run, and their percentiles.
-//!
-//! Place in the walk: filled by every scenario. Every value is kept, so that the percentiles are exact.
-//! Nothing is left behind after a crash.
+//! The latencies of a run and their percentiles. Every value is kept, so the percentiles are exact.
 
 use std::time::Duration;
 

@@ -1,10 +1,10 @@
-//! Sends batches that were built beforehand, as fast as the window lets, or at a fixed rate.
+//! Scenario `produce`: sends prebuilt batches as fast as the in-flight window allows, or at a
+//! fixed rate.
 //!
-//! Place in the walk: the scenario behind throughput and the latency of a produce. Each connection has
-//! a thread that writes and one that reads; a channel of the window's size holds when each request was
-//! due. Invariant: at a fixed rate a request's latency counts from when it was due, not from when there
-//! was room to send it, so that a stall shows in every request it delayed.
-//! After a crash nothing is left behind but what the broker acked.
+//! Each connection has a thread that writes and one that reads. A channel with the capacity of the
+//! window holds the scheduled time of each request in flight. At a fixed rate, latency is measured
+//! from the scheduled time and not from the actual send, so that a stall counts for every request
+//! that it delays (no coordinated omission).
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
@@ -23,12 +23,12 @@ use crate::topics;
 
 const PRODUCE_VERSION: i16 = 9;
 
-/// What to send.
+/// Flags of the scenario.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Produce {
     #[arg(long)]
     topic: String,
-    /// How many topics share the load.
+    /// Number of topics that share the load.
     #[arg(long, default_value_t = 1)]
     topics: usize,
     #[arg(long, default_value_t = 1)]
@@ -44,7 +44,7 @@ pub(crate) struct Produce {
     in_flight: usize,
     #[arg(long, default_value_t = 10.0)]
     seconds: f64,
-    /// Records a second over all connections; without it as fast as possible.
+    /// Records per second over all connections; as fast as possible if absent.
     #[arg(long)]
     rate: Option<f64>,
 }
@@ -133,7 +133,7 @@ impl Produce {
             if at.max(now) >= end {
                 break;
             }
-            // Full means that the window is. The reader is gone only after an error of its own.
+            // Blocks while the window is full. Fails only after the reader ended with an error.
             if due.send(at).is_err() {
                 break;
             }

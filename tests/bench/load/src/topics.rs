@@ -1,7 +1,7 @@
-//! Makes the topics of a run, and waits until each partition has a leader.
+//! Creates the topics of a run and waits until each partition has a leader.
 //!
-//! Place in the walk: before every scenario. Invariant: when `create` returns, a produce to any of the
-//! partitions is taken. After a crash the topics stay; a run begins on a fresh broker.
+//! When `create` returns, every partition accepts a produce. Topics are not deleted: a run begins
+//! with an empty broker.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ const TOPIC_ALREADY_EXISTS: i16 = 36;
 /// Topics in one request, so that no request takes long.
 const AT_ONCE: usize = 500;
 
-/// The names of `count` topics: the name itself when there is one.
+/// The names of `count` topics: `topic` itself if there is one, otherwise with a number appended.
 pub(crate) fn names(topic: &str, count: usize) -> Vec<String> {
     if count == 1 {
         return vec![topic.to_owned()];
@@ -48,7 +48,7 @@ pub(crate) fn create(bootstrap: &str, names: &[String], partitions: i32) -> Resu
     Ok(())
 }
 
-/// Metadata may name a leader before it serves; a fetch is answered only by one that does.
+/// Uses fetches, because Metadata may name a leader before it serves requests.
 fn wait_for_leaders(connection: &mut Connection, names: &[String], partitions: i32) -> Result<()> {
     let from: Vec<_> = (0..partitions).map(|partition| (partition, 0)).collect();
     let topics = names.iter().flat_map(|name| fetch_request(name, &from, 1, 0).topics);

@@ -1,6 +1,6 @@
-//! The form in which every client of the matrix gets its orders and answers, for the Rust ones.
+//! Input and output of the Rust clients in the client matrix.
 //!
-//! Described in `tests/clients/python/records.py`. Nothing is left behind after a crash.
+//! `tests/clients/python/records.py` describes the format for all clients.
 
 use std::collections::{BTreeSet, HashMap};
 use std::error::Error;
@@ -22,7 +22,7 @@ pub struct Orders {
 }
 
 impl Orders {
-    /// The orders on standard input.
+    /// Reads the orders from standard input.
     pub fn given() -> Result<Self, Box<dyn Error>> {
         Ok(serde_json::from_reader(std::io::stdin())?)
     }
@@ -60,7 +60,7 @@ pub struct Record {
     pub headers: Vec<(String, Option<String>)>,
 }
 
-/// What a reader still has to see before it may stop.
+/// Records that a reader still has to receive, by topic and partition.
 pub struct Outstanding(HashMap<(String, i32), u64>);
 
 impl Outstanding {

@@ -1,4 +1,4 @@
-//! The rdkafka crate in the client matrix; the orders are described in `tests/clients/python/records.py`.
+//! The rdkafka crate in the client matrix; `tests/clients/python/records.py` describes the orders.
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
-//! The rskafka crate in the client matrix; the orders are described in `tests/clients/python/records.py`.
+//! The rskafka crate in the client matrix; `tests/clients/python/records.py` describes the orders.
 //!
-//! It knows no groups, and keeps headers in a map without nulls.
+//! The crate has no consumer groups, and its headers are a map without null values.
 
 use chrono::{DateTime, Utc};
 use ropewalk_clients::{Orders, Outcome, Record, Topic, decoded, encoded};
