@@ -1,4 +1,4 @@
-"""A broker process for tests in Python: starts, stops, kills and restarts on ports that stay the same.
+"""A broker process for tests in Python: starts, stops, kills and restarts it on the same ports.
 
 `tests/broker.sh` is its counterpart for shell scripts.
 """
@@ -15,8 +15,8 @@ import urllib.request
 
 
 def free_ports(count):
-    """Ports that nothing listens on, and that no connection of another program gets by chance before the broker has
-    them: below those that the system gives out."""
+    """Free ports below the system's ephemeral range, so that no outgoing connection of another program takes one before
+    the broker listens on it."""
     first_given = int(pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     held = []
     try:
@@ -34,7 +34,7 @@ def free_ports(count):
 
 
 class Broker:
-    """One process on a data directory. Its log goes on in one file over all restarts.
+    """One process on a data directory. All restarts append to the same log file.
 
     `settings` are `KEY=VALUE` pairs for `--set`. `wrapper` is a command that the broker runs under.
     """
@@ -88,7 +88,7 @@ class Broker:
         return self.process is not None and self.process.poll() is None
 
     def stop(self, seconds_max=60):
-        """Stops it in order; the exit code."""
+        """Stops it with a signal; the exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.ended(seconds_max)
 
@@ -99,7 +99,7 @@ class Broker:
             self.process.wait()
 
     def ended(self, seconds_max):
-        """The exit code, once it ends by itself."""
+        """Waits until it ends by itself; the exit code."""
         return self.process.wait(timeout=seconds_max)
 
     def get(self, path):
@@ -112,5 +112,5 @@ class Broker:
         return float(next(line.split()[-1] for line in text.splitlines() if line.startswith(name + " ")))
 
     def log(self):
-        """What the process that was started last has logged."""
+        """The log of the process that was started last."""
         return self.log_path.read_bytes()[self.log_begin:].decode(errors="replace")

@@ -1,8 +1,8 @@
-# Starts and ends the servers that tests talk to: ours, and Apache Kafka as the second opinion.
+# Starts and stops the servers that tests use: ropewalk, or Apache Kafka for comparison.
 #
-# Sourced after environment.sh. A server is started on free ports, noted by its own pid, and ended
-# on EXIT, also when the test fails. TARGET=kafka makes start_broker start Apache Kafka instead:
-# a test that fails there too is not our failure.
+# Sourced after environment.sh. A server is started on free ports and stopped by its pid on EXIT, also
+# when the test fails. TARGET=kafka makes start_broker start Apache Kafka instead: a test that fails
+# there too is not a failure of ropewalk.
 
 TARGET=${TARGET:-ropewalk}
 KAFKA_VERSION=4.3.1
@@ -11,7 +11,7 @@ SCRATCH=
 trap 'stop_servers' EXIT
 trap 'exit 130' INT TERM
 
-# A directory that is gone when the script ends.
+# A directory that is removed when the script ends.
 scratch() {
     [[ -n $SCRATCH ]] || SCRATCH=$(mktemp -d "${TMPDIR:-/tmp}/ropewalk-tests.XXXXXX")
 }
@@ -26,15 +26,15 @@ kafka_libs() {
     printf '%s/libs\n' "$(cached "kafka-$KAFKA_VERSION" make_kafka)"
 }
 make_kafka() {
-    # In a folder of its own: Maven reads any pom it finds above.
+    # In a folder of its own: Maven reads any pom in the parent directories.
     cp "$TESTS/kafka/pom.xml" "$1/" && cd "$1" && mvn -q -B dependency:copy-dependencies -DoutputDirectory="$1/libs"
 }
 
-# The settings the tests give to both brokers; Kafka's defaults wait 3 s for the first group member.
+# Settings of both brokers in tests; Kafka's defaults wait 3 s for the first group member.
 COMMON_SETTINGS=(group.initial.rebalance.delay.ms=0 num.partitions=4)
 
 # start_broker [KEY=VALUE…]: sets KAFKA (host:port), ADMIN (host:port or empty), DATA, SERVER_PID.
-# PORT fixes the Kafka port and NODE_ID the broker's id, for suites that hard-wire them.
+# PORT fixes the Kafka port and NODE_ID the broker's id, for suites that assume them.
 start_broker() {
     scratch
     if [[ $TARGET == kafka ]]; then start_kafka "$@"; else start_ropewalk "$@"; fi
@@ -82,7 +82,7 @@ END
     server_started $!
 }
 
-# Waits until the server that was just started answers, or says why it ended.
+# Waits until the server that was just started answers, or reports why it ended.
 server_started() {
     local deadline=$((SECONDS + 60))
     SERVER_PID=$1
@@ -108,7 +108,7 @@ stop_servers() {
     local status=$? pid
     for pid in "${SERVER_PIDS[@]}"; do stop_broker "$pid"; done
     SERVER_PIDS=()
-    # KEEP=1 leaves logs and data to look at.
+    # KEEP=1 keeps logs and data for inspection.
     [[ -z $SCRATCH || -n ${KEEP:-} ]] || rm -rf "$SCRATCH"
     return $status
 }
@@ -116,7 +116,7 @@ stop_servers() {
 # free_ports N: prints N ports, as broker.py finds them.
 free_ports() { PYTHONPATH=$TESTS PYTHONDONTWRITEBYTECODE=1 python3 -c "import broker, sys; print(*broker.free_ports(int(sys.argv[1])))" "$1"; }
 
-# log_of NAME: where a suite's own output goes, to be read after a failure.
+# log_of NAME: prints the path of the file for a suite's output, to be read after a failure.
 log_of() {
     local name=$1
     [[ $TARGET == ropewalk ]] || name+=-$TARGET
@@ -124,7 +124,7 @@ log_of() {
 }
 
 # own_network SCRIPT ARGUMENTS…: runs the script again in a network of its own, where every port is free.
-# Only root can; without it the caller goes on in the network that there is.
+# Needs root; without it the caller continues in the current network.
 own_network() {
     [[ -z ${OWN_NETWORK:-} ]] && unshare --net true 2>/dev/null || return 0
     OWN_NETWORK=1 exec unshare --net bash -c 'ip link set lo up && exec "$@"' -- "$@"

@@ -1,14 +1,14 @@
-# What every test script shares: where caches live, and how to install what a test needs.
+# Functions that all test scripts share: the cache, and the installation of what a test needs.
 #
-# Sourced, never run. Build outputs live outside the tree in $CACHE, keyed by version, so that a
-# second run costs nothing. A section that cannot run here calls `cannot_run REASON`: it ends with
+# Sourced, never run. Build outputs are outside of the tree in $CACHE, keyed by version, so that a
+# second run builds nothing. A section that cannot run here calls `cannot_run REASON`: it ends with
 # exit code 77, which tests/run counts as skipped, never as passed.
 
 TESTS=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 ROOT=$(dirname "$TESTS")
 CACHE=${ROPEWALK_TESTS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/ropewalk-tests}
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$CACHE/target}
-# Other people's crates are built with our toolchain, whatever they pin.
+# Crates of other projects are built with our toolchain, whatever they pin.
 export RUSTUP_TOOLCHAIN=$(sed -n 's/^channel = "\(.*\)"/\1/p' "$ROOT/rust-toolchain.toml")
 export PIP_DISABLE_PIP_VERSION_CHECK=1 NPM_CONFIG_FUND=false NPM_CONFIG_AUDIT=false
 mkdir -p "$CACHE"
@@ -18,7 +18,7 @@ cannot_run() { note "cannot run here: $*"; exit 77; }
 fail() { note "failed: $*"; exit 1; }
 
 # cached NAME COMMAND…: a directory $CACHE/NAME that COMMAND fills once. COMMAND is called with the
-# directory as its last argument. Two callers at a time are fine: the second waits for the first.
+# directory as its last argument. With two callers at a time, the second waits for the first.
 cached() {
     local name=$1 dir=$CACHE/$1
     shift
@@ -95,7 +95,7 @@ in_parallel() {
 # than running it.
 cargo_tool() { printf '%s/bin\n' "$(cached "$1-$2" make_cargo_tool "$1@$2")"; }
 make_cargo_tool() {
-    # A target directory of its own, so that the workspace's lints and flags do not touch it.
+    # A separate target directory, so that the workspace's lints and flags do not apply.
     CARGO_PROFILE_DEV_DEBUG=0 CARGO_TARGET_DIR=$2/build cargo install -q --locked --debug --root "$2" "$1" &&
         rm -rf "$2/build"
 }
@@ -113,8 +113,8 @@ crate_source() {
         rm -f "$3"/rust-toolchain* && printf '\n[workspace]\n' >>"$3/Cargo.toml"
 }
 
-# build_static: makes cargo build as the images hold our programs, so that what is tested is what is shipped, and is
-# built once.
+# build_static: makes cargo build programs as they are in the images, so that the tests use what is shipped, and both
+# share one build.
 build_static() {
     CARGO_BUILD_TARGET=$(rustc -vV | sed -n 's/^host: //p')
     export CARGO_BUILD_TARGET
@@ -130,8 +130,8 @@ released() (
     printf '%s/%s/release/%s\n' "$CARGO_TARGET_DIR" "$CARGO_BUILD_TARGET" "$1"
 )
 
-# cargo_tests CARGO_ARGUMENT…: runs tests of ours, shows what they say, and sets COUNT to how many passed. A filter that
-# matches none fails.
+# cargo_tests CARGO_ARGUMENT…: runs our tests, shows their output, and sets COUNT to the number that passed. A filter
+# that matches none fails.
 cargo_tests() {
     local output
     output=$(mktemp)

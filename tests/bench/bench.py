@@ -1,8 +1,8 @@
-"""Ours and peers on the same disk in the same run, interleaved; prints a table of medians and ratios.
+"""Benchmarks ropewalk and its peers on the same disk in the same run, interleaved; prints a table of medians and ratios.
 
 A round starts each server in turn on an empty directory, runs every scenario that its clients can drive, and
-ends it. The order turns from round to round, so that what drifts on the machine meets all alike. A figure is
-the median over the rounds; a ratio is ours to theirs, turned so that more than 1 is in our favour.
+stops it. The order rotates from round to round, so that drift of the machine affects all servers equally. A value
+is the median over the rounds; a ratio compares ropewalk with a peer, and more than 1 is in favour of ropewalk.
 """
 
 import argparse
@@ -24,7 +24,7 @@ LESS_IS_BETTER = ("ms", "s/GiB", "MiB", "s")
 
 
 class Scale:
-    """How much work a run does."""
+    """The amount of work of a run."""
 
     def __init__(self, quick):
         self.stock_bytes = 100_000_000 if quick else 600_000_000
@@ -100,7 +100,7 @@ def end_to_end(server, scale, figures):
 
 
 def many_queues(server, scale, figures):
-    """The same total load over more and more queues: as fast as possible, then at a fixed rate."""
+    """The same total load over an increasing number of queues: as fast as possible, then at a fixed rate."""
     for count in scale.queues:
         shape = ["--topic", f"queues-{count}", "--topics", count, "--records-per-batch", 16]
         fast = load(server, "produce", *shape, "--seconds", scale.load_seconds)

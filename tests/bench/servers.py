@@ -1,6 +1,6 @@
-"""The servers under test: how each is started, asked for its process, and ended.
+"""The servers under test: how to start each one, find its process, and stop it.
 
-Every server gets an empty directory on the disk under test and free ports, and is ended by its own pid.
+Every server gets an empty directory on the disk under test and free ports, and is stopped by its own pid.
 """
 
 import os
@@ -36,7 +36,7 @@ def free_port():
 
 
 class Server:
-    """One running server; `speaks` says which load clients can drive it."""
+    """One running server; `speaks` lists the load clients that it supports."""
 
     speaks = "kafka"
 

@@ -130,7 +130,7 @@ def test_releases_and_sets_of_namespaces_do_not_share_a_lease():
 
 
 def test_an_upgrade_leaves_no_two_operators_at_work():
-    """The Lease keeps its name where no namespaces are named; where the name changes the old operator ends first."""
+    """Without namespaces the Lease keeps its name; if the name changes, the old operator ends first."""
     assert lease_name("ropewalk") == "ropewalk-operator"
     strategy = of_kind(render(), "Deployment")[0]["spec"]["strategy"]
     assert strategy == {"type": "Recreate", "rollingUpdate": None}
@@ -181,7 +181,7 @@ def test_the_image_of_brokers_can_be_a_digest():
 
 @pytest.mark.parametrize("earlier", sorted((ROOT / "tests/charts/earlier-values").glob("*.yaml")), ids=lambda path: path.stem)
 def test_an_upgrade_that_reuses_the_values_of_an_earlier_release_renders_the_same(earlier, tmp_path):
-    """`helm upgrade --reuse-values` puts the values of the release before in the place of the chart's own."""
+    """`helm upgrade --reuse-values` replaces the chart's values with those of the previous release."""
     chart = shutil.copytree(CHART, tmp_path / "ropewalk")
     shutil.copy(earlier, chart / "values.yaml")
     done = helm("template", "ropewalk", str(chart), "--namespace", "ropewalk-system")
@@ -214,7 +214,7 @@ def test_the_admin_port_is_for_the_operator_alone_where_a_policy_is_asked_for():
 
 
 def test_an_administrator_of_one_namespace_can_install_it_there():
-    """Nothing at cluster scope, and no right that such a person does not hold."""
+    """Nothing at cluster scope, and no permission that a namespace administrator lacks."""
     values = "watchNamespaces={team-a},crds.install=false,rbac.aggregateClusterRoles=false,rbac.keda=false"
     objects = render("--set", values)
     kinds = {o["kind"] for o in objects}

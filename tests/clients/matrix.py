@@ -1,13 +1,12 @@
-"""The client matrix: each client writes, and every other must read exactly that.
+"""The client matrix: each client writes, and all others must read the same records.
 
     matrix.py HOST:PORT COMMANDS      COMMANDS: a JSON object from a client's name to its command
 
 Every client writes one topic per compression, into three partitions: nulls, empties, every byte, repeated
-headers, times out of order, a large value, and two hundred small records; and one more topic with a null
-header, which not all can read. Then every client reads every topic (in a consumer group, if it knows
-groups), and what it gives back is compared with what was ordered: contents, offsets, times and headers.
-What a client cannot express is left out of its orders, and what it cannot show out of the comparison:
-see CANNOT_WRITE and CANNOT_READ.
+headers, timestamps out of order, a large value, and two hundred small records; and one more topic with a null
+header, which not all clients can read. Then every client reads every topic (in a consumer group, if it supports
+groups), and its records are compared with the orders: contents, offsets, timestamps and headers. CANNOT_WRITE
+lists what a client cannot write, CANNOT_READ what it cannot report; these are not compared.
 """
 
 import base64
@@ -28,7 +27,7 @@ COMPRESSIONS = ["none", "gzip", "snappy", "lz4", "zstd"]
 NULL_HEADER = "null-header"
 KINDS = [*COMPRESSIONS, NULL_HEADER]
 
-# What a client has no words for, or fails at. Each of these was seen against Apache Kafka 4.3.1 too.
+# What a client cannot express, or fails at. Each case was reproduced with Apache Kafka 4.3.1.
 CANNOT_WRITE = {
     "kafka-python": {"null header"},
     "kafkajs": {"null header"},
@@ -36,7 +35,7 @@ CANNOT_WRITE = {
     "rskafka": {"repeated header", "null header"},
 }
 CANNOT_READ = {
-    "kafka-go": {"empty"},  # Null and empty are the same to it.
+    "kafka-go": {"empty"},  # It does not distinguish null from empty.
     "kafkajs": {"null header"},
     "rskafka": {"repeated header", "null header"},  # Headers are a sorted map.
 }
@@ -52,7 +51,7 @@ def record(partition, key, value, headers=()):
 
 
 def records_for(client, start_ms):
-    """What `client` is told to write: everything it can express."""
+    """The orders for `client`: everything that it can express."""
     cannot = CANNOT_WRITE.get(client, set())
     headers = [("a", b"1"), ("b", b"2")]
     if "repeated header" not in cannot:
@@ -115,7 +114,7 @@ def attempt(action, *arguments):
 
 
 def expected_of(writer, kind, records, written_ms):
-    """By (topic, partition), what any reader must give back, in order of offsets."""
+    """The records that any reader must report, by (topic, partition), in order of offsets."""
     expected = collections.defaultdict(list)
     for r in records:
         partition = expected[topic_of(writer, kind), r["partition"]]
@@ -139,7 +138,7 @@ def as_shown(reader, field, content):
 
 
 def differences(reader, expected, found):
-    """What `reader` saw that differs, as text; nothing when all is equal."""
+    """The differences in the records of `reader`, as text; nothing if all are equal."""
     for (topic, partition), records in expected.items():
         seen = found.get((topic, partition), [])
         if len(seen) != len(records):
@@ -157,7 +156,7 @@ def differences(reader, expected, found):
 
 
 def write_all(writer, command, bootstrap):
-    """What any reader must find, by kind; nothing when the client failed."""
+    """The records that any reader must find, by kind; nothing if the client failed."""
     start_ms = int(time.time() * 1000) - 3_600_000
     records = {kind: records_for(writer, start_ms) for kind in COMPRESSIONS}
     records[NULL_HEADER] = null_header_records(start_ms)
@@ -230,7 +229,7 @@ def main():
 
 
 def print_table(clients, cells):
-    """Rows write, columns read; a cell counts the topics that were read equal."""
+    """Rows write, columns read; a cell counts the topics with equal records."""
     print(f"\n{'writes / reads':<14}" + "".join(f"{c[:10]:>11}" for c in clients))
     for writer in clients:
         row = [cells.get((writer, reader)) for reader in clients]

@@ -1,11 +1,11 @@
-"""Kills the broker again and again under load, then checks what clients were promised.
+"""Kills the broker repeatedly under load, then checks the guarantees to clients.
 
-Writers are processes of their own with an idempotent producer; each appends a line to its journal
-for every record that was acknowledged: partition, offset, value. A committer consumes in a group
-and journals every commit that was acknowledged. In the end everything is read back:
+Writers are separate processes with an idempotent producer; each appends a line to its journal for every
+acknowledged record: partition, offset, value. A committer consumes in a group and appends every
+acknowledged commit to its journal. At the end the test reads everything and checks:
 
 - every acknowledged record is at its offset with its value (D1),
-- no value is there twice (D5), and each writer's values are in order per partition,
+- no value occurs twice (D5), and each writer's values are in order per partition,
 - offsets are dense (O1),
 - a group's offset is its last acknowledged commit, or one that was sent after it (O3).
 """
@@ -24,7 +24,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 from broker import Broker  # noqa: E402
 
 TOPIC, GROUP, PARTITIONS = "crash", "crash-group", 6
-# Longer than the whole run: an idempotent client goes on until it knows.
+# Longer than the whole run: an idempotent client retries until the outcome is known.
 PATIENCE_MS = 900_000
 
 
@@ -102,7 +102,7 @@ def commit(bootstrap, journal, stop):
                     if not tp.error:
                         print("acked", tp.partition, tp.offset, file=journal)
             except KafkaException:
-                pass  # Not acknowledged: it may or may not have happened.
+                pass  # Not acknowledged: the outcome is unknown.
     consumer.close()
 
 
@@ -189,7 +189,7 @@ def main(binary, scratch, kills, seed):
             # Most kills hit the middle of the load, some the recovery itself.
             time.sleep(rng.choice([rng.uniform(0.0, 0.1), rng.uniform(0.3, 1.5), rng.uniform(0.3, 1.5)]))
             broker.kill()
-            # Only the port is waited for: the next kill may come before everything is ready.
+            # Waits only for the port: the next kill may come before the broker is ready.
             broker.start(wait=False)
             broker.listens(60)
             if (kill + 1) % 20 == 0:

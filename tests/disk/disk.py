@@ -1,4 +1,4 @@
-"""A disk that runs full, and one that fails: what clients see, how the broker ends, what is left.
+"""A disk that becomes full, and one that fails: what clients receive, the exit code, and the data after a restart.
 
     disk.py BROKER SCRATCH SMALL_MOUNT
 """
@@ -36,7 +36,7 @@ def create_topic(broker, **config):
 
 
 class Writer:
-    """Remembers what was acknowledged, and what was refused and why."""
+    """Records what was acknowledged, and what was refused with which error."""
 
     def __init__(self, broker, timeout_ms=8000):
         self.acked, self.refused, self.sequence = {0: {}, 1: {}}, [], 0
@@ -98,29 +98,29 @@ def check_acked(broker, acked, low=None):
 
 
 def full_disk():
-    """A small disk runs full: producers get an error, readers go on, deleting makes room, restarts lose nothing."""
+    """A small disk becomes full: producers get an error, readers continue, deleting frees space, restarts lose nothing."""
     broker = make_broker(SMALL / "data", ["log.segment.bytes=16777216"])
     broker.start()
     admin = create_topic(broker)
     writer = Writer(broker)
     sent = writer.send_until_refused(64 << 10, 2 << 30)
-    assert writer.refused, f"{sent >> 20} MiB were taken by a disk of 1 GiB"
+    assert writer.refused, f"{sent >> 20} MiB were accepted by a disk of 1 GiB"
     codes = {error.code() for error in writer.refused}
     refusals = {KafkaError.KAFKA_STORAGE_ERROR, KafkaError._MSG_TIMED_OUT, KafkaError.NOT_ENOUGH_REPLICAS}
     assert codes <= refusals, f"refused with {sorted(KafkaError(code).str() for code in codes)}"
     taken = sum(map(len, writer.acked.values()))
     print(f"full after {taken} records of 64 KiB; refused: {', '.join(sorted({e.str() for e in writer.refused}))}")
     assert urllib.request.urlopen(f"http://{broker.admin}/live", timeout=5).status == 200
-    assert broker.metric("ropewalk_disk_full") == 1, "nobody is told that the disk is full"
+    assert broker.metric("ropewalk_disk_full") == 1, "the metric does not report the full disk"
     assert check_acked(broker, writer.acked) == taken
     print("full: everything that was acknowledged can be read")
 
-    # Each start begins a file of the log: it must not need room for it.
+    # Each start begins a new log file, which must not need free space.
     for _ in range(6):
         broker.kill()
         broker.start()
     assert check_acked(broker, writer.acked) == taken
-    print("full and killed six times: it starts each time and has everything")
+    print("full and killed six times: it starts each time with all records")
 
     middle = {partition: max(acked) * 3 // 4 for partition, acked in writer.acked.items()}
     for partition, future in admin.delete_records(
@@ -135,13 +135,13 @@ def full_disk():
     for partition, acked in after.acked.items():
         writer.acked[partition].update(acked)
     kept = check_acked(broker, writer.acked, middle)
-    print(f"records deleted on a full disk make room: 200 more taken, {kept} are there")
+    print(f"records deleted on a full disk free space: 200 more accepted, {kept} remain")
     broker.process.send_signal(signal.SIGTERM)
     assert broker.ended(30) == 0, broker.log()[-400:]
 
 
 def failing(call, first, name):
-    """From the first-th call of this kind on, the disk fails: the process ends, and says with what."""
+    """From the first-th call of this kind on, the disk fails: the process ends and reports the error."""
     data = SCRATCH / f"failing-{name}"
     broker = make_broker(data)
     broker.start()

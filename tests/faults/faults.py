@@ -1,8 +1,8 @@
-"""Puts faults into the code, each behind a switch, and sees which tests notice them.
+"""Inserts faults into the code, each behind a switch, and reports which tests detect them.
 
-The faults are data: the *.toml files beside this one, an area each. One copy of the tree outside of it gets
-all of them, so that one build serves them all; the environment variable ROPEWALK_FAULT names the one that is
-active. A fault that no test notices has to be answered with a test, or with the reason why none can.
+The faults are data: the *.toml files beside this one, one per area. A copy of the tree gets all of them, so
+that one build serves all faults; the environment variable ROPEWALK_FAULT names the active one. A fault that no
+test detects needs a new test, or the reason why no test can detect it.
 """
 
 import concurrent.futures
@@ -18,13 +18,13 @@ import tomllib
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-# What a test may take beyond the time it needs without a fault, in seconds and as a factor.
+# Time limit of a test relative to its time without a fault: seconds added, and a factor.
 PATIENCE, FACTOR = 30, 5
-# Stands in a fault's new text for the question whether it is active.
+# Placeholder in a fault's new text for the condition that the fault is active.
 ACTIVE = "$ACTIVE"
 REQUIRED = {"id", "what", "file", "old", "new", "tests"}
-# `lives` says why no test can notice a fault; `hangs` why a hang is the way to notice it; `ends` why the end
-# of the test process is.
+# `lives` states why no test can detect a fault; `hangs` why tests detect it by a hang; `ends` why they detect it by
+# the end of the test process.
 EXCUSES = ("lives", "hangs", "ends")
 SWITCH = '''
 /// Whether the fault of this name is active.
@@ -50,7 +50,7 @@ def main(arguments):
         raise SystemExit(f"no fault and no area is called {', '.join(sorted(missing))}")
     place = pathlib.Path(os.environ["CACHE"]) / "faults"
     copy(tree, place / "tree")
-    # Always of all: with other packages cargo would choose other features, and build everything anew.
+    # Always all packages: with others, cargo would select other features and rebuild everything.
     binaries = build(place / "tree", {target(t) for f in faults for t in f["tests"]})
     jobs = int(os.environ.get("JOBS", 0)) or 2 * (os.cpu_count() or 1)
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
@@ -63,7 +63,7 @@ def main(arguments):
 
 
 def load():
-    """Every fault with its area; ends with what is wrong with the data."""
+    """Every fault with its area; exits with the errors in the data."""
     faults, wrong = [], []
     for file in sorted(HERE.glob("*.toml")):
         for fault in tomllib.loads(file.read_text())["fault"]:
@@ -102,7 +102,7 @@ def instrumented(faults):
     for crate in crates:
         library = str(crate / "src" / "lib.rs")
         text = files.get(library, (ROOT / library).read_text()) + SWITCH
-        # What a fault looks like is nothing to warn about. An attribute of the crate stands behind its comment.
+        # Faults cause warnings. A crate attribute has to follow the crate's doc comment.
         files[library] = re.sub(r"\A((?://!.*\n)*)", r"\1#![allow(warnings)]\n", text, count=1)
     return files
 
@@ -117,7 +117,7 @@ def switched(fault):
 
 
 def copy(changed, place):
-    """Brings the copy of the tree up to date. Only what differs is written: cargo looks at times."""
+    """Updates the copy of the tree. Writes only files that differ, because cargo compares modification times."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT, check=True, capture_output=True, text=True,
@@ -166,7 +166,7 @@ def run(binaries, test, fault, limit):
     program, folder = binaries[target(test)]
     variables = os.environ | {
         "CARGO_MANIFEST_DIR": str(folder),
-        # What fails with a fault is no example for later.
+        # Inputs that fail with a fault must not be stored as regressions.
         "PROPTEST_DISABLE_FAILURE_PERSISTENCE": "true",
         "PROPTEST_MAX_SHRINK_ITERS": "100",
     }
@@ -189,7 +189,7 @@ def run(binaries, test, fault, limit):
 
 
 def sound(pool, binaries, tests):
-    """Runs the tests without a fault: each has to be there, and to pass. The seconds each may take."""
+    """Runs the tests without a fault: each has to exist and to pass. Returns the time limit of each in seconds."""
     tests = sorted(tests)
     missing = [test for test in tests if target(test) not in binaries or not selected(binaries, test)]
     if missing:
@@ -216,7 +216,7 @@ def selected(binaries, test):
 
 
 def notice(binaries, limits, fault):
-    """What became of a fault, and by which tests."""
+    """The outcome of a fault, and the tests that detected it."""
     for test in fault["tests"]:
         code, printed, seconds = run(binaries, test, fault["id"], limits[test])
         failed = re.findall(r"^test (\S+) .*?\.\.\. FAILED$|^    (\S+)$", printed, re.M)

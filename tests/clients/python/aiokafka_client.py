@@ -1,4 +1,4 @@
-"""aiokafka in the client matrix; the orders are described in records.py."""
+"""aiokafka in the client matrix; records.py describes the orders."""
 
 import asyncio
 import sys

@@ -1,4 +1,4 @@
-"""confluent-kafka-python in the client matrix; the orders are described in records.py."""
+"""confluent-kafka-python in the client matrix; records.py describes the orders."""
 
 import sys
 

@@ -1,7 +1,7 @@
-"""kcat in the client matrix; the orders are described in records.py.
+"""kcat in the client matrix; records.py describes the orders.
 
 kcat takes keys and values from files and gives all records of one run the same headers, nulls and
-partition, so records that share those go in one run. It cannot set timestamps.
+partition, so records that share these are sent in one run. It cannot set timestamps.
 """
 
 import itertools
@@ -12,12 +12,12 @@ from pathlib import Path
 
 from records import Outstanding, decoded, headers_of, orders, show
 
-# Between records and between key and value: bytes that no record of the matrix holds in a row.
+# Delimiters of records and of key and value: byte sequences that no record of the matrix contains.
 RECORD_END, KEY_END = "<<end of record>>", "<<end of key>>"
 
 
 def run_shape(record):
-    """What one run of kcat can only have in one way."""
+    """The attributes that are the same for all records of one run of kcat."""
     has_null = record["key"] is None or record["value"] is None
     return record["partition"], tuple((n, v) for n, v in record["headers"]), has_null
 
@@ -38,7 +38,7 @@ def write(order):
             subprocess.run(command, input=b"".join(lines), check=True)
 
 
-# Everything of fixed length first, then the bytes, whose lengths are known by then.
+# All fields of fixed length first, then the bytes, whose lengths are then known.
 FORMAT = "%t %p %o %T %K %S %h\n%k%s\n"
 
 

@@ -1,12 +1,12 @@
-"""The form in which every client of the matrix gets its orders and answers, for the Python ones.
+"""Input and output of the clients in the client matrix, and functions for the Python ones.
 
 Orders are one JSON document on standard input. `write`:
     {"bootstrap": "HOST:PORT", "topics": [{"topic": T, "compression": C, "records": [RECORD…]}]}
-`read` (in the group, until every partition has given `count` records):
+`read` (in the group, until `count` records of every partition have been received):
     {"bootstrap": "HOST:PORT", "group": G, "partitions": [{"topic": T, "partition": P, "count": N}]}
-and the answer of `read` is one RECORD a line:
+`read` prints one RECORD per line:
     {"topic", "partition", "offset", "timestamp", "key", "value", "headers": [[name, value]…]}
-Keys and values are base64 or null, so that every byte and the difference between null and empty survive.
+Keys and values are base64 or null, so that every byte and the difference between null and empty are preserved.
 """
 
 import base64
@@ -47,7 +47,7 @@ def show(topic, partition, offset, timestamp, key, value, headers):
 
 
 class Outstanding:
-    """What a reader still has to see before it may stop."""
+    """Records that a reader still has to receive, by topic and partition."""
 
     def __init__(self, partitions):
         self.left = {(p["topic"], p["partition"]): p["count"] for p in partitions if p["count"]}
