@@ -49,7 +49,7 @@ def tool(name, server, *arguments):
     return run([*java, "--bootstrap-server", server.address, *map(str, arguments)])
 
 
-def stock_clients(server, scale, figures):
+def stock_clients(server, scale, results):
     """Kafka's own ProducerPerformance and ConsumerPerformance."""
     for size, partitions in PERF_TOPICS:
         topic = f"stock-{size}-{partitions}"
@@ -61,15 +61,15 @@ def stock_clients(server, scale, figures):
         )
         rate, p99 = re.findall(r"([\d.]+) records/sec .*?(\d+) ms 99th", shown)[-1]
         what = f"{size} B × {partitions} partition{'s' if partitions > 1 else ''}"
-        figures[f"produce, stock client, {what}", "MB/s"] = float(rate) * size / 1e6
-        figures[f"produce p99 at full speed, stock client, {what}", "ms"] = float(p99)
+        results[f"produce, stock client, {what}", "MB/s"] = float(rate) * size / 1e6
+        results[f"produce p99 at full speed, stock client, {what}", "ms"] = float(p99)
         shown = tool("ConsumerPerformance", server, "--topic", topic, "--num-records", records, "--timeout", 60000)
         row = [cell.strip() for cell in shown.strip().splitlines()[-1].split(",")]
-        figures[f"consume, stock client, {what}", "MB/s"] = float(row[3]) * 1.048576
-        figures[f"consume, stock client, fetch time only, {what}", "MB/s"] = float(row[8]) * 1.048576
+        results[f"consume, stock client, {what}", "MB/s"] = float(row[3]) * 1.048576
+        results[f"consume, stock client, fetch time only, {what}", "MB/s"] = float(row[8]) * 1.048576
 
 
-def native_client(server, scale, figures):
+def native_client(server, scale, results):
     """Our load client, which leaves the broker most of the CPU."""
     for size, partitions in PERF_TOPICS:
         topic, what = f"native-{size}-{partitions}", f"{size} B × {partitions} partition{'s' if partitions > 1 else ''}"
@@ -80,37 +80,37 @@ def native_client(server, scale, figures):
         produced = server.cpu_seconds()
         read = load(server, "consume", *shape)
         consumed = server.cpu_seconds()
-        figures[f"produce, native client, {what}", "MB/s"] = sent["mb_per_s"]
-        figures[f"consume, native client, {what}", "MB/s"] = read["mb_per_s"]
+        results[f"produce, native client, {what}", "MB/s"] = sent["mb_per_s"]
+        results[f"consume, native client, {what}", "MB/s"] = read["mb_per_s"]
         gib = sent["records"] * size / 2**30
-        figures[f"CPU to produce, {what}", "s/GiB"] = (produced - before) / gib
-        figures[f"CPU to consume, {what}", "s/GiB"] = (consumed - produced) / gib
+        results[f"CPU to produce, {what}", "s/GiB"] = (produced - before) / gib
+        results[f"CPU to consume, {what}", "s/GiB"] = (consumed - produced) / gib
         if (size, partitions) == (1024, 12):
-            figures["memory loaded", "MiB"] = server.memory_mib()
+            results["memory loaded", "MiB"] = server.memory_mib()
             half = load(server, "produce", *shape, *batch, "--seconds", scale.load_seconds, "--rate", sent["records_per_s"] / 2)
-            figures[f"produce p50 at half of its own peak, {what}", "ms"] = half["latency_ms"]["p50"]
-            figures[f"produce p99 at half of its own peak, {what}", "ms"] = half["latency_ms"]["p99"]
+            results[f"produce p50 at half of its own peak, {what}", "ms"] = half["latency_ms"]["p50"]
+            results[f"produce p99 at half of its own peak, {what}", "ms"] = half["latency_ms"]["p99"]
 
 
-def end_to_end(server, scale, figures):
+def end_to_end(server, scale, results):
     shown = load(server, "latency", "--topic", "latency", "--rate", 1000, "--seconds", scale.latency_seconds)
     for percentile in ("p50", "p99"):
-        figures[f"end to end {percentile}, 1000 records/s", "ms"] = shown["end_to_end_ms"][percentile]
-        figures[f"ack {percentile}, 1000 records/s", "ms"] = shown["ack_ms"][percentile]
+        results[f"end to end {percentile}, 1000 records/s", "ms"] = shown["end_to_end_ms"][percentile]
+        results[f"ack {percentile}, 1000 records/s", "ms"] = shown["ack_ms"][percentile]
 
 
-def many_queues(server, scale, figures):
+def many_queues(server, scale, results):
     """The same total load over an increasing number of queues: as fast as possible, then at a fixed rate."""
     for count in scale.queues:
         shape = ["--topic", f"queues-{count}", "--topics", count, "--records-per-batch", 16]
         fast = load(server, "produce", *shape, "--seconds", scale.load_seconds)
-        figures[f"produce over {count} queues, 16 KiB batches", "MB/s"] = fast["mb_per_s"]
+        results[f"produce over {count} queues, 16 KiB batches", "MB/s"] = fast["mb_per_s"]
         paced = load(server, "produce", *shape, "--seconds", scale.load_seconds, "--rate", 10000)
-        figures[f"produce p99 over {count} queues, 10,000 records/s", "ms"] = paced["latency_ms"]["p99"]
-        figures[f"memory with {count} queues", "MiB"] = server.memory_mib()
+        results[f"produce p99 over {count} queues, 10,000 records/s", "ms"] = paced["latency_ms"]["p99"]
+        results[f"memory with {count} queues", "MiB"] = server.memory_mib()
 
 
-def nats(server, scale, figures):
+def nats(server, scale, results):
     """NATS's own bench: asynchronous publishing with acks, 1 KiB."""
     cli, count = os.environ["NATS_CLI"], scale.stock_bytes // 1024 // (20 if server.name == "nats-fsync" else 1)
     bench = [cli, "--server", server.address, "bench", "js"]
@@ -118,69 +118,69 @@ def nats(server, scale, figures):
     common = ["--stream", "bench", "--msgs", str(count), "--size", "1024", "--no-progress"]
     run([cli, "--server", server.address, "stream", "add", "bench", "--subjects", "bench.>", "--storage", "file", "--defaults"])
     shown = run([*bench, "pub", "async", "bench.x", *common])
-    figures["produce, its own client, 1024 B", "MB/s"] = nats_rate(shown) * 1024 / 1e6
-    figures["CPU to produce, its own client, 1024 B", "s/GiB"] = (server.cpu_seconds() - before) / (count * 1024 / 2**30)
-    figures["memory loaded", "MiB"] = server.memory_mib()
+    results["produce, its own client, 1024 B", "MB/s"] = nats_rate(shown) * 1024 / 1e6
+    results["CPU to produce, its own client, 1024 B", "s/GiB"] = (server.cpu_seconds() - before) / (count * 1024 / 2**30)
+    results["memory loaded", "MiB"] = server.memory_mib()
     shown = run([*bench, "ordered", *common])
-    figures["consume, its own client, 1024 B", "MB/s"] = nats_rate(shown) * 1024 / 1e6
+    results["consume, its own client, 1024 B", "MB/s"] = nats_rate(shown) * 1024 / 1e6
 
 
 def nats_rate(shown):
     return float(re.findall(r"([\d,]+) msgs/sec", shown)[-1].replace(",", ""))
 
 
-def amqp(server, scale, figures):
+def amqp(server, scale, results):
     """RabbitMQ's PerfTest on a quorum queue, with publisher confirms and acks, 1 KiB."""
     java = ["java", "-Xmx512M", "-cp", os.environ["PERF_TEST_LIBS"] + "/*", "com.rabbitmq.perf.PerfTest"]
     common = ["--uri", f"amqp://guest:guest@{server.address}", "--quorum-queue", "--queue", "bench", "--size", "1024"]
     before = server.cpu_seconds()
     shown = run([*java, *common, "--producers", "4", "--consumers", "0", "--confirm", "500", "--time", str(scale.load_seconds)])
     rate = float(re.findall(r"sending rate avg: ([\d.]+)", shown)[-1])
-    figures["produce, its own client, 1024 B", "MB/s"] = rate * 1024 / 1e6
-    figures["CPU to produce, its own client, 1024 B", "s/GiB"] = (server.cpu_seconds() - before) / (rate * scale.load_seconds * 1024 / 2**30)
-    figures["memory loaded", "MiB"] = server.memory_mib()
+    results["produce, its own client, 1024 B", "MB/s"] = rate * 1024 / 1e6
+    results["CPU to produce, its own client, 1024 B", "s/GiB"] = (server.cpu_seconds() - before) / (rate * scale.load_seconds * 1024 / 2**30)
+    results["memory loaded", "MiB"] = server.memory_mib()
     shown = run([*java, *common, "--producers", "0", "--consumers", "4", "--qos", "500", "--time", str(scale.load_seconds)])
-    figures["consume, its own client, 1024 B", "MB/s"] = float(re.findall(r"receiving rate avg: ([\d.]+)", shown)[-1]) * 1024 / 1e6
+    results["consume, its own client, 1024 B", "MB/s"] = float(re.findall(r"receiving rate avg: ([\d.]+)", shown)[-1]) * 1024 / 1e6
 
 
 SCENARIOS = {"kafka": [stock_clients, native_client, end_to_end, many_queues], "nats": [nats], "amqp": [amqp]}
 
 
 def one_round(server, scale):
-    figures = {}
+    results = {}
     started = time.monotonic()
     server.start()
     try:
         if server.speaks == "kafka":
             load(server, "first-ack")
-            figures["start to first ack", "s"] = time.monotonic() - started
+            results["start to first ack", "s"] = time.monotonic() - started
         server.wait_until_it_listens()
         time.sleep(3)
-        figures["memory idle", "MiB"] = server.memory_mib()
+        results["memory idle", "MiB"] = server.memory_mib()
         for scenario in SCENARIOS[server.speaks]:
             try:
-                scenario(server, scale, figures)
+                scenario(server, scale, results)
             except (RuntimeError, subprocess.TimeoutExpired, IndexError) as error:
                 print(f"FAILED: {server.name}, {scenario.__name__}: {error}", file=sys.stderr, flush=True)
     finally:
         server.stop()
-    return figures
+    return results
 
 
 def table(medians, names):
-    figures = dict.fromkeys(figure for name in names for figure in medians[name])
+    results = dict.fromkeys(result for name in names for result in medians[name])
     ours = medians.get("ropewalk", {})
     lines = ["| | unit | " + " | ".join(names) + " |", "|---|---|" + "---|" * len(names)]
-    for figure in figures:
+    for result in results:
         cells = []
         for name in names:
-            value, own = medians[name].get(figure), ours.get(figure)
+            value, own = medians[name].get(result), ours.get(result)
             cell = "" if value is None else f"{value:.3g}" if value < 100 else f"{value:,.0f}"
             if value and own and name != "ropewalk":
-                ratio = value / own if figure[1] in LESS_IS_BETTER else own / value
+                ratio = value / own if result[1] in LESS_IS_BETTER else own / value
                 cell += f" ({ratio:.2g}×)"
             cells.append(cell)
-        lines.append(f"| {figure[0]} | {figure[1]} | " + " | ".join(cells) + " |")
+        lines.append(f"| {result[0]} | {result[1]} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -196,7 +196,7 @@ def main():
     parser.add_argument("--rounds", type=int, help="how often each server is measured (3; 1 if quick)")
     parser.add_argument("--only", default=",".join(SERVERS), help="some of the servers (%(default)s)")
     parser.add_argument("--directory", default=os.environ.get("BENCH_DIRECTORY", ""), help="where the servers keep their data")
-    parser.add_argument("--out", default="", help="also writes every figure to this file of JSON, and the table beside it")
+    parser.add_argument("--out", default="", help="also writes every value to this file of JSON, and the table beside it")
     arguments = parser.parse_args()
     names = [name for name in SERVERS if name in arguments.only.split(",")]
     rounds = arguments.rounds or (1 if arguments.quick else 3)

@@ -36,7 +36,7 @@ make_certificates() (
     certificate kube-controller-manager /CN=system:kube-controller-manager
     certificate kube-scheduler /CN=system:kube-scheduler
     certificate kube-proxy /CN=system:kube-proxy
-    # A user of its own, so that the audit log tells the provisioner's requests from a person's.
+    # A separate user, so that the audit log distinguishes the provisioner's requests from those of a person.
     certificate provisioner /O=system:masters/CN=provisioner
     for node in "${NODES[@]}"; do
         certificate "$node" "/O=system:nodes/CN=system:node:$node" "IP:$(node_ip "$node"),DNS:$node"

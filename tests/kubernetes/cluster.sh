@@ -1,4 +1,4 @@
-# What up, down and their parts agree on: names, addresses, and where everything of the test cluster lies.
+# Definitions that up, down and their parts share: names, addresses, and paths of the test cluster.
 #
 # Sourced after environment.sh. One cluster per machine. Everything it runs is a descendant of one process, in
 # PID, mount and network namespaces of its own, so that ending that process ends all of it: programs, shims,
@@ -9,7 +9,7 @@ KUBERNETES_VERSION=1.34.4
 HELM_VERSION=4.3.1
 COREDNS_VERSION=1.14.7
 
-# Short, because paths of sockets below it have a limit.
+# Short, because the length of socket paths is limited.
 STATE=/var/tmp/ropewalk-kubernetes
 NODES=(node-1 node-2 node-3)
 
@@ -22,7 +22,7 @@ POD_NETWORK=10.244
 SERVICE_NETWORK=10.96
 DNS_IP=$SERVICE_NETWORK.0.10
 API=https://$CONTROL_IP:6443
-# Nothing of the cluster is behind a proxy.
+# The cluster is not behind a proxy.
 export NO_PROXY="${NO_PROXY:+$NO_PROXY,}127.0.0.1,localhost,10.0.0.0/8,.svc,.cluster.local"
 export no_proxy=$NO_PROXY
 
@@ -31,11 +31,11 @@ node_ip() { printf '%s.%d\n' "$NODE_NETWORK" $((10 + $(node_number "$1"))); }
 node_pods() { printf '%s.%d.0/24\n' "$POD_NETWORK" "$(node_number "$1")"; }
 containerd_socket() { printf '%s/%s/containerd.sock\n' "$STATE" "$1"; }
 
-# The process whose end is the end of the cluster; nothing when there is none.
+# The process whose end ends the cluster; prints nothing if there is none.
 cluster_pid() {
     local pid
     pid=$(cat "$STATE/pid" 2>/dev/null) || return 1
-    # A number alone may belong to somebody else by now.
+    # The pid may belong to another program by now.
     grep -qz "/tests/kubernetes/start$" "/proc/$pid/cmdline" 2>/dev/null && printf '%s\n' "$pid"
 }
 

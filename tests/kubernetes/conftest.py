@@ -18,9 +18,9 @@ def operator_ready():
 
 @pytest.fixture(scope="session")
 def operator():
-    """Installed by its chart once, left for `down`. A test that changes it puts it back."""
+    """Installed by its chart once; `down` removes it. A test that changes it restores it."""
     with open(STATE / "installing", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # Several test processes begin at once.
+        fcntl.flock(lock, fcntl.LOCK_EX)  # Several test processes start at once.
         if not helm("list", "-n", SYSTEM, "-q").strip():
             install_by_chart()
     wait("the operator is ready", 60, operator_ready)
@@ -43,7 +43,7 @@ def pytest_runtest_makereport(item, call):
 
 
 def describe(space):
-    """What a person would look at first after a failure."""
+    """Information for the analysis of a failure."""
     looks = [
         ("get", "queues.ropewalk.dev,brokerclusters.ropewalk.dev,pods,pvc,deployments,events", "-n", space.name, "-o", "wide"),
         ("get", "queues.ropewalk.dev,brokerclusters.ropewalk.dev", "-n", space.name, "-o", "yaml"),

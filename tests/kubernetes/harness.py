@@ -1,7 +1,7 @@
-"""What the tests of the operator share: requests to the API server, waiting with a reason, Kafka clients, timings.
+"""Functions that the tests of the operator share: requests to the API server, waiting, Kafka clients, timings.
 
-Tests run on the host under `inside`, so the names and addresses of Services work here as they do in a pod. Each
-test has a namespace of its own. A wait that ends without success says what it last saw.
+Tests run on the host under `inside`, so names and addresses of Services work as in a pod. Each test has a
+namespace of its own. A wait that times out reports the last state that it read.
 """
 
 import contextlib
@@ -30,19 +30,19 @@ PLURALS = {"Queue": "queues", "BrokerCluster": "brokerclusters"}
 
 
 class Api:
-    """JSON in and out; much cheaper than a kubectl for each look."""
+    """A JSON client of the API server; much cheaper than one kubectl per request."""
 
     def __init__(self):
         pki = STATE / "pki"
         self.base = yaml.safe_load((STATE / "admin.kubeconfig").read_text())["clusters"][0]["cluster"]["server"]
         self.session = requests.Session()
-        # Proxies and other authorities that this machine may have are not for us.
+        # Ignore proxies and certificate authorities in the environment of this machine.
         self.session.trust_env = False
         self.session.cert = (str(pki / "admin.crt"), str(pki / "admin.key"))
         self.session.verify = str(pki / "ca.crt")
 
     def request(self, method, path, body=None, kind="application/json"):
-        """The answer's object; None for 404. Other refusals raise, with the server's words."""
+        """The answer's object; None for 404. Other errors raise with the server's message."""
         data = None if body is None else json.dumps(body)
         answer = self.session.request(method, self.base + path, data=data, headers={"Content-Type": kind}, timeout=30)
         if answer.status_code == 404:
@@ -68,7 +68,7 @@ def path_of(version, plural, namespace=None, name=None, sub=None):
 
 
 def run(*command, text=None, seconds=120, check=True):
-    """A program's standard output; what it said when it fails."""
+    """A program's standard output. Raises with its output if it fails."""
     done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=seconds)
     if check and done.returncode:
         raise AssertionError(f"{' '.join(command)}: {done.returncode}\n{done.stdout[-1500:]}\n{done.stderr[-3000:]}")
@@ -87,7 +87,7 @@ def helm(*arguments, seconds=240, check=True):
 
 
 def wait(what, seconds, look, every=0.2):
-    """The first truthy thing that `look` returns. It may return (False, what it saw)."""
+    """The first truthy value that `look` returns. It may return (False, STATE), where STATE is for the message."""
     deadline, seen = time.monotonic() + seconds, None
     while True:
         try:
@@ -128,7 +128,7 @@ class Timings:
 
 
 def note(text):
-    """Into the section's output, also when the test passes."""
+    """Writes to the section's output, also when the test passes."""
     with open(os.environ.get("NOTES", "/dev/stderr"), "a") as out:
         out.write(text + "\n")
 
@@ -137,7 +137,7 @@ def note(text):
 
 
 class Space:
-    """A namespace, and what a test does in it."""
+    """A namespace, and operations of a test in it."""
 
     made = 0
 
@@ -299,7 +299,7 @@ def operator_pods():
 
 
 def scale_operator(replicas):
-    """Waits until so many run: zero means that none is left."""
+    """Waits until this many pods run; with zero, until no pod is left."""
     path = path_of("apps/v1", "deployments", SYSTEM, "ropewalk-operator")
     api.request("PATCH", path + "/scale", {"spec": {"replicas": replicas}}, "application/merge-patch+json")
 
@@ -321,7 +321,7 @@ def operator_down():
 
 
 def operator_log(since="10m"):
-    """The lines of every operator pod, as objects."""
+    """The log lines of every operator pod, as objects."""
     lines = []
     for pod in operator_pods():
         text = kubectl("logs", "-n", SYSTEM, pod["metadata"]["name"], f"--since={since}", check=False).stdout
@@ -330,7 +330,7 @@ def operator_log(since="10m"):
 
 
 class Audit:
-    """What the operator asks of the API server from now on."""
+    """The operator's requests to the API server from now on."""
 
     def __init__(self):
         self.offset = AUDIT_LOG.stat().st_size
@@ -343,7 +343,7 @@ class Audit:
         return [e for e in lines if e["user"]["username"].startswith(f"system:serviceaccount:{SYSTEM}:") and e["stage"] != "RequestReceived"]
 
     def writes(self, space, but=("leases", "events")):
-        """Changes in a namespace. The Lease is renewed for ever, and Events tell."""
+        """Writes in a namespace, without renewals of the Lease and without Events."""
         verbs = ("create", "update", "patch", "delete", "deletecollection")
         return [
             {"verb": e["verb"], "uri": e["requestURI"].split("?")[0], "status": e["objectRef"].get("subresource") == "status", "body": e.get("requestObject")}
@@ -361,7 +361,7 @@ class Audit:
 
 
 class Load:
-    """A producer with ids, whose acknowledged ids are remembered; `lost(seen)` tells what is missing."""
+    """A producer of ids that records the acknowledged ones; `lost(seen)` returns those that are missing."""
 
     def __init__(self, bootstrap, topic, per_second, keys=None):
         self.bootstrap, self.topic, self.per_second, self.keys = bootstrap, topic, per_second, keys
@@ -382,7 +382,7 @@ class Load:
         assert not self.thread.is_alive(), "the producer does not end"
 
     def work(self):
-        # What an application would set; everything else as the client has it.
+        # Settings of a typical application; the rest are the client's defaults.
         producer = KafkaProducer(
             bootstrap_servers=self.bootstrap, acks="all", retries=1000, delivery_timeout_ms=120_000, linger_ms=5,
             request_timeout_ms=10_000, max_block_ms=120_000,
@@ -401,7 +401,7 @@ class Load:
         key = None if self.keys is None else self.keys(number)
         try:
             future = producer.send(self.topic, str(number).encode(), key=key)
-        except Exception as error:  # Also a client's error counts.
+        except Exception as error:  # An error of the client counts as well.
             self.errors.append(repr(error))
             return
         future.add_callback(lambda _: self.acked.add(number))
@@ -409,7 +409,7 @@ class Load:
 
 
 def reachable(bootstrap, seconds=60):
-    """Waits until the nodes route an address to the pod that runs now: what they sent to the one before is lost."""
+    """Waits until the nodes route an address to the current pod: packets to the previous one are lost."""
     host, port = bootstrap.rsplit(":", 1)
 
     def connects():
@@ -431,7 +431,7 @@ def send(bootstrap, topic, values):
 
 
 def read_until(bootstrap, topic, enough, seconds):
-    """The values of a topic from the beginning on, until they are enough or the time is over."""
+    """The values of a topic from its start, until they are enough or the time is over."""
     consumer = KafkaConsumer(topic, bootstrap_servers=reachable(bootstrap), auto_offset_reset="earliest", group_id=None)
     values, deadline = [], time.monotonic() + seconds
     while not enough(values) and time.monotonic() < deadline:

@@ -1,6 +1,6 @@
 # Builds the images of the test cluster without a Docker daemon, and puts them on its nodes.
 #
-# Sourced after cluster.sh and programs.sh. What does not change is an archive in the cache; the operator's and
+# Sourced after cluster.sh and programs.sh. Images that do not change are archives in the cache; the operator's and
 # the broker's are built each time, from static binaries and the Dockerfiles that users build with Docker.
 
 # image_archive DIRECTORY NAME FILE [OPTION…]: builds the Dockerfile of a directory into an OCI archive.
@@ -40,7 +40,7 @@ make_kcat() {
     image_archive "$1" docker.io/edenhill/kcat:1.7.1 "$1/image.tar"
 }
 
-# Python as it stands here, kafka-python, and the programs of client/.
+# Python of this machine, kafka-python, and the programs of client/.
 make_client() {
     local python=$1 directory=$2 prefix library
     prefix=$("$python" -c 'import sys; print(sys.base_prefix)')
@@ -91,7 +91,7 @@ product_images() {
     done
 }
 
-# load_images ARCHIVE…: onto every node, all nodes at once.
+# load_images ARCHIVE…: loads them onto all nodes in parallel.
 load_images() {
     local node loading=() pid
     for node in "${NODES[@]}"; do

@@ -1,7 +1,7 @@
 # Builds the programs of the test cluster once, into the cache: Kubernetes, Helm, CoreDNS, and the Python of the tests.
 #
-# Sourced after cluster.sh. The first time takes about ten minutes on two cores, at low priority; every later
-# time takes nothing.
+# Sourced after cluster.sh. The first time takes about ten minutes on two cores, at low priority; later runs use
+# the cache.
 
 # The program directory of Kubernetes; its versions are pinned by tools/go.sum.
 kubernetes_programs() {

@@ -1,11 +1,11 @@
-"""Volumes for the test cluster: what a storage provider's provisioner and resizer would do.
+"""Volumes for the test cluster: stands in for a storage provider's provisioner and resizer.
 
     provisioner.py KUBECONFIG DIRECTORY
 
-Every claim of a storage class of ours gets a directory below DIRECTORY as its volume (below DIRECTORY/NAME if the class
-has the parameter `below: NAME`), once a pod that uses it was given a node; a claim that grew has its new size
-"provided"; a released volume is removed with its data when its policy says so. It only looks at what is there, twice a
-second, so nothing it missed stays undone.
+Every claim of one of its storage classes gets a directory below DIRECTORY as its volume (below DIRECTORY/NAME if the
+class has the parameter `below: NAME`), once a pod that uses it is scheduled. A claim that grows gets its new size in the
+status; a released volume is removed with its data if its policy is Delete. The program polls the state twice a second
+and does not rely on events, so nothing is missed.
 """
 
 import datetime
@@ -25,7 +25,7 @@ PERIOD_SECONDS = 0.5
 
 
 def provision(core, directory, claim, storage_class):
-    """Makes the volume of a claim that waits for one."""
+    """Creates the volume of a pending claim."""
     meta, spec = claim.metadata, claim.spec
     waits_for_pod = storage_class.volume_binding_mode == "WaitForFirstConsumer"
     if waits_for_pod and NODE_OF_CLAIM not in (meta.annotations or {}):
@@ -33,7 +33,7 @@ def provision(core, directory, claim, storage_class):
     name = f"pvc-{meta.uid}"
     path = os.path.join(directory, (storage_class.parameters or {}).get("below", ""), name)
     os.makedirs(path, exist_ok=True)
-    os.chmod(path, 0o777)  # Kubernetes gives such a volume to no group.
+    os.chmod(path, 0o777)  # Kubernetes sets no group on such a volume.
     volume = client.V1PersistentVolume(
         metadata=client.V1ObjectMeta(name=name, annotations={PROVISIONED_BY: PROVISIONER}),
         spec=client.V1PersistentVolumeSpec(
@@ -59,14 +59,14 @@ def say(core, claim, status):
 
 
 def is_remounted(core, claim, since):
-    """Whether a pod that uses the claim was made since."""
+    """Whether a pod that uses the claim was created since."""
     pods = core.list_namespaced_pod(claim.metadata.namespace).items
     claims = lambda pod: [v.persistent_volume_claim.claim_name for v in pod.spec.volumes or [] if v.persistent_volume_claim]
     return any(claim.metadata.name in claims(pod) and pod.metadata.creation_timestamp > since for pod in pods)
 
 
 def resize(core, claim, parameters):
-    """A directory needs no growing: only say that it has grown, or what the class says instead."""
+    """A directory needs no resize: reports the new size, or what the class defines instead."""
     wanted = claim.spec.resources.requests["storage"]
     if (claim.status.capacity or {}).get("storage") == wanted:
         return
@@ -89,7 +89,7 @@ def remove(core, volume):
 
 
 def look(core, storage, directory):
-    """One look at everything; what fails is tried again at the next."""
+    """One pass over all objects; the next pass retries failures."""
     classes = {c.metadata.name: c for c in storage.list_storage_class().items if c.provisioner == PROVISIONER}
     steps = []
     for claim in core.list_persistent_volume_claim_for_all_namespaces().items:
@@ -119,7 +119,7 @@ def main():
     while True:
         try:
             look(core, storage, directory)
-        except Exception as error:  # The API server starts, or is gone for a moment.
+        except Exception as error:  # The API server starts, or is briefly unavailable.
             print(error, flush=True)
         time.sleep(PERIOD_SECONDS)
 

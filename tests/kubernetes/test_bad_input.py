@@ -1,4 +1,4 @@
-"""What cannot work is said, with a reason and what to do; nothing crashes, and other queues go on."""
+"""Invalid input is reported with a reason and a remedy; nothing crashes, and other queues continue."""
 
 import pytest
 from harness import Refused, Space, api, operator_pods, path_of, send, wait
@@ -6,7 +6,7 @@ from harness import Refused, Space, api, operator_pods, path_of, send, wait
 
 @pytest.fixture(scope="module")
 def healthy(operator):
-    """A queue that has to stay well whatever happens elsewhere."""
+    """A queue that must not be affected by other queues."""
     space = Space().make()
     space.queue()
     bootstrap = space.ready()
@@ -40,7 +40,7 @@ def test_a_cluster_that_is_not_there(space):
     space.queue(clusterRef={"name": "elsewhere"})
     says(space, "Queue", "orders", "elsewhere")
     assert space.get("BrokerCluster", "elsewhere") is None, "only `default` is made"
-    # It is made later, and the queue goes on by itself.
+    # When it is created later, the queue continues without intervention.
     space.create("BrokerCluster", "elsewhere", {})
     space.ready()
 
@@ -50,7 +50,7 @@ def test_an_image_that_is_not_there(space):
     space.queue()
     says(space, "BrokerCluster", "default", "image")
     says(space, "Queue", "orders")
-    # Put right, it goes on by itself.
+    # After the correction, it continues without intervention.
     space.patch("BrokerCluster", "default", {"spec": {"image": None}})
     space.ready(seconds=120)
 
@@ -81,7 +81,7 @@ def test_a_topic_that_belongs_to_another_queue(space):
     space.queue("second", topicName="shared")
     found = says(space, "Queue", "second", "another topic name", condition="Provisioned")
     assert found["reason"] == "NameCollision"
-    # The owner lets go of it, and the second takes it over.
+    # The owner releases it, and the second one adopts it.
     space.remove("Queue", "orders")
     space.ready("second", seconds=120)
 
@@ -100,7 +100,7 @@ def test_a_broker_setting_that_is_none(space):
     space.patch("BrokerCluster", "default", {"spec": {"config": {"log.retention.hors": "1"}}})
     found = says(space, "BrokerCluster", "default", "log.retention.hors", condition="ConfigurationApplied")
     assert found["message"]
-    # The running broker was not taken down for it.
+    # The running broker was not stopped.
     space.ready(seconds=10)
 
 

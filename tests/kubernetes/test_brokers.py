@@ -1,4 +1,4 @@
-"""Brokers under load: killed, restarted by a change of configuration, grown, hibernated. Nothing acknowledged is lost."""
+"""Brokers under load: kill, restart after a configuration change, volume growth, hibernation; no acknowledged loss."""
 
 import re
 import shutil
@@ -10,7 +10,7 @@ from harness import Load, api, kubectl, path_of, read_all, send, wait
 
 @pytest.fixture
 def loaded(space):
-    """A queue under a constant load from a real client, checked in the end."""
+    """A queue under constant load from a real client, checked at the end."""
     space.queue(partitions=4)
     bootstrap = space.ready()
     with Load(bootstrap, "orders", per_second=200) as load:
@@ -25,7 +25,7 @@ def loaded(space):
 
 
 def flows_again(load, seconds=60):
-    """Messages are acknowledged that were sent after this call."""
+    """Waits until messages that were sent after this call are acknowledged."""
     sent = load.sent
     wait("messages are acknowledged again", seconds, lambda: (any(n > sent for n in list(load.acked)), load.errors[:3]))
 
@@ -120,7 +120,7 @@ def test_a_lost_volume_is_said_and_never_a_fresh_start(space):
     send(bootstrap, "orders", range(10))
     # From here on the operator knows that the broker has data, and no longer lets it format a volume.
     wait("formatted", 30, lambda: (space.status("default", "BrokerCluster")["brokers"][0]["formatted"], space.status("default", "BrokerCluster")))
-    wait("no longer told to", 30, lambda: (not told_to_format(space), None))
+    wait("formatting is no longer allowed", 30, lambda: (not is_format_allowed(space), None))
     claim = space.list("PersistentVolumeClaim")[0]
     volume = api.request("GET", path_of("v1", "persistentvolumes", None, claim["spec"]["volumeName"]))
     pod = space.broker_pod()
@@ -131,7 +131,7 @@ def test_a_lost_volume_is_said_and_never_a_fresh_start(space):
     assert found["message"]
     ready = space.condition("BrokerCluster", "default", "Ready", status="False", seconds=30)
     assert ready["message"]
-    # What the message asks for brings it back, empty; once, and for this volume.
+    # The remedy in the message restores the broker, empty; once, and for this volume only.
     annotation, _, uid = next(word for word in re.split("[\\s`;,]", found["message"]) if "accept-data-loss=" in word).partition("=")
     assert uid == claim["metadata"]["uid"]
     space.patch("BrokerCluster", "default", {"metadata": {"annotations": {annotation: uid}}})
@@ -142,7 +142,7 @@ def test_a_lost_volume_is_said_and_never_a_fresh_start(space):
     wait("the acceptance is used up", 60, lambda: (used(), None))
 
 
-def told_to_format(space):
+def is_format_allowed(space):
     return any("format.cluster.id" in str(c.get("data", {})) for c in space.list("ConfigMap"))
 
 

@@ -1,5 +1,5 @@
-"""Volumes and settings that would be lost: claims that are deleted under a broker, claims that only look like ours,
-damage in a pod that serves, changes that come while a broker cannot be asked, tools that prune."""
+"""Volumes and settings at risk: claims that are deleted under a broker, foreign claims with our labels, damage in a
+serving pod, changes while a broker does not answer, tools that prune."""
 
 import os
 import signal
@@ -30,7 +30,7 @@ def broker_uid(space):
 
 
 def stays(space, uid, seconds):
-    """The broker's pod is the same for so long."""
+    """Asserts that the broker's pod stays the same for this time."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         assert broker_uid(space) == uid, "the broker was stopped"
@@ -41,19 +41,19 @@ def warned(space, reason, name="default"):
     wait(f"a Warning {reason}", WARNING_SECONDS, lambda: ([e for e in space.events(name, reason) if e["type"] == "Warning"], space.events(name)))
 
 
-def told_to_format(space):
+def is_format_allowed(space):
     return any("format.cluster.id" in str(c.get("data", {})) for c in space.list("ConfigMap"))
 
 
 def formatted(space):
-    """The cluster is noted as formatted, and the leave to format is out of its settings."""
+    """Waits until the cluster is recorded as formatted and its settings no longer allow to format."""
 
     def look():
         status = space.status("default", "BrokerCluster")
         return any(b["formatted"] for b in status.get("brokers", [])), status
 
     wait("formatted", 30, look)
-    wait("no longer told to format", 30, lambda: (not told_to_format(space), None))
+    wait("formatting is no longer allowed", 30, lambda: (not is_format_allowed(space), None))
 
 
 def annotate(space, **annotations):
@@ -80,20 +80,20 @@ def test_k4_no_restart_no_hibernation_and_no_rollout_stops_a_broker_whose_claim_
     found = space.condition("BrokerCluster", "default", "DataAtRisk", seconds=30, reason="VolumeDeleting")
     assert claim["spec"]["volumeName"] in found["message"] and "Retain" in found["message"], found["message"]
     warned(space, "VolumeDeleting")
-    # Everything that would stop the broker on another day.
+    # Every change that would otherwise stop the broker.
     annotate(space, restart="1")
     space.patch("BrokerCluster", "default", {"spec": {"config": {"num.partitions": "7"}}})
     stays(space, uid, 20)
     space.condition("BrokerCluster", "default", "RestartPending", reason="VolumeDeleting", seconds=30)
     space.patch("BrokerCluster", "default", {"spec": {"runState": "Hibernated"}})
-    # Consumers are waited for, a minute at most.
+    # Hibernation waits for consumers, at most a minute.
     stays(space, uid, 75)
     space.condition("BrokerCluster", "default", "Progressing", status="False", reason="VolumeDeleting", seconds=60)
     assert len(read_all(bootstrap, "orders")) == 50, "it serves as before"
 
 
 def test_k4_a_deleted_claim_is_rescued_as_its_condition_says(filled):
-    """The steps of operator/README.md, to the end: all messages are there afterwards."""
+    """All steps of operator/README.md: no message is lost."""
     space, bootstrap = filled
     claim, uid = claim_of(space), broker_uid(space)
     volume = claim["spec"]["volumeName"]
@@ -120,7 +120,7 @@ def test_k4_a_claim_that_lost_its_volume_stops_every_restart(filled):
     claim, uid = claim_of(space), broker_uid(space)
     name = claim["spec"]["volumeName"]
     path = path_of("v1", "persistentvolumes", None, name)
-    # The volume's object goes although it is in use: protection is taken off by hand.
+    # The volume's object is removed although it is in use: the finalizer is removed by hand.
     api.request("DELETE", path)
     api.request("PATCH", path, {"metadata": {"finalizers": None}}, "application/merge-patch+json")
     wait("the claim is lost", 60, lambda: (claim_of(space)["status"]["phase"] == "Lost", claim_of(space)["status"]))
@@ -130,11 +130,11 @@ def test_k4_a_claim_that_lost_its_volume_stops_every_restart(filled):
     space.condition("BrokerCluster", "default", "RestartPending", reason="VolumeLost", seconds=30)
 
 
-# --- claims that only look like ours ----------------------------------------------------------------------------
+# --- foreign claims with our labels -----------------------------------------------------------------------------
 
 
 def copy_of(claim, name):
-    """A restored copy of a claim, with every label, as tools for backups leave it."""
+    """A restored copy of a claim with all labels, as backup tools create it."""
     meta = claim["metadata"]
     spec = {key: claim["spec"][key] for key in ("accessModes", "resources", "storageClassName") if key in claim["spec"]}
     return {
@@ -161,16 +161,16 @@ def test_k4_a_copy_of_a_claim_with_all_labels_is_neither_believed_nor_deleted(sp
     # Its uid accepts no loss.
     annotate(space, **{"accept-data-loss": space.get("PersistentVolumeClaim", "restored-copy")["metadata"]["uid"]})
     time.sleep(10)
-    assert not told_to_format(space)
+    assert not is_format_allowed(space)
     space.remove("Queue", "orders")
     space.remove("BrokerCluster", "default")
     wait("the cluster is gone", 60, lambda: (space.get("BrokerCluster", "default") is None, space.get("BrokerCluster", "default")))
     wait("its volume is gone", 90, lambda: (space.get("PersistentVolumeClaim", claim["metadata"]["name"]) is None, None))
-    assert space.get("PersistentVolumeClaim", "restored-copy"), "somebody else's copy was deleted"
+    assert space.get("PersistentVolumeClaim", "restored-copy"), "a foreign copy was deleted"
 
 
 def test_a_pod_with_copied_labels_gets_no_clients_and_is_no_broker(filled):
-    """A console or a debugging pod with the labels of a cluster is no broker endpoint."""
+    """A console or a debug pod with the labels of a cluster is not a broker endpoint."""
     space, _ = filled
     labels = {"ropewalk.dev/cluster": "default", "app.kubernetes.io/component": "console"}
     api.request("POST", path_of("v1", "pods", space.name), {
@@ -192,7 +192,7 @@ def test_a_pod_with_copied_labels_gets_no_clients_and_is_no_broker(filled):
     assert targets == ["default-broker-0-0"], targets
 
 
-# --- damage and fullness are no unreadiness ---------------------------------------------------------------------
+# --- damage and a full disk keep readiness ----------------------------------------------------------------------
 
 
 def data_directory(space):
@@ -200,9 +200,9 @@ def data_directory(space):
 
 
 def damage_one_partition(space):
-    """Removes the oldest segment of the partition with the most of them, while the broker is stopped.
+    """Removes the oldest segment of the partition with the most segments, while the broker is stopped.
 
-    A missing segment is found at the start; a byte that changed within a segment only when it is read.
+    A start detects a missing segment; a changed byte in a segment is detected only when it is read.
     """
     partitions = {}
     for path in data_directory(space).rglob("*.log"):
@@ -222,10 +222,10 @@ def test_a_damaged_partition_takes_the_cluster_from_nobody(space):
     formatted(space)
     send(bootstrap, "other", range(20))
     send(bootstrap, "orders", ["x" * 100_000 for _ in range(64)])
-    # What is on disk in segments is read again only after a start.
+    # Segments on disk are read again only after a start.
     time.sleep(70)
     space.patch("BrokerCluster", "default", {"spec": {"runState": "Hibernated"}})
-    # Also none that is being terminated: its process still writes.
+    # Including pods that are being terminated: their process still writes.
     wait("no broker runs", 120, lambda: (not space.list("Pod", selector="ropewalk.dev/cluster=default"), None))
     damage_one_partition(space)
     space.patch("BrokerCluster", "default", {"spec": {"runState": "Running"}})
@@ -238,7 +238,7 @@ def test_a_damaged_partition_takes_the_cluster_from_nobody(space):
 
 
 def test_a_full_volume_gets_the_retention_that_makes_room(space):
-    """StorageFull is said; a shorter retention reaches the broker while it is full, and the condition ends."""
+    """StorageFull is reported; a shorter retention reaches the broker while it is full, and the condition ends."""
     space.create("BrokerCluster", "default", {"storage": {"size": "512Mi", "storageClassName": "small"}})
     space.queue("orders", partitions=1, retention={"maxAgeSeconds": 86400}, config={"segment.bytes": "1048576"})
     bootstrap = space.ready("orders")
@@ -254,7 +254,7 @@ def test_a_full_volume_gets_the_retention_that_makes_room(space):
                 for _ in range(20):
                     producer.send("orders", b"x" * 900_000).get(timeout=12)
             except KafkaError:
-                pass  # refused: whether by the full disk, the condition says
+                pass  # Refused; the condition shows whether because of the full disk.
             found = condition_of(space.get("BrokerCluster", "default"), "StorageFull")
             return found and found["status"] == "True", found
 
@@ -265,7 +265,7 @@ def test_a_full_volume_gets_the_retention_that_makes_room(space):
         space.condition("BrokerCluster", "default", "StorageFull", status="False", seconds=180)
 
 
-# --- settings that come while a broker cannot be asked ----------------------------------------------------------
+# --- settings that change while a broker does not answer --------------------------------------------------------
 
 
 def settled(space):
@@ -277,7 +277,7 @@ def settled(space):
 
 
 def partitions_of_a_new_topic(bootstrap, name):
-    """`num.partitions` as the broker has it now."""
+    """The broker's current `num.partitions`."""
     from kafka.admin import KafkaAdminClient
 
     admin = KafkaAdminClient(bootstrap_servers=bootstrap)
@@ -291,7 +291,7 @@ def test_a_second_change_during_the_restart_of_the_first_is_not_lost(filled):
     space, bootstrap = filled
     old = broker_uid(space)
     space.patch("BrokerCluster", "default", {"spec": {"config": {"num.partitions": "5"}}})
-    wait("the first pod goes", 60, lambda: (broker_uid(space) != old, None), every=0.05)
+    wait("the first pod is gone", 60, lambda: (broker_uid(space) != old, None), every=0.05)
     space.patch("BrokerCluster", "default", {"spec": {"config": {"num.partitions": "9"}}})
     wait("both changes are in effect", 180, lambda: settled(space))
     assert partitions_of_a_new_topic(bootstrap, "probe-a") == 9
@@ -315,7 +315,7 @@ def broker_process(space):
 def test_a_change_while_the_broker_does_not_answer_is_done_when_it_does(filled):
     space, bootstrap = filled
     old, process = broker_uid(space), broker_process(space)
-    # Shorter than the kubelet waits before it kills a process that is not alive.
+    # Shorter than the time after which the kubelet kills a process that fails its liveness probe.
     os.kill(process, signal.SIGSTOP)
     try:
         space.patch("BrokerCluster", "default", {"spec": {"config": {"num.partitions": "6"}}})
@@ -334,8 +334,8 @@ def test_a_supervised_change_during_a_restart_still_asks_for_its_approval(filled
     space, _ = filled
     old = broker_uid(space)
     annotate(space, restart="1")
-    wait("the pod goes", 60, lambda: (broker_uid(space) != old, None), every=0.05)
-    # The settings may reach the file before the new pod mounts it; what is about the pod needs a restart for certain.
+    wait("the pod is gone", 60, lambda: (broker_uid(space) != old, None), every=0.05)
+    # The settings may reach the file before the new pod mounts it; a change of the pod always needs a restart.
     pod = {"annotations": {"example.com/changed": "1"}}
     change = {"spec": {"rollout": {"strategy": "Supervised"}, "config": {"num.partitions": "8"}, "podTemplate": pod}}
     space.patch("BrokerCluster", "default", change)
@@ -345,7 +345,7 @@ def test_a_supervised_change_during_a_restart_still_asks_for_its_approval(filled
     wait("the change is in effect", 180, lambda: settled(space))
 
 
-# --- a StatefulSet that somebody edits --------------------------------------------------------------------------
+# --- a StatefulSet that is edited by hand ------------------------------------------------------------------------
 
 
 def test_a_stateful_set_edited_by_hand_is_put_right_and_an_eviction_starts_the_old_image(filled):
@@ -353,7 +353,7 @@ def test_a_stateful_set_edited_by_hand_is_put_right_and_an_eviction_starts_the_o
     image = lambda: space.get("StatefulSet", "default-broker-0")["spec"]["template"]["spec"]["containers"][0]["image"]
     before, uid = image(), broker_uid(space)
     kubectl("set", "image", "-n", space.name, "statefulset/default-broker-0", "broker=localhost/none-such:1")
-    wait("the image is put right", 30, lambda: (image() == before, image()))
+    wait("the image is reconciled", 30, lambda: (image() == before, image()))
     assert broker_uid(space) == uid, "nothing restarts for it"
     kubectl("delete", "pod", "-n", space.name, "default-broker-0-0", "--wait=false")
     wait("another pod runs", 90, lambda: (broker_uid(space) not in (uid, None), None))
@@ -363,7 +363,7 @@ def test_a_stateful_set_edited_by_hand_is_put_right_and_an_eviction_starts_the_o
 def test_k2_a_restart_is_an_eviction_that_a_disruption_budget_can_refuse(filled):
     space, _ = filled
     uid = broker_uid(space)
-    # Only one budget may be about a pod, or evictions of it fail; either way the broker is not stopped.
+    # Evictions fail if two budgets match a pod; in both cases the broker is not stopped.
     strict = {"maxUnavailable": 0, "selector": {"matchLabels": {"ropewalk.dev/cluster": "default"}}}
     space.create("PodDisruptionBudget", "strict", strict)
     time.sleep(3)
@@ -379,7 +379,7 @@ def test_k2_a_restart_is_an_eviction_that_a_disruption_budget_can_refuse(filled)
 
 
 def test_no_volume_and_no_secret_carries_what_a_deployment_tool_prunes_by(filled):
-    """Tools that track by the instance label take objects without owner for their own, and remove them."""
+    """Tools that track by the instance label claim objects without owner, and remove them."""
     space, _ = filled
     for kind in ("PersistentVolumeClaim", "Secret"):
         for thing in space.list(kind, selector="ropewalk.dev/cluster=default"):
@@ -387,17 +387,17 @@ def test_no_volume_and_no_secret_carries_what_a_deployment_tool_prunes_by(filled
             assert "app.kubernetes.io/instance" not in meta["labels"], meta["name"]
             assert "Prune=false" in meta["annotations"]["argocd.argoproj.io/sync-options"], meta["name"]
             assert meta["annotations"]["argocd.argoproj.io/compare-options"] == "IgnoreExtraneous"
-    # Everything that still carries the label has an owner, which such tools respect.
+    # Every object that still carries the label has an owner, which such tools respect.
     for kind in ("StatefulSet", "Service", "ConfigMap", "PodDisruptionBudget"):
         for thing in space.list(kind, selector="app.kubernetes.io/instance=default"):
             assert thing["metadata"].get("ownerReferences"), thing["metadata"]["name"]
 
 
 def test_the_instance_label_of_an_older_release_is_taken_off_a_claim(filled):
-    """Server-side apply removes what the same manager applied before and no longer wants."""
+    """Server-side apply removes fields that the same manager applied before and no longer sends."""
     space, _ = filled
     claim = claim_of(space)
-    # As an older operator left it: the same field manager, with the label and another intent.
+    # State of an older operator: the same field manager, with the label and other fields.
     applied = {
         "apiVersion": "v1", "kind": "PersistentVolumeClaim",
         "metadata": {

@@ -19,7 +19,7 @@ def test_case(space, case):
     expected = case.read_text().splitlines()[0].removeprefix("# expect: ")
     documents = [d for d in yaml.safe_load_all(case.read_text()) if d]
     said = None
-    # A dry run has every check, and leaves the operator out of it; an update needs something to update.
+    # A dry run runs every check without the operator; an update needs an existing object.
     if ".create." in case.name:
         said = refusal("POST", space, documents[0], dry=True)
     else:
@@ -36,7 +36,7 @@ def test_case(space, case):
             stored = api.request("GET", path_of(GROUP, plural, space.name, name))
             after["metadata"] = {**after["metadata"], "resourceVersion": stored["metadata"]["resourceVersion"]}
             said = refusal("PUT", space, after, dry=True)
-            # Somebody wrote in between: the verdict is about the spec.
+            # A conflicting write in between: retry, because the test is about the spec.
             if said and "the object has been modified" in said:
                 del after["metadata"]["resourceVersion"]
                 after["metadata"]["resourceVersion"] = api.request("GET", path_of(GROUP, plural, space.name, name))["metadata"]["resourceVersion"]
@@ -52,7 +52,7 @@ def test_case(space, case):
 
 
 def refusal(method, space, document, dry=False):
-    """The server's words, or None if it accepts."""
+    """The server's message, or None if it accepts."""
     name = document["metadata"]["name"] if method == "PUT" else None
     path = path_of(GROUP, PLURALS[document["kind"]], space.name, name)
     try:

@@ -1,4 +1,4 @@
-"""Deletion in every order, with the operator up and down; data kept or deleted as the policy says (k4)."""
+"""Deletion in every order, with and without a running operator; data is kept or deleted by policy (k4)."""
 
 import itertools
 
@@ -44,7 +44,7 @@ def test_a_deleted_queue_takes_its_messages_along(space):
 
 
 def test_queue_and_cluster_made_again_bring_the_data_back(space):
-    """Retain, in a namespace that lives: the volume waits for a cluster of the same name."""
+    """Retain in an existing namespace: the volume remains for a cluster of the same name."""
     with_messages(space)
     claim = space.list("PersistentVolumeClaim")[0]["metadata"]["uid"]
     space.remove("Queue", "orders")
@@ -104,7 +104,7 @@ def test_k4_every_order_ends(space, order, policy):
 
 @pytest.mark.alone
 def test_k4_every_order_ends_with_the_operator_down(operator):
-    """Retain ends without an operator; Delete when there is one again."""
+    """With Retain deletion completes without an operator; with Delete when one is running again."""
     spaces = [(Space().make(), order, policy) for order, policy in ORDERS]
     for space, _, policy in spaces:
         space.create("BrokerCluster", "default", {"deletionPolicy": policy})
@@ -132,7 +132,7 @@ def test_k4_a_namespace_goes_with_the_operator_up(space, policy):
 
 @pytest.mark.alone
 def test_k4_a_namespace_goes_with_the_operator_down(operator):
-    """Retain needs nobody; under Delete it ends as soon as an operator is there again."""
+    """With Retain deletion completes without an operator; with Delete as soon as one is running again."""
     kept, deleted = Space().make(), Space().make()
     for space, policy in ((kept, "Retain"), (deleted, "Delete")):
         space.create("BrokerCluster", "default", {"deletionPolicy": policy})

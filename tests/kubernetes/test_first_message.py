@@ -1,4 +1,4 @@
-"""From nothing to the first message, as the README tells it, with the time of each step."""
+"""From an empty cluster to the first message by the steps of the README, with the time of each step."""
 
 import subprocess
 
@@ -31,7 +31,7 @@ def walk(timings, space):
 
 @pytest.mark.first
 def test_by_kubectl_apply():
-    """`kubectl apply` alone; everything is removed again, so that the chart starts from nothing."""
+    """`kubectl apply` alone; everything is removed again, so that the chart starts with an empty cluster."""
     timings, space = Timings("kubectl apply:"), Space()
     kubectl("apply", "--server-side", "-f", str(ROOT / "charts/install.yaml"))
     try:
@@ -47,7 +47,7 @@ def test_by_kubectl_apply():
 
 @pytest.mark.first
 def test_by_chart():
-    """`helm install` without a value, then the same walk; the operator stays for the other tests."""
+    """`helm install` without values, then the same steps; the operator remains for the other tests."""
     timings, space = Timings("helm install:"), Space()
     install_by_chart()
     wait("the operator is ready", 60, operator_ready)
@@ -104,4 +104,4 @@ def test_the_example_can_be_applied_as_it_is(space):
         return len({str(n) for n in range(1, sent + 1)} - numbers) == 0, len(numbers)
 
     wait(f"{sent} messages are received", 60, all_received, every=1)
-    wait("the consumers go when there is nothing left", 120, lambda: (space.replicas("order-worker") == 0, space.status()))
+    wait("the consumers scale to zero when the queue is empty", 120, lambda: (space.replicas("order-worker") == 0, space.status()))

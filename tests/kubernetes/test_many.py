@@ -1,4 +1,4 @@
-"""A thousand queues: figures of the operator, printed."""
+"""A thousand queues: prints metrics of the operator."""
 
 import time
 
@@ -12,11 +12,11 @@ def memory_and_cpu():
     """Resident memory in MiB and CPU seconds of the operator, from its own metrics or the kernel."""
     pod = operator_pods()[0]
     answer = kubectl("get", "--raw", f"/api/v1/namespaces/{SYSTEM}/pods/{pod['metadata']['name']}:8080/proxy/metrics")
-    figures = {}
+    metrics = {}
     for line in answer.splitlines():
         name, _, value = line.partition(" ")
-        figures[name] = value
-    return float(figures.get("process_resident_memory_bytes", "nan")) / 2**20, float(figures.get("process_cpu_seconds_total", "nan"))
+        metrics[name] = value
+    return float(metrics.get("process_resident_memory_bytes", "nan")) / 2**20, float(metrics.get("process_cpu_seconds_total", "nan"))
 
 
 @pytest.mark.soak
@@ -36,9 +36,9 @@ def test_a_thousand_queues(space):
 
     wait("all are ready", 900, ready, every=2)
     converged = time.monotonic()
-    # All Queues together are given five statuses a second.
-    figures = lambda: sum("length" in q.get("status", {}) for q in space.list("Queue"))
-    wait("all have figures", 400, lambda: (figures() == QUEUES + 1, figures()), every=5)
+    # The budget for all Queues is five status writes a second.
+    metrics = lambda: sum("length" in q.get("status", {}) for q in space.list("Queue"))
+    wait("all have metrics", 400, lambda: (metrics() == QUEUES + 1, metrics()), every=5)
     shown = time.monotonic()
     time.sleep(60)
     audit, (_, cpu_before) = Audit(), memory_and_cpu()
@@ -47,7 +47,7 @@ def test_a_thousand_queues(space):
     a_minute = audit.per_minute()
     note(
         f"{QUEUES} queues: made in {made - began:.0f} s, all ready {converged - made:.0f} s later, all with "
-        f"figures {shown - made:.0f} s later; idle: "
+        f"metrics {shown - made:.0f} s later; idle: "
         f"{a_minute:.0f} API requests a minute, {memory:.0f} MiB, {100 * (cpu - cpu_before) / 120:.1f} % of a core"
     )
     writes = [w for w in audit.writes(space) if not w["status"]]

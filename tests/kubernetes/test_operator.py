@@ -1,4 +1,4 @@
-"""The operator itself: quiet when all is as it should be, killed, upgraded, doubled, cut off."""
+"""The operator itself: idle when nothing changes, killed, upgraded, doubled, disconnected."""
 
 import threading
 import time
@@ -20,7 +20,7 @@ def lease():
 
 
 def held_by_one_that_runs():
-    """The holder's name in the Lease, once it is one of the pods there are."""
+    """The holder's name in the Lease, once it is one of the existing pods."""
     names = lambda: [p["metadata"]["name"] for p in operator_pods()]
     holder = lambda: lease()["spec"].get("holderIdentity") or ""
     wait("one of the operators holds the Lease", 60, lambda: (any(name in holder() for name in names()), (holder(), names())))
@@ -33,7 +33,7 @@ def broker_uids():
 
 
 def test_k1_a_converged_reconcile_writes_nothing(space):
-    """Against the API server's audit log, while a full resync passes; only figures may be written."""
+    """Checks the API server's audit log during a full resync; only status metrics may be written."""
     space.queue(consumers=[{"name": "worker"}])
     space.ready()
     space.queue("second", deletionPolicy="Delete")
@@ -43,16 +43,16 @@ def test_k1_a_converged_reconcile_writes_nothing(space):
     time.sleep(75)
     writes = [w for w in audit.writes(space) if not w["status"]]
     assert not writes, writes[:5]
-    figures = [w for w in audit.writes(space) if w["status"]]
-    # A heartbeat of figures at most every 30 s for each object.
-    assert len(figures) <= 12, [(w["uri"], w["body"]) for w in figures][:6]
-    note(f"converged, 75 s: no write but {len(figures)} of status; {audit.per_minute():.0f} requests a minute in all")
+    status_writes = [w for w in audit.writes(space) if w["status"]]
+    # Metrics are written at most every 30 s for each object.
+    assert len(status_writes) <= 12, [(w["uri"], w["body"]) for w in status_writes][:6]
+    note(f"converged, 75 s: no write but {len(status_writes)} of status; {audit.per_minute():.0f} requests a minute in all")
 
 
 def test_k1_a_new_operator_writes_nothing_either(space):
     space.queue()
     space.ready()
-    # A cluster that has just become ready is noted as formatted; converged it is after that.
+    # A cluster that has just become ready is recorded as formatted; after that it is converged.
     time.sleep(10)
     scale_operator(0)
     audit = Audit()
@@ -63,7 +63,7 @@ def test_k1_a_new_operator_writes_nothing_either(space):
 
 
 def test_drift_is_put_right_within_a_minute(space):
-    """Somebody changes the topic behind the operator's back, and removes a Service."""
+    """The topic is changed without the operator, and a Service is removed."""
     from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 
     space.queue(retention={"maxAgeSeconds": 7200})
@@ -81,7 +81,7 @@ def test_drift_is_put_right_within_a_minute(space):
 
 
 def test_an_operator_killed_in_the_middle_of_a_reconcile_leaves_nothing_half_done(space):
-    """Killed again and again while queues are made: all of them end ready, each topic once."""
+    """Killed repeatedly while queues are created: all of them become ready, each topic is created once."""
     stop = threading.Event()
 
     def killing():
@@ -141,7 +141,7 @@ def test_kinds_and_queues_survive_uninstalling_and_installing_again(space):
 
 
 def test_two_operators_agree_on_one(space):
-    """k2: one holds the Lease; when it dies the other goes on with a higher epoch, and never both at once."""
+    """k2: one holds the Lease; when it dies the other continues with a higher epoch, and never both at once."""
     scale_operator(2)
     try:
         held = held_by_one_that_runs()
@@ -164,7 +164,7 @@ def test_two_operators_agree_on_one(space):
 
 
 def test_the_node_of_the_operator_is_cut_off(space):
-    """Another operator takes over, the one that is cut off changes nothing any more, and peace when it is back."""
+    """Another operator takes over; the disconnected one changes nothing, also after it is connected again."""
     scale_operator(2)
     node = None
     try:
@@ -206,7 +206,7 @@ def test_the_node_of_the_operator_is_cut_off(space):
 
 
 def test_kinds_that_are_missing_are_waited_for(operator):
-    """No crash: not ready, with the reason, until the kinds are there; nobody's queues are touched by that."""
+    """No crash: not ready, with the reason, until the kinds exist; other tests' queues are not affected."""
     definition = path_of("apiextensions.k8s.io/v1", "customresourcedefinitions", None, "queues.ropewalk.dev")
     queues = api.request("GET", "/apis/ropewalk.dev/v1alpha1/queues")["items"]
     wait("no queue is left of other tests", 90, lambda: (not api.request("GET", "/apis/ropewalk.dev/v1alpha1/queues")["items"], len(queues)))
@@ -226,7 +226,7 @@ def test_kinds_that_are_missing_are_waited_for(operator):
 
 
 def test_its_log_is_clean(operator):
-    """After everything above: no error that speaks of a panic."""
+    """After all tests above: no log line mentions a panic."""
     lines = operator_log()
     assert lines, "it logs JSON"
     assert not [line for line in lines if "panick" in str(line)]

@@ -1,12 +1,12 @@
-"""What platforms do to pods and volumes: admission policies, LimitRanges and quotas that demand limits, volumes that grow
-only while no pod has them, nodes that are drained."""
+"""Restrictions of platforms on pods and volumes: admission policies, LimitRanges and quotas that demand limits, volumes
+that grow only while no pod mounts them, nodes that are drained."""
 
 import time
 
 import pytest
 from harness import Load, api, kubectl, path_of, read_all, send, wait
 
-# As OpenShift's `restricted-v2` gives a namespace.
+# As OpenShift's `restricted-v2` assigns to a namespace.
 FIRST_ID, LAST_ID = 1000650000, 1000659999
 
 
@@ -60,7 +60,7 @@ def ids_of_the_namespace(space):
     }
     api.request("POST", path("validatingadmissionpolicies"), policy)
     api.request("POST", path("validatingadmissionpolicybindings"), binding)
-    # Right in everything else that the namespace demands.
+    # Valid in everything else that the namespace demands.
     container = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
     probe = {"metadata": {"name": "probe"}, "spec": {
         "securityContext": {"runAsUser": 1, "runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
@@ -103,7 +103,7 @@ def test_limits_that_a_namespace_sets_below_the_requests_say_which_setting_helps
 
 def test_a_quota_that_demands_limits_says_which_setting_helps(space):
     space.create("ResourceQuota", "limits", {"hard": {"limits.memory": "2Gi"}})
-    # The controller of quotas has to have counted before the API server enforces it.
+    # The API server enforces a quota only after its controller has counted.
     wait("the quota counts", 60, lambda: (space.get("ResourceQuota", "limits").get("status", {}).get("hard"), None))
     space.queue()
     says(space, "PodNotCreated", "limits.memory", "spec.resources")
@@ -147,18 +147,18 @@ def test_a_volume_that_grows_only_when_it_is_mounted_anew_gets_one_restart(space
 
 
 def test_a_size_that_cannot_be_provided_is_taken_back(space):
-    """The provisioner of the class `bounded` has no more than 5Gi for a volume."""
+    """The provisioner of the class `bounded` has at most 5Gi for a volume."""
     space.create("BrokerCluster", "default", {"storage": {"size": "1Gi", "storageClassName": "bounded"}})
     space.queue()
     bootstrap = space.ready()
     send(bootstrap, "orders", range(20))
     old = broker_uid(space)
-    wait("the capacity is said", 30, lambda: (space.status("default", "BrokerCluster").get("storageCapacity") == "1Gi", space.status("default", "BrokerCluster")))
+    wait("the capacity is reported", 30, lambda: (space.status("default", "BrokerCluster").get("storageCapacity") == "1Gi", space.status("default", "BrokerCluster")))
     space.patch("BrokerCluster", "default", {"spec": {"storage": {"size": "1Ti"}}})
     found = space.condition("BrokerCluster", "default", "StorageResized", status="False", reason="ResizeFailed", seconds=60)
     assert "1Gi" in found["message"], found["message"]
     space.patch("BrokerCluster", "default", {"spec": {"storage": {"size": "1Gi"}}})
-    # Kubernetes takes only more than the volume has.
+    # Kubernetes accepts only more than the volume has.
     wait("the claim asks for less", 30, lambda: (claim_of(space)["spec"]["resources"]["requests"]["storage"] == "1025Mi", claim_of(space)["spec"]))
     space.condition("BrokerCluster", "default", "StorageResized", seconds=60)
     assert broker_uid(space) == old, "nothing was restarted"
@@ -169,7 +169,7 @@ def test_a_size_that_cannot_be_provided_is_taken_back(space):
 
 
 def drain(node, cluster):
-    """As a person does it; only the brokers of this cluster are evicted, because other tests run on the node too."""
+    """Like `kubectl drain`, but evicts only the brokers of this cluster, because other tests run on the node too."""
     kubectl("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", f"--pod-selector=ropewalk.dev/cluster={cluster}", "--timeout=120s", seconds=150)
 
 

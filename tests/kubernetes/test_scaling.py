@@ -5,12 +5,12 @@ import time
 import pytest
 from harness import Load, holds, kubectl, note, operator_down, read_until, send, wait
 
-# Times that keep the tests short; the law itself is tested by simulation.
+# Times that keep the tests short; simulations test the scaling policy.
 QUICK = {"idleSeconds": 10, "scaleDownStabilizationSeconds": 20, "targetDrainSeconds": 20}
 
 
 def scaled(space, name="orders", partitions=6, rate=20, scaling=None, **environment):
-    """A queue with a Deployment of workers that say what they did in the queue `done`; where clients connect."""
+    """A queue with a Deployment of workers that report processed messages in the queue `done`; returns the bootstrap."""
     group = f"{space.name}.{name}.worker"
     target = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "worker"}
     consumer = {"name": "worker", "targetRef": target, "scaling": {**QUICK, **(scaling or {})}}
@@ -37,7 +37,7 @@ def replicas_are(space, right, seconds, what):
 
 
 def all_done(space, bootstrap, ids, seconds=120):
-    """Every acknowledged message was processed; then the length says so too."""
+    """Waits until every acknowledged message is processed, and the length is zero."""
     missing = set(ids) - set(map(int, read_until(bootstrap, "done", lambda seen: set(ids) <= set(map(int, seen)), seconds)))
     assert not missing, f"{len(missing)} of {len(ids)} messages were not processed within {seconds} s"
     wait("the queue is empty", 45, lambda: (space.status().get("length") == 0, space.status()), every=1)
@@ -45,7 +45,7 @@ def all_done(space, bootstrap, ids, seconds=120):
 
 @pytest.mark.xdist_group("scaling-0")
 def test_from_zero_to_many_and_back(space):
-    """0 → N → 0 with the load, each message processed, each step told."""
+    """0 → N → 0 with the load; each message is processed, and each step has an Event."""
     bootstrap = scaled(space)
     replicas_are(space, lambda n: n == 0, 20, "no consumer without messages")
     began, highest, steps = time.monotonic(), 0, []
@@ -61,7 +61,7 @@ def test_from_zero_to_many_and_back(space):
     all_done(space, bootstrap, load.acked)
     replicas_are(space, lambda n: n == 0, 150, "no consumer when the queue is idle")
     events = [e for e in space.events("orders") if "cale" in e["reason"]]
-    assert events, "an Event tells of each step"
+    assert events, "each step has an Event"
     assert all(e["note"] for e in events)
     assert consumer_of(space).get("lastScaleReason"), consumer_of(space)
     note(f"0 → N → 0 at 80 messages/s, 20/s each: (second, consumers) {steps}")
@@ -104,7 +104,7 @@ def test_a_message_that_comes_while_the_operator_is_down_is_not_stuck(space):
     replicas_are(space, lambda n: n == 0, 20, "no consumer without messages")
     with operator_down():
         send(bootstrap, "orders", range(5))
-        holds("nobody scales", 3, lambda: space.replicas("worker") == 0)
+        holds("no scaling", 3, lambda: space.replicas("worker") == 0)
     replicas_are(space, lambda n: n > 0, 60, "woken when the operator is back")
     all_done(space, bootstrap, range(5))
 
@@ -114,7 +114,7 @@ def test_k3_nothing_scales_while_the_broker_cannot_be_reached(space):
     bootstrap = scaled(space)
     with Load(bootstrap, "orders", per_second=40, keys=lambda i: str(i).encode()) as load:
         replicas_are(space, lambda n: n >= 2, 90, "consumers follow the load")
-    # The broker goes, and its signals with it: that is no reason to let the consumers go.
+    # The broker stops, and its signals with it: the consumers must not be scaled to zero.
     pod = space.broker_pod()
     assert pod
     space.patch("BrokerCluster", "default", {"spec": {"managementState": "Paused"}})
@@ -131,7 +131,7 @@ def test_k3_nothing_scales_while_the_broker_cannot_be_reached(space):
 
 @pytest.mark.xdist_group("scaling-0")
 def test_a_hot_partition_is_recognised(space):
-    """All messages have one key: more consumers cannot help, and it is said which partition it is."""
+    """All messages have one key: more consumers cannot help, and the partition is named."""
     bootstrap = scaled(space, scaling={"minReplicas": 1})
     with Load(bootstrap, "orders", per_second=50, keys=lambda i: b"the same"):
         found = space.condition("Queue", "orders", "ScalingLimited", seconds=150, reason="HotPartition")
@@ -140,7 +140,7 @@ def test_a_hot_partition_is_recognised(space):
 
 @pytest.mark.xdist_group("scaling-1")
 def test_a_saturated_downstream_is_recognised(space):
-    """Together the workers can do 30 a second, however many there are."""
+    """The workers together process 30 a second, whatever their number."""
     bootstrap = scaled(space, rate=0, scaling={"minReplicas": 1}, DOWNSTREAM=30)
     with Load(bootstrap, "orders", per_second=80, keys=lambda i: str(i).encode()):
         found = space.condition("Queue", "orders", "ScalingLimited", seconds=240, reason="DownstreamSaturated")

@@ -1,4 +1,4 @@
-"""What a status says is so: groups that are gone, topics that were lost, figures and replicas of what is no longer there."""
+"""A status matches reality: removed groups, lost topics, metrics and replicas of removed consumers."""
 
 import base64
 
@@ -9,7 +9,7 @@ from test_scaling import QUICK, scaled
 
 
 def bindings(space, uid, cluster="default"):
-    """The groups that the brokers hold for a Queue, by the admin interface."""
+    """The groups that the brokers hold for a Queue, from the admin API."""
     token = base64.b64decode(space.get("Secret", f"{cluster}-admin")["data"]["token"]).decode()
     url = f"http://{cluster}-broker-0.{space.name}.svc:9644/v1/owners/{uid}"
     answer = requests.get(url, headers={"Authorization": f"Bearer {token}"}, timeout=10)
@@ -40,7 +40,7 @@ def test_a_group_taken_away_while_paused_is_unbound_later(space):
     group = f"{space.name}.orders.goes"
     assert group in bindings(space, uid)
     set_spec(space, {"managementState": "Paused", "consumers": [{"name": "stays"}]})
-    # The figures keep their entry until they are written again, half a minute later at least.
+    # The entry stays until the metrics are written again, at least half a minute later.
     wait("the status names one consumer", 90, lambda: ([c["name"] for c in space.status().get("consumers", [])] == ["stays"], space.status()))
     assert group in bindings(space, uid), "paused: nothing is changed"
     set_spec(space, {"managementState": "Managed"})
@@ -88,7 +88,7 @@ def test_no_second_queue_brings_an_empty_default_cluster(space):
 
 
 def test_one_deployment_of_two_queues_wakes_for_either(space):
-    """The workers read `orders`; what matters for `bills` is that its messages bring them up, and keep them."""
+    """The workers read `orders`; messages in `bills` must scale them up and keep them."""
     bootstrap = scaled(space)
     target = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "worker"}
     space.queue("bills", partitions=6, consumers=[{"name": "worker", "targetRef": target, "scaling": QUICK}])
@@ -96,7 +96,7 @@ def test_one_deployment_of_two_queues_wakes_for_either(space):
     wait("no consumer without messages", 30, lambda: (space.replicas("worker") == 0, space.status()))
     send(bootstrap, "bills", range(3))
     wait("a message in the second queue wakes it", 30, lambda: (space.replicas("worker") > 0, space.status("bills")))
-    # Nobody processes these, so it must not go to zero although the first queue is idle.
+    # No worker processes these, so it must not scale to zero although the first queue is idle.
     holds("it stays up", 40, lambda: (space.replicas("worker") > 0, space.status()), every=1)
     for name in ("orders", "bills"):
         space.condition("Queue", name, "ScalingActive")
@@ -104,15 +104,15 @@ def test_one_deployment_of_two_queues_wakes_for_either(space):
     assert read_until(bootstrap, "done", lambda seen: len(seen) >= 5, 60)
 
 
-# --- figures and replicas of what is no longer there ----------------------------------------------------------------
+# --- metrics and replicas of removed consumers ----------------------------------------------------------------------
 
 
 def test_a_status_is_cleared_of_what_is_gone(space):
     bootstrap = scaled(space, scaling={"minReplicas": 1})
     send(bootstrap, "orders", range(5))
     wait("replicas are shown", 60, lambda: (space.status().get("consumerReplicas"), space.status()))
-    wait("figures are shown", 60, lambda: ("figuresTime" in space.status() and "length" in space.status(), space.status()))
-    # Without a target nothing is scaled, and the status must not say so for ever.
+    wait("metrics are shown", 60, lambda: ("figuresTime" in space.status() and "length" in space.status(), space.status()))
+    # Without a target nothing is scaled, and the status must not report scaling any longer.
     set_spec(space, {"consumers": [{"name": "worker"}]})
 
     def is_clear():
@@ -121,7 +121,7 @@ def test_a_status_is_cleared_of_what_is_gone(space):
         conditions = [c["type"] for c in status["conditions"] if c["type"].startswith("Scaling")]
         return not there and not conditions and "consumerReplicas" not in status, status
 
-    wait("nothing speaks of scaling", 30, is_clear)
+    wait("no condition mentions scaling", 30, is_clear)
     assert condition_of(space.get("Queue", "orders"), "Ready")["status"] == "True"
     set_spec(space, {"consumers": []})
     wait("no consumer is left in the status", 90, lambda: (not space.status().get("consumers"), space.status()))
@@ -133,11 +133,11 @@ def test_figures_go_when_no_broker_confirms_them(space):
     send(bootstrap, "orders", range(5))
     wait("the length is shown", 60, lambda: (space.status().get("length") == 5, space.status()))
     space.patch("BrokerCluster", "default", {"spec": {"runState": "Hibernated"}})
-    wait("figures that nobody confirms are removed", 150, lambda: ("length" not in space.status() and "figuresTime" not in space.status(), space.status()), every=1)
+    wait("metrics that no broker confirms are removed", 150, lambda: ("length" not in space.status() and "figuresTime" not in space.status(), space.status()), every=1)
     space.condition("Queue", "orders", "Ready", status="False", reason="ClusterNotReady", seconds=60)
     space.patch("BrokerCluster", "default", {"spec": {"runState": "Running"}})
     space.ready()
-    wait("and they come again", 90, lambda: (space.status().get("length") == 5, space.status()))
+    wait("and they appear again", 90, lambda: (space.status().get("length") == 5, space.status()))
 
 
 # --- from zero, for a group that never committed --------------------------------------------------------------------
@@ -154,7 +154,7 @@ def test_what_was_sent_before_the_first_consumer_ever_ran_is_read(space):
 
 
 def test_a_target_that_the_operator_may_not_scale_is_named_with_what_to_do(space):
-    """A kind that has no scale, and one that the cluster does not know."""
+    """A kind without a scale subresource, and one that does not exist."""
     for name, kind, version, reason in [
         ("daemons", "DaemonSet", "apps/v1", "TargetNotScalable"),
         ("rollouts", "Rollout", "argoproj.io/v1alpha1", "TargetKindMissing"),

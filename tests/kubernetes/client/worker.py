@@ -1,9 +1,9 @@
-"""A consumer as an application would write it: takes work, takes its time, says what it has done.
+"""A consumer like an application: receives messages, takes time for each, and reports what it processed.
 
-Environment: BOOTSTRAP, TOPIC, GROUP; RATE, messages a second this process can do (0: no limit);
-DONE, a topic that receives the value of each message that was processed; DOWNSTREAM, a rate that all
-workers share (each gets its part by the number of partitions it holds of PARTITIONS); RESET, where a
-group without a commit begins (none: it fails).
+Environment: BOOTSTRAP, TOPIC, GROUP; RATE, messages per second of this process (0: no limit);
+DONE, a topic that receives the value of each processed message; DOWNSTREAM, a rate that all
+workers share (in proportion to their number of partitions of PARTITIONS); RESET, the start position of a
+group without a commit (none: it fails).
 """
 
 import os
@@ -47,11 +47,11 @@ while not stopping:
             producer.send(done, record.value, key=record.key)
     if not polled:
         continue
-    # Only what was done is committed: everything that was polled.
+    # Everything that was polled is processed, so the whole position is committed.
     if producer:
         producer.flush()
     try:
         consumer.commit()
-    except Exception as error:  # Another worker has the partition now, and does these again.
+    except Exception as error:  # Another worker has the partition now and processes these again.
         print(f"not committed: {error!r}", file=sys.stderr)
 consumer.close()
