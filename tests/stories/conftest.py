@@ -1,4 +1,4 @@
-"""What every story needs: a broker of its own, and the programs of the clients that are not in Python."""
+"""Fixtures for all stories: a broker per test, and the client programs that are not in Python."""
 
 import json
 import os
@@ -17,7 +17,7 @@ BINARY = os.environ["ROPEWALK_BROKER"]
 
 @pytest.fixture
 def make_broker(tmp_path):
-    """Makes brokers, and ends them with the test. A failed test shows the end of their logs."""
+    """Starts brokers and stops them after the test. A failed test prints the end of their logs."""
     made = []
 
     def make(settings=(), **how):
@@ -47,12 +47,12 @@ class Program:
             [str(part) for part in command], stdout=self.output, stderr=subprocess.STDOUT)
 
     def printed(self):
-        """The JSON lines so far; anything else is a message of the client's own logger."""
+        """The JSON lines so far; other lines are from the client's logger."""
         text = self.log_path.read_text()
         return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
 
     def wait_for(self, matches, seconds_max):
-        """The first line that `matches`; fails when it does not come in time or the program ends before."""
+        """The first line that `matches`; fails if it is not printed in time or the program ends before."""
         end = time.monotonic() + seconds_max
         while time.monotonic() < end:
             ended = self.process.poll() is not None
@@ -65,7 +65,7 @@ class Program:
         raise AssertionError(f"not printed within {seconds_max} s: {self.log_path.read_text()[-2000:]}")
 
     def ended(self, seconds_max):
-        """All lines, once it has ended by itself with 0."""
+        """All lines, after the program has ended with exit code 0."""
         code = self.process.wait(timeout=seconds_max)
         assert code == 0, f"exit code {code}: {self.log_path.read_text()[-2000:]}"
         return self.printed()
@@ -79,7 +79,7 @@ class Program:
 
 @pytest.fixture
 def program(tmp_path):
-    """Starts programs, and ends them with the test."""
+    """Starts programs and stops them after the test."""
     started = []
 
     def start(*command):
@@ -105,7 +105,7 @@ def java(program):
 
 @pytest.fixture
 def go(program):
-    """Starts the Go program with one of its orders."""
+    """Starts the Go program with one of its commands."""
     return lambda *arguments: program(os.environ["STORIES_GO"], *arguments)
 
 

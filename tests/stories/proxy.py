@@ -1,4 +1,4 @@
-"""A proxy that cuts a connection right after it passed on every n-th request: the client never sees the answer."""
+"""A proxy that closes the connection after it forwarded every n-th request: the client never gets the answer."""
 
 import contextlib
 import socket
@@ -38,7 +38,7 @@ class CuttingProxy:
                     is_cut = self.requests % self.every == 0
                     self.cuts += is_cut
                 if is_cut:
-                    # The client goes first, so that no answer reaches it any more.
+                    # The client's side is closed first, so that no answer reaches it.
                     client.shutdown(socket.SHUT_RDWR)
                     break
         client.close()

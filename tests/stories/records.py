@@ -1,4 +1,4 @@
-"""Short ways to write and read records in the stories."""
+"""Functions that write and read records in the stories."""
 
 import time
 
@@ -39,7 +39,7 @@ def read_all(broker, topic, partition=0, seconds_max=60):
 
 
 def poll_values(consumer, count, seconds_max):
-    """The values of the next `count` records, or of those that came in time."""
+    """The values of the next `count` records, or of those that arrive in time."""
     values, deadline = [], time.monotonic() + seconds_max
     while len(values) < count and time.monotonic() < deadline:
         message = consumer.poll(0.2)

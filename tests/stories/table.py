@@ -32,7 +32,7 @@ async def keep(stream):
 
 @app.task
 async def ready():
-    # Tasks begin when the tables are recovered.
+    # Tasks start when the tables are recovered.
     while app.tables.recovery.in_recovery:
         await asyncio.sleep(0.1)
     show(ready=dict(table))

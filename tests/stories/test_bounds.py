@@ -1,4 +1,4 @@
-"""Requests far over every bound: each is refused or taken, and every shard and the catalog serve at once afterwards."""
+"""Requests far over every bound: each is refused or accepted, and all shards and the catalog serve afterwards."""
 
 import itertools
 import threading
@@ -10,7 +10,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from records import create, read_all, send
 from wire import Connection, create_topics_v2, error_of_create_v2, error_of_join, join_group_v1, offset_commit_v2
 
-# More than there are shards: each shard has one of them.
+# More than the number of shards: each shard has at least one.
 PARTITIONS = 24
 NUMBERS = itertools.count()
 
@@ -39,7 +39,7 @@ def test_a_batch_of_any_size_costs_nobody_else(served, size):
     try:
         create(served, "large", 1, **{"max.message.bytes": str(size + 4096)})
     except KafkaException as error:
-        # A topic that could never take what it allows is refused, and says what the most is.
+        # A topic with a limit above the broker's is refused; the error names the highest value.
         assert error.args[0].code() == KafkaError.INVALID_CONFIG and "max.message.bytes" in error.args[0].str()
         create(served, "large", 1)
     errors = []
@@ -72,7 +72,7 @@ def test_three_members_with_huge_metadata_cost_nobody_else(served):
     threads = [threading.Thread(target=join) for _ in range(3)]
     for thread in threads:
         thread.start()
-    # Others are answered while those wait.
+    # Other requests are answered while these wait.
     check_everything_serves(served)
     for thread in threads:
         thread.join(60)

@@ -1,4 +1,4 @@
-"""What a consumer does after a restart, when it asks where its last epoch ended (KIP-320): no record is skipped."""
+"""A consumer validates its epoch after a restart (OffsetForLeaderEpoch, KIP-320): no record is skipped."""
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition

@@ -1,4 +1,4 @@
-"""Programs that are built on a client library: Kafka Streams and Kafka Connect."""
+"""Frameworks on top of a client library: Kafka Streams and Kafka Connect."""
 
 import json
 import os
@@ -69,7 +69,7 @@ class Worker:
         return json.loads(urllib.request.urlopen(request, timeout=15).read())
 
     def until(self, what, seconds_max):
-        """Asks until the answer is true, also while the worker cannot answer yet."""
+        """Repeats the request until the answer is true, also while the worker is not available yet."""
         end = time.monotonic() + seconds_max
         while True:
             assert self.worker.process.poll() is None, self.log()[-2000:]
@@ -141,7 +141,7 @@ def test_connect_loses_no_line_over_restarts_of_the_broker(broker, program, tmp_
 
 
 def test_connect_refuses_a_topic_for_its_configs_that_is_not_compacted(broker, program, tmp_path):
-    """It learns the policy by DescribeConfigs, and gives up with words of its own."""
+    """It reads the policy with DescribeConfigs and ends with its own error message."""
     create(broker, "connect-configs", 1, **{"cleanup.policy": "delete"})
     worker = Worker(broker, program, tmp_path)
     worker.until(lambda: "is required to have 'cleanup.policy=compact'" in worker.log(), 60)

@@ -51,7 +51,7 @@ def test_a_static_member_that_is_killed_comes_back_without_a_rebalance(broker, p
 
 def test_joins_that_hung_up_leave_no_members(broker):
     admin = AdminClient({"bootstrap.servers": broker.kafka})
-    # Somebody who is waited for: it joined, and the group cannot complete until it joins again.
+    # A member that the group waits for: it joined, and the group cannot complete until it joins again.
     held = Connection(broker.kafka)
     held.call(*join_group_v1("g", "", b"held", session_ms=20_000, rebalance_ms=20_000))
     for _ in range(300):
@@ -108,14 +108,14 @@ def test_the_partitions_of_a_member_that_died_move_though_another_is_busy(broker
     send(broker, "t", ["slow"], partition=claims(busy)[0])
     busy.wait_for(lambda line: line.get("value") == "slow", 15)
     lost = claims(frozen)[0]
-    # A pause that is longer than the session, then the end.
+    # A pause longer than the session timeout, then the end.
     frozen.process.send_signal(signal.SIGSTOP)
     time.sleep(9.5)
     frozen.process.send_signal(signal.SIGCONT)
     frozen.kill()
     third = go("sarama-member", broker.kafka, "t", "g", 6000, 8000, 100)
     send(broker, "t", ["later"], partition=lost)
-    # Session and rebalance timeout, though the handler of the busy member takes a minute.
+    # Session and rebalance timeout apply although the handler of the busy member takes a minute.
     third.wait_for(lambda line: line.get("value") == "later", 30)
 
 
@@ -133,7 +133,7 @@ def test_a_commit_of_a_member_that_was_expelled_is_not_stored(broker):
         await blocked.start()
         first = await blocked.getone()
         partition = first.offset, next(iter(blocked.assignment()))
-        # The event loop stands still for longer than the session; meanwhile another member takes over.
+        # The event loop is blocked for longer than the session timeout; meanwhile another member takes over.
         other = Consumer({
             "bootstrap.servers": broker.kafka, "group.id": "g", "auto.offset.reset": "earliest", "log_level": 0,
             "enable.auto.commit": False})

@@ -19,7 +19,7 @@ def set_policy(admin, topic, **config):
 
 
 def read_keys(broker, topic):
-    """The last value of each key, and the offsets, as one reader from the beginning sees them."""
+    """The last value of each key, and the offsets, from one read of the whole partition."""
     consumer = Consumer({"bootstrap.servers": broker.kafka, "group.id": "keys", "enable.auto.commit": False,
                          "enable.partition.eof": True, "auto.offset.reset": "earliest"})
     consumer.assign([TopicPartition(topic, 0, 0)])
@@ -109,7 +109,7 @@ def test_a_faust_table_is_recovered_from_its_changelog(broker, program, tmp_path
         producer.poll(0)
     assert producer.flush(30) == 0
     first.wait_for(lambda line: line.get("value") == "2999", 60)
-    # A worker that has not committed processes again, and shows a table of then.
+    # A worker without a commit processes records again and prints an older table.
     committed = Consumer({"bootstrap.servers": broker.kafka, "group.id": "story", "enable.auto.commit": False})
     end = time.monotonic() + 30
     while committed.committed([TopicPartition("numbers", 0)], 10)[0].offset < 2999:

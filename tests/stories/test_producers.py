@@ -1,4 +1,4 @@
-"""Writers of several libraries: first writes, order over restarts, topics made anew under them, lost answers."""
+"""Producers of several libraries: first writes, order over restarts, recreated topics, lost answers."""
 
 import asyncio
 import threading
@@ -30,7 +30,7 @@ def test_without_automatic_topics_a_write_fails_within_the_clients_time(make_bro
     errors = []
     producer.produce("librdkafka-1", "x", on_delivery=lambda error, _: errors.append(error))
     assert producer.flush(30) == 0
-    # Which one depends on whether the client's patience with the topic or with the message ends first.
+    # The error depends on which timeout of the client ends first: the topic's or the message's.
     ends = (KafkaError._UNKNOWN_TOPIC, KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._MSG_TIMED_OUT)
     assert errors[0].code() in ends, errors[0]
 
@@ -45,13 +45,13 @@ def test_one_record_a_request_keeps_its_order_over_restarts(broker, go):
     assert writer.ended(120)[-1]["done"]
     values = [int(value) for value in read_all(broker, "t")]
     assert sorted(set(values)) == list(range(4000)), "a record is missing"
-    # kafka-go is not idempotent: what it sent again may be there twice, beside the first.
-    assert values == sorted(values), "a later record stands before an earlier one"
+    # kafka-go is not idempotent: a retried record may occur twice in a row.
+    assert values == sorted(values), "a later record is before an earlier one"
 
 
 @pytest.mark.parametrize("pause_seconds", [0, 3])
 def test_a_producer_goes_on_after_its_topic_was_deleted_and_made_again(make_broker, pause_seconds):
-    # With automatic topics the producer's own request for metadata would be the first to make it again.
+    # With automatic creation, the producer's metadata request would recreate the topic first.
     broker = make_broker(["auto.create.topics.enable=false"])
     admin = create(broker, "t")
     for _ in range(2):
@@ -90,7 +90,7 @@ def test_a_producer_goes_on_after_its_topic_was_deleted_and_made_again(make_brok
 
 @pytest.fixture
 def cut(make_broker):
-    """A broker that clients reach only through a proxy which loses the answer of every 60th request."""
+    """A broker behind a proxy that loses the answer of every 60th request."""
     port, = free_ports(1)
     proxy = CuttingProxy(60, port)
     broker = make_broker([f"advertised.listeners=PLAINTEXT://{proxy.address}"])

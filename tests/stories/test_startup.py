@@ -1,4 +1,4 @@
-"""Many clients at the moment of a start, and directories that somebody changed while the broker was stopped."""
+"""Many clients during a start, and data directories that were changed while the broker was stopped."""
 
 import shutil
 import subprocess
@@ -22,7 +22,7 @@ def test_nobody_who_comes_during_a_start_is_left_without_an_answer(broker, tmp_p
     stop, unanswered = threading.Event(), []
 
     def ask():
-        # A tool with little patience, from before the port opens.
+        # A tool with a short timeout, started before the port opens.
         while not stop.is_set():
             try:
                 AdminClient({"bootstrap.servers": broker.kafka, "log_level": 0}).list_topics(timeout=1)
@@ -67,6 +67,6 @@ def test_a_shard_directory_that_is_gone_is_named_and_never_made_anew(broker):
     code = broker.ended(30)
     assert code not in (0, 1), broker.log()[-500:]
     assert shards[0].name in broker.log() or str(shards[0]) in broker.log() or "catalog" in broker.log(), broker.log()[-500:]
-    assert not shards[0].exists(), "a directory that was lost was made anew"
+    assert not shards[0].exists(), "a lost directory was created again"
     shutil.move(moved, shards[0])
     broker.start()

@@ -1,4 +1,4 @@
-"""What provisioning, lag and administration tools ask, and rely on."""
+"""Requests of provisioning, lag and administration tools, and what they rely on."""
 
 import subprocess
 
@@ -19,7 +19,7 @@ def describe(admin, kind, name):
 def test_names_that_kafka_keeps_for_itself_are_no_queues(broker):
     admin = AdminClient({"bootstrap.servers": broker.kafka})
     for name in ("__consumer_offsets", "__transaction_state", "__share_group_state"):
-        # A lag tool asks for the topic, and its metadata request would make it.
+        # A lag tool describes the topic, and its metadata request would create it.
         admin.list_topics(name, timeout=10)
         with pytest.raises(KafkaException):
             admin.create_topics([NewTopic(name, 1, 1)])[name].result(30)
@@ -36,7 +36,7 @@ def test_defaults_of_the_broker_can_be_read_before_a_topic_is_made(broker):
 def test_a_time_query_over_a_thousand_empty_partitions_is_answered(broker):
     create(broker, "t", 1000)
     consumer = Consumer({"bootstrap.servers": broker.kafka, "group.id": "g"})
-    # Ten seconds is what tools wait.
+    # Tools wait for ten seconds.
     found = consumer.offsets_for_times([TopicPartition("t", p, 1_700_000_000_000) for p in range(1000)], timeout=10)
     assert len(found) == 1000 and all(p.error is None and p.offset == -1 for p in found)
     consumer.close()

@@ -1,7 +1,7 @@
-"""One trouble after another for a broker under load: whenever `/ready` answers 200 before and after a round of writes,
-each partition takes its record, or `/v1/broker` names the reason why it does not.
+"""A sequence of failures under load: whenever `/ready` answers 200 before and after a round of writes, each partition
+accepts its record, or `/v1/broker` names the reason why it does not.
 
-SEED repeats the order of the troubles; SECONDS is how long it goes on (60; 600 with LONG=1).
+SEED repeats the order of the failures; SECONDS is the duration (60; 600 with LONG=1).
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from wire import Connection, create_topics_v2, join_group_v1, offset_commit_v2
 
 PARTITIONS = 24
 FAILED_DISK = 5  # the exit code that --help names
-# What `/v1/broker` says while writes are refused or wait, and what clients may see meanwhile.
+# The conditions of `/v1/broker` while writes are refused or wait, and the errors that clients may then get.
 NAMED = {
     KafkaError.KAFKA_STORAGE_ERROR: {"damaged_shard", "damaged_partitions", "storage_full", "log_at_limit"},
     KafkaError.REQUEST_TIMED_OUT: {"storage_full", "log_at_limit"},
@@ -34,14 +34,14 @@ NAMED = {
 
 
 class Rounds(threading.Thread):
-    """Writes one record to each partition, again and again, and keeps what was acknowledged and what was wrong."""
+    """Writes one record to each partition repeatedly, and records acknowledgements and violations."""
 
     def __init__(self, broker):
         super().__init__(daemon=True)
         self.broker, self.stopping = broker, threading.Event()
         self.acked, self.faults, self.judged = {p: set() for p in range(PARTITIONS)}, [], 0
-        # Rises before and after each time that the process does not run, and is odd meanwhile: a round that meets one is
-        # not judged.
+        # Incremented before and after each time that the process does not run, so it is odd meanwhile. A round that
+        # overlaps such a time is not judged.
         self.ends = 0
 
     @contextlib.contextmanager
@@ -124,7 +124,7 @@ class Troubles:
                 one.close()
 
     def a_huge_batch(self):
-        # There already, or refused: the batch is sent all the same.
+        # Exists already, or refused: the batch is sent in any case.
         with contextlib.suppress(KafkaException):
             create(self.broker, "large", 1, **{"max.message.bytes": "80000000"})
         producer = Producer({
@@ -153,7 +153,7 @@ class Troubles:
             Connection(self.broker.kafka, 20).call(*create_topics_v2("huge", [("cleanup.policy", "x" * 32_000)] * 640))
 
     def a_failing_disk(self):
-        """From now on writes and syncs fail: the process ends with its own code, and starts again."""
+        """From now on writes and syncs fail: the process ends with exit code 5 and is started again."""
         trace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync,pwrite64",
                  "-e", "inject=fdatasync,pwrite64:error=EIO:when=1+"]
         with self.rounds.not_judged():
@@ -169,7 +169,7 @@ class Troubles:
         pid = self.broker.process.pid
         limit = subprocess.check_output(["prlimit", "--pid", str(pid), "--nofile", "-o", "SOFT", "--noheadings"], text=True).strip()
         open_now = len(os.listdir(f"/proc/{pid}/fd"))
-        # New connections wait; what is connected is served on.
+        # New connections wait; open ones are still served.
         subprocess.check_call(["prlimit", "--pid", str(pid), f"--nofile={open_now + 1}:"])
         time.sleep(2)
         subprocess.check_call(["prlimit", "--pid", str(pid), f"--nofile={limit}:"])

@@ -1,4 +1,4 @@
-"""Just enough of Kafka's protocol to send what no client library sends: frames that are far too large, many joins.
+"""The part of Kafka's protocol that is needed to send what no client library sends: oversized frames, many joins.
 
 Field names and versions are those of Kafka's message schemas; all versions here are older than flexible ones.
 """
@@ -22,7 +22,7 @@ def array(items):
 
 
 class Connection:
-    """One connection; requests get numbers of their own, and answers are matched to them."""
+    """One connection; each request has its correlation id, and answers are matched to it."""
 
     def __init__(self, address, seconds_max=60):
         host, _, port = address.rpartition(":")

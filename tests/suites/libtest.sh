@@ -1,4 +1,4 @@
-# Runs Rust test binaries and prints one result a line, as verdict.py reads them. Sourced.
+# Runs Rust test binaries and prints one result per line, in the format of verdict.py. Sourced.
 
 # libtest NAME BINARY [ARGUMENTS…]: each result is called NAME/TEST.
 libtest() {
@@ -10,7 +10,7 @@ libtest() {
     python3 - "$prefix" "$output" <<'END'
 import re, sys
 prefix, text = sys.argv[1], open(sys.argv[2], errors="replace").read()
-# What a failed test printed: the part of the output below its own head.
+# The output of a failed test: the part below its heading.
 said = dict(re.findall(r"^---- (\S+) stdout ----\n(.*?)(?=^----|^failures:|\Z)", text, re.S | re.M))
 # Other threads may print between a test's name and its outcome, so failures are taken from the list at the end.
 failed = set(re.findall(r"^    (\S+)$", text.rpartition("\nfailures:\n")[2], re.M)) | set(said)

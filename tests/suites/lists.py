@@ -1,14 +1,14 @@
-"""The lists of the suites of others: what a row says, and the check that none of them went.
+"""The lists of external suites: the format of a row, and the check that no row disappears.
 
     lists.py     compares each list of this directory with every commit that touched it
 
 A row is one test, in one of three states. A name may end in `*`, except in the first.
     NAME                                must pass
-    NAME | REASON                       excused: does not apply, or fails for a reason that is not ours
-    ~ NAME | OWNER | N of M | CAUSE     unsteady: passed N of M runs for a race in OWNER, never in ours
+    NAME | REASON                       excused: does not apply, or fails for a reason outside of ropewalk
+    ~ NAME | OWNER | N of M | CAUSE     unsteady: passed N of M runs because of a race in OWNER, never in ropewalk
 
-A test that had to pass in any commit stands in the list of today in one of them: what fails, or is not there in a later
-version of its suite, gets a reason and not a deletion.
+A test that had to pass in any commit has a row in the current list: a test that fails, or that a later version of its
+suite does not have, gets a reason and is not deleted.
 """
 
 import re
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MUST_PASS, EXCUSED, UNSTEADY = "must pass", "excused", "unsteady"
-# More than a handful is a suite that says nothing.
+# With more unsteady tests, the result of a suite means little.
 UNSTEADY_MAX = 5
 
 
@@ -62,13 +62,13 @@ def read(path):
 
 
 def must_pass_names(text):
-    """What had to pass by a list of an earlier commit, of any format it had."""
+    """The names that had to pass by the list of an earlier commit, in any earlier format."""
     rows = [line for line in map(str.strip, text.splitlines()) if line and line[0] not in "#~" and "|" not in line]
     return {row.rstrip(":") for row in rows}
 
 
 def gone(earlier, today):
-    """The names that had to pass by an earlier list and have no row in that of today."""
+    """The names that had to pass by an earlier list and have no row in the current one."""
     return must_pass_names(earlier) - {row.name for row in today}
 
 
@@ -90,7 +90,7 @@ def main():
             continue
         earlier = git("show", f"{commit}:./{line}")
         if earlier.returncode:
-            continue  # The commit that took it away: those before it have it.
+            continue  # The commit that removed the list: earlier ones have it.
         compared += 1
         path = here / line
         for name in gone(earlier.stdout, read(path) if path.exists() else []):
@@ -98,8 +98,8 @@ def main():
     for (path, name), commit in sorted(missing.items()):
         print(f"tests/suites/{path}: {name} had to pass in {commit[:12]} and has no row now: give it one with a reason")
     shallow = git("rev-parse", "--is-shallow-repository").stdout.strip() == "true"
-    short = "; this clone is shallow, so older ones were not looked at" if shallow else ""
-    print(f"lists of the suites: compared with {compared} earlier ones, {len(missing)} rows went{short}")
+    short = "; this clone is shallow, so older ones were not checked" if shallow else ""
+    print(f"lists of the suites: compared with {compared} earlier ones, {len(missing)} rows are missing{short}")
     return 1 if missing else 0
 
 

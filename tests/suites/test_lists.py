@@ -1,4 +1,4 @@
-"""What lists.py and verdict.py promise: a run that does not hold is red, and a row that went is seen."""
+"""Tests of lists.py and verdict.py: a failed run is reported, and a missing row is detected."""
 
 import unittest
 

@@ -1,10 +1,10 @@
-"""Holds the results of an external suite against the committed list of what must pass (see lists.py).
+"""Compares the results of an external suite with the committed list of what must pass (see lists.py).
 
     verdict.py LIST RESULTS            the verdict; fails if a test fails or has no row
-    verdict.py --again LIST RESULTS    the unsteady tests that failed, to be tried once more
+    verdict.py --again LIST RESULTS    the unsteady tests that failed, to be tried again
 
-RESULTS has one result a line, with tabs: NAME, `passed`, `failed` or `skipped`, and what was said. The first result of a
-test counts. Only a test that the list calls unsteady may have a second one: what passes then is named, and counted.
+RESULTS has one result per line, with tabs: NAME, `passed`, `failed` or `skipped`, and a message. The first result of a
+test counts. Only a test that the list marks as unsteady may have a second one: a pass is then reported and counted.
 """
 
 import fnmatch
@@ -17,7 +17,7 @@ NO_ROW = Row("", "not listed")
 
 
 def read_results(text):
-    """Of each test all its results, in order."""
+    """All results of each test, in order."""
     results = {}
     for line in text.splitlines():
         name, outcome, said = (line.split("\t", 2) + ["", ""])[:3]
@@ -45,7 +45,7 @@ def judge(row, results):
 
 
 def verdict(rows, results):
-    """The lines to print, and whether the suite holds."""
+    """The lines to print, and whether the suite passed."""
     found = [(name, *judge(row_of(name, rows), tries)) for name, tries in sorted(results.items())]
     used = {row_of(name, rows) for name in results}
     for row in rows:

@@ -22,15 +22,15 @@ import java.util.concurrent.locks.LockSupport;
 import org.apache.kafka.common.utils.Exit;
 
 /**
- * Runs Kafka's command-line tools one after the other in one JVM: starting one costs more than most of them do.
+ * Runs Kafka's command-line tools one after the other in one JVM, because most tools run for less time than a JVM start.
  *
- * <p>Reads {"tool": CLASS, "arguments": […], "stdin": TEXT, "seconds": N} by the line, and answers each by a line
- * {"printed": TEXT, "code": N}, or a code of -1 when its time was up. The classes of the tools are loaded anew for each,
- * since some keep counts in statics. A tool that exits goes no further, as in a process of its own: its hooks run, and
- * its thread is parked.
+ * <p>Reads one {"tool": CLASS, "arguments": […], "stdin": TEXT, "seconds": N} per line and answers with a line
+ * {"printed": TEXT, "code": N}; the code is -1 after a timeout. The classes of the tools are loaded again for each call,
+ * because some keep counts in static fields. When a tool exits, its hooks run and its thread is parked, as in a separate
+ * process.
  */
 class Tools {
-    /** One call of a tool: what it reads and writes, and its end. The threads that it starts belong to it too. */
+    /** One call of a tool: its input, output and exit code, and the threads that it starts. */
     private record Call(
             InputStream in, ByteArrayOutputStream out, ByteArrayOutputStream err, List<Runnable> hooks,
             CompletableFuture<Integer> ended) {}

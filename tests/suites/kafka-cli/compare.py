@@ -3,9 +3,9 @@
     compare.py LIBS KAFKA OURS DIFFERENCES     KAFKA, OURS: HOST:PORT
 
 Every step runs against both. What cannot be equal between any two brokers (ids, sizes, paths, times, speeds,
-internal topics) is normalised first. Each line of DIFFERENCES allows one more kind of difference:
+internal topics) is normalised first. Each line of DIFFERENCES allows one kind of difference:
     STEP | < or > | REGEX | REASON        < a line that only Kafka prints, > one that only we print
-STEP may hold `*`. A difference that nothing allows fails; a line of DIFFERENCES that is not needed is named.
+STEP may contain `*`. A difference that no line allows fails; an unused line of DIFFERENCES is reported.
 """
 
 import difflib
@@ -38,7 +38,7 @@ NORMAL = [
     (r"CreateTime:\d{13}", "CreateTime:TIME"),
     (r"\b\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d[:.]\d{3}\b", "TIME"),
     (r"\b1[789]\d{11}\b", "TIME"),
-    # Which of its own words the admin client uses when its time is over depends on the moment.
+    # The admin client's message at a timeout depends on timing.
     (r"(TimeoutException: ).*", r"\1WORDS"),
     (r" +", " "),
     (r" $", ""),
@@ -68,7 +68,7 @@ def sorted_partitions(match):
 
 
 def run_all(libs, bootstrap):
-    """What every step prints against one broker. One JVM runs them all, see Tools.java."""
+    """The output of every step against one broker. One JVM runs all steps, see Tools.java."""
     jars = sorted(Path(libs).glob("*.jar"))
     own = [jar for jar in jars if re.match(r"kafka-tools-\d|kafka_\d", jar.name)]
     others = [jar for jar in jars if jar not in own]

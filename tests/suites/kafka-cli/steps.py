@@ -48,7 +48,7 @@ LINES = "".join(f"key-{i}:value-{i}\n" for i in range(20))
 RECORDS_JSON = '{"partitions":[{"topic":"cli-one","partition":0,"offset":5}],"version":1}'
 TOO_FAR_JSON = '{"partitions":[{"topic":"cli-one","partition":0,"offset":500}],"version":1}'
 ABSENT_JSON = '{"partitions":[{"topic":"absent","partition":0,"offset":5}],"version":1}'
-# A topic that is not there is asked for again until the tool's time is over.
+# The tool requests a missing topic again until its timeout.
 GIVES_UP_SOON = "default.api.timeout.ms=5000\nrequest.timeout.ms=4000\n"
 
 STEPS = [

@@ -1,11 +1,11 @@
-"""Stands in for the suite's own test/service.py, which its source distribution leaves out.
+"""Replaces the suite's test/service.py, which its source distribution does not contain.
 
-Only what an external broker needs: the suite asks a service to stop and to dump its logs.
+It has only what an external broker needs: the suite calls stop and dump_logs of a service.
 
-And one setting for every consumer of the suite. One that subscribes while its first request for metadata (of no topic)
-is on its way takes that answer for the one to its subscription (`ClusterMetadata.set_topics` asks for an update, and
-the older answer takes this back), so it sees no partition until `metadata_max_age_ms` is over: five minutes, where
-the tests wait for seconds. Any test may meet it, the more likely the sooner the broker answers.
+It also changes one setting of every consumer. A consumer that subscribes while its first metadata request (without
+topics) is in flight takes that answer as the answer for its subscription (`ClusterMetadata.set_topics` requests an
+update, and the older answer cancels it), so it has no partitions until `metadata_max_age_ms`: five minutes, but the
+tests wait for seconds. This can affect any test, and is more likely with a faster broker.
 """
 
 from kafka import KafkaConsumer

@@ -1,4 +1,4 @@
-"""Prints the results of one run of librdkafka's test runner, one a line, as verdict.py reads them.
+"""Prints the results of one run of librdkafka's test runner, one per line, in the format of verdict.py.
 
     results.py PASS LOG     in the folder of the runner's report; a PASS named NUMBER_name+SUBTEST ran one sub-test
 """
@@ -23,7 +23,7 @@ def main():
 def whole_tests(tests):
     for test in tests:
         said = words_of(test)
-        # What another pass runs is no result; what the suite itself leaves out is one.
+        # Tests of another pass are no results; tests that the suite itself skips are.
         elsewhere = "not matched" in said or "requires test scenario" in said or "flags" in said
         if test["name"] != "<MAIN>" and not elsewhere and (test["state"] != "SKIPPED" or said):
             yield test["name"], STATES.get(test["state"], "failed"), said
@@ -34,7 +34,7 @@ def words_of(test):
 
 
 def sub_test(name, sub, tests, log):
-    """A runner that finds no such sub-test passes: its log has to show that it ran."""
+    """A runner without a matching sub-test passes, so its log has to show that the sub-test ran."""
     (test,) = [test for test in tests if test["name"] == name]
     ran = re.search(rf"\[ {sub}:\d+[^\n]*: PASS ", log)
     skipped = re.search(rf"\[ {sub}:\d+[^\n]*: SKIP: ([^\n]*)", log)

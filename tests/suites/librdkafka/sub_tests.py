@@ -1,8 +1,8 @@
-"""Prints the sub-tests to run: of each test of which the list names sub-tests, those that its source has.
+"""Prints the sub-tests to run: for each test with sub-tests in the list, the sub-tests in its source.
 
     sub_tests.py LIST SOURCES
 
-They come in the order of the list. Those that it excuses are left out; one that it does not know is run.
+The order is that of the list. Excused sub-tests are left out; sub-tests that are not in the list run too.
 """
 
 import re

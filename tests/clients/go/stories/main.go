@@ -137,8 +137,7 @@ func writeIdempotent(bootstrap string, arguments []string) {
 			time.Sleep(time.Millisecond)
 		}
 	}()
-	// The producer is closed only when each record has its outcome: one that closes gives up records that wait to be
-	// sent again.
+	// The producer is closed only after each record has its outcome, because Close drops records that wait for a retry.
 	acked := 0
 	for range count {
 		select {
