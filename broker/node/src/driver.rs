@@ -27,7 +27,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ropewalk_shard::command::Append;
-use ropewalk_shard::driver::{Actions, Answer, Applies, Caller, Core, Event, Now};
+use ropewalk_shard::driver::{Actions, Answer, Caller, Core, Event, Now, StateAccess};
+use ropewalk_shard::engine::EntryId;
 use ropewalk_shard::limits::TICK_MS;
 use ropewalk_shard::proposal::{AppendResult, ProposeError};
 use ropewalk_shard::replica::{Replica, Work, Write};
@@ -110,7 +111,7 @@ enum Wake {
     Stop,
 }
 
-impl Applies for ShardHandle {
+impl StateAccess for ShardHandle {
     fn poll(&self, replica: &mut Replica) -> Option<Work> {
         self.change(|state| replica.poll(state))
     }
@@ -230,7 +231,7 @@ impl Driver {
 
     fn capture(&self) -> Capture {
         let replica = self.core.replica();
-        let (index, term) = replica.applied();
+        let EntryId { index, term } = replica.applied();
         Capture {
             replica: replica.id(),
             index,
@@ -251,7 +252,7 @@ impl Driver {
 
     fn carry_out(&mut self, actions: Actions) {
         let Actions { writes, effects, answers, leads } = actions;
-        self.shard.set_applied(self.core.replica().applied().0);
+        self.shard.set_applied(self.core.replica().applied().index);
         writes.into_iter().for_each(|write| self.submit(write));
         for effect in &effects {
             self.carry_out_effect(effect);

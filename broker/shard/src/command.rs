@@ -1,18 +1,18 @@
-//! Commands: what a Raft entry asks of a shard's state machine, and how it is written down.
+//! Commands: the operations on a shard's state machine, and their encoding in Raft entries.
 //!
-//! An entry is an [`Envelope`]: the term it was proposed in, the leader's clock at that moment,
-//! and the command. `apply` refuses an entry whose term is not the one it was proposed in, and
-//! takes the time from here, so that every replica computes the same.
+//! An entry is an [`Envelope`]: the term in which it was proposed, the leader's clock at that
+//! moment, and the command. The state machine refuses an entry that was committed in another term,
+//! and takes the time from the envelope, so that every replica computes the same result.
 //!
 //! # Format
 //!
-//! `[format u8][kind u8: 0 append, 1 shard, 2 catalog][term u64 LE][time_ms i64 LE]`, then for an append
-//! `[count u32]`, per batch `[partition 20 bytes][length u32]`, then the batches end to end; for
-//! any other command its postcard encoding. Variants are only ever added at the end under a new format
-//! number: entries outlive the broker that wrote them. Format 2 is format 1 with the commands of a
-//! topic's owner, format 3 is format 2 with the expiry of producers that were silent since a given
-//! time. An entry carries the lowest number that can express it, so that an older broker refuses only
-//! what it really does not know.
+//! `[format u8][kind u8: 0 append, 1 shard, 2 catalog][term u64 LE][time_ms i64 LE]`, then for an
+//! append `[count u32]`, per batch `[partition 20 bytes][length u32]`, then the batches end to end;
+//! for any other command its postcard encoding. A new variant is added at the end, under a new
+//! format number, because a later version of the broker must still read the entry. Format 2 adds
+//! the commands of a topic's owner to format 1; format 3 adds the expiry of producers by the time
+//! of their last batch. An entry carries the lowest number that can express it, so that an older
+//! broker refuses only the commands that it does not support.
 
 use std::ops::RangeInclusive;
 
@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::id::{BrokerId, PartitionId, ShardId, TopicId};
 
-/// The formats this broker knows.
+/// The formats that this broker reads.
 const FORMATS: RangeInclusive<u8> = 1..=3;
 const KIND_APPEND: u8 = 0;
 const KIND_SHARD: u8 = 1;
@@ -29,127 +29,132 @@ const KIND_CATALOG: u8 = 2;
 const HEAD_LEN: usize = 18;
 const ITEM_LEN: usize = PartitionId::LEN + 4;
 
-/// A command with the circumstances of its proposal.
+/// A command with the term and the time of its proposal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Envelope {
     /// The leader's term when it proposed.
     pub term: u64,
     /// The leader's wall clock when it proposed, Unix milliseconds.
     pub time_ms: i64,
-    /// What to do.
+    /// The operation on the state machine.
     pub command: Command,
 }
 
-/// One batch for one partition, as the client sent it and the door checked it.
+/// One batch for one partition, validated (see `ropewalk_batch`) and not stamped yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Append {
-    /// Where it goes.
+    /// The partition that the batch is appended to.
     pub partition: PartitionId,
-    /// A whole record batch; its first 16 bytes are not believed. It owns its memory: the tail
-    /// keeps it, and what the tail counts is what is allocated (R1).
+    /// A whole record batch; its base offset and leader epoch are replaced. It owns its memory: the
+    /// tail of the partition log keeps it, and counts as many bytes as are allocated (R1).
     pub batch: Bytes,
 }
 
-/// What a replicated state machine can be asked.
+/// An operation on the replicated state machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
     /// Record batches of several partitions.
     Append(Vec<Append>),
-    /// Anything else that concerns the partitions and groups of one shard.
+    /// Any other operation on the partitions and groups of one shard.
     Shard(ShardCommand),
-    /// The catalog's own.
+    /// An operation on the catalog, in shard 0.
     Catalog(CatalogCommand),
 }
 
-/// What a shard can be asked beside appending.
+/// An operation on the partitions and groups of a shard, other than an append.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ShardCommand {
-    /// These partitions live here from now on. Repeating it changes nothing.
+    /// Creates partitions in the shard. Partitions that exist are unchanged.
     OpenPartitions(Vec<OpenPartition>),
-    /// These partitions are gone, with their records.
+    /// Removes partitions and their records from the shard.
     ClosePartitions(Vec<PartitionId>),
-    /// Records below these offsets are gone (retention, `DeleteRecords`). Never moves back.
+    /// Raises the log start of partitions to an offset (retention, `DeleteRecords`). A lower offset
+    /// than the current log start changes nothing.
     AdvanceLogStart(Vec<(PartitionId, i64)>),
-    /// Producers that have been silent too long, by partition. Only read: it forgets also one that has
-    /// written since it was found silent. See [`ShardCommand::ExpireSilentProducers`].
+    /// Removes producers by partition and producer id. Read from old logs and no longer written,
+    /// because it also removes a producer that wrote after the leader found it silent:
+    /// [`ShardCommand::ExpireSilentProducers`] replaces it.
     ExpireProducers(Vec<(PartitionId, i64)>),
-    /// A consumer group's offsets.
+    /// Commits offsets of a consumer group.
     CommitOffsets(CommitOffsets),
-    /// Forget offsets of a group (`OffsetDelete`).
+    /// Deletes committed offsets of a group (`OffsetDelete`).
     DeleteOffsets {
-        /// The group.
+        /// The group's id.
         group: String,
-        /// What to forget.
+        /// The partitions whose offsets are deleted.
         partitions: Vec<PartitionId>,
     },
     /// A completed generation of a classic group; an empty member list empties the group.
     SetGeneration(SetGeneration),
-    /// A group and its offsets are gone. Refused while it has members.
+    /// Deletes a group and its offsets. Refused while the group has members.
     DeleteGroup {
-        /// The group.
+        /// The group's id.
         group: String,
     },
-    /// Topics were deleted: their committed offsets go too.
-    ForgetTopics(Vec<TopicId>),
-    /// Offsets that grew old go, unless they were committed again in between; and a group that has
-    /// neither members nor offsets after that goes with them.
+    /// Removes the committed offsets of deleted topics from every group.
+    RemoveTopics(Vec<TopicId>),
+    /// Removes expired offsets, unless they were committed again in between, and then the group if
+    /// it has neither members nor offsets.
     ExpireOffsets {
-        /// The group.
+        /// The group's id.
         group: String,
-        /// What goes, and the time of the commit that grew old.
+        /// The partition, and the time of the expired commit, Unix milliseconds.
         offsets: Vec<(PartitionId, i64)>,
     },
-    /// Where a bound group begins, in those of the partitions for which it has committed nothing:
-    /// what a member committed meanwhile stands. Since format 2.
+    /// Sets the first offsets of a bound group, in partitions for which it has no committed offset:
+    /// a commit that a member made meanwhile is kept. Since format 2.
     StartOffsets {
-        /// The group.
+        /// The group's id.
         group: String,
         /// The next offset to read, by partition.
         offsets: Vec<(PartitionId, i64)>,
     },
-    /// Producers that are to be forgotten, unless they have written since (D5). Since format 3.
+    /// Removes producers that have not written since the leader found them silent (D5). Since
+    /// format 3.
     ExpireSilentProducers(Vec<SilentProducer>),
 }
 
-/// A producer as it was when it was found silent.
+/// A producer, and its last batch at the time at which the leader found it silent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SilentProducer {
-    /// Where it wrote.
+    /// The partition that the producer wrote to.
     pub partition: PartitionId,
-    /// Its id.
+    /// The producer id that the batches carry.
     pub producer_id: i64,
-    /// The time of its last batch then, Unix milliseconds.
+    /// The time of its last batch at that moment, Unix milliseconds.
     pub seen_ms: i64,
 }
 
-/// A partition comes to live in a shard.
+/// A partition that a shard is to hold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpenPartition {
-    /// Which.
+    /// The partition to create.
     pub partition: PartitionId,
     /// Added to the shard's term to give the leader epoch, so that a move never lowers it.
     pub epoch_base: i32,
 }
 
-/// Offsets of one group.
+/// A commit of offsets of one group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CommitOffsets {
-    /// The group.
+    /// The group's id.
     pub group: String,
-    /// Who commits; `None` for a consumer without membership (generation -1) or the broker.
+    /// The committing member; `None` for a consumer without membership (generation -1) or the
+    /// broker itself.
     pub member: Option<MemberClaim>,
-    /// What is committed.
+    /// The offset to commit, by partition.
     pub offsets: Vec<(PartitionId, OffsetCommit)>,
 }
 
-/// What a member says of itself. Checked in `apply` against the generation that is there (O3).
+/// The identity that a member sends with a commit. The state machine checks it against the current
+/// generation (O3).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemberClaim {
-    /// Member id.
+    /// The member id that the coordinator assigned.
     pub member_id: String,
     /// `group.instance.id` of a static member.
     pub instance_id: Option<String>,
-    /// The generation it believes in.
+    /// The generation in which the member joined.
     pub generation: i32,
 }
 
@@ -160,177 +165,178 @@ pub struct OffsetCommit {
     pub offset: i64,
     /// Leader epoch of the last record read, -1 if unknown.
     pub leader_epoch: i32,
-    /// The client's own note, ≤ `offset.metadata.max.bytes`.
+    /// Opaque metadata of the client, ≤ `offset.metadata.max.bytes`.
     pub metadata: String,
-    /// Unix milliseconds after which the offset is forgotten, where the client set it itself
+    /// Unix milliseconds after which the offset expires, if the client set a retention time
     /// (OffsetCommit v2 to v4).
     pub expires_ms: Option<i64>,
 }
 
-/// A completed generation.
+/// A completed generation of a classic group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SetGeneration {
-    /// The group.
+    /// The group's id.
     pub group: String,
     /// `consumer`, `connect`, …
     pub protocol_type: String,
-    /// The generation.
+    /// The generation's number.
     pub generation: i32,
     /// The chosen assignor; `None` for an empty group.
     pub protocol: Option<String>,
     /// The member that made the assignment.
     pub leader: Option<String>,
-    /// Everyone in it.
+    /// All members of the generation.
     pub members: Vec<Member>,
 }
 
 /// One member of a completed generation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
-    /// Member id.
+    /// The member id that the coordinator assigned.
     pub member_id: String,
     /// `group.instance.id` of a static member.
     pub instance_id: Option<String>,
-    /// The client's own name.
+    /// `client.id` of the member.
     pub client_id: String,
-    /// Where it connected from.
+    /// The address from which the member connected.
     pub client_host: String,
-    /// How long it may take to join again.
+    /// How long the member may take to join again in a rebalance.
     pub rebalance_timeout_ms: i32,
-    /// How long it may be silent.
+    /// How long the member may go without a heartbeat.
     pub session_timeout_ms: i32,
-    /// Every protocol it supports with its subscription.
+    /// Name and subscription metadata of every protocol that the member supports.
     pub protocols: Vec<(String, Bytes)>,
-    /// What the leader gave it.
+    /// The assignment that the group's leader made for this member.
     pub assignment: Bytes,
 }
 
-/// What the catalog can be asked.
+/// An operation on the catalog.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CatalogCommand {
-    /// New topics, each accepted or refused by itself.
+    /// Creates topics, each accepted or refused by itself.
     CreateTopics(Vec<NewTopic>),
-    /// Topics go.
+    /// Deletes topics with their configuration and bindings.
     DeleteTopics(Vec<TopicId>),
-    /// More partitions for a topic. Refused when the count before is not `expected`.
+    /// Adds partitions to a topic. Refused when the topic does not have `expected` partitions.
     AddPartitions {
-        /// The topic.
+        /// The topic's id.
         topic: TopicId,
-        /// How many there are now.
+        /// Partition count that the proposer saw.
         expected: usize,
-        /// Where the new ones live.
-        partitions: Vec<PartitionHome>,
+        /// Placement of the new partitions.
+        partitions: Vec<PartitionPlacement>,
     },
-    /// Set (`Some`) or clear (`None`) configuration keys of a resource.
+    /// Sets (`Some`) or clears (`None`) configuration keys of a resource.
     AlterConfigs {
-        /// Whose.
+        /// The resource that is configured.
         resource: ConfigResource,
         /// Key and new value.
         changes: Vec<(String, Option<String>)>,
     },
-    /// Hands out a block of producer ids.
+    /// Allocates a block of producer ids.
     AllocateProducerIds {
-        /// How many.
+        /// Size of the block.
         count: i64,
     },
-    /// Who may delete the topic from outside: the uid of the object that declared it.
+    /// Sets the topic's owner, which alone may delete it through the admin API: the uid of the
+    /// Kubernetes object that declared it.
     SetOwner {
-        /// The topic.
+        /// The topic's id.
         topic: TopicId,
-        /// The owner; `None` gives it up.
+        /// The owner; `None` removes it.
         owner: Option<String>,
     },
-    /// An operator won its election: mint the next fencing epoch.
+    /// Issues the next fencing epoch to an operator that won its leader election.
     ClaimFence {
-        /// Who holds it.
+        /// The operator's identity.
         holder: String,
-        /// The uid of the Lease it won.
+        /// The uid of the Lease that it acquired.
         lease_uid: String,
     },
-    /// A command of an operator: refused when a newer epoch was claimed than it acts under. Since
+    /// A command of an operator, refused when a newer epoch than the operator's was claimed. Since
     /// format 2, like all below.
     Fenced {
-        /// The epoch it acts under.
+        /// The operator's epoch.
         epoch: u64,
-        /// What it wants.
+        /// The command to carry out.
         command: Box<CatalogCommand>,
     },
-    /// A topic as its owner wants it: made, adopted if nobody owns it, or put right.
+    /// Creates a topic as declared, adopts it if it has no owner, or reconciles it.
     DeclareTopic {
-        /// All of it. Partitions are only ever added; configuration that is not named is cleared.
+        /// The whole topic. Partitions are only ever added; keys that are not named are cleared.
         topic: NewTopic,
-        /// Whether the proposer knows the topic, under this id. Refused when that is not so.
+        /// Whether the proposer saw the topic, under this id. Refused when that is not so.
         exists: bool,
     },
-    /// The owner gives its topic up. One that nobody owns is never deleted by this.
+    /// The owner releases its topic. A topic without an owner is never deleted by this.
     ReleaseTopic {
-        /// The topic.
+        /// The topic's id.
         topic: TopicId,
-        /// Who gives it up.
+        /// The owner that releases it.
         owner: String,
-        /// Whether its records go too.
+        /// Whether the topic is deleted too.
         delete: bool,
     },
-    /// A group is to read every record of the topic, from `start` on.
+    /// Binds a group to a topic: it is to read every record of the topic, from `start` on.
     BindGroup {
-        /// The topic.
+        /// The topic's id.
         topic: TopicId,
         /// The topic's owner.
         owner: String,
-        /// The group.
+        /// The group's id.
         group: String,
-        /// Where it begins.
+        /// Where the group begins to read.
         start: StartPosition,
     },
-    /// The group is no longer bound; what it committed stays until it grows old.
+    /// Removes the binding of a group; its committed offsets stay until they expire.
     UnbindGroup {
-        /// The topic.
+        /// The topic's id.
         topic: TopicId,
         /// The topic's owner.
         owner: String,
-        /// The group.
+        /// The group's id.
         group: String,
     },
 }
 
-/// Where a bound group begins to read the partitions that are there when it is bound. In those that
-/// come later it begins at their start.
+/// Where a bound group begins to read the partitions that exist when it is bound. Partitions that
+/// are added later are read from their start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StartPosition {
-    /// With the first record that is left.
+    /// At the log start.
     Earliest,
-    /// With the next record that comes.
+    /// At the high watermark.
     Latest,
 }
 
-/// A topic to be made.
+/// A topic to be created.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewTopic {
-    /// Its identity, drawn by the proposer.
+    /// The topic's id, drawn by the proposer.
     pub id: TopicId,
-    /// Its name, already checked for form.
+    /// The topic's name, validated by the proposer.
     pub name: String,
-    /// Where each partition lives.
-    pub partitions: Vec<PartitionHome>,
-    /// Configuration, already checked.
+    /// Placement of each partition.
+    pub partitions: Vec<PartitionPlacement>,
+    /// Configuration, validated by the proposer.
     pub configs: Vec<(String, String)>,
     /// The uid of the object that declared it.
     pub owner: Option<String>,
 }
 
-/// The shard a partition lives in.
+/// The shard that holds a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PartitionHome {
-    /// The shard.
+pub struct PartitionPlacement {
+    /// The shard's id.
     pub shard: ShardId,
-    /// See [`OpenPartition::epoch_base`].
+    /// The same as [`OpenPartition::epoch_base`].
     pub epoch_base: i32,
 }
 
 /// What configuration belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum ConfigResource {
-    /// A topic.
+    /// A topic, by id.
     Topic(TopicId),
     /// One broker, or all of them (`None`).
     Broker(Option<BrokerId>),
@@ -338,18 +344,18 @@ pub enum ConfigResource {
     Group(String),
 }
 
-/// Why bytes are not an entry of ours.
+/// Why bytes cannot be decoded as an entry.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum CommandError {
     /// Cut short, or lengths that do not add up.
     #[error("the entry is malformed: {0}")]
     Malformed(&'static str),
-    /// Written by a broker newer than this one.
-    #[error("entry format {0} is unknown to this broker (it knows {FORMATS:?})")]
+    /// Written by a newer broker than this one.
+    #[error("entry format {0} is unsupported, this broker supports {FORMATS:?}")]
     Format(u8),
 }
 
-/// Writes an entry down, in one allocation when it carries batches.
+/// Encodes an entry, in one allocation when it carries batches.
 #[must_use]
 pub fn encode(term: u64, time_ms: i64, command: &Command) -> Bytes {
     let mut out = BytesMut::with_capacity(encoded_len(command));
@@ -394,7 +400,7 @@ fn format_of(command: &Command) -> u8 {
     }
 }
 
-/// What a batch takes in an entry, bytes.
+/// Bytes that a batch takes in an entry.
 pub(crate) fn item_len(item: &Append) -> usize {
     ITEM_LEN + item.batch.len()
 }
@@ -408,11 +414,11 @@ fn encoded_len(command: &Command) -> usize {
 }
 
 impl Envelope {
-    /// Reads an entry. The batches are copied, so that one small batch in a tail never keeps an
-    /// entry of many partitions alive.
+    /// Decodes an entry. The batches are copied, so that one small batch in the tail of a partition
+    /// log never keeps the memory of an entry with batches of many partitions.
     ///
     /// # Errors
-    /// When the bytes are not an entry of a format this broker knows.
+    /// When the bytes are not an entry of a supported format.
     pub fn decode(data: &Bytes) -> Result<Self, CommandError> {
         if data.len() < HEAD_LEN {
             return Err(CommandError::Malformed("shorter than its head"));

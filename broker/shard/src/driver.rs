@@ -1,24 +1,25 @@
-//! The driver's decisions, without a task, a clock or I/O: events in, [`Actions`] out.
+//! The core of a shard's driver, without a task, a clock or I/O: events in, [`Actions`] out.
 //!
-//! The caller hands over what happened with [`Core::take`] and then carries out what [`Core::poll`]
-//! returns until it returns `None`. The same code runs in the shard's task and in tests that decide
-//! themselves when a write becomes durable.
+//! The caller passes each event to [`Core::take`] and then carries out the actions that
+//! [`Core::poll`] returns, until it returns `None`. The same code runs in the shard's task and in
+//! tests that decide themselves when a write becomes durable.
 //!
 //! # Invariants
 //!
-//! - Batches and commands are proposed in the order in which they were taken, and a proposal that the
-//!   engine does not take now keeps its place and its age.
-//! - **D1** what a call asked for is answered as done only when its write and every earlier one are
-//!   durable: see [`writes`].
-//! - Behind a batch of a new producer that was not taken, none of the same [`SendOrder`] is taken.
+//! - Batches and commands are proposed in the order in which they arrived. A proposal that the
+//!   engine is too busy for keeps its place in the queue and its arrival time.
+//! - **D1** a call is answered with success only when its write and every earlier one are durable:
+//!   see [`writes`].
+//! - After a batch of a new producer that was refused, every batch of the same [`SendOrder`] is
+//!   refused.
 //! - Each caller is answered exactly once. A call of which a part was proposed is never answered
-//!   with an error that says that nothing happened.
+//!   with an error that means that nothing was changed.
 //!
 //! # Limits
 //!
-//! An entry carries batches of up to [`limits::ENTRY_BYTES_MAX`] bytes together, or a single larger one;
-//! a call with more than that becomes several entries. At most [`limits::WRITES_INFLIGHT_MAX`]
-//! writes are under way. What cannot be proposed for [`limits::FULL_WAIT_MAX`] is refused.
+//! An entry carries batches of up to [`limits::ENTRY_BYTES_MAX`] bytes together, or a single larger
+//! one; a call with more than that becomes several entries. At most [`limits::WRITES_INFLIGHT_MAX`]
+//! writes are in flight. A proposal that waits longer than [`limits::FULL_WAIT_MAX`] is refused.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
@@ -32,22 +33,22 @@ use crate::state::{AppendOutcome, AppendRefusal, Outcome};
 mod events;
 mod writes;
 
-pub use events::{Actions, Answer, Applies, Caller, Event, Now};
+pub use events::{Actions, Answer, Caller, Event, Now, StateAccess};
 use writes::Writes;
 
-/// The logic of one driver.
+/// The state of one shard's driver.
 #[derive(Debug)]
 pub struct Core {
     replica: Replica,
-    /// Taken and not proposed yet, oldest first.
+    /// Calls that are not proposed yet, oldest first.
     queue: VecDeque<Pending>,
     /// Appends that are not answered.
     calls: HashMap<Caller, Call>,
-    /// Proposed and not decided.
+    /// Proposals and reads without an outcome.
     waiters: BTreeMap<Ticket, Waiter>,
     next_ticket: Ticket,
     writes: Writes,
-    /// Why the oldest of `queue` could not be proposed when that was last tried.
+    /// Why the oldest call of `queue` could not be proposed at the last attempt.
     obstacle: Option<ProposeError>,
     outbox: Actions,
 }
@@ -65,19 +66,19 @@ enum Proposal {
     Command(Command),
 }
 
-/// The batches of one call.
+/// One append call that is not answered.
 #[derive(Debug)]
 struct Call {
-    /// Of those that are applied, in order.
+    /// Results of the batches that are applied, in order.
     results: Vec<Result<AppendOutcome, AppendRefusal>>,
-    /// Batches that are proposed and not decided.
+    /// Number of batches that are proposed and have no outcome.
     proposed: usize,
-    /// Batches that are not applied.
+    /// Number of batches that are not applied.
     left: usize,
     order: SendOrder,
 }
 
-/// Batches of one call that are joined into an entry.
+/// The batches of one call in an entry that joins batches of several calls.
 #[derive(Debug)]
 struct Part {
     caller: Caller,
@@ -93,7 +94,7 @@ enum Waiter {
 }
 
 impl Core {
-    /// The core of a driver of `replica`.
+    /// A core that drives `replica`.
     #[must_use]
     pub fn new(replica: Replica) -> Self {
         Self {
@@ -114,13 +115,13 @@ impl Core {
         &self.replica
     }
 
-    /// Whether [`Event::Tick`]s are needed now.
+    /// Whether the caller has to send [`Event::Tick`]s now.
     #[must_use]
     pub fn needs_ticks(&self) -> bool {
         self.replica.needs_ticks() || !self.queue.is_empty() || self.writes.is_refused()
     }
 
-    /// Takes note of an event. What follows from it comes out of [`Self::poll`].
+    /// Records an event. [`Self::poll`] returns the actions that result.
     pub fn take(&mut self, event: Event, now: Now) {
         match event {
             Event::Append { caller, items, order } => self.take_appends(caller, items, order, now),
@@ -147,9 +148,9 @@ impl Core {
         }
     }
 
-    /// What has to be done next; `None` when only another event changes something. `has_space` is
-    /// whether the log takes batches now.
-    pub fn poll(&mut self, now: Now, has_space: bool, state: &impl Applies) -> Option<Actions> {
+    /// The next actions; `None` when there are none before another event. `has_space` is whether
+    /// the log has space for batches now.
+    pub fn poll(&mut self, now: Now, has_space: bool, state: &impl StateAccess) -> Option<Actions> {
         loop {
             if let Some(work) = state.poll(&mut self.replica) {
                 self.absorb(work);
@@ -167,7 +168,7 @@ impl Core {
         }
     }
 
-    /// Ends everything: the answers of all who wait.
+    /// Ends the driver; returns the answers of all open calls.
     pub fn stop(&mut self) -> Vec<(Caller, Answer)> {
         for waiter in std::mem::take(&mut self.waiters).into_values() {
             let error = match waiter {
@@ -209,8 +210,8 @@ impl Core {
         self.outbox.answers.push((caller, answer));
     }
 
-    /// Proposes what becomes the next write; whether anything was proposed or answered.
-    fn propose(&mut self, now: Now, has_space: bool, state: &impl Applies) -> bool {
+    /// Proposes the entries of the next write. Returns whether any call was proposed or answered.
+    fn propose(&mut self, now: Now, has_space: bool, state: &impl StateAccess) -> bool {
         let mut bytes = 0;
         for count in 0..limits::ENTRIES_PER_WRITE_MAX {
             if bytes >= limits::ENTRY_BYTES_MAX {
@@ -224,8 +225,14 @@ impl Core {
         true
     }
 
-    /// Proposes the oldest that waits; its size, 0 if it was refused, `None` if it has to wait.
-    fn propose_next(&mut self, now: Now, has_space: bool, state: &impl Applies) -> Option<usize> {
+    /// Proposes the oldest call in the queue. Returns its size in bytes, 0 if it was refused,
+    /// `None` if it has to wait.
+    fn propose_next(
+        &mut self,
+        now: Now,
+        has_space: bool,
+        state: &impl StateAccess,
+    ) -> Option<usize> {
         self.obstacle = None;
         if let Some(pending) = self.pop_behind() {
             self.refuse(pending, ProposeError::Behind);
@@ -280,7 +287,7 @@ impl Core {
         self.calls.get_mut(&caller).expect("batches that wait belong to a call")
     }
 
-    /// Joins the batches that are next in line into one entry.
+    /// Joins the batches at the head of the queue into one entry.
     fn join(&mut self) -> (Command, Waiter) {
         let (mut items, mut parts, mut bytes) = (Vec::new(), Vec::new(), 0);
         while let Some(Pending { caller, since, what: Proposal::Appends(waiting) }) =
@@ -309,7 +316,7 @@ impl Core {
         (Command::Append(items), Waiter::Appends(parts))
     }
 
-    /// The engine takes no more now: what was to be proposed goes back to the head of the queue.
+    /// Puts a proposal that the engine is too busy for back at the head of the queue.
     fn put_back(&mut self, command: Command, waiter: Waiter) {
         match (command, waiter) {
             (Command::Append(mut items), Waiter::Appends(parts)) => {
@@ -338,19 +345,19 @@ impl Core {
         }
     }
 
-    /// Refuses what could not be proposed for too long; whether there was any.
-    fn refuse_overdue(&mut self, now: Now, state: &impl Applies) -> bool {
+    /// Refuses calls that waited longer than [`limits::FULL_WAIT_MAX`]. Returns whether any did.
+    fn refuse_overdue(&mut self, now: Now, state: &impl StateAccess) -> bool {
         let is_refused = self.writes.is_refused();
         let obstacle = if is_refused {
             Some(ProposeError::Full)
         } else if self.writes.len() < limits::WRITES_INFLIGHT_MAX {
             self.obstacle
         } else {
-            // A write is under way, however slow: its end changes something.
+            // A write is in flight, however slow; its completion lets the queue advance.
             None
         };
         let Some(obstacle) = obstacle else { return false };
-        // A command behind batches that find no space can be proposed once they are refused.
+        // A command behind batches that wait for space can be proposed once they are refused.
         let is_held = |what: &Proposal| match what {
             Proposal::Appends(_) => true,
             Proposal::Command(_) => is_refused || obstacle == ProposeError::Busy,
@@ -368,7 +375,7 @@ impl Core {
         any
     }
 
-    /// The oldest that waits, if a batch before it was not taken.
+    /// The oldest call in the queue, if its [`SendOrder`] has ended.
     fn pop_behind(&mut self) -> Option<Pending> {
         let calls = &self.calls;
         self.queue.pop_front_if(|pending| match pending.what {
@@ -379,12 +386,12 @@ impl Core {
         })
     }
 
-    /// These batches are not taken: if one is of a new producer, none that follows may be.
+    /// Ends the send order of a call whose batches are refused, if one is of a new producer.
     fn end_order<'a>(
         &self,
         caller: Caller,
         items: impl IntoIterator<Item = &'a Append>,
-        state: &impl Applies,
+        state: &impl StateAccess,
     ) {
         if let Some(call) = self.calls.get(&caller)
             && items.into_iter().any(|item| state.is_of_new_producer(item))
@@ -393,13 +400,13 @@ impl Core {
         }
     }
 
-    /// Gives up the calls whose batches were joined into an entry that was not taken.
+    /// Fails the calls whose batches were joined into an entry that was not proposed.
     fn fail_parts(
         &mut self,
         parts: &[Part],
         mut items: &[Append],
         error: ProposeError,
-        state: &impl Applies,
+        state: &impl StateAccess,
     ) {
         for part in parts {
             let (of_part, rest) = items.split_at(part.count);
@@ -409,7 +416,7 @@ impl Core {
         }
     }
 
-    /// Answers what was not proposed.
+    /// Answers a call that is refused before it was proposed.
     fn refuse(&mut self, pending: Pending, error: ProposeError) {
         match pending.what {
             Proposal::Appends(_) => self.fail(pending.caller, error),
@@ -417,9 +424,9 @@ impl Core {
         }
     }
 
-    /// Gives up a call, whose other batches may be proposed or applied already.
+    /// Fails a call, of which other batches may be proposed or applied already.
     fn fail(&mut self, caller: Caller, error: ProposeError) {
-        // Several entries may carry parts of it: the first error answers it.
+        // Several entries may carry parts of the call: the first error answers it.
         let Some(call) = self.calls.remove(&caller) else { return };
         let nothing_happened = call.results.is_empty() && call.proposed == 0;
         let error = if nothing_happened { error } else { ProposeError::Unknown };
@@ -461,7 +468,7 @@ impl Core {
         part: &Part,
         results: impl Iterator<Item = Result<AppendOutcome, AppendRefusal>>,
     ) {
-        // The call may have failed already; its results are taken all the same.
+        // The results are consumed also when the call has failed already.
         let results: Vec<_> = results.collect();
         let Some(call) = self.calls.get_mut(&part.caller) else { return };
         call.proposed -= part.count;

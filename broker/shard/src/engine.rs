@@ -1,16 +1,17 @@
-//! The Raft engine behind one seam: the only module that names the `raft` crate.
+//! The Raft engine. This is the only module that uses the `raft` crate.
 //!
-//! The engine is a pure state machine (no clock, disk or network). We feed it proposals, messages
-//! and ticks, take what has to be written, sent and applied as a [`Ready`], and tell it when a
-//! write is durable. Any number of writes may be under way; they are reported in order.
+//! The engine has no clock, disk or network. The caller passes in proposals and ticks, takes the
+//! entries to write and to apply as a [`Ready`], and reports when a write is durable. Any number of
+//! writes may be in flight; they are reported in order.
 //!
-//! # Rules kept here
+//! # Invariants
 //!
 //! - Nothing is committed by this replica before its own write is durable (D1): the engine counts
-//!   itself only in [`Engine::persisted`].
-//! - Proposals, reads and transfers that the engine would forward to a leader elsewhere never
-//!   leave the broker: they are refused unless this replica leads.
-//! - The engine panics on a commit index outside its log, so [`Start`] is clamped on the way in.
+//!   its own vote only in [`Engine::persisted`].
+//! - Proposals and reads that the engine would forward to the leader on another broker are refused
+//!   unless this replica leads.
+//! - The `raft` crate panics on a commit index outside its log, so the commit index of [`Start`] is
+//!   clamped to the log.
 
 use std::fmt;
 
@@ -26,30 +27,39 @@ mod store;
 use store::LogStore;
 pub use store::{EntrySource, StoredEntry};
 
-/// What a replica must remember of its votes.
+/// Raft's hard state: what a replica must write before it answers a vote or an append.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct HardState {
     /// The newest term seen.
     pub term: u64,
-    /// The replica voted for in it; 0 for none.
+    /// The replica that got this one's vote in `term`; 0 for none.
     pub vote: u64,
-    /// Known to be committed. A hint: the log after it may be committed too.
+    /// The last index known to be committed; later entries may be committed too.
     pub commit: u64,
 }
 
-/// Who takes part in a shard. Joint configurations are part of it from the first day.
+/// The members of a shard: Raft's `ConfState`, joint configurations included.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Members {
     /// Replicas that vote.
     pub voters: Vec<u64>,
-    /// Replicas that only listen.
+    /// Replicas that receive the log and do not vote.
     pub learners: Vec<u64>,
-    /// The voters of the configuration being left.
+    /// The voters of the configuration that a joint configuration leaves.
     pub voters_outgoing: Vec<u64>,
-    /// Voters that become learners when it is left.
+    /// Voters that become learners when the joint configuration is left.
     pub learners_next: Vec<u64>,
-    /// Whether it is left without being told.
+    /// Whether the leader leaves the joint configuration by itself.
     pub auto_leave: bool,
+}
+
+/// Index and term of an entry, which together identify it in the log of any replica.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct EntryId {
+    /// Index in the log, from 1; 0 for the position before the first entry.
+    pub index: u64,
+    /// The term in which the entry was proposed.
+    pub term: u64,
 }
 
 impl Members {
@@ -73,28 +83,36 @@ impl Members {
 /// One entry of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Its place.
+    /// Index in the log.
     pub index: u64,
-    /// The term it was proposed in.
+    /// The term in which the entry was proposed.
     pub term: u64,
-    /// What `data` is.
+    /// How `data` is encoded.
     pub kind: EntryKind,
-    /// The payload; empty for the entry that opens a term.
+    /// The payload; empty for the first entry of a term.
     pub data: Bytes,
+}
+
+impl Entry {
+    /// Index and term of the entry.
+    #[must_use]
+    pub fn id(&self) -> EntryId {
+        EntryId { index: self.index, term: self.term }
+    }
 }
 
 /// What an entry carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum EntryKind {
-    /// A command, or nothing.
+    /// A [`command`](crate::command), or empty.
     Normal = 0,
-    /// A change of members.
+    /// A change of the shard's members.
     Members = 1,
 }
 
 impl EntryKind {
-    /// The reverse of `as u8`; `None` for a number no broker wrote.
+    /// The reverse of `as u8`; `None` for an unknown number.
     #[must_use]
     pub fn from_u8(kind: u8) -> Option<Self> {
         match kind {
@@ -105,48 +123,57 @@ impl EntryKind {
     }
 }
 
-/// What the engine starts from, as recovery found it.
+/// The state from which the engine starts, as recovery read it.
 #[derive(Debug)]
 pub struct Start {
-    /// This replica.
+    /// Raft id of this replica.
     pub replica: u64,
-    /// Votes.
+    /// The last hard state in the log.
     pub hard_state: HardState,
     /// Members as of the snapshot.
     pub members: Members,
-    /// Index and term of the snapshot: everything through it is applied.
-    pub snapshot: (u64, u64),
+    /// The last entry that the snapshot includes; everything through it is applied.
+    pub snapshot: EntryId,
     /// The entries after it, in order without a gap.
     pub entries: Vec<StoredEntry>,
-    /// Reads the payloads of those.
+    /// Reads the payloads of `entries`.
     pub source: Box<dyn EntrySource>,
 }
 
-/// Why a proposal was not taken.
+/// Why the engine did not accept a proposal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProposalRejection {
     /// This replica does not lead.
     NotLeader,
-    /// Too much is uncommitted already: try again after something commits.
+    /// [`limits::UNCOMMITTED_BYTES_MAX`] are uncommitted: retry after an entry commits.
     Busy,
 }
 
-/// What there is to do. `write` (if any) goes to the WAL and is reported with
-/// [`Engine::persisted`]; `committed` is applied now.
+/// What the caller has to do: write `entries` and `hard_state` to the WAL and report that with
+/// [`Engine::persisted`]; apply `committed` now.
 #[derive(Debug, Default)]
 pub struct Ready {
-    /// Report this number when `entries` and `hard_state` are durable.
+    /// The number to report when `entries` and `hard_state` are durable.
     pub number: u64,
     /// New entries; an earlier entry at the same index or above is replaced.
     pub entries: Vec<Entry>,
-    /// Votes, if they changed.
+    /// The hard state, if it changed.
     pub hard_state: Option<HardState>,
-    /// Whether it has to be durable: false when only the commit index moved.
+    /// Whether the write has to be durable: false when only the commit index moved.
     pub must_sync: bool,
-    /// Committed, in order.
+    /// Entries that are newly committed, in order.
     pub committed: Vec<Entry>,
-    /// Reads that are safe once `index` is applied: (context, index).
-    pub reads: Vec<(u64, u64)>,
+    /// Reads for which the leadership of this replica is confirmed.
+    pub reads: Vec<ConfirmedRead>,
+}
+
+/// A read that may be answered once the entry at `index` is applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConfirmedRead {
+    /// The context given to [`Engine::read_index`].
+    pub context: u64,
+    /// The commit index when the read was requested.
+    pub index: u64,
 }
 
 /// A Raft replica.
@@ -163,17 +190,17 @@ impl fmt::Debug for Engine {
 }
 
 impl Engine {
-    /// A replica in the state that `start` describes. A lone voter campaigns at once.
+    /// A replica in the state that `start` describes. A single voter campaigns at once.
     ///
     /// # Errors
-    /// When the engine finds the start inconsistent.
+    /// When `start` is inconsistent.
     pub fn new(start: Start) -> Result<Self, EngineError> {
         let lone = start.members.voters == [start.replica]
             && start.members.voters_outgoing.is_empty()
             && start.members.learners.is_empty();
         let config = Config {
             id: start.replica,
-            applied: start.snapshot.0,
+            applied: start.snapshot.index,
             election_tick: limits::ELECTION_TICKS,
             heartbeat_tick: limits::HEARTBEAT_TICKS,
             max_size_per_msg: limits::MESSAGE_BYTES_MAX,
@@ -195,7 +222,7 @@ impl Engine {
         Ok(Self { node, lone })
     }
 
-    /// Whether this replica is the shard's only one: it needs no ticks and no messages.
+    /// Whether this replica is the shard's only one, which needs no ticks and no messages.
     #[must_use]
     pub fn is_lone(&self) -> bool {
         self.lone
@@ -207,24 +234,25 @@ impl Engine {
         self.node.raft.term
     }
 
-    /// Whether this replica leads. It may serve only once its term's first entry is applied.
+    /// Whether this replica leads. It may serve requests only once the first entry of its term is
+    /// applied.
     #[must_use]
     pub fn is_leader(&self) -> bool {
         self.node.raft.state == StateRole::Leader
     }
 
-    /// The replica that leads, if known.
+    /// The Raft id of the leader, if known.
     #[must_use]
     pub fn leader(&self) -> Option<u64> {
         Some(self.node.raft.leader_id).filter(|id| *id != 0)
     }
 
-    /// One tick of [`limits::TICK_MS`].
+    /// Advances the engine's clock by [`limits::TICK_MS`].
     pub fn tick(&mut self) {
         self.node.tick();
     }
 
-    /// Appends `data` to the log; its index. Not durable, not committed.
+    /// Appends `data` to the log and returns its index. It is neither durable nor committed yet.
     ///
     /// # Errors
     /// See [`ProposalRejection`].
@@ -246,7 +274,8 @@ impl Engine {
         }
     }
 
-    /// Asks whether this replica still leads; answered in [`Ready::reads`] under `context`.
+    /// Requests a linearizable read (Raft's ReadIndex). Confirmed in [`Ready::reads`] under
+    /// `context`.
     ///
     /// # Errors
     /// When it does not lead now.
@@ -258,14 +287,14 @@ impl Engine {
         Ok(())
     }
 
-    /// Whether the next entry to apply comes from before the start, and waits for memory.
+    /// Whether the next entry to apply has to be read back from the WAL and waits for memory.
     #[must_use]
     pub fn waits_for_room(&self) -> bool {
         let log = &self.node.raft.raft_log;
         log.store.waits_for_room(log.applied)
     }
 
-    /// What there is to do now, if anything.
+    /// The work that is ready, if any.
     pub fn ready(&mut self) -> Option<Ready> {
         if !self.node.has_ready() {
             return None;
@@ -288,35 +317,35 @@ impl Engine {
         Some(out)
     }
 
-    /// Everything of the ready of this number and the ones before it is durable here.
+    /// Reports that the writes of the [`Ready`] of this number and of all before it are durable.
     pub fn persisted(&mut self, number: u64) {
         self.node.on_persist_ready(number);
     }
 
-    /// Everything through `index` is applied: its payloads need not be kept for this replica.
+    /// Reports that everything through `index` is applied. A single replica releases the payloads.
     pub fn applied(&mut self, index: u64) {
         self.node.advance_apply_to(index);
         if self.lone {
-            self.node.mut_store().forget_through(index);
+            self.node.mut_store().discard_through(index);
         }
     }
 }
 
 #[cfg(test)]
 impl Engine {
-    /// Becomes a follower of nobody in the next term.
+    /// Becomes a follower without a leader in the next term.
     pub(crate) fn depose(&mut self) {
         let term = self.node.raft.term + 1;
         self.node.raft.become_follower(term, 0);
     }
 }
 
-fn read_state(read: &raft::ReadState) -> Option<(u64, u64)> {
+fn read_state(read: &raft::ReadState) -> Option<ConfirmedRead> {
     let context = read.request_ctx.as_slice().try_into().ok()?;
-    Some((u64::from_be_bytes(context), read.index))
+    Some(ConfirmedRead { context: u64::from_be_bytes(context), index: read.index })
 }
 
-/// The engine cannot go on with what it was given.
+/// The `raft` crate returned an error at start.
 #[derive(Debug, thiserror::Error)]
 #[error("the Raft engine refused its start: {0}")]
 pub struct EngineError(String);

@@ -1,19 +1,19 @@
-//! Names of things: shards, replicas, brokers, topics, partitions, slots.
+//! Identifiers of shards, replicas, brokers, topics and partitions, and the hash slots of groups.
 //!
-//! Everything in a shard is keyed by topic id, never by name: a topic that is deleted and
-//! made again under the same name is another topic.
+//! A shard keys everything by topic id, never by name: a topic that is deleted and created again
+//! under the same name is another topic.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// One Raft group. It is home to many partitions and to the groups that hash to it.
+/// The number of a shard: one Raft group, with many partitions and the groups that hash to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ShardId(pub u32);
 
 impl ShardId {
-    /// Shard 0: which queues, partitions, shards and brokers exist.
+    /// Shard 0, which holds the catalog of topics, partitions, shards and brokers.
     pub const CATALOG: Self = Self(0);
 }
 
@@ -23,16 +23,16 @@ impl fmt::Display for ShardId {
     }
 }
 
-/// One broker's copy of a shard, as Raft knows it. The catalog gives these out and never
-/// reuses one, so a replica that lost its disk cannot vote under its old name.
+/// The Raft node id of one broker's copy of a shard. The catalog assigns these and never reuses
+/// one, so a replica that lost its disk cannot vote under its old id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ReplicaId(pub u64);
 
-/// A broker, as Kafka's clients know it (`node.id`).
+/// The number by which Kafka clients address a broker (`node.id`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct BrokerId(pub i32);
 
-/// A topic's identity (KIP-516). Never reused.
+/// The id of a topic (KIP-516). Never reused.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TopicId(pub Uuid);
 
@@ -51,17 +51,17 @@ impl fmt::Display for TopicId {
 /// One partition of a topic.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PartitionId {
-    /// The topic.
+    /// The topic that the partition belongs to.
     pub topic: TopicId,
-    /// Its place in the topic, from 0.
+    /// Its number in the topic, from 0.
     pub index: i32,
 }
 
 impl PartitionId {
-    /// How many bytes [`Self::to_bytes`] gives.
+    /// Length of [`Self::to_bytes`], bytes.
     pub const LEN: usize = 20;
 
-    /// Topic id, then the index, both big-endian: sorts like the pair itself.
+    /// Topic id, then the index, both big-endian. The bytes sort like the id itself.
     #[must_use]
     pub fn to_bytes(self) -> [u8; Self::LEN] {
         let mut bytes = [0; Self::LEN];
@@ -93,8 +93,8 @@ impl fmt::Debug for PartitionId {
     }
 }
 
-/// How many hash slots groups and transactional ids fall into. The catalog maps slots to
-/// shards, so that a shard can be added without moving every group.
+/// Number of hash slots for groups and transactional ids. The catalog maps slots to shards, so
+/// that a shard can be added without moving every group.
 pub const SLOTS: usize = 4096;
 
 /// The slot of a group id or a transactional id: CRC-32C modulo [`SLOTS`].

@@ -1,12 +1,13 @@
-//! Shards: what is agreed on.
+//! Shards: the Raft groups of a cluster and their replicated state machine.
 //!
-//! A shard is one Raft group. Its entries are [`command`]s; every replica applies them alike to its
-//! [`state`]. The modules stand in the order in which a batch walks through them: the [`driver`]
-//! decides what is proposed and when, the [`replica`] proposes and applies, the [`engine`] agrees.
+//! A shard is one Raft group. Its log entries are [`command`]s, and every replica applies them in
+//! the same order to its [`state`]. The modules are declared in the order in which a batch passes
+//! through them: the [`driver`] decides what is proposed and when, the [`replica`] proposes and
+//! applies, the [`engine`] wraps the `raft` crate.
 //!
-//! There are no files, clocks, threads, tasks or random numbers here: events and the time go in,
-//! and what has to be written, answered and carried out comes out. `broker/store` keeps what is
-//! applied, `broker/node` drives.
+//! This crate has no files, clocks, threads, tasks or random numbers: the caller passes in events
+//! and the time, and carries out the writes, answers and effects that are returned. `broker/store`
+//! stores the applied records and the checkpoints; `broker/node` runs the driver.
 
 pub mod id;
 pub mod limits;

@@ -1,71 +1,70 @@
-//! Every bound of a shard, and what they must hold against each other.
+//! The bounds of a shard. Assertions at the end check at compile time that they fit together.
 //!
-//! The Raft engine's own defaults are "unlimited" or "one entry a message"; none is left as it is.
+//! The defaults of the `raft` crate are "unlimited" or "one entry per message"; all are replaced.
 
 use std::time::Duration;
 
-/// Batches that wait are joined into one entry up to this size; a single larger batch is an entry
-/// of its own.
+/// Waiting batches are joined into one entry of up to this size, bytes; a single larger batch is
+/// an entry of its own.
 pub const ENTRY_BYTES_MAX: usize = 1 << 20;
 
-/// The largest record batch that a topic may allow (`max.message.bytes`), bytes: a message of 32 MiB
-/// and what its batch adds.
+/// The largest record batch that a topic may allow (`max.message.bytes`), bytes: a message of
+/// 32 MiB and 4 KiB for the rest of its batch.
 pub const BATCH_BYTES_MAX: usize = (32 << 20) + (4 << 10);
 
-/// The largest payload of one entry, bytes. A proposal whose encoding is larger is refused before it
-/// reaches the log, because an entry that fits no log file can never be written.
+/// The largest payload of one entry, bytes. A proposal whose encoding is larger is refused before
+/// it reaches the log, because an entry that fits no log file can never be written.
 pub const ENTRY_BYTES_HARD_MAX: usize = BATCH_BYTES_MAX + ENTRY_OVERHEAD_BYTES;
 
-/// What an entry's encoding adds to the one batch or command that it carries, at most, bytes.
+/// The largest overhead of an entry's encoding over the one batch or command in it, bytes.
 pub const ENTRY_OVERHEAD_BYTES: usize = 4 << 10;
 
 /// The largest command other than record batches that callers should build, bytes. Bounds on the
 /// wire (group metadata, batches of commits, configurations) are derived from it.
 pub const COMMAND_BYTES_MAX: usize = 8 << 20;
 
-/// Entries that are proposed one after the other and written as one submission, at most. Their
-/// payloads together are [`ENTRY_BYTES_MAX`] bytes before the last one is added.
+/// Most entries that are proposed together and written to the log in one submission. Before the
+/// last one is added, their payloads together are less than [`ENTRY_BYTES_MAX`] bytes.
 pub const ENTRIES_PER_WRITE_MAX: usize = 64;
 
-/// What one submission takes in the log at most, bytes: the payloads of its entries, and what each
-/// entry adds.
+/// Most bytes that one submission takes in the log: the payloads of its entries and their overhead.
 pub const WRITE_BYTES_MAX: usize =
     ENTRY_BYTES_MAX + ENTRY_BYTES_HARD_MAX + ENTRIES_PER_WRITE_MAX * ENTRY_OVERHEAD_BYTES;
 
-/// Entries handed to `apply` at once. Recovery replays in pieces of this size.
+/// Bytes of entries that are applied at once. Recovery replays in pieces of this size.
 pub const COMMITTED_BYTES_MAX: u64 = 8 << 20;
 
-/// One append message to a follower.
+/// Most bytes of entries in one append message to a follower.
 pub const MESSAGE_BYTES_MAX: u64 = 1 << 20;
 
-/// Append messages under way to one follower.
+/// Most append messages in flight to one follower.
 pub const MESSAGES_INFLIGHT_MAX: usize = 64;
 
-/// Proposed and not yet committed in one shard. Above it proposals wait their turn.
+/// Bytes that are proposed and not committed in one shard. Above it, proposals wait in the queue.
 pub const UNCOMMITTED_BYTES_MAX: u64 = 16 << 20;
 
-/// WAL writes of one shard under way; what arrives meanwhile joins the next entry.
+/// Most WAL writes in flight of one shard; batches that arrive meanwhile join the next entry.
 pub const WRITES_INFLIGHT_MAX: usize = 2;
 
-/// How long batches wait for space in a full log before they are refused.
+/// How long a proposal waits for space in the log, or for a busy engine, before it is refused.
 pub const FULL_WAIT_MAX: Duration = Duration::from_secs(5);
 
-/// Producers of one partition whose last batches are remembered. Beyond it those that have been
-/// silent for longest are forgotten: a retry of theirs is no longer recognised.
+/// Most idempotent producers whose last batches a partition keeps. Above it, the partition removes
+/// those with the oldest last batch, and no longer recognises a retry of theirs.
 pub const PARTITION_PRODUCERS_MAX: usize = 10_000;
 
-/// Producers that are forgotten together when a partition has too many.
-pub const PRODUCERS_FORGOTTEN_AT_ONCE: usize = PARTITION_PRODUCERS_MAX / 16;
+/// How many producers a partition removes at once when it has too many.
+pub const PRODUCERS_EVICTED_AT_ONCE: usize = PARTITION_PRODUCERS_MAX / 16;
 
-/// Producers of all partitions of a shard that are remembered. Beyond it the leader expires those
-/// that have been silent for longest, at its next look.
+/// Most producers that all partitions of a shard keep together. Above it, the leader's next
+/// expiry pass expires those with the oldest last batch.
 pub const SHARD_PRODUCERS_MAX: usize = 100_000;
 
-/// The newest fencing epoch that is adopted though it was not given out here. Epochs go on from
-/// there one by one, so many more can be given out before a number is over what JSON can carry.
+/// The highest fencing epoch that the catalog adopts although it did not issue it. Later claims
+/// count up from there, which leaves room before the largest integer that JSON carries exactly.
 pub const FENCE_EPOCH_ADOPTED_MAX: u64 = 1 << 52;
 
-/// One tick of the engine's clock, milliseconds.
+/// One tick of the Raft engine's clock, milliseconds.
 pub const TICK_MS: u64 = 100;
 
 /// Ticks without a leader before an election.
@@ -77,9 +76,11 @@ pub const HEARTBEAT_TICKS: usize = 2;
 const _: () = assert!(ENTRY_BYTES_MAX as u64 <= MESSAGE_BYTES_MAX, "an entry fits a message");
 const _: () = assert!(ENTRY_BYTES_MAX <= BATCH_BYTES_MAX, "joined batches fit an entry");
 const _: () = assert!(COMMAND_BYTES_MAX + ENTRY_OVERHEAD_BYTES <= ENTRY_BYTES_HARD_MAX);
-const _: () =
-    assert!(MESSAGE_BYTES_MAX <= COMMITTED_BYTES_MAX, "apply takes what a message brings");
+const _: () = assert!(
+    MESSAGE_BYTES_MAX <= COMMITTED_BYTES_MAX,
+    "the entries of a message are applied at once"
+);
 const _: () = assert!(COMMITTED_BYTES_MAX <= UNCOMMITTED_BYTES_MAX);
-const _: () = assert!(PRODUCERS_FORGOTTEN_AT_ONCE > 0);
+const _: () = assert!(PRODUCERS_EVICTED_AT_ONCE > 0);
 const _: () = assert!(PARTITION_PRODUCERS_MAX <= SHARD_PRODUCERS_MAX);
 const _: () = assert!(HEARTBEAT_TICKS * 3 <= ELECTION_TICKS, "three heartbeats may be lost");

@@ -1,7 +1,7 @@
-//! Proposals: what becomes of one, and the order that those of one client keep.
+//! Outcomes of proposals, and the order of the proposals of one client.
 //!
-//! Invariant: an error says what is known of the proposal ([`ProposeError::certainty`]); one that
-//! may have happened is never reported as absent.
+//! Invariant: each error has a [`Certainty`], and a proposal that may have been committed is never
+//! reported as absent.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +17,7 @@ pub enum ProposeError {
     /// was changed, and nothing will be.
     #[error("this replica does not lead the shard")]
     NotLeader,
-    /// The shard's loop ended before the proposal was taken. Nothing was changed.
+    /// The shard's driver ended before it proposed the command. Nothing was changed.
     #[error("the shard has stopped")]
     Stopped,
     /// The write-ahead log cannot take more until space is freed. Nothing was changed.
@@ -27,37 +27,37 @@ pub enum ProposeError {
     /// [`limits::FULL_WAIT_MAX`]. Nothing was changed.
     #[error("the shard has too many uncommitted bytes: the disk or the followers are too slow")]
     Busy,
-    /// A batch that the client sent before was not taken: see [`SendOrder`]. Nothing was changed.
+    /// An earlier batch of the client was not proposed: see [`SendOrder`]. Nothing was changed.
     #[error("a batch that was sent before this one on the same connection was not stored")]
     Behind,
-    /// The entry would be over a bound. Nothing was changed, and the same proposal will never be
-    /// taken.
+    /// The entry would be over a bound. Nothing was changed, and a retry will fail in the same way.
     #[error("an entry of {size_bytes} bytes is over the limit of {size_bytes_max} bytes")]
     TooLarge {
-        /// The encoded size.
+        /// Size of the encoded entry.
         size_bytes: usize,
-        /// What an entry may have.
+        /// The largest size of an entry.
         size_bytes_max: usize,
     },
-    /// The proposal was taken, and this replica lost the lead or stopped before it was decided. It
-    /// may have been committed, or may be committed later: nobody may report it as absent.
-    #[error("the proposal was taken and its outcome is not known")]
+    /// The command was proposed, and this replica lost the leadership or stopped before the outcome
+    /// was known. The command may be committed already or later, and must not be reported as
+    /// absent.
+    #[error("the command was proposed and its outcome is unknown")]
     Unknown,
 }
 
-/// What is known of a proposal that has no outcome.
+/// Whether a proposal without an outcome may have been committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Certainty {
-    /// It was not taken. The same proposal may be taken later, perhaps elsewhere.
+    /// It was not proposed. A retry may succeed, perhaps at another replica.
     NotTaken,
-    /// It may happen, may have happened, or may never happen.
+    /// It may have been committed, may be committed later, or never.
     Unknown,
-    /// It was refused and will always be.
+    /// It was refused, and a retry will be refused too.
     Refused,
 }
 
 impl ProposeError {
-    /// What is known of the proposal.
+    /// Whether the proposal may have been committed.
     #[must_use]
     pub fn certainty(&self) -> Certainty {
         match self {
@@ -70,23 +70,23 @@ impl ProposeError {
     }
 }
 
-/// What a batch's proposal resolves to: a result per batch, in order.
+/// The outcome of an append: one result per batch, in order.
 pub type AppendResult = Result<Vec<Result<AppendOutcome, AppendRefusal>>, ProposeError>;
 
-/// The order of batches that a client sends without waiting for answers, as on one connection. Once one
-/// of a producer that its partition does not know was not taken, every later one is refused as well:
-/// such a partition takes any first sequence, so that the later one would be stored before the retry of
-/// the earlier one. Clones are the same order; a new connection begins a new one.
+/// The order of the batches that a client pipelines on one connection. A partition accepts any
+/// first sequence of a producer that is new to it. So when a batch of a new producer was not
+/// proposed, every later batch of the same order is refused as well: otherwise it would be stored
+/// before the retry of the earlier one. Clones share the order; each connection has its own.
 #[derive(Debug, Clone, Default)]
 pub struct SendOrder(Arc<AtomicBool>);
 
 impl SendOrder {
-    /// A batch of a new producer was not taken: none of this order is from now on.
+    /// Refuses every later batch of this order, because a batch of a new producer was not proposed.
     pub fn end(&self) {
         self.0.store(true, Ordering::Release);
     }
 
-    /// Whether no batch of this order is taken any more.
+    /// Whether every further batch of this order is refused.
     #[must_use]
     pub fn is_ended(&self) -> bool {
         self.0.load(Ordering::Acquire)

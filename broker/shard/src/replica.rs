@@ -1,14 +1,15 @@
-//! One replica of a shard, without I/O: proposals in, entries to write out, entries applied.
+//! One replica of a shard, without I/O: it proposes commands and applies committed entries.
 //!
-//! The driver feeds events and carries out the [`Work`] that [`Replica::poll`] returns; a test can
-//! be the driver too, and crash between any two steps.
+//! The driver passes in events and carries out the [`Work`] that [`Replica::poll`] returns. A test
+//! can take the driver's part, and simulate a crash between any two steps.
 //!
 //! # Invariants
 //!
 //! - **D1** a ticket is resolved with an outcome only after its entry was applied, which the engine
 //!   allows only after a majority, this replica included, reported it durable.
-//! - A ticket is resolved exactly once. Those of a lost term resolve to `Unknown`; one whose entry
-//!   was replaced, or committed in another term, to `NotLeader`.
+//! - A ticket is resolved exactly once. When this replica loses the leadership, its open tickets
+//!   resolve to `Unknown`; a ticket whose entry was replaced, or committed in another term,
+//!   resolves to `NotLeader`.
 //! - Nothing is proposed or read before the first entry of this leader's term is applied.
 
 use std::collections::VecDeque;
@@ -17,28 +18,32 @@ use bytes::Bytes;
 
 use crate::command::{self, Command, Envelope};
 use crate::engine::{
-    Engine, EngineError, Entry, EntryKind, HardState, Members, ProposalRejection, Start,
+    ConfirmedRead, Engine, EngineError, Entry, EntryId, EntryKind, HardState, Members,
+    ProposalRejection, Start,
 };
 use crate::id::ReplicaId;
 use crate::limits;
 use crate::proposal::ProposeError;
 use crate::state::{Effect, Outcome, State};
 
-/// Names a proposal or a read until it is resolved. The caller draws them; each is used once.
+/// Identifies a proposal or a read until it is resolved. The caller chooses it; each is used once.
 pub type Ticket = u64;
 
-/// One replica.
+/// One replica of a shard.
 #[derive(Debug)]
 pub struct Replica {
     id: ReplicaId,
     engine: Engine,
     members: Members,
-    applied: (u64, u64),
-    /// Votes that changed and wait for a write worth making.
+    applied: EntryId,
+    /// A changed hard state that need not be synced alone; the next write includes it.
     hard_state: Option<HardState>,
     proposals: VecDeque<Proposal>,
+    /// Reads that are not requested from the engine yet.
     reads_asked: Vec<Ticket>,
+    /// Confirmed reads, by the index that has to be applied before they are resolved.
     reads_confirmed: VecDeque<(u64, Vec<Ticket>)>,
+    /// Requested reads that are not confirmed yet, by context.
     read_contexts: VecDeque<(u64, Vec<Ticket>)>,
     next_context: u64,
     /// The term in which this replica leads and has applied its first entry.
@@ -50,42 +55,43 @@ struct Proposal {
     index: u64,
     term: u64,
     ticket: Ticket,
-    /// The entry before it was written down, if it carries batches: they own their memory already
-    /// and need not be copied out of the entry.
+    /// The envelope before it was encoded, if it carries batches: they own their memory already and
+    /// need not be copied out of the entry.
     batches: Option<Envelope>,
 }
 
 /// What the driver has to do after a [`Replica::poll`].
 #[derive(Debug, Default)]
 pub struct Work {
-    /// To be made durable; then [`Replica::persisted`] with the number.
+    /// A write to make durable and then report with [`Replica::persisted`].
     pub write: Option<Write>,
-    /// To be carried out in order.
+    /// Effects to carry out, in order.
     pub effects: Vec<Effect>,
-    /// Proposals that are decided, after their effects.
+    /// Outcomes of proposals, to be delivered after the effects.
     pub outcomes: Vec<(Ticket, Result<Outcome, ProposeError>)>,
-    /// Reads that are decided.
+    /// Outcomes of reads.
     pub reads: Vec<(Ticket, Result<(), ProposeError>)>,
-    /// This replica began or ceased to lead.
+    /// Set when leadership changed: the term in which this replica leads now, `None` for not
+    /// leading.
     pub leads: Option<Option<u64>>,
 }
 
 /// What has to be made durable together, in the replica's part of the write-ahead log.
 #[derive(Debug, Clone)]
 pub struct Write {
-    /// What to report.
+    /// The number to report with [`Replica::persisted`].
     pub number: u64,
     /// New entries, in order; an earlier entry at the same index or above is replaced.
     pub entries: Vec<Entry>,
-    /// Votes, if they changed: written after the entries.
+    /// The hard state, if it changed; written after the entries.
     pub hard_state: Option<HardState>,
 }
 
 impl Replica {
-    /// A replica as recovery found it.
+    /// A replica in the state that recovery read.
     ///
     /// # Errors
-    /// When the engine finds the start inconsistent.
+    /// When `start` is inconsistent.
     pub fn new(start: Start) -> Result<Self, EngineError> {
         let id = ReplicaId(start.replica);
         let members = start.members.clone();
@@ -105,50 +111,51 @@ impl Replica {
         })
     }
 
-    /// Its number in the catalog.
+    /// The replica's id in the catalog.
     #[must_use]
     pub fn id(&self) -> ReplicaId {
         self.id
     }
 
-    /// Index and term of the last applied entry.
+    /// The last applied entry.
     #[must_use]
-    pub fn applied(&self) -> (u64, u64) {
+    pub fn applied(&self) -> EntryId {
         self.applied
     }
 
-    /// Who takes part, as of the last applied entry.
+    /// The shard's members, as of the last applied entry.
     #[must_use]
     pub fn members(&self) -> &Members {
         &self.members
     }
 
-    /// The term this replica leads and serves in.
+    /// The term in which this replica leads and has applied its first entry.
     #[must_use]
     pub fn leading(&self) -> Option<u64> {
         self.leading
     }
 
-    /// Whether it needs ticks: a lone voter does not, unless it waits for memory to go on with its replay.
+    /// Whether the replica needs ticks. A single voter does not, unless its replay waits for
+    /// memory.
     #[must_use]
     pub fn needs_ticks(&self) -> bool {
         !self.engine.is_lone() || self.engine.waits_for_room()
     }
 
-    /// One tick of the engine's clock.
+    /// Advances the engine's clock by one tick.
     pub fn tick(&mut self) {
         if !self.engine.is_lone() {
             self.engine.tick();
         }
     }
 
-    /// Proposes a command; `ticket` is resolved by a later poll. Returns the size of the entry's
-    /// payload, bytes.
+    /// Proposes a command; a later poll resolves `ticket`. Returns the size of the entry's payload,
+    /// bytes.
     ///
     /// # Errors
-    /// `NotLeader` when this replica does not serve, `Busy` when too much is uncommitted, `TooLarge` when
-    /// the entry would be over [`limits::ENTRY_BYTES_HARD_MAX`]: the command was not taken and the
-    /// ticket will not be resolved.
+    /// `NotLeader` when this replica does not lead, `Busy` when too much is uncommitted, `TooLarge`
+    /// when the entry would be over [`limits::ENTRY_BYTES_HARD_MAX`]. The command was not proposed,
+    /// and no poll resolves the ticket.
     pub fn propose(
         &mut self,
         ticket: Ticket,
@@ -176,21 +183,22 @@ impl Replica {
         }
     }
 
-    /// Asks for a read; `ticket` is resolved once what is committed now is applied.
+    /// Requests a linearizable read; a poll resolves `ticket` once everything that is committed now
+    /// is applied.
     pub fn read(&mut self, ticket: Ticket) {
         self.reads_asked.push(ticket);
     }
 
-    /// The write of this number, and every earlier one, is durable.
+    /// Reports that the write of this number and every earlier one are durable.
     pub fn persisted(&mut self, number: u64) {
         self.engine.persisted(number);
     }
 
-    /// Does what can be done now. Call until it returns `None`, and again after each tick.
+    /// Advances the replica. Call until it returns `None`, and again after each event and tick.
     ///
-    /// What the log holds from before the start is applied in pieces of
-    /// [`COMMITTED_BYTES_MAX`](crate::limits::COMMITTED_BYTES_MAX), as far as the memory for it goes: the checkpoint
-    /// thread makes more.
+    /// Entries that were in the log at start are applied in pieces of
+    /// [`limits::COMMITTED_BYTES_MAX`]. Their replay waits while the memory budget is used up,
+    /// until the checkpoint thread has released some of it.
     pub fn poll(&mut self, state: &mut State) -> Option<Work> {
         let mut work = Work::default();
         self.ask_reads(&mut work);
@@ -209,8 +217,8 @@ impl Replica {
         for entry in ready.committed {
             self.apply(state, entry, &mut work);
         }
-        for (context, index) in ready.reads {
-            self.confirm_read(context, index);
+        for read in ready.reads {
+            self.confirm_read(read);
         }
         self.settle_reads(&mut work);
         self.follow_leadership(&mut work);
@@ -227,7 +235,7 @@ impl Replica {
             // Members change only when there is more than one broker.
             EntryKind::Members => Outcome::Done,
         };
-        self.applied = (entry.index, entry.term);
+        self.applied = entry.id();
         self.engine.applied(entry.index);
         while let Some(first) = self.proposals.front()
             && first.index <= entry.index
@@ -242,7 +250,7 @@ impl Replica {
         }
     }
 
-    /// The entry as it was proposed here, if it was: what `entry` decodes to.
+    /// The envelope that `entry` decodes to, if this replica proposed it and kept its batches.
     fn proposed(&mut self, entry: &Entry) -> Option<Envelope> {
         let mut proposals = self.proposals.iter_mut();
         let first = proposals.find(|proposal| proposal.index >= entry.index)?;
@@ -264,19 +272,19 @@ impl Replica {
         }
     }
 
-    fn confirm_read(&mut self, context: u64, index: u64) {
-        // Contexts are confirmed in order; one that was skipped was lost and is covered by this.
+    fn confirm_read(&mut self, read: ConfirmedRead) {
+        // The engine confirms contexts in order; a confirmation covers earlier ones that were lost.
         while let Some((asked, _)) = self.read_contexts.front()
-            && *asked <= context
+            && *asked <= read.context
         {
             let (_, tickets) = self.read_contexts.pop_front().expect("it is there");
-            self.reads_confirmed.push_back((index, tickets));
+            self.reads_confirmed.push_back((read.index, tickets));
         }
     }
 
     fn settle_reads(&mut self, work: &mut Work) {
         while let Some((index, _)) = self.reads_confirmed.front()
-            && *index <= self.applied.0
+            && *index <= self.applied.index
         {
             let (_, tickets) = self.reads_confirmed.pop_front().expect("it is there");
             work.reads.extend(tickets.into_iter().map(|ticket| (ticket, Ok(()))));
@@ -285,14 +293,14 @@ impl Replica {
 
     fn follow_leadership(&mut self, work: &mut Work) {
         let term = self.engine.term();
-        let serves = self.engine.is_leader() && self.applied.1 == term;
+        let serves = self.engine.is_leader() && self.applied.term == term;
         let leading = serves.then_some(term);
         if leading == self.leading {
             return;
         }
         self.leading = leading;
         work.leads = Some(leading);
-        // Reads are safe to give up and ask again; proposals of an earlier term may yet commit.
+        // A failed read is safe to retry; a proposal of an earlier term may still commit.
         let lost = self.proposals.drain(..).map(|p| (p.ticket, Err(ProposeError::Unknown)));
         work.outcomes.extend(lost);
         let reads = self.read_contexts.drain(..).chain(self.reads_confirmed.drain(..));
@@ -303,14 +311,14 @@ impl Replica {
 
 #[cfg(test)]
 impl Replica {
-    /// Loses the lead to nobody.
+    /// Loses the leadership, without a new leader.
     pub(crate) fn depose(&mut self) {
         self.engine.depose();
     }
 }
 
-/// An entry that does not decode was written by a newer broker or is damage that the WAL's
-/// checksum did not see. Applying anything else instead would make the replicas differ.
+/// Panics on an entry that does not decode: a newer broker wrote it, or it is damaged in a way that
+/// the WAL's checksum did not detect. Skipping it would make the replicas diverge.
 fn decode(data: &Bytes) -> Envelope {
     Envelope::decode(data)
         .unwrap_or_else(|error| panic!("a committed entry cannot be applied: {error}"))

@@ -1,15 +1,16 @@
-//! The state machine of a shard: what every replica computes alike from the same entries.
+//! The replicated state machine of a shard: every replica computes the same state from its entries.
 //!
-//! [`State::apply`] is pure: no I/O, no clock, no randomness, nothing outside the shard. What has
-//! to happen in the world (batches into tails, files unlinked, waiters told) comes back as
-//! [`Effect`]s, and what the proposer is told as an [`Outcome`].
+//! [`State::apply`] is a pure function of the state and the entry. It returns an [`Outcome`] for
+//! the proposer, and [`Effect`]s that the driver carries out (append batches to partition logs,
+//! remove files, wake waiting requests).
 //!
 //! # Invariants
 //!
-//! - **O1** offsets are dense per partition and given out here, finally.
-//! - **O3** a commit from an old generation is refused here, whatever the door believed.
-//! - **D5** the last five sequences of every producer are part of this state, of at most
-//!   [`limits::PARTITION_PRODUCERS_MAX`] producers of a partition: the ones silent for longest go.
+//! - **O1** offsets are dense per partition, are assigned here and never change.
+//! - **O3** a commit from an old generation is refused here, whatever the coordinator accepted.
+//! - **D5** the last five batches of each producer are part of this state, for at most
+//!   [`limits::PARTITION_PRODUCERS_MAX`] producers of a partition. Above that, the partition
+//!   removes those with the oldest last batch.
 
 use std::collections::BTreeMap;
 
@@ -21,86 +22,86 @@ use crate::id::{PartitionId, TopicId};
 #[cfg(doc)]
 use crate::limits;
 
-mod copied;
+mod copy_on_write;
 pub mod partition;
 pub mod group;
 pub mod catalog;
 
 pub use catalog::Catalog;
-pub use copied::CopiedOnWrite;
+pub use copy_on_write::CopyOnWrite;
 pub use group::Group;
 pub use partition::{AppendOutcome, AppendRefusal, Partition};
 
-/// Everything a shard knows, but for the records themselves.
+/// The replicated state of a shard, without the records.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct State {
-    /// The partitions that live here.
-    pub partitions: BTreeMap<PartitionId, CopiedOnWrite<Partition>>,
-    /// The groups that hash here.
-    pub groups: BTreeMap<String, CopiedOnWrite<Group>>,
-    /// Only in shard 0.
+    /// The partitions of this shard.
+    pub partitions: BTreeMap<PartitionId, CopyOnWrite<Partition>>,
+    /// The groups that hash to this shard, by group id.
+    pub groups: BTreeMap<String, CopyOnWrite<Group>>,
+    /// The catalog; only in shard 0.
     pub catalog: Option<Box<Catalog>>,
 }
 
-/// What the world has to do because of an entry. Carried out in order, by the replica's driver.
+/// A side effect of an applied entry. The replica's driver carries them out in order.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
-    /// The batch is now the newest of its partition.
+    /// A batch was appended to a partition.
     Appended {
-        /// Where.
+        /// The partition that was appended to.
         partition: PartitionId,
         /// The batch with its offset and epoch.
         batch: StampedBatch,
-        /// The leader's clock at the proposal: its append time.
+        /// The leader's clock when the batch was proposed: its append time, Unix milliseconds.
         time_ms: i64,
     },
-    /// A partition exists from now on.
+    /// A partition was created.
     Opened(PartitionId),
-    /// A partition is gone; its files may go once no snapshot names them.
+    /// A partition was removed; its files may be removed once no snapshot names them.
     Closed(PartitionId),
-    /// Records below `offset` are gone.
+    /// The log start of a partition was raised.
     LogStart {
-        /// Where.
+        /// The partition whose log start was raised.
         partition: PartitionId,
-        /// The first offset that is left.
+        /// The first offset that remains.
         offset: i64,
     },
-    /// A group's offsets changed, `before` to `after`; figures are measured from this.
+    /// A group committed an offset; the lag metrics are computed from this.
     Committed {
-        /// The group.
+        /// The group's id.
         group: String,
-        /// The partition.
+        /// The partition of the offset.
         partition: PartitionId,
-        /// Committed before, if anything was.
+        /// The offset committed before, if any.
         before: Option<i64>,
-        /// Committed now.
+        /// The offset committed now.
         after: i64,
-        /// The leader's clock at the commit.
+        /// The leader's clock at the commit, Unix milliseconds.
         time_ms: i64,
     },
-    /// A group's record (members, existence) changed.
+    /// A group's members, offsets or existence changed.
     GroupChanged(String),
-    /// The catalog changed: readers of it should look again.
+    /// The catalog changed: views of it have to be refreshed.
     CatalogChanged(catalog::Change),
 }
 
-/// What the proposer is told.
+/// The result of a command, for its proposer.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
-    /// Done; nothing to say.
+    /// The command succeeded and has no other result.
     Done,
     /// One result per batch, in the order proposed.
     Appended(Vec<Result<AppendOutcome, AppendRefusal>>),
-    /// The group refused it.
+    /// The group refused the command.
     GroupRefused(group::Refusal),
-    /// What the catalog says.
+    /// The answer of the catalog.
     Catalog(catalog::Answer),
-    /// Proposed in another term than it was committed in: nothing was changed.
+    /// The entry was committed in another term than it was proposed in: nothing was changed.
     TermChanged,
 }
 
 impl State {
-    /// An empty shard.
+    /// The state of an empty shard.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -124,14 +125,14 @@ impl State {
         }
     }
 
-    /// Whether the batch is of a producer that numbers its batches and has none in the partition yet, as far
-    /// as is known: then any sequence is accepted.
+    /// Whether the batch is of an idempotent producer of which the partition has no batch, as far
+    /// as is known. The partition then accepts any sequence.
     #[must_use]
     pub fn is_of_new_producer(&self, item: &Append) -> bool {
         let Ok(header) = Header::parse(&item.batch) else { return false };
         let partition = self.partitions.get(&item.partition);
         header.producer_id >= 0
-            && partition.is_some_and(|partition| !partition.knows(header.producer_id))
+            && partition.is_some_and(|partition| !partition.has_producer(header.producer_id))
     }
 
     fn append(
@@ -184,18 +185,18 @@ impl State {
             ShardCommand::ExpireProducers(list) => {
                 for (id, producer) in list {
                     if let Some(partition) = self.partitions.get_mut(&id) {
-                        partition.forget_producer(producer);
+                        partition.remove_producer(producer);
                     }
                 }
             }
             ShardCommand::ExpireSilentProducers(list) => {
                 for silent in list {
                     if let Some(partition) = self.partitions.get_mut(&silent.partition) {
-                        partition.forget_silent(silent.producer_id, silent.seen_ms);
+                        partition.expire_producer(silent.producer_id, silent.seen_ms);
                     }
                 }
             }
-            ShardCommand::ForgetTopics(topics) => self.forget_topics(&topics, effects),
+            ShardCommand::RemoveTopics(topics) => self.remove_topics(&topics, effects),
             ShardCommand::CommitOffsets(_)
             | ShardCommand::DeleteOffsets { .. }
             | ShardCommand::ExpireOffsets { .. }
@@ -217,10 +218,10 @@ impl State {
         }
     }
 
-    fn forget_topics(&mut self, topics: &[TopicId], effects: &mut Vec<Effect>) {
+    fn remove_topics(&mut self, topics: &[TopicId], effects: &mut Vec<Effect>) {
         for (name, group) in &mut self.groups {
-            // Inspected first: what is changed may have to be copied.
-            if group.knows_any(topics) && group.forget_topics(topics) {
+            // Checked first, because the mutable access may copy the group.
+            if group.has_offsets_of(topics) && group.remove_topics(topics) {
                 effects.push(Effect::GroupChanged(name.clone()));
             }
         }

@@ -215,7 +215,7 @@ impl Topics {
         self.node.catalog().read_barrier().await?;
         let foreseen = {
             let state = self.node.catalog().state();
-            state.catalog.as_ref().and_then(|catalog| catalog.foresee(&command))
+            state.catalog.as_ref().and_then(|catalog| catalog.answer_if_unchanged(&command))
         };
         let answer = match foreseen {
             Some(answer) => answer,

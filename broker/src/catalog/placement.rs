@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use ropewalk_shard::command::PartitionHome;
+use ropewalk_shard::command::PartitionPlacement;
 use ropewalk_shard::{ShardId, TopicId};
 
 /// Homes for the partitions of `topic` with these numbers.
@@ -18,7 +18,7 @@ pub fn homes(
     indexes: Range<usize>,
     listed: &[ShardId],
     sound: &[ShardId],
-) -> Vec<PartitionHome> {
+) -> Vec<PartitionPlacement> {
     if listed.is_empty() {
         return Vec::new();
     }
@@ -31,7 +31,7 @@ pub fn homes(
             true => preferred,
             false => sound[(start + index) % sound.len()],
         };
-        PartitionHome { shard, epoch_base: 0 }
+        PartitionPlacement { shard, epoch_base: 0 }
     };
     indexes.map(place).collect()
 }

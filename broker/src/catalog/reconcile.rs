@@ -263,7 +263,7 @@ impl Reconciler {
             shard.propose(Command::Shard(command)).await?;
         }
         if !committed.is_empty() {
-            let command = ShardCommand::ForgetTopics(committed.into_iter().collect());
+            let command = ShardCommand::RemoveTopics(committed.into_iter().collect());
             shard.propose(Command::Shard(command)).await?;
         }
         Ok(())

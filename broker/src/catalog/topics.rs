@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ropewalk_node::Node;
-use ropewalk_shard::command::{self, CatalogCommand, Command, ConfigResource, PartitionHome};
+use ropewalk_shard::command::{self, CatalogCommand, Command, ConfigResource, PartitionPlacement};
 use ropewalk_shard::state::catalog::{Answer, Refusal};
 use ropewalk_shard::{Outcome, PartitionId, ProposeError, ShardId, TopicId};
 
@@ -150,7 +150,12 @@ impl Topics {
 
     /// Homes for partitions of a topic, over the shards that the catalog lists. Those that are damaged get
     /// none.
-    pub(super) fn place(&self, topic: TopicId, first: usize, count: usize) -> Vec<PartitionHome> {
+    pub(super) fn place(
+        &self,
+        topic: TopicId,
+        first: usize,
+        count: usize,
+    ) -> Vec<PartitionPlacement> {
         let listed: Vec<ShardId> = match &self.node.catalog().state().catalog {
             Some(catalog) => catalog.shards.keys().copied().collect(),
             None => Vec::new(),

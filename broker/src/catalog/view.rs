@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use parking_lot::RwLock;
-use ropewalk_shard::command::{ConfigResource, PartitionHome};
+use ropewalk_shard::command::{ConfigResource, PartitionPlacement};
 use ropewalk_shard::state::Catalog;
 use ropewalk_shard::state::catalog::{Binding, Change};
 use ropewalk_shard::{PartitionId, TopicId};
@@ -23,7 +23,7 @@ pub struct TopicView {
     /// Its name.
     pub name: Arc<str>,
     /// Where each partition lives.
-    pub partitions: Vec<PartitionHome>,
+    pub partitions: Vec<PartitionPlacement>,
     /// Its configuration: its own, the brokers', the defaults.
     pub config: TopicConfig,
     /// The uid of the object that declared it.
@@ -35,7 +35,7 @@ pub struct TopicView {
 impl TopicView {
     /// A partition's identity and home; `None` when the topic has no such partition.
     #[must_use]
-    pub fn partition(&self, index: i32) -> Option<(PartitionId, PartitionHome)> {
+    pub fn partition(&self, index: i32) -> Option<(PartitionId, PartitionPlacement)> {
         let home = self.partitions.get(usize::try_from(index).ok()?)?;
         Some((PartitionId { topic: self.id, index }, *home))
     }

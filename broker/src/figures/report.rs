@@ -235,7 +235,7 @@ pub(super) fn length(log: &PartitionLog, id: PartitionId, commits: &GroupCommits
 /// The logs of a queue's partitions. Those of a shard that does not lead are left out: while it replays, its
 /// end of the log is one of the past, and nothing can be said of what is beyond.
 pub(super) fn logs(node: &Node, topic: &TopicView) -> Vec<(PartitionId, Arc<PartitionLog>)> {
-    let log = |(index, home): (i32, &ropewalk_shard::command::PartitionHome)| {
+    let log = |(index, home): (i32, &ropewalk_shard::command::PartitionPlacement)| {
         let id = PartitionId { topic: topic.id, index };
         let shard = node.shard(home.shard).filter(|shard| shard.leading().is_some())?;
         Some((id, shard.log(&id)?))

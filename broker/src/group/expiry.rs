@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use ropewalk_shard::PartitionId;
 use ropewalk_shard::state::Group;
-use ropewalk_shard::state::group::Committed;
+use ropewalk_shard::state::group::CommittedOffset;
 
 use super::subscription::Subscribed;
 
@@ -44,7 +44,7 @@ pub(crate) fn expired(
 ) -> Vec<(PartitionId, i64)> {
     let subscribed = Subscribed::of(group);
     let base = base(group, is_stable, &subscribed);
-    let is_old = |partition: &PartitionId, committed: &Committed| {
+    let is_old = |partition: &PartitionId, committed: &CommittedOffset| {
         let topic = topic(partition);
         if topic.as_ref().is_some_and(|topic| topic.is_bound) {
             return false;
@@ -112,8 +112,14 @@ mod tests {
         Some(Topic { name, is_bound: false })
     }
 
-    fn committed(time_ms: i64, expires_ms: Option<i64>) -> Committed {
-        Committed { offset: 5, leader_epoch: -1, metadata: String::new(), time_ms, expires_ms }
+    fn committed(time_ms: i64, expires_ms: Option<i64>) -> CommittedOffset {
+        CommittedOffset {
+            offset: 5,
+            leader_epoch: -1,
+            metadata: String::new(),
+            time_ms,
+            expires_ms,
+        }
     }
 
     fn group(protocol_type: &str) -> Group {

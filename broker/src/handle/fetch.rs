@@ -15,6 +15,7 @@ use ropewalk_codec::fetch_response::{
     EpochEndOffset, FetchResponse, FetchableTopicResponse, PartitionData,
 };
 use ropewalk_codec::{Records, Str};
+use ropewalk_shard::state::partition::EpochEnd;
 use ropewalk_store::log::{Chunk, PartitionLog};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
@@ -222,7 +223,7 @@ fn diverging(found: &Found, asked: &FetchPartition) -> Result<Option<EpochEndOff
         return Err(ErrorCode::OffsetOutOfRange);
     }
     let end = partition.epoch_end(asked.last_fetched_epoch, found.leader_epoch);
-    let (epoch, end_offset) = end.ok_or(ErrorCode::OffsetOutOfRange)?;
+    let EpochEnd { epoch, end_offset } = end.ok_or(ErrorCode::OffsetOutOfRange)?;
     let parted = epoch < asked.last_fetched_epoch || end_offset < asked.fetch_offset;
     Ok(parted.then_some(EpochEndOffset { epoch, end_offset }))
 }

@@ -14,7 +14,7 @@ use ropewalk_codec::offset_fetch_response::{
     OffsetFetchResponse, OffsetFetchResponseGroup, OffsetFetchResponsePartition,
     OffsetFetchResponsePartitions, OffsetFetchResponseTopic, OffsetFetchResponseTopics,
 };
-use ropewalk_shard::state::group::Committed;
+use ropewalk_shard::state::group::CommittedOffset;
 use ropewalk_shard::{PartitionId, TopicId};
 use uuid::Uuid;
 
@@ -28,7 +28,7 @@ const BATCHED_FROM: i16 = 8;
 /// From here on topics are named by id.
 const TOPIC_IDS_FROM: i16 = 10;
 
-type Offsets = HashMap<PartitionId, Committed>;
+type Offsets = HashMap<PartitionId, CommittedOffset>;
 
 /// Answers the request.
 pub(crate) async fn handle(
@@ -141,7 +141,7 @@ async fn all(
 /// Without a commit the offset is -1, and that is no error.
 fn answer(
     partition_index: i32,
-    committed: Option<&Committed>,
+    committed: Option<&CommittedOffset>,
     error_code: i16,
 ) -> OffsetFetchResponsePartitions {
     OffsetFetchResponsePartitions {

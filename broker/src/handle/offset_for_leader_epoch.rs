@@ -9,13 +9,14 @@ use ropewalk_codec::offset_for_leader_epoch_request::{
 use ropewalk_codec::offset_for_leader_epoch_response::{
     EpochEndOffset, OffsetForLeaderEpochResponse, OffsetForLeaderTopicResult,
 };
+use ropewalk_shard::state::partition::EpochEnd;
 use uuid::Uuid;
 
 use super::{Call, Close, Context, ErrorCode};
 use crate::catalog::TopicView;
 
 /// Epoch and offset of an answer about an epoch that this log cannot have.
-const UNDEFINED: (i32, i64) = (-1, -1);
+const UNDEFINED: EpochEnd = EpochEnd { epoch: -1, end_offset: -1 };
 
 /// Answers the request.
 pub(crate) async fn handle(
@@ -51,7 +52,7 @@ fn end_of(
     let state = found.shard.state();
     let partition = state.partitions.get(&found.id).ok_or(ErrorCode::UnknownTopicOrPartition)?;
     let end = partition.epoch_end(asked.leader_epoch, found.leader_epoch);
-    let (leader_epoch, end_offset) = end.unwrap_or(UNDEFINED);
+    let EpochEnd { epoch: leader_epoch, end_offset } = end.unwrap_or(UNDEFINED);
     Ok(EpochEndOffset {
         partition: asked.partition,
         leader_epoch,

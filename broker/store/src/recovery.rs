@@ -26,7 +26,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use ropewalk_segment::{FileCache, SegmentError};
-use ropewalk_shard::engine::{EntrySource, HardState, Start, StoredEntry};
+use ropewalk_shard::engine::{EntryId, EntrySource, HardState, Start, StoredEntry};
 use ropewalk_shard::{BrokerId, PartitionId, ReplicaId, ShardId, State};
 use ropewalk_wal::{
     EntryMeta, Location, RecoveredLog, RecoveredReplica, ReplicaKey, SetAside, SetAsideError, Wal,
@@ -351,7 +351,7 @@ impl RecoveredShard {
             replica: snapshot.replica.0,
             hard_state: self.hard_state,
             members: snapshot.members,
-            snapshot: (snapshot.index, snapshot.term),
+            snapshot: EntryId { index: snapshot.index, term: snapshot.term },
             entries: self.entries.iter().map(stored).collect::<Result<_, _>>()?,
             source: Box::new(ReplaySource::new(
                 log,

@@ -185,7 +185,7 @@ impl OneShard {
         }
         let captured = Shared(Arc::new(Mutex::new(Capture {
             replica: ReplicaId(found.start.replica),
-            index: found.start.snapshot.0,
+            index: found.start.snapshot.index,
             term: 1,
             members: found.start.members,
             state,
@@ -247,7 +247,7 @@ impl OneShard {
         let found = self.catalog.take().expect("it is kept once");
         let captured = Shared(Arc::new(Mutex::new(Capture {
             replica: ReplicaId(found.start.replica),
-            index: found.start.snapshot.0 + 1,
+            index: found.start.snapshot.index + 1,
             term: 1,
             members: found.start.members,
             state: found.state,

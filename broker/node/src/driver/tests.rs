@@ -77,7 +77,8 @@ impl EntrySource for Before {
 
 fn start(hard_state: HardState, entries: Vec<StoredEntry>, source: Before) -> Replica {
     let source = Box::new(source);
-    let (replica, members, snapshot) = (2, Members::lone(2), (1, 1));
+    let (replica, members) = (2, Members::lone(2));
+    let snapshot = EntryId { index: 1, term: 1 };
     let start = Start { replica, hard_state, members, snapshot, entries, source };
     Replica::new(start).expect("a sane start")
 }

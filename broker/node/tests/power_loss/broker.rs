@@ -9,7 +9,8 @@ use parking_lot::Mutex;
 use ropewalk_disk::SimDisk;
 use ropewalk_segment::SegmentConfig;
 use ropewalk_shard::command::{Append, Command};
-use ropewalk_shard::driver::{Answer, Applies, Core, Event, Now};
+use ropewalk_shard::driver::{Answer, Core, Event, Now, StateAccess};
+use ropewalk_shard::engine::EntryId;
 use ropewalk_shard::proposal::SendOrder;
 use ropewalk_shard::replica::{Replica, Work, Write};
 use ropewalk_shard::{BrokerId, Effect, Outcome, PartitionId, ProposeError, ShardId, State};
@@ -96,7 +97,7 @@ impl Source for Captured {
     }
 }
 
-impl Applies for Captured {
+impl StateAccess for Captured {
     fn poll(&self, replica: &mut Replica) -> Option<Work> {
         replica.poll(&mut self.0.lock().capture.state)
     }
@@ -166,7 +167,7 @@ impl Broker {
             Checkpointer::new(opened.store, journal, Arc::new(SmallSegments), CHECKPOINTS);
         let mut shards = BTreeMap::new();
         for found in opened.replicas {
-            let (index, term) = found.start.snapshot;
+            let EntryId { index, term } = found.start.snapshot;
             let members = found.start.members.clone();
             let replica = Replica::new(found.start).expect("a sane start");
             let capture = Capture {
@@ -322,7 +323,7 @@ impl Running {
                 decided.push(Decided { shard, op, outcome });
             }
         }
-        let (index, term) = self.core.replica().applied();
+        let EntryId { index, term } = self.core.replica().applied();
         let mut cell = self.cell.lock();
         (cell.capture.index, cell.capture.term) = (index, term);
     }

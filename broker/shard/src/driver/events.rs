@@ -1,4 +1,4 @@
-//! What goes into a driver's core and what comes out of it.
+//! The events that a driver's core takes, and the actions that it returns.
 
 use std::time::Duration;
 
@@ -9,46 +9,47 @@ use crate::proposal::{AppendResult, ProposeError, SendOrder};
 use crate::replica::{Replica, Work, Write};
 use crate::state::{Effect, Outcome};
 
-/// Names a call until it is answered. The caller of [`super::Core::take`] draws it; each is used once.
+/// Identifies a call until it is answered. The caller of [`super::Core::take`] chooses it; each is
+/// used once.
 pub type Caller = u64;
 
 /// The time of an event.
 #[derive(Debug, Clone, Copy)]
 pub struct Now {
-    /// Since any fixed moment; never goes back.
+    /// Monotonic time since any fixed moment.
     pub at: Duration,
-    /// The wall clock, Unix milliseconds. It goes into the entries.
+    /// The wall clock, Unix milliseconds. It is written into the entries.
     pub time_ms: i64,
 }
 
-/// What happened.
+/// An input of the driver's core.
 #[derive(Debug)]
 pub enum Event {
-    /// Record batches to be proposed.
+    /// A call with record batches to be proposed.
     Append {
-        /// Who wants to know the result.
+        /// Identifies the call.
         caller: Caller,
-        /// The batches.
+        /// The batches, of any partitions of the shard.
         items: Vec<Append>,
-        /// What they may not overtake.
+        /// The order that the batches belong to.
         order: SendOrder,
     },
-    /// A command to be proposed.
+    /// A call with a command to be proposed.
     Propose {
-        /// Who wants to know the outcome.
+        /// Identifies the call.
         caller: Caller,
-        /// The command.
+        /// The command to propose.
         command: Command,
     },
-    /// A read that has to see everything that is committed now.
+    /// A linearizable read: it is answered once everything that is committed now is applied.
     Read {
-        /// Who waits.
+        /// Identifies the call.
         caller: Caller,
     },
     /// The write of this number is durable.
     Durable(u64),
-    /// The log refused the write of this number for want of space, or because it refused an earlier
-    /// one.
+    /// The log refused the write of this number because it has no space, or because it refused an
+    /// earlier write.
     NoSpace(u64),
     /// [`limits::TICK_MS`] have passed.
     Tick,
@@ -57,24 +58,26 @@ pub enum Event {
 /// The answer to a call.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Answer {
-    /// To [`Event::Append`].
+    /// The answer to [`Event::Append`].
     Appended(AppendResult),
-    /// To [`Event::Propose`].
+    /// The answer to [`Event::Propose`].
     Proposed(Result<Outcome, ProposeError>),
-    /// To [`Event::Read`].
+    /// The answer to [`Event::Read`].
     Read(Result<(), ProposeError>),
 }
 
-/// What has to be done, in the order of the fields.
+/// What the caller has to do, in the order of the fields.
 #[derive(Debug, Default)]
 pub struct Actions {
-    /// To be submitted to the log, in order; each is then reported by its number.
+    /// Writes to submit to the log in order. The caller reports the result of each with
+    /// [`Event::Durable`] or [`Event::NoSpace`].
     pub writes: Vec<Write>,
-    /// To be carried out, in order.
+    /// Effects to carry out, in order.
     pub effects: Vec<Effect>,
-    /// To be answered.
+    /// Answers to deliver.
     pub answers: Vec<(Caller, Answer)>,
-    /// This replica began or ceased to lead.
+    /// Set when leadership changed: the term in which this replica leads now, `None` for not
+    /// leading.
     pub leads: Option<Option<u64>>,
 }
 
@@ -87,11 +90,12 @@ impl Actions {
     }
 }
 
-/// The state that entries are applied to, behind whatever lock it has.
-pub trait Applies {
-    /// One [`Replica::poll`] with the state.
+/// Access to the state that entries are applied to. The implementation does the locking.
+pub trait StateAccess {
+    /// Calls [`Replica::poll`] with the state.
     fn poll(&self, replica: &mut Replica) -> Option<Work>;
 
-    /// [`State::is_of_new_producer`](crate::state::State::is_of_new_producer) of the state.
+    /// Whether the batch is of a new producer: see
+    /// [`State::is_of_new_producer`](crate::state::State::is_of_new_producer).
     fn is_of_new_producer(&self, item: &Append) -> bool;
 }

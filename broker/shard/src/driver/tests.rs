@@ -1,4 +1,4 @@
-//! The core, driven by hand: the test decides when a write is durable and what time it is.
+//! Tests of the core: each decides when a write is durable and what time it is.
 
 use std::cell::RefCell;
 
@@ -13,7 +13,7 @@ use crate::state::State;
 
 mod unknown;
 
-impl Applies for RefCell<State> {
+impl StateAccess for RefCell<State> {
     fn poll(&self, replica: &mut Replica) -> Option<Work> {
         replica.poll(&mut self.borrow_mut())
     }
@@ -23,7 +23,7 @@ impl Applies for RefCell<State> {
     }
 }
 
-/// What is outside of the core.
+/// The caller of the core, with a simulated log.
 struct World {
     core: Core,
     state: RefCell<State>,
@@ -113,7 +113,7 @@ impl World {
         }
     }
 
-    /// Two writes are under way: what comes now waits.
+    /// Puts as many writes in flight as are allowed: later calls wait.
     fn fill_pipeline(&mut self) {
         for caller in 900..900 + limits::WRITES_INFLIGHT_MAX as u64 {
             self.append(caller, &[batch(0, 10)]);
@@ -160,7 +160,7 @@ fn numbered(index: i32, sequence: i32) -> Append {
     Append { partition: partition(index), batch }
 }
 
-/// A command that names itself.
+/// A command that can be recognised by its group id.
 fn named(group: &str) -> ShardCommand {
     ShardCommand::DeleteGroup { group: group.to_owned() }
 }
@@ -250,7 +250,7 @@ fn refused_writes_are_made_again_in_order_when_there_is_space() {
     assert_eq!(world.open.len(), 2, "both again");
     world.no_space();
     world.pass(SECOND);
-    assert_eq!(world.commands()[4..6], first, "in their order, and once more");
+    assert_eq!(world.commands()[4..6], first, "again, in their order");
     world.all_durable();
     assert_eq!((world.offsets(1), world.offsets(2)), (vec![0], vec![1]));
     assert_eq!(world.offsets(3), [2]);
@@ -297,7 +297,7 @@ fn a_full_log_refuses_batches_after_a_wait_and_commands_go_on() {
     assert_eq!(world.offsets(4), [0], "nothing that was refused is in the log");
 }
 
-/// A partition takes any first sequence of a producer that it does not know.
+/// A partition accepts any first sequence of a producer that is new to it.
 #[test]
 fn no_batch_of_a_new_producer_overtakes_one_that_was_refused() {
     let mut world = World::new();
@@ -336,7 +336,7 @@ fn a_producer_that_the_partition_knows_is_kept_in_order_by_its_sequences() {
     world.append_in(&sent, 2, &[numbered(0, 1)]);
     world.pass(limits::FULL_WAIT_MAX + SECOND);
     assert_eq!(error(world.answer(2)), Some(ProposeError::Full));
-    assert!(!sent.is_ended(), "the connection goes on");
+    assert!(!sent.is_ended(), "the connection continues");
     world.has_space = true;
     world.append_in(&sent, 3, &[numbered(0, 2)]);
     world.append_in(&sent, 4, &[numbered(0, 1)]);

@@ -1,16 +1,16 @@
-//! The writes of one replica that are under way, in the order of its log.
+//! The writes of one replica that are in flight, in the order of its log.
 //!
 //! # Invariants
 //!
 //! - **D1** a write counts as durable only when it and every earlier write are.
-//! - After a refused write nothing is submitted until every write under way is answered; then all from
-//!   the refused one on are submitted again, in order.
+//! - After a refused write nothing is submitted until the log has answered every write in flight;
+//!   then all from the refused one on are submitted again, in order.
 
 use std::collections::VecDeque;
 
 use crate::replica::Write;
 
-/// Submitted and not durable, together with all before it; oldest first.
+/// Writes that are not durable together with all before them, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Writes(VecDeque<InFlight>);
 
@@ -24,7 +24,7 @@ struct InFlight {
 enum Progress {
     Submitted,
     Durable,
-    /// Refused for want of space, or not submitted because an earlier write was.
+    /// Refused because the log has no space, or held back because an earlier write was refused.
     Refused,
 }
 
@@ -33,12 +33,12 @@ impl Writes {
         self.0.len()
     }
 
-    /// Whether a write was refused and not submitted again.
+    /// Whether a write was refused and is not submitted again yet.
     pub(super) fn is_refused(&self) -> bool {
         self.0.iter().any(|write| write.progress == Progress::Refused)
     }
 
-    /// Adds a write; it comes back if it is to be submitted now.
+    /// Adds a write; returns it if it is to be submitted now.
     pub(super) fn push(&mut self, write: Write) -> Option<Write> {
         let is_refused = self.is_refused();
         let progress = if is_refused { Progress::Refused } else { Progress::Submitted };
@@ -47,8 +47,8 @@ impl Writes {
         submitted
     }
 
-    /// The write of this number is durable; the number of the last of which that is now true
-    /// together with all before it, if there is another such.
+    /// Marks the write of this number as durable. Returns the number of the last write that is now
+    /// durable together with all before it, if that advanced.
     pub(super) fn durable(&mut self, number: u64) -> Option<u64> {
         self.mark(number, Progress::Durable);
         let mut last = None;
@@ -58,7 +58,7 @@ impl Writes {
         last
     }
 
-    /// The log has no space for the write of this number.
+    /// Marks the write of this number as refused for lack of space.
     pub(super) fn refused(&mut self, number: u64) {
         self.mark(number, Progress::Refused);
     }
@@ -69,7 +69,7 @@ impl Writes {
         }
     }
 
-    /// What is to be submitted again now, if anything was refused.
+    /// The writes to submit again now, if any was refused.
     pub(super) fn submit_again(&mut self) -> Vec<Write> {
         let is_open = |write: &InFlight| write.progress == Progress::Submitted;
         if !self.is_refused() || self.0.iter().any(is_open) {
@@ -101,7 +101,7 @@ mod tests {
         assert!(writes.push(write(1)).is_some() && writes.push(write(2)).is_some());
         writes.refused(1);
         assert!(writes.push(write(3)).is_none(), "it would leave a hole");
-        assert_eq!(again(&mut writes), [0; 0], "the second is under way");
+        assert_eq!(again(&mut writes), [0; 0], "the second is in flight");
         writes.refused(2);
         assert_eq!(again(&mut writes), [1, 2, 3]);
         assert_eq!(writes.durable(2), None, "the first is not");

@@ -1,7 +1,7 @@
-//! The log as the engine reads it: the newest entries in memory, older ones through the WAL.
+//! The log as the engine reads it: the newest entries in memory, older ones in the WAL.
 //!
-//! After a start the entries behind the snapshot are known by place only and are read when
-//! `apply` gets to them, so that a recovery needs no memory for the whole WAL.
+//! After a start only index, term and length of the entries after the snapshot are in memory. Their
+//! payloads are read when they are applied, so that recovery needs no memory for the whole WAL.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -10,31 +10,31 @@ use bytes::Bytes;
 use raft::eraftpb::{self, ConfState, EntryType, HardState, Snapshot};
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 
-use super::{EntryKind, Start};
+use super::{EntryId, EntryKind, Start};
 
 /// An entry whose payload is in the WAL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoredEntry {
-    /// Its place in the log.
+    /// Index in the log.
     pub index: u64,
-    /// Its term.
+    /// The term in which the entry was proposed.
     pub term: u64,
-    /// What the payload is.
+    /// How the payload is encoded.
     pub kind: EntryKind,
-    /// How long the payload is.
+    /// Length of the payload, bytes.
     pub len_bytes: u32,
 }
 
 /// Reads payloads back from the WAL.
 pub trait EntrySource: Send + Sync + fmt::Debug {
-    /// The payload of the entry at `index`, checked.
+    /// The payload of the entry at `index`, with its checksum verified.
     ///
     /// # Errors
-    /// When it cannot be read, or is not what was written.
+    /// When it cannot be read, or its checksum does not match.
     fn read(&self, index: u64) -> Result<Bytes, String>;
 
-    /// Whether there is memory for what entries leave behind when they are applied. Entries that come from here
-    /// wait for it, because there may be many more of them than fit.
+    /// Whether there is memory for the records of another applied entry. A replay of entries from
+    /// this source waits for it, because their records may need more memory than the budget.
     fn has_room(&self) -> bool {
         true
     }
@@ -44,8 +44,8 @@ pub trait EntrySource: Send + Sync + fmt::Debug {
 pub(super) struct LogStore {
     hard_state: HardState,
     members: ConfState,
-    /// Index and term of the entry before the first one held.
-    base: (u64, u64),
+    /// The entry before the first one held.
+    base: EntryId,
     slots: VecDeque<Slot>,
     source: Box<dyn EntrySource>,
 }
@@ -75,11 +75,11 @@ impl LogStore {
     pub(super) fn new(start: Start) -> Self {
         let base = start.snapshot;
         let slots: VecDeque<Slot> = start.entries.into_iter().map(Slot::Disk).collect();
-        let last = base.0 + slots.len() as u64;
+        let last = base.index + slots.len() as u64;
         let mut hard_state = HardState::default();
-        hard_state.term = start.hard_state.term.max(slots.back().map_or(base.1, Slot::term));
+        hard_state.term = start.hard_state.term.max(slots.back().map_or(base.term, Slot::term));
         hard_state.vote = start.hard_state.vote;
-        hard_state.commit = start.hard_state.commit.clamp(base.0, last);
+        hard_state.commit = start.hard_state.commit.clamp(base.index, last);
         let members = start.members.to_conf_state();
         Self { hard_state, members, base, slots, source: start.source }
     }
@@ -88,23 +88,23 @@ impl LogStore {
         self.hard_state = state;
     }
 
-    /// Takes new entries; what was at the first one's index or above is replaced.
+    /// Appends new entries; those at the first one's index or above are replaced.
     pub(super) fn append(&mut self, entries: &[eraftpb::Entry]) {
         let Some(first) = entries.first() else { return };
-        let keep = first.index.saturating_sub(self.base.0 + 1);
+        let keep = first.index.saturating_sub(self.base.index + 1);
         self.slots.truncate(usize::try_from(keep).expect("a log in memory"));
         self.slots.extend(entries.iter().cloned().map(Slot::Memory));
     }
 
     /// Drops entries through `index`.
-    pub(super) fn forget_through(&mut self, index: u64) {
-        while self.base.0 < index {
+    pub(super) fn discard_through(&mut self, index: u64) {
+        while self.base.index < index {
             let Some(slot) = self.slots.pop_front() else { return };
-            self.base = (self.base.0 + 1, slot.term());
+            self.base = EntryId { index: self.base.index + 1, term: slot.term() };
         }
     }
 
-    /// Whether the entry after `applied` has to be read back, and there is no memory to apply it.
+    /// Whether the entry after `applied` has to be read back and there is no memory to apply it.
     pub(super) fn waits_for_room(&self, applied: u64) -> bool {
         match self.slot(applied + 1) {
             Some(Slot::Disk(_)) => !self.source.has_room(),
@@ -113,15 +113,15 @@ impl LogStore {
     }
 
     fn last(&self) -> u64 {
-        self.base.0 + self.slots.len() as u64
+        self.base.index + self.slots.len() as u64
     }
 
     fn slot(&self, index: u64) -> Option<&Slot> {
-        let at = index.checked_sub(self.base.0 + 1)?;
+        let at = index.checked_sub(self.base.index + 1)?;
         self.slots.get(usize::try_from(at).ok()?)
     }
 
-    /// An entry, without its payload when `is_outline` is set and the payload would have to be read.
+    /// An entry; without its payload if `is_outline` is set and the payload is on disk.
     fn load(&self, index: u64, slot: &Slot, is_outline: bool) -> raft::Result<eraftpb::Entry> {
         let stored = match slot {
             Slot::Memory(entry) => return Ok(entry.clone()),
@@ -154,11 +154,12 @@ impl Storage for LogStore {
         max_size: impl Into<Option<u64>>,
         _context: GetEntriesContext,
     ) -> raft::Result<Vec<eraftpb::Entry>> {
-        if low <= self.base.0 {
+        if low <= self.base.index {
             return Err(raft::Error::Store(StorageError::Compacted));
         }
-        // The engine reads without a bound only before a campaign, when it counts the changes of members
-        // among everything that is not applied yet: up to the whole log, whose payloads it does not need.
+        // The engine reads without a bound only before a campaign, to count the membership changes
+        // among all entries that are not applied. These may be the whole log, and it needs no
+        // payloads.
         let max_size = max_size.into();
         let is_outline = max_size.is_none();
         let max_size = max_size.unwrap_or(u64::MAX);
@@ -176,10 +177,10 @@ impl Storage for LogStore {
     }
 
     fn term(&self, index: u64) -> raft::Result<u64> {
-        if index == self.base.0 {
-            return Ok(self.base.1);
+        if index == self.base.index {
+            return Ok(self.base.term);
         }
-        if index < self.base.0 {
+        if index < self.base.index {
             return Err(raft::Error::Store(StorageError::Compacted));
         }
         let slot = self.slot(index).ok_or(raft::Error::Store(StorageError::Unavailable))?;
@@ -187,7 +188,7 @@ impl Storage for LogStore {
     }
 
     fn first_index(&self) -> raft::Result<u64> {
-        Ok(self.base.0 + 1)
+        Ok(self.base.index + 1)
     }
 
     fn last_index(&self) -> raft::Result<u64> {
@@ -195,7 +196,7 @@ impl Storage for LogStore {
     }
 
     fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<Snapshot> {
-        // A follower that needs one is served by the checkpoint, not through the engine.
+        // A follower that needs a snapshot gets a checkpoint, not through the engine.
         Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable))
     }
 }

@@ -1,4 +1,4 @@
-//! A lone replica, driven by hand.
+//! Tests of a single replica, with each step of its driver by hand.
 
 use ropewalk_batch::Builder;
 
@@ -7,7 +7,7 @@ use crate::command::{Append, OpenPartition, ShardCommand};
 use crate::engine::{EntrySource, StoredEntry};
 use crate::id::{PartitionId, TopicId};
 
-/// The written log of one replica, as a test keeps it.
+/// The written log of one replica, in memory.
 #[derive(Debug, Default, Clone)]
 struct Written {
     entries: Vec<(u64, u64, u8, Bytes)>,
@@ -42,33 +42,33 @@ fn start(written: &Written) -> Replica {
         replica: 2,
         hard_state: written.hard_state,
         members: Members::lone(2),
-        snapshot: (1, 1),
+        snapshot: EntryId { index: 1, term: 1 },
         entries: stored.collect(),
         source: Box::new(written.clone()),
     };
     Replica::new(start).expect("a sane start")
 }
 
-/// A lone replica that has written nothing.
+/// A single replica that has written nothing.
 pub(crate) fn lone() -> Replica {
     start(&Written::default())
 }
 
-/// A lone replica whose log has one committed entry, read back from `source`.
+/// A single replica whose log has one committed entry, read back from `source`.
 fn holding_from(source: Box<dyn EntrySource>) -> Replica {
     let stored = StoredEntry { index: 2, term: 1, kind: EntryKind::Normal, len_bytes: 5 };
     let start = Start {
         replica: 2,
         hard_state: HardState { term: 1, vote: 2, commit: 2 },
         members: Members::lone(2),
-        snapshot: (1, 1),
+        snapshot: EntryId { index: 1, term: 1 },
         entries: vec![stored],
         source,
     };
     Replica::new(start).expect("a sane start")
 }
 
-/// A log for which there is no memory.
+/// A source whose entries never find memory.
 #[derive(Debug)]
 struct NoRoom;
 
@@ -82,7 +82,7 @@ impl EntrySource for NoRoom {
     }
 }
 
-/// Everything the replica had to say, with each write durable at once.
+/// All work that the replica returned, with each write durable at once.
 fn settle(replica: &mut Replica, state: &mut State, written: &mut Written) -> Vec<Work> {
     let mut said = Vec::new();
     while let Some(mut work) = replica.poll(state) {

@@ -1,183 +1,183 @@
 //! The catalog: which topics, shards and brokers exist, and how they are configured.
 //!
-//! It holds the intent. Partitions come to exist in their shards when a reconciler has asked
-//! for them there, and it repeats that until the shards confirm.
+//! The catalog is the desired state. A reconciler in the broker creates and removes the partitions
+//! in their shards, and retries until the shards match.
 //!
 //! # Invariants
 //!
-//! - A command under an epoch is carried out only if no newer epoch was claimed before it; check and
-//!   change are one entry, so nothing falls between them.
-//! - A topic that has an owner is changed, released and bound to by that owner alone. [`declare`] holds
-//!   what an owner may ask.
+//! - A command with a fencing epoch is carried out only if no newer epoch was claimed before it.
+//!   Check and change happen in one entry.
+//! - Only the owner of a topic may change it, release it or bind groups to it. [`declare`] has the
+//!   commands of owners.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::command::{CatalogCommand, ConfigResource, NewTopic, PartitionHome};
+use crate::command::{CatalogCommand, ConfigResource, NewTopic, PartitionPlacement};
 use crate::id::{BrokerId, ReplicaId, SLOTS, ShardId, TopicId, slot};
 use crate::limits;
 
 mod declare;
-mod foresee;
+mod unchanged;
 
 pub use declare::{Binding, DeclareOutcome};
 
-/// The state of shard 0 beside what any shard has.
+/// The part of the state that only shard 0 has.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Catalog {
-    /// The cluster's identity, given when it was formatted.
+    /// The cluster id, assigned when the cluster was formatted.
     pub cluster_id: String,
     /// Every shard and its replicas.
     pub shards: BTreeMap<ShardId, ShardInfo>,
     /// Every broker that ever joined.
     pub brokers: BTreeMap<BrokerId, BrokerInfo>,
-    /// Slot to shard; [`SLOTS`] long.
+    /// The shard of each hash slot; [`SLOTS`] long.
     pub slots: Vec<ShardId>,
-    /// Every topic.
+    /// All topics, by id.
     pub topics: BTreeMap<TopicId, Topic>,
-    /// The same by name.
+    /// The id of each topic, by name.
     pub names: BTreeMap<String, TopicId>,
     /// Configuration that was set at run time.
     pub configs: BTreeMap<ConfigResource, BTreeMap<String, String>>,
-    /// The next producer id to hand out.
+    /// The next producer id to allocate.
     pub next_producer_id: i64,
-    /// The next replica id to give; never goes back.
+    /// The next replica id to assign; it only grows.
     pub next_replica_id: u64,
     /// The operator's fencing epoch.
     pub fence: Option<Fence>,
-    /// Counts changes, so that a reader can tell whether it has seen this one.
+    /// Number of applied catalog commands, by which readers detect changes.
     pub revision: u64,
     /// The groups that are bound to each topic.
     pub bindings: BTreeMap<TopicId, BTreeMap<String, Binding>>,
 }
 
-/// A shard's replicas.
+/// The replicas of a shard.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShardInfo {
-    /// Replica to the broker that holds it.
+    /// The broker that holds each replica.
     pub replicas: BTreeMap<ReplicaId, BrokerId>,
 }
 
-/// A broker.
+/// What the catalog stores of a broker.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BrokerInfo {
-    /// `broker.rack`.
+    /// The broker's `broker.rack`.
     pub rack: Option<String>,
 }
 
-/// A topic.
+/// What the catalog stores of a topic.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Topic {
-    /// Its name.
+    /// The topic's name.
     pub name: String,
-    /// Where each partition lives.
-    pub partitions: Vec<PartitionHome>,
+    /// Placement of each partition.
+    pub partitions: Vec<PartitionPlacement>,
     /// The uid of the object that declared it.
     pub owner: Option<String>,
-    /// The leader's clock when it was made, Unix milliseconds.
+    /// The leader's clock at the creation, Unix milliseconds.
     pub created_ms: i64,
 }
 
-/// Who may change things from outside.
+/// The operator that may change the catalog through the admin API.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fence {
-    /// Who holds it.
+    /// The operator's identity.
     pub holder: String,
-    /// The uid of the Lease it won.
+    /// The uid of the Lease that it acquired.
     pub lease_uid: String,
-    /// Grows with every claim.
+    /// The fencing epoch; grows with every claim.
     pub epoch: u64,
 }
 
-/// What a catalog command answers.
+/// The answer to a catalog command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
-    /// Done.
+    /// The command succeeded and has no other result.
     Done,
-    /// One result per topic, in the order asked.
+    /// One result per topic, in the order of the command.
     Topics(Vec<Result<TopicId, Refusal>>),
     /// The first id of the block.
     ProducerIds(i64),
-    /// The epoch to act under, and who claimed the one before it.
+    /// A claim of a fencing epoch succeeded.
     Fence {
-        /// The new epoch.
+        /// The epoch that the operator has to send from now on.
         epoch: u64,
-        /// The claim that it supersedes; `None` when there was none, or it is not known who made it.
+        /// The claim that it supersedes; `None` if there was none or its claimant is unknown.
         previous: Option<Fence>,
     },
     /// The topic is as it was declared.
     Declared(DeclareOutcome),
-    /// The topic was given up.
+    /// The owner no longer owns the topic.
     Released {
-        /// Whether it is gone.
+        /// Whether the topic was deleted.
         deleted: bool,
     },
     /// Refused as a whole.
     Refused(Refusal),
 }
 
-/// What a command touched: a reader that keeps a view looks at these again.
+/// What a command changed: views of these parts of the catalog have to be refreshed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// These topics were made, altered or deleted.
+    /// These topics were created, altered or deleted.
     Topics(Vec<TopicId>),
     /// Configuration of this resource.
     Configs(ConfigResource),
-    /// Neither.
+    /// Nothing that a view shows.
     Other,
 }
 
 /// Why the catalog changed nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// The name is taken.
+    /// A topic of this name exists.
     #[error("topic '{name}' already exists")]
     TopicExists {
-        /// The name.
+        /// The name in the command.
         name: String,
     },
     /// Two names that differ only in `.` and `_` would share a metric name.
     #[error("topic '{name}' collides with existing topic '{other}'")]
     NameCollision {
-        /// What was asked.
+        /// The name in the command.
         name: String,
-        /// What is there.
+        /// The name of the existing topic.
         other: String,
     },
-    /// No such topic.
+    /// No topic has this id.
     #[error("no such topic")]
     NoSuchTopic,
     /// The topic changed in between.
     #[error("the topic has {actual} partitions, not {expected}")]
     PartitionCountChanged {
-        /// What the proposer saw.
+        /// The partition count that the proposer saw.
         expected: usize,
-        /// What there is.
+        /// The current partition count.
         actual: usize,
     },
-    /// Nobody owns it, so nobody may act as its owner.
-    #[error("nobody owns the topic")]
+    /// The topic has no owner, so the caller is not its owner.
+    #[error("the topic has no owner")]
     NotOwned,
-    /// The topic was made, deleted or made anew since the proposer looked.
+    /// The topic was created, deleted or recreated since the proposer read the catalog.
     #[error("the topic changed meanwhile")]
     Replaced,
-    /// Another operator took over.
+    /// Another operator claimed a newer epoch.
     #[error("epoch {newest} was claimed since")]
     StaleEpoch {
-        /// The newest that was claimed.
+        /// The newest epoch that was claimed.
         newest: u64,
     },
-    /// An epoch that was never given out here, and is too high to begin from: too few could be given
-    /// out after it.
+    /// An epoch that this catalog did not issue, above [`limits::FENCE_EPOCH_ADOPTED_MAX`]: too few
+    /// epochs would be left after it.
     #[error(
-        "epoch {epoch} was never given out here and is over {}; the newest is {newest}: claim one",
+        "epoch {epoch} was not issued by this cluster and is over {}; the newest is {newest}: claim one",
         limits::FENCE_EPOCH_ADOPTED_MAX
     )]
     EpochTooHigh {
-        /// What the caller acts under.
+        /// The caller's epoch.
         epoch: u64,
-        /// The newest that was claimed.
+        /// The newest epoch that was claimed.
         newest: u64,
     },
     /// Another object owns it.
@@ -189,8 +189,8 @@ pub enum Refusal {
 }
 
 impl Catalog {
-    /// A new cluster of one broker: `shards` shards beside the catalog, all of them on `broker`,
-    /// each with one replica whose id is the shard's number plus one.
+    /// The catalog of a new cluster of one broker: `shards` shards and shard 0, all of them on
+    /// `broker`, each with one replica whose id is the shard's number plus one.
     #[must_use]
     pub fn first(cluster_id: String, broker: BrokerId, shards: u32) -> Self {
         let replica = |shard: u32| ReplicaId(u64::from(shard) + 1);
@@ -206,7 +206,7 @@ impl Catalog {
         }
     }
 
-    /// The shard that is home to a group or transactional id.
+    /// The shard that holds a group or transactional id.
     #[must_use]
     pub fn shard_of(&self, id: &str) -> ShardId {
         self.slots.get(slot(id)).copied().unwrap_or(ShardId(1))
@@ -219,7 +219,7 @@ impl Catalog {
         self.topics.get(&id).map(|topic| (id, topic))
     }
 
-    /// What was set at run time for a resource.
+    /// The configuration of a resource that was set at run time.
     pub fn configs(&self, resource: &ConfigResource) -> impl Iterator<Item = (&str, &str)> {
         let set = self.configs.get(resource).into_iter().flatten();
         set.map(|(key, value)| (key.as_str(), value.as_str()))
@@ -322,7 +322,7 @@ impl Catalog {
         &mut self,
         id: TopicId,
         expected: usize,
-        partitions: Vec<PartitionHome>,
+        partitions: Vec<PartitionPlacement>,
     ) -> Result<(), Refusal> {
         let topic = self.topics.get_mut(&id).ok_or(Refusal::NoSuchTopic)?;
         let actual = topic.partitions.len();
@@ -373,17 +373,17 @@ impl Catalog {
         self.fence.as_ref().map_or(0, |fence| fence.epoch)
     }
 
-    /// Every claim is a new number, also by the same holder: it may have been away in between.
+    /// Every claim gets a new epoch, also one by the same holder: it may have restarted in between.
     fn claim_fence(&mut self, holder: String, lease_uid: String) -> Answer {
         let epoch = self.epoch().saturating_add(1);
         let previous = self.fence.replace(Fence { holder, lease_uid, epoch });
-        // An epoch that came from outside has no claimant.
+        // An adopted epoch has no claimant.
         let previous = previous.filter(|fence| !fence.lease_uid.is_empty());
         Answer::Fence { epoch, previous }
     }
 
-    /// An epoch that was never given out here is one from before this data was made anew: it becomes
-    /// the newest, so that the numbers never go back for an operator either.
+    /// Checks an operator's epoch. One that this catalog did not issue is from before its data was
+    /// recreated. It is adopted as the newest, so that epochs never decrease for an operator.
     fn admit(&mut self, epoch: u64) -> Result<(), Refusal> {
         let newest = self.epoch();
         if epoch < newest {
@@ -406,7 +406,7 @@ fn answer(result: Result<(), Refusal>) -> Answer {
     }
 }
 
-/// Kafka's rule: names that differ only in `.` and `_` may not exist side by side.
+/// Kafka's rule: two topics may not have names that differ only in `.` and `_`.
 fn collide(a: &str, b: &str) -> bool {
     a.len() == b.len()
         && a.bytes().zip(b.bytes()).all(|(a, b)| {

@@ -1,7 +1,7 @@
-//! Consumer groups as the shard remembers them: the last completed generation, and the offsets.
+//! Replicated state of consumer groups: the last completed generation and the committed offsets.
 //!
-//! Joins in progress and timers are not here; they live with the coordinator and are lost with
-//! it. What is here survives, so that a restart costs members no rebalance.
+//! Joins in progress and timers are in the memory of the coordinator and are lost with it. The
+//! state in this module survives a restart, so that a restart causes no rebalance.
 
 use std::collections::BTreeMap;
 
@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::{CommitOffsets, Member, MemberClaim, SetGeneration, ShardCommand};
 use crate::id::{PartitionId, TopicId};
-use crate::state::{CopiedOnWrite, Effect, Outcome};
+use crate::state::{CopyOnWrite, Effect, Outcome};
 
-/// One group.
+/// The replicated state of one group.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Group {
     /// `consumer`, `connect`, … ; empty for a group that only commits.
@@ -22,36 +22,36 @@ pub struct Group {
     pub protocol: Option<String>,
     /// The member that made the assignment.
     pub leader: Option<String>,
-    /// The members of that generation.
+    /// The members of that generation, by member id.
     pub members: BTreeMap<String, Member>,
-    /// What is committed.
-    pub offsets: BTreeMap<PartitionId, Committed>,
-    /// Since when it has no members, Unix milliseconds; offsets expire from here.
+    /// The committed offset of each partition.
+    pub offsets: BTreeMap<PartitionId, CommittedOffset>,
+    /// When the last member left, Unix milliseconds; the retention of offsets counts from here.
     pub empty_since_ms: Option<i64>,
 }
 
 /// One committed offset.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Committed {
+pub struct CommittedOffset {
     /// The next offset to read.
     pub offset: i64,
     /// Leader epoch of the last record read, -1 if unknown.
     pub leader_epoch: i32,
-    /// The client's own note.
+    /// Opaque metadata of the client.
     pub metadata: String,
-    /// The leader's clock at the commit.
+    /// The leader's clock at the commit, Unix milliseconds.
     pub time_ms: i64,
-    /// Set by old clients themselves.
+    /// Expiry time that old clients set themselves, Unix milliseconds.
     pub expires_ms: Option<i64>,
 }
 
 /// Why a group command changed nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// No such group.
+    /// No group has this id.
     #[error("no such group")]
     NoSuchGroup,
-    /// No such member in the current generation.
+    /// The current generation has no such member.
     #[error("no such member")]
     UnknownMember,
     /// The member is of another generation.
@@ -70,10 +70,10 @@ impl Group {
         Self { empty_since_ms: Some(time_ms), ..Self::default() }
     }
 
-    /// Whether the member may commit (O3).
+    /// Checks whether the member may commit (O3).
     ///
     /// # Errors
-    /// Says which part of the claim is out of date.
+    /// When the group has no such member, or the generation or instance is not the current one.
     pub fn admit(&self, claim: Option<&MemberClaim>) -> Result<(), Refusal> {
         let Some(claim) = claim else {
             return if self.members.is_empty() { Ok(()) } else { Err(Refusal::UnknownMember) };
@@ -93,13 +93,13 @@ impl Group {
         Ok(())
     }
 
-    /// Whether there is an offset of one of these topics.
-    pub(crate) fn knows_any(&self, topics: &[TopicId]) -> bool {
+    /// Whether the group has committed an offset of one of these topics.
+    pub(crate) fn has_offsets_of(&self, topics: &[TopicId]) -> bool {
         self.offsets.keys().any(|partition| topics.contains(&partition.topic))
     }
 
-    /// Drops the offsets of deleted topics; whether there were any.
-    pub(crate) fn forget_topics(&mut self, topics: &[TopicId]) -> bool {
+    /// Removes the offsets of deleted topics. Returns whether there were any.
+    pub(crate) fn remove_topics(&mut self, topics: &[TopicId]) -> bool {
         let before = self.offsets.len();
         self.offsets.retain(|partition, _| !topics.contains(&partition.topic));
         self.offsets.len() != before
@@ -108,7 +108,7 @@ impl Group {
 
 /// Applies the commands that concern groups.
 pub(crate) fn apply(
-    groups: &mut BTreeMap<String, CopiedOnWrite<Group>>,
+    groups: &mut BTreeMap<String, CopyOnWrite<Group>>,
     time_ms: i64,
     command: ShardCommand,
     effects: &mut Vec<Effect>,
@@ -135,7 +135,7 @@ pub(crate) fn apply(
         | ShardCommand::AdvanceLogStart(_)
         | ShardCommand::ExpireProducers(_)
         | ShardCommand::ExpireSilentProducers(_)
-        | ShardCommand::ForgetTopics(_) => unreachable!("not a group command"),
+        | ShardCommand::RemoveTopics(_) => unreachable!("not a group command"),
     };
     match result {
         Ok(()) => Outcome::Done,
@@ -144,7 +144,7 @@ pub(crate) fn apply(
 }
 
 fn commit_offsets(
-    groups: &mut BTreeMap<String, CopiedOnWrite<Group>>,
+    groups: &mut BTreeMap<String, CopyOnWrite<Group>>,
     time_ms: i64,
     commit: CommitOffsets,
     effects: &mut Vec<Effect>,
@@ -160,7 +160,7 @@ fn commit_offsets(
     group.admit(commit.member.as_ref())?;
     for (partition, offset) in commit.offsets {
         let after = offset.offset;
-        let committed = Committed {
+        let committed = CommittedOffset {
             offset: after,
             leader_epoch: offset.leader_epoch,
             metadata: offset.metadata,
@@ -175,7 +175,7 @@ fn commit_offsets(
 }
 
 fn set_generation(
-    groups: &mut BTreeMap<String, CopiedOnWrite<Group>>,
+    groups: &mut BTreeMap<String, CopyOnWrite<Group>>,
     time_ms: i64,
     set: SetGeneration,
     effects: &mut Vec<Effect>,
@@ -191,7 +191,7 @@ fn set_generation(
 }
 
 fn delete_offsets(
-    groups: &mut BTreeMap<String, CopiedOnWrite<Group>>,
+    groups: &mut BTreeMap<String, CopyOnWrite<Group>>,
     name: String,
     partitions: &[PartitionId],
     effects: &mut Vec<Effect>,
@@ -205,7 +205,7 @@ fn delete_offsets(
 }
 
 fn expire_offsets(
-    groups: &mut BTreeMap<String, CopiedOnWrite<Group>>,
+    groups: &mut BTreeMap<String, CopyOnWrite<Group>>,
     name: String,
     offsets: &[(PartitionId, i64)],
     effects: &mut Vec<Effect>,
@@ -223,9 +223,10 @@ fn expire_offsets(
     Ok(())
 }
 
-/// Nothing is processed by this, so no figure is measured from it.
+/// Emits no [`Effect::Committed`], because the group has processed no record and the lag metrics
+/// must not count this as progress.
 fn start_offsets(
-    groups: &mut BTreeMap<String, CopiedOnWrite<Group>>,
+    groups: &mut BTreeMap<String, CopyOnWrite<Group>>,
     time_ms: i64,
     name: String,
     offsets: Vec<(PartitionId, i64)>,
@@ -240,14 +241,15 @@ fn start_offsets(
     let group = groups.entry(name.clone()).or_insert_with(|| Group::new(time_ms).into());
     for (partition, offset) in absent {
         let metadata = String::new();
-        let start = Committed { offset, leader_epoch: -1, metadata, time_ms, expires_ms: None };
+        let start =
+            CommittedOffset { offset, leader_epoch: -1, metadata, time_ms, expires_ms: None };
         group.offsets.insert(partition, start);
     }
     effects.push(Effect::GroupChanged(name));
 }
 
 fn delete_group(
-    groups: &mut BTreeMap<String, CopiedOnWrite<Group>>,
+    groups: &mut BTreeMap<String, CopyOnWrite<Group>>,
     name: String,
     effects: &mut Vec<Effect>,
 ) -> Result<(), Refusal> {

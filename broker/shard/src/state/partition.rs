@@ -1,11 +1,12 @@
-//! One partition: which offsets there are, in which epochs, and what producers may send next.
+//! One partition: its offsets, leader epochs and the sequences of its producers.
 //!
 //! # Invariants
 //!
-//! - **O1** `next_offset` grows by exactly the records of each batch that is accepted.
-//! - **D5** a batch that was accepted is recognised again while it is among its producer's last
-//!   five (KIP-98 leaves the window to the broker; five is what `max.in.flight` of an idempotent
-//!   client allows), and is answered with its first offset instead of being stored twice.
+//! - **O1** `next_offset` grows by exactly the number of records of each batch that is accepted.
+//! - **D5** a batch that was accepted is recognised as a duplicate while it is among its producer's
+//!   last five, and is answered with its first offset instead of being stored twice. KIP-98 leaves
+//!   the window to the broker; five is the limit of `max.in.flight.requests.per.connection` for an
+//!   idempotent client.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -15,40 +16,49 @@ use serde::{Deserialize, Serialize};
 
 use crate::limits;
 
-/// How many batches of a producer are remembered.
+/// How many batches a partition keeps per producer, to detect duplicates.
 pub const WINDOW: usize = 5;
 
-/// How many leader epochs of a partition are remembered: one is added by each term in which it is written to.
+/// Most leader epochs that a partition keeps. Each term in which it is written to adds one.
 pub const EPOCHS_MAX: usize = 1024;
 
-/// One partition's part of the replicated state. An idle one is some 100 bytes.
+/// One partition's part of the replicated state. An idle one takes some 100 bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Partition {
     /// Added to the shard's term to give the leader epoch.
     pub epoch_base: i32,
-    /// The first offset that is left.
+    /// The first offset that remains.
     pub log_start: i64,
-    /// The offset the next record gets: the high watermark.
+    /// The offset that the next record gets: the high watermark.
     pub next_offset: i64,
-    /// Where each leader epoch began, ascending (KIP-101, KIP-320).
+    /// Start offset of each leader epoch, ascending (KIP-101, KIP-320).
     pub epochs: Vec<EpochStart>,
-    /// What is known of producers that number their batches; empty maps cost nothing.
+    /// Idempotent producers by producer id; `None` instead of an empty map.
     pub producers: Option<Box<BTreeMap<i64, Producer>>>,
 }
 
-/// Where a leader epoch began.
+/// The first offset of a leader epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EpochStart {
-    /// The epoch.
+    /// The leader epoch.
     pub epoch: i32,
-    /// The offset of its first record.
+    /// The offset of the epoch's first record.
     pub start_offset: i64,
 }
 
-/// An idempotent producer as one partition knows it.
+/// The end of a leader epoch, as OffsetForLeaderEpoch answers it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EpochEnd {
+    /// The largest known epoch that is not above the requested one.
+    pub epoch: i32,
+    /// The offset after the last record of `epoch`.
+    pub end_offset: i64,
+}
+
+/// The state of one idempotent producer in one partition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Producer {
-    /// Its epoch.
+    /// The producer epoch of its last batch.
     pub epoch: i16,
     /// The leader's clock at its last batch, Unix milliseconds; for expiry.
     pub seen_ms: i64,
@@ -56,55 +66,56 @@ pub struct Producer {
     pub batches: VecDeque<ProducerBatch>,
 }
 
-/// One remembered batch.
+/// A stored batch of a producer, for the detection of duplicates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProducerBatch {
     /// Sequence of its first record.
     pub first_sequence: i32,
     /// Sequence of its last record.
     pub last_sequence: i32,
-    /// The offset it got.
+    /// The offset of its first record.
     pub base_offset: i64,
     /// Its greatest timestamp, Unix milliseconds.
     pub timestamp_ms: i64,
 }
 
-/// What became of a batch.
+/// The result of an accepted batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AppendOutcome {
     /// The offset of its first record.
     pub base_offset: i64,
-    /// The first offset that is left in the partition.
+    /// The first offset that remains in the partition.
     pub log_start: i64,
-    /// Whether it was there already.
+    /// Whether the batch was stored before, as an earlier attempt of the same send.
     pub duplicate: bool,
     /// The batch's greatest timestamp; the append time if the topic uses `LogAppendTime`.
     pub timestamp_ms: i64,
 }
 
-/// Why a batch was not taken. Nothing was stored.
+/// Why a batch was refused. Nothing was stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AppendRefusal {
-    /// The partition does not live here (any more).
+    /// This shard does not hold the partition, or no longer holds it.
     #[error("no such partition in this shard")]
     NoSuchPartition,
     /// The sequence does not follow the last one.
     #[error("sequence {sequence} does not follow {last}")]
     OutOfOrderSequence {
-        /// What came.
+        /// The first sequence of the refused batch.
         sequence: i32,
-        /// The last one taken, -1 if none.
+        /// The last sequence that was accepted, -1 if none.
         last: i32,
     },
     /// A newer instance of this producer has written already.
     #[error("producer epoch {epoch} is older than {current}")]
     StaleEpoch {
-        /// What came.
+        /// The producer epoch of the refused batch.
         epoch: i16,
-        /// What is known.
+        /// The newest producer epoch in this partition.
         current: i16,
     },
-    /// Not a record batch. The door checks them all, so this is damage or a bug.
+    /// Not a record batch. Batches are validated before they are proposed, so this is a bug or
+    /// damaged data.
     #[error("not a record batch")]
     Malformed,
 }
@@ -122,10 +133,10 @@ impl Partition {
         self.epoch_base.saturating_add(i32::try_from(term).unwrap_or(i32::MAX))
     }
 
-    /// Takes a batch: its result, and the batch as stored unless it was a duplicate.
+    /// Accepts a batch. Returns its result, and the batch to store unless it is a duplicate.
     ///
     /// # Errors
-    /// When the producer's numbering forbids it; see [`AppendRefusal`].
+    /// When the producer's epoch or sequence is not the expected one; see [`AppendRefusal`].
     pub fn append(
         &mut self,
         term: u64,
@@ -148,7 +159,8 @@ impl Partition {
             StampedBatch::new(batch, base_offset, epoch).map_err(|_| AppendRefusal::Malformed)?;
         if self.epochs.last().is_none_or(|last| last.epoch < epoch) {
             self.epochs.push(EpochStart { epoch, start_offset: base_offset });
-            // An older one is answered with where the oldest kept one begins: never before its end.
+            // A removed epoch is answered with the start of the oldest epoch that is kept, which is
+            // never before the end of the removed one.
             if self.epochs.len() > EPOCHS_MAX {
                 self.epochs.remove(0);
             }
@@ -164,14 +176,14 @@ impl Partition {
         Ok((appended, Some(stamped)))
     }
 
-    /// Whether the producer may send this now; the earlier batch if this is it again.
+    /// Checks the producer's epoch and sequence. Returns the earlier batch if this is a duplicate.
     fn admit(&self, header: &Header) -> Result<Option<ProducerBatch>, AppendRefusal> {
         if header.producer_id < 0 {
             return Ok(None);
         }
         let Some(producer) = self.producers.as_ref().and_then(|p| p.get(&header.producer_id))
         else {
-            // Nothing is known (new, expired, or its records are gone): any sequence will do.
+            // Producer is new or expired: any sequence is accepted.
             return Ok(None);
         };
         let first = header.base_sequence;
@@ -210,7 +222,7 @@ impl Partition {
         if producers.len() >= limits::PARTITION_PRODUCERS_MAX
             && !producers.contains_key(&header.producer_id)
         {
-            forget_oldest(producers);
+            evict_oldest(producers);
         }
         let producer = producers.entry(header.producer_id).or_insert_with(|| Producer {
             epoch: header.producer_epoch,
@@ -233,14 +245,14 @@ impl Partition {
         });
     }
 
-    /// Moves the log start up to `offset`, at most to the end; the new value if it moved.
+    /// Raises the log start to `offset`, at most to the end. Returns the new value if it changed.
     pub fn advance_log_start(&mut self, offset: i64) -> Option<i64> {
         let offset = offset.min(self.next_offset);
         if offset <= self.log_start {
             return None;
         }
         self.log_start = offset;
-        // The newest epoch at or below the start still answers for it.
+        // The newest epoch that began at or before the log start is kept.
         let keep = self.epochs.iter().rposition(|e| e.start_offset <= offset).unwrap_or(0);
         self.epochs.drain(..keep);
         if let Some(first) = self.epochs.first_mut() {
@@ -249,22 +261,22 @@ impl Partition {
         Some(offset)
     }
 
-    /// Whether batches of this producer are remembered.
+    /// Whether the partition keeps batches of this producer.
     #[must_use]
-    pub fn knows(&self, producer_id: i64) -> bool {
+    pub fn has_producer(&self, producer_id: i64) -> bool {
         self.producers.as_ref().is_some_and(|producers| producers.contains_key(&producer_id))
     }
 
-    /// Forgets a producer unless it has written since `seen_ms`.
-    pub fn forget_silent(&mut self, producer_id: i64, seen_ms: i64) {
+    /// Removes a producer unless it has written since `seen_ms`.
+    pub fn expire_producer(&mut self, producer_id: i64, seen_ms: i64) {
         let known = self.producers.as_ref().and_then(|producers| producers.get(&producer_id));
         if known.is_some_and(|producer| producer.seen_ms <= seen_ms) {
-            self.forget_producer(producer_id);
+            self.remove_producer(producer_id);
         }
     }
 
-    /// Forgets a producer.
-    pub fn forget_producer(&mut self, producer_id: i64) {
+    /// Removes a producer and its batches.
+    pub fn remove_producer(&mut self, producer_id: i64) {
         if let Some(producers) = &mut self.producers {
             producers.remove(&producer_id);
             if producers.is_empty() {
@@ -273,34 +285,34 @@ impl Partition {
         }
     }
 
-    /// Where `epoch` ends on this log, as Kafka answers OffsetForLeaderEpoch (KIP-101, KIP-320):
+    /// The end of `epoch` in this log, as Kafka answers OffsetForLeaderEpoch (KIP-101, KIP-320):
     /// the largest known epoch not above `epoch`, and the offset at which the next one begins.
-    /// `current` is the epoch that the partition is led in. It begins at the end of the log as long
-    /// as it has no record.
+    /// `current` is the current leader epoch of the partition. Until it has a record, it begins at
+    /// the end of the log.
     ///
-    /// An epoch whose records are gone, or that never had one, ends where the oldest epoch that is
-    /// left begins, and is returned under its own number: a client that stopped reading in it
-    /// continues from there. `None` for an epoch that is newer than `current`, and for a negative one.
+    /// An epoch that is older than all kept ones is returned under its own number and ends where
+    /// the oldest kept epoch begins: a client that stopped reading in it continues from there.
+    /// `None` for an epoch that is newer than `current`, and for a negative one.
     #[must_use]
-    pub fn epoch_end(&self, epoch: i32, current: i32) -> Option<(i32, i64)> {
+    pub fn epoch_end(&self, epoch: i32, current: i32) -> Option<EpochEnd> {
         if epoch < 0 || epoch > current {
             return None;
         }
         if epoch == current {
-            return Some((epoch, self.next_offset));
+            return Some(EpochEnd { epoch, end_offset: self.next_offset });
         }
         let next = self.epochs.partition_point(|known| known.epoch <= epoch);
-        let end = self.epochs.get(next).map_or(self.next_offset, |next| next.start_offset);
-        let floor = next.checked_sub(1).map_or(epoch, |floor| self.epochs[floor].epoch);
-        Some((floor, end))
+        let end_offset = self.epochs.get(next).map_or(self.next_offset, |next| next.start_offset);
+        let epoch = next.checked_sub(1).map_or(epoch, |floor| self.epochs[floor].epoch);
+        Some(EpochEnd { epoch, end_offset })
     }
 }
 
-/// Makes room for producers: those that have been silent for longest go, so many at once that finding
-/// them costs little for each. Every replica chooses alike.
-fn forget_oldest(producers: &mut BTreeMap<i64, Producer>) {
+/// Removes the producers with the oldest last batch, many at once, so that the cost of the search
+/// is small per producer. Deterministic: every replica removes the same ones.
+fn evict_oldest(producers: &mut BTreeMap<i64, Producer>) {
     let mut by_age: Vec<_> = producers.iter().map(|(id, seen)| (seen.seen_ms, *id)).collect();
-    let count = limits::PRODUCERS_FORGOTTEN_AT_ONCE;
+    let count = limits::PRODUCERS_EVICTED_AT_ONCE;
     by_age.select_nth_unstable(count - 1);
     for (_, id) in &by_age[..count] {
         producers.remove(id);

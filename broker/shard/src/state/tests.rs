@@ -1,4 +1,4 @@
-//! The state machine against what it promises (O1, O3, D5).
+//! The invariants of the state machine (O1, O3, D5).
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -43,7 +43,7 @@ fn opened() -> State {
 
 fn run(state: &mut State, command: Command) -> (Outcome, Vec<Effect>) {
     let mut effects = Vec::new();
-    // Through the written form, as an entry would come.
+    // Encoded and decoded, like an entry of the log.
     let entry = Envelope::decode(&command::encode(TERM, 5_000, &command)).expect("our own entry");
     (state.apply(TERM, entry, &mut effects), effects)
 }
@@ -70,12 +70,14 @@ fn o1_offsets_are_dense_and_epochs_begin_where_a_term_first_writes() {
     assert_eq!(partition.epochs, [EpochStart { epoch: 13, start_offset: 0 }]);
 }
 
-/// As Kafka's `LeaderEpochFileCache.endOffsetFor`: the leader's own epoch is in it from its start on.
+/// Like Kafka's `LeaderEpochFileCache.endOffsetFor`: the leader's own epoch is in it from its
+/// start.
 #[test]
 fn an_epoch_ends_where_the_next_one_begins_however_old_it_is() {
     let mut partition = Partition::new(10);
     let ends = |partition: &Partition, current: i32, asked: &[i32]| -> Vec<Option<(i32, i64)>> {
-        asked.iter().map(|epoch| partition.epoch_end(*epoch, current)).collect()
+        let end = |epoch: &i32| partition.epoch_end(*epoch, current);
+        asked.iter().map(|epoch| end(epoch).map(|end| (end.epoch, end.end_offset))).collect()
     };
     let empty = ends(&partition, 12, &[-1, 0, 11, 12, 13]);
     assert_eq!(empty, [None, Some((0, 0)), Some((11, 0)), Some((12, 0)), None]);
@@ -122,7 +124,7 @@ fn d5_a_batch_that_comes_again_gets_its_first_offset() {
         assert!(again.duplicate);
         assert_eq!(again.base_offset, i64::from(n));
     }
-    // Older than the window: cannot be told from a gap (KIP-98).
+    // Older than the window: cannot be distinguished from a gap (KIP-98).
     let old = append(&mut state, numbered(9, 0, 1, 1));
     assert_eq!(old, Err(AppendRefusal::OutOfOrderSequence { sequence: 1, last: 6 }));
     assert_eq!(state.partitions[&partition()].next_offset, 7);
@@ -259,7 +261,7 @@ fn o3_an_offset_that_was_committed_again_does_not_expire() {
 fn deleting_topics_forgets_what_was_committed_for_them() {
     let mut state = opened();
     change(&mut state, commit(None, 1));
-    change(&mut state, ShardCommand::ForgetTopics(vec![partition().topic]));
+    change(&mut state, ShardCommand::RemoveTopics(vec![partition().topic]));
     assert!(state.groups["g"].offsets.is_empty());
 }
 
@@ -272,7 +274,7 @@ fn a_bound_group_begins_only_where_it_has_committed_nothing() {
     let offsets = vec![(partition(), 0), (second, 9)];
     let (_, effects) =
         run(&mut state, Command::Shard(ShardCommand::StartOffsets { group, offsets }));
-    assert_eq!(state.groups["g"].offsets[&partition()].offset, 4, "O3: a commit stands");
+    assert_eq!(state.groups["g"].offsets[&partition()].offset, 4, "O3: a commit is kept");
     assert_eq!(state.groups["g"].offsets[&second].offset, 9);
     assert_eq!(effects, [Effect::GroupChanged("g".into())], "nothing was processed");
     let (group, offsets) = ("h".to_owned(), vec![]);
@@ -305,7 +307,7 @@ fn entries_carry_the_lowest_format_that_can_express_them() {
 fn an_expiry_of_producers_that_an_older_broker_wrote_is_read() {
     let old = Command::Shard(ShardCommand::ExpireProducers(vec![(partition(), 9)]));
     let written = command::encode(TERM, 7, &old);
-    // Format 1, a command of a shard, term and time; the fourth variant, one partition with producer 9.
+    // Format 1, a shard command, term and time; the fourth variant, one partition with producer 9.
     let mut bytes = vec![1, 1];
     bytes.extend(TERM.to_le_bytes());
     bytes.extend(7_i64.to_le_bytes());
@@ -394,7 +396,7 @@ fn d5_a_batch_with_a_known_first_and_another_last_sequence_is_no_duplicate() {
     assert_eq!(shorter, Err(AppendRefusal::OutOfOrderSequence { sequence: 0, last: 2 }));
 }
 
-/// The entries of [`run`] are of this time.
+/// The time of the entries that [`run`] applies.
 const NOW_MS: i64 = 5_000;
 
 fn silent(producer_id: i64, seen_ms: i64) -> ShardCommand {
@@ -444,7 +446,7 @@ fn r1_a_partition_remembers_so_many_producers_and_forgets_the_oldest() {
     let known = state.partitions[&partition()].producers.as_ref().expect("some are known");
     assert_eq!(
         known.len(),
-        limits::PARTITION_PRODUCERS_MAX + 1 - limits::PRODUCERS_FORGOTTEN_AT_ONCE
+        limits::PARTITION_PRODUCERS_MAX + 1 - limits::PRODUCERS_EVICTED_AT_ONCE
     );
     assert!(known.contains_key(&0), "it wrote just now");
     assert!(known.contains_key(&many), "it came last");
@@ -464,11 +466,14 @@ fn r1_the_newest_epochs_of_a_partition_are_remembered() {
     }
     assert_eq!(partition.epochs.len(), partition::EPOCHS_MAX);
     let newest = i32::try_from(terms).expect("few");
-    assert_eq!(partition.epoch_end(newest, newest), Some((newest, terms as i64)));
-    assert_eq!(partition.epoch_end(newest - 1, newest), Some((newest - 1, terms as i64 - 1)));
+    let end = |epoch: i32, end_offset: i64| Some(partition::EpochEnd { epoch, end_offset });
+    let of_newest = partition.epoch_end(newest, newest);
+    let of_earlier = partition.epoch_end(newest - 1, newest);
+    assert_eq!(of_newest, end(newest, terms as i64));
+    assert_eq!(of_earlier, end(newest - 1, terms as i64 - 1));
 }
 
-/// A capture must not copy what may be a million producers and offsets.
+/// A capture must not copy the producers and offsets, which may be a million.
 #[test]
 fn r1_a_clone_of_the_state_shares_its_parts_until_they_change() {
     let mut state = opened();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ropewalk_node::ShardHandle;
 use ropewalk_shard::PartitionId;
 use ropewalk_shard::command::{CommitOffsets, MemberClaim, OffsetCommit, ShardCommand};
-use ropewalk_shard::state::group::Committed;
+use ropewalk_shard::state::group::CommittedOffset;
 
 use super::seat::durable;
 use super::{Coordinator, refusal};
@@ -58,7 +58,7 @@ impl Coordinator {
         &self,
         group: &str,
         partitions: Option<&[PartitionId]>,
-    ) -> Result<Vec<(PartitionId, Committed)>, Refusal> {
+    ) -> Result<Vec<(PartitionId, CommittedOffset)>, Refusal> {
         let shard = self.caught_up(group).await?;
         let state = shard.state();
         let Some(group) = state.groups.get(group) else { return Ok(Vec::new()) };

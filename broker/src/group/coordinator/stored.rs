@@ -107,7 +107,7 @@ fn size_bytes(note: &str) -> usize {
 mod tests {
     use ropewalk_shard::TopicId;
     use ropewalk_shard::state::Group;
-    use ropewalk_shard::state::group::Committed;
+    use ropewalk_shard::state::group::CommittedOffset;
 
     use super::*;
 
@@ -116,7 +116,7 @@ mod tests {
     }
 
     fn state(note: &str) -> State {
-        let committed = Committed {
+        let committed = CommittedOffset {
             offset: 1,
             leader_epoch: -1,
             metadata: note.to_owned(),

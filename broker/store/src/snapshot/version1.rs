@@ -14,7 +14,7 @@ use super::{PartitionFiles, Snapshot};
 use ropewalk_shard::command::ConfigResource;
 use ropewalk_shard::engine::Members;
 use ropewalk_shard::state::catalog::{BrokerInfo, Catalog, Fence, ShardInfo, Topic};
-use ropewalk_shard::state::{CopiedOnWrite, Group, Partition, State};
+use ropewalk_shard::state::{CopyOnWrite, Group, Partition, State};
 use ropewalk_shard::{BrokerId, PartitionId, ReplicaId, ShardId, TopicId};
 
 pub(super) const VERSION: u32 = 1;
@@ -33,8 +33,8 @@ struct OldSnapshot {
 
 #[derive(Deserialize)]
 struct OldState {
-    partitions: BTreeMap<PartitionId, CopiedOnWrite<Partition>>,
-    groups: BTreeMap<String, CopiedOnWrite<Group>>,
+    partitions: BTreeMap<PartitionId, CopyOnWrite<Partition>>,
+    groups: BTreeMap<String, CopyOnWrite<Group>>,
     catalog: Option<OldCatalog>,
 }
 

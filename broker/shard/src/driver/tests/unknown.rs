@@ -1,4 +1,5 @@
-//! What is known of a proposal when the lead is lost, the rest of its call is refused, or the driver stops.
+//! Answers to proposals when leadership is lost, the rest of the call is refused, or the driver
+//! stops.
 
 use super::*;
 

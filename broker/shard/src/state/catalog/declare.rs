@@ -1,8 +1,6 @@
-//! What the owner of a topic asks: that it is there as declared, that groups are bound to it, that it
-//! is given up.
+//! The commands of a topic's owner: declare and release the topic, bind groups to it.
 //!
-//! Place in the walk: part of the catalog's `apply`, pure as all of it. Each of these is one decision:
-//! who owns the topic is looked at in the same entry that changes it.
+//! Each command checks the ownership in the same entry that changes the topic.
 
 use std::collections::BTreeMap;
 
@@ -15,24 +13,24 @@ use crate::id::TopicId;
 /// A group that is to read every record of a topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Binding {
-    /// Where it begins in the partitions that were there when it was bound.
+    /// Where the group begins in the partitions that existed when it was bound.
     pub start: StartPosition,
-    /// How many those were; in every later one it begins at the start.
+    /// Number of those partitions; in every later one the group begins at the log start.
     pub partitions: u32,
 }
 
-/// A topic that is as its owner wants it.
+/// The result of a declaration: the topic is as its owner declared it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeclareOutcome {
-    /// Its identity.
+    /// The topic's id.
     pub id: TopicId,
-    /// How many partitions it has: as many as were declared, or more.
+    /// Number of partitions: as many as were declared, or more.
     pub partitions: usize,
-    /// It was not there before.
+    /// Whether the topic was created.
     pub created: bool,
-    /// It was there and nobody's.
+    /// Whether the topic existed without an owner.
     pub adopted: bool,
-    /// What was put right: `partitions`, `config.KEY`.
+    /// What was reconciled: `partitions`, `config.KEY`.
     pub changed: Vec<String>,
 }
 
@@ -44,7 +42,7 @@ impl Catalog {
         exists: bool,
     ) -> Result<DeclareOutcome, Refusal> {
         match self.names.get(&new.name) {
-            Some(id) if exists && *id == new.id => self.put_right(new),
+            Some(id) if exists && *id == new.id => self.reconcile(new),
             None if !exists => {
                 let partitions = new.partitions.len();
                 let id = self.create(time_ms, new)?;
@@ -60,7 +58,7 @@ impl Catalog {
         }
     }
 
-    fn put_right(&mut self, new: NewTopic) -> Result<DeclareOutcome, Refusal> {
+    fn reconcile(&mut self, new: NewTopic) -> Result<DeclareOutcome, Refusal> {
         let NewTopic { id, name: _, partitions, configs, owner } = new;
         let topic = self.topics.get_mut(&id).ok_or(Refusal::NoSuchTopic)?;
         let adopted = match (&topic.owner, &owner) {
@@ -82,7 +80,7 @@ impl Catalog {
         Ok(DeclareOutcome { id, partitions: count, created: false, adopted, changed })
     }
 
-    /// The keys whose value is another now.
+    /// Replaces the configuration; returns the keys whose value changed.
     fn replace_configs(&mut self, id: TopicId, wanted: BTreeMap<String, String>) -> Vec<String> {
         let resource = ConfigResource::Topic(id);
         let before = self.configs.remove(&resource).unwrap_or_default();
@@ -97,8 +95,8 @@ impl Catalog {
         changed
     }
 
-    /// Whether the topic is gone by this. One that nobody owns stays, whatever is asked: it may have been
-    /// given up so that somebody keeps it.
+    /// Releases a topic; returns whether it was deleted. A topic without an owner is never deleted,
+    /// because it may have been released in order to keep it.
     pub(super) fn release(
         &mut self,
         id: TopicId,
@@ -133,7 +131,7 @@ impl Catalog {
 
     pub(super) fn unbind(&mut self, id: TopicId, owner: &str, group: &str) -> Result<(), Refusal> {
         match self.owned(id, owner) {
-            // Whatever was bound went with the topic or its owner.
+            // The bindings were removed with the topic or its owner.
             Err(Refusal::NoSuchTopic | Refusal::NotOwned) => return Ok(()),
             owned => owned.map(|_| ())?,
         }

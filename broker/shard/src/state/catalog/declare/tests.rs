@@ -1,9 +1,9 @@
-//! Owners, epochs and bindings, through entries as they would come.
+//! Owners, epochs and bindings, applied through encoded entries.
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::command::{self, CatalogCommand, Command, Envelope, PartitionHome};
+use crate::command::{self, CatalogCommand, Command, Envelope, PartitionPlacement};
 use crate::id::ShardId;
 use crate::limits;
 use crate::state::catalog::Answer;
@@ -25,7 +25,7 @@ fn id() -> TopicId {
 }
 
 fn orders(owner: &str, partitions: u32, configs: &[(&str, &str)]) -> NewTopic {
-    let home = |n| PartitionHome { shard: ShardId(n + 1), epoch_base: 0 };
+    let home = |n| PartitionPlacement { shard: ShardId(n + 1), epoch_base: 0 };
     let text = |text: &str| text.to_owned();
     NewTopic {
         id: id(),
@@ -78,7 +78,7 @@ fn a_declared_topic_is_made_once_and_then_put_right() {
     let again = again.expect("as it is");
     assert!(!again.created && !again.adopted && again.changed.is_empty(), "{again:?}");
     let other = declare(&mut state, orders("me", 4, &[("b", "2"), ("c", "1")]), true);
-    let other = other.expect("put right");
+    let other = other.expect("reconciled");
     assert_eq!(other.partitions, 4);
     assert_eq!(other.changed, ["partitions", "config.a", "config.b", "config.c"]);
     let fewer = declare(&mut state, orders("me", 1, &[("b", "2"), ("c", "1")]), true);
@@ -93,7 +93,7 @@ fn a_topic_of_another_is_refused_and_one_of_nobody_adopted() {
     assert_eq!(declare(&mut state, orders("you", 9, &[]), true), owned_by_me());
     assert_eq!(catalog(&state).topics, catalog(&before).topics);
     assert_eq!(run(&mut state, release("me", false)), Answer::Released { deleted: false });
-    let adopted = declare(&mut state, orders("you", 2, &[]), true).expect("nobody owned it");
+    let adopted = declare(&mut state, orders("you", 2, &[]), true).expect("it had no owner");
     assert!(adopted.adopted && !adopted.created);
     assert_eq!(adopted.changed, ["config.retention.ms"]);
 }
@@ -105,7 +105,7 @@ fn what_changed_since_the_proposer_looked_is_never_written_over() {
     let other = NewTopic { id: TopicId(uuid::Uuid::from_u128(8)), ..orders("me", 2, &[]) };
     assert_eq!(declare(&mut state, other, true), Err(Refusal::Replaced));
     run(&mut state, release("me", true));
-    // Its id is not used again: files of its first life may still be there.
+    // Its id is not used again: files of its first incarnation may still exist.
     assert_eq!(declare(&mut state, orders("me", 2, &[]), true), Err(Refusal::Replaced));
 }
 
@@ -168,7 +168,7 @@ fn fenced(epoch: u64, command: CatalogCommand) -> CatalogCommand {
 
 proptest! {
     /// K2: whatever the order of claims and calls, a call is carried out only if no newer epoch was
-    /// claimed before it, and every claim is a higher number than any that was ever seen.
+    /// claimed before it, and every claim gets a higher epoch than any before it.
     #[test]
     fn k2_an_older_epoch_changes_nothing(acts in prop::collection::vec(prop::option::of(0_u64..6), 1..40)) {
         let mut state = made();

@@ -1,10 +1,10 @@
-//! Whether a command would change anything: asked behind a read barrier, so that what is already as it is
-//! wanted costs no entry in the log and no fsync.
+//! Commands that would change nothing are answered after a read barrier, without a log entry.
 //!
-//! Operators declare every queue and bind every group again and again; nearly all of that changes nothing.
+//! Operators periodically declare every queue and bind every group again, and nearly all of these
+//! commands change nothing. Answering them from the state saves an entry and an fsync.
 //!
-//! Invariant: where [`Catalog::foresee`] answers, applying the command gives the same answer and leaves the
-//! catalog as it is, but for its revision.
+//! Invariant: when [`Catalog::answer_if_unchanged`] answers, applying the command would give the
+//! same answer and leave the catalog as it is, except for its revision.
 
 use std::collections::BTreeMap;
 
@@ -13,34 +13,34 @@ use crate::command::{CatalogCommand, ConfigResource, NewTopic, StartPosition};
 use crate::id::TopicId;
 
 impl Catalog {
-    /// The answer to a command that changes nothing; `None` for one that has to be applied.
+    /// The answer to a command that would change nothing; `None` for one that has to be applied.
     #[must_use]
-    pub fn foresee(&self, command: &CatalogCommand) -> Option<Answer> {
+    pub fn answer_if_unchanged(&self, command: &CatalogCommand) -> Option<Answer> {
         match command {
             CatalogCommand::Fenced { epoch, command } => {
                 let newest = self.epoch();
                 if *epoch < newest {
                     return Some(Answer::Refused(Refusal::StaleEpoch { newest }));
                 }
-                // A newer epoch has to be noted down before anything is answered under it.
-                if *epoch == newest { self.foresee(command) } else { None }
+                // A newer epoch has to be stored before a command of it is answered.
+                if *epoch == newest { self.answer_if_unchanged(command) } else { None }
             }
-            CatalogCommand::DeclareTopic { topic, exists } => self.foresee_declared(topic, *exists),
+            CatalogCommand::DeclareTopic { topic, exists } => self.declare_answer(topic, *exists),
             CatalogCommand::ReleaseTopic { topic, owner, .. } => {
                 let released = Answer::Released { deleted: false };
-                self.foresee_owned(*topic, owner, &released, |_| None)
+                self.owner_answer(*topic, owner, &released, |_| None)
             }
             CatalogCommand::BindGroup { topic, owner, group, start } => {
                 match self.topics.get(topic).map(|found| found.owner.as_ref()) {
                     None => Some(Answer::Refused(Refusal::NoSuchTopic)),
                     Some(None) => Some(Answer::Refused(Refusal::NotOwned)),
-                    Some(Some(_)) => self.foresee_owned(*topic, owner, &Answer::Done, |_| {
+                    Some(Some(_)) => self.owner_answer(*topic, owner, &Answer::Done, |_| {
                         (self.bound_from(*topic, group)? == *start).then_some(Answer::Done)
                     }),
                 }
             }
             CatalogCommand::UnbindGroup { topic, owner, group } => {
-                self.foresee_owned(*topic, owner, &Answer::Done, |_| {
+                self.owner_answer(*topic, owner, &Answer::Done, |_| {
                     self.bound_from(*topic, group).is_none().then_some(Answer::Done)
                 })
             }
@@ -54,17 +54,17 @@ impl Catalog {
         }
     }
 
-    /// `nobodys` for a topic that is not there or has no owner; a refusal where another owns it.
-    fn foresee_owned(
+    /// `unowned` for a topic that does not exist or has no owner; a refusal if another owns it.
+    fn owner_answer(
         &self,
         id: TopicId,
         owner: &str,
-        nobodys: &Answer,
+        unowned: &Answer,
         of_owner: impl FnOnce(&Topic) -> Option<Answer>,
     ) -> Option<Answer> {
-        let Some(topic) = self.topics.get(&id) else { return Some(nobodys.clone()) };
+        let Some(topic) = self.topics.get(&id) else { return Some(unowned.clone()) };
         match &topic.owner {
-            None => Some(nobodys.clone()),
+            None => Some(unowned.clone()),
             Some(current) if current == owner => of_owner(topic),
             Some(current) => {
                 Some(Answer::Refused(Refusal::OwnedByAnother { owner: current.clone() }))
@@ -72,7 +72,7 @@ impl Catalog {
         }
     }
 
-    fn foresee_declared(&self, new: &NewTopic, exists: bool) -> Option<Answer> {
+    fn declare_answer(&self, new: &NewTopic, exists: bool) -> Option<Answer> {
         let id = self.names.get(&new.name).filter(|id| exists && **id == new.id)?;
         let topic = self.topics.get(id)?;
         match &topic.owner {
@@ -97,7 +97,7 @@ impl Catalog {
         })
     }
 
-    /// Where a group that is bound to a topic begins.
+    /// The start position of a group that is bound to a topic.
     fn bound_from(&self, topic: TopicId, group: &str) -> Option<StartPosition> {
         Some(self.bindings.get(&topic)?.get(group)?.start)
     }
@@ -108,7 +108,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::command::PartitionHome;
+    use crate::command::PartitionPlacement;
     use crate::id::ShardId;
 
     const NAMES: [&str; 2] = ["orders", "refunds"];
@@ -117,8 +117,8 @@ mod tests {
         TopicId(uuid::Uuid::from_u128(u128::from(n)))
     }
 
-    fn homes(count: usize) -> Vec<PartitionHome> {
-        vec![PartitionHome { shard: ShardId(1), epoch_base: 0 }; count]
+    fn homes(count: usize) -> Vec<PartitionPlacement> {
+        vec![PartitionPlacement { shard: ShardId(1), epoch_base: 0 }; count]
     }
 
     fn new_topic() -> impl Strategy<Value = NewTopic> {
@@ -166,18 +166,18 @@ mod tests {
     }
 
     proptest! {
-        /// Each command is given twice: what was just done is what is mostly foreseen.
+        /// Each command is applied twice: the second time it mostly changes nothing.
         #[test]
-        fn what_is_foreseen_is_what_applying_answers_and_changes_nothing(
+        fn an_answer_without_a_change_is_the_answer_of_applying_it(
             commands in proptest::collection::vec(command(), 1..30)
         ) {
             let mut catalog = Catalog::default();
             for command in commands.iter().flat_map(|command| [command, command]) {
-                let foreseen = catalog.foresee(command);
+                let expected = catalog.answer_if_unchanged(command);
                 let before = catalog.clone();
                 let (answer, _) = catalog.apply(7, command.clone());
-                if let Some(foreseen) = foreseen {
-                    prop_assert_eq!(&foreseen, &answer);
+                if let Some(expected) = expected {
+                    prop_assert_eq!(&expected, &answer);
                     catalog.revision = before.revision;
                     prop_assert_eq!(&catalog, &before);
                 }
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_declaration_or_binding_that_is_repeated_is_foreseen() {
+    fn a_declaration_or_binding_that_is_repeated_changes_nothing() {
         let mut catalog = Catalog::default();
         let topic = NewTopic {
             id: id(0),
@@ -202,15 +202,15 @@ mod tests {
             start: StartPosition::Latest,
         };
         catalog.apply(0, CatalogCommand::DeclareTopic { topic: topic.clone(), exists: false });
-        assert_eq!(catalog.foresee(&bind), None);
+        assert_eq!(catalog.answer_if_unchanged(&bind), None);
         catalog.apply(0, bind.clone());
         let again = CatalogCommand::DeclareTopic { topic: topic.clone(), exists: true };
         for command in [again, bind] {
-            assert!(catalog.foresee(&command).is_some(), "{command:?}");
+            assert!(catalog.answer_if_unchanged(&command).is_some(), "{command:?}");
             let fenced =
                 |epoch| CatalogCommand::Fenced { epoch, command: Box::new(command.clone()) };
-            assert!(catalog.foresee(&fenced(0)).is_some());
-            assert_eq!(catalog.foresee(&fenced(1)), None, "a newer epoch is a change");
+            assert!(catalog.answer_if_unchanged(&fenced(0)).is_some());
+            assert_eq!(catalog.answer_if_unchanged(&fenced(1)), None, "a newer epoch is a change");
         }
         for changed in [
             NewTopic { partitions: homes(3), ..topic.clone() },
@@ -218,7 +218,7 @@ mod tests {
             NewTopic { configs: vec![("retention.ms".into(), "2".into())], ..topic },
         ] {
             let command = CatalogCommand::DeclareTopic { topic: changed, exists: true };
-            assert_eq!(catalog.foresee(&command), None, "{command:?}");
+            assert_eq!(catalog.answer_if_unchanged(&command), None, "{command:?}");
         }
     }
 }
