@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use ropewalk_codec::Str;
 use ropewalk_disk::{Disk, RealDisk};
-use ropewalk_node::supervision::{Ends, OnFatal};
+use ropewalk_node::supervision::{OnFatal, StopGuard};
 use ropewalk_node::{Node, NodeError, NodeOptions};
 use ropewalk_shard::BrokerId;
 use ropewalk_store::{DataDir, Identity, bootstrap, checkpoint, recovery};
@@ -103,7 +103,7 @@ pub enum StartError {
 /// A broker that runs.
 #[derive(Debug)]
 pub struct Broker {
-    _ends: Ends,
+    _ends: StopGuard,
     context: Arc<Context>,
     kafka: Vec<SocketAddr>,
     admin: SocketAddr,
@@ -149,7 +149,7 @@ impl Broker {
         let mut background = JoinSet::new();
         let (stopping, stop) = watch::channel(false);
         let (admin_stopping, admin_stop) = watch::channel(false);
-        let ends = supervisor.ends();
+        let ends = supervisor.stop_guard();
         let token_file = settings.admin_token_file();
         let admin_parts = Arc::new(Admin { source, metrics: Mutex::new(registry), token_file });
         let admin_server = admin::serve(admin_socket, admin_parts, admin_stop);

@@ -1,7 +1,7 @@
-//! The checkpointer on its own thread, and the cleaner on another.
+//! The threads of the checkpointer and the cleaner.
 //!
-//! Each works while there is work, else it is parked until a log wakes it or some time has passed. The
-//! checkpointer that is stopped checkpoints every shard, so that the next start is quick.
+//! Each calls `step` while there is work; otherwise it is parked until a log wakes it or [`IDLE`]
+//! has passed. At a stop the checkpointer checkpoints every shard, so that the next start is quick.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,20 +15,21 @@ use ropewalk_store::work::{Next, WorkError};
 
 use crate::supervision::{self, Failure, Supervisor, Task};
 
-/// How long it sleeps when nothing wakes it.
+/// How long a thread without work is parked at most.
 const IDLE: Duration = Duration::from_millis(100);
-/// How long it waits after something did not work.
+/// How long a thread waits after a step that failed.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// A running thread that gives back `T` when it ends in order. Dropping it stops it after the step that it is at.
+/// A running thread that returns `T` when it is stopped. Dropping it stops the thread after the
+/// current step.
 struct Background<T> {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<Option<T>>>,
 }
 
 impl<T: Send + 'static> Background<T> {
-    /// Runs `body` on a thread of its own until the flag that it is given is set. `supervisor` reports that
-    /// it gave up (D2), or that it panicked.
+    /// Runs `body` on a new thread until the flag that it receives is set. `supervisor` reports a
+    /// final error (D2) or a panic.
     fn spawn(
         task: &'static Task,
         supervisor: Supervisor,
@@ -48,7 +49,7 @@ impl<T> Background<T> {
         let thread = self.thread.take()?;
         self.stop.store(true, Ordering::Release);
         thread.thread().unpark();
-        // A panic there was reported where it happened.
+        // The supervisor has reported a panic already.
         thread.join().ok().flatten()
     }
 }
@@ -59,7 +60,7 @@ impl<T> Drop for Background<T> {
     }
 }
 
-/// Works step by step until stopped, or until something fails for good.
+/// Calls `step` until stopped, or until a final error.
 fn run(
     mut step: impl FnMut(i64) -> Result<Next, WorkError>,
     clock_ms: fn() -> i64,
@@ -71,7 +72,7 @@ fn run(
             Ok(Next::Wait) => thread::park_timeout(IDLE),
             Err(WorkError::Final(error)) => return Err(Failure::Disk(error)),
             Err(WorkError::Later(error)) => {
-                tracing::warn!(error, "background work did not succeed and is tried again");
+                tracing::warn!(error, "background work failed, will retry");
                 thread::park_timeout(RETRY);
             }
         }
@@ -91,11 +92,10 @@ impl fmt::Debug for CheckpointerHandle {
     }
 }
 
-/// Runs the checkpointer on its own thread from now on. `supervisor` reports that it has to give up (D2), or
-/// that it panicked.
+/// Starts the checkpoint thread. `supervisor` reports a final error (D2) or a panic.
 ///
 /// # Errors
-/// When the thread cannot be made.
+/// When the thread cannot be started.
 pub(crate) fn spawn_checkpointer(
     mut checkpointer: Checkpointer,
     clock_ms: fn() -> i64,
@@ -110,11 +110,11 @@ pub(crate) fn spawn_checkpointer(
 }
 
 impl CheckpointerHandle {
-    /// Stops, then checkpoints every shard. The shards' loops must still run: they are asked for their
-    /// state. Blocks.
+    /// Stops the thread, then checkpoints every shard. The drivers must still run, because they
+    /// capture the state. Blocks.
     ///
     /// # Errors
-    /// When the last checkpoint failed; nothing is lost, the next start replays more.
+    /// When the last checkpoint failed; no data is lost, the next start replays more.
     pub(crate) fn stop(mut self) -> Result<(), WorkError> {
         match self.background.join() {
             Some(mut checkpointer) => checkpointer.checkpoint_all((self.clock_ms)()),
@@ -123,7 +123,7 @@ impl CheckpointerHandle {
     }
 }
 
-/// A running cleaner. Dropping it stops it after the segment that it is at.
+/// A running cleaner. Dropping it stops it after the current segment.
 pub(crate) struct CleanerHandle {
     _background: Background<()>,
 }
@@ -134,11 +134,10 @@ impl fmt::Debug for CleanerHandle {
     }
 }
 
-/// Runs the cleaner on its own thread from now on. `supervisor` reports that it has to give up (D2), or
-/// that it panicked.
+/// Starts the cleaner's thread. `supervisor` reports a final error (D2) or a panic.
 ///
 /// # Errors
-/// When the thread cannot be made.
+/// When the thread cannot be started.
 pub(crate) fn spawn_cleaner(
     mut cleaner: Cleaner,
     clock_ms: fn() -> i64,
@@ -166,12 +165,12 @@ mod tests {
             let mut steps = 0;
             let step = |_| {
                 steps += 1;
-                assert!(steps <= 3, "it goes on after a final error");
+                assert!(steps <= 3, "it continues after a final error");
                 if steps < 3 { Ok(Next::Now) } else { Err(WorkError::Final("EIO".to_owned())) }
             };
             supervisor.run(task, || run(step, || 0, &AtomicBool::new(false)));
             assert_eq!(*reports.lock(), [Fatal::Disk("EIO".to_owned())]);
-            assert_eq!(steps, 3, "it does not go on");
+            assert_eq!(steps, 3, "it does not continue");
         }
     }
 }

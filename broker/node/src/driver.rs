@@ -1,25 +1,27 @@
-//! The task that owns one replica: takes inputs, carries out what its [`Core`] decides.
+//! The task that owns one replica: it takes inputs and carries out the actions of its [`Core`].
 //!
-//! One task per shard. It never blocks: records go to the WAL's own thread, which reports back;
-//! appending to a log is memory only. What arrives while writes are under way is joined into the
-//! next entries, so batching comes from load and not from a timer.
+//! There is one task per shard, and it never blocks: the WAL's own thread writes records and
+//! reports back, and appending to a partition log accesses memory only. Batches that arrive while
+//! writes are in flight are joined into the next entries, so batching depends on load and not on a
+//! timer.
 //!
 //! # Order of events for a batch
 //!
-//! propose → WAL durable → applied to the state → in the log, readable → observer called → answered.
+//! propose → WAL durable → applied to the state → in the log, readable → observer called →
+//! answered.
 //!
 //! # A full disk
 //!
-//! While the log has no space for another file, batches wait for a moment and are then refused
-//! with a clear error; everything else (deletes, retention, commits, administration) still goes,
-//! out of the space that the log keeps for it, but never before batches that came earlier. A write
-//! that was refused after all is made again: its entries are in the engine's log already.
+//! While the log has no space for another file, batches wait for a moment and are then refused. All
+//! other commands (deletes, retention, commits, administration) are still written to the space that
+//! the log reserves for them, but never before batches that came earlier. A refused write is
+//! submitted again, because its entries are in the engine's log already.
 //!
 //! # Stopping
 //!
-//! The task ends when the last handle is dropped, when it is asked to, or when the WAL fails. Then
-//! every waiter sees `Stopped`, or `Unknown` if its proposal was taken; nothing that was not durable
-//! is ever answered as done (D1, D2).
+//! The task ends when the last handle is dropped, when `stop` is set, or when the WAL fails. Open
+//! calls are then answered with `Stopped`, or with `Unknown` if they were proposed; a write that is
+//! not durable is never answered as success (D1, D2).
 
 use std::collections::HashMap;
 use std::fmt;
@@ -45,9 +47,10 @@ use crate::handle::{Input, Observer, ShardHandle};
 use crate::limits;
 use crate::supervision::Failure;
 
-/// The write-ahead log as a driver uses it.
+/// The operations of the write-ahead log that a driver needs, as a trait that tests replace.
 pub trait LogWriter: Send + Sync + fmt::Debug {
-    /// Queues records to be made durable together; `done` is called once, in the order of submission.
+    /// Queues records to be made durable together; `done` is called once, in the order of
+    /// submission.
     fn submit(&self, records: Vec<Record>, done: Completion);
     /// Whether there is no space for record batches now.
     fn is_full(&self) -> bool;
@@ -55,7 +58,8 @@ pub trait LogWriter: Send + Sync + fmt::Debug {
 
 impl LogWriter for WalHandle {
     fn submit(&self, records: Vec<Record>, done: Completion) {
-        // Whether there is space was asked before it was proposed: now it has to go through.
+        // The entries are in the engine's log, so they may use the reserved space: the driver
+        // checked for space before it proposed them.
         Self::submit(self, Submission::new(records, done).from_reserve());
     }
 
@@ -64,18 +68,18 @@ impl LogWriter for WalHandle {
     }
 }
 
-/// What a driver needs of its surroundings.
+/// The dependencies of a driver.
 #[derive(Debug, Clone)]
-pub struct Surroundings {
-    /// Takes the records.
+pub struct DriverContext {
+    /// The write-ahead log.
     pub wal: Arc<dyn LogWriter>,
-    /// Makes the logs.
+    /// Creates and closes partition logs.
     pub logs: Arc<dyn Logs>,
-    /// Sees what was applied.
+    /// Receives the effects of applied entries.
     pub observer: Arc<dyn Observer>,
     /// The wall clock, Unix milliseconds.
     pub clock_ms: fn() -> i64,
-    /// Set to `true` to end the loop.
+    /// Set to `true` to end the task.
     pub stop: watch::Receiver<bool>,
 }
 
@@ -84,19 +88,24 @@ pub struct Surroundings {
 pub struct Driver {
     shard: Arc<ShardHandle>,
     core: Core,
-    around: Surroundings,
+    context: DriverContext,
     queue: mpsc::UnboundedReceiver<Input>,
-    durable: mpsc::UnboundedReceiver<Report>,
-    report: mpsc::UnboundedSender<Report>,
+    durable: mpsc::UnboundedReceiver<WriteReport>,
+    report: mpsc::UnboundedSender<WriteReport>,
     replies: HashMap<Caller, Reply>,
     next_caller: Caller,
     begun: Instant,
 }
 
-/// The WAL's answer to the write of a number.
-type Report = (u64, Result<(), Arc<WalError>>);
+/// The WAL's answer to a write.
+#[derive(Debug)]
+struct WriteReport {
+    /// [`Write::number`] of the write.
+    number: u64,
+    result: Result<(), Arc<WalError>>,
+}
 
-/// Where the answer to a call goes.
+/// The channel that receives the answer to a call.
 #[derive(Debug)]
 enum Reply {
     Appended(oneshot::Sender<AppendResult>),
@@ -106,7 +115,7 @@ enum Reply {
 
 enum Wake {
     Inputs,
-    Durable(Report),
+    Durable(WriteReport),
     Tick,
     Stop,
 }
@@ -128,13 +137,13 @@ impl Driver {
         shard: Arc<ShardHandle>,
         queue: mpsc::UnboundedReceiver<Input>,
         replica: Replica,
-        around: Surroundings,
+        context: DriverContext,
     ) -> Self {
         let (report, durable) = mpsc::unbounded_channel();
         Self {
             shard,
             core: Core::new(replica),
-            around,
+            context,
             queue,
             durable,
             report,
@@ -147,11 +156,11 @@ impl Driver {
     /// Runs until stopped.
     ///
     /// # Errors
-    /// When the WAL failed or answered what it never may: the process has to end.
+    /// When the WAL failed, or an entry can never be written: the process has to end.
     pub async fn run(mut self) -> Result<(), Failure> {
         let ended = self.serve().await;
         self.shard.set_leading(None);
-        self.around.observer.leads(self.shard.id(), None);
+        self.context.observer.leads(self.shard.id(), None);
         for (caller, answer) in self.core.stop() {
             self.answer(caller, answer);
         }
@@ -159,7 +168,7 @@ impl Driver {
         while let Ok(input) = self.queue.try_recv() {
             input.refuse(ProposeError::Stopped);
         }
-        debug!(shard = %self.shard.id(), "stopped");
+        debug!(shard = %self.shard.id(), "driver stopped");
         ended
     }
 
@@ -176,23 +185,27 @@ impl Driver {
                     if count == 0 { Wake::Stop } else { Wake::Inputs }
                 }
                 _ = ticks.tick(), if self.core.needs_ticks() => Wake::Tick,
-                _ = self.around.stop.wait_for(|stop| *stop) => Wake::Stop,
+                _ = self.context.stop.wait_for(|stop| *stop) => Wake::Stop,
             };
             match wake {
                 Wake::Inputs => inputs.drain(..).for_each(|input| self.take(input)),
-                Wake::Durable((number, Ok(()))) => self.event(Event::Durable(number)),
-                Wake::Durable((number, Err(error))) => match failure(&error) {
-                    None => self.event(Event::NoSpace(number)),
-                    Some(DriverEnd::Closed) => {
-                        // The log's thread ended, and its supervisor says why.
-                        let _ = self.around.stop.wait_for(|stop| *stop).await;
-                        return Ok(());
+                Wake::Durable(WriteReport { number, result: Ok(()) }) => {
+                    self.event(Event::Durable(number));
+                }
+                Wake::Durable(WriteReport { number, result: Err(error) }) => {
+                    match failure(&error) {
+                        None => self.event(Event::NoSpace(number)),
+                        Some(DriverEnd::Closed) => {
+                            // The log's thread ended, and its supervisor reports the cause.
+                            let _ = self.context.stop.wait_for(|stop| *stop).await;
+                            return Ok(());
+                        }
+                        Some(DriverEnd::Failed(failure)) => {
+                            error!(shard = %self.shard.id(), %error, "write-ahead log failed");
+                            return Err(failure);
+                        }
                     }
-                    Some(DriverEnd::Failed(failure)) => {
-                        error!(shard = %self.shard.id(), %error, "the write-ahead log failed");
-                        return Err(failure);
-                    }
-                },
+                }
                 Wake::Tick => self.event(Event::Tick),
                 Wake::Stop => return Ok(()),
             }
@@ -201,7 +214,7 @@ impl Driver {
     }
 
     fn now(&self) -> Now {
-        Now { at: self.begun.elapsed(), time_ms: (self.around.clock_ms)() }
+        Now { at: self.begun.elapsed(), time_ms: (self.context.clock_ms)() }
     }
 
     fn event(&mut self, event: Event) {
@@ -242,10 +255,10 @@ impl Driver {
         }
     }
 
-    /// Does all that can be done without waiting.
+    /// Carries out all actions that are possible without waiting.
     fn settle(&mut self) {
         let shard = Arc::clone(&self.shard);
-        while let Some(actions) = self.core.poll(self.now(), !self.around.wal.is_full(), &*shard) {
+        while let Some(actions) = self.core.poll(self.now(), !self.context.wal.is_full(), &*shard) {
             self.carry_out(actions);
         }
     }
@@ -258,7 +271,7 @@ impl Driver {
             self.carry_out_effect(effect);
         }
         if !effects.is_empty() {
-            self.around.observer.applied(self.shard.id(), &effects);
+            self.context.observer.applied(self.shard.id(), &effects);
         }
         for (caller, answer) in answers {
             self.answer(caller, answer);
@@ -266,7 +279,7 @@ impl Driver {
         if let Some(term) = leads {
             debug!(shard = %self.shard.id(), ?term, "leadership changed");
             self.shard.set_leading(term);
-            self.around.observer.leads(self.shard.id(), term);
+            self.context.observer.leads(self.shard.id(), term);
         }
     }
 
@@ -277,13 +290,13 @@ impl Driver {
     fn submit(&self, write: Write) {
         let (report, number) = (self.report.clone(), write.number);
         let done = move |result| {
-            // The loop may have ended; then nobody waits for this any more.
-            let _ = report.send((number, result));
+            // The task may have ended.
+            let _ = report.send(WriteReport { number, result });
         };
-        self.around.wal.submit(replica_log::records(self.key(), write), Box::new(done));
+        self.context.wal.submit(replica_log::records(self.key(), write), Box::new(done));
     }
 
-    /// Receivers that are gone have stopped waiting: that is theirs to decide.
+    /// Sends an answer. The receiver may have been dropped, because the client no longer waits.
     fn answer(&mut self, caller: Caller, answer: Answer) {
         match (self.replies.remove(&caller), answer) {
             (Some(Reply::Appended(done)), Answer::Appended(result)) => drop(done.send(result)),
@@ -300,11 +313,11 @@ impl Driver {
                 log.append(batch.clone(), *time_ms);
             }
             Effect::Opened(partition) => {
-                self.shard.insert_log(*partition, self.around.logs.open(*partition));
+                self.shard.insert_log(*partition, self.context.logs.open(*partition));
             }
             Effect::Closed(partition) => {
                 if let Some(log) = self.shard.remove_log(partition) {
-                    self.around.logs.closed(*partition, log);
+                    self.context.logs.closed(*partition, log);
                 }
             }
             Effect::LogStart { partition, offset } => {
@@ -317,19 +330,19 @@ impl Driver {
     }
 }
 
-/// How the WAL ended a driver.
+/// Why an error of the WAL ends a driver.
 enum DriverEnd {
     Closed,
     Failed(Failure),
 }
 
-/// What an error of the WAL means; `None` when the same write may be taken later. One that follows a
-/// refused one leaves a hole.
+/// Whether an error of the WAL ends the driver; `None` when the same write may succeed later,
+/// because the log is full or an earlier write was refused.
 fn failure(error: &WalError) -> Option<DriverEnd> {
     match error {
         WalError::Full { .. } | WalError::NotContiguous { .. } => None,
         WalError::TooLarge { .. } => {
-            let why = format!("an entry was proposed that can never be written: {error}");
+            let why = format!("a proposed entry can never be written: {error}");
             Some(DriverEnd::Failed(Failure::Fault(why)))
         }
         WalError::Failed(_) => Some(DriverEnd::Failed(Failure::Disk(error.to_string()))),

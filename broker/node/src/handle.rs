@@ -1,8 +1,8 @@
-//! A shard as the rest of the broker sees it: propose, read, ask who leads.
+//! The handle of a shard, by which the rest of the broker proposes, reads and checks leadership.
 //!
-//! [`ShardHandle`] is the handle half. The other half, which owns the Raft engine and applies entries,
-//! takes [`Input`]s from the handle's queue, in order: of two proposals made one after the other
-//! through one handle, batches and commands alike, the second is never committed before the first.
+//! The driver, which owns the Raft engine and applies entries, takes [`Input`]s from the handle's
+//! queue in order: of two proposals made one after the other through one handle, batches or
+//! commands, the second is never committed before the first.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -19,68 +19,69 @@ use ropewalk_store::PartitionLog;
 use ropewalk_store::checkpoint::{Capture, Source};
 use tokio::sync::{mpsc, oneshot};
 
-/// What the owning loop is sent.
+/// An input of the driver.
 #[derive(Debug)]
 pub enum Input {
-    /// Record batches; the loop joins those that wait into one entry.
+    /// Record batches; the driver joins waiting ones into one entry.
     Append {
-        /// The batches.
+        /// The batches, of any partitions of the shard.
         items: Vec<Append>,
-        /// What they may not overtake.
+        /// The order that the batches belong to.
         order: SendOrder,
-        /// Told when they are applied.
+        /// Receives the result when the batches are applied.
         done: oneshot::Sender<AppendResult>,
     },
-    /// Any other command: an entry of its own.
+    /// Any other command, which is an entry of its own.
     Propose {
-        /// What.
+        /// The command to propose.
         command: Command,
-        /// Told when it is applied.
+        /// Receives the outcome when the command is applied.
         done: oneshot::Sender<Result<Outcome, ProposeError>>,
     },
     /// Answered once everything committed before now is applied (Raft's ReadIndex, the safe form).
     ReadBarrier {
-        /// Told when reading is safe.
+        /// Receives the result when reading is safe.
         done: oneshot::Sender<Result<(), ProposeError>>,
     },
-    /// The state as of one applied entry, for a checkpoint. The logs then end where it says.
+    /// Requests the state as of one applied entry, for a checkpoint. The logs end at that state.
     Capture {
-        /// Told at once.
+        /// Receives the capture at once.
         done: oneshot::Sender<Capture>,
     },
 }
 
 impl Input {
-    /// Answers that it was not taken. Receivers that are gone have stopped waiting.
+    /// Answers that the input was not accepted. A dropped receiver no longer waits.
     pub(crate) fn refuse(self, error: ProposeError) {
         match self {
             Self::Append { done, .. } => drop(done.send(Err(error))),
             Self::Propose { done, .. } => drop(done.send(Err(error))),
             Self::ReadBarrier { done } => drop(done.send(Err(error))),
-            // There is no state any more: the receiver sees that.
+            // The receiver sees the closed channel.
             Self::Capture { done } => drop(done),
         }
     }
 }
 
-/// Sees what apply did, in order, after it is readable. Called on the shard's own loop: it must
-/// return quickly and never wait for the shard.
+/// Receives the effects of applied entries in order, after they are readable. Called on the shard's
+/// task: it must return quickly and never wait for the shard.
 pub trait Observer: Send + Sync + fmt::Debug {
-    /// The effects of one batch of entries.
+    /// Called with the effects of newly applied entries.
     fn applied(&self, shard: ShardId, effects: &[Effect]);
-    /// This replica began (`Some(term)`) or ceased to lead, and its term's first entry is applied.
+    /// Called when this replica leads and has applied the first entry of its term (`Some(term)`),
+    /// and when it no longer leads (`None`).
     fn leads(&self, shard: ShardId, term: Option<u64>);
 }
 
-/// A shard on this broker.
+/// The handle of a shard on this broker.
 pub struct ShardHandle {
     id: ShardId,
     inbox: mpsc::UnboundedSender<Input>,
     state: RwLock<State>,
     logs: RwLock<HashMap<PartitionId, Arc<PartitionLog>>>,
-    /// The term this replica leads in; 0 when it does not.
+    /// The term in which this replica leads; 0 when it does not.
     leading_term: AtomicU64,
-    /// The index of the newest entry that is applied.
+    /// The index of the last applied entry.
     applied_index: AtomicU64,
 }
 
@@ -91,7 +92,7 @@ impl fmt::Debug for ShardHandle {
 }
 
 impl ShardHandle {
-    /// The handle, and the queue that its owning loop reads.
+    /// The handle, and the queue that its driver reads.
     #[must_use]
     pub fn new(
         id: ShardId,
@@ -110,13 +111,14 @@ impl ShardHandle {
         (Arc::new(shard), queue)
     }
 
-    /// Its number.
+    /// The shard's id.
     #[must_use]
     pub fn id(&self) -> ShardId {
         self.id
     }
 
-    /// The term this replica leads in, its first entry applied; `None` while it does not lead.
+    /// The term in which this replica leads and has applied its first entry; `None` while it does
+    /// not.
     #[must_use]
     pub fn leading(&self) -> Option<u64> {
         match self.leading_term.load(Ordering::Acquire) {
@@ -125,39 +127,39 @@ impl ShardHandle {
         }
     }
 
-    /// The index of the newest applied entry of the shard's log; 0 before the first.
+    /// The index of the last applied entry of the shard's log; 0 before the first.
     #[must_use]
     pub fn applied_index(&self) -> u64 {
         self.applied_index.load(Ordering::Acquire)
     }
 
-    /// What is applied so far. Hold it briefly: apply waits for it.
+    /// Locks the applied state for reading. Hold the guard briefly: the driver waits for it.
     pub fn state(&self) -> RwLockReadGuard<'_, State> {
         self.state.read()
     }
 
-    /// The records of a partition.
+    /// The log of a partition.
     #[must_use]
     pub fn log(&self, partition: &PartitionId) -> Option<Arc<PartitionLog>> {
         self.logs.read().get(partition).cloned()
     }
 
-    /// Every partition's records.
+    /// The logs of all partitions.
     #[must_use]
     pub fn logs(&self) -> Vec<(PartitionId, Arc<PartitionLog>)> {
         self.logs.read().iter().map(|(id, log)| (*id, Arc::clone(log))).collect()
     }
 
-    /// The partitions that live here, in no order. The state is not locked for it.
+    /// The partitions of this shard, in no order. Does not lock the state.
     #[must_use]
     pub fn partitions(&self) -> Vec<PartitionId> {
         self.logs.read().keys().copied().collect()
     }
 
-    /// Proposes batches. They take their place in line now, not when the answer is awaited. The
-    /// caller bounds how many bytes are under way. Batches that are larger together than
-    /// [`limits::ENTRY_BYTES_MAX`] become several entries. An answer that is dropped means that the
-    /// outcome is not known. Batches of which one may not overtake the other share an `order`.
+    /// Proposes batches. They are queued now, not when the answer is awaited. The caller bounds the
+    /// bytes in flight. Batches that together are larger than [`limits::ENTRY_BYTES_MAX`] become
+    /// several entries. If the sender of the answer is dropped, the outcome is unknown. Batches
+    /// that must keep their order share an `order`.
     pub fn append(&self, items: Vec<Append>, order: SendOrder) -> oneshot::Receiver<AppendResult> {
         let (done, answer) = oneshot::channel();
         self.send(Input::Append { items, order, done });
@@ -172,8 +174,8 @@ impl ShardHandle {
         self.submit(command).await.unwrap_or(Err(ProposeError::Unknown))
     }
 
-    /// The same, but the command takes its place in line now, not when the answer is awaited. An
-    /// answer that is dropped means that the outcome is not known.
+    /// Like [`Self::propose`], but the command is queued now, not when the answer is awaited. If
+    /// the sender of the answer is dropped, the outcome is unknown.
     pub fn submit(&self, command: Command) -> oneshot::Receiver<Result<Outcome, ProposeError>> {
         let (done, answer) = oneshot::channel();
         self.send(Input::Propose { command, done });
@@ -191,11 +193,11 @@ impl ShardHandle {
         answer.await.unwrap_or(Err(ProposeError::Stopped))
     }
 
-    /// The state as of the last applied entry. Blocks until the shard's loop has answered: for
-    /// threads, not for tasks.
+    /// The state as of the last applied entry. Blocks until the driver has answered: for threads,
+    /// not for tasks.
     ///
     /// # Errors
-    /// `Stopped` when the loop has ended.
+    /// `Stopped` when the driver has ended.
     pub fn capture(&self) -> Result<Capture, ProposeError> {
         let (done, answer) = oneshot::channel();
         self.send(Input::Capture { done });
@@ -208,27 +210,27 @@ impl ShardHandle {
         }
     }
 
-    /// For the owning loop: apply under the write lock.
+    /// For the driver: changes the state under the write lock.
     pub(crate) fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         change(&mut self.state.write())
     }
 
-    /// For the owning loop: a partition was opened.
+    /// For the driver: adds the log of a partition that was opened.
     pub(crate) fn insert_log(&self, partition: PartitionId, log: Arc<PartitionLog>) {
         self.logs.write().insert(partition, log);
     }
 
-    /// For the owning loop: a partition was closed.
+    /// For the driver: removes the log of a partition that was closed.
     pub(crate) fn remove_log(&self, partition: &PartitionId) -> Option<Arc<PartitionLog>> {
         self.logs.write().remove(partition)
     }
 
-    /// For the owning loop: entries through this index are applied.
+    /// For the driver: sets the index of the last applied entry.
     pub(crate) fn set_applied(&self, index: u64) {
         self.applied_index.store(index, Ordering::Release);
     }
 
-    /// For the owning loop: leadership began or ended.
+    /// For the driver: sets the term in which this replica leads.
     pub(crate) fn set_leading(&self, term: Option<u64>) {
         self.leading_term.store(term.unwrap_or(0), Ordering::Release);
     }

@@ -1,9 +1,8 @@
-//! All shards of one broker as they run: a driver task per shard, the write-ahead log's threads, the
+//! Runs all shards of one broker: a driver task per shard, the threads of the write-ahead log, the
 //! checkpoint thread and the cleaner, their supervision, and the order in which they stop.
 //!
-//! `broker/shard` decides and `broker/store` keeps; this joins them with time, tasks and threads. The
-//! rest of the broker sees a [`Node`] and its [`ShardHandle`]s. Sockets, Kafka requests and
-//! Kubernetes are unknown here.
+//! This crate adds time, tasks and threads to `broker/shard` and `broker/store`. The rest of the
+//! broker uses a [`Node`] and its [`ShardHandle`]s.
 
 pub mod limits;
 pub mod supervision;

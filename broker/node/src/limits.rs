@@ -1,4 +1,4 @@
-//! Every bound of a node's tasks.
+//! The bounds of a node's tasks.
 
-/// Inputs taken from the queue at once.
+/// Most inputs that a driver takes from its queue at once.
 pub const INPUTS_MAX: usize = 1024;

@@ -1,11 +1,11 @@
-//! All shards of one broker, wired together: recovery, the WAL's thread, a driver task per shard,
-//! the checkpoint's thread; and the order in which they stop.
+//! Starts and stops all shards of one broker: recovery, the WAL's threads, a driver task per shard,
+//! the checkpoint thread and the cleaner.
 //!
 //! # Stopping
 //!
-//! A last checkpoint while the drivers still answer, so that the next start has little to replay;
-//! then the drivers, then the WAL. A crash may come between any two: it costs time at the next
-//! start, never data.
+//! First a last checkpoint while the drivers still run, so that the next start has little to
+//! replay; then the drivers, then the WAL. A crash between two steps costs time at the next start,
+//! never data.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -31,30 +31,30 @@ use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use crate::background::{self, CheckpointerHandle, CleanerHandle};
-use crate::driver::{Driver, Surroundings};
+use crate::driver::{Driver, DriverContext};
 use crate::handle::{Observer, ShardHandle};
-use crate::supervision::{self, Ends, Failure, OnFatal, Supervisor};
+use crate::supervision::{self, Failure, OnFatal, StopGuard, Supervisor};
 
-/// What a node is opened with.
+/// The options of a node.
 #[derive(Clone)]
 pub struct NodeOptions {
-    /// The disk.
+    /// The disk that holds the data directory.
     pub disk: Arc<dyn Disk>,
-    /// The data directory.
+    /// Path of the data directory.
     pub dir: PathBuf,
-    /// What an empty directory becomes; `None` refuses one.
+    /// The identity with which an empty directory is formatted; `None` refuses an empty directory.
     pub format: Option<Identity>,
-    /// Sees what is applied.
+    /// Receives the effects of applied entries.
     pub observer: Arc<dyn Observer>,
-    /// How the logs of each partition are kept.
+    /// Settings for the segments and the compaction of each partition.
     pub policy: Arc<dyn Policy>,
     /// Receives the error that ends the process: the disk failed (D2), or a thread or task ended.
     pub on_fatal: OnFatal,
     /// The wall clock, Unix milliseconds.
     pub clock_ms: fn() -> i64,
-    /// Bounds of recovery and of what it makes.
+    /// Bounds of the store.
     pub recovery: recovery::Options,
-    /// Bounds of the checkpoints.
+    /// Limits of the checkpoint thread.
     pub checkpoint: checkpoint::Options,
 }
 
@@ -67,27 +67,27 @@ impl fmt::Debug for NodeOptions {
 /// Why a node did not open.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
-    /// The directory holds no broker, and nobody said to make one.
+    /// The directory is empty, and the options have no identity to format it.
     #[error(
-        "the data directory is empty: {0} holds no broker's data. A new broker is told to format it; if \
-         this is none, its disk was lost"
+        "the data directory is empty: {0} holds no broker's data. A new broker needs the option to \
+         format it; if this broker is not new, its disk was lost"
     )]
     Empty(PathBuf),
     /// The directory cannot be used.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
-    /// What is in it cannot be used.
+    /// The content of the directory cannot be used.
     #[error(transparent)]
     Open(#[from] OpenError),
     /// A thread cannot be started.
     #[error("a thread cannot be started: {0}")]
     Thread(#[from] std::io::Error),
-    /// A replica cannot start from what was found.
+    /// A replica cannot start from the recovered state.
     #[error("{shard}: {source}")]
     Engine {
-        /// Which shard.
+        /// The shard of the replica.
         shard: ShardId,
-        /// Why.
+        /// The error of the engine.
         source: EngineError,
     },
 }
@@ -102,12 +102,12 @@ pub struct Node {
     budget: Arc<TailBudget>,
     wal: WalHandle,
     supervisor: Supervisor,
-    running: Mutex<Option<Running>>,
+    running: Mutex<Option<RunningNode>>,
 }
 
 #[derive(Debug)]
-struct Running {
-    _ends: Ends,
+struct RunningNode {
+    _stop_guard: StopGuard,
     stop: watch::Sender<bool>,
     drivers: JoinSet<()>,
     checkpointer: CheckpointerHandle,
@@ -123,7 +123,7 @@ impl Node {
     pub fn open(options: NodeOptions) -> Result<Self, NodeError> {
         let data = DataDir::new(Arc::clone(&options.disk), options.dir.clone());
         let lock = data.lock()?;
-        if let DataDirContents::Empty | DataDirContents::HalfFormatted = data.look()? {
+        if let DataDirContents::Empty | DataDirContents::HalfFormatted = data.contents()? {
             match &options.format {
                 Some(identity) => bootstrap::format(&data, identity, &options.recovery)?,
                 None => return Err(NodeError::Empty(options.dir)),
@@ -132,7 +132,7 @@ impl Node {
         let opened = recovery::open(data.clone(), &options.recovery)?;
         let budget = Arc::clone(opened.store.budget());
         let (stop, stopped) = watch::channel(false);
-        // Answering wakes threads: not the log's own work while the disk could be written to.
+        // Delivering answers wakes tasks, which would take time from the log's thread.
         let (deliver, delivered) = mpsc::unbounded_channel();
         let supervisor = Supervisor::new(Arc::clone(&options.on_fatal));
         let guard = guard_log(supervisor.clone(), deliver.clone());
@@ -154,7 +154,7 @@ impl Node {
         let journal = Box::new(wal.clone());
         let mut cleaner = Cleaner::new(data, Arc::clone(&policy));
         let mut checkpointer = Checkpointer::new(opened.store, journal, policy, options.checkpoint);
-        let ends = supervisor.ends();
+        let stop_guard = supervisor.stop_guard();
         for found in opened.replicas {
             let id = found.shard;
             let (shard, queue) = ShardHandle::new(id, found.state, found.logs);
@@ -163,27 +163,34 @@ impl Node {
             checkpointer.add(found.files, Box::new(Arc::clone(&shard)));
             let logged = Arc::clone(&shard);
             cleaner.add(id, Box::new(move || logged.logs()));
-            let around = Surroundings {
+            let context = DriverContext {
                 wal: Arc::new(wal.clone()),
                 logs: found.partition_logs as Arc<dyn Logs>,
                 observer: Arc::clone(&options.observer),
                 clock_ms: options.clock_ms,
                 stop: stopped.clone(),
             };
-            let driver = Driver::new(Arc::clone(&shard), queue, replica, around);
+            let driver = Driver::new(Arc::clone(&shard), queue, replica, context);
             drivers.spawn(supervisor.watch(&supervision::DRIVER, id.to_string(), driver.run()));
             node.shards.insert(id, shard);
         }
         let checkpointer =
             background::spawn_checkpointer(checkpointer, options.clock_ms, supervisor.clone())?;
         let cleaner = background::spawn_cleaner(cleaner, options.clock_ms, supervisor.clone())?;
-        info!(dir = %options.dir.display(), shards = node.shards.len(), "opened");
-        let running = Running { _ends: ends, stop, drivers, checkpointer, cleaner, _lock: lock };
+        info!(dir = %options.dir.display(), shards = node.shards.len(), "data directory opened");
+        let running = RunningNode {
+            _stop_guard: stop_guard,
+            stop,
+            drivers,
+            checkpointer,
+            cleaner,
+            _lock: lock,
+        };
         *node.running.lock() = Some(running);
         Ok(node)
     }
 
-    /// Who this is.
+    /// The broker that the data directory belongs to.
     #[must_use]
     pub fn identity(&self) -> &Identity {
         &self.identity
@@ -195,27 +202,29 @@ impl Node {
         self.shards.get(&id)
     }
 
-    /// Every shard that serves, the catalog first.
+    /// Every running shard, the catalog first.
     pub fn shards(&self) -> impl Iterator<Item = &Arc<ShardHandle>> {
         self.shards.values()
     }
 
-    /// Shard 0.
+    /// The shard of the catalog.
     ///
     /// # Panics
-    /// When the catalog is damaged; ask [`Self::damaged`] first.
+    /// When the catalog is damaged; check [`Self::damaged`] first.
     #[must_use]
     pub fn catalog(&self) -> &Arc<ShardHandle> {
-        self.shards.get(&ShardId::CATALOG).expect("a node without a catalog is not served from")
+        self.shards
+            .get(&ShardId::CATALOG)
+            .expect("a node with a damaged catalog serves no requests")
     }
 
-    /// Shards that lost something, and what: they answer nothing until they are repaired (D3).
+    /// Damaged shards with a description of the damage. They are not started until repaired (D3).
     #[must_use]
     pub fn damaged(&self) -> &[(ShardId, String)] {
         &self.damaged
     }
 
-    /// Partitions that lost records to damage when they were opened, and what (D3).
+    /// Partitions whose records were damaged at start, with a description of the damage (D3).
     #[must_use]
     pub fn damaged_partitions(&self) -> &[(PartitionId, String)] {
         &self.damaged_partitions
@@ -227,25 +236,25 @@ impl Node {
         self.wal.stats().disk_full || self.tail_budget().is_disk_full()
     }
 
-    /// The memory that unflushed records may take.
+    /// The memory budget of records that are not flushed.
     #[must_use]
     pub fn tail_budget(&self) -> &Arc<TailBudget> {
         &self.budget
     }
 
-    /// The write-ahead log, for its figures.
+    /// The write-ahead log, for its metrics.
     #[must_use]
     pub fn wal(&self) -> &WalHandle {
         &self.wal
     }
 
-    /// Reports tasks that work for this node's shards and must not end.
+    /// The supervisor of tasks that work for this node's shards and must not end.
     #[must_use]
     pub fn supervisor(&self) -> &Supervisor {
         &self.supervisor
     }
 
-    /// Whether every shard that serves leads and has applied its term's first entry.
+    /// Whether every running shard leads and has applied the first entry of its term.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.shards.values().all(|shard| shard.leading().is_some())
@@ -263,29 +272,30 @@ impl Node {
         match stopped.await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                warn!(%error, "the last checkpoint failed: the next start replays more")
+                warn!(%error, "last checkpoint failed, the next start replays more")
             }
-            Err(error) => warn!(%error, "the checkpointer did not stop in order"),
+            Err(error) => warn!(%error, "stopping the checkpointer failed"),
         }
         let _ = running.stop.send(true);
         while running.drivers.join_next().await.is_some() {}
         let wal = self.wal.clone();
         if let Err(error) = tokio::task::spawn_blocking(move || wal.close()).await {
-            warn!(%error, "the write-ahead log did not stop in order");
+            warn!(%error, "stopping the write-ahead log failed");
         }
-        info!("stopped");
+        info!("node stopped");
     }
 }
 
-/// Ends with the log's thread. What the runtime no longer gives is given when it is dropped.
+/// Delivers the log's answers until its thread ends. Answers that are left when the runtime shuts
+/// down are delivered when they are dropped.
 async fn give_answers(mut delivered: mpsc::UnboundedReceiver<Answers>) {
     while let Some(answers) = delivered.recv().await {
         answers.give();
     }
 }
 
-/// Reports the end of the log's threads. `answers` keeps the delivery of answers going until that is
-/// reported, so that the first report names the cause.
+/// Reports the end of the log's threads. Holding `answers` keeps the delivery task running until
+/// that is reported, so that the first report names the cause.
 fn guard_log(supervisor: Supervisor, answers: mpsc::UnboundedSender<Answers>) -> Guard {
     Arc::new(move |name, body| {
         let _kept = answers.clone();

@@ -1,9 +1,9 @@
-//! Supervision of the threads and tasks that a broker cannot do without.
+//! Supervision of the threads and tasks that a broker needs.
 //!
-//! Each of them is a [`Task`] of a table and runs inside a [`Supervisor`]. When one returns, fails or
+//! Each is a [`Task`] in a table and runs inside a [`Supervisor`]. When one returns, fails or
 //! panics while the broker runs, the supervisor reports a [`Fatal`] error, and the process ends: a
-//! broker that has lost one of its parts must not look healthy. The first report counts; what
-//! follows from it is not reported.
+//! broker without one of its tasks must not look healthy. Only the first error is reported, because
+//! later ones may follow from it.
 //!
 //! # Invariants
 //!
@@ -12,10 +12,10 @@
 //! - A task that is cancelled with its runtime, and one that returns after [`Supervisor::stop`], is
 //!   not reported. A panic always is.
 //!
-//! # Faults on purpose
+//! # Fault injection
 //!
-//! In debug builds the environment variable `ROPEWALK_END_TASK` (`NAME:panic` or `NAME:return`) ends
-//! the task of that name as soon as it begins, so that a test can end each task of the table.
+//! In debug builds the environment variable `ROPEWALK_END_TASK` (`NAME:panic` or `NAME:return`)
+//! ends the task of that name when it starts, so that a test can end each task of the table.
 
 use std::any::Any;
 use std::fmt;
@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 
-/// What the end of a task does to the broker.
+/// The effect of a task's end on the broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnEnd {
     /// The process ends when the task returns, fails or panics while the broker runs.
@@ -39,11 +39,11 @@ pub enum OnEnd {
 /// A row of the table of threads and tasks.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Task {
-    /// Its name, as the log and the tests use it.
+    /// The name in logs, errors and tests; also the name of a thread.
     pub name: &'static str,
-    /// What no longer happens once it has ended.
+    /// The work of the task, for the error that reports its end.
     pub duty: &'static str,
-    /// What its end does to the broker.
+    /// The effect of its end.
     pub on_end: OnEnd,
 }
 
@@ -57,14 +57,14 @@ macro_rules! tasks {
             on_end: $crate::supervision::OnEnd::$on_end,
         };)*
 
-        /// Every task that is declared here.
+        /// All tasks of this table.
         $vis static TASKS: &[&$crate::supervision::Task] = &[$(&$id),*];
     };
 }
 
 tasks! {
     pub,
-    /// One per shard.
+    /// The driver task of a shard.
     DRIVER = "driver", ProcessEnds, "proposing, applying and answering of one shard";
     /// The thread of `Checkpointer`.
     CHECKPOINTER = "checkpointer", ProcessEnds, "flushing of tails, checkpoints, releasing of log files";
@@ -84,16 +84,16 @@ pub enum Fatal {
     /// A write or a sync failed (D2).
     #[error("the disk can no longer be trusted: {0}")]
     Disk(String),
-    /// A task ended that the broker needs: a fault in the program.
+    /// A task ended that the broker needs: a bug in the program.
     #[error("{task}{} {why}; with it ends: {duty}", bracketed(.of))]
     Ended {
-        /// Its name.
+        /// [`Task::name`] of the task.
         task: &'static str,
-        /// Which one, where there are several; else empty.
+        /// The shard or other instance, if there are several of this task; else empty.
         of: String,
-        /// How it ended.
+        /// How the task ended.
         why: String,
-        /// What no longer happens.
+        /// [`Task::duty`] of the task.
         duty: &'static str,
     },
 }
@@ -102,12 +102,12 @@ fn bracketed(of: &str) -> String {
     if of.is_empty() { String::new() } else { format!(" ({of})") }
 }
 
-/// Why a task gave up.
+/// Why a task failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failure {
     /// A write or a sync failed for good.
     Disk(String),
-    /// Something that cannot happen happened.
+    /// A bug in the program.
     Fault(String),
 }
 
@@ -130,17 +130,17 @@ impl fmt::Debug for Supervisor {
     }
 }
 
-/// See [`Supervisor::ends`].
+/// Stops its supervisor when it is dropped: see [`Supervisor::stop_guard`].
 #[derive(Debug)]
-pub struct Ends(Supervisor);
+pub struct StopGuard(Supervisor);
 
-impl Drop for Ends {
+impl Drop for StopGuard {
     fn drop(&mut self) {
         self.0.stop();
     }
 }
 
-/// How a task came to its end.
+/// How a task ended.
 enum End {
     Returned,
     Failed(Failure),
@@ -155,19 +155,19 @@ impl Supervisor {
         Self(Arc::new(Inner { on_fatal, is_stopping, is_reported }))
     }
 
-    /// From now on tasks may return: the broker stops in order.
+    /// Allows tasks to return, because the broker stops.
     pub fn stop(&self) {
         self.0.is_stopping.store(true, Ordering::Release);
     }
 
-    /// Stops this supervisor when it is dropped, for whoever may be dropped without being stopped. It
-    /// has to be dropped before what the tasks wait for.
+    /// A guard that stops this supervisor when it is dropped, for an owner that may be dropped
+    /// without being stopped. It has to be dropped before the channels that the tasks wait for.
     #[must_use]
-    pub fn ends(&self) -> Ends {
-        Ends(self.clone())
+    pub fn stop_guard(&self) -> StopGuard {
+        StopGuard(self.clone())
     }
 
-    /// Runs a task to its end. `of` says which one it is where there are several.
+    /// Runs a task to its end. `of` names the instance if there are several of this task.
     pub fn watch<F>(
         &self,
         task: &'static Task,
@@ -188,7 +188,7 @@ impl Supervisor {
         }
     }
 
-    /// The same for a task that cannot fail.
+    /// Like [`Self::watch`], for a task that cannot fail.
     pub fn endless<F>(&self, task: &'static Task, work: F) -> impl Future<Output = ()> + use<F>
     where
         F: Future<Output = ()>,
@@ -199,15 +199,15 @@ impl Supervisor {
         })
     }
 
-    /// Runs the body of a thread to its end; what it returns, unless it failed or panicked.
+    /// Runs the body of a thread to its end. Returns its value unless it failed or panicked.
     pub fn run<T>(
         &self,
         task: &'static Task,
         body: impl FnOnce() -> Result<T, Failure>,
     ) -> Option<T> {
-        let body = || match injected(task) {
-            Injected::Nothing => Some(body()),
-            Injected::Return => None,
+        let body = || match injected_fault(task) {
+            InjectedFault::Nothing => Some(body()),
+            InjectedFault::Return => None,
         };
         let (end, value) = match catch_unwind(AssertUnwindSafe(body)) {
             Ok(Some(Ok(value))) => (End::Returned, Some(value)),
@@ -242,7 +242,7 @@ impl Supervisor {
     }
 }
 
-/// Runs a future; the message of its panic if it panics, `None` if a test ended it.
+/// Runs a future and catches its panic. `None` if fault injection ended it.
 ///
 /// # Errors
 /// The message of the panic.
@@ -251,9 +251,9 @@ pub async fn caught<T>(
     work: impl Future<Output = T>,
 ) -> Result<Option<T>, String> {
     let work = async {
-        match injected(task) {
-            Injected::Nothing => Some(work.await),
-            Injected::Return => None,
+        match injected_fault(task) {
+            InjectedFault::Nothing => Some(work.await),
+            InjectedFault::Return => None,
         }
     };
     let mut work = pin!(work);
@@ -275,22 +275,22 @@ pub fn message(panic: &(dyn Any + Send)) -> String {
     text.unwrap_or_else(|| "a panic without a message".to_owned())
 }
 
-/// What a test asked for.
-enum Injected {
+/// How fault injection ends a task, other than by a panic.
+enum InjectedFault {
     Nothing,
     Return,
 }
 
-/// Panics if a test asked for that.
-fn injected(task: &Task) -> Injected {
+/// The fault that `ROPEWALK_END_TASK` injects into a task. Panics if that is a panic.
+fn injected_fault(task: &Task) -> InjectedFault {
     if !cfg!(debug_assertions) {
-        return Injected::Nothing;
+        return InjectedFault::Nothing;
     }
     let asked = std::env::var("ROPEWALK_END_TASK").unwrap_or_default();
     match asked.rsplit_once(':') {
         Some((name, "panic")) if name == task.name => panic!("ROPEWALK_END_TASK asks for it"),
-        Some((name, "return")) if name == task.name => Injected::Return,
-        Some(_) | None => Injected::Nothing,
+        Some((name, "return")) if name == task.name => InjectedFault::Return,
+        Some(_) | None => InjectedFault::Nothing,
     }
 }
 

@@ -1,4 +1,4 @@
-//! A whole node on a real disk: it is stopped, or it stops by itself, and comes back.
+//! A whole node on a real disk: it is stopped or dropped, and restarted.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,14 +15,14 @@ use ropewalk_store::policy::Policy;
 use ropewalk_store::{Identity, checkpoint, recovery};
 
 #[derive(Debug)]
-struct Nobody;
+struct NoObserver;
 
-impl Observer for Nobody {
+impl Observer for NoObserver {
     fn applied(&self, _: ShardId, _: &[Effect]) {}
     fn leads(&self, _: ShardId, _: Option<u64>) {}
 }
 
-impl Policy for Nobody {
+impl Policy for NoObserver {
     fn segments(&self, _: PartitionId) -> SegmentConfig {
         SegmentConfig { segment_bytes: 1 << 20, ..SegmentConfig::default() }
     }
@@ -61,8 +61,8 @@ fn open_with(disk: Arc<dyn Disk>, dir: &Path, checkpoint: checkpoint::Options) -
         disk,
         dir: dir.to_owned(),
         format: Some(identity),
-        observer: Arc::new(Nobody),
-        policy: Arc::new(Nobody),
+        observer: Arc::new(NoObserver),
+        policy: Arc::new(NoObserver),
         on_fatal: Arc::new(|error| panic!("{error}")),
         clock_ms,
         recovery: recovery::Options { wal, tail_bytes_max: 4 << 20, open_files_max: 16 },
@@ -117,8 +117,8 @@ fn values(shard: &ShardHandle, index: i32) -> Vec<Vec<u8>> {
     values
 }
 
-/// What was written survives here because the system goes on; a loss of power is played in
-/// tests/power_loss.
+/// Written data survives because the operating system keeps running; tests/power_loss simulates a
+/// loss of power.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn d1_what_was_acked_is_there_after_a_stop_and_after_the_process_has_gone() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -142,14 +142,15 @@ async fn d1_what_was_acked_is_there_after_a_stop_and_after_the_process_has_gone(
         }
         append(&shard, 3, b"small").await;
         expected[3].push(b"small".to_vec());
-        // The log is let go in the background; the test ends by a timeout if it never is.
+        // The log is released in the background; the test times out if it never is.
         while node.wal().stats().used_bytes > 4 << 20 {
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
         if round % 2 == 0 {
             node.stop().await;
         }
-        // What a crash would leave: nothing was checkpointed. But the threads of a dead process are gone.
+        // Like a crash, without a checkpoint. The threads are stopped, as those of a dead process
+        // are.
         let wal = node.wal().clone();
         drop((node, shard));
         wal.close();
@@ -178,14 +179,15 @@ async fn r1_on_a_full_disk_what_is_deleted_makes_room_at_once() {
     assert!(node.tail_budget().wait_below().await.is_err(), "records are refused");
     let close = Command::Shard(ShardCommand::ClosePartitions(vec![partition(0)]));
     shard.propose(close).await.expect("it closes");
-    // Two checkpoints later; the test ends by a timeout if they are not made.
+    // Two checkpoints later; the test times out if they are not made.
     while segments() > 0 {
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
     node.stop().await;
 }
 
-/// Memory is short all the time and no checkpoint is due: tails are flushed, and their files wait for a sync.
+/// Memory is always short and no checkpoint is due: tails are flushed, and their files wait for a
+/// sync.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r1_few_files_are_open_however_many_partitions_are_flushed() {
     const PARTITIONS: i32 = 300;
@@ -210,13 +212,13 @@ async fn r1_few_files_are_open_however_many_partitions_are_flushed() {
     node.stop().await;
 }
 
-/// The write-ahead log may hold many times of the memory that records may take: a start takes it in pieces, and the
-/// checkpoint thread makes room in between.
+/// The write-ahead log may hold many times the memory budget: recovery replays it in pieces, and
+/// the checkpoint thread frees memory in between.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r1_a_start_replays_a_long_log_within_the_memory_for_records() {
     const BATCHES: u32 = 600;
     let disk = SimDisk::new(1);
-    // Nothing is checkpointed before the fall.
+    // Nothing is checkpointed before the crash.
     let never = checkpoint::Options { wal_used_bytes_soft_max: u64::MAX, ..CHECKPOINTS };
     let node = open_with(Arc::new(disk.clone()), Path::new("/data"), never);
     let shard = Arc::clone(node.shard(ShardId(2)).expect("it is there"));
@@ -243,7 +245,7 @@ async fn r1_a_start_replays_a_long_log_within_the_memory_for_records() {
         assert_eq!(found.len(), BATCHES as usize / 3);
         assert!(found.iter().zip(0..).all(|(found, at)| *found == value(3 * at + index as u32)));
     }
-    // What is allowed, and the one piece that was being applied when it was used up.
+    // The budget, and the one piece that was being applied when it was used up.
     let most = (4 << 20) + limits::COMMITTED_BYTES_MAX as usize + (1 << 20);
     let peak = node.tail_budget().peak_bytes();
     assert!(peak <= most, "{peak} bytes were pinned, {most} are allowed");

@@ -1,13 +1,12 @@
-//! How a cluster of one broker begins: an empty directory becomes a data directory.
+//! Formats an empty directory as the data directory of a new cluster of one broker.
 //!
-//! Every shard is born as a snapshot at (index 1, term 1) that carries its members and its state, so
-//! that its log starts at 2 and a replica elsewhere can only begin from a snapshot. The catalog's
-//! first state names the cluster, its shards and this broker.
+//! Every shard is created with a snapshot at index 1 and term 1, which has its members and its
+//! state. So its log starts at index 2, and a replica on another broker can only start from a
+//! snapshot. The first state of the catalog has the cluster id, the shards and this broker.
 //!
 //! # After a crash
 //!
-//! The directory counts as formatted once all of this is durable, and as empty before: see
-//! [`crate::directory`].
+//! The directory counts as formatted only once all of this is durable: see [`crate::directory`].
 
 use std::sync::Arc;
 
@@ -21,14 +20,14 @@ use crate::recovery::{OpenError, Options};
 use crate::replica_log;
 use crate::snapshot::{Snapshot, Snapshots};
 
-/// Where every shard's log begins.
+/// Index and term of the first snapshot of every shard.
 const FIRST_INDEX: u64 = 1;
 const FIRST_TERM: u64 = 1;
 
-/// Formats a directory, whose lock the caller holds and which must be empty.
+/// Formats an empty directory, whose lock the caller holds.
 ///
 /// # Errors
-/// When it is not empty (it is never formatted twice), or the disk fails.
+/// When the directory is not empty, or the disk fails.
 pub fn format(data: &DataDir, identity: &Identity, options: &Options) -> Result<(), OpenError> {
     data.begin_formatting(identity)?;
     data.create_dir(&data.partitions())?;
@@ -63,7 +62,7 @@ pub fn format(data: &DataDir, identity: &Identity, options: &Options) -> Result<
     Ok(())
 }
 
-/// The log's record of a replica that begins with its first snapshot.
+/// The WAL records of a replica that starts from its first snapshot.
 fn first_records(key: ReplicaKey, members: &Members) -> [Record; 2] {
     let conf_state = postcard::to_allocvec(members).expect("members always encode").into();
     let (index, term) = (FIRST_INDEX, FIRST_TERM);

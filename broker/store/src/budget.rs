@@ -1,26 +1,23 @@
-//! How much memory the tails of all partitions pin together, and the wait for it to shrink.
+//! The memory budget of the tails of all partitions.
 //!
 //! A batch in a tail owns its memory: it is the client's frame if that holds little else, else a
-//! copy, and never a slice of an entry of many partitions. So what is counted here is what is
-//! allocated (R1), but for the head of such a frame.
+//! copy, and never a slice of an entry of many partitions. So the counted bytes are the allocated
+//! bytes (R1), except for the head of such a frame.
 //!
-//! # Place in the walk
-//!
-//! The produce handler awaits [`TailBudget::wait_below`] before it proposes. What a start replays from the
-//! write-ahead log waits as well, in [`Replica::poll`](ropewalk_shard::replica::Replica::poll): the log may hold many times
-//! of what fits. Otherwise apply never waits: what is committed must be applied. The checkpoint
-//! thread is woken when the memory is [short](TailBudget::is_short), before anybody has to wait, and
-//! flushes, and says when that fails; it also says when the disk is so full that what is in memory could soon not be written any
-//! more, and then nothing more is taken.
-//!
-//! A crash leaves nothing of this behind.
+//! - The produce handler awaits [`TailBudget::wait_below`] before it proposes.
+//! - The replay of the write-ahead log at start waits too, in
+//!   [`Replica::poll`](ropewalk_shard::replica::Replica::poll), because the log may hold many times
+//!   the budget. Otherwise the driver applies committed entries without waiting.
+//! - The checkpoint thread is woken when the memory is [short](TailBudget::is_short), before a
+//!   producer has to wait, and flushes tails. It reports when that fails, and when the disk is so
+//!   full that the records in memory could soon not be written; producers are then refused.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
-/// The memory that tails may pin.
+/// Bytes that tails hold, and their limit.
 #[derive(Debug)]
 pub struct TailBudget {
     pinned_bytes: AtomicUsize,
@@ -31,13 +28,13 @@ pub struct TailBudget {
     changed: Notify,
 }
 
-/// The disk has no room for more records than are in memory already.
+/// The disk has no space for more records than are in memory already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the disk is full: delete records, shorten the retention or give it more space")]
+#[error("the disk is full: delete records, shorten the retention or add disk space")]
 pub struct DiskFull;
 
 impl TailBudget {
-    /// A budget of so many bytes for all partitions of a broker.
+    /// A budget of `pinned_bytes_max` bytes for all partitions of a broker.
     #[must_use]
     pub fn new(pinned_bytes_max: usize) -> Arc<Self> {
         Arc::new(Self {
@@ -50,26 +47,27 @@ impl TailBudget {
         })
     }
 
-    /// What is pinned now.
+    /// Bytes that tails hold now.
     #[must_use]
     pub fn pinned_bytes(&self) -> usize {
         self.pinned_bytes.load(Ordering::Acquire)
     }
 
-    /// The most that was pinned since the start, bytes.
+    /// Most bytes that tails have held since the start.
     #[must_use]
     pub fn peak_bytes(&self) -> usize {
         self.peak_bytes.load(Ordering::Relaxed)
     }
 
-    /// Whether what was in the write-ahead log at the start may be applied now. Where writing
-    /// fails, as on a disk without a free byte, nobody makes room, and the deletions that do may be among it. A disk
-    /// that only [counts as full](Self::is_disk_full) can still be written to.
+    /// Whether entries of the write-ahead log may be replayed now. If the checkpoint thread cannot
+    /// write, as on a disk without a free byte, the replay exceeds the budget, because the
+    /// entries may contain the deletions that free space. A disk that only [counts as
+    /// full](Self::is_disk_full) can still be written to.
     pub(crate) fn has_room_to_replay(&self) -> bool {
         !self.is_over() || self.stuck.load(Ordering::Acquire)
     }
 
-    /// Says whether the checkpoint thread failed to make room when it was short.
+    /// Sets whether the checkpoint thread failed to free memory while it was short.
     pub(crate) fn set_stuck(&self, stuck: bool) {
         self.stuck.store(stuck, Ordering::Release);
     }
@@ -80,13 +78,13 @@ impl TailBudget {
         self.pinned_bytes() >= self.pinned_bytes_max
     }
 
-    /// Whether producers will have to wait soon, if nothing is written.
+    /// Whether three quarters of the budget are used: producers will soon have to wait.
     #[must_use]
     pub fn is_short(&self) -> bool {
         self.pinned_bytes() >= self.short_bytes()
     }
 
-    /// Whether so much is free that more need not be written for now.
+    /// Whether less than half of the budget is used, so that no more tails need be flushed.
     pub(crate) fn is_ample(&self) -> bool {
         self.pinned_bytes() < self.pinned_bytes_max / 2
     }
@@ -101,10 +99,10 @@ impl TailBudget {
         self.disk_full.load(Ordering::Acquire)
     }
 
-    /// Waits until there is room. What is proposed after it may go over by what is under way.
+    /// Waits until there is memory. Proposals in flight may still exceed the limit.
     ///
     /// # Errors
-    /// When room has to be made by somebody else.
+    /// When the disk is full: the user has to free space.
     pub async fn wait_below(&self) -> Result<(), DiskFull> {
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
@@ -119,7 +117,7 @@ impl TailBudget {
         }
     }
 
-    /// Whether it was so before.
+    /// Sets whether the disk is full. Returns the value before.
     pub(crate) fn set_disk_full(&self, full: bool) -> bool {
         let before = self.disk_full.swap(full, Ordering::AcqRel);
         if full && !before {
@@ -128,7 +126,7 @@ impl TailBudget {
         before
     }
 
-    /// Counts so many bytes as pinned. Whether it became [short](Self::is_short) by this.
+    /// Adds bytes. Returns whether memory became [short](Self::is_short) by this.
     #[must_use]
     pub fn take(&self, bytes: usize) -> bool {
         let before = self.pinned_bytes.fetch_add(bytes, Ordering::AcqRel);
@@ -136,7 +134,7 @@ impl TailBudget {
         (before..before + bytes).contains(&self.short_bytes())
     }
 
-    /// So many bytes are no longer pinned.
+    /// Subtracts bytes, and wakes waiting producers if this makes room.
     pub fn give_back(&self, bytes: usize) {
         let before = self.pinned_bytes.fetch_sub(bytes, Ordering::AcqRel);
         if before >= self.pinned_bytes_max && before - bytes < self.pinned_bytes_max {
@@ -154,7 +152,7 @@ mod tests {
         let budget = TailBudget::new(100);
         assert!(!budget.take(60) && !budget.is_short());
         budget.wait_below().await.expect("there is room");
-        assert!(budget.take(60) && budget.is_short(), "who writes is told, once");
+        assert!(budget.take(60) && budget.is_short(), "the checkpoint thread is woken, once");
 
         let waiting = Arc::clone(&budget);
         let waiter = tokio::spawn(async move { waiting.wait_below().await });
@@ -168,7 +166,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn r1_a_producer_that_waits_is_told_when_the_disk_is_full() {
+    async fn r1_a_producer_that_waits_is_refused_when_the_disk_is_full() {
         let budget = TailBudget::new(100);
         assert!(budget.take(100));
         let waiting = Arc::clone(&budget);

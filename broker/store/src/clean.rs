@@ -1,27 +1,24 @@
-//! Compaction in the background: of each key only the last record stays (`cleanup.policy=compact`).
+//! Background compaction: keeps only the last record of each key (`cleanup.policy=compact`).
 //!
-//! A thread of its own, because rewriting a segment takes longer than producers want to wait for a
-//! flush. [`Cleaner::step`] does one piece of work and never sleeps.
+//! The cleaner has its own thread, because rewriting a segment takes longer than producers may wait
+//! for a flush. [`Cleaner::step`] does one piece of work and never sleeps.
 //!
-//! # Place in the walk
-//!
-//! Every now and then it looks which partitions are to be compacted and have segments that never were,
-//! reads from the shard's older snapshot how far it may go, and rewrites segment by segment
-//! (`ropewalk_segment::compaction`). The partition's writer is held only to put a finished segment in its
-//! place. Records that have waited for `max.compaction.lag.ms` and are in no sealed segment yet, as in a queue
-//! with little traffic, are made one by two checkpoints that this asks for: the second one lets the older kept
-//! snapshot name it.
+//! Periodically the cleaner searches for compacted partitions that have segments not compacted yet.
+//! It reads from the shard's older snapshot up to which segment it may go, and rewrites one segment
+//! after the other (`ropewalk_segment::compaction`). The log's segments are locked only to install
+//! a finished one. In a queue with little traffic, records may have waited for
+//! `max.compaction.lag.ms` without being in a sealed segment. The cleaner then requests two
+//! checkpoints: the first seals a segment, the second makes the older kept snapshot name it.
 //!
 //! # Invariants
 //!
-//! - Only segments that lie wholly below the one in which the *older* kept snapshot ends are touched: both
-//!   snapshots stay true, because offsets and segment ends do not move.
-//! - **D2** a failed sync is final: the thread ends and says so, and the process ends.
-//! - A broker without compacted topics pays a look at its list of partitions.
+//! - Only segments wholly below the one in which the *older* kept snapshot ends are rewritten. Both
+//!   snapshots stay valid, because offsets and segment ends do not change.
+//! - **D2** a failed sync is final: the thread reports it and ends, and the process ends.
 //!
 //! # After a crash
 //!
-//! A replacement is there wholly or not at all; the next look begins again.
+//! A replacement is installed wholly or not at all; the next search finds what is left to compact.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -39,16 +36,16 @@ use crate::policy::{CompactionPolicy, Policy};
 use crate::snapshot::{PartitionFiles, Snapshot, SnapshotError, Snapshots};
 use crate::work::{Next, WorkError};
 
-/// The logs of a shard at this moment.
+/// Returns the current logs of a shard.
 pub type LogsOf = Box<dyn Fn() -> Vec<(PartitionId, Arc<PartitionLog>)> + Send>;
 
-/// A log that is to be compacted, how, and what it consists of.
+/// A log of a compacted topic, its settings and its segments.
 type CompactionCandidate = (Arc<PartitionLog>, CompactionPolicy, Vec<SegmentInfo>);
 
-/// A partition is inspected so often within its `max.compaction.lag.ms`, but not more often than every
-/// [`PAUSE_MS_MIN`] and not less often than every [`limits::COMPACTION_INTERVAL_MS`].
-const LOOKS_PER_LAG: i64 = 4;
-/// The least time between two looks at all partitions, milliseconds.
+/// Searches within `max.compaction.lag.ms` of a partition. The interval is at least
+/// [`PAUSE_MS_MIN`] and at most [`limits::COMPACTION_INTERVAL_MS`].
+const SEARCHES_PER_LAG: i64 = 4;
+/// Least interval of the search, milliseconds.
 const PAUSE_MS_MIN: i64 = 1_000;
 
 /// The background compaction of a broker's store.
@@ -56,10 +53,10 @@ pub struct Cleaner {
     data: DataDir,
     policy: Arc<dyn Policy>,
     shards: Vec<(ShardId, LogsOf)>,
-    /// Shards that this round still has to look at.
+    /// Number of shards that are left to search in this round.
     left: usize,
-    looked_ms: Option<i64>,
-    /// Until the next round.
+    searched_ms: Option<i64>,
+    /// Time from the start of this round to the next one.
     pause_ms: i64,
     due: Vec<(Arc<PartitionLog>, Compaction)>,
     job: Option<(Arc<PartitionLog>, CompactionJob)>,
@@ -77,10 +74,10 @@ impl Cleaner {
     pub fn new(data: DataDir, policy: Arc<dyn Policy>) -> Self {
         let (shards, due) = (Vec::new(), Vec::new());
         let pause_ms = limits::COMPACTION_INTERVAL_MS;
-        Self { data, policy, shards, left: 0, looked_ms: None, pause_ms, due, job: None }
+        Self { data, policy, shards, left: 0, searched_ms: None, pause_ms, due, job: None }
     }
 
-    /// Looks after a shard from now on.
+    /// Adds a shard, whose logs `logs` returns.
     pub fn add(&mut self, shard: ShardId, logs: LogsOf) {
         self.shards.push((shard, logs));
     }
@@ -88,14 +85,14 @@ impl Cleaner {
     /// Does one piece of work.
     ///
     /// # Errors
-    /// See [`WorkError`]. After one that is not final, `step` may be called again and goes on with
-    /// something else.
+    /// See [`WorkError`]. After one that is not final, `step` may be called again and continues
+    /// with other work.
     pub fn step(&mut self, now_ms: i64) -> Result<Next, WorkError> {
         if let Some((log, mut job)) = self.job.take() {
             if let Some(replacement) = job.next()? {
                 let saved_bytes = replacement.saved_bytes();
                 log.install(replacement)?;
-                tracing::debug!(partition = %log.partition(), saved_bytes, "compacted");
+                tracing::debug!(partition = %log.partition(), saved_bytes, "segment compacted");
                 self.job = Some((log, job));
             }
         } else if let Some((log, request)) = self.due.pop() {
@@ -105,11 +102,11 @@ impl Cleaner {
             let (shard, logs) = &self.shards[self.left];
             let compacted = self.compacted(logs());
             self.pause_ms = compacted.iter().fold(self.pause_ms, |pause_ms, (_, policy, _)| {
-                pause_ms.min(policy.lag_ms_max / LOOKS_PER_LAG)
+                pause_ms.min(policy.lag_ms_max / SEARCHES_PER_LAG)
             });
-            self.due = self.look(*shard, compacted, now_ms)?;
-        } else if self.looked_ms.is_none_or(|at| now_ms - at >= self.pause_ms.max(PAUSE_MS_MIN)) {
-            self.looked_ms = Some(now_ms);
+            self.due = self.find_due(*shard, compacted, now_ms)?;
+        } else if self.searched_ms.is_none_or(|at| now_ms - at >= self.pause_ms.max(PAUSE_MS_MIN)) {
+            self.searched_ms = Some(now_ms);
             self.left = self.shards.len();
             self.pause_ms = limits::COMPACTION_INTERVAL_MS;
         } else {
@@ -118,7 +115,7 @@ impl Cleaner {
         Ok(Next::Now)
     }
 
-    /// Those of the logs that are to be compacted.
+    /// The logs of compacted topics.
     fn compacted(&self, logs: Vec<(PartitionId, Arc<PartitionLog>)>) -> Vec<CompactionCandidate> {
         let mut logs = logs;
         logs.sort_unstable_by_key(|(partition, _)| *partition);
@@ -130,9 +127,9 @@ impl Cleaner {
         compacted.collect()
     }
 
-    /// What is worth compacting in a shard. Records that wait longer than they may and lie where they cannot
-    /// be compacted (in memory, in a spill file, in the segment that takes more) are asked to move.
-    fn look(
+    /// The compactions of a shard that are due. Requests that overdue records in memory, a spill
+    /// file or the active segment, which cannot be compacted there, become a sealed segment.
+    fn find_due(
         &self,
         shard: ShardId,
         compacted: Vec<CompactionCandidate>,
@@ -175,7 +172,7 @@ impl Cleaner {
         Ok(due)
     }
 
-    /// The older kept snapshot. A checkpoint may take it away while we look: then there is none now.
+    /// The older kept snapshot; `None` also if a checkpoint removes it at the same time.
     fn older_snapshot(&self, shard: ShardId) -> Result<Option<Snapshot>, WorkError> {
         let snapshots = Snapshots::new(&self.data, shard);
         let numbers = snapshots.numbers()?;
@@ -196,13 +193,13 @@ fn files_of<'a>(snapshot: &'a Snapshot, log: &PartitionLog) -> Option<&'a Partit
     Some(&partitions[at]).filter(|files| files.incarnation == log.incarnation())
 }
 
-/// The end of the oldest segments that lie below `end` and hold nothing younger than `before_ms`.
+/// The end of the oldest segments below `end` that hold no record newer than `before_ms`.
 fn settled(infos: &[SegmentInfo], end: i64, before_ms: i64) -> i64 {
     let young = infos.iter().find(|info| info.max_timestamp_ms.is_some_and(|ms| ms > before_ms));
     young.map_or(end, |info| info.base_offset.min(end))
 }
 
-/// Whether enough is new, or something has waited long enough.
+/// Whether the dirty ratio is high enough, or a record is overdue.
 fn pays(infos: &[SegmentInfo], end: i64, now_ms: i64, policy: &CompactionPolicy) -> bool {
     let ratio = dirty_ratio(infos, end);
     let overdue = |info: &SegmentInfo| {
@@ -211,12 +208,12 @@ fn pays(infos: &[SegmentInfo], end: i64, now_ms: i64, policy: &CompactionPolicy)
     ratio > 0.0 && (ratio >= policy.dirty_ratio_min || infos.iter().any(overdue))
 }
 
-/// Whether the oldest record has waited for longer than it may.
+/// Whether the oldest record has waited longer than `max.compaction.lag.ms`.
 fn is_overdue(info: &SegmentInfo, now_ms: i64, policy: &CompactionPolicy) -> bool {
     now_ms.saturating_sub(info.created_ms) > policy.lag_ms_max
 }
 
-/// Of each producer the last offset of its last batch.
+/// The last offset of each producer's last batch.
 fn last_batches(partition: &Partition) -> HashMap<i64, i64> {
     let producers = partition.producers.iter().flat_map(|producers| producers.iter());
     let last = producers.filter_map(|(id, producer)| {

@@ -1,29 +1,29 @@
-//! The data directory of a broker: what lies where, whose it is, and how it comes to be.
+//! The data directory of a broker: its layout, identity, lock and formatting.
 //!
 //! # Layout
 //!
 //! ```text
-//! meta                                    whose directory this is, in which format
-//! meta.forming                            only while it is being formatted
-//! meta.mended                             only while a damaged meta is written anew
-//! lock                                    held by the one broker that uses the directory
+//! meta                                    identity of the broker, and the format version
+//! meta.forming                            only while the directory is being formatted
+//! meta.mended                             only while a damaged meta is rewritten
+//! lock                                    locked by the broker that uses the directory
 //! wal/                                    the write-ahead log of all shards
 //! shards/<shard>/snapshots/<n>.snapshot   the newest two snapshots (see `snapshot`)
 //! shards/<shard>/spill/<n>.spill          small tails of many partitions, one file a checkpoint
 //! partitions/<topic id>-<index>.<n>/      segments of a partition in its n-th incarnation
 //! ```
 //!
-//! `meta` is `[magic "RWMETA\0\0"][version u32 LE][length u32 LE][postcard of Identity][CRC-32C u32 LE
-//! over all before]`. A version that is not ours is refused before anything else is read.
+//! `meta` is `[magic "RWMETA\0\0"][version u32 LE][length u32 LE][postcard of Identity][CRC-32C u32
+//! LE over all before]`. An unknown version is refused before anything else is read.
 //!
-//! A partition that is closed and opened again is another one to the disk: its incarnation has a number that no
-//! directory has had, so that files which an older snapshot still names are never written again.
+//! A partition that is closed and opened again gets a new incarnation: a number that no directory
+//! has had, so that files which an older snapshot still names are never overwritten.
 //!
 //! # After a crash
 //!
-//! `meta.forming` is made durable before anything else and becomes `meta` after everything else. A
-//! directory with only the former is half formatted: it never served, and is formatted anew. A
-//! directory with `meta` is never formatted, whatever else is missing from it (D4).
+//! Formatting makes `meta.forming` durable first and renames it to `meta` last. A directory with
+//! only `meta.forming` has never served and is formatted again. A directory with `meta` is never
+//! formatted, whatever else is missing from it (D4).
 
 use std::fmt;
 use std::io;
@@ -35,85 +35,85 @@ use ropewalk_shard::{BrokerId, PartitionId, ShardId};
 use serde::{Deserialize, Serialize};
 
 const MAGIC: [u8; 8] = *b"RWMETA\0\0";
-/// The one layout this broker knows.
+/// The format version that this broker reads and writes.
 const VERSION: u32 = 1;
 const META_BYTES_MAX: u64 = 64 * 1024;
 const META: &str = "meta";
 const FORMING: &str = "meta.forming";
-const MENDED: &str = "meta.mended";
+const REWRITTEN: &str = "meta.mended";
 const LOCK: &str = "lock";
 const WAL: &str = "wal";
 const SHARDS: &str = "shards";
 const PARTITIONS: &str = "partitions";
-/// What a filesystem may put into its root by itself.
+/// Names that a filesystem creates in its root.
 const NOT_OURS: [&str; 1] = ["lost+found"];
 
-/// Whose directory it is.
+/// The broker that a data directory belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
-    /// The cluster.
+    /// Id of the cluster.
     pub cluster_id: String,
-    /// The broker in it.
+    /// Id of the broker in the cluster.
     pub broker_id: BrokerId,
-    /// How many shards the cluster was born with, the catalog not counted.
+    /// Number of shards that the cluster was created with, without the catalog.
     pub shards: u32,
 }
 
 /// Why a data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DirectoryError {
-    /// Another process uses it.
+    /// Another process has locked it.
     #[error("{} is in use by another broker", .0.display())]
     InUse(PathBuf),
-    /// There is nothing in it: it has to be formatted first.
+    /// It is empty and has to be formatted first.
     #[error("{} is empty: it has to be formatted before a broker can run on it", .0.display())]
     Empty(PathBuf),
-    /// It holds something, but not a broker's data.
-    #[error("{} holds '{stranger}' and is not a data directory", path.display())]
+    /// It has files, but they are not a broker's data.
+    #[error("{} contains '{stranger}' and is not a data directory", path.display())]
     Foreign {
-        /// The directory.
+        /// Path of the directory.
         path: PathBuf,
-        /// Something found there.
+        /// A name in it that is not a broker's.
         stranger: String,
     },
     /// It is formatted already, and is not formatted again.
     #[error("{} belongs to broker {} of cluster {} already", path.display(), identity.broker_id.0, identity.cluster_id)]
     Formatted {
-        /// The directory.
+        /// Path of the directory.
         path: PathBuf,
-        /// Whose it is.
+        /// The broker that it belongs to.
         identity: Identity,
     },
     /// Written by another version of the broker.
-    #[error("{} has format version {version}; this broker knows version {VERSION}", path.display())]
+    #[error("{} has format version {version}; this broker supports version {VERSION}", path.display())]
     UnknownVersion {
-        /// The file that says so.
+        /// The file with the version.
         path: PathBuf,
-        /// What it says.
+        /// The version in the file.
         version: u32,
     },
-    /// What is in it is not what was written (D3).
+    /// A file is damaged (D3).
     #[error("{} is damaged: {what}", path.display())]
     Damaged {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Description of the damage.
         what: String,
     },
-    /// A sync failed: what was written may be lost, although it can be read (D2). The process ends.
+    /// A sync failed: written data may be lost, although it can be read (D2). The process ends.
     #[error("sync of {} failed: {source}", path.display())]
     SyncFailed {
         /// The file or directory.
         path: PathBuf,
-        /// What the operating system said.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// The operating system refused.
+    /// An operation on the file or directory failed.
     #[error("{}: {source}", path.display())]
     Io {
         /// The file or directory.
         path: PathBuf,
-        /// What it said.
+        /// The error of the operating system.
         source: io::Error,
     },
 }
@@ -130,18 +130,18 @@ impl DirectoryError {
     }
 }
 
-/// What a directory is.
+/// The state of a data directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DataDirContents {
-    /// Nothing is there, or not even the directory.
+    /// The directory is empty or does not exist.
     Empty,
-    /// A formatting of it was begun and not finished.
+    /// Formatting was started and not finished.
     HalfFormatted,
-    /// It is a broker's.
+    /// The directory is formatted for this broker.
     Formatted(Identity),
 }
 
-/// A data directory and the names in it.
+/// A data directory and the paths in it.
 #[derive(Clone)]
 pub struct DataDir {
     disk: Arc<dyn Disk>,
@@ -155,25 +155,25 @@ impl fmt::Debug for DataDir {
 }
 
 impl DataDir {
-    /// The directory at `root`, whatever is there.
+    /// The directory at `root`, which need not exist.
     #[must_use]
     pub fn new(disk: Arc<dyn Disk>, root: PathBuf) -> Self {
         Self { disk, root }
     }
 
-    /// The disk it is on.
+    /// The disk that holds the directory.
     #[must_use]
     pub fn disk(&self) -> &Arc<dyn Disk> {
         &self.disk
     }
 
-    /// Where it is.
+    /// Path of the directory.
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// The write-ahead log.
+    /// Directory of the write-ahead log.
     #[must_use]
     pub fn wal(&self) -> PathBuf {
         self.root.join(WAL)
@@ -207,13 +207,13 @@ impl DataDir {
         self.root.join(SHARDS).join(shard.0.to_string())
     }
 
-    /// Takes the lock that keeps a second broker out, making the directory if it is missing. A directory
-    /// that holds other things is refused before a file is made in it.
+    /// Locks the directory against a second broker, and creates it if it is missing. A directory
+    /// with other files is refused before a file is created in it.
     ///
     /// # Errors
-    /// When another process has it, or the directory is not a broker's.
+    /// When another process holds the lock, or the directory is not a broker's.
     pub fn lock(&self) -> Result<Lock, DirectoryError> {
-        if let Err(error @ DirectoryError::Foreign { .. }) = self.look() {
+        if let Err(error @ DirectoryError::Foreign { .. }) = self.contents() {
             return Err(error);
         }
         let disk = &self.disk;
@@ -227,11 +227,11 @@ impl DataDir {
         })
     }
 
-    /// What the directory is.
+    /// Whether the directory is formatted, and for which broker.
     ///
     /// # Errors
-    /// When it is neither empty nor a data directory of a version that this broker knows.
-    pub fn look(&self) -> Result<DataDirContents, DirectoryError> {
+    /// When it is neither empty nor a data directory of a supported version.
+    pub fn contents(&self) -> Result<DataDirContents, DirectoryError> {
         let names = self.names(&self.root)?;
         if names.iter().any(|name| name == META) {
             return self.read_meta().map(DataDirContents::Formatted);
@@ -246,13 +246,13 @@ impl DataDir {
         }
     }
 
-    /// Begins to format: what is done until [`Self::finish_formatting`] never counts unless that
-    /// is reached. What an earlier attempt left is removed.
+    /// Begins formatting: the directory counts as empty until [`Self::finish_formatting`]. Removes
+    /// the files of an earlier attempt.
     ///
     /// # Errors
     /// When the directory is not empty, or the disk fails.
     pub(crate) fn begin_formatting(&self, identity: &Identity) -> Result<(), DirectoryError> {
-        match self.look()? {
+        match self.contents()? {
             DataDirContents::Formatted(identity) => {
                 return Err(DirectoryError::Formatted { path: self.root.clone(), identity });
             }
@@ -277,38 +277,38 @@ impl DataDir {
         Ok(())
     }
 
-    /// Writes `meta` anew over one that is damaged.
+    /// Replaces a damaged `meta`.
     ///
     /// # Errors
     /// When the disk fails.
-    pub(crate) fn mend_meta(&self, identity: &Identity) -> Result<(), DirectoryError> {
-        let (mended, meta) = (self.root.join(MENDED), self.root.join(META));
+    pub(crate) fn rewrite_meta(&self, identity: &Identity) -> Result<(), DirectoryError> {
+        let (rewritten, meta) = (self.root.join(REWRITTEN), self.root.join(META));
         let write = || -> io::Result<()> {
-            let file = self.disk.open(&mended, Open::CreateOrTruncate)?;
+            let file = self.disk.open(&rewritten, Open::CreateOrTruncate)?;
             file.write_all_at(&encode_meta(identity), 0)?;
             file.sync("meta")?;
-            self.disk.rename(&mended, &meta)
+            self.disk.rename(&rewritten, &meta)
         };
         write().map_err(DirectoryError::io(&meta))?;
-        self.settle()
+        self.sync_root()
     }
 
-    /// The directory is whole from here on.
+    /// Ends formatting: the directory counts as formatted from here on.
     ///
     /// # Errors
-    /// When the disk fails; whether it is formatted is then known after the next start.
+    /// When the disk fails; only the next start can then see whether the directory is formatted.
     pub(crate) fn finish_formatting(&self) -> Result<(), DirectoryError> {
         let (from, to) = (self.root.join(FORMING), self.root.join(META));
         self.disk.rename(&from, &to).map_err(DirectoryError::io(&to))?;
-        self.settle()
+        self.sync_root()
     }
 
-    /// What [`Self::look`] found stays so. A process that could not make it durable may have died of that
-    /// before it served, and left it in the page cache.
+    /// Makes durable what [`Self::contents`] read. An earlier process may have failed to sync the
+    /// rename of `meta` and ended, and left it in the page cache only.
     ///
     /// # Errors
     /// When the disk fails.
-    pub(crate) fn settle(&self) -> Result<(), DirectoryError> {
+    pub(crate) fn sync_root(&self) -> Result<(), DirectoryError> {
         let synced = self.disk.sync_dir(&self.root, "meta-directory");
         synced.map_err(DirectoryError::sync(&self.root))
     }
@@ -326,7 +326,7 @@ impl DataDir {
         })
     }
 
-    /// The names in a directory; none if it is not there.
+    /// The names in a directory; none if it does not exist.
     pub(crate) fn names(&self, dir: &Path) -> Result<Vec<String>, DirectoryError> {
         match self.disk.list(dir) {
             Ok(names) => Ok(names),
@@ -335,17 +335,17 @@ impl DataDir {
         }
     }
 
-    /// Gets what was written on its way to the disk, all at once. See [`Disk::write_back`].
+    /// Starts write-back of all dirty pages. See [`Disk::write_back`].
     pub(crate) fn write_back(&self) {
         self.disk.write_back(&self.root);
     }
 
-    /// Makes a directory, durably.
+    /// Creates a directory, durably.
     pub(crate) fn create_dir(&self, dir: &Path) -> Result<(), DirectoryError> {
         self.disk.create_dir_all(dir).map_err(DirectoryError::io(dir))
     }
 
-    /// Removes every file in a directory, not durably.
+    /// Removes every file in a directory, without a sync.
     pub(crate) fn remove_all_in(&self, dir: &Path) -> Result<(), DirectoryError> {
         for name in self.names(dir)? {
             let path = dir.join(name);
@@ -355,7 +355,7 @@ impl DataDir {
     }
 }
 
-/// Reads a file that may be as long as `len_max`.
+/// Reads a whole file of at most `len_max` bytes.
 pub(crate) fn read_whole(
     disk: &dyn Disk,
     path: &Path,
@@ -391,15 +391,15 @@ fn encode_meta(identity: &Identity) -> Vec<u8> {
     out
 }
 
-/// Magic, version and checksum stay where they are in every version to come: a flipped bit is
-/// damage, whichever it hits, and only what another version wrote is refused as that.
+/// Magic, version and checksum have the same place in every version, so that a flipped bit is
+/// reported as damage, and only a file of another version as an unknown version.
 fn decode_meta(bytes: &[u8]) -> Result<Identity, MetaError> {
     if bytes.len() < 20 || bytes[..8] != MAGIC {
-        return Err(MetaError::Damaged("it does not begin like one of ours"));
+        return Err(MetaError::Damaged("it has the wrong magic number"));
     }
     let (checked, crc) = bytes.split_at(bytes.len() - 4);
     if crc32c::crc32c(checked).to_le_bytes() != crc {
-        return Err(MetaError::Damaged("its checksum does not hold"));
+        return Err(MetaError::Damaged("its checksum does not match"));
     }
     let version = u32::from_le_bytes(checked[8..12].try_into().expect("4 bytes"));
     if version != VERSION {
@@ -408,9 +408,9 @@ fn decode_meta(bytes: &[u8]) -> Result<Identity, MetaError> {
     let length = u32::from_le_bytes(checked[12..16].try_into().expect("4 bytes"));
     let body = &checked[16..];
     if body.len() != length as usize {
-        return Err(MetaError::Damaged("its length is not the one it names"));
+        return Err(MetaError::Damaged("its length is not the one in its header"));
     }
-    postcard::from_bytes(body).map_err(|_| MetaError::Damaged("it does not decode"))
+    postcard::from_bytes(body).map_err(|_| MetaError::Damaged("it cannot be decoded"))
 }
 
 #[cfg(test)]

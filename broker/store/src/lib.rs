@@ -1,12 +1,11 @@
-//! The store of a broker: where what is applied lies in memory and on disk, and how it survives.
+//! The store of a broker: applied records and state, in memory and on disk.
 //!
-//! Applied records go to partition [`log`]s. A [`checkpoint`] moves them to files and writes a
-//! [`snapshot`] that names them; [`recovery`] begins from one. The write-ahead log keeps what no
-//! snapshot covers yet ([`replica_log`]).
+//! Applied records are appended to partition [`log`]s. A [`checkpoint`] moves them to files and
+//! writes a [`snapshot`] that names the files; [`recovery`] starts from a snapshot. The write-ahead
+//! log keeps the entries that no snapshot covers yet ([`replica_log`]).
 //!
-//! Nothing here runs by itself: `broker/node` gives the checkpointer and the cleaner their threads.
-//! Files are reached through `broker/disk` only. Sockets, Kafka requests and Kubernetes are unknown
-//! here.
+//! This crate starts no threads: `broker/node` runs the checkpointer and the cleaner. It accesses
+//! files through `broker/disk` only.
 
 pub mod limits;
 pub mod directory;

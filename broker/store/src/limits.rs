@@ -1,33 +1,33 @@
-//! Every bound of the store, and what they must hold against those of the shards and of the log.
+//! The bounds of the store. An assertion checks that a submission of a shard fits a WAL file.
 
 use ropewalk_shard::limits::WRITE_BYTES_MAX;
 
-/// A tail this long is written to segments without waiting for a checkpoint.
+/// A tail of this size is written to segments without waiting for a checkpoint, bytes.
 pub const TAIL_BYTES_TO_FLUSH: usize = 1 << 20;
 
-/// Logs that were flushed and not synced, unless the options say less. Each has two files open.
+/// Default for the most logs that are flushed and not synced. Each keeps two files open.
 pub const UNSYNCED_LOGS_MAX: usize = 1536;
 
-/// Spill and tail of a partition that are smaller together go to the shard's spill file at a
-/// checkpoint, not to a segment.
+/// At a checkpoint, spill and tail of a partition that together are smaller than this are written
+/// to the shard's spill file, not to a segment, bytes.
 pub const SPILL_BYTES_MAX: usize = 32 << 10;
 
-/// So many syncs of segments that somebody waits for are made together instead of one after the other.
+/// From this number on, urgent syncs of segments run in parallel instead of one after the other.
 pub const SYNCED_TOGETHER_MIN: usize = 64;
 
-/// Syncs under way at once when they are made together.
+/// Most syncs in parallel.
 pub const SYNCS_TOGETHER: usize = 8;
 
-/// Runs of a partition in spill files. Above it a checkpoint writes them anew as one.
+/// Runs of a partition in spill files at which a checkpoint rewrites them as one.
 pub const SPILL_RUNS_MAX: usize = 4;
 
-/// Between two looks for partitions that are to be compacted, milliseconds.
+/// Interval of the search for partitions to compact, milliseconds.
 pub const COMPACTION_INTERVAL_MS: i64 = 15_000;
 
-/// Memory for the keys of the partition that is being compacted.
+/// Most memory for the keys of the partition that is being compacted, bytes.
 pub const COMPACTION_KEYS_BYTES_MAX: usize = 16 << 20;
 
-/// What the records of one batch may take when they are decompressed to be compacted.
+/// Largest decompressed size of the records of one batch in a compaction, bytes.
 pub const COMPACTION_RECORDS_BYTES_MAX: usize = 128 << 20;
 
 const _: () = assert!(

@@ -1,25 +1,24 @@
-//! The records of one partition, as readers see them: segments, then spill, then the tail.
+//! The log of one partition in three layers: segments, then spill, then the tail.
 //!
 //! The tail holds the newest batches in memory. A checkpoint moves it to segment files, or into the
-//! shard's spill file if it is small; a reader cannot tell which. Everything here is committed: what
-//! is not applied is not visible (O1).
+//! shard's spill file if it is small; readers see no difference. Every record in a log is
+//! committed, because the driver appends only applied batches (O1).
 //!
-//! # Place in the walk
-//!
-//! The replica's driver appends what was applied. Handlers read. The checkpoint moves records from
-//! layer to layer ([`layers`]), recovery puts a log together again from what a snapshot names.
+//! The replica's driver appends, request handlers read. The checkpoint thread moves records between
+//! layers ([`layers`]), and recovery restores a log from the files that a snapshot names.
 //!
 //! # Invariants
 //!
-//! - **O4** `segments_end`, the spill and the tail follow one another: where one ends the next begins.
-//!   They change together, under one lock, and only after the bytes can be read at their new place.
+//! - **O4** segments, spill and tail are contiguous: each layer begins at the offset where the one
+//!   before ends. They change together, under one lock, and only after the bytes can be read at
+//!   their new place.
 //! - **R1** an idle partition holds no batch, buffer or file descriptor, and less than 1 KiB.
-//! - The lock is never held while the disk is read or written: `append` never waits for it.
+//! - The lock is never held during a read or write of the disk: `append` never waits for the disk.
 //!
 //! # After a crash
 //!
-//! The tail is gone and comes again by replaying the write-ahead log; of the files, what the
-//! snapshot names is there.
+//! The tail is lost and is restored by replaying the write-ahead log. The files are those that the
+//! snapshot names.
 
 use std::fmt;
 use std::mem;
@@ -42,28 +41,28 @@ pub(crate) mod layers;
 
 use tail::Tail;
 
-/// Where a partition's records go. The store behind it knows directories and budgets.
+/// Creates and closes the partition logs of a shard.
 pub trait Logs: Send + Sync + fmt::Debug {
-    /// The (empty) log of a partition that was just opened.
+    /// Creates the empty log of a new partition.
     fn open(&self, partition: PartitionId) -> Arc<PartitionLog>;
-    /// The partition is gone; its files may go once no snapshot names them.
+    /// Closes the log of a removed partition; its files are removed once no snapshot names them.
     fn closed(&self, partition: PartitionId, log: Arc<PartitionLog>);
 }
 
-/// Learns what changed in the logs of a shard. Called without a lock of the log.
+/// Receives the changes of the logs of a shard. Called without a lock of the log.
 pub(crate) trait ChangeSink: Send + Sync + fmt::Debug {
-    /// A log changed in this way, and that was not reported since the last checkpoint or flush.
+    /// Reports a change that was not reported since the last checkpoint or flush.
     fn changed(&self, log: Weak<PartitionLog>, change: Change);
 }
 
-/// What the checkpoint thread has to know of a log.
+/// A change of a log that the checkpoint thread acts on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Change {
-    /// It was appended to, or its start moved.
+    /// The log was appended to, or its start moved.
     Dirty,
-    /// Its tail became long.
+    /// The tail reached [`limits::TAIL_BYTES_TO_FLUSH`].
     Full,
-    /// It has records that wait longer to be compacted than they may.
+    /// Some records have waited for compaction longer than `max.compaction.lag.ms`.
     Overdue,
 }
 
@@ -76,8 +75,8 @@ pub struct PartitionLog {
     files: Arc<ShardStore>,
     changes: Arc<dyn ChangeSink>,
     inner: Mutex<Inner>,
-    /// Held by whoever moves records between the layers, never while `inner` is. `None` until there
-    /// is something to write.
+    /// Locked by a thread that moves records between the layers, before `inner` and never after it.
+    /// `None` until the first flush.
     segments: Mutex<Option<Box<Segments>>>,
 }
 
@@ -85,7 +84,7 @@ pub struct PartitionLog {
 struct Inner {
     log_start: i64,
     next_offset: i64,
-    /// What lies below is read from the segments.
+    /// Offsets below are read from the segments.
     segments_end: i64,
     segments_bytes: u64,
     reader: Option<Reader>,
@@ -93,44 +92,44 @@ struct Inner {
     tail: Tail,
     waiters: Vec<Weak<Notify>>,
     closed: bool,
-    /// Whether it was reported that something changed since the last checkpoint.
+    /// Whether [`Change::Dirty`] was reported since the last checkpoint.
     dirty: bool,
-    /// Whether it was reported that the tail is long.
+    /// Whether [`Change::Full`] was reported for the current tail.
     full: bool,
-    /// Whether the spill is damaged, so that nothing behind it can be moved to segments.
+    /// Whether the spill is damaged, so that the records after it cannot be moved to segments.
     stuck: bool,
 }
 
-/// Why there is nothing to read.
+/// Why records cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
     /// Below the log start or above the high watermark.
     #[error("offset {asked} is outside {log_start}..={high_watermark}")]
     OutOfRange {
-        /// What was asked.
+        /// The requested offset.
         asked: i64,
-        /// The first offset there is.
+        /// The first offset that remains.
         log_start: i64,
-        /// The end.
+        /// The offset after the last committed record.
         high_watermark: i64,
     },
-    /// What was read is not what was written (D3), or the disk failed.
+    /// The records are damaged (D3), or the disk failed.
     #[error("storage: {0}")]
     Storage(String),
 }
 
-/// Whole batches in order, the first of which contains the offset asked for.
+/// Whole batches in order, the first of which contains the requested offset.
 #[derive(Debug, Clone, Default)]
 pub struct Chunk {
-    /// To be sent one after the other.
+    /// Pieces of the batches, to be sent one after the other.
     pub bytes: Vec<Bytes>,
-    /// Their sum.
+    /// Total size of `bytes`.
     pub size_bytes: usize,
-    /// The offset after the last batch; the asked one if there is none.
+    /// The offset after the last batch; the requested one if there is none.
     pub next_offset: i64,
 }
 
-/// Where an offset lies.
+/// The layer that holds an offset.
 enum Layer {
     Segments(Reader, i64),
     Spill(SpillRun),
@@ -159,7 +158,7 @@ impl Inner {
         Err(ReadError::OutOfRange { asked, log_start, high_watermark })
     }
 
-    /// Drops what ends at `offset` or before from the tail; how many bytes that frees.
+    /// Removes batches that end at `offset` or before from the tail. Returns the freed bytes.
     fn drop_tail_through(&mut self, offset: i64) -> usize {
         let before = self.tail.size_bytes();
         self.tail.drop_through(offset);
@@ -173,7 +172,7 @@ impl Inner {
 }
 
 impl PartitionLog {
-    /// The log of a partition that has no records and never had.
+    /// The log of a new partition.
     pub(crate) fn empty(
         files: Arc<ShardStore>,
         changes: Arc<dyn ChangeSink>,
@@ -204,7 +203,7 @@ impl PartitionLog {
         })
     }
 
-    /// Which partition.
+    /// The partition whose log this is.
     #[must_use]
     pub fn partition(&self) -> PartitionId {
         self.partition
@@ -214,7 +213,7 @@ impl PartitionLog {
         self.incarnation
     }
 
-    /// The first offset that is left.
+    /// The first offset that remains.
     #[must_use]
     pub fn log_start(&self) -> i64 {
         self.inner.lock().log_start
@@ -226,7 +225,7 @@ impl PartitionLog {
         self.inner.lock().next_offset
     }
 
-    /// Whether the partition was closed. What was in it can still be read.
+    /// Whether the partition was closed. Its records can still be read.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.inner.lock().closed
@@ -239,7 +238,7 @@ impl PartitionLog {
         inner.segments_bytes + inner.spill_bytes() + inner.tail.size_bytes() as u64
     }
 
-    /// Takes the newest batch; it can be read when this returns. Memory only.
+    /// Appends the newest batch, which is readable when this returns. Accesses memory only.
     pub fn append(&self, batch: StampedBatch, appended_ms: i64) {
         let size_bytes = batch.size_bytes();
         self.files.take_memory(size_bytes);
@@ -261,7 +260,7 @@ impl PartitionLog {
         }
     }
 
-    /// Records below `offset` are gone from now on; their files go when no snapshot names them.
+    /// Raises the log start to `offset`. Files below it are removed once no snapshot names them.
     pub fn set_log_start(&self, offset: i64) {
         let (freed, first) = {
             let mut inner = self.inner.lock();
@@ -278,8 +277,8 @@ impl PartitionLog {
         }
     }
 
-    /// The partition is gone: whoever waits for records is told. What is there can be read until the
-    /// last handle goes.
+    /// Marks the partition as removed and wakes all waiting readers. Its records can be read until
+    /// the last reference is dropped.
     pub fn close(&self) {
         let waiters = {
             let mut inner = self.inner.lock();
@@ -289,8 +288,8 @@ impl PartitionLog {
         notify(&waiters);
     }
 
-    /// `notify` is told once when records are appended, or the partition goes. Register first, then
-    /// read: what is appended in between is then not missed.
+    /// Notifies `notify` once when records are appended or the partition is closed. To miss no
+    /// record, call this before the read.
     pub fn notify_on_append(&self, notify: &Arc<Notify>) {
         let mut inner = self.inner.lock();
         if inner.closed {
@@ -298,7 +297,7 @@ impl PartitionLog {
             notify.notify_one();
             return;
         }
-        // A partition that nobody writes to is waited for again and again.
+        // Without an append the list is never emptied, and each long poll adds a waiter.
         if inner.waiters.len() == inner.waiters.capacity() {
             inner.waiters.retain(|waiter| waiter.strong_count() > 0);
             inner.waiters.sort_unstable_by_key(Weak::as_ptr);
@@ -308,7 +307,7 @@ impl PartitionLog {
     }
 
     /// Reads whole batches from `from` up to `bytes_max`, but at least one if `at_least_one`.
-    /// Blocks on the disk when the records are no longer in memory: call it where that is allowed.
+    /// Blocks on the disk when the records are no longer in memory.
     ///
     /// # Errors
     /// See [`ReadError`].
@@ -328,7 +327,7 @@ impl PartitionLog {
             let layer = {
                 let inner = self.inner.lock();
                 match inner.check(before) {
-                    // What was read already is good, although it has gone meanwhile.
+                    // The batches read so far are valid, although the log start has passed them.
                     Err(_) if !chunk.bytes.is_empty() => return Ok(chunk),
                     checked => checked?,
                 }
@@ -351,7 +350,7 @@ impl PartitionLog {
         }
     }
 
-    /// Reads from a file, without the lock. Nothing is read at the end, or where nothing fits.
+    /// Reads from a file, without the lock. Reads nothing at the end, or if no batch fits.
     fn read_layer(&self, layer: &Layer, room: Room, chunk: &mut Chunk) -> Result<(), ReadError> {
         match layer {
             Layer::Segments(reader, end) => {
@@ -361,7 +360,7 @@ impl PartitionLog {
                         chunk.next_offset = span.next_offset;
                         chunk.push(span.bytes);
                     }
-                    // Compaction took away what was there.
+                    // Compaction removed all records up to the end of the segments.
                     None if room.at_least_one => chunk.next_offset = *end,
                     None => {}
                 }
@@ -378,8 +377,8 @@ impl PartitionLog {
         Ok(())
     }
 
-    /// Records may move to another layer, or go, after we looked where they are: then it is worth
-    /// looking again. Where they have not, the error stands.
+    /// Ignores a read error if the records moved to another layer in between, so that the caller
+    /// retries. Returns the error if they did not move.
     fn unless_moved(&self, offset: i64, seen: &Layer, error: ReadError) -> Result<(), ReadError> {
         let inner = self.inner.lock();
         inner.check(offset)?;
@@ -390,7 +389,7 @@ impl PartitionLog {
         }
     }
 
-    /// The same if no file has to be read for the first batch; else `None`.
+    /// Like [`Self::read`], but `None` if a file would have to be read for the first batch.
     ///
     /// # Errors
     /// When the offset is out of range.
@@ -433,7 +432,7 @@ impl Chunk {
     }
 }
 
-/// What still fits into an answer.
+/// The space left in a response.
 #[derive(Clone, Copy)]
 struct Room {
     bytes: usize,
@@ -446,7 +445,7 @@ impl Room {
     }
 }
 
-/// Adds batches in memory to the answer: each as its prefix, then its body as it came.
+/// Adds batches of the tail to the chunk: each as its prefix, then its unchanged body.
 fn push_tail(tail: &Tail, room: Room, chunk: &mut Chunk) {
     let mut size_bytes = 0;
     let mut is_wanted = room.at_least_one;

@@ -1,14 +1,9 @@
 //! The logs of one shard's partitions, and which of them changed.
 //!
-//! [`PartitionLogs`] makes the logs of a shard and remembers which of them changed, so that a
-//! checkpoint looks at those and at no others: an idle partition costs it nothing.
-//!
-//! # Place in the walk
-//!
-//! The driver opens and closes logs here, logs report changes here, the checkpoint thread takes the
-//! reports. The locks are leaves: nothing is called while one is held.
-//!
-//! A crash leaves nothing of this behind.
+//! [`PartitionLogs`] creates the logs of a shard and collects the changes that they report. The
+//! checkpoint thread takes these reports and processes only the logs that changed: an idle
+//! partition costs a checkpoint no flush and no sync. The lock is a leaf: no other lock is taken
+//! while it is held.
 
 use std::mem;
 use std::sync::{Arc, Weak};
@@ -30,16 +25,16 @@ pub struct PartitionLogs {
     changes: Mutex<Changes>,
 }
 
-/// What happened to the logs since this was last asked.
+/// Changes of the logs since the checkpoint thread last took them.
 #[derive(Debug, Default)]
 pub(crate) struct Changes {
     /// Logs that were appended to or whose start moved.
     pub(crate) dirty: Vec<Weak<PartitionLog>>,
-    /// Logs with a long tail.
+    /// Logs whose tail is to be flushed: see [`Change::Full`].
     pub(crate) full: Vec<Weak<PartitionLog>>,
-    /// Logs with records that wait longer to be compacted than they may.
+    /// Logs with records that have waited too long for compaction: see [`Change::Overdue`].
     pub(crate) overdue: Vec<Weak<PartitionLog>>,
-    /// Partitions that are gone, with the incarnation that ended.
+    /// Closed partitions, with their incarnation.
     pub(crate) closed: Vec<(PartitionId, u64)>,
 }
 
@@ -49,13 +44,13 @@ impl PartitionLogs {
         Arc::new_cyclic(|me| Self { me: me.clone(), files, changes: Mutex::default() })
     }
 
-    /// The shard.
+    /// The shard whose logs these are.
     #[must_use]
     pub fn shard(&self) -> ShardId {
         self.files.shard()
     }
 
-    /// What the logs of all shards share.
+    /// The store that the logs of all shards share.
     #[must_use]
     pub fn store(&self) -> &Arc<Store> {
         self.files.store()
@@ -65,12 +60,12 @@ impl PartitionLogs {
         self.files.budget()
     }
 
-    /// What changed since this was asked last.
+    /// Takes the changes since the last call.
     pub(crate) fn take_changes(&self) -> Changes {
         mem::take(&mut self.changes.lock())
     }
 
-    /// Puts a log together again as a snapshot names it. Everything beyond is cut off.
+    /// Restores a log from the files that a snapshot names, and cuts off anything after their ends.
     ///
     /// # Errors
     /// When the files do not hold what the snapshot names.

@@ -1,15 +1,15 @@
-//! What the configuration of topics says about the files of their partitions.
+//! Settings for the segments and the compaction of a partition, from its topic's configuration.
 
 use std::fmt;
 
 use ropewalk_segment::SegmentConfig;
 use ropewalk_shard::PartitionId;
 
-/// What the configuration of topics says about files.
+/// Gives the settings of each partition.
 pub trait Policy: Send + Sync + fmt::Debug {
-    /// How a partition's segments are cut.
+    /// When a partition's segments are rolled.
     fn segments(&self, partition: PartitionId) -> SegmentConfig;
-    /// How a partition is compacted; `None` if it is not.
+    /// How a partition is compacted; `None` if its topic does not have `cleanup.policy=compact`.
     fn compaction(&self, partition: PartitionId) -> Option<CompactionPolicy> {
         let _ = partition;
         None
@@ -19,12 +19,12 @@ pub trait Policy: Send + Sync + fmt::Debug {
 /// How a partition is compacted.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CompactionPolicy {
-    /// The share that must be new since the last time (`min.cleanable.dirty.ratio`).
+    /// The least share of bytes not compacted yet (`min.cleanable.dirty.ratio`).
     pub dirty_ratio_min: f64,
-    /// How long the mark of a deleted key stays (`delete.retention.ms`).
+    /// How long a tombstone is kept (`delete.retention.ms`).
     pub delete_retention_ms: i64,
-    /// How long a record is safe (`min.compaction.lag.ms`).
+    /// How long a record is not compacted (`min.compaction.lag.ms`).
     pub lag_ms_min: i64,
-    /// After how long the share no longer matters (`max.compaction.lag.ms`).
+    /// After how long a record is compacted whatever the share is (`max.compaction.lag.ms`).
     pub lag_ms_max: i64,
 }

@@ -1,25 +1,24 @@
-//! Brings a data directory back to where it was: what is durable counts, what is not goes.
+//! Opens a data directory: restores each replica from its newest snapshot and the write-ahead log.
 //!
 //! # Order
 //!
-//! 1. Read whose directory it is, and make that durable: an earlier process may have failed to.
-//! 2. Open the write-ahead log, which cuts its torn tail and finds out which replicas it lost records of.
-//! 3. Per shard: the newest snapshot that can be believed; the log's entries after it.
-//! 4. Remove what no kept snapshot names.
-//! 5. Cut every partition's segments where the snapshot says they end.
+//! 1. Read the identity of the directory and make it durable: an earlier process may have failed
+//!    to.
+//! 2. Open the write-ahead log, which cuts its torn tail and reports replicas that lost records.
+//! 3. Per shard, load the newest intact snapshot and the index of the log entries after it.
+//! 4. Remove files that no kept snapshot names.
+//! 5. Cut every partition's segments at the end that the snapshot names.
 //!
-//! The entries after the snapshot are then replayed through `apply` by whoever drives the shard.
+//! The shard's driver then replays the entries after the snapshot. A crash may come at any point:
+//! the next start repeats all steps.
 //!
 //! # Invariants
 //!
-//! - **D3** a snapshot is checked; an older one serves where the newest is damaged. What is lost costs the
-//!   shards it belongs to, no more, and nothing of theirs is touched: only an explicit repair does.
+//! - **D3** the checksum of a snapshot is verified; the older one is used if the newest is damaged.
+//!   A damaged shard is not started, the others are. Its files are not changed: only an explicit
+//!   repair does that.
 //! - **D4** a replica whose log is missing or damaged is not started: it must not vote.
-//! - The entries handed out follow the snapshot without a gap, and the commit index lies in between.
-//!
-//! # After a crash
-//!
-//! Everything here can be repeated.
+//! - The returned entries follow the snapshot without a gap, and the commit index is within them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -48,7 +47,7 @@ mod orphans;
 /// Why a directory cannot be opened at all.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The directory itself.
+    /// The directory or its `meta` file cannot be used.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
     /// A snapshot of another version.
@@ -61,9 +60,9 @@ pub enum OpenError {
     #[error(transparent)]
     WalWrite(#[from] WalError),
     /// The write-ahead log holds an entry that a newer broker wrote.
-    #[error("an entry of kind {kind} is unknown to this broker")]
+    #[error("an entry has the kind {kind}, which this broker does not support")]
     EntryKind {
-        /// The kind.
+        /// Kind of the entry.
         kind: u8,
     },
     /// A partition's files cannot be opened.
@@ -71,14 +70,14 @@ pub enum OpenError {
     Segments(#[from] SegmentError),
 }
 
-/// Bounds of what is opened.
+/// Bounds of an open store.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    /// The write-ahead log's.
+    /// Options of the write-ahead log.
     pub wal: ropewalk_wal::Options,
-    /// The memory that all tails may pin.
+    /// Most bytes that all tails together may hold.
     pub tail_bytes_max: usize,
-    /// Segment files that are kept open for readers.
+    /// Most segment files that are kept open for readers.
     pub open_files_max: usize,
 }
 
@@ -92,60 +91,60 @@ impl Default for Options {
 /// A data directory in use.
 #[derive(Debug)]
 pub struct OpenStore {
-    /// Whose it is.
+    /// The broker that the directory belongs to.
     pub identity: Identity,
-    /// What all shards share.
+    /// The store that all shards share.
     pub store: Arc<Store>,
     /// The write-ahead log.
     pub wal: Wal,
     /// The replicas that can be started.
     pub replicas: Vec<OpenedReplica>,
-    /// The shards that cannot.
+    /// The shards that cannot be started.
     pub damaged: Vec<DamagedShard>,
-    /// Damage to records of partitions. Reads of them fail, all else works.
+    /// Damage to records of partitions. Reads of them fail, all other reads work.
     pub damaged_partitions: Vec<(PartitionId, String)>,
 }
 
-/// A replica as of its snapshot, and what has to be replayed.
+/// A replica as of its snapshot, with the entries to replay.
 #[derive(Debug)]
 pub struct OpenedReplica {
-    /// Of which shard.
+    /// The shard of the replica.
     pub shard: ShardId,
-    /// What the engine starts from: the snapshot's members and place, votes, the entries after it.
+    /// The start of the engine: members and position of the snapshot, hard state, later entries.
     pub start: Start,
-    /// Which broker holds which replica, as of the snapshot.
+    /// The broker of each replica, as of the snapshot.
     pub replicas: BTreeMap<ReplicaId, BrokerId>,
     /// The state as of the snapshot.
     pub state: State,
-    /// The records as of the snapshot.
+    /// The partition logs as of the snapshot.
     pub logs: HashMap<PartitionId, Arc<PartitionLog>>,
-    /// Makes new logs.
+    /// Creates the logs of new partitions.
     pub partition_logs: Arc<PartitionLogs>,
-    /// For [`crate::checkpoint::Checkpointer::add`].
+    /// The shard's files, to pass to [`crate::checkpoint::Checkpointer::add`].
     pub files: ShardFiles,
 }
 
-/// A shard of which something is lost (D3, D4).
+/// A shard that cannot be started because data is lost (D3, D4).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DamagedShard {
-    /// Which.
+    /// The damaged shard.
     pub shard: ShardId,
-    /// What is lost, for a person.
+    /// Description of the damage.
     pub what: String,
 }
 
-/// Opens a directory, whose lock the caller holds for as long as anything of it is used.
+/// Opens a directory, whose lock the caller holds as long as the store is in use.
 ///
 /// # Errors
-/// When it is not a broker's directory, or not one of this version, or the disk fails.
+/// When it is not a broker's directory, or of an unknown version, or the disk fails.
 pub fn open(data: DataDir, options: &Options) -> Result<OpenStore, OpenError> {
-    let identity = match data.look()? {
+    let identity = match data.contents()? {
         DataDirContents::Formatted(identity) => identity,
         DataDirContents::Empty | DataDirContents::HalfFormatted => {
             return Err(DirectoryError::Empty(data.root().to_owned()).into());
         }
     };
-    data.settle()?;
+    data.sync_root()?;
     let (mut wal, recovered) = Wal::open(Arc::clone(data.disk()), &data.wal(), options.wal)?;
     for note in &recovered.notes {
         tracing::warn!(note, "recovery of the write-ahead log");
@@ -154,10 +153,10 @@ pub fn open(data: DataDir, options: &Options) -> Result<OpenStore, OpenError> {
     let mut sound = Vec::new();
     for number in 0..=identity.shards {
         let shard = ShardId(number);
-        match believe(&data, shard, &recovered)? {
+        match check_shard(&data, shard, &recovered)? {
             Ok(found) => sound.push(found),
             Err(what) => {
-                tracing::error!(%shard, what, "a shard is damaged and not started");
+                tracing::error!(%shard, what, "shard is damaged and not started");
                 damaged.push(DamagedShard { shard, what });
             }
         }
@@ -168,15 +167,15 @@ pub fn open(data: DataDir, options: &Options) -> Result<OpenStore, OpenError> {
     let store = Store::new(data, files, TailBudget::new(options.tail_bytes_max), next_incarnation);
     let mut damaged_partitions = Vec::new();
     let mut replicas = Vec::new();
-    for believed in sound {
-        let partition_logs = PartitionLogs::new(Arc::clone(&store), believed.shard());
-        replicas.push(believed.open(partition_logs, wal.reader(), &mut damaged_partitions)?);
+    for shard in sound {
+        let partition_logs = PartitionLogs::new(Arc::clone(&store), shard.shard());
+        replicas.push(shard.open(partition_logs, wal.reader(), &mut damaged_partitions)?);
     }
     Ok(OpenStore { identity, store, wal, replicas, damaged, damaged_partitions })
 }
 
-/// Lets the write-ahead log be released without regard to the replicas that are not started. What they have in it
-/// is kept for a repair in files of their own.
+/// Copies the log entries of replicas that are not started to files of their own, for a repair, so
+/// that they do not prevent the release of WAL files.
 fn set_aside(
     wal: &mut Wal,
     recovered: &RecoveredLog,
@@ -184,7 +183,7 @@ fn set_aside(
     damaged: &mut [DamagedShard],
 ) -> Result<(), WalError> {
     let started: BTreeSet<ReplicaKey> =
-        sound.iter().map(|believed| key_of(&believed.newest().1)).collect();
+        sound.iter().map(|shard| key_of(&shard.newest().1)).collect();
     for (key, replica) in recovered.replicas.iter().filter(|(key, _)| !started.contains(key)) {
         let note = match wal.set_aside(*key, replica) {
             Ok(None) => continue,
@@ -199,7 +198,7 @@ fn set_aside(
                 "its log entries stay in the write-ahead log and will fill it, because they cannot be copied: {error}"
             ),
         };
-        tracing::warn!(shard = key.shard, replica = key.replica, note, "a replica is not started");
+        tracing::warn!(shard = key.shard, replica = key.replica, note, "replica is not started");
         let of_shard = damaged.iter_mut().find(|damaged| damaged.shard.0 == key.shard);
         if let Some(damaged) = of_shard {
             damaged.what = format!("{}; {note}", damaged.what);
@@ -208,25 +207,25 @@ fn set_aside(
     Ok(())
 }
 
-/// A shard of which nothing is lost.
+/// An intact shard.
 struct RecoveredShard {
-    /// Oldest first, with their numbers; at most two.
+    /// The kept snapshots with their numbers, oldest first; at most two.
     kept: Vec<(u64, Snapshot)>,
     hard_state: HardState,
-    /// Through where the write-ahead log knows that it is not needed.
+    /// The last index that a `Truncated` record in the write-ahead log covers.
     truncated: u64,
     entries: Vec<EntryMeta>,
 }
 
-/// What can be believed of a shard, or why it cannot be started.
-fn believe(
+/// Checks the snapshots and the log of a shard. The inner error says why it cannot be started.
+fn check_shard(
     data: &DataDir,
     shard: ShardId,
     recovered: &RecoveredLog,
 ) -> Result<Result<RecoveredShard, String>, OpenError> {
     let kept = load_kept(&Snapshots::new(data, shard))?;
     let Some((_, newest)) = kept.last() else {
-        return Ok(Err("it has no snapshot that can be believed".to_owned()));
+        return Ok(Err("it has no intact snapshot".to_owned()));
     };
     if let Err(what) = check_log(newest, recovered) {
         return Ok(Err(what));
@@ -243,20 +242,20 @@ fn believe(
     Ok(Ok(RecoveredShard { kept, hard_state, truncated: log.truncated.0, entries }))
 }
 
-/// Whose log goes with a snapshot.
+/// The key of a snapshot's replica in the write-ahead log.
 pub(crate) fn key_of(snapshot: &Snapshot) -> ReplicaKey {
     replica_log::key(snapshot.shard, snapshot.replica)
 }
 
-/// The end of what the log has without a hole.
+/// The last index in the log of a replica.
 pub(crate) fn last_index(log: &RecoveredReplica) -> u64 {
     log.entries.last().map_or(log.truncated.0, |entry| entry.index)
 }
 
-/// Whether the log goes on where the snapshot ends, or what is wrong with it.
+/// Checks that the log continues where the snapshot ends. The error describes the damage.
 pub(crate) fn check_log(newest: &Snapshot, recovered: &RecoveredLog) -> Result<(), String> {
     let Some(log) = recovered.replicas.get(&key_of(newest)) else {
-        return Err("the write-ahead log does not know this replica".to_owned());
+        return Err("the write-ahead log has no records of this replica".to_owned());
     };
     if let Some(damage) = &log.damage {
         return Err(damage.clone());
@@ -271,7 +270,7 @@ pub(crate) fn check_log(newest: &Snapshot, recovered: &RecoveredLog) -> Result<(
     Ok(())
 }
 
-/// The newest two snapshots that can be believed, oldest first.
+/// The newest two intact snapshots of one replica with their numbers, oldest first.
 pub(crate) fn load_kept(snapshots: &Snapshots) -> Result<Vec<(u64, Snapshot)>, OpenError> {
     let mut kept: Vec<(u64, Snapshot)> = Vec::new();
     for number in snapshots.numbers()?.into_iter().rev() {
@@ -283,7 +282,7 @@ pub(crate) fn load_kept(snapshots: &Snapshots) -> Result<Vec<(u64, Snapshot)>, O
                 }
             }
             Err(error @ SnapshotError::Damaged { .. }) => {
-                tracing::warn!(%error, "an older snapshot is used, if there is one");
+                tracing::warn!(%error, "snapshot is damaged, trying an older one");
             }
             Err(error @ (SnapshotError::UnknownVersion { .. } | SnapshotError::Directory(_))) => {
                 return Err(error.into());
@@ -305,7 +304,7 @@ impl RecoveredShard {
         self.kept.last().expect("there is at least one")
     }
 
-    /// Opens the partitions' files and cuts them at the snapshot's ends.
+    /// Opens the partitions' files and cuts them at the ends that the snapshot names.
     fn open(
         mut self,
         partition_logs: Arc<PartitionLogs>,
@@ -319,7 +318,7 @@ impl RecoveredShard {
             let log = partition_logs.recover(files)?;
             let partition = files.partition;
             for what in log.damages() {
-                tracing::error!(%partition, what, "records of a partition are damaged");
+                tracing::error!(%partition, what, "records of the partition are damaged");
                 damaged.push((partition, what));
             }
             logs.insert(partition, log);
@@ -401,7 +400,7 @@ impl EntrySource for ReplaySource {
     fn read(&self, index: u64) -> Result<Bytes, String> {
         let at = index.checked_sub(self.first).and_then(|at| usize::try_from(at).ok());
         let place = at.and_then(|at| self.places.get(at));
-        let place = place.ok_or_else(|| format!("entry {index} was not there at the start"))?;
+        let place = place.ok_or_else(|| format!("entry {index} was not in the log at start"))?;
         self.log.read(place).map_err(|error| error.to_string())
     }
 

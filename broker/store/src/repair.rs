@@ -1,29 +1,30 @@
-//! Looks for damage in a whole data directory, and gives up what it took when a person says so.
+//! Checks a whole data directory for damage, and repairs it when the user accepts the loss.
 //!
-//! Everything that a broker of one keeps is there once: damaged bytes cannot be had from anywhere else. A
-//! broker that finds some names it and serves the rest; this reads all there is, says what giving
-//! up would cost, and only if it is told to makes a directory again that is served from in full.
+//! A cluster of one broker has one copy of its data, so damaged bytes cannot be restored. A broker
+//! that finds damage reports it and serves the rest. A repair reads all data and reports what would
+//! be lost; with `accept` it changes the directory so that a broker serves all that is left.
 //!
 //! # Order
 //!
-//! 1. `meta`: what it says stands in the catalog's snapshot as well.
-//! 2. Snapshots, per shard: without any, it begins anew with the records in its files ([`rebirth`]). Without
-//!    the catalog's own nothing can be told of anything, and it stays damaged.
-//! 3. The write-ahead log, per shard ([`logs`]): it is cut before the first entry that is lost, or begun anew
-//!    behind the snapshot.
-//! 4. Segments and spill files, per partition ([`records`]): damaged blocks go, whole ones behind them stay.
+//! 1. `meta`: its content is restored from the catalog's snapshot.
+//! 2. Snapshots, per shard: a shard without an intact one is rebuilt from the records in its files
+//!    ([`rebuild`]). If the catalog has none, its shards are unknown, and it cannot be repaired.
+//! 3. The write-ahead log, per shard ([`logs`]): it is cut before the first lost entry, or starts
+//!    again after the snapshot.
+//! 4. Segments and spill files, per partition ([`records`]): damaged blocks are removed, intact
+//!    blocks after them are kept.
 //! 5. A new snapshot of each shard that lost records names what is left.
 //!
 //! # Invariants
 //!
-//! - **D3** nothing is cut without being told to, and nothing is cut that can be read or made again.
-//! - **D4** a log is only believed again under a term above all that it may have voted in.
-//! - What is reported as lost is never less than what is lost.
+//! - **D3** nothing is cut without `accept`, and nothing is cut that can be read or restored.
+//! - **D4** a repaired replica starts in a term above all in which it may have voted.
+//! - The reported loss is never less than the loss.
 //!
 //! # After a crash
 //!
-//! Each step leaves a directory that is either as damaged as before or repaired in that place: asking again
-//! does the rest.
+//! Each step leaves its part of the directory damaged as before or repaired: another repair does
+//! the rest.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -41,18 +42,18 @@ use crate::snapshot::{Snapshot, Snapshots};
 
 mod logs;
 mod records;
-mod rebirth;
+mod rebuild;
 
-/// Why a directory cannot be looked through or repaired.
+/// Why a directory cannot be checked or repaired.
 #[derive(Debug, thiserror::Error)]
 pub enum RepairError {
-    /// There is nothing to repair.
+    /// The directory is not formatted.
     #[error("{0} holds no broker's data")]
     Empty(std::path::PathBuf),
-    /// It cannot be opened at all.
+    /// The directory cannot be opened at all.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// The directory itself.
+    /// The directory or its `meta` file cannot be used.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
     /// The write-ahead log cannot be written.
@@ -63,23 +64,23 @@ pub enum RepairError {
     Segments(#[from] SegmentError),
 }
 
-/// One damage and what giving it up costs.
+/// One damage, and the loss that its repair costs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// Where.
+    /// The damaged part of the directory.
     pub place: Place,
-    /// What is wrong, for a person.
+    /// Description of the damage.
     pub what: String,
-    /// What is lost for ever by giving it up; nothing if it can be made again.
+    /// What a repair loses for ever; empty if all can be restored.
     pub losses: Vec<Loss>,
-    /// Whether this can give it up at all.
+    /// Whether a repair is possible.
     pub can_be_repaired: bool,
 }
 
-/// What is damaged.
+/// A part of a data directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
-    /// The directory as a whole.
+    /// The directory's `meta` file.
     Directory,
     /// The log or the snapshots of a shard.
     Shard(ShardId),
@@ -87,33 +88,33 @@ pub enum Place {
     Partition(PartitionId),
 }
 
-/// What is lost.
+/// Data that a repair loses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Loss {
     /// These offsets of a partition.
-    Offsets(Topic, Range<i64>),
-    /// What was written to a partition from this offset on, if anything was.
-    From(Topic, i64),
-    /// What turns out to be damaged of the shard's records: they are looked through when the loss of its log
-    /// is accepted, because that cuts what lies behind its snapshot.
+    Offsets(NamedPartition, Range<i64>),
+    /// Records that were written to a partition from this offset on, if any.
+    From(NamedPartition, i64),
+    /// Damaged records of the shard. They are checked only when the loss of its log is accepted,
+    /// because that cuts the log after its snapshot.
     Unread,
-    /// What consumer groups and producers of the shard did since.
+    /// Commits of the shard's consumer groups and sequences of its producers since the snapshot.
     Groups,
-    /// Which queues and settings were made, changed or deleted since. Records of queues that are not known any
-    /// more are kept until they are given up by themselves.
+    /// Changes of queues and settings since the snapshot. Records of queues that the catalog no
+    /// longer has are kept until the user accepts their loss separately.
     Catalog,
 }
 
-/// A partition as people know it.
+/// A partition with the name of its queue, for messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Topic {
+pub struct NamedPartition {
     /// The queue's name; its id if the name is not known.
     pub name: String,
-    /// Its identity.
+    /// Id of the partition.
     pub partition: PartitionId,
 }
 
-impl fmt::Display for Topic {
+impl fmt::Display for NamedPartition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "queue {} partition {}", self.name, self.partition.index)
     }
@@ -139,15 +140,13 @@ impl fmt::Display for Loss {
                 write!(f, "{topic}: whatever was written from offset {offset} on")
             }
             Self::Unread => f.write_str(
-                "records of these that are damaged as well: they are looked at when the loss is accepted",
+                "damaged records of these partitions: they are checked when the loss is accepted",
             ),
             Self::Groups => f.write_str("what consumer groups committed since then"),
-            Self::Catalog => {
-                f.write_str(
-                    "queues and settings that were made since then; records of such queues are kept until \
-                     repair --drop-orphans",
-                )
-            }
+            Self::Catalog => f.write_str(
+                "queues and settings that were changed since then; records of such queues are kept \
+                     until repair --drop-orphans",
+            ),
         }
     }
 }
@@ -165,8 +164,8 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Looks through a directory, whose lock the caller holds. With `accept` what is damaged is given up;
-/// without, nothing is changed but what every start of a broker changes.
+/// Checks a directory, whose lock the caller holds. With `accept` damaged data is removed; without,
+/// only those changes are made that every start of a broker makes.
 ///
 /// # Errors
 /// See [`RepairError`].
@@ -179,57 +178,57 @@ pub fn repair(
     let identity = identity(data, accept, &mut findings)?;
     let (mut wal, recovered) =
         Wal::open(Arc::clone(data.disk()), &data.wal(), options.wal).map_err(OpenError::from)?;
-    let mut mending = RepairPass {
+    let mut pass = RepairPass {
         data,
         accept,
         recovered: &recovered,
         findings,
-        names: Names::new(),
+        names: TopicNames::new(),
         catalog: None,
         records: Vec::new(),
         shards: Vec::new(),
     };
     for number in 0..=identity.shards {
-        mending.begin(ShardId(number), &wal)?;
+        pass.begin(ShardId(number), &wal)?;
     }
-    if accept && !mending.records.is_empty() {
-        wal.write_round_from_reserve(&mending.records)?;
+    if accept && !pass.records.is_empty() {
+        wal.write_round_from_reserve(&pass.records)?;
     }
     drop(wal);
-    let RepairPass { names, shards, mut findings, .. } = mending;
+    let RepairPass { names, shards, mut findings, .. } = pass;
     for found in shards {
-        records::mend(data, &found, (&names, accept), &mut findings)?;
+        records::repair(data, &found, &names, accept, &mut findings)?;
     }
     Ok(findings)
 }
 
-/// A shard that has a snapshot to begin from.
+/// A shard and the snapshot from which it will start.
 struct Shard {
     /// The snapshot's number.
     number: u64,
     newest: Snapshot,
 }
 
-/// A directory that is being looked through.
+/// The progress of one call of [`repair`].
 struct RepairPass<'a> {
     data: &'a DataDir,
     accept: bool,
     recovered: &'a RecoveredLog,
     findings: Vec<Finding>,
-    /// From the catalog, which is looked at first.
-    names: Names,
+    /// Topic names from the catalog, which is checked first.
+    names: TopicNames,
     catalog: Option<Box<Catalog>>,
-    /// For the write-ahead log, if the loss is accepted.
+    /// Records to write to the write-ahead log, if the loss is accepted.
     records: Vec<Record>,
-    /// Those whose records are to be looked through.
+    /// Shards whose partitions are to be checked.
     shards: Vec<Shard>,
 }
 
 impl RepairPass<'_> {
-    /// Looks at a shard's snapshots and log.
+    /// Checks a shard's snapshots and log.
     fn begin(&mut self, shard: ShardId, wal: &Wal) -> Result<(), RepairError> {
         let mut kept = load_kept(&Snapshots::new(self.data, shard))?;
-        let Some((number, newest)) = kept.pop() else { return self.begin_anew(shard) };
+        let Some((number, newest)) = kept.pop() else { return self.rebuild_shard(shard) };
         let state = logs::replayed(&newest, self.recovered, wal);
         if let Some(catalog) = &state.catalog {
             let names = catalog.topics.iter().map(|(id, topic)| (*id, topic.name.clone()));
@@ -243,7 +242,7 @@ impl RepairPass<'_> {
             }
             let place = Place::Shard(shard);
             self.findings.push(Finding { place, what, losses, can_be_repaired: true });
-            self.records.extend(logs::mend(&newest, self.recovered));
+            self.records.extend(logs::repair_records(&newest, self.recovered));
             if !self.accept {
                 return Ok(());
             }
@@ -252,47 +251,47 @@ impl RepairPass<'_> {
         Ok(())
     }
 
-    /// No snapshot is left.
-    fn begin_anew(&mut self, shard: ShardId) -> Result<(), RepairError> {
-        let reborn = match &self.catalog {
-            Some(catalog) => rebirth::reborn(self.data, shard, catalog, self.recovered)?,
+    /// Rebuilds a shard that has no intact snapshot.
+    fn rebuild_shard(&mut self, shard: ShardId) -> Result<(), RepairError> {
+        let rebuilt = match &self.catalog {
+            Some(catalog) => rebuild::rebuilt_snapshot(self.data, shard, catalog, self.recovered)?,
             None => None,
         };
-        let (Some(snapshot), Some(catalog)) = (reborn, &self.catalog) else {
+        let (Some(snapshot), Some(catalog)) = (rebuilt, &self.catalog) else {
             self.findings.push(Finding {
                 place: Place::Shard(shard),
-                what: "it has no snapshot that can be believed".to_owned(),
+                what: "it has no intact snapshot".to_owned(),
                 losses: Vec::new(),
                 can_be_repaired: false,
             });
             return Ok(());
         };
-        self.findings.push(rebirth::finding(&snapshot, catalog, &self.names));
+        self.findings.push(rebuild::finding(&snapshot, catalog, &self.names));
         if self.accept {
             let snapshots = Snapshots::new(self.data, shard);
             let number = snapshots.numbers()?.last().map_or(1, |last| last + 1);
             snapshots.write(number, &snapshot)?;
-            self.records.extend(logs::mend(&snapshot, self.recovered));
+            self.records.extend(logs::repair_records(&snapshot, self.recovered));
             self.shards.push(Shard { number, newest: snapshot });
         }
         Ok(())
     }
 }
 
-type Names = BTreeMap<TopicId, String>;
+type TopicNames = BTreeMap<TopicId, String>;
 
-fn topic(names: &Names, partition: PartitionId) -> Topic {
+fn named_partition(names: &TopicNames, partition: PartitionId) -> NamedPartition {
     let name = names.get(&partition.topic).cloned();
-    Topic { name: name.unwrap_or_else(|| partition.topic.to_string()), partition }
+    NamedPartition { name: name.unwrap_or_else(|| partition.topic.to_string()), partition }
 }
 
-/// Whose directory it is; read from the catalog where `meta` is damaged.
+/// The identity of the directory; from the catalog's snapshot if `meta` is damaged.
 fn identity(
     data: &DataDir,
     accept: bool,
     findings: &mut Vec<Finding>,
 ) -> Result<Identity, RepairError> {
-    let damage = match data.look() {
+    let damage = match data.contents() {
         Ok(DataDirContents::Formatted(identity)) => return Ok(identity),
         Ok(DataDirContents::Empty | DataDirContents::HalfFormatted) => {
             return Err(RepairError::Empty(data.root().to_owned()));
@@ -310,7 +309,7 @@ fn identity(
         can_be_repaired: true,
     });
     if accept {
-        data.mend_meta(&identity)?;
+        data.rewrite_meta(&identity)?;
     }
     Ok(identity)
 }

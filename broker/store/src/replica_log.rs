@@ -1,21 +1,20 @@
-//! A replica's log as the write-ahead log keeps it: what is written of entries and votes, and what is
-//! read back of them.
+//! Converts a replica's entries and hard state to records of the write-ahead log and back.
 //!
-//! The write-ahead log knows numbers and bytes, the replica knows entries and members. Both
-//! directions stand here, so that what one broker wrote the next one reads alike.
+//! The write-ahead log stores numbers and bytes, the engine uses entries and members. Both
+//! directions are in this module, so that they stay the reverse of each other.
 
 use ropewalk_shard::engine::{Entry, EntryKind, HardState, StoredEntry};
 use ropewalk_shard::replica::Write;
 use ropewalk_shard::{ReplicaId, ShardId};
 use ropewalk_wal::{EntryMeta, Record, ReplicaKey};
 
-/// Whose log: a replica of a shard, as the write-ahead log names it.
+/// The key of a replica in the write-ahead log.
 #[must_use]
 pub fn key(shard: ShardId, replica: ReplicaId) -> ReplicaKey {
     ReplicaKey { shard: shard.0, replica: replica.0 }
 }
 
-/// The records of a write of the replica `key`: its entries in order, then its votes.
+/// The records of a write of the replica `key`: its entries in order, then its hard state.
 #[must_use]
 pub fn records(key: ReplicaKey, write: Write) -> Vec<Record> {
     let Write { number: _, entries, hard_state } = write;
@@ -34,8 +33,8 @@ pub fn records(key: ReplicaKey, write: Write) -> Vec<Record> {
     records
 }
 
-/// An entry as the engine begins with it: its payload stays in the write-ahead log. `None` if it is of
-/// a kind that this broker does not know.
+/// The entry that the engine starts with: its payload stays in the write-ahead log. `None` for an
+/// unknown kind of entry.
 pub(crate) fn stored(entry: &EntryMeta) -> Option<StoredEntry> {
     let EntryMeta { index, term, kind, len_bytes, .. } = *entry;
     Some(StoredEntry { index, term, kind: EntryKind::from_u8(kind)?, len_bytes })

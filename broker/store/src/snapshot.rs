@@ -1,28 +1,28 @@
-//! A shard's snapshot: its state at an index, and where the records of its partitions end on disk.
+//! A shard's snapshot: its state at an index, and the files that hold the records of its
+//! partitions.
 //!
 //! # Format
 //!
 //! ```text
-//! "RWSNAP\0\0" | version u32 | shard u32 | length u64 | postcard of Snapshot | CRC-32C u32 over all before
+//! "RWSNAP\0\0" | version u32 | shard u32 | length u64 | postcard of Snapshot
+//! | CRC-32C u32 over all before
 //! ```
-//! Numbers outside of the postcard are little-endian. Files are named by a number that only grows:
-//! two snapshots may well be of the same index. Version 2 is written; version 1, which knew no bound
-//! groups, is read as well (see [`version1`]).
+//! Numbers outside of the postcard are little-endian. Files are named by a number that only grows,
+//! because two snapshots may have the same index. Version 2 is written; version 1, which has no
+//! bound groups, is read as well (see [`version1`]).
 //!
-//! # Place in the walk
-//!
-//! The checkpoint writes one when everything it names is durable; recovery begins from one. A shard
-//! is born as one, at index 1 and term 1.
+//! A checkpoint writes a snapshot when everything that it names is durable; recovery starts from
+//! one. A new shard has a snapshot at index 1 and term 1.
 //!
 //! # Invariants
 //!
-//! - **D3** a snapshot whose checksum fails is not believed; the older one serves instead.
-//! - **D6** two are kept, and the write-ahead log from the older one on.
+//! - **D3** a snapshot whose checksum does not match is not used; the older one is used instead.
+//! - **D6** two snapshots are kept, and the write-ahead log from the older one on.
 //!
 //! # After a crash
 //!
-//! A snapshot is written under another name, synced, renamed, and its directory synced. Before the rename
-//! is durable it is not there; what was left of it is removed with the next one that is written.
+//! A snapshot is written under another name, synced, renamed, and its directory synced. Before the
+//! rename is durable it does not exist; the next write overwrites the unfinished file.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -43,50 +43,50 @@ mod version1;
 const MAGIC: [u8; 8] = *b"RWSNAP\0\0";
 const VERSION: u32 = 2;
 const HEAD_LEN: usize = 24;
-/// No snapshot is larger: what would be read is bounded before it is.
+/// Largest snapshot that is read, bytes.
 const SNAPSHOT_BYTES_MAX: u64 = 4 << 30;
 const SUFFIX: &str = ".snapshot";
 const UNFINISHED: &str = "unfinished";
 
-/// Everything a replica needs to begin at an index.
+/// Everything that a replica needs to start at an index.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Snapshot {
-    /// The shard.
+    /// The shard that was captured.
     pub shard: ShardId,
-    /// Whose copy this is. One under another replica's name is not believed (D4).
+    /// The replica that wrote it. Snapshots of another replica are not used (D4).
     pub replica: ReplicaId,
-    /// Everything through this index is in the state.
+    /// The index of the last entry that is applied to the state.
     pub index: u64,
-    /// The term of the entry at the index.
+    /// The term of that entry.
     pub term: u64,
-    /// Who takes part, as of the index.
+    /// The shard's members, as of the index.
     pub members: Members,
-    /// Which broker holds which replica, as of the index.
+    /// The broker of each replica, as of the index.
     pub replicas: BTreeMap<ReplicaId, BrokerId>,
-    /// What the shard knows.
+    /// The replicated state.
     pub state: State,
-    /// Where the records of each partition are, sorted.
+    /// The files of each partition, sorted by partition.
     pub partitions: Vec<PartitionFiles>,
 }
 
-/// Where the records of one partition are.
+/// The files that hold the records of one partition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartitionFiles {
-    /// Which.
+    /// The partition that the files belong to.
     pub partition: PartitionId,
-    /// Which of the partition's incarnations: part of its directory's name.
+    /// The partition's incarnation, which is part of its directory's name.
     pub incarnation: u64,
-    /// The first offset that is left.
+    /// The first offset that remains.
     pub log_start: i64,
     /// The offset that the next record gets.
     pub next_offset: i64,
-    /// Where the segments end; `None` if there are none.
+    /// The end of the segments; `None` if there are none.
     pub segments: Option<SegmentsEnd>,
-    /// What follows the segments, in order.
+    /// The runs in spill files that follow the segments, in order.
     pub spill: Vec<SpillRun>,
 }
 
-/// Where the segments of a partition end. Recovery cuts them there.
+/// The end of the segments of a partition. Recovery cuts off anything after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SegmentsEnd {
     segment_base: i64,
@@ -98,23 +98,23 @@ pub struct SegmentsEnd {
 /// A run of batches in a spill file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SpillRun {
-    /// The file's number.
+    /// Number of the spill file.
     pub file: u64,
-    /// Where it begins in the file.
+    /// Start of the run in the file.
     pub position_bytes: u64,
-    /// How long it is.
+    /// Length of the run.
     pub length_bytes: u32,
-    /// CRC-32C of it.
+    /// CRC-32C of the run.
     pub crc: u32,
-    /// Its first offset.
+    /// The first offset of the run.
     pub base_offset: i64,
-    /// The offset after it.
+    /// The offset after the run.
     pub next_offset: i64,
-    /// Records of data in it.
+    /// Number of data records in the run.
     pub records: u32,
-    /// The largest timestamp in it.
+    /// The largest timestamp in the run, Unix milliseconds.
     pub max_timestamp_ms: i64,
-    /// When its first batch was proposed.
+    /// When its first batch was proposed, Unix milliseconds.
     pub appended_ms: i64,
 }
 
@@ -133,7 +133,7 @@ impl From<SegmentsEnd> for DurableEnd {
 }
 
 impl SpillRun {
-    /// A run that lies in the file with this number, and what the file does not know of it.
+    /// A run in the file with this number, with the attributes that the file does not store.
     pub(crate) fn new(
         file: u64,
         extent: SpillExtent,
@@ -155,7 +155,7 @@ impl SpillRun {
         }
     }
 
-    /// The run as its file knows it.
+    /// The run's extent in its file.
     pub(crate) fn extent(&self) -> SpillExtent {
         SpillExtent {
             position: self.position_bytes,
@@ -168,29 +168,29 @@ impl SpillRun {
 }
 
 impl SegmentsEnd {
-    /// The segment that takes the next batch: those before it never change again, but by compaction.
+    /// Base offset of the active segment: only compaction changes the segments before it.
     pub(crate) fn segment_base(self) -> i64 {
         self.segment_base
     }
 }
 
-/// Why there is no snapshot in a file.
+/// Why a snapshot cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
-    /// A broker of another version wrote it. Nothing may be done with the directory.
-    #[error("{} has format version {version}; this broker knows versions 1 to {VERSION}", path.display())]
+    /// A broker of another version wrote it. The directory must not be changed.
+    #[error("{} has format version {version}; this broker supports versions 1 to {VERSION}", path.display())]
     UnknownVersion {
-        /// The file.
+        /// Path of the snapshot.
         path: PathBuf,
-        /// What it says.
+        /// The version in the file.
         version: u32,
     },
-    /// It is not what was written (D3).
+    /// The file is damaged (D3).
     #[error("{} is damaged: {what}", path.display())]
     Damaged {
-        /// The file.
+        /// Path of the snapshot.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Description of the damage.
         what: &'static str,
     },
     /// The disk failed.
@@ -207,13 +207,13 @@ pub struct Snapshots {
 }
 
 impl Snapshots {
-    /// Those of `shard`.
+    /// The snapshots of `shard`.
     #[must_use]
     pub fn new(data: &DataDir, shard: ShardId) -> Self {
         Self { disk: Arc::clone(data.disk()), dir: data.snapshots(shard), shard }
     }
 
-    /// The numbers of those that are there, oldest first.
+    /// The numbers of the snapshots on disk, oldest first.
     ///
     /// # Errors
     /// When the disk fails.
@@ -229,7 +229,7 @@ impl Snapshots {
         Ok(numbers)
     }
 
-    /// Reads and checks one.
+    /// Reads a snapshot and verifies its checksum.
     ///
     /// # Errors
     /// See [`SnapshotError`].
@@ -238,12 +238,12 @@ impl Snapshots {
         let bytes = read_whole(&*self.disk, &path, SNAPSHOT_BYTES_MAX)?;
         let snapshot = decode(&bytes, &path)?;
         if snapshot.shard != self.shard {
-            return Err(SnapshotError::Damaged { path, what: "it is another shard's" });
+            return Err(SnapshotError::Damaged { path, what: "it belongs to another shard" });
         }
         Ok(snapshot)
     }
 
-    /// Writes one; it is durable when this returns.
+    /// Writes a snapshot, which is durable when this returns.
     ///
     /// # Errors
     /// When the disk fails. A failed sync is final (D2).
@@ -256,7 +256,7 @@ impl Snapshots {
             Ok(file)
         };
         let file = write().map_err(|error| {
-            // It takes room that others need. If it stays, the next one overwrites it.
+            // Free the space. If the file cannot be removed, the next snapshot overwrites it.
             let _ = self.disk.remove(&unfinished);
             DirectoryError::io(&unfinished)(error)
         })?;
@@ -266,7 +266,7 @@ impl Snapshots {
         synced.map_err(DirectoryError::sync(&self.dir))
     }
 
-    /// Removes all but `kept`. Not durable at once: one that comes back is removed again.
+    /// Removes all but `kept`, without a sync: one that a crash brings back is removed again.
     ///
     /// # Errors
     /// When the disk fails.
@@ -297,17 +297,17 @@ fn encode(snapshot: &Snapshot) -> Vec<u8> {
     out
 }
 
-/// Magic, version and checksum stay where they are in every version to come: a flipped bit is
-/// damage, whichever it hits, and only what was written by another version is refused as that.
+/// Magic, version and checksum have the same place in every version, so that a flipped bit is
+/// reported as damage, and only a file of another version as an unknown version.
 fn decode(bytes: &[u8], path: &Path) -> Result<Snapshot, SnapshotError> {
     let damaged = |what| SnapshotError::Damaged { path: path.to_owned(), what };
     let head = bytes.get(..HEAD_LEN).ok_or_else(|| damaged("it is cut short"))?;
     if head[..8] != MAGIC {
-        return Err(damaged("it does not begin like one of ours"));
+        return Err(damaged("it has the wrong magic number"));
     }
     let (checked, crc) = bytes.split_at(bytes.len() - 4);
     if crc32c::crc32c(checked).to_le_bytes() != crc {
-        return Err(damaged("its checksum does not hold"));
+        return Err(damaged("its checksum does not match"));
     }
     let version = u32::from_le_bytes(head[8..12].try_into().expect("4 bytes"));
     if version != VERSION && version != version1::VERSION {
@@ -316,12 +316,12 @@ fn decode(bytes: &[u8], path: &Path) -> Result<Snapshot, SnapshotError> {
     let length = u64::from_le_bytes(head[16..24].try_into().expect("8 bytes"));
     let body = bytes.len().checked_sub(HEAD_LEN + 4);
     if body.map(|body| body as u64) != Some(length) {
-        return Err(damaged("its length is not the one it names"));
+        return Err(damaged("its length is not the one in its header"));
     }
     let body = &checked[HEAD_LEN..];
     let snapshot =
         if version == VERSION { postcard::from_bytes(body) } else { version1::decode(body) };
-    snapshot.map_err(|_| damaged("it does not decode"))
+    snapshot.map_err(|_| damaged("it cannot be decoded"))
 }
 
 #[cfg(test)]

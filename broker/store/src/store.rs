@@ -1,11 +1,8 @@
-//! What the partitions of all shards of a broker share: the directory, open files and memory.
+//! What the partition logs of a broker share: the data directory, open files and memory.
 //!
-//! # Place in the walk
-//!
-//! Partition logs read and open their files here and count their memory here; when it becomes short, the
-//! checkpoint thread is woken. The locks are leaves: nothing is called while one is held.
-//!
-//! A crash leaves nothing of this behind.
+//! Partition logs open and read their files through [`ShardStore`] and count their memory in its
+//! budget. When memory becomes short, the store wakes the checkpoint thread. The lock is a leaf: no
+//! other lock is taken while it is held.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,7 +24,7 @@ pub struct Store {
     data: DataDir,
     files: Arc<FileCache>,
     budget: Arc<TailBudget>,
-    /// The incarnation that the next partition gets; above every incarnation that has a directory.
+    /// The incarnation of the next new partition; above every incarnation that has a directory.
     next_incarnation: AtomicU64,
     checkpointer: Mutex<Option<Thread>>,
 }
@@ -43,7 +40,7 @@ impl Store {
         Arc::new(Self { data, files, budget, next_incarnation, checkpointer: Mutex::new(None) })
     }
 
-    /// The directory.
+    /// The data directory.
     #[must_use]
     pub fn data(&self) -> &DataDir {
         &self.data
@@ -55,7 +52,7 @@ impl Store {
         &self.budget
     }
 
-    /// The thread that is woken when there is something to write.
+    /// Sets the checkpoint thread, which is woken when a log has something to write.
     pub fn set_checkpointer(&self, thread: Option<Thread>) {
         *self.checkpointer.lock() = thread;
     }
@@ -66,7 +63,7 @@ impl Store {
         }
     }
 
-    /// The incarnation that the next partition gets.
+    /// Assigns the incarnation of a new partition.
     pub(crate) fn next_incarnation(&self) -> u64 {
         self.next_incarnation.fetch_add(1, Ordering::Relaxed)
     }
@@ -96,7 +93,7 @@ impl ShardStore {
         &self.store.budget
     }
 
-    /// Notes that a tail grew.
+    /// Counts the memory by which a tail grew.
     pub(crate) fn take_memory(&self, bytes: usize) {
         if self.budget().take(bytes) {
             self.store.wake_checkpointer();

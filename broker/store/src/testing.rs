@@ -1,4 +1,4 @@
-//! One shard of a store without Raft, for the tests of what runs in the background.
+//! One shard of a store without Raft, for the tests of the background work.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -20,15 +20,15 @@ use crate::policy::{CompactionPolicy, Policy};
 use crate::recovery;
 use crate::work::{Next, WorkError};
 
-/// Keys of the records that [`OneShard::append`] makes.
+/// Number of different keys that [`OneShard::append`] uses.
 pub(crate) const KEYS: i64 = 7;
 
 #[derive(Debug)]
-struct Compacting {
+struct CompactingPolicy {
     lag_ms_max: i64,
 }
 
-impl Policy for Compacting {
+impl Policy for CompactingPolicy {
     fn segments(&self, _: PartitionId) -> SegmentConfig {
         SegmentConfig { segment_bytes: 4 << 10, ..SegmentConfig::default() }
     }
@@ -43,16 +43,16 @@ impl Policy for Compacting {
     }
 }
 
-/// What the write-ahead log was told to be covered.
+/// The calls that the write-ahead log received.
 #[derive(Debug, Default)]
-pub(crate) struct Notes {
+pub(crate) struct JournalCalls {
     count: usize,
     refuses: bool,
     releases: usize,
     pinned: Option<(ropewalk_wal::ReplicaKey, u64)>,
 }
 
-impl Notes {
+impl JournalCalls {
     pub(crate) fn count(&self) -> usize {
         self.count
     }
@@ -73,16 +73,20 @@ impl Notes {
 
 /// A write-ahead log that only counts.
 #[derive(Debug)]
-struct Counting(Arc<Mutex<Notes>>);
+struct CountingJournal(Arc<Mutex<JournalCalls>>);
 
-impl Journal for Counting {
-    fn truncate(&self, key: ropewalk_wal::ReplicaKey, index: u64, _: u64) -> Result<(), WorkError> {
+impl Journal for CountingJournal {
+    fn truncate(
+        &self,
+        key: ropewalk_wal::ReplicaKey,
+        covered: ropewalk_shard::engine::EntryId,
+    ) -> Result<(), WorkError> {
         let mut notes = self.0.lock();
         if std::mem::take(&mut notes.refuses) {
             return Err(WorkError::Later("refused".to_owned()));
         }
         notes.count += 1;
-        notes.pinned.take_if(|(pins, last)| *pins == key && *last <= index);
+        notes.pinned.take_if(|(pins, last)| *pins == key && *last <= covered.index);
         Ok(())
     }
     fn release(&self, _: &BTreeMap<ropewalk_wal::ReplicaKey, u64>) {
@@ -99,11 +103,11 @@ impl Journal for Counting {
     }
 }
 
-/// What the checkpoint thread captures; a test may hold it back.
+/// The capture of the checkpoint thread; a test may lock it.
 #[derive(Debug, Clone)]
-pub(crate) struct Shared(pub(crate) Arc<Mutex<Capture>>);
+pub(crate) struct SharedCapture(pub(crate) Arc<Mutex<Capture>>);
 
-impl Source for Shared {
+impl Source for SharedCapture {
     fn capture(&self) -> Option<Capture> {
         Some(self.0.lock().clone())
     }
@@ -113,11 +117,11 @@ pub(crate) fn partition(index: i32) -> PartitionId {
     PartitionId { topic: TopicId(uuid::Uuid::from_u128(3)), index }
 }
 
-/// How a [`OneShard`] works.
+/// Settings of a [`OneShard`].
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Setup {
     pub(crate) checkpoints: Options,
-    /// Of partition 0.
+    /// `max.compaction.lag.ms` of partition 0.
     pub(crate) lag_ms_max: i64,
     pub(crate) tail_bytes_max: usize,
 }
@@ -129,8 +133,8 @@ impl Default for Setup {
     }
 }
 
-/// A shard without Raft: what is appended is applied, what is checkpointed is durable. Partition 0 is
-/// compacted, partition 1 is not.
+/// A shard without Raft: appended records count as applied. Partition 0 is compacted, partition 1
+/// is not.
 pub(crate) struct OneShard {
     pub(crate) disk: SimDisk,
     wal: Mutex<ropewalk_wal::Wal>,
@@ -138,12 +142,12 @@ pub(crate) struct OneShard {
     catalog: Option<recovery::OpenedReplica>,
     pub(crate) checkpointer: Checkpointer,
     pub(crate) cleaner: Cleaner,
-    pub(crate) captured: Shared,
-    pub(crate) notes: Arc<Mutex<Notes>>,
+    pub(crate) captured: SharedCapture,
+    pub(crate) notes: Arc<Mutex<JournalCalls>>,
 }
 
 impl OneShard {
-    /// Checkpoints whatever changed at once, and compacts for size only.
+    /// Checkpoints every change at once, and compacts by dirty ratio only.
     pub(crate) fn open(disk: &SimDisk) -> Result<Self, recovery::OpenError> {
         let checkpoints = Options { checkpoint_age_ms: 0, ..Options::default() };
         Self::open_with(disk, Setup { checkpoints, ..Setup::default() })
@@ -161,15 +165,15 @@ impl OneShard {
             tail_bytes_max,
             ..recovery::Options::default()
         };
-        if !matches!(data.look()?, DataDirContents::Formatted(_)) {
+        if !matches!(data.contents()?, DataDirContents::Formatted(_)) {
             let cluster_id = "c".to_owned();
             let identity = Identity { cluster_id, broker_id: BrokerId(1), shards: 1 };
             bootstrap::format(&data, &identity, &options)?;
         }
         let opened = recovery::open(data.clone(), &options)?;
-        let policy: Arc<dyn Policy> = Arc::new(Compacting { lag_ms_max });
-        let notes = Arc::new(Mutex::new(Notes::default()));
-        let journal = Box::new(Counting(Arc::clone(&notes)));
+        let policy: Arc<dyn Policy> = Arc::new(CompactingPolicy { lag_ms_max });
+        let notes = Arc::new(Mutex::new(JournalCalls::default()));
+        let journal = Box::new(CountingJournal(Arc::clone(&notes)));
         let mut checkpointer =
             Checkpointer::new(opened.store, journal, Arc::clone(&policy), checkpoints);
         let mut cleaner = Cleaner::new(data, policy);
@@ -183,7 +187,7 @@ impl OneShard {
             state.partitions.entry(id).or_insert_with(|| Partition::new(0).into());
             logs.entry(id).or_insert_with(|| found.partition_logs.open(id));
         }
-        let captured = Shared(Arc::new(Mutex::new(Capture {
+        let captured = SharedCapture(Arc::new(Mutex::new(Capture {
             replica: ReplicaId(found.start.replica),
             index: found.start.snapshot.index,
             term: 1,
@@ -205,13 +209,14 @@ impl OneShard {
         Arc::clone(&found.expect("it is open").1)
     }
 
-    /// The same records to both partitions.
+    /// Appends the same records to both partitions.
     pub(crate) fn append(&self, count: i64) {
         let value = |offset: i64| Some([&offset.to_le_bytes()[..], &[7; 400]].concat());
         self.append_some((0..count).map(|_| (None, value)), 0);
     }
 
-    /// The same records to both partitions. The key of a record without one follows from its offset.
+    /// Appends the same records to both partitions. The key of a record without one is derived from
+    /// its offset.
     pub(crate) fn append_some(
         &self,
         records: impl Iterator<Item = (Option<i64>, impl Fn(i64) -> Option<Vec<u8>>)> + Clone,
@@ -242,10 +247,10 @@ impl OneShard {
         }
     }
 
-    /// Looks after the shard of the catalog as well, in which an entry has been applied.
+    /// Adds the catalog's shard, in which one entry has been applied.
     pub(crate) fn keep_catalog(&mut self) {
         let found = self.catalog.take().expect("it is kept once");
-        let captured = Shared(Arc::new(Mutex::new(Capture {
+        let captured = SharedCapture(Arc::new(Mutex::new(Capture {
             replica: ReplicaId(found.start.replica),
             index: found.start.snapshot.index + 1,
             term: 1,
@@ -256,7 +261,7 @@ impl OneShard {
         self.checkpointer.add(found.files, Box::new(captured));
     }
 
-    /// The log is full, and what keeps its oldest file is an entry that touches no partition.
+    /// Fills the log, with an entry that changes no partition in its oldest file.
     pub(crate) fn fill_log(&self) {
         let mut capture = self.captured.0.lock();
         capture.index += 1;
@@ -267,7 +272,7 @@ impl OneShard {
         self.checkpointer.checkpoint_all(0)
     }
 
-    /// What both threads do in a second.
+    /// Runs both threads until they have no work.
     pub(crate) fn work(&mut self, now_ms: i64) -> Result<(), WorkError> {
         self.clean(now_ms)?;
         while self.checkpointer.step(now_ms)? == Next::Now {}

@@ -1,25 +1,25 @@
-//! What comes of a piece of background work: whether there is more, or why it was not done.
+//! Results of one step of background work.
 
 use ropewalk_segment::SegmentError;
 
 use crate::directory::DirectoryError;
 
-/// Whether there is more to do.
+/// When the caller has to call the next step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
-    /// At once.
+    /// At once: there is more work.
     Now,
-    /// Not before something changes or time passes.
+    /// After a change or some time: no work is due.
     Wait,
 }
 
-/// Why a piece of work was not done, by what happens next.
+/// Why a step failed, split by what the caller does next.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum WorkError {
-    /// Nothing that was durable can be relied on to be so: the process ends (D2).
+    /// A sync failed, so written data may not be durable: the process has to end (D2).
     #[error("{0}")]
     Final(String),
-    /// Nothing is lost, it may work later: no space, a file that cannot be opened.
+    /// No data is lost and a retry may succeed: no space, a file that cannot be opened.
     #[error("{0}")]
     Later(String),
 }

@@ -1,4 +1,4 @@
-//! The driver's task, with a log that answers when the test says so.
+//! Tests of the driver's task, with a log that answers when the test lets it.
 
 use std::sync::Mutex;
 
@@ -11,7 +11,7 @@ use ropewalk_store::PartitionLog;
 use super::*;
 use crate::supervision::{DRIVER, Fatal, Supervisor};
 
-/// A log that keeps what is submitted.
+/// A log that holds submitted writes until the test answers them.
 #[derive(Default)]
 struct HeldLog(Mutex<Vec<Completion>>);
 
@@ -48,11 +48,11 @@ impl HeldLog {
     }
 }
 
-/// No partition is opened here, and nobody watches.
+/// No partition is opened, and no observer is needed.
 #[derive(Debug)]
-struct Nothing;
+struct NoLogs;
 
-impl Logs for Nothing {
+impl Logs for NoLogs {
     fn open(&self, partition: PartitionId) -> Arc<PartitionLog> {
         panic!("{partition} was opened");
     }
@@ -60,22 +60,22 @@ impl Logs for Nothing {
     fn closed(&self, _: PartitionId, _: Arc<PartitionLog>) {}
 }
 
-impl Observer for Nothing {
+impl Observer for NoLogs {
     fn applied(&self, _: ShardId, _: &[Effect]) {}
     fn leads(&self, _: ShardId, _: Option<u64>) {}
 }
 
-/// The log of a replica before its start: one entry of these bytes, or one that cannot be read.
+/// The log of a replica at start: one entry of these bytes, or one that cannot be read.
 #[derive(Debug)]
-struct Before(Option<&'static [u8]>);
+struct EarlierLog(Option<&'static [u8]>);
 
-impl EntrySource for Before {
+impl EntrySource for EarlierLog {
     fn read(&self, index: u64) -> Result<bytes::Bytes, String> {
         self.0.map(bytes::Bytes::from_static).ok_or_else(|| format!("no entry {index}"))
     }
 }
 
-fn start(hard_state: HardState, entries: Vec<StoredEntry>, source: Before) -> Replica {
+fn start(hard_state: HardState, entries: Vec<StoredEntry>, source: EarlierLog) -> Replica {
     let source = Box::new(source);
     let (replica, members) = (2, Members::lone(2));
     let snapshot = EntryId { index: 1, term: 1 };
@@ -83,34 +83,34 @@ fn start(hard_state: HardState, entries: Vec<StoredEntry>, source: Before) -> Re
     Replica::new(start).expect("a sane start")
 }
 
-/// A lone replica that has written nothing.
+/// A single replica that has written nothing.
 fn lone() -> Replica {
-    start(HardState::default(), Vec::new(), Before(None))
+    start(HardState::default(), Vec::new(), EarlierLog(None))
 }
 
-/// A lone replica whose log has one committed entry.
-fn holding(len_bytes: u32, source: Before) -> Replica {
+/// A single replica whose log has one committed entry.
+fn holding(len_bytes: u32, source: EarlierLog) -> Replica {
     let hard_state = HardState { term: 1, vote: 2, commit: 2 };
     let stored = StoredEntry { index: 2, term: 1, kind: EntryKind::Normal, len_bytes };
     start(hard_state, vec![stored], source)
 }
 
-/// A driver of `replica`, its handle, its log, and what ends it.
+/// A driver of `replica`, its handle, its log, and the channel that stops it.
 fn driver(replica: Replica) -> (Driver, Arc<ShardHandle>, Arc<HeldLog>, watch::Sender<bool>) {
     let (shard, queue) = ShardHandle::new(ShardId(3), State::new(), HashMap::new());
     let log = Arc::new(HeldLog::default());
     let (stop, stopped) = watch::channel(false);
-    let around = Surroundings {
+    let context = DriverContext {
         wal: Arc::clone(&log) as _,
-        logs: Arc::new(Nothing),
-        observer: Arc::new(Nothing),
+        logs: Arc::new(NoLogs),
+        observer: Arc::new(NoLogs),
         clock_ms: || 0,
         stop: stopped,
     };
-    (Driver::new(Arc::clone(&shard), queue, replica, around), shard, log, stop)
+    (Driver::new(Arc::clone(&shard), queue, replica, context), shard, log, stop)
 }
 
-struct Running {
+struct RunningDriver {
     shard: Arc<ShardHandle>,
     log: Arc<HeldLog>,
     stop: watch::Sender<bool>,
@@ -118,14 +118,14 @@ struct Running {
 }
 
 /// A driver whose replica leads.
-async fn run() -> Running {
+async fn run() -> RunningDriver {
     let (driver, shard, log, stop) = driver(lone());
     let ended = tokio::spawn(driver.run());
     while shard.leading().is_none() {
         log.answer(Ok(())).await;
         tokio::task::yield_now().await;
     }
-    Running { shard, log, stop, ended }
+    RunningDriver { shard, log, stop, ended }
 }
 
 fn command() -> Command {
@@ -141,7 +141,7 @@ fn on_a_runtime(test: impl Future<Output = ()>) {
     runtime.enable_time().build().expect("a runtime").block_on(ends);
 }
 
-/// How a driver ends when the log answers a write with `error`, and what its proposer sees.
+/// How a driver ends when the log answers a write with `error`, and the result for its proposer.
 async fn end_with(error: WalError) -> (Result<(), Failure>, Result<Outcome, ProposeError>) {
     let running = run().await;
     let proposed = running.shard.submit(command());
@@ -224,9 +224,9 @@ fn a_stopped_driver_answers_everybody() {
 
 #[test]
 fn an_entry_that_cannot_be_replayed_is_reported_with_its_shard() {
-    let damaged = holding(31, Before(Some(b"an entry of nobody, long enough")));
-    // It begins all the same: the campaign reads no payloads of what is not applied.
-    let unreadable = holding(5, Before(None));
+    let damaged = holding(31, EarlierLog(Some(b"an entry of nobody, long enough")));
+    // It starts nevertheless: the campaign reads no payloads of entries that are not applied.
+    let unreadable = holding(5, EarlierLog(None));
     let damaged = (damaged, "a committed entry cannot be applied");
     for (replica, cause) in [damaged, (unreadable, "")] {
         let reports = Arc::new(Mutex::new(Vec::new()));

@@ -1,4 +1,4 @@
-//! Each way in which a task can end, and what is reported of it.
+//! Each way in which a task can end, and the report that follows.
 
 use std::sync::Mutex;
 

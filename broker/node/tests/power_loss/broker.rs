@@ -1,4 +1,4 @@
-//! A broker in one thread: driver cores, write-ahead log and checkpointer, without a clock of its own.
+//! A broker in one thread, with a simulated clock: driver cores, write-ahead log and checkpointer.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -50,13 +50,13 @@ pub(crate) const CHECKPOINTS: checkpoint::Options = checkpoint::Options {
     unsynced_logs_max: 3,
 };
 
-/// The disk has had enough: the process ends.
+/// An operation of the disk failed for good: the process ends.
 #[derive(Debug)]
-pub(crate) struct Ended;
+pub(crate) struct ProcessEnd;
 
-/// A proposal that was decided.
+/// A proposal and its outcome.
 #[derive(Debug)]
-pub(crate) struct Decided {
+pub(crate) struct DecidedProposal {
     pub(crate) shard: ShardId,
     pub(crate) op: Op,
     pub(crate) outcome: Result<Outcome, ProposeError>,
@@ -64,7 +64,7 @@ pub(crate) struct Decided {
 
 pub(crate) struct Broker {
     wal: Arc<Mutex<Wal>>,
-    pub(crate) shards: BTreeMap<ShardId, Running>,
+    pub(crate) shards: BTreeMap<ShardId, RunningShard>,
     checkpointer: Checkpointer,
     now_ms: i64,
     next_ticket: u64,
@@ -72,14 +72,14 @@ pub(crate) struct Broker {
     wal_failed: bool,
 }
 
-pub(crate) struct Running {
+pub(crate) struct RunningShard {
     core: Core,
     cell: Arc<Mutex<Cell>>,
     partition_logs: Arc<PartitionLogs>,
     pub(crate) undecided: BTreeMap<u64, Op>,
 }
 
-/// What the checkpointer and the shard share.
+/// The state that the checkpointer and the shard share.
 #[derive(Debug)]
 pub(crate) struct Cell {
     capture: Capture,
@@ -87,9 +87,9 @@ pub(crate) struct Cell {
 }
 
 #[derive(Debug)]
-struct Captured(Arc<Mutex<Cell>>);
+struct CaptureSource(Arc<Mutex<Cell>>);
 
-impl Source for Captured {
+impl Source for CaptureSource {
     fn capture(&self) -> Option<Capture> {
         let cell = self.0.lock();
         let logs = cell.logs.iter().map(|(id, log)| (*id, Arc::clone(log))).collect();
@@ -97,7 +97,7 @@ impl Source for Captured {
     }
 }
 
-impl StateAccess for Captured {
+impl StateAccess for CaptureSource {
     fn poll(&self, replica: &mut Replica) -> Option<Work> {
         replica.poll(&mut self.0.lock().capture.state)
     }
@@ -108,10 +108,11 @@ impl StateAccess for Captured {
 }
 
 #[derive(Debug)]
-struct OneThread(Arc<Mutex<Wal>>);
+struct SharedWal(Arc<Mutex<Wal>>);
 
-impl Journal for OneThread {
-    fn truncate(&self, key: ReplicaKey, index: u64, term: u64) -> Result<(), WorkError> {
+impl Journal for SharedWal {
+    fn truncate(&self, key: ReplicaKey, covered: EntryId) -> Result<(), WorkError> {
+        let EntryId { index, term } = covered;
         let records = [Record::Truncated { key, index, term }];
         match self.0.lock().write_round_to_release(&records) {
             Ok(_) => Ok(()),
@@ -146,11 +147,11 @@ impl Policy for SmallSegments {
     }
 }
 
-/// Opens the directory, after formatting it if that was never finished.
+/// Opens the directory, and formats it before if that was never finished.
 pub(crate) fn open(disk: &SimDisk) -> Result<OpenStore, OpenError> {
     let data = DataDir::new(Arc::new(disk.clone()), PathBuf::from(ROOT));
     let _lock = data.lock()?;
-    if !matches!(data.look()?, ropewalk_store::directory::DataDirContents::Formatted(_)) {
+    if !matches!(data.contents()?, ropewalk_store::directory::DataDirContents::Formatted(_)) {
         let identity =
             Identity { cluster_id: "sim".to_owned(), broker_id: BrokerId(1), shards: SHARDS };
         bootstrap::format(&data, &identity, &OPTIONS)?;
@@ -159,10 +160,10 @@ pub(crate) fn open(disk: &SimDisk) -> Result<OpenStore, OpenError> {
 }
 
 impl Broker {
-    /// Starts every replica and replays what has to be.
-    pub(crate) fn start(opened: OpenStore, now_ms: i64) -> Result<Self, Ended> {
+    /// Starts every replica and replays its log.
+    pub(crate) fn start(opened: OpenStore, now_ms: i64) -> Result<Self, ProcessEnd> {
         let wal = Arc::new(Mutex::new(opened.wal));
-        let journal = Box::new(OneThread(Arc::clone(&wal)));
+        let journal = Box::new(SharedWal(Arc::clone(&wal)));
         let mut checkpointer =
             Checkpointer::new(opened.store, journal, Arc::new(SmallSegments), CHECKPOINTS);
         let mut shards = BTreeMap::new();
@@ -179,17 +180,17 @@ impl Broker {
                 logs: Vec::new(),
             };
             let cell = Arc::new(Mutex::new(Cell { capture, logs: found.logs }));
-            checkpointer.add(found.files, Box::new(Captured(Arc::clone(&cell))));
+            checkpointer.add(found.files, Box::new(CaptureSource(Arc::clone(&cell))));
             let (partition_logs, undecided) = (found.partition_logs, BTreeMap::new());
             let core = Core::new(replica);
-            shards.insert(found.shard, Running { core, cell, partition_logs, undecided });
+            shards.insert(found.shard, RunningShard { core, cell, partition_logs, undecided });
         }
         let (next_ticket, checkpoints) = (0, 0);
         let wal_failed = false;
         let mut broker =
             Self { wal, shards, checkpointer, now_ms, next_ticket, checkpoints, wal_failed };
         broker.settle()?;
-        // What is left to replay waits for memory.
+        // The rest of the replay waits for memory.
         while broker.shards.values().any(|running| running.core.replica().needs_ticks()) {
             broker.step()?;
             broker.settle()?;
@@ -210,7 +211,7 @@ impl Broker {
         Now { at: Duration::from_millis(ms), time_ms: self.now_ms }
     }
 
-    /// Proposes; nothing is written before the next settling.
+    /// Proposes; nothing is written before the next [`Self::settle`].
     pub(crate) fn propose(&mut self, shard: ShardId, op: Op) {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
@@ -228,8 +229,8 @@ impl Broker {
         running.undecided.insert(ticket, op);
     }
 
-    /// Goes on until nothing is left to do: what all shards have to write is one round.
-    pub(crate) fn settle(&mut self) -> Result<Vec<Decided>, Ended> {
+    /// Works until nothing is left to do; the writes of all shards are one round of the log.
+    pub(crate) fn settle(&mut self) -> Result<Vec<DecidedProposal>, ProcessEnd> {
         let (mut decided, now) = (Vec::new(), self.now());
         loop {
             let mut writes: Vec<(ShardId, Write)> = Vec::new();
@@ -245,7 +246,7 @@ impl Broker {
                 Ok(_) => {}
                 Err(WalError::Failed(_) | WalError::Closed) => {
                     self.wal_failed = true;
-                    return Err(Ended);
+                    return Err(ProcessEnd);
                 }
                 Err(error) => panic!("a round was refused: {error}"),
             }
@@ -262,21 +263,21 @@ impl Broker {
     }
 
     /// One step of the background work.
-    pub(crate) fn step(&mut self) -> Result<(), Ended> {
+    pub(crate) fn step(&mut self) -> Result<(), ProcessEnd> {
         match self.checkpointer.step(self.now_ms) {
             Ok(Next::Now) => self.checkpoints += 1,
             Ok(Next::Wait) => {}
-            Err(_) => return Err(Ended),
+            Err(_) => return Err(ProcessEnd),
         }
         Ok(())
     }
 
-    /// What the log keeps.
+    /// Bytes that the log keeps.
     pub(crate) fn log_bytes(&self) -> u64 {
         self.wal.lock().used_bytes()
     }
 
-    /// Whether what failed for good would work on (D2).
+    /// Whether a part that failed for good would continue to work (D2).
     pub(crate) fn goes_on(&mut self) -> bool {
         let wal_failed = self.wal_failed;
         let key = ReplicaKey { shard: 1, replica: 2 };
@@ -284,9 +285,9 @@ impl Broker {
         wal_failed && self.wal.lock().write_round(&[Record::HardState { key, state }]).is_ok()
     }
 
-    /// Stops in order.
-    pub(crate) fn stop(mut self) -> Result<(), Ended> {
-        self.checkpointer.checkpoint_all(self.now_ms).map_err(|_| Ended)
+    /// Stops with a last checkpoint.
+    pub(crate) fn stop(mut self) -> Result<(), ProcessEnd> {
+        self.checkpointer.checkpoint_all(self.now_ms).map_err(|_| ProcessEnd)
     }
 
     /// The partitions and groups of a shard.
@@ -300,14 +301,14 @@ impl Broker {
     }
 }
 
-impl Running {
+impl RunningShard {
     fn poll(
         &mut self,
         (shard, now): (ShardId, Now),
         writes: &mut Vec<(ShardId, Write)>,
-        decided: &mut Vec<Decided>,
+        decided: &mut Vec<DecidedProposal>,
     ) {
-        let applies = Captured(Arc::clone(&self.cell));
+        let applies = CaptureSource(Arc::clone(&self.cell));
         while let Some(actions) = self.core.poll(now, true, &applies) {
             writes.extend(actions.writes.into_iter().map(|write| (shard, write)));
             for effect in actions.effects {
@@ -318,9 +319,9 @@ impl Running {
                 let outcome = match answer {
                     Answer::Appended(results) => results.map(Outcome::Appended),
                     Answer::Proposed(outcome) => outcome,
-                    Answer::Read(_) => panic!("nobody reads"),
+                    Answer::Read(_) => panic!("no read was requested"),
                 };
-                decided.push(Decided { shard, op, outcome });
+                decided.push(DecidedProposal { shard, op, outcome });
             }
         }
         let EntryId { index, term } = self.core.replica().applied();

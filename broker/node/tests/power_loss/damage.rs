@@ -1,5 +1,5 @@
-//! Damage in every kind of file: what is read is what was written, or it is an error (D3), and only
-//! those pay whom it hit.
+//! Damage in every kind of file: a read returns what was written or an error (D3), and only the
+//! damaged shard or partition is affected.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,12 +11,12 @@ use ropewalk_store::DataDir;
 use ropewalk_store::snapshot::Snapshots;
 
 use super::broker::{self, Broker, ROOT, SHARDS};
-use super::machine::{Ends, Machine};
-use super::oracle::{Model, Op, Sent};
+use super::machine::{Machine, RunEnd};
+use super::oracle::{Model, Op, SentBatch};
 
-/// A machine that lived for a while and stopped, and what it holds.
+/// A machine that ran for a while and stopped, and its content.
 pub(crate) fn lived(seed: u64) -> Machine {
-    let mut machine = Machine::new(seed, Ends::Mixed, None);
+    let mut machine = Machine::new(seed, RunEnd::Mixed, None);
     for _ in 0..3 {
         machine.live_in_peace();
         machine.disk.power_cycle(seed);
@@ -62,7 +62,7 @@ fn newest_snapshot(disk: &SimDisk, shard: u32) -> PathBuf {
     dir.join(name)
 }
 
-/// What every shard that is started holds is right; the shards that are not.
+/// Checks the content of every shard that starts. Returns the shards that do not.
 fn check(disk: &SimDisk, models: &BTreeMap<ShardId, Model>) -> Result<Vec<ShardId>, String> {
     let opened = broker::open(disk).map_err(|error| error.to_string())?;
     let damaged: Vec<ShardId> = opened.damaged.iter().map(|damaged| damaged.shard).collect();
@@ -72,7 +72,7 @@ fn check(disk: &SimDisk, models: &BTreeMap<ShardId, Model>) -> Result<Vec<ShardI
             .look(*shard, |state, logs| model.compare(state, |id| logs.get(id).map(|log| &**log)));
         match compared {
             Ok(()) => {}
-            // Damaged records are an error to whoever reads them.
+            // A read of damaged records is an error.
             Err(error) if error.contains("is damaged") => return Err(error),
             Err(wrong) => panic!("D3: {shard}: {wrong}"),
         }
@@ -120,7 +120,7 @@ fn d3_a_flipped_bit_or_a_cut_in_any_file_is_never_believed() {
 #[test]
 fn d6_without_its_newest_snapshot_a_shard_comes_back_from_the_older_one() {
     for seed in 0..60 {
-        let mut machine = Machine::new(seed, Ends::Crashes, None);
+        let mut machine = Machine::new(seed, RunEnd::Crashes, None);
         for _ in 0..4 {
             machine.live().unwrap_or_else(|wrong| panic!("seed {seed}: {wrong}"));
             machine.end_life();
@@ -138,7 +138,7 @@ fn d6_without_its_newest_snapshot_a_shard_comes_back_from_the_older_one() {
 #[test]
 fn d4_a_replica_that_lost_its_log_is_not_started_and_the_others_serve() {
     let machine = lived(3);
-    // All of the log: nobody may vote again.
+    // All of the log: no replica may vote again.
     let disk = copy(&machine.disk);
     for path in files(&disk, Path::new("/data/wal")) {
         disk.remove(&path).expect("removed");
@@ -151,13 +151,13 @@ fn d4_a_replica_that_lost_its_log_is_not_started_and_the_others_serve() {
         disk.corrupt(&path, 40, 1);
     }
     assert_eq!(check(&disk, machine.models()).expect("it opens"), [ShardId(2)]);
-    // And it stays so: nothing of the damaged shard was touched.
+    // The next start gives the same result: no file of the damaged shard was changed.
     disk.power_cycle(1);
     assert_eq!(check(&disk, machine.models()).expect("it opens"), [ShardId(2)]);
 }
 
-/// A shard that is not started checkpoints nothing. What it has in the log must not keep the log from the others,
-/// and must still be there for a repair.
+/// A shard that is not started makes no checkpoints. Its entries must not fill the log for the
+/// others, and must be kept for a repair.
 #[test]
 fn d3_a_damaged_shard_does_not_fill_the_log_of_the_others() {
     let machine = lived(3);
@@ -179,11 +179,11 @@ fn d3_a_damaged_shard_does_not_fill_the_log_of_the_others() {
         let partition = ropewalk_shard::PartitionId { topic, index: 0 };
         broker.propose(ShardId(1), Op::Open(partition));
         broker.settle().unwrap_or_else(|_| panic!("nothing fails"));
-        // More than the log may ever take.
+        // More than the limit of the log.
         let value = vec![7; 30_000];
         let rounds = broker::OPTIONS.wal.files_bytes_max / 30_000 + 50;
         for sequence in 0..i32::try_from(rounds).expect("few") {
-            let sent = Sent::new(1, sequence, 1, &value);
+            let sent = SentBatch::new(1, sequence, 1, &value);
             broker.propose(ShardId(1), Op::Append(vec![(partition, sent)]));
             let decided = broker.settle().unwrap_or_else(|_| panic!("nothing fails"));
             assert!(decided.iter().all(|decided| decided.outcome.is_ok()));
@@ -196,20 +196,20 @@ fn d3_a_damaged_shard_does_not_fill_the_log_of_the_others() {
         drop(broker);
         disk.power_cycle(life as u64);
     }
-    // With its snapshots back it is as it was: nothing of its log is lost.
+    // With its snapshots restored the shard is complete: no entry of its log is lost.
     flip(&disk);
     let mut models = machine.models().clone();
     models.retain(|shard, _| *shard == ShardId(2));
     assert_eq!(check(&disk, &models).expect("it opens"), []);
 }
 
-/// Which partitions are whose is not known while a shard is damaged: none of their files is removed.
+/// The partitions of a damaged shard are unknown, so no files of partitions are removed.
 #[test]
 fn d3_a_start_with_a_damaged_shard_leaves_the_files_that_a_repair_needs() {
     let machine = lived(3);
     let mut seen = 0;
     for (shard, model) in machine.models() {
-        // Of the others, recovery cuts what their snapshots do not name.
+        // Recovery cuts the files of the other shards where their snapshots end.
         let names: Vec<String> = model.partitions.keys().map(|id| format!("/{id}.")).collect();
         let kept = |disk: &SimDisk| -> Vec<PathBuf> {
             let mut all = files(disk, &Path::new(ROOT).join("partitions"));

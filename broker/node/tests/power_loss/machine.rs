@@ -1,19 +1,19 @@
-//! A machine that lives, dies and lives again, from a seed.
+//! A machine that runs, fails and restarts, controlled by a seed.
 
 use std::collections::BTreeMap;
 
 use ropewalk_disk::{Dice, Fault, Operation, SimDisk};
 use ropewalk_shard::{Outcome, PartitionId, ShardId, TopicId};
 
-use super::broker::{self, Broker, Decided, Ended, SHARDS};
-use super::oracle::{Kept, Model, Op, Sent};
+use super::broker::{self, Broker, DecidedProposal, ProcessEnd, SHARDS};
+use super::oracle::{Model, Op, PartitionModel, SentBatch};
 
 const PRODUCERS: u64 = 3;
 
-/// How lives end.
+/// How the runs of a machine end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ends {
-    /// In every way.
+pub(crate) enum RunEnd {
+    /// In any of the ways below, or by a stop.
     Mixed,
     /// At a crash point.
     Crashes,
@@ -22,11 +22,11 @@ pub(crate) enum Ends {
 }
 
 pub(crate) struct Machine {
-    ends: Ends,
+    ends: RunEnd,
     pub(crate) disk: SimDisk,
     pub(crate) dice: Dice,
     models: BTreeMap<ShardId, Model>,
-    /// Proposals of the last life of which nobody heard, in order.
+    /// Proposals of the last run that were not answered, in order.
     doubts: BTreeMap<ShardId, Vec<Op>>,
     next_topic: u128,
     now_ms: i64,
@@ -38,7 +38,7 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    pub(crate) fn new(seed: u64, ends: Ends, ignored: Option<&'static str>) -> Self {
+    pub(crate) fn new(seed: u64, ends: RunEnd, ignored: Option<&'static str>) -> Self {
         let disk = SimDisk::new(seed);
         if let Some(why) = ignored {
             disk.ignore_syncs(why);
@@ -59,20 +59,20 @@ impl Machine {
         }
     }
 
-    /// One life. The error is a broken promise.
+    /// One run. The error is a violated invariant.
     pub(crate) fn live(&mut self) -> Result<(), String> {
         self.plan_the_end();
         self.live_on()
     }
 
-    /// One life without an accident, at the end of which everything was answered.
+    /// One run without a failure, at the end of which every proposal was answered.
     pub(crate) fn live_in_peace(&mut self) {
         self.fails = false;
-        self.live_on().expect("nothing goes wrong");
+        self.live_on().expect("nothing fails");
     }
 
-    /// A life in which nobody asks for anything, until the log is no longer than `enough`; what the log
-    /// kept at first, and in the end.
+    /// A run without requests, until the log is no longer than `enough`. Returns the size of the
+    /// log at start and at the end.
     pub(crate) fn rest(&mut self, enough: u64) -> (u64, u64) {
         let opened = broker::open(&self.disk).expect("it can be opened");
         let mut broker = Broker::start(opened, self.now_ms).expect("it starts");
@@ -82,17 +82,17 @@ impl Machine {
                 break;
             }
             broker.pass(200);
-            broker.step().expect("nothing goes wrong");
+            broker.step().expect("nothing fails");
         }
         (at_first, broker.log_bytes())
     }
 
-    /// What must be there.
+    /// The expected content of each shard.
     pub(crate) fn models(&self) -> &BTreeMap<ShardId, Model> {
         &self.models
     }
 
-    /// One life, whose end is planned already.
+    /// One run, whose end is planned already.
     pub(crate) fn live_on(&mut self) -> Result<(), String> {
         let opened = match broker::open(&self.disk) {
             Ok(opened) => opened,
@@ -126,12 +126,12 @@ impl Machine {
         self.lives += 1;
         self.fails = false;
         let end = match self.ends {
-            Ends::Mixed => self.dice.below(10),
-            Ends::Crashes => self.dice.below(7),
-            Ends::Failures => 7,
+            RunEnd::Mixed => self.dice.below(10),
+            RunEnd::Crashes => self.dice.below(7),
+            RunEnd::Failures => 7,
         };
         match end {
-            // In the middle of recovery, often.
+            // Often in the middle of recovery.
             0..=2 => self.disk.crash_at(1 + self.dice.below(60)),
             3..=6 => self.disk.crash_at(1 + self.dice.below(700)),
             7 | 8 => {
@@ -157,7 +157,7 @@ impl Machine {
         }
     }
 
-    /// Finds out what became of the doubts, and whether all else is there.
+    /// Determines which unanswered proposals were committed, and checks all other content.
     fn compare(&mut self, broker: &Broker) -> Result<(), String> {
         for (shard, model) in &mut self.models {
             let doubts = self.doubts.remove(shard).unwrap_or_default();
@@ -189,7 +189,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Does something; whether life is over.
+    /// Makes one random step. Returns whether the run is over.
     fn act(&mut self, broker: &mut Broker) -> Result<bool, String> {
         broker.pass(self.dice.below(200) as i64);
         let done = match self.dice.below(12) {
@@ -211,7 +211,7 @@ impl Machine {
         };
         match done {
             Ok(()) => Ok(false),
-            Err(Ended) if self.disk.crashed() || self.fails => {
+            Err(ProcessEnd) if self.disk.crashed() || self.fails => {
                 if self.fails && broker.goes_on() {
                     return Err("D2: it went on after a failed sync".to_owned());
                 }
@@ -223,11 +223,11 @@ impl Machine {
                 self.now_ms = broker.now_ms();
                 Ok(true)
             }
-            Err(Ended) => Err("D2: it ended for no reason".to_owned()),
+            Err(ProcessEnd) => Err("D2: it ended for no reason".to_owned()),
         }
     }
 
-    fn settle(&mut self, broker: &mut Broker) -> Result<Result<(), Ended>, String> {
+    fn settle(&mut self, broker: &mut Broker) -> Result<Result<(), ProcessEnd>, String> {
         match broker.settle() {
             Ok(decided) => {
                 for decided in decided {
@@ -239,13 +239,13 @@ impl Machine {
         }
     }
 
-    /// Checks an answer against the model, then believes it.
-    fn decided(&mut self, decided: Decided) -> Result<(), String> {
-        let Decided { shard, op, outcome } = decided;
+    /// Checks an answer against the model, then applies it to the model.
+    fn decided(&mut self, decided: DecidedProposal) -> Result<(), String> {
+        let DecidedProposal { shard, op, outcome } = decided;
         let model = self.models.get_mut(&shard).expect("all shards are modelled");
         let outcome = outcome.map_err(|error| format!("refused: {error}"))?;
         if let (Op::Append(items), Outcome::Appended(results)) = (&op, &outcome) {
-            // One after the other: the second batch of an entry sees the first.
+            // One after the other: the second batch of an entry follows the first.
             for (item, result) in items.iter().zip(results) {
                 let (partition, sent) = item;
                 let found = result.map_err(|refused| format!("refused: {refused}"))?;
@@ -266,7 +266,7 @@ impl Machine {
 
     fn propose(&mut self, broker: &mut Broker) {
         let shard = ShardId(1 + self.dice.below(u64::from(SHARDS)) as u32);
-        // What was proposed and not decided yet counts: sequences go on from there.
+        // Unanswered proposals count: the sequences continue from there.
         let mut model = self.models[&shard].clone();
         for op in broker.shards[&shard].undecided.values() {
             model.apply(op);
@@ -312,7 +312,7 @@ impl Machine {
         partitions[self.dice.below(bound) as usize]
     }
 
-    fn batch(&mut self, kept: &Kept) -> Sent {
+    fn batch(&mut self, kept: &PartitionModel) -> SentBatch {
         let producer = self.dice.below(PRODUCERS) as i64;
         let size = match self.dice.below(10) {
             0 => 12_000,
@@ -321,21 +321,21 @@ impl Machine {
         };
         let value = vec![self.dice.draw() as u8; 1 + self.dice.below(size) as usize];
         let records = 1 + self.dice.below(4) as i32;
-        Sent::new(producer, kept.next_sequence(producer), records, &value)
+        SentBatch::new(producer, kept.next_sequence(producer), records, &value)
     }
 
     /// A producer that did not hear the answer to one of its last batches sends it again (D5).
     fn retry(&mut self, broker: &mut Broker) {
         let shard = ShardId(1 + self.dice.below(u64::from(SHARDS)) as u32);
         let producer = self.dice.below(PRODUCERS) as i64;
-        let partitions: Vec<(&PartitionId, &Kept)> =
+        let partitions: Vec<(&PartitionId, &PartitionModel)> =
             self.models[&shard].partitions.iter().collect();
         if partitions.is_empty() {
             return;
         }
         let (partition, kept) = partitions[self.dice.below(partitions.len() as u64) as usize];
         let sent = kept.batches.iter().rev().filter(|(_, sent)| sent.producer == producer);
-        let last: Vec<&Sent> = sent.take(5).map(|(_, sent)| sent).collect();
+        let last: Vec<&SentBatch> = sent.take(5).map(|(_, sent)| sent).collect();
         if let Some(last) = last.get(self.dice.below(5) as usize) {
             broker.propose(shard, Op::Append(vec![(*partition, (*last).clone())]));
         }

@@ -1,13 +1,13 @@
 //! The whole store on a disk that loses power: replicas, write-ahead log, checkpoints, recovery.
 //!
-//! A life of the machine opens the directory (formatting it the first time), compares what is there with
-//! a model of everything that was answered, goes on producing, committing, deleting, reading and
-//! checkpointing, and ends by a crash point, a failed sync or in peace; then the power is cycled or
-//! the process is restarted, and the next life begins. The only doubt that is allowed is about
-//! proposals that nobody was answered: of these a shard may have the first few.
+//! A run of the machine opens the directory (formatting it the first time), compares its content
+//! with a model of everything that was answered, then produces, commits, deletes, reads and
+//! checkpoints. It ends at a crash point, by a failed sync or by a stop; then the power is cycled
+//! or the process restarted, and the next run begins. Only proposals without an answer are
+//! uncertain: a shard may contain the first few of them.
 //!
-//! `ROPEWALK_SEEDS` is how many seeds are run, 500 by default. What was run is printed, and counted by
-//! `tests/power-loss/run`.
+//! `ROPEWALK_SEEDS` is the number of seeds, 500 by default. `tests/power-loss/run` counts the
+//! printed numbers of seeds.
 
 mod broker;
 mod damage;
@@ -17,14 +17,14 @@ mod repair;
 
 use std::collections::BTreeSet;
 
-use machine::{Ends, Machine};
+use machine::{Machine, RunEnd};
 
 fn seeds() -> u64 {
     std::env::var("ROPEWALK_SEEDS").map_or(500, |given| given.parse().expect("a number of seeds"))
 }
 
-/// Runs one machine for some lives; the error is what an oracle found wrong.
-fn run(seed: u64, ends: Ends, ignored: Option<&'static str>) -> Result<Machine, String> {
+/// Runs one machine several times; the error is the oracle's description of the violation.
+fn run(seed: u64, ends: RunEnd, ignored: Option<&'static str>) -> Result<Machine, String> {
     let mut machine = Machine::new(seed, ends, ignored);
     for _ in 0..6 {
         machine.live()?;
@@ -33,8 +33,8 @@ fn run(seed: u64, ends: Ends, ignored: Option<&'static str>) -> Result<Machine, 
     Ok(machine)
 }
 
-/// Runs a part of the seeds, each of which another test does not have.
-fn run_all(seeds: std::ops::Range<u64>, ends: Ends) {
+/// Runs a part of the seeds that no other test runs.
+fn run_all(seeds: std::ops::Range<u64>, ends: RunEnd) {
     let count = seeds.end - seeds.start;
     let (mut acked, mut checkpoints, mut doubts_kept) = (0, 0, 0);
     for seed in seeds {
@@ -44,39 +44,39 @@ fn run_all(seeds: std::ops::Range<u64>, ends: Ends) {
         doubts_kept += machine.doubts_kept;
     }
     println!("seeds lived: {count}");
-    // The oracle is worth nothing if the machines do nothing.
+    // Without operations the oracle would check nothing.
     assert!(acked > 50 * count, "{acked} answers");
     assert!(checkpoints > 5 * count, "{checkpoints} checkpoints");
     assert!(doubts_kept > count / 20, "{doubts_kept} unanswered proposals survived");
 }
 
-/// Also D5 (a batch that is sent again is known), D6 (nothing is let go that is needed), O1 (offsets are
-/// dense and final), O3 (commits survive) and O4 (reads over all layers): the machine checks them all
-/// whenever it looks. The tests named after them show that it would notice.
+/// Also D5 (a batch that is sent again is a duplicate), D6 (no needed entry is released), O1
+/// (offsets are dense and final), O3 (commits survive) and O4 (reads over all layers): each check
+/// of the machine covers them all. The tests named after them show that a violation would be found.
 #[test]
 fn d1_acked_is_durable_wherever_the_power_goes() {
-    run_all(0..seeds() * 2 / 5, Ends::Crashes);
+    run_all(0..seeds() * 2 / 5, RunEnd::Crashes);
 }
 
 #[test]
 fn d2_a_failed_sync_is_final_and_costs_nothing_that_was_acked() {
-    run_all(seeds() * 2 / 5..seeds() * 4 / 5, Ends::Failures);
+    run_all(seeds() * 2 / 5..seeds() * 4 / 5, RunEnd::Failures);
 }
 
 #[test]
 fn d1_d2_crashes_failures_and_peace_in_turn() {
-    run_all(seeds() * 4 / 5..seeds(), Ends::Mixed);
+    run_all(seeds() * 4 / 5..seeds(), RunEnd::Mixed);
 }
 
-/// A process that is killed again and again begins a file of the log each time, and may end between any
-/// two steps of a checkpoint. Nobody may have to write something for the log to be let go afterwards:
-/// at its limit it takes no records.
+/// A process that is killed repeatedly begins a file of the log each time, and may end between any
+/// two steps of a checkpoint. The log must be released afterwards without a new write, because at
+/// its limit it accepts no records.
 #[test]
 fn r1_after_many_short_lives_the_log_is_let_go() {
     let enough = broker::CHECKPOINTS.wal_used_bytes_soft_max;
     let mut longest = 0;
     for seed in 0..seeds() / 10 {
-        let mut machine = Machine::new(seed, Ends::Crashes, None);
+        let mut machine = Machine::new(seed, RunEnd::Crashes, None);
         for _ in 0..12 {
             machine.live().unwrap_or_else(|wrong| panic!("seed {seed}: {wrong}"));
             machine.end_life();
@@ -88,13 +88,13 @@ fn r1_after_many_short_lives_the_log_is_let_go() {
     assert!(longest > 2 * enough, "{longest} at most");
 }
 
-/// The oracle must notice when any one sync is taken out. The reasons are those that a run counts,
-/// so that a new sync is covered as soon as it exists.
+/// The oracle must find a violation when any one kind of sync is left out. The kinds are those that
+/// a run counts, so that a new sync is covered as soon as it exists.
 #[test]
 fn d1_taking_out_any_one_sync_is_noticed() {
     let mut reasons = BTreeSet::new();
     for seed in 0..20 {
-        let machine = run(seed, Ends::Mixed, None);
+        let machine = run(seed, RunEnd::Mixed, None);
         let machine = machine.unwrap_or_else(|wrong| panic!("seed {seed}: {wrong}"));
         reasons.extend(ropewalk_disk::Disk::sync_counts(&machine.disk).into_keys());
     }
@@ -102,17 +102,17 @@ fn d1_taking_out_any_one_sync_is_noticed() {
     // The log's own tests show that each of its syncs is needed; some take hundreds of seeds.
     let own = |why: &&'static str| !why.starts_with("wal-") && *why != "preallocate";
     for why in reasons.into_iter().filter(own) {
-        let noticed = (0..2000).find_map(|seed| run(seed, Ends::Mixed, Some(why)).err());
-        assert!(noticed.is_some(), "nobody notices that {why} is not synced");
+        let noticed = (0..2000).find_map(|seed| run(seed, RunEnd::Mixed, Some(why)).err());
+        assert!(noticed.is_some(), "no seed finds that {why} is not synced");
     }
 }
 
-/// A failure that a seed found can be looked at only if the seed does the same again: all operations of the disk,
+/// A failure can be debugged only if its seed repeats the same run: all operations of the disk,
 /// with their arguments, in order.
 #[test]
 fn a_seed_replays() {
     for seed in 0..seeds() / 10 {
-        for ends in [Ends::Crashes, Ends::Failures, Ends::Mixed] {
+        for ends in [RunEnd::Crashes, RunEnd::Failures, RunEnd::Mixed] {
             let trace = || run(seed, ends, None).expect("nothing is wrong").disk.trace();
             assert_eq!(trace(), trace(), "seed {seed} with {ends:?} is another run each time");
         }

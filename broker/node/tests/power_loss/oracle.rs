@@ -1,4 +1,4 @@
-//! What must be there: a model of the shards that knows nothing of logs, files or Raft.
+//! The expected content: a model of the shards without logs, files or Raft.
 
 use std::collections::BTreeMap;
 
@@ -15,21 +15,21 @@ use ropewalk_store::PartitionLog;
 pub(crate) enum Op {
     Open(PartitionId),
     Close(PartitionId),
-    Append(Vec<(PartitionId, Sent)>),
+    Append(Vec<(PartitionId, SentBatch)>),
     LogStart(PartitionId, i64),
     Commit { group: String, partition: PartitionId, offset: i64 },
 }
 
 /// A batch of an idempotent producer.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Sent {
+pub(crate) struct SentBatch {
     pub(crate) producer: i64,
     pub(crate) sequence: i32,
     pub(crate) records: i32,
     pub(crate) bytes: Bytes,
 }
 
-impl Sent {
+impl SentBatch {
     pub(crate) fn new(producer: i64, sequence: i32, records: i32, value: &[u8]) -> Self {
         let mut builder = Builder::new().producer(producer, 0, sequence);
         for record in 0..records {
@@ -44,7 +44,7 @@ impl Op {
     pub(crate) fn command(&self) -> Command {
         let shard = match self {
             Self::Append(items) => {
-                let append = |(partition, sent): &(PartitionId, Sent)| Append {
+                let append = |(partition, sent): &(PartitionId, SentBatch)| Append {
                     partition: *partition,
                     batch: sent.bytes.clone(),
                 };
@@ -76,25 +76,25 @@ impl Op {
     }
 }
 
-/// What one shard holds.
+/// The expected content of one shard.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Model {
-    pub(crate) partitions: BTreeMap<PartitionId, Kept>,
+    pub(crate) partitions: BTreeMap<PartitionId, PartitionModel>,
     pub(crate) commits: BTreeMap<(String, PartitionId), i64>,
 }
 
-/// What one partition holds.
+/// The expected content of one partition.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Kept {
+pub(crate) struct PartitionModel {
     pub(crate) log_start: i64,
     pub(crate) next_offset: i64,
-    pub(crate) batches: Vec<(i64, Sent)>,
+    pub(crate) batches: Vec<(i64, SentBatch)>,
 }
 
-impl Kept {
-    /// The batch that is in the log already, and where.
+impl PartitionModel {
+    /// The batch and its offset, if it is in the log already.
     pub(crate) fn find(&self, producer: i64, sequence: i32) -> Option<i64> {
-        let same = |sent: &Sent| sent.producer == producer && sent.sequence == sequence;
+        let same = |sent: &SentBatch| sent.producer == producer && sent.sequence == sequence;
         self.batches.iter().find(|(_, sent)| same(sent)).map(|(offset, _)| *offset)
     }
 
@@ -133,7 +133,7 @@ impl Model {
         }
     }
 
-    /// Whether a shard holds just this.
+    /// Checks that a shard has exactly the expected content.
     pub(crate) fn compare<'a>(
         &self,
         state: &State,
@@ -162,7 +162,7 @@ impl Model {
     }
 }
 
-impl Kept {
+impl PartitionModel {
     fn compare(&self, log: &PartitionLog) -> Result<(), String> {
         let found = (log.log_start(), log.high_watermark());
         if found != (self.log_start, self.next_offset) {
@@ -171,7 +171,7 @@ impl Kept {
         self.compare_from(log, self.log_start, usize::MAX)
     }
 
-    /// Whether reading on from an offset gives just what was sent.
+    /// Checks that reading from an offset on returns exactly what was sent.
     pub(crate) fn compare_from(
         &self,
         log: &PartitionLog,
@@ -179,7 +179,8 @@ impl Kept {
         bytes_max: usize,
     ) -> Result<(), String> {
         let mut at = from;
-        let ends_after = |(offset, sent): &&(i64, Sent)| *offset + i64::from(sent.records) > from;
+        let ends_after =
+            |(offset, sent): &&(i64, SentBatch)| *offset + i64::from(sent.records) > from;
         let mut expected = self.batches.iter().filter(ends_after);
         while at < self.next_offset {
             let chunk = log.read(at, bytes_max, true).map_err(|error| error.to_string())?;
@@ -191,7 +192,7 @@ impl Kept {
             while !rest.is_empty() {
                 let (offset, sent) = expected
                     .next()
-                    .ok_or_else(|| format!("more is there than was sent, at {at}"))?;
+                    .ok_or_else(|| format!("the log holds more than was sent, at {at}"))?;
                 let header = ropewalk_batch::Header::parse(&rest).map_err(|e| e.to_string())?;
                 let batch = rest.split_to(header.size_bytes());
                 if header.base_offset != *offset || batch[PREFIX_LEN..] != sent.bytes[PREFIX_LEN..]

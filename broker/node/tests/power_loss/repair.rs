@@ -1,4 +1,4 @@
-//! What a repair gives up is what it says, and everything else is served again (D3).
+//! A repair loses only what it reports, and everything else is served again (D3).
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,16 +14,16 @@ use ropewalk_store::{DataDir, PartitionLog};
 use super::broker::{self, Broker, OPTIONS, ROOT};
 use super::damage::{copy, files, lived};
 use super::machine::Machine;
-use super::oracle::{Kept, Model};
+use super::oracle::{Model, PartitionModel};
 
 fn mend(disk: &SimDisk, accept: bool) -> Vec<Finding> {
     let data = DataDir::new(Arc::new(disk.clone()), PathBuf::from(ROOT));
-    let _lock = data.lock().expect("nobody uses it");
-    repair(&data, &OPTIONS, accept).expect("it can be looked through")
+    let _lock = data.lock().expect("it is not in use");
+    repair(&data, &OPTIONS, accept).expect("it can be checked")
 }
 
-/// What a machine left, and a start since then: the last round of the log holds nothing that was acked. A flip
-/// in that one cannot be told from a write that the power cut short, and is cut as such.
+/// The disk of a machine, started once since: the last round of the log holds no acked data. A
+/// flipped bit in that round cannot be distinguished from a torn write, and is cut like one.
 fn settled(machine: &Machine) -> SimDisk {
     let disk = copy(&machine.disk);
     let opened = broker::open(&disk).expect("it opens");
@@ -31,7 +31,7 @@ fn settled(machine: &Machine) -> SimDisk {
     disk
 }
 
-/// Whether what is at `offset` may be gone.
+/// Whether the record at `offset` was reported as lost.
 fn is_given_up(findings: &[Finding], partition: PartitionId, offset: i64) -> bool {
     let losses = findings.iter().flat_map(|finding| &finding.losses);
     losses.into_iter().any(|loss| match loss {
@@ -41,8 +41,8 @@ fn is_given_up(findings: &[Finding], partition: PartitionId, offset: i64) -> boo
     })
 }
 
-/// Every batch that was not given up is there, as it was sent.
-fn compare(log: &PartitionLog, kept: &Kept, findings: &[Finding], context: &str) {
+/// Checks that every batch that was not reported as lost is in the log, as it was sent.
+fn compare(log: &PartitionLog, kept: &PartitionModel, findings: &[Finding], context: &str) {
     let partition = log.partition();
     let mut found = BTreeMap::new();
     let mut at = log.log_start();
@@ -67,14 +67,15 @@ fn compare(log: &PartitionLog, kept: &Kept, findings: &[Finding], context: &str)
             }
             None => assert!(
                 end <= kept.log_start || is_given_up(findings, partition, end - 1),
-                "D3: {context}: {partition} lost {offset} and nobody said so: {findings:?}"
+                "D3: {context}: {partition} lost {offset} and the repair did not report it: {findings:?}"
             ),
         }
     }
     assert!(found.is_empty(), "{partition} has what was never sent");
 }
 
-/// Opens the directory as a broker does: everything serves, and holds what was not given up.
+/// Opens the directory like a broker: every shard starts and has all data that was not reported as
+/// lost.
 fn check(disk: &SimDisk, models: &BTreeMap<ShardId, Model>, findings: &[Finding], context: &str) {
     let opened = broker::open(disk).expect("it opens");
     assert_eq!(opened.damaged, [], "{findings:?}");
@@ -120,7 +121,7 @@ fn d3_a_repair_gives_up_what_it_says_and_no_more() {
                 let given_up = mend(&disk, true);
                 assert_eq!(listed.is_empty(), given_up.is_empty(), "{listed:?} {given_up:?}");
                 assert!(given_up.iter().all(|finding| finding.can_be_repaired), "{given_up:?}");
-                // What was repaired is durable, and once is enough.
+                // The repair is durable, and a second one finds nothing.
                 disk.power_cycle(seed);
                 assert_eq!(mend(&disk, false), [], "{context}: {given_up:?}");
                 check(&disk, machine.models(), &given_up, &context);
@@ -160,7 +161,7 @@ fn d3_without_a_word_nothing_is_cut() {
             let listed = mend(&disk, false);
             let named: Vec<_> = damaged.iter().map(|shard| Place::Shard(*shard)).collect();
             assert_eq!(listed.iter().map(|f| f.place).collect::<Vec<_>>(), named);
-            // Looking changed nothing: they are as damaged as before.
+            // A check without `accept` changed nothing: the same shards are damaged.
             let opened = broker::open(&disk).expect("it opens");
             assert!(opened.damaged.iter().map(|d| d.shard).eq(damaged));
         }

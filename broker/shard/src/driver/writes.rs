@@ -12,10 +12,10 @@ use crate::replica::Write;
 
 /// Writes that are not durable together with all before them, oldest first.
 #[derive(Debug, Default)]
-pub(super) struct Writes(VecDeque<InFlight>);
+pub(super) struct Writes(VecDeque<PendingWrite>);
 
 #[derive(Debug)]
-struct InFlight {
+struct PendingWrite {
     write: Write,
     progress: Progress,
 }
@@ -43,7 +43,7 @@ impl Writes {
         let is_refused = self.is_refused();
         let progress = if is_refused { Progress::Refused } else { Progress::Submitted };
         let submitted = (!is_refused).then(|| write.clone());
-        self.0.push_back(InFlight { write, progress });
+        self.0.push_back(PendingWrite { write, progress });
         submitted
     }
 
@@ -71,7 +71,7 @@ impl Writes {
 
     /// The writes to submit again now, if any was refused.
     pub(super) fn submit_again(&mut self) -> Vec<Write> {
-        let is_open = |write: &InFlight| write.progress == Progress::Submitted;
+        let is_open = |write: &PendingWrite| write.progress == Progress::Submitted;
         if !self.is_refused() || self.0.iter().any(is_open) {
             return Vec::new();
         }

@@ -9,12 +9,12 @@ use crate::id::{PartitionId, TopicId};
 
 /// The written log of one replica, in memory.
 #[derive(Debug, Default, Clone)]
-struct Written {
+struct WrittenLog {
     entries: Vec<(u64, u64, u8, Bytes)>,
     hard_state: HardState,
 }
 
-impl Written {
+impl WrittenLog {
     fn take(&mut self, write: Write) {
         for Entry { index, term, kind, data } in write.entries {
             self.entries.retain(|entry| entry.0 < index);
@@ -24,14 +24,14 @@ impl Written {
     }
 }
 
-impl EntrySource for Written {
+impl EntrySource for WrittenLog {
     fn read(&self, index: u64) -> Result<Bytes, String> {
         let found = self.entries.iter().find(|entry| entry.0 == index);
         found.map(|entry| entry.3.clone()).ok_or_else(|| format!("no entry {index}"))
     }
 }
 
-fn start(written: &Written) -> Replica {
+fn start(written: &WrittenLog) -> Replica {
     let stored = written.entries.iter().map(|(index, term, kind, data)| StoredEntry {
         index: *index,
         term: *term,
@@ -51,7 +51,7 @@ fn start(written: &Written) -> Replica {
 
 /// A single replica that has written nothing.
 pub(crate) fn lone() -> Replica {
-    start(&Written::default())
+    start(&WrittenLog::default())
 }
 
 /// A single replica whose log has one committed entry, read back from `source`.
@@ -70,9 +70,9 @@ fn holding_from(source: Box<dyn EntrySource>) -> Replica {
 
 /// A source whose entries never find memory.
 #[derive(Debug)]
-struct NoRoom;
+struct NoMemory;
 
-impl EntrySource for NoRoom {
+impl EntrySource for NoMemory {
     fn read(&self, _: u64) -> Result<Bytes, String> {
         unreachable!("there is no room for it")
     }
@@ -83,7 +83,7 @@ impl EntrySource for NoRoom {
 }
 
 /// All work that the replica returned, with each write durable at once.
-fn settle(replica: &mut Replica, state: &mut State, written: &mut Written) -> Vec<Work> {
+fn settle(replica: &mut Replica, state: &mut State, written: &mut WrittenLog) -> Vec<Work> {
     let mut said = Vec::new();
     while let Some(mut work) = replica.poll(state) {
         if let Some(write) = work.write.take() {
@@ -116,7 +116,7 @@ fn outcomes(said: &[Work]) -> Vec<(Ticket, bool)> {
 
 #[test]
 fn d1_nothing_is_resolved_or_applied_before_it_is_durable() {
-    let (mut state, mut written) = (State::new(), Written::default());
+    let (mut state, mut written) = (State::new(), WrittenLog::default());
     let mut replica = start(&written);
     settle(&mut replica, &mut state, &mut written);
     assert!(replica.leading().is_some(), "a lone voter leads at once");
@@ -136,7 +136,7 @@ fn d1_nothing_is_resolved_or_applied_before_it_is_durable() {
 
 #[test]
 fn d1_several_writes_under_way_resolve_in_order_as_they_become_durable() {
-    let (mut state, mut written) = (State::new(), Written::default());
+    let (mut state, mut written) = (State::new(), WrittenLog::default());
     let mut replica = start(&written);
     settle(&mut replica, &mut state, &mut written);
     replica.propose(0, &open(), 0).expect("it leads");
@@ -158,7 +158,7 @@ fn d1_several_writes_under_way_resolve_in_order_as_they_become_durable() {
 
 #[test]
 fn a_read_waits_for_what_is_committed_and_needs_leadership() {
-    let (mut state, mut written) = (State::new(), Written::default());
+    let (mut state, mut written) = (State::new(), WrittenLog::default());
     let mut replica = start(&written);
     replica.read(5);
     let said = replica.poll(&mut state).expect("an answer");
@@ -177,7 +177,7 @@ fn a_read_waits_for_what_is_committed_and_needs_leadership() {
 
 #[test]
 fn d1_a_restart_replays_everything_that_was_durable_in_a_higher_term() {
-    let (mut state, mut written) = (State::new(), Written::default());
+    let (mut state, mut written) = (State::new(), WrittenLog::default());
     let mut replica = start(&written);
     settle(&mut replica, &mut state, &mut written);
     replica.propose(0, &open(), 0).expect("it leads");
@@ -196,7 +196,7 @@ fn d1_a_restart_replays_everything_that_was_durable_in_a_higher_term() {
 
 #[test]
 fn nothing_is_taken_before_the_first_entry_of_the_term_is_applied() {
-    let (mut state, written) = (State::new(), Written::default());
+    let (mut state, written) = (State::new(), WrittenLog::default());
     let mut replica = start(&written);
     assert_eq!(replica.propose(1, &open(), 0), Err(ProposeError::NotLeader));
     replica.poll(&mut state);
@@ -206,7 +206,7 @@ fn nothing_is_taken_before_the_first_entry_of_the_term_is_applied() {
 #[test]
 fn a_read_is_refused_while_a_replay_waits_for_memory() {
     let mut state = State::new();
-    let mut replica = holding_from(Box::new(NoRoom));
+    let mut replica = holding_from(Box::new(NoMemory));
     assert!(replica.poll(&mut state).is_none(), "nothing can be applied");
     replica.read(5);
     let work = replica.poll(&mut state).expect("an answer");

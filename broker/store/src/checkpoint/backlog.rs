@@ -1,11 +1,14 @@
-//! A shard as the checkpoint thread sees it: which of its logs have something to write.
+//! The work of the checkpoint thread for one shard: the logs that have something to write.
 //!
 //! # Invariants
 //!
-//! - What a checkpoint took is given back when the checkpoint fails: nothing that was noted is dropped before
-//!   a durable snapshot covers it.
-//! - A log that counts as full stands in a list here or with its shard's logs until a flush left less than
-//!   [`limits::TAIL_BYTES_TO_FLUSH`](crate::limits::TAIL_BYTES_TO_FLUSH) of its tail.
+//! - The work of a failed checkpoint returns to the backlog: no change is dropped before a durable
+//!   snapshot covers it.
+//! - A log that counts as full is in a list of the backlog or of [`PartitionLogs`] until a flush
+//!   has left less than [`limits::TAIL_BYTES_TO_FLUSH`] of its tail.
+//!
+//! [`PartitionLogs`]: crate::partition_logs::PartitionLogs
+//! [`limits::TAIL_BYTES_TO_FLUSH`]: crate::limits::TAIL_BYTES_TO_FLUSH
 
 use std::mem;
 use std::sync::{Arc, Weak};
@@ -14,40 +17,40 @@ use super::capture::Source;
 use super::files::ShardFiles;
 use crate::log::PartitionLog;
 
-/// A shard and what is to be done for it.
+/// A shard and its pending work.
 #[derive(Debug)]
 pub(super) struct ShardBacklog {
     pub(super) files: ShardFiles,
     pub(super) source: Box<dyn Source>,
     /// Logs that changed since the last checkpoint began.
     pub(super) dirty: Vec<Arc<PartitionLog>>,
-    /// Logs with a long tail.
+    /// Logs whose tail is to be flushed.
     pub(super) full: Vec<Arc<PartitionLog>>,
     /// Logs whose records have to become sealed segments, so that they can be compacted.
     overdue: Vec<Arc<PartitionLog>>,
-    /// Whether another checkpoint is wanted, so that the older kept snapshot names what was sealed.
-    seals_once_more: bool,
+    /// Whether another checkpoint is needed, so that the older kept snapshot names what was sealed.
+    seals_again: bool,
     pub(super) dirty_since_ms: Option<i64>,
-    /// When a checkpoint was last due and would have changed nothing.
+    /// When a checkpoint was last due and had nothing to write.
     pub(super) in_vain_ms: Option<i64>,
-    /// When the last checkpoint failed; `None` if it did not.
+    /// When the last checkpoint failed; `None` if it succeeded.
     pub(super) failed_ms: Option<i64>,
-    /// Since when files wait for one more checkpoint to be unlinked.
-    pub(super) doomed_since_ms: Option<i64>,
+    /// Since when files wait for another checkpoint to be removed.
+    pub(super) removals_since_ms: Option<i64>,
 }
 
-/// What a checkpoint took to be done with once its snapshot is durable.
+/// The part of a backlog that a checkpoint completes once its snapshot is durable.
 #[derive(Debug, Default)]
 pub(super) struct CheckpointWork {
     dirty: Vec<Arc<PartitionLog>>,
     pub(super) overdue: Vec<Arc<PartitionLog>>,
-    seals_once_more: bool,
+    seals_again: bool,
 }
 
 impl CheckpointWork {
-    /// Whether a checkpoint is wanted although nothing may have been applied since the last one.
+    /// Whether the checkpoint is needed even if nothing was applied since the last one.
     pub(super) fn seals(&self) -> bool {
-        self.seals_once_more || !self.overdue.is_empty()
+        self.seals_again || !self.overdue.is_empty()
     }
 }
 
@@ -59,16 +62,16 @@ impl ShardBacklog {
             dirty: Vec::new(),
             full: Vec::new(),
             overdue: Vec::new(),
-            seals_once_more: false,
+            seals_again: false,
             dirty_since_ms: None,
             in_vain_ms: None,
             failed_ms: None,
-            doomed_since_ms: None,
+            removals_since_ms: None,
         }
     }
 
-    /// Takes what was noted.
-    pub(super) fn look(&mut self, now_ms: i64) {
+    /// Adds the changes that the logs reported.
+    pub(super) fn take_changes(&mut self, now_ms: i64) {
         let changes = self.files.partition_logs().take_changes();
         let log = |weak: Weak<PartitionLog>| weak.upgrade();
         if !changes.dirty.is_empty() || !changes.closed.is_empty() {
@@ -89,38 +92,38 @@ impl ShardBacklog {
         self.dirty.iter().map(|log| log.tail_bytes()).sum()
     }
 
-    /// Whether records wait for a checkpoint that makes them ready to be compacted.
+    /// Whether records wait for a checkpoint that seals them for compaction.
     pub(super) fn wants_to_seal(&self) -> bool {
-        self.seals_once_more || !self.overdue.is_empty()
+        self.seals_again || !self.overdue.is_empty()
     }
 
-    /// What a checkpoint that begins now is to be done with. Whatever changes after it is noted anew.
+    /// Takes the work of a checkpoint that begins now. Later changes are reported again.
     pub(super) fn take(&mut self) -> CheckpointWork {
         self.dirty_since_ms = None;
-        self.doomed_since_ms = None;
+        self.removals_since_ms = None;
         let taken = CheckpointWork {
             dirty: mem::take(&mut self.dirty),
             overdue: mem::take(&mut self.overdue),
-            seals_once_more: mem::take(&mut self.seals_once_more),
+            seals_again: mem::take(&mut self.seals_again),
         };
         taken.dirty.iter().for_each(|log| log.mark_clean());
         taken
     }
 
-    /// The checkpoint failed: what it took is still to be done.
+    /// Returns the work of a failed checkpoint.
     pub(super) fn give_back(&mut self, taken: CheckpointWork, now_ms: i64) {
         self.dirty_since_ms = Some(now_ms);
         self.failed_ms = Some(now_ms);
         // A log that has changed since then has reported again.
         self.dirty.extend(taken.dirty.into_iter().filter(|log| log.mark_dirty()));
         self.overdue.extend(taken.overdue);
-        self.seals_once_more |= taken.seals_once_more;
+        self.seals_again |= taken.seals_again;
     }
 
-    /// The checkpoint is durable.
+    /// Ends a checkpoint whose snapshot is durable.
     pub(super) fn done(&mut self, taken: &CheckpointWork, now_ms: i64) {
         self.failed_ms = None;
-        self.seals_once_more |= !taken.overdue.is_empty();
-        self.doomed_since_ms = self.files.has_doomed().then_some(now_ms);
+        self.seals_again |= !taken.overdue.is_empty();
+        self.removals_since_ms = self.files.has_removals().then_some(now_ms);
     }
 }

@@ -1,4 +1,4 @@
-//! What a checkpoint is made from, and who gives it.
+//! The input of a checkpoint: a capture of one shard's state and logs.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use ropewalk_shard::{PartitionId, ReplicaId, State};
 
 use crate::log::PartitionLog;
 
-/// Where a checkpoint begins: the shard's own loop, or a test.
+/// Captures the state of a shard. Implemented by the shard's handle, and by tests.
 pub trait Source: Send + fmt::Debug {
     /// The state as of the last applied entry; `None` once the shard has stopped.
     fn capture(&self) -> Option<Capture>;
@@ -20,19 +20,19 @@ impl<S: Source + Sync> Source for Arc<S> {
     }
 }
 
-/// What a checkpoint is made from.
+/// The state and the logs of a shard as of one applied entry.
 #[derive(Debug, Clone)]
 pub struct Capture {
-    /// Which replica.
+    /// The replica that was captured.
     pub replica: ReplicaId,
-    /// The last applied entry.
+    /// Index of the last applied entry.
     pub index: u64,
-    /// Its term.
+    /// Term of the last applied entry.
     pub term: u64,
-    /// Who takes part, as of that entry.
+    /// The shard's members, as of that entry.
     pub members: Members,
     /// The state after that entry.
     pub state: State,
-    /// The records of its partitions. They may go on beyond the entry; none is missing.
+    /// The logs of all partitions. They may contain later records too.
     pub logs: Vec<(PartitionId, Arc<PartitionLog>)>,
 }

@@ -1,16 +1,17 @@
-//! What a shard has on disk, and what of it may go.
+//! The files of one shard, and when they may be removed.
 //!
 //! # Invariants
 //!
-//! - A file goes only when neither kept snapshot names it: what the snapshot with number n no longer
-//!   names is doomed since n, and goes when the older kept one is n or newer.
-//! - **D6** the write-ahead log is let go below the older kept snapshot, never below the newest alone.
+//! - A file is removed only when neither kept snapshot names it: a file that snapshot number n is
+//!   the first not to name is removed when the older kept one is n or newer.
+//! - **D6** the write-ahead log is released below the older kept snapshot, never below the newest.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use ropewalk_shard::engine::EntryId;
 use ropewalk_shard::{BrokerId, PartitionId, ReplicaId, ShardId};
 use ropewalk_wal::ReplicaKey;
 
@@ -19,7 +20,7 @@ use crate::partition_logs::PartitionLogs;
 use crate::replica_log;
 use crate::snapshot::{Snapshot, Snapshots};
 
-/// How many snapshots are kept.
+/// Number of snapshots that are kept.
 const KEPT: usize = 2;
 
 /// The files of one shard.
@@ -29,31 +30,31 @@ pub struct ShardFiles {
     replica: ReplicaId,
     replicas: BTreeMap<ReplicaId, BrokerId>,
     snapshots: Snapshots,
-    /// Oldest first.
+    /// The kept snapshots, oldest first.
     kept: VecDeque<KeptSnapshot>,
     next_number: u64,
     next_spill: u64,
     /// Length of each spill file.
     spill_bytes: BTreeMap<u64, u64>,
-    doomed: Vec<Removal>,
+    removals: Vec<Removal>,
     closed: Vec<(PartitionId, u64)>,
     released_through: u64,
 }
 
-/// A snapshot that is on disk.
+/// What is known of a snapshot on disk.
 #[derive(Debug, Clone)]
 pub(crate) struct KeptSnapshot {
     pub(crate) number: u64,
     pub(crate) index: u64,
     pub(crate) term: u64,
-    /// Bytes that it needs of each spill file.
+    /// Bytes of each spill file that the snapshot names.
     pub(crate) spill: BTreeMap<u64, u64>,
 }
 
-/// Something to unlink.
+/// A file or a partition's directory that is to be removed.
 #[derive(Debug)]
 struct Removal {
-    /// The first snapshot that does not name it.
+    /// Number of the first snapshot that does not name it.
     since: u64,
     what: RemovalTarget,
 }
@@ -75,9 +76,9 @@ impl KeptSnapshot {
 }
 
 impl ShardFiles {
-    /// The files as recovery found them: the kept snapshots, oldest first, and the spill files that
-    /// they name. `truncated` is what the write-ahead log knows to be covered by snapshots; the process
-    /// may have ended before it was told of the newest.
+    /// The files at start: the kept snapshots, oldest first, and the lengths of the spill files
+    /// that they name. `truncated` is the index of the last `Truncated` record in the write-ahead
+    /// log, which an earlier process may not have written for its newest snapshots.
     pub(crate) fn new(
         partition_logs: Arc<PartitionLogs>,
         snapshot: &Snapshot,
@@ -93,7 +94,7 @@ impl ShardFiles {
             next_number: kept.back().map_or(0, |newest| newest.number) + 1,
             next_spill: spill_bytes.keys().next_back().map_or(0, |last| last + 1),
             spill_bytes,
-            doomed: Vec::new(),
+            removals: Vec::new(),
             closed: Vec::new(),
             released_through: if kept.len() == KEPT { kept[0].index.min(truncated) } else { 0 },
             kept,
@@ -101,7 +102,7 @@ impl ShardFiles {
         }
     }
 
-    /// The shard.
+    /// The shard that the files belong to.
     #[must_use]
     pub fn shard(&self) -> ShardId {
         self.partition_logs.shard()
@@ -125,13 +126,14 @@ impl ShardFiles {
 
     /// The newest snapshot.
     pub(crate) fn newest(&self) -> &KeptSnapshot {
-        self.kept.back().expect("a shard is born with a snapshot")
+        self.kept.back().expect("a shard is created with a snapshot")
     }
 
-    /// Index and term through which the write-ahead log is not needed any more, if that is news.
-    pub(crate) fn releasable(&self) -> Option<(u64, u64)> {
+    /// The last entry that both kept snapshots cover, if the log is not released through it yet.
+    pub(crate) fn releasable(&self) -> Option<EntryId> {
         let older = self.kept.front().filter(|_| self.kept.len() == KEPT)?;
-        (older.index > self.released_through).then_some((older.index, older.term))
+        let covered = EntryId { index: older.index, term: older.term };
+        (older.index > self.released_through).then_some(covered)
     }
 
     pub(crate) fn released_through(&self) -> u64 {
@@ -142,55 +144,56 @@ impl ShardFiles {
         self.released_through = index;
     }
 
-    /// Partitions that were closed before the next capture.
+    /// Adds partitions that were closed before the next capture.
     pub(crate) fn closed(&mut self, closed: Vec<(PartitionId, u64)>) {
         self.closed.extend(closed);
     }
 
-    /// Nothing names the files of the closed partitions, and these files, from the next snapshot on.
-    pub(crate) fn doom(&mut self, unneeded: Vec<PathBuf>) {
+    /// Schedules the removal of files that the next snapshot will not name: those of closed
+    /// partitions, and `unneeded`.
+    pub(crate) fn schedule_removal(&mut self, unneeded: Vec<PathBuf>) {
         let since = self.next_number;
         let files = unneeded.into_iter().map(RemovalTarget::File);
         let partitions = self
             .closed
             .drain(..)
             .map(|(partition, incarnation)| RemovalTarget::Partition(partition, incarnation));
-        self.doomed.extend(files.chain(partitions).map(|what| Removal { since, what }));
+        self.removals.extend(files.chain(partitions).map(|what| Removal { since, what }));
     }
 
-    /// Whether another snapshot would let files go.
-    pub(crate) fn has_doomed(&self) -> bool {
-        !self.doomed.is_empty()
+    /// Whether files wait for another snapshot to be removed.
+    pub(crate) fn has_removals(&self) -> bool {
+        !self.removals.is_empty()
     }
 
-    /// The next spill file's number and path: the same until it is finished.
+    /// Number and path of the next spill file: the same until [`Self::finish_spill`].
     pub(crate) fn begin_spill(&self) -> (u64, PathBuf) {
         let number = self.next_spill;
         (number, self.partition_logs.store().data().spill_file(self.shard(), number))
     }
 
-    /// The spill file is durable, and a snapshot may name it.
+    /// Adds a spill file that is durable, so that a snapshot may name it.
     pub(crate) fn finish_spill(&mut self, number: u64, bytes: u64) {
         self.next_spill = number + 1;
         self.spill_bytes.insert(number, bytes);
     }
 
-    /// The spill file could not be written: what was written of it takes no room. If it cannot be removed now, the
-    /// next attempt overwrites it.
+    /// Removes a partially written spill file, to free its space. If that fails, the next attempt
+    /// overwrites it.
     pub(crate) fn abandon_spill(&self, path: PathBuf) {
         if let Err(error) = remove(self.partition_logs.store().data(), path) {
             tracing::warn!(shard = %self.shard(), %error, "removing a partial spill file failed");
         }
     }
 
-    /// Spill files of which more than half is no longer needed.
+    /// Spill files of which more than half is unused.
     pub(crate) fn wasted_spill(&self, needed: &BTreeMap<u64, u64>) -> BTreeSet<u64> {
         let wasted = |file: &u64, bytes: &u64| needed.get(file).is_some_and(|n| 2 * n < *bytes);
         self.spill_bytes.iter().filter(|(f, b)| wasted(f, b)).map(|(file, _)| *file).collect()
     }
 
-    /// Writes a snapshot, durably, and removes what is named by neither kept one. What cannot be removed is
-    /// tried again with the next snapshot.
+    /// Writes a snapshot, durably, and removes files that neither kept snapshot names. A removal
+    /// that fails is retried with the next snapshot.
     ///
     /// # Errors
     /// When the snapshot cannot be written.
@@ -204,14 +207,14 @@ impl ShardFiles {
         }
         let numbers: Vec<u64> = self.kept.iter().map(|kept| kept.number).collect();
         let removed = self.snapshots.remove_all_but(&numbers);
-        for error in removed.err().into_iter().chain(self.remove_doomed()) {
+        for error in removed.err().into_iter().chain(self.run_removals()) {
             tracing::warn!(shard = %self.shard(), %error, "unlinking a file failed, will retry");
         }
         Ok(())
     }
 
-    /// Removes what may go; what went wrong.
-    fn remove_doomed(&mut self) -> Vec<DirectoryError> {
+    /// Runs the removals that are due. Returns the errors.
+    fn run_removals(&mut self) -> Vec<DirectoryError> {
         let data = self.partition_logs.store().data().clone();
         let shard = self.shard();
         let mut failed = Vec::new();
@@ -228,9 +231,9 @@ impl ShardFiles {
             named(file) || !is_gone(remove(&data, data.spill_file(shard, *file)))
         });
         let oldest = kept.front().filter(|_| kept.len() == KEPT).map_or(0, |kept| kept.number);
-        self.doomed.retain(|doomed| {
-            doomed.since > oldest
-                || !is_gone(match &doomed.what {
+        self.removals.retain(|removal| {
+            removal.since > oldest
+                || !is_gone(match &removal.what {
                     RemovalTarget::File(path) => remove(&data, path.clone()),
                     RemovalTarget::Partition(partition, incarnation) => {
                         data.remove_all_in(&data.partition(*partition, *incarnation))
@@ -241,7 +244,7 @@ impl ShardFiles {
     }
 }
 
-/// Removes a file; one that is not there was removed before.
+/// Removes a file; a missing one was removed before.
 fn remove(data: &DataDir, path: PathBuf) -> Result<(), DirectoryError> {
     match data.disk().remove(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {

@@ -1,36 +1,38 @@
-//! The write-ahead log as a checkpoint needs it, so that a test can stand in for it.
+//! The operations of the write-ahead log that a checkpoint needs, as a trait that tests replace.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, mpsc};
 
+use ropewalk_shard::engine::EntryId;
 use ropewalk_wal::{Record, ReplicaKey, Submission, WalError, WalHandle};
 
 use crate::work::WorkError;
 
-/// The write-ahead log as a checkpoint needs it.
+/// The write-ahead log, for checkpoints.
 pub trait Journal: Send + fmt::Debug {
-    /// Notes, durably, that a replica's log through `index` is covered by snapshots.
+    /// Records durably that snapshots cover a replica's log through the entry `covered`.
     ///
     /// # Errors
-    /// When it could not be written.
-    fn truncate(&self, key: ReplicaKey, index: u64, term: u64) -> Result<(), WorkError>;
-    /// Lets files go that hold nothing from the given index of each replica on.
+    /// When the record cannot be written.
+    fn truncate(&self, key: ReplicaKey, covered: EntryId) -> Result<(), WorkError>;
+    /// Removes files that hold no entry at or above the given index of each replica.
     fn release(&self, needed: &BTreeMap<ReplicaKey, u64>);
-    /// How much of it is in use.
+    /// Bytes in use.
     fn used_bytes(&self) -> u64;
-    /// Whether it takes no more records before some of it is let go.
+    /// Whether the log accepts no more records until some of it is released.
     fn is_full(&self) -> bool;
-    /// Who keeps the oldest file, and the last index each has in it.
+    /// The replicas that pin the oldest file, and the last index of each in it.
     fn pinned_by_oldest(&self) -> Vec<(ReplicaKey, u64)>;
 }
 
 impl Journal for WalHandle {
-    fn truncate(&self, key: ReplicaKey, index: u64, term: u64) -> Result<(), WorkError> {
+    fn truncate(&self, key: ReplicaKey, covered: EntryId) -> Result<(), WorkError> {
+        let EntryId { index, term } = covered;
         let (answer, answered) = mpsc::sync_channel(1);
         let record = Record::Truncated { key, index, term };
         let submission = Submission::new(vec![record], move |result| {
-            // Whoever asked may have gone.
+            // The receiver may have been dropped.
             let _ = answer.send(result);
         });
         self.submit(submission.for_release());

@@ -1,19 +1,19 @@
-//! One checkpoint of one shard, in the order that makes it safe.
+//! One checkpoint of one shard.
 //!
-//! 1. [`Pass::begin`]: the shard's state is captured at the applied index S. Tails through S that are
-//!    not small are written to segments.
-//! 2. [`Pass::sync`]: the segments become durable, as fast as the budget allows.
-//! 3. [`Pass::finish`]: small tails through S go to one spill file, sorted by partition, which becomes
-//!    durable. Then the snapshot is written, which names every end.
+//! 1. [`Pass::begin`] takes the shard's state at the applied index S and writes long tails through
+//!    S to segments.
+//! 2. [`Pass::sync`] makes the segments durable, as fast as the sync budget allows.
+//! 3. [`Pass::finish`] writes small tails through S to one spill file, sorted by partition, and
+//!    makes it durable. Then it writes the snapshot, which names the end of every file.
 //!
 //! # Invariants
 //!
-//! - A snapshot names nothing that is not durable, and every record through S that is kept.
+//! - A snapshot names only durable data, and every record through S that is kept.
 //! - A partition with little to write costs no sync of its own.
 //!
 //! # After a crash
 //!
-//! Before the snapshot is durable, the one before it counts, and everything here comes again.
+//! Until the new snapshot is durable, recovery starts from the one before.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::mem;
@@ -34,10 +34,18 @@ use crate::policy::Policy;
 use crate::snapshot::{Snapshot, SpillRun};
 use crate::work::WorkError;
 
-/// What the last step syncs: spill, its directory, snapshot, its directory, write-ahead log.
+/// Syncs of [`Pass::finish`]: spill, its directory, snapshot, its directory, write-ahead log.
 pub(crate) const FINISH_SYNCS: usize = 5;
 
-/// A checkpoint under way.
+/// The input of a checkpoint.
+#[derive(Debug)]
+pub(crate) struct PassInput<'a> {
+    pub(crate) capture: Capture,
+    /// Logs whose records have to become sealed segments, so that they can be compacted.
+    pub(crate) overdue: &'a [Arc<PartitionLog>],
+}
+
+/// A running checkpoint.
 #[derive(Debug)]
 pub(crate) struct Pass {
     capture: Capture,
@@ -47,22 +55,23 @@ pub(crate) struct Pass {
 }
 
 impl Pass {
-    /// Begins with a capture and writes what is not small to segments. All of what is `overdue` goes there,
-    /// however small, and its last segment takes no more batches, so that it can be compacted.
+    /// Writes the tails that are not small to segments. The tails of `overdue` logs are written
+    /// however small they are, and their last segment is sealed, so that it can be compacted.
     pub(crate) fn begin(
         files: &mut ShardFiles,
         unsynced: &mut UnsyncedLogs,
-        (capture, overdue): (Capture, &[Arc<PartitionLog>]),
+        input: PassInput<'_>,
         now_ms: i64,
         policy: &dyn Policy,
     ) -> Result<Self, WorkError> {
-        // Sorted, so that a seed of the simulator gives the same operations of the disk every time.
+        let PassInput { capture, overdue } = input;
+        // Sorted, so that a seed of the simulator gives the same disk operations every time.
         let mut logs: BTreeMap<PartitionId, Arc<PartitionLog>> =
             capture.logs.iter().cloned().collect();
         logs.retain(|partition, _| capture.state.partitions.contains_key(partition));
         debug_assert_eq!(logs.len(), capture.state.partitions.len(), "each has a log");
-        // What is no longer needed is noted first: a flush may fail.
-        files.doom(logs.values().flat_map(|log| log.trim()).collect());
+        // Before the flush, which may fail.
+        files.schedule_removal(logs.values().flat_map(|log| log.trim()).collect());
         let overdue: BTreeSet<PartitionId> = overdue.iter().map(|log| log.partition()).collect();
         let mut to_sync = VecDeque::new();
         for (partition, log) in &logs {
@@ -82,12 +91,12 @@ impl Pass {
         Ok(Self { capture, logs, to_sync })
     }
 
-    /// The index that is checkpointed.
+    /// The applied index that is checkpointed.
     pub(crate) fn index(&self) -> u64 {
         self.capture.index
     }
 
-    /// Makes segments durable while the budget lasts; whether all are.
+    /// Syncs segments while the budget lasts. Returns whether all are durable.
     pub(crate) fn sync(
         &mut self,
         data: &DataDir,
@@ -171,7 +180,7 @@ impl Pass {
     }
 }
 
-/// Writes what the logs have to a spill file, durably.
+/// Writes batches of the logs to a spill file, durably.
 fn write_spill(
     mut writer: SpillWriter,
     file: u64,
@@ -183,8 +192,8 @@ fn write_spill(
     Ok(runs)
 }
 
-/// What a log has for the spill file. If what it has in older ones is damaged, that stays there, to
-/// be reported to whoever reads it, and only the tail goes.
+/// The batches of a log for the spill file. If its older spill files are damaged, their runs stay
+/// there, where reads report the damage, and only the tail is spilled.
 fn spillable_of(
     log: &PartitionLog,
     through: i64,
@@ -192,7 +201,7 @@ fn spillable_of(
 ) -> Result<Option<SpillBatches>, WorkError> {
     match log.spillable(through, |file| wasted.contains(&file)) {
         Err(ropewalk_segment::SegmentError::Damaged(damage)) => {
-            tracing::error!(partition = %log.partition(), %damage, "a spill file is damaged");
+            tracing::error!(partition = %log.partition(), %damage, "spill file is damaged");
             Ok(log.spillable_tail(through))
         }
         result => Ok(result?),

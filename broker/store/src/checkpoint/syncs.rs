@@ -1,10 +1,10 @@
-//! The pace of background syncs, so that those that producers wait for come first.
+//! The rate limit of background syncs, so that they do not delay the syncs of the write-ahead log.
 
-/// How many syncs may be made now.
+/// A token bucket for syncs.
 #[derive(Debug)]
 pub(crate) struct SyncBudget {
     per_second: u32,
-    /// In thousandths; may go below zero by what one log costs.
+    /// Tokens in thousandths; may be negative by the syncs of one log.
     left: i64,
     refilled_ms: Option<i64>,
     suspended: bool,
@@ -24,7 +24,7 @@ impl SyncBudget {
         self.left = (self.left + passed_ms * i64::from(self.per_second)).min(full);
     }
 
-    /// No more limits: the broker stops.
+    /// Removes the limit, because the broker stops.
     pub(super) fn suspend(&mut self) {
         self.suspended = true;
     }

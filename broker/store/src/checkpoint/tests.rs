@@ -1,4 +1,4 @@
-//! What the checkpoint thread must not drop: tails that fill again, and work that failed.
+//! The checkpoint thread does not lose tails that fill again, nor work that failed.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ fn append(log: &PartitionLog, value_bytes: usize) {
     log.append(StampedBatch::new(bytes, log.high_watermark(), 1).expect("a batch"), 0);
 }
 
-/// Lets the next capture go through what was appended to the log.
+/// Extends the next capture to everything that was appended to the log.
 fn apply(shard: &OneShard, index: i32) {
     shard.append_some(std::iter::empty::<(Option<i64>, fn(i64) -> Option<Vec<u8>>)>(), 0);
     assert!(shard.log(index).high_watermark() > 0);
@@ -46,7 +46,7 @@ fn r1_a_tail_that_is_long_after_a_checkpoint_is_flushed() {
     let log = shard.log(1);
     append(&log, 100_000);
     apply(&shard, 1);
-    // Behind the capture, and reported as long before the checkpoint begins.
+    // After the capture, and reported as full before the checkpoint begins.
     append(&log, 3_000_000);
     shard.checkpoint().expect("durable");
     assert!(log.tail_bytes() >= 3_000_000);
@@ -82,7 +82,7 @@ fn r1_memory_is_relieved_after_a_checkpoint_that_failed() {
     }
 }
 
-/// A record that could not be noted in the write-ahead log pins its files until it is.
+/// A `Truncated` record that could not be written pins the files of the log until it is.
 #[test]
 fn d6_what_the_log_could_not_note_is_noted_at_the_next_step() {
     let disk = SimDisk::new(1);
@@ -100,7 +100,7 @@ fn d6_what_the_log_could_not_note_is_noted_at_the_next_step() {
     assert!(shard.notes.lock().count() > noted);
 }
 
-/// The files that go may be what makes room for the notes that do not fit.
+/// Released files may free the space that the remaining `Truncated` records need.
 #[test]
 fn r1_the_log_is_released_also_where_a_shard_cannot_be_noted() {
     let disk = SimDisk::new(1);
@@ -121,7 +121,7 @@ fn r1_the_log_is_released_also_where_a_shard_cannot_be_noted() {
     assert_eq!(shard.notes.lock().releases(), before + 2, "it is done");
 }
 
-/// What cannot be unlinked now is unlinked later, and the checkpoint counts.
+/// A file that cannot be removed now is removed later, and the checkpoint still succeeds.
 #[test]
 fn a_file_that_cannot_be_unlinked_is_tried_again() {
     let disk = SimDisk::new(1);
@@ -163,7 +163,7 @@ fn one_log_that_cannot_be_flushed_does_not_hold_up_the_others() {
     assert_eq!(shard.log(1).tail_bytes(), 0);
 }
 
-/// Records may be deleted while a checkpoint is under way that does not know of them.
+/// Records may be deleted during a checkpoint whose capture does not include them.
 #[test]
 fn d1_a_log_start_beyond_the_capture_is_named_as_its_end() {
     let disk = SimDisk::new(1);
@@ -182,7 +182,7 @@ fn d1_a_log_start_beyond_the_capture_is_named_as_its_end() {
     assert_eq!((log.log_start(), log.high_watermark()), (10, 10));
 }
 
-/// What pins a log may be an entry of a shard in which no partition ever changes.
+/// The log may be pinned by an entry of a shard in which no partition changes.
 #[test]
 fn r1_a_full_log_is_emptied_however_little_is_in_it() {
     let disk = SimDisk::new(1);
@@ -194,7 +194,7 @@ fn r1_a_full_log_is_emptied_however_little_is_in_it() {
     assert!(!shard.notes.lock().is_full());
 }
 
-/// What a checkpoint wrote before it failed takes room that others need.
+/// A failed checkpoint frees the space of the files that it wrote.
 #[test]
 fn r1_a_checkpoint_that_failed_leaves_no_file_behind() {
     let disk = SimDisk::new(1);
@@ -219,7 +219,7 @@ fn r1_a_checkpoint_that_failed_leaves_no_file_behind() {
     assert_eq!(files(spill).len(), before.0.len() + 1);
 }
 
-/// A replay that waits for memory goes on when nobody can make any: what it applies may make room.
+/// A replay that waits for memory continues when flushing fails: its entries may free space.
 #[test]
 fn a_replay_goes_on_while_no_memory_can_be_made_free() {
     let disk = SimDisk::new(1);

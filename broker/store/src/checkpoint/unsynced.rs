@@ -1,9 +1,9 @@
-//! Logs that were flushed and not synced: their files are open until then, because that is where an error of
-//! writing back is told.
+//! Logs that are flushed and not synced. Their files stay open until the sync, because the kernel
+//! reports a write-back error only to file descriptors that were open at the time.
 //!
 //! # Invariants
 //!
-//! - **R1** there are never more than allowed, however many partitions are flushed between two checkpoints.
+//! - **R1** their number is bounded, however many partitions are flushed between two checkpoints.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -30,8 +30,8 @@ impl UnsyncedLogs {
         Self { data, logs: Vec::new(), logs_max }
     }
 
-    /// Writes a tail to segments; whether that can be done. Where the spill before it is damaged it stays:
-    /// see [`super::pass`].
+    /// Writes a tail to segments. Returns false if it stays in memory because the spill before it
+    /// is damaged: see [`super::pass`].
     pub(crate) fn flush(
         &mut self,
         log: &Arc<PartitionLog>,
@@ -48,7 +48,7 @@ impl UnsyncedLogs {
         match flushed {
             Err(SegmentError::Damaged(damage)) => {
                 if log.mark_stuck() {
-                    tracing::error!(partition = %log.partition(), %damage, "a tail cannot be flushed");
+                    tracing::error!(partition = %log.partition(), %damage, "flushing a tail failed");
                 }
                 Ok(false)
             }
@@ -56,19 +56,19 @@ impl UnsyncedLogs {
         }
     }
 
-    /// Syncs them once they are too many.
+    /// Syncs all logs when `logs_max` of them are unsynced.
     fn keep_few(&mut self) -> Result<(), WorkError> {
         if self.logs.len() < self.logs_max {
             return Ok(());
         }
-        // One that was deleted has nothing to lose.
+        // A log that was dropped needs no sync.
         let logs: Vec<_> = self.logs.drain(..).filter_map(|log| log.upgrade()).collect();
         Ok(sync_together(&self.data, &logs)?)
     }
 }
 
-/// Makes the segments of many logs durable, in a tenth of the time that it takes one after the other: all is
-/// written first, and syncs that wait at the same time share a flush of the drive.
+/// Syncs the segments of many logs in parallel. This takes a tenth of the time of one after the
+/// other: write-back starts for all files first, and concurrent syncs share a flush of the drive.
 pub(crate) fn sync_together(
     data: &DataDir,
     logs: &[Arc<PartitionLog>],
@@ -85,7 +85,7 @@ pub(crate) fn sync_together(
         Ok(())
     };
     thread::scope(|scope| {
-        // A thread that cannot be made is not needed.
+        // If a thread cannot be started, the others do its work.
         let start =
             |_| thread::Builder::new().name("sync".to_owned()).spawn_scoped(scope, work).ok();
         let helpers: Vec<_> = (1..limits::SYNCS_TOGETHER).filter_map(start).collect();

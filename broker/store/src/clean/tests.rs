@@ -7,7 +7,7 @@ use ropewalk_disk::SimDisk;
 use super::*;
 use crate::testing::{KEYS, OneShard, Setup, records};
 
-/// What compaction may leave of `count` records: the last of each key at least, nothing invented.
+/// Checks what compaction left of `count` records: at least the last of each key, and no others.
 fn check_compacted(found: &[(i64, i64)], count: i64) {
     assert!(found.windows(2).all(|pair| pair[0].0 < pair[1].0), "O1");
     assert!(found.iter().all(|(offset, key)| offset % KEYS == *key));
@@ -33,7 +33,7 @@ fn of_each_key_only_the_last_record_stays() {
     let before = shard.log(0).size_bytes();
     assert!(before < shard.log(1).size_bytes() / 2);
 
-    // The log grows on, is checkpointed, and comes back as it was.
+    // The log grows, is checkpointed, and recovers unchanged.
     shard.append(10);
     shard.checkpoint().expect("durable");
     let left = records(&shard.log(0));
@@ -69,7 +69,7 @@ fn d1_power_may_go_at_any_moment_of_a_compaction() {
         assert!(shard.clean(10_000).is_err(), "it was to crash");
         drop(shard);
         disk.power_cycle(seed);
-        // Once more from the older snapshot, which must hold just as well.
+        // Again from the older snapshot, which must be valid too.
         if seed % 2 == 0 {
             let newest = PathBuf::from("/data/shards/1/snapshots/00000000000000000004.snapshot");
             assert!(disk.corrupt(&newest, 50, 1));
@@ -111,8 +111,8 @@ fn only_what_is_old_enough_and_worth_it_is_compacted() {
     assert!(!pays(&infos, 10, 1_500, &policy), "nothing is new there");
 }
 
-/// `max.compaction.lag.ms` is a promise about deletion: it holds for a queue that is too small for a segment,
-/// with traffic and without.
+/// `max.compaction.lag.ms` guarantees the deletion of old values, also for a queue that is too
+/// small for a segment, with traffic and without.
 #[test]
 fn what_was_overwritten_goes_in_time_from_a_small_queue() {
     const LAG_MS: i64 = 2_000;
@@ -137,14 +137,14 @@ fn what_was_overwritten_goes_in_time_from_a_small_queue() {
                 gone_ms = Some(now_ms - 1_000_000);
             }
         }
-        let gone_ms = gone_ms.expect("it goes");
+        let gone_ms = gone_ms.expect("it is removed");
         assert!(gone_ms <= LAG_MS + 3_000, "trickles {trickles}: {gone_ms} ms");
         let left = records(&shard.log(0));
         assert!(left.contains(&(1, 1)), "the last record of a key stays: {left:?}");
         assert_eq!(left.len(), if trickles { 61 } else { 1 }, "{left:?}");
         assert_eq!(records(&shard.log(1)).len(), if trickles { 62 } else { 2 });
 
-        // What was moved is as durable as it was, and both snapshots know of it.
+        // The moved records are still durable, and both snapshots name them.
         drop(shard);
         disk.power_cycle(1);
         let shard = OneShard::open(&disk).expect("it opens");
@@ -153,7 +153,7 @@ fn what_was_overwritten_goes_in_time_from_a_small_queue() {
     }
 }
 
-/// A quiet queue is moved once; after that its checkpoints cost nothing.
+/// The records of a quiet queue are moved once; after that its checkpoints write nothing.
 #[test]
 fn a_queue_in_which_nothing_changes_is_not_checkpointed_for_its_lag_again() {
     let disk = SimDisk::new(1);

@@ -1,4 +1,4 @@
-//! What a data directory is taken for, and that formatting never counts by halves.
+//! The contents of a data directory, and a crash at each step of formatting.
 
 use std::path::Path;
 
@@ -25,10 +25,10 @@ fn format(data: &DataDir) -> Result<(), DirectoryError> {
 fn d4_a_formatted_directory_is_never_formatted_again() {
     let disk = SimDisk::new(1);
     let data = data(&disk);
-    assert_eq!(data.look().unwrap(), DataDirContents::Empty);
+    assert_eq!(data.contents().unwrap(), DataDirContents::Empty);
     format(&data).unwrap();
     disk.power_cycle(2);
-    assert_eq!(data.look().unwrap(), DataDirContents::Formatted(identity()));
+    assert_eq!(data.contents().unwrap(), DataDirContents::Formatted(identity()));
     let again = format(&data).unwrap_err();
     assert!(matches!(again, DirectoryError::Formatted { .. }), "{again}");
 }
@@ -46,13 +46,13 @@ fn d4_a_crash_while_formatting_leaves_a_directory_that_is_whole_or_not_formatted
             disk.crash_at(at);
             let _ = format(&data(&disk));
             disk.power_cycle(seed);
-            match data(&disk).look().unwrap() {
+            match data(&disk).contents().unwrap() {
                 DataDirContents::Empty | DataDirContents::HalfFormatted => {
                     format(&data(&disk)).unwrap()
                 }
                 DataDirContents::Formatted(found) => assert_eq!(found, identity()),
             }
-            assert_eq!(data(&disk).look().unwrap(), DataDirContents::Formatted(identity()));
+            assert_eq!(data(&disk).contents().unwrap(), DataDirContents::Formatted(identity()));
         }
     }
 }
@@ -88,7 +88,7 @@ fn another_version_is_refused_and_a_flipped_bit_is_damage() {
     let good = disk.content(path).unwrap();
     for at in 0..good.len() as u64 {
         disk.corrupt(path, at, 1);
-        assert!(matches!(data.look(), Err(DirectoryError::Damaged { .. })), "byte {at}");
+        assert!(matches!(data.contents(), Err(DirectoryError::Damaged { .. })), "byte {at}");
         disk.corrupt(path, at, 1);
     }
     let mut newer = good;
@@ -97,5 +97,5 @@ fn another_version_is_refused_and_a_flipped_bit_is_damage() {
     let crc = crc32c::crc32c(&newer[..end]).to_le_bytes();
     newer[end..].copy_from_slice(&crc);
     disk.put(path, newer);
-    assert!(matches!(data.look(), Err(DirectoryError::UnknownVersion { version: 2, .. })));
+    assert!(matches!(data.contents(), Err(DirectoryError::UnknownVersion { version: 2, .. })));
 }

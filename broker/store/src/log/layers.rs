@@ -1,14 +1,13 @@
-//! Moves the records of a partition from layer to layer: tail and spill to segments, tail to spill.
+//! Moves the records of a partition between layers: tail and spill to segments, tail to spill.
 //!
-//! Only the checkpoint thread comes here (compaction changes segments in place), so that at the moment of a checkpoint no file holds
-//! anything above the index that is checkpointed. Readers go on: the layers change under the lock, after
-//! the bytes are at their new place.
+//! Only the checkpoint thread moves records, so that at a checkpoint no file holds anything above
+//! the index that is checkpointed. (Compaction replaces segments in place.) Readers are not
+//! blocked: the layers change under the lock, after the bytes are at their new place.
 //!
 //! # Invariants
 //!
-//! - Only whole batches that end at the asked offset or before are moved.
-//! - **O4** a run that moved is dropped from its old layer in the same moment in which the new one
-//!   has it.
+//! - Only whole batches that end at the requested offset or before are moved.
+//! - **O4** a run is added to its new layer and removed from the old one under one lock.
 
 use std::mem;
 use std::path::PathBuf;
@@ -24,39 +23,39 @@ use crate::limits;
 use crate::snapshot::{PartitionFiles, SegmentsEnd, SpillRun};
 use crate::store::ShardStore;
 
-/// What a log has for a spill file.
+/// The batches of a log for a spill file.
 #[derive(Debug)]
 pub(crate) struct SpillBatches {
-    /// In order; what is in spill files already comes first if it shall be written anew.
+    /// In order of offsets; first those that are in spill files already, if they are rewritten.
     pub(crate) batches: Vec<StampedBatch>,
-    /// When the first of them was proposed.
+    /// When the first of them was proposed, Unix milliseconds.
     pub(crate) appended_ms: i64,
-    /// Records of data in them.
+    /// Number of data records in them.
     pub(crate) records: u64,
 }
 
 impl PartitionLog {
-    /// Bytes that are in no segment, through `through`.
+    /// Bytes of the spill, and of the tail up to the offset `through`.
     pub(crate) fn loose_bytes(&self, through: i64) -> usize {
         let inner = self.inner.lock();
         let tail: usize = inner.tail.through(through).map(|held| held.batch.size_bytes()).sum();
         tail + usize::try_from(inner.spill_bytes()).unwrap_or(usize::MAX)
     }
 
-    /// Bytes in memory.
+    /// Bytes of the tail.
     pub(crate) fn tail_bytes(&self) -> usize {
         self.inner.lock().tail.size_bytes()
     }
 
-    /// What lies in spill files.
+    /// The runs in spill files.
     pub(crate) fn spill_runs(&self) -> Vec<SpillRun> {
         self.inner.lock().spill.clone()
     }
 
-    /// Writes spill and tail through `through` to segments, without a sync.
+    /// Writes the spill, and the tail up to `through`, to segments, without a sync.
     ///
     /// # Errors
-    /// When the disk fails; what was written before is kept.
+    /// When the disk fails; batches that were written before the error are kept.
     pub(crate) fn flush(
         &self,
         through: i64,
@@ -70,7 +69,7 @@ impl PartitionLog {
                 inner.tail.through(through).map(|held| held.batch.clone()).collect();
             (inner.spill.clone(), tail, inner.oldest_appended_ms())
         };
-        // Segments are as old as what is in them, however long it was in memory before.
+        // The age of a segment is that of its records, including the time that they were in memory.
         let now_ms = now_ms.min(appended_ms.unwrap_or(now_ms));
         let mut batches = Vec::new();
         for spilled in &spill {
@@ -90,7 +89,7 @@ impl PartitionLog {
         };
         let written = segments.next_offset();
         batches.retain(|batch| batch.base_offset >= written);
-        // Between two runs, and before the tail, there is a gap where a repair gave up a run.
+        // A repair that accepted the loss of a run leaves a gap before the next run or the tail.
         let is_next =
             |last: &StampedBatch, next: &StampedBatch| last.next_offset() == next.base_offset;
         let result = batches.chunk_by(is_next).try_for_each(|part| {
@@ -101,7 +100,7 @@ impl PartitionLog {
         result
     }
 
-    /// What the segments hold now is read from there.
+    /// Makes the content of the segments readable from them and removes it from spill and tail.
     fn publish(&self, segments: &Segments) {
         let end = segments.next_offset();
         let freed = {
@@ -118,7 +117,7 @@ impl PartitionLog {
         self.files.budget().give_back(freed);
     }
 
-    /// How many syncs [`Self::sync`] takes.
+    /// Number of syncs that [`Self::sync`] makes.
     pub(crate) fn sync_cost(&self) -> usize {
         self.segments.lock().as_ref().map_or(0, |segments| segments.sync_cost())
     }
@@ -134,8 +133,8 @@ impl PartitionLog {
         }
     }
 
-    /// What goes to a spill file at a checkpoint: the tail through `through`, and with it what is
-    /// in spill files already if that lies in too many runs, or in a file that `rewrite` names.
+    /// The batches to write to a spill file at a checkpoint: the tail up to `through`, and the runs
+    /// in spill files if they are too many or `rewrite` is true for one of their files.
     ///
     /// # Errors
     /// When a spill file cannot be read.
@@ -165,7 +164,7 @@ impl PartitionLog {
         Ok(Some(out))
     }
 
-    /// The tail through `through`, for a spill file.
+    /// The tail up to `through`, for a spill file.
     pub(crate) fn spillable_tail(&self, through: i64) -> Option<SpillBatches> {
         let inner = self.inner.lock();
         let appended_ms = inner.tail.through(through).next()?.appended_ms;
@@ -174,7 +173,7 @@ impl PartitionLog {
         Some(SpillBatches { batches, appended_ms, records })
     }
 
-    /// The run is durable in a spill file and is read from there.
+    /// Adds a run that is durable in a spill file, and removes its batches from the tail.
     pub(crate) fn spilled(&self, run: SpillRun) {
         let freed = {
             let mut inner = self.inner.lock();
@@ -189,8 +188,8 @@ impl PartitionLog {
         self.files.budget().give_back(freed);
     }
 
-    /// Lets go of segments below the log start; the files that are no longer needed, which stay until
-    /// no snapshot names them.
+    /// Releases segments below the log start. Returns their files, which must stay until no
+    /// snapshot names them.
     pub(crate) fn trim(&self) -> Vec<PathBuf> {
         let mut writer = self.segments.lock();
         let Some(segments) = &mut *writer else { return Vec::new() };
@@ -199,7 +198,7 @@ impl PartitionLog {
         unneeded
     }
 
-    /// Where everything through `next_offset` is. It is durable when this returns.
+    /// The files that hold everything below `next_offset`, which is durable when this returns.
     ///
     /// # Errors
     /// A failed sync is final (D2).
@@ -212,7 +211,7 @@ impl PartitionLog {
         Ok(PartitionFiles {
             partition: self.partition,
             incarnation: self.incarnation,
-            // It may have moved on since, and what lay below may be gone. It never moves back.
+            // The log start may have passed the captured end, but a snapshot must not name more.
             log_start: inner.log_start.min(next_offset),
             next_offset,
             segments: end,
@@ -225,7 +224,7 @@ impl PartitionLog {
         self.segments.lock().as_ref()?.plan_compaction(request)
     }
 
-    /// Puts a compacted segment in its place.
+    /// Replaces segments by a compacted one.
     ///
     /// # Errors
     /// A failed sync is final (D2).
@@ -237,41 +236,41 @@ impl PartitionLog {
         installed.map(|_| ())
     }
 
-    /// What is known to be damaged, for a person. Reads of it fail, all else works.
+    /// Descriptions of the known damage. Reads of damaged blocks fail, all other reads work.
     pub(crate) fn damages(&self) -> Vec<String> {
         let segments = self.segments.lock();
         let damages = segments.iter().flat_map(|segments| segments.damages());
         damages.map(ToString::to_string).collect()
     }
 
-    /// From now on the next change is reported again.
+    /// Lets the next change be reported again.
     pub(crate) fn mark_clean(&self) {
         self.inner.lock().dirty = false;
     }
 
-    /// Undoes [`Self::mark_clean`]; whether nothing has changed in between.
+    /// Undoes [`Self::mark_clean`]. Returns whether nothing has changed in between.
     pub(crate) fn mark_dirty(&self) -> bool {
         !mem::replace(&mut self.inner.lock().dirty, true)
     }
 
-    /// Whether the tail was long when it last grew or shrank.
+    /// Whether the tail was over [`limits::TAIL_BYTES_TO_FLUSH`] when its size last changed.
     pub(crate) fn is_full(&self) -> bool {
         self.inner.lock().full
     }
 
-    /// Nothing can be moved to segments any more; whether that is news.
+    /// Notes that the spill is damaged and the tail cannot be flushed. Returns whether this is new.
     pub(crate) fn mark_stuck(&self) -> bool {
         !mem::replace(&mut self.inner.lock().stuck, true)
     }
 
-    /// Lets the next checkpoint move everything to segments that can be compacted.
+    /// Requests a checkpoint that moves all records to sealed segments, which can be compacted.
     pub(crate) fn ask_to_seal(&self) {
         if !self.inner.lock().stuck {
             self.changes.changed(self.me.clone(), Change::Overdue);
         }
     }
 
-    /// Ends the last segment: the next flush begins another.
+    /// Seals the last segment: the next flush begins another.
     ///
     /// # Errors
     /// When the disk fails.
@@ -279,7 +278,7 @@ impl PartitionLog {
         self.segments.lock().as_mut().map_or(Ok(()), |segments| segments.seal())
     }
 
-    /// Puts a log together again as a snapshot names it. Everything beyond is cut off.
+    /// Restores a log from the files that a snapshot names, and cuts off anything after their ends.
     ///
     /// # Errors
     /// When the files do not hold what the snapshot names.

@@ -1,7 +1,7 @@
-//! Questions about a partition's records that are not "give me them": counts, timestamps, ages.
+//! Counts, timestamps and ages of a partition's records, for ListOffsets, retention and metrics.
 //!
-//! Place in the walk: ListOffsets, retention and the figures ask here. What lies in segments is answered
-//! by their indices, what lies in the tail from memory; the spill is small and is read if need be.
+//! Lookups in segments use their indices, lookups in the tail are in memory. The spill is small and
+//! is read if needed.
 
 use ropewalk_batch::{NO_TIMESTAMP, StampedBatch, first_at_or_after};
 use ropewalk_segment::{Reader, SegmentInfo};
@@ -9,14 +9,14 @@ use ropewalk_segment::{Reader, SegmentInfo};
 use super::{Inner, Layer, PartitionLog, ReadError};
 use crate::snapshot::SpillRun;
 
-/// How large the records of one batch may be when a lookup has to decompress them.
+/// Largest decompressed size of the records of one batch in a lookup, bytes.
 const RECORDS_BYTES_MAX: usize = 256 << 20;
-/// How much a search batch by batch reads at once.
+/// Bytes that a search batch by batch reads at once.
 const SCAN_BYTES: usize = 1 << 20;
 
 impl PartitionLog {
-    /// When the record at `offset` was proposed, as far as that is known without reading: exactly for
-    /// the tail, the oldest of its neighbours for spill.
+    /// When the record at `offset` was proposed, Unix milliseconds, if known without reading a
+    /// file: exact for the tail, the time of the run's first batch for spill, `None` for segments.
     #[must_use]
     pub fn appended_ms(&self, offset: i64) -> Option<i64> {
         let inner = self.inner.lock();
@@ -27,11 +27,11 @@ impl PartitionLog {
         }
     }
 
-    /// Records in `from..to` that a consumer sees: control batches and what compaction took away do
-    /// not count. May block on the disk.
+    /// Number of records in `from..to` that a consumer receives: without control batches and
+    /// records that compaction removed. May block on the disk.
     ///
     /// # Errors
-    /// When a file that has to be looked at cannot be read.
+    /// When a file cannot be read.
     pub fn visible_count(&self, from: i64, to: i64) -> Result<u64, ReadError> {
         let (reader, segments_end, spill, in_tail) = {
             let inner = self.inner.lock();
@@ -71,7 +71,7 @@ impl PartitionLog {
     /// the disk.
     ///
     /// # Errors
-    /// When a file that has to be looked at cannot be read.
+    /// When a file cannot be read.
     pub fn offset_for_timestamp(&self, timestamp_ms: i64) -> Result<Option<(i64, i64)>, ReadError> {
         let (log_start, reader, spill, tail) = {
             let inner = self.inner.lock();
@@ -82,7 +82,7 @@ impl PartitionLog {
         };
         if let Some(reader) = reader {
             let mut found = reader.offset_for_timestamp(timestamp_ms)?;
-            // Segments learn of a log start a little later.
+            // The segments get a new log start only at the next checkpoint.
             if found.is_some_and(|(offset, _)| offset < log_start) {
                 found = scan(&reader, log_start, |some| first_in(some, timestamp_ms, log_start))?;
             }
@@ -99,10 +99,10 @@ impl PartitionLog {
         first_in(&tail, timestamp_ms, log_start)
     }
 
-    /// Offset and timestamp of the first of the youngest records. May block on the disk.
+    /// Offset and timestamp of the first record with the largest timestamp. May block on the disk.
     ///
     /// # Errors
-    /// When a file that has to be looked at cannot be read.
+    /// When a file cannot be read.
     pub fn max_timestamp(&self) -> Result<Option<(i64, i64)>, ReadError> {
         let (log_start, reader, spill, tail) = {
             let inner = self.inner.lock();
@@ -112,7 +112,7 @@ impl PartitionLog {
         };
         let mut youngest_ms = youngest_in(&tail, log_start)?;
         for run in &spill {
-            // Only a run in which the log starts has to be looked into.
+            // Only a run that contains the log start has to be read.
             youngest_ms = youngest_ms.max(if run.base_offset >= log_start {
                 Some(run.max_timestamp_ms)
             } else {
@@ -132,7 +132,7 @@ impl PartitionLog {
         }
     }
 
-    /// Segments, then what is not in a segment yet as one more: what retention decides on.
+    /// The segments, and spill and tail together as a last one: the units that retention removes.
     #[must_use]
     pub fn segment_infos(&self) -> Vec<SegmentInfo> {
         let mut infos = self.segments.lock().as_ref().map_or_else(Vec::new, |s| s.infos());
@@ -169,7 +169,8 @@ impl Inner {
     }
 }
 
-/// Segments learn of a log start a little later: until then they are looked through batch by batch.
+/// Searches the segments batch by batch from `log_start`. Used while the segments do not have the
+/// new log start yet, which they get at the next checkpoint.
 fn scan<T>(
     reader: &Reader,
     log_start: i64,
@@ -198,7 +199,7 @@ fn scan_youngest(reader: &Reader, log_start: i64) -> Result<Option<i64>, ReadErr
     Ok(youngest_ms)
 }
 
-/// The largest timestamp of some batches, at or after `log_start`.
+/// The largest timestamp of the batches' records at or after `log_start`.
 fn youngest_in(batches: &[StampedBatch], log_start: i64) -> Result<Option<i64>, ReadError> {
     let mut youngest_ms = None;
     for batch in batches.iter().filter(|batch| batch.last_offset() >= log_start) {
@@ -231,7 +232,8 @@ fn unreadable(error: &ropewalk_batch::BatchError) -> ReadError {
     ReadError::Storage(error.to_string())
 }
 
-/// The first record of some batches that is not older than `timestamp_ms`, at or after `log_start`.
+/// Offset and timestamp of the batches' first record at or after `log_start` that is not older than
+/// `timestamp_ms`.
 fn first_in(
     batches: &[StampedBatch],
     timestamp_ms: i64,
@@ -241,7 +243,7 @@ fn first_in(
         if batch.max_timestamp_ms < timestamp_ms {
             continue;
         }
-        // The log may start inside of the batch, behind the first such record.
+        // The log may start inside of the batch, after the first such record.
         let found = if batch.base_offset >= log_start {
             first_at_or_after(batch, timestamp_ms, RECORDS_BYTES_MAX)
                 .map_err(|error| unreadable(&error))?

@@ -1,6 +1,6 @@
 //! The newest batches of a partition, in memory.
 //!
-//! Each batch knows how many records of data lie before it, so that a queue's length is a subtraction.
+//! Each batch holds a running count of data records, so that counting a range is a subtraction.
 //!
 //! # Invariants
 //!
@@ -11,13 +11,13 @@ use std::collections::VecDeque;
 
 use ropewalk_batch::StampedBatch;
 
-/// A batch and what the log knows of it.
+/// A batch with its append time and record counts.
 #[derive(Debug, Clone)]
 pub(crate) struct TailBatch {
     pub(crate) batch: StampedBatch,
-    /// The leader's clock when it was proposed.
+    /// The leader's clock when the batch was proposed, Unix milliseconds.
     pub(crate) appended_ms: i64,
-    /// Records of data through this batch since the tail was last empty.
+    /// Number of data records up to and including this batch, since the tail was last empty.
     running_records: u64,
     is_control: bool,
 }
@@ -72,7 +72,7 @@ impl Tail {
         self.batches.iter().take_while(move |held| held.batch.next_offset() <= offset)
     }
 
-    /// Drops the batches that end at `offset` or before.
+    /// Removes the batches that end at `offset` or before.
     pub(crate) fn drop_through(&mut self, offset: i64) {
         while let Some(first) = self.batches.front()
             && first.batch.next_offset() <= offset
@@ -87,12 +87,12 @@ impl Tail {
         }
     }
 
-    /// Records of data in `from..to`, as far as they lie here.
+    /// Number of data records of the tail in `from..to`.
     pub(crate) fn records_between(&self, from: i64, to: i64) -> u64 {
         self.records_before(to) - self.records_before(from.min(to))
     }
 
-    /// Records of data before `offset`, counted from when the tail was last empty.
+    /// Number of data records before `offset`, since the tail was last empty.
     fn records_before(&self, offset: i64) -> u64 {
         let whole = self.batches.partition_point(|held| held.batch.next_offset() <= offset);
         let Some(split) = self.batches.get(whole) else {

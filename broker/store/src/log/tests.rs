@@ -1,4 +1,4 @@
-//! The log against a model that keeps everything in one list.
+//! The log compared with a model that holds all batches in one list.
 
 use std::path::PathBuf;
 
@@ -31,7 +31,7 @@ fn partition() -> PartitionId {
     PartitionId { topic: TopicId(uuid::Uuid::from_u128(1)), index: 0 }
 }
 
-/// A batch of `records` records whose values tell their offsets.
+/// A batch of `records` records whose values are their offsets.
 fn batch(base_offset: i64, records: i64) -> StampedBatch {
     let mut builder = Builder::new();
     for at in 0..records {
@@ -46,7 +46,7 @@ fn timestamp(offset: i64) -> i64 {
     1_000 + (offset * 7919) % 97
 }
 
-/// What a reader sees of some batches.
+/// The bytes that a reader gets for some batches.
 fn whole(batches: &[StampedBatch]) -> Vec<u8> {
     batches.iter().flat_map(|b| [b.prefix().to_vec(), b.body().to_vec()].concat()).collect()
 }
@@ -66,7 +66,7 @@ fn shape(chunk: &Chunk) -> Vec<i64> {
     offsets
 }
 
-/// The log, and what must be in it.
+/// The log and its expected content.
 struct Fixture {
     disk: SimDisk,
     partition_logs: Arc<PartitionLogs>,
@@ -143,7 +143,8 @@ impl Fixture {
         }
     }
 
-    /// Power is lost: what the checkpoint names is there, the rest is appended again.
+    /// Simulates a power loss: the log is restored from the checkpoint, and the rest appended
+    /// again.
     fn reopen(&mut self) {
         self.disk.power_cycle(3);
         self.partition_logs = partition_logs(&self.disk);
@@ -156,7 +157,7 @@ impl Fixture {
         self.log.set_log_start(self.log_start);
     }
 
-    /// Every read, however it is cut, gives the model's batches from the one that holds the offset.
+    /// Every read, of any size, returns the model's batches from the one that holds the offset.
     fn check(&self) {
         assert_eq!(self.log.log_start(), self.log_start);
         assert_eq!(self.log.high_watermark(), self.end());
@@ -292,19 +293,19 @@ fn waiters_are_told_once_and_never_pile_up() {
     }
     assert!(fixture.log.inner.lock().waiters.capacity() < 32);
     fixture.append(1);
-    let mut told = is_told(&notify);
-    assert!(told);
+    let mut notified = is_notified(&notify);
+    assert!(notified);
     fixture.log.notify_on_append(&notify);
     fixture.log.close();
-    told = is_told(&notify);
-    assert!(told, "the partition is gone");
+    notified = is_notified(&notify);
+    assert!(notified, "the partition is closed");
     fixture.log.notify_on_append(&notify);
-    told = is_told(&notify);
-    assert!(told, "and whoever comes later hears it at once");
+    notified = is_notified(&notify);
+    assert!(notified, "a later waiter is notified at once");
 }
 
-/// Whether a permit is there.
-fn is_told(notify: &Notify) -> bool {
+/// Whether `notify` has a permit.
+fn is_notified(notify: &Notify) -> bool {
     use std::future::Future;
     use std::task::{Context, Waker};
     let notified = std::pin::pin!(notify.notified());

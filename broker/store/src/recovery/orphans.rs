@@ -1,5 +1,5 @@
-//! Files that no kept snapshot names: written before a crash and not checkpointed, or let go and not
-//! yet unlinked. They are removed before anything is opened.
+//! Removes files that no kept snapshot names: written before a crash and not checkpointed, or
+//! released and not removed yet. This happens before any log is opened.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -10,15 +10,17 @@ use super::RecoveredShard;
 use crate::checkpoint::files::KeptSnapshot;
 use crate::directory::{DataDir, DirectoryError};
 
-/// Removes the files of partitions that no snapshot names; the first incarnation that no directory has had.
+/// Removes the files of partitions that no snapshot names. Returns the first incarnation number
+/// that no directory has had.
 ///
-/// While a shard is damaged it is not known what its snapshots would name: then nothing is removed.
+/// With a damaged shard (`all_known` is false) nothing is removed, because its snapshots are
+/// unknown.
 pub(super) fn remove(
     data: &DataDir,
     sound: &[RecoveredShard],
     all_known: bool,
 ) -> Result<u64, DirectoryError> {
-    let kept = sound.iter().flat_map(|believed| &believed.kept);
+    let kept = sound.iter().flat_map(|shard| &shard.kept);
     let named: BTreeSet<String> = kept
         .flat_map(|(_, snapshot)| &snapshot.partitions)
         .map(|files| DataDir::partition_name(files.partition, files.incarnation))
@@ -37,7 +39,7 @@ pub(super) fn remove(
     Ok(next_incarnation)
 }
 
-/// The spill files that are named, with their lengths; the others are removed.
+/// Removes the spill files that no kept snapshot names. Returns the lengths of the others.
 pub(super) fn spill_files(
     data: &DataDir,
     shard: ShardId,

@@ -1,8 +1,9 @@
-//! The records of a shard's partitions: what of their files can still be read, and a snapshot that names
-//! only that.
+//! Checks the files of a shard's partitions, and writes a snapshot that names only readable
+//! records.
 //!
-//! Invariant: a snapshot's index and state stay as they are; only where records lie changes. So the log that
-//! follows the old one follows the new one, and offsets that are lost are gaps, as compaction leaves them.
+//! Invariant: the new snapshot has the same index and state; only the files of partitions change.
+//! So the log that follows the old snapshot also follows the new one, and lost offsets are gaps,
+//! like those that compaction leaves.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,29 +11,30 @@ use std::sync::Arc;
 use ropewalk_segment::spill::SpillReader;
 use ropewalk_segment::{Damage, DurableEnd, FileCache, SegmentError, Segments};
 
-use super::{Finding, Loss, Names, Place, RepairError, Shard, topic};
+use super::{Finding, Loss, Place, RepairError, Shard, TopicNames, named_partition};
 use crate::directory::DataDir;
 use crate::snapshot::{PartitionFiles, Snapshot, Snapshots, SpillRun};
 
-/// Files that are held open while one partition is looked through.
+/// Most files that are open while one partition is checked.
 const OPEN_FILES_MAX: usize = 64;
 
-/// Looks through all partitions of a shard; with `accept`, gives up what cannot be read.
-pub(super) fn mend(
+/// Checks all partitions of a shard; with `accept`, removes what cannot be read.
+pub(super) fn repair(
     data: &DataDir,
     shard: &Shard,
-    (names, accept): (&Names, bool),
+    names: &TopicNames,
+    accept: bool,
     findings: &mut Vec<Finding>,
 ) -> Result<(), RepairError> {
-    let mut mended = shard.newest.clone();
+    let mut repaired = shard.newest.clone();
     let mut is_changed = false;
-    for files in &mut mended.partitions {
-        let damaged = look(data, &shard.newest, files, accept)?;
+    for files in &mut repaired.partitions {
+        let damaged = check_files(data, &shard.newest, files, accept)?;
         is_changed |= !damaged.what.is_empty();
         if let Some(first) = damaged.what.first() {
             let more = damaged.what.len() - 1;
             let more = if more == 0 { String::new() } else { format!(", and {more} more") };
-            let named = topic(names, files.partition);
+            let named = named_partition(names, files.partition);
             let lost = damaged.lost.into_iter();
             findings.push(Finding {
                 place: Place::Partition(files.partition),
@@ -43,27 +45,28 @@ pub(super) fn mend(
         }
     }
     if accept && is_changed {
-        write(data, shard.number, &mended)?;
+        write(data, shard.number, &repaired)?;
     }
     Ok(())
 }
 
-/// The new snapshot, beside the one that it was made from: an older one names what is no longer there.
-fn write(data: &DataDir, number: u64, mended: &Snapshot) -> Result<(), RepairError> {
-    let snapshots = Snapshots::new(data, mended.shard);
+/// Writes the new snapshot and keeps the one that it was made from. Older ones are removed, because
+/// they name files that no longer exist.
+fn write(data: &DataDir, number: u64, repaired: &Snapshot) -> Result<(), RepairError> {
+    let snapshots = Snapshots::new(data, repaired.shard);
     let next = snapshots.numbers()?.last().map_or(number, |last| last + 1);
-    snapshots.write(next, mended)?;
+    snapshots.write(next, repaired)?;
     Ok(snapshots.remove_all_but(&[number, next])?)
 }
 
-/// What is damaged of one partition.
+/// The damage of one partition.
 #[derive(Default)]
 struct DamageReport {
     what: Vec<String>,
     lost: Vec<Range<i64>>,
 }
 
-fn look(
+fn check_files(
     data: &DataDir,
     snapshot: &Snapshot,
     files: &mut PartitionFiles,
@@ -99,7 +102,7 @@ fn look(
     Ok(damaged)
 }
 
-/// What is wrong with a run's file, and whether the run itself is whole.
+/// Checks a run. Returns the damage of its file, and whether the run itself is intact.
 fn check_run(
     data: &DataDir,
     snapshot: &Snapshot,

@@ -1,4 +1,4 @@
-//! Snapshots come back as they were written, and damage is never believed (D3).
+//! Snapshots are loaded as they were written, and damage is detected (D3).
 
 use ropewalk_disk::SimDisk;
 
@@ -118,7 +118,7 @@ fn only_what_is_kept_stays() {
     assert_eq!(snapshots.numbers().unwrap(), [3, 4]);
 }
 
-/// As the broker of the first version wrote it: three partitions, a configured topic, no bindings.
+/// A snapshot of version 1: three partitions, a configured topic, no bindings.
 #[test]
 fn a_snapshot_of_version_1_is_read_and_written_again_as_2() {
     let disk = SimDisk::new(1);

@@ -1,10 +1,10 @@
-//! Snapshots as the first version wrote them: everything but what groups are bound to which topic.
+//! Snapshots of version 1, which have no bindings of groups to topics.
 //!
-//! Place in the walk: recovery reads one where the last checkpoint was made by an older broker; the next
-//! checkpoint writes the present version. Nothing here is ever written.
+//! Recovery reads one after an upgrade from an older broker; the next checkpoint writes the current
+//! version.
 //!
-//! Invariant: the fields and their order stay as they are. What a field's own type may become is bound by
-//! that too: a change of [`Partition`], [`Group`] or a part of the catalog is a new version.
+//! Invariant: the fields and their order do not change, and neither does the encoding of their
+//! types: a change of [`Partition`], [`Group`] or a part of the catalog needs a new version.
 
 use std::collections::BTreeMap;
 
@@ -53,7 +53,7 @@ struct OldCatalog {
     revision: u64,
 }
 
-/// Reads the part between head and checksum.
+/// Decodes the part between head and checksum.
 pub(super) fn decode(body: &[u8]) -> postcard::Result<Snapshot> {
     let OldSnapshot { shard, replica, index, term, members, replicas, state, partitions } =
         postcard::from_bytes(body)?;

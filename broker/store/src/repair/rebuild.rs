@@ -1,11 +1,12 @@
-//! A shard that lost all its snapshots begins anew with what its partitions' files hold.
+//! Rebuilds a shard that lost all its snapshots from the files of its partitions.
 //!
-//! What was only in the snapshot is lost: what groups committed, which producer is at which sequence. What was
-//! only in the write-ahead log is lost with it, because its entries say what to append and not where.
-//! Segments and spill files say where their records belong, and the catalog which of them are this shard's.
+//! State that was only in the snapshot is lost: committed offsets of groups and sequences of
+//! producers. The entries of the write-ahead log are lost too, because they do not contain the
+//! offsets that their batches got. Segments and spill files name the partition of their records,
+//! and the catalog names the partitions of the shard.
 //!
-//! Invariants: nothing is invented, a partition ends with its last record that can be read; **D4** the log
-//! begins anew behind the new snapshot, under a higher term.
+//! Invariants: a partition ends with its last readable record; **D4** the log starts again after
+//! the new snapshot, in a higher term.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -17,15 +18,14 @@ use ropewalk_shard::state::{Catalog, Partition, State};
 use ropewalk_shard::{PartitionId, ShardId};
 use ropewalk_wal::RecoveredLog;
 
-use super::{Finding, Loss, Names, Place, RepairError, topic};
+use super::{Finding, Loss, Place, RepairError, TopicNames, named_partition};
 use crate::directory::DataDir;
 use crate::recovery::last_index;
 use crate::replica_log;
 use crate::snapshot::{PartitionFiles, Snapshot, SpillRun};
 
-/// The snapshot that a shard can begin anew from, as the catalog knows the shard; `None` if the catalog does
-/// not.
-pub(super) fn reborn(
+/// The snapshot from which a shard can start again; `None` if the catalog does not have the shard.
+pub(super) fn rebuilt_snapshot(
     data: &DataDir,
     shard: ShardId,
     catalog: &Catalog,
@@ -64,18 +64,16 @@ pub(super) fn reborn(
     Ok(Some(snapshot))
 }
 
-/// What is told of it.
-pub(super) fn finding(snapshot: &Snapshot, catalog: &Catalog, names: &Names) -> Finding {
+/// The report of a rebuilt shard.
+pub(super) fn finding(snapshot: &Snapshot, catalog: &Catalog, names: &TopicNames) -> Finding {
     let from = |(partition, _): (PartitionId, i32)| {
         let state = snapshot.state.partitions.get(&partition);
-        Loss::From(topic(names, partition), state.map_or(0, |state| state.next_offset))
+        Loss::From(named_partition(names, partition), state.map_or(0, |state| state.next_offset))
     };
     let losses = partitions_of(catalog, snapshot.shard).map(from).chain([Loss::Groups]).collect();
     Finding {
         place: Place::Shard(snapshot.shard),
-        what:
-            "it has no snapshot that can be believed; it begins anew with the records in its files"
-                .into(),
+        what: "it has no intact snapshot; it is rebuilt from the records in its files".into(),
         losses,
         can_be_repaired: true,
     }
@@ -86,9 +84,9 @@ fn partitions_of(
     shard: ShardId,
 ) -> impl Iterator<Item = (PartitionId, i32)> + '_ {
     catalog.topics.iter().flat_map(move |(id, topic)| {
-        let homes = (0_i32..).zip(&topic.partitions);
-        let here = homes.filter(move |(_, home)| home.shard == shard);
-        here.map(|(index, home)| (PartitionId { topic: *id, index }, home.epoch_base))
+        let placements = (0_i32..).zip(&topic.partitions);
+        let here = placements.filter(move |(_, placement)| placement.shard == shard);
+        here.map(|(index, placement)| (PartitionId { topic: *id, index }, placement.epoch_base))
     })
 }
 
@@ -106,7 +104,8 @@ fn runs_of(data: &DataDir, shard: ShardId) -> Result<Runs, RepairError> {
                 |batch: &ropewalk_batch::StampedBatch| u32::try_from(batch.count).unwrap_or(0);
             let newest_ms = batches.iter().map(|batch| batch.max_timestamp_ms).max().unwrap_or(0);
             let records = batches.iter().map(data_of).sum();
-            // When they came is not written there; their own clock is the best that is left.
+            // The file does not store append times; the records' timestamps are the best
+            // substitute.
             let run = SpillRun::new(file, extent, records, newest_ms, newest_ms);
             runs.entry(PartitionId::from_bytes(tag)).or_default().insert(run.base_offset, run);
         }
@@ -114,7 +113,7 @@ fn runs_of(data: &DataDir, shard: ShardId) -> Result<Runs, RepairError> {
     Ok(runs)
 }
 
-/// A partition's newest incarnation in segments, and the runs that go on from there.
+/// The segments of a partition's newest incarnation, and the runs that follow them without a gap.
 fn files_of(
     data: &DataDir,
     partition: PartitionId,
