@@ -1,13 +1,13 @@
 //! The core of a shard's driver, without a task, a clock or I/O: events in, [`Actions`] out.
 //!
-//! The caller passes each event to [`Core::take`], and carries out what [`Core::poll`] returns until
+//! The caller passes each event to [`Core::take`] and carries out what [`Core::poll`] returns until
 //! it returns `None`. The shard's task and tests are such callers.
 //!
 //! # Invariants
 //!
 //! - Batches and commands are proposed in the order in which they arrived. A proposal that the
 //!   engine is too busy for keeps its place in the queue and its arrival time.
-//! - **D1** a call succeeds only when its write and every earlier one are durable: see [`writes`].
+//! - **D1** a call succeeds only when its write and every earlier one are durable: see `writes`.
 //! - After a refused batch of a new producer, every batch of the same [`SendOrder`] is refused.
 //! - Each caller is answered exactly once. A call of which a part was proposed is never answered
 //!   with an error that means that nothing was changed.

@@ -6,8 +6,8 @@
 //!
 //! # Invariants
 //!
-//! - Nothing is committed by this replica before its own write is durable (D1): the engine counts
-//!   its own vote only in [`Engine::persisted`].
+//! - This replica commits nothing before its own write is durable (D1): the engine counts this
+//!   replica towards the majority only in [`Engine::persisted`].
 //! - Proposals and reads that the engine would forward to the leader on another broker are refused
 //!   unless this replica leads.
 //! - The `raft` crate panics on a commit index outside its log, so the commit index of [`Start`] is

@@ -66,7 +66,7 @@ pub enum Effect {
         /// The first offset that remains.
         offset: i64,
     },
-    /// A group committed an offset; the lag metrics are computed from this.
+    /// A group committed an offset. The metrics of consumer groups are computed from this.
     Committed {
         /// The group's id.
         group: String,

@@ -11,7 +11,7 @@
 //!   cover.
 //! - *Flush*: write a tail of 1 MiB to segments, without a sync; shorter tails when memory is
 //!   short.
-//! - *Checkpoint* a shard at the applied index S ([`pass`]): make everything through S durable,
+//! - *Checkpoint* a shard at the applied index S (`pass`): make everything through S durable,
 //!   then write a snapshot that names it, then release the write-ahead log below the *older* kept
 //!   snapshot (D6). A checkpoint is due when the write-ahead log is long (for the shards that pin
 //!   its oldest file), when memory is short and flushing did not help, some time after a shard

@@ -5,7 +5,7 @@
 //! committed, because the driver appends only applied batches (O1).
 //!
 //! The replica's driver appends, request handlers read. The checkpoint thread moves records between
-//! layers ([`layers`]), and recovery restores a log from the files that a snapshot names.
+//! layers (`layers`), and recovery restores a log from the files that a snapshot names.
 //!
 //! # Invariants
 //!

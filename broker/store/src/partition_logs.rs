@@ -14,7 +14,7 @@ use ropewalk_shard::{PartitionId, ShardId};
 
 use crate::budget::TailBudget;
 use crate::log::{Change, ChangeSink, Logs, PartitionLog};
-use crate::snapshot::PartitionFiles;
+use crate::snapshot::{PartitionFiles, PartitionIncarnation};
 use crate::store::{ShardStore, Store};
 
 /// The logs of one shard.
@@ -34,8 +34,8 @@ pub(crate) struct Changes {
     pub(crate) full: Vec<Weak<PartitionLog>>,
     /// Logs with records that have waited too long for compaction: see [`Change::Overdue`].
     pub(crate) overdue: Vec<Weak<PartitionLog>>,
-    /// Closed partitions, with their incarnation.
-    pub(crate) closed: Vec<(PartitionId, u64)>,
+    /// Partitions that were closed.
+    pub(crate) closed: Vec<PartitionIncarnation>,
 }
 
 impl PartitionLogs {
@@ -88,7 +88,8 @@ impl Logs for PartitionLogs {
     }
 
     fn closed(&self, partition: PartitionId, log: Arc<PartitionLog>) {
-        self.changes.lock().closed.push((partition, log.incarnation()));
+        let incarnation = log.incarnation();
+        self.changes.lock().closed.push(PartitionIncarnation { partition, incarnation });
         log.close();
     }
 }

@@ -39,7 +39,7 @@ use crate::directory::{DataDir, DataDirContents, DirectoryError, Identity};
 use crate::log::PartitionLog;
 use crate::partition_logs::PartitionLogs;
 use crate::replica_log;
-use crate::snapshot::{Snapshot, SnapshotError, Snapshots};
+use crate::snapshot::{PartitionFiles, Snapshot, SnapshotError, Snapshots};
 use crate::store::Store;
 
 mod orphans;
@@ -147,7 +147,7 @@ pub fn open(data: DataDir, options: &Options) -> Result<OpenStore, OpenError> {
     data.sync_root()?;
     let (mut wal, recovered) = Wal::open(Arc::clone(data.disk()), &data.wal(), options.wal)?;
     for note in &recovered.notes {
-        tracing::warn!(note, "recovery of the write-ahead log");
+        tracing::warn!(note, "write-ahead log recovered, with losses or cuts");
     }
     let mut damaged = Vec::new();
     let mut sound = Vec::new();
@@ -338,12 +338,8 @@ impl RecoveredShard {
             self.truncated,
         );
         if let Some((_, older)) = &older {
-            let named: BTreeSet<_> = snapshot
-                .partitions
-                .iter()
-                .map(|files| (files.partition, files.incarnation))
-                .collect();
-            let before = older.partitions.iter().map(|files| (files.partition, files.incarnation));
+            let named: BTreeSet<_> = snapshot.partitions.iter().map(PartitionFiles::id).collect();
+            let before = older.partitions.iter().map(PartitionFiles::id);
             files.closed(before.filter(|closed| !named.contains(closed)).collect());
         }
         let start = Start {

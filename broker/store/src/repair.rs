@@ -8,10 +8,10 @@
 //!
 //! 1. `meta`: its content is restored from the catalog's snapshot.
 //! 2. Snapshots, per shard: a shard without an intact one is rebuilt from the records in its files
-//!    ([`rebuild`]). If the catalog has none, its shards are unknown, and it cannot be repaired.
-//! 3. The write-ahead log, per shard ([`logs`]): it is cut before the first lost entry, or starts
+//!    (`rebuild`). This needs the catalog, which itself cannot be rebuilt.
+//! 3. The write-ahead log, per shard (`logs`): it is cut before the first lost entry, or starts
 //!    again after the snapshot.
-//! 4. Segments and spill files, per partition ([`records`]): damaged blocks are removed, intact
+//! 4. Segments and spill files, per partition (`records`): damaged blocks are removed, intact
 //!    blocks after them are kept.
 //! 5. A new snapshot of each shard that lost records names what is left.
 //!

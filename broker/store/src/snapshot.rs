@@ -9,7 +9,7 @@
 //! ```
 //! Numbers outside of the postcard are little-endian. Files are named by a number that only grows,
 //! because two snapshots may have the same index. Version 2 is written; version 1, which has no
-//! bound groups, is read as well (see [`version1`]).
+//! bound groups, is read as well (see `version1`).
 //!
 //! A checkpoint writes a snapshot when everything that it names is durable; recovery starts from
 //! one. A new shard has a snapshot at index 1 and term 1.
@@ -67,6 +67,13 @@ pub struct Snapshot {
     pub state: State,
     /// The files of each partition, sorted by partition.
     pub partitions: Vec<PartitionFiles>,
+}
+
+/// One incarnation of a partition. Each has a directory of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct PartitionIncarnation {
+    pub(crate) partition: PartitionId,
+    pub(crate) incarnation: u64,
 }
 
 /// The files that hold the records of one partition.
@@ -129,6 +136,12 @@ impl From<SegmentsEnd> for DurableEnd {
     fn from(end: SegmentsEnd) -> Self {
         let SegmentsEnd { segment_base, position_bytes, blocks, next_offset } = end;
         Self { segment_base, position_bytes, blocks, next_offset }
+    }
+}
+
+impl PartitionFiles {
+    pub(crate) fn id(&self) -> PartitionIncarnation {
+        PartitionIncarnation { partition: self.partition, incarnation: self.incarnation }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the partition logs of a broker share: the data directory, open files and memory.
 //!
-//! Partition logs open and read their files through [`ShardStore`] and count their memory in its
+//! Partition logs open and read their files through `ShardStore` and count their memory in its
 //! budget. When memory becomes short, the store wakes the checkpoint thread. The lock is a leaf: no
 //! other lock is taken while it is held.
 

@@ -7,7 +7,7 @@
 //!
 //! - A command with a fencing epoch is carried out only if no newer epoch was claimed before it.
 //!   Check and change happen in one entry.
-//! - Only the owner of a topic may change it, release it or bind groups to it. [`declare`] has the
+//! - Only the owner of a topic may change it, release it or bind groups to it. `declare` has the
 //!   commands of owners.
 
 use std::collections::BTreeMap;

@@ -223,7 +223,7 @@ fn expire_offsets(
     Ok(())
 }
 
-/// Emits no [`Effect::Committed`], because the group has processed no record and the lag metrics
+/// Emits no [`Effect::Committed`], because the group has processed no record and its metrics
 /// must not count this as progress.
 fn start_offsets(
     groups: &mut BTreeMap<String, CopyOnWrite<Group>>,

@@ -12,13 +12,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use ropewalk_shard::engine::EntryId;
-use ropewalk_shard::{BrokerId, PartitionId, ReplicaId, ShardId};
+use ropewalk_shard::{BrokerId, ReplicaId, ShardId};
 use ropewalk_wal::ReplicaKey;
 
 use crate::directory::{DataDir, DirectoryError};
 use crate::partition_logs::PartitionLogs;
 use crate::replica_log;
-use crate::snapshot::{Snapshot, Snapshots};
+use crate::snapshot::{PartitionIncarnation, Snapshot, Snapshots};
 
 /// Number of snapshots that are kept.
 const KEPT: usize = 2;
@@ -37,7 +37,7 @@ pub struct ShardFiles {
     /// Length of each spill file.
     spill_bytes: BTreeMap<u64, u64>,
     removals: Vec<Removal>,
-    closed: Vec<(PartitionId, u64)>,
+    closed: Vec<PartitionIncarnation>,
     released_through: u64,
 }
 
@@ -62,7 +62,7 @@ struct Removal {
 #[derive(Debug)]
 enum RemovalTarget {
     File(PathBuf),
-    Partition(PartitionId, u64),
+    Partition(PartitionIncarnation),
 }
 
 impl KeptSnapshot {
@@ -145,7 +145,7 @@ impl ShardFiles {
     }
 
     /// Adds partitions that were closed before the next capture.
-    pub(crate) fn closed(&mut self, closed: Vec<(PartitionId, u64)>) {
+    pub(crate) fn closed(&mut self, closed: Vec<PartitionIncarnation>) {
         self.closed.extend(closed);
     }
 
@@ -154,10 +154,7 @@ impl ShardFiles {
     pub(crate) fn schedule_removal(&mut self, unneeded: Vec<PathBuf>) {
         let since = self.next_number;
         let files = unneeded.into_iter().map(RemovalTarget::File);
-        let partitions = self
-            .closed
-            .drain(..)
-            .map(|(partition, incarnation)| RemovalTarget::Partition(partition, incarnation));
+        let partitions = self.closed.drain(..).map(RemovalTarget::Partition);
         self.removals.extend(files.chain(partitions).map(|what| Removal { since, what }));
     }
 
@@ -235,8 +232,8 @@ impl ShardFiles {
             removal.since > oldest
                 || !is_gone(match &removal.what {
                     RemovalTarget::File(path) => remove(&data, path.clone()),
-                    RemovalTarget::Partition(partition, incarnation) => {
-                        data.remove_all_in(&data.partition(*partition, *incarnation))
+                    RemovalTarget::Partition(of) => {
+                        data.remove_all_in(&data.partition(of.partition, of.incarnation))
                     }
                 })
         });
