@@ -1,7 +1,7 @@
-//! What the door costs: nanoseconds to check one batch of about 16 KiB.
+//! Cost of validation: nanoseconds per batch of about 16 KiB.
 //!
-//! `cargo bench -p ropewalk-batch` prints a line for each size of record and codec. The fast path
-//! (uncompressed, nothing to rewrite) is a checksum and one walk over the length fields.
+//! `cargo bench -p ropewalk-batch` prints a line per record size and codec. The fast path
+//! (uncompressed, nothing to rewrite) is a checksum and one pass over the length fields.
 
 #![expect(clippy::disallowed_methods, reason = "it measures time")]
 
@@ -24,7 +24,7 @@ const RULES: Rules = Rules {
     decompressed_bytes_max: 64 << 20,
 };
 
-/// Values that compress about as well as JSON does.
+/// Values with about the compression ratio of JSON.
 fn value(seed: usize, len: usize) -> Vec<u8> {
     let mut text = String::new();
     let mut state = seed as u64 + 1;
@@ -49,7 +49,7 @@ fn batch(record_bytes: usize, codec: Compression) -> Bytes {
     (0..count).fold(Builder::new().compression(codec), add).build()
 }
 
-/// The best of many rounds: what the work costs when nobody disturbs it.
+/// The shortest of many runs, to leave out other load on the machine.
 fn best_ns(mut work: impl FnMut()) -> u128 {
     const CALLS: u32 = 200;
     let round = |_| {

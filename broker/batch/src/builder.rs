@@ -1,5 +1,5 @@
-//! Makes a batch from records: for compaction, for the broker's own records, for load clients
-//! and for tests. Batches of producers are passed on as they came.
+//! Makes a batch of records: for compaction, for the broker's own records, for load generators and
+//! for tests. Batches of producers are stored as they arrive and do not use it.
 
 use bytes::Bytes;
 
@@ -12,7 +12,7 @@ use crate::varint;
 
 /// Collects records into one batch.
 ///
-/// Unless told otherwise: offset 0, no producer, no compression, CreateTime.
+/// Defaults: offset 0, no producer, no compression, CreateTime.
 #[derive(Debug, Clone)]
 pub struct Builder {
     header: Header,
@@ -48,8 +48,8 @@ impl Builder {
         Self { header, level: None, base_timestamp_ms: None, records: Vec::new() }
     }
 
-    /// A batch that takes over everything but the records: offsets, producer, sequence, codec,
-    /// whose timestamps they are. The last offset stays where it was, whatever is added.
+    /// An empty batch with everything else of `original`: offsets, producer, sequence number,
+    /// codec, timestamp type. The last offset stays as it is, whatever records are added.
     pub(crate) fn like(original: &Header) -> Self {
         let mut header = Header { count: 0, ..*original };
         header.set_delete_horizon(false);
@@ -59,26 +59,26 @@ impl Builder {
         Self { header, level: None, base_timestamp_ms: None, records: Vec::new() }
     }
 
-    /// Where the batch lands, and under which leader.
+    /// Sets the offset of the first record and the epoch of the leader.
     pub fn stamp(mut self, base_offset: i64, leader_epoch: i32) -> Self {
         self.header.base_offset = base_offset;
         self.header.leader_epoch = leader_epoch;
         self
     }
 
-    /// Compresses the records, at the codec's usual level.
+    /// Compresses the records, at the codec's default level.
     pub fn compression(mut self, codec: Compression) -> Self {
         self.header.set_compression(codec);
         self
     }
 
-    /// Compresses at this level instead of the usual one.
+    /// Compresses at this level instead of the default level.
     pub fn level(mut self, level: i32) -> Self {
         self.level = Some(level);
         self
     }
 
-    /// Names the idempotent producer and the sequence number of the first record.
+    /// Sets the idempotent producer and the sequence number of the first record.
     pub fn producer(mut self, id: i64, epoch: i16, base_sequence: i32) -> Self {
         self.header.producer_id = id;
         self.header.producer_epoch = epoch;
@@ -86,27 +86,27 @@ impl Builder {
         self
     }
 
-    /// Makes it part of a transaction.
+    /// Makes the batch part of a transaction.
     pub fn transactional(mut self) -> Self {
         self.header.set_transactional(true);
         self
     }
 
-    /// Makes it a control batch: its records are markers.
+    /// Makes the batch a control batch: its records are transaction markers.
     pub fn control(mut self) -> Self {
         self.header.set_control(true);
         self
     }
 
-    /// Gives the whole batch the broker's time.
+    /// Sets LogAppendTime: the broker's timestamp for the whole batch.
     pub fn append_time(mut self, append_time_ms: i64) -> Self {
         self.header.set_timestamp_type(TimestampType::LogAppendTime);
         self.header.max_timestamp_ms = append_time_ms;
         self
     }
 
-    /// Says from when on tombstones may go. Comes before the first record: timestamps then count
-    /// from here.
+    /// Sets the time from which compaction may remove tombstones. Must be called before the first
+    /// record is added, because it is then the base of all timestamps.
     pub fn delete_horizon(mut self, horizon_ms: i64) -> Self {
         debug_assert!(self.records.is_empty(), "the horizon is the base of all timestamps");
         self.header.set_delete_horizon(true);
@@ -137,7 +137,8 @@ impl Builder {
         self
     }
 
-    /// Adds a record at its own offset, which may leave a gap or, in a test, make no sense.
+    /// Adds a record with its own offset delta. It may leave a gap, and tests use it for invalid
+    /// deltas.
     pub fn push(&mut self, record: &Record) {
         let base_ms = *self.base_timestamp_ms.get_or_insert(record.timestamp_ms);
         let header = &mut self.header;
@@ -154,7 +155,7 @@ impl Builder {
         self.records.len()
     }
 
-    /// Finishes the batch. What it holds must stay under 2 GiB.
+    /// Returns the batch. Panics if it has 2 GiB or more.
     pub fn build(self) -> Bytes {
         self.try_build().expect("a batch that is built stays under 2 GiB")
     }
@@ -169,7 +170,7 @@ impl Builder {
     }
 }
 
-/// Appends one record in its framing.
+/// Appends one record with its framing.
 fn encode(record: &Record, timestamp_delta: i64, out: &mut Vec<u8>) {
     let mut body = Vec::new();
     body.push(0); // No record attribute is defined.

@@ -1,15 +1,16 @@
-//! The door: what a client hands in is checked here, once, before anybody stores it.
+//! Validation: every batch of a client is checked here once, before it is stored.
 //!
 //! # Order
 //!
-//! 1. The header alone: one batch, format 2, checksum, counts, nothing only a broker may set.
-//! 2. Every record's framing, decompressing through a window: [`survey`]. Its faults are told per
+//! 1. The header alone: one batch, format 2, checksum, counts, no flag that only a broker may set.
+//! 2. Every record's framing, decompressed through a window: [`survey`]. Errors are reported per
 //!    record.
-//! 3. What the broker has to change is changed ([`rewrite`]) and sealed: the true maximum
-//!    timestamp, the broker's own time, the topic's codec, offsets that do not count up by one.
-//! 4. The size is compared as the batch would be stored.
+//! 3. The changes that the broker has to make ([`rewrite`]): the true maximum timestamp, the
+//!    broker's timestamp, the topic's codec, offset deltas that count up by one. The batch then
+//!    gets a new length and checksum.
+//! 4. The size as stored is compared with the limit.
 //!
-//! A batch that needs no change comes out as the very `Bytes` that went in. Of the prefix
+//! A batch that needs no change is returned as the same `Bytes`, without a copy. Of the prefix,
 //! only the length is read: [`crate::StampedBatch`] replaces the prefix.
 
 use bytes::Bytes;
@@ -26,35 +27,35 @@ mod rewrite;
 
 pub use refusal::{RECORD_ERRORS_MAX, RecordError, RecordFault, Refusal};
 
-/// What a topic, and the version of the request, ask of a batch.
+/// What the topic's configuration and the version of the request require of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rules {
     /// Largest batch as stored (`max.message.bytes`).
     pub size_bytes_max: usize,
-    /// Every record needs a key (`cleanup.policy` has `compact`).
+    /// Whether every record needs a key (`cleanup.policy` has `compact`).
     pub compacted: bool,
-    /// Whose clock (`message.timestamp.type`).
+    /// Whether the producer or the broker sets the timestamps (`message.timestamp.type`).
     pub timestamp: TimestampType,
-    /// How far a CreateTime may lie in the past (`message.timestamp.before.max.ms`).
+    /// Largest age of a CreateTime (`message.timestamp.before.max.ms`).
     pub before_ms_max: i64,
-    /// How far a CreateTime may lie in the future (`message.timestamp.after.max.ms`).
+    /// How far a CreateTime may be in the future (`message.timestamp.after.max.ms`).
     pub after_ms_max: i64,
     /// How batches are stored (`compression.type`).
     pub compression: Target,
-    /// Whether the request is of a version that knows zstd.
+    /// Whether the request has a version that may carry zstd (Produce 7 and later).
     pub zstd_allowed: bool,
-    /// How far a batch may decompress.
+    /// Most bytes that the records of a batch may decompress to.
     pub decompressed_bytes_max: usize,
 }
 
-/// The compression a topic wants.
+/// The compression with which a topic stores its batches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
-    /// As the producer sent it.
+    /// The codec that the producer chose.
     Producer,
-    /// None.
+    /// No compression at all.
     Uncompressed,
-    /// This codec; batches of another are compressed again, at this level.
+    /// This codec. Batches with another codec are recompressed at this level.
     Codec(Compression, i32),
 }
 
@@ -68,23 +69,23 @@ impl Target {
     }
 }
 
-/// A batch that may be proposed.
+/// A batch that passed validation.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Checked {
+pub struct ValidBatch {
     /// The batch as it will be stored, except for its prefix.
     pub bytes: Bytes,
-    /// Its header.
+    /// The header of `bytes`.
     pub header: Header,
 }
 
-/// Admits a batch a client sent, rewritten where the rules ask for it. `now_ms` is the broker's
-/// clock.
-pub fn check(bytes: Bytes, rules: &Rules, now_ms: i64) -> Result<Checked, Refusal> {
+/// Validates a batch of a client, and rewrites it where the rules require that. `now_ms` is the
+/// broker's clock.
+pub fn check(bytes: Bytes, rules: &Rules, now_ms: i64) -> Result<ValidBatch, Refusal> {
     let header = admit(&bytes, rules)?;
     let sent = header.compression();
     let (codec, level) = rules.compression.codec(sent);
     if codec == sent {
-        // Known before any work is done; rewriting does not make it smaller.
+        // Refused before any expensive work, because rewriting does not make the batch smaller.
         fits(bytes.len(), rules)?;
     }
     let limit_bytes = rules.decompressed_bytes_max;
@@ -106,14 +107,14 @@ pub fn check(bytes: Bytes, rules: &Rules, now_ms: i64) -> Result<Checked, Refusa
     } else if wanted != header {
         wanted.seal(bytes.to_vec())?
     } else {
-        return Ok(Checked { bytes, header });
+        return Ok(ValidBatch { bytes, header });
     };
     fits(bytes.len(), rules)?;
     let header = Header::parse(&bytes)?;
-    Ok(Checked { bytes, header })
+    Ok(ValidBatch { bytes, header })
 }
 
-/// The records to survey: decompressed when they had to be anyway.
+/// The records to survey. They are decompressed already if the topic needs another codec.
 fn stored<'a>(
     header: &Header,
     bytes: &'a Bytes,
@@ -130,7 +131,7 @@ fn stored<'a>(
     }
 }
 
-/// Everything that can be told from the header and the checksum.
+/// Checks everything that the header and the checksum show.
 fn admit(bytes: &Bytes, rules: &Rules) -> Result<Header, Refusal> {
     if bytes.is_empty() {
         return Err(Refusal::invalid("there is no record batch"));

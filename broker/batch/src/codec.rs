@@ -1,11 +1,11 @@
-//! The codecs of record batches: their codes, their names, their levels.
+//! The codecs of record batches: codes, names, levels.
 
 use std::fmt;
 
 /// How the records of a batch are compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Compression {
-    /// Not at all.
+    /// No compression at all.
     #[default]
     None,
     /// Deflate with gzip's header and checksum.
@@ -14,7 +14,7 @@ pub enum Compression {
     Snappy,
     /// The LZ4 frame format.
     Lz4,
-    /// Zstandard.
+    /// The Zstandard frame format.
     Zstd,
 }
 
@@ -22,18 +22,19 @@ impl Compression {
     /// Every codec, in the order of their codes.
     pub const ALL: [Self; 5] = [Self::None, Self::Gzip, Self::Snappy, Self::Lz4, Self::Zstd];
 
-    /// The codec an attribute field names.
+    /// The codec with this code in the attributes.
     pub fn from_code(code: u8) -> Option<Self> {
         Self::ALL.get(usize::from(code)).copied()
     }
 
-    /// The codec a configuration names. `uncompressed` is what topics call [`Compression::None`].
+    /// The codec with this name in a configuration. Topics call [`Compression::None`]
+    /// `uncompressed`.
     pub fn from_name(name: &str) -> Option<Self> {
         let named = |codec: &Self| codec.name() == name;
         Self::ALL.into_iter().find(named).or((name == "uncompressed").then_some(Self::None))
     }
 
-    /// The number in the attributes.
+    /// The code in the attributes of a batch.
     pub fn code(self) -> u8 {
         match self {
             Self::None => 0,
@@ -55,7 +56,7 @@ impl Compression {
         }
     }
 
-    /// Kafka's default for this codec's `level`; it means nothing for codecs without levels.
+    /// Kafka's default for this codec's `level`; unused for codecs without levels.
     pub fn level_default(self) -> i32 {
         match self {
             Self::None | Self::Snappy => 0,
@@ -72,5 +73,6 @@ impl fmt::Display for Compression {
     }
 }
 
-/// Kafka's level for "the fast compressor"; other levels ask for the thorough one.
+/// Kafka's default level, for which the fast compressor is used; any other level selects the
+/// high-compression one.
 pub(crate) const LZ4_LEVEL_DEFAULT: i32 = 9;

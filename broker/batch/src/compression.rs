@@ -1,9 +1,9 @@
-//! The codecs of record batches, always with a bound on what comes out.
+//! The codecs of record batches, with a bound on the decompressed size.
 //!
-//! Data decides nothing here: output is either streamed through the caller's window or grown as
-//! it comes, and stops at the caller's limit. What a codec holds internally is bounded by its
-//! format (zstd's window: 128 MiB at most, touched only as far as data fills it; the others: a
-//! few MiB).
+//! No size stated in the data sizes an allocation: output is streamed through the caller's window,
+//! or a buffer grows as data arrives, up to the caller's limit. The memory that a codec uses
+//! internally is bounded by its format (zstd: a window of at most 128 MiB, of which only as much is
+//! used as there is data; the others: a few MiB).
 
 use std::io::{self, Read, Write};
 
@@ -12,10 +12,10 @@ use crate::error::BatchError;
 
 mod snappy;
 
-/// The largest window any level of zstd writes. Beyond it a frame would need `--long` mode.
+/// Log2 of the largest window that any zstd level writes without its `--long` mode.
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
-/// What an error of a codec says about the batch that is read.
+/// The batch error for an I/O error of a codec.
 pub(crate) fn failed(codec: Compression, error: &io::Error, limit_bytes: usize) -> BatchError {
     if error.kind() == io::ErrorKind::FileTooLarge {
         return BatchError::TooBig { limit_bytes };
@@ -23,8 +23,8 @@ pub(crate) fn failed(codec: Compression, error: &io::Error, limit_bytes: usize) 
     BatchError::Codec { codec, reason: error.to_string() }
 }
 
-/// Reads what `stored` decompresses to. A codec that must decompress in one piece refuses pieces
-/// over `limit_bytes`; whoever reads enforces the limit on the sum.
+/// A reader of the decompressed bytes of `stored`. A codec that must decompress a block in one
+/// piece refuses blocks over `limit_bytes`; the caller enforces the limit on the sum.
 pub(crate) fn reader(
     codec: Compression,
     stored: &[u8],
@@ -64,7 +64,7 @@ pub(crate) fn decompress(
     Ok(plain)
 }
 
-/// Appends what `plain` compresses to.
+/// Appends the compressed form of `plain`.
 pub(crate) fn compress(
     codec: Compression,
     level: i32,
@@ -91,7 +91,7 @@ fn gzip(level: i32, plain: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
     encoder.finish().map(drop)
 }
 
-/// Blocks stand alone: Java's reader knows no others.
+/// Blocks are independent, because Java's reader supports no others.
 fn lz4(level: i32, plain: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
     let level = if level == LZ4_LEVEL_DEFAULT { 0 } else { u32::try_from(level).unwrap_or(0) };
     let mut encoder = lz4::EncoderBuilder::new()

@@ -1,39 +1,39 @@
-//! Why bytes are not a batch we can read.
+//! Reasons why bytes are not a readable batch.
 //!
-//! Split by what the reader does next: wait for more bytes, distrust the medium, tell the writer
-//! that its data makes no sense, or refuse to spend the memory. The door ([`crate::check()`])
-//! turns these into its own [`crate::Refusal`].
+//! Split by what the reader does next: wait for more bytes, treat the storage as damaged, report to
+//! the writer that its data is invalid, or refuse to use the memory. Validation
+//! ([`crate::check()`]) maps these to [`crate::Refusal`].
 
 use crate::codec::Compression;
 
 /// Why bytes could not be read as a batch or as its records.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BatchError {
-    /// There are fewer bytes than the batch says it has. More may follow, or the tail is torn.
+    /// There are fewer bytes than the batch's length says. More may follow, or the tail is torn.
     #[error("batch of {needed} bytes is cut off after {given}")]
     Short {
-        /// Size the batch needs, as far as it can be told.
+        /// Size of the batch as far as its bytes show it.
         needed: usize,
-        /// Size that was there.
+        /// Number of bytes that were given.
         given: usize,
     },
 
-    /// More bytes were given than the one batch that was asked for.
+    /// There are bytes behind the one batch that was expected.
     #[error("{extra} bytes follow the batch")]
     Trailing {
-        /// Bytes past the end of the batch.
+        /// Number of bytes behind the end of the batch.
         extra: usize,
     },
 
-    /// The length field cannot be that of a batch.
+    /// The length field is less than the length of a header.
     #[error("batch length {0} is less than a header")]
     Length(i32),
 
-    /// A message format older (or newer) than v2.
+    /// A message format other than 2.
     #[error("message format {0} is not supported, only 2 is")]
     Magic(i8),
 
-    /// The bytes are not those that were sealed.
+    /// The checksum does not match the bytes.
     #[error("checksum is {computed:#010x}, the batch says {stated:#010x}")]
     Checksum {
         /// CRC-32C in the header.
@@ -42,27 +42,27 @@ pub enum BatchError {
         computed: u32,
     },
 
-    /// A compression codec nobody has defined.
+    /// A compression codec that Kafka does not define.
     #[error("compression codec {0} is unknown")]
     UnknownCompression(u8),
 
-    /// The compressed records do not decompress.
+    /// The compressed records cannot be decompressed.
     #[error("{codec} records do not decompress: {reason}")]
     Codec {
-        /// The codec the batch names.
+        /// The codec in the attributes of the batch.
         codec: Compression,
-        /// What the codec said.
+        /// Error text of the codec.
         reason: String,
     },
 
-    /// The records would take more memory than the caller allows.
+    /// The records are larger than the caller's limit.
     #[error("records take more than {limit_bytes} bytes")]
     TooBig {
         /// The caller's limit.
         limit_bytes: usize,
     },
 
-    /// The bytes are intact, but they are not records.
+    /// The checksum matches, but the bytes are not valid records.
     #[error("malformed records: {0}")]
     Malformed(&'static str),
 }

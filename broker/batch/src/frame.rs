@@ -1,8 +1,8 @@
-//! How records follow one another: the framing, read once, without an allocation per record.
+//! The framing of records, read without an allocation per record.
 //!
-//! The same reader walks records that lie in memory ([`Slice`]) and records that come out of a
-//! decompressor through a small window ([`Window`]), so checking a compressed batch takes the
-//! same memory whatever is inside.
+//! The same functions read records in memory ([`Slice`]) and records that come out of a
+//! decompressor through a small window ([`Window`]). So checking a compressed batch takes the same
+//! memory for every batch.
 
 use std::io::Read;
 use std::ops::Range;
@@ -11,41 +11,41 @@ use crate::codec::Compression;
 use crate::compression;
 use crate::error::BatchError;
 
-/// Where the bytes of the records come from.
+/// A source of the bytes of the records.
 pub(crate) trait Source {
-    /// Bytes passed so far.
+    /// Number of bytes read so far.
     fn position(&self) -> usize;
     fn byte(&mut self) -> Result<u8, BatchError>;
     fn skip(&mut self, count: usize) -> Result<(), BatchError>;
-    /// Whether nothing is left.
+    /// Whether no bytes are left.
     fn is_done(&mut self) -> Result<bool, BatchError>;
 }
 
-/// One record's framing: positions count from the start of the records.
+/// One record's framing. Positions are counted from the start of the records.
 #[derive(Debug, Clone)]
 pub(crate) struct Frame {
     pub(crate) timestamp_delta: i64,
     pub(crate) offset_delta: i32,
-    /// The byte of attributes, first after the record's length.
+    /// Position of the attributes, the byte after the record's length.
     pub(crate) attributes_at: usize,
-    /// The offset delta's own bytes.
+    /// The bytes of the offset delta.
     pub(crate) offset_delta_at: Range<usize>,
     pub(crate) key: Option<Range<usize>>,
     pub(crate) value: Option<Range<usize>>,
-    /// First byte after the count of headers.
+    /// Position of the first byte after the count of headers.
     pub(crate) headers_at: usize,
     pub(crate) header_count: i32,
     pub(crate) end: usize,
 }
 
 impl Frame {
-    /// The timestamp of a record in a batch that has this base. It wraps, as in every client.
+    /// The timestamp of a record in a batch with this base. The sum wraps, as in every client.
     pub(crate) fn timestamp_ms(&self, base_timestamp_ms: i64) -> i64 {
         base_timestamp_ms.wrapping_add(self.timestamp_delta)
     }
 }
 
-/// Records as they are stored, and how far they may be decompressed.
+/// Records as stored, and the limit of their decompressed size.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct StoredRecords<'a> {
     pub(crate) codec: Compression,
@@ -53,8 +53,8 @@ pub(crate) struct StoredRecords<'a> {
     pub(crate) limit_bytes: usize,
 }
 
-/// Shows `visit` the framing of `count` records in their order, until it answers false. When all
-/// were shown, nothing may follow the last one.
+/// Calls `visit` with the framing of `count` records in offset order, until it returns false. If it
+/// was called for all, no byte may follow the last record.
 pub(crate) fn walk(
     stored: StoredRecords<'_>,
     count: i32,
@@ -81,10 +81,10 @@ fn walk_source<S: Source>(
     if source.is_done()? { Ok(()) } else { Err(TRAILING) }
 }
 
-/// Reads one record's framing and passes its content.
+/// Reads one record's framing and skips its content.
 ///
-/// Always inlined, with what it calls: then nothing is built that the visitor does not look at,
-/// and small records are walked in less than half the time.
+/// Always inlined, with the functions that it calls: the compiler then drops the fields that the
+/// visitor does not read, and a walk over small records takes less than half the time.
 #[inline(always)]
 pub(crate) fn next<S: Source>(source: &mut S) -> Result<Frame, BatchError> {
     let length = varint(source)?;
@@ -121,7 +121,7 @@ pub(crate) fn next<S: Source>(source: &mut S) -> Result<Frame, BatchError> {
     })
 }
 
-/// Reads one record header: where its key and its value lie.
+/// Reads one record header: the positions of its key and its value.
 pub(crate) fn header<S: Source>(
     source: &mut S,
 ) -> Result<(Range<usize>, Option<Range<usize>>), BatchError> {
@@ -129,7 +129,7 @@ pub(crate) fn header<S: Source>(
     Ok((key, blob(source)?))
 }
 
-/// Passes a length and as many bytes; -1 is null.
+/// Reads a length and skips as many bytes; -1 is null.
 #[inline(always)]
 fn blob<S: Source>(source: &mut S) -> Result<Option<Range<usize>>, BatchError> {
     let length = varint(source)?;
@@ -171,7 +171,7 @@ fn unzigzag<S: Source>(source: &mut S, bytes_max: u32) -> Result<i64, BatchError
 }
 
 const NEGATIVE: BatchError = BatchError::Malformed("a length is negative");
-/// What is wrong with bytes after the last record.
+/// Error for bytes after the last record.
 pub(crate) const TRAILING: BatchError = BatchError::Malformed("bytes follow the last record");
 const CUT_OFF: BatchError = BatchError::Malformed("the records end too early");
 
@@ -187,7 +187,7 @@ impl<'a> Slice<'a> {
         Self { bytes, at: 0 }
     }
 
-    /// Continues where another reader stood.
+    /// Reads from the position `at`.
     pub(crate) fn at(bytes: &'a [u8], at: usize) -> Self {
         Self { bytes, at }
     }
@@ -222,7 +222,7 @@ impl Source for Slice<'_> {
 
 const WINDOW_BYTES: usize = 16 * 1024;
 
-/// Records on their way out of a decompressor: one window of them is in memory at a time.
+/// Records that a decompressor yields. One window of them is in memory at a time.
 pub(crate) struct Window<R> {
     reader: R,
     codec: Compression,
@@ -230,18 +230,18 @@ pub(crate) struct Window<R> {
     buffer: Box<[u8]>,
     at: usize,
     end: usize,
-    /// Bytes that came before the window.
+    /// Number of bytes before the window.
     passed: usize,
 }
 
 impl<R: Read> Window<R> {
-    /// Reads `reader`, and gives up once it has yielded more than `limit_bytes`.
+    /// Reads `reader`. Fails as soon as it has yielded more than `limit_bytes`.
     pub(crate) fn new(reader: R, codec: Compression, limit_bytes: usize) -> Self {
         let buffer = vec![0; WINDOW_BYTES].into_boxed_slice();
         Self { reader, codec, limit_bytes, buffer, at: 0, end: 0, passed: 0 }
     }
 
-    /// Fetches the next window. False at the end of the data.
+    /// Reads the next window. False at the end of the data.
     fn refill(&mut self) -> Result<bool, BatchError> {
         self.passed += self.end;
         self.at = 0;

@@ -1,8 +1,8 @@
-//! The 61 bytes in front of a batch's records.
+//! The header of a batch: the 61 bytes in front of its records.
 //!
-//! The first 16 bytes (base offset, length, leader epoch) lie outside the checksum: the broker
-//! stamps them. Everything else was sealed by whoever wrote the batch, and sealing again
-//! ([`Header::seal`]) is the only way this crate changes it.
+//! The first 16 bytes (base offset, length, leader epoch) are outside the checksum, and the broker
+//! writes them. For all other bytes the checksum holds; [`Header::seal`] computes it again and is
+//! the only function of this crate that changes them.
 
 use bytes::Bytes;
 
@@ -11,14 +11,14 @@ use crate::error::BatchError;
 
 /// Bytes of a batch before its records.
 pub const HEADER_LEN: usize = 61;
-/// Bytes at the front that the checksum does not cover: base offset, length, leader epoch.
+/// Length of the prefix that the checksum does not cover: base offset, length, leader epoch.
 pub const PREFIX_LEN: usize = 16;
-/// The message format this crate knows.
+/// The only message format that this crate supports.
 pub const MAGIC: i8 = 2;
-/// What Kafka writes where there is no timestamp.
+/// Kafka's value for "no timestamp".
 pub const NO_TIMESTAMP: i64 = -1;
 
-/// Bytes that the length field does not count: the base offset and the length itself.
+/// Bytes that the length field does not count: the base offset and the length field.
 const LENGTH_FREE: usize = 12;
 const CRC_AT: usize = 17;
 const CRC_FROM: usize = 21;
@@ -29,16 +29,16 @@ const TRANSACTIONAL: i16 = 1 << 4;
 const CONTROL: i16 = 1 << 5;
 const DELETE_HORIZON: i16 = 1 << 6;
 
-/// Whose clock the timestamps of a batch come from.
+/// Where the timestamps of a batch come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TimestampType {
-    /// The producer's, one per record.
+    /// The producer sets one per record.
     CreateTime,
-    /// The broker's, one for the whole batch: its maximum timestamp.
+    /// The broker sets one for the whole batch: its maximum timestamp.
     LogAppendTime,
 }
 
-/// A batch's header, as it stands in the bytes.
+/// The fields of a batch's header, as in the bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
     /// Offset of the first record. Outside the checksum.
@@ -49,33 +49,33 @@ pub struct Header {
     pub leader_epoch: i32,
     /// Message format, 2.
     pub magic: i8,
-    /// CRC-32C of everything from the attributes on.
+    /// CRC-32C of all bytes from the attributes to the end.
     pub crc: u32,
-    /// Codec and flags.
+    /// Codec and flags, as bits.
     pub attributes: i16,
-    /// Offset of the last record less the base offset, also where compaction dropped that record.
+    /// Offset of the last record minus the base offset, also if compaction removed that record.
     pub last_offset_delta: i32,
-    /// What the records' timestamps count from; the delete horizon where that flag is set.
+    /// Base of the records' timestamps. With the delete horizon flag it is also the delete horizon.
     pub base_timestamp_ms: i64,
-    /// Largest timestamp of the records; the broker's clock for LogAppendTime.
+    /// Largest timestamp of the records. With LogAppendTime it is the broker's time.
     pub max_timestamp_ms: i64,
-    /// Idempotent producer, -1 for none.
+    /// Id of the idempotent producer, -1 for none.
     pub producer_id: i64,
-    /// Epoch of the producer.
+    /// Epoch of the producer, -1 for none.
     pub producer_epoch: i16,
     /// Sequence number of the first record, -1 for none.
     pub base_sequence: i32,
-    /// How many records there are.
+    /// Number of records in the batch.
     pub count: i32,
 }
 
 impl Header {
-    /// Reads the header. The records need not be there yet; the checksum is not looked at.
+    /// Reads the header. The records may be missing, and the checksum is not verified.
     pub fn parse(bytes: &[u8]) -> Result<Self, BatchError> {
         Self::read(bytes)?.with_known_codec()
     }
 
-    /// Reads the header of `bytes`, which must be exactly one batch whose checksum holds.
+    /// Reads the header of `bytes`, which must be exactly one batch with a valid checksum.
     pub fn verify(bytes: &[u8]) -> Result<Self, BatchError> {
         let header = Self::read(bytes)?;
         header.exactly(bytes)?;
@@ -124,7 +124,7 @@ impl Header {
         }
     }
 
-    /// Refuses bytes that are not exactly as long as this header says.
+    /// Refuses bytes whose number differs from the length in this header.
     pub(crate) fn exactly(&self, bytes: &[u8]) -> Result<(), BatchError> {
         match bytes.len().checked_sub(self.size_bytes()) {
             Some(0) => Ok(()),
@@ -138,12 +138,12 @@ impl Header {
         LENGTH_FREE + usize::try_from(self.batch_length).unwrap_or(0)
     }
 
-    /// The codec of the records. [`Header::parse`] admits none that is unknown.
+    /// The codec of the records. [`Header::parse`] refuses unknown codecs.
     pub fn compression(&self) -> Compression {
         Compression::from_code((self.attributes & COMPRESSION_MASK) as u8).unwrap_or_default()
     }
 
-    /// Whose clock the timestamps are.
+    /// Whether the producer or the broker set the timestamps.
     pub fn timestamp_type(&self) -> TimestampType {
         if self.attributes & LOG_APPEND_TIME == 0 {
             TimestampType::CreateTime
@@ -157,29 +157,29 @@ impl Header {
         self.attributes & TRANSACTIONAL != 0
     }
 
-    /// Whether the records are markers of the broker, not data.
+    /// Whether the records are transaction markers instead of data.
     pub fn is_control(&self) -> bool {
         self.attributes & CONTROL != 0
     }
 
-    /// From when on compaction may drop the tombstones of this batch (KIP-534), once it has
-    /// decided so. The base timestamp then holds it.
+    /// The time from which compaction may remove the tombstones of this batch (KIP-534), if a pass
+    /// has set it. It is stored as the base timestamp.
     pub fn delete_horizon_ms(&self) -> Option<i64> {
         (self.attributes & DELETE_HORIZON != 0).then_some(self.base_timestamp_ms)
     }
 
-    /// Whether an idempotent producer wrote it.
+    /// Whether an idempotent producer wrote the batch.
     pub fn has_producer_id(&self) -> bool {
         self.producer_id >= 0
     }
 
-    /// Offset of the last record, by the base offset in these bytes.
+    /// Offset of the last record, counted from the base offset in these bytes.
     pub fn last_offset(&self) -> i64 {
         self.base_offset.saturating_add(i64::from(self.last_offset_delta))
     }
 
-    /// Sequence number of the last record, -1 without sequence numbers. It goes by offsets, so
-    /// compaction does not change it.
+    /// Sequence number of the last record, -1 without sequence numbers. It follows from the offset
+    /// delta, so compaction does not change it.
     pub fn last_sequence(&self) -> i32 {
         if self.base_sequence < 0 {
             return self.base_sequence;
@@ -187,7 +187,7 @@ impl Header {
         sequence_after(self.base_sequence, self.last_offset_delta)
     }
 
-    /// The header for a topic whose timestamps are of this type, at this time of the broker.
+    /// The header for a topic with this timestamp type, at the broker's time `now_ms`.
     pub(crate) fn with_timestamp_type(mut self, whose: TimestampType, now_ms: i64) -> Self {
         self.set_timestamp_type(whose);
         if whose == TimestampType::LogAppendTime {
@@ -212,7 +212,7 @@ impl Header {
         self.set_flag(CONTROL, on);
     }
 
-    /// Marks the base timestamp as a delete horizon, or as no longer one.
+    /// Sets or clears the flag that makes the base timestamp a delete horizon.
     pub(crate) fn set_delete_horizon(&mut self, on: bool) {
         self.set_flag(DELETE_HORIZON, on);
     }
@@ -221,8 +221,8 @@ impl Header {
         self.attributes = if on { self.attributes | flag } else { self.attributes & !flag };
     }
 
-    /// Finishes a batch: `out` holds [`HEADER_LEN`] bytes to overwrite and then the records as
-    /// they are stored. Length and checksum come from there, all else from this header.
+    /// Finishes a batch. `out` is [`HEADER_LEN`] bytes to overwrite, then the records as stored.
+    /// Length and checksum are computed from `out`; all other fields are those of this header.
     pub(crate) fn seal(mut self, mut out: Vec<u8>) -> Result<Bytes, BatchError> {
         self.batch_length = i32::try_from(out.len() - LENGTH_FREE)
             .map_err(|_| BatchError::TooBig { limit_bytes: i32::MAX as usize })?;
@@ -250,12 +250,12 @@ impl Header {
     }
 }
 
-/// The sequence number `steps` after `sequence`: they wrap from 2^31-1 to 0.
+/// The sequence number `steps` after `sequence`. Sequence numbers wrap from 2^31-1 to 0.
 pub fn sequence_after(sequence: i32, steps: i32) -> i32 {
     (i64::from(sequence) + i64::from(steps)).rem_euclid(1 << 31) as i32
 }
 
-/// CRC-32C of what the checksum covers. `bytes` is a whole batch.
+/// CRC-32C of the bytes that the checksum covers. `bytes` is a whole batch.
 fn checksum(bytes: &[u8]) -> u32 {
     crc32c::crc32c(&bytes[CRC_FROM..])
 }

@@ -1,7 +1,7 @@
-//! The records of a batch, opened.
+//! Reads the records of a batch.
 //!
-//! Keys, values and headers are slices of the batch's own bytes, or of the one buffer its
-//! records were decompressed into. Whoever keeps a record keeps that buffer alive.
+//! Keys, values and headers are slices of the batch's own bytes, or of the one buffer that its
+//! records were decompressed into. A record that is kept keeps the whole buffer in memory.
 
 use std::ops::Range;
 
@@ -13,23 +13,23 @@ use crate::error::BatchError;
 use crate::frame::{self, Slice, Source};
 use crate::header::{HEADER_LEN, Header, TimestampType};
 
-/// One record.
+/// One record of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// Its offset less the base offset of its batch.
+    /// Offset of the record minus the base offset of its batch.
     pub offset_delta: i32,
-    /// The producer's timestamp, or the broker's where the batch says LogAppendTime.
+    /// The producer's timestamp, or the broker's if the batch has LogAppendTime.
     pub timestamp_ms: i64,
-    /// What compaction goes by. Null is not the same as empty.
+    /// The key that compaction compares. Null and empty are different.
     pub key: Option<Bytes>,
-    /// Null is a tombstone.
+    /// Null marks a tombstone.
     pub value: Option<Bytes>,
-    /// In their order, duplicates included.
+    /// In the order of the bytes, duplicates included.
     pub headers: Vec<(Bytes, Option<Bytes>)>,
 }
 
-/// Opens the records of `batch`, the whole batch that has this header. They are decompressed up
-/// to `limit_bytes`.
+/// Reads the records of `batch`, which is the whole batch with this header. At most `limit_bytes`
+/// are decompressed.
 pub fn records(header: &Header, batch: Bytes, limit_bytes: usize) -> Result<Records, BatchError> {
     Ok(Records {
         plain: plain(header, &batch, limit_bytes)?,
@@ -41,7 +41,7 @@ pub fn records(header: &Header, batch: Bytes, limit_bytes: usize) -> Result<Reco
     })
 }
 
-/// The record area of a batch as it is without compression.
+/// The records of a batch, decompressed if necessary.
 pub(crate) fn plain(
     header: &Header,
     batch: &Bytes,
@@ -55,7 +55,7 @@ pub(crate) fn plain(
     Ok(compression::decompress(codec, &batch[HEADER_LEN..], limit_bytes)?.into())
 }
 
-/// The records of one batch, in their order. After an error it ends.
+/// Iterator over the records of one batch, in offset order. It ends after an error.
 #[derive(Debug, Clone)]
 pub struct Records {
     plain: Bytes,

@@ -1,8 +1,7 @@
-//! Takes records out of a batch, for compaction, and moves nothing else.
+//! Removes records from a batch, for compaction, without moving an offset.
 //!
-//! See the crate's front page for what a log made of the results may rely on. Which record of a
-//! key is the last one is the caller's knowledge; how long a tombstone stays is written in the
-//! batch itself (KIP-534) and handled here.
+//! The crate documentation lists what callers may rely on. The caller decides which record of a key
+//! is the last one. How long a tombstone stays is written in the batch (KIP-534) and handled here.
 
 use crate::builder::Builder;
 use crate::codec::Compression;
@@ -11,45 +10,48 @@ use crate::header::{HEADER_LEN, Header, NO_TIMESTAMP};
 use crate::records::{Record, records};
 use crate::stamped::StampedBatch;
 
-/// How long tombstones stay.
+/// How long tombstones are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tombstones {
-    /// The time of this pass.
+    /// The broker's time at the start of this compaction pass.
     pub now_ms: i64,
-    /// How long consumers get to see a tombstone (`delete.retention.ms`).
+    /// How long a tombstone is kept for consumers to read it (`delete.retention.ms`).
     pub retention_ms: i64,
 }
 
 impl Tombstones {
-    /// When a tombstone that this pass is the first to keep may go.
+    /// The time from which tombstones may be removed that this pass is the first to keep.
     fn horizon_ms(&self) -> i64 {
         self.now_ms.saturating_add(self.retention_ms)
     }
 }
 
-/// What became of a batch.
+/// The result of removing records from a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RewriteOutcome {
-    /// Every record stays: the batch can be copied as it is.
+    /// All records stay: the batch can be copied as it is.
     Unchanged,
-    /// Records are gone, or the delete horizon was set. Offsets are as before.
+    /// Records were removed, or the delete horizon was set. Offsets are unchanged.
     Thinned {
-        /// What to store instead.
+        /// The batch to store instead.
         batch: StampedBatch,
-        /// How many records are gone.
+        /// Number of records that were removed.
         dropped: i32,
     },
-    /// No record is left.
+    /// All records were removed.
     Emptied {
-        /// A header without records, for a producer's last batch and for the log's last batch.
+        /// A header without records, to keep for a producer's last batch and for the log's last
+        /// batch.
         batch: StampedBatch,
     },
 }
 
-/// Keeps the records `keep` wants, less the tombstones whose time has passed.
+/// Keeps the records for which `keep` returns true, except tombstones whose delete horizon has
+/// passed.
 ///
-/// `keep` sees every record once, in order; its offset is `batch.base_offset` plus its delta.
-/// `limit_bytes` bounds what is decompressed and must not be less than what the door let in.
+/// `keep` is called once per record, in offset order; the offset is `batch.base_offset` plus the
+/// record's delta. `limit_bytes` bounds the decompressed size and must be at least the limit that
+/// validation used.
 pub fn retain(
     batch: &StampedBatch,
     tombstones: &Tombstones,
@@ -101,7 +103,7 @@ pub fn retain(
     Ok(RewriteOutcome::Thinned { batch, dropped: dropped as i32 })
 }
 
-/// The header alone. Readers must not look for a codec's frame where there is nothing.
+/// The header alone. It names no codec, because there is no compressed data to read.
 fn emptied(mut header: Header) -> Result<StampedBatch, BatchError> {
     header.set_compression(Compression::None);
     header.set_delete_horizon(false);

@@ -1,15 +1,14 @@
-//! Looking up a timestamp inside a batch, as ListOffsets needs it.
+//! Finds a timestamp inside a batch, for ListOffsets.
 
 use crate::error::BatchError;
 use crate::frame::{self, StoredRecords};
 use crate::header::{HEADER_LEN, TimestampType};
 use crate::stamped::StampedBatch;
 
-/// Offset and timestamp of the first record at or after `timestamp_ms`, if the batch has one.
+/// The first record with a timestamp of `timestamp_ms` or later, if the batch has one.
 ///
-/// Timestamps may go back and forth, so this is the first in the order of offsets. Asked for the
-/// batch's own maximum it gives the first record that has it. Reads at most `limit_bytes` of
-/// records.
+/// Timestamps of a batch need not ascend; "first" is by offset. For the batch's own maximum
+/// timestamp, this is the first record that has it. Decompresses at most `limit_bytes`.
 pub fn first_at_or_after(
     batch: &StampedBatch,
     timestamp_ms: i64,

@@ -1,34 +1,34 @@
-//! A checked batch that was given its place in the log.
+//! A validated batch with its offset in the log.
 //!
-//! The bytes are shared with whoever proposed them, so the offset and the leader epoch are not
-//! written into them: they stand beside, and [`StampedBatch::prefix`] gives the 16 bytes to send or
-//! store in front of [`StampedBatch::body`].
+//! The bytes are shared with the caller that proposed them, so the offset and the leader epoch are
+//! not written into them but held in fields. [`StampedBatch::prefix`] returns the 16 bytes to send
+//! or store in front of [`StampedBatch::body`].
 
 use bytes::Bytes;
 
 use crate::error::BatchError;
 use crate::header::{HEADER_LEN, Header, PREFIX_LEN};
 
-/// A batch and the offset it got.
+/// A batch and the offset that it was given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StampedBatch {
     /// Offset of the first record.
     pub base_offset: i64,
-    /// Epoch of the leader that took the batch.
+    /// Epoch of the leader that appended the batch.
     pub leader_epoch: i32,
-    /// Offset of the last record less the base offset.
+    /// Offset of the last record minus the base offset.
     pub last_offset_delta: i32,
     /// Largest timestamp of the records.
     pub max_timestamp_ms: i64,
-    /// How many records there are.
+    /// Number of records in the batch.
     pub count: i32,
-    /// The whole batch as it was proposed. Its first [`PREFIX_LEN`] bytes are not believed.
+    /// The whole batch as it was proposed. Its first [`PREFIX_LEN`] bytes are ignored.
     pub bytes: Bytes,
 }
 
 impl StampedBatch {
-    /// Stamps a batch. `bytes` was checked before; only its header is read. The offset must leave
-    /// room for the batch.
+    /// Stamps a batch that was validated before; only its header is read. It is an error if the
+    /// offsets would overflow.
     pub fn new(bytes: Bytes, base_offset: i64, leader_epoch: i32) -> Result<Self, BatchError> {
         let header = Header::parse(&bytes)?;
         header.exactly(&bytes)?;
@@ -48,14 +48,14 @@ impl StampedBatch {
         })
     }
 
-    /// A batch whose own prefix is right, as one that was stored with it. The checksum is the
-    /// business of whoever read the bytes: see [`Header::verify`].
+    /// A batch with the offset and epoch in its own prefix, as read from a segment file. The caller
+    /// has verified the checksum: see [`Header::verify`].
     pub fn read(bytes: Bytes) -> Result<Self, BatchError> {
         let header = Header::parse(&bytes)?;
         Self::new(bytes, header.base_offset, header.leader_epoch)
     }
 
-    /// The 16 bytes that belong in front of [`StampedBatch::body`].
+    /// The 16 bytes to write in front of [`StampedBatch::body`].
     pub fn prefix(&self) -> [u8; PREFIX_LEN] {
         let mut prefix = [0; PREFIX_LEN];
         prefix[0..8].copy_from_slice(&self.base_offset.to_be_bytes());
@@ -64,7 +64,7 @@ impl StampedBatch {
         prefix
     }
 
-    /// All of the batch but its prefix.
+    /// All of the batch except its prefix.
     pub fn body(&self) -> Bytes {
         self.bytes.slice(PREFIX_LEN..)
     }
@@ -74,7 +74,7 @@ impl StampedBatch {
         self.base_offset + i64::from(self.last_offset_delta)
     }
 
-    /// Offset of the batch that follows.
+    /// Offset behind the last record, where the next batch begins.
     pub fn next_offset(&self) -> i64 {
         self.last_offset() + 1
     }
@@ -84,7 +84,7 @@ impl StampedBatch {
         self.bytes.len()
     }
 
-    /// The header with the right offset and epoch.
+    /// The header with this offset and epoch.
     pub fn header(&self) -> Header {
         debug_assert!(self.bytes.len() >= HEADER_LEN);
         let header = Header::parse(&self.bytes).expect("the header was parsed when stamping");

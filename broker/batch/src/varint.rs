@@ -1,14 +1,14 @@
-//! Writing the zigzag variable-length integers records are framed with.
+//! Writes zigzag variable-length integers, as in the framing of records.
 //!
-//! Reading them is part of [`crate::frame`], which must do it from memory and from a
-//! decompressor alike.
+//! [`crate::frame`] reads them, because it must read from memory and from a decompressor alike.
 
 /// Appends a 32-bit integer: 1 to 5 bytes.
 pub(crate) fn write_i32(out: &mut Vec<u8>, value: i32) {
     write_i64(out, i64::from(value));
 }
 
-/// Appends a 64-bit integer: 1 to 10 bytes. For values of 32 bits the form is the same.
+/// Appends a 64-bit integer: 1 to 10 bytes. A value of 32 bits has the same form as by
+/// [`write_i32`].
 pub(crate) fn write_i64(out: &mut Vec<u8>, value: i64) {
     let mut rest = ((value << 1) ^ (value >> 63)).cast_unsigned();
     while rest >= 0x80 {
@@ -18,7 +18,7 @@ pub(crate) fn write_i64(out: &mut Vec<u8>, value: i64) {
     out.push(rest as u8);
 }
 
-/// Bytes [`write_i64`] would append.
+/// Number of bytes that [`write_i64`] appends.
 pub(crate) fn len_i64(value: i64) -> usize {
     let zigzag = ((value << 1) ^ (value >> 63)).cast_unsigned();
     (64 - (zigzag | 1).leading_zeros() as usize).div_ceil(7)

@@ -1,6 +1,8 @@
-//! B1: what a hostile batch makes the door allocate stays within the limit, whatever it claims.
+//! B1: what a hostile batch makes validation allocate stays within the limit, whatever sizes it
+//! states.
 //!
-//! Measured as the process's peak memory, so these run alone in their file, one after another.
+//! The tests measure the peak memory of the process, so this file has no others and runs them one
+//! after another.
 
 #![expect(clippy::disallowed_methods, reason = "it reads what the kernel counts")]
 #![cfg(target_os = "linux")]
@@ -32,9 +34,9 @@ fn peak_bytes() -> usize {
     line.split_whitespace().nth(1).and_then(|kib| kib.parse::<usize>().ok()).expect("KiB") * 1024
 }
 
-/// What `run` adds to the peak.
+/// Bytes by which `run` raises the peak.
 fn grows_by(run: impl FnOnce()) -> usize {
-    // Sets the peak back to what is resident now.
+    // Resets the peak to the memory that is resident now.
     fs::write("/proc/self/clear_refs", "5").expect("Linux");
     let before = peak_bytes();
     run();
@@ -50,7 +52,7 @@ fn sealed(header: &[u8], stored: &[u8]) -> Bytes {
     bytes.into()
 }
 
-/// 128 MiB of zeroes as one record, in at most a few MiB.
+/// 128 MiB of zeroes as one record, read with at most a few MiB of memory.
 fn bomb(codec: Compression) -> Bytes {
     let builder = Builder::new().compression(codec);
     builder.record(0, None, Some(&vec![0; 128 * MIB])).build()
@@ -71,7 +73,7 @@ fn b1_memory_stays_within_the_limit() {
             let plain = Rules { compression: Target::Uncompressed, ..RULES };
             assert!(check(bytes.clone(), &plain, 0).is_err());
         });
-        // Growing a buffer to the limit holds its old and its new allocation for a moment.
+        // Growing a buffer to the limit briefly holds its old and its new allocation.
         assert!(in_memory < 4 * LIMIT_BYTES, "{codec}: {in_memory} to decompress");
     }
 
@@ -81,7 +83,7 @@ fn b1_memory_stays_within_the_limit() {
         for code in 0..=4 {
             header[22] = code;
             // A record, a key, a list of headers of 2 GiB; a count of 2^31 records; blocks and
-            // frames that announce more than they hold.
+            // frames that state a larger size than they have.
             for stored in [
                 &[0xfe, 0xff, 0xff, 0xff, 0x0f, 0, 0, 0, 1, 1, 0][..],
                 &[30, 0, 0, 0, 0xfe, 0xff, 0xff, 0xff, 0x0f, 1, 0],

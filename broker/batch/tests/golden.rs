@@ -1,5 +1,6 @@
-//! Batches made by a real client (kafka-python 3.0.12, see `broker/batch/tests/golden/make.py`) pass the door
-//! and open to what the client put in.
+//! Batches of a real client (kafka-python 3.0.12, see `broker/batch/tests/golden/make.py`) pass
+//! validation unchanged, and their records are those that the client sent.
+//!
 
 use bytes::Bytes;
 use ropewalk_batch::{

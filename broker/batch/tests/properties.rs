@@ -1,4 +1,4 @@
-//! What holds for every batch, and for every damaged one.
+//! Properties that hold for every batch and for every damaged batch.
 
 use bytes::Bytes;
 use every_entrance::{LIMIT_BYTES, NOW_MS, RULES, opened, seal, use_every_entrance};
@@ -108,7 +108,7 @@ proptest! {
         bad[bit / 8] ^= 1 << (bit % 8);
         match check(bad.into(), &RULES, NOW_MS) {
             Ok(checked) => prop_assert_eq!(&checked.bytes[16..], &good[16..]),
-            Err(_) => prop_assert!(bit / 8 >= 8, "the base offset is not looked at"),
+            Err(_) => prop_assert!(bit / 8 >= 8, "the base offset is not read"),
         }
     }
 

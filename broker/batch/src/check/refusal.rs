@@ -1,66 +1,65 @@
-//! Why a batch was refused, split by what the client is told.
+//! Reasons to refuse a batch, split by the error code that the client gets.
 
 use std::fmt;
 
-/// A batch with more faults than this reports the first ones: the rest would only repeat them,
-/// and the answer must not outgrow the request.
+/// Most record errors that one response lists. It bounds the size of the response.
 pub const RECORD_ERRORS_MAX: usize = 256;
 
-/// Why a batch was not admitted. Nothing of it was stored.
+/// Why a batch was refused. No part of it was stored.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// The bytes are not those the client sealed. Sending them again may help.
+    /// The checksum or the length does not match the bytes. A retry may succeed.
     #[error("{message}")]
     Corrupt {
-        /// What does not fit.
+        /// What does not match.
         message: String,
     },
 
-    /// Over a limit; a smaller batch of the same records may pass.
+    /// The batch is over a size limit. A smaller batch of the same records may pass.
     #[error("{message}")]
     TooLarge {
-        /// Which limit.
+        /// Size and limit, for the client.
         message: String,
     },
 
-    /// Timestamps the topic does not take.
-    #[error("{} records have a timestamp this topic does not take", record_errors.len())]
+    /// Timestamps outside the range that the topic accepts.
+    #[error("{} records have a timestamp that this topic does not accept", record_errors.len())]
     InvalidTimestamp {
-        /// Which records, in their order.
+        /// The records at fault, in offset order.
         record_errors: Vec<RecordError>,
     },
 
-    /// The bytes are intact, but no batch a client may write.
+    /// The bytes are intact, but clients may not write such a batch.
     #[error("{message}")]
     InvalidRecord {
         /// What is wrong.
         message: String,
-        /// Which records, in their order; none when the whole batch is at fault.
+        /// The records at fault, in offset order. Empty if the whole batch is invalid.
         record_errors: Vec<RecordError>,
     },
 
-    /// A codec this request may not use.
+    /// The version of the request does not allow this codec.
     #[error("{message}")]
     UnsupportedCompression {
-        /// Which one, and why.
+        /// Codec and reason, for the client.
         message: String,
     },
 
     /// A message format other than 2.
     #[error("{message}")]
     UnsupportedForMagic {
-        /// Which one.
+        /// The format, for the client.
         message: String,
     },
 }
 
 impl Refusal {
-    /// The whole batch is invalid.
+    /// Refuses the whole batch.
     pub(crate) fn invalid(message: &str) -> Self {
         Self::InvalidRecord { message: message.into(), record_errors: Vec::new() }
     }
 
-    /// Single records are at fault; the first one decides what the batch is refused for.
+    /// Refuses the batch because of single records. The first error decides the variant.
     pub(crate) fn records(record_errors: Vec<RecordError>) -> Self {
         match record_errors.first().map(|first| first.fault) {
             Some(RecordFault::NoKey) | None => Self::InvalidRecord {
@@ -74,12 +73,12 @@ impl Refusal {
     }
 }
 
-/// One record's fault.
+/// An error in one record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecordError {
-    /// Which record of the batch, from 0.
+    /// Index of the record in the batch, from 0.
     pub batch_index: i32,
-    /// What is wrong with it. Displays as the message for the client.
+    /// What is wrong with it. Its `Display` is the message for the client.
     pub fault: RecordFault,
 }
 
@@ -93,7 +92,7 @@ pub enum RecordFault {
         /// The record's timestamp.
         timestamp_ms: i64,
     },
-    /// The producer says the time is the broker's.
+    /// The batch has the LogAppendTime flag, which only the broker sets.
     AppendTimeClaimed,
 }
 

@@ -1,4 +1,4 @@
-//! What the broker changes inside a batch before it is stored.
+//! Changes that the broker makes to a batch before it is stored.
 
 use std::borrow::Cow;
 
@@ -11,8 +11,8 @@ use crate::frame::{self, Slice};
 use crate::header::{HEADER_LEN, Header};
 use crate::varint;
 
-/// Seals a batch with this header around `plain` records, compressed anew and, if asked for,
-/// with offsets that count up by one.
+/// Makes a batch of this header and the `plain` records. The records are compressed, and if
+/// `renumber` is set, their offset deltas are changed to 0, 1, 2 and so on.
 pub(super) fn rebuild(
     mut header: Header,
     plain: &[u8],
@@ -29,7 +29,7 @@ pub(super) fn rebuild(
     header.seal(out)
 }
 
-/// The same records at offsets 0, 1, 2 and so on.
+/// The same records with the offset deltas 0, 1, 2 and so on.
 fn renumbered(plain: &[u8], count: i32) -> Result<Vec<u8>, BatchError> {
     let mut source = Slice::new(plain);
     let mut out = Vec::with_capacity(plain.len());

@@ -1,20 +1,20 @@
-//! One look at every record of a batch: its framing, and what the rules ask of each.
+//! Reads every record of a batch once: its framing, and what the rules require of it.
 //!
-//! Nothing is allocated per record, so a good batch costs a walk over its length fields.
+//! It allocates nothing per record, so a valid batch costs one pass over its length fields.
 
 use super::{RECORD_ERRORS_MAX, RecordError, RecordFault, Refusal, Rules};
 use crate::error::BatchError;
 use crate::frame::{self, Frame, StoredRecords};
 use crate::header::{Header, NO_TIMESTAMP, TimestampType};
 
-/// What was seen in a batch that may pass.
+/// Properties of a batch whose records are all valid.
 pub(super) struct Survey {
     pub(super) max_timestamp_ms: i64,
-    /// Offsets count up by one, as they should.
+    /// Whether the offset deltas count up by one, as they should.
     pub(super) contiguous: bool,
 }
 
-/// Looks at the records of a batch with this header.
+/// Checks the records of a batch with this header.
 pub(super) fn survey(
     header: &Header,
     stored: StoredRecords<'_>,

@@ -1,4 +1,4 @@
-//! The door, one rule at a time.
+//! Validation, one rule per test.
 
 use bytes::Bytes;
 
@@ -199,7 +199,7 @@ fn the_maximum_timestamp_is_computed_not_believed() {
         let lying = with(&good, |h| h.max_timestamp_ms = NOW_MS + 999_999);
         let checked = check(lying, &rules(), NOW_MS).unwrap();
         assert_eq!(checked.header.max_timestamp_ms, NOW_MS - 1);
-        assert_eq!(checked.bytes, good, "{codec}: sealed again, nothing else touched");
+        assert_eq!(checked.bytes, good, "{codec}: only the header changes");
     }
 }
 

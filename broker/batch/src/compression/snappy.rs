@@ -1,22 +1,22 @@
-//! Snappy as Kafka clients send it: a row of blocks in the framing of Java's library ("xerial"),
-//! or one raw block.
+//! Snappy as Kafka clients send it: a sequence of blocks in the framing of Java's library
+//! ("xerial"), or one raw block.
 //!
-//! A block states its decompressed size and must be decompressed in one piece. The format cannot
-//! expand a byte to more than [`EXPANSION_MAX`] bytes, so a larger claim is refused before it
-//! sizes a buffer, and so is one over the caller's limit.
+//! A block states its decompressed size and must be decompressed in one piece. The format expands a
+//! byte to at most [`EXPANSION_MAX`] bytes. So a larger stated size is refused before a buffer is
+//! allocated, and so is a size over the caller's limit.
 
 use std::io::{self, Read};
 
 const FRAMING: &[u8; 8] = b"\x82SNAPPY\0";
-/// The framing's version and the oldest version that can read it follow it.
+/// Version of the framing, then the oldest version that can read it.
 const FRAMING_LEN: usize = 16;
 const FRAMING_VERSIONS: [u8; 8] = [0, 0, 0, 1, 0, 0, 0, 1];
-/// A copy of 64 bytes takes three.
+/// A copy of 64 bytes takes three bytes, so a byte yields at most 22.
 const EXPANSION_MAX: usize = 22;
-/// What Java's library puts into one block.
+/// Bytes that Java's library puts into one block.
 const BLOCK_BYTES: usize = 32 * 1024;
 
-/// Reads what a row of blocks decompresses to.
+/// Reader of the decompressed bytes of a sequence of blocks.
 #[derive(Debug)]
 pub(super) struct Blocks<'a> {
     left: &'a [u8],
@@ -33,7 +33,7 @@ impl<'a> Blocks<'a> {
         Self { left, framed, limit_bytes, block: Vec::new(), at: 0 }
     }
 
-    /// Cuts off the next block as it is stored.
+    /// Splits off the next block as stored.
     fn next_stored(&mut self) -> io::Result<&'a [u8]> {
         if !self.framed {
             return Ok(std::mem::take(&mut self.left));

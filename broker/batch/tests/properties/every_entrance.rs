@@ -1,4 +1,4 @@
-//! Does to a batch all that is ever done to one, and holds what comes out to what was promised.
+//! Calls every function of the crate on a batch, and asserts what each guarantees.
 //!
 //! Shared by the properties beside it and by the fuzz target `batch`.
 
@@ -22,7 +22,7 @@ pub(crate) const RULES: Rules = Rules {
     decompressed_bytes_max: LIMIT_BYTES,
 };
 
-/// Makes length and checksum right again, so that damage reaches what lies behind them.
+/// Computes length and checksum again, so that damage reaches the checks behind them.
 pub(crate) fn seal(bytes: &mut [u8]) {
     if let Some(length) = bytes.len().checked_sub(12).filter(|_| bytes.len() > 21) {
         bytes[8..12].copy_from_slice(&(length as u32).to_be_bytes());
@@ -31,10 +31,10 @@ pub(crate) fn seal(bytes: &mut [u8]) {
     }
 }
 
-/// Everything that can be done to bytes from the wire or from a disk.
+/// Calls every function that reads bytes from the wire or from a disk.
 pub(crate) fn use_every_entrance(bytes: &Bytes, rules: &Rules) {
     if let Ok(checked) = check(bytes.clone(), rules, NOW_MS) {
-        let header = Header::verify(&checked.bytes).expect("what passed the door is sealed");
+        let header = Header::verify(&checked.bytes).expect("a valid batch has a valid checksum");
         assert_eq!(header, checked.header);
         let all = opened(&header, &checked.bytes);
         assert_eq!(all.len(), header.count as usize);
