@@ -1,8 +1,8 @@
-//! Prints random instances of every message in every version, for another codec to read and write again.
+//! Prints random instances of every message in every version, to compare with another codec.
 //!
-//! One line each: the name in the schema, the version, `sample` or `default`, the bytes in hexadecimal.
-//! The first argument says how many instances of each, the second seeds them. `tests/suites/kafka-codec/run` hands them to
-//! the classes of Apache Kafka.
+//! One line each: the name in the schema, the version, `sample` or `default`, the bytes in
+//! hexadecimal. The first argument is the number of instances of each message, the second the seed.
+//! `tests/suites/kafka-codec/run` feeds them to the classes of Apache Kafka.
 
 use std::io::Write;
 
@@ -39,7 +39,7 @@ fn main() -> std::io::Result<()> {
     let (instances, mut state) = (next(), next());
     let mut out = std::io::stdout().lock();
     for _ in 0..instances {
-        // SplitMix64: any spread of bytes will do.
+        // SplitMix64, because any generator with well-spread bytes is good enough.
         let seed: Vec<u8> = std::iter::repeat_with(|| {
             state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
             let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

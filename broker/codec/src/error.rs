@@ -1,12 +1,12 @@
-//! What can be wrong with a frame, and what cannot be said in a version.
+//! Errors of decoding and encoding.
 //!
-//! Whoever decodes does one thing with every [`DecodeError`]: close the connection, since the stream
-//! cannot be trusted any more. The variants exist for the log line. An [`EncodeError`] is our own bug,
-//! or an answer that the client's version has no words for.
+//! After any [`DecodeError`] the caller closes the connection, because the boundaries of the
+//! following frames are unknown; the variants differ only in the log line. An [`EncodeError`] is a
+//! bug of this broker, or a response that the client's version cannot carry.
 
 use thiserror::Error;
 
-/// Why bytes are not the message they were said to be.
+/// Reason why bytes are not the expected message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum DecodeError {
     /// The frame ends inside a field.
@@ -27,23 +27,23 @@ pub enum DecodeError {
     /// A tagged field is shorter or longer than the size in front of it.
     #[error("a tagged field disagrees with its size")]
     TagSize,
-    /// The decoded message would take more memory than the frame's size justifies.
+    /// The decoded message would take much more memory than the frame.
     #[error("the decoded message would take far more memory than the frame")]
     TooLarge,
-    /// Bytes are left behind the end of the message.
-    #[error("{0} bytes are left behind the message")]
+    /// There are bytes behind the end of the message.
+    #[error("{0} bytes follow the message")]
     Trailing(usize),
     /// The message does not exist in this version.
     #[error("{message} has no version {version}")]
     UnsupportedVersion {
         /// The message's name in the schema.
         message: &'static str,
-        /// The version asked for.
+        /// The version in the request.
         version: i16,
     },
 }
 
-/// Why a message cannot be written in the version asked for.
+/// Reason why a message cannot be encoded in a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum EncodeError {
     /// The message does not exist in this version.
@@ -51,26 +51,26 @@ pub enum EncodeError {
     UnsupportedVersion {
         /// The message's name in the schema.
         message: &'static str,
-        /// The version asked for.
+        /// The version to encode.
         version: i16,
     },
-    /// A field that this version lacks has a value that must not be lost.
+    /// A field that this version lacks has a value that must not be dropped.
     #[error("{field} is set, and version {version} cannot carry it")]
     UnsupportedField {
-        /// Struct and field.
+        /// Struct and field, separated by a dot.
         field: &'static str,
-        /// The version asked for.
+        /// The version to encode.
         version: i16,
     },
     /// A field is null, and this version does not allow it.
     #[error("{field} is null, and version {version} does not allow it")]
     UnexpectedNull {
-        /// Struct and field.
+        /// Struct and field, separated by a dot.
         field: &'static str,
-        /// The version asked for.
+        /// The version to encode.
         version: i16,
     },
-    /// A string, array or frame is longer than its length field can say.
+    /// A string, array or frame is too long for its length field.
     #[error("{0} is too long for the wire")]
     TooLong(usize),
 }

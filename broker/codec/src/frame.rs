@@ -1,11 +1,11 @@
-//! Headers: what stands between the length of a frame and its message.
+//! The headers between the length of a frame and its message.
 //!
-//! A request's header carries the key and version that say how to read the rest, itself included, so
-//! its first eight bytes are the same for ever. A response's header carries the correlation id alone;
-//! in flexible versions tagged fields follow, except for ApiVersions, whose answer must be readable by
-//! a client that does not know yet what we speak (KIP-511).
+//! A request's header has the API key and version, which determine how the rest is read, including
+//! the rest of the header. So its first eight bytes are the same in every version. A response's
+//! header is the correlation id; in flexible versions tagged fields follow, except for ApiVersions,
+//! whose response a client must be able to read before it knows the broker's versions (KIP-511).
 //!
-//! A decoder here takes a frame without its length; an encoder writes it with.
+//! The decoders take a frame without its length; the encoders write it with its length.
 
 use bytes::Bytes;
 
@@ -15,13 +15,13 @@ use crate::{
 };
 
 impl ApiKey {
-    /// The version of the header in front of a request.
+    /// Version of the header of a request with this key and version.
     #[must_use]
     pub fn request_header_version(self, version: i16) -> i16 {
         if self.is_flexible(version) { 2 } else { 1 }
     }
 
-    /// The version of the header in front of a response.
+    /// Version of the header of a response with this key and version.
     #[must_use]
     pub fn response_header_version(self, version: i16) -> i16 {
         (self != Self::ApiVersions && self.is_flexible(version)).into()
@@ -32,11 +32,11 @@ impl ApiKey {
     }
 }
 
-/// Reads a request's header; the reader then stands at the body.
+/// Reads a request's header. The reader is then at the start of the body.
 ///
-/// Of a request whose key or version is unknown here, only key, version and correlation id are read
-/// (`client_id` is None then, and the reader stands behind them), so that an ApiVersions request from
-/// the future can still be answered in version 0. The caller compares with what it serves.
+/// For an unknown key or version, only key, version and correlation id are read (`client_id` is
+/// None, and the reader is behind them), so that the broker can answer a newer ApiVersions request
+/// in version 0. The caller compares key and version with those that it supports.
 pub fn decode_request_header(r: &mut Reader) -> Result<RequestHeader, DecodeError> {
     let mut header = RequestHeader {
         request_api_key: r.i16()?,
@@ -48,7 +48,7 @@ pub fn decode_request_header(r: &mut Reader) -> Result<RequestHeader, DecodeErro
     let known = ApiKey::from_i16(header.request_api_key)
         .filter(|key| key.versions().is_some_and(|versions| versions.contains(&version)));
     if let Some(key) = known {
-        // In the classic spelling whatever the version, for the sake of brokers older than it.
+        // Always a classic string, for compatibility with brokers that do not know the version.
         header.client_id = r.nullable_string(false)?;
         if key.request_header_version(version) >= 2 {
             r.skip_tags()?;
@@ -57,7 +57,7 @@ pub fn decode_request_header(r: &mut Reader) -> Result<RequestHeader, DecodeErro
     Ok(header)
 }
 
-/// Writes a whole response frame: length, header, message.
+/// Encodes a whole response frame: length, header, message.
 pub fn encode_response(
     correlation_id: i32,
     key: ApiKey,
@@ -72,7 +72,7 @@ pub fn encode_response(
     Ok(w)
 }
 
-/// Writes a whole request frame: length, header, message.
+/// Encodes a whole request frame: length, header, message.
 pub fn encode_request<R: Request>(
     correlation_id: i32,
     client_id: Option<&str>,
@@ -93,7 +93,7 @@ pub fn encode_request<R: Request>(
     Ok(w)
 }
 
-/// Reads a whole response frame, without its length: correlation id and message.
+/// Decodes a response frame without its length: correlation id and message.
 pub fn decode_response<R: Request>(
     frame: Bytes,
     version: i16,

@@ -164,7 +164,7 @@ pub use api_key::ApiKey;
 pub use request_header::RequestHeader;
 pub use response_header::ResponseHeader;
 
-/// Calls a macro once, with `module::Struct,` of every message. What else it is to get goes
+/// Calls a macro once, with `module::Struct,` of every message. Other arguments come
 /// first, in parentheses: `for_each_message!(callback, a b)` is `callback! { (a b) … }`.
 #[macro_export]
 macro_rules! for_each_message {
@@ -333,7 +333,7 @@ macro_rules! for_each_message {
     };
 }
 
-/// Calls a macro once, with `module::Struct,` of every request. What else it is to get goes
+/// Calls a macro once, with `module::Struct,` of every request. Other arguments come
 /// first, in parentheses: `for_each_request!(callback, a b)` is `callback! { (a b) … }`.
 #[macro_export]
 macro_rules! for_each_request {

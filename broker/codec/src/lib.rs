@@ -1,24 +1,64 @@
-//! Kafka's wire format: every message a client and a broker exchange, as plain structs.
+//! Kafka's wire format: every message that clients and brokers exchange, as plain structs.
 //!
-//! The structs and their `decode` and `encode` are generated from Kafka's message schemas (see the
-//! README beside the manifest); what is written by hand is the little they stand on, declared here in
-//! reading order. A frame comes in as one [`bytes::Bytes`]; strings, bytes and records are slices of
-//! it and copy nothing. An answer goes out as a list of chunks, so that records are never copied either.
+//! The structs with their `decode` and `encode` are generated from Kafka's message schemas (see
+//! `broker/codec/README.md`). The modules below are written by hand. A frame is one
+//! [`bytes::Bytes`]: decoded strings, bytes and records are slices of it, without a copy. An
+//! encoded response is a list of chunks, so that records are not copied either.
 //!
-//! # Place in the walk
+//! This crate has no I/O and no clock, and does not parse record batches ([`Records`]).
 //!
-//! After the socket has cut the stream into frames, and before a handler looks at a request.
-//! No I/O, no clock, no knowledge of records: those are opaque here ([`Records`]).
+//! # Example
+//!
+//! A broker decodes the frame of a request and encodes the frame of its response. The socket has
+//! already removed the length in front of the request:
+//!
+//! ```
+//! use ropewalk_codec::metadata_request::MetadataRequest;
+//! use ropewalk_codec::metadata_response::{MetadataResponse, MetadataResponseBroker};
+//! use ropewalk_codec::{
+//!     ApiKey, Message, Reader, decode_request_header, decode_response, encode_request,
+//!     encode_response,
+//! };
+//!
+//! // The client: correlation id 7, version 9.
+//! let request = MetadataRequest { topics: None, ..Default::default() };
+//! let frame = encode_request(7, Some("client"), 9, &request)?.into_bytes();
+//!
+//! // The broker.
+//! let mut reader = Reader::new(frame.slice(4..));
+//! let header = decode_request_header(&mut reader)?;
+//! assert_eq!(header.request_api_key, ApiKey::Metadata.as_i16());
+//! let version = header.request_api_version;
+//! let request = MetadataRequest::decode(&mut reader, version)?;
+//! reader.finish()?;
+//! assert_eq!(request.topics, None, "all topics");
+//!
+//! let broker = MetadataResponseBroker {
+//!     node_id: 1,
+//!     host: "broker-1.example".into(),
+//!     port: 9092,
+//!     ..Default::default()
+//! };
+//! let response = MetadataResponse { brokers: vec![broker], ..Default::default() };
+//! let frame = encode_response(header.correlation_id, ApiKey::Metadata, version, &response)?;
+//!
+//! // The client again.
+//! let frame = frame.into_bytes();
+//! let (correlation_id, response) = decode_response::<MetadataRequest>(frame.slice(4..), 9)?;
+//! assert_eq!((correlation_id, response.brokers[0].port), (7, 9092));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 //!
 //! # Invariants
 //!
-//! - Bad input is a [`DecodeError`], never a panic.
-//! - A length from the wire never sizes an allocation: a decode takes at most
-//!   [`ALLOCATION_FACTOR`] times the frame and [`ALLOCATION_BASE_BYTES`] (see [`Reader`]).
-//! - A value that a version cannot carry is an [`EncodeError`], never dropped in silence, unless
-//!   the schema says that it may be ignored.
+//! - Invalid input is a [`DecodeError`], never a panic.
+//! - A length from the wire never sizes an allocation: decoding takes at most [`ALLOCATION_FACTOR`]
+//!   times the size of the frame plus [`ALLOCATION_BASE_BYTES`] (see [`Reader`]).
+//! - A value that a version cannot carry is an [`EncodeError`]. It is left out only if the schema
+//!   calls the field ignorable.
 //!
-//! Sources: the Kafka protocol guide, KIP-482 (tagged fields and compact types), KIP-511 (ApiVersions).
+//! Sources: the Kafka protocol guide, KIP-482 (tagged fields and compact types), KIP-511
+//! (ApiVersions).
 
 mod error;
 mod text;
@@ -27,7 +67,7 @@ mod reader;
 mod writer;
 mod message;
 mod frame;
-// What is regular for the generator is not always how a hand would write it.
+// Generated code need not satisfy the lints for hand-written code.
 #[allow(unused_imports, unused_variables, clippy::all, clippy::too_many_lines)]
 mod generated;
 #[cfg(any(test, feature = "testing"))]

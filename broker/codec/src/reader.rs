@@ -1,31 +1,32 @@
-//! Reads the protocol's primitive types from one frame, with every length checked first.
+//! Reads the protocol's primitive types from one frame. Every length is checked first.
 //!
-//! Types come in two spellings: the classic one with fixed-size lengths (-1 is null), and the compact
-//! one of flexible versions (KIP-482), where an unsigned varint holds the length plus one (0 is null).
-//! The `flexible` argument picks the spelling.
+//! There are two encodings of lengths: the classic one has a fixed size (-1 is null); the compact
+//! one of flexible versions (KIP-482) is an unsigned varint with the length plus one (0 is null).
+//! The `flexible` argument selects the encoding.
 //!
 //! # Invariants
 //!
-//! - A count is refused when the rest of the frame cannot hold that many elements of the least size.
-//! - Before an array is allocated, its memory is taken from an allowance fixed by the frame's size.
-//!   So a decode is bounded although an element can be many times larger in memory than on the wire,
-//!   and although arrays nest.
-//! - Nothing recurses on input: nesting is fixed by the schemas.
+//! - A count is refused if the rest of the frame cannot hold that many elements of the smallest
+//!   size.
+//! - Before an array is allocated, its memory is subtracted from an allowance that depends only on
+//!   the size of the frame. So the memory of a decoded message is bounded although an element can
+//!   be many times larger in memory than on the wire, and although arrays nest.
+//! - The depth of recursion does not depend on input: the schemas determine it.
 
 use bytes::{Buf, Bytes};
 use uuid::Uuid;
 
 use crate::{DecodeError, Records, Str};
 
-/// A decoded message may take this many times the memory of its frame in arrays, …
+/// The arrays of a decoded message take at most this many times the size of its frame, …
 pub const ALLOCATION_FACTOR: usize = 16;
-/// … and this much on top, so that small frames need no care.
+/// … plus this many bytes, so that small frames never reach the bound.
 pub const ALLOCATION_BASE_BYTES: usize = 64 * 1024;
 
-/// Kafka's own bound on strings, in either spelling.
+/// Kafka's limit for strings, in both encodings.
 const STRING_BYTES_MAX: usize = 0x7fff;
 
-/// A position in a frame.
+/// A read position in a frame.
 #[derive(Debug)]
 pub struct Reader {
     rest: Bytes,
@@ -41,20 +42,20 @@ impl Reader {
         Self { rest: frame, allowance_bytes }
     }
 
-    /// Lowers what the arrays of the message may take in memory. Never raises it.
+    /// Lowers the limit of the memory that the arrays of the message may take. Never raises it.
     #[must_use]
     pub fn with_allowance(mut self, bytes_max: usize) -> Self {
         self.allowance_bytes = self.allowance_bytes.min(bytes_max);
         self
     }
 
-    /// How many bytes are left.
+    /// Number of bytes that are not read yet.
     #[must_use]
     pub fn remaining(&self) -> usize {
         self.rest.len()
     }
 
-    /// Ends the reading: bytes left over are an error.
+    /// Ends the decoding. Bytes behind the message are an error.
     pub fn finish(self) -> Result<(), DecodeError> {
         match self.rest.len() {
             0 => Ok(()),
@@ -138,7 +139,7 @@ impl Reader {
         }
     }
 
-    /// Reads bytes.
+    /// Reads bytes that must not be null.
     pub fn bytes(&mut self, flexible: bool) -> Result<Bytes, DecodeError> {
         self.nullable_bytes(flexible)?.ok_or(DecodeError::UnexpectedNull)
     }
@@ -149,12 +150,12 @@ impl Reader {
         Ok(self.checked(length)?.map(|length| self.rest.split_to(length)))
     }
 
-    /// Reads records, which are bytes to us.
+    /// Reads records, which must not be null. They are not parsed.
     pub fn records(&mut self, flexible: bool) -> Result<Records, DecodeError> {
         self.bytes(flexible).map(Records::from)
     }
 
-    /// Reads records or null.
+    /// Reads records or null, without parsing them.
     pub fn nullable_records(&mut self, flexible: bool) -> Result<Records, DecodeError> {
         self.nullable_bytes(flexible).map(Records::from)
     }
@@ -191,7 +192,7 @@ impl Reader {
         Ok(Some(elements))
     }
 
-    /// Reads a struct or null: a byte says which.
+    /// Reads a struct or null: a byte in front says which.
     pub fn nullable<T>(
         &mut self,
         read: impl FnOnce(&mut Self) -> Result<T, DecodeError>,
@@ -199,8 +200,8 @@ impl Reader {
         if self.i8()? < 0 { Ok(None) } else { read(self).map(Some) }
     }
 
-    /// Reads the tagged fields at the end of a struct. `read` gets each tag, and answers whether it
-    /// knew it and read the field; a field it does not know is skipped.
+    /// Reads the tagged fields at the end of a struct. `read` gets each tag; it reads the field and
+    /// returns true, or returns false if the tag is unknown, and the field is skipped.
     pub fn tags(
         &mut self,
         mut read: impl FnMut(&mut Self, u32) -> Result<bool, DecodeError>,
@@ -219,12 +220,12 @@ impl Reader {
         Ok(())
     }
 
-    /// Skips tagged fields where the schema has none.
+    /// Skips the tagged fields of a struct without any in the schema.
     pub fn skip_tags(&mut self) -> Result<(), DecodeError> {
         self.tags(|_, _| Ok(false))
     }
 
-    /// The length of bytes or an array, as the wire says it.
+    /// The length of bytes or an array, as on the wire.
     fn length(&mut self, flexible: bool) -> Result<i64, DecodeError> {
         if flexible { self.compact_length() } else { self.i32().map(i64::from) }
     }
@@ -233,8 +234,8 @@ impl Reader {
         Ok(i64::from(self.uvarint()?) - 1)
     }
 
-    /// A length that the rest of the frame can hold, as every element takes a byte or more.
-    /// None is null.
+    /// Checks that the rest of the frame can hold this length, since every element takes at least
+    /// one byte. None is null.
     fn checked(&self, length: i64) -> Result<Option<usize>, DecodeError> {
         match usize::try_from(length) {
             Ok(length) if length <= self.rest.len() => Ok(Some(length)),

@@ -1,7 +1,7 @@
-//! Record batches as the protocol sees them: bytes that are passed on, never parsed here.
+//! Record batches as bytes. The codec does not parse them.
 //!
-//! A decoded field is one slice of the frame. An encoded one may be many chunks, because a fetch
-//! answers with a fresh prefix for every batch and the batch's body by reference.
+//! A decoded field is one slice of the frame. An encoded field may have many chunks, because a
+//! Fetch response has a new prefix for every batch and the batch's body by reference.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 
 /// The value of a field of type `records`: null, or bytes in one or more chunks.
 ///
-/// Two values are equal when their bytes are, however they are cut.
+/// Values are equal if their bytes are, whatever the chunks.
 #[derive(Clone, Default)]
 pub struct Records(Chunks);
 
@@ -22,19 +22,19 @@ enum Chunks {
 }
 
 impl Records {
-    /// No records field at all, which is not the same as no records.
+    /// A null field. It is different from empty records.
     #[must_use]
     pub const fn null() -> Self {
         Self(Chunks::Null)
     }
 
-    /// No records.
+    /// Records of zero bytes.
     #[must_use]
     pub const fn empty() -> Self {
         Self(Chunks::One(Bytes::new()))
     }
 
-    /// Records whose bytes are the chunks, one after the other.
+    /// Records whose bytes are the concatenated chunks.
     #[must_use]
     pub fn from_chunks(chunks: Vec<Bytes>) -> Self {
         Self(Chunks::Many(chunks))
@@ -46,19 +46,19 @@ impl Records {
         matches!(self.0, Chunks::Null)
     }
 
-    /// How many bytes; null has none.
+    /// Number of bytes; 0 for null.
     #[must_use]
     pub fn len(&self) -> usize {
         self.chunks().iter().map(Bytes::len).sum()
     }
 
-    /// Whether there are no bytes, null or not.
+    /// Whether there are no bytes. Null is empty, too.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The chunks in order; none if null.
+    /// The chunks in order; none for null.
     #[must_use]
     pub fn chunks(&self) -> &[Bytes] {
         match &self.0 {
@@ -68,7 +68,7 @@ impl Records {
         }
     }
 
-    /// The bytes if they are in one piece, as they always are after a decode. None if null.
+    /// The bytes if there is exactly one chunk, as always after decoding. None for null.
     #[must_use]
     pub fn single(&self) -> Option<Bytes> {
         match self.chunks() {
@@ -77,7 +77,7 @@ impl Records {
         }
     }
 
-    /// All bytes in one piece, copied only if there is more than one chunk. None if null.
+    /// All bytes as one chunk, copied only if there are several. None for null.
     #[must_use]
     pub fn to_bytes(&self) -> Option<Bytes> {
         if self.is_null() {
@@ -114,7 +114,7 @@ impl PartialEq for Records {
 
 impl Eq for Records {}
 
-/// Sizes only: records are the client's data, and have no place in a log line.
+/// Prints sizes only: records are client data and must not appear in logs.
 impl fmt::Debug for Records {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_null() {

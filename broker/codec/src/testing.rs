@@ -1,25 +1,25 @@
 //! Random instances of every message, for property tests and fuzz targets.
 //!
-//! An instance is grown from a string of bytes, so that whoever makes the bytes (proptest, a fuzzer)
-//! can shrink the instance by shrinking them. When the bytes run out everything is zero, null or empty.
+//! An instance is derived from a string of bytes, so that a property test or a fuzzer can shrink
+//! the instance by shrinking the bytes. When no bytes are left, every value is zero, null or empty.
 
 use bytes::Bytes;
 use uuid::Uuid;
 
 use crate::{Message, Records, Str};
 
-/// A message of which instances can be grown.
+/// A message with random instances.
 pub trait Sample: Message {
     /// An instance whose fields are set where `version` has them, and at their default elsewhere.
     fn sample(source: &mut Source<'_>, version: i16) -> Self;
 }
 
-/// The bytes an instance is grown from.
+/// The bytes from which an instance is derived.
 #[derive(Debug)]
 pub struct Source<'a>(&'a [u8]);
 
 impl<'a> Source<'a> {
-    /// Grows from `bytes`.
+    /// Derives values from `bytes`.
     #[must_use]
     pub const fn new(bytes: &'a [u8]) -> Self {
         Self(bytes)
@@ -37,52 +37,52 @@ impl<'a> Source<'a> {
         usize::from(self.take::<1>()[0] % bound)
     }
 
-    /// A boolean.
+    /// Takes a random boolean.
     pub fn bool(&mut self) -> bool {
         self.below(2) == 1
     }
 
-    /// An `int8`.
+    /// Takes a random `int8`.
     pub fn i8(&mut self) -> i8 {
         i8::from_be_bytes(self.take())
     }
 
-    /// An `int16`.
+    /// Takes a random `int16`.
     pub fn i16(&mut self) -> i16 {
         i16::from_be_bytes(self.take())
     }
 
-    /// A `uint16`.
+    /// Takes a random `uint16`.
     pub fn u16(&mut self) -> u16 {
         u16::from_be_bytes(self.take())
     }
 
-    /// An `int32`.
+    /// Takes a random `int32`.
     pub fn i32(&mut self) -> i32 {
         i32::from_be_bytes(self.take())
     }
 
-    /// A `uint32`.
+    /// Takes a random `uint32`.
     pub fn u32(&mut self) -> u32 {
         u32::from_be_bytes(self.take())
     }
 
-    /// An `int64`.
+    /// Takes a random `int64`.
     pub fn i64(&mut self) -> i64 {
         i64::from_be_bytes(self.take())
     }
 
-    /// A `float64` that is equal to itself.
+    /// Takes a random `float64` other than NaN, because NaN is not equal to itself.
     pub fn f64(&mut self) -> f64 {
         f64::from(self.i32())
     }
 
-    /// A UUID.
+    /// Takes a random UUID.
     pub fn uuid(&mut self) -> Uuid {
         Uuid::from_bytes(self.take())
     }
 
-    /// A string, mostly short, sometimes long enough for a length of two varint bytes.
+    /// Takes a string, mostly short, sometimes with a length of two varint bytes.
     pub fn string(&mut self) -> Str {
         let length = match self.below(16) {
             15 => 130,
@@ -91,7 +91,7 @@ impl<'a> Source<'a> {
         (0..length).map(|_| ["a", "-", "7", "é", "∑"][self.below(5)]).collect::<String>().into()
     }
 
-    /// Bytes, mostly few, sometimes enough to be taken by reference.
+    /// Takes bytes, mostly few, sometimes enough for the writer to take them by reference.
     pub fn bytes(&mut self) -> Bytes {
         let length = match self.below(32) {
             31 => crate::BY_REFERENCE_BYTES_MIN,
@@ -101,17 +101,17 @@ impl<'a> Source<'a> {
         vec![byte; length].into()
     }
 
-    /// Records in up to three chunks.
+    /// Takes records in up to three chunks.
     pub fn records(&mut self) -> Records {
         Records::from_chunks(self.array(Self::bytes))
     }
 
-    /// An array of up to three elements.
+    /// Takes an array of up to three elements.
     pub fn array<T>(&mut self, mut element: impl FnMut(&mut Self) -> T) -> Vec<T> {
         (0..self.below(4)).map(|_| element(self)).collect()
     }
 
-    /// Something or nothing.
+    /// Takes a value or `None`.
     pub fn option<T>(&mut self, some: impl FnOnce(&mut Self) -> T) -> Option<T> {
         self.bool().then(|| some(self))
     }

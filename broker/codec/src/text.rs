@@ -1,7 +1,7 @@
-//! Strings as slices of the frame they came in.
+//! Strings as slices of the frame that they were decoded from.
 //!
-//! A [`Str`] that came from a frame keeps the whole frame in memory. What outlives its request
-//! (a topic's name in a table) is kept as [`Str::detached`].
+//! A decoded [`Str`] keeps the whole frame in memory. A string that is kept longer than its request
+//! (such as a topic name in a table) is copied with [`Str::detached`].
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -17,7 +17,7 @@ use crate::DecodeError;
 pub struct Str(ByteString);
 
 impl Str {
-    /// A string that needs no allocation.
+    /// A string from a literal, without an allocation.
     #[must_use]
     pub const fn from_static(text: &'static str) -> Self {
         Self(ByteString::from_static(text))
@@ -29,12 +29,12 @@ impl Str {
         Self(ByteString::new())
     }
 
-    /// Takes bytes as a string, if they are UTF-8.
+    /// Makes a string of bytes that are valid UTF-8.
     pub(crate) fn from_utf8(bytes: Bytes) -> Result<Self, DecodeError> {
         ByteString::try_from(bytes).map(Self).map_err(|_| DecodeError::NotUtf8)
     }
 
-    /// The text.
+    /// The text as `str`.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -61,7 +61,7 @@ impl AsRef<str> for Str {
     }
 }
 
-/// Sound because [`Str`] hashes, compares and orders as `str` does; a test holds it.
+/// Valid because [`Str`] hashes, compares and orders as `str` does; a test checks that.
 impl Borrow<str> for Str {
     fn borrow(&self) -> &str {
         &self.0

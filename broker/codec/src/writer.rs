@@ -1,26 +1,28 @@
 //! Writes the protocol's primitive types into a list of chunks.
 //!
-//! Small values are copied into a buffer of our own; large `Bytes` are taken by reference, so that a
-//! fetch never copies records. The caller hands the chunks to the socket as one vectored write.
+//! Small values are copied into a buffer; large `Bytes` are added by reference, so that a Fetch
+//! response does not copy records. The caller writes the chunks to the socket with one vectored
+//! write.
 //!
-//! `flexible` picks the spelling of lengths, as in [`crate::Reader`].
+//! `flexible` selects the encoding of lengths, as in [`crate::Reader`].
 
 use bytes::{BufMut, Bytes, BytesMut};
 use uuid::Uuid;
 
 use crate::{EncodeError, Records};
 
-/// From this size on, bytes are taken by reference: below, a copy is cheaper than one more chunk.
+/// Smallest size of bytes that are added by reference: below it, a copy is cheaper than one more
+/// chunk.
 pub const BY_REFERENCE_BYTES_MIN: usize = 1024;
 
-/// What has been written so far.
+/// The bytes written so far.
 #[derive(Debug, Default)]
 pub struct Writer {
     /// Finished pieces, in order.
     pieces: Vec<Piece>,
-    /// The piece that small values go to.
+    /// The buffer for small values.
     tail: BytesMut,
-    /// The length of `pieces`.
+    /// Total number of bytes in `pieces`.
     pieces_bytes: usize,
 }
 
@@ -31,18 +33,18 @@ enum Piece {
 }
 
 impl Writer {
-    /// An empty writer; it allocates with the first value.
+    /// An empty writer. It allocates when the first value is written.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// An empty writer that has room for an answer without arrays, the most frequent kind.
+    /// An empty writer with room for a response without arrays, the most frequent kind.
     pub(crate) fn with_room() -> Self {
         Self { tail: BytesMut::with_capacity(256), ..Self::default() }
     }
 
-    /// How many bytes have been written.
+    /// Number of bytes written so far.
     #[must_use]
     pub fn len(&self) -> usize {
         self.pieces_bytes + self.tail.len()
@@ -65,7 +67,7 @@ impl Writer {
         self.pieces.into_iter().map(freeze).collect()
     }
 
-    /// Everything in one piece, copied if there is more than one chunk.
+    /// Everything as one chunk, copied if there are several.
     #[must_use]
     pub fn into_bytes(self) -> Bytes {
         let length = self.len();
@@ -156,7 +158,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes records; the caller has dealt with null.
+    /// Writes records that are not null.
     pub fn put_records(&mut self, value: &Records, flexible: bool) -> Result<(), EncodeError> {
         self.put_length(value.len(), flexible)?;
         value.chunks().iter().for_each(|chunk| self.put_bytes_chunk(chunk.clone()));
@@ -207,14 +209,13 @@ impl Writer {
         }
     }
 
-    /// Puts the length of everything behind them into the first four bytes, which the caller has
-    /// written as a place holder.
+    /// Writes the length of the rest into the first four bytes, which the caller has reserved.
     pub(crate) fn patch_length(&mut self) -> Result<(), EncodeError> {
         let length = self.len() - size_of::<i32>();
         let prefix = i32::try_from(length).map_err(|_| EncodeError::TooLong(length))?.to_be_bytes();
         let first = match self.pieces.first_mut() {
             Some(Piece::Copied(bytes)) => bytes,
-            Some(Piece::Referenced(_)) => unreachable!("a frame begins with its place holder"),
+            Some(Piece::Referenced(_)) => unreachable!("a frame begins with four reserved bytes"),
             None => &mut self.tail,
         };
         first[..prefix.len()].copy_from_slice(&prefix);
@@ -231,7 +232,7 @@ impl Writer {
         self.tail.put_slice(&other.tail);
     }
 
-    /// Ends the tail, so that what follows is a piece of its own.
+    /// Ends the tail, so that the next bytes begin a new piece.
     fn cut(&mut self) {
         if !self.tail.is_empty() {
             let piece = self.tail.split();
@@ -248,7 +249,8 @@ impl Writer {
     }
 }
 
-/// The tagged fields of one struct, gathered first because their number is written in front.
+/// The tagged fields of one struct. They are collected first, because their number is written in
+/// front.
 #[derive(Debug, Default)]
 pub struct Tags {
     count: u32,
@@ -256,13 +258,13 @@ pub struct Tags {
 }
 
 impl Tags {
-    /// No tagged fields.
+    /// An empty list of tagged fields.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds a field. Tags must come in ascending order.
+    /// Adds a field. Tags must ascend.
     pub fn put(
         &mut self,
         tag: u32,

@@ -1,4 +1,5 @@
-//! No frame makes a decode take more memory than a fixed multiple of the frame, whatever its counts say.
+//! Decoding a frame takes at most a fixed multiple of its size in memory, whatever counts it
+//! states.
 
 use allocation_counter::measure;
 use bytes::Bytes;
@@ -6,7 +7,7 @@ use proptest::prelude::*;
 use ropewalk_codec::testing::{Sample, Source};
 use ropewalk_codec::{ALLOCATION_BASE_BYTES, ALLOCATION_FACTOR, Reader, Writer};
 
-/// What sharing a frame costs, once, outside of arrays.
+/// Memory for sharing a frame, once per frame, not counted by arrays.
 const SHARING_BYTES: u64 = 1024;
 
 fn decode_is_bounded<M: Sample>(frame: &Bytes) {
@@ -25,7 +26,7 @@ fn decode_is_bounded<M: Sample>(frame: &Bytes) {
     }
 }
 
-/// Puts `bomb` at every place of a real message in turn.
+/// Inserts `bomb` at every position of a valid message in turn.
 fn bombs_are_bounded<M: Sample>(seed: &[u8], bomb: &[u8]) {
     let message = M::sample(&mut Source::new(seed), M::MAX_VERSION);
     let mut w = Writer::new();
@@ -45,7 +46,7 @@ macro_rules! call_each {
     };
 }
 
-/// A count of 2³¹−1 in both spellings, and the longest varints.
+/// A count of 2³¹−1 in both encodings, and the longest varints.
 const BOMBS: [&[u8]; 4] = [
     b"\x7f\xff\xff\xff",
     b"\x80\x80\x80\x80\x08",
@@ -63,7 +64,7 @@ fn a_count_of_two_billion_costs_nothing() {
 
 #[test]
 fn counts_that_the_frame_can_just_hold_are_bounded_too() {
-    // Long runs of one byte: as many of the smallest elements as fit, at every depth.
+    // Long runs of one byte: as many of the smallest elements as the frame holds, at every depth.
     for filling in [0, 1, 2, 3, 4, 0x10, 0x7f] {
         for head in [b"".as_slice(), b"\0\x01\xff\xff", b"\0\x01\xff\xf0\0\0", b"\x80\x80\x04"] {
             let mut frame = head.to_vec();

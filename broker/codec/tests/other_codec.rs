@@ -1,7 +1,7 @@
-//! Our bytes against those of the crate `kafka-protocol`, generated from older schemas by other hands.
+//! Compares our bytes with those of the crate `kafka-protocol`, which has an independent generator.
 //!
-//! What we write, it must read; what it writes again must be the same bytes. Versions that only one of
-//! the two knows are left out, and so are the messages it does not have.
+//! It must be able to read what we write, and must write the same bytes again. Messages and
+//! versions that only one of the two has are left out.
 #![recursion_limit = "512"]
 
 use kafka_protocol::protocol::{Decodable, Encodable};
@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use ropewalk_codec::Writer;
 use ropewalk_codec::testing::{Sample, Source};
 
-/// Returns how many versions were compared.
+/// Returns the number of versions that were compared.
 fn agree<Ours, Theirs>(seed: &[u8]) -> usize
 where
     Ours: Sample,
@@ -34,7 +34,7 @@ where
     Ours::VERSIONS.filter(shared).count()
 }
 
-/// Adds up [`agree`] for every message, but for those that the other codec lacks.
+/// Adds up the results of [`agree`] for all messages that the other codec has.
 macro_rules! agree_on_each {
     (($seed:expr)) => { 0 };
     (($seed:expr) streams_group_describe_request::$_:ident, $($rest:tt)*) => { agree_on_each!(($seed) $($rest)*) };

@@ -1,4 +1,4 @@
-//! Every message, in every version it has: what is written is read back, and nothing else is.
+//! Every message in every version: what is written can be read back, and nothing else.
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -26,7 +26,7 @@ fn round_trip<M: Sample>(seed: &[u8]) {
     }
 }
 
-/// Every proper prefix of a message ends too early.
+/// Every proper prefix of a message is an error.
 fn prefixes_are_refused<M: Sample>(seed: &[u8]) {
     for version in M::VERSIONS {
         let message = M::sample(&mut Source::new(seed), version);
@@ -40,14 +40,14 @@ fn prefixes_are_refused<M: Sample>(seed: &[u8]) {
     }
 }
 
-/// Bytes that are no message at all are an error or a message, and never a panic.
+/// Arbitrary bytes are a message or an error, and never a panic.
 fn noise_is_survived<M: Sample>(noise: &Bytes) {
     for version in M::VERSIONS {
         let _ = M::decode(&mut Reader::new(noise.clone()), version);
     }
 }
 
-/// One byte of a real message is changed: it is refused, or what it says now can be written.
+/// One byte of a valid message is changed: it is refused, or the decoded value can be written.
 fn damage_is_survived<M: Sample>(seed: &[u8], at: usize, value: u8) {
     for version in M::VERSIONS {
         let message = M::sample(&mut Source::new(seed), version);
@@ -79,7 +79,8 @@ fn other_versions_are_refused<M: Sample>() {
     }
 }
 
-/// The schema's defaults must not stand in the way of any version.
+/// The schema's defaults can be encoded in every version.
+///
 fn defaults_can_be_written<M: Sample>() {
     for version in M::VERSIONS {
         let written = M::default().encode(&mut Writer::new(), version);

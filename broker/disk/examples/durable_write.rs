@@ -1,8 +1,9 @@
-//! Measures one durable write at a time, past the page cache and through it.
+//! Measures the latency of durable writes, with and without the page cache.
 //!
 //! `cargo run --release -p ropewalk-disk --example durable_write -- DIR`
 //!
-//! Interleaved, so that a slow minute of the machine hits both. Nothing is left behind.
+//! The modes are interleaved, so that other load on the machine affects both. All files are
+//! removed.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -34,7 +35,7 @@ fn main() -> std::io::Result<()> {
     Ok(())
 }
 
-/// Overwrites a preallocated file once (or 500 writes of it) and returns how long each took.
+/// Overwrites a preallocated file once (or with 500 writes) and returns the duration of each write.
 fn measure(dir: &Path, direct: Direct, size: usize) -> std::io::Result<Vec<Duration>> {
     let disk = RealDisk::new(Options { direct });
     let path = dir.join("durable_write.tmp");

@@ -1,16 +1,16 @@
-//! A byte buffer whose start lies on a block boundary in memory.
+//! A byte buffer whose start is aligned in memory.
 //!
-//! Writing past the page cache demands it. It is a `Vec` that is a block longer than asked for
-//! and is used from its first aligned byte on, so no `unsafe` is needed.
+//! Writes that bypass the page cache require it. It is a `Vec` that is one block longer than needed
+//! and is used from its first aligned byte on, so that no `unsafe` is needed.
 
 use std::fmt;
 
-/// The boundary in memory and in files that suits every disk we know.
+/// Alignment in memory and in files. It suits every disk that we know.
 pub const ALIGN_BYTES: usize = 4096;
 
 /// A growable buffer that starts on a multiple of [`ALIGN_BYTES`].
 pub struct Aligned {
-    /// Fully initialised; `start + capacity <= memory.len()`.
+    /// Fully initialized; `start + capacity <= memory.len()`.
     memory: Vec<u8>,
     start: usize,
     len: usize,
@@ -22,32 +22,33 @@ impl Aligned {
         let capacity = capacity.next_multiple_of(ALIGN_BYTES);
         let memory = vec![0; capacity + ALIGN_BYTES];
         let start = memory.as_ptr().align_offset(ALIGN_BYTES);
-        // `align_offset` may give up (it says so by `usize::MAX`); then the write falls back.
+        // `align_offset` may return `usize::MAX` for "not possible". Then direct writes fail, and
+        // the file falls back to cached writes.
         let start = if start <= ALIGN_BYTES { start } else { 0 };
         Self { memory, start, len: 0 }
     }
 
-    /// How many bytes fit without growing.
+    /// Number of bytes that fit without reallocation.
     pub fn capacity(&self) -> usize {
         (self.memory.len() - self.start) / ALIGN_BYTES * ALIGN_BYTES
     }
 
-    /// How many bytes are in use.
+    /// Number of bytes in use.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether nothing is in use.
+    /// Whether no bytes are in use.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Forgets the content and keeps the memory.
+    /// Discards the content and keeps the memory.
     pub fn clear(&mut self) {
         self.len = 0;
     }
 
-    /// Appends `bytes`, moving to larger memory if they do not fit.
+    /// Appends `bytes`, and reallocates if they do not fit.
     pub fn extend_from_slice(&mut self, bytes: &[u8]) {
         self.reserve(bytes.len());
         let end = self.start + self.len;
@@ -60,7 +61,7 @@ impl Aligned {
         self.resize(self.len.next_multiple_of(boundary));
     }
 
-    /// Cuts, or appends zeroes, so that `len` bytes are in use.
+    /// Truncates the content or appends zeroes, so that `len` bytes are in use.
     pub fn resize(&mut self, len: usize) {
         if len > self.len {
             self.reserve(len - self.len);
@@ -69,7 +70,7 @@ impl Aligned {
         self.len = len;
     }
 
-    /// Makes room for `more` bytes.
+    /// Makes room for `more` bytes, and reallocates if needed.
     pub fn reserve(&mut self, more: usize) {
         let needed = self.len + more;
         if needed > self.capacity() {
@@ -80,7 +81,7 @@ impl Aligned {
         }
     }
 
-    /// Gives memory back: at most `capacity` bytes stay. The content is forgotten.
+    /// Discards the content and reduces the capacity to at most `capacity` bytes.
     pub fn shrink_to(&mut self, capacity: usize) {
         self.len = 0;
         if self.capacity() > capacity.next_multiple_of(ALIGN_BYTES) {

@@ -1,4 +1,4 @@
-//! How often something was made durable, by reason. A metric, and what tests count.
+//! Number of syncs per reason, for a metric and for tests.
 
 use std::collections::BTreeMap;
 

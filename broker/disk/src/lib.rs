@@ -1,29 +1,22 @@
-//! The one seam to files: the real disk, and one that loses power.
+//! Access to files: traits, the real disk, and a simulated disk that loses power.
 //!
-//! Everything that Ropewalk keeps passes through [`Disk`] and [`File`], so that a test can put a
-//! disk underneath that forgets what was not synced. Nothing here knows what the bytes mean.
+//! The write-ahead log, segments, snapshots and all other files of the broker are read and written
+//! through [`Disk`] and [`File`]. So a test can use a disk that loses everything that was not
+//! synced. The broker runs on [`RealDisk`], the tests of durability on [`SimDisk`]. This crate does
+//! not interpret the bytes.
 //!
-//! # Place in the walk
+//! # Guarantees
 //!
-//! The lowest room of the broker: the write-ahead log, segments, snapshots and the tier's
-//! cache stand on it. [`RealDisk`] is what the broker runs on; [`SimDisk`] is what the tests of
-//! durability run on.
-//!
-//! # What a caller may rely on
-//!
-//! - **Durable has a name.** Only [`File::sync`], [`File::write_durable_at`],
-//!   [`File::preallocate`], [`Disk::sync_dir`] and [`Disk::create_dir_all`] make anything
-//!   durable. The first, second and fourth take `why`, a label that is counted
-//!   ([`Disk::sync_counts`]) and that a test can switch off to prove that the sync was needed.
-//! - **A name is durable apart from its content.** A created, renamed or removed file needs
+//! - **Durability is explicit.** Only [`File::sync`], [`File::write_durable_at`],
+//!   [`File::preallocate`], [`Disk::sync_dir`] and [`Disk::create_dir_all`] make anything durable.
+//!   The first, second and fourth take `why`, a label that is counted ([`Disk::sync_counts`]) and
+//!   that a test can disable to prove that the sync is needed.
+//! - **A name is durable separately from its content.** A created, renamed or removed file needs
 //!   [`Disk::sync_dir`] on its directory; syncing the file is not enough.
-//! - **A failed sync is final.** After an error the cache may show bytes that the disk never
-//!   got, and a second sync may succeed without writing them. Callers stop; nothing here retries.
-//!
-//! # After a crash
-//!
-//! What was durable is there. What was not may be there, in whole, in part by 512-byte sectors
-//! in any order, or not at all.
+//! - **A failed sync is final.** After an error the page cache may have bytes that are not on the
+//!   disk, and a second sync may succeed without writing them. Callers stop; nothing here retries.
+//! - **After a crash**, everything durable is there. Anything else may be there completely, in part
+//!   (512-byte sectors in any order), or not at all.
 
 mod aligned;
 mod counts;
@@ -45,27 +38,25 @@ pub use sim::{Dice, Fault, Operation, SimDisk};
 
 /// The files under one or more directories.
 ///
-/// Paths are the caller's; nothing is resolved against a root.
+/// Paths are used as given, not relative to a root.
 pub trait Disk: Send + Sync + fmt::Debug {
-    /// Creates a directory and its missing parents, durably: it survives power loss once this
-    /// has returned.
+    /// Creates a directory and its missing parents. They are durable when this returns.
     fn create_dir_all(&self, path: &Path) -> io::Result<()>;
 
-    /// Creates a directory in one that is there. Not durable before [`Disk::sync_dir`] on that one,
-    /// and neither is then what is in it.
+    /// Creates a directory in an existing one. The directory, and everything in it, is not durable
+    /// before [`Disk::sync_dir`] on the parent.
     fn create_dir(&self, path: &Path) -> io::Result<()>;
 
-    /// Opens a file.
+    /// Opens a file in this mode.
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn File>>;
 
-    /// Whether a file or directory of this name is there.
+    /// Whether there is a file or directory with this path.
     fn exists(&self, path: &Path) -> io::Result<bool>;
 
-    /// The names in a directory, files and directories, sorted.
+    /// The names of the files and directories in a directory, sorted.
     fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
 
-    /// Gives a file another name, replacing what had it. Atomic, not durable before
-    /// [`Disk::sync_dir`].
+    /// Renames a file, and replaces a file at `to`. Atomic, not durable before [`Disk::sync_dir`].
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
     /// Unlinks a file. Not durable before [`Disk::sync_dir`].
@@ -74,92 +65,93 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// Makes the names in a directory durable.
     fn sync_dir(&self, dir: &Path, why: &'static str) -> io::Result<()>;
 
-    /// Gets what was written to files on the disk of `dir` on its way all at once, so that the many
-    /// single syncs that follow have little left to do. It makes nothing durable that a caller may
-    /// rely on, and what fails is told by those syncs.
+    /// Starts writing all dirty pages of the file system of `dir`, so that the many single syncs
+    /// that follow have little left to write. It guarantees no durability, and its errors are
+    /// reported by those syncs.
     fn write_back(&self, dir: &Path);
 
-    /// Takes the exclusive advisory lock on a file, creating it if need be. Held by somebody
-    /// else: [`io::ErrorKind::WouldBlock`]. Released when the [`Lock`] is dropped or the
-    /// process dies.
+    /// Takes the exclusive advisory lock on a file, and creates the file if needed. If another
+    /// process has the lock: [`io::ErrorKind::WouldBlock`]. Released when the [`Lock`] is dropped
+    /// or the process ends.
     fn lock(&self, path: &Path) -> io::Result<Lock>;
 
-    /// How many more bytes an unprivileged process may write below `path`.
+    /// Number of bytes that an unprivileged process can still write below `path`.
     fn free_bytes(&self, path: &Path) -> io::Result<u64>;
 
-    /// A number that nobody else can guess, another one each time: the salt of what is written. It comes from
-    /// here, so that the operations of a simulated disk follow from its seed alone.
+    /// An unpredictable random number, used as the salt of files. It is a method of the disk, so
+    /// that all operations of a simulated disk depend on its seed only.
     fn draw(&self) -> u64;
 
-    /// How often something was made durable, by reason, since the disk was opened.
+    /// Number of syncs per reason since the disk was opened.
     fn sync_counts(&self) -> BTreeMap<&'static str, u64>;
 }
 
-/// One open file. Positions are the caller's, so that one handle serves many threads.
+/// One open file. Positions are arguments, so that many threads can share a handle.
 pub trait File: Send + Sync + fmt::Debug {
-    /// The length in bytes.
+    /// The length of the file in bytes.
     fn len(&self) -> io::Result<u64>;
 
-    /// Whether the file holds nothing.
+    /// Whether the file has a length of zero.
     fn is_empty(&self) -> io::Result<bool> {
         Ok(self.len()? == 0)
     }
 
-    /// Fills `buf` from position `at`; [`io::ErrorKind::UnexpectedEof`] if the file is shorter.
+    /// Fills `buf` from position `at`. [`io::ErrorKind::UnexpectedEof`] if the file is shorter.
     fn read_exact_at(&self, buf: &mut [u8], at: u64) -> io::Result<()>;
 
-    /// Writes `buf` at position `at`, extending the file if need be.
+    /// Writes `buf` at position `at`, and extends the file if needed.
     fn write_all_at(&self, buf: &[u8], at: u64) -> io::Result<()>;
 
     /// Writes the buffers one after another from position `at`.
     fn write_vectored_all_at(&self, bufs: &[IoSlice<'_>], at: u64) -> io::Result<()>;
 
-    /// Cuts or extends (by zeroes that are not allocated) the file.
+    /// Truncates the file, or extends it with zeroes without allocating blocks.
     fn set_len(&self, len: u64) -> io::Result<()>;
 
-    /// Makes content and length durable. An error is final.
+    /// Makes content and length durable. An error is final: see the crate documentation.
     fn sync(&self, why: &'static str) -> io::Result<()>;
 
-    /// Writes the whole of `buf` at `at`, durable when it returns. An error is final.
+    /// Writes the whole of `buf` at `at`. It is durable when this returns. An error is final.
     ///
-    /// Length and `at` must be multiples of [`ALIGN_BYTES`], and the file opened as
-    /// [`Open::Durable`] if it is to bypass the cache.
+    /// The length of `buf` and `at` must be multiples of [`ALIGN_BYTES`]. To bypass the page cache,
+    /// the file must be opened as [`Open::Durable`].
     fn write_durable_at(&self, buf: &Aligned, at: u64, why: &'static str) -> io::Result<()>;
 
-    /// Makes the file `len` bytes of really written zeroes, durably, so that later writes
-    /// overwrite blocks that are already allocated: they cannot run out of space, and they
-    /// cost the filesystem no metadata. Of a file opened as [`Open::Durable`] the zeroes may
-    /// bypass the page cache.
+    /// Sets the length of the file to `len` bytes and writes zeroes to all of it, durably. Later
+    /// writes then overwrite allocated blocks: they cannot run out of space, and the file system
+    /// writes no metadata for them. For a file opened as [`Open::Durable`] the zeroes may bypass
+    /// the page cache.
     fn preallocate(&self, len: u64) -> io::Result<()>;
 
-    /// Tells the system that a range will not be read again soon. A hint.
+    /// Advises the kernel that a range will not be read again soon. It has no effect on the
+    /// content.
     fn advise_dropped(&self, at: u64, len: u64) {
         let _ = (at, len);
     }
 }
 
-/// What [`Disk::open`] shall do.
+/// Mode in which [`Disk::open`] opens a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Open {
-    /// To read; must exist.
+    /// Read only; the file must exist.
     Read,
-    /// To read and write; must exist.
+    /// Read and write; the file must exist.
     ReadWrite,
-    /// To read and write; must not exist.
+    /// Read and write; the file must not exist.
     CreateNew,
-    /// To read and write; made if it is not there, emptied if it is.
+    /// Read and write; creates the file or truncates an existing one.
     CreateOrTruncate,
-    /// To read and write; must exist. [`File::write_durable_at`] may bypass the page cache.
+    /// Read and write; the file must exist. [`File::write_durable_at`] may bypass the page cache.
     Durable,
 }
 
-/// An advisory lock on a file, until dropped.
+/// An advisory lock on a file. Dropping it releases the lock.
 pub struct Lock {
     _held: Box<dyn Any + Send + Sync>,
 }
 
 impl Lock {
-    /// A lock that lasts as long as `held` lives.
+    /// A lock that is held as long as `held` exists.
     pub fn holding(held: impl Any + Send + Sync) -> Self {
         Self { _held: Box::new(held) }
     }
@@ -171,8 +163,8 @@ impl fmt::Debug for Lock {
     }
 }
 
-/// Whether an error says that descriptors or memory are short for the moment: nothing was done, and the same call
-/// may succeed later.
+/// Whether the error is a temporary shortage of file descriptors or memory: the call had no effect
+/// and may succeed later.
 pub fn is_scarce(error: &io::Error) -> bool {
     let code = error.raw_os_error();
     let scarce = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS];
@@ -180,7 +172,7 @@ pub fn is_scarce(error: &io::Error) -> bool {
         || scarce.iter().any(|scarce| code == Some(scarce.raw_os_error()))
 }
 
-/// Whether an error says that the disk, or our share of it, is full.
+/// Whether the error means that the disk or the quota is full.
 pub fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

@@ -1,13 +1,9 @@
-//! The disk the broker runs on: plain files, and a way past the page cache.
+//! The real disk: ordinary files, with writes that bypass the page cache where possible.
 //!
-//! A file opened as [`Open::Durable`] has two descriptors. Reads and ordinary writes use the
-//! cached one; [`File::write_durable_at`] uses one opened with `O_DIRECT|O_DSYNC`, which costs
-//! one system call and leaves the page cache to the segments. Where a filesystem refuses
-//! (tmpfs, some network mounts) the same call is a cached write followed by `fdatasync`.
-//!
-//! # After a crash
-//!
-//! Whatever the kernel and the drive keep; see the crate's header.
+//! A file opened as [`Open::Durable`] has two descriptors. Reads and ordinary writes use the cached
+//! one. [`File::write_durable_at`] uses one opened with `O_DIRECT|O_DSYNC`: it needs one system
+//! call, and leaves the page cache to the segments. Where a file system does not support this
+//! (tmpfs, some network mounts), the same call is a cached write followed by `fdatasync`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -28,31 +24,32 @@ use rustix::io::Errno;
 use crate::counts::SyncCounts;
 use crate::{ALIGN_BYTES, Aligned, Disk, File, Lock, Open};
 
-/// The most buffers that one `pwritev` takes on Linux.
+/// Largest number of buffers of one `pwritev` on Linux.
 const VECTORS_MAX: usize = 1024;
 const ZEROES_BYTES: usize = 1 << 20;
 const WHY_DIRECTORY: &str = "directory";
-/// How long a directory that has to be synced waits for a descriptor, and the pause between two attempts.
+/// How long opening a directory for a sync waits for a file descriptor, and the pause between two
+/// attempts.
 const SCARCE_WAIT_MAX: Duration = Duration::from_secs(10);
 const SCARCE_PAUSE: Duration = Duration::from_millis(20);
 const WHY_PREALLOCATE: &str = "preallocate";
 
-/// Whether durable writes go past the page cache.
+/// Whether durable writes bypass the page cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Direct {
-    /// Where the filesystem takes it.
+    /// If the file system supports it.
     #[default]
     Auto,
-    /// Always: opening a file on a filesystem that refuses is an error.
+    /// Always. Opening a file on a file system without support is an error.
     On,
-    /// Never.
+    /// Never: all writes use the page cache.
     Off,
 }
 
-/// How a [`RealDisk`] works.
+/// Options of a [`RealDisk`].
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Options {
-    /// Whether durable writes go past the page cache.
+    /// Whether durable writes bypass the page cache.
     pub direct: Direct,
 }
 
@@ -64,12 +61,12 @@ pub struct RealDisk {
 }
 
 impl RealDisk {
-    /// The machine's files, used as `options` say.
+    /// The files of this machine, accessed according to `options`.
     pub fn new(options: Options) -> Self {
         Self { options, counts: Arc::default() }
     }
 
-    /// The second descriptor of a durable file, if it is wanted and to be had.
+    /// Opens the second descriptor of a durable file, if it is wanted and supported.
     fn open_direct(&self, path: &Path) -> io::Result<Option<fs::File>> {
         if self.options.direct == Direct::Off {
             return Ok(None);
@@ -83,8 +80,8 @@ impl RealDisk {
     }
 }
 
-/// Opens a directory to sync it. A caller cannot continue without the sync, and takes its failure for that of
-/// the disk: a want of descriptors is waited out for up to [`SCARCE_WAIT_MAX`].
+/// Opens a directory to sync it. Callers treat a failed sync as a failure of the disk, so a
+/// shortage of descriptors is retried for up to [`SCARCE_WAIT_MAX`].
 fn open_dir(dir: &Path) -> io::Result<fs::File> {
     let began = Instant::now();
     loop {
@@ -97,7 +94,7 @@ fn open_dir(dir: &Path) -> io::Result<fs::File> {
     }
 }
 
-/// "Not in this way", as opposed to "not at all".
+/// Whether the error means that direct I/O is not supported, rather than that the write failed.
 fn refuses_direct(error: &io::Error) -> bool {
     let code = Errno::from_io_error(error);
     code == Some(Errno::INVAL) || code == Some(Errno::OPNOTSUPP)
@@ -161,7 +158,7 @@ impl Disk for RealDisk {
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in fs::read_dir(dir)? {
-            // A name that is not UTF-8 is none of ours.
+            // The broker creates only names that are UTF-8.
             if let Ok(name) = entry?.file_name().into_string() {
                 names.push(name);
             }
@@ -184,7 +181,7 @@ impl Disk for RealDisk {
     }
 
     fn write_back(&self, dir: &Path) {
-        // An error is told again to every file that it concerns.
+        // The later sync of each file reports its errors.
         let _ = fs::File::open(dir).map(rustix::fs::syncfs);
     }
 
@@ -204,7 +201,7 @@ impl Disk for RealDisk {
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
-    /// The standard library's hasher is keyed from the system's random numbers.
+    /// Uses the keys of the standard library's hasher, which are random numbers of the system.
     fn draw(&self) -> u64 {
         RandomState::new().hash_one(std::process::id())
     }
@@ -219,14 +216,15 @@ struct RealFile {
     cached: fs::File,
     /// Opened with `O_DIRECT|O_DSYNC`.
     direct: Option<fs::File>,
-    /// Some filesystems take the flag when opening and refuse when writing.
+    /// Some file systems accept `O_DIRECT` when opening and refuse it when writing.
     direct_usable: AtomicBool,
     may_fall_back: bool,
     counts: Arc<SyncCounts>,
 }
 
 impl RealFile {
-    /// `Ok(false)`: nothing was written, and this file does not do direct writes.
+    /// Writes without the page cache. `Ok(false)`: nothing was written, because this file does not
+    /// support direct writes.
     fn write_direct_at(&self, bytes: &[u8], at: u64) -> io::Result<bool> {
         let Some(direct) = self.direct.as_ref() else { return Ok(false) };
         if !self.direct_usable.load(Ordering::Relaxed) {
@@ -234,7 +232,7 @@ impl RealFile {
         }
         match direct.write_all_at(bytes, at) {
             Ok(()) => Ok(true),
-            // EINVAL speaks of the form of the request, never of lost data: nothing was written.
+            // EINVAL means that the request is not supported: nothing was written.
             Err(error) if self.may_fall_back && refuses_direct(&error) => {
                 self.direct_usable.store(false, Ordering::Relaxed);
                 Ok(false)
@@ -243,7 +241,7 @@ impl RealFile {
         }
     }
 
-    /// Past the cache where the file and the form of the request allow it.
+    /// Writes and syncs, without the page cache if the file and the length allow it.
     fn write_synced_at(&self, bytes: &[u8], at: u64, why: &'static str) -> io::Result<()> {
         self.counts.count(why);
         if bytes.len().is_multiple_of(ALIGN_BYTES) && self.write_direct_at(bytes, at)? {
@@ -253,8 +251,8 @@ impl RealFile {
         self.cached.sync_data()
     }
 
-    /// In pieces that are synced one by one: a sync of the whole would let every other sync on
-    /// the same disk wait for it.
+    /// Writes zeroes in pieces and syncs each, because one sync of the whole would delay every
+    /// other sync on the same disk.
     fn write_zeroes(&self, len: u64) -> io::Result<()> {
         let mut zeroes = Aligned::with_capacity(ZEROES_BYTES);
         zeroes.resize(ZEROES_BYTES);
@@ -309,28 +307,28 @@ impl File for RealFile {
         self.cached.set_len(0)?;
         if len > 0 {
             match rustix::fs::fallocate(&self.cached, FallocateFlags::empty(), 0, len) {
-                // Without it a full disk is found late, and the zeroes still say so.
+                // Without fallocate, writing the zeroes reports a full disk.
                 Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
                 Err(error) => return Err(error.into()),
             }
         }
         self.write_zeroes(len)?;
-        // Also when there is not a byte to write, the length must be durable.
+        // The length must be durable even if there are no zeroes to write.
         self.sync(WHY_PREALLOCATE)
     }
 
     fn advise_dropped(&self, at: u64, len: u64) {
-        // A hint: an error changes nothing.
+        // Advice only: an error has no consequence.
         let _ = rustix::fs::fadvise(&self.cached, at, NonZeroU64::new(len), Advice::DontNeed);
     }
 }
 
-/// Writes all of at most [`VECTORS_MAX`] buffers and returns the position after them.
+/// Writes at most [`VECTORS_MAX`] buffers completely and returns the position after them.
 fn write_vectors(file: impl AsFd, bufs: &[IoSlice<'_>], at: u64) -> io::Result<u64> {
     let mut at = at;
     let mut slices = bufs.to_vec();
     let mut left = &mut slices[..];
-    // Empty buffers in front would look like a write that does not advance.
+    // Without this, empty buffers in front would look like a write without progress.
     IoSlice::advance_slices(&mut left, 0);
     while !left.is_empty() {
         match rustix::io::pwritev(&file, left, at) {
@@ -359,7 +357,7 @@ mod tests {
 
     #[test]
     fn auto_falls_back_where_direct_is_refused() {
-        // On most machines /dev/shm is a tmpfs; where it takes O_DIRECT the test still holds.
+        // On most machines /dev/shm is a tmpfs; if it supports O_DIRECT, the test still passes.
         let Ok(dir) = tempfile::tempdir_in("/dev/shm") else { return };
         let disk = RealDisk::new(Options::default());
         let path = dir.path().join("file");
@@ -376,7 +374,9 @@ mod tests {
     #[test]
     fn direct_on_and_off_give_the_same_file() {
         for direct in [Direct::Auto, Direct::Off] {
-            // Temporary files may lie in memory; those of /var/tmp outlive a restart (FHS 3.0, 5.15).
+            // The temporary directory may be in memory; files in /var/tmp survive a restart (FHS
+            // 3.0, 5.15).
+            //
             let dir = tempfile::tempdir_in("/var/tmp").unwrap();
             let disk = RealDisk::new(Options { direct });
             let path = dir.path().join("file");

@@ -1,25 +1,25 @@
-//! A disk in memory that loses power, fails and fills up, all from a seed.
+//! A simulated disk in memory. It loses power, fails and fills up; a seed decides how.
 //!
-//! It keeps two views of everything: what a running process sees (the cache) and what the
-//! platters hold (the disk). Syncs carry one to the other; [`SimDisk::power_cycle`] throws the
-//! cache away, after a random part of what was not synced has reached the disk: single
-//! sectors of 512 bytes, in any order, and single names.
+//! It keeps two views of everything: what running processes see (the cache) and what is durable
+//! (the disk). Syncs copy from the cache to the disk. [`SimDisk::power_cycle`] discards the cache,
+//! after a random part of what was not synced has reached the disk: single sectors of 512 bytes in
+//! any order, and single names.
 //!
-//! # What it is strict about
+//! # Behaviour after errors and crashes
 //!
 //! - Syncing a file makes its content durable, not its name; syncing a directory makes names
 //!   durable, not content. A durable write makes its own range durable and nothing else.
-//! - After a failed sync the cache still shows the bytes, they count as clean, and a later
-//!   sync does not write them: reading back proves nothing.
-//! - A renamed file keeps its content, so a recycled file still holds its former life.
-//! - A handle or a lock from before a crash is dead.
+//! - After a failed sync the cache still has the bytes, they count as clean, and a later sync does
+//!   not write them. So reading the file back does not prove that it is durable.
+//! - A renamed file keeps its content, so a recycled file still has its old content.
+//! - A handle or lock from before a crash returns errors.
 //!
-//! # How tests use it
+//! # Use in tests
 //!
-//! Run once and read [`SimDisk::operations`]; run again with [`SimDisk::crash_at`] anywhere
-//! below that; [`SimDisk::power_cycle`] (the machine died) or [`SimDisk::restart`] (only the
-//! process died); open again and compare with what had been acknowledged. To show that a sync
-//! is needed, take it out with [`SimDisk::ignore_syncs`] and see the comparison fail.
+//! Run once and read [`SimDisk::operations`]. Run again with [`SimDisk::crash_at`] at any lower
+//! number, then call [`SimDisk::power_cycle`] (the machine died) or [`SimDisk::restart`] (only the
+//! process died), open again, and compare with what had been acknowledged. To show that a sync is
+//! needed, disable it with [`SimDisk::ignore_syncs`] and check that the comparison fails.
 
 mod fault;
 mod inode;
@@ -44,31 +44,32 @@ use crate::{Aligned, Disk, File, Lock, Open};
 const WHY_PREALLOCATE: &str = "preallocate";
 const FREE_BYTES_UNBOUNDED: u64 = 1 << 50;
 
-/// A simulated disk. Clones are the same disk.
+/// A simulated disk. Clones share one disk.
 #[derive(Debug, Clone)]
 pub struct SimDisk {
     state: Arc<Mutex<State>>,
 }
 
 impl SimDisk {
-    /// An empty disk of unbounded size. The seed decides what partial effects failures have.
+    /// An empty disk without a size limit. The seed decides the partial effects of failures.
     pub fn new(seed: u64) -> Self {
         Self { state: Arc::new(Mutex::new(State::new(seed))) }
     }
 
-    /// How many operations that change something were begun since the last start.
+    /// Number of operations with an effect that were begun since the last start.
     pub fn operations(&self) -> u64 {
         self.state.lock().operations
     }
 
-    /// A hash of all operations that change something, with their arguments, in order, since the disk was made.
-    /// Where the same seed gives another trace, something besides the seed decides what is done.
+    /// A hash of all operations with an effect since the disk was created, in order, with their
+    /// arguments. If the same seed yields different hashes, the operations depend on something
+    /// besides the seed.
     pub fn trace(&self) -> u64 {
         self.state.lock().trace.finish()
     }
 
-    /// Lets the operation with this number (counted from the last start, the first is 1) and
-    /// all after it fail; the operation itself may take effect in part.
+    /// Makes the operation with this number (counted from the last start, the first is 1) and all
+    /// later ones fail. The operation itself may take effect in part.
     pub fn crash_at(&self, operation: u64) {
         self.state.lock().crash_at = Some(operation);
     }
@@ -78,65 +79,65 @@ impl SimDisk {
         self.state.lock().crashed
     }
 
-    /// The machine lost power and came back: only what is on the disk is there, with a random
-    /// part of what was on its way.
+    /// Simulates a power loss: only what is on the disk remains, with a random part of what was not
+    /// synced.
     pub fn power_cycle(&self, seed: u64) {
         self.state.lock().power_cycle(seed);
     }
 
-    /// The process died and came back: the cache is still there.
+    /// Simulates the death of the process: the cache remains.
     pub fn restart(&self) {
         self.state.lock().restart();
     }
 
-    /// How many handles are open.
+    /// Number of open handles.
     pub fn open_files(&self) -> usize {
         self.state.lock().inodes.values().map(|inode| inode.handles).sum()
     }
 
-    /// From now on every sync with this reason is answered and not done.
+    /// Makes every sync with this reason succeed without an effect.
     pub fn ignore_syncs(&self, why: &'static str) {
         self.state.lock().ignored.insert(why);
     }
 
-    /// Every sync is done again.
+    /// Reverts [`SimDisk::ignore_syncs`].
     pub fn heed_all_syncs(&self) {
         self.state.lock().ignored.clear();
     }
 
-    /// Lets a coming operation fail.
+    /// Makes a later operation fail.
     pub fn inject(&self, fault: Fault) {
         self.state.lock().faults.push(fault);
     }
 
-    /// Takes back what was injected and has not happened.
+    /// Removes the injected faults that have not happened yet.
     pub fn clear_faults(&self) {
         self.state.lock().faults.clear();
     }
 
-    /// Bounds the sum of all file lengths; beyond it writes say that the disk is full.
+    /// Limits the sum of all file lengths. Writes beyond it fail with a full disk.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.state.lock().capacity_bytes = bytes;
     }
 
-    /// The content of a file as a process sees it.
+    /// The content of a file as processes see it.
     pub fn content(&self, path: &Path) -> Option<Vec<u8>> {
         let state = self.state.lock();
         let inode = state.names.lookup(path)?;
         Some(state.inodes[&inode].cache().to_vec())
     }
 
-    /// Puts a file there, durably, replacing what has the name.
+    /// Writes a file durably, and replaces an existing file.
     pub fn put(&self, path: &Path, content: Vec<u8>) {
         self.state.lock().put(path, content);
     }
 
-    /// Flips bits of one byte, in the cache and on the disk. Whether there is such a byte.
+    /// Flips bits of one byte, in the cache and on the disk. Returns whether there is such a byte.
     pub fn corrupt(&self, path: &Path, at: u64, mask: u8) -> bool {
         self.state.lock().damage(path, |inode| inode.flip(at, mask))
     }
 
-    /// Cuts a file, in the cache and on the disk. Whether there is such a file.
+    /// Truncates a file, in the cache and on the disk. Returns whether there is such a file.
     pub fn truncate(&self, path: &Path, len: u64) -> bool {
         self.state.lock().damage(path, |inode| inode.cut(len))
     }
@@ -185,7 +186,7 @@ impl Disk for SimDisk {
         self.state.lock().sync_dir(dir, why)
     }
 
-    /// Nothing: that is all a caller may rely on.
+    /// Does nothing, because callers may rely on no effect.
     fn write_back(&self, _dir: &Path) {}
 
     fn lock(&self, path: &Path) -> io::Result<Lock> {

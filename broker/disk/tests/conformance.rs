@@ -1,4 +1,4 @@
-//! Every disk keeps the same promises: the tests below run on the real one and the simulated one.
+//! Guarantees of every disk: the tests run on the real disk and on the simulated one.
 
 use std::io::{self, IoSlice};
 use std::path::Path;
@@ -6,7 +6,9 @@ use std::path::Path;
 use ropewalk_disk::{Aligned, Disk, Open, Options, RealDisk, SimDisk};
 
 fn on_every_disk(test: impl Fn(&dyn Disk, &Path)) {
-    // Temporary files may lie in memory; those of /var/tmp outlive a restart (FHS 3.0, 5.15).
+    // The temporary directory may be in memory; files in /var/tmp survive a restart (FHS 3.0,
+    // 5.15).
+    //
     let real = tempfile::tempdir_in("/var/tmp").expect("a temporary directory");
     test(&RealDisk::new(Options::default()), real.path());
     let sim = SimDisk::new(0);

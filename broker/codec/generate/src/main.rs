@@ -1,8 +1,9 @@
 //! Writes `generated.rs` and `generated/` of ropewalk-codec from Kafka's message schemas.
 //!
 //! The schemas are the JSON files below `common/message` in the jar of kafka-clients; they are not
-//! kept here. The walk: [`schema`] reads them, [`select`] picks what a client and a broker exchange,
-//! [`render`] turns each into Rust text, and this file formats the text and writes it, or compares it.
+//! part of this repository. [`schema`] reads them, [`select`] selects the messages that clients and
+//! brokers exchange, [`render`] turns each into Rust, and this file formats the result and writes
+//! it or compares it.
 //!
 //! Nothing is written unless every schema was understood.
 
@@ -26,7 +27,7 @@ struct Arguments {
     schemas: PathBuf,
     /// The source folder of ropewalk-codec.
     output: PathBuf,
-    /// Write nothing; fail if what is there differs.
+    /// Write nothing; fail if the existing files differ.
     #[arg(long)]
     check: bool,
 }
@@ -47,7 +48,8 @@ fn main() -> anyhow::Result<()> {
     }
 }
 
-/// Runs rustfmt over the files, below the output folder so that it finds the settings that hold there.
+/// Runs rustfmt over the files, below the output folder so that it uses the settings of that
+/// folder.
 fn formatted(files: Files, output: &Path) -> anyhow::Result<Files> {
     let staging = tempfile::tempdir_in(output)?;
     write(&files, staging.path())?;

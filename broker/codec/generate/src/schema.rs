@@ -1,7 +1,8 @@
 //! Reads the schemas: JSON with comments, one file per message.
 //!
-//! Structs that are spelled inside a field are lifted out, so that a message is a flat list of structs,
-//! its own first. An unknown attribute is an error: it could change the wire format.
+//! A struct that is defined inside a field becomes an entry of a flat list of structs, in which the
+//! message's own struct is the first. An unknown attribute is an error, because it could change the
+//! wire format.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,17 +13,17 @@ use serde::Deserialize;
 
 use crate::versions::Versions;
 
-/// One message in all its versions.
+/// One message with all its versions.
 #[derive(Debug)]
 pub(crate) struct Message {
     pub(crate) name: String,
     pub(crate) kind: Kind,
     pub(crate) key: Option<i16>,
-    /// Whether a broker listens for it. False for what only controllers take.
+    /// Whether a broker listens for it. False for requests that only controllers accept.
     pub(crate) to_broker: bool,
     pub(crate) versions: Versions,
     pub(crate) flexible: Versions,
-    /// The message's own struct, then those it is made of.
+    /// The message's own struct, then its nested structs.
     pub(crate) structs: Vec<Struct>,
 }
 
@@ -52,14 +53,14 @@ pub(crate) struct Field {
     pub(crate) tag: Option<u32>,
     pub(crate) default: Option<String>,
     pub(crate) ignorable: bool,
-    /// Spelled in the classic way even in flexible versions.
+    /// Encoded in the classic way even in flexible versions.
     pub(crate) never_flexible: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Type {
     Bool,
-    /// Signed or not, of any size: the name of the Rust type.
+    /// An integer of any size, signed or not: the name of the Rust type.
     Integer(&'static str),
     Float64,
     String,
@@ -92,7 +93,7 @@ impl Type {
         }
     }
 
-    /// The struct that this is, or is an array of.
+    /// The struct that this is, or that it is an array of.
     pub(crate) fn struct_name(&self) -> Option<&str> {
         match self {
             Self::Struct(name) => Some(name),
@@ -107,7 +108,7 @@ impl Type {
         }
     }
 
-    /// Whether the wire can tell this from null.
+    /// Whether the wire format distinguishes this from null.
     const fn can_be_null(&self) -> bool {
         !matches!(self, Self::Bool | Self::Integer(_) | Self::Float64 | Self::Uuid)
     }
@@ -157,7 +158,7 @@ struct FieldJson {
     ignorable: bool,
     #[serde(default)]
     fields: Vec<FieldJson>,
-    // What follows says nothing about the wire.
+    // The attributes below do not affect the wire format.
     #[serde(rename = "about")]
     _about: Option<String>,
     #[serde(rename = "entityType")]
@@ -213,7 +214,7 @@ fn message(text: &str) -> anyhow::Result<Message> {
     })
 }
 
-/// Appends a struct, and those spelled inside its fields.
+/// Appends a struct and the structs defined inside its fields.
 fn lift(
     name: String,
     reach: Versions,
@@ -246,7 +247,7 @@ fn lift(
             versions,
             nullable,
             tag: json.tag,
-            // A string, or now and then a bare `false`.
+            // A string, in some schemas a bare `false`.
             default: json
                 .default
                 .map(|value| value.as_str().map_or(value.to_string(), str::to_owned)),
@@ -265,7 +266,7 @@ fn optional_versions(text: Option<&String>) -> anyhow::Result<Versions> {
 mod tests {
     use super::*;
 
-    /// A request with `fields` and nothing else of interest.
+    /// A request with these `fields`.
     fn request(fields: &str) -> anyhow::Result<Message> {
         message(&format!(
             r#"// A licence.

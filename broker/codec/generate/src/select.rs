@@ -1,8 +1,8 @@
-//! Picks what a client and a broker exchange.
+//! Selects the messages that clients and brokers exchange.
 //!
-//! That is every request a broker listens for, its response, the two headers, and the data that
-//! consumers wrap into group messages. What only controllers say to each other is left out, but
-//! its keys stay known by name.
+//! These are all requests that a broker listens for, their responses, the two headers, and the data
+//! that consumers put into group messages. Requests between controllers are left out, but their API
+//! keys are known by name.
 
 use std::collections::BTreeSet;
 
@@ -12,16 +12,16 @@ use crate::schema::{Kind, Message};
 
 const DATA: [&str; 2] = ["ConsumerProtocolAssignment", "ConsumerProtocolSubscription"];
 
-/// What is to be generated.
+/// The messages to generate.
 #[derive(Debug)]
 pub(crate) struct Selection {
-    /// In the order of their names.
+    /// The messages, ordered by name.
     pub(crate) messages: Vec<Message>,
-    /// Every API there ever was: key and name, in the order of keys.
+    /// Every API that Kafka has or had: key and name, ordered by key.
     pub(crate) keys: Vec<(i16, String)>,
 }
 
-/// Sorts the schemas into a selection.
+/// Selects the needed schemas.
 pub(crate) fn needed(all: Vec<Message>) -> anyhow::Result<Selection> {
     let mut keys = vec![];
     for request in all.iter().filter(|message| message.kind == Kind::Request) {

@@ -1,4 +1,4 @@
-//! Ranges of versions, as the schemas spell them: `3`, `3-7`, `3+`, `none`.
+//! Ranges of versions in the notation of the schemas: `3`, `3-7`, `3+`, `none`.
 
 use anyhow::Context;
 
@@ -13,7 +13,7 @@ impl Versions {
     pub(crate) const NONE: Self = Self { low: 1, high: 0 };
     pub(crate) const ALL: Self = Self { low: i16::MIN, high: i16::MAX };
 
-    /// Reads the schema's spelling.
+    /// Parses the notation of the schemas.
     pub(crate) fn parse(text: &str) -> anyhow::Result<Self> {
         let number = |text: &str| text.parse::<i16>().with_context(|| format!("version {text:?}"));
         if text == "none" {
@@ -34,13 +34,13 @@ impl Versions {
         self.low <= version && version <= self.high
     }
 
-    /// The versions in both.
+    /// The versions in both ranges.
     pub(crate) fn and(self, other: Self) -> Self {
         Self { low: self.low.max(other.low), high: self.high.min(other.high) }
     }
 
-    /// A Rust condition on `version` that holds just in these versions, where `reach` is known to
-    /// hold. None if it always holds.
+    /// A Rust condition on `version` that is true exactly in these versions, given that the version
+    /// is in `reach`. None if it is always true.
     pub(crate) fn condition(self, reach: Self) -> Option<String> {
         let within = self.and(reach);
         match (within.low == reach.low, within.high == reach.high) {
@@ -54,7 +54,7 @@ impl Versions {
         }
     }
 
-    /// As the schema would spell it.
+    /// The range in the notation of the schemas.
     pub(crate) fn display(self) -> String {
         match self {
             Self { low, high: i16::MAX } => format!("{low}+"),

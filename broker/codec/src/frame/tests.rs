@@ -1,4 +1,4 @@
-//! Frames byte by byte, as the protocol guide spells them.
+//! Frames byte by byte, as the protocol guide defines them.
 
 use super::*;
 use crate::api_versions_request::ApiVersionsRequest;

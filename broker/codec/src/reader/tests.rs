@@ -1,4 +1,4 @@
-//! The spellings of lengths, and what happens when they lie.
+//! The encodings of lengths, and lengths that are wrong.
 
 use super::*;
 
@@ -82,7 +82,7 @@ fn arrays_of_small_things_that_are_large_in_memory_use_up_the_allowance() {
         wire.resize(4 + count as usize, 1);
         Bytes::from(wire)
     };
-    // An empty compact string takes one byte here, and a `Str` in memory.
+    // An empty compact string takes one byte on the wire, and the size of a `Str` in memory.
     let decode = |r: Reader, count| {
         let mut r = r;
         let strings = r.array(false, 1, |r| r.string(true));

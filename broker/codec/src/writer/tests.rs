@@ -1,4 +1,4 @@
-//! What is copied, what is referenced, and that the lengths agree.
+//! Which bytes are copied and which referenced, and that the lengths are right.
 
 use super::*;
 

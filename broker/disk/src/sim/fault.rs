@@ -1,44 +1,44 @@
-//! Errors that a test asks for.
+//! Errors that a test injects.
 
 use std::io;
 use std::path::Path;
 
-/// The operation that shall fail.
+/// The operation that fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
     /// Reading a file.
     Read,
     /// Writing a file or changing its length. A durable write is a write and then a sync.
     Write,
-    /// Making a file durable.
+    /// Making the content of a file durable.
     Sync,
-    /// Making names durable.
+    /// Making the names of a directory durable.
     SyncDir,
     /// Creating a file or directory.
     Create,
-    /// Renaming.
+    /// Renaming a file.
     Rename,
-    /// Unlinking.
+    /// Unlinking a file.
     Remove,
 }
 
-/// One error to come. It happens once.
+/// One injected error. It happens once.
 #[derive(Debug, Clone)]
 pub struct Fault {
-    /// What fails.
+    /// The operation that fails.
     pub operation: Operation,
-    /// Only on paths that contain this; empty is any.
+    /// Only on paths that contain this; empty matches all.
     pub path_contains: String,
-    /// Only syncs with this reason; empty is any.
+    /// Only syncs with this reason; empty matches all.
     pub why: &'static str,
-    /// How many matching operations succeed before.
+    /// Number of matching operations that succeed before it.
     pub skip: u64,
-    /// The error.
+    /// The kind of the error that is returned.
     pub kind: io::ErrorKind,
 }
 
 impl Fault {
-    /// The next operation of this kind fails with an I/O error of no particular kind.
+    /// Makes the next operation of this kind fail with `io::ErrorKind::Other`.
     pub fn next(operation: Operation) -> Self {
         let kind = io::ErrorKind::Other;
         Self { operation, path_contains: String::new(), why: "", skip: 0, kind }

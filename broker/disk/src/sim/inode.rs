@@ -1,17 +1,17 @@
-//! The content of one simulated file: as processes see it, and as the platters hold it.
+//! The content of one simulated file: in the cache and on the disk.
 
 use std::collections::BTreeSet;
 
 use super::random::{Dice, Survival};
 
-/// What a drive writes in one piece.
+/// Size of an atomic write of a drive.
 const SECTOR_BYTES: u64 = 512;
 
 #[derive(Debug, Default)]
 pub(super) struct Inode {
     cache: Vec<u8>,
     disk: Vec<u8>,
-    /// Sectors in which the cache has something to bring to the disk.
+    /// Sectors whose cached content is not on the disk yet.
     dirty: BTreeSet<u64>,
     pub(super) handles: usize,
 }
@@ -38,7 +38,7 @@ impl Inode {
     pub(super) fn set_len(&mut self, len: u64) {
         let before = self.cache.len() as u64;
         self.cache.resize(len as usize, 0);
-        // What the disk holds where the cache was cut and grew again has become zeroes.
+        // Where the cached file was truncated and extended again, the disk must become zero.
         self.mark_dirty(before, len.min(self.disk.len() as u64));
         self.dirty.split_off(&len.div_ceil(SECTOR_BYTES));
     }
@@ -49,7 +49,7 @@ impl Inode {
         }
     }
 
-    /// Everything reaches the disk.
+    /// Writes everything to the disk.
     pub(super) fn sync(&mut self) {
         self.disk.resize(self.cache.len(), 0);
         for sector in std::mem::take(&mut self.dirty) {
@@ -57,7 +57,7 @@ impl Inode {
         }
     }
 
-    /// A range reaches the disk, and no more of the length than it needs.
+    /// Writes a range to the disk, and extends the file there only as far as the range needs.
     pub(super) fn sync_range(&mut self, at: u64, len: u64) {
         let end = (at + len) as usize;
         if self.disk.len() < end {
@@ -70,13 +70,13 @@ impl Inode {
         }
     }
 
-    /// Part of what is dirty reaches the disk and all of it counts as clean.
+    /// Writes a part of what is dirty to the disk; all of it then counts as clean.
     pub(super) fn fail_sync(&mut self, random: &mut Dice) {
         self.write_back_some(random);
         self.dirty.clear();
     }
 
-    /// Part of what is dirty reaches the disk, and the cache is gone.
+    /// Writes a part of what is dirty to the disk, and discards the cache.
     pub(super) fn lose_power(&mut self, random: &mut Dice) {
         self.write_back_some(random);
         self.dirty.clear();
@@ -108,7 +108,7 @@ impl Inode {
         }
     }
 
-    /// Brings one sector to the disk, as far as the file is that long there.
+    /// Writes one sector to the disk, up to the length that the file has there.
     fn write_back(&mut self, sector: u64) {
         let start = (sector * SECTOR_BYTES) as usize;
         let end = (start + SECTOR_BYTES as usize).min(self.cache.len()).min(self.disk.len());

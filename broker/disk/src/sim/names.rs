@@ -1,9 +1,9 @@
-//! The names of simulated files: as processes see them, and as the disk holds them.
+//! The names of simulated files: in the cache and on the disk.
 //!
-//! Changes wait in order until their directory is synced. At a power loss any of them may have
-//! reached the disk, but never a change without those before it that concern the same file or
-//! name: a rename does not survive the creation it renames. A file whose directory has not
-//! reached the disk is gone, however it was synced.
+//! Changes are kept in order until their directory is synced. At a power loss any of them may reach
+//! the disk, but never without the earlier changes of the same file or name: a rename does not
+//! survive without the creation of the file. A file whose directory has not reached the disk is
+//! lost, even if it was synced.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -37,10 +37,10 @@ impl Tree {
         path.as_os_str().is_empty() || path == Path::new("/") || self.dirs.contains(path)
     }
 
-    /// Drops what lies in a directory that is not there.
+    /// Drops the entries of directories that do not exist.
     fn drop_unreachable(&mut self) {
         let dirs = std::mem::take(&mut self.dirs);
-        // Parents come before what is in them.
+        // Sorted, so parents come before their entries.
         for dir in dirs {
             if dir.parent().is_none_or(|parent| self.is_dir(parent)) {
                 self.dirs.insert(dir);
@@ -53,7 +53,7 @@ impl Tree {
 }
 
 impl Change {
-    /// The directory whose sync makes it durable.
+    /// The directory whose sync makes the change durable.
     fn dir(&self) -> Option<&Path> {
         self.added.as_deref().or(self.removed.as_deref()).and_then(Path::parent)
     }
@@ -162,7 +162,7 @@ impl Names {
         self.pending.push(change);
     }
 
-    /// The names in `dir` become durable, with what they depend on.
+    /// Makes the names in `dir` durable, with the changes that they depend on.
     pub(super) fn sync_dir(&mut self, dir: &Path) {
         let chosen = self.pending.iter().map(|change| change.dir() == Some(dir)).collect();
         self.apply_chosen(chosen);
@@ -195,14 +195,14 @@ impl Names {
         }
     }
 
-    /// Every file that has a name somewhere, or may get one back.
+    /// All files that have a name, or may get one back at a power loss.
     pub(super) fn reachable(&self) -> BTreeSet<u64> {
         (self.cache.files.values().chain(self.disk.files.values()).copied())
             .chain(self.pending.iter().map(|change| change.inode))
             .collect()
     }
 
-    /// Gives a name to a file in both views.
+    /// Adds a name of a file to both views.
     pub(super) fn put(&mut self, path: &Path, inode: u64) {
         self.cache.files.insert(path.to_owned(), inode);
         self.disk.files.insert(path.to_owned(), inode);

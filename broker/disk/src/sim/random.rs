@@ -1,18 +1,18 @@
-//! The randomness of simulations, and how much of what was not synced survives a loss of power.
+//! Randomness of simulations: how much of what was not synced survives a power loss.
 
-/// Random numbers that a seed decides, the same on every machine: splitmix64 (Steele, Lea and Flood, "Fast
-/// splittable pseudorandom number generators", 2014). For simulations only.
+/// Pseudorandom numbers from a seed, the same on every machine: splitmix64 (Steele, Lea and Flood,
+/// "Fast splittable pseudorandom number generators", 2014). For simulations only.
 #[derive(Debug)]
 pub struct Dice(u64);
 
 impl Dice {
-    /// The numbers of a seed.
+    /// The sequence of a seed.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// Any number.
+    /// The next number of the sequence.
     pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
@@ -26,7 +26,7 @@ impl Dice {
         self.draw() % bound
     }
 
-    /// True once in `bound` times on average; `bound` is not zero.
+    /// True with a probability of one in `bound`; `bound` is not zero.
     pub fn one_in(&mut self, bound: u64) -> bool {
         self.below(bound) == 0
     }
@@ -36,15 +36,15 @@ impl Dice {
     }
 }
 
-/// How much of what was on its way arrives. Chosen once for each file, because real losses come
-/// in kinds and an even coin for every sector would almost never try "nothing" or "all".
+/// How much of what was not synced reaches the disk. Chosen once per file: with an even chance per
+/// sector, "nothing" and "all" would almost never occur, although they are common in practice.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Survival {
     Nothing,
     All,
-    /// The first so many.
+    /// Only the first so many.
     Prefix(u64),
-    /// All but the first so many.
+    /// All except the first so many.
     Suffix(u64),
     Each,
 }

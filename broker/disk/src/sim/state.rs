@@ -1,4 +1,4 @@
-//! The whole simulated machine: files, names, what shall go wrong, and how often it was asked.
+//! The state of the simulated machine: files, names, injected faults, and counts of operations.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash};
@@ -14,7 +14,7 @@ use crate::Open;
 #[derive(Debug)]
 pub(super) struct State {
     random: Dice,
-    /// Counts starts of the process; handles of an earlier one are dead.
+    /// Number of starts of the process. Handles of an earlier start return errors.
     pub(super) generation: u64,
     pub(super) inodes: BTreeMap<u64, Inode>,
     inode_next: u64,
@@ -61,12 +61,12 @@ impl State {
         self.random.draw()
     }
 
-    /// Takes an operation into the trace.
+    /// Adds an operation to the trace.
     fn note(&mut self, operation: &str, path: &Path, arguments: impl Hash) {
         (operation, path, arguments).hash(&mut self.trace);
     }
 
-    /// Counts an operation. `Ok(true)`: the machine goes down while it runs.
+    /// Counts an operation. `Ok(true)`: the machine crashes while it runs.
     fn begin(&mut self) -> io::Result<bool> {
         self.alive()?;
         self.operations += 1;
@@ -74,7 +74,7 @@ impl State {
         Ok(self.crashed)
     }
 
-    /// Counts an operation that happens wholly or not at all. `Ok(true)`: do it.
+    /// Counts an atomic operation. `Ok(true)`: execute it.
     fn begin_atomic(&mut self) -> io::Result<bool> {
         Ok(!self.begin()? || self.random.coin())
     }
@@ -147,10 +147,10 @@ impl State {
 
     pub(super) fn close(&mut self, inode: u64) {
         self.inode(inode).handles -= 1;
-        self.forget_unreachable();
+        self.drop_unreachable_inodes();
     }
 
-    fn forget_unreachable(&mut self) {
+    fn drop_unreachable_inodes(&mut self) {
         let reachable = self.names.reachable();
         self.inodes.retain(|inode, file| file.handles > 0 || reachable.contains(inode));
     }
@@ -207,7 +207,7 @@ impl State {
         self.fail_if_injected(Operation::SyncDir, dir, why)?;
         if !crashes && !self.ignored.contains(why) {
             self.names.sync_dir(dir);
-            self.forget_unreachable();
+            self.drop_unreachable_inodes();
         }
         self.alive()
     }
@@ -238,7 +238,7 @@ impl State {
         self.alive()
     }
 
-    /// Makes a whole file durable, or one range of it.
+    /// Makes a whole file or one range of it durable.
     pub(super) fn sync(
         &mut self,
         target: Target<'_>,
@@ -282,12 +282,12 @@ impl State {
         for inode in self.inodes.values_mut() {
             inode.handles = 0;
         }
-        self.forget_unreachable();
+        self.drop_unreachable_inodes();
     }
 
     pub(super) fn put(&mut self, path: &Path, content: Vec<u8>) {
         if let Some(dir) = path.parent() {
-            // Fails only if an ancestor is a file, and then linking shows it.
+            // Fails only if an ancestor is a file; then linking fails, too.
             let _ = self.names.create_dir_all(dir);
         }
         let inode = self.inode_next;

@@ -1,4 +1,4 @@
-//! Tests of the disk that loses power: what a crash leaves, and what every operation promises.
+//! Tests of the simulated disk: results of a crash, and the guarantees of every operation.
 
 use super::*;
 
@@ -78,7 +78,7 @@ fn a_rename_is_atomic_and_a_recycled_file_keeps_its_content() {
     for seed in 0..50 {
         let disk = SimDisk::new(seed);
         let file = open_new(&disk, "/d/a");
-        file.write_all_at(b"former life", 0).unwrap();
+        file.write_all_at(b"old content", 0).unwrap();
         file.sync("content").unwrap();
         sync_dir(&disk);
         disk.rename(Path::new("/d/a"), Path::new("/d/b")).unwrap();
@@ -86,7 +86,7 @@ fn a_rename_is_atomic_and_a_recycled_file_keeps_its_content() {
         let old = disk.content(Path::new("/d/a"));
         let new = disk.content(Path::new("/d/b"));
         assert_eq!([&old, &new].into_iter().flatten().count(), 1);
-        assert_eq!(old.or(new).unwrap(), b"former life");
+        assert_eq!(old.or(new).unwrap(), b"old content");
     }
 }
 

@@ -1,9 +1,9 @@
-//! The method that reads a struct.
+//! Renders the method that reads a struct.
 
 use super::shape::{Shape, field_name, is_option};
 use crate::schema::{Field, Type};
 
-/// `fn decode`.
+/// Renders `fn decode` of a struct.
 pub(super) fn method(shape: &Shape<'_>) -> String {
     let mut text =
         "fn decode(r: &mut Reader, version: i16) -> Result<Self, DecodeError> {\n".to_owned();
@@ -43,7 +43,7 @@ fn tags(shape: &Shape<'_>) -> String {
     text + "_ => return Ok(false),\n}\nOk(true)\n})?;\n"
 }
 
-/// The expression that reads a field, null included.
+/// Renders the expression that reads a field, null included.
 fn value(shape: &Shape<'_>, field: &Field) -> String {
     let flexible = shape.flexible_of(field);
     let plain = read(shape, &field.kind, flexible);
@@ -68,7 +68,7 @@ fn value(shape: &Shape<'_>, field: &Field) -> String {
     }
 }
 
-/// The expression that reads a value that is not null, a `Result`.
+/// Renders the expression that reads a value that is not null. It is a `Result`.
 fn read(shape: &Shape<'_>, kind: &Type, flexible: &str) -> String {
     match kind {
         Type::Bool => "r.bool()".to_owned(),

@@ -1,9 +1,9 @@
-//! The struct itself, and its default.
+//! Renders a struct and its default.
 
 use super::shape::{Shape, field_name, is_option, rust_type};
 use crate::schema::{Field, Type};
 
-/// The definition of a struct and its `Default`.
+/// Renders the definition of a struct and its `Default`.
 pub(super) fn structure(shape: &Shape<'_>) -> String {
     let name = shape.name();
     let fields = &shape.structure.fields;
@@ -29,7 +29,7 @@ pub(super) fn structure(shape: &Shape<'_>) -> String {
     text
 }
 
-/// What the schema says about a field.
+/// The properties of a field in the schema, as its doc comment.
 fn facts(shape: &Shape<'_>, field: &Field) -> String {
     let everywhere = |versions| shape.reach().and(versions) == shape.reach();
     let mut facts = vec![if everywhere(field.versions) {
@@ -94,7 +94,7 @@ pub(super) fn differs_from_default(field: &Field) -> String {
     }
 }
 
-/// The schemas spell integers in decimal and in hexadecimal.
+/// Parses an integer of a schema, which is decimal or hexadecimal.
 fn integer(text: &str) -> i64 {
     let value = match text.strip_prefix("0x") {
         Some(digits) => i64::from_str_radix(digits, 16),

@@ -1,10 +1,10 @@
-//! The method that writes a struct.
+//! Renders the method that writes a struct.
 
 use super::define::differs_from_default;
 use super::shape::{Shape, field_name, is_option};
 use crate::schema::{Field, Type};
 
-/// `fn encode`.
+/// Renders `fn encode` of a struct.
 pub(super) fn method(shape: &Shape<'_>) -> String {
     let mut text =
         "fn encode(&self, w: &mut Writer, version: i16) -> Result<(), EncodeError> {\n".to_owned();
@@ -49,7 +49,7 @@ fn tags(shape: &Shape<'_>) -> String {
     text
 }
 
-/// `write`, or in versions without the field a check that nothing is lost.
+/// Renders `write`, and for versions without the field a check that no value is lost.
 fn where_present(shape: &Shape<'_>, field: &Field, write: &str) -> String {
     let Some(condition) = field.versions.condition(shape.reach()) else {
         return write.to_owned();
@@ -69,13 +69,13 @@ fn refuse(shape: &Shape<'_>, field: &Field, error: &str) -> String {
     format!("return Err(EncodeError::{error} {{ field: \"{name}\", version }});\n")
 }
 
-/// How a value is named where it is written.
+/// The Rust expressions for a value to write.
 struct Operand {
-    /// Before a dot.
+    /// Expression to use before a dot.
     place: String,
-    /// By value, if it is a number.
+    /// Expression of a number by value.
     number: String,
-    /// By reference.
+    /// Expression of the value by reference.
     reference: String,
 }
 
@@ -90,7 +90,7 @@ impl Operand {
     }
 }
 
-/// The statements that write a field, null included.
+/// Renders the statements that write a field, null included.
 fn value(shape: &Shape<'_>, field: &Field) -> String {
     let flexible = shape.flexible_of(field);
     let operand = Operand::field(field);
@@ -108,7 +108,7 @@ fn value(shape: &Shape<'_>, field: &Field) -> String {
     format!("if let Some(x) = {} {{\n{marker}{plain}}} else {{\n{null}}}\n", operand.reference)
 }
 
-/// The statements that write null, or refuse to.
+/// Renders the statements that write null or refuse it.
 fn null(shape: &Shape<'_>, field: &Field, flexible: &str) -> String {
     let put = match field.kind {
         Type::String => format!("w.put_null_string({flexible});\n"),
@@ -129,7 +129,7 @@ fn null(shape: &Shape<'_>, field: &Field, flexible: &str) -> String {
     }
 }
 
-/// The statements that write a value that is not null.
+/// Renders the statements that write a value that is not null.
 fn write(kind: &Type, operand: &Operand, flexible: &str) -> String {
     let Operand { place, number, reference } = operand;
     match kind {

@@ -1,9 +1,9 @@
-//! The method that grows a random instance, for tests.
+//! Renders the method that makes a random instance, for tests.
 
 use super::shape::{Shape, field_name};
 use crate::schema::{Field, Type};
 
-/// The `impl` with `fn sample`: of the trait for a message, inherent for its parts.
+/// Renders the `impl` with `fn sample`: of the trait for a message, inherent for a nested struct.
 pub(super) fn implementation(shape: &Shape<'_>) -> String {
     let name = shape.name();
     let head = if shape.is_message { format!("Sample for {name}") } else { name.to_owned() };

@@ -1,13 +1,13 @@
-//! What the writers of text ask about a struct and its fields.
+//! Properties of a struct and its fields that the other modules of [`crate::render`] need.
 
 use crate::schema::{Field, Message, Struct, Type};
 use crate::versions::Versions;
 
-/// A struct in the light of its message.
+/// A struct together with its message.
 pub(super) struct Shape<'a> {
     message: &'a Message,
     pub(super) structure: &'a Struct,
-    /// Whether this is the message itself and not a part of it.
+    /// Whether this is the message itself and not a nested struct.
     pub(super) is_message: bool,
 }
 
@@ -24,7 +24,7 @@ impl<'a> Shape<'a> {
         self.structure.reach
     }
 
-    /// Whether there is an array of these.
+    /// Whether the message has an array of this struct.
     pub(super) fn is_element(&self) -> bool {
         let mut fields = self.message.structs.iter().flat_map(|structure| &structure.fields);
         fields.any(|field| {
@@ -32,12 +32,12 @@ impl<'a> Shape<'a> {
         })
     }
 
-    /// Fields in the order of the wire, tagged ones left out.
+    /// The fields without a tag, in the order of the wire.
     pub(super) fn plain_fields(&self) -> impl Iterator<Item = &'a Field> {
         self.structure.fields.iter().filter(|field| field.tag.is_none())
     }
 
-    /// Tagged fields in the order of their tags.
+    /// The tagged fields, in the order of their tags.
     pub(super) fn tagged_fields(&self) -> Vec<(u32, &'a Field)> {
         let fields = self.structure.fields.iter();
         let mut tagged: Vec<_> =
@@ -46,7 +46,7 @@ impl<'a> Shape<'a> {
         tagged
     }
 
-    /// The Rust expression for "this version is flexible".
+    /// The Rust expression for whether the version is flexible.
     pub(super) fn flexible(&self) -> &'static str {
         match self.message.flexible.condition(self.reach()).as_deref() {
             None => "true",
@@ -55,7 +55,7 @@ impl<'a> Shape<'a> {
         }
     }
 
-    /// A `let flexible = …;`, if [`Self::flexible`] names it.
+    /// A `let flexible = …;`, if [`Self::flexible`] refers to it.
     pub(super) fn let_flexible(&self) -> String {
         match self.message.flexible.condition(self.reach()) {
             Some(condition) if self.flexible() == "flexible" => {
@@ -65,12 +65,12 @@ impl<'a> Shape<'a> {
         }
     }
 
-    /// The same for one field.
+    /// The Rust expression for whether one field is flexible.
     pub(super) fn flexible_of(&self, field: &Field) -> &'static str {
         if field.never_flexible { "false" } else { self.flexible() }
     }
 
-    /// The least that a struct takes on the wire in any version it occurs in.
+    /// The smallest size on the wire over all versions with this struct.
     pub(super) fn size_min(&self) -> usize {
         let reach = self.reach();
         (reach.low..=reach.high)
@@ -117,7 +117,7 @@ impl<'a> Shape<'a> {
         }
     }
 
-    /// The least size of an array's element as a Rust expression.
+    /// The smallest size of an array's element, as a Rust expression.
     pub(super) fn element_size(&self, element: &Type) -> String {
         match element {
             Type::Struct(name) => format!("{name}::SIZE_MIN"),
@@ -138,7 +138,7 @@ impl<'a> Shape<'a> {
     }
 }
 
-/// Whether the field is an `Option` in Rust. Records have a null of their own.
+/// Whether the field is an `Option` in Rust. `Records` has its own null.
 pub(super) fn is_option(field: &Field) -> bool {
     !field.nullable.is_empty() && field.kind != Type::Records
 }

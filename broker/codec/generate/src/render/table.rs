@@ -1,11 +1,11 @@
-//! The table of all messages: modules, macros that go through them, and the keys.
+//! Renders the table of all messages: modules, macros over all messages, and the API keys.
 
 use super::NOTICE;
 use super::shape::snake;
 use crate::schema::{Kind, Message};
 use crate::select::{Selection, api_name};
 
-/// `generated.rs`.
+/// Renders `generated.rs`: the modules and macros.
 pub(super) fn modules(selection: &Selection) -> String {
     let mut text = format!("{NOTICE}\npub mod api_key;\n");
     for message in &selection.messages {
@@ -18,10 +18,10 @@ pub(super) fn modules(selection: &Selection) -> String {
     text + &walker("request", requests)
 }
 
-/// A macro that hands the paths of many messages to another macro.
+/// Renders a macro that passes the paths of many messages to another macro.
 fn walker<'a>(name: &str, messages: impl Iterator<Item = &'a Message>) -> String {
     let mut text = format!(
-        "/// Calls a macro once, with `module::Struct,` of every {name}. What else it is to get goes\n\
+        "/// Calls a macro once, with `module::Struct,` of every {name}. Other arguments come\n\
          /// first, in parentheses: `for_each_{name}!(callback, a b)` is `callback! {{ (a b) … }}`.\n\
          #[macro_export]\nmacro_rules! for_each_{name} {{\n    \
          ($callback:ident, $($argument:tt)*) => {{\n        \
@@ -33,7 +33,7 @@ fn walker<'a>(name: &str, messages: impl Iterator<Item = &'a Message>) -> String
     text + "        }\n    };\n}\n\n"
 }
 
-/// `api_key.rs`.
+/// Renders `api_key.rs`: the enum of the API keys.
 pub(super) fn api_key(selection: &Selection) -> String {
     let request = |key: i16| {
         let mut requests =
@@ -62,11 +62,15 @@ pub(super) fn api_key(selection: &Selection) -> String {
          pub enum ApiKey {{\n{}}}\n\n\
          impl ApiKey {{\n\
          /// All of them, in the order of their numbers.\npub const ALL: [Self; {}] = [{}];\n\n\
-         /// The API of a number.\n#[must_use]\npub const fn from_i16(key: i16) -> Option<Self> {{\n\
+         /// The API of a number.\n\
+         #[must_use]\npub const fn from_i16(key: i16) -> Option<Self> {{\n\
          match key {{\n{}_ => None,\n}}\n}}\n\n\
-         /// The number.\n#[must_use]\npub const fn as_i16(self) -> i16 {{\nself as i16\n}}\n\n\
-         /// The name.\n#[must_use]\npub const fn name(self) -> &'static str {{\nmatch self {{\n{}}}\n}}\n\n\
-         /// The versions that can be decoded here. None if the API is not generated.\n#[must_use]\n\
+         /// The number.\n\
+         #[must_use]\npub const fn as_i16(self) -> i16 {{\nself as i16\n}}\n\n\
+         /// The name.\n\
+         #[must_use]\npub const fn name(self) -> &'static str {{\nmatch self {{\n{}}}\n}}\n\n\
+         /// The versions that can be decoded here. None if the API is not generated.\n\
+         #[must_use]\n\
          pub const fn versions(self) -> Option<RangeInclusive<i16>> {{\nmatch self {{\n{}}}\n}}\n\n\
          /// The first version with compact types and tagged fields.\n\
          pub(crate) const fn first_flexible(self) -> Option<i16> {{\nmatch self {{\n{}}}\n}}\n}}\n",
