@@ -34,7 +34,7 @@ pub enum BatchError {
     Magic(i8),
 
     /// The checksum does not match the bytes.
-    #[error("checksum is {computed:#010x}, the batch says {stated:#010x}")]
+    #[error("checksum is {computed:#010x}, the batch states {stated:#010x}")]
     Checksum {
         /// CRC-32C in the header.
         stated: u32,

@@ -104,5 +104,5 @@ pub use header::{
 };
 pub use records::{Record, Records, records};
 pub use retain::{RewriteOutcome, Tombstones, retain};
-pub use seek::first_at_or_after;
+pub use seek::{OffsetAndTimestamp, first_at_or_after};
 pub use stamped::StampedBatch;

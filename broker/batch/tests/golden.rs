@@ -69,6 +69,7 @@ fn a_real_clients_batches_pass_unchanged_and_open() {
 
         let stamped = StampedBatch::new(bytes, 1_000, 1).unwrap();
         let found = first_at_or_after(&stamped, BASE_MS + 2, LIMIT_BYTES).unwrap();
+        let found = found.map(|at| (at.offset, at.timestamp_ms));
         assert_eq!(found, Some((1_001, BASE_MS + 250)), "{name}");
         assert_eq!(first_at_or_after(&stamped, BASE_MS + 251, LIMIT_BYTES).unwrap(), None);
     }

@@ -6,8 +6,8 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use ropewalk_batch::{
-    Builder, Compression, HEADER_LEN, Header, Record, RewriteOutcome, Rules, StampedBatch, Target,
-    Tombstones, check, first_at_or_after, retain,
+    Builder, Compression, HEADER_LEN, Header, OffsetAndTimestamp, Record, RewriteOutcome, Rules,
+    StampedBatch, Target, Tombstones, check, first_at_or_after, retain,
 };
 
 #[path = "properties/every_entrance.rs"]
@@ -153,7 +153,10 @@ proptest! {
         let stamped = StampedBatch::new(build(&batch, codec), 500, 2).expect("a good batch");
         let found = first_at_or_after(&stamped, asked_ms, LIMIT_BYTES).expect("a good batch");
         let scanned = batch.iter().find(|record| record.timestamp_ms >= asked_ms);
-        let scanned = scanned.map(|it| (500 + i64::from(it.offset_delta), it.timestamp_ms));
+        let scanned = scanned.map(|it| OffsetAndTimestamp {
+            offset: 500 + i64::from(it.offset_delta),
+            timestamp_ms: it.timestamp_ms,
+        });
         prop_assert_eq!(found, scanned);
     }
 

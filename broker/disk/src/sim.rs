@@ -100,7 +100,7 @@ impl SimDisk {
         self.state.lock().ignored.insert(why);
     }
 
-    /// Reverts [`SimDisk::ignore_syncs`].
+    /// Makes all syncs effective again, after [`SimDisk::ignore_syncs`].
     pub fn heed_all_syncs(&self) {
         self.state.lock().ignored.clear();
     }

@@ -1,32 +1,33 @@
-//! Compaction: of each key only the last record stays.
+//! Compaction: keeps only the last record of each key.
 //!
-//! Place in the walk: the shard asks [`crate::Segments::plan_compaction`] when [`dirty_ratio`] says that it
-//! pays, takes one [`Replacement`] after the other from the [`CompactionJob`] without holding any lock, and
-//! gives each to [`crate::Segments::install`]. Each replica compacts for itself: offsets and records agree
-//! between replicas, files need not.
+//! The broker calls [`crate::Segments::plan_compaction`] when [`dirty_ratio`] is high enough, takes
+//! one [`Replacement`] after the other from the [`CompactionJob`] without holding a lock, and
+//! passes each to [`crate::Segments::install`]. Each replica compacts by itself: offsets and
+//! records are equal on all replicas, files need not be.
 //!
-//! The job has two parts. It reads the *dirty* segments (those never compacted) into [`keys::Keys`], a
-//! bounded map from key to its last offset. Then it rewrites all segments up to the last one that got into
-//! the map whole, and drops each record whose key the map knows at a later offset. A map that is only
-//! partly filled drops less, never wrongly; where even the first dirty segment does not fit, the keys are
-//! parted by their hash and the job goes over the same segments once for each part. Small neighbours are
-//! merged on the way.
+//! The job has two parts. It reads the *dirty* segments (never compacted) into [`keys::Keys`], a
+//! bounded map from key to its last offset. Then it rewrites all segments up to the last one that
+//! was read completely, and drops each record for whose key the map has a later offset. A partly
+//! filled map drops fewer records, never wrong ones. If even the first dirty segment does not fit,
+//! the keys are split into parts by their hash, and the job processes the same segments once per
+//! part. Small adjacent segments are merged.
 //!
 //! # Invariants
 //!
-//! - Offsets never move, and no batch or segment changes where it begins or ends for a reader.
-//! - Only sealed and durable segments that end at or below [`Compaction::end`] are touched.
-//! - A record of an aborted transaction never outlives an older one of its key, and goes itself. An abort
-//!   marker stays for as long as [`Compaction::aborted`] names its transaction; a commit marker stays until
-//!   its records are gone and `delete.retention.ms` has passed.
-//! - The last batch of each producer in [`Compaction::producers`] stays, emptied if need be.
-//! - **R1.** Memory is bounded by [`Compaction::keys_bytes_max`], a block and a write buffer; the additional
-//!   space on disk by one segment.
+//! - Offsets never change, and for a reader no batch or segment changes where it begins or ends.
+//! - Only sealed and durable segments that end at or below [`Compaction::end`] are changed.
+//! - A record of an aborted transaction is removed, and does not cause an older record of its key
+//!   to be removed. An abort marker is kept as long as [`Compaction::aborted`] has its transaction;
+//!   a commit marker is kept until its records are removed and `delete.retention.ms` has passed.
+//! - The last batch of each producer in [`Compaction::producers`] is kept, possibly without
+//!   records.
+//! - **R1.** Memory is bounded by [`Compaction::keys_bytes_max`], a block and a write buffer; the
+//!   additional disk space by one segment.
 //!
 //! # After a crash
 //!
-//! Before its commit a replacement is a pair of `.cleaned` files that recovery removes; after it, an
-//! `.index.swap` that recovery carries through. See [`install`].
+//! Before its commit a replacement is a pair of `.cleaned` files, which recovery removes; after it,
+//! there is an `.index.swap` file, and recovery completes the replacement. See [`install`].
 
 pub(crate) mod keys;
 pub(crate) mod transactions;
@@ -47,16 +48,16 @@ use transactions::Transactions;
 
 pub use install::Replacement;
 
-/// Index entries that are looked at in one go.
+/// Number of index entries that are read at once.
 const ENTRIES: u32 = 256;
 
-/// In how many parts keys may be parted. Where that is too few, some of them are not looked for.
+/// Largest number of parts of keys. If it is too low, some keys are not compacted.
 const PARTS_MAX: u32 = 1 << 12;
 
-/// A transaction that was aborted, by the offsets of its first record and of its marker.
+/// An aborted transaction: the offsets of its first record and of its marker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AbortedTransaction {
-    /// Its producer.
+    /// Id of the producer.
     pub producer_id: i64,
     /// Offset of its first record.
     pub first_offset: i64,
@@ -64,25 +65,25 @@ pub struct AbortedTransaction {
     pub last_offset: i64,
 }
 
-/// What to compact, and what must be known for it.
+/// Parameters of a compaction.
 #[derive(Debug, Clone)]
 pub struct Compaction {
-    /// Nothing that reaches beyond this offset is touched: the last stable offset, or the segment that
-    /// the older kept snapshot names as its durable end.
+    /// Segments that end above this offset are not changed: the last stable offset, or the base of
+    /// the segment that the older kept snapshot has as its durable end.
     pub end: i64,
-    /// The time of this pass.
+    /// The broker's time at the start of this pass.
     pub now_ms: i64,
-    /// How long consumers get to see a tombstone (`delete.retention.ms`).
+    /// How long a tombstone is kept for consumers to read it (`delete.retention.ms`).
     pub delete_retention_ms: i64,
-    /// Neighbours are merged up to this size.
+    /// Adjacent segments are merged up to this size in bytes.
     pub segment_bytes: u64,
-    /// Memory for the map of keys.
+    /// Limit of the memory of the map of keys in bytes.
     pub keys_bytes_max: usize,
-    /// The most that the records of one batch may take when decompressed.
+    /// Limit of the decompressed size of one batch in bytes.
     pub records_bytes_max: usize,
-    /// The aborted transactions that fetches still tell of.
+    /// The aborted transactions that fetch responses still list.
     pub aborted: Vec<AbortedTransaction>,
-    /// Of each producer that is still known, the last offset of its last batch.
+    /// The last offset of the last batch of each known producer, by producer id.
     pub producers: HashMap<i64, i64>,
 }
 
@@ -98,38 +99,38 @@ pub fn dirty_ratio(segments: &[SegmentInfo], end: i64) -> f64 {
     if all == 0 { 0.0 } else { dirty as f64 / all as f64 }
 }
 
-/// The segments that may be touched: the oldest, as far as they are sealed and below `end`.
+/// The segments that may be changed: the oldest ones, as long as they are sealed and below `end`.
 fn candidates(segments: &[SegmentInfo], end: i64) -> &[SegmentInfo] {
     let may = |segment: &&SegmentInfo| segment.is_sealed && segment.next_offset <= end;
     &segments[..segments.iter().take_while(may).count()]
 }
 
-/// A compaction under way. It holds no lock and no file between two steps.
+/// A compaction in progress. It holds no lock and no open file between two steps.
 #[derive(Debug)]
 pub struct CompactionJob {
     shared: Arc<SharedSegments>,
     request: Compaction,
     candidates: Vec<SegmentInfo>,
-    /// Which part of the keys comes next, and of how many.
+    /// The next part of the keys, and the number of parts.
     part: u32,
     parts: u32,
     parting: SeededHasher,
     pass: Option<Pass>,
 }
 
-/// One way over the segments with one map of keys.
+/// One pass over the segments with one map of keys.
 #[derive(Debug)]
 struct Pass {
     keys: Keys,
     transactions: Transactions,
-    /// Segments still to be rewritten, the next one last.
+    /// Segments still to be rewritten, in reverse order.
     left: Vec<SegmentInfo>,
-    /// Whether all keys have been looked for once this pass is through.
+    /// Whether all keys are processed after this pass.
     is_last: bool,
 }
 
 impl CompactionJob {
-    /// A job for the segments that may be touched, if any of them is dirty.
+    /// A job for the segments that may be changed, if any of them is dirty.
     pub(crate) fn new(
         shared: Arc<SharedSegments>,
         request: Compaction,
@@ -150,10 +151,10 @@ impl CompactionJob {
         })
     }
 
-    /// Rewrites the next segment, or several small ones as one. `None` when all is done; what did not
-    /// fit into the map of keys is left for another job.
+    /// Rewrites the next segment, or several small ones as one. `None` when all is done; keys that
+    /// did not fit into the map are left for another job.
     ///
-    /// What is returned must be installed before the next call.
+    /// The replacement must be installed before the next call.
     #[expect(clippy::should_implement_trait, reason = "it can fail, and is not for adapters")]
     pub fn next(&mut self) -> Result<Option<Replacement>> {
         install::finish(&self.shared)?;
@@ -175,25 +176,26 @@ impl CompactionJob {
         }
     }
 
-    /// Reads keys and decides how far this pass goes.
+    /// Reads keys and decides which segments this pass rewrites.
     fn begin(&mut self) -> Result<Pass> {
         self.candidates = candidates(&self.shared.view.read().infos(), self.request.end).to_vec();
         let is_dirty = |segment: &&SegmentInfo| !segment.is_compacted;
         let Some(first) = self.candidates.iter().find(is_dirty).cloned() else {
-            self.part = self.parts - 1; // Retention took what there was to do.
+            self.part = self.parts - 1; // Retention removed all dirty segments.
             let keys = self.keys(0, None);
             let transactions = Transactions::new(&self.request);
             return Ok(Pass { keys, transactions, left: Vec::new(), is_last: true });
         };
         let (mut keys, mut whole) = self.read_keys(self.part, self.parts)?;
         while whole == 0 && self.parts < PARTS_MAX {
-            // Not even one segment: an upper bound of its keys says in how many parts they should fit.
+            // Not even one segment fits: the number of its records gives an upper bound of the
+            // number of parts.
             let parts = Keys::parts(first.records, self.request.keys_bytes_max);
             (self.part, self.parts) = (0, parts.max(2 * self.parts));
             (keys, whole) = self.read_keys(self.part, self.parts)?;
         }
         let is_last = self.part + 1 == self.parts;
-        // In parts, the job is about the first dirty segment only, however many were read.
+        // With several parts, the job covers only the first dirty segment, however many were read.
         let whole = if self.parts > 1 { 1 } else { whole };
         let mut dirty = 0;
         let within = self.candidates.iter().take_while(|segment| {
@@ -211,7 +213,8 @@ impl CompactionJob {
         Keys::new([SeededHasher(disk.draw()), SeededHasher(disk.draw())], bytes_max, part)
     }
 
-    /// Reads the keys of dirty segments until the map is full. Returns how many segments got in whole.
+    /// Reads the keys of dirty segments until the map is full. Returns how many segments were read
+    /// completely.
     fn read_keys(&self, part: u32, parts: u32) -> Result<(Keys, usize)> {
         let part = Part { number: part, of: parts, hasher: self.parting };
         let mut keys = self.keys(self.request.keys_bytes_max, Some(part));
@@ -241,8 +244,8 @@ impl CompactionJob {
 }
 
 impl Pass {
-    /// Rewrites the next segment and those after it that fit into the same file. `None` if nothing
-    /// changed.
+    /// Rewrites the next segment and the following ones that fit into the same file. `None` if
+    /// nothing changed.
     fn rewrite(
         &mut self,
         shared: &Arc<SharedSegments>,
@@ -252,7 +255,7 @@ impl Pass {
         let mut replaced = Vec::new();
         let mut is_changed = false;
         while let Some(info) = self.left.last().cloned() {
-            // Before the last part, what is clean is not mixed with what is not.
+            // Before the last part, clean and dirty segments are not merged.
             let is_alike =
                 |first: &SegmentInfo| self.is_clean_after(first) == self.is_clean_after(&info);
             let fits = output.as_ref().is_none_or(|output| output.has_room(&info, request));
@@ -261,7 +264,7 @@ impl Pass {
             }
             self.left.pop();
             let Some(segment) = open(shared, &info)? else {
-                break; // Retention took it; what comes is no neighbour of what was.
+                break; // Retention removed it; the next segment is not adjacent to the previous one.
             };
             let output = match &mut output {
                 Some(output) => output,
@@ -286,12 +289,12 @@ impl Pass {
         output.finish(&header, replaced).map(Some)
     }
 
-    /// Whether every key of a segment has been looked for once this pass is through.
+    /// Whether every key of a segment is processed after this pass.
     fn is_clean_after(&self, info: &SegmentInfo) -> bool {
         self.is_last || info.is_compacted
     }
 
-    /// Copies what stays of a segment; returns whether anything went or changed.
+    /// Copies the kept batches of a segment. Returns whether anything was removed or changed.
     fn copy(
         &mut self,
         segment: &OpenSegment,
@@ -300,30 +303,30 @@ impl Pass {
     ) -> Result<bool> {
         let mut is_changed = false;
         segment.each_batch(|batch| {
-            match self.what_stays(segment, batch, request)? {
-                Stays::AsItIs => output.push(batch)?,
-                Stays::Other(other) => {
+            match self.kept_part(segment, batch, request)? {
+                KeptBatch::Unchanged => output.push(batch)?,
+                KeptBatch::Rewritten(other) => {
                     is_changed |= other.bytes != batch.bytes;
                     output.push(&other)?;
                 }
-                Stays::Nothing => is_changed = true,
+                KeptBatch::Removed => is_changed = true,
             }
             Ok(true)
         })?;
         Ok(is_changed)
     }
 
-    fn what_stays(
+    fn kept_part(
         &mut self,
         segment: &OpenSegment,
         batch: &StampedBatch,
         request: &Compaction,
-    ) -> Result<Stays> {
+    ) -> Result<KeptBatch> {
         let header = batch.header();
         if header.is_control() {
             let is_commit = segment.is_commit(batch, request.records_bytes_max)?;
             let stays = self.transactions.keeps_marker(batch, is_commit, request);
-            return Ok(if stays { Stays::AsItIs } else { Stays::Nothing });
+            return Ok(if stays { KeptBatch::Unchanged } else { KeptBatch::Removed });
         }
         let is_aborted = self.transactions.is_aborted(batch);
         let tombstones =
@@ -334,14 +337,14 @@ impl Pass {
         })
         .map_err(|error| segment.no_records(batch, &error))?;
         let stays = match outcome {
-            RewriteOutcome::Unchanged => Stays::AsItIs,
-            RewriteOutcome::Thinned { batch, .. } => Stays::Other(batch),
+            RewriteOutcome::Unchanged => KeptBatch::Unchanged,
+            RewriteOutcome::Thinned { batch, .. } => KeptBatch::Rewritten(batch),
             RewriteOutcome::Emptied { batch } => {
                 let last = request.producers.get(&header.producer_id);
                 if last != Some(&batch.last_offset()) {
-                    return Ok(Stays::Nothing);
+                    return Ok(KeptBatch::Removed);
                 }
-                return Ok(Stays::Other(batch));
+                return Ok(KeptBatch::Rewritten(batch));
             }
         };
         self.transactions.kept_data(&header);
@@ -349,14 +352,14 @@ impl Pass {
     }
 }
 
-/// What stays of a batch.
-enum Stays {
-    AsItIs,
-    Other(StampedBatch),
-    Nothing,
+/// The part of a batch that is kept.
+enum KeptBatch {
+    Unchanged,
+    Rewritten(StampedBatch),
+    Removed,
 }
 
-/// Opens a segment that was there when the job began. `None` if it is gone or was replaced.
+/// Opens a segment that existed when the job began. `None` if it was removed or replaced.
 fn open(shared: &Arc<SharedSegments>, info: &SegmentInfo) -> Result<Option<OpenSegment>> {
     let view = shared.view.read();
     let same = view.segments.iter().find(|segment| {
@@ -366,7 +369,7 @@ fn open(shared: &Arc<SharedSegments>, info: &SegmentInfo) -> Result<Option<OpenS
 }
 
 impl OpenSegment {
-    /// Calls `each` with every batch, verified, in order, until it says that it has enough.
+    /// Calls `each` with every verified batch in order, until it returns false.
     fn each_batch(&self, mut each: impl FnMut(&StampedBatch) -> Result<bool>) -> Result<()> {
         let mut number = 0;
         while number < self.index.blocks {
@@ -383,7 +386,7 @@ impl OpenSegment {
         Ok(())
     }
 
-    /// Whether a control batch is the marker of a commit: its record's key is {version, type} and the
+    /// Whether a control batch is a commit marker: its record's key is {version, type}, and the
     /// type of a commit is 1.
     fn is_commit(&self, batch: &StampedBatch, limit_bytes: usize) -> Result<bool> {
         let mut kind = None;

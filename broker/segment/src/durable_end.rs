@@ -1,14 +1,16 @@
-//! Where the segments of a partition are durable to: what a snapshot names, and recovery cuts at.
+//! The durable end of a partition's segments: stored in snapshots, and used by recovery.
 
-/// Up to where a partition's segments are durable: all that is needed to cut them there again.
+/// Position up to which the segments of a partition are durable. Recovery cuts everything behind
+/// it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct DurableEnd {
-    /// The segment that takes the next batch.
+    /// Base offset of the segment for the next batch.
     pub segment_base: i64,
-    /// Length of its log. At 0 the segment does not exist yet, and the one before it is sealed.
+    /// Length of its log in bytes. At 0 the segment does not exist yet, and the previous one is
+    /// sealed.
     pub position_bytes: u64,
-    /// Entries of its index.
+    /// Number of entries of its index.
     pub blocks: u32,
-    /// The offset that the next batch continues.
+    /// Offset of the next batch.
     pub next_offset: i64,
 }

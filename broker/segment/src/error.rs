@@ -1,26 +1,21 @@
-//! Why the segments of a partition could not do what was asked.
+//! Errors of this crate, split by what the caller does next.
 //!
-//! Place in the walk: every module of this crate ends here; the shard turns these into what its
-//! callers and `/ready` are told. No Kafka error code is known here.
-//!
-//! Invariants: variants are split by what the caller does next. [`SegmentError::Damaged`] names the
-//! file and the position (D3), [`SegmentError::SyncFailed`] is final (D2): the process must end.
-//!
-//! A crash leaves nothing of this behind: a condition that lasts is found again when the files are.
+//! [`SegmentError::Damaged`] has the file and the position (D3). [`SegmentError::SyncFailed`] is
+//! final (D2): the process must end. The caller maps errors to Kafka error codes and to `/ready`.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Bytes on disk that are not what was written.
+/// Bytes on disk that differ from what was written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{} is damaged at byte {position_bytes}: {what}", path.display())]
 pub struct Damage {
-    /// The file.
+    /// Path of the file.
     pub path: PathBuf,
-    /// Where in the file.
+    /// Position in the file in bytes.
     pub position_bytes: u64,
-    /// What is wrong there, for a person.
+    /// Description of the damage, for the operator.
     pub what: String,
 }
 
@@ -30,55 +25,55 @@ impl Damage {
     }
 }
 
-/// What went wrong, by what the caller does next.
+/// An error of a partition's segments.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum SegmentError {
-    /// The asked offset is below the log's start or above its end. Nothing is wrong with the disk.
+    /// The requested offset is below the log start offset or above the end. The disk is intact.
     #[error("offset {offset} is outside of {start_offset}..{next_offset}")]
     OutOfRange {
-        /// What was asked for.
+        /// The requested offset.
         offset: i64,
-        /// The first offset that is kept.
+        /// The log start offset.
         start_offset: i64,
-        /// The offset after the last.
+        /// Offset behind the last record.
         next_offset: i64,
     },
 
-    /// Checked and found wrong (D3). Only what touches these bytes is lost; asking again does not help.
+    /// Damage (D3). Only these bytes are affected; a retry does not help.
     #[error(transparent)]
     Damaged(#[from] Damage),
 
-    /// The batches do not continue the log: a mistake of the caller. Nothing was written.
+    /// The batches do not continue the log, which is a bug of the caller. Nothing was written.
     #[error("batch at offset {found} does not continue the log, which ends at {expected}")]
     NotNext {
-        /// The offset after the last one stored.
+        /// Offset behind the last stored batch.
         expected: i64,
-        /// The base offset that came.
+        /// Base offset of the refused batch.
         found: i64,
     },
 
-    /// The disk is full. Nothing that was visible has changed; the same call may succeed later.
+    /// The disk is full. Readers see no change; the same call may succeed later.
     #[error("no space left for {}", path.display())]
     Full {
-        /// What did not fit.
+        /// Path of the file that could not be written.
         path: PathBuf,
     },
 
-    /// The operating system refused. Nothing that was visible has changed.
+    /// The operating system returned an error. Readers see no change.
     #[error("{}: {source}", path.display())]
     Io {
-        /// The file or directory.
+        /// Path of the file or directory.
         path: PathBuf,
-        /// What it said.
+        /// Error of the operating system.
         source: Arc<io::Error>,
     },
 
-    /// An fsync failed, so the kernel may have dropped what it could not write (D2): the process ends.
+    /// An fsync failed, so the kernel may have dropped unwritten data (D2): the process ends.
     #[error("fsync of {} failed: {source}", path.display())]
     SyncFailed {
-        /// The file or directory.
+        /// Path of the file or directory.
         path: PathBuf,
-        /// What it said.
+        /// Error of the operating system.
         source: Arc<io::Error>,
     },
 }
@@ -92,7 +87,7 @@ impl SegmentError {
         Self::Io { path: path.to_owned(), source: Arc::new(source) }
     }
 
-    /// The error of opening a file that must be there.
+    /// The error of opening a file that must exist.
     pub(crate) fn open(path: &Path, source: io::Error) -> Self {
         if source.kind() == io::ErrorKind::NotFound {
             return Damage::new(path, 0, "the file is missing").into();
@@ -100,7 +95,7 @@ impl SegmentError {
         Self::io(path, source)
     }
 
-    /// The error of reading `path` at `at`, where there must be bytes.
+    /// The error of reading `path` at `at`, where bytes must exist.
     pub(crate) fn read(path: &Path, at: u64, source: io::Error) -> Self {
         if source.kind() == io::ErrorKind::UnexpectedEof {
             return Damage::new(path, at, "the file ends before the bytes that belong here").into();
@@ -114,5 +109,5 @@ impl SegmentError {
     }
 }
 
-/// What this crate's functions return.
+/// Result of this crate's functions.
 pub type Result<T, E = SegmentError> = std::result::Result<T, E>;

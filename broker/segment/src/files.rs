@@ -1,16 +1,14 @@
-//! The names of a partition's files, and the bounded set of open ones.
+//! File names of a partition, and the bounded cache of open files.
 //!
-//! Place in the walk: everything below asks [`FileCache`] for a file to read. Writers open their own
-//! handle and keep it until its fsync, because an error of writing back is told only to handles that
-//! were open when it happened.
+//! Reads get their files from [`FileCache`]. Writers open a file themselves and keep it open until
+//! its fsync, because the kernel reports a write-back error only to file descriptors that were open
+//! at the time.
 //!
 //! Invariants:
-//! - At most `open_files_max` handles are kept, for all partitions together; whoever is reading holds
-//!   an `Arc` and is not disturbed by an eviction.
-//! - A path that is removed or replaced is forgotten first or after, under the lock of the partition's
-//!   view, so that a stale handle is never found under it.
-//!
-//! A crash leaves nothing of this behind.
+//! - The cache has at most `open_files_max` files, for all partitions together. A reader holds an
+//!   `Arc`, so an eviction does not affect it.
+//! - When a file is removed or replaced, it is also removed from the cache, under the lock of the
+//!   partition's view, so that no reader gets the old file by the path.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -20,26 +18,26 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use ropewalk_disk::{Disk, File, Open};
 
-/// Batches, nothing else.
+/// Record batches, nothing else.
 pub(crate) const LOG: &str = "log";
-/// What is where in the `.log` of the same base offset.
+/// Index of the `.log` with the same base offset.
 pub(crate) const INDEX: &str = "index";
-/// An index that is being made again from its log.
+/// An index that is being rebuilt from its log.
 pub(crate) const REBUILT_INDEX: &str = "index.rebuilt";
-/// A compacted log that waits for its index.
+/// A compacted log before its index is complete.
 pub(crate) const CLEANED_LOG: &str = "log.cleaned";
-/// The index of a compacted log, before both are whole.
+/// The index of a compacted log before the replacement is committed.
 pub(crate) const CLEANED_INDEX: &str = "index.cleaned";
-/// The same once both are whole: from here on the replacement is carried through.
+/// The same index after the commit: recovery completes the replacement.
 pub(crate) const SWAP_INDEX: &str = "index.swap";
 
-/// The path of a file of the segment that begins at `base_offset`.
+/// The path of a file of the segment with this base offset.
 pub(crate) fn path(dir: &Path, base_offset: i64, extension: &str) -> PathBuf {
     dir.join(format!("{base_offset:020}.{extension}"))
 }
 
-/// Makes a partition's directory, which is durable after the next sync; the one that holds all of them is at
-/// once, and for ever.
+/// Creates the directory of a partition, which is durable after the next sync. Its parent directory
+/// is durable at once.
 pub(crate) fn make_dir(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
     if disk.exists(dir)? {
         return Ok(());
@@ -50,7 +48,7 @@ pub(crate) fn make_dir(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
     disk.create_dir(dir)
 }
 
-/// The base offset and the extension in a file's name; `None` for what is not ours.
+/// The base offset and the extension in a file name; `None` for any other name.
 pub(crate) fn parse(name: &str) -> Option<(i64, &str)> {
     let (digits, extension) = name.split_once('.')?;
     let ours = [LOG, INDEX, REBUILT_INDEX, CLEANED_LOG, CLEANED_INDEX, SWAP_INDEX];
@@ -59,7 +57,7 @@ pub(crate) fn parse(name: &str) -> Option<(i64, &str)> {
     Some((digits.parse().ok()?, extension))
 }
 
-/// The open files of all partitions, the least recently used one closed first.
+/// Cache of the open files of all partitions. The least recently used one is evicted first.
 #[derive(Debug)]
 pub struct FileCache {
     open_files_max: usize,
@@ -80,7 +78,7 @@ impl FileCache {
         Self { open_files_max, open: Mutex::default() }
     }
 
-    /// The file at `path`, opened for reading unless it is open already.
+    /// Returns the file at `path`, and opens it for reading if it is not in the cache.
     pub(crate) fn read(&self, disk: &Arc<dyn Disk>, path: &Path) -> io::Result<Arc<dyn File>> {
         if let Some(file) = self.open.lock().touch(path) {
             return Ok(file);
@@ -94,16 +92,16 @@ impl FileCache {
         Ok(file)
     }
 
-    /// Closes `path`, which is about to be removed or was replaced.
-    pub(crate) fn forget(&self, path: &Path) {
+    /// Removes `path` from the cache, because it is removed or replaced.
+    pub(crate) fn remove(&self, path: &Path) {
         let mut open = self.open.lock();
         if let Some((_, used)) = open.by_path.remove(path) {
             open.by_use.remove(&used);
         }
     }
 
-    /// Closes everything in `dir`, whose files are about to change.
-    pub(crate) fn forget_dir(&self, dir: &Path) {
+    /// Removes all files in `dir` from the cache, because they change.
+    pub(crate) fn remove_dir(&self, dir: &Path) {
         let mut open = self.open.lock();
         let OpenFiles { by_path, by_use, .. } = &mut *open;
         by_path.retain(|path, (_, used)| {
@@ -115,7 +113,7 @@ impl FileCache {
         });
     }
 
-    /// How many files are open now, for the metrics.
+    /// Number of files in the cache, for the metrics.
     #[must_use]
     pub fn open_files(&self) -> usize {
         self.open.lock().by_path.len()
@@ -135,7 +133,7 @@ impl OpenFiles {
     fn insert(&mut self, path: PathBuf, file: Arc<dyn File>) {
         self.clock += 1;
         if let Some((_, used)) = self.by_path.insert(path.clone(), (file, self.clock)) {
-            self.by_use.remove(&used); // Two readers opened it at once.
+            self.by_use.remove(&used); // Two readers opened it concurrently.
         }
         self.by_use.insert(self.clock, path);
     }

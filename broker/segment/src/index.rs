@@ -1,37 +1,40 @@
-//! The index beside a segment's log: its format, and nothing that reads or writes files.
+//! Format of the index of a segment. This file has no I/O.
 //!
 //! ```text
 //! header, 64 bytes: "RWINDEX\0", version u32, flags u32, base offset i64, created at (ms) i64,
 //!                   end offset i64 (-1: where the last entry ends), 20 zero bytes, CRC-32C u32
 //! entry, 48 bytes:  first offset u32 and end offset u32 (both relative to the base offset),
-//!                   position u32, length u32, largest timestamp of the block i64, of the segment up to
-//!                   here i64, records of data up to here u32, leader epoch u32, CRC-32C of the block
-//!                   u32, CRC-32C of the entry u32
+//!                   position u32, length u32, largest timestamp of the block i64,
+//!                   largest timestamp of the segment up to here i64, records of data up to
+//!                   here u32, leader epoch u32, CRC-32C of the block u32,
+//!                   CRC-32C of the entry u32
 //! ```
-//! Numbers are little-endian. An entry describes a *block*: whole batches of one leader epoch that lie
-//! side by side in the log, at most [`BLOCK_BYTES_MAX`] of them unless a single batch is larger. The
-//! block's checksum covers the batches' prefixes (offset and epoch), which Kafka's own does not.
-//! The running figures make every question a binary search, and the last entry the segment's summary.
+//! Numbers are little-endian. An entry describes a *block*: adjacent whole batches of one leader
+//! epoch in the log, at most [`BLOCK_BYTES_MAX`] bytes unless a single batch is larger. The
+//! checksum of the block covers the batches' prefixes (offset and epoch), which Kafka's checksum
+//! does not. Because of the running totals every lookup is a binary search, and the last entry is
+//! the summary of the segment.
 //!
-//! Place in the walk: [`cut`] makes the entries when batches are appended, [`search`] finds the entry that
-//! answers a read, [`rebuild`] makes an index again from its log.
+//! [`cut`] makes the entries when batches are appended, [`search`] finds entries, [`rebuild`] makes
+//! an index from its log.
 //!
 //! Invariants:
-//! - **D3.** Header and entries carry checksums. An entry's is seeded with the base offset and the
-//!   entry's number, so an entry of another file, or one moved, is never believed.
-//! - Offsets, positions, running timestamp, record count and epoch never fall from one entry to the next.
+//! - **D3.** Header and entries have checksums. That of an entry is seeded with the base offset and
+//!   the number of the entry, so an entry of another file or at another position is refused.
+//! - Offsets, positions, running timestamp, record count and epoch never decrease from one entry to
+//!   the next.
 //!
-//! A crash leaves entries beyond the durable end; recovery cuts them. A damaged index is made again.
+//! A crash leaves entries behind the durable end, which recovery cuts. A damaged index is rebuilt.
 
 pub(crate) mod cut;
 pub(crate) mod search;
 pub(crate) mod rebuild;
 
-/// The most bytes of batches in one block, unless one batch is larger.
+/// Largest size of a block in bytes, unless a single batch is larger.
 pub const BLOCK_BYTES_MAX: u32 = 64 * 1024;
-/// Size of the index's header.
+/// Size of the index header in bytes.
 pub(crate) const HEADER_BYTES: usize = 64;
-/// Size of an entry.
+/// Size of an entry in bytes.
 pub(crate) const ENTRY_BYTES: usize = 48;
 
 const MAGIC: [u8; 8] = *b"RWINDEX\0";
@@ -41,14 +44,14 @@ const CLEAN: u32 = 2;
 const HEADER_CRC_AT: usize = HEADER_BYTES - 4;
 const ENTRY_CRC_AT: usize = ENTRY_BYTES - 4;
 
-/// What is known of a segment before its first batch.
+/// Properties of a segment that do not depend on its batches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Header {
     pub(crate) base_offset: i64,
     pub(crate) created_ms: i64,
-    /// Set by compaction, which may take the last batches away: where the segment ends all the same.
+    /// The end offset of a compacted segment, because compaction may remove the last batches.
     pub(crate) compacted_end: Option<i64>,
-    /// Whether compaction has looked for a later record of each of its keys.
+    /// Whether compaction has searched later records of each of its keys.
     pub(crate) is_clean: bool,
 }
 
@@ -57,15 +60,15 @@ pub(crate) struct Header {
 pub(crate) struct Entry {
     /// First offset of the block's first batch.
     pub(crate) base_offset: i64,
-    /// The offset after the block's last batch.
+    /// Offset behind the block's last batch.
     pub(crate) next_offset: i64,
-    /// Where the block begins in the log.
+    /// Position of the block in the log.
     pub(crate) position: u32,
     pub(crate) length: u32,
     pub(crate) max_timestamp_ms: i64,
-    /// The largest timestamp in the segment up to and with this block.
+    /// Largest timestamp in the segment up to and including this block.
     pub(crate) running_timestamp_ms: i64,
-    /// Records that are data (not control) in the segment up to and with this block.
+    /// Number of records without control records in the segment, up to and including this block.
     pub(crate) running_records: u32,
     pub(crate) leader_epoch: i32,
     /// CRC-32C of the block's bytes, prefixes included.
@@ -73,23 +76,23 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// Where the block ends in the log.
+    /// Position behind the block in the log.
     pub(crate) fn end(&self) -> u64 {
         u64::from(self.position) + u64::from(self.length)
     }
 }
 
-/// Size of an index with this many blocks.
+/// Size in bytes of an index with this many blocks.
 pub(crate) fn size_bytes(blocks: u32) -> u64 {
     entry_at(blocks)
 }
 
-/// Where an entry begins in the file.
+/// Position of an entry in the file.
 pub(crate) fn entry_at(number: u32) -> u64 {
     HEADER_BYTES as u64 + u64::from(number) * ENTRY_BYTES as u64
 }
 
-/// A whole index.
+/// Encodes a whole index.
 pub(crate) fn encode(header: &Header, entries: &[Entry]) -> Vec<u8> {
     let mut bytes = encode_header(header).to_vec();
     for (number, entry) in (0..).zip(entries) {
@@ -113,7 +116,7 @@ pub(crate) fn encode_header(header: &Header) -> [u8; HEADER_BYTES] {
     out
 }
 
-/// Reads a header; the error says in words what is wrong with it.
+/// Decodes a header; the error describes what is wrong.
 pub(crate) fn decode_header(bytes: &[u8; HEADER_BYTES]) -> Result<Header, String> {
     if bytes[0..8] != MAGIC {
         return Err("this is not a segment index".to_owned());
@@ -123,7 +126,7 @@ pub(crate) fn decode_header(bytes: &[u8; HEADER_BYTES]) -> Result<Header, String
         return Err(format!("version {version} of the index format is unknown"));
     }
     if u32_at(bytes, HEADER_CRC_AT) != crc32c::crc32c(&bytes[..HEADER_CRC_AT]) {
-        return Err("the checksum of the index header does not hold".to_owned());
+        return Err("the checksum of the index header is wrong".to_owned());
     }
     let flags = u32_at(bytes, 12);
     let header = Header {
@@ -138,7 +141,7 @@ pub(crate) fn decode_header(bytes: &[u8; HEADER_BYTES]) -> Result<Header, String
     Ok(header)
 }
 
-/// Writes entry `number` of the segment that begins at `base_offset`.
+/// Encodes entry `number` of the segment with this base offset.
 pub(crate) fn encode_entry(entry: &Entry, base_offset: i64, number: u32) -> [u8; ENTRY_BYTES] {
     let mut out = [0; ENTRY_BYTES];
     out[0..4].copy_from_slice(&relative(entry.base_offset, base_offset).to_le_bytes());
@@ -155,14 +158,14 @@ pub(crate) fn encode_entry(entry: &Entry, base_offset: i64, number: u32) -> [u8;
     out
 }
 
-/// Reads entry `number`; the error says in words what is wrong with it.
+/// Decodes entry `number`; the error describes what is wrong.
 pub(crate) fn decode_entry(
     bytes: &[u8; ENTRY_BYTES],
     base_offset: i64,
     number: u32,
 ) -> Result<Entry, String> {
     if u32_at(bytes, ENTRY_CRC_AT) != entry_crc(bytes, base_offset, number) {
-        return Err(format!("the checksum of index entry {number} does not hold"));
+        return Err(format!("the checksum of index entry {number} is wrong"));
     }
     let absolute = |at| base_offset.checked_add(i64::from(u32_at(bytes, at)));
     let (Some(first), Some(next)) = (absolute(0), absolute(4)) else {
@@ -185,7 +188,7 @@ pub(crate) fn decode_entry(
     Ok(entry)
 }
 
-/// Mends the marks and the checksum of a header that a test has made up.
+/// Sets magic, version and checksum of a header that a test made up.
 #[cfg(any(test, feature = "testing"))]
 pub(crate) fn reseal_header(bytes: &mut [u8; HEADER_BYTES], base_offset: i64) {
     bytes[0..8].copy_from_slice(&MAGIC);
@@ -195,7 +198,7 @@ pub(crate) fn reseal_header(bytes: &mut [u8; HEADER_BYTES], base_offset: i64) {
     bytes[HEADER_CRC_AT..].copy_from_slice(&crc.to_le_bytes());
 }
 
-/// Mends the checksums of an entry that a test has made up: its own, and that of the block it names.
+/// Sets the checksums of an entry that a test made up: of the entry and of its block.
 #[cfg(any(test, feature = "testing"))]
 pub(crate) fn reseal_entry(
     bytes: &mut [u8; ENTRY_BYTES],

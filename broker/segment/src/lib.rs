@@ -1,30 +1,64 @@
 //! Segment files of a partition: write, index, read, retention, compaction.
 //!
-//! What a partition keeps beyond its tail in memory lies here as files of whole record batches, an index
-//! beside each. [`Segments`] is the writer's side, owned by one thread at a time; any number of
-//! [`Reader`]s read at the same time and never wait for a write.
+//! The records of a partition that are not in its tail in memory are in segment files: whole record
+//! batches, with an index beside each file. [`Segments`] is the writer, used by one thread at a
+//! time. Any number of [`Reader`]s read concurrently and never wait for a write.
 //!
-//! # Place in the walk
+//! The checkpoint thread of a shard appends applied batches in large pieces ([`Segments::append`]),
+//! makes them durable ([`Segments::sync`]) and stores the [`DurableEnd`] in the shard's snapshot.
+//! Small tails are written to a shared file instead ([`spill`]). A fetch that the tail cannot serve
+//! uses [`Reader::plan_read`]. This crate does not know Raft, Kafka requests or clocks; batches are
+//! in [`ropewalk_batch`], file access in [`ropewalk_disk`].
 //!
-//! The shard writes what is applied and durable in its log, in large pieces ([`Segments::append`]), makes
-//! it durable at a checkpoint ([`Segments::sync`]) and keeps the [`DurableEnd`] in its snapshot. Small
-//! tails go to a shared file instead ([`spill`]). A fetch that the tail cannot serve is a
-//! [`Reader::plan_read`]. Raft, Kafka requests and clocks are unknown here; batches are
-//! `ropewalk_batch`'s, files are `ropewalk_disk`'s.
+//! # Example
+//!
+//! Append batches, make them durable, and read them after a restart at the durable end:
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use ropewalk_batch::{Builder, StampedBatch};
+//! use ropewalk_disk::{Disk, Options, RealDisk};
+//! use ropewalk_segment::{FileCache, SegmentConfig, Segments};
+//!
+//! let root = tempfile::tempdir()?;
+//! let dir = root.path().join("partition-0");
+//! let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(Options::default()));
+//! let files = Arc::new(FileCache::new(64));
+//! let now_ms = 1_700_000_000_000;
+//!
+//! let mut segments = Segments::open(disk.clone(), files.clone(), dir.clone(), None, 0)?;
+//! let batch = |base_offset, value: &str| {
+//!     let bytes = Builder::new().record(now_ms, Some(b"key"), Some(value.as_bytes())).build();
+//!     StampedBatch::new(bytes, base_offset, 1)
+//! };
+//! segments.append(&[batch(0, "first")?, batch(1, "second")?], now_ms, &SegmentConfig::default())?;
+//! let end = segments.sync()?;
+//! assert_eq!(end.next_offset, 2);
+//! drop(segments);
+//!
+//! // After a restart. A snapshot of the shard holds `end`; recovery cuts everything behind it.
+//! let segments = Segments::open(disk, files, dir, Some(&end), 0)?;
+//! assert!(segments.damages().is_empty());
+//! let batches = segments.reader().read(1, 1 << 20, true)?;
+//! assert_eq!(StampedBatch::read(batches[0].clone())?.base_offset, 1);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 //!
 //! # Invariants
 //!
 //! - **D2.** A failed fsync is final: every later call of that [`Segments`] returns the same error.
-//! - **D3.** Every byte that is returned was checked, prefixes included. What fails is an error that
-//!   names file and position; nothing is skipped.
-//! - **O4.** Segments follow one another without gap or repeat: each ends where the next begins.
-//! - **R1.** A partition that is idle holds no file and no buffer; open files have one bound for all.
-//! - Sealed segments never change, but that compaction replaces them as a whole.
+//! - **D3.** All returned bytes were verified, including the prefixes of batches. Damage is an
+//!   error with file and position; nothing is skipped.
+//! - **O4.** Segments follow one another without gap or overlap: each ends where the next begins.
+//! - **R1.** An idle partition has no open file and no buffer; the number of open files is bounded
+//!   for all partitions together.
+//! - Sealed segments never change. Compaction replaces whole segments.
 //!
 //! # After a crash
 //!
-//! [`Segments::open`] cuts everything at the durable end, whatever its checksum says, carries a committed
-//! replacement through and removes an uncommitted one.
+//! [`Segments::open`] cuts everything behind the durable end, whatever its checksums are. It
+//! completes a committed replacement of compaction and removes an uncommitted one.
 
 mod error;
 mod durable_end;
@@ -47,6 +81,7 @@ pub use durable_end::DurableEnd;
 pub use error::{Damage, Result, SegmentError};
 pub use files::FileCache;
 pub use index::BLOCK_BYTES_MAX;
+pub use lookup::EpochEnd;
 pub use read::{READ_BYTES_MAX, ReadPlan, Reader, Span};
 pub use segments::{SegmentConfig, Segments};
 pub use view::SegmentInfo;

@@ -1,42 +1,52 @@
-//! Questions about a partition that the index answers: timestamps, epochs, how many records.
+//! Lookups by timestamp and epoch, and counts of records.
 //!
-//! Place in the walk: ListOffsets, OffsetForLeaderEpoch and the measure of a queue's length ask here for
-//! what lies in segments; the shard adds what is in its tail.
+//! ListOffsets, OffsetForLeaderEpoch and the length of a queue use these for the records in
+//! segments; the caller adds those in the tail.
 //!
 //! # Invariants
 //!
-//! - Running figures in the index make each question a binary search and at most a few blocks of batches.
-//!   Only a log start inside of a segment makes a search by timestamp look at entries one by one.
-//! - **D3.** What is looked at is verified, and a search that would have to pass over damage says so.
-//!
-//! A crash leaves nothing of this behind.
+//! - The index has running totals, so each lookup is a binary search and reads at most a few blocks
+//!   of batches. Only if the log start is inside a segment, a search by timestamp reads index
+//!   entries one by one.
+//! - **D3.** Everything that is read is verified. A search that would have to skip damage is an
+//!   error.
 
 use std::ops::Range;
 
-use ropewalk_batch::{BatchError, StampedBatch};
+use ropewalk_batch::{BatchError, OffsetAndTimestamp, StampedBatch};
 
 use crate::error::{Damage, Result};
 use crate::index::Entry;
 use crate::read::Reader;
 use crate::view::{OpenSegment, View};
 
-/// How large the records of one batch may be when a question makes us decompress them.
+/// Largest decompressed size in bytes of one batch that a lookup reads.
 const RECORDS_BYTES_MAX: usize = 256 << 20;
-/// Index entries that are looked at in one go.
+/// Number of index entries that are read at once.
 const ENTRIES: u32 = 256;
 
+/// The end of a leader epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EpochEnd {
+    /// The leader epoch.
+    pub epoch: i32,
+    /// Offset where the next epoch begins, or the end of the log.
+    pub end_offset: i64,
+}
+
 impl Reader {
-    /// Offset and timestamp of the first record that is not older than `timestamp_ms`.
-    pub fn offset_for_timestamp(&self, timestamp_ms: i64) -> Result<Option<(i64, i64)>> {
+    /// The first record with a timestamp of `timestamp_ms` or later.
+    pub fn offset_for_timestamp(&self, timestamp_ms: i64) -> Result<Option<OffsetAndTimestamp>> {
         self.offset_for_timestamp_from(i64::MIN, timestamp_ms)
     }
 
-    /// The same among the records from `from` on, for a log start that is not known here yet.
+    /// Like [`Reader::offset_for_timestamp`], among the records from `from` on. The caller may know
+    /// a higher log start offset than the segments.
     pub fn offset_for_timestamp_from(
         &self,
         from: i64,
         timestamp_ms: i64,
-    ) -> Result<Option<(i64, i64)>> {
+    ) -> Result<Option<OffsetAndTimestamp>> {
         let mut cursor = i64::MIN;
         loop {
             let (segment, start_offset) = {
@@ -53,13 +63,13 @@ impl Reader {
         }
     }
 
-    /// Offset and timestamp of the first of the youngest records.
-    pub fn max_timestamp(&self) -> Result<Option<(i64, i64)>> {
+    /// The first record with the largest timestamp.
+    pub fn max_timestamp(&self) -> Result<Option<OffsetAndTimestamp>> {
         self.max_timestamp_from(i64::MIN)
     }
 
-    /// The same among the records from `from` on.
-    pub fn max_timestamp_from(&self, from: i64) -> Result<Option<(i64, i64)>> {
+    /// Like [`Reader::max_timestamp`], among the records from `from` on.
+    pub fn max_timestamp_from(&self, from: i64) -> Result<Option<OffsetAndTimestamp>> {
         let (oldest, youngest_ms, start_offset) = {
             let view = self.shared.view.read();
             let start_offset = view.start_offset.max(from);
@@ -69,7 +79,8 @@ impl Reader {
             let youngest_ms = kept.map(|segment| segment.running.timestamp_ms).max();
             (oldest, youngest_ms.unwrap_or(i64::MIN), start_offset)
         };
-        // The log may begin inside of the oldest segment, so its summary may speak of what is gone.
+        // The log start may be inside the oldest segment, whose summary then includes removed
+        // records.
         let of_oldest = oldest.map(|segment| segment.youngest(start_offset)).transpose()?;
         let youngest_ms = youngest_ms.max(of_oldest.unwrap_or(i64::MIN));
         if youngest_ms == i64::MIN {
@@ -78,11 +89,12 @@ impl Reader {
         self.offset_for_timestamp_from(start_offset, youngest_ms)
     }
 
-    /// The largest epoch up to `epoch` that any batch has, and where the one after it begins (the end of
-    /// the log if there is none). `None` if all batches are younger.
+    /// The largest epoch up to `epoch` that any batch has, and the offset where the next epoch
+    /// begins (the end of the log if there is none). `None` if all batches have larger epochs.
     ///
-    /// Compaction can take an epoch's first batches away; the shard's own table of epochs does not forget.
-    pub fn epoch_end(&self, epoch: i32) -> Result<Option<(i32, i64)>> {
+    /// Compaction can remove the first batches of an epoch; the shard's own table of epochs keeps
+    /// them.
+    pub fn epoch_end(&self, epoch: i32) -> Result<Option<EpochEnd>> {
         let (before, segment) = {
             let view = self.shared.view.read();
             let mut filled = view.segments.iter().filter(|segment| segment.blocks > 0);
@@ -96,7 +108,8 @@ impl Reader {
                 }
             };
             let Some(younger) = younger else {
-                return Ok(before.map(|epoch| (epoch, view.next_offset)));
+                let end_offset = view.next_offset;
+                return Ok(before.map(|epoch| EpochEnd { epoch, end_offset }));
             };
             (before, younger.open(&self.shared)?)
         };
@@ -105,12 +118,12 @@ impl Reader {
             Some(previous) => Some(segment.index.entry(previous)?.leader_epoch),
             None => before,
         };
-        let Some(before) = before else { return Ok(None) };
-        Ok(Some((before, segment.index.entry(number)?.base_offset)))
+        let Some(epoch) = before else { return Ok(None) };
+        let end_offset = segment.index.entry(number)?.base_offset;
+        Ok(Some(EpochEnd { epoch, end_offset }))
     }
 
-    /// How many records of data have their offsets in `offsets`: control batches and what compaction
-    /// took do not count.
+    /// Number of records in `offsets`, without control records and records that compaction removed.
     pub fn visible_count(&self, offsets: Range<i64>) -> Result<u64> {
         let (from, to) = {
             let view = self.shared.view.read();
@@ -124,24 +137,25 @@ impl Reader {
         Ok(to.records()?.saturating_sub(from.records()?))
     }
 
-    /// Prepares to count the records below `offset`.
-    fn counted(&self, view: &View, offset: i64) -> Result<Counted> {
+    /// Prepares to count the records below an offset.
+    fn counted(&self, view: &View, offset: i64) -> Result<RecordCount> {
         let whole = view.segments.partition_point(|segment| segment.end_offset <= offset);
         let records = view.segments[..whole].iter().map(|s| u64::from(s.running.records)).sum();
         let partial = view.segments.get(whole).filter(|segment| segment.blocks > 0);
         let partial = partial.map(|segment| segment.open(&self.shared)).transpose()?;
-        Ok(Counted { records, partial, offset })
+        Ok(RecordCount { records, partial, offset })
     }
 }
 
-/// Records below an offset: those of whole segments, and the segment that the offset lies in.
-struct Counted {
+/// A count of the records below an offset: the number in whole segments, and the segment with the
+/// offset.
+struct RecordCount {
     records: u64,
     partial: Option<OpenSegment>,
     offset: i64,
 }
 
-impl Counted {
+impl RecordCount {
     fn records(&self) -> Result<u64> {
         let Some(segment) = &self.partial else { return Ok(self.records) };
         let number = segment.index.partition_point(|entry| entry.next_offset <= self.offset)?;
@@ -162,7 +176,7 @@ impl Counted {
 }
 
 impl View {
-    /// The first segment that begins at or after `cursor` and has records as young as this.
+    /// The first segment at or after `cursor` with a record at or after `timestamp_ms`.
     fn young_enough(
         &self,
         cursor: i64,
@@ -181,8 +195,12 @@ impl View {
 }
 
 impl OpenSegment {
-    /// The first record at or after `start_offset` that is not older than `timestamp_ms`.
-    fn at_or_after(&self, timestamp_ms: i64, start_offset: i64) -> Result<Option<(i64, i64)>> {
+    /// The first record at or after `start_offset` with a timestamp of `timestamp_ms` or later.
+    fn at_or_after(
+        &self,
+        timestamp_ms: i64,
+        start_offset: i64,
+    ) -> Result<Option<OffsetAndTimestamp>> {
         let young =
             self.index.partition_point(|entry| entry.running_timestamp_ms < timestamp_ms)?;
         let kept = self.index.partition_point(|entry| entry.next_offset <= start_offset)?;
@@ -197,7 +215,7 @@ impl OpenSegment {
                     let found = if !is_candidate {
                         None
                     } else if batch.base_offset < start_offset {
-                        let young = |(_, ms): &(i64, i64)| *ms >= timestamp_ms;
+                        let young = |at: &OffsetAndTimestamp| at.timestamp_ms >= timestamp_ms;
                         self.times_from(&batch, start_offset)?.into_iter().find(young)
                     } else {
                         ropewalk_batch::first_at_or_after(&batch, timestamp_ms, RECORDS_BYTES_MAX)
@@ -212,7 +230,7 @@ impl OpenSegment {
         Ok(None)
     }
 
-    /// The largest timestamp of the records from `start_offset` on; `i64::MIN` without any.
+    /// The largest timestamp of the records from `start_offset` on; `i64::MIN` if there are none.
     fn youngest(&self, start_offset: i64) -> Result<i64> {
         let mut number = self.index.partition_point(|entry| entry.next_offset <= start_offset)?;
         let mut youngest_ms = i64::MIN;
@@ -234,17 +252,18 @@ impl OpenSegment {
     fn youngest_in(&self, block: &Entry, start_offset: i64) -> Result<i64> {
         let mut youngest_ms = i64::MIN;
         for batch in self.batches(block)? {
-            let times = if batch.base_offset >= start_offset {
-                vec![(batch.base_offset, batch.max_timestamp_ms)]
+            let of_batch = if batch.base_offset >= start_offset {
+                Some(batch.max_timestamp_ms)
             } else {
-                self.times_from(&batch, start_offset)?
+                let times = self.times_from(&batch, start_offset)?;
+                times.iter().map(|at| at.timestamp_ms).max()
             };
-            youngest_ms = times.iter().map(|(_, ms)| *ms).fold(youngest_ms, i64::max);
+            youngest_ms = youngest_ms.max(of_batch.unwrap_or(i64::MIN));
         }
         Ok(youngest_ms)
     }
 
-    /// The batches of a block, verified.
+    /// Reads and verifies the batches of a block.
     pub(crate) fn batches(&self, block: &Entry) -> Result<Vec<StampedBatch>> {
         let blocks = std::slice::from_ref(block);
         let bytes = self.blocks(blocks)?;
@@ -260,18 +279,22 @@ impl OpenSegment {
     }
 
     /// Offsets and timestamps of a batch's records from `start_offset` on.
-    fn times_from(&self, batch: &StampedBatch, start_offset: i64) -> Result<Vec<(i64, i64)>> {
+    fn times_from(
+        &self,
+        batch: &StampedBatch,
+        start_offset: i64,
+    ) -> Result<Vec<OffsetAndTimestamp>> {
         let mut times = Vec::new();
         self.each_record(batch, |record| {
             let offset = batch.base_offset + i64::from(record.offset_delta);
             if offset >= start_offset {
-                times.push((offset, record.timestamp_ms));
+                times.push(OffsetAndTimestamp { offset, timestamp_ms: record.timestamp_ms });
             }
         })?;
         Ok(times)
     }
 
-    /// How many data records of a batch lie below `offset`.
+    /// Number of records of a batch below `offset`, 0 for a control batch.
     fn records_below(&self, batch: &StampedBatch, offset: i64) -> Result<u64> {
         if batch.base_offset >= offset || batch.header().is_control() {
             return Ok(0);
@@ -298,7 +321,7 @@ impl OpenSegment {
         self.records(batch, RECORDS_BYTES_MAX, each)
     }
 
-    /// Opens the records of a batch, at most `limit_bytes` of them.
+    /// Reads the records of a batch, at most `limit_bytes` of them.
     pub(crate) fn records(
         &self,
         batch: &StampedBatch,
@@ -313,7 +336,7 @@ impl OpenSegment {
         Ok(())
     }
 
-    /// A batch whose block holds but whose records do not open.
+    /// Damage of a batch in an intact block whose records cannot be read.
     pub(crate) fn no_records(&self, batch: &StampedBatch, error: &BatchError) -> Damage {
         let what = format!("the records of the batch at offset {}: {error}", batch.base_offset);
         Damage::new(&self.log_path, 0, what)

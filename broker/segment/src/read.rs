@@ -1,18 +1,17 @@
-//! Reads whole batches back.
+//! Reads whole batches.
 //!
-//! Place in the walk: a fetch that the tail in memory cannot serve asks for a [`ReadPlan`], which is
-//! cheap, and runs it where waiting for the disk disturbs nobody. A plan holds its files open, so
-//! retention and compaction cannot take them away in between.
+//! A fetch that the tail in memory cannot serve makes a [`ReadPlan`], which is cheap, and runs it
+//! on a thread that may block on the disk. The plan holds its files open, so retention and
+//! compaction cannot remove them in between.
 //!
 //! # Invariants
 //!
-//! - **D3.** Only blocks whose checksum holds are looked into. A damaged block is an error, never skipped.
-//! - **O4.** The first batch holds the asked offset, or is the first after it where compaction took that
-//!   offset away. What follows continues it without gap or repeat.
-//! - **R1.** One read takes at most [`READ_BYTES_MAX`] and a block, or one batch if that is larger; what is
-//!   returned pins not more than twice its size.
-//!
-//! A crash leaves nothing of this behind.
+//! - **D3.** Only blocks with a valid checksum are used. A damaged block is an error, never
+//!   skipped.
+//! - **O4.** The first batch has the requested offset, or is the first one after it if compaction
+//!   removed that offset. The following batches continue it without gap or overlap.
+//! - **R1.** One read takes at most [`READ_BYTES_MAX`] and a block, or one batch if that is larger.
+//!   The returned bytes keep at most twice their size in memory.
 
 use std::sync::Arc;
 
@@ -24,20 +23,21 @@ use crate::index::Entry;
 use crate::index::search;
 use crate::view::{OpenSegment, SharedSegments};
 
-/// The most that one read takes from the disk, however much is asked for.
+/// Largest number of bytes that one read takes from the disk, for any `bytes_max`.
 pub const READ_BYTES_MAX: usize = 8 << 20;
-/// Index entries that one read looks at, however small their blocks are.
+/// Largest number of index entries that one read decodes, for any size of blocks.
 const ENTRIES_MAX: u32 = 256;
-/// Hardly a block is smaller, so more entries than this leads one to expect need not be looked at.
+/// Usual smallest size of a block. It bounds the number of index entries that a read of some size
+/// decodes.
 const BLOCK_BYTES_USUAL: usize = 4_096;
 
-/// The readers' side of a partition's segments. Clones are cheap.
+/// Reads the segments of a partition. Clones are cheap.
 #[derive(Debug, Clone)]
 pub struct Reader {
     pub(crate) shared: Arc<SharedSegments>,
 }
 
-/// A read that is ready to run, without any lock.
+/// A prepared read, which runs without a lock.
 #[derive(Debug)]
 pub struct ReadPlan {
     segment: Option<OpenSegment>,
@@ -47,16 +47,16 @@ pub struct ReadPlan {
     at_least_one: bool,
 }
 
-/// Batches that lie side by side.
+/// Adjacent batches of one read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Span {
     /// Offset of the first batch.
     pub base_offset: i64,
-    /// The offset after the last batch.
+    /// Offset behind the last batch.
     pub next_offset: i64,
-    /// All batches, one after another.
+    /// All batches, concatenated.
     pub bytes: Bytes,
-    /// Where each batch begins in `bytes`.
+    /// Start of each batch in `bytes`.
     starts: Vec<usize>,
 }
 
@@ -65,10 +65,10 @@ impl Reader {
         Self { shared }
     }
 
-    /// Prepares to read batches from the one with offset `from` on, at most `bytes_max` of them but at
-    /// least one whole batch.
+    /// Prepares to read batches from the one with offset `from` on: at most `bytes_max` bytes, but
+    /// at least one whole batch.
     ///
-    /// At the end of the log the plan is empty; below the start or beyond the end it is an error.
+    /// At the end of the log the plan is empty; below the start or above the end it is an error.
     pub fn plan_read(&self, from: i64, bytes_max: usize) -> Result<ReadPlan> {
         let view = self.shared.view.read();
         if from < view.start_offset || from > view.next_offset {
@@ -79,19 +79,19 @@ impl Reader {
         Ok(ReadPlan { segment, from, until: i64::MAX, bytes_max, at_least_one: true })
     }
 
-    /// Reads whole batches: see [`Reader::plan_read`]. Without `at_least_one` nothing is returned when
-    /// the first batch alone is larger than `bytes_max`.
+    /// Reads whole batches: see [`Reader::plan_read`]. Without `at_least_one`, the result is empty
+    /// if the first batch alone is larger than `bytes_max`.
     pub fn read(&self, from: i64, bytes_max: usize, at_least_one: bool) -> Result<Vec<Bytes>> {
         self.plan_read(from, bytes_max)?.at_least_one(at_least_one).run()
     }
 
-    /// The first offset that is kept.
+    /// The log start offset.
     #[must_use]
     pub fn start_offset(&self) -> i64 {
         self.shared.view.read().start_offset
     }
 
-    /// The offset after the last batch.
+    /// Offset behind the last batch.
     #[must_use]
     pub fn next_offset(&self) -> i64 {
         self.shared.view.read().next_offset
@@ -99,24 +99,24 @@ impl Reader {
 }
 
 impl ReadPlan {
-    /// Whether a first batch that is too large is returned all the same (it is unless this says no).
+    /// Sets whether a first batch over the limit is returned anyway. The default is yes.
     #[must_use]
     pub fn at_least_one(self, at_least_one: bool) -> Self {
         Self { at_least_one, ..self }
     }
 
-    /// Leaves out batches that begin at or after `offset`.
+    /// Excludes batches that begin at or after `offset`.
     #[must_use]
     pub fn until(self, offset: i64) -> Self {
         Self { until: offset, ..self }
     }
 
-    /// Reads the batches, each as its own slice of what was read.
+    /// Reads the batches, each as a slice of the bytes that were read.
     pub fn run(self) -> Result<Vec<Bytes>> {
         Ok(self.run_span()?.map_or_else(Vec::new, |span| span.batches().collect()))
     }
 
-    /// Reads the batches in one piece, to be sent as they are. `None` if there is nothing to read.
+    /// Reads the batches as one piece, to be sent as they are. `None` if there is nothing to read.
     pub fn run_span(self) -> Result<Option<Span>> {
         let Some(segment) = &self.segment else { return Ok(None) };
         let first = segment.index.partition_point(|entry| entry.next_offset <= self.from)?;
@@ -130,12 +130,12 @@ impl ReadPlan {
         self.select(segment, taken, bytes)
     }
 
-    /// The blocks that the batches to return lie in: also those of which only a part is wanted.
+    /// The blocks with the batches to return, including blocks of which only a part is wanted.
     fn blocks_wanted<'a>(&self, entries: &'a [Entry]) -> &'a [Entry] {
         let bytes_max = self.bytes_max.min(READ_BYTES_MAX);
         let mut bytes = 0;
         let wanted = entries.iter().take_while(|entry| {
-            // The first block may hold more of what is before `from` than of what is wanted.
+            // Most of the first block may be before `from`.
             let is_wanted = entry.base_offset < self.until && bytes < bytes_max.max(1);
             bytes += if entry.base_offset < self.from { 0 } else { entry.length as usize };
             is_wanted
@@ -143,7 +143,7 @@ impl ReadPlan {
         &entries[..wanted.count()]
     }
 
-    /// Picks the batches out of verified blocks.
+    /// Selects the wanted batches of verified blocks.
     fn select(
         &self,
         segment: &OpenSegment,
@@ -179,13 +179,13 @@ impl ReadPlan {
 }
 
 impl Span {
-    /// The batches, one by one.
+    /// Iterates over the batches.
     pub fn batches(&self) -> impl Iterator<Item = Bytes> {
         let ends = self.starts.iter().skip(1).copied().chain([self.bytes.len()]);
         self.starts.iter().zip(ends).map(|(start, end)| self.bytes.slice(*start..end))
     }
 
-    /// Copied out where a small part would keep a large buffer alive.
+    /// Copies the bytes if they would otherwise keep a much larger buffer in memory.
     fn unpinned(mut self, buffer_bytes: usize) -> Self {
         if self.bytes.len() * 2 < buffer_bytes {
             self.bytes = Bytes::copy_from_slice(&self.bytes);
@@ -195,7 +195,7 @@ impl Span {
 }
 
 impl OpenSegment {
-    /// Reads blocks that lie side by side, and verifies each.
+    /// Reads adjacent blocks and verifies each.
     pub(crate) fn blocks(&self, blocks: &[Entry]) -> Result<Bytes> {
         let (Some(first), Some(last)) = (blocks.first(), blocks.last()) else {
             return Ok(Bytes::new());
@@ -210,19 +210,18 @@ impl OpenSegment {
         for block in blocks {
             let start = (u64::from(block.position) - position) as usize;
             if crc32c::crc32c(&bytes[start..start + block.length as usize]) != block.crc {
-                let what = format!(
-                    "the checksum of the block at offset {} does not hold",
-                    block.base_offset
-                );
+                let what =
+                    format!("the checksum of the block at offset {} is wrong", block.base_offset);
                 return Err(Damage::new(&self.log_path, u64::from(block.position), what).into());
             }
         }
         Ok(bytes.into())
     }
 
-    /// Calls `each` with the place and the header of every batch in verified blocks, until it has enough.
+    /// Calls `each` with the position and the header of every batch in verified blocks, until it
+    /// returns false.
     ///
-    /// The batches must be those that the index speaks of, offset by offset.
+    /// The batches must have the offsets that the index states.
     pub(crate) fn each_header(
         &self,
         bytes: &Bytes,
@@ -246,7 +245,7 @@ impl OpenSegment {
                     && header.last_offset() < block.next_offset
                     && (!is_first || header.base_offset == block.base_offset);
                 if !follows {
-                    return Err(damage("a batch has another offset than its index says").into());
+                    return Err(damage("a batch has a different offset than the index says").into());
                 }
                 if !each(at, &header) {
                     return Ok(());
@@ -255,7 +254,7 @@ impl OpenSegment {
                 next_offset = header.last_offset() + 1;
             }
             if next_offset != block.next_offset {
-                let what = "a block ends at another offset than its index says";
+                let what = "a block ends at a different offset than the index says";
                 return Err(Damage::new(&self.log_path, block.end(), what).into());
             }
         }

@@ -1,19 +1,20 @@
-//! Brings a partition's files back to its durable end.
+//! Recovery: restores a partition's files to the state at its durable end.
 //!
-//! Place in the walk: [`crate::Segments::open`] comes here first, with the end that the snapshot names.
-//!
-//! Order of the work: carry compaction's committed replacements through and drop its uncommitted ones;
-//! remove segments beyond the end; cut the last one; read the summary of each. Every step can be
-//! repeated, so a crash in here costs nothing.
+//! [`crate::Segments::open`] calls it with the end from the snapshot. Steps: complete compaction's
+//! committed replacements and drop its uncommitted ones; remove segments behind the end; cut the
+//! last one; read the summary of each. Every step can be repeated, so a crash during recovery has
+//! no effect.
 //!
 //! # Invariants
 //!
-//! - What lies beyond the durable end goes, whatever its checksum says: it may be a write of which the
-//!   log of the shard knows nothing, or one that will come again.
-//! - **D3.** Below the end every offset from the log's start on belongs to a segment that can be read or
-//!   to a recorded [`Damage`]. A damaged or missing index is made again from its log, checked batch by
-//!   batch; a missing log or a damaged batch is damage. A damaged last segment takes no more batches.
-//! - Only indices' headers and last entries are read here; all else is checked when it is used.
+//! - Everything behind the durable end is removed, whatever its checksums are: the shard's log may
+//!   not contain it, or will write it again.
+//! - **D3.** Below the end every offset from the log start on belongs to a readable segment or to a
+//!   recorded [`Damage`]. A damaged or missing index is rebuilt from its log, with every batch
+//!   verified; a missing log or a damaged batch is damage. No batch is appended to a damaged last
+//!   segment.
+//! - Only the headers and last entries of indexes are read here; everything else is verified when
+//!   it is used.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,24 +24,24 @@ use ropewalk_disk::{Disk, File, Open};
 use crate::durable_end::DurableEnd;
 use crate::error::{Damage, Result, SegmentError};
 use crate::files::{self, INDEX, LOG};
-use crate::index::cut::Running;
-use crate::index::rebuild::{self, Expected};
+use crate::index::cut::RunningTotals;
+use crate::index::rebuild::{self, ExpectedLog};
 use crate::index::search::IndexFile;
 use crate::index::{self, Entry, Header};
 use crate::view::{Segment, View};
 
-/// What [`recover`] found.
+/// The result of [`recover`].
 #[derive(Debug)]
 pub(crate) struct RecoveredSegments {
     pub(crate) view: View,
     pub(crate) damages: Vec<Damage>,
-    /// Files that lie below the log's start.
+    /// Files below the log start offset.
     pub(crate) stale: Vec<PathBuf>,
-    /// Whether names changed in the directory since it was last synced.
+    /// Whether names in the directory changed since its last sync.
     pub(crate) dir_dirty: bool,
 }
 
-/// Reads what there is in `dir` and cuts it at `at`.
+/// Reads the segments in `dir` and cuts them at `at`.
 pub(crate) fn recover(
     disk: &dyn Disk,
     dir: &Path,
@@ -55,7 +56,7 @@ pub(crate) fn recover(
         stale: Vec::new(),
         dir_dirty: false,
     };
-    let bases = recovery.tidy()?;
+    let bases = recovery.finish_replacements()?;
     let bases = recovery.remove_beyond(bases, at)?;
     let Some(at) = at else {
         return Ok(recovery.finish(log_start, log_start, false));
@@ -67,7 +68,7 @@ pub(crate) fn recover(
     let has_tail = at.position_bytes > 0 && at.next_offset > log_start;
     let mut appending = false;
     if !has_tail {
-        tail.into_iter().for_each(|base| recovery.leave(base));
+        tail.into_iter().for_each(|base| recovery.keep_for_caller(base));
     } else if recovery.was_repaired(at) {
         recovery.load_sealed(&tail, at.next_offset, log_start)?;
     } else {
@@ -86,7 +87,7 @@ struct Recovery<'a> {
     dir_dirty: bool,
 }
 
-/// What an index says about its segment.
+/// Summary of a segment from its index.
 struct Summary {
     header: Header,
     blocks: u32,
@@ -105,8 +106,8 @@ impl Recovery<'_> {
         }
     }
 
-    /// Ends what a crash interrupted and returns the base offsets of the segments there are.
-    fn tidy(&mut self) -> Result<Vec<i64>> {
+    /// Completes or undoes what a crash interrupted, and returns the base offsets of the segments.
+    fn finish_replacements(&mut self) -> Result<Vec<i64>> {
         let dir = self.dir;
         let exists = self.disk.exists(dir).map_err(|error| SegmentError::io(dir, error))?;
         if !exists {
@@ -117,7 +118,7 @@ impl Recovery<'_> {
         for (base, extension) in &found {
             let committed = found.contains(&(*base, files::SWAP_INDEX));
             match *extension {
-                files::SWAP_INDEX => self.carry_through(*base, &found)?,
+                files::SWAP_INDEX => self.complete_replacement(*base, &found)?,
                 files::CLEANED_LOG if committed => {}
                 files::CLEANED_LOG | files::CLEANED_INDEX | files::REBUILT_INDEX => {
                     self.remove(*base, extension)?;
@@ -131,8 +132,9 @@ impl Recovery<'_> {
         Ok(bases)
     }
 
-    /// Both files of a replacement are whole and durable: give them their names.
-    fn carry_through(&mut self, base: i64, found: &[(i64, &str)]) -> Result<()> {
+    /// Completes a committed replacement, whose files are both complete and durable, by renaming
+    /// them.
+    fn complete_replacement(&mut self, base: i64, found: &[(i64, &str)]) -> Result<()> {
         if found.contains(&(base, files::CLEANED_LOG)) {
             self.rename(base, files::CLEANED_LOG, LOG)?;
         }
@@ -153,13 +155,13 @@ impl Recovery<'_> {
         Ok(kept)
     }
 
-    /// Reads the summaries of sealed segments, of which the last ends at `end_offset`.
+    /// Reads the summaries of sealed segments; the last one ends at `end_offset`.
     fn load_sealed(&mut self, bases: &[i64], end_offset: i64, log_start: i64) -> Result<()> {
         let mut covered = i64::MIN;
         for (index, base) in bases.iter().enumerate() {
             let (base, boundary) = (*base, bases.get(index + 1).copied().unwrap_or(end_offset));
             if base < covered {
-                self.remove_segment(base)?; // Merged into the one before.
+                self.remove_segment(base)?; // Merged into the previous one.
                 continue;
             }
             let summary = self.summary(base, None);
@@ -167,10 +169,10 @@ impl Recovery<'_> {
             let end_offset = compacted_end.unwrap_or(boundary);
             covered = end_offset;
             if end_offset <= log_start {
-                self.leave(base);
+                self.keep_for_caller(base);
                 continue;
             }
-            let expected = Expected {
+            let expected = ExpectedLog {
                 base_offset: base,
                 end_offset,
                 log_bytes: None,
@@ -183,22 +185,23 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    /// Leaves a segment below the log's start to the caller: an older snapshot may name it.
-    fn leave(&mut self, base: i64) {
+    /// Keeps the files of a segment below the log start for the caller to remove, because an older
+    /// snapshot may need them.
+    fn keep_for_caller(&mut self, base: i64) {
         self.stale.extend([LOG, INDEX].map(|name| files::path(self.dir, base, name)));
     }
 
-    /// Whether a repair replaced the segment that takes the next batch since the end was recorded. It is
-    /// sealed then, and shorter than the end says.
+    /// Whether a repair replaced the segment for the next batch after the end was recorded. It is
+    /// then sealed, and shorter than the end says.
     fn was_repaired(&self, at: &DurableEnd) -> bool {
         let summary = self.summary(at.segment_base, Some(0));
         let end = summary.ok().and_then(|found| found.header.compacted_end);
         end.is_some_and(|end| end <= at.next_offset)
     }
 
-    /// Reads the summary of the segment that takes the next batch, and cuts it.
+    /// Reads the summary of the segment for the next batch, and cuts it.
     fn load_tail(&mut self, at: &DurableEnd) -> Result<()> {
-        let expected = Expected {
+        let expected = ExpectedLog {
             base_offset: at.segment_base,
             end_offset: at.next_offset,
             log_bytes: Some(at.position_bytes),
@@ -214,8 +217,8 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    /// A segment by its index, or by its log where the index cannot be right.
-    fn load(&mut self, expected: Expected, summary: Result<Summary>) -> Result<Segment> {
+    /// Loads a segment from its index, or from its log if the index is wrong.
+    fn load(&mut self, expected: ExpectedLog, summary: Result<Summary>) -> Result<Segment> {
         let base = expected.base_offset;
         let log_path = files::path(self.dir, base, LOG);
         let log = match self.open(&log_path, Open::Read) {
@@ -232,7 +235,7 @@ impl Recovery<'_> {
             }
             Err(error) => return Err(error),
         };
-        tracing::warn!(log = %log_path.display(), "making a segment's index again from its log");
+        tracing::warn!(log = %log_path.display(), "segment index invalid, rebuilding it from the log");
         let scan = rebuild::scan(&*log, &log_path, &expected)?;
         self.write_index(&header, &scan.entries)?;
         let blocks = scan.entries.len() as u32;
@@ -246,7 +249,8 @@ impl Recovery<'_> {
         Ok(segment)
     }
 
-    /// What the index of a segment says; `blocks` is how many entries count, `None` for all.
+    /// Reads the summary from the index of a segment. `blocks` is the number of valid entries,
+    /// `None` for all.
     fn summary(&self, base: i64, blocks: Option<u32>) -> Result<Summary> {
         let path = files::path(self.dir, base, INDEX);
         let file = self.open(&path, Open::Read)?;
@@ -260,7 +264,7 @@ impl Recovery<'_> {
         Ok(Summary { header, blocks, last })
     }
 
-    /// Puts an index that was made again into the place of the damaged one.
+    /// Replaces a damaged index by a rebuilt one.
     fn write_index(&mut self, header: &Header, entries: &[Entry]) -> Result<()> {
         let base = header.base_offset;
         let path = files::path(self.dir, base, files::REBUILT_INDEX);
@@ -271,20 +275,20 @@ impl Recovery<'_> {
         self.rename(base, files::REBUILT_INDEX, INDEX)
     }
 
-    /// Records the offsets between the last segment found and `base` as damaged, if there are any.
+    /// Records the offsets between the last segment and `base` as damaged, if there are any.
     fn mark_missing(&mut self, log_start: i64, base: i64) {
         let from = self.segments.last().map_or(log_start, |last| last.end_offset);
         if from < base {
             let path = files::path(self.dir, from, LOG);
             let what = format!("the file with the offsets up to {base} is missing");
             let expected =
-                Expected { base_offset: from, end_offset: base, log_bytes: None, gaps: false };
+                ExpectedLog { base_offset: from, end_offset: base, log_bytes: None, gaps: false };
             let lost = self.lost(&expected, Damage::new(&path, 0, what));
             self.segments.push(lost);
         }
     }
 
-    fn lost(&mut self, expected: &Expected, damage: Damage) -> Segment {
+    fn lost(&mut self, expected: &ExpectedLog, damage: Damage) -> Segment {
         let mut segment = Segment::empty(expected.base_offset, 0);
         segment.end_offset = expected.end_offset;
         segment.damage = Some(Box::new(damage.clone()));
@@ -306,7 +310,7 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    /// Renames durably.
+    /// Renames a file, durably.
     fn rename(&mut self, base: i64, from: &str, to: &str) -> Result<()> {
         let from = files::path(self.dir, base, from);
         self.disk
@@ -333,8 +337,8 @@ impl Recovery<'_> {
 }
 
 impl Summary {
-    /// Whether the segment is what it should be, as far as its index tells without reading the log.
-    fn agrees(&self, expected: &Expected, log_bytes: u64) -> bool {
+    /// Whether the segment is as expected, as far as its index shows without reading the log.
+    fn agrees(&self, expected: &ExpectedLog, log_bytes: u64) -> bool {
         let written = self.last.map_or(0, |last| last.end());
         let end = self.last.map_or(expected.base_offset, |last| last.next_offset);
         match expected.log_bytes {
@@ -346,14 +350,14 @@ impl Summary {
         }
     }
 
-    fn segment(&self, expected: &Expected) -> Segment {
+    fn segment(&self, expected: &ExpectedLog) -> Segment {
         let mut segment = Segment::empty(expected.base_offset, self.header.created_ms);
         segment.clean = self.header.is_clean;
         segment.blocks = self.blocks;
         if let Some(last) = self.last {
             segment.written_end = last.next_offset;
             segment.leader_epoch = last.leader_epoch;
-            segment.running = Running {
+            segment.running = RunningTotals {
                 position: last.position + last.length,
                 timestamp_ms: last.running_timestamp_ms,
                 records: last.running_records,

@@ -1,16 +1,16 @@
-//! Reading a whole partition to find damage, and giving up what is damaged.
+//! Verifies a whole partition, and gives up damaged records.
 //!
-//! Place in the walk: the scrubber calls [`Reader::verify`] in the background; `repair --accept-loss` calls
-//! [`Segments::accept_loss`], and nothing else ever drops a damaged byte.
+//! The scrubber calls [`Reader::verify`] in the background. `repair --accept-loss` calls
+//! [`Segments::accept_loss`], which is the only way to remove damaged bytes.
 //!
 //! # Invariants
 //!
-//! - **D3.** What is given up is returned as offset ranges, for a person to see. Blocks that still hold are
+//! - **D3.** The lost records are returned as offset ranges, for the operator. Intact blocks are
 //!   kept, also behind a damaged one.
-//! - A repaired segment replaces the damaged one as compaction does it, so a crash in between leaves one
-//!   or the other.
+//! - A repaired segment replaces the damaged one as in compaction, so a crash leaves either the old
+//!   or the new segment.
 //!
-//! A crash leaves some segments repaired; asking again repairs the rest.
+//! After a crash some segments are repaired; running the repair again repairs the others.
 
 use std::ops::Range;
 
@@ -27,13 +27,13 @@ use crate::segments::Segments;
 use crate::view::Segment;
 
 impl Reader {
-    /// Reads and checks every block there is. Returns all damage, known or new.
+    /// Reads and verifies every block. Returns all damage, known or new.
     pub fn verify(&self) -> Result<Vec<Damage>> {
         Ok(self.survey()?.0)
     }
 
-    /// The same, with the offsets that [`Segments::accept_loss`] would give up for it: nothing for an index,
-    /// which can be made again.
+    /// Like [`Reader::verify`], with the offsets that [`Segments::accept_loss`] would give up.
+    /// Damage of an index loses no records, because the index can be rebuilt.
     pub fn survey(&self) -> Result<(Vec<Damage>, Vec<Range<i64>>)> {
         let (mut all, mut lost) = (Vec::new(), Vec::new());
         let mut cursor = i64::MIN;
@@ -43,7 +43,7 @@ impl Reader {
                 view.segments.iter().find(|segment| segment.base_offset >= cursor).cloned()
             };
             let Some(segment) = segment else { return Ok((all, lost)) };
-            // A segment whose first write failed is empty.
+            // A segment is empty if its first write failed.
             cursor = segment.end_offset.max(segment.base_offset + 1);
             let mut found = Vec::new();
             let without = self.copy_good(&segment, None, &mut found)?;
@@ -54,7 +54,7 @@ impl Reader {
         }
     }
 
-    /// Goes over the blocks of a segment, copies those that hold, and returns the offsets that do not.
+    /// Copies the intact blocks of a segment and returns the offsets of the others.
     fn copy_good(
         &self,
         segment: &Segment,
@@ -93,8 +93,8 @@ impl Reader {
 }
 
 impl Segments {
-    /// Gives up what is damaged: from here on reads pass over it as over what compaction took. Returns the
-    /// offsets that are lost; the records of a gap that compaction left are not among them.
+    /// Gives up damaged records: from now on reads skip them, as they skip records that compaction
+    /// removed. Returns the lost offsets, without the offsets of gaps that compaction left.
     pub fn accept_loss(&mut self) -> Result<Vec<Range<i64>>> {
         self.seal()?;
         let end = self.sync()?;
@@ -123,18 +123,19 @@ impl Segments {
         Ok(lost)
     }
 
-    /// An index can be made again, so nothing is given up for one.
+    /// Rebuilds damaged indexes, so that no records are given up for them.
     fn rebuild_damaged_indexes(&mut self, end: &DurableEnd) -> Result<()> {
         let shared = &self.shared;
         let found = self.reader().verify()?;
         for damage in found.iter().filter(|damage| is_of_index(damage)) {
-            // Recovery makes it again from its log. Its header may still tell of gaps, so that stays.
+            // Recovery rebuilds the entries from the log. The header is kept, because it may say
+            // that the log has gaps.
             if let Ok(file) = shared.disk.open(&damage.path, Open::ReadWrite) {
                 let cut = file.set_len(index::size_bytes(0));
                 cut.map_err(|error| SegmentError::io(&damage.path, error))?;
             }
         }
-        shared.files.forget_dir(&shared.dir);
+        shared.files.remove_dir(&shared.dir);
         let start_offset = self.start_offset();
         let recovered = recover(&*shared.disk, &shared.dir, Some(end), start_offset)?;
         *shared.view.write() = recovered.view;
@@ -147,7 +148,7 @@ fn is_of_index(damage: &Damage) -> bool {
     damage.path.extension() == Some(std::ffi::OsStr::new(INDEX))
 }
 
-/// Takes damage down as a finding; other errors are passed on.
+/// Collects damage in `found`; returns other errors.
 fn note<T>(outcome: Result<T>, found: &mut Vec<Damage>) -> Result<Option<T>> {
     match outcome {
         Ok(value) => Ok(Some(value)),

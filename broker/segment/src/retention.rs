@@ -1,28 +1,27 @@
-//! What retention by time and by size lets go.
+//! Retention by time and by size.
 //!
-//! Place in the walk: the leader of a shard asks [`expired`] now and then and proposes the answer as a new
-//! log start; every replica carries it out through [`crate::Segments::set_log_start`]. Pure.
+//! The leader of a shard calls [`expired`] periodically and proposes the result as a new log start
+//! offset; every replica applies it with [`crate::Segments::set_log_start`]. Pure.
 //!
-//! Invariants: only whole segments go, the oldest first, without a gap; nothing at or above the high
-//! watermark goes.
-//!
-//! A crash leaves nothing of this behind.
+//! Invariants: only whole segments are removed, the oldest first, without a gap. Nothing at or
+//! above the high watermark is removed.
 
 use crate::view::SegmentInfo;
 
-/// How long and how much a partition keeps; `None` is for ever.
+/// Limits of a partition's age and size; `None` is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Retention {
-    /// Records older than this go (`retention.ms`).
+    /// Age from which records are removed (`retention.ms`).
     pub retention_ms: Option<i64>,
-    /// The oldest segments go while the rest is at least this large (`retention.bytes`).
+    /// The oldest segments are removed as long as the others have at least this size
+    /// (`retention.bytes`).
     pub retention_bytes: Option<u64>,
 }
 
-/// The log start that `retention` asks for, if any segment may go.
+/// The new log start offset, if retention removes any segment.
 ///
-/// A segment is as old as its youngest record. Where it has none left (compaction took them), it is as
-/// old as its file.
+/// The age of a segment is that of its youngest record. Without records (compaction removed them),
+/// it is the age of its file.
 #[must_use]
 pub fn expired(
     segments: &[SegmentInfo],
@@ -52,7 +51,7 @@ pub fn expired(
 mod tests {
     use super::*;
 
-    /// Segments of 10 offsets and 100 bytes with these youngest timestamps.
+    /// Segments of 10 offsets and 100 bytes with these largest timestamps.
     fn segments(youngest_ms: &[i64]) -> Vec<SegmentInfo> {
         (0..)
             .zip(youngest_ms)

@@ -1,10 +1,10 @@
-//! What a partition's files hold when no snapshot tells any more where they end.
+//! Determines the content of a partition's files without a snapshot.
 //!
-//! Place in the walk: only the repair of a shard that lost all its snapshots comes here, and then opens the
-//! segments at the end that was found. Nothing is changed.
+//! Only the repair of a shard that lost all its snapshots uses this. It then opens the segments at
+//! the end that was found. Nothing is changed here.
 //!
-//! Invariant: **D3.** Segments take only what is committed, so every batch whose checksum holds and that
-//! continues the ones before counts; the first that does not ends the partition.
+//! Invariant: **D3.** Segments have only committed records. So every batch counts that has a valid
+//! checksum and continues the previous ones; the first other batch ends the partition.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -16,19 +16,19 @@ use ropewalk_disk::{Disk, File, Open};
 use crate::durable_end::DurableEnd;
 use crate::error::{Result, SegmentError};
 use crate::files::{self, INDEX, LOG};
-use crate::index::rebuild::{self, Expected};
+use crate::index::rebuild::{self, ExpectedLog};
 use crate::index::search::IndexFile;
 
-/// The extent of a partition's segments.
+/// The range of a partition's segments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SalvagedSegments {
-    /// The first offset that a file may hold.
+    /// Base offset of the first segment.
     pub start_offset: i64,
-    /// Where they end.
+    /// End of the last segment.
     pub end: DurableEnd,
 }
 
-/// Looks into the files in `dir`; `None` if there are none.
+/// Reads the files in `dir`; `None` if there are none.
 pub fn salvage(disk: &dyn Disk, dir: &Path) -> Result<Option<SalvagedSegments>> {
     let names = disk.list(dir).map_err(|error| SegmentError::io(dir, error))?;
     let named = names.iter().filter_map(|name| files::parse(name));
@@ -41,7 +41,7 @@ pub fn salvage(disk: &dyn Disk, dir: &Path) -> Result<Option<SalvagedSegments>> 
         DurableEnd { segment_base: base, position_bytes: 0, blocks: 0, next_offset: base };
     if let Some(log) = open(disk, &files::path(dir, base, LOG))? {
         let expected =
-            Expected { base_offset: base, end_offset: i64::MAX, log_bytes: None, gaps: true };
+            ExpectedLog { base_offset: base, end_offset: i64::MAX, log_bytes: None, gaps: true };
         let scan = rebuild::scan(&*log, &files::path(dir, base, LOG), &expected)?;
         if let Some(last) = scan.entries.last() {
             end.position_bytes = last.end();

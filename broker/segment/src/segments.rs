@@ -1,22 +1,23 @@
-//! The writer's side of a partition's segments.
+//! Writes the segments of a partition.
 //!
-//! Place in the walk: the shard's checkpoint calls [`Segments::append`] with what is applied and durable in
-//! its write-ahead log, and [`Segments::sync`] before it writes the snapshot that names the [`DurableEnd`].
+//! The checkpoint thread calls [`Segments::append`] with applied batches that are durable in the
+//! write-ahead log, and [`Segments::sync`] before it writes the snapshot with the [`DurableEnd`].
 //!
 //! # Invariants
 //!
-//! - One append is one large write to the log and a small one to the index (two of each where the
-//!   segment is full in between). A batch is never split between segments.
-//! - The view moves after both writes, so readers never see a byte that is not whole.
-//! - **D2.** After a failed fsync every call returns that error. Files with unsynced data stay open until
-//!   their fsync, because that is where an error of writing back is told.
-//! - A segment that is left for a new one is cut to its exact length first, if a failed write may have
-//!   left something behind its end.
+//! - One append is one large write to the log and a small one to the index (two of each if the
+//!   segment becomes full in between). A batch is never split between segments.
+//! - The view changes after both writes, so readers see only complete batches.
+//! - **D2.** After a failed fsync every call returns that error. Files with unsynced data stay open
+//!   until their fsync, because the kernel reports a write-back error only to open file
+//!   descriptors.
+//! - If a failed write may have left bytes behind the end of a segment, the segment is cut to its
+//!   exact length before a new one begins.
 //!
 //! # After a crash
 //!
-//! What was appended after the last [`Segments::sync`] may be there, or not, or in part. Recovery cuts at
-//! the durable end without looking.
+//! Batches appended after the last [`Segments::sync`] may be there completely, in part or not at
+//! all. Recovery cuts them at the durable end without reading them.
 
 use std::io::IoSlice;
 use std::path::PathBuf;
@@ -31,19 +32,19 @@ use crate::compaction::{Compaction, CompactionJob, Replacement};
 use crate::durable_end::DurableEnd;
 use crate::error::{Damage, Result, SegmentError};
 use crate::files::{self, FileCache, INDEX, LOG};
-use crate::index::cut::{Cutter, Facts, Running};
+use crate::index::cut::{Cutter, Facts, RunningTotals};
 use crate::index::{self, BLOCK_BYTES_MAX, Header, encode_entry, encode_header};
 use crate::read::Reader;
 use crate::view::{Segment, SegmentInfo, SharedSegments};
 
-/// When a segment is full, and how its index is cut.
+/// Limits of a segment, and the granularity of its index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SegmentConfig {
-    /// A new segment begins rather than let this one grow beyond (`segment.bytes`).
+    /// Largest size of a segment in bytes (`segment.bytes`).
     pub segment_bytes: u64,
-    /// A new segment begins when this one was begun so long ago (`segment.ms`).
+    /// Age at which a new segment begins, in milliseconds (`segment.ms`).
     pub segment_ms: i64,
-    /// Bytes of batches under one entry of the index, at most [`BLOCK_BYTES_MAX`].
+    /// Bytes of batches per entry of the index, at most [`BLOCK_BYTES_MAX`].
     pub index_interval_bytes: u32,
 }
 
@@ -61,23 +62,23 @@ impl Default for SegmentConfig {
 #[derive(Debug)]
 pub struct Segments {
     pub(crate) shared: Arc<SharedSegments>,
-    /// Segments with bytes that were not synced, oldest first.
+    /// Segments with unsynced bytes, oldest first.
     dirty: Vec<Tail>,
-    /// Whether files were created or removed since the directory was synced.
+    /// Whether files were created or removed since the last sync of the directory.
     dir_dirty: bool,
-    /// Whether the directory itself may be gone after a power loss.
+    /// Whether the directory itself is not durable yet.
     nameless: bool,
     /// Whether a failed write may have left bytes behind the end of the last segment.
     torn: bool,
-    /// The fsync that failed.
+    /// The error of the fsync that failed.
     failed: Option<SegmentError>,
-    /// What recovery found damaged.
+    /// Damage that recovery found.
     pub(crate) damages: Vec<Damage>,
-    /// Files below the log's start that recovery found, for the caller to remove.
+    /// Files below the log start offset that recovery found, for the caller to remove.
     pub(crate) stale: Vec<PathBuf>,
 }
 
-/// A segment that is open for writing.
+/// A segment open for writing.
 #[derive(Debug)]
 struct Tail {
     base_offset: i64,
@@ -86,12 +87,13 @@ struct Tail {
 }
 
 impl Segments {
-    /// Opens the segments in `dir` and cuts everything beyond the durable end `at`, whatever its
-    /// checksum says. Without one, everything goes, and the log is empty at `log_start`.
+    /// Opens the segments in `dir` and cuts everything behind the durable end `at`, whatever its
+    /// checksums are. Without a durable end, all segments are removed, and the log is empty at
+    /// `log_start`.
     ///
-    /// Nothing is created before the first append. Readers of an earlier `Segments` of the same directory
-    /// must be gone.
-    /// Damage below the end does not keep a partition from being opened: see [`Segments::damages`].
+    /// No file is created before the first append. Readers of an earlier `Segments` of the same
+    /// directory must have ended. Damage below the durable end does not prevent the partition from
+    /// being opened: see [`Segments::damages`].
     pub fn open(
         disk: Arc<dyn Disk>,
         files: Arc<FileCache>,
@@ -99,9 +101,9 @@ impl Segments {
         at: Option<&DurableEnd>,
         log_start: i64,
     ) -> Result<Self> {
-        files.forget_dir(&dir);
+        files.remove_dir(&dir);
         let recovered = crate::recover::recover(&*disk, &dir, at, log_start)?;
-        // Segments that a snapshot names are durable, and so is where they lie.
+        // Segments in a snapshot are durable, and so is their directory.
         let nameless = recovered.view.segments.is_empty();
         let view = parking_lot::RwLock::new(recovered.view);
         Ok(Self {
@@ -116,7 +118,7 @@ impl Segments {
         })
     }
 
-    /// A handle for reading, which does not wait for appends.
+    /// A handle for reading. It does not wait for appends.
     #[must_use]
     pub fn reader(&self) -> Reader {
         Reader::new(self.shared.clone())
@@ -127,11 +129,11 @@ impl Segments {
         self.reader().read(from, bytes_max, at_least_one)
     }
 
-    /// Writes batches that continue the log. They can be read when this returns, and are durable after
-    /// the next [`Segments::sync`].
+    /// Writes batches that continue the log. They can be read when this returns, and are durable
+    /// after the next [`Segments::sync`].
     ///
-    /// After an error [`Segments::next_offset`] tells how far it came: where a segment was full in
-    /// between, the batches before that place stay.
+    /// After an error [`Segments::next_offset`] shows which batches were written: if a segment
+    /// became full in between, the batches in that segment stay.
     pub fn append(
         &mut self,
         batches: &[StampedBatch],
@@ -155,13 +157,13 @@ impl Segments {
         Ok(())
     }
 
-    /// Skips offsets that compaction took away where the batches come from.
+    /// Skips offsets that compaction removed from the source of the batches.
     pub fn advance_to(&mut self, offset: i64) {
         let mut view = self.shared.view.write();
         view.next_offset = view.next_offset.max(offset);
     }
 
-    /// Ends the last segment: the next append begins a new one.
+    /// Seals the last segment: the next append begins a new one.
     pub fn seal(&mut self) -> Result<()> {
         self.usable()?;
         if self.torn {
@@ -181,14 +183,14 @@ impl Segments {
         Ok(self.end())
     }
 
-    /// How many fsyncs the next [`Segments::sync`] takes.
+    /// Number of fsyncs of the next [`Segments::sync`].
     #[must_use]
     pub fn sync_cost(&self) -> usize {
         2 * self.dirty.len() + usize::from(self.dir_dirty) * (1 + usize::from(self.nameless))
     }
 
-    /// Moves the log's start up and gives back the files that are no longer needed. The caller removes
-    /// them once no snapshot that it keeps needs them.
+    /// Raises the log start offset and returns the files that are no longer needed. The caller
+    /// removes them when no kept snapshot needs them.
     #[must_use = "the files stay until the caller removes them"]
     pub fn set_log_start(&mut self, offset: i64) -> Vec<PathBuf> {
         let mut unneeded = std::mem::take(&mut self.stale);
@@ -198,7 +200,7 @@ impl Segments {
         for segment in view.segments.drain(..gone) {
             for extension in [LOG, INDEX] {
                 let path = self.shared.path(segment.base_offset, extension);
-                self.shared.files.forget(&path);
+                self.shared.files.remove(&path);
                 unneeded.push(path);
             }
             self.dirty.retain(|tail| tail.base_offset != segment.base_offset);
@@ -211,7 +213,7 @@ impl Segments {
         unneeded
     }
 
-    /// Prepares a compaction; `None` if there is nothing that was not compacted yet.
+    /// Prepares a compaction; `None` if all candidates are compacted already.
     #[must_use]
     pub fn plan_compaction(&self, request: Compaction) -> Option<CompactionJob> {
         let oldest_dirty = self.dirty.first().map_or(i64::MAX, |tail| tail.base_offset);
@@ -220,7 +222,8 @@ impl Segments {
         CompactionJob::new(self.shared.clone(), request, &infos)
     }
 
-    /// Puts a compacted segment in its place. `false` if retention took the old ones in the meantime.
+    /// Replaces segments by a compacted one. Returns `false` if retention removed the old ones in
+    /// the meantime.
     pub fn install(&mut self, replacement: Replacement) -> Result<bool> {
         self.usable()?;
         install(&self.shared, replacement).inspect_err(|error| {
@@ -230,11 +233,12 @@ impl Segments {
         })
     }
 
-    /// Removes all files: the partition is deleted, or made anew. Reads under way finish.
+    /// Removes all files, because the partition is deleted or recreated. Reads in progress can
+    /// finish.
     pub fn remove_all(self) -> Result<()> {
         let shared = &self.shared;
         let dir = &shared.dir;
-        shared.files.forget_dir(dir);
+        shared.files.remove_dir(dir);
         if shared.disk.exists(dir).map_err(|error| SegmentError::io(dir, error))? {
             crate::recover::recover(&*shared.disk, dir, None, 0)?;
         }
@@ -242,38 +246,38 @@ impl Segments {
         Ok(())
     }
 
-    /// The first offset that is kept.
+    /// The log start offset.
     #[must_use]
     pub fn start_offset(&self) -> i64 {
         self.shared.view.read().start_offset
     }
 
-    /// The offset that the next batch continues.
+    /// Offset of the next batch.
     #[must_use]
     pub fn next_offset(&self) -> i64 {
         self.shared.view.read().next_offset
     }
 
-    /// Bytes of batches in all segments.
+    /// Size of the batches in all segments in bytes.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         let view = self.shared.view.read();
         view.segments.iter().map(|segment| u64::from(segment.running.position)).sum()
     }
 
-    /// The segments, oldest first.
+    /// Summaries of the segments, oldest first.
     #[must_use]
     pub fn infos(&self) -> Vec<SegmentInfo> {
         self.shared.view.read().infos()
     }
 
-    /// What recovery found damaged. Reads of what it touches fail with it; all else works.
+    /// Damage that recovery found. Reads of damaged ranges fail with it; all other reads succeed.
     #[must_use]
     pub fn damages(&self) -> &[Damage] {
         &self.damages
     }
 
-    /// Up to where the segments would be durable if they were synced now.
+    /// The durable end after a sync at this moment.
     fn end(&self) -> DurableEnd {
         let view = self.shared.view.read();
         match view.segments.last() {
@@ -307,7 +311,7 @@ impl Segments {
         Ok(())
     }
 
-    /// How many of the batches still go into the last segment.
+    /// Number of the batches that fit into the last segment.
     fn room(&self, batches: &[StampedBatch], now_ms: i64, config: &SegmentConfig) -> usize {
         let view = self.shared.view.read();
         let Some(last) = view.segments.last().filter(|_| view.appending) else { return 0 };
@@ -322,17 +326,17 @@ impl Segments {
             let offsets = batch.next_offset() - last.base_offset;
             size_bytes <= size_bytes_max && offsets <= i64::from(u32::MAX)
         });
-        // A batch that is larger than a segment gets one of its own.
+        // A batch that is larger than a segment gets a segment of its own.
         if is_new { fitting.count().max(1) } else { fitting.count() }
     }
 
-    /// Begins a new segment where the last one ends.
+    /// Begins a new segment at the end of the last one.
     fn begin(&mut self, first: &StampedBatch, now_ms: i64) -> Result<()> {
         let (disk, dir) = (&self.shared.disk, &self.shared.dir);
         files::make_dir(&**disk, dir).map_err(|error| SegmentError::io(dir, error))?;
         let mut base_offset = self.shared.view.read().next_base();
         if first.next_offset() - base_offset > i64::from(u32::MAX) {
-            // Compaction took so much away that no index could reach over it.
+            // Compaction removed so many offsets that an index cannot span them.
             let compacted_end = Some(first.base_offset);
             self.create(&Header {
                 base_offset,
@@ -354,7 +358,7 @@ impl Segments {
         let base_offset = header.base_offset;
         let create = |extension| {
             let path = self.shared.path(base_offset, extension);
-            self.shared.files.forget(&path);
+            self.shared.files.remove(&path);
             let file = self.shared.disk.open(&path, Open::CreateOrTruncate);
             file.map_err(|error| SegmentError::io(&path, error))
         };
@@ -380,7 +384,8 @@ impl Segments {
             let last = view.segments.last().expect("room was found in the last segment");
             (last.base_offset, last.blocks, last.running)
         };
-        let (entries, running_after, prefixes) = blocks_of(batches, running, config);
+        let AppendedBlocks { entries, running: running_after, prefixes } =
+            blocks_of(batches, running, config);
         let mut slices = Vec::with_capacity(2 * batches.len());
         for (prefix, batch) in prefixes.iter().zip(batches) {
             slices.push(IoSlice::new(prefix));
@@ -419,7 +424,7 @@ impl Segments {
         Ok(())
     }
 
-    /// The last segment, opened for writing and kept open until its fsync.
+    /// Returns the last segment, opened for writing. It stays open until its fsync.
     fn tail(&mut self, base_offset: i64) -> Result<&Tail> {
         let is_open = self.dirty.last().is_some_and(|tail| tail.base_offset == base_offset);
         if !is_open {
@@ -434,7 +439,7 @@ impl Segments {
         Ok(self.dirty.last().expect("just pushed"))
     }
 
-    /// Cuts what a failed write left behind the end of the last segment.
+    /// Cuts bytes that a failed write left behind the end of the last segment.
     fn trim(&mut self) -> Result<()> {
         let last = self.shared.view.read().segments.last().cloned();
         if let Some(last) = last {
@@ -465,13 +470,21 @@ impl Segments {
     }
 }
 
-/// The blocks of batches that continue a segment at `running`, where it stands after them, and the
-/// batches' prefixes.
+/// The index entries of appended batches.
+struct AppendedBlocks {
+    entries: Vec<index::Entry>,
+    /// The totals of the segment after the batches.
+    running: RunningTotals,
+    prefixes: Vec<[u8; ropewalk_batch::PREFIX_LEN]>,
+}
+
+/// The index entries of batches that continue a segment at `running`, the totals after them, and
+/// the prefixes of the batches.
 fn blocks_of(
     batches: &[StampedBatch],
-    running: Running,
+    running: RunningTotals,
     config: &SegmentConfig,
-) -> (Vec<index::Entry>, Running, Vec<[u8; ropewalk_batch::PREFIX_LEN]>) {
+) -> AppendedBlocks {
     let mut cutter = Cutter::new(running, config.index_interval_bytes);
     let mut prefixes = Vec::with_capacity(batches.len());
     for batch in batches {
@@ -482,5 +495,5 @@ fn blocks_of(
         prefixes.push(prefix);
     }
     let running = cutter.running();
-    (cutter.finish(), running, prefixes)
+    AppendedBlocks { entries: cutter.finish(), running, prefixes }
 }

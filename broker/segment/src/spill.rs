@@ -1,19 +1,21 @@
-//! One shared file for the small tails of many partitions.
+//! Spill files: one file for the small tails of many partitions.
 //!
-//! Place in the walk: a checkpoint that finds little in a partition's tail writes it here instead of
-//! paying two fsyncs for it, and names the [`SpillExtent`] in its snapshot. Recovery reads the extents back
-//! into the tails; a later checkpoint moves them into segments, and the caller removes the file once no
-//! snapshot that it keeps names it.
+//! A checkpoint writes a small tail of a partition here, because files of its own would cost two
+//! fsyncs, and stores the [`SpillExtent`] in its snapshot. Recovery reads the extents back into the
+//! tails. A later checkpoint moves them into segments, and the caller removes the file when no kept
+//! snapshot names it.
 //!
 //! ```text
 //! header, 16 bytes: "RWSPILL\0", version u32, CRC-32C u32
-//! extent:           partition tag [20], base offset i64, next offset i64, length u32, then the batches
+//! extent:           partition tag [20], base offset i64, next offset i64, length u32,
+//!                   then the batches
 //! ```
 //! Numbers are little-endian.
 //!
 //! Invariants:
-//! - **D3.** The snapshot holds the checksum of each extent, over its tag, offsets and batches, prefixes
-//!   included. An extent is believed only if that holds and the offsets in the file are the snapshot's.
+//! - **D3.** The snapshot has the checksum of each extent, over its tag, offsets and batches,
+//!   including the prefixes. An extent is used only if the checksum is right and its offsets are
+//!   those of the snapshot.
 //! - **R1.** The writer holds at most [`BUFFER_BYTES`] and the extent that is being added.
 //!
 //! A crash before [`SpillWriter::finish`] leaves a file that no snapshot names.
@@ -28,26 +30,26 @@ use ropewalk_disk::{Disk, File, Open};
 use crate::error::{Damage, Result, SegmentError};
 use crate::index::search::read;
 
-/// How much is gathered before it is written.
+/// Number of bytes that are collected before a write.
 const BUFFER_BYTES: usize = 1 << 20;
 const MAGIC: [u8; 8] = *b"RWSPILL\0";
 const VERSION: u32 = 1;
 const HEADER_BYTES: usize = 16;
 const EXTENT_HEADER_BYTES: usize = TAG_BYTES + 8 + 8 + 4;
 
-/// Size of what names a partition: its topic's id and its number.
+/// Size of a partition's tag: topic id and partition number.
 pub const TAG_BYTES: usize = 20;
 
-/// Where a partition's batches lie in a spill file, and what they must be.
+/// Location and checksum of a partition's batches in a spill file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SpillExtent {
-    /// Where the extent begins.
+    /// Position of the extent in the file.
     pub position: u64,
-    /// Bytes of batches.
+    /// Size of the batches in bytes.
     pub len: u32,
     /// Offset of the first batch.
     pub base_offset: i64,
-    /// The offset after the last batch.
+    /// Offset behind the last batch.
     pub next_offset: i64,
     /// CRC-32C of the whole extent.
     pub crc: u32,
@@ -59,13 +61,14 @@ pub struct SpillWriter {
     disk: Arc<dyn Disk>,
     path: PathBuf,
     file: Arc<dyn File>,
-    /// Bytes already written.
+    /// Number of bytes already written.
     position: u64,
     buffer: Vec<u8>,
 }
 
 impl SpillWriter {
-    /// Begins a spill file. One of the same name from before a crash is overwritten: no snapshot names it.
+    /// Begins a spill file. A file with the same name from before a crash is overwritten, because
+    /// no snapshot names it.
     pub fn create(disk: Arc<dyn Disk>, path: PathBuf) -> Result<Self> {
         let file = disk.open(&path, Open::CreateOrTruncate);
         let file = file.map_err(|error| SegmentError::io(&path, error))?;
@@ -73,7 +76,7 @@ impl SpillWriter {
         Ok(Self { disk, path, file, position: 0, buffer })
     }
 
-    /// Adds the batches of one partition, which follow one another.
+    /// Adds the batches of one partition, which must be contiguous.
     pub fn add(&mut self, tag: [u8; TAG_BYTES], batches: &[StampedBatch]) -> Result<SpillExtent> {
         let (Some(first), Some(last)) = (batches.first(), batches.last()) else {
             return Err(SegmentError::NotNext { expected: 0, found: -1 });
@@ -135,7 +138,8 @@ impl SpillReader {
         Ok(reader)
     }
 
-    /// The same, whatever its header says: the snapshot has the checksum of each extent.
+    /// Like [`SpillReader::open`], but ignores the header. The snapshot has the checksum of each
+    /// extent.
     pub fn salvage(disk: &dyn Disk, path: PathBuf) -> Result<Self> {
         let file =
             disk.open(&path, Open::Read).map_err(|error| SegmentError::open(&path, error))?;
@@ -143,7 +147,7 @@ impl SpillReader {
         Ok(Self { path, file, file_bytes })
     }
 
-    /// Whether the header is ours.
+    /// Checks the header of the file.
     pub fn check_header(&self) -> Result<()> {
         let mut found = [0; HEADER_BYTES];
         read(&*self.file, &self.path, &mut found, 0)?;
@@ -153,8 +157,8 @@ impl SpillReader {
         Err(Damage::new(&self.path, 0, "this is not a spill file of this version").into())
     }
 
-    /// Writes the header again, durably. It is the same in every file of a version, so nothing is lost
-    /// with it.
+    /// Writes the header again, durably. It is the same in every file of a version, so no
+    /// information is lost with it.
     pub fn mend_header(disk: &dyn Disk, path: &Path) -> Result<()> {
         let write = || {
             let file = disk.open(path, Open::ReadWrite)?;
@@ -165,7 +169,7 @@ impl SpillReader {
         file.sync("spill").map_err(|error| SegmentError::sync(path, error))
     }
 
-    /// Reads the batches of an extent, verified.
+    /// Reads and verifies the batches of an extent.
     pub fn read(&self, extent: &SpillExtent) -> Result<Vec<StampedBatch>> {
         let damage = |what: String| Damage::new(&self.path, extent.position, what);
         let size = EXTENT_HEADER_BYTES as u64 + u64::from(extent.len);
@@ -176,7 +180,7 @@ impl SpillReader {
         read(&*self.file, &self.path, &mut bytes, extent.position)?;
         let tag = *bytes.first_chunk().expect("an extent begins with its tag");
         if crc32c::crc32c(&bytes) != extent.crc || !bytes.starts_with(&extent.front(&tag)) {
-            return Err(damage("the checksum of the extent does not hold".to_owned()).into());
+            return Err(damage("the checksum of the extent is wrong".to_owned()).into());
         }
         let mut rest = Bytes::from(bytes);
         rest.advance(EXTENT_HEADER_BYTES);
@@ -191,20 +195,20 @@ impl SpillReader {
     }
 }
 
-/// An extent that was told from the bytes alone.
+/// An extent that was identified by its own bytes.
 #[derive(Debug)]
 pub struct SalvagedExtent {
-    /// Whose it is.
+    /// Tag of its partition.
     pub tag: [u8; TAG_BYTES],
-    /// Where it lies, with the checksum that it has.
+    /// Its location, with the checksum of its bytes.
     pub extent: SpillExtent,
-    /// What is in it.
+    /// Its batches, which are verified.
     pub batches: Vec<StampedBatch>,
 }
 
 impl SpillReader {
-    /// The extents of a file that no snapshot names any more, up to the first that cannot be told. Every
-    /// batch's own checksum holds, and the batches have just the offsets that their extent says.
+    /// The extents of a file without a snapshot, up to the first that cannot be identified. Every
+    /// batch has a valid checksum, and the batches have the offsets that their extent states.
     #[must_use]
     pub fn salvage_all(&self) -> Vec<SalvagedExtent> {
         let mut found = Vec::new();
@@ -245,7 +249,7 @@ impl SpillReader {
 }
 
 impl SpillExtent {
-    /// What stands in front of the batches.
+    /// The header of the extent, in front of its batches.
     fn front(&self, tag: &[u8; TAG_BYTES]) -> [u8; EXTENT_HEADER_BYTES] {
         let mut out = [0; EXTENT_HEADER_BYTES];
         out[..TAG_BYTES].copy_from_slice(tag);
@@ -327,7 +331,7 @@ mod tests {
         }
         disk.corrupt(&path, extents[7].position + 60, 1);
         let found = SpillReader::salvage(&disk, path).unwrap().salvage_all();
-        assert_eq!(found.len(), 7, "up to the first that cannot be told");
+        assert_eq!(found.len(), 7, "up to the first that cannot be identified");
     }
 
     proptest! {

@@ -1,11 +1,9 @@
-//! Makes arbitrary bytes into files whose checksums hold.
+//! Gives arbitrary bytes valid checksums, for tests.
 //!
-//! Place in the walk: none. Property tests and fuzz targets use it to get past the checksums, to where
-//! absurd offsets, lengths and counts would do harm. Not part of what ships.
+//! Property tests and fuzz targets use it to reach the code behind the checksums with impossible
+//! offsets, lengths and counts. Not part of release builds.
 //!
-//! Invariants: only checksums are changed, and the marks of the format; all else stays as it was.
-//!
-//! A crash leaves nothing of this behind.
+//! Invariants: only checksums, magic and version are changed.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,11 +15,11 @@ use crate::files::{INDEX, LOG};
 use crate::index::{ENTRY_BYTES, HEADER_BYTES, reseal_entry, reseal_header};
 use crate::{DurableEnd, FileCache, SegmentConfig, Segments};
 
-/// Where a batch's checksum lies, and from where on it counts.
+/// Position of a batch's checksum, and the position from which it counts.
 const CRC_AT: usize = 17;
 const CRC_FROM: usize = 21;
 
-/// Mends the checksum of each batch in a log, as far as their lengths lead.
+/// Sets the checksum of each batch in a log, following their lengths.
 pub fn seal_log(log: &mut [u8]) {
     let mut at = 0;
     while log.len() - at >= HEADER_LEN {
@@ -34,7 +32,7 @@ pub fn seal_log(log: &mut [u8]) {
     }
 }
 
-/// Mends the checksums of an index over this log: of its header, its entries and their blocks.
+/// Sets the checksums of an index over this log: of its header, its entries and their blocks.
 pub fn seal_index(index: &mut [u8], log: &[u8], base_offset: i64) {
     let Some((header, entries)) = index.split_first_chunk_mut::<HEADER_BYTES>() else { return };
     reseal_header(header, base_offset);
@@ -44,7 +42,7 @@ pub fn seal_index(index: &mut [u8], log: &[u8], base_offset: i64) {
     }
 }
 
-/// A log and its index as they should be: eight batches, a block each, the second epoch from the sixth on.
+/// A valid log and its index: eight batches, a block each, the second epoch from the sixth on.
 #[must_use]
 pub fn sample() -> (Vec<u8>, Vec<u8>) {
     let sim = SimDisk::new(1);
@@ -64,11 +62,11 @@ pub fn sample() -> (Vec<u8>, Vec<u8>) {
     (content(LOG).expect("it was written"), content(INDEX).expect("it was written"))
 }
 
-/// Puts these files down as two segments, opens them at `end` and asks everything that can be asked.
+/// Writes these files as two segments, opens them at `end` and calls all functions that read them.
 ///
 /// # Panics
 ///
-/// If anything but a batch or an error comes of it, or if damage is left after it was given up.
+/// If a result is neither a batch nor an error, or if damage remains after it was given up.
 pub fn survive(log: &[u8], index: &[u8], end: DurableEnd, log_start: i64) {
     let sim = SimDisk::new(1);
     let (disk, dir): (Arc<dyn Disk>, _) = (Arc::new(sim.clone()), PathBuf::from("/p"));

@@ -1,9 +1,8 @@
-//! The segments of a partition against a model: a list of batches and where it was last durable.
+//! Compares the segments of a partition with a model: a list of batches and the durable end.
 //!
-//! Place in the walk: everything here goes through the public calls, on a disk that loses power.
-//!
-//! Invariants checked: O4 (no gap, no repeat) at every offset, D3 (what was damaged is an error or is
-//! made again, never wrong), and that the durable end survives a crash at any operation.
+//! The tests use public functions, on a disk that loses power. They check O4 (no gap, no overlap)
+//! at every offset, D3 (damage is an error or is repaired from the log, never wrong data), and that
+//! the durable end survives a crash at any operation.
 
 mod compaction;
 mod disk;
@@ -47,7 +46,8 @@ impl Bench {
         Segments::open(disk, self.files.clone(), self.dir.clone(), at, log_start)
     }
 
-    /// Opens after a power loss; recovery itself loses power again, at two operations that `seed` picks.
+    /// Opens after a power loss. Recovery itself loses power again, at two operations that `seed`
+    /// picks.
     fn recover(&mut self, at: Option<&DurableEnd>, log_start: i64, seed: u64) -> Segments {
         for again in [seed % 5, seed / 5 % 7] {
             self.disk.crash_at(self.disk.operations() + 1 + again);

@@ -1,15 +1,13 @@
-//! What is known of a partition's segments in memory: the summary of each, and who may look at it.
+//! The view: summaries of a partition's segments in memory.
 //!
-//! Place in the walk: [`crate::Segments`] changes the view, [`crate::Reader`] looks at it. The lock is held
-//! for the time of a look or of a change in memory, never while a batch is read or written, so readers
-//! do not wait for an append.
+//! [`crate::Segments`] changes the view, [`crate::Reader`] reads it. Its lock is held only for
+//! changes in memory and lookups, never while a batch is read or written, so readers do not wait
+//! for an append.
 //!
 //! Invariants:
-//! - **O4.** `segments` is sorted, and each begins where the one before it ends.
-//! - Only what is written whole is in the view: an append gets in after its last byte.
+//! - **O4.** `segments` is sorted, and each begins where the previous one ends.
+//! - The view has only complete batches: an append is added after its last byte is written.
 //! - **R1.** A segment costs one [`Segment`], about a hundred bytes; its index stays on disk.
-//!
-//! A crash loses the view; recovery makes it again from the files.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,10 +17,10 @@ use ropewalk_disk::{Disk, File};
 
 use crate::error::{Damage, Result, SegmentError};
 use crate::files::{self, FileCache, INDEX, LOG};
-use crate::index::cut::Running;
+use crate::index::cut::RunningTotals;
 use crate::index::search::IndexFile;
 
-/// What the writer and the readers of one partition share.
+/// State shared by the writer and the readers of one partition.
 #[derive(Debug)]
 pub(crate) struct SharedSegments {
     pub(crate) disk: Arc<dyn Disk>,
@@ -53,19 +51,19 @@ impl SharedSegments {
 /// The segments of one partition.
 #[derive(Debug)]
 pub(crate) struct View {
-    /// The first offset that is kept. It may lie beyond `next_offset` for as long as the records in
-    /// between are in the tail only.
+    /// The log start offset. It may be above `next_offset` as long as the records in between are
+    /// only in the tail.
     pub(crate) start_offset: i64,
-    /// The offset that the next batch continues.
+    /// Offset of the next batch.
     pub(crate) next_offset: i64,
     pub(crate) segments: Vec<Segment>,
-    /// Whether the last segment takes more batches.
+    /// Whether batches can be appended to the last segment.
     pub(crate) appending: bool,
-    /// A compacted segment whose files do not have their names yet.
+    /// A committed replacement whose files are not renamed yet.
     pub(crate) unfinished: Option<UnfinishedReplacement>,
 }
 
-/// A replacement that is committed and whose files may not have their names yet.
+/// A committed replacement whose files may not be renamed yet.
 #[derive(Debug)]
 pub(crate) struct UnfinishedReplacement {
     pub(crate) base_offset: i64,
@@ -76,20 +74,22 @@ pub(crate) struct UnfinishedReplacement {
 #[derive(Debug, Clone)]
 pub(crate) struct Segment {
     pub(crate) base_offset: i64,
-    /// The offset after the last batch that can be read.
+    /// Offset behind the last batch that can be read.
     pub(crate) written_end: i64,
-    /// Where the segment ends: after `written_end` if compaction or damage took the last batches.
+    /// Offset where the segment ends: above `written_end` if compaction removed the last batches or
+    /// they are damaged.
     pub(crate) end_offset: i64,
     pub(crate) created_ms: i64,
-    pub(crate) running: Running,
+    pub(crate) running: RunningTotals,
     pub(crate) blocks: u32,
-    /// Epoch of the last batch.
+    /// Leader epoch of the last batch.
     pub(crate) leader_epoch: i32,
-    /// Whether compaction has been over it with every key.
+    /// Whether compaction has processed it with every key.
     pub(crate) clean: bool,
-    /// Why `written_end..end_offset` cannot be read, if it is not that compaction emptied it.
+    /// The damage for which `written_end..end_offset` cannot be read. `None` if compaction emptied
+    /// this range.
     pub(crate) damage: Option<Box<Damage>>,
-    /// The files, for as long as they may not be found under their names: while they are replaced.
+    /// The open files while their names may not match, because they are being replaced.
     pub(crate) held: Option<Arc<OpenFiles>>,
 }
 
@@ -100,7 +100,7 @@ pub(crate) struct OpenFiles {
     pub(crate) index: Arc<dyn File>,
 }
 
-/// A segment opened to be read. It stays readable when its files are replaced or removed.
+/// A segment opened for reading. It stays readable when its files are replaced or removed.
 #[derive(Debug, Clone)]
 pub(crate) struct OpenSegment {
     pub(crate) log: Arc<dyn File>,
@@ -109,24 +109,24 @@ pub(crate) struct OpenSegment {
     pub(crate) index: IndexFile,
 }
 
-/// What the outside may know of a segment: enough for retention, tiering and the console.
+/// Public summary of a segment, for retention, tiering and the console.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SegmentInfo {
-    /// Its first offset, and the name of its files.
+    /// First offset, which is also in the names of its files.
     pub base_offset: i64,
-    /// The offset at which the next segment begins.
+    /// Offset at which the next segment begins.
     pub next_offset: i64,
-    /// Bytes of batches.
+    /// Size of its batches in bytes.
     pub size_bytes: u64,
-    /// Largest timestamp of its records; `None` if it has none left.
+    /// Largest timestamp of its records; `None` if it has no records.
     pub max_timestamp_ms: Option<i64>,
-    /// When its first batch was written here.
+    /// Time at which this broker wrote its first batch.
     pub created_ms: i64,
-    /// Records that are data.
+    /// Number of records, without control records.
     pub records: u64,
-    /// Whether it takes no more batches.
+    /// Whether it is sealed: no batch can be appended.
     pub is_sealed: bool,
-    /// Whether compaction has been over it.
+    /// Whether compaction has processed it.
     pub is_compacted: bool,
 }
 
@@ -138,7 +138,7 @@ impl Segment {
             written_end: base_offset,
             end_offset: base_offset,
             created_ms,
-            running: Running::EMPTY,
+            running: RunningTotals::EMPTY,
             blocks: 0,
             leader_epoch: -1,
             clean: false,
@@ -160,7 +160,8 @@ impl Segment {
         }
     }
 
-    /// Opens the files. Only under the lock of the view, so that they are the ones the view speaks of.
+    /// Opens the files. Must be called under the lock of the view, so that they are the files that
+    /// the view describes.
     pub(crate) fn open(&self, shared: &SharedSegments) -> Result<OpenSegment> {
         let log_path = shared.path(self.base_offset, LOG);
         let index_path = shared.path(self.base_offset, INDEX);
@@ -174,7 +175,7 @@ impl Segment {
     }
 }
 
-/// A file that the view says is there: if it is not, that is damage.
+/// Opens a file that the view names. If it is missing, that is damage.
 fn cached(shared: &SharedSegments, path: &std::path::Path) -> Result<Arc<dyn File>> {
     shared.files.read(&shared.disk, path).map_err(|error| SegmentError::open(path, error))
 }
@@ -182,7 +183,7 @@ fn cached(shared: &SharedSegments, path: &std::path::Path) -> Result<Arc<dyn Fil
 impl View {
     /// The first segment with batches at or after `offset`, `None` if there are none.
     ///
-    /// Damaged ends are not passed over: an offset inside of one is its error.
+    /// An offset inside a damaged range is an error; damage is not skipped.
     pub(crate) fn holding(&self, offset: i64) -> Result<Option<&Segment>> {
         let first = self.segments.partition_point(|segment| segment.end_offset <= offset);
         for segment in &self.segments[first..] {
@@ -196,7 +197,7 @@ impl View {
         Ok(None)
     }
 
-    /// Where the next new segment begins.
+    /// Base offset of the next new segment.
     pub(crate) fn next_base(&self) -> i64 {
         let empty = self.start_offset.min(self.next_offset);
         self.segments.last().map_or(empty, |last| last.end_offset)

@@ -239,7 +239,7 @@ fn check_shard(
     };
     let after = log.entries.partition_point(|entry| entry.index <= newest.index);
     let entries = log.entries[after..].to_vec();
-    Ok(Ok(RecoveredShard { kept, hard_state, truncated: log.truncated.0, entries }))
+    Ok(Ok(RecoveredShard { kept, hard_state, truncated: log.truncated.index, entries }))
 }
 
 /// The key of a snapshot's replica in the write-ahead log.
@@ -249,7 +249,7 @@ pub(crate) fn key_of(snapshot: &Snapshot) -> ReplicaKey {
 
 /// The last index in the log of a replica.
 pub(crate) fn last_index(log: &RecoveredReplica) -> u64 {
-    log.entries.last().map_or(log.truncated.0, |entry| entry.index)
+    log.entries.last().map_or(log.truncated.index, |entry| entry.index)
 }
 
 /// Checks that the log continues where the snapshot ends. The error describes the damage.
@@ -260,7 +260,7 @@ pub(crate) fn check_log(newest: &Snapshot, recovered: &RecoveredLog) -> Result<(
     if let Some(damage) = &log.damage {
         return Err(damage.clone());
     }
-    let (start, last, index) = (log.truncated.0, last_index(log), newest.index);
+    let (start, last, index) = (log.truncated.index, last_index(log), newest.index);
     if start > index {
         return Err(format!("its log begins after {start}, its newest snapshot is of {index}"));
     }

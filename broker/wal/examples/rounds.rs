@@ -1,8 +1,8 @@
-//! Measures the log through its threads: how many submissions become durable in a second.
+//! Measures the throughput of the log through its threads: durable submissions per second.
 //!
 //! `cargo run --release -p ropewalk-wal --example rounds -- DIR [SECONDS]`
 //!
-//! Every submitter has one submission in flight. Nothing is left behind in DIR but an empty log.
+//! Every submitter has one submission in flight. Only an empty log remains in DIR.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -85,7 +85,7 @@ fn key(shard: u32) -> ReplicaKey {
     ReplicaKey { shard, replica: 1 }
 }
 
-/// Submits one entry after another and returns how long each took.
+/// Submits one entry after another and returns the latency of each.
 fn submit(
     handle: &WalHandle,
     stop: &AtomicBool,
@@ -114,7 +114,7 @@ fn submit(
     times
 }
 
-/// Stands for a checkpoint of all shards.
+/// Simulates a checkpoint of all shards.
 fn truncate(handle: &WalHandle, lasts: &[AtomicU64]) {
     let lasts: Vec<_> =
         (0..).zip(lasts).map(|(shard, last)| (key(shard), last.load(Ordering::Relaxed))).collect();
@@ -127,7 +127,8 @@ fn truncate(handle: &WalHandle, lasts: &[AtomicU64]) {
     handle.release(lasts.into_iter().map(|(key, last)| (key, last + 1)).collect());
 }
 
-/// What this process has used so far.
+/// Resource usage of this process so far.
+///
 fn cpu_micros() -> u64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();

@@ -1,4 +1,4 @@
-//! The file that is being written.
+//! The file to which rounds are appended.
 
 use std::io;
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ropewalk_disk::{Aligned, Disk, File};
 
 use crate::files::{Spare, file_path};
-use crate::frame::{self, Place};
+use crate::frame::{self, RoundId};
 use crate::header::FileHeader;
 use crate::record::{Record, ReplicaKey};
 
@@ -15,7 +15,7 @@ const WHY_ROUND: &str = "wal-round";
 const WHY_HEADER: &str = "wal-header";
 const WHY_NAME: &str = "wal-name";
 
-/// A file with a header, and how far it is written.
+/// A file with a header, and the position of the next round.
 #[derive(Debug)]
 pub(crate) struct Active {
     pub(crate) sequence: u64,
@@ -26,7 +26,7 @@ pub(crate) struct Active {
 }
 
 impl Active {
-    /// Gives a spare file its header. It is part of the log only after [`Active::name`].
+    /// Writes a header to a spare file. The file becomes part of the log with [`Active::name`].
     pub(crate) fn begin(
         spare: &Spare,
         header: &FileHeader,
@@ -49,13 +49,13 @@ impl Active {
         })
     }
 
-    /// Makes it a file of the log, durably.
+    /// Renames the file to its name in the log, durably.
     pub(crate) fn name(&self, disk: &dyn Disk, dir: &Path, spare: &Spare) -> io::Result<()> {
         disk.rename(&spare.path, &file_path(dir, self.sequence))?;
         disk.sync_dir(dir, WHY_NAME)
     }
 
-    /// Writes a round durably and returns what it took.
+    /// Writes a round durably and returns its size in bytes.
     pub(crate) fn write_round<'a>(
         &mut self,
         round: u64,
@@ -63,9 +63,9 @@ impl Active {
         records: impl Iterator<Item = &'a Record>,
         buffer: &mut Aligned,
     ) -> io::Result<u64> {
-        let place = Place { file_sequence: self.sequence, salt: self.salt, round };
+        let round_id = RoundId { file_sequence: self.sequence, salt: self.salt, round };
         buffer.clear();
-        frame::encode(place, directory, records, buffer);
+        frame::encode(round_id, directory, records, buffer);
         self.file.write_durable_at(buffer, self.position, WHY_ROUND)?;
         let bytes = buffer.len() as u64;
         self.position += bytes;

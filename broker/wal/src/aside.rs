@@ -1,6 +1,6 @@
-//! Files beside the log with entries of replicas that are not started: their names, and what is known of
-//! each. The log writes them, recovery reads them; their form stands with
-//! [`Wal::set_aside`](crate::Wal::set_aside).
+//! Files beside the log with entries of damaged replicas: their names and their contents. The log
+//! writes them, recovery reads them; [`Wal::set_aside`](crate::Wal::set_aside) defines their
+//! format.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,28 +13,29 @@ use crate::record::ReplicaKey;
 
 const SUFFIX: &str = ".aside";
 
-/// The first sequence of a file that is set aside; the log's own files never get there.
+/// The first sequence of files with entries that were set aside. The log's own files never reach
+/// it.
 pub(crate) const ASIDE_SEQUENCE_MIN: u64 = SEQUENCE_MAX / 2 + 1;
 
-/// Entries that lie outside of the log.
+/// Entries of one replica that were copied to a file beside the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SetAside {
-    /// The file.
+    /// Path of the file.
     pub path: PathBuf,
-    /// Its length.
+    /// Length of the file in bytes.
     pub bytes: u64,
-    /// The first entry in it.
+    /// Index of the first entry in it.
     pub first: u64,
-    /// The last entry in it.
+    /// Index of the last entry in it.
     pub last: u64,
 }
 
-/// A file with entries of one replica.
+/// A file beside the log with entries of one replica.
 #[derive(Debug)]
 pub(crate) struct Aside {
     pub(crate) sequence: u64,
     pub(crate) file: Arc<dyn File>,
-    /// Nothing in it can be read if this names no entry.
+    /// Its `last` is 0 if no entry can be read.
     pub(crate) what: SetAside,
 }
 
@@ -44,14 +45,14 @@ impl Aside {
     }
 }
 
-/// All such files.
+/// The files beside the log, by replica.
 pub(crate) type Asides = BTreeMap<ReplicaKey, Aside>;
 
 pub(crate) fn path_of(dir: &Path, key: ReplicaKey) -> PathBuf {
     dir.join(format!("{:08x}-{:016x}{SUFFIX}", key.shard, key.replica))
 }
 
-/// The replica in the name of such a file; `None` for another name.
+/// The replica in the name of such a file; `None` for any other name.
 pub(crate) fn parse_name(name: &str) -> Option<ReplicaKey> {
     let (shard, replica) = name.strip_suffix(SUFFIX)?.split_once('-')?;
     let shard = u32::from_str_radix(shard, 16).ok()?;

@@ -1,16 +1,16 @@
-//! The files of the log: their names, reading from them, and the spare ones.
+//! The files of the log: names, reads, and spare files.
 //!
-//! A spare file is preallocated and waits to become the next one, so that beginning a file
-//! costs a header and a name and no round waits for 64 MiB of zeroes. Two small ones wait for the next
-//! starts, which begin a file too and may find the disk full. What takes long is a
-//! [`Chore`]: the log says what is to be done, any thread may do it, and the log takes note
-//! of the outcome.
+//! A spare file is preallocated. When the active file is full, a spare file becomes the next one,
+//! which costs a header and a rename, so that no round waits for 64 MiB of zeroes. Two smaller
+//! files are kept for the next starts, which begin a file too and may find a full disk. Slow work
+//! is a [`Chore`]: the log decides what is to do, any thread may do it, and the log then takes the
+//! result.
 //!
 //! # After a crash
 //!
-//! A file called `creating-…` was not finished and is removed. One called `spare-…` or `start-…` is whole.
-//! Files are retired oldest first, each name durable before the next one is touched, so
-//! that what is left of the log never has a hole.
+//! A file called `creating-…` is incomplete and is removed. One called `spare-…` or `start-…` is
+//! complete. Files are retired oldest first, and each new name is made durable before the next file
+//! is retired, so that the remaining log has no gap.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -22,22 +22,23 @@ use parking_lot::RwLock;
 use ropewalk_disk::{Disk, File, Open};
 
 const WHY_RETIRE: &str = "wal-retire";
-/// Files that are kept for starts: the file that one start began is let go by the next one, which needs another.
+/// Number of files that are kept for starts. A start releases the file that the previous start
+/// began, and needs another one meanwhile.
 const STARTS_WANTED: usize = 2;
-/// Left to others when a file is created.
+/// Free bytes that are left on the disk when a file is created.
 const FREE_BYTES_MARGIN: u64 = 1 << 20;
 
 pub(crate) fn file_path(dir: &Path, sequence: u64) -> PathBuf {
     dir.join(format!("{sequence:016x}.wal"))
 }
 
-/// The sequence in the name of a file of the log; `None` for another name.
+/// The sequence in the name of a file of the log; `None` for any other name.
 pub(crate) fn parse_file_name(name: &str) -> Option<u64> {
     let digits = name.strip_suffix(".wal").filter(|digits| digits.len() == 16)?;
     u64::from_str_radix(digits, 16).ok()
 }
 
-/// Where the payload of an entry lies.
+/// Location of the payload of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Location {
     pub(crate) file_sequence: u64,
@@ -46,7 +47,8 @@ pub struct Location {
     pub(crate) crc: u32,
 }
 
-/// Reads entries from the log's files while the log is being written.
+/// Reads entries from the log's files while the log is being written. Clones share one set of
+/// files.
 #[derive(Debug, Clone, Default)]
 pub struct Reader {
     files: Arc<RwLock<BTreeMap<u64, Arc<dyn File>>>>,
@@ -61,8 +63,8 @@ impl Reader {
         self.files.write().remove(&sequence);
     }
 
-    /// The payload of an entry, its checksum verified. [`io::ErrorKind::NotFound`] if its file
-    /// has been recycled, [`io::ErrorKind::InvalidData`] if the checksum is wrong.
+    /// Reads the payload of an entry and verifies its checksum. [`io::ErrorKind::NotFound`] if its
+    /// file was recycled, [`io::ErrorKind::InvalidData`] if the checksum is wrong.
     pub fn read(&self, location: &Location) -> io::Result<Bytes> {
         if location.len_bytes == 0 {
             return Ok(Bytes::new());
@@ -79,12 +81,12 @@ impl Reader {
     }
 }
 
-/// What a file that is not part of the log yet waits for.
+/// Purpose of a file that is not part of the log yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
-    /// To become the next file.
+    /// It becomes the next file of the log.
     Spare,
-    /// To become the first file of a start, so that it needs no room on a full disk.
+    /// It becomes the first file of a start, which then works on a full disk.
     Start,
 }
 
@@ -101,6 +103,24 @@ impl Purpose {
     }
 }
 
+/// A file to create.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SpareSpec {
+    pub(crate) purpose: Purpose,
+    /// The number in its name.
+    pub(crate) number: u64,
+    pub(crate) bytes: u64,
+}
+
+/// Sizes of the files of a log.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SpareSizes {
+    /// Exact size of a spare file.
+    pub(crate) file_bytes: u64,
+    /// Smallest size of a file that is kept for a start.
+    pub(crate) start_bytes: u64,
+}
+
 /// A preallocated file that is not part of the log.
 #[derive(Debug)]
 pub(crate) struct Spare {
@@ -110,13 +130,10 @@ pub(crate) struct Spare {
 }
 
 impl Spare {
-    /// Makes a preallocated file. A want of space, descriptors or memory leaves nothing behind.
-    pub(crate) fn create(
-        disk: &dyn Disk,
-        dir: &Path,
-        purpose: Purpose,
-        (number, bytes): (u64, u64),
-    ) -> io::Result<Self> {
+    /// Creates a preallocated file. After an error for lack of space, descriptors or memory, no
+    /// file remains.
+    pub(crate) fn create(disk: &dyn Disk, dir: &Path, spec: SpareSpec) -> io::Result<Self> {
+        let SpareSpec { purpose, number, bytes } = spec;
         if disk.free_bytes(dir)? < bytes.saturating_add(FREE_BYTES_MARGIN.min(bytes)) {
             return Err(io::ErrorKind::StorageFull.into());
         }
@@ -141,12 +158,12 @@ impl Spare {
     }
 }
 
-/// Whether making a file may succeed later, and its failure says nothing of the log.
+/// Whether the error is temporary and does not affect the log.
 pub(crate) fn may_pass(error: &io::Error) -> bool {
     ropewalk_disk::is_full(error) || ropewalk_disk::is_scarce(error)
 }
 
-/// Removes a file, if it is there.
+/// Removes a file, if it exists.
 fn remove(disk: &dyn Disk, path: &Path) -> io::Result<()> {
     match disk.remove(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -159,20 +176,20 @@ fn remove(disk: &dyn Disk, path: &Path) -> io::Result<()> {
 pub(crate) struct RetiredFile {
     pub(crate) sequence: u64,
     pub(crate) bytes: u64,
-    /// What it is kept for, and its number as that; `None` to unlink it.
+    /// Its new purpose and its number; `None` to remove it.
     pub(crate) becomes: Option<(Purpose, u64)>,
 }
 
 /// Slow work on files that are not part of the log.
 #[derive(Debug)]
 pub(crate) enum Chore {
-    /// Make a file.
-    Create { purpose: Purpose, number: u64, bytes: u64 },
-    /// Take files out of the log, oldest first.
+    /// Create a preallocated file.
+    Create(SpareSpec),
+    /// Remove files from the log, oldest first.
     Retire(Vec<RetiredFile>),
 }
 
-/// What came of a [`Chore`].
+/// The result of a [`Chore`].
 #[derive(Debug)]
 pub(crate) struct ChoreResult {
     files: Vec<(Purpose, Spare)>,
@@ -181,13 +198,13 @@ pub(crate) struct ChoreResult {
 }
 
 impl Chore {
-    /// Does the work. Blocks for as long as the disk takes.
+    /// Does the work. Blocks for as long as the disk needs.
     pub(crate) fn run(self, disk: &dyn Disk, dir: &Path) -> ChoreResult {
         let mut files = Vec::new();
         match self {
-            Self::Create { purpose, number, bytes } => {
-                let made = Spare::create(disk, dir, purpose, (number, bytes));
-                let result = made.map(|spare| files.push((purpose, spare)));
+            Self::Create(spec) => {
+                let made = Spare::create(disk, dir, spec);
+                let result = made.map(|spare| files.push((spec.purpose, spare)));
                 ChoreResult { files, was_create: true, result }
             }
             Self::Retire(retired) => {
@@ -215,38 +232,38 @@ fn retire(
     disk.sync_dir(dir, WHY_RETIRE)?;
     match disk.open(&spare, Open::Durable) {
         Ok(file) => files.push((purpose, Spare { path: spare, file, bytes: retired.bytes })),
-        // It is not needed: another one is made when there are descriptors again.
+        // The file is not needed: another one is created when there are descriptors again.
         Err(error) if may_pass(&error) => remove(disk, &spare)?,
         Err(error) => return Err(error),
     }
     Ok(())
 }
 
-/// The spare files, and those on their way to be one.
+/// The spare files, and the chores that create them.
 #[derive(Debug, Default)]
 pub(crate) struct Spares {
     pub(crate) ready: Vec<Spare>,
-    /// For the next start, and the one after it.
+    /// The files for the next two starts.
     pub(crate) starts: Vec<Spare>,
     number_next: u64,
-    creating: Option<(Purpose, u64)>,
+    creating: Option<SpareSpec>,
     retiring: Vec<RetiredFile>,
     to_retire: Vec<RetiredFile>,
-    /// The last attempt to create a spare one failed.
+    /// The last creation of a spare file failed.
     pub(crate) full: bool,
-    /// The last attempt to create one for a start failed, which says nothing of the spare ones.
+    /// The last creation of a file for a start failed. This does not affect spare files.
     pub(crate) start_failed: bool,
-    /// It is time for another attempt.
+    /// Whether a failed creation may be tried again now.
     pub(crate) retry: bool,
 }
 
 impl Spares {
-    /// Takes over the files of a former run that are whole and of the right size, and removes the others.
+    /// Takes over complete files of the right size from an earlier run, and removes the others.
     pub(crate) fn adopt(
         disk: &dyn Disk,
         dir: &Path,
         names: &[String],
-        (bytes, start_bytes): (u64, u64),
+        sizes: SpareSizes,
     ) -> io::Result<Self> {
         let mut spares = Self::default();
         for name in names {
@@ -261,8 +278,10 @@ impl Spares {
                 let len = file.len()?;
                 let spare = Spare { path, file, bytes: len };
                 match purpose {
-                    Purpose::Spare if len == bytes => spares.ready.push(spare),
-                    Purpose::Start if len >= start_bytes && spares.starts.len() < STARTS_WANTED => {
+                    Purpose::Spare if len == sizes.file_bytes => spares.ready.push(spare),
+                    Purpose::Start
+                        if len >= sizes.start_bytes && spares.starts.len() < STARTS_WANTED =>
+                    {
                         spares.starts.push(spare);
                     }
                     Purpose::Spare | Purpose::Start => disk.remove(&spare.path)?,
@@ -279,19 +298,19 @@ impl Spares {
         self.number_next - 1
     }
 
-    /// Those that are being created, or about to be kept for something.
+    /// The purposes of files that are being created or retired.
     fn coming(&self) -> impl Iterator<Item = Purpose> {
-        let created = self.creating.map(|(purpose, _)| purpose);
+        let created = self.creating.map(|spec| spec.purpose);
         let retired = self.retiring.iter().chain(&self.to_retire);
         created.into_iter().chain(retired.filter_map(|file| Some(file.becomes?.0)))
     }
 
-    /// Spare ones that are ready or coming.
+    /// Number of spare files that are ready, being created or being retired.
     pub(crate) fn count_expected(&self) -> usize {
         self.ready.len() + self.coming().filter(|purpose| *purpose == Purpose::Spare).count()
     }
 
-    /// Whether another file for a start is wanted.
+    /// Whether another file for a start is needed.
     pub(crate) fn wants_start(&self) -> bool {
         let coming = self.coming().filter(|purpose| *purpose == Purpose::Start).count();
         self.starts.len() + coming < STARTS_WANTED
@@ -301,19 +320,19 @@ impl Spares {
         let leaving = self.retiring.iter().chain(&self.to_retire);
         let leaving: u64 = leaving.map(|file| file.bytes).sum();
         let ready: u64 = self.ready.iter().chain(&self.starts).map(|spare| spare.bytes).sum();
-        ready + leaving + self.creating.map_or(0, |(_, bytes)| bytes)
+        ready + leaving + self.creating.map_or(0, |spec| spec.bytes)
     }
 
     pub(crate) fn retire(&mut self, file: RetiredFile) {
         self.to_retire.push(file);
     }
 
-    /// Whether a chore was handed out and is not done.
+    /// Whether a chore is in progress.
     pub(crate) fn chore_in_flight(&self) -> bool {
         self.creating.is_some() || !self.retiring.is_empty()
     }
 
-    /// The retirements that wait, as one chore. One at a time: they depend on their order.
+    /// The pending retirements as one chore. Only one at a time, because their order matters.
     pub(crate) fn retirements(&mut self) -> Option<Chore> {
         if self.to_retire.is_empty() || !self.retiring.is_empty() {
             return None;
@@ -322,19 +341,20 @@ impl Spares {
         Some(Chore::Retire(self.retiring.clone()))
     }
 
-    /// A new file, unless one is on its way.
+    /// A chore that creates a file, unless one is in progress.
     pub(crate) fn creation(&mut self, purpose: Purpose, bytes: u64) -> Option<Chore> {
         if self.creating.is_some() {
             return None;
         }
-        self.creating = Some((purpose, bytes));
         self.retry = false;
-        let number = self.next_number();
-        Some(Chore::Create { purpose, number, bytes })
+        let spec = SpareSpec { purpose, number: self.next_number(), bytes };
+        self.creating = Some(spec);
+        Some(Chore::Create(spec))
     }
 
-    /// Takes note of a chore. A file that could not be made for want of space, descriptors or memory is no
-    /// failure of the log; everything else is.
+    /// Takes the result of a chore. A file that could not be created for lack of space, descriptors
+    /// or memory is no failure of the log; any other error is.
+    ///
     pub(crate) fn done(&mut self, done: ChoreResult) -> io::Result<()> {
         for (purpose, spare) in done.files {
             match purpose {
@@ -347,9 +367,9 @@ impl Spares {
             return done.result;
         }
         let failed = done.result.as_ref().is_err_and(may_pass);
-        match self.creating.take() {
-            Some((Purpose::Spare, _)) => self.full = failed,
-            Some((Purpose::Start, _)) => self.start_failed = failed,
+        match self.creating.take().map(|spec| spec.purpose) {
+            Some(Purpose::Spare) => self.full = failed,
+            Some(Purpose::Start) => self.start_failed = failed,
             None => {}
         }
         match done.result {

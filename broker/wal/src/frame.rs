@@ -1,4 +1,4 @@
-//! One round as it lies in a file: a frame of header, directory and records.
+//! One round in a file: a frame of header, directory and records.
 
 use ropewalk_disk::Aligned;
 
@@ -12,35 +12,35 @@ pub(crate) const DIRECTORY_HEADER_BYTES: usize = 16;
 const DIRECTORY_ROW_BYTES: usize = 16;
 const MAGIC: &[u8; 4] = b"RWRD";
 
-/// The place of a round in the log.
+/// Identifies a round of the log, and seeds its checksums.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct RoundId {
     pub(crate) file_sequence: u64,
     pub(crate) salt: u64,
     pub(crate) round: u64,
 }
 
-impl Place {
+impl RoundId {
     fn seed(self) -> Seed {
         Seed::of_round(self.salt, self.round)
     }
 }
 
-/// The bytes of a round that touches so many replicas, before padding to whole blocks.
+/// Size of a round with records of this many replicas, before padding to whole blocks.
 pub(crate) fn frame_bytes(keys: usize, records_bytes: usize) -> usize {
     FRAME_HEADER_BYTES + DIRECTORY_HEADER_BYTES + keys * DIRECTORY_ROW_BYTES + records_bytes
 }
 
-/// Writes a whole round, padded, into `out`, which is empty.
+/// Encodes a whole round, padded, into `out`, which is empty.
 pub(crate) fn encode<'a>(
-    place: Place,
+    round_id: RoundId,
     directory: impl ExactSizeIterator<Item = (ReplicaKey, u32)>,
     records: impl Iterator<Item = &'a Record>,
     out: &mut Aligned,
 ) {
-    let seed = place.seed();
+    let seed = round_id.seed();
     out.resize(FRAME_HEADER_BYTES);
-    encode_directory(place.round, seed, directory, out);
+    encode_directory(round_id.round, seed, directory, out);
     let mut count = 0_u32;
     for record in records {
         record.encode(seed, out);
@@ -50,12 +50,12 @@ pub(crate) fn encode<'a>(
     let body_crc = seed.crc(&out[FRAME_HEADER_BYTES..]);
     let header = &mut out[..FRAME_HEADER_BYTES];
     header[..4].copy_from_slice(MAGIC);
-    header[8..16].copy_from_slice(&place.file_sequence.to_le_bytes());
-    header[16..24].copy_from_slice(&place.round.to_le_bytes());
+    header[8..16].copy_from_slice(&round_id.file_sequence.to_le_bytes());
+    header[16..24].copy_from_slice(&round_id.round.to_le_bytes());
     header[24..28].copy_from_slice(&length.to_le_bytes());
     header[28..32].copy_from_slice(&body_crc.to_le_bytes());
     header[32..36].copy_from_slice(&count.to_le_bytes());
-    let crc = Seed::of_file(place.salt).crc(&header[8..]);
+    let crc = Seed::of_file(round_id.salt).crc(&header[8..]);
     header[4..8].copy_from_slice(&crc.to_le_bytes());
     out.pad_to_multiple(BLOCK_BYTES as usize);
 }
@@ -80,18 +80,18 @@ fn encode_directory(
     out[start..start + 4].copy_from_slice(&crc.to_le_bytes());
 }
 
-/// A frame's header that checked out.
+/// A frame's header with a valid checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FrameHeader {
     pub(crate) round: u64,
-    /// Header, directory and records, without padding.
+    /// Length of header, directory and records in bytes, without padding.
     pub(crate) length: u32,
     pub(crate) body_crc: u32,
     pub(crate) records: u32,
 }
 
 impl FrameHeader {
-    /// `None` if the bytes are not a frame of this file.
+    /// `None` if the bytes are not the header of a frame of this file.
     pub(crate) fn parse(bytes: &[u8], file_sequence: u64, salt: u64) -> Option<Self> {
         let bytes = bytes.get(..FRAME_HEADER_BYTES)?;
         let ours = bytes.starts_with(MAGIC)
@@ -108,14 +108,14 @@ impl FrameHeader {
         (ours && sane).then_some(header)
     }
 
-    /// The bytes up to where the next round begins.
+    /// The length of the frame including padding.
     pub(crate) fn padded_bytes(&self) -> u64 {
         align_up(u64::from(self.length))
     }
 }
 
-/// The number of rows that a directory claims; believe it only after [`parse_directory`].
-/// `None` if it is not that of this round.
+/// The length of a directory in bytes, from its own count of rows. Only [`parse_directory`]
+/// verifies it. `None` if the directory belongs to another round.
 pub(crate) fn directory_bytes(bytes: &[u8], round: u64) -> Option<u64> {
     let bytes = bytes.get(..DIRECTORY_HEADER_BYTES)?;
     let rows = u64::from(u32_at(bytes, 4));
@@ -123,7 +123,8 @@ pub(crate) fn directory_bytes(bytes: &[u8], round: u64) -> Option<u64> {
         .then_some(DIRECTORY_HEADER_BYTES as u64 + rows * DIRECTORY_ROW_BYTES as u64)
 }
 
-/// Which replicas a round touches, each with how many records. `bytes` is the whole directory.
+/// The replicas with records in a round, each with its number of records. `bytes` is the whole
+/// directory. `None` if the checksum is wrong.
 pub(crate) fn parse_directory(bytes: &[u8], seed: Seed) -> Option<Vec<(ReplicaKey, u32)>> {
     let rows = bytes.get(DIRECTORY_HEADER_BYTES..)?;
     if u32_at(bytes, 0) != seed.crc(&bytes[4..]) {

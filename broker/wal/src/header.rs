@@ -1,7 +1,7 @@
-//! The beginning of a file: who it is, and the table of all replicas, each of it twice.
+//! The header of a file: the preamble and the table of all replicas, each of them twice.
 //!
-//! Twice, because a lost header costs all of its file: the salt is needed to check anything in
-//! it. One damaged copy is noted and does no harm.
+//! There are two copies because without a header the whole file is lost: its salt is needed to
+//! check anything in it. One damaged copy is logged and has no other effect.
 
 use std::io;
 
@@ -10,23 +10,24 @@ use ropewalk_disk::{Aligned, File};
 use crate::layout::{BLOCK_BYTES, SEQUENCE_MAX, align_up, u32_at, u64_at};
 use crate::replicas::Replicas;
 
-/// The version this program writes, and the only one it reads.
+/// The version that this program writes, and the only one that it reads.
 pub(crate) const VERSION: u32 = 1;
 const MAGIC: &[u8; 8] = b"RWALFILE";
 const PREAMBLE_BYTES: usize = 56;
 
-/// Everything before the rounds.
+/// The content of a file before its rounds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct FileHeader {
     pub(crate) sequence: u64,
     pub(crate) salt: u64,
     pub(crate) file_bytes: u64,
-    /// The sequence of the first round in this file, whose predecessors are all in the table.
+    /// The sequence of the first round in this file. The table has the effects of all earlier
+    /// rounds.
     pub(crate) first_round: u64,
     pub(crate) table: Replicas,
 }
 
-/// How many bytes a header with this table takes: where the rounds begin.
+/// Size of a header with this table in bytes: the position of the first round.
 pub(crate) fn header_bytes(table: &Replicas) -> u64 {
     header_bytes_for(table.encoded_bytes())
 }
@@ -62,19 +63,19 @@ fn preamble_crc(block: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&block[..12]), &block[16..])
 }
 
-/// What the beginning of a file turned out to be.
+/// The result of reading the header of a file.
 #[derive(Debug)]
 pub(crate) enum HeaderOutcome {
-    /// A header; `rounds_at` is where the rounds begin. `copies_bad` of its four parts did not
-    /// check out.
+    /// A valid header. `rounds_at` is the position of the first round. `copies_bad` of its four
+    /// parts are damaged.
     Header { header: FileHeader, rounds_at: u64, copies_bad: usize },
     /// Written by another version of this program.
     Version(u32),
-    /// Neither copy checks out.
+    /// Neither copy of the preamble or of the table is valid.
     Unreadable,
 }
 
-/// Reads the beginning of a file.
+/// Reads the header of a file.
 pub(crate) fn read(file: &dyn File) -> io::Result<HeaderOutcome> {
     let len = file.len()?;
     let blocks = [read_block(file, len, 0)?, read_block(file, len, BLOCK_BYTES)?];
@@ -119,7 +120,8 @@ fn is_valid(block: &[u8]) -> bool {
     checks_out && u64_at(block, 16) <= SEQUENCE_MAX && u64_at(block, 40) <= SEQUENCE_MAX
 }
 
-/// A version that both copies name although their checksums are not where ours would be.
+/// The version in both copies, if it is not ours. The checksum is not verified, because another
+/// version may place it elsewhere.
 fn foreign_version(blocks: &[Option<Vec<u8>>; 2]) -> Option<u32> {
     let [Some(first), Some(second)] = blocks else { return None };
     let version = u32_at(first, 8);

@@ -1,10 +1,10 @@
-//! How numbers and checksums lie in the log's files.
+//! Numbers and checksums in the files of the log.
 
-/// Headers, tables and rounds begin at multiples of this.
+/// Headers, tables and rounds begin at multiples of this many bytes.
 pub(crate) const BLOCK_BYTES: u64 = ropewalk_disk::ALIGN_BYTES as u64;
 
-/// Sequences of files and rounds count up from the first: a higher one was never written, and what is
-/// counted on from it could overflow.
+/// Largest valid sequence of a file or round. Sequences count up from 1, so a larger one was never
+/// written, and adding to it could overflow.
 pub(crate) const SEQUENCE_MAX: u64 = u64::MAX / 2;
 
 /// Reads a field whose presence the caller has checked.
@@ -17,20 +17,20 @@ pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
 
-/// Where a checksum starts from, so that the same bytes elsewhere do not check out.
+/// Initial value of a checksum, so that the same bytes in another file or round do not match.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Seed(u32);
 
 impl Seed {
-    /// For what is found by its position and guarded by something seeded.
+    /// For bytes whose position is covered by a seeded checksum.
     pub(crate) const NONE: Self = Self(0);
 
-    /// For what is found by searching a file.
+    /// For round headers, which recovery searches for in a file.
     pub(crate) fn of_file(salt: u64) -> Self {
         Self(crc32c::crc32c(&salt.to_le_bytes()))
     }
 
-    /// For what lies inside one round of a file.
+    /// For the content of one round of a file.
     pub(crate) fn of_round(salt: u64, round: u64) -> Self {
         Self(crc32c::crc32c_append(Self::of_file(salt).0, &round.to_le_bytes()))
     }
@@ -39,7 +39,7 @@ impl Seed {
         crc32c::crc32c_append(self.0, bytes)
     }
 
-    /// For a checksum over several pieces: the state after `bytes`.
+    /// The seed for the bytes that follow `bytes`, for a checksum over several pieces.
     pub(crate) fn after(self, bytes: &[u8]) -> Self {
         Self(self.crc(bytes))
     }

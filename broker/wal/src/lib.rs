@@ -1,36 +1,79 @@
-//! The broker's write-ahead log: group commit, recovery, recycling.
+//! The broker's write-ahead log: group commit, recovery, recycling of files.
 //!
-//! One log holds the Raft logs of all shards of a broker, interleaved. What all shards have
-//! ready is written as one *round* and made durable at once; that is what makes durability
-//! cheap. The log knows shards only as keys, and entries only as bytes.
+//! One log holds the Raft logs of all shards of a broker, interleaved. All records that the shards
+//! have ready are written as one *round* and made durable with one sync, so the cost of a sync is
+//! shared. For the log, shards are keys and entries are bytes.
 //!
-//! # Place in the walk
+//! The Raft engine of a shard submits [`Record`]s, the [`Writer`] thread collects them into rounds,
+//! and [`Wal`] writes each round through [`ropewalk_disk`]. On start [`Wal::open`] returns the
+//! durable records as [`RecoveredLog`]. After a checkpoint the caller reports with [`Wal::release`]
+//! which entries it no longer needs.
 //!
-//! The shard's Raft engine hands over [`Record`]s, the [`Writer`] gathers them into rounds,
-//! [`Wal`] writes a round and says that it is durable, [`ropewalk_disk`] moves the bytes.
-//! At the start [`Wal::open`] gives back what survived as [`RecoveredLog`]; a checkpoint tells
-//! [`Wal::release`] what is no longer needed.
+//! # Example
+//!
+//! Open a log, append entries, wait until they are durable, and read them after a restart:
+//!
+//! ```
+//! use std::sync::{Arc, mpsc};
+//!
+//! use ropewalk_disk::{Disk, RealDisk};
+//! use ropewalk_wal::{Answers, Options, Record, ReplicaKey, Submission, Wal, Writer};
+//!
+//! let dir = tempfile::tempdir()?;
+//! let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(ropewalk_disk::Options::default()));
+//! let options = Options { file_bytes: 4 << 20, first_file_bytes: 4 << 20, ..Options::default() };
+//! let key = ReplicaKey { shard: 1, replica: 7 };
+//!
+//! let (wal, recovered) = Wal::open(Arc::clone(&disk), dir.path(), options)?;
+//! assert!(recovered.replicas.is_empty());
+//!
+//! // The writer thread joins the submissions of all shards into rounds.
+//! let wal = Writer::spawn(wal, Answers::give, |_round| {})?;
+//! let created = Record::Created { key, index: 0, term: 0, conf_state: Default::default() };
+//! let entry = |index, data: &'static str| Record::Entry {
+//!     key,
+//!     index,
+//!     term: 1,
+//!     kind: 0,
+//!     data: bytes::Bytes::from(data).into(),
+//! };
+//! let (done, durable) = mpsc::channel();
+//! let records = vec![created, entry(1, "first"), entry(2, "second")];
+//! wal.submit(Submission::new(records, move |result| {
+//!     let _ = done.send(result);
+//! }));
+//! durable.recv()??;
+//! wal.close();
+//!
+//! // After a restart.
+//! let (wal, recovered) = Wal::open(disk, dir.path(), options)?;
+//! let replica = &recovered.replicas[&key];
+//! assert_eq!(replica.damage, None);
+//! assert_eq!(replica.entries.len(), 2);
+//! assert_eq!(wal.read(&replica.entries[1].location)?, "second");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 //!
 //! # Invariants
 //!
-//! - **Durable before done.** Round n + 1 is written only after round n is durable, and a round is
-//!   reported only then (D1).
+//! - **Durable before done (D1).** Round n + 1 is written only after round n is durable, and a
+//!   round is reported only then.
 //! - **A failed write or sync is final (D2).** The log refuses all further rounds. The process
 //!   stops; nothing is retried.
-//! - **Nothing unchecked is believed (D3).** Every file header, table, round and record has a
-//!   checksum. Those of rounds and records are seeded with a random salt of the file, so that
-//!   neither what a recycled file held before, nor a client's payload that looks like a round,
-//!   is ever taken for one.
-//! - **The log outlives what needs it (D6).** A file is recycled only when every entry in it is
-//!   covered by a durable `Truncated`, `SnapshotInstalled` or `ReplicaDestroyed` record *and*
-//!   the caller has released it. Votes and configurations live on: every file begins with
-//!   a table of all replicas.
+//! - **Everything read is checked (D3).** Every file header, table, round and record has a
+//!   checksum. The checksums of rounds and records are seeded with a random salt of the file. So
+//!   neither the old content of a recycled file nor a client's payload that looks like a round is
+//!   accepted as one.
+//! - **Needed files are kept (D6).** A file is recycled only when every entry in it is covered by a
+//!   durable `Truncated`, `SnapshotInstalled` or `ReplicaDestroyed` record *and* the caller has
+//!   released it. Votes and configurations stay in the log: every file begins with a table of all
+//!   replicas.
 //!
 //! # The format, version 1
 //!
-//! Numbers are little-endian, checksums CRC-32C. A log is a directory of files
-//! `<sequence, 16 hex digits>.wal`. A file has a fixed size, which its header tells, and is
-//! preallocated; a shorter one is damaged. It gets its name only after its header is durable.
+//! Numbers are little-endian, checksums CRC-32C. A log is a directory of files `<sequence, 16 hex
+//! digits>.wal`. A file is preallocated and has the fixed size that its header states; a shorter
+//! one is damaged. It gets its name only after its header is durable.
 //!
 //! ```text
 //! file      preamble (4096) · the same again (4096) · table · the same again · rounds
@@ -52,26 +95,28 @@
 //!           term u64; body; padded to 8
 //! ```
 //!
-//! Magic, version and crc of the preamble stay where they are in every version to come.
-//! The table of a file is the state before its first round. Round sequences are dense over
-//! all files. A file supersedes older ones from its first round on: recovery begins a fresh file
-//! with a copy of the last round.
+//! Magic, version and crc of the preamble have the same position in every later version. The table
+//! of a file is the state before its first round. Round sequences are dense over all files. A file
+//! supersedes older ones from its first round on: recovery begins a new file with a copy of the
+//! last round.
 //!
 //! # After a crash
 //!
-//! [`Wal::open`] reads rounds in the order of writing; a later entry at index i drops all at or
-//! above i. At the end of the newest file the first round that does not check out and has no
-//! valid one after it is a torn tail and is cut: it was never reported. Anything else that is
-//! missing is damage. A damaged round is taken apart by the checksums of its records and its
-//! directory, and only the replicas that lost a record carry [`RecoveredReplica::damage`]; that
-//! mark is kept in the tables, so it outlives the damaged file, until the replica
-//! is destroyed or [`Record::LossAccepted`] is written. Then a fresh file is begun, the last
-//! round is copied there and synced, and only then anything is believed: after a failed sync
-//! the page cache shows what the disk does not have.
+//! [`Wal::open`] reads rounds in the order of writing; a later entry at index i replaces all
+//! entries at or above i. At the end of the newest file, the first invalid round without a valid
+//! one behind it is a torn tail and is cut: it was never reported as durable. Any other missing
+//! round is damage. Recovery reads the intact records of a damaged round, using their checksums and
+//! the round's directory, and sets [`RecoveredReplica::damage`] only for the replicas that lost a
+//! record. This mark is kept in the tables, so it outlasts the damaged file, until the replica is
+//! destroyed or [`Record::LossAccepted`] is written.
+//!
+//! Recovery then begins a new file, copies the last round to it, syncs it, and only then replays
+//! that round: after a failed sync the page cache may have bytes that are not on the disk.
 //!
 //! # Limits
 //!
-//! A round is as large as its file at most. Recovery keeps locations, never payloads.
+//! A round is at most as large as its file. Recovery keeps the locations of payloads in memory, not
+//! the payloads.
 
 mod record;
 mod layout;
@@ -91,7 +136,7 @@ mod writer;
 pub use aside::SetAside;
 pub use files::{Location, Reader};
 pub use log::{FILE_BYTES, Options, Round, SetAsideError, Wal, WalError, round_records_bytes_max};
-pub use record::{HardState, Payload, Record, ReplicaKey};
+pub use record::{HardState, LogId, Payload, Record, ReplicaKey};
 pub use recovered::{EntryMeta, OpenError, RecoveredLog, RecoveredReplica};
 pub use writer::{
     Answers, Body, Completion, Guard, ROUND_BYTES_MAX, RoundReport, Stats, Submission, WalHandle,

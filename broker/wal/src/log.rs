@@ -1,19 +1,15 @@
-//! The log: rounds go in, files are begun and let go.
+//! The log: appends rounds, begins files and releases them.
 //!
-//! One owner, no lock. Everything that blocks for longer than a round is handed out as a
-//! [`Chore`] (see [`crate::files`]); without a [`crate::writer`] the log does them itself.
+//! The log has one owner and no lock. Work that takes longer than a round is returned as a
+//! [`Chore`] (see [`crate::files`]); without a [`crate::writer`] the log does it itself.
 //!
 //! # Space
 //!
-//! When a file is full, the next one is a spare. The last spare is the reserve: only rounds from
-//! the reserve may begin it, so that deletes and retention are possible on a full disk. The end of that file is left to
-//! rounds that let files of the log go, so that the log can be emptied whatever the reserve was spent on. A
-//! recovery, which begins a file, has one of its own. A round that finds no space is refused before a
-//! byte is written.
-//!
-//! # After a crash
-//!
-//! See [`crate::recover`].
+//! When a file is full, the next one is a spare file. The last spare file is the reserve: only
+//! rounds that may use the reserve begin it, so that deletes and retention are possible on a full
+//! disk. The end of that file is kept for rounds that allow files of the log to be released, so
+//! that the log can be emptied even if the reserve is used up. A recovery, which begins a file, has
+//! a reserved file of its own. A round without space is refused before a byte is written.
 
 mod open;
 mod set_aside;
@@ -39,40 +35,41 @@ use crate::usage::Usage;
 
 pub use set_aside::SetAsideError;
 
-/// Spare files that are kept ready: the next file, and the reserve.
+/// Number of spare files that are kept ready: the next file and the reserve.
 const SPARES_WANTED: usize = 2;
-/// While there is no spare at all, this much of the file is left to rounds from the reserve.
+/// Without a spare file, this many bytes of the file are kept for rounds that may use the reserve.
 const RESERVE_BYTES: u64 = 1 << 20;
-/// While there is no spare at all, this much of the file is left to rounds that let files go: whatever the reserve
-/// was spent on, the log can be emptied.
+/// Without a spare file, this many bytes of the file are kept for rounds that allow files to be
+/// released, so that the log can be emptied even if the reserve is used up.
 const RELEASE_BYTES: u64 = 256 << 10;
 const _: () = assert!(RELEASE_BYTES < RESERVE_BYTES);
-/// The buffer keeps this much between rounds that are far apart.
+/// Capacity in bytes that the buffer keeps when the log is idle.
 const BUFFER_IDLE_BYTES: usize = 64 << 10;
 
-/// The size of a log file unless the options say otherwise, bytes.
+/// Default of [`Options::file_bytes`].
 pub const FILE_BYTES: u64 = 64 << 20;
 
 /// The largest sum of [`Record::size_bytes`] that fits one round of a file of `file_bytes` bytes,
-/// whatever table of replicas the file begins with (at most a quarter of it) and however many
-/// replicas the round touches.
+/// for any table of replicas at the start of the file (at most a quarter of it) and any number of
+/// replicas with records in the round.
 #[must_use]
 pub const fn round_records_bytes_max(file_bytes: u64) -> u64 {
-    /// The frame's header, its directory and the padding to whole blocks.
+    /// Bytes for the frame's header, its directory and the padding to whole blocks.
     const FRAME_BYTES_MAX: u64 = 1 << 20;
     (file_bytes - file_bytes / 4).saturating_sub(FRAME_BYTES_MAX)
 }
 
-/// How the log uses its directory.
+/// Sizes and limits of the log.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    /// The size of a file: bounds a round, and the table of all replicas to a quarter of it.
+    /// Size of a file in bytes. It bounds a round, and the table of all replicas to a quarter of
+    /// it.
     pub file_bytes: u64,
-    /// The size of a file that must be created while somebody waits: the first one.
+    /// Size in bytes of a file that is created during a start, which waits for it.
     pub first_file_bytes: u64,
-    /// The most that all files together may take.
+    /// Limit of the size of all files together in bytes.
     pub files_bytes_max: u64,
-    /// The most files that are kept for reuse.
+    /// Largest number of files that are kept for reuse.
     pub spares_max: usize,
 }
 
@@ -88,46 +85,45 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The size of the file that is kept for the next start.
+    /// Size of the files that are kept for the next starts.
     fn start_bytes(&self) -> u64 {
         self.first_file_bytes.min(self.file_bytes)
     }
 }
 
-/// Why a round was not written, split by what the caller does next.
+/// Reasons why a round was not written, split by what the caller does next.
 #[derive(Debug, thiserror::Error)]
 pub enum WalError {
-    /// No space for another file. Nothing was written; the same round may fit later.
+    /// There is no space for another file. Nothing was written; the same round may fit later.
     #[error("no space for another log file: {bytes} bytes in use of at most {bytes_max}")]
     Full {
-        /// What the log takes now.
+        /// Size of all files of the log in bytes.
         bytes: u64,
-        /// What it may take.
+        /// The limit: [`Options::files_bytes_max`].
         bytes_max: u64,
     },
-    /// The round would never fit. Nothing was written.
+    /// The round is larger than any file. Nothing was written.
     #[error("a round of {size_bytes} bytes is over the limit of {size_bytes_max}")]
     TooLarge {
-        /// The round.
+        /// Size of the round in bytes.
         size_bytes: u64,
-        /// What fits a file.
+        /// Largest round that fits a file, in bytes.
         size_bytes_max: u64,
     },
-    /// The entry would leave a hole: an earlier one was refused or never sent. Nothing was
-    /// written.
+    /// The entry would leave a gap, because an earlier one was refused or never submitted. Nothing
+    /// was written.
     #[error("entry {index} of {key:?} does not follow the log, which has {start}+1 to {last}")]
     NotContiguous {
-        /// Whose log.
+        /// The replica of the log.
         key: ReplicaKey,
-        /// The entry.
+        /// Index of the entry.
         index: u64,
         /// The log begins after this.
         start: u64,
         /// The log ends with this.
         last: u64,
     },
-    /// The disk failed. What was being written may or may not be there. Final: the process
-    /// must stop.
+    /// The disk failed. The round may or may not be on the disk. Final: the process must stop.
     #[error("the log failed: {0}")]
     Failed(Arc<io::Error>),
     /// The log was closed.
@@ -140,7 +136,7 @@ impl WalError {
         Self::Failed(Arc::new(error))
     }
 
-    /// Whether no round can ever be written again by this process.
+    /// Whether this process can write no more rounds.
     pub fn is_final(&self) -> bool {
         match self {
             Self::Failed(_) | Self::Closed => true,
@@ -150,8 +146,8 @@ impl WalError {
 }
 
 impl From<Refusal> for WalError {
-    fn from(refused: Refusal) -> Self {
-        match refused {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
             Refusal::NotContiguous { key, index, span } => {
                 Self::NotContiguous { key, index, start: span.start, last: span.last }
             }
@@ -162,28 +158,28 @@ impl From<Refusal> for WalError {
     }
 }
 
-/// Which space a round may use.
+/// The space that a round may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Admission {
     Normal,
-    /// What may free space: deletes, retention.
+    /// Also the reserve, for records that may free space: deletes, retention.
     Reserve,
-    /// What lets files of the log go.
+    /// All space, for records that allow files of the log to be released.
     Release,
 }
 
-/// A round that is durable.
+/// Result of writing a round: it is durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Round {
-    /// Its number; dense.
+    /// Sequence of the round. Sequences are dense.
     pub sequence: u64,
-    /// How many records it holds.
+    /// Number of records in the round.
     pub records: usize,
-    /// What it takes on disk.
+    /// Size on disk in bytes.
     pub bytes: u64,
 }
 
-/// A file that is full.
+/// A file of the log that takes no more rounds.
 #[derive(Debug, Clone, Copy)]
 struct SealedFile {
     sequence: u64,
@@ -202,9 +198,9 @@ pub struct Wal {
     spares: Spares,
     usage: Usage,
     replicas: Replicas,
-    /// Entries that lie outside of the log's files.
+    /// Files beside the log with entries of damaged replicas.
     asides: Asides,
-    /// What a header with the table as it is now would take.
+    /// Size of a header with the current table in bytes.
     header_bytes: u64,
     round_next: u64,
     plan: Plan,
@@ -213,18 +209,19 @@ pub struct Wal {
 }
 
 impl Wal {
-    /// Writes the records as one round; they are durable when it returns.
+    /// Writes the records as one round. They are durable when this returns.
     pub fn write_round(&mut self, records: &[Record]) -> Result<Round, WalError> {
         self.write_one(records, Admission::Normal)
     }
 
-    /// Like [`Wal::write_round`], also into space that is kept for what frees space.
+    /// Like [`Wal::write_round`], but may use the reserve, which is kept for records that free
+    /// space.
     pub fn write_round_from_reserve(&mut self, records: &[Record]) -> Result<Round, WalError> {
         self.write_one(records, Admission::Reserve)
     }
 
-    /// Like [`Wal::write_round_from_reserve`], also into the last space, which is kept for what lets files of the
-    /// log go.
+    /// Like [`Wal::write_round_from_reserve`], but may use all space. It is meant for records that
+    /// allow files of the log to be released.
     pub fn write_round_to_release(&mut self, records: &[Record]) -> Result<Round, WalError> {
         self.write_one(records, Admission::Release)
     }
@@ -239,12 +236,12 @@ impl Wal {
         self.commit(records.iter(), admission)
     }
 
-    /// Begins to gather a round.
+    /// Begins to collect a round.
     pub(crate) fn begin(&mut self) {
         self.plan.clear();
     }
 
-    /// Adds records to the round being gathered, or refuses all of them.
+    /// Adds records to the round being collected, or refuses all of them.
     pub(crate) fn add(&mut self, records: &[Record]) -> Result<(), WalError> {
         self.check()?;
         let size_bytes_max = self.options.file_bytes.saturating_sub(self.header_bytes);
@@ -252,8 +249,8 @@ impl Wal {
         Ok(())
     }
 
-    /// The bytes of the round being gathered.
-    pub(crate) fn gathered_bytes(&self) -> u64 {
+    /// Size in bytes of the round being collected.
+    pub(crate) fn collected_bytes(&self) -> u64 {
         self.plan.frame_bytes()
     }
 
@@ -264,7 +261,7 @@ impl Wal {
         }
     }
 
-    /// Writes the round that was gathered. `records` are those that were added, in order.
+    /// Writes the round that was collected. `records` are those that were added, in order.
     pub(crate) fn commit<'a>(
         &mut self,
         records: impl Iterator<Item = &'a Record> + Clone,
@@ -277,8 +274,8 @@ impl Wal {
         if !self.has_room(admission) {
             self.begin_next_file(admission)?;
         }
-        let forgotten = self.forget_asides(records.clone()).map_err(WalError::failed);
-        forgotten.inspect_err(|error| self.note_failure(error))?;
+        let removed = self.remove_ended_asides(records.clone()).map_err(WalError::failed);
+        removed.inspect_err(|error| self.note_failure(error))?;
         let (sequence, count) = (self.round_next, self.plan.records());
         let directory = self.plan.directory();
         let written =
@@ -286,13 +283,13 @@ impl Wal {
         let written = written.map_err(WalError::failed);
         let bytes = written.inspect_err(|error| self.note_failure(error))?;
         self.round_next += 1;
-        self.take_note(records);
+        self.apply_round(records);
         self.plan.clear();
         Ok(Round { sequence, records: count, bytes })
     }
 
-    /// Carries the table and the usage of files over a round that is durable.
-    fn take_note<'a>(&mut self, records: impl Iterator<Item = &'a Record>) {
+    /// Applies a durable round to the table and to the usage of files.
+    fn apply_round<'a>(&mut self, records: impl Iterator<Item = &'a Record>) {
         let rows = self.replicas.rows.len();
         let mut resized = false;
         for record in records {
@@ -312,7 +309,7 @@ impl Wal {
         }
     }
 
-    /// Whether the gathered round fits the current file.
+    /// Whether the collected round fits the active file.
     pub(crate) fn has_room(&self, admission: Admission) -> bool {
         let kept = match admission {
             Admission::Normal | Admission::Reserve if !self.spares.ready.is_empty() => 0,
@@ -324,13 +321,13 @@ impl Wal {
         end + kept <= self.active.bytes
     }
 
-    /// Whether the gathered round could be written without waiting for a chore.
+    /// Whether the collected round can be written without waiting for a chore.
     pub(crate) fn is_ready(&self, admission: Admission) -> bool {
         self.has_room(admission) || self.spares.ready.len() >= spares_needed(admission)
     }
 
     fn begin_next_file(&mut self, admission: Admission) -> Result<(), WalError> {
-        // Once for each round: what fails is not tried again at once.
+        // A failed creation is tried again at most once per round.
         self.spares.retry = true;
         while !self.is_ready(admission) {
             let chore = self.next_chore().ok_or_else(|| self.full())?;
@@ -341,7 +338,7 @@ impl Wal {
         begun.inspect_err(|error| self.note_failure(error))
     }
 
-    /// Makes a spare file the current one: header first, then the name.
+    /// Makes a spare file the active one: first the header, then the name.
     fn begin_file(&mut self) -> io::Result<()> {
         let spare = self.spares.ready.remove(0);
         let header = FileHeader {
@@ -365,7 +362,7 @@ impl Wal {
         WalError::Full { bytes: self.bytes(), bytes_max: self.options.files_bytes_max }
     }
 
-    /// Slow work that is due, if any.
+    /// Slow work to do now, if any.
     pub(crate) fn next_chore(&mut self) -> Option<Chore> {
         if let Some(chore) = self.spares.retirements() {
             return Some(chore);
@@ -394,33 +391,33 @@ impl Wal {
         self.spares.chore_in_flight()
     }
 
-    /// Where the log's files are, for whoever does the chores.
-    pub(crate) fn place(&self) -> (Arc<dyn Disk>, PathBuf) {
+    /// The disk and the directory of the log, for the thread that does the chores.
+    pub(crate) fn disk_and_dir(&self) -> (Arc<dyn Disk>, PathBuf) {
         (Arc::clone(&self.disk), self.dir.clone())
     }
 
-    /// Lets a former attempt to create a file that failed be made again.
+    /// Allows a failed creation of a file to be tried again.
     pub(crate) fn retry_creation(&mut self) {
         self.spares.retry = true;
     }
 
-    /// Gives back the memory of large rounds.
+    /// Releases the memory of large rounds.
     pub(crate) fn shrink(&mut self) {
         self.buffer.shrink_to(BUFFER_IDLE_BYTES);
     }
 
-    /// Reads an entry, its checksum verified.
+    /// Reads an entry and verifies its checksum.
     pub fn read(&self, location: &Location) -> io::Result<Bytes> {
         self.reader.read(location)
     }
 
-    /// A handle that reads entries while the log is owned by its writer.
+    /// A handle that reads entries while the writer thread owns the log.
     pub fn reader(&self) -> Reader {
         self.reader.clone()
     }
 }
 
-/// A round from the reserve may take the last spare, a normal one must leave one.
+/// Spare files that must be ready. A normal round leaves one as the reserve.
 fn spares_needed(admission: Admission) -> usize {
     match admission {
         Admission::Normal => 2,

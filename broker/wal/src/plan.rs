@@ -1,6 +1,6 @@
-//! A round before it is written: what goes in, how large it gets, and what it would do.
+//! A round before it is written: its records, its size, and its effect on each replica.
 //!
-//! All checks happen here, so that a round that begins to be written is one that fits.
+//! All checks are made here, so a round fits its file once writing begins.
 
 use std::collections::BTreeMap;
 
@@ -8,27 +8,27 @@ use crate::frame;
 use crate::record::{Record, ReplicaKey};
 use crate::replicas::{Change, Replicas, Span};
 
-/// What a round does to one replica.
+/// The effect of a round on one replica.
 #[derive(Debug, Clone, Copy)]
 struct Touched {
     records: u32,
     span: Span,
 }
 
-/// Why records cannot join a round.
+/// Reasons why records cannot be added to a round.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// They would leave a hole in a replica's log.
+    /// They would leave a gap in a replica's log.
     NotContiguous { key: ReplicaKey, index: u64, span: Span },
-    /// The round would not fit a file.
+    /// The round would be larger than a file.
     TooLarge { size_bytes: u64, size_bytes_max: u64 },
 }
 
-/// The round being gathered. Kept from round to round for its memory.
+/// The round being collected. It is reused from round to round, to keep its memory.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
     touched: BTreeMap<ReplicaKey, Touched>,
-    /// What one call of [`Plan::add`] does, so that it can be refused as a whole.
+    /// Changes of one call of [`Plan::add`], so that it can be refused as a whole.
     draft: Vec<(ReplicaKey, Touched)>,
     records: usize,
     records_bytes: usize,
@@ -50,17 +50,17 @@ impl Plan {
         self.records
     }
 
-    /// The bytes of the whole round so far, without padding.
+    /// Size of the round so far in bytes, without padding.
     pub(crate) fn frame_bytes(&self) -> u64 {
         frame::frame_bytes(self.touched.len(), self.records_bytes) as u64
     }
 
-    /// The replicas that the round touches, each with its number of records.
+    /// The replicas with records in the round, each with its number of records.
     pub(crate) fn directory(&self) -> impl ExactSizeIterator<Item = (ReplicaKey, u32)> {
         self.touched.iter().map(|(key, touched)| (*key, touched.records))
     }
 
-    /// Adds all of `records`, or none if one of them cannot be.
+    /// Adds all of `records`, or none if one of them is refused.
     pub(crate) fn add(
         &mut self,
         replicas: &Replicas,
@@ -86,7 +86,7 @@ impl Plan {
 
     fn draft(&mut self, replicas: &Replicas, record: &Record) -> Result<(), Refusal> {
         let key = record.key();
-        // Records of one replica mostly follow each other: search from the end.
+        // Records of one replica are usually adjacent: search from the end.
         let at = self.draft.iter().rposition(|(drafted, _)| *drafted == key);
         let at = at.unwrap_or_else(|| {
             let fresh = || Touched { records: 0, span: replicas.span(key) };

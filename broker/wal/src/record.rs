@@ -1,36 +1,45 @@
-//! What the log keeps: the records, and their form in a round.
+//! The records of the log and their encoding in a round.
 
 use bytes::Bytes;
 use ropewalk_disk::Aligned;
 
 use crate::layout::{Seed, u32_at, u64_at};
 
-/// Bytes before the body of every record.
+/// Length of the header of a record.
 pub(crate) const RECORD_HEADER_BYTES: usize = 48;
-/// Records begin at multiples of this, so that a search for the next one takes larger steps.
+/// Alignment of records in bytes, so that a search for the next record takes larger steps.
 pub(crate) const RECORD_ALIGN_BYTES: usize = 8;
 
-/// Names one broker's copy of a shard.
+/// Identifies one broker's replica of a shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReplicaKey {
-    /// The shard.
+    /// Number of the shard.
     pub shard: u32,
-    /// The replica: given out once, never reused.
+    /// Id of the replica, which is never reused.
     pub replica: u64,
 }
 
-/// What Raft must not forget besides its log.
+/// Index and term of a Raft log entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LogId {
+    /// Index of the entry; 0 is before the first entry.
+    pub index: u64,
+    /// Raft term in which the entry was proposed.
+    pub term: u64,
+}
+
+/// Raft's persistent state besides its log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct HardState {
-    /// The current term.
+    /// Current Raft term.
     pub term: u64,
     /// The replica that got the vote of this term; 0 is none.
     pub vote: u64,
-    /// The last index known as committed.
+    /// Last index that is known to be committed.
     pub commit: u64,
 }
 
-/// The bytes of an entry, in pieces that need no joining.
+/// The bytes of an entry, as chunks that are not joined.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Payload(Chunks);
 
@@ -41,17 +50,17 @@ enum Chunks {
 }
 
 impl Payload {
-    /// The sum of the pieces' lengths.
+    /// Sum of the lengths of the chunks.
     pub fn len(&self) -> usize {
         self.chunks().iter().map(Bytes::len).sum()
     }
 
-    /// Whether there is not a byte in it.
+    /// Whether the payload has no bytes.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The pieces in order.
+    /// The chunks in order.
     pub fn chunks(&self) -> &[Bytes] {
         match &self.0 {
             Chunks::One(chunk) => std::slice::from_ref(chunk),
@@ -72,40 +81,40 @@ impl From<Vec<Bytes>> for Payload {
     }
 }
 
-/// One thing to be remembered about one replica.
+/// One change of the state of one replica.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Record {
-    /// A Raft log entry. Entries of a replica follow each other; an index at or below the last
-    /// one drops everything from there on.
+    /// A Raft log entry. Entries of a replica are contiguous. An index at or below the last one
+    /// replaces all entries from there on.
     Entry {
-        /// Whose log.
+        /// The replica of the log.
         key: ReplicaKey,
-        /// Its place.
+        /// Index in the replica's log.
         index: u64,
         /// The term in which it was proposed.
         term: u64,
         /// The Raft engine's kind of entry.
         kind: u8,
-        /// What was proposed.
+        /// The proposed bytes.
         data: Payload,
     },
-    /// Term, vote and commit, replacing the former.
+    /// Term, vote and commit. Replaces the previous ones.
     HardState {
-        /// Whose.
+        /// The replica concerned.
         key: ReplicaKey,
-        /// The state.
+        /// The new state.
         state: HardState,
     },
-    /// The configuration, replacing the former.
+    /// The Raft configuration. Replaces the previous one.
     ConfState {
-        /// Whose.
+        /// The replica concerned.
         key: ReplicaKey,
-        /// The shard's encoding of it.
+        /// The configuration in the shard's encoding.
         data: Bytes,
     },
-    /// A replica is born from a snapshot; its log starts after `index`.
+    /// A replica is created from a snapshot; its log starts after `index`.
     Created {
-        /// Whose.
+        /// The replica concerned.
         key: ReplicaKey,
         /// The index of the snapshot.
         index: u64,
@@ -114,9 +123,10 @@ pub enum Record {
         /// The configuration at that index.
         conf_state: Bytes,
     },
-    /// The replica took over a snapshot from its leader: its log is gone and starts after `index`.
+    /// The replica installed a snapshot of its leader: its log is replaced and starts after
+    /// `index`.
     SnapshotInstalled {
-        /// Whose.
+        /// The replica concerned.
         key: ReplicaKey,
         /// The index of the snapshot.
         index: u64,
@@ -127,30 +137,30 @@ pub enum Record {
     },
     /// The log up to and including `index` is covered by a durable snapshot.
     Truncated {
-        /// Whose.
+        /// The replica concerned.
         key: ReplicaKey,
-        /// The last index that is no longer needed.
+        /// Last index that is no longer needed.
         index: u64,
         /// The term of that index.
         term: u64,
     },
-    /// The replica is gone for good.
+    /// The replica is removed permanently.
     ReplicaDestroyed {
-        /// Which.
+        /// The replica concerned.
         key: ReplicaKey,
     },
-    /// Somebody with authority accepted that a damaged replica lost records: its log now ends
-    /// at `index`, and it no longer counts as damaged.
+    /// The operator accepted that a damaged replica lost records (`repair --accept-loss`): its log
+    /// now ends at `index`, and it no longer counts as damaged.
     LossAccepted {
-        /// Whose.
+        /// The replica concerned.
         key: ReplicaKey,
-        /// The last index that is kept.
+        /// Last index that is kept.
         index: u64,
     },
 }
 
 impl Record {
-    /// The replica that it is about.
+    /// The replica of the record.
     pub fn key(&self) -> ReplicaKey {
         match self {
             Self::Entry { key, .. }
@@ -164,7 +174,7 @@ impl Record {
         }
     }
 
-    /// How many bytes it takes in a round.
+    /// Size in a round in bytes.
     pub(crate) fn size_bytes(&self) -> usize {
         RECORD_HEADER_BYTES + self.body_len().next_multiple_of(RECORD_ALIGN_BYTES)
     }
@@ -256,7 +266,7 @@ impl Record {
     }
 }
 
-/// The kinds of records, as numbered on disk.
+/// The kinds of records with their numbers on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Entry = 1,
@@ -285,7 +295,7 @@ impl Kind {
     }
 }
 
-/// What a round says about a record before its body.
+/// The header of a record in a round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RecordHeader {
     pub(crate) kind: Kind,
@@ -328,8 +338,8 @@ impl RecordHeader {
         })
     }
 
-    /// The record, given its body, whose checksum the caller has verified. `None` if the body
-    /// does not suit the kind.
+    /// Decodes the record with this body, whose checksum the caller has verified. `None` if the
+    /// body does not fit the kind.
     pub(crate) fn decode(&self, body: Bytes) -> Option<Record> {
         let Self { key, index, term, .. } = *self;
         Some(match self.kind {
@@ -351,7 +361,7 @@ impl RecordHeader {
         })
     }
 
-    /// The bytes from the start of this record to the start of the next.
+    /// Number of bytes from the start of this record to the start of the next.
     pub(crate) fn size_bytes(&self) -> u64 {
         let body_len = u64::from(self.body_len).next_multiple_of(RECORD_ALIGN_BYTES as u64);
         RECORD_HEADER_BYTES as u64 + body_len

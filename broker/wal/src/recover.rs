@@ -1,20 +1,18 @@
-//! What a directory of log files says after a crash.
+//! Recovery: reads the log files in a directory after a start.
 //!
-//! Two passes, so that memory holds places and never payloads. The first reads file headers and
-//! verifies every round: which are there, which are missing. The second replays the records in
-//! the order of writing.
+//! It makes two passes, so that it keeps locations in memory and no payloads. The first pass reads
+//! file headers and verifies every round, to find the missing ones. The second pass replays the
+//! records in the order of writing.
 //!
-//! # What is a torn tail and what is damage
+//! # Torn tail and damage
 //!
-//! Round n + 1 is written after round n is durable, and a file is begun after the last round of
-//! the one before it is. So only the round after the last valid one of the newest file may be
-//! incomplete without anything being wrong. A round that is missing before a valid one, or
-//! before the first round of a newer file, was durable once: that is damage.
+//! Round n + 1 is written after round n is durable, and a file is begun after the last round of the
+//! previous file is durable. So only the round after the last valid one of the newest file may be
+//! incomplete without damage. A round that is missing before a valid one, or before the first round
+//! of a newer file, was durable before: that is damage.
 //!
-//! # Place in the walk
-//!
-//! [`crate::log::Wal::open`] reads, copies the last rounds to a fresh file, and replays
-//! those copies: this module never replays the last round from where it was found.
+//! [`crate::log::Wal::open`] copies the last rounds to a new file, and this module replays the
+//! copies. It never replays the last round from the old file, which may be only in the page cache.
 
 mod window;
 mod scan;
@@ -37,33 +35,33 @@ use crate::replicas::Replicas;
 use crate::usage::Usage;
 
 use replay::{Replay, read_records};
-use scan::{Event, Frame, Place, Scan};
+use scan::{Event, FileId, Frame, RoundStart, Scan, ScannedFile};
 use window::Window;
 
-/// All rounds of the newest file are copied to the fresh one if they take no more than this, and no more than this
-/// part of the file that is kept for a start.
+/// All rounds of the newest file are copied to the new file if they take at most this many bytes,
+/// and at most this share of the file that is kept for a start.
 const COPY_BYTES_MAX: u64 = 1 << 20;
 const COPY_SHARE: u64 = 4;
 
-/// A file of the log that was found.
+/// A file of the log from before this start.
 #[derive(Debug)]
 pub(crate) struct OldFile {
     pub(crate) sequence: u64,
     pub(crate) bytes: u64,
     pub(crate) file: Arc<dyn File>,
-    /// Its header and where its rounds begin.
+    /// The header and the position of the first round.
     header: Option<(FileHeader, u64)>,
     scan: Scan,
 }
 
 impl OldFile {
-    /// Whether something in it counts besides its table.
+    /// Whether the file has anything besides its table that is still needed.
     pub(crate) fn contributes(&self) -> bool {
         self.header.is_none() || !self.scan.events.is_empty()
     }
 }
 
-/// What a recovery found.
+/// The result of a recovery.
 #[derive(Debug)]
 pub(crate) struct RecoveryOutcome {
     pub(crate) recovered: RecoveredLog,
@@ -71,33 +69,34 @@ pub(crate) struct RecoveryOutcome {
     pub(crate) usage: Usage,
     pub(crate) asides: Asides,
     pub(crate) old_files: Vec<OldFile>,
-    /// No table of the log is unreadable.
-    pub(crate) knows_all: bool,
+    /// Whether all tables of the log were readable.
+    pub(crate) tables_complete: bool,
 }
 
-/// A recovery under way.
+/// A recovery in progress.
 #[derive(Debug)]
 pub(crate) struct Recovery {
-    /// Oldest first.
+    /// The files of the log, oldest first.
     pub(crate) files: Vec<OldFile>,
-    /// For the fresh file.
+    /// Sequence of the new file.
     pub(crate) sequence_next: u64,
-    /// The first round of the fresh file: the one to be copied, or the next one.
+    /// Sequence of the first round of the new file: the first copied round, or the next round.
     pub(crate) first_round: u64,
     replay: Replay,
     asides: Asides,
-    /// The rounds that are copied, oldest first, taken out of the newest file's scan: the last one, or all of a file
-    /// with few.
+    /// The rounds to copy, oldest first, removed from the scan of the newest file: the last round,
+    /// or all if the file has few.
     copied: Vec<Frame>,
     rounds: u64,
     notes: Vec<String>,
 }
 
 impl Recovery {
-    /// Reads everything but the rounds of the newest file that are copied.
+    /// Reads everything except the rounds of the newest file that are copied.
     pub(crate) fn read(
         disk: &dyn Disk,
-        (dir, start_bytes): (&Path, u64),
+        dir: &Path,
+        start_bytes: u64,
         names: &[String],
         failed: &dyn Fn(io::Error) -> OpenError,
     ) -> Result<Self, OpenError> {
@@ -122,8 +121,8 @@ impl Recovery {
         Ok(recovery)
     }
 
-    /// Reads a file with entries that were set aside, up to the first that is damaged. They are older than the
-    /// log's files, which may hold some of them still.
+    /// Reads a file with entries that were set aside, up to the first damaged one. They are older
+    /// than the log's files, which may still have some of them.
     fn read_aside(
         &mut self,
         disk: &dyn Disk,
@@ -143,16 +142,18 @@ impl Recovery {
                 (header, rounds_at)
             }
             HeaderOutcome::Header { .. } | HeaderOutcome::Unreadable => {
-                return self.note_unreadable(key, (path, file)).map_err(failed);
+                return self.note_unreadable(key, path, file).map_err(failed);
             }
         };
         let mut read = || -> io::Result<()> {
             let mut window = Window::new(&*file)?;
-            let place = Place::of(&header);
-            let scan = scan::scan(&mut window, (place, header.file_bytes, 1), rounds_at, None)?;
+            let file_id = FileId::of(&header);
+            let start = RoundStart { position: rounds_at, round: 1 };
+            let scanned = ScannedFile { id: file_id, file_bytes: header.file_bytes, start };
+            let scan = scan::scan(&mut window, scanned, None)?;
             for event in &scan.events {
                 match event {
-                    Event::Frame(frame) => self.replay.set_aside(&mut window, place, frame)?,
+                    Event::Frame(frame) => self.replay.set_aside(&mut window, file_id, frame)?,
                     Event::Gap(gap) => {
                         self.notes.push(format!("{}: {gap}", path.display()));
                         break;
@@ -162,19 +163,21 @@ impl Recovery {
             Ok(())
         };
         read().map_err(failed)?;
-        let Some((first, last)) = self.replay.ends_of(key) else {
-            return self.note_unreadable(key, (path, file)).map_err(failed);
+        let Some(range) = self.replay.range_of(key) else {
+            return self.note_unreadable(key, path, file).map_err(failed);
         };
+        let (first, last) = range.into_inner();
         let what = SetAside { path, bytes: header.file_bytes, first, last };
         self.asides.insert(key, Aside { sequence: header.sequence, file, what });
         Ok(())
     }
 
-    /// A file of entries that were set aside of which nothing can be read is kept until its replica is repaired.
+    /// Keeps a file of set-aside entries without a readable one until its replica is repaired.
     fn note_unreadable(
         &mut self,
         key: ReplicaKey,
-        (path, file): (PathBuf, Arc<dyn File>),
+        path: PathBuf,
+        file: Arc<dyn File>,
     ) -> io::Result<()> {
         self.notes.push(format!(
             "{}: no entry of replica {} of shard {} that was set aside can be read; the file is removed at the start \
@@ -221,20 +224,21 @@ impl Recovery {
         Ok(())
     }
 
-    /// The first pass, newest file first, because a file ends where a newer one takes over.
+    /// The first pass, newest file first, because a newer file determines where an older one ends.
     fn scan(&mut self, copy_bytes_max: u64) -> io::Result<()> {
         let mut limit = None;
         for old in self.files.iter_mut().rev() {
             let Some((header, rounds_at)) = &old.header else { continue };
             let mut window = Window::new(&*old.file)?;
-            let place = Place::of(header);
-            let file = (place, header.file_bytes, header.first_round);
-            old.scan = scan::scan(&mut window, file, *rounds_at, limit)?;
+            let start = RoundStart { position: *rounds_at, round: header.first_round };
+            let id = FileId::of(header);
+            let scanned = ScannedFile { id, file_bytes: header.file_bytes, start };
+            old.scan = scan::scan(&mut window, scanned, limit)?;
             limit = Some(limit.unwrap_or(u64::MAX).min(header.first_round));
         }
         let Some(newest) = self.files.last_mut() else { return Ok(()) };
         let Some((header, _)) = &newest.header else {
-            // Rounds of an unreadable file are unknown; go on after all that are known.
+            // The rounds of an unreadable file are unknown, so continue after all known ones.
             let ends = self.files.iter().filter_map(|old| old.scan.round_end());
             self.first_round = ends.max().unwrap_or(1).max(limit.unwrap_or(1));
             return Ok(());
@@ -247,7 +251,7 @@ impl Recovery {
         Ok(())
     }
 
-    /// The second pass.
+    /// The second pass: replays the records of all files.
     fn replay_files(&mut self) -> io::Result<()> {
         for old in &self.files {
             self.replay.usage.begin_file(old.sequence);
@@ -256,19 +260,19 @@ impl Recovery {
                 continue;
             };
             self.replay.begin_file(&header.table);
-            let place = Place::of(header);
+            let file_id = FileId::of(header);
             let mut window = Window::new(&*old.file)?;
             for event in &old.scan.events {
                 match event {
                     Event::Frame(frame) => {
                         self.rounds += 1;
-                        self.replay.frame(&mut window, place, frame)?;
+                        self.replay.frame(&mut window, file_id, frame)?;
                     }
                     Event::Gap(gap) => {
                         let path = files::file_path(Path::new(""), old.sequence);
                         self.notes.push(format!("{}: {gap}", path.display()));
-                        let salvaged = salvage::salvage(&mut window, place, gap)?;
-                        self.replay.salvaged(&mut window, place, salvaged)?;
+                        let salvaged = salvage::salvage(&mut window, file_id, gap)?;
+                        self.replay.salvaged(&mut window, file_id, salvaged)?;
                     }
                 }
             }
@@ -279,28 +283,29 @@ impl Recovery {
         Ok(())
     }
 
-    /// The state before the first round of the fresh file: its table.
+    /// The table of the new file: the state before its first round.
     pub(crate) fn table(&self) -> &Replicas {
         &self.replay.replicas
     }
 
-    /// The records of each round that is copied. They are not believed yet.
+    /// The records of each round to copy. They are not replayed yet, because the disk may not have
+    /// them.
     pub(crate) fn rounds_to_copy(&self) -> io::Result<Vec<Vec<Record>>> {
         let Some(newest) = self.files.last() else { return Ok(Vec::new()) };
         let Some((header, _)) = &newest.header else { return Ok(Vec::new()) };
         let mut window = Window::new(&*newest.file)?;
-        let place = Place::of(header);
-        self.copied.iter().map(|frame| read_records(&mut window, place, frame)).collect()
+        let file_id = FileId::of(header);
+        self.copied.iter().map(|frame| read_records(&mut window, file_id, frame)).collect()
     }
 
-    /// Replays the copied rounds from the fresh file, which is durable.
+    /// Replays the copied rounds from the new file, in which they are durable.
     pub(crate) fn replay_fresh(&mut self, fresh: &Active, rounds_at: u64) -> io::Result<()> {
         self.replay.usage.begin_file(fresh.sequence);
-        let place = Place { file_sequence: fresh.sequence, salt: fresh.salt };
+        let file_id = FileId { file_sequence: fresh.sequence, salt: fresh.salt };
         let mut window = Window::new(&*fresh.file)?;
         let mut at = rounds_at;
         for copied in &self.copied {
-            let frame = scan::frame_at(&mut window, place, at)?;
+            let frame = scan::frame_at(&mut window, file_id, at)?;
             let Some(frame) = frame.filter(|frame| frame.round == copied.round) else {
                 return Err(io::Error::new(
                     io::ErrorKind::InvalidData,
@@ -308,7 +313,7 @@ impl Recovery {
                 ));
             };
             self.rounds += 1;
-            self.replay.frame(&mut window, place, &frame)?;
+            self.replay.frame(&mut window, file_id, &frame)?;
             at = frame.end();
         }
         Ok(())
@@ -319,13 +324,13 @@ impl Recovery {
         self.first_round + self.copied.len() as u64
     }
 
-    /// Only now, with the last round in, it can be said whose entries are not all there: that
-    /// round may have let go of a file, or replaced what was in it.
+    /// Ends the recovery. Missing entries are determined only here, because the last round may have
+    /// truncated or replaced them.
     pub(crate) fn finish(mut self) -> RecoveryOutcome {
         self.replay.settle();
         let newest = self.files.last();
         let torn_tail_bytes = newest.map_or(0, |newest| newest.scan.torn_tail_bytes);
-        let knows_all = self.replay.knows_all();
+        let tables_complete = self.replay.tables_complete();
         let Replay { replicas, usage, entries, .. } = self.replay;
         let recovered = RecoveredLog {
             replicas: replay::recovered(&replicas, entries),
@@ -334,6 +339,6 @@ impl Recovery {
             notes: self.notes,
         };
         let (asides, old_files) = (self.asides, self.files);
-        RecoveryOutcome { recovered, replicas, usage, asides, old_files, knows_all }
+        RecoveryOutcome { recovered, replicas, usage, asides, old_files, tables_complete }
     }
 }

@@ -1,4 +1,4 @@
-//! What is found when a log is opened: what survived, or why it cannot be opened.
+//! The result of opening a log: the recovered state, or the reason why it cannot be opened.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -7,77 +7,77 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 
 use crate::files::Location;
-use crate::record::{HardState, ReplicaKey};
+use crate::record::{HardState, LogId, ReplicaKey};
 
-/// One entry that is in the log, without its payload.
+/// One entry of the log, without its payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EntryMeta {
-    /// Its place in the replica's log.
+    /// Index of the entry in the replica's log.
     pub index: u64,
-    /// The term in which it was proposed.
+    /// Raft term in which it was proposed.
     pub term: u64,
     /// The Raft engine's kind of entry.
     pub kind: u8,
-    /// The length of its payload.
+    /// Length of the payload in bytes.
     pub len_bytes: u32,
-    /// Where the payload is.
+    /// Location of the payload, for [`Wal::read`](crate::Wal::read).
     pub location: Location,
 }
 
-/// What the log knows of one replica.
+/// The recovered state of one replica.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RecoveredReplica {
     /// The last one written.
     pub hard_state: HardState,
     /// The last one written.
     pub conf_state: Bytes,
-    /// (index, term): the log starts after it.
-    pub truncated: (u64, u64),
-    /// The entries from `truncated.0 + 1` on, without a hole.
+    /// The log starts after this entry.
+    pub truncated: LogId,
+    /// The entries after `truncated`, without a gap.
     pub entries: Vec<EntryMeta>,
-    /// Something of this replica was durable and is lost: why. It must not vote, and nothing
-    /// after [`RecoveredReplica::entries`] is known.
+    /// The reason, if durable records of this replica are lost. The replica must not vote then, and
+    /// nothing is known about the log after [`RecoveredReplica::entries`].
     pub damage: Option<String>,
 }
 
-/// What the log knows.
+/// The recovered state of all replicas.
 #[derive(Debug, Clone, Default)]
 pub struct RecoveredLog {
-    /// Every replica that was not destroyed.
+    /// All replicas that were not destroyed.
     pub replicas: BTreeMap<ReplicaKey, RecoveredReplica>,
-    /// The size of the incomplete round at the end, if its header was whole.
+    /// Size in bytes of the incomplete round at the end, if its header is valid.
     pub torn_tail_bytes: u64,
-    /// How many rounds were replayed.
+    /// Number of rounds that were replayed.
     pub rounds: u64,
-    /// What a person may want to know: damage, and copies of headers that did not check out.
+    /// Messages for the operator: damage, and damaged copies of headers.
     pub notes: Vec<String>,
 }
 
-/// Why a log could not be opened, split by what a person does next.
+/// Reasons why a log cannot be opened, split by what the operator does next.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Another version of the program wrote it. Run that one, or a newer one.
+    /// The log was written by another version of the program. Run that version or a newer one.
     #[error("{} has log format version {found}; this program reads and writes version {supported}", path.display())]
     Version {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Its version.
+        /// Version in the file.
         found: u32,
-        /// Ours.
+        /// The version that this program supports.
         supported: u32,
     },
-    /// No space to begin a file. Free some and start again; nothing is lost.
+    /// No space for a new file. Free some space and start again; nothing is lost.
     #[error("no space in {} to begin a log file", dir.display())]
     Full {
         /// The log's directory.
         dir: PathBuf,
     },
-    /// The disk failed or permissions are missing.
+    /// The disk failed, or permissions are missing.
     #[error("cannot open the log in {}: {source}", dir.display())]
     Io {
         /// The log's directory.
         dir: PathBuf,
-        /// What the system said.
+        /// Error of the operating system.
         source: io::Error,
     },
 }

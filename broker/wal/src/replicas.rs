@@ -1,14 +1,14 @@
-//! What is known of every local replica besides its entries: the table that begins each file.
+//! The state of every local replica besides its entries: the table at the start of each file.
 //!
-//! The same rules carry the table forward while rounds are written and while they are replayed,
-//! so a recovered table is the one the broker had.
+//! The same code updates the table while rounds are written and while they are replayed, so a
+//! recovered table is the one that the broker had.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
 use crate::layout::{u32_at, u64_at};
-use crate::record::{HardState, Record, ReplicaKey};
+use crate::record::{HardState, LogId, Record, ReplicaKey};
 
 const ROW_FIXED_BYTES: usize = 4 + 7 * 8;
 
@@ -17,15 +17,15 @@ const ROW_FIXED_BYTES: usize = 4 + 7 * 8;
 pub(crate) struct Row {
     pub(crate) hard_state: HardState,
     pub(crate) conf_state: Bytes,
-    /// (index, term): the log starts after it.
-    pub(crate) truncated: (u64, u64),
-    /// The end of the log; `truncated.0` if there is none.
+    /// The log starts after this entry.
+    pub(crate) truncated: LogId,
+    /// The last index of the log; `truncated.index` if the log is empty.
     pub(crate) last_index: u64,
-    /// Why records of this replica are known to be lost.
+    /// The reason, if records of this replica are lost.
     pub(crate) damage: Option<String>,
 }
 
-/// What a record does to a row, whether it was just written or is replayed.
+/// The change of a row by a record, both when it is written and when it is replayed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Change {
     Entry {
@@ -33,7 +33,7 @@ pub(crate) enum Change {
     },
     HardState(HardState),
     ConfState(Bytes),
-    /// The log is gone and starts anew after `index`.
+    /// The log is replaced and starts after `index`.
     Restart {
         index: u64,
         term: u64,
@@ -67,7 +67,7 @@ impl From<&Record> for Change {
 }
 
 impl Change {
-    /// Whether the row may take more or fewer bytes afterwards.
+    /// Whether the change may change the size of the row.
     pub(crate) fn resizes_row(&self) -> bool {
         match self {
             Self::ConfState(_) | Self::Restart { .. } | Self::Destroyed => true,
@@ -77,7 +77,7 @@ impl Change {
     }
 }
 
-/// The part of a log that is there: after `start`, up to and with `last`.
+/// The indexes of a log: after `start`, up to and including `last`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Span {
     pub(crate) start: u64,
@@ -85,7 +85,7 @@ pub(crate) struct Span {
 }
 
 impl Span {
-    /// Whether an entry of this index follows without a gap.
+    /// Whether an entry with this index leaves no gap.
     pub(crate) fn takes(self, index: u64) -> bool {
         self.start < index && index <= self.last.saturating_add(1)
     }
@@ -107,7 +107,7 @@ impl Span {
 
 impl Row {
     pub(crate) fn span(&self) -> Span {
-        Span { start: self.truncated.0, last: self.last_index }
+        Span { start: self.truncated.index, last: self.last_index }
     }
 
     fn apply(&mut self, change: Change) {
@@ -118,11 +118,11 @@ impl Row {
             Change::HardState(state) => self.hard_state = state,
             Change::ConfState(conf_state) => self.conf_state = conf_state,
             Change::Restart { index, term, conf_state } => {
-                self.truncated = (index, term);
+                self.truncated = LogId { index, term };
                 self.conf_state = conf_state;
             }
-            Change::Truncated { index, term } if index > self.truncated.0 => {
-                self.truncated = (index, term);
+            Change::Truncated { index, term } if index > self.truncated.index => {
+                self.truncated = LogId { index, term };
             }
             Change::LossAccepted { .. } => self.damage = None,
             Change::Entry { .. } | Change::Truncated { .. } | Change::Destroyed => {}
@@ -149,7 +149,7 @@ impl Replicas {
         self.rows.get(&key).map_or(Span::default(), Row::span)
     }
 
-    /// How many bytes [`Replicas::encode`] gives.
+    /// Number of bytes that [`Replicas::encode`] returns.
     pub(crate) fn encoded_bytes(&self) -> u64 {
         let rows = self.rows.values().map(|row| {
             let damage = row.damage.as_ref().map_or(0, String::len);
@@ -168,8 +168,8 @@ impl Replicas {
                 row.hard_state.term,
                 row.hard_state.vote,
                 row.hard_state.commit,
-                row.truncated.0,
-                row.truncated.1,
+                row.truncated.index,
+                row.truncated.term,
                 row.last_index,
             ];
             numbers.iter().for_each(|number| out.extend_from_slice(&number.to_le_bytes()));
@@ -181,7 +181,7 @@ impl Replicas {
         out
     }
 
-    /// `None` if the bytes, whose checksum was right, are no table.
+    /// Decodes a table with a valid checksum. `None` if the bytes are not in this format.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let mut rest = bytes;
         let count = u32_at(take(&mut rest, 4)?, 0);
@@ -195,7 +195,7 @@ impl Replicas {
             let row = Row {
                 hard_state: HardState { term: number(1), vote: number(2), commit: number(3) },
                 conf_state,
-                truncated: (number(4), number(5)),
+                truncated: LogId { index: number(4), term: number(5) },
                 last_index: number(6),
                 damage: (!damage.is_empty()).then(|| String::from_utf8_lossy(damage).into_owned()),
             };

@@ -1,4 +1,5 @@
-//! The format, piece by piece: what is written is read again, and anything else is not.
+//! The format, piece by piece: everything that is written can be read, and anything else is
+//! refused.
 
 use std::collections::BTreeMap;
 
@@ -6,11 +7,11 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use ropewalk_disk::{Aligned, Disk, File, Open, SimDisk};
 
-use crate::frame::{self, FRAME_HEADER_BYTES, FrameHeader, Place};
+use crate::frame::{self, FRAME_HEADER_BYTES, FrameHeader, RoundId};
 use crate::header::{self, FileHeader, HeaderOutcome};
 use crate::layout::Seed;
 use crate::plan::{Plan, Refusal};
-use crate::record::{HardState, RECORD_HEADER_BYTES, Record, RecordHeader, ReplicaKey};
+use crate::record::{HardState, LogId, RECORD_HEADER_BYTES, Record, RecordHeader, ReplicaKey};
 use crate::replicas::{Change, Replicas, Row};
 
 fn key() -> impl Strategy<Value = ReplicaKey> + Clone {
@@ -51,7 +52,7 @@ fn row() -> impl Strategy<Value = Row> {
         |(hard_state, conf_state, truncated, last_index, damage)| Row {
             hard_state,
             conf_state,
-            truncated,
+            truncated: LogId { index: truncated.0, term: truncated.1 },
             last_index,
             damage,
         },
@@ -109,7 +110,7 @@ proptest! {
         let encoded = replicas.encode();
         let cut = usize::from(cut) % encoded.len();
         prop_assert_eq!(Replicas::decode(&encoded[..cut]), None);
-        // Must not panic, nor allocate by what it reads.
+        // Must not panic, nor allocate a size that it reads.
         Replicas::decode(&noise);
     }
 
@@ -138,11 +139,11 @@ proptest! {
 
     #[test]
     fn d3_a_frame_belongs_to_its_file(records in proptest::collection::vec(record(), 1..20), salt: u64) {
-        let place = Place { file_sequence: 3, salt, round: 8 };
+        let round_id = RoundId { file_sequence: 3, salt, round: 8 };
         let mut directory: BTreeMap<ReplicaKey, u32> = BTreeMap::new();
         records.iter().for_each(|record| *directory.entry(record.key()).or_default() += 1);
         let mut out = Aligned::with_capacity(0);
-        frame::encode(place, directory.clone().into_iter(), records.iter(), &mut out);
+        frame::encode(round_id, directory.clone().into_iter(), records.iter(), &mut out);
         let header = FrameHeader::parse(&out, 3, salt).unwrap();
         prop_assert_eq!(header.padded_bytes(), out.len() as u64);
         prop_assert_eq!((header.round, header.records as usize), (8, records.len()));
@@ -155,7 +156,7 @@ proptest! {
         prop_assert_eq!(frame::directory_bytes(bytes, 9), None);
     }
 
-    /// What the plan allows leaves no hole, whatever the table was and whatever is asked.
+    /// Records that the plan allows leave no gap, for any table and any records.
     #[test]
     fn a_plan_lets_no_hole_through(
         wanted in proptest::collection::vec((0..3_u32, 0..12_u64, 0..6_u8), 1..60),

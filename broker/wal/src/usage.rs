@@ -1,21 +1,21 @@
-//! Which files hold entries that somebody may still need.
+//! Tracks which files have entries that are still needed.
 //!
-//! For every file and replica the highest entry index in the file that is still part of the
-//! replica's log. A file may go when each of them is covered.
+//! For every file and replica it holds the highest index of an entry in the file that is still part
+//! of the replica's log. A file can be released when all of these are covered.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::record::ReplicaKey;
 use crate::replicas::Change;
 
-/// The entries of one file.
+/// The highest index per replica in one file.
 #[derive(Debug, Default)]
 pub(crate) struct FileUsage {
     pub(crate) sequence: u64,
     pub(crate) last_index: BTreeMap<ReplicaKey, u64>,
 }
 
-/// The entries of all files, oldest first; the last one is being written.
+/// All files, oldest first; the last one is the active file.
 #[derive(Debug, Default)]
 pub(crate) struct Usage {
     pub(crate) files: VecDeque<FileUsage>,
@@ -26,8 +26,8 @@ impl Usage {
         self.files.push_back(FileUsage { sequence, last_index: BTreeMap::new() });
     }
 
-    /// Takes note of a record that is in the newest file. `last_index` is the replica's end
-    /// before it.
+    /// Applies a record that was written to the newest file. `last_index` is the last index of the
+    /// replica before it.
     pub(crate) fn apply(&mut self, key: ReplicaKey, change: &Change, last_index: u64) {
         match change {
             Change::Entry { index } => {
@@ -39,19 +39,19 @@ impl Usage {
                 }
             }
             Change::LossAccepted { index } => self.cut(key, *index),
-            Change::Restart { .. } | Change::Destroyed => self.forget(key),
+            Change::Restart { .. } | Change::Destroyed => self.remove_replica(key),
             Change::HardState(_) | Change::ConfState(_) | Change::Truncated { .. } => {}
         }
     }
 
-    /// A replica's log is gone from all files.
-    pub(crate) fn forget(&mut self, key: ReplicaKey) {
+    /// Removes a replica from all files, because its log was replaced or is no longer needed.
+    pub(crate) fn remove_replica(&mut self, key: ReplicaKey) {
         for file in &mut self.files {
             file.last_index.remove(&key);
         }
     }
 
-    /// The log of a replica now ends at `index`.
+    /// Cuts the log of a replica behind `index`.
     fn cut(&mut self, key: ReplicaKey, index: u64) {
         for file in &mut self.files {
             if let Some(last) = file.last_index.get_mut(&key) {

@@ -1,27 +1,29 @@
-//! The thread that turns what all shards have ready into rounds.
+//! The writer thread: joins the submissions of all shards into rounds.
 //!
-//! Whatever is queued when a round is durable becomes the next round: batching comes from load,
-//! not from a timer. A second thread does the log's chores, so that no round waits for a
-//! file to be filled with zeroes.
+//! All submissions that are queued when a round becomes durable are the next round: batching
+//! results from load, not from a timer. A second thread does the log's chores, so that no round
+//! waits for a file to be preallocated.
 //!
 //! # Order
 //!
-//! Submissions are written in the order in which they were submitted, each wholly in one
-//! round, and answered in that order. The answers of a round are handed on together, because each
-//! may wake a thread, and the disk would rest meanwhile: whoever takes them runs them elsewhere
-//! while the next round is written. `done` must not block.
+//! Submissions are written in the order in which they were submitted, each completely in one round,
+//! and completed in that order. The completions of a round are delivered together, and the receiver
+//! runs them on another thread while the next round is written: each may wake a thread, and the
+//! disk would be idle meanwhile. A completion must not block.
 //!
 //! # Failure
 //!
-//! A refused submission (no space, too large, a hole) is answered alone and wrote nothing; what
-//! follows it for the same replica is refused as well, because it would leave a hole. A failed
-//! write or sync is final: it is answered to everybody, now and later.
+//! A refused submission (no space, too large, a gap) writes nothing and is completed with its own
+//! error; later submissions of the same replica are refused as well, because they would leave a
+//! gap. A failed write or sync is final: all pending and later submissions are completed with its
+//! error.
 //!
 //! # Limits
 //!
-//! A round takes submissions up to [`ROUND_BYTES_MAX`]; a larger one goes alone. The queue is
-//! bounded by what the shards have in flight.
+//! A round takes submissions up to [`ROUND_BYTES_MAX`]; a larger submission is a round of its own.
+//! The queue is bounded by the number of writes that the shards have in flight.
 
+mod submission;
 mod answers;
 mod queue;
 
@@ -37,70 +39,39 @@ use ropewalk_disk::Disk;
 
 use crate::files::{Chore, Reader};
 use crate::log::{Admission, Round, Wal, WalError};
-use crate::record::{Record, ReplicaKey};
+use crate::record::ReplicaKey;
 
 pub use answers::Answers;
-use queue::{Command, Queue, Woken};
+use queue::{Command, Queue, WakeReason};
+pub use submission::{Completion, Submission};
 
-/// What a round gathers at most, unless a single submission is larger.
+/// Largest size of a round in bytes, unless a single submission is larger.
 pub const ROUND_BYTES_MAX: u64 = 4 << 20;
-/// Without a round for so long, memory of large rounds is given back. So often is a failed creation of a file retried.
+/// Time without a round after which the memory of large rounds is released. Also the interval in
+/// which a failed creation of a file is retried.
 const IDLE: Duration = Duration::from_secs(1);
 
-/// The body of one of the log's threads. It returns the error with which the log failed for good.
+/// The body of one of the log's threads. It returns the error with which the log failed finally.
 pub type Body = Box<dyn FnOnce() -> Result<(), Arc<WalError>> + Send>;
 
-/// Runs the body of the thread of this name, on that thread: the place to see it end or panic.
+/// Runs the body of the thread with this name on that thread, so that the caller can observe its
+/// end or panic.
 pub type Guard = Arc<dyn Fn(&'static str, Body) + Send + Sync>;
 
-/// Told once the records are durable, or why they are not.
-pub type Completion = Box<dyn FnOnce(Result<(), Arc<WalError>>) + Send>;
-
-/// Records that shall become durable together.
-pub struct Submission {
-    records: Vec<Record>,
-    size_bytes: u64,
-    admission: Admission,
-    done: Completion,
-}
-
-impl Submission {
-    /// Records, and who wants to know.
-    pub fn new(
-        records: Vec<Record>,
-        done: impl FnOnce(Result<(), Arc<WalError>>) + Send + 'static,
-    ) -> Self {
-        let size_bytes = records.iter().map(Record::size_bytes).sum::<usize>() as u64;
-        Self { records, size_bytes, admission: Admission::Normal, done: Box::new(done) }
-    }
-
-    /// It may use the space that is kept for what frees space: deletes, retention, truncation.
-    pub fn from_reserve(mut self) -> Self {
-        self.admission = Admission::Reserve;
-        self
-    }
-
-    /// It may use the last space, which is kept for what lets files of the log go: truncation.
-    pub fn for_release(mut self) -> Self {
-        self.admission = Admission::Release;
-        self
-    }
-}
-
-/// One round, for metrics.
+/// One durable round, for metrics.
 #[derive(Debug, Clone, Copy)]
 pub struct RoundReport {
-    /// How many submissions it held.
+    /// Number of submissions in the round.
     pub submissions: usize,
-    /// How many records.
+    /// Number of records in the round.
     pub records: usize,
-    /// What it took on disk.
+    /// Size on disk in bytes.
     pub bytes: u64,
-    /// From the first byte handed to the disk until it was durable.
+    /// Time from the start of the write until the round was durable.
     pub wrote: Duration,
 }
 
-/// The log, seen from outside of its thread.
+/// State of the log, for metrics and admission.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Rounds written since the start.
@@ -109,18 +80,17 @@ pub struct Stats {
     pub records: u64,
     /// Bytes written since the start.
     pub written_bytes: u64,
-    /// How much of the log cannot be let go yet.
+    /// Bytes of the log that cannot be released yet.
     pub used_bytes: u64,
-    /// What all files take, spare ones included.
+    /// Size of all files in bytes, including spare files.
     pub bytes: u64,
-    /// How many files hold rounds.
+    /// Number of files with rounds.
     pub files: usize,
-    /// No space for another file was found: normal submissions are, or soon will be, refused.
+    /// There is no space for another file: normal submissions are refused, now or soon.
     pub full: bool,
-    /// That is because the last attempt to create a file found the disk full, not because the log is at
-    /// its own limit.
+    /// The reason is a full disk, not the log's own limit.
     pub disk_full: bool,
-    /// The log failed for good, or its thread panicked: the process must stop.
+    /// The log failed finally, or its thread panicked: the process must stop.
     pub failed: bool,
 }
 
@@ -129,21 +99,24 @@ pub struct Stats {
 pub struct Writer;
 
 impl Writer {
-    /// Moves the log to its own thread. `deliver` takes the answers of every round, and `report`
-    /// is called after it, both from there. With [`Answers::give`] for `deliver` they run there too.
+    /// Moves the log to a thread of its own. That thread calls `deliver` with the completions of
+    /// every round, then `report`. With [`Answers::give`] as `deliver`, the completions run on that
+    /// thread.
     pub fn spawn(
         wal: Wal,
         deliver: impl FnMut(Answers) + Send + 'static,
         report: impl FnMut(&RoundReport) + Send + 'static,
     ) -> io::Result<WalHandle> {
-        // A failure was answered to all who waited.
+        // All pending submissions were completed with the error.
         Self::spawn_guarded(wal, deliver, report, Arc::new(|_, body| drop(body())))
     }
 
-    /// The same, with the bodies of both threads ("wal" and "wal-files") run by `guard`.
+    /// Like [`Writer::spawn`], with the bodies of both threads ("wal" and "wal-files") run by
+    /// `guard`.
     ///
     /// # Errors
-    /// When a thread cannot be started.
+    ///
+    /// If a thread cannot be started.
     pub fn spawn_guarded(
         wal: Wal,
         deliver: impl FnMut(Answers) + Send + 'static,
@@ -153,7 +126,7 @@ impl Writer {
         let queue = Arc::new(Queue::default());
         let reader = wal.reader();
         let (chores, to_do) = mpsc::channel();
-        let (disk, dir) = wal.place();
+        let (disk, dir) = wal.disk_and_dir();
         let helper_queue = Arc::clone(&queue);
         let body: Body = Box::new(move || {
             do_chores(&*disk, &dir, &to_do, &helper_queue);
@@ -162,7 +135,8 @@ impl Writer {
         let helper_guard = Arc::clone(&guard);
         let helper = thread::Builder::new().name("wal-files".to_owned());
         let helper = helper.spawn(move || helper_guard("wal-files", body))?;
-        // The helper ends once this is dropped: after the end of the writer has been reported with its cause.
+        // The "wal-files" thread ends when this is dropped, which is after `guard` has reported the
+        // end of the "wal" thread and its cause.
         let open = chores.clone();
         let mut rounds = Rounds {
             wal,
@@ -187,7 +161,7 @@ impl Writer {
     }
 }
 
-/// Says that the thread ends, also when it panics.
+/// Reports the end of the thread to the queue, also after a panic.
 struct HelperGuard<'a>(&'a Queue);
 
 impl Drop for HelperGuard<'_> {
@@ -198,14 +172,14 @@ impl Drop for HelperGuard<'_> {
 
 fn do_chores(disk: &dyn Disk, dir: &Path, to_do: &mpsc::Receiver<Chore>, queue: &Queue) {
     let _gone = HelperGuard(queue);
-    // Ends when the writer, which holds the other end, is gone.
+    // Ends when the "wal" thread has dropped the sender.
     while let Ok(chore) = to_do.recv() {
         queue.chore_done(chore.run(disk, dir));
     }
 }
 
-/// What the shards hold of the log. Clones are the same log; when the last one is dropped, what
-/// is queued is still written and the threads end.
+/// A handle of the log for the shards. Clones share one log. When the last one is dropped, the
+/// queued submissions are written and the threads end.
 #[derive(Debug, Clone)]
 pub struct WalHandle {
     last: Arc<CloseOnDrop>,
@@ -222,44 +196,44 @@ impl Drop for CloseOnDrop {
 }
 
 impl WalHandle {
-    /// Queues records to be made durable.
+    /// Queues records to be written.
     pub fn submit(&self, submission: Submission) {
         self.queue().push(Command::Submit(submission));
     }
 
-    /// See [`Wal::release`].
+    /// Queues a call of [`Wal::release`].
     pub fn release(&self, needed: BTreeMap<ReplicaKey, u64>) {
         self.queue().push(Command::Release(needed));
     }
 
-    /// See [`Wal::pinned_by_oldest`]. Waits for the round that is being written.
+    /// See [`Wal::pinned_by_oldest`]. Blocks until the current round is durable.
     pub fn pinned_by_oldest(&self) -> Vec<(ReplicaKey, u64)> {
         let (answer, answered) = mpsc::sync_channel(1);
         self.queue().push(Command::Ask(Box::new(move |wal| {
-            // Whoever asked may have gone.
+            // The caller may have stopped waiting.
             let _ = answer.send(wal.pinned_by_oldest());
         })));
         answered.recv().unwrap_or_default()
     }
 
-    /// Whether no space for another file was found: see [`Stats::full`].
+    /// Whether there is no space for another file: see [`Stats::full`].
     pub fn is_full(&self) -> bool {
         self.queue().is_full()
     }
 
-    /// How the log is doing.
+    /// The current state of the log.
     pub fn stats(&self) -> Stats {
         self.queue().stats()
     }
 
-    /// Reads entries while the log is being written.
+    /// A handle that reads entries while the log is being written.
     pub fn reader(&self) -> Reader {
         self.reader.clone()
     }
 
-    /// Writes what is queued, then ends the log's threads and waits for them: nothing touches
-    /// its files afterwards. Later submissions are answered with [`WalError::Closed`]. Not to be
-    /// called from `done`.
+    /// Writes the queued submissions, ends the log's threads and waits for them: its files are not
+    /// accessed afterwards. Later submissions are completed with [`WalError::Closed`]. Must not be
+    /// called from a completion.
     pub fn close(&self) {
         self.queue().close();
         self.queue().join();
@@ -270,14 +244,14 @@ impl WalHandle {
     }
 }
 
-/// The writer's thread.
+/// State of the writer thread.
 struct Rounds {
     wal: Wal,
     queue: Arc<Queue>,
     waiting: VecDeque<Command>,
-    /// The round being gathered.
+    /// The submissions of the round being collected.
     round: VecDeque<Submission>,
-    /// Given, and not yet handed on.
+    /// Completions that were not delivered yet.
     answers: Answers,
     chores: mpsc::Sender<Chore>,
     retried: Instant,
@@ -287,7 +261,7 @@ struct Rounds {
 }
 
 impl Drop for Rounds {
-    /// Nobody waits for ever, also not for a thread that panicked.
+    /// Completes all pending submissions, also after a panic, so that no caller waits forever.
     fn drop(&mut self) {
         let error = Arc::new(WalError::Closed);
         if thread::panicking() {
@@ -300,7 +274,7 @@ impl Drop for Rounds {
 }
 
 impl Rounds {
-    /// Works until the log is closed.
+    /// Runs until the log is closed or fails.
     fn run(&mut self) -> Result<(), Arc<WalError>> {
         let mut idle = false;
         loop {
@@ -308,24 +282,24 @@ impl Rounds {
             if self.waiting.is_empty() {
                 let timeout = (!idle || self.wal.is_full()).then_some(IDLE);
                 match self.queue.wait(&mut self.waiting, timeout) {
-                    Woken::Commands => idle = false,
-                    Woken::Chores => {}
-                    Woken::Timeout => {
+                    WakeReason::Commands => idle = false,
+                    WakeReason::Chores => {}
+                    WakeReason::Timeout => {
                         idle = true;
-                        self.rest();
+                        self.release_idle_memory();
                     }
-                    Woken::Closed => return Ok(()),
+                    WakeReason::Closed => return Ok(()),
                 }
             }
             if let Err(error) = self.take_chores_done().and_then(|()| self.work()) {
                 let error = Arc::new(error);
-                self.die(&error);
+                self.fail(&error);
                 return Err(error);
             }
         }
     }
 
-    fn rest(&mut self) {
+    fn release_idle_memory(&mut self) {
         self.wal.shrink();
         self.waiting.shrink_to(64);
         self.round.shrink_to(64);
@@ -338,7 +312,7 @@ impl Rounds {
             self.wal.retry_creation();
         }
         while let Some(chore) = self.wal.next_chore() {
-            // The helper ends only after this thread.
+            // The "wal-files" thread ends only after this thread.
             let _ = self.chores.send(chore);
         }
     }
@@ -355,12 +329,12 @@ impl Rounds {
         Ok(())
     }
 
-    /// Does everything that waits; what arrives meanwhile joins.
+    /// Handles all queued commands, including those that arrive meanwhile.
     fn work(&mut self) -> Result<(), WalError> {
         while let Some(command) = self.waiting.pop_front() {
             match command {
                 Command::Submit(submission) => {
-                    self.gather(submission);
+                    self.collect_round(submission);
                     self.write()?;
                 }
                 Command::Release(needed) => {
@@ -376,8 +350,8 @@ impl Rounds {
         Ok(())
     }
 
-    /// Fills a round from what waits.
-    fn gather(&mut self, first: Submission) {
+    /// Collects a round from the queued submissions.
+    fn collect_round(&mut self, first: Submission) {
         self.wal.begin();
         let mut next = Some(first);
         while let Some(submission) = next.take() {
@@ -385,7 +359,7 @@ impl Rounds {
                 Ok(()) => self.round.push_back(submission),
                 Err(error) => self.answers.push(submission.done, Err(Arc::new(error))),
             }
-            let room = ROUND_BYTES_MAX.saturating_sub(self.wal.gathered_bytes());
+            let room = ROUND_BYTES_MAX.saturating_sub(self.wal.collected_bytes());
             next = self
                 .waiting
                 .pop_front_if(|command| match command {
@@ -404,8 +378,9 @@ impl Rounds {
         }
     }
 
-    /// There is no space for everything: answers the normal submissions, writes the others; those that let files of
-    /// the log go alone, if need be.
+    /// Called without space for the whole round. Completes the normal submissions with the error
+    /// and writes the others; if necessary, writes only those that allow files of the log to be
+    /// released.
     fn write_from_reserve(&mut self, full: &Arc<WalError>) -> Result<(), WalError> {
         match self.write_those(full, Admission::Reserve) {
             Err(error @ WalError::Full { .. }) => {
@@ -424,7 +399,8 @@ impl Rounds {
         }
     }
 
-    /// Writes the submissions of the round that may use this space, and answers the others.
+    /// Writes the submissions of the round that may use this space, and completes the others with
+    /// the error.
     fn write_those(&mut self, full: &Arc<WalError>, least: Admission) -> Result<(), WalError> {
         self.wal.begin();
         for submission in std::mem::take(&mut self.round) {
@@ -440,9 +416,9 @@ impl Rounds {
         self.commit(least)
     }
 
-    /// Writes the gathered round and answers it.
+    /// Writes the collected round and completes its submissions.
     fn commit(&mut self, admission: Admission) -> Result<(), WalError> {
-        // A file that is being prepared right now is quicker than another one.
+        // Waiting for the file that is being prepared is faster than creating another one.
         while !self.wal.is_ready(admission) && self.wal.chore_in_flight() {
             if !self.queue.wait_for_chores() {
                 let error = io::Error::other("the thread that prepares log files has ended");
@@ -475,8 +451,8 @@ impl Rounds {
         self.queue.publish(self.stats);
     }
 
-    fn die(&mut self, error: &Arc<WalError>) {
-        tracing::error!(%error, "the write-ahead log failed for good");
+    fn fail(&mut self, error: &Arc<WalError>) {
+        tracing::error!(%error, "write-ahead log failed, no more rounds are written");
         self.stats.failed = true;
         self.publish();
         self.queue.fail(error);

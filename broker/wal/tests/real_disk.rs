@@ -1,4 +1,4 @@
-//! The log on the machine's own disk, through its threads.
+//! The log on a real disk, through its threads.
 
 use std::path::Path;
 use std::sync::{Arc, mpsc};
@@ -6,8 +6,8 @@ use std::sync::{Arc, mpsc};
 use bytes::Bytes;
 use ropewalk_disk::{Direct, Disk, Options as DiskOptions, RealDisk};
 use ropewalk_wal::{
-    Answers, HardState, Options, Record, RecoveredLog, ReplicaKey, Submission, Wal, WalHandle,
-    Writer,
+    Answers, HardState, LogId, Options, Record, RecoveredLog, ReplicaKey, Submission, Wal,
+    WalHandle, Writer,
 };
 
 const SMALL: Options = Options {
@@ -76,7 +76,7 @@ fn d1_what_was_reported_durable_is_there_after_reopening() {
         for shard in 0..2 {
             let replica = &recovered.replicas[&key(shard)];
             assert_eq!(replica.damage, None);
-            assert_eq!(replica.truncated, (1, 1));
+            assert_eq!(replica.truncated, LogId { index: 1, term: 1 });
             assert_eq!(&replica.conf_state[..], b"voters");
             assert_eq!(replica.entries.len(), 198);
             for (meta, index) in replica.entries.iter().zip(2_u64..) {

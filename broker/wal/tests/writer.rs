@@ -1,4 +1,4 @@
-//! The writer's thread: what it groups, whom it answers, and what it does when things fail.
+//! The writer thread: rounds, the order of completions, and failures.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, mpsc};
@@ -25,7 +25,7 @@ type Answers = mpsc::Receiver<(u64, Result<(), Arc<WalError>>)>;
 struct Bench {
     handle: WalHandle,
     rounds: Arc<Mutex<Vec<RoundReport>>>,
-    told: mpsc::Sender<(u64, Result<(), Arc<WalError>>)>,
+    done: mpsc::Sender<(u64, Result<(), Arc<WalError>>)>,
     answers: Answers,
 }
 
@@ -38,16 +38,16 @@ impl Bench {
         let report = move |round: &RoundReport| reports.lock().expect("no panic").push(*round);
         let handle =
             Writer::spawn(wal, ropewalk_wal::Answers::give, report).expect("threads start");
-        let (told, answers) = mpsc::channel();
-        Self { handle, rounds, told, answers }
+        let (done, answers) = mpsc::channel();
+        Self { handle, rounds, done, answers }
     }
 
-    /// A submission that reports under its number.
+    /// A submission that reports its result with a number.
     fn submission(&self, number: u64, records: Vec<Record>) -> Submission {
-        let told = self.told.clone();
+        let done = self.done.clone();
         Submission::new(records, move |result| {
-            // The test may have seen enough.
-            let _ = told.send((number, result));
+            // The test may have stopped waiting.
+            let _ = done.send((number, result));
         })
     }
 
@@ -56,10 +56,10 @@ impl Bench {
     }
 
     fn answer(&self) -> (u64, Result<(), Arc<WalError>>) {
-        self.answers.recv_timeout(PATIENCE).expect("everybody is answered")
+        self.answers.recv_timeout(PATIENCE).expect("every submission is completed")
     }
 
-    /// Lets the writer wait inside an answer until the sender is used or dropped.
+    /// Blocks the writer thread inside a completion until the sender is used or dropped.
     fn hold(&self) -> mpsc::Sender<()> {
         let (go, wait) = mpsc::channel::<()>();
         let (held, holding) = mpsc::channel();
@@ -173,7 +173,7 @@ fn on_a_full_disk_only_the_reserve_is_written_and_space_is_noticed_again() {
     let stats = bench.handle.stats();
     assert!(stats.full && stats.disk_full, "{stats:?}");
 
-    // In one gathered round: refused, refused because of that, and written.
+    // In one collected round: refused, refused because of that, and written.
     let held_from = bench.submission(3, vec![Record::Truncated { key: KEY, index: last, term: 1 }]);
     bench.submit(1, vec![entry(last + 1, 10_000)]);
     bench.submit(2, vec![entry(last + 2, 10_000)]);
@@ -183,7 +183,7 @@ fn on_a_full_disk_only_the_reserve_is_written_and_space_is_noticed_again() {
         assert_eq!(result.is_ok(), number == 3, "{number}: {result:?}");
     }
 
-    // Somebody frees space; nobody submits; it is noticed.
+    // Space is freed while no submission arrives; the writer notices it.
     disk.set_capacity(None);
     let began = Instant::now();
     while bench.handle.stats().full {
@@ -194,7 +194,7 @@ fn on_a_full_disk_only_the_reserve_is_written_and_space_is_noticed_again() {
     bench.answer().1.unwrap();
 }
 
-/// Consumers go on committing while producers are refused: a log that is never silent recovers all the same.
+/// Consumers continue to commit while producers are refused: a log without idle time recovers, too.
 #[test]
 fn r1_a_file_that_could_not_be_created_is_tried_again_while_others_write() {
     let disk = SimDisk::new(0);
@@ -207,7 +207,7 @@ fn r1_a_file_that_could_not_be_created_is_tried_again_while_others_write() {
             std::thread::sleep(Duration::from_millis(5));
         }
     };
-    // The first file, two spare ones, and two for the next starts.
+    // The first file, two spare files, and two for the next starts.
     wait_for(&|| {
         bench.handle.stats().bytes == 3 * OPTIONS.first_file_bytes + 2 * options.file_bytes
     });
@@ -260,7 +260,7 @@ fn closing_writes_what_is_queued_and_refuses_the_rest() {
     bench.submit(2, vec![entry(2, 100)]);
     let handle = bench.handle.clone();
     let closing = std::thread::spawn(move || handle.close());
-    // Submitted or refused, depending on who is first; answered in any case.
+    // Submitted or refused, depending on the order; completed in any case.
     bench.submit(3, vec![entry(3, 100)]);
     drop(go);
     closing.join().unwrap();
@@ -313,11 +313,11 @@ fn a_reader_reads_while_the_log_is_written_and_says_when_a_file_is_gone() {
     let location = recovered.replicas[&KEY].entries[0].location;
     let handle = Writer::spawn(wal, ropewalk_wal::Answers::give, |_| {}).unwrap();
     assert_eq!(reader.read(&location).unwrap(), vec![1; 5000]);
-    let (told, answered) = mpsc::channel();
+    let (done, answered) = mpsc::channel();
     for index in 3..200 {
-        let told = told.clone();
+        let done = done.clone();
         let records = vec![entry(index, 5000), Record::Truncated { key: KEY, index, term: 1 }];
-        handle.submit(Submission::new(records, move |result| told.send(result).unwrap()));
+        handle.submit(Submission::new(records, move |result| done.send(result).unwrap()));
         answered.recv_timeout(PATIENCE).unwrap().unwrap();
         handle.release([(KEY, index + 1)].into());
     }
@@ -325,7 +325,7 @@ fn a_reader_reads_while_the_log_is_written_and_says_when_a_file_is_gone() {
     assert_eq!(reader.read(&location).unwrap_err().kind(), std::io::ErrorKind::NotFound);
 }
 
-/// A disk on which making a file panics from some moment on.
+/// A disk on which creating a file panics from some moment on.
 #[derive(Debug)]
 struct Panicking {
     disk: SimDisk,
@@ -383,15 +383,15 @@ fn a_panic_of_the_thread_that_prepares_files_leaves_nobody_waiting() {
     let shared: Arc<dyn Disk> = Arc::clone(&disk) as Arc<dyn Disk>;
     let (wal, _) = Wal::open(shared, Path::new("/wal"), OPTIONS).expect("a healthy disk");
     let handle = Writer::spawn(wal, ropewalk_wal::Answers::give, |_| {}).expect("threads start");
-    let (told, answers) = mpsc::channel();
+    let (done, answers) = mpsc::channel();
     let submit = |records| {
-        let told = told.clone();
-        handle.submit(Submission::new(records, move |result| told.send(result).expect("it waits")));
-        answers.recv_timeout(PATIENCE).expect("everybody is answered")
+        let done = done.clone();
+        handle.submit(Submission::new(records, move |result| done.send(result).expect("it waits")));
+        answers.recv_timeout(PATIENCE).expect("every submission is completed")
     };
     submit(vec![created()]).expect("durable");
     disk.panics.store(true, std::sync::atomic::Ordering::Release);
-    // Until the files that are there are used up.
+    // Until the existing files are used up.
     let error = (2..200).find_map(|index| submit(vec![entry(index, 20_000)]).err());
     let error = error.expect("there is no further file");
     assert!(error.is_final(), "{error}");

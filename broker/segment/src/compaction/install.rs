@@ -1,21 +1,22 @@
-//! Puts compacted segments in the place of the old ones.
+//! Replaces segments by compacted ones.
 //!
-//! Place in the walk: the last step of a compaction, under the writer's lock of the partition.
+//! This is the last step of a compaction, under the writer's lock of the partition.
 //!
-//! # Order, and what a crash leaves
+//! # Order, and the state after a crash
 //!
-//! 1. `.log.cleaned` and `.index.cleaned` are durable: a crash removes them.
-//! 2. `.index.cleaned` becomes `.index.swap`, and the directory is synced. **This is the commit**: from
-//!    here on recovery carries the rest through.
-//! 3. Readers are switched to the new files by their open handles, so the names may now disagree.
-//! 4. `.log.cleaned` becomes `.log`, synced; `.index.swap` becomes `.index`, synced. In this order a crash
-//!    never leaves a new index beside an old log without the `.index.swap` that tells of it.
-//! 5. The other segments that were merged are removed. Where a crash leaves them, recovery sees that the
-//!    new one covers them.
+//! 1. `.log.cleaned` and `.index.cleaned` are durable: after a crash they are removed.
+//! 2. `.index.cleaned` is renamed to `.index.swap`, and the directory is synced. **This is the
+//!    commit**: from here on recovery completes the replacement.
+//! 3. Readers get the open handles of the new files, so the names may differ for a moment.
+//! 4. `.log.cleaned` is renamed to `.log` and synced; `.index.swap` is renamed to `.index` and
+//!    synced. In this order a crash never leaves a new index beside an old log without the
+//!    `.index.swap` file.
+//! 5. The other segments that were merged are removed. If a crash leaves them, recovery sees that
+//!    the new segment covers them.
 //!
-//! Invariants: a segment that changed since the job began is not replaced. Reads planned before keep their
-//! files. Once committed, a replacement is carried through before another one is begun: until then its log is
-//! only found under the name that the next one would be written to.
+//! Invariants: a segment that changed since the job began is not replaced. Reads planned before
+//! keep their files. A committed replacement is completed before another one begins: until then its
+//! log has the name to which the next one would be written.
 
 use std::io;
 
@@ -23,7 +24,7 @@ use crate::error::{Result, SegmentError};
 use crate::files::{CLEANED_INDEX, CLEANED_LOG, INDEX, LOG, SWAP_INDEX};
 use crate::view::{Segment, SegmentInfo, SharedSegments, UnfinishedReplacement};
 
-/// Finished files that can take the place of one or several segments.
+/// Complete files that can replace one or several segments.
 #[derive(Debug)]
 pub struct Replacement {
     pub(crate) segment: Segment,
@@ -31,7 +32,7 @@ pub struct Replacement {
 }
 
 impl Replacement {
-    /// How many bytes less there are once it is installed.
+    /// Number of bytes that the replacement saves.
     #[must_use]
     pub fn saved_bytes(&self) -> u64 {
         let before: u64 = self.replaced.iter().map(|info| info.size_bytes).sum();
@@ -39,13 +40,13 @@ impl Replacement {
     }
 }
 
-/// Installs a replacement; whether it was still wanted.
+/// Installs a replacement. Returns false if it is no longer applicable.
 pub(crate) fn install(shared: &SharedSegments, replacement: Replacement) -> Result<bool> {
     let Replacement { segment, replaced } = replacement;
     let base_offset = segment.base_offset;
     if position(shared, &replaced).is_none() {
         for extension in [CLEANED_LOG, CLEANED_INDEX] {
-            // What stays behind is removed by the next recovery, or overwritten.
+            // A remaining file is removed by the next recovery, or overwritten.
             let _left_behind = shared.disk.remove(&shared.path(base_offset, extension));
         }
         return Ok(false);
@@ -61,8 +62,8 @@ pub(crate) fn install(shared: &SharedSegments, replacement: Replacement) -> Resu
     Ok(true)
 }
 
-/// Carries a committed replacement through, if one is left: an earlier attempt may have failed. May be called again
-/// after an error.
+/// Completes a committed replacement, if an earlier attempt failed. May be called again after an
+/// error.
 pub(crate) fn finish(shared: &SharedSegments) -> Result<()> {
     let Some(unfinished) = shared.view.write().unfinished.take() else { return Ok(()) };
     let named = unfinished.name(shared);
@@ -85,16 +86,16 @@ impl UnfinishedReplacement {
         let is_there =
             shared.view.read().segments.iter().any(|segment| segment.base_offset == *base_offset);
         if is_there {
-            rename(shared, *base_offset, CLEANED_LOG, LOG).or_else(if_done)?;
-            rename(shared, *base_offset, SWAP_INDEX, INDEX).or_else(if_done)?;
+            rename(shared, *base_offset, CLEANED_LOG, LOG).or_else(ignore_missing)?;
+            rename(shared, *base_offset, SWAP_INDEX, INDEX).or_else(ignore_missing)?;
         } else {
-            // Retention took it meanwhile.
+            // Retention removed it in the meantime.
             remove(shared, *base_offset, SWAP_INDEX)?;
             remove(shared, *base_offset, CLEANED_LOG)?;
         }
         for info in replaced {
             for extension in [LOG, INDEX] {
-                shared.files.forget(&shared.path(info.base_offset, extension));
+                shared.files.remove(&shared.path(info.base_offset, extension));
                 if info.base_offset != *base_offset {
                     remove(shared, info.base_offset, extension)?;
                 }
@@ -104,8 +105,8 @@ impl UnfinishedReplacement {
     }
 }
 
-/// What is not there was done by an earlier attempt.
-fn if_done(error: SegmentError) -> Result<()> {
+/// A missing file was handled by an earlier attempt.
+fn ignore_missing(error: SegmentError) -> Result<()> {
     let is_gone = |source: &io::Error| source.kind() == io::ErrorKind::NotFound;
     let is_done = matches!(&error, SegmentError::Io { source, .. } if is_gone(source));
     if is_done { Ok(()) } else { Err(error) }
@@ -114,10 +115,10 @@ fn if_done(error: SegmentError) -> Result<()> {
 fn remove(shared: &SharedSegments, base_offset: i64, extension: &str) -> Result<()> {
     let path = shared.path(base_offset, extension);
     let removed = shared.disk.remove(&path);
-    removed.map_err(|error| SegmentError::io(&path, error)).or_else(if_done)
+    removed.map_err(|error| SegmentError::io(&path, error)).or_else(ignore_missing)
 }
 
-/// Where in the view the segments to be replaced lie, if they are all still as they were.
+/// Index in the view of the segments to replace, if all of them are unchanged.
 fn position(shared: &SharedSegments, replaced: &[SegmentInfo]) -> Option<usize> {
     let infos = shared.view.read().infos();
     infos.windows(replaced.len()).position(|window| window == replaced)

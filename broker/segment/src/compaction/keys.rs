@@ -1,33 +1,33 @@
-//! The bounded map from a key to its last offset.
+//! A bounded map from each key to its last offset.
 //!
-//! Place in the walk: [`super::CompactionJob`] fills it from the dirty segments and asks it for each record
-//! that is rewritten.
+//! [`super::CompactionJob`] fills it from the dirty segments and looks up each record that is
+//! rewritten.
 //!
 //! Invariants:
-//! - Of a key only a hash of 128 bits is kept, seeded anew for each map, so that nobody can choose keys
-//!   that meet. Two of a thousand million keys meet with a chance below 10^-20.
-//! - **R1.** It never holds more keys than `bytes_max` allows. Full, it still learns later offsets of keys
-//!   it holds; keys it does not hold are never dropped on its word.
-//!
-//! A crash loses it; the next job fills another.
+//! - Of a key only a hash of 128 bits is kept, with a new seed for each map, so that clients cannot
+//!   choose colliding keys. The probability that any two of 10^9 keys collide is below 10^-20.
+//! - **R1.** It never has more keys than `bytes_max` allows. A full map still takes later offsets
+//!   of its keys. Records of other keys are never dropped.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hasher};
 
-/// What a key costs: hash, offset, and the free places of a hash map that has just grown, old and new.
+/// Memory of a key: hash, offset, and the free slots of a hash map that has just grown, old and
+/// new.
 const KEY_BYTES: usize = 72;
 
 /// The last offset of each key.
 #[derive(Debug)]
 pub(crate) struct Keys {
     seeds: [SeededHasher; 2],
-    offsets: HashMap<[u64; 2], i64, BuildHasherDefault<Prehashed>>,
+    offsets: HashMap<[u64; 2], i64, BuildHasherDefault<PrecomputedHasher>>,
     keys_max: usize,
     part: Option<Part>,
     is_full: bool,
 }
 
-/// Some of the keys: those with the same remainder of a hash. All maps of a job part alike.
+/// A part of the keys: those with the same remainder of a hash. All maps of a job use the same
+/// split.
 #[derive(Debug, Clone)]
 pub(crate) struct Part {
     pub(crate) number: u32,
@@ -35,7 +35,7 @@ pub(crate) struct Part {
     pub(crate) hasher: SeededHasher,
 }
 
-/// A hash that follows from a number, which nobody who chooses keys can guess.
+/// A hasher with a seed that clients cannot guess.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SeededHasher(pub(crate) u64);
 
@@ -50,7 +50,7 @@ impl BuildHasher for SeededHasher {
 }
 
 impl Keys {
-    /// An empty map for all keys, or for a part of them.
+    /// An empty map for all keys or a part of them.
     pub(crate) fn new(seeds: [SeededHasher; 2], bytes_max: usize, part: Option<Part>) -> Self {
         Self {
             seeds,
@@ -61,13 +61,13 @@ impl Keys {
         }
     }
 
-    /// In how many parts this many keys fit, with room for uneven parts.
+    /// Number of parts in which this many keys fit, with room for parts of different size.
     pub(crate) fn parts(keys: u64, bytes_max: usize) -> u32 {
         let keys_max = keys_max(bytes_max) as u64;
         u32::try_from((keys + keys / 4).div_ceil(keys_max)).unwrap_or(u32::MAX)
     }
 
-    /// Learns that `key` has a record at `offset`; offsets come in order.
+    /// Records that `key` has a record at `offset`. Offsets must ascend.
     pub(crate) fn put(&mut self, key: &[u8], offset: i64) {
         if !self.is_mine(key) {
             return;
@@ -82,12 +82,12 @@ impl Keys {
         }
     }
 
-    /// Whether a key had to be left out.
+    /// Whether any key did not fit.
     pub(crate) fn is_full(&self) -> bool {
         self.is_full
     }
 
-    /// Whether no later record of `key` than the one at `offset` is known.
+    /// Whether the map has no later record of `key` than the one at `offset`.
     pub(crate) fn is_last(&self, key: &[u8], offset: i64) -> bool {
         self.offsets.get(&self.hash(key)).is_none_or(|last| *last <= offset)
     }
@@ -106,11 +106,11 @@ fn keys_max(bytes_max: usize) -> usize {
     (bytes_max / KEY_BYTES).max(1)
 }
 
-/// Takes the first half of a hash for a hash.
+/// Uses the first half of the hash as the hash of the map.
 #[derive(Debug, Default)]
-struct Prehashed(u64);
+struct PrecomputedHasher(u64);
 
-impl Hasher for Prehashed {
+impl Hasher for PrecomputedHasher {
     fn finish(&self) -> u64 {
         self.0
     }

@@ -1,12 +1,12 @@
 //! Writes the files that replace compacted segments.
 //!
-//! Place in the walk: [`super::CompactionJob`] pushes the batches that stay; [`super::install`] puts the
-//! finished pair in place.
+//! [`super::CompactionJob`] adds the kept batches; [`super::install`] then installs the pair of
+//! files.
 //!
-//! Invariants: both files are whole and durable, names included, before a [`super::Replacement`] exists.
-//! The write buffer is bounded.
+//! Invariants: both files are complete and durable, including their names, before a
+//! [`super::Replacement`] exists. The write buffer is bounded.
 //!
-//! A crash leaves `.cleaned` files that the next recovery removes.
+//! A crash leaves `.cleaned` files, which the next recovery removes.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,11 +17,11 @@ use ropewalk_disk::{File, Open};
 use super::{Compaction, Replacement};
 use crate::error::{Result, SegmentError};
 use crate::files::{CLEANED_INDEX, CLEANED_LOG};
-use crate::index::cut::{Cutter, Facts, Running};
+use crate::index::cut::{Cutter, Facts, RunningTotals};
 use crate::index::{self, BLOCK_BYTES_MAX, Header};
 use crate::view::{OpenFiles, Segment, SegmentInfo, SharedSegments};
 
-/// How much is gathered before it is written.
+/// Number of bytes that are collected before a write.
 const BUFFER_BYTES: usize = 1 << 20;
 
 /// A compacted segment that is being written.
@@ -49,13 +49,13 @@ impl Output {
             log_path,
             written_bytes: 0,
             buffer: Vec::new(),
-            cutter: Cutter::new(Running::EMPTY, BLOCK_BYTES_MAX),
+            cutter: Cutter::new(RunningTotals::EMPTY, BLOCK_BYTES_MAX),
             written_end: base_offset,
             leader_epoch: -1,
         })
     }
 
-    /// Whether another segment may be merged into this one, even if all of it stays.
+    /// Whether another segment can be merged into this one, even if all of its batches are kept.
     pub(crate) fn has_room(&self, next: &SegmentInfo, request: &Compaction) -> bool {
         let size_bytes_max = request.segment_bytes.min(u64::from(u32::MAX));
         let size_bytes = u64::from(self.cutter.running().position) + next.size_bytes;
@@ -105,9 +105,9 @@ impl Output {
         Ok(Replacement { segment, replaced })
     }
 
-    /// Gives up what was written, which is not needed.
+    /// Removes the file, which is not needed.
     pub(crate) fn discard(self) {
-        // What stays behind is removed by the next recovery, or overwritten.
+        // A remaining file is removed by the next recovery, or overwritten.
         let _left_behind = self.shared.disk.remove(&self.log_path);
     }
 

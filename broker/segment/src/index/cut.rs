@@ -1,32 +1,30 @@
-//! Cuts a sequence of batches into the blocks that the index describes.
+//! Splits a sequence of batches into the blocks of the index.
 //!
-//! Place in the walk: an append, a compaction and the rebuilding of an index all push their batches
-//! through [`Cutter`], so the three agree on what a block is. Pure: no file is touched.
+//! Appends, compaction and the rebuilding of an index all pass their batches through [`Cutter`], so
+//! they make the same blocks. Pure: no file is accessed.
 //!
-//! Invariants: a block holds whole batches of one leader epoch, at most the block size of them unless a
-//! single batch is larger; its checksum covers every byte of them, in order.
-//!
-//! A crash leaves nothing of this behind.
+//! Invariants: a block has whole batches of one leader epoch, at most the block size unless a
+//! single batch is larger; its checksum covers all bytes of its batches, in order.
 
 use super::{BLOCK_BYTES_MAX, Entry};
 
-/// What the index must know of one batch.
+/// Properties of one batch for the index.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Facts {
     pub(crate) base_offset: i64,
     pub(crate) next_offset: i64,
     pub(crate) leader_epoch: i32,
     pub(crate) max_timestamp_ms: i64,
-    /// Records that are data: none of a control batch.
+    /// Number of records, 0 for a control batch.
     pub(crate) records: u32,
     pub(crate) size_bytes: u32,
 }
 
 impl Facts {
-    /// The facts in a batch's header, whose offset and epoch must be right.
+    /// The properties in a batch's header, whose offset and epoch must be right.
     pub(crate) fn of(header: &ropewalk_batch::Header) -> Self {
         let records = if header.is_control() { 0 } else { header.count };
-        // A batch that compaction emptied has no record left that could be this old.
+        // A batch that compaction emptied has no record with this timestamp.
         let max_timestamp_ms = if header.count > 0 { header.max_timestamp_ms } else { i64::MIN };
         Self {
             base_offset: header.base_offset,
@@ -39,36 +37,36 @@ impl Facts {
     }
 }
 
-/// Where a segment stands: what the next block continues.
+/// Running totals of a segment, which the next block continues.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Running {
+pub(crate) struct RunningTotals {
     pub(crate) position: u32,
     pub(crate) timestamp_ms: i64,
     pub(crate) records: u32,
 }
 
-impl Running {
-    /// A segment without a batch.
+impl RunningTotals {
+    /// The totals of a segment without a batch.
     pub(crate) const EMPTY: Self = Self { position: 0, timestamp_ms: i64::MIN, records: 0 };
 }
 
-/// Turns batches into blocks.
+/// Groups batches into blocks.
 #[derive(Debug)]
 pub(crate) struct Cutter {
     block_bytes_max: u32,
-    at: Running,
+    at: RunningTotals,
     open: Option<Entry>,
     entries: Vec<Entry>,
 }
 
 impl Cutter {
-    /// Continues a segment that stands at `at`.
-    pub(crate) fn new(at: Running, block_bytes_max: u32) -> Self {
+    /// Continues a segment with these totals.
+    pub(crate) fn new(at: RunningTotals, block_bytes_max: u32) -> Self {
         let block_bytes_max = block_bytes_max.clamp(1, BLOCK_BYTES_MAX);
         Self { block_bytes_max, at, open: None, entries: Vec::new() }
     }
 
-    /// Begins a batch; its bytes follow through [`Cutter::bytes`].
+    /// Begins a batch; the caller then passes its bytes to [`Cutter::bytes`].
     pub(crate) fn batch(&mut self, facts: &Facts) {
         let fits = self.open.is_some_and(|open| {
             open.leader_epoch == facts.leader_epoch
@@ -99,18 +97,18 @@ impl Cutter {
         open.running_records = at.records;
     }
 
-    /// The next bytes of the batch that was begun last.
+    /// Adds bytes of the batch that was begun last.
     pub(crate) fn bytes(&mut self, bytes: &[u8]) {
         let open = self.open.as_mut().expect("bytes follow the batch they belong to");
         open.crc = crc32c::crc32c_append(open.crc, bytes);
     }
 
-    /// Where the segment stands after everything so far.
-    pub(crate) fn running(&self) -> Running {
+    /// The totals after everything so far.
+    pub(crate) fn running(&self) -> RunningTotals {
         self.at
     }
 
-    /// All blocks, the last one closed.
+    /// Ends the last block and returns all.
     pub(crate) fn finish(mut self) -> Vec<Entry> {
         self.entries.extend(self.open.take());
         self.entries
@@ -135,7 +133,7 @@ mod tests {
 
     #[test]
     fn a_block_ends_at_its_size_and_at_an_epoch() {
-        let mut cutter = Cutter::new(Running::EMPTY, 1_000);
+        let mut cutter = Cutter::new(RunningTotals::EMPTY, 1_000);
         push(&mut cutter, 0, 1, 600);
         push(&mut cutter, 1, 1, 400);
         push(&mut cutter, 2, 1, 5_000);

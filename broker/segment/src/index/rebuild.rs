@@ -1,54 +1,55 @@
-//! Makes an index again from its log.
+//! Rebuilds an index from its log.
 //!
-//! Place in the walk: recovery comes here when an index is missing or damaged. The log is read once from
-//! the start, in pieces, and every batch is checked before it gets into a block.
+//! Recovery uses it when an index is missing or damaged. The log is read once from the start, in
+//! pieces, and every batch is verified before it is added to a block.
 //!
 //! Invariants:
-//! - **D3.** A batch counts only if its own checksum holds, its offsets continue the ones before and its
-//!   epoch does not fall. Its prefix has no checksum of its own; without gaps the offsets leave a wrong
-//!   base offset no room, which is why gaps are believed only where the index's header still tells that
-//!   compaction made them. Of the leader epoch in a prefix only this can be told without an index.
-//! - The first batch that fails ends the index: nothing after it is guessed at.
+//! - **D3.** A batch counts only if its own checksum is valid, its offsets continue the previous
+//!   ones and its epoch does not decrease. A batch's prefix has no checksum of its own. Without
+//!   gaps the offsets determine the right base offset, so gaps are accepted only if the header of
+//!   the index says that compaction made them. The leader epoch in a prefix cannot be verified
+//!   further without an index.
+//! - The first invalid batch ends the index: nothing behind it is used.
 //! - Memory is bounded by a piece, whatever a length field says.
 //!
-//! A crash leaves an `.index.rebuilt` behind, which the next recovery removes.
+//! A crash leaves an `.index.rebuilt` file, which the next recovery removes.
 
 use std::path::Path;
 
 use ropewalk_batch::HEADER_LEN;
 use ropewalk_disk::File;
 
-use super::cut::{Cutter, Facts, Running};
+use super::cut::{Cutter, Facts, RunningTotals};
 use super::search::read;
 use super::{BLOCK_BYTES_MAX, Entry};
 use crate::error::{Damage, Result, SegmentError};
 
-/// How much of a batch is held at once.
+/// Number of bytes of a batch that are in memory at once.
 const PIECE_BYTES: usize = 256 * 1024;
-/// Where the part of a batch begins that its checksum covers.
+/// Position in a batch from which its checksum counts.
 const CRC_FROM: usize = 21;
 
-/// What there should be in a log.
+/// The expected content of a log.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Expected {
+pub(crate) struct ExpectedLog {
     pub(crate) base_offset: i64,
-    /// The offset after its last batch, or after the gap that compaction left there.
+    /// Offset behind its last batch, or behind the gap that compaction left there.
     pub(crate) end_offset: i64,
-    /// Size of the log, `None`: as long as the file.
+    /// Size of the log in bytes; `None` is the size of the file.
     pub(crate) log_bytes: Option<u64>,
     pub(crate) gaps: bool,
 }
 
-/// What a log really holds.
+/// The actual content of a log.
 #[derive(Debug)]
 pub(crate) struct Scan {
     pub(crate) entries: Vec<Entry>,
-    /// Why the scan ended before [`Expected::end_offset`].
+    /// The damage for which the scan ended before [`ExpectedLog::end_offset`].
     pub(crate) damage: Option<Damage>,
 }
 
-/// Reads a log from its start to its end or to its first damage.
-pub(crate) fn scan(file: &dyn File, path: &Path, expected: &Expected) -> Result<Scan> {
+/// Reads a log from its start to its end or to the first damage.
+pub(crate) fn scan(file: &dyn File, path: &Path, expected: &ExpectedLog) -> Result<Scan> {
     let file_bytes = file.len().map_err(|error| SegmentError::io(path, error))?;
     let end = expected.log_bytes.unwrap_or(file_bytes).min(u64::from(u32::MAX));
     let mut scanner = Scanner {
@@ -56,7 +57,7 @@ pub(crate) fn scan(file: &dyn File, path: &Path, expected: &Expected) -> Result<
         path,
         end: end.min(file_bytes),
         piece: vec![0; PIECE_BYTES],
-        cutter: Cutter::new(Running::EMPTY, BLOCK_BYTES_MAX),
+        cutter: Cutter::new(RunningTotals::EMPTY, BLOCK_BYTES_MAX),
         next_offset: expected.base_offset,
         leader_epoch: i32::MIN,
     };
@@ -86,8 +87,8 @@ struct Scanner<'a> {
 }
 
 impl Scanner<'_> {
-    /// Checks the batch at `at` from its first to its last byte, and only then lets it into a block.
-    fn batch(&mut self, at: u64, expected: &Expected) -> Result<()> {
+    /// Verifies the whole batch at `at`, and only then adds it to a block.
+    fn batch(&mut self, at: u64, expected: &ExpectedLog) -> Result<()> {
         let path = self.path;
         let damage = |what: String| SegmentError::Damaged(Damage::new(path, at, what));
         let mut front = [0; HEADER_LEN];
@@ -146,7 +147,7 @@ impl Scanner<'_> {
         Ok(())
     }
 
-    fn short_of(&self, expected: &Expected, at: u64) -> Option<Damage> {
+    fn short_of(&self, expected: &ExpectedLog, at: u64) -> Option<Damage> {
         let short = expected
             .log_bytes
             .map_or(!expected.gaps && self.next_offset < expected.end_offset, |log_bytes| {

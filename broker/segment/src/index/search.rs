@@ -1,12 +1,11 @@
 //! Finds entries in an index file.
 //!
-//! Place in the walk: reads and lookups ask for the first entry that satisfies something; what they ask
-//! about never falls from one entry to the next, so a binary search over the file answers. Nothing is
-//! kept in memory between two searches: the operating system's page cache is the cache.
+//! Reads and lookups need the first entry with some property. The property is monotonic over the
+//! entries, so a binary search over the file finds it. Nothing is kept in memory between two
+//! searches; the page cache of the operating system is the cache.
 //!
-//! Invariants: **D3**, every entry that is looked at is verified; a damaged one is an error that names it.
-//!
-//! A crash leaves nothing of this behind.
+//! Invariants: **D3**, every entry that is read is verified; a damaged one is an error with its
+//! number.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,16 +15,16 @@ use ropewalk_disk::File;
 use super::{ENTRY_BYTES, Entry, HEADER_BYTES, Header, decode_entry, decode_header, entry_at};
 use crate::error::{Damage, Result, SegmentError};
 
-/// When this few entries are left to search they are read at once.
+/// When at most this many entries are left to search, they are read at once.
 const PAGE_ENTRIES: u32 = 64;
 
-/// The index of one segment, open.
+/// The open index file of one segment.
 #[derive(Debug, Clone)]
 pub(crate) struct IndexFile {
     pub(crate) file: Arc<dyn File>,
     pub(crate) path: PathBuf,
     pub(crate) base_offset: i64,
-    /// Entries that may be looked at: later ones may be being written.
+    /// Number of entries that may be read. Later ones may be in the middle of a write.
     pub(crate) blocks: u32,
 }
 
@@ -46,7 +45,7 @@ impl IndexFile {
         self.decode(&bytes, number)
     }
 
-    /// Entries from `first` on, at most `count` of them.
+    /// Reads entries from `first` on, at most `count` of them.
     pub(crate) fn entries(&self, first: u32, count: u32) -> Result<Vec<Entry>> {
         let count = count.min(self.blocks.saturating_sub(first));
         let mut bytes = vec![0; count as usize * ENTRY_BYTES];
@@ -67,8 +66,8 @@ impl IndexFile {
         Ok(entries)
     }
 
-    /// The number of the first entry for which `is_before` no longer holds; all entries before it must
-    /// satisfy it, all after it must not.
+    /// The number of the first entry for which `is_before` is false. It must be true for all
+    /// entries before that one, and false for all others.
     pub(crate) fn partition_point(&self, is_before: impl Fn(&Entry) -> bool) -> Result<u32> {
         let (mut low, mut high) = (0, self.blocks);
         while high - low > PAGE_ENTRIES {
@@ -89,7 +88,7 @@ impl IndexFile {
     }
 }
 
-/// Reads exactly what is asked for; a file that ends before is damaged.
+/// Reads exactly as many bytes as `into` has. If the file is shorter, that is damage.
 pub(crate) fn read(file: &dyn File, path: &Path, into: &mut [u8], at: u64) -> Result<()> {
     file.read_exact_at(into, at).map_err(|error| SegmentError::read(path, at, error))
 }

@@ -1,4 +1,4 @@
-//! D3: bytes that are not what was written are found, named, and cost no more than they must.
+//! D3: damaged bytes are found and reported, and affect nothing else.
 
 use proptest::prelude::*;
 
@@ -133,7 +133,7 @@ proptest! {
         let path = bench.dir.join(name);
         let content = bench.disk.content(&path).unwrap();
         let at = (place * content.len() as f64) as u64;
-        // An epoch that still does not fall is the one thing that only the index can tell.
+        // Without the index, a wrong epoch that does not decrease cannot be detected.
         prop_assume!(cut || !lose_index || !name.ends_with("log") || !is_epoch(&content, at));
         if cut {
             bench.disk.truncate(&path, at);
@@ -231,7 +231,7 @@ fn d3_a_compacted_index_is_made_again_with_its_gaps() {
     assert_eq!(segments.damages(), []);
     assert_eq!(read_on(&segments.reader(), 0, 1_000).unwrap(), expected);
     assert!(segments.infos()[0].is_compacted);
-    // Without its header nobody can tell a gap from a loss.
+    // Without its header a gap cannot be distinguished from a loss.
     bench.disk.corrupt(&path, 17, 1);
     let segments = bench.open(Some(&end), 0);
     assert_eq!(segments.damages().len(), 1);
@@ -251,7 +251,7 @@ fn nearly(valid: Vec<u8>) -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-    /// Whatever lies in the files, opening and reading ends in batches or in an error, never in a panic.
+    /// Opening and reading any files ends in batches or an error, never in a panic.
     #[test]
     fn d3_files_of_nonsense_are_survived(
         log in prop_oneof![nearly(crate::testing::sample().0), prop::collection::vec(any::<u8>(), 0..400)],

@@ -2,7 +2,10 @@
 
 use proptest::prelude::*;
 
+use ropewalk_batch::OffsetAndTimestamp;
+
 use super::*;
+use crate::EpochEnd;
 
 /// One batch of the model: timestamps of its records, epoch, control or data.
 #[derive(Debug, Clone)]
@@ -41,6 +44,10 @@ fn build(given: &[Given]) -> Vec<StampedBatch> {
     made
 }
 
+fn pair(found: Option<OffsetAndTimestamp>) -> Option<(i64, i64)> {
+    found.map(|at| (at.offset, at.timestamp_ms))
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases.div_ceil(6)))]
 
@@ -61,17 +68,17 @@ proptest! {
 
         for asked in 0..51 {
             let wanted = times.iter().find(|(_, time)| *time >= asked).copied();
-            prop_assert_eq!(reader.offset_for_timestamp(asked).unwrap(), wanted, "from {}", asked);
+            prop_assert_eq!(pair(reader.offset_for_timestamp(asked).unwrap()), wanted, "from {}", asked);
             let later = start + 5;
             let wanted = times.iter().find(|(at, time)| *time >= asked && *at >= later).copied();
             let found = reader.offset_for_timestamp_from(later, asked).unwrap();
-            prop_assert_eq!(found, wanted, "from {} at {}", asked, later);
+            prop_assert_eq!(pair(found), wanted, "from {} at {}", asked, later);
         }
         let later = times.iter().skip(9).max_by_key(|(at, time)| (*time, -at)).copied();
-        prop_assert_eq!(reader.max_timestamp_from(start + 9).unwrap(), later);
+        prop_assert_eq!(pair(reader.max_timestamp_from(start + 9).unwrap()), later);
         let youngest = times.iter().map(|(_, time)| *time).max();
         let wanted = times.iter().find(|(_, time)| Some(*time) == youngest).copied();
-        prop_assert_eq!(reader.max_timestamp().unwrap(), wanted);
+        prop_assert_eq!(pair(reader.max_timestamp().unwrap()), wanted);
 
         let data: Vec<bool> =
             given.iter().flat_map(|b| vec![!b.is_control; b.times.len()]).collect();
@@ -85,7 +92,10 @@ proptest! {
             let last = all.last().map_or(0, |batch| batch.leader_epoch);
             for epoch in -1..=last + 1 {
                 let before = all.iter().rev().find(|batch| batch.leader_epoch <= epoch);
-                let wanted = before.map(|batch| (batch.leader_epoch, batch.next_offset()));
+                let wanted = before.map(|batch| EpochEnd {
+                    epoch: batch.leader_epoch,
+                    end_offset: batch.next_offset(),
+                });
                 prop_assert_eq!(reader.epoch_end(epoch).unwrap(), wanted, "epoch {}", epoch);
             }
         }

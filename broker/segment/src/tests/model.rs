@@ -126,7 +126,8 @@ fn every_sync_of_a_checkpoint_is_needed() {
             bench.power_cycle(seed);
             bench.disk.heed_all_syncs();
             let segments = bench.open(Some(&end), 0);
-            // An index can be made again; that it must be is what shows here.
+            // An index can be rebuilt; the test shows that it has to be.
+            //
             let rebuilt = bench.disk.sync_counts().get("segment-index").copied().unwrap_or(0);
             !segments.damages().is_empty() || rebuilt > 2
         });

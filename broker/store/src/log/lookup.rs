@@ -81,7 +81,8 @@ impl PartitionLog {
             (inner.log_start, inner.reader.clone(), inner.spill.clone(), young)
         };
         if let Some(reader) = reader {
-            let mut found = reader.offset_for_timestamp(timestamp_ms)?;
+            let found = reader.offset_for_timestamp(timestamp_ms)?;
+            let mut found = found.map(|at| (at.offset, at.timestamp_ms));
             // The segments get a new log start only at the next checkpoint.
             if found.is_some_and(|(offset, _)| offset < log_start) {
                 found = scan(&reader, log_start, |some| first_in(some, timestamp_ms, log_start))?;
@@ -121,7 +122,7 @@ impl PartitionLog {
         }
         if let Some(reader) = reader {
             youngest_ms = youngest_ms.max(if reader.start_offset() >= log_start {
-                reader.max_timestamp()?.map(|(_, ms)| ms)
+                reader.max_timestamp()?.map(|at| at.timestamp_ms)
             } else {
                 scan_youngest(&reader, log_start)?
             });
@@ -247,6 +248,7 @@ fn first_in(
         let found = if batch.base_offset >= log_start {
             first_at_or_after(batch, timestamp_ms, RECORDS_BYTES_MAX)
                 .map_err(|error| unreadable(&error))?
+                .map(|at| (at.offset, at.timestamp_ms))
         } else {
             timestamps(batch, log_start)?.into_iter().find(|(_, ms)| *ms >= timestamp_ms)
         };

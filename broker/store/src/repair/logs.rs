@@ -16,7 +16,7 @@ use crate::snapshot::Snapshot;
 pub(super) fn replayed(newest: &Snapshot, recovered: &RecoveredLog, wal: &Wal) -> State {
     let mut state = newest.state.clone();
     let Some(log) = recovered.replicas.get(&key_of(newest)) else { return state };
-    if log.truncated.0 > newest.index {
+    if log.truncated.index > newest.index {
         return state;
     }
     for entry in log.entries.iter().filter(|entry| entry.index > newest.index) {
@@ -47,7 +47,7 @@ pub(super) fn losses(state: &State, names: &TopicNames) -> Vec<Loss> {
 pub(super) fn repair_records(newest: &Snapshot, recovered: &RecoveredLog) -> Vec<Record> {
     let key = key_of(newest);
     let log = recovered.replicas.get(&key);
-    let follows = log.filter(|log| log.truncated.0 <= newest.index);
+    let follows = log.filter(|log| log.truncated.index <= newest.index);
     let last = follows.map(last_index).filter(|last| *last >= newest.index);
     let seen = log.map_or(0, |log| log.hard_state.term);
     let written = follows.and_then(|log| log.entries.last()).map_or(0, |entry| entry.term);

@@ -35,7 +35,7 @@ pub(super) fn rebuilt_snapshot(
     let Some((replica, _)) = info.replicas.first_key_value() else { return Ok(None) };
     let log = recovered.replicas.get(&replica_log::key(shard, *replica));
     let term = log.map_or(1, |log| {
-        let written = log.entries.last().map_or(log.truncated.1, |entry| entry.term);
+        let written = log.entries.last().map_or(log.truncated.term, |entry| entry.term);
         written.max(log.hard_state.term).max(1)
     });
     let mut snapshot = Snapshot {

@@ -1,16 +1,19 @@
-//! Opening a log: recover what is there, then begin a fresh file.
+//! Opens a log: recovers the records, then begins a new file.
 //!
 //! # After a crash
 //!
-//! The order is the point. The last round of the newest file may be in the page cache and not
-//! on the disk, if its sync failed; so it is copied into the fresh file and synced there, the
-//! file gets its name, the name is made durable, and only then the round is read, from the
-//! copy, and believed. A crash at any moment leaves the old files as they were, and the next
-//! start does the same again. The names are made durable before anything else: a file that
-//! was retired just before the process died may be seen as spare while the disk has it under its
-//! old name, and a header written to it then would look like damage. Where all rounds of the newest file are
-//! small, all of them are copied: a file that is superseded by the fresh one goes, so that a broker that keeps
-//! crashing does not fill its disk, and can start again and again on one that is full.
+//! The last round of the newest file may be in the page cache and not on the disk, if its sync
+//! failed. So it is copied to the new file and synced there, the file is renamed, the name is made
+//! durable, and only then the copy is read and replayed. A crash at any moment leaves the old files
+//! unchanged, and the next start does the same again.
+//!
+//! The existing names are made durable first. Otherwise a file that was retired just before the
+//! process died could appear as a spare file while the disk has it under its old name; a header
+//! written to it would then look like damage.
+//!
+//! If all rounds of the newest file are small, all of them are copied. The superseded file is then
+//! removed. So a broker that crashes repeatedly does not fill its disk, and can start again on a
+//! full one.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -21,7 +24,7 @@ use ropewalk_disk::{Aligned, Disk};
 
 use super::{BUFFER_IDLE_BYTES, Options, SPARES_WANTED, SealedFile, Wal};
 use crate::active::Active;
-use crate::files::{Purpose, Reader, Spare, Spares};
+use crate::files::{Purpose, Reader, Spare, SpareSizes, SpareSpec, Spares};
 use crate::frame;
 use crate::header::{self, FileHeader};
 use crate::layout::align_up;
@@ -34,7 +37,7 @@ use crate::replicas::Replicas;
 const WHY_SEEN: &str = "wal-names-seen";
 
 impl Wal {
-    /// Opens the log in `dir`, which is made if it is not there.
+    /// Opens the log in `dir`. The directory is created if it does not exist.
     pub fn open(
         disk: Arc<dyn Disk>,
         dir: &Path,
@@ -44,16 +47,17 @@ impl Wal {
         disk.create_dir_all(dir).map_err(&failed)?;
         let names = disk.list(dir).map_err(&failed)?;
         disk.sync_dir(dir, WHY_SEEN).map_err(&failed)?;
-        let mut recovery = Recovery::read(&*disk, (dir, options.start_bytes()), &names, &failed)?;
+        let mut recovery = Recovery::read(&*disk, dir, options.start_bytes(), &names, &failed)?;
         let copied = recovery.rounds_to_copy().map_err(&failed)?;
 
-        let sizes = (options.file_bytes, options.start_bytes());
+        let sizes =
+            SpareSizes { file_bytes: options.file_bytes, start_bytes: options.start_bytes() };
         let mut spares = Spares::adopt(&*disk, dir, &names, sizes).map_err(&failed)?;
         let bytes = fresh_bytes(recovery.table(), &copied);
-        let spare = fresh_spare(&*disk, (dir, &options), &mut spares, bytes).map_err(&failed)?;
+        let spare = fresh_spare(&*disk, dir, &options, &mut spares, bytes).map_err(&failed)?;
         let mut buffer = Aligned::with_capacity(BUFFER_IDLE_BYTES);
         let (active, rounds_at) =
-            begin_with_copy((&spare, disk.draw()), &recovery, &copied, &mut buffer)
+            begin_with_copy(&spare, disk.draw(), &recovery, &copied, &mut buffer)
                 .map_err(&failed)?;
         active.name(&*disk, dir, &spare).map_err(&failed)?;
         recovery.replay_fresh(&active, rounds_at).map_err(&failed)?;
@@ -61,7 +65,7 @@ impl Wal {
         let reader = Reader::default();
         reader.insert(active.sequence, Arc::clone(&active.file));
         let round_next = recovery.round_next();
-        let RecoveryOutcome { recovered, replicas, usage, asides, old_files, knows_all } =
+        let RecoveryOutcome { recovered, replicas, usage, asides, old_files, tables_complete } =
             recovery.finish();
         for aside in asides.values() {
             reader.insert(aside.sequence, Arc::clone(&aside.file));
@@ -93,16 +97,16 @@ impl Wal {
             }
         }
         recovered.notes.iter().for_each(|note| tracing::warn!(note, "write-ahead log"));
-        wal.drop_unneeded(knows_all).map_err(&failed)?;
+        wal.drop_unneeded(tables_complete).map_err(&failed)?;
         Ok((wal, recovered))
     }
 
-    /// Lets go of superseded files, and of old ones in which everything is truncated, at once:
-    /// a broker that crashes soon after every start must not gather files.
-    fn drop_unneeded(&mut self, knows_all: bool) -> io::Result<()> {
+    /// Releases superseded files, and old files with only truncated entries, at once, so that a
+    /// broker that crashes soon after every start does not accumulate files.
+    fn drop_unneeded(&mut self, tables_complete: bool) -> io::Result<()> {
         let needed = self.replicas.rows.keys().map(|key| (*key, u64::MAX)).collect();
         self.release(&needed);
-        self.drop_old_asides(knows_all)?;
+        self.drop_old_asides(tables_complete)?;
         while let Some(chore) = self.spares.retirements() {
             let done = chore.run(&*self.disk, &self.dir);
             self.spares.done(done)?;
@@ -111,7 +115,7 @@ impl Wal {
     }
 }
 
-/// How large the fresh file must be to take the table and the copy.
+/// Smallest size in bytes of a new file with the table and the copied rounds.
 fn fresh_bytes(table: &Replicas, copied: &[Vec<Record>]) -> u64 {
     let header_bytes = header::header_bytes(table);
     let frames = copied.iter().map(|records| {
@@ -123,12 +127,13 @@ fn fresh_bytes(table: &Replicas, copied: &[Vec<Record>]) -> u64 {
 
 fn fresh_spare(
     disk: &dyn Disk,
-    (dir, options): (&Path, &Options),
+    dir: &Path,
+    options: &Options,
     spares: &mut Spares,
     bytes_min: u64,
 ) -> io::Result<Spare> {
     let fits = |spare: &Spare| spare.bytes >= bytes_min;
-    // Where spare ones are short, the last of them is the reserve.
+    // With fewer spare files than wanted, the last of them is the reserve.
     let is_short = spares.ready.len() < SPARES_WANTED;
     if let Some(at) = spares.starts.iter().position(fits).filter(|_| is_short) {
         return Ok(spares.starts.remove(at));
@@ -141,12 +146,14 @@ fn fresh_spare(
     }
     let number = spares.next_number();
     let bytes = options.start_bytes().max(bytes_min);
-    Spare::create(disk, dir, Purpose::Start, (number, bytes))
+    Spare::create(disk, dir, SpareSpec { purpose: Purpose::Start, number, bytes })
 }
 
-/// Gives the fresh file its header and the copies of rounds. Returns where rounds begin.
+/// Writes the header and the copied rounds to the new file. Returns the position of the first
+/// round.
 fn begin_with_copy(
-    (spare, salt): (&Spare, u64),
+    spare: &Spare,
+    salt: u64,
     recovery: &Recovery,
     copied: &[Vec<Record>],
     buffer: &mut Aligned,

@@ -1,24 +1,27 @@
-//! What a replica that is not started still needs of the log, in a file of its own.
+//! Copies the entries that a damaged replica still needs to a file of its own.
 //!
-//! A damaged replica checkpoints nothing, so that its entries would pin the oldest file of the log, and every
-//! newer one behind it, until the log takes no more records from anybody. [`Wal::set_aside`] copies the entries
-//! that can be read to a file beside the log; the log's files are then released without regard to the replica.
+//! A damaged replica makes no checkpoints. So its entries would pin the oldest file of the log and
+//! all newer ones, until the log is full and refuses records of all replicas. [`Wal::set_aside`]
+//! copies its readable entries to a file beside the log; the log's files are then released without
+//! regard to the replica.
 //!
-//! The file has the form of a file of the log: a header, whose table holds the row of that replica alone, then
-//! rounds that hold its entries in order. It is called `<shard, 8 hex digits>-<replica, 16 hex digits>.aside`.
-//! Sequences of such files begin at [`ASIDE_SEQUENCE_MIN`], so that a [`Location`](crate::Location) is
-//! unambiguous.
+//! The file has the format of a file of the log: a header with a table of only that replica, then
+//! rounds with its entries in order. Its name is `<shard, 8 hex digits>-<replica, 16 hex
+//! digits>.aside`. Sequences of such files begin at [`ASIDE_SEQUENCE_MIN`], so that a
+//! [`Location`](crate::Location) is unambiguous.
 //!
 //! # After a crash
 //!
-//! The file gets its name when all of it is durable, and only then files of the log are released. Recovery reads it
-//! before the log. It goes at a start that finds all of its entries truncated, and before a record is written that ends the
-//! replica or begins its log anew: entries of two lives of a log never meet.
+//! The file gets its name when all of it is durable, and only then files of the log are released.
+//! Recovery reads it before the log. It is removed at a start if all of its entries are truncated,
+//! and before a record is written that destroys the replica or starts its log again: entries of the
+//! old and the new log are never mixed.
 //!
 //! # Limits
 //!
-//! All files together take at most half of [`Options::files_bytes_max`](super::Options::files_bytes_max), in
-//! addition to it. Entries that do not fit stay in the log and pin it.
+//! All files together take at most half of
+//! [`Options::files_bytes_max`](super::Options::files_bytes_max), in addition to it. Entries that
+//! do not fit stay in the log and pin it.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -29,7 +32,7 @@ use ropewalk_disk::File;
 use super::{Wal, WalError};
 use crate::active::Active;
 use crate::aside::{ASIDE_SEQUENCE_MIN, Aside, SetAside, path_of};
-use crate::files::{self, Purpose, Spare};
+use crate::files::{self, Purpose, Spare, SpareSpec};
 use crate::frame;
 use crate::header::{self, FileHeader};
 use crate::layout::align_up;
@@ -38,29 +41,31 @@ use crate::recovered::{EntryMeta, RecoveredReplica};
 use crate::replicas::Replicas;
 
 const WHY_NAME: &str = "wal-aside-name";
-/// What a round of such a file gathers, unless one entry is larger.
+/// Largest size in bytes of a round of such a file, unless one entry is larger.
 const ROUND_BYTES: u64 = 4 << 20;
-/// The files take at most this part of the log's own bound.
+/// The limit of these files is the log's limit divided by this.
 const SHARE: u64 = 2;
 
-/// Why entries were not set aside.
+/// Reasons why entries were not set aside.
 #[derive(Debug, thiserror::Error)]
 pub enum SetAsideError {
-    /// The disk or the bound has no room for them, the process has no descriptors or memory, or an entry cannot be
-    /// read any more. Nothing has changed: they stay in the log and pin it.
+    /// The disk or the limit has no room, the process has too few descriptors or too little memory,
+    /// or an entry cannot be read. Nothing has changed: the entries stay in the log and pin it.
     #[error(transparent)]
     Stays(io::Error),
-    /// The disk failed: the process must stop.
+    /// The disk failed. The process must stop.
     #[error(transparent)]
     Failed(#[from] WalError),
 }
 
 impl Wal {
-    /// From now on the log's files are released without regard to `key`, of which no record may be written before
-    /// the log is opened again. What can be read of it, `replica` as this log was opened with, is copied to a file
-    /// of its own first, unless it is there already; `None` if nothing can be.
+    /// Releases the log's files without regard to `key` from now on. No record of `key` may be
+    /// written before the log is opened again. Its readable entries are copied to a file of its own
+    /// first, unless they are already in one. `replica` is the replica as this log recovered it.
+    /// Returns `None` if no entry is readable.
     ///
     /// # Errors
+    ///
     /// See [`SetAsideError`]. One that is final ends the log (D2).
     pub fn set_aside(
         &mut self,
@@ -79,7 +84,7 @@ impl Wal {
             self.reader.insert(aside.sequence, Arc::clone(&aside.file));
             self.asides.insert(key, aside);
         }
-        self.usage.forget(key);
+        self.usage.remove_replica(key);
         let aside = self.asides.get(&key).filter(|aside| aside.is_readable());
         Ok(aside.map(|aside| aside.what.clone()))
     }
@@ -112,10 +117,11 @@ impl Wal {
             table,
         };
         let number = self.spares.next_number();
-        let spare = Spare::create(&*self.disk, &self.dir, Purpose::Spare, (number, bytes));
+        let spec = SpareSpec { purpose: Purpose::Spare, number, bytes };
+        let spare = Spare::create(&*self.disk, &self.dir, spec);
         let spare = spare.map_err(or_final)?;
         let path = path_of(&self.dir, key);
-        let written = self.fill_aside(key, (&spare, &header), &rounds).and_then(|file| {
+        let written = self.fill_aside(key, &spare, &header, &rounds).and_then(|file| {
             self.disk.rename(&spare.path, &path)?;
             Ok(file)
         });
@@ -137,7 +143,8 @@ impl Wal {
     fn fill_aside(
         &mut self,
         key: ReplicaKey,
-        (spare, header): (&Spare, &FileHeader),
+        spare: &Spare,
+        header: &FileHeader,
         rounds: &[&[EntryMeta]],
     ) -> io::Result<Arc<dyn File>> {
         let mut active = Active::begin(spare, header, &mut self.buffer)?;
@@ -156,9 +163,9 @@ impl Wal {
         Ok(Record::Entry { key, index, term, kind, data: self.reader.read(&location)?.into() })
     }
 
-    /// Removes what was set aside of replicas whose log is begun anew or gone with the records that come. It has to
-    /// be gone before they are durable.
-    pub(super) fn forget_asides<'a>(
+    /// Removes the files of replicas that `records` destroy or whose log they start again. The
+    /// removal must be durable before the records are.
+    pub(super) fn remove_ended_asides<'a>(
         &mut self,
         records: impl Iterator<Item = &'a Record>,
     ) -> io::Result<()> {
@@ -188,15 +195,16 @@ impl Wal {
         Ok(())
     }
 
-    /// Removes what was set aside and is not needed any more. One that comes back is removed again. A file that cannot
-    /// be read goes when its replica is repaired; one of a replica that the log does not know goes at once, if
-    /// `knows_all`: the tables of the log were all read.
-    pub(super) fn drop_old_asides(&mut self, knows_all: bool) -> io::Result<()> {
+    /// Removes files that are no longer needed. If a crash restores one, it is removed again. A
+    /// file without a readable entry is removed when its replica is repaired; a file of an unknown
+    /// replica is removed if `tables_complete`, which means that all tables of the log were
+    /// readable.
+    pub(super) fn drop_old_asides(&mut self, tables_complete: bool) -> io::Result<()> {
         let rows = &self.replicas.rows;
         let is_old = |key: &ReplicaKey, aside: &Aside| match rows.get(key) {
-            Some(row) if aside.is_readable() => row.truncated.0 >= aside.what.last,
+            Some(row) if aside.is_readable() => row.truncated.index >= aside.what.last,
             Some(row) => row.damage.is_none(),
-            None => knows_all,
+            None => tables_complete,
         };
         let old = self.asides.extract_if(.., |key, aside| is_old(key, aside));
         for (_, aside) in old.collect::<Vec<_>>() {
@@ -207,8 +215,8 @@ impl Wal {
     }
 }
 
-/// What a failure to set entries aside means. One that may pass, and one of reading what is damaged, says nothing of
-/// the log's own files.
+/// Classifies an error. A temporary one, and one of reading a damaged entry, does not affect the
+/// log's own files.
 fn or_final(error: io::Error) -> SetAsideError {
     if files::may_pass(&error) || error.kind() == io::ErrorKind::InvalidData {
         SetAsideError::Stays(error)
@@ -217,7 +225,7 @@ fn or_final(error: io::Error) -> SetAsideError {
     }
 }
 
-/// The entries of each round.
+/// Splits the entries into rounds.
 fn rounds(entries: &[EntryMeta]) -> Vec<&[EntryMeta]> {
     let mut rounds = Vec::new();
     let mut rest = entries;

@@ -1,4 +1,4 @@
-//! Which files of the log may go, and how much room it takes.
+//! Releases files of the log and reports its size.
 
 use std::collections::BTreeMap;
 
@@ -7,12 +7,12 @@ use crate::files::{Purpose, RetiredFile};
 use crate::record::ReplicaKey;
 
 impl Wal {
-    /// Lets go of the files that nobody needs, oldest first.
+    /// Releases the files that are no longer needed, oldest first.
     ///
-    /// `needed` holds the first index that each replica still needs; a replica that is not in it
-    /// needs everything. Whatever it says, an entry is needed until a `Truncated`,
-    /// `SnapshotInstalled` or `ReplicaDestroyed` record that covers it is durable in this log. One that was
-    /// [set aside](Wal::set_aside) is not needed here.
+    /// `needed` has the first index that each replica still needs; a replica that is not in it
+    /// needs all of its entries. In any case an entry is needed until a `Truncated`,
+    /// `SnapshotInstalled` or `ReplicaDestroyed` record that covers it is durable in this log. An
+    /// entry that was [set aside](Wal::set_aside) is not needed here.
     pub fn release(&mut self, needed: &BTreeMap<ReplicaKey, u64>) {
         while let Some(oldest) = self.sealed.front().copied() {
             let Some(usage) = self.usage.files.front() else { return };
@@ -43,8 +43,8 @@ impl Wal {
         self.spares.retire(RetiredFile { sequence: file.sequence, bytes: file.bytes, becomes });
     }
 
-    /// The replicas that keep the oldest file from being let go, each with the last index in
-    /// it: what to checkpoint next. Empty while there is but one file.
+    /// The replicas that prevent the release of the oldest file, each with its last index in it: a
+    /// checkpoint of these allows the release. Empty if there is only one file.
     pub fn pinned_by_oldest(&self) -> Vec<(ReplicaKey, u64)> {
         let oldest = self.usage.files.front().filter(|_| !self.sealed.is_empty());
         let pinned = oldest.into_iter().flat_map(|usage| &usage.last_index);
@@ -56,24 +56,26 @@ impl Wal {
         pinned
     }
 
-    /// What all files take together, spare ones included.
+    /// Size of all files in bytes, including spare files.
     pub fn bytes(&self) -> u64 {
         let sealed: u64 = self.sealed.iter().map(|file| file.bytes).sum();
         sealed + self.active.bytes + self.spares.bytes()
     }
 
-    /// How much of the log cannot be let go yet: full files and the written part of the current.
+    /// Bytes of the log that cannot be released yet: full files and the written part of the active
+    /// file.
     pub fn used_bytes(&self) -> u64 {
         let sealed: u64 = self.sealed.iter().map(|file| file.bytes).sum();
         sealed + self.active.position
     }
 
-    /// How many files hold rounds.
+    /// Number of files with rounds.
     pub fn files(&self) -> usize {
         self.sealed.len() + 1
     }
 
-    /// Whether the last attempt to get another file found no space.
+    /// Whether the last attempt to get another file found no space, on the disk or within the
+    /// limit.
     pub fn is_full(&self) -> bool {
         let at_limit = self.bytes() + self.options.file_bytes > self.options.files_bytes_max
             && !self.chore_in_flight();

@@ -1,12 +1,13 @@
-//! The second pass: records in the order of writing become the state of every replica.
+//! The second pass: replays the records in the order of writing into the state of every replica.
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::RangeInclusive;
 
 use bytes::Bytes;
 
 use super::salvage::{LossScope, SalvageOutcome};
-use super::scan::{Frame, Place};
+use super::scan::{FileId, Frame};
 use super::window::Window;
 use crate::files::Location;
 use crate::frame::{DIRECTORY_HEADER_BYTES, FRAME_HEADER_BYTES, directory_bytes};
@@ -15,29 +16,30 @@ use crate::recovered::{EntryMeta, RecoveredReplica};
 use crate::replicas::{Change, Replicas, Row};
 use crate::usage::Usage;
 
-/// An entry of the log being replayed.
+/// A replayed entry of a replica's log.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Slot {
     meta: EntryMeta,
-    /// It was there once and its payload is gone.
+    /// The entry was durable, and its payload is lost.
     lost: bool,
 }
 
-/// The state so far.
+/// The state after the records that were replayed so far.
 #[derive(Debug, Default)]
 pub(super) struct Replay {
     pub(super) replicas: Replicas,
     pub(super) usage: Usage,
-    /// By index, ascending; there may be holes before what is truncated.
+    /// Entries by ascending index. There may be gaps up to the truncated index.
     pub(super) entries: BTreeMap<ReplicaKey, Vec<Slot>>,
-    /// What was set aside, by index, ascending: it stands in where the log's own copy is damaged.
+    /// Entries that were set aside, by ascending index. They replace damaged copies in the log.
     aside: BTreeMap<ReplicaKey, Vec<Slot>>,
     begun: bool,
-    /// Why any replica may have lost records, also one whose birth is among them.
-    anyone_lost: Option<String>,
+    /// The reason, if any replica may have lost records, including a replica whose creation is
+    /// among them.
+    unattributed_loss: Option<String>,
 }
 
-/// A record as it is replayed.
+/// A record and its effects.
 struct ReplayedRecord {
     key: ReplicaKey,
     change: Change,
@@ -45,7 +47,7 @@ struct ReplayedRecord {
 }
 
 impl Replay {
-    /// A file begins: its table is the state before its first round.
+    /// Begins a file. Its table is the state before its first round.
     pub(super) fn begin_file(&mut self, table: &Replicas) {
         if !self.begun {
             self.begun = true;
@@ -55,7 +57,7 @@ impl Replay {
                 let last = table.rows.get(key).map_or(0, |row| row.last_index);
                 slots.retain(|slot| slot.meta.index <= last);
             }
-            if let Some(why) = self.anyone_lost.clone() {
+            if let Some(why) = self.unattributed_loss.clone() {
                 self.lose_everything(&why);
             }
             return;
@@ -63,7 +65,7 @@ impl Replay {
         let former = std::mem::take(&mut self.replicas);
         for key in former.rows.keys().filter(|key| !table.rows.contains_key(key)) {
             self.entries.remove(key);
-            self.usage.forget(*key);
+            self.usage.remove_replica(*key);
         }
         for (key, row) in &table.rows {
             let mut row = row.clone();
@@ -78,50 +80,51 @@ impl Replay {
         }
     }
 
-    /// Takes the entries of a round that was set aside, before any file is begun.
+    /// Takes the entries of a round of set-aside entries. Called before any file is begun.
     pub(super) fn set_aside(
         &mut self,
         window: &mut Window<'_>,
-        place: Place,
+        file_id: FileId,
         frame: &Frame,
     ) -> io::Result<()> {
-        for_each_record(window, place, frame, |_, position, header| {
+        for_each_record(window, file_id, frame, |_, position, header| {
             let slots = self.entries.entry(header.key).or_default();
-            slots.extend(entry_slot(place, position, &header));
+            slots.extend(entry_slot(file_id, position, &header));
             Ok(())
         })
     }
 
-    /// Whether what the log says of its replicas was all read.
-    pub(super) fn knows_all(&self) -> bool {
-        self.anyone_lost.is_none()
+    /// Whether all tables of the log were readable.
+    pub(super) fn tables_complete(&self) -> bool {
+        self.unattributed_loss.is_none()
     }
 
-    /// The first and the last entry so far.
-    pub(super) fn ends_of(&self, key: ReplicaKey) -> Option<(u64, u64)> {
+    /// The first and the last index that were replayed so far.
+    pub(super) fn range_of(&self, key: ReplicaKey) -> Option<RangeInclusive<u64>> {
         let slots = self.entries.get(&key)?;
-        Some((slots.first()?.meta.index, slots.last()?.meta.index))
+        Some(slots.first()?.meta.index..=slots.last()?.meta.index)
     }
 
-    /// Replays a round that is whole.
+    /// Replays a complete round.
     pub(super) fn frame(
         &mut self,
         window: &mut Window<'_>,
-        place: Place,
+        file_id: FileId,
         frame: &Frame,
     ) -> io::Result<()> {
-        for_each_record(window, place, frame, |window, position, header| {
-            self.record(window, place, (position, &header))
+        for_each_record(window, file_id, frame, |window, position, header| {
+            self.record(window, file_id, position, &header)
         })
     }
 
     fn record(
         &mut self,
         window: &mut Window<'_>,
-        place: Place,
-        (position, header): (u64, &RecordHeader),
+        file_id: FileId,
+        position: u64,
+        header: &RecordHeader,
     ) -> io::Result<()> {
-        let (key, entry) = (header.key, entry_slot(place, position, header));
+        let (key, entry) = (header.key, entry_slot(file_id, position, header));
         let change = match entry {
             Some(_) => Change::Entry { index: header.index },
             None => Change::from(&read_record(window, position, header)?),
@@ -130,22 +133,22 @@ impl Replay {
         Ok(())
     }
 
-    /// Replays what is left of damaged rounds and marks who lost something.
+    /// Replays the readable records of damaged rounds, and marks the replicas that lost records.
     pub(super) fn salvaged(
         &mut self,
         window: &mut Window<'_>,
-        place: Place,
+        file_id: FileId,
         salvaged: SalvageOutcome,
     ) -> io::Result<()> {
-        if let LossScope::Anyone = salvaged.lost {
+        if let LossScope::Unknown = salvaged.lost {
             self.lose_everything("rounds of the log are damaged beyond recognition");
         }
         for found in &salvaged.found {
             let key = found.header.key;
             if found.whole {
-                self.record(window, place, (found.position, &found.header))?;
-            } else if let Some(slot) = entry_slot(place, found.position, &found.header) {
-                // It may have been replaced or truncated later: then nothing is lost.
+                self.record(window, file_id, found.position, &found.header)?;
+            } else if let Some(slot) = entry_slot(file_id, found.position, &found.header) {
+                // If a later record replaces or truncates the entry, nothing is lost.
                 let entry = Some(Slot { lost: true, ..slot });
                 self.apply(ReplayedRecord {
                     key,
@@ -168,9 +171,9 @@ impl Replay {
         self.replicas.rows.entry(key).or_default().damage.get_or_insert(why);
     }
 
-    /// Every replica may have lost records.
+    /// Marks every replica as damaged.
     pub(super) fn lose_everything(&mut self, why: &str) {
-        self.anyone_lost.get_or_insert_with(|| why.to_owned());
+        self.unattributed_loss.get_or_insert_with(|| why.to_owned());
         for row in self.replicas.rows.values_mut() {
             row.damage.get_or_insert_with(|| why.to_owned());
         }
@@ -178,9 +181,9 @@ impl Replay {
 
     fn apply(&mut self, replayed: ReplayedRecord) {
         let ReplayedRecord { key, change, entry } = replayed;
-        let is_birth = matches!(change, Change::Restart { .. } | Change::Destroyed);
-        if let Some(why) = &self.anyone_lost
-            && !is_birth
+        let replaces_log = matches!(change, Change::Restart { .. } | Change::Destroyed);
+        if let Some(why) = &self.unattributed_loss
+            && !replaces_log
             && !self.replicas.rows.contains_key(&key)
         {
             let why = why.clone();
@@ -209,16 +212,17 @@ impl Replay {
         self.replicas.apply(key, change);
     }
 
-    /// Marks the replicas whose entries are not all there.
+    /// Marks the replicas with missing entries as damaged.
     pub(super) fn settle(&mut self) {
         for (key, aside) in &self.aside {
             if let Some(slots) = self.entries.get_mut(key) {
-                stand_in(slots, aside);
+                replace_lost(slots, aside);
             }
         }
         for (key, row) in &mut self.replicas.rows {
             let slots = self.entries.get(key).map_or(&[][..], |slots| &slots[..]);
-            let whole_until = usable(slots, row).last().map_or(row.truncated.0, |slot| slot.index);
+            let whole_until =
+                usable(slots, row).last().map_or(row.truncated.index, |slot| slot.index);
             if whole_until < row.last_index {
                 let missing = whole_until + 1;
                 let last = row.last_index;
@@ -230,34 +234,35 @@ impl Replay {
     }
 }
 
-/// Why a newer table shows that records before it were lost; `None` if it does not.
+/// The reason, if a newer table shows that records before it were lost.
 fn disagreement(replayed: &Row, table: &Row) -> Option<String> {
     if replayed.damage.is_some() {
         return replayed.damage.clone();
     }
-    let differs = replayed.last_index != table.last_index && table.last_index > table.truncated.0;
+    let differs =
+        replayed.last_index != table.last_index && table.last_index > table.truncated.index;
     differs.then(|| {
         let (found, known) = (replayed.last_index, table.last_index);
-        format!("the log ends at {found} where a newer table knows it to end at {known}")
+        format!("the log ends at {found}, but a newer table has its end at {known}")
     })
 }
 
-/// Takes from `aside` what is lost or missing in `slots`, up to the last entry that both have in the same term: all
-/// before it are the same too (Raft's log matching property).
-fn stand_in(slots: &mut Vec<Slot>, aside: &[Slot]) {
+/// Replaces entries that are lost or missing in `slots` by those in `aside`, up to the last entry
+/// that both have in the same term: all before it are equal, too (Raft's log matching property).
+fn replace_lost(slots: &mut Vec<Slot>, aside: &[Slot]) {
     let id = |slot: &Slot| (slot.meta.index, slot.meta.term);
     let is_common = |slot: &&Slot| aside.binary_search_by_key(&id(slot), id).is_ok();
     let Some(last) = slots.iter().rev().find(is_common).map(|slot| slot.meta.index) else { return };
     let whole = slots.iter().filter(|slot| !slot.lost || slot.meta.index > last);
-    let standing_in = aside.iter().filter(|slot| slot.meta.index <= last);
+    let replacements = aside.iter().filter(|slot| slot.meta.index <= last);
     let merged: BTreeMap<u64, Slot> =
-        standing_in.chain(whole).map(|slot| (slot.meta.index, *slot)).collect();
+        replacements.chain(whole).map(|slot| (slot.meta.index, *slot)).collect();
     *slots = merged.into_values().collect();
 }
 
-/// The entries after what is truncated, up to the first that is missing.
+/// The entries after the truncated index, up to the first missing one.
 fn usable<'a>(slots: &'a [Slot], row: &Row) -> impl Iterator<Item = EntryMeta> + 'a {
-    let start = row.truncated.0;
+    let start = row.truncated.index;
     slots
         .iter()
         .filter(move |slot| slot.meta.index > start)
@@ -266,7 +271,7 @@ fn usable<'a>(slots: &'a [Slot], row: &Row) -> impl Iterator<Item = EntryMeta> +
         .map(|(slot, _)| slot.meta)
 }
 
-/// What the caller of the log gets to see.
+/// The recovered replicas, for the caller of the log.
 pub(super) fn recovered(
     replicas: &Replicas,
     mut entries: BTreeMap<ReplicaKey, Vec<Slot>>,
@@ -286,12 +291,12 @@ pub(super) fn recovered(
 }
 
 /// `None` if the record is not an entry.
-fn entry_slot(place: Place, position: u64, header: &RecordHeader) -> Option<Slot> {
+fn entry_slot(file_id: FileId, position: u64, header: &RecordHeader) -> Option<Slot> {
     if header.kind != Kind::Entry {
         return None;
     }
     let location = Location {
-        file_sequence: place.file_sequence,
+        file_sequence: file_id.file_sequence,
         position,
         len_bytes: header.body_len,
         crc: header.body_crc,
@@ -306,38 +311,38 @@ fn entry_slot(place: Place, position: u64, header: &RecordHeader) -> Option<Slot
     Some(Slot { meta, lost: false })
 }
 
-/// All records of a round that is whole.
+/// Reads all records of a complete round.
 pub(super) fn read_records(
     window: &mut Window<'_>,
-    place: Place,
+    file_id: FileId,
     frame: &Frame,
 ) -> io::Result<Vec<Record>> {
     let mut records = Vec::new();
-    for_each_record(window, place, frame, |window, position, header| {
+    for_each_record(window, file_id, frame, |window, position, header| {
         records.push(read_record(window, position, &header)?);
         Ok(())
     })?;
     Ok(records)
 }
 
-/// Gives each record's body position and header.
+/// Calls `each` with the position of the body and the header of each record.
 fn for_each_record<'w>(
     window: &mut Window<'w>,
-    place: Place,
+    file_id: FileId,
     frame: &Frame,
     mut each: impl FnMut(&mut Window<'w>, u64, RecordHeader) -> io::Result<()>,
 ) -> io::Result<()> {
-    let seed = place.seed(frame.round);
+    let seed = file_id.seed(frame.round);
     let end = frame.position + u64::from(frame.length);
     let directory_at = frame.position + FRAME_HEADER_BYTES as u64;
     let directory = window.get(directory_at, DIRECTORY_HEADER_BYTES as u64)?;
     let directory = directory.and_then(|bytes| directory_bytes(bytes, frame.round));
-    let mut at = directory_at + directory.ok_or_else(foreign)?;
+    let mut at = directory_at + directory.ok_or_else(invalid_format)?;
     while at < end {
         let bytes = window.get(at, RECORD_HEADER_BYTES as u64)?;
         let header = bytes.and_then(|bytes| RecordHeader::parse(bytes, seed));
         let header = header.filter(|header| header.size_bytes() <= end - at);
-        let header = header.ok_or_else(foreign)?;
+        let header = header.ok_or_else(invalid_format)?;
         each(window, at + RECORD_HEADER_BYTES as u64, header)?;
         at += header.size_bytes();
     }
@@ -350,19 +355,23 @@ fn read_record(
     header: &RecordHeader,
 ) -> io::Result<Record> {
     let body = window.get(position, u64::from(header.body_len))?;
-    body.and_then(|body| header.decode(Bytes::copy_from_slice(body))).ok_or_else(foreign)
+    body.and_then(|body| header.decode(Bytes::copy_from_slice(body))).ok_or_else(invalid_format)
 }
 
-/// The checksum says that we wrote it, and yet it is not what we write.
-fn foreign() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "a round with a right checksum makes no sense")
+/// The error for bytes with a valid checksum that are not in our format.
+fn invalid_format() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        "a round with a valid checksum is not in the format of a round",
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::LogId;
 
-    /// Every way to lose rounds is found by a gap before this is asked; it is the second look.
+    /// The first pass reports every lost round as a gap, so this check is redundant.
     #[test]
     fn d3_a_newer_table_that_knows_another_end_says_that_records_are_lost() {
         let ends_at = |last_index| Row { last_index, ..Row::default() };
@@ -371,7 +380,7 @@ mod tests {
             let why = disagreement(&ends_at(replayed), &ends_at(known)).expect("they differ");
             assert!(why.contains(&format!("ends at {replayed}")), "{why}");
         }
-        let released = Row { truncated: (9, 1), ..ends_at(9) };
+        let released = Row { truncated: LogId { index: 9, term: 1 }, ..ends_at(9) };
         assert_eq!(disagreement(&ends_at(5), &released), None, "nothing of it is needed");
     }
 }

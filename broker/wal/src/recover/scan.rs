@@ -1,4 +1,4 @@
-//! The first pass over one file: which rounds are there and whole, and which are missing.
+//! The first pass over one file: finds the complete rounds and the missing ones.
 
 use std::fmt;
 use std::io;
@@ -9,14 +9,14 @@ use crate::frame::{FRAME_HEADER_BYTES, FrameHeader};
 use crate::header::FileHeader;
 use crate::layout::{BLOCK_BYTES, Seed};
 
-/// What the checksums of a file are seeded with.
+/// Identifies a file of the log, and seeds the checksums of its rounds.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Place {
+pub(super) struct FileId {
     pub(super) file_sequence: u64,
     pub(super) salt: u64,
 }
 
-impl Place {
+impl FileId {
     pub(super) fn of(header: &FileHeader) -> Self {
         Self { file_sequence: header.sequence, salt: header.salt }
     }
@@ -26,7 +26,24 @@ impl Place {
     }
 }
 
-/// A round that is there and whole.
+/// Position and sequence of the next round to read.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RoundStart {
+    pub(super) position: u64,
+    pub(super) round: u64,
+}
+
+/// A file to scan.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ScannedFile {
+    pub(super) id: FileId,
+    /// Length that the file should have, in bytes.
+    pub(super) file_bytes: u64,
+    /// Where to begin.
+    pub(super) start: RoundStart,
+}
+
+/// A complete round.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Frame {
     pub(super) position: u64,
@@ -40,13 +57,14 @@ impl Frame {
     }
 }
 
-/// A part of the file in which rounds were durable and are not whole.
+/// A part of the file in which rounds were durable and are damaged now.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Gap {
     pub(super) start: u64,
     pub(super) end: u64,
     pub(super) round_first: u64,
-    /// The first that is not missing; [`u64::MAX`] if nobody knows how many there were.
+    /// Sequence of the first round behind the gap; [`u64::MAX`] if it is unknown how many rounds
+    /// there were.
     pub(super) round_end: u64,
 }
 
@@ -72,7 +90,7 @@ pub(super) enum Event {
     Gap(Gap),
 }
 
-/// What is in a file, in the order of writing.
+/// The content of a file, in the order of writing.
 #[derive(Debug, Default)]
 pub(super) struct Scan {
     pub(super) events: Vec<Event>,
@@ -80,7 +98,7 @@ pub(super) struct Scan {
 }
 
 impl Scan {
-    /// The round after the last one that is known to have been in this file.
+    /// The sequence after the last round that is known to have been in this file.
     pub(super) fn round_end(&self) -> Option<u64> {
         self.events.last().map(|event| match event {
             Event::Frame(frame) => frame.round + 1,
@@ -90,41 +108,38 @@ impl Scan {
     }
 }
 
-/// Finds the rounds of a file. `limit` is the first round that a newer file has; `None` if this is
-/// the newest.
+/// Finds the rounds of a file. `limit` is the first round of a newer file; `None` if this is the
+/// newest file.
 pub(super) fn scan(
     window: &mut Window<'_>,
-    (place, file_bytes, round_first): (Place, u64, u64),
-    rounds_at: u64,
+    file: ScannedFile,
     limit: Option<u64>,
 ) -> io::Result<Scan> {
     let mut scan = Scan::default();
-    let mut position = rounds_at;
-    let mut round = round_first;
-    while limit.is_none_or(|limit| round < limit) {
-        let wanted = round..limit.unwrap_or(u64::MAX);
-        let Some(frame) = next_frame(window, place, position, wanted)? else {
-            scan.end(window, (place, file_bytes), (position, round), limit)?;
+    let mut next = file.start;
+    while limit.is_none_or(|limit| next.round < limit) {
+        let wanted = next.round..limit.unwrap_or(u64::MAX);
+        let Some(frame) = next_frame(window, file.id, next.position, wanted)? else {
+            scan.end(window, ScannedFile { start: next, ..file }, limit)?;
             break;
         };
-        if frame.round > round {
+        if frame.round > next.round {
             scan.events.push(Event::Gap(Gap {
-                start: position,
+                start: next.position,
                 end: frame.position,
-                round_first: round,
+                round_first: next.round,
                 round_end: frame.round,
             }));
         }
-        position = frame.end();
-        round = frame.round + 1;
+        next = RoundStart { position: frame.end(), round: frame.round + 1 };
         scan.events.push(Event::Frame(frame));
     }
     Ok(scan)
 }
 
 impl Scan {
-    /// Takes out all rounds, oldest first, if they are whole and take at most `bytes_max` together; else the last
-    /// one, if it is whole.
+    /// Removes and returns all rounds, oldest first, if they are complete and take at most
+    /// `bytes_max` together; otherwise the last one, if it is complete.
     pub(super) fn take_last(&mut self, bytes_max: u64) -> Vec<Frame> {
         let frames = self.events.iter().map_while(|event| match event {
             Event::Frame(frame) => Some(*frame),
@@ -145,15 +160,15 @@ impl Scan {
         }
     }
 
-    /// There is no further whole round: a torn tail, or damage?
+    /// Handles the end of the complete rounds, which is either a torn tail or damage.
     fn end(
         &mut self,
         window: &mut Window<'_>,
-        (place, file_bytes): (Place, u64),
-        (position, round): (u64, u64),
+        file: ScannedFile,
         limit: Option<u64>,
     ) -> io::Result<()> {
-        let is_short = window.file_len() < file_bytes;
+        let RoundStart { position, round } = file.start;
+        let is_short = window.file_len() < file.file_bytes;
         if limit.is_some() || is_short {
             self.events.push(Event::Gap(Gap {
                 start: position,
@@ -161,23 +176,23 @@ impl Scan {
                 round_first: round,
                 round_end: limit.unwrap_or(u64::MAX),
             }));
-        } else if let Some(header) = header_at(window, place, position)? {
+        } else if let Some(header) = header_at(window, file.id, position)? {
             self.torn_tail_bytes = header.padded_bytes();
         }
         Ok(())
     }
 }
 
-/// The next whole round at or after `position` whose number is wanted.
+/// The next complete round at or after `position` with a wanted sequence.
 fn next_frame(
     window: &mut Window<'_>,
-    place: Place,
+    file_id: FileId,
     position: u64,
     wanted: Range<u64>,
 ) -> io::Result<Option<Frame>> {
     let mut at = position;
     while at + BLOCK_BYTES <= window.file_len() {
-        if let Some(frame) = frame_at(window, place, at)?
+        if let Some(frame) = frame_at(window, file_id, at)?
             && wanted.contains(&frame.round)
         {
             return Ok(Some(frame));
@@ -187,26 +202,26 @@ fn next_frame(
     Ok(None)
 }
 
-/// The header of a round at this place, whether or not the round is whole.
+/// The header of a round at this position, whether or not the round is complete.
 pub(super) fn header_at(
     window: &mut Window<'_>,
-    place: Place,
+    file_id: FileId,
     at: u64,
 ) -> io::Result<Option<FrameHeader>> {
     let bytes = window.get(at, FRAME_HEADER_BYTES as u64)?;
-    Ok(bytes.and_then(|bytes| FrameHeader::parse(bytes, place.file_sequence, place.salt)))
+    Ok(bytes.and_then(|bytes| FrameHeader::parse(bytes, file_id.file_sequence, file_id.salt)))
 }
 
-/// The whole round at this place.
+/// The round at this position, if it is complete.
 pub(super) fn frame_at(
     window: &mut Window<'_>,
-    place: Place,
+    file_id: FileId,
     at: u64,
 ) -> io::Result<Option<Frame>> {
-    let Some(header) = header_at(window, place, at)? else { return Ok(None) };
+    let Some(header) = header_at(window, file_id, at)? else { return Ok(None) };
     let body_at = at + FRAME_HEADER_BYTES as u64;
     let body_len = u64::from(header.length) - FRAME_HEADER_BYTES as u64;
-    let crc = window.crc(place.seed(header.round), body_at, body_len)?;
+    let crc = window.crc(file_id.seed(header.round), body_at, body_len)?;
     let whole = crc == Some(header.body_crc);
     Ok(whole.then_some(Frame { position: at, round: header.round, length: header.length }))
 }

@@ -1,4 +1,4 @@
-//! Reading a file forward in large pieces, with bounded memory.
+//! Reads a file forward in large pieces, with bounded memory.
 
 use std::io;
 
@@ -8,7 +8,7 @@ use crate::layout::Seed;
 
 const WINDOW_BYTES: u64 = 1 << 20;
 
-/// A piece of a file in memory that moves as bytes are asked for.
+/// A piece of a file in memory, which is replaced when other bytes are read.
 pub(super) struct Window<'a> {
     file: &'a dyn File,
     file_len: u64,
@@ -25,8 +25,8 @@ impl<'a> Window<'a> {
         self.file_len
     }
 
-    /// The bytes from `at` on; `None` if the file ends before. A length that comes from the disk
-    /// is thereby bounded by the file.
+    /// The `len` bytes at `at`; `None` if the file ends before. So a length from the disk is
+    /// bounded by the file.
     pub(super) fn get(&mut self, at: u64, len: u64) -> io::Result<Option<&[u8]>> {
         if at.checked_add(len).is_none_or(|end| end > self.file_len) {
             return Ok(None);
@@ -42,7 +42,7 @@ impl<'a> Window<'a> {
         Ok(Some(&self.bytes[from..from + len as usize]))
     }
 
-    /// The checksum of a range; `None` if the file ends before.
+    /// The checksum of a range of bytes; `None` if the file ends before.
     pub(super) fn crc(&mut self, seed: Seed, at: u64, len: u64) -> io::Result<Option<u32>> {
         if at.checked_add(len).is_none_or(|end| end > self.file_len) {
             return Ok(None);

@@ -1,4 +1,4 @@
-//! What the log has to say to those who submitted, in order.
+//! The results of submissions, in order.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -7,7 +7,8 @@ use std::sync::Arc;
 use super::Completion;
 use crate::log::WalError;
 
-/// The answers of a round. Dropping them gives those that were not given: nobody waits for ever.
+/// The completions of a round with their results. Dropping it runs those that were not run yet, so
+/// that no caller waits forever.
 #[derive(Default)]
 pub struct Answers {
     waiting: VecDeque<(Completion, Result<(), Arc<WalError>>)>,
@@ -28,7 +29,7 @@ impl Answers {
         self.waiting.is_empty()
     }
 
-    /// Gives them, in order. One that panics leaves the others to be given by the drop.
+    /// Runs the completions in order. If one panics, dropping `self` runs the others.
     pub fn give(mut self) {
         self.give_all();
     }

@@ -1,4 +1,4 @@
-//! What waits for the writer's thread, and what it tells.
+//! The queue of the writer thread, and the state that the thread publishes.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -29,12 +29,12 @@ impl Command {
     }
 }
 
-/// Why the writer goes on.
-pub(super) enum Woken {
+/// Reason why a wait of the writer thread ended.
+pub(super) enum WakeReason {
     Commands,
     Chores,
     Timeout,
-    /// And nothing is left to do.
+    /// The log is closed, and the queue is empty.
     Closed,
 }
 
@@ -42,10 +42,10 @@ pub(super) enum Woken {
 struct State {
     commands: VecDeque<Command>,
     chores_done: Vec<ChoreResult>,
-    /// The thread that does chores has ended.
+    /// The "wal-files" thread has ended.
     helper_gone: bool,
     closed: bool,
-    /// The answer to everything from now on.
+    /// The result of every later submission, if the log has failed.
     failed: Option<Arc<WalError>>,
     stats: Stats,
     threads: Vec<JoinHandle<()>>,
@@ -55,7 +55,7 @@ struct State {
 pub(super) struct Queue {
     state: Mutex<State>,
     changed: Condvar,
-    /// [`Stats::full`], asked before every proposal.
+    /// Copy of [`Stats::full`], read before every proposal.
     full: AtomicBool,
 }
 
@@ -84,32 +84,32 @@ impl Queue {
         }
     }
 
-    /// Moves what waits to `commands`.
+    /// Moves the queued commands to `commands`.
     pub(super) fn take_commands(&self, commands: &mut VecDeque<Command>) {
         commands.append(&mut self.state.lock().commands);
     }
 
-    /// Waits until there is something to do.
+    /// Waits until there are commands or finished chores.
     pub(super) fn wait(
         &self,
         commands: &mut VecDeque<Command>,
         timeout: Option<Duration>,
-    ) -> Woken {
+    ) -> WakeReason {
         let mut state = self.state.lock();
         let mut timed_out = false;
         loop {
             if !state.commands.is_empty() {
                 commands.append(&mut state.commands);
-                return Woken::Commands;
+                return WakeReason::Commands;
             }
             if !state.chores_done.is_empty() {
-                return Woken::Chores;
+                return WakeReason::Chores;
             }
             if state.closed {
-                return Woken::Closed;
+                return WakeReason::Closed;
             }
             if timed_out {
-                return Woken::Timeout;
+                return WakeReason::Timeout;
             }
             match timeout {
                 Some(timeout) => {
@@ -120,7 +120,7 @@ impl Queue {
         }
     }
 
-    /// Waits until a chore that was handed out is done; whether one is. None is once their thread has ended.
+    /// Waits until a chore is done. Returns false if the "wal-files" thread has ended and none is.
     pub(super) fn wait_for_chores(&self) -> bool {
         let mut state = self.state.lock();
         while state.chores_done.is_empty() && !state.helper_gone {
@@ -143,7 +143,7 @@ impl Queue {
         self.changed.notify_one();
     }
 
-    /// From now on everything is answered with `error`.
+    /// Completes every later submission with `error`.
     pub(super) fn fail(&self, error: &Arc<WalError>) {
         self.state.lock().failed.get_or_insert_with(|| Arc::clone(error));
     }
@@ -160,7 +160,7 @@ impl Queue {
     pub(super) fn join(&self) {
         let threads = std::mem::take(&mut self.state.lock().threads);
         for thread in threads {
-            // A panic there was answered to all who waited, and is printed.
+            // The pending submissions were completed, and the panic is logged.
             let _ = thread.join();
         }
     }

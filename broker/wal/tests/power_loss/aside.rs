@@ -1,4 +1,4 @@
-//! Entries of a replica that is not started: the log goes on without them, and they are there for a repair.
+//! Entries of a damaged replica: the log continues without them, and a repair finds them.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ use super::model::{Model, compare};
 
 const DAMAGED: ReplicaKey = ReplicaKey { shard: 1, replica: 11 };
 const HEALTHY: ReplicaKey = ReplicaKey { shard: 2, replica: 22 };
-/// Entries of each replica at first.
+/// Number of entries of each replica at the start.
 const ENTRIES: u64 = 60;
 
 fn write(wal: &mut Wal, model: &mut Model, records: &[Record]) {
@@ -41,7 +41,7 @@ fn aside() -> PathBuf {
     Path::new(DIR).join("00000001-000000000000000b.aside")
 }
 
-/// The healthy replica goes on and checkpoints; the log is let go behind it.
+/// The healthy replica continues and checkpoints; the log behind it is released.
 fn go_on(wal: &mut Wal, model: &mut Model, rounds: u64) {
     for _ in 0..rounds {
         let last = model.replicas[&HEALTHY].last_index();
@@ -71,7 +71,7 @@ fn d3_entries_that_are_set_aside_do_not_pin_the_log_and_stay_readable() {
     assert_eq!((known.first, known.last, &known.path), (2, 1 + ENTRIES, &aside()));
     check(&model, &wal, &recovered, "set aside");
     for life in 0..4 {
-        // Ten times what the log may take.
+        // Ten times the limit of the log.
         go_on(&mut wal, &mut model, 2_000);
         assert!(wal.files() <= 3 && before > 4, "{} of {before} files", wal.files());
         drop(wal);
@@ -83,7 +83,7 @@ fn d3_entries_that_are_set_aside_do_not_pin_the_log_and_stay_readable() {
         assert_eq!(again.as_ref(), Some(&known), "it is copied once");
     }
 
-    // A repair lets it go on from there; then it checkpoints, and the file goes.
+    // After a repair it continues from there, checkpoints, and the file is removed.
     let last = model.replicas[&DAMAGED].last_index();
     write(&mut wal, &mut model, &[Record::LossAccepted { key: DAMAGED, index: last }]);
     drop(wal);
@@ -145,7 +145,7 @@ fn d1_power_may_go_at_any_moment_while_entries_are_set_aside() {
     assert!(crashes > 100, "{crashes}");
 }
 
-/// Entries of an earlier life of a log must not fill a hole in a later one.
+/// Entries of an old log of a replica must not fill a gap in its new one.
 #[test]
 fn d3_what_was_set_aside_goes_before_a_log_begins_anew() {
     let (disk, mut model) = prepared(5);
@@ -161,7 +161,7 @@ fn d3_what_was_set_aside_goes_before_a_log_begins_anew() {
     drop(wal);
     disk.power_cycle(1);
     let (wal, recovered) = open(&disk, OPTIONS).expect("it opens");
-    check(&model, &wal, &recovered, "anew");
+    check(&model, &wal, &recovered, "again");
 }
 
 #[test]
@@ -177,7 +177,7 @@ fn r1_what_is_set_aside_has_a_bound_and_stays_in_the_log_beyond_it() {
     let (wal, recovered) = open(&disk, options).expect("it opens");
     check(&model, &wal, &recovered, "refused");
 
-    // So it is on a full disk, and nothing is left of the attempt.
+    // The same on a full disk, and no file remains of the attempt.
     let (disk, model) = prepared(7);
     let (mut wal, recovered) = open(&disk, OPTIONS).expect("it opens");
     let used = disk.list(Path::new(DIR)).expect("the directory");
@@ -190,12 +190,12 @@ fn r1_what_is_set_aside_has_a_bound_and_stays_in_the_log_beyond_it() {
     check(&model, &wal, &recovered, "full");
 }
 
-/// Only a want of room, descriptors or memory leaves the log as it was.
+/// Only a lack of space, descriptors or memory leaves the log unchanged.
 #[test]
 fn d2_a_disk_that_fails_while_entries_are_set_aside_ends_the_log() {
     let name = Fault { why: "wal-aside-name", ..Fault::next(Operation::SyncDir) };
     let rename = Fault { path_contains: "spare-".to_owned(), ..Fault::next(Operation::Rename) };
-    // The file is known to the disk by the name under which it was opened; it is preallocated first.
+    // The disk knows the file by the name under which it was opened; it is preallocated first.
     let path_contains = "creating-".to_owned();
     let write = Fault { path_contains, skip: 1, ..Fault::next(Operation::Write) };
     let faults = [name, rename, write.clone()];

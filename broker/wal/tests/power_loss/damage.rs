@@ -1,8 +1,9 @@
-//! Bits that flip and files that are cut: nothing wrong is believed, and only those pay whom it hit.
+//! Flipped bits and truncated files: damage is never accepted as data, and affects only the
+//! replicas that it touches.
 //!
-//! A fixed history is written to several files. Then one place after another is damaged, and the
-//! log is opened: a replica is either said to be damaged, and what is left of it is a prefix of
-//! what was written, or it is exactly as it was.
+//! A fixed history is written to several files. Then each position is damaged in turn, and the log
+//! is opened. A replica is either reported as damaged and its entries are a prefix of the written
+//! ones, or it is unchanged.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -20,13 +21,13 @@ const A: ReplicaKey = ReplicaKey { shard: 1, replica: 11 };
 const B: ReplicaKey = ReplicaKey { shard: 2, replica: 22 };
 const C: ReplicaKey = ReplicaKey { shard: 3, replica: 33 };
 
-/// What was written, as files and as history.
+/// The written log, as files and as a history of states.
 struct Written {
     files: Vec<(String, Vec<u8>)>,
     rounds: Vec<Vec<Record>>,
 }
 
-/// Where a round lies.
+/// Position of a round.
 #[derive(Debug, Clone)]
 struct Place {
     file: usize,
@@ -109,7 +110,7 @@ impl Written {
         places
     }
 
-    /// The state after so many rounds.
+    /// The state after this many rounds.
     fn model(&self, rounds: usize) -> Model {
         let mut model = Model::default();
         self.rounds[..rounds].iter().flatten().for_each(|record| model.apply(record));
@@ -117,7 +118,7 @@ impl Written {
     }
 }
 
-/// Checks the promise; returns who is damaged.
+/// Checks the guarantee; returns the damaged replicas.
 fn check(disk: &SimDisk, model: &Model, context: &str) -> BTreeSet<ReplicaKey> {
     let (wal, recovered) = open(disk, OPTIONS).unwrap_or_else(|error| panic!("{context}: {error}"));
     let mut damaged = BTreeSet::new();
@@ -136,10 +137,10 @@ fn check(disk: &SimDisk, model: &Model, context: &str) -> BTreeSet<ReplicaKey> {
     damaged
 }
 
-/// What is left of a damaged replica was written, and begins at the beginning.
+/// The entries of a damaged replica were written, and begin at the start.
 fn prefix(replica: &Replica, wal: &Wal, found: &RecoveredReplica) -> Result<(), String> {
     compare_entries(replica, wal, found).or_else(|wrong| {
-        // Its truncation may be among what is lost.
+        // Its truncation may be lost, too.
         let all_new = found.entries.iter().all(|entry| replica.entries.contains_key(&entry.index));
         if all_new { Err(wrong) } else { Ok(()) }
     })
@@ -227,9 +228,10 @@ fn d3_a_cut_or_missing_file_loses_nothing_silently() {
             disk.truncate(&written.path(file), cut as u64);
             let damaged = check(&disk, &all, &format!("file {file} cut at {cut}"));
             let is_newest = file + 1 == written.files.len();
-            assert!(!is_newest || damaged.len() == 3, "nobody knows what was in the newest file");
+            assert!(!is_newest || damaged.len() == 3, "the content of the newest file is unknown");
         }
-        // The oldest may be gone by right: then its entries are missing, which shows.
+        // The oldest file may have been released; otherwise entries are missing and the replica is
+        // damaged.
         let mut without = write();
         without.files.remove(file);
         if file + 1 < written.files.len() {
@@ -253,9 +255,9 @@ fn d4_damage_stays_until_somebody_accepts_it_or_the_replica_goes() {
         |recovered: &ropewalk_wal::RecoveredLog, key| recovered.replicas[&key].damage.clone();
     assert!(damage(&recovered, A).is_some() && damage(&recovered, B).is_some());
     assert_eq!(damage(&recovered, C), None);
-    assert!(!recovered.notes.is_empty(), "a person is told");
+    assert!(!recovered.notes.is_empty(), "the damage is reported");
 
-    // The mark outlives the files: everything is let go that can be.
+    // The mark outlasts the files: all files that can be released are.
     for (key, last) in [(A, 15), (B, 15), (C, 16)] {
         wal.write_round(&[Record::Truncated { key, index: last, term: 1 }]).unwrap();
     }
@@ -294,7 +296,7 @@ fn d3_a_payload_that_is_damaged_after_opening_is_not_given_out() {
     assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
 }
 
-/// The highest index of all, as the one before which all is truncated; the highest number of a round.
+/// The highest possible index as the truncated index; the highest possible sequence of a round.
 #[test]
 fn d3_a_number_that_nothing_follows_does_not_panic() {
     super::forge::open_forged(&[
@@ -310,7 +312,7 @@ fn d3_a_log_with_right_checksums_and_wrong_content_never_panics() {
         let mut data = vec![u8::from(dice.one_in(8))];
         for _ in 0..=dice.below(3) {
             let mut edit = dice.draw().to_le_bytes();
-            // Mostly the beginnings of blocks, where the numbers are.
+            // Mostly the starts of blocks, where the numbers are.
             if !dice.one_in(4) {
                 let at = dice.below(8) * 4096 + dice.below(200);
                 edit[1..3].copy_from_slice(&(at as u16).to_le_bytes());

@@ -1,4 +1,4 @@
-//! One fault at a time, and what exactly must follow.
+//! One fault per test, and its exact consequence.
 
 use std::io;
 use std::path::Path;
@@ -31,7 +31,7 @@ pub(crate) fn open(disk: &SimDisk, options: Options) -> Result<(Wal, RecoveredLo
 fn last_index(recovered: &RecoveredLog) -> u64 {
     let replica = &recovered.replicas[&KEY];
     assert_eq!(replica.damage, None);
-    replica.entries.last().map_or(replica.truncated.0, |entry| entry.index)
+    replica.entries.last().map_or(replica.truncated.index, |entry| entry.index)
 }
 
 #[test]
@@ -48,19 +48,19 @@ fn d2_a_failed_sync_is_final_and_what_the_cache_shows_is_proved_before_it_is_bel
         assert!(matches!(again, WalError::Failed(_)));
         drop(wal);
         if seed % 2 == 0 {
-            // The machine reboots: what the disk has counts.
+            // The machine reboots: only the disk counts.
             disk.power_cycle(seed);
             let (_, recovered) = open(&disk, OPTIONS).unwrap();
             if last_index(&recovered) == 3 { kept += 1 } else { gone += 1 }
         } else {
-            // Only the process restarts: the cache shows the round as if it were durable.
+            // Only the process restarts: the cache has the round as if it were durable.
             disk.restart();
             let (wal, recovered) = open(&disk, OPTIONS).unwrap();
             assert_eq!(last_index(&recovered), 3);
             drop(wal);
             disk.power_cycle(seed);
             let (_, recovered) = open(&disk, OPTIONS).unwrap();
-            assert_eq!(last_index(&recovered), 3, "believed once, it must stay");
+            assert_eq!(last_index(&recovered), 3, "once accepted, it must stay");
         }
     }
     assert!(kept > 5 && gone > 5, "kept {kept}, gone {gone}");
@@ -83,12 +83,12 @@ fn a_full_disk_refuses_before_it_writes_and_keeps_a_reserve() {
     assert!(wal.is_full());
     assert!(last > 10, "{last}");
 
-    // Refused again and again, and nothing is harmed.
+    // Refused repeatedly, without harm.
     let before = disk.operations();
     wal.write_round(&[entry(KEY, last + 1, 5000)]).unwrap_err();
     assert_eq!(disk.operations(), before, "nothing was touched");
 
-    // What frees space goes through, also after a restart on the full disk.
+    // Records that free space are written, also after a restart on the full disk.
     wal.write_round_from_reserve(&[Record::Truncated { key: KEY, index: last - 1, term: 1 }])
         .unwrap();
     drop(wal);
@@ -262,7 +262,7 @@ fn an_error_while_reading_is_not_taken_for_a_torn_tail() {
     assert_eq!(last_index(&open(&disk, OPTIONS).unwrap().1), 2);
 }
 
-/// Whatever the reserve was spent on, what lets files go can still be written.
+/// Records that allow files to be released can be written even if the reserve is used up.
 #[test]
 fn r1_the_log_can_be_emptied_when_the_reserve_is_spent() {
     let disk = SimDisk::new(0);
@@ -270,7 +270,7 @@ fn r1_the_log_can_be_emptied_when_the_reserve_is_spent() {
     let (mut wal, _) = open(&disk, options).unwrap();
     wal.write_round(&[created(KEY)]).unwrap();
     let mut last = 1;
-    // As shards do that all asked for space before one of them took it.
+    // As with shards that all asked for space before one of them took it.
     while wal.write_round_from_reserve(&[entry(KEY, last + 1, 3000)]).is_ok() {
         last += 1;
     }
@@ -282,7 +282,7 @@ fn r1_the_log_can_be_emptied_when_the_reserve_is_spent() {
     wal.write_round(&[entry(KEY, last + 1, 3000)]).unwrap();
 }
 
-/// Every life writes a little, as a broker does that elects itself, and nothing can be let go.
+/// Every start writes a little, as a broker does that elects itself, and no file can be released.
 #[test]
 fn a_log_on_a_full_disk_can_be_opened_again_and_again() {
     let options = Options {
@@ -299,7 +299,7 @@ fn a_log_on_a_full_disk_can_be_opened_again_and_again() {
         wal.write_round(&[entry(KEY, last + 1, 100_000)]).unwrap();
         last += 1;
     }
-    // Full from here on, also for what the reserve is for.
+    // The disk is full from here on, also for the reserve.
     disk.set_capacity(Some(1));
     for len in [100_000, 5_000] {
         while wal.write_round_from_reserve(&[entry(KEY, last + 1, len)]).is_ok() {
@@ -316,7 +316,7 @@ fn a_log_on_a_full_disk_can_be_opened_again_and_again() {
         let elected = [Record::HardState { key: KEY, state }];
         wal.write_round_from_reserve(&elected).expect("there is room for that");
     }
-    // Then it is emptied and goes on.
+    // Then it is emptied and continues.
     let (mut wal, _) = open(&disk, options).expect("it opens");
     wal.write_round_to_release(&[Record::Truncated { key: KEY, index: last, term: 1 }]).unwrap();
     wal.release(&[(KEY, last + 1)].into());
@@ -325,7 +325,7 @@ fn a_log_on_a_full_disk_can_be_opened_again_and_again() {
     }
 }
 
-/// A want of descriptors or memory passes; the log goes on with the files that it has.
+/// A lack of descriptors or memory is temporary; the log continues with its files.
 #[test]
 fn d2_a_want_of_descriptors_for_a_spare_file_is_not_final() {
     let disk = SimDisk::new(0);
@@ -345,7 +345,7 @@ fn d2_a_want_of_descriptors_for_a_spare_file_is_not_final() {
     assert!(!names.iter().any(|name| name.starts_with("creating-")), "{names:?}");
 }
 
-/// A file for the next start says nothing of the room for rounds.
+/// A failed creation of a file for the next start does not affect the room for rounds.
 #[test]
 fn r1_a_file_for_a_start_that_could_not_be_created_does_not_refuse_rounds() {
     let disk = SimDisk::new(0);

@@ -1,8 +1,8 @@
-//! Log files whose checksums are right and whose content is not.
+//! Log files with valid checksums and invalid content.
 //!
-//! A checksum keeps damage away from everything behind it, so damage alone never tests what
-//! is behind it. Here a log is written, numbers in it are overwritten, and all checksums are
-//! computed anew, by the documented format alone. Also used by the fuzz target `wal`.
+//! Checksums keep damage away from all code behind them, so damage alone never tests that code.
+//! Here a log is written, numbers in it are overwritten, and all checksums are computed again,
+//! following only the documented format. Also used by the fuzz target `wal`.
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -22,8 +22,8 @@ const OPTIONS: Options = Options {
 
 type Files = Vec<(String, Vec<u8>)>;
 
-/// Opens a log with the edits that `data` asks for. It may be refused; it must not panic, and if
-/// it is taken it must be the same when it is opened again.
+/// Opens a log with the edits from `data`. It may be refused; it must not panic, and if it is
+/// accepted, opening it again must give the same state.
 pub(crate) fn open_forged(data: &[u8]) {
     let Some((&mode, edits)) = data.split_first() else { return };
     let mut files = base().clone();
@@ -47,7 +47,7 @@ pub(crate) fn open_forged(data: &[u8]) {
         }
     }
     let key = ReplicaKey { shard: 99, replica: 99 };
-    // A table may fill the file, or numbers may have come to their end.
+    // A table may fill the file, or a sequence may be at its maximum.
     let _ = wal.write_round(&[Record::Truncated { key, index: 1, term: 1 }]);
     wal.release(&recovered.replicas.keys().map(|key| (*key, u64::MAX)).collect());
     drop(wal);
@@ -135,7 +135,7 @@ fn put(content: &mut [u8], at: usize, crc: u32) {
     content[at..at + 4].copy_from_slice(&crc.to_le_bytes());
 }
 
-/// Makes every checksum right that can be.
+/// Computes every checksum that can be computed.
 fn seal(content: &mut [u8]) {
     if content.len() < 3 * BLOCK {
         return;

@@ -1,4 +1,4 @@
-//! A machine that lives, dies and lives again, from a seed.
+//! A machine that starts and crashes repeatedly, driven by a seed.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -24,13 +24,13 @@ pub(crate) struct Machine {
     pub(crate) disk: SimDisk,
     dice: Dice,
     pub(crate) model: Model,
-    /// The model with the round whose fate is unknown.
+    /// The model including the round with an unknown outcome.
     doubt: Option<Model>,
     /// Replica ids are never used again.
     replica_next: u64,
-    /// A sync fails in this life.
+    /// A sync fails during this start.
     fails: bool,
-    /// The sync of a name fails; the process then starts again on what the cache shows.
+    /// The sync of a name fails; the process then starts again with the content of the cache.
     name_fails: bool,
     pub(crate) rounds_written: u64,
     pub(crate) files_released: u64,
@@ -65,7 +65,7 @@ impl Machine {
         self.disk.sync_counts().into_keys()
     }
 
-    /// One life. The error is a broken promise.
+    /// One start until its end. The error is a violated guarantee.
     pub(crate) fn live(&mut self) -> Result<(), String> {
         self.plan_the_end();
         let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
@@ -96,7 +96,7 @@ impl Machine {
         let after_name_failed = std::mem::take(&mut self.name_fails);
         match self.dice.below(10) {
             _ if after_name_failed => self.disk.crash_at(1 + self.dice.below(25)),
-            // In the middle of opening, often.
+            // Often in the middle of opening.
             0..=2 => self.disk.crash_at(1 + self.dice.below(25)),
             3..=6 => self.disk.crash_at(1 + self.dice.below(200)),
             7 | 8 => {
@@ -122,7 +122,7 @@ impl Machine {
         }
     }
 
-    /// Writes a round. `Ok(false)`: the life is over.
+    /// Writes a round. `Ok(false)`: the machine crashed.
     fn write(&mut self, wal: &mut Wal) -> Result<bool, String> {
         let (records, after) = self.round();
         let written = match self.dice.below(5) {
@@ -142,7 +142,7 @@ impl Machine {
                     other => Err(format!("D2: a failed log answers {other:?}")),
                 }
             }
-            // The dice may ask for more than fits a file.
+            // The random round may be larger than a file.
             Err(WalError::TooLarge { .. }) => Ok(true),
             Err(error) => Err(format!("a round was refused: {error}")),
         }
@@ -151,12 +151,12 @@ impl Machine {
     fn release(&mut self, wal: &mut Wal) {
         let files = wal.files();
         let needed = self.model.replicas.iter();
-        let needed = needed.map(|(key, replica)| (*key, replica.truncated.0 + 1)).collect();
+        let needed = needed.map(|(key, replica)| (*key, replica.truncated.index + 1)).collect();
         wal.release(&needed);
         self.files_released += (files - wal.files()) as u64;
     }
 
-    /// Some records that suit the model, and the model after them.
+    /// Some records that are valid for the model, and the model after them.
     pub(crate) fn round(&mut self) -> (Vec<Record>, Model) {
         let mut after = self.model.clone();
         let mut records = Vec::new();
@@ -183,7 +183,7 @@ impl Machine {
                 }
             };
         };
-        let (start, last) = (replica.truncated.0, replica.last_index());
+        let (start, last) = (replica.truncated.index, replica.last_index());
         let term = replica.hard_state.term.max(1);
         match self.dice.below(40) {
             0 => Record::ReplicaDestroyed { key },
@@ -228,8 +228,8 @@ impl Machine {
         pattern.into_iter().cycle().take(len).collect()
     }
 
-    /// A payload that is a piece of a log file, such that its rounds lie on block boundaries
-    /// again if the entry is the first of its round.
+    /// A payload that is a piece of a log file, so that its rounds are on block boundaries again if
+    /// the entry is the first of its round.
     fn imitation(&mut self) -> Bytes {
         let names = self.disk.list(Path::new(DIR)).unwrap_or_default();
         let files: Vec<_> = names.iter().filter(|name| !name.starts_with("creating")).collect();

@@ -1,9 +1,9 @@
-//! What a log must remember, in its simplest form.
+//! The expected state of a log, in its simplest form.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use ropewalk_wal::{HardState, Record, RecoveredLog, RecoveredReplica, ReplicaKey, Wal};
+use ropewalk_wal::{HardState, LogId, Record, RecoveredLog, RecoveredReplica, ReplicaKey, Wal};
 
 /// Term, kind and payload of an entry.
 type Entry = (u64, u8, Bytes);
@@ -12,13 +12,13 @@ type Entry = (u64, u8, Bytes);
 pub(crate) struct Replica {
     pub(crate) hard_state: HardState,
     pub(crate) conf_state: Bytes,
-    pub(crate) truncated: (u64, u64),
+    pub(crate) truncated: LogId,
     pub(crate) entries: BTreeMap<u64, Entry>,
 }
 
 impl Replica {
     pub(crate) fn last_index(&self) -> u64 {
-        self.entries.keys().next_back().copied().unwrap_or(self.truncated.0)
+        self.entries.keys().next_back().copied().unwrap_or(self.truncated.index)
     }
 }
 
@@ -41,12 +41,12 @@ impl Model {
             Record::ConfState { data, .. } => replica.conf_state = data.clone(),
             Record::Created { index, term, conf_state, .. }
             | Record::SnapshotInstalled { index, term, conf_state, .. } => {
-                replica.truncated = (*index, *term);
+                replica.truncated = LogId { index: *index, term: *term };
                 replica.conf_state = conf_state.clone();
                 replica.entries.clear();
             }
             Record::Truncated { index, term, .. } => {
-                replica.truncated = (*index, *term);
+                replica.truncated = LogId { index: *index, term: *term };
                 replica.entries = replica.entries.split_off(&(index + 1));
             }
             Record::ReplicaDestroyed { .. } => {
@@ -58,7 +58,7 @@ impl Model {
         }
     }
 
-    /// How the recovered log differs; `Ok` if it does not.
+    /// The difference of the recovered log; `Ok` if there is none.
     pub(crate) fn compare(&self, wal: &Wal, recovered: &RecoveredLog) -> Result<(), String> {
         let ours: Vec<_> = self.replicas.keys().collect();
         let theirs: Vec<_> = recovered.replicas.keys().collect();
@@ -76,7 +76,7 @@ impl Model {
     }
 }
 
-/// How a recovered replica differs, its damage apart.
+/// The difference of a recovered replica, apart from its damage.
 pub(crate) fn compare(
     replica: &Replica,
     wal: &Wal,
@@ -95,7 +95,7 @@ pub(crate) fn compare(
     compare_entries(replica, wal, found)
 }
 
-/// Whether every recovered entry is the one that was written.
+/// Whether every recovered entry equals the written one.
 pub(crate) fn compare_entries(
     replica: &Replica,
     wal: &Wal,

@@ -21,8 +21,10 @@ pub(super) fn modules(selection: &Selection) -> String {
 /// Renders a macro that passes the paths of many messages to another macro.
 fn walker<'a>(name: &str, messages: impl Iterator<Item = &'a Message>) -> String {
     let mut text = format!(
-        "/// Calls a macro once, with `module::Struct,` of every {name}. Other arguments come\n\
-         /// first, in parentheses: `for_each_{name}!(callback, a b)` is `callback! {{ (a b) … }}`.\n\
+        "/// Calls a macro once, with `module::Struct,` of every {name}. \
+         Other arguments come\n\
+         /// first, in parentheses: `for_each_{name}!(callback, a b)` \
+         is `callback! {{ (a b) … }}`.\n\
          #[macro_export]\nmacro_rules! for_each_{name} {{\n    \
          ($callback:ident, $($argument:tt)*) => {{\n        \
          $callback! {{\n            ($($argument)*)\n"
@@ -57,17 +59,16 @@ pub(super) fn api_key(selection: &Selection) -> String {
         };
     format!(
         "{NOTICE}\nuse std::ops::RangeInclusive;\n\n\
-         /// The APIs of Kafka, those included that only controllers speak and those that are gone.\n\
+         /// The APIs of Kafka, those included that only controllers speak \
+         and those that are gone.\n\
          #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]\n#[repr(i16)]\n\
          pub enum ApiKey {{\n{}}}\n\n\
          impl ApiKey {{\n\
          /// All of them, in the order of their numbers.\npub const ALL: [Self; {}] = [{}];\n\n\
          /// The API of a number.\n\
          #[must_use]\npub const fn from_i16(key: i16) -> Option<Self> {{\n\
-         match key {{\n{}_ => None,\n}}\n}}\n\n\
-         /// The number.\n\
-         #[must_use]\npub const fn as_i16(self) -> i16 {{\nself as i16\n}}\n\n\
-         /// The name.\n\
+         match key {{\n{}_ => None,\n}}\n}}\n\n/// The number.\n\
+         #[must_use]\npub const fn as_i16(self) -> i16 {{\nself as i16\n}}\n\n/// The name.\n\
          #[must_use]\npub const fn name(self) -> &'static str {{\nmatch self {{\n{}}}\n}}\n\n\
          /// The versions that can be decoded here. None if the API is not generated.\n\
          #[must_use]\n\
