@@ -96,7 +96,10 @@ impl Wal {
                 wal.retire(sealed);
             }
         }
-        recovered.notes.iter().for_each(|note| tracing::warn!(note, "write-ahead log"));
+        recovered
+            .notes
+            .iter()
+            .for_each(|note| tracing::warn!(note, "write-ahead log recovered with damage"));
         wal.drop_unneeded(tables_complete).map_err(&failed)?;
         Ok((wal, recovered))
     }

@@ -226,9 +226,7 @@ impl Replay {
             if whole_until < row.last_index {
                 let missing = whole_until + 1;
                 let last = row.last_index;
-                row.damage.get_or_insert_with(|| {
-                    format!("entry {missing} of {missing}..={last} is lost")
-                });
+                row.damage.get_or_insert_with(|| format!("entries {missing}..={last} are lost"));
             }
         }
     }
