@@ -5,7 +5,7 @@
 //! passes each to [`crate::Segments::install`]. Each replica compacts by itself: offsets and
 //! records are equal on all replicas, files need not be.
 //!
-//! The job has two parts. It reads the *dirty* segments (never compacted) into [`keys::Keys`], a
+//! The job has two parts. It reads the *dirty* segments (never compacted) into `Keys`, a
 //! bounded map from key to its last offset. Then it rewrites all segments up to the last one that
 //! was read completely, and drops each record for whose key the map has a later offset. A partly
 //! filled map drops fewer records, never wrong ones. If even the first dirty segment does not fit,
@@ -27,7 +27,8 @@
 //! # After a crash
 //!
 //! Before its commit a replacement is a pair of `.cleaned` files, which recovery removes; after it,
-//! there is an `.index.swap` file, and recovery completes the replacement. See [`install`].
+//! there is an `.index.swap` file, and recovery completes the replacement. The steps are in
+//! `broker/segment/src/compaction/install.rs`.
 
 pub(crate) mod keys;
 pub(crate) mod transactions;

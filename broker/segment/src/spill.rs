@@ -16,7 +16,7 @@
 //! - **D3.** The snapshot has the checksum of each extent, over its tag, offsets and batches,
 //!   including the prefixes. An extent is used only if the checksum is right and its offsets are
 //!   those of the snapshot.
-//! - **R1.** The writer holds at most [`BUFFER_BYTES`] and the extent that is being added.
+//! - **R1.** The writer holds at most `BUFFER_BYTES` (1 MiB) and the extent that is being added.
 //!
 //! A crash before [`SpillWriter::finish`] leaves a file that no snapshot names.
 

@@ -49,9 +49,9 @@ const BUFFER_IDLE_BYTES: usize = 64 << 10;
 /// Default of [`Options::file_bytes`].
 pub const FILE_BYTES: u64 = 64 << 20;
 
-/// The largest sum of [`Record::size_bytes`] that fits one round of a file of `file_bytes` bytes,
-/// for any table of replicas at the start of the file (at most a quarter of it) and any number of
-/// replicas with records in the round.
+/// The largest sum of the encoded sizes of the records that fit one round of a file of `file_bytes`
+/// bytes, for any table of replicas at the start of the file (at most a quarter of it) and any
+/// number of replicas with records in the round.
 #[must_use]
 pub const fn round_records_bytes_max(file_bytes: u64) -> u64 {
     /// Bytes for the frame's header, its directory and the padding to whole blocks.
