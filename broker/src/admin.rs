@@ -1,32 +1,32 @@
-//! The admin HTTP server: is the broker alive, can it serve, what does it measure; and how an operator
-//! tells it what is wanted.
+//! The admin HTTP server: health, metrics, and the API by which an operator changes the broker.
 //!
 //! | path | answers | token | epoch |
 //! |---|---|---|---|
 //! | GET `/live` | 200 as long as the process runs | | |
-//! | GET `/` | what there is | | |
+//! | GET `/` | the list of paths | | |
 //! | GET `/ready` | 200 when the broker serves as a member, else 503 with the reasons | | |
-//! | GET `/metrics` | everything that is counted, for Prometheus | | |
-//! | GET `/v1/queues` | the three figures of every queue and its groups | | |
-//! | GET `/v1/queues/{name}` | those of one queue | | |
-//! | GET `/v1/broker` | who this is, whether it is ready, under which epoch | | |
+//! | GET `/metrics` | all metrics, for Prometheus | | |
+//! | GET `/v1/queues` | consumer lag, delay and throughput of every queue and its groups | | |
+//! | GET `/v1/queues/{name}` | the same of one queue | | |
+//! | GET `/v1/broker` | identity, readiness, conditions and fencing epoch | | |
 //! | POST `/v1/fence` | a new epoch for an operator that won its election | yes | |
-//! | PUT `/v1/queues/{name}` | makes, adopts or puts right a queue | yes | yes |
-//! | DELETE `/v1/queues/{name}` | gives a queue up, with its records or without | yes | yes |
-//! | PUT `/v1/queues/{name}/groups/{group}` | binds a group: it will read every record | yes | yes |
-//! | DELETE `/v1/queues/{name}/groups/{group}` | ends that | yes | yes |
-//! | PUT `/v1/settings` | takes over a whole file of settings as far as that is possible now | yes | yes |
+//! | PUT `/v1/queues/{name}` | creates, adopts or reconciles a queue | yes | yes |
+//! | DELETE `/v1/queues/{name}` | releases a queue, with its records or without | yes | yes |
+//! | PUT `/v1/queues/{name}/groups/{group}` | binds a group: it will read every record | yes | yes
+//! |
+//! | DELETE `/v1/queues/{name}/groups/{group}` | unbinds a group | yes | yes |
+//! | PUT `/v1/settings` | replaces the settings file, as far as possible at run time | yes | yes |
 //! | GET `/v1/owners/{owner}` | queues and bound groups of an owner | yes | |
-//! | GET `/v1/signals` | what an operator must know of bound groups, second by second | yes | |
+//! | GET `/v1/signals` | a stream of the state of bound groups, every second | yes | |
 //!
-//! Everything but `/metrics` is JSON, errors included: `{"reason": "CamelCase", "error": "a sentence"}`. It is
-//! up before the data directory is open, so that a long recovery can be watched. What needs the token is
-//! in [`access`]; the epoch is the header `Ropewalk-Epoch`.
+//! Everything but `/metrics` is JSON, errors included: `{"reason": "CamelCase", "error": "a
+//! sentence"}`. The server starts before the data directory is open, so that a long recovery can be
+//! observed. [`access`] checks the token; the epoch is the header `Ropewalk-Epoch`.
 //!
 //! # Invariants
 //!
 //! - **R1** connections, body sizes and times are bounded.
-//! - **K2** what an operator changes is changed only under the newest epoch.
+//! - **K2** an operator's change is made only under the newest epoch.
 
 use std::fmt::Debug;
 use std::path::PathBuf;
@@ -64,101 +64,102 @@ use access::Caller;
 use changes::Named;
 use refusal::Refused;
 
-/// Where the answers come from.
+/// The source of the answers.
 pub trait Source: Send + Sync + Debug {
-    /// Why this broker does not serve as a member, if it does not.
+    /// Why this broker does not serve as a member; empty if it does.
     fn obstacles(&self) -> Vec<String>;
-    /// States beside that: damage, fullness, shards that catch up.
+    /// Conditions beside readiness: damage, full storage, shards that catch up.
     fn conditions(&self) -> Vec<Condition>;
-    /// Every queue's figures; `None` before they can be known.
+    /// The metrics of every queue; `None` while they are not available.
     fn queues(&self) -> Option<Report>;
-    /// One queue's figures.
+    /// The metrics of one queue.
     fn queue(&self, name: &str) -> QueueLookup;
-    /// Who this is.
+    /// The identity and state of the broker.
     fn about(&self) -> About;
-    /// What changes are made and groups are watched with; `None` before the data directory is open and
+    /// The parts that changes and signal streams need; `None` before the data directory is open and
     /// when the broker stops.
     fn open(&self) -> Option<Open>;
 }
 
-/// The result of looking for one queue by its name.
+/// The result of looking up one queue by its name.
 #[derive(Debug, Clone)]
 pub enum QueueLookup {
     /// The queue exists.
     Found(QueueReport),
     /// The catalog has a leader and has no queue of that name.
     NoSuchQueue,
-    /// The data directory is not open yet, or the catalog has no leader and may still learn of the queue.
+    /// The data directory is not open yet, or the catalog has no leader and may not hold the queue
+    /// yet.
     NotReady,
 }
 
-/// A broker that can be worked with.
+/// The parts of an open broker.
 #[derive(Debug, Clone)]
 pub struct Open {
-    /// What handlers use.
+    /// The context of the request handlers.
     pub context: Arc<Context>,
-    /// What is measured.
+    /// The metrics of queues and groups.
     pub figures: Arc<Figures>,
-    /// Who is told at once that a record came.
+    /// Notifies signal streams of new records at once.
     pub bells: Arc<Bells>,
 }
 
-/// A broker at one moment.
+/// The state of a broker at one moment.
 #[derive(Debug, Clone, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct About {
-    /// `node.id`.
+    /// The broker's `node.id`.
     pub broker_id: i32,
-    /// Empty before the data directory is open.
+    /// The cluster id; empty before the data directory is open.
     pub cluster_id: String,
-    /// Of the program.
+    /// The version of the program.
     pub version: &'static str,
     /// The newest fencing epoch; 0 before the first.
     pub epoch: u64,
-    /// Unix milliseconds.
+    /// When the process started, Unix milliseconds.
     pub started_at_ms: i64,
-    /// As `/ready` says.
+    /// Whether the broker is ready, as `/ready` answers.
     pub ready: bool,
-    /// Why not.
+    /// Why the broker is not ready.
     pub reasons: Vec<String>,
-    /// States that take nothing of the broker out of service by themselves.
+    /// Conditions that do not make the broker unready.
     pub conditions: Vec<Condition>,
-    /// How it is set.
+    /// The state of the settings.
     pub settings: AboutSettings,
-    /// How it came up.
+    /// The state of recovery.
     pub recovery: Recovery,
 }
 
-/// What is known of the settings.
+/// The state of the settings.
 #[derive(Debug, Clone, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AboutSettings {
-    /// Keys that were told to be different and take effect with the next start.
+    /// Keys whose new value takes effect with the next start.
     pub needs_restart: Vec<String>,
     /// The hash of the file that this process started with; see [`crate::settings::fingerprint`].
     pub started_hash: String,
-    /// The hash of the last file that `PUT /v1/settings` took over since; null before the first.
+    /// The hash of the last file that `PUT /v1/settings` applied; null before the first.
     pub last_hash: Option<String>,
 }
 
-/// How opening the data directory went.
+/// The state of opening the data directory.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Recovery {
-    /// It is open.
+    /// Whether the data directory is open.
     pub done: bool,
-    /// How long that took; null before.
+    /// Duration of opening it, milliseconds; null before.
     pub took_ms: Option<i64>,
 }
 
-/// What the server works on.
+/// The shared state of the server.
 #[derive(Debug)]
 pub struct Admin {
-    /// The broker.
+    /// The source of the answers.
     pub source: Arc<dyn Source>,
-    /// Everything that is counted.
+    /// All metrics of the process.
     pub metrics: Mutex<Registry>,
-    /// Where the token is that callers must have, if they must have one.
+    /// The file with the token that callers must send, if one is set.
     pub token_file: Option<PathBuf>,
 }
 
@@ -178,7 +179,7 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>, mut stopping: watch
     let service = router(admin).into_make_service_with_connect_info::<Caller>();
     let served = axum::serve(door, service).with_graceful_shutdown(stop).await;
     if let Err(error) = served {
-        tracing::error!(%error, "the admin server ended");
+        tracing::error!(%error, "admin server failed");
     }
 }
 
@@ -204,22 +205,22 @@ fn router(admin: Arc<Admin>) -> Router {
         .with_state(admin)
 }
 
-/// What there is, for a person who begins.
+/// The list of paths that `GET /` answers.
 const PATHS: &[(&str, &str)] = &[
     ("GET /live", "whether the process runs"),
-    ("GET /ready", "whether the broker serves, and why not"),
-    ("GET /metrics", "everything that is counted, for Prometheus"),
-    ("GET /v1/queues", "length, delay and throughput of every queue and its groups"),
-    ("GET /v1/queues/{name}", "those of one queue"),
-    ("GET /v1/broker", "who this broker is, and in which condition"),
+    ("GET /ready", "whether the broker serves, and the reasons if not"),
+    ("GET /metrics", "all metrics, for Prometheus"),
+    ("GET /v1/queues", "consumer lag, delay and throughput of every queue and its groups"),
+    ("GET /v1/queues/{name}", "the same of one queue"),
+    ("GET /v1/broker", "identity, readiness and conditions of the broker"),
     ("GET /v1/owners/{owner}", "queues and bound groups of an owner"),
-    ("GET /v1/signals", "what an operator watches, second by second"),
+    ("GET /v1/signals", "a stream of the state of bound groups, every second"),
     ("POST /v1/fence", "claims an epoch for changes"),
     ("PUT /v1/queues/{name}", "declares a queue"),
-    ("DELETE /v1/queues/{name}", "gives a queue up"),
+    ("DELETE /v1/queues/{name}", "releases a queue"),
     ("PUT /v1/queues/{name}/groups/{group}", "binds a group to a queue"),
-    ("DELETE /v1/queues/{name}/groups/{group}", "ends that"),
-    ("PUT /v1/settings", "takes over a file of settings"),
+    ("DELETE /v1/queues/{name}/groups/{group}", "unbinds a group from a queue"),
+    ("PUT /v1/settings", "replaces the settings file"),
 ];
 
 async fn index() -> Response {
@@ -249,7 +250,7 @@ async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
     match written.await {
         Some(Ok(text)) => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
         _ => {
-            let why = "the metrics cannot be written";
+            let why = "the metrics cannot be encoded";
             Refused::new(StatusCode::INTERNAL_SERVER_ERROR, "Internal", why).into_response()
         }
     }
@@ -278,16 +279,16 @@ async fn queue(State(admin): State<Arc<Admin>>, Named(name): Named<String>) -> R
 }
 
 async fn unknown_path(request: Request) -> Response {
-    let why = format!("there is nothing at {}; GET / lists what there is", request.uri().path());
+    let why = format!("path {} does not exist; GET / lists the paths", request.uri().path());
     Refused::new(StatusCode::NOT_FOUND, "NotFound", why).into_response()
 }
 
 async fn wrong_method(request: Request) -> Response {
-    let why = format!("{} is not possible at {}", request.method(), request.uri().path());
+    let why = format!("method {} is not allowed at {}", request.method(), request.uri().path());
     Refused::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", why).into_response()
 }
 
-/// No request holds its connection for longer, whatever it waits for.
+/// Bounds the time of every request, whatever it waits for.
 async fn bound_time(request: Request, next: Next) -> Response {
     match tokio::time::timeout(limits::ADMIN_TIME_MAX, next.run(request)).await {
         Ok(response) => response,
@@ -300,8 +301,8 @@ async fn bound_time(request: Request, next: Next) -> Response {
     }
 }
 
-/// Goes through queues for anybody who asks; no more of it at once than [`limits::ADMIN_REPORTS_MAX`], so that
-/// callers without the token do not take the threads of others (R1).
+/// Computes a report over queues. At most [`limits::ADMIN_REPORTS_MAX`] run at once, so that
+/// callers without the token do not occupy the blocking threads (R1).
 async fn report<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     static RUNNING: Semaphore = Semaphore::const_new(limits::ADMIN_REPORTS_MAX);
     let place = RUNNING.acquire().await.ok()?;
@@ -309,7 +310,7 @@ async fn report<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) ->
     blocking(move || (work(), drop(place)).0).await
 }
 
-/// Going through thousands of queues must not hold up a thread that serves clients.
+/// Runs on a blocking thread, because a report over thousands of queues must not delay clients.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     tokio::task::spawn_blocking(work).await.ok()
 }

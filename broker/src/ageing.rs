@@ -1,14 +1,16 @@
-//! What grows old: records past their retention, producers that fell silent, figures of what is gone.
+//! Retention and expiry: records past their retention, silent producers, and metrics of removed
+//! groups.
 //!
-//! The leader of a shard decides, by its clock and the topics' configuration, and proposes what
-//! goes by name (a new log start, a producer id); every replica carries it out alike. Group offsets
-//! age with their coordinator.
+//! The leader of a shard decides by its clock and the topics' configuration, and proposes the
+//! result explicitly (a new log start, a producer id), so that every replica applies the same
+//! removal. The group coordinator expires group offsets.
 //!
 //! # Limits
 //!
-//! A look goes through a shard in pieces: apply waits for [`limits::STATE_VISITS_MAX`] producers at
-//! most. A shard remembers [`ropewalk_shard::limits::SHARD_PRODUCERS_MAX`] producers; beyond it
-//! those that have been silent for longest expire early.
+//! A scan of a shard's state is split into pieces, because apply waits for it: one piece visits at
+//! most [`limits::STATE_VISITS_MAX`] producers. A shard keeps
+//! [`ropewalk_shard::limits::SHARD_PRODUCERS_MAX`] producers; beyond that the producers that have
+//! been silent longest expire early.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -34,17 +36,17 @@ mod removals;
 
 use removals::Removals;
 
-/// How many partitions or producers one entry names.
+/// Most partitions or producers that one log entry names.
 const BATCH: usize = 1000;
 
-/// How often retention is checked while the disk is full, at least: a shorter retention is one way
-/// to make room.
+/// Longest interval between retention checks while the disk is full, because retention is one way
+/// to free space. A shorter configured interval still applies.
 const FULL_DISK_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Between two looks for silent producers.
+/// Interval between two scans for silent producers.
 const PRODUCERS_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The loop.
+/// The background task of retention and expiry.
 #[derive(Debug)]
 pub struct Ageing {
     node: Arc<Node>,
@@ -54,7 +56,7 @@ pub struct Ageing {
 }
 
 impl Ageing {
-    /// Watches over `node`.
+    /// Creates the task for the shards of `node`.
     #[must_use]
     pub fn new(
         node: Arc<Node>,
@@ -65,7 +67,7 @@ impl Ageing {
         Self { node, view, settings, figures }
     }
 
-    /// Looks again and again.
+    /// Runs the checks until the task is dropped.
     pub async fn run(self) {
         let mut producers_due = Instant::now() + PRODUCERS_INTERVAL;
         let mut removals = Removals::default();
@@ -85,7 +87,7 @@ impl Ageing {
         }
     }
 
-    /// What is measured of a group outlives it by a few minutes, not for ever (R1).
+    /// Discards the metrics of a removed group a few minutes after its removal (R1).
     fn forget_figures(&self) {
         let mut groups = HashSet::new();
         for shard in self.node.shards() {
@@ -144,7 +146,7 @@ impl Ageing {
             if kept == SHARD_PRODUCERS_MAX && count > kept {
                 warn!(
                     shard = %shard_id, producers = count, producers_max = SHARD_PRODUCERS_MAX,
-                    "too many idempotent producers: those silent for longest are forgotten early"
+                    "too many idempotent producers: those silent for longest expire early"
                 );
             }
             for silent in silent.chunks(BATCH) {
@@ -154,26 +156,28 @@ impl Ageing {
     }
 }
 
-/// Whether retention is checked now, `since` after the last check began.
+/// Whether retention is due, `since` after the start of the last check.
 fn is_check_due(since: Duration, interval: Duration, disk_full: bool) -> bool {
     since >= if disk_full { interval.min(FULL_DISK_INTERVAL) } else { interval }
 }
 
-/// Every producer that a shard remembers. The state is locked for a piece of it at a time, so some may
-/// have written meanwhile: an expiry says what it saw.
+/// Every producer that a shard keeps. The state is locked for one piece at a time, so a producer
+/// may write between the scan and its expiry; the command therefore names the last write that was
+/// seen.
 async fn producers(shard: &ShardHandle) -> Vec<SilentProducer> {
     let mut found = Vec::new();
     let partitions = shard.partitions();
     let mut left = partitions.as_slice();
     while !left.is_empty() {
         left = visit(&shard.state(), left, &mut found);
-        // Other tasks of this thread, and apply, go first.
+        // Lets apply and the other tasks of this thread run first.
         tokio::task::yield_now().await;
     }
     found
 }
 
-/// Adds the producers of the first of `partitions`, as many as may be visited at once; the rest.
+/// Collects the producers of the first of `partitions`, up to the visit limit. Returns the
+/// partitions that remain.
 fn visit<'a>(
     state: &State,
     partitions: &'a [PartitionId],
@@ -198,7 +202,8 @@ fn visit<'a>(
     &[]
 }
 
-/// Those that were last seen before `before_ms`, and those silent for longest beyond `kept_max`.
+/// The producers whose last write is older than `before_ms`, and the longest-silent ones beyond
+/// `kept_max`.
 fn silent(mut known: Vec<SilentProducer>, before_ms: i64, kept_max: usize) -> Vec<SilentProducer> {
     let over = known.len().saturating_sub(kept_max);
     if over > 0 && over < known.len() {
@@ -212,10 +217,10 @@ fn silent(mut known: Vec<SilentProducer>, before_ms: i64, kept_max: usize) -> Ve
     known
 }
 
-/// What fails now is found again at the next look.
+/// Proposes one command. The next check repeats whatever fails here.
 async fn propose(shard: &Arc<ShardHandle>, command: ShardCommand) {
     if let Err(error) = shard.propose(Command::Shard(command)).await {
-        warn!(shard = %shard.id(), %error, "could not let old things go; trying again later");
+        warn!(shard = %shard.id(), %error, "retention command failed, will retry");
     }
 }
 
@@ -233,7 +238,7 @@ mod tests {
     use crate::boot::{Broker, Start};
     use crate::catalog::NewTopic;
 
-    /// A whole broker in a directory of its own.
+    /// A whole broker in a temporary directory.
     struct Running {
         broker: Broker,
         _dir: TempDir,
@@ -258,14 +263,14 @@ mod tests {
             Self { broker: Broker::start(start).await.expect("it starts"), _dir: dir }
         }
 
-        /// The task, which looks only when a test calls it.
+        /// The task under test. It scans only when a test calls it.
         fn ageing(&self, pairs: &[(&str, &str)]) -> Ageing {
             let context = self.broker.context();
             let (node, view) = (Arc::clone(&context.node), Arc::clone(&context.view));
             Ageing::new(node, view, Arc::new(settings(pairs)), Arc::default())
         }
 
-        /// A topic of one partition with this configuration; the shard of that.
+        /// Creates a topic of one partition with this configuration and returns its shard.
         async fn make(
             &self,
             name: &str,
@@ -282,7 +287,7 @@ mod tests {
             let context = self.broker.context();
             let made = context.topics.create(vec![topic], false).await;
             assert!(made[0].is_ok(), "{made:?}");
-            let view = context.view.by_name(name).expect("it was made");
+            let view = context.view.by_name(name).expect("it was created");
             let (id, home) = view.partition(0).expect("it has one");
             (Arc::clone(context.node.shard(home.shard).expect("it serves")), id)
         }
@@ -318,7 +323,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn producers_are_remembered_for_their_time_and_then_all_are_forgotten() {
-        /// More than one entry names.
+        /// More producers than one entry can name.
         const PRODUCERS: usize = BATCH + 7;
         let running = Running::start().await;
         let (shard, id) = running.make("t", &[]).await;

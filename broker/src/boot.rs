@@ -2,15 +2,20 @@
 //!
 //! # Order of starting
 //!
-//! Sockets are bound first, so that a port that is taken costs nothing. The admin server answers
-//! (`/live`, and `/ready` with the reason) while the data directory is opened; clients are accepted
-//! when every partition that was acked before is there again.
+//! The sockets are bound first, so that a port in use fails the start before the data directory is
+//! touched. The admin server answers (`/live`, and `/ready` with the reason) while the data
+//! directory is opened. Clients are accepted once every partition with acknowledged records is open
+//! again.
 //!
 //! # Order of stopping
 //!
-//! `/ready` turns false, members that wait for their group are told to look for its coordinator
-//! again, and no connection is accepted any more; requests under way finish, parked ones are dropped; then the background tasks, then the shards with a last checkpoint. A crash
-//! anywhere in between costs time at the next start, never data.
+//! 1. `/ready` turns false, and no further connection is accepted.
+//! 2. Pending JoinGroup and SyncGroup requests are answered so that the clients look up the
+//! coordinator again.
+//! 3. Requests in progress finish; fetches that wait for records are dropped.
+//! 4. The background tasks end, then the shards, each with a last checkpoint.
+//!
+//! A crash at any point costs time at the next start, never data.
 
 use std::collections::HashMap;
 use std::io;
@@ -51,56 +56,57 @@ mod status;
 use apply_listener::{ApplyListener, Policy};
 use status::Status;
 
-/// Shards of a new cluster, the catalog not counted.
+/// Shards of a new cluster, without the catalog shard.
 const SHARDS: u32 = 24;
 
 /// What a broker is started with.
 pub struct Start {
-    /// What is set.
+    /// The broker's settings.
     pub settings: Settings,
     /// The data directory.
     pub dir: PathBuf,
-    /// The cluster that an empty data directory is made to belong to; `None` refuses one.
+    /// The cluster id that an empty data directory is formatted with. With `None` an empty data
+    /// directory is refused.
     pub format: Option<String>,
-    /// Receives the error that must end the process: the disk failed (D2), or a thread or task ended
-    /// that the broker needs.
+    /// Receives the error that must end the process: the disk failed (D2), or a thread or task
+    /// ended that the broker cannot run without.
     pub on_fatal: OnFatal,
 }
 
-/// Why a broker did not start.
+/// The reason why a broker did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// An address to listen on cannot be had.
+    /// A listener cannot bind any address of its host.
     #[error("cannot listen on {address}: {source}")]
     Bind {
-        /// Which.
+        /// The address that cannot be bound.
         address: String,
-        /// Why.
+        /// The operating system's error.
         source: io::Error,
     },
     /// The data directory cannot be used.
     #[error(transparent)]
     Node(#[from] NodeError),
-    /// The data directory is another broker's.
+    /// The data directory belongs to another broker.
     #[error("node.id is {set}, but {} belongs to broker {found}", dir.display())]
     OtherBroker {
         /// The data directory.
         dir: PathBuf,
-        /// Whose it is.
+        /// The id of the broker that the directory belongs to.
         found: i32,
-        /// Who we are told to be.
+        /// The `node.id` of the settings.
         set: i32,
     },
-    /// Opening the data directory panicked: an entry of the log that cannot be read, or a fault in the
-    /// program. The log has the panic's own line.
+    /// Opening the data directory panicked: a log entry cannot be read, or the program has a bug.
+    /// The log holds the panic's own line.
     #[error("the data directory cannot be opened: {0}")]
     Opening(String),
-    /// The list of topics is lost or damaged: nothing can be served.
+    /// The catalog shard, which lists all topics, is lost or damaged. Nothing can be served.
     #[error("the catalog is damaged: {0}")]
     CatalogDamaged(String),
 }
 
-/// A broker that runs.
+/// A running broker.
 #[derive(Debug)]
 pub struct Broker {
     _ends: StopGuard,
@@ -115,7 +121,7 @@ pub struct Broker {
     background: JoinSet<()>,
 }
 
-/// A socket that is bound, and what its clients are told.
+/// A bound socket, and the host and port that its clients are given.
 struct Bound {
     name: Arc<str>,
     socket: TcpListener,
@@ -123,7 +129,7 @@ struct Bound {
 }
 
 impl Broker {
-    /// Starts a broker; it serves when this returns.
+    /// Starts a broker, and returns when it serves clients.
     ///
     /// # Errors
     /// See [`StartError`].
@@ -203,31 +209,31 @@ impl Broker {
         &self.kafka
     }
 
-    /// Where the admin server listens.
+    /// The address of the admin server.
     #[must_use]
     pub fn admin(&self) -> SocketAddr {
         self.admin
     }
 
-    /// Why the broker does not serve as a member; what `/ready` says.
+    /// The reasons why the broker is not ready, as `/ready` lists them.
     #[must_use]
     pub fn obstacles(&self) -> Vec<String> {
         admin::Source::obstacles(&*self.status)
     }
 
-    /// States beside readiness, as `GET /v1/broker` lists them.
+    /// Conditions beside readiness, as `GET /v1/broker` lists them.
     #[must_use]
     pub fn conditions(&self) -> Vec<admin::Condition> {
         admin::Source::conditions(&*self.status)
     }
 
-    /// What handlers work with.
+    /// The context that request handlers work with.
     #[must_use]
     pub fn context(&self) -> &Arc<Context> {
         &self.context
     }
 
-    /// Stops in order.
+    /// Stops the broker in the order that this module's documentation gives.
     pub async fn stop(mut self) {
         self.status.stop();
         self.supervisor.stop();
@@ -240,7 +246,7 @@ impl Broker {
     }
 }
 
-/// Makes an empty data directory belong to a broker and a cluster.
+/// Formats an empty data directory for a broker and a cluster.
 ///
 /// # Errors
 /// When the directory is not empty, is in use, or the disk refuses.
@@ -257,14 +263,14 @@ fn identity(settings: &Settings, cluster_id: String) -> Identity {
     Identity { cluster_id, broker_id: BrokerId(settings.node_id()), shards: SHARDS }
 }
 
-/// What a data directory is opened with.
+/// What is needed to open a data directory.
 struct Parts {
     settings: Arc<Settings>,
     disk: Arc<dyn Disk>,
     dir: PathBuf,
 }
 
-/// A data directory that is open, and what stands on it.
+/// An open data directory with the parts that are built on it.
 struct Opened {
     parts: Parts,
     node: Arc<Node>,
@@ -295,7 +301,7 @@ impl Parts {
             recovery: recovery::Options::default(),
             checkpoint: checkpoint::Options::default(),
         };
-        // Recovery reads files for as long as it takes.
+        // Recovery reads files for as long as it takes, so it runs on a blocking thread.
         let opened = tokio::task::spawn_blocking(move || Node::open(options)).await;
         let node = match opened {
             Ok(opened) => Arc::new(opened?),
@@ -321,8 +327,8 @@ impl Parts {
     }
 }
 
-/// Waits for every shard to have its leader, but no longer than a client would: what has none then
-/// is told by `/ready`.
+/// Waits until every shard has a leader, at most [`limits::LEAD_TIME_MAX`]. `/ready` reports a
+/// shard that has none by then.
 async fn lead(node: &Node) {
     let all_lead = async {
         while !node.is_ready() {
@@ -376,7 +382,7 @@ impl Opened {
     }
 }
 
-/// What the listeners take from the settings.
+/// The listeners' options, taken from the settings.
 fn listen_options(settings: &Arc<Settings>) -> listen::Options {
     listen::Options {
         frame_bytes_max: settings.frame_bytes_max(),
@@ -387,7 +393,7 @@ fn listen_options(settings: &Arc<Settings>) -> listen::Options {
     }
 }
 
-/// Binds every listener of Kafka's protocol.
+/// Binds every Kafka listener.
 async fn bind_all(settings: &Settings) -> Result<Vec<Bound>, StartError> {
     let listeners = settings.listeners().expect("checked when the settings were read");
     let advertised = settings.advertised().expect("checked when the settings were read");
@@ -407,7 +413,7 @@ async fn bind_all(settings: &Settings) -> Result<Vec<Bound>, StartError> {
     Ok(bound)
 }
 
-/// What clients are told when nobody says: the host that is listened on, or this machine's name.
+/// The advertised host if no setting names one: the host of the listener, or this machine's name.
 fn reachable_host(endpoint: &Endpoint) -> Str {
     if endpoint.is_wildcard() {
         let name = rustix::system::uname();
@@ -416,7 +422,7 @@ fn reachable_host(endpoint: &Endpoint) -> Str {
     Str::from(endpoint.host.as_str())
 }
 
-/// Binds the first address of an endpoint that can be had.
+/// Binds the first address of an endpoint that is available.
 async fn bind(endpoint: &Endpoint) -> Result<TcpListener, StartError> {
     let refuse = |source| StartError::Bind {
         address: format!("{}:{}", endpoint.host, endpoint.port),
@@ -426,7 +432,7 @@ async fn bind(endpoint: &Endpoint) -> Result<TcpListener, StartError> {
     let found = tokio::net::lookup_host((host, endpoint.port)).await.map_err(refuse)?;
     let mut addresses: Vec<SocketAddr> = found.collect();
     if endpoint.host.is_empty() {
-        // A machine without IPv6 still has every address of the other kind.
+        // A machine without IPv6 still has an IPv4 wildcard address.
         addresses.push(SocketAddr::from(([0, 0, 0, 0], endpoint.port)));
     }
     let mut failed = io::Error::from(io::ErrorKind::AddrNotAvailable);
@@ -448,7 +454,7 @@ fn local_address(socket: &TcpListener) -> Result<SocketAddr, StartError> {
     socket.local_addr().map_err(refuse)
 }
 
-/// As many connections as are set, but never more than there are file descriptors for.
+/// The configured connection limits, capped by the number of file descriptors.
 #[derive(Debug)]
 struct Connections {
     settings: Arc<Settings>,
@@ -456,8 +462,8 @@ struct Connections {
 }
 
 impl Connections {
-    /// Raises the process's limit of files as far as it goes, and says so where that leaves room for
-    /// few clients.
+    /// Raises the process's soft limit of file descriptors to the hard limit, and warns if that
+    /// leaves room for few clients.
     fn new(settings: Arc<Settings>) -> Self {
         use rustix::process::{Resource, getrlimit, setrlimit};
         let mut limit = getrlimit(Resource::Nofile);

@@ -1,11 +1,11 @@
-//! What exists: topics and where their partitions live, as handlers see it, and the loop that
-//! makes the shards agree with it.
+//! The catalog: the topics and the shards of their partitions, as handlers see them, and the loop
+//! that reconciles the shards with it.
 //!
-//! The catalog shard holds the intent. [`View`] is a copy of it made for fast look-ups, brought up
-//! to date as entries are applied. [`Reconciler`] opens in the shards what the catalog lists and
-//! closes what it does not, and repeats that until every shard confirms; a topic is announced as
-//! created only after that. It also sees to it that a group that is bound to a topic has a place to
-//! begin in each of its partitions.
+//! The catalog shard holds the desired state. [`View`] is a copy of it for fast look-ups, updated
+//! as entries are applied. [`Reconciler`] opens the partitions that the catalog lists and closes
+//! all others, and repeats that until every shard confirms; a topic is reported as created only
+//! after that. It also gives every group that is bound to a topic a committed offset in each
+//! partition.
 
 pub mod name;
 pub mod placement;

@@ -1,8 +1,8 @@
-//! The wall clock, read at the rim; everything inside takes the time as an argument.
+//! The wall clock. Only the outer layers read it; everything inside takes the time as an argument.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Now, Unix milliseconds.
+/// The current time, Unix milliseconds.
 #[must_use]
 pub fn now_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Reads a settings file, and what flags set above it.
+//! Reads a settings file and the settings that flags override.
 
 use std::path::{Path, PathBuf};
 
@@ -17,11 +17,12 @@ pub(crate) fn from_file(
     let settings = read_settings(read_properties(&text), set.to_vec())?;
     let dir = settings.data_dir().ok().flatten();
     let dir =
-        dir.ok_or_else(|| Stop::Usage("log.dirs is not set: where is the data kept?".into()))?;
+        dir.ok_or_else(|| Stop::Usage("log.dirs is not set: it names the data directory".into()))?;
     Ok((settings, dir))
 }
 
-/// What the flags say holds against any file, also against one that comes while the broker runs.
+/// Reads the settings. A setting given as a flag overrides the file, also a file that is reloaded
+/// while the broker runs.
 pub(crate) fn read_settings(
     file: Vec<(String, String)>,
     flags: Vec<(String, String)>,
@@ -29,7 +30,7 @@ pub(crate) fn read_settings(
     let flags = flags.into_iter().collect();
     let settings = Settings::layered(file, flags).map_err(Stop::Settings)?;
     for key in settings.ignored() {
-        info!(key, "this setting of Kafka's is ignored: it has no effect here");
+        info!(key, "Kafka setting ignored: it has no effect in this broker");
     }
     Ok(settings)
 }

@@ -1,27 +1,25 @@
-//! The last words of a process that ends by itself: on standard error, and in a file for whoever started
-//! it and sees no more than that.
-//!
-//! Place in the walk: behind everything. Saying it must not fail: what cannot be written is left out.
+//! The termination message: the reason why the process ended by itself, written to standard error
+//! and to a file that Kubernetes shows in the pod's status. An error of writing it is ignored.
 
 use std::path::{Path, PathBuf};
 
-/// Where Kubernetes and its likes look for it.
+/// Kubernetes's default `terminationMessagePath`.
 const USUAL: &str = "/dev/termination-log";
 
-/// Where last words go beside standard error.
+/// Where the termination message is written beside standard error.
 #[derive(Debug, Clone)]
 pub(crate) struct Ending {
     file: Option<PathBuf>,
 }
 
 impl Ending {
-    /// The file that was asked for, else the usual one where it is.
+    /// Uses the given file, else Kubernetes's default path if it exists.
     pub(crate) fn new(asked: Option<PathBuf>) -> Self {
         let usual = || Some(PathBuf::from(USUAL)).filter(|path| path.exists());
         Self { file: asked.or_else(usual) }
     }
 
-    /// Says why the process ends.
+    /// Writes the reason why the process ends.
     pub(crate) fn say(&self, why: &str) {
         eprintln!("ropewalk-broker: {why}");
         if let Some(file) = &self.file {
@@ -32,6 +30,6 @@ impl Ending {
 
 fn write(file: &Path, why: &str) {
     if let Err(error) = std::fs::write(file, format!("{why}\n")) {
-        tracing::debug!(file = %file.display(), %error, "last words could not be written there");
+        tracing::debug!(file = %file.display(), %error, "termination message not written");
     }
 }

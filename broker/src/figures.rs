@@ -1,20 +1,21 @@
-//! The three figures of every queue and group: length, delay, throughput.
+//! Metrics of every queue and group: consumer lag (length), delay, throughput.
 //!
-//! Measured by the broker itself, from what is applied: an append feeds the arrivals and leaves a
-//! sample of its time; a commit tells what was processed and, by the samples it passes, how long
-//! that took. No segment is ever read for a commit. [`Figures`] listens on the shards' own loops
-//! and does little there; what is asked is put together when it is asked.
+//! The broker measures them from applied commands: an append counts arrivals and leaves a time
+//! sample; a commit counts processed records and, by the samples it passes, their delay. No segment
+//! is read for a commit. [`QueueMetrics`] listens on the shards' own loops and does little work
+//! there; reports are computed on request.
 //!
-//! - **length**: visible records between a group's committed offset and the end; before a group's
-//!   first commit, all that are there. A group is listed from its first commit, or from the first generation
-//!   in which a member subscribes to the queue: one that reads and never commits does not look empty. Of a
-//!   queue: its slowest group's, or all records when no group reads it.
-//! - **delay**: commit time minus record timestamp, not below 0, of what was committed in the last
-//!   minute (or in the last minute in which anything was); and the age, by append time, of the
-//!   oldest record not yet committed.
-//! - **throughput**: records per second over the last half minute, arriving and processed.
+//! - **length** (consumer lag): visible records between a group's committed offset and the end;
+//!   before a group's first commit, all records. A group is listed from its first commit, or from
+//!   the first generation in which a member subscribes to the queue, so that a group that reads and
+//!   never commits does not look empty. The length of a queue is its slowest group's, or all
+//!   records when no group reads it.
+//! - **delay**: commit time minus record timestamp, at least 0, of the commits in the last minute
+//!   (or in the last minute with commits); and the age, by append time, of the oldest record not
+//!   yet committed.
+//! - **throughput**: records per second over the last half minute, appended and processed.
 //!
-//! Samples, rates and delays are volatile: after a restart they fill again.
+//! Samples, rates and delays are volatile: they start empty after a restart.
 
 mod meter;
 mod delay;
@@ -34,24 +35,24 @@ pub use report::{DelayReport, GroupReport, QueueReport, Report, Throughput};
 pub use sample::Sample;
 pub use signal::{PartitionSignal, Signal};
 
-/// Stripes of the table of partitions, so that shards do not wait for each other.
+/// Stripes of the partition table, so that shards do not contend for one lock.
 const STRIPES: usize = 64;
 
-/// What has been measured. One for the whole broker.
+/// The measured values of the whole broker.
 #[derive(Debug)]
 pub struct Figures {
     partitions: Vec<Mutex<HashMap<PartitionId, Arrivals>>>,
     groups: Mutex<HashMap<Arc<str>, HashMap<TopicId, Processed>>>,
 }
 
-/// What arrived in a partition.
+/// Arrivals of a partition.
 #[derive(Debug, Default)]
 struct Arrivals {
     rate: Meter,
     sample: Sample,
 }
 
-/// What a group processed of a topic.
+/// Processed records of a topic by one group.
 #[derive(Debug, Default)]
 struct Processed {
     rate: Meter,
@@ -70,7 +71,7 @@ impl Default for Figures {
 }
 
 impl Figures {
-    /// Takes what was applied. Called on the shard's loop.
+    /// Processes applied effects. Called on the shard's loop.
     pub fn applied(&self, effects: &[Effect]) {
         for effect in effects {
             match effect {
@@ -95,7 +96,7 @@ impl Figures {
         }
     }
 
-    /// Forgets what is measured of groups and topics that no longer exist (R1).
+    /// Removes the metrics of groups and topics that no longer exist (R1).
     pub fn retain(
         &self,
         group_exists: impl Fn(&str) -> bool,
@@ -107,7 +108,7 @@ impl Figures {
         });
     }
 
-    /// The groups of which something is measured.
+    /// The groups with metrics.
     #[cfg(test)]
     pub(crate) fn groups(&self) -> Vec<String> {
         self.groups.lock().keys().map(|name| name.to_string()).collect()
@@ -120,7 +121,7 @@ impl Figures {
         passed: std::ops::Range<i64>,
         now_ms: i64,
     ) {
-        // A commit that goes back processes nothing. Clients commit any number.
+        // A commit that moves an offset back processes nothing, and clients may commit any number.
         let count =
             passed.end.checked_sub(passed.start).and_then(|count| u64::try_from(count).ok());
         let Some(count) = count else { return };

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use ropewalk_broker::settings::Endpoint;
 
-/// A durable message queue that any Kafka client can talk to.
+/// A durable message queue for any Kafka client.
 #[derive(Debug, Parser)]
 #[command(
     name = "ropewalk-broker",
@@ -14,20 +14,20 @@ use ropewalk_broker::settings::Endpoint;
     after_help = "Exit codes: 0 stopped as asked, 1 other failures, 2 wrong flags or settings, 3 the data \
                   directory is in use by another broker, 4 the data directory cannot be used, 5 the disk \
                   failed while running, 6 an address cannot be listened on, 7 the data directory is empty \
-                  and nobody said to format it: a new broker, or a disk that was lost, 8 repair found damage \
-                  that is left as it is, 9 a thread or task ended that the broker needs: a fault in the \
-                  program, and the last line says which."
+                  and no flag or setting formats it: a new broker, or a lost disk, 8 repair found damage \
+                  that it did not repair, 9 a thread or task ended that the broker needs: a bug in the \
+                  program, and the last line names it."
 )]
 pub(crate) struct Flags {
-    /// What to do.
+    /// The command to run.
     #[command(subcommand)]
     pub(crate) command: Command,
 
-    /// How log lines are written, to standard error.
+    /// The format of log lines, which are written to standard error.
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
     pub(crate) log_format: LogFormat,
 
-    /// What is logged: a level (off, error, warn, info, debug, trace), or levels by module such as
+    /// The log filter: a level (off, error, warn, info, debug, trace), or levels by module such as
     /// info,ropewalk_broker::listen=debug.
     #[arg(
         long,
@@ -39,58 +39,60 @@ pub(crate) struct Flags {
     )]
     pub(crate) log: String,
 
-    /// A file that is told in one line why the process ended, if it ends by itself. Without it:
-    /// /dev/termination-log, where that is there.
+    /// A file that receives one line with the reason if the process ends by itself. Default:
+    /// /dev/termination-log, if it exists.
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) termination_log: Option<PathBuf>,
 }
 
-/// How log lines are written.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
-    /// For people.
+    /// Lines for people to read.
     Text,
     /// One JSON object a line.
     Json,
 }
 
-/// What to do.
+/// The broker's commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run a broker to try things out: queues are made on first use, nothing has to be prepared.
+    /// Run a broker to try things out: queues are created on first use, no setup is needed.
     Dev(Dev),
     /// Run a broker from a configuration file.
     Run(Run),
-    /// Make an empty data directory belong to a broker and a cluster, then end.
+    /// Format an empty data directory for a broker and a cluster, then exit.
     Format(Format),
-    /// Send one message to a queue of a running broker and receive it, as a client would, then end.
+    /// Send one message to a queue of a running broker and receive it, as a client would, then
+    /// exit.
     Probe(Probe),
-    /// Look for damage in a data directory that no broker uses, and give up what it took.
+    /// Find damage in a data directory that no broker uses, and repair the rest by accepting the
+    /// loss.
     Repair(Repair),
 }
 
 /// Flags of `dev`.
 #[derive(Debug, Args)]
 pub(crate) struct Dev {
-    /// Where everything is kept. Without it: $XDG_DATA_HOME/ropewalk/dev, or
-    /// ~/.local/share/ropewalk/dev. It is made if it is not there. A new one takes about 260 MB at once,
-    /// most of it for files of the write-ahead log that are reserved before they are needed.
+    /// The data directory. Default: $XDG_DATA_HOME/ropewalk/dev, or ~/.local/share/ropewalk/dev. It
+    /// is created if it does not exist. A new one takes about 260 MB at once, most of it for
+    /// preallocated files of the write-ahead log.
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
 
-    /// Where Kafka clients connect. Port 0 takes any that is free. Clients connect again to the host that
-    /// the broker advertises: this one, or with 0.0.0.0 this machine's name. Where they cannot resolve that,
-    /// add --set advertised.listeners=PLAINTEXT://HOST:PORT.
+    /// The address for Kafka clients. Port 0 picks a free port. Clients then connect to the host
+    /// that the broker advertises: this one, or this machine's name if this one is 0.0.0.0. If they
+    /// cannot resolve that name, add --set advertised.listeners=PLAINTEXT://HOST:PORT.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9092", value_parser = host_and_port)]
     pub(crate) kafka: String,
 
-    /// Where the admin HTTP server listens: /live, /ready, /metrics, /v1/queues.
+    /// The address of the admin HTTP server: /live, /ready, /metrics, /v1/queues.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9644", value_parser = host_and_port)]
     pub(crate) admin: String,
 
-    /// A setting, with Kafka's name where Kafka has it (log.retention.hours=24). May be repeated; it
-    /// wins over the other flags. Without it dev differs from a production broker in one setting:
-    /// group.initial.rebalance.delay.ms is 0.
+    /// A setting, with Kafka's name where Kafka has it (log.retention.hours=24). May be repeated;
+    /// it overrides the other flags. By default dev differs from a production broker in one
+    /// setting: group.initial.rebalance.delay.ms is 0.
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
     pub(crate) set: Vec<(String, String)>,
 }
@@ -102,12 +104,12 @@ pub(crate) struct Run {
     #[arg(long, value_name = "FILE")]
     pub(crate) config: PathBuf,
 
-    /// Make the data directory belong to this cluster if it is empty. Without it, and without
-    /// format.cluster.id in the file, an empty one is refused, because it may be a disk that was lost.
+    /// Format the data directory for this cluster if it is empty. Without this flag and without
+    /// format.cluster.id in the file, an empty directory is refused, because it may be a lost disk.
     #[arg(long, value_name = "CLUSTER_ID")]
     pub(crate) format: Option<String>,
 
-    /// A setting that wins over the file. May be repeated.
+    /// A setting that overrides the file. May be repeated.
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
     pub(crate) set: Vec<(String, String)>,
 }
@@ -115,15 +117,15 @@ pub(crate) struct Run {
 /// Flags of `format`.
 #[derive(Debug, Args)]
 pub(crate) struct Format {
-    /// The configuration file: node.id and log.dirs are read from it.
+    /// The configuration file; node.id and log.dirs are read from it.
     #[arg(long, value_name = "FILE")]
     pub(crate) config: PathBuf,
 
-    /// The cluster that the broker is to belong to. Without it a new id is drawn and printed.
+    /// The id of the broker's cluster. Without it a new random id is used and printed.
     #[arg(long, value_name = "ID")]
     pub(crate) cluster_id: Option<String>,
 
-    /// A setting that wins over the file. May be repeated.
+    /// A setting that overrides the file. May be repeated.
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
     pub(crate) set: Vec<(String, String)>,
 }
@@ -131,15 +133,15 @@ pub(crate) struct Format {
 /// Flags of `probe`.
 #[derive(Debug, Args)]
 pub(crate) struct Probe {
-    /// Where Kafka clients connect.
+    /// The address for Kafka clients.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9092", value_parser = host_and_port)]
     pub(crate) bootstrap: String,
 
-    /// The queue; it has to be there. The message stays in it.
+    /// The queue, which must exist. The message stays in it.
     #[arg(long, value_name = "NAME")]
     pub(crate) topic: String,
 
-    /// How long to try again what fails.
+    /// How long failed attempts are repeated.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub(crate) timeout_seconds: u64,
 }
@@ -148,17 +150,18 @@ pub(crate) struct Probe {
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("place").required(true).args(["data", "config"])))]
 pub(crate) struct Repair {
-    /// Give up for ever what is damaged, so that the broker serves the rest again. Without it the damage is
-    /// only listed, with what giving it up would cost.
+    /// Remove the damaged data permanently, so that the broker serves the rest again. Without this
+    /// flag the damage is only listed, with the records that would be lost.
     #[arg(long)]
     pub(crate) accept_loss: bool,
 
-    /// Let the next start remove the records of queues that the catalog does not know. They are kept after a
-    /// damaged catalog was repaired, because it may have lost the queues and not the records.
+    /// Let the next start remove the records of queues that the catalog does not list. They are
+    /// kept after the repair of a damaged catalog, because it may have lost the queues and not the
+    /// records.
     #[arg(long, conflicts_with = "accept_loss")]
     pub(crate) drop_orphans: bool,
 
-    /// The configuration file: log.dirs is read from it.
+    /// The configuration file; log.dirs is read from it.
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 
@@ -167,7 +170,8 @@ pub(crate) struct Repair {
     pub(crate) data: Option<PathBuf>,
 }
 
-/// A word alone is a level to the reader and a module to the filter, which takes any.
+/// Checks a log filter. `EnvFilter` reads any single word as a module, so a misspelt level would be
+/// accepted silently.
 fn log_filter(text: &str) -> Result<String, String> {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
     let is_level = |word: &str| LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word));
@@ -190,7 +194,7 @@ fn host_and_port(text: &str) -> Result<String, String> {
     if Endpoint::parse(text).is_some() {
         return Ok(text.to_owned());
     }
-    // An address of IPv6 without brackets has colons, and may lack a port all the same.
+    // An IPv6 address without brackets contains colons even if the port is missing.
     let example = match text.parse::<IpAddr>() {
         Ok(IpAddr::V6(_)) => format!("[{text}]:9092"),
         _ => format!("{}:9092", text.split(':').next().unwrap_or_default()),

@@ -1,10 +1,11 @@
-//! Consumer groups: who reads which partition, and how far they have got.
+//! Consumer groups: members, assignments and committed offsets.
 //!
-//! [`coordinator`] owns the groups whose shard leads here: it gives them requests and time, and makes
-//! durable what they decide. [`classic`] is the machine of one group, free of I/O and clocks. Offsets live in the shard; [`expiry`] says which of them go.
+//! [`coordinator`] owns the groups whose shard leads here: it passes requests and the time to them,
+//! and makes their decisions durable. [`classic`] is the state machine of one group, free of I/O
+//! and clocks. Offsets are part of the shard's state; [`expiry`] decides which of them expire.
 //!
 //! Only timers and joins in progress are volatile: every generation and every offset is a command
-//! in the group's shard, so that a restart costs no member its place.
+//! in the group's shard, so no member loses its assignment at a restart.
 
 pub mod coordinator;
 pub(crate) mod classic;
@@ -18,108 +19,110 @@ use std::fmt;
 
 use ropewalk_shard::state::group;
 
-/// Why a group does not do what was asked. [`crate::handle::error`] turns these into Kafka's codes.
+/// Why a group refuses a request. [`crate::handle::error`] maps these to Kafka's codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// No such member: join again, as a new one.
+    /// The group has no such member: the client joins again as a new one.
     #[error("no such member")]
     UnknownMember,
-    /// Another generation is current: join again.
+    /// Another generation is current: the client joins again.
     #[error("another generation is current")]
     IllegalGeneration,
-    /// The group is changing: join again, under the same id.
+    /// The group is rebalancing: the client joins again with the same member id.
     #[error("the group is rebalancing")]
     RebalanceInProgress,
-    /// A newer process took over the instance id: give up.
+    /// A newer process took over the instance id: the client stops.
     #[error("another process took over this instance id")]
     FencedInstance,
-    /// Come back with the id that was given.
-    #[error("the member is to come back with the id it is given")]
+    /// A new member must join again with the member id in the response (KIP-394).
+    #[error("the member must join again with the member id in this response")]
     MemberIdRequired,
-    /// The members have no protocol in common.
-    #[error("no protocol in common with the other members")]
+    /// The members have no common protocol.
+    #[error("no common protocol with the other members")]
     InconsistentProtocol,
-    /// The session timeout is out of bounds.
+    /// The session timeout is outside its bounds.
     #[error(
         "session.timeout.ms is {asked_ms}, must be between {min_ms} (group.min.session.timeout.ms) and \
          {max_ms} (group.max.session.timeout.ms)"
     )]
     InvalidSessionTimeout {
-        /// What the member asks.
+        /// The requested timeout, milliseconds.
         asked_ms: i32,
-        /// The shortest.
+        /// The lower bound, milliseconds.
         min_ms: i32,
-        /// The longest.
+        /// The upper bound, milliseconds.
         max_ms: i32,
     },
-    /// The group has as many members as it may.
+    /// The group has its maximum number of members.
     #[error("the group has {members_max} members already, as many as group.max.size allows")]
     GroupFull {
-        /// `group.max.size`.
+        /// The value of `group.max.size`.
         members_max: usize,
     },
-    /// More than is kept of a member or a group.
+    /// A member or a group exceeds a size limit.
     #[error("{what} takes {size} {}, at most {size_max} are allowed", what.unit())]
     TooLarge {
-        /// Of what.
+        /// The limit that is exceeded.
         what: Bounded,
-        /// How much there would be.
+        /// The size that the request would need.
         size: usize,
-        /// How much there may be.
+        /// The largest allowed size.
         size_max: usize,
     },
-    /// The members of all groups together say as much as is kept of them. Later there may be room.
+    /// The metadata of the members of all groups is at its memory limit. The client may retry
+    /// later.
     #[error(
-        "the members of all groups take {size_max} bytes of this broker's memory, as many as are allowed"
+        "the metadata of all group members takes {size_max} bytes of this broker's memory, the maximum"
     )]
     NoMemory {
-        /// How much there may be.
+        /// The memory limit, bytes.
         size_max: usize,
     },
-    /// There are as many groups as there may be.
-    #[error("there are {groups_max} groups already, as many as one broker keeps; delete some")]
+    /// The broker has its maximum number of groups.
+    #[error("there are {groups_max} groups already, the maximum of one broker; delete some")]
     TooManyGroups {
-        /// How many there may be.
+        /// The largest number of groups.
         groups_max: usize,
     },
-    /// The offsets of the group's shard take as much as is kept of them. Room is made by deleting groups or offsets.
+    /// The committed offsets of the group's shard are at their size limit. Deleting groups or
+    /// offsets frees space.
     #[error(
-        "the committed offsets of the group's shard take {size_max} bytes, as many as are allowed; delete groups or \
-         offsets that nobody needs"
+        "the committed offsets of the group's shard take {size_max} bytes, the maximum; delete groups or \
+         offsets that are not needed"
     )]
     TooManyOffsets {
-        /// How much there may be.
+        /// The size limit, bytes.
         size_max: usize,
     },
-    /// The group's name is not one.
+    /// The group id is empty or too long.
     #[error("a group id has 1 to {} bytes", crate::limits::GROUP_ID_BYTES_MAX)]
     InvalidGroupId,
-    /// No such group.
+    /// The group does not exist.
     #[error("no such group")]
     NoSuchGroup,
     /// The group has members.
     #[error("the group has members")]
     NotEmpty,
-    /// Another broker coordinates this group: look for it.
+    /// Another broker coordinates this group: the client looks up the coordinator.
     #[error("another broker coordinates this group")]
     NotCoordinator,
-    /// Not now: look for the coordinator again.
+    /// The group cannot be coordinated now: the client looks up the coordinator again.
     #[error("the group cannot be coordinated now")]
     NotAvailable,
 }
 
-/// What is bounded in a group. The sizes are in [`crate::limits`].
+/// The size limits of a group. The values are in [`crate::limits`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bounded {
     /// A member's client id, instance id or protocol type.
     Name,
-    /// A member's list of protocols.
+    /// The protocol list of a member.
     Protocols,
-    /// All that a member says about itself.
+    /// All metadata of a member.
     Member,
-    /// All that the members of a group say about themselves.
+    /// The metadata of all members of a group.
     Group,
-    /// What the leader assigns to all members of a group.
+    /// The assignments of all members of a group.
     Assignment,
 }
 
@@ -152,8 +155,8 @@ impl fmt::Display for Bounded {
 }
 
 impl Refusal {
-    /// Whether somebody has to change something before the client can go on. The others are part of
-    /// the life of a group.
+    /// Whether a person has to change something before the client can continue. All other refusals
+    /// are part of normal group operation.
     #[must_use]
     pub(crate) fn needs_attention(self) -> bool {
         match self {
@@ -178,7 +181,7 @@ impl Refusal {
     }
 }
 
-/// What a replica found out of date when it applied a command that was right when it was proposed.
+/// Maps a refusal at apply: the command was valid when it was proposed and no longer is.
 impl From<group::Refusal> for Refusal {
     fn from(refusal: group::Refusal) -> Self {
         match refusal {

@@ -1,19 +1,22 @@
-//! Requests: one row per API that is served, and what every handler is given.
+//! Requests: one row per API that is served, and the context of every handler.
 //!
-//! [`ROUTES`] is the only list of what this broker speaks: dispatch reads it, and ApiVersions is
-//! derived from it, so an API is advertised exactly when it is there. Each API has a file of its
-//! own below this one; [`error`] alone knows Kafka's error codes.
+//! [`ROUTES`] is the only list of served APIs: dispatch reads it and ApiVersions is derived from
+//! it, so an API is advertised exactly when it is implemented. Each API has its own file below this
+//! one. Only [`error`] maps to Kafka's error codes.
 //!
 //! # Writing a handler
 //!
-//! `pub(crate) async fn handle(ctx: &Arc<Context>, call: &Call, request: XRequest) -> Result<XResponse, Close>`
-//! and one row in the table, in the order of keys. `Err(Close)` ends the connection without an
-//! answer; whatever the protocol has words for is an `Ok` with a code, made by [`Call::refuse`] so
-//! that it is counted. Produce has two stages: `propose` gives something with an `outcome`. Strings of a request are slices of its frame: detach what is kept.
+//! `pub(crate) async fn handle(ctx: &Arc<Context>, call: &Call, request: XRequest) ->
+//! Result<XResponse, Close>`
+//! and one row in the table, in the order of keys. `Err(Close)` closes the connection without a
+//! response; every error that the protocol can express is an `Ok` with an error code, made by
+//! [`Call::refuse`] so that it is counted. Produce has two stages: `propose` returns a value with
+//! an `outcome` method. Strings of a request are slices of its frame: copy what is kept.
 //!
 //! # Invariants
 //!
-//! - **O2** only Produce is [`Turn::Pipelined`], and its first stage proposes in the order of requests.
+//! - **O2** only Produce is [`Turn::Pipelined`], and its first stage proposes in the order of
+//!   requests.
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
@@ -83,49 +86,49 @@ pub use error::ErrorCode;
 
 use metrics::Metrics;
 
-/// What every handler may use. One for the whole broker.
+/// Shared state of all handlers. One per broker.
 #[derive(Debug)]
 pub struct Context {
-    /// This broker's id, as clients know it.
+    /// This broker's id in the protocol (`node.id`).
     pub broker_id: i32,
-    /// The cluster it belongs to.
+    /// The id of the broker's cluster.
     pub cluster_id: Str,
-    /// The zone it stands in.
+    /// The availability zone of the broker (`broker.rack`).
     pub rack: Option<Str>,
-    /// What clients of each listener are told to connect to.
+    /// Host and port that clients of each listener are given.
     pub endpoints: HashMap<Arc<str>, (Str, i32)>,
     /// The data directory.
     pub log_dir: Str,
-    /// What is set.
+    /// The broker's settings.
     pub settings: Arc<Settings>,
-    /// The shards.
+    /// The shards of this broker.
     pub node: Arc<Node>,
-    /// What exists.
+    /// The topics that exist.
     pub view: Arc<View>,
-    /// Changes what exists.
+    /// Creates, changes and deletes topics.
     pub topics: Topics,
-    /// Who is in which group, and how far each has got.
+    /// Members and committed offsets of consumer groups.
     pub groups: Arc<Coordinator>,
-    /// For answers that are read from disk: acquire before reading, then [`Call::hold`].
+    /// Memory for responses that are read from disk: acquire before reading, then [`Call::hold`].
     pub answers: Budget,
     pub(crate) producer_ids: init_producer_id::ProducerIds,
     pub(crate) metrics: Metrics,
-    /// Keeps clients from filling the log with what they are refused.
+    /// Rate limit of log lines about refused requests.
     pub(crate) refusals: LogLimit,
 }
 
-/// The circumstances of one request.
+/// What handlers know of one request beside its body.
 #[derive(Debug)]
 pub struct Call {
-    /// What is asked.
+    /// The API of the request.
     pub api: ApiKey,
-    /// In which version.
+    /// The version of the request.
     pub version: i16,
-    /// The client's own name; null is not empty. A slice of the frame.
+    /// The client id; null differs from empty. A slice of the frame.
     pub client_id: Option<Str>,
-    /// Who asks, and through which listener.
+    /// The client's address and the listener it is connected to.
     pub peer: Arc<Peer>,
-    /// The frame's size. A slice of the frame that is kept pins this much.
+    /// The size of the frame. Keeping a slice of the frame pins this much memory.
     pub size_bytes: usize,
     correlation_id: i32,
     begun: Instant,
@@ -134,13 +137,13 @@ pub struct Call {
     metrics: metrics::OfApi,
 }
 
-/// One API.
+/// One row of the route table.
 struct Route {
     key: ApiKey,
-    /// What ApiVersions says: exactly Kafka 4.3's range, so that clients that guess a broker's version
-    /// by its ranges guess right.
+    /// The range in ApiVersions: exactly Kafka 4.3's, so that clients that derive a broker's
+    /// version from its ranges get the right one.
     advertised: RangeInclusive<i16>,
-    /// What is answered. Anything else closes the connection, as Kafka does.
+    /// The versions that are served. Any other version closes the connection, as Kafka does.
     served: RangeInclusive<i16>,
     turn: Turn,
     begin: Begin,
@@ -149,7 +152,7 @@ struct Route {
 /// Decodes the request and runs its first stage.
 type Begin = fn(Arc<Context>, Arc<Call>, Reader) -> BoxFuture<'static, Result<Answer, Close>>;
 
-/// A row for a handler that gives its response.
+/// A row for a handler that returns its response.
 macro_rules! route {
     ($module:ident::$request:ident, $versions:expr, $turn:ident, $handle:path) => {
         Route {
@@ -173,8 +176,8 @@ macro_rules! route {
     };
 }
 
-/// A row for a handler in two stages: the first proposes, in the order of the connection's requests;
-/// what it gives is awaited for the response, and several may be awaited at once.
+/// A row for a handler in two stages: the first proposes, in the order of the connection's
+/// requests; its result is awaited for the response, and several may be awaited at once.
 macro_rules! staged_route {
     ($module:ident::$request:ident, $advertised:expr, $served:expr, $propose:path) => {
         Route {
@@ -201,9 +204,9 @@ macro_rules! staged_route {
     };
 }
 
-/// Every API that is served, in the order of keys. Produce is advertised from version 0 although those
-/// below 3 are not served: old clients of librdkafka take any other range for a broker without
-/// compression (KAFKA-18659).
+/// Every served API, in the order of keys. Produce is advertised from version 0 although versions
+/// below 3 are not served: old clients of librdkafka treat a broker with any other range as one
+/// without compression (KAFKA-18659).
 static ROUTES: &[Route] = &[
     staged_route!(produce_request::ProduceRequest, 0..=13, 3..=13, produce::propose),
     route!(fetch_request::FetchRequest, 4..=18, Parked, fetch::handle),
@@ -314,13 +317,13 @@ static ROUTES: &[Route] = &[
 ];
 
 impl Context {
-    /// Host and port that a client of the same listener can reach this broker at.
+    /// Host and port at which clients of the same listener reach this broker.
     pub(crate) fn endpoint(&self, peer: &Peer) -> (Str, i32) {
         let endpoint = self.endpoints.get(&peer.listener);
         endpoint.cloned().expect("every listener has an endpoint")
     }
 
-    /// All bytes of the data directory's file system, and those that are free.
+    /// Total and free bytes of the data directory's file system.
     pub(crate) fn disk_bytes(&self) -> (i64, i64) {
         let Ok(stat) = rustix::fs::statvfs(self.log_dir.as_str()) else { return (-1, -1) };
         let bytes = |blocks: u64| i64::try_from(blocks.saturating_mul(stat.f_frsize));
@@ -340,7 +343,7 @@ impl Service for Arc<Context> {
         let call = Call {
             api,
             version,
-            // A parked request may outlive its frame, which this would keep.
+            // A parked request may outlive its frame, and the client id would pin it.
             client_id: match route.turn {
                 Turn::Parked => header.client_id.map(|name| name.detached()),
                 Turn::Pipelined | Turn::Alone => header.client_id,
@@ -376,7 +379,7 @@ impl Service for Arc<Context> {
     }
 }
 
-/// What a small request of this API may wait for.
+/// The budget lane of a small request of this API.
 fn lane(api: ApiKey) -> Lane {
     if api == ApiKey::Produce {
         Lane::Bulk
@@ -388,7 +391,7 @@ fn lane(api: ApiKey) -> Lane {
 }
 
 impl Call {
-    /// The number of a code, for a field of the response; it is counted.
+    /// The number of an error code for a response field. Counts the error.
     pub fn refuse(&self, code: impl Into<ErrorCode>) -> i16 {
         let code = code.into();
         if code != ErrorCode::None {
@@ -397,14 +400,14 @@ impl Call {
         code.code()
     }
 
-    /// Gives back what the request's frame takes of the memory for requests. For a request that may
-    /// wait for long and keeps nothing of its frame.
+    /// Returns the memory of the request's frame to its budget. For a request that may wait for a
+    /// long time and keeps no slice of its frame.
     pub(crate) fn release_frame(&self) {
         self.share.release();
     }
 
-    /// Counts the frame against the memory for requests until `done` resolves, also when the request
-    /// is answered before: something of it is still kept.
+    /// Counts the frame against the request memory until `done` resolves, also after the request is
+    /// answered, because a slice of the frame is still kept.
     pub(crate) fn keep_frame_until<T: Send + 'static>(
         &self,
         done: impl Future<Output = T> + Send + 'static,
@@ -416,8 +419,8 @@ impl Call {
         });
     }
 
-    /// The same future, which counts the request's frame against the memory for requests until it is done,
-    /// also when the request is answered before.
+    /// Wraps a future so that it counts the request's frame against the request memory until it is
+    /// done, also after the request is answered.
     pub(crate) fn counted<F: Future>(&self, change: F) -> impl Future<Output = F::Output> + use<F> {
         let share = self.share.clone();
         async move {
@@ -427,7 +430,7 @@ impl Call {
         }
     }
 
-    /// Keeps a share of a budget until the client has taken the answer.
+    /// Keeps a share of a budget until the client has received the response.
     pub fn hold(&self, permit: Permit) {
         self.held.lock().push(permit);
     }
@@ -443,8 +446,8 @@ impl Call {
         )
     }
 
-    /// What follows the request in its frame is ignored, as Kafka ignores it: librdkafka leaves three
-    /// bytes behind every Metadata request for all topics.
+    /// Bytes that follow the request in its frame are ignored, as in Kafka: librdkafka appends
+    /// three bytes to every Metadata request for all topics.
     fn decode<R: ropewalk_codec::Request>(&self, mut body: Reader) -> Result<R, Close> {
         let malformed = |error| Close::Malformed { api: self.api, error };
         R::decode(&mut body, self.version).map_err(malformed)
@@ -454,7 +457,7 @@ impl Call {
         self.reply_in(self.version, response)
     }
 
-    /// For a request that is never answered: acks=0.
+    /// The result of a request without a response: acks=0.
     fn no_reply(&self) -> Reply {
         self.metrics.answered(self.begun.elapsed());
         Reply::default()

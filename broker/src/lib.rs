@@ -1,7 +1,7 @@
-//! The broker: everything that knows Kafka's protocol, and the wiring of the layers below.
+//! The broker: everything that implements Kafka's protocol, and the wiring of the crates below.
 //!
-//! The modules stand in the order in which a request walks through them. `main.rs` is thin; what
-//! it starts is [`boot`].
+//! The modules are listed in the order in which a request passes through them. `main.rs` only
+//! parses flags and starts [`boot`].
 
 pub mod limits;
 pub mod clock;

@@ -1,26 +1,27 @@
 //! Every bound of the broker in one place (R1), and the compile-time checks between them.
 //!
-//! At a bound there is back-pressure or a clear error, never growth. What an operator may want to
-//! turn is a setting as well (see [`crate::settings`]); these are the defaults and the rest.
+//! At a bound there is back-pressure or a clear error, never unbounded growth. Bounds that an
+//! operator may want to change are settings as well (see [`crate::settings`]); the constants here
+//! are their defaults.
 
 use std::time::Duration;
 
-/// How far a batch may decompress while it is checked. It streams through a small window, so this
-/// bounds the time that a bomb costs, not the memory.
+/// Most bytes that a batch may decompress to while it is checked. It is decompressed in a stream
+/// with a small window, so this bounds the CPU time of a decompression bomb, not the memory.
 pub const DECOMPRESSED_BYTES_MAX: usize = 256 * 1024 * 1024;
 
-/// Connections at once, over all listeners, unless `max.connections` says less.
+/// Most connections at once, over all listeners, unless `max.connections` is lower.
 pub const CONNECTIONS_MAX: usize = 20_000;
 
-/// File descriptors that are not for clients: the log, segments that are read, segments that wait for a sync,
-/// the admin server.
+/// File descriptors that are not for clients: the write-ahead log, open segments, segments that
+/// wait for an fsync, the admin server.
 pub const FILES_RESERVED: usize = 5120;
 const _: () = assert!(2 * ropewalk_store::limits::UNSYNCED_LOGS_MAX + 2048 <= FILES_RESERVED);
 
-/// A process that has file descriptors for fewer connections than this says so when it starts.
+/// The broker warns at start if the process has file descriptors for fewer connections than this.
 pub const CONNECTIONS_EXPECTED: usize = 1024;
 
-/// Connections that a process with so many file descriptors takes. Below [`FILES_RESERVED`] it is a
+/// Most connections of a process with this many file descriptors. Below [`FILES_RESERVED`] it is a
 /// quarter of them: most brokers need far fewer than the reserve.
 #[must_use]
 pub const fn connections_for(files: usize) -> usize {
@@ -29,212 +30,213 @@ pub const fn connections_for(files: usize) -> usize {
     if beyond > quarter { beyond } else { quarter }
 }
 
-/// Bytes read at once into the thread's scratch buffer; a connection that is idle holds no buffer.
+/// Bytes read at once into the thread's scratch buffer. An idle connection holds no buffer.
 pub const READ_BYTES: usize = 16 * 1024;
 
-/// What a connection reads ahead of the request that is being answered, so that it notices the
-/// client going away.
+/// Bytes that a connection reads ahead of the request in progress, to detect that the client closed
+/// the connection.
 pub const READ_AHEAD_BYTES_MAX: usize = 16 * 1024;
 
-/// The first allocation for a frame that did not come whole; it doubles as the bytes arrive.
+/// The first allocation for a frame that did not arrive in one read. It doubles as bytes arrive.
 pub const FRAME_BYTES_FIRST: usize = 4 * 1024;
 
-/// How large a first allocation a connection is trusted with that has sent such frames before.
+/// The largest first allocation for a connection that has completed frames of that size before.
 pub const FRAME_BYTES_TRUSTED_MAX: usize = 1024 * 1024;
 
-/// Requests of one connection under way at once; only Produce ever has more than one.
+/// Most requests of one connection in progress at once; only Produce ever has more than one.
 pub const REQUESTS_IN_FLIGHT_MAX: usize = 64;
 
-/// Bytes of requests of one connection under way at once; one larger request is let through alone.
+/// Most bytes of requests in progress on one connection; one larger request is accepted alone.
 pub const CONNECTION_BYTES_IN_FLIGHT_MAX: usize = 16 * 1024 * 1024;
 
-/// Bytes of requests of all connections, from the first byte read until the answer is there, unless
-/// `queued.max.request.bytes` says otherwise. One connection at a time may go beyond it, to finish
-/// its frame, so that half-read frames never wait for each other.
+/// Bytes of requests of all connections, from the first byte read until the response is ready,
+/// unless `queued.max.request.bytes` is set. One connection at a time may exceed it to finish its
+/// frame, so that half-read frames never wait for each other.
 pub const REQUEST_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// The largest frame that does not count as bulk. Requests up to this size never wait behind larger
 /// ones or behind Produce, which may wait for the disk.
 pub const SMALL_FRAME_BYTES_MAX: usize = 16 * 1024;
 
-/// Bytes of requests of all connections that are small and answered at once.
+/// Bytes of requests of all connections that are small and answered without waiting.
 pub const SMALL_REQUEST_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// Bytes of small frames of all connections that have not come whole.
+/// Bytes of incomplete small frames of all connections.
 pub const PARTIAL_FRAME_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// Bytes of fetches of all connections that are small. They may wait for [`FETCH_WAIT_MAX`].
+/// Bytes of small fetch requests of all connections. They may wait for [`FETCH_WAIT_MAX`].
 pub const SMALL_FETCH_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// Bytes of answers of all connections that are read from segments and not yet taken by the client.
+/// Bytes of responses of all connections that are read from segments and not yet received by the
+/// client.
 pub const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// A frame must be whole this long after its first byte, plus the time for its size at
+/// Time from the first byte of a frame until it must be complete, plus the time for its size at
 /// [`TRANSFER_BYTES_PER_SECOND_MIN`].
 pub const FRAME_TIME_MAX: Duration = Duration::from_secs(30);
 
-/// A client must take an answer within this, plus the time for its size.
+/// Time within which a client must receive a response, plus the time for its size.
 pub const WRITE_TIME_MAX: Duration = Duration::from_secs(30);
 
-/// Slower than this over a whole frame or answer is as good as gone.
+/// Lowest transfer rate over a whole frame or response; a slower connection is closed.
 pub const TRANSFER_BYTES_PER_SECOND_MIN: usize = 256 * 1024;
 
-/// Answers that are gathered into one write.
+/// Most bytes of responses that are gathered into one write.
 pub const GATHER_BYTES_MAX: usize = 1024 * 1024;
 
-/// How long clients are kept out while a shard has no leader yet after a start.
+/// Longest delay of accepting clients after a start while a shard has no leader.
 pub const LEAD_TIME_MAX: Duration = Duration::from_secs(5);
 
-/// How long requests under way may take to finish when the broker stops.
+/// Longest time that requests in progress may take to finish when the broker stops.
 pub const DRAIN_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// How long the accept loop rests when the process is out of file descriptors.
+/// Pause of the accept loop when the process has no free file descriptor.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Kafka's connections that the kernel may queue before they are accepted.
+/// Kafka connections that the kernel may queue before they are accepted.
 pub const BACKLOG: u32 = 1024;
 
-/// Silence on a connection after which the kernel asks whether the client is still there.
+/// Idle time after which the kernel sends the first TCP keepalive probe.
 pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 
-/// How often it asks again.
+/// Interval of further keepalive probes.
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
-/// The body of an admin request.
+/// Most bytes of the body of an admin request.
 pub const ADMIN_BODY_BYTES_MAX: usize = 256 * 1024;
 
-/// How long an admin request may take, its body included.
+/// Longest time of an admin request, including the transfer of its body.
 pub const ADMIN_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// Silence after which an admin connection is closed on which a request carried the token.
+/// Idle time after which an admin connection that has presented the token is closed.
 pub const ADMIN_IDLE_MAX: Duration = Duration::from_secs(75);
 
-/// The same for any other admin connection.
+/// Idle time after which any other admin connection is closed.
 pub const ADMIN_UNTRUSTED_IDLE_MAX: Duration = Duration::from_secs(15);
 
-/// Admin connections at once. A new one closes the one that was silent for longest.
+/// Most admin connections at once. A new one closes the one that has been idle longest.
 pub const ADMIN_CONNECTIONS_MAX: usize = 256;
 
-/// Admin connections at once from one address.
+/// Most admin connections at once from one address.
 pub const ADMIN_CONNECTIONS_PER_ADDRESS_MAX: usize = 64;
 const _: () = assert!(
     2 * ADMIN_CONNECTIONS_PER_ADDRESS_MAX <= ADMIN_CONNECTIONS_MAX,
-    "one address cannot take the places of all others"
+    "one address cannot use all connections"
 );
 const _: () = assert!(
     ADMIN_TIME_MAX.as_secs() < ADMIN_UNTRUSTED_IDLE_MAX.as_secs(),
-    "a request that is being answered is no silence"
+    "a request in progress must not count as idle"
 );
 const _: () = assert!(ADMIN_UNTRUSTED_IDLE_MAX.as_secs() < ADMIN_IDLE_MAX.as_secs());
 
-/// Reports over queues that are put together at once.
+/// Most queue reports that are computed at once.
 pub const ADMIN_REPORTS_MAX: usize = 8;
 
-/// The message of one condition of `GET /v1/broker`, bytes.
+/// Longest message of one condition of `GET /v1/broker`, bytes.
 pub const CONDITION_BYTES_MAX: usize = 1024;
 
-/// Shards or partitions that one condition lists by name.
+/// Most shards or partitions that one condition lists by name.
 pub const CONDITION_PARTS_MAX: usize = 10;
 
-/// The uid of an owner, the holder of a lease or its uid, bytes.
+/// Longest uid of an owner, and longest name or uid of a lease holder, bytes.
 pub const OWNER_BYTES_MAX: usize = 253;
 
-/// The name of a group that is bound, bytes.
+/// Longest name of a group that is bound, bytes.
 pub const GROUP_BYTES_MAX: usize = 512;
 
-/// Groups that are bound to one queue.
+/// Most groups that are bound to one queue.
 pub const BINDINGS_PER_TOPIC_MAX: usize = 1000;
 
-/// How far a fencing epoch that this cluster never gave out may lie above the newest that it did.
+/// Largest step from the newest fencing epoch of this cluster to one that it did not issue.
 pub const EPOCH_LEAP_MAX: u64 = 1 << 32;
 
-/// Streams of signals at once: one operator needs one, and a second while it is replaced.
+/// Most signal streams at once: one operator needs one, and a second while it is replaced.
 pub const SIGNAL_STREAMS_MAX: usize = 8;
 
-/// The file with the admin server's token.
+/// Largest file of the admin server's token, bytes.
 pub const TOKEN_BYTES_MAX: u64 = 4096;
 
-/// Producer ids that a repaired catalog leaves out: more than can have been given out since any snapshot.
+/// Producer ids that a repaired catalog skips: more than can have been issued since any snapshot.
 pub const PRODUCER_IDS_LEFT_OUT: i64 = 1 << 32;
-/// Parts of a shard's state (partitions, producers, groups) that a periodic look goes through before it
-/// lets go of the state: apply waits for it.
+/// Most parts of a shard's state (partitions, producers, groups) that a periodic scan visits before
+/// it unlocks the state, because apply waits for it.
 pub const STATE_VISITS_MAX: usize = 4_096;
 
-/// Groups whose offsets are looked at before the timers of all groups have their turn again.
+/// Most groups whose offsets are checked for expiry before the timers of all groups run again.
 pub const GROUPS_LOOKED_AT_ONCE: usize = 256;
 
-/// Partitions of one topic.
+/// Most partitions of one topic.
 pub const TOPIC_PARTITIONS_MAX: usize = 10_000;
 
-/// Partitions of one broker.
+/// Most partitions of one broker.
 pub const PARTITIONS_MAX: usize = 200_000;
 
-/// What the members of one group may say about themselves together (ids, protocols with their
-/// subscriptions), bytes. Kafka's bound is what fits a record of 1 MiB.
+/// Metadata of all members of one group together (ids, protocols with their subscriptions), bytes.
+/// Kafka's bound is what fits a record of 1 MiB.
 pub const GROUP_METADATA_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// The same for one member: a group has room for several of the largest.
+/// Metadata of one member, bytes. A group has room for several of the largest.
 pub const MEMBER_METADATA_BYTES_MAX: usize = 1024 * 1024;
 
-/// Protocols that one member may name; what a group has in common is looked up pair by pair.
+/// Most protocols of one member. Finding the common protocols of a group compares pairs.
 pub const MEMBER_PROTOCOLS_MAX: usize = 64;
 
-/// Each of a member's names: client id, `group.instance.id`, the protocol type. A member id is made
-/// from one of them and has to fit the protocol's strings.
+/// Longest of a member's names: client id, `group.instance.id`, the protocol type. A member id is
+/// made from one of them and must fit the protocol's strings.
 pub const MEMBER_NAME_BYTES_MAX: usize = 4 * 1024;
 
-/// What the leader of a group may assign to all members together, bytes.
+/// Assignments of all members of a group together, bytes.
 pub const GROUP_ASSIGNMENT_BYTES_MAX: usize = 3 * 1024 * 1024;
 
-/// What the members of all groups of a broker may say about themselves together, bytes.
+/// Metadata of the members of all groups of a broker together, bytes.
 pub const GROUPS_METADATA_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// The largest JoinGroup or SyncGroup that is read. One that is larger than a group takes is
-/// answered; a connection that sends more than this is closed.
+/// The largest JoinGroup or SyncGroup that is read. A request that exceeds a group's bounds is
+/// answered with an error; a connection that sends more than this is closed.
 pub const GROUP_FRAME_BYTES_MAX: usize = 8 * 1024 * 1024;
 
-/// The longest name of a group, bytes.
+/// Longest name of a group, bytes.
 pub const GROUP_ID_BYTES_MAX: usize = 1024;
 
-/// Groups of one broker that have members, offsets or both.
+/// Most groups of one broker with members, offsets or both.
 pub const GROUPS_MAX: usize = 100_000;
 
-/// What the committed offsets of one shard take together, bytes: [`OFFSET_BYTES`] and the note of each.
+/// Committed offsets of one shard together, bytes: [`OFFSET_BYTES`] and the metadata of each.
 pub const SHARD_OFFSETS_BYTES_MAX: usize = 32 * 1024 * 1024;
 
-/// What a committed offset counts as beside its note, bytes.
+/// Size of a committed offset without its metadata string, bytes.
 pub const OFFSET_BYTES: usize = 128;
 
-/// Groups of one cluster that have configuration of their own.
+/// Most groups of one cluster with configuration of their own.
 pub const CONFIGURED_GROUPS_MAX: usize = 10_000;
 
-/// The longest value of one configuration key, bytes: what a string of the protocol holds, so that
-/// it can be described.
+/// Longest value of one configuration key, bytes: the longest string of the protocol, so that it
+/// can be described.
 pub const CONFIG_VALUE_BYTES_MAX: usize = 0x7fff;
 
-/// Configuration that one request sets for one resource, keys and values, bytes.
+/// Most configuration that one request sets for one resource, keys and values, bytes.
 pub const CONFIGS_BYTES_MAX: usize = 1024 * 1024;
 
-/// Offsets of one commit that are written as one entry, bytes; a larger commit is several.
+/// Offsets of one commit that are written as one entry, bytes; a larger commit is split.
 pub const COMMIT_BYTES_MAX: usize = 1024 * 1024;
 
-/// Partitions that are named in one entry.
+/// Most partitions that one entry names.
 pub const ENTRY_PARTITIONS_MAX: usize = 10_000;
 
-/// How long a fetch may wait for records, whatever the client asks.
+/// Longest wait of a fetch for records, whatever `max.wait.ms` the client sends.
 pub const FETCH_WAIT_MAX: Duration = Duration::from_secs(60);
 
-/// Addresses, topics or groups that have a line in the log because of a client within one minute.
+/// Most addresses, topics or groups with a client-caused log line within one minute.
 pub const LOG_SUBJECTS_MAX: usize = 1024;
 
-/// How long a change may take before a client that names no time (`timeout_ms` of 0 or less) is
-/// answered REQUEST_TIMED_OUT. Kafka's `request.timeout.ms` of a client, by default.
+/// Time limit of a change for a client that sends none (`timeout_ms` of 0 or less); then the answer
+/// is REQUEST_TIMED_OUT. Equal to the default of Kafka's client setting `request.timeout.ms`.
 pub const CHANGE_TIME_DEFAULT: Duration = Duration::from_secs(30);
 
-/// What a fetch takes from the budget for answers before it is known how much there is to read.
+/// Bytes that a fetch acquires from the response budget before the size to read is known.
 pub const FETCH_RESERVE_BYTES: usize = 1024 * 1024;
 
-/// The time a transfer of so many bytes is given.
+/// The time limit for a transfer of this many bytes.
 #[must_use]
 pub fn transfer_time_max(base: Duration, bytes: usize) -> Duration {
     base + Duration::from_secs((bytes / TRANSFER_BYTES_PER_SECOND_MIN) as u64)

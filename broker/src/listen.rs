@@ -1,23 +1,18 @@
-//! Sockets: accepts connections, cuts frames, and sends answers in the order of the requests.
+//! Sockets: accepts connections, splits the stream into frames, and sends responses in request
+//! order.
 //!
-//! # Place in the walk
-//!
-//! The first room a batch enters. A frame leaves here as its bytes and comes back as the
-//! chunks of an answer; what they mean is the business of a [`Service`] (the route table in
-//! [`crate::handle`]).
+//! A frame leaves this module as its bytes, and its response comes back as chunks of bytes. A
+//! [`Service`] (the route table in [`crate::handle`]) interprets them. Nothing is stored here:
+//! after a crash, clients reconnect and repeat requests without a response.
 //!
 //! # Invariants
 //!
-//! - **O2** answers on one connection leave in the order of its requests. A Produce may begin while
-//!   others of its connection are under way ([`Turn::Pipelined`]); anything else begins when
-//!   all before it are answered.
-//! - **R1** no length from the wire sizes an allocation; the bytes under way are bounded, for a
-//!   connection and for all; an idle connection holds no buffer; who is too slow to send a frame
-//!   or to take an answer is cut.
-//!
-//! # After a crash
-//!
-//! Nothing is kept here. Clients connect again and repeat what was not answered.
+//! - **O2** responses on one connection leave in the order of its requests. A Produce may begin
+//!   while others of its connection are in progress ([`Turn::Pipelined`]); any other request begins
+//!   when all before it are answered.
+//! - **R1** no length from the network sizes an allocation; the bytes in progress are bounded, per
+//!   connection and in total; an idle connection holds no buffer; a client that is too slow to send
+//!   a frame or to receive a response is disconnected.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -43,50 +38,51 @@ pub use close::Close;
 pub use lanes::{Lane, Lanes, Share};
 pub use options::{ConnectionLimits, Options};
 
-/// The other end of a connection.
+/// The client side of a connection.
 #[derive(Debug)]
 pub struct Peer {
-    /// Its address.
+    /// The client's address.
     pub address: SocketAddr,
-    /// The name of the listener it came through: it decides which address clients are told.
+    /// The name of the listener; it decides which address clients are given.
     pub listener: Arc<str>,
-    /// The order of the batches that come on the connection. When it ends, nothing more is begun, and the
-    /// connection ends after the answers that are due: the client sends what was not taken again, in order, on another.
+    /// The order of the batches of the connection. When it is closed, no further request begins,
+    /// and the connection is closed after the pending responses: the client sends the remaining
+    /// batches again, in order, on a new connection.
     pub order: SendOrder,
 }
 
-/// When a request may begin, relative to the others of its connection.
+/// When a request may begin, relative to the other requests of its connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Turn {
-    /// As soon as the one before has begun, if that one is pipelined as well.
+    /// When the first stage of the previous request is done, if that one is pipelined as well.
     Pipelined,
-    /// When all before it are answered. Runs to its end even if the client goes away meanwhile.
+    /// When all previous requests are answered. Runs to its end even if the client disconnects.
     Alone,
-    /// The same, but it may wait long for something to happen, and is dropped when the client
-    /// goes away.
+    /// Like `Alone`, but the request may wait long for an event, and is dropped when the client
+    /// disconnects.
     Parked,
 }
 
-/// An answer, ready for the socket.
+/// A response, ready for the socket.
 #[derive(Debug, Default)]
 pub struct Reply {
-    /// Its frame, length included; none if the request is never answered.
+    /// The frame, length included; empty if the request is never answered.
     pub chunks: Vec<Bytes>,
-    /// Shares of a budget, given back when the client has taken the answer.
+    /// Shares of a budget, returned when the client has received the response.
     pub held: Vec<Permit>,
 }
 
-/// An answer to come.
+/// A pending response.
 pub type Answer = BoxFuture<'static, Result<Reply, Close>>;
 
-/// A frame that was recognised as a request.
+/// A frame that was parsed as a request.
 pub struct Request {
-    /// When it may begin.
+    /// When the request may begin.
     pub turn: Turn,
-    /// Which budget its frame counts against.
+    /// The budget that the frame counts against.
     pub lane: Lane,
-    /// Its first stage. The next request of the connection begins only after this has resolved, so
-    /// that what is proposed here keeps the order of the requests.
+    /// The first stage. The next request of the connection begins only after this has resolved, so
+    /// that proposals keep the order of the requests.
     pub begin: BoxFuture<'static, Result<Answer, Close>>,
 }
 
@@ -96,17 +92,16 @@ impl fmt::Debug for Request {
     }
 }
 
-/// What makes answers out of frames.
+/// Parses frames and answers them.
 pub trait Service: Send + Sync + fmt::Debug {
-    /// Reads the head of a frame (it comes without its length) and says how to answer it. The frame
-    /// counts against its budget until the request is answered, or for longer or shorter by `share`.
+    /// Parses the header of a frame (without its length) and returns how to answer it. The frame
+    /// counts against its budget until the request is answered; `share` can change that.
     ///
     /// # Errors
-    /// When the stream cannot be trusted any more, or speaks what is not served here.
+    /// When the frame is malformed, or its API or version is not served.
     fn accept(&self, peer: &Arc<Peer>, frame: Bytes, share: Share) -> Result<Request, Close>;
 
-    /// Refuses a frame by its first two bytes (the API's key) and its size, before the rest of it is
-    /// read.
+    /// Checks the size of a frame by its first two bytes (the API key), before the rest is read.
     ///
     /// # Errors
     /// When a request of this API is never as large.

@@ -1,5 +1,5 @@
-//! Log lines that clients cause: at most one per subject and minute, so that a client that tries again
-//! and again is visible in the log and does not fill it.
+//! Rate limit of log lines that clients cause: at most one per subject and minute, so that a client
+//! that retries in a loop is visible in the log and does not flood it.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -9,10 +9,10 @@ use tokio::time::Instant;
 
 use crate::limits;
 
-/// Between two lines about the same subject.
+/// Shortest interval between two lines about the same subject.
 const INTERVAL: Duration = Duration::from_secs(60);
 
-/// Which subjects had a line lately.
+/// The subjects that had a log line within the interval.
 #[derive(Debug, Default)]
 pub(crate) struct LogLimit {
     subjects: Mutex<HashMap<String, Subject>>,
@@ -21,13 +21,14 @@ pub(crate) struct LogLimit {
 #[derive(Debug)]
 struct Subject {
     quiet_until: Instant,
-    /// Lines that were left out since the last one.
+    /// Lines suppressed since the last one.
     left_out: u64,
 }
 
 impl LogLimit {
-    /// Whether a line about `subject` is to be written now, and then how many were left out since the
-    /// last one. With [`limits::LOG_SUBJECTS_MAX`] subjects in one minute, new ones are left out.
+    /// Whether a line about `subject` may be written now; the value is the number of lines
+    /// suppressed since the last one. With [`limits::LOG_SUBJECTS_MAX`] subjects in one minute, new
+    /// subjects are suppressed.
     pub(crate) fn admit(&self, subject: &str, now: Instant) -> Option<u64> {
         let mut subjects = self.subjects.lock();
         if let Some(known) = subjects.get_mut(subject) {

@@ -15,7 +15,7 @@ mod ending;
 use ending::Ending;
 use flags::Flags;
 
-/// Measured: much faster than the system's under many small allocations on many threads.
+/// Measured: much faster than the system's allocator under many small allocations on many threads.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

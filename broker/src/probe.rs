@@ -1,11 +1,12 @@
-//! `probe`: one message sent and received, as any client would, to see that a broker does what it is for.
+//! `probe`: sends one message and receives it as any client would, to verify that a broker works
+//! end to end.
 //!
-//! Place in the walk: a client, outside of everything; `helm test` runs it in a pod, because the image
-//! holds no other program, and a cluster without a registry can fetch none.
+//! `helm test` runs it in a pod, because the image contains no other program and a cluster without
+//! a registry can pull none.
 //!
-//! Invariants: success means that the very message was read back from where it was acknowledged, at
-//! the address the broker tells its clients. Every wait ends at the deadline, and the last reason is
-//! kept. A message that was sent stays in the queue, as every other does.
+//! Success means that the same message was read back at the acknowledged offset, at the address
+//! that the broker advertises to clients. Every wait ends at the deadline, and the last error is
+//! reported. The message stays in the queue.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpStream, ToSocketAddrs as _};
@@ -24,13 +25,13 @@ const METADATA_VERSION: i16 = 9;
 const PRODUCE_VERSION: i16 = 9;
 const FETCH_VERSION: i16 = 12;
 
-/// An answer is the message and little else; more is not believed.
+/// Most bytes of a response. An answer is the message and little else; a larger one is an error.
 const ANSWER_BYTES_MAX: usize = 2 << 20;
-/// One attempt waits no longer than this for an answer.
+/// Longest wait of one attempt for a response.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 const PAUSE_BETWEEN_ATTEMPTS: Duration = Duration::from_millis(500);
 
-/// Tries until a message went through or the time is over; says where it was.
+/// Repeats attempts until a message went through or the time is over. Returns where it was stored.
 pub(crate) fn probe(bootstrap: &str, topic: &str, timeout: Duration) -> Result<String> {
     let deadline = Instant::now() + timeout;
     loop {
@@ -54,12 +55,12 @@ fn attempt(bootstrap: &str, topic: &str) -> Result<String> {
     let values = receive(&mut connection, topic, offset)?;
     ensure!(
         values.first().is_some_and(|value| value == text.as_bytes()),
-        "partition 0 of {topic} does not give back at {offset} what was sent there"
+        "partition 0 of {topic} returned another record at offset {offset}"
     );
     Ok(format!("sent to {topic} at {leader} and received at offset {offset}: {text}"))
 }
 
-/// Where the leader of partition 0 says it is.
+/// The advertised address of the leader of partition 0.
 fn leader(bootstrap: &str, topic: &str) -> Result<String> {
     let named = MetadataRequestTopic { name: Some(topic.into()), ..Default::default() };
     let request = MetadataRequest {
@@ -77,7 +78,7 @@ fn leader(bootstrap: &str, topic: &str) -> Result<String> {
     Ok(format!("{}:{}", broker.host, broker.port))
 }
 
-/// The offset at which a batch was acknowledged, which means that it is durable.
+/// Sends a batch. Returns the offset at which it was acknowledged, which means that it is durable.
 fn send(connection: &mut Connection, topic: &str, batch: Bytes) -> Result<i64> {
     let partition = PartitionProduceData { index: 0, records: Records::from_chunks(vec![batch]) };
     let data = TopicProduceData {
@@ -127,7 +128,7 @@ fn receive(connection: &mut Connection, topic: &str, offset: i64) -> Result<Vec<
     Ok(opened.into_iter().filter_map(|record| record.value).collect())
 }
 
-/// One blocking connection: a request, then its answer.
+/// A blocking connection that sends one request at a time and reads its response.
 struct Connection {
     stream: TcpStream,
 }

@@ -1,8 +1,8 @@
-//! `repair`: lists what is damaged in a data directory and what giving it up would cost, and gives it up when
-//! told to.
+//! `repair`: lists the damage of a data directory and the records that accepting the loss would
+//! cost, and repairs it with `--accept-loss`.
 //!
-//! Place in the walk: beside the broker, never while one runs on the directory. What is found and what is
-//! lost goes to standard output, for a person to read before and to keep after.
+//! It runs only on a directory that no broker uses. Findings and losses are printed to standard
+//! output, so that they can be read before the repair and kept after it.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::config_file::from_file;
 use crate::flags::Repair;
 use crate::stop::Stop;
 
-/// Does what the flags ask.
+/// Runs the `repair` command.
 pub(crate) fn repair(flags: &Repair) -> Result<(), Stop> {
     let dir = place(flags)?;
     if !dir.is_dir() {
@@ -31,7 +31,8 @@ pub(crate) fn repair(flags: &Repair) -> Result<(), Stop> {
         return drop_orphans(&dir);
     }
     if flags.accept_loss && loses_catalog_entries(&data)? {
-        // Before anything is given up: a broker that starts on an older catalog must find the mark.
+        // The mark is written before anything is removed: a broker that starts on an older catalog
+        // must find it.
         orphans::keep(&dir)?;
     }
     let findings = shard_repair::repair(&data, &Options::default(), flags.accept_loss)?;
@@ -41,7 +42,7 @@ pub(crate) fn repair(flags: &Repair) -> Result<(), Stop> {
     tell(&dir, &findings, flags.accept_loss)
 }
 
-/// Whether accepting the loss goes back to an older catalog, which may not know all topics.
+/// Whether accepting the loss restores an older catalog, which may not list all topics.
 fn loses_catalog_entries(data: &DataDir) -> Result<bool, RepairError> {
     let listed = shard_repair::repair(data, &Options::default(), false)?;
     let is_catalog = |finding: &Finding| finding.place == Place::Shard(ShardId::CATALOG);
@@ -70,7 +71,7 @@ fn place(flags: &Repair) -> Result<PathBuf, Stop> {
     }
 }
 
-/// The last line, and with which code it ends.
+/// Prints the summary line. Returns an error with the exit code if damage remains.
 fn tell(dir: &Path, findings: &[Finding], accepted: bool) -> Result<(), Stop> {
     let dir = dir.display();
     let hopeless = findings.iter().filter(|finding| !finding.can_be_repaired).count();
@@ -84,8 +85,8 @@ fn tell(dir: &Path, findings: &[Finding], accepted: bool) -> Result<(), Stop> {
         }
         (all, false) => {
             let left = format!(
-                "{dir}: damaged places: {all}; nothing was changed. repair --accept-loss gives up what is listed \
-                 as lost, for ever: keep a copy of the directory first"
+                "{dir}: damaged places: {all}; nothing was changed. repair --accept-loss permanently removes what is listed \
+                 as lost: keep a copy of the directory first"
             );
             return Err(Stop::Damaged(left));
         }

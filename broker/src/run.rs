@@ -1,4 +1,4 @@
-//! Carries out what the flags ask.
+//! Runs the command that the flags name.
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use crate::probe::probe;
 use crate::repair;
 use crate::stop::Stop;
 
-/// Does what the flags ask.
+/// Runs the command that the flags name.
 pub(crate) fn run(flags: Flags, ending: &Ending) -> Result<(), Stop> {
     begin_logging(&flags)?;
     supervision::log_panics();
@@ -79,7 +79,7 @@ fn prepare_run(run: &Run, ending: &Ending) -> Result<Start, Stop> {
     Ok(start(settings, dir, format, ending))
 }
 
-/// `format`: a broker that starts, makes its directory, and stops again.
+/// `format`: creates the data directory of a broker without starting one.
 fn make(format: &Format) -> Result<(), Stop> {
     let (settings, dir) = from_file(&format.config, &format.set)?;
     let asked = format.cluster_id.clone().or_else(|| settings.format_cluster_id());
@@ -100,7 +100,7 @@ fn start(settings: Settings, dir: PathBuf, format: Option<String>, ending: &Endi
     Start { settings, dir, format, on_fatal }
 }
 
-/// Where `dev` keeps its data when nobody says.
+/// The default data directory of `dev`.
 fn dev_dir() -> Result<PathBuf, Stop> {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let base = set("XDG_DATA_HOME").or_else(|| Some(set("HOME")?.join(".local/share")));
@@ -108,7 +108,7 @@ fn dev_dir() -> Result<PathBuf, Stop> {
     Ok(base.ok_or_else(unknown)?.join("ropewalk/dev"))
 }
 
-/// An id of the form that Kafka's are of: 16 random bytes in URL-safe base64.
+/// A new cluster id in Kafka's format: 16 random bytes in URL-safe base64.
 fn new_cluster_id() -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let bits = uuid::Uuid::new_v4().as_u128();
@@ -118,7 +118,8 @@ fn new_cluster_id() -> String {
 }
 
 async fn serve(start: Start, greets: bool) -> Result<(), Stop> {
-    // From here on a signal is kept for us, also one that comes while the directory is opened.
+    // The signal handlers are installed before the directory is opened, so that a signal during
+    // recovery is not lost.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let dir = start.dir.clone();
@@ -134,7 +135,7 @@ async fn serve(start: Start, greets: bool) -> Result<(), Stop> {
     Ok(())
 }
 
-/// What to try next. A closed standard output is no reason to fail.
+/// Prints what to try next. A closed standard output is not an error.
 fn greet(broker: &Broker, dir: &Path) {
     let kafka = broker.kafka().first().map(ToString::to_string).unwrap_or_default();
     let admin = broker.admin();
@@ -148,7 +149,7 @@ fn greet(broker: &Broker, dir: &Path) {
          \x20   KafkaProducer(bootstrap_servers='{kafka}').send('my-topic', value=b'Hello, World!').get()\n\
          \x20   for message in KafkaConsumer('my-topic', bootstrap_servers='{kafka}', auto_offset_reset='earliest'): print(message.value)\n\
          \n\
-         How long the queues are, how late and how fast:\n\
+         Consumer lag, delay and throughput of each queue:\n\
          \n\
          \x20   curl http://{admin}/v1/queues\n\
          \n\

@@ -1,17 +1,17 @@
-//! Settings: every key that Kafka 4.3's broker knows, and what each is set to.
+//! Settings: every key of Kafka 4.3's broker, and their values.
 //!
-//! The same names hold in the file, in `--set`, in DescribeConfigs and in AlterConfigs. Every key
-//! is known: one that has no meaning here is accepted and reported as ignored, one that nobody
-//! knows is an error that names its nearest neighbour.
+//! The file, `--set`, DescribeConfigs and AlterConfigs use the same names. Every key of Kafka is
+//! known: one without meaning here is accepted and reported as ignored; an unknown key is an error
+//! that names the nearest known one.
 //!
-//! A value is looked for where Kafka looks for it: set at run time for this broker, set at run time
-//! for all, in the file, the default. What is set at run time lives in the catalog and is handed in
-//! by its view ([`Settings::set_dynamic`]).
+//! The sources of a value have Kafka's precedence: set at run time for this broker, set at run time
+//! for all brokers, the file, the default. Values that are set at run time are stored in the
+//! catalog and passed in by its view ([`Settings::set_dynamic`]).
 //!
 //! # Invariants
 //!
-//! - **D1** no key relaxes durability: those of Kafka's that would are among the ignored.
-//! - A value that is held here has passed its key's check, so the getters cannot fail.
+//! - **D1** no key relaxes durability: those of Kafka that would are ignored.
+//! - Every stored value has passed its key's check, so the getters cannot fail.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -41,22 +41,22 @@ pub use replace::Replaced;
 use crate::limits;
 use key::Key;
 
-/// Everything that is set. What a broker was started with may be replaced while it runs, as far as that
-/// takes effect ([`Settings::replace`]).
+/// All settings. The file's part can be replaced at run time, as far as that takes effect
+/// ([`Settings::replace`]).
 #[derive(Debug)]
 pub struct Settings {
-    /// What was given by flags; in `file` as well.
+    /// Values given by flags; they are also part of `file`.
     flags: BTreeMap<String, String>,
     file: RwLock<BTreeMap<String, String>>,
-    /// The fingerprint of what the file said that this was made from, flags left out.
+    /// The fingerprint of the file that the process started with, without flags.
     started_hash: String,
-    /// The same of the last file that was taken over.
+    /// The fingerprint of the last file that replaced it.
     last_hash: RwLock<Option<String>>,
     needs_restart: RwLock<Vec<String>>,
     dynamic: RwLock<Dynamic>,
 }
 
-/// What was set at run time.
+/// Values that were set at run time.
 #[derive(Debug, Default)]
 struct Dynamic {
     broker: BTreeMap<String, String>,
@@ -64,25 +64,25 @@ struct Dynamic {
     groups: BTreeMap<String, BTreeMap<String, String>>,
 }
 
-/// Reads a properties file: keys and values in their order, later ones first in importance.
+/// Parses a properties file: keys and values in file order; later ones take precedence.
 #[must_use]
 pub fn read_properties(text: &str) -> Vec<(String, String)> {
     properties::parse(text).into_iter().map(|(_, key, value)| (key, value)).collect()
 }
 
 impl Settings {
-    /// Takes pairs from the file; of the same key the last one holds.
+    /// Settings from the pairs of a file; of a repeated key the last value applies.
     ///
     /// # Errors
-    /// All that is wrong with them, not only the first.
+    /// All invalid pairs, not only the first.
     pub fn new(pairs: impl IntoIterator<Item = (String, String)>) -> Result<Self, Vec<Invalid>> {
         Self::layered(pairs, BTreeMap::new())
     }
 
-    /// The same, with flags that hold against the file, also against one that comes later.
+    /// The same, with flags that take precedence over this file and any later one.
     ///
     /// # Errors
-    /// All that is wrong with both.
+    /// All invalid pairs of both.
     pub fn layered(
         file: impl IntoIterator<Item = (String, String)>,
         flags: BTreeMap<String, String>,
@@ -93,7 +93,7 @@ impl Settings {
         let mut wrong: Vec<_> =
             file.iter().filter_map(|(key, value)| check_broker(key, value).err()).collect();
         if wrong.is_empty() {
-            // As in Kafka, both names of the broker's id are set, whichever was.
+            // As in Kafka, both names of the broker id are set, whichever was given.
             let node_id = node_id(&file).to_string();
             file.insert("node.id".to_owned(), node_id.clone());
             file.insert("broker.id".to_owned(), node_id);
@@ -115,14 +115,14 @@ impl Settings {
         if wrong.is_empty() { Ok(settings) } else { Err(wrong) }
     }
 
-    /// Those in the file that have no effect here, for the log.
+    /// Keys of the file that have no effect here, for the log.
     #[must_use]
     pub fn ignored(&self) -> Vec<String> {
         let is_ignored = |name: &&String| broker::find(name).is_some_and(|key| key.ignored);
         self.file.read().keys().filter(is_ignored).cloned().collect()
     }
 
-    /// Takes over what the catalog says was set at run time.
+    /// Takes over the values that the catalog stores.
     pub fn set_dynamic(&self, catalog: &Catalog) {
         let set = |resource: &ConfigResource| {
             let pairs = catalog.configs(resource);
@@ -139,24 +139,25 @@ impl Settings {
         };
     }
 
-    /// A broker's key as it is set, if it is.
+    /// The value that is set for a broker's key, if any.
     fn set(&self, name: &str) -> Option<String> {
         let dynamic = self.dynamic.read();
         let set = dynamic.broker.get(name).or_else(|| dynamic.all_brokers.get(name));
         set.cloned().or_else(|| self.file.read().get(name).cloned())
     }
 
-    /// A broker's key as it holds.
+    /// The effective value of a broker's key.
     fn text(&self, name: &str) -> Option<String> {
         let default = || broker::find(name).and_then(|key| key.default).map(str::to_owned);
         self.set(name).or_else(default)
     }
 
-    /// What a key of a topic or group is when it is not set there.
+    /// The value of a topic's or group's key that is not set there.
     fn inherited(&self, key: &Key) -> String {
         for synonym in key.synonyms {
             let set = self.set(synonym.name);
-            // Kafka lets the coarser units stand in with their default; ours says the same.
+            // As in Kafka, the default of a coarser unit is equal to the key's own default, so it
+            // is skipped.
             let Some(text) = set else { continue };
             return match text.trim().parse::<i64>() {
                 Ok(number) if synonym.factor != 1 && number >= 0 => {
@@ -186,7 +187,7 @@ impl Settings {
         Duration::from_millis(u64::try_from(self.long(name)).unwrap_or(0))
     }
 
-    /// A number of bytes or things where a negative one stands for "no such limit".
+    /// A number where a negative value means "no limit".
     fn count(&self, name: &str) -> usize {
         usize::try_from(self.long(name)).unwrap_or(usize::MAX)
     }
@@ -197,7 +198,7 @@ fn node_id(file: &BTreeMap<String, String>) -> i32 {
     set("node.id").or_else(|| set("broker.id")).filter(|id| *id >= 0).unwrap_or(1)
 }
 
-/// Whether a broker's key may have this value in the file.
+/// Checks a value of a broker's key in the file.
 fn check_broker(name: &str, value: &str) -> Result<(), Invalid> {
     let key = broker::find(name);
     let key = key.ok_or_else(|| unknown_to_broker(name))?;
@@ -214,10 +215,10 @@ fn unknown_to_broker(name: &str) -> Invalid {
     }
 }
 
-/// Whether a broker's key may be set to this value at run time.
+/// Checks a value of a broker's key that is set at run time.
 ///
 /// # Errors
-/// Why not.
+/// The reason why it is invalid.
 pub fn validate_broker(name: &str, value: &str) -> Result<(), Invalid> {
     check_broker(name, value)?;
     Invalid::check_length(name, value)?;
@@ -227,10 +228,10 @@ pub fn validate_broker(name: &str, value: &str) -> Result<(), Invalid> {
     }
 }
 
-/// Whether a group's key may be set to this value.
+/// Checks a value of a group's key.
 ///
 /// # Errors
-/// Why not.
+/// The reason why it is invalid.
 pub fn validate_group(name: &str, value: &str) -> Result<(), Invalid> {
     Invalid::check_length(name, value)?;
     let key = group::find(name);
@@ -242,7 +243,7 @@ pub fn validate_group(name: &str, value: &str) -> Result<(), Invalid> {
     key.check(value).map_err(|reason| Invalid::value(name, value, reason))
 }
 
-/// What the broker reads, by the name of the key in the table.
+/// Typed getters, named after their keys.
 impl Settings {
     /// `node.id`, else `broker.id`, else 1.
     #[must_use]
@@ -250,7 +251,7 @@ impl Settings {
         node_id(&self.file.read())
     }
 
-    /// `broker.rack`.
+    /// The value of `broker.rack`.
     #[must_use]
     pub fn rack(&self) -> Option<String> {
         self.text("broker.rack")
@@ -273,19 +274,19 @@ impl Settings {
         }
     }
 
-    /// `ropewalk.admin.listener`: host and port.
+    /// The value of `ropewalk.admin.listener`: host and port.
     #[must_use]
     pub fn admin(&self) -> String {
         self.text("ropewalk.admin.listener").expect("it has a default")
     }
 
-    /// `format.cluster.id`.
+    /// The value of `format.cluster.id`.
     #[must_use]
     pub fn format_cluster_id(&self) -> Option<String> {
         self.text("format.cluster.id").filter(|id| !id.trim().is_empty())
     }
 
-    /// `admin.token.file`.
+    /// The value of `admin.token.file`.
     #[must_use]
     pub fn admin_token_file(&self) -> Option<PathBuf> {
         self.text("admin.token.file").filter(|path| !path.trim().is_empty()).map(PathBuf::from)
@@ -303,25 +304,25 @@ impl Settings {
         Endpoint::parse(&text).map(|_| ()).ok_or_else(refuse)
     }
 
-    /// `connections.max.idle.ms`.
+    /// The value of `connections.max.idle.ms`.
     #[must_use]
     pub fn idle_max(&self) -> Duration {
         self.millis("connections.max.idle.ms")
     }
 
-    /// `max.connections`, within what the broker can hold.
+    /// The value of `max.connections`, capped by what the broker can hold.
     #[must_use]
     pub fn connections_max(&self) -> usize {
         self.count("max.connections").min(limits::CONNECTIONS_MAX)
     }
 
-    /// `max.connections.per.ip`.
+    /// The value of `max.connections.per.ip`.
     #[must_use]
     pub fn connections_per_ip_max(&self) -> usize {
         self.count("max.connections.per.ip")
     }
 
-    /// `queued.max.request.bytes`; our own bound if it is not set.
+    /// The value of `queued.max.request.bytes`; the broker's own bound if it is not set.
     #[must_use]
     pub fn request_bytes_max(&self) -> usize {
         match usize::try_from(self.long("queued.max.request.bytes")) {
@@ -330,91 +331,91 @@ impl Settings {
         }
     }
 
-    /// `socket.request.max.bytes`.
+    /// The value of `socket.request.max.bytes`.
     #[must_use]
     pub fn frame_bytes_max(&self) -> usize {
         self.count("socket.request.max.bytes")
     }
 
-    /// `auto.create.topics.enable`.
+    /// The value of `auto.create.topics.enable`.
     #[must_use]
     pub fn auto_create_topics(&self) -> bool {
         self.boolean("auto.create.topics.enable")
     }
 
-    /// `delete.topic.enable`.
+    /// The value of `delete.topic.enable`.
     #[must_use]
     pub fn delete_topics(&self) -> bool {
         self.boolean("delete.topic.enable")
     }
 
-    /// `num.partitions`.
+    /// The value of `num.partitions`.
     #[must_use]
     pub fn num_partitions(&self) -> i32 {
         self.int("num.partitions")
     }
 
-    /// `fetch.max.bytes`.
+    /// The value of `fetch.max.bytes`.
     #[must_use]
     pub fn fetch_bytes_max(&self) -> usize {
         self.count("fetch.max.bytes")
     }
 
-    /// `max.request.partition.size.limit`.
+    /// The value of `max.request.partition.size.limit`.
     #[must_use]
     pub fn partitions_per_page_max(&self) -> i32 {
         self.int("max.request.partition.size.limit")
     }
 
-    /// `log.retention.check.interval.ms`.
+    /// The value of `log.retention.check.interval.ms`.
     #[must_use]
     pub fn retention_check_interval(&self) -> Duration {
         self.millis("log.retention.check.interval.ms")
     }
 
-    /// `group.initial.rebalance.delay.ms`.
+    /// The value of `group.initial.rebalance.delay.ms`.
     #[must_use]
     pub fn group_initial_rebalance_delay(&self) -> Duration {
         self.millis("group.initial.rebalance.delay.ms")
     }
 
-    /// `group.min.session.timeout.ms`.
+    /// The value of `group.min.session.timeout.ms`.
     #[must_use]
     pub fn group_session_timeout_ms_min(&self) -> i32 {
         self.int("group.min.session.timeout.ms")
     }
 
-    /// `group.max.session.timeout.ms`.
+    /// The value of `group.max.session.timeout.ms`.
     #[must_use]
     pub fn group_session_timeout_ms_max(&self) -> i32 {
         self.int("group.max.session.timeout.ms")
     }
 
-    /// `group.max.size`.
+    /// The value of `group.max.size`.
     #[must_use]
     pub fn group_members_max(&self) -> usize {
         self.count("group.max.size")
     }
 
-    /// `offset.metadata.max.bytes`.
+    /// The value of `offset.metadata.max.bytes`.
     #[must_use]
     pub fn offset_metadata_bytes_max(&self) -> usize {
         self.count("offset.metadata.max.bytes")
     }
 
-    /// `offsets.retention.minutes`.
+    /// The value of `offsets.retention.minutes`.
     #[must_use]
     pub fn offsets_retention(&self) -> Duration {
         Duration::from_secs(60 * u64::try_from(self.long("offsets.retention.minutes")).unwrap_or(0))
     }
 
-    /// `offsets.retention.check.interval.ms`.
+    /// The value of `offsets.retention.check.interval.ms`.
     #[must_use]
     pub fn offsets_retention_check_interval(&self) -> Duration {
         self.millis("offsets.retention.check.interval.ms")
     }
 
-    /// `producer.id.expiration.ms`.
+    /// The value of `producer.id.expiration.ms`.
     #[must_use]
     pub fn producer_expiration(&self) -> Duration {
         self.millis("producer.id.expiration.ms")

@@ -1,4 +1,4 @@
-//! Why the process ends, and with which exit code.
+//! The reasons why the process ends, and their exit codes.
 
 use std::io;
 use std::path::PathBuf;
@@ -9,33 +9,33 @@ use ropewalk_node::NodeError;
 use ropewalk_store::directory::DirectoryError;
 use ropewalk_store::repair::RepairError;
 
-/// Why the process ends, other than being asked to.
+/// The reason why the process ends other than by a signal.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Stop {
-    /// Settings that cannot be.
+    /// Settings with invalid values.
     #[error("{}", lines(.0))]
     Settings(Vec<Invalid>),
     /// The configuration file cannot be read.
     #[error("cannot read {}: {source}", path.display())]
     Config {
-        /// Which.
+        /// The path of the file.
         path: PathBuf,
-        /// Why.
+        /// The operating system's error.
         source: io::Error,
     },
-    /// Flags or settings that do not go together.
+    /// Flags or settings that contradict each other.
     #[error("{0}")]
     Usage(String),
     /// The broker did not start.
     #[error(transparent)]
     Start(#[from] StartError),
-    /// A directory cannot be looked through or repaired.
+    /// The data directory cannot be inspected or repaired.
     #[error(transparent)]
     Repair(#[from] RepairError),
-    /// There is damage, and it stays.
+    /// The data directory has damage that was not repaired.
     #[error("{0}")]
     Damaged(String),
-    /// The operating system refuses something basic.
+    /// A basic call to the operating system failed.
     #[error("{0}")]
     System(#[from] io::Error),
     /// No message went through.

@@ -1,12 +1,13 @@
 //! The table of the broker's own threads and tasks, and what the process does when one ends.
 //!
-//! Those of the shards and of the write-ahead log are in [`ropewalk_node::supervision`], which
-//! also runs them; [`all`] lists both. Whatever is spawned and lives longer than one request has a row.
+//! The tables of the shards and of the write-ahead log are in [`ropewalk_node::supervision`], which
+//! also implements them; [`all`] lists both. Every thread or task that outlives one request has a
+//! row.
 //!
 //! # Panics
 //!
-//! [`log_panics`] writes each one to the log with its thread and place and counts it. Whether the process
-//! ends is decided where the task was spawned: by its row.
+//! [`log_panics`] logs each panic with its thread and location and counts it. The row of the task
+//! decides whether the process ends.
 
 use std::panic::PanicHookInfo;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,10 +21,10 @@ pub use ropewalk_node::supervision::{Fatal, OnEnd, Supervisor, Task, caught};
 /// The exit code when the disk can no longer be trusted (D2).
 pub const EXIT_DISK: i32 = 5;
 
-/// The exit code when a thread or task ended that the broker needs: a fault in the program.
+/// The exit code when a thread or task ended that the broker needs: a bug in the program.
 pub const EXIT_TASK_ENDED: i32 = 9;
 
-/// The exit code that belongs to an error.
+/// The exit code of an error.
 #[must_use]
 pub fn exit_code(fatal: &Fatal) -> i32 {
     match fatal {
@@ -35,29 +36,29 @@ pub fn exit_code(fatal: &Fatal) -> i32 {
 ropewalk_node::tasks! {
     pub,
     /// The accept loop of the admin server.
-    ADMIN_SERVER = "admin server", ProcessEnds, "probes, metrics, and everything an operator asks";
+    ADMIN_SERVER = "admin server", ProcessEnds, "probes, metrics, and all calls of an operator";
     /// The accept loop of a Kafka listener.
     LISTENER = "listener", ProcessEnds, "accepting of Kafka clients";
-    /// One per Kafka client.
+    /// One per Kafka connection.
     CONNECTION = "connection", ConnectionCloses, "serving of one Kafka client";
-    /// The comparison of the shards with the catalog.
+    /// Compares the shards with the catalog.
     RECONCILER = "reconciler", ProcessEnds, "opening and closing of partitions";
-    /// The clock of all groups.
+    /// Timers of all groups.
     GROUPS = "group coordinator", ProcessEnds, "session time-outs and rebalances of consumer groups";
-    /// One per record of a group on its way.
+    /// One per group record that is being made durable.
     GROUP_RECORD = "group record", ProcessEndsOnPanic, "the rebalance of one consumer group";
     /// Retention and expiry.
     AGEING = "ageing", ProcessEnds, "retention of records and expiry of producers";
 }
 
-/// Every thread and task that is supervised.
+/// Every supervised thread and task.
 pub fn all() -> impl Iterator<Item = &'static Task> {
     shards::TASKS.iter().chain(TASKS).copied()
 }
 
 static PANICS: AtomicU64 = AtomicU64::new(0);
 
-/// From now on each panic of this process is a line in the log, and counted.
+/// Installs the panic hook, which logs and counts each panic of this process.
 pub fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
         PANICS.fetch_add(1, Ordering::Relaxed);
@@ -73,14 +74,14 @@ fn text(panic: &PanicHookInfo<'_>) -> String {
     panic.payload_as_str().map_or_else(|| "no message".to_owned(), str::to_owned)
 }
 
-/// The number of panics so far, for Prometheus.
+/// The number of panics since the start, for Prometheus.
 #[derive(Debug)]
 pub struct Panics;
 
 impl prometheus_client::collector::Collector for Panics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let count = ConstCounter::new(PANICS.load(Ordering::Relaxed));
-        let help = "Panics in threads and tasks of the broker; each is a fault in the program";
+        let help = "Panics in threads and tasks of the broker, each a bug in the program";
         let metric = encoder.encode_descriptor("panics", help, None, count.metric_type())?;
         count.encode(metric)
     }

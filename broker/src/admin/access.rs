@@ -1,12 +1,12 @@
-//! Who may do what on the admin server: looking at figures is free, everything else takes the token, or,
-//! where no token is set, a place on this machine.
+//! Access control of the admin server: metrics and reports are open, everything else needs the
+//! token, or, where no token is set, a caller on the same machine.
 //!
-//! Place in the walk: a layer before the routes under `/v1/`.
+//! It is a layer in front of the routes under `/v1/`.
 //!
 //! # Invariants
 //!
-//! - A path under `/v1/` is guarded unless it is named as free here: a new one begins guarded.
-//! - A token file that cannot be read lets nobody in.
+//! - A path under `/v1/` is protected unless it is listed as open here: a new one begins protected.
+//! - A token file that cannot be read rejects every caller.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -26,13 +26,13 @@ use super::door::{Door, Visit};
 use super::refusal::Refused;
 use crate::limits;
 
-/// The header that carries the epoch an operator acts under.
+/// The header with the epoch that an operator acts under.
 pub(super) const EPOCH: &str = "ropewalk-epoch";
 
-/// Above this JSON's readers disagree about numbers; a real epoch is far below.
+/// JSON readers disagree about numbers above this; a real epoch is far below.
 const EPOCH_MAX: u64 = (1 << 53) - 1;
 
-/// Where a caller connected from, and its connection.
+/// The caller's address and connection.
 #[derive(Debug, Clone)]
 pub(super) struct Caller {
     address: SocketAddr,
@@ -45,7 +45,7 @@ impl Connected<IncomingStream<'_, Door>> for Caller {
     }
 }
 
-/// The layer.
+/// The layer that checks every request.
 pub(super) async fn guard(
     State(admin): State<Arc<Admin>>,
     ConnectInfo(caller): ConnectInfo<Caller>,
@@ -74,7 +74,7 @@ fn is_guarded(method: &Method, path: &str) -> bool {
     path.starts_with("/v1/") && !(is_looking && is_free)
 }
 
-/// `token` is the one that is wanted, if one is set at all.
+/// Checks the token. `token` is the configured one, if any.
 fn check(token: Option<&str>, caller: IpAddr, headers: &HeaderMap) -> Result<(), Refused> {
     let Some(token) = token else {
         if caller.to_canonical().is_loopback() {
@@ -92,13 +92,14 @@ fn check(token: Option<&str>, caller: IpAddr, headers: &HeaderMap) -> Result<(),
     Err(Refused::new(StatusCode::UNAUTHORIZED, "Unauthorized", why))
 }
 
-/// Looks at every byte, wherever the first difference is: the time taken tells nothing of the token.
+/// Compares every byte, so that the time does not depend on the position of the first difference.
 fn is_same(a: &[u8], b: &[u8]) -> bool {
     let differing = a.iter().zip(b).fold(0, |differing, (a, b)| differing | (a ^ b));
     std::hint::black_box(differing) == 0 && a.len() == b.len()
 }
 
-/// Read anew for every call that needs it: calls are rare, and a token that was replaced holds at once.
+/// Reads the token file for every protected call: calls are rare, and a replaced token takes effect
+/// at once.
 async fn read_token(path: &PathBuf) -> Result<String, Refused> {
     let read = async {
         let mut text = String::new();
@@ -115,7 +116,7 @@ async fn read_token(path: &PathBuf) -> Result<String, Refused> {
     if token.is_empty() { Err(refuse("it is empty".into())) } else { Ok(token.to_owned()) }
 }
 
-/// The epoch that a changing call acts under.
+/// The epoch of a changing call.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Epoch(pub(super) u64);
 

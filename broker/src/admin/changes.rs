@@ -1,10 +1,10 @@
 //! Calls that change something: an operator claims an epoch, declares queues, binds groups to them.
 //!
-//! Place in the walk: [`super::access`] has let the caller in; what is decided, is decided in the
-//! catalog. Every answer tells what is now, so that a call can be made again without harm.
+//! [`super::access`] has checked the token. Every decision is made in the catalog. Every answer
+//! reports the resulting state, so that a call can be repeated safely.
 //!
-//! Invariant: everything but the claim itself carries an epoch, and is refused under an older one than the
-//! newest that was claimed (K2).
+//! Invariant: every call but the claim itself carries an epoch, and is refused if a newer one was
+//! claimed (K2).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ use crate::settings::{Invalid, Replaced};
 
 type Answer<T> = Result<Json<T>, Refused>;
 
-/// A body in JSON, or a refusal in it.
+/// A JSON body, or a refusal as JSON.
 pub(super) struct Body<T>(T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
@@ -49,7 +49,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     }
 }
 
-/// What stands behind the question mark, or a refusal.
+/// The query of the URL, or a refusal as JSON.
 pub(super) struct Asked<T>(T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Asked<T> {
@@ -63,7 +63,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Asked<T> {
     }
 }
 
-/// The parts of a path, or a refusal in JSON.
+/// The path parameters, or a refusal as JSON.
 pub(super) struct Named<T>(pub(super) T);
 
 impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Named<T> {
@@ -77,7 +77,7 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Named<T
     }
 }
 
-/// `POST /v1/fence`
+/// Body of `POST /v1/fence`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Claim {
@@ -94,14 +94,14 @@ pub(super) async fn claim_fence(
     check_length("holder", &holder, limits::OWNER_BYTES_MAX, "InvalidBody")?;
     check_length("leaseUid", &lease_uid, limits::OWNER_BYTES_MAX, "InvalidBody")?;
     let (epoch, previous) = context.topics.claim_fence(holder.clone(), lease_uid).await?;
-    tracing::info!(holder, epoch, ?previous, "an operator claimed a new epoch");
+    tracing::info!(holder, epoch, ?previous, "fencing epoch claimed");
     let previous = previous.map(|Fence { holder, lease_uid, epoch }| {
         json!({ "epoch": epoch, "holder": holder, "leaseUid": lease_uid })
     });
     Ok(Json(json!({ "epoch": epoch, "previous": previous })))
 }
 
-/// `PUT /v1/queues/{topic}`
+/// Body of `PUT /v1/queues/{topic}`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Declare {
@@ -111,7 +111,7 @@ pub(super) struct Declare {
     config: BTreeMap<String, String>,
 }
 
-/// The topic as it is now.
+/// The resulting state of the topic.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Declared {
@@ -120,7 +120,7 @@ pub(super) struct Declared {
     created: bool,
     adopted: bool,
     changed: Vec<String>,
-    /// What was asked and is not so.
+    /// Parts of the declaration that were not applied.
     warnings: Vec<String>,
 }
 
@@ -147,18 +147,19 @@ pub(super) async fn declare(
     }))
 }
 
-/// A queue never loses partitions: fewer than there are is no error, and is said.
+/// A warning if fewer partitions are declared than the queue has. A queue never loses partitions,
+/// so this is not an error.
 fn kept_partitions(asked: i32, there: usize) -> Option<String> {
     let is_fewer = usize::try_from(asked).is_ok_and(|asked| asked < there);
     is_fewer.then(|| {
         format!(
-            "{asked} partitions were asked and the queue keeps its {there}: partitions cannot be taken away, \
-             delete the queue and make it again to have fewer"
+            "{asked} partitions were declared and the queue keeps its {there}: partitions cannot be removed, \
+             delete and recreate the queue to have fewer"
         )
     })
 }
 
-/// `DELETE /v1/queues/{topic}?owner=UID&data=…`
+/// Query of `DELETE /v1/queues/{topic}?owner=UID&data=…`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Release {
@@ -166,7 +167,7 @@ pub(super) struct Release {
     data: Data,
 }
 
-/// What becomes of the records.
+/// What happens to the records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Data {
@@ -187,7 +188,7 @@ pub(super) async fn release(
     Ok(Json(json!({ "deleted": deleted })))
 }
 
-/// `PUT /v1/queues/{topic}/groups/{group}`
+/// Body of `PUT /v1/queues/{topic}/groups/{group}`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Bind {
@@ -195,7 +196,7 @@ pub(super) struct Bind {
     start_position: Start,
 }
 
-/// Where the group begins, as it is written here.
+/// The start position of a group in JSON.
 #[derive(Debug, Clone, Copy, Deserialize)]
 enum Start {
     Earliest,
@@ -225,7 +226,7 @@ pub(super) async fn bind(
     Ok(Json(json!({ "bound": true, "committed": committed })))
 }
 
-/// `DELETE /v1/queues/{topic}/groups/{group}?owner=UID`
+/// Query of `DELETE /v1/queues/{topic}/groups/{group}?owner=UID`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Unbind {
@@ -244,14 +245,14 @@ pub(super) async fn unbind(
     Ok(Json(json!({ "bound": false })))
 }
 
-/// `PUT /v1/settings`
+/// Body of `PUT /v1/settings`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct File {
     settings: BTreeMap<String, String>,
 }
 
-/// What became of it.
+/// The result of `PUT /v1/settings`.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Taken {
@@ -267,12 +268,12 @@ pub(super) async fn replace_settings(
     let context = admin.open()?.context;
     context.topics.check_epoch(epoch).await?;
     let replaced = context.settings.replace(file.settings).map_err(invalid_settings)?;
-    // The defaults of every topic may be others now.
+    // The defaults of every topic may have changed.
     if let Some(catalog) = &context.node.catalog().state().catalog {
         context.view.reload(catalog);
     }
     let Replaced { applied, needs_restart } = replaced;
-    tracing::info!(?applied, ?needs_restart, "settings were replaced");
+    tracing::info!(?applied, ?needs_restart, "settings replaced");
     Ok(Json(Taken { applied, needs_restart }))
 }
 
@@ -282,7 +283,7 @@ fn invalid_settings(all: Vec<Invalid>) -> Refused {
     Refused::bad("InvalidSetting", lines.join("; ")).with("key", key)
 }
 
-/// `GET /v1/owners/{owner}`: reconciled against by operators, so it is read behind a barrier.
+/// `GET /v1/owners/{owner}`: read behind a barrier, because operators reconcile against it.
 pub(super) async fn owned(
     State(admin): State<Arc<Admin>>,
     Named(owner): Named<String>,
@@ -310,7 +311,7 @@ fn owned_queue(topic: &TopicView) -> Value {
     })
 }
 
-/// An empty owner would be nobody, and everybody.
+/// Checks the owner. An empty owner would mean both none and any.
 fn check_owner(owner: &str) -> Result<(), Refused> {
     check_length(
         "owner (the uid of the queue's object)",
@@ -320,7 +321,7 @@ fn check_owner(owner: &str) -> Result<(), Refused> {
     )
 }
 
-/// What is stored in the catalog for good has a bound (R1).
+/// Checks a length, because values stored in the catalog are bounded (R1).
 fn check_length(
     what: &str,
     text: &str,

@@ -1,13 +1,14 @@
-//! States of a broker beside readiness: damage, fullness, shards that catch up.
+//! Conditions of a broker beside readiness: damage, full storage, shards that catch up.
 //!
-//! Place in the walk: [`super::Source::conditions`] collects them, `GET /v1/broker` lists them and
-//! `/metrics` counts them. None of them makes `/ready` answer 503: a broker with one damaged partition
-//! still serves all others.
+//! [`super::Source::conditions`] collects them, `GET /v1/broker` lists them and `/metrics` counts
+//! them. None of them makes `/ready` answer 503: a broker with one damaged partition still serves
+//! all others.
 //!
 //! # Invariants
 //!
-//! - The name of a [`Kind`] on the wire never changes: operators match on it.
-//! - A condition is listed only while it holds, each kind at most once, in the order of [`Kind::ALL`].
+//! - The name of a [`Kind`] in JSON never changes: operators match on it.
+//! - A condition is listed only while it holds, each kind at most once, in the order of
+//!   [`Kind::ALL`].
 
 use std::fmt::Write as _;
 
@@ -15,19 +16,19 @@ use serde::Serialize;
 
 use crate::limits;
 
-/// What a condition is about.
+/// The kinds of conditions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// Shards that answer nothing until they are repaired.
+    /// Shards that are not served until they are repaired.
     DamagedShard,
     /// Partitions that lost records to damage.
     DamagedPartitions,
-    /// Partitions that are kept although the catalog does not know their topic.
+    /// Partitions that are kept although the catalog does not list their topic.
     OrphanedPartitions,
     /// Writes are refused because the volume has no space left.
     StorageFull,
-    /// The write-ahead log is at its own size limit and is being emptied; writes wait.
+    /// The write-ahead log is at its size limit and is being emptied; writes wait.
     LogAtLimit,
     /// Shards without a leader on this broker.
     CatchingUp,
@@ -58,26 +59,27 @@ impl Kind {
     }
 }
 
-/// One state that holds now.
+/// A condition that holds now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Condition {
-    /// What it is about.
+    /// The kind of the condition.
     pub kind: Kind,
-    /// One sentence for people, at most [`limits::CONDITION_BYTES_MAX`] bytes; it may change at any time.
+    /// One sentence for people, at most [`limits::CONDITION_BYTES_MAX`] bytes; the wording may
+    /// change.
     pub message: String,
-    /// How many shards or partitions are affected; 1 for a state of the whole broker.
+    /// Affected shards or partitions; 1 for a condition of the whole broker.
     pub count: usize,
 }
 
 impl Condition {
-    /// A state of the whole broker.
+    /// A condition of the whole broker.
     #[must_use]
     pub fn of_broker(kind: Kind, message: String) -> Self {
         Self { kind, message: bounded(message), count: 1 }
     }
 
-    /// A state of some shards or partitions; `None` when there are none. The message begins with their
-    /// number and `what`, and lists the first few.
+    /// A condition of some shards or partitions; `None` when there are none. The message begins
+    /// with their number and `what`, and lists the first few.
     #[must_use]
     pub fn of_parts(
         kind: Kind,
@@ -99,7 +101,7 @@ impl Condition {
     }
 }
 
-/// Cuts a message at the bound, on a character.
+/// Truncates a message at the bound, on a character boundary.
 fn bounded(mut message: String) -> String {
     const DOTS: char = '…';
     if message.len() > limits::CONDITION_BYTES_MAX {

@@ -1,17 +1,18 @@
-//! The connections of the admin server: how many there may be, and which one is closed for a new one.
+//! Connection limit of the admin server: how many connections may be open, and which one is closed
+//! for a new one.
 //!
-//! Place in the walk: `axum::serve` accepts here; [`super::access`] marks a connection as trusted once a
-//! request on it carried the token.
+//! `axum::serve` accepts through it; [`super::access`] marks a connection as trusted once a request
+//! on it carried the token.
 //!
 //! # Invariants
 //!
-//! - **R1** there are at most [`limits::ADMIN_CONNECTIONS_MAX`] connections, and from one address at most
-//!   [`limits::ADMIN_CONNECTIONS_PER_ADDRESS_MAX`].
-//! - A new connection is always accepted, so that `/live` and `/ready` are answered however many idle
-//!   connections there are. At a bound the connection that was silent for longest is closed instead, one
-//!   without a token before one with it; at the bound of an address one of that address.
+//! - **R1** there are at most [`limits::ADMIN_CONNECTIONS_MAX`] connections, and from one address
+//!   at most [`limits::ADMIN_CONNECTIONS_PER_ADDRESS_MAX`].
+//! - A new connection is always accepted, so that `/live` and `/ready` are answered however many
+//!   idle connections there are. At a bound the connection that has been idle longest is closed
+//!   instead, untrusted ones first; at the bound of an address, one of that address.
 //! - A connection that neither reads nor writes for [`limits::ADMIN_IDLE_MAX`], or for
-//!   [`limits::ADMIN_UNTRUSTED_IDLE_MAX`] without a token, is closed.
+//!   [`limits::ADMIN_UNTRUSTED_IDLE_MAX`] if it is untrusted, is closed.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -31,7 +32,7 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use crate::limits;
 
-/// Accepts connections and closes one for each that is too many.
+/// Accepts connections and closes another one at a bound.
 #[derive(Debug)]
 pub(super) struct Door {
     listener: TcpListener,
@@ -66,7 +67,7 @@ impl Listener for Door {
     }
 }
 
-/// Every open connection, by a number that is never used again.
+/// Every open connection, by a number that is never reused.
 #[derive(Debug)]
 struct Visits {
     began: Instant,
@@ -79,12 +80,12 @@ struct Open {
     visits: BTreeMap<u64, Arc<Visit>>,
 }
 
-/// What is known of one connection.
+/// The state of one connection.
 #[derive(Debug)]
 pub(super) struct Visit {
     number: u64,
     from: IpAddr,
-    /// When it last read or wrote, milliseconds since the server began.
+    /// Time of the last read or write, milliseconds since the server started.
     active_ms: AtomicU64,
     is_trusted: AtomicBool,
     is_closed: AtomicBool,
@@ -92,7 +93,7 @@ pub(super) struct Visit {
 }
 
 impl Visit {
-    /// A request on this connection carried the token.
+    /// Marks the connection as trusted: a request on it carried the token.
     pub(super) fn trust(&self) {
         self.is_trusted.store(true, Ordering::Relaxed);
     }
@@ -112,7 +113,7 @@ impl Visit {
 }
 
 impl Visits {
-    /// Notes a new connection, and closes another where that is one too many.
+    /// Registers a new connection, and closes another one at a bound.
     fn enter(&self, from: IpAddr) -> Arc<Visit> {
         let mut open = self.open.lock();
         let of_address = open.visits.values().filter(|visit| visit.from == from).count();
@@ -156,7 +157,7 @@ impl Open {
     }
 }
 
-/// A connection. Reading and writing fail once it is to be closed.
+/// An admin connection. Reads and writes fail once it is to be closed.
 #[derive(Debug)]
 pub(super) struct Visitor {
     stream: TcpStream,
@@ -186,7 +187,7 @@ impl Visitor {
         Ok(())
     }
 
-    /// Ready when it was silent for too long. The bound is looked up when the timer fires, because the
+    /// Ready when the idle timeout has passed. The bound is read when the timer fires, because the
     /// connection may have become trusted meanwhile.
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         while self.idle.as_mut().poll(cx).is_ready() {

@@ -1,5 +1,5 @@
-//! Metrics that are read when somebody asks, not counted as things happen: the figures of queues
-//! and groups, the write-ahead log, memory.
+//! Metrics that are read on demand instead of counted: queues and groups, the write-ahead log,
+//! memory.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,11 +13,11 @@ use prometheus_client::registry::Unit;
 use crate::admin::{Kind, Source};
 use crate::figures::{DelayReport, QueueReport, Report, Throughput};
 
-/// The figures of every queue and group.
+/// The metrics of every queue and group.
 #[derive(Debug)]
 pub(crate) struct Queues(pub(crate) Arc<dyn Source>);
 
-/// One value with its labels.
+/// A metric value with its labels.
 struct Point<'a> {
     labels: &'a [(&'static str, &'a str)],
     value: f64,
@@ -31,17 +31,16 @@ impl Collector for Queues {
     }
 }
 
-/// Whether the broker is ready, and every condition beside that.
+/// The readiness of the broker, and every condition.
 #[derive(Debug)]
 pub(crate) struct Conditions(pub(crate) Arc<dyn Source>);
 
 impl Collector for Conditions {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let help = "Whether the broker serves as a member, as /ready answers";
+        let help = "Readiness of the broker as /ready answers, 1 or 0";
         let metric = encoder.encode_descriptor("ready", help, None, GAUGE)?;
         ConstGauge::new(i64::from(self.0.obstacles().is_empty())).encode(metric)?;
-        let help =
-            "Shards or partitions in a condition of GET /v1/broker, 0 while it does not hold";
+        let help = "Shards or partitions in a condition of GET /v1/broker, 0 while the condition does not hold";
         let mut metric = encoder.encode_descriptor("condition", help, None, GAUGE)?;
         let holding = self.0.conditions();
         for kind in Kind::ALL {
@@ -56,20 +55,28 @@ type Figure<T> = (&'static str, &'static str, fn(&T) -> Option<f64>);
 
 fn of_queues(encoder: &mut DescriptorEncoder<'_>, report: &Report) -> fmt::Result {
     const FIGURES: &[Figure<QueueReport>] = &[
-        ("queue_partitions", "Partitions of a queue", |q| Some(q.partitions as f64)),
-        ("queue_length", "Records not yet processed by the slowest group", |q| {
+        ("queue_partitions", "Partitions of the queue", |q| Some(q.partitions as f64)),
+        ("queue_length", "Consumer lag of the slowest group of the queue, records", |q| {
             Some(q.length as f64)
         }),
-        ("queue_size_bytes", "Bytes of a queue in memory and on disk", |q| {
+        ("queue_size_bytes", "Size of the queue in memory and on disk, bytes", |q| {
             Some(q.size_bytes as f64)
         }),
-        ("queue_delay_p50_seconds", "Half of the records took no longer", |q| p50(&q.delay)),
-        ("queue_delay_p99_seconds", "99 of 100 records took no longer", |q| p99(&q.delay)),
-        ("queue_oldest_seconds", "How long the oldest unprocessed record has waited", |q| {
+        (
+            "queue_delay_p50_seconds",
+            "Time from record timestamp to offset commit, median over the last minute, seconds",
+            |q| p50(&q.delay),
+        ),
+        (
+            "queue_delay_p99_seconds",
+            "Time from record timestamp to offset commit, 99th percentile over the last minute, seconds",
+            |q| p99(&q.delay),
+        ),
+        ("queue_oldest_seconds", "Age of the oldest unprocessed record, seconds", |q| {
             Some(seconds(q.delay.oldest_ms))
         }),
-        ("queue_in_per_second", "Records that arrive", |q| Some(arriving(&q.throughput))),
-        ("queue_processed_per_second", "Records that are processed", |q| {
+        ("queue_in_per_second", "Records appended per second", |q| Some(arriving(&q.throughput))),
+        ("queue_processed_per_second", "Records processed per second", |q| {
             Some(processed(&q.throughput))
         }),
     ];
@@ -87,16 +94,22 @@ fn of_queues(encoder: &mut DescriptorEncoder<'_>, report: &Report) -> fmt::Resul
 fn of_groups(encoder: &mut DescriptorEncoder<'_>, report: &Report) -> fmt::Result {
     use crate::figures::GroupReport;
     const FIGURES: &[Figure<GroupReport>] = &[
-        ("group_members", "Members of a group", |g| Some(g.members as f64)),
-        ("group_length", "Records of a queue not yet processed by a group", |g| {
-            Some(g.length as f64)
-        }),
-        ("group_delay_p50_seconds", "Half of the records took no longer", |g| p50(&g.delay)),
-        ("group_delay_p99_seconds", "99 of 100 records took no longer", |g| p99(&g.delay)),
-        ("group_oldest_seconds", "How long the oldest unprocessed record has waited", |g| {
+        ("group_members", "Members of the group", |g| Some(g.members as f64)),
+        ("group_length", "Consumer lag of the group, records", |g| Some(g.length as f64)),
+        (
+            "group_delay_p50_seconds",
+            "Time from record timestamp to offset commit, median over the last minute, seconds",
+            |g| p50(&g.delay),
+        ),
+        (
+            "group_delay_p99_seconds",
+            "Time from record timestamp to offset commit, 99th percentile over the last minute, seconds",
+            |g| p99(&g.delay),
+        ),
+        ("group_oldest_seconds", "Age of the oldest unprocessed record, seconds", |g| {
             Some(seconds(g.delay.oldest_ms))
         }),
-        ("group_processed_per_second", "Records that a group processes", |g| {
+        ("group_processed_per_second", "Records processed by the group per second", |g| {
             Some(processed(&g.throughput))
         }),
     ];
@@ -144,7 +157,7 @@ fn processed(throughput: &Throughput) -> f64 {
     throughput.processed_per_second
 }
 
-/// The write-ahead log, the disk and the memory of the tails at one moment.
+/// Metrics of the write-ahead log, the disk and the tails at one moment.
 #[derive(Debug, Default)]
 pub(crate) struct Storage {
     pub(crate) wal_rounds: u64,
@@ -158,7 +171,7 @@ pub(crate) struct Storage {
     pub(crate) syncs: Vec<(&'static str, u64)>,
 }
 
-/// Reads [`Storage`] when asked.
+/// Reads [`Storage`] on demand.
 pub(crate) struct StorageMetrics(pub(crate) Box<dyn Fn() -> Option<Storage> + Send + Sync>);
 
 impl fmt::Debug for StorageMetrics {
@@ -175,7 +188,7 @@ impl Collector for StorageMetrics {
             ("wal_records", "Records written to the write-ahead log", None, now.wal_records),
             (
                 "wal_written",
-                "Written to the write-ahead log",
+                "Bytes written to the write-ahead log",
                 Some(&Unit::Bytes),
                 now.wal_written_bytes,
             ),
@@ -185,28 +198,28 @@ impl Collector for StorageMetrics {
             ConstCounter::new(value).encode(metric)?;
         }
         let gauges = [
-            ("wal_size", "Files of the write-ahead log", Some(&Unit::Bytes), now.wal_bytes),
+            ("wal_size", "Size of the write-ahead log's files", Some(&Unit::Bytes), now.wal_bytes),
             (
                 "tail",
-                "Memory of records not yet in segments",
+                "Memory of records that are not yet in segments",
                 Some(&Unit::Bytes),
                 now.tail_bytes as u64,
             ),
             (
                 "wal_full",
-                "Whether the write-ahead log has no room for another file, for whichever reason",
+                "Write-ahead log without room for another file, for any reason, 1 or 0",
                 None,
                 now.wal_full.into(),
             ),
             (
                 "wal_at_limit",
-                "Whether the write-ahead log is at its own size limit and is being emptied",
+                "Write-ahead log at its size limit and being emptied, 1 or 0",
                 None,
                 now.wal_at_limit.into(),
             ),
             (
                 "disk_full",
-                "Whether records are refused because the disk is nearly full",
+                "Writes refused because the disk is nearly full, 1 or 0",
                 None,
                 now.disk_full.into(),
             ),
@@ -216,7 +229,7 @@ impl Collector for StorageMetrics {
             ConstGauge::new(value as i64).encode(metric)?;
         }
         let mut metric =
-            encoder.encode_descriptor("fsyncs", "Syncs of the disk, by reason", None, COUNTER)?;
+            encoder.encode_descriptor("fsyncs", "Calls of fsync, by reason", None, COUNTER)?;
         for (reason, count) in &now.syncs {
             let labels = &[("reason", *reason)];
             ConstCounter::new(*count).encode(metric.encode_family(labels)?)?;

@@ -1,6 +1,4 @@
-//! What a caller is told when something is not done: a reason for programs, a sentence for people.
-//!
-//! Place in the walk: every handler of the admin server ends here or in an answer of its own.
+//! Error responses of the admin server: a reason for programs, a sentence for people.
 
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
@@ -10,15 +8,15 @@ use serde_json::{Value, json};
 
 use crate::catalog::TopicError;
 
-/// An answer that is no success.
+/// An error response.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Refused {
     pub(super) status: StatusCode,
-    /// One word, for programs.
+    /// One CamelCase word, for programs.
     pub(super) reason: &'static str,
-    /// What is wrong and what to do.
+    /// The problem and what to do about it.
     pub(super) error: String,
-    /// What the caller needs beside that.
+    /// An additional field of the response.
     pub(super) detail: Option<(&'static str, Value)>,
 }
 

@@ -1,25 +1,24 @@
-//! The stream of signals: what an operator must know of every bound group, second by second, as lines of
-//! JSON that go on for as long as it listens.
+//! The signal stream: the state of every bound group as JSON lines, every second, for as long as
+//! the operator is connected.
 //!
 //! ```text
-//! {"kind":"hello", …}     once: which broker this is
-//! {"kind":"state", …}     a bound group, whole: first of every one, then when it changed
-//! {"kind":"unknown", …}   not all of it can be known: nothing may be decided until its next state
-//! {"kind":"wake", …}      records and no member: at once, and with every tick until one is there
+//! {"kind":"hello", …}     once: the broker's identity
+//! {"kind":"state", …}     full state of a bound group: at the start, then after each change
+//! {"kind":"unknown", …}   part of it is not known: no decision may be made until its next state
+//! {"kind":"wake", …}      records and no member: at once, and with every tick until one joins
 //! {"kind":"gone", …}      no longer bound, or its queue is deleted
-//! {"kind":"tick", …}      every second, after its states: who hears none for long knows nothing
+//! {"kind":"tick", …}      every second, after its states: without ticks the state is unknown
 //! ```
 //!
-//! # Place in the walk
-//!
-//! [`bell`] hears from the shards that a record came for somebody who sleeps. Each second, and when it
-//! rings, the stream samples the bound groups and [`watch`] decides what is told.
+//! [`wake_ups`] notifies the stream that a record arrived for a group without members. Each second,
+//! and at each wake-up, the stream samples the bound groups and [`watch`] decides which lines to
+//! send.
 //!
 //! # Invariants
 //!
-//! - **R1** a stream makes its next lines when the last were taken: a slow listener costs nothing, and
-//!   there are only so many streams.
-//! - **K3** no number is made up: see [`watch`].
+//! - **R1** a stream produces its next lines when the last ones were received, so a slow operator
+//!   costs no memory, and the number of streams is bounded.
+//! - **K3** no value is made up: see [`watch`].
 
 use std::collections::HashSet;
 use std::convert::Infallible;
@@ -47,15 +46,15 @@ pub use bell::Bells;
 use bell::Bell;
 use watch::{Sample, Watch};
 
-/// Between two ticks.
+/// Interval between two ticks.
 const TICK: Duration = Duration::from_secs(1);
 
-/// `GET /v1/signals`
+/// Handles `GET /v1/signals`.
 pub(super) async fn signals(State(admin): State<Arc<Admin>>) -> Result<Response, Refused> {
     let open = admin.open()?;
     let bell = open.bells.hang().ok_or_else(|| {
         let why = format!(
-            "{} streams of signals are open, as many as may be; one operator needs one",
+            "{} signal streams are open, the maximum; one operator needs one",
             crate::limits::SIGNAL_STREAMS_MAX
         );
         Refused::new(StatusCode::SERVICE_UNAVAILABLE, "TooManyStreams", why)
@@ -83,12 +82,12 @@ pub(super) async fn signals(State(admin): State<Arc<Admin>>) -> Result<Response,
     Ok((kind, Body::from_stream(lines)).into_response())
 }
 
-/// One who listens.
+/// A connected operator.
 struct Listener {
     admin: Arc<Admin>,
     bell: Arc<Bell>,
     watch: Watch,
-    /// Lines that go before all others.
+    /// Lines to send before all others.
     pending: String,
     tick_at: Instant,
 }
@@ -109,11 +108,12 @@ impl Listener {
     }
 
     async fn tick(&mut self) -> Option<String> {
-        // A tick that comes late does not make the next come early: rates are of whole seconds.
+        // The next tick is a full second after this one even if this one is late, because rates are
+        // computed over whole seconds.
         self.tick_at = Instant::now() + TICK;
         let open = self.admin.source.open()?;
         let topics = open.context.view.bound();
-        // Before it is looked, so that what comes after the look rings.
+        // Armed before sampling, so that a record that arrives after the sample causes a wake-up.
         self.bell.arm(topics.iter().map(|topic| topic.id).collect());
         let samples = blocking(move || sample(&open, &topics)).await?;
         let sleeping = samples.iter().filter(|sample| is_asleep(sample)).map(|sample| sample.id);
@@ -130,13 +130,13 @@ impl Listener {
     }
 }
 
-/// Nothing to do and nobody there to do it.
+/// Whether the group has no members and no unprocessed records.
 fn is_asleep(sample: &Sample) -> bool {
     let known = sample.known.as_ref();
     known.is_some_and(|(standing, signal)| standing.members.is_empty() && signal.length() == 0)
 }
 
-/// Every group that is bound to one of these.
+/// A sample of every group that is bound to one of these topics.
 fn sample(open: &Open, topics: &[Arc<TopicView>]) -> Vec<Sample> {
     let Open { context, figures, .. } = open;
     let now_ms = clock::now_ms();

@@ -1,8 +1,8 @@
-//! Log lines about records that retention removes: which partition, from where on records are left, how much
-//! is removed and which setting asked for it.
+//! Log lines about records that retention removes: the partition, its new log start, how much is
+//! removed, and which setting caused it.
 //!
-//! Invariant: **R1** at most [`LINES_PER_MINUTE_MAX`] lines a minute; what is left out is counted and said in
-//! the next minute in which something is removed.
+//! Invariant: **R1** at most [`LINES_PER_MINUTE_MAX`] lines a minute. Suppressed lines are counted
+//! and reported with the first removal of a later minute.
 
 use ropewalk_segment::SegmentInfo;
 use ropewalk_segment::retention::Retention;
@@ -10,10 +10,10 @@ use tracing::info;
 
 use crate::catalog::TopicView;
 
-/// Partitions that are named in a minute.
+/// Most partitions that are logged within a minute.
 const LINES_PER_MINUTE_MAX: usize = 100;
 
-/// What was said in the current minute.
+/// The log lines of the current minute.
 #[derive(Debug, Default)]
 pub(super) struct Removals {
     minute: i64,
@@ -21,18 +21,18 @@ pub(super) struct Removals {
     left_out: usize,
 }
 
-/// What is removed from one partition.
+/// The records that are removed from one partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Removed {
     bytes: u64,
     records: u64,
-    /// The youngest timestamp that is removed, Unix milliseconds.
+    /// The newest timestamp that is removed, Unix milliseconds.
     newest_ms: Option<i64>,
     is_old: bool,
 }
 
 impl Removals {
-    /// Retention moves the log start of a partition of `topic` to `start`.
+    /// Logs that retention moves the log start of a partition of `topic` to `start`.
     pub(super) fn note(
         &mut self,
         topic: &TopicView,
@@ -89,7 +89,7 @@ fn reason(removed: &Removed, retention: &Retention) -> String {
     match (removed.is_old, retention.retention_ms, retention.retention_bytes) {
         (true, Some(ms), _) => format!("older than retention.ms={ms}"),
         (_, _, Some(bytes)) => format!("more than retention.bytes={bytes}"),
-        (..) => "no setting asks for it any more".to_owned(),
+        (..) => "no retention setting explains the removal".to_owned(),
     }
 }
 
@@ -113,7 +113,7 @@ mod tests {
     #[test]
     fn a_removal_names_how_much_goes_and_which_setting_asked() {
         const NOW_MS: i64 = 1_700_000_000_000;
-        // Seconds where milliseconds are meant: everything is of 1970.
+        // Timestamps in seconds instead of milliseconds: every record is of 1970.
         let segments = [segment(0, 1_700_000_000), segment(10, 1_700_000_001), segment(20, NOW_MS)];
         let by_age = Retention { retention_ms: Some(604_800_000), retention_bytes: None };
         let gone = removed(&segments, 20, &by_age, NOW_MS);

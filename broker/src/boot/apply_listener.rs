@@ -1,4 +1,4 @@
-//! Hands what the shards applied to those who keep something made from it.
+//! Passes the effects of applied entries to the parts of the broker that derive state from them.
 
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -13,13 +13,13 @@ use crate::catalog::View;
 use crate::figures::Figures;
 use crate::group::Coordinator;
 
-/// Listens on the loops of all shards.
+/// Receives the applied effects of all shards.
 #[derive(Debug)]
 pub(super) struct ApplyListener {
     view: Arc<View>,
     figures: Arc<Figures>,
     bells: Arc<Bells>,
-    /// Only there when the node is open, and not kept alive from here.
+    /// Set once the node is open. The node is held weakly, so that it can be dropped.
     open: OnceLock<Open>,
 }
 
@@ -34,11 +34,13 @@ impl ApplyListener {
         Self { view, figures, bells, open: OnceLock::new() }
     }
 
-    /// From here on the catalog's changes are followed; all before are read now.
+    /// Loads the current catalog into the view, and from then on applies the catalog's changes to
+    /// it.
     pub(super) fn follow(&self, node: &Arc<Node>, groups: &Arc<Coordinator>) {
         let open = Open { node: Arc::downgrade(node), groups: Arc::clone(groups) };
         self.open.set(open).expect("a node is opened once");
-        // The catalog cannot change while its state is held, so nothing falls between.
+        // The catalog cannot change while its state is locked, so no change is missed between the
+        // two.
         if let Some(catalog) = &node.catalog().state().catalog {
             self.view.reload(catalog);
         }
@@ -60,14 +62,15 @@ impl Observer for ApplyListener {
     }
 
     fn leads(&self, shard: ShardId, term: Option<u64>) {
-        // Who led before there was a coordinator, it finds itself.
+        // The coordinator reads the leaders elected before it existed when it starts.
         if let Some(open) = self.open.get() {
             open.groups.leads(shard, term);
         }
     }
 }
 
-/// How a partition's segments are cut and compacted: as its topic's configuration says.
+/// How the segments of a partition are rolled and compacted, according to its topic's
+/// configuration.
 #[derive(Debug)]
 pub(super) struct Policy(pub(super) Arc<View>);
 

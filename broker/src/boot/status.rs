@@ -1,4 +1,5 @@
-//! What the admin server is told of the broker, from before it is open until it stops.
+//! The state of the broker as the admin server reports it, from before the data directory is open
+//! until the broker stops.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -20,7 +21,7 @@ const LEADERLESS_SHARDS: &str = "shards have no leader on this broker";
 const ORPHANED_PARTITIONS: &str = "partitions are kept although the repaired catalog does not know their \
                                    topic; `ropewalk-broker repair --drop-orphans` gives them up";
 
-/// The broker as seen from outside.
+/// The broker's state as the admin server sees it.
 #[derive(Debug)]
 pub(super) struct Status {
     settings: Arc<Settings>,
@@ -29,7 +30,7 @@ pub(super) struct Status {
     stopping: AtomicBool,
 }
 
-/// What there is once the data directory is open.
+/// The parts that exist once the data directory is open.
 #[derive(Debug)]
 struct Opened {
     parts: Open,
@@ -37,14 +38,14 @@ struct Opened {
 }
 
 impl Status {
-    /// A broker that begins to start.
+    /// The status of a broker that begins to start.
     pub(super) fn new(settings: &Arc<Settings>) -> Arc<Self> {
         let (open, stopping) = (OnceLock::new(), AtomicBool::new(false));
         let settings = Arc::clone(settings);
         Arc::new(Self { settings, started_at_ms: clock::now_ms(), open, stopping })
     }
 
-    /// The data directory is open.
+    /// Records that the data directory is open.
     pub(super) fn opened(&self, parts: Open) {
         let _ = self.open.set(Opened { parts, at_ms: clock::now_ms() });
     }
@@ -53,7 +54,8 @@ impl Status {
         self.open.get().map(|opened| &opened.parts)
     }
 
-    /// Whether writes are refused because the disk is full, or wait because the log is at its limit.
+    /// Whether writes are refused because the disk is full, or wait because the write-ahead log is
+    /// at its limit.
     fn fullness(&self) -> Option<Condition> {
         let node = &self.parts()?.context.node;
         if node.is_disk_full() {
@@ -71,12 +73,12 @@ impl Status {
         })
     }
 
-    /// The broker begins to stop.
+    /// Records that the broker begins to stop.
     pub(super) fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
     }
 
-    /// Metrics of what lies below.
+    /// The source of the storage metrics.
     pub(super) fn storage(self: &Arc<Self>, disk: Arc<dyn Disk>) -> StorageMetrics {
         let status = Arc::clone(self);
         StorageMetrics(Box::new(move || {
@@ -148,7 +150,7 @@ impl Source for Status {
             return QueueLookup::NotReady;
         };
         let Some(topic) = context.view.by_name(name) else {
-            // A catalog that is replayed may not know it yet.
+            // A catalog that is still being replayed may not hold the topic yet.
             return match context.node.catalog().leading() {
                 Some(_) => QueueLookup::NoSuchQueue,
                 None => QueueLookup::NotReady,
@@ -189,8 +191,8 @@ impl Source for Status {
     }
 }
 
-/// The shards know the members of the last completed generation; those that join now are only known to
-/// the coordinator.
+/// Sets the member count of each group. The shards know the members of the last completed
+/// generation; only the coordinator knows those that are joining now.
 fn count_members(context: &Context, queue: &mut QueueReport) {
     for group in &mut queue.groups {
         if let Some(members) = context.groups.members_of(&group.name) {

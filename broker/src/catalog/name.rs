@@ -1,23 +1,23 @@
-//! What a topic may be called (Kafka's rule).
+//! Validation of topic names (Kafka's rules).
 
-/// The longest topic name, in bytes. Kafka's limit: a directory name has to hold it.
+/// The longest topic name, bytes. Kafka's limit: the name must fit a directory name.
 pub const NAME_LEN_MAX: usize = 249;
 
-/// Names under which Kafka keeps its own state. No topic has them here: that state is in the shards,
-/// and a topic of that name would be an ordinary, empty one.
+/// Names of Kafka's internal topics. They cannot be created: their state is kept in the shards, and
+/// a topic of that name would be an ordinary, empty one.
 const RESERVED: [&str; 4] =
     ["__consumer_offsets", "__transaction_state", "__share_group_state", "__cluster_metadata"];
 
-/// Whether Kafka keeps its own state under this name.
+/// Whether the name is one of Kafka's internal topics.
 #[must_use]
 pub fn is_reserved(name: &str) -> bool {
     RESERVED.contains(&name)
 }
 
-/// Whether `name` may name a topic.
+/// Checks that `name` is a valid topic name.
 ///
 /// # Errors
-/// Says which rule is broken.
+/// The rule that is violated.
 pub fn check(name: &str) -> Result<(), String> {
     if name.is_empty() {
         return Err("a topic name must not be empty".into());
@@ -27,7 +27,7 @@ pub fn check(name: &str) -> Result<(), String> {
     }
     if is_reserved(name) {
         return Err(format!(
-            "'{name}' is a name that Kafka keeps for itself; there is no such topic here, and the offsets \
+            "'{name}' is the name of an internal topic of Kafka; there is no such topic here, and the offsets \
              of groups are read by the admin API (OffsetFetch)"
         ));
     }

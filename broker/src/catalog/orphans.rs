@@ -1,10 +1,9 @@
-//! The mark in a data directory that partitions without a topic are to be kept.
+//! The marker file in a data directory that keeps partitions without a topic (orphans).
 //!
-//! `repair --accept-loss` of a damaged catalog goes back to an older one, which does not know the topics that
-//! were made since. Their partitions lie undamaged in other shards. While the mark is there the reconciler
-//! does not close them; `repair --drop-orphans` removes it.
-//!
-//! Place in the walk: written and removed by `repair`, read when a broker starts.
+//! `repair --accept-loss` of a damaged catalog restores an older one, which does not list the
+//! topics created since. Their partitions are undamaged in other shards. While the marker exists
+//! the reconciler does not close them; `repair --drop-orphans` removes it. The marker is read when
+//! a broker starts.
 
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -16,20 +15,20 @@ fn mark(dir: &Path) -> PathBuf {
     dir.join(MARK)
 }
 
-/// Marks a data directory; durable when this returns.
+/// Creates the marker; it is durable when this returns.
 ///
 /// # Errors
 /// When the disk refuses.
 pub fn keep(dir: &Path) -> io::Result<()> {
     let mut file = File::create(mark(dir))?;
     file.write_all(
-        b"Partitions that the catalog does not know are kept: see ropewalk-broker repair.\n",
+        b"Partitions that the catalog does not list are kept: see ropewalk-broker repair.\n",
     )?;
     file.sync_all()?;
     File::open(dir)?.sync_all()
 }
 
-/// Removes the mark; whether there was one.
+/// Removes the marker. Returns whether it existed.
 ///
 /// # Errors
 /// When the disk refuses.
@@ -41,8 +40,8 @@ pub fn drop_all(dir: &Path) -> io::Result<bool> {
     }
 }
 
-/// Whether a data directory is marked. One that cannot be read counts as marked: keeping costs space,
-/// closing costs records.
+/// Whether the marker exists. If that cannot be read it counts as existing: keeping partitions
+/// costs space, closing them costs records.
 #[must_use]
 pub fn are_kept(dir: &Path) -> bool {
     mark(dir).try_exists().unwrap_or(true)

@@ -1,9 +1,8 @@
-//! What an operator asks of topics, under its fencing epoch: that they are as declared, that groups are
-//! bound to them, that they are given up.
+//! An operator's changes to topics, under its fencing epoch: declare, release, bind groups.
 //!
-//! Place in the walk: the admin server calls these; each ends in one catalog entry in which epoch, owner
-//! and change are decided together, or in none where a read barrier shows that nothing would change. What
-//! a handler of Kafka's protocol does to topics is in [`super::topics`].
+//! The admin server calls these. Each ends in one catalog entry that checks epoch and owner and
+//! makes the change, or in none if a read barrier shows that nothing would change.
+//! [`super::topics`] has the changes by Kafka clients.
 
 use std::sync::Arc;
 
@@ -16,28 +15,28 @@ use super::{TopicView, Topics, name};
 use crate::limits;
 use crate::settings;
 
-/// How often a proposal is made again when the topic changed in between.
+/// Attempts of a proposal when the topic changes concurrently.
 const TRIES: usize = 5;
 
-/// A topic as its owner wants it.
+/// A topic as its owner declares it.
 #[derive(Debug, Clone)]
 pub struct Declaration {
-    /// Its name.
+    /// The name of the topic.
     pub name: String,
     /// The uid of the object that declares it.
     pub owner: String,
-    /// How many partitions, at least; `None` for as many as there are, or `num.partitions`.
+    /// Smallest number of partitions; `None` keeps the current number, or uses `num.partitions`.
     pub partitions: Option<i32>,
-    /// All of its configuration.
+    /// The full configuration of the topic.
     pub configs: Vec<(String, String)>,
 }
 
 impl Topics {
-    /// A new fencing epoch, higher than every one before; and the claim that it supersedes, if there was
-    /// one.
+    /// Claims a new fencing epoch, higher than all before. Also returns the claim that it
+    /// supersedes, if any.
     ///
     /// # Errors
-    /// When the catalog cannot be asked.
+    /// When the catalog is not available.
     pub async fn claim_fence(
         &self,
         holder: String,
@@ -45,29 +44,29 @@ impl Topics {
     ) -> Result<(u64, Option<Fence>), ProposeError> {
         let claim = CatalogCommand::ClaimFence { holder, lease_uid };
         let Answer::Fence { epoch, previous } = self.catalog(claim).await? else {
-            unreachable!("the catalog answers what it was asked")
+            unreachable!("the outcome matches the command")
         };
         Ok((epoch, previous))
     }
 
-    /// The newest epoch that was claimed, as far as this broker knows; 0 before the first.
+    /// The newest claimed epoch that this broker has applied; 0 before the first.
     #[must_use]
     pub fn epoch(&self) -> u64 {
         self.node.catalog().state().catalog.as_ref().map_or(0, |catalog| catalog.epoch())
     }
 
-    /// Checks an epoch for a change that is none of the catalog's.
+    /// Checks the epoch of a change that the catalog does not make.
     ///
     /// # Errors
-    /// When a newer one was claimed, or the catalog cannot be asked.
+    /// When a newer epoch was claimed, or the catalog is not available.
     pub async fn check_epoch(&self, epoch: u64) -> Result<(), TopicError> {
         self.node.catalog().read_barrier().await?;
         let newest = self.epoch();
         if epoch < newest { Err(Refusal::StaleEpoch { newest }.into()) } else { Ok(()) }
     }
 
-    /// Makes a topic, adopts one that nobody owns, or puts one right; its partitions take records and
-    /// its bound groups have begun when this returns.
+    /// Creates a topic, adopts one without an owner, or reconciles an owned one. When this returns
+    /// its partitions accept records and its bound groups have committed offsets.
     ///
     /// # Errors
     /// See [`TopicError`].
@@ -88,7 +87,7 @@ impl Topics {
                     self.reconciler.converge(&[declared.id]).await?;
                     return Ok(declared);
                 }
-                Ok(_) => unreachable!("the catalog answers what it was asked"),
+                Ok(_) => unreachable!("the outcome matches the command"),
                 Err(TopicError::Refused(Refusal::Replaced)) => {}
                 Err(error) => return Err(error),
             }
@@ -96,7 +95,7 @@ impl Topics {
         Err(Refusal::Replaced.into())
     }
 
-    /// The topic in full, and whether it is known under the id that it is given.
+    /// The full topic, and whether it exists under this id.
     fn draw_declared(&self, wanted: &Declaration) -> Result<(command::NewTopic, bool), TopicError> {
         let known = self.view.by_name(&wanted.name);
         let current = known.as_ref().map_or(0, |topic| topic.partitions.len());
@@ -111,7 +110,7 @@ impl Topics {
             None => default(),
             Some(count) => {
                 usize::try_from(count).ok().filter(|count| *count > 0).ok_or_else(|| {
-                    let why = format!("a topic has at least one partition, {count} were asked");
+                    let why = format!("the number of partitions is {count}, must be at least 1");
                     TopicError::InvalidPartitions(why)
                 })?
             }
@@ -129,8 +128,8 @@ impl Topics {
         Ok((topic, known.is_some()))
     }
 
-    /// The owner gives a topic up, with its records or (`delete` is false) without. Whether it was
-    /// deleted by this.
+    /// Releases the owner's topic, and deletes it with its records if `delete` is true. Returns
+    /// whether this call deleted it.
     ///
     /// # Errors
     /// See [`TopicError`].
@@ -146,7 +145,7 @@ impl Topics {
         };
         let command = CatalogCommand::ReleaseTopic { topic: topic.id, owner, delete };
         let Answer::Released { deleted } = self.fenced(epoch, command).await? else {
-            unreachable!("the catalog answers what it was asked")
+            unreachable!("the outcome matches the command")
         };
         if deleted {
             log_deletion(&topic);
@@ -155,8 +154,8 @@ impl Topics {
         Ok(deleted)
     }
 
-    /// Binds a group to a topic of `owner`. The partitions in which it begins now, because it had
-    /// committed nothing there.
+    /// Binds a group to a topic of `owner`. Returns the partitions that got their first committed
+    /// offset.
     ///
     /// # Errors
     /// See [`TopicError`].
@@ -182,7 +181,7 @@ impl Topics {
         }
     }
 
-    /// Ends the binding of a group. That there is none is no error.
+    /// Unbinds a group. A missing binding is not an error.
     ///
     /// # Errors
     /// See [`TopicError`].
@@ -198,18 +197,18 @@ impl Topics {
         self.fenced(epoch, command).await.map(|_| ())
     }
 
-    /// What an owner has: its topics, each with the groups that are bound to it.
+    /// The topics of an owner, with their bound groups.
     ///
     /// # Errors
-    /// When the catalog cannot be asked.
+    /// When the catalog is not available.
     pub async fn owned_by(&self, owner: &str) -> Result<Vec<Arc<TopicView>>, ProposeError> {
         self.node.catalog().read_barrier().await?;
         let is_owned = |topic: &Arc<TopicView>| topic.owner.as_deref() == Some(owner);
         Ok(self.view.all().into_iter().filter(is_owned).collect())
     }
 
-    /// Answers from the catalog's state behind a read barrier where the command would change nothing, and
-    /// proposes it otherwise.
+    /// Answers from the catalog's state behind a read barrier if the command would change nothing,
+    /// and proposes it otherwise.
     async fn fenced(&self, epoch: u64, command: CatalogCommand) -> Result<Answer, TopicError> {
         let command = CatalogCommand::Fenced { epoch, command: Box::new(command) };
         self.node.catalog().read_barrier().await?;
@@ -228,8 +227,8 @@ impl Topics {
     }
 }
 
-/// An epoch that this catalog never gave out is taken, because the data may have been recreated since. One
-/// far above would leave no numbers to claim.
+/// Bounds the epoch. An epoch that this catalog never issued is accepted, because the data may have
+/// been recreated since; one far above would exhaust the numbers that can be claimed.
 fn check_leap(epoch: u64, newest: u64) -> Result<(), TopicError> {
     let max = newest.saturating_add(limits::EPOCH_LEAP_MAX);
     if epoch <= max {
@@ -248,7 +247,7 @@ fn check_bindings(topic: &TopicView, group: &str) -> Result<(), TopicError> {
         return Ok(());
     }
     Err(TopicError::TooManyGroups(format!(
-        "{} groups are bound to queue '{}', at most {max} may be: end the binding of one that is not used",
+        "{} groups are bound to queue '{}', at most {max} are allowed: unbind one that is not used",
         topic.bindings.len(),
         topic.name
     )))

@@ -1,17 +1,18 @@
-//! Which shard a new partition lives in. Pure.
+//! Placement of new partitions in shards. Pure.
 
 use std::ops::Range;
 
 use ropewalk_shard::command::PartitionPlacement;
 use ropewalk_shard::{ShardId, TopicId};
 
-/// Homes for the partitions of `topic` with these numbers.
+/// The shards for the partitions of `topic` with these indexes.
 ///
-/// `listed` are the data shards of the catalog, `sound` those of them that serve. Neighbouring partitions of
-/// a topic fall into different shards, and topics start at different shards, so that both one big topic and
-/// many small ones spread. A partition's place depends on its number and on `listed` alone, so a repeated
-/// proposal and a later growth go on where the topic began; only what would fall into a shard that does not
-/// serve is placed in one that does. Without any sound shard the listed ones are taken. Empty without any shard.
+/// `listed` are the data shards of the catalog, `sound` those of them that are not damaged.
+/// Consecutive partitions are placed in different shards, and topics start at different shards, so
+/// that one large topic and many small ones spread. The placement depends on the index and on
+/// `listed` only, so a repeated proposal and a later growth continue it; only a partition whose
+/// shard is damaged is placed in a sound one. Without any sound shard the listed ones are used.
+/// Empty if there are no shards.
 #[must_use]
 pub fn homes(
     topic: TopicId,
@@ -74,7 +75,8 @@ mod tests {
         let topic = random_topic_id();
         let all = homes(topic, 0..10, &shards(), &shards());
         assert_eq!(homes(topic, 6..10, &shards(), &shards()), all[6..]);
-        // Also when a shard was damaged in between: it gets nothing, and no other place moves.
+        // Also when a shard became damaged meanwhile: it gets no partition, and no other placement
+        // changes.
         let lost = all[8].shard;
         let grown = homes(topic, 6..10, &shards(), &without(&[lost.0]));
         assert_ne!(grown[2].shard, lost);

@@ -1,15 +1,16 @@
-//! Makes the shards hold what the catalog lists: opens what is missing, closes what is gone.
+//! Reconciles the shards with the catalog: opens missing partitions, closes those of deleted
+//! topics.
 //!
-//! Level-triggered: it compares what is with what should be, so a lost wake-up or a crash in the
-//! middle costs nothing. Whoever creates a topic waits for [`Reconciler::converge`] of it; the
-//! loop does the same for everything at the start, after each failure, and from time to time: an entry
-//! that opens a partition may be applied after its topic was deleted and everything of it closed.
+//! It is level-triggered: it compares the actual with the desired state, so a lost wake-up or a
+//! crash costs nothing. The creator of a topic waits for [`Reconciler::converge`] of it; the loop
+//! does the same for everything at the start, after each failure, and periodically: an entry that
+//! opens a partition may be applied after its topic was deleted and all its partitions were closed.
 //!
-//! Partitions whose topic is unknown are kept where the catalog itself lost entries ([`super::orphans`]): it
-//! does not know then whether they were deleted.
+//! Partitions whose topic is unknown are kept if the catalog itself lost entries
+//! ([`super::orphans`]), because they may not have been deleted.
 //!
-//! A group that is bound to a topic has a committed offset in each of its partitions, or is given
-//! one here: that is what defines its length from the first record on.
+//! A group that is bound to a topic gets a committed offset in each of its partitions, which
+//! defines its consumer lag from the first record on.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -25,47 +26,47 @@ use tracing::{info, warn};
 
 use super::{TopicView, View};
 
-/// Partitions opened or closed by one entry.
+/// Most partitions that one entry opens or closes.
 const BATCH: usize = 1000;
 
-/// How long nothing may be compared when nobody asks for it.
+/// Interval of full comparisons without a wake-up.
 const PASS_INTERVAL: Duration = Duration::from_secs(60);
 
-/// How long a failed pass waits before it is repeated.
+/// Pause before a failed pass is repeated.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// The loop, and what it works on.
+/// The reconciliation loop with its inputs.
 #[derive(Debug)]
 pub struct Reconciler {
     node: Arc<Node>,
     view: Arc<View>,
     wake: Notify,
     pass_interval: Duration,
-    /// Partitions without a topic are not closed.
+    /// Whether partitions without a topic are kept open.
     keeps_orphans: bool,
 }
 
 impl Reconciler {
-    /// A reconciler of `node` towards `view`.
+    /// A reconciler of the shards of `node` with the catalog in `view`.
     #[must_use]
     pub fn new(node: Arc<Node>, view: Arc<View>) -> Self {
         let (wake, pass_interval) = (Notify::new(), PASS_INTERVAL);
         Self { node, view, wake, pass_interval, keeps_orphans: false }
     }
 
-    /// Whether partitions without a topic are kept instead of closed.
+    /// Sets whether partitions without a topic are kept instead of closed.
     #[must_use]
     pub fn keeping_orphans(self, keeps_orphans: bool) -> Self {
         Self { keeps_orphans, ..self }
     }
 
-    /// Whether partitions without a topic are kept: the catalog was repaired.
+    /// Whether partitions without a topic are kept, because the catalog was repaired.
     #[must_use]
     pub fn keeps_orphans(&self) -> bool {
         self.keeps_orphans
     }
 
-    /// The partitions without a topic that are kept, in order; empty where none are.
+    /// The partitions without a topic that are kept, in order.
     #[must_use]
     pub fn orphans(&self) -> Vec<PartitionId> {
         if !self.keeps_orphans {
@@ -80,24 +81,25 @@ impl Reconciler {
         orphans
     }
 
-    /// Asks for a full comparison soon.
+    /// Requests a full comparison.
     pub fn wake(&self) {
         self.wake.notify_one();
     }
 
-    /// Compares everything: now, whenever woken and every minute; a pass that failed is repeated.
+    /// Compares everything: at the start, at each wake-up and every minute; a failed pass is
+    /// repeated.
     pub async fn run(self: Arc<Self>) {
         let orphans = self.orphans();
         if !orphans.is_empty() {
             warn!(
                 partitions = orphans.len(),
                 "partitions without a topic are kept: the catalog was repaired and may have lost their topics; \
-                 `repair --drop-orphans` gives them up"
+                 `repair --drop-orphans` releases them"
             );
         }
         loop {
             if let Err(error) = self.pass().await {
-                warn!(%error, "shards do not match the catalog yet; trying again");
+                warn!(%error, "reconciling shards with the catalog failed, will retry");
                 tokio::time::sleep(RETRY).await;
                 continue;
             }
@@ -109,24 +111,26 @@ impl Reconciler {
         self.open_missing(self.view.all().iter().map(|topic| topic.id)).await?;
         let data_shards = self.node.shards().filter(|shard| shard.id() != ShardId::CATALOG);
         for shard in data_shards.filter(|_| !self.keeps_orphans) {
-            // Asked when the shard is looked at, not before: a topic is in the view before its
-            // partitions are opened, so what is opened meanwhile is never taken for an orphan.
+            // The view is read while the shard is scanned, not before: a topic is in the view
+            // before its partitions are opened, so a partition that is opened meanwhile is never
+            // treated as an orphan.
             self.close(shard, |topic| self.view.by_id(topic).is_none()).await?;
         }
         self.start_groups(&self.view.bound()).await
     }
 
-    /// Opens every partition of these topics in its shard, and returns once all are there.
+    /// Opens every partition of these topics in its shard, and returns once all are open.
     ///
     /// # Errors
-    /// When a shard has no leader here; the loop will try again.
+    /// When a shard has no leader here; the loop will retry.
     pub async fn converge(&self, topics: &[TopicId]) -> Result<(), ProposeError> {
         let known = || topics.iter().filter_map(|id| self.view.by_id(*id));
         let mut done = self.open_missing(topics.iter().copied()).await;
         if done.is_ok() {
             done = self.start_groups(&known().collect::<Vec<_>>()).await;
         }
-        // Deleted while it was opened: what was opened last may have been missed by the deletion.
+        // The topic was deleted meanwhile, and its deletion may have missed the partitions opened
+        // last.
         if done.is_err() || known().count() < topics.len() {
             self.wake();
         }
@@ -136,7 +140,8 @@ impl Reconciler {
     async fn start_groups(&self, topics: &[Arc<TopicView>]) -> Result<(), ProposeError> {
         for topic in topics {
             for (group, binding) in &topic.bindings {
-                // A group whose shard is damaged waits for its repair; nobody else waits with it.
+                // A group whose shard is damaged waits for its repair without blocking other
+                // groups.
                 if self.home_of(group).is_some() {
                     self.start_group(topic, group, *binding).await?;
                 }
@@ -150,8 +155,9 @@ impl Reconciler {
         self.node.shard(home?)
     }
 
-    /// Lets a bound group begin in those partitions for which it has committed nothing; which those
-    /// were. Partitions that are damaged, not open yet or not led here are left for later.
+    /// Commits a first offset of a bound group for the partitions in which it has none, and returns
+    /// those partitions. Partitions that are damaged, not open yet or not led here are skipped for
+    /// now.
     ///
     /// # Errors
     /// As [`Self::converge`].
@@ -170,7 +176,7 @@ impl Reconciler {
         let mut offsets = Vec::new();
         for (index, home) in (0_i32..).zip(&topic.partitions) {
             let id = PartitionId { topic: topic.id, index };
-            // While a shard replays, its end of the log is one of the past.
+            // During replay the end of a shard's log is outdated.
             let led = self.node.shard(home.shard).filter(|shard| shard.leading().is_some());
             let log = led.and_then(|shard| shard.log(&id));
             let Some(log) = log.filter(|_| !committed.contains(&index)) else { continue };
@@ -189,7 +195,7 @@ impl Reconciler {
         Ok(begun)
     }
 
-    /// Closes the partitions of deleted topics, and forgets what groups committed for them.
+    /// Closes the partitions of deleted topics, and removes their committed offsets.
     ///
     /// # Errors
     /// As [`Self::converge`].
@@ -204,7 +210,8 @@ impl Reconciler {
         Ok(())
     }
 
-    /// What lives in a damaged shard waits for its repair; nothing else waits with it.
+    /// Checks that the shards of these topics lead here. Damaged shards are skipped: they wait for
+    /// repair, and nothing else waits with them.
     fn expect_homes(&self, topics: &[TopicId]) -> Result<(), ProposeError> {
         let topics = topics.iter().filter_map(|id| self.view.by_id(*id));
         let homeless = |topic: Arc<TopicView>| {

@@ -1,4 +1,4 @@
-//! Creating, growing and deleting topics: checks first, then the catalog, then the shards.
+//! Creation, growth and deletion of topics: validation first, then the catalog, then the shards.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,70 +14,71 @@ use super::{Reconciler, TopicView, View, name, placement};
 use crate::limits;
 use crate::settings::{self, Settings};
 
-/// A topic that somebody wants.
+/// A topic to be created.
 #[derive(Debug, Clone)]
 pub struct NewTopic {
-    /// Its name.
+    /// The name of the topic.
     pub name: String,
-    /// How many partitions; `None` for `num.partitions`.
+    /// The number of partitions; `None` for `num.partitions`.
     pub partitions: Option<i32>,
-    /// Its own configuration.
+    /// The topic's own configuration.
     pub configs: Vec<(String, String)>,
     /// The uid of the object that declared it.
     pub owner: Option<String>,
 }
 
-/// A topic that was made, or would have been.
+/// A topic that was created, or validated only.
 #[derive(Debug, Clone)]
 pub struct Created {
-    /// Its identity; nil when it was only validated.
+    /// The topic id; nil when it was only validated.
     pub id: TopicId,
-    /// How many partitions it has.
+    /// The number of partitions.
     pub partitions: i32,
 }
 
-/// Why a topic was not made, changed or deleted.
+/// Why a topic was not created, changed or deleted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TopicError {
-    /// The name is not allowed.
+    /// The name is invalid.
     #[error("{0}")]
     InvalidName(String),
-    /// The number of partitions is not possible.
+    /// The number of partitions is invalid.
     #[error("{0}")]
     InvalidPartitions(String),
-    /// A configuration key or value is not possible.
+    /// A configuration key or value is invalid.
     #[error("{0}")]
     InvalidConfig(String),
-    /// The broker has as many partitions as it can hold.
+    /// The broker has its maximum number of partitions.
     #[error("{0}")]
     TooMany(String),
-    /// A queue has as many bound groups as it may have.
+    /// The queue has its maximum number of bound groups.
     #[error("{0}")]
     TooManyGroups(String),
-    /// A fencing epoch that cannot be.
+    /// The fencing epoch is out of bounds.
     #[error("{0}")]
     InvalidEpoch(String),
-    /// The catalog says no.
+    /// The catalog refused the command.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// Not done, or not known to be done.
+    /// The command was not applied, or its outcome is unknown.
     #[error(transparent)]
     Unavailable(#[from] ProposeError),
 }
 
-/// Changes what exists.
+/// Creates, changes and deletes topics.
 #[derive(Debug)]
 pub struct Topics {
     pub(super) node: Arc<Node>,
     pub(super) view: Arc<View>,
     pub(super) settings: Arc<Settings>,
     pub(super) reconciler: Arc<Reconciler>,
-    /// Ids that a catalog before its repair may have given out were left out since the start.
+    /// Whether the producer ids that a catalog may have issued before its repair were skipped since
+    /// the start.
     skipped_ids: AtomicBool,
 }
 
 impl Topics {
-    /// Changes topics of `node`.
+    /// Manages the topics of `node`.
     #[must_use]
     pub fn new(
         node: Arc<Node>,
@@ -88,8 +89,8 @@ impl Topics {
         Self { node, view, settings, reconciler, skipped_ids: AtomicBool::new(false) }
     }
 
-    /// Makes topics, each by itself; `validate_only` stops before the catalog. Returns once their
-    /// partitions take records.
+    /// Creates topics independently of each other; `validate_only` stops before the catalog.
+    /// Returns once their partitions accept records.
     pub async fn create(
         &self,
         wanted: Vec<NewTopic>,
@@ -117,7 +118,7 @@ impl Topics {
         results
     }
 
-    /// The number of partitions, if everything about the topic is possible.
+    /// Validates a topic. Returns its number of partitions.
     fn check(&self, topic: &NewTopic, room: usize) -> Result<usize, TopicError> {
         name::check(&topic.name).map_err(TopicError::InvalidName)?;
         if self.view.by_name(&topic.name).is_some() {
@@ -127,7 +128,7 @@ impl Topics {
         let positive = usize::try_from(count).ok().filter(|count| *count > 0);
         let count = positive.ok_or_else(|| {
             TopicError::InvalidPartitions(format!(
-                "the number of partitions must be larger than 0, {count} were asked"
+                "the number of partitions is {count}, must be larger than 0"
             ))
         })?;
         check_room(count, room)?;
@@ -148,14 +149,9 @@ impl Topics {
         }
     }
 
-    /// Homes for partitions of a topic, over the shards that the catalog lists. Those that are damaged get
-    /// none.
-    pub(super) fn place(
-        &self,
-        topic: TopicId,
-        first: usize,
-        count: usize,
-    ) -> Vec<PartitionPlacement> {
+    /// The shards for partitions of a topic, among those that the catalog lists. Damaged shards are
+    /// avoided.
+    pub(super) fn place(&self, topic: TopicId, first: usize, count: usize) -> Vec<PartitionPlacement> {
         let listed: Vec<ShardId> = match &self.node.catalog().state().catalog {
             Some(catalog) => catalog.shards.keys().copied().collect(),
             None => Vec::new(),
@@ -167,7 +163,7 @@ impl Topics {
         placement::homes(topic, first..first + count, &listed, &sound)
     }
 
-    /// Partitions that are kept although the catalog does not know their topic.
+    /// Partitions that are kept although the catalog does not list their topic.
     #[must_use]
     pub fn orphans(&self) -> Vec<PartitionId> {
         self.reconciler.orphans()
@@ -181,7 +177,7 @@ impl Topics {
         let (places, topics): (Vec<usize>, Vec<_>) = proposed.into_iter().unzip();
         let made = match self.catalog(CatalogCommand::CreateTopics(topics)).await {
             Ok(Answer::Topics(made)) => made,
-            Ok(_) => unreachable!("the catalog answers what it was asked"),
+            Ok(_) => unreachable!("the outcome matches the command"),
             Err(error) => {
                 places.into_iter().for_each(|at| results[at] = Err(error.into()));
                 return;
@@ -199,17 +195,17 @@ impl Topics {
         }
     }
 
-    /// Deletes topics by id; each result stands for one.
+    /// Deletes topics by id, with one result each.
     ///
     /// # Errors
-    /// When the catalog cannot be asked at all.
+    /// When the catalog is not available.
     pub async fn delete(
         &self,
         ids: Vec<TopicId>,
     ) -> Result<Vec<Result<TopicId, Refusal>>, ProposeError> {
         let known: Vec<_> = ids.iter().filter_map(|id| self.view.by_id(*id)).collect();
         let Answer::Topics(deleted) = self.catalog(CatalogCommand::DeleteTopics(ids)).await? else {
-            unreachable!("the catalog answers what it was asked")
+            unreachable!("the outcome matches the command")
         };
         let gone: Vec<TopicId> = deleted.iter().filter_map(|d| d.as_ref().ok().copied()).collect();
         for topic in known.iter().filter(|topic| gone.contains(&topic.id)) {
@@ -219,7 +215,7 @@ impl Topics {
         Ok(deleted)
     }
 
-    /// Grows a topic to `total` partitions; they take records when this returns.
+    /// Grows a topic to `total` partitions; they accept records when this returns.
     ///
     /// # Errors
     /// See [`TopicError`].
@@ -233,7 +229,7 @@ impl Topics {
         let wanted = usize::try_from(total).unwrap_or(0);
         if wanted <= current {
             return Err(TopicError::InvalidPartitions(format!(
-                "the topic has {current} partitions; {total} would not be an increase"
+                "the topic has {current} partitions; {total} is not an increase"
             )));
         }
         let room = limits::PARTITIONS_MAX.saturating_sub(self.view.partition_count());
@@ -248,7 +244,7 @@ impl Topics {
         Ok(self.reconciler.converge(&[topic.id]).await?)
     }
 
-    /// Sets (`Some`) or clears (`None`) configuration keys, already validated.
+    /// Sets (`Some`) or clears (`None`) configuration keys, which are already validated.
     ///
     /// # Errors
     /// See [`TopicError`].
@@ -260,14 +256,14 @@ impl Topics {
         self.expect_done(CatalogCommand::AlterConfigs { resource, changes }).await
     }
 
-    /// A fresh block of `count` producer ids; its first.
+    /// Allocates a new block of `count` producer ids. Returns the first one.
     ///
-    /// A repaired catalog may have gone back behind blocks that it gave out. An id that is given out twice
-    /// would take one producer's records for repetitions of another's, so such a catalog leaves out more ids
-    /// than it can have given.
+    /// A repaired catalog may have lost blocks that it issued. If an id were issued twice, one
+    /// producer's records would count as duplicates of another's, so such a catalog skips more ids
+    /// than it can have issued.
     ///
     /// # Errors
-    /// When the catalog cannot be asked.
+    /// When the catalog is not available.
     pub async fn allocate_producer_ids(&self, count: i64) -> Result<i64, ProposeError> {
         if self.reconciler.keeps_orphans() && !self.skipped_ids.load(Ordering::Acquire) {
             self.allocate(limits::PRODUCER_IDS_LEFT_OUT).await?;
@@ -279,7 +275,7 @@ impl Topics {
     async fn allocate(&self, count: i64) -> Result<i64, ProposeError> {
         let allocate = CatalogCommand::AllocateProducerIds { count };
         let Answer::ProducerIds(first) = self.catalog(allocate).await? else {
-            unreachable!("the catalog answers what it was asked")
+            unreachable!("the outcome matches the command")
         };
         Ok(first)
     }
@@ -292,16 +288,16 @@ impl Topics {
     pub(super) async fn catalog(&self, command: CatalogCommand) -> Result<Answer, ProposeError> {
         match self.node.catalog().propose(Command::Catalog(command)).await? {
             Outcome::Catalog(answer) => Ok(answer),
-            // Nothing was changed, and the next leader may be asked again.
+            // Nothing was changed; the client may ask the next leader.
             Outcome::TermChanged => Err(ProposeError::NotLeader),
             Outcome::Done | Outcome::Appended(_) | Outcome::GroupRefused(_) => {
-                unreachable!("the catalog answers catalog commands")
+                unreachable!("the outcome matches the command")
             }
         }
     }
 }
 
-/// A topic was deleted with its records.
+/// Logs that a topic was deleted with its records.
 pub(super) fn log_deletion(topic: &TopicView) {
     info!(topic = &*topic.name, id = %topic.id, partitions = topic.partitions.len(), "topic deleted");
 }
@@ -310,7 +306,7 @@ pub(super) fn check_room(count: usize, room: usize) -> Result<(), TopicError> {
     if count > limits::TOPIC_PARTITIONS_MAX {
         let max = limits::TOPIC_PARTITIONS_MAX;
         return Err(TopicError::InvalidPartitions(format!(
-            "a topic has at most {max} partitions, {count} were asked"
+            "the number of partitions is {count}, must be at most {max}"
         )));
     }
     if count > room {
@@ -323,7 +319,7 @@ pub(super) fn check_room(count: usize, room: usize) -> Result<(), TopicError> {
     Ok(())
 }
 
-/// A fresh identity. Kafka reserves the nil id and the one after it; neither is ever drawn.
+/// A new topic id. Kafka reserves the nil id and the one after it; neither is ever drawn.
 pub(crate) fn random_topic_id() -> TopicId {
     TopicId(uuid::Uuid::new_v4())
 }

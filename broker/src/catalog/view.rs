@@ -1,7 +1,7 @@
-//! The catalog as handlers look it up: by name or id, with each topic's configuration resolved.
+//! Look-up of topics by name or id, with each topic's configuration resolved.
 //!
-//! Brought up to date by the catalog shard's own loop right after an entry is applied, so what a
-//! proposer was told is done is also visible.
+//! The catalog shard's own loop updates it right after an entry is applied, so that a change is
+//! visible before its proposer is notified.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -15,25 +15,25 @@ use ropewalk_shard::{PartitionId, TopicId};
 use crate::settings::Settings;
 use crate::settings::topic::TopicConfig;
 
-/// One topic.
+/// A topic of the catalog.
 #[derive(Debug)]
 pub struct TopicView {
-    /// Its identity.
+    /// The topic id.
     pub id: TopicId,
-    /// Its name.
+    /// The topic's name.
     pub name: Arc<str>,
-    /// Where each partition lives.
+    /// The shard of each partition, by index.
     pub partitions: Vec<PartitionPlacement>,
-    /// Its configuration: its own, the brokers', the defaults.
+    /// The resolved configuration: the topic's own, the brokers', the defaults.
     pub config: TopicConfig,
-    /// The uid of the object that declared it.
+    /// The uid of the Kubernetes object that declared it.
     pub owner: Option<String>,
-    /// The groups that are bound to it.
+    /// The groups bound to the topic.
     pub bindings: BTreeMap<String, Binding>,
 }
 
 impl TopicView {
-    /// A partition's identity and home; `None` when the topic has no such partition.
+    /// A partition's identity and shard; `None` when the topic has no such partition.
     #[must_use]
     pub fn partition(&self, index: i32) -> Option<(PartitionId, PartitionPlacement)> {
         let home = self.partitions.get(usize::try_from(index).ok()?)?;
@@ -55,26 +55,26 @@ struct Inner {
 }
 
 impl View {
-    /// A view of nothing; fill it with [`Self::reload`].
+    /// An empty view; fill it with [`Self::reload`].
     #[must_use]
     pub fn new(settings: Arc<Settings>) -> Self {
         Self { settings, inner: RwLock::default() }
     }
 
-    /// A topic by its name.
+    /// The topic of this name.
     #[must_use]
     pub fn by_name(&self, name: &str) -> Option<Arc<TopicView>> {
         let inner = self.inner.read();
         inner.topics.get(inner.names.get(name)?).cloned()
     }
 
-    /// A topic by its id.
+    /// The topic with this id.
     #[must_use]
     pub fn by_id(&self, id: TopicId) -> Option<Arc<TopicView>> {
         self.inner.read().topics.get(&id).cloned()
     }
 
-    /// Every topic, in the order of their names.
+    /// Every topic, ordered by name.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<TopicView>> {
         let mut all: Vec<_> = self.inner.read().topics.values().cloned().collect();
@@ -82,7 +82,7 @@ impl View {
         all
     }
 
-    /// Every topic that a group is bound to, in the order of their names.
+    /// Every topic with bound groups, ordered by name.
     #[must_use]
     pub fn bound(&self) -> Vec<Arc<TopicView>> {
         let inner = self.inner.read();
@@ -92,13 +92,13 @@ impl View {
         bound
     }
 
-    /// How many partitions there are in all.
+    /// The number of all partitions.
     #[must_use]
     pub fn partition_count(&self) -> usize {
         self.inner.read().topics.values().map(|topic| topic.partitions.len()).sum()
     }
 
-    /// Reads the whole catalog.
+    /// Replaces the content by the whole catalog.
     pub fn reload(&self, catalog: &Catalog) {
         self.settings.set_dynamic(catalog);
         let mut inner = Inner::default();
@@ -108,7 +108,7 @@ impl View {
         *self.inner.write() = inner;
     }
 
-    /// Reads what `change` touched.
+    /// Updates what `change` affects.
     pub fn follow(&self, catalog: &Catalog, change: &Change) {
         match change {
             Change::Topics(ids) => {
@@ -118,7 +118,7 @@ impl View {
             Change::Configs(ConfigResource::Topic(id)) => {
                 self.look_again(&mut self.inner.write(), catalog, *id);
             }
-            // A broker's setting may be any topic's default.
+            // A broker's setting may be the default of any topic.
             Change::Configs(ConfigResource::Broker(_)) => self.reload(catalog),
             Change::Configs(ConfigResource::Group(_)) => self.settings.set_dynamic(catalog),
             Change::Other => {}

@@ -1,32 +1,33 @@
-//! How long records took from their timestamp to the commit: quantiles over the last minute.
+//! Time from record timestamp to commit: quantiles over the last minute.
 //!
-//! A histogram with buckets that grow by a quarter of a power of two: a quantile is at most 19 %
-//! above the truth.
+//! It is a histogram whose bucket bounds grow by a factor of 2^(1/4), so a quantile is at most 19 %
+//! above the true value.
 
 use std::collections::BTreeMap;
 
-/// One window, milliseconds.
+/// Length of a window, milliseconds.
 const WINDOW_MS: i64 = 10_000;
 
-/// How many windows make the minute.
+/// Windows of the last minute.
 const WINDOWS: i64 = 6;
 
-/// Buckets to a power of two.
+/// Buckets per power of two.
 const STEPS: u32 = 4;
 
-/// Delays by window.
+/// Histograms of delays by window.
 #[derive(Debug, Clone, Default)]
 pub struct Delay {
-    /// Window number to bucket to weight. Few buckets are ever used at once.
+    /// Window number to bucket to weight. Few buckets are in use at once.
     windows: BTreeMap<i64, BTreeMap<u16, u64>>,
 }
 
 impl Delay {
-    /// Notes a delay of `delay_ms` for `weight` records, seen at `now_ms`.
+    /// Adds a delay of `delay_ms` for `weight` records, observed at `now_ms`.
     pub fn add(&mut self, now_ms: i64, delay_ms: i64, weight: u64) {
         let window = now_ms.div_euclid(WINDOW_MS);
         *self.windows.entry(window).or_default().entry(bucket(delay_ms)).or_default() += weight;
-        // The newest windows stay, however old: a queue that rests shows its last minute.
+        // The newest windows are kept whatever their age: an idle queue shows its last minute with
+        // commits.
         while let Some((oldest, _)) = self.windows.first_key_value()
             && self.windows.last_key_value().is_some_and(|(n, _)| n - oldest >= WINDOWS)
         {

@@ -1,19 +1,19 @@
 //! Events per second over the last half minute.
 
-/// One slot, milliseconds.
+/// Length of a slot, milliseconds.
 const SLOT_MS: i64 = 5_000;
 
-/// How many whole slots are looked back at.
+/// Complete slots that a rate covers.
 const SLOTS: usize = 6;
 
 /// Counts events in slots of five seconds.
 #[derive(Debug, Clone, Default)]
 pub struct Meter {
-    /// The newest slot's number (time divided by the slot's length).
+    /// Number of the newest slot (time divided by the slot's length).
     newest: i64,
-    /// When the first event ever came, to not divide by time before it.
+    /// Time of the first event, milliseconds, because the rate must not cover time before it.
     since_ms: i64,
-    /// The newest slot first.
+    /// Event counts, newest slot first.
     slots: [u64; SLOTS + 1],
 }
 
@@ -27,7 +27,7 @@ impl Meter {
         self.slots[0] = self.slots[0].saturating_add(count);
     }
 
-    /// Events per second as of `now_ms`.
+    /// Events per second at `now_ms`.
     #[must_use]
     pub fn per_second(&self, now_ms: i64) -> f64 {
         let mut seen = self.clone();
@@ -35,13 +35,13 @@ impl Meter {
         let total: u64 = seen.slots.iter().sum();
         let begins_ms = (seen.newest - SLOTS as i64) * SLOT_MS;
         let span_ms = now_ms - begins_ms.max(self.since_ms);
-        // Something that just began is not a rate yet: take at least a second.
+        // The rate covers at least one second, so that the first events do not show a huge rate.
         total as f64 * 1000.0 / span_ms.max(1_000) as f64
     }
 
     fn advance(&mut self, now_ms: i64) {
         let slot = now_ms.div_euclid(SLOT_MS);
-        // A clock that went back counts into the newest slot.
+        // If the clock went back, events count into the newest slot.
         let steps = usize::try_from(slot - self.newest).unwrap_or(0);
         if steps > 0 {
             let keep = self.slots.len().saturating_sub(steps);

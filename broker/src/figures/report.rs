@@ -1,4 +1,4 @@
-//! The figures put together, when somebody asks.
+//! Reports of the metrics, computed on request.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -12,91 +12,91 @@ use super::Figures;
 use crate::catalog::{TopicView, View};
 use crate::group::subscription::{Sent, Subscribed};
 
-/// Every queue's figures at one moment.
+/// The metrics of all queues at one moment.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
-    /// In the order of their names.
+    /// The queues, ordered by name.
     pub queues: Vec<QueueReport>,
 }
 
-/// One queue.
+/// The metrics of one queue.
 #[derive(Debug, Clone, Serialize)]
 pub struct QueueReport {
-    /// Its name.
+    /// The name of the queue.
     pub name: String,
-    /// Its topic id.
+    /// The topic id of the queue.
     pub id: String,
-    /// How many partitions it has.
+    /// Number of partitions.
     pub partitions: usize,
-    /// Records not yet processed by its slowest group; all there are, if it has none.
+    /// Consumer lag of the slowest group, records; all records if there is no group.
     pub length: i64,
-    /// The delay of its slowest group.
+    /// The delay of the slowest group.
     pub delay: DelayReport,
-    /// Records per second.
+    /// The throughput of the queue.
     pub throughput: Throughput,
-    /// Bytes on disk and in memory.
+    /// Size on disk and in memory, bytes.
     pub size_bytes: u64,
-    /// Every group that reads it: that committed something, or whose members subscribe to it.
+    /// Every group that has committed offsets of the queue, or whose members subscribe to it.
     pub groups: Vec<GroupReport>,
 }
 
-/// One group of a queue.
+/// The metrics of one group on one queue.
 #[derive(Debug, Clone, Serialize)]
 pub struct GroupReport {
-    /// Its name.
+    /// The name of the group.
     pub name: String,
-    /// How many members it has.
+    /// Number of members.
     pub members: usize,
-    /// Records not yet processed.
+    /// Consumer lag, records.
     pub length: i64,
-    /// How long records take.
+    /// The delay of the group.
     pub delay: DelayReport,
-    /// Records per second.
+    /// The throughput of the group.
     pub throughput: Throughput,
 }
 
-/// How long records take.
+/// Time from record timestamp to offset commit.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub struct DelayReport {
-    /// Half of them took no longer, milliseconds; null before anything was processed.
+    /// Median over the last minute, milliseconds; null before the first commit.
     pub p50_ms: Option<i64>,
-    /// 99 of 100 took no longer, milliseconds.
+    /// 99th percentile over the last minute, milliseconds; null before the first commit.
     pub p99_ms: Option<i64>,
-    /// How long the oldest unprocessed record has waited, milliseconds; 0 when there is none.
+    /// Age of the oldest unprocessed record, milliseconds; 0 when there is none.
     pub oldest_ms: i64,
 }
 
-/// Records per second.
+/// Rates over the last half minute.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub struct Throughput {
-    /// Arriving.
+    /// Records appended per second.
     pub in_per_second: f64,
-    /// Processed.
+    /// Records processed per second.
     pub processed_per_second: f64,
 }
 
-/// What the groups of the whole broker committed, by topic.
+/// The committed offsets of all groups of the broker, by topic.
 type Commits = HashMap<TopicId, BTreeMap<String, GroupCommits>>;
 
-/// One group's commits of one topic.
+/// One group's committed offsets of one topic.
 #[derive(Debug, Default)]
 pub(super) struct GroupCommits {
     pub(super) members: usize,
     pub(super) offsets: HashMap<PartitionId, i64>,
 }
 
-/// A queue as it is looked at for a report.
+/// The parts of a queue from which a report is computed.
 #[derive(Debug)]
 struct Looked {
     topic: TopicId,
     logs: Vec<(PartitionId, Arc<PartitionLog>)>,
-    /// Records that arrive per second.
+    /// Records appended per second.
     arrivals: f64,
     now_ms: i64,
 }
 
 impl Figures {
-    /// Every queue's figures at `now_ms`.
+    /// The metrics of all queues at `now_ms`.
     #[must_use]
     pub fn report(&self, node: &Node, view: &View, now_ms: i64) -> Report {
         let id_of = |name: &str| view.by_name(name).map(|topic| topic.id);
@@ -108,7 +108,7 @@ impl Figures {
         Report { queues: view.all().into_iter().map(queue).collect() }
     }
 
-    /// One queue's figures at `now_ms`.
+    /// The metrics of one queue at `now_ms`.
     #[must_use]
     pub fn report_one(&self, node: &Node, topic: &TopicView, now_ms: i64) -> QueueReport {
         let id_of = |name: &str| (name == &*topic.name).then_some(topic.id);
@@ -189,7 +189,7 @@ impl Figures {
         stripe.get(&partition).map_or(0.0, |arrivals| arrivals.rate.per_second(now_ms))
     }
 
-    /// The longest wait of a record that is not committed.
+    /// Age of the oldest record that is not committed, milliseconds.
     pub(super) fn oldest_ms(
         &self,
         logs: &[(PartitionId, Arc<PartitionLog>)],
@@ -211,8 +211,9 @@ impl Figures {
     }
 }
 
-/// Where a group goes on: its commit, or the log start if that is later or there is none. A commit beyond
-/// the end is of another queue with the same name, or of records that were lost: nothing of what is there
+/// The next offset of a group: its commit, or the log start if that is later or there is no commit.
+/// A commit beyond the end belongs to an older queue of the same name or to lost records, so no
+/// record of this log counts as processed.
 /// was processed.
 pub(super) fn next_of(log: &PartitionLog, id: PartitionId, commits: &GroupCommits) -> i64 {
     let committed = commits.offsets.get(&id).copied().unwrap_or(0);
@@ -227,13 +228,13 @@ pub(super) fn length(log: &PartitionLog, id: PartitionId, commits: &GroupCommits
     if next >= end {
         return 0;
     }
-    // Offsets that cannot be looked at are counted as records: too long is better than too short.
+    // Offsets that cannot be counted are assumed to be records: an overestimate is safer.
     let count = log.visible_count(next, end).ok().and_then(|count| i64::try_from(count).ok());
     count.unwrap_or(end - next)
 }
 
-/// The logs of a queue's partitions. Those of a shard that does not lead are left out: while it replays, its
-/// end of the log is one of the past, and nothing can be said of what is beyond.
+/// The logs of a queue's partitions. Shards that do not lead are skipped: during replay the end of
+/// their log is outdated.
 pub(super) fn logs(node: &Node, topic: &TopicView) -> Vec<(PartitionId, Arc<PartitionLog>)> {
     let log = |(index, home): (i32, &ropewalk_shard::command::PartitionPlacement)| {
         let id = PartitionId { topic: topic.id, index };
@@ -243,8 +244,8 @@ pub(super) fn logs(node: &Node, topic: &TopicView) -> Vec<(PartitionId, Arc<Part
     (0..).zip(&topic.partitions).filter_map(log).collect()
 }
 
-/// The groups of the topics that are `wanted`: those that committed something there, and those whose members
-/// subscribe to it, committed or not. `id_of` finds wanted topics by name.
+/// The groups of the `wanted` topics: those with commits, and those whose members subscribe, with
+/// or without commits. `id_of` looks up wanted topics by name.
 fn commits(
     node: &Node,
     id_of: impl Fn(&str) -> Option<TopicId>,
@@ -268,7 +269,7 @@ fn commits(
             }
         }
     }
-    // No shard's state is held any more: apply does not wait for what the members sent to be read.
+    // No shard's state is locked any more, so apply does not wait for the decoding of the metadata.
     for (name, members, sent) in readers {
         let Subscribed::To(topics) = sent.read() else { continue };
         for topic in topics.iter().filter_map(|topic| id_of(topic)) {
@@ -286,8 +287,8 @@ fn of_group<'a>(commits: &'a mut Commits, topic: TopicId, name: &str) -> &'a mut
     groups.get_mut(name).expect("it is there now")
 }
 
-/// A rate to a thousandth: more digits would only pretend.
+/// A rate rounded to thousandths; it is not more precise than that.
 pub(super) fn rounded(per_second: f64) -> f64 {
-    // The sum of nothing is -0; adding 0 makes it what people expect.
+    // An empty sum is -0; adding 0 makes it 0.
     (per_second * 1000.0).round() / 1000.0 + 0.0
 }

@@ -1,13 +1,13 @@
-//! When records came, for a few offsets of a partition: enough to tell how long a commit's records
-//! took, and how old the oldest unprocessed one is.
+//! Append times of some offsets of a partition: enough to estimate the delay of a commit's records
+//! and the age of the oldest unprocessed record.
 
 use std::collections::VecDeque;
 use std::ops::Range;
 
-/// How many points are kept. At the bound every second one goes.
+/// Most points that are kept. At the bound every second point is removed.
 const POINTS_MAX: usize = 32;
 
-/// One known point.
+/// A sampled offset with its times.
 #[derive(Debug, Clone, Copy)]
 struct Point {
     offset: i64,
@@ -15,16 +15,16 @@ struct Point {
     timestamp_ms: i64,
 }
 
-/// Some offsets and their times, ascending.
+/// Sampled offsets and their times, ascending.
 #[derive(Debug, Clone, Default)]
 pub struct Sample {
     points: VecDeque<Point>,
-    /// Points that come closer than this to the last one are left out.
+    /// Smallest distance of a new point from the last one.
     stride: i64,
 }
 
 impl Sample {
-    /// A batch whose first record has `offset` came at `appended_ms`.
+    /// Adds a batch whose first record has `offset` and was appended at `appended_ms`.
     pub fn push(&mut self, offset: i64, appended_ms: i64, timestamp_ms: i64) {
         let last = self.points.back().map(|point| point.offset);
         if last.is_some_and(|last| offset - last < self.stride) {
@@ -43,7 +43,7 @@ impl Sample {
     }
 
     /// The delays at `now_ms` of the records in `passed`, each with the number of records that it
-    /// stands for.
+    /// represents.
     #[must_use]
     pub fn delays(&self, passed: &Range<i64>, now_ms: i64) -> Vec<(i64, u64)> {
         let from = self.points.partition_point(|point| point.offset <= passed.start);
@@ -62,7 +62,7 @@ impl Sample {
         delays
     }
 
-    /// When the record at `offset` was appended, or an earlier time if only that is known.
+    /// The append time of the record at `offset`, or an earlier time if only that is known.
     #[must_use]
     pub fn appended_ms(&self, offset: i64) -> Option<i64> {
         let at = self.points.partition_point(|point| point.offset <= offset);

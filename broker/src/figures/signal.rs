@@ -1,7 +1,5 @@
-//! What is watched of one group on one queue, second by second, partition by partition.
-//!
-//! Place in the walk: put together when the admin server's stream asks, from the same measurements as
-//! the reports. May block on the disk.
+//! The metrics of one group on one queue by partition, for the signal stream. May block on the
+//! disk.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,46 +12,46 @@ use super::Figures;
 use super::report::{GroupCommits, length, logs, next_of, rounded};
 use crate::catalog::TopicView;
 
-/// One group on one queue at one moment.
+/// The metrics of one group on one queue at one moment.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Signal {
-    /// How long the oldest unprocessed record has waited, milliseconds; 0 when there is none.
+    /// Age of the oldest unprocessed record, milliseconds; 0 when there is none.
     pub oldest_ms: i64,
-    /// Half of the records took no longer, milliseconds.
+    /// Median time from record timestamp to offset commit, milliseconds.
     pub delay_p50_ms: Option<i64>,
-    /// 99 of 100 records took no longer, milliseconds.
+    /// 99th percentile of the time from record timestamp to offset commit, milliseconds.
     pub delay_p99_ms: Option<i64>,
     /// Records processed per second.
     pub processed_per_second: f64,
-    /// Every partition.
+    /// The metrics of every partition.
     pub partitions: Vec<PartitionSignal>,
 }
 
-/// One partition.
+/// The metrics of one partition.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PartitionSignal {
-    /// Its number.
+    /// The partition index.
     pub partition: i32,
-    /// Records not yet processed.
+    /// Consumer lag, records.
     pub length: i64,
-    /// The offset of the next record that comes.
+    /// The log end offset.
     pub end: i64,
-    /// The offset of the next record to process.
+    /// The next offset to process.
     pub committed: i64,
-    /// Records that arrive per second.
+    /// Records appended per second.
     pub arrivals_per_second: f64,
     /// Records processed per second.
     pub processed_per_second: f64,
 }
 
 impl Signal {
-    /// Records not yet processed.
+    /// Consumer lag of all partitions, records.
     #[must_use]
     pub fn length(&self) -> i64 {
         self.partitions.iter().map(|partition| partition.length).sum()
     }
 
-    /// Records that arrive per second.
+    /// Records appended per second, all partitions.
     #[must_use]
     pub fn arrivals_per_second(&self) -> f64 {
         rounded(self.partitions.iter().map(|partition| partition.arrivals_per_second).sum())
@@ -61,8 +59,8 @@ impl Signal {
 }
 
 impl Figures {
-    /// What is to be watched of `group`, whose home is `home`. `None` when not all of it can be known: a
-    /// part of the queue or the group is damaged or not led here.
+    /// The metrics of `group`, whose shard is `home`. `None` when part of it is unknown: a part of
+    /// the queue or the group is damaged or not led here.
     #[must_use]
     pub fn signal(
         &self,
@@ -94,7 +92,7 @@ impl Figures {
         })
     }
 
-    /// Both quantiles of the delay, and what is processed per second by partition.
+    /// Both quantiles of the delay, and the processed records per second by partition.
     fn processed(
         &self,
         group: &str,
@@ -112,7 +110,7 @@ impl Figures {
     }
 }
 
-/// What a group has committed of a topic; `None` when its shard does not lead here.
+/// A group's committed offsets of a topic; `None` when its shard does not lead here.
 fn commits_of(node: &Node, topic: &TopicView, group: &str, home: ShardId) -> Option<GroupCommits> {
     let shard = node.shard(home).filter(|shard| shard.leading().is_some())?;
     let state = shard.state();

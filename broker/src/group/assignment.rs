@@ -1,7 +1,7 @@
-//! Which partitions a consumer was given, read from the bytes that its group's leader made for it.
+//! The partitions that a consumer is assigned, decoded from the bytes that the group's leader sent.
 //!
-//! Place in the walk: for those who look at a group from outside; the broker has no part in an
-//! assignment, and bytes it cannot read are an assignment of nothing.
+//! Only observers outside of the group use this. The broker takes no part in the assignment, and
+//! bytes that it cannot decode count as an empty assignment.
 
 use bytes::{Buf as _, Bytes};
 use ropewalk_codec::consumer_protocol_assignment::ConsumerProtocolAssignment;
@@ -11,7 +11,7 @@ use ropewalk_codec::{Message as _, Reader};
 pub(crate) fn partitions_of(assignment: &Bytes, topic: &str) -> Vec<i32> {
     let mut rest = assignment.clone();
     let Ok(version @ 0..) = rest.try_get_i16() else { return Vec::new() };
-    // What later versions add comes behind what this one knows.
+    // Fields of later versions follow those of the known version.
     let version = version.min(*ConsumerProtocolAssignment::VERSIONS.end());
     let Ok(assignment) = ConsumerProtocolAssignment::decode(&mut Reader::new(rest), version) else {
         return Vec::new();

@@ -1,29 +1,28 @@
-//! A classic consumer group: who is in it, which generation, and who waits for what.
+//! The state machine of one classic consumer group: its members, its generation and the pending
+//! requests.
 //!
-//! Members join, one of them (the leader) is told about all and makes the assignment, everybody
-//! fetches their part of it with `SyncGroup` and then sends heartbeats. Any change among them
-//! starts that again under the next generation number.
+//! Members join, the leader (one of them) receives the list of members and makes the assignment,
+//! every member fetches its part with `SyncGroup` and then sends heartbeats. Any change of the
+//! members starts this again under the next generation number.
 //!
-//! # Place in the walk
-//!
-//! [`crate::group::coordinator`] feeds requests and the time in and carries [`Output`] out.
-//! **This module** decides, and knows neither tasks nor clocks nor Kafka's error codes.
+//! [`crate::group::coordinator`] passes in requests and the time, and carries out the [`Output`].
+//! This module uses no tasks, no clock and none of Kafka's error codes.
 //!
 //! # Invariants
 //!
-//! - **G1** a generation number is durable before any client hears of it: it is persisted when the
-//!   joins are complete, before they are answered, and once more with the assignment before
-//!   `SyncGroup` is answered. So a restart neither repeats a number nor goes back to one.
-//! - **G2** an assignment comes from the leader of its generation, whole, and only once.
-//! - **G3** whoever waits is answered at the latest when the rebalance or session timeout that he
-//!   waits under has passed.
+//! - **G1** a generation number is durable before a client receives it: it is persisted when the
+//!   joins are complete, before they are answered, and again with the assignment before `SyncGroup`
+//!   is answered. So a restart neither repeats a number nor returns to an earlier one.
+//! - **G2** an assignment comes from the leader of its generation, in full, and only once.
+//! - **G3** a pending request is answered at the latest when the rebalance or session timeout that
+//!   it waits under has passed.
 //! - **O3** a commit is admitted only from a member of the current generation.
 //!
 //! # After a crash
 //!
-//! [`ClassicGroup::restore`] takes up the last durable generation. With its assignment it is
-//! stable, and members notice nothing; without, they are asked to join again. Each has one
-//! full session timeout from then.
+//! [`ClassicGroup::restore`] restores the last durable generation. With an assignment it is stable,
+//! and members notice nothing; without one, the members must join again. Each member has one full
+//! session timeout from then.
 
 mod member;
 mod pending;
@@ -41,19 +40,19 @@ use super::Refusal;
 use member::Members;
 use pending::Pending;
 
-/// Who waits for a reply; the caller gives it out and finds the waiter by it.
+/// Identifies a pending request; the caller issues it and finds the request by it.
 pub(crate) type Token = u64;
 
-/// The broker's settings for groups.
+/// The broker's group settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Rules {
-    /// `group.min.session.timeout.ms`
+    /// `group.min.session.timeout.ms`, milliseconds.
     pub session_ms_min: i32,
-    /// `group.max.session.timeout.ms`
+    /// `group.max.session.timeout.ms`, milliseconds.
     pub session_ms_max: i32,
-    /// `group.initial.rebalance.delay.ms`
+    /// `group.initial.rebalance.delay.ms`, milliseconds.
     pub initial_delay_ms: i32,
-    /// `group.max.size`
+    /// `group.max.size`, number of members.
     pub members_max: usize,
 }
 
@@ -68,63 +67,64 @@ impl Default for Rules {
     }
 }
 
-/// How long a new member's `JoinGroup` may wait. It has no member id yet and cannot send
-/// heartbeats, so a client that gave up and asked again would leave one ghost a try behind.
+/// Longest wait of a new member's `JoinGroup`, milliseconds. It has no member id yet and cannot
+/// send heartbeats, so a client that gives up and retries would leave one dead member behind per
+/// attempt.
 const NEW_MEMBER_WAIT_MS: i64 = 300_000;
 
-/// Where the group stands, as clients and tools see it.
+/// The state of the group, as clients and tools see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// No members. Offsets may be there.
+    /// The group has no members. It may have offsets.
     Empty {
-        /// When to try again to make the emptiness durable.
+        /// When to retry making the empty generation durable; `None` if it is durable.
         retry_at_ms: Option<i64>,
     },
-    /// Everybody is asked to join again.
+    /// All members must join again.
     Preparing {
-        /// Who has not joined by then is out.
+        /// Members that have not joined by then are removed.
         until_ms: i64,
-        /// The first rebalance of an empty group, which waits for company.
+        /// The first rebalance of an empty group, which waits for more members.
         opening: Option<Opening>,
     },
-    /// The generation is decided; its leader makes the assignment.
+    /// The members of the generation are fixed; its leader makes the assignment.
     Completing {
-        /// How far.
+        /// The current step towards the assignment.
         stage: Stage,
-        /// Who has not sent `SyncGroup` by then is out.
+        /// Members that have not sent `SyncGroup` by then are removed.
         sync_until_ms: i64,
     },
-    /// Everybody has or can fetch an assignment.
+    /// Every member has its assignment or can fetch it.
     Stable {
-        /// The same, while somebody has not fetched it.
+        /// The same deadline, while a member has not fetched its assignment.
         sync_until_ms: Option<i64>,
     },
     /// Deleted, or coordinated elsewhere from now on.
     Dead(Refusal),
 }
 
-/// What is left of the initial delay.
+/// The rest of the initial rebalance delay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Opening {
-    /// The whole wait ends after this much more.
+    /// The longest remaining extension of the delay, milliseconds.
     remaining_ms: i64,
-    /// Somebody came since the delay was last extended.
+    /// Whether a member joined since the delay was last extended.
     extend: bool,
 }
 
 /// The steps from complete joins to an assignment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
-    /// The generation is being made durable; its number is not told yet.
+    /// The generation is being made durable; its number is not published yet.
     Announcing {
-        /// The [`Persist`] that is waited for.
+        /// The sequence of the pending [`Persist`].
         sequence: u64,
     },
-    /// The leader is to send the assignment.
+    /// The leader has to send the assignment.
     Assigning,
-    /// The assignment is being made durable; nobody has it yet.
+    /// The assignment is being made durable; no member has received it.
     Recording {
-        /// The [`Persist`] that is waited for.
+        /// The sequence of the pending [`Persist`].
         sequence: u64,
     },
 }
@@ -132,32 +132,32 @@ pub(crate) enum Stage {
 /// A `JoinGroup` request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Join {
-    /// Empty for one who has none yet.
+    /// Empty for a new member.
     pub member_id: String,
-    /// `group.instance.id`
+    /// `group.instance.id`; `None` for a dynamic member.
     pub instance_id: Option<String>,
-    /// The client's own name.
+    /// The client id of the request.
     pub client_id: String,
-    /// Where it connected from.
+    /// The client's address.
     pub client_host: String,
-    /// How long it may be silent.
+    /// The session timeout, milliseconds.
     pub session_timeout_ms: i32,
-    /// How long it may take to join again.
+    /// The rebalance timeout: how long the member may take to join again, milliseconds.
     pub rebalance_timeout_ms: i32,
     /// `consumer`, `connect`, …
     pub protocol_type: String,
-    /// What it supports, best first, each with its subscription.
+    /// The supported protocols, in order of preference, each with the member's subscription.
     pub protocols: Vec<(String, Bytes)>,
-    /// The part of a new member id that makes it unique.
+    /// The unique part of a new member id.
     pub unique: Uuid,
-    /// From v4 a dynamic member must come back with the id it is given (KIP-394).
+    /// From v4 on a dynamic member must join again with the member id it is given (KIP-394).
     pub needs_known_id: bool,
-    /// From v9 a leader can be told not to assign (KIP-814).
+    /// From v9 on a leader can be instructed to skip the assignment (KIP-814).
     pub can_skip_assignment: bool,
 }
 
 impl Join {
-    /// The id a new member gets.
+    /// The member id of a new member.
     fn fresh_id(&self) -> String {
         let name = self.instance_id.as_ref().unwrap_or(&self.client_id);
         format!("{name}-{}", self.unique)
@@ -167,70 +167,70 @@ impl Join {
 /// A `SyncGroup` request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SyncRequest {
-    /// Who asks.
+    /// The member that sends the request.
     pub claim: MemberClaim,
-    /// What it believes was chosen; old clients do not say.
+    /// The protocol type that the member expects; old clients do not send it.
     pub protocol_type: Option<String>,
-    /// The same.
+    /// The protocol that the member expects; old clients do not send it.
     pub protocol: Option<String>,
-    /// From the leader: each member's part.
+    /// From the leader: the assignment of each member.
     pub assignments: Vec<(String, Bytes)>,
 }
 
-/// A member that is to go, as `LeaveGroup` names it.
+/// A member to remove, as `LeaveGroup` names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Leaver {
     /// Empty when an administrator removes a static member by its instance id.
     pub member_id: String,
-    /// `group.instance.id`
+    /// `group.instance.id`; `None` for a dynamic member.
     pub instance_id: Option<String>,
 }
 
-/// What a waiter is told.
+/// The result of a pending request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Reply {
-    /// To `JoinGroup`.
+    /// The success response of `JoinGroup`.
     Joined(Joined),
-    /// To `JoinGroup`.
+    /// The error response of `JoinGroup`.
     NotJoined {
-        /// Under which id to come back, if any.
+        /// The member id to join again with; empty if there is none.
         member_id: String,
-        /// Why.
+        /// The reason of the refusal.
         refusal: Refusal,
     },
-    /// To `SyncGroup`.
+    /// The success response of `SyncGroup`.
     Synced(Synced),
-    /// To `SyncGroup`.
+    /// The error response of `SyncGroup`.
     NotSynced(Refusal),
 }
 
-/// A place in a generation.
+/// A member's place in a generation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Joined {
     /// The member's id.
     pub member_id: String,
-    /// The generation.
+    /// The generation number.
     pub generation: i32,
     /// `consumer`, `connect`, …
     pub protocol_type: Option<String>,
-    /// The chosen assignor.
+    /// The chosen protocol (assignor).
     pub protocol: Option<String>,
-    /// Who assigns.
+    /// The member id of the leader.
     pub leader: String,
-    /// Everyone, if this member is the leader.
+    /// All members, if this member is the leader; empty otherwise.
     pub members: Vec<Candidate>,
-    /// The leader came back and the assignment stands.
+    /// The leader rejoined and the current assignment remains valid.
     pub skip_assignment: bool,
 }
 
-/// A member as the leader sees it.
+/// A member in the leader's list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Candidate {
-    /// Its id.
+    /// The member id.
     pub member_id: String,
-    /// `group.instance.id`
+    /// `group.instance.id`; `None` for a dynamic member.
     pub instance_id: Option<String>,
-    /// Its subscription under the chosen protocol.
+    /// The member's subscription under the chosen protocol.
     pub metadata: Bytes,
 }
 
@@ -239,18 +239,18 @@ pub(crate) struct Candidate {
 pub(crate) struct Synced {
     /// `consumer`, `connect`, …
     pub protocol_type: Option<String>,
-    /// The chosen assignor.
+    /// The chosen protocol (assignor).
     pub protocol: Option<String>,
-    /// What the leader gave it.
+    /// The assignment that the leader made for the member.
     pub assignment: Bytes,
 }
 
-/// A record to be made durable. Records of one group must be proposed in the order given.
+/// A record to make durable. Records of one group must be proposed in the order given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Persist {
-    /// To be given back to [`ClassicGroup::persisted`].
+    /// The sequence number to pass to [`ClassicGroup::persisted`].
     pub sequence: u64,
-    /// What.
+    /// The content of the record.
     pub record: SetGeneration,
 }
 
@@ -258,13 +258,13 @@ pub(crate) struct Persist {
 #[derive(Debug, Default, PartialEq, Eq)]
 #[must_use]
 pub(crate) struct Output {
-    /// Whom to tell what.
+    /// The replies to pending requests.
     pub replies: Vec<(Token, Reply)>,
-    /// What to propose, in this order.
+    /// The records to propose, in this order.
     pub persists: Vec<Persist>,
 }
 
-/// The machine. See the module for its rules.
+/// The state machine of one group. The module documentation lists its invariants.
 #[derive(Debug)]
 pub(crate) struct ClassicGroup {
     id: String,
@@ -275,47 +275,47 @@ pub(crate) struct ClassicGroup {
     protocol: Option<String>,
     leader: Option<String>,
     members: Members,
-    /// Ids that were given out and not yet used.
+    /// Member ids that were issued and not used yet.
     pending: Pending,
-    /// How many records were asked for so far.
+    /// The number of records emitted so far.
     sequence: u64,
-    /// No deadline lies before this.
+    /// A lower bound of all deadlines, milliseconds.
     wake_ms: i64,
     output: Output,
 }
 
-/// A group as tools see it.
+/// A group as DescribeGroups reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Description {
-    /// Kafka's word for the state.
+    /// Kafka's name of the state.
     pub state: &'static str,
     /// `consumer`, `connect`, … ; empty for a group that never had members.
     pub protocol_type: String,
-    /// The chosen assignor, in a stable group.
+    /// The chosen protocol (assignor) of a stable group.
     pub protocol: String,
-    /// Its members.
+    /// The members of the group.
     pub members: Vec<MemberDescription>,
 }
 
-/// A member as tools see it.
+/// A member as DescribeGroups reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct MemberDescription {
-    /// Its id.
+    /// The member id.
     pub member_id: String,
-    /// `group.instance.id`
+    /// `group.instance.id`; `None` for a dynamic member.
     pub instance_id: Option<String>,
-    /// The client's own name.
+    /// The client id of the member.
     pub client_id: String,
-    /// Where it connected from.
+    /// The client's address.
     pub client_host: String,
-    /// Its subscription, in a stable group.
+    /// The member's subscription, in a stable group.
     pub metadata: Bytes,
-    /// Its assignment, in a stable group.
+    /// The member's assignment, in a stable group.
     pub assignment: Bytes,
 }
 
 impl ClassicGroup {
-    /// A group that never was.
+    /// A group without a record.
     pub(crate) fn new(id: String, rules: Rules) -> Self {
         Self {
             id,
@@ -333,32 +333,33 @@ impl ClassicGroup {
         }
     }
 
-    /// Where the group stands.
+    /// The current state of the group.
     pub(crate) fn phase(&self) -> Phase {
         self.phase
     }
 
-    /// Whether nothing would be lost if this machine were dropped and restored from the record.
+    /// Whether this state machine can be dropped and restored from the record without a loss.
     pub(crate) fn is_idle(&self) -> bool {
         self.phase == Phase::Empty { retry_at_ms: None } && self.pending.is_empty()
     }
 
-    /// How many members it has, those that wait for the next generation included.
+    /// The number of members, including those that wait for the next generation.
     pub(crate) fn members(&self) -> usize {
         self.members.len()
     }
 
-    /// What its members say about themselves, and the ids given out to those who may join, bytes.
+    /// Size of the members' metadata and of the issued member ids, bytes.
     pub(crate) fn metadata_bytes(&self) -> usize {
         self.members.metadata_bytes() + self.pending.size_bytes()
     }
 
-    /// Whether its members are Kafka's consumers, whose subscriptions can be read.
+    /// Whether the members are Kafka consumers, whose subscriptions can be decoded.
     pub(crate) fn is_consumers(&self) -> bool {
         self.protocol_type.as_deref() == Some(super::subscription::CONSUMER)
     }
 
-    /// A member says that it lives. During a rebalance that counts too, but it is told to join.
+    /// A heartbeat of a member. During a rebalance it extends the session and is answered with an
+    /// error, so that the member joins again.
     pub(crate) fn heartbeat(&mut self, claim: &MemberClaim, now_ms: i64) -> Result<(), Refusal> {
         self.admit(claim)?;
         self.extend_session(&claim.member_id, now_ms);
@@ -370,7 +371,7 @@ impl ClassicGroup {
         }
     }
 
-    /// Whether offsets may be committed, by a member or (`None`) by one without membership. A
+    /// Whether offsets may be committed by a member, or (`None`) by a client without membership. A
     /// member's commit counts as a heartbeat.
     pub(crate) fn check_commit(
         &mut self,
@@ -385,7 +386,8 @@ impl ClassicGroup {
             return if empty { Ok(()) } else { Err(Refusal::UnknownMember) };
         };
         self.admit(claim)?;
-        // It knows the new generation but not its part of it: nothing it commits can be meant.
+        // The member knows the new generation but not its assignment, so it cannot have processed
+        // records of it.
         if matches!(self.phase, Phase::Completing { .. }) {
             return Err(Refusal::RebalanceInProgress);
         }
@@ -393,7 +395,7 @@ impl ClassicGroup {
         Ok(())
     }
 
-    /// Members go, by themselves or removed by an administrator. One result for each.
+    /// Members leave, or an administrator removes them. One result for each.
     pub(crate) fn leave(
         &mut self,
         leavers: &[Leaver],
@@ -424,8 +426,8 @@ impl ClassicGroup {
         Ok(())
     }
 
-    /// Everybody who waits is told `refusal`, and so is everybody who still comes. The record,
-    /// if there is one, is another's business from now on.
+    /// Ends the group here: answers every pending and every later request with `refusal`. The
+    /// record is not changed; its next coordinator owns it.
     pub(crate) fn kill(&mut self, refusal: Refusal) -> Output {
         for (member_id, waiting) in self.members.stop_waiting() {
             let reply = waiting.refused(member_id, refusal);
@@ -438,7 +440,7 @@ impl ClassicGroup {
         self.take()
     }
 
-    /// The group as tools see it.
+    /// The group as DescribeGroups reports it.
     pub(crate) fn describe(&self) -> Description {
         let chosen = match self.phase {
             Phase::Stable { .. } => self.protocol.as_deref(),
@@ -455,7 +457,7 @@ impl ClassicGroup {
         }
     }
 
-    /// Checks a claim to be a member of the current generation.
+    /// Checks that a request comes from a member of the current generation.
     fn admit(&self, claim: &MemberClaim) -> Result<(), Refusal> {
         if let Phase::Dead(refusal) = self.phase {
             return Err(refusal);
@@ -470,7 +472,7 @@ impl ClassicGroup {
 }
 
 impl Phase {
-    /// Kafka's word for it.
+    /// Kafka's name of the state.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Empty { .. } => "Empty",

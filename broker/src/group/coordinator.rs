@@ -1,23 +1,22 @@
-//! Drives the groups whose shard leads on this broker: hands their machines requests and time,
-//! makes durable what they decide, and tells those who wait.
+//! The coordinator of the groups whose shard leads on this broker: it passes requests and the time
+//! to their state machines, makes their decisions durable, and answers pending requests.
 //!
-//! # Place in the walk
-//!
-//! A handler calls one method here; a [`Seat`] owns the machine of its group under a lock of
-//! its own; the group's shard keeps what was decided. One task ([`Coordinator::run`]) keeps the
-//! time for all groups.
+//! A handler calls one method here. A [`GroupHandle`] owns the state machine of its group under its
+//! own lock, and the group's shard stores the decisions. One task ([`Coordinator::run`]) runs the
+//! timers of all groups.
 //!
 //! # Invariants
 //!
-//! - A machine exists only while its shard leads here, and belongs to one term of it. When the lead is
-//!   lost, all who wait are told to look for the coordinator.
-//! - Whatever a machine decides is proposed under its lock, so records of one group, commits
+//! - A state machine exists only while its shard leads here, and belongs to one term. When the
+//!   leadership is lost, all pending requests are answered so that the clients look up the
+//!   coordinator.
+//! - Every decision of a state machine is proposed under its lock, so records of one group, commits
 //!   and deletions reach the shard in the order in which they were decided.
-//! - A group without members has no machine. It is made again from the record when needed.
+//! - A group without members has no state machine. It is restored from the record when needed.
 //!
 //! # After a crash
 //!
-//! When a shard begins to lead, the machines of its groups that have members are restored at once,
+//! When a shard becomes leader, the state machines of its groups with members are restored at once,
 //! so that members that died with the old coordinator time out.
 
 mod pauses;
@@ -52,27 +51,27 @@ use alarm::Alarm;
 use seat::Seat;
 use stored::Stored;
 
-/// The broker's settings that concern groups; they hold until it stops.
+/// The broker's group settings, fixed until it stops.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    /// `group.min.session.timeout.ms`
+    /// `group.min.session.timeout.ms`, milliseconds.
     pub session_ms_min: i32,
-    /// `group.max.session.timeout.ms`
+    /// `group.max.session.timeout.ms`, milliseconds.
     pub session_ms_max: i32,
-    /// `group.initial.rebalance.delay.ms`
+    /// `group.initial.rebalance.delay.ms`, milliseconds.
     pub initial_delay_ms: i32,
-    /// `group.max.size`
+    /// `group.max.size`, number of members.
     pub members_max: usize,
-    /// `offset.metadata.max.bytes`, counted in UTF-16 units as Kafka does.
+    /// `offset.metadata.max.bytes`, in UTF-16 code units as in Kafka.
     pub metadata_units_max: usize,
-    /// `offsets.retention.minutes`
+    /// `offsets.retention.minutes`, in milliseconds.
     pub retention_ms: i64,
-    /// `offsets.retention.check.interval.ms`
+    /// `offsets.retention.check.interval.ms`, as a duration.
     pub retention_check_interval: Duration,
 }
 
 impl Options {
-    /// What the settings say.
+    /// The group settings of the broker's settings.
     #[must_use]
     pub fn new(settings: &Settings) -> Self {
         let ms = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
@@ -89,7 +88,7 @@ impl Options {
     }
 }
 
-/// All groups that are coordinated here.
+/// The coordinator of all groups on this broker.
 #[derive(Debug)]
 pub struct Coordinator {
     node: Arc<Node>,
@@ -105,20 +104,20 @@ pub struct Coordinator {
     changed: Mutex<Option<mpsc::UnboundedReceiver<Change>>>,
 }
 
-/// A replica began to lead its shard in a term, or ceased to.
+/// A replica became leader of its shard in a term, or lost the leadership (`None`).
 type Change = (ShardId, Option<u64>);
 
 /// The groups of one shard in one term.
 #[derive(Debug, Default)]
 struct Home {
     term: u64,
-    /// Its groups that have members are all here.
+    /// Whether all groups with members have been restored.
     is_taken_up: bool,
     groups: HashMap<String, Arc<Seat>>,
 }
 
 impl Coordinator {
-    /// A coordinator for the groups of `node`; [`Self::run`] makes it tick.
+    /// A coordinator for the groups of `node`; [`Self::run`] runs its timers.
     #[must_use]
     pub fn new(node: Arc<Node>, view: Arc<View>, options: Options) -> Arc<Self> {
         let (changes, changed) = mpsc::unbounded_channel();
@@ -137,16 +136,17 @@ impl Coordinator {
         })
     }
 
-    /// For the shards' observer: a replica began or ceased to lead. Returns at once.
+    /// Called by the shards' observer: a replica became leader or lost the leadership. Does not
+    /// block.
     pub fn leads(&self, shard: ShardId, term: Option<u64>) {
-        // The receiver lives as long as `self`, or in `run`; after that nobody is coordinated.
+        // The receiver lives as long as `self`, or in `run`; after that no group is coordinated.
         let _ = self.changes.send((shard, term));
     }
 
-    /// Takes up and lets go shards, and keeps the time of all groups, until dropped.
+    /// Follows the leadership of the shards and runs the timers of all groups, until dropped.
     pub async fn run(self: Arc<Self>) {
         let Some(mut changed) = self.changed.lock().take() else { return };
-        // Those that led before anybody told us.
+        // The shards that became leader before this task received changes.
         for shard in self.node.shards() {
             self.take_up(shard);
         }
@@ -171,8 +171,8 @@ impl Coordinator {
         }
     }
 
-    /// Everybody who waits is told to look for a coordinator again, at once and not when his
-    /// rebalance is over: the broker stops.
+    /// Answers every pending request so that the clients look up the coordinator again at once, and
+    /// not at the end of their rebalance: the broker is stopping.
     pub fn stop(&self) {
         self.is_stopping.store(true, Ordering::Release);
         let homes = std::mem::take(&mut *self.homes.lock());
@@ -187,7 +187,7 @@ impl Coordinator {
         self.home_of(group).is_ok()
     }
 
-    /// A client joins; waits until the generation is decided.
+    /// A client joins; waits until the generation is fixed.
     pub(crate) async fn join(self: &Arc<Self>, group: &str, join: Join) -> Reply {
         let member_id = join.member_id.clone();
         let refused = |refusal| Reply::NotJoined { member_id: member_id.clone(), refusal };
@@ -197,7 +197,7 @@ impl Coordinator {
         let asked = self
             .check_new(group)
             .and_then(|()| self.at_seat(group, |seat| seat.join(self, join.clone())));
-        // Its wait may be long, and the machine keeps what it needs.
+        // The wait may be long, and the state machine keeps what it needs.
         drop(join);
         match asked {
             Ok(reply) => reply.await.unwrap_or_else(|_| refused(Refusal::NotAvailable)),
@@ -205,7 +205,7 @@ impl Coordinator {
         }
     }
 
-    /// A member asks for its assignment; waits until the leader has made it.
+    /// A member requests its assignment; waits until the leader has made it.
     pub(crate) async fn sync(self: &Arc<Self>, group: &str, request: SyncRequest) -> Reply {
         if group.is_empty() {
             return Reply::NotSynced(Refusal::InvalidGroupId);
@@ -220,7 +220,7 @@ impl Coordinator {
         }
     }
 
-    /// Whether there may be a group of this name: there is one, or there is room for one more.
+    /// Checks that a group of this name exists or may be created.
     pub(super) fn check_new(&self, group: &str) -> Result<(), Refusal> {
         if group.len() > limits::GROUP_ID_BYTES_MAX {
             return Err(Refusal::InvalidGroupId);
@@ -238,12 +238,12 @@ impl Coordinator {
         Ok(())
     }
 
-    /// What the members of all groups say about themselves, bytes.
+    /// Size of the metadata of the members of all groups, bytes.
     fn metadata_bytes(&self) -> usize {
         self.metadata_bytes.load(Ordering::Relaxed)
     }
 
-    /// A member says that it lives.
+    /// A heartbeat of a member.
     pub(crate) fn heartbeat(
         self: &Arc<Self>,
         group: &str,
@@ -259,7 +259,7 @@ impl Coordinator {
         })?
     }
 
-    /// Members go. One result for each, or one for all.
+    /// Members leave. One result for each, or one for all.
     pub(crate) fn leave(
         self: &Arc<Self>,
         group: &str,
@@ -273,7 +273,7 @@ impl Coordinator {
         })?
     }
 
-    /// Milliseconds since the start: a clock that nobody sets.
+    /// Milliseconds since the start, by a monotonic clock.
     fn now_ms(&self) -> i64 {
         i64::try_from(self.begun.elapsed().as_millis()).unwrap_or(i64::MAX)
     }
@@ -302,8 +302,8 @@ impl Coordinator {
         Ok((shard, term))
     }
 
-    /// Does something with the group's machine. It may have been dropped between being found
-    /// and being locked (`None`); then there is a new one.
+    /// Calls a function with the group's state machine. The handle may have been retired between
+    /// its look-up and its lock (`None`); then the function is called with a new one.
     fn at_seat<T>(
         &self,
         group: &str,
@@ -339,7 +339,7 @@ impl Coordinator {
         seat
     }
 
-    /// Restores every group of a shard that has members, so that their sessions run.
+    /// Restores every group of a shard that has members, so that their session timeouts run.
     fn take_up(self: &Arc<Self>, shard: &Arc<ShardHandle>) {
         let Some(term) = shard.leading() else { return self.let_go(shard.id()) };
         let stale = {
@@ -370,7 +370,7 @@ impl Coordinator {
         retire_all(home.into_iter().flat_map(|home| home.groups.into_values()).collect());
     }
 
-    /// Drops a seat whose machine keeps nothing that the record does not have.
+    /// Drops a handle whose state machine holds nothing beyond the record.
     fn dismiss(&self, seat: &Arc<Seat>) {
         let mut homes = self.homes.lock();
         let Some(home) = homes.get_mut(&seat.shard().id()) else { return };
@@ -387,7 +387,7 @@ impl Coordinator {
 }
 
 impl Home {
-    /// Makes it the home of this term; gives back the groups of one before.
+    /// Starts a new term, and returns the groups of the previous one.
     fn enter(&mut self, term: u64) -> Vec<Arc<Seat>> {
         if self.term == term {
             return Vec::new();
@@ -404,8 +404,8 @@ fn retire_all(seats: Vec<Arc<Seat>>) {
     }
 }
 
-/// What a group's client is told when a record of the group has no outcome. Members look for the
-/// coordinator again, which begins from what was committed.
+/// The error for requests of a group when a record of the group has no outcome. Members look up the
+/// coordinator again, which restores the committed state.
 fn refusal(error: ProposeError) -> Refusal {
     match error {
         ProposeError::NotLeader | ProposeError::Unknown => Refusal::NotCoordinator,

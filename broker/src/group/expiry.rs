@@ -1,9 +1,10 @@
-//! Which committed offsets have grown old.
+//! Decides which committed offsets expire.
 //!
-//! While a group is in use its offsets stay, but for topics that nobody in it reads any more. Once
-//! its last member is gone they have `offsets.retention.minutes` left. Offsets of a group that
-//! never had members (a simple consumer's) age from their commit. An expiry that an old client set
-//! itself counts instead of the retention. Those of a topic that the group is bound to never go.
+//! While a group has members its offsets are kept, except for topics that no member reads. After
+//! the last member left they are kept for `offsets.retention.minutes`. Offsets of a group that
+//! never had members (a simple consumer's) expire by the time of their commit. An expiry time set
+//! by an old client replaces the retention. Offsets of a topic that the group is bound to never
+//! expire.
 
 use std::sync::Arc;
 
@@ -13,28 +14,28 @@ use ropewalk_shard::state::group::CommittedOffset;
 
 use super::subscription::Subscribed;
 
-/// From when on the offsets of a group age.
+/// The start of the retention time of a group's offsets.
 enum Base<'a> {
-    /// All of them, from the moment the last member left.
+    /// For all offsets: when the last member left.
     Since(i64),
-    /// Each from its commit.
+    /// For each offset: its commit.
     Commit,
-    /// Those of topics that nobody subscribes to, from their commit.
+    /// For offsets of topics without a subscriber: their commit.
     CommitUnless(&'a Subscribed),
-    /// Not now: the group is rebalancing, or its members' topics are unknown.
+    /// Nothing expires now: the group is rebalancing, or its subscriptions are unknown.
     Never,
 }
 
-/// What is known now of the topic of an offset.
+/// The topic of an offset.
 pub(crate) struct Topic {
-    /// Its present name.
+    /// The current name of the topic.
     pub(crate) name: Arc<str>,
-    /// Whether the group is bound to it.
+    /// Whether the group is bound to the topic.
     pub(crate) is_bound: bool,
 }
 
-/// The offsets that go, each with the time of its commit. `is_stable` is what the coordinator
-/// knows of the members now; `topic` knows a partition's topic.
+/// The expired offsets, each with the time of its commit. `is_stable` is the coordinator's view of
+/// the members; `topic` looks up a partition's topic.
 pub(crate) fn expired(
     group: &Group,
     is_stable: bool,
@@ -53,7 +54,7 @@ pub(crate) fn expired(
             Base::Since(since_ms) => since_ms,
             Base::Commit => committed.time_ms,
             Base::CommitUnless(subscribed) => {
-                // A topic without a name is deleted, and its offsets go with it.
+                // A topic without a name is deleted, and its offsets are removed with it.
                 if topic.is_none_or(|topic| subscribed.includes(&topic.name)) {
                     return false;
                 }

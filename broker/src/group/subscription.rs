@@ -1,9 +1,9 @@
-//! What consumers subscribe to, read from the bytes that they send to each other through the
-//! group's leader.
+//! The topics that consumers subscribe to, decoded from the bytes that they send to the group's
+//! leader.
 //!
-//! The broker has no part in an assignment and looks into these bytes for three reasons only: a
-//! static member that comes back with the same topics costs no rebalance, offsets of topics that
-//! somebody still reads do not expire, and an administrator cannot delete them.
+//! The broker takes no part in the assignment and decodes these bytes for three reasons only: a
+//! static member that rejoins with the same topics causes no rebalance, offsets of subscribed
+//! topics do not expire, and an administrator cannot delete them.
 
 use std::collections::BTreeSet;
 
@@ -13,26 +13,27 @@ use ropewalk_shard::state::Group;
 /// The protocol type of Kafka's consumers.
 pub(crate) const CONSUMER: &str = "consumer";
 
-/// What a group reads, as far as it can be told.
+/// The topics that a group reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Subscribed {
-    /// These topics.
+    /// The group reads these topics.
     To(BTreeSet<String>),
-    /// Its members' bytes are not a consumer's: any topic, for all we know.
+    /// The members' metadata is not a consumer's: the group may read any topic.
     Unknown,
 }
 
-/// What the members of a group sent, not read yet: it is taken while the state is locked, and read after that.
+/// The members' metadata, not decoded yet: it is copied while the state is locked and decoded after
+/// that.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Sent {
     /// The metadata of each member's chosen protocol.
     ByConsumers(Vec<Bytes>),
-    /// Bytes that are not a consumer's.
+    /// Metadata of another protocol type.
     ByOthers,
 }
 
 impl Sent {
-    /// What the members of its last completed generation sent.
+    /// The metadata of the members of the group's last completed generation.
     pub(crate) fn of(group: &Group) -> Self {
         let Some(protocol) = &group.protocol else { return Self::ByConsumers(Vec::new()) };
         if group.protocol_type != CONSUMER {
@@ -46,7 +47,7 @@ impl Sent {
         of_member.collect::<Option<_>>().map_or(Self::ByOthers, Self::ByConsumers)
     }
 
-    /// The topics of all members. Those that say the same are read once.
+    /// Decodes the topics of all members. Equal metadata is decoded once.
     pub(crate) fn read(self) -> Subscribed {
         let Self::ByConsumers(all) = self else { return Subscribed::Unknown };
         let distinct: BTreeSet<Bytes> = all.into_iter().collect();
@@ -70,9 +71,9 @@ impl Subscribed {
     }
 }
 
-/// Whether a member that came back wants what it wanted before. Everything but the topics (what
-/// it owned, its generation, its rack) is gone or its own affair. Bytes of other protocol types
-/// are opaque, and then a static member is taken at its word that it is the same.
+/// Whether a returning member subscribes to the same topics as before. The other fields (owned
+/// partitions, generation, rack) do not matter. Metadata of other protocol types is opaque; a
+/// static member with such metadata counts as unchanged.
 pub(crate) fn same_topics(protocol_type: Option<&str>, before: &Bytes, after: &Bytes) -> bool {
     if protocol_type != Some(CONSUMER) || before == after {
         return true;
@@ -83,8 +84,8 @@ pub(crate) fn same_topics(protocol_type: Option<&str>, before: &Bytes, after: &B
     }
 }
 
-/// The topics of a `ConsumerProtocolSubscription`: a version, then an array of strings. What
-/// later versions add comes behind.
+/// The topics of a `ConsumerProtocolSubscription`: a version, then an array of strings. Fields of
+/// later versions follow.
 fn topics(metadata: &Bytes) -> Option<BTreeSet<String>> {
     let mut rest = metadata.clone();
     rest.try_get_i16().ok().filter(|version| *version >= 0)?;

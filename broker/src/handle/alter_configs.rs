@@ -1,5 +1,5 @@
-//! AlterConfigs and IncrementalAlterConfigs: the first replaces all that was set, the second
-//! changes single keys (KIP-339).
+//! AlterConfigs and IncrementalAlterConfigs: the first replaces all configuration of a resource,
+//! the second changes single keys (KIP-339).
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use crate::{limits, settings};
 type Refused = (ErrorCode, String);
 type Changes = Vec<(String, Option<String>)>;
 
-/// Answers AlterConfigs.
+/// Handles AlterConfigs.
 pub(crate) async fn replace(
     ctx: &Arc<Context>,
     call: &Call,
@@ -50,7 +50,7 @@ pub(crate) async fn replace(
     Ok(AlterConfigsResponse { responses, ..Default::default() })
 }
 
-/// Answers IncrementalAlterConfigs.
+/// Handles IncrementalAlterConfigs.
 pub(crate) async fn change(
     ctx: &Arc<Context>,
     call: &Call,
@@ -100,7 +100,7 @@ async fn alter(
     altered.map_err(|error| ((&error).into(), error.to_string()))
 }
 
-/// Groups need not exist to be configured, so there is a bound on how many are.
+/// Checks the bound on configured groups. A group need not exist to be configured.
 fn check_room(ctx: &Context, resource: &ConfigResource) -> Result<(), Refused> {
     let ConfigResource::Group(_) = resource else { return Ok(()) };
     let state = ctx.node.catalog().state();
@@ -109,7 +109,7 @@ fn check_room(ctx: &Context, resource: &ConfigResource) -> Result<(), Refused> {
     let configured = catalog.configs.keys().filter(is_group).count();
     if !catalog.configs.contains_key(resource) && configured >= limits::CONFIGURED_GROUPS_MAX {
         let why = format!(
-            "{configured} groups have configs of their own, at most {} may; delete those of some groups",
+            "{configured} groups have configs of their own, at most {} are allowed; delete those of some groups",
             limits::CONFIGURED_GROUPS_MAX
         );
         return Err((ErrorCode::PolicyViolation, why));
@@ -170,14 +170,14 @@ fn validate(resource: &ConfigResource, key: &str, value: Option<&str>) -> Result
     }
 }
 
-/// What is set now.
+/// The current configuration of a resource, defaults excluded.
 fn current(ctx: &Context, resource: &ConfigResource) -> BTreeMap<String, String> {
     let state = ctx.node.catalog().state();
     let set = state.catalog.as_ref().and_then(|catalog| catalog.configs.get(resource));
     set.cloned().unwrap_or_default()
 }
 
-/// Sets what is asked and clears the rest.
+/// The change from the current configuration to exactly the requested one.
 fn replacement(
     ctx: &Context,
     resource: &ConfigResource,
@@ -230,7 +230,7 @@ fn single_changes(
     Ok(changes)
 }
 
-/// The elements that a list key has now, wherever they come from.
+/// The current elements of a list key, whether set or default.
 fn list_now(ctx: &Context, resource: &ConfigResource, name: &str) -> Result<Vec<String>, Refused> {
     let key = match resource {
         ConfigResource::Topic(_) => settings::topic::find(name),

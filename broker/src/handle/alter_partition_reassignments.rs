@@ -1,5 +1,5 @@
-//! AlterPartitionReassignments: replicas move by shard, so the only set that can be asked for is
-//! the one there is; asking for it changes nothing.
+//! AlterPartitionReassignments: replicas are placed per shard, so only the current replica set is
+//! accepted, and requesting it changes nothing.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use super::create_topics::check_replicas;
 use super::partition::Found;
 use super::{Call, Close, Context, ErrorCode};
 
-/// Answers the request.
+/// Handles the request.
 pub(crate) async fn handle(
     ctx: &Arc<Context>,
     call: &Call,

@@ -1,4 +1,4 @@
-//! AlterReplicaLogDirs: there is one directory, so a replica can only be "moved" to where it is.
+//! AlterReplicaLogDirs: there is one log directory, so only the current directory is accepted.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use ropewalk_codec::alter_replica_log_dirs_response::{
 use super::partition::Found;
 use super::{Call, Close, Context, ErrorCode};
 
-/// Answers the request.
+/// Handles the request.
 pub(crate) async fn handle(
     ctx: &Arc<Context>,
     call: &Call,

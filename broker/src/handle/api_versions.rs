@@ -1,8 +1,8 @@
-//! ApiVersions (key 18): what is spoken here.
+//! ApiVersions (key 18): the served APIs with their versions.
 //!
-//! The first request of nearly every client, sent before it knows anything of us. A version that we do
-//! not know is therefore answered all the same, in version 0 and with the range of this one API
-//! (KIP-511); the client then asks again in a version both know.
+//! It is the first request of nearly every client, sent before the client knows the broker's
+//! versions. An unknown version is therefore answered in version 0 with the version range of
+//! ApiVersions only (KIP-511), and the client sends the request again in a common version.
 
 use std::sync::Arc;
 
@@ -15,8 +15,8 @@ use ropewalk_codec::{ApiKey, Str};
 use crate::handle::{Answer, Call, Close, Context, ErrorCode, ROUTES, Route};
 use crate::listen::{Lane, Request, Turn};
 
-/// No client that is served here needs a feature switch yet, so none is named: the finalized
-/// features are absent and their epoch stays at its "unknown".
+/// No finalized feature is advertised, because no client that is served here needs one. Their epoch
+/// stays at its "unknown" value.
 pub(super) async fn handle(
     _ctx: &Arc<Context>,
     call: &Call,
@@ -31,7 +31,7 @@ pub(super) async fn handle(
     Ok(ApiVersionsResponse { api_keys, ..ApiVersionsResponse::default() })
 }
 
-/// The answer to a version that nobody here has heard of.
+/// The response to an unknown version.
 pub(super) fn answer_unknown_version(call: Call) -> Request {
     let itself = ROUTES.iter().filter(|route| route.key == ApiKey::ApiVersions);
     let response = ApiVersionsResponse {

@@ -1,9 +1,9 @@
-//! ConsumerGroupHeartbeat: refused, in words. Groups of the newer consumer protocol (KIP-848) are not
-//! served yet.
+//! ConsumerGroupHeartbeat: refused with a message. Groups of the newer consumer protocol (KIP-848)
+//! are not served yet.
 //!
-//! It is answered as Kafka answers where that protocol is switched off. A client that does not find the
-//! API in ApiVersions keeps looking for another coordinator and reports nothing (librdkafka), so the API is
-//! advertised.
+//! The answer is the one of a Kafka broker on which that protocol is disabled. A client that does
+//! not find the API in ApiVersions keeps looking for another coordinator and reports nothing
+//! (librdkafka), so the API is advertised.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use super::{Call, Close, Context, ErrorCode};
 
 const WHY: &str = "the consumer group protocol of KIP-848 is not served yet; set group.protocol=classic in the client";
 
-/// Answers the request.
+/// Handles the request.
 pub(crate) async fn handle(
     ctx: &Arc<Context>,
     call: &Call,

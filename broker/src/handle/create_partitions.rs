@@ -1,4 +1,4 @@
-//! CreatePartitions: a topic only ever grows.
+//! CreatePartitions: adds partitions to a topic; a topic never loses any.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::create_topics::check_replicas;
 use super::{Call, Close, Context, ErrorCode, deadline};
 
-/// Answers the request.
+/// Handles the request.
 pub(crate) async fn handle(
     ctx: &Arc<Context>,
     call: &Call,

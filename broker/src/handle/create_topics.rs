@@ -1,7 +1,7 @@
-//! CreateTopics: makes topics; answered once their partitions take records.
+//! CreateTopics: creates topics; answered once their partitions accept records.
 //!
-//! The replication factor is the cluster's: 1, or "the default", or a manual assignment to just
-//! this broker.
+//! The replication factor is the cluster's: 1, or -1 for the default, or a manual assignment to
+//! this broker only.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -19,10 +19,10 @@ use crate::catalog::{Created, NewTopic, TopicError, name};
 use crate::limits;
 use crate::settings::describe;
 
-/// What was wrong, for one topic.
+/// The error code and message for one topic.
 type Refused = (ErrorCode, String);
 
-/// Answers the request.
+/// Handles the request.
 pub(crate) async fn handle(
     ctx: &Arc<Context>,
     call: &Call,
@@ -67,8 +67,8 @@ pub(crate) async fn handle(
     Ok(CreateTopicsResponse { topics, ..Default::default() })
 }
 
-/// Makes the topics in pieces that are one entry of the catalog each. Those whose outcome is not known
-/// when the client's time is over may still be made.
+/// Creates the topics in chunks that are one catalog entry each. A topic whose outcome is not known
+/// at the client's timeout may still be created.
 async fn create(
     ctx: &Arc<Context>,
     call: &Call,
@@ -136,7 +136,7 @@ fn translate(ctx: &Context, topic: CreatableTopic) -> Result<NewTopic, Refused> 
         })?;
         Ok((config.name.to_string(), value.to_string()))
     };
-    // As in Kafka the last value of a key that is named twice holds.
+    // As in Kafka, the last value of a repeated key applies.
     let configs: BTreeMap<_, _> =
         topic.configs.into_iter().map(config).collect::<Result<_, Refused>>()?;
     let configs: Vec<_> = configs.into_iter().collect();
@@ -144,7 +144,7 @@ fn translate(ctx: &Context, topic: CreatableTopic) -> Result<NewTopic, Refused> 
     Ok(NewTopic { name: topic.name.to_string(), partitions, configs, owner: None })
 }
 
-/// Whether what is to be set for one resource is of a size that can be kept. Each value is checked with its key.
+/// Checks the total size of the configuration of one resource. Each value is checked with its key.
 pub(super) fn check_configs<'a>(
     configs: impl Iterator<Item = (&'a str, Option<&'a str>)>,
 ) -> Result<(), Refused> {
@@ -177,7 +177,7 @@ fn check_replication(factor: i16) -> Result<(), Refused> {
     }
 }
 
-/// The number of partitions, if every one is assigned to just this broker.
+/// The number of partitions, if every one is assigned to this broker only.
 pub(super) fn check_assignments(
     ctx: &Context,
     assignments: &[CreatableReplicaAssignment],
@@ -187,8 +187,8 @@ pub(super) fn check_assignments(
     let gap = indexes.iter().zip(0_i32..).find(|(index, wanted)| *index != wanted);
     if let Some((index, wanted)) = gap {
         let why = format!(
-            "the partitions of a manual assignment must be 0, 1, 2 … without a gap; {index} stands where \
-             {wanted} should"
+            "the partitions of a manual assignment must be 0, 1, 2 … without a gap; {index} is where \
+             {wanted} should be"
         );
         return Err((ErrorCode::InvalidReplicaAssignment, why));
     }
@@ -200,7 +200,7 @@ pub(super) fn check_assignments(
     })
 }
 
-/// Whether these replicas are what this cluster has: just this broker.
+/// Whether these replicas are the cluster's only replica set: this broker.
 pub(super) fn check_replicas(ctx: &Context, broker_ids: &[i32]) -> Result<(), Refused> {
     if broker_ids == [ctx.broker_id] {
         return Ok(());

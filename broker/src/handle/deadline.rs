@@ -1,7 +1,7 @@
-//! How long a client waits for a change: `timeout_ms` of its request.
+//! Time limit of a change: `timeout_ms` of its request.
 //!
-//! What was proposed cannot be taken back, so the end of that time decides nothing: the change may
-//! still be made. The answer is REQUEST_TIMED_OUT, which clients read as "outcome unknown".
+//! A proposed command cannot be withdrawn, so reaching the limit decides nothing: the change may
+//! still be made. The answer is REQUEST_TIMED_OUT, which clients treat as "outcome unknown".
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::limits;
 
-/// The client's time was over before the outcome was known.
+/// The client's time limit passed before the outcome was known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the outcome is not known after {} ms (timeout_ms of the request): the change may still be made",
@@ -19,8 +19,8 @@ pub(super) struct TimedOut {
     waited: Duration,
 }
 
-/// How long the client of a request waits. A time that is not positive says nothing, and stands for
-/// [`limits::CHANGE_TIME_DEFAULT`]: durability takes longer than no time.
+/// The time limit of a request. A limit that is not positive is replaced by
+/// [`limits::CHANGE_TIME_DEFAULT`], because durability takes time.
 pub(super) fn patience(timeout_ms: i32) -> Duration {
     match u64::try_from(timeout_ms) {
         Ok(ms @ 1..) => Duration::from_millis(ms),
@@ -28,10 +28,10 @@ pub(super) fn patience(timeout_ms: i32) -> Duration {
     }
 }
 
-/// Runs `change` to its end in a task of its own, and waits for that as long as the client does.
+/// Runs `change` to its end in a task of its own, and waits for it up to the client's time limit.
 ///
 /// # Errors
-/// [`TimedOut`] when the client's time is over first; the task goes on.
+/// [`TimedOut`] when the time limit passes first; the task continues.
 pub(super) async fn within<T: Send + 'static>(
     timeout_ms: i32,
     change: impl Future<Output = T> + Send + 'static,
@@ -42,7 +42,7 @@ pub(super) async fn within<T: Send + 'static>(
         Ok(Ok(outcome)) => Ok(outcome),
         Ok(Err(failed)) => match failed.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
-            // The runtime is ending, and the change with it.
+            // The runtime is shutting down, and the change is cancelled with it.
             Err(_) => Err(TimedOut { waited }),
         },
         Err(_) => Err(TimedOut { waited }),

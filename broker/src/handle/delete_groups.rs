@@ -1,4 +1,4 @@
-//! DeleteGroups: groups without members go, and their offsets with them.
+//! DeleteGroups: deletes groups without members, and their offsets.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use ropewalk_codec::delete_groups_response::{DeletableGroupResult, DeleteGroupsR
 
 use super::{Call, Close, Context, ErrorCode};
 
-/// Answers the request.
+/// Handles the request.
 pub(crate) async fn handle(
     ctx: &Arc<Context>,
     call: &Call,

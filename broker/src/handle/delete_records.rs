@@ -1,4 +1,4 @@
-//! DeleteRecords: moves the log start of partitions up; one command for all of a shard.
+//! DeleteRecords: advances the log start of partitions, with one command per shard.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,23 +19,23 @@ use super::{Call, Close, Context, ErrorCode, deadline};
 use crate::catalog::TopicView;
 use crate::limits;
 
-/// Stands for the high watermark.
+/// The offset that stands for the high watermark.
 const ALL: i64 = -1;
 
-/// How many partitions a line of the log names.
+/// Most partitions that one log line names.
 const NAMED_MAX: usize = 20;
 
-/// Where a log started before, and where it starts now.
+/// The log start of a partition before and after the request.
 #[derive(Debug)]
 struct Moved {
     before: i64,
     after: i64,
 }
 
-/// A partition whose log start is to move.
+/// A partition whose log start is to be advanced.
 #[derive(Debug)]
 struct Move {
-    /// Topic and partition in the response.
+    /// Indexes of topic and partition in the response.
     place: (usize, usize),
     shard: Arc<ShardHandle>,
     log: Arc<PartitionLog>,
@@ -44,7 +44,7 @@ struct Move {
     offset: i64,
 }
 
-/// Answers the request.
+/// Handles the request.
 pub(crate) async fn handle(
     ctx: &Arc<Context>,
     call: &Call,
@@ -104,7 +104,8 @@ pub(crate) async fn handle(
     Ok(DeleteRecordsResponse { topics, ..Default::default() })
 }
 
-/// What is to be done. Moving a log start to where it is, or below, changes nothing and is no error.
+/// The move of one partition. Advancing to the current log start or below changes nothing and is
+/// not an error.
 fn check(
     ctx: &Context,
     topic: &TopicView,
@@ -113,7 +114,7 @@ fn check(
 ) -> Result<Move, ErrorCode> {
     let found = ctx.partition(topic, asked.partition_index)?;
     if topic.config.compacts() && !topic.config.deletes() {
-        // Compacted topics keep the last record of every key.
+        // A compacted topic keeps the last record of every key.
         return Err(ErrorCode::PolicyViolation);
     }
     let end = found.log.high_watermark();
@@ -125,7 +126,7 @@ fn check(
     Ok(Move { place, shard: found.shard, log: found.log, id: found.id, before, offset })
 }
 
-/// One shard's moves in pieces that are one entry each.
+/// Splits one shard's moves into chunks that are one entry each.
 fn pieces(mut moves: Vec<Move>) -> impl Iterator<Item = Vec<Move>> {
     std::iter::from_fn(move || {
         let rest = moves.split_off(moves.len().min(limits::ENTRY_PARTITIONS_MAX));
@@ -134,7 +135,7 @@ fn pieces(mut moves: Vec<Move>) -> impl Iterator<Item = Vec<Move>> {
     })
 }
 
-/// The log starts after the moves of one shard, by their places.
+/// The log starts after the moves of one shard, by their places in the response.
 async fn advance(
     call: &Call,
     moves: Vec<Move>,
@@ -157,7 +158,7 @@ async fn advance(
     moves.into_iter().map(outcome).collect()
 }
 
-/// The first partitions of a topic with their log starts.
+/// The first partitions of a topic with their log starts, for the log line.
 fn listed(log_starts: &BTreeMap<i32, i64>) -> String {
     let named = log_starts.iter().take(NAMED_MAX).map(|(index, start)| format!("{index}: {start}"));
     let more = (log_starts.len() > NAMED_MAX).then(|| "…".to_owned());

@@ -12,7 +12,7 @@ use super::{Call, Close, Context, ErrorCode, deadline};
 use crate::catalog::{TopicError, TopicView};
 use crate::limits;
 
-/// Answers the request.
+/// Handles the request.
 pub(crate) async fn handle(
     ctx: &Arc<Context>,
     call: &Call,
@@ -65,7 +65,7 @@ pub(crate) async fn handle(
     Ok(DeleteTopicsResponse { responses, ..Default::default() })
 }
 
-/// Deletes the topics, and writes what became of each at its place in the response.
+/// Deletes the topics, and writes each result to its place in the response.
 async fn delete(
     ctx: &Arc<Context>,
     call: &Call,

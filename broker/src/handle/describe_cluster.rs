@@ -1,4 +1,4 @@
-//! DescribeCluster: which brokers there are (KIP-700).
+//! DescribeCluster: the brokers of the cluster (KIP-700).
 
 use std::sync::Arc;
 
@@ -8,10 +8,10 @@ use ropewalk_codec::describe_cluster_response::{DescribeClusterBroker, DescribeC
 
 use super::{Call, Close, Context, ErrorCode, operations};
 
-/// Brokers, as opposed to controllers (KIP-919).
+/// Endpoint type "broker", as opposed to controller (KIP-919).
 const BROKERS: i8 = 1;
 
-/// Answers the request.
+/// Handles the request.
 pub(crate) async fn handle(
     ctx: &Arc<Context>,
     call: &Call,
@@ -20,7 +20,7 @@ pub(crate) async fn handle(
     if request.endpoint_type != BROKERS {
         return Ok(DescribeClusterResponse {
             error_code: call.refuse(ErrorCode::MismatchedEndpointType),
-            error_message: Some(Str::from_static("this listener serves brokers' clients")),
+            error_message: Some(Str::from_static("this listener serves broker endpoints only")),
             endpoint_type: BROKERS,
             ..Default::default()
         });

@@ -1,4 +1,4 @@
-//! DescribeConfigs: every key of a topic, a broker or a group, with where its value comes from.
+//! DescribeConfigs: every key of a topic, a broker or a group, with the source of its value.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -15,13 +15,13 @@ use uuid::Uuid;
 use super::{Call, Close, Context, ErrorCode};
 use crate::settings::describe::{self, Found, Row, Source};
 
-/// Kafka's numbers for kinds of resources.
+/// Kafka's numbers of resource types.
 pub(super) const TOPIC: i8 = 2;
 pub(super) const BROKER: i8 = 4;
 pub(super) const CLIENT_METRICS: i8 = 16;
 pub(super) const GROUP: i8 = 32;
 
-/// Answers the request.
+/// Handles the request.
 pub(crate) async fn handle(
     ctx: &Arc<Context>,
     call: &Call,
@@ -93,8 +93,8 @@ fn rows(
     }
 }
 
-/// Where clients are sent is always decided, if not by a setting then by the listeners; Kafka shows
-/// it as set either way.
+/// Adds the advertised listeners. They have a value even if no setting names them (derived from the
+/// listeners), and Kafka shows that value as set.
 fn with_advertised(ctx: &Context, mut rows: Vec<Row>) -> Vec<Row> {
     let mut listeners: Vec<String> = ctx
         .endpoints

@@ -1,4 +1,4 @@
-//! DescribeGroups: who is in a group and what each has been given.
+//! DescribeGroups: the members of a group and their assignments.
 
 use std::sync::Arc;
 
@@ -12,12 +12,12 @@ use super::{Call, Close, Context, operations};
 use crate::group::Refusal;
 use crate::group::classic::{Description, MemberDescription};
 
-/// From here on an unknown group is an error; before, it was one that is dead (KIP-1043).
+/// First version in which an unknown group is an error; before, it is reported as dead (KIP-1043).
 const UNKNOWN_GROUP_FROM: i16 = 6;
 
 const DEAD: Str = Str::from_static("Dead");
 
-/// Answers the request.
+/// Handles the request.
 pub(crate) async fn handle(
     ctx: &Arc<Context>,
     call: &Call,

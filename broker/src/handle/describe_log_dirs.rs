@@ -1,4 +1,4 @@
-//! DescribeLogDirs: how much room each partition takes. There is one directory, the data directory.
+//! DescribeLogDirs: the size of each partition. There is one directory, the data directory.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use ropewalk_codec::describe_log_dirs_response::{
 
 use super::{Call, Close, Context};
 
-/// Answers the request.
+/// Handles the request.
 pub(crate) async fn handle(
     ctx: &Arc<Context>,
     _call: &Call,

@@ -1,5 +1,4 @@
-//! DescribeProducers: which producers number their batches in a partition, and how far they are
-//! (KIP-664).
+//! DescribeProducers: the idempotent producers of a partition with their last sequence (KIP-664).
 
 use std::sync::Arc;
 
@@ -12,7 +11,7 @@ use ropewalk_codec::describe_producers_response::{
 use super::partition::Found;
 use super::{Call, Close, Context, ErrorCode};
 
-/// Answers the request.
+/// Handles the request.
 pub(crate) async fn handle(
     ctx: &Arc<Context>,
     call: &Call,

@@ -1,6 +1,6 @@
-//! DescribeQuorum: who agrees on the metadata (KIP-595). That is the catalog shard, whose Raft log
-//! stands for the log that Kafka calls `__cluster_metadata`: an entry's index is its offset, and
-//! an entry is committed before it is applied. The leader is caught up with itself at any time
+//! DescribeQuorum: the voters of the metadata (KIP-595). These are the voters of the catalog shard,
+//! whose Raft log is reported as Kafka's `__cluster_metadata`: the index of an entry is its offset,
+//! and an entry is committed before it is applied. The leader's last caught-up time is always now
 //! (KIP-836).
 
 use std::sync::Arc;
@@ -17,10 +17,10 @@ use crate::clock;
 
 const METADATA_TOPIC: &str = "__cluster_metadata";
 
-/// The first version with words for where the voters listen (KIP-853).
+/// First version that carries the voters' endpoints (KIP-853).
 const NODES_SINCE: i16 = 2;
 
-/// Answers the request.
+/// Handles the request.
 pub(crate) async fn handle(
     ctx: &Arc<Context>,
     call: &Call,

@@ -12,7 +12,7 @@ use ropewalk_codec::describe_topic_partitions_response::{
 use super::{Call, Close, Context, ErrorCode, operations};
 use crate::catalog::TopicView;
 
-/// Answers the request.
+/// Handles the request.
 pub(crate) async fn handle(
     ctx: &Arc<Context>,
     call: &Call,

@@ -1,4 +1,4 @@
-//! ElectLeaders: with one broker the preferred leader leads already.
+//! ElectLeaders: with one broker the preferred leader is always the leader.
 
 use std::sync::Arc;
 
@@ -11,13 +11,13 @@ use ropewalk_codec::elect_leaders_response::{
 use super::partition::Found;
 use super::{Call, Close, Context, ErrorCode};
 
-/// Answers the request.
+/// Handles the request.
 pub(crate) async fn handle(
     ctx: &Arc<Context>,
     call: &Call,
     request: ElectLeadersRequest,
 ) -> Result<ElectLeadersResponse, Close> {
-    // "All partitions" answers only those that were elected: none.
+    // A request for all partitions lists only those with an election: none.
     let asked = request.topic_partitions.unwrap_or_default();
     let topic = |asked: ropewalk_codec::elect_leaders_request::TopicPartitions| {
         let partition = |partition_id: i32, found: Result<Found, ErrorCode>| {

@@ -1,9 +1,9 @@
-//! Kafka's error codes, and the one mapping from our refusals to them.
+//! Kafka's error codes, and the one mapping from internal errors to them.
 //!
-//! Every layer below has its own errors, split by what the caller does next; a client knows only
-//! these numbers, and decides by them whether to retry, to look for another leader, to join
-//! its group again or to give up. A wrong class turns a blip into lost data or a hot loop, so the
-//! choice is made here and nowhere else.
+//! Every layer below has its own errors, split by what the caller does next. A client sees only
+//! these codes, and decides by them whether to retry, to look for another leader, to join its group
+//! again or to give up. A wrong code turns a short interruption into lost data or a hot loop, so
+//! the mapping is made here and nowhere else.
 
 use ropewalk_batch::Refusal;
 use ropewalk_shard::ProposeError;
@@ -15,7 +15,7 @@ use crate::catalog::TopicError;
 
 macro_rules! error_codes {
     ($($variant:ident = $code:literal, $name:literal;)*) => {
-        /// What a client is told about a request or a part of one.
+        /// Kafka's error code of a request or a part of one.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[repr(i16)]
         pub enum ErrorCode {
@@ -29,7 +29,7 @@ macro_rules! error_codes {
                 match self { $(Self::$variant => $name,)* }
             }
 
-            /// The code of a number, if Kafka 4.3 knows it.
+            /// The error code with this number, if Kafka 4.3 defines it.
             #[must_use]
             pub const fn from_i16(code: i16) -> Option<Self> {
                 match code { $($code => Some(Self::$variant),)* _ => None }
@@ -177,7 +177,7 @@ error_codes! {
 }
 
 impl ErrorCode {
-    /// The number on the wire.
+    /// The number in the protocol.
     #[must_use]
     pub const fn code(self) -> i16 {
         self as i16
@@ -194,18 +194,18 @@ impl From<ErrorCode> for i16 {
 impl From<ProposeError> for ErrorCode {
     fn from(error: ProposeError) -> Self {
         match error {
-            // Clients count these as not persisted, and ask again.
+            // Clients treat these codes as "not persisted" and retry.
             ProposeError::NotLeader | ProposeError::Stopped => Self::NotLeaderOrFollower,
             ProposeError::Full => Self::KafkaStorageError,
             ProposeError::Busy | ProposeError::Behind => Self::NotEnoughReplicas,
             ProposeError::TooLarge { .. } => Self::MessageTooLarge,
-            // The entry may still commit: clients count this one as possibly persisted.
+            // The entry may still commit: clients treat this code as "possibly persisted".
             ProposeError::Unknown => Self::RequestTimedOut,
         }
     }
 }
 
-/// What a group's or a transaction's client is told when the shard took nothing.
+/// The error code for requests of groups and transactions when the shard rejects a command.
 #[must_use]
 pub fn coordinator(error: ProposeError) -> ErrorCode {
     match error {
@@ -227,7 +227,7 @@ impl From<TimedOut> for ErrorCode {
 impl From<AppendRefusal> for ErrorCode {
     fn from(refusal: AppendRefusal) -> Self {
         match refusal {
-            // The catalog knows the topic, or the door would have said so: the partition comes, or is going.
+            // The topic exists (validated before), so its partition is being created or deleted.
             AppendRefusal::NoSuchPartition => Self::UnknownTopicOrPartition,
             AppendRefusal::OutOfOrderSequence { .. } => Self::OutOfOrderSequenceNumber,
             AppendRefusal::StaleEpoch { .. } => Self::InvalidProducerEpoch,
@@ -249,7 +249,7 @@ impl From<&Refusal> for ErrorCode {
     }
 }
 
-/// Which records of a refused batch are at fault, and why.
+/// The records of a refused batch that caused the refusal, each with its message.
 pub(super) fn of_records(refusal: &Refusal) -> impl Iterator<Item = (i32, String)> {
     let records = match refusal {
         Refusal::InvalidTimestamp { record_errors }
@@ -269,7 +269,7 @@ impl From<&TopicError> for ErrorCode {
             TopicError::InvalidPartitions(_) => Self::InvalidPartitions,
             TopicError::InvalidConfig(_) => Self::InvalidConfig,
             TopicError::TooMany(_) => Self::PolicyViolation,
-            // Only an operator's calls end in these.
+            // Only calls of the admin server end in these.
             TopicError::TooManyGroups(_) | TopicError::InvalidEpoch(_) => Self::InvalidRequest,
             TopicError::Refused(refusal) => refusal.into(),
             TopicError::Unavailable(error) => match error {

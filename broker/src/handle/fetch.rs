@@ -1,11 +1,11 @@
 //! Fetch: whole batches from each partition, or a wait until there are enough.
 //!
-//! The records are not copied: a response is made of slices of the tail, or of what was read from
-//! a segment. What a response may hold is bounded by the client's limits, by ours, and by the
-//! budget for answers that all connections share.
+//! The records are not copied: a response consists of slices of the tail, or of what was read from
+//! a segment. Its size is bounded by the client's limits, by the broker's, and by the response
+//! budget that all connections share.
 //!
-//! Sessions (KIP-227) are declined: every answer carries session id 0, which tells the client to
-//! name all partitions each time.
+//! Sessions (KIP-227) are declined: every response carries session id 0, so the client names all
+//! partitions in each request.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,17 +26,17 @@ use super::{Call, Close, Context, ErrorCode};
 use crate::limits;
 use crate::listen::Permit;
 
-/// A client that asks a full session for the first time has this epoch; -1 asks for none.
+/// The epoch of a request that opens a full session; -1 requests none.
 const FIRST_EPOCH: i32 = 0;
 
-/// What a client wants of one partition.
+/// The requested position of one partition.
 #[derive(Debug)]
 struct Want {
     asked: FetchPartition,
     found: Result<Found, ErrorCode>,
 }
 
-/// One topic of the request.
+/// The requested partitions of one topic.
 #[derive(Debug)]
 struct Wants {
     topic: Str,
@@ -44,7 +44,7 @@ struct Wants {
     partitions: Vec<Want>,
 }
 
-/// Answers a fetch.
+/// Handles a fetch.
 pub(crate) async fn handle(
     ctx: &Arc<Context>,
     call: &Call,
@@ -67,7 +67,7 @@ pub(crate) async fn handle(
         if waits {
             logs(&wants).for_each(|log| log.notify_on_append(&appended));
         }
-        // A fetch that only waits must not hold what others need for their answers.
+        // A fetch that only waits must not hold memory that other responses need.
         if !waits || partitions(&wants).any(Want::has_news) {
             let (mut held, room) = share(ctx, bytes_max).await;
             let (response, size_bytes, urgent) = collect(call, &wants, room);
@@ -77,7 +77,8 @@ pub(crate) async fn handle(
                 return Ok(response);
             }
         }
-        // Woken or not, what is there is looked at once more; past the deadline it is the answer.
+        // Whether woken or past the deadline, the logs are read again; past the deadline the result
+        // is the response.
         let _ = timeout_at(deadline, appended.notified()).await;
     }
 }
@@ -102,8 +103,8 @@ fn resolve(ctx: &Context, topics: Vec<FetchTopic>) -> Vec<Wants> {
     topics.into_iter().map(topic).collect()
 }
 
-/// A share of the budget for answers, and how much may be read under it: all that the client asks if
-/// it is to be had at once, else a part of it.
+/// A share of the response budget, and how much may be read under it: the client's full limit if
+/// that much is free at once, else a part of it.
 async fn share(ctx: &Context, bytes_max: usize) -> (Permit, usize) {
     let first = bytes_max.min(limits::FETCH_RESERVE_BYTES);
     let mut held = ctx.answers.acquire(first).await;
@@ -120,7 +121,7 @@ fn logs(wants: &[Wants]) -> impl Iterator<Item = &Arc<PartitionLog>> {
 }
 
 impl Want {
-    /// Whether there is anything to say: records, or an error.
+    /// Whether the partition has records to return, or an error.
     fn has_news(&self) -> bool {
         let Ok(found) = &self.found else { return true };
         found.log.is_closed()
@@ -129,7 +130,8 @@ impl Want {
     }
 }
 
-/// Reads what there is: the response, its records' size, and whether it must not wait.
+/// Reads the available records: the response, the size of its records, and whether it must be sent
+/// without a wait.
 fn collect(call: &Call, wants: &[Wants], bytes_max: usize) -> (FetchResponse, usize, bool) {
     let mut size_bytes = 0;
     let mut urgent = false;
@@ -151,7 +153,7 @@ fn collect(call: &Call, wants: &[Wants], bytes_max: usize) -> (FetchResponse, us
     (FetchResponse { responses, ..Default::default() }, size_bytes, urgent)
 }
 
-/// One partition's part. The first batch of the whole answer comes whatever its size (KIP-74).
+/// Reads one partition. The first batch of a response is returned whatever its size (KIP-74).
 fn read(call: &Call, want: &Want, room: usize, first: bool) -> PartitionData {
     let asked = &want.asked;
     let found = match &want.found {
@@ -180,7 +182,7 @@ fn read(call: &Call, want: &Want, room: usize, first: bool) -> PartitionData {
     let limit = usize::try_from(asked.partition_max_bytes).unwrap_or(0).min(room);
     match read_log(&found.log, asked.fetch_offset, limit, first) {
         Ok(chunk) => {
-            // What was read may lie above the watermark that was looked at before it.
+            // The chunk may end above the high watermark that was read before it.
             data.high_watermark = data.high_watermark.max(chunk.next_offset);
             data.last_stable_offset = data.high_watermark;
             data.records = Records::from_chunks(chunk.bytes);
@@ -211,8 +213,9 @@ fn read_log(
     })
 }
 
-/// Where the client's log and ours part, if they do (KIP-595). As in Kafka, an offset below the log
-/// start is out of range whatever its epoch, and so is an epoch that this log cannot have.
+/// The end of the client's diverging epoch, if its log diverges from this one (KIP-595). As in
+/// Kafka, an offset below the log start is out of range whatever its epoch, and so is an epoch that
+/// this log cannot have.
 fn diverging(found: &Found, asked: &FetchPartition) -> Result<Option<EpochEndOffset>, ErrorCode> {
     if asked.last_fetched_epoch < 0 {
         return Ok(None);

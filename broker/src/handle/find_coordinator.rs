@@ -1,7 +1,9 @@
-//! FindCoordinator: which broker keeps a group, a transaction or a share-partition's state.
+//! FindCoordinator: the broker that coordinates a group, a transaction or the state of a
+//! share-partition.
 //!
-//! The answer names this broker by the same id and address as Metadata does; clients look one up in
-//! the other. A broker that does not lead the key's shard (yet) says so, and the client asks again.
+//! The response names this broker by the same id and address as Metadata, because clients look one
+//! up in the other. A broker that does not lead the shard of the key answers with an error, and the
+//! client retries.
 
 use std::sync::Arc;
 
@@ -14,10 +16,10 @@ use super::{Call, Close, Context, ErrorCode};
 const GROUP: i8 = 0;
 const TRANSACTION: i8 = 1;
 
-/// From here on several keys are asked at once.
+/// First version in which one request has several keys.
 const BATCHED_FROM: i16 = 4;
 
-/// Answers the request.
+/// Handles the request.
 pub(crate) async fn handle(
     ctx: &Arc<Context>,
     call: &Call,
@@ -43,7 +45,7 @@ fn find(ctx: &Context, call: &Call, key_type: i8, key: Str) -> Coordinator {
     let code = match key_type {
         GROUP | TRANSACTION if ctx.groups.coordinates(&key) => ErrorCode::None,
         GROUP | TRANSACTION => ErrorCode::CoordinatorNotAvailable,
-        // Share-partitions, too, as long as there are no share groups here.
+        // Share-partitions included, because share groups are not served.
         _ => ErrorCode::InvalidRequest,
     };
     let found = code == ErrorCode::None;

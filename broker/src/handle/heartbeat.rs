@@ -1,4 +1,5 @@
-//! Heartbeat: a member of a classic group says that it lives, and hears of rebalances.
+//! Heartbeat: keeps the session of a member of a classic group alive, and notifies it of
+//! rebalances.
 
 use std::sync::Arc;
 
@@ -8,7 +9,7 @@ use ropewalk_shard::command::MemberClaim;
 
 use super::{Call, Close, Context, ErrorCode};
 
-/// Answers the request.
+/// Handles the request.
 pub(crate) async fn handle(
     ctx: &Arc<Context>,
     call: &Call,

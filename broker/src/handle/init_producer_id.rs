@@ -1,7 +1,7 @@
-//! InitProducerId: an identity for a producer that numbers its batches (KIP-98).
+//! InitProducerId: a producer id for an idempotent producer (KIP-98).
 //!
-//! Ids come from the catalog in blocks; a block that was taken and not used up before a restart
-//! is lost, so that no id is ever given twice.
+//! Ids are allocated from the catalog in blocks. The unused rest of a block is lost at a restart,
+//! so that no id is ever issued twice.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use tokio::sync::Mutex;
 
 use super::{Call, Close, Context, ErrorCode};
 
-/// How many ids are taken from the catalog at once.
+/// How many ids one allocation from the catalog takes.
 const BLOCK: i64 = 1000;
 
-/// The rest of the block that was taken last.
+/// The unused rest of the last block.
 #[derive(Debug, Default)]
 pub(crate) struct ProducerIds(Mutex<Range<i64>>);
 
@@ -30,14 +30,14 @@ impl ProducerIds {
     }
 }
 
-/// Answers the request.
+/// Handles the request.
 pub(crate) async fn handle(
     ctx: &Arc<Context>,
     call: &Call,
     request: InitProducerIdRequest,
 ) -> Result<InitProducerIdResponse, Close> {
     let id = match request.transactional_id {
-        // Transactions are not there, and the APIs they need are not advertised.
+        // Transactions are not served, and the APIs they need are not advertised.
         Some(_) => Err(ErrorCode::UnsupportedVersion),
         None => ctx.producer_ids.next(ctx).await,
     };

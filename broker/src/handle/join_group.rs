@@ -1,6 +1,7 @@
-//! JoinGroup: a member wants a place in the group's next generation.
+//! JoinGroup: a client joins the group's next generation.
 //!
-//! The answer may be minutes away, until the others have joined; other connections go on meanwhile.
+//! The response may take minutes, until the other members have joined. Other connections continue
+//! meanwhile.
 
 use std::sync::Arc;
 
@@ -14,16 +15,16 @@ use super::{Call, Close, Context};
 use crate::group::Refusal;
 use crate::group::classic::{Candidate, Join, Joined, Reply};
 
-/// From here on a rebalance has a timeout of its own, and does not share the session's.
+/// First version with a rebalance timeout apart from the session timeout.
 const REBALANCE_TIMEOUT_FROM: i16 = 1;
-/// From here on a new member must come back with the id it is given (KIP-394).
+/// First version in which a new member must join again with the member id it is given (KIP-394).
 const KNOWN_ID_FROM: i16 = 4;
-/// From here on a response may lack the protocol's name.
+/// First version in which the response's protocol name may be null.
 const NULL_PROTOCOL_FROM: i16 = 7;
-/// From here on a leader can be told not to assign (KIP-814).
+/// First version in which a leader can be instructed to skip the assignment (KIP-814).
 const SKIP_ASSIGNMENT_FROM: i16 = 9;
 
-/// Answers the request.
+/// Handles the request.
 pub(crate) async fn handle(
     ctx: &Arc<Context>,
     call: &Call,
@@ -46,7 +47,8 @@ pub(crate) async fn handle(
     })
 }
 
-/// The request in the machine's words. What the group keeps is copied out of the frame.
+/// Converts the request for the state machine. Everything that the group keeps is copied out of the
+/// frame.
 fn join(call: &Call, request: JoinGroupRequest) -> Join {
     let rebalance_timeout_ms = if call.version >= REBALANCE_TIMEOUT_FROM {
         request.rebalance_timeout_ms

@@ -1,4 +1,4 @@
-//! LeaveGroup: members go, or an administrator removes them.
+//! LeaveGroup: members leave, or an administrator removes them.
 
 use std::sync::Arc;
 
@@ -9,10 +9,10 @@ use ropewalk_codec::leave_group_response::{LeaveGroupResponse, MemberResponse};
 use super::{Call, Close, Context, ErrorCode};
 use crate::group::classic::Leaver;
 
-/// From here on several members are named at once, also by instance id.
+/// First version in which one request names several members, also by instance id.
 const BATCHED_FROM: i16 = 3;
 
-/// Answers the request.
+/// Handles the request.
 pub(crate) async fn handle(
     ctx: &Arc<Context>,
     call: &Call,

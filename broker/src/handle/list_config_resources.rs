@@ -1,4 +1,4 @@
-//! ListConfigResources: which resources have configuration of their own (KIP-1142).
+//! ListConfigResources: the resources with configuration of their own (KIP-1142).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -10,16 +10,16 @@ use ropewalk_shard::command;
 use super::describe_configs::{BROKER, CLIENT_METRICS, GROUP, TOPIC};
 use super::{Call, Close, Context, ErrorCode};
 
-/// Kafka's number for a broker's loggers.
+/// Kafka's resource type of a broker's loggers.
 const BROKER_LOGGER: i8 = 8;
 
-/// Answers the request.
+/// Handles the request.
 pub(crate) async fn handle(
     ctx: &Arc<Context>,
     call: &Call,
     request: ListConfigResourcesRequest,
 ) -> Result<ListConfigResourcesResponse, Close> {
-    // Version 0 knows client metrics only.
+    // Version 0 lists client metrics only.
     let mut kinds: BTreeSet<i8> = request.resource_types.into_iter().collect();
     if call.version == 0 {
         kinds = BTreeSet::from([CLIENT_METRICS]);
@@ -50,7 +50,7 @@ pub(crate) async fn handle(
     Ok(ListConfigResourcesResponse { config_resources, ..Default::default() })
 }
 
-/// Groups that have configuration of their own.
+/// The groups with configuration of their own.
 fn groups(ctx: &Context) -> Vec<String> {
     let state = ctx.node.catalog().state();
     let configs = state.catalog.iter().flat_map(|catalog| catalog.configs.keys());

@@ -8,10 +8,10 @@ use ropewalk_codec::list_groups_response::{ListGroupsResponse, ListedGroup};
 
 use super::{Call, Close, Context};
 
-/// The one type of group that is served here.
+/// The only group type that is served.
 const CLASSIC: &str = "classic";
 
-/// Answers the request.
+/// Handles the request.
 pub(crate) async fn handle(
     ctx: &Arc<Context>,
     _call: &Call,

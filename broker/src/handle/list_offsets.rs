@@ -1,4 +1,4 @@
-//! ListOffsets: the offset that belongs to a timestamp, or to one of the names that negative
+//! ListOffsets: the offset of a timestamp, or of one of the special positions that negative
 //! timestamps stand for.
 
 use std::collections::BTreeMap;
@@ -20,7 +20,7 @@ use super::{Call, Close, Context, ErrorCode};
 
 const LATEST: i64 = -1;
 const EARLIEST: i64 = -2;
-/// The record with the greatest timestamp (KIP-734).
+/// The record with the largest timestamp (KIP-734).
 const MAX_TIMESTAMP: i64 = -3;
 /// The first offset on the broker's own disk (KIP-405).
 const EARLIEST_LOCAL: i64 = -4;
@@ -29,10 +29,10 @@ const LATEST_TIERED: i64 = -5;
 /// The first offset not yet in object storage (KIP-1023).
 const EARLIEST_PENDING_UPLOAD: i64 = -6;
 
-/// The first version with words for the epoch of an offset (KIP-320).
+/// First version that carries the leader epoch of an offset (KIP-320).
 const LEADER_EPOCH_SINCE: i16 = 4;
 
-/// Answers the request.
+/// Handles the request.
 pub(crate) async fn handle(
     ctx: &Arc<Context>,
     call: &Call,
@@ -75,8 +75,7 @@ fn resolve(ctx: &Context, topic: &ListOffsetsTopic) -> Vec<Result<Found, ErrorCo
     topic.partitions.iter().map(resolve).collect()
 }
 
-/// Waits until everything that was acked before can be read: once for each shard, for all at the same
-/// time.
+/// Waits until every acknowledged record can be read: one read barrier per shard, all concurrently.
 async fn barriers(
     found: &[Vec<Result<Found, ErrorCode>>],
 ) -> BTreeMap<ShardId, Result<(), ErrorCode>> {
@@ -97,7 +96,7 @@ fn look_up(
     let (offset, timestamp) = match asked.timestamp {
         LATEST => (log.high_watermark(), -1),
         EARLIEST | EARLIEST_LOCAL => (log.log_start(), -1),
-        // Nothing is in object storage.
+        // Tiered storage is not served.
         LATEST_TIERED => (-1, -1),
         EARLIEST_PENDING_UPLOAD => (log.log_start(), -1),
         MAX_TIMESTAMP => {

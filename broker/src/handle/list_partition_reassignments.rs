@@ -7,7 +7,7 @@ use ropewalk_codec::list_partition_reassignments_response::ListPartitionReassign
 
 use super::{Call, Close, Context};
 
-/// Answers the request.
+/// Handles the request.
 pub(crate) async fn handle(
     _ctx: &Arc<Context>,
     _call: &Call,

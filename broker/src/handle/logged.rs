@@ -1,7 +1,7 @@
-//! What clients are refused and cannot mend by trying again, as lines in the log.
+//! Log lines about requests that are refused for a reason that a retry cannot fix.
 //!
-//! Most answers of Kafka's protocol carry a code and no words, and many clients try again in silence:
-//! the value, the bound and the setting are then only here.
+//! Most responses of Kafka's protocol carry a code and no message, and many clients retry silently.
+//! Only the log has the value, the bound and the setting.
 
 use std::fmt::Display;
 
@@ -12,8 +12,7 @@ use super::{Call, Context};
 use crate::group::Refusal;
 
 impl Context {
-    /// A line about something that a client is refused and that will not pass by itself: at most one
-    /// per subject and minute. Kafka's protocol has no words for the reason in most answers.
+    /// Logs a refusal that a retry cannot fix, at most once per subject and minute.
     pub(crate) fn log_refusal(&self, call: &Call, subject: &str, reason: &dyn Display) {
         if let Some(left_out) = self.refusals.admit(subject, Instant::now()) {
             warn!(
@@ -28,7 +27,7 @@ impl Context {
         }
     }
 
-    /// The same for a group, unless the refusal is part of its life.
+    /// Logs a refusal of a group request, unless it is part of normal group operation.
     pub(crate) fn log_group_refusal(&self, call: &Call, group: &str, refusal: Refusal) {
         if refusal.needs_attention() {
             self.log_refusal(call, &format!("group {group}"), &refusal);

@@ -1,4 +1,4 @@
-//! Metadata: which topics there are and who leads their partitions.
+//! Metadata: the topics and the leaders of their partitions.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,17 +14,17 @@ use ropewalk_shard::state::catalog::Refusal;
 use super::{Call, Close, Context, ErrorCode, operations};
 use crate::catalog::{NewTopic, TopicError, TopicView, name};
 
-/// The first version in which a client says whether it wants topics to be made.
+/// First version in which the client decides whether missing topics are created.
 const AUTO_CREATION_SINCE: i16 = 4;
 
-/// Answers the request.
+/// Handles the request.
 pub(crate) async fn handle(
     ctx: &Arc<Context>,
     call: &Call,
     request: MetadataRequest,
 ) -> Result<MetadataResponse, Close> {
     let operations = request.include_topic_authorized_operations;
-    // In version 0 an empty list means all, later null does.
+    // In version 0 an empty list requests all topics, later null does.
     let all = request.topics.as_ref().is_none_or(|t| t.is_empty() && call.version == 0);
     let topics = if all {
         let views = ctx.view.all();
@@ -54,7 +54,8 @@ pub(crate) async fn handle(
     Ok(response)
 }
 
-/// Makes the topics that are asked for by name and are not there; what fails is said in the answer.
+/// Creates the topics that are requested by name and do not exist. A failure is reported in the
+/// response.
 async fn create_missing(ctx: &Context, call: &Call, asked: &[MetadataRequestTopic]) {
     let missing: BTreeSet<_> = asked.iter().filter_map(|topic| topic.name.as_ref()).collect();
     let missing = missing.into_iter().filter(|name| ctx.view.by_name(name).is_none());
@@ -74,9 +75,9 @@ async fn create_missing(ctx: &Context, call: &Call, asked: &[MetadataRequestTopi
             Ok(created) => tracing::info!(
                 topic = topic.name,
                 partitions = created.partitions,
-                "made on first use"
+                "topic created on first use"
             ),
-            // Another client was faster.
+            // Another client created the topic first.
             Err(TopicError::Refused(Refusal::TopicExists { .. })) => {}
             Err(error) => ctx.log_refusal(call, &format!("topic {}", topic.name), &error),
         }
@@ -89,14 +90,14 @@ fn answer(
     asked: MetadataRequestTopic,
     operations: bool,
 ) -> MetadataResponseTopic {
-    // Who asks by id leaves the name null or empty.
+    // A request by id has a null or empty name.
     let (view, code) = if !asked.topic_id.is_nil() {
         (ctx.view.by_id(TopicId(asked.topic_id)), ErrorCode::UnknownTopicId)
     } else {
         let name = asked.name.as_deref().unwrap_or_default();
         let code = match name::check(name) {
             Ok(()) => ErrorCode::UnknownTopicOrPartition,
-            // Tools ask whether these are there, and the answer is no.
+            // Tools check for these topics; they do not exist here.
             Err(_) if name::is_reserved(name) => ErrorCode::UnknownTopicOrPartition,
             Err(_) => ErrorCode::InvalidTopicException,
         };

@@ -1,4 +1,4 @@
-//! What is counted about requests.
+//! Metrics of requests.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use ropewalk_codec::ApiKey;
 
 use crate::handle::ErrorCode;
 
-/// Counters of all APIs; a clone counts the same.
+/// Counters of all APIs; clones share them.
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
     requests: Family<Api, Counter>,
@@ -30,28 +30,24 @@ struct ApiError {
     error: &'static str,
 }
 
-/// From 100 µs to 52 s: a fetch may well wait.
+/// From 100 µs to 52 s, because a fetch may wait.
 fn durations() -> Histogram {
     Histogram::new(exponential_buckets(0.0001, 2.0, 20))
 }
 
 impl Metrics {
-    /// Makes them and shows them in `registry`.
+    /// Creates the metrics and registers them in `registry`.
     pub(crate) fn register(registry: &mut Registry) -> Self {
         let all = Self {
             requests: Family::default(),
             errors: Family::default(),
             duration: Family::new_with_constructor(durations as fn() -> Histogram),
         };
-        registry.register("requests", "Kafka requests that were answered", all.requests.clone());
-        registry.register(
-            "request_errors",
-            "Error codes given in answers, by API",
-            all.errors.clone(),
-        );
+        registry.register("requests", "Answered Kafka requests", all.requests.clone());
+        registry.register("request_errors", "Error codes in responses, by API", all.errors.clone());
         registry.register_with_unit(
             "request_duration",
-            "From the whole frame to the answer",
+            "Time from complete request frame to response",
             Unit::Seconds,
             all.duration.clone(),
         );

@@ -1,4 +1,4 @@
-//! OffsetCommit: how far a group has got. Durable when it is answered (O3).
+//! OffsetCommit: stores a group's offsets. They are durable when the request is answered (O3).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,15 +18,15 @@ use crate::catalog::TopicView;
 use crate::group::Refusal;
 use crate::{clock, limits};
 
-/// From here on topics are named by id.
+/// First version in which topics are named by id.
 const TOPIC_IDS_FROM: i16 = 10;
-/// From here on an unknown group is called that.
+/// First version in which an unknown group has its own error code.
 const UNKNOWN_GROUP_FROM: i16 = 9;
 
-/// A partition of the request: what is committed, or why not.
+/// A partition of the request: its offset, or why it is refused.
 type Checked = Result<(PartitionId, OffsetCommit), ErrorCode>;
 
-/// Answers the request.
+/// Handles the request.
 pub(crate) async fn handle(
     ctx: &Arc<Context>,
     call: &Call,
@@ -42,7 +42,7 @@ pub(crate) async fn handle(
 
     let mut checked: Vec<Vec<Checked>> =
         request.topics.iter().map(|topic| check(ctx, call, topic, expires_ms)).collect();
-    // Of a partition that is named twice the last offset holds, as if they came one after the other.
+    // If a partition is repeated, its last offset applies, as if the commits were sequential.
     let accepted: BTreeMap<_, _> = checked.iter().flatten().flatten().cloned().collect();
     let mut refused = BTreeMap::new();
     for offsets in entries(accepted) {
@@ -65,11 +65,11 @@ pub(crate) async fn handle(
     Ok(OffsetCommitResponse { topics, ..Default::default() })
 }
 
-/// Cuts a commit into pieces that are one entry each. Few commits are larger than one.
+/// Splits a commit into chunks that are one entry each. Few commits need more than one.
 fn entries(
     offsets: BTreeMap<PartitionId, OffsetCommit>,
 ) -> impl Iterator<Item = Vec<(PartitionId, OffsetCommit)>> {
-    /// What an offset takes in an entry beside its note.
+    /// Size of an offset in an entry without its metadata string, bytes.
     const OFFSET_BYTES: usize = 64;
     let mut offsets = offsets.into_iter().peekable();
     std::iter::from_fn(move || {
@@ -98,7 +98,7 @@ fn check(
     };
     let check = |partition: &OffsetCommitRequestPartition| {
         let (id, commit) = of_partition(view.as_deref().map_err(|code| *code)?, partition)?;
-        // In Kafka's units, which are those of Java's strings.
+        // Kafka's unit: UTF-16 code units, as of Java strings.
         let (note, units_max) = (&commit.metadata, ctx.groups.metadata_units_max());
         if note.len() > units_max && note.encode_utf16().count() > units_max {
             return Err(ErrorCode::OffsetMetadataTooLarge);

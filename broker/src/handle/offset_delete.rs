@@ -1,4 +1,4 @@
-//! OffsetDelete: an administrator forgets offsets of topics that the group does not read.
+//! OffsetDelete: deletes a group's offsets of topics that the group does not read.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use ropewalk_shard::PartitionId;
 
 use super::{Call, Close, Context, ErrorCode};
 
-/// Answers the request.
+/// Handles the request.
 pub(crate) async fn handle(
     ctx: &Arc<Context>,
     call: &Call,
@@ -51,7 +51,7 @@ pub(crate) async fn handle(
     Ok(OffsetDeleteResponse { topics: topics.collect(), ..Default::default() })
 }
 
-/// The identity of each partition that was asked for; `None` for one that does not exist.
+/// The identity of each requested partition; `None` for one that does not exist.
 fn partitions(ctx: &Context, topic: &OffsetDeleteRequestTopic) -> Vec<Option<PartitionId>> {
     let view = ctx.view.by_name(&topic.name);
     let id = |index| Some(view.as_ref()?.partition(index)?.0);

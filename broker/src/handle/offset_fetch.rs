@@ -1,7 +1,7 @@
-//! OffsetFetch: where a group goes on reading.
+//! OffsetFetch: the committed offsets of a group.
 //!
-//! Every answer is preceded by a read barrier, so that a commit that was acked is what is told (O3).
-//! Versions up to 7 ask for one group; they are answered by the same code as the later ones.
+//! A read barrier precedes every answer, so that every acknowledged commit is visible (O3).
+//! Versions up to 7 request one group; the same code answers them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,16 +21,16 @@ use uuid::Uuid;
 use super::{Call, Close, Context, ErrorCode};
 use crate::group::Refusal;
 
-/// From here on there is an error code for the whole.
+/// First version with an error code for the whole group.
 const GROUP_ERROR_FROM: i16 = 2;
-/// From here on several groups are asked for.
+/// First version in which one request names several groups.
 const BATCHED_FROM: i16 = 8;
-/// From here on topics are named by id.
+/// First version in which topics are named by id.
 const TOPIC_IDS_FROM: i16 = 10;
 
 type Offsets = HashMap<PartitionId, CommittedOffset>;
 
-/// Answers the request.
+/// Handles the request.
 pub(crate) async fn handle(
     ctx: &Arc<Context>,
     call: &Call,
@@ -66,7 +66,7 @@ async fn fetch(
     OffsetFetchResponseGroup { group_id: group.group_id, topics, error_code }
 }
 
-/// The offsets of the topics that were asked for.
+/// The offsets of the requested topics.
 async fn some(
     ctx: &Context,
     call: &Call,
@@ -111,7 +111,7 @@ async fn some(
     Ok(topics.iter().zip(&known).map(answer).collect())
 }
 
-/// All offsets of the group, but those of topics that are being deleted.
+/// All offsets of the group except those of topics that are being deleted.
 async fn all(
     ctx: &Context,
     call: &Call,
@@ -119,7 +119,7 @@ async fn all(
 ) -> Result<Vec<OffsetFetchResponseTopics>, Refusal> {
     let mut topics: Vec<OffsetFetchResponseTopics> = Vec::new();
     let mut last = None;
-    // In the order of ids: the partitions of a topic come one after the other.
+    // In the order of ids, so the partitions of a topic are consecutive.
     for (id, committed) in ctx.groups.committed(group, None).await? {
         if last != Some(id.topic) {
             let Some(view) = ctx.view.by_id(id.topic) else { continue };
@@ -138,7 +138,7 @@ async fn all(
     Ok(topics)
 }
 
-/// Without a commit the offset is -1, and that is no error.
+/// The answer for one partition. Without a commit the offset is -1, which is not an error.
 fn answer(
     partition_index: i32,
     committed: Option<&CommittedOffset>,
@@ -153,7 +153,7 @@ fn answer(
     }
 }
 
-/// The request of one group in the words of several.
+/// Converts a request for one group into the form of several groups.
 fn single(request: OffsetFetchRequest) -> OffsetFetchRequestGroup {
     let topics = request.topics.map(|topics| {
         let topic = |topic: ropewalk_codec::offset_fetch_request::OffsetFetchRequestTopic| {
@@ -165,8 +165,8 @@ fn single(request: OffsetFetchRequest) -> OffsetFetchRequestGroup {
     OffsetFetchRequestGroup { group_id: request.group_id, topics, ..Default::default() }
 }
 
-/// The answer for one group. The first version has no place for the group's error and repeats it
-/// for each partition that was asked for.
+/// Converts the answer to the form for one group. The first versions have no field for the group's
+/// error and repeat it for each requested partition.
 fn as_single(
     call: &Call,
     group: OffsetFetchResponseGroup,

@@ -1,5 +1,5 @@
-//! OffsetForLeaderEpoch: where an epoch ended, so that a client can tell whether its position is
-//! still on our log (KIP-320).
+//! OffsetForLeaderEpoch: the end offset of an epoch, by which a client detects whether its position
+//! is still part of the log (KIP-320).
 
 use std::sync::Arc;
 
@@ -15,10 +15,10 @@ use uuid::Uuid;
 use super::{Call, Close, Context, ErrorCode};
 use crate::catalog::TopicView;
 
-/// Epoch and offset of an answer about an epoch that this log cannot have.
+/// Epoch and offset of the answer for an epoch that this log cannot have.
 const UNDEFINED: EpochEnd = EpochEnd { epoch: -1, end_offset: -1 };
 
-/// Answers the request.
+/// Handles the request.
 pub(crate) async fn handle(
     ctx: &Arc<Context>,
     call: &Call,

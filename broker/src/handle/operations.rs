@@ -1,5 +1,5 @@
-//! What a client may do, as bit sets of Kafka's `AclOperation` (KIP-430). Without an authorizer
-//! that is everything a kind of resource knows.
+//! The operations a client is authorized for, as bit sets of Kafka's `AclOperation` (KIP-430).
+//! Without an authorizer these are all operations of the resource type.
 
 const READ: i32 = 1 << 3;
 const WRITE: i32 = 1 << 4;
@@ -12,14 +12,14 @@ const DESCRIBE_CONFIGS: i32 = 1 << 10;
 const ALTER_CONFIGS: i32 = 1 << 11;
 const IDEMPOTENT_WRITE: i32 = 1 << 12;
 
-/// All that can be done with a topic.
+/// All operations on a topic.
 pub(crate) const TOPIC: i32 =
     READ | WRITE | CREATE | DELETE | ALTER | DESCRIBE | DESCRIBE_CONFIGS | ALTER_CONFIGS;
 
-/// All that can be done with a group.
+/// All operations on a group.
 pub(crate) const GROUP: i32 = READ | DELETE | DESCRIBE | DESCRIBE_CONFIGS | ALTER_CONFIGS;
 
-/// All that can be done with the cluster.
+/// All operations on the cluster.
 pub(crate) const CLUSTER: i32 = CREATE
     | ALTER
     | DESCRIBE

@@ -1,4 +1,4 @@
-//! From the topic and partition that a client names to the shard and the log behind it.
+//! Resolves the topic and partition of a request to the shard and the log.
 
 use std::sync::Arc;
 
@@ -14,13 +14,13 @@ use crate::catalog::TopicView;
 /// A partition that this broker leads.
 #[derive(Debug)]
 pub(crate) struct Found {
-    /// Its identity.
+    /// The identity of the partition.
     pub(crate) id: PartitionId,
-    /// Where it lives.
+    /// The shard of the partition.
     pub(crate) shard: Arc<ShardHandle>,
-    /// Its records.
+    /// The log of the partition.
     pub(crate) log: Arc<PartitionLog>,
-    /// The epoch it is led in.
+    /// The current leader epoch of the partition.
     pub(crate) leader_epoch: i32,
 }
 
@@ -34,7 +34,7 @@ impl Context {
         }
     }
 
-    /// Answers for each partition of one topic that a request names: the partition, or why not.
+    /// Answers for each partition of one topic that a request names: the partition, or the error.
     pub(crate) fn each_partition<P, R>(
         &self,
         topic: &Str,
@@ -64,8 +64,8 @@ impl Context {
 }
 
 impl Context {
-    /// Why a shard does not serve here: damage is told as such (D3), so that nobody looks for another
-    /// leader in vain.
+    /// Why a shard is not served here. Damage has its own error code (D3), so that clients do not
+    /// look for another leader in vain.
     fn why_not(&self, shard: ShardId) -> ErrorCode {
         if self.node.damaged().iter().any(|(damaged, _)| *damaged == shard) {
             return ErrorCode::KafkaStorageError;
@@ -75,7 +75,7 @@ impl Context {
 }
 
 impl Found {
-    /// Whether the client knows who leads (KIP-320); -1 is "does not care".
+    /// Checks the client's leader epoch (KIP-320); -1 disables the check.
     pub(crate) fn check_epoch(&self, asked: i32) -> Result<(), ErrorCode> {
         match asked {
             epoch if epoch < 0 => Ok(()),
@@ -85,7 +85,7 @@ impl Found {
         }
     }
 
-    /// The epoch of the record at `offset`; -1 when nothing is known of it.
+    /// The leader epoch of the record at `offset`; -1 if it is unknown.
     pub(crate) fn epoch_at(&self, offset: i64) -> i32 {
         let state = self.shard.state();
         let Some(partition) = state.partitions.get(&self.id) else { return -1 };

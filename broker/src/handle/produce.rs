@@ -1,13 +1,13 @@
-//! Produce: checks every batch, proposes, answers once it is durable on a majority (D1).
+//! Produce: checks every batch, proposes it, and answers once it is durable on a majority (D1).
 //!
-//! Two stages. The first checks and proposes and runs in the order of the connection's requests,
-//! so that a producer's sequences arrive in order; the second waits for the outcome, and several
-//! may wait at once. acks=1 is answered like all; acks=0 is never answered, and on an error the
-//! connection is closed so that the client notices.
+//! There are two stages. The first checks and proposes in the order of the connection's requests,
+//! so that a producer's sequences arrive in order. The second waits for the outcome, and several
+//! requests may wait at once. acks=1 is answered like acks=all. acks=0 is never answered; on an
+//! error the connection is closed, so that the client notices.
 //!
-//! A client waits for `timeout_ms`. What was proposed by then is REQUEST_TIMED_OUT, which means that
-//! it may still be stored; it keeps its share of the memory for requests until that is decided. With
-//! acks=0 no client waits, and the only limit is what the connection may have under way.
+//! A client waits for `timeout_ms`. A batch that was proposed by then is answered with
+//! REQUEST_TIMED_OUT: it may still be stored, and its share of the request memory is held until the
+//! outcome is known. With acks=0 no client waits, and only the connection's bounds apply.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -32,10 +32,10 @@ use super::{Call, Close, Context, ErrorCode, deadline, error};
 use crate::catalog::TopicView;
 use crate::clock;
 
-/// The first version that may carry zstd (KIP-110).
+/// First version that may carry zstd (KIP-110).
 const ZSTD_SINCE: i16 = 7;
 
-/// Requests that were proposed and wait for their outcome.
+/// Proposed batches of a request, waiting for their outcome.
 #[derive(Debug)]
 pub(crate) struct Proposed {
     acks: i16,
@@ -46,15 +46,15 @@ pub(crate) struct Proposed {
     waiting: Vec<Waiting>,
 }
 
-/// Batches of one shard.
+/// Proposed batches of one shard.
 #[derive(Debug)]
 struct Waiting {
-    /// Topic and partition in the response, and whether the topic stamps append time.
+    /// Indexes of topic and partition in the response, and whether the topic uses append time.
     places: Vec<(usize, usize, bool)>,
     answer: oneshot::Receiver<AppendResult>,
 }
 
-/// What goes to one shard.
+/// The batches for one shard.
 #[derive(Debug)]
 struct ToShard {
     shard: Arc<ShardHandle>,
@@ -62,7 +62,7 @@ struct ToShard {
     places: Vec<(usize, usize, bool)>,
 }
 
-/// Checks and proposes; in the order of requests.
+/// Checks and proposes. Called in the order of requests.
 pub(crate) async fn propose(
     ctx: &Arc<Context>,
     call: &Call,
@@ -130,7 +130,7 @@ pub(crate) async fn propose(
     proposed(acks, response, waiting)
 }
 
-/// Waits for room in the memory for records that are not written to segments yet.
+/// Waits for free memory for records that are not yet written to segments.
 async fn room(
     ctx: &Context,
     due: Option<Instant>,
@@ -154,8 +154,8 @@ async fn room(
     }
 }
 
-/// Whether a batch is of an idempotent producer that its partition does not know: it takes any first sequence, so
-/// that a later batch could be stored before this one.
+/// Whether a batch is of an idempotent producer that its partition does not hold. A partition accepts
+/// any first sequence of such a producer, so a later batch could be stored before this one.
 fn is_of_new_producer(ctx: &Context, request: &ProduceRequest) -> bool {
     request.topic_data.iter().any(|topic| {
         let Ok(view) = ctx.topic(&topic.name, topic.topic_id) else { return false };
@@ -167,8 +167,8 @@ fn is_of_new_producer(ctx: &Context, request: &ProduceRequest) -> bool {
     })
 }
 
-/// Proposes one shard's batches, in their order, in pieces of an entry's size: a request may bring
-/// many batches, and an entry is bounded.
+/// Proposes one shard's batches in order, in chunks of an entry's size, because an entry is bounded
+/// and a request may carry many batches.
 fn appends(to: ToShard, order: &SendOrder) -> Vec<Waiting> {
     let mut waiting = Vec::new();
     let (mut items, mut places, mut size_bytes) = (Vec::new(), Vec::new(), 0);
@@ -188,7 +188,7 @@ fn appends(to: ToShard, order: &SendOrder) -> Vec<Waiting> {
 }
 
 impl Proposed {
-    /// Waits for the outcome; `None` where the client wants no answer.
+    /// Waits for the outcome; `None` if the client expects no response.
     pub(crate) async fn outcome(mut self, call: &Call) -> Result<Option<ProduceResponse>, Close> {
         for mut waiting in self.waiting {
             let answer = match self.due {
@@ -252,8 +252,8 @@ fn take(
     Ok((found.shard, append, topic.config.stamps_append_time()))
 }
 
-/// The batch with memory of its own. That may be its frame, if there is little else in it: the
-/// tail counts the batch and pins the frame (R1).
+/// The batch in memory of its own, or its frame if that holds little else: the tail counts the
+/// batch and pins the frame (R1).
 fn owned(batch: Bytes, frame_bytes: usize) -> Bytes {
     if frame_bytes.saturating_sub(batch.len()) <= batch.len() / 8 {
         batch
@@ -300,7 +300,7 @@ fn not_accepted(call: &Call, index: i32, refusal: &Refusal) -> PartitionProduceR
     answer
 }
 
-/// The client's time is over, and the outcome is not known.
+/// Answers after the client's timeout, when the outcome is not known.
 fn expire(
     call: &Call,
     response: &mut ProduceResponse,
@@ -351,7 +351,7 @@ mod tests {
         (proposed, done)
     }
 
-    /// What it was told is "perhaps", and its memory is counted until that is decided.
+    /// The answer is "possibly stored", and the memory is counted until the outcome is known.
     #[tokio::test]
     async fn a_client_whose_time_is_over_is_told_that_nobody_knows() {
         let lanes = Lanes::new(1000);

@@ -1,4 +1,4 @@
-//! SyncGroup: the leader brings everybody's assignment, the others fetch theirs.
+//! SyncGroup: the leader sends the assignment of all members, each member receives its own.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use super::{Call, Close, Context};
 use crate::group::Refusal;
 use crate::group::classic::{Reply, SyncRequest};
 
-/// Answers the request.
+/// Handles the request.
 pub(crate) async fn handle(
     ctx: &Arc<Context>,
     call: &Call,
@@ -24,7 +24,7 @@ pub(crate) async fn handle(
         ..Default::default()
     };
     let sync = sync(request);
-    // It waits for the leader's assignment.
+    // The request waits for the leader's assignment.
     call.release_frame();
     Ok(match ctx.groups.sync(&group, sync).await {
         Reply::Synced(synced) => SyncGroupResponse {
@@ -41,7 +41,8 @@ pub(crate) async fn handle(
     })
 }
 
-/// The request in the machine's words. What the group keeps is copied out of the frame.
+/// Converts the request for the state machine. Everything that the group keeps is copied out of the
+/// frame.
 fn sync(request: SyncGroupRequest) -> SyncRequest {
     let assignments = request.assignments.iter();
     SyncRequest {

@@ -22,18 +22,18 @@ use crate::listen::{Close, Lanes, Peer, Service};
 use crate::log_limit::LogLimit;
 use crate::supervision;
 
-/// All listeners of a broker: what they share, and how many connections there are.
+/// The shared state of all listeners of a broker, with the number of connections.
 #[derive(Debug)]
 pub struct Acceptor {
     shared: Shared,
     slots: Arc<Slots>,
     stopping: watch::Receiver<bool>,
-    /// Which addresses had a line in the log lately about how their connection ended.
+    /// Rate limit of log lines about closed connections, by address.
     ends: LogLimit,
 }
 
 impl Acceptor {
-    /// Connections will be served by `service`, until `stopping` turns true.
+    /// Connections are served by `service` until `stopping` turns true.
     #[must_use]
     pub fn new(
         service: Arc<dyn Service>,
@@ -46,16 +46,16 @@ impl Acceptor {
         Arc::new(Self { shared, slots: Arc::default(), stopping, ends: LogLimit::default() })
     }
 
-    /// Binds a listener. IPv6 wildcards take IPv4 clients as well, as Kafka's do.
+    /// Binds a listener. An IPv6 wildcard also accepts IPv4 clients, as in Kafka.
     ///
     /// # Errors
-    /// When the address cannot be had.
+    /// When the address cannot be bound.
     pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         if address.is_ipv6() {
             socket.set_only_v6(false)?;
         }
-        // A restarted broker must not wait for its old connections to time out.
+        // A restarted broker must not wait until its old connections time out.
         socket.set_reuse_address(true)?;
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
@@ -63,8 +63,8 @@ impl Acceptor {
         TcpListener::from_std(socket.into())
     }
 
-    /// Accepts until the broker stops, then waits for the connections to finish what they have
-    /// begun, but no longer than the grace.
+    /// Accepts until the broker stops, then waits until the connections have finished their
+    /// requests, at most for the drain time.
     pub async fn run(self: Arc<Self>, listener: TcpListener, name: Arc<str>) {
         let mut connections = JoinSet::new();
         let mut stopping = self.stopping.clone();
@@ -85,7 +85,7 @@ impl Acceptor {
             warn!(
                 listener = &*name,
                 left = connections.len(),
-                "cutting connections that do not end"
+                "closing connections that did not finish in time"
             );
         }
     }
@@ -102,12 +102,12 @@ impl Acceptor {
             Ok(slot) => slot,
             Err(limit) => {
                 metrics.refused.get_or_create(&Refused { limit }).inc();
-                info!(peer = %address, limit, "connection refused: at the limit");
+                info!(peer = %address, limit, "connection refused: limit reached");
                 return;
             }
         };
         if let Err(error) = tune(&stream) {
-            debug!(peer = %address, %error, "connection was gone before it began");
+            debug!(peer = %address, %error, "connection closed before it was set up");
             return;
         }
         metrics.accepted.inc();
@@ -130,8 +130,8 @@ impl Acceptor {
         });
     }
 
-    /// What ends a connection is in the log at the default level where the client, or somebody who
-    /// takes this for another port, has to change something: at most one line per address and minute.
+    /// Logs the end of a connection at the default level where the client's configuration has to
+    /// change, or where the peer is not a Kafka client: at most one line per address and minute.
     fn log_end(&self, peer: &Peer, close: &Close) {
         if matches!(close, Close::Unencodable { .. } | Close::Panicked(_)) {
             error!(peer = %peer.address, reason = %close, "connection closed: this is a bug");
@@ -153,7 +153,7 @@ impl Acceptor {
     }
 }
 
-/// A connection that is counted as open until it ends, also when its task is aborted.
+/// Counts a connection as open until it is dropped, also when its task is aborted.
 #[derive(Debug)]
 struct Open {
     metrics: Metrics,
@@ -178,7 +178,7 @@ impl Drop for Open {
     }
 }
 
-/// Resolves when the broker stops, also by dropping the sender.
+/// Resolves when the broker stops, also when the sender is dropped.
 async fn stopped(stopping: &mut watch::Receiver<bool>) {
     let _ = stopping.wait_for(|stopping| *stopping).await;
 }
@@ -191,16 +191,17 @@ fn tune(stream: &TcpStream) -> io::Result<()> {
     SockRef::from(stream).set_tcp_keepalive(&keepalive)
 }
 
-/// Out of file descriptors, or a connection that was gone again: neither ends the broker.
+/// Handles an error of accept: no free file descriptor, or a connection that was closed meanwhile.
+/// Neither ends the broker.
 async fn pause(error: &io::Error) {
     if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) {
         return;
     }
-    warn!(%error, "cannot accept connections for now");
+    warn!(%error, "accept failed, will retry");
     tokio::time::sleep(limits::ACCEPT_PAUSE).await;
 }
 
-/// Who is connected, to hold the limits.
+/// The open connections by address, for the limits.
 #[derive(Debug, Default)]
 struct Slots(Mutex<Taken>);
 
@@ -210,7 +211,7 @@ struct Taken {
     by_ip: HashMap<IpAddr, usize>,
 }
 
-/// A connection's place, given back when dropped.
+/// A connection's slot, released when dropped.
 #[derive(Debug)]
 struct Slot {
     slots: Arc<Slots>,
@@ -218,7 +219,7 @@ struct Slot {
 }
 
 impl Slots {
-    /// A place for one more, or the setting that forbids it.
+    /// A slot for one more connection, or the setting that forbids it.
     fn take(
         self: &Arc<Self>,
         ip: IpAddr,

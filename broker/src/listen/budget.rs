@@ -1,44 +1,44 @@
-//! How many bytes of requests may be under way at once, over all connections.
+//! Bound of the request bytes in memory, over all connections.
 //!
-//! A frame takes its share as its bytes arrive, never what it announces. If everybody held a part
-//! and waited for the rest, nobody would ever finish; so one frame at a time may go beyond the
-//! budget, up to the largest frame there is, until its request is done.
+//! A frame acquires its share as its bytes arrive, never by its announced length. If every
+//! connection held a part and waited for the rest, none would finish; so one frame at a time may
+//! exceed the budget, up to the largest frame size, until its request is done.
 
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// A number of bytes that many share.
+/// A shared number of bytes.
 #[derive(Debug, Clone)]
 pub struct Budget {
     free: Arc<Semaphore>,
     reserve: Arc<Semaphore>,
 }
 
-/// A share of a [`Budget`], given back when dropped.
+/// A share of a [`Budget`], returned when dropped.
 #[derive(Debug, Default)]
 pub struct Permit {
     share: Option<OwnedSemaphorePermit>,
-    /// Held by the one that may go beyond.
+    /// Held by the one permit that may exceed the budget.
     reserve: Option<OwnedSemaphorePermit>,
 }
 
 impl Budget {
-    /// A budget of so many bytes.
+    /// A budget of this many bytes.
     #[must_use]
     pub fn new(bytes: usize) -> Self {
         let bytes = bytes.min(Semaphore::MAX_PERMITS);
         Self { free: Arc::new(Semaphore::new(bytes)), reserve: Arc::new(Semaphore::new(1)) }
     }
 
-    /// Waits for `bytes`, or for the right to go beyond the budget.
+    /// Waits for `bytes`, or for the right to exceed the budget.
     pub async fn acquire(&self, bytes: usize) -> Permit {
         let mut permit = Permit::default();
         self.extend(&mut permit, bytes).await;
         permit
     }
 
-    /// The same for a share that grows.
+    /// Extends a share like [`Self::acquire`].
     pub async fn extend(&self, permit: &mut Permit, bytes: usize) {
         if permit.reserve.is_some() || self.try_extend(permit, bytes) {
             return;
@@ -55,7 +55,7 @@ impl Budget {
         }
     }
 
-    /// Whether the bytes are to be had without waiting; they are taken then.
+    /// Acquires the bytes if that needs no wait. Returns whether it did.
     pub fn try_extend(&self, permit: &mut Permit, bytes: usize) -> bool {
         if permit.reserve.is_some() {
             return true;
@@ -70,7 +70,7 @@ impl Budget {
         }
     }
 
-    /// What nobody holds.
+    /// The free bytes of the budget.
     #[must_use]
     pub fn free_bytes(&self) -> usize {
         self.free.available_permits()
@@ -78,13 +78,13 @@ impl Budget {
 }
 
 impl Permit {
-    /// Whether nothing was acquired yet.
+    /// Whether the permit holds nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.share.is_none() && self.reserve.is_none()
     }
 
-    /// Gives back what is beyond `bytes`.
+    /// Returns everything beyond `bytes` to the budget.
     pub fn shrink_to(&mut self, bytes: usize) {
         if let Some(share) = &mut self.share {
             drop(share.split(share.num_permits().saturating_sub(bytes)));

@@ -1,93 +1,94 @@
-//! Why a connection ends.
+//! Reasons to close a connection.
 //!
-//! Kafka's protocol has no way to say goodbye: whatever cannot be answered in the words of the
-//! request's version ends the connection, and the reason goes to the log.
+//! Kafka's protocol has no message for closing a connection: whatever cannot be expressed in the
+//! request's version closes the connection, and the reason is logged.
 
 use std::io;
 
 use ropewalk_codec::{ApiKey, DecodeError, EncodeError};
 
-/// Why a connection ends.
+/// The reason why a connection is closed.
 #[derive(Debug, thiserror::Error)]
 pub enum Close {
-    /// The client went away, between two requests or in the middle of one.
+    /// The client disconnected, between two requests or within one.
     #[error("the client closed the connection")]
     Gone,
-    /// The socket failed.
+    /// A socket operation failed.
     #[error("the socket failed: {0}")]
     Socket(#[from] io::Error),
-    /// The length in front of a frame is not a length.
-    #[error("a frame length of {0} is not positive")]
+    /// The length field of a frame is not positive.
+    #[error("the frame length is {0}, must be positive")]
     FrameLength(i32),
-    /// Larger than `socket.request.max.bytes`.
+    /// The frame exceeds `socket.request.max.bytes`.
     #[error("a frame of {size_bytes} bytes is over socket.request.max.bytes={size_bytes_max}")]
     FrameTooLarge {
-        /// What the client announced.
+        /// The announced size, bytes.
         size_bytes: usize,
-        /// The limit.
+        /// The limit, bytes.
         size_bytes_max: usize,
     },
-    /// Larger than a request of its API ever is.
-    #[error("{} of {size_bytes} bytes is over the limit of {size_bytes_max} for it", api.name())]
+    /// The frame exceeds the size limit of its API.
+    #[error("{} of {size_bytes} bytes exceeds the limit of {size_bytes_max} of this API", api.name())]
     RequestTooLarge {
-        /// The API.
+        /// The API of the request.
         api: ApiKey,
-        /// What the client announced.
+        /// The announced size, bytes.
         size_bytes: usize,
-        /// The limit.
+        /// The limit, bytes.
         size_bytes_max: usize,
     },
-    /// A frame was begun and not finished in time.
+    /// A frame was not complete in time.
     #[error("a frame took too long to arrive")]
     FrameTooSlow,
-    /// An answer was not taken in time.
+    /// The client did not receive a response in time.
     #[error("the client does not read its answers")]
     AnswerNotTaken,
-    /// Nothing was said for `connections.max.idle.ms`.
+    /// The connection was idle for `connections.max.idle.ms`.
     #[error("idle for longer than connections.max.idle.ms")]
     Idle,
-    /// Not an API of Kafka's.
+    /// The API key is not one of Kafka's.
     #[error("there is no API with key {0}")]
     UnknownApi(i16),
-    /// An API, or a version of one, that is not advertised.
+    /// The API or its version is not advertised.
     #[error("{} version {version} is not served here", api.name())]
     NotServed {
-        /// The API.
+        /// The API of the request.
         api: ApiKey,
-        /// The version asked for.
+        /// The requested version.
         version: i16,
     },
-    /// The body is not what its header says.
+    /// The body does not match the request's API and version.
     #[error("malformed {}: {error}", api.name())]
     Malformed {
-        /// The API.
+        /// The API of the request.
         api: ApiKey,
-        /// What is wrong with it.
+        /// The decoder's error.
         error: DecodeError,
     },
-    /// The header is not one.
+    /// The request header cannot be decoded.
     #[error("malformed request header: {0}")]
     MalformedHeader(DecodeError),
-    /// An error where no answer may be sent (Produce with acks=0): closing is the only way to tell.
-    #[error("acks=0 leaves no other way to tell of error {code}")]
+    /// An error of a request without a response (Produce with acks=0): closing the connection is
+    /// the only way to report it.
+    #[error("acks=0 has no response, so error {code} closes the connection")]
     Unanswerable {
-        /// Kafka's code for it.
+        /// Kafka's error code.
         code: i16,
     },
-    /// A batch was not stored that the ones behind it may not overtake.
+    /// A batch was not stored, and the batches after it must not be stored before it.
     #[error("a batch of a new idempotent producer was not stored: it has to be sent again first")]
     OutOfOrder,
-    /// A bug of ours: an answer without words in the version asked for.
+    /// A bug: the response cannot be encoded in the requested version.
     #[error("the answer to {} version {version} cannot be written: {error}", api.name())]
     Unencodable {
-        /// The API.
+        /// The API of the request.
         api: ApiKey,
-        /// The version asked for.
+        /// The requested version.
         version: i16,
-        /// Why.
+        /// The encoder's error.
         error: EncodeError,
     },
-    /// A bug of ours: serving the connection panicked.
+    /// A bug: serving the connection panicked.
     #[error("serving the connection panicked: {0}")]
     Panicked(String),
     /// The broker is stopping.
@@ -96,7 +97,8 @@ pub enum Close {
 }
 
 impl Close {
-    /// Whether the client has to change something before it can be served, or is no Kafka client.
+    /// Whether the client's configuration has to change before it can be served, or the peer is not
+    /// a Kafka client.
     pub(crate) fn is_clients_fault(&self) -> bool {
         match self {
             Self::FrameLength(_)
@@ -119,7 +121,7 @@ impl Close {
         }
     }
 
-    /// What the other end probably is, judged by the bytes where a frame's length should be.
+    /// What the peer probably is, judged by the bytes in place of a frame's length.
     pub(crate) fn guess(&self) -> &'static str {
         match self {
             Self::FrameLength(length) => protocol_of(length.to_be_bytes()).unwrap_or(STRANGER),
@@ -128,7 +130,7 @@ impl Close {
                 let large = "a Kafka client with a very large request, or another protocol";
                 protocol_of(length.to_be_bytes()).unwrap_or(large)
             }
-            // A PostgreSQL client that asks for TLS: length 8, then 1234 and 5679.
+            // A PostgreSQL client that requests TLS: length 8, then 1234 and 5679.
             Self::UnknownApi(1234) => "a PostgreSQL client",
             Self::UnknownApi(_) | Self::MalformedHeader(_) => STRANGER,
             Self::FrameTooSlow => "a port scanner or another protocol, or a very slow client",
@@ -173,7 +175,7 @@ impl Close {
 
 const STRANGER: &str = "not a Kafka client: a port scanner or another protocol";
 
-/// Whose first four bytes these are, if they are known as another protocol's.
+/// The protocol that these first four bytes identify, if it is a known one.
 fn protocol_of(first: [u8; 4]) -> Option<&'static str> {
     const TLS_HANDSHAKE: u8 = 22;
     const MQTT_CONNECT: u8 = 16;

@@ -1,11 +1,13 @@
-//! One task per connection: reads frames, begins requests, sends the answers in order.
+//! One task per connection: reads frames, begins requests, sends the responses in order.
 //!
-//! A request is *begun* (its first stage) strictly after the one before it. Those that have begun
-//! stand in a queue whose head is answered next, so answers leave in order (O2) however they come.
-//! Pipelined requests stand there together; any other stands there alone.
+//! The first stage of a request starts strictly after that of the previous one. Requests that have
+//! begun form a queue whose head is answered next, so responses leave in order (O2) whatever the
+//! order of their completion. Only pipelined requests share the queue; any other request is in it
+//! alone.
 //!
-//! While requests are under way a little is read ahead, which is how the end of the client is
-//! noticed: a parked request (long poll, join) is then dropped, everything else runs to its end.
+//! While requests are in progress the connection reads ahead a little, to detect that the client
+//! disconnects: a parked request (long poll, join) is then dropped, every other one runs to its
+//! end.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -25,7 +27,7 @@ use crate::listen::{
     Answer, Close, Lane, Lanes, Options, Peer, Permit, Reply, Request, Service, Share, Turn,
 };
 
-/// What all connections of a listener have in common.
+/// The shared state of all connections of a listener.
 #[derive(Debug, Clone)]
 pub(super) struct Shared {
     pub(super) service: Arc<dyn Service>,
@@ -34,24 +36,24 @@ pub(super) struct Shared {
     pub(super) metrics: Metrics,
 }
 
-/// A connection that is being served.
+/// The state of one connection.
 pub(super) struct Connection {
     shared: Shared,
     peer: Arc<Peer>,
     stream: TcpStream,
     frames: Frames,
-    /// Recognised, and waiting for its turn.
+    /// A parsed request that waits for its turn.
     next: Option<Next>,
-    /// In its first stage.
+    /// The request whose first stage runs.
     beginning: Option<Next>,
     under_way: FuturesOrdered<UnderWay>,
     under_way_bytes: usize,
-    /// The turn of what is under way; all alike.
+    /// The turn of the requests in progress, which is the same for all.
     turn: Turn,
     outbox: Outbox,
-    /// Nobody listens to what is answered from here on.
+    /// Whether responses are discarded from here on.
     muted: bool,
-    /// Why no more is read; what has begun is still answered.
+    /// Why reading stopped; requests that have begun are still answered.
     ended: Option<Close>,
     last_active: Instant,
 }
@@ -61,15 +63,15 @@ struct Next {
     lane: Lane,
     begin: BoxFuture<'static, Result<Answer, Close>>,
     size_bytes: usize,
-    /// What was acquired while the frame was read, and then for the request.
+    /// The share acquired while the frame was read, and later for the request.
     permit: Permit,
-    /// Where the permit goes when all of it is acquired.
+    /// Receives the permit once it is acquired in full.
     share: Share,
     is_paid: bool,
 }
 
-/// A request that has begun. It gives its share of the budget back when it is answered, unless its
-/// handler holds it for longer.
+/// A request that has begun. Its share of the budget is returned when it is answered, unless its
+/// handler holds it longer.
 struct UnderWay {
     answer: Answer,
     size_bytes: usize,
@@ -119,10 +121,10 @@ impl Connection {
         }
     }
 
-    /// Serves it to its end and says why it ended. `stop` resolves when the broker stops.
+    /// Serves the connection and returns why it ended. `stop` resolves when the broker stops.
     pub(super) async fn run(mut self, stop: impl Future<Output = ()> + Send) -> Close {
         let mut stop = std::pin::pin!(stop.fuse());
-        // One timer, moved when it fires or must fire earlier, not with every request.
+        // One timer, reset when it fires or must fire earlier, not with every request.
         let mut timer = std::pin::pin!(tokio::time::sleep_until(self.due()));
         loop {
             if self.peer.order.is_ended() {
@@ -150,17 +152,18 @@ impl Connection {
         }
     }
 
-    /// Begins what may begin now.
+    /// Begins the next request if its turn has come.
     fn begin_next(&mut self) {
         while self.beginning.is_none() && (self.next.is_some() || self.recognise()) {
             let Some(next) = &self.next else { return };
             if next.turn == Turn::Parked && self.ended.is_some() {
-                // Nobody waits for it, and whatever follows it could no longer be told apart.
+                // The client does not wait for it, and the order of later responses could not be
+                // kept.
                 self.next = None;
                 self.muted = true;
                 continue;
             }
-            // Beside one that is alone it would not even have been recognised.
+            // While a request that must be alone is in progress, the next frame is not even parsed.
             if !self.under_way.is_empty() && next.turn != Turn::Pipelined {
                 return;
             }
@@ -169,7 +172,7 @@ impl Connection {
         }
     }
 
-    /// Takes the next frame, if there is one and the bounds allow; whether it did.
+    /// Parses the next frame, if there is one and the bounds allow it. Returns whether it did.
     fn recognise(&mut self) -> bool {
         if self.is_at_bound() {
             return false;
@@ -192,10 +195,10 @@ impl Connection {
         }
     }
 
-    /// Waits for the next thing to happen. Cancelling it loses nothing.
+    /// Waits for the next event. Cancel safe.
     async fn event(&mut self) -> Event {
-        // Whole frames that are still here wait for their turn: read on a little all the same, to
-        // see the end of the client.
+        // Even while complete frames wait for their turn, the connection reads on a little to
+        // detect that the client disconnects.
         let may_read = self.ended.is_none()
             && (!self.frames.has_whole()
                 || self.frames.buffered_bytes() < limits::READ_AHEAD_BYTES_MAX);
@@ -230,7 +233,7 @@ impl Connection {
                 self.muted = true;
                 self.lose(Close::Socket(error));
             }
-            // What came whole before the bad frame is answered.
+            // Frames that were complete before the bad frame are answered.
             Event::Read(Err(close)) => self.lose(close),
             Event::Stop => {
                 self.drop_parked();
@@ -241,7 +244,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Sends an answer, and those behind it that are there as well.
+    /// Sends a response, and the ones after it that are ready.
     async fn answer(&mut self, first: Done) -> Result<(), Close> {
         let mut failed = None;
         self.take(first);
@@ -272,15 +275,15 @@ impl Connection {
         }
     }
 
-    /// Nothing more is read or begun; what has begun is answered.
+    /// Stops reading and beginning requests; requests that have begun are answered.
     fn end(&mut self, close: Close) {
         self.frames.clear();
         self.next = None;
         self.ended.get_or_insert(close);
     }
 
-    /// The client is gone, but what it sent before is still carried out: a producer with acks=0 may
-    /// well send and go.
+    /// Handles a disconnected client: requests that it sent before are still carried out, because a
+    /// producer with acks=0 may disconnect right after sending.
     fn lose(&mut self, close: Close) {
         self.drop_parked();
         self.ended.get_or_insert(close);
@@ -305,7 +308,7 @@ impl Connection {
         Err(if self.frames.due().is_some() { Close::FrameTooSlow } else { Close::Idle })
     }
 
-    /// When the client's patience with us ends: a frame that is not whole, or long silence.
+    /// The deadline of the connection: of an incomplete frame, or of the idle timeout.
     fn due(&self) -> Instant {
         let idle_due = self.last_active + self.shared.options.idle_max;
         if !self.is_quiet() || self.ended.is_some() {
@@ -314,7 +317,7 @@ impl Connection {
         self.frames.due().unwrap_or(idle_due)
     }
 
-    /// Nothing has begun that is not answered.
+    /// Whether every request that has begun is answered.
     fn is_quiet(&self) -> bool {
         self.beginning.is_none() && self.under_way.is_empty() && self.next.is_none()
     }
@@ -326,12 +329,13 @@ impl Connection {
     }
 }
 
-/// Waits for the request's share of its budget, then for its first stage. Cancelling it loses nothing.
+/// Waits for the request's share of its budget, then for its first stage. Cancel safe.
 async fn begun(beginning: &mut Option<Next>, lanes: &Lanes) -> Result<Answer, Close> {
     let Some(next) = beginning else { return std::future::pending().await };
     if !next.is_paid {
         let budget = lanes.of(next.lane, next.size_bytes);
-        // What was read in pieces under another budget is given back before this one is waited for.
+        // The share of another budget, acquired while the frame was read in pieces, is returned
+        // before waiting for this one.
         if !std::ptr::eq(budget, lanes.to_read(next.size_bytes)) {
             next.permit = Permit::default();
         }

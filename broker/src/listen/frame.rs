@@ -1,9 +1,9 @@
-//! Cuts the stream into frames: four bytes of length, then so many bytes.
+//! Splits the stream into frames: four bytes of length, then as many bytes.
 //!
-//! What arrives goes through a scratch buffer of the thread; a frame that came whole is copied
-//! out of it to its exact size. Only a frame that is still incomplete holds memory of its
-//! connection, and that grows with the bytes that have arrived, never with the length announced.
-//! Every frame has an allocation of its own, so a batch that stays in memory pins no other frame.
+//! Received bytes pass through a scratch buffer of the thread; a frame that arrives complete is
+//! copied out of it at its exact size. Only an incomplete frame holds memory of its connection, and
+//! that grows with the received bytes, never with the announced length. Every frame has its own
+//! allocation, so a batch that stays in memory pins no other frame.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -24,7 +24,7 @@ thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; limits::READ_BYTES].into());
 }
 
-/// One whole frame without its length, and its share of the budget: empty if it is still to be
+/// A complete frame without its length, and its share of the budget: empty if it is still to be
 /// acquired.
 #[derive(Debug)]
 pub(super) struct Frame {
@@ -32,16 +32,16 @@ pub(super) struct Frame {
     pub(super) permit: Permit,
 }
 
-/// What a read brought.
+/// The result of a read.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Fill {
-    /// Bytes, or room for them.
+    /// Bytes were read, or the buffer has room for more.
     Some,
-    /// The client will send no more.
+    /// The client closed its sending side.
     End,
 }
 
-/// The frames of one connection.
+/// The frame reader of one connection.
 #[derive(Debug)]
 pub(super) struct Frames {
     lanes: Lanes,
@@ -50,14 +50,14 @@ pub(super) struct Frames {
     time_max: Duration,
     whole: VecDeque<Frame>,
     whole_bytes: usize,
-    /// The first bytes of a length.
+    /// The bytes of an incomplete length field, and their number.
     length: ([u8; LENGTH_BYTES], usize),
     partial: Option<Partial>,
     /// When the incomplete frame was begun, or its reading resumed.
     begun: Option<Instant>,
-    /// When the last of its bytes came.
+    /// When the last bytes of the incomplete frame arrived.
     progressed: Instant,
-    /// The largest frame that this connection has finished, up to a bound.
+    /// The largest frame that this connection has completed, up to a bound.
     trusted_bytes: usize,
 }
 
@@ -66,7 +66,7 @@ struct Partial {
     buffer: Vec<u8>,
     size_bytes: usize,
     permit: Permit,
-    /// The service has seen the API's key and the size.
+    /// Whether the service has checked the API key and the size.
     is_checked: bool,
 }
 
@@ -87,7 +87,7 @@ impl Frames {
         }
     }
 
-    /// The next whole frame. Its permit may still have to be acquired.
+    /// The next complete frame. Its permit may still have to be acquired.
     pub(super) fn pop(&mut self) -> Option<Frame> {
         let frame = self.whole.pop_front()?;
         self.whole_bytes -= frame.bytes.len();
@@ -97,7 +97,7 @@ impl Frames {
         Some(frame)
     }
 
-    /// Forgets what was read.
+    /// Discards everything that was read.
     pub(super) fn clear(&mut self) {
         self.whole = VecDeque::new();
         self.whole_bytes = 0;
@@ -109,12 +109,12 @@ impl Frames {
         !self.whole.is_empty()
     }
 
-    /// What was read and not yet taken.
+    /// Bytes that were read and not yet returned as frames.
     pub(super) fn buffered_bytes(&self) -> usize {
         self.whole_bytes + self.partial.as_ref().map_or(0, |partial| partial.buffer.len())
     }
 
-    /// When the incomplete frame has to be whole; none while it is we who keep it waiting.
+    /// The deadline of the incomplete frame; `None` while the broker itself suspends reading.
     pub(super) fn due(&self) -> Option<Instant> {
         let size_bytes = match &self.partial {
             Some(partial) if partial.is_full() => return None,
@@ -125,7 +125,7 @@ impl Frames {
         Some(due.min(self.progressed + self.time_max))
     }
 
-    /// The time that reading was suspended is not held against the client.
+    /// Resumes reading. The suspended time does not count against the client's deadline.
     pub(super) fn resume(&mut self, now: Instant) {
         if self.begun.is_some() {
             self.begun = Some(now);
@@ -133,7 +133,7 @@ impl Frames {
         }
     }
 
-    /// Waits for bytes and takes what is there. Cancelling it loses nothing.
+    /// Waits for bytes and reads them. Cancel safe.
     pub(super) async fn fill(&mut self, stream: &TcpStream) -> Result<Fill, Close> {
         if let Some(partial) = &mut self.partial
             && partial.is_full()
@@ -150,7 +150,7 @@ impl Frames {
         }
     }
 
-    /// Reads once; none if there is nothing to read after all.
+    /// Reads once; `None` if nothing is available.
     fn try_fill(&mut self, stream: &TcpStream) -> Result<Option<Fill>, Close> {
         let read = if let Some(partial) = &mut self.partial {
             let room = partial.room();
@@ -173,7 +173,7 @@ impl Frames {
         }
     }
 
-    /// Takes frames off the bytes that have arrived, and keeps what is left of them.
+    /// Splits the received bytes into frames, and keeps the incomplete rest.
     fn cut(&mut self, mut bytes: &[u8]) -> Result<(), Close> {
         while !bytes.is_empty() {
             let (length, have) = &mut self.length;
@@ -200,8 +200,8 @@ impl Frames {
         Ok(())
     }
 
-    /// A frame that has not come whole. Its first allocation is small, unless this connection has
-    /// shown that it finishes large ones.
+    /// Begins an incomplete frame. Its first allocation is small, unless this connection has
+    /// completed large frames before.
     fn begin_partial(&self, size_bytes: usize, bytes: &[u8]) -> Partial {
         let first = self.trusted_bytes.max(2 * bytes.len()).min(size_bytes);
         let mut permit = Permit::default();
@@ -217,7 +217,8 @@ impl Frames {
             self.trusted_bytes =
                 partial.size_bytes.clamp(self.trusted_bytes, limits::FRAME_BYTES_TRUSTED_MAX);
             let is_small = partial.size_bytes <= limits::SMALL_FRAME_BYTES_MAX;
-            // Like one that came in one piece, a small one counts again when its turn comes.
+            // Like a small frame that arrived complete, this one is counted again when its turn
+            // comes.
             let permit = if is_small { Permit::default() } else { partial.permit };
             self.push(partial.buffer.into(), permit);
         }
@@ -235,7 +236,7 @@ impl Partial {
         self.size_bytes - self.buffer.len()
     }
 
-    /// Asks whether such a request may be as large, once its key is there.
+    /// Checks the size of the request once its API key is received.
     fn check(&mut self, service: &dyn Service) -> Result<(), Close> {
         if !self.is_checked
             && let Some(key) = self.buffer.first_chunk()
@@ -254,7 +255,7 @@ impl Partial {
         self.room() == 0
     }
 
-    /// Doubles the buffer, up to the frame's size, as soon as the budget allows.
+    /// Doubles the buffer, up to the frame's size, as soon as the budget allows it.
     async fn grow(&mut self, budget: &Budget) {
         let more = self.buffer.len().max(limits::FRAME_BYTES_FIRST).min(self.missing());
         budget.extend(&mut self.permit, more).await;

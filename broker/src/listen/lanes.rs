@@ -1,11 +1,12 @@
-//! Which budget a request's bytes come from, and how long they are held.
+//! The budgets of request memory: which one a request counts against, and for how long.
 //!
-//! Requests that wait for the disk or for the network must not keep small ones from being read: a
-//! group's heartbeats go on while producers wait for a slow disk. So there are several budgets. Frames
-//! of up to [`limits::SMALL_FRAME_BYTES_MAX`] have two of their own, one for requests that are
-//! answered at once and one for fetches, which may wait for a minute; every Produce and everything
-//! larger is bulk. A small frame that comes in pieces is read under a budget of its own, which it gives back when it
-//! is whole: a client that stops in the middle keeps only others that do so waiting.
+//! Requests that wait for the disk or for the network must not block small ones: a group's
+//! heartbeats continue while producers wait for a slow disk. So there are several budgets. Frames
+//! of up to [`limits::SMALL_FRAME_BYTES_MAX`] have two, one for requests that are answered without
+//! waiting and one for fetches, which may wait for a minute. Every Produce and every larger frame
+//! is bulk. A small frame that arrives in pieces is read under a budget of its own, which it
+//! returns when it is complete: a client that stops within a frame delays only other incomplete
+//! frames.
 
 use std::sync::Arc;
 
@@ -14,14 +15,14 @@ use parking_lot::Mutex;
 use crate::limits;
 use crate::listen::{Budget, Permit};
 
-/// What kind of request a small frame is. A larger frame is always [`Lane::Bulk`].
+/// The kind of a small frame's request. A larger frame is always [`Lane::Bulk`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lane {
-    /// It may wait for the disk.
+    /// The request may wait for the disk.
     Bulk,
-    /// It waits for records to come.
+    /// The request may wait for new records.
     Fetch,
-    /// It is answered at once, or gives its frame back before it waits ([`Share::release`]).
+    /// The request is answered without waiting, or returns its memory first ([`Share::release`]).
     Small,
 }
 
@@ -31,12 +32,12 @@ pub struct Lanes {
     bulk: Budget,
     fetch: Budget,
     small: Budget,
-    /// For small frames that do not come whole: those that stand still keep nobody's request from beginning.
+    /// For incomplete small frames, so that stalled ones block no complete request.
     partial: Budget,
 }
 
 impl Lanes {
-    /// Budgets with so many bytes for bulk; the others are fixed by [`limits`].
+    /// Budgets with this many bytes for bulk; the others are fixed by [`limits`].
     #[must_use]
     pub fn new(bulk_bytes: usize) -> Self {
         Self {
@@ -47,13 +48,12 @@ impl Lanes {
         }
     }
 
-    /// The budget that a frame of `size_bytes` is read under which does not come in one piece. What it asks is not
-    /// known yet.
+    /// The budget for reading an incomplete frame of `size_bytes`, whose API is not known yet.
     pub(super) fn to_read(&self, size_bytes: usize) -> &Budget {
         if size_bytes > limits::SMALL_FRAME_BYTES_MAX { &self.bulk } else { &self.partial }
     }
 
-    /// The budget of a whole request.
+    /// The budget of a complete request.
     pub(super) fn of(&self, lane: Lane, size_bytes: usize) -> &Budget {
         match lane {
             Lane::Bulk => &self.bulk,
@@ -63,7 +63,7 @@ impl Lanes {
         }
     }
 
-    /// A share as a request of `size_bytes` has it.
+    /// A share that a request of `size_bytes` would hold.
     #[cfg(test)]
     pub(crate) async fn acquire(&self, lane: Lane, size_bytes: usize) -> Share {
         let share = Share::default();
@@ -71,7 +71,7 @@ impl Lanes {
         share
     }
 
-    /// Bytes that are free in all budgets together.
+    /// Free bytes of all budgets together.
     #[must_use]
     pub fn free_bytes(&self) -> usize {
         let all = [&self.bulk, &self.fetch, &self.small, &self.partial];
@@ -79,20 +79,20 @@ impl Lanes {
     }
 }
 
-/// A request's share of its budget; clones are the same share. It is given back when the last clone
-/// is gone, or earlier by [`Share::release`].
+/// A request's share of its budget; clones are the same share. It is returned when the last clone
+/// is dropped, or earlier by [`Share::release`].
 #[derive(Debug, Clone, Default)]
 pub struct Share(Arc<Mutex<Permit>>);
 
 impl Share {
-    /// Gives the share back. For a request that is parsed, keeps nothing of its frame, and may wait
-    /// for long.
+    /// Returns the share to its budget. For a request that is parsed, keeps no slice of its frame,
+    /// and may wait for long.
     pub fn release(&self) {
         let released = std::mem::take(&mut *self.0.lock());
         drop(released);
     }
 
-    /// Takes over a share; one that was held before is given back.
+    /// Stores a permit, and returns the previous one to its budget.
     pub(super) fn put(&self, permit: Permit) {
         let before = std::mem::replace(&mut *self.0.lock(), permit);
         drop(before);

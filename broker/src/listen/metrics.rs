@@ -1,4 +1,4 @@
-//! What is counted about connections.
+//! Metrics of client connections.
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -6,7 +6,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
-/// Counters of the listeners; a clone counts the same.
+/// Counters of the listeners; clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct Metrics {
     pub(crate) open: Gauge,
@@ -17,47 +17,47 @@ pub struct Metrics {
     pub(crate) sent_bytes: Counter,
 }
 
-/// Why a connection was not taken.
+/// The label of refused connections.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct Refused {
     pub(crate) limit: &'static str,
 }
 
-/// Why a connection ended.
+/// The label of closed connections.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct Closed {
     pub(crate) reason: &'static str,
 }
 
 impl Metrics {
-    /// Makes them and shows them in `registry`.
+    /// Creates the metrics and registers them in `registry`.
     pub fn register(registry: &mut Registry) -> Self {
         let all = Self::default();
-        registry.register("connections", "Kafka connections that are open", all.open.clone());
+        registry.register("connections", "Open Kafka connections", all.open.clone());
         registry.register(
             "connections_accepted",
-            "Kafka connections that were accepted",
+            "Accepted Kafka connections",
             all.accepted.clone(),
         );
         registry.register(
             "connections_refused",
-            "Kafka connections that were over a limit",
+            "Kafka connections refused by a connection limit",
             all.refused.clone(),
         );
         registry.register(
             "connections_closed",
-            "Kafka connections that ended, by reason",
+            "Closed Kafka connections, by reason",
             all.closed.clone(),
         );
         registry.register_with_unit(
             "received",
-            "Received from Kafka clients",
+            "Bytes received from Kafka clients",
             Unit::Bytes,
             all.received_bytes.clone(),
         );
         registry.register_with_unit(
             "sent",
-            "Sent to Kafka clients",
+            "Bytes sent to Kafka clients",
             Unit::Bytes,
             all.sent_bytes.clone(),
         );

@@ -1,4 +1,4 @@
-//! The bounds of connections, as the settings say.
+//! The bounds of connections, taken from the settings.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,15 +11,16 @@ pub struct Options {
     pub frame_bytes_max: usize,
     /// `connections.max.idle.ms`.
     pub idle_max: Duration,
-    /// A frame must be whole this long after its first byte, plus the time for its size.
+    /// Time from the first byte of a frame until it must be complete, plus the time for its size.
     pub frame_time_max: Duration,
-    /// An answer must be taken within this, plus the time for its size.
+    /// Time within which a client must receive a response, plus the time for its size.
     pub write_time_max: Duration,
-    /// How many connections there may be.
+    /// The limits of the number of connections.
     pub limits: Arc<dyn ConnectionLimits>,
 }
 
-/// How many connections there may be; asked for each new one, since both can change at run time.
+/// The limits of the number of connections; read for each new one, because both can change at run
+/// time.
 pub trait ConnectionLimits: Send + Sync + fmt::Debug {
     /// `max.connections`, over all listeners.
     fn connections_max(&self) -> usize;

@@ -1,4 +1,4 @@
-//! Answers on their way out: chunks, written together and never joined.
+//! Responses waiting for the socket: chunks that are written with vectored writes and never joined.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -11,15 +11,15 @@ use tokio::time::{Instant, timeout_at};
 use crate::limits;
 use crate::listen::{Close, Permit, Reply};
 
-/// Chunks that one write is given at most.
+/// Most chunks of one write.
 const SLICES_MAX: usize = 64;
 
-/// What is to be written.
+/// The chunks to write.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     chunks: VecDeque<Bytes>,
     size_bytes: usize,
-    /// What the answers hold until they are gone.
+    /// Budget shares of the responses, held until they are sent.
     held: Vec<Permit>,
 }
 
@@ -37,7 +37,8 @@ impl Outbox {
         self.size_bytes
     }
 
-    /// Writes everything. The client may not stand still for `time_max`, nor be too slow over all.
+    /// Writes everything. Fails if the client receives nothing for `time_max` or is too slow
+    /// overall.
     pub(super) async fn flush(
         &mut self,
         stream: &TcpStream,
@@ -62,7 +63,7 @@ impl Outbox {
         }
     }
 
-    /// Writes until everything is gone (true) or the socket is full.
+    /// Writes until the queue is empty (true) or the socket is full.
     fn write(&mut self, stream: &TcpStream) -> Result<bool, Close> {
         while self.size_bytes > 0 {
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
@@ -76,7 +77,7 @@ impl Outbox {
                 Err(error) => return Err(error.into()),
             }
         }
-        // An idle connection keeps no memory for the answers it had.
+        // Frees the memory, so that an idle connection holds none.
         self.chunks = VecDeque::new();
         self.held = Vec::new();
         Ok(true)

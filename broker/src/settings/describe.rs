@@ -1,67 +1,68 @@
-//! Settings as DescribeConfigs shows them: the value, where it comes from, and what it would be.
+//! Settings in the form of DescribeConfigs: the value, its source, and all values of lower
+//! precedence.
 
 use super::key::{Key, Kind, Update};
 use super::{Settings, broker, group, topic};
 
-/// Where a value was set; the numbers on the wire are Kafka's.
+/// The source of a value; the numbers are Kafka's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(i8)]
 pub enum Source {
-    /// On the topic.
+    /// Set on the topic.
     Topic = 1,
-    /// At run time, for this broker.
+    /// Set at run time, for this broker.
     Broker = 2,
-    /// At run time, for all brokers.
+    /// Set at run time, for all brokers.
     AllBrokers = 3,
-    /// In the file or by a flag.
+    /// Set in the file or by a flag.
     File = 4,
-    /// Nowhere.
+    /// Not set anywhere.
     Default = 5,
-    /// On the group.
+    /// Set on the group.
     Group = 8,
 }
 
 impl Source {
-    /// The number on the wire.
+    /// The number in the protocol.
     #[must_use]
     pub const fn code(self) -> i8 {
         self as i8
     }
 }
 
-/// One key of a resource.
+/// A row of DescribeConfigs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
-    /// The key.
+    /// The name of the key.
     pub name: &'static str,
-    /// Its value; `None` is null, also for a secret.
+    /// The value; `None` is null, also for a secret.
     pub value: Option<String>,
-    /// Where the value comes from.
+    /// The source of the value.
     pub source: Source,
-    /// Whether it is a secret.
+    /// Whether the value is a secret.
     pub sensitive: bool,
-    /// Whether it cannot be changed at run time.
+    /// Whether the key cannot be changed at run time.
     pub read_only: bool,
-    /// Its type.
+    /// The type of the key.
     pub kind: Kind,
-    /// What it does.
+    /// The documentation of the key.
     pub doc: &'static str,
-    /// Every place where a value was found, the one that holds first.
+    /// Every value of the key, highest precedence first.
     pub synonyms: Vec<Found>,
 }
 
-/// A value that was found in one place.
+/// The value of a key from one source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// The key there.
+    /// The name of the key at that source.
     pub name: &'static str,
-    /// The value there.
+    /// The value at that source.
     pub value: Option<String>,
-    /// Where.
+    /// The source itself.
     pub source: Source,
 }
 
-/// Every key of a topic that has these values of its own.
+/// Every key of a topic with these values of its own.
 #[must_use]
 pub fn topic(settings: &Settings, overrides: &[(String, String)]) -> Vec<Row> {
     let own = |key: &Key| find(overrides, key.name);
@@ -86,7 +87,7 @@ pub fn broker(settings: &Settings) -> Vec<Row> {
     keys.into_iter().map(|key| settings.row_of_broker(key)).collect()
 }
 
-/// What was set at run time for all brokers; nothing else belongs to no broker in particular.
+/// The values set at run time for all brokers; no other value is cluster-wide.
 #[must_use]
 pub fn all_brokers(settings: &Settings) -> Vec<Row> {
     let dynamic = settings.dynamic.read();
@@ -114,8 +115,8 @@ impl Settings {
         found.extend(own.map(|value| Found::new(key.name, key, &value, source)));
         let effective = found.first().and_then(|found| found.value.clone());
         for (at, synonym) in key.synonyms.iter().enumerate() {
-            // The coarser units of a duration are told where they are set; their defaults say
-            // nothing that the key's own default does not.
+            // A duration in a coarser unit is listed where it is set; its default adds nothing to
+            // the key's own default.
             let is_told = |found: &Found| at == 0 || found.source != Source::Default;
             found.extend(self.found(synonym.name).into_iter().filter(is_told));
         }
@@ -124,7 +125,7 @@ impl Settings {
                 key.default.map(|value| Found::new(key.name, key, value, Source::Default));
             found.extend(default);
         }
-        // A broker's value may be in coarser units than the topic's.
+        // A broker's value may be in a coarser unit than the topic's.
         let value = effective.or_else(|| key.default.is_some().then(|| self.inherited(key)));
         Row::new(key, found, value)
     }
@@ -135,7 +136,7 @@ impl Settings {
         Row { read_only: key.update == Update::ReadOnly, ..Row::new(key, found, own) }
     }
 
-    /// Where a broker's key is set, the place that holds first.
+    /// Every value that is set for a broker's key, highest precedence first.
     fn found(&self, name: &str) -> Vec<Found> {
         let Some(key) = broker::find(name) else { return Vec::new() };
         let (dynamic, file) = (self.dynamic.read(), self.file.read());
@@ -160,7 +161,7 @@ impl Found {
 }
 
 impl Row {
-    /// A row whose value is the first found, unless another is given.
+    /// A row whose value is the first of `synonyms`, unless `value` is given.
     fn new(key: &'static Key, synonyms: Vec<Found>, value: Option<String>) -> Self {
         let source = synonyms.first().map_or(Source::Default, |found| found.source);
         let first = synonyms.first().and_then(|found| found.value.clone());

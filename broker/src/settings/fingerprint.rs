@@ -1,18 +1,19 @@
-//! A hash of what a settings file says, so that an operator can tell which file a broker runs with.
+//! A hash of the settings in a file, by which an operator identifies the file that a broker runs
+//! with.
 //!
-//! Place in the walk: taken when the process reads its file and when it takes over another
+//! It is computed when the process reads its file and when another replaces it
 //! ([`super::Settings::replace`]); `GET /v1/broker` reports both.
 //!
-//! The hash is over settings, not over the bytes of the file, so that comments, the order of lines and the
-//! leave to format an empty directory make no difference: FNV-1a with 64 bits over `{`, then for each pair in
-//! the order of keys the key and the value as JSON strings, each followed by `,`. A value is taken without
-//! white space around it. It tells files apart and protects nothing.
+//! The hash covers settings, not the bytes of the file, so that comments, the order of lines and
+//! the setting to format an empty directory make no difference: FNV-1a with 64 bits over `{`, then
+//! for each pair in the order of keys the key and the value as JSON strings, each followed by `,`.
+//! White space around a value is removed. It identifies files and is not cryptographic.
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-/// Keys that only say how to begin on an empty directory: for a broker that runs they say nothing.
+/// Keys that only apply to an empty data directory, so they do not matter to a running broker.
 pub(super) const FIRST_START_ONLY: &[&str] = &["format.cluster.id"];
 
 /// The hash of these pairs, 16 hexadecimal digits.
@@ -43,7 +44,7 @@ mod tests {
 
     #[test]
     fn the_same_settings_have_the_same_hash_and_others_another() {
-        // Operators of other releases compute it as well: it must not change.
+        // Operators of other releases compute the same hash, so it must not change.
         assert_eq!(of_pairs(&[("a", "b")]), "096fc819d98b7e2b");
         let file = [("node.id", "0"), ("log.dirs", "/d\"\\\n")];
         let same = [("log.dirs", " /d\"\\\n"), ("format.cluster.id", "x"), ("node.id", "0 ")];

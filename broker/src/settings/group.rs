@@ -1,7 +1,7 @@
 //! Configuration of consumer, share and streams groups (KIP-848, KIP-932, KIP-1071).
 //!
-//! The groups that are served so far are the classic ones, whose members bring their timeouts
-//! themselves. The keys are kept and shown all the same, so that tools can set them.
+//! Only classic groups are served, whose members send their own timeouts. The keys are stored and
+//! shown nevertheless, so that tools can set them.
 
 use super::key::{Key, Kind, Synonym, Update, Valid};
 

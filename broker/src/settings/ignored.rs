@@ -1,10 +1,10 @@
-//! The keys of Kafka 4.3's broker that have no meaning here.
+//! The keys of Kafka 4.3's broker that have no effect here.
 //!
-//! A configuration file of Kafka's is taken as it is: these are accepted and checked for their type,
-//! logged as ignored when they are set, and shown by DescribeConfigs with Kafka's defaults. Among them
-//! is everything that could relax durability (`log.flush.interval.messages` …): nothing does.
+//! A configuration file of Kafka is accepted as it is: these keys are accepted and checked for
+//! their type, logged as ignored when they are set, and shown by DescribeConfigs with Kafka's
+//! defaults. They include every key that could relax durability (`log.flush.interval.messages` …).
 //!
-//! Taken from the configuration definition of Kafka 4.3.1 by its own classes.
+//! Generated from the configuration definition of Kafka 4.3.1 by its own classes.
 
 use super::key::Key;
 

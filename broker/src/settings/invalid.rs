@@ -1,59 +1,57 @@
-//! Why a setting is not taken, in words that name the key, the value and what is possible.
-//!
-//! Place in the walk: below the tables of keys, so that each of them can refuse with it.
+//! Why a setting is invalid. The messages name the key, the value and what is allowed.
 
 use std::fmt;
 
 use super::key::Key;
 use crate::limits;
 
-/// Why a setting is not taken. Printed in Kafka's words, since clients see them.
+/// Why a setting is invalid. The messages are Kafka's, because clients see them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Invalid {
-    /// Nobody knows the key.
+    /// The key is not known.
     Unknown {
-        /// What it was meant to be a key of.
+        /// The kind of key that was expected.
         what: &'static str,
-        /// The key.
+        /// The unknown key.
         key: String,
-        /// The known key that looks most like it.
+        /// The most similar known key.
         nearest: Option<&'static str>,
     },
-    /// The key is known, but somewhere else.
+    /// The key is known, but for another resource.
     Elsewhere {
-        /// What it was meant to be a key of.
+        /// The kind of key that was expected.
         what: &'static str,
-        /// The key.
+        /// The name of the key.
         key: String,
-        /// Where it is known.
+        /// The resource type that has this key.
         known: &'static str,
-        /// The key of the same meaning here; `None` when there is none.
+        /// The key with the same meaning for this resource; `None` when there is none.
         here: Option<&'static str>,
     },
-    /// The value is not possible.
+    /// The value is invalid.
     Value {
-        /// The key.
+        /// The name of the key.
         key: String,
-        /// The value.
+        /// The invalid value.
         value: String,
-        /// Why.
+        /// The reason why it is invalid.
         reason: String,
     },
     /// The key cannot change at run time.
     ReadOnly {
-        /// The key.
+        /// The name of the key.
         key: String,
     },
 }
 
 impl Invalid {
-    /// A key that is known nowhere, with the nearest of `known`.
+    /// An unknown key, with the nearest of `known`.
     pub(super) fn unknown(
         what: &'static str,
         key: &str,
         known: impl Iterator<Item = &'static Key>,
     ) -> Self {
-        // Below this nobody would take the one for the other.
+        // Below this similarity a suggestion is not helpful.
         const LIKENESS_MIN: f64 = 0.85;
         let likeness = |known: &'static Key| (strsim::jaro_winkler(known.name, key), known.name);
         let best = known.map(likeness).max_by(|a, b| a.0.total_cmp(&b.0));
@@ -61,21 +59,20 @@ impl Invalid {
         Self::Unknown { what, key: key.to_owned(), nearest }
     }
 
-    /// The same for a key of a topic or a group, where the broker knows it: `all` are those of the topic or
-    /// the group.
+    /// A broker's key that was set on a topic or a group, whose keys are `all`.
     pub(super) fn brokers(what: &'static str, key: &str, all: &'static [Key]) -> Self {
         let is_synonym = |known: &&Key| known.synonyms.iter().any(|synonym| synonym.name == key);
         let here = all.iter().find(is_synonym).map(|known| known.name);
         Self::Elsewhere { what, key: key.to_owned(), known: "broker", here }
     }
 
-    /// The same for a key of the broker that a topic or a group knows as `found`.
+    /// A topic's or group's key `found` that was set on the broker.
     pub(super) fn childs(known: &'static str, found: &'static Key) -> Self {
         let here = found.synonyms.first().map(|synonym| synonym.name);
         Self::Elsewhere { what: "broker config", key: found.name.to_owned(), known, here }
     }
 
-    /// The key that it is about.
+    /// The name of the key.
     #[must_use]
     pub fn key(&self) -> &str {
         match self {
@@ -90,7 +87,7 @@ impl Invalid {
         Self::Value { key: key.to_owned(), value: value.to_owned(), reason }
     }
 
-    /// Values that are set at run time are stored in the catalog (R1).
+    /// Checks a length, because values that are set at run time are stored in the catalog (R1).
     pub(super) fn check_length(key: &str, value: &str) -> Result<(), Self> {
         const BYTES_MAX: usize = limits::CONFIG_VALUE_BYTES_MAX;
         if value.len() <= BYTES_MAX {

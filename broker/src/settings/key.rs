@@ -1,34 +1,34 @@
-//! A configuration key: its name, its type, what it may be set to, and when.
+//! A configuration key: its name, type, allowed values and when it may change.
 //!
-//! The tables of keys are built from these at compile time. A key is known because Kafka 4.3 knows
-//! it; whether it has a meaning here is another matter ([`Key::ignored`]).
+//! The tables of keys are built from these at compile time. A key is known if Kafka 4.3 knows it;
+//! whether it has an effect here is separate ([`Key::ignored`]).
 
-/// How a value is written; the numbers on the wire are Kafka's.
+/// The type of a value; the numbers are Kafka's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(i8)]
 pub enum Kind {
-    /// `true` or `false`.
+    /// Either `true` or `false`.
     Boolean = 1,
-    /// Any text.
+    /// Any string value.
     String = 2,
-    /// 32 bits, signed.
+    /// A signed 32-bit integer.
     Int = 3,
-    /// 16 bits, signed.
+    /// A signed 16-bit integer.
     Short = 4,
-    /// 64 bits, signed.
+    /// A signed 64-bit integer.
     Long = 5,
     /// A decimal number.
     Double = 6,
-    /// Texts separated by commas.
+    /// Strings separated by commas.
     List = 7,
-    /// A Java class; always without meaning here.
+    /// A Java class; never has an effect here.
     Class = 8,
     /// A secret: never shown.
     Password = 9,
 }
 
 impl Kind {
-    /// The number on the wire (DescribeConfigs v3).
+    /// The number in the protocol (DescribeConfigs v3).
     #[must_use]
     pub const fn code(self) -> i8 {
         self as i8
@@ -60,10 +60,10 @@ pub enum Update {
     ClusterWide,
 }
 
-/// What a value must satisfy beyond its type.
+/// Bounds of a value beyond its type.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Valid {
-    /// Nothing.
+    /// No further bound.
     Any,
     /// A lower bound.
     AtLeast(i64),
@@ -71,45 +71,45 @@ pub enum Valid {
     Between(i64, i64),
     /// Both bounds, or this one value beside them.
     BetweenOr(i64, i64, i64),
-    /// From 0 to 1.
+    /// Between 0 and 1.
     Fraction,
     /// One of these; for a list, each of its elements.
     OneOf(&'static [&'static str]),
 }
 
-/// Where a key's value comes from when it is not set itself.
+/// Another source of a key's value.
 #[derive(Debug, Clone, Copy)]
 pub struct Synonym {
     /// The broker's key.
     pub name: &'static str,
-    /// How many of our units one of its is.
+    /// Factor from the unit of the synonym to the unit of the key.
     pub factor: i64,
 }
 
-/// One key.
+/// A configuration key.
 #[derive(Debug)]
 pub struct Key {
-    /// Its name, everywhere.
+    /// The name of the key.
     pub name: &'static str,
-    /// Its type.
+    /// The type of the key.
     pub kind: Kind,
-    /// Its value when nobody sets it; `None` is Kafka's null.
+    /// The default; `None` is Kafka's null.
     pub default: Option<&'static str>,
-    /// What is allowed.
+    /// The allowed values.
     pub valid: Valid,
-    /// When it may change.
+    /// When the key may change.
     pub update: Update,
-    /// Where else its value may come from, in order.
+    /// Other keys that its value may come from, in order.
     pub synonyms: &'static [Synonym],
-    /// What it does here.
+    /// The documentation of the key.
     pub doc: &'static str,
-    /// Accepted and without effect.
+    /// Whether the key is accepted and has no effect.
     pub ignored: bool,
-    /// Accepted and shown to nobody.
+    /// Whether the key is accepted and hidden from DescribeConfigs.
     pub internal: bool,
 }
 
-/// What stands in the documentation of a key that has no effect.
+/// The documentation of a key without effect.
 pub(super) const DOC_IGNORED: &str = "Accepted for compatibility with Kafka; has no effect here.";
 
 impl Key {
@@ -161,16 +161,16 @@ impl Key {
         self
     }
 
-    /// Whether its value is a secret.
+    /// Whether the value is a secret.
     #[must_use]
     pub fn is_sensitive(&self) -> bool {
         self.kind == Kind::Password
     }
 
-    /// Checks a value, and says in Kafka's words what is wrong with it.
+    /// Checks a value.
     ///
     /// # Errors
-    /// The reason.
+    /// The reason in Kafka's words.
     pub fn check(&self, value: &str) -> Result<(), String> {
         let text = value.trim();
         let not_a = || format!("Not a number of type {}", self.kind.name());

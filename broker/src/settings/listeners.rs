@@ -1,31 +1,31 @@
-//! Where the broker listens, and what clients are told.
+//! The settings of listeners and of the addresses that clients are given.
 
 use super::key::list;
 use super::{Invalid, Settings};
 
-/// `NAME://HOST:PORT` of the setting `listeners`.
+/// One listener `NAME://HOST:PORT` of the setting `listeners`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listener {
-    /// Its name; `advertised.listeners` refers to it.
+    /// The name, which `advertised.listeners` refers to.
     pub name: String,
-    /// Where it is bound; no host is every address.
+    /// The address to bind; without a host, all addresses.
     pub endpoint: Endpoint,
 }
 
-/// A host, perhaps none, and a port.
+/// An optional host and a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
     /// Name or address, without brackets.
     pub host: String,
-    /// The port; 0 is any.
+    /// The port; 0 picks a free one.
     pub port: u16,
 }
 
 impl Settings {
-    /// `listeners`, without those of a controller.
+    /// The listeners without those of a controller.
     ///
     /// # Errors
-    /// When one cannot be read, or asks for a protocol that is not served.
+    /// When one cannot be parsed, or has a protocol that is not supported.
     pub fn listeners(&self) -> Result<Vec<Listener>, Invalid> {
         let controllers = self.text("controller.listener.names").unwrap_or_default();
         let is_controller = |name: &str| list(&controllers).any(|controller| controller == name);
@@ -51,10 +51,10 @@ impl Settings {
         Ok(listeners)
     }
 
-    /// `advertised.listeners`; empty if clients are told where the broker listens.
+    /// The advertised listeners; empty if clients are given the addresses of `listeners`.
     ///
     /// # Errors
-    /// When one cannot be read, or has no host to tell.
+    /// When one cannot be parsed, or has no host.
     pub fn advertised(&self) -> Result<Vec<Listener>, Invalid> {
         let advertised = self.parse_listeners("advertised.listeners")?;
         let vague = |listener: &&Listener| {
@@ -63,7 +63,7 @@ impl Settings {
         };
         if let Some(listener) = advertised.iter().find(vague) {
             let text = self.text("advertised.listeners").unwrap_or_default();
-            let reason = format!("Listener {} needs a host and a port to tell", listener.name);
+            let reason = format!("Listener {} needs a host and a port", listener.name);
             return Err(Invalid::value("advertised.listeners", &text, reason));
         }
         Ok(advertised)
@@ -94,7 +94,7 @@ impl Settings {
 }
 
 impl Endpoint {
-    /// Reads `HOST:PORT`; the host may be missing, or an IPv6 address in brackets.
+    /// Parses `HOST:PORT`; the host may be missing, or an IPv6 address in brackets.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let (host, port) = text.trim().rsplit_once(':')?;
@@ -106,7 +106,7 @@ impl Endpoint {
         Some(Self { host: host.to_owned(), port: port.parse().ok()? })
     }
 
-    /// Whether it stands for every address.
+    /// Whether the host is a wildcard.
     #[must_use]
     pub fn is_wildcard(&self) -> bool {
         matches!(self.host.as_str(), "" | "0.0.0.0" | "::")

@@ -1,9 +1,9 @@
-//! Java's properties format, in which Kafka's configuration files are written.
+//! Parser of Java's properties format, the format of Kafka's configuration files.
 //!
 //! Comments begin with `#` or `!`; a key ends at the first `=`, `:` or blank that is not escaped; a
-//! line that ends in a backslash goes on in the next.
+//! line that ends in a backslash continues on the next.
 
-/// Reads a file: pairs in their order, each with the number of its first line.
+/// Parses a file: pairs in file order, each with the number of its first line.
 pub(super) fn parse(text: &str) -> Vec<(usize, String, String)> {
     let mut pairs = Vec::new();
     let mut lines = text.lines().enumerate();
@@ -23,7 +23,7 @@ pub(super) fn parse(text: &str) -> Vec<(usize, String, String)> {
     pairs
 }
 
-/// Whether it ends in an odd number of backslashes.
+/// Whether the line ends in an odd number of backslashes.
 fn continues(line: &str) -> bool {
     line.bytes().rev().take_while(|byte| *byte == b'\\').count() % 2 == 1
 }

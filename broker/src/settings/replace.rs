@@ -1,14 +1,14 @@
-//! A new file of settings while the broker runs: what can change at once does, the rest is remembered as
+//! Replacement of the settings file at run time: some keys change at once, the others are listed as
 //! waiting for a restart.
 //!
-//! Place in the walk: the admin server hands in the whole file that is wanted; what is on the disk is
-//! somebody else's business. What was given by a flag holds against any file.
+//! The admin server passes in the whole file; the file on the disk is not read. Flags take
+//! precedence over any file.
 //!
 //! # Invariants
 //!
-//! - A file with anything wrong in it changes nothing.
-//! - A key changes at once exactly if Kafka lets it change at run time for all brokers and it has a meaning
-//!   here; so the getters need not know where a value came from.
+//! - A file with an invalid setting changes nothing.
+//! - A key changes at once exactly if Kafka lets it change at run time for all brokers and it has
+//!   an effect here; so the getters need not know the source of a value.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,20 +16,20 @@ use super::fingerprint::FIRST_START_ONLY;
 use super::key::Update;
 use super::{Invalid, Settings, broker};
 
-/// What became of a new file.
+/// The result of a replacement.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Replaced {
-    /// Keys that hold another value from now on.
+    /// Keys whose new value applies from now on.
     pub applied: Vec<String>,
-    /// Keys that will with the next start.
+    /// Keys whose new value applies after a restart.
     pub needs_restart: Vec<String>,
 }
 
 impl Settings {
-    /// Takes over a whole file. Whoever keeps something made from the settings has to look again.
+    /// Replaces the whole file. The caller refreshes everything that it derived from settings.
     ///
     /// # Errors
-    /// All that is wrong with it.
+    /// All invalid settings.
     pub fn replace(
         &self,
         wanted: impl IntoIterator<Item = (String, String)>,
@@ -65,24 +65,24 @@ impl Settings {
         &self.started_hash
     }
 
-    /// The same of the last file that was taken over since; `None` before the first.
+    /// The fingerprint of the last file that replaced it; `None` before the first.
     #[must_use]
     pub fn last_hash(&self) -> Option<String> {
         self.last_hash.read().clone()
     }
 
-    /// Keys that the last file told to be different and that wait for a restart.
+    /// Keys of the last file whose new value waits for a restart.
     #[must_use]
     pub fn needs_restart(&self) -> Vec<String> {
         self.needs_restart.read().clone()
     }
 }
 
-/// What a different value of a key does.
+/// The effect of a new value of a key.
 enum Fate {
     Applied,
     NeedsRestart,
-    /// It has no effect in either case.
+    /// The key has no effect.
     Nothing,
 }
 
@@ -133,7 +133,7 @@ mod tests {
         let hash = |file| Settings::new(pairs(file)).expect("valid").started_hash().to_owned();
         assert_eq!(settings.started_hash(), hash(&file));
         assert_eq!(settings.last_hash(), Some(hash(&other)));
-        // What was put back needs nothing any more.
+        // A restored value needs no restart any more.
         replace(&settings, &file);
         assert_eq!(settings.needs_restart(), Vec::<String>::new());
         assert_eq!(settings.connections_max(), 10);
@@ -159,7 +159,7 @@ mod tests {
         let settings = settings.expect("valid");
         assert_eq!(replace(&settings, &[("max.connections", "9")]), replaced(&[], &[]));
         assert_eq!(settings.connections_max(), 7);
-        // What a flag says is not in the file, nor is the leave to format.
+        // Neither flags nor the setting to format are part of the hash.
         assert_eq!(settings.started_hash(), super::super::fingerprint::of(&BTreeMap::new()));
     }
 }

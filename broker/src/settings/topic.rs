@@ -1,4 +1,4 @@
-//! Configuration of a topic: its keys, and the typed form that the broker works with.
+//! Configuration of a topic: its keys, and the typed form that the broker uses.
 //!
 //! A value comes from the topic itself, else from the broker's key of the same meaning (set at run
 //! time for this broker, for all brokers, or in the file), else it is the default.
@@ -16,7 +16,7 @@ use crate::limits;
 const LONG_MAX: &str = "9223372036854775807";
 const HOUR_MS: i64 = 3_600_000;
 
-/// One broker has all replicas there are, so a majority is one.
+/// A broker holds all replicas, so a majority is one.
 const INSYNC_REPLICAS_MAX: i64 = 1;
 
 const fn key(name: &'static str, kind: Kind, default: &'static str) -> Key {
@@ -34,28 +34,28 @@ static KEYS: &[Key] = &[
         .valid(Valid::OneOf(CLEANUP_POLICIES))
         .synonyms(synonym!("log.cleanup.policy"))
         .doc(
-            "Whether old records are deleted, or all but the last of each key are; empty: neither.",
+            "delete removes old records, compact all but the last record of each key; empty: neither.",
         ),
     key("compression.gzip.level", Kind::Int, "-1")
         .valid(Valid::BetweenOr(1, 9, -1))
         .synonyms(synonym!("compression.gzip.level"))
-        .doc("The level when batches are compressed again with gzip."),
+        .doc("The level of gzip when batches are recompressed."),
     key("compression.lz4.level", Kind::Int, "9")
         .valid(Valid::Between(1, 17))
         .synonyms(synonym!("compression.lz4.level"))
-        .doc("The level when batches are compressed again with lz4."),
+        .doc("The level of lz4 when batches are recompressed."),
     key("compression.type", Kind::String, "producer")
         .valid(Valid::OneOf(COMPRESSIONS))
         .synonyms(synonym!("compression.type"))
-        .doc("How batches are stored; producer leaves them as they came."),
+        .doc("The compression of stored batches; producer keeps the producer's."),
     key("compression.zstd.level", Kind::Int, "3")
         .valid(Valid::Between(-131_072, 22))
         .synonyms(synonym!("compression.zstd.level"))
-        .doc("The level when batches are compressed again with zstd."),
+        .doc("The level of zstd when batches are recompressed."),
     key("delete.retention.ms", Kind::Long, "86400000")
         .valid(Valid::AtLeast(0))
         .synonyms(synonym!("log.cleaner.delete.retention.ms"))
-        .doc("How long compaction keeps the mark of a deleted key."),
+        .doc("How long compaction keeps tombstones."),
     key("file.delete.delay.ms", Kind::Long, "60000")
         .valid(Valid::AtLeast(0))
         .synonyms(synonym!("log.segment.delete.delay.ms"))
@@ -75,7 +75,7 @@ static KEYS: &[Key] = &[
     key("index.interval.bytes", Kind::Int, "4096")
         .valid(Valid::AtLeast(0))
         .synonyms(synonym!("log.index.interval.bytes"))
-        .doc("Bytes of batches under one entry of a segment's index."),
+        .doc("Bytes of batches per entry of a segment's index."),
     Key::new("internal.segment.bytes", Kind::Int, None)
         .update(Update::ClusterWide)
         .ignored()
@@ -92,42 +92,42 @@ static KEYS: &[Key] = &[
     key("max.compaction.lag.ms", Kind::Long, LONG_MAX)
         .valid(Valid::AtLeast(1))
         .synonyms(synonym!("log.cleaner.max.compaction.lag.ms"))
-        .doc("How long compaction may be put off."),
+        .doc("The longest delay of compaction."),
     key("max.message.bytes", Kind::Int, "1048588")
         .valid(Valid::Between(0, BATCH_BYTES_MAX as i64))
         .synonyms(synonym!("message.max.bytes"))
-        .doc("The largest record batch, as it is stored."),
+        .doc("The largest record batch in its stored form, bytes."),
     key("message.timestamp.after.max.ms", Kind::Long, "3600000")
         .valid(Valid::AtLeast(0))
         .synonyms(synonym!("log.message.timestamp.after.max.ms"))
-        .doc("How far a producer's timestamp may lie in the future."),
+        .doc("The largest lead of a producer's timestamp over the broker's clock."),
     key("message.timestamp.before.max.ms", Kind::Long, LONG_MAX)
         .valid(Valid::AtLeast(0))
         .synonyms(synonym!("log.message.timestamp.before.max.ms"))
-        .doc("How far a producer's timestamp may lie in the past."),
+        .doc("The largest age of a producer's timestamp."),
     key("message.timestamp.type", Kind::String, "CreateTime")
         .valid(Valid::OneOf(TIMESTAMP_TYPES))
         .synonyms(synonym!("log.message.timestamp.type"))
-        .doc("Whose clock stamps the records."),
+        .doc("The source of record timestamps: the producer or the broker."),
     key("min.cleanable.dirty.ratio", Kind::Double, "0.5")
         .valid(Valid::Fraction)
         .synonyms(synonym!("log.cleaner.min.cleanable.ratio"))
-        .doc("How much of a partition must be new since the last compaction."),
+        .doc("The share of a partition not compacted yet at which compaction starts."),
     key("min.compaction.lag.ms", Kind::Long, "0")
         .valid(Valid::AtLeast(0))
         .synonyms(synonym!("log.cleaner.min.compaction.lag.ms"))
-        .doc("How long a record is safe from compaction."),
+        .doc("The age below which a record is not compacted."),
     key("min.insync.replicas", Kind::Int, "1")
         .valid(Valid::Between(1, INSYNC_REPLICAS_MAX))
         .synonyms(synonym!("min.insync.replicas"))
-        .doc("Replicas that must have a record before it is acked; a majority always has it."),
+        .doc("Replicas that must have a record before it is acknowledged; a majority always has it."),
     key("preallocate", Kind::Boolean, "false").synonyms(synonym!("log.preallocate")).ignored(),
     key("remote.log.copy.disable", Kind::Boolean, "false").ignored(),
     key("remote.log.delete.on.disable", Kind::Boolean, "false").ignored(),
     key("remote.storage.enable", Kind::Boolean, "false").ignored(),
     key("retention.bytes", Kind::Long, "-1")
         .synonyms(synonym!("log.retention.bytes"))
-        .doc("How many bytes of a partition are kept; -1 all."),
+        .doc("How many bytes of a partition are kept; -1 is no limit."),
     key("retention.ms", Kind::Long, "604800000")
         .valid(Valid::AtLeast(-1))
         .synonyms(&[
@@ -135,11 +135,11 @@ static KEYS: &[Key] = &[
             Synonym { name: "log.retention.minutes", factor: 60_000 },
             Synonym { name: "log.retention.hours", factor: HOUR_MS },
         ])
-        .doc("How long records are kept; -1 for ever."),
+        .doc("How long records are kept; -1 is no limit."),
     key("segment.bytes", Kind::Int, "1073741824")
         .valid(Valid::AtLeast(1_048_576))
         .synonyms(synonym!("log.segment.bytes"))
-        .doc("A segment file is closed rather than let grow beyond this."),
+        .doc("The size at which a segment is rolled, bytes."),
     key("segment.index.bytes", Kind::Int, "10485760")
         .valid(Valid::AtLeast(4))
         .synonyms(synonym!("log.index.size.max.bytes"))
@@ -157,7 +157,7 @@ static KEYS: &[Key] = &[
             Synonym { name: "log.roll.ms", factor: 1 },
             Synonym { name: "log.roll.hours", factor: HOUR_MS },
         ])
-        .doc("A segment file is closed when it was begun so long ago."),
+        .doc("The age at which a segment is rolled."),
     key("unclean.leader.election.enable", Kind::Boolean, "false")
         .synonyms(synonym!("unclean.leader.election.enable"))
         .ignored(),
@@ -174,10 +174,10 @@ pub fn find(name: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.name == name)
 }
 
-/// Whether a topic may have this value, and else why not, in words for the client.
+/// Checks a value of a topic's key.
 ///
 /// # Errors
-/// The reason.
+/// The reason why it is invalid, in words for the client.
 pub fn validate(name: &str, value: &str) -> Result<(), String> {
     Invalid::check_length(name, value).map_err(|invalid| invalid.to_string())?;
     let unknown = || match broker::find(name) {
@@ -193,42 +193,43 @@ pub fn validate(name: &str, value: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// A topic's configuration, in the types that the broker works with.
+/// A topic's configuration in typed form.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TopicConfig {
-    /// `cleanup.policy` has `delete`.
+    /// Whether `cleanup.policy` contains `delete`.
     pub deletes: bool,
-    /// `cleanup.policy` has `compact`.
+    /// Whether `cleanup.policy` contains `compact`.
     pub compacts: bool,
-    /// `retention.ms`; `None` for ever.
+    /// `retention.ms`; `None` is no limit.
     pub retention_ms: Option<i64>,
-    /// `retention.bytes`; `None` all.
+    /// `retention.bytes`; `None` is no limit.
     pub retention_bytes: Option<i64>,
     /// `segment.bytes`, `segment.ms`, `index.interval.bytes`.
     pub segment: SegmentConfig,
-    /// `max.message.bytes`.
+    /// The value of `max.message.bytes`.
     pub message_bytes_max: usize,
-    /// `message.timestamp.type`.
+    /// The value of `message.timestamp.type`.
     pub timestamp: TimestampType,
-    /// `message.timestamp.before.max.ms`.
+    /// The value of `message.timestamp.before.max.ms`.
     pub before_ms_max: i64,
-    /// `message.timestamp.after.max.ms`.
+    /// The value of `message.timestamp.after.max.ms`.
     pub after_ms_max: i64,
-    /// `compression.type` and the level that belongs to it.
+    /// The value of `compression.type` with its level.
     pub compression: Target,
-    /// `delete.retention.ms`.
+    /// The value of `delete.retention.ms`.
     pub delete_retention_ms: i64,
-    /// `min.compaction.lag.ms`.
+    /// The value of `min.compaction.lag.ms`.
     pub compaction_lag_ms_min: i64,
-    /// `max.compaction.lag.ms`.
+    /// The value of `max.compaction.lag.ms`.
     pub compaction_lag_ms_max: i64,
-    /// `min.cleanable.dirty.ratio`.
+    /// The value of `min.cleanable.dirty.ratio`.
     pub dirty_ratio_min: f64,
 }
 
 impl TopicConfig {
-    /// What holds for a topic with these values of its own. They and the broker's were validated; one
-    /// that another release of the broker allowed and this one does not counts as not set, but for a number
+    /// The configuration of a topic with these values of its own, which were validated, as the
+    /// broker's were. A value that another release of the broker allowed and this one does not
+    /// counts as not set; a number above its bound is replaced by the bound.
     /// above its bound: the bound holds then.
     #[must_use]
     pub fn resolve<'a>(
@@ -274,7 +275,7 @@ impl TopicConfig {
         }
     }
 
-    /// What the door demands of a batch.
+    /// The requirements that validation checks for a batch.
     #[must_use]
     pub fn rules(&self, zstd_allowed: bool) -> Rules {
         Rules {
@@ -289,7 +290,7 @@ impl TopicConfig {
         }
     }
 
-    /// Which records are old.
+    /// The retention limits of the topic.
     #[must_use]
     pub fn retention(&self) -> Retention {
         let bytes = self.retention_bytes.and_then(|bytes| u64::try_from(bytes).ok());

@@ -1,7 +1,7 @@
-//! Tells a stream at once that a record came for somebody who sleeps.
+//! Wake-ups: notifies signal streams at once that a record arrived for a group without members.
 //!
-//! Place in the walk: rung on the shards' own loops when a batch is applied, heard by the streams of
-//! signals. Nobody who produces waits for it: where nobody listens it costs one atomic load a batch.
+//! The shards' loops call it when a batch is applied. Producers never wait for it: without a stream
+//! it costs one atomic load per batch.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,14 +13,14 @@ use tokio::sync::Notify;
 
 use crate::limits;
 
-/// The bells of all streams.
+/// The wake-ups of all streams.
 #[derive(Debug, Default)]
 pub struct Bells {
     count: AtomicUsize,
     all: RwLock<Vec<Weak<Bell>>>,
 }
 
-/// One stream's.
+/// The wake-ups of one stream.
 #[derive(Debug)]
 pub(super) struct Bell {
     bells: Arc<Bells>,
@@ -30,7 +30,7 @@ pub(super) struct Bell {
 }
 
 impl Bells {
-    /// A bell for one more stream; `None` when there are as many as there may be.
+    /// Subscribes one more stream; `None` at the maximum number of streams.
     pub(super) fn hang(self: &Arc<Self>) -> Option<Arc<Bell>> {
         let mut all = self.all.write();
         all.retain(|bell| bell.strong_count() > 0);
@@ -48,7 +48,7 @@ impl Bells {
         Some(bell)
     }
 
-    /// Takes what was applied. Called on the shard's loop.
+    /// Processes applied effects. Called on the shard's loop.
     pub(crate) fn applied(&self, effects: &[Effect]) {
         if self.count.load(Ordering::Relaxed) == 0 {
             return;
@@ -63,17 +63,17 @@ impl Bells {
 }
 
 impl Bell {
-    /// From here on a record for one of these rings, once for each.
+    /// Replaces the armed topics: a record for one of these causes one wake-up.
     pub(super) fn arm(&self, topics: HashSet<TopicId>) {
         *self.armed.write() = topics;
     }
 
-    /// Of those it is armed for, only these ring from here on.
+    /// Disarms all topics but these.
     pub(super) fn keep(&self, topics: &HashSet<TopicId>) {
         self.armed.write().retain(|topic| topics.contains(topic));
     }
 
-    /// Waits until it is rung; for which topics.
+    /// Waits for a wake-up, and returns its topics.
     pub(super) async fn heard(&self) -> HashSet<TopicId> {
         loop {
             let rung = std::mem::take(&mut *self.rung.lock());

@@ -1,11 +1,12 @@
-//! What a stream has told and what it has to tell next. Pure: samples in, lines out.
+//! Decides which lines a signal stream sends next, by comparison with those it has sent. Pure:
+//! samples in, lines out.
 //!
 //! # Invariants
 //!
-//! - **K3** what is not known is told as unknown, never as a number; and a state is told again when it is
-//!   known again.
-//! - A group that is not told of is as it was told last.
-//! - Who has records and no member is woken with every tick, until a member is there.
+//! - **K3** an unknown value is sent as unknown, never as a number; and a state is sent again when
+//!   it is known again.
+//! - A group without a line is unchanged since its last line.
+//! - A group with records and no member gets a wake line with every tick, until a member joins.
 
 use std::collections::BTreeMap;
 
@@ -15,23 +16,23 @@ use serde::Serialize;
 use crate::figures::Signal;
 use crate::group::coordinator::standing::Standing;
 
-/// A bound group as it was just seen.
+/// A sample of a bound group.
 #[derive(Debug, Clone)]
 pub(super) struct Sample {
-    /// The queue's name.
+    /// The name of the queue.
     pub(super) topic: String,
-    /// The queue's identity.
+    /// The topic id of the queue.
     pub(super) id: TopicId,
-    /// The group.
+    /// The name of the group.
     pub(super) group: String,
-    /// What is known of it; `None` when not all of it is.
+    /// The state of the group; `None` when part of it is unknown.
     pub(super) known: Option<(Standing, Signal)>,
 }
 
-/// Which group on which queue.
+/// Identifies a group of a queue.
 type Key = (TopicId, String);
 
-/// What one stream has told.
+/// The state of the groups that one stream has sent.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
     told: BTreeMap<Key, Told>,
@@ -40,11 +41,11 @@ pub(super) struct Watch {
 #[derive(Debug)]
 struct Told {
     topic: String,
-    /// The last line of it; empty when that it is unknown.
+    /// The last state line; empty if the group was sent as unknown.
     line: String,
-    /// It was woken, and no member came yet.
+    /// Whether a wake line was sent and no member joined since.
     is_awake: bool,
-    /// The end of each partition at the last tick.
+    /// The end offset of each partition at the last tick.
     ends: BTreeMap<i32, i64>,
 }
 
@@ -99,8 +100,8 @@ struct Member<'a> {
 }
 
 impl Watch {
-    /// The lines of one second: what changed since the last, who is to be woken, who is gone, the tick.
-    /// `samples` are all there are.
+    /// The lines of one second: changed states, wakes, removed groups, the tick. `samples` holds
+    /// all bound groups.
     pub(super) fn tick(&mut self, samples: &[Sample], now_ms: i64) -> String {
         let mut out = String::new();
         let before = std::mem::take(&mut self.told);
@@ -118,7 +119,7 @@ impl Watch {
         out
     }
 
-    /// Between two ticks: who is to be woken that was not.
+    /// The lines between two ticks: new wakes only.
     pub(super) fn edge(&mut self, samples: &[Sample]) -> String {
         let mut out = String::new();
         for sample in samples {
@@ -153,7 +154,7 @@ impl Watch {
     }
 }
 
-/// Says that the group is to be woken, if it is.
+/// Appends a wake line if the group needs one. Returns whether it did.
 fn wake(sample: &Sample, out: &mut String) -> bool {
     let Some((standing, signal)) = &sample.known else { return false };
     let length = signal.length();
@@ -172,7 +173,8 @@ fn state<'a>(
     ends: Option<&BTreeMap<i32, i64>>,
 ) -> State<'a> {
     let of_partition = |index: &i32| signal.partitions.iter().find(|p| p.partition == *index);
-    // A record that was there a second ago and is not committed yet: so there was one all the time.
+    // The records that were there a second ago are not committed yet, so the group was behind all
+    // the time.
     let is_behind = |index: &i32| {
         let end_before = ends.and_then(|ends| ends.get(index));
         of_partition(index).zip(end_before).is_some_and(|(now, end)| now.committed < *end)

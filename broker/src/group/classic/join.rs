@@ -1,4 +1,4 @@
-//! `JoinGroup`: new members, members that come again, and static members that take over.
+//! `JoinGroup`: new members, members that rejoin, and static members that replace an older process.
 
 use super::member::{Member, Waiting, protocols_bytes};
 use super::{ClassicGroup, Join, Joined, Output, Phase, Reply, Stage, Token};
@@ -6,7 +6,7 @@ use crate::group::{Bounded, Refusal, subscription};
 use crate::limits;
 
 impl Join {
-    /// What is kept of it, bytes. A new member's id is made from its name.
+    /// Size of what the group keeps of this member, bytes. A new member's id is made from its name.
     pub(crate) fn metadata_bytes(&self) -> usize {
         const UNIQUE_BYTES: usize = 37;
         let instance_bytes = self.instance_id.as_ref().map_or(0, String::len);
@@ -21,7 +21,7 @@ impl Join {
             + protocols_bytes(&self.protocols)
     }
 
-    /// Whether it is within the bounds for one member.
+    /// Checks the size limits of one member.
     fn check_size(&self) -> Result<(), Refusal> {
         let names = [Some(&self.client_id), self.instance_id.as_ref(), Some(&self.protocol_type)];
         let longest = names.into_iter().flatten().map(String::len).max().unwrap_or(0);
@@ -32,7 +32,8 @@ impl Join {
 }
 
 impl ClassicGroup {
-    /// A client asks to be in the next generation. The reply may come now or by a later call.
+    /// A client joins the next generation. The reply may be part of this call's output or of a
+    /// later one's.
     pub(crate) fn join(&mut self, join: Join, token: Token, now_ms: i64) -> Output {
         let mut member_id = join.member_id.clone();
         let result = match self.check_join(&join) {
@@ -82,19 +83,20 @@ impl ClassicGroup {
         Ok(())
     }
 
-    /// What the group would have to keep beyond what it keeps now if this client joined, bytes.
+    /// Growth of the group's metadata if this client joined, bytes.
     pub(crate) fn growth_bytes(&self, join: &Join) -> usize {
         join.metadata_bytes().saturating_sub(self.members.bytes_of(self.place_of(join)))
     }
 
-    /// The member that this client is or takes the place of, if it is there.
+    /// The id of the current member that this client is or replaces.
     fn place_of<'a>(&'a self, join: &'a Join) -> &'a str {
         let held = join.instance_id.as_ref().and_then(|i| self.members.holder(i));
         held.filter(|_| join.member_id.is_empty()).unwrap_or(&join.member_id)
     }
 
-    /// While members join, those that wait are counted and not all that were there before, so
-    /// that the last to come back are the ones to go when the limit was lowered.
+    /// Whether the group may admit this client. During a join the members that already rejoined
+    /// count, not all previous members. If the limit was lowered, the last members to rejoin are
+    /// the ones that are removed.
     fn has_room_for(&self, join: &Join) -> bool {
         let known = self.members.get(self.place_of(join));
         match self.phase {
@@ -109,7 +111,7 @@ impl ClassicGroup {
         }
     }
 
-    /// Whether there is a protocol that this client and all members support.
+    /// Whether some protocol is supported by this client and all members.
     fn understands(&self, join: &Join) -> bool {
         if join.protocol_type.is_empty() || join.protocols.is_empty() {
             return false;
@@ -146,12 +148,14 @@ impl ClassicGroup {
         let same = self.members.get(&id).is_some_and(|m| m.protocols == join.protocols);
         match self.phase {
             Phase::Preparing { .. } => self.join_again(&id, join, token, now_ms),
-            // It lost the answer. The number is not durable yet, so it gets in line again.
+            // The client did not receive the response. The number is not durable yet, so the
+            // request waits again.
             Phase::Completing { stage: Stage::Announcing { .. }, .. } if same => {
                 self.wait(&id, Waiting::Join(token));
             }
             Phase::Completing { .. } if same => self.tell_joined(&id, token, now_ms),
-            // A leader comes back to assign anew: topics may have changed that only it looks at.
+            // A leader rejoins to make a new assignment: only the leader monitors the topics, and
+            // they may have changed.
             Phase::Stable { .. } if same && self.leader.as_ref() != Some(&id) => {
                 self.tell_joined(&id, token, now_ms);
             }
@@ -185,8 +189,8 @@ impl ClassicGroup {
         self.rebalance(now_ms);
     }
 
-    /// A static member's process started again: it gets a new member id, and whatever the old
-    /// process still asks is fenced.
+    /// Replaces a static member whose process restarted: it gets a new member id, and requests with
+    /// the old one are fenced.
     fn take_over(&mut self, held: &str, join: Join, token: Token, now_ms: i64) {
         let id = join.member_id.clone();
         let Some(mut member) = self.members.remove(held) else { return };
@@ -224,7 +228,7 @@ impl ClassicGroup {
         }
     }
 
-    /// Puts a member into a new wait; one it was in before is over.
+    /// Puts a member into a new wait, and ends its previous one.
     pub(super) fn wait(&mut self, id: &str, waiting: Waiting) {
         let Some(member) = self.members.get_mut(id) else { return };
         if let Some(before) = member.waiting.replace(waiting) {
@@ -233,7 +237,7 @@ impl ClassicGroup {
         }
     }
 
-    /// Tells a member of the current generation, which stands.
+    /// Answers a join of a member of the current generation, which remains valid.
     fn tell_joined(&mut self, id: &str, token: Token, now_ms: i64) {
         self.extend_session(id, now_ms);
         let joined = self.joined(id);

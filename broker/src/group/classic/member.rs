@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::{Candidate, Join, MemberDescription, NEW_MEMBER_WAIT_MS, Reply, Token};
 use crate::group::Refusal;
 
-/// One member.
+/// The state of one member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Member {
     pub(super) instance_id: Option<String>,
@@ -19,38 +19,38 @@ pub(super) struct Member {
     pub(super) rebalance_timeout_ms: i32,
     pub(super) protocols: Vec<(String, Bytes)>,
     pub(super) assignment: Bytes,
-    /// What it waits for.
+    /// The request of this member that is pending.
     pub(super) waiting: Option<Waiting>,
-    /// It was never told its generation, and cannot send heartbeats.
+    /// The member has not received its generation yet, and cannot send heartbeats.
     pub(super) is_new: bool,
-    /// It has asked for its assignment in this generation.
+    /// The member has requested its assignment in this generation.
     pub(super) synced: bool,
-    /// It is silent for too long from then on.
+    /// The end of the member's session, milliseconds.
     pub(super) session_until_ms: i64,
 }
 
-/// What a member waits for.
+/// A pending request of a member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Waiting {
-    /// The next generation.
+    /// A join that waits for the next generation.
     Join(Token),
-    /// The record that it took over an instance id; the generation stands.
+    /// A join that waits for the record of an instance id takeover; the generation does not change.
     Takeover {
         token: Token,
-        /// The record.
+        /// The sequence of the record.
         sequence: u64,
-        /// Who it is told leads: before KIP-814 a leader that came back is told its own old
-        /// id, so that it does not assign.
+        /// The leader to name in the response. Before KIP-814 a returning leader is given its own
+        /// old member id as leader, so that it does not assign.
         leader: String,
-        /// It leads, and is told not to assign.
+        /// The member is the leader and is instructed to skip the assignment.
         skip_assignment: bool,
     },
-    /// Its assignment.
+    /// A sync that waits for the assignment.
     Sync(Token),
 }
 
 impl Waiting {
-    /// The reply that ends the wait without what was waited for.
+    /// The error reply that ends the wait.
     pub(super) fn refused(self, member_id: String, refusal: Refusal) -> (Token, Reply) {
         match self {
             Self::Join(token) | Self::Takeover { token, .. } => {
@@ -78,7 +78,7 @@ impl Member {
         }
     }
 
-    /// What a member says anew each time it joins.
+    /// Takes over the values that each join renews.
     pub(super) fn refresh(&mut self, join: Join) {
         self.client_id = join.client_id;
         self.client_host = join.client_host;
@@ -87,13 +87,13 @@ impl Member {
         self.protocols = join.protocols;
     }
 
-    /// A full session from now. Says until when.
+    /// Extends the session by a full session timeout from now, and returns its new end.
     pub(super) fn extend_session(&mut self, now_ms: i64) -> i64 {
         self.session_until_ms = now_ms.saturating_add(i64::from(self.session_timeout_ms));
         self.session_until_ms
     }
 
-    /// What is kept of what it says about itself, bytes.
+    /// Size of the member's metadata, bytes.
     fn metadata_bytes(&self) -> usize {
         let instance_bytes = self.instance_id.as_ref().map_or(0, String::len);
         instance_bytes
@@ -110,13 +110,13 @@ impl Member {
         self.instance_id.is_some()
     }
 
-    /// Whether its silence lasted too long. Who waits for us is not silent; but a new member's
-    /// wait has an end of its own.
+    /// Whether the session has expired. A member with a pending request is not silent, but a new
+    /// member's wait has a limit of its own.
     pub(super) fn is_expired(&self, now_ms: i64) -> bool {
         self.session_until_ms <= now_ms && (self.is_new || self.waiting.is_none())
     }
 
-    /// Its subscription under a protocol.
+    /// The member's subscription under a protocol.
     pub(super) fn metadata(&self, protocol: Option<&str>) -> Bytes {
         let found = self.protocols.iter().find(|(name, _)| Some(name.as_str()) == protocol);
         found.map(|(_, metadata)| metadata.clone()).unwrap_or_default()
@@ -139,14 +139,14 @@ impl Member {
     }
 }
 
-/// What a member's protocols take, with their names and their place in the record, bytes.
+/// Size of a member's protocols with their names and their overhead in the record, bytes.
 pub(super) fn protocols_bytes(protocols: &[(String, Bytes)]) -> usize {
     /// Two lengths, and the headers of the two allocations.
     const EACH_BYTES: usize = 64;
     protocols.iter().map(|(name, metadata)| EACH_BYTES + name.len() + metadata.len()).sum()
 }
 
-/// All members.
+/// The members of a group.
 #[derive(Debug, Default)]
 pub(super) struct Members {
     members: BTreeMap<String, Member>,
@@ -180,22 +180,22 @@ impl Members {
         self.members.iter_mut()
     }
 
-    /// Who holds an instance id.
+    /// The member id that holds an instance id.
     pub(super) fn holder(&self, instance_id: &str) -> Option<&str> {
         self.instances.get(instance_id).map(String::as_str)
     }
 
-    /// What all members say about themselves, with their ids, bytes.
+    /// Size of the metadata of all members with their ids, bytes.
     pub(super) fn metadata_bytes(&self) -> usize {
         self.metadata_bytes
     }
 
-    /// A member's part of [`Self::metadata_bytes`]; 0 for one that is not there.
+    /// A member's part of [`Self::metadata_bytes`]; 0 for an unknown member.
     pub(super) fn bytes_of(&self, id: &str) -> usize {
         self.members.get(id).map_or(0, |member| id.len() + member.metadata_bytes())
     }
 
-    /// Replaces what a member says about itself, as each of its joins does.
+    /// Replaces the metadata of a member, as each of its joins does.
     pub(super) fn refresh(&mut self, id: &str, join: Join) {
         let before = self.bytes_of(id);
         if let Some(member) = self.members.get_mut(id) {
@@ -221,7 +221,7 @@ impl Members {
         Some(member)
     }
 
-    /// Whether there is such a member, and no newer process under its instance id.
+    /// Checks that the member exists and that no newer process holds its instance id.
     pub(super) fn check(&self, id: &str, instance_id: Option<&str>) -> Result<(), Refusal> {
         if let Some(instance) = instance_id {
             let holder = self.holder(instance).ok_or(Refusal::UnknownMember)?;
@@ -232,24 +232,24 @@ impl Members {
         if self.members.contains_key(id) { Ok(()) } else { Err(Refusal::UnknownMember) }
     }
 
-    /// The ids of those that `condition` holds for.
+    /// The ids of the members for which `condition` holds.
     pub(super) fn ids_where(&self, condition: impl Fn(&Member) -> bool) -> Vec<String> {
         let matching = self.members.iter().filter(|(_, member)| condition(member));
         matching.map(|(id, _)| id.clone()).collect()
     }
 
-    /// Takes what everybody waits for.
+    /// Removes all pending requests and returns them.
     pub(super) fn stop_waiting(&mut self) -> Vec<(String, Waiting)> {
         let waiting = |(id, m): (&String, &mut Member)| Some((id.clone(), m.waiting.take()?));
         self.members.iter_mut().filter_map(waiting).collect()
     }
 
-    /// How many wait for the next generation.
+    /// The number of members with a pending join.
     pub(super) fn joining(&self) -> usize {
         self.members.values().filter(|member| member.is_joining()).count()
     }
 
-    /// The longest time that any of them may take to join again.
+    /// The longest rebalance timeout of the members, milliseconds.
     pub(super) fn rebalance_timeout_ms(&self) -> i64 {
         self.members.values().map(|m| i64::from(m.rebalance_timeout_ms)).max().unwrap_or(0)
     }
@@ -259,8 +259,8 @@ impl Members {
         self.members.values().all(|member| member.supports(protocol))
     }
 
-    /// Each member votes for the first protocol on its list that all support. Of equally many
-    /// votes, the one that the first voter (`leader`, if it is there) likes best wins.
+    /// Elects the protocol. Each member votes for the first protocol on its list that all members
+    /// support. On a tie the first voter's preference decides (`leader`'s, if it is a member).
     pub(super) fn elect_protocol(&self, leader: Option<&str>) -> Option<String> {
         let first = leader.and_then(|id| self.members.get(id)).or(self.members.values().next())?;
         let common: Vec<&str> = first
@@ -275,11 +275,11 @@ impl Members {
             };
             self.members.values().filter(|m| vote(m).is_some_and(|(v, _)| v == name)).count()
         };
-        // `rev`: of equal ones `max_by_key` takes the last.
+        // `rev` because `max_by_key` returns the last of equal elements.
         common.iter().rev().max_by_key(|name| votes_for(name)).map(|&name| name.to_owned())
     }
 
-    /// Everyone, as the leader sees them.
+    /// All members, as the leader receives them.
     pub(super) fn candidates(&self, protocol: Option<&str>) -> Vec<Candidate> {
         let candidate = |(id, member): (&String, &Member)| Candidate {
             member_id: id.clone(),

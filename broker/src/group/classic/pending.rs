@@ -1,16 +1,16 @@
-//! Member ids that were given out and not used yet (KIP-394).
+//! Member ids that were issued and not used yet (KIP-394).
 
 use std::collections::BTreeMap;
 
-/// Ids that are given out and not used yet; each ends with its session timeout. More at once
-/// are refused: no group has as many clients that join at the same time.
+/// Most issued member ids that are unused; each expires after its session timeout. A join beyond is
+/// refused: no group has as many clients that join at the same time.
 const PENDING_MAX: usize = 10_000;
 
-/// The ids, and until when each may be used.
+/// The issued ids, each with its expiry.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
     until_ms: BTreeMap<String, i64>,
-    /// What the ids take, bytes.
+    /// Size of the ids, bytes.
     size_bytes: usize,
 }
 
@@ -34,7 +34,7 @@ impl Pending {
         }
     }
 
-    /// Whether it was there.
+    /// Removes an id. Returns whether it was present.
     pub(super) fn remove(&mut self, id: &str) -> bool {
         let removed = self.until_ms.remove(id).is_some();
         if removed {
@@ -43,7 +43,7 @@ impl Pending {
         removed
     }
 
-    /// Removes those whose time is over; whether there were any.
+    /// Removes the expired ids. Returns whether there were any.
     pub(super) fn expire(&mut self, now_ms: i64) -> bool {
         let before = self.until_ms.len();
         let mut expired_bytes = 0;
@@ -60,7 +60,7 @@ impl Pending {
         *self = Self::default();
     }
 
-    /// When the first of them may no longer be used.
+    /// The earliest expiry of the ids, milliseconds.
     pub(super) fn earliest_ms(&self) -> Option<i64> {
         self.until_ms.values().copied().min()
     }

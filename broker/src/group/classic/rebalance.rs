@@ -1,14 +1,14 @@
-//! From one generation to the next: who is asked, who came, who is out.
+//! The transition from one generation to the next.
 
 use super::member::{Member, Waiting};
 use super::{ClassicGroup, Opening, Output, Phase, Reply, Stage};
 use crate::group::Refusal;
 
-/// A rebalance that nobody came to is looked at again, but not in a hot loop.
+/// Shortest interval between two checks of a rebalance that no member joined, milliseconds.
 const LOOK_AGAIN_MS_MIN: i64 = 1_000;
 
 impl ClassicGroup {
-    /// Something about the members changed: a new generation is needed.
+    /// Starts a rebalance, because the members changed.
     pub(super) fn rebalance(&mut self, now_ms: i64) {
         match self.phase {
             Phase::Empty { .. } | Phase::Completing { .. } | Phase::Stable { .. } => {
@@ -19,7 +19,7 @@ impl ClassicGroup {
         }
     }
 
-    /// Somebody went. An empty group that loses an unused id is not touched.
+    /// Reacts to removed members. An empty group that loses an unused id does not change.
     pub(super) fn after_removal(&mut self, now_ms: i64) {
         match self.phase {
             Phase::Completing { .. } | Phase::Stable { .. } | Phase::Preparing { .. } => {
@@ -29,11 +29,12 @@ impl ClassicGroup {
         }
     }
 
-    /// Takes a member out, if it is there. Call [`Self::after_removal`] once all that go are out.
+    /// Removes a member, if it exists. The caller calls [`Self::after_removal`] after the last
+    /// removal.
     pub(super) fn remove(&mut self, id: &str) -> bool {
         let Some(member) = self.members.remove(id) else { return false };
         if let Some(waiting) = member.waiting {
-            // Without an id: it may come back, as a new member.
+            // The reply carries no member id, so the client may join again as a new member.
             self.output.replies.push(waiting.refused(String::new(), Refusal::UnknownMember));
         }
         if self.leader.as_deref() == Some(id) {
@@ -42,7 +43,7 @@ impl ClassicGroup {
         true
     }
 
-    /// Asks everybody to join again.
+    /// Requires all members to join again.
     fn prepare(&mut self, now_ms: i64) {
         for (_, member) in self.members.values_mut() {
             member.waiting = match member.waiting.take() {
@@ -80,7 +81,7 @@ impl ClassicGroup {
         }
     }
 
-    /// The time to join is over, or, for a group that was empty, so is the wait for company.
+    /// The join phase ends: the rebalance timeout passed, or the initial delay of an empty group.
     pub(super) fn end_of_join(&mut self, now_ms: i64) {
         match self.phase {
             Phase::Preparing { until_ms, opening: Some(opening) }
@@ -100,8 +101,8 @@ impl ClassicGroup {
         }
     }
 
-    /// Decides the next generation with those that came. Static members stay until their
-    /// session ends, whether they came or not.
+    /// Fixes the next generation with the members that joined. Static members remain until their
+    /// session ends, whether they joined or not.
     fn complete_join(&mut self, now_ms: i64) {
         for id in self.members.ids_where(|m| !m.is_joining() && !m.is_static()) {
             self.remove(&id);
@@ -135,7 +136,7 @@ impl ClassicGroup {
         }
     }
 
-    /// A leader must be there to assign. Keeps the present one if it came.
+    /// Elects a leader for the assignment. Keeps the current one if it joined.
     fn elect_leader(&mut self) -> bool {
         let leader = self.leader.as_deref().and_then(|id| self.members.get(id));
         if leader.is_some_and(Member::is_joining) {
@@ -147,8 +148,8 @@ impl ClassicGroup {
         true
     }
 
-    /// A record that was asked for is durable, or could not be made so. The latter is
-    /// [`Refusal::NotAvailable`] unless somebody else coordinates the group now.
+    /// The outcome of a record: durable, or an error. The error is [`Refusal::NotAvailable`] unless
+    /// another broker coordinates the group now.
     pub(crate) fn persisted(
         &mut self,
         sequence: u64,
@@ -181,7 +182,7 @@ impl ClassicGroup {
         self.take()
     }
 
-    /// The generation is durable: everybody may know its number.
+    /// The generation is durable, so its number may be published.
     fn announced(&mut self, result: Result<(), Refusal>, now_ms: i64) {
         if let Err(refusal) = result {
             for (id, waiting) in self.members.stop_waiting() {
@@ -205,7 +206,7 @@ impl ClassicGroup {
         self.wake_by(sync_until_ms);
     }
 
-    /// New processes under old instance ids are told, or refused.
+    /// Answers the joins of restarted static members, with success or an error.
     fn end_takeovers(&mut self, persisted: u64, result: Result<(), Refusal>, now_ms: i64) {
         let over = self.members.ids_where(|m| {
             matches!(&m.waiting, Some(Waiting::Takeover { sequence, .. }) if *sequence == persisted)
@@ -223,7 +224,7 @@ impl ClassicGroup {
                     joined.skip_assignment = skip_assignment;
                     self.output.replies.push((token, Reply::Joined(joined)));
                 }
-                // It asks again without an id, and takes over once more.
+                // The client joins again without a member id, and takes the instance id over again.
                 (waiting, Err(refusal)) => {
                     self.output.replies.push(waiting.refused(String::new(), refusal));
                 }

@@ -1,8 +1,8 @@
 //! The durable record of a group: written at every completed join and assignment, and read when a
-//! coordinator takes the group up.
+//! coordinator starts to coordinate the group.
 //!
-//! The leader's name stands in the record only once it has made the assignment. A record without
-//! it says that the generation's number is taken and its joins are complete, and no more.
+//! The record names the leader only once it has made the assignment. A record without a leader
+//! states that the generation's number is used and its joins are complete.
 
 use ropewalk_shard::command::{self, SetGeneration};
 use ropewalk_shard::state::Group;
@@ -11,7 +11,8 @@ use super::member::Member;
 use super::{ClassicGroup, Persist, Phase, Rules};
 
 impl ClassicGroup {
-    /// Takes up what was durable. Nobody is known to live, so each has one session to say so.
+    /// Restores a group from its record. No member is known to be alive, so each has one session
+    /// timeout to send a heartbeat.
     pub(crate) fn restore(id: String, group: &Group, rules: Rules, now_ms: i64) -> Self {
         let mut machine = Self::new(id, rules);
         machine.generation = group.generation;
@@ -41,8 +42,7 @@ impl ClassicGroup {
         machine
     }
 
-    /// Asks for the present state to be made durable, and returns by which number its end
-    /// will be told.
+    /// Emits a record of the current state, and returns the sequence number of its outcome.
     pub(super) fn persist(&mut self) -> u64 {
         self.write_down(self.leader.clone())
     }
@@ -66,8 +66,8 @@ impl ClassicGroup {
         self.sequence
     }
 
-    /// Everyone's deadlines from now: those whose wait ended without what they waited for, and
-    /// those that a restart cut off.
+    /// Restarts the session of every member: of those whose wait ended without a result, and of
+    /// those restored after a restart.
     pub(super) fn expect_everybody(&mut self, now_ms: i64) {
         for id in self.members.ids_where(|_| true) {
             self.extend_session(&id, now_ms);
@@ -104,7 +104,7 @@ fn restored(member: &command::Member) -> Member {
     }
 }
 
-/// A record as [`ClassicGroup::restore`] reads it.
+/// A record in the form that [`ClassicGroup::restore`] reads.
 #[cfg(test)]
 pub(super) fn applied(record: SetGeneration) -> Group {
     let members = record.members.into_iter().map(|m| (m.member_id.clone(), m)).collect();

@@ -1,4 +1,4 @@
-//! `SyncGroup`: the leader hands in the assignment, everybody fetches their part.
+//! `SyncGroup`: the leader sends the assignment, every member receives its part.
 
 use std::collections::HashMap;
 
@@ -10,8 +10,8 @@ use crate::group::{Bounded, Refusal};
 use crate::limits;
 
 impl ClassicGroup {
-    /// A member asks for its assignment; the leader brings everybody's. The reply may come now or
-    /// by a later call.
+    /// A member requests its assignment; the leader also sends the assignments of all members. The
+    /// reply may be part of this call's output or of a later one's.
     pub(crate) fn sync(&mut self, request: SyncRequest, token: Token, now_ms: i64) -> Output {
         if let Err(refusal) = self.try_sync(request, token, now_ms) {
             self.output.replies.push((token, Reply::NotSynced(refusal)));
@@ -29,7 +29,7 @@ impl ClassicGroup {
         let id = request.claim.member_id;
         match self.phase {
             Phase::Empty { .. } => Err(Refusal::UnknownMember),
-            // A number that was not told yet cannot be claimed but by a guess.
+            // The number is not published yet, so the client can only have guessed it.
             Phase::Preparing { .. } | Phase::Completing { stage: Stage::Announcing { .. }, .. } => {
                 Err(Refusal::RebalanceInProgress)
             }
@@ -48,7 +48,8 @@ impl ClassicGroup {
                 }
                 Ok(())
             }
-            // Also a leader that asks again: its first assignment is on its way to the disk.
+            // This includes a leader that sends the assignment again: its first one is being made
+            // durable.
             Phase::Completing { stage: Stage::Recording { .. }, .. } => {
                 self.mark_synced(&id);
                 self.wait(&id, Waiting::Sync(token));
@@ -66,7 +67,8 @@ impl ClassicGroup {
         }
     }
 
-    /// Who was forgotten by the leader gets an empty assignment; who is not a member, none.
+    /// Stores the assignment. A member that the leader left out gets an empty assignment; entries
+    /// of non-members are discarded.
     fn assign(&mut self, assignments: Vec<(String, Bytes)>) {
         let mut assignments: HashMap<_, _> = assignments.into_iter().collect();
         for (id, member) in self.members.values_mut() {
@@ -74,7 +76,7 @@ impl ClassicGroup {
         }
     }
 
-    /// The assignment is durable: everybody may have it.
+    /// The assignment is durable, so it may be sent to the members.
     pub(super) fn recorded(&mut self, result: Result<(), Refusal>, now_ms: i64) {
         let Phase::Completing { sync_until_ms, .. } = self.phase else { return };
         let waiting = self.members.ids_where(|m| matches!(m.waiting, Some(Waiting::Sync(_))));
@@ -97,7 +99,7 @@ impl ClassicGroup {
         }
     }
 
-    /// The time to ask for the assignment is over.
+    /// The time to request the assignment is over.
     pub(super) fn end_of_sync(&mut self, now_ms: i64) {
         for id in self.members.ids_where(|member| !member.synced) {
             self.remove(&id);
@@ -128,7 +130,7 @@ impl ClassicGroup {
     }
 }
 
-/// Old clients do not say what they believe; that is no contradiction.
+/// Old clients do not send the expected value, which is not a mismatch.
 fn differ(said: Option<&String>, known: Option<&String>) -> bool {
     matches!((said, known), (Some(said), Some(known)) if said != known)
 }

@@ -1,18 +1,18 @@
-//! Time: sessions that end, ids that nobody used, joins and syncs that took too long.
+//! Timeouts: expired sessions, unused member ids, and joins and syncs that took too long.
 //!
-//! One lower bound, `wake_ms`, stands for all deadlines. A heartbeat only moves a deadline
-//! back, so it costs nothing here; the exact bound is found again when the time has come.
+//! One lower bound, `wake_ms`, represents all deadlines. A heartbeat only moves a deadline to a
+//! later time, so it does not change the bound. The exact bound is computed when the time has come.
 
 use super::member::Member;
 use super::{ClassicGroup, Output, Phase};
 
 impl ClassicGroup {
-    /// When [`Self::tick`] is to be called next; [`i64::MAX`] for never. It may be too early.
+    /// When [`Self::tick`] must be called next; [`i64::MAX`] for never. It may be too early.
     pub(crate) fn next_deadline_ms(&self) -> i64 {
         self.wake_ms
     }
 
-    /// Time has passed.
+    /// Handles all deadlines that have passed.
     pub(crate) fn tick(&mut self, now_ms: i64) -> Output {
         if now_ms >= self.wake_ms {
             self.end_sessions(now_ms);
@@ -26,7 +26,7 @@ impl ClassicGroup {
         self.wake_ms = self.wake_ms.min(deadline_ms);
     }
 
-    /// A member showed that it lives.
+    /// Extends a member's session.
     pub(super) fn extend_session(&mut self, id: &str, now_ms: i64) {
         let Some(member) = self.members.get_mut(id) else { return };
         let until_ms = member.extend_session(now_ms);
@@ -44,7 +44,8 @@ impl ClassicGroup {
         }
     }
 
-    /// An unused id holds up a rebalance that is under way, but starts none.
+    /// Continues a rebalance that waited for a removed member or an unused id. An unused id delays
+    /// a rebalance in progress and never starts one.
     fn after_change_of_waiters(&mut self, members_went: bool, now_ms: i64) {
         if members_went || matches!(self.phase, Phase::Preparing { .. }) {
             self.after_removal(now_ms);

@@ -1,4 +1,4 @@
-//! Old offsets, and groups of which nothing is left, are let go of by the shard's leader.
+//! Expiry of committed offsets, and removal of groups that became empty, by the shard's leader.
 
 use std::ops::Bound;
 use std::sync::Arc;
@@ -17,16 +17,16 @@ use crate::group::expiry;
 use crate::limits;
 use crate::supervision;
 
-/// How far a look through all groups has come.
+/// The position of a scan through all groups.
 #[derive(Debug, Default)]
 pub(super) struct Look {
     shards: Vec<Arc<ShardHandle>>,
-    /// The last group that was looked at in the last of `shards`.
+    /// The last scanned group in the last of `shards`.
     after: Option<String>,
 }
 
 impl Look {
-    /// The next groups, and their shard; `None` when there are no more.
+    /// The next groups and their shard; `None` at the end of the scan.
     fn next(&mut self) -> Option<(Arc<ShardHandle>, Vec<String>)> {
         let shard = Arc::clone(self.shards.last()?);
         let names = names(&shard.state(), self.after.take());
@@ -38,7 +38,7 @@ impl Look {
     }
 }
 
-/// The names after `after`, as many as one piece of a look has.
+/// The group names after `after`, at most as many as one step of a scan visits.
 fn names(state: &State, after: Option<String>) -> Vec<String> {
     let from = after.map_or(Bound::Unbounded, Bound::Excluded);
     let names = state.groups.range((from, Bound::Unbounded)).map(|(name, _)| name.clone());
@@ -46,8 +46,8 @@ fn names(state: &State, after: Option<String>) -> Vec<String> {
 }
 
 impl Coordinator {
-    /// The next piece of a look through every group; whether it was the last. The timers of all
-    /// groups wait for a piece.
+    /// Runs the next step of a scan through every group. Returns whether it was the last. The
+    /// timers of all groups wait for a step.
     pub(super) fn expire_offsets(self: &Arc<Self>, look: &mut Option<Look>) -> bool {
         let shards = || self.node.shards().filter(|shard| shard.leading().is_some()).cloned();
         let at = look.get_or_insert_with(|| Look { shards: shards().collect(), after: None });
@@ -76,7 +76,7 @@ impl Coordinator {
         let work = async move {
             match durable(proposed).await {
                 Ok(()) => debug!(group = name, "offsets expired"),
-                Err(error) => warn!(group = name, %error, "offsets did not expire; later again"),
+                Err(error) => warn!(group = name, %error, "offset expiry failed, will retry"),
             }
         };
         tokio::spawn(self.node.supervisor().endless(&supervision::GROUP_RECORD, work));

@@ -1,8 +1,8 @@
-//! One clock for all groups: which seat is to be woken when.
+//! The timers of all groups: when each group handle is woken next.
 //!
-//! A deadline that moved back is not taken out: the seat is woken, finds nothing to do and sets
-//! the alarm anew. So a heartbeat does not touch this. One that moved forward leaves its former
-//! time behind, at which the seat then does not listen.
+//! A deadline that moved to a later time is not removed: the handle is woken, has nothing to do and
+//! sets the timer again. So a heartbeat does not touch the timers. A deadline that moved to an
+//! earlier time leaves its former entry behind, which the handle ignores.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 
 use super::seat::Seat;
 
-/// See the module.
+/// The timers of all groups.
 #[derive(Debug, Default)]
 pub(super) struct Alarm {
     set: Mutex<Set>,
@@ -21,13 +21,13 @@ pub(super) struct Alarm {
 
 #[derive(Debug, Default)]
 struct Set {
-    /// By time, and by a number that keeps those of one moment apart.
+    /// Ordered by time, and by a sequence number that separates equal times.
     seats: BTreeMap<(i64, u64), Weak<Seat>>,
     next: u64,
 }
 
 impl Alarm {
-    /// Wakes the seat at that time.
+    /// Wakes the handle at that time.
     pub(super) fn set(&self, at_ms: i64, seat: &Arc<Seat>) {
         let mut set = self.set.lock();
         set.next += 1;
@@ -38,17 +38,17 @@ impl Alarm {
         }
     }
 
-    /// When the first is to be woken.
+    /// The earliest time, milliseconds.
     pub(super) fn next(&self) -> Option<i64> {
         self.set.lock().seats.first_key_value().map(|((at_ms, _), _)| *at_ms)
     }
 
-    /// Waits until [`Self::next`] has come nearer.
+    /// Waits until [`Self::next`] has become earlier.
     pub(super) async fn rung(&self) {
         self.earlier.notified().await;
     }
 
-    /// Takes those whose time has come, each with the time it was set to.
+    /// Removes the due timers and returns each with the time it was set to.
     pub(super) fn due(&self, now_ms: i64) -> Vec<(i64, Arc<Seat>)> {
         let mut set = self.set.lock();
         let later = set.seats.split_off(&(now_ms.saturating_add(1), 0));

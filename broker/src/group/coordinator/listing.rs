@@ -1,4 +1,4 @@
-//! Groups as tools see them.
+//! Listing and description of groups for clients.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,14 +7,14 @@ use super::Coordinator;
 use crate::group::Refusal;
 use crate::group::classic::Description;
 
-/// A line of the list of groups.
+/// An entry of the list of groups.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Listed {
     /// The group's name.
     pub group: String,
     /// `consumer`, `connect`, … ; empty for a group that never had members.
     pub protocol_type: String,
-    /// Kafka's word for the state.
+    /// Kafka's name of the state.
     pub state: &'static str,
 }
 
@@ -30,7 +30,7 @@ impl Coordinator {
                 all.insert(name.clone(), listed);
             }
         }
-        // Not under the lock of the list: a seat is locked before it, never after.
+        // The list's lock is released first: a handle is locked before the list, never after it.
         let seats: Vec<_> = {
             let homes = self.homes.lock();
             homes.values().flat_map(|home| home.groups.values()).cloned().collect()
@@ -49,7 +49,7 @@ impl Coordinator {
         all.into_values().collect()
     }
 
-    /// One group, in full.
+    /// The full description of one group.
     pub(crate) async fn describe(self: &Arc<Self>, group: &str) -> Result<Description, Refusal> {
         let shard = self.caught_up(group).await?;
         let exists = shard.state().groups.contains_key(group) || self.is_seated(group);
@@ -59,8 +59,8 @@ impl Coordinator {
         self.at_seat(group, |seat| seat.step(self, |m, _| (m.describe(), Default::default())))
     }
 
-    /// How many members a group has right now, those that wait for the next generation included; `None`
-    /// when it has none, or is not coordinated here.
+    /// The current number of members of a group, including those that wait for the next generation;
+    /// `None` when it has none or is not coordinated here.
     pub(crate) fn members_of(&self, group: &str) -> Option<usize> {
         let seat = {
             let homes = self.homes.lock();

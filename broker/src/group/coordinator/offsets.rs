@@ -1,4 +1,4 @@
-//! Commits and look-ups of offsets, and their deletion.
+//! Commit, look-up and deletion of offsets.
 
 use std::sync::Arc;
 
@@ -14,13 +14,14 @@ use crate::group::classic::{ClassicGroup, Phase};
 use crate::group::subscription::Subscribed;
 
 impl Coordinator {
-    /// `offset.metadata.max.bytes`: how long a commit's note may be. Kafka counts UTF-16 units.
+    /// `offset.metadata.max.bytes`: the longest metadata string of a commit, in UTF-16 code units
+    /// as in Kafka.
     pub(crate) fn metadata_units_max(&self) -> usize {
         self.options.metadata_units_max
     }
 
-    /// Commits offsets; durable when it returns. A generation below 0 is one who is no member. The
-    /// caller bounds the size of `offsets`: they are one entry.
+    /// Commits offsets; they are durable when this returns. A generation below 0 is a client
+    /// without membership. The caller bounds the size of `offsets`, because they are one entry.
     pub(crate) async fn commit(
         self: &Arc<Self>,
         group: &str,
@@ -44,8 +45,8 @@ impl Coordinator {
         durable(proposed).await
     }
 
-    /// Waits until everything that was acked before is visible in the group's shard, which is
-    /// then to be read.
+    /// Waits until every acknowledged command is visible in the group's shard, and returns the
+    /// shard for reading.
     pub(crate) async fn caught_up(&self, group: &str) -> Result<Arc<ShardHandle>, Refusal> {
         let (shard, _) = self.home_of(group)?;
         let shard = Arc::clone(shard);
@@ -53,7 +54,7 @@ impl Coordinator {
         Ok(shard)
     }
 
-    /// What a group has committed for these partitions, or (`None`) for all.
+    /// The committed offsets of a group for these partitions, or (`None`) for all.
     pub(crate) async fn committed(
         &self,
         group: &str,
@@ -69,8 +70,8 @@ impl Coordinator {
         })
     }
 
-    /// An administrator deletes offsets of topics that nobody in the group reads. Says for
-    /// each topic (by its index in `topics`) whether it is read; those are left alone.
+    /// Deletes offsets of topics that no member of the group reads. Returns for each topic (by its
+    /// index in `topics`) whether it is read; the offsets of those are kept.
     pub(crate) async fn delete_offsets(
         self: &Arc<Self>,
         group: &str,
@@ -97,7 +98,7 @@ impl Coordinator {
         Ok(is_read)
     }
 
-    /// An administrator deletes a group that has no members.
+    /// Deletes a group that has no members.
     pub(crate) async fn delete(self: &Arc<Self>, group: &str) -> Result<(), Refusal> {
         let shard = self.caught_up(group).await?;
         let proposed = self.at_seat(group, |seat| {
@@ -121,7 +122,8 @@ impl Coordinator {
     }
 }
 
-/// Who commits: a member, or (`None`) somebody without membership, whom only an empty group admits.
+/// Checks a commit: by a member, or (`None`) by a client without membership, which only an empty
+/// group admits.
 fn admitted(
     machine: &mut ClassicGroup,
     exists: bool,
@@ -138,8 +140,8 @@ fn admitted(
     Ok(member.cloned())
 }
 
-/// What must not be deleted. Only consumers can say what they read, so other groups must
-/// be empty.
+/// Checks what may be deleted. Only the subscriptions of consumers can be decoded, so groups of
+/// other protocol types must be empty.
 fn deletable(
     machine: &ClassicGroup,
     subscribed: Option<Subscribed>,

@@ -1,8 +1,8 @@
-//! How long the members of a group wait for each other while it rebalances.
+//! Duration of the pauses in which the members of a group wait for a rebalance.
 
 use crate::group::classic::Phase;
 
-/// How long a group's members have waited for each other.
+/// The rebalance pauses of a group.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Pauses {
     since_ms: Option<i64>,
@@ -10,7 +10,7 @@ pub(super) struct Pauses {
 }
 
 impl Pauses {
-    /// The group was seen in this phase.
+    /// Records that the group is in this phase.
     pub(super) fn see(&mut self, phase: Phase, now_ms: i64) {
         match phase {
             Phase::Preparing { .. } | Phase::Completing { .. } => {

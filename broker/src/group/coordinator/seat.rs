@@ -1,4 +1,4 @@
-//! The place of one group's machine: its lock, those who wait for it, its records on the way.
+//! The handle of one group: the lock, pending replies and in-flight records of its state machine.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,12 +17,12 @@ use crate::group::classic::{ClassicGroup, Join, Output, Persist, Reply, Token};
 use crate::limits;
 use crate::supervision;
 
-/// One group that is coordinated here.
+/// The handle of one group that is coordinated here.
 #[derive(Debug)]
 pub(super) struct Seat {
     group: String,
     shard: Arc<ShardHandle>,
-    /// What the members of all groups say about themselves, bytes.
+    /// Size of the metadata of the members of all groups, bytes.
     all_bytes: Arc<AtomicUsize>,
     inner: Mutex<Inner>,
 }
@@ -32,19 +32,19 @@ struct Inner {
     machine: ClassicGroup,
     waiting: HashMap<Token, oneshot::Sender<Reply>>,
     next_token: Token,
-    /// Records that were proposed and have no outcome.
+    /// Records that were proposed and have no outcome yet.
     on_the_way: usize,
-    /// When the alarm will ring for this seat; [`i64::MAX`] if it will not.
+    /// When the timer of this handle fires; [`i64::MAX`] if none is set.
     armed_ms: i64,
-    /// There may be another seat for this group by now.
+    /// Whether the handle is retired; the group may have another one by now.
     is_retired: bool,
     pauses: Pauses,
-    /// What the machine's members say about themselves, as counted for all groups, bytes.
+    /// This group's part of `all_bytes`.
     counted_bytes: usize,
 }
 
 impl Seat {
-    /// What its members say about themselves is counted in `all_bytes`.
+    /// A handle whose group's metadata is counted in `all_bytes`.
     pub(super) fn new(
         group: String,
         shard: Arc<ShardHandle>,
@@ -72,8 +72,8 @@ impl Seat {
         &self.shard
     }
 
-    /// One step of the machine, and everything that follows from it. `None` when this seat is
-    /// no longer the group's.
+    /// Runs one step of the state machine, and carries out its output. `None` when this handle is
+    /// retired.
     pub(super) fn step<T>(
         self: &Arc<Self>,
         all: &Arc<Coordinator>,
@@ -88,7 +88,7 @@ impl Seat {
         Some(result)
     }
 
-    /// A step that somebody waits for the end of.
+    /// A step that registers a pending request.
     pub(super) fn wait(
         self: &Arc<Self>,
         all: &Arc<Coordinator>,
@@ -107,10 +107,10 @@ impl Seat {
         Some(answer)
     }
 
-    /// Whether what this client says about itself still fits the memory for all groups.
+    /// Checks that the client's metadata fits the memory limit of all groups.
     ///
     /// # Errors
-    /// [`Refusal::NoMemory`].
+    /// [`Refusal::NoMemory`] if it does not.
     fn check_memory(machine: &ClassicGroup, join: &Join, all_bytes: usize) -> Result<(), Refusal> {
         let growth_bytes = machine.growth_bytes(join);
         let size_max = limits::GROUPS_METADATA_BYTES_MAX;
@@ -120,7 +120,7 @@ impl Seat {
         Ok(())
     }
 
-    /// A client joins.
+    /// A client joins the group.
     pub(super) fn join(
         self: &Arc<Self>,
         all: &Arc<Coordinator>,
@@ -137,23 +137,23 @@ impl Seat {
         })
     }
 
-    /// How many members the group has right now.
+    /// The current number of members of the group.
     pub(super) fn members(&self) -> usize {
         self.inner.lock().machine.members()
     }
 
-    /// How long the group's last rebalance took, milliseconds, if one was seen.
+    /// Duration of the group's last rebalance, milliseconds; `None` if none was observed.
     pub(super) fn last_pause_ms(&self) -> Option<i64> {
         self.inner.lock().pauses.last_ms()
     }
 
-    /// Proposes a command. To be called within a step, so that it takes its place among the
+    /// Proposes a command. Must be called within a step, so that the command is ordered with the
     /// group's records.
     pub(super) fn submit(&self, command: ShardCommand) -> Proposed {
         self.shard.submit(Command::Shard(command))
     }
 
-    /// Everybody who waits is told `refusal`, and this seat is not used again.
+    /// Answers every pending request with `refusal`, and retires this handle.
     pub(super) fn retire(&self, refusal: Refusal) {
         let mut inner = self.inner.lock();
         inner.is_retired = true;
@@ -162,12 +162,12 @@ impl Seat {
         inner.answer(output.replies);
     }
 
-    /// Sets the alarm for a machine that was just restored.
+    /// Sets the timer of a state machine that was just restored.
     pub(super) fn arm(self: &Arc<Self>, all: &Arc<Coordinator>) {
         self.step(all, |_, _| ((), Output::default()));
     }
 
-    /// The alarm rings that was set to `at_ms`.
+    /// The timer that was set to `at_ms` fires.
     pub(super) fn ring(self: &Arc<Self>, all: &Arc<Coordinator>, at_ms: i64) {
         {
             let mut inner = self.inner.lock();
@@ -187,7 +187,7 @@ impl Seat {
                 inner.on_the_way += 1;
                 self.make_durable(all, record);
             }
-            // A deadline that has come already: no delay before the first rebalance, for one.
+            // The deadline is in the past, for example with an initial rebalance delay of 0.
             if inner.machine.next_deadline_ms() > all.now_ms() {
                 break;
             }
@@ -206,7 +206,7 @@ impl Seat {
         }
     }
 
-    /// Proposes a record now; its outcome comes back as a step of its own.
+    /// Proposes a record now; its outcome is a step of its own.
     fn make_durable(self: &Arc<Self>, all: &Arc<Coordinator>, record: Persist) {
         let Persist { sequence, record } = record;
         let outcome = self.submit(ShardCommand::SetGeneration(record));
@@ -231,7 +231,7 @@ impl Seat {
 }
 
 impl Inner {
-    /// Adds what the machine's members say about themselves to what those of all groups do.
+    /// Updates this group's part of the metadata size of all groups.
     fn count(&mut self, all_bytes: &AtomicUsize) {
         let now_bytes = self.machine.metadata_bytes();
         all_bytes.fetch_add(now_bytes, Ordering::Relaxed);
@@ -239,7 +239,7 @@ impl Inner {
         self.counted_bytes = now_bytes;
     }
 
-    /// Who went away in the meantime is not told.
+    /// Sends the replies. A client that disconnected meanwhile is skipped.
     fn answer(&mut self, replies: Vec<(Token, Reply)>) {
         for (token, reply) in replies {
             if let Some(waiting) = self.waiting.remove(&token) {
@@ -249,7 +249,7 @@ impl Inner {
     }
 }
 
-/// A command on its way.
+/// The outcome of a proposed command.
 pub(super) type Proposed = oneshot::Receiver<Result<Outcome, ropewalk_shard::ProposeError>>;
 
 /// Waits until a command is applied.

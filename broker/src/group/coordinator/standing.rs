@@ -1,8 +1,8 @@
-//! How a group stands right now, for those who watch it every second: its state, its members and what
-//! each was given, how long its last rebalance kept it from work.
+//! A snapshot of a group for the signal stream: its state, its members with their assignments, and
+//! the duration of its last rebalance.
 //!
-//! Place in the walk: asked by the admin server's stream of signals. Nothing waits here, and nothing is
-//! kept up for it: a group without members has no machine, and none is made to look at it.
+//! Nothing waits here. A group without members has no state machine, and none is created for a
+//! snapshot.
 
 use std::sync::Arc;
 
@@ -10,32 +10,33 @@ use super::{Coordinator, Seat};
 use crate::group::assignment;
 use crate::group::classic::MemberDescription;
 
-/// A group as it is watched.
+/// A snapshot of a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Standing {
-    /// Kafka's word for the state.
+    /// Kafka's name of the state.
     pub(crate) state: &'static str,
-    /// Its members do not work because they wait for each other.
+    /// Whether the members are paused by a rebalance.
     pub(crate) is_rebalancing: bool,
-    /// How long the last time of that was; `None` if there was none since it has members.
+    /// Duration of the last rebalance, milliseconds; `None` if there was none since the group has
+    /// members.
     pub(crate) last_rebalance_ms: Option<i64>,
-    /// Its members.
+    /// The members of the group.
     pub(crate) members: Vec<StandingMember>,
 }
 
-/// One member.
+/// A member in a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct StandingMember {
-    /// Its id.
+    /// The member id.
     pub(crate) member_id: String,
-    /// The address it connected from.
+    /// The client's address.
     pub(crate) client_host: String,
-    /// What it was given of the topic; nothing while the group rebalances.
+    /// The assigned partitions of the topic; empty while the group rebalances.
     pub(crate) partitions: Vec<i32>,
 }
 
 impl Coordinator {
-    /// How the group stands towards a topic; `None` when it is not coordinated here.
+    /// A snapshot of the group for one topic; `None` when it is not coordinated here.
     pub(crate) fn standing(self: &Arc<Self>, group: &str, topic: &str) -> Option<Standing> {
         let (shard, _) = self.home_of(group).ok()?;
         let has_members = shard.state().groups.get(group).is_some_and(|g| !g.members.is_empty());

@@ -1,8 +1,9 @@
-//! How much the committed offsets of a shard take together, and the bound on it (R1).
+//! The total size of the committed offsets of a shard, and its bound (R1).
 //!
-//! The shard's leader decides before it proposes a commit: what was acked once is never refused by apply. What it
-//! knows is counted up by each commit that adds an offset or a longer note. What expires or is deleted is seen when
-//! the bound is reached: then the offsets that are there are counted, at most once in [`RECOUNT_INTERVAL`].
+//! The shard's leader decides before it proposes a commit, because apply never refuses what was
+//! acknowledged. Each commit that adds an offset or a longer metadata string increases the count.
+//! Expired and deleted offsets are subtracted only when the bound is reached: then all offsets are
+//! counted again, at most once in [`RECOUNT_INTERVAL`].
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -17,26 +18,28 @@ use tokio::time::Instant;
 use crate::group::Refusal;
 use crate::limits;
 
-/// Counting visits every group of the shard, for which apply waits.
+/// Shortest interval between two recounts. A recount visits every group of the shard, and apply
+/// waits for it.
 const RECOUNT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What the offsets of each shard take.
+/// The size of the offsets of each shard.
 #[derive(Debug, Default)]
 pub(super) struct Stored(Mutex<HashMap<ShardId, Count>>);
 
 #[derive(Debug, Default)]
 struct Count {
-    /// At least what there is.
+    /// An upper bound of the actual size.
     bytes: usize,
-    /// When the offsets were counted; `None` before the first time.
+    /// When the offsets were last counted; `None` before the first count.
     counted_at: Option<Instant>,
 }
 
 impl Stored {
-    /// Whether the shard has room for these offsets of a group.
+    /// Checks that the shard has room for these offsets of a group.
     ///
     /// # Errors
-    /// When it has not. Offsets that replace others with no shorter note always have.
+    /// When it has none. Offsets that replace others without a longer metadata string are always
+    /// admitted.
     pub(super) fn admit(
         &self,
         shard: &ShardHandle,
@@ -59,7 +62,7 @@ impl Stored {
 }
 
 impl Count {
-    /// Counts `growth` bytes more, if they are not too many.
+    /// Adds `growth` bytes to the count, unless that exceeds the bound.
     fn takes(
         &mut self,
         growth: usize,
@@ -80,7 +83,7 @@ impl Count {
     }
 }
 
-/// What the state takes more after a commit, bytes.
+/// Growth of the state by a commit, bytes.
 fn growth(state: &State, group: &str, offsets: &[(PartitionId, OffsetCommit)]) -> usize {
     let known = state.groups.get(group).map(|group| &group.offsets);
     let before = |id: &PartitionId| {
@@ -93,7 +96,7 @@ fn growth(state: &State, group: &str, offsets: &[(PartitionId, OffsetCommit)]) -
     offsets.iter().map(growth).sum()
 }
 
-/// What all offsets of a shard take, bytes.
+/// Size of all offsets of a shard, bytes.
 fn taken(state: &State) -> usize {
     let offsets = state.groups.values().flat_map(|group| group.offsets.values());
     offsets.map(|committed| size_bytes(&committed.metadata)).sum()
