@@ -45,11 +45,11 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
-use crate::figures::{Figures, QueueReport, Report};
 use crate::handle::Context;
 use crate::limits;
+use crate::queue_metrics::{QueueMetrics, QueueReport, Report};
 
-mod door;
+mod connection_limit;
 mod access;
 mod refusal;
 mod condition;
@@ -58,11 +58,11 @@ mod signals;
 pub(crate) mod measured;
 
 pub use condition::{Condition, Kind};
-pub use signals::Bells;
+pub use signals::WakeUps;
 
 use access::Caller;
-use changes::Named;
-use refusal::Refused;
+use changes::PathParams;
+use refusal::AdminError;
 
 /// The source of the answers.
 pub trait Source: Send + Sync + Debug {
@@ -99,9 +99,9 @@ pub struct Open {
     /// The context of the request handlers.
     pub context: Arc<Context>,
     /// The metrics of queues and groups.
-    pub figures: Arc<Figures>,
+    pub queue_metrics: Arc<QueueMetrics>,
     /// Notifies signal streams of new records at once.
-    pub bells: Arc<Bells>,
+    pub wake_ups: Arc<WakeUps>,
 }
 
 /// The state of a broker at one moment.
@@ -164,9 +164,9 @@ pub struct Admin {
 }
 
 impl Admin {
-    fn open(&self) -> Result<Open, Refused> {
+    fn open(&self) -> Result<Open, AdminError> {
         let open = self.source.open();
-        open.ok_or_else(|| Refused::not_ready("the broker is not open; GET /ready says why"))
+        open.ok_or_else(|| AdminError::not_ready("the broker is not open; GET /ready says why"))
     }
 }
 
@@ -175,9 +175,9 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>, mut stopping: watch
     let stop = async move {
         let _ = stopping.wait_for(|stopping| *stopping).await;
     };
-    let door = door::Door::new(listener);
+    let connection_limit = connection_limit::ConnectionLimit::new(listener);
     let service = router(admin).into_make_service_with_connect_info::<Caller>();
-    let served = axum::serve(door, service).with_graceful_shutdown(stop).await;
+    let served = axum::serve(connection_limit, service).with_graceful_shutdown(stop).await;
     if let Err(error) = served {
         tracing::error!(%error, "admin server failed");
     }
@@ -251,7 +251,7 @@ async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
         Some(Ok(text)) => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
         _ => {
             let why = "the metrics cannot be encoded";
-            Refused::new(StatusCode::INTERNAL_SERVER_ERROR, "Internal", why).into_response()
+            AdminError::new(StatusCode::INTERNAL_SERVER_ERROR, "Internal", why).into_response()
         }
     }
 }
@@ -259,7 +259,7 @@ async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
 async fn queues(State(admin): State<Arc<Admin>>) -> Response {
     match report(move || admin.source.queues()).await.flatten() {
         Some(report) => Json(report).into_response(),
-        None => Refused::not_ready("the broker is not open yet").into_response(),
+        None => AdminError::not_ready("the broker is not open yet").into_response(),
     }
 }
 
@@ -267,25 +267,25 @@ async fn broker(State(admin): State<Arc<Admin>>) -> Response {
     Json(admin.source.about()).into_response()
 }
 
-async fn queue(State(admin): State<Arc<Admin>>, Named(name): Named<String>) -> Response {
+async fn queue(State(admin): State<Arc<Admin>>, PathParams(name): PathParams<String>) -> Response {
     let asked = name.clone();
     match report(move || admin.source.queue(&asked)).await {
         Some(QueueLookup::Found(report)) => Json(report).into_response(),
-        Some(QueueLookup::NoSuchQueue) => Refused::no_such_queue(&name).into_response(),
+        Some(QueueLookup::NoSuchQueue) => AdminError::no_such_queue(&name).into_response(),
         Some(QueueLookup::NotReady) | None => {
-            Refused::not_ready("the broker is not open yet").into_response()
+            AdminError::not_ready("the broker is not open yet").into_response()
         }
     }
 }
 
 async fn unknown_path(request: Request) -> Response {
     let why = format!("path {} does not exist; GET / lists the paths", request.uri().path());
-    Refused::new(StatusCode::NOT_FOUND, "NotFound", why).into_response()
+    AdminError::new(StatusCode::NOT_FOUND, "NotFound", why).into_response()
 }
 
 async fn wrong_method(request: Request) -> Response {
     let why = format!("method {} is not allowed at {}", request.method(), request.uri().path());
-    Refused::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", why).into_response()
+    AdminError::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", why).into_response()
 }
 
 /// Bounds the time of every request, whatever it waits for.
@@ -296,7 +296,7 @@ async fn bound_time(request: Request, next: Next) -> Response {
             let seconds = limits::ADMIN_TIME_MAX.as_secs();
             let why =
                 format!("the broker took longer than {seconds} s; a change may still be made");
-            Refused::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", why).into_response()
+            AdminError::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", why).into_response()
         }
     }
 }

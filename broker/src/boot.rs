@@ -11,7 +11,7 @@
 //!
 //! 1. `/ready` turns false, and no further connection is accepted.
 //! 2. Pending JoinGroup and SyncGroup requests are answered so that the clients look up the
-//! coordinator again.
+//!    coordinator again.
 //! 3. Requests in progress finish; fetches that wait for records are dropped.
 //! 4. The background tasks end, then the shards, each with a last checkpoint.
 //!
@@ -37,16 +37,16 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::admin::{self, Admin, Bells, measured};
-use crate::ageing::Ageing;
+use crate::admin::{self, Admin, WakeUps, measured};
 use crate::catalog::{Reconciler, Topics, View, orphans};
 use crate::clock;
-use crate::figures::Figures;
 use crate::group::{self, Coordinator};
 use crate::handle::{self, Context};
 use crate::limits;
 use crate::listen::{self, Acceptor, Budget, Lanes};
 use crate::log_limit::LogLimit;
+use crate::queue_metrics::QueueMetrics;
+use crate::retention::RetentionTask;
 use crate::settings::{Endpoint, Settings};
 use crate::supervision::{self, Supervisor};
 
@@ -122,7 +122,7 @@ pub struct Broker {
 }
 
 /// A bound socket, and the host and port that its clients are given.
-struct Bound {
+struct BoundListener {
     name: Arc<str>,
     socket: TcpListener,
     endpoint: (Str, i32),
@@ -171,9 +171,9 @@ impl Broker {
         let groups = Arc::clone(&opened.groups).run();
         background.spawn(supervisor.endless(&supervision::GROUPS, groups));
         let (node, view) = (Arc::clone(&opened.node), Arc::clone(&opened.view));
-        let figures = Arc::clone(&opened.figures);
-        let ageing = Ageing::new(node, view, Arc::clone(&settings), figures).run();
-        background.spawn(supervisor.endless(&supervision::AGEING, ageing));
+        let queue_metrics = Arc::clone(&opened.queue_metrics);
+        let retention = RetentionTask::new(node, view, Arc::clone(&settings), queue_metrics).run();
+        background.spawn(supervisor.endless(&supervision::RETENTION, retention));
 
         let acceptor = Acceptor::new(
             Arc::new(Arc::clone(&context)),
@@ -183,7 +183,7 @@ impl Broker {
             stop,
         );
         let mut listeners = JoinSet::new();
-        for Bound { name, socket, endpoint } in bound {
+        for BoundListener { name, socket, endpoint } in bound {
             let (host, port) = endpoint;
             info!(listener = &*name, advertised = %format!("{host}:{port}"), "serving Kafka clients");
             let listener = Arc::clone(&acceptor).run(socket, name);
@@ -271,23 +271,30 @@ struct Parts {
 }
 
 /// An open data directory with the parts that are built on it.
-struct Opened {
+struct OpenParts {
     parts: Parts,
     node: Arc<Node>,
     view: Arc<View>,
-    figures: Arc<Figures>,
-    bells: Arc<Bells>,
+    queue_metrics: Arc<QueueMetrics>,
+    wake_ups: Arc<WakeUps>,
     reconciler: Arc<Reconciler>,
     groups: Arc<Coordinator>,
 }
 
 impl Parts {
-    async fn open(self, format: Option<String>, on_fatal: OnFatal) -> Result<Opened, StartError> {
+    async fn open(
+        self,
+        format: Option<String>,
+        on_fatal: OnFatal,
+    ) -> Result<OpenParts, StartError> {
         let view = Arc::new(View::new(Arc::clone(&self.settings)));
-        let figures = Arc::new(Figures::default());
-        let bells = Arc::new(Bells::default());
-        let listener =
-            ApplyListener::new(Arc::clone(&view), Arc::clone(&figures), Arc::clone(&bells));
+        let queue_metrics = Arc::new(QueueMetrics::default());
+        let wake_ups = Arc::new(WakeUps::default());
+        let listener = ApplyListener::new(
+            Arc::clone(&view),
+            Arc::clone(&queue_metrics),
+            Arc::clone(&wake_ups),
+        );
         let listener = Arc::new(listener);
         let node_id = self.settings.node_id();
         let options = NodeOptions {
@@ -323,7 +330,7 @@ impl Parts {
         let groups = Coordinator::new(Arc::clone(&node), Arc::clone(&view), options);
         listener.follow(&node, &groups);
         lead(&node).await;
-        Ok(Opened { parts: self, node, view, figures, bells, reconciler, groups })
+        Ok(OpenParts { parts: self, node, view, queue_metrics, wake_ups, reconciler, groups })
     }
 }
 
@@ -342,12 +349,12 @@ fn is_catalog(shard: ropewalk_shard::ShardId) -> bool {
     shard == ropewalk_shard::ShardId::CATALOG
 }
 
-impl Opened {
+impl OpenParts {
     fn to_admin(&self, context: &Arc<Context>) -> admin::Open {
         admin::Open {
             context: Arc::clone(context),
-            figures: Arc::clone(&self.figures),
-            bells: Arc::clone(&self.bells),
+            queue_metrics: Arc::clone(&self.queue_metrics),
+            wake_ups: Arc::clone(&self.wake_ups),
         }
     }
 
@@ -394,21 +401,23 @@ fn listen_options(settings: &Arc<Settings>) -> listen::Options {
 }
 
 /// Binds every Kafka listener.
-async fn bind_all(settings: &Settings) -> Result<Vec<Bound>, StartError> {
+async fn bind_all(settings: &Settings) -> Result<Vec<BoundListener>, StartError> {
     let listeners = settings.listeners().expect("checked when the settings were read");
     let advertised = settings.advertised().expect("checked when the settings were read");
     let mut bound = Vec::with_capacity(listeners.len());
     for listener in listeners {
         let socket = bind(&listener.endpoint).await?;
-        let told = advertised.iter().find(|told| told.name == listener.name);
-        let endpoint = match told {
-            Some(told) => (Str::from(told.endpoint.host.as_str()), i32::from(told.endpoint.port)),
+        let advertised = advertised.iter().find(|advertised| advertised.name == listener.name);
+        let endpoint = match advertised {
+            Some(advertised) => {
+                (Str::from(advertised.endpoint.host.as_str()), i32::from(advertised.endpoint.port))
+            }
             None => {
                 let port = local_address(&socket)?.port();
                 (reachable_host(&listener.endpoint), i32::from(port))
             }
         };
-        bound.push(Bound { name: listener.name.into(), socket, endpoint });
+        bound.push(BoundListener { name: listener.name.into(), socket, endpoint });
     }
     Ok(bound)
 }

@@ -19,5 +19,5 @@ pub use owned::Declaration;
 pub use reconcile::Reconciler;
 #[cfg(test)]
 pub(crate) use topics::random_topic_id;
-pub use topics::{Created, NewTopic, TopicError, Topics};
+pub use topics::{CreatedTopic, NewTopic, TopicError, Topics};
 pub use view::{TopicView, View};

@@ -63,7 +63,7 @@ pub enum Refusal {
     #[error("{what} takes {size} {}, at most {size_max} are allowed", what.unit())]
     TooLarge {
         /// The limit that is exceeded.
-        what: Bounded,
+        what: SizeLimit,
         /// The size that the request would need.
         size: usize,
         /// The largest allowed size.
@@ -113,7 +113,7 @@ pub enum Refusal {
 
 /// The size limits of a group. The values are in [`crate::limits`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Bounded {
+pub enum SizeLimit {
     /// A member's client id, instance id or protocol type.
     Name,
     /// The protocol list of a member.
@@ -126,7 +126,7 @@ pub enum Bounded {
     Assignment,
 }
 
-impl Bounded {
+impl SizeLimit {
     fn check(self, size: usize, size_max: usize) -> Result<(), Refusal> {
         if size > size_max {
             return Err(Refusal::TooLarge { what: self, size, size_max });
@@ -142,7 +142,7 @@ impl Bounded {
     }
 }
 
-impl fmt::Display for Bounded {
+impl fmt::Display for SizeLimit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Name => "the longest of client id, group.instance.id and protocol type",

@@ -134,7 +134,7 @@ pub struct Call {
     begun: Instant,
     share: Share,
     held: Mutex<Vec<Permit>>,
-    metrics: metrics::OfApi,
+    metrics: metrics::ApiMetrics,
 }
 
 /// One row of the route table.

@@ -10,10 +10,10 @@ mod config_file;
 mod probe;
 mod run;
 mod repair;
-mod ending;
+mod termination;
 
-use ending::Ending;
 use flags::Flags;
+use termination::TerminationMessage;
 
 /// Measured: much faster than the system's allocator under many small allocations on many threads.
 #[global_allocator]
@@ -21,11 +21,11 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
-    let ending = Ending::new(flags.termination_log.clone());
-    match run::run(flags, &ending) {
+    let termination = TerminationMessage::new(flags.termination_log.clone());
+    match run::run(flags, &termination) {
         Ok(()) => ExitCode::SUCCESS,
         Err(stop) => {
-            ending.say(&stop.to_string());
+            termination.write(&stop.to_string());
             ExitCode::from(stop.code())
         }
     }

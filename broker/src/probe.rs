@@ -212,7 +212,7 @@ mod tests {
             connection.call(METADATA_VERSION, &made).expect("it is made");
             for offset in 0..2 {
                 let said = probe(&bootstrap, "orders", Duration::from_secs(30));
-                let said = said.expect("it goes through");
+                let said = said.expect("the probe succeeds");
                 assert!(said.contains(&format!("at offset {offset}")), "{said}");
             }
         });

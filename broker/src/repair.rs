@@ -39,7 +39,7 @@ pub(crate) fn repair(flags: &Repair) -> Result<(), Stop> {
     for finding in &findings {
         println!("{finding}");
     }
-    tell(&dir, &findings, flags.accept_loss)
+    report(&dir, &findings, flags.accept_loss)
 }
 
 /// Whether accepting the loss restores an older catalog, which may not list all topics.
@@ -72,7 +72,7 @@ fn place(flags: &Repair) -> Result<PathBuf, Stop> {
 }
 
 /// Prints the summary line. Returns an error with the exit code if damage remains.
-fn tell(dir: &Path, findings: &[Finding], accepted: bool) -> Result<(), Stop> {
+fn report(dir: &Path, findings: &[Finding], accepted: bool) -> Result<(), Stop> {
     let dir = dir.display();
     let hopeless = findings.iter().filter(|finding| !finding.can_be_repaired).count();
     match (findings.len(), accepted) {

@@ -13,20 +13,20 @@ use tracing::info;
 use tracing_subscriber::EnvFilter;
 
 use crate::config_file::{from_file, read_settings};
-use crate::ending::Ending;
 use crate::flags::{Command, Dev, Flags, Format, LogFormat, Run};
 use crate::probe::probe;
 use crate::repair;
 use crate::stop::Stop;
+use crate::termination::TerminationMessage;
 
 /// Runs the command that the flags name.
-pub(crate) fn run(flags: Flags, ending: &Ending) -> Result<(), Stop> {
+pub(crate) fn run(flags: Flags, termination: &TerminationMessage) -> Result<(), Stop> {
     begin_logging(&flags)?;
     supervision::log_panics();
     let start = match &flags.command {
-        Command::Dev(dev) => prepare_dev(dev, ending)?,
-        Command::Run(run) => prepare_run(run, ending)?,
-        Command::Format(format) => return make(format),
+        Command::Dev(dev) => prepare_dev(dev, termination)?,
+        Command::Run(run) => prepare_run(run, termination)?,
+        Command::Format(format) => return format_data_dir(format),
         Command::Repair(flags) => return repair::repair(flags),
         Command::Probe(flags) => {
             let timeout = Duration::from_secs(flags.timeout_seconds);
@@ -34,8 +34,8 @@ pub(crate) fn run(flags: Flags, ending: &Ending) -> Result<(), Stop> {
             return Ok(());
         }
     };
-    let greets = matches!(flags.command, Command::Dev(_));
-    runtime()?.block_on(serve(start, greets))
+    let prints_welcome = matches!(flags.command, Command::Dev(_));
+    runtime()?.block_on(serve(start, prints_welcome))
 }
 
 fn runtime() -> io::Result<tokio::runtime::Runtime> {
@@ -54,7 +54,7 @@ fn begin_logging(flags: &Flags) -> Result<(), Stop> {
     Ok(())
 }
 
-fn prepare_dev(dev: &Dev, ending: &Ending) -> Result<Start, Stop> {
+fn prepare_dev(dev: &Dev, termination: &TerminationMessage) -> Result<Start, Stop> {
     let own = |key: &str, value: String| (key.to_owned(), value);
     let mut pairs = vec![
         own("listeners", format!("PLAINTEXT://{}", dev.kafka)),
@@ -70,17 +70,17 @@ fn prepare_dev(dev: &Dev, ending: &Ending) -> Result<Start, Stop> {
     let settings = read_settings(Vec::new(), pairs)?;
     let dir = settings.data_dir().ok().flatten().expect("it is set above");
     let format = settings.format_cluster_id().unwrap_or_else(new_cluster_id);
-    Ok(start(settings, dir, Some(format), ending))
+    Ok(start(settings, dir, Some(format), termination))
 }
 
-fn prepare_run(run: &Run, ending: &Ending) -> Result<Start, Stop> {
+fn prepare_run(run: &Run, termination: &TerminationMessage) -> Result<Start, Stop> {
     let (settings, dir) = from_file(&run.config, &run.set)?;
     let format = run.format.clone().or_else(|| settings.format_cluster_id());
-    Ok(start(settings, dir, format, ending))
+    Ok(start(settings, dir, format, termination))
 }
 
 /// `format`: creates the data directory of a broker without starting one.
-fn make(format: &Format) -> Result<(), Stop> {
+fn format_data_dir(format: &Format) -> Result<(), Stop> {
     let (settings, dir) = from_file(&format.config, &format.set)?;
     let asked = format.cluster_id.clone().or_else(|| settings.format_cluster_id());
     let cluster_id = asked.unwrap_or_else(new_cluster_id);
@@ -90,11 +90,16 @@ fn make(format: &Format) -> Result<(), Stop> {
     Ok(())
 }
 
-fn start(settings: Settings, dir: PathBuf, format: Option<String>, ending: &Ending) -> Start {
-    let ending = ending.clone();
+fn start(
+    settings: Settings,
+    dir: PathBuf,
+    format: Option<String>,
+    termination: &TerminationMessage,
+) -> Start {
+    let termination = termination.clone();
     let on_fatal = Arc::new(move |fatal: Fatal| {
         tracing::error!("{fatal}: this process ends");
-        ending.say(&fatal.to_string());
+        termination.write(&fatal.to_string());
         std::process::exit(supervision::exit_code(&fatal))
     });
     Start { settings, dir, format, on_fatal }
@@ -117,15 +122,15 @@ fn new_cluster_id() -> String {
     (0..21).map(digit).chain([DIGITS[(bits << 4) as usize & 63] as char]).collect()
 }
 
-async fn serve(start: Start, greets: bool) -> Result<(), Stop> {
+async fn serve(start: Start, prints_welcome: bool) -> Result<(), Stop> {
     // The signal handlers are installed before the directory is opened, so that a signal during
     // recovery is not lost.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let dir = start.dir.clone();
     let broker = Broker::start(start).await?;
-    if greets {
-        greet(&broker, &dir);
+    if prints_welcome {
+        print_welcome(&broker, &dir);
     }
     tokio::select! {
         _ = terminate.recv() => info!("SIGTERM: stopping"),
@@ -136,7 +141,7 @@ async fn serve(start: Start, greets: bool) -> Result<(), Stop> {
 }
 
 /// Prints what to try next. A closed standard output is not an error.
-fn greet(broker: &Broker, dir: &Path) {
+fn print_welcome(broker: &Broker, dir: &Path) {
     let kafka = broker.kafka().first().map(ToString::to_string).unwrap_or_default();
     let admin = broker.admin();
     let dir = dir.display();

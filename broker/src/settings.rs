@@ -36,7 +36,7 @@ mod replace;
 
 pub use invalid::Invalid;
 pub use listeners::{Endpoint, Listener};
-pub use replace::Replaced;
+pub use replace::ReplaceOutcome;
 
 use crate::limits;
 use key::Key;

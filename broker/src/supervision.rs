@@ -48,7 +48,7 @@ ropewalk_node::tasks! {
     /// One per group record that is being made durable.
     GROUP_RECORD = "group record", ProcessEndsOnPanic, "the rebalance of one consumer group";
     /// Retention and expiry.
-    AGEING = "ageing", ProcessEnds, "retention of records and expiry of producers";
+    RETENTION = "retention", ProcessEnds, "retention of records and expiry of producers";
 }
 
 /// Every supervised thread and task.

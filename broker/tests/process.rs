@@ -1,7 +1,6 @@
-//! The binary as whoever starts it sees it: what it prints, how it ends, and with which code.
+//! The binary as its user sees it: what it prints, how it ends, and with which code.
 //!
-//! Place in the walk: before everything; the flags and settings that decide what is walked.
-//! Every test has a directory and ports of its own, and ends the processes it started.
+//! Every test has its own directory and ports, and ends the processes it started.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
@@ -12,7 +11,7 @@ use tempfile::TempDir;
 
 const BROKER: &str = env!("CARGO_BIN_EXE_ropewalk-broker");
 
-/// A broker that is ended when the test is.
+/// A broker that is killed at the end of the test.
 struct Running {
     child: Child,
     stdout: BufReader<ChildStdout>,
@@ -20,7 +19,7 @@ struct Running {
 }
 
 impl Running {
-    /// Starts `dev` on free ports and waits until it says that it is ready.
+    /// Starts `dev` on free ports and waits until it prints that it is ready.
     fn dev(dir: &Path, more: &[&str]) -> Self {
         let mut child = command(&["dev", "--kafka", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
             .arg("--data")
@@ -48,7 +47,7 @@ impl Running {
         rest[..rest.find(',').expect("more follows")].to_owned()
     }
 
-    /// Waits for the end; code and standard error.
+    /// Waits for the exit; returns code and standard error.
     fn end(mut self) -> (Option<i32>, String) {
         let due = Instant::now() + Duration::from_secs(20);
         let status = loop {
@@ -123,7 +122,7 @@ fn a_second_broker_on_the_same_directory_is_refused() {
         run(&["dev", "--data", &path, "--kafka", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
     assert_eq!(code, Some(3), "{error}");
     assert!(error.contains("in use by another broker"), "{error}");
-    // The first is not disturbed, and after a kill the directory is free again.
+    // The first broker is not disturbed, and after a kill the directory is free again.
     first.signal("KILL");
     first.end();
     let again = Running::dev(dir.path(), &[]);
@@ -182,7 +181,7 @@ fn an_empty_directory_is_only_made_a_brokers_when_told_to() {
     assert_eq!(code, Some(7), "{error}");
     let last = error.lines().last().expect("it says why");
     assert!(last.contains("the data directory is empty"), "{error}");
-    let written = std::fs::read_to_string(&words).expect("the last words are there");
+    let written = std::fs::read_to_string(&words).expect("the termination message is written");
     assert_eq!(format!("ropewalk-broker: {written}"), format!("{last}\n"));
     assert!(error.contains("num.io.threads"), "the ignored setting is logged: {error}");
 
@@ -229,7 +228,7 @@ fn a_file_may_say_which_cluster_an_empty_directory_is_made_to_belong_to() {
     }
     child.kill().expect("killed");
     child.wait().expect("waited for");
-    // It is formatted now: what the file says about that has no effect any more.
+    // It is formatted now: the cluster id in the file has no effect any more.
     let file = config(&dir, &text.replace("from-the-file", "another"));
     let (code, _, error) = run(&["format", "--config", &file]);
     assert_eq!(code, Some(4), "{error}");

@@ -1,7 +1,7 @@
 //! Damage in each kind of file, the command that repairs it, and a broker that serves again.
 //!
-//! Place in the walk: behind everything, when a disk has failed. Each kind of damage has a directory of its own,
-//! with one queue in segment files and one that is so small that it lies in a spill file.
+//! Each kind of damage has its own directory, with one queue in segment files and one so small that
+//! its records are in a spill file.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -16,10 +16,10 @@ use tempfile::TempDir;
 
 const BROKER: &str = env!("CARGO_BIN_EXE_ropewalk-broker");
 const VERSION: i16 = 9;
-/// Batches of the large queue; each is a block of its own in the segment.
+/// Batches of the large queue; each is its own block in the segment.
 const BATCHES: i64 = 24;
 
-/// A broker that is ended when the test is.
+/// A broker that is killed at the end of the test.
 struct Running {
     child: Child,
     kafka: String,
@@ -45,7 +45,7 @@ impl Running {
         Self { child, kafka, admin }
     }
 
-    /// Sends one record of `bytes`; the error code.
+    /// Sends one record of `bytes`; returns the error code.
     fn produce(&self, queue: &str, bytes: usize) -> i16 {
         let value = vec![b'x'; bytes];
         let batch = Builder::new().record(1_700_000_000_000, None, Some(&value)).build();
@@ -86,7 +86,7 @@ impl Running {
         self.get(&format!("/v1/queues/{queue}")).1["length"].as_i64().expect("a number")
     }
 
-    /// Makes the queue on first use.
+    /// Creates the queue on first use.
     fn fill(&self, queue: &str, count: i64, bytes: usize) {
         let due = Instant::now() + Duration::from_secs(20);
         let id = format!("/v1/queues/{queue}");
@@ -143,7 +143,7 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Turns one bit in the middle of what is behind `mark`.
+/// Flips one bit in the middle of what follows `mark`.
 fn flip(path: &Path, behind: &[u8], at: usize) {
     let mut bytes = std::fs::read(path).expect("readable");
     let found = bytes.windows(behind.len()).position(|window| window == behind);
@@ -166,7 +166,7 @@ fn lived(signal: &str) -> TempDir {
     dir
 }
 
-/// Lists, repairs, and serves again; how many records of each queue are left, and what was said.
+/// Lists, repairs, and serves again; returns the records left in each queue, and the output.
 fn mended(dir: &Path) -> ((i64, i64), String) {
     let (code, listed) = repair(dir, &[]);
     assert_eq!(code, Some(8), "{listed}");
@@ -253,7 +253,7 @@ fn d3_a_flipped_bit_in_the_write_ahead_log_costs_what_follows_it_in_its_shard() 
     assert!(said.contains("queue large partition 0: whatever was written from offset"), "{said}");
 }
 
-/// Turns a bit in every snapshot of these shards.
+/// Flips a bit in every snapshot of these shards.
 fn flip_snapshots(dir: &Path, of: impl Fn(&str) -> bool) {
     let all = files(dir);
     let snapshots = all.iter().filter(|path| path.extension().is_some_and(|e| e == "snapshot"));
@@ -286,7 +286,7 @@ fn d3_without_the_catalog_nothing_is_given_up() {
     assert_eq!(files(&dir.path().join("partitions")), before);
 }
 
-/// Whether partitions without a topic are kept, as soon as the broker had time to look for them.
+/// The number of orphaned partitions, after the broker had time to find them.
 fn orphans(dir: &Path) -> i64 {
     let broker = Running::dev(dir);
     std::thread::sleep(Duration::from_secs(2));
@@ -307,7 +307,7 @@ fn d3_records_of_queues_that_a_repaired_catalog_does_not_know_are_kept() {
         let bytes = std::fs::read(path).expect("readable");
         path.extension().is_some_and(|e| e == "wal") && bytes.windows(5).any(|w| w == mark)
     };
-    // The entry that declared the first queue: the catalog goes back to before both.
+    // The entry that declared the first queue: the catalog is restored to a state before both.
     flip(all.iter().find(holds).expect("it is in the log"), mark, 2);
     let (code, listed) = repair(dir.path(), &[]);
     assert_eq!(code, Some(8), "{listed}");
@@ -329,7 +329,7 @@ fn d3_records_of_queues_that_a_repaired_catalog_does_not_know_are_kept() {
 
     let (code, said) = repair(dir.path(), &["--drop-orphans"]);
     assert_eq!(code, Some(0), "{said}");
-    // Files go when no kept snapshot names them any more; each stop makes a snapshot.
+    // Files are removed when no kept snapshot names them any more; each stop writes a snapshot.
     let mut starts = 0;
     while records(dir.path()) > 0 {
         assert_eq!(orphans(dir.path()), 0, "a person gave them up");

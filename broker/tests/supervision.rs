@@ -1,5 +1,5 @@
-//! Every thread and task of the broker is ended on purpose: the process ends with its own code and
-//! says which it was, or the one connection closes.
+//! Every thread and task of the broker is ended on purpose: the process exits with its own code and
+//! names the task, or the one connection closes.
 //!
 //! The tasks are those of the table. The hook that ends them is compiled into debug builds only.
 #![cfg(debug_assertions)]
@@ -55,14 +55,14 @@ impl Broker {
         (after("Kafka clients at "), after("admin at http://"))
     }
 
-    /// Waits for the end; the code, standard error and the last words.
+    /// Waits for the exit; returns code, standard error and the termination message.
     fn end(mut self) -> (Option<i32>, String, String) {
         let due = Instant::now() + Duration::from_secs(20);
         let status = loop {
             if let Some(status) = self.child.try_wait().expect("it can be waited for") {
                 break status;
             }
-            assert!(Instant::now() < due, "the process goes on");
+            assert!(Instant::now() < due, "the process continues");
             std::thread::sleep(Duration::from_millis(5));
         };
         let mut stderr = String::new();
@@ -76,13 +76,13 @@ fn read(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_default()
 }
 
-/// What the process said when it ended because of `task`.
+/// Checks what the process reported when it ended because of `task`.
 fn assert_ended_by(task: &Task, how: &str, broker: Broker) {
     let (code, log, last_words) = broker.end();
     assert_eq!(code, Some(EXIT_TASK_ENDED), "{}: {how}\n{log}", task.name);
     assert!(
         last_words.starts_with(task.name),
-        "{}: {how}: the last words are {last_words}",
+        "{}: {how}: the termination message is {last_words}",
         task.name
     );
     assert!(last_words.contains(how), "{last_words}");
@@ -107,7 +107,7 @@ fn short_tasks_end_the_process_only_when_they_panic() {
         assert_eq!(task.name, "group record", "say here how the new task is begun");
         let mut broker = Broker::start(task, "panic");
         let (kafka, _) = broker.addresses();
-        // The generation's record is on its way before any member hears of it.
+        // The generation's record is in flight before any member receives it.
         let mut stream = connect(&kafka);
         join_group(&mut stream);
         assert_ended_by(task, "panic", broker);
@@ -132,7 +132,7 @@ fn a_panic_of_one_connection_closes_that_one_and_is_counted() {
         ] {
             assert!(metrics.contains(line), "{line} is missing in\n{metrics}");
         }
-        assert!(broker.child.try_wait().expect("it can be waited for").is_none(), "it goes on");
+        assert!(broker.child.try_wait().expect("it can be waited for").is_none(), "it continues");
     }
 }
 
@@ -168,7 +168,7 @@ fn send(stream: &mut TcpStream, api: i16, version: i16, body: &[u8]) {
     stream.write_all(&frame).expect("sent");
 }
 
-/// JoinGroup v2 of a new member; nobody waits for the answer.
+/// JoinGroup v2 of a new member; the test does not read the response.
 fn join_group(stream: &mut TcpStream) {
     let mut body = Vec::new();
     text(&mut body, "group");

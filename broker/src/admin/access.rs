@@ -22,8 +22,8 @@ use axum::serve::IncomingStream;
 use tokio::io::AsyncReadExt as _;
 
 use super::Admin;
-use super::door::{Door, Visit};
-use super::refusal::Refused;
+use super::connection_limit::{ConnectionLimit, ConnectionState};
+use super::refusal::AdminError;
 use crate::limits;
 
 /// The header with the epoch that an operator acts under.
@@ -36,12 +36,12 @@ const EPOCH_MAX: u64 = (1 << 53) - 1;
 #[derive(Debug, Clone)]
 pub(super) struct Caller {
     address: SocketAddr,
-    visit: Arc<Visit>,
+    connection: Arc<ConnectionState>,
 }
 
-impl Connected<IncomingStream<'_, Door>> for Caller {
-    fn connect_info(stream: IncomingStream<'_, Door>) -> Self {
-        Self { address: *stream.remote_addr(), visit: Arc::clone(stream.io().visit()) }
+impl Connected<IncomingStream<'_, ConnectionLimit>> for Caller {
+    fn connect_info(stream: IncomingStream<'_, ConnectionLimit>) -> Self {
+        Self { address: *stream.remote_addr(), connection: Arc::clone(stream.io().connection()) }
     }
 }
 
@@ -63,7 +63,7 @@ pub(super) async fn guard(
         if let Err(refused) = check(token.as_deref(), caller.address.ip(), request.headers()) {
             return refused.into_response();
         }
-        caller.visit.trust();
+        caller.connection.trust();
     }
     next.run(request).await
 }
@@ -75,13 +75,13 @@ fn is_guarded(method: &Method, path: &str) -> bool {
 }
 
 /// Checks the token. `token` is the configured one, if any.
-fn check(token: Option<&str>, caller: IpAddr, headers: &HeaderMap) -> Result<(), Refused> {
+fn check(token: Option<&str>, caller: IpAddr, headers: &HeaderMap) -> Result<(), AdminError> {
     let Some(token) = token else {
         if caller.to_canonical().is_loopback() {
             return Ok(());
         }
         let why = "no token is set (admin.token.file), so this may only be asked from the broker's own machine";
-        return Err(Refused::new(StatusCode::FORBIDDEN, "NoToken", why));
+        return Err(AdminError::new(StatusCode::FORBIDDEN, "NoToken", why));
     };
     let sent = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let sent = sent.and_then(|value| value.strip_prefix("Bearer "));
@@ -89,7 +89,7 @@ fn check(token: Option<&str>, caller: IpAddr, headers: &HeaderMap) -> Result<(),
         return Ok(());
     }
     let why = "this needs the header 'Authorization: Bearer TOKEN' with the cluster's token";
-    Err(Refused::new(StatusCode::UNAUTHORIZED, "Unauthorized", why))
+    Err(AdminError::new(StatusCode::UNAUTHORIZED, "Unauthorized", why))
 }
 
 /// Compares every byte, so that the time does not depend on the position of the first difference.
@@ -100,7 +100,7 @@ fn is_same(a: &[u8], b: &[u8]) -> bool {
 
 /// Reads the token file for every protected call: calls are rare, and a replaced token takes effect
 /// at once.
-async fn read_token(path: &PathBuf) -> Result<String, Refused> {
+async fn read_token(path: &PathBuf) -> Result<String, AdminError> {
     let read = async {
         let mut text = String::new();
         let file = tokio::fs::File::open(path).await?;
@@ -109,7 +109,7 @@ async fn read_token(path: &PathBuf) -> Result<String, Refused> {
     };
     let refuse = |why: String| {
         let why = format!("admin.token.file {}: {why}", path.display());
-        Refused::new(StatusCode::SERVICE_UNAVAILABLE, "TokenUnreadable", why)
+        AdminError::new(StatusCode::SERVICE_UNAVAILABLE, "TokenUnreadable", why)
     };
     let text = read.await.map_err(|error| refuse(error.to_string()))?;
     let token = text.trim();
@@ -121,13 +121,13 @@ async fn read_token(path: &PathBuf) -> Result<String, Refused> {
 pub(super) struct Epoch(pub(super) u64);
 
 impl<S: Send + Sync> FromRequestParts<S> for Epoch {
-    type Rejection = Refused;
+    type Rejection = AdminError;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refused> {
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, AdminError> {
         let Some(sent) = parts.headers.get(EPOCH) else {
             let why = "this changes something and needs the header 'Ropewalk-Epoch: N' with the epoch that POST \
                        /v1/fence answered";
-            return Err(Refused::bad("EpochMissing", why));
+            return Err(AdminError::bad("EpochMissing", why));
         };
         let text = String::from_utf8_lossy(sent.as_bytes());
         let epoch = text.trim().parse().ok().filter(|epoch| *epoch <= EPOCH_MAX);
@@ -136,7 +136,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Epoch {
                 "the header 'Ropewalk-Epoch: {text}' is not a number from 0 to {EPOCH_MAX}: send the epoch that \
                  POST /v1/fence answered"
             );
-            Refused::bad("InvalidEpoch", why)
+            AdminError::bad("InvalidEpoch", why)
         })
     }
 }

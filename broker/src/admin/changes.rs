@@ -22,20 +22,20 @@ use serde_json::{Value, json};
 
 use super::Admin;
 use super::access::Epoch;
-use super::refusal::Refused;
+use super::refusal::AdminError;
 use crate::catalog::{Declaration, TopicView};
 use crate::limits;
-use crate::settings::{Invalid, Replaced};
+use crate::settings::{Invalid, ReplaceOutcome};
 
-type Answer<T> = Result<Json<T>, Refused>;
+type Answer<T> = Result<Json<T>, AdminError>;
 
 /// A JSON body, or a refusal as JSON.
 pub(super) struct Body<T>(T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
-    type Rejection = Refused;
+    type Rejection = AdminError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Refused> {
+    async fn from_request(request: Request, state: &S) -> Result<Self, AdminError> {
         let read = Json::<T>::from_request(request, state).await;
         read.map(|Json(body)| Self(body)).map_err(|rejection: JsonRejection| {
             let status = rejection.status();
@@ -44,35 +44,35 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
             } else {
                 rejection.body_text()
             };
-            Refused::new(status, "InvalidBody", why)
+            AdminError::new(status, "InvalidBody", why)
         })
     }
 }
 
 /// The query of the URL, or a refusal as JSON.
-pub(super) struct Asked<T>(T);
+pub(super) struct QueryParams<T>(T);
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Asked<T> {
-    type Rejection = Refused;
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for QueryParams<T> {
+    type Rejection = AdminError;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refused> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, AdminError> {
         let read = Query::<T>::from_request_parts(parts, state).await;
         read.map(|Query(asked)| Self(asked)).map_err(|rejection: QueryRejection| {
-            Refused::new(rejection.status(), "InvalidQuery", rejection.body_text())
+            AdminError::new(rejection.status(), "InvalidQuery", rejection.body_text())
         })
     }
 }
 
 /// The path parameters, or a refusal as JSON.
-pub(super) struct Named<T>(pub(super) T);
+pub(super) struct PathParams<T>(pub(super) T);
 
-impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Named<T> {
-    type Rejection = Refused;
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for PathParams<T> {
+    type Rejection = AdminError;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refused> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, AdminError> {
         let read = Path::<T>::from_request_parts(parts, state).await;
         read.map(|Path(named)| Self(named)).map_err(|rejection: PathRejection| {
-            Refused::new(rejection.status(), "InvalidPath", rejection.body_text())
+            AdminError::new(rejection.status(), "InvalidPath", rejection.body_text())
         })
     }
 }
@@ -80,14 +80,14 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Named<T
 /// Body of `POST /v1/fence`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct Claim {
+pub(super) struct ClaimBody {
     holder: String,
     lease_uid: String,
 }
 
 pub(super) async fn claim_fence(
     State(admin): State<Arc<Admin>>,
-    Body(claim): Body<Claim>,
+    Body(claim): Body<ClaimBody>,
 ) -> Answer<Value> {
     let context = admin.open()?.context;
     let (holder, lease_uid) = (claim.holder, claim.lease_uid);
@@ -104,7 +104,7 @@ pub(super) async fn claim_fence(
 /// Body of `PUT /v1/queues/{topic}`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct Declare {
+pub(super) struct DeclareBody {
     owner: String,
     partitions: Option<i32>,
     #[serde(default)]
@@ -114,7 +114,7 @@ pub(super) struct Declare {
 /// The resulting state of the topic.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Declared {
+pub(super) struct DeclareOutcome {
     topic_id: String,
     partitions: usize,
     created: bool,
@@ -126,18 +126,18 @@ pub(super) struct Declared {
 
 pub(super) async fn declare(
     State(admin): State<Arc<Admin>>,
-    Named(name): Named<String>,
+    PathParams(name): PathParams<String>,
     Epoch(epoch): Epoch,
-    Body(declare): Body<Declare>,
-) -> Answer<Declared> {
+    Body(declare): Body<DeclareBody>,
+) -> Answer<DeclareOutcome> {
     let context = admin.open()?.context;
-    let Declare { owner, partitions, config } = declare;
+    let DeclareBody { owner, partitions, config } = declare;
     check_owner(&owner)?;
     let configs = config.into_iter().collect();
     let wanted = Declaration { name, owner, partitions, configs };
     let declared = context.topics.declare(epoch, &wanted).await?;
     let there = declared.partitions;
-    Ok(Json(Declared {
+    Ok(Json(DeclareOutcome {
         topic_id: declared.id.to_string(),
         partitions: declared.partitions,
         created: declared.created,
@@ -162,7 +162,7 @@ fn kept_partitions(asked: i32, there: usize) -> Option<String> {
 /// Query of `DELETE /v1/queues/{topic}?owner=UID&data=…`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Release {
+pub(super) struct ReleaseQuery {
     owner: String,
     data: Data,
 }
@@ -177,9 +177,9 @@ enum Data {
 
 pub(super) async fn release(
     State(admin): State<Arc<Admin>>,
-    Named(name): Named<String>,
+    PathParams(name): PathParams<String>,
     Epoch(epoch): Epoch,
-    Asked(release): Asked<Release>,
+    QueryParams(release): QueryParams<ReleaseQuery>,
 ) -> Answer<Value> {
     let context = admin.open()?.context;
     check_owner(&release.owner)?;
@@ -191,7 +191,7 @@ pub(super) async fn release(
 /// Body of `PUT /v1/queues/{topic}/groups/{group}`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct Bind {
+pub(super) struct BindBody {
     owner: String,
     start_position: Start,
 }
@@ -214,9 +214,9 @@ impl From<Start> for StartPosition {
 
 pub(super) async fn bind(
     State(admin): State<Arc<Admin>>,
-    Named((name, group)): Named<(String, String)>,
+    PathParams((name, group)): PathParams<(String, String)>,
     Epoch(epoch): Epoch,
-    Body(bind): Body<Bind>,
+    Body(bind): Body<BindBody>,
 ) -> Answer<Value> {
     let context = admin.open()?.context;
     check_owner(&bind.owner)?;
@@ -229,15 +229,15 @@ pub(super) async fn bind(
 /// Query of `DELETE /v1/queues/{topic}/groups/{group}?owner=UID`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Unbind {
+pub(super) struct UnbindQuery {
     owner: String,
 }
 
 pub(super) async fn unbind(
     State(admin): State<Arc<Admin>>,
-    Named((name, group)): Named<(String, String)>,
+    PathParams((name, group)): PathParams<(String, String)>,
     Epoch(epoch): Epoch,
-    Asked(unbind): Asked<Unbind>,
+    QueryParams(unbind): QueryParams<UnbindQuery>,
 ) -> Answer<Value> {
     let context = admin.open()?.context;
     check_owner(&unbind.owner)?;
@@ -255,7 +255,7 @@ pub(super) struct File {
 /// The result of `PUT /v1/settings`.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Taken {
+pub(super) struct SettingsOutcome {
     applied: Vec<String>,
     needs_restart: Vec<String>,
 }
@@ -264,7 +264,7 @@ pub(super) async fn replace_settings(
     State(admin): State<Arc<Admin>>,
     Epoch(epoch): Epoch,
     Body(file): Body<File>,
-) -> Answer<Taken> {
+) -> Answer<SettingsOutcome> {
     let context = admin.open()?.context;
     context.topics.check_epoch(epoch).await?;
     let replaced = context.settings.replace(file.settings).map_err(invalid_settings)?;
@@ -272,21 +272,21 @@ pub(super) async fn replace_settings(
     if let Some(catalog) = &context.node.catalog().state().catalog {
         context.view.reload(catalog);
     }
-    let Replaced { applied, needs_restart } = replaced;
+    let ReplaceOutcome { applied, needs_restart } = replaced;
     tracing::info!(?applied, ?needs_restart, "settings replaced");
-    Ok(Json(Taken { applied, needs_restart }))
+    Ok(Json(SettingsOutcome { applied, needs_restart }))
 }
 
-fn invalid_settings(all: Vec<Invalid>) -> Refused {
+fn invalid_settings(all: Vec<Invalid>) -> AdminError {
     let key = all.first().map(|invalid| invalid.key().to_owned());
     let lines: Vec<String> = all.iter().map(ToString::to_string).collect();
-    Refused::bad("InvalidSetting", lines.join("; ")).with("key", key)
+    AdminError::bad("InvalidSetting", lines.join("; ")).with("key", key)
 }
 
 /// `GET /v1/owners/{owner}`: read behind a barrier, because operators reconcile against it.
 pub(super) async fn owned(
     State(admin): State<Arc<Admin>>,
-    Named(owner): Named<String>,
+    PathParams(owner): PathParams<String>,
 ) -> Answer<Value> {
     let context = admin.open()?.context;
     check_owner(&owner)?;
@@ -312,7 +312,7 @@ fn owned_queue(topic: &TopicView) -> Value {
 }
 
 /// Checks the owner. An empty owner would mean both none and any.
-fn check_owner(owner: &str) -> Result<(), Refused> {
+fn check_owner(owner: &str) -> Result<(), AdminError> {
     check_length(
         "owner (the uid of the queue's object)",
         owner,
@@ -327,10 +327,10 @@ fn check_length(
     text: &str,
     bytes_max: usize,
     reason: &'static str,
-) -> Result<(), Refused> {
+) -> Result<(), AdminError> {
     if (1..=bytes_max).contains(&text.len()) {
         return Ok(());
     }
     let why = format!("{what} has {} bytes, it must have from 1 to {bytes_max}", text.len());
-    Err(Refused::bad(reason, why))
+    Err(AdminError::bad(reason, why))
 }

@@ -11,7 +11,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
 use crate::admin::{Kind, Source};
-use crate::figures::{DelayReport, QueueReport, Report, Throughput};
+use crate::queue_metrics::{DelayReport, QueueReport, Report, Throughput};
 
 /// The metrics of every queue and group.
 #[derive(Debug)]
@@ -51,10 +51,10 @@ impl Collector for Conditions {
     }
 }
 
-type Figure<T> = (&'static str, &'static str, fn(&T) -> Option<f64>);
+type GaugeRow<T> = (&'static str, &'static str, fn(&T) -> Option<f64>);
 
 fn of_queues(encoder: &mut DescriptorEncoder<'_>, report: &Report) -> fmt::Result {
-    const FIGURES: &[Figure<QueueReport>] = &[
+    const GAUGES: &[GaugeRow<QueueReport>] = &[
         ("queue_partitions", "Partitions of the queue", |q| Some(q.partitions as f64)),
         ("queue_length", "Consumer lag of the slowest group of the queue, records", |q| {
             Some(q.length as f64)
@@ -80,7 +80,7 @@ fn of_queues(encoder: &mut DescriptorEncoder<'_>, report: &Report) -> fmt::Resul
             Some(processed(&q.throughput))
         }),
     ];
-    for (name, help, value) in FIGURES {
+    for (name, help, value) in GAUGES {
         let mut metric = encoder.encode_descriptor(name, help, None, GAUGE)?;
         for queue in &report.queues {
             if let Some(value) = value(queue) {
@@ -92,8 +92,8 @@ fn of_queues(encoder: &mut DescriptorEncoder<'_>, report: &Report) -> fmt::Resul
 }
 
 fn of_groups(encoder: &mut DescriptorEncoder<'_>, report: &Report) -> fmt::Result {
-    use crate::figures::GroupReport;
-    const FIGURES: &[Figure<GroupReport>] = &[
+    use crate::queue_metrics::GroupReport;
+    const GAUGES: &[GaugeRow<GroupReport>] = &[
         ("group_members", "Members of the group", |g| Some(g.members as f64)),
         ("group_length", "Consumer lag of the group, records", |g| Some(g.length as f64)),
         (
@@ -113,7 +113,7 @@ fn of_groups(encoder: &mut DescriptorEncoder<'_>, report: &Report) -> fmt::Resul
             Some(processed(&g.throughput))
         }),
     ];
-    for (name, help, value) in FIGURES {
+    for (name, help, value) in GAUGES {
         let mut metric = encoder.encode_descriptor(name, help, None, GAUGE)?;
         for queue in &report.queues {
             for group in &queue.groups {

@@ -10,7 +10,7 @@ use crate::catalog::TopicError;
 
 /// An error response.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Refused {
+pub(super) struct AdminError {
     pub(super) status: StatusCode,
     /// One CamelCase word, for programs.
     pub(super) reason: &'static str,
@@ -20,7 +20,7 @@ pub(super) struct Refused {
     pub(super) detail: Option<(&'static str, Value)>,
 }
 
-impl Refused {
+impl AdminError {
     pub(super) fn new(status: StatusCode, reason: &'static str, error: impl Into<String>) -> Self {
         Self { status, reason, error: error.into(), detail: None }
     }
@@ -46,7 +46,7 @@ impl Refused {
     }
 }
 
-impl IntoResponse for Refused {
+impl IntoResponse for AdminError {
     fn into_response(self) -> Response {
         let mut body = json!({ "reason": self.reason, "error": self.error });
         if let Some((key, value)) = self.detail {
@@ -56,7 +56,7 @@ impl IntoResponse for Refused {
     }
 }
 
-impl From<ProposeError> for Refused {
+impl From<ProposeError> for AdminError {
     fn from(error: ProposeError) -> Self {
         let hint = match error {
             ProposeError::Full => "free space on the disk, or grow it",
@@ -71,7 +71,7 @@ impl From<ProposeError> for Refused {
     }
 }
 
-impl From<TopicError> for Refused {
+impl From<TopicError> for AdminError {
     fn from(error: TopicError) -> Self {
         match error {
             TopicError::InvalidName(why) => Self::bad("InvalidName", why),
@@ -87,7 +87,7 @@ impl From<TopicError> for Refused {
     }
 }
 
-impl From<catalog::Refusal> for Refused {
+impl From<catalog::Refusal> for AdminError {
     fn from(refusal: catalog::Refusal) -> Self {
         use catalog::Refusal;
         let text = refusal.to_string();

@@ -33,31 +33,31 @@ use ropewalk_shard::TopicId;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::refusal::Refused;
+use super::refusal::AdminError;
 use super::{Admin, Open, blocking};
 use crate::catalog::TopicView;
 use crate::clock;
 
-mod bell;
+mod wake_ups;
 mod watch;
 
-pub use bell::Bells;
+pub use wake_ups::WakeUps;
 
-use bell::Bell;
+use wake_ups::StreamWakeUps;
 use watch::{Sample, Watch};
 
 /// Interval between two ticks.
 const TICK: Duration = Duration::from_secs(1);
 
 /// Handles `GET /v1/signals`.
-pub(super) async fn signals(State(admin): State<Arc<Admin>>) -> Result<Response, Refused> {
+pub(super) async fn signals(State(admin): State<Arc<Admin>>) -> Result<Response, AdminError> {
     let open = admin.open()?;
-    let bell = open.bells.hang().ok_or_else(|| {
+    let wake_ups = open.wake_ups.subscribe().ok_or_else(|| {
         let why = format!(
             "{} signal streams are open, the maximum; one operator needs one",
             crate::limits::SIGNAL_STREAMS_MAX
         );
-        Refused::new(StatusCode::SERVICE_UNAVAILABLE, "TooManyStreams", why)
+        AdminError::new(StatusCode::SERVICE_UNAVAILABLE, "TooManyStreams", why)
     })?;
     let about = admin.source.about();
     let hello = json!({
@@ -69,7 +69,7 @@ pub(super) async fn signals(State(admin): State<Arc<Admin>>) -> Result<Response,
     });
     let listener = Listener {
         admin,
-        bell,
+        wake_ups,
         watch: Watch::default(),
         pending: format!("{hello}\n"),
         tick_at: Instant::now(),
@@ -85,7 +85,7 @@ pub(super) async fn signals(State(admin): State<Arc<Admin>>) -> Result<Response,
 /// A connected operator.
 struct Listener {
     admin: Arc<Admin>,
-    bell: Arc<Bell>,
+    wake_ups: Arc<StreamWakeUps>,
     watch: Watch,
     /// Lines to send before all others.
     pending: String,
@@ -98,7 +98,7 @@ impl Listener {
         loop {
             let lines = tokio::select! {
                 () = tokio::time::sleep_until(self.tick_at) => self.tick().await?,
-                topics = self.bell.heard() => self.edge(topics).await?,
+                topics = self.wake_ups.woken() => self.edge(topics).await?,
             };
             let lines = std::mem::take(&mut self.pending) + &lines;
             if !lines.is_empty() {
@@ -114,10 +114,10 @@ impl Listener {
         let open = self.admin.source.open()?;
         let topics = open.context.view.bound();
         // Armed before sampling, so that a record that arrives after the sample causes a wake-up.
-        self.bell.arm(topics.iter().map(|topic| topic.id).collect());
+        self.wake_ups.arm(topics.iter().map(|topic| topic.id).collect());
         let samples = blocking(move || sample(&open, &topics)).await?;
-        let sleeping = samples.iter().filter(|sample| is_asleep(sample)).map(|sample| sample.id);
-        self.bell.keep(&sleeping.collect());
+        let idle = samples.iter().filter(|sample| is_idle(sample)).map(|sample| sample.id);
+        self.wake_ups.retain(&idle.collect());
         Some(self.watch.tick(&samples, clock::now_ms()))
     }
 
@@ -131,20 +131,20 @@ impl Listener {
 }
 
 /// Whether the group has no members and no unprocessed records.
-fn is_asleep(sample: &Sample) -> bool {
+fn is_idle(sample: &Sample) -> bool {
     let known = sample.known.as_ref();
-    known.is_some_and(|(standing, signal)| standing.members.is_empty() && signal.length() == 0)
+    known.is_some_and(|(snapshot, signal)| snapshot.members.is_empty() && signal.length() == 0)
 }
 
 /// A sample of every group that is bound to one of these topics.
 fn sample(open: &Open, topics: &[Arc<TopicView>]) -> Vec<Sample> {
-    let Open { context, figures, .. } = open;
+    let Open { context, queue_metrics, .. } = open;
     let now_ms = clock::now_ms();
     let known = |topic: &TopicView, group: &str| {
         let home = context.node.catalog().state().catalog.as_ref()?.shard_of(group);
-        let standing = context.groups.standing(group, &topic.name)?;
-        let signal = figures.signal(&context.node, topic, (group, home), now_ms)?;
-        Some((standing, signal))
+        let snapshot = context.groups.snapshot(group, &topic.name)?;
+        let signal = queue_metrics.signal(&context.node, topic, (group, home), now_ms)?;
+        Some((snapshot, signal))
     };
     let of_topic = |topic: &Arc<TopicView>| {
         let sample = |group: &String| Sample {

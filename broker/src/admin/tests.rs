@@ -1,14 +1,14 @@
-//! The admin server over real sockets, with a broker that says what the test wants.
+//! The admin server over real sockets, with a fake broker.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::*;
-use crate::figures::{DelayReport, GroupReport, Throughput};
+use crate::queue_metrics::{DelayReport, GroupReport, Throughput};
 
 mod changes;
 mod connections;
-mod figures;
+mod queue_metrics;
 mod signals;
 
 #[derive(Debug)]
@@ -64,7 +64,7 @@ impl Source for Broker {
     }
 }
 
-/// What a client gets: status, head and body.
+/// The response: status, header and body.
 async fn ask(broker: Broker, request: &str) -> (u16, String, String) {
     let source: Arc<dyn Source> = Arc::new(broker);
     let mut registry = Registry::with_prefix("ropewalk");

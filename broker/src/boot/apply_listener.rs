@@ -8,17 +8,17 @@ use ropewalk_segment::SegmentConfig;
 use ropewalk_shard::{Effect, PartitionId, ShardId};
 use ropewalk_store::policy;
 
-use crate::admin::Bells;
+use crate::admin::WakeUps;
 use crate::catalog::View;
-use crate::figures::Figures;
 use crate::group::Coordinator;
+use crate::queue_metrics::QueueMetrics;
 
 /// Receives the applied effects of all shards.
 #[derive(Debug)]
 pub(super) struct ApplyListener {
     view: Arc<View>,
-    figures: Arc<Figures>,
-    bells: Arc<Bells>,
+    queue_metrics: Arc<QueueMetrics>,
+    wake_ups: Arc<WakeUps>,
     /// Set once the node is open. The node is held weakly, so that it can be dropped.
     open: OnceLock<Open>,
 }
@@ -30,8 +30,12 @@ struct Open {
 }
 
 impl ApplyListener {
-    pub(super) fn new(view: Arc<View>, figures: Arc<Figures>, bells: Arc<Bells>) -> Self {
-        Self { view, figures, bells, open: OnceLock::new() }
+    pub(super) fn new(
+        view: Arc<View>,
+        queue_metrics: Arc<QueueMetrics>,
+        wake_ups: Arc<WakeUps>,
+    ) -> Self {
+        Self { view, queue_metrics, wake_ups, open: OnceLock::new() }
     }
 
     /// Loads the current catalog into the view, and from then on applies the catalog's changes to
@@ -49,8 +53,8 @@ impl ApplyListener {
 
 impl Observer for ApplyListener {
     fn applied(&self, _shard: ShardId, effects: &[Effect]) {
-        self.figures.applied(effects);
-        self.bells.applied(effects);
+        self.queue_metrics.applied(effects);
+        self.wake_ups.applied(effects);
         for effect in effects {
             let Effect::CatalogChanged(change) = effect else { continue };
             let Some(open) = self.open.get() else { return };

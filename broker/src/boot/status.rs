@@ -10,8 +10,8 @@ use ropewalk_shard::ShardId;
 use crate::admin::measured::{Storage, StorageMetrics};
 use crate::admin::{About, AboutSettings, Condition, Kind, Open, QueueLookup, Recovery, Source};
 use crate::clock;
-use crate::figures::{QueueReport, Report};
 use crate::handle::Context;
+use crate::queue_metrics::{QueueReport, Report};
 use crate::settings::Settings;
 
 const DAMAGED_SHARDS: &str = "shards are damaged and serve nothing until `ropewalk-broker repair`";
@@ -26,13 +26,13 @@ const ORPHANED_PARTITIONS: &str = "partitions are kept although the repaired cat
 pub(super) struct Status {
     settings: Arc<Settings>,
     started_at_ms: i64,
-    open: OnceLock<Opened>,
+    open: OnceLock<OpenParts>,
     stopping: AtomicBool,
 }
 
 /// The parts that exist once the data directory is open.
 #[derive(Debug)]
-struct Opened {
+struct OpenParts {
     parts: Open,
     at_ms: i64,
 }
@@ -47,7 +47,7 @@ impl Status {
 
     /// Records that the data directory is open.
     pub(super) fn opened(&self, parts: Open) {
-        let _ = self.open.set(Opened { parts, at_ms: clock::now_ms() });
+        let _ = self.open.set(OpenParts { parts, at_ms: clock::now_ms() });
     }
 
     fn parts(&self) -> Option<&Open> {
@@ -139,14 +139,14 @@ impl Source for Status {
     }
 
     fn queues(&self) -> Option<Report> {
-        let Open { context, figures, .. } = self.parts()?;
-        let mut report = figures.report(&context.node, &context.view, clock::now_ms());
+        let Open { context, queue_metrics, .. } = self.parts()?;
+        let mut report = queue_metrics.report(&context.node, &context.view, clock::now_ms());
         report.queues.iter_mut().for_each(|queue| count_members(context, queue));
         Some(report)
     }
 
     fn queue(&self, name: &str) -> QueueLookup {
-        let Some(Open { context, figures, .. }) = self.parts() else {
+        let Some(Open { context, queue_metrics, .. }) = self.parts() else {
             return QueueLookup::NotReady;
         };
         let Some(topic) = context.view.by_name(name) else {
@@ -156,7 +156,7 @@ impl Source for Status {
                 None => QueueLookup::NotReady,
             };
         };
-        let mut report = figures.report_one(&context.node, &topic, clock::now_ms());
+        let mut report = queue_metrics.report_one(&context.node, &topic, clock::now_ms());
         count_members(context, &mut report);
         QueueLookup::Found(report)
     }

@@ -149,7 +149,7 @@ impl Topics {
         };
         if deleted {
             log_deletion(&topic);
-            self.reconciler.forget(&[topic.id]).await?;
+            self.reconciler.close_deleted(&[topic.id]).await?;
         }
         Ok(deleted)
     }

@@ -199,7 +199,7 @@ impl Reconciler {
     ///
     /// # Errors
     /// As [`Self::converge`].
-    pub async fn forget(&self, gone: &[TopicId]) -> Result<(), ProposeError> {
+    pub async fn close_deleted(&self, gone: &[TopicId]) -> Result<(), ProposeError> {
         for shard in self.node.shards().filter(|shard| shard.id() != ShardId::CATALOG) {
             let closed = self.close(shard, |topic| gone.contains(&topic)).await;
             if closed.is_err() {

@@ -29,7 +29,7 @@ pub struct NewTopic {
 
 /// A topic that was created, or validated only.
 #[derive(Debug, Clone)]
-pub struct Created {
+pub struct CreatedTopic {
     /// The topic id; nil when it was only validated.
     pub id: TopicId,
     /// The number of partitions.
@@ -95,8 +95,8 @@ impl Topics {
         &self,
         wanted: Vec<NewTopic>,
         validate_only: bool,
-    ) -> Vec<Result<Created, TopicError>> {
-        let mut results: Vec<Result<Created, TopicError>> = Vec::with_capacity(wanted.len());
+    ) -> Vec<Result<CreatedTopic, TopicError>> {
+        let mut results: Vec<Result<CreatedTopic, TopicError>> = Vec::with_capacity(wanted.len());
         let mut proposed = Vec::new();
         let mut room = limits::PARTITIONS_MAX.saturating_sub(self.view.partition_count());
         for topic in wanted {
@@ -107,7 +107,7 @@ impl Topics {
                 room -= count;
                 proposed.push((results.len(), self.draw(topic, count)));
             }
-            results.push(checked.map(|count| Created {
+            results.push(checked.map(|count| CreatedTopic {
                 id: TopicId(uuid::Uuid::nil()),
                 partitions: i32::try_from(count).expect("bounded by check"),
             }));
@@ -172,7 +172,7 @@ impl Topics {
     async fn propose(
         &self,
         proposed: Vec<(usize, command::NewTopic)>,
-        results: &mut [Result<Created, TopicError>],
+        results: &mut [Result<CreatedTopic, TopicError>],
     ) {
         let (places, topics): (Vec<usize>, Vec<_>) = proposed.into_iter().unzip();
         let made = match self.catalog(CatalogCommand::CreateTopics(topics)).await {
@@ -211,7 +211,7 @@ impl Topics {
         for topic in known.iter().filter(|topic| gone.contains(&topic.id)) {
             log_deletion(topic);
         }
-        self.reconciler.forget(&gone).await?;
+        self.reconciler.close_deleted(&gone).await?;
         Ok(deleted)
     }
 

@@ -103,7 +103,7 @@ impl View {
         self.settings.set_dynamic(catalog);
         let mut inner = Inner::default();
         for id in catalog.topics.keys() {
-            self.look_again(&mut inner, catalog, *id);
+            self.refresh_topic(&mut inner, catalog, *id);
         }
         *self.inner.write() = inner;
     }
@@ -113,10 +113,10 @@ impl View {
         match change {
             Change::Topics(ids) => {
                 let mut inner = self.inner.write();
-                ids.iter().for_each(|id| self.look_again(&mut inner, catalog, *id));
+                ids.iter().for_each(|id| self.refresh_topic(&mut inner, catalog, *id));
             }
             Change::Configs(ConfigResource::Topic(id)) => {
-                self.look_again(&mut self.inner.write(), catalog, *id);
+                self.refresh_topic(&mut self.inner.write(), catalog, *id);
             }
             // A broker's setting may be the default of any topic.
             Change::Configs(ConfigResource::Broker(_)) => self.reload(catalog),
@@ -125,7 +125,7 @@ impl View {
         }
     }
 
-    fn look_again(&self, inner: &mut Inner, catalog: &Catalog, id: TopicId) {
+    fn refresh_topic(&self, inner: &mut Inner, catalog: &Catalog, id: TopicId) {
         let Some(topic) = catalog.topics.get(&id) else {
             if let Some(gone) = inner.topics.remove(&id)
                 && inner.names.get(&gone.name) == Some(&id)

@@ -46,11 +46,11 @@ pub(crate) type Token = u64;
 /// The broker's group settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Rules {
-    /// `group.min.session.timeout.ms`, milliseconds.
+    /// The value of `group.min.session.timeout.ms`, milliseconds.
     pub session_ms_min: i32,
-    /// `group.max.session.timeout.ms`, milliseconds.
+    /// The value of `group.max.session.timeout.ms`, milliseconds.
     pub session_ms_max: i32,
-    /// `group.initial.rebalance.delay.ms`, milliseconds.
+    /// The value of `group.initial.rebalance.delay.ms`, milliseconds.
     pub initial_delay_ms: i32,
     /// `group.max.size`, number of members.
     pub members_max: usize,
@@ -85,7 +85,7 @@ pub(crate) enum Phase {
         /// Members that have not joined by then are removed.
         until_ms: i64,
         /// The first rebalance of an empty group, which waits for more members.
-        opening: Option<Opening>,
+        initial_delay: Option<InitialDelay>,
     },
     /// The members of the generation are fixed; its leader makes the assignment.
     Completing {
@@ -105,7 +105,7 @@ pub(crate) enum Phase {
 
 /// The rest of the initial rebalance delay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Opening {
+pub(crate) struct InitialDelay {
     /// The longest remaining extension of the delay, milliseconds.
     remaining_ms: i64,
     /// Whether a member joined since the delay was last extended.
@@ -190,7 +190,7 @@ pub(crate) struct Leaver {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Reply {
     /// The success response of `JoinGroup`.
-    Joined(Joined),
+    Joined(JoinResult),
     /// The error response of `JoinGroup`.
     NotJoined {
         /// The member id to join again with; empty if there is none.
@@ -199,14 +199,14 @@ pub(crate) enum Reply {
         refusal: Refusal,
     },
     /// The success response of `SyncGroup`.
-    Synced(Synced),
+    Synced(SyncResult),
     /// The error response of `SyncGroup`.
     NotSynced(Refusal),
 }
 
 /// A member's place in a generation.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Joined {
+pub(crate) struct JoinResult {
     /// The member's id.
     pub member_id: String,
     /// The generation number.
@@ -236,7 +236,7 @@ pub(crate) struct Candidate {
 
 /// A member's part of the assignment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Synced {
+pub(crate) struct SyncResult {
     /// `consumer`, `connect`, …
     pub protocol_type: Option<String>,
     /// The chosen protocol (assignor).

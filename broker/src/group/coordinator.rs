@@ -20,13 +20,13 @@
 //! so that members that died with the old coordinator time out.
 
 mod pauses;
-mod seat;
-mod alarm;
+mod group_handle;
+mod timers;
 mod listing;
 mod offsets;
-mod stored;
-mod ageing;
-pub(crate) mod standing;
+mod offset_sizes;
+mod offset_expiry;
+pub(crate) mod snapshot;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -43,22 +43,22 @@ use tokio::time::Instant;
 use tracing::info;
 
 use super::classic::{ClassicGroup, Join, Leaver, Reply, Rules, SyncRequest};
-use super::{Bounded, Refusal};
+use super::{Refusal, SizeLimit};
 use crate::catalog::View;
 use crate::limits;
 use crate::settings::Settings;
-use alarm::Alarm;
-use seat::Seat;
-use stored::Stored;
+use group_handle::GroupHandle;
+use offset_sizes::OffsetSizes;
+use timers::Timers;
 
 /// The broker's group settings, fixed until it stops.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    /// `group.min.session.timeout.ms`, milliseconds.
+    /// The value of `group.min.session.timeout.ms`, milliseconds.
     pub session_ms_min: i32,
-    /// `group.max.session.timeout.ms`, milliseconds.
+    /// The value of `group.max.session.timeout.ms`, milliseconds.
     pub session_ms_max: i32,
-    /// `group.initial.rebalance.delay.ms`, milliseconds.
+    /// The value of `group.initial.rebalance.delay.ms`, milliseconds.
     pub initial_delay_ms: i32,
     /// `group.max.size`, number of members.
     pub members_max: usize,
@@ -94,12 +94,12 @@ pub struct Coordinator {
     node: Arc<Node>,
     view: Arc<View>,
     options: Options,
-    homes: Mutex<HashMap<ShardId, Home>>,
-    alarm: Alarm,
+    shard_groups: Mutex<HashMap<ShardId, ShardGroups>>,
+    timers: Timers,
     begun: Instant,
     is_stopping: AtomicBool,
     metadata_bytes: Arc<AtomicUsize>,
-    stored: Stored,
+    offset_sizes: OffsetSizes,
     changes: mpsc::UnboundedSender<Change>,
     changed: Mutex<Option<mpsc::UnboundedReceiver<Change>>>,
 }
@@ -109,11 +109,11 @@ type Change = (ShardId, Option<u64>);
 
 /// The groups of one shard in one term.
 #[derive(Debug, Default)]
-struct Home {
+struct ShardGroups {
     term: u64,
     /// Whether all groups with members have been restored.
-    is_taken_up: bool,
-    groups: HashMap<String, Arc<Seat>>,
+    is_restored: bool,
+    groups: HashMap<String, Arc<GroupHandle>>,
 }
 
 impl Coordinator {
@@ -125,12 +125,12 @@ impl Coordinator {
             node,
             view,
             options,
-            homes: Mutex::default(),
-            alarm: Alarm::default(),
+            shard_groups: Mutex::default(),
+            timers: Timers::default(),
             begun: Instant::now(),
             is_stopping: AtomicBool::new(false),
             metadata_bytes: Arc::default(),
-            stored: Stored::default(),
+            offset_sizes: OffsetSizes::default(),
             changes,
             changed: Mutex::new(Some(changed)),
         })
@@ -148,22 +148,22 @@ impl Coordinator {
         let Some(mut changed) = self.changed.lock().take() else { return };
         // The shards that became leader before this task received changes.
         for shard in self.node.shards() {
-            self.take_up(shard);
+            self.restore_groups(shard);
         }
         let mut age_at = Instant::now() + self.options.retention_check_interval;
-        let mut look = None;
+        let mut scan = None;
         loop {
-            let due = self.alarm.next().map(|ms| self.instant(ms));
+            let due = self.timers.next().map(|ms| self.instant(ms));
             tokio::select! {
                 Some((shard, term)) = changed.recv() => match self.node.shard(shard) {
-                    Some(shard) if term.is_some() => self.take_up(shard),
-                    _ => self.let_go(shard),
+                    Some(shard) if term.is_some() => self.restore_groups(shard),
+                    _ => self.release(shard),
                 },
                 () = sleep_until(due) => self.tick(),
-                () = self.alarm.rung() => {}
+                () = self.timers.earlier() => {}
                 () = tokio::time::sleep_until(age_at) => {
                     age_at = Instant::now();
-                    if self.expire_offsets(&mut look) {
+                    if self.expire_offsets(&mut scan) {
                         age_at += self.options.retention_check_interval;
                     }
                 }
@@ -175,16 +175,19 @@ impl Coordinator {
     /// not at the end of their rebalance: the broker is stopping.
     pub fn stop(&self) {
         self.is_stopping.store(true, Ordering::Release);
-        let homes = std::mem::take(&mut *self.homes.lock());
-        for seat in homes.into_values().flat_map(|home| home.groups.into_values()) {
-            seat.retire(Refusal::NotAvailable);
+        let shard_groups = std::mem::take(&mut *self.shard_groups.lock());
+        for handle in shard_groups
+            .into_values()
+            .flat_map(|groups_of_shard| groups_of_shard.groups.into_values())
+        {
+            handle.retire(Refusal::NotAvailable);
         }
     }
 
     /// Whether this broker coordinates the group now.
     #[must_use]
     pub fn coordinates(&self, group: &str) -> bool {
-        self.home_of(group).is_ok()
+        self.shard_of_group(group).is_ok()
     }
 
     /// A client joins; waits until the generation is fixed.
@@ -196,7 +199,7 @@ impl Coordinator {
         }
         let asked = self
             .check_new(group)
-            .and_then(|()| self.at_seat(group, |seat| seat.join(self, join.clone())));
+            .and_then(|()| self.with_handle(group, |handle| handle.join(self, join.clone())));
         // The wait may be long, and the state machine keeps what it needs.
         drop(join);
         match asked {
@@ -210,8 +213,8 @@ impl Coordinator {
         if group.is_empty() {
             return Reply::NotSynced(Refusal::InvalidGroupId);
         }
-        let asked = self.at_seat(group, |seat| {
-            seat.wait(self, |machine, token, now_ms| machine.sync(request.clone(), token, now_ms))
+        let asked = self.with_handle(group, |handle| {
+            handle.wait(self, |machine, token, now_ms| machine.sync(request.clone(), token, now_ms))
         });
         drop(request);
         match asked {
@@ -225,12 +228,17 @@ impl Coordinator {
         if group.len() > limits::GROUP_ID_BYTES_MAX {
             return Err(Refusal::InvalidGroupId);
         }
-        let (shard, _) = self.home_of(group)?;
-        if shard.state().groups.contains_key(group) || self.is_seated(group) {
+        let (shard, _) = self.shard_of_group(group)?;
+        if shard.state().groups.contains_key(group) || self.has_handle(group) {
             return Ok(());
         }
         let recorded: usize = self.node.shards().map(|s| s.state().groups.len()).sum();
-        let seated: usize = self.homes.lock().values().map(|home| home.groups.len()).sum();
+        let seated: usize = self
+            .shard_groups
+            .lock()
+            .values()
+            .map(|groups_of_shard| groups_of_shard.groups.len())
+            .sum();
         let groups_max = limits::GROUPS_MAX;
         if recorded.max(seated) >= groups_max {
             return Err(Refusal::TooManyGroups { groups_max });
@@ -252,8 +260,8 @@ impl Coordinator {
         if group.is_empty() {
             return Err(Refusal::InvalidGroupId);
         }
-        self.at_seat(group, |seat| {
-            seat.step(self, |machine, now_ms| {
+        self.with_handle(group, |handle| {
+            handle.step(self, |machine, now_ms| {
                 (machine.heartbeat(claim, now_ms), Default::default())
             })
         })?
@@ -268,8 +276,8 @@ impl Coordinator {
         if group.is_empty() {
             return Err(Refusal::InvalidGroupId);
         }
-        self.at_seat(group, |seat| {
-            seat.step(self, |machine, now_ms| machine.leave(leavers, now_ms))
+        self.with_handle(group, |handle| {
+            handle.step(self, |machine, now_ms| machine.leave(leavers, now_ms))
         })?
     }
 
@@ -292,7 +300,7 @@ impl Coordinator {
     }
 
     /// The group's shard, and the term in which it leads here.
-    fn home_of(&self, group: &str) -> Result<(&Arc<ShardHandle>, u64), Refusal> {
+    fn shard_of_group(&self, group: &str) -> Result<(&Arc<ShardHandle>, u64), Refusal> {
         if self.is_stopping.load(Ordering::Acquire) {
             return Err(Refusal::NotAvailable);
         }
@@ -304,25 +312,25 @@ impl Coordinator {
 
     /// Calls a function with the group's state machine. The handle may have been retired between
     /// its look-up and its lock (`None`); then the function is called with a new one.
-    fn at_seat<T>(
+    fn with_handle<T>(
         &self,
         group: &str,
-        mut act: impl FnMut(&Arc<Seat>) -> Option<T>,
+        mut act: impl FnMut(&Arc<GroupHandle>) -> Option<T>,
     ) -> Result<T, Refusal> {
         loop {
-            let (shard, term) = self.home_of(group)?;
-            if let Some(result) = act(&self.seat(shard, term, group)) {
+            let (shard, term) = self.shard_of_group(group)?;
+            if let Some(result) = act(&self.handle_of(shard, term, group)) {
                 return Ok(result);
             }
         }
     }
 
-    fn seat(&self, shard: &Arc<ShardHandle>, term: u64, group: &str) -> Arc<Seat> {
-        let (seat, stale) = {
-            let mut homes = self.homes.lock();
-            let home = homes.entry(shard.id()).or_default();
-            let stale = home.enter(term);
-            let seat = home.groups.entry(group.to_owned()).or_insert_with(|| {
+    fn handle_of(&self, shard: &Arc<ShardHandle>, term: u64, group: &str) -> Arc<GroupHandle> {
+        let (handle, stale) = {
+            let mut shard_groups = self.shard_groups.lock();
+            let groups_of_shard = shard_groups.entry(shard.id()).or_default();
+            let stale = groups_of_shard.enter(term);
+            let handle = groups_of_shard.groups.entry(group.to_owned()).or_insert_with(|| {
                 let state = shard.state();
                 let id = group.to_owned();
                 let (rules, now_ms) = (self.rules(), self.now_ms());
@@ -331,22 +339,22 @@ impl Coordinator {
                     None => ClassicGroup::new(id, rules),
                 };
                 let all_bytes = Arc::clone(&self.metadata_bytes);
-                Seat::new(group.to_owned(), Arc::clone(shard), machine, all_bytes)
+                GroupHandle::new(group.to_owned(), Arc::clone(shard), machine, all_bytes)
             });
-            (Arc::clone(seat), stale)
+            (Arc::clone(handle), stale)
         };
         retire_all(stale);
-        seat
+        handle
     }
 
     /// Restores every group of a shard that has members, so that their session timeouts run.
-    fn take_up(self: &Arc<Self>, shard: &Arc<ShardHandle>) {
-        let Some(term) = shard.leading() else { return self.let_go(shard.id()) };
+    fn restore_groups(self: &Arc<Self>, shard: &Arc<ShardHandle>) {
+        let Some(term) = shard.leading() else { return self.release(shard.id()) };
         let stale = {
-            let mut homes = self.homes.lock();
-            let home = homes.entry(shard.id()).or_default();
-            let stale = home.enter(term);
-            if std::mem::replace(&mut home.is_taken_up, true) {
+            let mut shard_groups = self.shard_groups.lock();
+            let groups_of_shard = shard_groups.entry(shard.id()).or_default();
+            let stale = groups_of_shard.enter(term);
+            if std::mem::replace(&mut groups_of_shard.is_restored, true) {
                 return;
             }
             stale
@@ -361,46 +369,55 @@ impl Coordinator {
             info!(shard = %shard.id(), term, groups = names.len(), "coordinating groups");
         }
         for name in names {
-            self.seat(shard, term, &name).arm(self);
+            self.handle_of(shard, term, &name).arm(self);
         }
     }
 
-    fn let_go(&self, shard: ShardId) {
-        let home = self.homes.lock().remove(&shard);
-        retire_all(home.into_iter().flat_map(|home| home.groups.into_values()).collect());
+    fn release(&self, shard: ShardId) {
+        let groups_of_shard = self.shard_groups.lock().remove(&shard);
+        retire_all(
+            groups_of_shard
+                .into_iter()
+                .flat_map(|groups_of_shard| groups_of_shard.groups.into_values())
+                .collect(),
+        );
     }
 
     /// Drops a handle whose state machine holds nothing beyond the record.
-    fn dismiss(&self, seat: &Arc<Seat>) {
-        let mut homes = self.homes.lock();
-        let Some(home) = homes.get_mut(&seat.shard().id()) else { return };
-        if home.groups.get(seat.group()).is_some_and(|known| Arc::ptr_eq(known, seat)) {
-            home.groups.remove(seat.group());
+    fn dismiss(&self, handle: &Arc<GroupHandle>) {
+        let mut shard_groups = self.shard_groups.lock();
+        let Some(groups_of_shard) = shard_groups.get_mut(&handle.shard().id()) else { return };
+        if groups_of_shard
+            .groups
+            .get(handle.group())
+            .is_some_and(|known| Arc::ptr_eq(known, handle))
+        {
+            groups_of_shard.groups.remove(handle.group());
         }
     }
 
     fn tick(self: &Arc<Self>) {
-        for (at_ms, seat) in self.alarm.due(self.now_ms()) {
-            seat.ring(self, at_ms);
+        for (at_ms, handle) in self.timers.due(self.now_ms()) {
+            handle.fire(self, at_ms);
         }
     }
 }
 
-impl Home {
+impl ShardGroups {
     /// Starts a new term, and returns the groups of the previous one.
-    fn enter(&mut self, term: u64) -> Vec<Arc<Seat>> {
+    fn enter(&mut self, term: u64) -> Vec<Arc<GroupHandle>> {
         if self.term == term {
             return Vec::new();
         }
         self.term = term;
-        self.is_taken_up = false;
+        self.is_restored = false;
         std::mem::take(&mut self.groups).into_values().collect()
     }
 }
 
-fn retire_all(seats: Vec<Arc<Seat>>) {
-    for seat in seats {
-        seat.retire(Refusal::NotCoordinator);
+fn retire_all(handles: Vec<Arc<GroupHandle>>) {
+    for handle in handles {
+        handle.retire(Refusal::NotCoordinator);
     }
 }
 
@@ -413,7 +430,7 @@ fn refusal(error: ProposeError) -> Refusal {
             Refusal::NotAvailable
         }
         ProposeError::TooLarge { size_bytes, size_bytes_max } => {
-            let what = Bounded::Group;
+            let what = SizeLimit::Group;
             Refusal::TooLarge { what, size: size_bytes, size_max: size_bytes_max }
         }
     }

@@ -12,7 +12,7 @@ use ropewalk_shard::PartitionId;
 use ropewalk_shard::state::Group;
 use ropewalk_shard::state::group::CommittedOffset;
 
-use super::subscription::Subscribed;
+use super::subscription::SubscribedTopics;
 
 /// The start of the retention time of a group's offsets.
 enum Base<'a> {
@@ -21,7 +21,7 @@ enum Base<'a> {
     /// For each offset: its commit.
     Commit,
     /// For offsets of topics without a subscriber: their commit.
-    CommitUnless(&'a Subscribed),
+    CommitUnless(&'a SubscribedTopics),
     /// Nothing expires now: the group is rebalancing, or its subscriptions are unknown.
     Never,
 }
@@ -43,7 +43,7 @@ pub(crate) fn expired(
     now_ms: i64,
     retention_ms: i64,
 ) -> Vec<(PartitionId, i64)> {
-    let subscribed = Subscribed::of(group);
+    let subscribed = SubscribedTopics::of(group);
     let base = base(group, is_stable, &subscribed);
     let is_old = |partition: &PartitionId, committed: &CommittedOffset| {
         let topic = topic(partition);
@@ -74,7 +74,7 @@ pub(crate) fn expired(
         .collect()
 }
 
-fn base<'a>(group: &Group, is_stable: bool, subscribed: &'a Subscribed) -> Base<'a> {
+fn base<'a>(group: &Group, is_stable: bool, subscribed: &'a SubscribedTopics) -> Base<'a> {
     if group.protocol_type.is_empty() {
         return Base::Commit;
     }
@@ -82,8 +82,8 @@ fn base<'a>(group: &Group, is_stable: bool, subscribed: &'a Subscribed) -> Base<
         return group.empty_since_ms.map_or(Base::Commit, Base::Since);
     }
     match subscribed {
-        Subscribed::To(_) if is_stable => Base::CommitUnless(subscribed),
-        Subscribed::To(_) | Subscribed::Unknown => Base::Never,
+        SubscribedTopics::To(_) if is_stable => Base::CommitUnless(subscribed),
+        SubscribedTopics::To(_) | SubscribedTopics::Unknown => Base::Never,
     }
 }
 

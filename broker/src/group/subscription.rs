@@ -15,7 +15,7 @@ pub(crate) const CONSUMER: &str = "consumer";
 
 /// The topics that a group reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Subscribed {
+pub(crate) enum SubscribedTopics {
     /// The group reads these topics.
     To(BTreeSet<String>),
     /// The members' metadata is not a consumer's: the group may read any topic.
@@ -25,14 +25,14 @@ pub(crate) enum Subscribed {
 /// The members' metadata, not decoded yet: it is copied while the state is locked and decoded after
 /// that.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Sent {
+pub(crate) enum MemberMetadata {
     /// The metadata of each member's chosen protocol.
     ByConsumers(Vec<Bytes>),
     /// Metadata of another protocol type.
     ByOthers,
 }
 
-impl Sent {
+impl MemberMetadata {
     /// The metadata of the members of the group's last completed generation.
     pub(crate) fn of(group: &Group) -> Self {
         let Some(protocol) = &group.protocol else { return Self::ByConsumers(Vec::new()) };
@@ -48,18 +48,20 @@ impl Sent {
     }
 
     /// Decodes the topics of all members. Equal metadata is decoded once.
-    pub(crate) fn read(self) -> Subscribed {
-        let Self::ByConsumers(all) = self else { return Subscribed::Unknown };
+    pub(crate) fn read(self) -> SubscribedTopics {
+        let Self::ByConsumers(all) = self else { return SubscribedTopics::Unknown };
         let distinct: BTreeSet<Bytes> = all.into_iter().collect();
         let all: Option<Vec<_>> = distinct.iter().map(topics).collect();
-        all.map_or(Subscribed::Unknown, |all| Subscribed::To(all.into_iter().flatten().collect()))
+        all.map_or(SubscribedTopics::Unknown, |all| {
+            SubscribedTopics::To(all.into_iter().flatten().collect())
+        })
     }
 }
 
-impl Subscribed {
+impl SubscribedTopics {
     /// The topics of a group's members, by its last completed generation.
     pub(crate) fn of(group: &Group) -> Self {
-        Sent::of(group).read()
+        MemberMetadata::of(group).read()
     }
 
     /// Whether some member may read the topic.

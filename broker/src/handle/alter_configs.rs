@@ -22,10 +22,10 @@ use super::describe_configs::{BROKER, GROUP, TOPIC};
 use super::{Call, Close, Context, ErrorCode};
 use crate::{limits, settings};
 
-type Refused = (ErrorCode, String);
+type ErrorMessage = (ErrorCode, String);
 type Changes = Vec<(String, Option<String>)>;
 
-/// Handles AlterConfigs.
+/// Handles AlterConfigs requests.
 pub(crate) async fn replace(
     ctx: &Arc<Context>,
     call: &Call,
@@ -50,7 +50,7 @@ pub(crate) async fn replace(
     Ok(AlterConfigsResponse { responses, ..Default::default() })
 }
 
-/// Handles IncrementalAlterConfigs.
+/// Handles IncrementalAlterConfigs requests.
 pub(crate) async fn change(
     ctx: &Arc<Context>,
     call: &Call,
@@ -75,7 +75,7 @@ pub(crate) async fn change(
     Ok(IncrementalAlterConfigsResponse { responses, ..Default::default() })
 }
 
-fn answer(call: &Call, result: Result<(), Refused>) -> (i16, Option<Str>) {
+fn answer(call: &Call, result: Result<(), ErrorMessage>) -> (i16, Option<Str>) {
     match result {
         Ok(()) => (ErrorCode::None.code(), None),
         Err((code, why)) => (call.refuse(code), Some(why.into())),
@@ -84,9 +84,9 @@ fn answer(call: &Call, result: Result<(), Refused>) -> (i16, Option<Str>) {
 
 async fn alter(
     ctx: &Context,
-    changes: Result<(ConfigResource, Changes), Refused>,
+    changes: Result<(ConfigResource, Changes), ErrorMessage>,
     validate_only: bool,
-) -> Result<(), Refused> {
+) -> Result<(), ErrorMessage> {
     let (resource, changes) = changes?;
     check_configs(changes.iter().map(|(key, value)| (key.as_str(), value.as_deref())))?;
     for (key, value) in &changes {
@@ -101,7 +101,7 @@ async fn alter(
 }
 
 /// Checks the bound on configured groups. A group need not exist to be configured.
-fn check_room(ctx: &Context, resource: &ConfigResource) -> Result<(), Refused> {
+fn check_room(ctx: &Context, resource: &ConfigResource) -> Result<(), ErrorMessage> {
     let ConfigResource::Group(_) = resource else { return Ok(()) };
     let state = ctx.node.catalog().state();
     let Some(catalog) = &state.catalog else { return Ok(()) };
@@ -117,7 +117,7 @@ fn check_room(ctx: &Context, resource: &ConfigResource) -> Result<(), Refused> {
     Ok(())
 }
 
-fn resolve(ctx: &Context, kind: i8, name: &Str) -> Result<ConfigResource, Refused> {
+fn resolve(ctx: &Context, kind: i8, name: &Str) -> Result<ConfigResource, ErrorMessage> {
     match kind {
         TOPIC => match ctx.topic(name, Uuid::nil()) {
             Ok(topic) => Ok(ConfigResource::Topic(topic.id)),
@@ -147,7 +147,7 @@ fn resolve(ctx: &Context, kind: i8, name: &Str) -> Result<ConfigResource, Refuse
     }
 }
 
-fn validate(resource: &ConfigResource, key: &str, value: Option<&str>) -> Result<(), Refused> {
+fn validate(resource: &ConfigResource, key: &str, value: Option<&str>) -> Result<(), ErrorMessage> {
     let refuse = |why: String| (ErrorCode::InvalidConfig, why);
     let known = match resource {
         ConfigResource::Topic(_) => settings::topic::find(key).is_some(),
@@ -182,7 +182,7 @@ fn replacement(
     ctx: &Context,
     resource: &ConfigResource,
     asked: AlterConfigsResource,
-) -> Result<Changes, Refused> {
+) -> Result<Changes, ErrorMessage> {
     let mut changes = Changes::new();
     let mut named = HashSet::new();
     for config in asked.configs {
@@ -205,7 +205,7 @@ fn single_changes(
     ctx: &Context,
     resource: &ConfigResource,
     configs: Vec<incremental::AlterableConfig>,
-) -> Result<Changes, Refused> {
+) -> Result<Changes, ErrorMessage> {
     let mut named = HashSet::new();
     let mut changes = Changes::new();
     for config in configs {
@@ -231,7 +231,11 @@ fn single_changes(
 }
 
 /// The current elements of a list key, whether set or default.
-fn list_now(ctx: &Context, resource: &ConfigResource, name: &str) -> Result<Vec<String>, Refused> {
+fn list_now(
+    ctx: &Context,
+    resource: &ConfigResource,
+    name: &str,
+) -> Result<Vec<String>, ErrorMessage> {
     let key = match resource {
         ConfigResource::Topic(_) => settings::topic::find(name),
         ConfigResource::Broker(_) => settings::broker::find(name),
@@ -257,12 +261,12 @@ fn changed_list(mut list: Vec<String>, items: &str, append: bool) -> String {
     list.join(",")
 }
 
-fn required(name: &Str, value: Option<Str>) -> Result<String, Refused> {
+fn required(name: &Str, value: Option<Str>) -> Result<String, ErrorMessage> {
     let missing = || (ErrorCode::InvalidRequest, format!("config '{name}' has no value"));
     value.map(|value| value.to_string()).ok_or_else(missing)
 }
 
-fn named_twice(name: &Str) -> Refused {
+fn named_twice(name: &Str) -> ErrorMessage {
     (ErrorCode::InvalidRequest, format!("config '{name}' is named more than once"))
 }
 

@@ -11,7 +11,7 @@ use ropewalk_codec::alter_partition_reassignments_response::{
 };
 
 use super::create_topics::check_replicas;
-use super::partition::Found;
+use super::partition::LedPartition;
 use super::{Call, Close, Context, ErrorCode};
 
 /// Handles the request.
@@ -21,7 +21,7 @@ pub(crate) async fn handle(
     request: AlterPartitionReassignmentsRequest,
 ) -> Result<AlterPartitionReassignmentsResponse, Close> {
     let topic = |topic: ReassignableTopic| {
-        let partition = |asked: ReassignablePartition, found: Result<Found, ErrorCode>| {
+        let partition = |asked: ReassignablePartition, found: Result<LedPartition, ErrorCode>| {
             let checked = found
                 .map_err(|code| (code, "there is no such partition".to_owned()))
                 .and_then(|_| match &asked.replicas {

@@ -7,7 +7,7 @@ use ropewalk_codec::alter_replica_log_dirs_response::{
     AlterReplicaLogDirPartitionResult, AlterReplicaLogDirTopicResult, AlterReplicaLogDirsResponse,
 };
 
-use super::partition::Found;
+use super::partition::LedPartition;
 use super::{Call, Close, Context, ErrorCode};
 
 /// Handles the request.
@@ -19,7 +19,7 @@ pub(crate) async fn handle(
     let mut results = Vec::new();
     for dir in request.dirs {
         for topic in dir.topics {
-            let partition = |index: i32, found: Result<Found, ErrorCode>| {
+            let partition = |index: i32, found: Result<LedPartition, ErrorCode>| {
                 let code = match found {
                     Ok(_) if dir.path == ctx.log_dir => ErrorCode::None,
                     Ok(_) => ErrorCode::LogDirNotFound,

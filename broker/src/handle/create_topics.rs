@@ -15,12 +15,12 @@ use ropewalk_codec::create_topics_response::{
 };
 
 use super::{Call, Close, Context, ErrorCode, deadline};
-use crate::catalog::{Created, NewTopic, TopicError, name};
+use crate::catalog::{CreatedTopic, NewTopic, TopicError, name};
 use crate::limits;
 use crate::settings::describe;
 
 /// The error code and message for one topic.
-type Refused = (ErrorCode, String);
+type ErrorMessage = (ErrorCode, String);
 
 /// Handles the request.
 pub(crate) async fn handle(
@@ -74,7 +74,7 @@ async fn create(
     call: &Call,
     wanted: Vec<NewTopic>,
     (validate_only, timeout_ms): (bool, i32),
-) -> Vec<Result<Created, Refused>> {
+) -> Vec<Result<CreatedTopic, ErrorMessage>> {
     let count = wanted.len();
     let made = {
         let ctx = Arc::clone(ctx);
@@ -114,7 +114,7 @@ fn entries(wanted: Vec<NewTopic>) -> Vec<Vec<NewTopic>> {
     entries
 }
 
-fn translate(ctx: &Context, topic: CreatableTopic) -> Result<NewTopic, Refused> {
+fn translate(ctx: &Context, topic: CreatableTopic) -> Result<NewTopic, ErrorMessage> {
     let partitions = if topic.assignments.is_empty() {
         check_replication(topic.replication_factor)?;
         (topic.num_partitions != -1).then_some(topic.num_partitions)
@@ -138,7 +138,7 @@ fn translate(ctx: &Context, topic: CreatableTopic) -> Result<NewTopic, Refused> 
     };
     // As in Kafka, the last value of a repeated key applies.
     let configs: BTreeMap<_, _> =
-        topic.configs.into_iter().map(config).collect::<Result<_, Refused>>()?;
+        topic.configs.into_iter().map(config).collect::<Result<_, ErrorMessage>>()?;
     let configs: Vec<_> = configs.into_iter().collect();
     check_configs(configs.iter().map(|(key, value)| (key.as_str(), Some(value.as_str()))))?;
     Ok(NewTopic { name: topic.name.to_string(), partitions, configs, owner: None })
@@ -147,7 +147,7 @@ fn translate(ctx: &Context, topic: CreatableTopic) -> Result<NewTopic, Refused> 
 /// Checks the total size of the configuration of one resource. Each value is checked with its key.
 pub(super) fn check_configs<'a>(
     configs: impl Iterator<Item = (&'a str, Option<&'a str>)>,
-) -> Result<(), Refused> {
+) -> Result<(), ErrorMessage> {
     let mut size_bytes = 0;
     for (key, value) in configs {
         size_bytes += key.len() + value.map_or(0, str::len);
@@ -163,7 +163,7 @@ pub(super) fn check_configs<'a>(
     Ok(())
 }
 
-fn check_replication(factor: i16) -> Result<(), Refused> {
+fn check_replication(factor: i16) -> Result<(), ErrorMessage> {
     match factor {
         -1 | 1 => Ok(()),
         factor if factor < 1 => Err((
@@ -181,7 +181,7 @@ fn check_replication(factor: i16) -> Result<(), Refused> {
 pub(super) fn check_assignments(
     ctx: &Context,
     assignments: &[CreatableReplicaAssignment],
-) -> Result<i32, Refused> {
+) -> Result<i32, ErrorMessage> {
     let mut indexes: Vec<i32> = assignments.iter().map(|a| a.partition_index).collect();
     indexes.sort_unstable();
     let gap = indexes.iter().zip(0_i32..).find(|(index, wanted)| *index != wanted);
@@ -201,7 +201,7 @@ pub(super) fn check_assignments(
 }
 
 /// Whether these replicas are the cluster's only replica set: this broker.
-pub(super) fn check_replicas(ctx: &Context, broker_ids: &[i32]) -> Result<(), Refused> {
+pub(super) fn check_replicas(ctx: &Context, broker_ids: &[i32]) -> Result<(), ErrorMessage> {
     if broker_ids == [ctx.broker_id] {
         return Ok(());
     }
@@ -212,7 +212,7 @@ pub(super) fn check_replicas(ctx: &Context, broker_ids: &[i32]) -> Result<(), Re
     Err((ErrorCode::InvalidReplicaAssignment, why))
 }
 
-fn done(ctx: &Context, name: Str, new: &NewTopic, created: &Created) -> CreatableTopicResult {
+fn done(ctx: &Context, name: Str, new: &NewTopic, created: &CreatedTopic) -> CreatableTopicResult {
     let configs = describe::topic(&ctx.settings, &new.configs);
     let configs = configs.into_iter().map(|row| CreatableTopicConfigs {
         name: row.name.into(),
@@ -231,7 +231,7 @@ fn done(ctx: &Context, name: Str, new: &NewTopic, created: &Created) -> Creatabl
     }
 }
 
-fn failed(call: &Call, name: Str, (code, message): Refused) -> CreatableTopicResult {
+fn failed(call: &Call, name: Str, (code, message): ErrorMessage) -> CreatableTopicResult {
     CreatableTopicResult {
         name,
         error_code: call.refuse(code),

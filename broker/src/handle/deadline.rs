@@ -15,7 +15,7 @@ use crate::limits;
     "the outcome is not known after {} ms (timeout_ms of the request): the change may still be made",
     .waited.as_millis()
 )]
-pub(super) struct TimedOut {
+pub(super) struct ChangeTimeout {
     waited: Duration,
 }
 
@@ -35,7 +35,7 @@ pub(super) fn patience(timeout_ms: i32) -> Duration {
 pub(super) async fn within<T: Send + 'static>(
     timeout_ms: i32,
     change: impl Future<Output = T> + Send + 'static,
-) -> Result<T, TimedOut> {
+) -> Result<T, ChangeTimeout> {
     let waited = patience(timeout_ms);
     let due = Instant::now() + waited;
     match timeout_at(due, tokio::spawn(change)).await {
@@ -43,9 +43,9 @@ pub(super) async fn within<T: Send + 'static>(
         Ok(Err(failed)) => match failed.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
             // The runtime is shutting down, and the change is cancelled with it.
-            Err(_) => Err(TimedOut { waited }),
+            Err(_) => Err(ChangeTimeout { waited }),
         },
-        Err(_) => Err(TimedOut { waited }),
+        Err(_) => Err(ChangeTimeout { waited }),
     }
 }
 

@@ -19,7 +19,7 @@ use super::{Call, Close, Context, ErrorCode, deadline};
 use crate::catalog::TopicView;
 use crate::limits;
 
-/// The offset that stands for the high watermark.
+/// The offset that represents the high watermark.
 const ALL: i64 = -1;
 
 /// Most partitions that one log line names.
@@ -27,14 +27,14 @@ const NAMED_MAX: usize = 20;
 
 /// The log start of a partition before and after the request.
 #[derive(Debug)]
-struct Moved {
+struct LogStartChange {
     before: i64,
     after: i64,
 }
 
 /// A partition whose log start is to be advanced.
 #[derive(Debug)]
-struct Move {
+struct LogStartMove {
     /// Indexes of topic and partition in the response.
     place: (usize, usize),
     shard: Arc<ShardHandle>,
@@ -50,7 +50,7 @@ pub(crate) async fn handle(
     call: &Call,
     request: DeleteRecordsRequest,
 ) -> Result<DeleteRecordsResponse, Close> {
-    let mut shards: BTreeMap<ShardId, Vec<Move>> = BTreeMap::new();
+    let mut shards: BTreeMap<ShardId, Vec<LogStartMove>> = BTreeMap::new();
     let mut topics = Vec::with_capacity(request.topics.len());
     for (t, topic) in request.topics.into_iter().enumerate() {
         let view = ctx.topic(&topic.name, Uuid::nil());
@@ -81,7 +81,7 @@ pub(crate) async fn handle(
         for ((t, p), moved) in moves {
             let result = &mut topics[t].partitions[p];
             match moved {
-                Ok(Moved { before, after }) => {
+                Ok(LogStartChange { before, after }) => {
                     result.low_watermark = after;
                     if after > before {
                         removed.entry(t).or_default().insert(result.partition_index, after);
@@ -111,7 +111,7 @@ fn check(
     topic: &TopicView,
     asked: &DeleteRecordsPartition,
     place: (usize, usize),
-) -> Result<Move, ErrorCode> {
+) -> Result<LogStartMove, ErrorCode> {
     let found = ctx.partition(topic, asked.partition_index)?;
     if topic.config.compacts() && !topic.config.deletes() {
         // A compacted topic keeps the last record of every key.
@@ -123,11 +123,11 @@ fn check(
         return Err(ErrorCode::OffsetOutOfRange);
     }
     let before = found.log.log_start();
-    Ok(Move { place, shard: found.shard, log: found.log, id: found.id, before, offset })
+    Ok(LogStartMove { place, shard: found.shard, log: found.log, id: found.id, before, offset })
 }
 
 /// Splits one shard's moves into chunks that are one entry each.
-fn pieces(mut moves: Vec<Move>) -> impl Iterator<Item = Vec<Move>> {
+fn pieces(mut moves: Vec<LogStartMove>) -> impl Iterator<Item = Vec<LogStartMove>> {
     std::iter::from_fn(move || {
         let rest = moves.split_off(moves.len().min(limits::ENTRY_PARTITIONS_MAX));
         let piece = std::mem::replace(&mut moves, rest);
@@ -138,9 +138,9 @@ fn pieces(mut moves: Vec<Move>) -> impl Iterator<Item = Vec<Move>> {
 /// The log starts after the moves of one shard, by their places in the response.
 async fn advance(
     call: &Call,
-    moves: Vec<Move>,
+    moves: Vec<LogStartMove>,
     timeout_ms: i32,
-) -> Vec<((usize, usize), Result<Moved, ErrorCode>)> {
+) -> Vec<((usize, usize), Result<LogStartChange, ErrorCode>)> {
     let offsets = moves.iter().map(|to| (to.id, to.offset)).collect();
     let command = Command::Shard(ShardCommand::AdvanceLogStart(offsets));
     let Some(shard) = moves.first().map(|to| Arc::clone(&to.shard)) else { return Vec::new() };
@@ -151,8 +151,8 @@ async fn advance(
         Ok(Err(error)) => Some(error.into()),
         Err(late) => Some(late.into()),
     };
-    let outcome = |to: Move| {
-        let moved = || Ok(Moved { before: to.before, after: to.log.log_start() });
+    let outcome = |to: LogStartMove| {
+        let moved = || Ok(LogStartChange { before: to.before, after: to.log.log_start() });
         (to.place, failed.map_or_else(moved, Err))
     };
     moves.into_iter().map(outcome).collect()

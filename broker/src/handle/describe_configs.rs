@@ -13,7 +13,7 @@ use ropewalk_shard::command::ConfigResource;
 use uuid::Uuid;
 
 use super::{Call, Close, Context, ErrorCode};
-use crate::settings::describe::{self, Found, Row, Source};
+use crate::settings::describe::{self, Row, SettingValue, Source};
 
 /// Kafka's numbers of resource types.
 pub(super) const TOPIC: i8 = 2;
@@ -107,13 +107,13 @@ fn with_advertised(ctx: &Context, mut rows: Vec<Row>) -> Vec<Row> {
         let value = Some(listeners.join(","));
         row.value.clone_from(&value);
         row.source = Source::File;
-        row.synonyms = vec![Found { name: row.name, value, source: Source::File }];
+        row.synonyms = vec![SettingValue { name: row.name, value, source: Source::File }];
     }
     rows
 }
 
 fn config(row: Row, synonyms: bool, documentation: bool) -> DescribeConfigsResourceResult {
-    let synonym = |found: Found| DescribeConfigsSynonym {
+    let synonym = |found: SettingValue| DescribeConfigsSynonym {
         name: found.name.into(),
         value: found.value.filter(|_| !row.sensitive).map(Str::from),
         source: found.source.code(),

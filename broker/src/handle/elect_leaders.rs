@@ -8,7 +8,7 @@ use ropewalk_codec::elect_leaders_response::{
     ElectLeadersResponse, PartitionResult, ReplicaElectionResult,
 };
 
-use super::partition::Found;
+use super::partition::LedPartition;
 use super::{Call, Close, Context, ErrorCode};
 
 /// Handles the request.
@@ -20,7 +20,7 @@ pub(crate) async fn handle(
     // A request for all partitions lists only those with an election: none.
     let asked = request.topic_partitions.unwrap_or_default();
     let topic = |asked: ropewalk_codec::elect_leaders_request::TopicPartitions| {
-        let partition = |partition_id: i32, found: Result<Found, ErrorCode>| {
+        let partition = |partition_id: i32, found: Result<LedPartition, ErrorCode>| {
             let (code, why) = match found {
                 Ok(_) => (
                     ErrorCode::ElectionNotNeeded,

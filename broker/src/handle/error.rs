@@ -10,7 +10,7 @@ use ropewalk_shard::ProposeError;
 use ropewalk_shard::state::{AppendRefusal, catalog, group};
 use ropewalk_store::log::ReadError;
 
-use super::deadline::TimedOut;
+use super::deadline::ChangeTimeout;
 use crate::catalog::TopicError;
 
 macro_rules! error_codes {
@@ -218,8 +218,8 @@ pub fn coordinator(error: ProposeError) -> ErrorCode {
     }
 }
 
-impl From<TimedOut> for ErrorCode {
-    fn from(_: TimedOut) -> Self {
+impl From<ChangeTimeout> for ErrorCode {
+    fn from(_: ChangeTimeout) -> Self {
         Self::RequestTimedOut
     }
 }
@@ -308,7 +308,7 @@ impl From<group::Refusal> for ErrorCode {
 
 impl From<crate::group::Refusal> for ErrorCode {
     fn from(refusal: crate::group::Refusal) -> Self {
-        use crate::group::{Bounded, Refusal};
+        use crate::group::{Refusal, SizeLimit};
         match refusal {
             Refusal::UnknownMember => Self::UnknownMemberId,
             Refusal::IllegalGeneration => Self::IllegalGeneration,
@@ -317,11 +317,12 @@ impl From<crate::group::Refusal> for ErrorCode {
             Refusal::MemberIdRequired => Self::MemberIdRequired,
             Refusal::InconsistentProtocol => Self::InconsistentGroupProtocol,
             Refusal::InvalidSessionTimeout { .. } => Self::InvalidSessionTimeout,
-            Refusal::GroupFull { .. } | Refusal::TooLarge { what: Bounded::Group, .. } => {
+            Refusal::GroupFull { .. } | Refusal::TooLarge { what: SizeLimit::Group, .. } => {
                 Self::GroupMaxSizeReached
             }
             Refusal::TooLarge {
-                what: Bounded::Name | Bounded::Protocols | Bounded::Member | Bounded::Assignment,
+                what:
+                    SizeLimit::Name | SizeLimit::Protocols | SizeLimit::Member | SizeLimit::Assignment,
                 ..
             } => Self::MessageTooLarge,
             Refusal::TooManyGroups { .. } => Self::PolicyViolation,

@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
-use super::partition::Found;
+use super::partition::LedPartition;
 use super::{Call, Close, Context, ErrorCode};
 use crate::limits;
 use crate::listen::Permit;
@@ -31,17 +31,17 @@ const FIRST_EPOCH: i32 = 0;
 
 /// The requested position of one partition.
 #[derive(Debug)]
-struct Want {
+struct PartitionRead {
     asked: FetchPartition,
-    found: Result<Found, ErrorCode>,
+    found: Result<LedPartition, ErrorCode>,
 }
 
 /// The requested partitions of one topic.
 #[derive(Debug)]
-struct Wants {
+struct TopicRead {
     topic: Str,
     topic_id: Uuid,
-    partitions: Vec<Want>,
+    partitions: Vec<PartitionRead>,
 }
 
 /// Handles a fetch.
@@ -68,7 +68,7 @@ pub(crate) async fn handle(
             logs(&wants).for_each(|log| log.notify_on_append(&appended));
         }
         // A fetch that only waits must not hold memory that other responses need.
-        if !waits || partitions(&wants).any(Want::has_news) {
+        if !waits || partitions(&wants).any(PartitionRead::has_news) {
             let (mut held, room) = share(ctx, bytes_max).await;
             let (response, size_bytes, urgent) = collect(call, &wants, room);
             if !waits || urgent || size_bytes >= bytes_min {
@@ -83,7 +83,7 @@ pub(crate) async fn handle(
     }
 }
 
-fn resolve(ctx: &Context, topics: Vec<FetchTopic>) -> Vec<Wants> {
+fn resolve(ctx: &Context, topics: Vec<FetchTopic>) -> Vec<TopicRead> {
     let topic = |topic: FetchTopic| {
         let view = ctx.topic(&topic.topic, topic.topic_id);
         let want = |asked: FetchPartition| {
@@ -95,10 +95,10 @@ fn resolve(ctx: &Context, topics: Vec<FetchTopic>) -> Vec<Wants> {
                 found.check_epoch(asked.current_leader_epoch)?;
                 Ok(found)
             });
-            Want { asked, found }
+            PartitionRead { asked, found }
         };
         let partitions = topic.partitions.into_iter().map(want).collect();
-        Wants { topic: topic.topic, topic_id: topic.topic_id, partitions }
+        TopicRead { topic: topic.topic, topic_id: topic.topic_id, partitions }
     };
     topics.into_iter().map(topic).collect()
 }
@@ -112,15 +112,15 @@ async fn share(ctx: &Context, bytes_max: usize) -> (Permit, usize) {
     (held, if has_all { bytes_max } else { first })
 }
 
-fn partitions(wants: &[Wants]) -> impl Iterator<Item = &Want> {
+fn partitions(wants: &[TopicRead]) -> impl Iterator<Item = &PartitionRead> {
     wants.iter().flat_map(|wants| &wants.partitions)
 }
 
-fn logs(wants: &[Wants]) -> impl Iterator<Item = &Arc<PartitionLog>> {
+fn logs(wants: &[TopicRead]) -> impl Iterator<Item = &Arc<PartitionLog>> {
     partitions(wants).filter_map(|want| want.found.as_ref().ok()).map(|found| &found.log)
 }
 
-impl Want {
+impl PartitionRead {
     /// Whether the partition has records to return, or an error.
     fn has_news(&self) -> bool {
         let Ok(found) = &self.found else { return true };
@@ -132,7 +132,7 @@ impl Want {
 
 /// Reads the available records: the response, the size of its records, and whether it must be sent
 /// without a wait.
-fn collect(call: &Call, wants: &[Wants], bytes_max: usize) -> (FetchResponse, usize, bool) {
+fn collect(call: &Call, wants: &[TopicRead], bytes_max: usize) -> (FetchResponse, usize, bool) {
     let mut size_bytes = 0;
     let mut urgent = false;
     let mut responses = Vec::with_capacity(wants.len());
@@ -154,7 +154,7 @@ fn collect(call: &Call, wants: &[Wants], bytes_max: usize) -> (FetchResponse, us
 }
 
 /// Reads one partition. The first batch of a response is returned whatever its size (KIP-74).
-fn read(call: &Call, want: &Want, room: usize, first: bool) -> PartitionData {
+fn read(call: &Call, want: &PartitionRead, room: usize, first: bool) -> PartitionData {
     let asked = &want.asked;
     let found = match &want.found {
         Ok(found) => found,
@@ -216,7 +216,10 @@ fn read_log(
 /// The end of the client's diverging epoch, if its log diverges from this one (KIP-595). As in
 /// Kafka, an offset below the log start is out of range whatever its epoch, and so is an epoch that
 /// this log cannot have.
-fn diverging(found: &Found, asked: &FetchPartition) -> Result<Option<EpochEndOffset>, ErrorCode> {
+fn diverging(
+    found: &LedPartition,
+    asked: &FetchPartition,
+) -> Result<Option<EpochEndOffset>, ErrorCode> {
     if asked.last_fetched_epoch < 0 {
         return Ok(None);
     }

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::{Call, Close, Context};
 use crate::group::Refusal;
-use crate::group::classic::{Candidate, Join, Joined, Reply};
+use crate::group::classic::{Candidate, Join, JoinResult, Reply};
 
 /// First version with a rebalance timeout apart from the session timeout.
 const REBALANCE_TIMEOUT_FROM: i16 = 1;
@@ -73,7 +73,7 @@ fn join(call: &Call, request: JoinGroupRequest) -> Join {
     }
 }
 
-fn accepted(joined: Joined) -> JoinGroupResponse {
+fn accepted(joined: JoinResult) -> JoinGroupResponse {
     JoinGroupResponse {
         generation_id: joined.generation,
         protocol_type: joined.protocol_type.map(Str::from),

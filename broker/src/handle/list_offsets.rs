@@ -1,5 +1,5 @@
 //! ListOffsets: the offset of a timestamp, or of one of the special positions that negative
-//! timestamps stand for.
+//! timestamps represent.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use ropewalk_node::ShardHandle;
 use ropewalk_shard::ShardId;
 use uuid::Uuid;
 
-use super::partition::Found;
+use super::partition::LedPartition;
 use super::{Call, Close, Context, ErrorCode};
 
 const LATEST: i64 = -1;
@@ -39,7 +39,7 @@ pub(crate) async fn handle(
     request: ListOffsetsRequest,
 ) -> Result<ListOffsetsResponse, Close> {
     let mut topics = Vec::with_capacity(request.topics.len());
-    let found: Vec<Vec<Result<Found, ErrorCode>>> =
+    let found: Vec<Vec<Result<LedPartition, ErrorCode>>> =
         request.topics.iter().map(|topic| resolve(ctx, topic)).collect();
     let barriers = barriers(&found).await;
     for (topic, found) in request.topics.into_iter().zip(found) {
@@ -64,7 +64,7 @@ pub(crate) async fn handle(
     Ok(ListOffsetsResponse { topics, ..Default::default() })
 }
 
-fn resolve(ctx: &Context, topic: &ListOffsetsTopic) -> Vec<Result<Found, ErrorCode>> {
+fn resolve(ctx: &Context, topic: &ListOffsetsTopic) -> Vec<Result<LedPartition, ErrorCode>> {
     let view = ctx.topic(&topic.name, Uuid::nil());
     let resolve = |asked: &ListOffsetsPartition| {
         let view = view.as_deref().map_err(|code| *code)?;
@@ -77,7 +77,7 @@ fn resolve(ctx: &Context, topic: &ListOffsetsTopic) -> Vec<Result<Found, ErrorCo
 
 /// Waits until every acknowledged record can be read: one read barrier per shard, all concurrently.
 async fn barriers(
-    found: &[Vec<Result<Found, ErrorCode>>],
+    found: &[Vec<Result<LedPartition, ErrorCode>>],
 ) -> BTreeMap<ShardId, Result<(), ErrorCode>> {
     let found = found.iter().flatten().flatten();
     let shards: BTreeMap<ShardId, &Arc<ShardHandle>> =
@@ -89,7 +89,7 @@ async fn barriers(
 }
 
 fn look_up(
-    found: &Found,
+    found: &LedPartition,
     asked: &ListOffsetsPartition,
 ) -> Result<ListOffsetsPartitionResponse, ErrorCode> {
     let log = &found.log;

@@ -55,19 +55,19 @@ impl Metrics {
     }
 
     /// The counters of one API.
-    pub(super) fn of(&self, api: ApiKey) -> OfApi {
-        OfApi { api, all: self.clone() }
+    pub(super) fn of(&self, api: ApiKey) -> ApiMetrics {
+        ApiMetrics { api, all: self.clone() }
     }
 }
 
 /// The counters of one API.
 #[derive(Debug)]
-pub(super) struct OfApi {
+pub(super) struct ApiMetrics {
     api: ApiKey,
     all: Metrics,
 }
 
-impl OfApi {
+impl ApiMetrics {
     pub(super) fn answered(&self, took: Duration) {
         let api = Api { api: self.api.name() };
         self.all.requests.get_or_create(&api).inc();

@@ -13,7 +13,7 @@ use crate::catalog::TopicView;
 
 /// A partition that this broker leads.
 #[derive(Debug)]
-pub(crate) struct Found {
+pub(crate) struct LedPartition {
     /// The identity of the partition.
     pub(crate) id: PartitionId,
     /// The shard of the partition.
@@ -40,7 +40,7 @@ impl Context {
         topic: &Str,
         asked: Vec<P>,
         index: impl Fn(&P) -> i32,
-        mut answer: impl FnMut(P, Result<Found, ErrorCode>) -> R,
+        mut answer: impl FnMut(P, Result<LedPartition, ErrorCode>) -> R,
     ) -> Vec<R> {
         let view = self.topic(topic, Uuid::nil());
         let find = |index| self.partition(view.as_deref().map_err(|code| *code)?, index);
@@ -52,14 +52,18 @@ impl Context {
     }
 
     /// The partition, if this broker leads it.
-    pub(crate) fn partition(&self, topic: &TopicView, index: i32) -> Result<Found, ErrorCode> {
+    pub(crate) fn partition(
+        &self,
+        topic: &TopicView,
+        index: i32,
+    ) -> Result<LedPartition, ErrorCode> {
         let (id, home) = topic.partition(index).ok_or(ErrorCode::UnknownTopicOrPartition)?;
         let shard = self.node.shard(home.shard).ok_or_else(|| self.why_not(home.shard))?;
         let term = shard.leading().ok_or(ErrorCode::NotLeaderOrFollower)?;
         let log = shard.log(&id).ok_or(ErrorCode::UnknownTopicOrPartition)?;
         let term = i32::try_from(term).unwrap_or(i32::MAX);
         let leader_epoch = home.epoch_base.saturating_add(term);
-        Ok(Found { id, shard: Arc::clone(shard), log, leader_epoch })
+        Ok(LedPartition { id, shard: Arc::clone(shard), log, leader_epoch })
     }
 }
 
@@ -74,7 +78,7 @@ impl Context {
     }
 }
 
-impl Found {
+impl LedPartition {
     /// Checks the client's leader epoch (KIP-320); -1 disables the check.
     pub(crate) fn check_epoch(&self, asked: i32) -> Result<(), ErrorCode> {
         match asked {

@@ -37,7 +37,7 @@ const ZSTD_SINCE: i16 = 7;
 
 /// Proposed batches of a request, waiting for their outcome.
 #[derive(Debug)]
-pub(crate) struct Proposed {
+pub(crate) struct PendingProduce {
     acks: i16,
     /// When the client stops waiting; never with acks=0.
     due: Option<Instant>,
@@ -56,7 +56,7 @@ struct Waiting {
 
 /// The batches for one shard.
 #[derive(Debug)]
-struct ToShard {
+struct ShardBatches {
     shard: Arc<ShardHandle>,
     items: Vec<Append>,
     places: Vec<(usize, usize, bool)>,
@@ -67,11 +67,11 @@ pub(crate) async fn propose(
     ctx: &Arc<Context>,
     call: &Call,
     request: ProduceRequest,
-) -> Result<Proposed, Close> {
+) -> Result<PendingProduce, Close> {
     let (acks, timeout_ms) = (request.acks, request.timeout_ms);
     let due = (acks != 0).then(|| Instant::now() + deadline::patience(timeout_ms));
     let proposed =
-        |acks, response, waiting| Ok(Proposed { acks, due, timeout_ms, response, waiting });
+        |acks, response, waiting| Ok(PendingProduce { acks, due, timeout_ms, response, waiting });
     if !matches!(acks, -1..=1) {
         let why = format!("acks is {acks}, must be 0, 1 or -1 (all)");
         let response = refuse_all(call, request, ErrorCode::InvalidRequiredAcks, &why);
@@ -95,7 +95,7 @@ pub(crate) async fn propose(
         return proposed(acks, response, Vec::new());
     }
     let now_ms = clock::now_ms();
-    let mut shards: BTreeMap<ShardId, ToShard> = BTreeMap::new();
+    let mut shards: BTreeMap<ShardId, ShardBatches> = BTreeMap::new();
     let mut response = ProduceResponse::default();
     for (t, topic) in request.topic_data.into_iter().enumerate() {
         let view = ctx.topic(&topic.name, topic.topic_id);
@@ -108,7 +108,7 @@ pub(crate) async fn propose(
             };
             answers.push(match taken {
                 Ok((shard, append, stamps)) => {
-                    let to = shards.entry(shard.id()).or_insert_with(|| ToShard {
+                    let to = shards.entry(shard.id()).or_insert_with(|| ShardBatches {
                         shard,
                         items: Vec::new(),
                         places: Vec::new(),
@@ -154,8 +154,8 @@ async fn room(
     }
 }
 
-/// Whether a batch is of an idempotent producer that its partition does not hold. A partition accepts
-/// any first sequence of such a producer, so a later batch could be stored before this one.
+/// Whether a batch is of an idempotent producer that its partition does not hold. A partition
+/// accepts any first sequence of such a producer, so a later batch could be stored before this one.
 fn is_of_new_producer(ctx: &Context, request: &ProduceRequest) -> bool {
     request.topic_data.iter().any(|topic| {
         let Ok(view) = ctx.topic(&topic.name, topic.topic_id) else { return false };
@@ -169,7 +169,7 @@ fn is_of_new_producer(ctx: &Context, request: &ProduceRequest) -> bool {
 
 /// Proposes one shard's batches in order, in chunks of an entry's size, because an entry is bounded
 /// and a request may carry many batches.
-fn appends(to: ToShard, order: &SendOrder) -> Vec<Waiting> {
+fn appends(to: ShardBatches, order: &SendOrder) -> Vec<Waiting> {
     let mut waiting = Vec::new();
     let (mut items, mut places, mut size_bytes) = (Vec::new(), Vec::new(), 0);
     for (item, place) in to.items.into_iter().zip(to.places) {
@@ -187,7 +187,7 @@ fn appends(to: ToShard, order: &SendOrder) -> Vec<Waiting> {
     waiting
 }
 
-impl Proposed {
+impl PendingProduce {
     /// Waits for the outcome; `None` if the client expects no response.
     pub(crate) async fn outcome(mut self, call: &Call) -> Result<Option<ProduceResponse>, Close> {
         for mut waiting in self.waiting {
@@ -206,8 +206,8 @@ impl Proposed {
             let answer = answer.unwrap_or(Err(ropewalk_shard::ProposeError::Unknown));
             let results: Vec<Result<AppendOutcome, (ErrorCode, String)>> = match answer {
                 Ok(results) => {
-                    let said = |why: AppendRefusal| (why.into(), why.to_string());
-                    results.into_iter().map(|result| result.map_err(said)).collect()
+                    let error = |why: AppendRefusal| (why.into(), why.to_string());
+                    results.into_iter().map(|result| result.map_err(error)).collect()
                 }
                 Err(error) => vec![Err((error.into(), error.to_string())); waiting.places.len()],
             };
@@ -337,11 +337,11 @@ mod tests {
     use super::*;
     use crate::listen::{Lane, Lanes};
 
-    fn proposed(acks: i16, timeout_ms: i32) -> (Proposed, oneshot::Sender<AppendResult>) {
+    fn proposed(acks: i16, timeout_ms: i32) -> (PendingProduce, oneshot::Sender<AppendResult>) {
         let (done, answer) = oneshot::channel();
         let part = PartitionProduceResponse { index: 3, ..Default::default() };
         let topic = TopicProduceResponse { partition_responses: vec![part], ..Default::default() };
-        let proposed = Proposed {
+        let proposed = PendingProduce {
             acks,
             due: (acks != 0).then(|| Instant::now() + deadline::patience(timeout_ms)),
             timeout_ms,

@@ -1,4 +1,4 @@
-//! Raw requests against a whole broker: the handshake, byte for byte, and what closes a connection.
+//! Raw requests to a whole broker: the handshake, byte for byte, and what closes a connection.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -49,7 +49,7 @@ impl Call {
     }
 }
 
-/// A broker on ports and a directory of its own.
+/// A broker with its own ports and directory.
 async fn broker() -> (Broker, TempDir) {
     let dir = TempDir::new().expect("a directory");
     (broker_in(dir.path()).await.expect("it starts"), dir)
@@ -75,7 +75,7 @@ async fn connect(broker: &Broker) -> TcpStream {
     TcpStream::connect(broker.kafka()[0]).await.expect("it listens")
 }
 
-/// Sends a frame as it is and gives the answer's; none if the broker closes.
+/// Sends a frame and returns the response's frame; `None` if the broker closes the connection.
 async fn exchange(stream: &mut TcpStream, frame: &[u8]) -> Option<Vec<u8>> {
     let length = u32::try_from(frame.len()).expect("small").to_be_bytes();
     stream.write_all(&[&length, frame].concat()).await.expect("sent");
@@ -95,7 +95,7 @@ fn config(name: &str, value: &str) -> ropewalk_codec::create_topics_request::Cre
     }
 }
 
-/// An ApiVersions request as its version writes it: header v1 or v2, correlation id 7, client id "t".
+/// An ApiVersions request of this version: header v1 or v2, correlation id 7, client id "t".
 fn api_versions(version: i16) -> Vec<u8> {
     let mut frame = vec![0, 18];
     frame.extend_from_slice(&version.to_be_bytes());
@@ -107,7 +107,7 @@ fn api_versions(version: i16) -> Vec<u8> {
     frame
 }
 
-/// What an answer of a known version must be, from the table alone.
+/// The expected response to a known version, derived from the table alone.
 fn expected(version: i16) -> Vec<u8> {
     let flexible = version >= 3;
     let mut bytes = vec![0, 0, 0, 7, 0, 0];
@@ -137,7 +137,8 @@ async fn api_versions_is_answered_byte_for_byte_in_every_version() {
         let answer = exchange(&mut stream, &api_versions(version)).await.expect("answered");
         assert_eq!(answer, expected(version), "version {version}; the header has no tags in any");
     }
-    // From the future: version 0, error 35, the range of ApiVersions alone, and the connection stays.
+    // An unknown version: version 0, error 35, the range of ApiVersions only, and the connection
+    // stays open.
     for version in [5, 99, i16::MAX, -1] {
         let answer = exchange(&mut stream, &api_versions(version)).await.expect("answered");
         let expected = [0, 0, 0, 7, 0, 35, 0, 0, 0, 1, 0, 18, 0, 0, 0, 4];
@@ -175,7 +176,7 @@ async fn what_is_not_served_or_not_a_request_closes_the_connection() {
     };
     let frames: BTreeMap<&str, Vec<u8>> = BTreeMap::from([
         ("an API that is long gone", header(4, 0)),
-        ("an API that nobody knows", header(1000, 0)),
+        ("an API that does not exist", header(1000, 0)),
         ("a produce that is advertised only", header(0, 2)),
         ("a fetch from before Kafka 4", header(1, 3)),
         ("a fetch from the future", header(1, 99)),
@@ -191,8 +192,8 @@ async fn what_is_not_served_or_not_a_request_closes_the_connection() {
     broker.stop().await;
 }
 
-/// As librdkafka 2.15 asks for all topics: it leaves room for a count of four bytes, of which a null
-/// array takes one, and never takes the rest back.
+/// A Metadata request for all topics as librdkafka 2.15 encodes it: it reserves a count of four
+/// bytes, of which a null array uses one, and keeps the other three.
 #[tokio::test(flavor = "multi_thread")]
 async fn bytes_behind_a_request_are_ignored() {
     let (broker, _dir) = broker().await;
@@ -206,12 +207,12 @@ async fn bytes_behind_a_request_are_ignored() {
 #[test]
 fn the_table_is_in_order_and_within_what_can_be_decoded() {
     for pair in ROUTES.windows(2) {
-        assert!(pair[0].key < pair[1].key, "{:?} stands twice or out of order", pair[1].key);
+        assert!(pair[0].key < pair[1].key, "{:?} is repeated or out of order", pair[1].key);
     }
     for route in ROUTES {
         let known = route.key.versions().expect("it can be decoded");
         assert!(known.contains(route.served.start()), "{:?}", route.key);
-        // Equal but for versions that Kafka 4.3 has not made stable.
+        // Equal except for versions that are not stable in Kafka 4.3.
         assert!(known.end() >= route.served.end(), "{:?}", route.key);
         assert!(
             route.advertised == route.served || route.key == ApiKey::Produce,

@@ -15,8 +15,8 @@ use tokio::time::Instant;
 use tracing::{Level, debug, error, info, warn};
 
 use crate::limits;
-use crate::listen::connection::{Connection, Shared};
-use crate::listen::metrics::{Closed, Metrics, Refused};
+use crate::listen::connection::{Connection, ConnectionContext};
+use crate::listen::metrics::{ClosedLabels, Metrics, RefusedLabels};
 use crate::listen::options::{ConnectionLimits, Options};
 use crate::listen::{Close, Lanes, Peer, Service};
 use crate::log_limit::LogLimit;
@@ -25,7 +25,7 @@ use crate::supervision;
 /// The shared state of all listeners of a broker, with the number of connections.
 #[derive(Debug)]
 pub struct Acceptor {
-    shared: Shared,
+    shared: ConnectionContext,
     slots: Arc<Slots>,
     stopping: watch::Receiver<bool>,
     /// Rate limit of log lines about closed connections, by address.
@@ -42,7 +42,7 @@ impl Acceptor {
         metrics: Metrics,
         stopping: watch::Receiver<bool>,
     ) -> Arc<Self> {
-        let shared = Shared { service, lanes, options: Arc::new(options), metrics };
+        let shared = ConnectionContext { service, lanes, options: Arc::new(options), metrics };
         Arc::new(Self { shared, slots: Arc::default(), stopping, ends: LogLimit::default() })
     }
 
@@ -101,7 +101,7 @@ impl Acceptor {
         let slot = match self.slots.take(address.ip(), &*self.shared.options.limits) {
             Ok(slot) => slot,
             Err(limit) => {
-                metrics.refused.get_or_create(&Refused { limit }).inc();
+                metrics.refused.get_or_create(&RefusedLabels { limit }).inc();
                 info!(peer = %address, limit, "connection refused: limit reached");
                 return;
             }
@@ -174,7 +174,7 @@ impl Open {
 impl Drop for Open {
     fn drop(&mut self) {
         self.metrics.open.dec();
-        self.metrics.closed.get_or_create(&Closed { reason: self.reason }).inc();
+        self.metrics.closed.get_or_create(&ClosedLabels { reason: self.reason }).inc();
     }
 }
 
@@ -203,10 +203,10 @@ async fn pause(error: &io::Error) {
 
 /// The open connections by address, for the limits.
 #[derive(Debug, Default)]
-struct Slots(Mutex<Taken>);
+struct Slots(Mutex<SlotCounts>);
 
 #[derive(Debug, Default)]
-struct Taken {
+struct SlotCounts {
     all: usize,
     by_ip: HashMap<IpAddr, usize>,
 }
@@ -225,29 +225,29 @@ impl Slots {
         ip: IpAddr,
         limits: &dyn ConnectionLimits,
     ) -> Result<Slot, &'static str> {
-        let mut taken = self.0.lock();
-        if taken.all >= limits.connections_max() {
+        let mut counts = self.0.lock();
+        if counts.all >= limits.connections_max() {
             return Err("max.connections");
         }
-        let of_ip = taken.by_ip.entry(ip).or_default();
+        let of_ip = counts.by_ip.entry(ip).or_default();
         if *of_ip >= limits.connections_per_ip_max() {
             return Err("max.connections.per.ip");
         }
         *of_ip += 1;
-        taken.all += 1;
-        drop(taken);
+        counts.all += 1;
+        drop(counts);
         Ok(Slot { slots: Arc::clone(self), ip })
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let mut taken = self.slots.0.lock();
-        taken.all -= 1;
-        if let Some(of_ip) = taken.by_ip.get_mut(&self.ip) {
+        let mut counts = self.slots.0.lock();
+        counts.all -= 1;
+        if let Some(of_ip) = counts.by_ip.get_mut(&self.ip) {
             *of_ip -= 1;
             if *of_ip == 0 {
-                taken.by_ip.remove(&self.ip);
+                counts.by_ip.remove(&self.ip);
             }
         }
     }

@@ -20,7 +20,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use crate::limits;
-use crate::listen::frame::{Fill, Frames};
+use crate::listen::frame::{Frames, ReadOutcome};
 use crate::listen::metrics::Metrics;
 use crate::listen::outbox::Outbox;
 use crate::listen::{
@@ -29,7 +29,7 @@ use crate::listen::{
 
 /// The shared state of all connections of a listener.
 #[derive(Debug, Clone)]
-pub(super) struct Shared {
+pub(super) struct ConnectionContext {
     pub(super) service: Arc<dyn Service>,
     pub(super) lanes: Lanes,
     pub(super) options: Arc<Options>,
@@ -38,15 +38,15 @@ pub(super) struct Shared {
 
 /// The state of one connection.
 pub(super) struct Connection {
-    shared: Shared,
+    shared: ConnectionContext,
     peer: Arc<Peer>,
     stream: TcpStream,
     frames: Frames,
     /// A parsed request that waits for its turn.
-    next: Option<Next>,
+    next: Option<NextRequest>,
     /// The request whose first stage runs.
-    beginning: Option<Next>,
-    under_way: FuturesOrdered<UnderWay>,
+    beginning: Option<NextRequest>,
+    in_progress: FuturesOrdered<ActiveRequest>,
     under_way_bytes: usize,
     /// The turn of the requests in progress, which is the same for all.
     turn: Turn,
@@ -58,7 +58,7 @@ pub(super) struct Connection {
     last_active: Instant,
 }
 
-struct Next {
+struct NextRequest {
     turn: Turn,
     lane: Lane,
     begin: BoxFuture<'static, Result<Answer, Close>>,
@@ -72,36 +72,36 @@ struct Next {
 
 /// A request that has begun. Its share of the budget is returned when it is answered, unless its
 /// handler holds it longer.
-struct UnderWay {
+struct ActiveRequest {
     answer: Answer,
     size_bytes: usize,
     _share: Share,
 }
 
-struct Done {
+struct FinishedRequest {
     reply: Reply,
     size_bytes: usize,
 }
 
-impl Future for UnderWay {
-    type Output = Result<Done, Close>;
+impl Future for ActiveRequest {
+    type Output = Result<FinishedRequest, Close>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let answer = ready!(self.answer.as_mut().poll(cx));
-        Poll::Ready(answer.map(|reply| Done { reply, size_bytes: self.size_bytes }))
+        Poll::Ready(answer.map(|reply| FinishedRequest { reply, size_bytes: self.size_bytes }))
     }
 }
 
 enum Event {
     Began(Result<Answer, Close>),
-    Answered(Result<Done, Close>),
-    Read(Result<Fill, Close>),
+    Answered(Result<FinishedRequest, Close>),
+    Read(Result<ReadOutcome, Close>),
     Stop,
     Timer,
 }
 
 impl Connection {
-    pub(super) fn new(shared: Shared, peer: Arc<Peer>, stream: TcpStream) -> Self {
+    pub(super) fn new(shared: ConnectionContext, peer: Arc<Peer>, stream: TcpStream) -> Self {
         let frames =
             Frames::new(shared.lanes.clone(), Arc::clone(&shared.service), &shared.options);
         Self {
@@ -111,7 +111,7 @@ impl Connection {
             frames,
             next: None,
             beginning: None,
-            under_way: FuturesOrdered::new(),
+            in_progress: FuturesOrdered::new(),
             under_way_bytes: 0,
             turn: Turn::Pipelined,
             outbox: Outbox::default(),
@@ -164,7 +164,7 @@ impl Connection {
                 continue;
             }
             // While a request that must be alone is in progress, the next frame is not even parsed.
-            if !self.under_way.is_empty() && next.turn != Turn::Pipelined {
+            if !self.in_progress.is_empty() && next.turn != Turn::Pipelined {
                 return;
             }
             self.turn = next.turn;
@@ -184,8 +184,15 @@ impl Connection {
         match self.shared.service.accept(&self.peer, frame.bytes, share.clone()) {
             Ok(Request { turn, lane, begin }) => {
                 let permit = frame.permit;
-                self.next =
-                    Some(Next { turn, lane, begin, size_bytes, permit, share, is_paid: false });
+                self.next = Some(NextRequest {
+                    turn,
+                    lane,
+                    begin,
+                    size_bytes,
+                    permit,
+                    share,
+                    is_paid: false,
+                });
                 true
             }
             Err(close) => {
@@ -202,12 +209,12 @@ impl Connection {
         let may_read = self.ended.is_none()
             && (!self.frames.has_whole()
                 || self.frames.buffered_bytes() < limits::READ_AHEAD_BYTES_MAX);
-        let Self { beginning, under_way, frames, stream, shared, .. } = self;
+        let Self { beginning, in_progress, frames, stream, shared, .. } = self;
         tokio::select! {
             biased;
             began = begun(beginning, &shared.lanes), if beginning.is_some() => Event::Began(began),
-            Some(done) = under_way.next(), if !under_way.is_empty() => Event::Answered(done),
-            fill = frames.fill(stream), if may_read => Event::Read(fill),
+            Some(done) = in_progress.next(), if !in_progress.is_empty() => Event::Answered(done),
+            outcome = frames.read(stream), if may_read => Event::Read(outcome),
             else => std::future::pending().await,
         }
     }
@@ -217,24 +224,24 @@ impl Connection {
             Event::Began(began) => {
                 let begun = self.beginning.take();
                 match (began, begun) {
-                    (Ok(answer), Some(Next { size_bytes, share, .. })) => {
+                    (Ok(answer), Some(NextRequest { size_bytes, share, .. })) => {
                         self.under_way_bytes += size_bytes;
-                        let under_way = UnderWay { answer, size_bytes, _share: share };
-                        self.under_way.push_back(under_way);
+                        let in_progress = ActiveRequest { answer, size_bytes, _share: share };
+                        self.in_progress.push_back(in_progress);
                     }
                     (Err(close), _) => self.end(close),
                     (Ok(_), None) => unreachable!("only a request in its first stage can begin"),
                 }
             }
             Event::Answered(done) => self.answer(done?).await?,
-            Event::Read(Ok(Fill::Some)) => self.last_active = Instant::now(),
-            Event::Read(Ok(Fill::End)) => self.lose(Close::Gone),
+            Event::Read(Ok(ReadOutcome::Some)) => self.last_active = Instant::now(),
+            Event::Read(Ok(ReadOutcome::End)) => self.end_disconnected(Close::Gone),
             Event::Read(Err(Close::Socket(error))) => {
                 self.muted = true;
-                self.lose(Close::Socket(error));
+                self.end_disconnected(Close::Socket(error));
             }
             // Frames that were complete before the bad frame are answered.
-            Event::Read(Err(close)) => self.lose(close),
+            Event::Read(Err(close)) => self.end_disconnected(close),
             Event::Stop => {
                 self.drop_parked();
                 self.end(Close::Stopping);
@@ -245,11 +252,11 @@ impl Connection {
     }
 
     /// Sends a response, and the ones after it that are ready.
-    async fn answer(&mut self, first: Done) -> Result<(), Close> {
+    async fn answer(&mut self, first: FinishedRequest) -> Result<(), Close> {
         let mut failed = None;
         self.take(first);
         while self.outbox.size_bytes() < limits::GATHER_BYTES_MAX
-            && let Some(Some(next)) = self.under_way.next().now_or_never()
+            && let Some(Some(next)) = self.in_progress.next().now_or_never()
         {
             match next {
                 Ok(done) => self.take(done),
@@ -265,7 +272,7 @@ impl Connection {
         failed.map_or(Ok(()), Err)
     }
 
-    fn take(&mut self, done: Done) {
+    fn take(&mut self, done: FinishedRequest) {
         self.under_way_bytes -= done.size_bytes;
         if !self.muted {
             let before = self.outbox.size_bytes();
@@ -284,7 +291,7 @@ impl Connection {
 
     /// Handles a disconnected client: requests that it sent before are still carried out, because a
     /// producer with acks=0 may disconnect right after sending.
-    fn lose(&mut self, close: Close) {
+    fn end_disconnected(&mut self, close: Close) {
         self.drop_parked();
         self.ended.get_or_insert(close);
     }
@@ -292,7 +299,7 @@ impl Connection {
     fn drop_parked(&mut self) {
         if self.turn == Turn::Parked && !self.is_quiet() {
             self.beginning = None;
-            self.under_way.clear();
+            self.in_progress.clear();
             self.under_way_bytes = 0;
             self.muted = true;
         }
@@ -319,18 +326,18 @@ impl Connection {
 
     /// Whether every request that has begun is answered.
     fn is_quiet(&self) -> bool {
-        self.beginning.is_none() && self.under_way.is_empty() && self.next.is_none()
+        self.beginning.is_none() && self.in_progress.is_empty() && self.next.is_none()
     }
 
     fn is_at_bound(&self) -> bool {
-        self.under_way.len() >= limits::REQUESTS_IN_FLIGHT_MAX
+        self.in_progress.len() >= limits::REQUESTS_IN_FLIGHT_MAX
             || self.under_way_bytes >= limits::CONNECTION_BYTES_IN_FLIGHT_MAX
-            || self.turn != Turn::Pipelined && !self.under_way.is_empty()
+            || self.turn != Turn::Pipelined && !self.in_progress.is_empty()
     }
 }
 
 /// Waits for the request's share of its budget, then for its first stage. Cancel safe.
-async fn begun(beginning: &mut Option<Next>, lanes: &Lanes) -> Result<Answer, Close> {
+async fn begun(beginning: &mut Option<NextRequest>, lanes: &Lanes) -> Result<Answer, Close> {
     let Some(next) = beginning else { return std::future::pending().await };
     if !next.is_paid {
         let budget = lanes.of(next.lane, next.size_bytes);

@@ -34,7 +34,7 @@ pub(super) struct Frame {
 
 /// The result of a read.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Fill {
+pub(super) enum ReadOutcome {
     /// Bytes were read, or the buffer has room for more.
     Some,
     /// The client closed its sending side.
@@ -52,7 +52,7 @@ pub(super) struct Frames {
     whole_bytes: usize,
     /// The bytes of an incomplete length field, and their number.
     length: ([u8; LENGTH_BYTES], usize),
-    partial: Option<Partial>,
+    partial: Option<PartialFrame>,
     /// When the incomplete frame was begun, or its reading resumed.
     begun: Option<Instant>,
     /// When the last bytes of the incomplete frame arrived.
@@ -62,7 +62,7 @@ pub(super) struct Frames {
 }
 
 #[derive(Debug)]
-struct Partial {
+struct PartialFrame {
     buffer: Vec<u8>,
     size_bytes: usize,
     permit: Permit,
@@ -134,7 +134,7 @@ impl Frames {
     }
 
     /// Waits for bytes and reads them. Cancel safe.
-    pub(super) async fn fill(&mut self, stream: &TcpStream) -> Result<Fill, Close> {
+    pub(super) async fn read(&mut self, stream: &TcpStream) -> Result<ReadOutcome, Close> {
         if let Some(partial) = &mut self.partial
             && partial.is_full()
         {
@@ -143,15 +143,15 @@ impl Frames {
         }
         loop {
             stream.readable().await?;
-            if let Some(fill) = self.try_fill(stream)? {
+            if let Some(read) = self.try_read(stream)? {
                 self.progressed = Instant::now();
-                return Ok(fill);
+                return Ok(read);
             }
         }
     }
 
     /// Reads once; `None` if nothing is available.
-    fn try_fill(&mut self, stream: &TcpStream) -> Result<Option<Fill>, Close> {
+    fn try_read(&mut self, stream: &TcpStream) -> Result<Option<ReadOutcome>, Close> {
         let read = if let Some(partial) = &mut self.partial {
             let room = partial.room();
             let read = stream.try_read_buf(&mut (&mut partial.buffer).limit(room));
@@ -166,8 +166,8 @@ impl Frames {
             })?
         };
         match read {
-            Ok(0) => Ok(Some(Fill::End)),
-            Ok(_) => Ok(Some(Fill::Some)),
+            Ok(0) => Ok(Some(ReadOutcome::End)),
+            Ok(_) => Ok(Some(ReadOutcome::Some)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -202,14 +202,14 @@ impl Frames {
 
     /// Begins an incomplete frame. Its first allocation is small, unless this connection has
     /// completed large frames before.
-    fn begin_partial(&self, size_bytes: usize, bytes: &[u8]) -> Partial {
+    fn begin_partial(&self, size_bytes: usize, bytes: &[u8]) -> PartialFrame {
         let first = self.trusted_bytes.max(2 * bytes.len()).min(size_bytes);
         let mut permit = Permit::default();
         let budget = self.lanes.to_read(size_bytes);
         let capacity = if budget.try_extend(&mut permit, first) { first } else { bytes.len() };
         let mut buffer = Vec::with_capacity(capacity);
         buffer.extend_from_slice(bytes);
-        Partial { buffer, size_bytes, permit, is_checked: false }
+        PartialFrame { buffer, size_bytes, permit, is_checked: false }
     }
 
     fn finish_partial(&mut self) {
@@ -231,7 +231,7 @@ impl Frames {
     }
 }
 
-impl Partial {
+impl PartialFrame {
     fn missing(&self) -> usize {
         self.size_bytes - self.buffer.len()
     }

@@ -11,21 +11,21 @@ use prometheus_client::registry::{Registry, Unit};
 pub struct Metrics {
     pub(crate) open: Gauge,
     pub(crate) accepted: Counter,
-    pub(crate) refused: Family<Refused, Counter>,
-    pub(crate) closed: Family<Closed, Counter>,
+    pub(crate) refused: Family<RefusedLabels, Counter>,
+    pub(crate) closed: Family<ClosedLabels, Counter>,
     pub(crate) received_bytes: Counter,
     pub(crate) sent_bytes: Counter,
 }
 
 /// The label of refused connections.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(crate) struct Refused {
+pub(crate) struct RefusedLabels {
     pub(crate) limit: &'static str,
 }
 
 /// The label of closed connections.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(crate) struct Closed {
+pub(crate) struct ClosedLabels {
     pub(crate) reason: &'static str,
 }
 
@@ -46,7 +46,7 @@ impl Metrics {
         );
         registry.register(
             "connections_closed",
-            "Closed Kafka connections, by reason",
+            "ClosedLabels Kafka connections, by reason",
             all.closed.clone(),
         );
         registry.register_with_unit(

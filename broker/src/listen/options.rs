@@ -7,9 +7,9 @@ use std::time::Duration;
 /// The bounds that all listeners of a broker share.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// `socket.request.max.bytes`.
+    /// The value of `socket.request.max.bytes`.
     pub frame_bytes_max: usize,
-    /// `connections.max.idle.ms`.
+    /// The value of `connections.max.idle.ms`.
     pub idle_max: Duration,
     /// Time from the first byte of a frame until it must be complete, plus the time for its size.
     pub frame_time_max: Duration,
@@ -24,6 +24,6 @@ pub struct Options {
 pub trait ConnectionLimits: Send + Sync + fmt::Debug {
     /// `max.connections`, over all listeners.
     fn connections_max(&self) -> usize;
-    /// `max.connections.per.ip`.
+    /// The value of `max.connections.per.ip`.
     fn connections_per_ip_max(&self) -> usize;
 }

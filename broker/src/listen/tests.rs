@@ -1,6 +1,6 @@
-//! Raw sockets against the listener, with a service that does as each frame says.
+//! Raw sockets to the listener, with a service that each frame controls.
 //!
-//! A frame is `[what][milliseconds / 10][anything]`; its answer repeats it.
+//! A frame is `[what][milliseconds / 10][anything]`; its response repeats it.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -20,45 +20,45 @@ mod connections;
 mod frames;
 mod turns;
 
-/// More than the kernel takes off our hands for a client that does not read.
+/// More than the kernel buffers for a client that does not read.
 const ANSWER_BYTES: usize = 24 << 20;
 
-/// The largest `J`.
+/// The largest frame of kind `J`.
 const JOIN_BYTES_MAX: usize = 900_000;
 
-/// What the budget for bulk has.
+/// The budget for bulk, bytes.
 const BULK_BYTES: usize = 4 << 20;
 
 const SOON: Duration = Duration::from_secs(10);
 
-/// What [`Echo`] has seen.
+/// The observations of [`Echo`].
 #[derive(Debug, Default)]
-struct Seen {
+struct Observations {
     begun: AtomicUsize,
-    /// First stages that ran while another first stage of a connection did.
+    /// First stages that ran at the same time as another first stage of the connection.
     beginning: AtomicUsize,
     overlapped: AtomicUsize,
     under_way: AtomicUsize,
-    /// Those of them that are to be alone.
+    /// First stages in progress that must be alone.
     alone: AtomicUsize,
-    /// Requests that were under way beside one that is to be alone.
+    /// Requests that were in progress beside one that must be alone.
     beside: AtomicUsize,
     answered: AtomicUsize,
     dropped: AtomicUsize,
 }
 
 #[derive(Debug, Clone, Default)]
-struct Echo(Arc<Seen>);
+struct Echo(Arc<Observations>);
 
-/// Counts what is under way, and what never came to its end.
+/// Counts requests in progress, and requests that were dropped.
 struct Waiting {
-    seen: Arc<Seen>,
+    seen: Arc<Observations>,
     is_alone: bool,
     is_ended: bool,
 }
 
 impl Waiting {
-    fn begin(seen: &Arc<Seen>, turn: Turn) -> Self {
+    fn begin(seen: &Arc<Observations>, turn: Turn) -> Self {
         let is_alone = turn != Turn::Pipelined;
         let alone = seen.alone.fetch_add(usize::from(is_alone), Ordering::SeqCst);
         let others = seen.under_way.fetch_add(1, Ordering::SeqCst);
@@ -139,7 +139,7 @@ impl Service for Echo {
     }
 }
 
-/// Length and body as separate chunks, as answers have them.
+/// Length and body as separate chunks, as in real responses.
 fn framed(body: &[u8]) -> Vec<Bytes> {
     let length = u32::try_from(body.len()).expect("small").to_be_bytes();
     vec![Bytes::copy_from_slice(&length), Bytes::copy_from_slice(body)]
@@ -174,22 +174,22 @@ fn options() -> Options {
     }
 }
 
-/// What all budgets have together.
+/// The size of all budgets together.
 fn all_bytes() -> usize {
     Lanes::new(BULK_BYTES).free_bytes()
 }
 
-/// A listener that runs, and what it serves.
-struct Served {
+/// A running listener and its service.
+struct TestServer {
     address: SocketAddr,
-    seen: Arc<Seen>,
+    seen: Arc<Observations>,
     lanes: Lanes,
     metrics: metrics::Metrics,
     stopping: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
 
-async fn served(options: Options) -> Served {
+async fn served(options: Options) -> TestServer {
     let echo = Echo::default();
     let seen = Arc::clone(&echo.0);
     let lanes = Lanes::new(BULK_BYTES);
@@ -200,19 +200,19 @@ async fn served(options: Options) -> Served {
     let listener = Acceptor::bind(([127, 0, 0, 1], 0).into()).expect("a free port");
     let address = listener.local_addr().expect("bound");
     let task = tokio::spawn(acceptor.run(listener, "TEST".into()));
-    Served { address, seen, lanes, metrics, stopping, task }
+    TestServer { address, seen, lanes, metrics, stopping, task }
 }
 
-impl Served {
+impl TestServer {
     async fn connect(&self) -> TcpStream {
         TcpStream::connect(self.address).await.expect("it listens")
     }
 
     fn closed(&self, reason: &'static str) -> u64 {
-        self.metrics.closed.get_or_create(&metrics::Closed { reason }).get()
+        self.metrics.closed.get_or_create(&metrics::ClosedLabels { reason }).get()
     }
 
-    /// Everything that was taken from the budget is back once the connections are gone.
+    /// All budgets are free again once the connections are closed.
     async fn settles(&self) {
         eventually(|| self.metrics.open.get() == 0 && self.lanes.free_bytes() == all_bytes()).await;
     }
@@ -245,10 +245,10 @@ async fn receive(stream: &mut TcpStream) -> Vec<u8> {
     timeout(SOON, answer).await.expect("in time")
 }
 
-/// Reads until the broker closes; what came before.
+/// Reads until the broker closes the connection; returns what was read.
 async fn closes(stream: &mut TcpStream) -> usize {
     let mut rest = Vec::new();
-    // A reset is a close as well.
+    // A reset counts as closed.
     let _ = timeout(SOON, stream.read_to_end(&mut rest)).await.expect("it closes");
     rest.len()
 }

@@ -48,12 +48,12 @@ pub struct Row {
     /// The documentation of the key.
     pub doc: &'static str,
     /// Every value of the key, highest precedence first.
-    pub synonyms: Vec<Found>,
+    pub synonyms: Vec<SettingValue>,
 }
 
 /// The value of a key from one source.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
+pub struct SettingValue {
     /// The name of the key at that source.
     pub name: &'static str,
     /// The value at that source.
@@ -94,7 +94,7 @@ pub fn all_brokers(settings: &Settings) -> Vec<Row> {
     let set = dynamic.all_brokers.iter();
     let row = |(name, value): (&String, &String)| {
         let key = broker::find(name)?;
-        let found = Found::new(key.name, key, value, Source::AllBrokers);
+        let found = SettingValue::new(key.name, key, value, Source::AllBrokers);
         Some(Row::new(key, vec![found], None))
     };
     set.filter_map(row).collect()
@@ -112,17 +112,17 @@ impl Settings {
     /// A key of a topic or a group: its own value, then those of the broker that it inherits.
     fn row_of_child(&self, key: &'static Key, own: Option<String>, source: Source) -> Row {
         let mut found = Vec::new();
-        found.extend(own.map(|value| Found::new(key.name, key, &value, source)));
+        found.extend(own.map(|value| SettingValue::new(key.name, key, &value, source)));
         let effective = found.first().and_then(|found| found.value.clone());
         for (at, synonym) in key.synonyms.iter().enumerate() {
             // A duration in a coarser unit is listed where it is set; its default adds nothing to
             // the key's own default.
-            let is_told = |found: &Found| at == 0 || found.source != Source::Default;
-            found.extend(self.found(synonym.name).into_iter().filter(is_told));
+            let is_listed = |found: &SettingValue| at == 0 || found.source != Source::Default;
+            found.extend(self.found(synonym.name).into_iter().filter(is_listed));
         }
         if source == Source::Group && key.synonyms.is_empty() {
             let default =
-                key.default.map(|value| Found::new(key.name, key, value, Source::Default));
+                key.default.map(|value| SettingValue::new(key.name, key, value, Source::Default));
             found.extend(default);
         }
         // A broker's value may be in a coarser unit than the topic's.
@@ -137,7 +137,7 @@ impl Settings {
     }
 
     /// Every value that is set for a broker's key, highest precedence first.
-    fn found(&self, name: &str) -> Vec<Found> {
+    fn found(&self, name: &str) -> Vec<SettingValue> {
         let Some(key) = broker::find(name) else { return Vec::new() };
         let (dynamic, file) = (self.dynamic.read(), self.file.read());
         let places = [
@@ -147,13 +147,13 @@ impl Settings {
             (key.default, Source::Default),
         ];
         let found = |(value, source): (Option<&str>, Source)| {
-            Some(Found::new(key.name, key, value?, source))
+            Some(SettingValue::new(key.name, key, value?, source))
         };
         places.into_iter().filter_map(found).collect()
     }
 }
 
-impl Found {
+impl SettingValue {
     fn new(name: &'static str, key: &Key, value: &str, source: Source) -> Self {
         let value = (!key.is_sensitive()).then(|| value.to_owned());
         Self { name, value, source }
@@ -162,7 +162,7 @@ impl Found {
 
 impl Row {
     /// A row whose value is the first of `synonyms`, unless `value` is given.
-    fn new(key: &'static Key, synonyms: Vec<Found>, value: Option<String>) -> Self {
+    fn new(key: &'static Key, synonyms: Vec<SettingValue>, value: Option<String>) -> Self {
         let source = synonyms.first().map_or(Source::Default, |found| found.source);
         let first = synonyms.first().and_then(|found| found.value.clone());
         Self {

@@ -18,7 +18,7 @@ use super::{Invalid, Settings, broker};
 
 /// The result of a replacement.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Replaced {
+pub struct ReplaceOutcome {
     /// Keys whose new value applies from now on.
     pub applied: Vec<String>,
     /// Keys whose new value applies after a restart.
@@ -33,7 +33,7 @@ impl Settings {
     pub fn replace(
         &self,
         wanted: impl IntoIterator<Item = (String, String)>,
-    ) -> Result<Replaced, Vec<Invalid>> {
+    ) -> Result<ReplaceOutcome, Vec<Invalid>> {
         let wanted = Self::layered(wanted, self.flags.clone())?;
         let hash = wanted.started_hash.clone();
         let wanted = wanted.file.into_inner();
@@ -42,12 +42,12 @@ impl Settings {
         let differs = |key: &&&String| file.get(**key) != wanted.get(**key);
         let differing: Vec<String> =
             keys.iter().filter(differs).map(|key| (**key).clone()).collect();
-        let mut replaced = Replaced::default();
+        let mut replaced = ReplaceOutcome::default();
         for key in differing {
             match fate(&key) {
-                Fate::Applied => replaced.applied.push(key.clone()),
-                Fate::Nothing => {}
-                Fate::NeedsRestart => {
+                ChangeEffect::Applied => replaced.applied.push(key.clone()),
+                ChangeEffect::Nothing => {}
+                ChangeEffect::NeedsRestart => {
                     replaced.needs_restart.push(key);
                     continue;
                 }
@@ -79,19 +79,19 @@ impl Settings {
 }
 
 /// The effect of a new value of a key.
-enum Fate {
+enum ChangeEffect {
     Applied,
     NeedsRestart,
     /// The key has no effect.
     Nothing,
 }
 
-fn fate(key: &str) -> Fate {
+fn fate(key: &str) -> ChangeEffect {
     match broker::find(key) {
-        Some(known) if known.ignored => Fate::Nothing,
-        _ if FIRST_START_ONLY.contains(&key) => Fate::Nothing,
-        Some(known) if known.update == Update::ClusterWide => Fate::Applied,
-        _ => Fate::NeedsRestart,
+        Some(known) if known.ignored => ChangeEffect::Nothing,
+        _ if FIRST_START_ONLY.contains(&key) => ChangeEffect::Nothing,
+        Some(known) if known.update == Update::ClusterWide => ChangeEffect::Applied,
+        _ => ChangeEffect::NeedsRestart,
     }
 }
 
@@ -110,13 +110,13 @@ mod tests {
         pairs.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect()
     }
 
-    fn replace(settings: &Settings, file: &[(&str, &str)]) -> Replaced {
+    fn replace(settings: &Settings, file: &[(&str, &str)]) -> ReplaceOutcome {
         settings.replace(pairs(file)).expect("valid")
     }
 
-    fn replaced(applied: &[&str], needs_restart: &[&str]) -> Replaced {
+    fn replaced(applied: &[&str], needs_restart: &[&str]) -> ReplaceOutcome {
         let owned = |keys: &[&str]| keys.iter().map(|key| (*key).to_owned()).collect();
-        Replaced { applied: owned(applied), needs_restart: owned(needs_restart) }
+        ReplaceOutcome { applied: owned(applied), needs_restart: owned(needs_restart) }
     }
 
     #[test]

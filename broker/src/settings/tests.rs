@@ -1,4 +1,4 @@
-//! The tables against Kafka's own, and where a value comes from.
+//! The tables compared with Kafka's own, and the source of each value.
 
 use std::collections::BTreeSet;
 
@@ -27,7 +27,7 @@ fn row<'a>(rows: &'a [Row], name: &str) -> &'a Row {
     rows.iter().find(|row| row.name == name).expect("the key is described")
 }
 
-/// Sets what the catalog would after AlterConfigs.
+/// Sets what the catalog would set after AlterConfigs.
 fn alter(settings: &Settings, resource: ConfigResource, key: &str, value: &str) {
     let mut catalog = Catalog::default();
     catalog.configs.entry(resource).or_default().insert(key.into(), value.into());
@@ -38,7 +38,7 @@ fn alter(settings: &Settings, resource: ConfigResource, key: &str, value: &str) 
 fn every_key_of_kafka_is_known_once_and_its_default_is_allowed() {
     let mut names = BTreeSet::new();
     for key in broker::all() {
-        assert!(names.insert(key.name), "{} stands in two tables", key.name);
+        assert!(names.insert(key.name), "{} is in two tables", key.name);
         if let Some(default) = key.default {
             key.check(default).unwrap_or_else(|reason| panic!("{}: {reason}", key.name));
         }
@@ -163,7 +163,7 @@ fn r1_a_value_has_a_bound_that_it_names() {
         wrong(&[("num.partitions", "99999999")]),
         "Invalid value 99999999 for configuration num.partitions: Value must be no more than 10000"
     );
-    // What a topic was given before there was that bound still counts, up to the bound.
+    // A value that was set before the bound existed still counts, up to the bound.
     let large = (BATCH_BYTES_MAX + 1).to_string();
     for (value, expected) in [(large.as_str(), BATCH_BYTES_MAX), ("-1", 1_048_588)] {
         let config = TopicConfig::resolve(&settings(&[]), [("max.message.bytes", value)]);

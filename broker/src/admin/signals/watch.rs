@@ -13,8 +13,8 @@ use std::collections::BTreeMap;
 use ropewalk_shard::TopicId;
 use serde::Serialize;
 
-use crate::figures::Signal;
-use crate::group::coordinator::standing::Standing;
+use crate::group::coordinator::snapshot::GroupSnapshot;
+use crate::queue_metrics::Signal;
 
 /// A sample of a bound group.
 #[derive(Debug, Clone)]
@@ -26,7 +26,7 @@ pub(super) struct Sample {
     /// The name of the group.
     pub(super) group: String,
     /// The state of the group; `None` when part of it is unknown.
-    pub(super) known: Option<(Standing, Signal)>,
+    pub(super) known: Option<(GroupSnapshot, Signal)>,
 }
 
 /// Identifies a group of a queue.
@@ -35,11 +35,11 @@ type Key = (TopicId, String);
 /// The state of the groups that one stream has sent.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
-    told: BTreeMap<Key, Told>,
+    sent: BTreeMap<Key, SentState>,
 }
 
 #[derive(Debug)]
-struct Told {
+struct SentState {
     topic: String,
     /// The last state line; empty if the group was sent as unknown.
     line: String,
@@ -104,15 +104,15 @@ impl Watch {
     /// all bound groups.
     pub(super) fn tick(&mut self, samples: &[Sample], now_ms: i64) -> String {
         let mut out = String::new();
-        let before = std::mem::take(&mut self.told);
+        let before = std::mem::take(&mut self.sent);
         for sample in samples {
             let key = (sample.id, sample.group.clone());
-            let told = self.tell(sample, before.get(&key), &mut out);
-            self.told.insert(key, told);
+            let sent = self.append_state(sample, before.get(&key), &mut out);
+            self.sent.insert(key, sent);
         }
-        for ((id, group), told) in &before {
-            if !self.told.contains_key(&(*id, group.clone())) {
-                push(&mut out, &Line::Gone { topic: &told.topic, topic_id: id.to_string(), group });
+        for ((id, group), sent) in &before {
+            if !self.sent.contains_key(&(*id, group.clone())) {
+                push(&mut out, &Line::Gone { topic: &sent.topic, topic_id: id.to_string(), group });
             }
         }
         push(&mut out, &Line::Tick { time_ms: now_ms });
@@ -123,22 +123,27 @@ impl Watch {
     pub(super) fn edge(&mut self, samples: &[Sample]) -> String {
         let mut out = String::new();
         for sample in samples {
-            let Some(told) = self.told.get_mut(&(sample.id, sample.group.clone())) else {
+            let Some(sent) = self.sent.get_mut(&(sample.id, sample.group.clone())) else {
                 continue;
             };
-            if !told.is_awake {
-                told.is_awake = wake(sample, &mut out);
+            if !sent.is_awake {
+                sent.is_awake = wake(sample, &mut out);
             }
         }
         out
     }
 
-    fn tell(&self, sample: &Sample, before: Option<&Told>, out: &mut String) -> Told {
+    fn append_state(
+        &self,
+        sample: &Sample,
+        before: Option<&SentState>,
+        out: &mut String,
+    ) -> SentState {
         let mut line = String::new();
         let mut ends = BTreeMap::new();
-        if let Some((standing, signal)) = &sample.known {
+        if let Some((snapshot, signal)) = &sample.known {
             let known = before.map(|before| &before.ends);
-            push(&mut line, &Line::State(Box::new(state(sample, standing, signal, known))));
+            push(&mut line, &Line::State(Box::new(state(sample, snapshot, signal, known))));
             ends = signal.partitions.iter().map(|p| (p.partition, p.end)).collect();
         }
         if before.is_none_or(|before| before.line != line) {
@@ -150,15 +155,15 @@ impl Watch {
             }
         }
         let is_awake = wake(sample, out);
-        Told { topic: sample.topic.clone(), line, is_awake, ends }
+        SentState { topic: sample.topic.clone(), line, is_awake, ends }
     }
 }
 
 /// Appends a wake line if the group needs one. Returns whether it did.
 fn wake(sample: &Sample, out: &mut String) -> bool {
-    let Some((standing, signal)) = &sample.known else { return false };
+    let Some((snapshot, signal)) = &sample.known else { return false };
     let length = signal.length();
-    let is_needed = standing.members.is_empty() && length > 0;
+    let is_needed = snapshot.members.is_empty() && length > 0;
     if is_needed {
         let (topic, group) = (&sample.topic, &sample.group);
         push(out, &Line::Wake { topic, topic_id: sample.id.to_string(), group, length });
@@ -168,7 +173,7 @@ fn wake(sample: &Sample, out: &mut String) -> bool {
 
 fn state<'a>(
     sample: &'a Sample,
-    standing: &'a Standing,
+    snapshot: &'a GroupSnapshot,
     signal: &Signal,
     ends: Option<&BTreeMap<i32, i64>>,
 ) -> State<'a> {
@@ -179,7 +184,7 @@ fn state<'a>(
         let end_before = ends.and_then(|ends| ends.get(index));
         of_partition(index).zip(end_before).is_some_and(|(now, end)| now.committed < *end)
     };
-    let members = standing.members.iter().map(|member| {
+    let members = snapshot.members.iter().map(|member| {
         let rates = member.partitions.iter().filter_map(of_partition);
         let rate: f64 = rates.map(|partition| partition.processed_per_second).sum();
         Member {
@@ -190,7 +195,7 @@ fn state<'a>(
             backlogged: !member.partitions.is_empty() && member.partitions.iter().all(is_behind),
         }
     });
-    let partition = |p: &crate::figures::PartitionSignal| Partition {
+    let partition = |p: &crate::queue_metrics::PartitionSignal| Partition {
         partition: p.partition,
         length: p.length,
         end: p.end,
@@ -202,9 +207,9 @@ fn state<'a>(
         topic: &sample.topic,
         topic_id: sample.id.to_string(),
         group: &sample.group,
-        group_state: standing.state,
-        rebalancing: standing.is_rebalancing,
-        last_rebalance_ms: standing.last_rebalance_ms,
+        group_state: snapshot.state,
+        rebalancing: snapshot.is_rebalancing,
+        last_rebalance_ms: snapshot.last_rebalance_ms,
         length: signal.length(),
         oldest_age_ms: signal.oldest_ms,
         delay_p50_ms: signal.delay_p50_ms,

@@ -1,4 +1,4 @@
-//! An operator's calls against a whole broker, over real sockets.
+//! An operator's calls to a whole broker, over real sockets.
 
 use std::path::Path;
 
@@ -15,13 +15,13 @@ use crate::settings::Settings;
 
 pub(super) const ME: &str = "uid-me";
 
-/// A broker on ports and a directory of its own.
-pub(super) struct Served {
+/// A broker with its own ports and directory.
+pub(super) struct TestBroker {
     pub(super) broker: Broker,
     dir: TempDir,
 }
 
-impl Served {
+impl TestBroker {
     pub(super) async fn start(settings: &[(&str, &str)]) -> Self {
         let dir = TempDir::new().expect("a directory");
         let broker = broker_in(&dir.path().join("data"), settings).await;
@@ -95,7 +95,7 @@ impl Served {
         ids.map(|(id, _)| Some(offsets?.get(&id)?.offset)).collect()
     }
 
-    /// Puts records into partition 0.
+    /// Writes records to partition 0.
     pub(super) async fn fill(&self, count: usize) {
         use ropewalk_shard::command::Append;
         let context = self.broker.context();
@@ -128,7 +128,7 @@ async fn broker_in(dir: &Path, settings: &[(&str, &str)]) -> Broker {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_says_who_it_is() {
-    let served = Served::start(&[("node.id", "4")]).await;
+    let served = TestBroker::start(&[("node.id", "4")]).await;
     let (status, about) = served.call("GET /v1/broker", &[], Value::Null).await;
     assert_eq!(status, 200);
     assert_eq!(about["brokerId"], 4);
@@ -146,7 +146,7 @@ async fn a_broker_says_who_it_is() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queue_is_made_put_right_and_given_up() {
-    let served = Served::start(&[]).await;
+    let served = TestBroker::start(&[]).await;
     let (status, made) = served.declare(ME, 2, json!({ "retention.ms": "1000" })).await;
     assert_eq!(status, 200, "{made}");
     assert_eq!((&made["created"], &made["partitions"]), (&json!(true), &json!(2)));
@@ -171,7 +171,7 @@ async fn a_queue_is_made_put_right_and_given_up() {
     assert_eq!((status, &other["reason"]), (409, &json!("NameCollision")));
     let (_, kept) = served.change(0, &delete(ME, "keep"), Value::Null).await;
     assert_eq!(kept, json!({ "deleted": false }));
-    // Nobody's now: it stays, and the next may have it.
+    // It has no owner now; it remains, and another owner may adopt it.
     let (_, kept) = served.change(0, &delete(ME, "delete"), Value::Null).await;
     assert_eq!(kept, json!({ "deleted": false }));
     let (_, adopted) = served.declare("uid-you", 3, json!({})).await;
@@ -180,15 +180,15 @@ async fn a_queue_is_made_put_right_and_given_up() {
     assert_eq!(deleted, json!({ "deleted": true }));
     let (_, deleted) = served.change(0, &delete("uid-you", "delete"), Value::Null).await;
     assert_eq!(deleted, json!({ "deleted": false }));
-    let (_, anew) = served.declare(ME, 1, json!({})).await;
-    assert_eq!(anew["created"], true);
-    assert_ne!(anew["topicId"], made["topicId"]);
+    let (_, again) = served.declare(ME, 1, json!({})).await;
+    assert_eq!(again["created"], true);
+    assert_ne!(again["topicId"], made["topicId"]);
     served.broker.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_is_refused_with_a_reason() {
-    let served = Served::start(&[]).await;
+    let served = TestBroker::start(&[]).await;
     let body = |partitions: i32, config: Value| json!({ "owner": ME, "partitions": partitions, "config": config });
     let put = "PUT /v1/queues/orders";
     let too_long = format!("{put}/groups/{}", "g".repeat(513));
@@ -229,7 +229,7 @@ async fn what_cannot_be_is_refused_with_a_reason() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn k2_only_the_newest_epoch_changes_anything() {
-    let served = Served::start(&[]).await;
+    let served = TestBroker::start(&[]).await;
     let body = || json!({ "owner": ME, "partitions": 1 });
     let bind = || json!({ "owner": ME, "startPosition": "Earliest" });
     let (status, answer) = served.call("PUT /v1/queues/orders", &[], body()).await;
@@ -240,7 +240,7 @@ async fn k2_only_the_newest_epoch_changes_anything() {
         assert_eq!((status, &answer["reason"]), (400, &json!("InvalidEpoch")), "{wrong:?}");
         assert!(answer["error"].as_str().is_some_and(|text| text.contains(wrong)), "{answer}");
     }
-    // So far above that there would soon be none left to claim.
+    // So far above that few epochs would be left to claim.
     let (status, answer) =
         served.change(9_007_199_254_740_991, "PUT /v1/queues/orders", body()).await;
     assert_eq!((status, &answer["reason"]), (400, &json!("InvalidEpoch")), "{answer}");
@@ -261,7 +261,7 @@ async fn k2_only_the_newest_epoch_changes_anything() {
         assert_eq!(served.change(first, request, bind()).await.0, 409);
         assert_eq!(served.change(second, request, bind()).await.0, 200);
     }
-    // It outlives the broker.
+    // It is restored after a restart.
     let served = served.restart().await;
     assert_eq!(served.change(first, "PUT /v1/queues/orders", body()).await.0, 409);
     assert!(served.claim().await > second);
@@ -270,7 +270,7 @@ async fn k2_only_the_newest_epoch_changes_anything() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bound_group_begins_in_every_partition_also_in_those_that_come() {
-    let served = Served::start(&[]).await;
+    let served = TestBroker::start(&[]).await;
     served.declare(ME, 2, json!({})).await;
     served.fill(7).await;
     let (status, bound) = served.bind("Latest").await;
@@ -300,7 +300,7 @@ async fn a_token_is_asked_for_and_may_be_replaced() {
     let file = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(file.path(), "first\n").expect("written");
     let path = file.path().display().to_string();
-    let served = Served::start(&[("admin.token.file", &path)]).await;
+    let served = TestBroker::start(&[("admin.token.file", &path)]).await;
     let claim = || json!({ "holder": "pod", "leaseUid": "lease" });
     let ask = async |token: Option<&str>| {
         let header = token.map(|token| format!("Authorization: Bearer {token}"));
@@ -326,7 +326,7 @@ async fn a_token_is_asked_for_and_may_be_replaced() {
 async fn a_new_file_of_settings_holds_at_once_where_it_can() {
     let listeners =
         [("listeners", "PLAINTEXT://127.0.0.1:0"), ("ropewalk.admin.listener", "127.0.0.1:0")];
-    let served = Served::start(&[("num.partitions", "3")]).await;
+    let served = TestBroker::start(&[("num.partitions", "3")]).await;
     served.declare(ME, 1, json!({})).await;
     let file = |more: &[(&str, &str)]| {
         let pairs = listeners.iter().chain(more);
@@ -372,13 +372,13 @@ async fn a_new_file_of_settings_holds_at_once_where_it_can() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_answers_who_claimed_before() {
-    let served = Served::start(&[]).await;
-    let claim = async |served: &Served, pod: &str, lease: &str| {
+    let served = TestBroker::start(&[]).await;
+    let claim = async |served: &TestBroker, pod: &str, lease: &str| {
         let claim = json!({ "holder": pod, "leaseUid": lease });
         served.call("POST /v1/fence", &[], claim).await.1
     };
     let first = claim(&served, "pod-a", "lease-a").await;
-    assert_eq!(first["previous"], Value::Null, "nobody did");
+    assert_eq!(first["previous"], Value::Null, "no earlier claim");
     let second = claim(&served, "pod-b", "lease-b").await;
     let of_first = json!({ "epoch": first["epoch"], "holder": "pod-a", "leaseUid": "lease-a" });
     assert_eq!(second["previous"], of_first);
@@ -393,7 +393,7 @@ async fn a_claim_answers_who_claimed_before() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_owner_is_told_what_it_has() {
-    let served = Served::start(&[]).await;
+    let served = TestBroker::start(&[]).await;
     let owned = async |owner: &str| {
         let (status, answer) =
             served.call(&format!("GET /v1/owners/{owner}"), &[], Value::Null).await;
@@ -418,7 +418,7 @@ async fn an_owner_is_told_what_it_has() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_root_lists_what_there_is() {
-    let served = Served::start(&[]).await;
+    let served = TestBroker::start(&[]).await;
     let (status, answer) = served.call("GET /", &[], Value::Null).await;
     assert_eq!(status, 200);
     let paths: Vec<_> = answer["paths"].as_array().expect("a list").iter().collect();
@@ -426,11 +426,11 @@ async fn the_root_lists_what_there_is() {
     served.broker.stop().await;
 }
 
-/// What an operator repeats every minute for each of its queues: it must cost nothing at rest.
+/// An operator repeats this every minute for each queue, so it must write no entry.
 #[tokio::test(flavor = "multi_thread")]
 async fn k1_a_thousand_declared_queues_cost_no_entry_at_rest() {
     const QUEUES: usize = 1000;
-    let served = Served::start(&[]).await;
+    let served = TestBroker::start(&[]).await;
     let context = served.broker.context();
     let declare = |n: usize| async move {
         let wanted = Declaration {
@@ -444,7 +444,7 @@ async fn k1_a_thousand_declared_queues_cost_no_entry_at_rest() {
         let begins = (format!("group-{n}"), StartPosition::Earliest);
         context.topics.bind(0, &wanted.name, owner, begins).await.expect("bound");
     };
-    // Side by side, so that one sync serves many.
+    // Concurrently, so that one sync serves many.
     let declare_all = async || {
         for first in (0..QUEUES).step_by(100) {
             futures_util::future::join_all((first..first + 100).map(&declare)).await;
@@ -458,7 +458,7 @@ async fn k1_a_thousand_declared_queues_cost_no_entry_at_rest() {
     let before = written();
     declare_all().await;
     assert_eq!(written(), before, "revision of the catalog and records of the log");
-    // Who may not change it is refused without an entry as well.
+    // A caller without the right is refused without an entry, too.
     let wanted = Declaration {
         name: "queue-0".to_owned(),
         owner: "uid-other".to_owned(),

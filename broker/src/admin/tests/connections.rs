@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::net::TcpSocket;
 use tokio::time::timeout;
 
-use super::changes::Served;
+use super::changes::TestBroker;
 use super::*;
 
 const SOON: Duration = Duration::from_secs(5);
@@ -17,7 +17,7 @@ async fn connect_from(host: u8, to: SocketAddr) -> TcpStream {
     socket.connect(to).await.expect("the server listens")
 }
 
-/// The status line of the answer, on a connection that stays open; `None` when it was closed.
+/// The status line of the response, on a connection that stays open; `None` when it was closed.
 async fn ask_on(stream: &mut TcpStream, request: &str) -> Option<String> {
     let request = format!("{request} HTTP/1.1\r\nHost: x\r\n\r\n");
     stream.write_all(request.as_bytes()).await.ok()?;
@@ -31,7 +31,7 @@ const OK: Option<&str> = Some("HTTP/1.1 200 OK");
 
 #[tokio::test(flavor = "multi_thread")]
 async fn r1_idle_connections_do_not_keep_probes_out() {
-    let served = Served::start(&[]).await;
+    let served = TestBroker::start(&[]).await;
     let admin = served.broker.admin();
     let mut idle = Vec::new();
     // From five addresses: together more than may be open at once.
@@ -51,7 +51,7 @@ async fn r1_idle_connections_do_not_keep_probes_out() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn r1_one_address_closes_only_its_own_connections() {
-    let served = Served::start(&[]).await;
+    let served = TestBroker::start(&[]).await;
     let admin = served.broker.admin();
     let mut other = connect_from(1, admin).await;
     let mut first = connect_from(2, admin).await;
@@ -68,9 +68,9 @@ async fn r1_one_address_closes_only_its_own_connections() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn r1_a_connection_that_showed_the_token_outlives_those_that_did_not() {
-    let served = Served::start(&[]).await;
+    let served = TestBroker::start(&[]).await;
     let admin = served.broker.admin();
-    // Without a token set, the broker's own machine is trusted as if it had shown it.
+    // If no token is set, the broker's own machine is trusted as if it had sent one.
     let mut trusted = connect_from(2, admin).await;
     assert_eq!(ask_on(&mut trusted, "GET /v1/owners/uid").await.as_deref(), OK);
     let mut many = Vec::new();
@@ -83,7 +83,7 @@ async fn r1_a_connection_that_showed_the_token_outlives_those_that_did_not() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn r1_a_silent_connection_without_a_token_is_closed_soon() {
-    let served = Served::start(&[]).await;
+    let served = TestBroker::start(&[]).await;
     let mut silent = connect_from(1, served.broker.admin()).await;
     let patience = limits::ADMIN_UNTRUSTED_IDLE_MAX + SOON;
     let read = timeout(patience, silent.read(&mut [0; 1])).await.expect("it is closed in time");

@@ -1,4 +1,4 @@
-//! The stream of signals from a whole broker, over a real socket.
+//! The signal stream of a whole broker, over a real socket.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::time::timeout;
 
-use super::changes::{ME, Served};
+use super::changes::{ME, TestBroker};
 use super::*;
 
 const SOON: Duration = Duration::from_secs(10);
@@ -14,13 +14,13 @@ const SOON: Duration = Duration::from_secs(10);
 struct Listening(Lines<BufReader<TcpStream>>);
 
 impl Listening {
-    async fn to(served: &Served) -> Self {
+    async fn to(served: &TestBroker) -> Self {
         let mut stream = TcpStream::connect(served.broker.admin()).await.expect("it listens");
         stream.write_all(b"GET /v1/signals HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("taken");
         Self(BufReader::new(stream).lines())
     }
 
-    /// The next line of JSON; what is between is HTTP's.
+    /// The next JSON line; the HTTP chunk headers between are skipped.
     async fn line(&mut self) -> Option<Value> {
         loop {
             let line = timeout(SOON, self.0.next_line()).await.expect("in time").ok()??;
@@ -34,7 +34,7 @@ impl Listening {
     async fn next(&mut self, kind: &str) -> (Value, usize) {
         let mut ticks = 0;
         loop {
-            let line = self.line().await.expect("the stream goes on");
+            let line = self.line().await.expect("the stream continues");
             if line["kind"] == kind {
                 return (line, ticks);
             }
@@ -45,12 +45,12 @@ impl Listening {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_stream_tells_of_bound_groups_wakes_and_ends() {
-    let served = Served::start(&[]).await;
+    let served = TestBroker::start(&[]).await;
     served.declare(ME, 2, json!({})).await;
     let mut stream = Listening::to(&served).await;
     let hello = stream.line().await.expect("it begins");
     assert_eq!((&hello["kind"], &hello["clusterId"]), (&json!("hello"), &json!("cluster")));
-    assert_eq!(stream.line().await.expect("a tick")["kind"], "tick", "nobody is bound");
+    assert_eq!(stream.line().await.expect("a tick")["kind"], "tick", "no group is bound");
 
     served.bind("Earliest").await;
     let (state, _) = stream.next("state").await;
@@ -59,11 +59,11 @@ async fn the_stream_tells_of_bound_groups_wakes_and_ends() {
     assert_eq!(state["partitions"].as_array().expect("all").len(), 2);
     stream.next("tick").await;
 
-    // The edge: between two ticks, long before the next.
+    // Edge-triggered: between two ticks, long before the next.
     served.fill(3).await;
     let (wake, ticks) = stream.next("wake").await;
     assert_eq!((&wake["length"], ticks), (&json!(3), 0));
-    // The level: again with every tick, after the state.
+    // Level-triggered: again with every tick, after the state.
     let (state, _) = stream.next("state").await;
     assert_eq!((&state["length"], &state["partitions"][0]["length"]), (&json!(3), &json!(3)));
     for _ in 0..2 {
@@ -81,13 +81,13 @@ async fn the_stream_tells_of_bound_groups_wakes_and_ends() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_listener_sees_all_there_is_at_once() {
-    let served = Served::start(&[]).await;
+    let served = TestBroker::start(&[]).await;
     served.declare(ME, 1, json!({})).await;
     served.bind("Earliest").await;
     served.fill(2).await;
     let mut stream = Listening::to(&served).await;
     for (kind, length) in [("hello", Value::Null), ("state", json!(2)), ("wake", json!(2))] {
-        let line = stream.line().await.expect("it goes on");
+        let line = stream.line().await.expect("it continues");
         assert_eq!((&line["kind"], &line["length"]), (&json!(kind), &length));
     }
     served.broker.stop().await;

@@ -1,4 +1,4 @@
-//! Partitions without a topic are closed, and no others, whoever opens and deletes meanwhile.
+//! Partitions without a topic are closed, and no others, under concurrent creation and deletion.
 
 use tempfile::TempDir;
 
@@ -35,7 +35,7 @@ async fn create(broker: &Broker, name: String) -> TopicId {
     made.into_iter().next().expect("one").expect("made").id
 }
 
-/// As an entry that was on its way when its topic was deleted.
+/// An entry that was in flight when its topic was deleted.
 async fn open_orphan(broker: &Broker) -> (Arc<ShardHandle>, PartitionId) {
     let partition = PartitionId { topic: random_topic_id(), index: 0 };
     let shard = Arc::clone(broker.context().node.shard(ShardId(5)).expect("not damaged"));
@@ -64,7 +64,7 @@ async fn what_a_late_entry_opened_is_closed_when_it_is_known_and_from_time_to_ti
         closes(&shard, partition).await;
     }
     running.abort();
-    // Whoever opened for a topic that is gone by then asks for a look at once.
+    // Opening partitions of a topic that is deleted by then triggers a pass at once.
     let (shard, partition) = open_orphan(&broker).await;
     let patient = Arc::new(self::reconciler(&broker));
     patient.converge(&[partition.topic]).await.expect("nothing to open");
@@ -77,8 +77,8 @@ async fn what_a_late_entry_opened_is_closed_when_it_is_known_and_from_time_to_ti
     broker.stop().await;
 }
 
-/// A pass looks at one shard after the other while topics come: none of their partitions may be
-/// taken for one that nobody knows.
+/// A pass scans one shard after the other while topics are created: none of their partitions may be
+/// treated as an orphan.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_partition_that_is_opened_while_it_looks_is_no_orphan() {
     let (broker, _dir) = broker().await;
@@ -96,7 +96,7 @@ async fn a_partition_that_is_opened_while_it_looks_is_no_orphan() {
         for (index, home) in (0..).zip(&topic.partitions) {
             let shard = broker.context().node.shard(home.shard).expect("not damaged");
             let partition = PartitionId { topic: id, index };
-            // Whoever closed it by mistake may open it again: then its records would be gone.
+            // If a partition was closed by mistake, opening it again would lose its records.
             assert!(shard.log(&partition).is_some(), "t{n}-{index}");
         }
     }
@@ -104,7 +104,7 @@ async fn a_partition_that_is_opened_while_it_looks_is_no_orphan() {
     broker.stop().await;
 }
 
-/// Where the catalog lost entries, a partition that it does not know may be the last copy of a queue.
+/// If the catalog lost entries, an orphan may be the last copy of a queue.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pass_closes_no_partition_where_orphans_are_kept() {
     let (broker, _dir) = broker().await;
@@ -114,8 +114,8 @@ async fn a_pass_closes_no_partition_where_orphans_are_kept() {
     keeping.pass().await.expect("it leads");
     assert!(shard.log(&partition).is_some());
     assert_eq!(keeping.orphans(), [partition]);
-    // What is deleted by its id is closed all the same.
-    keeping.forget(&[known]).await.expect("it leads");
+    // A topic that is deleted by its id is closed nevertheless.
+    keeping.close_deleted(&[known]).await.expect("it leads");
     let is_open = |shard: &Arc<ShardHandle>| shard.logs().iter().any(|(id, _)| id.topic == known);
     assert!(!broker.context().node.shards().any(is_open));
 
@@ -165,7 +165,7 @@ async fn a_bound_group_begins_at_the_end_only_where_it_knew_of_an_end() {
             .expect("it runs");
         assert!(answer.expect("taken")[0].is_ok());
     }
-    // Bound when there was one partition; the others came later, and messages before this look.
+    // Bound when there was one partition; the others and their messages came before this pass.
     let binding = Binding { start: StartPosition::Latest, partitions: 1 };
     let begun = reconciler(&broker).start_group(&topic, "g", binding).await;
     assert_eq!(begun, Ok(vec![0, 1, 2]));
@@ -177,6 +177,6 @@ async fn a_bound_group_begins_at_the_end_only_where_it_knew_of_an_end() {
     assert_eq!(committed("g"), [1, 0, 0]);
 
     context.topics.delete(vec![id]).await.expect("asked");
-    assert_eq!(committed("g"), [0; 0], "what is committed for a topic goes with it");
+    assert_eq!(committed("g"), [0; 0], "offsets are removed with their topic");
     broker.stop().await;
 }

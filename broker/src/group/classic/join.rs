@@ -1,8 +1,8 @@
 //! `JoinGroup`: new members, members that rejoin, and static members that replace an older process.
 
 use super::member::{Member, Waiting, protocols_bytes};
-use super::{ClassicGroup, Join, Joined, Output, Phase, Reply, Stage, Token};
-use crate::group::{Bounded, Refusal, subscription};
+use super::{ClassicGroup, Join, JoinResult, Output, Phase, Reply, Stage, Token};
+use crate::group::{Refusal, SizeLimit, subscription};
 use crate::limits;
 
 impl Join {
@@ -25,9 +25,9 @@ impl Join {
     fn check_size(&self) -> Result<(), Refusal> {
         let names = [Some(&self.client_id), self.instance_id.as_ref(), Some(&self.protocol_type)];
         let longest = names.into_iter().flatten().map(String::len).max().unwrap_or(0);
-        Bounded::Name.check(longest, limits::MEMBER_NAME_BYTES_MAX)?;
-        Bounded::Protocols.check(self.protocols.len(), limits::MEMBER_PROTOCOLS_MAX)?;
-        Bounded::Member.check(self.metadata_bytes(), limits::MEMBER_METADATA_BYTES_MAX)
+        SizeLimit::Name.check(longest, limits::MEMBER_NAME_BYTES_MAX)?;
+        SizeLimit::Protocols.check(self.protocols.len(), limits::MEMBER_PROTOCOLS_MAX)?;
+        SizeLimit::Member.check(self.metadata_bytes(), limits::MEMBER_METADATA_BYTES_MAX)
     }
 }
 
@@ -76,7 +76,7 @@ impl ClassicGroup {
             return Err(Refusal::GroupFull { members_max: self.rules.members_max });
         }
         let size_bytes = self.metadata_bytes() + self.growth_bytes(join);
-        Bounded::Group.check(size_bytes, limits::GROUP_METADATA_BYTES_MAX)?;
+        SizeLimit::Group.check(size_bytes, limits::GROUP_METADATA_BYTES_MAX)?;
         if !self.understands(join) {
             return Err(Refusal::InconsistentProtocol);
         }
@@ -153,11 +153,11 @@ impl ClassicGroup {
             Phase::Completing { stage: Stage::Announcing { .. }, .. } if same => {
                 self.wait(&id, Waiting::Join(token));
             }
-            Phase::Completing { .. } if same => self.tell_joined(&id, token, now_ms),
+            Phase::Completing { .. } if same => self.reply_joined(&id, token, now_ms),
             // A leader rejoins to make a new assignment: only the leader monitors the topics, and
             // they may have changed.
             Phase::Stable { .. } if same && self.leader.as_ref() != Some(&id) => {
-                self.tell_joined(&id, token, now_ms);
+                self.reply_joined(&id, token, now_ms);
             }
             Phase::Completing { .. } | Phase::Stable { .. } => {
                 self.join_again(&id, join, token, now_ms);
@@ -169,8 +169,8 @@ impl ClassicGroup {
     }
 
     fn add(&mut self, id: String, join: Join, token: Token, now_ms: i64) {
-        if let Phase::Preparing { opening: Some(opening), .. } = &mut self.phase {
-            opening.extend = true;
+        if let Phase::Preparing { initial_delay: Some(initial_delay), .. } = &mut self.phase {
+            initial_delay.extend = true;
         }
         if self.members.is_empty() {
             self.protocol_type = Some(join.protocol_type.clone());
@@ -209,10 +209,10 @@ impl ClassicGroup {
         self.members.insert(id.clone(), member);
         self.extend_session(&id, now_ms);
 
-        let stands = matches!(self.phase, Phase::Stable { .. })
+        let is_unchanged = matches!(self.phase, Phase::Stable { .. })
             && self.members.elect_protocol(self.leader.as_deref()) == self.protocol
             && subscription::same_topics(self.protocol_type.as_deref(), &before, &after);
-        if stands {
+        if is_unchanged {
             let leads = self.leader.as_ref() == Some(&id);
             let leader = if can_skip_assignment { self.leader.clone() } else { None };
             let waiting = Waiting::Takeover {
@@ -238,17 +238,17 @@ impl ClassicGroup {
     }
 
     /// Answers a join of a member of the current generation, which remains valid.
-    fn tell_joined(&mut self, id: &str, token: Token, now_ms: i64) {
+    fn reply_joined(&mut self, id: &str, token: Token, now_ms: i64) {
         self.extend_session(id, now_ms);
         let joined = self.joined(id);
         self.output.replies.push((token, Reply::Joined(joined)));
     }
 
     /// A member's place in the current generation.
-    pub(super) fn joined(&self, id: &str) -> Joined {
+    pub(super) fn joined(&self, id: &str) -> JoinResult {
         let leads = self.leader.as_deref() == Some(id);
         let protocol = self.protocol.as_deref();
-        Joined {
+        JoinResult {
             member_id: id.to_owned(),
             generation: self.generation,
             protocol_type: self.protocol_type.clone(),

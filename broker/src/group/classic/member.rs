@@ -151,7 +151,7 @@ pub(super) fn protocols_bytes(protocols: &[(String, Bytes)]) -> usize {
 pub(super) struct Members {
     members: BTreeMap<String, Member>,
     instances: BTreeMap<String, String>,
-    /// See [`Members::metadata_bytes`].
+    /// Size of all metadata; see [`Members::metadata_bytes`].
     metadata_bytes: usize,
 }
 

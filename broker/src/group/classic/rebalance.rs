@@ -1,7 +1,7 @@
 //! The transition from one generation to the next.
 
 use super::member::{Member, Waiting};
-use super::{ClassicGroup, Opening, Output, Phase, Reply, Stage};
+use super::{ClassicGroup, InitialDelay, Output, Phase, Reply, Stage};
 use crate::group::Refusal;
 
 /// Shortest interval between two checks of a rebalance that no member joined, milliseconds.
@@ -61,21 +61,21 @@ impl ClassicGroup {
         if matches!(self.phase, Phase::Empty { .. }) {
             let delay_ms = i64::from(self.rules.initial_delay_ms.max(0));
             let remaining_ms = (timeout_ms - delay_ms).max(0);
-            let opening = Some(Opening { remaining_ms, extend: false });
-            self.prepare_until(now_ms.saturating_add(delay_ms), opening);
+            let initial_delay = Some(InitialDelay { remaining_ms, extend: false });
+            self.prepare_until(now_ms.saturating_add(delay_ms), initial_delay);
         } else {
             self.prepare_until(now_ms.saturating_add(timeout_ms), None);
             self.complete_if_all_joined(now_ms);
         }
     }
 
-    fn prepare_until(&mut self, until_ms: i64, opening: Option<Opening>) {
-        self.phase = Phase::Preparing { until_ms, opening };
+    fn prepare_until(&mut self, until_ms: i64, initial_delay: Option<InitialDelay>) {
+        self.phase = Phase::Preparing { until_ms, initial_delay };
         self.wake_by(until_ms);
     }
 
     fn complete_if_all_joined(&mut self, now_ms: i64) {
-        let Phase::Preparing { opening: None, .. } = self.phase else { return };
+        let Phase::Preparing { initial_delay: None, .. } = self.phase else { return };
         if self.pending.is_empty() && self.members.iter().all(|(_, m)| m.is_joining()) {
             self.complete_join(now_ms);
         }
@@ -84,14 +84,14 @@ impl ClassicGroup {
     /// The join phase ends: the rebalance timeout passed, or the initial delay of an empty group.
     pub(super) fn end_of_join(&mut self, now_ms: i64) {
         match self.phase {
-            Phase::Preparing { until_ms, opening: Some(opening) }
-                if opening.extend && opening.remaining_ms > 0 =>
+            Phase::Preparing { until_ms, initial_delay: Some(initial_delay) }
+                if initial_delay.extend && initial_delay.remaining_ms > 0 =>
             {
                 let delay_ms =
-                    i64::from(self.rules.initial_delay_ms.max(0)).min(opening.remaining_ms);
-                let remaining_ms = opening.remaining_ms - delay_ms;
-                let opening = Some(Opening { remaining_ms, extend: false });
-                self.prepare_until(until_ms.max(now_ms).saturating_add(delay_ms), opening);
+                    i64::from(self.rules.initial_delay_ms.max(0)).min(initial_delay.remaining_ms);
+                let remaining_ms = initial_delay.remaining_ms - delay_ms;
+                let initial_delay = Some(InitialDelay { remaining_ms, extend: false });
+                self.prepare_until(until_ms.max(now_ms).saturating_add(delay_ms), initial_delay);
             }
             Phase::Preparing { .. } => self.complete_join(now_ms),
             Phase::Empty { .. }

@@ -35,7 +35,7 @@ impl ClassicGroup {
                 machine.leader = machine.members.iter().next().map(|(id, _)| id.clone());
                 let timeout_ms = machine.members.rebalance_timeout_ms();
                 let until_ms = now_ms.saturating_add(timeout_ms);
-                machine.phase = Phase::Preparing { until_ms, opening: None };
+                machine.phase = Phase::Preparing { until_ms, initial_delay: None };
                 machine.wake_by(until_ms);
             }
         }

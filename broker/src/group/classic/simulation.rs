@@ -1,7 +1,7 @@
-//! Random histories of a group: clients that come, go, fall silent, repeat themselves or start
-//! again, a disk that is slow or full, a coordinator that restarts.
+//! Random histories of a group: clients that join, leave, stop, repeat requests or restart, a disk
+//! that is slow or full, a coordinator that restarts.
 //!
-//! The oracle knows only what was told to clients and what was durable when it was told.
+//! The oracle uses only what clients received and what was durable at that time.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -19,23 +19,23 @@ const CLIENTS: usize = 6;
 const STATIC: usize = CLIENTS / 2;
 const SESSION_MS: i32 = 10_000;
 const REBALANCE_MS: i32 = 20_000;
-/// Nobody waits longer: a new member's limit or the initial delay and the rebalance, and a sync.
+/// The longest wait: a new member's limit or the initial delay and the rebalance, and a sync.
 const WAIT_MS_MAX: i64 = NEW_MEMBER_WAIT_MS + 2 * REBALANCE_MS as i64;
 
 #[derive(Debug, Clone)]
 enum Step {
-    /// A client does what a client does next: join, sync or heartbeat.
+    /// A client sends its regular next request: join, sync or heartbeat.
     Act(usize),
-    /// It asks the same again on another connection.
+    /// It sends the same request again on another connection.
     Repeat(usize),
-    /// It joins again although nothing asks it to, perhaps with other topics.
+    /// It joins again without a reason, perhaps with other topics.
     Rejoin(usize, bool),
-    /// Its process starts again without its member id.
+    /// Its process restarts without its member id.
     Reboot(usize),
     Leave(usize),
     Commit(usize),
     Pass(i64),
-    /// The disk finishes what waits for it.
+    /// The disk completes the pending records.
     Durable,
     Full,
     Restart,
@@ -63,7 +63,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 struct Client {
     member_id: String,
     generation: Option<i32>,
-    /// Those that it was told to assign to; it does so with its next sync.
+    /// The members that it has to assign as leader; it does so with its next sync.
     lead: Option<Vec<String>>,
     assigned: bool,
     topics: u8,
@@ -76,15 +76,15 @@ struct World {
     durable: Group,
     on_the_way: Vec<Persist>,
     clients: Vec<Client>,
-    /// Who asked when under which member id, and has no answer.
+    /// Pending requests: the client, the time and the member id.
     open: BTreeMap<Token, (usize, i64, String)>,
     next: Token,
-    /// Generation to what its leader gave to whom.
+    /// By generation: the assignment that its leader sent.
     assignments: HashMap<i32, BTreeMap<String, Bytes>>,
-    /// Generation to its leader by what clients were told.
+    /// By generation: its leader, as clients received it.
     leaders: HashMap<i32, usize>,
-    /// Member id to the newest generation that it was told.
-    told: HashMap<String, i32>,
+    /// By member id: the newest generation that it received.
+    published: HashMap<String, i32>,
     /// The highest generation that was durable at any time.
     highest: i32,
 }
@@ -105,7 +105,7 @@ impl World {
             next: 1,
             assignments: HashMap::new(),
             leaders: HashMap::new(),
-            told: HashMap::new(),
+            published: HashMap::new(),
             highest: 0,
         }
     }
@@ -207,7 +207,7 @@ impl World {
         }
     }
 
-    /// What a client does about an error.
+    /// The reaction of a client to an error.
     fn refused(&mut self, client: usize, refusal: Refusal) {
         let client = &mut self.clients[client];
         client.generation = None;
@@ -236,8 +236,8 @@ impl World {
         let claim = self.claim(client);
         if self.machine.check_commit(Some(&claim), self.now_ms).is_ok() {
             assert!(self.clients[client].generation.is_some(), "o3: {claim:?}");
-            // What the machine lets through, apply lets through too: the record says the same
-            // once what is on the way has arrived.
+            // Apply must accept what the state machine accepts: the record agrees once the
+            // in-flight records have been applied.
             let newest = self.on_the_way.last().map(|p| applied(p.record.clone()));
             let group = newest.unwrap_or_else(|| self.durable.clone());
             assert_eq!(group.admit(Some(&claim)), Ok(()), "o3: {claim:?}");
@@ -266,7 +266,7 @@ impl World {
         }
     }
 
-    /// Records on the way may arrive or not; connections are cut.
+    /// In-flight records may be applied or not; connections are closed.
     fn restart(&mut self) {
         for (index, Persist { record, .. }) in
             std::mem::take(&mut self.on_the_way).into_iter().enumerate()
@@ -290,8 +290,8 @@ impl World {
         for (token, reply) in output.replies {
             let (client, _, member_id) =
                 self.open.remove(&token).expect("answered once, and who asked");
-            // By now the client may have another id, or none: its process started again.
-            self.check_told(client, member_id, &reply);
+            // The client may have another member id by now, or none, because its process restarted.
+            self.check_reply(client, member_id, &reply);
             if self.clients[client].waits != Some(token) {
                 continue;
             }
@@ -309,7 +309,7 @@ impl World {
         }
     }
 
-    fn joined(&mut self, client: usize, joined: Joined) {
+    fn joined(&mut self, client: usize, joined: JoinResult) {
         let state = &mut self.clients[client];
         state.member_id = joined.member_id;
         state.generation = Some(joined.generation);
@@ -318,14 +318,14 @@ impl World {
         state.lead = assigns.then(|| joined.members.into_iter().map(|m| m.member_id).collect());
     }
 
-    fn check_told(&mut self, client: usize, asked_as: String, reply: &Reply) {
+    fn check_reply(&mut self, client: usize, asked_as: String, reply: &Reply) {
         match reply {
             Reply::Joined(joined) => {
-                assert!(joined.generation <= self.highest, "G1: durable before it is told");
+                assert!(joined.generation <= self.highest, "G1: durable before it is published");
                 assert_eq!(joined.generation, self.machine.generation, "one at a time");
-                let told = self.told.entry(joined.member_id.clone()).or_default();
-                assert!(*told <= joined.generation, "a member never goes back");
-                *told = joined.generation;
+                let published = self.published.entry(joined.member_id.clone()).or_default();
+                assert!(*published <= joined.generation, "generations only increase");
+                *published = joined.generation;
                 if !joined.members.is_empty() {
                     let first = self.leaders.entry(joined.generation).or_insert(client);
                     assert_eq!(*first, client, "one leader a generation");
@@ -333,11 +333,11 @@ impl World {
             }
             Reply::Synced(synced) => {
                 let generation = self.machine.generation;
-                assert_eq!(self.durable.generation, generation, "durable before it is told");
+                assert_eq!(self.durable.generation, generation, "durable before it is published");
                 assert!(self.durable.leader.is_some());
                 let text = String::from_utf8(synced.assignment.to_vec()).expect("ours");
                 if !text.is_empty() {
-                    let by = self.leaders.get(&generation).expect("somebody led");
+                    let by = self.leaders.get(&generation).expect("the generation has a leader");
                     let expected = format!(" in {generation} by {by} as ");
                     assert!(text.contains(&expected), "G2: {text}, not{expected}");
                 }
@@ -349,7 +349,7 @@ impl World {
         }
     }
 
-    /// Everybody who asked was answered in time, if the disk takes what it is given.
+    /// Every request is answered in time, if the disk completes its records.
     fn check_patience(&self) {
         for (token, (client, since_ms, _)) in &self.open {
             let waited_ms = self.now_ms - since_ms;
@@ -357,7 +357,7 @@ impl World {
         }
     }
 
-    /// Clients that behave bring any group to rest.
+    /// Clients that behave correctly bring every group to a stable state.
     fn come_to_rest(&mut self) {
         for _ in 0..400 {
             self.settle(Ok(()));

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use bytes::Bytes;
 
 use super::member::Waiting;
-use super::{ClassicGroup, Output, Phase, Reply, Stage, SyncRequest, Synced, Token};
-use crate::group::{Bounded, Refusal};
+use super::{ClassicGroup, Output, Phase, Reply, Stage, SyncRequest, SyncResult, Token};
+use crate::group::{Refusal, SizeLimit};
 use crate::limits;
 
 impl ClassicGroup {
@@ -37,7 +37,7 @@ impl ClassicGroup {
                 if self.leader.as_ref() == Some(&id) {
                     let size = |(id, bytes): &(String, Bytes)| id.len() + bytes.len();
                     let size_bytes = request.assignments.iter().map(size).sum();
-                    Bounded::Assignment.check(size_bytes, limits::GROUP_ASSIGNMENT_BYTES_MAX)?;
+                    SizeLimit::Assignment.check(size_bytes, limits::GROUP_ASSIGNMENT_BYTES_MAX)?;
                 }
                 self.mark_synced(&id);
                 self.wait(&id, Waiting::Sync(token));
@@ -121,8 +121,8 @@ impl ClassicGroup {
         }
     }
 
-    fn synced(&self, id: &str) -> Synced {
-        Synced {
+    fn synced(&self, id: &str) -> SyncResult {
+        SyncResult {
             protocol_type: self.protocol_type.clone(),
             protocol: self.protocol.clone(),
             assignment: self.members.get(id).map(|m| m.assignment.clone()).unwrap_or_default(),
@@ -131,6 +131,6 @@ impl ClassicGroup {
 }
 
 /// Old clients do not send the expected value, which is not a mismatch.
-fn differ(said: Option<&String>, known: Option<&String>) -> bool {
-    matches!((said, known), (Some(said), Some(known)) if said != known)
+fn differ(sent: Option<&String>, known: Option<&String>) -> bool {
+    matches!((sent, known), (Some(sent), Some(known)) if sent != known)
 }

@@ -1,7 +1,7 @@
-//! Every transition of the machine, and the traps that real clients fall into.
+//! Every transition of the state machine, and the cases in which real clients fail.
 //!
-//! [`Desk`] stands in for the coordinator: it keeps the replies, and applies records at once
-//! unless told to hold them.
+//! [`Desk`] replaces the coordinator: it keeps the replies, and applies records at once unless
+//! `hold` is set.
 
 use std::collections::BTreeMap;
 
@@ -25,7 +25,7 @@ struct Desk {
     now_ms: i64,
     replies: BTreeMap<Token, Reply>,
     record: Option<Group>,
-    /// Records that wait to be made durable, when `hold` says so.
+    /// Records that are not durable yet, while `hold` is set.
     held: Vec<Persist>,
     hold: bool,
     next: Token,
@@ -34,7 +34,7 @@ struct Desk {
 const SESSION_MS: i64 = 10_000;
 const REBALANCE_MS: i64 = 60_000;
 
-/// No initial delay: most tests are not about it.
+/// No initial delay, because most tests do not need it.
 fn rules() -> Rules {
     Rules { initial_delay_ms: 0, ..Rules::default() }
 }
@@ -111,7 +111,7 @@ impl Desk {
         }
     }
 
-    /// Makes durable what waits for it.
+    /// Makes all pending records durable.
     fn release(&mut self) {
         for Persist { sequence, record } in std::mem::take(&mut self.held) {
             self.record = Some(applied(record));
@@ -120,7 +120,7 @@ impl Desk {
         }
     }
 
-    /// Fails what waits to be made durable.
+    /// Fails all pending records.
     fn fail(&mut self) {
         for Persist { sequence, .. } in std::mem::take(&mut self.held) {
             let result = Err(Refusal::NotAvailable);
@@ -169,7 +169,7 @@ impl Desk {
         results.unwrap()
     }
 
-    /// Lets time pass, deadline by deadline.
+    /// Advances the time, deadline by deadline.
     fn pass(&mut self, ms: i64) {
         let end = self.now_ms + ms;
         while self.machine.next_deadline_ms() <= end {
@@ -185,7 +185,7 @@ impl Desk {
     }
 
     #[track_caller]
-    fn joined(&self, token: Token) -> &Joined {
+    fn joined(&self, token: Token) -> &JoinResult {
         match self.replies.get(&token) {
             Some(Reply::Joined(joined)) => joined,
             other => panic!("not joined: {other:?}"),
@@ -212,7 +212,7 @@ impl Desk {
         !self.replies.contains_key(&token)
     }
 
-    /// A stable group of `count` new members; their ids, the leader first.
+    /// A stable group of `count` new members; their ids, the leader's first.
     fn stable(&mut self, count: usize) -> Vec<String> {
         self.stable_with((0..count).map(|_| new_join("")).collect())
     }
@@ -318,7 +318,7 @@ fn o3_commits_are_fenced_by_member_and_generation() {
     assert_eq!(desk.commit("m", 1), Err(Refusal::UnknownMember));
     assert_eq!(desk.machine.check_commit(None, 0), Err(Refusal::UnknownMember));
 
-    // While members are asked to join again, the old generation may still commit what it did.
+    // While members must join again, the old generation may still commit its offsets.
     let first = desk.join(new_join(&ids[0]));
     assert_eq!(desk.state(), "PreparingRebalance");
     assert_eq!(desk.commit(&ids[1], 1), Ok(()));
@@ -326,7 +326,7 @@ fn o3_commits_are_fenced_by_member_and_generation() {
     assert_eq!(desk.joined(first).generation, 2);
     assert_eq!(desk.joined(second).generation, 2);
 
-    // After that it may not, and the new one has nothing to commit yet.
+    // After that it may not, and the new generation has nothing to commit yet.
     assert_eq!(desk.state(), "CompletingRebalance");
     assert_eq!(desk.commit(&ids[1], 1), Err(Refusal::IllegalGeneration));
     assert_eq!(desk.commit(&ids[1], 2), Err(Refusal::RebalanceInProgress));

@@ -9,7 +9,7 @@ use crate::group::classic::Description;
 
 /// An entry of the list of groups.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Listed {
+pub(crate) struct GroupListing {
     /// The group's name.
     pub group: String,
     /// `consumer`, `connect`, … ; empty for a group that never had members.
@@ -20,31 +20,35 @@ pub(crate) struct Listed {
 
 impl Coordinator {
     /// Every group that is coordinated here.
-    pub(crate) fn list(self: &Arc<Self>) -> Vec<Listed> {
+    pub(crate) fn list(self: &Arc<Self>) -> Vec<GroupListing> {
         let mut all = BTreeMap::new();
         for shard in self.node.shards().filter(|shard| shard.leading().is_some()) {
             let state = shard.state();
             for (name, record) in &state.groups {
                 let protocol_type = record.protocol_type.clone();
-                let listed = Listed { group: name.clone(), protocol_type, state: "Empty" };
+                let listed = GroupListing { group: name.clone(), protocol_type, state: "Empty" };
                 all.insert(name.clone(), listed);
             }
         }
         // The list's lock is released first: a handle is locked before the list, never after it.
-        let seats: Vec<_> = {
-            let homes = self.homes.lock();
-            homes.values().flat_map(|home| home.groups.values()).cloned().collect()
+        let handles: Vec<_> = {
+            let shard_groups = self.shard_groups.lock();
+            shard_groups
+                .values()
+                .flat_map(|groups_of_shard| groups_of_shard.groups.values())
+                .cloned()
+                .collect()
         };
-        for seat in seats {
-            let Some(group) = seat.step(self, |m, _| (m.describe(), Default::default())) else {
+        for handle in handles {
+            let Some(group) = handle.step(self, |m, _| (m.describe(), Default::default())) else {
                 continue;
             };
-            let listed = Listed {
-                group: seat.group().to_owned(),
+            let listed = GroupListing {
+                group: handle.group().to_owned(),
                 protocol_type: group.protocol_type,
                 state: group.state,
             };
-            all.insert(seat.group().to_owned(), listed);
+            all.insert(handle.group().to_owned(), listed);
         }
         all.into_values().collect()
     }
@@ -52,24 +56,32 @@ impl Coordinator {
     /// The full description of one group.
     pub(crate) async fn describe(self: &Arc<Self>, group: &str) -> Result<Description, Refusal> {
         let shard = self.caught_up(group).await?;
-        let exists = shard.state().groups.contains_key(group) || self.is_seated(group);
+        let exists = shard.state().groups.contains_key(group) || self.has_handle(group);
         if !exists {
             return Err(Refusal::NoSuchGroup);
         }
-        self.at_seat(group, |seat| seat.step(self, |m, _| (m.describe(), Default::default())))
+        self.with_handle(group, |handle| {
+            handle.step(self, |m, _| (m.describe(), Default::default()))
+        })
     }
 
     /// The current number of members of a group, including those that wait for the next generation;
     /// `None` when it has none or is not coordinated here.
     pub(crate) fn members_of(&self, group: &str) -> Option<usize> {
-        let seat = {
-            let homes = self.homes.lock();
-            homes.values().find_map(|home| home.groups.get(group)).cloned()
+        let handle = {
+            let shard_groups = self.shard_groups.lock();
+            shard_groups
+                .values()
+                .find_map(|groups_of_shard| groups_of_shard.groups.get(group))
+                .cloned()
         };
-        seat.map(|seat| seat.members())
+        handle.map(|handle| handle.members())
     }
 
-    pub(super) fn is_seated(&self, group: &str) -> bool {
-        self.homes.lock().values().any(|home| home.groups.contains_key(group))
+    pub(super) fn has_handle(&self, group: &str) -> bool {
+        self.shard_groups
+            .lock()
+            .values()
+            .any(|groups_of_shard| groups_of_shard.groups.contains_key(group))
     }
 }

@@ -7,11 +7,11 @@ use ropewalk_shard::PartitionId;
 use ropewalk_shard::command::{CommitOffsets, MemberClaim, OffsetCommit, ShardCommand};
 use ropewalk_shard::state::group::CommittedOffset;
 
-use super::seat::durable;
+use super::group_handle::durable;
 use super::{Coordinator, refusal};
 use crate::group::Refusal;
 use crate::group::classic::{ClassicGroup, Phase};
-use crate::group::subscription::Subscribed;
+use crate::group::subscription::SubscribedTopics;
 
 impl Coordinator {
     /// `offset.metadata.max.bytes`: the longest metadata string of a commit, in UTF-16 code units
@@ -29,15 +29,15 @@ impl Coordinator {
         offsets: Vec<(PartitionId, OffsetCommit)>,
     ) -> Result<(), Refusal> {
         self.check_new(group)?;
-        let proposed = self.at_seat(group, |seat| {
-            let exists = seat.shard().state().groups.contains_key(group);
-            let has_room = self.stored.admit(seat.shard(), group, &offsets);
-            seat.step(self, |machine, now_ms| {
+        let proposed = self.with_handle(group, |handle| {
+            let exists = handle.shard().state().groups.contains_key(group);
+            let has_room = self.offset_sizes.admit(handle.shard(), group, &offsets);
+            handle.step(self, |machine, now_ms| {
                 let member = admitted(machine, exists, &claim, now_ms);
                 let proposed = member.and_then(|member| has_room.map(|()| member)).map(|member| {
                     let (group, offsets) = (group.to_owned(), offsets.clone());
                     let commit = CommitOffsets { group, member, offsets };
-                    seat.submit(ShardCommand::CommitOffsets(commit))
+                    handle.submit(ShardCommand::CommitOffsets(commit))
                 });
                 (proposed, Default::default())
             })
@@ -48,7 +48,7 @@ impl Coordinator {
     /// Waits until every acknowledged command is visible in the group's shard, and returns the
     /// shard for reading.
     pub(crate) async fn caught_up(&self, group: &str) -> Result<Arc<ShardHandle>, Refusal> {
-        let (shard, _) = self.home_of(group)?;
+        let (shard, _) = self.shard_of_group(group)?;
         let shard = Arc::clone(shard);
         shard.read_barrier().await.map_err(refusal)?;
         Ok(shard)
@@ -78,9 +78,10 @@ impl Coordinator {
         topics: &[(String, Vec<PartitionId>)],
     ) -> Result<Vec<bool>, Refusal> {
         let shard = self.caught_up(group).await?;
-        let proposed = self.at_seat(group, |seat| {
-            let subscribed = shard.state().groups.get(group).map(|group| Subscribed::of(group));
-            seat.step(self, |machine, _| {
+        let proposed = self.with_handle(group, |handle| {
+            let subscribed =
+                shard.state().groups.get(group).map(|group| SubscribedTopics::of(group));
+            handle.step(self, |machine, _| {
                 let proposed = deletable(machine, subscribed).map(|subscribed| {
                     let is_read: Vec<_> =
                         topics.iter().map(|(name, _)| subscribed.includes(name)).collect();
@@ -88,7 +89,7 @@ impl Coordinator {
                     let partitions = free.flat_map(|((_, ids), _)| ids.iter().copied()).collect();
                     let group = group.to_owned();
                     let delete = ShardCommand::DeleteOffsets { group, partitions };
-                    (is_read, seat.submit(delete))
+                    (is_read, handle.submit(delete))
                 });
                 (proposed, Default::default())
             })
@@ -101,14 +102,14 @@ impl Coordinator {
     /// Deletes a group that has no members.
     pub(crate) async fn delete(self: &Arc<Self>, group: &str) -> Result<(), Refusal> {
         let shard = self.caught_up(group).await?;
-        let proposed = self.at_seat(group, |seat| {
+        let proposed = self.with_handle(group, |handle| {
             let exists = shard.state().groups.contains_key(group);
-            seat.step(self, |machine, _| {
+            handle.step(self, |machine, _| {
                 let proposed = match machine.phase() {
                     Phase::Empty { .. } if !exists => Err(Refusal::NoSuchGroup),
                     Phase::Empty { .. } => {
                         let group = group.to_owned();
-                        Ok(seat.submit(ShardCommand::DeleteGroup { group }))
+                        Ok(handle.submit(ShardCommand::DeleteGroup { group }))
                     }
                     Phase::Preparing { .. } | Phase::Completing { .. } | Phase::Stable { .. } => {
                         Err(Refusal::NotEmpty)
@@ -144,12 +145,12 @@ fn admitted(
 /// other protocol types must be empty.
 fn deletable(
     machine: &ClassicGroup,
-    subscribed: Option<Subscribed>,
-) -> Result<Subscribed, Refusal> {
+    subscribed: Option<SubscribedTopics>,
+) -> Result<SubscribedTopics, Refusal> {
     let subscribed = subscribed.ok_or(Refusal::NoSuchGroup)?;
     match machine.phase() {
         Phase::Dead(refusal) => Err(refusal),
-        Phase::Empty { .. } => Ok(Subscribed::To(Default::default())),
+        Phase::Empty { .. } => Ok(SubscribedTopics::To(Default::default())),
         Phase::Preparing { .. } | Phase::Completing { .. } | Phase::Stable { .. }
             if !machine.is_consumers() =>
         {

@@ -36,7 +36,7 @@ mod tests {
 
     #[test]
     fn a_pause_lasts_from_the_first_doubt_to_the_last_answer() {
-        let preparing = Phase::Preparing { until_ms: 0, opening: None };
+        let preparing = Phase::Preparing { until_ms: 0, initial_delay: None };
         let stable = Phase::Stable { sync_until_ms: None };
         let mut pauses = Pauses::default();
         pauses.see(stable, 5);
@@ -49,6 +49,6 @@ mod tests {
         assert_eq!(pauses.last_ms(), Some(25), "until the next is over");
         pauses.see(Phase::Empty { retry_at_ms: None }, 70);
         pauses.see(stable, 80);
-        assert_eq!(pauses.last_ms(), Some(25), "they left: nobody waited");
+        assert_eq!(pauses.last_ms(), Some(25), "they left: no pause");
     }
 }

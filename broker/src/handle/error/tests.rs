@@ -1,4 +1,4 @@
-//! Every mapping to a code of Kafka, row by row.
+//! The mapping of every error to Kafka's error code, row by row.
 
 use ropewalk_shard::proposal::Certainty;
 
@@ -88,7 +88,7 @@ fn what_clients_count_as_persisted_perhaps_is_what_is_not_known_here() {
 
 #[test]
 fn every_refusal_of_a_group_has_its_code() {
-    use crate::group::{Bounded, Refusal};
+    use crate::group::{Refusal, SizeLimit};
     use ErrorCode as Code;
     let too_large = |what| Refusal::TooLarge { what, size: 2, size_max: 1 };
     let timeout = Refusal::InvalidSessionTimeout { asked_ms: 1, min_ms: 2, max_ms: 3 };
@@ -101,11 +101,11 @@ fn every_refusal_of_a_group_has_its_code() {
         (Refusal::InconsistentProtocol, Code::InconsistentGroupProtocol),
         (timeout, Code::InvalidSessionTimeout),
         (Refusal::GroupFull { members_max: 1 }, Code::GroupMaxSizeReached),
-        (too_large(Bounded::Group), Code::GroupMaxSizeReached),
-        (too_large(Bounded::Member), Code::MessageTooLarge),
-        (too_large(Bounded::Name), Code::MessageTooLarge),
-        (too_large(Bounded::Protocols), Code::MessageTooLarge),
-        (too_large(Bounded::Assignment), Code::MessageTooLarge),
+        (too_large(SizeLimit::Group), Code::GroupMaxSizeReached),
+        (too_large(SizeLimit::Member), Code::MessageTooLarge),
+        (too_large(SizeLimit::Name), Code::MessageTooLarge),
+        (too_large(SizeLimit::Protocols), Code::MessageTooLarge),
+        (too_large(SizeLimit::Assignment), Code::MessageTooLarge),
         (Refusal::NoMemory { size_max: 1 }, Code::CoordinatorNotAvailable),
         (Refusal::TooManyGroups { groups_max: 1 }, Code::PolicyViolation),
         (Refusal::TooManyOffsets { size_max: 1 }, Code::InvalidCommitOffsetSize),

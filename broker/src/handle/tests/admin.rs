@@ -1,4 +1,4 @@
-//! What the tools of administrators ask, as those that people run ask it.
+//! Requests of administration tools, as widely used tools send them.
 
 use ropewalk_codec::alter_configs_request as replace;
 use ropewalk_codec::describe_configs_request::*;
@@ -41,8 +41,8 @@ fn values(configs: &[DescribeConfigsResourceResult]) -> BTreeMap<&str, (&str, i8
         .collect()
 }
 
-/// A sink reads the broker's defaults before it makes its topic, and looks for a time in many
-/// partitions.
+/// A sink connector reads the broker's defaults before it creates its topic, and looks up a
+/// timestamp in many partitions.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_brokers_defaults_are_described_and_many_partitions_are_searched_at_once() {
     let mut client = Client::new().await;
@@ -74,7 +74,7 @@ async fn the_brokers_defaults_are_described_and_many_partitions_are_searched_at_
     client.broker.stop().await;
 }
 
-/// AlterConfigs resets what it does not name; a default that is set is set.
+/// AlterConfigs resets keys that it does not name; a key set to its default counts as set.
 #[tokio::test(flavor = "multi_thread")]
 async fn alter_configs_replaces_and_incremental_ones_add() {
     const SET_FOR_TOPIC: i8 = 1;
@@ -114,7 +114,7 @@ async fn alter_configs_replaces_and_incremental_ones_add() {
     client.broker.stop().await;
 }
 
-/// What provisioning tools read of a topic that they have just made.
+/// The requests that provisioning tools send about a topic that they have just created.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_is_made_is_described_in_full() {
     let mut client = Client::new().await;
@@ -171,7 +171,7 @@ async fn the_quorum_is_described_by_the_log_of_the_catalog() {
     client.broker.stop().await;
 }
 
-/// A topic that is named twice is not deleted, and nothing else is hindered by that.
+/// A topic that is named twice is not deleted; the other topics of the request are.
 #[tokio::test(flavor = "multi_thread")]
 async fn deleting_a_topic_twice_in_one_request_is_refused() {
     use ropewalk_codec::delete_topics_request::DeleteTopicsRequest;

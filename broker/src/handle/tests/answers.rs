@@ -1,5 +1,5 @@
-//! What answers say beside the records: times, log starts, epochs, ids; and what a request's
-//! version, limits and flags decide.
+//! Response fields beside the records: times, log starts, epochs, ids; and the effects of a
+//! request's version, limits and flags.
 
 use std::collections::HashSet;
 
@@ -50,7 +50,7 @@ async fn acks_that_mean_nothing_are_refused_and_store_nothing() {
     client.broker.stop().await;
 }
 
-/// An older client could not read them back (KIP-110).
+/// An older client could not decompress them (KIP-110).
 #[tokio::test(flavor = "multi_thread")]
 async fn zstd_is_taken_from_version_7_on() {
     let mut client = Client::new().await;
@@ -218,7 +218,7 @@ async fn the_heartbeat_of_a_process_whose_place_was_taken_is_fenced() {
     client.broker.stop().await;
 }
 
-/// Over several of the blocks that the catalog gives out.
+/// More ids than one block of the catalog has.
 #[tokio::test(flavor = "multi_thread")]
 async fn d5_no_producer_id_is_given_out_twice() {
     let mut client = Client::new().await;
@@ -232,7 +232,7 @@ async fn d5_no_producer_id_is_given_out_twice() {
     client.broker.stop().await;
 }
 
-/// The connection lives on while a client names ids that were given to topics of the past.
+/// The connection stays open while a client names ids of deleted topics.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fetch_by_id_is_answered_under_the_id() {
     let mut client = Client::new().await;

@@ -1,5 +1,4 @@
-//! What a client may send, and how it is refused what is too much: with a code, and never by a shard
-//! that serves nobody any more.
+//! Bounds of client requests: each is refused with an error code before it reaches a shard.
 
 use ropewalk_codec::create_topics_request::CreateTopicsRequest;
 use ropewalk_codec::incremental_alter_configs_request as alter;
@@ -58,7 +57,7 @@ async fn committed(client: &mut Client) -> i64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn r1_a_commit_may_be_large_and_name_a_partition_many_times() {
     let mut client = Client::new().await;
-    // More notes for one partition than an entry of the log takes: the last of them holds.
+    // More offsets of one partition than one entry holds: the last one applies.
     let note = "x".repeat(4096);
     let answer = client.ask(8, &commit((0..9_000).map(|at| (at, note.clone())).collect())).await;
     assert!(answer.topics[0].partitions.iter().all(|part| part.error_code == 0));
@@ -67,7 +66,7 @@ async fn r1_a_commit_may_be_large_and_name_a_partition_many_times() {
     client.broker.stop().await;
 }
 
-/// offset.metadata.max.bytes is compared with UTF-16 units, as Kafka does.
+/// offset.metadata.max.bytes is compared with UTF-16 code units, as in Kafka.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commits_note_is_measured_in_the_units_of_java() {
     let mut client = Client::new().await;
@@ -101,7 +100,7 @@ async fn r1_members_that_say_too_much_are_refused_and_hold_up_nobody() {
     let mut client = Client::new().await;
     let too_large = ErrorCode::MessageTooLarge.code();
     assert_eq!(client.ask(3, &join("large", 2 << 20)).await.error_code, too_large);
-    // Three that wait for each other, as large as they may be.
+    // Three members of the largest size that wait for each other.
     let mut waiting = Vec::new();
     for _ in 0..3 {
         let mut member = Client::beside(&client.broker).await;
@@ -109,10 +108,10 @@ async fn r1_members_that_say_too_much_are_refused_and_hold_up_nobody() {
     }
     let metadata = MetadataRequest { topics: None, ..Default::default() };
     let answer = timeout(Duration::from_secs(5), client.ask(9, &metadata)).await;
-    assert_eq!(answer.expect("nobody waits for them").topics.len(), 1);
+    assert_eq!(answer.expect("no other request waits for them").topics.len(), 1);
     waiting.into_iter().for_each(|member| member.abort());
 
-    // What no group takes is not even read.
+    // A request larger than any group accepts is not even read.
     let mut stream = connect(&client.broker).await;
     stream.write_all(&(60_u32 << 20).to_be_bytes()).await.expect("sent");
     stream.write_all(&[0, 11, 0, 1, 0, 0, 0, 1]).await.expect("sent");
@@ -125,7 +124,7 @@ async fn r1_members_that_say_too_much_are_refused_and_hold_up_nobody() {
     client.broker.stop().await;
 }
 
-/// As old clients do while they wait: ask, hang up, ask again.
+/// Joins, disconnects and joins again, as old clients do while they wait.
 #[tokio::test(flavor = "multi_thread")]
 async fn joins_that_hung_up_leave_nobody_behind_for_long() {
     let client = Client::new().await;
@@ -138,7 +137,7 @@ async fn joins_that_hung_up_leave_nobody_behind_for_long() {
     let groups = Arc::clone(&client.broker.context().groups);
     let due = Instant::now() + Duration::from_secs(30);
     loop {
-        let members = groups.standing("ghosts", "t").expect("coordinated here").members.len();
+        let members = groups.snapshot("ghosts", "t").expect("coordinated here").members.len();
         if members == 0 && Instant::now() + Duration::from_secs(23) > due {
             break;
         }
@@ -198,7 +197,7 @@ async fn r1_configs_are_bounded_in_each_value_and_together() {
     assert_eq!(refused.error_code, ErrorCode::InvalidConfig.code(), "{why}");
     assert!(why.contains(key) && why.contains("no more than 32767 bytes"), "{why}");
 
-    // 40 topics with as much as one may have: several entries.
+    // 40 topics with the largest configuration each, which are several entries.
     let topics = (0..40).map(|n| {
         let mut topic = create(&format!("t-{n}")).topics.remove(0);
         let other = "follower.replication.throttled.replicas";

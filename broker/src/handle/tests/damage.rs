@@ -1,4 +1,4 @@
-//! A broker whose data directory is damaged: it serves what is whole, and names what is not (D3).
+//! A broker with a damaged data directory serves the undamaged part and names the damage (D3).
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,7 +13,7 @@ use super::*;
 use crate::admin::Kind;
 use crate::boot::StartError;
 
-/// Turns one bit in every snapshot of a shard.
+/// Flips one bit in every snapshot of a shard.
 fn damage(dir: &Path, shard: u32) {
     let dir = dir.join(format!("shards/{shard}/snapshots"));
     let files = fs::read_dir(&dir).expect("a shard has snapshots");
@@ -45,7 +45,7 @@ async fn produce(client: &mut Client, topic: &str, index: i32) -> i16 {
 async fn d3_damage_costs_the_shard_it_touches_and_is_named() {
     let dir = TempDir::new().expect("a directory");
     let mut client = Client::on(broker_in(dir.path()).await.expect("it starts")).await;
-    // More partitions than shards: each shard has one.
+    // More partitions than shards, so that each shard has one.
     let mut topic = super::versions::create("wide");
     topic.topics[0].num_partitions = 48;
     client.ask(5, &topic).await;

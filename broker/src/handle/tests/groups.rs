@@ -1,4 +1,4 @@
-//! A whole life of a group in every version of every API that it takes.
+//! The whole life of a group in every version of every group API.
 
 use ropewalk_codec::describe_groups_request::DescribeGroupsRequest;
 use ropewalk_codec::find_coordinator_request::FindCoordinatorRequest;
@@ -14,7 +14,7 @@ use ropewalk_codec::sync_group_request::{SyncGroupRequest, SyncGroupRequestAssig
 use super::versions::Client;
 use super::*;
 
-/// A client may pass through all versions of the joining API; the others follow as far as they go.
+/// A client passes through all versions of JoinGroup; the other APIs use the nearest version.
 const JOIN_VERSIONS: std::ops::RangeInclusive<i16> = 0..=9;
 
 async fn join(client: &mut Client, version: i16, group: &str) -> JoinGroupResponse {
@@ -183,7 +183,7 @@ async fn groups_are_found_listed_and_deleted_in_every_version() {
     client.broker.stop().await;
 }
 
-/// A client that does not even find the API tries for ever in silence.
+/// A client that does not find the API retries forever without a message.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_newer_consumer_protocol_is_refused_in_words() {
     let mut client = Client::new().await;
@@ -204,7 +204,7 @@ async fn the_newer_consumer_protocol_is_refused_in_words() {
     client.broker.stop().await;
 }
 
-/// JoinGroup v0 has no rebalance timeout: the session's stands for it.
+/// JoinGroup v0 has no rebalance timeout; the session timeout is used.
 #[tokio::test(flavor = "multi_thread")]
 async fn members_that_join_with_version_0_wait_for_each_other() {
     let mut client = Client::new().await;
@@ -240,16 +240,16 @@ async fn members_that_join_with_version_0_wait_for_each_other() {
     client.broker.stop().await;
 }
 
-/// As it is watched from outside: who was given what, and how long they waited for each other.
+/// The snapshot of a group: the assignments, and the duration of the rebalance.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_group_is_seen_to_rebalance_to_work_and_to_be_empty_again() {
     let mut client = Client::new().await;
     let groups = Arc::clone(&client.broker.context().groups);
-    let standing = |topic: &str| groups.standing("watched", topic).expect("coordinated here");
-    assert_eq!((standing("orders").state, standing("orders").members.len()), ("Empty", 0));
+    let snapshot = |topic: &str| groups.snapshot("watched", topic).expect("coordinated here");
+    assert_eq!((snapshot("orders").state, snapshot("orders").members.len()), ("Empty", 0));
 
     let joined = join(&mut client, 5, "watched").await;
-    let waiting = standing("orders");
+    let waiting = snapshot("orders");
     assert!(waiting.is_rebalancing, "{waiting:?}");
     assert_eq!((waiting.members.len(), waiting.last_rebalance_ms), (1, None));
     let assignment = SyncGroupRequestAssignment {
@@ -266,12 +266,12 @@ async fn a_group_is_seen_to_rebalance_to_work_and_to_be_empty_again() {
         ..Default::default()
     };
     assert_eq!(client.ask(3, &sync).await.error_code, 0);
-    let working = standing("orders");
+    let working = snapshot("orders");
     assert_eq!((working.state, working.is_rebalancing), ("Stable", false));
     assert!(working.last_rebalance_ms.is_some_and(|ms| ms >= 0), "{working:?}");
     let member = &working.members[0];
     assert_eq!((member.client_host.as_str(), &member.partitions[..]), ("127.0.0.1", &[1, 3][..]));
-    assert!(standing("refunds").members[0].partitions.is_empty(), "nothing of another topic");
+    assert!(snapshot("refunds").members[0].partitions.is_empty(), "nothing of another topic");
 
     let leave = LeaveGroupRequest {
         group_id: "watched".into(),
@@ -279,11 +279,11 @@ async fn a_group_is_seen_to_rebalance_to_work_and_to_be_empty_again() {
         ..Default::default()
     };
     assert_eq!(client.ask(1, &leave).await.error_code, 0);
-    assert_eq!((standing("orders").state, standing("orders").members.len()), ("Empty", 0));
+    assert_eq!((snapshot("orders").state, snapshot("orders").members.len()), ("Empty", 0));
     client.broker.stop().await;
 }
 
-/// Members that went with the old process have one session, and hold up nobody after it.
+/// Members that ended with the old process have one session timeout, and block no member after it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_member_that_does_not_come_back_after_a_restart_is_out() {
     let dir = TempDir::new().expect("a directory");
@@ -343,7 +343,7 @@ async fn who_commits_to_a_group_that_is_not_there_is_told_so() {
         topics: vec![topic],
         ..Default::default()
     };
-    // Before version 9 there was no word for it.
+    // Versions before 9 have no error code for it.
     for (version, code) in [(8, ErrorCode::IllegalGeneration), (9, ErrorCode::GroupIdNotFound)] {
         let answer = client.ask(version, &commit).await;
         assert_eq!(answer.topics[0].partitions[0].error_code, code.code(), "version {version}");
@@ -409,7 +409,7 @@ async fn offsets_of_a_topic_that_a_member_reads_are_not_deleted() {
         ..Default::default()
     };
     assert_eq!(client.ask(3, &sync).await.error_code, 0);
-    // Commits, and finds the commit in every version.
+    // Commits, and fetches the commit in every version.
     offsets(&mut client, 5, "reads", generation_id, &member_id).await;
     let partitions = vec![OffsetDeleteRequestPartition { partition_index: 0 }];
     let topic = OffsetDeleteRequestTopic { name: "t".into(), partitions };

@@ -1,4 +1,4 @@
-//! Records over the wire: what is stored where, what is read back, and where epochs end.
+//! Records over the protocol: what is stored where, what is fetched, and where epochs end.
 
 use ropewalk_batch::Builder;
 use ropewalk_codec::Records;
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::versions::{Client, create};
 use super::*;
 
-/// Before topic ids, so that tests can name their topics.
+/// A version without topic ids, so that tests can name their topics.
 pub(super) const FETCH: i16 = 12;
 
 pub(super) fn batch(values: &[&str]) -> Bytes {
@@ -45,7 +45,7 @@ fn only(answer: &FetchResponse) -> &PartitionData {
 }
 
 impl Client {
-    /// A topic beside `t`; its partitions are spread over the shards.
+    /// A topic beside `t` whose partitions are spread over the shards.
     pub(super) async fn make(&mut self, name: &str, partitions: i32) {
         let mut request = create(name);
         request.topics[0].num_partitions = partitions;
@@ -58,7 +58,7 @@ impl Client {
         assert_eq!(answer.responses[0].partition_responses[0].error_code, 0);
     }
 
-    /// What ListOffsets says of partition 0: code, offset, epoch.
+    /// The result of ListOffsets for partition 0: code, offset, epoch.
     pub(super) async fn list(&mut self, topic: &str, timestamp: i64) -> (i16, i64, i32) {
         let asked = ListOffsetsPartition { timestamp, ..Default::default() };
         let topic = ListOffsetsTopic { name: topic.into(), partitions: vec![asked] };
@@ -69,7 +69,7 @@ impl Client {
         (part.error_code, part.offset, part.leader_epoch)
     }
 
-    /// Code and low watermark after a deletion in partition 0.
+    /// Error code and low watermark of a deletion in partition 0.
     pub(super) async fn delete(&mut self, topic: &str, offset: i64) -> (i16, i64) {
         let asked = DeleteRecordsPartition { partition_index: 0, offset };
         let topic = DeleteRecordsTopic { name: topic.into(), partitions: vec![asked] };
@@ -79,7 +79,7 @@ impl Client {
         (part.error_code, part.low_watermark)
     }
 
-    /// Where epochs of partition 0 end, in every version.
+    /// The end offsets of epochs of partition 0, in every version.
     async fn epoch_ends(&mut self, topic: &str, leader_epoch: i32) -> (i16, i32, i64) {
         let answers = self
             .ask_all(|_, _| {
@@ -98,7 +98,8 @@ impl Client {
     }
 }
 
-/// As Kafka 4.3.1 answers, side by side: a client that takes (-1, -1) for a truncation skips records.
+/// The answers are equal to Kafka 4.3.1's: a client that treats (-1, -1) as a truncation skips
+/// records.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_old_epoch_ends_where_the_oldest_one_that_is_left_begins() {
     let dir = TempDir::new().expect("a directory");
@@ -132,7 +133,7 @@ async fn an_old_epoch_ends_where_the_oldest_one_that_is_left_begins() {
     client.broker.stop().await;
 }
 
-/// The same in Fetch, for a client that says which epoch it read last.
+/// The same with Fetch, for a client that names the epoch it fetched last.
 async fn diverging(client: &mut Client, old: i32, current: i32) {
     for (offset, epoch, code, parts_at) in [
         (3, old, 0, None),
@@ -171,7 +172,7 @@ async fn what_is_produced_to_many_partitions_goes_to_each_and_is_answered_for_ea
             assert_eq!((part.index, part.error_code, part.base_offset), (index, 0, expected));
         }
     }
-    // More than one entry holds: it is several, in order.
+    // More than one entry can hold: it becomes several entries, in order.
     let large = "x".repeat(700_000);
     let parts = (0..20).map(|_| (1, batch(&[&large])));
     let answer = client.ask(9, &produce("wide", -1, parts.collect())).await;
@@ -180,7 +181,7 @@ async fn what_is_produced_to_many_partitions_goes_to_each_and_is_answered_for_ea
         assert_eq!((part.error_code, part.base_offset), (0, at));
     }
 
-    // acks=0 is never answered: the next answer belongs to the next request.
+    // acks=0 is never answered: the next response belongs to the next request.
     let frame = encode_request(1, Some("t"), 9, &produce("t", 0, vec![(0, batch(&["v"]))]));
     let mut stream = connect(&client.broker).await;
     stream.write_all(&frame.expect("it encodes").into_bytes()).await.expect("sent");
@@ -211,7 +212,7 @@ async fn fetch_waits_for_enough_and_never_returns_nothing_of_a_large_batch() {
     assert_eq!(part.high_watermark, 3, "the end, not the end of what was read");
     assert_eq!(part.last_stable_offset, 3);
 
-    // The connection lives on, and what its answers held is free again.
+    // The connection stays open, and the memory of its responses is free again.
     let context = Arc::clone(client.broker.context());
     let due = Instant::now() + SOON;
     while context.answers.free_bytes() < crate::limits::ANSWER_BYTES_MAX {
@@ -241,7 +242,7 @@ async fn fetch_waits_for_enough_and_never_returns_nothing_of_a_large_batch() {
     client.broker.stop().await;
 }
 
-/// A partition takes any first sequence of a producer that it does not know.
+/// A partition accepts any first sequence of an unknown producer.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_batch_overtakes_one_of_a_new_producer_that_found_no_memory() {
     let client = Client::new().await;
@@ -294,7 +295,7 @@ async fn records_are_deleted_up_to_an_offset_that_the_log_has() {
         assert_eq!(client.list("t", -2).await.1, start, "earliest after {offset}");
     }
 
-    // Several partitions, of all shards, at once.
+    // Several partitions, of all shards, in one request.
     client.make("wide", 60).await;
     let parts = (0..60).map(|index| (index, batch(&["a", "b"]))).collect();
     client.ask(9, &produce("wide", -1, parts)).await;
@@ -309,7 +310,7 @@ async fn records_are_deleted_up_to_an_offset_that_the_log_has() {
     let absent = &answer.topics[0].partitions[60];
     assert_eq!(absent.error_code, ErrorCode::UnknownTopicOrPartition.code());
 
-    // As in Kafka, only what is compacted and not deleted keeps its records.
+    // As in Kafka, only topics that are compacted and not deleted keep their records.
     for (policy, code) in [("", 0), ("compact", ErrorCode::PolicyViolation.code())] {
         let name = format!("policy-{policy}");
         let mut request = create(&name);

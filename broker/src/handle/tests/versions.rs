@@ -1,5 +1,5 @@
-//! Every API in every version that is served, with what it finds and what it does not: the answer is
-//! there and can be read. A field that a version has no words for would close the connection.
+//! Every served version of every API, with existing and missing resources: the response arrives and
+//! can be decoded. A field that a version cannot encode would close the connection.
 
 use ropewalk_batch::Builder;
 use ropewalk_codec::alter_configs_request as alter;
@@ -9,10 +9,10 @@ use uuid::Uuid;
 
 use super::*;
 
-/// Partitions that are asked for: one that is there and one that is not.
+/// Requested partitions: one that exists and one that does not.
 const PARTITIONS: [i32; 2] = [0, 7];
 
-/// A client that has a topic `t`, known by its id too.
+/// A client of a broker with topic `t`, whose id it has.
 pub(super) struct Client<B = Broker> {
     stream: TcpStream,
     topic: Uuid,
@@ -21,7 +21,7 @@ pub(super) struct Client<B = Broker> {
 }
 
 impl Client<()> {
-    /// One more client of a broker.
+    /// One more client of the same broker.
     pub(super) async fn beside(broker: &Broker) -> Self {
         Self { stream: connect(broker).await, topic: Uuid::nil(), broker: (), _dir: None }
     }
@@ -36,7 +36,7 @@ impl Client {
         client
     }
 
-    /// A client of a broker as it is, without a topic.
+    /// A client of a broker without a topic.
     pub(super) async fn on(broker: Broker) -> Self {
         let stream = connect(&broker).await;
         Self { stream, topic: Uuid::nil(), broker, _dir: None }
@@ -44,7 +44,7 @@ impl Client {
 }
 
 impl<B> Client<B> {
-    /// One question and its answer.
+    /// One request and its response.
     pub(super) async fn ask<R: ApiRequest>(&mut self, version: i16, request: &R) -> R::Response {
         let frame = encode_request(9, Some("t"), version, request).expect("it encodes");
         let answer = exchange(&mut self.stream, &frame.into_bytes()[4..]).await;
@@ -55,7 +55,7 @@ impl<B> Client<B> {
         response
     }
 
-    /// The question in every version that is served; the answers.
+    /// The request in every served version; returns the responses.
     pub(super) async fn ask_all<R: ApiRequest>(
         &mut self,
         mut request: impl FnMut(&Self, i16) -> R,
@@ -69,7 +69,7 @@ impl<B> Client<B> {
         answers
     }
 
-    /// Topic `t`, and one that is not there, by name or by id.
+    /// Topic `t` and a missing one, by name or by id.
     pub(super) fn topics(&self) -> [(Str, Uuid); 2] {
         [("t".into(), self.topic), ("none".into(), Uuid::from_u128(77))]
     }
@@ -142,7 +142,7 @@ async fn records_in_every_version() {
         .await;
     for (version, answer) in fetched {
         let part = &answer.responses[0].partitions[0];
-        // The field came with version 5.
+        // The field exists since version 5.
         let start = if version < 5 { -1 } else { 0 };
         assert_eq!(part.error_code, 0, "version {version}");
         assert_eq!(part.high_watermark, i64::try_from(produced.len()).expect("few"));
@@ -355,7 +355,7 @@ async fn replicas(client: &mut Client) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn configuration_in_every_version() {
-    // Topics, brokers, all brokers, groups, and what is none of these.
+    // Topics, brokers, all brokers, groups, and an unknown type.
     const RESOURCES: [(i8, &str); 6] =
         [(2, "t"), (2, "none"), (4, "1"), (4, ""), (32, "g"), (99, "x")];
     let mut client = Client::new().await;

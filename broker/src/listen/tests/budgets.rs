@@ -1,4 +1,4 @@
-//! What a request holds of which budget, and whom it keeps waiting (R1).
+//! Which budget a request uses, and which requests it delays (R1).
 
 use super::*;
 
@@ -38,15 +38,15 @@ async fn r1_frames_beyond_the_budget_wait_for_each_other_and_all_finish() {
 #[tokio::test(flavor = "multi_thread")]
 async fn r1_small_requests_are_read_and_answered_while_bulk_waits() {
     let served = served(options()).await;
-    // The disk stands still: all of the budget for bulk is under way and waits, and so does another
-    // request that was let in beyond it.
+    // The disk is stalled: requests in progress use the whole bulk budget, and one more exceeds it.
     let body = [b"P\xff".as_slice(), &vec![1; (1 << 19) - 2]].concat();
     let mut producers = Vec::new();
     for count in 1..=9 {
         let mut producer = served.connect().await;
         send(&mut producer, &[&body]).await;
         producers.push(producer);
-        // One after the other: frames that are read at once may hold each other up half-read.
+        // In sequence, because frames that are read at the same time may block each other
+        // half-read.
         eventually(|| served.seen.begun.load(Ordering::SeqCst) == count).await;
     }
     assert_eq!(served.lanes.of(Lane::Bulk, 1).free_bytes(), 0);
@@ -84,7 +84,7 @@ async fn r1_small_requests_are_answered_while_half_sent_ones_stand_still() {
     let served = served(options()).await;
     let small = crate::limits::SMALL_FRAME_BYTES_MAX;
     let budget = served.lanes.to_read(small);
-    // As many as there is room for stand still, and one is over it.
+    // Stalled connections use the whole budget, and one exceeds it.
     let stalled = budget.acquire(budget.free_bytes()).await;
     let over = budget.acquire(small).await;
     let mut stream = served.connect().await;
@@ -92,7 +92,7 @@ async fn r1_small_requests_are_answered_while_half_sent_ones_stand_still() {
     assert_eq!(receive(&mut stream).await, b"A\x00heartbeat");
     drop((stalled, over));
 
-    // A frame that came in pieces and waits for its turn holds nothing of it.
+    // A frame that arrived in pieces and waits for its turn holds none of it.
     let free = budget.free_bytes();
     let parked = [b"F\xff".as_slice(), &vec![0; small - 2]].concat();
     let mut stream = served.connect().await;

@@ -1,11 +1,11 @@
-//! How many connections there may be, and what ends one.
+//! Connection limits, and what closes a connection.
 
 use super::*;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_beyond_the_limits_are_closed_at_once() {
-    let refused = |served: &Served, limit| {
-        served.metrics.refused.get_or_create(&metrics::Refused { limit }).get()
+    let refused = |served: &TestServer, limit| {
+        served.metrics.refused.get_or_create(&metrics::RefusedLabels { limit }).get()
     };
     let limits = Limits::new(2, 100);
     let all = served(Options { limits: Arc::clone(&limits) as _, ..options() }).await;
@@ -80,7 +80,7 @@ async fn stopping_finishes_what_has_begun_and_drops_what_is_parked() {
         closes(stream).await;
     }
     timeout(SOON, served.task).await.expect("in time").expect("it ended");
-    TcpStream::connect(served.address).await.expect_err("nobody listens");
+    TcpStream::connect(served.address).await.expect_err("the listener is closed");
 }
 
 #[tokio::test(flavor = "multi_thread")]

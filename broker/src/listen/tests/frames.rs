@@ -1,4 +1,4 @@
-//! Bytes that come in pieces, with lengths that are none, or too slowly.
+//! Bytes that arrive in pieces, with invalid lengths, or too slowly.
 
 use super::*;
 
@@ -76,7 +76,7 @@ async fn r1_a_length_alone_takes_no_memory_and_a_slow_frame_is_cut() {
     send(&mut honest, &[&[b'P'; 200_000]]).await;
     let began = Instant::now();
     for loris in &mut lorises {
-        // A byte now and then does not help.
+        // Single bytes from time to time do not extend the deadline.
         let _ = loris.write_all(b"x").await;
         closes(loris).await;
     }

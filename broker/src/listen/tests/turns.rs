@@ -1,4 +1,4 @@
-//! When requests begin, and in which order their answers leave (O2).
+//! When requests begin, and the order of their responses (O2).
 
 use super::*;
 
@@ -49,7 +49,7 @@ fn limits_in_flight() -> usize {
 async fn o2_nothing_is_under_way_beside_a_request_that_is_to_be_alone() {
     let served = served(options()).await;
     let mut stream = served.connect().await;
-    // All of them are there while the first one waits.
+    // All of them have arrived while the first one waits.
     let frames = [b"A\x03a", b"P\x03b", b"A\x03c", b"A\x03d", b"K\x03e", b"P\x03f"];
     send(&mut stream, &frames.map(<[u8; 3]>::as_slice)).await;
     for frame in frames {
@@ -65,7 +65,7 @@ async fn a_request_without_answer_leaves_no_gap() {
     send(&mut stream, &[b"N\x01", b"P\x00a", b"N\x00", b"A\x00b"]).await;
     assert_eq!(receive(&mut stream).await[2], b'a');
     assert_eq!(receive(&mut stream).await[2], b'b');
-    // What was sent before the client went is carried out all the same.
+    // Requests sent before the client disconnected are still carried out.
     send(&mut stream, &[b"A\x02", b"N\x00", b"N\x00", b"N\x00"]).await;
     drop(stream);
     eventually(|| served.seen.answered.load(Ordering::SeqCst) == 8).await;
@@ -118,7 +118,7 @@ async fn a_parked_request_is_dropped_when_its_client_goes_and_any_other_is_not()
     drop(stream);
     eventually(|| answered() == 1).await;
 
-    // Behind other frames that were sent, the end is noticed as well.
+    // The disconnect is detected also behind other frames.
     let mut stream = served.connect().await;
     send(&mut stream, &[b"K\xff", b"N\x00", b"K\xff"]).await;
     eventually(|| served.seen.begun.load(Ordering::SeqCst) == 3).await;

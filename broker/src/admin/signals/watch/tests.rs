@@ -1,12 +1,12 @@
-//! What a stream tells, second by second.
+//! The lines of a signal stream, second by second.
 
 use std::slice::from_ref;
 
 use serde_json::{Value, json};
 
 use super::*;
-use crate::figures::PartitionSignal;
-use crate::group::coordinator::standing::StandingMember;
+use crate::group::coordinator::snapshot::MemberSnapshot;
+use crate::queue_metrics::PartitionSignal;
 
 fn id() -> TopicId {
     TopicId(uuid::Uuid::from_u128(7))
@@ -29,18 +29,18 @@ fn sample(partitions: &[(i64, i64)], members: &[&[i32]]) -> Sample {
         processed_per_second: 2.0,
         partitions: partitions.iter().enumerate().map(partition).collect(),
     };
-    let member = |(at, partitions): (usize, &&[i32])| StandingMember {
+    let member = |(at, partitions): (usize, &&[i32])| MemberSnapshot {
         member_id: format!("m{at}"),
         client_host: "10.0.0.1".into(),
         partitions: partitions.to_vec(),
     };
-    let standing = Standing {
+    let snapshot = GroupSnapshot {
         state: if members.is_empty() { "Empty" } else { "Stable" },
         is_rebalancing: false,
         last_rebalance_ms: Some(9),
         members: members.iter().enumerate().map(member).collect(),
     };
-    let known = Some((standing, signal));
+    let known = Some((snapshot, signal));
     Sample { topic: "orders".into(), id: id(), group: "g".into(), known }
 }
 
@@ -57,9 +57,9 @@ fn kinds(text: &str) -> Vec<String> {
 fn a_state_is_whole_and_told_again_only_when_it_changed() {
     let mut watch = Watch::default();
     let first = sample(&[(3, 5), (0, 0)], &[&[0], &[1]]);
-    let told = lines(&watch.tick(from_ref(&first), 77));
+    let sent = lines(&watch.tick(from_ref(&first), 77));
     assert_eq!(
-        told[0],
+        sent[0],
         json!({
             "kind": "state", "topic": "orders", "topicId": id().to_string(), "group": "g",
             "groupState": "Stable", "rebalancing": false, "lastRebalanceMs": 9,
@@ -79,11 +79,11 @@ fn a_state_is_whole_and_told_again_only_when_it_changed() {
             ],
         })
     );
-    assert_eq!(told[1], json!({ "kind": "tick", "timeMs": 77 }));
-    // The second look knows that partition 0 was behind all the time; the third says nothing new.
-    let told = lines(&watch.tick(from_ref(&first), 78));
-    assert_eq!(told[0]["members"][0]["backlogged"], true);
-    assert_eq!(told[0]["members"][1]["backlogged"], false);
+    assert_eq!(sent[1], json!({ "kind": "tick", "timeMs": 77 }));
+    // At the second sample partition 0 was behind all the time; the third changes nothing.
+    let sent = lines(&watch.tick(from_ref(&first), 78));
+    assert_eq!(sent[0]["members"][0]["backlogged"], true);
+    assert_eq!(sent[0]["members"][1]["backlogged"], false);
     assert_eq!(kinds(&watch.tick(&[first], 79)), ["tick"]);
 }
 
@@ -96,7 +96,7 @@ fn a_member_is_backlogged_only_if_every_partition_was_all_the_time() {
         "not known yet"
     );
     assert!(backlogged(watch.tick(&[sample(&[(5, 20), (9, 10)], &[&[0, 1]])], 0)));
-    // All that was there a second ago is done, whatever came since.
+    // All records of a second ago are committed, whatever arrived since.
     assert!(!backlogged(watch.tick(&[sample(&[(20, 30), (9, 10)], &[&[0, 1]])], 0)));
     assert!(!backlogged(watch.tick(&[sample(&[(20, 30), (10, 10)], &[&[0, 1]])], 0)));
     assert!(!backlogged(watch.tick(&[sample(&[(20, 30), (10, 10)], &[&[]])], 0)), "it has none");
@@ -118,7 +118,7 @@ fn who_sleeps_over_records_is_woken_at_once_and_again_until_a_member_comes() {
     assert_eq!(kinds(&watch.tick(from_ref(&came), 1)), ["state", "wake", "tick"]);
     assert_eq!(kinds(&watch.tick(&[came], 2)), ["wake", "tick"], "level: every second");
     assert_eq!(kinds(&watch.tick(&[sample(&[(4, 5)], &[&[0]])], 3)), ["state", "tick"]);
-    // It left again, its work undone.
+    // The member left again with unprocessed records.
     assert_eq!(kinds(&watch.edge(&[sample(&[(4, 5)], &[])])), ["wake"]);
 }
 
@@ -138,9 +138,9 @@ fn k3_what_is_not_known_is_said_to_be_unknown() {
 fn what_is_no_longer_bound_is_gone_once() {
     let mut watch = Watch::default();
     watch.tick(&[sample(&[(0, 0)], &[])], 0);
-    let told = lines(&watch.tick(&[], 1));
+    let sent = lines(&watch.tick(&[], 1));
     assert_eq!(
-        told[0],
+        sent[0],
         json!({ "kind": "gone", "topic": "orders", "topicId": id().to_string(), "group": "g" })
     );
     assert_eq!(kinds(&watch.tick(&[], 2)), ["tick"]);

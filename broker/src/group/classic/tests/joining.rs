@@ -1,7 +1,7 @@
-//! Joins, leaves, limits, protocols.
+//! Tests of joins, leaves, limits, protocols.
 
 use super::*;
-use crate::group::Bounded;
+use crate::group::SizeLimit;
 use crate::limits;
 
 #[test]
@@ -28,7 +28,7 @@ fn an_unused_id_expires_and_then_holds_up_nothing() {
     desk.join(ask);
     assert_eq!(desk.state(), "Stable", "an id alone changes nothing");
     let token = desk.join(new_join(&ids[0]));
-    assert!(desk.waits(token), "the rebalance waits for whoever has the id");
+    assert!(desk.waits(token), "the rebalance waits for the unused id");
     desk.pass(SESSION_MS);
     assert_eq!(desk.joined(token).generation, 2);
     assert_eq!(desk.joined(token).members.len(), 1);
@@ -51,14 +51,14 @@ fn the_first_rebalance_waits_for_company_and_longer_while_it_comes() {
     desk.pass(2_000);
     let second = desk.join(new_join(""));
     desk.pass(1_000);
-    assert!(desk.waits(first), "somebody came: wait once more");
+    assert!(desk.waits(first), "a member joined: the delay is extended");
     desk.pass(2_999);
     assert!(desk.waits(second));
     desk.pass(1);
     assert_eq!(desk.joined(first).generation, 1);
     assert_eq!(desk.joined(second).generation, 1);
     let leaders = [first, second].map(|t| desk.joined(t).members.len());
-    assert_eq!(leaders, [2, 0], "the leader alone is told who is there");
+    assert_eq!(leaders, [2, 0], "only the leader receives the members");
 }
 
 #[test]
@@ -115,7 +115,7 @@ fn who_does_not_join_in_time_is_out() {
     let mut desk = Desk::new(rules());
     let ids = desk.stable(2);
     let waiting = desk.join(Join { protocols: other_topics(), ..new_join(&ids[1]) });
-    // The leader lives, but does not join.
+    // The leader is alive and does not join.
     let mut left_ms = REBALANCE_MS;
     while left_ms > 5_000 {
         desk.pass(5_000);
@@ -255,11 +255,11 @@ fn r1_what_a_member_says_about_itself_is_bounded() {
     let many = (0..65).map(|n| (format!("protocol-{n}"), Bytes::new())).collect();
     let long = "x".repeat(limits::MEMBER_NAME_BYTES_MAX + 1);
     let joins = [
-        (Join { protocols: metadata(1 << 20), ..new_join("") }, Bounded::Member),
-        (Join { protocols: many, ..new_join("") }, Bounded::Protocols),
-        (Join { client_id: long.clone(), ..new_join("") }, Bounded::Name),
-        (Join { instance_id: Some(long.clone()), ..new_join("") }, Bounded::Name),
-        (Join { protocol_type: long, ..new_join("") }, Bounded::Name),
+        (Join { protocols: metadata(1 << 20), ..new_join("") }, SizeLimit::Member),
+        (Join { protocols: many, ..new_join("") }, SizeLimit::Protocols),
+        (Join { client_id: long.clone(), ..new_join("") }, SizeLimit::Name),
+        (Join { instance_id: Some(long.clone()), ..new_join("") }, SizeLimit::Name),
+        (Join { protocol_type: long, ..new_join("") }, SizeLimit::Name),
     ];
     for (join, expected) in joins {
         let token = desk.join(join);
@@ -284,7 +284,7 @@ fn r1_what_a_group_keeps_of_its_members_is_bounded_and_counted() {
     let before = desk.machine.metadata_bytes();
     assert!((4_000_000..limits::GROUP_METADATA_BYTES_MAX).contains(&before), "{before}");
     let token = desk.join(large("", 1_000_000));
-    let expected = Bounded::Group;
+    let expected = SizeLimit::Group;
     let refusal = desk.refused(token);
     assert!(matches!(refusal, Refusal::TooLarge { what, .. } if what == expected), "{refusal:?}");
     assert_eq!(desk.machine.metadata_bytes(), before);

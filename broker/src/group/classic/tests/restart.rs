@@ -1,4 +1,4 @@
-//! What a restart of the coordinator, or its move, costs the members: nothing.
+//! A restart or a move of the coordinator costs the members nothing.
 
 use super::*;
 
@@ -111,7 +111,7 @@ fn joins_that_wait_for_the_disk_are_taken_along_by_the_next_newcomer() {
     desk.hold = false;
     desk.release();
     for token in [first, second] {
-        assert_eq!(desk.joined(token).generation, 3, "2 was told to nobody");
+        assert_eq!(desk.joined(token).generation, 3, "2 was never published");
     }
     assert_eq!(desk.joined(first).members.len(), 2);
 }

@@ -1,4 +1,4 @@
-//! Static members: a process that comes back under its instance id (KIP-345, KIP-814).
+//! Static members: a process that returns with its instance id (KIP-345, KIP-814).
 
 use super::*;
 
@@ -47,7 +47,7 @@ fn the_old_process_is_fenced_in_everything() {
     assert_eq!(desk.refused(token), Refusal::FencedInstance);
     let leaver = Leaver { member_id: follower.1.clone(), instance_id: Some(follower.0.clone()) };
     assert_eq!(desk.leave(&[leaver]), [Err(Refusal::FencedInstance)]);
-    // Without the instance id it is merely unknown.
+    // Without the instance id the member is unknown.
     let unnamed = claim(&follower.1, 1);
     assert_eq!(desk.machine.heartbeat(&unnamed, now_ms), Err(Refusal::UnknownMember));
 }

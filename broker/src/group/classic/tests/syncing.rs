@@ -1,4 +1,4 @@
-//! The leader's assignment and the way it reaches everybody.
+//! The leader's assignment and its delivery to all members.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! Sessions, waits, and what happens when they end.
+//! Session and rebalance timeouts, and what happens when they end.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! The figures of a queue that is read without a commit, or was committed under another queue's offsets.
+//! The metrics of a queue with a group that never commits, and with offsets of an older queue.
 
 use bytes::Bytes;
 use ropewalk_shard::command::{
@@ -6,7 +6,7 @@ use ropewalk_shard::command::{
 };
 use serde_json::Value;
 
-use super::changes::{ME, Served};
+use super::changes::{ME, TestBroker};
 use super::*;
 
 /// A `ConsumerProtocolSubscription` of version 0 to one topic.
@@ -18,7 +18,7 @@ fn subscription(topic: &str) -> Bytes {
     bytes.into()
 }
 
-async fn propose(served: &Served, group: &str, command: ShardCommand) {
+async fn propose(served: &TestBroker, group: &str, command: ShardCommand) {
     let node = &served.broker.context().node;
     let home = node.catalog().state().catalog.as_ref().expect("there").shard_of(group);
     let shard = node.shard(home).expect("not damaged");
@@ -26,7 +26,7 @@ async fn propose(served: &Served, group: &str, command: ShardCommand) {
 }
 
 /// The group's first generation: two members that read `topic`.
-async fn join(served: &Served, group: &str, topic: &str) {
+async fn join(served: &TestBroker, group: &str, topic: &str) {
     let member = |n: u32| Member {
         member_id: format!("member-{n}"),
         instance_id: None,
@@ -48,7 +48,7 @@ async fn join(served: &Served, group: &str, topic: &str) {
     propose(served, group, ShardCommand::SetGeneration(generation)).await;
 }
 
-async fn commit(served: &Served, group: &str, offset: i64) {
+async fn commit(served: &TestBroker, group: &str, offset: i64) {
     let topic = served.broker.context().view.by_name("orders").expect("declared");
     let (partition, _) = topic.partition(0).expect("it has one");
     let commit =
@@ -58,7 +58,7 @@ async fn commit(served: &Served, group: &str, offset: i64) {
     propose(served, group, ShardCommand::CommitOffsets(commit)).await;
 }
 
-async fn figures(served: &Served) -> Value {
+async fn queue_metrics(served: &TestBroker) -> Value {
     let (status, queue) = served.get("/v1/queues/orders").await;
     assert_eq!(status, 200, "{queue}");
     let (_, all) = served.get("/v1/queues").await;
@@ -72,16 +72,16 @@ async fn figures(served: &Served) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_group_that_reads_and_never_commits_is_in_the_figures() {
-    let served = Served::start(&[]).await;
+    let served = TestBroker::start(&[]).await;
     served.declare(ME, 2, json!({})).await;
     served.fill(100).await;
     commit(&served, "fast", 100).await;
-    let queue = figures(&served).await;
+    let queue = queue_metrics(&served).await;
     assert_eq!((&queue["length"], &queue["groups"][0]["length"]), (&json!(0), &json!(0)));
 
     join(&served, "stuck", "orders").await;
     join(&served, "elsewhere", "refunds").await;
-    let queue = figures(&served).await;
+    let queue = queue_metrics(&served).await;
     let groups = queue["groups"].as_array().expect("a list");
     let names: Vec<_> = groups.iter().map(|group| &group["name"]).collect();
     assert_eq!(names, ["fast", "stuck"], "who reads another queue is not among them");
@@ -89,7 +89,8 @@ async fn a_group_that_reads_and_never_commits_is_in_the_figures() {
     assert!(groups[1]["delay"]["oldest_ms"].as_i64().is_some(), "{queue}");
     assert_eq!(queue["length"], 100, "that of the slowest group");
 
-    // With its first commit it counts from there, and in partitions without one from the log start.
+    // From its first commit its lag counts from there, and in partitions without one from the log
+    // start.
     let member = ropewalk_shard::command::MemberClaim {
         member_id: "member-1".into(),
         instance_id: None,
@@ -102,19 +103,19 @@ async fn a_group_that_reads_and_never_commits_is_in_the_figures() {
     let offsets = vec![(partition, offset)];
     let commit = CommitOffsets { group: "stuck".into(), member: Some(member), offsets };
     propose(&served, "stuck", ShardCommand::CommitOffsets(commit)).await;
-    assert_eq!(figures(&served).await["length"], 60);
+    assert_eq!(queue_metrics(&served).await["length"], 60);
     served.broker.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_beyond_the_end_processed_nothing() {
-    let served = Served::start(&[]).await;
+    let served = TestBroker::start(&[]).await;
     served.declare(ME, 1, json!({})).await;
     served.fill(7).await;
     commit(&served, "late", 1000).await;
-    let queue = figures(&served).await;
+    let queue = queue_metrics(&served).await;
     assert_eq!((&queue["length"], &queue["groups"][0]["length"]), (&json!(7), &json!(7)));
     commit(&served, "late", 7).await;
-    assert_eq!(figures(&served).await["length"], 0);
+    assert_eq!(queue_metrics(&served).await["length"], 0);
     served.broker.stop().await;
 }

@@ -24,7 +24,7 @@ const RECOUNT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The size of the offsets of each shard.
 #[derive(Debug, Default)]
-pub(super) struct Stored(Mutex<HashMap<ShardId, Count>>);
+pub(super) struct OffsetSizes(Mutex<HashMap<ShardId, Count>>);
 
 #[derive(Debug, Default)]
 struct Count {
@@ -34,7 +34,7 @@ struct Count {
     counted_at: Option<Instant>,
 }
 
-impl Stored {
+impl OffsetSizes {
     /// Checks that the shard has room for these offsets of a group.
     ///
     /// # Errors

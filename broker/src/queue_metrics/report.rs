@@ -8,9 +8,9 @@ use ropewalk_shard::{PartitionId, TopicId};
 use ropewalk_store::PartitionLog;
 use serde::Serialize;
 
-use super::Figures;
+use super::QueueMetrics;
 use crate::catalog::{TopicView, View};
-use crate::group::subscription::{Sent, Subscribed};
+use crate::group::subscription::{MemberMetadata, SubscribedTopics};
 
 /// The metrics of all queues at one moment.
 #[derive(Debug, Clone, Serialize)]
@@ -87,7 +87,7 @@ pub(super) struct GroupCommits {
 
 /// The parts of a queue from which a report is computed.
 #[derive(Debug)]
-struct Looked {
+struct QueueState {
     topic: TopicId,
     logs: Vec<(PartitionId, Arc<PartitionLog>)>,
     /// Records appended per second.
@@ -95,7 +95,7 @@ struct Looked {
     now_ms: i64,
 }
 
-impl Figures {
+impl QueueMetrics {
     /// The metrics of all queues at `now_ms`.
     #[must_use]
     pub fn report(&self, node: &Node, view: &View, now_ms: i64) -> Report {
@@ -126,11 +126,11 @@ impl Figures {
     ) -> QueueReport {
         let logs = logs(node, topic);
         let arrivals = logs.iter().map(|(id, _)| self.arrivals_per_second(*id, now_ms)).sum();
-        let looked = Looked { topic: topic.id, logs, arrivals, now_ms };
+        let state = QueueState { topic: topic.id, logs, arrivals, now_ms };
         let groups: Vec<GroupReport> =
-            groups.into_iter().map(|(name, commits)| self.group(&looked, name, &commits)).collect();
-        let logs = looked.logs;
-        let nobody = GroupCommits::default();
+            groups.into_iter().map(|(name, commits)| self.group(&state, name, &commits)).collect();
+        let logs = state.logs;
+        let no_group = GroupCommits::default();
         let slowest = groups.iter().max_by_key(|group| (group.delay.p99_ms, group.delay.oldest_ms));
         QueueReport {
             name: topic.name.to_string(),
@@ -138,12 +138,12 @@ impl Figures {
             partitions: topic.partitions.len(),
             length: match groups.iter().map(|group| group.length).max() {
                 Some(length) => length,
-                None => logs.iter().map(|(id, log)| length(log, *id, &nobody)).sum(),
+                None => logs.iter().map(|(id, log)| length(log, *id, &no_group)).sum(),
             },
             delay: match slowest {
                 Some(group) => group.delay,
                 None => DelayReport {
-                    oldest_ms: self.oldest_ms(&logs, &nobody, now_ms),
+                    oldest_ms: self.oldest_ms(&logs, &no_group, now_ms),
                     ..DelayReport::default()
                 },
             },
@@ -158,8 +158,8 @@ impl Figures {
         }
     }
 
-    fn group(&self, looked: &Looked, name: String, commits: &GroupCommits) -> GroupReport {
-        let Looked { topic, logs, arrivals, now_ms } = looked;
+    fn group(&self, state: &QueueState, name: String, commits: &GroupCommits) -> GroupReport {
+        let QueueState { topic, logs, arrivals, now_ms } = state;
         let (rate, p50_ms, p99_ms) = {
             let groups = self.groups.lock();
             let processed = groups.get(name.as_str()).and_then(|topics| topics.get(topic));
@@ -260,18 +260,18 @@ fn commits(
                 of_group.members = group.members.len();
                 of_group.offsets.insert(*id, committed.offset);
             }
-            match Sent::of(group) {
-                Sent::ByConsumers(sent) if sent.is_empty() => {}
-                sent @ Sent::ByConsumers(_) => {
+            match MemberMetadata::of(group) {
+                MemberMetadata::ByConsumers(sent) if sent.is_empty() => {}
+                sent @ MemberMetadata::ByConsumers(_) => {
                     readers.push((name.clone(), group.members.len(), sent));
                 }
-                Sent::ByOthers => {}
+                MemberMetadata::ByOthers => {}
             }
         }
     }
     // No shard's state is locked any more, so apply does not wait for the decoding of the metadata.
     for (name, members, sent) in readers {
-        let Subscribed::To(topics) = sent.read() else { continue };
+        let SubscribedTopics::To(topics) = sent.read() else { continue };
         for topic in topics.iter().filter_map(|topic| id_of(topic)) {
             of_group(&mut commits, topic, &name).members = members;
         }

@@ -34,28 +34,31 @@ use crate::limits;
 
 /// Accepts connections and closes another one at a bound.
 #[derive(Debug)]
-pub(super) struct Door {
+pub(super) struct ConnectionLimit {
     listener: TcpListener,
-    visits: Arc<Visits>,
+    connections: Arc<OpenConnections>,
 }
 
-impl Door {
+impl ConnectionLimit {
     pub(super) fn new(listener: TcpListener) -> Self {
         let (began, open) = (Instant::now(), Mutex::default());
-        Self { listener, visits: Arc::new(Visits { began, open }) }
+        Self { listener, connections: Arc::new(OpenConnections { began, open }) }
     }
 }
 
-impl Listener for Door {
-    type Io = Visitor;
+impl Listener for ConnectionLimit {
+    type Io = AdminStream;
     type Addr = SocketAddr;
 
-    async fn accept(&mut self) -> (Visitor, SocketAddr) {
+    async fn accept(&mut self) -> (AdminStream, SocketAddr) {
         loop {
             match self.listener.accept().await {
                 Ok((stream, address)) => {
-                    let visit = self.visits.enter(address.ip().to_canonical());
-                    return (Visitor::new(stream, visit, Arc::clone(&self.visits)), address);
+                    let connection = self.connections.enter(address.ip().to_canonical());
+                    return (
+                        AdminStream::new(stream, connection, Arc::clone(&self.connections)),
+                        address,
+                    );
                 }
                 Err(_) => sleep(limits::ACCEPT_PAUSE).await,
             }
@@ -69,7 +72,7 @@ impl Listener for Door {
 
 /// Every open connection, by a number that is never reused.
 #[derive(Debug)]
-struct Visits {
+struct OpenConnections {
     began: Instant,
     open: Mutex<Open>,
 }
@@ -77,12 +80,12 @@ struct Visits {
 #[derive(Debug, Default)]
 struct Open {
     next: u64,
-    visits: BTreeMap<u64, Arc<Visit>>,
+    connections: BTreeMap<u64, Arc<ConnectionState>>,
 }
 
 /// The state of one connection.
 #[derive(Debug)]
-pub(super) struct Visit {
+pub(super) struct ConnectionState {
     number: u64,
     from: IpAddr,
     /// Time of the last read or write, milliseconds since the server started.
@@ -92,7 +95,7 @@ pub(super) struct Visit {
     waker: AtomicWaker,
 }
 
-impl Visit {
+impl ConnectionState {
     /// Marks the connection as trusted: a request on it carried the token.
     pub(super) fn trust(&self) {
         self.is_trusted.store(true, Ordering::Relaxed);
@@ -112,19 +115,20 @@ impl Visit {
     }
 }
 
-impl Visits {
+impl OpenConnections {
     /// Registers a new connection, and closes another one at a bound.
-    fn enter(&self, from: IpAddr) -> Arc<Visit> {
+    fn enter(&self, from: IpAddr) -> Arc<ConnectionState> {
         let mut open = self.open.lock();
-        let of_address = open.visits.values().filter(|visit| visit.from == from).count();
+        let of_address =
+            open.connections.values().filter(|connection| connection.from == from).count();
         if of_address >= limits::ADMIN_CONNECTIONS_PER_ADDRESS_MAX {
-            open.close_longest_idle(|visit| visit.from == from);
-        } else if open.visits.len() >= limits::ADMIN_CONNECTIONS_MAX {
+            open.close_longest_idle(|connection| connection.from == from);
+        } else if open.connections.len() >= limits::ADMIN_CONNECTIONS_MAX {
             open.close_longest_idle(|_| true);
         }
         let number = open.next;
         open.next += 1;
-        let visit = Arc::new(Visit {
+        let connection = Arc::new(ConnectionState {
             number,
             from,
             active_ms: AtomicU64::new(self.now_ms()),
@@ -132,8 +136,8 @@ impl Visits {
             is_closed: AtomicBool::new(false),
             waker: AtomicWaker::new(),
         });
-        open.visits.insert(number, Arc::clone(&visit));
-        visit
+        open.connections.insert(number, Arc::clone(&connection));
+        connection
     }
 
     fn now_ms(&self) -> u64 {
@@ -142,46 +146,51 @@ impl Visits {
 }
 
 impl Open {
-    fn close_longest_idle(&mut self, among: impl Fn(&Visit) -> bool) {
-        let idle_since = |visit: &&Arc<Visit>| {
-            let is_trusted = visit.is_trusted.load(Ordering::Relaxed);
-            (is_trusted, visit.active_ms.load(Ordering::Relaxed), visit.number)
+    fn close_longest_idle(&mut self, among: impl Fn(&ConnectionState) -> bool) {
+        let idle_since = |connection: &&Arc<ConnectionState>| {
+            let is_trusted = connection.is_trusted.load(Ordering::Relaxed);
+            (is_trusted, connection.active_ms.load(Ordering::Relaxed), connection.number)
         };
-        let longest = self.visits.values().filter(|visit| among(visit)).min_by_key(idle_since);
-        if let Some(number) = longest.map(|visit| visit.number)
-            && let Some(visit) = self.visits.remove(&number)
+        let longest =
+            self.connections.values().filter(|connection| among(connection)).min_by_key(idle_since);
+        if let Some(number) = longest.map(|connection| connection.number)
+            && let Some(connection) = self.connections.remove(&number)
         {
-            tracing::debug!(from = %visit.from, "admin connection closed: too many are open");
-            visit.close();
+            tracing::debug!(from = %connection.from, "admin connection closed: too many are open");
+            connection.close();
         }
     }
 }
 
 /// An admin connection. Reads and writes fail once it is to be closed.
 #[derive(Debug)]
-pub(super) struct Visitor {
+pub(super) struct AdminStream {
     stream: TcpStream,
     idle: Pin<Box<Sleep>>,
-    visit: Arc<Visit>,
-    visits: Arc<Visits>,
+    connection: Arc<ConnectionState>,
+    connections: Arc<OpenConnections>,
 }
 
-impl Visitor {
-    fn new(stream: TcpStream, visit: Arc<Visit>, visits: Arc<Visits>) -> Self {
-        let idle = Box::pin(sleep(visit.idle_max()));
-        Self { stream, idle, visit, visits }
+impl AdminStream {
+    fn new(
+        stream: TcpStream,
+        connection: Arc<ConnectionState>,
+        connections: Arc<OpenConnections>,
+    ) -> Self {
+        let idle = Box::pin(sleep(connection.idle_max()));
+        Self { stream, idle, connection, connections }
     }
 
-    pub(super) fn visit(&self) -> &Arc<Visit> {
-        &self.visit
+    pub(super) fn connection(&self) -> &Arc<ConnectionState> {
+        &self.connection
     }
 
     fn note_activity(&self) {
-        self.visit.active_ms.store(self.visits.now_ms(), Ordering::Relaxed);
+        self.connection.active_ms.store(self.connections.now_ms(), Ordering::Relaxed);
     }
 
     fn check_open(&self) -> io::Result<()> {
-        if self.visit.is_closed.load(Ordering::Acquire) {
+        if self.connection.is_closed.load(Ordering::Acquire) {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
         Ok(())
@@ -191,9 +200,9 @@ impl Visitor {
     /// connection may have become trusted meanwhile.
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         while self.idle.as_mut().poll(cx).is_ready() {
-            let active_ms = self.visit.active_ms.load(Ordering::Relaxed);
-            let active = self.visits.began + Duration::from_millis(active_ms);
-            let until = active + self.visit.idle_max();
+            let active_ms = self.connection.active_ms.load(Ordering::Relaxed);
+            let active = self.connections.began + Duration::from_millis(active_ms);
+            let until = active + self.connection.idle_max();
             if until <= Instant::now() {
                 return Poll::Ready(io::ErrorKind::TimedOut.into());
             }
@@ -203,19 +212,19 @@ impl Visitor {
     }
 }
 
-impl Drop for Visitor {
+impl Drop for AdminStream {
     fn drop(&mut self) {
-        self.visits.open.lock().visits.remove(&self.visit.number);
+        self.connections.open.lock().connections.remove(&self.connection.number);
     }
 }
 
-impl AsyncRead for Visitor {
+impl AsyncRead for AdminStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.visit.waker.register(cx.waker());
+        self.connection.waker.register(cx.waker());
         self.check_open()?;
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
         if read.is_ready() {
@@ -226,13 +235,13 @@ impl AsyncRead for Visitor {
     }
 }
 
-impl AsyncWrite for Visitor {
+impl AsyncWrite for AdminStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.visit.waker.register(cx.waker());
+        self.connection.waker.register(cx.waker());
         self.check_open()?;
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
         if let Poll::Ready(Ok(1..)) = written {

@@ -8,7 +8,7 @@ use ropewalk_node::Node;
 use ropewalk_shard::{PartitionId, ShardId};
 use ropewalk_store::PartitionLog;
 
-use super::Figures;
+use super::QueueMetrics;
 use super::report::{GroupCommits, length, logs, next_of, rounded};
 use crate::catalog::TopicView;
 
@@ -58,7 +58,7 @@ impl Signal {
     }
 }
 
-impl Figures {
+impl QueueMetrics {
     /// The metrics of `group`, whose shard is `home`. `None` when part of it is unknown: a part of
     /// the queue or the group is damaged or not led here.
     #[must_use]

@@ -8,11 +8,11 @@ const USUAL: &str = "/dev/termination-log";
 
 /// Where the termination message is written beside standard error.
 #[derive(Debug, Clone)]
-pub(crate) struct Ending {
+pub(crate) struct TerminationMessage {
     file: Option<PathBuf>,
 }
 
-impl Ending {
+impl TerminationMessage {
     /// Uses the given file, else Kubernetes's default path if it exists.
     pub(crate) fn new(asked: Option<PathBuf>) -> Self {
         let usual = || Some(PathBuf::from(USUAL)).filter(|path| path.exists());
@@ -20,7 +20,7 @@ impl Ending {
     }
 
     /// Writes the reason why the process ends.
-    pub(crate) fn say(&self, why: &str) {
+    pub(crate) fn write(&self, why: &str) {
         eprintln!("ropewalk-broker: {why}");
         if let Some(file) = &self.file {
             write(file, why);

@@ -40,7 +40,7 @@ const STRIPES: usize = 64;
 
 /// The measured values of the whole broker.
 #[derive(Debug)]
-pub struct Figures {
+pub struct QueueMetrics {
     partitions: Vec<Mutex<HashMap<PartitionId, Arrivals>>>,
     groups: Mutex<HashMap<Arc<str>, HashMap<TopicId, Processed>>>,
 }
@@ -61,7 +61,7 @@ struct Processed {
     partitions: HashMap<i32, Meter>,
 }
 
-impl Default for Figures {
+impl Default for QueueMetrics {
     fn default() -> Self {
         Self {
             partitions: (0..STRIPES).map(|_| Mutex::default()).collect(),
@@ -70,7 +70,7 @@ impl Default for Figures {
     }
 }
 
-impl Figures {
+impl QueueMetrics {
     /// Processes applied effects. Called on the shard's loop.
     pub fn applied(&self, effects: &[Effect]) {
         for effect in effects {
@@ -156,17 +156,17 @@ mod tests {
 
     #[test]
     fn r1_what_no_longer_exists_is_not_remembered() {
-        let figures = Figures::default();
+        let queue_metrics = QueueMetrics::default();
         let (orders, refunds) = (random_topic_id(), random_topic_id());
         for (group, topic) in [("a", orders), ("a", refunds), ("b", orders), ("c", refunds)] {
             let partition = PartitionId { topic, index: 0 };
             let group = group.to_owned();
             let committed =
                 Effect::Committed { group, partition, before: None, after: 3, time_ms: 1_000 };
-            figures.applied(&[committed]);
+            queue_metrics.applied(&[committed]);
         }
-        figures.retain(|group| group != "b", |topic| topic == orders);
-        let groups = figures.groups.lock();
+        queue_metrics.retain(|group| group != "b", |topic| topic == orders);
+        let groups = queue_metrics.groups.lock();
         assert_eq!(groups.keys().map(|name| &**name).collect::<Vec<_>>(), ["a"]);
         assert_eq!(groups["a"].keys().collect::<Vec<_>>(), [&orders]);
     }

@@ -15,37 +15,37 @@ use crate::limits;
 
 /// The wake-ups of all streams.
 #[derive(Debug, Default)]
-pub struct Bells {
+pub struct WakeUps {
     count: AtomicUsize,
-    all: RwLock<Vec<Weak<Bell>>>,
+    all: RwLock<Vec<Weak<StreamWakeUps>>>,
 }
 
 /// The wake-ups of one stream.
 #[derive(Debug)]
-pub(super) struct Bell {
-    bells: Arc<Bells>,
+pub(super) struct StreamWakeUps {
+    wake_ups: Arc<WakeUps>,
     armed: RwLock<HashSet<TopicId>>,
     rung: Mutex<HashSet<TopicId>>,
     notify: Notify,
 }
 
-impl Bells {
+impl WakeUps {
     /// Subscribes one more stream; `None` at the maximum number of streams.
-    pub(super) fn hang(self: &Arc<Self>) -> Option<Arc<Bell>> {
+    pub(super) fn subscribe(self: &Arc<Self>) -> Option<Arc<StreamWakeUps>> {
         let mut all = self.all.write();
-        all.retain(|bell| bell.strong_count() > 0);
+        all.retain(|stream| stream.strong_count() > 0);
         if all.len() >= limits::SIGNAL_STREAMS_MAX {
             return None;
         }
-        let bell = Arc::new(Bell {
-            bells: Arc::clone(self),
+        let stream = Arc::new(StreamWakeUps {
+            wake_ups: Arc::clone(self),
             armed: RwLock::default(),
             rung: Mutex::default(),
             notify: Notify::new(),
         });
-        all.push(Arc::downgrade(&bell));
+        all.push(Arc::downgrade(&stream));
         self.count.fetch_add(1, Ordering::Relaxed);
-        Some(bell)
+        Some(stream)
     }
 
     /// Processes applied effects. Called on the shard's loop.
@@ -55,26 +55,26 @@ impl Bells {
         }
         for effect in effects {
             let Effect::Appended { partition, .. } = effect else { continue };
-            for bell in self.all.read().iter().filter_map(Weak::upgrade) {
-                bell.ring(partition.topic);
+            for stream in self.all.read().iter().filter_map(Weak::upgrade) {
+                stream.wake(partition.topic);
             }
         }
     }
 }
 
-impl Bell {
+impl StreamWakeUps {
     /// Replaces the armed topics: a record for one of these causes one wake-up.
     pub(super) fn arm(&self, topics: HashSet<TopicId>) {
         *self.armed.write() = topics;
     }
 
     /// Disarms all topics but these.
-    pub(super) fn keep(&self, topics: &HashSet<TopicId>) {
+    pub(super) fn retain(&self, topics: &HashSet<TopicId>) {
         self.armed.write().retain(|topic| topics.contains(topic));
     }
 
     /// Waits for a wake-up, and returns its topics.
-    pub(super) async fn heard(&self) -> HashSet<TopicId> {
+    pub(super) async fn woken(&self) -> HashSet<TopicId> {
         loop {
             let rung = std::mem::take(&mut *self.rung.lock());
             if !rung.is_empty() {
@@ -84,7 +84,7 @@ impl Bell {
         }
     }
 
-    fn ring(&self, topic: TopicId) {
+    fn wake(&self, topic: TopicId) {
         if self.armed.read().contains(&topic) && self.armed.write().remove(&topic) {
             self.rung.lock().insert(topic);
             self.notify.notify_one();
@@ -92,9 +92,9 @@ impl Bell {
     }
 }
 
-impl Drop for Bell {
+impl Drop for StreamWakeUps {
     fn drop(&mut self) {
-        self.bells.count.fetch_sub(1, Ordering::Relaxed);
+        self.wake_ups.count.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -114,26 +114,27 @@ mod tests {
     }
 
     #[test]
-    fn a_bell_rings_once_for_what_it_is_armed_for() {
-        let bells = Arc::new(Bells::default());
-        let bell = bells.hang().expect("room");
+    fn a_stream_is_woken_once_for_each_armed_topic() {
+        let wake_ups = Arc::new(WakeUps::default());
+        let stream = wake_ups.subscribe().expect("room");
         let (orders, refunds) = (random_topic_id(), random_topic_id());
-        bells.applied(&[came(orders)]);
-        assert_eq!(bell.heard().now_or_never(), None, "not armed");
-        bell.arm(HashSet::from([orders]));
-        bells.applied(&[came(refunds), came(orders), came(orders)]);
-        assert_eq!(bell.heard().now_or_never(), Some(HashSet::from([orders])));
-        bells.applied(&[came(orders)]);
-        assert_eq!(bell.heard().now_or_never(), None, "not armed again");
+        wake_ups.applied(&[came(orders)]);
+        assert_eq!(stream.woken().now_or_never(), None, "not armed");
+        stream.arm(HashSet::from([orders]));
+        wake_ups.applied(&[came(refunds), came(orders), came(orders)]);
+        assert_eq!(stream.woken().now_or_never(), Some(HashSet::from([orders])));
+        wake_ups.applied(&[came(orders)]);
+        assert_eq!(stream.woken().now_or_never(), None, "not armed again");
     }
 
     #[test]
     fn r1_there_are_only_so_many_and_a_dropped_one_makes_room() {
-        let bells = Arc::new(Bells::default());
-        let hung: Vec<_> = (0..limits::SIGNAL_STREAMS_MAX).map(|_| bells.hang()).collect();
-        assert!(hung.iter().all(Option::is_some));
-        assert!(bells.hang().is_none());
-        drop(hung);
-        assert!(bells.hang().is_some());
+        let wake_ups = Arc::new(WakeUps::default());
+        let subscribed: Vec<_> =
+            (0..limits::SIGNAL_STREAMS_MAX).map(|_| wake_ups.subscribe()).collect();
+        assert!(subscribed.iter().all(Option::is_some));
+        assert!(wake_ups.subscribe().is_none());
+        drop(subscribed);
+        assert!(wake_ups.subscribe().is_some());
     }
 }

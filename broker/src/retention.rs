@@ -28,8 +28,8 @@ use tracing::{debug, warn};
 
 use crate::catalog::{TopicView, View};
 use crate::clock;
-use crate::figures::Figures;
 use crate::limits;
+use crate::queue_metrics::QueueMetrics;
 use crate::settings::Settings;
 
 mod removals;
@@ -48,23 +48,23 @@ const PRODUCERS_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The background task of retention and expiry.
 #[derive(Debug)]
-pub struct Ageing {
+pub struct RetentionTask {
     node: Arc<Node>,
     view: Arc<View>,
     settings: Arc<Settings>,
-    figures: Arc<Figures>,
+    queue_metrics: Arc<QueueMetrics>,
 }
 
-impl Ageing {
+impl RetentionTask {
     /// Creates the task for the shards of `node`.
     #[must_use]
     pub fn new(
         node: Arc<Node>,
         view: Arc<View>,
         settings: Arc<Settings>,
-        figures: Arc<Figures>,
+        queue_metrics: Arc<QueueMetrics>,
     ) -> Self {
-        Self { node, view, settings, figures }
+        Self { node, view, settings, queue_metrics }
     }
 
     /// Runs the checks until the task is dropped.
@@ -82,19 +82,19 @@ impl Ageing {
             if Instant::now() >= producers_due {
                 producers_due = Instant::now() + PRODUCERS_INTERVAL;
                 self.expire_producers().await;
-                self.forget_figures();
+                self.discard_stale_metrics();
             }
         }
     }
 
     /// Discards the metrics of a removed group a few minutes after its removal (R1).
-    fn forget_figures(&self) {
+    fn discard_stale_metrics(&self) {
         let mut groups = HashSet::new();
         for shard in self.node.shards() {
             groups.extend(shard.state().groups.keys().cloned());
         }
         let topic_exists = |topic| self.view.by_id(topic).is_some();
-        self.figures.retain(|group| groups.contains(group), topic_exists);
+        self.queue_metrics.retain(|group| groups.contains(group), topic_exists);
     }
 
     async fn expire_records(&self, removals: &mut Removals) {
@@ -264,10 +264,10 @@ mod tests {
         }
 
         /// The task under test. It scans only when a test calls it.
-        fn ageing(&self, pairs: &[(&str, &str)]) -> Ageing {
+        fn task(&self, pairs: &[(&str, &str)]) -> RetentionTask {
             let context = self.broker.context();
             let (node, view) = (Arc::clone(&context.node), Arc::clone(&context.view));
-            Ageing::new(node, view, Arc::new(settings(pairs)), Arc::default())
+            RetentionTask::new(node, view, Arc::new(settings(pairs)), Arc::default())
         }
 
         /// Creates a topic of one partition with this configuration and returns its shard.
@@ -306,7 +306,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn records_grow_old_only_where_the_policy_is_to_delete() {
         let running = Running::start().await;
-        let ageing = running.ageing(&[]);
+        let task = running.task(&[]);
         for (policy, start) in [("delete", 1), ("compact,delete", 1), ("compact", 0), ("", 0)] {
             let name = format!("policy-{}", policy.replace(',', "-"));
             let configs = [("cleanup.policy", policy), ("retention.ms", "1000")];
@@ -314,7 +314,7 @@ mod tests {
             let old_ms = clock::now_ms() - 60_000;
             let batch = Builder::new().record(old_ms, Some(b"key"), Some(b"value")).build();
             write(&shard, id, vec![batch]).await;
-            ageing.expire_records(&mut Removals::default()).await;
+            task.expire_records(&mut Removals::default()).await;
             let log = shard.log(&id).expect("it is open");
             assert_eq!((log.log_start(), log.high_watermark()), (start, 1), "policy '{policy}'");
         }
@@ -329,10 +329,10 @@ mod tests {
         let (shard, id) = running.make("t", &[]).await;
         let of = |producer| Builder::new().producer(producer, 0, 0).record(1, None, None).build();
         write(&shard, id, (0..).take(PRODUCERS).map(of).collect()).await;
-        running.ageing(&[]).expire_producers().await;
+        running.task(&[]).expire_producers().await;
         assert_eq!(producers(&shard).await.len(), PRODUCERS, "they wrote a moment ago");
         tokio::time::sleep(Duration::from_millis(20)).await;
-        running.ageing(&[("producer.id.expiration.ms", "1")]).expire_producers().await;
+        running.task(&[("producer.id.expiration.ms", "1")]).expire_producers().await;
         assert_eq!(producers(&shard).await, [], "all were silent for longer than that");
         running.broker.stop().await;
     }
@@ -341,18 +341,18 @@ mod tests {
     async fn r1_what_was_measured_of_groups_that_are_gone_is_forgotten() {
         let running = Running::start().await;
         let (_, partition) = running.make("t", &[]).await;
-        let ageing = running.ageing(&[]);
+        let task = running.task(&[]);
         let group = "gone".to_owned();
-        ageing.figures.applied(&[Effect::Committed {
+        task.queue_metrics.applied(&[Effect::Committed {
             group,
             partition,
             before: None,
             after: 3,
             time_ms: 1,
         }]);
-        assert_eq!(ageing.figures.groups(), ["gone"]);
-        ageing.forget_figures();
-        assert_eq!(ageing.figures.groups(), [""; 0]);
+        assert_eq!(task.queue_metrics.groups(), ["gone"]);
+        task.discard_stale_metrics();
+        assert_eq!(task.queue_metrics.groups(), [""; 0]);
         running.broker.stop().await;
     }
 

@@ -23,7 +23,7 @@ pub(super) struct Removals {
 
 /// The records that are removed from one partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct Removed {
+struct RemovedRecords {
     bytes: u64,
     records: u64,
     /// The newest timestamp that is removed, Unix milliseconds.
@@ -40,7 +40,7 @@ impl Removals {
         (segments, start): (&[SegmentInfo], i64),
         now_ms: i64,
     ) {
-        if !self.may_say(now_ms) {
+        if !self.may_log(now_ms) {
             return;
         }
         let retention = topic.config.retention();
@@ -57,7 +57,7 @@ impl Removals {
         );
     }
 
-    fn may_say(&mut self, now_ms: i64) -> bool {
+    fn may_log(&mut self, now_ms: i64) -> bool {
         let minute = now_ms.div_euclid(60_000);
         if minute != self.minute {
             if self.left_out > 0 {
@@ -72,8 +72,13 @@ impl Removals {
     }
 }
 
-fn removed(segments: &[SegmentInfo], start: i64, retention: &Retention, now_ms: i64) -> Removed {
-    let mut removed = Removed::default();
+fn removed(
+    segments: &[SegmentInfo],
+    start: i64,
+    retention: &Retention,
+    now_ms: i64,
+) -> RemovedRecords {
+    let mut removed = RemovedRecords::default();
     for segment in segments.iter().filter(|segment| segment.next_offset <= start) {
         removed.bytes += segment.size_bytes;
         removed.records += segment.records;
@@ -85,7 +90,7 @@ fn removed(segments: &[SegmentInfo], start: i64, retention: &Retention, now_ms: 
     removed
 }
 
-fn reason(removed: &Removed, retention: &Retention) -> String {
+fn reason(removed: &RemovedRecords, retention: &Retention) -> String {
     match (removed.is_old, retention.retention_ms, retention.retention_bytes) {
         (true, Some(ms), _) => format!("older than retention.ms={ms}"),
         (_, _, Some(bytes)) => format!("more than retention.bytes={bytes}"),
@@ -131,8 +136,11 @@ mod tests {
     #[test]
     fn r1_lines_are_bounded_by_the_minute() {
         let mut removals = Removals::default();
-        let said = (0..1000).filter(|_| removals.may_say(60_000)).count();
-        assert_eq!((said, removals.left_out), (LINES_PER_MINUTE_MAX, 1000 - LINES_PER_MINUTE_MAX));
-        assert!(removals.may_say(120_000), "another minute");
+        let logged = (0..1000).filter(|_| removals.may_log(60_000)).count();
+        assert_eq!(
+            (logged, removals.left_out),
+            (LINES_PER_MINUTE_MAX, 1000 - LINES_PER_MINUTE_MAX)
+        );
+        assert!(removals.may_log(120_000), "another minute");
     }
 }

@@ -10,11 +10,11 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::seat::Seat;
+use super::group_handle::GroupHandle;
 
 /// The timers of all groups.
 #[derive(Debug, Default)]
-pub(super) struct Alarm {
+pub(super) struct Timers {
     set: Mutex<Set>,
     earlier: Notify,
 }
@@ -22,37 +22,39 @@ pub(super) struct Alarm {
 #[derive(Debug, Default)]
 struct Set {
     /// Ordered by time, and by a sequence number that separates equal times.
-    seats: BTreeMap<(i64, u64), Weak<Seat>>,
+    handles: BTreeMap<(i64, u64), Weak<GroupHandle>>,
     next: u64,
 }
 
-impl Alarm {
+impl Timers {
     /// Wakes the handle at that time.
-    pub(super) fn set(&self, at_ms: i64, seat: &Arc<Seat>) {
+    pub(super) fn set(&self, at_ms: i64, handle: &Arc<GroupHandle>) {
         let mut set = self.set.lock();
         set.next += 1;
         let key = (at_ms, set.next);
-        set.seats.insert(key, Arc::downgrade(seat));
-        if set.seats.first_key_value().is_some_and(|(first, _)| *first == key) {
+        set.handles.insert(key, Arc::downgrade(handle));
+        if set.handles.first_key_value().is_some_and(|(first, _)| *first == key) {
             self.earlier.notify_one();
         }
     }
 
     /// The earliest time, milliseconds.
     pub(super) fn next(&self) -> Option<i64> {
-        self.set.lock().seats.first_key_value().map(|((at_ms, _), _)| *at_ms)
+        self.set.lock().handles.first_key_value().map(|((at_ms, _), _)| *at_ms)
     }
 
     /// Waits until [`Self::next`] has become earlier.
-    pub(super) async fn rung(&self) {
+    pub(super) async fn earlier(&self) {
         self.earlier.notified().await;
     }
 
     /// Removes the due timers and returns each with the time it was set to.
-    pub(super) fn due(&self, now_ms: i64) -> Vec<(i64, Arc<Seat>)> {
+    pub(super) fn due(&self, now_ms: i64) -> Vec<(i64, Arc<GroupHandle>)> {
         let mut set = self.set.lock();
-        let later = set.seats.split_off(&(now_ms.saturating_add(1), 0));
-        let due = std::mem::replace(&mut set.seats, later);
-        due.into_iter().filter_map(|((at_ms, _), seat)| Some((at_ms, seat.upgrade()?))).collect()
+        let later = set.handles.split_off(&(now_ms.saturating_add(1), 0));
+        let due = std::mem::replace(&mut set.handles, later);
+        due.into_iter()
+            .filter_map(|((at_ms, _), handle)| Some((at_ms, handle.upgrade()?)))
+            .collect()
     }
 }

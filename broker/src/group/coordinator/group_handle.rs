@@ -19,7 +19,7 @@ use crate::supervision;
 
 /// The handle of one group that is coordinated here.
 #[derive(Debug)]
-pub(super) struct Seat {
+pub(super) struct GroupHandle {
     group: String,
     shard: Arc<ShardHandle>,
     /// Size of the metadata of the members of all groups, bytes.
@@ -33,7 +33,7 @@ struct Inner {
     waiting: HashMap<Token, oneshot::Sender<Reply>>,
     next_token: Token,
     /// Records that were proposed and have no outcome yet.
-    on_the_way: usize,
+    in_flight: usize,
     /// When the timer of this handle fires; [`i64::MAX`] if none is set.
     armed_ms: i64,
     /// Whether the handle is retired; the group may have another one by now.
@@ -43,7 +43,7 @@ struct Inner {
     counted_bytes: usize,
 }
 
-impl Seat {
+impl GroupHandle {
     /// A handle whose group's metadata is counted in `all_bytes`.
     pub(super) fn new(
         group: String,
@@ -55,7 +55,7 @@ impl Seat {
             machine,
             waiting: HashMap::new(),
             next_token: 0,
-            on_the_way: 0,
+            in_flight: 0,
             armed_ms: i64::MAX,
             is_retired: false,
             pauses: Pauses::default(),
@@ -149,7 +149,7 @@ impl Seat {
 
     /// Proposes a command. Must be called within a step, so that the command is ordered with the
     /// group's records.
-    pub(super) fn submit(&self, command: ShardCommand) -> Proposed {
+    pub(super) fn submit(&self, command: ShardCommand) -> PendingOutcome {
         self.shard.submit(Command::Shard(command))
     }
 
@@ -168,7 +168,7 @@ impl Seat {
     }
 
     /// The timer that was set to `at_ms` fires.
-    pub(super) fn ring(self: &Arc<Self>, all: &Arc<Coordinator>, at_ms: i64) {
+    pub(super) fn fire(self: &Arc<Self>, all: &Arc<Coordinator>, at_ms: i64) {
         {
             let mut inner = self.inner.lock();
             if inner.armed_ms != at_ms {
@@ -184,7 +184,7 @@ impl Seat {
         loop {
             inner.answer(output.replies);
             for record in output.persists {
-                inner.on_the_way += 1;
+                inner.in_flight += 1;
                 self.make_durable(all, record);
             }
             // The deadline is in the past, for example with an initial rebalance delay of 0.
@@ -198,9 +198,9 @@ impl Seat {
         let deadline_ms = inner.machine.next_deadline_ms();
         if deadline_ms < inner.armed_ms {
             inner.armed_ms = deadline_ms;
-            all.alarm.set(deadline_ms, self);
+            all.timers.set(deadline_ms, self);
         }
-        if inner.on_the_way == 0 && inner.machine.is_idle() {
+        if inner.in_flight == 0 && inner.machine.is_idle() {
             inner.is_retired = true;
             all.dismiss(self);
         }
@@ -210,17 +210,17 @@ impl Seat {
     fn make_durable(self: &Arc<Self>, all: &Arc<Coordinator>, record: Persist) {
         let Persist { sequence, record } = record;
         let outcome = self.submit(ShardCommand::SetGeneration(record));
-        let (seat, all) = (Arc::clone(self), Arc::clone(all));
+        let (handle, all) = (Arc::clone(self), Arc::clone(all));
         let supervisor = all.node.supervisor().clone();
         let work = async move {
             match durable(outcome).await {
                 Err(Refusal::NotCoordinator) => {
-                    seat.retire(Refusal::NotCoordinator);
-                    all.dismiss(&seat);
+                    handle.retire(Refusal::NotCoordinator);
+                    all.dismiss(&handle);
                 }
                 result => {
-                    seat.inner.lock().on_the_way -= 1;
-                    seat.step(&all, |machine, now_ms| {
+                    handle.inner.lock().in_flight -= 1;
+                    handle.step(&all, |machine, now_ms| {
                         ((), machine.persisted(sequence, result, now_ms))
                     });
                 }
@@ -250,10 +250,10 @@ impl Inner {
 }
 
 /// The outcome of a proposed command.
-pub(super) type Proposed = oneshot::Receiver<Result<Outcome, ropewalk_shard::ProposeError>>;
+pub(super) type PendingOutcome = oneshot::Receiver<Result<Outcome, ropewalk_shard::ProposeError>>;
 
 /// Waits until a command is applied.
-pub(super) async fn durable(proposed: Proposed) -> Result<(), Refusal> {
+pub(super) async fn durable(proposed: PendingOutcome) -> Result<(), Refusal> {
     match proposed.await {
         Ok(Ok(Outcome::GroupRefused(refused))) => Err(refused.into()),
         Ok(Ok(Outcome::TermChanged)) => Err(Refusal::NotCoordinator),

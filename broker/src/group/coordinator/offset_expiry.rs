@@ -10,7 +10,7 @@ use ropewalk_shard::state::{Group, State};
 use tracing::{debug, warn};
 
 use super::Coordinator;
-use super::seat::durable;
+use super::group_handle::durable;
 use crate::clock;
 use crate::group::classic::{ClassicGroup, Phase};
 use crate::group::expiry;
@@ -19,13 +19,13 @@ use crate::supervision;
 
 /// The position of a scan through all groups.
 #[derive(Debug, Default)]
-pub(super) struct Look {
+pub(super) struct Scan {
     shards: Vec<Arc<ShardHandle>>,
     /// The last scanned group in the last of `shards`.
     after: Option<String>,
 }
 
-impl Look {
+impl Scan {
     /// The next groups and their shard; `None` at the end of the scan.
     fn next(&mut self) -> Option<(Arc<ShardHandle>, Vec<String>)> {
         let shard = Arc::clone(self.shards.last()?);
@@ -48,11 +48,11 @@ fn names(state: &State, after: Option<String>) -> Vec<String> {
 impl Coordinator {
     /// Runs the next step of a scan through every group. Returns whether it was the last. The
     /// timers of all groups wait for a step.
-    pub(super) fn expire_offsets(self: &Arc<Self>, look: &mut Option<Look>) -> bool {
+    pub(super) fn expire_offsets(self: &Arc<Self>, scan: &mut Option<Scan>) -> bool {
         let shards = || self.node.shards().filter(|shard| shard.leading().is_some()).cloned();
-        let at = look.get_or_insert_with(|| Look { shards: shards().collect(), after: None });
+        let at = scan.get_or_insert_with(|| Scan { shards: shards().collect(), after: None });
         let Some((shard, names)) = at.next() else {
-            *look = None;
+            *scan = None;
             return true;
         };
         for name in names {
@@ -62,13 +62,13 @@ impl Coordinator {
     }
 
     fn expire_group(self: &Arc<Self>, shard: &Arc<ShardHandle>, name: &str) {
-        let proposed = self.at_seat(name, |seat| {
-            seat.step(self, |machine, _| {
+        let proposed = self.with_handle(name, |handle| {
+            handle.step(self, |machine, _| {
                 let state = shard.state();
                 let group = state.groups.get(name);
                 let proposed = group.and_then(|group| self.what_goes(machine, name, group));
                 drop(state);
-                (proposed.map(|command| seat.submit(command)), Default::default())
+                (proposed.map(|command| handle.submit(command)), Default::default())
             })
         });
         let Ok(Some(proposed)) = proposed else { return };
