@@ -183,7 +183,7 @@ fn log_filter(text: &str) -> Result<String, String> {
         if !is_level(level) {
             let levels = LEVELS.join(", ");
             return Err(format!(
-                "'{level}' is not a level: the levels are {levels}; one module's is set with MODULE=LEVEL"
+                "'{level}' is not a level: the levels are {levels}; a module's level is set with MODULE=LEVEL"
             ));
         }
     }

@@ -54,7 +54,7 @@ pub enum Refusal {
         max_ms: i32,
     },
     /// The group has its maximum number of members.
-    #[error("the group has {members_max} members already, as many as group.max.size allows")]
+    #[error("the group has {members_max} members already, the maximum (group.max.size)")]
     GroupFull {
         /// The value of `group.max.size`.
         members_max: usize,

@@ -69,7 +69,8 @@ fn leader(bootstrap: &str, topic: &str) -> Result<String> {
         ..Default::default()
     };
     let answer = Connection::open(bootstrap)?.call(METADATA_VERSION, &request)?;
-    let described = answer.topics.first().context("the broker does not describe the topic")?;
+    let described =
+        answer.topics.first().context("the Metadata response does not contain the topic")?;
     ensure!(described.error_code == 0, "{topic}: error {} of Metadata", described.error_code);
     let partition = described.partitions.iter().find(|p| p.partition_index == 0);
     let leader_id = partition.context("the topic has no partition 0")?.leader_id;
@@ -221,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_there_is_said_when_the_time_is_over() {
+    fn an_unreachable_broker_is_reported_at_the_deadline() {
         let error = probe("127.0.0.1:1", "orders", Duration::ZERO).expect_err("refused");
         let error = format!("{error:#}");
         assert!(error.contains("no message went through within 0ns"), "{error}");

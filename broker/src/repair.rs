@@ -53,7 +53,7 @@ fn drop_orphans(dir: &Path) -> Result<(), Stop> {
     let dir_shown = dir.display();
     if orphans::drop_all(dir)? {
         println!(
-            "{dir_shown}: the next start removes the records of queues that the catalog does not know"
+            "{dir_shown}: the next start removes the records of queues that the catalog does not list"
         );
     } else {
         println!("{dir_shown}: no records of unknown queues are kept");

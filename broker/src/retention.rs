@@ -34,7 +34,7 @@ use crate::settings::Settings;
 
 mod removals;
 
-use removals::Removals;
+use removals::{LogStartMove, Removals};
 
 /// Most partitions or producers that one log entry names.
 const BATCH: usize = 1000;
@@ -129,7 +129,8 @@ impl RetentionTask {
             let segments = log.segment_infos();
             let start = retention::expired(&segments, now_ms, &retention, end);
             if let Some(start) = start.filter(|start| *start > log.log_start()) {
-                removals.note(topic, index, (segments.as_slice(), start), now_ms);
+                let log_start = LogStartMove { index, segments: &segments, start };
+                removals.note(topic, log_start, now_ms);
                 starts.entry(home.shard).or_default().push((id, start));
             }
         }

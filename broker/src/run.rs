@@ -98,7 +98,7 @@ fn start(
 ) -> Start {
     let termination = termination.clone();
     let on_fatal = Arc::new(move |fatal: Fatal| {
-        tracing::error!("{fatal}: this process ends");
+        tracing::error!("process exits: {fatal}");
         termination.write(&fatal.to_string());
         std::process::exit(supervision::exit_code(&fatal))
     });

@@ -94,7 +94,7 @@ fn config(dir: &TempDir, text: &str) -> String {
 }
 
 #[test]
-fn dev_says_what_to_try_next_and_stops_cleanly_when_told() {
+fn dev_prints_what_to_try_next_and_stops_cleanly_on_a_signal() {
     for name in ["TERM", "INT"] {
         let dir = directory();
         let mut broker = Running::dev(&dir.path().join("made"), &[]);
@@ -130,7 +130,7 @@ fn a_second_broker_on_the_same_directory_is_refused() {
 }
 
 #[test]
-fn a_port_that_is_taken_is_told_before_the_directory_is_touched() {
+fn a_port_in_use_is_reported_before_the_directory_is_touched() {
     let dir = directory();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("bound").to_string();
@@ -162,7 +162,7 @@ fn wrong_settings_name_field_value_and_reason_and_end_with_2() {
 }
 
 #[test]
-fn an_empty_directory_is_only_made_a_brokers_when_told_to() {
+fn an_empty_directory_is_formatted_only_on_request() {
     let dir = directory();
     let data = dir.path().join("data");
     let file = config(

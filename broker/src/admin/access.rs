@@ -80,7 +80,7 @@ fn check(token: Option<&str>, caller: IpAddr, headers: &HeaderMap) -> Result<(),
         if caller.to_canonical().is_loopback() {
             return Ok(());
         }
-        let why = "no token is set (admin.token.file), so this may only be asked from the broker's own machine";
+        let why = "no token is set (admin.token.file), so this call is accepted only from the broker's own machine";
         return Err(AdminError::new(StatusCode::FORBIDDEN, "NoToken", why));
     };
     let sent = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
@@ -88,7 +88,7 @@ fn check(token: Option<&str>, caller: IpAddr, headers: &HeaderMap) -> Result<(),
     if sent.is_some_and(|sent| is_same(sent.trim().as_bytes(), token.as_bytes())) {
         return Ok(());
     }
-    let why = "this needs the header 'Authorization: Bearer TOKEN' with the cluster's token";
+    let why = "this call needs the header 'Authorization: Bearer TOKEN' with the cluster's token";
     Err(AdminError::new(StatusCode::UNAUTHORIZED, "Unauthorized", why))
 }
 
@@ -125,7 +125,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Epoch {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, AdminError> {
         let Some(sent) = parts.headers.get(EPOCH) else {
-            let why = "this changes something and needs the header 'Ropewalk-Epoch: N' with the epoch that POST \
+            let why = "a call with changes needs the header 'Ropewalk-Epoch: N' with the epoch that POST \
                        /v1/fence answered";
             return Err(AdminError::bad("EpochMissing", why));
         };

@@ -63,8 +63,8 @@ impl From<ProposeError> for AdminError {
             ProposeError::NotLeader
             | ProposeError::Stopped
             | ProposeError::Busy
-            | ProposeError::Behind => "ask again soon",
-            ProposeError::Unknown => "it may have been done or may still be: read it and ask again",
+            | ProposeError::Behind => "retry soon",
+            ProposeError::Unknown => "the change may or may not be made: read the state and retry",
             ProposeError::TooLarge { .. } => return Self::bad("TooLarge", error.to_string()),
         };
         Self::not_ready(format!("{error}: {hint}"))
@@ -110,9 +110,7 @@ impl From<catalog::Refusal> for AdminError {
             Refusal::NoSuchTopic => Self::new(StatusCode::NOT_FOUND, "NoSuchQueue", text),
             Refusal::Replaced
             | Refusal::TopicExists { .. }
-            | Refusal::PartitionCountChanged { .. } => {
-                Self::not_ready(format!("{text}: ask again"))
-            }
+            | Refusal::PartitionCountChanged { .. } => Self::not_ready(format!("{text}: retry")),
         }
     }
 }

@@ -128,13 +128,8 @@ async fn queues_are_json_with_their_groups() {
 async fn what_is_not_there_is_a_json_error() {
     for (request, code, reason, error) in [
         ("GET /v1/queues/none", 404, "NoSuchQueue", "there is no queue 'none'"),
-        (
-            "GET /nowhere",
-            404,
-            "NotFound",
-            "there is nothing at /nowhere; GET / lists what there is",
-        ),
-        ("POST /live", 405, "MethodNotAllowed", "POST is not possible at /live"),
+        ("GET /nowhere", 404, "NotFound", "path /nowhere does not exist; GET / lists the paths"),
+        ("POST /live", 405, "MethodNotAllowed", "method POST is not allowed at /live"),
     ] {
         let (status, _, body) = ask(serving(), request).await;
         let body: serde_json::Value = serde_json::from_str(&body).expect("JSON");

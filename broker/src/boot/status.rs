@@ -18,8 +18,8 @@ const DAMAGED_SHARDS: &str = "shards are damaged and serve nothing until `ropewa
 const DAMAGED_PARTITIONS: &str =
     "partitions lost records to damage; `ropewalk-broker repair` lists them";
 const LEADERLESS_SHARDS: &str = "shards have no leader on this broker";
-const ORPHANED_PARTITIONS: &str = "partitions are kept although the repaired catalog does not know their \
-                                   topic; `ropewalk-broker repair --drop-orphans` gives them up";
+const ORPHANED_PARTITIONS: &str = "partitions are kept although the repaired catalog does not list their \
+                                   topic; `ropewalk-broker repair --drop-orphans` releases them";
 
 /// The broker's state as the admin server sees it.
 #[derive(Debug)]

@@ -49,7 +49,7 @@ mod tests {
     use super::check;
 
     #[test]
-    fn legal_names_pass_and_others_are_told_why() {
+    fn legal_names_pass_and_others_are_refused_with_a_reason() {
         for name in ["a", "__consumer_offsets2", "my-topic", "A.b_c-9", &"x".repeat(249)] {
             assert_eq!(check(name), Ok(()), "{name}");
         }

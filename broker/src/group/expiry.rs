@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stable_groups_offsets_age_only_where_nobody_reads() {
+    fn offsets_of_a_stable_group_expire_only_for_unsubscribed_topics() {
         let reads_orders = b"\0\0\0\0\0\x01\0\x06orders\xff\xff\xff\xff";
         let group = with_member(group("consumer"), reads_orders);
         assert_eq!(ids(&group, true, i64::MAX), [refunds()]);

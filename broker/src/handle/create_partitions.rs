@@ -9,7 +9,7 @@ use ropewalk_codec::create_partitions_response::{
 };
 use uuid::Uuid;
 
-use super::create_topics::check_replicas;
+use super::create_topics::{ChangeOptions, check_replicas};
 use super::{Call, Close, Context, ErrorCode, deadline};
 
 /// Handles the request.
@@ -23,8 +23,8 @@ pub(crate) async fn handle(
     for topic in request.topics {
         let name = topic.name.clone();
         let grown = if seen.insert(name.clone()) {
-            let due = (request.validate_only, request.timeout_ms);
-            grow(ctx, call, &topic, due).await
+            let (validate_only, timeout_ms) = (request.validate_only, request.timeout_ms);
+            grow(ctx, call, &topic, ChangeOptions { validate_only, timeout_ms }).await
         } else {
             Err((ErrorCode::InvalidRequest, format!("topic '{name}' is named twice")))
         };
@@ -44,8 +44,9 @@ async fn grow(
     ctx: &Arc<Context>,
     call: &Call,
     topic: &CreatePartitionsTopic,
-    (validate_only, timeout_ms): (bool, i32),
+    options: ChangeOptions,
 ) -> Result<(), (ErrorCode, String)> {
+    let ChangeOptions { validate_only, timeout_ms } = options;
     let view = ctx
         .topic(&topic.name, Uuid::nil())
         .map_err(|code| (code, format!("there is no topic '{}'", topic.name)))?;

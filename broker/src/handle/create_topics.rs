@@ -51,7 +51,9 @@ pub(crate) async fn handle(
         });
     }
     let (places, new): (Vec<usize>, Vec<NewTopic>) = wanted.into_iter().unzip();
-    let made = create(ctx, call, new.clone(), (request.validate_only, request.timeout_ms)).await;
+    let options =
+        ChangeOptions { validate_only: request.validate_only, timeout_ms: request.timeout_ms };
+    let made = create(ctx, call, new.clone(), options).await;
     for ((at, new), made) in places.into_iter().zip(new).zip(made) {
         let name = topics[at].name.clone();
         topics[at] = match made {
@@ -67,14 +69,23 @@ pub(crate) async fn handle(
     Ok(CreateTopicsResponse { topics, ..Default::default() })
 }
 
+/// How a change of topics is carried out.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ChangeOptions {
+    pub(super) validate_only: bool,
+    /// Time limit of the client, milliseconds.
+    pub(super) timeout_ms: i32,
+}
+
 /// Creates the topics in chunks that are one catalog entry each. A topic whose outcome is not known
 /// at the client's timeout may still be created.
 async fn create(
     ctx: &Arc<Context>,
     call: &Call,
     wanted: Vec<NewTopic>,
-    (validate_only, timeout_ms): (bool, i32),
+    options: ChangeOptions,
 ) -> Vec<Result<CreatedTopic, ErrorMessage>> {
+    let ChangeOptions { validate_only, timeout_ms } = options;
     let count = wanted.len();
     let made = {
         let ctx = Arc::clone(ctx);

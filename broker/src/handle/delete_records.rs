@@ -32,11 +32,19 @@ struct LogStartChange {
     after: i64,
 }
 
+/// The place of a partition's result in the response.
+#[derive(Debug, Clone, Copy)]
+struct ResultPlace {
+    /// Index of the topic.
+    topic: usize,
+    /// Index of the partition within its topic.
+    partition: usize,
+}
+
 /// A partition whose log start is to be advanced.
 #[derive(Debug)]
 struct LogStartMove {
-    /// Indexes of topic and partition in the response.
-    place: (usize, usize),
+    place: ResultPlace,
     shard: Arc<ShardHandle>,
     log: Arc<PartitionLog>,
     id: PartitionId,
@@ -57,7 +65,7 @@ pub(crate) async fn handle(
         let mut partitions = Vec::with_capacity(topic.partitions.len());
         for (p, asked) in topic.partitions.into_iter().enumerate() {
             let checked = match &view {
-                Ok(view) => check(ctx, view, &asked, (t, p)),
+                Ok(view) => check(ctx, view, &asked, ResultPlace { topic: t, partition: p }),
                 Err(code) => Err(*code),
             };
             let code = match checked {
@@ -78,13 +86,16 @@ pub(crate) async fn handle(
     let pieces = shards.into_values().flat_map(pieces);
     let mut removed: BTreeMap<usize, BTreeMap<i32, i64>> = BTreeMap::new();
     for moves in join_all(pieces.map(|moves| advance(call, moves, request.timeout_ms))).await {
-        for ((t, p), moved) in moves {
-            let result = &mut topics[t].partitions[p];
+        for (place, moved) in moves {
+            let result = &mut topics[place.topic].partitions[place.partition];
             match moved {
                 Ok(LogStartChange { before, after }) => {
                     result.low_watermark = after;
                     if after > before {
-                        removed.entry(t).or_default().insert(result.partition_index, after);
+                        removed
+                            .entry(place.topic)
+                            .or_default()
+                            .insert(result.partition_index, after);
                     }
                 }
                 Err(code) => result.error_code = call.refuse(code),
@@ -110,7 +121,7 @@ fn check(
     ctx: &Context,
     topic: &TopicView,
     asked: &DeleteRecordsPartition,
-    place: (usize, usize),
+    place: ResultPlace,
 ) -> Result<LogStartMove, ErrorCode> {
     let found = ctx.partition(topic, asked.partition_index)?;
     if topic.config.compacts() && !topic.config.deletes() {
@@ -140,7 +151,7 @@ async fn advance(
     call: &Call,
     moves: Vec<LogStartMove>,
     timeout_ms: i32,
-) -> Vec<((usize, usize), Result<LogStartChange, ErrorCode>)> {
+) -> Vec<(ResultPlace, Result<LogStartChange, ErrorCode>)> {
     let offsets = moves.iter().map(|to| (to.id, to.offset)).collect();
     let command = Command::Shard(ShardCommand::AdvanceLogStart(offsets));
     let Some(shard) = moves.first().map(|to| Arc::clone(&to.shard)) else { return Vec::new() };

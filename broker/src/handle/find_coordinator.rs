@@ -54,7 +54,7 @@ fn find(ctx: &Context, call: &Call, key_type: i8, key: Str) -> Coordinator {
     let error_message = Some(match key_type {
         GROUP | TRANSACTION if found => Str::from_static(code.name()),
         GROUP | TRANSACTION => {
-            Str::from(format!("the shard of '{key}' is not led by this broker now; ask again"))
+            Str::from(format!("the shard of '{key}' is not led by this broker now; retry"))
         }
         _ => Str::from(format!(
             "key type {key_type} is not served: 0 is a group, 1 a transactional id"

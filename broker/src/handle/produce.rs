@@ -46,11 +46,20 @@ pub(crate) struct PendingProduce {
     waiting: Vec<Waiting>,
 }
 
+/// The place of a batch's answer in the response.
+#[derive(Debug, Clone, Copy)]
+struct BatchPlace {
+    /// Index of the topic.
+    topic: usize,
+    /// Index of the partition within its topic.
+    partition: usize,
+    uses_append_time: bool,
+}
+
 /// Proposed batches of one shard.
 #[derive(Debug)]
 struct Waiting {
-    /// Indexes of topic and partition in the response, and whether the topic uses append time.
-    places: Vec<(usize, usize, bool)>,
+    places: Vec<BatchPlace>,
     answer: oneshot::Receiver<AppendResult>,
 }
 
@@ -59,7 +68,7 @@ struct Waiting {
 struct ShardBatches {
     shard: Arc<ShardHandle>,
     items: Vec<Append>,
-    places: Vec<(usize, usize, bool)>,
+    places: Vec<BatchPlace>,
 }
 
 /// Checks and proposes. Called in the order of requests.
@@ -102,19 +111,19 @@ pub(crate) async fn propose(
         let mut answers = Vec::with_capacity(topic.partition_data.len());
         for (p, data) in topic.partition_data.into_iter().enumerate() {
             let index = data.index;
-            let taken = match &view {
-                Ok(view) => take(ctx, call, view, data, now_ms),
+            let checked = match &view {
+                Ok(view) => check_batch(ctx, call, view, data, now_ms),
                 Err(code) => Err(refused(call, index, *code, None)),
             };
-            answers.push(match taken {
-                Ok((shard, append, stamps)) => {
+            answers.push(match checked {
+                Ok((shard, append, uses_append_time)) => {
                     let to = shards.entry(shard.id()).or_insert_with(|| ShardBatches {
                         shard,
                         items: Vec::new(),
                         places: Vec::new(),
                     });
                     to.items.push(append);
-                    to.places.push((t, p, stamps));
+                    to.places.push(BatchPlace { topic: t, partition: p, uses_append_time });
                     PartitionProduceResponse { index, ..Default::default() }
                 }
                 Err(answer) => answer,
@@ -187,6 +196,12 @@ fn appends(to: ShardBatches, order: &SendOrder) -> Vec<Waiting> {
     waiting
 }
 
+impl BatchPlace {
+    fn answer(self, response: &mut ProduceResponse) -> &mut PartitionProduceResponse {
+        &mut response.responses[self.topic].partition_responses[self.partition]
+    }
+}
+
 impl PendingProduce {
     /// Waits for the outcome; `None` if the client expects no response.
     pub(crate) async fn outcome(mut self, call: &Call) -> Result<Option<ProduceResponse>, Close> {
@@ -211,11 +226,11 @@ impl PendingProduce {
                 }
                 Err(error) => vec![Err((error.into(), error.to_string())); waiting.places.len()],
             };
-            for ((t, p, stamps), result) in waiting.places.into_iter().zip(results) {
-                let place = &mut self.response.responses[t].partition_responses[p];
-                *place = match result {
-                    Ok(appended) => accepted(place.index, &appended, stamps),
-                    Err((code, why)) => refused(call, place.index, code, Some(why)),
+            for (place, result) in waiting.places.into_iter().zip(results) {
+                let answer = place.answer(&mut self.response);
+                *answer = match result {
+                    Ok(appended) => accepted(answer.index, &appended, place.uses_append_time),
+                    Err((code, why)) => refused(call, answer.index, code, Some(why)),
                 };
             }
         }
@@ -231,7 +246,7 @@ impl PendingProduce {
 }
 
 /// Checks one partition's batch.
-fn take(
+fn check_batch(
     ctx: &Context,
     call: &Call,
     topic: &TopicView,
@@ -262,11 +277,15 @@ fn owned(batch: Bytes, frame_bytes: usize) -> Bytes {
     }
 }
 
-fn accepted(index: i32, appended: &AppendOutcome, stamps: bool) -> PartitionProduceResponse {
+fn accepted(
+    index: i32,
+    appended: &AppendOutcome,
+    uses_append_time: bool,
+) -> PartitionProduceResponse {
     PartitionProduceResponse {
         index,
         base_offset: appended.base_offset,
-        log_append_time_ms: if stamps { appended.timestamp_ms } else { -1 },
+        log_append_time_ms: if uses_append_time { appended.timestamp_ms } else { -1 },
         log_start_offset: appended.log_start,
         ..Default::default()
     }
@@ -301,16 +320,11 @@ fn not_accepted(call: &Call, index: i32, refusal: &Refusal) -> PartitionProduceR
 }
 
 /// Answers after the client's timeout, when the outcome is not known.
-fn expire(
-    call: &Call,
-    response: &mut ProduceResponse,
-    places: &[(usize, usize, bool)],
-    timeout_ms: i32,
-) {
-    for (t, p, _) in places {
-        let place = &mut response.responses[*t].partition_responses[*p];
+fn expire(call: &Call, response: &mut ProduceResponse, places: &[BatchPlace], timeout_ms: i32) {
+    for place in places {
+        let answer = place.answer(response);
         let why = format!("not durable within timeout_ms={timeout_ms}; it may still be stored");
-        *place = refused(call, place.index, ErrorCode::RequestTimedOut, Some(why));
+        *answer = refused(call, answer.index, ErrorCode::RequestTimedOut, Some(why));
     }
 }
 
@@ -341,19 +355,20 @@ mod tests {
         let (done, answer) = oneshot::channel();
         let part = PartitionProduceResponse { index: 3, ..Default::default() };
         let topic = TopicProduceResponse { partition_responses: vec![part], ..Default::default() };
+        let place = BatchPlace { topic: 0, partition: 0, uses_append_time: false };
         let proposed = PendingProduce {
             acks,
             due: (acks != 0).then(|| Instant::now() + deadline::patience(timeout_ms)),
             timeout_ms,
             response: ProduceResponse { responses: vec![topic], ..Default::default() },
-            waiting: vec![Waiting { places: vec![(0, 0, false)], answer }],
+            waiting: vec![Waiting { places: vec![place], answer }],
         };
         (proposed, done)
     }
 
     /// The answer is "possibly stored", and the memory is counted until the outcome is known.
     #[tokio::test]
-    async fn a_client_whose_time_is_over_is_told_that_nobody_knows() {
+    async fn a_timed_out_produce_is_answered_as_possibly_stored() {
         let lanes = Lanes::new(1000);
         let free = lanes.free_bytes();
         let call = Call::of_test(ApiKey::Produce, lanes.acquire(Lane::Bulk, 700).await);
@@ -375,7 +390,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn with_acks_0_nobody_waits_and_nothing_is_over() {
+    async fn acks_0_has_no_timeout() {
         let call = Call::of_test(ApiKey::Produce, Default::default());
         let (proposed, done) = proposed(0, 1);
         let answer = tokio::spawn(async move { proposed.outcome(&call).await });

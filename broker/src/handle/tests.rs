@@ -149,7 +149,7 @@ async fn api_versions_is_answered_byte_for_byte_in_every_version() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_names_itself_badly_is_told_so() {
+async fn an_invalid_client_software_name_is_refused() {
     let (broker, _dir) = broker().await;
     let mut stream = connect(&broker).await;
     for (name, code) in [("librdkafka", 0), ("a-b.c", 0), ("", 42), ("-a", 42), ("a b", 42)] {

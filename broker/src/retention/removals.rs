@@ -31,13 +31,23 @@ struct RemovedRecords {
     is_old: bool,
 }
 
+/// A partition whose log start retention moves.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LogStartMove<'a> {
+    /// Index of the partition in its topic.
+    pub(super) index: i32,
+    /// All segments before the move.
+    pub(super) segments: &'a [SegmentInfo],
+    /// The new log start.
+    pub(super) start: i64,
+}
+
 impl Removals {
-    /// Logs that retention moves the log start of a partition of `topic` to `start`.
+    /// Logs that retention moves the log start of a partition of `topic`.
     pub(super) fn note(
         &mut self,
         topic: &TopicView,
-        index: i32,
-        (segments, start): (&[SegmentInfo], i64),
+        LogStartMove { index, segments, start }: LogStartMove<'_>,
         now_ms: i64,
     ) {
         if !self.may_log(now_ms) {
@@ -65,10 +75,10 @@ impl Removals {
             }
             *self = Self { minute, ..Self::default() };
         }
-        let is_said = self.lines < LINES_PER_MINUTE_MAX;
-        self.lines += usize::from(is_said);
-        self.left_out += usize::from(!is_said);
-        is_said
+        let is_logged = self.lines < LINES_PER_MINUTE_MAX;
+        self.lines += usize::from(is_logged);
+        self.left_out += usize::from(!is_logged);
+        is_logged
     }
 }
 

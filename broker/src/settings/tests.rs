@@ -94,7 +94,7 @@ fn an_unknown_key_names_its_nearest_neighbour() {
 }
 
 #[test]
-fn a_bad_value_names_field_value_and_reason_and_all_are_told_at_once() {
+fn every_bad_value_is_reported_with_field_value_and_reason() {
     assert_eq!(
         wrong(&[("num.partitions", "0"), ("message.max.bytes", "many")]),
         "Invalid value many for configuration message.max.bytes: Not a number of type INT\n\

@@ -145,7 +145,7 @@ async fn a_broker_says_who_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_queue_is_made_put_right_and_given_up() {
+async fn a_queue_is_created_reconciled_and_released() {
     let served = TestBroker::start(&[]).await;
     let (status, made) = served.declare(ME, 2, json!({ "retention.ms": "1000" })).await;
     assert_eq!(status, 200, "{made}");
@@ -157,8 +157,8 @@ async fn a_queue_is_made_put_right_and_given_up() {
     assert_eq!(grown["changed"], json!(["partitions", "config.retention.ms"]));
     let (_, fewer) = served.declare(ME, 1, json!({})).await;
     assert_eq!((&fewer["partitions"], &fewer["changed"]), (&json!(3), &json!([])));
-    let warned = fewer["warnings"][0].as_str().expect("it is said that they are kept");
-    assert!(warned.starts_with("1 partitions were asked and the queue keeps its 3"), "{warned}");
+    let warned = fewer["warnings"][0].as_str().expect("a warning");
+    assert!(warned.starts_with("1 partitions were declared and the queue keeps its 3"), "{warned}");
     assert_eq!(grown["warnings"], json!([]));
 
     let (status, other) = served.declare("uid-you", 3, json!({})).await;
@@ -392,7 +392,7 @@ async fn a_claim_answers_who_claimed_before() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_owner_is_told_what_it_has() {
+async fn an_owner_can_list_its_queues_and_groups() {
     let served = TestBroker::start(&[]).await;
     let owned = async |owner: &str| {
         let (status, answer) =

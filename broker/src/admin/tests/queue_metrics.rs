@@ -71,7 +71,7 @@ async fn queue_metrics(served: &TestBroker) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_group_that_reads_and_never_commits_is_in_the_figures() {
+async fn a_group_that_reads_and_never_commits_is_reported() {
     let served = TestBroker::start(&[]).await;
     served.declare(ME, 2, json!({})).await;
     served.fill(100).await;

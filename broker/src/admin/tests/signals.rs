@@ -44,7 +44,7 @@ impl Listening {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_stream_tells_of_bound_groups_wakes_and_ends() {
+async fn the_stream_reports_bound_groups_and_wakes_and_ends() {
     let served = TestBroker::start(&[]).await;
     served.declare(ME, 2, json!({})).await;
     let mut stream = Listening::to(&served).await;

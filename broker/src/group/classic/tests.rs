@@ -270,7 +270,7 @@ fn a_member_id_names_the_client_or_its_instance() {
 }
 
 #[test]
-fn a_dead_group_refuses_everything_and_tells_all_who_wait() {
+fn a_dead_group_refuses_every_pending_and_later_request() {
     let mut desk = Desk::new(rules());
     let ids = desk.stable(2);
     let join = desk.join(new_join(&ids[0]));

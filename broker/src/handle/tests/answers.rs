@@ -102,7 +102,7 @@ async fn the_greatest_timestamp_need_not_be_the_last() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_epoch_that_leads_is_told_with_the_topic() {
+async fn metadata_holds_the_leader_epoch() {
     let dir = TempDir::new().expect("a directory");
     let mut client = Client::on(broker_in(dir.path()).await.expect("it starts")).await;
     client.make("t", 1).await;

@@ -96,7 +96,7 @@ async fn a_commits_note_is_measured_in_the_units_of_java() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r1_members_that_say_too_much_are_refused_and_hold_up_nobody() {
+async fn r1_too_large_member_metadata_is_refused_without_delaying_others() {
     let mut client = Client::new().await;
     let too_large = ErrorCode::MessageTooLarge.code();
     assert_eq!(client.ask(3, &join("large", 2 << 20)).await.error_code, too_large);
@@ -126,7 +126,7 @@ async fn r1_members_that_say_too_much_are_refused_and_hold_up_nobody() {
 
 /// Joins, disconnects and joins again, as old clients do while they wait.
 #[tokio::test(flavor = "multi_thread")]
-async fn joins_that_hung_up_leave_nobody_behind_for_long() {
+async fn disconnected_joins_leave_no_member_behind_for_long() {
     let client = Client::new().await;
     let short = JoinGroupRequest { session_timeout_ms: 6_000, ..join("ghosts", 10) };
     for _ in 0..50 {
@@ -148,7 +148,7 @@ async fn joins_that_hung_up_leave_nobody_behind_for_long() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn names_that_kafka_keeps_for_itself_are_not_made() {
+async fn names_of_internal_topics_are_refused() {
     let mut client = Client::new().await;
     for name in ["__consumer_offsets", "__transaction_state", "__share_group_state"] {
         let topic = MetadataRequestTopic { name: Some(name.into()), ..Default::default() };
@@ -165,7 +165,7 @@ async fn names_that_kafka_keeps_for_itself_are_not_made() {
         let refused = &client.ask(5, &create(name)).await.topics[0];
         assert_eq!(refused.error_code, ErrorCode::InvalidTopicException.code());
         let why = refused.error_message.as_deref().unwrap_or_default();
-        assert!(why.contains("Kafka keeps for itself"), "{why}");
+        assert!(why.contains("internal topic of Kafka"), "{why}");
     }
     assert_eq!(client.broker.context().view.all().len(), 1, "only t is there");
     client.broker.stop().await;

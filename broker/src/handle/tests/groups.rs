@@ -329,7 +329,7 @@ async fn a_member_that_does_not_come_back_after_a_restart_is_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_commits_to_a_group_that_is_not_there_is_told_so() {
+async fn a_commit_to_a_missing_group_is_refused() {
     let mut client = Client::new().await;
     let topic = OffsetCommitRequestTopic {
         name: "t".into(),

@@ -52,7 +52,7 @@ async fn an_idle_connection_is_closed_and_one_that_waits_for_us_is_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r1_a_client_that_never_reads_is_cut_and_holds_up_nobody() {
+async fn r1_a_client_that_never_reads_is_disconnected_without_delaying_others() {
     let served = served(Options { write_time_max: Duration::from_millis(200), ..options() }).await;
     let mut stream = served.connect().await;
     send(&mut stream, &[b"B\x00"]).await;

@@ -54,7 +54,7 @@ fn kinds(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_state_is_whole_and_told_again_only_when_it_changed() {
+fn a_full_state_is_sent_again_only_after_a_change() {
     let mut watch = Watch::default();
     let first = sample(&[(3, 5), (0, 0)], &[&[0], &[1]]);
     let sent = lines(&watch.tick(from_ref(&first), 77));

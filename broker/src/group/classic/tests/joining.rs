@@ -35,7 +35,7 @@ fn an_unused_id_expires_and_then_holds_up_nothing() {
 }
 
 #[test]
-fn an_id_that_nobody_was_given_is_unknown() {
+fn an_id_that_was_never_issued_is_unknown() {
     let mut desk = Desk::new(rules());
     let token = desk.join(new_join("ghost"));
     assert_eq!(desk.refused(token), Refusal::UnknownMember);
@@ -144,7 +144,7 @@ impl Desk {
 }
 
 #[test]
-fn a_follower_that_asks_again_is_told_what_stands_but_a_leader_forces_a_rebalance() {
+fn a_follower_that_joins_again_gets_the_same_generation_but_a_leader_forces_a_rebalance() {
     let mut desk = Desk::new(rules());
     let ids = desk.stable(2);
     let follower = desk.join(new_join(&ids[1]));
@@ -299,7 +299,7 @@ fn r1_what_a_group_keeps_of_its_members_is_bounded_and_counted() {
 }
 
 #[test]
-fn a_full_group_takes_nobody_else() {
+fn a_full_group_admits_no_further_member() {
     let mut desk = Desk::new(Rules { members_max: 2, ..rules() });
     let ids = desk.stable(2);
     let token = desk.join(new_join(""));

@@ -48,7 +48,7 @@ fn a_static_member_may_start_again_across_a_restart() {
 }
 
 #[test]
-fn a_generation_is_told_to_nobody_before_it_is_durable() {
+fn a_generation_is_not_published_before_it_is_durable() {
     let mut desk = Desk::new(rules());
     desk.hold = true;
     let token = desk.join(new_join(""));
@@ -77,7 +77,7 @@ fn a_restart_between_join_and_assignment_neither_repeats_the_number_nor_goes_bac
 }
 
 #[test]
-fn a_number_that_was_lost_on_the_way_to_the_disk_was_known_to_nobody() {
+fn a_generation_number_that_was_not_made_durable_was_never_published() {
     let mut desk = Desk::new(rules());
     let ids = desk.stable(1);
     desk.hold = true;

@@ -17,7 +17,7 @@ fn of(instance: &str, member_id: &str, generation: i32) -> MemberClaim {
 }
 
 #[test]
-fn a_follower_that_starts_again_keeps_its_part_and_nobody_rebalances() {
+fn a_restarted_static_follower_keeps_its_assignment_without_a_rebalance() {
     let mut desk = Desk::new(rules());
     let [leader, follower] = pair(&mut desk);
     let token = desk.join(static_join(&follower.0));
@@ -67,7 +67,7 @@ fn what_the_old_process_waited_for_ends_fenced() {
 }
 
 #[test]
-fn a_leader_that_starts_again_is_told_not_to_assign() {
+fn a_restarted_static_leader_skips_the_assignment() {
     let mut desk = Desk::new(rules());
     let [leader, _] = pair(&mut desk);
     let token = desk.join(static_join(&leader.0));
@@ -79,7 +79,7 @@ fn a_leader_that_starts_again_is_told_not_to_assign() {
 }
 
 #[test]
-fn before_kip_814_the_leader_is_told_that_its_old_self_leads() {
+fn before_kip_814_a_restarted_leader_gets_its_old_id_as_leader() {
     let mut desk = Desk::new(rules());
     let [leader, _] = pair(&mut desk);
     let token = desk.join(Join { can_skip_assignment: false, ..static_join(&leader.0) });
@@ -163,7 +163,7 @@ fn a_full_group_lets_a_static_member_back_in() {
 }
 
 #[test]
-fn nobody_is_told_of_a_takeover_before_it_is_durable() {
+fn a_takeover_is_not_published_before_it_is_durable() {
     let mut desk = Desk::new(rules());
     let [_, follower] = pair(&mut desk);
     desk.hold = true;

@@ -34,7 +34,7 @@ fn who_comes_late_gets_it_too_and_who_was_forgotten_gets_nothing() {
 }
 
 #[test]
-fn nobody_has_an_assignment_before_it_is_durable() {
+fn an_assignment_is_not_sent_before_it_is_durable() {
     let mut desk = Desk::new(rules());
     let (leader, follower, generation) = assigning(&mut desk);
     desk.hold = true;
@@ -58,7 +58,7 @@ fn a_leader_that_asks_again_does_not_assign_again() {
 }
 
 #[test]
-fn an_assignment_that_cannot_be_kept_is_given_to_nobody() {
+fn an_assignment_that_cannot_be_stored_is_not_sent() {
     let mut desk = Desk::new(rules());
     let (leader, follower, generation) = assigning(&mut desk);
     desk.hold = true;

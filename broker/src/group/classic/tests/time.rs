@@ -88,7 +88,7 @@ fn who_does_not_fetch_its_part_in_time_is_out() {
 }
 
 #[test]
-fn a_leader_that_never_assigns_is_out_and_nobody_waits_for_it_for_ever() {
+fn a_leader_that_never_assigns_is_removed_after_a_bounded_wait() {
     let mut desk = Desk::new(rules());
     let ids = desk.stable(2);
     desk.join(new_join(&ids[0]));
