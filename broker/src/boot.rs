@@ -2,20 +2,15 @@
 //!
 //! # Order of starting
 //!
-//! The sockets are bound first, so that a port in use fails the start before the data directory is
-//! touched. The admin server answers (`/live`, and `/ready` with the reason) while the data
-//! directory is opened. Clients are accepted once every partition with acknowledged records is open
-//! again.
+//! The sockets are bound first, so that a port in use fails the start early. The admin server
+//! answers (`/ready` with the reason) while the data directory is opened. Clients are accepted once
+//! every partition with acknowledged records is open.
 //!
 //! # Order of stopping
 //!
-//! 1. `/ready` turns false, and no further connection is accepted.
-//! 2. Pending JoinGroup and SyncGroup requests are answered so that the clients look up the
-//!    coordinator again.
-//! 3. Requests in progress finish; fetches that wait for records are dropped.
-//! 4. The background tasks end, then the shards, each with a last checkpoint.
-//!
-//! A crash at any point costs time at the next start, never data.
+//! `/ready` turns false and the listeners close. Pending JoinGroup and SyncGroup requests are
+//! answered so that clients look up the coordinator; other requests finish, waiting fetches are
+//! dropped. Then the background tasks end, and the shards with a last checkpoint.
 
 use std::collections::HashMap;
 use std::io;

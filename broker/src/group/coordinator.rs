@@ -176,9 +176,7 @@ impl Coordinator {
     pub fn stop(&self) {
         self.is_stopping.store(true, Ordering::Release);
         let shard_groups = std::mem::take(&mut *self.shard_groups.lock());
-        for handle in shard_groups
-            .into_values()
-            .flat_map(|groups_of_shard| groups_of_shard.groups.into_values())
+        for handle in shard_groups.into_values().flat_map(|of_shard| of_shard.groups.into_values())
         {
             handle.retire(Refusal::NotAvailable);
         }
@@ -233,12 +231,8 @@ impl Coordinator {
             return Ok(());
         }
         let recorded: usize = self.node.shards().map(|s| s.state().groups.len()).sum();
-        let seated: usize = self
-            .shard_groups
-            .lock()
-            .values()
-            .map(|groups_of_shard| groups_of_shard.groups.len())
-            .sum();
+        let seated: usize =
+            self.shard_groups.lock().values().map(|of_shard| of_shard.groups.len()).sum();
         let groups_max = limits::GROUPS_MAX;
         if recorded.max(seated) >= groups_max {
             return Err(Refusal::TooManyGroups { groups_max });
@@ -328,9 +322,9 @@ impl Coordinator {
     fn handle_of(&self, shard: &Arc<ShardHandle>, term: u64, group: &str) -> Arc<GroupHandle> {
         let (handle, stale) = {
             let mut shard_groups = self.shard_groups.lock();
-            let groups_of_shard = shard_groups.entry(shard.id()).or_default();
-            let stale = groups_of_shard.enter(term);
-            let handle = groups_of_shard.groups.entry(group.to_owned()).or_insert_with(|| {
+            let of_shard = shard_groups.entry(shard.id()).or_default();
+            let stale = of_shard.enter(term);
+            let handle = of_shard.groups.entry(group.to_owned()).or_insert_with(|| {
                 let state = shard.state();
                 let id = group.to_owned();
                 let (rules, now_ms) = (self.rules(), self.now_ms());
@@ -352,9 +346,9 @@ impl Coordinator {
         let Some(term) = shard.leading() else { return self.release(shard.id()) };
         let stale = {
             let mut shard_groups = self.shard_groups.lock();
-            let groups_of_shard = shard_groups.entry(shard.id()).or_default();
-            let stale = groups_of_shard.enter(term);
-            if std::mem::replace(&mut groups_of_shard.is_restored, true) {
+            let of_shard = shard_groups.entry(shard.id()).or_default();
+            let stale = of_shard.enter(term);
+            if std::mem::replace(&mut of_shard.is_restored, true) {
                 return;
             }
             stale
@@ -374,25 +368,18 @@ impl Coordinator {
     }
 
     fn release(&self, shard: ShardId) {
-        let groups_of_shard = self.shard_groups.lock().remove(&shard);
+        let of_shard = self.shard_groups.lock().remove(&shard);
         retire_all(
-            groups_of_shard
-                .into_iter()
-                .flat_map(|groups_of_shard| groups_of_shard.groups.into_values())
-                .collect(),
+            of_shard.into_iter().flat_map(|of_shard| of_shard.groups.into_values()).collect(),
         );
     }
 
     /// Drops a handle whose state machine holds nothing beyond the record.
     fn dismiss(&self, handle: &Arc<GroupHandle>) {
         let mut shard_groups = self.shard_groups.lock();
-        let Some(groups_of_shard) = shard_groups.get_mut(&handle.shard().id()) else { return };
-        if groups_of_shard
-            .groups
-            .get(handle.group())
-            .is_some_and(|known| Arc::ptr_eq(known, handle))
-        {
-            groups_of_shard.groups.remove(handle.group());
+        let Some(of_shard) = shard_groups.get_mut(&handle.shard().id()) else { return };
+        if of_shard.groups.get(handle.group()).is_some_and(|known| Arc::ptr_eq(known, handle)) {
+            of_shard.groups.remove(handle.group());
         }
     }
 

@@ -25,7 +25,7 @@ pub struct WakeUps {
 pub(super) struct StreamWakeUps {
     wake_ups: Arc<WakeUps>,
     armed: RwLock<HashSet<TopicId>>,
-    rung: Mutex<HashSet<TopicId>>,
+    pending: Mutex<HashSet<TopicId>>,
     notify: Notify,
 }
 
@@ -40,7 +40,7 @@ impl WakeUps {
         let stream = Arc::new(StreamWakeUps {
             wake_ups: Arc::clone(self),
             armed: RwLock::default(),
-            rung: Mutex::default(),
+            pending: Mutex::default(),
             notify: Notify::new(),
         });
         all.push(Arc::downgrade(&stream));
@@ -76,9 +76,9 @@ impl StreamWakeUps {
     /// Waits for a wake-up, and returns its topics.
     pub(super) async fn woken(&self) -> HashSet<TopicId> {
         loop {
-            let rung = std::mem::take(&mut *self.rung.lock());
-            if !rung.is_empty() {
-                return rung;
+            let pending = std::mem::take(&mut *self.pending.lock());
+            if !pending.is_empty() {
+                return pending;
             }
             self.notify.notified().await;
         }
@@ -86,7 +86,7 @@ impl StreamWakeUps {
 
     fn wake(&self, topic: TopicId) {
         if self.armed.read().contains(&topic) && self.armed.write().remove(&topic) {
-            self.rung.lock().insert(topic);
+            self.pending.lock().insert(topic);
             self.notify.notify_one();
         }
     }

@@ -33,11 +33,7 @@ impl Coordinator {
         // The list's lock is released first: a handle is locked before the list, never after it.
         let handles: Vec<_> = {
             let shard_groups = self.shard_groups.lock();
-            shard_groups
-                .values()
-                .flat_map(|groups_of_shard| groups_of_shard.groups.values())
-                .cloned()
-                .collect()
+            shard_groups.values().flat_map(|of_shard| of_shard.groups.values()).cloned().collect()
         };
         for handle in handles {
             let Some(group) = handle.step(self, |m, _| (m.describe(), Default::default())) else {
@@ -70,18 +66,12 @@ impl Coordinator {
     pub(crate) fn members_of(&self, group: &str) -> Option<usize> {
         let handle = {
             let shard_groups = self.shard_groups.lock();
-            shard_groups
-                .values()
-                .find_map(|groups_of_shard| groups_of_shard.groups.get(group))
-                .cloned()
+            shard_groups.values().find_map(|of_shard| of_shard.groups.get(group)).cloned()
         };
         handle.map(|handle| handle.members())
     }
 
     pub(super) fn has_handle(&self, group: &str) -> bool {
-        self.shard_groups
-            .lock()
-            .values()
-            .any(|groups_of_shard| groups_of_shard.groups.contains_key(group))
+        self.shard_groups.lock().values().any(|of_shard| of_shard.groups.contains_key(group))
     }
 }
