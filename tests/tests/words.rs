@@ -1,8 +1,9 @@
-//! Prose is plain, standard English: comments, messages and documents use no word of the list below.
+//! Prose is plain, standard English: comments, messages and documents use no word of the list
+//! below.
 //!
-//! `tests/run lint` runs this. In Rust files the checks cover comments and string literals, because log
-//! lines, metric HELP and error texts are string literals; in documents, charts and CRDs they cover
-//! the text outside of code.
+//! `tests/run lint` runs this. In Rust files the checks cover comments and string literals, because
+//! log lines, metric HELP and error texts are string literals; in documents, charts and CRDs they
+//! cover the text outside of code.
 
 use std::collections::BTreeMap;
 
@@ -158,7 +159,7 @@ fn prose_of_document(text: &str) -> Vec<Prose> {
     prose
 }
 
-/// Lower-case words with the line on which each stands. Text between backticks is code and left out.
+/// Lower-case words with the line of each. Text between backticks is code and skipped.
 fn words(prose: &Prose) -> Vec<(usize, String)> {
     let mut words = Vec::new();
     for (number, line) in prose.text.lines().enumerate() {

@@ -151,7 +151,12 @@ impl Topics {
 
     /// The shards for partitions of a topic, among those that the catalog lists. Damaged shards are
     /// avoided.
-    pub(super) fn place(&self, topic: TopicId, first: usize, count: usize) -> Vec<PartitionPlacement> {
+    pub(super) fn place(
+        &self,
+        topic: TopicId,
+        first: usize,
+        count: usize,
+    ) -> Vec<PartitionPlacement> {
         let listed: Vec<ShardId> = match &self.node.catalog().state().catalog {
             Some(catalog) => catalog.shards.keys().copied().collect(),
             None => Vec::new(),
