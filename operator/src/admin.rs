@@ -1,16 +1,15 @@
-//! The admin APIs of the brokers: the only place where operator and broker meet.
+//! Client of the brokers' admin APIs, the operator's only connection to brokers.
 //!
-//! # Place in the walk
-//!
-//! Controllers call [`Brokers`]; [`http`] carries one request; [`fence`] keeps the epoch of each
-//! cluster; [`breaker`] keeps calls from brokers that do not answer. What is said and answered is typed in `operator/plan`.
+//! Controllers call [`Brokers`]; [`http`] sends one request; [`fence`] keeps the epoch of each
+//! cluster; [`breaker`] stops calls to brokers that do not answer. The types of requests and
+//! answers are in `operator/plan`.
 //!
 //! # Invariants
 //!
-//! - **K2** a call that changes something carries the epoch that the cluster gave this leader, and is
-//!   not sent by a process that does not hold the Lease.
-//! - A broker that is slow or talks too much costs bounded time and memory.
-//! - A broker that does not answer at all costs the calls to other brokers nothing.
+//! - **K2** a call that changes something carries the epoch that the cluster issued to this leader,
+//!   and is not sent by a process that does not hold the Lease.
+//! - A slow broker or a large answer costs bounded time and memory.
+//! - A broker that does not answer does not delay calls to other brokers.
 //! - Nothing is changed in a cluster that another operator claims as well.
 //! - The token is read from the Secret of the cluster, is kept in memory, and is read again when a
 //!   broker refuses it.
@@ -37,20 +36,20 @@ use breaker::Breakers;
 use fence::{Claimant, Conflict, Epochs};
 use http::{Http, HttpError, Method};
 
-/// The reason of conditions of what two operators manage.
+/// Reason of conditions of objects that two operators manage.
 pub const CONFLICTING_OPERATOR: &str = "ConflictingOperator";
 
-/// One broker.
+/// Identifies one broker of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Target {
-    /// Its cluster.
+    /// Cluster of the broker.
     pub cluster: ClusterKey,
-    /// Its id.
+    /// Id of the broker in its cluster.
     pub broker: i32,
 }
 
 impl Target {
-    /// The broker of a cluster that is asked about queues and groups.
+    /// The broker of a cluster that receives calls about queues and groups: the lowest id.
     #[must_use]
     pub fn of(cluster: &BrokerCluster) -> Self {
         let metadata = &cluster.metadata;
@@ -64,40 +63,40 @@ impl Target {
     }
 }
 
-/// What a caller needs to be.
+/// Credentials that a call needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Right {
-    /// Anybody.
+    /// No credentials are needed.
     Open,
-    /// Somebody with the token.
+    /// The token of the cluster.
     Token,
-    /// The leader: token and epoch.
+    /// The token and the epoch of the leader.
     Change,
 }
 
-/// Why a call did not do what it was to do; split by what comes next.
+/// Why a call failed, split by what the caller does next.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    /// Nobody answered in time: try again.
-    #[error("the broker cannot be reached: {0}")]
+    /// No answer in time: retry.
+    #[error("the broker is unreachable: {0}")]
     Unreachable(String),
-    /// The broker refused: what it says decides.
+    /// The broker refused the call; `reason` decides what follows.
     #[error("{reason}: {message}")]
     Refused {
-        /// In one word.
+        /// Reason as one word, see the admin HTTP API.
         reason: String,
         /// What is wrong and what to do.
         message: String,
-        /// Everything it said.
+        /// The complete body of the answer.
         body: Value,
     },
-    /// What came back is not understood: the releases do not fit.
-    #[error("the broker's answer is not understood: {0}")]
+    /// The answer could not be decoded: the releases do not fit.
+    #[error("the broker's answer cannot be decoded: {0}")]
     Malformed(String),
-    /// The Secret with the token is missing: it is made by the cluster controller.
+    /// The Secret with the token could not be read; the cluster controller creates it.
     #[error("the token of the cluster cannot be read: {0}")]
     NoToken(String),
-    /// This process must not.
+    /// This process does not lead.
     #[error(transparent)]
     NotLeader(#[from] NotLeader),
     /// Another operator manages the same cluster.
@@ -112,7 +111,7 @@ impl CallError {
         matches!(self, Self::Refused { reason, .. } if reason == expected)
     }
 
-    /// As a condition says it.
+    /// The error as reason and message of a condition.
     #[must_use]
     pub fn refused(&self) -> Refused {
         const KNOWN: &[&str] = &[
@@ -151,7 +150,7 @@ impl CallError {
 #[derive(Debug)]
 pub struct Brokers {
     http: Http,
-    client: ClientOf,
+    client: KubeClient,
     leadership: Leadership,
     address: String,
     epochs: Epochs,
@@ -159,22 +158,23 @@ pub struct Brokers {
     tokens: Mutex<HashMap<ClusterKey, String>>,
 }
 
-/// The client has no `Debug`.
-struct ClientOf(Client);
+/// A [`Client`] with `Debug`, which kube's client lacks.
+struct KubeClient(Client);
 
-impl std::fmt::Debug for ClientOf {
+impl std::fmt::Debug for KubeClient {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.write_str("Client")
     }
 }
 
 impl Brokers {
-    /// `address` is where the admin API of a broker is, with `{service}` and `{namespace}` in it.
+    /// `address` is the address template of a broker's admin API, with `{service}` and
+    /// `{namespace}`.
     #[must_use]
     pub fn new(client: Client, leadership: Leadership, address: String) -> Self {
         Self {
             http: Http::default(),
-            client: ClientOf(client),
+            client: KubeClient(client),
             leadership,
             address,
             epochs: Epochs::default(),
@@ -183,36 +183,36 @@ impl Brokers {
         }
     }
 
-    /// Asks for what anybody may know.
+    /// Reads a resource that needs no token.
     ///
     /// # Errors
     ///
-    /// [`CallError`].
+    /// [`CallError`] if there is no usable answer.
     pub async fn ask<T: DeserializeOwned>(&self, at: &Target, path: &str) -> Result<T, CallError> {
         let call = Call { at, method: Method::Get, path, body: None };
         self.send(&call, Right::Open).await
     }
 
-    /// Lets the next call to a broker through, also if it did not answer the calls before.
+    /// Closes the circuit breaker of a broker, so that the next call is sent.
     pub fn try_again(&self, at: &Target) {
         self.breakers.close(at);
     }
 
-    /// Asks for what only the owner of the token may know.
+    /// Reads a resource that needs the token.
     ///
     /// # Errors
     ///
-    /// [`CallError`].
+    /// [`CallError`] if there is no usable answer.
     pub async fn read<T: DeserializeOwned>(&self, at: &Target, path: &str) -> Result<T, CallError> {
         let call = Call { at, method: Method::Get, path, body: None };
         self.send(&call, Right::Token).await
     }
 
-    /// Changes something, as the leader.
+    /// Sends a change with the leader's token and epoch.
     ///
     /// # Errors
     ///
-    /// [`CallError`].
+    /// [`CallError`] if the change was not confirmed.
     pub async fn put<T: DeserializeOwned>(
         &self,
         at: &Target,
@@ -223,11 +223,11 @@ impl Brokers {
         self.change(&Call { at, method: Method::Put, path, body: Some(body) }).await
     }
 
-    /// Takes something away, as the leader.
+    /// Sends a deletion with the leader's token and epoch.
     ///
     /// # Errors
     ///
-    /// [`CallError`].
+    /// [`CallError`] if the deletion was not confirmed.
     pub async fn delete<T: DeserializeOwned>(
         &self,
         at: &Target,
@@ -236,15 +236,15 @@ impl Brokers {
         self.change(&Call { at, method: Method::Delete, path, body: None }).await
     }
 
-    /// Makes sure that this leader's epoch is the newest, before something that no call can fence.
-    /// A broker that does not answer has no say.
+    /// Checks that this leader's epoch is the newest, before an action that brokers cannot fence. A
+    /// broker that does not answer does not prevent the action.
     ///
     /// # Errors
     ///
-    /// When a newer leader has claimed the cluster, or this one holds the Lease no longer.
+    /// When a newer leader has claimed the cluster, or this process no longer holds the Lease.
     pub async fn assure_epoch(&self, at: &Target) -> Result<(), CallError> {
         self.leadership.check()?;
-        // That it did not answer before is no reason not to ask it now.
+        // The broker is called even if it did not answer before.
         self.breakers.close(at);
         let ours = match self.epoch(at).await {
             Ok(epoch) => epoch,
@@ -254,7 +254,7 @@ impl Brokers {
         let answer = self.ask::<ropewalk_operator_plan::cluster::Answer>(at, "/v1/broker").await;
         match answer {
             Ok(answer) if answer.epoch > ours => {
-                self.epochs.forget(&at.cluster);
+                self.epochs.discard(&at.cluster);
                 Err(CallError::NotLeader(NotLeader))
             }
             Ok(_) | Err(CallError::Unreachable(_)) => Ok(()),
@@ -266,7 +266,7 @@ impl Brokers {
     ///
     /// # Errors
     ///
-    /// [`CallError`].
+    /// [`CallError`] if the stream cannot be opened.
     pub async fn signals(&self, at: &Target) -> Result<http::Lines, CallError> {
         let token = self.token(&at.cluster).await?;
         let url = self.url(at, "/v1/signals");
@@ -282,13 +282,13 @@ impl Brokers {
         }
     }
 
-    /// Forgets what is known of a cluster: it is gone, or another has its name.
-    pub fn forget(&self, cluster: &ClusterKey) {
-        self.epochs.forget_all_of(cluster);
+    /// Discards epoch and token of a cluster that is gone or was replaced by another of its name.
+    pub fn discard(&self, cluster: &ClusterKey) {
+        self.epochs.discard_cluster(cluster);
         self.tokens.lock().remove(cluster);
     }
 
-    /// Another operator that manages the cluster as well: nothing of it may be changed.
+    /// The conflict with another operator that manages the cluster as well, if there is one.
     #[must_use]
     pub fn conflict(&self, cluster: &ClusterKey) -> Option<Conflict> {
         self.epochs.conflict(cluster, Instant::now())
@@ -298,9 +298,9 @@ impl Brokers {
         let first = self.send(call, Right::Change).await;
         match first {
             Err(error) if error.is_refused("StaleEpoch") => {
-                // Another process claimed a newer epoch. The next call claims again, if this process still
-                // holds the Lease.
-                self.epochs.forget(&call.at.cluster);
+                // Another process claimed a newer epoch. The next call claims again, if this
+                // process still holds the Lease.
+                self.epochs.discard(&call.at.cluster);
                 self.send(call, Right::Change).await
             }
             other => other,
@@ -352,13 +352,13 @@ impl Brokers {
         serde_json::from_value(answer).map_err(|error| CallError::Malformed(error.to_string()))
     }
 
-    /// The epoch of this leader in a cluster; claimed if it has none yet.
+    /// The epoch of this leader in a cluster; claims one if there is none yet.
     async fn epoch(&self, at: &Target) -> Result<u64, CallError> {
         if let Some(conflict) = self.conflict(&at.cluster) {
             return Err(conflict.into());
         }
         let slot = self.epochs.slot(&at.cluster);
-        // One claim at a time for each cluster; the others wait for what it brings.
+        // One claim at a time for each cluster; concurrent calls wait for its result.
         let mut epoch = slot.lock().await;
         if let Some(epoch) = *epoch {
             return Ok(epoch);
@@ -368,12 +368,12 @@ impl Brokers {
             Claimant { holder: self.leadership.identity(), lease_uid: self.leadership.lease_uid() };
         let body = json!({"holder": ours.holder, "leaseUid": ours.lease_uid});
         let call = Call { at, method: Method::Post, path: "/v1/fence", body: Some(body) };
-        let claimed: fence::Claimed = self.send(&call, Right::Token).await?;
-        tracing::info!(cluster = %at.cluster, epoch = claimed.epoch, "claimed an epoch");
+        let claimed: fence::ClaimResponse = self.send(&call, Right::Token).await?;
+        tracing::info!(cluster = %at.cluster, epoch = claimed.epoch, "epoch claimed");
         if let Err(conflict) =
             self.epochs.claimed(&at.cluster, ours, claimed.previous, Instant::now())
         {
-            tracing::error!(cluster = %at.cluster, %conflict, "standing back");
+            tracing::error!(cluster = %at.cluster, %conflict, "changes to the cluster paused: two operators manage it");
             return Err(conflict.into());
         }
         *epoch = Some(claimed.epoch);
@@ -403,7 +403,7 @@ impl Brokers {
     }
 }
 
-/// One call.
+/// One call to the admin API.
 #[derive(Debug)]
 struct Call<'a> {
     at: &'a Target,
@@ -427,7 +427,7 @@ impl From<HttpError> for CallError {
     }
 }
 
-/// A part of a path: what is not plain is escaped.
+/// Percent-encodes a path segment.
 #[must_use]
 pub fn segment(text: &str) -> String {
     use std::fmt::Write as _;

@@ -1,11 +1,11 @@
-//! The one way to write an object: server-side apply of the whole intent, and only if it does not hold.
+//! Server-side apply of an object, skipped if the object matches already.
 //!
 //! # Invariants
 //!
-//! - **K1** what holds is not written.
-//! - What an admission policy changes while it is written is said, so that nobody writes it for ever.
-//! - An object that belongs to somebody else is never taken over: that is a [`Outcome::Taken`], not an
-//!   overwrite.
+//! - **K1** an object that matches its wanted state is not written.
+//! - An object that an admission policy alters at the write is reported as
+//!   [`ApplyOutcome::Altered`], so that the caller can stop writing it.
+//! - An object of another owner is not overwritten but reported as [`ApplyOutcome::OwnedByOther`].
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::api::{Api, Patch, PatchParams};
@@ -15,58 +15,59 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-/// What came of it.
+/// Result of [`apply`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// It was so already.
+pub enum ApplyOutcome {
+    /// The object matched already; nothing was written.
     Unchanged,
-    /// It was written.
+    /// The object was written and matches.
     Written,
-    /// It was written, and something between here and the store changed it again. The state that it
-    /// was left in is named as by [`mark`].
+    /// The object was written, and an admission policy or another client altered it. Holds the
+    /// state after the write, as returned by [`mark`].
     Altered(String),
-    /// An object of that name belongs to somebody else, named here.
-    Taken(String),
+    /// An object of that name has another owner, described here.
+    OwnedByOther(String),
 }
 
-/// Who an object has to belong to.
+/// The owner that an existing object must have to be written.
 #[derive(Clone, Copy, Debug)]
-pub enum Belongs<'a> {
-    /// To the object with this uid, which controls it.
-    To(&'a str),
-    /// To nobody: it is kept when everything else goes.
-    ToNobody,
+pub enum RequiredOwner<'a> {
+    /// The object with this uid must be its controller.
+    Controller(&'a str),
+    /// It must have no controller: it is kept when the cluster is deleted.
+    None,
 }
 
-/// Applies `wanted`. `there` is the object as it was seen, if it was; otherwise it is looked for.
+/// Applies `wanted`. `there` is the existing object if the caller has read it; otherwise it is
+/// read.
 ///
 /// # Errors
 ///
-/// What the API server says.
+/// An error of the API server.
 pub async fn apply<K>(
     api: &Api<K>,
     manager: &str,
     wanted: &K,
     there: Option<&K>,
-    belongs: Belongs<'_>,
-) -> Result<Outcome, kube::Error>
+    owner: RequiredOwner<'_>,
+) -> Result<ApplyOutcome, kube::Error>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Serialize + std::fmt::Debug,
 {
     let name = wanted.name_any();
     let found = match there {
         Some(_) => None,
-        // A list by label does not show what somebody else made.
+        // An object of another owner may lack the label and be missing in a list.
         None => api.get_opt(&name).await?,
     };
     let wanted_json = serde_json::to_value(wanted).map_err(kube::Error::SerdeError)?;
     if let Some(there) = there.or(found.as_ref()) {
-        if let Some(other) = other_owner(there, belongs) {
-            return Ok(Outcome::Taken(other));
+        if let Some(other) = other_owner(there, owner) {
+            return Ok(ApplyOutcome::OwnedByOther(other));
         }
         let there = serde_json::to_value(there).map_err(kube::Error::SerdeError)?;
         if intent::holds(&without_kind(&there), &without_kind(&wanted_json)) {
-            return Ok(Outcome::Unchanged);
+            return Ok(ApplyOutcome::Unchanged);
         }
     }
     let parameters = PatchParams::apply(manager).force();
@@ -74,22 +75,22 @@ where
     let mark = mark(&written);
     let written = serde_json::to_value(written).map_err(kube::Error::SerdeError)?;
     let holds = intent::holds(&without_kind(&written), &without_kind(&wanted_json));
-    Ok(if holds { Outcome::Written } else { Outcome::Altered(mark) })
+    Ok(if holds { ApplyOutcome::Written } else { ApplyOutcome::Altered(mark) })
 }
 
-/// Which state of an object this is: another one when somebody changed what it is meant to be.
+/// Identifies the state of an object: differs after its spec was changed.
 pub fn mark(object: &impl Resource) -> String {
     let meta = object.meta();
     let generation = meta.generation.map(|generation| format!("generation {generation}"));
     generation.or_else(|| meta.resource_version.clone()).unwrap_or_default()
 }
 
-/// Applies the part of a status that belongs to `manager`. The caller knows whether it says something new.
-/// An object of this name that was created since is another one and is not written: its uid differs.
+/// Applies the part of a status that belongs to `manager`. The caller checks whether it changed. An
+/// object that was recreated under the same name is not written, because its uid differs.
 ///
 /// # Errors
 ///
-/// What the API server says; see [`is_gone`].
+/// An error of the API server; see [`is_gone`].
 pub async fn status<K>(
     api: &Api<K>,
     manager: &str,
@@ -111,24 +112,27 @@ where
     Ok(())
 }
 
-/// Whether [`status`] failed because the object is gone, or another one has its name by now.
+/// Whether [`status`] failed because the object is gone or was recreated under the same name.
 #[must_use]
 pub fn is_gone(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(said) if said.code == 404 || said.code == 409)
 }
 
-/// Who else an object belongs to.
-fn other_owner(object: &impl Resource, belongs: Belongs<'_>) -> Option<String> {
+/// The owner of an object, if it is not the required one.
+fn other_owner(object: &impl Resource, owner: RequiredOwner<'_>) -> Option<String> {
     let controller = object.owner_references().iter().find(|owner| owner.controller == Some(true));
-    match (belongs, controller) {
-        (Belongs::To(uid), Some(owner)) if owner.uid == uid => None,
-        (Belongs::ToNobody, None) => None,
+    match (owner, controller) {
+        (RequiredOwner::Controller(uid), Some(owner)) if owner.uid == uid => None,
+        (RequiredOwner::None, None) => None,
         (_, Some(owner)) => Some(format!("{} {} (uid {})", owner.kind, owner.name, owner.uid)),
-        (Belongs::To(_), None) => Some("nobody this operator knows".to_owned()),
+        (RequiredOwner::Controller(_), None) => {
+            Some("an owner that this operator does not know".to_owned())
+        }
     }
 }
 
-/// Objects in a list come without their kind, and the clear text of a Secret is never given back.
+/// The object without fields that differ without meaning: objects in a list have no kind, and the
+/// API server never returns the clear text of a Secret.
 fn without_kind(object: &Value) -> Value {
     let mut object = object.clone();
     if let Some(fields) = object.as_object_mut() {

@@ -1,27 +1,29 @@
-//! How long to wait before an object that failed is tried again: 1 s, then twice as long each time up
-//! to five minutes, give or take a quarter so that many that failed together do not come back together.
+//! Back-off of failed reconciles: 1 s, doubled at each failure up to five minutes, ± 25 % jitter,
+//! so that objects that failed together do not retry together.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
-/// The longest wait.
+/// Upper bound of the wait, before jitter.
 pub const WAIT_MAX: Duration = Duration::from_secs(300);
 
-/// The most objects that are remembered.
+/// Bound of the number of remembered objects.
 const OBJECTS_MAX: usize = 50_000;
 
-/// How often each object failed in a row, by its uid.
+/// Consecutive failures of each object, by uid.
 #[derive(Debug, Default)]
 pub struct Attempts(Mutex<HashMap<String, u32>>);
 
 impl Attempts {
-    /// It failed once more: how long to wait. `jitter` is any number, differing from call to call.
+    /// Counts a failure and returns the time to wait. `jitter` is any number that differs between
+    /// calls.
     pub fn failed(&self, uid: &str, jitter: u64) -> Duration {
         let mut attempts = self.0.lock();
         if attempts.len() >= OBJECTS_MAX && !attempts.contains_key(uid) {
-            // Those that are gone never succeed. To begin again costs a few early attempts.
+            // Entries of deleted objects would never be removed. Clearing all costs a few early
+            // retries.
             attempts.clear();
         }
         let count = attempts.entry(uid.to_owned()).or_insert(0);
@@ -29,7 +31,7 @@ impl Attempts {
         wait(*count, jitter)
     }
 
-    /// It succeeded.
+    /// Resets the back-off of an object that was reconciled.
     pub fn succeeded(&self, uid: &str) {
         self.0.lock().remove(uid);
     }

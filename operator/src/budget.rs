@@ -1,24 +1,24 @@
-//! How many statuses of Queues may be written: five a second, over all of them.
+//! Rate limit for status writes of Queues: five a second in all.
 //!
 //! # Invariants
 //!
-//! - Conditions come first: [`AHEAD_MAX`] of them are written at once and are paid for afterwards, so
-//!   that figures wait for conditions and never the other way round.
-//! - Conditions beyond that are not paid for and tried again later: a thousand Queues that change together
-//!   are written at the same rate as everything else, and nobody holds a place while waiting.
+//! - Conditions take precedence: up to [`AHEAD_MAX`] condition writes go into debt, so that metrics
+//!   wait for conditions and never the other way round.
+//! - Condition writes beyond that are refused and retried later, so that a thousand Queues that
+//!   change together are written at the same rate and no reconcile blocks a slot while it waits.
 
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// Writes per second.
+/// Tokens added per second; one token is one write.
 const PER_SECOND: f64 = 5.0;
-/// What may be saved up.
+/// Capacity of the token bucket.
 const SAVED_MAX: f64 = 5.0;
-/// Conditions that are written before they are paid for.
+/// Condition writes that may be in debt.
 const AHEAD_MAX: f64 = 20.0;
 
-/// How many statuses may be written.
+/// Token bucket for status writes.
 #[derive(Debug)]
 pub struct Budget(Mutex<TokenBucket>);
 
@@ -35,7 +35,7 @@ impl Default for Budget {
 }
 
 impl Budget {
-    /// Whether figures may be written now; if so, that is paid for.
+    /// Takes a token for a write of metrics; `false` if there is none.
     pub fn take(&self, now: Instant) -> bool {
         let mut bucket = self.0.lock();
         bucket.fill(now);
@@ -46,7 +46,8 @@ impl Budget {
         may
     }
 
-    /// Whether conditions may be written now; if so, that is paid for.
+    /// Takes a token for a write of conditions, possibly as debt; `false` if the debt is at its
+    /// bound.
     pub fn admit(&self, now: Instant) -> bool {
         let mut bucket = self.0.lock();
         bucket.fill(now);
@@ -71,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn k1_figures_are_written_five_times_a_second_at_most() {
+    fn k1_metrics_are_written_five_times_a_second_at_most() {
         let (budget, start) = (Budget::default(), Instant::now());
         let mut written = 0;
         for ms in 0..10_000 {
@@ -81,14 +82,14 @@ mod tests {
     }
 
     #[test]
-    fn figures_are_never_written_ahead_of_what_is_paid() {
+    fn metrics_are_never_written_on_debt() {
         let (budget, start) = (Budget::default(), Instant::now());
         let written = (0..20).filter(|_| budget.take(start)).count();
-        assert_eq!(written, 5, "what was saved up");
+        assert_eq!(written, 5, "the capacity of the bucket");
     }
 
     #[test]
-    fn figures_wait_for_conditions() {
+    fn metrics_wait_for_conditions() {
         let (budget, start) = (Budget::default(), Instant::now());
         for _ in 0..20 {
             assert!(budget.admit(start));
@@ -102,7 +103,7 @@ mod tests {
         let (budget, start) = (Budget::default(), Instant::now());
         let admitted = |now: Instant| (0..1000).filter(|_| budget.admit(now)).count();
         assert_eq!(admitted(start), 25, "a few are written at once");
-        assert_eq!(admitted(start + Duration::from_secs(1)), 5, "nothing else was paid for");
+        assert_eq!(admitted(start + Duration::from_secs(1)), 5, "the debt stays at its bound");
         assert_eq!(admitted(start + Duration::from_secs(3)), 10);
     }
 }

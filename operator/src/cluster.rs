@@ -1,20 +1,19 @@
-//! The cluster controller: from a `BrokerCluster` to pods, volumes, Services and rollouts.
+//! The cluster controller: reconciles a `BrokerCluster` into pods, volumes, Services and rollouts.
 //!
-//! # Place in the walk
-//!
-//! [`observe`] does all the reading, by live requests, so that no decision rests on an old state. The
-//! pure part (`operator/plan`) says what should be. [`converge`] does the writing, in steps that do not
-//! wait for each other; [`restart`] is the one disruptive act; [`removal`] handles deletion.
+//! [`observe`] does all the reading, by live requests, so that no decision is based on a stale
+//! cache. `operator/plan` computes the wanted state without I/O. [`converge`] does the writing, in
+//! steps that do not depend on each other; [`restart`] is the one disruptive action; [`removal`]
+//! handles deletion.
 //!
 //! # Invariants
 //!
 //! - **K1** a converged cluster is read every minute and never written.
-//! - **K2** a pod is evicted only after live reads, under the Lease, with the brokers' newest epoch,
-//!   and only if it is still the pod that was read.
-//! - **K4** nothing is stopped while a volume would be lost with its pod.
-//! - A paused cluster is shown and not touched, also while it is being deleted.
-//! - Volumes come first: a full disk must not keep a volume from growing.
-//! - A step that fails is a condition; the other steps go on.
+//! - **K2** a pod is evicted only after live reads, under the Lease, with the newest epoch of the
+//!   brokers, and only if it is still the pod that was read.
+//! - **K4** no pod is stopped while its volume would be lost with it.
+//! - A paused cluster gets a status and no other change, also while it is being deleted.
+//! - Volumes are written first: a full disk must not prevent a volume from growing.
+//! - A step that fails becomes a condition; the other steps continue.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,7 +43,7 @@ use crate::watch::{self, Failure, Guarded};
 use converge::ApplyReport;
 use rollout::RolloutReport;
 
-// In the order of the walk.
+// In the order in which a reconcile calls them.
 mod observe;
 mod hibernation;
 mod settings;
@@ -54,13 +53,13 @@ mod rollout;
 mod status;
 mod removal;
 
-/// The field manager of everything written here.
+/// Field manager of everything that this controller writes.
 const MANAGER: &str = "ropewalk-operator/cluster";
 /// The interval at which a settled cluster is reconciled.
 const RESYNC: Duration = Duration::from_secs(60);
 /// The delay after a status that requires another reconcile at once.
 const AT_ONCE: Duration = Duration::from_millis(300);
-/// The interval for a cluster that is not settled, whatever the watches bring.
+/// The interval for a cluster that is not settled, in addition to the watches.
 const RECHECK: Duration = Duration::from_secs(10);
 
 /// Runs the controller in a scope until `stopping` turns true.
@@ -84,43 +83,43 @@ pub async fn run(
         .watches_stream(watch::children::<ConfigMap>(&client, scope), of)
         .graceful_shutdown_on(stop);
     let gone = context.clone();
-    let reconcile = |object, context| watch::framed(object, context, reconcile);
-    let outcomes = controller.run(reconcile, watch::again, context);
+    let reconcile = |object, context| watch::reconcile_guarded(object, context, reconcile);
+    let outcomes = controller.run(reconcile, watch::error_policy, context);
     // Without a finalizer a cluster that is deleted is never reconciled again.
     watch::drive(outcomes.inspect(|outcome| {
         if let Err(controller::Error::ObjectNotFound(object)) = outcome {
             let namespace = object.namespace.clone().unwrap_or_default();
-            forget(&gone, &ClusterKey::new(namespace, object.name.clone()));
+            discard(&gone, &ClusterKey::new(namespace, object.name.clone()));
         }
     }))
     .await;
 }
 
-/// Drops what is known of a cluster that is gone or is being deleted.
-fn forget(context: &Context, cluster: &ClusterKey) {
-    context.brokers.forget(cluster);
+/// Discards the in-memory state of a cluster that is gone or is being deleted.
+fn discard(context: &Context, cluster: &ClusterKey) {
+    context.brokers.discard(cluster);
     context.hibernations.end(cluster);
-    context.settings_log.forget(cluster);
-    context.contested.forget(&cluster.namespace, &cluster.name);
+    context.settings_log.discard(cluster);
+    context.contested.discard(&cluster.namespace, &cluster.name);
 }
 
 fn of<K>(child: PartialObjectMeta<K>) -> Option<ObjectRef<Guarded<BrokerCluster>>> {
     watch::cluster_of(&child)
 }
 
-/// Moves a cluster closer to its spec and reports its state.
+/// Reconciles a cluster with its spec and writes its status.
 ///
 /// 1. `observe` does all the reading.
 /// 2. `validate` is pure. Later steps read its result and not the object.
 /// 3. `children` is pure: every object as it should be.
-/// 4. `converge` writes what does not hold, volumes first, and brings brokers their settings.
+/// 4. `converge` writes what differs, volumes first, and sends brokers their settings.
 /// 5. `decide` is pure: which broker may restart. `rollout` carries it out.
 /// 6. The status is written also when a step failed.
 async fn reconcile(seen: BrokerCluster, context: Arc<Context>) -> Result<Action, Failure> {
     let namespace = seen.namespace().unwrap_or_default();
     let api: Api<BrokerCluster> = Api::namespaced(context.client.clone(), &namespace);
     let Some(cluster) = api.get_opt(&seen.name_any()).await? else {
-        forget(&context, &key(&seen));
+        discard(&context, &key(&seen));
         return Ok(Action::await_change());
     };
     if cluster.metadata.deletion_timestamp.is_some() {
@@ -168,14 +167,14 @@ fn conflict(message: String) -> Problem {
     Problem { reason: CONFLICTING_OPERATOR, message, concerns: Concern::Other }
 }
 
-/// When the cluster is reconciled again, whatever the watches bring.
+/// When the cluster is reconciled again if no watch triggers it earlier.
 fn next(
     context: &Context,
     valid: &ValidCluster,
     status: &BrokerClusterStatus,
     problems: &[Problem],
 ) -> Result<Action, Failure> {
-    // The permission to format has to be taken back before anything can happen to the volume.
+    // The permission to format must be revoked before anything can happen to the volume.
     let is_formatted =
         |id: i32| status.brokers.iter().any(|broker| broker.id == id && broker.formatted);
     if valid.brokers.iter().any(|broker| !broker.formatted && is_formatted(broker.id)) {
@@ -194,20 +193,21 @@ fn next(
     if is_settled {
         return Ok(Action::requeue(RESYNC));
     }
-    // A cluster that is new or was made again answers with epochs and tokens of its own.
+    // A cluster that is new or was created again issues its own epochs and tokens.
     if valid.status.as_ref().is_none_or(|status| status.cluster_id.is_none()) {
         let cluster = ClusterKey::new(valid.namespace.clone(), valid.name.clone());
-        context.brokers.forget(&cluster);
+        context.brokers.discard(&cluster);
     }
     Ok(Action::requeue(RECHECK))
 }
 
-/// What a cluster is called in the tables of this process.
+/// The key of a cluster in the in-memory tables.
 fn key(cluster: &BrokerCluster) -> ClusterKey {
     ClusterKey::new(cluster.namespace().unwrap_or_default(), cluster.name_any())
 }
 
-/// The labels that find everything that was made for a cluster. What is found counts only by its name.
+/// Selector for everything that was created for a cluster. Labels can be copied, so callers also
+/// compare names.
 fn selector(cluster: &BrokerCluster) -> String {
     let (cluster, by) = (cluster.name_any(), names::MANAGED_BY);
     format!("{}={cluster},{}={by}", names::LABEL_CLUSTER, names::LABEL_MANAGED_BY)

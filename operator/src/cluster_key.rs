@@ -1,16 +1,16 @@
-//! The name by which the tables of this process know a `BrokerCluster`.
+//! The key of a `BrokerCluster` in the in-memory tables.
 
-/// The name of a `BrokerCluster` in the tables of this process.
+/// Namespace and name of a `BrokerCluster`, the key of in-memory tables.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ClusterKey {
-    /// Its namespace.
+    /// Namespace of the `BrokerCluster`.
     pub namespace: String,
-    /// Its name.
+    /// Name of the `BrokerCluster` object.
     pub name: String,
 }
 
 impl ClusterKey {
-    /// The cluster of that name.
+    /// Creates the key from namespace and name.
     pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
         Self { namespace: namespace.into(), name: name.into() }
     }

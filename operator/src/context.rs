@@ -1,4 +1,4 @@
-//! What every controller works with. Made once, shared by all.
+//! The shared state and clients of all controllers. Created once, when the process starts.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::admin::Brokers;
 use crate::attempts::Attempts;
 use crate::budget::Budget;
 use crate::cluster_key::ClusterKey;
-use crate::contested::Contested;
+use crate::contested::ContestedObjects;
 use crate::hibernation::Hibernations;
 use crate::lease::Leadership;
 use crate::metrics::Metrics;
@@ -25,38 +25,47 @@ use crate::outages::Outages;
 use crate::settings_log::SettingsLog;
 use crate::signals::Table;
 
-/// What every controller works with.
+/// Reason and action of an Event, both single words in camel case.
+#[derive(Clone, Copy, Debug)]
+pub struct EventReason<'a> {
+    /// Why the Event was written, such as `BrokerRestarted`.
+    pub reason: &'a str,
+    /// What the operator did, such as `Restart`.
+    pub action: &'a str,
+}
+
+/// The shared state and clients of all controllers.
 #[derive(Clone)]
 pub struct Context {
-    /// The API server.
+    /// Client of the API server.
     pub client: Client,
-    /// Whether this process leads.
+    /// Whether this process holds the Lease.
     pub leadership: Leadership,
     /// The admin APIs of all brokers.
     pub brokers: Arc<Brokers>,
-    /// What the brokers say about consumer groups.
+    /// The latest signals of the brokers about consumer groups.
     pub signals: Arc<Table>,
-    /// Everything that is counted.
+    /// The metrics that the operator exports.
     pub metrics: Metrics,
-    /// What the operator itself brings.
+    /// Defaults that come with the operator's release, such as the broker image.
     pub settings: Settings,
-    /// What the cluster looks like that is made for a Queue.
+    /// The spec of the BrokerCluster that is created for a Queue that names none.
     pub default_cluster: BrokerClusterSpec,
-    /// How often each object failed in a row.
+    /// Consecutive failures of each object, for the back-off.
     pub attempts: Arc<Attempts>,
-    /// How many statuses may be written.
+    /// Rate limit of status writes of Queues.
     pub budget: Arc<Budget>,
-    /// Which settings brokers got from this process.
+    /// Hashes of the settings that this process sent to brokers.
     pub settings_log: Arc<SettingsLog>,
-    /// Children that somebody else changes whenever they are written.
-    pub contested: Arc<Contested>,
-    /// Since when the cluster of each Queue cannot be used.
+    /// Children that another client, such as an admission policy, changes at every write.
+    pub contested: Arc<ContestedObjects>,
+    /// Start of the current outage of each Queue's cluster.
     pub outages: Arc<Outages>,
-    /// Which clusters are to sleep, and whom they wait for.
+    /// Clusters that are to hibernate, and the consumers that each waits for.
     pub hibernations: Arc<Hibernations>,
-    /// Every Queue that is watched, one store for each scope.
+    /// Every watched Queue, one store for each scope.
     pub queues: Arc<RwLock<Vec<Store<DeserializeGuard<Queue>>>>>,
-    /// Every cluster that is watched, one store for each scope.
+    /// Every watched cluster, one store for each scope.
     pub clusters: Arc<RwLock<Vec<Store<DeserializeGuard<BrokerCluster>>>>>,
     recorder: Recorder,
 }
@@ -68,7 +77,8 @@ impl std::fmt::Debug for Context {
 }
 
 impl Context {
-    /// Made once, when the process starts. `broker_address` is where the admin API of a broker is.
+    /// Called once, when the process starts. `broker_address` is the address template of a broker's
+    /// admin API.
     #[must_use]
     pub fn new(
         client: Client,
@@ -100,14 +110,14 @@ impl Context {
         }
     }
 
-    /// Every Queue that is watched and can be read.
+    /// Every watched Queue that can be deserialized.
     #[must_use]
     pub fn queues(&self) -> Vec<Arc<DeserializeGuard<Queue>>> {
         let stores = self.queues.read();
         stores.iter().flat_map(Store::state).filter(|queue| queue.0.is_ok()).collect()
     }
 
-    /// A cluster that is watched and can be read.
+    /// A watched cluster that can be deserialized.
     #[must_use]
     pub fn cluster(&self, key: &ClusterKey) -> Option<BrokerCluster> {
         let reference = ObjectRef::new(&key.name).within(&key.namespace);
@@ -115,21 +125,21 @@ impl Context {
         found.0.as_ref().ok().cloned()
     }
 
-    /// Whether a whole namespace is being deleted. Reading namespaces may not be allowed; then
-    /// nobody knows.
+    /// Whether a namespace is being deleted; `false` also when the operator may not read
+    /// namespaces.
     pub async fn is_ending(&self, namespace: &str) -> bool {
         let namespaces: Api<Namespace> = Api::all(self.client.clone());
         let namespace = namespaces.get_metadata(namespace).await;
         namespace.is_ok_and(|namespace| namespace.metadata.deletion_timestamp.is_some())
     }
 
-    /// Writes an Event about an object. A failure to write it is logged and stops nothing. A note of more
-    /// than 1000 bytes is cut.
-    pub async fn tell(
+    /// Writes an Event about an object. A failure is logged and otherwise ignored. A note of more
+    /// than 1000 bytes is truncated, because the API server rejects it.
+    pub async fn publish_event(
         &self,
         object: &ObjectReference,
         kind: EventType,
-        (reason, action): (&str, &str),
+        reason: EventReason<'_>,
         note: String,
     ) {
         let mut note = note;
@@ -139,18 +149,18 @@ impl Context {
         }
         let event = Event {
             type_: kind,
-            reason: reason.to_owned(),
+            reason: reason.reason.to_owned(),
             note: Some(note),
-            action: action.to_owned(),
+            action: reason.action.to_owned(),
             secondary: None,
         };
         if let Err(error) = self.recorder.publish(&event, object).await {
-            tracing::debug!(%error, reason, "an Event could not be written");
+            tracing::debug!(%error, reason = reason.reason, "Event not written");
         }
     }
 
-    /// An Event when Ready changed its status or reason.
-    pub(crate) async fn tell_readiness(
+    /// Writes an Event when the status or reason of the Ready condition changed.
+    pub(crate) async fn publish_readiness_event(
         &self,
         object: &ObjectReference,
         before: &[Condition],
@@ -175,6 +185,7 @@ impl Context {
             "False" if !quiet.contains(&new.reason.as_str()) => EventType::Warning,
             _ => EventType::Normal,
         };
-        self.tell(object, kind, (&new.reason, "Reconcile"), new.message.clone()).await;
+        let reason = EventReason { reason: &new.reason, action: "Reconcile" };
+        self.publish_event(object, kind, reason, new.message.clone()).await;
     }
 }

@@ -1,9 +1,9 @@
-//! A fake API server in memory, as far as the controllers go: get, list by labels, create, apply, merge,
-//! replace, delete, evict, status.
+//! An in-memory fake of the API server, limited to what the controllers use: get, list by labels,
+//! create, apply, merge, replace, delete, evict, status.
 //!
-//! It keeps the promises that the controllers rely on: a uid or a resource version in a body and the
-//! preconditions of a deletion or an eviction are compared, an object is created once, and an object
-//! with finalizers stays until they are gone. It counts every write, which is how K1 is shown.
+//! It keeps the guarantees that the controllers rely on: a uid or a resource version in a body and
+//! the preconditions of a deletion or an eviction are compared, an object is created once, and an
+//! object with finalizers stays until they are removed. It counts every write, which proves K1.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -16,13 +16,13 @@ use kube::client::Body;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-/// What is done once, right before a request is answered: somebody else is faster.
+/// An action that runs once, right before a request is answered, as a concurrent client would.
 type Before = (String, Box<dyn FnOnce(&Server) + Send>);
 
-/// What is asked of the API server: verb, API group, resource with its subresource.
+/// A permission: verb, API group, resource with its subresource.
 pub(crate) type Right = (&'static str, String, String);
 
-/// The API server. A clone is the same.
+/// The fake API server. Clones share the state.
 #[derive(Clone, Default)]
 pub(crate) struct Server(Arc<Mutex<State>>);
 
@@ -34,7 +34,7 @@ impl std::fmt::Debug for Server {
 
 #[derive(Default)]
 struct State {
-    /// By path, without the query.
+    /// The objects, by path without the query.
     objects: BTreeMap<String, Value>,
     writes: Vec<String>,
     version: u64,
@@ -43,14 +43,14 @@ struct State {
     asked: BTreeSet<Right>,
     /// Why evictions are refused.
     budget: Option<String>,
-    /// Several budgets are about every pod: an eviction is answered with 201 and a failure as the body.
+    /// Several budgets cover every pod: an eviction is answered with 201 and a failure as the body.
     has_two_budgets: bool,
-    /// What an admission policy makes of everything that is written below a path.
+    /// What an admission policy merges into everything that is written below a path.
     policies: Vec<(String, Value)>,
 }
 
 impl Server {
-    /// A client of it.
+    /// A client of this server.
     pub(crate) fn client(&self) -> Client {
         let server = self.clone();
         let service = tower::service_fn(move |request: Request<Body>| {
@@ -60,14 +60,14 @@ impl Server {
         Client::new(service, "shop")
     }
 
-    /// Puts an object there, as if somebody else had.
+    /// Stores an object, as another client would.
     pub(crate) fn put(&self, path: &str, object: Value) {
         let mut state = self.0.lock();
         let old = state.objects.insert(path.to_owned(), object).unwrap_or_default();
         state.touch(path, &old);
     }
 
-    /// An object.
+    /// The object at a path; null if there is none.
     pub(crate) fn at(&self, path: &str) -> Value {
         self.0.lock().objects.get(path).cloned().unwrap_or_default()
     }
@@ -79,12 +79,12 @@ impl Server {
         found.map(|(_, object)| object.clone()).collect()
     }
 
-    /// Takes an object away, as if somebody else had.
+    /// Deletes an object, as another client would.
     pub(crate) fn remove(&self, path: &str) {
         self.0.lock().objects.remove(path);
     }
 
-    /// Changes an object, as if somebody else had.
+    /// Changes an object, as another client would.
     pub(crate) fn change(&self, path: &str, patch: &Value) {
         let mut state = self.0.lock();
         let object = state.objects.entry(path.to_owned()).or_insert_with(|| json!({}));
@@ -93,8 +93,8 @@ impl Server {
         state.touch(path, &old);
     }
 
-    /// Lets somebody else act once, right before the next request that begins with `request`, such as
-    /// `PATCH /api/v1/…`, is answered.
+    /// Lets another client act once, right before the next request that begins with `request`, such
+    /// as `PATCH /api/v1/…`, is answered.
     pub(crate) fn before(&self, request: &str, act: impl FnOnce(&Self) + Send + 'static) {
         self.0.lock().before.push((request.to_owned(), Box::new(act)));
     }
@@ -104,7 +104,7 @@ impl Server {
         self.0.lock().budget = words.map(str::to_owned);
     }
 
-    /// From now on several budgets are about every pod, or no longer.
+    /// Lets several budgets cover every pod from now on, or no longer.
     pub(crate) fn set_two_budgets(&self, has_two_budgets: bool) {
         self.0.lock().has_two_budgets = has_two_budgets;
     }
@@ -114,12 +114,12 @@ impl Server {
         self.0.lock().policies.push((path.to_owned(), patch));
     }
 
-    /// Every write since this was asked last, Events apart.
+    /// Every write since the last call, without Events.
     pub(crate) fn writes(&self) -> Vec<String> {
         std::mem::take(&mut self.0.lock().writes)
     }
 
-    /// Every right that was needed so far.
+    /// Every permission that was used so far.
     pub(crate) fn asked(&self) -> BTreeSet<Right> {
         self.0.lock().asked.clone()
     }
@@ -171,7 +171,7 @@ impl Server {
 }
 
 impl State {
-    /// A new resource version, and a new generation if what was meant is another.
+    /// Sets a new resource version, and a new generation if the spec changed.
     fn touch(&mut self, path: &str, old: &Value) {
         self.version += 1;
         let version = self.version.to_string();
@@ -278,7 +278,7 @@ impl State {
     }
 }
 
-/// The refusal of a request that means another object, or another state of it.
+/// The refusal of a request for another object of the name, or another version of it.
 fn differs(there: &Value, key: &str, meant: &Value) -> Option<(StatusCode, Value)> {
     let has = &there["metadata"][key];
     if meant.is_null() || has.is_null() || meant == has {
@@ -294,7 +294,7 @@ fn response((status, body): (StatusCode, Value)) -> Response<Body> {
     response
 }
 
-/// The rights that the chart gives the operator in the namespaces that it looks after.
+/// The permissions that the chart grants to the operator in the watched namespaces.
 pub(crate) fn granted() -> &'static BTreeSet<Right> {
     const VERBS: &[&str] = &["get", "list", "watch", "create", "update", "patch", "delete"];
     static GRANTED: OnceLock<BTreeSet<Right>> = OnceLock::new();
@@ -322,7 +322,7 @@ pub(crate) fn granted() -> &'static BTreeSet<Right> {
     })
 }
 
-/// The rights that a request needs; none for what everybody may ask.
+/// The permissions that a request needs; none for unrestricted resources.
 fn rights(method: &Method, path: &str, is_apply: bool) -> Vec<Right> {
     let mut parts = path.trim_start_matches('/').split('/');
     let group = match parts.next() {
@@ -345,7 +345,7 @@ fn rights(method: &Method, path: &str, is_apply: bool) -> Vec<Right> {
         Method::GET => &["list"],
         Method::POST => &["create"],
         Method::PUT => &["update"],
-        // An apply may create, and needs the right to.
+        // An apply may create, and needs that permission as well.
         Method::PATCH if is_apply && rest.len() == 2 => &["patch", "create"],
         Method::PATCH => &["patch"],
         Method::DELETE => &["delete"],
@@ -367,7 +367,7 @@ fn failure(code: StatusCode, reason: &str, message: &str) -> (StatusCode, Value)
     (code, status)
 }
 
-/// A merge patch. Lists are exchanged as a whole.
+/// A merge patch. Lists are replaced as a whole.
 fn merge(object: &mut Value, patch: &Value) {
     match (object, patch) {
         (Value::Object(fields), Value::Object(patch)) => {
@@ -389,7 +389,7 @@ fn merge(object: &mut Value, patch: &Value) {
 
 #[cfg(test)]
 mod tests {
-    //! The promises above, through the client that the controllers use.
+    //! Tests of the guarantees above, with the client that the controllers use.
 
     use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod};
     use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};

@@ -1,4 +1,4 @@
-//! The finalizer of our own kinds: there under `deletionPolicy: Delete`, and only then (K4).
+//! The finalizer of the operator's own kinds, present only under `deletionPolicy: Delete` (K4).
 
 use kube::api::{Api, Patch, PatchParams};
 use kube::{Resource, ResourceExt as _};
@@ -6,12 +6,12 @@ use ropewalk_operator_api::names::FINALIZER;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-/// Puts the finalizer on an object, or takes it off. Refused by the API server when somebody else
-/// changed the object meanwhile; whoever calls this tries again.
+/// Adds the finalizer to an object, or removes it, as `wanted` says.
 ///
 /// # Errors
 ///
-/// What the API server says.
+/// An error of the API server. A conflict when another client changed the object meanwhile; the
+/// caller retries.
 pub async fn keep<K>(api: &Api<K>, object: &K, wanted: bool) -> Result<(), kube::Error>
 where
     K: Resource + Clone + DeserializeOwned + std::fmt::Debug,
@@ -34,13 +34,13 @@ where
     let name = object.name_any();
     match api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch)).await {
         Ok(_) => Ok(()),
-        // Gone already: that is what was wanted.
+        // The object is gone already, which is the wanted result.
         Err(kube::Error::Api(status)) if status.code == 404 && !wanted => Ok(()),
         Err(error) => Err(error),
     }
 }
 
-/// Whether the finalizer stands on it.
+/// Whether the object has the finalizer.
 pub fn is_on(object: &impl Resource) -> bool {
     object.finalizers().iter().any(|name| name == FINALIZER)
 }

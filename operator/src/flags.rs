@@ -1,4 +1,4 @@
-//! What can be said on the command line, or in the environment.
+//! Command-line flags and their environment variables.
 
 use std::net::SocketAddr;
 
@@ -7,23 +7,23 @@ use ropewalk_operator_api::BrokerClusterSpec;
 use ropewalk_operator_plan::intent;
 use serde_json::Value;
 
-/// Turns Queues and BrokerClusters into brokers and scaled consumers.
+/// Reconciles Queues and BrokerClusters into brokers and scaled consumers.
 #[derive(Debug, Parser)]
 #[command(name = "ropewalk-operator", version)]
 pub struct Flags {
-    /// What to do.
+    /// The subcommand to run.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What to do.
+/// The subcommands of the operator.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Watch Queues and BrokerClusters and act on them, until stopped.
+    /// Watch Queues and BrokerClusters and reconcile them, until stopped.
     ///
-    /// Exit codes: 0 stopped as asked; 1 it cannot start; 2 the command line is not understood. A process
-    /// that ends because one of its tasks did: 3 the Lease was lost; 4 health server; 5 stop signals;
-    /// 6 BrokerClusters; 7 Queues; 8 figures; 9 signal streams; 10 scaling.
+    /// Exit codes: 0 stopped on request; 1 it cannot start; 2 the command line is invalid. A
+    /// process that ends because one of its tasks did: 3 the Lease was lost; 4 health server; 5
+    /// stop signals; 6 BrokerClusters; 7 Queues; 8 status metrics; 9 signal streams; 10 scaling.
     Run(Box<Run>),
     /// Print the custom resource definitions, ready for `kubectl apply -f -`.
     Crd,
@@ -32,25 +32,25 @@ pub enum Command {
 /// Flags of `run`.
 #[derive(Args, Clone, Debug)]
 pub struct Run {
-    /// The namespaces to watch, separated by commas. All of them if empty. Each costs eight
-    /// connections to the API server, so there may be 250 at most.
+    /// Namespaces to watch, separated by commas; all if empty. Each costs eight connections to the
+    /// API server, so at most 250 are allowed.
     #[arg(long, env = "ROPEWALK_WATCH_NAMESPACES", value_delimiter = ',', num_args = 0..)]
     pub watch_namespaces: Vec<String>,
 
-    /// The namespace of the Lease; the one this runs in if absent.
+    /// Namespace of the Lease; the operator's own namespace if absent.
     #[arg(long, env = "POD_NAMESPACE")]
     pub namespace: Option<String>,
 
-    /// What this process is called in the Lease and in Events; the host name if absent.
+    /// Name of this process in the Lease and in Events; the host name if absent.
     #[arg(long, env = "POD_NAME")]
     pub pod_name: Option<String>,
 
-    /// The Lease that one of several operators holds. Operators that watch different namespaces must
-    /// not share one; if absent the name is made from --watch-namespaces.
+    /// Name of the Lease. Operators that watch different namespaces must not share one; if absent
+    /// the name is derived from --watch-namespaces.
     #[arg(long, env = "ROPEWALK_LEASE_NAME")]
     pub lease_name: Option<String>,
 
-    /// The image of brokers whose release nobody chose.
+    /// Image of brokers for which no release was chosen.
     #[arg(
         long,
         env = "ROPEWALK_BROKER_IMAGE",
@@ -58,39 +58,39 @@ pub struct Run {
     )]
     pub broker_image: String,
 
-    /// Where the admin API of a broker is: {service} is its Service, {namespace} its namespace.
+    /// Address of a broker's admin API: {service} is its Service, {namespace} its namespace.
     #[arg(long, env = "ROPEWALK_BROKER_ADDRESS", default_value = "{service}.{namespace}.svc:9644")]
     pub broker_address: String,
 
-    /// The spec of the BrokerCluster that is made for a Queue that names none, as JSON.
+    /// Spec of the BrokerCluster that is created for a Queue that names none, as JSON.
     #[arg(long, env = "ROPEWALK_DEFAULT_CLUSTER", default_value = "{}", value_parser = cluster_spec)]
     pub default_cluster: BrokerClusterSpec,
 
-    /// Where /live, /ready and /metrics are served. [::] is every address, also where there is no IPv6.
+    /// Address of /live, /ready and /metrics. [::] is every address, also where there is no IPv6.
     #[arg(long, env = "ROPEWALK_LISTEN", default_value = "[::]:8080")]
     pub listen: SocketAddr,
 
-    /// How log lines are written, to standard error.
+    /// Format of log lines on standard error.
     #[arg(long, env = "ROPEWALK_LOG_FORMAT", default_value = "text")]
     pub log_format: LogFormat,
 
-    /// What is logged: a level (error, warn, info, debug, trace), or levels by module such as
+    /// Log filter: a level (error, warn, info, debug, trace), or levels by module such as
     /// info,ropewalk_operator::lease=debug.
     #[arg(long, env = "RUST_LOG", default_value = "info")]
     pub log: String,
 }
 
-/// How log lines are written.
+/// Formats of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// For people.
+    /// Human-readable text, one line each.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// Reads the spec of a BrokerCluster. A field that no BrokerCluster has is refused: the API server would
-/// drop it without a word.
+/// Parses the spec of a BrokerCluster. Unknown fields are refused: the API server would silently
+/// drop them.
 fn cluster_spec(text: &str) -> Result<BrokerClusterSpec, String> {
     let given: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
     let spec: BrokerClusterSpec =
@@ -100,18 +100,18 @@ fn cluster_spec(text: &str) -> Result<BrokerClusterSpec, String> {
         return Ok(spec);
     }
     let known = serde_json::to_string(&read).unwrap_or_default();
-    Err(format!("{text} has a field that a BrokerCluster has not; what was understood is {known}"))
+    Err(format!("{text} has a field that a BrokerCluster does not have; it was parsed as {known}"))
 }
 
-/// The most namespaces that are watched one by one.
+/// Maximum number of namespaces that are watched individually.
 pub const NAMESPACES_MAX: usize = 250;
-/// From here on the log says what watching them one by one costs.
+/// Number of namespaces from which the log warns about the cost of individual watches.
 const NAMESPACES_MANY: usize = 25;
-/// Watches for each namespace, each a connection of its own.
+/// Watches per namespace, each with a connection of its own.
 const WATCHES_PER_NAMESPACE: usize = 8;
 
 impl Run {
-    /// The name of the Lease.
+    /// Name of the Lease, derived from the namespaces if not set.
     #[must_use]
     pub fn lease_name(&self) -> String {
         let named = self.lease_name.clone().filter(|name| !name.is_empty());
@@ -124,24 +124,24 @@ impl Run {
         })
     }
 
-    /// Refuses what cannot work.
+    /// Refuses combinations of flags that cannot work.
     ///
     /// # Errors
     ///
-    /// When more namespaces are named than can be watched one by one.
+    /// When more namespaces are named than can be watched individually.
     pub fn check(&self) -> anyhow::Result<()> {
         let namespaces = self.scopes().into_iter().flatten().count();
         let watches = namespaces * WATCHES_PER_NAMESPACE;
         if namespaces > NAMESPACES_MAX {
             anyhow::bail!(
-                "--watch-namespaces names {namespaces} namespaces, {NAMESPACES_MAX} are the most: each costs {WATCHES_PER_NAMESPACE} connections to the API server. Leave it empty to watch all namespaces with {WATCHES_PER_NAMESPACE} connections"
+                "--watch-namespaces names {namespaces} namespaces, must be at most {NAMESPACES_MAX}: each costs {WATCHES_PER_NAMESPACE} connections to the API server. Leave it empty to watch all namespaces with {WATCHES_PER_NAMESPACE} connections"
             );
         }
         if namespaces >= NAMESPACES_MANY {
             tracing::warn!(
                 namespaces,
                 watches,
-                "every watched namespace costs connections to the API server; an empty --watch-namespaces watches all of them with 8"
+                "many namespaces watched individually: each costs 8 connections to the API server, an empty --watch-namespaces watches all with 8"
             );
         }
         Ok(())
@@ -225,7 +225,7 @@ mod tests {
         assert_eq!((spec.replicas, spec.storage.storage_class_name.as_deref()), (1, Some("fast")));
         assert_eq!(cluster_spec("{}").expect("a spec").storage.size.to_string(), "20Gi");
         let refused = cluster_spec(r#"{"storage": {"class": "fast"}}"#).expect_err("a typo");
-        assert!(refused.contains("a field that a BrokerCluster has not"), "{refused}");
+        assert!(refused.contains("a field that a BrokerCluster does not have"), "{refused}");
     }
 
     #[test]

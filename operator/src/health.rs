@@ -1,8 +1,8 @@
-//! `/live`, `/ready` and `/metrics`.
+//! The HTTP endpoints `/live`, `/ready` and `/metrics`.
 //!
-//! Ready is an operator that can act or stands by to: both its definitions are installed. A process
-//! that waits for them is alive; killing it would help nobody. `/ready` also says whether the process
-//! leads, and which Lease it waits for and who holds it if it does not.
+//! The operator is ready when the custom resource definitions are installed, whether it leads or is
+//! a standby. A process that waits for the definitions is live, because a restart would not help.
+//! `/ready` also reports whether the process leads, the name of the Lease, and its holder.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use crate::lease::Leadership;
 use crate::metrics::Metrics;
 
-/// What the answers are made from. A clone speaks of the same.
+/// State behind the endpoints. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Health {
     obstacles: Arc<RwLock<Vec<String>>>,
@@ -29,7 +29,7 @@ pub struct Health {
 }
 
 impl Health {
-    /// Of an operator that has just started.
+    /// The state of an operator that has just started, with one obstacle.
     #[must_use]
     pub fn new(metrics: Metrics, leadership: Leadership, lease: &str) -> Self {
         let obstacles = vec!["the operator is starting".to_owned()];
@@ -37,18 +37,18 @@ impl Health {
         Self { obstacles, metrics, leadership, lease: lease.to_owned() }
     }
 
-    /// Why it is not ready; it is when there is nothing.
+    /// Sets the obstacles to readiness; none means ready.
     pub fn set(&self, obstacles: Vec<String>) {
         *self.obstacles.write() = obstacles;
     }
 
-    /// Who holds the Lease, as far as this process knows.
+    /// Identity of the holder of the Lease, as far as this process knows.
     fn holder(&self) -> Option<String> {
         let leads = self.leadership.holds();
         if leads { Some(self.leadership.identity()) } else { self.leadership.other() }
     }
 
-    /// Serves until `stopping` turns true.
+    /// Serves the endpoints until `stopping` turns true.
     pub async fn serve(self, listener: TcpListener, mut stopping: watch::Receiver<bool>) {
         let router = Router::new()
             .route("/live", get(|| async { Json(json!({ "live": true })) }))
@@ -59,7 +59,7 @@ impl Health {
             let _ = stopping.wait_for(|stopping| *stopping).await;
         };
         if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stop).await {
-            tracing::error!(%error, "the health server ended");
+            tracing::error!(%error, "health server failed");
         }
     }
 }

@@ -1,7 +1,8 @@
-//! Are the custom resource definitions installed? Without them there is nothing to watch; the operator
-//! waits and says what is missing instead of ending again and again. The same goes for definitions that
-//! are older than the operator: the API server would drop what they do not know without a word, and the
-//! status would be written again at every look.
+//! Waits until the custom resource definitions are installed and current.
+//!
+//! Without them there is nothing to watch; the operator waits and reports what is missing instead
+//! of crash-looping. Definitions that are older than the operator also block it: the API server
+//! would silently drop unknown fields, and the status would be written again at every reconcile.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -13,23 +14,23 @@ use ropewalk_operator_api::{definitions, names};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::context::Context;
+use crate::context::{Context, EventReason};
 use crate::health::Health;
 
-/// How often it is looked.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Interval of the check.
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// What is watched: plural, kind.
+/// The watched kinds, as plural and kind.
 const NEEDED: &[(&str, &str)] = &[("queues", "Queue"), ("brokerclusters", "BrokerCluster")];
 
-/// Waits until every definition is there. `false` when it was told to stop before.
+/// Waits until every definition is installed. Returns `false` when a stop was requested before.
 pub async fn wait(
     context: &Context,
     health: &Health,
     pod: Option<&k8s_openapi::api::core::v1::Pod>,
     mut stopping: watch::Receiver<bool>,
 ) -> bool {
-    let mut told = false;
+    let mut is_reported = false;
     loop {
         let obstacles = obstacles(context).await;
         health.set(obstacles.clone());
@@ -37,24 +38,24 @@ pub async fn wait(
             return true;
         }
         let note = obstacles.join("; ");
-        tracing::warn!(note, "waiting");
-        if let (Some(pod), false) = (pod, told) {
-            let words = ("DefinitionsMissing", "Start");
-            context.tell(&pod.object_ref(&()), EventType::Warning, words, note).await;
-            told = true;
+        tracing::warn!(note, "operator start delayed");
+        if let (Some(pod), false) = (pod, is_reported) {
+            let reason = EventReason { reason: "DefinitionsMissing", action: "Start" };
+            context.publish_event(&pod.object_ref(&()), EventType::Warning, reason, note).await;
+            is_reported = true;
         }
         tokio::select! {
-            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = tokio::time::sleep(CHECK_INTERVAL) => {}
             _ = stopping.wait_for(|stopping| *stopping) => return false,
         }
     }
 }
 
-/// What keeps the operator from starting.
+/// The obstacles to starting, as messages for the user; empty if there are none.
 async fn obstacles(context: &Context) -> Vec<String> {
     let missing = match missing(&context.client).await {
         Ok(missing) => missing,
-        Err(error) => return vec![format!("the API server cannot be asked: {error}")],
+        Err(error) => return vec![format!("listing the API resources failed: {error}")],
     };
     for (plural, _) in NEEDED {
         let name = format!("{plural}.{}", names::GROUP);
@@ -67,8 +68,8 @@ async fn obstacles(context: &Context) -> Vec<String> {
     missing.iter().map(words).collect()
 }
 
-/// The definitions that do not know all that this operator says, and what they lack. What everybody may
-/// read shows it: no right to definitions is needed.
+/// Messages about definitions that lack fields of this release. Reads the published OpenAPI schema,
+/// which needs no permission on definitions.
 async fn older(client: &Client) -> Vec<String> {
     let path = format!("/openapi/v3/apis/{}/{}", names::GROUP, names::VERSION);
     let request = hyper::Request::get(path).body(Vec::new());
@@ -76,7 +77,7 @@ async fn older(client: &Client) -> Vec<String> {
     let served: Value = match client.request(request).await {
         Ok(served) => served,
         Err(error) => {
-            tracing::warn!(%error, "it is not known whether the custom resource definitions are old");
+            tracing::warn!(%error, "custom resource definitions not compared: reading the OpenAPI schema failed");
             return Vec::new();
         }
     };
@@ -90,7 +91,10 @@ async fn older(client: &Client) -> Vec<String> {
         let (ours, known) = (fields(&ours), fields(served));
         let lacks: Vec<&String> = ours.difference(&known).collect();
         if lacks.len() * 2 > ours.len() {
-            tracing::warn!(name, "the API server publishes no more than a part of the definition");
+            tracing::warn!(
+                name,
+                "custom resource definition not compared: the published schema is incomplete"
+            );
             continue;
         }
         if let Some(first) = lacks.first() {
@@ -106,7 +110,7 @@ async fn older(client: &Client) -> Vec<String> {
     obstacles
 }
 
-/// The schema of a kind among those that the API server publishes.
+/// The schema of a kind in the OpenAPI document of the API group.
 fn schema_of<'a>(published: &'a Value, kind: &str) -> Option<&'a Value> {
     let schemas = published["components"]["schemas"].as_object()?;
     schemas.values().find(|schema| {
@@ -117,7 +121,7 @@ fn schema_of<'a>(published: &'a Value, kind: &str) -> Option<&'a Value> {
     })
 }
 
-/// Every field of a schema, as a path. What every object has is left out.
+/// Every field of `spec` and `status` in a schema, as a path.
 fn fields(schema: &Value) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for part in ["spec", "status"] {
@@ -141,7 +145,7 @@ fn collect(schema: &Value, path: &str, found: &mut BTreeSet<String>) {
     }
 }
 
-/// The definitions that are not there.
+/// Names of the definitions that are not installed.
 async fn missing(client: &Client) -> Result<Vec<String>, kube::Error> {
     let version = format!("{}/{}", names::GROUP, names::VERSION);
     let served: Vec<String> = match client.list_api_group_resources(&version).await {
@@ -162,7 +166,7 @@ mod tests {
     use super::*;
     use crate::fake_api_server::Server;
 
-    /// What an API server publishes of the definitions of today, changed.
+    /// The OpenAPI document of the current definitions, after `change`.
     fn published(change: impl Fn(&mut Value)) -> Value {
         let mut schemas = json!({});
         for (name, definition) in definitions::all() {
@@ -180,7 +184,7 @@ mod tests {
     async fn a_definition_that_is_older_than_the_operator_is_named_with_what_it_lacks() {
         let server = Server::default();
         let path = "/openapi/v3/apis/ropewalk.dev/v1alpha1";
-        assert!(older(&server.client()).await.is_empty(), "not published: not known");
+        assert!(older(&server.client()).await.is_empty(), "not published: not compared");
         server.put(path, published(|_| {}));
         assert_eq!(older(&server.client()).await, Vec::<String>::new());
         server.put(

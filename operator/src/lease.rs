@@ -1,17 +1,14 @@
-//! Leader election: one operator acts, the others wait.
+//! Leader election through a Lease: one operator acts, the others are standbys.
 //!
-//! # Place in the walk
-//!
-//! `run` waits for [`Leadership`] before it starts a controller. Every act that disrupts somebody asks
-//! [`Leadership::holds`] first. The decision itself is in [`election`]; here is the loop that reads
-//! and writes the Lease.
+//! `run` waits for [`Leadership`] before it starts a controller, and every disruptive action calls
+//! [`Leadership::check`] first. [`election`] decides; this module reads and writes the Lease.
 //!
 //! # Invariants
 //!
-//! - **K2** fail-stop: a leader that could not renew in time is none, by its own monotonic clock, and
-//!   the process ends. It never tries to lead again without a fresh start.
-//! - The Lease is not the fence. What the brokers are told carries the epoch that they gave out; the
-//!   Lease only says who may claim one.
+//! - **K2** fail-stop: a leader that could not renew in time is no longer leader by its own
+//!   monotonic clock, and the process ends. It never leads again without a restart.
+//! - The Lease alone does not fence. Changes that are sent to brokers carry the epoch that the
+//!   brokers issued; the Lease only decides which operator may claim one.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,34 +23,34 @@ pub mod election;
 
 use election::{Election, Step};
 
-/// Whether this process leads. A clone speaks of the same.
+/// Whether this process leads. Clones share the state.
 #[derive(Clone, Debug)]
-pub struct Leadership(Arc<Mutex<Held>>);
+pub struct Leadership(Arc<Mutex<LeaseState>>);
 
 #[derive(Debug)]
-struct Held {
+struct LeaseState {
     identity: String,
     lease_uid: String,
     until: Option<Instant>,
-    /// Who holds the Lease instead, as it was last read.
+    /// Identity of another holder, as last read.
     other: Option<String>,
 }
 
-/// This process does not lead, or no longer.
+/// This process does not lead, or no longer leads.
 #[derive(Debug, thiserror::Error)]
 #[error("this operator does not hold the Lease")]
 pub struct NotLeader;
 
 impl Leadership {
-    /// Of a process that does not lead yet.
+    /// The state of a process that does not lead yet.
     #[must_use]
     pub fn none(identity: &str) -> Self {
         let (identity, lease_uid) = (identity.to_owned(), String::new());
-        let held = Held { identity, lease_uid, until: None, other: None };
+        let held = LeaseState { identity, lease_uid, until: None, other: None };
         Self(Arc::new(Mutex::new(held)))
     }
 
-    /// Of a process that leads until `until`, whatever any Lease says: for tests of what follows.
+    /// The state of a process that leads until `until` without any Lease, for tests.
     #[must_use]
     pub fn assumed(identity: &str, until: Instant) -> Self {
         let leadership = Self::none(identity);
@@ -61,34 +58,34 @@ impl Leadership {
         leadership
     }
 
-    /// Whether it leads at this moment.
+    /// Whether this process leads at this moment.
     #[must_use]
     pub fn holds(&self) -> bool {
         self.0.lock().until.is_some_and(|until| Instant::now() < until)
     }
 
-    /// The same as an error, for use before a disruptive act.
+    /// [`Self::holds`] as a `Result`, for use before a disruptive action.
     ///
     /// # Errors
     ///
-    /// [`NotLeader`] when it does not.
+    /// [`NotLeader`] when this process does not lead.
     pub fn check(&self) -> Result<(), NotLeader> {
         if self.holds() { Ok(()) } else { Err(NotLeader) }
     }
 
-    /// Who it is.
+    /// Identity of this process in the Lease.
     #[must_use]
     pub fn identity(&self) -> String {
         self.0.lock().identity.clone()
     }
 
-    /// The uid of the Lease it holds or held.
+    /// Uid of the Lease that this process holds or held; empty before.
     #[must_use]
     pub fn lease_uid(&self) -> String {
         self.0.lock().lease_uid.clone()
     }
 
-    /// Who holds the Lease instead, as it was last read.
+    /// Identity of another holder of the Lease, as last read.
     #[must_use]
     pub fn other(&self) -> Option<String> {
         self.0.lock().other.clone()
@@ -102,21 +99,20 @@ impl Leadership {
     }
 }
 
-/// What one look at the Lease brought.
+/// Result of one attempt to acquire or renew the Lease.
 #[derive(Debug)]
 enum Attempt {
-    /// It is this candidate's, as written here.
+    /// This candidate holds the Lease, as returned by the write.
     Ours(Box<Lease>),
-    /// Somebody else has it, by name if that is known.
+    /// Another process holds it, with its identity if known.
     Theirs(Option<String>),
 }
 
-/// Runs for the Lease until `stopping` turns true, and gives it back then. Returns early, with
-/// [`NotLeader`], when it led and lost it: the process must end.
+/// Contends for the Lease until `stopping` turns true, and releases it then.
 ///
 /// # Errors
 ///
-/// [`NotLeader`] as said.
+/// [`NotLeader`] when this process led and lost the Lease: the process must end.
 pub async fn contest(
     api: Api<Lease>,
     mut candidate: Election,
@@ -128,19 +124,25 @@ pub async fn contest(
     let mut held = None;
     loop {
         let attempt = attempt(&api, &name, &mut candidate, &mut held);
-        // A server that does not answer must not keep the loop from seeing that its time is over.
+        // The time-out lets the loop check its deadline although the server does not answer.
         match tokio::time::timeout(timing.renew_deadline / 2, attempt).await {
             Ok(Ok(Attempt::Ours(lease))) => {
                 let uid = lease.metadata.uid.as_deref().unwrap_or_default();
                 leadership.set(uid, candidate.holds_until());
                 if !led {
-                    tracing::info!(lease = name, identity = leadership.identity(), "leading");
+                    tracing::info!(
+                        lease = name,
+                        identity = leadership.identity(),
+                        "Lease acquired, operator leads"
+                    );
                     led = true;
                 }
             }
             Ok(Ok(Attempt::Theirs(holder))) => leadership.0.lock().other = holder,
-            Ok(Err(error)) => tracing::warn!(%error, "the Lease cannot be read or written"),
-            Err(_) => tracing::warn!("the Lease cannot be reached in time"),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "reading or writing the Lease failed, will retry")
+            }
+            Err(_) => tracing::warn!("reading or writing the Lease timed out, will retry"),
         }
         if led && !leadership.holds() {
             leadership.set("", None);
@@ -159,8 +161,8 @@ pub async fn contest(
     Ok(())
 }
 
-/// One look at the Lease. `held` is the Lease as this process wrote
-/// it last: who holds it need not read it, because a write on what is old is refused.
+/// One attempt to acquire or renew the Lease. `held` is the Lease as last written by this process:
+/// a holder does not read before a renewal, because a stale write is rejected.
 async fn attempt(
     api: &Api<Lease>,
     name: &str,
@@ -194,17 +196,17 @@ async fn attempt(
 }
 
 async fn release(api: &Api<Lease>, name: &str, candidate: &Election) {
-    let give_back = async {
+    let release = async {
         let Some(lease) = api.get_opt(name).await? else { return Ok(()) };
         if let Some(freed) = candidate.release(&lease, Timestamp::now()) {
             api.replace(name, &PostParams::default(), &freed).await?;
         }
         Ok::<(), kube::Error>(())
     };
-    match tokio::time::timeout(Duration::from_secs(3), give_back).await {
-        Ok(Ok(())) => tracing::info!("the Lease was given back"),
-        Ok(Err(error)) => tracing::warn!(%error, "the Lease could not be given back"),
-        Err(_) => tracing::warn!("the Lease could not be given back in time"),
+    match tokio::time::timeout(Duration::from_secs(3), release).await {
+        Ok(Ok(())) => tracing::info!("Lease released"),
+        Ok(Err(error)) => tracing::warn!(%error, "releasing the Lease failed"),
+        Err(_) => tracing::warn!("releasing the Lease timed out"),
     }
 }
 

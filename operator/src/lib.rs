@@ -1,22 +1,28 @@
-//! The operator: turns `Queue` and `BrokerCluster` into brokers, declared topics and scaled consumers.
+//! The operator: reconciles `BrokerCluster` into brokers and `Queue` into declared topics and
+//! scaled consumers.
 //!
-//! # The walk
+//! # Control flow
 //!
 //! ```text
 //! Queue ─▶ watch ─▶ observe ─▶ validate ─▶ plan ─▶ apply ─▶ status ─▶ Queue
 //!          (the only reads)    (pure)     (pure)   (the only writes)
 //! ```
 //!
-//! Operator and brokers meet in the admin HTTP API and nowhere else. What is pure lives in
-//! `operator/plan`, the kinds in `operator/api`; here is what reads, writes and waits.
+//! The operator reaches the brokers through the admin HTTP API only. Pure decisions are in
+//! `operator/plan`, the custom resources in `operator/api`; this crate does the reading, writing
+//! and waiting.
 //!
 //! # Invariants
 //!
-//! - **K1** a converged reconcile writes nothing (the figures in `status` apart; they have a budget).
-//! - **K2** no disruptive act without a live read and the epoch that the brokers gave this leader.
-//! - **K3** an unknown signal freezes replicas; it never scales.
-//! - **K4** data is kept unless the user says `Delete`; deletion always ends.
-//! - **K5** an operator upgrade restarts no broker by itself.
+//! Comments and test names in this crate refer to these by number.
+//!
+//! - **K1** a converged reconcile writes nothing (except for the metrics in `status`, whose writes
+//!   are limited by [`budget`]).
+//! - **K2** nothing disruptive happens without a live read and the epoch that the brokers issued to
+//!   this leader.
+//! - **K3** an unknown signal keeps replicas as they are; it never scales.
+//! - **K4** data is kept unless the user sets `Delete`; a deletion always completes.
+//! - **K5** an operator upgrade by itself restarts no broker.
 
 pub mod flags;
 pub mod run;
@@ -40,7 +46,7 @@ pub mod apply;
 pub mod finalizer;
 pub mod cluster;
 pub mod queue;
-pub mod figures;
+pub mod status_metrics;
 pub mod signal_streams;
 pub mod scaling;
 

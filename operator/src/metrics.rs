@@ -1,4 +1,4 @@
-//! Everything that is counted. A clone counts the same.
+//! The metrics that the operator exports. Clones share the values.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -17,10 +17,10 @@ mod process;
 
 use process::Process;
 
-/// What every name of ours begins with.
+/// Prefix of the names of all metrics except those of the process.
 const PREFIX: &str = "ropewalk";
 
-/// Everything that is counted.
+/// The metrics that the operator exports.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     registry: Arc<Mutex<Registry>>,
@@ -88,29 +88,33 @@ impl Metrics {
         let mut all = self.registry.lock();
         self.process.register(&mut all);
         let registry = all.sub_registry_with_prefix(PREFIX).sub_registry_with_prefix("operator");
-        let duration = "How long reconciling one object takes";
+        let duration = "Duration of reconciling one object, seconds";
         registry.register("reconcile_duration_seconds", duration, self.durations.clone());
         registry.register("reconcile_failures", "Reconciles that failed", self.failures.clone());
-        let success = "When a reconcile last succeeded, seconds since 1970";
+        let success = "Time of the last successful reconcile, seconds since 1970";
         registry.register("reconcile_last_success_seconds", success, self.last_success.clone());
-        let unreadable = "Objects that this release cannot read, each time one is seen";
+        let unreadable = "Objects that this release could not deserialize, counted at each attempt";
         registry.register("unreadable_objects", unreadable, self.unreadable.clone());
         registry.register("writes", "Writes to the API server", self.writes.clone());
-        registry.register("broker_restarts", "Brokers restarted", self.restarts.clone());
+        registry.register(
+            "broker_restarts",
+            "Broker restarts by the operator",
+            self.restarts.clone(),
+        );
         let missing = "1 for a custom resource definition that is not installed";
         registry.register("crd_missing", missing, self.crd_missing.clone());
         registry.register("leading", "1 while this operator leads", self.leading.clone());
         registry.register("signal_streams", "Open signal streams", self.streams.clone());
-        let waiting = "Queues whose figures wait to be written";
+        let waiting = "Queues whose metrics wait to be written to their status";
         registry.register("status_waiting", waiting, self.status_waiting.clone());
     }
 
-    /// Lets another part of the operator show what it counts, under names that begin with `ropewalk_`.
+    /// Registers metrics of another module, under names that begin with `ropewalk_`.
     pub fn extend(&self, register: impl FnOnce(&mut Registry)) {
         register(self.registry.lock().sub_registry_with_prefix(PREFIX));
     }
 
-    /// A reconcile that took `duration` and failed with `error`, if it failed.
+    /// Records a reconcile that took `duration`, and its error if it failed.
     pub fn reconciled(&self, kind: &'static str, duration: Duration, error: Option<&'static str>) {
         self.durations.get_or_create(&Kind { kind }).observe(duration.as_secs_f64());
         match error {
@@ -125,48 +129,48 @@ impl Metrics {
         }
     }
 
-    /// An object that cannot be read.
+    /// Counts an object that cannot be deserialized.
     pub fn unreadable(&self, kind: &'static str) {
         self.unreadable.get_or_create(&Kind { kind }).inc();
     }
 
-    /// A write to the API server.
+    /// Counts a write to the API server.
     pub fn wrote(&self, what: &'static str) {
         self.writes.get_or_create(&Write { what }).inc();
     }
 
-    /// A broker was restarted.
+    /// Counts a restart of a broker.
     pub fn restarted(&self) {
         self.restarts.inc();
     }
 
-    /// Whether a definition is missing.
+    /// Records whether a custom resource definition is missing.
     pub fn crd(&self, name: &str, is_missing: bool) {
         self.crd_missing.get_or_create(&Crd { crd: name.to_owned() }).set(i64::from(is_missing));
     }
 
-    /// Whether this operator leads.
+    /// Records whether this operator leads.
     pub fn leading(&self, leads: bool) {
         self.leading.set(i64::from(leads));
     }
 
-    /// How many signal streams are open.
+    /// Records the number of open signal streams.
     pub fn streams(&self, open: usize) {
         self.streams.set(i64::try_from(open).unwrap_or(i64::MAX));
     }
 
-    /// How many Queues wait for their figures to be written.
+    /// Records the number of Queues whose metrics wait to be written to their status.
     pub fn status_waiting(&self, waiting: usize) {
         self.status_waiting.set(i64::try_from(waiting).unwrap_or(i64::MAX));
     }
 
-    /// All of it, as Prometheus reads it.
+    /// All metrics in the OpenMetrics text format.
     #[must_use]
     pub fn text(&self) -> String {
-        self.process.look();
+        self.process.update();
         let mut text = String::new();
         if encode(&mut text, &self.registry.lock()).is_err() {
-            let _ = writeln!(text, "# the metrics cannot be written");
+            let _ = writeln!(text, "# encoding the metrics failed");
         }
         text
     }

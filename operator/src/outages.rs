@@ -1,13 +1,14 @@
-//! How a Queue takes a short outage of its cluster: its conditions stay as they are.
+//! Short outages of a cluster do not change the conditions of its Queues.
 //!
-//! A restart of the one broker passes through several states within seconds. Without this every Queue of
-//! the cluster would be written for each of them, and declared to the broker the moment it is back.
+//! A restart of a cluster's only broker passes through several states within seconds. Without this
+//! every Queue of the cluster would be written for each of them, and all would be declared to the
+//! broker the moment it is back.
 //!
 //! # Invariants
 //!
-//! - The conditions of a Queue that was ready change because of its cluster only after [`HOLD`].
-//! - Queues that are settled are declared again within [`SPREAD`] after their cluster became ready, each
-//!   at a time of its own.
+//! - The conditions of a ready Queue change because of its cluster only after [`HOLD`].
+//! - Settled Queues are declared again within [`SPREAD`] after their cluster became ready, each at
+//!   a different time.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -18,20 +19,20 @@ use parking_lot::Mutex;
 use ropewalk_operator_api::{BrokerCluster, Queue, condition};
 use ropewalk_operator_plan::queue::{ClusterSeen, Facts, Refused};
 
-/// An outage that is shorter is not shown. Longer than a broker takes to restart.
+/// Shorter outages are not shown. Longer than a broker takes to restart.
 pub(crate) const HOLD: Duration = Duration::from_secs(30);
-/// The Queues of a cluster that became ready are declared again over this time.
+/// Time over which the Queues of a cluster that became ready are declared again.
 pub(crate) const SPREAD: Duration = Duration::from_secs(20);
-/// The most Queues whose outage is remembered. Beyond it the oldest outages count as over.
+/// Bound of the number of remembered outages. Beyond it outages older than [`HOLD`] are discarded.
 const QUEUES_MAX: usize = 50_000;
 
-/// Since when the cluster of each Queue cannot be used, by the uid of the Queue.
+/// Start of the current outage of each Queue's cluster, by the uid of the Queue.
 #[derive(Debug, Default)]
 pub struct Outages(Mutex<HashMap<String, Instant>>);
 
 impl Outages {
-    /// For how long the conditions of a Queue stay as they are, if what was found is nothing but an
-    /// outage that has only begun.
+    /// How long the conditions of a Queue stay unchanged; `None` unless `facts` show an outage of
+    /// less than [`HOLD`] and nothing else.
     pub(crate) fn hold(&self, facts: &Facts<'_>, now: Instant) -> Option<Duration> {
         let uid = facts.queue.uid().unwrap_or_default();
         let mut since = self.0.lock();
@@ -49,7 +50,7 @@ impl Outages {
     }
 }
 
-/// Whether the cluster is there and cannot be used, and nothing else is wrong.
+/// Whether the cluster exists but is not usable, and nothing else is wrong.
 fn is_outage(facts: &Facts<'_>) -> bool {
     let ClusterSeen::Present { ready } = &facts.cluster else { return false };
     let passes = |refused: &Refused| ["BrokerUnreachable", "NotReady"].contains(&refused.reason);
@@ -66,7 +67,7 @@ fn is_outage(facts: &Facts<'_>) -> bool {
     !ready || declared_is_out || consumers().next().is_some()
 }
 
-/// Whether the status of a Queue says that it is ready as its spec is now.
+/// Whether the status reports the current spec as ready.
 fn is_settled(queue: &Queue) -> bool {
     let Some(status) = &queue.status else { return false };
     status.observed_generation == queue.metadata.generation
@@ -85,7 +86,7 @@ pub(crate) fn spread(queue: &Queue, cluster: &BrokerCluster, now: Timestamp) -> 
     turn(queue, SPREAD).checked_sub(since).filter(|left| !left.is_zero())
 }
 
-/// A time below `within` that is always the same for a Queue and differs between Queues.
+/// A delay below `within` that is constant for a Queue and differs between Queues.
 pub(crate) fn turn(queue: &Queue, within: Duration) -> Duration {
     use std::hash::{DefaultHasher, Hash as _, Hasher as _};
     let mut hasher = DefaultHasher::new();

@@ -1,18 +1,18 @@
-//! The queue controller: from a `Queue` to a declared topic and bound groups.
+//! The queue controller: reconciles a `Queue` into a declared topic and bound consumer groups.
 //!
-//! # Place in the walk
-//!
-//! [`resolve`] finds the cluster (or makes `default`); [`declare`] tells the brokers; [`removal`] ends
-//! it. The figures in the status come from `operator/src/figures.rs`, the replicas from the scaling.
+//! [`resolve`] finds the cluster (or creates `default`); [`declare`] declares the Queue to the
+//! brokers; [`removal`] handles deletion. [`crate::status_metrics`] writes the metrics in the
+//! status, [`crate::scaling`] the replicas.
 //!
 //! # Invariants
 //!
-//! - **K1** a converged Queue is declared again every minute, so that drift is put right, and its
-//!   status is written only when it says something new.
-//! - **K4** with Retain nothing waits for the operator; with Delete the finalizer always ends.
-//! - An empty cluster is never made in place of one that was there.
-//! - A topic that is gone with its records is a condition until a person accepts the loss, also when an
-//!   empty one has taken its name.
+//! - **K1** a converged Queue is declared again every minute, so that drift is corrected, and its
+//!   status is written only when it changes.
+//! - **K4** with Retain a deletion does not wait for the operator; with Delete the finalizer is
+//!   always removed in the end.
+//! - An empty cluster is never created in place of a cluster that existed.
+//! - A topic that is gone with its records is a condition until the user accepts the loss, also
+//!   when an empty topic has taken its name.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -42,15 +42,15 @@ mod resolve;
 mod declare;
 mod removal;
 
-use resolve::Resolved;
+use resolve::ClusterResolution;
 
-/// The field manager of what is written here.
+/// Field manager of everything that this controller writes.
 const MANAGER: &str = "ropewalk-operator/queue";
-/// A Queue is declared again so often: drift is put right within a minute.
+/// Interval of declaring a Queue again, so that drift is corrected within a minute.
 const RESYNC: Duration = Duration::from_secs(55);
-/// One that waits for its cluster is looked at so often, whatever the watches bring.
+/// Interval for a Queue that waits for its cluster, in addition to the watches.
 const RECHECK: Duration = Duration::from_secs(15);
-/// One whose status has to wait for the budget is looked at again after this time at the latest.
+/// Longest wait before a Queue whose status did not fit into the budget is reconciled again.
 const UNWRITTEN_MAX: Duration = Duration::from_secs(20);
 
 /// Runs the controller in a scope until `stopping` turns true.
@@ -75,9 +75,11 @@ pub async fn run(
         .graceful_shutdown_on(stop);
     let reconcile = move |object, context| {
         let clusters = clusters.clone();
-        watch::framed(object, context, move |queue, context| reconcile(queue, context, clusters))
+        watch::reconcile_guarded(object, context, move |queue, context| {
+            reconcile(queue, context, clusters)
+        })
     };
-    watch::drive(controller.run(reconcile, watch::again, context)).await;
+    watch::drive(controller.run(reconcile, watch::error_policy, context)).await;
 }
 
 type Clusters = Store<Guarded<BrokerCluster>>;
@@ -99,9 +101,9 @@ fn clusters(
     (store, stream.boxed())
 }
 
-/// Changes when the Queues of a cluster have to be reconciled: when another cluster has the name, when
-/// it is being deleted, and when it begins or ceases to be ready or to answer. Why it is not ready changes several
-/// times during a restart and concerns no Queue.
+/// Changes when the Queues of a cluster must be reconciled: when another cluster has the name, when
+/// it is being deleted, and when it begins or ceases to be ready or to answer. The reason why it is
+/// not ready changes several times during a restart and concerns no Queue.
 fn readiness(cluster: &Guarded<BrokerCluster>) -> Option<u64> {
     use std::hash::{DefaultHasher, Hash as _, Hasher as _};
     let mut hasher = DefaultHasher::new();
@@ -117,21 +119,21 @@ fn readiness(cluster: &Guarded<BrokerCluster>) -> Option<u64> {
     Some(hasher.finish())
 }
 
-/// The Queues that live in a cluster.
+/// The Queues that belong to a cluster.
 fn queues_of(
     queues: &Store<Guarded<Queue>>,
     cluster: &Guarded<BrokerCluster>,
 ) -> Vec<ObjectRef<Guarded<Queue>>> {
     let (namespace, name) = (cluster.namespace(), cluster.name_any());
-    let lives_there = |queue: &Arc<Guarded<Queue>>| {
+    let is_in_cluster = |queue: &Arc<Guarded<Queue>>| {
         queue.namespace() == namespace
             && queue.0.as_ref().is_ok_and(|queue| queue.cluster() == name)
     };
-    let found = queues.state().into_iter().filter(lives_there);
+    let found = queues.state().into_iter().filter(is_in_cluster);
     found.map(|queue| ObjectRef::from_obj(queue.as_ref())).collect()
 }
 
-/// Moves a Queue closer to its spec and says how it stands.
+/// Reconciles a Queue with its spec and writes its status.
 ///
 /// `clusters` is the store of the scope that the Queue is watched in.
 async fn reconcile(
@@ -147,7 +149,7 @@ async fn reconcile(
     }
     finalizer::keep(&api, &queue, queue.spec.deletion_policy == DeletionPolicy::Delete).await?;
     let resolved = resolve::resolve(context, &clusters, &queue).await?;
-    if let Resolved::Found(cluster) = &resolved
+    if let ClusterResolution::Found(cluster) = &resolved
         && let Some(wait) = outages::spread(&queue, cluster, Timestamp::now())
     {
         return Ok(Action::requeue(wait));
@@ -161,35 +163,36 @@ async fn reconcile(
     }
     let is_written = write_status(context, &api, &facts, &resolved).await?;
     if !is_written && failure.is_none() {
-        // The place is left to others: a Queue that is new must not wait behind a thousand statuses.
+        // Requeue instead of waiting here: a new Queue must not wait behind a thousand statuses.
         let turn = outages::turn(&queue, UNWRITTEN_MAX);
         return Ok(Action::requeue(turn.max(Duration::from_secs(1))));
     }
     match (failure, &facts.declared, &resolved) {
         (Some(failure), ..) => Err(failure),
-        (None, _, Resolved::Soon(wait)) => Ok(Action::requeue(*wait)),
+        (None, _, ClusterResolution::Pending(wait)) => Ok(Action::requeue(*wait)),
         (None, None, _) => Ok(Action::requeue(RECHECK)),
         (None, Some(_), _) => Ok(Action::requeue(spread(&queue))),
     }
 }
 
-/// A thousand Queues that were declared together are not declared together again.
+/// The interval of the next declaration, spread so that Queues do not stay in step.
 fn spread(queue: &Queue) -> Duration {
     RESYNC.saturating_sub(outages::turn(queue, Duration::from_secs(10)))
 }
 
-/// Declares a Queue to its brokers if they can be asked; what was found, and what is to be tried again.
+/// Declares a Queue to its brokers if they can be called. Returns the facts for the status, and a
+/// failure that is to be retried.
 async fn declared<'a>(
     context: &Context,
     queue: &'a Queue,
-    resolved: &Resolved,
+    resolved: &ClusterResolution,
 ) -> (Facts<'a>, Option<Failure>) {
-    let mut outcome = declare::Told::default();
-    if let Resolved::Found(cluster) = resolved
+    let mut outcome = declare::DeclareOutcome::default();
+    if let ClusterResolution::Found(cluster) = resolved
         && may_answer(cluster)
     {
         outcome = match queue.spec.management_state {
-            ManagementState::Paused => declare::look(context, cluster, queue).await,
+            ManagementState::Paused => declare::inspect(context, cluster, queue).await,
             ManagementState::Managed => declare::declare(context, cluster, queue).await,
         };
     }
@@ -197,7 +200,7 @@ async fn declared<'a>(
     let found = found.map(|declared| declared.topic_id.as_str());
     let facts = Facts {
         queue,
-        cluster: resolved.seen(),
+        cluster: resolved.cluster_state(),
         lost_topic: lost_topic(queue, found),
         declared: outcome.declared,
         unbound: outcome.unbound,
@@ -206,12 +209,13 @@ async fn declared<'a>(
     (facts, outcome.failure)
 }
 
-/// Writes what is ours of the status, if it says something new. False if the budget does not allow it now.
+/// Writes this controller's part of the status if it changed; `false` if the budget does not allow
+/// it now.
 async fn write_status(
     context: &Context,
     api: &Api<Queue>,
     facts: &Facts<'_>,
-    resolved: &Resolved,
+    resolved: &ClusterResolution,
 ) -> Result<bool, Failure> {
     let queue = facts.queue;
     let before = queue.status.clone().unwrap_or_default();
@@ -225,27 +229,35 @@ async fn write_status(
     context.leadership.check()?;
     match apply::status(api, MANAGER, &queue.object_ref(&()), &after).await {
         Ok(()) => {}
-        // There is nothing to write.
+        // The Queue is gone, so there is nothing to write.
         Err(error) if apply::is_gone(&error) => return Ok(true),
         Err(error) => return Err(error.into()),
     }
     context.metrics.wrote("queue status");
-    context.tell_readiness(&queue.object_ref(&()), &before.conditions, &after.conditions).await;
+    context
+        .publish_readiness_event(&queue.object_ref(&()), &before.conditions, &after.conditions)
+        .await;
     Ok(true)
 }
 
-/// The part of the status that is written here.
-fn status(facts: &Facts<'_>, resolved: &Resolved, before: &QueueStatus, now: &Time) -> QueueStatus {
+/// This controller's part of the status.
+fn status(
+    facts: &Facts<'_>,
+    resolved: &ClusterResolution,
+    before: &QueueStatus,
+    now: &Time,
+) -> QueueStatus {
     let queue = facts.queue;
     let generation = queue.metadata.generation;
     let findings = facts.findings();
     let conditions: Vec<Condition> =
         findings.iter().map(|finding| finding.dated(&before.conditions, generation, now)).collect();
     let cluster = match resolved {
-        Resolved::Found(cluster) => Some(cluster),
-        Resolved::Missing(_) | Resolved::Soon(_) => None,
+        ClusterResolution::Found(cluster) => Some(cluster),
+        ClusterResolution::Missing(_) | ClusterResolution::Pending(_) => None,
     };
-    let declared: Option<&Declared> = facts.declared.as_ref().and_then(|told| told.as_ref().ok());
+    let declared: Option<&Declared> =
+        facts.declared.as_ref().and_then(|declared| declared.as_ref().ok());
     let consumers = queue.spec.consumers.iter().map(|consumer| ConsumerStatus {
         name: consumer.name.clone(),
         group_id: Some(queue.group(consumer)),
@@ -269,7 +281,7 @@ fn status(facts: &Facts<'_>, resolved: &Resolved, before: &QueueStatus, now: &Ti
     }
 }
 
-/// Whether everything that is written here stands there already. Other parts have their own fields.
+/// Whether the status contains this controller's part already. Other controllers own other fields.
 fn holds(before: &QueueStatus, after: &QueueStatus) -> bool {
     let groups = |status: &QueueStatus| -> Vec<(String, Option<String>)> {
         let mut groups: Vec<_> =
@@ -289,21 +301,21 @@ fn holds(before: &QueueStatus, after: &QueueStatus) -> bool {
         && after.conditions.iter().all(|condition| before.conditions.contains(condition))
 }
 
-/// Whether the brokers of a cluster may be asked: their admin API answers, ready or not. A broker with a
-/// full volume needs the retention of its Queues most.
+/// Whether the brokers of a cluster can be called: their admin API answers, ready or not. A broker
+/// with a full volume needs the retention of its Queues most.
 pub(crate) fn may_answer(cluster: &BrokerCluster) -> bool {
     let Some(status) = cluster.status.as_ref() else { return false };
     let answers = condition::is_true(&status.conditions, condition::cluster::ADMIN_REACHABLE);
     answers || status.ready_replicas > 0
 }
 
-/// The cluster of a Queue, by name.
+/// The key of the cluster of a Queue.
 pub(crate) fn key(queue: &Queue) -> ClusterKey {
     ClusterKey::new(queue.namespace().unwrap_or_default(), queue.cluster())
 }
 
-/// What a Queue sees of a cluster.
-fn seen(cluster: &BrokerCluster) -> ClusterSeen {
+/// The state of an existing cluster, for the conditions of its Queues.
+fn present(cluster: &BrokerCluster) -> ClusterSeen {
     let conditions = cluster.status.as_ref().map(|status| status.conditions.as_slice());
     let ready = condition::find(conditions.unwrap_or_default(), condition::READY);
     ClusterSeen::Present { ready: ready.is_some_and(|ready| ready.status == "True") }

@@ -1,14 +1,12 @@
-//! From flags to a running operator, and its orderly end.
+//! Starts the operator from its flags and stops it in order.
 //!
-//! # Order
-//!
-//! 1. Serve health, so that whatever follows can be watched.
-//! 2. Wait for the definitions.
-//! 3. Contest the Lease. Until it is held nothing is watched and nothing is written.
+//! 1. Serve health, so that every later step can be monitored.
+//! 2. Wait for the custom resource definitions.
+//! 3. Contend for the Lease. Nothing is watched or written until it is held.
 //! 4. Run the controllers.
-//! 5. On SIGTERM: controllers stop, then the Lease is given back, so that the next one need not wait.
-//!    When a task ends by itself: the process ends at once, with the exit code of that task
-//!    ([`crate::supervision`]).
+//! 5. On SIGTERM, stop the controllers, then release the Lease, so that the next leader does not
+//!    wait for it to expire. When a task ends by itself, the process ends at once with the exit
+//!    code of that task ([`crate::supervision`]).
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
@@ -32,26 +30,26 @@ use crate::lease::election::{Election, Timing};
 use crate::lease::{self, Leadership};
 use crate::metrics::Metrics;
 use crate::supervision::{self, Supervisor, Task};
-use crate::{cluster, figures, installed, queue, scaling, signal_streams};
+use crate::{cluster, installed, queue, scaling, signal_streams, status_metrics};
 
-/// Controllers have so long to end what they began.
+/// Time that the controllers have to complete running reconciles after a stop signal.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
-/// How often it is looked whether the Lease is held.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// A connection to the API server that brings nothing for so long is dead. Longer than any watch, which
-/// the server ends after 290 s.
+/// Interval at which the process checks whether it holds the Lease.
+const CHECK_INTERVAL: Duration = Duration::from_millis(200);
+/// A connection to the API server that receives nothing for this long is considered dead. Longer
+/// than any watch, which the server ends after 290 s.
 const SILENCE_MAX: Duration = Duration::from_secs(330);
 
-/// Runs the operator until it is told to stop.
+/// Runs the operator until a stop signal arrives or a task ends by itself.
 ///
 /// # Errors
 ///
-/// When it cannot start.
+/// When a flag is invalid, the listen address is not usable, or the API server is not configured.
 pub async fn run(flags: Run) -> anyhow::Result<ExitCode> {
     log(&flags)?;
     supervision::log_panics();
     flags.check()?;
-    // Two providers may be compiled in one day; the choice is made here.
+    // Dependencies may compile in two providers; rustls needs an explicit choice then.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let (stop, stopping) = watch::channel(false);
     let mut tasks = Supervisor::default();
@@ -60,7 +58,7 @@ pub async fn run(flags: Run) -> anyhow::Result<ExitCode> {
     let health = Health::new(metrics.clone(), leadership.clone(), &flags.lease_name());
     let listener = bind(flags.listen)
         .await
-        .with_context(|| format!("--listen {} cannot be used", flags.listen))?;
+        .with_context(|| format!("listening at --listen {} failed", flags.listen))?;
     tasks.spawn(Task::Health, health.clone().serve(listener, stopping.clone()));
     tasks.spawn(Task::StopSignals, stop_signals(stop.clone())?);
     let client = client().await?;
@@ -85,13 +83,13 @@ pub async fn run(flags: Run) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let leases: Api<Lease> = Api::namespaced(client, &namespace);
-    // The Lease is given back last: it has a stop of its own.
+    // The Lease is released last and has a stop channel of its own.
     let (free, freeing) = watch::channel(false);
     let election = Election::new(flags.lease_name(), leadership.identity(), Timing::default());
     let contest = lease::contest(leases, election, leadership, freeing);
     tasks.spawn(Task::Lease, async move {
         if contest.await.is_err() {
-            tracing::error!("the Lease was lost: ending, so that two never act");
+            tracing::error!("Lease lost, process ends: two leaders must not act at the same time");
         }
     });
     let ended = lead(&context, &flags, &mut tasks, stopping, free).await;
@@ -100,7 +98,7 @@ pub async fn run(flags: Run) -> anyhow::Result<ExitCode> {
     Ok(ended)
 }
 
-/// Listens at an address; where there is no IPv6, all of them means all of IPv4.
+/// Listens at an address. Where there is no IPv6, `[::]` means every IPv4 address.
 async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     let every = (Ipv6Addr::UNSPECIFIED, address.port());
     match TcpListener::bind(address).await {
@@ -115,7 +113,7 @@ fn is_in_use(error: &std::io::Error) -> bool {
     error.kind() == std::io::ErrorKind::AddrInUse
 }
 
-/// Waits for the Lease, runs the controllers under it, and gives it back.
+/// Waits for the Lease, runs the controllers while it is held, and releases it.
 async fn lead(
     context: &Arc<Context>,
     flags: &Run,
@@ -125,7 +123,7 @@ async fn lead(
 ) -> ExitCode {
     let leading = async {
         while !context.leadership.holds() {
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(CHECK_INTERVAL).await;
         }
     };
     let stops = stopping.clone();
@@ -147,7 +145,7 @@ async fn lead(
     if tokio::time::timeout(STOP_WITHIN, tasks.controllers_ended()).await.is_err() {
         tracing::warn!(
             within_s = STOP_WITHIN.as_secs(),
-            "a controller did not end in time; the Lease is not given back"
+            "Lease not released: a controller did not end in time"
         );
         return ExitCode::SUCCESS;
     }
@@ -164,29 +162,30 @@ fn start(
     stopping: &watch::Receiver<bool>,
 ) {
     for scope in flags.scopes() {
-        tracing::info!(namespace = scope.as_deref().unwrap_or("(all)"), "watching");
+        tracing::info!(namespace = scope.as_deref().unwrap_or("(all)"), "namespace watched");
         let (context, stopping) = (context.clone(), stopping.clone());
         let clusters = cluster::run(context.clone(), scope.clone(), stopping.clone());
         tasks.spawn(Task::Clusters, clusters);
         tasks.spawn(Task::Queues, queue::run(context, scope, stopping));
     }
-    tasks.spawn(Task::Figures, figures::run(context.clone(), stopping.clone()));
+    tasks.spawn(Task::StatusMetrics, status_metrics::run(context.clone(), stopping.clone()));
     tasks.spawn(Task::Signals, signal_streams::run(context.clone(), stopping.clone()));
     tasks.spawn(Task::Scaling, scaling::run(context.clone(), stopping.clone()));
 }
 
-/// A client of the API server. A connection that has gone dead without a word is noticed.
+/// A client of the API server with a read timeout, so that a dead connection is detected.
 async fn client() -> anyhow::Result<Client> {
-    let mut config = Config::infer().await.context("no way to the API server is configured")?;
+    let mut config =
+        Config::infer().await.context("no configuration for the API server was found")?;
     config.read_timeout = Some(SILENCE_MAX);
-    // Otherwise the time that a pooled connection was idle counts against the next answer.
+    // Without this the idle time of a pooled connection counts against the next response.
     config.reset_reader_on_write = true;
-    Client::try_from(config).context("the way to the API server that is configured cannot be used")
+    Client::try_from(config).context("the configuration for the API server is not usable")
 }
 
 fn log(flags: &Run) -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_new(&flags.log)
-        .with_context(|| format!("--log {} is not understood", flags.log))?;
+        .with_context(|| format!("--log {} is not a valid filter", flags.log))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match flags.log_format {
         LogFormat::Text => builder.init(),
@@ -195,7 +194,7 @@ fn log(flags: &Run) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Of this process and of no other, also not of the one that ran before in the same pod.
+/// An identity that is unique to this process, also among restarts in the same pod.
 fn identity(flags: &Run) -> String {
     let mut bytes = [0_u8; 4];
     let _ = getrandom::fill(&mut bytes);
@@ -208,14 +207,14 @@ fn pod_name(flags: &Run) -> String {
     if name.trim().is_empty() { "ropewalk-operator".to_owned() } else { name.trim().to_owned() }
 }
 
-/// The pod this runs in, to hang Events on; outside of a cluster there is none.
+/// The pod of this process, the object of its Events; `None` outside of a cluster.
 async fn own_pod(client: &Client, namespace: &str, flags: &Run) -> Option<Pod> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let found = tokio::time::timeout(Duration::from_secs(5), pods.get_opt(&pod_name(flags))).await;
     found.ok()?.ok()?
 }
 
-/// Turns the first SIGTERM or SIGINT into a stop.
+/// Sets the stop channel on the first SIGTERM or SIGINT.
 fn stop_signals(stop: watch::Sender<bool>) -> anyhow::Result<impl Future<Output = ()> + Send> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -224,7 +223,7 @@ fn stop_signals(stop: watch::Sender<bool>) -> anyhow::Result<impl Future<Output 
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        tracing::info!("stopping");
+        tracing::info!("stop signal received, operator stops");
         let _ = stop.send(true);
     })
 }

@@ -1,32 +1,33 @@
-//! Scales the consumers of Queues: watches their groups, asks the scaling policy, writes `/scale`.
+//! Scales the consumers of Queues: passes signals of their groups to the scaling policy and writes
+//! `/scale`.
 //!
-//! # Place in the walk
-//!
-//! Once a second [`Autoscaler::look`] gives the signal of every group to its scaler (a pure state machine of
-//! `operator/plan`). Whose interval has ended, or who is woken by the broker, is decided in a task of its own
-//! ([`Autoscaler::act`]), so that a slow API server keeps nobody from being watched.
+//! Once a second [`Autoscaler::tick`] passes the signal of every group to its scaler (a pure state
+//! machine of `operator/plan`). Consumers whose interval has elapsed, or whose group the broker has
+//! woken, are decided in tasks of their own ([`Autoscaler::act`]), so that a slow API server does
+//! not stop the sampling of signals.
 //!
 //! ```text
-//! signals ─▶ look ─▶ act: who else scales it? ─▶ target ─▶ decide ─▶ live read ─▶ write /scale ─▶ Event
-//!             └───────────────────────────────────────────────────────────────▶ status, metrics
+//! signals ─▶ tick ─▶ act: conflicts? ─▶ target ─▶ decide ─▶ live read ─▶ write ─▶ Event
+//!              └──────────────────────────────────────────────────────▶ status, metrics
 //! ```
 //!
-//! # Zero and back
+//! # Scaling to zero and back
 //!
-//! The policy lets a group go to zero only when nothing waits. Right after the zero was written the group is looked at again,
-//! and comes back at once if something arrived in between. From then on the broker wakes it: when a message comes, and again
-//! every second until a member is there, so neither a lost wake-up nor an operator that was away strands a message.
+//! The policy lets a group go to zero only when no message waits. Right after the zero was written
+//! the group is checked again, and is scaled up at once if a message arrived in between. From then
+//! on the broker wakes it: when a message arrives, and again every second until there is a member,
+//! so that neither a lost wake-up nor an operator restart strands a message.
 //!
 //! # Invariants
 //!
-//! - **K1** a consumer whose count is right costs a read of its target every ten minutes, at zero every half hour, and no
-//!   write.
-//! - **K2** a count is written only by the leader, right after a live read, over just the version that was read; never over
-//!   one that somebody else changed.
-//! - **K3** what is not known changes no count.
-//! - An object that something else scales is left alone, and so is one whose count somebody sets back again
-//!   and again ([`overwrites`]).
-//! - One target has one count, also when several consumers name it ([`shared`]).
+//! - **K1** a consumer whose count is right costs a read of its target every ten minutes, at zero
+//!   every half hour, and no write.
+//! - **K2** a count is written only by the leader, right after a live read, and only over the
+//!   version that was read.
+//! - **K3** an unknown signal changes no count.
+//! - A target that another autoscaler scales is skipped, and so is one whose count another client
+//!   reverts repeatedly ([`overwrites`]).
+//! - A target has one count, also when several consumers share it ([`shared`]).
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -56,22 +57,22 @@ pub use metrics::ScalingMetrics;
 
 use crate::cluster_key::ClusterKey;
 use crate::context::Context;
-use crate::signals::{Reading, WakeUp};
+use crate::signals::{GroupSignal, WakeUp};
 use crate::supervision;
 use conflicts::ConflictingAutoscalers;
 use consumer::{Consumer, Key};
 use overwrites::Overwrites;
-use publish::Published;
+use publish::PublishState;
 use shared::Index;
 use target::Targets;
 
-/// A consumer of which nothing is known is decided, and its status renewed, at least this often.
-const DECIDED_EVERY: Duration = Duration::from_secs(6);
+/// Maximum time between two decisions, and status updates, of a consumer that no event makes due.
+const DECISION_INTERVAL_MAX: Duration = Duration::from_secs(6);
 
-/// Consumers that are decided at once. Each costs a few requests.
-const DECIDED_AT_ONCE: usize = 16;
+/// Maximum number of concurrent decisions. Each costs a few requests.
+const DECISIONS_AT_ONCE_MAX: usize = 16;
 
-/// Scales the consumers of every Queue that is watched, until `stopping` turns true.
+/// Scales the consumers of every watched Queue until `stopping` turns true.
 pub async fn run(context: Arc<Context>, stopping: watch::Receiver<bool>) {
     let watched = context.clone();
     let queues: Queues = Arc::new(move |see| {
@@ -86,10 +87,10 @@ pub async fn run(context: Arc<Context>, stopping: watch::Receiver<bool>) {
     Arc::new(autoscaler).keep_up(stopping).await;
 }
 
-/// Calls its argument with every Queue that is watched and can be read.
+/// Calls its argument with every watched Queue that can be deserialized.
 pub type Queues = Arc<dyn Fn(&mut dyn FnMut(&Queue)) + Send + Sync>;
 
-/// Returns the current time.
+/// Returns the current monotonic time.
 pub type Clock = Arc<dyn Fn() -> Instant + Send + Sync>;
 
 type Entry = Arc<Mutex<Consumer>>;
@@ -102,12 +103,12 @@ pub struct Autoscaler {
     metrics: ScalingMetrics,
     targets: Targets,
     conflicts: ConflictingAutoscalers,
-    /// Where the scalers' time begins.
+    /// The zero of the scalers' time.
     origin: Instant,
     consumers: Mutex<BTreeMap<Key, Entry>>,
     index: Mutex<Index>,
     overwrites: Overwrites,
-    published: Mutex<HashMap<String, Published>>,
+    published: Mutex<HashMap<String, PublishState>>,
 }
 
 impl std::fmt::Debug for Autoscaler {
@@ -117,7 +118,7 @@ impl std::fmt::Debug for Autoscaler {
 }
 
 impl Autoscaler {
-    /// Of a process that has just begun.
+    /// The state of a process that has just started.
     #[must_use]
     pub fn new(context: Arc<Context>, queues: Queues, clock: Clock) -> Self {
         Self {
@@ -135,19 +136,19 @@ impl Autoscaler {
         }
     }
 
-    /// Scales until `stopping` turns true.
+    /// Runs ticks, decisions and status writes until `stopping` turns true.
     pub async fn keep_up(self: Arc<Self>, mut stopping: watch::Receiver<bool>) {
         let mut wakes = self.context.signals.wakes();
-        let slots = Arc::new(Semaphore::new(DECIDED_AT_ONCE));
+        let slots = Arc::new(Semaphore::new(DECISIONS_AT_ONCE_MAX));
         let mut tasks = JoinSet::new();
         let mut second = tokio::time::interval(Duration::from_secs(1));
         second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         loop {
             let due = tokio::select! {
-                _ = second.tick() => self.look(Instant::now()),
+                _ = second.tick() => self.tick(Instant::now()),
                 woken = wakes.recv() => match woken {
-                    Ok(wake) => self.woken(&wake, Instant::now()),
-                    // Those that were missed are repeated within a second.
+                    Ok(wake) => self.on_wake_up(&wake, Instant::now()),
+                    // Missed wake-ups are repeated within a second.
                     Err(broadcast::error::RecvError::Lagged(_)) => Vec::new(),
                     Err(broadcast::error::RecvError::Closed) => return,
                 },
@@ -160,7 +161,8 @@ impl Autoscaler {
             for (key, entry) in due {
                 let (all, slots) = (self.clone(), slots.clone());
                 tasks.spawn(async move {
-                    // Closed when the operator stops: what has not begun need not.
+                    // The semaphore is closed when the operator stops: pending decisions are
+                    // skipped.
                     let Ok(_slot) = slots.acquire().await else { return };
                     all.act(&key, &entry).await;
                 });
@@ -170,15 +172,15 @@ impl Autoscaler {
                 tasks.spawn(async move { all.publish(pending).await });
             }
         }
-        // What has begun ends: each of its requests has a time-out.
+        // Running decisions complete: each of their requests has a time-out.
         slots.close();
         while let Some(ended) = tasks.join_next().await {
             supervision::finished(ended);
         }
     }
 
-    /// Gives every scaler its signal; who is to be decided now.
-    fn look(&self, now: Instant) -> Vec<(Key, Entry)> {
+    /// Passes every scaler its signal, and returns the consumers that are due.
+    fn tick(&self, now: Instant) -> Vec<(Key, Entry)> {
         self.refresh(now);
         let consumers = self.consumers.lock().clone();
         let mut due = Vec::new();
@@ -198,8 +200,8 @@ impl Autoscaler {
         due
     }
 
-    /// A group without members has something to do: its consumers are decided at once.
-    fn woken(&self, wake: &WakeUp, now: Instant) -> Vec<(Key, Entry)> {
+    /// Handles a wake-up: the consumers of the group that are at zero are due at once.
+    fn on_wake_up(&self, wake: &WakeUp, now: Instant) -> Vec<(Key, Entry)> {
         let keys = self.index.lock().of_group(&wake.cluster, &wake.topic, &wake.group);
         let entries: Vec<(Key, Entry)> = {
             let consumers = self.consumers.lock();
@@ -209,12 +211,12 @@ impl Autoscaler {
         let mut due = Vec::new();
         for (key, entry) in entries {
             let mut consumer = entry.lock();
-            // One that has replicas is on its way.
+            // A consumer with replicas is already starting.
             if consumer.seen.is_some_and(|(target, _)| target.replicas > 0) {
                 continue;
             }
-            // A decision that is under way takes this into account. One that has already weighed what it
-            // knew does not: the broker repeats the wake-up within a second.
+            // A decision in progress may still use this signal. If it is past that point, the
+            // broker repeats the wake-up within a second.
             self.observe(&mut consumer, now);
             if !std::mem::replace(&mut consumer.is_busy, true) {
                 drop(consumer);
@@ -224,16 +226,16 @@ impl Autoscaler {
         due
     }
 
-    /// The signal of this moment.
+    /// Passes the current signal of a consumer's group to its scaler, if it is new.
     fn observe(&self, consumer: &mut Consumer, now: Instant) {
         let reading =
             self.context.signals.read(&consumer.cluster, &consumer.topic, &consumer.group, now);
-        consumer.is_known = matches!(reading, Reading::Known(_));
+        consumer.is_known = matches!(reading, GroupSignal::Known(_));
         let mut at = now.saturating_duration_since(self.origin);
-        if let Reading::Known(known) = &reading {
+        if let GroupSignal::Known(known) = &reading {
             let line = Some((known.since, known.line));
             if consumer.heard == line {
-                // The broker has said nothing since: no news is no sample.
+                // The broker has sent nothing since, and an old signal is not sampled twice.
                 return;
             }
             consumer.heard = line;
@@ -242,8 +244,8 @@ impl Autoscaler {
             consumer.length = known.state.length;
             let before = consumer.stream.replace(known.since);
             if before.is_some_and(|before| before != known.since) {
-                // A stream ended and another began between two looks: there is a gap in what is known.
-                let gap = "the stream of signals has begun anew".to_owned();
+                // The stream was reopened between two ticks: there is a gap in the signals.
+                let gap = "the signal stream was reopened".to_owned();
                 consumer.scaler.observe(at, Signal::Unknown(gap));
             }
         }
@@ -251,7 +253,7 @@ impl Autoscaler {
         consumer.scaler.observe(at, signal);
     }
 
-    /// Takes over what users want now.
+    /// Updates the consumers from the specs of the Queues.
     fn refresh(&self, now: Instant) {
         let mut consumers = self.consumers.lock();
         let mut present = HashSet::new();
@@ -265,20 +267,20 @@ impl Autoscaler {
                 });
                 let mut consumer = entry.lock();
                 consumer.update(queue, wanted, target_ref);
-                let sleeps = self.context.hibernations.since(&consumer.cluster).is_some();
-                if sleeps && !consumer.policy.is_hibernating {
-                    // Whoever waits for it wants to know what is, not what was.
+                let is_hibernating = self.context.hibernations.since(&consumer.cluster).is_some();
+                if is_hibernating && !consumer.policy.is_hibernating {
+                    // The hibernation waits for a fresh read of the target.
                     consumer.seen = None;
                     consumer.due = now;
                 }
-                consumer.policy.is_hibernating = sleeps;
+                consumer.policy.is_hibernating = is_hibernating;
                 present.insert(key);
             }
         });
         consumers.retain(|key, entry| {
             let stays = present.contains(key);
             if !stays {
-                self.metrics.forget(&entry.lock().owner);
+                self.metrics.discard(&entry.lock().owner);
             }
             stays
         });
@@ -286,7 +288,7 @@ impl Autoscaler {
         self.arrange();
     }
 
-    /// Looks at all consumers together: who shares a group or a target with whom.
+    /// Updates the index of groups and targets that consumers share.
     fn arrange(&self) {
         let consumers = self.consumers.lock();
         let mut all: Vec<_> =
@@ -298,12 +300,13 @@ impl Autoscaler {
         *self.index.lock() = index;
     }
 
-    /// What time it is.
+    /// The current time of the injected clock.
     fn now(&self) -> Instant {
         (self.clock)()
     }
 
-    /// Consumers of clusters that are to sleep that have not yet gone to their minimum, as `queue/consumer`.
+    /// Reports the consumers of clusters that are to hibernate and that are above their minimum, as
+    /// `queue/consumer`.
     fn report_hibernation(&self, consumers: &[(Key, parking_lot::MutexGuard<'_, Consumer>)]) {
         let mut still_up: HashMap<ClusterKey, Vec<String>> = HashMap::new();
         for (_, consumer) in consumers {
@@ -313,11 +316,11 @@ impl Autoscaler {
                 still_up.entry(consumer.cluster.clone()).or_default().push(name);
             }
         }
-        self.context.hibernations.looked(&still_up);
+        self.context.hibernations.report_consumers(&still_up);
     }
 }
 
-/// The time for people.
+/// The wall-clock time, for statuses.
 fn wall() -> Time {
     Time(Timestamp::now())
 }

@@ -1,4 +1,4 @@
-//! Which settings this process sent to brokers, for brokers that do not report it themselves.
+//! Hashes of the settings that this process sent, for brokers that do not report them themselves.
 
 use std::collections::HashMap;
 
@@ -7,13 +7,13 @@ use parking_lot::Mutex;
 use crate::admin::Target;
 use crate::cluster_key::ClusterKey;
 
-/// Which settings each start of a broker got from this process: when the broker was started, by its clock,
-/// and the hash of the settings. Only needed for brokers that do not report the hash themselves.
+/// For each broker: its start time by its own clock in ms, and the hash of the settings that this
+/// process sent to it since. Only needed for brokers of a release that does not report the hash.
 #[derive(Debug, Default)]
 pub struct SettingsLog(pub(crate) Mutex<HashMap<Target, (i64, String)>>);
 
 impl SettingsLog {
-    /// The hash that this start of a broker got; `None` if it got none.
+    /// The hash of the settings that were sent to this start of a broker; `None` if none were.
     #[must_use]
     pub fn recall(&self, target: &Target, started_at_ms: i64) -> Option<String> {
         let log = self.0.lock();
@@ -21,13 +21,13 @@ impl SettingsLog {
         (*start == started_at_ms).then(|| hash.clone())
     }
 
-    /// This start of a broker got settings.
+    /// Records that settings were sent to this start of a broker.
     pub fn remember(&self, target: Target, started_at_ms: i64, hash: String) {
         self.0.lock().insert(target, (started_at_ms, hash));
     }
 
-    /// Drops what is known of a cluster.
-    pub fn forget(&self, cluster: &ClusterKey) {
+    /// Discards the entries of a cluster.
+    pub fn discard(&self, cluster: &ClusterKey) {
         self.0.lock().retain(|target, _| target.cluster != *cluster);
     }
 }

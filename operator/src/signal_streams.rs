@@ -1,9 +1,9 @@
-//! One stream for each cluster that has a Queue with consumers: opened, read, and opened again.
+//! Opens a signal stream to each cluster that has a Queue with consumers, reads it, and reopens it.
 //!
 //! # Invariants
 //!
-//! - **K3** when a stream ends, what it said is forgotten before anything else happens.
-//! - A task that follows a stream and ends is begun again; if it panics, so does the whole.
+//! - **K3** when a stream ends, its signals are discarded before anything else happens.
+//! - A task of a stream that ends is spawned again; its panic is resumed in the parent.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -20,14 +20,14 @@ use crate::queue::key;
 use crate::signals::line::{self, Line};
 use crate::supervision;
 
-/// How often it is looked which clusters there are.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// The wait before a stream is opened again.
+/// Interval of checking which clusters need a stream.
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
+/// Initial wait before a stream is reopened.
 const PAUSE_MIN: Duration = Duration::from_millis(500);
-/// It doubles up to this.
+/// Upper bound of the wait, which doubles at each attempt.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
-/// Runs until `stopping` turns true.
+/// Keeps one stream for each such cluster until `stopping` turns true.
 pub async fn run(context: Arc<Context>, mut stopping: watch::Receiver<bool>) {
     let mut tasks = JoinSet::new();
     let mut open: BTreeMap<ClusterKey, AbortHandle> = BTreeMap::new();
@@ -41,7 +41,7 @@ pub async fn run(context: Arc<Context>, mut stopping: watch::Receiver<bool>) {
             let keep = wanted.contains(key);
             if !keep {
                 task.abort();
-                context.signals.forget(key);
+                context.signals.discard(key);
             }
             keep
         });
@@ -50,13 +50,13 @@ pub async fn run(context: Arc<Context>, mut stopping: watch::Receiver<bool>) {
         }
         context.metrics.streams(open.len());
         tokio::select! {
-            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = tokio::time::sleep(CHECK_INTERVAL) => {}
             _ = stopping.wait_for(|stopping| *stopping) => return,
         }
     }
 }
 
-/// The clusters whose signals somebody needs.
+/// The clusters that have a Queue with consumers.
 fn wanted(context: &Context) -> BTreeSet<ClusterKey> {
     let queues = context.queues();
     let readable = queues.iter().filter_map(|queue| queue.0.as_ref().ok());
@@ -64,22 +64,24 @@ fn wanted(context: &Context) -> BTreeSet<ClusterKey> {
     bound.map(key).filter(|key| context.cluster(key).is_some()).collect()
 }
 
-/// Keeps a stream open.
+/// Keeps a stream open, with back-off between attempts.
 async fn follow(context: Arc<Context>, key: ClusterKey) {
     let mut pause = PAUSE_MIN;
     loop {
         let begun = Instant::now();
         let ended = read(&context, &key).await;
-        context.signals.forget(&key);
-        tracing::debug!(cluster = %key, ended, "a signal stream ended");
+        context.signals.discard(&key);
+        tracing::debug!(cluster = %key, ended, "signal stream ended");
         pause = if begun.elapsed() > PAUSE_MAX { PAUSE_MIN } else { (pause * 2).min(PAUSE_MAX) };
         tokio::time::sleep(pause).await;
     }
 }
 
-/// Reads a stream to its end, and says why it ended.
+/// Reads a stream to its end and returns the reason of the end.
 async fn read(context: &Context, key: &ClusterKey) -> String {
-    let Some(cluster) = context.cluster(key) else { return "there is no cluster".to_owned() };
+    let Some(cluster) = context.cluster(key) else {
+        return "the cluster does not exist".to_owned();
+    };
     let mut lines = match context.brokers.signals(&Target::of(&cluster)).await {
         Ok(lines) => lines,
         Err(error) => return error.to_string(),
@@ -90,14 +92,14 @@ async fn read(context: &Context, key: &ClusterKey) -> String {
             Ok(Some(bytes)) => match line::parse(&bytes) {
                 Ok(line) => {
                     if let Line::Hello(hello) = &line {
-                        tracing::info!(cluster = %key, version = hello.version, "signals");
+                        tracing::info!(cluster = %key, version = hello.version, "signal stream opened");
                     }
                     context.signals.take(key, line, Instant::now());
                 }
-                // What is half understood could be taken for a number.
-                Err(error) => return format!("a line is not understood: {error}"),
+                // A line that is only partly understood could yield a wrong number.
+                Err(error) => return format!("a line cannot be decoded: {error}"),
             },
-            Ok(None) => return "the broker closed it".to_owned(),
+            Ok(None) => return "the broker closed the stream".to_owned(),
             Err(HttpError::Unreachable(why) | HttpError::Malformed(why)) => return why,
             Err(HttpError::Status(status, _)) => return format!("status {status}"),
         }

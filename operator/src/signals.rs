@@ -1,26 +1,24 @@
-//! What the brokers say about bound consumer groups, second by second.
+//! The latest signals of the brokers about bound consumer groups.
 //!
-//! # Place in the walk
-//!
-//! One stream per cluster ([`crate::signal_streams`]) brings lines ([`line`]) into one [`Table`] in memory. The status
-//! figures and the scaling of consumers read it; neither ever asks a broker itself.
+//! One stream per cluster ([`crate::signal_streams`]) delivers lines ([`line`]) into one in-memory
+//! [`Table`]. The scaling of consumers reads it and never calls a broker itself.
 //!
 //! # Reading
 //!
-//! [`Table::read`] gives a [`Reading`]: what a group did in the last second, or why nobody knows. A
-//! broker sends a line per group when something changed and a tick every second; what was said last holds
-//! until then, and [`Known::line`] tells whether anything was said since. Without a tick for
-//! [`SILENCE_MAX`] everything of that cluster is unknown, whatever was said before.
-//! [`Table::wakes`] brings the moment when a group without members has something to do: at once when
-//! that begins, and again every second for as long as it lasts, so that a lost one costs a second.
+//! [`Table::read`] returns a [`GroupSignal`]: the state of a group in the last second, or why it is
+//! unknown. A broker sends a line for a group when something changed, and a tick every second; the
+//! last line holds until the next one, and [`GroupSnapshot::line`] shows whether a new one came.
+//! Without a tick for [`SILENCE_MAX`] everything of that cluster is unknown. [`Table::wakes`]
+//! delivers a wake-up when a group without members has work: at once, and again every second for as
+//! long as that is so, so that a lost wake-up costs a second.
 //!
 //! # Invariants
 //!
-//! - **K3** an unknown signal is never a number: [`Reading::Unknown`] carries none.
-//! - A new stream knows nothing of what an older one said.
+//! - **K3** an unknown signal is never a number: [`GroupSignal::Unknown`] carries none.
+//! - A new stream starts without the state of an earlier one.
 
 pub mod line;
 pub mod table;
 
 pub use line::{GroupState, Hello, Member, Partition};
-pub use table::{Known, Reading, SILENCE_MAX, Table, Unknown, WakeUp};
+pub use table::{GroupSignal, GroupSnapshot, SILENCE_MAX, Table, UnknownReason, WakeUp};

@@ -1,4 +1,4 @@
-//! Every long-lived task of the operator, and what happens when one ends by itself.
+//! The long-lived tasks of the operator, and what happens when one ends by itself.
 //!
 //! | task | what it does | when it ends by itself | exit code |
 //! |---|---|---|---|
@@ -7,28 +7,28 @@
 //! | stop signals | waits for SIGTERM and SIGINT | the process ends | 5 |
 //! | clusters | reconciles BrokerClusters, one task for each scope | the process ends | 6 |
 //! | queues | reconciles Queues, one task for each scope | the process ends | 7 |
-//! | figures | writes length, delay and throughput | the process ends | 8 |
+//! | status metrics | writes length, delay and throughput | the process ends | 8 |
 //! | signals | keeps a signal stream to every cluster | the process ends | 9 |
 //! | scaling | scales consumers | the process ends | 10 |
 //!
-//! Tasks within a task:
+//! Subtasks:
 //!
 //! | task | when it ends by itself |
 //! |---|---|
-//! | one signal stream (signals) | it is opened again; a panic is one of its parent |
-//! | one decision or status write (scaling), one question (figures) | it is meant to; a panic is one of its parent |
+//! | one signal stream (signals) | it is reopened; a panic is one of its parent |
+//! | one decision, status write or metrics query | it is done; a panic is one of its parent |
 //! | one reconcile (clusters, queues) | it runs within its parent, also when it panics |
 //!
-//! A panic anywhere therefore ends the process with the code of the task that it happened in. The process
-//! does not give the Lease back then: other tasks may be in the middle of a write, and the next operator
-//! waits for the Lease to expire.
+//! A panic anywhere therefore ends the process with the exit code of the task that it happened in.
+//! The process does not release the Lease then: other tasks may be in the middle of a write, and
+//! the next operator waits for the Lease to expire.
 
 use std::collections::HashMap;
 
 use tokio::sync::watch;
 use tokio::task::{Id, JoinError, JoinSet};
 
-/// A long-lived task. The table of this module says what each is for.
+/// A long-lived task, as listed in the table of this module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Task {
     /// Holds the Lease.
@@ -37,15 +37,15 @@ pub enum Task {
     Health,
     /// Waits for SIGTERM and SIGINT.
     StopSignals,
-    /// Reconciles BrokerClusters.
+    /// Reconciles BrokerClusters of one scope.
     Clusters,
-    /// Reconciles Queues.
+    /// Reconciles Queues of one scope.
     Queues,
-    /// Writes figures.
-    Figures,
+    /// Writes metrics into the statuses of Queues.
+    StatusMetrics,
     /// Keeps signal streams open.
     Signals,
-    /// Scales consumers.
+    /// Scales the consumers of all Queues.
     Scaling,
 }
 
@@ -57,13 +57,13 @@ impl Task {
         Self::StopSignals,
         Self::Clusters,
         Self::Queues,
-        Self::Figures,
+        Self::StatusMetrics,
         Self::Signals,
         Self::Scaling,
     ];
 
-    /// The exit code of a process that ends because this task did. 0 to 2 mean what they usually do: a
-    /// stop that was asked for, a failure to start, and a command line that is not understood.
+    /// Exit code of the process when this task ends by itself. 0 to 2 have their usual meaning: a
+    /// requested stop, a failure to start, and an invalid command line.
     #[must_use]
     pub fn exit_code(self) -> u8 {
         match self {
@@ -72,22 +72,24 @@ impl Task {
             Self::StopSignals => 5,
             Self::Clusters => 6,
             Self::Queues => 7,
-            Self::Figures => 8,
+            Self::StatusMetrics => 8,
             Self::Signals => 9,
             Self::Scaling => 10,
         }
     }
 
-    /// Whether it acts on objects, and has to end before the Lease is given back.
+    /// Whether the task writes to objects and must end before the Lease is released.
     fn is_controller(self) -> bool {
         match self {
             Self::Lease | Self::Health | Self::StopSignals => false,
-            Self::Clusters | Self::Queues | Self::Figures | Self::Signals | Self::Scaling => true,
+            Self::Clusters | Self::Queues | Self::StatusMetrics | Self::Signals | Self::Scaling => {
+                true
+            }
         }
     }
 }
 
-/// The tasks that run, by what they are for.
+/// The running tasks, each with its kind.
 #[derive(Debug, Default)]
 pub struct Supervisor {
     running: JoinSet<()>,
@@ -95,13 +97,13 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// Runs a task. It is stopped when the supervisor is dropped.
+    /// Spawns a task. It is aborted when the supervisor is dropped.
     pub fn spawn(&mut self, task: Task, work: impl Future<Output = ()> + Send + 'static) {
         let handle = self.running.spawn(work);
         self.names.insert(handle.id(), task);
     }
 
-    /// Waits for a task to end while nobody asked for a stop, and says which it was. Never ends after
+    /// Waits for a task to end although no stop was requested, and returns it. Never returns after
     /// `stopping` has turned true.
     pub async fn unexpected_end(&mut self, stopping: &watch::Receiver<bool>) -> Task {
         loop {
@@ -111,7 +113,7 @@ impl Supervisor {
             }
             let code = task.exit_code();
             let panic = panic.as_deref().unwrap_or("none");
-            tracing::error!(?task, panic, code, "a task ended by itself, the process ends");
+            tracing::error!(?task, panic, code, "task ended by itself, process ends");
             return task;
         }
     }
@@ -123,14 +125,15 @@ impl Supervisor {
         }
     }
 
-    /// Waits until a task has ended.
+    /// Waits until no task of this kind is running.
     pub async fn has_ended(&mut self, awaited: Task) {
         while self.names.values().any(|task| *task == awaited) {
             self.ended().await;
         }
     }
 
-    /// The next task that ends, and its panic if it was one. Waits for ever when nothing runs.
+    /// The next task that ends, and the message of its panic if it panicked. Pends for ever when no
+    /// task runs.
     async fn ended(&mut self) -> (Task, Option<String>) {
         loop {
             let (id, panic) = match self.running.join_next_with_id().await {
@@ -145,7 +148,8 @@ impl Supervisor {
     }
 }
 
-/// What a task within a task brought, or `None` if it was stopped. If it panicked so does the caller.
+/// The result of a subtask, or `None` if it was aborted. A panic of the subtask is resumed in the
+/// caller.
 pub fn finished<T>(ended: Result<T, JoinError>) -> Option<T> {
     match ended {
         Ok(brought) => Some(brought),
@@ -156,11 +160,11 @@ pub fn finished<T>(ended: Result<T, JoinError>) -> Option<T> {
     }
 }
 
-/// Writes panics to the log as well, in its format.
+/// Installs a panic hook that also logs the panic, in the format of the log.
 pub fn log_panics() {
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        tracing::error!(%panic, "a task panicked");
+        tracing::error!(%panic, "task panicked");
         before(panic);
     }));
 }

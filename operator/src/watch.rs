@@ -1,12 +1,12 @@
-//! Watching: the streams that controllers run on, and the frame around every reconcile.
+//! The watch streams that trigger controllers, and the wrapper around every reconcile.
 //!
 //! # Invariants
 //!
-//! - One unreadable object stops nothing: own kinds are read through a guard, and what cannot be read
-//!   is counted and left until it changes.
-//! - An object that fails waits longer each time; one that succeeds begins again.
-//! - Nothing is reconciled by a process that does not lead.
-//! - A reconcile ends within [`RECONCILE_MAX`], whatever it waits for.
+//! - One object that cannot be deserialized stops nothing: own kinds are read through a guard, and
+//!   such an object is counted and skipped until it changes.
+//! - The wait before a retry grows with each failure of an object and is reset by a success.
+//! - A process that does not lead reconciles nothing.
+//! - A reconcile ends within [`RECONCILE_MAX`].
 
 use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::sync::Arc;
@@ -27,26 +27,26 @@ use crate::admin::CallError;
 use crate::context::Context;
 use crate::lease::NotLeader;
 
-/// What is incomplete is looked at again so often at least.
+/// Longest wait before a reconcile that was incomplete is retried.
 const INCOMPLETE_WAIT_MAX: Duration = Duration::from_secs(30);
 
-/// A reconcile takes no longer: a few dozen requests, and a wait for the budget.
+/// Time-out of a reconcile: a few dozen requests, and a wait for the budget.
 pub const RECONCILE_MAX: Duration = Duration::from_secs(120);
 
-/// Why a reconcile failed; it is tried again.
+/// Why a reconcile failed. It is retried in every case.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// The API server refused or could not be reached.
     #[error("the API server: {0}")]
     Kubernetes(#[from] kube::Error),
-    /// This process must not act.
+    /// This process does not lead.
     #[error(transparent)]
     NotLeader(#[from] NotLeader),
     /// A broker refused or could not be reached.
     #[error(transparent)]
     Broker(#[from] CallError),
     /// It took longer than [`RECONCILE_MAX`].
-    #[error("no end within {} s: given up, and tried again later", RECONCILE_MAX.as_secs())]
+    #[error("the reconcile was aborted after {} s, will retry", RECONCILE_MAX.as_secs())]
     Late,
     /// A part of it failed; the conditions say which.
     #[error("{0}")]
@@ -65,7 +65,7 @@ impl Failure {
     }
 }
 
-/// A kind of ours, in a scope.
+/// One of the operator's own kinds, or the error of deserializing it.
 pub type Guarded<K> = DeserializeGuard<K>;
 
 /// The API of a kind in a scope: one namespace, or all.
@@ -79,8 +79,9 @@ where
     }
 }
 
-/// Watches one of our own kinds: its store, and a stream of the objects whose spec, finalizers or
-/// annotations changed. What the operator writes into a status does not come back as a trigger.
+/// Watches one of the operator's own kinds: its store, and a stream of the objects whose spec,
+/// finalizers or annotations changed. A status that the operator writes does not trigger a
+/// reconcile.
 pub fn own<K>(
     api: Api<Guarded<K>>,
 ) -> (Store<Guarded<K>>, impl Stream<Item = Result<Guarded<K>, watcher::Error>> + Send + 'static)
@@ -110,7 +111,7 @@ fn predicates_config() -> kube::runtime::PredicateConfig {
     kube::runtime::PredicateConfig::default()
 }
 
-/// Watches a kind that the operator makes, for its metadata only: whatever changes, somebody looks.
+/// Watches the metadata of a kind of children: any change triggers a reconcile.
 pub fn children<K>(
     client: &Client,
     scope: Option<&str>,
@@ -128,7 +129,7 @@ where
     watcher(api::<PartialObjectMeta<K>>(client, scope), config).default_backoff().touched_objects()
 }
 
-/// The cluster that a child belongs to, by its label.
+/// The cluster of a child, by its label.
 pub fn cluster_of<K, C>(child: &PartialObjectMeta<K>) -> Option<ObjectRef<C>>
 where
     C: Resource<DynamicType = ()>,
@@ -138,18 +139,19 @@ where
     Some(ObjectRef::new(name).within(namespace))
 }
 
-/// How every controller of ours runs.
+/// Configuration of the operator's controllers: 8 concurrent reconciles, 200 ms debounce.
 #[must_use]
 pub fn config() -> controller::Config {
     controller::Config::default().concurrency(8).debounce(Duration::from_millis(200))
 }
 
-/// The frame around a reconcile: reads the guard, measures, counts, and keeps the back-off.
+/// Wraps a reconcile: unwraps the guard, checks leadership, enforces the time-out, logs, records
+/// metrics, and resets the back-off.
 ///
 /// # Errors
 ///
-/// What the work failed with.
-pub async fn framed<K, F>(
+/// The failure of `work`, or that it took too long.
+pub async fn reconcile_guarded<K, F>(
     object: Arc<Guarded<K>>,
     context: Arc<Context>,
     work: impl FnOnce(K, Arc<Context>) -> F,
@@ -165,7 +167,7 @@ where
         Ok(readable) => readable.clone(),
         Err(unreadable) => {
             context.metrics.unreadable(kind);
-            tracing::warn!(kind, namespace, name, error = %unreadable, "an object cannot be read");
+            tracing::warn!(kind, namespace, name, error = %unreadable, "object skipped: it cannot be deserialized");
             return Ok(Action::await_change());
         }
     };
@@ -173,12 +175,12 @@ where
     let begun = Instant::now();
     let outcome = async {
         context.leadership.check()?;
-        // A request whose connection has gone dead without a word must not hold one of the few places.
+        // A request on a dead connection must not hold one of the few reconcile slots.
         let outcome = tokio::time::timeout(RECONCILE_MAX, work(readable, context.clone())).await;
         let outcome = outcome.unwrap_or(Err(Failure::Late));
         match &outcome {
             Ok(_) => tracing::debug!("reconciled"),
-            Err(error) => tracing::warn!(%error, "a reconcile failed"),
+            Err(error) => tracing::warn!(%error, "reconcile failed, will retry"),
         }
         outcome
     }
@@ -191,8 +193,8 @@ where
     outcome
 }
 
-/// After a failure: again, but later each time.
-pub fn again<K>(object: Arc<Guarded<K>>, failure: &Failure, context: Arc<Context>) -> Action
+/// Requeues after a failure, with a back-off that grows each time.
+pub fn error_policy<K>(object: Arc<Guarded<K>>, failure: &Failure, context: Arc<Context>) -> Action
 where
     K: Resource<DynamicType = ()>,
 {
@@ -201,13 +203,13 @@ where
     (&uid, Instant::now()).hash(&mut hasher);
     let wait = context.attempts.failed(&uid, hasher.finish());
     Action::requeue(match failure {
-        // A person may be mending it right now, and no watch would tell.
+        // The user may be fixing the cause, and no watch would report it.
         Failure::Incomplete(_) => wait.min(INCOMPLETE_WAIT_MAX),
         Failure::Kubernetes(_) | Failure::NotLeader(_) | Failure::Broker(_) | Failure::Late => wait,
     })
 }
 
-/// Lets a controller run until its streams end.
+/// Runs a controller until its streams end.
 pub async fn drive<K, E>(
     stream: impl Stream<Item = Result<(ObjectRef<K>, Action), controller::Error<Failure, E>>>,
 ) where
@@ -217,11 +219,11 @@ pub async fn drive<K, E>(
     let mut stream = std::pin::pin!(stream);
     while let Some(outcome) = stream.next().await {
         match outcome {
-            // Reconciles log for themselves, and an object that is gone is nothing to log.
+            // Reconciles log their failures, and an object that is gone needs no log line.
             Ok(_)
             | Err(controller::Error::ObjectNotFound(_) | controller::Error::ReconcilerFailed(..)) =>
                 {}
-            Err(error) => tracing::warn!(%error, kind = %K::kind(&()), "watching failed"),
+            Err(error) => tracing::warn!(%error, kind = %K::kind(&()), "watch failed, will retry"),
         }
     }
 }
@@ -265,36 +267,36 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_reconcile_whose_request_is_never_answered_is_given_up_and_tried_again() {
+    async fn a_reconcile_whose_request_is_never_answered_is_aborted_and_retried() {
         let context = context();
         let hangs = |_: Queue, _: Arc<Context>| std::future::pending();
-        let work = framed(queue(), context.clone(), hangs);
-        let outcome = tokio::time::timeout(RECONCILE_MAX * 2, work).await.expect("it was given up");
+        let work = reconcile_guarded(queue(), context.clone(), hangs);
+        let outcome = tokio::time::timeout(RECONCILE_MAX * 2, work).await.expect("it was aborted");
         let failure = outcome.expect_err("it did not end");
         assert!(matches!(failure, Failure::Late), "{failure}");
-        assert_ne!(again(queue(), &failure, context), Action::await_change());
+        assert_ne!(error_policy(queue(), &failure, context), Action::await_change());
     }
 
     #[tokio::test]
     async fn k2_a_process_that_does_not_lead_reconciles_nothing() {
         let context = context_of(Leadership::none("me"));
         let work = |_: Queue, _: Arc<Context>| async { Ok(Action::await_change()) };
-        let failure = framed(queue(), context, work).await.expect_err("it must not");
+        let failure = reconcile_guarded(queue(), context, work).await.expect_err("it must not");
         assert!(matches!(failure, Failure::NotLeader(_)), "{failure}");
     }
 
     #[tokio::test]
-    async fn an_object_that_was_reconciled_begins_its_back_off_anew() {
+    async fn a_reconciled_object_resets_its_back_off() {
         let context = context();
         for _ in 0..10 {
-            again(queue(), &Failure::Late, context.clone());
+            error_policy(queue(), &Failure::Late, context.clone());
         }
         let incomplete = Failure::Incomplete("a part of it failed".to_owned());
         let fails = |_: Queue, _: Arc<Context>| async { Err(incomplete) };
-        framed(queue(), context.clone(), fails).await.expect_err("it failed");
+        reconcile_guarded(queue(), context.clone(), fails).await.expect_err("it failed");
         assert!(context.attempts.failed("u", 0) > Duration::from_secs(200), "a failure is none");
         let succeeds = |_: Queue, _: Arc<Context>| async { Ok(Action::await_change()) };
-        framed(queue(), context.clone(), succeeds).await.expect("reconciled");
+        reconcile_guarded(queue(), context.clone(), succeeds).await.expect("reconciled");
         assert!(context.attempts.failed("u", 0) <= Duration::from_secs(2));
     }
 }

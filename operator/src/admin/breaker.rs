@@ -1,8 +1,8 @@
-//! A circuit breaker for each broker: one that does not answer costs its callers no time.
+//! A circuit breaker for each broker.
 //!
-//! A call to a broker that hangs takes seconds, and all clusters share the few reconciles that run at
-//! once. After [`FAILURES_MAX`] calls in a row without an answer, calls fail at once with the reason of the last one,
-//! and every [`PAUSE`] one call is let through to find out whether the broker is back.
+//! A call to a broker that hangs takes seconds, and all clusters share the few concurrent
+//! reconciles. After [`FAILURES_MAX`] consecutive calls without an answer, calls fail at once with
+//! the reason of the last one; every [`PAUSE`] one call is let through as a probe.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -11,15 +11,15 @@ use parking_lot::Mutex;
 
 use super::Target;
 
-/// Calls in a row without an answer after which no more are made.
+/// Consecutive calls without an answer after which the breaker opens.
 const FAILURES_MAX: u32 = 3;
-/// One call is made so often nevertheless. Counts from when the last one was sent, so it is longer than a
-/// call can take.
+/// Interval of probes while the breaker is open. Counts from when the last call was sent, so it is
+/// longer than the time-out of a call.
 const PAUSE: Duration = Duration::from_secs(8);
-/// The most brokers that are remembered. Beyond it those that answered last are forgotten first.
+/// Bound of the number of remembered brokers. Beyond it those with an open breaker are kept.
 const BROKERS_MAX: usize = 10_000;
 
-/// Which brokers do not answer.
+/// Breakers of the brokers whose last call had no answer.
 #[derive(Debug, Default)]
 pub(super) struct Breakers(Mutex<HashMap<Target, Breaker>>);
 
@@ -32,11 +32,11 @@ struct Breaker {
 }
 
 impl Breakers {
-    /// Whether a call may be made now.
+    /// Checks whether a call may be sent now.
     ///
     /// # Errors
     ///
-    /// Why the broker did not answer the last one, if none may be made.
+    /// The reason of the last failure, if no call may be sent.
     pub(super) fn enter(&self, at: &Target, now: Instant) -> Result<(), String> {
         let mut brokers = self.0.lock();
         let Some(breaker) = brokers.get_mut(at) else { return Ok(()) };
@@ -50,12 +50,12 @@ impl Breakers {
         Ok(())
     }
 
-    /// The broker answered, whatever it said; or the next call is to be made in any case.
+    /// Closes the breaker: the broker answered, or the next call is to be sent in any case.
     pub(super) fn close(&self, at: &Target) {
         self.0.lock().remove(at);
     }
 
-    /// A call had no answer.
+    /// Records a call without an answer.
     pub(super) fn failed(&self, at: &Target, why: &str, now: Instant) {
         let mut brokers = self.0.lock();
         if brokers.len() >= BROKERS_MAX && !brokers.contains_key(at) {
@@ -87,7 +87,11 @@ mod tests {
             breakers.failed(&dead, "no route", start);
         }
         assert_eq!(breakers.enter(&dead, start), Err("no route".to_owned()));
-        assert_eq!(breakers.enter(&alive, start), Ok(()), "others have nothing to do with it");
+        assert_eq!(
+            breakers.enter(&alive, start),
+            Ok(()),
+            "the breakers of other brokers stay closed"
+        );
         let tries = (0..80)
             .filter(|second| breakers.enter(&dead, start + Duration::from_secs(*second)).is_ok());
         assert_eq!(tries.count(), 9, "one every {} s", PAUSE.as_secs());

@@ -1,4 +1,4 @@
-//! One HTTP request to a broker, within bounds.
+//! HTTP requests to brokers, bounded in time and size.
 
 use std::time::Duration;
 
@@ -11,47 +11,47 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 
-/// A request takes no longer.
+/// Time-out of a request with its answer.
 const TIME_MAX: Duration = Duration::from_secs(5);
-/// Nor does a connection.
+/// Time-out of opening a connection.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(2);
-/// An answer is no longer: the figures of 100,000 queues fit.
+/// Maximum length of an answer: the metrics of 100,000 queues fit.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
-/// A line of a stream is no longer: a group of 10,000 partitions fits.
+/// Maximum length of a line of a stream: a group of 10,000 partitions fits.
 const LINE_BYTES_MAX: usize = 8 << 20;
-/// A stream is over when nothing comes for so long. A tick comes every second, and later from a broker
-/// that is short of CPU; what it said is unknown before that.
+/// A stream that is silent for this long is closed. A tick comes every second, less often from a
+/// broker that is short of CPU; its signals count as unknown before that.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
 const _: () = assert!(SILENCE_MAX.as_secs() > crate::signals::SILENCE_MAX.as_secs());
 
-/// What a request does.
+/// HTTP methods of the admin API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
-    /// It asks.
+    /// Reads a resource of the broker.
     Get,
-    /// It declares.
+    /// Declares a queue, a group binding, or settings.
     Put,
-    /// It claims.
+    /// Claims an epoch for the leader.
     Post,
-    /// It takes away.
+    /// Deletes a queue or a group binding.
     Delete,
 }
 
-/// Why there is no answer.
+/// Why there is no usable answer.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
-    /// Nobody answered in time.
+    /// No complete answer in time.
     #[error("{0}")]
     Unreachable(String),
-    /// The answer is no success.
+    /// The answer has a status other than 2xx.
     #[error("status {0}")]
     Status(u16, Value),
-    /// The answer is not what was promised.
+    /// The answer could not be decoded.
     #[error("{0}")]
     Malformed(String),
 }
 
-/// The client.
+/// HTTP client with a connection pool.
 #[derive(Debug)]
 pub struct Http(Client<HttpConnector, Full<Bytes>>);
 
@@ -69,11 +69,11 @@ impl Default for Http {
 }
 
 impl Http {
-    /// Sends a request and waits for all of the answer.
+    /// Sends a request and waits for the complete answer.
     ///
     /// # Errors
     ///
-    /// [`HttpError`].
+    /// [`HttpError`] if there is no answer with status 2xx and a JSON body.
     pub async fn send(
         &self,
         method: Method,
@@ -103,7 +103,7 @@ impl Http {
     ///
     /// # Errors
     ///
-    /// [`HttpError`].
+    /// [`HttpError`] if there is no answer with status 200 in time.
     pub async fn stream(&self, url: &str, token: &str) -> Result<Lines, HttpError> {
         let headers = [("authorization", format!("Bearer {token}"))];
         let begun = self.begin(Method::Get, url, &headers, None);
@@ -146,7 +146,7 @@ impl Http {
     }
 }
 
-/// The whole chain of an error: what hyper says alone is that the client failed.
+/// The whole chain of causes: hyper's outermost error only says that the client failed.
 fn reason(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -157,21 +157,21 @@ fn reason(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// The lines of a stream, one after the other.
+/// Reads a stream line by line.
 #[derive(Debug)]
 pub struct Lines {
     body: Incoming,
     held: BytesMut,
-    /// How much of it is known to hold no end of a line.
+    /// Length of the prefix of `held` that was searched for a line end already.
     scanned: usize,
 }
 
 impl Lines {
-    /// The next line, without its end; `None` when the stream has ended.
+    /// The next line, without its line end; `None` when the stream has ended.
     ///
     /// # Errors
     ///
-    /// When it broke, or a line is too long, or nothing came for too long.
+    /// When the connection broke, a line is too long, or the stream was silent for too long.
     pub async fn next(&mut self) -> Result<Option<Bytes>, HttpError> {
         loop {
             let fresh = &self.held[self.scanned..];
@@ -183,10 +183,12 @@ impl Lines {
             }
             self.scanned = self.held.len();
             if self.held.len() > LINE_BYTES_MAX {
-                return Err(HttpError::Malformed("a line is too long".to_owned()));
+                return Err(HttpError::Malformed(
+                    "a line of the stream is longer than 8 MiB".to_owned(),
+                ));
             }
             let frame = tokio::time::timeout(SILENCE_MAX, self.body.frame()).await;
-            let silent = |_| HttpError::Unreachable("the stream is silent".to_owned());
+            let silent = |_| HttpError::Unreachable("the stream was silent for 15 s".to_owned());
             match frame.map_err(silent)? {
                 None => return Ok(None),
                 Some(Err(error)) => return Err(HttpError::Unreachable(reason(&error))),

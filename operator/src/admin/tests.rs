@@ -1,4 +1,4 @@
-//! Calls to a broker that is played here: epochs, tokens, bounds.
+//! Calls to a fake broker: epochs, tokens, bounds.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,14 +12,14 @@ use serde_json::{Value, json};
 use super::*;
 use crate::fake_api_server::Server;
 
-/// A broker as far as the epoch and the token go.
+/// A fake broker that handles epochs and tokens.
 #[derive(Default)]
 struct Broker {
     epoch: u64,
     seen: Vec<String>,
-    /// What happens while a change under an old epoch is refused.
+    /// Runs when a change with an old epoch is refused.
     on_stale: Option<Box<dyn FnOnce() + Send>>,
-    /// Who claimed last, by the body of the claim.
+    /// The body of the last claim.
     holder: Value,
 }
 
@@ -71,7 +71,7 @@ fn api_server() -> Client {
     Client::new(service, "shop")
 }
 
-async fn played() -> (Brokers, Shared, Target, Leadership) {
+async fn fake_broker() -> (Brokers, Shared, Target, Leadership) {
     let shared = Shared::default();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address").to_string();
@@ -85,7 +85,7 @@ async fn played() -> (Brokers, Shared, Target, Leadership) {
 
 #[tokio::test]
 async fn k2_every_change_carries_the_epoch_that_was_claimed_once() {
-    let (brokers, shared, at, _) = played().await;
+    let (brokers, shared, at, _) = fake_broker().await;
     for _ in 0..2 {
         brokers.put::<Value>(&at, "/v1/queues/a", &json!({})).await.expect("declared");
     }
@@ -95,7 +95,7 @@ async fn k2_every_change_carries_the_epoch_that_was_claimed_once() {
 
 #[tokio::test]
 async fn k2_a_leader_whose_epoch_is_old_claims_again_only_while_it_leads() {
-    let (brokers, shared, at, _) = played().await;
+    let (brokers, shared, at, _) = fake_broker().await;
     brokers.put::<Value>(&at, "/v1/queues/a", &json!({})).await.expect("declared");
     shared.lock().epoch = 9; // Another has claimed.
     brokers.put::<Value>(&at, "/v1/queues/a", &json!({})).await.expect("claimed again");
@@ -104,7 +104,7 @@ async fn k2_a_leader_whose_epoch_is_old_claims_again_only_while_it_leads() {
 
 #[tokio::test]
 async fn k2_who_does_not_lead_sends_nothing() {
-    let (brokers, shared, at, _) = played().await;
+    let (brokers, shared, at, _) = fake_broker().await;
     let follower = Brokers::new(api_server(), Leadership::none("me"), brokers.address.clone());
     let error = follower.put::<Value>(&at, "/v1/queues/a", &json!({})).await.expect_err("refused");
     assert!(matches!(error, CallError::NotLeader(_)), "{error}");
@@ -115,7 +115,7 @@ async fn k2_who_does_not_lead_sends_nothing() {
 
 #[tokio::test]
 async fn k2_who_loses_the_lease_changes_nothing_more_and_claims_nothing() {
-    let (brokers, shared, at, leadership) = played().await;
+    let (brokers, shared, at, leadership) = fake_broker().await;
     brokers.put::<Value>(&at, "/v1/queues/a", &json!({})).await.expect("declared");
     // It is lost while another leader has claimed: the first call is the last one.
     {
@@ -134,7 +134,7 @@ async fn k2_who_loses_the_lease_changes_nothing_more_and_claims_nothing() {
 
 #[tokio::test]
 async fn k2_a_call_with_a_known_epoch_is_not_sent_after_the_lease_was_lost() {
-    let (brokers, shared, at, leadership) = played().await;
+    let (brokers, shared, at, leadership) = fake_broker().await;
     brokers.put::<Value>(&at, "/v1/queues/a", &json!({})).await.expect("declared");
     leadership.set("", None);
     let calls = shared.lock().seen.len();
@@ -145,7 +145,7 @@ async fn k2_a_call_with_a_known_epoch_is_not_sent_after_the_lease_was_lost() {
 
 #[tokio::test]
 async fn k2_an_epoch_is_not_claimed_by_who_lost_the_lease_while_it_waited_to_claim() {
-    let (brokers, shared, at, leadership) = played().await;
+    let (brokers, shared, at, leadership) = fake_broker().await;
     let slot = brokers.epochs.slot(&at.cluster);
     let claiming = slot.lock().await;
     let body = json!({});
@@ -160,7 +160,7 @@ async fn k2_an_epoch_is_not_claimed_by_who_lost_the_lease_while_it_waited_to_cla
 
 #[tokio::test]
 async fn a_token_that_the_broker_refuses_is_read_again() {
-    let (brokers, _, at, leadership) = played().await;
+    let (brokers, _, at, leadership) = fake_broker().await;
     let server = Server::default();
     let secret = "/api/v1/namespaces/shop/secrets/default-admin";
     server.put(secret, json!({"metadata": {"name": "default-admin"}, "data": {"token": "b2xk"}}));
@@ -176,20 +176,20 @@ async fn a_broker_that_is_not_there_is_unreachable() {
     let leadership = Leadership::assumed("me", Instant::now() + Duration::from_secs(60));
     let brokers = Brokers::new(api_server(), leadership, "127.0.0.1:1".to_owned());
     let at = Target { cluster: ClusterKey::new("shop", "default"), broker: 0 };
-    let error = brokers.ask::<Value>(&at, "/v1/broker").await.expect_err("nobody");
+    let error = brokers.ask::<Value>(&at, "/v1/broker").await.expect_err("no broker");
     assert_eq!(error.refused().reason, "BrokerUnreachable");
     assert!(brokers.assure_epoch(&at).await.is_ok(), "it has no say");
 }
 
 #[tokio::test]
 async fn k2_a_newer_epoch_of_somebody_else_forbids_what_no_call_can_fence() {
-    let (brokers, shared, at, _) = played().await;
+    let (brokers, shared, at, _) = fake_broker().await;
     brokers.put::<Value>(&at, "/v1/queues/a", &json!({})).await.expect("declared");
     assert!(brokers.assure_epoch(&at).await.is_ok());
     shared.lock().epoch = 9; // Another has claimed.
     let error = brokers.assure_epoch(&at).await.expect_err("not ours to do");
     assert!(matches!(error, CallError::NotLeader(_)), "{error}");
-    // It is not remembered as ours: the next call claims anew, if this process leads.
+    // The epoch is not kept: the next call claims again, if this process leads.
     brokers.put::<Value>(&at, "/v1/queues/a", &json!({})).await.expect("claimed again");
     assert_eq!(shared.lock().seen.last().map(String::as_str), Some("PUT /v1/queues/a 10"));
     assert!(brokers.assure_epoch(&at).await.is_ok());
@@ -197,7 +197,7 @@ async fn k2_a_newer_epoch_of_somebody_else_forbids_what_no_call_can_fence() {
 
 #[tokio::test]
 async fn k2_two_operators_that_claim_in_turns_stand_back() {
-    let (brokers, shared, at, _) = played().await;
+    let (brokers, shared, at, _) = fake_broker().await;
     let other = |shared: &Shared| {
         let mut broker = shared.lock();
         broker.epoch += 1;
@@ -221,13 +221,13 @@ async fn k2_two_operators_that_claim_in_turns_stand_back() {
 async fn a_broker_that_hangs_costs_no_time_after_a_few_calls() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address").to_string();
-    drop(listener); // Nobody listens there any more.
+    drop(listener); // The port is closed now.
     let leadership = Leadership::assumed("me", Instant::now() + Duration::from_secs(60));
     let brokers = Brokers::new(api_server(), leadership, address);
     let at = Target { cluster: ClusterKey::new("shop", "default"), broker: 0 };
     let mut answers = Vec::new();
     for _ in 0..5 {
-        let error = brokers.ask::<Value>(&at, "/v1/queues").await.expect_err("nobody");
+        let error = brokers.ask::<Value>(&at, "/v1/queues").await.expect_err("no broker");
         answers.push(error.refused().message);
     }
     answers.dedup();

@@ -1,6 +1,6 @@
-//! Everything that is written for a cluster: volumes, then what pods mount, then the pods.
+//! Writes the objects of a cluster: volumes, then what pods mount, then the pods.
 //!
-//! No step waits for another; what goes wrong is collected and becomes conditions.
+//! Steps do not depend on each other; failures are collected and become conditions.
 
 use std::collections::BTreeMap;
 
@@ -19,21 +19,21 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::{MANAGER, settings};
-use crate::apply::{self, Belongs, Outcome};
+use crate::apply::{self, ApplyOutcome, RequiredOwner};
 use crate::context::Context;
 
-/// What came of the writes.
+/// Result of the writes.
 #[derive(Debug, Default)]
 pub(super) struct ApplyReport {
-    /// What went wrong.
+    /// Failures, each to be reported as a condition.
     pub(super) problems: Vec<Problem>,
-    /// What each broker that answers says of its settings now, by broker id.
+    /// The settings state of each broker that answered, by broker id.
     pub(super) settings: BTreeMap<i32, AnswerSettings>,
-    /// Brokers that refused their settings.
+    /// Ids of the brokers that refused their settings.
     pub(super) refused: Vec<i32>,
 }
 
-/// Writes what does not hold.
+/// Writes every object that differs from its wanted state.
 pub(super) async fn apply(
     context: &Context,
     valid: &ValidCluster,
@@ -64,17 +64,17 @@ impl Step<'_> {
         Api::namespaced(self.context.client.clone(), &self.valid.namespace)
     }
 
-    /// How the owner of what an earlier cluster of this name left behind is called.
+    /// How the owner reference of an object of an earlier cluster of this name begins.
     fn predecessor(&self) -> String {
         format!("BrokerCluster {} ", self.valid.name)
     }
 
-    /// Applies one object; what goes wrong concerns `concerns`.
+    /// Applies one object; a failure is reported under `concerns`.
     async fn apply<K>(
         &mut self,
         wanted: &K,
         there: Option<&K>,
-        belongs: Belongs<'_>,
+        owner: RequiredOwner<'_>,
         concerns: Concern,
     ) where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
@@ -90,26 +90,26 @@ impl Step<'_> {
             intent::hash(wanted),
         );
         let contested = &self.context.contested;
-        if there.is_some_and(|there| contested.is_vain(&of, &hash, &apply::mark(there))) {
+        if there.is_some_and(|there| contested.is_futile(&of, &hash, &apply::mark(there))) {
             self.report.problems.push(altered(&kind, &name));
             return;
         }
-        match apply::apply(&self.api::<K>(), MANAGER, wanted, there, belongs).await {
-            Ok(Outcome::Unchanged) => contested.settled(&of),
-            Ok(Outcome::Written) => {
-                tracing::info!(kind, name, "applied");
-                contested.settled(&of);
+        match apply::apply(&self.api::<K>(), MANAGER, wanted, there, owner).await {
+            Ok(ApplyOutcome::Unchanged) => contested.succeeded(&of),
+            Ok(ApplyOutcome::Written) => {
+                tracing::info!(kind, name, "object applied");
+                contested.succeeded(&of);
                 self.context.metrics.wrote("cluster child");
             }
-            Ok(Outcome::Altered(left)) => {
-                tracing::warn!(kind, name, "applied, and changed by somebody else at once");
-                contested.lost(of, hash, left);
+            Ok(ApplyOutcome::Altered(left)) => {
+                tracing::warn!(kind, name, "object applied, then altered by another client");
+                contested.altered(of, hash, left);
                 self.context.metrics.wrote("cluster child");
                 self.report.problems.push(altered(&kind, &name));
             }
-            Ok(Outcome::Taken(owner)) if owner.starts_with(&self.predecessor()) => {
+            Ok(ApplyOutcome::OwnedByOther(owner)) if owner.starts_with(&self.predecessor()) => {
                 let message = format!(
-                    "the {kind} {name} of the BrokerCluster of this name that was deleted is still there; it goes by itself"
+                    "the {kind} {name} of the BrokerCluster of this name that was deleted is still there; Kubernetes is removing it"
                 );
                 let concerns = Concern::Existence;
                 self.report.problems.push(Problem {
@@ -118,9 +118,9 @@ impl Step<'_> {
                     concerns,
                 });
             }
-            Ok(Outcome::Taken(owner)) => {
+            Ok(ApplyOutcome::OwnedByOther(owner)) => {
                 let message = format!(
-                    "the {kind} {name} belongs to {owner}: delete it, or name the BrokerCluster otherwise"
+                    "the {kind} {name} owner to {owner}: delete it, or name the BrokerCluster otherwise"
                 );
                 let concerns = Concern::Existence;
                 self.report.problems.push(Problem { reason: "NameCollision", message, concerns });
@@ -132,18 +132,19 @@ impl Step<'_> {
         }
     }
 
-    /// Before anything else, and whatever state the brokers are in.
+    /// Writes the volume claims first, in any state of the brokers.
     async fn claims(&mut self, children: &Children, observed: &Observed) {
         for (id, wanted) in &children.claims {
             let there = observed.claims.get(id);
             if there.is_some_and(|claim| claim.metadata.deletion_timestamp.is_some()) {
-                continue; // It is made anew when it is gone.
+                continue; // Created again once it is gone.
             }
-            self.apply(wanted, there, Belongs::ToNobody, Concern::Storage).await;
+            self.apply(wanted, there, RequiredOwner::None, Concern::Storage).await;
         }
     }
 
-    /// Takes the label of earlier releases off what must outlive a deployment tool's mistake.
+    /// Removes the label of earlier releases from objects that must not be pruned by a deployment
+    /// tool.
     async fn relabel(&mut self, observed: &Observed) {
         for claim in observed.claims.values() {
             if let Some(patch) = children::relabelled(self.valid, claim) {
@@ -162,7 +163,7 @@ impl Step<'_> {
 
     async fn plain(&mut self, children: &Children, observed: &Observed) {
         let uid = self.valid.owner.uid.clone();
-        let ours = Belongs::To(&uid);
+        let ours = RequiredOwner::Controller(&uid);
         let there = observed.service_account.as_ref();
         self.apply(&children.service_account, there, ours, Concern::Other).await;
         self.secret(observed).await;
@@ -174,7 +175,7 @@ impl Step<'_> {
         self.apply(&children.budget, there, ours, Concern::Other).await;
     }
 
-    /// The token is drawn once. An object of that name that holds one is left as it is.
+    /// Creates the Secret with a random token once. A Secret that holds a token is not changed.
     async fn secret(&mut self, observed: &Observed) {
         let data = observed.secret.as_ref().and_then(|secret| secret.data.as_ref());
         let has_token = data.and_then(|data| data.get("token")).is_some_and(|t| !t.0.is_empty());
@@ -188,16 +189,17 @@ impl Step<'_> {
         }
         let mut bytes = [0_u8; 32];
         if let Err(error) = getrandom::fill(&mut bytes) {
-            tracing::error!(%error, "no random bytes");
+            tracing::error!(%error, "token not generated: no random bytes");
             return;
         }
         let token: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         let wanted = children::secret(self.valid, &token);
         let there = observed.secret.as_ref();
-        self.apply(&wanted, there, Belongs::To(&uid), Concern::Other).await;
+        self.apply(&wanted, there, RequiredOwner::Controller(&uid), Concern::Other).await;
     }
 
-    /// Before the files that brokers find when they start: what a broker refuses must not get there.
+    /// Sends settings before the ConfigMaps are written: a setting that a broker refuses must not
+    /// get into the file that it reads on start.
     async fn settings(&mut self, observed: &Observed) {
         let push = settings::push(self.context, self.valid, observed).await;
         self.report.settings = push.settings;
@@ -205,9 +207,8 @@ impl Step<'_> {
         self.report.problems.extend(push.problems);
     }
 
-    /// The files that brokers find when they start. What a running broker refused does not get
-    /// there, and neither does what it had no chance to refuse; the leave to format is taken back
-    /// all the same.
+    /// Writes the ConfigMaps that brokers read on start. Settings that a running broker refused, or
+    /// could not yet refuse, are not written; the permission to format is revoked in any case.
     async fn config_maps(&mut self, children: &Children, observed: &Observed) {
         let valid = self.valid;
         let uid = valid.owner.uid.clone();
@@ -228,11 +229,11 @@ impl Step<'_> {
                 }
                 (true, _) => continue,
             };
-            self.apply(&wanted, there, Belongs::To(&uid), Concern::Other).await;
+            self.apply(&wanted, there, RequiredOwner::Controller(&uid), Concern::Other).await;
         }
     }
 
-    /// Whether a broker runs and does not know its settings yet.
+    /// Whether a broker runs and has not yet accepted its current settings.
     fn may_refuse(&self, id: i32, observed: &Observed) -> bool {
         let Some(pod) = observed.pods.get(&id).filter(|pod| is_running(pod)) else { return false };
         let Some(broker) = self.valid.brokers.iter().find(|broker| broker.id == id) else {
@@ -243,11 +244,11 @@ impl Step<'_> {
         !knows && !keeps_ending(observed, pod)
     }
 
-    /// Made when missing. The template of one that is there is left to the rollout; what somebody else
-    /// changed is put back, and whether its pod runs is followed at once.
+    /// Creates missing StatefulSets. The template of an existing one is left to the rollout; other
+    /// changes by other clients are reverted, and `replicas` follows the run state at once.
     async fn stateful_sets(&mut self, children: &Children, observed: &Observed) {
         let uid = self.valid.owner.uid.clone();
-        let ours = Belongs::To(&uid);
+        let ours = RequiredOwner::Controller(&uid);
         for broker in &self.valid.brokers {
             let Some(wanted) = children.stateful_sets.get(&broker.id) else { continue };
             let Some(there) = observed.stateful_sets.get(&broker.id) else {
@@ -270,21 +271,22 @@ impl Step<'_> {
         }
     }
 
-    /// How many pods a broker has. One whose volume would go with its pod does not go to sleep.
+    /// The replicas of a broker's StatefulSet. A pod whose volume would be lost with it is not
+    /// stopped for hibernation.
     fn replicas(&mut self, broker: &Broker, there: &StatefulSet, seen: &Observed) -> Option<i32> {
         let wanted = Some(i32::from(self.valid.running));
         let threat = volume::threat(seen, broker.id).filter(|_| !self.valid.running);
         let (Some(threat), true) = (threat, seen.pods.contains_key(&broker.id)) else {
             return wanted;
         };
-        let words = volume::rescue(seen, &self.valid.name, broker.id).unwrap_or_default();
-        let message = format!("broker {} is not stopped: {words}", broker.id);
+        let rescue = volume::rescue(seen, &self.valid.name, broker.id).unwrap_or_default();
+        let message = format!("broker {} is not stopped: {rescue}", broker.id);
         let concerns = Concern::Other;
         self.report.problems.push(Problem { reason: threat.reason(), message, concerns });
         there.spec.as_ref().and_then(|spec| spec.replicas)
     }
 
-    /// Changes a part of an object, and leaves the rest as it is.
+    /// Merges a patch into an object.
     async fn patch<K>(&mut self, object: &K, patch: &Value)
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
@@ -305,36 +307,40 @@ impl Step<'_> {
     }
 }
 
-/// Somebody else changes an object while it is written.
+/// The problem of an object that another client, such as an admission policy, changes at every
+/// write.
 fn altered(kind: &str, name: &str) -> Problem {
     let message = format!(
-        "the {kind} {name} is changed by somebody else whenever it is written, such as an admission policy; it is left so. Make an exception for objects with the label {}={}",
+        "the {kind} {name} is changed by another client, such as an admission policy, at every write; the operator leaves it as it is. Make an exception for objects with the label {}={}",
         names::LABEL_MANAGED_BY,
         names::MANAGED_BY
     );
     Problem { reason: "ChangedByOthers", message, concerns: Concern::Other }
 }
 
-/// What the API server said, in words that say what to do.
+/// The problem for an error of the API server, with the action for the user.
 pub(super) fn problem(what: &str, error: &kube::Error, concerns: Concern) -> Problem {
     let kube::Error::Api(status) = error else {
         let message = format!("{what} cannot be written: {error}");
         return Problem { reason: "ApiServerUnreachable", message, concerns };
     };
-    let said = &status.message;
+    let text = &status.message;
     let (reason, advice) = match status.code {
-        403 if said.contains("exceeded quota") => ("QuotaExceeded", "raise the quota or free some"),
-        403 if concerns == Concern::Storage && said.contains("resize") => {
-            ("ResizeRefused", "use a class with `allowVolumeExpansion: true`, or set the size back")
-        }
-        403 => ("Forbidden", "give the operator the right, or change the policy that refuses"),
-        422 if concerns == Concern::Storage && said.contains("can not be less than") => (
-            "ResizeNotTakenBack",
-            "before 1.32 Kubernetes does not take back the size of a volume that could not grow: set `spec.storage.size` to what the claim asks for",
+        403 if text.contains("exceeded quota") => ("QuotaExceeded", "raise the quota or free some"),
+        403 if concerns == Concern::Storage && text.contains("resize") => (
+            "ResizeRefused",
+            "use a StorageClass with `allowVolumeExpansion: true`, or restore the previous size",
         ),
-        409 => ("Conflict", "it is tried again"),
+        403 => {
+            ("Forbidden", "grant the operator the permission, or change the policy that refuses")
+        }
+        422 if concerns == Concern::Storage && text.contains("can not be less than") => (
+            "ResizeNotTakenBack",
+            "before 1.32 Kubernetes cannot reduce the requested size of a volume that could not grow: set `spec.storage.size` to what the claim asks for",
+        ),
+        409 => ("Conflict", "it is retried"),
         422 => ("Rejected", "correct the spec"),
-        _ => ("ApiServerError", "it is tried again"),
+        _ => ("ApiServerError", "it is retried"),
     };
-    Problem { reason, message: format!("{what} cannot be written: {said}; {advice}"), concerns }
+    Problem { reason, message: format!("{what} cannot be written: {text}; {advice}"), concerns }
 }

@@ -1,6 +1,7 @@
-//! Consumers first: a cluster that is to hibernate runs on until its consumers are at their minimum.
+//! Hibernation of a cluster: brokers run until the cluster's consumers are at their minimum, for
+//! one minute at most.
 //!
-//! Without brokers they would only fail and be started again. They are waited for a minute at most.
+//! Consumers without brokers would only fail and be restarted.
 
 use std::time::{Duration, Instant};
 
@@ -10,13 +11,14 @@ use ropewalk_operator_api::cluster::RunState;
 use ropewalk_operator_plan::cluster::{Observed, ValidCluster};
 
 use super::key;
-use crate::context::Context;
+use crate::context::{Context, EventReason};
 
-/// How often the consumers are checked.
+/// Interval of checking the consumers.
 pub(super) const RECHECK: Duration = Duration::from_secs(2);
 
-/// The consumers that the cluster waits for before its pods stop, as far as scaling has reported; `None` if
-/// it waits for nothing. Registers the cluster with scaling, or takes it off again.
+/// The consumers that the cluster waits for before its pods stop, as last reported by scaling;
+/// `None` if it waits for nothing. Also registers the cluster in the shared table of hibernations,
+/// or removes it.
 pub(super) fn awaited_consumers(
     context: &Context,
     cluster: &BrokerCluster,
@@ -35,10 +37,10 @@ pub(super) fn awaited_consumers(
     context.hibernations.awaits(&key, now)
 }
 
-/// An Event that names the consumers that are awaited.
+/// Writes an Event that names the awaited consumers.
 pub(super) async fn report(context: &Context, valid: &ValidCluster) {
     let Some(up) = valid.awaited_consumers.as_ref().filter(|up| !up.is_empty()) else { return };
     let note = format!("waits until {} are at their minimum", up.join(", "));
-    let words = ("ConsumersFirst", "Hibernate");
-    context.tell(&valid.reference, EventType::Normal, words, note).await;
+    let reason = EventReason { reason: "ConsumersFirst", action: "Hibernate" };
+    context.publish_event(&valid.reference, EventType::Normal, reason, note).await;
 }

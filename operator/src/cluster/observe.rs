@@ -1,4 +1,4 @@
-//! Everything that is read of a cluster, at once and live.
+//! Reads all objects of a cluster concurrently and live.
 
 use std::collections::BTreeMap;
 
@@ -25,10 +25,10 @@ use crate::admin::Target;
 use crate::context::Context;
 use crate::watch::Failure;
 
-/// A warning that is older says nothing about now.
+/// Older warnings say nothing about the current state.
 const WARNING_AGE_SECONDS_MAX: i64 = 600;
 
-/// Reads everything of a cluster.
+/// Reads the cluster's objects and the answers of its brokers.
 pub(super) async fn observe(
     context: &Context,
     cluster: &BrokerCluster,
@@ -61,13 +61,13 @@ pub(super) async fn observe(
     };
     reader.find_claims(&mut observed).await?;
     reader.ask_brokers(&mut observed).await;
-    reader.look_for_warnings(&mut observed).await;
+    reader.read_warnings(&mut observed).await;
     observed.awaited_consumers = hibernation::awaited_consumers(context, cluster, &observed);
     Ok(observed)
 }
 
-/// The objects of brokers that have the names that they have to have. Anything else carries our labels
-/// because somebody copied them: a restored volume, a pod that was made from another.
+/// The objects whose name matches the broker id in their label. Others carry the labels because
+/// they were copied: a restored volume, or a pod that was created from another one.
 fn by_broker<K: Resource>(objects: Vec<K>, name: impl Fn(i32) -> String) -> BTreeMap<i32, K> {
     let by_label = objects.into_iter().filter_map(|object| Some((broker_of(&object)?, object)));
     by_label.filter(|(id, object)| object.name_any() == name(*id)).collect()
@@ -119,7 +119,7 @@ impl Reader<'_> {
         self.api::<K>().get_opt(&name).await
     }
 
-    /// A claim that was restored from a backup may have lost its labels; its name is what counts.
+    /// A claim that was restored from a backup may have lost its labels, so it is read by name.
     async fn find_claims(&self, observed: &mut Observed) -> Result<(), kube::Error> {
         let name = self.cluster.name_any();
         for id in validate::broker_ids(self.cluster, observed) {
@@ -132,20 +132,20 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// What each broker with a pod says of itself. One that does not answer is not there.
+    /// Queries each broker that has a pod. A broker that does not answer is recorded as unanswered.
     async fn ask_brokers(&self, observed: &mut Observed) {
         let cluster = key(self.cluster);
         let said = self.cluster.status.iter().flat_map(|status| &status.conditions);
-        let is_alarmed = said.filter(|one| one.type_ == ADMIN_REACHABLE).any(is_alarm);
+        let is_critical = said.filter(|one| one.type_ == ADMIN_REACHABLE).any(is_alarm);
         for (id, pod) in &observed.pods {
             let has_address = pod.status.as_ref().is_some_and(|status| status.pod_ip.is_some());
             if !has_address || pod.metadata.deletion_timestamp.is_some() {
                 continue;
             }
             let target = Target { cluster: cluster.clone(), broker: *id };
-            if is_ready(pod) && !is_alarmed {
-                // An alarm rests on calls that were made to a pod that is ready, not on those
-                // before.
+            if is_ready(pod) && !is_critical {
+                // The critical condition must be based on calls to a pod that is ready, not on
+                // earlier ones.
                 self.context.brokers.try_again(&target);
             }
             match self.context.brokers.ask::<Answer>(&target, "/v1/broker").await {
@@ -153,15 +153,16 @@ impl Reader<'_> {
                     observed.answers.insert(*id, answer);
                 }
                 Err(error) => {
-                    tracing::debug!(%error, broker = id, "no answer");
+                    tracing::debug!(%error, broker = id, "broker query failed");
                     observed.unanswered.insert(*id, error.to_string());
                 }
             }
         }
     }
 
-    /// Why something is missing often stands in Events only. They are read where something is.
-    async fn look_for_warnings(&self, observed: &mut Observed) {
+    /// Reads the Events of objects that are missing or not ready: the cause is often found only
+    /// there.
+    async fn read_warnings(&self, observed: &mut Observed) {
         if self.cluster.spec.run_state == RunState::Hibernated {
             return;
         }
@@ -191,7 +192,8 @@ impl Reader<'_> {
         let fields = format!("involvedObject.name={object},type=Warning");
         let parameters = ListParams::default().fields(&fields).limit(100);
         let events = self.api::<Event>().list(&parameters).await;
-        let events = events.inspect_err(|error| tracing::debug!(%error, "no Events")).ok()?;
+        let events =
+            events.inspect_err(|error| tracing::debug!(%error, "listing Events failed")).ok()?;
         let now = Timestamp::now().as_second();
         let at = |event: &Event| {
             let last = event.last_timestamp.as_ref().map(|time| time.0);
@@ -200,8 +202,8 @@ impl Reader<'_> {
         };
         let recent =
             events.items.into_iter().filter(|event| now - at(event) <= WARNING_AGE_SECONDS_MAX);
-        // A probe that failed says less than what the broker itself answers.
-        let telling = recent.filter(|event| event.reason.as_deref() != Some("Unhealthy"));
-        telling.max_by_key(at).and_then(|event| event.message)
+        // The broker's own answer is more specific than a failed probe.
+        let specific = recent.filter(|event| event.reason.as_deref() != Some("Unhealthy"));
+        specific.max_by_key(at).and_then(|event| event.message)
     }
 }

@@ -1,15 +1,15 @@
-//! The end of a cluster.
+//! Deletion of a cluster.
 //!
-//! Everything it owns is collected by Kubernetes. Volumes are owned by nobody; under
-//! `deletionPolicy: Delete` they are deleted here, and only then is there a finalizer to wait for.
+//! Kubernetes garbage-collects everything that the cluster owns. Volume claims have no owner; under
+//! `deletionPolicy: Delete` this module deletes them, and only then is there a finalizer.
 //!
 //! # Invariants
 //!
-//! - **K4** the policy is that of this moment: a cluster that was set to Retain while it is being
-//!   deleted keeps its data.
+//! - **K4** the current policy counts: a cluster that is set to Retain while it is being deleted
+//!   keeps its data.
 //! - Only claims with the names of this cluster's brokers are deleted: labels can be copied.
-//! - It ends whatever state the brokers are in: no broker is asked. Only a person who paused the
-//!   cluster holds it up, and an Event says so; nothing holds up a namespace that ends.
+//! - Deletion completes in any state of the brokers: no broker is called. Only a pause by the user
+//!   delays it, which an Event reports; nothing delays a namespace that is being deleted.
 
 use std::collections::BTreeSet;
 
@@ -21,8 +21,8 @@ use kube::{Resource as _, ResourceExt as _};
 use ropewalk_operator_api::{BrokerCluster, DeletionPolicy, ManagementState, names};
 use ropewalk_operator_plan::cluster::observed::broker_of;
 
-use super::{RECHECK, forget, key, selector};
-use crate::context::Context;
+use super::{RECHECK, discard, key, selector};
+use crate::context::{Context, EventReason};
 use crate::finalizer;
 use crate::watch::Failure;
 
@@ -31,18 +31,20 @@ pub(super) async fn remove(
     api: &Api<BrokerCluster>,
     cluster: &BrokerCluster,
 ) -> Result<Action, Failure> {
-    forget(context, &key(cluster));
+    discard(context, &key(cluster));
     if !finalizer::is_on(cluster) {
         return Ok(Action::await_change());
     }
-    // Kubernetes itself deletes the volume claims of a namespace that ends: a finalizer would only
-    // keep the namespace from ending.
+    // Kubernetes deletes the volume claims of a terminating namespace: a finalizer would only delay
+    // the namespace.
     let namespace = cluster.namespace().unwrap_or_default();
     let is_paused = cluster.spec.management_state == ManagementState::Paused;
     if is_paused && !context.is_ending(&namespace).await {
         let note = "the cluster is paused: neither its volumes are deleted nor its finalizer is removed. Set `spec.managementState` to Managed; to keep the volumes, set `spec.deletionPolicy` to Retain before";
-        let words = ("DeletionPaused", "Delete");
-        context.tell(&cluster.object_ref(&()), EventType::Warning, words, note.to_owned()).await;
+        let reason = EventReason { reason: "DeletionPaused", action: "Delete" };
+        context
+            .publish_event(&cluster.object_ref(&()), EventType::Warning, reason, note.to_owned())
+            .await;
         return Ok(Action::requeue(RECHECK * 6));
     }
     if cluster.spec.deletion_policy == DeletionPolicy::Delete && !is_paused {
@@ -52,7 +54,7 @@ pub(super) async fn remove(
     Ok(Action::await_change())
 }
 
-/// Deletes the volumes of this cluster's brokers, and nothing that only looks like one.
+/// Deletes the volume claims of this cluster's brokers, by name and uid.
 async fn delete_volumes(context: &Context, cluster: &BrokerCluster) -> Result<(), Failure> {
     let (namespace, name) = (cluster.namespace().unwrap_or_default(), cluster.name_any());
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), &namespace);
@@ -70,7 +72,7 @@ async fn delete_volumes(context: &Context, cluster: &BrokerCluster) -> Result<()
         let preconditions = Preconditions { uid: claim.uid(), resource_version: None };
         let parameters =
             DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
-        // Kubernetes keeps it until the pod that uses it is gone.
+        // Kubernetes keeps the claim until the pod that uses it is gone.
         match claims.delete(&name, &parameters).await {
             Ok(_) => context.metrics.wrote("volume deletion"),
             Err(kube::Error::Api(status)) if status.code == 404 => {}

@@ -1,15 +1,17 @@
-//! The one disruptive act: a broker's pod is evicted, so that it comes back from its new template.
+//! Restart of a broker, the one disruptive action: its pod is evicted and comes back from its new
+//! template.
 //!
-//! It is an eviction and no deletion, so that the disruption budget counts it together with those of
-//! others: two brokers never stop at once because two ways of stopping did not know of each other.
+//! An eviction instead of a deletion respects the PodDisruptionBudget, which also counts evictions
+//! by others, such as a node drain: two brokers never stop at once.
 //!
 //! # Invariants
 //!
-//! - **K2** the Lease is held, the brokers know of no newer leader, and cluster, volume claim, StatefulSet
-//!   and pod are read again, live. The pod is evicted only if it is still the one that was read.
-//! - **K4** a pod whose volume would go with it is not evicted.
-//! - The template is written at this moment and at no other: an eviction never starts a new version by
-//!   chance. One that would be refused is not begun.
+//! - **K2** the Lease is held, the brokers report no newer leader, and cluster, volume claim,
+//!   StatefulSet and pod are read live. The pod is evicted only if it is still the one that was
+//!   read.
+//! - **K4** a pod whose volume would be lost with it is not evicted.
+//! - The template is written right before the eviction and at no other time, so that an unrelated
+//!   eviction never starts a new version. A restart whose eviction a dry run refuses is not begun.
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
@@ -26,27 +28,37 @@ use serde_json::Value;
 use super::MANAGER;
 use crate::admin::Target;
 use crate::cluster_key::ClusterKey;
-use crate::context::Context;
+use crate::context::{Context, EventReason};
 use crate::watch::Failure;
 
-/// What came of a restart.
+/// Result of a restart attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum RestartOutcome {
-    /// The pod stops, or there was none.
+    /// The pod was evicted, or there was none.
     Restarted,
-    /// Something has changed since it was decided; the next reconcile decides again.
+    /// The objects have changed since the decision; the next reconcile decides again.
     Outdated,
-    /// Kubernetes does not allow the eviction now, in its words.
+    /// Kubernetes refuses the eviction, with its message.
     Refused(String),
 }
 
-/// Restarts a broker into its StatefulSet as it should be.
+/// The broker to restart.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RestartTarget<'a> {
+    /// Id of the broker.
+    pub(super) broker: i32,
+    /// Its StatefulSet as it should be.
+    pub(super) stateful_set: &'a StatefulSet,
+}
+
+/// Restarts a broker with the template of `target`.
 pub(super) async fn restart(
     context: &Context,
     valid: &ValidCluster,
-    (id, wanted): (i32, &StatefulSet),
+    target: RestartTarget<'_>,
     reason: &str,
 ) -> Result<RestartOutcome, Failure> {
+    let id = target.broker;
     let key = ClusterKey::new(valid.namespace.clone(), valid.name.clone());
     context.brokers.assure_epoch(&Target { cluster: key, broker: id }).await?;
     let clusters: Api<BrokerCluster> = Api::namespaced(context.client.clone(), &valid.namespace);
@@ -71,14 +83,14 @@ pub(super) async fn restart(
         return Ok(RestartOutcome::Outdated);
     }
     if let Some(pod) = &pod
-        && let Some(words) = evict(&pods, pod, true).await?
+        && let Some(refusal) = evict(&pods, pod, true).await?
     {
-        return Ok(RestartOutcome::Refused(words));
+        return Ok(RestartOutcome::Refused(refusal));
     }
     let sets: Api<StatefulSet> = Api::namespaced(context.client.clone(), &valid.namespace);
     let set = sets.get(&names::broker(&valid.name, id)).await?;
-    // The intent is recorded when the pod is gone. Until then it says that a restart is still due.
-    let mut wanted = wanted.clone();
+    // The intent is recorded after the restart. Until then the old annotation marks it as due.
+    let mut wanted = target.stateful_set.clone();
     if let Some(recorded) = set.annotations().get(names::ANNOTATION_INTENT) {
         wanted.annotations_mut().insert(names::ANNOTATION_INTENT.to_owned(), recorded.clone());
     }
@@ -87,22 +99,30 @@ pub(super) async fn restart(
     sets.patch(&names::broker(&valid.name, id), &parameters, &Patch::Apply(&wanted)).await?;
     context.metrics.wrote("cluster child");
     let Some(pod) = pod else { return Ok(RestartOutcome::Restarted) };
-    if let Some(words) = evict(&pods, &pod, false).await? {
-        return Ok(RestartOutcome::Refused(words));
+    if let Some(refusal) = evict(&pods, &pod, false).await? {
+        return Ok(RestartOutcome::Refused(refusal));
     }
     context.metrics.wrote("broker restart");
     context.metrics.restarted();
     tracing::info!(broker = id, reason, "broker restarted");
     let note = format!("broker {id} is restarted: {reason}");
-    context.tell(&valid.reference, EventType::Normal, ("BrokerRestarted", "Restart"), note).await;
+    context
+        .publish_event(
+            &valid.reference,
+            EventType::Normal,
+            EventReason { reason: "BrokerRestarted", action: "Restart" },
+            note,
+        )
+        .await;
     Ok(RestartOutcome::Restarted)
 }
 
-/// Evicts this very pod, or only asks whether that is allowed. The words of a refusal.
+/// Evicts exactly this pod, or only checks with a dry run whether that is allowed. Returns the
+/// message of a refusal.
 async fn evict(pods: &Api<Pod>, pod: &Pod, is_dry: bool) -> Result<Option<String>, kube::Error> {
     let name = pod.name_any();
     let preconditions = Preconditions { uid: pod.uid(), resource_version: None };
-    // By hand: kube's own call names the options so that no API server reads them.
+    // Built here because kube's own call names the options so that no API server reads them.
     let eviction = Eviction {
         metadata: ObjectMeta { name: Some(name.clone()), ..ObjectMeta::default() },
         delete_options: Some(DeleteOptions {
@@ -112,15 +132,16 @@ async fn evict(pods: &Api<Pod>, pod: &Pod, is_dry: bool) -> Result<Option<String
     };
     let parameters = PostParams { dry_run: is_dry, ..PostParams::default() };
     match pods.create_subresource::<_, Value>("eviction", &name, &parameters, &eviction).await {
-        // With several budgets about one pod the refusal is the body of a 201.
+        // With several budgets for one pod the refusal is the body of a 201.
         Ok(answer) if answer["status"] == "Failure" => {
-            let words = answer["message"].as_str();
-            Ok(Some(words.unwrap_or("the eviction failed without a message").to_owned()))
+            let message = answer["message"].as_str();
+            Ok(Some(message.unwrap_or("the eviction failed without a message").to_owned()))
         }
         Ok(_) => Ok(None),
-        // Gone already. Another pod of that name is a conflict, and is looked at again.
+        // The pod is gone already. Another pod of that name is a conflict, which the next reconcile
+        // handles.
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
-        // A budget forbids it now, or the API server failed.
+        // A budget refuses the eviction for now, or the API server failed.
         Err(kube::Error::Api(status)) if matches!(status.code, 429 | 500) => {
             Ok(Some(status.message.clone()))
         }

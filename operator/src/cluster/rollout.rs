@@ -1,4 +1,5 @@
-//! Carries out what the rollout decided: records an intent that took effect, or restarts a broker.
+//! Carries out the decisions of the rollout: records an intent that took effect, or restarts a
+//! broker.
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::api::{Api, Patch, PatchParams};
@@ -11,19 +12,19 @@ use serde_json::json;
 
 use super::MANAGER;
 use super::converge::problem;
-use super::restart::{self, RestartOutcome};
+use super::restart::{self, RestartOutcome, RestartTarget};
 use crate::context::Context;
 
-/// What came of it.
+/// Result of carrying out the decisions.
 #[derive(Debug, Default)]
 pub(super) struct RolloutReport {
     /// Brokers that were restarted, by id.
     pub(super) restarted: Vec<i32>,
-    /// What went wrong.
+    /// Failures, each to be reported as a condition.
     pub(super) problems: Vec<Problem>,
 }
 
-/// Carries out the decisions.
+/// Carries out the decisions in their order; a failure does not stop the later ones.
 pub(super) async fn carry_out(
     context: &Context,
     valid: &ValidCluster,
@@ -40,12 +41,13 @@ pub(super) async fn carry_out(
             Decision::Record => report.problems.extend(record(context, valid, *id).await),
             Decision::Restart { reason } => {
                 let Some(set) = children.stateful_sets.get(id) else { continue };
-                match restart::restart(context, valid, (*id, set), reason).await {
+                let target = RestartTarget { broker: *id, stateful_set: set };
+                match restart::restart(context, valid, target, reason).await {
                     Ok(RestartOutcome::Restarted) => report.restarted.push(*id),
                     Ok(RestartOutcome::Outdated) => {}
-                    Ok(RestartOutcome::Refused(words)) => {
+                    Ok(RestartOutcome::Refused(refusal)) => {
                         let message = format!(
-                            "broker {id} has to restart, and Kubernetes refuses to evict its pod: {words}; it is tried again"
+                            "broker {id} has to restart, and Kubernetes refuses to evict its pod: {refusal}; it is retried"
                         );
                         let (reason, concerns) = ("EvictionRefused", Concern::Other);
                         report.problems.push(Problem { reason, message, concerns });
@@ -62,7 +64,7 @@ pub(super) async fn carry_out(
     report
 }
 
-/// Records on the StatefulSet that what the user asked is in effect.
+/// Records in the annotations of the StatefulSet that the intent of the user is in effect.
 async fn record(context: &Context, valid: &ValidCluster, id: i32) -> Option<Problem> {
     let intent = valid.intent.to_string();
     let annotations = json!({

@@ -1,4 +1,4 @@
-//! Brings the settings of the spec to brokers while they run.
+//! Sends the settings of the spec to running brokers.
 
 use std::collections::BTreeMap;
 
@@ -11,14 +11,14 @@ use crate::admin::{CallError, Target};
 use crate::cluster_key::ClusterKey;
 use crate::context::Context;
 
-/// What came of it.
+/// Result of sending settings to all brokers.
 #[derive(Debug, Default)]
 pub(super) struct SettingsReport {
-    /// What each broker that answers says of its settings now, by broker id.
+    /// The settings state of each broker that answered, by broker id.
     pub(super) settings: BTreeMap<i32, AnswerSettings>,
-    /// Brokers that refused their settings.
+    /// Ids of the brokers that refused their settings.
     pub(super) refused: Vec<i32>,
-    /// What went wrong.
+    /// Failures, each to be reported as a condition.
     pub(super) problems: Vec<Problem>,
 }
 
@@ -30,8 +30,8 @@ struct SettingsOutcome {
     needs_restart: Vec<String>,
 }
 
-/// Sends brokers their settings as soon as they answer, ready or not: a shorter retention is what a full
-/// one needs. Sent once for each start of a broker and each change.
+/// Sends brokers their settings as soon as they answer, ready or not: a broker with a full volume
+/// needs a shorter retention. Sent once for each start of a broker and each change.
 pub(super) async fn push(
     context: &Context,
     valid: &ValidCluster,
@@ -62,7 +62,7 @@ pub(super) async fn push(
                     context.settings_log.remember(target, answer.started_at_ms, hash.clone());
                     AnswerSettings { needs_restart, last_hash: Some(hash), ..known }
                 }
-                // It reads its log, and answers when that is done.
+                // The broker is recovering its log and accepts settings afterwards.
                 Err(error) if error.is_refused("NotReady") => known,
                 Err(error) => {
                     if error.is_refused("InvalidSetting") {
@@ -77,7 +77,7 @@ pub(super) async fn push(
     report
 }
 
-/// Why settings were not taken, in words that say what to do.
+/// The condition for settings that were not accepted, with the action for the user.
 fn problem(error: &CallError) -> Problem {
     let refused = error.refused();
     let message = if matches!(error, CallError::Refused { .. }) {

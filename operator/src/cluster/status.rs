@@ -1,4 +1,4 @@
-//! The last step: the status, and the Events that follow from it.
+//! The last step of a reconcile: writes the status and the Events that result from it.
 
 use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::events::EventType;
@@ -9,10 +9,10 @@ use serde_json::json;
 
 use super::MANAGER;
 use crate::apply;
-use crate::context::Context;
+use crate::context::{Context, EventReason};
 use crate::watch::Failure;
 
-/// Writes the status if it says something new, and Events for changed readiness and new alarms.
+/// Writes the status if it changed, and Events for changed readiness and new critical conditions.
 pub(super) async fn write(
     context: &Context,
     api: &Api<BrokerCluster>,
@@ -25,21 +25,21 @@ pub(super) async fn write(
     apply::status(api, MANAGER, &valid.reference, status).await?;
     context.metrics.wrote("cluster status");
     let before = valid.conditions_before();
-    context.tell_readiness(&valid.reference, before, &status.conditions).await;
+    context.publish_readiness_event(&valid.reference, before, &status.conditions).await;
     for alarm in status.conditions.iter().filter(|condition| is_alarm(condition)) {
         let old = condition::find(before, &alarm.type_);
         if old.is_none_or(|old| !is_alarm(old) || old.reason != alarm.reason) {
-            let words = (alarm.reason.as_str(), "Observe");
+            let reason = EventReason { reason: alarm.reason.as_str(), action: "Observe" };
             let note = alarm.message.clone();
-            context.tell(&valid.reference, EventType::Warning, words, note).await;
+            context.publish_event(&valid.reference, EventType::Warning, reason, note).await;
         }
     }
     Ok(())
 }
 
-/// Removes the annotation by which a person accepted a data loss, once the broker is ready again: another
-/// loss needs another acceptance. One that was used up before and was set again by a deployment tool has
-/// no effect, and stays.
+/// Removes the annotation by which the user accepted a data loss, once the broker is ready again:
+/// another loss needs another acceptance. An acceptance that was used before and was set again by a
+/// deployment tool has no effect, and stays.
 pub(super) async fn end_acceptance(
     api: &Api<BrokerCluster>,
     valid: &ValidCluster,

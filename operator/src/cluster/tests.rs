@@ -1,4 +1,4 @@
-//! A cluster from nothing to rest, on an API server and a broker that are played.
+//! A cluster from creation until it is settled, with a fake API server and a fake broker.
 
 use std::time::Instant;
 
@@ -27,38 +27,38 @@ const CONFIG: &str = "/api/v1/namespaces/shop/configmaps/prod-broker-0";
 const EVICTION: &str = "POST /api/v1/namespaces/shop/pods/prod-broker-0-0/eviction";
 const EVENTS: &str = "/apis/events.k8s.io/v1/namespaces/shop/events/";
 
-/// A broker as far as the operator asks it.
+/// State of the fake broker.
 #[derive(Debug, Default)]
 struct Broker {
-    /// What it says waits for a restart.
+    /// Settings that it reports as waiting for a restart.
     waiting: Vec<&'static str>,
-    /// Its clock when it was started.
+    /// Start time by its own clock.
     started_at_ms: i64,
-    /// It answers nothing.
+    /// It accepts connections and does not answer.
     is_silent: bool,
-    /// Nothing listens where it should be: connections break.
+    /// Connections are closed at once.
     is_gone: bool,
     /// It refuses every settings file.
     refuses: bool,
-    /// It still reads its log.
+    /// It is recovering its log.
     recovers: bool,
-    /// It answers, and says that it does not serve.
+    /// It answers that it is not ready.
     is_unready: bool,
-    /// What holds besides.
+    /// Further conditions that it reports.
     conditions: Vec<Value>,
-    /// It says which settings it was told; an older release does not.
-    says_what_it_was_told: bool,
-    /// The hash of what it was told since it was started.
-    told: Option<String>,
-    /// How often it was told settings.
-    tellings: usize,
+    /// Whether it reports the hash of its settings; an older release does not.
+    reports_its_hash: bool,
+    /// Hash of the settings that were sent since its start.
+    sent_hash: Option<String>,
+    /// How often settings were sent.
+    settings_sent: usize,
 }
 
 struct Stage {
     server: Server,
     context: Arc<Context>,
     broker: Arc<Mutex<Broker>>,
-    /// Where it is.
+    /// Address of the fake broker.
     address: String,
 }
 
@@ -87,15 +87,15 @@ async fn broker(broker: Arc<Mutex<Broker>>, request: Request) -> Response {
         }
         "/v1/settings" => {
             let settings = serde_json::from_value(body["settings"].clone()).expect("settings");
-            broker.told = Some(properties::hash(&settings));
-            broker.tellings += 1;
+            broker.sent_hash = Some(properties::hash(&settings));
+            broker.settings_sent += 1;
             json!({"applied": [], "needsRestart": broker.waiting})
         }
         _ => {
             let mut settings = json!({"needsRestart": broker.waiting});
-            if broker.says_what_it_was_told {
+            if broker.reports_its_hash {
                 settings["startedHash"] = json!("of-an-older-file");
-                settings["lastHash"] = json!(broker.told);
+                settings["lastHash"] = json!(broker.sent_hash);
             }
             json!({"brokerId": 0, "clusterId": "c", "version": "0.1.0", "epoch": 1,
             "startedAtMs": broker.started_at_ms, "ready": !broker.is_unready, "settings": settings,
@@ -134,7 +134,7 @@ impl Stage {
         Self { server, context: Arc::new(context), broker: state, address }
     }
 
-    /// Reconciles where something may go wrong.
+    /// Reconciles and returns the outcome and the writes.
     async fn try_reconcile(&self) -> (Result<Action, Failure>, Vec<String>) {
         let cluster = serde_json::from_value(self.server.at(CLUSTER)).expect("a cluster");
         let outcome = reconcile(cluster, self.context.clone()).await;
@@ -150,7 +150,7 @@ impl Stage {
         (text("status"), text("reason"), text("message"))
     }
 
-    /// The reasons of the warnings that people were told.
+    /// The reasons of the warning Events.
     fn warnings(&self) -> Vec<String> {
         let events = self.server.below(EVENTS);
         let warnings = events.iter().filter(|event| event["type"] == "Warning");
@@ -163,7 +163,7 @@ impl Stage {
         self.server.writes()
     }
 
-    /// What Kubernetes does when there is a StatefulSet and a claim.
+    /// Simulates Kubernetes after a StatefulSet and a claim were created.
     fn run_pod(&self, uid: &str) {
         self.server.change(SECRET, &json!({"data": {"token": "c2VjcmV0"}}));
         let bound = json!({"status": {"phase": "Bound", "capacity": {"storage": "20Gi"}}});
@@ -192,10 +192,10 @@ impl Stage {
         );
         let mut broker = self.broker.lock();
         broker.started_at_ms += 1;
-        broker.told = None;
+        broker.sent_hash = None;
     }
 
-    /// From nothing until nothing is left to write.
+    /// Reconciles until nothing is left to write.
     async fn settle(&self) {
         self.reconcile().await;
         self.run_pod("pod-1");
@@ -207,7 +207,8 @@ impl Stage {
         panic!("it never settles");
     }
 
-    /// The pod that was evicted comes back as this one, and is not evicted again: nothing is left to write.
+    /// The pod that was evicted comes back as this one, and is not evicted again: nothing is left
+    /// to write.
     async fn is_restarted_once(&self, uid: &str) {
         self.run_pod(uid);
         for _ in 0..5 {
@@ -217,7 +218,7 @@ impl Stage {
         assert_eq!(self.server.at(POD)["metadata"]["uid"], uid);
     }
 
-    /// The process of the broker has ended with an error, and not for the first time.
+    /// The broker's process is in a crash loop.
     fn process_ends_again_and_again(&self) {
         let mut looping = self.server.at(POD)["status"].clone();
         looping["containerStatuses"][0]["restartCount"] = json!(2);
@@ -227,7 +228,7 @@ impl Stage {
         self.server.change(POD, &json!({ "status": looping }));
     }
 
-    /// It is to sleep, and nobody waits for its consumers any more.
+    /// The cluster is to hibernate, and the wait for its consumers is over.
     fn hibernate(&self, generation: i64) {
         self.change_spec(&json!({"runState": "Hibernated"}), generation);
         let long_ago = Instant::now().checked_sub(Duration::from_secs(61)).expect("a time");
@@ -359,7 +360,7 @@ async fn k5_a_newer_operator_restarts_nothing() {
     context.settings.broker_image = "ropewalk-broker:0.9.0".to_owned();
     (context.settings_log, context.contested) = Default::default();
     let context = Arc::new(context);
-    // It renders a setting differently, too.
+    // The newer release also renders a setting differently.
     stage.broker.lock().waiting.push("auto.create.topics.enable");
     for _ in 0..3 {
         let cluster = serde_json::from_value(stage.server.at(CLUSTER)).expect("a cluster");
@@ -408,7 +409,7 @@ async fn somebody_elses_service_is_not_taken_over_and_stops_no_other_step() {
 
 #[tokio::test]
 async fn k4_volumes_are_deleted_under_delete_and_kept_under_retain() {
-    // The policy when it was made, the policy when it ends.
+    // The policy at creation, and at deletion.
     for (made, ended) in [("Retain", "Retain"), ("Delete", "Delete"), ("Delete", "Retain")] {
         let stage = Stage::set(&json!({"deletionPolicy": made})).await;
         stage.settle().await;

@@ -1,17 +1,17 @@
-//! Who leads: the decision, without a client and without a clock.
+//! The decisions of leader election, without I/O and with the time as an argument.
 //!
-//! A Lease object holds a name and is renewed. Whoever finds it free, or finds that nobody renewed it
-//! for its duration, may take it. Two facts make this safe:
+//! The holder renews the Lease. A candidate may acquire it when it is free or was not renewed for
+//! its duration. Two facts make this safe:
 //!
-//! - Every write carries the resourceVersion that was read, so of two who take an expired Lease at
-//!   the same moment one is refused.
-//! - Whether it has expired is judged by the local monotonic clock: for how long *this* process has
-//!   seen the same record. The times in the record are for people; clocks that differ do no harm.
+//! - Every write carries the resourceVersion that was read, so of two candidates that acquire an
+//!   expired Lease at the same moment one is refused.
+//! - Expiry is measured with the local monotonic clock: how long *this* process has seen the same
+//!   record. The times in the record are informative; clock skew does no harm.
 //!
 //! # Invariants
 //!
-//! - **K2** [`Election::holds_until`] lies before the moment when anybody else may take the Lease,
-//!   because it counts from before the write that renewed it was sent.
+//! - **K2** [`Election::holds_until`] is before the moment when another candidate may acquire the
+//!   Lease, because it counts from before the renewing write was sent.
 
 use std::time::{Duration, Instant};
 
@@ -19,14 +19,14 @@ use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
 
-/// How long things may take.
+/// Time limits of the election.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
-    /// Others wait for so long after the last renewal that they saw.
+    /// Time without a renewal after which another candidate may acquire the Lease.
     pub duration: Duration,
-    /// The leader stops when it could not renew for so long. Shorter than `duration`.
+    /// Time without a successful renewal after which the leader stops. Shorter than `duration`.
     pub renew_deadline: Duration,
-    /// How often it is tried.
+    /// Interval of attempts to acquire or renew.
     pub retry_period: Duration,
 }
 
@@ -40,49 +40,50 @@ impl Default for Timing {
     }
 }
 
-/// What to do next.
+/// The next request to the API server.
 #[derive(Debug, PartialEq)]
 pub enum Step {
     /// There is no Lease: create this one.
     Create(Box<Lease>),
-    /// Replace what was read by this; it carries the resourceVersion that was read.
+    /// Replace the Lease by this one; it carries the resourceVersion that was read.
     Replace(Box<Lease>),
-    /// Somebody else leads.
+    /// Another process holds the Lease: do nothing.
     Wait,
 }
 
-/// One candidate.
+/// State of one candidate for the Lease.
 #[derive(Debug)]
 pub struct Election {
     name: String,
     identity: String,
     timing: Timing,
-    /// The version of the record as it was last seen to differ, and when that was.
+    /// The resourceVersion when the record last changed, and when this process saw that.
     observed: Option<(Option<String>, Instant)>,
     renewed_at: Option<Instant>,
 }
 
 impl Election {
-    /// A candidate for the Lease called `name`. `identity` is of this process and of no other, also
-    /// not of the one that ran before in the same pod.
+    /// A candidate for the Lease `name`. `identity` must be unique to this process, also among
+    /// restarts in the same pod.
     #[must_use]
     pub fn new(name: String, identity: String, timing: Timing) -> Self {
         Self { name, identity, timing, observed: None, renewed_at: None }
     }
 
-    /// The Lease it runs for.
+    /// Name of the Lease object.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// How long things may take.
+    /// Time limits of the election.
     #[must_use]
     pub fn timing(&self) -> Timing {
         self.timing
     }
 
-    /// Looks at the Lease as it was read at `now`, and says what to do. `wall` only goes into the record.
+    /// Evaluates the Lease as read at `now` and returns the next step. `wall` is only written into
+    /// the record.
     pub fn step(&mut self, lease: Option<&Lease>, now: Instant, wall: Timestamp) -> Step {
         let Some(lease) = lease else {
             self.observed = None;
@@ -108,19 +109,20 @@ impl Election {
         Step::Replace(Box::new(self.record(Some(lease), wall)))
     }
 
-    /// The write that [`Self::step`] asked for has succeeded; it was begun at `begun`.
+    /// Records that the write of [`Self::step`], which was begun at `begun`, succeeded.
     pub fn wrote(&mut self, lease: &Lease, begun: Instant) {
         self.observed = Some((lease.metadata.resource_version.clone(), begun));
         self.renewed_at = Some(begun);
     }
 
-    /// Until when this candidate may act as the leader, if it may at all.
+    /// Time until which this candidate may act as the leader, if it holds the Lease.
     #[must_use]
     pub fn holds_until(&self) -> Option<Instant> {
         self.renewed_at.map(|at| at + self.timing.renew_deadline)
     }
 
-    /// The Lease given back, so that the next one need not wait; `None` if it is not ours.
+    /// The released Lease, so that the next leader does not wait; `None` if another process holds
+    /// it.
     #[must_use]
     pub fn release(&self, lease: &Lease, wall: Timestamp) -> Option<Lease> {
         let spec = lease.spec.as_ref()?;
@@ -138,7 +140,7 @@ impl Election {
         Some(freed)
     }
 
-    /// The Lease as this candidate would hold it.
+    /// The Lease with this candidate as the holder.
     fn record(&self, before: Option<&Lease>, wall: Timestamp) -> Lease {
         let old = before.and_then(|lease| lease.spec.clone()).unwrap_or_default();
         let ours = old.holder_identity.as_deref() == Some(self.identity.as_str());

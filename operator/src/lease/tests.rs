@@ -1,4 +1,4 @@
-//! The loop that holds the Lease, on an API server that can be slow or away.
+//! The loop that holds the Lease, with an API server that can be slow or unreachable.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -18,7 +18,7 @@ struct Server(Arc<State>);
 struct State {
     lease: Mutex<Option<Value>>,
     version: AtomicU64,
-    /// Writes take so long, milliseconds.
+    /// Duration of a write in ms.
     delay_ms: AtomicU64,
     is_away: AtomicBool,
 }
@@ -120,7 +120,7 @@ async fn k2_a_slow_write_does_not_lengthen_the_time_that_is_led() {
     let until = leadership.0.lock().until.expect("it leads");
     let written = Instant::now();
     assert!(written.duration_since(begun) >= Duration::from_millis(700), "the write was slow");
-    // Counted from when the write was sent: some of the time is over once it is answered.
+    // The deadline counts from when the write was sent, so part of it has elapsed at the answer.
     assert!(until.duration_since(written) <= Duration::from_millis(2300), "{:?}", until - written);
     task.abort();
 }

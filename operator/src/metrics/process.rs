@@ -1,4 +1,4 @@
-//! What the process itself uses, under the names that every Prometheus client uses.
+//! Resource usage of the process, under the names that Prometheus client libraries use.
 
 use std::fs;
 use std::sync::atomic::AtomicU64;
@@ -7,10 +7,10 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-/// The kernel counts processor time for programs in this unit, on every architecture.
+/// Unit of CPU times in `/proc/self/stat` (`USER_HZ`), the same on every architecture.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// What the process uses.
+/// Resident memory and CPU time of the process.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Process {
     memory: Gauge,
@@ -19,13 +19,17 @@ pub(super) struct Process {
 
 impl Process {
     pub(super) fn register(&self, registry: &mut Registry) {
-        let memory = "Resident memory";
+        let memory = "Resident memory, bytes";
         registry.register("process_resident_memory_bytes", memory, self.memory.clone());
-        registry.register("process_cpu_seconds", "Processor time", self.cpu.clone());
+        registry.register(
+            "process_cpu_seconds",
+            "CPU time in user and kernel mode, seconds",
+            self.cpu.clone(),
+        );
     }
 
-    /// Asks the kernel. What it does not say stays as it was.
-    pub(super) fn look(&self) {
+    /// Reads the values from `/proc`. A value that cannot be read keeps its previous state.
+    pub(super) fn update(&self) {
         if let Some(bytes) = resident_bytes() {
             self.memory.set(bytes);
         }
@@ -44,7 +48,7 @@ fn resident_bytes() -> Option<i64> {
 
 fn cpu_seconds() -> Option<f64> {
     let stat = fs::read_to_string("/proc/self/stat").ok()?;
-    // The name before may hold spaces, but nothing after its bracket does.
+    // The process name before may contain spaces, but nothing after its bracket does.
     let (_, rest) = stat.rsplit_once(')')?;
     let ticks = rest.split_whitespace().skip(11).take(2).map(str::parse::<u32>);
     let ticks: Vec<u32> = ticks.collect::<Result<_, _>>().ok()?;

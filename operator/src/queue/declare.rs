@@ -1,4 +1,4 @@
-//! What the brokers are told of a Queue: the topic, then its groups.
+//! Declares a Queue to its brokers: the topic, then its groups.
 
 use kube::api::{Api, ListParams};
 use kube::runtime::events::EventType;
@@ -9,24 +9,24 @@ use ropewalk_operator_plan::queue::{Declared, Owned, Refused, binding, declarati
 use serde_json::Value;
 
 use crate::admin::{CallError, Target, segment};
-use crate::context::Context;
+use crate::context::{Context, EventReason};
 use crate::watch::{Failure, Guarded};
 
-/// What came of it.
+/// Result of declaring a Queue.
 #[derive(Debug, Default)]
-pub(super) struct Told {
+pub(super) struct DeclareOutcome {
     pub(super) declared: Option<Result<Declared, Refused>>,
-    /// Consumers that are not bound.
+    /// Consumers that could not be bound, with the reason.
     pub(super) unbound: Vec<(String, Refused)>,
-    /// Groups that the spec does not name and that are still bound.
+    /// Groups that the spec does not name and that could not be unbound.
     pub(super) still_bound: Vec<(String, Refused)>,
-    /// What is to be tried again soon.
+    /// Failure that is to be retried with back-off.
     pub(super) failure: Option<Failure>,
 }
 
-impl Told {
-    /// What the broker refused waits for a change; everything else is tried again.
-    fn keep(&mut self, error: CallError) {
+impl DeclareOutcome {
+    /// A refusal of the declaration waits for a change; any other failure is retried.
+    fn record_failure(&mut self, error: CallError) {
         let waits = ["NameCollision", "InvalidConfig", "InvalidPartitions", "InvalidName"];
         if !waits.iter().any(|reason| error.is_refused(reason)) {
             self.failure = Some(error.into());
@@ -34,13 +34,17 @@ impl Told {
     }
 }
 
-/// Declares a Queue and binds its groups.
-pub(super) async fn declare(context: &Context, cluster: &BrokerCluster, queue: &Queue) -> Told {
+/// Declares the topic of a Queue and binds its groups.
+pub(super) async fn declare(
+    context: &Context,
+    cluster: &BrokerCluster,
+    queue: &Queue,
+) -> DeclareOutcome {
     let at = Target::of(cluster);
-    let mut told = Told::default();
+    let mut outcome = DeclareOutcome::default();
     let declared = match put(context, &at, queue).await {
         Err(error) if error.is_refused("NameCollision") => {
-            // The owner may be a Queue of the past: with Retain its topic stays behind, owned.
+            // The owner may be a deleted Queue: with Retain its topic stays behind, owned.
             match release_orphan(context, &at, queue, &error).await {
                 Ok(true) => put(context, &at, queue).await,
                 Ok(false) | Err(_) => Err(error),
@@ -51,56 +55,68 @@ pub(super) async fn declare(context: &Context, cluster: &BrokerCluster, queue: &
     match declared {
         Ok(declared) => {
             if declared.adopted {
-                let note = "took over a topic that nobody owned".to_owned();
-                let words = ("TopicAdopted", "Declare");
-                context.tell(&queue.object_ref(&()), EventType::Normal, words, note).await;
+                let note = "adopted an existing topic without an owner".to_owned();
+                let reason = EventReason { reason: "TopicAdopted", action: "Declare" };
+                context
+                    .publish_event(&queue.object_ref(&()), EventType::Normal, reason, note)
+                    .await;
             }
             if !declared.created && !declared.changed.is_empty() {
-                tracing::info!(changed = ?declared.changed, "put right");
+                tracing::info!(changed = ?declared.changed, "topic reconciled");
             }
-            told.declared = Some(Ok(declared));
-            bind(context, &at, queue, &mut told).await;
+            outcome.declared = Some(Ok(declared));
+            bind(context, &at, queue, &mut outcome).await;
         }
         Err(error) => {
             let mut refused = error.refused();
             refused.message = format!("topic {}: {}", queue.topic(), refused.message);
-            told.declared = Some(Err(refused));
-            told.keep(error);
+            outcome.declared = Some(Err(refused));
+            outcome.record_failure(error);
         }
     }
-    told
+    outcome
 }
 
-/// Looks at a Queue that is paused, and changes nothing.
-pub(super) async fn look(context: &Context, cluster: &BrokerCluster, queue: &Queue) -> Told {
+/// Reads the topic of a paused Queue and changes nothing.
+pub(super) async fn inspect(
+    context: &Context,
+    cluster: &BrokerCluster,
+    queue: &Queue,
+) -> DeclareOutcome {
     #[derive(serde::Deserialize)]
-    struct Seen {
+    struct QueueDescription {
         #[serde(flatten)]
         measured: Measured,
         partitions: i32,
     }
     let at = Target::of(cluster);
     let path = format!("/v1/queues/{}", segment(queue.topic()));
-    match context.brokers.ask::<Seen>(&at, &path).await {
-        Ok(seen) => {
+    match context.brokers.ask::<QueueDescription>(&at, &path).await {
+        Ok(description) => {
             let declared = Declared {
-                topic_id: seen.measured.id,
-                partitions: seen.partitions,
+                topic_id: description.measured.id,
+                partitions: description.partitions,
                 ..Declared::default()
             };
-            Told { declared: Some(Ok(declared)), ..Told::default() }
+            DeclareOutcome { declared: Some(Ok(declared)), ..DeclareOutcome::default() }
         }
         Err(error) if error.is_refused("NoSuchQueue") => {
             let topic = queue.topic();
             let message = format!(
-                "paused, and there is no topic {topic}; with `managementState: Managed` it is made"
+                "paused, and there is no topic {topic}; with `managementState: Managed` it is created"
             );
-            Told { declared: Some(Err(Refused { reason: "Paused", message })), ..Told::default() }
+            DeclareOutcome {
+                declared: Some(Err(Refused { reason: "Paused", message })),
+                ..DeclareOutcome::default()
+            }
         }
         Err(error) => {
-            let mut told = Told { declared: Some(Err(error.refused())), ..Told::default() };
-            told.keep(error);
-            told
+            let mut outcome = DeclareOutcome {
+                declared: Some(Err(error.refused())),
+                ..DeclareOutcome::default()
+            };
+            outcome.record_failure(error);
+            outcome
         }
     }
 }
@@ -110,23 +126,24 @@ async fn put(context: &Context, at: &Target, queue: &Queue) -> Result<Declared, 
     context.brokers.put(at, &path, &declaration(queue)).await
 }
 
-/// Binds what the spec names, and unbinds every other group that the brokers list for this Queue.
-async fn bind(context: &Context, at: &Target, queue: &Queue, told: &mut Told) {
+/// Binds the groups of the spec, and unbinds every other group that the brokers list for this
+/// Queue.
+async fn bind(context: &Context, at: &Target, queue: &Queue, outcome: &mut DeclareOutcome) {
     let topic = segment(queue.topic());
     let owner = queue.uid().unwrap_or_default();
     for consumer in &queue.spec.consumers {
         let path = format!("/v1/queues/{topic}/groups/{}", segment(&queue.group(consumer)));
         let body = binding(queue, consumer);
         if let Err(error) = context.brokers.put::<Value>(at, &path, &body).await {
-            told.unbound.push((consumer.name.clone(), error.refused()));
-            told.keep(error);
+            outcome.unbound.push((consumer.name.clone(), error.refused()));
+            outcome.record_failure(error);
         }
     }
     let superfluous = match superfluous(context, at, queue).await {
         Ok(superfluous) => superfluous,
         Err(error) => {
             tracing::warn!(%error, "listing the bound groups failed, will retry");
-            told.keep(error);
+            outcome.record_failure(error);
             return;
         }
     };
@@ -134,17 +151,17 @@ async fn bind(context: &Context, at: &Target, queue: &Queue, told: &mut Told) {
         let path = format!("/v1/queues/{topic}/groups/{}?owner={owner}", segment(&group));
         if let Err(error) = context.brokers.delete::<Value>(at, &path).await {
             tracing::warn!(%error, group, "unbinding a group failed, will retry");
-            told.still_bound.push((group, error.refused()));
-            told.keep(error);
+            outcome.still_bound.push((group, error.refused()));
+            outcome.record_failure(error);
         }
     }
 }
 
 /// The groups that are bound for this Queue and that its spec does not name.
 ///
-/// The brokers list them, so a group is found as often as it takes to unbind it, whatever the status
-/// says by then. A broker that has no such list (a release before 0.2) is asked for what the status
-/// still names.
+/// The brokers list them, so unbinding is retried until it succeeds, whatever the status contains
+/// by then. For a broker without that list (a release before 0.2) the groups in the status are
+/// used.
 async fn superfluous(
     context: &Context,
     at: &Target,
@@ -166,9 +183,9 @@ fn removed_since_last_status(queue: &Queue) -> Vec<String> {
     before.filter(|group| !wanted.contains(group)).collect()
 }
 
-/// Frees a topic whose owner is a Queue that no longer exists. Its data stays.
+/// Releases a topic whose owner is a Queue that no longer exists. Its data stays.
 ///
-/// The owner is looked for among the Queues of this namespace, live: a cluster holds no others.
+/// The owner is searched live among the Queues of this namespace: a cluster holds no others.
 async fn release_orphan(
     context: &Context,
     at: &Target,
@@ -186,6 +203,6 @@ async fn release_orphan(
     let topic = segment(queue.topic());
     let path = format!("/v1/queues/{topic}?owner={}&data=keep", segment(owner));
     context.brokers.delete::<Value>(at, &path).await?;
-    tracing::info!(owner, "freed a topic whose Queue is gone");
+    tracing::info!(owner, "topic released: its Queue no longer exists");
     Ok(true)
 }

@@ -1,11 +1,11 @@
-//! The end of a Queue under `deletionPolicy: Delete`. Without that there is no finalizer, and nothing
-//! to wait for.
+//! Deletion of a Queue under `deletionPolicy: Delete`. Under Retain there is no finalizer.
 //!
 //! # Invariants
 //!
-//! - **K4** it always ends: at once when the cluster is gone or going, and after [`PATIENCE`] when the
-//!   brokers cannot be reached. What stays behind then is said in an Event.
-//! - The policy is that of this moment. Only a topic that this very Queue owns is deleted.
+//! - **K4** the deletion always completes: at once when the cluster is gone or being deleted, and
+//!   after [`PATIENCE`] when the brokers cannot be reached. An Event reports a topic that is left
+//!   behind.
+//! - The current policy counts. Only a topic that this Queue owns is deleted.
 
 use std::time::Duration;
 
@@ -19,13 +19,13 @@ use serde_json::Value;
 
 use super::{Clusters, key};
 use crate::admin::{Target, segment};
-use crate::context::Context;
+use crate::context::{Context, EventReason};
 use crate::finalizer;
 use crate::watch::Failure;
 
-/// Brokers that cannot be reached are waited for so long.
+/// Longest wait for brokers that cannot be reached.
 const PATIENCE: Duration = Duration::from_secs(300);
-/// How often they are tried.
+/// Interval of attempts to delete the topic.
 const PAUSE: Duration = Duration::from_secs(5);
 
 pub(super) async fn remove(
@@ -41,30 +41,30 @@ pub(super) async fn remove(
         && let Err(why) = delete_topic(context, clusters, queue).await?
     {
         if waited(queue) < PATIENCE {
-            tracing::warn!(why, "the topic cannot be deleted yet");
+            tracing::warn!(why, "topic not deleted, will retry");
             return Ok(Action::requeue(PAUSE));
         }
         let note = format!("the topic {} was not deleted and stays: {why}", queue.topic());
-        let words = ("TopicLeftBehind", "Delete");
-        context.tell(&queue.object_ref(&()), EventType::Warning, words, note).await;
+        let reason = EventReason { reason: "TopicLeftBehind", action: "Delete" };
+        context.publish_event(&queue.object_ref(&()), EventType::Warning, reason, note).await;
     }
     finalizer::keep(api, queue, false).await?;
     Ok(Action::await_change())
 }
 
-/// Deletes the topic; `Err` with the reason when that may still succeed.
+/// Deletes the topic; the inner `Err` is the reason why that failed and may succeed later.
 async fn delete_topic(
     context: &Context,
     clusters: &Clusters,
     queue: &Queue,
 ) -> Result<Result<(), String>, Failure> {
     if clusters.wait_until_ready().await.is_err() {
-        return Ok(Err("the clusters are not known yet".to_owned()));
+        return Ok(Err("the list of clusters is not complete yet".to_owned()));
     }
     let Some(cluster) = context.cluster(&key(queue)) else { return Ok(Ok(())) };
     let namespace = queue.namespace().unwrap_or_default();
     if cluster.metadata.deletion_timestamp.is_some() || context.is_ending(&namespace).await {
-        return Ok(Ok(())); // What holds the topic is going too.
+        return Ok(Ok(())); // The cluster that holds the topic is being deleted.
     }
     let owner = queue.uid().unwrap_or_default();
     let topic = segment(queue.topic());
@@ -72,7 +72,7 @@ async fn delete_topic(
     let deleted = context.brokers.delete::<Value>(&Target::of(&cluster), &path).await;
     Ok(match deleted {
         Ok(_) => Ok(()),
-        // Somebody else's: it was never ours to delete.
+        // Another owner's topic, which is not deleted.
         Err(error) if error.is_refused("NameCollision") => Ok(()),
         Err(error) => Err(error.to_string()),
     })

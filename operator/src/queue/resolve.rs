@@ -1,11 +1,11 @@
-//! Which cluster a Queue lives in, and the one that is made when it names none.
+//! Finds the cluster of a Queue, or creates the default cluster.
 //!
 //! # Invariants
 //!
-//! - `default` is created, never applied over, once a Queue that names no cluster is 5 s old and was
-//!   never in one. Nobody but a user deletes it.
-//! - A Queue that was in a cluster which is gone gets a condition, never a new empty cluster. No other
-//!   Queue of the namespace gets one made either, as long as any Queue was in `default`.
+//! - `default` is created, never applied over an existing one, once a Queue that names no cluster
+//!   is 5 s old and was never in a cluster. Only a user deletes it.
+//! - A Queue whose cluster is gone gets a condition, never a new empty cluster. No cluster is
+//!   created for another Queue of the namespace either, as long as any Queue was in `default`.
 
 use std::time::Duration;
 
@@ -17,33 +17,34 @@ use kube::{Resource as _, ResourceExt as _};
 use ropewalk_operator_api::{BrokerCluster, Queue, names};
 use ropewalk_operator_plan::queue::{ClusterSeen, Refused};
 
-use super::{Clusters, key, seen};
-use crate::context::Context;
+use super::{Clusters, key, present};
+use crate::context::{Context, EventReason};
 use crate::watch::Failure;
 
-/// A Queue must be so old before a cluster is made for it: whoever applies several files may bring it.
+/// Minimum age of a Queue before a cluster is created for it: a user who applies several files may
+/// create the cluster as well.
 const AGE_MIN: Duration = Duration::from_secs(5);
 
-/// The cluster of a Queue.
+/// Result of looking up the cluster of a Queue.
 #[derive(Debug)]
-pub(super) enum Resolved {
-    /// This one.
+pub(super) enum ClusterResolution {
+    /// The cluster exists and is not being deleted.
     Found(Box<BrokerCluster>),
-    /// None, and a person has to do something.
+    /// There is none, and the user has to act.
     Missing(Refused),
-    /// None yet: look again.
-    Soon(Duration),
+    /// There is none yet: check again after this time.
+    Pending(Duration),
 }
 
-impl Resolved {
-    pub(super) fn seen(&self) -> ClusterSeen {
+impl ClusterResolution {
+    pub(super) fn cluster_state(&self) -> ClusterSeen {
         match self {
-            Self::Found(cluster) => seen(cluster),
+            Self::Found(cluster) => present(cluster),
             Self::Missing(refused) => ClusterSeen::Missing(refused.clone()),
-            Self::Soon(_) => ClusterSeen::Missing(Refused {
+            Self::Pending(_) => ClusterSeen::Missing(Refused {
                 reason: "ClusterPending",
                 message: format!(
-                    "there is no BrokerCluster `{}`; it is being made",
+                    "there is no BrokerCluster `{}`; it is being created",
                     names::DEFAULT_CLUSTER
                 ),
             }),
@@ -51,53 +52,53 @@ impl Resolved {
     }
 }
 
-/// Finds the cluster of a Queue.
+/// Finds the cluster of a Queue, and creates `default` if the Queue names none.
 pub(super) async fn resolve(
     context: &Context,
     clusters: &Clusters,
     queue: &Queue,
-) -> Result<Resolved, Failure> {
+) -> Result<ClusterResolution, Failure> {
     let key = key(queue);
-    // A store that is not filled yet would make every cluster look missing.
+    // In a store that is not complete yet every cluster would look missing.
     if clusters.wait_until_ready().await.is_err() {
-        return Ok(Resolved::Soon(AGE_MIN));
+        return Ok(ClusterResolution::Pending(AGE_MIN));
     }
     if let Some(cluster) = context.cluster(&key) {
         if cluster.metadata.deletion_timestamp.is_some() {
             let message = format!("the BrokerCluster `{}` is being deleted", key.name);
-            return Ok(Resolved::Missing(Refused { reason: "ClusterDeleting", message }));
+            return Ok(ClusterResolution::Missing(Refused { reason: "ClusterDeleting", message }));
         }
-        return Ok(Resolved::Found(Box::new(cluster)));
+        return Ok(ClusterResolution::Found(Box::new(cluster)));
     }
     let was_in_one = queue.status.as_ref().is_some_and(|status| status.cluster_name.is_some());
     if queue.spec.cluster_ref.is_some() || was_in_one {
         let message = if was_in_one {
             format!(
-                "the BrokerCluster `{0}` that held this queue is gone. Its volumes are kept unless `deletionPolicy` said Delete: make a BrokerCluster `{0}` again to get the data back",
+                "the BrokerCluster `{0}` that held this queue is gone. Its volumes are kept unless `deletionPolicy` said Delete: create a BrokerCluster `{0}` again to get the data back",
                 key.name
             )
         } else {
-            format!("there is no BrokerCluster `{}` in this namespace: make it", key.name)
+            format!("there is no BrokerCluster `{}` in this namespace: create it", key.name)
         };
-        return Ok(Resolved::Missing(Refused { reason: "ClusterNotFound", message }));
+        return Ok(ClusterResolution::Missing(Refused { reason: "ClusterNotFound", message }));
     }
     let age = age(queue);
     if age < AGE_MIN {
-        return Ok(Resolved::Soon(AGE_MIN - age));
+        return Ok(ClusterResolution::Pending(AGE_MIN - age));
     }
     if let Some(other) = queue_that_was_in_default(context, queue).await? {
         let message = format!(
-            "the BrokerCluster `{0}` is gone, and the Queue {other} was in it. Its volumes are kept unless `deletionPolicy` said Delete: make a BrokerCluster `{0}` again to get the data back, also for this Queue",
+            "the BrokerCluster `{0}` is gone, and the Queue {other} was in it. Its volumes are kept unless `deletionPolicy` said Delete: create a BrokerCluster `{0}` again to get the data back, also for this Queue",
             key.name
         );
-        return Ok(Resolved::Missing(Refused { reason: "ClusterNotFound", message }));
+        return Ok(ClusterResolution::Missing(Refused { reason: "ClusterNotFound", message }));
     }
     make_default(context, queue).await?;
-    Ok(Resolved::Soon(Duration::from_secs(2)))
+    Ok(ClusterResolution::Pending(Duration::from_secs(2)))
 }
 
-/// A Queue of the namespace that was in the cluster `default`, by a live read: also one that this release
-/// cannot read otherwise.
+/// A Queue of the namespace that was in the cluster `default`, by a live read that also covers
+/// Queues that this release cannot deserialize.
 async fn queue_that_was_in_default(
     context: &Context,
     queue: &Queue,
@@ -134,17 +135,17 @@ async fn make_default(context: &Context, queue: &Queue) -> Result<(), Failure> {
     context.leadership.check()?;
     match api.create(&PostParams::default(), &cluster).await {
         Ok(_) => {
-            tracing::info!(kind = %BrokerCluster::kind(&()), namespace, "made the default cluster");
+            tracing::info!(kind = %BrokerCluster::kind(&()), namespace, "default cluster created");
             context.metrics.wrote("default cluster");
             let note = format!(
-                "made the BrokerCluster `{}`, because this Queue names none",
+                "created the BrokerCluster `{}`, because this Queue names none",
                 names::DEFAULT_CLUSTER
             );
-            let words = ("ClusterCreated", "Create");
-            context.tell(&queue.object_ref(&()), EventType::Normal, words, note).await;
+            let reason = EventReason { reason: "ClusterCreated", action: "Create" };
+            context.publish_event(&queue.object_ref(&()), EventType::Normal, reason, note).await;
             Ok(())
         }
-        // Made by somebody else meanwhile: so much the better.
+        // Another client created it meanwhile, which is fine.
         Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
         Err(error) => Err(error.into()),
     }

@@ -22,10 +22,10 @@ fn cluster() -> Box<BrokerCluster> {
 
 fn facts<'a>(
     queue: &'a Queue,
-    resolved: &Resolved,
+    resolved: &ClusterResolution,
     declared: Option<Result<Declared, Refused>>,
 ) -> Facts<'a> {
-    let (cluster, unbound, still_bound) = (resolved.seen(), vec![], vec![]);
+    let (cluster, unbound, still_bound) = (resolved.cluster_state(), vec![], vec![]);
     Facts { queue, cluster, declared, unbound, still_bound, lost_topic: None }
 }
 
@@ -36,7 +36,7 @@ fn at(second: i64) -> Time {
 #[test]
 fn k1_a_converged_queue_is_not_written() {
     let declared = Declared { topic_id: "t".into(), partitions: 12, ..Declared::default() };
-    let resolved = Resolved::Found(cluster());
+    let resolved = ClusterResolution::Found(cluster());
     let mut queue = queue("{}");
     let status_of = |queue: &Queue, second| {
         let facts = facts(queue, &resolved, Some(Ok(declared.clone())));
@@ -45,7 +45,7 @@ fn k1_a_converged_queue_is_not_written() {
     let first = status_of(&queue, 1000);
     assert!(condition::is_true(&first.conditions, condition::READY));
     assert_eq!(first.bootstrap_servers.as_deref(), Some("b:9092"));
-    // The figures and the scaling add what is theirs.
+    // Status metrics and scaling add their own fields.
     let mut stored = first.clone();
     stored.length = Some(7);
     stored.consumers[0].replicas = Some(3);
@@ -58,7 +58,7 @@ fn what_was_once_known_is_kept_while_the_cluster_is_away() {
     let queue =
         queue("{clusterName: default, topicId: t, partitions: 12, bootstrapServers: 'b:9092'}");
     let refused = Refused { reason: "ClusterNotFound", message: "gone".into() };
-    let resolved = Resolved::Missing(refused);
+    let resolved = ClusterResolution::Missing(refused);
     let facts = facts(&queue, &resolved, None);
     let status = status(&facts, &resolved, &queue.status.clone().unwrap_or_default(), &at(1));
     assert_eq!(status.cluster_name.as_deref(), Some("default"));
@@ -78,7 +78,7 @@ const READY_QUEUE: &str = "{observedGeneration: 1, conditions: [{type: Ready, st
 #[test]
 fn k1_a_short_outage_of_the_cluster_changes_no_condition() {
     let (outages, start) = (Outages::default(), Instant::now());
-    let (queue, resolved) = (queue(READY_QUEUE), Resolved::Found(unready(cluster())));
+    let (queue, resolved) = (queue(READY_QUEUE), ClusterResolution::Found(unready(cluster())));
     let second = Duration::from_secs(1);
     for passed in [0, 10, 29] {
         let left = outages.hold(&facts(&queue, &resolved, None), start + second * passed);
@@ -87,8 +87,8 @@ fn k1_a_short_outage_of_the_cluster_changes_no_condition() {
     let unreachable = || Refused { reason: "BrokerUnreachable", message: "no route".into() };
     let out = facts(&queue, &resolved, Some(Err(unreachable())));
     assert_eq!(outages.hold(&out, start + second * 30), None, "it is shown by then");
-    // It is over; the next one is another.
-    let ready = Resolved::Found(cluster());
+    // The outage is over; the next one counts on its own.
+    let ready = ClusterResolution::Found(cluster());
     let declared = || Some(Ok(Declared::default()));
     assert_eq!(outages.hold(&facts(&queue, &ready, declared()), start + second * 40), None);
     let out = facts(&queue, &ready, Some(Err(unreachable())));
@@ -98,7 +98,7 @@ fn k1_a_short_outage_of_the_cluster_changes_no_condition() {
 #[test]
 fn what_is_no_outage_is_shown_at_once() {
     let (outages, now) = (Outages::default(), Instant::now());
-    let resolved = Resolved::Found(unready(cluster()));
+    let resolved = ClusterResolution::Found(unready(cluster()));
     let refused = Refused { reason: "NameCollision", message: "taken".into() };
     let known = queue(READY_QUEUE);
     assert_eq!(outages.hold(&facts(&known, &resolved, Some(Err(refused))), now), None);

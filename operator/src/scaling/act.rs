@@ -1,4 +1,4 @@
-//! One decision about one consumer, from the question who else scales it to the write.
+//! One decision about one consumer, from the check for other autoscalers to the write.
 
 use std::time::{Duration, Instant};
 
@@ -8,19 +8,27 @@ use kube::runtime::events::EventType;
 use ropewalk_operator_api::queue::TargetRef;
 use ropewalk_operator_plan::scaling::{Action, Target};
 
-use super::consumer::{Consumer, Key, Standing};
-use super::target::TargetError;
-use super::{Autoscaler, DECIDED_EVERY, Entry, overwrites, wall};
+use super::consumer::{Consumer, Key, ScalingState};
+use super::target::{ScaleWrite, TargetError};
+use super::{Autoscaler, DECISION_INTERVAL_MAX, Entry, overwrites, wall};
+use crate::context::EventReason;
 
-/// Other autoscalers are looked for this often; more often once one was found, and right before a write.
+/// Maximum age of the list of other autoscalers: usually, after a conflict was found, and right
+/// before a write.
 const CONFLICTS_AGE_MAX: Duration = Duration::from_secs(60);
 const CONFLICT_FOUND_AGE_MAX: Duration = Duration::from_secs(30);
 const CONFLICTS_BEFORE_WRITE_AGE_MAX: Duration = Duration::from_secs(10);
 
-/// The reason of a condition: somebody sets counts back.
+/// Reason of a condition: another client reverts the replicas.
 const OVERWRITTEN: &str = "ReplicasOverwritten";
 
-/// A change of a count that was decided.
+/// Where the target of a consumer is.
+struct TargetLocation {
+    namespace: String,
+    target_ref: TargetRef,
+}
+
+/// A decided change of the replicas of a target.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Change {
     pub(super) from: u32,
@@ -29,25 +37,26 @@ pub(super) struct Change {
 }
 
 impl Autoscaler {
-    /// Decides about one consumer and carries it out. Whatever fails is tried again at the next look.
+    /// Decides about one consumer and carries the decision out. A failure is retried at the next
+    /// decision.
     ///
-    /// Requests take seconds when the API server is slow, so every step asks what time it is.
+    /// Requests take seconds when the API server is slow, so every step reads the clock again.
     pub(super) async fn act(&self, key: &Key, entry: &Entry) {
         if let Some(change) = self.decide(key, entry).await {
             self.carry_out(key, entry, change).await;
-            // Something may have come between the decision and the write; after a zero nobody else would notice
-            // before the broker repeats it.
-            self.look_again(key, entry).await;
+            // A message may have arrived between the decision and the write. After a write of zero
+            // no other check would notice it before the broker repeats the wake-up.
+            self.recheck_at_zero(key, entry).await;
         }
         {
             let mut consumer = entry.lock();
-            consumer.due = consumer.wait_until.unwrap_or(self.now() + DECIDED_EVERY);
+            consumer.due = consumer.wait_until.unwrap_or(self.now() + DECISION_INTERVAL_MAX);
             consumer.is_busy = false;
         }
         self.changed(key);
     }
 
-    async fn look_again(&self, key: &Key, entry: &Entry) {
+    async fn recheck_at_zero(&self, key: &Key, entry: &Entry) {
         let is_at_zero = {
             let mut consumer = entry.lock();
             let is_at_zero = consumer.seen.is_some_and(|(target, _)| target.replicas == 0);
@@ -61,18 +70,18 @@ impl Autoscaler {
         }
     }
 
-    /// What is to be changed, if anything is.
+    /// The change to make, if any.
     async fn decide(&self, key: &Key, entry: &Entry) -> Option<Change> {
-        let is_off = matches!(entry.lock().standing, Standing::Off(_));
+        let is_off = matches!(entry.lock().state, ScalingState::Off(_));
         if !is_off {
             return self.decide_active(key, entry).await;
         }
-        self.look_on(entry, self.now()).await;
+        self.observe_only(entry, self.now()).await;
         None
     }
 
-    /// The user wants no scaling: only the figures are kept.
-    async fn look_on(&self, entry: &Entry, now: Instant) {
+    /// Scaling is disabled by the user: only the status and metrics are updated.
+    async fn observe_only(&self, entry: &Entry, now: Instant) {
         let (namespace, target_ref, is_stale) = {
             let consumer = entry.lock();
             let waits = consumer.wait_until.is_some_and(|until| now < until);
@@ -101,25 +110,26 @@ impl Autoscaler {
     async fn decide_active(&self, key: &Key, entry: &Entry) -> Option<Change> {
         let now = self.now();
         let target_key = entry.lock().target_key();
-        if let Some(why) = self.overwrites.stands_back(&target_key, now) {
+        if let Some(why) = self.overwrites.back_off_reason(&target_key, now) {
             refuse(&mut entry.lock(), OVERWRITTEN, why);
             return None;
         }
         let (namespace, target_ref, is_stale) = {
             let mut consumer = entry.lock();
-            if matches!(consumer.standing, Standing::Refused(OVERWRITTEN, _)) {
-                consumer.standing = Standing::New;
+            if matches!(consumer.state, ScalingState::Refused(OVERWRITTEN, _)) {
+                consumer.state = ScalingState::New;
             }
             if consumer.wait_until.is_some_and(|until| now < until) {
                 return None;
             }
             (consumer.owner.namespace.clone(), consumer.target_ref.clone(), consumer.is_stale(now))
         };
-        let age_max = match entry.lock().standing {
-            Standing::Refused("ConflictingAutoscaler", _) => CONFLICT_FOUND_AGE_MAX,
-            Standing::Refused(..) | Standing::New | Standing::Active | Standing::Off(_) => {
-                CONFLICTS_AGE_MAX.max(self.conflicts.a_second_each())
-            }
+        let age_max = match entry.lock().state {
+            ScalingState::Refused("ConflictingAutoscaler", _) => CONFLICT_FOUND_AGE_MAX,
+            ScalingState::Refused(..)
+            | ScalingState::New
+            | ScalingState::Active
+            | ScalingState::Off(_) => CONFLICTS_AGE_MAX.max(self.conflicts.age_min()),
         };
         if !self.is_alone(key, entry, age_max).await {
             return None;
@@ -138,7 +148,8 @@ impl Autoscaler {
         self.agree(entry, target)
     }
 
-    /// Stands back if what was just read says that somebody sets counts back; `None` then.
+    /// Backs off if the count that was just read shows that another client reverts counts; `None`
+    /// then.
     async fn notice_overwrite(&self, key: &Key, entry: &Entry) -> Option<()> {
         let (target_key, target_ref, seen) = {
             let consumer = entry.lock();
@@ -152,15 +163,20 @@ impl Autoscaler {
         let manager = self.targets.manager_of_replicas(namespace, &target_ref, self.now()).await;
         let (kind, name) = (&target_ref.kind, &target_ref.name);
         let message = overwrites::message(kind, name, manager.as_deref());
-        tracing::warn!(namespace, target = name, manager, "replicas are set back, scaling pauses");
-        self.overwrites.stand_back(&target_key, message.clone(), self.now());
+        tracing::warn!(
+            namespace,
+            target = name,
+            manager,
+            "replicas reverted by another client, scaling paused"
+        );
+        self.overwrites.begin_back_off(&target_key, message.clone(), self.now());
         let queue = {
             let mut consumer = entry.lock();
             refuse(&mut consumer, OVERWRITTEN, message.clone());
             reference(&consumer, key)
         };
-        let words = (OVERWRITTEN, "Scale");
-        self.context.tell(&queue, EventType::Warning, words, message).await;
+        let reason = EventReason { reason: OVERWRITTEN, action: "Scale" };
+        self.context.publish_event(&queue, EventType::Warning, reason, message).await;
         None
     }
 
@@ -175,39 +191,41 @@ impl Autoscaler {
             }
             Action::Keep { .. } | Action::Set { .. } => consumer.frozen_since = None,
         }
-        if !matches!(consumer.standing, Standing::Off(_)) {
-            consumer.standing = Standing::Active;
+        if !matches!(consumer.state, ScalingState::Off(_)) {
+            consumer.state = ScalingState::Active;
         }
         consumer.cast(&decision);
         consumer.decision = Some(decision);
     }
 
-    /// Writes what was decided, if the target is still what it was decided for.
+    /// Writes a change if the target still has the count that it was decided for.
     async fn carry_out(&self, key: &Key, entry: &Entry, change: Change) {
-        let (namespace, target_ref) = {
+        let location = {
             let consumer = entry.lock();
-            (consumer.owner.namespace.clone(), consumer.target_ref.clone())
+            let namespace = consumer.owner.namespace.clone();
+            TargetLocation { namespace, target_ref: consumer.target_ref.clone() }
         };
-        let outcome = self.write(key, entry, (&namespace, &target_ref, &change)).await;
+        let outcome = self.write(key, entry, &location, &change).await;
         match outcome {
             Some(Ok(scale)) => {
                 self.wrote(entry, &change, &scale);
                 let (queue, event) = scaled(&entry.lock(), key, &change);
-                let words = ("Scaled", event.action.as_str());
-                self.context.tell(&queue, EventType::Normal, words, event.note).await;
+                let reason = EventReason { reason: "Scaled", action: event.action.as_str() };
+                self.context.publish_event(&queue, EventType::Normal, reason, event.note).await;
             }
             Some(Err(error)) => {
-                tracing::info!(namespace, target = target_ref.name, %error, "not scaled");
+                let (namespace, target) = (location.namespace, location.target_ref.name);
+                tracing::info!(namespace, target, %error, "target not scaled");
                 let mut consumer = entry.lock();
                 consumer.seen = None;
                 failed(&mut consumer, &error, self.now());
             }
-            // Not ours to write, or no longer what it was.
+            // The target must not be written, or it has changed.
             None => {}
         }
     }
 
-    /// Every consumer of the target learns that its count was changed.
+    /// Informs every consumer of the target about the written count.
     fn wrote(&self, entry: &Entry, change: &Change, scale: &Scale) {
         let now = self.now();
         let at = now.saturating_duration_since(self.origin);
@@ -224,16 +242,18 @@ impl Autoscaler {
         }
     }
 
-    /// `None` if it must not be written.
+    /// Writes the count; `None` if it must not be written.
     async fn write(
         &self,
         key: &Key,
         entry: &Entry,
-        (namespace, target_ref, change): (&str, &TargetRef, &Change),
+        location: &TargetLocation,
+        change: &Change,
     ) -> Option<Result<Scale, TargetError>> {
         if !self.is_alone(key, entry, CONFLICTS_BEFORE_WRITE_AGE_MAX).await {
             return None;
         }
+        let TargetLocation { namespace, target_ref } = location;
         let read = self.targets.read(namespace, target_ref, self.now()).await;
         self.saw(entry, read.as_ref())?;
         self.notice_overwrite(key, entry).await?;
@@ -241,10 +261,12 @@ impl Autoscaler {
         if target(&scale).replicas != change.from || self.context.leadership.check().is_err() {
             return None;
         }
-        Some(self.targets.write(namespace, target_ref, (scale, change.to), self.now()).await)
+        let write = ScaleWrite { read: scale, replicas: change.to };
+        Some(self.targets.write(namespace, target_ref, write, self.now()).await)
     }
 
-    /// Whether nothing else scales the target.
+    /// Whether no other autoscaler scales the target. Otherwise the consumer is refused with a
+    /// condition.
     async fn is_alone(&self, key: &Key, entry: &Entry, age_max: Duration) -> bool {
         let (namespace, target_ref) = {
             let consumer = entry.lock();
@@ -254,43 +276,50 @@ impl Autoscaler {
         let (reason, message) = match found {
             Ok(None) => {
                 let mut consumer = entry.lock();
-                if matches!(consumer.standing, Standing::Refused("ConflictingAutoscaler", _)) {
-                    consumer.standing = Standing::New;
+                if matches!(consumer.state, ScalingState::Refused("ConflictingAutoscaler", _)) {
+                    consumer.state = ScalingState::New;
                 }
                 return true;
             }
             Ok(Some(conflict)) => (
                 "ConflictingAutoscaler",
                 format!(
-                    "{conflict} scales {} {}: delete it, or take `targetRef` out of this consumer",
+                    "{conflict} scales {} {}: delete it, or remove `targetRef` from this consumer",
                     target_ref.kind, target_ref.name
                 ),
             ),
             Err(kube::Error::Api(status)) if status.code == 403 => (
                 "Forbidden",
                 format!(
-                    "the operator may not see whether something else scales it: {}",
+                    "the operator is not allowed to list other autoscalers: {}",
                     status.message
                 ),
             ),
             Err(error) => {
-                tracing::debug!(%error, namespace, "autoscalers cannot be listed");
+                tracing::debug!(%error, namespace, "listing autoscalers failed");
                 return false;
             }
         };
         let (is_news, queue) = {
             let mut consumer = entry.lock();
-            let is_news = !matches!(consumer.standing, Standing::Refused(..));
+            let is_news = !matches!(consumer.state, ScalingState::Refused(..));
             refuse(&mut consumer, reason, message.clone());
             (is_news, reference(&consumer, key))
         };
         if is_news {
-            self.context.tell(&queue, EventType::Warning, (reason, "Scale"), message).await;
+            self.context
+                .publish_event(
+                    &queue,
+                    EventType::Warning,
+                    EventReason { reason, action: "Scale" },
+                    message,
+                )
+                .await;
         }
         false
     }
 
-    /// Remembers what was read of the target; `None` if it could not be.
+    /// Stores the scale that was read; `None` if the read failed.
     fn saw(&self, entry: &Entry, read: Result<&Scale, &TargetError>) -> Option<()> {
         match read {
             Ok(scale) => {
@@ -305,14 +334,14 @@ impl Autoscaler {
     }
 }
 
-/// The Event of a write that succeeded. Events of the same action within minutes become one Event with a
-/// count, so the action names the consumer and both counts.
+/// The Event of a successful write. Events of the same action within minutes are merged into one
+/// with a count, so the action names the consumer and both counts.
 struct ScaleEvent {
     action: String,
     note: String,
 }
 
-/// The Event about a write that succeeded, and its Queue.
+/// The Event of a successful write, and its Queue.
 fn scaled(consumer: &Consumer, key: &Key, change: &Change) -> (ObjectReference, ScaleEvent) {
     let (owner, name) = (&consumer.owner, &consumer.target_ref.name);
     tracing::info!(
@@ -321,7 +350,7 @@ fn scaled(consumer: &Consumer, key: &Key, change: &Change) -> (ObjectReference, 
         consumer = owner.consumer,
         target = name,
         reason = change.reason,
-        "scaled"
+        "target scaled"
     );
     let action = format!("Scale.{}.{}.{}", owner.consumer, change.from, change.to);
     let note =
@@ -329,9 +358,9 @@ fn scaled(consumer: &Consumer, key: &Key, change: &Change) -> (ObjectReference, 
     (reference(consumer, key), ScaleEvent { action, note })
 }
 
-/// The target cannot be scaled now.
+/// Records that the target cannot be scaled now.
 fn failed(consumer: &mut Consumer, error: &TargetError, now: Instant) {
-    tracing::debug!(%error, queue = consumer.owner.queue, "the target cannot be scaled");
+    tracing::debug!(%error, queue = consumer.owner.queue, "target cannot be scaled");
     if let Some(reason) = error.reason() {
         refuse(consumer, reason, error.to_string());
         consumer.seen = None;
@@ -340,7 +369,7 @@ fn failed(consumer: &mut Consumer, error: &TargetError, now: Instant) {
 }
 
 fn refuse(consumer: &mut Consumer, reason: &'static str, message: String) {
-    consumer.standing = Standing::Refused(reason, message);
+    consumer.state = ScalingState::Refused(reason, message);
     consumer.decision = None;
     consumer.vote = None;
     consumer.frozen_since = None;
@@ -349,13 +378,13 @@ fn refuse(consumer: &mut Consumer, reason: &'static str, message: String) {
 fn target(scale: &Scale) -> Target {
     let count = |number: Option<i32>| number.and_then(|number| u32::try_from(number).ok());
     Target {
-        // The API server leaves a zero out.
+        // The API server omits a zero.
         replicas: count(scale.spec.as_ref().and_then(|spec| spec.replicas)).unwrap_or(0),
         current: count(scale.status.as_ref().map(|status| status.replicas)).unwrap_or(0),
     }
 }
 
-/// The Queue of a consumer, for an Event.
+/// Reference to the Queue of a consumer, for an Event.
 pub(super) fn reference(consumer: &Consumer, key: &Key) -> ObjectReference {
     ObjectReference {
         api_version: Some("ropewalk.dev/v1alpha1".to_owned()),

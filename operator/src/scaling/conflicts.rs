@@ -1,7 +1,7 @@
-//! Who else scales an object: a HorizontalPodAutoscaler, or a ScaledObject of KEDA.
+//! Detects other autoscalers of a target: a HorizontalPodAutoscaler, or a ScaledObject of KEDA.
 //!
-//! Two autoscalers on one object fight without end, so ours stands back. What there is in a namespace is listed rarely,
-//! and once more right before a count is written.
+//! Two autoscalers on one object revert each other without end, so this one backs off. The
+//! autoscalers of a namespace are listed rarely, and again right before a count is written.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -15,16 +15,16 @@ use ropewalk_operator_api::queue::TargetRef;
 
 use super::target::REQUEST_MAX;
 
-/// After so long a missing definition of ScaledObjects is asked for again.
+/// Time after which the list of ScaledObjects is requested again when KEDA was absent.
 const ABSENCE_AGE_MAX: Duration = Duration::from_secs(600);
 
-/// What was seen of a namespace is kept this long without anybody asking.
-const FORGOTTEN_AFTER: Duration = Duration::from_secs(7200);
+/// Time after which an unused list of a namespace is discarded.
+const UNUSED_AGE_MAX: Duration = Duration::from_secs(7200);
 
-/// Objects of one list. A namespace with more has them looked at in part, and says so in the log.
+/// Maximum number of objects in one list. Objects beyond it are not checked.
 const LISTED_MAX: u32 = 5000;
 
-/// An autoscaler and what it scales.
+/// An autoscaler and its target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct ConflictCandidate {
     kind: &'static str,
@@ -34,7 +34,7 @@ struct ConflictCandidate {
     target_name: String,
 }
 
-/// Knows the autoscalers of each namespace.
+/// Cached lists of the autoscalers of each namespace.
 pub(super) struct ConflictingAutoscalers {
     client: Client,
     seen: Mutex<HashMap<String, (Vec<ConflictCandidate>, Instant)>>,
@@ -46,12 +46,13 @@ impl ConflictingAutoscalers {
         Self { client, seen: Mutex::default(), keda_absent_since: Mutex::default() }
     }
 
-    /// As long as there are namespaces, in seconds: with looks no younger than this, there is one list a second at most.
-    pub(super) fn a_second_each(&self) -> Duration {
+    /// One second for each namespace: lists of at least this age cause at most one request a second
+    /// in all.
+    pub(super) fn age_min(&self) -> Duration {
         Duration::from_secs(u64::try_from(self.seen.lock().len()).unwrap_or(u64::MAX))
     }
 
-    /// Who scales `target`, by a look that is at most `age_max` old.
+    /// The autoscaler that scales `target`, from a list that is at most `age_max` old.
     pub(super) async fn of(
         &self,
         namespace: &str,
@@ -73,8 +74,8 @@ impl ConflictingAutoscalers {
         conflicts.extend(self.scaled_objects(namespace, now).await);
         let found = of(&conflicts, target);
         let mut seen = self.seen.lock();
-        // Namespaces nobody has asked about for long are forgotten.
-        seen.retain(|_, (_, at)| now.saturating_duration_since(*at) < FORGOTTEN_AFTER);
+        // Lists of namespaces that are no longer used are discarded.
+        seen.retain(|_, (_, at)| now.saturating_duration_since(*at) < UNUSED_AGE_MAX);
         seen.insert(namespace.to_owned(), (conflicts, now));
         Ok(found)
     }
@@ -87,8 +88,8 @@ impl ConflictingAutoscalers {
         Ok(listed.items.into_iter().filter_map(horizontal).collect())
     }
 
-    /// That KEDA is not there, or not ours to see, is no reason to stand still: it works through a
-    /// HorizontalPodAutoscaler, which was looked for already.
+    /// KEDA may be absent, or the operator may lack the permission; neither stops scaling, because
+    /// KEDA acts through a HorizontalPodAutoscaler, which was listed already.
     async fn scaled_objects(&self, namespace: &str, now: Instant) -> Vec<ConflictCandidate> {
         let absent = *self.keda_absent_since.lock();
         if absent.is_some_and(|at| now.saturating_duration_since(at) < ABSENCE_AGE_MAX) {
@@ -106,7 +107,7 @@ impl ConflictingAutoscalers {
                 Vec::new()
             }
             Ok(Err(error)) => {
-                tracing::debug!(%error, namespace, "ScaledObjects cannot be listed");
+                tracing::debug!(%error, namespace, "listing ScaledObjects failed");
                 Vec::new()
             }
             Err(_) => Vec::new(),

@@ -1,4 +1,4 @@
-//! One consumer of a Queue while it is being scaled: what is remembered of it between two looks.
+//! State of one consumer of a Queue between two decisions.
 
 use std::time::{Duration, Instant};
 
@@ -11,35 +11,36 @@ use super::metrics::Owner;
 use super::vote::Vote;
 use crate::cluster_key::ClusterKey;
 
-/// A target whose pods are not what was asked for is looked at this often.
+/// Maximum age of the read of a target whose pods differ from its count.
 const UNSETTLED_AGE_MAX: Duration = Duration::from_secs(30);
 
-/// When its group has other members than at the last look, somebody may have scaled it: it is looked at again, this often.
+/// Maximum age when the number of group members has changed since the read: another client may have
+/// scaled the target.
 const SURPRISE_AGE_MAX: Duration = Duration::from_secs(15);
 
-/// One that is settled is looked at only lest something was missed: a thousand quiet queues must cost next to nothing, and
-/// whatever is written is read again right before.
+/// Maximum age when the target is settled. It only guards against missed changes: a thousand quiet
+/// queues must cost next to nothing, and every write is preceded by a live read.
 const SETTLED_AGE_MAX: Duration = Duration::from_secs(600);
 
-/// The same at zero, where there is nothing that could go wrong unseen.
+/// Maximum age at zero, where no change can be missed.
 const ZERO_AGE_MAX: Duration = Duration::from_secs(1800);
 
-/// A target that cannot be read is looked for again after this long at most ...
+/// Longest wait before a target that could not be read is read again ...
 const REFUSED_MAX: Duration = Duration::from_secs(30);
 
-/// ... and sooner while messages wait for it.
+/// ... and the longest wait while messages wait for it.
 const REFUSED_URGENT_MAX: Duration = Duration::from_secs(5);
 
-/// Which consumer of which Queue.
+/// Identifies a consumer of a Queue.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Key {
-    /// The uid of the Queue.
+    /// Uid of the Queue.
     pub(super) queue: String,
-    /// The consumer's name.
+    /// Name of the consumer.
     pub(super) consumer: String,
 }
 
-/// What is scaled, whoever asks for it.
+/// Identifies a target, which several consumers may share.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct TargetKey {
     pub(super) namespace: String,
@@ -48,20 +49,20 @@ pub(super) struct TargetKey {
     pub(super) name: String,
 }
 
-/// How a consumer stands.
+/// Whether a consumer is being scaled, and why not.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
-    /// Nothing was decided yet.
+pub(super) enum ScalingState {
+    /// Not decided yet.
     New,
-    /// It is scaled.
+    /// The consumer is being scaled.
     Active,
-    /// It is not, because the user says so.
+    /// Not scaled, because the user disabled it: the reason.
     Off(&'static str),
-    /// It is not: a reason for programs, and what to do.
+    /// Not scaled: the reason of the condition, and its message.
     Refused(&'static str, String),
 }
 
-/// One consumer while it is being scaled.
+/// State of one consumer.
 #[derive(Debug)]
 pub(super) struct Consumer {
     pub(super) owner: Owner,
@@ -71,50 +72,50 @@ pub(super) struct Consumer {
     pub(super) target_ref: TargetRef,
     pub(super) policy: Policy,
     pub(super) scaler: Scaler,
-    /// The target when it was last read, and when that was.
+    /// The target as last read, and when.
     pub(super) seen: Option<(Target, Instant)>,
-    /// When the target is not read again before, after it could not be.
+    /// The target is not read again before this time, after a failed read.
     pub(super) wait_until: Option<Instant>,
-    /// How often in a row it could not be.
+    /// Consecutive failed reads.
     pub(super) refusals: u32,
-    /// When it is next to be decided.
+    /// Time of the next decision.
     pub(super) due: Instant,
-    /// Somebody is deciding right now.
+    /// A decision is in progress.
     pub(super) is_busy: bool,
-    pub(super) standing: Standing,
-    /// Its Queue is being deleted.
-    pub(super) is_going: bool,
+    pub(super) state: ScalingState,
+    /// Whether its Queue is being deleted.
+    pub(super) is_deleted: bool,
     pub(super) decision: Option<Decision>,
-    /// Since when too little is known.
+    /// Time since when its signal has been unknown.
     pub(super) frozen_since: Option<Instant>,
     pub(super) last_scale: Option<(Time, String)>,
-    /// The stream that the last signal came from.
+    /// Start of the stream that the last signal came from.
     pub(super) stream: Option<Instant>,
-    /// Whether the brokers said how it stands at the last look.
+    /// Whether the state of the group was known at the last tick.
     pub(super) is_known: bool,
-    /// Messages that wait for the group, as the brokers last said.
+    /// Consumer lag of the group, as last reported, messages.
     pub(super) length: u64,
-    /// Members of the group at the last look.
+    /// Members of the group at the last tick.
     pub(super) members: usize,
-    /// Members when the target was last read.
+    /// Members of the group when the target was last read.
     pub(super) members_then: usize,
-    /// What it wants of its target.
+    /// The count that it asks for.
     pub(super) vote: Option<Vote>,
-    /// What all consumers of the target want together.
+    /// The count that all consumers of the target ask for together.
     pub(super) together: Option<u32>,
     /// Whether other consumers have the same target.
     pub(super) has_peers: bool,
-    /// Whether its group also reads another topic, for another target: then not every member is one of its
-    /// own.
+    /// Whether its group also reads another topic, for another target: then some members may belong
+    /// to that target.
     pub(super) is_group_shared: bool,
-    /// The stream and the line in it that was last heard.
+    /// Start of the stream, and the number of its line that was last sampled.
     pub(super) heard: Option<(Instant, u64)>,
-    /// What limits it, as it was last told in an Event.
-    pub(super) told: Option<&'static str>,
+    /// The limit that was last reported by an Event.
+    pub(super) reported_limit: Option<&'static str>,
 }
 
 impl Consumer {
-    /// Begins with what an earlier operator left in the status.
+    /// Starts with the state that an earlier operator left in the status.
     pub(super) fn new(
         queue: &Queue,
         wanted: &Wanted,
@@ -149,8 +150,8 @@ impl Consumer {
             refusals: 0,
             due,
             is_busy: false,
-            standing: Standing::New,
-            is_going: false,
+            state: ScalingState::New,
+            is_deleted: false,
             decision: None,
             frozen_since: None,
             last_scale,
@@ -164,32 +165,32 @@ impl Consumer {
             has_peers: false,
             is_group_shared: false,
             heard: None,
-            told: None,
+            reported_limit: None,
         }
     }
 
-    /// Takes over what the user says now.
+    /// Updates the policy and target from the spec.
     pub(super) fn update(&mut self, queue: &Queue, wanted: &Wanted, target_ref: &TargetRef) {
         let is_hibernating = self.policy.is_hibernating;
         self.policy = Policy { is_hibernating, ..policy(queue, wanted) };
-        self.is_going = queue.metadata.deletion_timestamp.is_some();
+        self.is_deleted = queue.metadata.deletion_timestamp.is_some();
         if self.target_ref != *target_ref {
             self.target_ref = target_ref.clone();
             self.seen = None;
             self.wait_until = None;
-            self.standing = Standing::New;
+            self.state = ScalingState::New;
             self.decision = None;
             self.vote = None;
             self.together = None;
         }
-        self.standing = match (&self.standing, switched_off(queue, wanted)) {
-            (_, Some(off)) => Standing::Off(off),
-            (Standing::Off(_), None) => Standing::New,
-            (standing, None) => standing.clone(),
+        self.state = match (&self.state, switched_off(queue, wanted)) {
+            (_, Some(off)) => ScalingState::Off(off),
+            (ScalingState::Off(_), None) => ScalingState::New,
+            (state, None) => state.clone(),
         };
     }
 
-    /// Its target, the same for all versions of an API.
+    /// The key of its target, without the version of the API.
     pub(super) fn target_key(&self) -> TargetKey {
         let TargetRef { api_version, kind, name } = &self.target_ref;
         let group = api_version.split_once('/').map_or("", |(group, _)| group);
@@ -201,7 +202,7 @@ impl Consumer {
         }
     }
 
-    /// Whether what was last read of the target is too old to decide by.
+    /// Whether the last read of the target is too old to decide by.
     pub(super) fn is_stale(&self, now: Instant) -> bool {
         let Some((target, at)) = self.seen else { return true };
         let age_max = if target.current != target.replicas || self.policy.is_hibernating {
@@ -209,7 +210,7 @@ impl Consumer {
         } else if self.members != self.members_then {
             SURPRISE_AGE_MAX
         } else if target.replicas == 0 && self.members > 0 {
-            // Somebody may have set it back before a single pod had ended.
+            // Another client may have reverted a zero before a single pod had ended.
             UNSETTLED_AGE_MAX
         } else if target.replicas > 0 {
             SETTLED_AGE_MAX
@@ -219,7 +220,7 @@ impl Consumer {
         now.saturating_duration_since(at) > age_max
     }
 
-    /// Remembers what was read of the target.
+    /// Stores the target as read at `now`.
     pub(super) fn saw(&mut self, target: Target, now: Instant) {
         self.seen = Some((target, now));
         self.members_then = self.members;
@@ -227,8 +228,8 @@ impl Consumer {
         self.refusals = 0;
     }
 
-    /// The target could not be read: for how long it is left alone. A Deployment is often created a moment after its
-    /// Queue, so it is looked for soon, and less and less often; but messages that wait make it urgent.
+    /// Sets the wait after a failed read. A Deployment is often created a moment after its Queue,
+    /// so it is retried soon, and then less often; waiting messages keep the wait short.
     pub(super) fn put_off(&mut self, now: Instant) {
         self.refusals = (self.refusals + 1).min(10);
         let longest = if self.length > 0 { REFUSED_URGENT_MAX } else { REFUSED_MAX };
@@ -236,18 +237,18 @@ impl Consumer {
         self.wait_until = Some(now + pause);
     }
 
-    /// Whether it was read after `since` and has no more than its minimum.
+    /// Whether the target was read after `since` and has no more than its minimum.
     pub(super) fn is_at_minimum(&self, since: Instant) -> bool {
-        match &self.standing {
-            // Nobody will take it there.
-            Standing::Off(_) | Standing::Refused(..) => true,
-            // Others may keep it up; what they want is what it goes to.
-            Standing::New | Standing::Active if self.has_peers => {
+        match &self.state {
+            // Scaling will not change it.
+            ScalingState::Off(_) | ScalingState::Refused(..) => true,
+            // Other consumers may need more; the count of all together decides.
+            ScalingState::New | ScalingState::Active if self.has_peers => {
                 self.seen.is_some_and(|(target, at)| {
                     at >= since && self.together.is_none_or(|wanted| target.replicas <= wanted)
                 })
             }
-            Standing::New | Standing::Active => self.seen.is_some_and(|(target, at)| {
+            ScalingState::New | ScalingState::Active => self.seen.is_some_and(|(target, at)| {
                 at >= since && target.replicas <= self.policy.replicas_min
             }),
         }
@@ -266,7 +267,7 @@ fn switched_off(queue: &Queue, wanted: &Wanted) -> Option<&'static str> {
     }
 }
 
-/// The user's spec as the scaling policy takes it.
+/// The scaling policy of the user's spec.
 fn policy(queue: &Queue, wanted: &Wanted) -> Policy {
     let scaling = &wanted.scaling;
     let count = |number: i32| u32::try_from(number).unwrap_or(0);

@@ -1,4 +1,4 @@
-//! What scaling shows to Prometheus. A clone counts the same.
+//! The metrics of scaling. Clones share the values.
 
 use std::sync::atomic::AtomicU64;
 
@@ -11,7 +11,7 @@ use ropewalk_operator_plan::scaling::{Action, Decision};
 
 type Amount = Gauge<f64, AtomicU64>;
 
-/// Whose figures they are.
+/// Labels of the metrics of one consumer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct Owner {
     pub(super) namespace: String,
@@ -20,11 +20,11 @@ pub(super) struct Owner {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Decided {
+struct DecisionLabels {
     decision: &'static str,
 }
 
-/// What scaling shows.
+/// The metrics of scaling.
 #[derive(Clone, Debug, Default)]
 pub struct ScalingMetrics {
     arrival: Family<Owner, Amount>,
@@ -32,31 +32,31 @@ pub struct ScalingMetrics {
     backlog: Family<Owner, Amount>,
     desired: Family<Owner, Gauge>,
     limited: Family<Owner, Gauge>,
-    decisions: Family<Decided, Counter>,
+    decisions: Family<DecisionLabels, Counter>,
 }
 
 impl ScalingMetrics {
-    /// Puts them into a registry whose prefix is the program's.
+    /// Registers the metrics in a registry whose prefix is the program's.
     pub fn register(&self, registry: &mut Registry) {
-        let arrival = "Messages that arrive for a consumer, per second";
+        let arrival = "Arrival rate of messages for a consumer, messages per second";
         registry.register("autoscaler_arrival_per_second", arrival, self.arrival.clone());
-        let service = "Messages that one replica can process, per second";
+        let service = "Service rate of one replica, messages per second";
         registry.register("autoscaler_service_rate_per_second", service, self.service.clone());
-        let backlog = "Messages that wait, beyond those in transit";
+        let backlog = "Backlog beyond the messages in transit, messages";
         registry.register("autoscaler_backlog_messages", backlog, self.backlog.clone());
-        let desired = "Replicas that are wanted";
+        let desired = "Desired replicas";
         registry.register("autoscaler_desired_replicas", desired, self.desired.clone());
-        let limited = "1 while more replicas are wanted than there will be";
+        let limited = "1 while a limit keeps the replicas below the desired number";
         registry.register("autoscaler_limited", limited, self.limited.clone());
-        let decisions = "Decisions about replicas, by what came of them";
+        let decisions = "Scaling decisions, by outcome";
         registry.register("autoscaler_decisions", decisions, self.decisions.clone());
     }
 
     pub(super) fn decided(&self, owner: &Owner, decision: &Decision) {
-        let figures = &decision.figures;
-        self.arrival.get_or_create(owner).set(figures.arrival_per_second);
-        self.service.get_or_create(owner).set(figures.per_replica_per_second.unwrap_or(0.0));
-        self.backlog.get_or_create(owner).set(figures.waiting);
+        let metrics = &decision.figures;
+        self.arrival.get_or_create(owner).set(metrics.arrival_per_second);
+        self.service.get_or_create(owner).set(metrics.per_replica_per_second.unwrap_or(0.0));
+        self.backlog.get_or_create(owner).set(metrics.waiting);
         self.desired.get_or_create(owner).set(i64::from(decision.action.replicas()));
         let limited = decision.limit.is_some() || decision.not_joining.is_some();
         self.limited.get_or_create(owner).set(i64::from(limited));
@@ -66,10 +66,10 @@ impl ScalingMetrics {
             Action::Keep { .. } => "keep",
             Action::Frozen { .. } => "frozen",
         };
-        self.decisions.get_or_create(&Decided { decision }).inc();
+        self.decisions.get_or_create(&DecisionLabels { decision }).inc();
     }
 
-    pub(super) fn forget(&self, owner: &Owner) {
+    pub(super) fn discard(&self, owner: &Owner) {
         self.arrival.remove(owner);
         self.service.remove(owner);
         self.backlog.remove(owner);

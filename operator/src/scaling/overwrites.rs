@@ -1,7 +1,9 @@
-//! Somebody who sets replicas back: a GitOps controller with `replicas` in its manifest.
+//! Detects clients that revert replicas, such as a GitOps controller with `replicas` in its
+//! manifest.
 //!
-//! A count that is changed again soon after it was written was overwritten. After [`TIMES_MAX`] times within
-//! [`WITHIN`] scaling stands back from the target for [`BACK_OFF`] and names the field manager.
+//! A count that is changed again soon after it was written counts as overwritten. After
+//! [`TIMES_MAX`] overwrites within [`WITHIN`] scaling of the target pauses for [`BACK_OFF`] and
+//! names the field manager.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -10,16 +12,16 @@ use parking_lot::Mutex;
 
 use super::consumer::TargetKey;
 
-/// So often a count may be overwritten before scaling stands back.
+/// Number of overwrites after which scaling backs off.
 const TIMES_MAX: usize = 3;
-/// The times that are counted.
+/// Window in which overwrites are counted.
 const WITHIN: Duration = Duration::from_secs(1800);
-/// A count that was changed later than this was not overwritten: a person may do that.
+/// A change later than this after the write is not an overwrite: users may change counts.
 const SOON: Duration = Duration::from_secs(600);
-/// How long scaling stands back.
+/// Duration of the back-off.
 pub(super) const BACK_OFF: Duration = Duration::from_secs(600);
 
-/// What became of the counts that were written.
+/// Recent writes of each target, and their overwrites.
 #[derive(Debug, Default)]
 pub(super) struct Overwrites(Mutex<HashMap<TargetKey, History>>);
 
@@ -31,14 +33,15 @@ struct History {
 }
 
 impl Overwrites {
-    /// A count was written.
+    /// Records a written count.
     pub(super) fn wrote(&self, target: &TargetKey, replicas: u32, now: Instant) {
         let mut all = self.0.lock();
         all.retain(|_, history| history.is_recent(now));
         all.entry(target.clone()).or_default().wrote = Some((replicas, now));
     }
 
-    /// A count was read. Whether counts have been overwritten so often that scaling stands back.
+    /// Records a read count. Returns whether the target was overwritten so often that scaling must
+    /// back off.
     pub(super) fn saw(&self, target: &TargetKey, replicas: u32, now: Instant) -> bool {
         let mut all = self.0.lock();
         let Some(history) = all.get_mut(target) else { return false };
@@ -53,14 +56,14 @@ impl Overwrites {
         history.undone.len() >= TIMES_MAX
     }
 
-    /// Scaling stands back from now on, and says why.
-    pub(super) fn stand_back(&self, target: &TargetKey, message: String, now: Instant) {
+    /// Begins the back-off of a target.
+    pub(super) fn begin_back_off(&self, target: &TargetKey, message: String, now: Instant) {
         let mut all = self.0.lock();
         all.entry(target.clone()).or_default().until = Some((now + BACK_OFF, message));
     }
 
-    /// Why scaling stands back from a target, if it does.
-    pub(super) fn stands_back(&self, target: &TargetKey, now: Instant) -> Option<String> {
+    /// The message of the current back-off of a target, if there is one.
+    pub(super) fn back_off_reason(&self, target: &TargetKey, now: Instant) -> Option<String> {
         let all = self.0.lock();
         let (until, message) = all.get(target)?.until.as_ref()?;
         (now < *until).then(|| message.clone())
@@ -74,14 +77,14 @@ impl History {
     }
 }
 
-/// What is said of it.
+/// The message for the user.
 pub(super) fn message(kind: &str, name: &str, manager: Option<&str>) -> String {
     let who = manager.map_or_else(
-        || "something that the operator may not see".to_owned(),
+        || "a field manager that the operator may not see".to_owned(),
         |manager| format!("the field manager `{manager}`"),
     );
     format!(
-        "{who} sets `replicas` of {kind} {name} back, {TIMES_MAX} times within {} min: scaling pauses for {} min and tries again. Take `replicas` out of the manifest, or have the tool ignore it (Argo CD: `ignoreDifferences` with the JSON pointer /spec/replicas)",
+        "{who} reverts `replicas` of {kind} {name}, {TIMES_MAX} times within {} min: scaling pauses for {} min and tries again. Remove `replicas` from the manifest, or configure the tool to ignore it (Argo CD: `ignoreDifferences` with the JSON pointer /spec/replicas)",
         WITHIN.as_secs() / 60,
         BACK_OFF.as_secs() / 60,
     )

@@ -1,40 +1,42 @@
-//! From what a broker said of a group to what the scaling policy takes.
+//! Converts a group's signal to the input of the scaling policy.
 
 use ropewalk_operator_plan::scaling::{MemberSample, PartitionSample, Sample, Signal};
 
-use crate::signals::{GroupState, Known, Reading, Unknown};
+use crate::signals::{GroupSignal, GroupSnapshot, GroupState, UnknownReason};
 
-/// The signal for the scaling policy.
+/// Converts a signal.
 ///
-/// `is_group_shared`: the group also reads another topic, for another target. A member without a partition
-/// of this topic is then taken for one of the other's.
-pub(super) fn signal(reading: &Reading, is_group_shared: bool) -> Signal {
+/// `is_group_shared`: the group also reads another topic, for another target. A member without a
+/// partition of this topic then counts as one of the other target.
+pub(super) fn signal(reading: &GroupSignal, is_group_shared: bool) -> Signal {
     match reading {
-        Reading::Known(known) => {
+        GroupSignal::Known(known) => {
             let mut sample = sample(known);
             if is_group_shared {
                 sample.members.retain(|member| !member.partitions.is_empty());
             }
             Signal::Known(sample)
         }
-        Reading::Unknown(unknown) => Signal::Unknown(why(*unknown).to_owned()),
+        GroupSignal::Unknown(unknown) => Signal::Unknown(why(*unknown).to_owned()),
     }
 }
 
-fn why(unknown: Unknown) -> &'static str {
+fn why(unknown: UnknownReason) -> &'static str {
     match unknown {
-        Unknown::NotConnected => "there is no stream of signals from the brokers",
-        Unknown::Silent => "the brokers have been silent for too long",
-        Unknown::Starting => "the stream of signals has only begun",
-        Unknown::NotTold => "the brokers do not know all of the group themselves",
-        Unknown::NotBound => "the brokers do not know the group as bound to this queue",
+        UnknownReason::NotConnected => "no signal stream from the brokers is open",
+        UnknownReason::Silent => {
+            "the signal stream of the brokers has been silent for more than 10 s"
+        }
+        UnknownReason::Starting => "the signal stream has just begun",
+        UnknownReason::Incomplete => "the brokers report the group's state as partly unknown",
+        UnknownReason::NotBound => "the brokers report no binding of the group to this queue",
     }
 }
 
-fn sample(known: &Known) -> Sample {
+fn sample(known: &GroupSnapshot) -> Sample {
     let state = &known.state;
     let members = members(state);
-    // The wake-up may be newer than the state; it speaks of a group without members only.
+    // The wake-up may be newer than the state; it only applies to a group without members.
     let woken = known.wake_length.filter(|_| members.is_empty()).unwrap_or(0);
     Sample {
         length: state.length.max(woken),
@@ -53,7 +55,7 @@ fn partitions(state: &GroupState) -> Vec<PartitionSample> {
             partition: u32::try_from(partition.partition).ok()?,
             length: partition.length,
             end: partition.end,
-            // A bound group has always committed; if it has not, all that waits is ahead of it.
+            // A bound group has always committed; otherwise all its lag is ahead of it.
             committed: partition.committed.unwrap_or(partition.end.saturating_sub(waiting)),
         })
     });

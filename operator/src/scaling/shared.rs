@@ -1,15 +1,16 @@
-//! Several consumers that one target serves: one Deployment that reads several queues.
+//! Several consumers that share one target: one Deployment that reads several queues.
 //!
-//! Every consumer keeps a scaler of its own and has a vote: the count that it wants, for the count that
-//! there is. The target gets the most of all votes, so it goes to zero only when every consumer is idle, and
-//! any of them brings it back. One that is switched off asks for nothing, and keeps the target from zero while
-//! messages wait for it: nobody would wake the target for them.
+//! Every consumer has a scaler of its own and a vote: the count that it asks for, valid for the
+//! current count of the target. The target gets the maximum of all votes, so it is scaled to zero
+//! only when every consumer is idle, and any of them scales it up again. A consumer with scaling
+//! switched off asks for nothing, but keeps the target from zero while messages wait for it: no
+//! scaler would wake the target for them.
 //!
 //! # Invariants
 //!
-//! - **K3** who knows nothing votes for the count that there is: it keeps the others from going down and
-//!   from nothing else.
-//! - Before a step down every vote is taken anew.
+//! - **K3** a consumer without a known signal votes for the current count: this prevents a step
+//!   down and nothing else.
+//! - Before a step down every vote is computed again.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -17,12 +18,12 @@ use std::time::Instant;
 use ropewalk_operator_plan::scaling::{Action, Decision, Target};
 
 use super::act::Change;
-use super::consumer::{Consumer, Key, Standing, TargetKey};
+use super::consumer::{Consumer, Key, ScalingState, TargetKey};
 use super::vote::Vote;
 use super::{Autoscaler, Entry};
 use crate::cluster_key::ClusterKey;
 
-/// Who is asked when something happens to a group or a target.
+/// Consumers by group and by target.
 #[derive(Debug, Default)]
 pub(super) struct Index {
     by_group: HashMap<(ClusterKey, String, String), Vec<Key>>,
@@ -30,7 +31,7 @@ pub(super) struct Index {
 }
 
 impl Index {
-    /// Sorts all consumers in, and tells each what it shares with others.
+    /// Builds the index and updates in each consumer what it shares with others.
     pub(super) fn of(consumers: &mut [(Key, parking_lot::MutexGuard<'_, Consumer>)]) -> Self {
         let mut index = Self::default();
         let mut targets: HashMap<(ClusterKey, String), Vec<TargetKey>> = HashMap::new();
@@ -54,21 +55,22 @@ impl Index {
         index
     }
 
-    /// The consumers of a group of a topic.
+    /// The consumers of a group and topic.
     pub(super) fn of_group(&self, cluster: &ClusterKey, topic: &str, group: &str) -> Vec<Key> {
         let place = (cluster.clone(), topic.to_owned(), group.to_owned());
         self.by_group.get(&place).cloned().unwrap_or_default()
     }
 
-    /// The consumers of a target.
+    /// The consumers that share a target.
     fn of_target(&self, target: &TargetKey) -> Vec<Key> {
         self.by_target.get(target).cloned().unwrap_or_default()
     }
 }
 
 impl Consumer {
-    /// Takes its vote from what was just decided. What was not weighed changes no vote, unless that was
-    /// cast for another count, or for zero: that has to be true at every moment.
+    /// Sets the vote from a decision. A decision that was not weighed keeps an existing vote,
+    /// unless that was cast for another count or asks for zero, which must be justified at every
+    /// moment.
     pub(super) fn cast(&mut self, decision: &Decision) {
         let (at, to, reason) = match &decision.action {
             Action::Set { from, to, reason } => (*from, *to, reason),
@@ -84,17 +86,17 @@ impl Consumer {
     }
 
     fn is_off(&self) -> bool {
-        matches!(self.standing, Standing::Off(_))
+        matches!(self.state, ScalingState::Off(_))
     }
 
-    /// Its vote on a target with so many replicas; `None` if it does not mind.
+    /// Its vote for a target with `replicas`; `None` if it abstains.
     fn vote_at(&self, replicas: u32) -> Option<Vote> {
         if !self.is_off() {
             let vote = self.vote.clone().filter(|vote| vote.at == replicas);
             return Some(vote.unwrap_or_else(|| stays(replicas)));
         }
-        let needs_nobody = self.is_known && self.length == 0;
-        if self.is_going || self.policy.is_hibernating || needs_nobody {
+        let is_idle = self.is_known && self.length == 0;
+        if self.is_deleted || self.policy.is_hibernating || is_idle {
             return None;
         }
         let reason = format!("messages may wait for the group {}, which is not scaled", self.group);
@@ -103,7 +105,7 @@ impl Consumer {
 }
 
 impl Autoscaler {
-    /// The consumers of the same target, this one included.
+    /// The consumers of the same target, including this one.
     pub(super) fn peers(&self, entry: &Entry) -> Vec<(Key, Entry)> {
         let target = entry.lock().target_key();
         let keys = self.index.lock().of_target(&target);
@@ -113,7 +115,7 @@ impl Autoscaler {
             .collect()
     }
 
-    /// What all consumers of a target together want to change about it.
+    /// The change of a target that the votes of all its consumers result in.
     pub(super) fn agree(&self, entry: &Entry, target: Target) -> Option<Change> {
         let peers = self.peers(entry);
         let mut change = tally(&peers, target);
@@ -132,7 +134,7 @@ impl Autoscaler {
         change
     }
 
-    /// Every consumer of the target learns what was read of it.
+    /// Informs every consumer of the target about the count that was read.
     pub(super) fn saw_target(&self, entry: &Entry, target: Target, now: Instant) {
         for (_, peer) in self.peers(entry) {
             peer.lock().saw(target, now);
@@ -140,12 +142,13 @@ impl Autoscaler {
     }
 }
 
-/// The vote of one who knows nothing.
+/// The vote of a consumer without a known signal.
 fn stays(replicas: u32) -> Vote {
     Vote { at: replicas, to: replicas, reason: String::new() }
 }
 
-/// The most of all votes; `None` if that is what there is. Says so to everybody.
+/// The maximum of all votes as a change, `None` if it is the current count. Stores the maximum in
+/// every consumer.
 fn tally(peers: &[(Key, Entry)], target: Target) -> Option<Change> {
     let mut most: Option<Vote> = None;
     for (_, peer) in peers {

@@ -1,7 +1,8 @@
-//! What a Queue's status says of its consumers: replicas, why they were last changed, and two conditions.
+//! The part of a Queue's status about scaling: replicas, the reason of their last change, and two
+//! conditions.
 //!
-//! Written under a field manager of its own, on change only; what merely moves is rounded, and waits for the budget that all
-//! statuses share.
+//! It has a field manager of its own and is written on change only. Metrics are rounded, and their
+//! writes wait for the budget that all statuses share.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -12,38 +13,38 @@ use ropewalk_operator_api::condition::{self, Finding, Status};
 use ropewalk_operator_api::queue::{ConsumerStatus, QueueStatus};
 use ropewalk_operator_plan::scaling::Action;
 
-use super::consumer::{Consumer, Standing};
+use super::consumer::{Consumer, ScalingState};
 
-/// A freeze that is shorter than this is nobody's concern.
+/// Shorter freezes are not shown in the condition.
 const FREEZE_SHOWN_AFTER: Duration = Duration::from_secs(20);
 
-/// What scaling has to say about a Queue.
+/// The status of all consumers of a Queue.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Pieces {
+pub(super) struct ScalingStatus {
     pub(super) findings: Vec<Finding>,
     pub(super) consumers: Vec<ConsumerStatus>,
-    /// `3/6`: replicas there are, of those that are wanted.
+    /// `3/6`: current and desired replicas.
     pub(super) replicas: Option<String>,
 }
 
-/// How different the status is from what it should say.
+/// Severity of the difference between the written and the wanted status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Difference {
-    /// Nothing, but for rounding.
+    /// Equal after rounding.
     None,
-    /// Only figures and words.
-    Figures,
-    /// Something that people act on.
-    News,
+    /// Only metrics and messages differ.
+    Metrics,
+    /// A change that users act on.
+    Significant,
 }
 
-impl Pieces {
-    /// Of all consumers of one Queue that have a target.
+impl ScalingStatus {
+    /// The status for all consumers of one Queue that have a target.
     pub(super) fn of(consumers: &[&Consumer], now: Instant) -> Self {
         let (mut there, mut wanted) = (0, 0);
         let mut counted = HashSet::new();
         for consumer in consumers {
-            // A target that several of them share has its pods once.
+            // A target that several consumers share is counted once.
             if let Some((target, _)) = consumer.seen
                 && counted.insert(consumer.target_key())
             {
@@ -54,17 +55,21 @@ impl Pieces {
         let is_seen = consumers.iter().any(|consumer| consumer.seen.is_some());
         Self {
             findings: vec![active(consumers, now), limited(consumers)],
-            consumers: consumers.iter().map(|consumer| piece(consumer)).filter(is_scaled).collect(),
+            consumers: consumers
+                .iter()
+                .map(|consumer| consumer_status(consumer))
+                .filter(is_scaled)
+                .collect(),
             replicas: is_seen.then(|| format!("{there}/{wanted}")),
         }
     }
 
-    /// Of a Queue without a consumer that has a target: everything that was written here goes.
+    /// The empty status of a Queue without a consumer that has a target: removes all fields.
     pub(super) fn none() -> Self {
         Self { findings: Vec::new(), consumers: Vec::new(), replicas: None }
     }
 
-    /// Whether a status shows anything that is written here.
+    /// Whether a status contains any field of scaling.
     pub(super) fn are_in(status: &QueueStatus) -> bool {
         let ours = [condition::queue::SCALING_ACTIVE, condition::queue::SCALING_LIMITED];
         ours.iter().any(|kind| condition::find(&status.conditions, kind).is_some())
@@ -72,17 +77,17 @@ impl Pieces {
             || status.consumers.iter().any(is_scaled)
     }
 
-    /// Against what stands in the status.
+    /// Compares with the status in the object.
     pub(super) fn difference(&self, queue: &Queue) -> Difference {
         let empty = Default::default();
         let status = queue.status.as_ref().unwrap_or(&empty);
         let mut worst = Difference::None;
         if self.findings.is_empty() && Self::are_in(status) {
-            return Difference::News;
+            return Difference::Significant;
         }
         let has = |name: &str| self.consumers.iter().any(|piece| piece.name == name);
         if status.consumers.iter().any(|old| is_scaled(old) && !has(&old.name)) {
-            return Difference::News;
+            return Difference::Significant;
         }
         for finding in &self.findings {
             match condition::find(&status.conditions, finding.kind) {
@@ -90,38 +95,38 @@ impl Pieces {
                     if old.status == finding.status.as_str() && old.reason == finding.reason =>
                 {
                     if old.message != finding.message && worst == Difference::None {
-                        worst = Difference::Figures;
+                        worst = Difference::Metrics;
                     }
                 }
-                Some(_) | None => return Difference::News,
+                Some(_) | None => return Difference::Significant,
             }
         }
         if status.consumer_replicas != self.replicas {
-            return Difference::News;
+            return Difference::Significant;
         }
         for piece in &self.consumers {
             let old = status.consumers.iter().find(|old| old.name == piece.name);
-            let Some(old) = old else { return Difference::News };
+            let Some(old) = old else { return Difference::Significant };
             if old.desired_replicas != piece.desired_replicas
                 || old.replicas != piece.replicas
                 || old.last_scale_reason != piece.last_scale_reason
             {
-                return Difference::News;
+                return Difference::Significant;
             }
             if old.per_replica_per_second_milli != piece.per_replica_per_second_milli {
-                worst = Difference::Figures;
+                worst = Difference::Metrics;
             }
         }
         worst
     }
 
-    /// What is applied: all of ours, and nothing else.
+    /// The status to apply: all fields of scaling, and no other.
     pub(super) fn status(&self, queue: &Queue, now: &Time) -> QueueStatus {
         let before = queue.status.iter().flat_map(|status| &status.conditions).cloned();
         let before: Vec<_> = before.collect();
         let generation = queue.metadata.generation;
         let dated = self.findings.iter().map(|finding| finding.dated(&before, generation, now));
-        // What is not known is left out: a null is no valid value.
+        // Unknown values are omitted: null is not a valid value.
         QueueStatus {
             conditions: dated.collect(),
             consumer_replicas: self.replicas.clone(),
@@ -131,8 +136,8 @@ impl Pieces {
     }
 }
 
-/// Whether an entry shows anything that is written here. One that shows nothing is not written: it would
-/// stay when the consumer goes.
+/// Whether an entry contains any field of scaling. An empty entry is not written: it would stay
+/// when the consumer is removed.
 fn is_scaled(piece: &ConsumerStatus) -> bool {
     piece.replicas.is_some()
         || piece.desired_replicas.is_some()
@@ -146,7 +151,7 @@ fn desired(consumer: &Consumer) -> Option<u32> {
     consumer.together.filter(|_| consumer.has_peers && consumer.decision.is_some()).or_else(own)
 }
 
-fn piece(consumer: &Consumer) -> ConsumerStatus {
+fn consumer_status(consumer: &Consumer) -> ConsumerStatus {
     let count = |number: u32| i32::try_from(number).ok();
     let (last_scale_time, last_scale_reason) = consumer.last_scale.clone().unzip();
     ConsumerStatus {
@@ -162,7 +167,7 @@ fn piece(consumer: &Consumer) -> ConsumerStatus {
     }
 }
 
-/// In thousandths, rounded to two digits.
+/// The rate in thousandths, rounded to two digits.
 fn milli(rate: f64) -> i64 {
     let digits = (rate * 1000.0).max(1.0).log10().floor();
     let step = 10f64.powf((digits - 1.0).max(0.0));
@@ -175,11 +180,11 @@ fn named(consumer: &Consumer, what: &str) -> String {
     format!("consumer {}: {what}", consumer.owner.consumer)
 }
 
-/// `ScalingActive`: the worst of all consumers.
+/// `ScalingActive`: the worst state of all consumers.
 fn active(consumers: &[&Consumer], now: Instant) -> Finding {
     let kind = condition::queue::SCALING_ACTIVE;
     for consumer in consumers {
-        if let Standing::Refused(reason, message) = &consumer.standing {
+        if let ScalingState::Refused(reason, message) = &consumer.state {
             return Finding::new(kind, false, reason, named(consumer, message));
         }
     }
@@ -194,24 +199,25 @@ fn active(consumers: &[&Consumer], now: Instant) -> Finding {
             return Finding::new(kind, Status::Unknown, "SignalsUnknown", message);
         }
     }
-    let off = |consumer: &&&Consumer| matches!(consumer.standing, Standing::Off(_));
+    let off = |consumer: &&&Consumer| matches!(consumer.state, ScalingState::Off(_));
     if let Some(consumer) = consumers.iter().find(off)
         && consumers.iter().filter(off).count() == consumers.len()
-        && let Standing::Off(why) = consumer.standing
+        && let ScalingState::Off(why) = consumer.state
     {
         return Finding::new(kind, false, "Disabled", why);
     }
     if consumers.iter().any(|consumer| consumer.policy.is_hibernating) {
-        let message = "the brokers are hibernating: consumers are at their minimum or on the way";
+        let message =
+            "the brokers are hibernating: consumers are at their minimum or are being scaled to it";
         return Finding::new(kind, false, "Hibernating", message);
     }
     if consumers.iter().all(|consumer| consumer.decision.is_none()) {
-        return Finding::new(kind, Status::Unknown, "Starting", "nothing was decided yet");
+        return Finding::new(kind, Status::Unknown, "Starting", "no decision yet");
     }
     Finding::new(kind, true, "Scaling", "replicas follow the load")
 }
 
-/// `ScalingLimited`: what keeps replicas from the number that the load asks for.
+/// `ScalingLimited`: the reason why replicas are below the number that the load requires.
 fn limited(consumers: &[&Consumer]) -> Finding {
     let kind = condition::queue::SCALING_LIMITED;
     for consumer in consumers {
@@ -228,7 +234,7 @@ fn limited(consumers: &[&Consumer]) -> Finding {
             return Finding::new(kind, true, limit.reason(), named(consumer, &limit.to_string()));
         }
     }
-    Finding::new(kind, false, "NotLimited", "replicas can be what the load asks for")
+    Finding::new(kind, false, "NotLimited", "no limit is in effect")
 }
 
 #[cfg(test)]
@@ -237,7 +243,7 @@ mod tests {
 
     use super::*;
 
-    fn pieces(message: &str, milli: i64) -> Pieces {
+    fn status(message: &str, milli: i64) -> ScalingStatus {
         let kind = condition::queue::SCALING_ACTIVE;
         let worker = ConsumerStatus {
             name: "worker".to_owned(),
@@ -246,37 +252,37 @@ mod tests {
             per_replica_per_second_milli: Some(milli),
             ..ConsumerStatus::default()
         };
-        Pieces {
+        ScalingStatus {
             findings: vec![Finding::new(kind, true, "Scaling", message)],
             consumers: vec![worker],
             replicas: Some("3/3".to_owned()),
         }
     }
 
-    fn shows(pieces: &Pieces) -> Queue {
+    fn shows(status: &ScalingStatus) -> Queue {
         let queue = json!({
             "apiVersion": "ropewalk.dev/v1alpha1", "kind": "Queue", "spec": {},
             "metadata": {"name": "orders", "namespace": "shop", "uid": "u"},
         });
         let mut queue: Queue = serde_json::from_value(queue).expect("a Queue");
         let now = Time(k8s_openapi::jiff::Timestamp::UNIX_EPOCH);
-        let patch = json!({ "status": pieces.status(&queue, &now) });
+        let patch = json!({ "status": status.status(&queue, &now) });
         queue.status = serde_json::from_value(patch["status"].clone()).expect("a status");
         queue
     }
 
     #[test]
-    fn k1_what_merely_moves_is_no_news() {
-        let queue = shows(&pieces("replicas follow the load", 96_000));
-        let difference = |pieces: Pieces| pieces.difference(&queue);
-        assert_eq!(difference(pieces("replicas follow the load", 96_000)), Difference::None);
-        assert_eq!(difference(pieces("replicas follow the load", 97_000)), Difference::Figures);
-        assert_eq!(difference(pieces("other words", 96_000)), Difference::Figures);
-        let mut news = pieces("replicas follow the load", 96_000);
+    fn k1_changed_metrics_are_not_significant() {
+        let queue = shows(&status("replicas follow the load", 96_000));
+        let difference = |status: ScalingStatus| status.difference(&queue);
+        assert_eq!(difference(status("replicas follow the load", 96_000)), Difference::None);
+        assert_eq!(difference(status("replicas follow the load", 97_000)), Difference::Metrics);
+        assert_eq!(difference(status("other words", 96_000)), Difference::Metrics);
+        let mut news = status("replicas follow the load", 96_000);
         news.replicas = Some("3/4".to_owned());
-        assert_eq!(difference(news), Difference::News);
-        let mut news = pieces("replicas follow the load", 96_000);
+        assert_eq!(difference(news), Difference::Significant);
+        let mut news = status("replicas follow the load", 96_000);
         news.consumers[0].desired_replicas = Some(4);
-        assert_eq!(difference(news), Difference::News);
+        assert_eq!(difference(news), Difference::Significant);
     }
 }

@@ -1,8 +1,8 @@
-//! The scale of any object: found by discovery, read live, written only over what was decided on.
+//! Reads and writes the `/scale` subresource of any object, found by discovery.
 //!
-//! The write replaces `/scale` and carries the resourceVersion that was read just before, so that whoever changed the
-//! object in between wins. The API server notes our field manager at the field; a manifest that is applied without
-//! `replicas` leaves it alone.
+//! A write replaces `/scale` and carries the resourceVersion that was read just before, so that a
+//! concurrent change by another client is not overwritten. The API server records our field manager
+//! for the field; a manifest that is applied without `replicas` does not change it.
 //!
 //! # Invariants
 //!
@@ -20,49 +20,49 @@ use kube::{Client, discovery};
 use parking_lot::Mutex;
 use ropewalk_operator_api::queue::TargetRef;
 
-/// Who writes replica counts.
+/// Field manager of replica counts.
 pub(super) const MANAGER: &str = "ropewalk-operator/autoscaler";
 
-/// A request that takes longer has failed.
+/// Time-out of a request.
 pub(super) const REQUEST_MAX: Duration = Duration::from_secs(5);
 
-/// For so long a kind stays what it was found to be.
+/// Time for which the discovery of a kind is cached.
 const KIND_AGE_MAX: Duration = Duration::from_secs(600);
 
-/// The most kinds that are remembered. Users choose them, so there must be a bound.
+/// Bound of cached kinds. Users choose them, so there must be one.
 const KINDS_MAX: usize = 256;
 
-/// Why a target cannot be scaled. Split by what the user does about it.
+/// Why a target cannot be scaled, split by what the user does about it.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum TargetError {
-    /// There is no such kind.
+    /// The API server does not serve the kind.
     #[error(
-        "the cluster knows no {kind} of {api_version}: mend `targetRef`, or install its definition"
+        "the API server serves no {kind} of {api_version}: correct `targetRef`, or install its definition"
     )]
     KindMissing { api_version: String, kind: String },
-    /// The kind has no scale.
+    /// The kind has no `/scale` subresource.
     #[error(
-        "{kind} of {api_version} has no scale: a `targetRef` must be something like a Deployment"
+        "{kind} of {api_version} has no `/scale` subresource: `targetRef` must name a kind such as Deployment"
     )]
     NotScalable { api_version: String, kind: String },
-    /// There is no such object.
-    #[error("there is no {kind} {name}: create it, or mend `targetRef`")]
+    /// The object does not exist.
+    #[error("there is no {kind} {name}: create it, or correct `targetRef`")]
     Missing { kind: String, name: String },
-    /// We may not.
+    /// The operator lacks the permission.
     #[error(
         "the operator may not scale {kind} {name}: allow its ServiceAccount to get and update its `scale`: {message}"
     )]
     Forbidden { kind: String, name: String, message: String },
-    /// Somebody changed the object since it was read.
-    #[error("{kind} {name} was changed at the same moment")]
+    /// Another client changed the object since it was read.
+    #[error("{kind} {name} was changed by another client at the same time")]
     Changed { kind: String, name: String },
-    /// The API server did not answer, or not with what it should.
+    /// The API server did not answer, or with an unexpected error.
     #[error("the API server: {0}")]
     Server(String),
 }
 
 impl TargetError {
-    /// The reason of the condition, unless it is nothing but bad luck.
+    /// The reason of the condition; `None` for transient errors.
     pub(super) fn reason(&self) -> Option<&'static str> {
         match self {
             Self::KindMissing { .. } => Some("TargetKindMissing"),
@@ -72,6 +72,14 @@ impl TargetError {
             Self::Changed { .. } | Self::Server(_) => None,
         }
     }
+}
+
+/// A write of a scale.
+pub(super) struct ScaleWrite {
+    /// The scale that was read, with its resourceVersion.
+    pub(super) read: Scale,
+    /// The new count.
+    pub(super) replicas: u32,
 }
 
 /// Reads and writes scales.
@@ -85,7 +93,7 @@ impl Targets {
         Self { client, kinds: Mutex::default() }
     }
 
-    /// The scale as it is at this moment.
+    /// The current scale, by a live read.
     pub(super) async fn read(
         &self,
         namespace: &str,
@@ -96,15 +104,16 @@ impl Targets {
         in_time(target, api.get_scale(&target.name)).await
     }
 
-    /// Writes `replicas` over the scale that was read.
+    /// Writes the new count over the scale that was read.
     pub(super) async fn write(
         &self,
         namespace: &str,
         target: &TargetRef,
-        (read, replicas): (Scale, u32),
+        write: ScaleWrite,
         now: Instant,
     ) -> Result<Scale, TargetError> {
         let api = self.api(namespace, target, now).await?;
+        let ScaleWrite { read, replicas } = write;
         let spec = ScaleSpec { replicas: i32::try_from(replicas).ok() };
         let scale = Scale { spec: Some(spec), status: None, ..read };
         let params =
@@ -112,7 +121,7 @@ impl Targets {
         in_time(target, api.replace_scale(&target.name, &params, &scale)).await
     }
 
-    /// The field manager that last wrote `replicas`, if it is not ours and may be seen.
+    /// The field manager that last wrote `replicas`, if it is another one and can be read.
     pub(super) async fn manager_of_replicas(
         &self,
         namespace: &str,
@@ -162,7 +171,7 @@ impl Targets {
                 return Err(TargetError::KindMissing { api_version, kind });
             }
             Ok(Err(error)) => return Err(TargetError::Server(error.to_string())),
-            Err(_) => return Err(TargetError::Server("no answer in time".to_owned())),
+            Err(_) => return Err(TargetError::Server("no answer within 5 s".to_owned())),
         };
         let scalable = capabilities.subresources.iter().any(|(sub, _)| sub.plural == "scale");
         if !scalable || capabilities.scope != Scope::Namespaced {
@@ -197,6 +206,6 @@ async fn in_time(
             _ => TargetError::Server(status.message.clone()),
         }),
         Ok(Err(error)) => Err(TargetError::Server(error.to_string())),
-        Err(_) => Err(TargetError::Server("no answer in time".to_owned())),
+        Err(_) => Err(TargetError::Server("no answer within 5 s".to_owned())),
     }
 }

@@ -1,4 +1,4 @@
-//! The autoscaler against a made-up API server that counts every request, and brokers made of lines.
+//! The autoscaler with a fake API server that counts every request, and signals from lines.
 
 mod cost;
 mod others;
@@ -27,7 +27,7 @@ use crate::signals::line::{self, Line};
 use crate::signals::{Table, WakeUp};
 use server::Server;
 
-/// A Queue with one consumer, a Deployment behind it, and a broker that says what we want.
+/// A Queue with one consumer, its Deployment, and a broker with scripted signals.
 struct Stage {
     server: Arc<Server>,
     table: Arc<Table>,
@@ -40,7 +40,8 @@ struct Stage {
     end: i64,
     committed: i64,
     members: u32,
-    /// Of a second queue, if there is one: where the next message goes, and where the group stands.
+    /// State of a second queue, if there is one: its end offset, and the committed offset of the
+    /// group.
     bills: Option<(i64, i64)>,
     clock: Arc<Mutex<Instant>>,
 }
@@ -67,7 +68,7 @@ fn cluster() -> ClusterKey {
     ClusterKey::new("shop", "default")
 }
 
-/// The broker says that messages wait for the consumer, which has no member.
+/// A wake-up: messages wait for the consumer, which has no member.
 fn wake_up(length: u64) -> WakeUp {
     WakeUp {
         cluster: cluster(),
@@ -135,7 +136,7 @@ impl Stage {
         self.say(&json!({"kind": "hello", "brokerId": 0, "clusterId": "c", "version": "1", "startedAtMs": 1}));
     }
 
-    /// What the broker says in one second.
+    /// The lines that the broker sends in one second.
     fn state(&self) {
         let length = self.end - self.committed;
         let members: Vec<_> = (0..self.members)
@@ -164,7 +165,7 @@ impl Stage {
     async fn second(&mut self) {
         self.second += 1;
         *self.clock.lock() = self.now();
-        for (key, entry) in self.autoscaler.look(self.now()) {
+        for (key, entry) in self.autoscaler.tick(self.now()) {
             self.autoscaler.act(&key, &entry).await;
         }
         for pending in self.autoscaler.to_publish(self.now()) {
@@ -173,9 +174,9 @@ impl Stage {
         self.server.copy_status(&self.queues);
     }
 
-    /// What the broker's wake-up brings about.
+    /// Handles the broker's wake-up and carries out what is due.
     async fn wake(&self, length: u64) {
-        for (key, entry) in self.autoscaler.woken(&wake_up(length), self.now()) {
+        for (key, entry) in self.autoscaler.on_wake_up(&wake_up(length), self.now()) {
             self.autoscaler.act(&key, &entry).await;
         }
     }
@@ -187,7 +188,7 @@ impl Stage {
         }
     }
 
-    /// Carries out what a look of the test itself found due.
+    /// Carries out what a tick of the test itself found due.
     async fn release(&self) {
         let consumers = self.autoscaler.consumers.lock().clone();
         for (key, entry) in consumers {
@@ -195,7 +196,7 @@ impl Stage {
         }
     }
 
-    /// Seconds in which the broker says nothing.
+    /// Seconds in which the broker sends nothing.
     async fn seconds_unconnected(&mut self, seconds: u64) {
         for _ in 0..seconds {
             self.second().await;

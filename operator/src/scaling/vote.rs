@@ -3,10 +3,10 @@
 /// What a consumer wants of its target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Vote {
-    /// The count that it was cast for.
+    /// The current count of the target that the vote is for.
     pub(super) at: u32,
     /// The count that it asks for.
     pub(super) to: u32,
-    /// Why, in words for people.
+    /// The reason, for the user.
     pub(super) reason: String,
 }

@@ -1,75 +1,75 @@
-//! The lines of a broker's signal stream, as they stand in the admin HTTP API.
+//! The lines of a broker's signal stream, as specified by the admin HTTP API.
 //!
-//! A kind of line that is not known is passed over, and so is a field: a newer broker may say more.
+//! Unknown kinds of lines and unknown fields are ignored: a newer broker may send more.
 
 use serde::Deserialize;
 
-/// One line.
+/// One line of the stream, by its field `kind`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Line {
-    /// The first of every stream.
+    /// The first line of every stream.
     Hello(Hello),
-    /// A bound group, complete.
+    /// The complete state of a bound group.
     State(GroupState),
-    /// A group has something to do and no member.
+    /// A group without members has messages to process.
     Wake(Wake),
-    /// Not all of a group can be known, until its next state.
-    Unknown(Gone),
-    /// A group is bound no longer.
-    Gone(Gone),
-    /// A second has passed; all that was to say about it has been said.
+    /// The state of a group is partly unknown to the broker until its next `state` line.
+    Unknown(GroupName),
+    /// A group is no longer bound.
+    Gone(GroupName),
+    /// A second has passed, and all changes in it have been sent.
     Tick(Tick),
-    /// Something this release does not know.
+    /// A kind of line that this release does not know.
     #[serde(other)]
     Other,
 }
 
-/// Who speaks.
+/// Identifies the broker at the other end of a stream.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Hello {
-    /// The broker.
+    /// Id of the broker in its cluster.
     pub broker_id: i32,
-    /// Its cluster.
+    /// Kafka id of the cluster.
     pub cluster_id: String,
-    /// Its release.
+    /// Release of the broker.
     pub version: String,
-    /// When it was started, by its clock.
+    /// Start time of the broker by its own clock, ms since 1970.
     pub started_at_ms: i64,
 }
 
-/// A bound group, complete.
+/// The complete state of a bound group.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct GroupState {
     /// The topic it is bound to.
     pub topic: String,
-    /// Kafka's id of the topic.
+    /// Kafka id of the topic.
     pub topic_id: String,
-    /// The group.
+    /// Id of the consumer group.
     pub group: String,
     /// `Empty`, `PreparingRebalance`, `CompletingRebalance`, `Stable`, `Dead`.
     pub group_state: String,
-    /// Whether partitions are being given out anew.
+    /// Whether a rebalance is in progress.
     pub rebalancing: bool,
-    /// How long the last rebalance took.
+    /// Duration of the last rebalance in ms.
     pub last_rebalance_ms: Option<u64>,
-    /// Visible messages that are not yet committed.
+    /// Consumer lag: visible messages that are not yet committed.
     pub length: u64,
-    /// How long the oldest of them has waited.
+    /// Age in ms of the oldest message in the lag.
     pub oldest_age_ms: Option<u64>,
-    /// Half of the messages were processed within this time.
+    /// Median time from record timestamp to offset commit, last minute, ms.
     #[serde(rename = "delayP50Ms")]
     pub delay_p50_ms: Option<i64>,
-    /// 99 of 100 messages were processed within this time.
+    /// 99th percentile of the time from record timestamp to offset commit, last minute, ms.
     #[serde(rename = "delayP99Ms")]
     pub delay_p99_ms: Option<i64>,
-    /// Messages that are processed per second.
+    /// Rate of committed messages per second.
     pub processed_per_second: f64,
-    /// Messages that arrive per second.
+    /// Rate of arriving messages per second.
     pub arrivals_per_second: f64,
-    /// Messages that were fetched and are not yet committed, if the broker can say.
+    /// Messages that were fetched and are not yet committed, if the broker can measure it.
     pub in_flight: Option<u64>,
     /// Every partition of the topic.
     pub partitions: Vec<Partition>,
@@ -77,21 +77,21 @@ pub struct GroupState {
     pub members: Vec<Member>,
 }
 
-/// One partition as a group sees it.
+/// State of one partition for a group.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Partition {
-    /// Its number.
+    /// Number of the partition in the topic.
     pub partition: i32,
     /// Visible messages that are not yet committed.
     pub length: u64,
-    /// Where the next message goes.
+    /// Offset of the next message to be written.
     pub end: i64,
-    /// Where the group stands; absent before it ever committed.
+    /// Committed offset of the group; absent before its first commit.
     pub committed: Option<i64>,
-    /// Messages that arrive per second.
+    /// Rate of arriving messages per second.
     pub arrivals_per_second: f64,
-    /// Messages that are processed per second.
+    /// Rate of committed messages per second.
     pub processed_per_second: f64,
 }
 
@@ -99,57 +99,57 @@ pub struct Partition {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Member {
-    /// Its id in the group.
+    /// Member id in the group.
     pub member_id: String,
-    /// Where it connects from.
+    /// Host that the member connects from.
     pub client_host: String,
-    /// The partitions it was given.
+    /// Partitions that are assigned to the member.
     pub partitions: Vec<i32>,
-    /// Messages that it processes per second.
+    /// Rate of messages that the member commits per second.
     pub processed_per_second: f64,
-    /// Whether each of its partitions had something waiting during the whole last second.
+    /// Whether each of its partitions had a lag during the whole last second.
     pub backlogged: bool,
 }
 
-/// A group has something to do and no member.
+/// A group without members has messages to process.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Wake {
-    /// The topic.
+    /// Name of the topic.
     pub topic: String,
-    /// Kafka's id of the topic.
+    /// Kafka id of the topic.
     pub topic_id: String,
-    /// The group.
+    /// Id of the consumer group.
     pub group: String,
-    /// Messages that wait.
+    /// Consumer lag of the group, messages.
     pub length: u64,
 }
 
-/// A group that is bound no longer, or of which not all can be known.
+/// A group that is no longer bound, or whose state is partly unknown.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Gone {
-    /// The topic.
+pub struct GroupName {
+    /// Name of the topic.
     pub topic: String,
-    /// Kafka's id of the topic.
+    /// Kafka id of the topic.
     pub topic_id: String,
-    /// The group.
+    /// Id of the consumer group.
     pub group: String,
 }
 
-/// A second has passed.
+/// A second has passed on the broker.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Tick {
-    /// The broker's clock.
+    /// Time of the broker's clock, ms since 1970.
     pub time_ms: i64,
 }
 
-/// Reads a line.
+/// Parses one line of a stream.
 ///
 /// # Errors
 ///
-/// When it is no line of a signal stream.
+/// When the text is not a line of a signal stream.
 pub fn parse(line: &[u8]) -> Result<Line, serde_json::Error> {
     serde_json::from_slice(line)
 }

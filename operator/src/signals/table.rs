@@ -1,11 +1,12 @@
-//! The table that holds what the brokers said last.
+//! The table of the latest signals of all brokers.
 //!
-//! Pure but for its lock and its channel of wake-ups: the time comes from outside.
+//! The time is an argument, so that tests control it.
 //!
 //! # Invariants
 //!
-//! - **K3** what is older than [`SILENCE_MAX`], or of a stream that has ended, is not handed out.
-//! - Bounded: a cluster holds at most [`GROUPS_MAX`] groups; one more is left out and logged.
+//! - **K3** signals that are older than [`SILENCE_MAX`], or from a stream that has ended, are not
+//!   returned.
+//! - A cluster holds at most [`GROUPS_MAX`] groups; further ones are dropped and logged.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,71 +18,72 @@ use tokio::sync::broadcast;
 use super::line::{GroupState, Hello, Line};
 use crate::cluster_key::ClusterKey;
 
-/// After so long without a tick nothing is known any more. A broker that is short of CPU ticks every few
-/// seconds: just then its consumers have to be scaled.
+/// Time without a tick after which all signals of a cluster are unknown. A broker that is short of
+/// CPU ticks only every few seconds, and its consumers must be scaled just then.
 pub const SILENCE_MAX: Duration = Duration::from_secs(10);
-/// The most groups of one cluster.
+/// Maximum number of groups of one cluster.
 pub const GROUPS_MAX: usize = 200_000;
-/// Wake-ups that a slow reader may leave unread. A lost one is repeated within a second.
+/// Capacity of the wake-up channel for a slow reader. A lost wake-up is repeated within a second.
 const WAKES_MAX: usize = 4096;
 
-/// A group without members has something to do.
+/// A group without members has messages to process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WakeUp {
-    /// The cluster that says so.
+    /// Cluster that sent the wake-up.
     pub cluster: ClusterKey,
-    /// The topic.
+    /// Name of the topic.
     pub topic: String,
-    /// Kafka's id of the topic.
+    /// Kafka id of the topic.
     pub topic_id: String,
-    /// The group.
+    /// Id of the consumer group.
     pub group: String,
-    /// Messages that wait.
+    /// Consumer lag of the group, messages.
     pub length: u64,
 }
 
-/// What is known about a group.
+/// The signal of a group at a point in time.
 #[derive(Clone, Debug)]
-pub enum Reading {
-    /// Nothing, and why: whoever scales holds still.
-    Unknown(Unknown),
-    /// What it did in the last second.
-    Known(Known),
+pub enum GroupSignal {
+    /// The state is unknown: scaling keeps replicas as they are.
+    Unknown(UnknownReason),
+    /// The state in the last second.
+    Known(GroupSnapshot),
 }
 
-/// Why nothing is known about a group.
+/// Why the state of a group is unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unknown {
-    /// There is no stream from the cluster.
+pub enum UnknownReason {
+    /// No stream from the cluster is open.
     NotConnected,
-    /// The cluster has been silent for too long.
+    /// The last tick is older than [`SILENCE_MAX`].
     Silent,
-    /// The stream is so young that not all groups have been told of.
+    /// The stream has just begun, and not all groups have been sent.
     Starting,
-    /// The broker does not know the group as bound to that topic.
+    /// The broker has no such binding of group and topic.
     NotBound,
-    /// The broker itself does not know all of it: damage, or no leader.
-    NotTold,
+    /// The broker reports the state as partly unknown: corruption, or a partition without a leader.
+    Incomplete,
 }
 
-/// What a group did in the last second.
+/// The state of a group in the last second.
 #[derive(Clone, Debug)]
-pub struct Known {
-    /// The group, complete.
+pub struct GroupSnapshot {
+    /// The latest `state` line of the group.
     pub state: Arc<GroupState>,
-    /// Messages that wait while it has no members, if the broker said so within [`SILENCE_MAX`].
+    /// Lag from a wake-up of the group within [`SILENCE_MAX`], messages.
     pub wake_length: Option<u64>,
-    /// When the broker last said something that concerns the group.
+    /// Time of the last line that concerns the group.
     pub heard_at: Instant,
-    /// The number of that line in its stream: who sees the same number again has heard nothing new.
+    /// The number of that line in its stream: the same number again means that nothing new was
+    /// sent.
     pub line: u64,
-    /// When the stream was opened: rates that were learned before may speak of another broker.
+    /// Time when the stream was opened. Rates that were learned before may be from another broker.
     pub since: Instant,
-    /// When the broker was started, by its clock.
+    /// Start time of the broker by its own clock, ms since 1970.
     pub broker_started_at_ms: i64,
 }
 
-/// What all clusters said last. Shared; cheap to read.
+/// The latest signals of all clusters. Shared; a read takes a read lock and two look-ups.
 #[derive(Debug)]
 pub struct Table {
     clusters: RwLock<HashMap<ClusterKey, Cluster>>,
@@ -92,9 +94,9 @@ pub struct Table {
 struct Cluster {
     hello: Hello,
     since: Instant,
-    /// How many lines have come.
+    /// Number of lines received.
     lines: u64,
-    /// When the last tick came, and its number among the lines.
+    /// Arrival of the last tick.
     ticked: Option<(Instant, u64)>,
     groups: HashMap<(String, String), Group>,
 }
@@ -104,7 +106,7 @@ struct Group {
     state: Option<Arc<GroupState>>,
     wake: Option<(u64, Instant)>,
     is_unknown: bool,
-    /// When a line about it last came, and the number of the line.
+    /// Arrival of the last line about the group.
     heard: Option<(Instant, u64)>,
 }
 
@@ -115,38 +117,44 @@ impl Default for Table {
 }
 
 impl Table {
-    /// What is known at `now` about a group of a topic in a cluster.
+    /// The signal of a group of a topic in a cluster, as known at `now`.
     #[must_use]
-    pub fn read(&self, cluster: &ClusterKey, topic: &str, group: &str, now: Instant) -> Reading {
+    pub fn read(
+        &self,
+        cluster: &ClusterKey,
+        topic: &str,
+        group: &str,
+        now: Instant,
+    ) -> GroupSignal {
         let clusters = self.clusters.read();
         let Some(cluster) = clusters.get(cluster) else {
-            return Reading::Unknown(Unknown::NotConnected);
+            return GroupSignal::Unknown(UnknownReason::NotConnected);
         };
         match cluster.read(topic, group, now) {
-            Ok(known) => Reading::Known(known),
-            Err(unknown) => Reading::Unknown(unknown),
+            Ok(known) => GroupSignal::Known(known),
+            Err(unknown) => GroupSignal::Unknown(unknown),
         }
     }
 
-    /// Whether a cluster's stream is open and ticks.
+    /// Whether a cluster's stream is open and its last tick is recent.
     #[must_use]
     pub fn is_live(&self, cluster: &ClusterKey, now: Instant) -> bool {
         self.clusters.read().get(cluster).is_some_and(|cluster| cluster.freshness(now).is_ok())
     }
 
-    /// Who spoke last for a cluster.
+    /// The `hello` line of a cluster's current stream.
     #[must_use]
     pub fn hello(&self, cluster: &ClusterKey) -> Option<Hello> {
         self.clusters.read().get(cluster).map(|cluster| cluster.hello.clone())
     }
 
-    /// Wake-ups from now on, of all clusters.
+    /// Subscribes to the wake-ups of all clusters.
     #[must_use]
     pub fn wakes(&self) -> broadcast::Receiver<WakeUp> {
         self.wakes.subscribe()
     }
 
-    /// Takes in a line that came from `cluster` at `now`.
+    /// Stores a line that was received from `cluster` at `now`.
     pub fn take(&self, cluster: &ClusterKey, line: Line, now: Instant) {
         let mut clusters = self.clusters.write();
         if let Line::Hello(hello) = line {
@@ -155,7 +163,7 @@ impl Table {
             clusters.insert(cluster.clone(), fresh);
             return;
         }
-        let Some(known) = clusters.get_mut(cluster) else { return }; // Before its hello.
+        let Some(known) = clusters.get_mut(cluster) else { return }; // A line before `hello` is ignored.
         known.lines += 1;
         let heard = Some((now, known.lines));
         match line {
@@ -181,7 +189,8 @@ impl Table {
                     group.wake = Some((wake.length, now));
                     group.heard = heard;
                 }
-                // Nobody listening is fine: the broker says it again.
+                // Without a subscriber the send fails, which is harmless: the broker repeats the
+                // wake-up.
                 let _ = self.wakes.send(WakeUp {
                     cluster: cluster.clone(),
                     topic: wake.topic,
@@ -193,8 +202,8 @@ impl Table {
         }
     }
 
-    /// Forgets a cluster: its stream has ended.
-    pub fn forget(&self, cluster: &ClusterKey) {
+    /// Discards the signals of a cluster whose stream has ended.
+    pub fn discard(&self, cluster: &ClusterKey) {
         self.clusters.write().remove(cluster);
     }
 }
@@ -203,38 +212,40 @@ impl Cluster {
     fn group(&mut self, topic: &str, group: &str) -> Option<&mut Group> {
         let key = (topic.to_owned(), group.to_owned());
         if self.groups.len() >= GROUPS_MAX && !self.groups.contains_key(&key) {
-            tracing::warn!(topic, group, "left out: the cluster has more groups than fit");
+            tracing::warn!(topic, group, "signal dropped: the cluster has too many groups");
             return None;
         }
         Some(self.groups.entry(key).or_default())
     }
 
-    fn freshness(&self, now: Instant) -> Result<(Instant, u64), Unknown> {
+    fn freshness(&self, now: Instant) -> Result<(Instant, u64), UnknownReason> {
         let Some((ticked_at, line)) = self.ticked else {
             let young = now.saturating_duration_since(self.since) <= SILENCE_MAX;
-            return Err(if young { Unknown::Starting } else { Unknown::Silent });
+            return Err(if young { UnknownReason::Starting } else { UnknownReason::Silent });
         };
         if now.saturating_duration_since(ticked_at) > SILENCE_MAX {
-            return Err(Unknown::Silent);
+            return Err(UnknownReason::Silent);
         }
         Ok((ticked_at, line))
     }
 
-    fn read(&self, topic: &str, group: &str, now: Instant) -> Result<Known, Unknown> {
+    fn read(&self, topic: &str, group: &str, now: Instant) -> Result<GroupSnapshot, UnknownReason> {
         let ticked = self.freshness(now)?;
-        let group =
-            self.groups.get(&(topic.to_owned(), group.to_owned())).ok_or(Unknown::NotBound)?;
+        let group = self
+            .groups
+            .get(&(topic.to_owned(), group.to_owned()))
+            .ok_or(UnknownReason::NotBound)?;
         if group.is_unknown {
-            return Err(Unknown::NotTold);
+            return Err(UnknownReason::Incomplete);
         }
-        let state = group.state.clone().ok_or(Unknown::NotBound)?;
+        let state = group.state.clone().ok_or(UnknownReason::NotBound)?;
         let wake_length = group
             .wake
             .filter(|(_, at)| now.saturating_duration_since(*at) <= SILENCE_MAX)
             .map(|(length, _)| length);
         let (heard_at, line) =
             group.heard.map_or(ticked, |heard| (heard.0.max(ticked.0), heard.1.max(ticked.1)));
-        Ok(Known {
+        Ok(GroupSnapshot {
             state,
             wake_length,
             heard_at,
@@ -254,16 +265,16 @@ mod tests {
         ClusterKey::new("shop", "default")
     }
 
-    fn told(table: &Table, lines: &[&str], now: Instant) {
+    fn receive(table: &Table, lines: &[&str], now: Instant) {
         for text in lines {
             table.take(&cluster(), line::parse(text.as_bytes()).expect("a line"), now);
         }
     }
 
-    fn unknown(reading: &Reading) -> Option<Unknown> {
+    fn unknown(reading: &GroupSignal) -> Option<UnknownReason> {
         match reading {
-            Reading::Unknown(why) => Some(*why),
-            Reading::Known(_) => None,
+            GroupSignal::Unknown(why) => Some(*why),
+            GroupSignal::Known(_) => None,
         }
     }
 
@@ -279,21 +290,21 @@ mod tests {
         let (table, start) = (Table::default(), Instant::now());
         let read =
             |seconds| table.read(&cluster(), "orders", "g", start + Duration::from_secs(seconds));
-        assert_eq!(unknown(&read(0)), Some(Unknown::NotConnected));
-        told(&table, &[HELLO, STATE], start);
-        assert_eq!(unknown(&read(0)), Some(Unknown::Starting));
-        told(&table, &[TICK], start);
-        let Reading::Known(known) = read(2) else { panic!("known") };
+        assert_eq!(unknown(&read(0)), Some(UnknownReason::NotConnected));
+        receive(&table, &[HELLO, STATE], start);
+        assert_eq!(unknown(&read(0)), Some(UnknownReason::Starting));
+        receive(&table, &[TICK], start);
+        let GroupSignal::Known(known) = read(2) else { panic!("known") };
         assert_eq!((known.state.length, known.state.delay_p99_ms), (5, Some(80)));
-        assert_eq!(unknown(&read(11)), Some(Unknown::Silent));
-        told(&table, &[TICK], start + Duration::from_secs(19));
+        assert_eq!(unknown(&read(11)), Some(UnknownReason::Silent));
+        receive(&table, &[TICK], start + Duration::from_secs(19));
         assert_eq!(unknown(&read(20)), None, "no line means unchanged");
-        table.forget(&cluster());
-        assert_eq!(unknown(&read(20)), Some(Unknown::NotConnected));
+        table.discard(&cluster());
+        assert_eq!(unknown(&read(20)), Some(UnknownReason::NotConnected));
     }
 
     #[test]
-    fn a_broker_that_is_slow_to_tick_is_still_known_and_says_nothing_new_in_between() {
+    fn a_broker_that_is_slow_to_tick_is_still_known_and_nothing_is_new_in_between() {
         let (table, start) = (Table::default(), Instant::now());
         let read = |seconds| match table.read(
             &cluster(),
@@ -301,53 +312,53 @@ mod tests {
             "g",
             start + Duration::from_secs(seconds),
         ) {
-            Reading::Known(known) => (known.line, known.heard_at - start),
-            Reading::Unknown(why) => panic!("unknown after {seconds} s: {why:?}"),
+            GroupSignal::Known(known) => (known.line, known.heard_at - start),
+            GroupSignal::Unknown(why) => panic!("unknown after {seconds} s: {why:?}"),
         };
-        told(&table, &[HELLO, STATE, TICK], start);
+        receive(&table, &[HELLO, STATE, TICK], start);
         let first = read(1);
         assert_eq!((first, read(4)), (read(9), (first.0, Duration::ZERO)));
-        told(&table, &[TICK], start + Duration::from_secs(9));
+        receive(&table, &[TICK], start + Duration::from_secs(9));
         assert!(read(9).0 > first.0);
         assert_eq!(read(12).1, Duration::from_secs(9));
     }
 
     #[test]
-    fn k3_a_new_stream_knows_nothing_of_the_old_one() {
+    fn k3_a_new_stream_starts_without_the_state_of_the_old_one() {
         let (table, start) = (Table::default(), Instant::now());
-        told(&table, &[HELLO, STATE, TICK, HELLO, TICK], start);
+        receive(&table, &[HELLO, STATE, TICK, HELLO, TICK], start);
         let reading = table.read(&cluster(), "orders", "g", start);
-        assert_eq!(unknown(&reading), Some(Unknown::NotBound));
+        assert_eq!(unknown(&reading), Some(UnknownReason::NotBound));
     }
 
     #[test]
     fn k3_what_a_broker_does_not_know_is_unknown_until_it_does() {
         let (table, start) = (Table::default(), Instant::now());
         let lost = r#"{"kind":"unknown","topic":"orders","topicId":"t","group":"g"}"#;
-        told(&table, &[HELLO, STATE, TICK, lost, TICK], start);
+        receive(&table, &[HELLO, STATE, TICK, lost, TICK], start);
         let read = || unknown(&table.read(&cluster(), "orders", "g", start));
-        assert_eq!(read(), Some(Unknown::NotTold));
-        told(&table, &[STATE, TICK], start);
+        assert_eq!(read(), Some(UnknownReason::Incomplete));
+        receive(&table, &[STATE, TICK], start);
         assert_eq!(read(), None);
     }
 
     #[test]
-    fn a_wake_up_reaches_who_listens_and_those_who_read_later() {
+    fn a_wake_up_reaches_subscribers_and_later_reads() {
         let (table, start) = (Table::default(), Instant::now());
         let mut wakes = table.wakes();
         let wake = r#"{"kind":"wake","topic":"orders","topicId":"t","group":"g","length":1}"#;
-        told(&table, &[HELLO, STATE, TICK, wake], start);
+        receive(&table, &[HELLO, STATE, TICK, wake], start);
         assert_eq!(wakes.try_recv().map(|wake| wake.length), Ok(1));
-        let Reading::Known(known) = table.read(&cluster(), "orders", "g", start) else {
+        let GroupSignal::Known(known) = table.read(&cluster(), "orders", "g", start) else {
             panic!("known")
         };
         assert_eq!(known.wake_length, Some(1));
     }
 
     #[test]
-    fn lines_of_a_newer_broker_are_passed_over() {
+    fn unknown_lines_of_a_newer_broker_are_ignored() {
         let (table, start) = (Table::default(), Instant::now());
-        told(&table, &[HELLO, r#"{"kind":"forecast","sun":true}"#, STATE, TICK], start);
+        receive(&table, &[HELLO, r#"{"kind":"forecast","sun":true}"#, STATE, TICK], start);
         assert_eq!(unknown(&table.read(&cluster(), "orders", "g", start)), None);
     }
 }

@@ -1,11 +1,12 @@
-//! Volumes that would be lost: claims that are deleted under a broker, and claims that only look like ours.
+//! Volumes that would be lost: claims that are deleted under a broker, and claims that only look
+//! like ours.
 
 use super::*;
 
 const COPY: &str = "/api/v1/namespaces/shop/persistentvolumeclaims/restored-copy";
 const DELETED: &str = "2026-01-01T00:00:00Z";
 
-/// Somebody deletes the claim; Kubernetes keeps it while the pod uses it.
+/// A user deletes the claim; Kubernetes keeps it while the pod uses it.
 fn delete_claim(server: &Server) {
     server.change(CLAIM, &json!({"metadata": {"deletionTimestamp": DELETED}}));
 }
@@ -58,7 +59,7 @@ async fn k4_a_broker_whose_claim_was_deleted_does_not_go_to_sleep() {
     let (_, reason, message) = stage.condition("Progressing");
     assert_eq!(reason, "VolumeDeleting");
     assert!(message.contains("is not stopped"), "{message}");
-    // Rescued: another claim is there, older than the pod as far as anybody knows.
+    // Rescued: another claim is there, older than the pod as far as is known.
     stage.server.change(CLAIM, &json!({"metadata": {"deletionTimestamp": null}}));
     stage.reconcile().await;
     assert_eq!(stage.server.at(SET)["spec"]["replicas"], 0);
@@ -69,7 +70,7 @@ async fn k2_a_claim_that_is_deleted_after_the_decision_stops_the_restart() {
     let stage = Stage::set(&json!({})).await;
     stage.settle().await;
     stage.change_spec(&json!({"version": "0.2.0"}), 2);
-    // The first look is a list; the live one before the restart is about this claim alone.
+    // The first read is a list; the live read before the restart is of this claim alone.
     stage.server.before(&format!("GET {CLAIM}"), delete_claim);
     let writes = stage.reconcile().await;
     assert!(!writes.contains(&EVICTION.to_owned()), "{writes:?}");
@@ -85,7 +86,7 @@ async fn k4_a_copy_of_a_claim_outlives_the_cluster_and_is_not_believed() {
         assert_eq!(stage.reconcile().await, Vec::<String>::new(), "k1");
     }
     assert_eq!(stage.server.at(CLAIM)["spec"]["resources"]["requests"]["storage"], "20Gi");
-    // Nor does the loss of the copy count.
+    // The loss of the copy does not count either.
     let accept =
         json!({"metadata": {"annotations": {"ropewalk.dev/accept-data-loss": "uid-of-the-copy"}}});
     stage.server.change(CLUSTER, &accept);
@@ -179,7 +180,7 @@ async fn a_label_of_earlier_releases_by_which_tools_take_objects_for_theirs_is_t
     }
     assert_eq!(stage.server.at(SECRET)["data"]["token"], token);
     assert_eq!(stage.reconcile().await, Vec::<String>::new(), "k1");
-    // An instance that somebody else means is theirs.
+    // An instance that is meant for another cluster.
     let theirs = json!({"metadata": {"labels": {"app.kubernetes.io/instance": "backup"}}});
     stage.server.change(CLAIM, &theirs);
     stage.server.change(SECRET, &theirs);
@@ -226,7 +227,7 @@ async fn finalizers_that_others_set_meanwhile_stay() {
     assert_eq!(finalizers(), json!(["example.com/first"]));
     stage.settle().await;
     assert_eq!(finalizers(), json!(["example.com/first", "ropewalk.dev/data"]));
-    // The same when ours is taken off.
+    // The same when our label is removed.
     stage.change_spec(&json!({"deletionPolicy": "Retain"}), 2);
     add("example.com/second");
     let (outcome, _) = stage.try_reconcile().await;
@@ -279,7 +280,7 @@ async fn a_size_that_cannot_be_provided_can_be_taken_back() {
     stage.reconcile().await;
     assert_eq!(stage.condition("StorageResized").0, "True");
     assert_eq!(stage.reconcile().await, Vec::<String>::new(), "k1");
-    // A person's own growth is no typo of the spec.
+    // A growth that the user made on the claim is no typo of the spec.
     let by_hand = json!({"spec": {"resources": {"requests": {"storage": "50Gi"}}}});
     stage.server.change(CLAIM, &by_hand);
     stage.reconcile().await;

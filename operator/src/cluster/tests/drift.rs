@@ -1,4 +1,4 @@
-//! Objects that somebody else changes: by hand, or by an admission policy.
+//! Objects that other clients change: a user by hand, or an admission policy.
 
 use super::*;
 
@@ -20,11 +20,11 @@ async fn a_stateful_set_that_was_edited_by_hand_is_put_right_without_a_restart()
     let stage = Stage::set(&json!({})).await;
     stage.settle().await;
     for _ in 0..2 {
-        set_image(&stage, "somebody/elses:1");
+        set_image(&stage, "example/other:1");
         assert_eq!(stage.reconcile().await, [format!("PATCH {SET}")]);
         assert_eq!(image(&stage), "ropewalk-broker:0.1.0");
     }
-    // As would every other way to have Kubernetes restart pods by itself.
+    // Other edits that make Kubernetes restart pods have the same effect.
     let strategy = json!({"spec": {"updateStrategy": {"type": "RollingUpdate"}}});
     stage.server.change(SET, &strategy);
     stage.reconcile().await;
@@ -39,12 +39,12 @@ async fn k5_a_newer_operator_puts_back_what_the_older_one_applied() {
     let mut context = (*stage.context).clone();
     context.settings.broker_image = "ropewalk-broker:0.9.0".to_owned();
     let newer = Stage { context: Arc::new(context), ..stage };
-    // It builds another template, which waits to be asked for.
+    // The newer release builds another template, which is not applied by itself.
     newer
         .server
         .change(SET, &json!({"metadata": {"annotations": {"ropewalk.dev/pod-template": "older"}}}));
     newer.reconcile().await;
-    set_image(&newer, "somebody/elses:1");
+    set_image(&newer, "example/other:1");
     assert_eq!(newer.reconcile().await, [format!("PATCH {SET}")]);
     assert_eq!(image(&newer), "ropewalk-broker:0.1.0");
 }
@@ -63,7 +63,7 @@ async fn k1_what_a_policy_changes_at_every_write_is_said_once_and_left() {
         let (_, writes) = stage.try_reconcile().await;
         assert_eq!(writes, Vec::<String>::new());
     }
-    // It changes again: perhaps the policy is gone.
+    // The object changes again: the policy may be gone.
     stage.server.change(path, &json!({"metadata": {"labels": {"a": "b"}}}));
     let (_, writes) = stage.try_reconcile().await;
     assert_eq!(writes, [format!("PATCH {path}")]);

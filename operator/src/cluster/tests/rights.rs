@@ -1,17 +1,18 @@
-//! The chart gives the operator what its code asks for, and no more.
+//! The chart grants the operator exactly the permissions that its code uses.
 //!
-//! Less is refused by the API server of these tests. More is noticed here: every right must have been
-//! used by a cluster from nothing to its end, or stand in the list of those that other parts use.
+//! A missing permission makes the fake API server refuse the request. A superfluous one is detected
+//! here: every permission must have been used by a cluster from creation to deletion, or be in the
+//! list of those that other parts use.
 
 use super::*;
 use crate::fake_api_server::granted;
 
-/// Rights of the parts that this walk does not reach: verb, group, resource, which part.
+/// Permissions of the parts that this test does not cover: verb, group, resource, part.
 const ELSEWHERE: &[(&str, &str, &str, &str)] = &[
     ("list", "ropewalk.dev", "queues", "watch"),
     ("watch", "ropewalk.dev", "queues", "watch"),
     ("patch", "ropewalk.dev", "queues", "finalizer"),
-    ("patch", "ropewalk.dev", "queues/status", "queue, figures, scaling"),
+    ("patch", "ropewalk.dev", "queues/status", "queue, status metrics, scaling"),
     ("list", "ropewalk.dev", "brokerclusters", "watch"),
     ("watch", "ropewalk.dev", "brokerclusters", "watch"),
     ("create", "ropewalk.dev", "brokerclusters", "queue/resolve"),
@@ -40,7 +41,7 @@ const ELSEWHERE: &[(&str, &str, &str, &str)] = &[
 async fn the_chart_gives_exactly_the_rights_that_the_code_asks_for() {
     let stage = Stage::set(&json!({"deletionPolicy": "Delete"})).await;
     stage.reconcile().await;
-    // Events are looked for while something is missing.
+    // Events are listed while something is missing.
     stage.reconcile().await;
     stage.settle().await;
     stage.change_spec(&json!({"version": "0.2.0"}), 2);
@@ -58,7 +59,10 @@ async fn the_chart_gives_exactly_the_rights_that_the_code_asks_for() {
     };
     for (verb, group, resource) in granted() {
         let is_used = asked.contains(&(*verb, group.clone(), resource.clone()));
-        assert!(is_used || is_listed(verb, group, resource), "nobody may {verb} {resource}");
+        assert!(
+            is_used || is_listed(verb, group, resource),
+            "no part of the operator needs {verb} {resource}"
+        );
     }
     for (verb, group, resource, part) in ELSEWHERE {
         let right = (*verb, (*group).to_owned(), (*resource).to_owned());

@@ -8,7 +8,7 @@ fn recorded(stage: &Stage) -> String {
 }
 
 #[tokio::test]
-async fn a_change_that_the_broker_was_not_told_is_not_recorded_as_done() {
+async fn a_change_that_was_not_sent_is_not_recorded_as_done() {
     let stage = Stage::set(&json!({})).await;
     stage.settle().await;
     let before = recorded(&stage);
@@ -32,7 +32,7 @@ async fn a_change_that_the_broker_was_not_told_is_not_recorded_as_done() {
 async fn a_second_change_during_the_restart_of_the_first_gets_its_own_restart() {
     for says in [false, true] {
         let stage = Stage::set(&json!({})).await;
-        stage.broker.lock().says_what_it_was_told = says;
+        stage.broker.lock().reports_its_hash = says;
         stage.settle().await;
         stage.change_spec(&json!({"config": {"num.partitions": "3"}}), 2);
         stage.broker.lock().waiting = vec!["num.partitions"];
@@ -62,21 +62,21 @@ async fn a_second_change_during_the_restart_of_the_first_gets_its_own_restart() 
 }
 
 #[tokio::test]
-async fn a_broker_that_says_what_it_was_told_is_told_again_only_when_that_changes() {
+async fn a_broker_that_reports_its_hash_is_sent_settings_only_when_it_differs() {
     let stage = Stage::set(&json!({})).await;
-    stage.broker.lock().says_what_it_was_told = true;
+    stage.broker.lock().reports_its_hash = true;
     stage.settle().await;
-    let before = stage.broker.lock().tellings;
-    // Another operator takes over, and remembers nothing.
+    let before = stage.broker.lock().settings_sent;
+    // Another operator becomes leader, without the log of settings.
     let mut context = (*stage.context).clone();
     (context.settings_log, context.contested) = Default::default();
     let newer = Stage { context: Arc::new(context), ..stage };
     newer.reconcile().await;
-    assert_eq!(newer.broker.lock().tellings, before);
-    // Somebody told the broker something else.
-    newer.broker.lock().told = Some("else".into());
+    assert_eq!(newer.broker.lock().settings_sent, before);
+    // Another client has sent the broker other settings.
+    newer.broker.lock().sent_hash = Some("else".into());
     newer.reconcile().await;
-    assert_eq!(newer.broker.lock().tellings, before + 1);
+    assert_eq!(newer.broker.lock().settings_sent, before + 1);
 }
 
 #[tokio::test]
@@ -89,9 +89,9 @@ async fn a_full_broker_whose_pod_is_not_ready_gets_the_retention_that_makes_room
     let not_ready = json!({"status": {"conditions": [{"type": "Ready", "status": "False"}]}});
     stage.server.change(POD, &not_ready);
     stage.change_spec(&json!({"config": {"log.retention.ms": "1000"}}), 2);
-    let before = stage.broker.lock().tellings;
+    let before = stage.broker.lock().settings_sent;
     stage.reconcile().await;
-    assert_eq!(stage.broker.lock().tellings, before + 1);
+    assert_eq!(stage.broker.lock().settings_sent, before + 1);
     assert_eq!(stage.condition("StorageFull").0, "True");
     assert_eq!(stage.condition("AdminReachable").0, "True");
     assert_eq!(stage.warnings().iter().filter(|reason| *reason == "VolumeFull").count(), 1);
@@ -108,7 +108,7 @@ async fn a_file_that_a_running_broker_had_no_chance_to_refuse_is_not_written() {
     stage.change_spec(&json!({"config": {"num.partitions": "no number"}}), 2);
     stage.reconcile().await;
     assert!(!file(&stage).contains("no number"));
-    // A process that ends again and again may need just this file.
+    // A process in a crash loop may need just this file.
     stage.process_ends_again_and_again();
     stage.reconcile().await;
     assert!(file(&stage).contains("no number"));
@@ -136,7 +136,7 @@ async fn k2_a_restart_that_the_spec_no_longer_asks_for_is_not_begun() {
     stage.settle().await;
     let template = stage.server.at(SET)["spec"]["template"].clone();
     stage.change_spec(&json!({"version": "0.2.0"}), 2);
-    // The first look begins the reconcile; the live one is right before the restart.
+    // The first read begins the reconcile; the live one is right before the restart.
     let look = format!("GET {CLUSTER}");
     stage.server.before(&look, |_| {});
     stage.server.before(&look, |server| {
@@ -155,13 +155,13 @@ async fn k2_another_pod_of_that_name_survives_the_restart_that_was_not_about_it(
     let stage = Stage::set(&json!({})).await;
     stage.settle().await;
     stage.change_spec(&json!({"version": "0.2.0"}), 2);
-    // Between the question whether it may be evicted and the eviction, another takes its name.
+    // Between the dry run and the eviction another pod takes the name.
     stage.server.before(EVICTION, |_| {});
     stage.server.before(EVICTION, |server| {
         server.change(POD, &json!({"metadata": {"uid": "pod-2"}}));
     });
     let (outcome, _) = stage.try_reconcile().await;
-    assert!(outcome.is_err(), "it is looked at again");
+    assert!(outcome.is_err(), "it is reconciled again");
     assert_eq!(stage.server.at(POD)["metadata"]["uid"], "pod-2");
 }
 
@@ -217,7 +217,7 @@ async fn an_admin_api_that_is_cut_off_stops_restarts_and_is_said() {
 
 #[tokio::test]
 async fn a_broker_that_is_back_from_a_restart_raises_no_alarm_about_its_admin_api() {
-    // The operator saw the pod go, or only that nobody answered for a while.
+    // The operator saw the deletion of the pod, or only that no broker answered for a while.
     for saw_it in [true, false] {
         let stage = Stage::set(&json!({})).await;
         stage.settle().await;
@@ -229,7 +229,7 @@ async fn a_broker_that_is_back_from_a_restart_raises_no_alarm_about_its_admin_ap
             stage.server.change(POD, &not_ready);
             stage.reconcile().await;
         }
-        // Others ask it meanwhile, until nobody is let through any more.
+        // Other calls fail meanwhile, until the breaker lets none through.
         let target = Target { cluster: ClusterKey::new("shop", "prod"), broker: 0 };
         for _ in 0..4 {
             let answer = stage.context.brokers.ask::<Value>(&target, "/v1/broker").await;
@@ -257,7 +257,7 @@ async fn what_is_known_of_a_cluster_is_forgotten_with_it() {
     assert!(stage.context.settings_log.0.lock().is_empty());
 }
 
-/// The new pod is there, and its image is not.
+/// The new pod exists, and its image cannot be pulled.
 fn run_pod_without_its_image(stage: &Stage, uid: &str) {
     stage.run_pod(uid);
     let why = json!({"reason": "ImagePullBackOff", "message": "no such image"});
@@ -307,7 +307,7 @@ async fn a_setting_that_is_taken_back_before_its_restart_was_confirmed_gets_anot
     stage.change_spec(&json!({"config": {"num.partitions": "3"}}), 2);
     stage.broker.lock().waiting = vec!["num.partitions"];
     assert!(stage.reconcile().await.contains(&EVICTION.to_owned()));
-    // The new pod has the new setting. It reads its log while the setting is taken back.
+    // The new pod has the new setting. The setting is reverted while the pod recovers its log.
     stage.run_pod("pod-2");
     {
         let mut broker = stage.broker.lock();

@@ -1,10 +1,10 @@
-//! Races for the Lease, played on a model of the API server: one object, refused when stale.
+//! Races for the Lease on a model of the API server: one object, stale writes are refused.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// The API server as far as one Lease goes.
+/// A model of the API server with one Lease.
 #[derive(Default)]
 struct Server {
     lease: Option<Lease>,
@@ -138,7 +138,8 @@ fn k2_who_lost_the_lease_knows_it_when_it_looks() {
 }
 
 proptest! {
-    /// Three candidates take turns at any pace, some of them stopped for a while: never two hold.
+    /// Three candidates act in any order, some of them paused for a while: two never hold the Lease
+    /// at the same time.
     #[test]
     fn k2_never_two_leaders(turns in prop::collection::vec((0_usize..3, 0_u64..9000), 1..400)) {
         let mut server = Server::default();

@@ -1,4 +1,4 @@
-//! A Queue from nothing to rest and to its end, on an API server and a broker that are played.
+//! A Queue from creation to deletion, with a fake API server and a fake broker.
 
 use std::time::Instant;
 
@@ -20,7 +20,7 @@ use crate::outages as outage;
 const QUEUE: &str = "/apis/ropewalk.dev/v1alpha1/namespaces/shop/queues/orders";
 const CLUSTERS: &str = "/apis/ropewalk.dev/v1alpha1/namespaces/shop/brokerclusters";
 
-/// What the broker was asked, who owns the topic, and which groups are bound.
+/// State of the fake broker: requests, owner of the topic, bound groups.
 #[derive(Debug)]
 struct Broker {
     asked: Vec<String>,
@@ -38,7 +38,7 @@ impl Default for Broker {
 }
 
 impl Broker {
-    /// What concerns groups.
+    /// Requests about groups.
     fn of_groups(&mut self, method: &axum::http::Method, path: &str) -> Option<Response> {
         if path.starts_with("/v1/owners/") {
             let groups: Vec<_> = self.bound.iter().map(|group| json!({"group": group})).collect();
@@ -177,7 +177,7 @@ async fn the_default_cluster_is_made_for_a_queue_of_five_seconds() {
     assert!(writes.contains(&format!("POST {CLUSTERS}")), "{writes:?}");
     let made = stage.server.at(&format!("{CLUSTERS}/default"));
     assert_eq!(made["metadata"]["annotations"]["ropewalk.dev/made-for-queue"], "orders");
-    assert!(made["metadata"].get("ownerReferences").is_none(), "nobody but a user deletes it");
+    assert!(made["metadata"].get("ownerReferences").is_none(), "only a user deletes it");
 }
 
 #[tokio::test]
@@ -211,7 +211,7 @@ async fn k1_a_converged_queue_is_declared_again_and_never_written() {
 async fn a_queue_is_declared_also_when_the_budget_for_statuses_is_used_up() {
     let stage = Stage::set(&json!({}), 6).await.with_cluster();
     let budget = stage.context.budget.clone();
-    // From the future, so that nothing is filled up before the first real look.
+    // In the future, so that the bucket is not refilled before the first reconcile.
     while budget.admit(Instant::now() + Duration::from_secs(600)) {}
     let action = stage.try_to_reconcile().await.expect("reconciled");
     assert!(stage.asked().contains(&"PUT /v1/queues/orders".to_owned()));
@@ -327,7 +327,7 @@ async fn k4_no_other_queue_gets_a_default_cluster_in_place_of_one_that_is_gone()
     let writes = stage.reconcile().await;
     assert_eq!(writes, [format!("PATCH {QUEUE}/status")]);
     assert_eq!(stage.condition("Ready"), ("False".into(), "ClusterNotFound".into()));
-    // One that was elsewhere says nothing about `default`.
+    // A Queue that was in another cluster does not count for `default`.
     stage.server.put(other, was_in("another"));
     let writes = stage.reconcile().await;
     assert!(writes.contains(&format!("POST {CLUSTERS}")), "{writes:?}");
@@ -391,7 +391,7 @@ async fn k4_deletion_ends_and_deletes_only_under_delete() {
 async fn k4_a_deletion_does_not_wait_for_a_topic_that_belongs_to_another() {
     let stage = Stage::set(&json!({"deletionPolicy": "Delete"}), 6).await.with_cluster();
     stage.broker.lock().owner = Some("uid-1");
-    // A moment ago: brokers that cannot be reached would be waited for.
+    // A recent deletion: unreachable brokers would still be waited for.
     let going = json!({"metadata": {
         "finalizers": ["ropewalk.dev/data"],
         "deletionTimestamp": Timestamp::now().to_string(),
@@ -409,7 +409,7 @@ async fn a_broker_that_answers_and_is_not_ready_is_declared_to() {
     let mut full = unready(cluster());
     stage.set_cluster(full.clone());
     stage.reconcile().await;
-    assert_eq!(stage.asked(), Vec::<String>::new(), "nobody answers");
+    assert_eq!(stage.asked(), Vec::<String>::new(), "no broker answers");
     let conditions = &mut full.status.as_mut().expect("a status").conditions;
     let mut answers = conditions[0].clone();
     answers.type_ = condition::cluster::ADMIN_REACHABLE.to_owned();
@@ -427,7 +427,8 @@ async fn one_unreadable_queue_is_counted_and_left() {
     let guarded: Guarded<Queue> = serde_json::from_value(broken).expect("guarded");
     let context = stage.context.clone();
     let work = |_: Queue, _| async { panic!("it cannot be reconciled") };
-    let action = watch::framed(Arc::new(guarded), context.clone(), work).await.expect("left");
+    let action =
+        watch::reconcile_guarded(Arc::new(guarded), context.clone(), work).await.expect("left");
     assert_eq!(action, Action::await_change());
     assert!(context.metrics.text().contains(r#"unreadable_objects_total{kind="Queue"} 1"#));
 }

@@ -12,7 +12,7 @@ async fn k1_a_consumer_that_is_right_costs_next_to_nothing() {
     let written = stage.server.changes();
     stage.seconds(600).await;
     let requests = stage.server.requests() - before;
-    // The target once, and once a minute who else may scale it.
+    // One read of the target, and one list of autoscalers a minute.
     assert!(requests <= 13, "{requests} requests in 10 minutes: {:?}", stage.server.log());
     assert_eq!(stage.server.changes(), written, "{:?}", stage.server.log());
 }
@@ -46,7 +46,7 @@ async fn k1_an_idle_consumer_at_zero_is_hardly_looked_at() {
     let before = stage.server.requests();
     stage.seconds(1200).await;
     let requests = stage.server.requests() - before;
-    // Once a minute, for all of a namespace, who else scales; every ten minutes whether KEDA has come.
+    // The autoscalers of a namespace once a minute; every ten minutes whether KEDA was installed.
     assert!(requests <= 24, "{requests} requests in 20 minutes: {:?}", stage.server.log());
 }
 

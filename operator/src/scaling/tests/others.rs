@@ -1,4 +1,4 @@
-//! A count that other autoscalers, tools or people change, too, and a process that does not lead.
+//! Counts that other autoscalers, tools or users change as well, and a process that does not lead.
 
 use super::server::Server;
 use super::*;
@@ -29,7 +29,7 @@ async fn an_autoscaler_of_somebody_else_is_not_fought() {
     assert!(message.contains("HorizontalPodAutoscaler order-worker"), "{message}");
     stage.server.clear_autoscalers();
     stage.seconds(60).await;
-    assert_eq!(stage.server.replicas(), 1, "it goes on once the other is gone");
+    assert_eq!(stage.server.replicas(), 1, "scaling resumes once the other is gone");
     assert_eq!(stage.condition("ScalingActive").1, "Scaling");
 }
 
@@ -47,7 +47,7 @@ async fn a_scaled_object_is_not_fought_and_keda_need_not_be_there() {
 }
 
 #[tokio::test]
-async fn an_autoscaler_of_something_else_is_no_rival() {
+async fn an_autoscaler_of_another_target_is_no_conflict() {
     for (kind, name) in [("Deployment", "web"), ("StatefulSet", "order-worker")] {
         let mut stage = Stage::new(0, json!({}));
         stage.server.add_autoscaler(kind, name);
@@ -62,7 +62,7 @@ async fn an_autoscaler_of_something_else_is_no_rival() {
 async fn an_autoscaler_that_came_since_the_last_look_is_found_before_a_count_is_written() {
     let mut stage = Stage::new(0, json!({}));
     stage.connect();
-    // Others were looked for at the beginning, and are again after a minute.
+    // Autoscalers were listed at the beginning, and are again after a minute.
     stage.seconds(30).await;
     stage.server.add_autoscaler("Deployment", "order-worker");
     stage.end = 100;
@@ -85,9 +85,9 @@ async fn who_sets_replicas_back_is_named_and_not_fought() {
         message.contains("`argocd-controller`") && message.contains("ignoreDifferences"),
         "{message}"
     );
-    let told = stage.server.events().into_iter().filter(|(why, _)| why == "ReplicasOverwritten");
-    assert_eq!(told.count(), 1);
-    // It is tried again some time later, and it may have been mended by then.
+    let report = stage.server.events().into_iter().filter(|(why, _)| why == "ReplicasOverwritten");
+    assert_eq!(report.count(), 1);
+    // Scaling resumes after the back-off: the manifest may have been corrected by then.
     stage.server.overwrite_no_more();
     stage.seconds(700).await;
     assert_eq!(stage.server.replicas(), 0, "{:?}", stage.server.log());

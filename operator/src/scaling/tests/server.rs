@@ -1,4 +1,5 @@
-//! A made-up API server: one Deployment, lists of autoscalers, Events, a Queue's status. It counts what it is asked.
+//! A fake API server: one Deployment, lists of autoscalers, Events, a Queue's status. It counts
+//! requests.
 
 use std::sync::Arc;
 
@@ -26,11 +27,11 @@ struct State {
     race: Option<u32>,
     on_write: Option<OnWrite>,
     on_read: Option<Box<dyn Fn() + Send>>,
-    /// Somebody sets every count that is written back to this one.
+    /// Another client reverts every written count to this one.
     overwrite: Option<u32>,
 }
 
-/// The API server.
+/// The fake API server.
 #[derive(Default)]
 pub(super) struct Server(Mutex<State>);
 
@@ -105,7 +106,7 @@ impl Server {
                 &Method::PATCH,
                 "/apis/ropewalk.dev/v1alpha1/namespaces/shop/queues/orders/status",
             ) => {
-                // No field of ours is nullable, and the real one says so.
+                // No field of ours is nullable, and the real API server reports that.
                 if body["status"].to_string().contains("null") {
                     let invalid = json!({"kind": "Status", "status": "Failure", "reason": "Invalid", "message": "must be of type string", "code": 422});
                     return (StatusCode::UNPROCESSABLE_ENTITY, invalid);
@@ -130,7 +131,7 @@ impl Server {
         }
     }
 
-    /// Somebody adds a HorizontalPodAutoscaler, called like the object that it scales.
+    /// Adds a HorizontalPodAutoscaler with the name of the object that it scales.
     pub(super) fn add_autoscaler(&self, kind: &str, name: &str) {
         self.0.lock().autoscalers.push(json!({
             "metadata": {"name": name, "namespace": "shop"},
@@ -158,7 +159,7 @@ impl Server {
         self.0.lock().replicas = Some(replicas);
     }
 
-    /// Right after the next live read somebody else writes this count.
+    /// Another client writes this count right after the next live read.
     pub(super) fn race_once(&self, replicas: u32) {
         self.0.lock().race = Some(replicas);
     }
@@ -167,7 +168,7 @@ impl Server {
         self.0.lock().on_read = Some(Box::new(act));
     }
 
-    /// Somebody sets every count that is written back to this one.
+    /// Another client reverts every written count to this one.
     pub(super) fn overwrite_with(&self, replicas: u32) {
         self.0.lock().overwrite = Some(replicas);
     }
@@ -180,7 +181,7 @@ impl Server {
         self.0.lock().on_write = Some(Box::new(act));
     }
 
-    /// What was written to the Queue's status shows in what the autoscaler is given.
+    /// Makes the written status visible in the Queue that the autoscaler reads.
     pub(super) fn copy_status(&self, queues: &RwLock<Vec<Arc<Queue>>>) {
         let Some(status) = self.0.lock().status.clone() else { return };
         let status = serde_json::from_value(status).expect("a status of the schema");
@@ -236,7 +237,7 @@ impl State {
             "metadata": {"name": "order-worker", "namespace": "shop", "resourceVersion": self.version.to_string()},
             "spec": {}, "status": {"replicas": replicas},
         });
-        // As the real one does: a zero is left out.
+        // A zero is omitted, as in the real API server.
         if replicas > 0 {
             scale["spec"]["replicas"] = json!(replicas);
         }

@@ -19,12 +19,12 @@ async fn one_target_of_two_queues_wakes_for_either_and_sleeps_when_both_are_idle
     stage.connect();
     stage.seconds(20).await;
     assert_eq!(stage.server.writes(), 0, "{:?}", stage.server.log());
-    // The queue that comes second by name is the one with a message, and it is its wake-up that comes.
+    // The queue that is second by name has the message and the wake-up.
     stage.end = 7;
     stage.state();
     stage.wake(7).await;
     assert_eq!(stage.server.counts(), [1], "{:?}", stage.server.log());
-    // One of them goes on; the other has nothing to do.
+    // One of them continues; the other has nothing to do.
     stage.members = 1;
     for _ in 0..90 {
         stage.end += 1;
@@ -35,7 +35,7 @@ async fn one_target_of_two_queues_wakes_for_either_and_sleeps_when_both_are_idle
     assert_eq!(stage.condition("ScalingActive").1, "Scaling");
     stage.seconds(60).await;
     assert_eq!(stage.server.counts(), [1, 0], "{:?}", stage.server.log());
-    // And from zero for the first by name as well.
+    // The first by name is also scaled up from zero.
     stage.members = 0;
     stage.bills = Some((3, 0));
     stage.seconds(8).await;
@@ -91,7 +91,7 @@ async fn k3_one_target_of_two_queues_stays_up_while_either_is_unknown() {
     stage.queues.write().push(bills(&scaling));
     stage.connect();
     stage.members = 1;
-    // The brokers say nothing of the second queue.
+    // The brokers send nothing about the second queue.
     stage.seconds(120).await;
     assert_eq!(stage.server.writes(), 0, "{:?}", stage.server.log());
     stage.bills = Some((0, 0));
@@ -114,8 +114,9 @@ fn bills_of_the_same_group(target: &str) -> Arc<Queue> {
 
 #[tokio::test]
 async fn members_that_work_for_another_target_of_the_same_group_are_not_taken_for_ours() {
-    // Three members for three replicas, of which one holds a partition: with one target the others
-    // wait for partitions. With two, they are the other's, and two of our pods have not joined.
+    // Three members for three replicas, of which one holds a partition. With one target the others
+    // wait for partitions. With two targets they belong to the other target, and two of our pods
+    // have not joined.
     for (target, missing) in [("order-worker", false), ("bill-worker", true)] {
         let scaling = json!({"minReplicas": 3, "maxReplicas": 3});
         let mut stage = Stage::new(3, scaling);

@@ -1,4 +1,4 @@
-//! Brokers that cannot be reached, or that say little.
+//! Brokers that cannot be reached, or that send few signals.
 
 use super::*;
 
@@ -12,7 +12,7 @@ async fn k3_nothing_is_written_while_the_broker_cannot_be_reached() {
     let (status, reason, message) = stage.condition("ScalingActive");
     assert_eq!((&*status, &*reason), ("Unknown", "SignalsUnknown"));
     assert!(message.contains("no stream of signals"), "{message}");
-    // A stream that falls silent is no better.
+    // A silent stream has the same effect.
     stage.connect();
     stage.end = 100_000;
     stage.seconds(1).await;
@@ -44,7 +44,7 @@ async fn a_group_is_idle_only_from_a_line_that_shows_that_nothing_came() {
     let mut stage = Stage::new(1, json!({"idleSeconds": 2}));
     stage.connect();
     stage.members = 1;
-    // A message comes, and is processed, between any two lines of a broker that says little.
+    // A message arrives and is processed between any two lines of a broker that sends few.
     for second in 0..120 {
         if second % 4 == 0 {
             stage.end += 1;
@@ -54,7 +54,7 @@ async fn a_group_is_idle_only_from_a_line_that_shows_that_nothing_came() {
         stage.second().await;
     }
     assert_eq!(stage.server.counts(), Vec::<u32>::new(), "{:?}", stage.server.log());
-    // None comes any more.
+    // No more messages arrive.
     for second in 0..24 {
         if second % 4 == 0 {
             stage.state();

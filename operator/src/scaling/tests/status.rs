@@ -1,4 +1,4 @@
-//! What the status of a Queue says of scaling, and what is forgotten.
+//! What the status of a Queue says of scaling, and what is discarded.
 
 use super::*;
 

@@ -16,7 +16,7 @@ async fn a_message_wakes_a_consumer_from_zero() {
     stage.seconds(2).await;
     let (reason, note) = stage.server.events().pop().expect("an Event");
     assert_eq!(reason, "Scaled");
-    assert!(note.contains("0→1: 500 messages wait and nobody consumes"), "{note}");
+    assert!(note.contains("0→1: 500 messages wait"), "{note}");
     let status = stage.server.status().expect("a status");
     assert_eq!(status["consumers"][0]["desiredReplicas"], 1);
     assert!(status["consumers"][0]["lastScaleReason"].as_str().expect("text").starts_with("0→1"));
@@ -27,7 +27,7 @@ async fn a_message_wakes_a_consumer_from_zero() {
 
 #[tokio::test]
 async fn the_level_wakes_as_well_as_the_edge() {
-    // The operator was away when the message came: nobody says "wake" to it, and yet.
+    // The operator was not running when the message came, so it received no first wake-up.
     let mut stage = Stage::new(0, json!({}));
     stage.end = 7;
     stage.connect();
@@ -40,7 +40,7 @@ async fn to_zero_and_what_arrives_with_the_write_brings_it_back() {
     let mut stage = Stage::new(1, json!({"idleSeconds": 30}));
     stage.connect();
     stage.members = 1;
-    // While the zero is being written a message comes.
+    // A message arrives while the zero is being written.
     let table = stage.table.clone();
     let origin = stage.origin;
     stage.server.on_write(move |replicas| {
@@ -71,11 +71,11 @@ async fn a_wake_up_during_a_decision_counts_in_it_and_begins_no_second_one() {
     while due.is_empty() {
         stage.second += 1;
         stage.state();
-        due = stage.autoscaler.look(stage.now());
+        due = stage.autoscaler.tick(stage.now());
     }
     stage.end = 7;
     stage.state();
-    let second = stage.autoscaler.woken(&wake_up(7), stage.now());
+    let second = stage.autoscaler.on_wake_up(&wake_up(7), stage.now());
     assert!(second.is_empty(), "it is being decided");
     for (key, entry) in due {
         stage.autoscaler.act(&key, &entry).await;
@@ -93,20 +93,20 @@ async fn a_wake_up_looks_at_the_consumers_of_its_group_only() {
         stage.queues.write().push(Arc::new(other));
     }
     stage.connect();
-    stage.autoscaler.look(stage.now());
+    stage.autoscaler.tick(stage.now());
     let consumers = stage.autoscaler.consumers.lock().clone();
     assert_eq!(consumers.len(), 51);
     for entry in consumers.values() {
         entry.lock().is_busy = false;
     }
     let wake = wake_up(7);
-    // Whoever looked at one of the others would wait for it for ever.
+    // For the other consumers a read of the target would be waited for without end.
     let others = consumers.iter().filter(|(key, _)| key.queue != "u1");
     let held: Vec<_> = others.map(|(_, entry)| entry.lock()).collect();
     let (sender, receiver) = std::sync::mpsc::channel();
     let (autoscaler, now) = (stage.autoscaler.clone(), stage.now());
     let looking = std::thread::spawn(move || {
-        let due = autoscaler.woken(&wake, now);
+        let due = autoscaler.on_wake_up(&wake, now);
         sender.send(due.into_iter().map(|(key, _)| key.queue).collect::<Vec<_>>()).ok();
     });
     let due = receiver.recv_timeout(Duration::from_secs(60));
@@ -123,9 +123,9 @@ async fn hibernation_takes_consumers_to_their_minimum_and_says_when() {
     assert_eq!(
         stage.hibernations.awaits(&cluster(), stage.now()),
         Some(vec![]),
-        "nobody has looked"
+        "scaling has not reported"
     );
-    stage.autoscaler.look(stage.now());
+    stage.autoscaler.tick(stage.now());
     let waited_for = stage.hibernations.awaits(&cluster(), stage.now());
     assert_eq!(waited_for, Some(vec!["orders/worker".to_owned()]));
     stage.release().await;
