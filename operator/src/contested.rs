@@ -1,7 +1,7 @@
 //! Objects that another client, such as an admission policy, changes at every write.
 //!
-//! Writing them again would have the same result every time (K1): they are skipped until the object
-//! or its wanted state changes.
+//! Another write would have the same result (K1), so these objects are skipped until they or their
+//! wanted state change.
 
 use std::collections::HashMap;
 
@@ -26,7 +26,7 @@ impl ContestedObjects {
         self.0.lock().get(object) == Some(&attempt)
     }
 
-    /// Records a write after which the object differs from what was wanted.
+    /// Records a write after which the object differs from its wanted state.
     pub fn altered(&self, object: String, wanted: String, left: String) {
         self.0.lock().insert(object, Attempt { wanted, left });
     }

@@ -60,7 +60,7 @@ use crate::context::Context;
 use crate::signals::{GroupSignal, WakeUp};
 use crate::supervision;
 use conflicts::ConflictingAutoscalers;
-use consumer::{Consumer, Key};
+use consumer::{Consumer, Key, StreamPosition};
 use overwrites::Overwrites;
 use publish::PublishState;
 use shared::Index;
@@ -233,7 +233,7 @@ impl Autoscaler {
         consumer.is_known = matches!(reading, GroupSignal::Known(_));
         let mut at = now.saturating_duration_since(self.origin);
         if let GroupSignal::Known(known) = &reading {
-            let line = Some((known.since, known.line));
+            let line = Some(StreamPosition { since: known.since, line: known.line });
             if consumer.heard == line {
                 // The broker has sent nothing since, and an old signal is not sampled twice.
                 return;

@@ -152,8 +152,8 @@ impl PendingWrites {
         self.confirmed.retain(|uid, _| alive.contains(uid));
     }
 
-    /// Compares the report of a cluster with the statuses of its Queues, and queues those that
-    /// differ.
+    /// Compares the report of a cluster with the statuses of its Queues, and schedules writes of
+    /// those that differ.
     fn add_report(&mut self, queues: &[Arc<Guarded<Queue>>], report: &Report, now: Instant) {
         let by_name: HashMap<&str, _> =
             report.queues.iter().map(|measured| (measured.name.as_str(), measured)).collect();
@@ -177,7 +177,7 @@ impl PendingWrites {
         }
     }
 
-    /// Queues the removal of metrics that no broker has confirmed for [`CONFIRMED_WITHIN`].
+    /// Schedules the removal of metrics that no broker has confirmed for [`CONFIRMED_WITHIN`].
     fn remove_unconfirmed(&mut self, queues: &[Arc<Guarded<Queue>>], now: Instant) {
         for queue in queues {
             let Ok(queue) = &queue.0 else { continue };

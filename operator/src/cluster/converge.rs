@@ -175,7 +175,8 @@ impl Step<'_> {
         self.apply(&children.budget, there, ours, Concern::Other).await;
     }
 
-    /// Creates the Secret with a random token once. A Secret that holds a token is not changed.
+    /// Creates the Secret with a random token once. A Secret of this cluster that holds a token is
+    /// not changed.
     async fn secret(&mut self, observed: &Observed) {
         let data = observed.secret.as_ref().and_then(|secret| secret.data.as_ref());
         let has_token = data.and_then(|data| data.get("token")).is_some_and(|t| !t.0.is_empty());

@@ -1,4 +1,4 @@
-//! Restart of a broker, the one disruptive action: its pod is evicted and comes back from its new
+//! Restart of a broker, the one disruptive action: its pod is evicted and recreated from the new
 //! template.
 //!
 //! An eviction instead of a deletion respects the PodDisruptionBudget, which also counts evictions

@@ -62,6 +62,15 @@ pub(super) enum ScalingState {
     Refused(&'static str, String),
 }
 
+/// A line of a signal stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct StreamPosition {
+    /// When the stream was opened.
+    pub(super) since: Instant,
+    /// Number of the line in the stream.
+    pub(super) line: u64,
+}
+
 /// State of one consumer.
 #[derive(Debug)]
 pub(super) struct Consumer {
@@ -99,17 +108,17 @@ pub(super) struct Consumer {
     pub(super) members: usize,
     /// Members of the group when the target was last read.
     pub(super) members_then: usize,
-    /// The count that it asks for.
+    /// Its vote on the replicas of its target.
     pub(super) vote: Option<Vote>,
-    /// The count that all consumers of the target ask for together.
+    /// Maximum of the votes of all consumers of the target.
     pub(super) together: Option<u32>,
     /// Whether other consumers have the same target.
     pub(super) has_peers: bool,
     /// Whether its group also reads another topic, for another target: then some members may belong
     /// to that target.
     pub(super) is_group_shared: bool,
-    /// Start of the stream, and the number of its line that was last sampled.
-    pub(super) heard: Option<(Instant, u64)>,
+    /// The line that was last sampled.
+    pub(super) heard: Option<StreamPosition>,
     /// The limit that was last reported by an Event.
     pub(super) reported_limit: Option<&'static str>,
 }

@@ -1,9 +1,9 @@
 //! Several consumers that share one target: one Deployment that reads several queues.
 //!
-//! Every consumer has a scaler of its own and a vote: the count that it asks for, valid for the
+//! Every consumer has a scaler of its own and a vote: the count that its scaler requests for the
 //! current count of the target. The target gets the maximum of all votes, so it is scaled to zero
 //! only when every consumer is idle, and any of them scales it up again. A consumer with scaling
-//! switched off asks for nothing, but keeps the target from zero while messages wait for it: no
+//! switched off requests nothing, but keeps the target above zero while messages wait for it: no
 //! scaler would wake the target for them.
 //!
 //! # Invariants
@@ -69,8 +69,7 @@ impl Index {
 
 impl Consumer {
     /// Sets the vote from a decision. A decision that was not weighed keeps an existing vote,
-    /// unless that was cast for another count or asks for zero, which must be justified at every
-    /// moment.
+    /// unless that is for another count or for zero: a vote for zero must hold at every moment.
     pub(super) fn cast(&mut self, decision: &Decision) {
         let (at, to, reason) = match &decision.action {
             Action::Set { from, to, reason } => (*from, *to, reason),

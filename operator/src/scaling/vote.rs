@@ -1,12 +1,12 @@
-//! The count that one consumer asks for on behalf of its group.
+//! The vote of a consumer on the replicas of its target.
 
-/// What a consumer wants of its target.
+/// A vote for a number of replicas.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Vote {
-    /// The current count of the target that the vote is for.
+    /// Current count of the target for which the vote was computed.
     pub(super) at: u32,
-    /// The count that it asks for.
+    /// Requested number of replicas.
     pub(super) to: u32,
-    /// The reason, for the user.
+    /// Reason as shown in Events and the status.
     pub(super) reason: String,
 }

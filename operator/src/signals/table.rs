@@ -90,6 +90,13 @@ pub struct Table {
     wakes: broadcast::Sender<WakeUp>,
 }
 
+/// When a line arrived, and its number in the stream.
+#[derive(Clone, Copy, Debug)]
+struct LineArrival {
+    at: Instant,
+    line: u64,
+}
+
 #[derive(Debug)]
 struct Cluster {
     hello: Hello,
@@ -97,7 +104,7 @@ struct Cluster {
     /// Number of lines received.
     lines: u64,
     /// Arrival of the last tick.
-    ticked: Option<(Instant, u64)>,
+    ticked: Option<LineArrival>,
     groups: HashMap<(String, String), Group>,
 }
 
@@ -107,7 +114,7 @@ struct Group {
     wake: Option<(u64, Instant)>,
     is_unknown: bool,
     /// Arrival of the last line about the group.
-    heard: Option<(Instant, u64)>,
+    heard: Option<LineArrival>,
 }
 
 impl Default for Table {
@@ -165,7 +172,7 @@ impl Table {
         }
         let Some(known) = clusters.get_mut(cluster) else { return }; // A line before `hello` is ignored.
         known.lines += 1;
-        let heard = Some((now, known.lines));
+        let heard = Some(LineArrival { at: now, line: known.lines });
         match line {
             Line::Hello(_) | Line::Other => {}
             Line::Tick(_) => known.ticked = heard,
@@ -218,19 +225,19 @@ impl Cluster {
         Some(self.groups.entry(key).or_default())
     }
 
-    fn freshness(&self, now: Instant) -> Result<(Instant, u64), UnknownReason> {
-        let Some((ticked_at, line)) = self.ticked else {
+    fn freshness(&self, now: Instant) -> Result<LineArrival, UnknownReason> {
+        let Some(tick) = self.ticked else {
             let young = now.saturating_duration_since(self.since) <= SILENCE_MAX;
             return Err(if young { UnknownReason::Starting } else { UnknownReason::Silent });
         };
-        if now.saturating_duration_since(ticked_at) > SILENCE_MAX {
+        if now.saturating_duration_since(tick.at) > SILENCE_MAX {
             return Err(UnknownReason::Silent);
         }
-        Ok((ticked_at, line))
+        Ok(tick)
     }
 
     fn read(&self, topic: &str, group: &str, now: Instant) -> Result<GroupSnapshot, UnknownReason> {
-        let ticked = self.freshness(now)?;
+        let tick = self.freshness(now)?;
         let group = self
             .groups
             .get(&(topic.to_owned(), group.to_owned()))
@@ -243,13 +250,12 @@ impl Cluster {
             .wake
             .filter(|(_, at)| now.saturating_duration_since(*at) <= SILENCE_MAX)
             .map(|(length, _)| length);
-        let (heard_at, line) =
-            group.heard.map_or(ticked, |heard| (heard.0.max(ticked.0), heard.1.max(ticked.1)));
+        let heard = group.heard.unwrap_or(tick);
         Ok(GroupSnapshot {
             state,
             wake_length,
-            heard_at,
-            line,
+            heard_at: heard.at.max(tick.at),
+            line: heard.line.max(tick.line),
             since: self.since,
             broker_started_at_ms: self.hello.started_at_ms,
         })
