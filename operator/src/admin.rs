@@ -1,7 +1,7 @@
 //! Client of the brokers' admin APIs, the operator's only connection to brokers.
 //!
 //! Controllers call [`Brokers`]; [`http`] sends one request; [`fence`] keeps the epoch of each
-//! cluster; [`breaker`] stops calls to brokers that do not answer. The types of requests and
+//! cluster; `breaker` stops calls to brokers that do not answer. The types of requests and
 //! answers are in `operator/plan`.
 //!
 //! # Invariants

@@ -2,7 +2,7 @@
 //!
 //! # Invariants
 //!
-//! - Conditions take precedence: up to [`AHEAD_MAX`] condition writes go into debt, so that metrics
+//! - Conditions take precedence: up to `AHEAD_MAX` condition writes go into debt, so that metrics
 //!   wait for conditions and never the other way round.
 //! - Condition writes beyond that are refused and retried later, so that a thousand Queues that
 //!   change together are written at the same rate and no reconcile blocks a slot while it waits.

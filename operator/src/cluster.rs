@@ -1,8 +1,8 @@
 //! The cluster controller: reconciles a `BrokerCluster` into pods, volumes, Services and rollouts.
 //!
-//! [`observe`] does all the reading, by live requests, so that no decision is based on a stale
-//! cache. `operator/plan` computes the wanted state without I/O. [`converge`] does the writing, in
-//! steps that do not depend on each other; [`restart`] is the one disruptive action; [`removal`]
+//! `observe` does all the reading, by live requests, so that no decision is based on a stale
+//! cache. `operator/plan` computes the wanted state without I/O. `converge` does the writing, in
+//! steps that do not depend on each other; `restart` is the one disruptive action; `removal`
 //! handles deletion.
 //!
 //! # Invariants

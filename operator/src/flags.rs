@@ -66,7 +66,7 @@ pub struct Run {
     #[arg(long, env = "ROPEWALK_DEFAULT_CLUSTER", default_value = "{}", value_parser = cluster_spec)]
     pub default_cluster: BrokerClusterSpec,
 
-    /// Address of /live, /ready and /metrics. [::] is every address, also where there is no IPv6.
+    /// Address of /live, /ready and /metrics. `[::]` is every address, also where there is no IPv6.
     #[arg(long, env = "ROPEWALK_LISTEN", default_value = "[::]:8080")]
     pub listen: SocketAddr,
 

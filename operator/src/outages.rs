@@ -6,8 +6,8 @@
 //!
 //! # Invariants
 //!
-//! - The conditions of a ready Queue change because of its cluster only after [`HOLD`].
-//! - Settled Queues are declared again within [`SPREAD`] after their cluster became ready, each at
+//! - The conditions of a ready Queue change because of its cluster only after `HOLD`.
+//! - Settled Queues are declared again within `SPREAD` after their cluster became ready, each at
 //!   a different time.
 
 use std::collections::HashMap;

@@ -1,7 +1,7 @@
 //! The queue controller: reconciles a `Queue` into a declared topic and bound consumer groups.
 //!
-//! [`resolve`] finds the cluster (or creates `default`); [`declare`] declares the Queue to the
-//! brokers; [`removal`] handles deletion. [`crate::status_metrics`] writes the metrics in the
+//! `resolve` finds the cluster (or creates `default`); `declare` declares the Queue to the
+//! brokers; `removal` handles deletion. [`crate::status_metrics`] writes the metrics in the
 //! status, [`crate::scaling`] the replicas.
 //!
 //! # Invariants

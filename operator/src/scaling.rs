@@ -1,9 +1,9 @@
 //! Scales the consumers of Queues: passes signals of their groups to the scaling policy and writes
 //! `/scale`.
 //!
-//! Once a second [`Autoscaler::tick`] passes the signal of every group to its scaler (a pure state
+//! Once a second `Autoscaler::tick` passes the signal of every group to its scaler (a pure state
 //! machine of `operator/plan`). Consumers whose interval has elapsed, or whose group the broker has
-//! woken, are decided in tasks of their own ([`Autoscaler::act`]), so that a slow API server does
+//! woken, are decided in tasks of their own (`Autoscaler::act`), so that a slow API server does
 //! not stop the sampling of signals.
 //!
 //! ```text
@@ -26,8 +26,8 @@
 //!   version that was read.
 //! - **K3** an unknown signal changes no count.
 //! - A target that another autoscaler scales is skipped, and so is one whose count another client
-//!   reverts repeatedly ([`overwrites`]).
-//! - A target has one count, also when several consumers share it ([`shared`]).
+//!   reverts repeatedly (`overwrites`).
+//! - A target has one count, also when several consumers share it (`shared`).
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! The latest signals of the brokers about bound consumer groups.
 //!
-//! One stream per cluster ([`crate::signal_streams`]) delivers lines ([`line`]) into one in-memory
-//! [`Table`]. The scaling of consumers reads it and never calls a broker itself.
+//! One stream per cluster ([`crate::signal_streams`]) delivers lines ([`mod@line`]) into one
+//! in-memory [`Table`]. The scaling of consumers reads it and never calls a broker itself.
 //!
 //! # Reading
 //!

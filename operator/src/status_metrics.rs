@@ -5,7 +5,7 @@
 //!
 //! # Invariants
 //!
-//! - Metrics that no broker has confirmed for [`CONFIRMED_WITHIN`] are removed from the status: a
+//! - Metrics that no broker has confirmed for `CONFIRMED_WITHIN` are removed from the status: a
 //!   number in it is at most that old.
 //! - A cluster that does not answer delays neither the other clusters nor the writes.
 
