@@ -14,7 +14,7 @@ mod status;
 pub use pod::{EnvVar, PodIds, PodTemplate, PullSecret, Resources};
 pub use status::{BrokerClusterStatus, BrokerStatus};
 
-/// Brokers that hold Queues.
+/// The brokers that hold Queues.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[kube(
     group = "ropewalk.dev",
@@ -37,7 +37,7 @@ pub use status::{BrokerClusterStatus, BrokerStatus};
         name = "Replicas",
         type_ = "string",
         json_path = ".status.brokersReady",
-        description = "Brokers that are ready, of those that are wanted"
+        description = "Ready brokers / wanted brokers"
     ),
     printcolumn(
         name = "Ready",
@@ -65,17 +65,19 @@ pub use status::{BrokerClusterStatus, BrokerStatus};
 )]
 #[serde(rename_all = "camelCase")]
 pub struct BrokerClusterSpec {
-    /// The release of the brokers. If neither this nor `image` is set, brokers are made with the
-    /// release that the operator came with, and keep it when the operator is upgraded.
+    /// Release of the brokers, such as `1.2.3`. A change restarts the brokers, as `rollout` says.
+    /// Default: the release of the operator that created the brokers; an upgrade of the operator does
+    /// not change it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), regex(pattern = r"^[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.-]+)?$"))]
     pub version: Option<String>,
 
-    /// Where the image of the brokers comes from, if not from where the operator's does.
+    /// Image of the brokers. Default: the broker image that the operator was installed with, with
+    /// `version` as tag if that is set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<Image>,
 
-    /// How many brokers there are. One, until brokers replicate to each other.
+    /// Number of brokers, 1 to 1: brokers do not replicate to each other yet. Default 1.
     #[serde(default = "replicas")]
     #[schemars(range(min = 1, max = 1))]
     pub replicas: i32,
@@ -84,41 +86,45 @@ pub struct BrokerClusterSpec {
     #[serde(default)]
     pub storage: Storage,
 
-    /// Settings of the brokers by Kafka's names, such as `log.retention.hours`. What a broker can
-    /// change while it runs is changed at once, the rest when it restarts: see `rollout`.
+    /// Settings of the brokers under Kafka's names, such as `log.retention.hours`; at most 64.
+    /// Settings that a broker can change while it runs take effect at once, the others with the
+    /// next restart: see `rollout`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "crate::queue::config_schema")]
     #[x_kube(validation = Rule::new("self.all(k, !(k in ['node.id', 'broker.id', 'broker.rack', 'log.dir', 'log.dirs', 'listeners', 'advertised.listeners', 'listener.security.protocol.map', 'controller.listener.names', 'ropewalk.admin.listener', 'admin.token.file', 'format.cluster.id']))")
         .message("`config` must not hold what the operator decides: ids, directories, listeners, the admin token"))]
     pub config: BTreeMap<String, String>,
 
-    /// What a broker asks of its node.
+    /// CPU, memory and other resources that a broker requests from its node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
 
-    /// What else may be said about the pods. There is no raw override: what is not here would let a
-    /// pod be made that cannot be looked after.
+    /// Further fields of the pods: an allow-list. There is no raw override, because the operator
+    /// could not manage a pod that differs in other fields.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_template: Option<PodTemplate>,
 
-    /// How brokers are restarted when they have to be.
+    /// How the operator restarts brokers.
     #[serde(default)]
     pub rollout: Rollout,
 
-    /// `Hibernated`: the pods stop; volumes, names and identity stay.
+    /// `Running` or `Hibernated`. `Hibernated` stops the pods and keeps volumes, Services and ids.
+    /// Default `Running`.
     #[serde(default)]
     pub run_state: RunState,
 
-    /// Whether the volumes go when the BrokerCluster is deleted.
+    /// What happens to the volumes when the BrokerCluster is deleted: `Retain` keeps them, `Delete`
+    /// deletes them. Default `Retain`.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
 
-    /// `Paused`: nothing is changed, status is still shown.
+    /// `Managed` or `Paused`. Under `Paused` the operator changes nothing and still updates the
+    /// status. Default `Managed`.
     #[serde(default)]
     pub management_state: ManagementState,
 }
 
-/// Where an image comes from.
+/// Repository, tag or digest, and pull policy of an image.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[x_kube(
     validation = Rule::new("!(has(self.tag) && has(self.digest))")
@@ -126,39 +132,41 @@ pub struct BrokerClusterSpec {
 )]
 #[serde(rename_all = "camelCase")]
 pub struct Image {
-    /// Without tag and digest.
+    /// Registry and path, without tag and digest, at most 255 characters. Default: those of the
+    /// broker image that the operator was installed with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(min = 1, max = 255),
         regex(pattern = r"^[a-z0-9]([a-z0-9._:/-]*[a-z0-9])?$")
     )]
     pub repository: Option<String>,
-    /// `version` if absent.
+    /// Tag, at most 128 characters; not together with `digest`. Default: `version`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128), regex(pattern = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"))]
     pub tag: Option<String>,
-    /// `sha256:…`.
+    /// Digest, `sha256:` and 64 hexadecimal digits; not together with `tag`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 71), regex(pattern = r"^sha256:[0-9a-f]{64}$"))]
     pub digest: Option<String>,
-    /// When the node asks the registry.
+    /// When the node pulls the image: `Always`, `IfNotPresent` or `Never`. Default: that of
+    /// Kubernetes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pull_policy: Option<PullPolicy>,
 }
 
-/// When a node asks the registry for an image.
+/// When a node pulls an image.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PullPolicy {
-    /// Every time.
+    /// At every start of the pod.
     Always,
-    /// When it has none.
+    /// When the node does not have the image.
     IfNotPresent,
-    /// Not at all.
+    /// Never: the image must be on the node already.
     Never,
 }
 
 impl PullPolicy {
-    /// As Kubernetes writes it.
+    /// The value as Kubernetes spells it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -177,13 +185,14 @@ impl PullPolicy {
 )]
 #[serde(rename_all = "camelCase")]
 pub struct Storage {
-    /// Can only grow; what no volume has grown to yet can be taken back, but not below
-    /// `status.storageCapacity`. A volume that was made larger by hand is left as it is.
+    /// Size of the volume, at least 256Mi, default 20Gi. It can only grow; a larger size that no
+    /// volume has reached yet can be taken back, but not below `status.storageCapacity`. The
+    /// operator keeps a volume that was enlarged by hand.
     #[serde(default = "volume_size")]
     #[x_kube(validation = Rule::new("quantity(self).compareTo(quantity('256Mi')) >= 0")
         .message("`storage.size` must be at least 256Mi"))]
     pub size: Size,
-    /// The cluster's default class if absent. Immutable.
+    /// StorageClass of the volume. Default: the default class of the Kubernetes cluster. Immutable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub storage_class_name: Option<String>,
@@ -195,14 +204,16 @@ impl Default for Storage {
     }
 }
 
-/// How brokers are restarted.
+/// How the operator restarts brokers.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Rollout {
-    /// `OneAtATime`: as soon as they have to be. `Supervised`: when a person approves it.
+    /// `OneAtATime` restarts a broker as soon as a change needs it. `Supervised` waits until the
+    /// annotation `ropewalk.dev/approve-restart` approves the restart. Default `OneAtATime`.
     #[serde(default)]
     pub strategy: RolloutStrategy,
-    /// A restarted broker that is not ready within this time is reported; it is never given up.
+    /// Seconds after which a restarted broker that is not ready is reported in the conditions, 30
+    /// to 86400, default 1800. The operator keeps waiting for it afterwards.
     #[serde(default = "broker_deadline_seconds")]
     #[schemars(range(min = 30, max = 86_400))]
     pub broker_deadline_seconds: i32,
@@ -217,23 +228,23 @@ impl Default for Rollout {
     }
 }
 
-/// When brokers are restarted.
+/// When the operator restarts brokers.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RolloutStrategy {
-    /// As soon as they have to be, never two at once.
+    /// As soon as a change needs it, one broker at a time.
     #[default]
     OneAtATime,
-    /// When a person approves it.
+    /// After the annotation `ropewalk.dev/approve-restart` approves it.
     Supervised,
 }
 
 /// Whether the brokers run.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RunState {
-    /// They do.
+    /// The brokers have pods.
     #[default]
     Running,
-    /// Their pods are stopped; everything else stays.
+    /// The pods are stopped; everything else is kept.
     Hibernated,
 }
 

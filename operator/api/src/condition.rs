@@ -1,72 +1,72 @@
-//! Conditions: their types in one table, and the one way to change a list of them.
+//! Condition types of both kinds, and the functions that build and read a list of conditions.
 //!
-//! # Invariants
-//!
-//! - `lastTransitionTime` moves only when the status does, so that a converged object is never
+//! - `lastTransitionTime` changes only when `status` does, so that a converged object is never
 //!   written because of its conditions.
-//! - A condition has a reason that a program can match and a message that tells a person what to do.
+//! - `reason` is one word that programs can match; `message` says what an administrator has to do.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::Schema;
 
-/// A condition of a `Queue`: the summary.
+/// The summary condition of both kinds.
 pub const READY: &str = "Ready";
 
 /// Conditions of a `Queue`.
 pub mod queue {
-    /// The cluster it lives in is known.
+    /// The BrokerCluster of the Queue exists.
     pub const CLUSTER_RESOLVED: &str = "ClusterResolved";
-    /// The brokers hold it as the spec says.
+    /// The brokers hold the topic as the spec declares it.
     pub const PROVISIONED: &str = "Provisioned";
     /// Every consumer group is bound at its start position.
     pub const CONSUMERS_BOUND: &str = "ConsumersBound";
-    /// The brokers hold something else than the spec says, and it cannot or must not be undone.
+    /// The topic differs from the spec in a way that the operator cannot or must not undo.
     pub const DRIFTED: &str = "Drifted";
-    /// The topic that held its records is gone; another one has its name.
+    /// The topic that held the records was deleted; another topic has its name.
     pub const TOPIC_LOST: &str = "TopicLost";
-    /// Consumers are being scaled.
+    /// The operator scales the consumers.
     pub const SCALING_ACTIVE: &str = "ScalingActive";
-    /// Something keeps the consumers from the number that the load asks for.
+    /// A limit keeps the number of replicas below what the load needs.
     pub const SCALING_LIMITED: &str = "ScalingLimited";
 }
 
 /// Conditions of a `BrokerCluster`.
 pub mod cluster {
-    /// What was asked for is on its way.
+    /// A change of the spec is being carried out.
     pub const PROGRESSING: &str = "Progressing";
-    /// A broker has to restart before all of the spec holds.
+    /// A broker has to restart before the whole spec is in effect.
     pub const RESTART_PENDING: &str = "RestartPending";
-    /// The operator would set brokers up differently by now; it waits to be asked.
+    /// This release of the operator would build the pods differently; it waits for a requested
+    /// restart.
     pub const UPGRADE_AVAILABLE: &str = "UpgradeAvailable";
-    /// Every volume has the size that was asked for.
+    /// Every volume has the size of the spec.
     pub const STORAGE_RESIZED: &str = "StorageResized";
-    /// A broker that held data finds its volume empty.
+    /// The volume of a broker that held data is empty.
     pub const DATA_LOST: &str = "DataLost";
-    /// A volume will be lost as soon as its broker stops: its claim is being deleted or has no volume.
+    /// A volume is lost as soon as its broker stops: the claim is being deleted or has lost its
+    /// volume.
     pub const DATA_AT_RISK: &str = "DataAtRisk";
-    /// A broker serves, but found damaged data that it does not serve.
+    /// A broker serves requests, and has found damaged data that it does not serve.
     pub const DEGRADED: &str = "Degraded";
     /// A broker refuses writes because its volume has no space left.
     pub const STORAGE_FULL: &str = "StorageFull";
-    /// The operator reaches the admin API of every broker that runs.
+    /// The operator reaches the admin API of every running broker.
     pub const ADMIN_REACHABLE: &str = "AdminReachable";
     /// The brokers run with the settings of the spec.
     pub const CONFIGURATION_APPLIED: &str = "ConfigurationApplied";
 }
 
-/// True, False, or not known.
+/// The `status` of a condition, as the API convention defines it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
-    /// It holds.
+    /// The condition applies.
     True,
-    /// It does not.
+    /// The condition does not apply.
     False,
-    /// Nobody can say.
+    /// The operator does not know.
     Unknown,
 }
 
 impl Status {
-    /// As it is written.
+    /// The value as the API convention spells it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -83,21 +83,21 @@ impl From<bool> for Status {
     }
 }
 
-/// A condition before it is known when it began.
+/// A condition without `lastTransitionTime` and `observedGeneration`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// Which condition.
+    /// The type, one of the constants of this module.
     pub kind: &'static str,
-    /// Whether it holds.
+    /// Whether the condition applies.
     pub status: Status,
-    /// Why, in one word for programs.
+    /// The cause in one CamelCase word, for programs.
     pub reason: &'static str,
-    /// Why, and what to do, for people.
+    /// The cause and the remedy, for people; at most 2,000 bytes.
     pub message: String,
 }
 
 impl Finding {
-    /// One finding.
+    /// Builds a finding and cuts `message` at 2,000 bytes.
     #[must_use]
     pub fn new(
         kind: &'static str,
@@ -106,7 +106,7 @@ impl Finding {
         message: impl Into<String>,
     ) -> Self {
         let mut message = message.into();
-        // The API server takes 32,768 bytes; nobody reads more than a few lines.
+        // The API server accepts 32,768 bytes; `kubectl describe` is readable up to a few lines.
         if message.len() > 2000 {
             let end = (0..=2000).rev().find(|end| message.is_char_boundary(*end)).unwrap_or(0);
             message.truncate(end);
@@ -114,8 +114,8 @@ impl Finding {
         Self { kind, status: status.into(), reason, message }
     }
 
-    /// As it goes into the status: with the time of its last change, which is `now` unless `before`
-    /// had the same status.
+    /// The condition for the status. `lastTransitionTime` is taken from `before` if the status is
+    /// the same there, and is `now` otherwise.
     #[must_use]
     pub fn dated(&self, before: &[Condition], generation: Option<i64>, now: &Time) -> Condition {
         let since = find(before, self.kind)
@@ -132,22 +132,22 @@ impl Finding {
     }
 }
 
-/// The condition of a type.
+/// The condition of type `kind`, if the list has one.
 #[must_use]
 pub fn find<'a>(conditions: &'a [Condition], kind: &str) -> Option<&'a Condition> {
     conditions.iter().find(|condition| condition.type_ == kind)
 }
 
-/// Whether a condition holds.
+/// Whether the condition of type `kind` has the status `True`.
 #[must_use]
 pub fn is_true(conditions: &[Condition], kind: &str) -> bool {
     find(conditions, kind).is_some_and(|condition| condition.status == "True")
 }
 
-/// Conditions are merged by type, so that several writers can own one each.
+/// The list is merged by type, so that each field manager can own its conditions.
 pub(crate) fn schema(_: &mut schemars::SchemaGenerator) -> Schema {
     schemars::json_schema!({
-        "description": "What holds for this object, and why.",
+        "description": "Conditions by type. `reason` is for programs, `message` says what to do.",
         "type": "array",
         "maxItems": 32,
         "x-kubernetes-list-type": "map",

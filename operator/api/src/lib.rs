@@ -1,16 +1,15 @@
-//! The custom resources of Ropewalk, as people write them and as the operator reads them.
+//! The custom resources of Ropewalk: their fields, schema rules, conditions and names.
 //!
-//! # Place in the walk
-//!
-//! A person applies a [`Queue`] or a [`BrokerCluster`]; the API server checks it against the schema
-//! and the rules that these types carry; `ropewalk-operator` watches them. Everything that is known
-//! by name on both sides (labels, annotations, conditions) stands here and nowhere else.
+//! A user applies a [`Queue`] or a [`BrokerCluster`]; the API server checks it against the schema
+//! and the rules that these types carry; `ropewalk-operator` watches it. Labels, annotations and
+//! condition types are defined only here.
 //!
 //! # Invariants
 //!
-//! - Only what works has a field. A field that is added later means, when absent, what happens today.
-//! - Every string, list, map and number has a bound, so that the API server can price the rules.
-//! - A rule that can be said in the schema is said there: there is no webhook.
+//! - Every field works. A field that is added later means, when absent, what happens today.
+//! - Every string, list, map and number has a bound, so that the API server can estimate the cost
+//!   of the rules.
+//! - Every rule is in the schema: there is no webhook.
 
 #![expect(unreachable_pub, reason = "`KubeSchema` makes an inner copy of every struct")]
 
@@ -28,22 +27,22 @@ pub use size::Size;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What happens to the data when the object that asked for it is deleted.
+/// What happens to the data when the object that declared it is deleted.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeletionPolicy {
-    /// It stays, and an object of the same name finds it again.
+    /// The data is kept, and a new object of the same name uses it again.
     #[default]
     Retain,
-    /// It goes with the object.
+    /// The data is deleted with the object.
     Delete,
 }
 
 /// Whether the operator acts on an object.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ManagementState {
-    /// It does.
+    /// The operator carries out the spec.
     #[default]
     Managed,
-    /// It changes nothing, and still shows what it sees.
+    /// The operator changes nothing and still updates the status.
     Paused,
 }

@@ -1,4 +1,4 @@
-//! `Queue`: a Kafka topic with its policy and the consumer groups that read it.
+//! `Queue`: a Kafka topic, its retention and the consumer groups that read it.
 
 use std::collections::BTreeMap;
 
@@ -33,13 +33,13 @@ pub use status::{ConsumerStatus, QueueStatus};
         name = "Length",
         type_ = "integer",
         json_path = ".status.length",
-        description = "Messages that the slowest group has not yet processed"
+        description = "Consumer lag: messages that the slowest group has not processed"
     ),
     printcolumn(
         name = "Delay",
         type_ = "string",
         json_path = ".status.delay",
-        description = "99 of 100 messages were processed within this time"
+        description = "Time from record timestamp to offset commit, 99th percentile"
     ),
     printcolumn(
         name = "Throughput",
@@ -51,7 +51,7 @@ pub use status::{ConsumerStatus, QueueStatus};
         name = "Consumers",
         type_ = "string",
         json_path = ".status.consumerReplicas",
-        description = "Replicas that consume, of those that are wanted"
+        description = "Replicas that consume / replicas that are wanted"
     ),
     printcolumn(
         name = "Ready",
@@ -79,26 +79,26 @@ pub use status::{ConsumerStatus, QueueStatus};
 )]
 #[serde(rename_all = "camelCase")]
 pub struct QueueSpec {
-    /// The Kafka topic; the name of the Queue if absent. Immutable.
+    /// Name of the Kafka topic, 1 to 249 characters. Default: the name of the Queue. Immutable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 249), regex(pattern = r"^[a-zA-Z0-9._-]+$"))]
     #[x_kube(validation = Rule::new("self != '.' && self != '..'")
         .message("`topicName` must not be `.` or `..`"))]
     pub topic_name: Option<String>,
 
-    /// The BrokerCluster that holds it, in the same namespace. If absent: the one called `default`,
-    /// which is made if it is missing. Immutable.
+    /// The BrokerCluster that holds the topic, in the same namespace. Default: the BrokerCluster
+    /// called `default`, which the operator creates if it is missing. Immutable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster_ref: Option<ClusterRef>,
 
-    /// How many consumers of one group can work at once. Can only grow; messages with the same key
-    /// may go elsewhere when it does.
+    /// Number of partitions, 1 to 10000, default 12. It bounds how many members of a group can
+    /// consume at once. It can only grow; growth changes which partition a key maps to.
     #[serde(default = "partitions")]
     #[schemars(range(min = 1, max = 10_000))]
     pub partitions: i32,
 
-    /// What happens to old messages: deleted when `retention` says so, or compacted to the last of
-    /// each key.
+    /// `Delete` removes messages as `retention` says, `Compact` keeps the newest message of each
+    /// key, `CompactAndDelete` does both. Default `Delete`.
     #[serde(default)]
     pub cleanup_policy: CleanupPolicy,
 
@@ -106,11 +106,12 @@ pub struct QueueSpec {
     #[serde(default)]
     pub retention: Retention,
 
-    /// The largest message (strictly: the largest batch as it is stored), 1Ki to 32Mi. Earlier releases
-    /// allowed 64Mi: a Queue that was made with more than 32Mi can still be edited, and gets 32Mi.
-    // Before Kubernetes 1.30 every write of an object is refused while any stored field breaks a
-    // rule, also the one that takes off a finalizer. So the bound of all releases is a rule for
-    // every object, and the lower one of today is a rule for changes.
+    /// Largest batch as the brokers store it, 1Ki to 32Mi, default 1Mi. Earlier releases allowed
+    /// 64Mi: a Queue that was created with more than 32Mi can still be edited, and its topic gets
+    /// 32Mi.
+    // Before Kubernetes 1.30 the API server refuses every write of an object while any stored field
+    // breaks a rule, also the write that removes a finalizer. So the bound of all releases is a
+    // rule for every object, and the lower bound of today is a rule for changes.
     #[serde(default = "message_size")]
     #[x_kube(validation = Rule::new("quantity(self).compareTo(quantity('1Ki')) >= 0 && quantity(self).compareTo(quantity('64Mi')) <= 0")
         .message("`maxMessageSize` must be between 1Ki and 32Mi"))]
@@ -118,8 +119,9 @@ pub struct QueueSpec {
         .message("`maxMessageSize` must be between 1Ki and 32Mi"))]
     pub max_message_size: Size,
 
-    /// The groups that read the queue. Each is bound: it starts where `startPosition` says, its
-    /// place never expires, and its Deployment (or whatever has a scale) follows the load.
+    /// Consumer groups of the queue, at most 16. Each group is bound: it starts at `startPosition`,
+    /// its offsets never expire, and the operator scales its target, a Deployment or any object
+    /// with a scale.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
@@ -127,39 +129,41 @@ pub struct QueueSpec {
         .message("two consumers must not share a `groupId`"))]
     pub consumers: Vec<Consumer>,
 
-    /// Further settings of the topic by Kafka's names, such as `segment.bytes`.
+    /// Further settings of the topic under Kafka's names, such as `segment.bytes`; at most 64.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "config_schema")]
     #[x_kube(validation = Rule::new("self.all(k, !(k in ['cleanup.policy', 'retention.ms', 'retention.bytes', 'max.message.bytes', 'min.insync.replicas', 'remote.storage.enable', 'local.retention.ms', 'local.retention.bytes']))")
         .message("`config` must not hold what has a field of its own (`cleanupPolicy`, `retention`, `maxMessageSize`) or what the cluster decides"))]
     pub config: BTreeMap<String, String>,
 
-    /// Whether the topic and its messages go when the Queue is deleted.
+    /// What happens to the topic and its messages when the Queue is deleted: `Retain` keeps them,
+    /// `Delete` deletes them. Default `Retain`.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
 
-    /// `Paused`: nothing is changed, status is still shown. A deletion is carried out all the same.
+    /// `Managed` or `Paused`. Under `Paused` the operator changes nothing and still updates the
+    /// status; a deletion is carried out all the same. Default `Managed`.
     #[serde(default)]
     pub management_state: ManagementState,
 }
 
-/// A BrokerCluster of the same namespace.
+/// Names a BrokerCluster of the same namespace.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 pub struct ClusterRef {
-    /// Its name.
+    /// Name of the BrokerCluster, at most 40 characters.
     #[schemars(length(min = 1, max = 40))]
     pub name: String,
 }
 
-/// What happens to old messages.
+/// How the brokers remove old messages.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CleanupPolicy {
-    /// They are deleted when `retention` says so.
+    /// By age and size, as `retention` says.
     #[default]
     Delete,
-    /// Of each key the last one stays.
+    /// All but the newest message of each key.
     Compact,
-    /// Both.
+    /// By age and size, and all but the newest message of each key.
     CompactAndDelete,
 }
 
@@ -167,11 +171,12 @@ pub enum CleanupPolicy {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Retention {
-    /// Messages older than this go. A week if absent.
+    /// Messages older than this number of seconds are deleted, 60 to 3150000000, default 604800 (a
+    /// week).
     #[serde(default = "max_age_seconds")]
     #[schemars(range(min = 60, max = 3_150_000_000_i64))]
     pub max_age_seconds: i64,
-    /// When the whole queue is larger, its oldest messages go. Unlimited if absent.
+    /// Bytes of the whole queue above which its oldest messages are deleted. Default: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_size: Option<Size>,
 }
@@ -203,20 +208,20 @@ pub(crate) fn config_schema(_: &mut schemars::SchemaGenerator) -> schemars::Sche
 }
 
 impl Queue {
-    /// The Kafka topic it stands for.
+    /// The name of its Kafka topic.
     #[must_use]
     pub fn topic(&self) -> &str {
         let name = self.metadata.name.as_deref().unwrap_or_default();
         self.spec.topic_name.as_deref().unwrap_or(name)
     }
 
-    /// The cluster it lives in.
+    /// The name of its BrokerCluster.
     #[must_use]
     pub fn cluster(&self) -> &str {
         self.spec.cluster_ref.as_ref().map_or(names::DEFAULT_CLUSTER, |cluster| &cluster.name)
     }
 
-    /// The Kafka group of one of its consumers.
+    /// The Kafka group id of one of its consumers.
     #[must_use]
     pub fn group(&self, consumer: &Consumer) -> String {
         consumer.group_id.clone().unwrap_or_else(|| {

@@ -1,7 +1,7 @@
-//! A number of bytes as people write it: `20Gi`, `500M`.
+//! A number of bytes as users write it: `20Gi`, `500M`.
 //!
-//! A string of its own instead of Kubernetes' quantity, because the schema can then bound it and the
-//! rules can compare it.
+//! It is a string of its own and not a Kubernetes quantity, because the schema can then bound its
+//! length and the rules can compare it.
 
 use std::fmt;
 
@@ -20,7 +20,7 @@ pub struct Size(
 );
 
 impl Size {
-    /// The bytes it stands for, rounded up; `None` if it is no size.
+    /// The number of bytes, rounded up; `None` if the text is no size.
     #[must_use]
     pub fn bytes(&self) -> Option<u64> {
         bytes(&self.0)
@@ -39,8 +39,8 @@ impl From<&str> for Size {
     }
 }
 
-/// The bytes a quantity stands for, rounded up. Understands more than the schema lets through,
-/// because sizes also come back from the API server (`1e9`, `1500m`).
+/// The number of bytes of a quantity, rounded up. It accepts more than the schema does, because the
+/// API server also returns sizes such as `1e9` and `1500m`.
 #[must_use]
 pub fn bytes(text: &str) -> Option<u64> {
     let digits =

@@ -1,10 +1,11 @@
-//! The rules of the custom resources, on objects as people write them.
+//! The rules of the custom resources, on example objects.
 //!
 //! `cel/` holds a file per case, `<kind>.<create|update>.<verdict>.<what>.yaml`: one object that is
-//! created, or two, the second replacing the first. The first line says what is expected: `accepted`,
-//! or words of the refusal. The verdict `invalid-by-schema` is for limits that are no rules, and
-//! `valid-by-server` for what the checker used here takes for invalid (it compares the items of a list
-//! by position, not by key). A real API server is asked about every file.
+//! created, or two, the second replacing the first. The first line holds the expected result:
+//! `accepted`, or a part of the refusal. The verdict `invalid-by-schema` is for limits that are no
+//! rules, and `valid-by-server` for cases that the checker here refuses wrongly (it compares the
+//! items of a list by position, not by key). The Kubernetes tests send every file to a real API
+//! server.
 
 #![expect(clippy::disallowed_methods, reason = "it reads the cases of tests/cel")]
 
@@ -16,7 +17,7 @@ use ropewalk_operator_api::definitions;
 use serde::Deserialize as _;
 use serde_json::Value;
 
-/// The schema of a kind, by the lower-case name that the files begin with.
+/// The schema of a kind, by the lower-case name that the file names begin with.
 fn schema(kind: &str) -> Value {
     let (_, definition) = definitions::all()
         .into_iter()
@@ -33,7 +34,7 @@ fn documents(text: &str) -> Vec<Value> {
         .collect()
 }
 
-/// What the rules say of a case: nothing, or the words of every refusal.
+/// The message of every rule that refuses a case.
 fn refusals(kind: &str, documents: &[Value]) -> Vec<String> {
     let schema = schema(kind);
     let validator = Validator::new();

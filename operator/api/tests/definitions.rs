@@ -1,5 +1,5 @@
-//! `crds/` is what the code says. Mend it with
-//! `UPDATE_CRDS=1 cargo test -p ropewalk-operator-api --test definitions`.
+//! `crds/` equals what the code generates. Update it with `UPDATE_CRDS=1 cargo test -p
+//! ropewalk-operator-api --test definitions`.
 
 #![expect(clippy::disallowed_methods, reason = "it reads and writes the files of crds/")]
 
