@@ -2,7 +2,7 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
 {{- end }}
 
-{{/* One operator is the usual case, so a release called like the chart is not called so twice. */}}
+{{/* A release with the name of the chart does not repeat it in names: one operator is the usual case. */}}
 {{- define "ropewalk.fullname" -}}
 {{- if .Values.fullnameOverride }}
 {{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" }}
@@ -20,7 +20,7 @@
 {{ include "ropewalk.fullname" . }}-operator
 {{- end }}
 
-{{/* The Lease of this release, for the namespaces that it watches; without any, the name is the one of all earlier releases. */}}
+{{/* Name of the Lease for this release and its `watchNamespaces`; if the list is empty, the name that all earlier releases used. */}}
 {{- define "ropewalk.leaseName" -}}
 {{- $watched := .Values.watchNamespaces | default list | uniq | sortAlpha | join "," }}
 {{- if $watched }}
@@ -30,12 +30,12 @@
 {{- end }}
 {{- end }}
 
-{{/* Names of objects that have no namespace carry the release's. */}}
+{{/* Names of cluster-wide objects begin with the namespace of the release. */}}
 {{- define "ropewalk.clusterwide" -}}
 {{ .Release.Namespace }}-{{ include "ropewalk.operator" . }}
 {{- end }}
 
-{{/* What never changes: a selector cannot. */}}
+{{/* Labels that never change, because a selector is immutable. */}}
 {{- define "ropewalk.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "ropewalk.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
@@ -47,7 +47,7 @@ app.kubernetes.io/component: operator
 {{ include "ropewalk.releaseLabels" . }}
 {{- end }}
 
-{{/* What `helm test` makes is no part of the operator, and its selector must not find it. */}}
+{{/* Labels of the objects of `helm test`; the selector of the operator must not match them. */}}
 {{- define "ropewalk.testLabels" -}}
 app.kubernetes.io/name: {{ include "ropewalk.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
@@ -86,7 +86,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 {{- end }}
 
-{{/* The spec of the BrokerCluster that is made for a Queue, as JSON; the pull secrets of the brokers are added unless it names its own. Values of an earlier release lack the section. */}}
+{{/* The spec of the BrokerCluster that the operator creates for a Queue, as JSON. The pull secrets of the brokers are added unless the spec has its own. The values of an earlier release do not have this section. */}}
 {{- define "ropewalk.defaultCluster" -}}
 {{- $spec := deepCopy ((.Values.defaultCluster).spec | default dict) }}
 {{- if .Values.broker.imagePullSecrets }}

@@ -1,4 +1,4 @@
-{{/* What the operator may do in the namespaces it looks after: exactly what its code asks for. A test of the operator compares the two. */}}
+{{/* Rights of the operator in the namespaces that it watches: exactly the calls of its code. A test of the operator compares the two. */}}
 {{- define "ropewalk.rules" -}}
 - apiGroups: [ropewalk.dev]
   resources: [queues]
@@ -9,11 +9,11 @@
 - apiGroups: [ropewalk.dev]
   resources: [queues/status, brokerclusters/status]
   verbs: [patch]
-# Where the owner of an object may block its deletion, whoever makes the object needs this.
+# Needed to set `blockOwnerDeletion` where the admission plugin OwnerReferencesPermissionEnforcement is on.
 - apiGroups: [ropewalk.dev]
   resources: [brokerclusters/finalizers]
   verbs: [update]
-# Brokers: a StatefulSet, a volume and a Service each, and an account that may do nothing. All but the volumes are removed by Kubernetes itself.
+# Brokers: a StatefulSet, a volume and a Service each, and a ServiceAccount without rights. Kubernetes removes all but the volumes.
 - apiGroups: [apps]
   resources: [statefulsets]
   verbs: [get, list, watch, create, patch]
@@ -26,26 +26,26 @@
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
   verbs: [get, create, patch]
-# Volumes are deleted under `deletionPolicy: Delete` only.
+# The operator deletes volumes under `deletionPolicy: Delete` only.
 - apiGroups: [""]
   resources: [persistentvolumeclaims]
   verbs: [get, list, watch, create, patch, delete]
-# A broker is restarted by an eviction, which the disruption budgets may refuse.
+# The operator restarts a broker by evicting its pod, which disruption budgets may refuse.
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch]
 - apiGroups: [""]
   resources: [pods/eviction]
   verbs: [create]
-# The token of each cluster's admin interface. Secrets are never listed: only those that the operator knows by name are read.
+# The token of each cluster's admin API. Secrets are never listed: the operator reads only those that it knows by name.
 - apiGroups: [""]
   resources: [secrets]
   verbs: [get, create, patch]
-# Whether a namespace is being deleted.
+# Read to find out whether a namespace is being deleted.
 - apiGroups: [""]
   resources: [namespaces]
   verbs: [get]
-# Consumers. The objects themselves are read only to find out who sets their replicas back.
+# Consumers. The objects themselves are read only to find the field manager that reverts their replicas.
 - apiGroups: [apps]
   resources: [deployments/scale, statefulsets/scale, replicasets/scale]
   verbs: [get, update]
@@ -65,7 +65,7 @@
   resources: [scaledobjects]
   verbs: [list]
 {{- end }}
-# Why a pod or a volume does not come often stands in Events only; the operator's own tell what it did.
+# The cause of a missing pod or volume is often in Events only; the operator's own Events report what it did.
 - apiGroups: [""]
   resources: [events]
   verbs: [list]
