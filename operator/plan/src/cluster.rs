@@ -1,9 +1,9 @@
-//! A `BrokerCluster`: from what was asked and observed to what should exist, what restarts next, and
-//! what its status says.
+//! A `BrokerCluster`: from spec and observation to the objects that should exist, the next restart
+//! and the status.
 //!
-//! The walk, in the order of the modules: [`observed`] holds what was read; [`validate`] makes a
-//! [`ValidCluster`] of object and [`Observed`]; [`children`] builds every object from it; [`rollout`] says
-//! which pod may be restarted now; [`verdict`] makes the conditions and the status.
+//! In the order of use: [`observed`] holds what was read; [`validate`] builds a [`ValidCluster`]
+//! from the object and [`Observed`]; [`children`] builds every object from it; [`rollout`] decides
+//! which pod may be restarted; [`verdict`] builds conditions and status.
 
 pub mod observed;
 pub mod applied;

@@ -1,10 +1,8 @@
-//! Length, delay and throughput of a Queue, as its status shows them.
+//! Length (consumer lag), delay and throughput of a Queue for its status.
 //!
-//! # Invariants
-//!
-//! - `length` is exact; everything that moves all the time is rounded to two digits, so that a queue
-//!   under a steady load is not written again and again.
-//! - **K1** [`is_due`] keeps a queue from being written more than every 30 s.
+//! - `length` is exact; values that change all the time are rounded to two digits, so that the
+//!   status of a queue under a steady load is not written again and again.
+//! - **K1** [`is_due`] limits writes to one every 30 s for each Queue.
 
 use std::time::Duration;
 
@@ -12,62 +10,62 @@ use ropewalk_operator_api::Queue;
 use ropewalk_operator_api::queue::{ConsumerStatus, QueueStatus};
 use serde::Deserialize;
 
-/// No status is written more often because of its figures.
+/// Shortest time between two writes of the metrics of one Queue.
 pub const PAUSE_MIN: Duration = Duration::from_secs(30);
 
-/// What a broker measured, of all its queues.
+/// The metrics of one broker, as `GET /v1/queues` returns them.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Report {
-    /// Every queue.
+    /// One entry per queue.
     pub queues: Vec<Measured>,
 }
 
-/// What a broker measured of a queue, or of one group of it.
+/// The metrics of one queue, or of one group of it.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct Measured {
-    /// The queue or the group.
+    /// Name of the queue or id of the group.
     pub name: String,
-    /// Kafka's id of the topic.
+    /// Kafka's id of the topic; empty for a group.
     pub id: String,
-    /// Messages not yet processed.
+    /// Consumer lag: messages that are not processed.
     pub length: i64,
-    /// How long they take.
+    /// Time from record timestamp to offset commit, last minute.
     pub delay: Delay,
-    /// How many per second.
+    /// Messages per second, in and out.
     pub throughput: Throughput,
-    /// Of a queue: its groups.
+    /// The groups of a queue; empty for a group.
     pub groups: Vec<Measured>,
 }
 
-/// How long messages take.
+/// Time from record timestamp to offset commit, last minute, milliseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct Delay {
-    /// Half of them.
+    /// Median; `None` if nothing was committed.
     pub p50_ms: Option<i64>,
-    /// 99 of 100.
+    /// 99th percentile; `None` if nothing was committed.
     pub p99_ms: Option<i64>,
-    /// How long the oldest has waited.
+    /// Age of the oldest message that is not processed.
     pub oldest_ms: i64,
 }
 
-/// Messages per second.
+/// Messages per second, averaged by the broker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct Throughput {
-    /// Arriving.
+    /// Messages that were appended.
     pub in_per_second: f64,
-    /// Processed.
+    /// Messages that the group committed.
     pub processed_per_second: f64,
 }
 
-/// The part of a status that holds the figures, and nothing else.
+/// The fields of the status that hold metrics; all others are absent.
 #[must_use]
 pub fn status(queue: &Queue, measured: &Measured) -> QueueStatus {
     let shown = shown(measured);
-    // A consumer that nothing is known of has no entry: it would stay when the consumer goes.
+    // A consumer without metrics has no entry: an entry would stay after the consumer is removed.
     let consumers = queue.spec.consumers.iter().filter_map(|consumer| {
         let group = queue.group(consumer);
         let found = measured.groups.iter().find(|measured| measured.name == group)?;
@@ -88,13 +86,13 @@ pub fn status(queue: &Queue, measured: &Measured) -> QueueStatus {
     }
 }
 
-/// The figures of a queue or group, rounded.
+/// The metrics of a queue or group, rounded.
 fn shown(measured: &Measured) -> ConsumerStatus {
     let Throughput { in_per_second, processed_per_second } = measured.throughput;
     let gain = processed_per_second - in_per_second;
     let drain = match measured.length {
         length if length <= 0 => Some(0),
-        // Slower than one message in ten seconds is not draining.
+        // A backlog that shrinks by less than one message in ten seconds is not draining.
         _ if gain < 0.1 => None,
         #[expect(clippy::cast_precision_loss, reason = "two digits are kept")]
         length => Some(two_digits(whole(length as f64 / gain))),
@@ -111,7 +109,7 @@ fn shown(measured: &Measured) -> ConsumerStatus {
     }
 }
 
-/// A number that came as a fraction, within bounds.
+/// Rounds to an integer; NaN is 0, and the result is within ±1e15.
 fn whole(number: f64) -> i64 {
     const MOST: f64 = 1e15;
     if number.is_nan() {
@@ -122,7 +120,7 @@ fn whole(number: f64) -> i64 {
     whole
 }
 
-/// Rounded to two significant digits.
+/// Rounds to two significant digits.
 fn two_digits(number: i64) -> i64 {
     let digits = number.unsigned_abs().checked_ilog10().unwrap_or(0);
     let step = 10_i64.pow(digits.saturating_sub(1).min(17));
@@ -130,7 +128,7 @@ fn two_digits(number: i64) -> i64 {
     number.saturating_add(half) / step * step
 }
 
-/// As people read it: `80ms`, `1.2s`, `3m`, `2h`.
+/// A time with its unit: `80ms`, `1.2s`, `3m`, `2h`.
 fn duration(ms: i64) -> String {
     match ms {
         ..1000 => format!("{ms}ms"),
@@ -141,7 +139,7 @@ fn duration(ms: i64) -> String {
     }
 }
 
-/// As people read it: `0/s`, `1.5/s`, `950/s`, `12k/s`.
+/// A rate with its unit: `0/s`, `1.5/s`, `950/s`, `12k/s`.
 fn rate(milli: i64) -> String {
     match milli {
         ..10_000 if milli % 1000 != 0 => format!("{}.{}/s", milli / 1000, milli % 1000 / 100),
@@ -151,7 +149,7 @@ fn rate(milli: i64) -> String {
     }
 }
 
-/// Whether new figures may be written, when the last were written so long ago.
+/// Whether new metrics may be written, when the last write was `since_last` ago.
 #[must_use]
 pub fn is_due(since_last: Option<Duration>) -> bool {
     since_last.is_none_or(|since| since >= PAUSE_MIN)

@@ -1,20 +1,18 @@
-//! Is what exists what was meant? The question before every write.
+//! Compares the wanted object with the stored one, before every write.
 //!
-//! # Invariants
-//!
-//! - **K1** an object that [`holds`] is not written. Fields that others added are none of our
-//!   business, and a quantity may come back in another unit.
-//! - A hash does not depend on the order of keys, nor on the release that computes it.
+//! - **K1** an object that [`holds`] is not written. Fields of other writers are ignored, and a
+//!   quantity may come back in another unit.
+//! - A hash depends neither on the order of keys nor on the release that computes it.
 
 use serde::Serialize;
 use serde_json::Value;
 
-/// A number with more digits is no quantity that anybody means.
+/// More digits than any real quantity has.
 const DIGITS_MAX: usize = 20;
 
 /// A short hash of a value, the same for equal values whatever the order of their keys.
 ///
-/// FNV-1a: it tells intents apart, it protects nothing.
+/// FNV-1a: the hash only separates values, it is not for security.
 #[must_use]
 pub fn hash(value: &impl Serialize) -> String {
     let value = serde_json::to_value(value).unwrap_or(Value::Null);
@@ -52,7 +50,7 @@ fn feed(value: &Value, state: &mut u64) {
     }
 }
 
-/// Whether everything that is wanted is there. What else is there does not matter.
+/// Whether every wanted field is in the stored object. Further fields are ignored.
 #[must_use]
 pub fn holds(there: &Value, wanted: &Value) -> bool {
     match (there, wanted) {
@@ -71,8 +69,8 @@ pub fn holds(there: &Value, wanted: &Value) -> bool {
     }
 }
 
-/// Lists of named items (containers, volumes, ports) belong to several writers: each item is compared
-/// with the one of its name, and items that others added do not matter.
+/// Compares items of named lists (containers, volumes, ports) by name, because several writers own
+/// such a list. Items that other writers added are ignored.
 fn holds_by_name(there: &[Value], wanted: &[Value]) -> bool {
     let name = |item: &Value| item.get("name").and_then(Value::as_str).map(str::to_owned);
     !wanted.is_empty()
@@ -82,7 +80,7 @@ fn holds_by_name(there: &[Value], wanted: &[Value]) -> bool {
         })
 }
 
-/// The API server drops what is empty.
+/// Whether the API server would drop the value.
 fn is_empty(value: &Value) -> bool {
     match value {
         Value::Null => true,
@@ -93,13 +91,14 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
-/// `1024Mi` comes back as `1Gi`, and `0.5` as `500m`.
+/// Whether both are the same quantity: `1024Mi` comes back as `1Gi`, and `0.5` as `500m`.
 fn same_quantity(there: &str, wanted: &str) -> bool {
     let there = nano(there);
     there.is_some() && there == nano(wanted)
 }
 
-/// A quantity of Kubernetes in billionths; `None` for what is none, or is not a whole number of them.
+/// A Kubernetes quantity in billionths; `None` if the text is no quantity or not a whole number of
+/// billionths.
 fn nano(text: &str) -> Option<i128> {
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
@@ -177,7 +176,7 @@ mod tests {
         for (there, wanted) in [("500m", "0.6"), ("1Gi", "1G"), ("a", "b"), ("1.0.0", "1.0.1")] {
             assert!(!holds(&json!(there), &json!(wanted)), "{there} {wanted}");
         }
-        // The API server drops a value that is empty.
+        // The API server drops an empty value.
         let env = json!({"env": [{"name": "A", "value": ""}]});
         assert!(holds(&json!({"env": [{"name": "A"}]}), &env));
     }

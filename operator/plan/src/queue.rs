@@ -1,9 +1,8 @@
-//! A `Queue`: what the brokers are told of it, and what its conditions say.
+//! A `Queue`: the declaration that the operator sends to the brokers, and the conditions of its
+//! status.
 //!
-//! # Invariants
-//!
-//! - What is declared is the whole intent, every time: a key that is not named goes back to its default.
-//! - **K4** nothing here ever asks for less than there is: partitions only grow.
+//! - A declaration is always the whole intent: a key that is absent is reset to its default.
+//! - **K4** a declaration never asks for fewer partitions than there are: partitions only grow.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,44 +12,46 @@ use ropewalk_operator_api::queue::{CleanupPolicy, Consumer, StartPosition};
 use ropewalk_operator_api::{ManagementState, Queue, Size, names};
 use serde::{Deserialize, Serialize};
 
-/// Kafka counts the 12 bytes before a batch in, its clients do not.
+/// Bytes that the brokers count and the clients do not: Kafka's limit includes the 12 bytes before
+/// a batch.
 const BATCH_OVERHEAD_BYTES: u64 = 12;
 
-/// The largest message that brokers take, bytes. Queues of earlier releases may ask for more.
+/// Largest message that brokers accept, bytes. A Queue of an earlier release may have a larger
+/// limit.
 const MESSAGE_BYTES_MAX: u64 = 32 << 20;
 
-/// What the brokers are told of a queue.
+/// The body of `PUT /v1/queues/{name}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Declaration {
     /// The uid of the Queue.
     pub owner: String,
-    /// At least so many.
+    /// The least number of partitions.
     pub partitions: i32,
-    /// Every setting that is not the default.
+    /// Every setting that differs from the default, by Kafka's names.
     pub config: BTreeMap<String, String>,
 }
 
-/// What the brokers answer.
+/// The reply of the brokers to a declaration.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Declared {
     /// Kafka's id of the topic.
     pub topic_id: String,
-    /// How many there are.
+    /// The number of partitions.
     pub partitions: i32,
-    /// It was made just now.
+    /// The declaration created the topic.
     pub created: bool,
-    /// It was there, and nobody owned it.
+    /// The topic existed and had no owner; the Queue owns it now.
     pub adopted: bool,
-    /// What was put right.
+    /// The settings that the declaration changed.
     pub changed: Vec<String>,
 }
 
-/// What the brokers hold for one Queue: `GET /v1/owners/{uid}`.
+/// The topics and groups of one Queue: `GET /v1/owners/{uid}`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Owned {
-    /// The topics it owns.
+    /// The topics that the Queue owns.
     pub queues: Vec<OwnedQueue>,
 }
 
@@ -58,22 +59,22 @@ pub struct Owned {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct OwnedQueue {
-    /// The topic.
+    /// Name of the topic.
     pub name: String,
-    /// The groups that are bound to it.
+    /// The groups that are bound to the topic.
     pub groups: Vec<OwnedGroup>,
 }
 
-/// One group that is bound for a Queue.
+/// One group that is bound to a topic of a Queue.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct OwnedGroup {
-    /// The Kafka group.
+    /// Id of the Kafka group.
     pub group: String,
 }
 
 impl Owned {
-    /// The groups that are bound to the topic of a Queue and that its spec does not name.
+    /// The bound groups of the topic that the spec does not name.
     #[must_use]
     pub fn superfluous(&self, queue: &Queue) -> Vec<String> {
         let wanted: BTreeSet<String> =
@@ -84,17 +85,17 @@ impl Owned {
     }
 }
 
-/// What the brokers are told of a group.
+/// The declaration of one group.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Binding {
     /// The uid of the Queue.
     pub owner: String,
-    /// Where it begins if it never committed.
+    /// Where the group starts if it has no committed offset.
     pub start_position: &'static str,
 }
 
-/// The whole intent of a Queue.
+/// The declaration of a Queue.
 #[must_use]
 pub fn declaration(queue: &Queue) -> Declaration {
     let spec = &queue.spec;
@@ -114,7 +115,7 @@ pub fn declaration(queue: &Queue) -> Declaration {
     Declaration { owner: queue.uid().unwrap_or_default(), partitions: spec.partitions, config }
 }
 
-/// Kafka's limit is for each partition.
+/// The size limit of one partition, since Kafka has none for a topic; `-1` is no limit.
 fn partition_bytes(size: Option<&Size>, partitions: i32) -> String {
     let share = size.and_then(Size::bytes).map(|bytes| {
         let partitions = u64::try_from(partitions.max(1)).unwrap_or(1);
@@ -123,7 +124,7 @@ fn partition_bytes(size: Option<&Size>, partitions: i32) -> String {
     share.map_or_else(|| "-1".to_owned(), |bytes| bytes.to_string())
 }
 
-/// What the brokers are told of one of its groups.
+/// The declaration of one group of a Queue.
 #[must_use]
 pub fn binding(queue: &Queue, consumer: &Consumer) -> Binding {
     let start_position = match consumer.start_position {
@@ -133,51 +134,52 @@ pub fn binding(queue: &Queue, consumer: &Consumer) -> Binding {
     Binding { owner: queue.uid().unwrap_or_default(), start_position }
 }
 
-/// Why the brokers did not do what they were told.
+/// Why the brokers, or the operator before them, refused a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
-    /// In one word.
+    /// The cause in one CamelCase word, for conditions.
     pub reason: &'static str,
-    /// What is wrong and what to do.
+    /// The cause and the remedy, for people.
     pub message: String,
 }
 
-/// The cluster as a Queue sees it.
+/// The cluster of a Queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClusterSeen {
-    /// There is none of that name.
+    /// No cluster of that name can be used.
     Missing(Refused),
-    /// It is there, and this is its Ready condition.
+    /// The cluster exists.
     Present {
-        /// Whether it is ready.
+        /// Whether its condition `Ready` is True.
         ready: bool,
     },
 }
 
-/// Everything that the conditions of a Queue are made from.
+/// The input of the conditions of a Queue.
 #[derive(Clone, Debug)]
 pub struct Facts<'a> {
-    /// The Queue.
+    /// The object itself, with its last status.
     pub queue: &'a Queue,
-    /// Its cluster.
+    /// The cluster of the Queue.
     pub cluster: ClusterSeen,
-    /// What came of declaring it; `None` if that was not tried.
+    /// The result of the declaration; `None` if it was not sent.
     pub declared: Option<Result<Declared, Refused>>,
-    /// What came of binding its groups: the consumers that failed.
+    /// The consumers whose group could not be bound, and why.
     pub unbound: Vec<(String, Refused)>,
-    /// Groups that the spec does not name and that could not be unbound.
+    /// The groups that the spec does not name and that could not be unbound, and why.
     pub still_bound: Vec<(String, Refused)>,
-    /// The id of the topic that is gone, if nobody has accepted the loss.
+    /// The id of the lost topic, unless its loss was accepted.
     pub lost_topic: Option<String>,
 }
 
-/// The id of the topic that held the records of a Queue and is gone, now that the brokers answer with
-/// the topic `found`. `None` if there is none, or if a person has accepted the loss of this very topic.
+/// The id of the topic that held the records of a Queue and is gone, when the brokers now report
+/// the topic `found`. `None` if no topic is lost, or if the annotation accepts the loss of this
+/// topic.
 #[must_use]
 pub fn lost_topic(queue: &Queue, found: Option<&str>) -> Option<String> {
     let status = queue.status.as_ref()?;
     let differs = |known: &&String| found.is_some_and(|found| found != known.as_str());
-    // A loss that nobody accepted stays, also when the next topic is lost as well.
+    // An unaccepted loss stays, also when the next topic is lost as well.
     let lost = status.lost_topic_id.as_ref().or(status.topic_id.as_ref().filter(differs))?;
     let accepted = queue.annotations().get(names::ANNOTATION_ACCEPT_TOPIC_LOSS);
     (accepted != Some(lost)).then(|| lost.clone())
@@ -312,7 +314,7 @@ impl Facts<'_> {
             return Finding::new(READY, false, "TopicLost", lost.message.clone());
         }
         if let ClusterSeen::Present { ready: false } = &self.cluster {
-            // Without the words of the cluster: they change several times while a broker restarts,
+            // Without the message of the cluster: it changes several times while a broker restarts,
             // and each change would be a write for every Queue of the cluster.
             let cluster = self.queue.cluster();
             let message = format!(

@@ -1,14 +1,13 @@
-//! How many replicas the consumers of a queue should have: the scaling policy, as a plain state machine.
+//! The scaling policy: how many replicas the consumers of a queue should have.
 //!
-//! # Place in the walk
-//!
-//! The controller feeds a [`Scaler`] one [`Signal`] a second and asks it every [`limits::INTERVAL`] for a [`Decision`].
-//! Kubernetes, sockets and clocks are unknown here: time is handed in, as a duration since any fixed moment.
+//! The caller passes a [`Scaler`] one [`Signal`] a second and requests a [`Decision`] every
+//! [`limits::INTERVAL`]. Time is an argument, as a duration since any fixed moment.
 //!
 //! # The policy
 //!
-//! Lag is the integral of an imbalance; a rule that is proportional to it needs a standing lag and never settles. So
-//! the policy looks at rates, and at the backlog only as work to be drained in time:
+//! Lag is the integral of an imbalance; a rule that is proportional to it needs a permanent lag and
+//! never settles. So the policy uses rates, and the backlog only as work that has to be drained in
+//! time:
 //!
 //! ```text
 //! capacity(n) = μ·P/⌈P/n⌉            a partition has one consumer, so only some n are worth having
@@ -18,33 +17,40 @@
 //!       to    the most that was wanted in it
 //! ```
 //!
-//! λ: arrival rate with its trend ([`arrival`]); μ: what a member can do ([`service`]); B: what waits ([`backlog`]);
-//! u: the utilization and T the time to drain that the user chose ([`Policy`]).
+//! λ: arrival rate with its trend ([`arrival`]); μ: service rate of one member ([`service`]); B:
+//! backlog ([`backlog`]); P: partitions; u: utilization and T: drain time that the user chose
+//! ([`Policy`]).
 //!
-//! # What the first form of this policy got wrong, and the fixes
+//! # Errors of simpler policies, and how this one avoids them
 //!
-//! - *A consumer that commits every five seconds always has a backlog.* Taken for a member at its limit, it taught a
-//!   service rate that fell with every replica that was added. [`backlog`] looks below the commits, and [`service`] measures
-//!   from commit to commit, and believes only members whose backlog moved.
-//! - *The pause of the policy's own step down made a backlog that called for a step up*, every five minutes for ever.
-//!   A backlog counts only if it takes longer to drain than new pods take to help ([`policy`]), and a step down that was
-//!   taken back doubles the window ([`window`]).
-//! - *Small queues are noisy.* The arrival rate alone asks for more only beyond its noise; a true overload shows in the backlog.
-//! - *λ·pause is a number of messages*, not of replica-seconds; what a pause costs is the work it defers, λ·pause/μ.
-//! - *One hot partition scaled everything*, since its backlog has no bound: no partition counts for more than the work of
-//!   one member ([`backlog`]), and the verdict only says so ([`hot`]).
-//! - *A falling load was followed in steps, each with its pause*: while what is wanted still falls, one more window is waited.
-//! - *Stepping back from a saturated downstream to where it came from may strangle it, and at full use its recovery
-//!   does not show.* The step back leaves a quarter of room above what the downstream took ([`saturation`]).
-//! - *Trying a step down every ten minutes is itself a flap.* Ten minutes are for a rate that is in doubt; one that
-//!   nothing speaks against is tried after two hours, then four, up to a day ([`probe`]).
+//! - *A consumer that commits every five seconds always has a backlog.* If that counts as a member
+//!   at its limit, the measured service rate falls with every replica that is added. [`backlog`]
+//!   uses the least length over a commit interval, and [`service`] measures from commit to commit
+//!   and uses only members whose backlog moved.
+//! - *The rebalance of the policy's own step down makes a backlog that calls for a step up*, every
+//!   five minutes. A backlog counts only if it takes longer to drain than new pods take to help
+//!   ([`policy`]), and a reverted step down doubles the window ([`window`]).
+//! - *Small queues are noisy.* The arrival rate alone asks for more replicas only beyond its noise;
+//!   a true overload shows in the backlog.
+//! - *λ·pause is a number of messages*, not of replica-seconds. The cost of a pause is the work
+//!   that it defers, λ·pause/μ.
+//! - *One hot partition scales everything*, since its backlog has no bound. No partition counts for
+//!   more than the work of one member ([`backlog`]), and the hot partition is reported ([`hot`]).
+//! - *A falling load is followed in steps, each with a rebalance.* While the wanted count still
+//!   falls, the policy waits for one more window.
+//! - *A step back from a saturated downstream to the count before may be too few, and at full use
+//!   its recovery does not show.* The step back leaves a quarter of room above the throughput of
+//!   the downstream ([`saturation`]).
+//! - *A trial step down every ten minutes is itself a flap.* Ten minutes apply to a doubtful rate;
+//!   a rate without doubt is probed after two hours, then four, up to a day ([`probe`]).
 //!
 //! # Invariants
 //!
-//! - **K3.** An unknown signal never changes a count. Two commands are not signals and still hold: hibernation takes consumers
-//!   to their minimum, and a broker that says "messages wait and nobody is there" brings back a group from zero.
-//! - A count is always within the user's bounds, and never zero but through the gate of [`zero`].
-//! - After a restart of the operator the first three intervals only watch.
+//! - **K3.** An unknown signal never changes a count. Two commands still apply, because they are no
+//!   signals: hibernation scales consumers to their minimum, and a broker that reports waiting
+//!   messages for a group without members scales that group up from zero.
+//! - A count is always within the user's bounds, and becomes zero only through [`zero`].
+//! - After a restart of the operator, the first three intervals only observe.
 
 pub mod limits;
 mod signal;
@@ -80,40 +86,40 @@ use std::time::Duration;
 use window::Window;
 use zero::Idle;
 
-/// What the user wants for one consumer, with every default filled in.
+/// The user's settings for one consumer, with all defaults filled in.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Policy {
-    /// What decides.
+    /// The signals that decide.
     pub mode: Mode,
-    /// Never fewer.
+    /// Fewest replicas.
     pub replicas_min: u32,
-    /// Never more; `None` is as many as there are partitions.
+    /// Most replicas; `None` is the number of partitions.
     pub replicas_max: Option<u32>,
-    /// A backlog should be gone after this long.
+    /// Time within which a backlog should be drained.
     pub drain: Duration,
     /// Share of the capacity that should be in use, 0 to 1.
     pub utilization: f64,
-    /// What one replica processes, as long as nothing was measured.
+    /// The user's hint for the rate of one replica, used until the rate is measured.
     pub expected_per_replica_per_second: Option<f64>,
-    /// To zero after this long without work.
+    /// Time without work after which the group goes to zero.
     pub idle: Duration,
-    /// Down only to what sufficed for this long.
+    /// Replicas are reduced only to a count that sufficed for this long.
     pub stabilization: Duration,
-    /// The brokers are being put to sleep.
+    /// The BrokerCluster is about to hibernate.
     pub is_hibernating: bool,
 }
 
-/// What decides about replicas.
+/// The signals that decide the replica count.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Mode {
     /// Arrival rate, service rate and backlog.
     Rate,
     /// The backlog alone.
     Lag {
-        /// So many waiting messages ask for one replica.
+        /// Waiting messages per replica.
         messages_per_replica: u64,
     },
-    /// Nobody; only the figures are kept.
+    /// None: the policy only keeps its metrics.
     Disabled,
 }
 
@@ -133,35 +139,35 @@ impl Default for Policy {
     }
 }
 
-/// The scaled object, read just now.
+/// The scale of the target, as read immediately before the decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Target {
-    /// Replicas that are asked for.
+    /// `spec.replicas` of the scale.
     pub replicas: u32,
-    /// Pods that there are.
+    /// `status.replicas` of the scale: the pods that exist.
     pub current: u32,
 }
 
-/// Watches one consumer group and decides about its replicas.
+/// Observes one consumer group and decides its replica count.
 #[derive(Debug, Clone)]
 pub struct Scaler {
-    /// When the running interval began; `None` while nothing is known.
+    /// Start of the running interval; `None` after a gap.
     began: Option<Duration>,
-    /// When the last sample came.
+    /// Time of the last sample.
     seen_at: Duration,
     /// Intervals in a row without a gap.
     good: u32,
-    /// An interval has ended and the policy has not looked at it yet.
+    /// An interval has ended that the policy has not evaluated yet.
     is_fresh: bool,
-    /// The last proposal comes from an interval that has ended, or from a command; not only from there being
-    /// nothing new.
+    /// The last proposal is based on a new interval or a command, and does not only repeat the one
+    /// before.
     is_weighed: bool,
     /// The last proposal is a step down because fewer sufficed for a whole window.
     steps_down: bool,
     latest: Signal,
-    /// What the policy last found to limit it.
+    /// The limit that the policy found last.
     limit: Option<Limit>,
-    /// The target when it was last looked at.
+    /// The target at the last proposal.
     target: Target,
     shown: Measured,
     arrival: ArrivalRate,
@@ -178,7 +184,8 @@ pub struct Scaler {
 }
 
 impl Scaler {
-    /// Knows nothing yet, but what an earlier run of the operator may have measured of a replica.
+    /// Starts without observations, with the rate per replica that an earlier run of the operator
+    /// measured.
     #[must_use]
     pub fn new(per_replica_per_second: Option<f64>) -> Self {
         Self {
@@ -206,13 +213,13 @@ impl Scaler {
         }
     }
 
-    /// What one replica was measured to process per second: to be kept over a restart.
+    /// The measured messages per second of one replica; the caller stores it for the next start.
     #[must_use]
     pub fn per_replica_per_second(&self) -> Option<f64> {
         self.service.to_remember(f64::from(self.joining.per_replica()))
     }
 
-    /// Decides and takes for granted that the decision is carried out; see [`Scaler::propose`].
+    /// Decides, and assumes that the caller carries out the decision; see [`Scaler::propose`].
     pub fn decide(&mut self, now: Duration, policy: &Policy, target: Target) -> Decision {
         let decision = self.propose(now, policy, target);
         if let Action::Set { from, to, .. } = &decision.action {
@@ -246,7 +253,7 @@ impl Scaler {
         self.joining.observe(now, sample, self.target.replicas);
         self.idle.observe(now, sample);
         let Some(began) = self.began else {
-            // What happened while nobody looked belongs to no interval.
+            // Offsets that moved during the gap belong to no interval.
             self.backlog.restart();
             self.began = Some(now);
             return;
@@ -257,7 +264,7 @@ impl Scaler {
         }
     }
 
-    /// Ends an interval that was watched without a gap.
+    /// Ends an interval without a gap.
     fn close(&mut self, now: Duration, elapsed: Duration, sample: &Sample) {
         self.began = Some(now);
         self.good = self.good.saturating_add(1);
@@ -272,7 +279,7 @@ impl Scaler {
         self.probe.close(now, self.shown.busy > 0);
     }
 
-    /// Nothing is known now: what was being watched proves nothing any more.
+    /// Discards running observations after a gap in the signals.
     fn lose(&mut self) {
         self.began = None;
         self.good = 0;

@@ -1,12 +1,10 @@
-//! Every object that a cluster is made of, as the types of Kubernetes.
+//! Builds every Kubernetes object of a cluster.
 //!
-//! # Invariants
-//!
-//! - All but the volume claims are owned by the `BrokerCluster` and are removed with it. Claims are owned
-//!   by nobody (K4): they are created here and not by the StatefulSet, so that they can grow while the
-//!   StatefulSet stays, and are found again by their name.
-//! - Names are fixed; nothing is ever found by a generated one.
-//! - Volume claims and the Secret carry what keeps deployment tools from removing them.
+//! - The `BrokerCluster` owns all objects but the volume claims, so that Kubernetes removes them
+//!   with it. Claims have no owner (K4): the operator creates them, not the StatefulSet, so that
+//!   they can grow while the StatefulSet is unchanged, and finds them by name.
+//! - Names are fixed; no object is found by a generated name.
+//! - Volume claims and the Secret carry annotations that keep deployment tools from removing them.
 //! - **K5** an object serializes to the same bytes in every release: their hash is recorded on it.
 
 use std::collections::BTreeMap;
@@ -31,30 +29,32 @@ use super::properties::{ADMIN_PORT, KAFKA_PORT};
 use super::{Broker, ValidCluster, applied, labels, pod, properties};
 use crate::intent;
 
-/// A longer template is not recorded beside itself: all annotations of an object have 256 KiB.
+/// Longest pod template that is recorded as an annotation, bytes: all annotations of an object have
+/// 256 KiB.
 const APPLIED_TEMPLATE_BYTES_MAX: usize = 96 << 10;
 
-/// The settings file of a broker in its ConfigMap.
+/// Key of the settings file in a broker's ConfigMap.
 pub const SETTINGS_FILE: &str = "broker.properties";
 
-/// Every object of a cluster but the Secret, whose token is drawn when it is missing.
+/// Every object of a cluster but the Secret, whose token is generated only if the Secret is
+/// missing.
 #[derive(Clone, Debug)]
 pub struct Children {
-    /// Of the pods; it has no rights.
+    /// The account of the pods; it has no rights.
     pub service_account: ServiceAccount,
-    /// The bootstrap Service and one per broker.
+    /// The bootstrap Service and one Service per broker.
     pub services: Vec<Service>,
-    /// How many brokers may be evicted at once.
+    /// Limits how many brokers may be evicted at once.
     pub budget: PodDisruptionBudget,
-    /// By broker id.
+    /// One settings file per broker id.
     pub config_maps: BTreeMap<i32, ConfigMap>,
-    /// By broker id.
+    /// One volume claim per broker id.
     pub claims: BTreeMap<i32, PersistentVolumeClaim>,
-    /// By broker id.
+    /// One StatefulSet per broker id.
     pub stateful_sets: BTreeMap<i32, StatefulSet>,
 }
 
-/// Builds every object.
+/// Builds every object of [`Children`].
 #[must_use]
 pub fn children(cluster: &ValidCluster) -> Children {
     let mut services = vec![bootstrap(cluster)];
@@ -73,7 +73,7 @@ fn each<K>(cluster: &ValidCluster, build: fn(&ValidCluster, &Broker) -> K) -> BT
     cluster.brokers.iter().map(|broker| (broker.id, build(cluster, broker))).collect()
 }
 
-/// The Secret with the token of the admin API.
+/// Builds the Secret with the token of the admin API.
 #[must_use]
 pub fn secret(cluster: &ValidCluster, token: &str) -> Secret {
     let labels = labels::kept(&cluster.name, None);
@@ -86,9 +86,9 @@ pub fn secret(cluster: &ValidCluster, token: &str) -> Secret {
     hashed(Secret { metadata, string_data: Some(data), ..Secret::default() })
 }
 
-/// A merge patch of what has to change about a volume claim or Secret that an earlier release made, whose
-/// instance label lets deployment tools take it for theirs; `None` if it is as it should be. An instance
-/// of another name was set by somebody else, and stays.
+/// A merge patch that removes the instance label from a volume claim or Secret of an earlier
+/// release, so that deployment tools do not take it for theirs. `None` if nothing has to change: an
+/// instance label with another value was set by another writer and is kept.
 #[must_use]
 pub fn relabelled(cluster: &ValidCluster, there: &impl Resource) -> Option<Value> {
     let instance = there.meta().labels.as_ref().and_then(|labels| labels.get(labels::INSTANCE));
@@ -97,8 +97,8 @@ pub fn relabelled(cluster: &ValidCluster, there: &impl Resource) -> Option<Value
     )
 }
 
-/// Annotations that keep deployment tools from removing an object that is in no repository, or from
-/// calling an application out of sync because of it.
+/// Annotations that keep deployment tools from removing an object that is in no repository, and
+/// from reporting an application as out of sync because of it.
 fn keeping() -> BTreeMap<String, String> {
     let pairs = [
         ("argocd.argoproj.io/sync-options", "Prune=false,Delete=false"),
@@ -116,7 +116,7 @@ fn service_account(cluster: &ValidCluster) -> ServiceAccount {
     })
 }
 
-/// Where clients begin: every broker that is ready.
+/// The Service for `bootstrap.servers`: every broker that is ready.
 fn bootstrap(cluster: &ValidCluster) -> Service {
     let spec = ServiceSpec {
         selector: Some(labels::brokers(&cluster.name, None)),
@@ -127,8 +127,9 @@ fn bootstrap(cluster: &ValidCluster) -> Service {
     hashed(Service { metadata, spec: Some(spec), ..Service::default() })
 }
 
-/// Where one broker is, ready or not: the operator has to reach one that is not. It has an address of
-/// its own, so that clients find a restarted pod without waiting for a name to expire.
+/// The Service of one broker, ready or not: the operator has to reach a broker that is not ready.
+/// It has a cluster IP, so that clients reach a restarted pod without waiting for a DNS entry to
+/// expire.
 fn service(cluster: &ValidCluster, broker: &Broker) -> Service {
     let spec = ServiceSpec {
         publish_not_ready_addresses: Some(true),
@@ -149,7 +150,7 @@ fn cluster_ip() -> ServiceSpec {
     }
 }
 
-/// The port names its protocol: a service mesh would guess it from the name.
+/// The port declares its protocol, because a service mesh would guess it from the name.
 fn port(name: &str, number: i32, protocol: &str) -> ServicePort {
     ServicePort {
         name: Some(name.to_owned()),
@@ -161,9 +162,9 @@ fn port(name: &str, number: i32, protocol: &str) -> ServicePort {
     }
 }
 
-/// One broker may be evicted at a time. With one broker that is the only one: a budget that kept it
-/// would keep the node from ever being drained, and the broker is back where its volume can go. One
-/// that is not ready anyway never holds up a node.
+/// One broker may be evicted at a time. With one broker that is the only one: a budget that forbade
+/// it would block the drain of its node for ever, and the broker restarts where its volume can be
+/// attached. A broker that is not ready never blocks a drain.
 fn budget(cluster: &ValidCluster) -> PodDisruptionBudget {
     let spec = PodDisruptionBudgetSpec {
         max_unavailable: Some(IntOrString::Int(1)),
@@ -183,7 +184,7 @@ fn config_map(cluster: &ValidCluster, broker: &Broker) -> ConfigMap {
     config_map_with(cluster, broker, &properties::file(cluster, broker))
 }
 
-/// The ConfigMap of a broker with this settings file.
+/// The ConfigMap of a broker with the given settings file.
 #[must_use]
 pub fn config_map_with(cluster: &ValidCluster, broker: &Broker, file: &str) -> ConfigMap {
     let data = BTreeMap::from([(SETTINGS_FILE.to_owned(), file.to_owned())]);
@@ -215,8 +216,8 @@ fn claim(cluster: &ValidCluster, broker: &Broker) -> PersistentVolumeClaim {
     hashed(PersistentVolumeClaim { metadata, spec: Some(spec), status: None })
 }
 
-/// One StatefulSet for each broker: any of them can be removed, and a pod comes back also while the
-/// operator is not there. It never restarts a pod because its template changed.
+/// One StatefulSet per broker: each broker can be removed separately, and Kubernetes restarts its
+/// pod while the operator is down. With `OnDelete` a changed template restarts no pod.
 fn stateful_set(cluster: &ValidCluster, broker: &Broker) -> StatefulSet {
     let template = pod::template(cluster, broker);
     let annotations = [
@@ -249,14 +250,14 @@ fn stateful_set(cluster: &ValidCluster, broker: &Broker) -> StatefulSet {
     hashed(StatefulSet { metadata, spec: Some(spec), status: None })
 }
 
-/// The template as JSON, unless it is so long that it would not fit beside the user's own annotations.
+/// The template as JSON, or nothing if it would leave no room for the user's own annotations.
 fn recorded(template: &PodTemplateSpec) -> String {
     let text = json!(template).to_string();
     if text.len() <= APPLIED_TEMPLATE_BYTES_MAX { text } else { String::new() }
 }
 
-/// A StatefulSet as it was last applied, with the replicas of now: applying it reverts what somebody else
-/// changed since. `None` when it is not known what was applied last.
+/// A StatefulSet as it was last applied, with the present replica count: applying it reverts the
+/// changes of other writers. `None` if the last applied template is not known.
 #[must_use]
 pub fn as_applied(
     cluster: &ValidCluster,
@@ -273,7 +274,7 @@ pub fn as_applied(
         (None | Some(_), _) => return None,
     }
     let annotations = wanted.annotations_mut();
-    // An earlier release did not say what its template came from, and only a restart settles it.
+    // An earlier release did not record this intent, and only a restart clarifies it.
     annotations.remove(names::ANNOTATION_TEMPLATE_INTENT);
     for key in [
         names::ANNOTATION_INTENT,
@@ -290,7 +291,7 @@ pub fn as_applied(
     Some(wanted)
 }
 
-/// The metadata of an object that is removed with its cluster.
+/// Metadata of an object that Kubernetes removes with its cluster.
 fn owned(cluster: &ValidCluster, name: String, broker: Option<i32>) -> ObjectMeta {
     ObjectMeta {
         owner_references: Some(vec![cluster.owner.clone()]),
@@ -307,7 +308,7 @@ fn metadata(cluster: &ValidCluster, name: String, labels: Labels) -> ObjectMeta 
     }
 }
 
-/// The object with the hash of all of it as an annotation.
+/// Adds the hash of the whole object as an annotation.
 fn hashed<K: Resource + Serialize>(mut object: K) -> K {
     let hash = intent::hash(&object);
     object.annotations_mut().insert(names::ANNOTATION_APPLIED.to_owned(), hash);
@@ -319,7 +320,7 @@ mod tests {
     use super::super::{Observed, fixture};
     use super::*;
 
-    /// The children as the API server gets them.
+    /// The children as JSON, as the API server receives them.
     #[derive(Debug)]
     struct Sent {
         service_account: Value,
@@ -399,7 +400,7 @@ mod tests {
         for (key, value) in found.as_object().expect("labels") {
             assert_eq!(&pod[key], value);
         }
-        // The selector of a StatefulSet cannot be changed any more.
+        // The selector of a StatefulSet is immutable.
         assert_eq!(
             set["selector"]["matchLabels"],
             json!({"ropewalk.dev/cluster": "prod", "ropewalk.dev/broker-id": "0"})

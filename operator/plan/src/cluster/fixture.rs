@@ -1,4 +1,4 @@
-//! What the tests of this folder begin with: objects as they are written in YAML.
+//! Test fixtures: objects written as YAML.
 
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use ropewalk_operator_api::{BrokerCluster, BrokerClusterStatus};
@@ -14,18 +14,18 @@ pub(crate) fn cluster(spec: &str) -> BrokerCluster {
     serde_yaml_ng::from_str(&text).expect("a BrokerCluster")
 }
 
-/// A status.
+/// Parses a BrokerClusterStatus.
 pub(crate) fn status(text: &str) -> BrokerClusterStatus {
     serde_yaml_ng::from_str(text).expect("a status")
 }
 
-/// The cluster as it should be.
+/// Validates a cluster with a fixed broker image.
 pub(crate) fn valid(cluster: &BrokerCluster, observed: &Observed) -> ValidCluster {
     let settings = Settings { broker_image: "ghcr.io/ropewalk/ropewalk-broker:0.1.0".into() };
     super::validate::validate(cluster, observed, &settings).expect("a valid cluster")
 }
 
-/// The volume of a broker, and nothing else.
+/// An observation with the volume claim of one broker.
 pub(crate) fn observed_claim(id: i32, size: &str, formatted: bool) -> Observed {
     let annotations = if formatted { "{ropewalk.dev/formatted: 'true'}" } else { "{}" };
     let text = format!(
@@ -35,12 +35,12 @@ pub(crate) fn observed_claim(id: i32, size: &str, formatted: bool) -> Observed {
     Observed { claims: [(id, claim)].into(), ..Observed::default() }
 }
 
-/// A pod whose status is as given.
+/// A pod with the given status.
 pub(crate) fn pod(status: &str) -> Pod {
     let text = format!("{{metadata: {{name: prod-broker-0-0, uid: pod-1}}, status: {status}}}");
     serde_yaml_ng::from_str(&text).expect("a pod")
 }
 
-/// The status of a pod that is ready.
+/// The status of a ready pod.
 pub(crate) const READY: &str =
     "{phase: Running, conditions: [{type: Ready, status: 'True'}], containerStatuses: []}";

@@ -1,13 +1,11 @@
-//! Which image a broker runs.
+//! The image of a broker.
 //!
-//! # Invariants
-//!
-//! - **K5** without `version`, `tag` or `digest` a broker keeps the image it has, whatever the operator
-//!   comes with by now.
+//! **K5** Without `version`, `tag` or `digest` a broker keeps its image, whatever the default of
+//! the operator is.
 
 use ropewalk_operator_api::BrokerClusterSpec;
 
-/// Whether the user said which release to run.
+/// Whether the user chose the release.
 #[must_use]
 pub fn is_chosen(spec: &BrokerClusterSpec) -> bool {
     let image = spec.image.as_ref();
@@ -15,8 +13,8 @@ pub fn is_chosen(spec: &BrokerClusterSpec) -> bool {
         || image.is_some_and(|image| image.tag.is_some() || image.digest.is_some())
 }
 
-/// The image that a broker should run. `default` is what the operator came with, `current` what the
-/// broker runs now.
+/// The image that a broker should run, given the operator's `default` and the broker's `current`
+/// image.
 #[must_use]
 pub fn wanted(spec: &BrokerClusterSpec, default: &str, current: Option<&str>) -> String {
     let image = spec.image.clone().unwrap_or_default();
@@ -29,14 +27,14 @@ pub fn wanted(spec: &BrokerClusterSpec, default: &str, current: Option<&str>) ->
         return format!("{repository}:{tag}");
     }
     match current {
-        // The repository of a default may move between releases: what runs keeps its own.
+        // The default repository may differ between releases: a running broker keeps its own.
         Some(current) if image.repository.is_none() => current.to_owned(),
         Some(current) if split(current).0 == repository => current.to_owned(),
         Some(_) | None => format!("{repository}{default_rest}"),
     }
 }
 
-/// An image as its repository and the rest, which begins with `:` or `@` or is empty.
+/// Splits an image into its repository and the rest, which begins with `:` or `@` or is empty.
 fn split(image: &str) -> (&str, &str) {
     if let Some(at) = image.find('@') {
         return image.split_at(at);

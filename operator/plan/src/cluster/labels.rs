@@ -1,16 +1,16 @@
-//! The labels that everything of a cluster carries, and those that find it again.
+//! The labels of a cluster's objects, and the label selectors that find them.
 
 use std::collections::BTreeMap;
 
 use ropewalk_operator_api::names;
 
-/// The label by which deployment tools take objects for their own.
+/// The label by which deployment tools recognize their objects.
 pub const INSTANCE: &str = "app.kubernetes.io/instance";
 
-/// Labels by key, as the types of Kubernetes hold them.
+/// Labels by key, as the Kubernetes types hold them.
 pub type Labels = BTreeMap<String, String>;
 
-/// The labels by which a StatefulSet finds its pod. They never change: Kubernetes forbids it.
+/// The selector of a StatefulSet; Kubernetes does not allow a change.
 #[must_use]
 pub fn selector(cluster: &str, broker: Option<i32>) -> Labels {
     let mut labels = Labels::from([(names::LABEL_CLUSTER.to_owned(), cluster.to_owned())]);
@@ -20,7 +20,7 @@ pub fn selector(cluster: &str, broker: Option<i32>) -> Labels {
     labels
 }
 
-/// The labels by which Services and the disruption budget find brokers, and no other pod of a cluster.
+/// The selector of Services and of the disruption budget: brokers, and no other pod of a cluster.
 #[must_use]
 pub fn brokers(cluster: &str, broker: Option<i32>) -> Labels {
     let mut labels = selector(cluster, broker);
@@ -28,7 +28,7 @@ pub fn brokers(cluster: &str, broker: Option<i32>) -> Labels {
     labels
 }
 
-/// The labels of everything that belongs to a cluster, or to one broker.
+/// The labels of every object of a cluster, or of one broker.
 #[must_use]
 pub fn all(cluster: &str, broker: Option<i32>) -> Labels {
     let mut labels = brokers(cluster, broker);
@@ -38,8 +38,8 @@ pub fn all(cluster: &str, broker: Option<i32>) -> Labels {
     labels
 }
 
-/// The labels of what must outlive a deployment tool's mistake: volumes and secrets. A tool that tracks
-/// its objects by the instance label would remove them, because they are in no repository.
+/// The labels of volume claims and Secrets, without the instance label: a deployment tool that
+/// tracks objects by it would remove them, because they are in no repository.
 #[must_use]
 pub fn kept(cluster: &str, broker: Option<i32>) -> Labels {
     let mut labels = all(cluster, broker);

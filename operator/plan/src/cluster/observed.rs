@@ -1,4 +1,5 @@
-//! Everything that was seen of a cluster at one moment. Read by `observe`, and by nobody else.
+//! The state of a cluster at one moment. Only `observe` in the operator reads it from the API
+//! server and the brokers.
 
 use std::collections::BTreeMap;
 
@@ -10,91 +11,92 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt as _;
 use ropewalk_operator_api::names;
 
-/// The container of a broker's pod that the broker runs in.
+/// Name of the container that runs the broker.
 pub const CONTAINER: &str = "broker";
 
-/// A broker whose process ended so many times in one pod, and lately, does not mend by waiting.
+/// Restarts of the container after which a recent end counts as a crash loop.
 const ENDS_MIN: i32 = 2;
-/// How long ago the last end may be, in seconds: twice the longest pause that Kubernetes makes.
+/// Most seconds since the last end in a crash loop: twice the longest back-off of Kubernetes.
 const ENDED_SECONDS_MAX: i64 = 600;
 
-/// Everything that was seen of a cluster at one moment.
+/// Every object and answer that was observed for a cluster at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Observed {
-    /// By broker id.
+    /// The StatefulSets by broker id.
     pub stateful_sets: BTreeMap<i32, StatefulSet>,
-    /// By broker id.
+    /// The pods by broker id.
     pub pods: BTreeMap<i32, Pod>,
-    /// By broker id.
+    /// The volume claims by broker id.
     pub claims: BTreeMap<i32, PersistentVolumeClaim>,
-    /// By name.
+    /// The Services by name.
     pub services: BTreeMap<String, Service>,
-    /// By name.
+    /// The ConfigMaps by name.
     pub config_maps: BTreeMap<String, ConfigMap>,
-    /// With the token.
+    /// The Secret with the admin token.
     pub secret: Option<Secret>,
-    /// Of the brokers.
+    /// The account of the brokers.
     pub service_account: Option<ServiceAccount>,
-    /// Of the brokers.
+    /// The disruption budget of the brokers.
     pub budget: Option<PodDisruptionBudget>,
-    /// What each broker said of itself, by broker id; absent when it did not answer.
+    /// The reply to `GET /v1/broker` by broker id; absent if the broker did not answer.
     pub answers: BTreeMap<i32, Answer>,
     /// Why a broker with a running pod did not answer, by broker id.
     pub unanswered: BTreeMap<i32, String>,
-    /// The last warning about an object, by its name. Only asked for where something is missing.
+    /// The last warning Event about an object, by its name. Read only for objects that are not
+    /// ready.
     pub warnings: BTreeMap<String, String>,
-    /// Another operator that changes the same brokers, in words for people.
+    /// Another operator that changes the same brokers, as a message for administrators.
     pub conflict: Option<String>,
-    /// Consumers that a hibernating cluster waits for before its pods stop; `None` if it waits for
-    /// nothing. Empty while scaling has not reported yet.
+    /// Consumers that have to be scaled down before the pods of a hibernating cluster stop; `None`
+    /// if there are none to wait for. Empty until the scaling reports.
     pub awaited_consumers: Option<Vec<String>>,
-    /// When all of this was seen, in seconds since 1970.
+    /// Time of the observation, Unix seconds.
     pub at_second: i64,
 }
 
-/// What a broker said of itself.
+/// The reply of a broker to `GET /v1/broker`.
 #[derive(Clone, Debug, Default, PartialEq, serde::Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Answer {
-    /// Its id.
+    /// The broker id.
     pub broker_id: i32,
-    /// The id of its cluster, as Kafka clients see it.
+    /// The cluster id, as Kafka clients see it.
     pub cluster_id: String,
-    /// Its release.
+    /// The release of the broker.
     pub version: String,
-    /// The newest epoch it knows of.
+    /// The newest fencing epoch that the broker knows.
     pub epoch: u64,
-    /// When it was started, by its clock.
+    /// Start time of the process, by the broker's clock.
     pub started_at_ms: i64,
-    /// Whether it serves clients.
+    /// Whether the broker serves clients.
     pub ready: bool,
-    /// Why it does not.
+    /// Why it does not serve; empty if it does.
     pub reasons: Vec<String>,
-    /// What holds besides: damage, a full volume. A broker that serves may have several.
+    /// Further conditions, such as damage or a full volume. A broker that serves may have several.
     pub conditions: Vec<AnswerCondition>,
-    /// Its settings.
+    /// State of its settings.
     pub settings: AnswerSettings,
-    /// Whether it still reads its write-ahead log.
+    /// State of its recovery.
     pub recovery: AnswerRecovery,
 }
 
-/// Something that holds for a broker besides its readiness.
+/// A condition of a broker besides its readiness.
 #[derive(Clone, Debug, Default, PartialEq, serde::Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct AnswerCondition {
-    /// In one word; kinds that are not known here are for people only.
+    /// Kind of the condition; the operator ignores unknown kinds.
     pub kind: String,
-    /// In words that may change at any time.
+    /// A text for people that may change between releases.
     pub message: String,
-    /// How many shards or partitions.
+    /// The number of shards or partitions concerned.
     pub count: u64,
 }
 
-/// How far a broker is with its recovery.
+/// The recovery of a broker after its start.
 #[derive(Clone, Debug, PartialEq, serde::Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct AnswerRecovery {
-    /// It is over. A broker that does not say counts as recovered.
+    /// The broker has replayed its write-ahead log. True if the broker does not report it.
     pub done: bool,
 }
 
@@ -104,24 +106,24 @@ impl Default for AnswerRecovery {
     }
 }
 
-/// What a broker said of its settings.
+/// The settings of a broker, as it reports them.
 #[derive(Clone, Debug, Default, PartialEq, serde::Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct AnswerSettings {
-    /// Those that were changed and take effect after a restart.
+    /// Changed settings that take effect after a restart.
     pub needs_restart: Vec<String>,
-    /// The hash of the settings in the file that it started with; an older release does not say.
+    /// Hash of the settings file at the start of the process; absent in older releases.
     pub started_hash: Option<String>,
-    /// The hash of the settings that it was last told while it ran.
+    /// Hash of the settings that were last applied to the running process.
     pub last_hash: Option<String>,
-    /// The hash of the settings that the operator told this start of the broker. Known by the operator
-    /// itself, for brokers that do not say what they were told.
+    /// Hash of the settings that the operator sent to this process. The operator stores it itself,
+    /// for brokers that do not report `last_hash`.
     #[serde(skip)]
     pub told_hash: Option<String>,
 }
 
 impl AnswerSettings {
-    /// Whether the broker knows the settings with this hash, so that `needs_restart` speaks of them.
+    /// Whether the broker has the settings with this hash, so that `needs_restart` refers to them.
     #[must_use]
     pub fn are(&self, hash: &str) -> bool {
         let last = self.last_hash.as_ref().or(self.started_hash.as_ref());
@@ -130,13 +132,13 @@ impl AnswerSettings {
 }
 
 impl Answer {
-    /// What it says about a kind of condition.
+    /// The condition of a kind, if the broker reports it.
     #[must_use]
     pub fn condition(&self, kind: &str) -> Option<&AnswerCondition> {
         self.conditions.iter().find(|condition| condition.kind == kind)
     }
 
-    /// Whether its data directory is open: it was formatted.
+    /// Whether the data directory is open, and so was formatted.
     #[must_use]
     pub fn has_data_directory(&self) -> bool {
         self.recovery.done && !self.cluster_id.is_empty()
@@ -144,8 +146,8 @@ impl Answer {
 }
 
 impl Observed {
-    /// The observation after brokers got their settings: what each of them says of its settings now, by
-    /// broker id. Brokers that did not answer before are left out.
+    /// The observation after settings were sent: replaces the settings state of the brokers with
+    /// the given ids. Brokers that did not answer before are left out.
     #[must_use]
     pub fn with_settings(mut self, settings: BTreeMap<i32, AnswerSettings>) -> Self {
         for (id, settings) in settings {
@@ -156,7 +158,7 @@ impl Observed {
         self
     }
 
-    /// The ids of brokers that left something behind, in order.
+    /// The ids of brokers that have a StatefulSet or a claim, in ascending order.
     pub fn ids(&self) -> impl Iterator<Item = i32> {
         let mut ids: Vec<i32> =
             self.stateful_sets.keys().chain(self.claims.keys()).copied().collect();
@@ -172,21 +174,21 @@ impl Observed {
     }
 }
 
-/// The broker that an object belongs to, by its label.
+/// The broker id in the label of an object.
 #[must_use]
 pub fn broker_of(object: &impl kube::Resource) -> Option<i32> {
     let id = object.labels().get(names::LABEL_BROKER)?;
     id.parse().ok().filter(|id| *id >= 0)
 }
 
-/// Whether a pod is ready, and stays.
+/// Whether a pod is ready and is not being deleted.
 #[must_use]
 pub fn is_ready(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_none()
         && pod_condition(pod, "Ready").is_some_and(|(status, _)| status)
 }
 
-/// A condition of a pod: whether it holds, and its message.
+/// A condition of a pod: whether its status is True, and its message.
 #[must_use]
 pub fn pod_condition<'a>(pod: &'a Pod, kind: &str) -> Option<(bool, Option<&'a str>)> {
     let conditions = pod.status.as_ref()?.conditions.as_ref()?;
@@ -194,7 +196,7 @@ pub fn pod_condition<'a>(pod: &'a Pod, kind: &str) -> Option<(bool, Option<&'a s
     Some((condition.status == "True", condition.message.as_deref()))
 }
 
-/// Since when a condition of a pod holds, in seconds since 1970.
+/// Since when a condition of a pod is True, Unix seconds.
 #[must_use]
 pub fn pod_condition_since(pod: &Pod, kind: &str) -> Option<i64> {
     let conditions = pod.status.as_ref()?.conditions.as_ref()?;
@@ -202,7 +204,7 @@ pub fn pod_condition_since(pod: &Pod, kind: &str) -> Option<i64> {
     Some(condition.last_transition_time.as_ref()?.0.as_second())
 }
 
-/// The status of the container that the broker runs in.
+/// The status of the broker's container.
 #[must_use]
 pub fn container_of(pod: &Pod) -> Option<&ContainerStatus> {
     let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
@@ -216,7 +218,7 @@ pub fn is_running(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_none() && state.is_some_and(|state| state.running.is_some())
 }
 
-/// Whether the process of a broker ends again and again: only a change helps it.
+/// Whether the process of a broker is in a crash loop, so that only a change can help.
 #[must_use]
 pub fn keeps_ending(observed: &Observed, pod: &Pod) -> bool {
     let Some(container) = container_of(pod) else { return false };

@@ -1,11 +1,9 @@
-//! The pod of a broker.
+//! The pod template of a broker.
 //!
-//! # Invariants
-//!
-//! - **K5** nothing of the operator's release is in it, and nothing that may change without a restart:
+//! - **K5** it depends neither on the operator's release nor on what may change without a restart:
 //!   settings and token are files that follow their ConfigMap and Secret.
-//! - It passes the restricted pod security standard: no root, no capabilities, nothing writable but the
-//!   volume.
+//! - It passes the restricted pod security standard: no root, no capabilities, and only the volume
+//!   is writable.
 //! - It stops within [`STOP_SECONDS`], whatever the broker is doing.
 
 use std::collections::BTreeMap;
@@ -28,12 +26,13 @@ use super::observed::CONTAINER;
 use super::properties::{ADMIN_PORT, CONFIG_PATH, KAFKA_PORT, VOLUME_PATH};
 use super::{Broker, ValidCluster, labels};
 
-/// A broker that does not stop within this is killed; it recovers, as after any crash.
+/// Grace period, seconds. Kubernetes kills a broker that takes longer; it then recovers as after
+/// any crash.
 pub const STOP_SECONDS: i64 = 60;
-/// The user that the image is made for.
+/// User and group id of the image.
 const USER: i64 = 65_532;
 
-/// The template of a broker's pod.
+/// Builds the pod template of a broker.
 #[must_use]
 pub fn template(cluster: &ValidCluster, broker: &Broker) -> PodTemplateSpec {
     let extra = &cluster.pod_template;
@@ -41,7 +40,7 @@ pub fn template(cluster: &ValidCluster, broker: &Broker) -> PodTemplateSpec {
     labels.extend(labels::all(&cluster.name, Some(broker.id)));
     let mut annotations = extra.annotations.clone();
     if let Some(restart) = &cluster.restart {
-        // A pod that has another value was made before the restart was asked for.
+        // A pod with another value was created before the restart was requested.
         annotations.insert(names::ANNOTATION_RESTART.to_owned(), restart.clone());
     }
     let metadata = ObjectMeta {
@@ -52,7 +51,7 @@ pub fn template(cluster: &ValidCluster, broker: &Broker) -> PodTemplateSpec {
     PodTemplateSpec { metadata: Some(metadata), spec: Some(spec(cluster, broker)) }
 }
 
-/// An empty map is left out of what is sent, and of what is hashed.
+/// Leaves an empty map out of the object and of its hash.
 fn unless_empty<V>(map: BTreeMap<String, V>) -> Option<BTreeMap<String, V>> {
     (!map.is_empty()).then_some(map)
 }
@@ -80,8 +79,8 @@ fn spec(cluster: &ValidCluster, broker: &Broker) -> PodSpec {
     }
 }
 
-/// With the user that the image is made for, unless the cluster says otherwise. What it then leaves out
-/// is for the platform to decide.
+/// Uses the ids of the image unless the cluster sets its own. Ids that the cluster then leaves out
+/// are for the platform to choose.
 fn security_context(ids: Option<&PodIds>) -> PodSecurityContext {
     let image = PodIds { run_as_user: Some(USER), run_as_group: Some(USER), fs_group: Some(USER) };
     let ids = ids.unwrap_or(&image);
@@ -90,7 +89,8 @@ fn security_context(ids: Option<&PodIds>) -> PodSecurityContext {
         run_as_group: ids.run_as_group,
         fs_group: ids.fs_group,
         run_as_non_root: Some(true),
-        // Without this a large volume is walked before every start.
+        // The default policy would change the owner of every file of a large volume before each
+        // start.
         fs_group_change_policy: Some("OnRootMismatch".to_owned()),
         seccomp_profile: Some(SeccompProfile {
             type_: "RuntimeDefault".to_owned(),
@@ -186,7 +186,7 @@ fn probe(path: &str, period_seconds: i32, failures: i32) -> Probe {
     }
 }
 
-/// Prefers different zones, then different nodes; a cluster with one of either still runs.
+/// Prefers different zones, then different nodes; a cluster with one zone or node still runs.
 fn spread(cluster: &str) -> Vec<TopologySpreadConstraint> {
     let over = |key: &str| TopologySpreadConstraint {
         max_skew: 1,
@@ -212,7 +212,7 @@ fn data_volume(cluster: &ValidCluster, broker: &Broker) -> Volume {
     }
 }
 
-/// Settings and token are in one volume, because one cannot be mounted inside the other everywhere.
+/// Settings and token are in one volume, because not every runtime can mount one inside the other.
 fn config_volume(cluster: &ValidCluster, broker: &Broker) -> Volume {
     let item = |key: &str, path: &str| {
         let (key, path) = (key.to_owned(), path.to_owned());

@@ -1,7 +1,7 @@
 //! The settings file of a broker.
 //!
-//! Keys are sorted, so that the same settings are the same bytes. What the operator decides stands
-//! after what the user said, and the schema keeps users from saying it.
+//! Keys are sorted, so that equal settings are equal bytes. The operator's own settings override
+//! those of the user; the schema does not let users set them.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -11,19 +11,20 @@ use ropewalk_operator_api::names;
 use super::{Broker, ValidCluster};
 use crate::intent;
 
-/// Kafka's port.
+/// Port of the Kafka protocol.
 pub const KAFKA_PORT: i32 = 9092;
-/// The port of the admin API.
+/// Port of the admin API.
 pub const ADMIN_PORT: i32 = 9644;
-/// Where the volume is mounted. The data directory lies below: a fresh file system is not empty.
+/// Mount path of the volume. The data directory is a subdirectory, because a new file system is not
+/// empty.
 pub const VOLUME_PATH: &str = "/var/lib/ropewalk";
-/// Where settings and token are mounted.
+/// Mount path of settings and token.
 pub const CONFIG_PATH: &str = "/etc/ropewalk";
-/// The key that lets an empty data directory be formatted.
+/// The setting that allows the broker to format an empty data directory.
 pub const FORMAT_KEY: &str = "format.cluster.id";
 
-/// What the operator decides unless the user says otherwise: a queue is declared, and a name that is
-/// mistyped must not become one.
+/// The operator's default that users can override: topics are declared by Queues, and a mistyped
+/// name must not create one.
 const DEFAULT: (&str, &str) = ("auto.create.topics.enable", "false");
 
 /// Whether the value of a setting comes from the operator and not from the user.
@@ -33,7 +34,7 @@ pub fn is_operators(cluster: &ValidCluster, broker: &Broker, key: &str) -> bool 
         || (key == DEFAULT.0 && !cluster.config.contains_key(key))
 }
 
-/// What the operator decides, whatever the user says.
+/// The settings that users cannot override.
 fn decided(cluster: &ValidCluster, broker: &Broker) -> [(&'static str, String); 6] {
     let host = format!("{}.{}.svc", names::broker(&cluster.name, broker.id), cluster.namespace);
     [
@@ -41,13 +42,13 @@ fn decided(cluster: &ValidCluster, broker: &Broker) -> [(&'static str, String); 
         ("log.dirs", format!("{VOLUME_PATH}/data")),
         ("listeners", format!("PLAINTEXT://:{KAFKA_PORT}")),
         ("advertised.listeners", format!("PLAINTEXT://{host}:{KAFKA_PORT}")),
-        // Without a host: every address of both families that the pod has.
+        // Without a host the listener binds every IPv4 and IPv6 address of the pod.
         ("ropewalk.admin.listener", format!(":{ADMIN_PORT}")),
         ("admin.token.file", format!("{CONFIG_PATH}/admin/token")),
     ]
 }
 
-/// The settings of a broker, without the leave to format.
+/// The settings of a broker, without [`FORMAT_KEY`].
 #[must_use]
 pub fn settings(cluster: &ValidCluster, broker: &Broker) -> BTreeMap<String, String> {
     let mut settings = BTreeMap::from([(DEFAULT.0.to_owned(), DEFAULT.1.to_owned())]);
@@ -57,8 +58,8 @@ pub fn settings(cluster: &ValidCluster, broker: &Broker) -> BTreeMap<String, Str
     settings
 }
 
-/// The hash of these settings, as a broker computes it of what it was told: values without the white
-/// space around them, and without the leave to format.
+/// The hash of these settings, as the broker computes it: values without surrounding white space,
+/// and without [`FORMAT_KEY`].
 #[must_use]
 pub fn hash(settings: &BTreeMap<String, String>) -> String {
     let trimmed: BTreeMap<&str, &str> =
@@ -66,7 +67,7 @@ pub fn hash(settings: &BTreeMap<String, String>) -> String {
     intent::hash(&trimmed)
 }
 
-/// The file as the broker finds it when it starts.
+/// The settings file that the broker reads at its start.
 #[must_use]
 pub fn file(cluster: &ValidCluster, broker: &Broker) -> String {
     let mut settings = settings(cluster, broker);
@@ -81,8 +82,8 @@ pub fn file(cluster: &ValidCluster, broker: &Broker) -> String {
     text
 }
 
-/// A file of before without the leave to format, for a data directory that was formatted since;
-/// `None` if it holds no such leave.
+/// Removes [`FORMAT_KEY`] from a settings file, for a data directory that was formatted since;
+/// `None` if the file does not hold it.
 #[must_use]
 pub fn without_leave(file: &str) -> Option<String> {
     let begins = format!("{}=", escaped(FORMAT_KEY, true));
@@ -94,7 +95,7 @@ pub fn without_leave(file: &str) -> Option<String> {
     })
 }
 
-/// As a properties file needs it: a value cannot begin another line, nor hide as a comment.
+/// Escapes for a properties file: a value cannot begin another line or a comment.
 fn escaped(text: &str, is_key: bool) -> String {
     let mut out = String::with_capacity(text.len());
     for (at, character) in text.chars().enumerate() {

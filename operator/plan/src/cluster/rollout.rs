@@ -1,18 +1,17 @@
-//! Which broker may be restarted now, and why the others may not.
+//! Decides which broker may be restarted now, and why the others may not.
 //!
-//! A broker has to restart when its pod was made from another template, or when it says that settings
-//! wait for a restart. Whether it may is another question.
+//! A broker has to restart when its pod was created from another template, or when it reports
+//! settings that need a restart.
 //!
-//! # Invariants
-//!
-//! - **K2** never two at once: while any other broker is not ready, none is restarted.
+//! - **K2** one broker at a time: while another broker is not ready, none is restarted.
 //! - **K4** no broker is stopped while its volume would be lost with its pod, or while it recovers.
-//! - **K5** only what the user asked for restarts a broker. When the intent that the pod was started
-//!   with is the present one, the difference is the operator's own; it is shown, and waits.
-//! - What the user asks is compared with what was asked when the template was written, and not with
-//!   what was last seen to run: a request that failed can be taken back.
-//! - An intent is recorded as done only on proof: the pod is of the newest template, and the broker
-//!   says which of exactly these settings wait for a restart.
+//! - **K5** only a request of the user restarts a broker. If the intent that the pod was started
+//!   with is the present one, the difference comes from the operator's release; it is shown in a
+//!   condition and waits.
+//! - The user's intent is compared with the intent at the last write of the template, not with the
+//!   running pod: a request that failed can be taken back.
+//! - An intent is recorded as done only on proof: the pod has the newest template, and the broker
+//!   has reported which of exactly these settings need a restart.
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Pod;
@@ -26,33 +25,33 @@ use super::validate::Intent;
 use super::{Broker, Observed, ValidCluster, applied, pod, properties, volume};
 use crate::intent;
 
-/// What happens to one broker.
+/// The decision for one broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// It runs what it should.
+    /// The broker runs the wanted template and settings.
     Settled,
-    /// It runs what it should, but the recorded intent is old: every change took effect at once.
+    /// The same, but the recorded intent is old: every change took effect without a restart.
     Record,
-    /// Whether it runs what it should is not known yet.
+    /// Whether the broker runs the wanted template and settings is not known yet.
     Unconfirmed {
-        /// What is not known.
+        /// Which report is missing.
         reason: String,
     },
-    /// Its pod may be restarted now.
+    /// The pod may be restarted now.
     Restart {
-        /// Why.
+        /// The changes that need the restart.
         reason: String,
     },
-    /// It has to restart, and must not yet.
+    /// The broker has to restart, and must not yet.
     Wait {
-        /// Why it has to.
+        /// The changes that need the restart.
         reason: String,
-        /// What it waits for.
+        /// What the restart waits for.
         cause: Cause,
     },
-    /// It would be set up differently by now; nobody asked for it.
+    /// This operator would build the pod differently; the user has not requested it.
     Offer {
-        /// What would be different.
+        /// The differences.
         reason: String,
     },
 }
@@ -60,33 +59,34 @@ pub enum Decision {
 /// What a restart waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// Another broker is not ready.
+    /// Another broker that is not ready.
     OtherBroker(i32),
-    /// A person, who has to set the annotation to this value.
+    /// The approval of the user: the annotation has to have this value.
     Approval(String),
-    /// Its volume, which would be lost: why, and how to rescue it.
+    /// Its volume would be lost: why, and how to rescue it.
     Volume(volume::Threat, String),
-    /// Its own recovery, which would begin again.
+    /// Its recovery would have to begin again.
     Recovery,
-    /// Its admin API: it runs, and nobody knows what it is doing.
+    /// Its admin API does not answer while the process runs, so that its state is unknown.
     Answer,
 }
 
-/// Something that only a restart brings about.
+/// A change that only a restart brings about.
 struct Difference {
     what: String,
-    /// Whether it follows from something that the user asked for since the last restart.
+    /// Whether the user requested it since the last restart.
     is_asked: bool,
 }
 
-/// Decides for every broker, in the order of their ids. At most one is [`Decision::Restart`].
+/// Decides for every broker, in the order of their ids. At most one decision is
+/// [`Decision::Restart`].
 ///
-/// `refused`: the ids of brokers that refused their settings. They are not restarted into them.
+/// `refused`: ids of brokers that refused their settings; they are not restarted.
 #[must_use]
 pub fn decide(valid: &ValidCluster, observed: &Observed, refused: &[i32]) -> Vec<(i32, Decision)> {
     let not_ready = |id: i32| !observed.pods.get(&id).is_some_and(is_ready);
     let mut order: Vec<&Broker> = valid.brokers.iter().collect();
-    // One that does not serve comes first: restarting it costs least.
+    // A broker that does not serve comes first: its restart costs least.
     order.sort_by_key(|broker| (!not_ready(broker.id), broker.id));
     let mut taken = None;
     let mut decisions = Vec::new();
@@ -120,14 +120,14 @@ pub fn decide(valid: &ValidCluster, observed: &Observed, refused: &[i32]) -> Vec
     decisions
 }
 
-/// What forbids to stop a broker now, whoever asks for it.
+/// Why a broker must not be stopped now, even on request.
 fn forbidden(valid: &ValidCluster, observed: &Observed, id: i32) -> Option<Cause> {
     let pod = observed.pods.get(&id)?;
     if let Some(threat) = volume::threat(observed, id) {
         let words = volume::rescue(observed, &valid.name, id).unwrap_or_default();
         return Some(Cause::Volume(threat, words));
     }
-    // One that ends again and again needs the change that waits.
+    // A broker in a crash loop needs the change that waits.
     if !valid.running || !is_running(pod) || keeps_ending(observed, pod) {
         return None;
     }
@@ -138,7 +138,7 @@ fn forbidden(valid: &ValidCluster, observed: &Observed, id: i32) -> Option<Cause
     }
 }
 
-/// Nothing speaks for a restart. Does anything prove that none is needed?
+/// Without a reason for a restart: checks for proof that none is needed.
 fn confirm(
     valid: &ValidCluster,
     observed: &Observed,
@@ -147,7 +147,7 @@ fn confirm(
 ) -> Decision {
     let (set, pod) = (observed.stateful_sets.get(&broker.id), observed.pods.get(&broker.id));
     if !valid.running {
-        // The next start reads what is there then, and is looked at again.
+        // The next start reads the current template and is checked then.
         return Decision::Settled;
     }
     if set.is_none_or(|set| template_of(set, pod) != TemplateOf::Newest) {
@@ -178,26 +178,26 @@ fn judge(valid: &ValidCluster, reason: String, other: Option<i32>) -> Decision {
     }
 }
 
-/// What the user had asked for when the pod was last known to run it.
+/// The intent of the user with which the pod is known to run.
 fn recorded(observed: &Observed, id: i32) -> Option<Intent> {
     let set = observed.stateful_sets.get(&id)?;
     Intent::parse(set.annotations().get(names::ANNOTATION_INTENT)?)
 }
 
-/// What the user had asked for when the pod template was last written. A restart into it may have
-/// failed, so this is not what was recorded; taking the request back is a request as well.
+/// The intent of the user at the last write of the pod template. A restart into that template may
+/// have failed, so it can differ from [`recorded`]; taking the request back is a request as well.
 fn attempted(observed: &Observed, id: i32) -> Option<Intent> {
     let set = observed.stateful_sets.get(&id)?;
     let said = set.annotations().get(names::ANNOTATION_TEMPLATE_INTENT);
     said.and_then(|said| Intent::parse(said)).or_else(|| recorded(observed, id))
 }
 
-/// Which template of its StatefulSet a pod was made from.
+/// The template revision that a pod was created from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum TemplateOf {
     Newest,
     Older,
-    /// Kubernetes has not seen the newest template yet, or there is no pod.
+    /// Kubernetes has not observed the newest template yet, or there is no pod.
     Unknown,
 }
 
@@ -214,7 +214,7 @@ fn template_of(set: &StatefulSet, pod: Option<&Pod>) -> TemplateOf {
     }
 }
 
-/// What a restart of a broker would bring about.
+/// The changes that a restart of a broker would bring about.
 fn differences(valid: &ValidCluster, observed: &Observed, broker: &Broker) -> Vec<Difference> {
     let Some(set) = observed.stateful_sets.get(&broker.id) else { return Vec::new() };
     let (recorded, attempted) = (recorded(observed, broker.id), attempted(observed, broker.id));
@@ -230,14 +230,14 @@ fn differences(valid: &ValidCluster, observed: &Observed, broker: &Broker) -> Ve
         let is_asked = attempted.as_ref().is_some_and(|old| old.pod != valid.intent.pod);
         differences.push(Difference { what, is_asked });
     } else if template_of(set, observed.pods.get(&broker.id)) == TemplateOf::Older {
-        // A restart was begun and its pod is still there.
+        // A restart has begun and the old pod still exists.
         let is_asked = recorded.as_ref().is_some_and(|old| *old != valid.intent);
         let what = "the pod still runs the template before".to_owned();
         differences.push(Difference { what, is_asked });
     }
     if valid.running && volume::needs_remount(observed, broker.id) {
         let claim = names::volume_claim(&valid.name, broker.id);
-        let what = format!("the file system of the volume {claim} grows when it is mounted anew");
+        let what = format!("the file system of the volume {claim} grows when it is mounted again");
         differences.push(Difference { what, is_asked: true });
     }
     let answer = observed.answers.get(&broker.id);

@@ -1,13 +1,11 @@
-//! From spec and observation to a [`ValidCluster`]: no later step reads the object again, so everything that
-//! plan, apply and status need of it is here.
+//! From spec and observation to a [`ValidCluster`]: the later steps use it and do not read the
+//! object again.
 //!
-//! # Invariants
-//!
-//! - A broker id is used once. It comes from what exists, from the status, or it is one higher than
-//!   any that ever was; never from an ordinal.
+//! - A broker id is used once. It comes from existing objects, from the status, or is one higher
+//!   than any id before; never from an ordinal.
 //! - A data directory is formatted once per id: `format` is set only for a broker that neither the
-//!   status nor its volume remembers as formatted, or whose loss a person has accepted.
-//! - An acceptance of a loss is used once, also when a deployment tool sets it again and again.
+//!   status nor its volume claim records as formatted, or whose data loss was accepted.
+//! - An acceptance of a data loss is used once, also when a deployment tool sets it repeatedly.
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -22,66 +20,66 @@ use serde_json::json;
 use super::{Observed, applied, image, volume};
 use crate::intent;
 
-/// What the operator itself brings.
+/// Settings of the operator process.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The image of brokers whose release nobody chose.
+    /// The image of brokers whose BrokerCluster chooses none.
     pub broker_image: String,
 }
 
-/// A cluster as it should be, and what the object said of it until now.
+/// A cluster as it should be, and the parts of the object that later steps need.
 #[derive(Clone, Debug)]
 pub struct ValidCluster {
-    /// Its name.
+    /// Name of the cluster.
     pub name: String,
-    /// Its namespace.
+    /// Namespace of the cluster.
     pub namespace: String,
-    /// The owner of everything that is removed with it. Its uid is that of the cluster.
+    /// The owner reference of the objects that Kubernetes removes with the cluster; holds its uid.
     pub owner: OwnerReference,
-    /// The object, for Events and status patches.
+    /// Reference to the object, for Events and status patches.
     pub reference: ObjectReference,
-    /// The generation of the spec that all of this comes from.
+    /// The `metadata.generation` of the spec.
     pub generation: Option<i64>,
     /// The status that was written last.
     pub status: Option<BrokerClusterStatus>,
-    /// The highest broker id that was ever given out, those of `brokers` included.
+    /// The highest broker id that was ever used, including those of `brokers`.
     pub highest_broker_id: Option<i32>,
-    /// `spec.managementState` is Paused.
+    /// Whether `spec.managementState` is Paused.
     pub is_paused: bool,
-    /// Another operator that changes the same brokers, in words for people.
+    /// Another operator that changes the same brokers, as a message for administrators.
     pub conflict: Option<String>,
     /// Whether volumes are deleted with the cluster.
     pub deletes_volumes: bool,
-    /// How brokers are restarted.
+    /// How the operator restarts brokers.
     pub rollout: Rollout,
-    /// The intent whose restart a person has approved, as text.
+    /// The intent whose restart the user approved, as text.
     pub approved_restart: Option<String>,
-    /// The data loss that a person has accepted, used up or not.
+    /// The data loss that the user accepted, whether used or not.
     pub accepted_loss: Option<String>,
-    /// Consumers that a hibernating cluster waits for before its pods stop; `None` if it waits for
-    /// nothing. Empty while scaling has not reported yet.
+    /// Consumers that have to be scaled down before the pods of a hibernating cluster stop; `None`
+    /// if there are none to wait for. Empty until the scaling reports.
     pub awaited_consumers: Option<Vec<String>>,
-    /// Its brokers, in the order of their ids.
+    /// The brokers, in the order of their ids.
     pub brokers: Vec<Broker>,
     /// Whether pods run: `spec.runState` is Running, or consumers are awaited.
     pub running: bool,
-    /// Whether the user said which release to run.
+    /// Whether the user chose the release.
     pub image_is_chosen: bool,
-    /// When an image is asked for.
+    /// Pull policy of the image.
     pub pull_policy: Option<&'static str>,
-    /// What a broker asks of its node.
+    /// Resources that a broker requests from its node.
     pub resources: Option<Resources>,
-    /// What else was said about the pods.
+    /// Further fields of the pods.
     pub pod_template: PodTemplate,
-    /// The value by which a person asked for a restart, if one did.
+    /// The value of the restart annotation, if it is set.
     pub restart: Option<String>,
-    /// The class of the volumes, if not the default.
+    /// StorageClass of the volumes; `None` is the default class.
     pub storage_class: Option<String>,
-    /// The size of the volumes.
+    /// Size of the volumes.
     pub size: Size,
-    /// Settings of the brokers.
+    /// Settings of the brokers by Kafka's names.
     pub config: std::collections::BTreeMap<String, String>,
-    /// What the user asked, and nobody else.
+    /// Hashes of the user's intent.
     pub intent: Intent,
 }
 
@@ -105,13 +103,13 @@ impl ValidCluster {
     }
 }
 
-/// Hashes of what the user asked, and of nothing else: a restart that follows from anything else
-/// waits to be asked for. Recorded on a StatefulSet when its pod is (re)started.
+/// Hashes of the user's intent, and of nothing else: a restart for any other reason waits for a
+/// request. Recorded on a StatefulSet when its pod starts or restarts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Intent {
-    /// Of the pods.
+    /// Hash of the fields that are part of the pod.
     pub pod: String,
-    /// Of the settings.
+    /// Hash of the settings.
     pub config: String,
 }
 
@@ -122,7 +120,7 @@ impl std::fmt::Display for Intent {
 }
 
 impl Intent {
-    /// As it was recorded.
+    /// Parses the recorded form `<pod>.<config>`.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let (pod, config) = text.split_once('.')?;
@@ -133,35 +131,36 @@ impl Intent {
 /// One broker as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Broker {
-    /// Its id, for ever.
+    /// Broker id; it is never reused.
     pub id: i32,
-    /// What it runs.
+    /// Image of the pod.
     pub image: String,
-    /// The cluster that an empty data directory is to belong to; `None` if it must not be empty.
+    /// The cluster id with which an empty data directory is formatted; `None` if it must not be
+    /// empty.
     pub format: Option<String>,
-    /// The size that its volume claim asks for: never less than the volume has.
+    /// The size that the volume claim requests, never less than the volume has.
     pub size: String,
-    /// Whether its volume is known to have been formatted.
+    /// Whether the data directory is known to have been formatted.
     pub formatted: bool,
-    /// The loss that a person has accepted now, and that was not used up by an earlier format.
+    /// The accepted data loss, if no earlier format has used it.
     pub accepts_loss: Option<String>,
-    /// What a new broker would run by now, where nobody chose and this one runs something else.
+    /// The image of a new broker, if the user chose none and this broker runs another.
     pub newer_default: Option<String>,
 }
 
-/// Why a cluster cannot be reconciled until somebody changes it.
+/// Why a cluster cannot be reconciled until the object changes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// The object is not one that the API server hands out.
+    /// A field that the API server always sets is missing.
     #[error("the object has no {0}")]
     Incomplete(&'static str),
 }
 
-/// The cluster as it should be.
+/// Builds the valid cluster.
 ///
 /// # Errors
 ///
-/// [`Refusal`] when only a change of the object helps.
+/// [`Refusal`] if only a change of the object helps.
 pub fn validate(
     cluster: &BrokerCluster,
     observed: &Observed,
@@ -203,7 +202,7 @@ pub fn validate(
     })
 }
 
-/// The ids of the brokers that should exist.
+/// The ids of the brokers that should exist, ascending.
 #[must_use]
 pub fn broker_ids(cluster: &BrokerCluster, observed: &Observed) -> Vec<i32> {
     let status = cluster.status.as_ref();
@@ -219,7 +218,7 @@ pub fn broker_ids(cluster: &BrokerCluster, observed: &Observed) -> Vec<i32> {
     ids
 }
 
-/// The highest id that was ever given out.
+/// The highest broker id that was ever used.
 #[must_use]
 pub fn highest_id(cluster: &BrokerCluster, observed: &Observed) -> Option<i32> {
     let status = cluster.status.as_ref();
@@ -228,8 +227,9 @@ pub fn highest_id(cluster: &BrokerCluster, observed: &Observed) -> Option<i32> {
     observed.ids().chain(listed).chain(recorded).max()
 }
 
-/// What a person has to say to accept the loss of the data on the volume of a claim: the claim's uid, and
-/// with a number behind it when the loss of this very volume was accepted before.
+/// The value that accepts the loss of the data on a claim's volume: the uid of the claim, followed
+/// by a number if the loss of this volume was accepted before. `used`: the value that was used
+/// last.
 #[must_use]
 pub fn acceptance(uid: &str, used: Option<&str>) -> Option<String> {
     let Some(rest) = used.and_then(|used| used.strip_prefix(uid)) else {
@@ -244,7 +244,7 @@ fn broker(cluster: &BrokerCluster, observed: &Observed, settings: &Settings, id:
     let recorded = status.and_then(|s| s.brokers.iter().find(|broker| broker.id == id));
     let claim = observed.claims.get(&id);
     let current = match observed.stateful_sets.get(&id) {
-        // What the user chose once and no longer does is nothing to hold on to.
+        // An image that the user chose once and no longer does is not kept.
         Some(set) if is_chosen(set) => None,
         Some(set) => applied::image(set),
         None => recorded.and_then(|broker| broker.image.clone()),

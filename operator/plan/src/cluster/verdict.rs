@@ -1,10 +1,8 @@
-//! How a cluster stands: its conditions and its status, from what was seen and what went wrong.
+//! Conditions and status of a cluster, from the observation and the problems of a reconcile.
 //!
-//! # Invariants
-//!
-//! - Every reason names what a person can do about it, or what it waits for.
+//! - Every reason and message names the remedy, or what the operator waits for.
 //! - **K1** the same observation gives the same status, so that nothing is written twice.
-//! - `formatted` never turns back, `highestBrokerId` never falls.
+//! - `formatted` never becomes false again, `highestBrokerId` never decreases.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use ropewalk_operator_api::cluster::BrokerStatus;
@@ -22,25 +20,25 @@ mod health;
 pub use health::{ALARMS, is_alarm};
 pub use trouble::{Concern, Problem};
 
-/// Everything that a verdict is made from.
+/// The input of the conditions and the status.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts<'a> {
     /// The cluster as it should be.
     pub valid: &'a ValidCluster,
-    /// As it was seen.
+    /// The cluster as it was observed.
     pub observed: &'a Observed,
-    /// Which brokers restart.
+    /// The restart decision by broker id.
     pub decisions: &'a [(i32, Decision)],
-    /// What went wrong on the way, by step.
+    /// Problems of this reconcile, by step.
     pub problems: &'a [Problem],
-    /// Brokers that were restarted just now.
+    /// Ids of brokers that this reconcile restarted.
     pub restarted: &'a [i32],
-    /// The time.
+    /// Time of the reconcile.
     pub now: &'a Time,
 }
 
 impl Facts<'_> {
-    /// The whole status.
+    /// Builds the whole status.
     #[must_use]
     pub fn status(&self) -> BrokerClusterStatus {
         let before = self.valid.status.clone().unwrap_or_default();
@@ -78,7 +76,7 @@ impl Facts<'_> {
         }
     }
 
-    /// What the largest volume of a broker has.
+    /// Capacity of the largest broker volume.
     fn storage_capacity(&self) -> Option<String> {
         let brokers = self.valid.brokers.iter();
         let claims = brokers.filter_map(|broker| self.observed.claims.get(&broker.id));
@@ -104,7 +102,7 @@ impl Facts<'_> {
             formatted: ready
                 || answer.is_some_and(Answer::has_data_directory)
                 || known.is_some_and(|broker| broker.formatted),
-            // Used by the format that let it serve again; the same words have no effect any more.
+            // Recorded once the broker serves again; the same value has no effect afterwards.
             accepted_loss: known
                 .filter(|_| ready)
                 .and_then(|broker| broker.accepts_loss.clone())
@@ -141,7 +139,7 @@ impl Facts<'_> {
         self.observed.pods.get(&id).is_some_and(is_ready)
     }
 
-    /// Every condition.
+    /// Every condition of the cluster.
     #[must_use]
     pub fn findings(&self) -> Vec<Finding> {
         let mut findings = vec![self.ready(), self.progressing(), self.restart_pending()];
@@ -161,7 +159,7 @@ impl Facts<'_> {
             return Finding::new(READY, false, problem.reason, problem.message.clone());
         }
         if !self.valid.running {
-            let rest = "set `spec.runState` to Running to wake the brokers; their data is kept";
+            let rest = "set `spec.runState` to Running to start the brokers; their data is kept";
             let reason = if self.observed.pods.is_empty() { "Hibernated" } else { "Hibernating" };
             return Finding::new(READY, false, reason, rest);
         }
@@ -209,7 +207,7 @@ impl Facts<'_> {
         Finding::new(kind::PROGRESSING, false, "Settled", "everything is as it was asked for")
     }
 
-    /// A broker that was restarted and is not ready in time.
+    /// A broker that was restarted and is not ready within the deadline.
     fn overdue(&self) -> Option<i32> {
         let deadline = i64::from(self.valid.rollout.broker_deadline_seconds);
         let mut late = self.valid.brokers_before().filter(|broker| {
@@ -234,7 +232,7 @@ impl Facts<'_> {
         Finding::new(kind::RESTART_PENDING, false, "NothingPending", "no broker has to restart")
     }
 
-    /// What a restart waits for, in a word and in words.
+    /// Reason and message for a restart that waits.
     fn waiting(&self, id: i32, reason: &str, cause: &Cause) -> (&'static str, String) {
         let (word, rest) = match cause {
             Cause::OtherBroker(other) => {

@@ -1,9 +1,8 @@
-//! What a volume claim says about the safety of its data, and about its growth.
+//! Volume claims: threats to their data, and their growth.
 //!
-//! # Invariants
-//!
-//! - **K4** a claim that is being deleted, has lost its volume, or was made anew under a running pod is a
-//!   threat: Kubernetes keeps the data only until the pod stops, so nothing here may stop it.
+//! **K4** A claim that is being deleted, has lost its volume, or was recreated under a running pod
+//! is a threat: Kubernetes keeps the data only until the pod stops, so the operator must not stop
+//! it.
 
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use ropewalk_operator_api::{Size, names, size};
@@ -11,11 +10,11 @@ use ropewalk_operator_api::{Size, names, size};
 use super::Observed;
 use super::observed::pod_condition_since;
 
-/// A pod that was placed so many seconds before its claim was made does not use that claim. More than
-/// the clocks of one control plane differ.
+/// A pod that was scheduled this many seconds before its claim was created does not use that claim.
+/// More than the clock difference within one control plane.
 const REPLACED_SECONDS: i64 = 60;
-/// A node makes the file system of most volumes larger while they are mounted. One that it did not
-/// within this many seconds needs a pod that mounts it anew.
+/// Seconds that a node has to grow a mounted file system. After that the volume needs a pod that
+/// mounts it again.
 pub const RESIZE_PATIENCE_SECONDS: i64 = 300;
 
 const MI: u64 = 1 << 20;
@@ -27,12 +26,12 @@ pub enum Threat {
     Deleting,
     /// The claim lost its volume.
     Lost,
-    /// The claim was deleted and made anew: the pod uses a volume that no claim names.
+    /// The claim was deleted and recreated: the pod uses a volume that no claim names.
     Replaced,
 }
 
 impl Threat {
-    /// In one word, for programs.
+    /// The reason of the condition.
     #[must_use]
     pub fn reason(self) -> &'static str {
         match self {
@@ -43,13 +42,13 @@ impl Threat {
     }
 }
 
-/// What threatens the volume of a broker.
+/// The threat to the volume of a broker, if there is one.
 #[must_use]
 pub fn threat(observed: &Observed, id: i32) -> Option<Threat> {
     threat_to(observed.claims.get(&id)?, observed.pods.get(&id))
 }
 
-/// What threatens the volume of a claim, given the pod that uses it.
+/// The threat to the volume of a claim, given the pod that uses it.
 #[must_use]
 pub fn threat_to(claim: &PersistentVolumeClaim, pod: Option<&Pod>) -> Option<Threat> {
     if claim.metadata.deletion_timestamp.is_some() {
@@ -64,7 +63,7 @@ pub fn threat_to(claim: &PersistentVolumeClaim, pod: Option<&Pod>) -> Option<Thr
     (placed + REPLACED_SECONDS < made).then_some(Threat::Replaced)
 }
 
-/// What is at stake and how to rescue it, in words for people.
+/// A message that describes the threat and how to rescue the data.
 #[must_use]
 pub fn rescue(observed: &Observed, cluster: &str, id: i32) -> Option<String> {
     let what = threat(observed, id)?;
@@ -86,25 +85,25 @@ pub fn rescue(observed: &Observed, cluster: &str, id: i32) -> Option<String> {
     })
 }
 
-/// The size that a claim asks for.
+/// The size that a claim requests.
 #[must_use]
 pub fn claimed(claim: &PersistentVolumeClaim) -> Option<String> {
     let requests = claim.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?;
     requests.get("storage").map(|size| size.0.clone())
 }
 
-/// The bytes that the volume of a claim has; `None` while there is no volume.
+/// Capacity of a claim's volume, in bytes and as Kubernetes reports it; `None` without a volume.
 #[must_use]
 pub fn capacity(claim: &PersistentVolumeClaim) -> Option<(u64, &str)> {
     let has = &claim.status.as_ref()?.capacity.as_ref()?.get("storage")?.0;
     Some((size::bytes(has)?, has))
 }
 
-/// The size that a claim is to ask for where the spec says `wanted`.
+/// The size that a claim should request for `wanted` in the spec.
 ///
-/// Kubernetes lets a request grow, and (since 1.32) fall as long as it stays above what the volume
-/// has: a size that could not be provided is taken back. What a person made larger by hand is left
-/// as it is.
+/// Kubernetes lets a request grow, and (since 1.32) shrink as long as it stays above the capacity
+/// of the volume: so a size that could not be provided is taken back. A volume that was enlarged by
+/// hand is kept.
 #[must_use]
 pub fn request(claim: &PersistentVolumeClaim, wanted: &Size) -> String {
     let Some(asked) = claimed(claim) else { return wanted.to_string() };
@@ -121,12 +120,12 @@ pub fn request(claim: &PersistentVolumeClaim, wanted: &Size) -> String {
     if has < wanted_bytes {
         return wanted.to_string();
     }
-    // The least that is more than the volume has.
+    // The smallest whole mebibyte above the capacity.
     let least = has / MI + 1;
     if least.saturating_mul(MI) < asked_bytes { format!("{least}Mi") } else { asked }
 }
 
-/// Why the volume of a claim cannot be made larger, if Kubernetes has given up.
+/// Why a volume cannot grow, if Kubernetes has given up.
 #[must_use]
 pub fn growth_failed(claim: &PersistentVolumeClaim) -> Option<&str> {
     let status = claim.status.as_ref()?;
@@ -143,7 +142,7 @@ pub fn growth_failed(claim: &PersistentVolumeClaim) -> Option<&str> {
     }
 }
 
-/// Since when a volume waits for its file system to be made larger, in seconds since 1970.
+/// Since when the file system of a volume waits to be enlarged, Unix seconds.
 #[must_use]
 pub fn waits_for_file_system(claim: &PersistentVolumeClaim) -> Option<i64> {
     let conditions = claim.status.as_ref()?.conditions.as_ref()?;
@@ -153,8 +152,8 @@ pub fn waits_for_file_system(claim: &PersistentVolumeClaim) -> Option<i64> {
     Some(pending.last_transition_time.as_ref().map_or(0, |time| time.0.as_second()))
 }
 
-/// Whether only another start of the pod makes the file system larger: the node had its time, and the
-/// pod has not been made since. Once is enough: a second start would change nothing.
+/// Whether only a restart of the pod enlarges the file system: the node had its time, and the pod
+/// is older than the wait. One restart is enough: a second one would change nothing.
 #[must_use]
 pub fn needs_remount(observed: &Observed, id: i32) -> bool {
     let since = observed.claims.get(&id).and_then(waits_for_file_system);
@@ -208,7 +207,7 @@ mod tests {
         assert_eq!(request(&typo, &wanted), "20481Mi");
         assert_eq!(request(&typo, &"30Gi".into()), "30Gi");
         assert_eq!(request(&typo, &"20Ti".into()), "20Ti");
-        // That is settled: nothing is written again.
+        // This is the final state: nothing is written again.
         assert_eq!(request(&asking("20481Mi", "20Gi", "20Gi"), &wanted), "20481Mi");
         // It has grown, or grows by hand, or there is no volume yet.
         assert_eq!(request(&asking("20Ti", "20Ti", "20Ti"), &wanted), "20Ti");
@@ -239,7 +238,7 @@ mod tests {
         assert!(needs_remount(&observed, 0));
         pod.metadata.creation_timestamp = made(700);
         observed.pods.insert(0, pod);
-        assert!(!needs_remount(&observed, 0), "it was mounted anew already");
+        assert!(!needs_remount(&observed, 0), "it was mounted again already");
         pending.status = None;
         observed.claims.insert(0, pending);
         assert!(!needs_remount(&observed, 0));

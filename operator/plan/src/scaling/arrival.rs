@@ -1,7 +1,8 @@
-//! How many messages come per second: a mean, its noise, and where it is going.
+//! The arrival rate: its mean, noise and trend.
 //!
-//! Two exponential averages, a quick and a slow one. On a ramp each lags by its own time, so their distance is the
-//! slope. A jump that two intervals agree on is a new level and is believed at once.
+//! Two exponential averages, a quick and a slow one, follow the rate. On a ramp each lags by its
+//! own time, so their distance is the slope. A jump that two intervals in a row confirm is a new
+//! level and is used at once.
 
 use super::limits::{
     ARRIVAL_WEIGHT, INTERVAL, LEVEL_DEVIATIONS, LEVEL_SHARE_MIN, TREND_SHARE_MIN, TREND_WEIGHT,
@@ -14,19 +15,20 @@ use std::time::Duration;
 pub(super) struct ArrivalRate {
     quick: Option<f64>,
     slow: f64,
-    /// Of single intervals, from the differences of neighbours, so that a ramp is not noise.
+    /// Variance of single intervals, from the differences of neighbours, so that a ramp is not
+    /// noise.
     variance: f64,
     last: f64,
 }
 
 impl ArrivalRate {
-    /// Takes the mean rate of one interval.
+    /// Adds the mean rate of one interval, messages per second.
     pub(super) fn add(&mut self, per_second: f64) {
         let Some(quick) = self.quick else {
             *self = Self {
                 quick: Some(per_second),
                 slow: per_second,
-                // Messages that come independently of each other.
+                // The variance of independent arrivals.
                 variance: per_second / INTERVAL.as_secs_f64(),
                 last: per_second,
             };
@@ -51,7 +53,7 @@ impl ArrivalRate {
         self.last = per_second;
     }
 
-    /// Messages per second.
+    /// The mean, messages per second.
     pub(super) fn now(&self) -> f64 {
         self.quick.unwrap_or(0.0)
     }
@@ -61,7 +63,8 @@ impl ArrivalRate {
         (self.variance * ARRIVAL_WEIGHT / (2.0 - ARRIVAL_WEIGHT)).sqrt()
     }
 
-    /// Messages per second after `ahead`, if what is happening goes on. Never less than now: a fall is not anticipated.
+    /// The expected rate after `ahead`, messages per second. Never less than now: a fall is not
+    /// anticipated.
     pub(super) fn after(&self, ahead: Duration) -> f64 {
         let quick = self.now();
         let slope = (quick - self.slow) / (lag_seconds(TREND_WEIGHT) - lag_seconds(ARRIVAL_WEIGHT));
@@ -73,7 +76,7 @@ impl ArrivalRate {
     }
 }
 
-/// How far an average with this weight lags behind a ramp.
+/// Seconds by which an average with this weight lags behind a ramp.
 fn lag_seconds(weight: f64) -> f64 {
     INTERVAL.as_secs_f64() * (1.0 - weight) / weight
 }

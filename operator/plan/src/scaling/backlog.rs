@@ -1,8 +1,9 @@
-//! What happens on each partition: how much arrives, how often the group commits, and how much really waits.
+//! The partitions of a queue for one group: arrival rate, commit interval and backlog.
 //!
-//! A consumer that keeps up but commits every five seconds is always seen with up to five seconds of messages. So
-//! what waits on a partition is the least that was seen there over a commit interval, and from the sum goes what is in
-//! transit through any healthy consumer: a second of arrivals, and one message in each member's hand.
+//! A consumer that keeps up but commits every five seconds always shows up to five seconds of
+//! messages. So the backlog of a partition is the least length over a commit interval. From the
+//! sum, the policy subtracts what is in transit through any healthy consumer: a second of arrivals,
+//! and one message in each member's hand.
 
 use super::limits::{
     ARRIVAL_WEIGHT, COMMIT_INTERVAL_DEFAULT, COMMIT_INTERVAL_MAX, INTERVAL, PARTITIONS_MAX,
@@ -11,23 +12,24 @@ use super::limits::{
 use super::signal::{PartitionSample, Sample};
 use std::time::Duration;
 
-/// Intervals over which the least length is kept: [`COMMIT_INTERVAL_MAX`] and the one it began in would be 13, but
-/// what a group that commits so rarely has in hand may as well count.
+/// Intervals over which the least length is kept. [`COMMIT_INTERVAL_MAX`] and the interval in which
+/// it began would be 13, but for a group that commits so rarely the messages in hand may count as
+/// backlog.
 const TROUGHS: usize = 6;
 
-/// A commit is never seen to be quicker than the samples.
+/// Shortest commit interval that samples can show.
 const SAMPLED_EVERY: Duration = Duration::from_secs(1);
 
-/// What is remembered of one partition.
+/// The state of one partition.
 #[derive(Debug, Clone)]
 struct Track {
     seen: PartitionSample,
-    /// End offset when the interval began.
+    /// End offset at the start of the interval.
     end_then: i64,
     arrival: Option<f64>,
-    /// The least length of the running interval and of those before, newest first.
+    /// Least length of the running interval and of those before, newest first.
     troughs: [u64; TROUGHS],
-    /// Since when something has been there that could be committed.
+    /// Since when there has been something to commit.
     uncommitted_since: Option<Duration>,
 }
 
@@ -43,21 +45,21 @@ impl Track {
     }
 }
 
-/// How the user wants a backlog and a load to be met.
+/// Utilization and drain time that the user chose.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pace {
     /// Share of the capacity that should be in use, 0 to 1.
     pub(super) utilization: f64,
-    /// What waits should be gone after this long.
+    /// Seconds within which a backlog should be drained.
     pub(super) drain_seconds: f64,
 }
 
-/// All partitions of a queue, as one group sees them.
+/// All partitions of a queue, for one group.
 #[derive(Debug, Clone)]
 pub(super) struct Backlog {
     tracks: Vec<Option<Track>>,
     commit_interval: Duration,
-    /// The longest time between two commits that ended in the running interval.
+    /// Longest time between two commits that ended in the running interval.
     gap: Option<Duration>,
     working: u32,
 }
@@ -69,10 +71,10 @@ impl Default for Backlog {
 }
 
 impl Backlog {
-    /// Takes one sample.
+    /// Takes one sample of the group.
     pub(super) fn observe(&mut self, now: Duration, sample: &Sample) {
         self.working = sample.working();
-        // While nobody works or members change, a late commit says nothing of how often they commit.
+        // Without members, or during a rebalance, a late commit does not show the commit interval.
         let can_commit = self.working > 0 && !sample.rebalancing;
         for partition in &sample.partitions {
             let index = partition.partition as usize;
@@ -88,7 +90,7 @@ impl Backlog {
         }
     }
 
-    /// Ends an interval of `elapsed`; what arrived in it, per second.
+    /// Ends an interval of length `elapsed` and returns its arrival rate, messages per second.
     pub(super) fn close(&mut self, elapsed: Duration) -> f64 {
         let seconds = elapsed.as_secs_f64().max(1.0);
         let mut total = 0.0;
@@ -112,7 +114,7 @@ impl Backlog {
         total
     }
 
-    /// Forgets where the running interval began: offsets moved while nobody looked.
+    /// Restarts the running interval: offsets moved in a gap between samples.
     pub(super) fn restart(&mut self) {
         for track in self.tracks.iter_mut().flatten() {
             track.end_then = track.seen.end;
@@ -121,23 +123,23 @@ impl Backlog {
         self.gap = None;
     }
 
-    /// How often the group commits.
+    /// The observed commit interval of the group.
     pub(super) fn commit_interval(&self) -> Duration {
         self.commit_interval
     }
 
-    /// Partitions that were seen.
+    /// The number of partitions that were observed.
     pub(super) fn partitions(&self) -> u32 {
         u32::try_from(self.tracks.len()).unwrap_or(u32::MAX)
     }
 
-    /// Messages that wait, beyond what is in transit when `arrival` per second come.
+    /// Messages that wait, without those in transit at `arrival` messages per second.
     pub(super) fn waiting(&self, arrival: f64) -> f64 {
         let total: f64 = self.tracks.iter().flatten().map(|track| self.trough(track)).sum();
         (total - arrival * TRANSIT_SECONDS - f64::from(self.working)).max(0.0)
     }
 
-    /// Arrivals per second and waiting messages of each partition.
+    /// The load of each partition.
     pub(super) fn each(&self) -> impl Iterator<Item = (u32, f64, f64)> {
         self.tracks.iter().flatten().map(|track| {
             let arrival = track.arrival.unwrap_or(0.0);
@@ -146,9 +148,9 @@ impl Backlog {
         })
     }
 
-    /// What is to be processed per second when `arrival` per second come in all: each partition its share of it at
-    /// `utilization`, and what waits there within `drain_seconds`, but never more than one member can do, since only one works
-    /// on it.
+    /// Messages per second that have to be processed when `arrival` per second arrive in all: for
+    /// each partition its share at the chosen utilization, and its backlog within the drain time,
+    /// but at most `per_member`, because only one member consumes a partition.
     pub(super) fn demand(&self, arrival: f64, per_member: f64, pace: Pace) -> f64 {
         let known: f64 = self.each().map(|(_, arrival, _)| arrival).sum();
         let ahead = if known > 0.0 { arrival / known } else { 0.0 };
@@ -158,7 +160,7 @@ impl Backlog {
         each.sum()
     }
 
-    /// Arrivals per second on some partitions.
+    /// Messages per second that arrive on these partitions.
     pub(super) fn arrival_on(&self, partitions: &[u32]) -> f64 {
         let tracks =
             partitions.iter().filter_map(|index| self.tracks.get(*index as usize)?.as_ref());
@@ -166,7 +168,7 @@ impl Backlog {
     }
 
     fn trough(&self, track: &Track) -> f64 {
-        // Samples a second apart see a commit up to a second late.
+        // Samples a second apart show a commit up to a second late.
         let commit_seconds = self.commit_interval.as_secs_f64() + 1.0;
         let intervals = commit_seconds / INTERVAL.as_secs_f64();
         let window = (intervals.ceil() as usize + 1).clamp(2, TROUGHS);
@@ -174,7 +176,7 @@ impl Backlog {
     }
 }
 
-/// Takes one sample of a partition; the time between two commits, if one just ended.
+/// Takes one sample of a partition; returns the time between two commits, if one just ended.
 fn track(
     slot: &mut Option<Track>,
     now: Duration,
@@ -186,14 +188,14 @@ fn track(
         return None;
     };
     if seen.end < track.seen.end {
-        // Another queue under the same name.
+        // Another queue has the same name.
         *track = Track::new(seen);
         return None;
     }
     let committed = seen.committed > track.seen.committed;
     let gap = match track.uncommitted_since {
         Some(since) if committed && can_commit => Some(now.saturating_sub(since)),
-        // Committed between two samples.
+        // A commit between two samples.
         None if committed && can_commit => Some(SAMPLED_EVERY),
         Some(_) | None => None,
     };
@@ -212,7 +214,8 @@ mod tests {
     use super::*;
     use crate::scaling::signal::MemberSample;
 
-    /// 10 messages a second on one partition, committed every `every` seconds, up to `behind` short of the end.
+    /// 10 messages a second on one partition, committed every `every` seconds, up to `behind` short
+    /// of the end.
     fn sample(second: u64, every: u64, behind: i64) -> Sample {
         let end = second as i64 * 10;
         let committed = ((second / every * every) as i64 * 10 - behind).max(0);

@@ -1,6 +1,7 @@
-//! What the scaling policy says: how many replicas, why, what stands in the way, and the figures it looked at.
+//! The result of the scaling policy: an action with its reason, what limits it, and the metrics it
+//! was made from.
 //!
-//! Every text here ends up in a condition or an Event and is read by whoever is woken at night.
+//! Every text here is shown in a condition or an Event.
 
 use super::hot::HotPartition;
 use std::fmt;
@@ -9,48 +10,50 @@ use std::time::Duration;
 /// One decision about one consumer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Decision {
-    /// What to do.
+    /// What the caller has to do.
     pub action: Action,
-    /// Whether it says more than that there was nothing new since the last one.
+    /// Whether the policy evaluated a new interval or a command, and did not only repeat its last
+    /// decision.
     pub is_weighed: bool,
-    /// Why there are not more replicas, though more are wanted.
+    /// Why fewer replicas run than are wanted.
     pub limit: Option<Limit>,
-    /// Pods that were asked for and do not consume.
+    /// Replicas whose members do not consume.
     pub not_joining: Option<NotJoining>,
-    /// What was looked at.
+    /// The metrics that the decision is based on.
     pub figures: Figures,
 }
 
 /// What to do with the replica count.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Nothing: it is right, or the time has not come.
+    /// No change: the count is right, or it is too early for a change.
     Keep {
-        /// The count that stays.
+        /// The present count.
         replicas: u32,
-        /// Why.
+        /// Why it stays.
         why: String,
     },
     /// Write another count.
     Set {
-        /// The count that was decided on; if it is another by now, the decision is void.
+        /// The count that the decision is based on; if the target has another, the decision is
+        /// void.
         from: u32,
         /// The count to write.
         to: u32,
-        /// Why, with the figures.
+        /// Why, with the metrics.
         reason: String,
     },
-    /// Nothing, because too little is known.
+    /// No change, because too little is known.
     Frozen {
-        /// The count that stays.
+        /// The present count.
         replicas: u32,
-        /// What is missing.
+        /// Which signal is missing.
         why: String,
     },
 }
 
 impl Action {
-    /// The count that is wanted now.
+    /// The count after the action.
     #[must_use]
     pub fn replicas(&self) -> u32 {
         match self {
@@ -60,25 +63,25 @@ impl Action {
     }
 }
 
-/// Why more replicas are wanted than there will be.
+/// Why fewer replicas run than are wanted.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Limit {
-    /// One partition gets more than one replica can process.
+    /// More messages arrive on one partition than one replica can process.
     HotPartition(HotPartition),
     /// More replicas did not process more.
     DownstreamSaturated {
-        /// Replicas stay at this count.
+        /// The count at which replicas stay.
         replicas: u32,
-        /// What gets through with them, messages per second.
+        /// Throughput at that count, messages per second.
         takes_per_second: f64,
-        /// When more are tried again.
+        /// Time until more replicas are tried again.
         retry_in: Duration,
     },
-    /// The user, or the number of partitions, allows no more.
+    /// `maxReplicas` or the number of partitions allows no more.
     AtMaximum {
-        /// The most there may be.
+        /// Most replicas that are allowed.
         replicas_max: u32,
-        /// How many it would take.
+        /// Replicas that the load needs.
         wanted: u32,
     },
 }
@@ -111,7 +114,7 @@ impl fmt::Display for Limit {
                 "more replicas than {replicas} did not process more than {}/s: what the consumers call is \
                  saturated; tried again in {} min",
                 Rate(*takes_per_second),
-                // Minutes, so that a status that shows it is not written every time.
+                // In minutes, so that the status is not written with every decision.
                 retry_in.as_secs().div_ceil(60),
             ),
             Self::AtMaximum { replicas_max, wanted } => write!(
@@ -123,14 +126,14 @@ impl fmt::Display for Limit {
     }
 }
 
-/// Replicas that were asked for and whose members do not come.
+/// Replicas whose members have not joined the group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotJoining {
-    /// Replicas asked for.
+    /// Replicas that the target should have.
     pub replicas: u32,
     /// Members of the group.
     pub members: u32,
-    /// For how long some have been missing.
+    /// How long members have been missing.
     pub missing_for: Duration,
 }
 
@@ -138,7 +141,7 @@ impl fmt::Display for NotJoining {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} replicas are asked for and the group has {} members, for more than {} min: look at the pods of the target, \
+            "{} replicas are asked for and the group has {} members, for more than {} min: check the pods of the target, \
              and whether they use this `groupId`",
             self.replicas,
             self.members,
@@ -147,22 +150,22 @@ impl fmt::Display for NotJoining {
     }
 }
 
-/// What a decision was made from.
+/// The metrics that a decision is based on.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Figures {
     /// Messages that arrive, per second.
     pub arrival_per_second: f64,
-    /// What one replica can process, per second, if it is known.
+    /// Messages per second that one replica can process, if known.
     pub per_replica_per_second: Option<f64>,
-    /// Whether that was measured; otherwise it is the user's hint.
+    /// Whether that rate was measured; otherwise it is the user's hint.
     pub is_measured: bool,
-    /// Messages that wait, beyond those in transit.
+    /// Messages that wait, without those in transit.
     pub waiting: f64,
-    /// Replicas that the figures ask for, before limits and patience.
+    /// Replicas that the load needs, before limits and stabilization.
     pub wanted: u32,
 }
 
-/// A rate as people read it.
+/// Formats a rate with a useful number of digits.
 pub(super) struct Rate(pub(super) f64);
 
 impl fmt::Display for Rate {

@@ -1,34 +1,36 @@
-//! Whether one partition gets more than one member can process: then more replicas cannot help it.
+//! Hot partitions: more messages arrive than one member can process, so that more replicas cannot
+//! help.
 //!
-//! No partition is ever counted for more than one member's work ([`Backlog::demand`]), so that the backlog of one does not
-//! scale everything else. This is the verdict that says so. When most partitions are hot that is no skew but a load for
-//! which there are too few of them.
+//! [`Backlog::demand`] counts each partition for at most one member's work, so that one hot
+//! partition does not scale everything. This module only reports it. If most partitions are hot,
+//! that is no skew but a load for which there are too few partitions.
 
 use super::backlog::Backlog;
 use super::limits::{HOT, HOT_INTERVALS};
 use std::collections::BTreeMap;
 
-/// A partition that no number of replicas can keep up with.
+/// A partition on which more arrives than one member can process.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct HotPartition {
-    /// Its number.
+    /// Partition number, from 0.
     pub partition: u32,
-    /// Messages that arrive on it, per second.
+    /// Messages per second that arrive on it.
     pub arrival_per_second: f64,
-    /// What one member can process, per second.
+    /// Messages per second that one member can process.
     pub per_member: f64,
 }
 
-/// Remembers for how long partitions have been hot.
+/// Counts for how many intervals partitions have been hot.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Hot {
-    /// Partition to intervals in a row.
+    /// Intervals in a row, by partition.
     counts: BTreeMap<u32, u32>,
     partitions: u32,
 }
 
 impl Hot {
-    /// Ends an interval in which every member held its partitions and could do `per_member`, which was measured.
+    /// Ends an interval in which every member held its partitions and could process `per_member`
+    /// messages per second, as measured.
     pub(super) fn close(&mut self, backlog: &Backlog, per_member: f64) {
         let before = std::mem::take(&mut self.counts);
         self.partitions = backlog.partitions();
@@ -40,7 +42,7 @@ impl Hot {
         }
     }
 
-    /// The verdict cannot be given any more.
+    /// Discards the counts: an interval is missing.
     pub(super) fn restart(&mut self) {
         self.counts.clear();
     }
@@ -50,15 +52,15 @@ impl Hot {
         is_skew && self.counts.get(&partition).is_some_and(|count| *count >= HOT_INTERVALS)
     }
 
-    /// The hottest, if any is.
+    /// The hot partition with the highest arrival rate, if there is one.
     pub(super) fn worst(&self, backlog: &Backlog, per_member: f64) -> Option<HotPartition> {
         let hot = backlog.each().filter(|(partition, ..)| self.is_hot(*partition));
         let worst = hot.max_by(|left, right| left.1.total_cmp(&right.1))?;
         Some(HotPartition { partition: worst.0, arrival_per_second: worst.1, per_member })
     }
 
-    /// How much of the demand on hot partitions no replica can meet: what comes per second beyond one member's work,
-    /// and what waits there.
+    /// The load of hot partitions that more replicas cannot help with: arrivals beyond one member's
+    /// rate, and the whole backlog.
     pub(super) fn beyond_help(&self, backlog: &Backlog, per_member: f64) -> (f64, f64) {
         let hot = backlog.each().filter(|(partition, ..)| self.is_hot(*partition));
         hot.fold((0.0, 0.0), |(arrival, waiting), (_, comes, waits)| {

@@ -1,7 +1,8 @@
-//! Whether the pods that were asked for have become members that hold partitions, and how long that takes.
+//! Start-up: how long new pods take to become members that hold partitions, and whether they do.
 //!
-//! Slow pod starts look like a saturated downstream: more was asked for and no more is done. So nothing is concluded
-//! before all members hold partitions, and pods that never join are news of their own.
+//! Slow pod starts look like a saturated downstream: more replicas run and no more is processed. So
+//! nothing is concluded before all members hold partitions, and pods that never join are reported
+//! separately.
 
 use super::limits::{
     JOIN_DEADLINE_MIN, MEMBERS_INTERVALS, MEMBERS_PER_REPLICA_MAX, PAUSE_DEFAULT, STARTUP_DEFAULT,
@@ -10,23 +11,24 @@ use super::limits::{
 use super::signal::Sample;
 use std::time::Duration;
 
-/// Members against replicas.
+/// Members of the group compared with the replicas of the target.
 #[derive(Debug, Clone)]
 pub(super) struct Joining {
-    /// From the write to the last member holding partitions.
+    /// Time from writing the count until the last new member held partitions.
     startup: Duration,
     pause: Duration,
-    /// The step up that is on its way, and when it was asked for.
+    /// Replicas of the last step up, and when it was written.
     asked: Option<(u32, Duration)>,
-    /// Since when the members of all replicas hold partitions.
+    /// Since when the members of all replicas have held partitions.
     joined_since: Option<Duration>,
-    /// Since when they do not, although nobody was asked for.
+    /// Since when members have been missing without a step up.
     missing_since: Option<Duration>,
     members: u32,
     working: u32,
     rebalancing: bool,
     per_replica: u32,
-    /// What the intervals before the last showed instead, and how many did.
+    /// Members per replica in the last intervals, if it is not `per_replica`, and how many
+    /// intervals showed it.
     per_replica_seen: (u32, u32),
 }
 
@@ -48,7 +50,7 @@ impl Default for Joining {
 }
 
 impl Joining {
-    /// Takes one sample, while the target is asked for `replicas`.
+    /// Takes one sample, while the target should have `replicas`.
     pub(super) fn observe(&mut self, now: Duration, sample: &Sample, replicas: u32) {
         self.members = u32::try_from(sample.members.len()).unwrap_or(u32::MAX);
         self.working = sample.working();
@@ -58,7 +60,7 @@ impl Joining {
         }
         let partitions = u32::try_from(sample.partitions.len()).unwrap_or(u32::MAX);
         let expected = replicas.saturating_mul(self.per_replica);
-        // Members beyond the number of partitions join, and hold none.
+        // Members beyond the number of partitions join and hold none.
         let all_work = self.working >= expected.min(partitions) && self.members >= expected;
         if !all_work || sample.rebalancing {
             self.joined_since = None;
@@ -73,7 +75,7 @@ impl Joining {
         }
     }
 
-    /// Ends an interval in which the target had `current` pods of `replicas` asked for.
+    /// Ends an interval in which the target had `current` pods of `replicas` wanted.
     pub(super) fn close(&mut self, replicas: u32, current: u32) {
         let settled = replicas > 0 && replicas == current && !self.rebalancing;
         if !settled || !self.members.is_multiple_of(replicas) {
@@ -94,7 +96,7 @@ impl Joining {
         self.joined_since = None;
     }
 
-    /// Fewer replicas were written: whoever is on the way is not waited for.
+    /// Fewer replicas were written: pods that are still starting are not waited for.
     pub(super) fn gave_up(&mut self) {
         self.asked = None;
         self.joined_since = None;
@@ -105,7 +107,7 @@ impl Joining {
         self.joined_since.map(|since| now.saturating_sub(since))
     }
 
-    /// Members that are there, and for how long some have been missing, if that is longer than any start takes.
+    /// The members, and how long some have been missing, if that exceeds the start-up deadline.
     pub(super) fn late(&self, now: Duration) -> Option<(u32, Duration)> {
         let asked_at = self.asked.map(|(_, at)| at);
         let since = asked_at.max(self.missing_since)?;
@@ -114,28 +116,28 @@ impl Joining {
         (missing > JOIN_DEADLINE_MIN.max(self.startup * 3)).then_some((self.members, missing))
     }
 
-    /// Whether pods have been there for longer than any start takes, and not one of them consumes: more of the same are
-    /// no help.
+    /// Whether all pods have missed the start-up deadline and no member consumes: more replicas
+    /// would not help.
     pub(super) fn nobody_came(&self, now: Duration) -> bool {
         self.working == 0 && self.late(now).is_some()
     }
 
-    /// From writing a larger count to its members working.
+    /// Time from writing a larger count until its members consume.
     pub(super) fn startup(&self) -> Duration {
         self.startup
     }
 
-    /// For how long a rebalance keeps members from working.
+    /// Length of a rebalance, during which members do not consume.
     pub(super) fn pause(&self) -> Duration {
         self.pause
     }
 
-    /// Whether members are changing.
+    /// Whether the group is rebalancing.
     pub(super) fn is_rebalancing(&self) -> bool {
         self.rebalancing
     }
 
-    /// Members that one replica brings.
+    /// Members that one replica adds to the group.
     pub(super) fn per_replica(&self) -> u32 {
         self.per_replica
     }

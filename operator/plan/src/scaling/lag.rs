@@ -1,7 +1,8 @@
 //! Mode `Lag`: replicas follow the backlog alone.
 //!
-//! Like a HorizontalPodAutoscaler on the lag it has a tolerance of 10 % and waits 15 s between steps up. Unlike one it
-//! takes only counts that are worth having: with 12 partitions 7 to 11 replicas do no more than 6.
+//! As a HorizontalPodAutoscaler on the lag does, it has a tolerance of 10 % and waits 15 s between
+//! steps up. In addition it uses only counts that add capacity: with 12 partitions, 7 to 11
+//! replicas process no more than 6.
 
 use super::decision::{Action, Limit, Rate};
 use super::limits::{LAG_HOLD, LAG_TOLERANCE};
@@ -10,7 +11,7 @@ use super::view::{View, limit_at_maximum, set};
 use super::{Policy, Scaler};
 use std::time::Duration;
 
-/// When replicas last went up.
+/// The time of the last step up.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Lag {
     up_at: Option<Duration>,
@@ -28,14 +29,14 @@ impl Lag {
     }
 }
 
-/// The count that is worth having for a backlog of `ratio` times what one replica is to have, while there are
+/// The useful count for a backlog of `ratio` times the messages per replica, while there are
 /// `replicas`.
 pub(super) fn wanted(ratio: f64, replicas: u32, layout: Layout) -> u32 {
     let there = f64::from(replicas.max(1));
     if replicas > 0 && (ratio / there - 1.0).abs() <= LAG_TOLERANCE {
         return replicas;
     }
-    // A float that is out of range saturates.
+    // A float out of range saturates.
     layout.useful((ratio.ceil() as u32).max(1))
 }
 

@@ -1,7 +1,7 @@
-//! The scaling policy itself: from what was observed to a decision.
+//! From the observed signals to a decision.
 //!
-//! The order of [`Scaler::decide`] is the order of precedence: commands, the unknown, the user's bounds, trials that are
-//! running, zero, up, down.
+//! The order in [`Scaler::propose`] is the order of precedence: commands, unknown signals, the
+//! user's bounds, running trials, zero, up, down.
 
 use super::backlog::Pace;
 use super::decision::{Action, Decision, Figures, Limit, NotJoining, Rate};
@@ -16,10 +16,10 @@ use super::{Mode, Policy, Scaler, Target, lag};
 use std::time::Duration;
 
 impl Scaler {
-    /// Decides, given what the user wants and what the target is at this moment.
+    /// Decides for the present settings and target.
     ///
-    /// To be asked every [`INTERVAL`], and at once when the broker says that messages wait for a group without members.
-    /// Whoever writes another count then says so with [`Scaler::wrote`].
+    /// Call it every [`INTERVAL`], and at once when a broker reports that messages wait for a group
+    /// without members. A caller that writes another count reports that with [`Scaler::wrote`].
     pub fn propose(&mut self, now: Duration, policy: &Policy, target: Target) -> Decision {
         self.target = target;
         self.steps_down = false;
@@ -96,8 +96,8 @@ impl Scaler {
         action
     }
 
-    /// Another count is being written, by this scaler or by one that shares the target. If the write fails, the next look
-    /// at the target puts it right.
+    /// The caller writes another count, for this scaler or for one with the same target. If the
+    /// write fails, the next proposal starts from the real count.
     pub fn wrote(&mut self, now: Duration, from: u32, to: u32) {
         self.target.replicas = to;
         if to > from {
@@ -162,7 +162,7 @@ impl Scaler {
         }
     }
 
-    /// A group without replicas stays so until messages wait: then it goes straight to what is wanted.
+    /// A group without replicas is scaled to the wanted count in one step when messages wait.
     fn wake(&self, now: Duration, policy: &Policy) -> Action {
         let length = match &self.latest {
             Signal::Unknown(why) => return Action::Frozen { replicas: 0, why: why.clone() },
@@ -181,14 +181,14 @@ impl Scaler {
                 let pace = pace(policy);
                 let share = view.ahead / pace.utilization / f64::from(view.layout.partitions);
                 let lengths = sample.partitions.iter().map(|partition| partition.length as f64);
-                // As always: one partition is one member's work.
+                // As always, one partition counts for at most one member's work.
                 let demand = lengths.map(|length| (share + length / pace.drain_seconds).min(rate));
                 view.layout.step_for(demand.sum(), rate)
             }
             (Mode::Rate, _, _) => 1,
             (Mode::Lag { .. } | Mode::Disabled, _, _) => view.wanted,
         };
-        set(0, view.bounds.clamp(wanted), format!("{length} messages wait and nobody consumes"))
+        set(0, view.bounds.clamp(wanted), format!("{length} messages wait and no consumer runs"))
     }
 
     fn to_zero(&self, now: Duration, policy: &Policy) -> Option<Action> {
@@ -228,7 +228,7 @@ impl Scaler {
         Action::Keep { replicas: view.replicas, why: self.figures_text(view, policy) }
     }
 
-    /// A verdict on a partition needs a measured rate, and members that have settled.
+    /// A partition counts as hot only with a measured rate and settled members.
     fn look_for_hot(&mut self, view: &View) {
         let settled = self.joining.joined_for(view.now).unwrap_or_default();
         match self.service.measured() {
@@ -239,7 +239,7 @@ impl Scaler {
         }
     }
 
-    /// Trials that are running, and what limits scaling because of earlier ones.
+    /// Evaluates running trials, and reports what limits scaling because of earlier ones.
     fn judge(&mut self, view: &View, policy: &Policy, limit: &mut Option<Limit>) -> Option<Action> {
         if let Some(rate) = self.service.measured() {
             *limit = self.hot.worst(&self.backlog, rate).map(Limit::HotPartition);
@@ -278,7 +278,7 @@ impl Scaler {
             self.probe.restart();
             return None;
         }
-        // What a rebalance leaves behind is no proof.
+        // A backlog that the rebalance explains proves nothing.
         let explained = self.joining.pause().mul_f64(1.5) + INTERVAL;
         let formed = view.waiting > view.arrival * explained.as_secs_f64();
         let settle = self.joining.startup() + self.backlog.commit_interval() * 4;
@@ -300,7 +300,7 @@ impl Scaler {
         }
     }
 
-    /// Whether the replicas there are do not suffice.
+    /// Whether the present replicas are too few.
     fn is_short(&self, view: &View, per_member: f64, policy: &Policy) -> bool {
         let capacity = view.layout.capacity(view.replicas, per_member);
         let drain = policy.drain.as_secs_f64().max(1.0);
@@ -308,7 +308,7 @@ impl Scaler {
         if surely > UP_SHARE * capacity {
             return true;
         }
-        // A backlog that is gone before new pods could help needs none.
+        // A backlog that is drained before new pods could help needs none.
         let patience =
             drain.max(2.0 * (self.joining.startup() + self.joining.pause()).as_secs_f64());
         let drained_in = view.waiting / (capacity - view.arrival).max(f64::MIN_POSITIVE);
@@ -316,7 +316,7 @@ impl Scaler {
     }
 
     fn up(&mut self, view: &View, to: u32, policy: &Policy) -> Action {
-        // Without a backlog there is nothing that more members could have done.
+        // Without a backlog, more members could not have processed more.
         if view.waiting > view.arrival && self.service.measured().is_some() {
             self.saturation.began(view.replicas, to);
         } else {
@@ -327,7 +327,8 @@ impl Scaler {
         set(view.replicas, to, self.figures_text(view, policy))
     }
 
-    /// No rate is known: double, each time the members there are have had time to show what they can do.
+    /// Without a known rate: doubles the replicas, each time after the members had time to show
+    /// their rate.
     fn feel_the_way(&mut self, view: &View, policy: &Policy, limit: &mut Option<Limit>) -> Action {
         let keep = |why: &str| Action::Keep { replicas: view.replicas, why: why.to_owned() };
         let settle = self.backlog.commit_interval() * 2 + INTERVAL * 2;
@@ -389,10 +390,14 @@ impl Scaler {
         }
         let below = view.layout.below(view.replicas).filter(|below| *below >= view.bounds.min)?;
         self.probe.began(view.now, view.replicas, below);
-        Some(set(view.replicas, below, "nobody was busy: trying whether fewer suffice".to_owned()))
+        Some(set(
+            view.replicas,
+            below,
+            "no replica was busy: trying whether fewer suffice".to_owned(),
+        ))
     }
 
-    /// "arrival 1740/s, 96/s per replica, drain 60s"
+    /// For example "arrival 1740/s, 96/s per replica, drain 60s".
     fn figures_text(&self, view: &View, policy: &Policy) -> String {
         let members = f64::from(view.layout.members_per_replica);
         let mut text = format!("arrival {}/s", Rate(self.arrival.now()));

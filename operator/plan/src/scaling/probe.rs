@@ -1,42 +1,43 @@
-//! A step down to find out whether members can do more than is believed.
+//! Probes: a step down to find out whether members can process more than is assumed.
 //!
-//! A service rate that is too low keeps everybody idle, and nobody who is idle can be measured. So after a while without
-//! a busy member the next smaller count is tried, on the assumption that it suffices. If no backlog forms, the
-//! assumption is the new service rate and the next smaller count follows soon; if one forms, the old count comes back
-//! and the rate counts as confirmed.
+//! With a service rate that is too low all members are idle, and an idle member cannot be measured.
+//! So after some time without a busy member the next smaller count is tried, on the assumption that
+//! it suffices. If no backlog forms, the assumption becomes the new service rate and the next
+//! smaller count follows soon; if one forms, the old count is restored and the rate counts as
+//! confirmed.
 
 use super::limits::{PROBE_DOUBTED, PROBE_HOLD, PROBE_MAX, PROBE_TRUSTED};
 use std::time::Duration;
 
-/// A smaller count that is being tried.
+/// A smaller count that is on trial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Trial {
-    /// Back to this many if it does not work.
+    /// The count to restore if the trial fails.
     pub(super) from: u32,
-    /// The count that is tried.
+    /// The count on trial.
     pub(super) to: u32,
     since: Duration,
 }
 
-/// What became of a trial.
+/// The result of a trial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// Not decided.
+    /// The trial goes on.
     Running,
-    /// They kept up.
+    /// The smaller count keeps up.
     Enough,
-    /// They did not.
+    /// The smaller count does not keep up.
     TooFew,
 }
 
-/// Decides when to try fewer replicas.
+/// Decides when a smaller count is tried, and how the trial ends.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Probe {
     quiet_since: Option<Duration>,
     trial: Option<Trial>,
     /// The last trial succeeded: the next may follow soon.
     is_on_the_way: bool,
-    /// How often a trial has shown that the rate was right.
+    /// Failed trials in a row, each of which confirmed the rate.
     confirmed: u32,
 }
 
@@ -51,13 +52,13 @@ impl Probe {
         }
     }
 
-    /// What is being tried.
+    /// The running trial, if there is one.
     pub(super) fn trial(&self) -> Option<Trial> {
         self.trial
     }
 
-    /// Whether it is time to try fewer. The wait doubles with each trial that failed since one succeeded, also for a rate
-    /// that is doubted: each failed one costs two rebalances.
+    /// Whether it is time for a trial. The wait doubles with each failed trial in a row, also for a
+    /// doubtful rate: each failed trial costs two rebalances.
     pub(super) fn is_due(&self, now: Duration, doubted: bool) -> bool {
         let wait = if self.is_on_the_way {
             PROBE_HOLD
@@ -69,13 +70,13 @@ impl Probe {
             && self.quiet_since.is_some_and(|since| now.saturating_sub(since) >= wait)
     }
 
-    /// `to` replicas were written, to see whether they suffice.
+    /// `to` replicas were written as a trial.
     pub(super) fn began(&mut self, now: Duration, from: u32, to: u32) {
         self.trial = Some(Trial { from, to, since: now });
         self.quiet_since = Some(now);
     }
 
-    /// Looks at the trial, with `backlog_formed` if more waits than the rebalance explains.
+    /// Evaluates the trial. `backlog_formed`: more waits than the rebalance explains.
     pub(super) fn judge(&mut self, now: Duration, backlog_formed: bool, hold: Duration) -> Outcome {
         let Some(trial) = self.trial else { return Outcome::Running };
         if backlog_formed {
@@ -94,7 +95,8 @@ impl Probe {
         Outcome::Enough
     }
 
-    /// The count was changed for another reason, or nothing is known: what was tried proves nothing.
+    /// Ends the trial without a result: the count was changed for another reason, or a signal is
+    /// missing.
     pub(super) fn restart(&mut self) {
         self.trial = None;
         self.quiet_since = None;

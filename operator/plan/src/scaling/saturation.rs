@@ -1,9 +1,11 @@
-//! Whether a step up brought anything: if not, what the members call is saturated, and more of them only hurt it.
+//! Whether a step up increased throughput. If not, a downstream of the consumers is saturated, and
+//! more replicas only add load to it.
 //!
-//! A trial begins with a step up out of a backlog. Once all members have held their partitions for two commit
-//! intervals, what they do is compared with what was predicted. If it rose by less than a fifth of that and the backlog
-//! is still everywhere, replicas step back once and hold, each time for twice as long. A hold ends early when more is
-//! done than the downstream took: it has recovered.
+//! A trial begins with a step up because of a backlog. Once all members have held their partitions
+//! for two commit intervals, their throughput is compared with the prediction. If it rose by less
+//! than a fifth of the predicted gain and most members still have a backlog, replicas step back
+//! once and hold, each time for twice as long. A hold ends early when throughput exceeds that of
+//! the saturated downstream: it has recovered.
 
 use super::limits::{
     GAIN_SHARE_MIN, HOLD_MAX, HOLD_MIN, RECOVERED, RECOVERY_ROOM, STRETCH_MIN, TRANSIT_SECONDS,
@@ -13,35 +15,35 @@ use super::steps::Layout;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// A step up that is being judged.
+/// A step up that is on trial.
 #[derive(Debug, Clone, Copy)]
 struct Trial {
     from: u32,
     to: u32,
-    /// Messages per second before.
+    /// Messages per second before the step.
     before: f64,
-    /// When the count of what was processed began, and where.
+    /// Start of the measurement and messages processed until then.
     counted_since: Option<(Duration, i64)>,
 }
 
-/// Replicas stay at this count because more did not help.
+/// A count at which replicas stay, because more did not help.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Hold {
-    /// No more than this many.
+    /// Most replicas during the hold.
     pub(super) replicas: u32,
-    /// What the downstream takes, messages per second.
+    /// Throughput of the downstream, messages per second.
     pub(super) takes: f64,
-    /// When the next trial may be made.
+    /// End of the hold.
     pub(super) until: Duration,
 }
 
-/// What the scaling policy knows when it asks for a verdict.
+/// The input of [`Saturation::judge`].
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Scene {
     pub(super) now: Duration,
     pub(super) replicas: u32,
     pub(super) layout: Layout,
-    /// Measured, not hinted.
+    /// Measured service rate, not the hint.
     pub(super) per_member: Option<f64>,
     pub(super) joined_for: Option<Duration>,
     pub(super) commit_interval: Duration,
@@ -50,22 +52,22 @@ pub(super) struct Scene {
     pub(super) members: Measured,
 }
 
-/// Judges steps up.
+/// Evaluates steps up.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Saturation {
     trial: Option<Trial>,
     hold: Option<Hold>,
-    /// How long the next hold lasts.
+    /// Length of the next hold.
     next: Option<Duration>,
-    /// What the group had processed in all at the ends of the last intervals.
+    /// Messages that the group had processed at the ends of the last intervals.
     processed: VecDeque<(Duration, i64)>,
 }
 
-/// Intervals over which throughput is averaged: longer than any usual commit interval.
+/// Intervals over which throughput is averaged: longer than usual commit intervals.
 const AVERAGED: usize = 6;
 
 impl Saturation {
-    /// Takes what the group has processed in all, messages, at the end of an interval.
+    /// Takes the number of messages that the group has processed in all, at the end of an interval.
     pub(super) fn close(&mut self, now: Duration, committed: i64) {
         if self.processed.back().is_some_and(|(_, before)| committed < *before) {
             self.processed.clear();
@@ -76,14 +78,14 @@ impl Saturation {
         }
     }
 
-    /// Messages per second, over the last half minute.
+    /// Messages per second over the last half minute.
     pub(super) fn throughput(&self) -> Option<f64> {
         let (first, last) = (self.processed.front()?, self.processed.back()?);
         let seconds = last.0.saturating_sub(first.0).as_secs_f64();
         (seconds > 0.0).then(|| (last.1 - first.1) as f64 / seconds)
     }
 
-    /// Offsets moved while nobody looked: what was counted means nothing any more.
+    /// Discards the counts after a gap in the signals.
     pub(super) fn restart(&mut self) {
         self.processed.clear();
         if let Some(trial) = &mut self.trial {
@@ -94,7 +96,7 @@ impl Saturation {
     /// A step up was written because of a backlog.
     pub(super) fn began(&mut self, from: u32, to: u32) {
         let before = self.throughput().unwrap_or(0.0);
-        // The first step of several counts: they are one attempt.
+        // Several steps up in a row are one trial, counted from the first.
         let trial = self.trial.get_or_insert(Trial { from, to, before, counted_since: None });
         trial.to = to;
         trial.counted_since = None;
@@ -105,17 +107,17 @@ impl Saturation {
         self.trial = None;
     }
 
-    /// Whether a step up is being judged.
+    /// Whether a step up is on trial.
     pub(super) fn is_trying(&self) -> bool {
         self.trial.is_some()
     }
 
-    /// The hold that is on, if one is.
+    /// The present hold, if there is one.
     pub(super) fn hold(&self) -> Option<Hold> {
         self.hold
     }
 
-    /// Looks at what is going on; a hold that begins now is returned.
+    /// Evaluates the trial; returns a hold that begins now.
     pub(super) fn judge(&mut self, scene: &Scene) -> Option<Hold> {
         self.end_hold(scene);
         let trial = self.trial?;
@@ -170,7 +172,7 @@ impl Saturation {
     }
 }
 
-/// Whether the backlog is on most members, and no smaller than what would have been done without one.
+/// Whether most members have a backlog, and it is at least a second of arrivals.
 fn is_swamped(scene: &Scene) -> bool {
     let Measured { busy, working, .. } = scene.members;
     working > 0 && busy * 2 > working && scene.waiting > scene.arrival

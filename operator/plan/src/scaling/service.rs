@@ -1,16 +1,19 @@
-//! What one member can process per second: the service rate μ.
+//! The service rate μ: messages per second that one member can process.
 //!
-//! A member that is not busy shows what arrives, not what it can do. So it is measured only over stretches in which
-//! it always had messages to work on, from one commit to another, and only if what it did differed from what arrived
-//! or its backlog is deep: a consumer that holds many messages in hand at once is never without a backlog and yet
-//! not at its limit. Taking that for its limit would add replicas, which lowers what each one does, which adds more.
+//! A member that is not busy shows the arrival rate, not its capacity. So a member is measured only
+//! over stretches, from one commit to another, in which it always had messages to work on, and only
+//! if its throughput differed from the arrival rate or its backlog is deep: a consumer that holds
+//! many messages in hand always has a backlog and is still not at its limit. If that counted as its
+//! limit, the policy would add replicas, which lowers the throughput of each, which adds more.
 //!
-//! What a member keeps up with is a lower bound of what it can do, busy or not. It is believed at once.
+//! The rate that a member sustains, busy or not, is a lower bound of its capacity and is used at
+//! once.
 //!
-//! # Doubt
+//! # Doubtful rates
 //!
-//! A rate that was learned while a downstream was out is too low, replicas are then so many that nobody is ever busy
-//! again, and it would stay too low for good. [`ServiceRate::is_doubted`] says when it should be tried.
+//! A rate that was measured during an outage of a downstream is too low. The policy then wants so
+//! many replicas that no member is ever busy again, and the rate would stay too low.
+//! [`ServiceRate::is_doubted`] reports when the rate should be probed.
 
 use super::backlog::Backlog;
 use super::limits::{
@@ -21,7 +24,7 @@ use super::signal::{MemberSample, PartitionSample, Sample};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// What a member has and did, summed over its partitions.
+/// Offsets and backlog of a member, summed over its partitions.
 #[derive(Debug, Clone, Copy, Default)]
 struct Sums {
     end: i64,
@@ -29,49 +32,49 @@ struct Sums {
     length: u64,
 }
 
-/// From one commit of a member to a later one.
+/// The time from one commit of a member to a later one.
 #[derive(Debug, Clone)]
 struct Stretch {
     partitions: Vec<u32>,
-    /// The commit it began with; before the first commit there is no beginning.
+    /// The commit at which it began; `None` before the first commit.
     began: Option<(Duration, Sums)>,
     committed: i64,
     busy: bool,
 }
 
-/// What one stretch showed.
+/// The measurement of one stretch.
 #[derive(Debug, Clone, Copy)]
 struct Shown {
     per_second: f64,
-    /// Whether the member could not have done more.
+    /// Whether the member could not have processed more.
     at_limit: bool,
 }
 
-/// Watches the members of a group.
+/// Measures the members of a group.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Watch {
     stretches: BTreeMap<String, Stretch>,
     shown: Vec<Shown>,
-    /// Members with a backlog at the last sample, and all that hold partitions.
+    /// Members with a backlog at the last sample, and members that hold partitions.
     busy: u32,
     working: u32,
 }
 
-/// What an interval showed of the members.
+/// The measurements of one interval over all members.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct Measured {
-    /// What members at their limit processed, per second, on average.
+    /// Mean messages per second of members at their limit.
     pub(super) at_limit: Option<f64>,
-    /// What members processed on average, if enough of them were seen.
+    /// Mean messages per second of all members, if at least half of them were measured.
     pub(super) sustained: Option<f64>,
-    /// Members that have more to do than what is in transit.
+    /// Members whose backlog exceeds what is in transit.
     pub(super) busy: u32,
     /// Members that hold partitions.
     pub(super) working: u32,
 }
 
 impl Watch {
-    /// Takes one sample. `backlog` has seen it already.
+    /// Takes one sample. `backlog` must have taken it already.
     pub(super) fn observe(&mut self, now: Duration, sample: &Sample, backlog: &Backlog) {
         self.working = sample.working();
         if sample.rebalancing {
@@ -100,7 +103,7 @@ impl Watch {
         }
     }
 
-    /// Ends an interval.
+    /// Ends an interval and returns its measurements.
     pub(super) fn close(&mut self) -> Measured {
         let shown = std::mem::take(&mut self.shown);
         let seen_enough = shown.len() * 2 >= self.working as usize;
@@ -114,7 +117,7 @@ impl Watch {
         }
     }
 
-    /// Forgets every stretch that has begun.
+    /// Discards every stretch.
     pub(super) fn restart(&mut self) {
         self.stretches.clear();
         self.shown.clear();
@@ -127,7 +130,7 @@ impl Stretch {
         let committed = std::mem::replace(&mut self.committed, sums.committed);
         self.busy &= busy;
         if sums.committed < committed {
-            // Somebody set the group back.
+            // The offsets of the group were reset.
             self.began = None;
         }
         if sums.committed <= committed {
@@ -151,7 +154,7 @@ impl Stretch {
         let moved = (processed - arrived).abs() > noise.max(MOVED_SHARE_MIN * arrived);
         let deep = sums.length as f64 > DEEP_SECONDS * per_second;
         let at_limit = self.busy && (moved || deep);
-        // A busy member that has proved nothing may do so over a longer stretch.
+        // A busy member whose limit is not proved may prove it over a longer stretch.
         if at_limit || !self.busy || elapsed >= STRETCH_MAX {
             self.began = Some((now, sums));
             self.busy = busy;
@@ -179,20 +182,20 @@ fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
     (count > 0.0).then(|| sum / count)
 }
 
-/// What is believed of μ, and how firmly.
+/// The estimate of μ.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ServiceRate {
-    /// Messages per second and member, of this group, seen by this scaler.
+    /// Messages per second and member, measured by this scaler.
     measured: Option<f64>,
-    /// What an earlier one had measured, per second and replica.
+    /// Messages per second and replica, measured before the last restart of the operator.
     remembered: Option<f64>,
-    /// The best that was ever seen or that a trial confirmed; a lower rate is in doubt.
+    /// The best rate that was measured or that a probe confirmed; a lower rate is doubtful.
     best: f64,
-    /// A trial showed that the hint is not what a replica can do.
+    /// A probe showed that the hint is wrong.
     is_hint_refuted: bool,
 }
 
-/// What is said of a replica from outside, and how many members one brings.
+/// The user's hint, and how many members a replica has.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Hint {
     /// Messages per second and replica.
@@ -207,14 +210,15 @@ impl Hint {
 }
 
 impl ServiceRate {
-    /// Starts from what an earlier run of the operator had measured of a replica.
+    /// Starts with the rate per replica that was measured before the last restart of the operator.
     pub(super) fn restored(per_replica: Option<f64>) -> Self {
         let is_sane = |rate: &f64| *rate > 0.0 && *rate <= PER_REPLICA_PER_SECOND_MAX;
         let remembered = per_replica.filter(is_sane);
         Self { remembered, ..Self::default() }
     }
 
-    /// Takes what an interval showed. While a trial runs, members share what is being tried, and the rate may only rise.
+    /// Adds the measurements of an interval. While a step up is on trial the rate may only rise,
+    /// because the members share the downstream that is being tested.
     pub(super) fn learn(&mut self, shown: Measured, may_fall: bool) {
         if let Some(rate) = shown.at_limit {
             let old = self.measured.unwrap_or(rate);
@@ -228,35 +232,35 @@ impl ServiceRate {
         self.best = self.best.max(self.measured.unwrap_or(0.0));
     }
 
-    /// Messages per second and member, if members were measured since this scaler began.
+    /// Messages per second and member, if this scaler has measured it.
     pub(super) fn measured(&self) -> Option<f64> {
         self.measured
     }
 
-    /// The same for a replica, also if it was an earlier scaler that measured.
+    /// Messages per second and replica, measured by this or an earlier scaler.
     pub(super) fn to_remember(&self, members: f64) -> Option<f64> {
         self.measured.map(|rate| rate * members).or(self.remembered)
     }
 
-    /// What a member is taken to do: measured, measured earlier, or as the user said.
+    /// The rate to use: measured, measured earlier, or the user's hint, in this order.
     pub(super) fn believed(&self, hint: Hint) -> Option<f64> {
         let earlier = Hint { per_replica: self.remembered, ..hint }.per_member();
         self.measured.or(earlier).or(hint.per_member()).filter(|rate| *rate > 0.0)
     }
 
-    /// Fewer members kept up with this rate each.
+    /// Fewer members sustained this rate each.
     pub(super) fn raise(&mut self, per_member: f64) {
         self.measured = Some(self.measured.unwrap_or(0.0).max(per_member));
         self.best = self.best.max(per_member);
     }
 
-    /// A trial found the rate to be right.
+    /// A probe confirmed the rate.
     pub(super) fn confirm(&mut self, hint: Hint) {
         self.best = self.believed(hint).unwrap_or(0.0);
         self.is_hint_refuted = true;
     }
 
-    /// Whether something better was ever seen or promised, or nothing at all is known.
+    /// Whether a better rate was measured or hinted, or no rate is known.
     pub(super) fn is_doubted(&self, hint: Hint) -> bool {
         let promised = hint.per_member().filter(|_| !self.is_hint_refuted).unwrap_or(0.0);
         self.believed(hint).is_none_or(|rate| rate < DOUBT_SHARE * self.best.max(promised))

@@ -1,64 +1,63 @@
-//! What the scaling policy sees of one consumer group: a sample a second, or the news that nothing is known.
-//!
-//! Place in the walk: the controller makes these from the brokers' signal stream.
+//! The input of the scaling policy: one signal a second for each consumer group, from the brokers'
+//! signal stream.
 
 use std::time::Duration;
 
-/// What is known of a group at one moment.
+/// The state of a group at one moment, as far as it is known.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Signal {
-    /// The broker said this within the last seconds.
+    /// A sample that a broker sent within the last seconds.
     Known(Sample),
-    /// The broker only said that messages wait and nobody is there to take them.
+    /// The wake-up of a broker: messages wait for a group without members.
     Wake {
         /// Visible messages that are not committed.
         length: u64,
     },
-    /// Nothing fresh is known, and why. It never scales anything.
+    /// No recent sample, and why. It never changes a replica count.
     Unknown(String),
 }
 
-/// One look at a group.
+/// A sample of one group.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Sample {
     /// Visible messages that are not committed.
     pub length: u64,
-    /// Of these, fetched by a member; `None` if the broker does not know.
+    /// Messages of `length` that a member has fetched; `None` if the broker does not know.
     pub in_flight: Option<u64>,
-    /// Whether members are changing right now.
+    /// Whether the group is rebalancing.
     pub rebalancing: bool,
-    /// How long the last rebalance kept members from working.
+    /// How long the last rebalance kept members from consuming.
     pub last_pause: Option<Duration>,
-    /// Every partition of the queue.
+    /// One entry per partition of the queue.
     pub partitions: Vec<PartitionSample>,
-    /// Who consumes.
+    /// One entry per member of the group.
     pub members: Vec<MemberSample>,
 }
 
-/// One partition, as the group sees it. Offsets, not messages: what counts is how fast they move.
+/// One partition for one group. Offsets, not message counts: the policy uses how fast they move.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PartitionSample {
-    /// Its number, from 0.
+    /// Partition number, from 0.
     pub partition: u32,
     /// Visible messages that are not committed.
     pub length: u64,
-    /// The offset the next message gets.
+    /// The next offset to be written.
     pub end: i64,
-    /// The offset the group continues at.
+    /// The committed offset of the group.
     pub committed: i64,
 }
 
 /// One member of the group.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct MemberSample {
-    /// What the coordinator calls it.
+    /// Member id, as the coordinator assigned it.
     pub id: String,
-    /// What it consumes.
+    /// Numbers of the assigned partitions.
     pub partitions: Vec<u32>,
 }
 
 impl Sample {
-    /// Members that hold partitions.
+    /// The number of members with at least one partition.
     #[must_use]
     pub fn working(&self) -> u32 {
         let working = self.members.iter().filter(|member| !member.partitions.is_empty()).count();

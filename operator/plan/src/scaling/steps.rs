@@ -1,15 +1,15 @@
-//! Which replica counts are worth having: a partition is consumed by one member only.
+//! Useful replica counts: one member consumes a partition, so not every count adds capacity.
 //!
-//! With `n` members the busiest has ⌈P/n⌉ partitions, so `n` members carry what comes evenly on P partitions up to
-//! `μ·P/⌈P/n⌉`. Only the smallest `n` for each ⌈P/n⌉ is worth having: with 24 partitions 1, 2, 3, 4, 5, 6, 8, 12, 24.
-//! Fewer steps are fewer rebalances.
+//! With `n` members the busiest has ⌈P/n⌉ partitions, so `n` members process up to `μ·P/⌈P/n⌉` of a
+//! load that is spread evenly over P partitions. Only the smallest `n` for each ⌈P/n⌉ is useful:
+//! with 24 partitions 1, 2, 3, 4, 5, 6, 8, 12, 24. Fewer steps cause fewer rebalances.
 
-/// How the partitions of a queue lie on the members of a group.
+/// How the partitions of a queue are assigned to the members of a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Layout {
     /// Partitions of the queue.
     pub(super) partitions: u32,
-    /// Members that one replica brings: consumers may run several threads.
+    /// Members that one replica adds: consumers may run several threads.
     pub(super) members_per_replica: u32,
 }
 
@@ -26,7 +26,8 @@ impl Layout {
         members.div_ceil(self.members_per_replica.max(1))
     }
 
-    /// What `replicas` can process, per second, if each member can do `per_member` and messages come evenly.
+    /// Messages per second that `replicas` can process, if each member processes `per_member` and
+    /// the load is spread evenly.
     pub(super) fn capacity(self, replicas: u32, per_member: f64) -> f64 {
         if replicas == 0 {
             return 0.0;
@@ -34,20 +35,21 @@ impl Layout {
         per_member * f64::from(self.partitions.max(1)) / f64::from(self.share(replicas))
     }
 
-    /// The fewest replicas that can do what `replicas` can.
+    /// The fewest replicas with the capacity of `replicas`.
     pub(super) fn useful(self, replicas: u32) -> u32 {
         if replicas == 0 { 0 } else { self.replicas_for(self.share(replicas)) }
     }
 
-    /// The fewest replicas that can process `demand` per second; all that are of use if even they cannot.
+    /// The fewest replicas that can process `demand` messages per second, or the largest useful
+    /// count if none can.
     pub(super) fn step_for(self, demand: f64, per_member: f64) -> u32 {
         let partitions = self.partitions.max(1);
         let share = per_member * f64::from(partitions) / demand.max(f64::MIN_POSITIVE);
-        // A float that is out of range or no number saturates.
+        // A float out of range, or NaN, saturates.
         self.replicas_for((share as u32).clamp(1, partitions))
     }
 
-    /// The next smaller count worth having; `None` below one.
+    /// The next smaller useful count; `None` below one.
     pub(super) fn below(self, replicas: u32) -> Option<u32> {
         let useful = self.useful(replicas);
         if useful < replicas {

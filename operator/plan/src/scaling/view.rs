@@ -1,4 +1,4 @@
-//! Everything the scaling policy looks at in one interval, and the bounds that the user set.
+//! The input of one decision, and the bounds that the user set.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use super::decision::{Action, Limit};
 use super::limits::REPLICAS_MAX;
 use super::steps::Layout;
 
-/// The most and the fewest replicas that there may be while there is work.
+/// Fewest and most replicas while there is work.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds {
     pub(super) min: u32,
@@ -17,7 +17,8 @@ pub(super) struct Bounds {
 impl Bounds {
     pub(super) fn of(policy: &Policy, layout: Layout) -> Self {
         let max = policy.replicas_max.unwrap_or(layout.partitions).clamp(1, REPLICAS_MAX);
-        // Replicas between two steps do nothing that the lower step does not, but the user's minimum holds.
+        // A count between two steps has the capacity of the lower step, but the user's minimum
+        // applies.
         let min = policy.replicas_min.max(1).min(max);
         Self { min, max: layout.useful(max).max(min) }
     }
@@ -27,24 +28,24 @@ impl Bounds {
     }
 }
 
-/// Everything the scaling policy looks at in one interval.
+/// The input of one decision.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct View {
     pub(super) now: Duration,
     pub(super) replicas: u32,
     pub(super) bounds: Bounds,
     pub(super) layout: Layout,
-    /// What one member can do, measured or hinted.
+    /// Messages per second that one member can process, measured or hinted.
     pub(super) per_member: Option<f64>,
-    /// Messages per second that replicas can help with, now.
+    /// Messages per second that arrive now and that more replicas can help with.
     pub(super) arrival: f64,
-    /// The rate expected when new replicas would work.
+    /// The same when new replicas would be working.
     pub(super) ahead: f64,
-    /// Messages that wait and that replicas can help with.
+    /// Messages that wait and that more replicas can help with.
     pub(super) waiting: f64,
-    /// Replicas that are wanted, before bounds.
+    /// Replicas that the load needs, before bounds.
     pub(super) wanted: u32,
-    /// How many it would take if partitions were no limit.
+    /// The same if the number of partitions were no limit.
     pub(super) needed: u32,
 }
 

@@ -1,7 +1,9 @@
-//! What was wanted lately: replicas go down only to the most that was wanted over the whole window.
+//! The stabilization window: replicas are reduced only to the most that was wanted over the whole
+//! window.
 //!
-//! The window doubles with every step down that had to be taken back soon. A load that swings more slowly than the
-//! window, or a pause that is too costly for the room that is left, would otherwise have it fall into the same trap for ever.
+//! Each step down that is reverted soon doubles the window. Otherwise a load that swings more
+//! slowly than the window, or a rebalance that is too costly for the remaining capacity, would
+//! cause the same mistake again and again.
 
 use super::limits::{REGRET_MAX, REGRET_WINDOWS};
 use std::collections::VecDeque;
@@ -10,9 +12,9 @@ use std::time::Duration;
 /// The stabilization window of one consumer.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Window {
-    /// Since when it is known what was wanted, without a gap.
+    /// Since when the wanted count is known without a gap.
     since: Option<Duration>,
-    /// When how many were wanted, falling: only what is still the most of all that came later.
+    /// Times and counts, falling: an entry that a later, larger one covers is removed.
     wanted: VecDeque<(Duration, u32)>,
     stepped_down: Option<Duration>,
     regrets: u32,
@@ -20,7 +22,7 @@ pub(super) struct Window {
 }
 
 impl Window {
-    /// Notes that `replicas` were wanted.
+    /// Records that `replicas` were wanted.
     pub(super) fn add(&mut self, now: Duration, replicas: u32) {
         self.since.get_or_insert(now);
         while self.wanted.back().is_some_and(|(_, wanted)| *wanted <= replicas) {
@@ -29,13 +31,13 @@ impl Window {
         self.wanted.push_back((now, replicas));
     }
 
-    /// How long it is now, if the user chose `chosen`.
+    /// The present length, if the user chose `chosen`.
     pub(super) fn length(&self, chosen: Duration) -> Duration {
         chosen * 2u32.pow(self.regrets)
     }
 
-    /// The most that was wanted over the whole window; `None` as long as the window is not full, and for another one at
-    /// most while what is wanted still falls: one step down costs less than two.
+    /// The most that was wanted over the whole window. `None` until the window is full, and for up
+    /// to one further window while the wanted count still falls: one step down costs less than two.
     pub(super) fn most(&mut self, now: Duration, chosen: Duration) -> Option<u32> {
         let length = self.length(chosen);
         let watched = now.saturating_sub(self.since?);
@@ -55,18 +57,18 @@ impl Window {
         self.wanted.front().map(|(_, wanted)| *wanted)
     }
 
-    /// Forgets what was wanted: it is not known any more, or it was for other reasons.
+    /// Discards the wanted counts: they are unknown now, or had another cause.
     pub(super) fn restart(&mut self) {
         self.since = None;
         self.wanted.clear();
     }
 
-    /// Replicas went down because of what this window said.
+    /// Replicas were reduced to what this window returned.
     pub(super) fn went_down(&mut self, now: Duration) {
         self.stepped_down = Some(now);
     }
 
-    /// Replicas went up. If that takes back a step down, the next one waits for longer.
+    /// Replicas were increased. If that reverts a recent step down, the window is doubled.
     pub(super) fn went_up(&mut self, now: Duration, chosen: Duration) {
         let soon = self.length(chosen) * REGRET_WINDOWS;
         if self.stepped_down.take().is_some_and(|at| now.saturating_sub(at) < soon) {
@@ -75,7 +77,7 @@ impl Window {
         }
     }
 
-    /// Lets a regret fade once the step down that followed it was none.
+    /// Halves the window once no step down was reverted for long enough.
     pub(super) fn settle(&mut self, now: Duration, chosen: Duration) {
         let calm = self.length(chosen) * (REGRET_WINDOWS + 2);
         if self.regretted.is_some_and(|at| now.saturating_sub(at) > calm) {

@@ -1,13 +1,13 @@
-//! When a group may go to zero replicas: only if nothing waits, nothing is in anybody's hand and nothing has come for
-//! as long as the user said.
+//! When a group may go to zero: if no messages wait, none is in flight, and none has arrived for as
+//! long as the user chose.
 //!
-//! What an open transaction holds is not visible yet and counts as nothing. When it commits, messages wait without a
-//! member, and the broker wakes the group.
+//! Messages of an open transaction are not visible and do not count. When it commits, messages wait
+//! without a member, and the broker sends a wake-up.
 
 use super::signal::Sample;
 use std::time::Duration;
 
-/// Since when a group has had nothing to do.
+/// Since when a group has had no work.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Idle {
     since: Option<Duration>,
@@ -15,7 +15,7 @@ pub(super) struct Idle {
 }
 
 impl Idle {
-    /// Takes one sample.
+    /// Takes one sample of the group.
     pub(super) fn observe(&mut self, now: Duration, sample: &Sample) {
         let ends: i64 = sample.partitions.iter().map(|partition| partition.end).sum();
         let in_hand = sample.in_flight.unwrap_or(0);
@@ -27,12 +27,12 @@ impl Idle {
         self.ends = ends;
     }
 
-    /// Nothing is known for a while, so nothing is known to have been idle.
+    /// Discards the idle time after a gap in the signals.
     pub(super) fn restart(&mut self) {
         self.since = None;
     }
 
-    /// For how long nothing has come and nothing was left.
+    /// How long no message has arrived, waited or been in flight.
     pub(super) fn lasts(&self, now: Duration) -> Option<Duration> {
         self.since.map(|since| now.saturating_sub(since))
     }

@@ -16,7 +16,7 @@ async fn a_message_wakes_a_consumer_from_zero() {
     stage.seconds(2).await;
     let (reason, note) = stage.server.events().pop().expect("an Event");
     assert_eq!(reason, "Scaled");
-    assert!(note.contains("0→1: 500 messages wait"), "{note}");
+    assert!(note.contains("0→1: 500 messages wait and no consumer runs"), "{note}");
     let status = stage.server.status().expect("a status");
     assert_eq!(status["consumers"][0]["desiredReplicas"], 1);
     assert!(status["consumers"][0]["lastScaleReason"].as_str().expect("text").starts_with("0→1"));

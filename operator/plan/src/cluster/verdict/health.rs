@@ -1,10 +1,9 @@
-//! What is wrong with brokers that may well serve: data at risk, damage, a full volume, an admin API that
-//! the operator cannot reach; and whether the settings of the spec are in effect.
+//! Conditions about brokers that may serve all the same: data at risk, damage, a full volume, an
+//! unreachable admin API, and whether the settings of the spec are in effect.
 //!
-//! # Invariants
-//!
-//! - None of it makes a cluster unready: clients of everything else go on.
-//! - **K1** the words of a broker may change at any time; conditions are made of kinds and counts only.
+//! - None of them makes a cluster unready, because clients can use everything else.
+//! - **K1** the messages of a broker may change at any time; conditions are built from kinds and
+//!   counts only.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use ropewalk_operator_api::condition::{Finding, Status, cluster as kind};
@@ -17,25 +16,25 @@ use crate::cluster::properties::{ADMIN_PORT, FORMAT_KEY};
 use crate::cluster::rollout::Decision;
 use crate::cluster::volume;
 
-/// Conditions that a person has to be told about as soon as they say that something is wrong.
+/// Conditions that are also reported as a Warning Event when they begin.
 pub const ALARMS: &[&str] =
     &[kind::DATA_AT_RISK, kind::DEGRADED, kind::STORAGE_FULL, kind::ADMIN_REACHABLE];
 
-/// Whether a condition says that something is wrong.
+/// Whether a condition is one of them and reports a problem.
 #[must_use]
 pub fn is_alarm(condition: &Condition) -> bool {
     let bad = if condition.type_ == kind::ADMIN_REACHABLE { "False" } else { "True" };
     ALARMS.contains(&condition.type_.as_str()) && condition.status == bad
 }
 
-/// Parts of a broker that are damaged: kind of the broker's condition, our reason, what they are.
+/// Kinds of damage that brokers report.
 const DAMAGES: &[(&str, &str, &str)] = &[
     ("damaged_shard", "ShardsDamaged", "shards"),
     ("damaged_partitions", "PartitionsDamaged", "partitions"),
 ];
 
-/// Reasons of a broker whose pod is ready and that did not answer: once, and from the second time
-/// on.
+/// Reasons for a broker whose pod is ready and that did not answer: the first time, and from the
+/// second time on.
 const MISSED: [&str; 2] = ["AnswerMissing", "AdminUnreachable"];
 
 impl Facts<'_> {
@@ -95,7 +94,7 @@ impl Facts<'_> {
             let before = self.valid.conditions_before();
             let mut before = before.iter().filter(|old| old.type_ == of);
             if !before.any(|old| MISSED.contains(&old.reason.as_str())) {
-                // One answer that is late is no outage; it is asked again soon.
+                // A single late answer is no outage; the operator asks again soon.
                 let message = format!("broker {} did not answer this time", broker.id);
                 return Finding::new(of, Status::Unknown, MISSED[0], message);
             }
@@ -152,7 +151,7 @@ impl Facts<'_> {
         keys.map(String::as_str).filter(|key| *key != FORMAT_KEY).collect()
     }
 
-    /// Where a broker ran that is to be gone, and what to do if its node does not come back.
+    /// The message about a broker whose node does not confirm that its pod stopped.
     pub(super) fn node_lost(&self, id: i32) -> Option<String> {
         let pod = self.observed.pods.get(&id)?;
         let due = pod.metadata.deletion_timestamp.as_ref()?.0.as_second();
@@ -166,5 +165,5 @@ impl Facts<'_> {
     }
 }
 
-/// A pod that is still there so many seconds after it should have stopped waits for its node.
+/// Seconds after its deletion deadline from which a pod counts as waiting for its node.
 const OVERDUE_SECONDS: i64 = 15;

@@ -1,4 +1,4 @@
-//! What keeps a broker from serving, in words that say what to do.
+//! Why a broker does not serve, and the remedy.
 
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, Pod};
 use ropewalk_operator_api::condition::{Finding, cluster as kind};
@@ -9,30 +9,31 @@ use crate::cluster::observed::{container_of, pod_condition as condition_of};
 use crate::cluster::validate::acceptance;
 use crate::cluster::volume::{self, claimed};
 
-/// The broker ends with this when its data directory is empty and must not be.
+/// Exit code of a broker whose data directory is empty and must not be.
 const EXIT_DATA_LOST: i32 = 7;
 
-/// What went wrong in one step of a reconcile. The other steps went on.
+/// A failure of one step of a reconcile. The other steps continue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// Why, in one word for programs.
+    /// The cause in one CamelCase word, for programs.
     pub reason: &'static str,
-    /// Why, and what to do, for people.
+    /// The cause and the remedy, for people.
     pub message: String,
-    /// What it concerns.
+    /// The part of the cluster that fails.
     pub concerns: Concern,
 }
 
-/// What a problem concerns.
+/// The part of the cluster that a problem concerns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Concern {
-    /// An object that cannot be there twice, or must not be ours: nothing works until it is gone.
+    /// An object that exists twice or belongs to another owner: the cluster cannot work until it is
+    /// removed.
     Existence,
-    /// The volumes.
+    /// The volumes of the brokers.
     Storage,
     /// The settings of running brokers.
     Configuration,
-    /// Anything else; it is tried again.
+    /// Any other part; the operator tries again.
     Other,
 }
 
@@ -45,12 +46,12 @@ impl Problem {
 }
 
 impl Facts<'_> {
-    /// Why a broker does not serve.
+    /// Reason and message for a broker that does not serve.
     pub(super) fn trouble(&self, id: i32) -> (&'static str, String) {
         if let Some(message) = self.lost(id) {
             return ("DataLost", message);
         }
-        // A pod whose volume is missing finds no node: the volume is what to say.
+        // A pod whose volume is missing is also unschedulable: the volume is the cause to report.
         self.claim_trouble(id)
             .or_else(|| self.pod_trouble(id))
             .or_else(|| self.problem_trouble())
@@ -84,7 +85,7 @@ impl Facts<'_> {
         )
     }
 
-    /// A volume that cannot be attached or mounted shows in events only.
+    /// Attach and mount failures are visible only in Events.
     fn mounting(&self, pod: &Pod, id: i32) -> Option<(&'static str, String)> {
         let name = pod.metadata.name.as_deref()?;
         let warning = self.observed.warning(name)?;
@@ -115,7 +116,7 @@ impl Facts<'_> {
         Some(("VolumePending", format!("the volume {name} is not there yet: {warning}")))
     }
 
-    /// The words about a broker whose volume is empty and was not.
+    /// The message about a broker whose volume is empty and was not before.
     fn lost(&self, id: i32) -> Option<String> {
         let ended = last_end(self.observed.pods.get(&id)?)?;
         if ended.exit_code != EXIT_DATA_LOST {
@@ -174,7 +175,7 @@ impl Facts<'_> {
         Finding::new(kind::STORAGE_RESIZED, true, "AsAsked", "every volume has the size asked for")
     }
 
-    /// How far a volume is that grows.
+    /// Reason and message for a volume that is being enlarged.
     fn growing(&self, id: i32, name: &str) -> (&'static str, String) {
         let claim = self.observed.claims.get(&id);
         if claim.and_then(volume::waits_for_file_system).is_some() {
@@ -201,7 +202,7 @@ impl Facts<'_> {
     }
 }
 
-/// Why a StatefulSet cannot make its pod, in a word, and what to do about it.
+/// Reason and advice for a pod that a StatefulSet cannot create.
 fn not_created(warning: &str) -> (&'static str, &'static str) {
     let has = |words: &[&str]| words.iter().any(|word| warning.contains(word));
     if has(&["exceeded quota"]) {
@@ -209,7 +210,7 @@ fn not_created(warning: &str) -> (&'static str, &'static str) {
     }
     if has(&["failed quota", "resources.requests", "resources.limits", "per Container", "per Pod"])
     {
-        // A LimitRange sets limits below what is requested, or a quota demands limits.
+        // A LimitRange sets limits below the requests, or a quota demands limits.
         return ("PodNotCreated", "; set `spec.resources` (requests and limits) so that they fit");
     }
     if has(&["security context constraint", "runAsUser", "fsGroup", "PodSecurity", "policy"]) {
@@ -256,7 +257,7 @@ fn waiting_reason(pod: &Pod) -> Option<(&str, &str)> {
     Some((waiting.reason.as_deref()?, waiting.message.as_deref().unwrap_or_default()))
 }
 
-/// How the container ended last, if it is not running again.
+/// How the container ended last, if it does not run again.
 fn last_end(pod: &Pod) -> Option<&ContainerStateTerminated> {
     let status = container_of(pod)?;
     let state = status.state.as_ref();

@@ -99,7 +99,7 @@ fn pods_that_never_join_are_named_and_prove_nothing() {
     let missing = last.not_joining.expect("named");
     assert_eq!(missing.members, 3);
     assert!(!run.decisions().iter().any(|(_, decision)| saturated(decision)));
-    assert!(missing.to_string().contains("look at the pods"));
+    assert!(missing.to_string().contains("check the pods"));
 }
 
 #[test]
