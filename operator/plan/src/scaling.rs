@@ -91,7 +91,7 @@ use zero::Idle;
 pub struct Policy {
     /// The signals that decide.
     pub mode: Mode,
-    /// Fewest replicas.
+    /// Fewest replicas, at least 0.
     pub replicas_min: u32,
     /// Most replicas; `None` is the number of partitions.
     pub replicas_max: Option<u32>,
@@ -101,7 +101,7 @@ pub struct Policy {
     pub utilization: f64,
     /// The user's hint for the rate of one replica, used until the rate is measured.
     pub expected_per_replica_per_second: Option<f64>,
-    /// Time without work after which the group goes to zero.
+    /// Time without work after which the group is scaled to zero.
     pub idle: Duration,
     /// Replicas are reduced only to a count that sufficed for this long.
     pub stabilization: Duration,

@@ -51,7 +51,7 @@ pub enum Decision {
     },
     /// This operator would build the pod differently; the user has not requested it.
     Offer {
-        /// The differences.
+        /// The differences of the pod.
         reason: String,
     },
 }

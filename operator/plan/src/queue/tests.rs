@@ -1,4 +1,4 @@
-//! What the brokers and the people are told of a Queue.
+//! Declarations and conditions of a Queue.
 
 use super::*;
 
@@ -120,7 +120,7 @@ fn k4_a_topic_that_was_made_anew_is_a_loss_until_a_person_accepts_it() {
         assert!(lost.message.contains(expected), "{}", lost.message);
     }
     assert_eq!(said(&facts(&queue, present(true), declared(12)), READY).1, "TopicLost");
-    // The new id stands in the status by now, and the loss is not forgotten.
+    // The status has the new id, and the loss stays recorded.
     queue.status = Some(serde_yaml_ng::from_str("{topicId: t, lostTopicId: old}").expect("it"));
     assert_eq!(said(&facts(&queue, present(true), declared(12)), READY).1, "TopicLost");
     assert_eq!(said(&facts(&queue, present(true), None), kind::TOPIC_LOST).0, Status::True);
@@ -130,7 +130,7 @@ fn k4_a_topic_that_was_made_anew_is_a_loss_until_a_person_accepts_it() {
     assert_eq!(said(&facts(&queue, present(true), declared(12)), READY).1, "TopicLost");
     queue.metadata.annotations = accept("old");
     assert_eq!(said(&facts(&queue, present(true), declared(12)), READY).1, "QueueReady");
-    // What was accepted is this loss; the next one is another.
+    // The annotation accepts this loss only.
     queue.status = Some(serde_yaml_ng::from_str("{topicId: earlier}").expect("it"));
     assert_eq!(said(&facts(&queue, present(true), declared(12)), READY).1, "TopicLost");
 }
@@ -166,7 +166,7 @@ fn a_message_size_of_an_earlier_release_is_held_at_what_brokers_take_and_said() 
         let queue = queue(spec);
         let facts = facts(&queue, present(true), declared(12));
         assert_eq!(said(&facts, kind::DRIFTED), (Status::True, "MessageSizeReduced"));
-        assert_eq!(said(&facts, READY), (Status::True, "QueueReady"), "it goes on");
+        assert_eq!(said(&facts, READY), (Status::True, "QueueReady"), "it continues");
     }
     let queue = queue("{maxMessageSize: 32Mi}");
     let facts = facts(&queue, present(true), declared(12));

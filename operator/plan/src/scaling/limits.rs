@@ -14,7 +14,7 @@ pub const GOOD_INTERVALS_TO_THAW: u32 = 3;
 /// broker with too little CPU, when consumers have to be scaled most.
 pub const STALE_AFTER: Duration = Duration::from_secs(10);
 
-/// A group goes to zero only if the last sample is at most this old.
+/// A group is scaled to zero only if the last sample is at most this old.
 pub const FRESH_FOR: Duration = Duration::from_secs(3);
 
 /// Most replicas of a consumer; the API has the same bound.

@@ -22,7 +22,7 @@ pub(super) struct Trial {
 /// The result of a trial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// The trial goes on.
+    /// The trial continues.
     Running,
     /// The smaller count keeps up.
     Enough,

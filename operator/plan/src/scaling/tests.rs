@@ -1,4 +1,4 @@
-//! The scaling policy against simulated loads and worlds, side by side with KEDA's rule; and its dead ends, one by one.
+//! The scaling policy under simulated loads, compared with KEDA's rule, and its known failure modes.
 
 mod keda;
 mod world;

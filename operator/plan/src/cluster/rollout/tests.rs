@@ -1,11 +1,11 @@
-//! Which broker restarts, on clusters as they were observed.
+//! Restart decisions on observed clusters.
 
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 
 use super::super::{Answer, children, fixture};
 use super::*;
 
-/// The cluster as it runs after `spec` was rolled out, brokers ready.
+/// The cluster after `spec` was rolled out, brokers ready.
 fn running(spec: &str) -> Observed {
     let mut observed = fixture::observed_claim(0, "20Gi", true);
     let cluster = fixture::cluster(spec);
@@ -29,7 +29,7 @@ fn seen_by_kubernetes(observed: &mut Observed) {
     pod.labels_mut().insert("controller-revision-hash".into(), "r1".into());
 }
 
-/// The broker was told the settings of this spec.
+/// The broker has received the settings of this spec.
 fn told(observed: &mut Observed, spec: &str) {
     let cluster = fixture::cluster(spec);
     let valid = fixture::valid(&cluster, observed);
@@ -86,7 +86,7 @@ fn k5_a_restart_that_an_older_operator_noted_as_done_waits() {
     let valid = fixture::valid(&cluster, &observed);
     let set = observed.stateful_sets.get_mut(&0).expect("a set");
     set.annotations_mut().insert(names::ANNOTATION_INTENT.into(), valid.intent.to_string());
-    // It did not say what the template came from.
+    // The intent of the template was not recorded.
     set.annotations_mut().remove(names::ANNOTATION_TEMPLATE_INTENT);
     let decision = decide(&valid, &observed, &[]).remove(0).1;
     assert!(matches!(decision, Decision::Offer { .. }), "{decision:?}");
@@ -210,20 +210,21 @@ fn settings_are_recorded_as_done_only_by_a_broker_that_was_told_them() {
         let decision = decision(spec, observed);
         assert!(matches!(decision, Decision::Unconfirmed { .. }), "{decision:?}");
     };
-    // It answers, and speaks of the settings before: what it was told while it ran, or started with.
+    // It answers and reports the settings before: those that it received while it ran, or at its
+    // start.
     undecided(&observed);
     told(&mut observed, "{}");
     undecided(&observed);
     // It does not answer at all.
     let answer = observed.answers.remove(&0).expect("an answer");
     undecided(&observed);
-    // A broker that started with exactly these settings has nothing to say.
+    // A broker that started with exactly these settings needs no restart.
     observed.answers.insert(0, answer);
     told(&mut observed, spec);
     let settings = &mut observed.answers.get_mut(&0).expect("an answer").settings;
     settings.started_hash = settings.last_hash.take();
     assert_eq!(decision(spec, &observed), Decision::Record);
-    // An older release does not say what it was told; then the operator remembers.
+    // An older release does not report what it received; the operator has stored it.
     let settings = &mut observed.answers.get_mut(&0).expect("an answer").settings;
     settings.told_hash = settings.started_hash.take();
     assert_eq!(decision(spec, &observed), Decision::Record);
@@ -295,7 +296,7 @@ fn k4_a_broker_that_recovers_is_not_restarted_unless_it_fails_to() {
         None
     };
     assert_eq!(cause(&observed), Some(Cause::Recovery));
-    // More memory is what it needs.
+    // It needs the larger memory limit.
     let ended = "restartCount: 2, lastState: {terminated: {exitCode: 137, finishedAt: '1970-01-01T00:01:00Z'}}";
     let looping = RECOVERS.replace("restartCount: 0", ended);
     observed.pods.insert(0, fixture::pod(&looping));
@@ -304,7 +305,7 @@ fn k4_a_broker_that_recovers_is_not_restarted_unless_it_fails_to() {
     // That was long ago.
     observed.at_second = 7000;
     assert_eq!(cause(&observed), Some(Cause::Recovery));
-    // Nobody can say what it is doing.
+    // Its state is unknown.
     observed.answers.clear();
     assert_eq!(cause(&observed), Some(Cause::Answer));
     // It does nothing.

@@ -1,4 +1,4 @@
-//! What people are told, on pods as the kubelet reports them.
+//! Conditions and status, for pods as the kubelet reports them.
 
 use k8s_openapi::jiff::Timestamp;
 use ropewalk_operator_api::{BrokerCluster, condition};
@@ -201,7 +201,7 @@ fn a_claim_that_is_deleted_under_a_broker_is_an_alarm_with_the_way_out() {
 fn an_admin_api_that_cannot_be_reached_is_an_alarm_and_a_network_policy_may_be_why() {
     let mut case = Case::new("{}", RUNS);
     case.observed.unanswered.insert(0, "no answer within 5 s".into());
-    // The first time it may have become ready just now.
+    // The first time, the pod may have become ready just before.
     assert_eq!(case.said(kind::ADMIN_REACHABLE).1, "AnswerMissing");
     case.cluster.status = Some(case.status(990));
     let (status, reason, message) = case.said(kind::ADMIN_REACHABLE);
@@ -211,7 +211,7 @@ fn an_admin_api_that_cannot_be_reached_is_an_alarm_and_a_network_policy_may_be_w
     }
     case.observed.answers.insert(0, Answer { ready: true, ..Answer::default() });
     assert_eq!(case.said(kind::ADMIN_REACHABLE).0, "True");
-    // One answer that is late is no alarm yet.
+    // A single late answer is no outage.
     case.cluster.status = Some(case.status(1000));
     case.observed.answers.clear();
     assert_eq!(case.said(kind::ADMIN_REACHABLE).0, "Unknown");
@@ -317,7 +317,7 @@ fn settings_that_nobody_confirmed_are_not_said_to_be_applied() {
     assert_eq!(case.said(kind::CONFIGURATION_APPLIED).0, "True");
     case.decisions = vec![(0, Decision::Unconfirmed { reason: "no answer".into() })];
     assert_eq!(case.said(kind::CONFIGURATION_APPLIED).0, "Unknown");
-    assert_eq!(case.said(kind::PROGRESSING).0, "True", "it is looked at again soon");
+    assert_eq!(case.said(kind::PROGRESSING).0, "True", "it is checked again soon");
     let mut answer = Answer { ready: true, ..Answer::default() };
     answer.settings.needs_restart = vec!["num.partitions".into()];
     case.observed.answers.insert(0, answer);

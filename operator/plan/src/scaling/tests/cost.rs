@@ -1,4 +1,5 @@
-//! What scaling costs: replica-seconds against the least constant number of replicas for the same load.
+//! The cost of scaling: replica-seconds, compared with the least constant number of replicas for
+//! the same load.
 //!
 //! `cargo test -p ropewalk-operator-plan costs -- --nocapture` prints the table.
 
@@ -7,31 +8,30 @@ use super::run::{Autoscaler, Run, summary};
 use super::world::Nature;
 use crate::scaling::Policy;
 
-/// Replica-seconds of the least constant number may be exceeded by this much.
+/// Most replica-seconds, as a factor of the least constant number.
 const COST_MAX: f64 = 1.25;
 
 /// A load for which the bound does not hold, with the factor that it costs at most instead.
 ///
-/// Bursts of 30 s at 2000/s, every 5 min: 8 replicas that are always there do with the drain time
-/// of 60 s; the policy has 24 (23.95 on average, factor 2.99), which is the most that 24 partitions
-/// can use. Measured with a pause of 2 s: with the 8, half of the messages wait 23 s and more, and
-/// one of 100 waits 60 s; under the policy half wait for less than half a second, and one of 100 waits
-/// 26.5 s.
+/// Bursts of 30 s at 2000/s, every 5 min: a constant 8 replicas meet the drain time of 60 s; the
+/// policy uses 24 (23.95 on average, factor 2.99), the most that 24 partitions can use. Measured with
+/// a pause of 2 s: with 8 replicas the wait is 23 s (median) and 60 s (99th percentile); under the
+/// policy it is less than half a second and 26.5 s.
 ///
-/// The law cannot have both. When a burst begins nobody knows that it ends after 30 s: with the 8 a
-/// step to 2000/s would leave a backlog that grows by 1200/s until the policy is sure. Between two
-/// bursts it could fall only if the stabilization window (300 s) were shorter than their distance;
-/// then each burst would begin with pod starts and two rebalances, as under KEDA's rule with a lag
-/// of 1000: 74 changes, 13.5 replicas, 66 s for one of 100. A user who wants the 8 sets
-/// `maxReplicas: 8`, and waits as above.
+/// The policy cannot have both. At the start of a burst its end is unknown: with 8 replicas, a step
+/// to 2000/s would leave a backlog that grows by 1200/s until the policy is sure. Between two bursts
+/// it could scale down only if the stabilization window (300 s) were shorter than their distance;
+/// then each burst would begin with pod starts and two rebalances, as under KEDA's rule with a lag of
+/// 1000: 74 changes, 13.5 replicas, 66 s at the 99th percentile. A user who wants the 8 replicas sets
+/// `maxReplicas: 8`, with the wait above.
 const DEARER: [(&str, f64); 1] = [("bursts", 3.0)];
 
 /// Messages per second and replica in the simulation.
 const PER_REPLICA: f64 = 100.0;
 
-/// The fewest replicas that, if there all the time, have every message processed within `drain`, at the
-/// utilization that the policy asks for in the long run. By the arrival curve: the most that comes within
-/// any time t has to be done within t and the drain time.
+/// The fewest constant replicas that process every message within `drain`, at the utilization that
+/// the policy aims at. By the arrival curve: the most that arrives within any time t has to be
+/// processed within t and the drain time.
 fn least_constant(load: Load, policy: &Policy) -> u32 {
     let seconds = HOURS_2 as usize;
     let mut sums = vec![0.0; seconds + 1];
@@ -102,7 +102,7 @@ fn what_bursts_cost_halves_the_time_that_messages_wait() {
         let ours = waits(&policy);
         assert!(ours.p99 * 2.0 <= constant.p99, "{ours:?} {constant:?}");
         assert!(ours.p50 < 1.0 && constant.p50 > 10.0, "{ours:?} {constant:?}");
-        // And the smaller number is a choice that people have.
+        // Users can choose the smaller number.
         assert!(constant.replicas <= f64::from(least), "{constant:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! Where policies like this one get stuck, each as a story with an end.
+//! Situations in which simpler scaling policies fail, one test each.
 
 use super::run::{Autoscaler, Run, summary};
 use super::world::Nature;
@@ -25,7 +25,7 @@ fn saturated(decision: &Decision) -> bool {
 #[test]
 fn a_service_rate_learned_in_an_outage_does_not_stay() {
     for hint in [None, Some(100.0)] {
-        // From 20 to 40 minutes whatever the consumers call is ten times as slow.
+        // From 20 to 40 minutes the downstream of the consumers is ten times as slow.
         let per_replica = |now: f64| if (1200.0..2400.0).contains(&now) { 10.0 } else { 100.0 };
         let policy = Policy { expected_per_replica_per_second: hint, ..Policy::default() };
         let nature = Nature { per_replica, ..Nature::default() };
@@ -44,7 +44,7 @@ fn a_service_rate_learned_in_an_outage_does_not_stay() {
 
 #[test]
 fn a_rate_that_is_right_is_tried_once_and_then_rarely() {
-    // Twelve replicas that are never busy, and nobody who ever said what one can do.
+    // Twelve replicas that are never busy, and no hint.
     let mut run = Run::new(Nature::default(), Autoscaler::ours(Policy::default()));
     run.world.scale(12);
     run.until(7200, |_| 1000.0);
@@ -146,7 +146,7 @@ fn a_saturated_downstream_is_recognised_and_tried_again_ever_later() {
     let mut run = Run::new(nature, Autoscaler::ours(hinted(100.0)));
     run.until(4 * 3600, |_| 600.0);
     assert!(run.decisions().iter().any(|(_, decision)| saturated(decision)), "{}", run.story());
-    // It settles at a count that can carry what the downstream takes, and little more.
+    // It settles at a count whose capacity is a little above that of the downstream.
     let held: Vec<&Decision> =
         run.decisions().iter().map(|(_, decision)| decision).filter(|d| saturated(d)).collect();
     let mean = held.iter().map(|d| f64::from(d.action.replicas())).sum::<f64>() / held.len() as f64;
@@ -191,7 +191,7 @@ fn a_hot_partition_is_named_and_scales_nothing_else() {
 
 #[test]
 fn the_backlog_of_one_partition_is_the_work_of_one_member() {
-    // All messages have one key, and many wait before anybody is there.
+    // All messages have one key, and many wait before the first consumer runs.
     for hint in [None, Some(50.0)] {
         let weight = |partition: usize| if partition == 7 { 1.0 } else { 0.0 };
         let nature = Nature {
@@ -299,7 +299,8 @@ fn a_reason_says_what_was_looked_at() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases.div_ceil(6)))]
 
-    /// However fast, however costly a rebalance, however rarely they commit: a load that does not change is left alone.
+    /// A constant load causes no changes, whatever the rate, the cost of a rebalance and the commit
+    /// interval.
     #[test]
     fn a_constant_load_settles(
         share in 0.02f64..0.95,
@@ -327,8 +328,8 @@ proptest! {
         run.until(7200, |_| load);
         let waiting = run.world.waiting() as f64;
         let seen = summary(&mut run.world);
-        // Near a whole number of replicas nothing but a try shows whether that number suffices. A try
-        // that fails costs two changes, and the pause before the next one doubles: at most four in two hours.
+        // Near a whole number of replicas only a probe shows whether that number suffices. A failed
+        // probe costs two changes, and the pause before the next one doubles: at most four in two hours.
         let needed = share * 24.0;
         let is_at_edge = needed / needed.ceil() > 0.95 || needed / needed.floor().max(1.0) < 1.25;
         let (changes_max, reversals_max) = if is_at_edge { (9, 8) } else { (5, 1) };

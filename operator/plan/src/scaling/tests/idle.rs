@@ -1,4 +1,4 @@
-//! The gate to zero, condition by condition.
+//! Scaling to zero, condition by condition.
 
 use crate::scaling::{
     Action, MemberSample, PartitionSample, Policy, Sample, Scaler, Signal, Target,

@@ -1,4 +1,5 @@
-//! Every shape of load, for two hours, with two costs of a rebalance and several seeds, beside KEDA's rule.
+//! Every shape of load, for two hours, with two costs of a rebalance and several seeds, compared
+//! with KEDA's rule.
 //!
 //! `cargo test -p ropewalk-operator-plan every_load -- --nocapture` prints the table.
 

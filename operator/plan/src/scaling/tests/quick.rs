@@ -1,5 +1,5 @@
-//! The same stories with the shortest times a user may choose, a dozen partitions and no hint: what a trial on a laptop looks
-//! like.
+//! The same situations with the shortest times that users can set, twelve partitions and no hint, as
+//! in a trial on a laptop.
 
 use super::run::{Autoscaler, Run};
 use super::world::Nature;

@@ -1,11 +1,11 @@
-//! Runs a scaler in a world for a while, and sums up what happened.
+//! Runs a scaler in a simulated world and summarizes the run.
 
 use super::keda::Keda;
 use super::world::{Nature, TICK, World};
 use crate::scaling::{Action, Decision, Policy, Scaler, Signal};
 use std::time::Duration;
 
-/// Who decides.
+/// The policy under test.
 pub(super) enum Autoscaler {
     Ours { scaler: Box<Scaler>, policy: Policy, decisions: Vec<(u64, Decision)> },
     Keda(Keda),
@@ -20,7 +20,7 @@ impl Autoscaler {
         Self::Keda(Keda::new(threshold, 0))
     }
 
-    /// Once a second, with what the broker says.
+    /// Called once a second with the broker's sample.
     pub(super) fn step(&mut self, second: u64, world: &mut World, signal: Signal) {
         let (scaler, policy, decisions) = match self {
             Self::Keda(keda) => return keda.step(second, world),
@@ -41,7 +41,7 @@ impl Autoscaler {
     }
 }
 
-/// What a run came to.
+/// The summary of a run.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Summary {
     pub(super) changes: usize,
@@ -75,7 +75,7 @@ pub(super) fn summary(world: &mut World) -> Summary {
     }
 }
 
-/// A run from one replica that has been there all along.
+/// A run that starts with one settled replica.
 pub(super) struct Run {
     pub(super) world: World,
     pub(super) autoscaler: Autoscaler,
@@ -87,12 +87,12 @@ impl Run {
         Self { world: World::new(nature, 1), autoscaler, second: 0 }
     }
 
-    /// Goes on until `until`, seconds, under this load per second at a time.
+    /// Continues until `until`, seconds, under this load: messages per second by time.
     pub(super) fn until(&mut self, until: u64, load: impl Fn(f64) -> f64) {
         self.until_seeing(until, load, |_, world| Signal::Known(world.sample()));
     }
 
-    /// The same, with another view of the world.
+    /// The same, with a changed sample.
     pub(super) fn until_seeing(
         &mut self,
         until: u64,

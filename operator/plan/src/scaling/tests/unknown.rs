@@ -6,7 +6,7 @@ use crate::scaling::{Action, Mode, Policy, Scaler, Signal, Target};
 use proptest::prelude::*;
 use std::time::Duration;
 
-/// Seconds in which nothing is known: gaps of up to a minute, some of a second.
+/// Seconds without a signal: gaps of up to a minute, some of a second.
 fn gaps(seed: u64, seconds: u64) -> Vec<bool> {
     let mut random = Random::new(seed);
     let mut unknown = vec![false; seconds as usize];
@@ -20,7 +20,7 @@ fn gaps(seed: u64, seconds: u64) -> Vec<bool> {
     unknown
 }
 
-/// A load that changes its mind every few minutes, and is nothing at times.
+/// A load that changes every few minutes, and is zero at times.
 fn load(seed: u64) -> impl Fn(f64) -> f64 {
     move |now| {
         let mut random = Random::new(seed.wrapping_add((now / 240.0) as u64));
@@ -61,16 +61,16 @@ proptest! {
             if unknown[second as usize] {
                 return Signal::Unknown("a gap".to_owned());
             }
-            // Known, and still nobody there although messages wait.
+            // A sample with waiting messages and no replica.
             asleep = if world.replicas == 0 && world.lag() > 0 { asleep + 1 } else { 0 };
             longest_asleep = longest_asleep.max(asleep);
             Signal::Known(world.sample())
         });
-        prop_assert!(longest_asleep <= 1, "asleep for {longest_asleep} s {}", run.story());
+        prop_assert!(longest_asleep <= 1, "without replicas for {longest_asleep} s {}", run.story());
         for (second, decision) in run.decisions() {
             let Action::Set { from, to, .. } = &decision.action else { continue };
             let at = *second as usize;
-            // Fifteen seconds of sight before anything is decided; a wake needs only the present.
+            // Fifteen seconds of samples before a decision; a wake-up needs none.
             let seen = if *from == 0 { at..=at } else { at.saturating_sub(14)..=at };
             prop_assert!(!unknown[seen].contains(&true), "{second} {}", run.story());
             prop_assert!(*to <= replicas_max && *to >= replicas_min, "{second} {}", run.story());
@@ -112,7 +112,7 @@ fn a_message_that_arrives_with_the_write_of_zero_brings_it_back() {
         }
         world.tick(0.0);
         second += 1;
-        assert!(second < 200, "it goes to zero");
+        assert!(second < 200, "it is scaled to zero");
     };
     assert!(matches!(down.action, Action::Set { from: 1, to: 0, .. }));
     world.tick(50.0);

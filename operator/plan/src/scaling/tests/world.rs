@@ -1,7 +1,7 @@
 //! A queue, its consumers and the pods they run in, simulated message by message.
 //!
-//! Every partition is a FIFO of (when they came, how many); a member works on the partitions it has, fairly; pods take
-//! time to start; every change of the members pauses all of them; what is processed is committed only now and then.
+//! Every partition is a FIFO of (arrival time, count); a member serves its partitions in turn; pods
+//! take time to start; a rebalance pauses all members; commits are made at intervals.
 
 use crate::scaling::{MemberSample, PartitionSample, Sample, Target};
 use std::collections::VecDeque;
@@ -43,7 +43,7 @@ impl Random {
     }
 }
 
-/// How the world is.
+/// Parameters of the simulation.
 #[derive(Clone)]
 pub(super) struct Nature {
     pub(super) partitions: usize,
@@ -101,14 +101,14 @@ struct Pod {
 #[derive(Default, Clone)]
 struct Partition {
     waiting: VecDeque<(f64, u64)>,
-    /// Processed and still in somebody's hands: when it is done, and how many.
+    /// Messages that a member still holds: when it finishes, and how many.
     in_hand: VecDeque<(f64, u64)>,
     end: u64,
     done: u64,
     committed: u64,
 }
 
-/// Everything outside the scaler.
+/// The simulated queue, group and pods.
 pub(super) struct World {
     pub(super) nature: Nature,
     pub(super) now: f64,
@@ -149,7 +149,7 @@ impl World {
         world
     }
 
-    /// Somebody writes the replica count.
+    /// Writes the replica count.
     pub(super) fn scale(&mut self, replicas: u32) {
         if replicas == self.replicas {
             return;
@@ -241,7 +241,7 @@ impl World {
                     .filter(|index| !self.partitions[*index].waiting.is_empty())
                     .collect();
                 if open.is_empty() {
-                    // Work that was not there cannot be made up for.
+                    // Idle time cannot be made up for.
                     pod.credit = pod.credit.min(each.max(1.0));
                     break;
                 }
@@ -274,7 +274,7 @@ impl World {
             return;
         }
         for pod in &self.pods {
-            // Everybody at another moment.
+            // Each member at another moment.
             let phase = (pod.id as f64 * 0.37) % 1.0 * self.nature.commit;
             let due = |at: f64| ((at - phase) / self.nature.commit).floor();
             if due(self.now) > due(self.now - TICK) {
@@ -285,7 +285,7 @@ impl World {
         }
     }
 
-    /// What the broker says of the group.
+    /// The broker's sample of the group.
     pub(super) fn sample(&self) -> Sample {
         let partitions: Vec<PartitionSample> = self
             .partitions
@@ -317,12 +317,12 @@ impl World {
         Target { replicas: self.replicas, current: (self.pods.len() / self.nature.threads) as u32 }
     }
 
-    /// Not committed, as anybody outside sees it.
+    /// Messages that are not committed.
     pub(super) fn lag(&self) -> u64 {
         self.partitions.iter().map(|partition| partition.end - partition.committed).sum()
     }
 
-    /// Not processed.
+    /// Messages that are not processed.
     pub(super) fn waiting(&self) -> u64 {
         self.partitions
             .iter()
