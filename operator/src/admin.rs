@@ -21,7 +21,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
 use parking_lot::Mutex;
 use ropewalk_operator_api::{BrokerCluster, names};
-use ropewalk_operator_plan::queue::Refused;
+use ropewalk_operator_plan::queue::Refusal;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -113,7 +113,7 @@ impl CallError {
 
     /// The error as reason and message of a condition.
     #[must_use]
-    pub fn refused(&self) -> Refused {
+    pub fn refused(&self) -> Refusal {
         const KNOWN: &[&str] = &[
             "NameCollision",
             "InvalidConfig",
@@ -142,7 +142,7 @@ impl CallError {
             | Self::NotLeader(_)
             | Self::Conflict(_) => self.to_string(),
         };
-        Refused { reason, message }
+        Refusal { reason, message }
     }
 }
 

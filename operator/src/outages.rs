@@ -17,7 +17,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 use parking_lot::Mutex;
 use ropewalk_operator_api::{BrokerCluster, Queue, condition};
-use ropewalk_operator_plan::queue::{ClusterSeen, Facts, Refused};
+use ropewalk_operator_plan::queue::{ClusterState, Facts, Refusal};
 
 /// Shorter outages are not shown. Longer than a broker takes to restart.
 pub(crate) const HOLD: Duration = Duration::from_secs(30);
@@ -52,8 +52,8 @@ impl Outages {
 
 /// Whether the cluster exists but is not usable, and nothing else is wrong.
 fn is_outage(facts: &Facts<'_>) -> bool {
-    let ClusterSeen::Present { ready } = &facts.cluster else { return false };
-    let passes = |refused: &Refused| ["BrokerUnreachable", "NotReady"].contains(&refused.reason);
+    let ClusterState::Present { ready } = &facts.cluster else { return false };
+    let passes = |refused: &Refusal| ["BrokerUnreachable", "NotReady"].contains(&refused.reason);
     let declared_is_out = match &facts.declared {
         None => true,
         Some(Ok(_)) => false,

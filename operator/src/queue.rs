@@ -28,7 +28,7 @@ use kube::{Resource as _, ResourceExt as _};
 use ropewalk_operator_api::condition;
 use ropewalk_operator_api::queue::ConsumerStatus;
 use ropewalk_operator_api::{BrokerCluster, DeletionPolicy, ManagementState, Queue, QueueStatus};
-use ropewalk_operator_plan::queue::{ClusterSeen, Declared, Facts, lost_topic};
+use ropewalk_operator_plan::queue::{ClusterState, DeclareOutcome, Facts, lost_topic};
 use tokio::sync::watch as channel;
 
 use crate::apply;
@@ -256,8 +256,8 @@ fn status(
         ClusterResolution::Found(cluster) => Some(cluster),
         ClusterResolution::Missing(_) | ClusterResolution::Pending(_) => None,
     };
-    let declared: Option<&Declared> =
-        facts.declared.as_ref().and_then(|declared| declared.as_ref().ok());
+    let declared: Option<&DeclareOutcome> =
+        facts.declared.as_ref().and_then(|told| told.as_ref().ok());
     let consumers = queue.spec.consumers.iter().map(|consumer| ConsumerStatus {
         name: consumer.name.clone(),
         group_id: Some(queue.group(consumer)),
@@ -314,11 +314,11 @@ pub(crate) fn key(queue: &Queue) -> ClusterKey {
     ClusterKey::new(queue.namespace().unwrap_or_default(), queue.cluster())
 }
 
-/// The state of an existing cluster, for the conditions of its Queues.
-fn present(cluster: &BrokerCluster) -> ClusterSeen {
+/// What a Queue sees of a cluster.
+fn seen(cluster: &BrokerCluster) -> ClusterState {
     let conditions = cluster.status.as_ref().map(|status| status.conditions.as_slice());
     let ready = condition::find(conditions.unwrap_or_default(), condition::READY);
-    ClusterSeen::Present { ready: ready.is_some_and(|ready| ready.status == "True") }
+    ClusterState::Present { ready: ready.is_some_and(|ready| ready.status == "True") }
 }
 
 #[cfg(test)]

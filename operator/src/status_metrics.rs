@@ -19,8 +19,8 @@ use kube::api::Api;
 use kube::{Resource as _, ResourceExt as _};
 use ropewalk_operator_api::queue::ConsumerStatus;
 use ropewalk_operator_api::{Queue, QueueStatus};
-use ropewalk_operator_plan::figures::{self, Report};
 use ropewalk_operator_plan::intent;
+use ropewalk_operator_plan::metrics::{self, Report};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
@@ -168,8 +168,8 @@ impl PendingWrites {
             }
             let Some(uid) = queue.uid() else { continue };
             self.confirmed.insert(uid.clone(), now);
-            let metrics = figures::status(queue, measured);
-            if shows(status, &metrics) {
+            let figures = metrics::status(queue, measured);
+            if shows(status, &figures) {
                 self.waiting.remove(&uid);
             } else {
                 self.waiting.insert(uid, (queue.clone(), metrics));
@@ -227,8 +227,8 @@ async fn write(context: &Context, writes: &mut PendingWrites) {
     let now = Instant::now();
     let since = |uid: &String| writes.written.get(uid).map(|at| now.saturating_duration_since(*at));
     let mut due: Vec<String> =
-        writes.waiting.keys().filter(|uid| figures::is_due(since(uid))).cloned().collect();
-    due.sort_by_key(|uid| writes.written.get(uid).copied());
+        desk.waiting.keys().filter(|uid| metrics::is_due(since(uid))).cloned().collect();
+    due.sort_by_key(|uid| desk.written.get(uid).copied());
     for uid in due {
         if !context.leadership.holds() || !context.budget.take(Instant::now()) {
             return;
@@ -247,7 +247,7 @@ async fn write(context: &Context, writes: &mut PendingWrites) {
 
 #[cfg(test)]
 mod tests {
-    use ropewalk_operator_plan::figures::Measured;
+    use ropewalk_operator_plan::metrics::QueueMetrics;
 
     use super::*;
 
@@ -268,14 +268,17 @@ mod tests {
     }
 
     fn report() -> Report {
-        let groups =
-            vec![Measured { name: "shop.orders.a".into(), length: 3, ..Measured::default() }];
-        let orders = Measured {
+        let groups = vec![QueueMetrics {
+            name: "shop.orders.a".into(),
+            length: 3,
+            ..QueueMetrics::default()
+        }];
+        let orders = QueueMetrics {
             name: "orders".into(),
             id: "t".into(),
             length: 5,
             groups,
-            ..Measured::default()
+            ..QueueMetrics::default()
         };
         Report { queues: vec![orders] }
     }

@@ -52,16 +52,22 @@ pub fn bytes(text: &str) -> Option<u64> {
     }
     let scale = 10_u128.pow(u32::try_from(fraction.len()).ok()?);
     let mantissa: u128 = format!("{whole}{fraction}").parse().ok()?;
-    let (factor, divisor) = unit_of(unit)?;
+    let Unit { factor, divisor } = unit_of(unit)?;
     let exact = mantissa.checked_mul(factor)?;
     u64::try_from(exact.div_ceil(scale.checked_mul(divisor)?)).ok()
 }
 
-/// Factor and divisor of a unit.
-fn unit_of(unit: &str) -> Option<(u128, u128)> {
+/// Bytes of a unit as a fraction.
+struct Unit {
+    factor: u128,
+    divisor: u128,
+}
+
+/// The unit behind the number of a quantity.
+fn unit_of(unit: &str) -> Option<Unit> {
     let factor = match unit {
         "" => 1,
-        "m" => return Some((1, 1000)),
+        "m" => return Some(Unit { factor: 1, divisor: 1000 }),
         "k" => 1000,
         "M" => 1000_u128.pow(2),
         "G" => 1000_u128.pow(3),
@@ -79,7 +85,7 @@ fn unit_of(unit: &str) -> Option<(u128, u128)> {
             10_u128.checked_pow(digits.parse().ok().filter(|power: &u32| *power <= 18)?)?
         }
     };
-    Some((factor, 1))
+    Some(Unit { factor, divisor: 1 })
 }
 
 #[cfg(test)]

@@ -16,6 +16,6 @@
 
 pub mod cluster;
 pub mod queue;
-pub mod figures;
+pub mod metrics;
 pub mod intent;
 pub mod scaling;

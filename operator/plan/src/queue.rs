@@ -34,7 +34,7 @@ pub struct Declaration {
 /// The reply of the brokers to a declaration.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Declared {
+pub struct DeclareOutcome {
     /// Kafka's id of the topic.
     pub topic_id: String,
     /// The number of partitions.
@@ -50,7 +50,7 @@ pub struct Declared {
 /// The topics and groups of one Queue: `GET /v1/owners/{uid}`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Owned {
+pub struct OwnedResources {
     /// The topics that the Queue owns.
     pub queues: Vec<OwnedQueue>,
 }
@@ -73,7 +73,7 @@ pub struct OwnedGroup {
     pub group: String,
 }
 
-impl Owned {
+impl OwnedResources {
     /// The bound groups of the topic that the spec does not name.
     #[must_use]
     pub fn superfluous(&self, queue: &Queue) -> Vec<String> {
@@ -136,7 +136,7 @@ pub fn binding(queue: &Queue, consumer: &Consumer) -> Binding {
 
 /// Why the brokers, or the operator before them, refused a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refused {
+pub struct Refusal {
     /// The cause in one CamelCase word, for conditions.
     pub reason: &'static str,
     /// The cause and the remedy, for people.
@@ -145,9 +145,9 @@ pub struct Refused {
 
 /// The cluster of a Queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ClusterSeen {
+pub enum ClusterState {
     /// No cluster of that name can be used.
-    Missing(Refused),
+    Missing(Refusal),
     /// The cluster exists.
     Present {
         /// Whether its condition `Ready` is True.
@@ -161,13 +161,13 @@ pub struct Facts<'a> {
     /// The object itself, with its last status.
     pub queue: &'a Queue,
     /// The cluster of the Queue.
-    pub cluster: ClusterSeen,
+    pub cluster: ClusterState,
     /// The result of the declaration; `None` if it was not sent.
-    pub declared: Option<Result<Declared, Refused>>,
+    pub declared: Option<Result<DeclareOutcome, Refusal>>,
     /// The consumers whose group could not be bound, and why.
-    pub unbound: Vec<(String, Refused)>,
+    pub unbound: Vec<(String, Refusal)>,
     /// The groups that the spec does not name and that could not be unbound, and why.
-    pub still_bound: Vec<(String, Refused)>,
+    pub still_bound: Vec<(String, Refusal)>,
     /// The id of the lost topic, unless its loss was accepted.
     pub lost_topic: Option<String>,
 }
@@ -206,10 +206,10 @@ impl Facts<'_> {
 
     fn resolved(&self) -> Finding {
         match &self.cluster {
-            ClusterSeen::Missing(refused) => {
+            ClusterState::Missing(refused) => {
                 Finding::new(kind::CLUSTER_RESOLVED, false, refused.reason, refused.message.clone())
             }
-            ClusterSeen::Present { .. } => {
+            ClusterState::Present { .. } => {
                 let message = format!("the cluster is {}", self.queue.cluster());
                 Finding::new(kind::CLUSTER_RESOLVED, true, "Resolved", message)
             }
@@ -313,7 +313,7 @@ impl Facts<'_> {
         if let Some(lost) = lost.filter(|finding| finding.status == Status::True) {
             return Finding::new(READY, false, "TopicLost", lost.message.clone());
         }
-        if let ClusterSeen::Present { ready: false } = &self.cluster {
+        if let ClusterState::Present { ready: false } = &self.cluster {
             // Without the message of the cluster: it changes several times while a broker restarts,
             // and each change would be a write for every Queue of the cluster.
             let cluster = self.queue.cluster();

@@ -69,7 +69,7 @@ mod view;
 mod lag;
 mod policy;
 
-pub use decision::{Action, Decision, Figures, Limit, NotJoining};
+pub use decision::{Action, Decision, DecisionMetrics, Limit, MissingMembers};
 pub use hot::HotPartition;
 pub use signal::{MemberSample, PartitionSample, Sample, Signal};
 
@@ -81,7 +81,7 @@ use lag::Lag;
 use limits::{INTERVAL, STALE_AFTER};
 use probe::Probe;
 use saturation::Saturation;
-use service::{Measured, ServiceRate, Watch};
+use service::{MemberRates, ServiceRate, Watch};
 use std::time::Duration;
 use window::Window;
 use zero::Idle;
@@ -169,7 +169,7 @@ pub struct Scaler {
     limit: Option<Limit>,
     /// The target at the last proposal.
     target: Target,
-    shown: Measured,
+    shown: MemberRates,
     arrival: ArrivalRate,
     backlog: Backlog,
     watch: Watch,
@@ -198,7 +198,7 @@ impl Scaler {
             latest: Signal::Unknown("no signal has come yet".to_owned()),
             limit: None,
             target: Target { replicas: 0, current: 0 },
-            shown: Measured::default(),
+            shown: MemberRates::default(),
             arrival: ArrivalRate::default(),
             backlog: Backlog::default(),
             watch: Watch::default(),

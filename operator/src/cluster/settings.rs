@@ -42,8 +42,8 @@ pub(super) async fn push(
         let Some(answer) = observed.answers.get(&broker.id) else { continue };
         let cluster = ClusterKey::new(valid.namespace.clone(), valid.name.clone());
         let target = Target { cluster, broker: broker.id };
-        let told_hash = context.settings_log.recall(&target, answer.started_at_ms);
-        let known = AnswerSettings { told_hash, ..answer.settings.clone() };
+        let sent_hash = context.settings_log.recall(&target, answer.started_at_ms);
+        let known = AnswerSettings { sent_hash, ..answer.settings.clone() };
         let settings = properties::settings(valid, broker);
         let hash = properties::hash(&settings);
         if known.are(&hash) {

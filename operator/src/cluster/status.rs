@@ -4,7 +4,7 @@ use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::events::EventType;
 use ropewalk_operator_api::{BrokerCluster, BrokerClusterStatus, condition, names};
 use ropewalk_operator_plan::cluster::ValidCluster;
-use ropewalk_operator_plan::cluster::verdict::is_alarm;
+use ropewalk_operator_plan::cluster::verdict::is_warning;
 use serde_json::json;
 
 use super::MANAGER;
@@ -25,11 +25,11 @@ pub(super) async fn write(
     apply::status(api, MANAGER, &valid.reference, status).await?;
     context.metrics.wrote("cluster status");
     let before = valid.conditions_before();
-    context.publish_readiness_event(&valid.reference, before, &status.conditions).await;
-    for alarm in status.conditions.iter().filter(|condition| is_alarm(condition)) {
+    context.tell_readiness(&valid.reference, before, &status.conditions).await;
+    for alarm in status.conditions.iter().filter(|condition| is_warning(condition)) {
         let old = condition::find(before, &alarm.type_);
-        if old.is_none_or(|old| !is_alarm(old) || old.reason != alarm.reason) {
-            let reason = EventReason { reason: alarm.reason.as_str(), action: "Observe" };
+        if old.is_none_or(|old| !is_warning(old) || old.reason != alarm.reason) {
+            let words = (alarm.reason.as_str(), "Observe");
             let note = alarm.message.clone();
             context.publish_event(&valid.reference, EventType::Warning, reason, note).await;
         }

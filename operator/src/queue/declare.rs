@@ -4,8 +4,10 @@ use kube::api::{Api, ListParams};
 use kube::runtime::events::EventType;
 use kube::{Resource as _, ResourceExt as _};
 use ropewalk_operator_api::{BrokerCluster, Queue};
-use ropewalk_operator_plan::figures::Measured;
-use ropewalk_operator_plan::queue::{Declared, Owned, Refused, binding, declaration};
+use ropewalk_operator_plan::metrics::QueueMetrics;
+use ropewalk_operator_plan::queue::{
+    DeclareOutcome, OwnedResources, Refusal, binding, declaration,
+};
 use serde_json::Value;
 
 use crate::admin::{CallError, Target, segment};
@@ -14,13 +16,13 @@ use crate::watch::{Failure, Guarded};
 
 /// Result of declaring a Queue.
 #[derive(Debug, Default)]
-pub(super) struct DeclareOutcome {
-    pub(super) declared: Option<Result<Declared, Refused>>,
-    /// Consumers that could not be bound, with the reason.
-    pub(super) unbound: Vec<(String, Refused)>,
-    /// Groups that the spec does not name and that could not be unbound.
-    pub(super) still_bound: Vec<(String, Refused)>,
-    /// Failure that is to be retried with back-off.
+pub(super) struct Told {
+    pub(super) declared: Option<Result<DeclareOutcome, Refusal>>,
+    /// Consumers that are not bound.
+    pub(super) unbound: Vec<(String, Refusal)>,
+    /// Groups that the spec does not name and that are still bound.
+    pub(super) still_bound: Vec<(String, Refusal)>,
+    /// What is to be tried again soon.
     pub(super) failure: Option<Failure>,
 }
 
@@ -86,17 +88,17 @@ pub(super) async fn inspect(
     #[derive(serde::Deserialize)]
     struct QueueDescription {
         #[serde(flatten)]
-        measured: Measured,
+        measured: QueueMetrics,
         partitions: i32,
     }
     let at = Target::of(cluster);
     let path = format!("/v1/queues/{}", segment(queue.topic()));
-    match context.brokers.ask::<QueueDescription>(&at, &path).await {
-        Ok(description) => {
-            let declared = Declared {
-                topic_id: description.measured.id,
-                partitions: description.partitions,
-                ..Declared::default()
+    match context.brokers.ask::<Seen>(&at, &path).await {
+        Ok(seen) => {
+            let declared = DeclareOutcome {
+                topic_id: seen.measured.id,
+                partitions: seen.partitions,
+                ..DeclareOutcome::default()
             };
             DeclareOutcome { declared: Some(Ok(declared)), ..DeclareOutcome::default() }
         }
@@ -105,10 +107,7 @@ pub(super) async fn inspect(
             let message = format!(
                 "paused, and there is no topic {topic}; with `managementState: Managed` it is created"
             );
-            DeclareOutcome {
-                declared: Some(Err(Refused { reason: "Paused", message })),
-                ..DeclareOutcome::default()
-            }
+            Told { declared: Some(Err(Refusal { reason: "Paused", message })), ..Told::default() }
         }
         Err(error) => {
             let mut outcome = DeclareOutcome {
@@ -121,7 +120,7 @@ pub(super) async fn inspect(
     }
 }
 
-async fn put(context: &Context, at: &Target, queue: &Queue) -> Result<Declared, CallError> {
+async fn put(context: &Context, at: &Target, queue: &Queue) -> Result<DeclareOutcome, CallError> {
     let path = format!("/v1/queues/{}", segment(queue.topic()));
     context.brokers.put(at, &path, &declaration(queue)).await
 }
@@ -169,7 +168,7 @@ async fn superfluous(
 ) -> Result<Vec<String>, CallError> {
     let owner = queue.uid().unwrap_or_default();
     let path = format!("/v1/owners/{}", segment(&owner));
-    match context.brokers.read::<Owned>(at, &path).await {
+    match context.brokers.read::<OwnedResources>(at, &path).await {
         Ok(owned) => Ok(owned.superfluous(queue)),
         Err(error) if error.is_refused("NotFound") => Ok(removed_since_last_status(queue)),
         Err(error) => Err(error),

@@ -15,7 +15,7 @@ use kube::core::ObjectMeta;
 use kube::runtime::events::EventType;
 use kube::{Resource as _, ResourceExt as _};
 use ropewalk_operator_api::{BrokerCluster, Queue, names};
-use ropewalk_operator_plan::queue::{ClusterSeen, Refused};
+use ropewalk_operator_plan::queue::{ClusterState, Refusal};
 
 use super::{Clusters, key, present};
 use crate::context::{Context, EventReason};
@@ -30,18 +30,18 @@ const AGE_MIN: Duration = Duration::from_secs(5);
 pub(super) enum ClusterResolution {
     /// The cluster exists and is not being deleted.
     Found(Box<BrokerCluster>),
-    /// There is none, and the user has to act.
-    Missing(Refused),
-    /// There is none yet: check again after this time.
-    Pending(Duration),
+    /// None, and a person has to do something.
+    Missing(Refusal),
+    /// None yet: look again.
+    Soon(Duration),
 }
 
-impl ClusterResolution {
-    pub(super) fn cluster_state(&self) -> ClusterSeen {
+impl Resolved {
+    pub(super) fn seen(&self) -> ClusterState {
         match self {
-            Self::Found(cluster) => present(cluster),
-            Self::Missing(refused) => ClusterSeen::Missing(refused.clone()),
-            Self::Pending(_) => ClusterSeen::Missing(Refused {
+            Self::Found(cluster) => seen(cluster),
+            Self::Missing(refused) => ClusterState::Missing(refused.clone()),
+            Self::Soon(_) => ClusterState::Missing(Refusal {
                 reason: "ClusterPending",
                 message: format!(
                     "there is no BrokerCluster `{}`; it is being created",
@@ -66,7 +66,7 @@ pub(super) async fn resolve(
     if let Some(cluster) = context.cluster(&key) {
         if cluster.metadata.deletion_timestamp.is_some() {
             let message = format!("the BrokerCluster `{}` is being deleted", key.name);
-            return Ok(ClusterResolution::Missing(Refused { reason: "ClusterDeleting", message }));
+            return Ok(Resolved::Missing(Refusal { reason: "ClusterDeleting", message }));
         }
         return Ok(ClusterResolution::Found(Box::new(cluster)));
     }
@@ -80,7 +80,7 @@ pub(super) async fn resolve(
         } else {
             format!("there is no BrokerCluster `{}` in this namespace: create it", key.name)
         };
-        return Ok(ClusterResolution::Missing(Refused { reason: "ClusterNotFound", message }));
+        return Ok(Resolved::Missing(Refusal { reason: "ClusterNotFound", message }));
     }
     let age = age(queue);
     if age < AGE_MIN {
@@ -91,7 +91,7 @@ pub(super) async fn resolve(
             "the BrokerCluster `{0}` is gone, and the Queue {other} was in it. Its volumes are kept unless `deletionPolicy` said Delete: create a BrokerCluster `{0}` again to get the data back, also for this Queue",
             key.name
         );
-        return Ok(ClusterResolution::Missing(Refused { reason: "ClusterNotFound", message }));
+        return Ok(Resolved::Missing(Refusal { reason: "ClusterNotFound", message }));
     }
     make_default(context, queue).await?;
     Ok(ClusterResolution::Pending(Duration::from_secs(2)))

@@ -1,7 +1,7 @@
 //! What the status of a Queue says, and when it is written.
 
 use k8s_openapi::jiff::Timestamp;
-use ropewalk_operator_plan::queue::Refused;
+use ropewalk_operator_plan::queue::Refusal;
 use serde_json::json;
 
 use super::*;
@@ -22,8 +22,8 @@ fn cluster() -> Box<BrokerCluster> {
 
 fn facts<'a>(
     queue: &'a Queue,
-    resolved: &ClusterResolution,
-    declared: Option<Result<Declared, Refused>>,
+    resolved: &Resolved,
+    declared: Option<Result<DeclareOutcome, Refusal>>,
 ) -> Facts<'a> {
     let (cluster, unbound, still_bound) = (resolved.cluster_state(), vec![], vec![]);
     Facts { queue, cluster, declared, unbound, still_bound, lost_topic: None }
@@ -35,8 +35,9 @@ fn at(second: i64) -> Time {
 
 #[test]
 fn k1_a_converged_queue_is_not_written() {
-    let declared = Declared { topic_id: "t".into(), partitions: 12, ..Declared::default() };
-    let resolved = ClusterResolution::Found(cluster());
+    let declared =
+        DeclareOutcome { topic_id: "t".into(), partitions: 12, ..DeclareOutcome::default() };
+    let resolved = Resolved::Found(cluster());
     let mut queue = queue("{}");
     let status_of = |queue: &Queue, second| {
         let facts = facts(queue, &resolved, Some(Ok(declared.clone())));
@@ -57,8 +58,8 @@ fn k1_a_converged_queue_is_not_written() {
 fn what_was_once_known_is_kept_while_the_cluster_is_away() {
     let queue =
         queue("{clusterName: default, topicId: t, partitions: 12, bootstrapServers: 'b:9092'}");
-    let refused = Refused { reason: "ClusterNotFound", message: "gone".into() };
-    let resolved = ClusterResolution::Missing(refused);
+    let refused = Refusal { reason: "ClusterNotFound", message: "gone".into() };
+    let resolved = Resolved::Missing(refused);
     let facts = facts(&queue, &resolved, None);
     let status = status(&facts, &resolved, &queue.status.clone().unwrap_or_default(), &at(1));
     assert_eq!(status.cluster_name.as_deref(), Some("default"));
@@ -84,12 +85,12 @@ fn k1_a_short_outage_of_the_cluster_changes_no_condition() {
         let left = outages.hold(&facts(&queue, &resolved, None), start + second * passed);
         assert_eq!(left, Some(outage::HOLD - second * passed));
     }
-    let unreachable = || Refused { reason: "BrokerUnreachable", message: "no route".into() };
+    let unreachable = || Refusal { reason: "BrokerUnreachable", message: "no route".into() };
     let out = facts(&queue, &resolved, Some(Err(unreachable())));
     assert_eq!(outages.hold(&out, start + second * 30), None, "it is shown by then");
-    // The outage is over; the next one counts on its own.
-    let ready = ClusterResolution::Found(cluster());
-    let declared = || Some(Ok(Declared::default()));
+    // It is over; the next one is another.
+    let ready = Resolved::Found(cluster());
+    let declared = || Some(Ok(DeclareOutcome::default()));
     assert_eq!(outages.hold(&facts(&queue, &ready, declared()), start + second * 40), None);
     let out = facts(&queue, &ready, Some(Err(unreachable())));
     assert_eq!(outages.hold(&out, start + second * 50), Some(outage::HOLD));
@@ -98,8 +99,8 @@ fn k1_a_short_outage_of_the_cluster_changes_no_condition() {
 #[test]
 fn what_is_no_outage_is_shown_at_once() {
     let (outages, now) = (Outages::default(), Instant::now());
-    let resolved = ClusterResolution::Found(unready(cluster()));
-    let refused = Refused { reason: "NameCollision", message: "taken".into() };
+    let resolved = Resolved::Found(unready(cluster()));
+    let refused = Refusal { reason: "NameCollision", message: "taken".into() };
     let known = queue(READY_QUEUE);
     assert_eq!(outages.hold(&facts(&known, &resolved, Some(Err(refused))), now), None);
     let never_ready = queue("{}");

@@ -53,12 +53,12 @@ impl ScalingMetrics {
     }
 
     pub(super) fn decided(&self, owner: &Owner, decision: &Decision) {
-        let metrics = &decision.figures;
-        self.arrival.get_or_create(owner).set(metrics.arrival_per_second);
-        self.service.get_or_create(owner).set(metrics.per_replica_per_second.unwrap_or(0.0));
-        self.backlog.get_or_create(owner).set(metrics.waiting);
+        let figures = &decision.metrics;
+        self.arrival.get_or_create(owner).set(figures.arrival_per_second);
+        self.service.get_or_create(owner).set(figures.per_replica_per_second.unwrap_or(0.0));
+        self.backlog.get_or_create(owner).set(figures.waiting);
         self.desired.get_or_create(owner).set(i64::from(decision.action.replicas()));
-        let limited = decision.limit.is_some() || decision.not_joining.is_some();
+        let limited = decision.limit.is_some() || decision.missing_members.is_some();
         self.limited.get_or_create(owner).set(i64::from(limited));
         let decision = match &decision.action {
             Action::Set { from, to, .. } if to > from => "up",

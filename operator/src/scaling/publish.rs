@@ -138,16 +138,15 @@ impl Autoscaler {
             let report = {
                 let mut consumer = entry.lock();
                 let decision = consumer.decision.as_ref();
-                let limit =
-                    decision.and_then(|decision| match (&decision.not_joining, &decision.limit) {
+                let limit = decision.and_then(|decision| {
+                    match (&decision.missing_members, &decision.limit) {
                         (Some(missing), _) => Some(("ConsumersNotJoining", missing.to_string())),
                         (None, Some(limit)) => Some((limit.reason(), limit.to_string())),
                         (None, None) => None,
-                    });
-                let before = std::mem::replace(
-                    &mut consumer.reported_limit,
-                    limit.as_ref().map(|(why, _)| *why),
-                );
+                    }
+                });
+                let before =
+                    std::mem::replace(&mut consumer.told, limit.as_ref().map(|(why, _)| *why));
                 let reference = reference(&consumer, &key);
                 let name = consumer.owner.consumer.clone();
                 limit.filter(|(why, _)| before != Some(why)).map(|limit| (reference, name, limit))

@@ -222,7 +222,7 @@ fn limited(consumers: &[&Consumer]) -> Finding {
     let kind = condition::queue::SCALING_LIMITED;
     for consumer in consumers {
         let Some(decision) = &consumer.decision else { continue };
-        if let Some(missing) = &decision.not_joining {
+        if let Some(missing) = &decision.missing_members {
             return Finding::new(
                 kind,
                 true,

@@ -322,7 +322,7 @@ mod tests {
 
     /// The children as JSON, as the API server receives them.
     #[derive(Debug)]
-    struct Sent {
+    struct ChildObjects {
         service_account: Value,
         services: Vec<Value>,
         budget: Value,
@@ -331,11 +331,11 @@ mod tests {
         stateful_sets: BTreeMap<i32, Value>,
     }
 
-    fn sent(all: &Children) -> Sent {
+    fn as_json(all: &Children) -> ChildObjects {
         fn each<K: Serialize>(objects: &BTreeMap<i32, K>) -> BTreeMap<i32, Value> {
             objects.iter().map(|(id, object)| (*id, json!(object))).collect()
         }
-        Sent {
+        ChildObjects {
             service_account: json!(all.service_account),
             services: all.services.iter().map(|service| json!(service)).collect(),
             budget: json!(all.budget),
@@ -345,9 +345,9 @@ mod tests {
         }
     }
 
-    fn built(spec: &str) -> Sent {
+    fn built(spec: &str) -> ChildObjects {
         let cluster = fixture::cluster(spec);
-        sent(&children(&fixture::valid(&cluster, &Observed::default())))
+        as_json(&children(&fixture::valid(&cluster, &Observed::default())))
     }
 
     #[test]

@@ -119,7 +119,7 @@ pub struct AnswerSettings {
     /// Hash of the settings that the operator sent to this process. The operator stores it itself,
     /// for brokers that do not report `last_hash`.
     #[serde(skip)]
-    pub told_hash: Option<String>,
+    pub sent_hash: Option<String>,
 }
 
 impl AnswerSettings {
@@ -127,7 +127,7 @@ impl AnswerSettings {
     #[must_use]
     pub fn are(&self, hash: &str) -> bool {
         let last = self.last_hash.as_ref().or(self.started_hash.as_ref());
-        last.or(self.told_hash.as_ref()).is_some_and(|known| known == hash)
+        last.or(self.sent_hash.as_ref()).is_some_and(|known| known == hash)
     }
 }
 

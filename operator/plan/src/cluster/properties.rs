@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_broker_is_told_who_it_is_and_may_format_once() {
+    fn a_broker_gets_its_id_and_may_format_once() {
         let cluster = fixture::cluster("{config: {log.retention.hours: '24'}}");
         let valid = fixture::valid(&cluster, &Observed::default());
         let text = file(&valid, &valid.brokers[0]);

@@ -17,7 +17,7 @@ use super::{Answer, Observed, ValidCluster, applied, volume};
 mod trouble;
 mod health;
 
-pub use health::{ALARMS, is_alarm};
+pub use health::{WARNINGS, is_warning};
 pub use trouble::{Concern, Problem};
 
 /// The input of the conditions and the status.

@@ -9,14 +9,14 @@ fn queue(spec: &str) -> Queue {
     serde_yaml_ng::from_str(&text).expect("a Queue")
 }
 
-fn present(ready: bool) -> ClusterSeen {
-    ClusterSeen::Present { ready }
+fn present(ready: bool) -> ClusterState {
+    ClusterState::Present { ready }
 }
 
 fn facts<'a>(
     queue: &'a Queue,
-    cluster: ClusterSeen,
-    declared: Option<Result<Declared, Refused>>,
+    cluster: ClusterState,
+    declared: Option<Result<DeclareOutcome, Refusal>>,
 ) -> Facts<'a> {
     let (unbound, still_bound) = (vec![], vec![]);
     let found = declared.as_ref().and_then(|declared| declared.as_ref().ok());
@@ -24,8 +24,8 @@ fn facts<'a>(
     Facts { queue, cluster, declared, unbound, still_bound, lost_topic }
 }
 
-fn declared(partitions: i32) -> Option<Result<Declared, Refused>> {
-    Some(Ok(Declared { topic_id: "t".into(), partitions, ..Declared::default() }))
+fn declared(partitions: i32) -> Option<Result<DeclareOutcome, Refusal>> {
+    Some(Ok(DeclareOutcome { topic_id: "t".into(), partitions, ..DeclareOutcome::default() }))
 }
 
 fn said(facts: &Facts<'_>, kind: &str) -> (Status, &'static str) {
@@ -72,7 +72,7 @@ fn a_queue_is_ready_when_all_of_it_is() {
     facts.cluster = present(true);
     assert_eq!(said(&facts, READY), (Status::Unknown, "WaitingForCluster"));
     facts.declared = declared(12);
-    let refused = Refused { reason: "BrokerUnreachable", message: "no route".into() };
+    let refused = Refusal { reason: "BrokerUnreachable", message: "no route".into() };
     facts.unbound = vec![("worker".into(), refused)];
     assert_eq!(said(&facts, READY), (Status::False, "BrokerUnreachable"));
 }
@@ -80,8 +80,8 @@ fn a_queue_is_ready_when_all_of_it_is() {
 #[test]
 fn a_cluster_that_is_missing_is_a_condition() {
     let queue = queue("{clusterRef: {name: prod}}");
-    let refused = Refused { reason: "ClusterNotFound", message: "make it".into() };
-    let cluster = ClusterSeen::Missing(refused);
+    let refused = Refusal { reason: "ClusterNotFound", message: "make it".into() };
+    let cluster = ClusterState::Missing(refused);
     let facts = facts(&queue, cluster, None);
     assert_eq!(said(&facts, READY), (Status::False, "ClusterNotFound"));
     assert_eq!(said(&facts, kind::PROVISIONED).0, Status::Unknown);
@@ -90,7 +90,7 @@ fn a_cluster_that_is_missing_is_a_condition() {
 #[test]
 fn another_owner_is_a_name_collision() {
     let queue = queue("{}");
-    let refused = Refused { reason: "NameCollision", message: "taken".into() };
+    let refused = Refusal { reason: "NameCollision", message: "taken".into() };
     let facts = facts(&queue, present(true), Some(Err(refused)));
     assert_eq!(said(&facts, READY), (Status::False, "NameCollision"));
 }
@@ -152,7 +152,7 @@ fn what_the_brokers_hold_beyond_the_spec_is_superfluous() {
     let text = "{owner: uid-1, queues: [
         {name: another, groups: [{group: elsewhere}]},
         {name: orders, topicId: t, groups: [{group: shop.orders.worker, startPosition: Earliest}, {group: old}]}]}";
-    let owned: Owned = serde_yaml_ng::from_str(text).expect("an answer");
+    let owned: OwnedResources = serde_yaml_ng::from_str(text).expect("an answer");
     assert_eq!(owned.superfluous(&queue), ["old"]);
 }
 

@@ -54,6 +54,17 @@ pub(super) struct Pace {
     pub(super) drain_seconds: f64,
 }
 
+/// The load of one partition.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PartitionLoad {
+    /// Partition number, from 0.
+    pub(super) partition: u32,
+    /// Messages that arrive, per second.
+    pub(super) arrival: f64,
+    /// Messages that wait, without those in transit.
+    pub(super) waiting: f64,
+}
+
 /// All partitions of a queue, for one group.
 #[derive(Debug, Clone)]
 pub(super) struct Backlog {
@@ -140,11 +151,11 @@ impl Backlog {
     }
 
     /// The load of each partition.
-    pub(super) fn each(&self) -> impl Iterator<Item = (u32, f64, f64)> {
+    pub(super) fn each(&self) -> impl Iterator<Item = PartitionLoad> {
         self.tracks.iter().flatten().map(|track| {
             let arrival = track.arrival.unwrap_or(0.0);
             let waiting = (self.trough(track) - arrival * TRANSIT_SECONDS - 1.0).max(0.0);
-            (track.seen.partition, arrival, waiting)
+            PartitionLoad { partition: track.seen.partition, arrival, waiting }
         })
     }
 
@@ -152,10 +163,11 @@ impl Backlog {
     /// each partition its share at the chosen utilization, and its backlog within the drain time,
     /// but at most `per_member`, because only one member consumes a partition.
     pub(super) fn demand(&self, arrival: f64, per_member: f64, pace: Pace) -> f64 {
-        let known: f64 = self.each().map(|(_, arrival, _)| arrival).sum();
+        let known: f64 = self.each().map(|load| load.arrival).sum();
         let ahead = if known > 0.0 { arrival / known } else { 0.0 };
-        let each = self.each().map(|(_, arrival, waiting)| {
-            (arrival * ahead / pace.utilization + waiting / pace.drain_seconds).min(per_member)
+        let each = self.each().map(|load| {
+            let arrival = load.arrival * ahead / pace.utilization;
+            (arrival + load.waiting / pace.drain_seconds).min(per_member)
         });
         each.sum()
     }

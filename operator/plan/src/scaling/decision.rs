@@ -18,9 +18,9 @@ pub struct Decision {
     /// Why fewer replicas run than are wanted.
     pub limit: Option<Limit>,
     /// Replicas whose members do not consume.
-    pub not_joining: Option<NotJoining>,
+    pub missing_members: Option<MissingMembers>,
     /// The metrics that the decision is based on.
-    pub figures: Figures,
+    pub metrics: DecisionMetrics,
 }
 
 /// What to do with the replica count.
@@ -128,7 +128,7 @@ impl fmt::Display for Limit {
 
 /// Replicas whose members have not joined the group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NotJoining {
+pub struct MissingMembers {
     /// Replicas that the target should have.
     pub replicas: u32,
     /// Members of the group.
@@ -137,7 +137,7 @@ pub struct NotJoining {
     pub missing_for: Duration,
 }
 
-impl fmt::Display for NotJoining {
+impl fmt::Display for MissingMembers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -152,7 +152,7 @@ impl fmt::Display for NotJoining {
 
 /// The metrics that a decision is based on.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Figures {
+pub struct DecisionMetrics {
     /// Messages that arrive, per second.
     pub arrival_per_second: f64,
     /// Messages per second that one replica can process, if known.

@@ -5,7 +5,7 @@
 //! partition does not scale everything. This module only reports it. If most partitions are hot,
 //! that is no skew but a load for which there are too few partitions.
 
-use super::backlog::Backlog;
+use super::backlog::{Backlog, PartitionLoad};
 use super::limits::{HOT, HOT_INTERVALS};
 use std::collections::BTreeMap;
 
@@ -18,6 +18,15 @@ pub struct HotPartition {
     pub arrival_per_second: f64,
     /// Messages per second that one member can process.
     pub per_member: f64,
+}
+
+/// Load that more replicas cannot help with.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Excess {
+    /// Messages that arrive, per second.
+    pub(super) arrival: f64,
+    /// Messages that wait.
+    pub(super) waiting: f64,
 }
 
 /// Counts for how many intervals partitions have been hot.
@@ -34,7 +43,7 @@ impl Hot {
     pub(super) fn close(&mut self, backlog: &Backlog, per_member: f64) {
         let before = std::mem::take(&mut self.counts);
         self.partitions = backlog.partitions();
-        for (partition, arrival, waiting) in backlog.each() {
+        for PartitionLoad { partition, arrival, waiting } in backlog.each() {
             if arrival > HOT * per_member && waiting > arrival {
                 let count = before.get(&partition).copied().unwrap_or(0) + 1;
                 self.counts.insert(partition, count.min(HOT_INTERVALS));
@@ -54,17 +63,20 @@ impl Hot {
 
     /// The hot partition with the highest arrival rate, if there is one.
     pub(super) fn worst(&self, backlog: &Backlog, per_member: f64) -> Option<HotPartition> {
-        let hot = backlog.each().filter(|(partition, ..)| self.is_hot(*partition));
-        let worst = hot.max_by(|left, right| left.1.total_cmp(&right.1))?;
-        Some(HotPartition { partition: worst.0, arrival_per_second: worst.1, per_member })
+        let hot = backlog.each().filter(|load| self.is_hot(load.partition));
+        let worst = hot.max_by(|left, right| left.arrival.total_cmp(&right.arrival))?;
+        let PartitionLoad { partition, arrival, .. } = worst;
+        Some(HotPartition { partition, arrival_per_second: arrival, per_member })
     }
 
     /// The load of hot partitions that more replicas cannot help with: arrivals beyond one member's
     /// rate, and the whole backlog.
-    pub(super) fn beyond_help(&self, backlog: &Backlog, per_member: f64) -> (f64, f64) {
-        let hot = backlog.each().filter(|(partition, ..)| self.is_hot(*partition));
-        hot.fold((0.0, 0.0), |(arrival, waiting), (_, comes, waits)| {
-            (arrival + (comes - per_member).max(0.0), waiting + waits)
-        })
+    pub(super) fn excess(&self, backlog: &Backlog, per_member: f64) -> Excess {
+        let mut excess = Excess::default();
+        for load in backlog.each().filter(|load| self.is_hot(load.partition)) {
+            excess.arrival += (load.arrival - per_member).max(0.0);
+            excess.waiting += load.waiting;
+        }
+        excess
     }
 }

@@ -4,6 +4,7 @@
 //! nothing is concluded before all members hold partitions, and pods that never join are reported
 //! separately.
 
+use super::decision::MissingMembers;
 use super::limits::{
     JOIN_DEADLINE_MIN, MEMBERS_INTERVALS, MEMBERS_PER_REPLICA_MAX, PAUSE_DEFAULT, STARTUP_DEFAULT,
     STARTUP_MAX,
@@ -11,14 +12,29 @@ use super::limits::{
 use super::signal::Sample;
 use std::time::Duration;
 
+/// A step up whose members have not all joined.
+#[derive(Debug, Clone, Copy)]
+struct StepUp {
+    replicas: u32,
+    /// When the count was written.
+    at: Duration,
+}
+
+/// A number of members per replica, and how many intervals in a row showed it.
+#[derive(Debug, Clone, Copy)]
+struct PerReplica {
+    members: u32,
+    intervals: u32,
+}
+
 /// Members of the group compared with the replicas of the target.
 #[derive(Debug, Clone)]
 pub(super) struct Joining {
     /// Time from writing the count until the last new member held partitions.
     startup: Duration,
     pause: Duration,
-    /// Replicas of the last step up, and when it was written.
-    asked: Option<(u32, Duration)>,
+    /// The last step up that has not been completed.
+    asked: Option<StepUp>,
     /// Since when the members of all replicas have held partitions.
     joined_since: Option<Duration>,
     /// Since when members have been missing without a step up.
@@ -29,7 +45,7 @@ pub(super) struct Joining {
     per_replica: u32,
     /// Members per replica in the last intervals, if it is not `per_replica`, and how many
     /// intervals showed it.
-    per_replica_seen: (u32, u32),
+    candidate: PerReplica,
 }
 
 impl Default for Joining {
@@ -44,7 +60,7 @@ impl Default for Joining {
             working: 0,
             rebalancing: false,
             per_replica: 1,
-            per_replica_seen: (1, 0),
+            candidate: PerReplica { members: 1, intervals: 0 },
         }
     }
 }
@@ -69,8 +85,8 @@ impl Joining {
         }
         self.missing_since = None;
         self.joined_since.get_or_insert(now);
-        if let Some((_, at)) = self.asked.take_if(|(asked, _)| *asked <= replicas) {
-            let took = now.saturating_sub(at).min(STARTUP_MAX);
+        if let Some(step) = self.asked.take_if(|step| step.replicas <= replicas) {
+            let took = now.saturating_sub(step.at).min(STARTUP_MAX);
             self.startup = (self.startup + took) / 2;
         }
     }
@@ -79,20 +95,21 @@ impl Joining {
     pub(super) fn close(&mut self, replicas: u32, current: u32) {
         let settled = replicas > 0 && replicas == current && !self.rebalancing;
         if !settled || !self.members.is_multiple_of(replicas) {
-            self.per_replica_seen.1 = 0;
+            self.candidate.intervals = 0;
             return;
         }
-        let seen = (self.members / replicas).clamp(1, MEMBERS_PER_REPLICA_MAX);
-        let (before, times) = self.per_replica_seen;
-        self.per_replica_seen = (seen, if seen == before { times + 1 } else { 1 });
-        if self.per_replica_seen.1 >= MEMBERS_INTERVALS {
-            self.per_replica = seen;
+        let members = (self.members / replicas).clamp(1, MEMBERS_PER_REPLICA_MAX);
+        let before = self.candidate;
+        let intervals = if members == before.members { before.intervals + 1 } else { 1 };
+        self.candidate = PerReplica { members, intervals };
+        if intervals >= MEMBERS_INTERVALS {
+            self.per_replica = members;
         }
     }
 
     /// More replicas were written.
     pub(super) fn asked_for(&mut self, now: Duration, replicas: u32) {
-        self.asked = Some((replicas, now));
+        self.asked = Some(StepUp { replicas, at: now });
         self.joined_since = None;
     }
 
@@ -108,18 +125,19 @@ impl Joining {
     }
 
     /// The members, and how long some have been missing, if that exceeds the start-up deadline.
-    pub(super) fn late(&self, now: Duration) -> Option<(u32, Duration)> {
-        let asked_at = self.asked.map(|(_, at)| at);
+    pub(super) fn late(&self, now: Duration, replicas: u32) -> Option<MissingMembers> {
+        let asked_at = self.asked.map(|step| step.at);
         let since = asked_at.max(self.missing_since)?;
         let missing = now.saturating_sub(since);
         self.missing_since?;
-        (missing > JOIN_DEADLINE_MIN.max(self.startup * 3)).then_some((self.members, missing))
+        let is_late = missing > JOIN_DEADLINE_MIN.max(self.startup * 3);
+        is_late.then_some(MissingMembers { replicas, members: self.members, missing_for: missing })
     }
 
     /// Whether all pods have missed the start-up deadline and no member consumes: more replicas
     /// would not help.
-    pub(super) fn nobody_came(&self, now: Duration) -> bool {
-        self.working == 0 && self.late(now).is_some()
+    pub(super) fn none_consumes(&self, now: Duration) -> bool {
+        self.working == 0 && self.late(now, 0).is_some()
     }
 
     /// Time from writing a larger count until its members consume.

@@ -4,7 +4,7 @@
 //! user's bounds, running trials, zero, up, down.
 
 use super::backlog::Pace;
-use super::decision::{Action, Decision, Figures, Limit, NotJoining, Rate};
+use super::decision::{Action, Decision, DecisionMetrics, Limit, Rate};
 use super::limits::{FRESH_FOR, GOOD_INTERVALS_TO_THAW, INTERVAL, NOISE_DEVIATIONS, UP_SHARE};
 use super::probe::Outcome;
 use super::saturation::Scene;
@@ -27,17 +27,16 @@ impl Scaler {
         let action = self.act(now, policy);
         let view = self.view(now, policy);
         let members = f64::from(self.joining.per_replica());
-        let late = self.joining.late(now).filter(|_| target.replicas > 0 && self.good > 0);
+        let late = self
+            .joining
+            .late(now, target.replicas)
+            .filter(|_| target.replicas > 0 && self.good > 0);
         Decision {
             action,
             is_weighed: self.is_weighed,
             limit: self.limit.clone(),
-            not_joining: late.map(|(members, missing_for)| NotJoining {
-                replicas: target.replicas,
-                members,
-                missing_for,
-            }),
-            figures: Figures {
+            missing_members: late,
+            metrics: DecisionMetrics {
                 arrival_per_second: self.arrival.now(),
                 per_replica_per_second: view.per_member.map(|rate| rate * members),
                 is_measured: self.per_replica_per_second().is_some(),
@@ -79,7 +78,7 @@ impl Scaler {
         if let Some(action) = self.to_zero(now, policy) {
             return action;
         }
-        if self.joining.nobody_came(now) {
+        if self.joining.none_consumes(now) {
             let why = "not one of the replicas consumes: more of them are no help".to_owned();
             return Action::Keep { replicas, why };
         }
@@ -126,13 +125,11 @@ impl Scaler {
             members_per_replica: per_replica,
         };
         let per_member = self.service.believed(self.hint(policy));
-        let (arrival_lost, waiting_lost) = match per_member {
-            Some(rate) => self.hot.beyond_help(&self.backlog, rate),
-            None => (0.0, 0.0),
-        };
-        let arrival = (self.arrival.now() - arrival_lost).max(0.0);
-        let ahead = (self.arrival.after(self.joining.startup()) - arrival_lost).max(0.0);
-        let waiting = (self.backlog.waiting(self.arrival.now()) - waiting_lost).max(0.0);
+        let excess =
+            per_member.map(|rate| self.hot.excess(&self.backlog, rate)).unwrap_or_default();
+        let arrival = (self.arrival.now() - excess.arrival).max(0.0);
+        let ahead = (self.arrival.after(self.joining.startup()) - excess.arrival).max(0.0);
+        let waiting = (self.backlog.waiting(self.arrival.now()) - excess.waiting).max(0.0);
         let pace = pace(policy);
         let replicas_for = |messages: f64, each: f64| (messages / each).ceil().max(1.0) as u32;
         let (wanted, needed) = match (policy.mode, per_member) {
@@ -225,7 +222,7 @@ impl Scaler {
         } else if let Some(probe) = self.try_fewer(view, policy) {
             return probe;
         }
-        Action::Keep { replicas: view.replicas, why: self.figures_text(view, policy) }
+        Action::Keep { replicas: view.replicas, why: self.metrics_text(view, policy) }
     }
 
     /// A partition counts as hot only with a measured rate and settled members.
@@ -324,7 +321,7 @@ impl Scaler {
         }
         self.probe.restart();
         self.window.went_up(view.now, policy.stabilization);
-        set(view.replicas, to, self.figures_text(view, policy))
+        set(view.replicas, to, self.metrics_text(view, policy))
     }
 
     /// Without a known rate: doubles the replicas, each time after the members had time to show
@@ -373,7 +370,7 @@ impl Scaler {
         self.steps_down = true;
         self.probe.restart();
         let reason =
-            format!("{}, {most} sufficed for {window:.0}s", self.figures_text(view, policy));
+            format!("{}, {most} sufficed for {window:.0}s", self.metrics_text(view, policy));
         Some(set(view.replicas, most, reason))
     }
 
@@ -398,7 +395,7 @@ impl Scaler {
     }
 
     /// For example "arrival 1740/s, 96/s per replica, drain 60s".
-    fn figures_text(&self, view: &View, policy: &Policy) -> String {
+    fn metrics_text(&self, view: &View, policy: &Policy) -> String {
         let members = f64::from(view.layout.members_per_replica);
         let mut text = format!("arrival {}/s", Rate(self.arrival.now()));
         if view.waiting >= 1.0 {

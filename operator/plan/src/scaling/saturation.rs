@@ -10,10 +10,17 @@
 use super::limits::{
     GAIN_SHARE_MIN, HOLD_MAX, HOLD_MIN, RECOVERED, RECOVERY_ROOM, STRETCH_MIN, TRANSIT_SECONDS,
 };
-use super::service::Measured;
+use super::service::MemberRates;
 use super::steps::Layout;
 use std::collections::VecDeque;
 use std::time::Duration;
+
+/// Messages that the group had processed in all at one moment.
+#[derive(Debug, Clone, Copy)]
+struct Progress {
+    at: Duration,
+    committed: i64,
+}
 
 /// A step up that is on trial.
 #[derive(Debug, Clone, Copy)]
@@ -23,7 +30,7 @@ struct Trial {
     /// Messages per second before the step.
     before: f64,
     /// Start of the measurement and messages processed until then.
-    counted_since: Option<(Duration, i64)>,
+    counted_since: Option<Progress>,
 }
 
 /// A count at which replicas stay, because more did not help.
@@ -43,13 +50,13 @@ pub(super) struct Scene {
     pub(super) now: Duration,
     pub(super) replicas: u32,
     pub(super) layout: Layout,
-    /// Measured service rate, not the hint.
+    /// MemberRates service rate, not the hint.
     pub(super) per_member: Option<f64>,
     pub(super) joined_for: Option<Duration>,
     pub(super) commit_interval: Duration,
     pub(super) waiting: f64,
     pub(super) arrival: f64,
-    pub(super) members: Measured,
+    pub(super) members: MemberRates,
 }
 
 /// Evaluates steps up.
@@ -60,7 +67,7 @@ pub(super) struct Saturation {
     /// Length of the next hold.
     next: Option<Duration>,
     /// Messages that the group had processed at the ends of the last intervals.
-    processed: VecDeque<(Duration, i64)>,
+    processed: VecDeque<Progress>,
 }
 
 /// Intervals over which throughput is averaged: longer than usual commit intervals.
@@ -69,10 +76,10 @@ const AVERAGED: usize = 6;
 impl Saturation {
     /// Takes the number of messages that the group has processed in all, at the end of an interval.
     pub(super) fn close(&mut self, now: Duration, committed: i64) {
-        if self.processed.back().is_some_and(|(_, before)| committed < *before) {
+        if self.processed.back().is_some_and(|before| committed < before.committed) {
             self.processed.clear();
         }
-        self.processed.push_back((now, committed));
+        self.processed.push_back(Progress { at: now, committed });
         if self.processed.len() > AVERAGED + 1 {
             self.processed.pop_front();
         }
@@ -81,8 +88,8 @@ impl Saturation {
     /// Messages per second over the last half minute.
     pub(super) fn throughput(&self) -> Option<f64> {
         let (first, last) = (self.processed.front()?, self.processed.back()?);
-        let seconds = last.0.saturating_sub(first.0).as_secs_f64();
-        (seconds > 0.0).then(|| (last.1 - first.1) as f64 / seconds)
+        let seconds = last.at.saturating_sub(first.at).as_secs_f64();
+        (seconds > 0.0).then(|| (last.committed - first.committed) as f64 / seconds)
     }
 
     /// Discards the counts after a gap in the signals.
@@ -129,17 +136,17 @@ impl Saturation {
         let (Some(per_member), true) = (scene.per_member, settled) else {
             return None;
         };
-        let (now, committed) = *self.processed.back()?;
-        let Some((since, then)) = trial.counted_since else {
-            self.trial = Some(Trial { counted_since: Some((now, committed)), ..trial });
+        let latest = *self.processed.back()?;
+        let Some(start) = trial.counted_since else {
+            self.trial = Some(Trial { counted_since: Some(latest), ..trial });
             return None;
         };
-        let counted = now.saturating_sub(since);
+        let counted = latest.at.saturating_sub(start.at);
         if counted < STRETCH_MIN.max(scene.commit_interval * 2) {
             return None;
         }
         self.trial = None;
-        let after = (committed - then) as f64 / counted.as_secs_f64();
+        let after = (latest.committed - start.committed) as f64 / counted.as_secs_f64();
         let predicted = scene.layout.capacity(trial.to, per_member) - trial.before;
         if after - trial.before >= GAIN_SHARE_MIN * predicted || !is_swamped(scene) {
             self.next = None;
@@ -174,6 +181,6 @@ impl Saturation {
 
 /// Whether most members have a backlog, and it is at least a second of arrivals.
 fn is_swamped(scene: &Scene) -> bool {
-    let Measured { busy, working, .. } = scene.members;
+    let MemberRates { busy, working, .. } = scene.members;
     working > 0 && busy * 2 > working && scene.waiting > scene.arrival
 }

@@ -32,19 +32,26 @@ struct Sums {
     length: u64,
 }
 
+/// The offsets of a member at one of its commits.
+#[derive(Debug, Clone, Copy)]
+struct Commit {
+    at: Duration,
+    sums: Sums,
+}
+
 /// The time from one commit of a member to a later one.
 #[derive(Debug, Clone)]
 struct Stretch {
     partitions: Vec<u32>,
     /// The commit at which it began; `None` before the first commit.
-    began: Option<(Duration, Sums)>,
+    began: Option<Commit>,
     committed: i64,
     busy: bool,
 }
 
 /// The measurement of one stretch.
 #[derive(Debug, Clone, Copy)]
-struct Shown {
+struct Measurement {
     per_second: f64,
     /// Whether the member could not have processed more.
     at_limit: bool,
@@ -54,7 +61,7 @@ struct Shown {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Watch {
     stretches: BTreeMap<String, Stretch>,
-    shown: Vec<Shown>,
+    shown: Vec<Measurement>,
     /// Members with a backlog at the last sample, and members that hold partitions.
     busy: u32,
     working: u32,
@@ -62,7 +69,7 @@ pub(super) struct Watch {
 
 /// The measurements of one interval over all members.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(super) struct Measured {
+pub(super) struct MemberRates {
     /// Mean messages per second of members at their limit.
     pub(super) at_limit: Option<f64>,
     /// Mean messages per second of all members, if at least half of them were measured.
@@ -104,10 +111,10 @@ impl Watch {
     }
 
     /// Ends an interval and returns its measurements.
-    pub(super) fn close(&mut self) -> Measured {
+    pub(super) fn close(&mut self) -> MemberRates {
         let shown = std::mem::take(&mut self.shown);
         let seen_enough = shown.len() * 2 >= self.working as usize;
-        Measured {
+        MemberRates {
             at_limit: mean(
                 shown.iter().filter(|shown| shown.at_limit).map(|shown| shown.per_second),
             ),
@@ -126,7 +133,13 @@ impl Watch {
 }
 
 impl Stretch {
-    fn see(&mut self, now: Duration, sums: Sums, busy: bool, commits: Duration) -> Option<Shown> {
+    fn see(
+        &mut self,
+        now: Duration,
+        sums: Sums,
+        busy: bool,
+        commits: Duration,
+    ) -> Option<Measurement> {
         let committed = std::mem::replace(&mut self.committed, sums.committed);
         self.busy &= busy;
         if sums.committed < committed {
@@ -136,30 +149,30 @@ impl Stretch {
         if sums.committed <= committed {
             return None;
         }
-        let Some((since, then)) = self.began else {
-            self.began = Some((now, sums));
+        let Some(began) = self.began else {
+            self.began = Some(Commit { at: now, sums });
             self.busy = busy;
             return None;
         };
-        let elapsed = now.saturating_sub(since);
-        let processed = (sums.committed - then.committed) as f64;
+        let elapsed = now.saturating_sub(began.at);
+        let processed = (sums.committed - began.sums.committed) as f64;
         let long_enough =
             elapsed >= STRETCH_MIN.max(commits * 2) && processed >= STRETCH_MESSAGES_MIN;
         if !long_enough && elapsed < STRETCH_MAX {
             return None;
         }
         let per_second = processed / elapsed.as_secs_f64().max(1.0);
-        let arrived = (sums.end - then.end) as f64;
+        let arrived = (sums.end - began.sums.end) as f64;
         let noise = MOVED_DEVIATIONS * (processed + arrived).sqrt();
         let moved = (processed - arrived).abs() > noise.max(MOVED_SHARE_MIN * arrived);
         let deep = sums.length as f64 > DEEP_SECONDS * per_second;
         let at_limit = self.busy && (moved || deep);
         // A busy member whose limit is not proved may prove it over a longer stretch.
         if at_limit || !self.busy || elapsed >= STRETCH_MAX {
-            self.began = Some((now, sums));
+            self.began = Some(Commit { at: now, sums });
             self.busy = busy;
         }
-        Some(Shown { per_second, at_limit })
+        Some(Measurement { per_second, at_limit })
     }
 }
 
@@ -219,7 +232,7 @@ impl ServiceRate {
 
     /// Adds the measurements of an interval. While a step up is on trial the rate may only rise,
     /// because the members share the downstream that is being tested.
-    pub(super) fn learn(&mut self, shown: Measured, may_fall: bool) {
+    pub(super) fn learn(&mut self, shown: MemberRates, may_fall: bool) {
         if let Some(rate) = shown.at_limit {
             let old = self.measured.unwrap_or(rate);
             if may_fall || rate > old {

@@ -9,13 +9,20 @@ use super::limits::{REGRET_MAX, REGRET_WINDOWS};
 use std::collections::VecDeque;
 use std::time::Duration;
 
+/// A replica count that was wanted, and when.
+#[derive(Debug, Clone, Copy)]
+struct Wanted {
+    at: Duration,
+    replicas: u32,
+}
+
 /// The stabilization window of one consumer.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Window {
     /// Since when the wanted count is known without a gap.
     since: Option<Duration>,
     /// Times and counts, falling: an entry that a later, larger one covers is removed.
-    wanted: VecDeque<(Duration, u32)>,
+    wanted: VecDeque<Wanted>,
     stepped_down: Option<Duration>,
     regrets: u32,
     regretted: Option<Duration>,
@@ -25,10 +32,10 @@ impl Window {
     /// Records that `replicas` were wanted.
     pub(super) fn add(&mut self, now: Duration, replicas: u32) {
         self.since.get_or_insert(now);
-        while self.wanted.back().is_some_and(|(_, wanted)| *wanted <= replicas) {
+        while self.wanted.back().is_some_and(|last| last.replicas <= replicas) {
             self.wanted.pop_back();
         }
-        self.wanted.push_back((now, replicas));
+        self.wanted.push_back(Wanted { at: now, replicas });
     }
 
     /// The present length, if the user chose `chosen`.
@@ -45,16 +52,16 @@ impl Window {
             return None;
         }
         let most = self.most_since(now, length)?;
-        let falls = self.wanted.back().is_some_and(|(_, wanted)| *wanted < most);
+        let falls = self.wanted.back().is_some_and(|last| last.replicas < most);
         (!falls || watched >= length * 2).then_some(most)
     }
 
     fn most_since(&mut self, now: Duration, length: Duration) -> Option<u32> {
         let begins = now.saturating_sub(length);
-        while self.wanted.len() > 1 && self.wanted.front().is_some_and(|(at, _)| *at < begins) {
+        while self.wanted.len() > 1 && self.wanted.front().is_some_and(|first| first.at < begins) {
             self.wanted.pop_front();
         }
-        self.wanted.front().map(|(_, wanted)| *wanted)
+        self.wanted.front().map(|first| first.replicas)
     }
 
     /// Discards the wanted counts: they are unknown now, or had another cause.

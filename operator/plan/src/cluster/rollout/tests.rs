@@ -30,7 +30,7 @@ fn seen_by_kubernetes(observed: &mut Observed) {
 }
 
 /// The broker has received the settings of this spec.
-fn told(observed: &mut Observed, spec: &str) {
+fn send_settings(observed: &mut Observed, spec: &str) {
     let cluster = fixture::cluster(spec);
     let valid = fixture::valid(&cluster, observed);
     let hash = properties::hash(&properties::settings(&valid, &valid.brokers[0]));
@@ -104,7 +104,7 @@ fn an_image_that_is_no_longer_chosen_is_let_go() {
 fn settings_that_took_effect_at_once_restart_nothing() {
     let spec = "{config: {log.retention.ms: '1'}}";
     let mut observed = running("{}");
-    told(&mut observed, spec);
+    send_settings(&mut observed, spec);
     assert_eq!(decision(spec, &observed), Decision::Record);
 }
 
@@ -138,7 +138,7 @@ fn k5_settings_that_need_no_restart_do_not_bring_the_operators_own_changes_in() 
     let set = observed.stateful_sets.get_mut(&0).expect("a set");
     set.annotations_mut().insert(names::ANNOTATION_TEMPLATE.into(), "older".into());
     let spec = "{config: {log.retention.ms: '1'}}";
-    told(&mut observed, spec);
+    send_settings(&mut observed, spec);
     assert_eq!(decision(spec, &observed), Decision::Record);
 }
 
@@ -146,7 +146,7 @@ fn k5_settings_that_need_no_restart_do_not_bring_the_operators_own_changes_in() 
 fn k5_an_edit_that_took_effect_at_once_does_not_bring_the_operators_own_settings_in() {
     let spec = "{config: {log.retention.ms: '1'}}";
     let mut observed = running("{}");
-    told(&mut observed, spec);
+    send_settings(&mut observed, spec);
     let waits = |observed: &mut Observed, keys: &[&str]| {
         let answer = observed.answers.get_mut(&0).expect("an answer");
         answer.settings.needs_restart = keys.iter().map(|key| (*key).to_owned()).collect();
@@ -203,7 +203,7 @@ fn k2_no_restart_while_another_broker_is_not_ready() {
 }
 
 #[test]
-fn settings_are_recorded_as_done_only_by_a_broker_that_was_told_them() {
+fn settings_are_recorded_as_done_only_by_a_broker_that_received_them() {
     let spec = "{config: {num.partitions: '3'}}";
     let mut observed = running("{}");
     let undecided = |observed: &Observed| {
@@ -213,20 +213,20 @@ fn settings_are_recorded_as_done_only_by_a_broker_that_was_told_them() {
     // It answers and reports the settings before: those that it received while it ran, or at its
     // start.
     undecided(&observed);
-    told(&mut observed, "{}");
+    send_settings(&mut observed, "{}");
     undecided(&observed);
     // It does not answer at all.
     let answer = observed.answers.remove(&0).expect("an answer");
     undecided(&observed);
     // A broker that started with exactly these settings needs no restart.
     observed.answers.insert(0, answer);
-    told(&mut observed, spec);
+    send_settings(&mut observed, spec);
     let settings = &mut observed.answers.get_mut(&0).expect("an answer").settings;
     settings.started_hash = settings.last_hash.take();
     assert_eq!(decision(spec, &observed), Decision::Record);
     // An older release does not report what it received; the operator has stored it.
     let settings = &mut observed.answers.get_mut(&0).expect("an answer").settings;
-    settings.told_hash = settings.started_hash.take();
+    settings.sent_hash = settings.started_hash.take();
     assert_eq!(decision(spec, &observed), Decision::Record);
 }
 
@@ -237,7 +237,7 @@ fn a_template_is_recorded_as_done_only_when_kubernetes_has_seen_it_and_the_pod_i
     let set = observed.stateful_sets.get_mut(&0).expect("a set");
     let old = "older.intent".to_owned();
     set.annotations_mut().insert(names::ANNOTATION_INTENT.into(), old);
-    told(&mut observed, spec);
+    send_settings(&mut observed, spec);
     assert_eq!(decision(spec, &observed), Decision::Record);
     // The template has just been written, and the pod of before is still there.
     observed.stateful_sets.get_mut(&0).expect("a set").metadata.generation = Some(2);

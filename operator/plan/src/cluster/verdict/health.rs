@@ -17,20 +17,30 @@ use crate::cluster::rollout::Decision;
 use crate::cluster::volume;
 
 /// Conditions that are also reported as a Warning Event when they begin.
-pub const ALARMS: &[&str] =
+pub const WARNINGS: &[&str] =
     &[kind::DATA_AT_RISK, kind::DEGRADED, kind::STORAGE_FULL, kind::ADMIN_REACHABLE];
 
 /// Whether a condition is one of them and reports a problem.
 #[must_use]
-pub fn is_alarm(condition: &Condition) -> bool {
+pub fn is_warning(condition: &Condition) -> bool {
     let bad = if condition.type_ == kind::ADMIN_REACHABLE { "False" } else { "True" };
-    ALARMS.contains(&condition.type_.as_str()) && condition.status == bad
+    WARNINGS.contains(&condition.type_.as_str()) && condition.status == bad
+}
+
+/// A kind of damage.
+struct Damage {
+    /// Kind of the condition in the broker's reply.
+    kind: &'static str,
+    /// Reason of the operator's condition.
+    reason: &'static str,
+    /// The damaged parts, plural.
+    parts: &'static str,
 }
 
 /// Kinds of damage that brokers report.
-const DAMAGES: &[(&str, &str, &str)] = &[
-    ("damaged_shard", "ShardsDamaged", "shards"),
-    ("damaged_partitions", "PartitionsDamaged", "partitions"),
+const DAMAGES: &[Damage] = &[
+    Damage { kind: "damaged_shard", reason: "ShardsDamaged", parts: "shards" },
+    Damage { kind: "damaged_partitions", reason: "PartitionsDamaged", parts: "partitions" },
 ];
 
 /// Reasons for a broker whose pod is ready and that did not answer: the first time, and from the
@@ -51,10 +61,10 @@ impl Facts<'_> {
 
     pub(super) fn degraded(&self) -> Finding {
         for (id, answer) in &self.observed.answers {
-            for (of, reason, what) in DAMAGES {
+            for Damage { kind: of, reason, parts } in DAMAGES {
                 let Some(found) = answer.condition(of) else { continue };
                 let message = format!(
-                    "broker {id} found {} {what} damaged and serves the rest. Its log and `GET /v1/broker` name them; `ropewalk-broker repair` says what giving them up would cost",
+                    "broker {id} found {} {parts} damaged and serves the rest. Its log and `GET /v1/broker` name them; `ropewalk-broker repair` says what giving them up would cost",
                     found.count
                 );
                 return Finding::new(kind::DEGRADED, true, reason, message);

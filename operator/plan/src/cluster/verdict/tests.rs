@@ -191,7 +191,7 @@ fn a_claim_that_is_deleted_under_a_broker_is_an_alarm_with_the_way_out() {
     assert_eq!(case.said(READY).0, "True", "it serves");
     let status = case.status(1000);
     let alarm = condition::find(&status.conditions, kind::DATA_AT_RISK).expect("the condition");
-    assert!(is_alarm(alarm));
+    assert!(is_warning(alarm));
     // Without the pod it is also what keeps the broker from serving.
     case.observed.pods.clear();
     assert_eq!(case.said(READY).1, "VolumeDeleting");

@@ -67,7 +67,7 @@ fn without_a_hint_it_doubles_until_members_were_measured() {
     let nature = Nature { commit: 30.0, startup: 20.0, ..Nature::default() };
     let mut run = Run::new(nature, Autoscaler::ours(Policy::default()));
     run.until(1800, |_| 1000.0);
-    let first = run.decisions().iter().find(|(_, decision)| decision.figures.is_measured);
+    let first = run.decisions().iter().find(|(_, decision)| decision.metrics.is_measured);
     let measured_at = first.expect("measured in the end").0;
     let blind: Vec<_> = steps_up(&run).into_iter().filter(|step| step.0 < measured_at).collect();
     assert!(!blind.is_empty(), "{}", run.story());
@@ -96,7 +96,7 @@ fn pods_that_never_join_are_named_and_prove_nothing() {
     let mut run = Run::new(nature, Autoscaler::ours(hinted(100.0)));
     run.until(1800, |_| 1000.0);
     let last = &run.decisions().last().expect("decided").1;
-    let missing = last.not_joining.expect("named");
+    let missing = last.missing_members.expect("named");
     assert_eq!(missing.members, 3);
     assert!(!run.decisions().iter().any(|(_, decision)| saturated(decision)));
     assert!(missing.to_string().contains("check the pods"));
@@ -108,7 +108,7 @@ fn pods_that_all_fail_are_not_multiplied() {
     let mut run = Run::new(nature, Autoscaler::ours(Policy::default()));
     run.until(1800, |_| 1000.0);
     assert_eq!(run.replicas(), 1, "{}", run.story());
-    assert!(run.decisions().last().expect("decided").1.not_joining.is_some());
+    assert!(run.decisions().last().expect("decided").1.missing_members.is_some());
 }
 
 #[test]
@@ -121,7 +121,7 @@ fn several_members_in_a_replica_are_learned() {
         // Six of them have a member for each partition; 471/s are wanted at 85 %.
         assert_eq!(run.replicas(), 6, "hint {hint:?}: {}", run.story());
         assert!(run.world.changes.len() <= 5, "hint {hint:?}: {}", run.story());
-        let rate = run.decisions().last().expect("decided").1.figures.per_replica_per_second;
+        let rate = run.decisions().last().expect("decided").1.metrics.per_replica_per_second;
         assert!((rate.expect("known") - 100.0).abs() < 15.0, "hint {hint:?}: {rate:?}");
     }
 }
@@ -245,7 +245,7 @@ fn consumers_that_hold_messages_in_hand_are_not_at_their_limit() {
         let mut run = Run::new(nature, Autoscaler::ours(policy));
         run.until(7200, |_| 400.0);
         let (_, last) = run.decisions().last().expect("decided");
-        let rate = last.figures.per_replica_per_second.expect("known");
+        let rate = last.metrics.per_replica_per_second.expect("known");
         assert!(rate > 70.0, "hint {hint:?}: {rate}{}", run.story());
         assert!(run.replicas() <= 8, "hint {hint:?}: {}", run.story());
         assert!(run.world.changes.len() <= 6, "hint {hint:?}: {}", run.story());
@@ -269,9 +269,9 @@ fn disabled_changes_nothing_and_still_measures() {
     let mut run = Run::new(Nature::default(), Autoscaler::ours(policy));
     run.until(1800, |_| 500.0);
     assert_eq!(run.replicas(), 1);
-    let figures = run.decisions().last().expect("decided").1.figures;
-    assert!((figures.arrival_per_second - 500.0).abs() < 50.0);
-    assert!((figures.per_replica_per_second.expect("busy all the time") - 100.0).abs() < 5.0);
+    let metrics = run.decisions().last().expect("decided").1.metrics;
+    assert!((metrics.arrival_per_second - 500.0).abs() < 50.0);
+    assert!((metrics.per_replica_per_second.expect("busy all the time") - 100.0).abs() < 5.0);
 }
 
 #[test]

@@ -53,8 +53,8 @@ proptest! {
             ..Policy::default()
         };
         let mut run = Run::new(Nature { seed, ..Nature::default() }, Autoscaler::ours(policy));
-        let mut asleep = 0;
-        let mut longest_asleep = 0;
+        let mut without = 0;
+        let mut longest_without = 0;
         let mut quiet = Vec::new();
         run.until_seeing(SECONDS, load(seed), |second, world| {
             quiet.push(world.lag() == 0);
@@ -62,11 +62,11 @@ proptest! {
                 return Signal::Unknown("a gap".to_owned());
             }
             // A sample with waiting messages and no replica.
-            asleep = if world.replicas == 0 && world.lag() > 0 { asleep + 1 } else { 0 };
-            longest_asleep = longest_asleep.max(asleep);
+            without = if world.replicas == 0 && world.lag() > 0 { without + 1 } else { 0 };
+            longest_without = longest_without.max(without);
             Signal::Known(world.sample())
         });
-        prop_assert!(longest_asleep <= 1, "without replicas for {longest_asleep} s {}", run.story());
+        prop_assert!(longest_without <= 1, "without replicas for {longest_without} s {}", run.story());
         for (second, decision) in run.decisions() {
             let Action::Set { from, to, .. } = &decision.action else { continue };
             let at = *second as usize;

@@ -18,13 +18,13 @@ pub const PAUSE_MIN: Duration = Duration::from_secs(30);
 #[serde(default)]
 pub struct Report {
     /// One entry per queue.
-    pub queues: Vec<Measured>,
+    pub queues: Vec<QueueMetrics>,
 }
 
 /// The metrics of one queue, or of one group of it.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
-pub struct Measured {
+pub struct QueueMetrics {
     /// Name of the queue or id of the group.
     pub name: String,
     /// Kafka's id of the topic; empty for a group.
@@ -36,7 +36,7 @@ pub struct Measured {
     /// Messages per second, in and out.
     pub throughput: Throughput,
     /// The groups of a queue; empty for a group.
-    pub groups: Vec<Measured>,
+    pub groups: Vec<QueueMetrics>,
 }
 
 /// Time from record timestamp to offset commit, last minute, milliseconds.
@@ -63,7 +63,7 @@ pub struct Throughput {
 
 /// The fields of the status that hold metrics; all others are absent.
 #[must_use]
-pub fn status(queue: &Queue, measured: &Measured) -> QueueStatus {
+pub fn status(queue: &Queue, measured: &QueueMetrics) -> QueueStatus {
     let shown = shown(measured);
     // A consumer without metrics has no entry: an entry would stay after the consumer is removed.
     let consumers = queue.spec.consumers.iter().filter_map(|consumer| {
@@ -87,7 +87,7 @@ pub fn status(queue: &Queue, measured: &Measured) -> QueueStatus {
 }
 
 /// The metrics of a queue or group, rounded.
-fn shown(measured: &Measured) -> ConsumerStatus {
+fn shown(measured: &QueueMetrics) -> ConsumerStatus {
     let Throughput { in_per_second, processed_per_second } = measured.throughput;
     let gain = processed_per_second - in_per_second;
     let drain = match measured.length {
@@ -233,7 +233,7 @@ mod tests {
         fn no_measurement_is_too_wild(length in any::<i64>(), rate in any::<f64>(), ms in any::<i64>()) {
             let delay = Delay { p50_ms: Some(ms), p99_ms: Some(ms), oldest_ms: ms };
             let throughput = Throughput { in_per_second: rate, processed_per_second: -rate };
-            let measured = Measured { length, delay, throughput, ..Measured::default() };
+            let measured = QueueMetrics { length, delay, throughput, ..QueueMetrics::default() };
             let _ = status(&queue(), &measured);
         }
     }
