@@ -21,6 +21,56 @@
 //! backlog ([`backlog`]); P: partitions; u: utilization and T: drain time that the user chose
 //! ([`Policy`]).
 //!
+//! # Example
+//!
+//! A topic has 12 partitions, 900 messages arrive per second, 60,000 messages of consumer lag wait
+//! behind two replicas, and each replica processes 300 messages per second. The policy wants twelve
+//! replicas: four suffice for the arrivals, the others drain the backlog within the default 60 s.
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use ropewalk_operator_plan::scaling::{
+//!     Action, MemberSample, PartitionSample, Policy, Sample, Scaler, Signal, Target,
+//! };
+//!
+//! let policy = Policy {
+//!     expected_per_replica_per_second: Some(300.0),
+//!     ..Policy::default()
+//! };
+//! let target = Target { replicas: 2, current: 2 };
+//! let mut scaler = Scaler::new(None);
+//! let mut action = None;
+//! for second in 0..=20 {
+//!     let partitions: Vec<PartitionSample> = (0..12)
+//!         .map(|partition| {
+//!             let (end, committed) = (5000 + second * 75, second * 50);
+//!             let length = (end - committed).unsigned_abs();
+//!             PartitionSample { partition, length, end, committed }
+//!         })
+//!         .collect();
+//!     let sample = Sample {
+//!         length: partitions.iter().map(|partition| partition.length).sum(),
+//!         partitions,
+//!         members: vec![
+//!             MemberSample { id: "a".to_owned(), partitions: (0..6).collect() },
+//!             MemberSample { id: "b".to_owned(), partitions: (6..12).collect() },
+//!         ],
+//!         ..Sample::default()
+//!     };
+//!     let now = Duration::from_secs(second.unsigned_abs());
+//!     scaler.observe(now, Signal::Known(sample));
+//!     if second % 5 == 0 {
+//!         action = Some(scaler.decide(now, &policy, target).action);
+//!         if matches!(action, Some(Action::Set { .. })) {
+//!             break;
+//!         }
+//!     }
+//! }
+//! let action = action.expect("a decision");
+//! assert_eq!(action.replicas(), 12);
+//! ```
+//!
 //! # Errors of simpler policies, and how this one avoids them
 //!
 //! - *A consumer that commits every five seconds always has a backlog.* If that counts as a member
