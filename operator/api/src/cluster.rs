@@ -66,8 +66,8 @@ pub use status::{BrokerClusterStatus, BrokerStatus};
 #[serde(rename_all = "camelCase")]
 pub struct BrokerClusterSpec {
     /// Release of the brokers, such as `1.2.3`. A change restarts the brokers, as `rollout` says.
-    /// Default: the release of the operator that created the brokers; an upgrade of the operator does
-    /// not change it.
+    /// Default: the release of the operator that created the brokers; an upgrade of the operator
+    /// does not change it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), regex(pattern = r"^[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.-]+)?$"))]
     pub version: Option<String>,

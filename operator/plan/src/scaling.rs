@@ -41,7 +41,7 @@
 //! let target = Target { replicas: 2, current: 2 };
 //! let mut scaler = Scaler::new(None);
 //! let mut action = None;
-//! for second in 0..=20 {
+//! for second in 0..=20_i64 {
 //!     let partitions: Vec<PartitionSample> = (0..12)
 //!         .map(|partition| {
 //!             let (end, committed) = (5000 + second * 75, second * 50);

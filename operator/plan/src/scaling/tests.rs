@@ -1,4 +1,5 @@
-//! The scaling policy under simulated loads, compared with KEDA's rule, and its known failure modes.
+//! The scaling policy under simulated loads, compared with KEDA's rule, and its known failure
+//! modes.
 
 mod keda;
 mod world;

@@ -14,16 +14,16 @@ const COST_MAX: f64 = 1.25;
 /// A load for which the bound does not hold, with the factor that it costs at most instead.
 ///
 /// Bursts of 30 s at 2000/s, every 5 min: a constant 8 replicas meet the drain time of 60 s; the
-/// policy uses 24 (23.95 on average, factor 2.99), the most that 24 partitions can use. Measured with
-/// a pause of 2 s: with 8 replicas the wait is 23 s (median) and 60 s (99th percentile); under the
-/// policy it is less than half a second and 26.5 s.
+/// policy uses 24 (23.95 on average, factor 2.99), the most that 24 partitions can use. Measured
+/// with a pause of 2 s: with 8 replicas the wait is 23 s (median) and 60 s (99th percentile); under
+/// the policy it is less than half a second and 26.5 s.
 ///
 /// The policy cannot have both. At the start of a burst its end is unknown: with 8 replicas, a step
-/// to 2000/s would leave a backlog that grows by 1200/s until the policy is sure. Between two bursts
-/// it could scale down only if the stabilization window (300 s) were shorter than their distance;
-/// then each burst would begin with pod starts and two rebalances, as under KEDA's rule with a lag of
-/// 1000: 74 changes, 13.5 replicas, 66 s at the 99th percentile. A user who wants the 8 replicas sets
-/// `maxReplicas: 8`, with the wait above.
+/// to 2000/s would leave a backlog that grows by 1200/s until the policy is sure. Between two
+/// bursts it could scale down only if the stabilization window (300 s) were shorter than their
+/// distance; then each burst would begin with pod starts and two rebalances, as under KEDA's rule
+/// with a lag of 1000: 74 changes, 13.5 replicas, 66 s at the 99th percentile. A user who wants the
+/// 8 replicas sets `maxReplicas: 8`, with the wait above.
 const DEARER: [(&str, f64); 1] = [("bursts", 3.0)];
 
 /// Messages per second and replica in the simulation.

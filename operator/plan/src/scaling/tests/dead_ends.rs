@@ -329,7 +329,8 @@ proptest! {
         let waiting = run.world.waiting() as f64;
         let seen = summary(&mut run.world);
         // Near a whole number of replicas only a probe shows whether that number suffices. A failed
-        // probe costs two changes, and the pause before the next one doubles: at most four in two hours.
+        // probe costs two changes, and the pause before the next one doubles: at most four in two
+        // hours.
         let needed = share * 24.0;
         let is_at_edge = needed / needed.ceil() > 0.95 || needed / needed.floor().max(1.0) < 1.25;
         let (changes_max, reversals_max) = if is_at_edge { (9, 8) } else { (5, 1) };

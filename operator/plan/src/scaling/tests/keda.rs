@@ -1,9 +1,9 @@
 //! KEDA's rule for Kafka: the lag formula behind a HorizontalPodAutoscaler with its defaults.
 //!
 //! Not KEDA itself but its rule, as its scaler and the autoscaler's controller apply it. Every 15 s
-//! the autoscaler wants ⌈lag / threshold⌉, unless that is within 10 % of the present count; up by at
-//! most the double or four more, down to the most of the last 300 s. KEDA itself scales from zero and
-//! to zero, every 30 s, to zero 300 s after the last message.
+//! the autoscaler wants ⌈lag / threshold⌉, unless that is within 10 % of the present count; up by
+//! at most the double or four more, down to the most of the last 300 s. KEDA itself scales from
+//! zero and to zero, every 30 s, to zero 300 s after the last message.
 
 use super::world::World;
 use std::collections::VecDeque;

@@ -1,5 +1,5 @@
-//! The same situations with the shortest times that users can set, twelve partitions and no hint, as
-//! in a trial on a laptop.
+//! The same situations with the shortest times that users can set, twelve partitions and no hint,
+//! as in a trial on a laptop.
 
 use super::run::{Autoscaler, Run};
 use super::world::Nature;
