@@ -187,7 +187,7 @@ async fn declared<'a>(
     queue: &'a Queue,
     resolved: &ClusterResolution,
 ) -> (Facts<'a>, Option<Failure>) {
-    let mut outcome = declare::DeclareOutcome::default();
+    let mut outcome = declare::DeclareReport::default();
     if let ClusterResolution::Found(cluster) = resolved
         && may_answer(cluster)
     {
@@ -257,7 +257,7 @@ fn status(
         ClusterResolution::Missing(_) | ClusterResolution::Pending(_) => None,
     };
     let declared: Option<&DeclareOutcome> =
-        facts.declared.as_ref().and_then(|told| told.as_ref().ok());
+        facts.declared.as_ref().and_then(|declared| declared.as_ref().ok());
     let consumers = queue.spec.consumers.iter().map(|consumer| ConsumerStatus {
         name: consumer.name.clone(),
         group_id: Some(queue.group(consumer)),
@@ -314,8 +314,8 @@ pub(crate) fn key(queue: &Queue) -> ClusterKey {
     ClusterKey::new(queue.namespace().unwrap_or_default(), queue.cluster())
 }
 
-/// What a Queue sees of a cluster.
-fn seen(cluster: &BrokerCluster) -> ClusterState {
+/// The state of an existing cluster, for the conditions of its Queues.
+fn present(cluster: &BrokerCluster) -> ClusterState {
     let conditions = cluster.status.as_ref().map(|status| status.conditions.as_slice());
     let ready = condition::find(conditions.unwrap_or_default(), condition::READY);
     ClusterState::Present { ready: ready.is_some_and(|ready| ready.status == "True") }

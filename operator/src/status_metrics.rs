@@ -168,8 +168,8 @@ impl PendingWrites {
             }
             let Some(uid) = queue.uid() else { continue };
             self.confirmed.insert(uid.clone(), now);
-            let figures = metrics::status(queue, measured);
-            if shows(status, &figures) {
+            let metrics = metrics::status(queue, measured);
+            if shows(status, &metrics) {
                 self.waiting.remove(&uid);
             } else {
                 self.waiting.insert(uid, (queue.clone(), metrics));
@@ -227,8 +227,8 @@ async fn write(context: &Context, writes: &mut PendingWrites) {
     let now = Instant::now();
     let since = |uid: &String| writes.written.get(uid).map(|at| now.saturating_duration_since(*at));
     let mut due: Vec<String> =
-        desk.waiting.keys().filter(|uid| metrics::is_due(since(uid))).cloned().collect();
-    due.sort_by_key(|uid| desk.written.get(uid).copied());
+        writes.waiting.keys().filter(|uid| metrics::is_due(since(uid))).cloned().collect();
+    due.sort_by_key(|uid| writes.written.get(uid).copied());
     for uid in due {
         if !context.leadership.holds() || !context.budget.take(Instant::now()) {
             return;

@@ -136,7 +136,7 @@ impl Reader<'_> {
     async fn ask_brokers(&self, observed: &mut Observed) {
         let cluster = key(self.cluster);
         let said = self.cluster.status.iter().flat_map(|status| &status.conditions);
-        let is_alarmed = said.filter(|one| one.type_ == ADMIN_REACHABLE).any(is_warning);
+        let is_critical = said.filter(|one| one.type_ == ADMIN_REACHABLE).any(is_warning);
         for (id, pod) in &observed.pods {
             let has_address = pod.status.as_ref().is_some_and(|status| status.pod_ip.is_some());
             if !has_address || pod.metadata.deletion_timestamp.is_some() {

@@ -25,11 +25,11 @@ pub(super) async fn write(
     apply::status(api, MANAGER, &valid.reference, status).await?;
     context.metrics.wrote("cluster status");
     let before = valid.conditions_before();
-    context.tell_readiness(&valid.reference, before, &status.conditions).await;
+    context.publish_readiness_event(&valid.reference, before, &status.conditions).await;
     for alarm in status.conditions.iter().filter(|condition| is_warning(condition)) {
         let old = condition::find(before, &alarm.type_);
         if old.is_none_or(|old| !is_warning(old) || old.reason != alarm.reason) {
-            let words = (alarm.reason.as_str(), "Observe");
+            let reason = EventReason { reason: alarm.reason.as_str(), action: "Observe" };
             let note = alarm.message.clone();
             context.publish_event(&valid.reference, EventType::Warning, reason, note).await;
         }

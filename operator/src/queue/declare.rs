@@ -16,17 +16,17 @@ use crate::watch::{Failure, Guarded};
 
 /// Result of declaring a Queue.
 #[derive(Debug, Default)]
-pub(super) struct Told {
+pub(super) struct DeclareReport {
     pub(super) declared: Option<Result<DeclareOutcome, Refusal>>,
-    /// Consumers that are not bound.
+    /// Consumers that could not be bound, with the reason.
     pub(super) unbound: Vec<(String, Refusal)>,
-    /// Groups that the spec does not name and that are still bound.
+    /// Groups that the spec does not name and that could not be unbound.
     pub(super) still_bound: Vec<(String, Refusal)>,
-    /// What is to be tried again soon.
+    /// Failure that is to be retried with back-off.
     pub(super) failure: Option<Failure>,
 }
 
-impl DeclareOutcome {
+impl DeclareReport {
     /// A refusal of the declaration waits for a change; any other failure is retried.
     fn record_failure(&mut self, error: CallError) {
         let waits = ["NameCollision", "InvalidConfig", "InvalidPartitions", "InvalidName"];
@@ -41,9 +41,9 @@ pub(super) async fn declare(
     context: &Context,
     cluster: &BrokerCluster,
     queue: &Queue,
-) -> DeclareOutcome {
+) -> DeclareReport {
     let at = Target::of(cluster);
-    let mut outcome = DeclareOutcome::default();
+    let mut outcome = DeclareReport::default();
     let declared = match put(context, &at, queue).await {
         Err(error) if error.is_refused("NameCollision") => {
             // The owner may be a deleted Queue: with Retain its topic stays behind, owned.
@@ -84,7 +84,7 @@ pub(super) async fn inspect(
     context: &Context,
     cluster: &BrokerCluster,
     queue: &Queue,
-) -> DeclareOutcome {
+) -> DeclareReport {
     #[derive(serde::Deserialize)]
     struct QueueDescription {
         #[serde(flatten)]
@@ -93,27 +93,28 @@ pub(super) async fn inspect(
     }
     let at = Target::of(cluster);
     let path = format!("/v1/queues/{}", segment(queue.topic()));
-    match context.brokers.ask::<Seen>(&at, &path).await {
-        Ok(seen) => {
+    match context.brokers.ask::<QueueDescription>(&at, &path).await {
+        Ok(description) => {
             let declared = DeclareOutcome {
-                topic_id: seen.measured.id,
-                partitions: seen.partitions,
+                topic_id: description.measured.id,
+                partitions: description.partitions,
                 ..DeclareOutcome::default()
             };
-            DeclareOutcome { declared: Some(Ok(declared)), ..DeclareOutcome::default() }
+            DeclareReport { declared: Some(Ok(declared)), ..DeclareReport::default() }
         }
         Err(error) if error.is_refused("NoSuchQueue") => {
             let topic = queue.topic();
             let message = format!(
                 "paused, and there is no topic {topic}; with `managementState: Managed` it is created"
             );
-            Told { declared: Some(Err(Refusal { reason: "Paused", message })), ..Told::default() }
+            DeclareReport {
+                declared: Some(Err(Refusal { reason: "Paused", message })),
+                ..DeclareReport::default()
+            }
         }
         Err(error) => {
-            let mut outcome = DeclareOutcome {
-                declared: Some(Err(error.refused())),
-                ..DeclareOutcome::default()
-            };
+            let mut outcome =
+                DeclareReport { declared: Some(Err(error.refused())), ..DeclareReport::default() };
             outcome.record_failure(error);
             outcome
         }
@@ -127,7 +128,7 @@ async fn put(context: &Context, at: &Target, queue: &Queue) -> Result<DeclareOut
 
 /// Binds the groups of the spec, and unbinds every other group that the brokers list for this
 /// Queue.
-async fn bind(context: &Context, at: &Target, queue: &Queue, outcome: &mut DeclareOutcome) {
+async fn bind(context: &Context, at: &Target, queue: &Queue, outcome: &mut DeclareReport) {
     let topic = segment(queue.topic());
     let owner = queue.uid().unwrap_or_default();
     for consumer in &queue.spec.consumers {

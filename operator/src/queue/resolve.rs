@@ -30,18 +30,18 @@ const AGE_MIN: Duration = Duration::from_secs(5);
 pub(super) enum ClusterResolution {
     /// The cluster exists and is not being deleted.
     Found(Box<BrokerCluster>),
-    /// None, and a person has to do something.
+    /// There is none, and the user has to act.
     Missing(Refusal),
-    /// None yet: look again.
-    Soon(Duration),
+    /// There is none yet: check again after this time.
+    Pending(Duration),
 }
 
-impl Resolved {
-    pub(super) fn seen(&self) -> ClusterState {
+impl ClusterResolution {
+    pub(super) fn cluster_state(&self) -> ClusterState {
         match self {
-            Self::Found(cluster) => seen(cluster),
+            Self::Found(cluster) => present(cluster),
             Self::Missing(refused) => ClusterState::Missing(refused.clone()),
-            Self::Soon(_) => ClusterState::Missing(Refusal {
+            Self::Pending(_) => ClusterState::Missing(Refusal {
                 reason: "ClusterPending",
                 message: format!(
                     "there is no BrokerCluster `{}`; it is being created",
@@ -66,7 +66,7 @@ pub(super) async fn resolve(
     if let Some(cluster) = context.cluster(&key) {
         if cluster.metadata.deletion_timestamp.is_some() {
             let message = format!("the BrokerCluster `{}` is being deleted", key.name);
-            return Ok(Resolved::Missing(Refusal { reason: "ClusterDeleting", message }));
+            return Ok(ClusterResolution::Missing(Refusal { reason: "ClusterDeleting", message }));
         }
         return Ok(ClusterResolution::Found(Box::new(cluster)));
     }
@@ -80,7 +80,7 @@ pub(super) async fn resolve(
         } else {
             format!("there is no BrokerCluster `{}` in this namespace: create it", key.name)
         };
-        return Ok(Resolved::Missing(Refusal { reason: "ClusterNotFound", message }));
+        return Ok(ClusterResolution::Missing(Refusal { reason: "ClusterNotFound", message }));
     }
     let age = age(queue);
     if age < AGE_MIN {
@@ -91,7 +91,7 @@ pub(super) async fn resolve(
             "the BrokerCluster `{0}` is gone, and the Queue {other} was in it. Its volumes are kept unless `deletionPolicy` said Delete: create a BrokerCluster `{0}` again to get the data back, also for this Queue",
             key.name
         );
-        return Ok(Resolved::Missing(Refusal { reason: "ClusterNotFound", message }));
+        return Ok(ClusterResolution::Missing(Refusal { reason: "ClusterNotFound", message }));
     }
     make_default(context, queue).await?;
     Ok(ClusterResolution::Pending(Duration::from_secs(2)))

@@ -22,7 +22,7 @@ fn cluster() -> Box<BrokerCluster> {
 
 fn facts<'a>(
     queue: &'a Queue,
-    resolved: &Resolved,
+    resolved: &ClusterResolution,
     declared: Option<Result<DeclareOutcome, Refusal>>,
 ) -> Facts<'a> {
     let (cluster, unbound, still_bound) = (resolved.cluster_state(), vec![], vec![]);
@@ -37,7 +37,7 @@ fn at(second: i64) -> Time {
 fn k1_a_converged_queue_is_not_written() {
     let declared =
         DeclareOutcome { topic_id: "t".into(), partitions: 12, ..DeclareOutcome::default() };
-    let resolved = Resolved::Found(cluster());
+    let resolved = ClusterResolution::Found(cluster());
     let mut queue = queue("{}");
     let status_of = |queue: &Queue, second| {
         let facts = facts(queue, &resolved, Some(Ok(declared.clone())));
@@ -59,7 +59,7 @@ fn what_was_once_known_is_kept_while_the_cluster_is_away() {
     let queue =
         queue("{clusterName: default, topicId: t, partitions: 12, bootstrapServers: 'b:9092'}");
     let refused = Refusal { reason: "ClusterNotFound", message: "gone".into() };
-    let resolved = Resolved::Missing(refused);
+    let resolved = ClusterResolution::Missing(refused);
     let facts = facts(&queue, &resolved, None);
     let status = status(&facts, &resolved, &queue.status.clone().unwrap_or_default(), &at(1));
     assert_eq!(status.cluster_name.as_deref(), Some("default"));
@@ -88,8 +88,8 @@ fn k1_a_short_outage_of_the_cluster_changes_no_condition() {
     let unreachable = || Refusal { reason: "BrokerUnreachable", message: "no route".into() };
     let out = facts(&queue, &resolved, Some(Err(unreachable())));
     assert_eq!(outages.hold(&out, start + second * 30), None, "it is shown by then");
-    // It is over; the next one is another.
-    let ready = Resolved::Found(cluster());
+    // The outage is over; the next one counts on its own.
+    let ready = ClusterResolution::Found(cluster());
     let declared = || Some(Ok(DeclareOutcome::default()));
     assert_eq!(outages.hold(&facts(&queue, &ready, declared()), start + second * 40), None);
     let out = facts(&queue, &ready, Some(Err(unreachable())));
@@ -99,7 +99,7 @@ fn k1_a_short_outage_of_the_cluster_changes_no_condition() {
 #[test]
 fn what_is_no_outage_is_shown_at_once() {
     let (outages, now) = (Outages::default(), Instant::now());
-    let resolved = Resolved::Found(unready(cluster()));
+    let resolved = ClusterResolution::Found(unready(cluster()));
     let refused = Refusal { reason: "NameCollision", message: "taken".into() };
     let known = queue(READY_QUEUE);
     assert_eq!(outages.hold(&facts(&known, &resolved, Some(Err(refused))), now), None);

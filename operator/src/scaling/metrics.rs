@@ -53,10 +53,10 @@ impl ScalingMetrics {
     }
 
     pub(super) fn decided(&self, owner: &Owner, decision: &Decision) {
-        let figures = &decision.metrics;
-        self.arrival.get_or_create(owner).set(figures.arrival_per_second);
-        self.service.get_or_create(owner).set(figures.per_replica_per_second.unwrap_or(0.0));
-        self.backlog.get_or_create(owner).set(figures.waiting);
+        let metrics = &decision.metrics;
+        self.arrival.get_or_create(owner).set(metrics.arrival_per_second);
+        self.service.get_or_create(owner).set(metrics.per_replica_per_second.unwrap_or(0.0));
+        self.backlog.get_or_create(owner).set(metrics.waiting);
         self.desired.get_or_create(owner).set(i64::from(decision.action.replicas()));
         let limited = decision.limit.is_some() || decision.missing_members.is_some();
         self.limited.get_or_create(owner).set(i64::from(limited));

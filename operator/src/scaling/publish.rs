@@ -145,8 +145,10 @@ impl Autoscaler {
                         (None, None) => None,
                     }
                 });
-                let before =
-                    std::mem::replace(&mut consumer.told, limit.as_ref().map(|(why, _)| *why));
+                let before = std::mem::replace(
+                    &mut consumer.reported_limit,
+                    limit.as_ref().map(|(why, _)| *why),
+                );
                 let reference = reference(&consumer, &key);
                 let name = consumer.owner.consumer.clone();
                 limit.filter(|(why, _)| before != Some(why)).map(|limit| (reference, name, limit))
