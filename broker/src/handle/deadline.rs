@@ -31,7 +31,7 @@ pub(super) fn patience(timeout_ms: i32) -> Duration {
 /// Runs `change` to its end in a task of its own, and waits for it up to the client's time limit.
 ///
 /// # Errors
-/// [`TimedOut`] when the time limit passes first; the task continues.
+/// [`ChangeTimeout`] when the time limit passes first; the task continues.
 pub(super) async fn within<T: Send + 'static>(
     timeout_ms: i32,
     change: impl Future<Output = T> + Send + 'static,
