@@ -6,16 +6,16 @@ import pytest
 from conftest import install_by_chart, operator_ready
 from harness import ROOT, SYSTEM, Space, Timings, api, helm, kubectl, wait
 
-FIVE_LINES = """apiVersion: ropewalk.dev/v1alpha1
-kind: Queue
-metadata:
-  name: orders
-"""
+
+def queue_of_the_readme():
+    """The manifest that README.md pipes into `kubectl apply`."""
+    readme = (ROOT / "README.md").read_text()
+    return readme.split("kubectl apply -f - <<EOF\n", 1)[1].split("EOF\n", 1)[0]
 
 
 def walk(timings, space):
     space.make()
-    kubectl("apply", "-n", space.name, "-f", "-", text=FIVE_LINES + "spec: {}\n")
+    kubectl("apply", "-n", space.name, "-f", "-", text=queue_of_the_readme())
     timings.step("kubectl apply of the Queue in an empty namespace")
     bootstrap = space.ready()
     timings.step("queue ready, broker made from nothing")
