@@ -480,7 +480,7 @@ impl Connections {
             warn!(
                 limit_nofile = files,
                 connections_max = files_max,
-                "few file descriptors: Kafka connections beyond this number are refused; raise the limit of \
+                "few file descriptors: Kafka connections beyond connections_max are refused; raise the limit of \
                  the process (ulimit -n, LimitNOFILE) to at least {}",
                 limits::FILES_RESERVED + limits::CONNECTIONS_EXPECTED
             );

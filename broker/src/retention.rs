@@ -221,7 +221,7 @@ fn silent(mut known: Vec<SilentProducer>, before_ms: i64, kept_max: usize) -> Ve
 /// Proposes one command. The next check repeats whatever fails here.
 async fn propose(shard: &Arc<ShardHandle>, command: ShardCommand) {
     if let Err(error) = shard.propose(Command::Shard(command)).await {
-        warn!(shard = %shard.id(), %error, "retention command failed, will retry");
+        warn!(shard = %shard.id(), %error, "retention or producer expiry failed, will retry");
     }
 }
 

@@ -373,7 +373,7 @@ impl Brokers {
         if let Err(conflict) =
             self.epochs.claimed(&at.cluster, ours, claimed.previous, Instant::now())
         {
-            tracing::error!(cluster = %at.cluster, %conflict, "changes to the cluster paused: two operators manage it");
+            tracing::error!(cluster = %at.cluster, %conflict, "changes to the cluster paused: two operators manage it; stop one of them, the other continues by itself");
             return Err(conflict.into());
         }
         *epoch = Some(claimed.epoch);

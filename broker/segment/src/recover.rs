@@ -1,20 +1,20 @@
 //! Recovery: restores a partition's files to the state at its durable end.
 //!
 //! [`crate::Segments::open`] calls it with the end from the snapshot. Steps: complete compaction's
-//! committed replacements and drop its uncommitted ones; remove segments behind the end; cut the
+//! committed replacements and drop its uncommitted ones; remove segments after the end; cut the
 //! last one; read the summary of each. Every step can be repeated, so a crash during recovery has
 //! no effect.
 //!
 //! # Invariants
 //!
-//! - Everything behind the durable end is removed, whatever its checksums are: the shard's log may
+//! - Everything after the durable end is removed, whatever its checksums are: the shard's log may
 //!   not contain it, or will write it again.
 //! - **D3.** Below the end every offset from the log start on belongs to a readable segment or to a
 //!   recorded [`Damage`]. A damaged or missing index is rebuilt from its log, with every batch
 //!   verified; a missing log or a damaged batch is damage. No batch is appended to a damaged last
 //!   segment.
-//! - Only the headers and last entries of indexes are read here; everything else is verified when
-//!   it is used.
+//! - Unless an index is rebuilt, only the headers and last entries of indexes are read here;
+//!   everything else is verified when it is used.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

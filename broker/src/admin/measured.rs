@@ -56,9 +56,11 @@ type GaugeRow<T> = (&'static str, &'static str, fn(&T) -> Option<f64>);
 fn of_queues(encoder: &mut DescriptorEncoder<'_>, report: &Report) -> fmt::Result {
     const GAUGES: &[GaugeRow<QueueReport>] = &[
         ("queue_partitions", "Partitions of the queue", |q| Some(q.partitions as f64)),
-        ("queue_length", "Consumer lag of the slowest group of the queue, records", |q| {
-            Some(q.length as f64)
-        }),
+        (
+            "queue_length",
+            "Consumer lag of the slowest group of the queue, all records without a group, records",
+            |q| Some(q.length as f64),
+        ),
         ("queue_size_bytes", "Size of the queue in memory and on disk, bytes", |q| {
             Some(q.size_bytes as f64)
         }),
@@ -69,16 +71,18 @@ fn of_queues(encoder: &mut DescriptorEncoder<'_>, report: &Report) -> fmt::Resul
         ),
         (
             "queue_delay_p99_seconds",
-            "Time from record timestamp to offset commit, 99th percentile over the last minute, seconds",
+            "Time from record timestamp to offset commit in the slowest group, 99th percentile over the last minute with commits, seconds",
             |q| p99(&q.delay),
         ),
         ("queue_oldest_seconds", "Age of the oldest unprocessed record, seconds", |q| {
             Some(seconds(q.delay.oldest_ms))
         }),
         ("queue_in_per_second", "Records appended per second", |q| Some(arriving(&q.throughput))),
-        ("queue_processed_per_second", "Records processed per second", |q| {
-            Some(processed(&q.throughput))
-        }),
+        (
+            "queue_processed_per_second",
+            "Records committed by all groups together over the last half minute, per second",
+            |q| Some(processed(&q.throughput)),
+        ),
     ];
     for (name, help, value) in GAUGES {
         let mut metric = encoder.encode_descriptor(name, help, None, GAUGE)?;
@@ -185,7 +189,12 @@ impl Collector for StorageMetrics {
         let Some(now) = (self.0)() else { return Ok(()) };
         let counters = [
             ("wal_rounds", "Rounds written to the write-ahead log", None, now.wal_rounds),
-            ("wal_records", "Records written to the write-ahead log", None, now.wal_records),
+            (
+                "wal_records",
+                "Log records (entries and hard states, not Kafka records) written to the write-ahead log",
+                None,
+                now.wal_records,
+            ),
             (
                 "wal_written",
                 "Bytes written to the write-ahead log",
@@ -219,7 +228,7 @@ impl Collector for StorageMetrics {
             ),
             (
                 "disk_full",
-                "Writes refused because the disk is nearly full, 1 or 0",
+                "Whether records are refused because free space is below the minimum, 1 or 0",
                 None,
                 now.disk_full.into(),
             ),

@@ -1,4 +1,5 @@
-//! Bound of the request bytes in memory, over all connections.
+//! A bound on bytes in memory that all connections share. There is one for each kind of request,
+//! and one for answers.
 //!
 //! A frame acquires its share as its bytes arrive, never by its announced length. If every
 //! connection held a part and waited for the rest, none would finish; so one frame at a time may

@@ -46,7 +46,7 @@ impl Metrics {
         );
         registry.register(
             "connections_closed",
-            "ClosedLabels Kafka connections, by reason",
+            "Closed Kafka connections, by reason",
             all.closed.clone(),
         );
         registry.register_with_unit(

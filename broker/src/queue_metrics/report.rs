@@ -214,7 +214,6 @@ impl QueueMetrics {
 /// The next offset of a group: its commit, or the log start if that is later or there is no commit.
 /// A commit beyond the end belongs to an older queue of the same name or to lost records, so no
 /// record of this log counts as processed.
-/// was processed.
 pub(super) fn next_of(log: &PartitionLog, id: PartitionId, commits: &GroupCommits) -> i64 {
     let committed = commits.offsets.get(&id).copied().unwrap_or(0);
     if committed > log.high_watermark() {

@@ -146,9 +146,6 @@ pub fn open(data: DataDir, options: &Options) -> Result<OpenStore, OpenError> {
     };
     data.sync_root()?;
     let (mut wal, recovered) = Wal::open(Arc::clone(data.disk()), &data.wal(), options.wal)?;
-    for note in &recovered.notes {
-        tracing::warn!(note, "write-ahead log recovered, with losses or cuts");
-    }
     let mut damaged = Vec::new();
     let mut sound = Vec::new();
     for number in 0..=identity.shards {

@@ -119,7 +119,7 @@ pub struct BrokerClusterSpec {
     pub deletion_policy: DeletionPolicy,
 
     /// `Managed` or `Paused`. Under `Paused` the operator changes nothing and still updates the
-    /// status. Default `Managed`.
+    /// status; a deletion with `deletionPolicy: Delete` waits. Default `Managed`.
     #[serde(default)]
     pub management_state: ManagementState,
 }

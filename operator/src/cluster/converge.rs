@@ -102,7 +102,11 @@ impl Step<'_> {
                 self.context.metrics.wrote("cluster child");
             }
             Ok(ApplyOutcome::Altered(left)) => {
-                tracing::warn!(kind, name, "object applied, then altered by another client");
+                tracing::warn!(
+                    kind,
+                    name,
+                    "object applied, and altered while it was written, probably by an admission policy"
+                );
                 contested.altered(of, hash, left);
                 self.context.metrics.wrote("cluster child");
                 self.report.problems.push(altered(&kind, &name));

@@ -44,9 +44,9 @@ impl ScalingMetrics {
         registry.register("autoscaler_service_rate_per_second", service, self.service.clone());
         let backlog = "Backlog beyond the messages in transit, messages";
         registry.register("autoscaler_backlog_messages", backlog, self.backlog.clone());
-        let desired = "Desired replicas";
+        let desired = "Replicas after the last decision, limits applied";
         registry.register("autoscaler_desired_replicas", desired, self.desired.clone());
-        let limited = "1 while a limit keeps the replicas below the desired number";
+        let limited = "Whether fewer replicas consume than the load needs (a limit, or pods that do not join), 1 or 0";
         registry.register("autoscaler_limited", limited, self.limited.clone());
         let decisions = "Scaling decisions, by outcome";
         registry.register("autoscaler_decisions", decisions, self.decisions.clone());

@@ -8,8 +8,8 @@
 //!
 //! # Invariants
 //!
-//! - **K3** a consumer without a known signal votes for the current count: this prevents a step
-//!   down and nothing else.
+//! - **K3** a scaled consumer without a known signal votes for the current count: this prevents a
+//!   step down and nothing else. One with scaling switched off votes for one replica at most.
 //! - Before a step down every vote is computed again.
 
 use std::collections::HashMap;

@@ -2,7 +2,8 @@
 //!
 //! A write replaces `/scale` and carries the resourceVersion that was read just before, so that a
 //! concurrent change by another client is not overwritten. The API server records our field manager
-//! for the field; a manifest that is applied without `replicas` does not change it.
+//! for the field; a manifest that is applied without `replicas` does not change it, if its previous
+//! version had none either.
 //!
 //! # Invariants
 //!

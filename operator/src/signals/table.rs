@@ -219,7 +219,12 @@ impl Cluster {
     fn group(&mut self, topic: &str, group: &str) -> Option<&mut Group> {
         let key = (topic.to_owned(), group.to_owned());
         if self.groups.len() >= GROUPS_MAX && !self.groups.contains_key(&key) {
-            tracing::warn!(topic, group, "signal dropped: the cluster has too many groups");
+            tracing::warn!(
+                topic,
+                group,
+                groups_max = GROUPS_MAX,
+                "group is not scaled: the cluster has too many groups"
+            );
             return None;
         }
         Some(self.groups.entry(key).or_default())

@@ -171,7 +171,7 @@ pub enum Refusal {
     /// An epoch that this catalog did not issue, above [`limits::FENCE_EPOCH_ADOPTED_MAX`]: too few
     /// epochs would be left after it.
     #[error(
-        "epoch {epoch} was not issued by this cluster and is over {}; the newest is {newest}: claim one",
+        "epoch {epoch} was not issued by this cluster and is above {}, the highest that is accepted then; the newest is {newest}: claim one with POST /v1/fence",
         limits::FENCE_EPOCH_ADOPTED_MAX
     )]
     EpochTooHigh {

@@ -1,11 +1,12 @@
 //! Rebuilds a shard that lost all its snapshots from the files of its partitions.
 //!
 //! State that was only in the snapshot is lost: committed offsets of groups and sequences of
-//! producers. The entries of the write-ahead log are lost too, because they do not contain the
-//! offsets that their batches got. Segments and spill files name the partition of their records,
-//! and the catalog names the partitions of the shard.
+//! producers, leader epochs and append times. The entries of the write-ahead log are lost too,
+//! because they do not contain the offsets that their batches got. Segments and spill files name
+//! the partition of their records, and the catalog names the partitions of the shard.
 //!
-//! Invariants: a partition ends with its last readable record; **D4** the log starts again after
+//! Invariants: a partition ends before the first gap after its segments, and records that were
+//! spilled after the gap are dropped; **D4** the log starts again after
 //! the new snapshot, in a higher term.
 
 use std::collections::{BTreeMap, HashMap};

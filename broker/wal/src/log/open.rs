@@ -99,7 +99,7 @@ impl Wal {
         recovered
             .notes
             .iter()
-            .for_each(|note| tracing::warn!(note, "write-ahead log recovered with damage"));
+            .for_each(|note| tracing::warn!(note, "write-ahead log: damage found during recovery"));
         wal.drop_unneeded(tables_complete).map_err(&failed)?;
         Ok((wal, recovered))
     }

@@ -63,7 +63,7 @@ pub struct PodTemplate {
     #[schemars(length(max = 8))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub image_pull_secrets: Vec<PullSecret>,
-    /// Environment variables of the broker, such as `RUST_LOG`; at most 32.
+    /// Environment variables of the broker, such as `ROPEWALK_LOG`; at most 32.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]

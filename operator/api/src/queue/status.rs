@@ -40,8 +40,8 @@ pub struct QueueStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partitions: Option<i32>,
 
-    /// When the metrics below were last written. The operator removes them when the brokers have
-    /// not confirmed them for a minute.
+    /// When the metrics of this status were last written. The operator removes them when the
+    /// brokers have not confirmed them for a minute.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub figures_time: Option<Time>,
     /// Consumer lag: messages that the slowest group has not processed. Without a group, all
@@ -120,7 +120,7 @@ pub struct ConsumerStatus {
     /// Replicas that exist.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicas: Option<i32>,
-    /// Replicas that the scaling wants.
+    /// Replicas after the last decision, within `minReplicas`, `maxReplicas` and the partitions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub desired_replicas: Option<i32>,
     /// Messages that one busy replica processes, measured, thousandths per second.
