@@ -1,22 +1,24 @@
-//! One blocking connection to a broker that sends and receives frames.
+//! One blocking connection to a broker: requests out, answers in, one buffer for all answers.
 //!
-//! A connection has one writer and one reader at a time, so answers come in the order of the
-//! requests.
+//! Invariant: a connection is used by one writer and one reader at a time, so answers come in the
+//! order of the requests.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use anyhow::{Context, Result, ensure};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use ropewalk_codec::{Request, decode_response, encode_request};
 
 const CLIENT_ID: &str = "ropewalk-load";
 
-/// Largest accepted answer. A fetch asks for at most 50 MiB, so a larger length is an error.
+/// Largest answer that is accepted, in bytes; a fetch never asks for more.
 const FRAME_BYTES_MAX: usize = 256 << 20;
 
 pub(crate) struct Connection {
     stream: TcpStream,
+    /// The memory of the last answer. It is used again once nothing refers to that answer.
+    answer: Bytes,
 }
 
 impl Connection {
@@ -24,12 +26,12 @@ impl Connection {
         let stream =
             TcpStream::connect(bootstrap).with_context(|| format!("connecting {bootstrap}"))?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream })
+        Ok(Self { stream, answer: Bytes::new() })
     }
 
-    /// A second handle of the same socket, for a thread that only reads.
+    /// A second handle of the same connection, for a thread that only reads.
     pub(crate) fn reader(&self) -> Result<Self> {
-        Ok(Self { stream: self.stream.try_clone()? })
+        Ok(Self { stream: self.stream.try_clone()?, answer: Bytes::new() })
     }
 
     pub(crate) fn send(&mut self, frame: &[u8]) -> Result<()> {
@@ -41,10 +43,18 @@ impl Connection {
         let mut length = [0; 4];
         self.stream.read_exact(&mut length)?;
         let length = usize::try_from(i32::from_be_bytes(length))?;
-        ensure!(length <= FRAME_BYTES_MAX, "answer of {length} bytes, at most {FRAME_BYTES_MAX}");
-        let mut frame = vec![0; length];
-        self.stream.read_exact(&mut frame)?;
-        Ok(frame.into())
+        ensure!(
+            length <= FRAME_BYTES_MAX,
+            "an answer has {length} bytes, at most {FRAME_BYTES_MAX} are accepted"
+        );
+        let last = std::mem::take(&mut self.answer);
+        let mut buffer = last.try_into_mut().unwrap_or_else(|_| BytesMut::new());
+        if buffer.len() < length {
+            buffer.resize(length, 0);
+        }
+        self.stream.read_exact(&mut buffer[..length])?;
+        self.answer = buffer.freeze();
+        Ok(self.answer.slice(..length))
     }
 
     pub(crate) fn call<R: Request>(&mut self, version: i16, request: &R) -> Result<R::Response> {
@@ -53,9 +63,34 @@ impl Connection {
     }
 }
 
-/// An encoded request that can be sent any number of times: the correlation id is always 1, because
+/// A whole request, ready to be sent any number of times: the correlation id is always 1, because
 /// answers come in order.
 pub(crate) fn frame<R: Request>(version: i16, request: &R) -> Result<Vec<u8>> {
     let writer = encode_request(1, Some(CLIENT_ID), version, request)?;
     Ok(writer.into_bytes().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn answers_share_one_buffer_once_the_last_one_is_dropped() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut connection = Connection::open(&listener.local_addr().unwrap().to_string()).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        for answer in [&b"\0\0\0\x04four"[..], b"\0\0\0\x03two", b"\0\0\0\x03new"] {
+            server.write_all(answer).unwrap();
+        }
+        let first = connection.receive().unwrap();
+        assert_eq!(&first[..], b"four");
+        let at = first.as_ptr();
+        drop(first);
+        let second = connection.receive().unwrap();
+        assert_eq!((&second[..], second.as_ptr()), (&b"two"[..], at));
+        let third = connection.receive().unwrap();
+        assert_eq!((&second[..], &third[..]), (&b"two"[..], &b"new"[..]));
+    }
 }

@@ -1,20 +1,22 @@
 //! Scenario `consume`: reads whole topics and counts records by the headers of their batches.
 //!
-//! Fetches have no session, so that every broker handles them in the same way. Only received bytes
-//! count. The scenario `latency` uses the same functions to read.
+//! Invariant: every byte that is counted was received.
 
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, ensure};
-use bytes::Bytes;
-use ropewalk_batch::Header;
-use ropewalk_codec::fetch_request::{FetchPartition, FetchRequest, FetchTopic};
 use serde_json::{Value, json};
 
 use crate::connection::Connection;
+use crate::fetch::{FETCH_VERSION, batches, fetch_request};
+use crate::groups;
+use crate::meter::Meter;
+use crate::topics::earliest;
 
-pub(crate) const FETCH_VERSION: i16 = 12;
+const OFFSET_OUT_OF_RANGE: i16 = 1;
+/// Time between two commits of a group; Kafka's clients commit every 5 s.
+const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Flags of the scenario.
 #[derive(Debug, Clone, clap::Args)]
@@ -23,108 +25,113 @@ pub(crate) struct Consume {
     topic: String,
     #[arg(long, default_value_t = 1)]
     partitions: i32,
+    /// Connections that share the partitions, in each group.
     #[arg(long, default_value_t = 4)]
     connections: i32,
     /// Most bytes of one partition in an answer; Kafka's clients ask for 1 MiB.
     #[arg(long, default_value_t = 1 << 20)]
     partition_bytes: i32,
+    /// Consumer groups that each read everything and commit; 0 reads once and commits nothing.
+    #[arg(long, default_value_t = 0)]
+    groups: usize,
+}
+
+/// One connection's share of the work.
+struct Reader {
+    consume: Consume,
+    connection: Connection,
+    group: Option<String>,
+    /// Partitions not read to their end, with the next offset of each.
+    open: Vec<(i32, i64)>,
+    committed: Instant,
+    records: u64,
+    bytes: u64,
 }
 
 impl Consume {
+    /// Reads each partition from its first offset until it has caught up with the high watermark.
     pub(crate) fn run(&self, bootstrap: &str) -> Result<Value> {
-        let started = Instant::now();
-        let threads = (0..self.connections.min(self.partitions)).map(|i| {
-            let (this, bootstrap) = (self.clone(), bootstrap.to_owned());
-            thread::spawn(move || this.one_connection(&bootstrap, i))
-        });
-        let threads: Vec<_> = threads.collect();
+        let mut readers = Vec::new();
+        let groups: Vec<Option<String>> = match self.groups {
+            0 => vec![None],
+            count => (0..count).map(|i| Some(format!("{}-group-{i}", self.topic))).collect(),
+        };
+        for group in groups {
+            for first in 0..self.connections.min(self.partitions) {
+                readers.push(self.reader(bootstrap, first, group.clone())?);
+            }
+        }
+        let meter = Meter::process();
+        let threads: Vec<_> =
+            readers.into_iter().map(|reader| thread::spawn(move || reader.read())).collect();
         let (mut records, mut bytes) = (0, 0);
         for thread in threads {
             let (r, b) = thread.join().map_err(|_| anyhow!("a connection panicked"))??;
             records += r;
             bytes += b;
         }
-        let seconds = started.elapsed().as_secs_f64();
+        let seconds = meter.seconds();
         Ok(json!({
-            "records": records, "seconds": seconds, "records_per_s": records as f64 / seconds,
-            "mb_per_s": bytes as f64 / 1e6 / seconds,
+            "records": records, "bytes": bytes, "seconds": seconds,
+            "records_per_s": records as f64 / seconds,
+            "mb_per_s": bytes as f64 / 1e6 / seconds, "cpu_s": meter.cpu_seconds(),
         }))
     }
 
-    /// Reads every n-th partition from `first` on to its end, for n connections. Returns records
-    /// and bytes.
-    fn one_connection(&self, bootstrap: &str, first: i32) -> Result<(u64, u64)> {
+    /// A connection that reads every n-th partition.
+    fn reader(&self, bootstrap: &str, first: i32, group: Option<String>) -> Result<Reader> {
         let mut connection = Connection::open(bootstrap)?;
         let mine = (first..self.partitions).step_by(self.connections.max(1) as usize);
-        let mut open: Vec<(i32, i64)> = mine.map(|partition| (partition, 0)).collect();
-        let (mut records, mut bytes) = (0, 0);
-        while !open.is_empty() {
-            let request = fetch_request(&self.topic, &open, self.partition_bytes, 0);
-            let answer = connection.call(FETCH_VERSION, &request)?;
+        let open = earliest(&mut connection, &self.topic, &mine.collect::<Vec<_>>())?;
+        if let Some(group) = &group {
+            groups::wait_for_coordinator(&mut connection, group, &self.topic)?;
+        }
+        let consume = self.clone();
+        let committed = Instant::now();
+        Ok(Reader { consume, connection, group, open, committed, records: 0, bytes: 0 })
+    }
+}
+
+impl Reader {
+    fn read(mut self) -> Result<(u64, u64)> {
+        let (topic, partition_bytes) = (self.consume.topic.clone(), self.consume.partition_bytes);
+        while !self.open.is_empty() {
+            let request = fetch_request(&topic, &self.open, partition_bytes, 0);
+            let answer = self.connection.call(FETCH_VERSION, &request)?;
+            let mut done = Vec::new();
             for partition in answer.responses.into_iter().flat_map(|topic| topic.partitions) {
-                ensure!(partition.error_code == 0, "refused with error {}", partition.error_code);
-                let entry = open.iter_mut().find(|(p, _)| *p == partition.partition_index);
+                let (index, code) = (partition.partition_index, partition.error_code);
+                let entry = self.open.iter_mut().find(|(p, _)| *p == index);
                 let Some((_, next)) = entry else { continue };
-                for batch in batches(&partition.records.to_bytes().unwrap_or_default()) {
-                    records += u64::from(batch.0.count.unsigned_abs());
-                    bytes += batch.1.len() as u64;
-                    *next = batch.0.last_offset() + 1;
+                if code == OFFSET_OUT_OF_RANGE {
+                    // Retention deleted the segment meanwhile.
+                    let found = earliest(&mut self.connection, &topic, &[index])?;
+                    *next = found.first().map_or(*next, |(_, offset)| *offset);
+                    continue;
                 }
-                let done = *next >= partition.high_watermark;
-                open.retain(|(p, _)| !done || *p != partition.partition_index);
+                ensure!(code == 0, "fetch refused with error {code}");
+                for (header, batch) in batches(&partition.records.to_bytes().unwrap_or_default()) {
+                    self.records += u64::from(header.count.unsigned_abs());
+                    self.bytes += batch.len() as u64;
+                    *next = header.last_offset() + 1;
+                }
+                if *next >= partition.high_watermark {
+                    done.push(index);
+                }
             }
+            self.commit(!done.is_empty())?;
+            self.open.retain(|(partition, _)| !done.contains(partition));
         }
-        Ok((records, bytes))
+        Ok((self.records, self.bytes))
     }
-}
 
-/// The complete batches at the front of `bytes`; a fetch may truncate the last one.
-pub(crate) fn batches(bytes: &Bytes) -> Vec<(Header, Bytes)> {
-    let (mut found, mut at) = (Vec::new(), 0);
-    while let Ok(header) = Header::parse(&bytes[at..]) {
-        let end = at + header.size_bytes();
-        if end > bytes.len() {
-            break;
+    /// Commits what was read, in intervals and whenever a partition is at its end.
+    fn commit(&mut self, is_at_end: bool) -> Result<()> {
+        let Some(group) = &self.group else { return Ok(()) };
+        if !is_at_end && self.committed.elapsed() < COMMIT_INTERVAL {
+            return Ok(());
         }
-        found.push((header, bytes.slice(at..end)));
-        at = end;
+        self.committed = Instant::now();
+        groups::commit(&mut self.connection, group, &self.consume.topic, &self.open)
     }
-    found
-}
-
-pub(crate) fn fetch_request(
-    topic: &str,
-    from: &[(i32, i64)],
-    partition_bytes: i32,
-    max_wait_ms: i32,
-) -> FetchRequest {
-    let partitions = from.iter().map(|(partition, offset)| FetchPartition {
-        partition: *partition,
-        fetch_offset: *offset,
-        partition_max_bytes: partition_bytes,
-        ..Default::default()
-    });
-    let topic =
-        FetchTopic { topic: topic.into(), partitions: partitions.collect(), ..Default::default() };
-    FetchRequest {
-        max_wait_ms,
-        min_bytes: 1,
-        max_bytes: 50 << 20,
-        session_epoch: -1,
-        topics: vec![topic],
-        ..Default::default()
-    }
-}
-
-pub(crate) fn fetch(
-    connection: &mut Connection,
-    request: &FetchRequest,
-) -> Result<Vec<(Header, Bytes)>> {
-    let answer = connection.call(FETCH_VERSION, request)?;
-    let mut found = Vec::new();
-    for partition in answer.responses.into_iter().flat_map(|topic| topic.partitions) {
-        ensure!(partition.error_code == 0, "refused with error {}", partition.error_code);
-        found.extend(batches(&partition.records.to_bytes().unwrap_or_default()));
-    }
-    Ok(found)
 }

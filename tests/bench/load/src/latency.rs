@@ -1,8 +1,8 @@
 //! Scenario `latency`: time from the scheduled send of a record until a consumer receives it.
 //!
-//! One connection sends single records at a fixed rate, another one reads with long polls. Each
-//! record carries its scheduled time; both sides use the same clock. The reader waits for every
-//! record that was sent, so a lost record is an error and does not improve the result.
+//! One connection sends single records at a fixed rate, another one waits in long polls. Each record
+//! carries when it was due, by one clock. Invariant: the consumer waits for every record that was
+//! sent, so that a lost one is an error and not a better percentile.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,19 +12,23 @@ use ropewalk_batch::{Builder, records};
 use serde_json::{Value, json};
 
 use crate::connection::Connection;
-use crate::consume::{fetch, fetch_request};
+use crate::fetch::Session;
+use crate::frames::{check_ack, produce_frame, unix_ms};
+use crate::meter::Meter;
+use crate::payload::Ring;
 use crate::percentiles::Percentiles;
-use crate::produce::{check_ack, produce_frame};
-use crate::topics;
+use crate::topics::Topics;
 
-/// Largest accepted record, in bytes. `--record-bytes` is 1024 by default.
+/// Bytes that one record may take when it is decoded.
 const RECORD_BYTES_MAX: usize = 16 << 20;
+const RING_BYTES: usize = 1 << 20;
 
-/// Flags of the scenario.
+/// What to send, and how often. The records are sent to all partitions in turn.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Latency {
-    #[arg(long)]
-    topic: String,
+    #[command(flatten)]
+    topics: Topics,
+    /// Records a second.
     #[arg(long, default_value_t = 1000.0)]
     rate: f64,
     #[arg(long, default_value_t = 10.0)]
@@ -35,66 +39,68 @@ pub(crate) struct Latency {
 
 impl Latency {
     pub(crate) fn run(&self, bootstrap: &str) -> Result<Value> {
-        topics::create(bootstrap, std::slice::from_ref(&self.topic), 1)?;
+        self.topics.create(bootstrap)?;
         let count = (self.rate * self.seconds) as usize;
+        let meter = Meter::process();
         let clock = Instant::now();
         let (this, to) = (self.clone(), bootstrap.to_owned());
         let reading = thread::spawn(move || this.read(&to, count, clock));
         let mut acks = self.send(bootstrap, count, clock)?;
         let mut ends = reading.join().map_err(|_| anyhow!("the reader panicked"))??;
-        Ok(json!({ "records": count, "end_to_end_ms": ends.summary(), "ack_ms": acks.summary() }))
+        let cpu_s = meter.cpu_seconds();
+        Ok(json!({
+            "records": count, "end_to_end_ms": ends.summary(), "ack_ms": acks.summary(),
+            "cpu_s": cpu_s,
+        }))
     }
 
     fn send(&self, bootstrap: &str, count: usize, clock: Instant) -> Result<Percentiles> {
         let mut connection = Connection::open(bootstrap)?;
         let mut reader = connection.reader()?;
-        let (due, dues) = std::sync::mpsc::channel::<Duration>();
+        let (due, dues) = std::sync::mpsc::channel::<Instant>();
         let reading = thread::spawn(move || -> Result<Percentiles> {
             let mut latencies = Percentiles::default();
             for due in dues {
                 let answer = reader.receive()?;
-                latencies.push(clock.elapsed().saturating_sub(due));
+                latencies.answered(due);
                 check_ack(answer)?;
             }
             Ok(latencies)
         });
-        // Until then the consumer is in its first long poll.
+        let mut ring = Ring::random(RING_BYTES)?;
+        // The consumer is in its first long poll by then.
         let start = clock.elapsed() + Duration::from_millis(300);
         for i in 0..count {
             let at = start + Duration::from_secs_f64(i as f64 / self.rate);
+            let partition = i as i32 % self.topics.partitions;
+            let frame = self.frame(at, partition, ring.next(self.record_bytes))?;
             thread::sleep(at.saturating_sub(clock.elapsed()));
-            due.send(at).context("the reader of acks has ended")?;
-            connection.send(&self.frame(at)?)?;
+            due.send(clock + at).context("the reader of acks has ended")?;
+            connection.send(&frame)?;
         }
         drop(due);
         reading.join().map_err(|_| anyhow!("the reader of acks panicked"))?
     }
 
-    fn frame(&self, due: Duration) -> Result<Vec<u8>> {
-        let mut value = vec![b'x'; self.record_bytes.max(8)];
+    /// A request with one record, whose first eight bytes are when it is due.
+    fn frame(&self, due: Duration, partition: i32, random: &[u8]) -> Result<Vec<u8>> {
+        let mut value = random.to_vec();
+        value.resize(value.len().max(8), 0);
         value[..8].copy_from_slice(&(due.as_nanos() as u64).to_be_bytes());
-        // The value carries the scheduled time, because timestamps have only milliseconds.
-        let now_ms = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .map_or(0, |since| since.as_millis() as i64);
-        produce_frame(&self.topic, 0, Builder::new().record(now_ms, None, Some(&value)).build())
+        let batch = Builder::new().record(unix_ms(), None, Some(&value)).build();
+        produce_frame(&self.topics.topic, partition, batch)
     }
 
     fn read(&self, bootstrap: &str, count: usize, clock: Instant) -> Result<Percentiles> {
         let mut connection = Connection::open(bootstrap)?;
+        let mut session = Session::new(&self.topics.topic, self.topics.partitions);
         let mut latencies = Percentiles::default();
-        let mut next = 0;
         while latencies.count() < count {
-            let request = fetch_request(&self.topic, &[(0, next)], 1 << 20, 500);
-            let found = fetch(&mut connection, &request)?;
-            let received = clock.elapsed();
-            for (header, batch) in found {
-                next = header.last_offset() + 1;
+            for (header, batch) in session.fetch(&mut connection)? {
                 for record in records(&header, batch, RECORD_BYTES_MAX)? {
                     let value = record?.value.context("a record without a value")?;
                     let due = value.first_chunk::<8>().context("a record without its time")?;
-                    let due = Duration::from_nanos(u64::from_be_bytes(*due));
-                    latencies.push(received.saturating_sub(due));
+                    latencies.answered(clock + Duration::from_nanos(u64::from_be_bytes(*due)));
                 }
             }
         }

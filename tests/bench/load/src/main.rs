@@ -1,24 +1,31 @@
 //! A load client that leaves most of the CPU to the broker.
 //!
-//! Ordinary clients use more CPU per record than the broker: they serialize, compress and verify
-//! it. To measure the broker's limit, this client sends batches that it builds before the
-//! measurement, and counts received records by batch headers. It works with any single-node Kafka
-//! broker.
-//!
-//! Each scenario prints one JSON object.
+//! The clients that users have spend more than the broker on each record: they serialize, compress
+//! and check it. To measure the broker's own limit this client sends batches that were built before
+//! the clock starts, and counts what it reads by the batches' headers. It works with any Kafka
+//! broker, one node. Each scenario prints one JSON object.
 
+mod meter;
+mod payload;
 mod percentiles;
 mod connection;
+mod fetch;
 mod topics;
+mod groups;
+mod frames;
 mod produce;
 mod consume;
 mod latency;
+mod probe;
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
 use serde_json::{Value, json};
+
+use crate::connection::Connection;
+use crate::frames::{check_ack, produce_frame};
 
 #[derive(Parser)]
 #[command(about = "Loads a Kafka broker and uses little CPU itself")]
@@ -37,8 +44,16 @@ enum Scenario {
     Consume(consume::Consume),
     /// Measures the time from send to receive at a fixed rate.
     Latency(latency::Latency),
-    /// Waits for a broker that is starting, until it acknowledges one record.
+    /// Creates topics and waits for their leaders.
+    Create(topics::Topics),
+    /// Deletes topics.
+    Delete(topics::Topics),
+    /// Waits for a broker that is about to start, and ends with its first ack.
     FirstAck,
+    /// Fills the page cache of a memory cgroup.
+    Fill(probe::Fill),
+    /// Measures memory and disk without a broker.
+    Probe(probe::Probe),
 }
 
 fn main() -> Result<()> {
@@ -48,27 +63,37 @@ fn main() -> Result<()> {
         Scenario::Produce(produce) => produce.run(bootstrap)?,
         Scenario::Consume(consume) => consume.run(bootstrap)?,
         Scenario::Latency(latency) => latency.run(bootstrap)?,
+        Scenario::Create(topics) => {
+            topics.create(bootstrap)?;
+            json!({ "topics": topics.names().len() })
+        }
+        Scenario::Delete(topics) => topics.delete(bootstrap)?,
         Scenario::FirstAck => first_ack(bootstrap)?,
+        Scenario::Fill(fill) => fill.run()?,
+        Scenario::Probe(probe) => probe.run()?,
     };
     println!("{shown}");
     Ok(())
 }
 
-/// Repeats all steps after any error until one record is acknowledged, for at most 60 s.
+/// Tries until one record is acked, whatever fails on the way; gives up after 60 s.
+///
+/// `unix_s` is when the ack came, by the clock that the harness reads when it starts the broker.
 fn first_ack(bootstrap: &str) -> Result<Value> {
     let started = Instant::now();
-    let names = [String::from("first-ack")];
+    let topics = topics::Topics::single("first-ack");
     let batch = ropewalk_batch::Builder::new().record(0, None, Some(b"first")).build();
-    let frame = produce::produce_frame(&names[0], 0, batch)?;
+    let frame = produce_frame(&topics.topic, 0, batch)?;
     let attempt = || -> Result<()> {
-        topics::create(bootstrap, &names, 1)?;
-        let mut connection = connection::Connection::open(bootstrap)?;
+        topics.create(bootstrap)?;
+        let mut connection = Connection::open(bootstrap)?;
         connection.send(&frame)?;
-        produce::check_ack(connection.receive()?)
+        check_ack(connection.receive()?)
     };
     while let Err(error) = attempt() {
         ensure!(started.elapsed() < Duration::from_secs(60), "no ack after 60 s: {error}");
         std::thread::sleep(Duration::from_millis(2));
     }
-    Ok(json!({ "seconds": started.elapsed().as_secs_f64() }))
+    let unix_s = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64();
+    Ok(json!({ "unix_s": unix_s }))
 }

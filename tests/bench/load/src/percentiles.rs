@@ -1,15 +1,20 @@
-//! The latencies of a run and their percentiles. Every value is kept, so the percentiles are exact.
+//! Latencies of a run, their exact percentiles, and the stalls among them.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+/// A request that takes longer than this is part of a stall.
+pub(crate) const STALL: Duration = Duration::from_millis(10);
+
+/// Every latency of a run with the time at which its request was due.
 #[derive(Debug, Default)]
-pub(crate) struct Percentiles(Vec<Duration>);
+pub(crate) struct Percentiles(Vec<(Instant, Duration)>);
 
 impl Percentiles {
-    pub(crate) fn push(&mut self, latency: Duration) {
-        self.0.push(latency);
+    /// Records that a request was due at `due` and is answered now.
+    pub(crate) fn answered(&mut self, due: Instant) {
+        self.0.push((due, due.elapsed()));
     }
 
     pub(crate) fn extend(&mut self, other: Self) {
@@ -20,12 +25,61 @@ impl Percentiles {
         self.0.len()
     }
 
+    /// Percentiles in milliseconds, and how many stalls there were.
     pub(crate) fn summary(&mut self) -> Value {
-        self.0.sort_unstable();
+        let stalls = self.stalls(STALL);
+        let mut sorted: Vec<Duration> = self.0.iter().map(|(_, latency)| *latency).collect();
+        sorted.sort_unstable();
         let at = |share: f64| {
-            let rank = (self.0.len() as f64 * share).ceil() as usize;
-            self.0.get(rank.saturating_sub(1)).map(|latency| latency.as_secs_f64() * 1e3)
+            let rank = (sorted.len() as f64 * share).ceil() as usize;
+            sorted.get(rank.saturating_sub(1)).map(|latency| latency.as_secs_f64() * 1e3)
         };
-        json!({ "p50": at(0.5), "p99": at(0.99), "p999": at(0.999), "max": at(1.0) })
+        json!({
+            "p50": at(0.5), "p99": at(0.99), "p999": at(0.999), "max": at(1.0), "stalls": stalls,
+        })
+    }
+
+    /// Disjoint periods in which at least one request had been due for longer than `limit`.
+    ///
+    /// Requests of several connections that one pause of the server delays are one stall.
+    fn stalls(&mut self, limit: Duration) -> usize {
+        self.0.sort_unstable_by_key(|(due, _)| *due);
+        let (mut count, mut end) = (0, None);
+        for (due, latency) in self.0.iter().filter(|(_, latency)| *latency > limit) {
+            if end.is_none_or(|end| *due > end) {
+                count += 1;
+            }
+            end = end.max(Some(*due + *latency));
+        }
+        count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taken(samples: &[(u64, u64)]) -> Percentiles {
+        let start = Instant::now();
+        let ms = Duration::from_millis;
+        Percentiles(samples.iter().map(|(due, took)| (start + ms(*due), ms(*took))).collect())
+    }
+
+    #[test]
+    fn percentiles_are_exact() {
+        let samples: Vec<(u64, u64)> = (1..=1000).map(|i| (i, i)).collect();
+        let summary = taken(&samples).summary();
+        let shown = ["p50", "p99", "p999", "max"].map(|name| summary[name].as_f64().unwrap());
+        assert_eq!(shown, [500.0, 990.0, 999.0, 1000.0]);
+        assert!(taken(&[]).summary()["p50"].is_null());
+    }
+
+    #[test]
+    fn requests_that_wait_at_the_same_time_are_one_stall() {
+        let limit = Duration::from_millis(10);
+        // Two connections wait for one pause; a fast request in between changes nothing.
+        assert_eq!(taken(&[(0, 30), (5, 25), (6, 1), (20, 15)]).stalls(limit), 1);
+        assert_eq!(taken(&[(0, 30), (100, 11), (200, 10)]).stalls(limit), 2);
+        assert_eq!(taken(&[(0, 1), (1, 2)]).stalls(limit), 0);
     }
 }

@@ -1,42 +1,35 @@
 //! Scenario `produce`: sends prebuilt batches as fast as the in-flight window allows, or at a
 //! fixed rate.
 //!
-//! Each connection has a thread that writes and one that reads. A channel with the capacity of the
-//! window holds the scheduled time of each request in flight. At a fixed rate, latency is measured
-//! from the scheduled time and not from the actual send, so that a stall counts for every request
-//! that it delays (no coordinated omission).
+//! Each connection has a thread that writes and one that reads; a channel of the window's size
+//! holds when each request was due. Invariant: at a fixed rate a request's latency counts from when
+//! it was due, not from when there was room to send it, so that a stall shows in every request that
+//! it delayed.
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, ensure};
-use bytes::Bytes;
-use ropewalk_batch::Builder;
-use ropewalk_codec::produce_request::{PartitionProduceData, ProduceRequest, TopicProduceData};
-use ropewalk_codec::{Records, decode_response};
+use anyhow::{Result, anyhow};
 use serde_json::{Value, json};
 
-use crate::connection::{Connection, frame};
+use crate::connection::Connection;
+use crate::frames::{Frame, Producer, Shape, check_ack};
+use crate::meter::Meter;
+use crate::payload::Ring;
 use crate::percentiles::Percentiles;
-use crate::topics;
+use crate::topics::Topics;
 
-const PRODUCE_VERSION: i16 = 9;
+/// Stack of a thread, in bytes: a run may have thousands of connections.
+const STACK_BYTES: usize = 256 << 10;
 
 /// Flags of the scenario.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Produce {
-    #[arg(long)]
-    topic: String,
-    /// Number of topics that share the load.
-    #[arg(long, default_value_t = 1)]
-    topics: usize,
-    #[arg(long, default_value_t = 1)]
-    partitions: i32,
-    #[arg(long, default_value_t = 1024)]
-    record_bytes: usize,
-    #[arg(long, default_value_t = 64)]
-    records_per_batch: usize,
+    #[command(flatten)]
+    topics: Topics,
+    #[command(flatten)]
+    shape: Shape,
     #[arg(long, default_value_t = 4)]
     connections: usize,
     /// Requests in flight on each connection.
@@ -47,133 +40,142 @@ pub(crate) struct Produce {
     /// Records per second over all connections; as fast as possible if absent.
     #[arg(long)]
     rate: Option<f64>,
+    /// Numbers the batches of each connection, so that the broker detects retries.
+    #[arg(long)]
+    idempotent: bool,
+    /// Size of the ring of random bytes from which all values are cut.
+    #[arg(long, default_value_t = 64 << 20)]
+    ring_bytes: usize,
+}
+
+/// One connection with the requests that it repeats.
+struct Sender {
+    connection: Connection,
+    producer: Option<Producer>,
+    frames: Vec<Frame>,
+    in_flight: usize,
+    /// When the first request is due, counted from the common start.
+    phase: Duration,
+    /// Time between two requests; none as fast as possible.
+    interval: Option<Duration>,
 }
 
 impl Produce {
     pub(crate) fn run(&self, bootstrap: &str) -> Result<Value> {
-        let names = topics::names(&self.topic, self.topics);
-        topics::create(bootstrap, &names, self.partitions)?;
-        let batch = self.batch();
-        let mut frames = vec![Vec::new(); self.connections];
-        let targets = names.iter().flat_map(|name| (0..self.partitions).map(move |p| (name, p)));
-        for (i, (name, partition)) in targets.enumerate() {
-            frames[i % self.connections].push(produce_frame(name, partition, batch.clone())?);
-        }
-        frames.retain(|frames| !frames.is_empty());
-        let interval = self.interval(frames.len());
-
+        self.topics.create(bootstrap)?;
+        let senders = self.senders(bootstrap)?;
+        let meter = Meter::process();
         let started = Instant::now();
-        let threads = frames.into_iter().map(|frames| {
-            let (this, bootstrap) = (self.clone(), bootstrap.to_owned());
-            thread::spawn(move || this.one_connection(&bootstrap, &frames, interval))
-        });
-        let threads: Vec<_> = threads.collect();
+        let end = started + Duration::from_secs_f64(self.seconds);
+        let mut threads = Vec::with_capacity(senders.len());
+        for sender in senders {
+            threads.push(spawn(move || sender.send(started, end))?);
+        }
         let mut latencies = Percentiles::default();
         for thread in threads {
             latencies.extend(thread.join().map_err(|_| anyhow!("a connection panicked"))??);
         }
-        let seconds = started.elapsed().as_secs_f64();
-        let records = latencies.count() * self.records_per_batch;
-        let bytes = records * self.record_bytes;
+        let seconds = meter.seconds();
+        let cpu_s = meter.cpu_seconds();
+        let records = latencies.count() * self.shape.records_per_batch;
+        let bytes = records * self.shape.record_bytes;
         Ok(json!({
-            "records": records, "seconds": seconds, "records_per_s": records as f64 / seconds,
-            "mb_per_s": bytes as f64 / 1e6 / seconds, "requests": latencies.count(),
-            "latency_ms": latencies.summary(),
+            "records": records, "bytes": bytes, "seconds": seconds,
+            "records_per_s": records as f64 / seconds, "mb_per_s": bytes as f64 / 1e6 / seconds,
+            "requests": latencies.count(), "latency_ms": latencies.summary(), "cpu_s": cpu_s,
         }))
     }
 
-    fn batch(&self) -> Bytes {
-        let now_ms =
-            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64);
-        let value: Vec<u8> = (0..self.record_bytes).map(|i| b'A' + (i * 7 % 26) as u8).collect();
-        (0..self.records_per_batch)
-            .fold(Builder::new(), |batch, _| batch.record(now_ms, None, Some(&value)))
-            .build()
+    /// Opens all connections and builds their requests.
+    fn senders(&self, bootstrap: &str) -> Result<Vec<Sender>> {
+        let names = self.topics.names();
+        let partitions = self.topics.partitions;
+        let targets: Vec<(&str, i32)> = names
+            .iter()
+            .flat_map(|name| (0..partitions).map(move |p| (name.as_str(), p)))
+            .collect();
+        let mut ring = Ring::random(self.ring_bytes)?;
+        let of_ring = self.ring_bytes / self.shape.batch_bytes().max(1) / self.connections.max(1);
+        let interval = self.interval();
+        (0..self.connections)
+            .map(|i| {
+                let mut mine: Vec<_> = targets.iter().skip(i).step_by(self.connections).collect();
+                if mine.is_empty() {
+                    mine.push(&targets[i % targets.len()]);
+                }
+                let frames = (0..of_ring.max(mine.len())).map(|n| {
+                    let target = n % mine.len();
+                    Frame::new(*mine[target], target, self.shape, &mut ring)
+                });
+                let frames = frames.collect::<Result<Vec<_>>>()?;
+                let mut connection = Connection::open(bootstrap)?;
+                let producer = self
+                    .idempotent
+                    .then(|| Producer::open(&mut connection, mine.len(), self.shape))
+                    .transpose()?;
+                let share = i as f64 / self.connections as f64;
+                let phase = interval.map_or(Duration::ZERO, |interval| interval.mul_f64(share));
+                let in_flight = self.in_flight;
+                Ok(Sender { connection, producer, frames, in_flight, phase, interval })
+            })
+            .collect()
     }
 
     /// Time between two requests of one connection.
-    fn interval(&self, connections: usize) -> Option<Duration> {
-        let requests = self.rate? / self.records_per_batch as f64 / connections as f64;
+    fn interval(&self) -> Option<Duration> {
+        let requests = self.rate? / self.shape.records_per_batch as f64 / self.connections as f64;
         Some(Duration::from_secs_f64(1.0 / requests))
     }
+}
 
-    fn one_connection(
-        &self,
-        bootstrap: &str,
-        frames: &[Vec<u8>],
-        interval: Option<Duration>,
-    ) -> Result<Percentiles> {
-        let mut connection = Connection::open(bootstrap)?;
-        let reader = connection.reader()?;
+impl Sender {
+    /// Sends until `end`, and returns once every request is answered.
+    fn send(mut self, started: Instant, end: Instant) -> Result<Percentiles> {
+        let reader = self.connection.reader()?;
         let (due, dues) = sync_channel(self.in_flight.saturating_sub(1));
-        let reading = thread::spawn(move || read_acks(reader, &dues));
-        let sent = self.send(&mut connection, frames, interval, &due);
+        let reading = spawn(move || read_acks(reader, &dues))?;
+        let sent = self.send_all(started + self.phase, end, &due);
         drop(due);
         let latencies = reading.join().map_err(|_| anyhow!("a reader panicked"))??;
         sent?;
         Ok(latencies)
     }
 
-    fn send(
-        &self,
-        connection: &mut Connection,
-        frames: &[Vec<u8>],
-        interval: Option<Duration>,
-        due: &SyncSender<Instant>,
-    ) -> Result<()> {
-        let started = Instant::now();
-        let end = started + Duration::from_secs_f64(self.seconds);
-        for (i, frame) in frames.iter().cycle().enumerate() {
+    fn send_all(&mut self, start: Instant, end: Instant, due: &SyncSender<Instant>) -> Result<()> {
+        for i in 0_usize.. {
             let now = Instant::now();
             let mut at = now;
-            if let Some(interval) = interval {
-                at = started + interval.mul_f64(i as f64);
+            if let Some(interval) = self.interval {
+                at = start + interval.mul_f64(i as f64);
                 thread::sleep(at.saturating_duration_since(now));
             }
-            if at.max(now) >= end {
+            // Full means that the window is. The reader ends early only after an error.
+            if at.max(now) >= end || due.send(at).is_err() {
                 break;
             }
-            // Blocks while the window is full. Fails only after the reader ended with an error.
-            if due.send(at).is_err() {
-                break;
+            let count = self.frames.len();
+            let frame = &mut self.frames[i % count];
+            if let Some(producer) = &mut self.producer {
+                producer.stamp(frame);
             }
-            connection.send(frame)?;
+            self.connection.send(frame.bytes())?;
         }
         Ok(())
     }
+}
+
+fn spawn<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<thread::JoinHandle<T>> {
+    Ok(thread::Builder::new().stack_size(STACK_BYTES).spawn(work)?)
 }
 
 fn read_acks(mut connection: Connection, dues: &Receiver<Instant>) -> Result<Percentiles> {
     let mut latencies = Percentiles::default();
     for due in dues {
         let answer = connection.receive()?;
-        latencies.push(due.elapsed());
+        latencies.answered(due);
         check_ack(answer)?;
     }
     Ok(latencies)
-}
-
-pub(crate) fn check_ack(answer: Bytes) -> Result<()> {
-    let (_, answer) = decode_response::<ProduceRequest>(answer, PRODUCE_VERSION)?;
-    let partition = answer.responses.first().and_then(|topic| topic.partition_responses.first());
-    let partition = partition.context("an empty answer")?;
-    ensure!(partition.error_code == 0, "refused with error {}", partition.error_code);
-    Ok(())
-}
-
-pub(crate) fn produce_frame(topic: &str, partition: i32, batch: Bytes) -> Result<Vec<u8>> {
-    let partition =
-        PartitionProduceData { index: partition, records: Records::from_chunks(vec![batch]) };
-    let topic = TopicProduceData {
-        name: topic.into(),
-        partition_data: vec![partition],
-        ..Default::default()
-    };
-    let request = ProduceRequest {
-        acks: -1,
-        timeout_ms: 30_000,
-        topic_data: vec![topic],
-        ..Default::default()
-    };
-    frame(PRODUCE_VERSION, &request)
 }
