@@ -1,224 +1,257 @@
 """Benchmarks ropewalk and its peers on the same disk in the same run, interleaved; prints a table of medians and ratios.
 
-A round starts each server in turn on an empty directory, runs every scenario that its clients can drive, and
-stops it. The order rotates from round to round, so that drift of the machine affects all servers equally. A value
-is the median over the rounds; a ratio compares ropewalk with a peer, and more than 1 is in favour of ropewalk.
+A round starts each server in turn on an empty directory in a memory cgroup of its own, fills that cgroup with page
+cache, runs every scenario that the server's clients can drive, and ends it. The order turns from round to round, so that
+what drifts on the machine meets all alike. A ratio is ours to theirs in the same round, turned so that more than 1 is in
+our favour; a cell shows the median and the range over the rounds. What fails is printed.
+
+Forms: --check (30 s to 60 s, ropewalk alone: every row must have a value), --quick (one short round), the default, and
+--long (loads of 60 s, several hours).
 """
 
 import argparse
 import json
 import os
-import platform
-import re
-import statistics
-import subprocess
+import signal
 import sys
 import time
 from pathlib import Path
 
+import cgroup
+import machine
+import peers
+import scenarios
+import summary
+from clients import Failed, NotPossible, load, measure, run
+from forms import FORMS
+from rows import rows
 from servers import SERVERS
 
-LOAD = os.environ.get("ROPEWALK_LOAD", "")
-PERF_TOPICS = [(100, 1), (100, 12), (1024, 1), (1024, 12)]
-LESS_IS_BETTER = ("ms", "s/GiB", "MiB", "s")
+SCENARIOS = {"kafka": scenarios.KAFKA, "nats": [peers.nats], "amqp": [peers.amqp]}
+# The scenario that rows.py names for the peers' own clients.
+NAMES = {"nats": "peer", "amqp": "peer"}
+LIMITED_BYTES = 512 << 20
+# What clients, servers and the reading of their output can raise. The run goes on with the next scenario.
+EXPECTED = (Failed, OSError, RuntimeError, ValueError, LookupError, TypeError, ZeroDivisionError)
 
 
-class Scale:
-    """The amount of work of a run."""
-
-    def __init__(self, quick):
-        self.stock_bytes = 100_000_000 if quick else 600_000_000
-        self.load_seconds = 3 if quick else 8
-        self.latency_seconds = 3 if quick else 10
-        self.queues = [1, 1000] if quick else [1, 1000, 10000]
+def say(text):
+    print(text, file=sys.stderr, flush=True)
 
 
-def run(command, seconds_max=300, env=None):
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=seconds_max, env={**os.environ, **(env or {})})
-    if ended.returncode:
-        raise RuntimeError(f"{' '.join(map(str, command))[-200:]}: {(ended.stdout + ended.stderr)[-600:]}")
-    return ended.stdout
+class Measured(dict):
+    """The values of one server in one round. A name that rows.py does not list is refused."""
+
+    def __init__(self, known):
+        super().__init__()
+        self.known, self.sweep, self.failures = {row.name for row in known}, [], []
+
+    def __setitem__(self, name, value):
+        if name not in self.known:
+            raise KeyError(f"rows.py has no row {name!r}")
+        super().__setitem__(name, value)
 
 
-def load(server, *arguments):
-    return json.loads(run([LOAD, "--bootstrap", server.address, *map(str, arguments)]))
+class Bench:
+    """A whole run: its settings, and what every round of every server measured."""
 
+    def __init__(self, arguments, form, names):
+        self.form, self.names, self.directory = form, names, arguments.directory
+        self.only_scenarios = set(filter(None, arguments.scenarios.split(",")))
+        self.limit_bytes = int(arguments.memory_gib * 2**30)
+        self.rows = rows(form.queues)
+        self.disk = machine.Disk(self.directory)
+        self.taken = {name: [] for name in names}
+        self.notes = []
+        try:
+            self.groups = cgroup.find_parent()
+            cgroup.remove_leftovers(self.groups[0])
+        except cgroup.CannotMake as cause:
+            self.groups = None
+            self.note(f"NO MEMORY CGROUP: {cause}. Memory is not limited, and memory rows are of the process alone.")
+        if not self.disk.is_known():
+            self.note(f"The block device below {self.directory} is not known: no device bytes.")
 
-def tool(name, server, *arguments):
-    java = ["java", "-Xmx512M", "-Dlog4j2.level=OFF", "-cp", os.environ["KAFKA_LIBS"] + "/*", f"org.apache.kafka.tools.{name}"]
-    return run([*java, "--bootstrap-server", server.address, *map(str, arguments)])
+    def note(self, text):
+        if text not in self.notes:
+            say(text)
+            self.notes.append(text)
 
+    def group(self, name, limit_bytes):
+        return cgroup.Group(*self.groups, name, limit_bytes) if self.groups else cgroup.NoGroup()
 
-def stock_clients(server, scale, results):
-    """Kafka's own ProducerPerformance and ConsumerPerformance."""
-    for size, partitions in PERF_TOPICS:
-        topic = f"stock-{size}-{partitions}"
-        records = scale.stock_bytes // size // (4 if size == 100 else 1)
-        tool("TopicCommand", server, "--create", "--topic", topic, "--partitions", partitions)
-        shown = tool(
-            "ProducerPerformance", server, "--topic", topic, "--num-records", records, "--record-size", size,
-            "--throughput", -1, "--command-property", "acks=all",
-        )
-        rate, p99 = re.findall(r"([\d.]+) records/sec .*?(\d+) ms 99th", shown)[-1]
-        what = f"{size} B × {partitions} partition{'s' if partitions > 1 else ''}"
-        results[f"produce, stock client, {what}", "MB/s"] = float(rate) * size / 1e6
-        results[f"produce p99 at full speed, stock client, {what}", "ms"] = float(p99)
-        shown = tool("ConsumerPerformance", server, "--topic", topic, "--num-records", records, "--timeout", 60000)
-        row = [cell.strip() for cell in shown.strip().splitlines()[-1].split(",")]
-        results[f"consume, stock client, {what}", "MB/s"] = float(row[3]) * 1.048576
-        results[f"consume, stock client, fetch time only, {what}", "MB/s"] = float(row[8]) * 1.048576
+    def wanted(self, scenario):
+        return not self.only_scenarios or scenario in self.only_scenarios
 
+    def with_server(self, name, limit_bytes, measured, measure_it):
+        """Calls `measure_it` with a server of its own in a cgroup of its own. What fails is kept, not raised."""
+        try:
+            with self.group(name, limit_bytes) as group, SERVERS[name](name, self.directory, group) as server:
+                measure_it(scenarios.Run(server, self.form, self.disk, measured, self.note))
+        except EXPECTED as error:
+            self.failed(measured, name, "start", error)
 
-def native_client(server, scale, results):
-    """Our load client, which leaves the broker most of the CPU."""
-    for size, partitions in PERF_TOPICS:
-        topic, what = f"native-{size}-{partitions}", f"{size} B × {partitions} partition{'s' if partitions > 1 else ''}"
-        shape = ["--topic", topic, "--partitions", partitions]
-        batch = ["--record-bytes", size, "--records-per-batch", max(1, 65536 // size)]
-        before = server.cpu_seconds()
-        sent = load(server, "produce", *shape, *batch, "--seconds", scale.load_seconds)
-        produced = server.cpu_seconds()
-        read = load(server, "consume", *shape)
-        consumed = server.cpu_seconds()
-        results[f"produce, native client, {what}", "MB/s"] = sent["mb_per_s"]
-        results[f"consume, native client, {what}", "MB/s"] = read["mb_per_s"]
-        gib = sent["records"] * size / 2**30
-        results[f"CPU to produce, {what}", "s/GiB"] = (produced - before) / gib
-        results[f"CPU to consume, {what}", "s/GiB"] = (consumed - produced) / gib
-        if (size, partitions) == (1024, 12):
-            results["memory loaded", "MiB"] = server.memory_mib()
-            half = load(server, "produce", *shape, *batch, "--seconds", scale.load_seconds, "--rate", sent["records_per_s"] / 2)
-            results[f"produce p50 at half of its own peak, {what}", "ms"] = half["latency_ms"]["p50"]
-            results[f"produce p99 at half of its own peak, {what}", "ms"] = half["latency_ms"]["p99"]
+    def failed(self, measured, name, scenario, error):
+        is_fault = not isinstance(error, NotPossible)
+        shown = f"{type(error).__name__}: {error}"
+        measured.failures.append({"server": name, "scenario": scenario, "error": shown, "is_fault": is_fault})
+        say(f"FAILED: {name}, {scenario}: {error}")
 
+    def one_round(self, name):
+        measured = Measured(self.rows)
+        self.with_server(name, self.limit_bytes, measured, self.main_part)
+        if SERVERS[name].speaks == "kafka" and self.wanted("limited"):
+            self.with_server(name, LIMITED_BYTES, measured, self.limited_part)
+        return measured
 
-def end_to_end(server, scale, results):
-    shown = load(server, "latency", "--topic", "latency", "--rate", 1000, "--seconds", scale.latency_seconds)
-    for percentile in ("p50", "p99"):
-        results[f"end to end {percentile}, 1000 records/s", "ms"] = shown["end_to_end_ms"][percentile]
-        results[f"ack {percentile}, 1000 records/s", "ms"] = shown["ack_ms"][percentile]
+    def main_part(self, of_round):
+        self.start(of_round.server, of_round.measured)
+        for scenario in SCENARIOS[of_round.server.speaks]:
+            self.scenario(scenario, of_round)
 
+    def limited_part(self, of_round):
+        of_round.server.start()
+        load(of_round.server, "first-ack")
+        self.scenario(scenarios.limited, of_round)
 
-def many_queues(server, scale, results):
-    """The same total load over an increasing number of queues: as fast as possible, then at a fixed rate."""
-    for count in scale.queues:
-        shape = ["--topic", f"queues-{count}", "--topics", count, "--records-per-batch", 16]
-        fast = load(server, "produce", *shape, "--seconds", scale.load_seconds)
-        results[f"produce over {count} queues, 16 KiB batches", "MB/s"] = fast["mb_per_s"]
-        paced = load(server, "produce", *shape, "--seconds", scale.load_seconds, "--rate", 10000)
-        results[f"produce p99 over {count} queues, 10,000 records/s", "ms"] = paced["latency_ms"]["p99"]
-        results[f"memory with {count} queues", "MiB"] = server.memory_mib()
-
-
-def nats(server, scale, results):
-    """NATS's own bench: asynchronous publishing with acks, 1 KiB."""
-    cli, count = os.environ["NATS_CLI"], scale.stock_bytes // 1024 // (20 if server.name == "nats-fsync" else 1)
-    bench = [cli, "--server", server.address, "bench", "js"]
-    before = server.cpu_seconds()
-    common = ["--stream", "bench", "--msgs", str(count), "--size", "1024", "--no-progress"]
-    run([cli, "--server", server.address, "stream", "add", "bench", "--subjects", "bench.>", "--storage", "file", "--defaults"])
-    shown = run([*bench, "pub", "async", "bench.x", *common])
-    results["produce, its own client, 1024 B", "MB/s"] = nats_rate(shown) * 1024 / 1e6
-    results["CPU to produce, its own client, 1024 B", "s/GiB"] = (server.cpu_seconds() - before) / (count * 1024 / 2**30)
-    results["memory loaded", "MiB"] = server.memory_mib()
-    shown = run([*bench, "ordered", *common])
-    results["consume, its own client, 1024 B", "MB/s"] = nats_rate(shown) * 1024 / 1e6
-
-
-def nats_rate(shown):
-    return float(re.findall(r"([\d,]+) msgs/sec", shown)[-1].replace(",", ""))
-
-
-def amqp(server, scale, results):
-    """RabbitMQ's PerfTest on a quorum queue, with publisher confirms and acks, 1 KiB."""
-    java = ["java", "-Xmx512M", "-cp", os.environ["PERF_TEST_LIBS"] + "/*", "com.rabbitmq.perf.PerfTest"]
-    common = ["--uri", f"amqp://guest:guest@{server.address}", "--quorum-queue", "--queue", "bench", "--size", "1024"]
-    before = server.cpu_seconds()
-    shown = run([*java, *common, "--producers", "4", "--consumers", "0", "--confirm", "500", "--time", str(scale.load_seconds)])
-    rate = float(re.findall(r"sending rate avg: ([\d.]+)", shown)[-1])
-    results["produce, its own client, 1024 B", "MB/s"] = rate * 1024 / 1e6
-    results["CPU to produce, its own client, 1024 B", "s/GiB"] = (server.cpu_seconds() - before) / (rate * scale.load_seconds * 1024 / 2**30)
-    results["memory loaded", "MiB"] = server.memory_mib()
-    shown = run([*java, *common, "--producers", "0", "--consumers", "4", "--qos", "500", "--time", str(scale.load_seconds)])
-    results["consume, its own client, 1024 B", "MB/s"] = float(re.findall(r"receiving rate avg: ([\d.]+)", shown)[-1]) * 1024 / 1e6
-
-
-SCENARIOS = {"kafka": [stock_clients, native_client, end_to_end, many_queues], "nats": [nats], "amqp": [amqp]}
-
-
-def one_round(server, scale):
-    results = {}
-    started = time.monotonic()
-    server.start()
-    try:
+    def start(self, server, measured):
+        """Starts the server and warms it up: first its cgroup's memory, then the process."""
+        measured["every acknowledged record is fsynced"] = "yes" if server.is_durable else "no"
+        started = server.start()
         if server.speaks == "kafka":
-            load(server, "first-ack")
-            results["start to first ack", "s"] = time.monotonic() - started
+            measured["start to first ack"] = load(server, "first-ack")["unix_s"] - started
         server.wait_until_it_listens()
-        time.sleep(3)
-        results["memory idle", "MiB"] = server.memory_mib()
-        for scenario in SCENARIOS[server.speaks]:
-            try:
-                scenario(server, scale, results)
-            except (RuntimeError, subprocess.TimeoutExpired, IndexError) as error:
-                print(f"FAILED: {server.name}, {scenario.__name__}: {error}", file=sys.stderr, flush=True)
-    finally:
-        server.stop()
-    return results
+        time.sleep(self.form.idle_seconds)
+        measured["memory idle, peak"] = server.peak_mib()
+        size = int(self.limit_bytes * self.form.warm_share)
+        fill = [os.environ["ROPEWALK_LOAD"], "fill", "--file", server.directory / "warm-up", "--size-bytes", str(size)]
+        filled = json.loads(run(server.group.wrap(map(str, fill))))
+        measured["page-cache write after the warm-up"] = filled["last_cpu_s_per_gib"]
+        if server.speaks == "kafka":
+            load(server, "produce", "--topic", "warm-up", "--partitions", 12, "--seconds", self.form.warm_seconds)
+            load(server, "delete", "--topic", "warm-up")
+
+    def scenario(self, scenario, of_round):
+        server = of_round.server
+        name = NAMES.get(scenario.__name__, scenario.__name__)
+        if not self.wanted(name):
+            return
+        try:
+            if server.obituary():
+                raise Failed(server.obituary())
+            scenario(of_round)
+        except EXPECTED as error:
+            cause = server.obituary()
+            self.failed(of_round.measured, server.name, name, Failed(f"{error} ({cause})") if cause else error)
+
+    def take(self, rounds):
+        for i in range(rounds):
+            turn = i % len(self.names)
+            for name in self.names[turn:] + self.names[:turn]:
+                started = time.monotonic()
+                self.taken[name].append(self.one_round(name))
+                say(f"round {i + 1} of {rounds}: {name} in {time.monotonic() - started:.0f} s")
+
+    def expected(self, name):
+        """The names of the rows that a round of this server should fill."""
+        speaks = SERVERS[name].speaks
+        run_here = {"start", "limited" if speaks == "kafka" else ""}
+        run_here |= {NAMES.get(scenario.__name__, scenario.__name__) for scenario in SCENARIOS[speaks]}
+        run_here = {scenario for scenario in run_here if scenario == "start" or self.wanted(scenario)}
+        of_kafka_alone = {"start to first ack"} if speaks != "kafka" else set()
+        names = [row.name for row in self.rows if run_here & set(row.scenarios)]
+        if not self.disk.is_known():
+            names = [found for found in names if not found.startswith("device bytes")]
+        return [found for found in names if found not in of_kafka_alone]
+
+    def missing(self, name):
+        """How many rounds have no value for an expected row."""
+        counts = {row: sum(row not in measured for measured in self.taken[name]) for row in self.expected(name)}
+        return {row: count for row, count in counts.items() if count}
+
+    def faults(self):
+        """Rows without a value, other than those that this machine does not allow."""
+        impossible = {failure["scenario"] for failure in self.failures() if not failure["is_fault"]}
+        excused = {row.name for row in self.rows if impossible & set(row.scenarios)}
+        return [f"{name}: {row}" for name in self.names for row in self.missing(name) if row not in excused]
+
+    def failures(self):
+        return [failure for name in self.names for measured in self.taken[name] for failure in measured.failures]
 
 
-def table(medians, names):
-    results = dict.fromkeys(result for name in names for result in medians[name])
-    ours = medians.get("ropewalk", {})
-    lines = ["| | unit | " + " | ".join(names) + " |", "|---|---|" + "---|" * len(names)]
-    for result in results:
-        cells = []
-        for name in names:
-            value, own = medians[name].get(result), ours.get(result)
-            cell = "" if value is None else f"{value:.3g}" if value < 100 else f"{value:,.0f}"
-            if value and own and name != "ropewalk":
-                ratio = value / own if result[1] in LESS_IS_BETTER else own / value
-                cell += f" ({ratio:.2g}×)"
-            cells.append(cell)
-        lines.append(f"| {result[0]} | {result[1]} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+def report(bench, rounds, probe):
+    """The text that a run prints: machine, probe, notes, table, sweep, failures."""
+    form = "" if bench.form.name == "default" else f"{bench.form.name} form, "
+    limit = f"each server in a memory cgroup of {bench.limit_bytes / 2**30:.3g} GiB" if bench.groups else "NO MEMORY CGROUP"
+    times = f"{rounds} round{'s' if rounds > 1 else ''}"
+    title = f"{time.strftime('%Y-%m-%d')}, {machine.description()}, {form}{times}, {limit}"
+    missing = {name: bench.missing(name) for name in bench.names}
+    parts = [title, summary.probe_lines(probe), *bench.notes, summary.table(bench.rows, bench.names, bench.taken, missing)]
+    sweep = summary.sweep_table(bench.names, {name: [m.sweep for m in bench.taken[name]] for name in bench.names})
+    if sweep:
+        parts += ["Sweep: MB/s and p99 of each window, medians", sweep]
+    lines = [f"- {failure['server']}, {failure['scenario']}: {failure['error']}" for failure in bench.failures()]
+    parts += ["Failures:" if lines else "No failures.", *(["\n".join(lines)] if lines else [])]
+    return "\n\n".join(parts) + "\n"
 
 
-def machine():
-    model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    memory = int(re.search(r"MemTotal:\s+(\d+)", Path("/proc/meminfo").read_text())[1]) / 2**20
-    return f"{os.cpu_count()} × {model[1] if model else platform.machine()}, {memory:.0f} GiB, Linux {platform.release()}"
+def write(path, bench, probe, shown):
+    units = {row.name: row.unit for row in bench.rows}
+    of_rounds = {
+        name: [{f"{row} [{units[row]}]": value for row, value in measured.items()} for measured in of_name]
+        for name, of_name in bench.taken.items()
+    }
+    sweeps = {name: [measured.sweep for measured in of_name] for name, of_name in bench.taken.items()}
+    whole = {"machine": machine.description(), "form": bench.form.name, "probe": probe, "notes": bench.notes}
+    whole |= {"rounds": of_rounds, "sweeps": sweeps, "failures": bench.failures()}
+    Path(path).write_text(json.dumps(whole, indent=1, ensure_ascii=False))
+    Path(path).with_suffix(".md").write_text(shown)
+
+
+def parsed():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    forms = parser.add_mutually_exclusive_group()
+    forms.add_argument("--check", action="store_true", help="very short loads: does every row run?")
+    forms.add_argument("--quick", action="store_true", help="short loads, a short sweep, no 10,000 queues, one round")
+    forms.add_argument("--long", action="store_true", help="loads of 60 s")
+    parser.add_argument("--rounds", type=int, help="how often each server is measured (3; 1 if check or quick)")
+    parser.add_argument("--only", default="", help=f"some of the servers ({','.join(SERVERS)}; ropewalk if check)")
+    parser.add_argument("--scenarios", default="", help="some of the scenarios, as rows.py names them")
+    parser.add_argument("--memory-gib", type=float, default=4, help="limit of each server's memory cgroup (%(default)s)")
+    directory = os.environ.get("BENCH_DIRECTORY", "")
+    parser.add_argument("--directory", default=directory, help="where the servers keep their data")
+    parser.add_argument("--out", default="", help="also writes every value to this file of JSON, and the table beside it")
+    return parser, parser.parse_args()
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="short loads, no 10,000 queues, one round")
-    parser.add_argument("--rounds", type=int, help="how often each server is measured (3; 1 if quick)")
-    parser.add_argument("--only", default=",".join(SERVERS), help="some of the servers (%(default)s)")
-    parser.add_argument("--directory", default=os.environ.get("BENCH_DIRECTORY", ""), help="where the servers keep their data")
-    parser.add_argument("--out", default="", help="also writes every value to this file of JSON, and the table beside it")
-    arguments = parser.parse_args()
-    names = [name for name in SERVERS if name in arguments.only.split(",")]
-    rounds = arguments.rounds or (1 if arguments.quick else 3)
-    scale = Scale(arguments.quick)
+    parser, arguments = parsed()
+    form = FORMS[next((name for name in ("check", "quick", "long") if getattr(arguments, name)), "default")]
+    only = arguments.only or ("ropewalk" if arguments.check else ",".join(SERVERS))
+    names = [name for name in SERVERS if name in only.split(",")]
+    unknown = set(only.split(",")) - set(SERVERS)
+    if unknown:
+        parser.error(f"--only: no server is called {', '.join(sorted(unknown))}")
+    free = machine.free_gib(arguments.directory)
+    if free < form.disk_gib:
+        needs = f"the {form.name} form needs {form.disk_gib} GiB free in {arguments.directory}"
+        parser.error(f"{needs}, which has {free:.0f} (--directory names another place)")
+    rounds = arguments.rounds or form.rounds
+    machine.allow_many_files()
+    # Servers end and cgroups are removed however the run ends.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
-    taken = {name: [] for name in names}
-    for i in range(rounds):
-        for name in names[i % len(names) :] + names[: i % len(names)]:
-            started = time.monotonic()
-            taken[name].append(one_round(SERVERS[name](name, arguments.directory), scale))
-            print(f"round {i + 1} of {rounds}: {name} in {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
-
-    medians = {
-        name: {f: statistics.median(r[f] for r in of_name if f in r) for f in dict.fromkeys(f for r in of_name for f in r)}
-        for name, of_name in taken.items()
-    }
-    shown = f"{time.strftime('%Y-%m-%d')}, {machine()}, medians of {rounds} round{'s' if rounds > 1 else ''}\n\n{table(medians, names)}\n"
+    bench = Bench(arguments, form, names)
+    sizes = ["--size-bytes", form.probe_bytes, "--seconds", form.probe_seconds]
+    probe = measure("probe", "--directory", arguments.directory, *sizes)
+    bench.take(rounds)
+    shown = report(bench, rounds, probe)
     print(shown)
     if arguments.out:
-        rows = {name: [{f"{what} [{unit}]": v for (what, unit), v in r.items()} for r in of_name] for name, of_name in taken.items()}
-        Path(arguments.out).write_text(json.dumps({"machine": machine(), "rounds": rows}, indent=1, ensure_ascii=False))
-        Path(arguments.out).with_suffix(".md").write_text(shown)
+        write(arguments.out, bench, probe, shown)
+    if arguments.check:
+        missing = bench.faults()
+        sys.exit("\n".join(["rows without a value:", *missing]) if missing else 0)
 
 
 if __name__ == "__main__":

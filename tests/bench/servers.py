@@ -1,10 +1,9 @@
 """The servers under test: how to start each one, find its process, and stop it.
 
-Every server gets an empty directory on the disk under test and free ports, and is stopped by its own pid.
+Every server gets an empty directory on the disk under test, free ports and a memory cgroup, and is ended by its own pid.
 """
 
 import os
-import re
 import shutil
 import signal
 import socket
@@ -12,7 +11,10 @@ import subprocess
 import time
 from pathlib import Path
 
-CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
+from broker import free_ports
+
+# Deleted segments leave the disk at once and retention is applied often, so that a long run does not fill the disk.
+RETENTION = "log.retention.check.interval.ms=5000"
 KAFKA_PROPERTIES = """
 process.roles=broker,controller
 node.id=1
@@ -26,35 +28,57 @@ transaction.state.log.min.isr=1
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
+log.segment.delete.delay.ms=1000
+{retention}
 """
-
-
-def free_port():
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        return held.getsockname()[1]
+# What bin/kafka-run-class.sh and bin/kafka-server-start.sh of Kafka 4 give to the JVM.
+KAFKA_JVM = [
+    "-server", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-XX:InitiatingHeapOccupancyPercent=35",
+    "-XX:+ExplicitGCInvokesConcurrent", "-Djava.awt.headless=true",
+    "-Xlog:gc*:file=kafkaServer-gc.log:time,tags:filecount=10,filesize=100M",
+    "-Dcom.sun.management.jmxremote=true", "-Dcom.sun.management.jmxremote.authenticate=false",
+    "-Dcom.sun.management.jmxremote.ssl=false",
+]  # fmt: skip
+KAFKA_HEAP_MIB = 1024
 
 
 class Server:
-    """One running server; `speaks` lists the load clients that it supports."""
+    """One server in a memory cgroup; `speaks` says which load clients can drive it.
+
+    Use it as a context: leaving it ends the process and removes its directory.
+    """
 
     speaks = "kafka"
+    # Whether an acknowledged record survives a power cut.
+    is_durable = True
 
-    def __init__(self, name, directory):
-        self.name, self.directory = name, Path(directory, name)
-        self.port = free_port()
+    def __init__(self, name, directory, group):
+        self.name, self.directory, self.group = name, Path(directory, name), group
+        (self.port,) = free_ports(1)
         self.address = f"127.0.0.1:{self.port}"
         self.process = None
 
-    def start(self):
-        """Starts it on an empty directory, without waiting until it answers."""
+    def __enter__(self):
+        """Prepares an empty directory; `start` is apart, so that its clock covers the process alone."""
         shutil.rmtree(self.directory, ignore_errors=True)
         self.directory.mkdir(parents=True)
         self.prepare()
-        self.log = open(self.directory / "server.log", "w")
-        self.process = subprocess.Popen(
-            self.command(), stdout=self.log, stderr=self.log, env={**os.environ, **self.environment()}, cwd=self.directory
-        )
+        return self
+
+    def __exit__(self, *_):
+        try:
+            self.stop()
+        finally:
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+    def start(self):
+        """Starts the process without waiting until it answers; when it was started, in seconds since 1970."""
+        environment = {**os.environ, **self.environment()}
+        with open(self.directory / "server.log", "w") as log:
+            started = time.time()
+            command = self.group.wrap(self.command())
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=self.directory)
+        return started
 
     def prepare(self):
         pass
@@ -65,8 +89,8 @@ class Server:
     def wait_until_it_listens(self, seconds_max=60):
         deadline = time.monotonic() + seconds_max
         while True:
-            if self.process.poll() is not None:
-                raise RuntimeError(f"{self.name} ended: {(self.directory / 'server.log').read_text()[-800:]}")
+            if self.obituary():
+                raise RuntimeError(self.obituary())
             try:
                 socket.create_connection(("127.0.0.1", self.port), 1).close()
                 return
@@ -75,49 +99,63 @@ class Server:
                     raise RuntimeError(f"{self.name} does not listen after {seconds_max} s") from None
                 time.sleep(0.02)
 
+    def obituary(self):
+        """Why the process is not running; none while it is."""
+        if self.process.poll() is None:
+            return None
+        kills = self.group.kills()
+        cause = f", {kills} processes of its cgroup were killed for want of memory" if kills else ""
+        log = (self.directory / "server.log").read_text(errors="replace").strip()
+        return f"{self.name} ended with code {self.process.returncode}{cause}: {log[-500:]}"
+
     def stop(self):
         if self.process and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
-                self.process.wait(30)
+                self.process.wait(60)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
-        self.log.close()
-        shutil.rmtree(self.directory, ignore_errors=True)
 
     def pid(self):
         return self.process.pid
 
-    def cpu_seconds(self):
-        fields = Path(f"/proc/{self.pid()}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS
+    def peak_mib(self):
+        return self.group.peak_mib(self.pid())
 
-    def memory_mib(self):
-        return int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{self.pid()}/status").read_text())[1]) / 1024
+    def anonymous_mib(self):
+        return self.group.anonymous_mib(self.pid())
 
 
 class Ropewalk(Server):
     def command(self):
         binary = os.environ["ROPEWALK_BROKER"]
-        admin = f"127.0.0.1:{free_port()}"
+        admin = f"127.0.0.1:{free_ports(1)[0]}"
         data = str(self.directory / "data")
-        settings = ["--set", "group.initial.rebalance.delay.ms=0"]
+        settings = ["--set", "group.initial.rebalance.delay.ms=0", "--set", RETENTION]
         return [binary, "dev", "--data", data, "--kafka", self.address, "--admin", admin, *settings]
 
 
 class Kafka(Server):
+    is_durable = False
     extra = ""
 
     def prepare(self):
-        text = KAFKA_PROPERTIES.format(controller=free_port(), port=self.port, data=self.directory / "data") + self.extra
+        places = {"controller": free_ports(1)[0], "port": self.port, "data": self.directory / "data"}
+        text = KAFKA_PROPERTIES.format(**places, retention=RETENTION) + self.extra
         (self.directory / "server.properties").write_text(text)
         tool = self.java("kafka.tools.StorageTool")
         cluster = subprocess.run([*tool, "random-uuid"], capture_output=True, text=True, check=True).stdout.split()[-1]
         subprocess.run([*tool, "format", "-t", cluster, "-c", "server.properties"], cwd=self.directory, capture_output=True, check=True)
 
     def command(self):
-        return [*self.java("kafka.Kafka", "-Xms1G", "-Xmx1G", "-Dlog4j2.level=WARN"), "server.properties"]
+        return [*self.java("kafka.Kafka", *KAFKA_JVM, *self.heap(), "-Dlog4j2.level=WARN"), "server.properties"]
+
+    def heap(self):
+        """1 GiB as shipped; half of the cgroup's limit where that is less."""
+        limit = self.group.limit_bytes
+        mib = min(KAFKA_HEAP_MIB, limit // 2**21) if limit else KAFKA_HEAP_MIB
+        return [f"-Xms{mib}M", f"-Xmx{mib}M"]
 
     @staticmethod
     def java(main, *options):
@@ -125,11 +163,13 @@ class Kafka(Server):
 
 
 class KafkaFsync(Kafka):
+    is_durable = True
     extra = "log.flush.interval.messages=1\n"
 
 
 class Nats(Server):
     speaks = "nats"
+    is_durable = False
     sync = "2m"  # The default: fsync every two minutes.
 
     def prepare(self):
@@ -143,6 +183,7 @@ class Nats(Server):
 
 
 class NatsFsync(Nats):
+    is_durable = True
     sync = "always"
 
 
@@ -150,8 +191,10 @@ class RabbitMq(Server):
     speaks = "amqp"
 
     def prepare(self):
-        self.names_port, self.between_port = free_port(), free_port()
-        (self.directory / "rabbitmq.conf").write_text("loopback_users = none\nvm_memory_high_watermark.relative = 0.4\n")
+        self.names_port, self.between_port = free_ports(2)
+        limit = self.group.limit_bytes
+        watermark = f"absolute = {limit * 4 // 10}" if limit else "relative = 0.4"
+        (self.directory / "rabbitmq.conf").write_text(f"loopback_users = none\nvm_memory_high_watermark.{watermark}\n")
         (self.directory / "enabled_plugins").write_text("[].\n")
 
     def environment(self):

@@ -144,13 +144,13 @@ impl Sender {
     fn send_all(&mut self, start: Instant, end: Instant, due: &SyncSender<Instant>) -> Result<()> {
         for i in 0_usize.. {
             let now = Instant::now();
-            let mut at = now;
-            if let Some(interval) = self.interval {
-                at = start + interval.mul_f64(i as f64);
-                thread::sleep(at.saturating_duration_since(now));
+            let at = self.interval.map_or(now, |interval| start + interval.mul_f64(i as f64));
+            if at.max(now) >= end {
+                break;
             }
-            // Full means that the window is. The reader ends early only after an error.
-            if at.max(now) >= end || due.send(at).is_err() {
+            thread::sleep(at.saturating_duration_since(now));
+            // This waits while the window is full. The reader ends early only after an error.
+            if due.send(at).is_err() {
                 break;
             }
             let count = self.frames.len();
