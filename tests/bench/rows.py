@@ -5,7 +5,7 @@ from dataclasses import dataclass
 SHAPES = ((100, 1), (100, 12), (1024, 1), (1024, 12))
 RATES_MB_PER_S = (50, 100, 200)
 BACKLOG_RATE = 50
-LESS_IS_BETTER = {"ms", "s/GiB", "MiB", "s", "stalls", "bytes/byte", "% of a core"}
+LESS_IS_BETTER = {"ms", "s/GiB", "MiB", "s", "bytes/byte", "% of a core", "% of time"}
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,9 @@ def rows(counts):
         row(f"CPU to consume, {of}", "s/GiB", "processor time to pay for, client not")
         row(f"device bytes written, {of}", "bytes/byte", "share of a volume's bandwidth, and wear, of each byte produced")
     of = shape(1024, 12)
-    row(f"client's CPU to produce, {of}", "s/GiB", "what the load client itself takes from the same processors")
-    row(f"client's CPU to consume, {of}", "s/GiB", "what the load client itself takes from the same processors")
+    own = "what the load client itself takes from the same processors"
+    row(f"client's CPU to produce, {of}", "s/GiB", own, is_compared=False)
+    row(f"client's CPU to consume, {of}", "s/GiB", own, is_compared=False)
     row(f"produce, idempotent producers, {of}", "MB/s", "the default of Kafka's producer: retries are detected")
     row = group("native", "peer")
     full = "page cache included; the limit of the cgroup once a run wrote more than that"
@@ -77,7 +78,8 @@ def rows(counts):
         row(f"produce p99 {at}", "ms", "one request in a hundred is slower")
         row(f"produce p99.9 {at}", "ms", "one request in a thousand is slower")
         row(f"produce max {at}", "ms", "the slowest request")
-        row(f"stalls over 10 ms {at}", "stalls", "how often producers wait for the broker")
+        row(f"stalls over 10 ms {at}", "stalls", "how often producers wait for the broker", is_compared=False)
+        row(f"time in stalls over 10 ms {at}", "% of time", "how much of the time some producer waits")
         row(f"rate reached {at}", "MB/s", "below the rate asked for: the server cannot keep up", is_compared=False)
     row = group("sweep")
     row("sweep: peak", "MB/s", "the most over all windows")

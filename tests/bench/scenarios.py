@@ -106,6 +106,7 @@ def fixed_rates(run):
         for key, name in (("p50", "p50"), ("p99", "p99"), ("p999", "p99.9"), ("max", "max")):
             run.measured[f"produce {name} {at}"] = sent["latency_ms"][key]
         run.measured[f"stalls over 10 ms {at}"] = sent["latency_ms"]["stalls"]
+        run.measured[f"time in stalls over 10 ms {at}"] = 100 * sent["latency_ms"]["stalled_s"] / sent["seconds"]
         run.measured[f"rate reached {at}"] = sent["mb_per_s"]
         run.delete(topic)
 

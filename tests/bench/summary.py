@@ -15,8 +15,12 @@ def ratios(theirs, ours, less_is_better):
     return [t / o if less_is_better else o / t for t, o in pairs]
 
 
-def number(value):
-    return f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}"
+def number(value, digits=3):
+    return f"{value:.{digits}g}" if abs(value) < 100 else f"{value:,.0f}"
+
+
+def times(value):
+    return number(value, 2)
 
 
 def span(values, show):
@@ -40,7 +44,7 @@ def cell(theirs, ours, row, failed):
     else:
         found = ratios(theirs, ours, row.less_is_better())
         if found:
-            parts += [f"{median(found):.2g}×", span(found, lambda value: f"{value:.2g}")]
+            parts += [f"{times(median(found))}×", span(found, times)]
     parts = [part for part in parts if part]
     shown = number(median(values)) + (f" ({', '.join(parts)})" if parts else "")
     return shown + (f", {failed} of {len(theirs)} failed" if failed else "")

@@ -28,6 +28,7 @@ class Cells(unittest.TestCase):
     def test_a_ratio_is_of_the_same_round_and_has_its_range(self):
         self.assertEqual(summary.cell([100, 200, 400], [200, 300, 400], MORE, 0), "200 (1.5×, 1–2)")
         self.assertEqual(summary.cell([3.0], [1.5], LESS, 0), "3 (2×)")
+        self.assertEqual(summary.cell([1500.0], [1.0], LESS, 0), "1,500 (1,500×)")
 
     def test_our_own_cell_has_the_range_of_its_values(self):
         self.assertEqual(summary.cell([100, 150, 120], None, MORE, 0), "120 (100–150)")

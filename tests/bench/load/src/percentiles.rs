@@ -25,9 +25,9 @@ impl Percentiles {
         self.0.len()
     }
 
-    /// Percentiles in milliseconds, and how many stalls there were.
+    /// Percentiles in milliseconds, how many stalls there were, and their total time.
     pub(crate) fn summary(&mut self) -> Value {
-        let stalls = self.stalls(STALL);
+        let (stalls, stalled) = self.stalls(STALL);
         let mut sorted: Vec<Duration> = self.0.iter().map(|(_, latency)| *latency).collect();
         sorted.sort_unstable();
         let at = |share: f64| {
@@ -36,22 +36,27 @@ impl Percentiles {
         };
         json!({
             "p50": at(0.5), "p99": at(0.99), "p999": at(0.999), "max": at(1.0), "stalls": stalls,
+            "stalled_s": stalled.as_secs_f64(),
         })
     }
 
-    /// Disjoint periods in which at least one request had been due for longer than `limit`.
+    /// Disjoint periods in which a request waited that takes longer than `limit`: their number and
+    /// their total time.
     ///
     /// Requests of several connections that one pause of the server delays are one stall.
-    fn stalls(&mut self, limit: Duration) -> usize {
+    fn stalls(&mut self, limit: Duration) -> (usize, Duration) {
         self.0.sort_unstable_by_key(|(due, _)| *due);
-        let (mut count, mut end) = (0, None);
+        let (mut count, mut total, mut end) = (0, Duration::ZERO, None);
         for (due, latency) in self.0.iter().filter(|(_, latency)| *latency > limit) {
+            let answered = *due + *latency;
+            let from = end.map_or(*due, |end: Instant| end.max(*due));
             if end.is_none_or(|end| *due > end) {
                 count += 1;
             }
-            end = end.max(Some(*due + *latency));
+            total += answered.saturating_duration_since(from);
+            end = end.max(Some(answered));
         }
-        count
+        (count, total)
     }
 }
 
@@ -78,8 +83,12 @@ mod tests {
     fn requests_that_wait_at_the_same_time_are_one_stall() {
         let limit = Duration::from_millis(10);
         // Two connections wait for one pause; a fast request in between changes nothing.
-        assert_eq!(taken(&[(0, 30), (5, 25), (6, 1), (20, 15)]).stalls(limit), 1);
-        assert_eq!(taken(&[(0, 30), (100, 11), (200, 10)]).stalls(limit), 2);
-        assert_eq!(taken(&[(0, 1), (1, 2)]).stalls(limit), 0);
+        let stalls = |samples: &[(u64, u64)]| {
+            let (count, total) = taken(samples).stalls(limit);
+            (count, total.as_millis())
+        };
+        assert_eq!(stalls(&[(0, 30), (5, 25), (6, 1), (20, 15)]), (1, 35));
+        assert_eq!(stalls(&[(0, 30), (100, 11), (200, 10)]), (2, 41));
+        assert_eq!(stalls(&[(0, 1), (1, 2)]), (0, 0));
     }
 }
