@@ -101,7 +101,10 @@ class Bench:
         measured = Measured(self.rows)
         self.with_server(name, self.limit_bytes, measured, self.main_part)
         if SERVERS[name].speaks == "kafka" and self.wanted("limited"):
-            self.with_server(name, LIMITED_BYTES, measured, self.limited_part)
+            if self.groups:
+                self.with_server(name, LIMITED_BYTES, measured, self.limited_part)
+            else:
+                self.failed(measured, name, "limited", NotPossible("no memory cgroup can be made"))
         return measured
 
     def main_part(self, of_round):
