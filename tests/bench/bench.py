@@ -78,7 +78,10 @@ class Bench:
             self.notes.append(text)
 
     def group(self, name, limit_bytes):
-        return cgroup.Group(*self.groups, name, limit_bytes) if self.groups else cgroup.NoGroup()
+        if not self.groups:
+            return cgroup.NoGroup()
+        parent, version = self.groups
+        return cgroup.Group(cgroup.make(parent, version, name), version, limit_bytes)
 
     def wanted(self, scenario):
         return not self.only_scenarios or scenario in self.only_scenarios

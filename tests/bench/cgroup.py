@@ -21,7 +21,8 @@ class CannotMake(Exception):
 def find_parent():
     """Where groups can be made: the directory, and the version of its hierarchy. Raises `CannotMake`."""
     causes = []
-    for version, mount, own in hierarchies():
+    own, mounts = (Path("/proc/self", name).read_text() for name in ("cgroup", "mounts"))
+    for version, mount, own in hierarchies(own, mounts):
         place = Path(mount, own.lstrip("/"))
         # Version 2 has processes in leaves only, so an ancestor of our own group may be the first that can.
         while place == Path(mount) or Path(mount) in place.parents:
@@ -37,14 +38,17 @@ def find_parent():
     raise CannotMake("; ".join(causes) or "no memory hierarchy is mounted")
 
 
-def hierarchies():
-    """Version, mount point and own path of each mounted hierarchy that may control memory."""
+def hierarchies(own_groups, mounts):
+    """Version, mount point and own path of each mounted hierarchy that may control memory.
+
+    The arguments are the texts of /proc/self/cgroup and /proc/self/mounts.
+    """
     own = {}
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
+    for line in own_groups.splitlines():
         number, controllers, path = line.split(":", 2)
         own["" if number == "0" else controllers] = path
     found = []
-    for line in Path("/proc/mounts").read_text().splitlines():
+    for line in mounts.splitlines():
         _, mount, kind, options, *_ = line.split()
         if kind == "cgroup" and "memory" in options.split(","):
             names = [path for controllers, path in own.items() if "memory" in controllers.split(",")]
@@ -88,11 +92,13 @@ def remove_leftovers(parent):
 
 
 class Group:
-    """One group with a limit in bytes. Use it as a context: it is removed at the end, whatever happens."""
+    """One group with a limit in bytes, whose directory `make` has made.
 
-    def __init__(self, parent, version, name, limit_bytes):
-        self.version, self.limit_bytes = version, limit_bytes
-        self.path = make(parent, version, name)
+    Use it as a context: the directory is removed at the end, whatever happens.
+    """
+
+    def __init__(self, path, version, limit_bytes):
+        self.path, self.version, self.limit_bytes = path, version, limit_bytes
         try:
             (self.path / limit_file(version)).write_text(str(limit_bytes))
             for swap, value in (("memory.memsw.limit_in_bytes", limit_bytes), ("memory.swap.max", 0)):

@@ -1,4 +1,4 @@
-"""Unit tests of summary.py and rows.py; `tests/bench/run --check` runs them first."""
+"""Unit tests of summary.py and rows.py; `tests/bench/run --check` runs all unit tests first."""
 
 import unittest
 
