@@ -64,6 +64,11 @@ impl Step<'_> {
         Api::namespaced(self.context.client.clone(), &self.valid.namespace)
     }
 
+    /// Whether this cluster, and not an earlier one of its name, owns the object.
+    fn is_owned(&self, object: &impl Resource) -> bool {
+        object.owner_references().iter().any(|owner| owner.uid == self.valid.owner.uid)
+    }
+
     /// How the owner reference of an object of an earlier cluster of this name begins.
     fn predecessor(&self) -> String {
         format!("BrokerCluster {} ", self.valid.name)
@@ -124,7 +129,7 @@ impl Step<'_> {
             }
             Ok(ApplyOutcome::OwnedByOther(owner)) => {
                 let message = format!(
-                    "the {kind} {name} owner to {owner}: delete it, or name the BrokerCluster otherwise"
+                    "the {kind} {name} belongs to {owner}: delete it, or name the BrokerCluster otherwise"
                 );
                 let concerns = Concern::Existence;
                 self.report.problems.push(Problem { reason: "NameCollision", message, concerns });
@@ -155,10 +160,7 @@ impl Step<'_> {
                 self.patch(claim, &patch).await;
             }
         }
-        let uid = &self.valid.owner.uid;
-        let secret = observed.secret.as_ref();
-        let ours = secret.filter(|it| it.owner_references().iter().any(|one| one.uid == *uid));
-        if let Some(secret) = ours
+        if let Some(secret) = observed.secret.as_ref().filter(|secret| self.is_owned(*secret))
             && let Some(patch) = children::relabelled(self.valid, secret)
         {
             self.patch(secret, &patch).await;
@@ -184,12 +186,7 @@ impl Step<'_> {
     async fn secret(&mut self, observed: &Observed) {
         let data = observed.secret.as_ref().and_then(|secret| secret.data.as_ref());
         let has_token = data.and_then(|data| data.get("token")).is_some_and(|t| !t.0.is_empty());
-        let uid = self.valid.owner.uid.clone();
-        let is_ours = observed
-            .secret
-            .as_ref()
-            .is_some_and(|secret| secret.owner_references().iter().any(|owner| owner.uid == uid));
-        if has_token && is_ours {
+        if has_token && observed.secret.as_ref().is_some_and(|secret| self.is_owned(secret)) {
             return;
         }
         let mut bytes = [0_u8; 32];
@@ -200,6 +197,7 @@ impl Step<'_> {
         let token: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         let wanted = children::secret(self.valid, &token);
         let there = observed.secret.as_ref();
+        let uid = self.valid.owner.uid.clone();
         self.apply(&wanted, there, RequiredOwner::Controller(&uid), Concern::Other).await;
     }
 
@@ -260,7 +258,7 @@ impl Step<'_> {
                 self.apply(wanted, None, ours, Concern::Other).await;
                 continue;
             };
-            if !there.owner_references().iter().any(|owner| owner.uid == uid) {
+            if !self.is_owned(there) {
                 self.apply(wanted, Some(there), ours, Concern::Existence).await;
                 continue;
             }

@@ -405,6 +405,7 @@ async fn somebody_elses_service_is_not_taken_over_and_stops_no_other_step() {
     assert_eq!(stage.server.at(SET)["spec"]["replicas"], 1, "the other steps went on");
     let conditions = stage.server.at(CLUSTER)["status"]["conditions"].to_string();
     assert!(conditions.contains("NameCollision"), "{conditions}");
+    assert!(conditions.contains("prod-bootstrap belongs to "), "{conditions}");
 }
 
 #[tokio::test]

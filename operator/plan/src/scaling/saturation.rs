@@ -50,7 +50,7 @@ pub(super) struct Scene {
     pub(super) now: Duration,
     pub(super) replicas: u32,
     pub(super) layout: Layout,
-    /// MemberRates service rate, not the hint.
+    /// The measured service rate of one member, messages per second; never the user's hint.
     pub(super) per_member: Option<f64>,
     pub(super) joined_for: Option<Duration>,
     pub(super) commit_interval: Duration,
