@@ -6,6 +6,7 @@
 //! cover the text outside of code.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use proc_macro2::{Literal, TokenStream, TokenTree};
 use ropewalk_tests::{assert_none, files, is_generated, is_test, read, rust_files};
@@ -82,16 +83,22 @@ struct Prose {
     text: String,
 }
 
-/// The doc comments and string literals of a Rust file.
-fn doc_comments_and_strings(tokens: TokenStream, prose: &mut Vec<Prose>) {
-    for token in tokens {
+/// The bytes of the file that belong to each token, in order, and the literal if it is one. Doc
+/// comments are literals, too; other comments lie between tokens.
+fn tokens(stream: TokenStream, found: &mut Vec<(Range<usize>, Option<Literal>)>) {
+    for token in stream {
         match token {
-            TokenTree::Group(group) => doc_comments_and_strings(group.stream(), prose),
-            TokenTree::Literal(literal) if is_string(&literal) => prose.push(Prose {
-                line: literal.span().start().line,
-                text: literal.to_string().replace("\\n", "\n").replace("\\\n", "\n"),
-            }),
-            TokenTree::Literal(_) | TokenTree::Ident(_) | TokenTree::Punct(_) => {}
+            TokenTree::Group(group) => {
+                found.push((group.span_open().byte_range(), None));
+                tokens(group.stream(), found);
+                found.push((group.span_close().byte_range(), None));
+            }
+            TokenTree::Literal(literal) => {
+                found.push((literal.span().byte_range(), Some(literal)));
+            }
+            TokenTree::Ident(_) | TokenTree::Punct(_) => {
+                found.push((token.span().byte_range(), None));
+            }
         }
     }
 }
@@ -101,46 +108,29 @@ fn is_string(literal: &Literal) -> bool {
     text.starts_with('"') || text.starts_with("r\"") || text.starts_with("r#")
 }
 
-/// The bytes of the file that belong to a token. Comments lie between tokens.
-fn token_ranges(tokens: TokenStream, ranges: &mut Vec<std::ops::Range<usize>>) {
-    for token in tokens {
-        match token {
-            TokenTree::Group(group) => {
-                ranges.push(group.span_open().byte_range());
-                token_ranges(group.stream(), ranges);
-                ranges.push(group.span_close().byte_range());
-            }
-            TokenTree::Literal(_) | TokenTree::Ident(_) | TokenTree::Punct(_) => {
-                ranges.push(token.span().byte_range());
-            }
-        }
-    }
-}
-
 /// The prose of a Rust file: comments, doc comments and string literals.
 fn prose_of_rust(path: &str, text: &str) -> Vec<Prose> {
-    let tokens: TokenStream =
+    let stream: TokenStream =
         text.parse().unwrap_or_else(|error| panic!("{path} cannot be parsed: {error}"));
-    let mut prose = Vec::new();
-    doc_comments_and_strings(tokens.clone(), &mut prose);
+    let mut found = Vec::new();
+    tokens(stream, &mut found);
+    found.push((text.len()..text.len(), None));
 
-    let mut ranges = Vec::new();
-    token_ranges(tokens, &mut ranges);
-    ranges.push(text.len()..text.len());
+    let mut prose = Vec::new();
     let mut gap_start = 0;
-    for range in ranges {
-        if range.start > gap_start {
-            let gap = &text[gap_start..range.start];
-            if gap.contains("//") || gap.contains("/*") {
-                let line = 1 + text[..gap_start].matches('\n').count();
-                let comment = gap
-                    .lines()
-                    .map(|line| line.trim_start().trim_start_matches('/'))
-                    .collect::<Vec<_>>();
-                prose.push(Prose { line, text: comment.join("\n") });
-            }
+    for (range, literal) in found {
+        let gap = text.get(gap_start..range.start).unwrap_or_default();
+        if gap.contains("//") || gap.contains("/*") {
+            let line = 1 + text[..gap_start].matches('\n').count();
+            let comment = gap.lines().map(|line| line.trim_start().trim_start_matches('/'));
+            prose.push(Prose { line, text: comment.collect::<Vec<_>>().join("\n") });
         }
         gap_start = gap_start.max(range.end);
+        if let Some(literal) = literal.filter(is_string) {
+            // An escaped line break separates words and is no line of the file.
+            let text = literal.to_string().replace("\\n", " ");
+            prose.push(Prose { line: literal.span().start().line, text });
+        }
     }
     prose
 }
@@ -272,7 +262,7 @@ fn the_checks_find_what_they_look_for() {
     let rust = "/// It is told.\nfn f() {\n    // Let\n    // go.\n    g(\"nobody\\n\", 'a');\n}\n";
     let found = banned_words("x.rs", &prose_of_rust("x.rs", rust));
     let lines: Vec<&str> = found.iter().map(|found| found.split(": ").next().unwrap()).collect();
-    assert_eq!(lines, ["x.rs:1", "x.rs:5", "x.rs:3"]);
+    assert_eq!(lines, ["x.rs:1", "x.rs:3", "x.rs:5"]);
     let document = prose_of_document("it `stands`\n```\ntold\n```\nit stands\n");
     assert_eq!(banned_words("x.md", &document), ["x.md:5: `stands`: is"]);
     assert_eq!(doc_comments("/// One.\n/// Two.\nfn f() {}\n")[0], (1, "One. Two.".to_owned()));
