@@ -176,7 +176,7 @@ impl Driver {
         let mut inputs = Vec::new();
         let mut ticks = tokio::time::interval(Duration::from_millis(TICK_MS));
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        self.settle();
+        self.settle()?;
         loop {
             let wake = tokio::select! {
                 biased;
@@ -209,7 +209,7 @@ impl Driver {
                 Wake::Tick => self.event(Event::Tick),
                 Wake::Stop => return Ok(()),
             }
-            self.settle();
+            self.settle()?;
         }
     }
 
@@ -256,15 +256,27 @@ impl Driver {
     }
 
     /// Carries out all actions that are possible without waiting.
-    fn settle(&mut self) {
+    ///
+    /// # Errors
+    /// When the replica stopped: what it says must be acted upon before it runs again.
+    fn settle(&mut self) -> Result<(), Failure> {
         let shard = Arc::clone(&self.shard);
-        while let Some(actions) = self.core.poll(self.now(), !self.context.wal.is_full(), &*shard) {
+        while let Some(mut actions) =
+            self.core.poll(self.now(), !self.context.wal.is_full(), &*shard)
+        {
+            let stopped = actions.stopped.take();
             self.carry_out(actions);
+            if let Some(reason) = stopped {
+                error!(shard = %self.shard.id(), %reason, "replica stopped");
+                return Err(Failure::Fault(format!("shard {}: {reason}", self.shard.id())));
+            }
         }
+        Ok(())
     }
 
     fn carry_out(&mut self, actions: Actions) {
-        let Actions { writes, effects, answers, leads } = actions;
+        // A shard has one replica, which exchanges no messages.
+        let Actions { writes, effects, answers, leads, .. } = actions;
         self.shard.set_applied(self.core.replica().applied().index);
         writes.into_iter().for_each(|write| self.submit(write));
         for effect in &effects {

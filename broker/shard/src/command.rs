@@ -384,6 +384,11 @@ pub fn encode(term: u64, time_ms: i64, command: &Command) -> Bytes {
     out.freeze()
 }
 
+/// Whether an encoded entry carries record batches.
+pub(crate) fn is_append(data: &[u8]) -> bool {
+    data.len() >= HEAD_LEN && data[1] == KIND_APPEND
+}
+
 /// The lowest format that can express a command.
 fn format_of(command: &Command) -> u8 {
     match command {

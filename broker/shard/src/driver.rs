@@ -28,10 +28,13 @@ use crate::replica::{Replica, Ticket, Work};
 use crate::state::{AppendOutcome, AppendRefusal, Outcome};
 
 mod events;
+mod refusals;
+mod replication;
 mod writes;
 
-pub use events::{Actions, Answer, Caller, Event, Now, StateAccess};
-use writes::Writes;
+pub use events::{Actions, Answer, Caller, ChangeError, Event, Now, StateAccess};
+use replication::Inbox;
+use writes::{Finished, Writes};
 
 /// The state of one shard's driver.
 #[derive(Debug)]
@@ -45,6 +48,7 @@ pub struct Core {
     waiters: BTreeMap<Ticket, Waiter>,
     next_ticket: Ticket,
     writes: Writes,
+    inbox: Inbox,
     /// Why the oldest call of `queue` could not be proposed at the last attempt.
     obstacle: Option<ProposeError>,
     outbox: Actions,
@@ -88,6 +92,7 @@ enum Waiter {
     Appends(Vec<Part>),
     Command { caller: Caller, since: Duration },
     Read(Caller),
+    Change(Caller),
 }
 
 impl Core {
@@ -101,6 +106,7 @@ impl Core {
             waiters: BTreeMap::new(),
             next_ticket: 0,
             writes: Writes::default(),
+            inbox: Inbox::default(),
             obstacle: None,
             outbox: Actions::default(),
         }
@@ -131,11 +137,16 @@ impl Core {
                 self.replica.read(ticket);
             }
             Event::Durable(number) => {
-                if let Some(number) = self.writes.durable(number) {
-                    self.replica.persisted(number);
-                }
+                self.writes.durable(number);
+                self.report_finished();
             }
             Event::NoSpace(number) => self.writes.refused(number),
+            Event::Message(message) => self.take_message(message),
+            Event::Fetched { id, entries } => self.replica.fetched(id, entries),
+            Event::Unreachable(replica) => self.replica.unreachable(replica),
+            Event::Change { caller, change } => self.take_change(caller, change),
+            Event::Transfer(replica) => self.replica.transfer_leadership(replica),
+            Event::Compacted(index) => self.replica.compacted(index),
             Event::Tick => {
                 if self.replica.needs_ticks() {
                     self.replica.tick();
@@ -152,6 +163,9 @@ impl Core {
             if let Some(work) = state.poll(&mut self.replica) {
                 self.absorb(work);
             } else if self.outbox.is_empty() {
+                if self.step_next(has_space) {
+                    continue;
+                }
                 let may_propose =
                     self.writes.len() < limits::WRITES_INFLIGHT_MAX && !self.writes.is_refused();
                 let is_done = !(may_propose && self.propose(now, has_space, state));
@@ -169,7 +183,9 @@ impl Core {
     pub fn stop(&mut self) -> Vec<(Caller, Answer)> {
         for waiter in std::mem::take(&mut self.waiters).into_values() {
             let error = match waiter {
-                Waiter::Appends(_) | Waiter::Command { .. } => ProposeError::Unknown,
+                Waiter::Appends(_) | Waiter::Command { .. } | Waiter::Change(_) => {
+                    ProposeError::Unknown
+                }
                 Waiter::Read(_) => ProposeError::Stopped,
             };
             self.resolve(waiter, Err(error));
@@ -241,7 +257,7 @@ impl Core {
             }
             appends @ Pending { what: Proposal::Appends(_), .. } => {
                 self.queue.push_front(appends);
-                if !has_space {
+                if !has_space || self.replica.is_majority_full() {
                     self.obstacle = Some(ProposeError::Full);
                     return None;
                 }
@@ -271,7 +287,7 @@ impl Core {
                         };
                         self.fail_parts(&parts, items, error, state);
                     }
-                    waiter @ (Waiter::Command { .. } | Waiter::Read(_)) => {
+                    waiter @ (Waiter::Command { .. } | Waiter::Read(_) | Waiter::Change(_)) => {
                         self.resolve(waiter, Err(error));
                     }
                 }
@@ -336,99 +352,10 @@ impl Core {
                 let what = Proposal::Command(command);
                 self.queue.push_front(Pending { caller, since, what });
             }
-            (_, Waiter::Appends(_) | Waiter::Read(_)) => {
-                unreachable!("batches are joined into an append, and a read proposes nothing")
+            (_, Waiter::Appends(_) | Waiter::Read(_) | Waiter::Change(_)) => {
+                unreachable!("batches are joined into an append, and nothing else is put back")
             }
         }
-    }
-
-    /// Refuses calls that waited longer than [`limits::FULL_WAIT_MAX`]. Returns whether any did.
-    fn refuse_overdue(&mut self, now: Now, state: &impl StateAccess) -> bool {
-        let is_refused = self.writes.is_refused();
-        let obstacle = if is_refused {
-            Some(ProposeError::Full)
-        } else if self.writes.len() < limits::WRITES_INFLIGHT_MAX {
-            self.obstacle
-        } else {
-            // A write is in flight, however slow; its completion lets the queue advance.
-            None
-        };
-        let Some(obstacle) = obstacle else { return false };
-        // A command behind batches that wait for space can be proposed once they are refused.
-        let is_held = |what: &Proposal| match what {
-            Proposal::Appends(_) => true,
-            Proposal::Command(_) => is_refused || obstacle == ProposeError::Busy,
-        };
-        let mut any = false;
-        while let Some(pending) = self.queue.pop_front_if(|pending| {
-            now.at.saturating_sub(pending.since) > limits::FULL_WAIT_MAX && is_held(&pending.what)
-        }) {
-            if let Proposal::Appends(items) = &pending.what {
-                self.end_order(pending.caller, items, state);
-            }
-            self.refuse(pending, obstacle);
-            any = true;
-        }
-        any
-    }
-
-    /// The oldest call in the queue, if its [`SendOrder`] has ended.
-    fn pop_behind(&mut self) -> Option<Pending> {
-        let calls = &self.calls;
-        self.queue.pop_front_if(|pending| match pending.what {
-            Proposal::Appends(_) => {
-                calls.get(&pending.caller).is_some_and(|call| call.order.is_ended())
-            }
-            Proposal::Command(_) => false,
-        })
-    }
-
-    /// Ends the send order of a call whose batches are refused, if one is of a new producer.
-    fn end_order<'a>(
-        &self,
-        caller: Caller,
-        items: impl IntoIterator<Item = &'a Append>,
-        state: &impl StateAccess,
-    ) {
-        if let Some(call) = self.calls.get(&caller)
-            && items.into_iter().any(|item| state.is_of_new_producer(item))
-        {
-            call.order.end();
-        }
-    }
-
-    /// Fails the calls whose batches were joined into an entry that was not proposed.
-    fn fail_parts(
-        &mut self,
-        parts: &[Part],
-        mut items: &[Append],
-        error: ProposeError,
-        state: &impl StateAccess,
-    ) {
-        for part in parts {
-            let (of_part, rest) = items.split_at(part.count);
-            self.end_order(part.caller, of_part, state);
-            self.fail(part.caller, error);
-            items = rest;
-        }
-    }
-
-    /// Answers a call that is refused before it was proposed.
-    fn refuse(&mut self, pending: Pending, error: ProposeError) {
-        match pending.what {
-            Proposal::Appends(_) => self.fail(pending.caller, error),
-            Proposal::Command(_) => self.answer(pending.caller, Answer::Proposed(Err(error))),
-        }
-    }
-
-    /// Fails a call, of which other batches may be proposed or applied already.
-    fn fail(&mut self, caller: Caller, error: ProposeError) {
-        // Several entries may carry parts of the call: the first error answers it.
-        let Some(call) = self.calls.remove(&caller) else { return };
-        let nothing_happened = call.results.is_empty() && call.proposed == 0;
-        let error = if nothing_happened { error } else { ProposeError::Unknown };
-        self.queue.retain(|pending| pending.caller != caller);
-        self.answer(caller, Answer::Appended(Err(error)));
     }
 
     fn resolve(&mut self, waiter: Waiter, outcome: Result<Outcome, ProposeError>) {
@@ -438,6 +365,10 @@ impl Core {
             }
             (Waiter::Read(caller), outcome) => {
                 self.answer(caller, Answer::Read(outcome.map(|_| ())));
+            }
+            (Waiter::Change(caller), outcome) => {
+                let changed = outcome.map(|_| ()).map_err(ChangeError::Proposed);
+                self.answer(caller, Answer::Changed(changed));
             }
             (Waiter::Appends(parts), Ok(Outcome::Appended(results))) => {
                 let mut results = results.into_iter();
@@ -479,13 +410,27 @@ impl Core {
     }
 
     fn absorb(&mut self, work: Work) {
-        let write = work.write.and_then(|write| self.writes.push(write));
-        self.outbox.writes.extend(write);
+        self.outbox.messages.extend(work.messages);
+        self.outbox.fetches.extend(work.fetches);
+        self.outbox.snapshots_for.extend(work.snapshots_for);
+        self.outbox.stopped = work.stopped.or(self.outbox.stopped.take());
         self.outbox.effects.extend(work.effects);
+        let mut answers = Vec::new();
         for (ticket, outcome) in work.outcomes {
-            if let Some(waiter) = self.waiters.remove(&ticket) {
-                self.resolve(waiter, outcome);
+            match self.waiters.remove(&ticket) {
+                // A restart before the write is durable would have the members from before.
+                Some(Waiter::Change(caller)) => {
+                    let changed = outcome.map(|_| ()).map_err(ChangeError::Proposed);
+                    answers.push((caller, Answer::Changed(changed)));
+                }
+                Some(waiter) => self.resolve(waiter, outcome),
+                None => {}
             }
+        }
+        if let Some(number) = work.number {
+            let write = self.writes.push(number, work.write, work.messages_after, answers);
+            self.outbox.writes.extend(write);
+            self.report_finished();
         }
         for (ticket, result) in work.reads {
             if let Some(Waiter::Read(caller)) = self.waiters.remove(&ticket) {
@@ -493,6 +438,17 @@ impl Core {
             }
         }
         self.outbox.leads = work.leads.or(self.outbox.leads.take());
+    }
+}
+
+impl Core {
+    /// Reports to the replica what is durable, and sends the messages that waited for it.
+    fn report_finished(&mut self) {
+        if let Some(Finished { number, messages, answers }) = self.writes.finished() {
+            self.replica.persisted(number);
+            self.outbox.messages.extend(messages);
+            self.outbox.answers.extend(answers);
+        }
     }
 }
 

@@ -1,31 +1,46 @@
 //! The Raft engine. This is the only module that uses the `raft` crate.
 //!
-//! The engine has no clock, disk or network. The caller passes in proposals and ticks, takes the
-//! entries to write and to apply as a [`Ready`], and reports when a write is durable. Any number of
-//! writes may be in flight; they are reported in order.
+//! The engine has no clock, disk or network. The caller passes in proposals, messages and ticks,
+//! takes the entries to write and to apply and the messages to send as a [`Ready`], and reports when
+//! a write is durable. Any number of writes may be in flight; every [`Ready`] is reported, in order.
 //!
 //! # Invariants
 //!
 //! - This replica commits nothing before its own write is durable (D1): the engine counts this
 //!   replica towards the majority only in [`Engine::persisted`].
+//! - A vote, and an acknowledgement of entries, are sent only after the write that they are about is
+//!   durable: see [`Ready::messages_after`].
 //! - Proposals and reads that the engine would forward to the leader on another broker are refused
 //!   unless this replica leads.
-//! - The `raft` crate panics on a commit index outside its log, so the commit index of [`Start`] is
-//!   clamped to the log.
+//! - A message reaches the `raft` crate only after `admission` has checked it.
+//! - The only voter campaigns by itself once it has applied every entry that it knows to be
+//!   committed, so never on members that a later entry has changed.
+//! - The engine draws no random numbers: its election timeouts are a function of
+//!   [`Start::seed`], its id and the term.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 
 use bytes::Bytes;
-use raft::eraftpb::{self, ConfState, EntryType, Message, MessageType};
+use raft::eraftpb::{self, MessageType};
 use raft::{Config, RawNode, ReadOnlyOption, StateRole};
-use serde::{Deserialize, Serialize};
 
+use crate::command;
 use crate::limits;
+use crate::message::{Body, Message};
 
+mod members;
+mod election;
+mod membership;
 mod store;
+mod peers;
+mod admission;
+mod convert;
 
+pub use admission::MessageRejection;
+pub use members::{ChangeRejection, Members, MembersChange, UnknownChange};
 use store::LogStore;
-pub use store::{EntrySource, StoredEntry};
+pub use store::{EntrySource, Fetch, StoredEntry};
 
 /// Raft's hard state: what a replica must write before it answers a vote or an append.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -38,21 +53,6 @@ pub struct HardState {
     pub commit: u64,
 }
 
-/// The members of a shard: Raft's `ConfState`, joint configurations included.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Members {
-    /// Replicas that vote.
-    pub voters: Vec<u64>,
-    /// Replicas that receive the log and do not vote.
-    pub learners: Vec<u64>,
-    /// The voters of the configuration that a joint configuration leaves.
-    pub voters_outgoing: Vec<u64>,
-    /// Voters that become learners when the joint configuration is left.
-    pub learners_next: Vec<u64>,
-    /// Whether the leader leaves the joint configuration by itself.
-    pub auto_leave: bool,
-}
-
 /// Index and term of an entry, which together identify it in the log of any replica.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct EntryId {
@@ -60,24 +60,6 @@ pub struct EntryId {
     pub index: u64,
     /// The term in which the entry was proposed.
     pub term: u64,
-}
-
-impl Members {
-    /// A shard with one replica.
-    #[must_use]
-    pub fn lone(replica: u64) -> Self {
-        Self { voters: vec![replica], ..Self::default() }
-    }
-
-    fn to_conf_state(&self) -> ConfState {
-        let mut state = ConfState::default();
-        state.set_voters(self.voters.clone());
-        state.set_learners(self.learners.clone());
-        state.set_voters_outgoing(self.voters_outgoing.clone());
-        state.set_learners_next(self.learners_next.clone());
-        state.set_auto_leave(self.auto_leave);
-        state
-    }
 }
 
 /// One entry of the log.
@@ -98,6 +80,12 @@ impl Entry {
     #[must_use]
     pub fn id(&self) -> EntryId {
         EntryId { index: self.index, term: self.term }
+    }
+
+    /// Whether the entry carries record batches, which a full disk has no space for.
+    #[must_use]
+    pub fn has_batches(&self) -> bool {
+        self.kind == EntryKind::Normal && command::is_append(&self.data)
     }
 }
 
@@ -138,6 +126,8 @@ pub struct Start {
     pub entries: Vec<StoredEntry>,
     /// Reads the payloads of `entries`.
     pub source: Box<dyn EntrySource>,
+    /// Decides the election timeouts. Replicas of a shard may have the same seed.
+    pub seed: u64,
 }
 
 /// Why the engine did not accept a proposal.
@@ -149,11 +139,12 @@ pub enum ProposalRejection {
     Busy,
 }
 
-/// What the caller has to do: write `entries` and `hard_state` to the WAL and report that with
-/// [`Engine::persisted`]; apply `committed` now.
+/// What the caller has to do: send `messages`, write `entries` and `hard_state` to the WAL, apply
+/// `committed`. When the write, and the write of every earlier `Ready`, are durable, the caller
+/// reports [`Engine::persisted`] and sends `messages_after`.
 #[derive(Debug, Default)]
 pub struct Ready {
-    /// The number to report when `entries` and `hard_state` are durable.
+    /// The number to report with [`Engine::persisted`]. A `Ready` without a write is reported, too.
     pub number: u64,
     /// New entries; an earlier entry at the same index or above is replaced.
     pub entries: Vec<Entry>,
@@ -165,6 +156,14 @@ pub struct Ready {
     pub committed: Vec<Entry>,
     /// Reads for which the leadership of this replica is confirmed.
     pub reads: Vec<ConfirmedRead>,
+    /// Messages to send at once.
+    pub messages: Vec<Message>,
+    /// Messages to send when the write of this `Ready` and of every earlier one are durable.
+    pub messages_after: Vec<Message>,
+    /// Entries to read for followers: see [`Engine::fetched`].
+    pub fetches: Vec<Fetch>,
+    /// Replicas that need a snapshot, because the log no longer has the entries that they lack.
+    pub snapshots_for: Vec<u64>,
 }
 
 /// A read that may be answered once the entry at `index` is applied.
@@ -179,7 +178,24 @@ pub struct ConfirmedRead {
 /// A Raft replica.
 pub struct Engine {
     node: RawNode<LogStore>,
-    lone: bool,
+    members: Members,
+    seed: u64,
+    /// Everything through this index was committed before the start.
+    committed_at_start: u64,
+    /// The number of the last [`Ready`].
+    number: u64,
+    /// The number of the last [`Ready`] that is durable with all before it.
+    persisted: u64,
+    /// The last term that is durable.
+    durable_term: u64,
+    /// Terms of hard states that are not durable, by the number of their [`Ready`].
+    terms_in_flight: VecDeque<(u64, u64)>,
+    /// Messages of our own to send with the next [`Ready`].
+    messages: Vec<Message>,
+    /// Whether this replica's disk has no space for record batches.
+    is_full: bool,
+    /// Followers whose disks have no space for record batches.
+    full: BTreeSet<u64>,
 }
 
 impl fmt::Debug for Engine {
@@ -190,14 +206,25 @@ impl fmt::Debug for Engine {
 }
 
 impl Engine {
-    /// A replica in the state that `start` describes. A single voter campaigns at once.
+    /// A replica in the state that `start` describes.
     ///
     /// # Errors
-    /// When `start` is inconsistent.
+    /// [`EngineError::LogLost`] when the hard state shows that entries or votes are missing in the
+    /// log, which must not count as a voter's again; otherwise when `start` is inconsistent.
     pub fn new(start: Start) -> Result<Self, EngineError> {
-        let lone = start.members.voters == [start.replica]
-            && start.members.voters_outgoing.is_empty()
-            && start.members.learners.is_empty();
+        let last = start
+            .entries
+            .last()
+            .map_or(start.snapshot, |e| EntryId { index: e.index, term: e.term });
+        let HardState { term, commit, .. } = start.hard_state;
+        let terms = start.entries.iter().map(|entry| entry.term);
+        if !std::iter::once(start.snapshot.term).chain(terms).is_sorted() {
+            return Err(EngineError::TermsFall { snapshot: start.snapshot });
+        }
+        let is_term_lost = !start.entries.is_empty() && term < last.term;
+        if commit > last.index || is_term_lost {
+            return Err(EngineError::LogLost { commit, term, last });
+        }
         let config = Config {
             id: start.replica,
             applied: start.snapshot.index,
@@ -214,18 +241,54 @@ impl Engine {
         };
         config.validate().map_err(EngineError::from_raft)?;
         let logger = slog::Logger::root(slog::Discard, slog::o!());
+        let (members, seed) = (start.members.clone(), start.seed);
         let store = LogStore::new(start);
-        let mut node = RawNode::new(&config, store, &logger).map_err(EngineError::from_raft)?;
-        if lone {
-            node.campaign().map_err(EngineError::from_raft)?;
-        }
-        Ok(Self { node, lone })
+        let node = RawNode::new(&config, store, &logger).map_err(EngineError::from_raft)?;
+        let mut engine = Self {
+            committed_at_start: node.raft.raft_log.committed,
+            durable_term: node.raft.term,
+            node,
+            members,
+            seed,
+            number: 0,
+            persisted: 0,
+            terms_in_flight: VecDeque::new(),
+            messages: Vec::new(),
+            is_full: false,
+            full: BTreeSet::new(),
+        };
+        engine.campaign_alone();
+        Ok(engine)
+    }
+
+    /// Raft id of this replica.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.node.raft.id
+    }
+
+    /// The members as of the last applied entry.
+    #[must_use]
+    pub fn members(&self) -> &Members {
+        &self.members
     }
 
     /// Whether this replica is the shard's only one, which needs no ticks and no messages.
     #[must_use]
     pub fn is_lone(&self) -> bool {
-        self.lone
+        self.members.is_lone(self.id())
+    }
+
+    /// The last index of the log.
+    #[must_use]
+    pub fn last_index(&self) -> u64 {
+        self.node.raft.raft_log.last_index()
+    }
+
+    /// The last index that is known to be committed.
+    #[must_use]
+    pub fn committed(&self) -> u64 {
+        self.node.raft.raft_log.committed
     }
 
     /// The newest term seen.
@@ -247,11 +310,6 @@ impl Engine {
         Some(self.node.raft.leader_id).filter(|id| *id != 0)
     }
 
-    /// Advances the engine's clock by [`limits::TICK_MS`].
-    pub fn tick(&mut self) {
-        self.node.tick();
-    }
-
     /// Appends `data` to the log and returns its index. It is neither durable nor committed yet.
     ///
     /// # Errors
@@ -263,7 +321,7 @@ impl Engine {
         // Not `RawNode::propose`, which would copy the payload into a new vector.
         let mut entry = eraftpb::Entry::default();
         entry.set_data(data);
-        let mut message = Message::default();
+        let mut message = eraftpb::Message::default();
         message.set_msg_type(MessageType::MsgPropose);
         message.from = self.node.raft.id;
         message.set_entries(vec![entry].into());
@@ -296,7 +354,10 @@ impl Engine {
 
     /// The work that is ready, if any.
     pub fn ready(&mut self) -> Option<Ready> {
-        if !self.node.has_ready() {
+        let fetches = self.node.mut_store().take_fetches();
+        let snapshots_for = self.node.mut_store().take_snapshot_requests();
+        let has_requests = !fetches.is_empty() || !snapshots_for.is_empty();
+        if !self.node.has_ready() && self.messages.is_empty() && !has_requests {
             return None;
         }
         let mut ready = self.node.ready();
@@ -304,7 +365,25 @@ impl Engine {
         self.node.mut_store().append(&entries);
         if let Some(hs) = ready.hs() {
             self.node.mut_store().set_hard_state(hs.clone());
+            self.terms_in_flight.push_back((ready.number(), hs.term));
         }
+        self.number = ready.number();
+        let mut messages = std::mem::take(&mut self.messages);
+        messages.extend(ready.take_messages().into_iter().filter_map(convert::from_raft));
+        let mut messages_after = Vec::new();
+        for message in ready.take_persisted_messages().into_iter().filter_map(convert::from_raft) {
+            let Message { term, body, .. } = &message;
+            // An answer to a heartbeat says nothing about entries: a slow disk does not hold it up.
+            let is_early =
+                matches!(body, Body::HeartbeatResponse { .. }) && *term == self.durable_term;
+            if is_early { messages.push(message) } else { messages_after.push(message) }
+        }
+        for message in messages.iter_mut().chain(&mut messages_after) {
+            if let Body::HeartbeatResponse { is_full, .. } = &mut message.body {
+                *is_full = self.is_full;
+            }
+        }
+        messages.retain(|message| !self.is_useless(message));
         let out = Ready {
             number: ready.number(),
             entries: entries.into_iter().map(Entry::from).collect(),
@@ -312,6 +391,10 @@ impl Engine {
             must_sync: ready.must_sync(),
             committed: ready.take_committed_entries().into_iter().map(Entry::from).collect(),
             reads: ready.take_read_states().iter().filter_map(read_state).collect(),
+            messages,
+            messages_after,
+            fetches,
+            snapshots_for,
         };
         self.node.advance_append_async(ready);
         Some(out)
@@ -319,15 +402,28 @@ impl Engine {
 
     /// Reports that the writes of the [`Ready`] of this number and of all before it are durable.
     pub fn persisted(&mut self, number: u64) {
+        self.persisted = self.persisted.max(number);
+        while let Some((_, term)) = self.terms_in_flight.pop_front_if(|(of, _)| *of <= number) {
+            self.durable_term = term;
+        }
         self.node.on_persist_ready(number);
     }
 
     /// Reports that everything through `index` is applied. A single replica releases the payloads.
     pub fn applied(&mut self, index: u64) {
         self.node.advance_apply_to(index);
-        if self.lone {
+        if self.is_lone() {
             self.node.mut_store().discard_through(index);
+        } else {
+            self.node.mut_store().release(index);
         }
+        self.campaign_alone();
+    }
+
+    /// Reports that a snapshot through `index` is durable. The log is kept from there on.
+    pub fn compacted(&mut self, index: u64) {
+        let index = index.min(self.node.raft.raft_log.applied);
+        self.node.mut_store().discard_through(index);
     }
 }
 
@@ -345,30 +441,40 @@ fn read_state(read: &raft::ReadState) -> Option<ConfirmedRead> {
     Some(ConfirmedRead { context: u64::from_be_bytes(context), index: read.index })
 }
 
-/// The `raft` crate returned an error at start.
+/// Why the engine cannot start, or cannot go on.
 #[derive(Debug, thiserror::Error)]
-#[error("the Raft engine refused its start: {0}")]
-pub struct EngineError(String);
+pub enum EngineError {
+    /// The log lacks entries or a vote that were durable: damage, or an older copy of the disk. As a
+    /// voter, the replica could elect a leader without committed entries.
+    #[error(
+        "the log ends at index {} of term {}, but index {commit} was committed and term {term} was seen",
+        last.index, last.term
+    )]
+    LogLost {
+        /// The commit index of the hard state.
+        commit: u64,
+        /// The term of the hard state.
+        term: u64,
+        /// The last entry of the log.
+        last: EntryId,
+    },
+    /// The entries do not belong to the snapshot: a log from before it was installed.
+    #[error(
+        "the entries after the snapshot at index {} of term {} have falling terms",
+        snapshot.index, snapshot.term
+    )]
+    TermsFall {
+        /// The last entry that the snapshot includes.
+        snapshot: EntryId,
+    },
+    /// The `raft` crate returned an error.
+    #[error("the Raft engine refused: {0}")]
+    Raft(String),
+}
 
 impl EngineError {
     #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
     fn from_raft(error: raft::Error) -> Self {
-        Self(error.to_string())
-    }
-}
-
-impl From<eraftpb::Entry> for Entry {
-    fn from(mut entry: eraftpb::Entry) -> Self {
-        let kind = match entry.get_entry_type() {
-            EntryType::EntryNormal => EntryKind::Normal,
-            EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => EntryKind::Members,
-        };
-        Self { index: entry.index, term: entry.term, kind, data: entry.take_data() }
-    }
-}
-
-impl From<&eraftpb::HardState> for HardState {
-    fn from(state: &eraftpb::HardState) -> Self {
-        Self { term: state.term, vote: state.vote, commit: state.commit }
+        Self::Raft(error.to_string())
     }
 }

@@ -16,6 +16,7 @@ pub mod proposal;
 pub mod driver;
 pub mod replica;
 pub mod engine;
+pub mod message;
 pub mod state;
 
 pub use id::{BrokerId, PartitionId, ReplicaId, ShardId, TopicId};

@@ -64,6 +64,30 @@ pub const SHARD_PRODUCERS_MAX: usize = 100_000;
 /// count up from there, which leaves room before the largest integer that JSON carries exactly.
 pub const FENCE_EPOCH_ADOPTED_MAX: u64 = 1 << 52;
 
+/// Payloads of applied entries that a shard keeps in memory for followers that are a little behind,
+/// bytes. Older ones are read back from the write-ahead log.
+pub const LOG_WINDOW_BYTES: u64 = 4 << 20;
+
+/// Most entries of which a shard keeps index, term and length after they are applied (40 bytes
+/// each). A follower that needs an older one gets a snapshot.
+pub const LOG_ENTRIES_MAX: usize = 1 << 16;
+
+/// Most reads of older entries for followers that are under way in one shard.
+pub const FETCHES_MAX: usize = 8;
+
+/// Most bytes of entries in messages of a leader that wait for a shard's own writes. Later messages
+/// are dropped, and the leader sends their entries again.
+pub const INBOX_BYTES_MAX: usize = 4 << 20;
+
+/// Most bytes of the context of a ReadIndex round in a heartbeat. Ours have 8.
+pub const CONTEXT_BYTES_MAX: usize = 16;
+
+/// A learner becomes a voter only when it lacks at most so many entries of the leader's log.
+pub const CAUGHT_UP_ENTRIES_MAX: u64 = 64;
+
+/// Most members of a shard, learners included.
+pub const MEMBERS_MAX: usize = 9;
+
 /// One tick of the Raft engine's clock, milliseconds.
 pub const TICK_MS: u64 = 100;
 

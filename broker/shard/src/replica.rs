@@ -14,15 +14,14 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
-
 use crate::command::{self, Command, Envelope};
 use crate::engine::{
-    ConfirmedRead, Engine, EngineError, Entry, EntryId, EntryKind, HardState, Members,
-    ProposalRejection, Start,
+    ChangeRejection, ConfirmedRead, Engine, EngineError, Entry, EntryId, EntryKind, Fetch,
+    HardState, Members, MembersChange, MessageRejection, ProposalRejection, Start,
 };
 use crate::id::ReplicaId;
 use crate::limits;
+use crate::message::Message;
 use crate::proposal::ProposeError;
 use crate::state::{Effect, Outcome, State};
 
@@ -34,7 +33,6 @@ pub type Ticket = u64;
 pub struct Replica {
     id: ReplicaId,
     engine: Engine,
-    members: Members,
     applied: EntryId,
     /// A changed hard state that need not be synced alone; the next write includes it.
     hard_state: Option<HardState>,
@@ -48,6 +46,33 @@ pub struct Replica {
     next_context: u64,
     /// The term in which this replica leads and has applied its first entry.
     leading: Option<u64>,
+    /// Whether the replica has reported a [`StopReason`]; it does nothing any more.
+    is_stopped: bool,
+}
+
+/// Why a replica stops: it must neither vote nor apply before somebody has acted.
+#[derive(Debug, thiserror::Error)]
+pub enum StopReason {
+    /// A committed entry cannot be decoded: a newer broker wrote it, or it is damaged in a way that
+    /// the checksum of the log did not detect. Skipping it would make the replicas diverge.
+    #[error("entry {index} cannot be applied: {reason}; a newer broker wrote it, or it is damaged")]
+    UnknownEntry {
+        /// Index of the entry.
+        index: u64,
+        /// What is unknown about it.
+        reason: String,
+    },
+    /// The members do not allow a change that was committed.
+    #[error("the change of the members at entry {index} cannot be applied: {error}")]
+    Members {
+        /// Index of the entry.
+        index: u64,
+        /// The answer of the engine.
+        error: EngineError,
+    },
+    /// The log lacks entries that it acknowledged, or other entries than the leader's are committed.
+    #[error("the log contradicts the leader's: {0}")]
+    Log(MessageRejection),
 }
 
 #[derive(Debug)]
@@ -63,8 +88,19 @@ struct Proposal {
 /// What the driver has to do after a [`Replica::poll`].
 #[derive(Debug, Default)]
 pub struct Work {
-    /// A write to make durable and then report with [`Replica::persisted`].
+    /// The number to report with [`Replica::persisted`] when `write` and every earlier write are
+    /// durable; `None` if nothing has to be reported.
+    pub number: Option<u64>,
+    /// A write to make durable.
     pub write: Option<Write>,
+    /// Messages to send at once.
+    pub messages: Vec<Message>,
+    /// Messages to send when `number` is reported.
+    pub messages_after: Vec<Message>,
+    /// Entries to read from the log for followers and to pass to [`Replica::fetched`].
+    pub fetches: Vec<Fetch>,
+    /// Replicas that need a snapshot, because the log no longer has the entries that they lack.
+    pub snapshots_for: Vec<u64>,
     /// Effects to carry out, in order.
     pub effects: Vec<Effect>,
     /// Outcomes of proposals, to be delivered after the effects.
@@ -74,6 +110,8 @@ pub struct Work {
     /// Set when leadership changed: the term in which this replica leads now, `None` for not
     /// leading.
     pub leads: Option<Option<u64>>,
+    /// Set once, when the replica stops.
+    pub stopped: Option<StopReason>,
 }
 
 /// What has to be made durable together, in the replica's part of the write-ahead log.
@@ -94,12 +132,10 @@ impl Replica {
     /// When `start` is inconsistent.
     pub fn new(start: Start) -> Result<Self, EngineError> {
         let id = ReplicaId(start.replica);
-        let members = start.members.clone();
         let applied = start.snapshot;
         Ok(Self {
             id,
             engine: Engine::new(start)?,
-            members,
             applied,
             hard_state: None,
             proposals: VecDeque::new(),
@@ -108,6 +144,7 @@ impl Replica {
             read_contexts: VecDeque::new(),
             next_context: 0,
             leading: None,
+            is_stopped: false,
         })
     }
 
@@ -126,7 +163,31 @@ impl Replica {
     /// The shard's members, as of the last applied entry.
     #[must_use]
     pub fn members(&self) -> &Members {
-        &self.members
+        self.engine.members()
+    }
+
+    /// The newest term seen.
+    #[must_use]
+    pub fn term(&self) -> u64 {
+        self.engine.term()
+    }
+
+    /// The Raft id of the leader, if known.
+    #[must_use]
+    pub fn leader(&self) -> Option<u64> {
+        self.engine.leader()
+    }
+
+    /// The last index that is known to be committed.
+    #[must_use]
+    pub fn committed(&self) -> u64 {
+        self.engine.committed()
+    }
+
+    /// The last index of the log.
+    #[must_use]
+    pub fn last_index(&self) -> u64 {
+        self.engine.last_index()
     }
 
     /// The term in which this replica leads and has applied its first entry.
@@ -135,18 +196,80 @@ impl Replica {
         self.leading
     }
 
-    /// Whether the replica needs ticks. A single voter does not, unless its replay waits for
-    /// memory.
+    /// Whether the replica needs ticks. A single voter that leads does not, unless its replay waits
+    /// for memory.
     #[must_use]
     pub fn needs_ticks(&self) -> bool {
-        !self.engine.is_lone() || self.engine.waits_for_room()
+        let is_lone_leader = self.engine.is_lone() && self.engine.is_leader();
+        !self.is_stopped && (!is_lone_leader || self.engine.waits_for_room())
     }
 
     /// Advances the engine's clock by one tick.
     pub fn tick(&mut self) {
-        if !self.engine.is_lone() {
+        if !self.is_stopped {
             self.engine.tick();
         }
+    }
+
+    /// Handles a message of another replica of the shard.
+    ///
+    /// # Errors
+    /// See [`MessageRejection`]: the message has no effect. After a fatal one the replica stops.
+    pub fn step(&mut self, message: Message) -> Result<(), MessageRejection> {
+        if self.is_stopped { Ok(()) } else { self.engine.step(message) }
+    }
+
+    /// Sets whether the disk of this replica has no space for record batches.
+    pub fn set_full(&mut self, is_full: bool) {
+        self.engine.set_full(is_full);
+    }
+
+    /// Whether so many followers have full disks that record batches cannot be committed now.
+    #[must_use]
+    pub fn is_majority_full(&self) -> bool {
+        self.engine.is_majority_full()
+    }
+
+    /// Reports that messages to this replica are lost.
+    pub fn unreachable(&mut self, replica: u64) {
+        self.engine.unreachable(replica);
+    }
+
+    /// Asks `replica` to lead in place of this one. Proposals wait meanwhile.
+    pub fn transfer_leadership(&mut self, replica: u64) {
+        self.engine.transfer_leadership(replica);
+    }
+
+    /// Passes in what a [`Fetch`] asked for; `None` when the log no longer has the entries.
+    pub fn fetched(&mut self, id: u64, entries: Option<Vec<Entry>>) {
+        if !self.is_stopped {
+            self.engine.fetched(id, entries);
+        }
+    }
+
+    /// Reports that a snapshot through `index` is durable: the log is not needed up to there.
+    pub fn compacted(&mut self, index: u64) {
+        self.engine.compacted(index);
+    }
+
+    /// Stops the replica: it answers nothing any more.
+    pub fn stop(&mut self) {
+        self.is_stopped = true;
+    }
+
+    /// Proposes a change of the members; a later poll resolves `ticket`.
+    ///
+    /// # Errors
+    /// See [`ChangeRejection`]: nothing was proposed, and no poll resolves the ticket.
+    pub fn propose_members(
+        &mut self,
+        ticket: Ticket,
+        change: MembersChange,
+    ) -> Result<(), ChangeRejection> {
+        let term = self.leading.ok_or(ChangeRejection::NotLeader)?;
+        let index = self.engine.propose_members(change)?;
+        self.proposals.push_back(Proposal { index, term, ticket, batches: None });
+        Ok(())
     }
 
     /// Proposes a command; a later poll resolves `ticket`. Returns the size of the entry's payload,
@@ -200,6 +323,9 @@ impl Replica {
     /// [`limits::COMMITTED_BYTES_MAX`]. Their replay waits while the memory budget is used up,
     /// until the checkpoint thread has released some of it.
     pub fn poll(&mut self, state: &mut State) -> Option<Work> {
+        if self.is_stopped {
+            return None;
+        }
         let mut work = Work::default();
         self.ask_reads(&mut work);
         let waits = self.engine.waits_for_room();
@@ -207,15 +333,26 @@ impl Replica {
             return (!work.reads.is_empty()).then_some(work);
         };
         self.hard_state = ready.hard_state.or(self.hard_state);
-        if ready.must_sync || !ready.entries.is_empty() {
+        // A replica that restarts has the members that it knows to be committed.
+        let changes_members = ready.committed.iter().any(|entry| entry.kind == EntryKind::Members);
+        if ready.must_sync || !ready.entries.is_empty() || changes_members {
             work.write = Some(Write {
                 number: ready.number,
                 entries: ready.entries,
                 hard_state: self.hard_state.take(),
             });
         }
+        work.number = Some(ready.number);
+        work.messages = ready.messages;
+        work.messages_after = ready.messages_after;
+        work.fetches = ready.fetches;
+        work.snapshots_for = ready.snapshots_for;
         for entry in ready.committed {
-            self.apply(state, entry, &mut work);
+            if let Err(reason) = self.apply(state, entry, &mut work) {
+                self.is_stopped = true;
+                work.stopped = Some(reason);
+                break;
+            }
         }
         for read in ready.reads {
             self.confirm_read(read);
@@ -225,29 +362,46 @@ impl Replica {
         Some(work)
     }
 
-    fn apply(&mut self, state: &mut State, entry: Entry, work: &mut Work) {
+    fn apply(
+        &mut self,
+        state: &mut State,
+        entry: Entry,
+        work: &mut Work,
+    ) -> Result<(), StopReason> {
+        let index = entry.index;
+        let unknown = |reason: String| StopReason::UnknownEntry { index, reason };
         let outcome = match entry.kind {
             EntryKind::Normal if entry.data.is_empty() => Outcome::Done,
             EntryKind::Normal => {
-                let command = self.proposed(&entry).unwrap_or_else(|| decode(&entry.data));
+                let command = match self.proposed(&entry) {
+                    Some(command) => command,
+                    None => Envelope::decode(&entry.data).map_err(|e| unknown(e.to_string()))?,
+                };
                 state.apply(entry.term, command, &mut work.effects)
             }
-            // Members change only when there is more than one broker.
-            EntryKind::Members => Outcome::Done,
+            EntryKind::Members => {
+                let change =
+                    MembersChange::decode(&entry.data).map_err(|e| unknown(e.to_string()))?;
+                self.engine
+                    .apply_members(change)
+                    .map_err(|error| StopReason::Members { index, error })?;
+                Outcome::Done
+            }
         };
         self.applied = entry.id();
-        self.engine.applied(entry.index);
+        self.engine.applied(index);
         while let Some(first) = self.proposals.front()
-            && first.index <= entry.index
+            && first.index <= index
         {
             let proposal = self.proposals.pop_front().expect("it is there");
-            let ours = proposal.index == entry.index && proposal.term == entry.term;
+            let ours = proposal.index == index && proposal.term == entry.term;
             if ours && outcome != Outcome::TermChanged {
                 work.outcomes.push((proposal.ticket, Ok(outcome)));
-                return;
+                return Ok(());
             }
             work.outcomes.push((proposal.ticket, Err(ProposeError::NotLeader)));
         }
+        Ok(())
     }
 
     /// The envelope that `entry` decodes to, if this replica proposed it and kept its batches.
@@ -315,13 +469,6 @@ impl Replica {
     pub(crate) fn depose(&mut self) {
         self.engine.depose();
     }
-}
-
-/// Panics on an entry that does not decode: a newer broker wrote it, or it is damaged in a way that
-/// the WAL's checksum did not detect. Skipping it would make the replicas diverge.
-fn decode(data: &Bytes) -> Envelope {
-    Envelope::decode(data)
-        .unwrap_or_else(|error| panic!("a committed entry cannot be applied: {error}"))
 }
 
 #[cfg(test)]

@@ -125,6 +125,16 @@ impl State {
         }
     }
 
+    /// A checksum of the state in its canonical encoding (CRC-32C). Replicas that have applied the
+    /// same entries have the same digest.
+    ///
+    /// # Panics
+    /// Never: every state can be encoded.
+    #[must_use]
+    pub fn digest(&self) -> u32 {
+        crc32c::crc32c(&postcard::to_allocvec(self).expect("a state always encodes"))
+    }
+
     /// Whether the batch is of an idempotent producer of which the partition has no batch, as far
     /// as is known. The partition then accepts any sequence.
     #[must_use]

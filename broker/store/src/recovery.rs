@@ -229,6 +229,13 @@ fn check_shard(
     }
     let log = &recovered.replicas[&key_of(newest)];
     let last = last_index(log);
+    let commit = log.hard_state.commit;
+    if commit > last && !newest.members.is_lone(newest.replica.0) {
+        return Ok(Err(format!(
+            "its log ends with {last}, but {commit} was committed: it must not vote, because its answer counted for the entries that it lacks"
+        )));
+    }
+    // A single replica continues with what is left; the log reports its damage.
     let hard_state = HardState {
         term: log.hard_state.term,
         vote: log.hard_state.vote,
@@ -351,6 +358,7 @@ impl RecoveredShard {
                 &self.entries,
                 Arc::clone(partition_logs.budget()),
             )),
+            seed: 0,
         };
         Ok(OpenedReplica {
             shard: snapshot.shard,

@@ -320,6 +320,7 @@ impl RunningShard {
                     Answer::Appended(results) => results.map(Outcome::Appended),
                     Answer::Proposed(outcome) => outcome,
                     Answer::Read(_) => panic!("no read was requested"),
+                    Answer::Changed(_) => panic!("no change of the members was requested"),
                 };
                 decided.push(DecidedProposal { shard, op, outcome });
             }

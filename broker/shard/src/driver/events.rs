@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use crate::command::{Append, Command};
+use crate::engine::{ChangeRejection, Entry, Fetch, MembersChange, MessageRejection};
 #[cfg(doc)]
 use crate::limits;
+use crate::message::Message;
 use crate::proposal::{AppendResult, ProposeError, SendOrder};
-use crate::replica::{Replica, Work, Write};
+use crate::replica::{Replica, StopReason, Work, Write};
 use crate::state::{Effect, Outcome};
 
 /// Identifies a call until it is answered. The caller of [`super::Core::take`] chooses it; each is
@@ -53,6 +55,41 @@ pub enum Event {
     NoSpace(u64),
     /// [`limits::TICK_MS`] have passed.
     Tick,
+    /// A message of another replica of the shard.
+    Message(Message),
+    /// The answer to one of [`Actions::fetches`]: the entries, or `None` if the log no longer has
+    /// them or they cannot be read.
+    Fetched {
+        /// [`Fetch::id`].
+        id: u64,
+        /// The entries, in order from [`Fetch::first`] on.
+        entries: Option<Vec<Entry>>,
+    },
+    /// Messages to this replica are lost.
+    Unreachable(u64),
+    /// A call that changes the members.
+    Change {
+        /// Identifies the call.
+        caller: Caller,
+        /// The change to propose.
+        change: MembersChange,
+    },
+    /// Asks a replica to lead in place of this one. Calls wait meanwhile, for an election timeout at
+    /// most.
+    Transfer(u64),
+    /// A snapshot through this index is durable: the log need not hold what it covers.
+    Compacted(u64),
+}
+
+/// Why the members were not changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ChangeError {
+    /// Nothing was proposed.
+    #[error(transparent)]
+    Rejected(#[from] ChangeRejection),
+    /// The change was proposed and may be committed, or not.
+    #[error("the outcome of the change is unknown: {0}")]
+    Proposed(ProposeError),
 }
 
 /// The answer to a call.
@@ -64,6 +101,8 @@ pub enum Answer {
     Proposed(Result<Outcome, ProposeError>),
     /// The answer to [`Event::Read`].
     Read(Result<(), ProposeError>),
+    /// The answer to [`Event::Change`].
+    Changed(Result<(), ChangeError>),
 }
 
 /// What the caller has to do, in the order of the fields.
@@ -79,6 +118,17 @@ pub struct Actions {
     /// Set when leadership changed: the term in which this replica leads now, `None` for not
     /// leading.
     pub leads: Option<Option<u64>>,
+    /// Messages to send. Each may be lost, duplicated or overtaken.
+    pub messages: Vec<Message>,
+    /// Entries to read from the log without holding up the driver; each is answered with
+    /// [`Event::Fetched`].
+    pub fetches: Vec<Fetch>,
+    /// Replicas that need a snapshot: the log no longer has the entries that they lack.
+    pub snapshots_for: Vec<u64>,
+    /// Messages that were refused, with their senders.
+    pub rejected: Vec<(u64, MessageRejection)>,
+    /// Set once, when the replica stops: it must neither vote nor apply before somebody has acted.
+    pub stopped: Option<StopReason>,
 }
 
 impl Actions {
@@ -87,6 +137,11 @@ impl Actions {
             && self.effects.is_empty()
             && self.answers.is_empty()
             && self.leads.is_none()
+            && self.messages.is_empty()
+            && self.fetches.is_empty()
+            && self.snapshots_for.is_empty()
+            && self.rejected.is_empty()
+            && self.stopped.is_none()
     }
 }
 

@@ -170,6 +170,7 @@ fn error(answer: Option<&Answer>) -> Option<ProposeError> {
         Answer::Appended(result) => result.as_ref().err().copied(),
         Answer::Proposed(result) => result.as_ref().err().copied(),
         Answer::Read(result) => result.as_ref().err().copied(),
+        Answer::Changed(_) => None,
     }
 }
 

@@ -1,22 +1,30 @@
-//! The writes of one replica that are in flight, in the order of its log.
+//! The work of one replica that is reported in order: writes to the log, and the messages that may be
+//! sent only when they are durable.
 //!
 //! # Invariants
 //!
-//! - **D1** a write counts as durable only when it and every earlier write are.
+//! - **D1** a write counts as durable only when it and every earlier write are. A message about it is
+//!   sent only then.
 //! - After a refused write nothing is submitted until the log has answered every write in flight;
 //!   then all from the refused one on are submitted again, in order.
 
 use std::collections::VecDeque;
 
+use super::{Answer, Caller};
+use crate::message::Message;
 use crate::replica::Write;
 
-/// Writes that are not durable together with all before them, oldest first.
+/// What is not durable together with all before it, oldest first.
 #[derive(Debug, Default)]
-pub(super) struct Writes(VecDeque<PendingWrite>);
+pub(super) struct Writes(VecDeque<InFlight>);
 
 #[derive(Debug)]
-struct PendingWrite {
-    write: Write,
+struct InFlight {
+    number: u64,
+    /// `None` for work that has nothing to write: it waits for the writes before it.
+    write: Option<Write>,
+    messages: Vec<Message>,
+    answers: Vec<(Caller, Answer)>,
     progress: Progress,
 }
 
@@ -28,34 +36,49 @@ enum Progress {
     Refused,
 }
 
+/// Work that is durable together with all before it.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Finished {
+    /// The number to report to the replica.
+    pub(super) number: u64,
+    /// The messages that waited for it.
+    pub(super) messages: Vec<Message>,
+    /// The answers that waited for it.
+    pub(super) answers: Vec<(Caller, Answer)>,
+}
+
 impl Writes {
+    /// The number of writes that are not durable.
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.0.iter().filter(|work| work.write.is_some()).count()
     }
 
     /// Whether a write was refused and is not submitted again yet.
     pub(super) fn is_refused(&self) -> bool {
-        self.0.iter().any(|write| write.progress == Progress::Refused)
+        self.0.iter().any(|work| work.progress == Progress::Refused)
     }
 
-    /// Adds a write; returns it if it is to be submitted now.
-    pub(super) fn push(&mut self, write: Write) -> Option<Write> {
-        let is_refused = self.is_refused();
-        let progress = if is_refused { Progress::Refused } else { Progress::Submitted };
-        let submitted = (!is_refused).then(|| write.clone());
-        self.0.push_back(PendingWrite { write, progress });
+    /// Adds work; returns the write if it is to be submitted now.
+    pub(super) fn push(
+        &mut self,
+        number: u64,
+        write: Option<Write>,
+        messages: Vec<Message>,
+        answers: Vec<(Caller, Answer)>,
+    ) -> Option<Write> {
+        let progress = match &write {
+            None => Progress::Durable,
+            Some(_) if self.is_refused() => Progress::Refused,
+            Some(_) => Progress::Submitted,
+        };
+        let submitted = if progress == Progress::Submitted { write.clone() } else { None };
+        self.0.push_back(InFlight { number, write, messages, answers, progress });
         submitted
     }
 
-    /// Marks the write of this number as durable. Returns the number of the last write that is now
-    /// durable together with all before it, if that advanced.
-    pub(super) fn durable(&mut self, number: u64) -> Option<u64> {
+    /// Marks the write of this number as durable.
+    pub(super) fn durable(&mut self, number: u64) {
         self.mark(number, Progress::Durable);
-        let mut last = None;
-        while let Some(done) = self.0.pop_front_if(|write| write.progress == Progress::Durable) {
-            last = Some(done.write.number);
-        }
-        last
     }
 
     /// Marks the write of this number as refused for lack of space.
@@ -63,21 +86,35 @@ impl Writes {
         self.mark(number, Progress::Refused);
     }
 
+    /// Takes the work that is now durable together with all before it, if there is any.
+    pub(super) fn finished(&mut self) -> Option<Finished> {
+        let mut finished = None;
+        while let Some(work) = self.0.pop_front_if(|work| work.progress == Progress::Durable) {
+            let finished = finished.get_or_insert_with(Finished::default);
+            finished.number = work.number;
+            finished.messages.extend(work.messages);
+            finished.answers.extend(work.answers);
+        }
+        finished
+    }
+
     fn mark(&mut self, number: u64, progress: Progress) {
-        if let Some(found) = self.0.iter_mut().find(|write| write.write.number == number) {
+        let mut writes = self.0.iter_mut();
+        if let Some(found) = writes.find(|work| work.number == number && work.write.is_some()) {
             found.progress = progress;
         }
     }
 
     /// The writes to submit again now, if any was refused.
     pub(super) fn submit_again(&mut self) -> Vec<Write> {
-        let is_open = |write: &PendingWrite| write.progress == Progress::Submitted;
+        let is_open = |work: &InFlight| work.progress == Progress::Submitted;
         if !self.is_refused() || self.0.iter().any(is_open) {
             return Vec::new();
         }
-        let again = self.0.iter_mut().map(|write| {
-            write.progress = Progress::Submitted;
-            write.write.clone()
+        let again = self.0.iter_mut().filter_map(|work| {
+            let write = work.write.clone()?;
+            work.progress = Progress::Submitted;
+            Some(write)
         });
         again.collect()
     }
@@ -86,25 +123,67 @@ impl Writes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::Body;
 
-    fn write(number: u64) -> Write {
-        Write { number, entries: Vec::new(), hard_state: None }
+    fn write(number: u64) -> Option<Write> {
+        Some(Write { number, entries: Vec::new(), hard_state: None })
+    }
+
+    fn message(term: u64) -> Vec<Message> {
+        vec![Message { from: 1, to: 2, term, body: Body::TimeoutNow }]
     }
 
     fn again(writes: &mut Writes) -> Vec<u64> {
         writes.submit_again().iter().map(|write| write.number).collect()
     }
 
+    fn finished(writes: &mut Writes) -> Option<u64> {
+        writes.finished().map(|finished| finished.number)
+    }
+
     #[test]
     fn nothing_is_submitted_behind_a_refused_write_until_all_are_answered() {
         let mut writes = Writes::default();
-        assert!(writes.push(write(1)).is_some() && writes.push(write(2)).is_some());
+        assert!(writes.push(1, write(1), vec![], vec![]).is_some());
+        assert!(writes.push(2, write(2), vec![], vec![]).is_some());
         writes.refused(1);
-        assert!(writes.push(write(3)).is_none(), "it would leave a hole");
+        assert!(writes.push(3, write(3), vec![], vec![]).is_none(), "it would leave a hole");
         assert_eq!(again(&mut writes), [0; 0], "the second is in flight");
         writes.refused(2);
         assert_eq!(again(&mut writes), [1, 2, 3]);
-        assert_eq!(writes.durable(2), None, "the first is not");
-        assert_eq!(writes.durable(1), Some(2));
+        writes.durable(2);
+        assert_eq!(finished(&mut writes), None, "the first is not");
+        writes.durable(1);
+        assert_eq!(finished(&mut writes), Some(2));
+    }
+
+    #[test]
+    fn d1_a_message_waits_for_every_write_before_it() {
+        let mut writes = Writes::default();
+        writes.push(1, write(1), message(1), vec![]);
+        assert!(writes.push(2, None, message(2), vec![]).is_none(), "there is nothing to write");
+        assert_eq!((writes.len(), writes.finished()), (1, None));
+        writes.durable(2);
+        assert_eq!(writes.finished(), None, "only the first is written");
+        writes.durable(1);
+        let messages = [message(1), message(2)].concat();
+        assert_eq!(writes.finished(), Some(Finished { number: 2, messages, answers: vec![] }));
+        writes.push(3, None, message(3), vec![]);
+        assert_eq!(finished(&mut writes), Some(3), "nothing is before it");
+    }
+
+    #[test]
+    fn d1_a_vote_behind_refused_entries_is_refused_with_them() {
+        let mut writes = Writes::default();
+        writes.push(1, write(1), vec![], vec![]);
+        writes.refused(1);
+        writes.push(2, write(2), message(7), vec![]);
+        writes.push(3, None, message(8), vec![]);
+        assert_eq!(writes.finished(), None);
+        assert_eq!(again(&mut writes), [1, 2], "what has nothing to write is not submitted");
+        writes.durable(1);
+        assert_eq!(finished(&mut writes), Some(1));
+        writes.durable(2);
+        assert_eq!(finished(&mut writes), Some(3));
     }
 }

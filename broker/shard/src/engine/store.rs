@@ -2,15 +2,22 @@
 //!
 //! After a start only index, term and length of the entries after the snapshot are in memory. Their
 //! payloads are read when they are applied, so that recovery needs no memory for the whole WAL.
+//!
+//! Payloads of applied entries stay in memory while they fit [`limits::LOG_WINDOW_BYTES`], because
+//! followers need them soon. For a follower that needs older ones the engine asks its caller to
+//! read them ([`Fetch`]), so that no disk is read while a message is handled.
 
-use std::collections::VecDeque;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 
 use bytes::Bytes;
-use raft::eraftpb::{self, ConfState, EntryType, HardState, Snapshot};
+use raft::eraftpb::{self, ConfState, HardState, Snapshot};
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 
-use super::{EntryId, EntryKind, Start};
+use super::convert::entry_type;
+use super::{Entry, EntryId, EntryKind, Start};
+use crate::limits;
 
 /// An entry whose payload is in the WAL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +47,18 @@ pub trait EntrySource: Send + Sync + fmt::Debug {
     }
 }
 
+/// Entries that the engine needs for a follower and that are not in memory. The caller reads them
+/// and answers with [`Engine::fetched`](super::Engine::fetched).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fetch {
+    /// Identifies the request.
+    pub id: u64,
+    /// The first index.
+    pub first: u64,
+    /// The last index.
+    pub last: u64,
+}
+
 /// The engine's view of its own log.
 pub(super) struct LogStore {
     hard_state: HardState,
@@ -47,7 +66,27 @@ pub(super) struct LogStore {
     /// The entry before the first one held.
     base: EntryId,
     slots: VecDeque<Slot>,
+    /// Bytes of the payloads in `slots`.
+    memory_bytes: u64,
+    /// Entries through this index have no payload in memory.
+    evicted: u64,
     source: Box<dyn EntrySource>,
+    /// What the engine asked for through `&self`: the `raft` crate reads its storage that way.
+    requests: RefCell<Requests>,
+}
+
+#[derive(Default)]
+struct Requests {
+    next_id: u64,
+    /// Fetches that the caller has not been asked for yet.
+    fetches: Vec<Fetch>,
+    /// The engine's context of every fetch that is not answered, by id, with its first index.
+    contexts: BTreeMap<u64, (u64, GetEntriesContext)>,
+    /// The answer that is being passed to the engine: its first index and the entries, or `None`
+    /// if they are no longer in the log.
+    answer: Option<(u64, Option<Vec<Entry>>)>,
+    /// Replicas that need a snapshot, because the log begins after what they have.
+    snapshots: BTreeSet<u64>,
 }
 
 enum Slot {
@@ -69,6 +108,13 @@ impl Slot {
             Self::Disk(stored) => u64::from(stored.len_bytes),
         }
     }
+
+    fn memory_bytes(&self) -> u64 {
+        match self {
+            Self::Memory(entry) => entry.data.len() as u64,
+            Self::Disk(_) => 0,
+        }
+    }
 }
 
 impl LogStore {
@@ -76,12 +122,22 @@ impl LogStore {
         let base = start.snapshot;
         let slots: VecDeque<Slot> = start.entries.into_iter().map(Slot::Disk).collect();
         let last = base.index + slots.len() as u64;
+        // A shard that has only a snapshot may have no hard state yet.
         let mut hard_state = HardState::default();
         hard_state.term = start.hard_state.term.max(slots.back().map_or(base.term, Slot::term));
         hard_state.vote = start.hard_state.vote;
-        hard_state.commit = start.hard_state.commit.clamp(base.index, last);
+        hard_state.commit = start.hard_state.commit.max(base.index);
         let members = start.members.to_conf_state();
-        Self { hard_state, members, base, slots, source: start.source }
+        Self {
+            hard_state,
+            members,
+            base,
+            slots,
+            memory_bytes: 0,
+            evicted: last,
+            source: start.source,
+            requests: RefCell::default(),
+        }
     }
 
     pub(super) fn set_hard_state(&mut self, state: HardState) {
@@ -92,7 +148,11 @@ impl LogStore {
     pub(super) fn append(&mut self, entries: &[eraftpb::Entry]) {
         let Some(first) = entries.first() else { return };
         let keep = first.index.saturating_sub(self.base.index + 1);
-        self.slots.truncate(usize::try_from(keep).expect("a log in memory"));
+        let keep = usize::try_from(keep).expect("a log in memory");
+        self.memory_bytes -= self.slots.iter().skip(keep).map(Slot::memory_bytes).sum::<u64>();
+        self.slots.truncate(keep);
+        self.evicted = self.evicted.min(self.last());
+        self.memory_bytes += entries.iter().map(|entry| entry.data.len() as u64).sum::<u64>();
         self.slots.extend(entries.iter().cloned().map(Slot::Memory));
     }
 
@@ -100,8 +160,72 @@ impl LogStore {
     pub(super) fn discard_through(&mut self, index: u64) {
         while self.base.index < index {
             let Some(slot) = self.slots.pop_front() else { return };
+            self.memory_bytes -= slot.memory_bytes();
             self.base = EntryId { index: self.base.index + 1, term: slot.term() };
         }
+    }
+
+    /// Releases the memory of the oldest entries that are applied, as far as the bounds demand it.
+    pub(super) fn release(&mut self, applied: u64) {
+        while self.slots.len() > limits::LOG_ENTRIES_MAX && self.base.index < applied {
+            self.discard_through(self.base.index + 1);
+        }
+        self.evicted = self.evicted.max(self.base.index);
+        while self.memory_bytes > limits::LOG_WINDOW_BYTES && self.evicted < applied {
+            self.evicted += 1;
+            let at = usize::try_from(self.evicted - self.base.index - 1).expect("a log in memory");
+            let slot = &mut self.slots[at];
+            self.memory_bytes -= slot.memory_bytes();
+            if let Slot::Memory(entry) = slot {
+                *slot = Slot::Disk(StoredEntry {
+                    index: entry.index,
+                    term: entry.term,
+                    kind: super::convert::entry_kind(entry),
+                    len_bytes: u32::try_from(entry.data.len()).expect("an entry is bounded"),
+                });
+            }
+        }
+    }
+
+    /// The fetches that the engine asked for since the last call.
+    pub(super) fn take_fetches(&mut self) -> Vec<Fetch> {
+        std::mem::take(&mut self.requests.get_mut().fetches)
+    }
+
+    /// The replicas for which the engine asked for a snapshot since the last call.
+    pub(super) fn take_snapshot_requests(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.requests.get_mut().snapshots).into_iter().collect()
+    }
+
+    /// Stores the answer to a fetch until [`Self::clear_answer`]; returns the engine's context.
+    pub(super) fn answer(
+        &mut self,
+        id: u64,
+        entries: Option<Vec<Entry>>,
+    ) -> Option<GetEntriesContext> {
+        let requests = self.requests.get_mut();
+        let (first, context) = requests.contexts.remove(&id)?;
+        requests.answer = Some((first, entries));
+        Some(context)
+    }
+
+    pub(super) fn clear_answer(&mut self) {
+        self.requests.get_mut().answer = None;
+    }
+
+    /// Requests the entries from `first` on for a follower, unless they were requested already.
+    fn request(&self, first: u64, last: u64, context: GetEntriesContext) {
+        let mut requests = self.requests.borrow_mut();
+        if requests.contexts.values().any(|(requested, _)| *requested == first)
+            || requests.contexts.len() >= limits::FETCHES_MAX
+        {
+            // The follower's next heartbeat response asks again.
+            return;
+        }
+        let id = requests.next_id;
+        requests.next_id += 1;
+        requests.fetches.push(Fetch { id, first, last });
+        requests.contexts.insert(id, (first, context));
     }
 
     /// Whether the entry after `applied` has to be read back and there is no memory to apply it.
@@ -110,6 +234,18 @@ impl LogStore {
             Some(Slot::Disk(_)) => !self.source.has_room(),
             Some(Slot::Memory(_)) | None => false,
         }
+    }
+
+    /// The last index below `high` for which the payloads from `low` on fit `max_size`, at least
+    /// `low`, of the entries whose payloads are on disk.
+    fn last_within(&self, low: u64, high: u64, max_size: u64) -> u64 {
+        let mut size = 0;
+        let within = (low..high).take_while(|index| {
+            let slot = self.slot(*index);
+            size += slot.map_or(0, Slot::len_bytes);
+            matches!(slot, Some(Slot::Disk(_))) && (size <= max_size || *index == low)
+        });
+        within.last().unwrap_or(low)
     }
 
     fn last(&self) -> u64 {
@@ -128,10 +264,7 @@ impl LogStore {
             Slot::Disk(stored) => stored,
         };
         let mut entry = eraftpb::Entry { index, term: stored.term, ..Default::default() };
-        entry.set_entry_type(match stored.kind {
-            EntryKind::Normal => EntryType::EntryNormal,
-            EntryKind::Members => EntryType::EntryConfChangeV2,
-        });
+        entry.set_entry_type(entry_type(stored.kind));
         if !is_outline {
             let data = self.source.read(index);
             entry.set_data(
@@ -152,10 +285,17 @@ impl Storage for LogStore {
         low: u64,
         high: u64,
         max_size: impl Into<Option<u64>>,
-        _context: GetEntriesContext,
+        context: GetEntriesContext,
     ) -> raft::Result<Vec<eraftpb::Entry>> {
         if low <= self.base.index {
             return Err(raft::Error::Store(StorageError::Compacted));
+        }
+        if context.can_async()
+            && let Some((first, entries)) = &self.requests.borrow().answer
+            && *first == low
+        {
+            let entries = entries.as_ref().ok_or(raft::Error::Store(StorageError::Compacted))?;
+            return Ok(entries.iter().cloned().map(Into::into).collect());
         }
         // The engine reads without a bound only before a campaign, to count the membership changes
         // among all entries that are not applied. These may be the whole log, and it needs no
@@ -169,6 +309,14 @@ impl Storage for LogStore {
             let slot = self.slot(index).ok_or(raft::Error::Store(StorageError::Unavailable))?;
             size += slot.len_bytes();
             if size > max_size && !out.is_empty() {
+                break;
+            }
+            if context.can_async() && matches!(slot, Slot::Disk(_)) {
+                // What is in memory before it is sent first.
+                if out.is_empty() {
+                    self.request(low, self.last_within(low, high, max_size), context);
+                    return Err(raft::Error::Store(StorageError::LogTemporarilyUnavailable));
+                }
                 break;
             }
             out.push(self.load(index, slot, is_outline)?);
@@ -195,8 +343,9 @@ impl Storage for LogStore {
         Ok(self.last())
     }
 
-    fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<Snapshot> {
+    fn snapshot(&self, _request_index: u64, to: u64) -> raft::Result<Snapshot> {
         // A follower that needs a snapshot gets a checkpoint, not through the engine.
+        self.requests.borrow_mut().snapshots.insert(to);
         Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable))
     }
 }

@@ -1,5 +1,6 @@
 //! Tests of a single replica, with each step of its driver by hand.
 
+use bytes::Bytes;
 use ropewalk_batch::Builder;
 
 use super::*;
@@ -45,6 +46,7 @@ fn start(written: &WrittenLog) -> Replica {
         snapshot: EntryId { index: 1, term: 1 },
         entries: stored.collect(),
         source: Box::new(written.clone()),
+        seed: 0,
     };
     Replica::new(start).expect("a sane start")
 }
@@ -64,6 +66,7 @@ fn holding_from(source: Box<dyn EntrySource>) -> Replica {
         snapshot: EntryId { index: 1, term: 1 },
         entries: vec![stored],
         source,
+        seed: 0,
     };
     Replica::new(start).expect("a sane start")
 }

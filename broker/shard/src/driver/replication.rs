@@ -1,0 +1,100 @@
+//! The part of the driver that concerns other replicas: messages, membership, transfers of leadership.
+//!
+//! Messages with record batches wait in an inbox while the replica's own writes are slow or its disk
+//! is full, so that a follower takes no more memory than [`limits::INBOX_BYTES_MAX`] and its admission
+//! is the same as that of a producer. Every other message is handled at once. Raft tolerates lost and
+//! reordered messages, so what does not fit the inbox is dropped.
+
+use std::collections::VecDeque;
+
+use super::{Answer, Caller, Core, Waiter};
+use crate::engine::{Entry, MembersChange};
+use crate::limits;
+use crate::message::{Body, Message};
+use crate::replica::StopReason;
+
+/// Messages that wait until the replica can take them.
+#[derive(Debug, Default)]
+pub(super) struct Inbox {
+    appends: VecDeque<Message>,
+    bytes: usize,
+    /// How many messages were dropped because the inbox was full.
+    pub(super) dropped: u64,
+}
+
+impl Inbox {
+    fn push(&mut self, message: Message) {
+        let bytes = message.payload_bytes();
+        if self.bytes + bytes > limits::INBOX_BYTES_MAX && !self.appends.is_empty() {
+            self.dropped += 1;
+            return;
+        }
+        self.bytes += bytes;
+        self.appends.push_back(message);
+    }
+
+    fn pop(&mut self) -> Option<Message> {
+        let message = self.appends.pop_front()?;
+        self.bytes -= message.payload_bytes();
+        Some(message)
+    }
+
+    fn next_has_batches(&self) -> bool {
+        self.appends.front().is_some_and(has_batches)
+    }
+}
+
+fn has_batches(message: &Message) -> bool {
+    message.entries().iter().any(Entry::has_batches)
+}
+
+impl Core {
+    /// How many messages were dropped because they came faster than they could be written.
+    #[must_use]
+    pub fn dropped_messages(&self) -> u64 {
+        self.inbox.dropped
+    }
+
+    pub(super) fn take_message(&mut self, message: Message) {
+        if matches!(message.body, Body::Append { .. }) {
+            self.inbox.push(message);
+        } else {
+            self.step(message);
+        }
+    }
+
+    /// Handles the next waiting message if the replica can write it. Returns whether there was one.
+    pub(super) fn step_next(&mut self, has_space: bool) -> bool {
+        self.replica.set_full(!has_space || self.writes.is_refused());
+        if self.writes.len() >= limits::WRITES_INFLIGHT_MAX || self.writes.is_refused() {
+            return false;
+        }
+        if !has_space && self.inbox.next_has_batches() {
+            return false;
+        }
+        let Some(message) = self.inbox.pop() else { return false };
+        self.step(message);
+        true
+    }
+
+    fn step(&mut self, message: Message) {
+        let from = message.from;
+        if let Err(rejection) = self.replica.step(message) {
+            if rejection.is_fatal() {
+                self.replica.stop();
+                self.outbox.stopped = Some(StopReason::Log(rejection));
+            }
+            self.outbox.rejected.push((from, rejection));
+        }
+    }
+
+    pub(super) fn take_change(&mut self, caller: Caller, change: MembersChange) {
+        let ticket = self.next_ticket;
+        match self.replica.propose_members(ticket, change) {
+            Ok(()) => {
+                self.ticket(Waiter::Change(caller));
+            }
+            Err(rejection) => self.answer(caller, Answer::Changed(Err(rejection.into()))),
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! Changes of the members: what the leader proposes, and how every replica applies it.
+
+use raft::eraftpb::{self, EntryType};
+
+use super::{ChangeRejection, Engine, EngineError, Members, MembersChange};
+use crate::limits;
+
+impl Engine {
+    /// Proposes a change of the members; returns its index. Only one is proposed at a time.
+    ///
+    /// # Errors
+    /// See [`ChangeRejection`].
+    pub fn propose_members(&mut self, change: MembersChange) -> Result<u64, ChangeRejection> {
+        self.check_change(change)?;
+        let mut entry = eraftpb::Entry::default();
+        entry.set_entry_type(EntryType::EntryConfChangeV2);
+        entry.set_data(change.encode());
+        let raft = &mut self.node.raft;
+        // Not `RawNode::propose_conf_change`, which parses the payload as a format of its own.
+        if !raft.append_entry(&mut [entry]) {
+            return Err(ChangeRejection::Pending);
+        }
+        let index = raft.raft_log.last_index();
+        raft.pending_conf_index = index;
+        raft.bcast_append();
+        Ok(index)
+    }
+
+    fn check_change(&self, change: MembersChange) -> Result<(), ChangeRejection> {
+        let raft = &self.node.raft;
+        if !self.is_leader() {
+            return Err(ChangeRejection::NotLeader);
+        }
+        if raft.has_pending_conf() || raft.lead_transferee.is_some() {
+            return Err(ChangeRejection::Pending);
+        }
+        let members = &self.members;
+        match change {
+            MembersChange::AddLearner(replica) if members.contains(replica) => {
+                Err(ChangeRejection::NoChange)
+            }
+            MembersChange::AddLearner(_) if members.iter().count() >= limits::MEMBERS_MAX => {
+                Err(ChangeRejection::Pending)
+            }
+            MembersChange::AddLearner(_) => Ok(()),
+            MembersChange::Promote(replica) if members.is_voter(replica) => {
+                Err(ChangeRejection::NoChange)
+            }
+            MembersChange::Promote(replica) => match raft.prs().get(replica) {
+                None => Err(ChangeRejection::NoLearner(replica)),
+                Some(progress) => {
+                    let (matched, last) = (progress.matched, self.last_index());
+                    let is_near = matched + limits::CAUGHT_UP_ENTRIES_MAX >= last;
+                    if progress.recent_active && is_near {
+                        Ok(())
+                    } else {
+                        Err(ChangeRejection::NotCaughtUp { replica, matched, last })
+                    }
+                }
+            },
+            MembersChange::Remove(replica) if !members.contains(replica) => {
+                Err(ChangeRejection::NoChange)
+            }
+            MembersChange::Remove(replica) if members.voters == [replica] => {
+                Err(ChangeRejection::OnlyVoter(replica))
+            }
+            MembersChange::Remove(_) => Ok(()),
+        }
+    }
+
+    /// Applies a change of the members. Entries of this kind are applied in the order of the log,
+    /// before [`Engine::applied`] is called for them.
+    ///
+    /// # Errors
+    /// When the members do not allow it; a leader proposes no such change.
+    pub fn apply_members(&mut self, change: MembersChange) -> Result<(), EngineError> {
+        let state = self
+            .node
+            .apply_conf_change(&change.to_conf_change())
+            .map_err(EngineError::from_raft)?;
+        self.members = Members::from_conf_state(&state);
+        if self.is_leader() && !self.members.is_voter(self.id()) {
+            // The others learn that the entry is committed before they elect another leader.
+            self.node.raft.bcast_append();
+            let term = self.term();
+            self.node.raft.become_follower(term, 0);
+        }
+        Ok(())
+    }
+}

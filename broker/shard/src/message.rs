@@ -1,0 +1,414 @@
+//! Messages between the replicas of a shard: Raft's RPCs with typed fields, and their encoding.
+//!
+//! A message names replicas, not brokers. Which cluster and shard it belongs to, and at which
+//! broker a replica is, is the caller's concern.
+//!
+//! # Encoding
+//!
+//! Version 1, integers little-endian: `version: u8`, `kind: u8`, `from: u64`, `to: u64`,
+//! `term: u64`, then the fields of the kind in the order of declaration. An entry is `index: u64`,
+//! `term: u64`, `kind: u8`, `length: u32` and its payload. [`Message::decode`] accepts nothing else
+//! and no trailing bytes; it allocates no more than the input holds.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+use crate::engine::{Entry, EntryId, EntryKind};
+use crate::limits;
+
+/// Version of the encoding.
+pub const VERSION: u8 = 1;
+
+/// A message from one replica to another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// Raft id of the sender.
+    pub from: u64,
+    /// Raft id of the receiver.
+    pub to: u64,
+    /// The sender's term; of a pre-vote request, the term that it would campaign in.
+    pub term: u64,
+    /// The RPC and its fields.
+    pub body: Body,
+}
+
+/// Raft's RPCs: Ongaro's thesis, figure 3.1 and sections 3.10, 6.4 and 9.6.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Body {
+    /// Entries of the leader's log.
+    Append {
+        /// The entry before the first one sent.
+        previous: EntryId,
+        /// The leader's commit index.
+        commit: u64,
+        /// The entries, without a gap after `previous`.
+        entries: Vec<Entry>,
+    },
+    /// The follower's log matches the leader's through `index`, and that part is durable.
+    Appended {
+        /// The last matching index.
+        index: u64,
+        /// The follower's commit index.
+        commit: u64,
+    },
+    /// The follower's log has another entry, or none, at `index`.
+    AppendRejected {
+        /// Index of `previous` in the refused message.
+        index: u64,
+        /// Where the logs may match: an entry of the follower at or before `index`.
+        hint: EntryId,
+        /// The follower's commit index.
+        commit: u64,
+    },
+    /// The leader is alive.
+    Heartbeat {
+        /// The leader's commit index, at most what the follower is known to have.
+        commit: u64,
+        /// Identifies the ReadIndex round that the answer confirms; empty for none.
+        context: Bytes,
+    },
+    /// The answer to [`Body::Heartbeat`].
+    HeartbeatResponse {
+        /// The follower's commit index.
+        commit: u64,
+        /// The context of the heartbeat.
+        context: Bytes,
+        /// Whether the follower's disk has no space for record batches: entries are not sent to it
+        /// until it has.
+        is_full: bool,
+    },
+    /// A request for a vote.
+    RequestVote {
+        /// The candidate's last entry.
+        last: EntryId,
+        /// The last entry that the candidate knows to be committed.
+        committed: EntryId,
+        /// Whether this only asks whether the vote would be granted (thesis 9.6).
+        is_pre_vote: bool,
+        /// Whether the leader asked the candidate to campaign (thesis 3.10).
+        is_transfer: bool,
+    },
+    /// The answer to [`Body::RequestVote`].
+    Vote {
+        /// Whether the vote is granted.
+        granted: bool,
+        /// Whether the request was a pre-vote.
+        is_pre_vote: bool,
+        /// The last entry that the voter knows to be committed; zero in a granted vote.
+        committed: EntryId,
+    },
+    /// The leader asks a follower that has its whole log to campaign now.
+    TimeoutNow,
+}
+
+/// Why bytes are no message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// The bytes end inside a field.
+    #[error("the message is cut off")]
+    Truncated,
+    /// Another version of the encoding.
+    #[error("the message has version {0}, this broker reads version {VERSION}")]
+    Version(u8),
+    /// An unknown kind of message.
+    #[error("the message has the unknown kind {0}")]
+    Kind(u8),
+    /// An unknown kind of entry.
+    #[error("an entry of the message has the unknown kind {0}")]
+    EntryKind(u8),
+    /// A flag that is neither 0 nor 1.
+    #[error("a flag of the message is {0}, must be 0 or 1")]
+    Flag(u8),
+    /// A ReadIndex context that is too long.
+    #[error("the context has {0} bytes, at most {max} are allowed", max = limits::CONTEXT_BYTES_MAX)]
+    Context(usize),
+    /// Bytes after the last field.
+    #[error("{0} bytes follow the message")]
+    Trailing(usize),
+}
+
+impl Message {
+    /// Bytes of the payloads of the entries in the message.
+    #[must_use]
+    pub fn payload_bytes(&self) -> usize {
+        self.entries().iter().map(|entry| entry.data.len()).sum()
+    }
+
+    /// The entries of an [`Body::Append`]; empty for any other message.
+    #[must_use]
+    pub fn entries(&self) -> &[Entry] {
+        if let Body::Append { entries, .. } = &self.body { entries } else { &[] }
+    }
+
+    /// The message as bytes.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        let mut out = BytesMut::with_capacity(128 + self.payload_bytes());
+        out.put_u8(VERSION);
+        out.put_u8(self.body.kind());
+        out.put_u64_le(self.from);
+        out.put_u64_le(self.to);
+        out.put_u64_le(self.term);
+        match &self.body {
+            Body::Append { previous, commit, entries } => {
+                put_id(&mut out, *previous);
+                out.put_u64_le(*commit);
+                out.put_u32_le(u32::try_from(entries.len()).expect("a message is bounded"));
+                for entry in entries {
+                    put_id(&mut out, entry.id());
+                    out.put_u8(entry.kind as u8);
+                    put_bytes(&mut out, &entry.data);
+                }
+            }
+            Body::Appended { index, commit } => {
+                out.put_u64_le(*index);
+                out.put_u64_le(*commit);
+            }
+            Body::AppendRejected { index, hint, commit } => {
+                out.put_u64_le(*index);
+                put_id(&mut out, *hint);
+                out.put_u64_le(*commit);
+            }
+            Body::Heartbeat { commit, context } => {
+                out.put_u64_le(*commit);
+                put_bytes(&mut out, context);
+            }
+            Body::HeartbeatResponse { commit, context, is_full } => {
+                out.put_u64_le(*commit);
+                put_bytes(&mut out, context);
+                out.put_u8(u8::from(*is_full));
+            }
+            Body::RequestVote { last, committed, is_pre_vote, is_transfer } => {
+                put_id(&mut out, *last);
+                put_id(&mut out, *committed);
+                out.put_u8(u8::from(*is_pre_vote));
+                out.put_u8(u8::from(*is_transfer));
+            }
+            Body::Vote { granted, is_pre_vote, committed } => {
+                out.put_u8(u8::from(*granted));
+                out.put_u8(u8::from(*is_pre_vote));
+                put_id(&mut out, *committed);
+            }
+            Body::TimeoutNow => {}
+        }
+        out.freeze()
+    }
+
+    /// The reverse of [`Self::encode`]. Payloads share the memory of `input`.
+    ///
+    /// # Errors
+    /// When `input` is not exactly one message of this version.
+    pub fn decode(mut input: Bytes) -> Result<Self, DecodeError> {
+        let version = u8(&mut input)?;
+        if version != VERSION {
+            return Err(DecodeError::Version(version));
+        }
+        let kind = u8(&mut input)?;
+        let (from, to, term) = (u64(&mut input)?, u64(&mut input)?, u64(&mut input)?);
+        let body = Body::decode(kind, &mut input)?;
+        if input.has_remaining() {
+            return Err(DecodeError::Trailing(input.remaining()));
+        }
+        Ok(Self { from, to, term, body })
+    }
+}
+
+impl Body {
+    fn kind(&self) -> u8 {
+        match self {
+            Self::Append { .. } => 0,
+            Self::Appended { .. } => 1,
+            Self::AppendRejected { .. } => 2,
+            Self::Heartbeat { .. } => 3,
+            Self::HeartbeatResponse { .. } => 4,
+            Self::RequestVote { .. } => 5,
+            Self::Vote { .. } => 6,
+            Self::TimeoutNow => 7,
+        }
+    }
+
+    fn decode(kind: u8, input: &mut Bytes) -> Result<Self, DecodeError> {
+        Ok(match kind {
+            0 => {
+                let (previous, commit) = (id(input)?, u64(input)?);
+                let count = u32(input)?;
+                let mut entries = Vec::new();
+                for _ in 0..count {
+                    entries.push(entry(input)?);
+                }
+                Self::Append { previous, commit, entries }
+            }
+            1 => Self::Appended { index: u64(input)?, commit: u64(input)? },
+            2 => Self::AppendRejected { index: u64(input)?, hint: id(input)?, commit: u64(input)? },
+            3 => Self::Heartbeat { commit: u64(input)?, context: context(input)? },
+            4 => Self::HeartbeatResponse {
+                commit: u64(input)?,
+                context: context(input)?,
+                is_full: flag(input)?,
+            },
+            5 => Self::RequestVote {
+                last: id(input)?,
+                committed: id(input)?,
+                is_pre_vote: flag(input)?,
+                is_transfer: flag(input)?,
+            },
+            6 => Self::Vote {
+                granted: flag(input)?,
+                is_pre_vote: flag(input)?,
+                committed: id(input)?,
+            },
+            7 => Self::TimeoutNow,
+            kind => return Err(DecodeError::Kind(kind)),
+        })
+    }
+}
+
+fn put_id(out: &mut BytesMut, id: EntryId) {
+    out.put_u64_le(id.index);
+    out.put_u64_le(id.term);
+}
+
+fn put_bytes(out: &mut BytesMut, bytes: &[u8]) {
+    out.put_u32_le(u32::try_from(bytes.len()).expect("a payload is bounded"));
+    out.put_slice(bytes);
+}
+
+fn need(input: &Bytes, bytes: usize) -> Result<(), DecodeError> {
+    if input.remaining() < bytes { Err(DecodeError::Truncated) } else { Ok(()) }
+}
+
+fn u8(input: &mut Bytes) -> Result<u8, DecodeError> {
+    need(input, 1)?;
+    Ok(input.get_u8())
+}
+
+fn u32(input: &mut Bytes) -> Result<u32, DecodeError> {
+    need(input, 4)?;
+    Ok(input.get_u32_le())
+}
+
+fn u64(input: &mut Bytes) -> Result<u64, DecodeError> {
+    need(input, 8)?;
+    Ok(input.get_u64_le())
+}
+
+fn flag(input: &mut Bytes) -> Result<bool, DecodeError> {
+    match u8(input)? {
+        0 => Ok(false),
+        1 => Ok(true),
+        other => Err(DecodeError::Flag(other)),
+    }
+}
+
+fn id(input: &mut Bytes) -> Result<EntryId, DecodeError> {
+    Ok(EntryId { index: u64(input)?, term: u64(input)? })
+}
+
+fn bytes(input: &mut Bytes) -> Result<Bytes, DecodeError> {
+    let len = usize::try_from(u32(input)?).map_err(|_| DecodeError::Truncated)?;
+    need(input, len)?;
+    Ok(input.split_to(len))
+}
+
+fn context(input: &mut Bytes) -> Result<Bytes, DecodeError> {
+    let context = bytes(input)?;
+    if context.len() > limits::CONTEXT_BYTES_MAX {
+        return Err(DecodeError::Context(context.len()));
+    }
+    Ok(context)
+}
+
+fn entry(input: &mut Bytes) -> Result<Entry, DecodeError> {
+    let EntryId { index, term } = id(input)?;
+    let kind = u8(input)?;
+    let kind = EntryKind::from_u8(kind).ok_or(DecodeError::EntryKind(kind))?;
+    Ok(Entry { index, term, kind, data: bytes(input)? })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn any_id() -> impl Strategy<Value = EntryId> {
+        (any::<u64>(), any::<u64>()).prop_map(|(index, term)| EntryId { index, term })
+    }
+
+    fn any_entry() -> impl Strategy<Value = Entry> {
+        let kind = prop_oneof![Just(EntryKind::Normal), Just(EntryKind::Members)];
+        (any_id(), kind, vec(any::<u8>(), 0..40)).prop_map(|(id, kind, data)| Entry {
+            index: id.index,
+            term: id.term,
+            kind,
+            data: data.into(),
+        })
+    }
+
+    fn any_context() -> impl Strategy<Value = Bytes> {
+        vec(any::<u8>(), 0..=limits::CONTEXT_BYTES_MAX).prop_map(Bytes::from)
+    }
+
+    fn any_body() -> impl Strategy<Value = Body> {
+        prop_oneof![
+            (any_id(), any::<u64>(), vec(any_entry(), 0..4))
+                .prop_map(|(previous, commit, entries)| Body::Append { previous, commit, entries }),
+            (any::<u64>(), any::<u64>())
+                .prop_map(|(index, commit)| Body::Appended { index, commit }),
+            (any::<u64>(), any_id(), any::<u64>())
+                .prop_map(|(index, hint, commit)| Body::AppendRejected { index, hint, commit }),
+            (any::<u64>(), any_context())
+                .prop_map(|(commit, context)| Body::Heartbeat { commit, context }),
+            (any::<u64>(), any_context(), any::<bool>()).prop_map(|(commit, context, is_full)| {
+                Body::HeartbeatResponse { commit, context, is_full }
+            }),
+            (any_id(), any_id(), any::<bool>(), any::<bool>()).prop_map(
+                |(last, committed, is_pre_vote, is_transfer)| Body::RequestVote {
+                    last,
+                    committed,
+                    is_pre_vote,
+                    is_transfer
+                }
+            ),
+            (any::<bool>(), any::<bool>(), any_id()).prop_map(
+                |(granted, is_pre_vote, committed)| Body::Vote { granted, is_pre_vote, committed }
+            ),
+            Just(Body::TimeoutNow),
+        ]
+    }
+
+    fn any_message() -> impl Strategy<Value = Message> {
+        (any::<u64>(), any::<u64>(), any::<u64>(), any_body())
+            .prop_map(|(from, to, term, body)| Message { from, to, term, body })
+    }
+
+    proptest! {
+        #[test]
+        fn a_message_survives_its_encoding(message in any_message()) {
+            prop_assert_eq!(Message::decode(message.encode()), Ok(message));
+        }
+
+        #[test]
+        fn a_cut_message_is_refused(message in any_message(), cut in any::<prop::sample::Index>()) {
+            let bytes = message.encode();
+            let end = cut.index(bytes.len());
+            prop_assert!(Message::decode(bytes.slice(..end)).is_err());
+        }
+
+        #[test]
+        fn any_bytes_decode_to_what_encodes_to_them(bytes in vec(any::<u8>(), 0..200)) {
+            let bytes = Bytes::from(bytes);
+            if let Ok(message) = Message::decode(bytes.clone()) {
+                prop_assert_eq!(message.encode(), bytes);
+            }
+        }
+    }
+
+    #[test]
+    fn a_newer_version_is_refused_by_number() {
+        let message = Message { from: 1, to: 2, term: 3, body: Body::TimeoutNow };
+        let mut bytes = message.encode().to_vec();
+        bytes[0] = 2;
+        assert_eq!(Message::decode(bytes.into()), Err(DecodeError::Version(2)));
+    }
+}
