@@ -1,0 +1,92 @@
+//! A shard of several replicas in one thread: every run is a function of its seed.
+//!
+//! The cores, their state machines and their messages are the real ones. Disks, network, clocks,
+//! clients and the operator are simulated: messages are lost, doubled, reordered and cut off in one
+//! direction; processes crash, pause and restart; disks are slow, full, or lose what was durable;
+//! members come and go. An oracle compares what clients were told with what every replica holds.
+//!
+//! `ROPEWALK_SEEDS=FROM..TO` sets the seeds; a failing one prints itself and its last events.
+
+#![expect(clippy::disallowed_methods, reason = "a variable names the seeds")]
+
+mod chaos;
+mod clients;
+mod dice;
+mod disk;
+mod mutation;
+mod network;
+mod node;
+mod oracle;
+mod world;
+
+use std::ops::Range;
+
+use mutation::Mutation;
+use world::{Counts, World};
+
+/// The seeds of a test: those of `ROPEWALK_SEEDS`, or the first `count`.
+fn seeds(count: u64) -> Range<u64> {
+    let Ok(text) = std::env::var("ROPEWALK_SEEDS") else { return 0..count };
+    let parsed =
+        text.split_once("..").and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?));
+    parsed.unwrap_or_else(|| panic!("ROPEWALK_SEEDS is {text:?}, must be FROM..TO"))
+}
+
+/// The result of a run.
+struct Run {
+    violation: Option<String>,
+    hash: u64,
+    counts: Counts,
+    trace: String,
+}
+
+fn run(seed: u64, mutation: Option<Mutation>) -> Run {
+    let voters = if seed % 4 == 3 { 5 } else { 3 };
+    let mut world = World::new(seed, voters, mutation);
+    world.play();
+    Run {
+        violation: world.oracle.violation().map(str::to_owned),
+        hash: world.trace.hash(),
+        counts: world.counts,
+        trace: world.trace.newest(),
+    }
+}
+
+#[test]
+fn d1_d5_o1_every_seed_keeps_what_was_promised() {
+    let mut total = Counts::default();
+    let seeds = seeds(150);
+    let count = seeds.end - seeds.start;
+    for seed in seeds {
+        let Run { violation, hash, counts, trace } = run(seed, None);
+        if let Some(violation) = violation {
+            panic!("seed {seed}: {violation}\nthe last events:\n{trace}");
+        }
+        assert_eq!(run(seed, None).hash, hash, "seed {seed} does not repeat itself");
+        total.acked += counts.acked;
+        total.crashes += counts.crashes;
+        total.elections += counts.elections;
+        total.snapshots += counts.snapshots;
+        total.fetches += counts.fetches;
+        total.changes += counts.changes;
+        total.refused += counts.refused;
+        total.reads += counts.reads;
+        total.events += counts.events;
+    }
+    println!("{count} seeds: {total:?}");
+    assert!(total.acked > 0 && total.snapshots > 0 && total.reads > 0, "{total:?}");
+}
+
+#[test]
+fn the_oracle_notices_every_mutation() {
+    let mut missed = Vec::new();
+    for mutation in Mutation::ALL {
+        let seeds = mutation.seeds();
+        let found = (0..seeds).find_map(|seed| Some((seed, run(seed, Some(mutation)).violation?)));
+        match found {
+            Some((seed, violation)) => println!("{mutation:?}: seed {seed}: {violation}"),
+            None => missed.push(format!("{mutation:?} in {seeds} seeds")),
+        }
+    }
+    assert!(missed.is_empty(), "not noticed: {missed:?}");
+}

@@ -1,0 +1,152 @@
+//! One replica of the simulated shard with its disk, its clock and the calls that it has to answer.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use ropewalk_shard::State;
+use ropewalk_shard::command::Append;
+use ropewalk_shard::driver::{Actions, Caller, Core, Event, Now, StateAccess};
+use ropewalk_shard::engine::EngineError;
+use ropewalk_shard::replica::{Replica, Work};
+
+use crate::clients::Record;
+use crate::disk::{Disk, Snapshot};
+
+/// Who waits for the answer to a call.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Call {
+    /// A client, by its number.
+    Append(usize, Record),
+    /// A read that must see a partition through this end.
+    Read(i32, i64),
+    /// The operator of the cluster.
+    Operator,
+}
+
+/// The state, which the core reaches through a lock.
+#[derive(Debug, Default)]
+pub(crate) struct Shared(pub RefCell<State>);
+
+impl StateAccess for Shared {
+    fn poll(&self, replica: &mut Replica) -> Option<Work> {
+        replica.poll(&mut self.0.borrow_mut())
+    }
+
+    fn is_of_new_producer(&self, item: &Append) -> bool {
+        self.0.borrow().is_of_new_producer(item)
+    }
+}
+
+/// What runs between two starts.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub core: Core,
+    pub state: Shared,
+    pub calls: BTreeMap<Caller, Call>,
+    next_caller: Caller,
+    /// The index of the last state that the oracle saw.
+    pub reported: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub id: u64,
+    pub disk: Disk,
+    pub process: Option<Process>,
+    /// Counts starts, so that events of an earlier process are recognised.
+    pub incarnation: u64,
+    /// Until then the process does not run (microseconds).
+    pub paused_until: u64,
+    /// How long a sync takes, microseconds.
+    pub sync_us: u64,
+    pub is_full: bool,
+    /// How far the wall clock is off, milliseconds.
+    pub clock_skew_ms: i64,
+    /// Length of a tick by this node's clock, microseconds.
+    pub tick_us: u64,
+    /// Whether the log was found to lack what was durable, or contradicts the others'.
+    pub is_lost: bool,
+    /// When the last submitted write will be durable.
+    pub synced_at: u64,
+}
+
+impl Node {
+    pub(crate) fn new(id: u64, disk: Disk, tick_us: u64) -> Self {
+        Self {
+            id,
+            disk,
+            process: None,
+            incarnation: 0,
+            paused_until: 0,
+            sync_us: 300,
+            is_full: false,
+            clock_skew_ms: 0,
+            tick_us,
+            is_lost: false,
+            synced_at: 0,
+        }
+    }
+
+    /// Starts the process from what is on the disk.
+    pub(crate) fn start(&mut self, seed: u64) -> Result<(), EngineError> {
+        let (start, state) = self.disk.start(self.id, seed);
+        let reported = start.snapshot.index;
+        let replica = Replica::new(start)?;
+        self.incarnation += 1;
+        self.process = Some(Process {
+            core: Core::new(replica),
+            state: Shared(RefCell::new(state)),
+            calls: BTreeMap::new(),
+            next_caller: 0,
+            reported,
+        });
+        Ok(())
+    }
+
+    pub(crate) fn now(&self, at_us: u64) -> Now {
+        let time_ms = i64::try_from(at_us / 1000).expect("short") + self.clock_skew_ms;
+        Now { at: Duration::from_micros(at_us), time_ms }
+    }
+
+    pub(crate) fn event(&mut self, at_us: u64, event: Event) {
+        let now = self.now(at_us);
+        if let Some(process) = &mut self.process {
+            process.core.take(event, now);
+        }
+    }
+
+    pub(crate) fn poll(&mut self, at_us: u64) -> Option<Actions> {
+        let (now, has_space) = (self.now(at_us), !self.is_full);
+        let process = self.process.as_mut()?;
+        process.core.poll(now, has_space, &process.state)
+    }
+
+    /// Registers a call and returns its number.
+    pub(crate) fn call(&mut self, call: Call) -> Option<Caller> {
+        let process = self.process.as_mut()?;
+        let caller = process.next_caller;
+        process.next_caller += 1;
+        process.calls.insert(caller, call);
+        Some(caller)
+    }
+
+    /// A snapshot of what is applied now.
+    pub(crate) fn capture(&self) -> Option<Snapshot> {
+        let process = self.process.as_ref()?;
+        let replica = process.core.replica();
+        Some(Snapshot {
+            last: replica.applied(),
+            members: replica.members().clone(),
+            state: process.state.0.borrow().clone(),
+        })
+    }
+
+    pub(crate) fn replica(&self) -> Option<&Replica> {
+        self.process.as_ref().map(|process| process.core.replica())
+    }
+
+    pub(crate) fn is_leader(&self) -> bool {
+        self.replica().is_some_and(|replica| replica.leading().is_some())
+    }
+}
