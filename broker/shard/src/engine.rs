@@ -1,15 +1,16 @@
 //! The Raft engine. This is the only module that uses the `raft` crate.
 //!
 //! The engine has no clock, disk or network. The caller passes in proposals, messages and ticks,
-//! takes the entries to write and to apply and the messages to send as a [`Ready`], and reports when
-//! a write is durable. Any number of writes may be in flight; every [`Ready`] is reported, in order.
+//! takes the entries to write and to apply and the messages to send as a [`Ready`], and reports
+//! when a write is durable. Any number of writes may be in flight; every [`Ready`] is reported, in
+//! order.
 //!
 //! # Invariants
 //!
 //! - This replica commits nothing before its own write is durable (D1): the engine counts this
 //!   replica towards the majority only in [`Engine::persisted`].
-//! - A vote, and an acknowledgement of entries, are sent only after the write that they are about is
-//!   durable: see [`Ready::messages_after`].
+//! - A vote, and an acknowledgement of entries, are sent only after the write that they are about
+//!   is durable: see [`Ready::messages_after`].
 //! - Proposals and reads that the engine would forward to the leader on another broker are refused
 //!   unless this replica leads.
 //! - A message reaches the `raft` crate only after `admission` has checked it.
@@ -25,7 +26,6 @@ use bytes::Bytes;
 use raft::eraftpb::{self, MessageType};
 use raft::{Config, RawNode, ReadOnlyOption, StateRole};
 
-use crate::command;
 use crate::limits;
 use crate::message::{Body, Message};
 
@@ -37,6 +37,7 @@ mod peers;
 mod admission;
 mod convert;
 
+pub use crate::entry::{Entry, EntryId, EntryKind};
 pub use admission::MessageRejection;
 pub use members::{ChangeRejection, Members, MembersChange, UnknownChange};
 use store::LogStore;
@@ -51,64 +52,6 @@ pub struct HardState {
     pub vote: u64,
     /// The last index known to be committed; later entries may be committed too.
     pub commit: u64,
-}
-
-/// Index and term of an entry, which together identify it in the log of any replica.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct EntryId {
-    /// Index in the log, from 1; 0 for the position before the first entry.
-    pub index: u64,
-    /// The term in which the entry was proposed.
-    pub term: u64,
-}
-
-/// One entry of the log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    /// Index in the log.
-    pub index: u64,
-    /// The term in which the entry was proposed.
-    pub term: u64,
-    /// How `data` is encoded.
-    pub kind: EntryKind,
-    /// The payload; empty for the first entry of a term.
-    pub data: Bytes,
-}
-
-impl Entry {
-    /// Index and term of the entry.
-    #[must_use]
-    pub fn id(&self) -> EntryId {
-        EntryId { index: self.index, term: self.term }
-    }
-
-    /// Whether the entry carries record batches, which a full disk has no space for.
-    #[must_use]
-    pub fn has_batches(&self) -> bool {
-        self.kind == EntryKind::Normal && command::is_append(&self.data)
-    }
-}
-
-/// What an entry carries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum EntryKind {
-    /// A [`command`](crate::command), or empty.
-    Normal = 0,
-    /// A change of the shard's members.
-    Members = 1,
-}
-
-impl EntryKind {
-    /// The reverse of `as u8`; `None` for an unknown number.
-    #[must_use]
-    pub fn from_u8(kind: u8) -> Option<Self> {
-        match kind {
-            0 => Some(Self::Normal),
-            1 => Some(Self::Members),
-            _ => None,
-        }
-    }
 }
 
 /// The state from which the engine starts, as recovery read it.
@@ -444,8 +387,8 @@ fn read_state(read: &raft::ReadState) -> Option<ConfirmedRead> {
 /// Why the engine cannot start, or cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    /// The log lacks entries or a vote that were durable: damage, or an older copy of the disk. As a
-    /// voter, the replica could elect a leader without committed entries.
+    /// The log lacks entries or a vote that were durable: damage, or an older copy of the disk. As
+    /// a voter, the replica could elect a leader without committed entries.
     #[error(
         "the log ends at index {} of term {}, but index {commit} was committed and term {term} was seen",
         last.index, last.term

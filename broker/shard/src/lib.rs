@@ -12,6 +12,7 @@
 pub mod id;
 pub mod limits;
 pub mod command;
+mod entry;
 pub mod proposal;
 pub mod driver;
 pub mod replica;

@@ -12,7 +12,7 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use crate::engine::{Entry, EntryId, EntryKind};
+use crate::entry::{Entry, EntryId, EntryKind};
 use crate::limits;
 
 /// Version of the encoding.

@@ -50,7 +50,7 @@ pub struct Replica {
     is_stopped: bool,
 }
 
-/// Why a replica stops: it must neither vote nor apply before somebody has acted.
+/// Why a replica stops: it must neither vote nor apply before an operator has acted.
 #[derive(Debug, thiserror::Error)]
 pub enum StopReason {
     /// A committed entry cannot be decoded: a newer broker wrote it, or it is damaged in a way that
@@ -70,7 +70,8 @@ pub enum StopReason {
         /// The answer of the engine.
         error: EngineError,
     },
-    /// The log lacks entries that it acknowledged, or other entries than the leader's are committed.
+    /// The log lacks entries that it acknowledged, or other entries than the leader's are
+    /// committed.
     #[error("the log contradicts the leader's: {0}")]
     Log(MessageRejection),
 }

@@ -60,7 +60,7 @@ pub enum Event {
     /// The answer to one of [`Actions::fetches`]: the entries, or `None` if the log no longer has
     /// them or they cannot be read.
     Fetched {
-        /// [`Fetch::id`].
+        /// The id of the request: [`Fetch::id`].
         id: u64,
         /// The entries, in order from [`Fetch::first`] on.
         entries: Option<Vec<Entry>>,
@@ -74,8 +74,8 @@ pub enum Event {
         /// The change to propose.
         change: MembersChange,
     },
-    /// Asks a replica to lead in place of this one. Calls wait meanwhile, for an election timeout at
-    /// most.
+    /// Asks a replica to lead in place of this one. Calls wait meanwhile, for an election timeout
+    /// at most.
     Transfer(u64),
     /// A snapshot through this index is durable: the log need not hold what it covers.
     Compacted(u64),
@@ -127,7 +127,8 @@ pub struct Actions {
     pub snapshots_for: Vec<u64>,
     /// Messages that were refused, with their senders.
     pub rejected: Vec<(u64, MessageRejection)>,
-    /// Set once, when the replica stops: it must neither vote nor apply before somebody has acted.
+    /// Set once, when the replica stops: it must neither vote nor apply before an operator has
+    /// acted.
     pub stopped: Option<StopReason>,
 }
 

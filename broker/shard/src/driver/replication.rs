@@ -1,9 +1,10 @@
-//! The part of the driver that concerns other replicas: messages, membership, transfers of leadership.
+//! The part of the driver that concerns other replicas: messages, membership, transfers of
+//! leadership.
 //!
-//! Messages with record batches wait in an inbox while the replica's own writes are slow or its disk
-//! is full, so that a follower takes no more memory than [`limits::INBOX_BYTES_MAX`] and its admission
-//! is the same as that of a producer. Every other message is handled at once. Raft tolerates lost and
-//! reordered messages, so what does not fit the inbox is dropped.
+//! Messages with record batches wait in an inbox while the replica's own writes are slow or its
+//! disk is full, so that a follower takes no more memory than [`limits::INBOX_BYTES_MAX`] and its
+//! admission is the same as that of a producer. Every other message is handled at once. Raft
+//! tolerates lost and reordered messages, so what does not fit the inbox is dropped.
 
 use std::collections::VecDeque;
 

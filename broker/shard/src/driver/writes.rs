@@ -1,10 +1,10 @@
-//! The work of one replica that is reported in order: writes to the log, and the messages that may be
-//! sent only when they are durable.
+//! The work of one replica that is reported in order: writes to the log, and the messages that may
+//! be sent only when they are durable.
 //!
 //! # Invariants
 //!
-//! - **D1** a write counts as durable only when it and every earlier write are. A message about it is
-//!   sent only then.
+//! - **D1** a write counts as durable only when it and every earlier write are. A message about it
+//!   is sent only then.
 //! - After a refused write nothing is submitted until the log has answered every write in flight;
 //!   then all from the refused one on are submitted again, in order.
 

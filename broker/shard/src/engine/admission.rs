@@ -1,7 +1,7 @@
 //! The check of every message before the `raft` crate sees it.
 //!
 //! The crate panics on messages that no correct replica sends: a commit index beyond the log, a
-//! conflict with a committed entry, a vote that nobody asked for. A peer that is damaged, or whose
+//! conflict with a committed entry, a vote that was not requested. A peer that is damaged, or whose
 //! disk lost what it had acknowledged, may send one. No byte of a peer reaches such a panic.
 //!
 //! Two findings are more than a bad message: [`MessageRejection::LogLost`] means that this replica

@@ -115,14 +115,14 @@ pub enum ChangeRejection {
     /// The learner lacks entries, or was not heard of for an election timeout.
     #[error("replica {replica} has the log through {matched} of {last}, or does not answer")]
     NotCaughtUp {
-        /// The learner.
+        /// Raft id of the learner.
         replica: u64,
         /// The last index that the learner is known to have durable.
         matched: u64,
         /// The leader's last index.
         last: u64,
     },
-    /// Without this voter nobody could lead.
+    /// Without this voter no replica could lead.
     #[error("replica {0} is the only voter")]
     OnlyVoter(u64),
 }

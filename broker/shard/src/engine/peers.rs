@@ -46,8 +46,8 @@ impl Engine {
         }
     }
 
-    /// Acknowledges the committed part of the log to a leader that does not know of it. The log of a
-    /// replica that has installed a snapshot begins after everything that the leader could send.
+    /// Acknowledges the committed part of the log to a leader that does not know of it. The log of
+    /// a replica that has installed a snapshot begins after everything that the leader could send.
     fn acknowledge_committed(&mut self, leader: u64, term: u64, commit: u64) {
         let log = &self.node.raft.raft_log;
         let index = log.committed.min(log.persisted);

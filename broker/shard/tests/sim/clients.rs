@@ -32,7 +32,7 @@ pub(crate) struct Client {
     producer: Option<(i64, [i32; PARTITIONS as usize])>,
     /// The record that is sent until its outcome is known.
     current: Option<Record>,
-    /// The replica to which the next request goes.
+    /// The replica to which the next request is sent.
     pub target: u64,
     /// Whether an answer is due.
     pub waits: bool,

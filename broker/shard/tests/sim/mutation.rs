@@ -1,4 +1,4 @@
-//! Faults that a run can be told to contain, each of which the oracle has to notice.
+//! Faults that a run can be made to contain, each of which the oracle has to notice.
 
 /// One way in which the surroundings of the core could be wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,7 +13,7 @@ pub(crate) enum Mutation {
     WritesSwapped,
     /// A write that was refused for lack of space is reported durable.
     RefusedIsDurable,
-    /// A snapshot is installed and the log goes on where it was.
+    /// A snapshot is installed and the log is continued where it was.
     SnapshotKeepsLog,
     /// A replica whose log is damaged votes again, with a commit index that is clamped to its end.
     DamageTrusted,

@@ -21,7 +21,7 @@ pub(crate) struct Oracle {
     digests: BTreeMap<u64, u32>,
     /// Records that were acknowledged.
     acked: BTreeMap<Value, Position>,
-    /// Records of which a client was told that they are not stored.
+    /// Records that were reported to a client as not stored.
     absent: BTreeSet<Value>,
     /// The end of each partition as far as an acknowledgement named it.
     ends: BTreeMap<i32, i64>,
@@ -59,7 +59,9 @@ impl Oracle {
             self.violate(format!("record {value} is stored twice, at {at:?} and {position:?}"));
         }
         if self.absent.contains(&value) {
-            self.violate(format!("record {value} is stored, its client was told that it is not"));
+            self.violate(format!(
+                "record {value} is stored and was reported to its client as absent"
+            ));
         }
     }
 
@@ -70,7 +72,7 @@ impl Oracle {
         }
     }
 
-    /// A client was told that its record is at `position`.
+    /// A client was informed that its record is at `position`.
     pub(crate) fn acked(&mut self, value: Value, position: Position) {
         match self.applied.get(&position) {
             Some((stored, _)) if *stored == value => {}
@@ -81,10 +83,12 @@ impl Oracle {
         *end = (*end).max(position.1 + 1);
     }
 
-    /// A client was told that its record is not stored and never will be.
+    /// A client was informed that its record is not stored and never will be.
     pub(crate) fn absent(&mut self, value: Value) {
         if self.positions.contains_key(&value) {
-            self.violate(format!("record {value} is stored, its client is told that it is not"));
+            self.violate(format!(
+                "record {value} is stored and is reported to its client as absent"
+            ));
         }
         self.absent.insert(value);
     }
