@@ -20,6 +20,11 @@ use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::id::{BrokerId, PartitionId, ShardId, TopicId};
+use crate::payload::Payload;
+
+mod appends;
+
+pub(crate) use appends::item_len;
 
 /// The formats that this broker reads.
 const FORMATS: RangeInclusive<u8> = 1..=3;
@@ -27,7 +32,8 @@ const KIND_APPEND: u8 = 0;
 const KIND_SHARD: u8 = 1;
 const KIND_CATALOG: u8 = 2;
 const HEAD_LEN: usize = 18;
-const ITEM_LEN: usize = PartitionId::LEN + 4;
+/// Bytes that are allocated for a command other than batches. Most are smaller.
+const BODY_BYTES_USUAL: usize = 256;
 
 /// A command with the term and the time of its proposal.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -355,38 +361,31 @@ pub enum CommandError {
     Format(u8),
 }
 
-/// Encodes an entry, in one allocation when it carries batches.
+/// Encodes an entry. Batches are not copied: each is a chunk of its own.
 #[must_use]
-pub fn encode(term: u64, time_ms: i64, command: &Command) -> Bytes {
-    let mut out = BytesMut::with_capacity(encoded_len(command));
+pub fn encode(term: u64, time_ms: i64, command: &Command) -> Payload {
+    let (kind, body_len) = match command {
+        Command::Append(items) => (KIND_APPEND, appends::table_len(items)),
+        Command::Shard(_) => (KIND_SHARD, BODY_BYTES_USUAL),
+        Command::Catalog(_) => (KIND_CATALOG, BODY_BYTES_USUAL),
+    };
+    let mut out = BytesMut::with_capacity(HEAD_LEN + body_len);
     out.put_u8(format_of(command));
-    out.put_u8(match command {
-        Command::Append(_) => KIND_APPEND,
-        Command::Shard(_) => KIND_SHARD,
-        Command::Catalog(_) => KIND_CATALOG,
-    });
+    out.put_u8(kind);
     out.put_u64_le(term);
     out.put_i64_le(time_ms);
     match command {
-        Command::Append(items) => {
-            out.put_u32_le(u32::try_from(items.len()).expect("an entry is bounded"));
-            for item in items {
-                out.put_slice(&item.partition.to_bytes());
-                out.put_u32_le(u32::try_from(item.batch.len()).expect("a batch is bounded"));
-            }
-            for item in items {
-                out.put_slice(&item.batch);
-            }
-        }
+        Command::Append(items) => return appends::encode(out, items),
         Command::Shard(command) => out.put_slice(&postcard(command)),
         Command::Catalog(command) => out.put_slice(&postcard(command)),
     }
-    out.freeze()
+    out.freeze().into()
 }
 
 /// Whether an encoded entry carries record batches.
-pub(crate) fn is_append(data: &[u8]) -> bool {
-    data.len() >= HEAD_LEN && data[1] == KIND_APPEND
+pub(crate) fn is_append(payload: &Payload) -> bool {
+    let head = &payload.chunks()[0];
+    head.len() >= HEAD_LEN && head[1] == KIND_APPEND
 }
 
 /// The lowest format that can express a command.
@@ -405,26 +404,15 @@ fn format_of(command: &Command) -> u8 {
     }
 }
 
-/// Bytes that a batch takes in an entry.
-pub(crate) fn item_len(item: &Append) -> usize {
-    ITEM_LEN + item.batch.len()
-}
-
-/// Exact for batches, an estimate for anything else.
-fn encoded_len(command: &Command) -> usize {
-    match command {
-        Command::Append(items) => HEAD_LEN + 4 + items.iter().map(item_len).sum::<usize>(),
-        Command::Shard(_) | Command::Catalog(_) => 256,
-    }
-}
-
 impl Envelope {
-    /// Decodes an entry. The batches are copied, so that one small batch in the tail of a partition
-    /// log never keeps the memory of an entry with batches of many partitions.
+    /// Decodes an entry. A batch that is a chunk of its own is taken as it is. Others are copied,
+    /// so that one small batch in the tail of a partition log never keeps the memory of an entry
+    /// with batches of many partitions.
     ///
     /// # Errors
     /// When the bytes are not an entry of a supported format.
-    pub fn decode(data: &Bytes) -> Result<Self, CommandError> {
+    pub fn decode(payload: &Payload) -> Result<Self, CommandError> {
+        let (data, chunks) = payload.chunks().split_first().expect("there is a chunk");
         if data.len() < HEAD_LEN {
             return Err(CommandError::Malformed("shorter than its head"));
         }
@@ -435,7 +423,8 @@ impl Envelope {
         let time_ms = i64::from_le_bytes(data[10..18].try_into().expect("8 bytes"));
         let body = data.slice(HEAD_LEN..);
         let command = match data[1] {
-            KIND_APPEND => Command::Append(decode_appends(&body)?),
+            KIND_APPEND => Command::Append(appends::decode(body, chunks)?),
+            _ if !chunks.is_empty() => return Err(CommandError::Malformed("it is in pieces")),
             KIND_SHARD => Command::Shard(from_postcard(&body)?),
             KIND_CATALOG => Command::Catalog(from_postcard(&body)?),
             _ => return Err(CommandError::Malformed("unknown kind")),
@@ -450,33 +439,4 @@ fn postcard<T: Serialize>(command: &T) -> Vec<u8> {
 
 fn from_postcard<T: DeserializeOwned>(body: &[u8]) -> Result<T, CommandError> {
     postcard::from_bytes(body).map_err(|_| CommandError::Malformed("the command does not decode"))
-}
-
-fn decode_appends(body: &Bytes) -> Result<Vec<Append>, CommandError> {
-    const CUT: CommandError = CommandError::Malformed("the table of batches is cut short");
-    let count = body.get(..4).ok_or(CUT)?;
-    let count = u32::from_le_bytes(count.try_into().expect("4 bytes")) as usize;
-    let table = body.get(4..).ok_or(CUT)?;
-    if count > table.len() / ITEM_LEN {
-        return Err(CUT);
-    }
-    let mut at = 4 + count * ITEM_LEN;
-    let mut items = Vec::with_capacity(count);
-    for item in table.chunks_exact(ITEM_LEN).take(count) {
-        let partition = item[..PartitionId::LEN].try_into().expect("20 bytes");
-        let length = item[PartitionId::LEN..].try_into().expect("4 bytes");
-        let end = at + u32::from_le_bytes(length) as usize;
-        if end > body.len() {
-            return Err(CommandError::Malformed("a batch runs past the end"));
-        }
-        items.push(Append {
-            partition: PartitionId::from_bytes(partition),
-            batch: Bytes::copy_from_slice(&body[at..end]),
-        });
-        at = end;
-    }
-    if at != body.len() {
-        return Err(CommandError::Malformed("bytes after the last batch"));
-    }
-    Ok(items)
 }

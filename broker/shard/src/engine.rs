@@ -22,12 +22,12 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 
-use bytes::Bytes;
 use raft::eraftpb::{self, MessageType};
 use raft::{Config, RawNode, ReadOnlyOption, StateRole};
 
 use crate::limits;
 use crate::message::{Body, Message};
+use crate::payload::Payload;
 
 mod members;
 mod election;
@@ -36,12 +36,14 @@ mod store;
 mod peers;
 mod admission;
 mod convert;
+mod uncommitted;
 
 pub use crate::entry::{Entry, EntryId, EntryKind};
 pub use admission::MessageRejection;
 pub use members::{ChangeRejection, Members, MembersChange, UnknownChange};
 use store::LogStore;
 pub use store::{EntrySource, Fetch, StoredEntry};
+use uncommitted::Uncommitted;
 
 /// Raft's hard state: what a replica must write before it answers a vote or an append.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -135,6 +137,7 @@ pub struct Engine {
     terms_in_flight: VecDeque<(u64, u64)>,
     /// Messages of our own to send with the next [`Ready`].
     messages: Vec<Message>,
+    uncommitted: Uncommitted,
     /// Whether this replica's disk has no space for record batches.
     is_full: bool,
     /// Followers whose disks have no space for record batches.
@@ -178,7 +181,8 @@ impl Engine {
             check_quorum: true,
             pre_vote: true,
             read_only_option: ReadOnlyOption::Safe,
-            max_uncommitted_size: limits::UNCOMMITTED_BYTES_MAX,
+            // See `uncommitted`.
+            max_uncommitted_size: raft::NO_LIMIT,
             max_committed_size_per_ready: limits::COMMITTED_BYTES_MAX,
             ..Config::default()
         };
@@ -197,6 +201,7 @@ impl Engine {
             persisted: 0,
             terms_in_flight: VecDeque::new(),
             messages: Vec::new(),
+            uncommitted: Uncommitted::default(),
             is_full: false,
             full: BTreeSet::new(),
         };
@@ -257,22 +262,31 @@ impl Engine {
     ///
     /// # Errors
     /// See [`ProposalRejection`].
-    pub fn propose(&mut self, data: Bytes) -> Result<u64, ProposalRejection> {
+    pub fn propose(&mut self, data: Payload) -> Result<u64, ProposalRejection> {
         if !self.is_leader() {
             return Err(ProposalRejection::NotLeader);
         }
-        // Not `RawNode::propose`, which would copy the payload into a new vector.
-        let mut entry = eraftpb::Entry::default();
-        entry.set_data(data);
+        if !self.uncommitted.admits(self.term(), self.committed(), data.len()) {
+            return Err(ProposalRejection::Busy);
+        }
+        let entry = convert::outline(EntryId::default(), EntryKind::Normal, data.is_empty());
         let mut message = eraftpb::Message::default();
         message.set_msg_type(MessageType::MsgPropose);
         message.from = self.node.raft.id;
         message.set_entries(vec![entry].into());
         match self.node.step(message) {
-            Ok(()) => Ok(self.node.raft.raft_log.last_index()),
+            Ok(()) => Ok(self.proposed(data)),
             Err(raft::Error::ProposalDropped) if self.is_leader() => Err(ProposalRejection::Busy),
             Err(_) => Err(ProposalRejection::NotLeader),
         }
+    }
+
+    /// Keeps the payload of the entry that was proposed last; returns its index.
+    fn proposed(&mut self, data: Payload) -> u64 {
+        let id = EntryId { index: self.last_index(), term: self.term() };
+        self.uncommitted.add(id.index, data.len());
+        self.node.store().pass(id, data);
+        id.index
     }
 
     /// Requests a linearizable read (Raft's ReadIndex). Confirmed in [`Ready::reads`] under
@@ -301,10 +315,11 @@ impl Engine {
         let snapshots_for = self.node.mut_store().take_snapshot_requests();
         let has_requests = !fetches.is_empty() || !snapshots_for.is_empty();
         if !self.node.has_ready() && self.messages.is_empty() && !has_requests {
+            self.node.mut_store().passed();
             return None;
         }
         let mut ready = self.node.ready();
-        let entries = ready.take_entries();
+        let entries = self.complete(&ready.take_entries());
         self.node.mut_store().append(&entries);
         if let Some(hs) = ready.hs() {
             self.node.mut_store().set_hard_state(hs.clone());
@@ -312,9 +327,12 @@ impl Engine {
         }
         self.number = ready.number();
         let mut messages = std::mem::take(&mut self.messages);
-        messages.extend(ready.take_messages().into_iter().filter_map(convert::from_raft));
+        let log = self.node.store();
+        let convert = |message| convert::from_raft(message, |entry| log.complete(entry));
+        let sent = ready.take_messages().into_iter().filter_map(convert);
+        messages.extend(sent.flat_map(Message::split));
         let mut messages_after = Vec::new();
-        for message in ready.take_persisted_messages().into_iter().filter_map(convert::from_raft) {
+        for message in ready.take_persisted_messages().into_iter().filter_map(convert) {
             let Message { term, body, .. } = &message;
             // An answer to a heartbeat says nothing about entries: a slow disk does not hold it up.
             let is_early =
@@ -329,10 +347,10 @@ impl Engine {
         messages.retain(|message| !self.is_useless(message));
         let out = Ready {
             number: ready.number(),
-            entries: entries.into_iter().map(Entry::from).collect(),
+            entries,
             hard_state: ready.hs().map(HardState::from),
             must_sync: ready.must_sync(),
-            committed: ready.take_committed_entries().into_iter().map(Entry::from).collect(),
+            committed: self.complete(&ready.take_committed_entries()),
             reads: ready.take_read_states().iter().filter_map(read_state).collect(),
             messages,
             messages_after,
@@ -340,7 +358,16 @@ impl Engine {
             snapshots_for,
         };
         self.node.advance_append_async(ready);
+        self.node.mut_store().passed();
         Some(out)
+    }
+
+    fn complete(&self, entries: &[eraftpb::Entry]) -> Vec<Entry> {
+        let log = self.node.store();
+        let entries = entries.iter().map(|entry| {
+            log.complete(entry).expect("the payload of a new or committed entry is kept")
+        });
+        entries.collect()
     }
 
     /// Reports that the writes of the [`Ready`] of this number and of all before it are durable.

@@ -1,11 +1,10 @@
 //! The entries of a shard's log, which the engine keeps and the messages carry.
 
-use bytes::Bytes;
-
 use crate::command;
+use crate::payload::Payload;
 
 /// Index and term of an entry, which together identify it in the log of any replica.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EntryId {
     /// Index in the log, from 1; 0 for the position before the first entry.
     pub index: u64,
@@ -23,7 +22,7 @@ pub struct Entry {
     /// How `data` is encoded.
     pub kind: EntryKind,
     /// The payload; empty for the first entry of a term.
-    pub data: Bytes,
+    pub data: Payload,
 }
 
 impl Entry {

@@ -11,6 +11,7 @@
 
 pub mod id;
 pub mod limits;
+mod payload;
 pub mod command;
 mod entry;
 pub mod proposal;
@@ -21,5 +22,6 @@ pub mod message;
 pub mod state;
 
 pub use id::{BrokerId, PartitionId, ReplicaId, ShardId, TopicId};
+pub use payload::Payload;
 pub use proposal::ProposeError;
 pub use state::{Effect, Outcome, State};

@@ -14,6 +14,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::entry::{Entry, EntryId, EntryKind};
 use crate::limits;
+use crate::payload::Payload;
 
 /// Version of the encoding.
 pub const VERSION: u8 = 1;
@@ -139,10 +140,42 @@ impl Message {
         if let Body::Append { entries, .. } = &self.body { entries } else { &[] }
     }
 
-    /// The message as bytes.
+    /// The same as messages of at most [`limits::MESSAGE_BYTES_MAX`] bytes of payloads each, or of
+    /// one larger entry.
+    pub(crate) fn split(self) -> Vec<Self> {
+        let Self { from, to, term, body } = self;
+        let Body::Append { mut previous, commit, entries } = body else {
+            return vec![Self { from, to, term, body }];
+        };
+        let (mut out, mut part, mut bytes) = (Vec::new(), Vec::new(), 0);
+        for entry in entries {
+            bytes += entry.data.len() as u64;
+            if bytes > limits::MESSAGE_BYTES_MAX && !part.is_empty() {
+                bytes = entry.data.len() as u64;
+                let entries = std::mem::take(&mut part);
+                let last: EntryId = entries.last().map(Entry::id).expect("it is not empty");
+                let body = Body::Append { previous, commit, entries };
+                out.push(Self { from, to, term, body });
+                previous = last;
+            }
+            part.push(entry);
+        }
+        let body = Body::Append { previous, commit, entries: part };
+        out.push(Self { from, to, term, body });
+        out
+    }
+
+    /// The message as bytes. Payloads are not copied, except small ones.
     #[must_use]
-    pub fn encode(&self) -> Bytes {
-        let mut out = BytesMut::with_capacity(128 + self.payload_bytes());
+    pub fn encode(&self) -> Payload {
+        let mut out = Encoder::default();
+        self.encode_to(&mut out);
+        out.chunks.push(out.rest.freeze());
+        out.chunks.into()
+    }
+
+    fn encode_to(&self, encoder: &mut Encoder) {
+        let out = &mut encoder.rest;
         out.put_u8(VERSION);
         out.put_u8(self.body.kind());
         out.put_u64_le(self.from);
@@ -150,13 +183,13 @@ impl Message {
         out.put_u64_le(self.term);
         match &self.body {
             Body::Append { previous, commit, entries } => {
-                put_id(&mut out, *previous);
+                put_id(out, *previous);
                 out.put_u64_le(*commit);
                 out.put_u32_le(u32::try_from(entries.len()).expect("a message is bounded"));
                 for entry in entries {
-                    put_id(&mut out, entry.id());
-                    out.put_u8(entry.kind as u8);
-                    put_bytes(&mut out, &entry.data);
+                    put_id(&mut encoder.rest, entry.id());
+                    encoder.rest.put_u8(entry.kind as u8);
+                    encoder.put_payload(&entry.data);
                 }
             }
             Body::Appended { index, commit } => {
@@ -165,32 +198,31 @@ impl Message {
             }
             Body::AppendRejected { index, hint, commit } => {
                 out.put_u64_le(*index);
-                put_id(&mut out, *hint);
+                put_id(out, *hint);
                 out.put_u64_le(*commit);
             }
             Body::Heartbeat { commit, context } => {
                 out.put_u64_le(*commit);
-                put_bytes(&mut out, context);
+                put_bytes(out, context);
             }
             Body::HeartbeatResponse { commit, context, is_full } => {
                 out.put_u64_le(*commit);
-                put_bytes(&mut out, context);
+                put_bytes(out, context);
                 out.put_u8(u8::from(*is_full));
             }
             Body::RequestVote { last, committed, is_pre_vote, is_transfer } => {
-                put_id(&mut out, *last);
-                put_id(&mut out, *committed);
+                put_id(out, *last);
+                put_id(out, *committed);
                 out.put_u8(u8::from(*is_pre_vote));
                 out.put_u8(u8::from(*is_transfer));
             }
             Body::Vote { granted, is_pre_vote, committed } => {
                 out.put_u8(u8::from(*granted));
                 out.put_u8(u8::from(*is_pre_vote));
-                put_id(&mut out, *committed);
+                put_id(out, *committed);
             }
             Body::TimeoutNow => {}
         }
-        out.freeze()
     }
 
     /// The reverse of [`Self::encode`]. Payloads share the memory of `input`.
@@ -262,6 +294,31 @@ impl Body {
     }
 }
 
+/// Chunks that are at most this large are copied, bytes.
+const COPIED_BYTES_MAX: usize = 512;
+
+/// The encoding of a message so far.
+#[derive(Default)]
+struct Encoder {
+    chunks: Vec<Bytes>,
+    /// What follows the chunks.
+    rest: BytesMut,
+}
+
+impl Encoder {
+    fn put_payload(&mut self, payload: &Payload) {
+        self.rest.put_u32_le(u32::try_from(payload.len()).expect("a payload is bounded"));
+        for chunk in payload.chunks() {
+            if chunk.len() <= COPIED_BYTES_MAX {
+                self.rest.put_slice(chunk);
+            } else {
+                self.chunks.push(self.rest.split().freeze());
+                self.chunks.push(chunk.clone());
+            }
+        }
+    }
+}
+
 fn put_id(out: &mut BytesMut, id: EntryId) {
     out.put_u64_le(id.index);
     out.put_u64_le(id.term);
@@ -321,7 +378,7 @@ fn entry(input: &mut Bytes) -> Result<Entry, DecodeError> {
     let EntryId { index, term } = id(input)?;
     let kind = u8(input)?;
     let kind = EntryKind::from_u8(kind).ok_or(DecodeError::EntryKind(kind))?;
-    Ok(Entry { index, term, kind, data: bytes(input)? })
+    Ok(Entry { index, term, kind, data: bytes(input)?.into() })
 }
 
 #[cfg(test)]
@@ -341,7 +398,7 @@ mod tests {
             index: id.index,
             term: id.term,
             kind,
-            data: data.into(),
+            data: Bytes::from(data).into(),
         })
     }
 
@@ -385,12 +442,12 @@ mod tests {
     proptest! {
         #[test]
         fn a_message_survives_its_encoding(message in any_message()) {
-            prop_assert_eq!(Message::decode(message.encode()), Ok(message));
+            prop_assert_eq!(Message::decode(message.encode().to_bytes()), Ok(message));
         }
 
         #[test]
         fn a_cut_message_is_refused(message in any_message(), cut in any::<prop::sample::Index>()) {
-            let bytes = message.encode();
+            let bytes = message.encode().to_bytes();
             let end = cut.index(bytes.len());
             prop_assert!(Message::decode(bytes.slice(..end)).is_err());
         }
@@ -399,15 +456,58 @@ mod tests {
         fn any_bytes_decode_to_what_encodes_to_them(bytes in vec(any::<u8>(), 0..200)) {
             let bytes = Bytes::from(bytes);
             if let Ok(message) = Message::decode(bytes.clone()) {
-                prop_assert_eq!(message.encode(), bytes);
+                prop_assert_eq!(message.encode().to_bytes(), bytes);
             }
         }
+    }
+
+    fn append(sizes: &[usize]) -> Message {
+        let entries = (3..).zip(sizes).map(|(index, size)| Entry {
+            index,
+            term: 2,
+            kind: EntryKind::Normal,
+            data: vec![Bytes::from(vec![1; 20]), vec![index as u8; *size].into()].into(),
+        });
+        let previous = EntryId { index: 2, term: 1 };
+        let body = Body::Append { previous, commit: 4, entries: entries.collect() };
+        Message { from: 1, to: 2, term: 2, body }
+    }
+
+    #[test]
+    fn large_payloads_are_sent_as_the_chunks_that_they_are() {
+        let message = append(&[600, 10, 700]);
+        let encoded = message.encode();
+        let payloads = message.entries().iter().map(|entry| &entry.data.chunks()[1]);
+        let large: Vec<_> =
+            payloads.filter(|chunk| chunk.len() > 512).map(|c| c.as_ptr()).collect();
+        let sent: Vec<_> = encoded.chunks().iter().map(|chunk| chunk.as_ptr()).collect();
+        assert!(large.len() == 2 && large.iter().all(|chunk| sent.contains(chunk)));
+        assert_eq!(Message::decode(encoded.to_bytes()), Ok(message));
+    }
+
+    #[test]
+    fn a_message_with_too_many_bytes_is_split_into_a_sequence() {
+        const HALF: usize = limits::MESSAGE_BYTES_MAX as usize / 2;
+        let message = append(&[HALF - 20, HALF - 20, 3 * HALF, 1, 1]);
+        let parts = message.clone().split();
+        let sizes: Vec<_> = parts.iter().map(|part| part.entries().len()).collect();
+        assert_eq!(sizes, [2, 1, 2]);
+        let mut last = EntryId { index: 2, term: 1 };
+        for part in &parts {
+            let Body::Append { previous, commit: 4, entries } = &part.body else { panic!() };
+            assert_eq!(*previous, last);
+            last = entries.last().expect("entries").id();
+        }
+        let joined = parts.iter().flat_map(Message::entries).cloned().collect::<Vec<_>>();
+        assert_eq!(joined, message.entries());
+        let small = append(&[1, 1]);
+        assert_eq!(small.clone().split(), [small]);
     }
 
     #[test]
     fn a_newer_version_is_refused_by_number() {
         let message = Message { from: 1, to: 2, term: 3, body: Body::TimeoutNow };
-        let mut bytes = message.encode().to_vec();
+        let mut bytes = message.encode().to_bytes().to_vec();
         bytes[0] = 2;
         assert_eq!(Message::decode(bytes.into()), Err(DecodeError::Version(2)));
     }

@@ -81,9 +81,6 @@ struct Proposal {
     index: u64,
     term: u64,
     ticket: Ticket,
-    /// The envelope before it was encoded, if it carries batches: they own their memory already and
-    /// need not be copied out of the entry.
-    batches: Option<Envelope>,
 }
 
 /// What the driver has to do after a [`Replica::poll`].
@@ -269,7 +266,7 @@ impl Replica {
     ) -> Result<(), ChangeRejection> {
         let term = self.leading.ok_or(ChangeRejection::NotLeader)?;
         let index = self.engine.propose_members(change)?;
-        self.proposals.push_back(Proposal { index, term, ticket, batches: None });
+        self.proposals.push_back(Proposal { index, term, ticket });
         Ok(())
     }
 
@@ -294,12 +291,7 @@ impl Replica {
         }
         match self.engine.propose(data) {
             Ok(index) => {
-                let batches = match command {
-                    Command::Append(_) => Some(command.clone()),
-                    Command::Shard(_) | Command::Catalog(_) => None,
-                };
-                let batches = batches.map(|command| Envelope { term, time_ms, command });
-                self.proposals.push_back(Proposal { index, term, ticket, batches });
+                self.proposals.push_back(Proposal { index, term, ticket });
                 Ok(size_bytes)
             }
             Err(ProposalRejection::NotLeader) => Err(ProposeError::NotLeader),
@@ -374,15 +366,12 @@ impl Replica {
         let outcome = match entry.kind {
             EntryKind::Normal if entry.data.is_empty() => Outcome::Done,
             EntryKind::Normal => {
-                let command = match self.proposed(&entry) {
-                    Some(command) => command,
-                    None => Envelope::decode(&entry.data).map_err(|e| unknown(e.to_string()))?,
-                };
+                let command = Envelope::decode(&entry.data).map_err(|e| unknown(e.to_string()))?;
                 state.apply(entry.term, command, &mut work.effects)
             }
             EntryKind::Members => {
-                let change =
-                    MembersChange::decode(&entry.data).map_err(|e| unknown(e.to_string()))?;
+                let change = MembersChange::decode(&entry.data.to_bytes())
+                    .map_err(|e| unknown(e.to_string()))?;
                 self.engine
                     .apply_members(change)
                     .map_err(|error| StopReason::Members { index, error })?;
@@ -403,14 +392,6 @@ impl Replica {
             work.outcomes.push((proposal.ticket, Err(ProposeError::NotLeader)));
         }
         Ok(())
-    }
-
-    /// The envelope that `entry` decodes to, if this replica proposed it and kept its batches.
-    fn proposed(&mut self, entry: &Entry) -> Option<Envelope> {
-        let mut proposals = self.proposals.iter_mut();
-        let first = proposals.find(|proposal| proposal.index >= entry.index)?;
-        let is_it = (first.index, first.term) == (entry.index, entry.term);
-        is_it.then(|| first.batches.take()).flatten()
     }
 
     fn ask_reads(&mut self, work: &mut Work) {

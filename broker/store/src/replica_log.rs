@@ -24,7 +24,7 @@ pub fn records(key: ReplicaKey, write: Write) -> Vec<Record> {
         index,
         term,
         kind: kind as u8,
-        data: data.into(),
+        data: data.chunks().to_vec().into(),
     }));
     records.extend(hard_state.map(|HardState { term, vote, commit }| {
         let state = ropewalk_wal::HardState { term, vote, commit };

@@ -13,20 +13,18 @@ use crate::message::{Body, Message};
 /// crate does not export.
 const TRANSFER: &[u8] = b"CampaignTransfer";
 
-impl From<eraftpb::Entry> for Entry {
-    fn from(mut entry: eraftpb::Entry) -> Self {
-        let kind = entry_kind(&entry);
-        Self { index: entry.index, term: entry.term, kind, data: entry.take_data() }
-    }
-}
+/// The data of an entry that the `raft` crate is given in place of the payload: it must only see
+/// whether there is one.
+const MARK: &[u8] = b"*";
 
-impl From<Entry> for eraftpb::Entry {
-    fn from(entry: Entry) -> Self {
-        let mut out = Self { index: entry.index, term: entry.term, ..Self::default() };
-        out.set_entry_type(entry_type(entry.kind));
-        out.set_data(entry.data);
-        out
+/// An entry for the `raft` crate, with a mark in place of the payload.
+pub(super) fn outline(id: EntryId, kind: EntryKind, is_empty: bool) -> eraftpb::Entry {
+    let mut out = eraftpb::Entry { index: id.index, term: id.term, ..Default::default() };
+    out.set_entry_type(entry_type(kind));
+    if !is_empty {
+        out.set_data(Bytes::from_static(MARK));
     }
+    out
 }
 
 pub(super) fn entry_kind(entry: &eraftpb::Entry) -> EntryKind {
@@ -36,7 +34,7 @@ pub(super) fn entry_kind(entry: &eraftpb::Entry) -> EntryKind {
     }
 }
 
-pub(super) fn entry_type(kind: EntryKind) -> EntryType {
+fn entry_type(kind: EntryKind) -> EntryType {
     match kind {
         EntryKind::Normal => EntryType::EntryNormal,
         EntryKind::Members => EntryType::EntryConfChangeV2,
@@ -49,7 +47,7 @@ impl From<&eraftpb::HardState> for HardState {
     }
 }
 
-/// A message for the engine of the receiver.
+/// A message for the engine of the receiver, without the payloads of its entries.
 pub(super) fn to_raft(message: Message) -> eraftpb::Message {
     let Message { from, to, term, body } = message;
     let mut out = eraftpb::Message { from, to, term, ..eraftpb::Message::default() };
@@ -58,7 +56,8 @@ pub(super) fn to_raft(message: Message) -> eraftpb::Message {
             out.set_msg_type(MessageType::MsgAppend);
             (out.index, out.log_term) = (previous.index, previous.term);
             out.commit = commit;
-            let entries: Vec<eraftpb::Entry> = entries.into_iter().map(Into::into).collect();
+            let outlines = entries.iter().map(|e| outline(e.id(), e.kind, e.data.is_empty()));
+            let entries: Vec<eraftpb::Entry> = outlines.collect();
             out.set_entries(entries.into());
         }
         Body::Appended { index, commit } => {
@@ -108,15 +107,19 @@ pub(super) fn to_raft(message: Message) -> eraftpb::Message {
 }
 
 /// A message of the engine; `None` for the kinds that replicas do not exchange: proposals and reads
-/// that the engine would forward, and snapshots, which are transferred outside of Raft.
-pub(super) fn from_raft(mut message: eraftpb::Message) -> Option<Message> {
+/// that the engine would forward, and snapshots, which are transferred outside of Raft. `None` also
+/// if `complete` finds no payload of an entry: it was replaced, or Raft sends it again.
+pub(super) fn from_raft(
+    mut message: eraftpb::Message,
+    complete: impl Fn(&eraftpb::Entry) -> Option<Entry>,
+) -> Option<Message> {
     let committed = EntryId { index: message.commit, term: message.commit_term };
     let commit = message.commit;
     let body = match message.get_msg_type() {
         MessageType::MsgAppend => Body::Append {
             previous: EntryId { index: message.index, term: message.log_term },
             commit,
-            entries: message.take_entries().into_iter().map(Entry::from).collect(),
+            entries: message.entries.iter().map(complete).collect::<Option<_>>()?,
         },
         MessageType::MsgAppendResponse if message.reject => Body::AppendRejected {
             index: message.index,

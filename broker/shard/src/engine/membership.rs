@@ -1,9 +1,10 @@
 //! Changes of the members: what the leader proposes, and how every replica applies it.
 
-use raft::eraftpb::{self, EntryType};
-
-use super::{ChangeRejection, Engine, EngineError, Members, MembersChange};
+use super::{
+    ChangeRejection, Engine, EngineError, EntryId, EntryKind, Members, MembersChange, convert,
+};
 use crate::limits;
+use crate::payload::Payload;
 
 impl Engine {
     /// Proposes a change of the members; returns its index. Only one is proposed at a time.
@@ -12,18 +13,19 @@ impl Engine {
     /// See [`ChangeRejection`].
     pub fn propose_members(&mut self, change: MembersChange) -> Result<u64, ChangeRejection> {
         self.check_change(change)?;
-        let mut entry = eraftpb::Entry::default();
-        entry.set_entry_type(EntryType::EntryConfChangeV2);
-        entry.set_data(change.encode());
+        let data = Payload::from(change.encode());
+        if !self.uncommitted.admits(self.term(), self.committed(), data.len()) {
+            return Err(ChangeRejection::Pending);
+        }
+        let entry = convert::outline(EntryId::default(), EntryKind::Members, false);
         let raft = &mut self.node.raft;
         // Not `RawNode::propose_conf_change`, which parses the payload as a format of its own.
         if !raft.append_entry(&mut [entry]) {
             return Err(ChangeRejection::Pending);
         }
-        let index = raft.raft_log.last_index();
-        raft.pending_conf_index = index;
+        raft.pending_conf_index = raft.raft_log.last_index();
         raft.bcast_append();
-        Ok(index)
+        Ok(self.proposed(data))
     }
 
     fn check_change(&self, change: MembersChange) -> Result<(), ChangeRejection> {

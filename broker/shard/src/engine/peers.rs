@@ -19,6 +19,9 @@ impl Engine {
         if let Body::HeartbeatResponse { is_full, .. } = message.body {
             self.set_follower_full(message.from, is_full);
         }
+        for entry in message.entries() {
+            self.node.store().pass(entry.id(), entry.data.clone());
+        }
         // The crate's errors concern the state of the engine, not the message.
         let _ = self.node.step(convert::to_raft(message));
         Ok(())

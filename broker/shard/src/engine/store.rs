@@ -3,6 +3,10 @@
 //! After a start only index, term and length of the entries after the snapshot are in memory. Their
 //! payloads are read when they are applied, so that recovery needs no memory for the whole WAL.
 //!
+//! The `raft` crate gets entries with a mark in place of their payload, because a payload may be in
+//! chunks and the crate never needs one. What it passes to its storage and takes from it is found
+//! again by index and term: in `slots`, or in `passing` while the entry is on its way.
+//!
 //! Payloads of applied entries stay in memory while they fit [`limits::LOG_WINDOW_BYTES`], because
 //! followers need them soon. For a follower that needs older ones the engine asks its caller to
 //! read them ([`Fetch`]), so that no disk is read while a message is handled.
@@ -15,9 +19,10 @@ use bytes::Bytes;
 use raft::eraftpb::{self, ConfState, HardState, Snapshot};
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 
-use super::convert::entry_type;
+use super::convert;
 use super::{Entry, EntryId, EntryKind, Start};
 use crate::limits;
+use crate::payload::Payload;
 
 /// An entry whose payload is in the WAL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +76,9 @@ pub(super) struct LogStore {
     /// Entries through this index have no payload in memory.
     evicted: u64,
     source: Box<dyn EntrySource>,
+    /// Payloads of entries that the `raft` crate was given, until the next
+    /// [`Ready`](super::Ready) returns what it made of them.
+    passing: RefCell<BTreeMap<EntryId, Payload>>,
     /// What the engine asked for through `&self`: the `raft` crate reads its storage that way.
     requests: RefCell<Requests>,
 }
@@ -90,7 +98,7 @@ struct Requests {
 }
 
 enum Slot {
-    Memory(eraftpb::Entry),
+    Memory(Entry),
     Disk(StoredEntry),
 }
 
@@ -136,6 +144,7 @@ impl LogStore {
             memory_bytes: 0,
             evicted: last,
             source: start.source,
+            passing: RefCell::default(),
             requests: RefCell::default(),
         }
     }
@@ -144,8 +153,39 @@ impl LogStore {
         self.hard_state = state;
     }
 
+    /// Keeps the payload of an entry that the `raft` crate is given, for the next
+    /// [`Ready`](super::Ready).
+    pub(super) fn pass(&self, id: EntryId, payload: Payload) {
+        if !payload.is_empty() {
+            self.passing.borrow_mut().insert(id, payload);
+        }
+    }
+
+    /// The entry that the `raft` crate returned; `None` if its payload is no longer in memory, as
+    /// that of an entry which was replaced.
+    pub(super) fn complete(&self, entry: &eraftpb::Entry) -> Option<Entry> {
+        let id = EntryId { index: entry.index, term: entry.term };
+        let data = if entry.data.is_empty() {
+            Payload::default()
+        } else if let Some(payload) = self.passing.borrow().get(&id) {
+            payload.clone()
+        } else {
+            match self.slot(id.index)? {
+                Slot::Memory(held) if held.id() == id => held.data.clone(),
+                Slot::Memory(_) | Slot::Disk(_) => return None,
+            }
+        };
+        let EntryId { index, term } = id;
+        Some(Entry { index, term, kind: convert::entry_kind(entry), data })
+    }
+
+    /// Releases the payloads that were kept for this [`Ready`](super::Ready).
+    pub(super) fn passed(&mut self) {
+        self.passing.get_mut().clear();
+    }
+
     /// Appends new entries; those at the first one's index or above are replaced.
-    pub(super) fn append(&mut self, entries: &[eraftpb::Entry]) {
+    pub(super) fn append(&mut self, entries: &[Entry]) {
         let Some(first) = entries.first() else { return };
         let keep = first.index.saturating_sub(self.base.index + 1);
         let keep = usize::try_from(keep).expect("a log in memory");
@@ -180,7 +220,7 @@ impl LogStore {
                 *slot = Slot::Disk(StoredEntry {
                     index: entry.index,
                     term: entry.term,
-                    kind: super::convert::entry_kind(entry),
+                    kind: entry.kind,
                     len_bytes: u32::try_from(entry.data.len()).expect("an entry is bounded"),
                 });
             }
@@ -257,21 +297,25 @@ impl LogStore {
         self.slots.get(usize::try_from(at).ok()?)
     }
 
-    /// An entry; without its payload if `is_outline` is set and the payload is on disk.
+    /// An entry for the `raft` crate; its payload is kept unless `is_outline` is set.
     fn load(&self, index: u64, slot: &Slot, is_outline: bool) -> raft::Result<eraftpb::Entry> {
-        let stored = match slot {
-            Slot::Memory(entry) => return Ok(entry.clone()),
-            Slot::Disk(stored) => stored,
+        let (id, kind) = match slot {
+            Slot::Memory(entry) => (entry.id(), entry.kind),
+            Slot::Disk(StoredEntry { index, term, kind, .. }) => {
+                (EntryId { index: *index, term: *term }, *kind)
+            }
         };
-        let mut entry = eraftpb::Entry { index, term: stored.term, ..Default::default() };
-        entry.set_entry_type(entry_type(stored.kind));
         if !is_outline {
-            let data = self.source.read(index);
-            entry.set_data(
-                data.map_err(|error| raft::Error::Store(StorageError::Other(error.into())))?,
-            );
+            let payload = match slot {
+                Slot::Memory(entry) => entry.data.clone(),
+                Slot::Disk(_) => {
+                    let read = self.source.read(index).map(Payload::from);
+                    read.map_err(|e| raft::Error::Store(StorageError::Other(e.into())))?
+                }
+            };
+            self.pass(id, payload);
         }
-        Ok(entry)
+        Ok(convert::outline(id, kind, slot.len_bytes() == 0))
     }
 }
 
@@ -295,7 +339,11 @@ impl Storage for LogStore {
             && *first == low
         {
             let entries = entries.as_ref().ok_or(raft::Error::Store(StorageError::Compacted))?;
-            return Ok(entries.iter().cloned().map(Into::into).collect());
+            let outlines = entries.iter().map(|entry| {
+                self.pass(entry.id(), entry.data.clone());
+                convert::outline(entry.id(), entry.kind, entry.data.is_empty())
+            });
+            return Ok(outlines.collect());
         }
         // The engine reads without a bound only before a campaign, to count the membership changes
         // among all entries that are not applied. These may be the whole log, and it needs no
@@ -347,5 +395,88 @@ impl Storage for LogStore {
         // A follower that needs a snapshot gets a checkpoint, not through the engine.
         self.requests.borrow_mut().snapshots.insert(to);
         Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::engine::{HardState as Hard, Members};
+
+    const LARGE: usize = limits::MESSAGE_BYTES_MAX as usize / 2;
+
+    /// Entries as a disk returns them: the payload of an entry is its index, again and again.
+    #[derive(Debug)]
+    struct Disk;
+
+    impl EntrySource for Disk {
+        fn read(&self, index: u64) -> Result<Bytes, String> {
+            Ok(vec![index as u8; LARGE].into())
+        }
+    }
+
+    fn entry(index: u64, term: u64) -> Entry {
+        let chunks = vec![Bytes::from_static(b""), vec![index as u8; LARGE].into()];
+        Entry { index, term, kind: EntryKind::Normal, data: chunks.into() }
+    }
+
+    fn log() -> LogStore {
+        let mut log = LogStore::new(Start {
+            replica: 1,
+            hard_state: Hard::default(),
+            members: Members::lone(1),
+            snapshot: EntryId { index: 1, term: 1 },
+            entries: Vec::new(),
+            source: Box::new(Disk),
+            seed: 0,
+        });
+        log.append(&[entry(2, 1), entry(3, 1), entry(4, 1), entry(5, 2)]);
+        log
+    }
+
+    fn read(log: &LogStore, low: u64, max_size: u64) -> Vec<eraftpb::Entry> {
+        let context = GetEntriesContext::empty(false);
+        log.entries(low, 6, Some(max_size), context).expect("they are in the log")
+    }
+
+    #[test]
+    fn a_bound_counts_payloads_that_the_crate_does_not_see() {
+        let log = log();
+        let entries = read(&log, 2, limits::MESSAGE_BYTES_MAX);
+        assert_eq!(entries.len(), 2);
+        assert!(entries.iter().all(|entry| entry.data.len() < 10));
+        assert_eq!(read(&log, 3, 1).len(), 1, "one entry is always returned");
+        let whole: Vec<_> = entries.iter().map(|entry| log.complete(entry)).collect();
+        assert_eq!(whole, [Some(entry(2, 1)), Some(entry(3, 1))]);
+    }
+
+    #[test]
+    fn a_payload_is_found_until_its_entry_is_replaced_or_released() {
+        let mut log = log();
+        let [second, last] = [&read(&log, 2, 1)[0], &read(&log, 5, 1)[0]].map(Clone::clone);
+        log.append(&[entry(5, 3)]);
+        log.discard_through(2);
+        assert_eq!(log.complete(&second), Some(entry(2, 1)), "it is on its way to a follower");
+        assert_eq!(log.complete(&last), Some(entry(5, 2)));
+        log.passed();
+        assert_eq!([log.complete(&second), log.complete(&last)], [None, None]);
+        assert_eq!(log.complete(&read(&log, 5, 1)[0]), Some(entry(5, 3)));
+    }
+
+    #[test]
+    fn a_payload_that_was_released_is_read_back_for_as_long_as_it_is_passed() {
+        let mut log = log();
+        let many: Vec<_> = (6..30).map(|index| entry(index, 3)).collect();
+        log.append(&many);
+        log.release(29);
+        let oldest = read(&log, 2, 1)[0].clone();
+        assert_eq!(log.complete(&oldest), Some(entry(2, 1)));
+        log.passed();
+        assert_eq!(log.complete(&oldest), None, "it is on the disk");
+        log.pass(EntryId { index: 30, term: 3 }, entry(30, 3).data);
+        let next = convert::outline(EntryId { index: 30, term: 3 }, EntryKind::Normal, false);
+        assert_eq!(log.complete(&next), Some(entry(30, 3)), "it is not in the log yet");
     }
 }

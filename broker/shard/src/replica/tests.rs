@@ -19,7 +19,7 @@ impl WrittenLog {
     fn take(&mut self, write: Write) {
         for Entry { index, term, kind, data } in write.entries {
             self.entries.retain(|entry| entry.0 < index);
-            self.entries.push((index, term, kind as u8, data));
+            self.entries.push((index, term, kind as u8, data.to_bytes()));
         }
         self.hard_state = write.hard_state.unwrap_or(self.hard_state);
     }

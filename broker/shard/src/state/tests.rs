@@ -44,7 +44,8 @@ fn opened() -> State {
 fn run(state: &mut State, command: Command) -> (Outcome, Vec<Effect>) {
     let mut effects = Vec::new();
     // Encoded and decoded, like an entry of the log.
-    let entry = Envelope::decode(&command::encode(TERM, 5_000, &command)).expect("our own entry");
+    let written = command::encode(TERM, 5_000, &command).to_bytes();
+    let entry = Envelope::decode(&written.into()).expect("our own entry");
     (state.apply(TERM, entry, &mut effects), effects)
 }
 
@@ -285,20 +286,20 @@ fn a_bound_group_begins_only_where_it_has_committed_nothing() {
 #[test]
 fn entries_carry_the_lowest_format_that_can_express_them() {
     let plain = Command::Catalog(CatalogCommand::AllocateProducerIds { count: 1 });
-    assert_eq!(command::encode(TERM, 0, &plain)[0], 1);
+    assert_eq!(command::encode(TERM, 0, &plain).to_bytes()[0], 1);
     let inner = Box::new(CatalogCommand::DeleteTopics(vec![]));
     let fenced = Command::Catalog(CatalogCommand::Fenced { epoch: 1, command: inner });
     let written = command::encode(TERM, 0, &fenced);
-    assert_eq!(written[0], 2);
+    assert_eq!(written.to_bytes()[0], 2);
     assert_eq!(Envelope::decode(&written).expect("known").command, fenced);
     let expire = Command::Shard(silent(9, NOW_MS));
     let written = command::encode(TERM, 0, &expire);
-    assert_eq!(written[0], 3);
+    assert_eq!(written.to_bytes()[0], 3);
     assert_eq!(Envelope::decode(&written).expect("known").command, expire);
-    let mut newer = written.to_vec();
+    let mut newer = written.to_bytes().to_vec();
     newer[0] = 4;
     assert_eq!(
-        Envelope::decode(&newer.into()).expect_err("unknown"),
+        Envelope::decode(&Bytes::from(newer).into()).expect_err("unknown"),
         command::CommandError::Format(4)
     );
 }
@@ -312,7 +313,7 @@ fn an_expiry_of_producers_that_an_older_broker_wrote_is_read() {
     bytes.extend(TERM.to_le_bytes());
     bytes.extend(7_i64.to_le_bytes());
     bytes.extend([3, 1]);
-    assert_eq!(written[..bytes.len()], bytes);
+    assert_eq!(written.to_bytes()[..bytes.len()], bytes);
     assert_eq!(Envelope::decode(&written).expect("known").command, old);
 }
 
@@ -356,7 +357,23 @@ fn a_fence_grows_with_every_claim() {
 proptest! {
     #[test]
     fn any_bytes_decode_to_an_entry_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        let _ = Envelope::decode(&Bytes::from(bytes));
+        let _ = Envelope::decode(&Bytes::from(bytes).into());
+    }
+
+    #[test]
+    fn a_replay_from_one_piece_has_the_effects_of_the_proposal_in_chunks(
+        values in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..6),
+    ) {
+        let batches = values.iter().map(|value| Builder::new().record(0, None, Some(value)).build());
+        let items = batches.map(|batch| Append { partition: partition(), batch }).collect();
+        let written = command::encode(TERM, 5_000, &Command::Append(items));
+        let [proposed, replayed] = [written.clone(), written.to_bytes().into()].map(|payload| {
+            let (mut state, mut effects) = (opened(), Vec::new());
+            let entry = Envelope::decode(&payload).expect("our own entry");
+            let outcome = state.apply(TERM, entry, &mut effects);
+            format!("{outcome:?} {effects:?} {state:?}")
+        });
+        prop_assert_eq!(proposed, replayed);
     }
 
     /// Retries in any order within the window: every batch is stored once, in order.

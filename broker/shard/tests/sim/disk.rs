@@ -42,7 +42,9 @@ struct Source(View);
 impl EntrySource for Source {
     fn read(&self, index: u64) -> Result<Bytes, String> {
         let view = self.0.lock().expect("no panic while it is held");
-        view.get(&index).map(|entry| entry.data.clone()).ok_or_else(|| format!("no entry {index}"))
+        view.get(&index)
+            .map(|entry| entry.data.to_bytes())
+            .ok_or_else(|| format!("no entry {index}"))
     }
 }
 

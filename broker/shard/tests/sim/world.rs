@@ -350,7 +350,8 @@ impl World {
 
     fn send(&mut self, message: Message) {
         // Through its encoding, as between brokers.
-        let message = Message::decode(message.encode()).expect("what was encoded decodes");
+        let message =
+            Message::decode(message.encode().to_bytes()).expect("what was encoded decodes");
         for delay in self.network.deliveries(message.from, message.to, &mut self.dice) {
             self.after(delay, Happening::Deliver { message: message.clone() });
         }

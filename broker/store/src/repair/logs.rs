@@ -26,7 +26,7 @@ pub(super) fn replayed(newest: &Snapshot, recovered: &RecoveredLog, wal: &Wal) -
         }
         // The first entry that cannot be read is the first gap.
         let Ok(bytes) = wal.read(&entry.location) else { break };
-        let Ok(command) = Envelope::decode(&bytes) else { break };
+        let Ok(command) = Envelope::decode(&bytes.into()) else { break };
         state.apply(entry.term, command, &mut Vec::new());
     }
     state
