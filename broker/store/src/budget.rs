@@ -105,16 +105,25 @@ impl TailBudget {
     /// When the disk is full: the user has to free space.
     pub async fn wait_below(&self) -> Result<(), DiskFull> {
         loop {
+            if let Some(answer) = self.admits() {
+                return answer;
+            }
+            // Only now, because it locks a mutex of all producers.
             let mut changed = std::pin::pin!(self.changed.notified());
             changed.as_mut().enable();
-            if self.is_disk_full() {
-                return Err(DiskFull);
+            // A change between the check and the registration has notified no waiter.
+            if self.admits().is_none() {
+                changed.await;
             }
-            if !self.is_over() {
-                return Ok(());
-            }
-            changed.await;
         }
+    }
+
+    /// Whether a producer may continue or is refused; `None` while it has to wait.
+    fn admits(&self) -> Option<Result<(), DiskFull>> {
+        if self.is_disk_full() {
+            return Some(Err(DiskFull));
+        }
+        (!self.is_over()).then_some(Ok(()))
     }
 
     /// Sets whether the disk is full. Returns the value before.
@@ -163,6 +172,33 @@ mod tests {
         budget.give_back(1);
         waiter.await.expect("the waiter ends").expect("there is room");
         assert_eq!(budget.pinned_bytes(), 99);
+    }
+
+    #[test]
+    fn r1_no_wake_up_is_lost_when_room_is_made_while_a_producer_begins_to_wait() {
+        const ROUNDS: usize = 20_000;
+        let budget = TailBudget::new(100);
+        let giver = Arc::clone(&budget);
+        let (taken, to_give) = std::sync::mpsc::channel();
+        let giving = std::thread::spawn(move || {
+            while to_give.recv().is_ok() {
+                giver.give_back(100);
+            }
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        runtime.expect("a runtime").block_on(async {
+            for round in 0..ROUNDS {
+                let _ = budget.take(100);
+                taken.send(()).expect("the thread runs");
+                let below = budget.wait_below();
+                let waited = tokio::time::timeout(std::time::Duration::from_secs(30), below).await;
+                waited
+                    .unwrap_or_else(|_| panic!("it sleeps in round {round}"))
+                    .expect("no full disk");
+            }
+        });
+        drop(taken);
+        giving.join().expect("it does not panic");
     }
 
     #[tokio::test]
