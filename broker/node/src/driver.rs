@@ -1,9 +1,9 @@
-//! The task that owns one replica: it takes inputs and carries out the actions of its [`Core`].
+//! The owner of one replica: it takes inputs and carries out the actions of its [`Core`].
 //!
-//! There is one task per shard, and it never blocks: the WAL's own thread writes records and
-//! reports back, and appending to a partition log accesses memory only. Batches that arrive while
-//! writes are in flight are joined into the next entries, so batching depends on load and not on a
-//! timer.
+//! There is one driver per shard, and several share a task. A driver never blocks: the WAL's own
+//! thread writes records and reports back, and appending to a partition log accesses memory only.
+//! Batches that arrive while writes are in flight are joined into the next entries, so batching
+//! depends on load and not on a timer.
 //!
 //! # Order of events for a batch
 //!
@@ -19,12 +19,13 @@
 //!
 //! # Stopping
 //!
-//! The task ends when the last handle is dropped, when `stop` is set, or when the WAL fails. Open
+//! A driver ends when the last handle is dropped, when `stop` is set, or when the WAL fails. Open
 //! calls are then answered with `Stopped`, or with `Unknown` if they were proposed; a write that is
 //! not durable is never answered as success (D1, D2).
 
 use std::collections::HashMap;
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -176,6 +177,9 @@ impl Driver {
         let mut inputs = Vec::new();
         let mut ticks = tokio::time::interval(Duration::from_millis(TICK_MS));
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut stop = self.context.stop.clone();
+        // Kept from turn to turn, because each wait registers in a list that all drivers share.
+        let mut stopped = pin!(async move { drop(stop.wait_for(|stop| *stop).await) });
         self.settle()?;
         loop {
             let wake = tokio::select! {
@@ -185,7 +189,7 @@ impl Driver {
                     if count == 0 { Wake::Stop } else { Wake::Inputs }
                 }
                 _ = ticks.tick(), if self.core.needs_ticks() => Wake::Tick,
-                _ = self.context.stop.wait_for(|stop| *stop) => Wake::Stop,
+                () = &mut stopped => Wake::Stop,
             };
             match wake {
                 Wake::Inputs => inputs.drain(..).for_each(|input| self.take(input)),
@@ -197,7 +201,7 @@ impl Driver {
                         None => self.event(Event::NoSpace(number)),
                         Some(DriverEnd::Closed) => {
                             // The log's thread ended, and its supervisor reports the cause.
-                            let _ = self.context.stop.wait_for(|stop| *stop).await;
+                            stopped.await;
                             return Ok(());
                         }
                         Some(DriverEnd::Failed(failure)) => {

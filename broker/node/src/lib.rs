@@ -1,5 +1,5 @@
-//! Runs all shards of one broker: a driver task per shard, the threads of the write-ahead log, the
-//! checkpoint thread and the cleaner, their supervision, and the order in which they stop.
+//! Runs all shards of one broker: the tasks of their drivers, the threads of the write-ahead log,
+//! the checkpoint thread and the cleaner, their supervision, and the order in which they stop.
 //!
 //! This crate adds time, tasks and threads to `broker/shard` and `broker/store`. The rest of the
 //! broker uses a [`Node`] and its [`ShardHandle`]s.
@@ -8,6 +8,7 @@ pub mod limits;
 pub mod supervision;
 pub mod handle;
 pub mod driver;
+mod drivers;
 mod background;
 mod node;
 

@@ -1,5 +1,5 @@
-//! Starts and stops all shards of one broker: recovery, the WAL's threads, a driver task per shard,
-//! the checkpoint thread and the cleaner.
+//! Starts and stops all shards of one broker: recovery, the WAL's threads, the tasks of the
+//! drivers, the checkpoint thread and the cleaner.
 //!
 //! # Stopping
 //!
@@ -32,6 +32,7 @@ use tracing::{info, warn};
 
 use crate::background::{self, CheckpointerHandle, CleanerHandle};
 use crate::driver::{Driver, DriverContext};
+use crate::drivers;
 use crate::handle::{Observer, ShardHandle};
 use crate::supervision::{self, Failure, OnFatal, StopGuard, Supervisor};
 
@@ -132,13 +133,12 @@ impl Node {
         let opened = recovery::open(data.clone(), &options.recovery)?;
         let budget = Arc::clone(opened.store.budget());
         let (stop, stopped) = watch::channel(false);
-        // Delivering answers wakes tasks, which would take time from the log's thread.
+        // Delivering answers wakes drivers, which would take time from the log's thread.
         let (deliver, delivered) = mpsc::unbounded_channel();
         let supervisor = Supervisor::new(Arc::clone(&options.on_fatal));
         let guard = guard_log(supervisor.clone(), deliver.clone());
         let deliver = move |answers| drop(deliver.send(answers));
         let wal = Writer::spawn_guarded(opened.wal, deliver, |_| (), guard)?;
-        tokio::spawn(supervisor.endless(&supervision::ANSWERS, give_answers(delivered)));
         let mut node = Self {
             identity: opened.identity,
             shards: BTreeMap::new(),
@@ -149,7 +149,7 @@ impl Node {
             supervisor: supervisor.clone(),
             running: Mutex::new(None),
         };
-        let mut drivers = JoinSet::new();
+        let mut drivers: Vec<_> = (0..drivers::task_count()).map(|_| Vec::new()).collect();
         let policy = Arc::clone(&options.policy);
         let journal = Box::new(wal.clone());
         let mut cleaner = Cleaner::new(data, Arc::clone(&policy));
@@ -171,9 +171,13 @@ impl Node {
                 stop: stopped.clone(),
             };
             let driver = Driver::new(Arc::clone(&shard), queue, replica, context);
-            drivers.spawn(supervisor.watch(&supervision::DRIVER, id.to_string(), driver.run()));
+            let of_task = node.shards.len() % drivers.len();
+            let driver = supervisor.watch(&supervision::DRIVER, id.to_string(), driver.run());
+            drivers[of_task].push(driver);
             node.shards.insert(id, shard);
         }
+        let answers = supervisor.endless(&supervision::ANSWERS, give_answers(delivered));
+        let drivers = drivers::spawn(&supervisor, drivers, answers);
         let checkpointer =
             background::spawn_checkpointer(checkpointer, options.clock_ms, supervisor.clone())?;
         let cleaner = background::spawn_cleaner(cleaner, options.clock_ms, supervisor.clone())?;
@@ -286,8 +290,8 @@ impl Node {
     }
 }
 
-/// Delivers the log's answers until its thread ends. Answers that are left when the runtime shuts
-/// down are delivered when they are dropped.
+/// Delivers the log's answers until its thread ends. Answers that are left when the drivers have
+/// ended, or the runtime shuts down, are delivered when they are dropped.
 async fn give_answers(mut delivered: mpsc::UnboundedReceiver<Answers>) {
     while let Some(answers) = delivered.recv().await {
         answers.give();

@@ -64,8 +64,10 @@ macro_rules! tasks {
 
 tasks! {
     pub,
-    /// The driver task of a shard.
+    /// The driver of a shard.
     DRIVER = "driver", ProcessEnds, "proposing, applying and answering of one shard";
+    /// A task that several drivers share. It may return: each driver is watched by itself.
+    DRIVERS = "drivers", ProcessEndsOnPanic, "running of the drivers that share a task";
     /// The thread of `Checkpointer`.
     CHECKPOINTER = "checkpointer", ProcessEnds, "flushing of tails, checkpoints, releasing of log files";
     /// The thread of `Cleaner`.
@@ -74,7 +76,7 @@ tasks! {
     WAL = "wal", ProcessEnds, "writing of the write-ahead log";
     /// The thread that prepares and removes log files.
     WAL_FILES = "wal-files", ProcessEnds, "preparation of files of the write-ahead log";
-    /// The task that hands the log's answers to the drivers.
+    /// The delivery of the log's answers to the drivers, in the task of the first ones.
     ANSWERS = "answer delivery", ProcessEnds, "reporting of durable writes to the shards";
 }
 
