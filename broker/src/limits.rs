@@ -30,8 +30,17 @@ pub const fn connections_for(files: usize) -> usize {
     if beyond > quarter { beyond } else { quarter }
 }
 
-/// Bytes read at once into the thread's scratch buffer. An idle connection holds no buffer.
+/// Bytes read at once into the thread's scratch buffer. An idle connection holds no buffer. Larger
+/// frames are read into their own buffers.
 pub const READ_BYTES: usize = 16 * 1024;
+
+/// Bytes read into the scratch buffer where another large frame is expected: the length and the
+/// header of the request, or a whole small request.
+pub const READ_BYTES_BEFORE_LARGE: usize = 1024;
+
+/// Bytes that are read together with the rest of a large frame: the length of the next one. The
+/// frame's buffer is larger by them, and they are not counted.
+pub const READ_BYTES_BEYOND: usize = 64;
 
 /// Bytes that a connection reads ahead of the request in progress, to detect that the client closed
 /// the connection.
@@ -243,6 +252,8 @@ pub fn transfer_time_max(base: Duration, bytes: usize) -> Duration {
 }
 
 const _: () = assert!(FRAME_BYTES_FIRST <= FRAME_BYTES_TRUSTED_MAX);
+const _: () = assert!(READ_BYTES_BEFORE_LARGE <= READ_BYTES);
+const _: () = assert!(16 * READ_BYTES_BEYOND <= READ_BYTES_BEFORE_LARGE);
 const _: () = assert!(FRAME_BYTES_TRUSTED_MAX <= CONNECTION_BYTES_IN_FLIGHT_MAX);
 const _: () = assert!(CONNECTION_BYTES_IN_FLIGHT_MAX <= REQUEST_BYTES_MAX);
 const _: () = assert!(1024 * SMALL_FRAME_BYTES_MAX <= SMALL_REQUEST_BYTES_MAX);

@@ -1,18 +1,23 @@
 //! Splits the stream into frames: four bytes of length, then as many bytes.
 //!
-//! Received bytes pass through a scratch buffer of the thread; a frame that arrives complete is
-//! copied out of it at its exact size. Only an incomplete frame holds memory of its connection, and
-//! that grows with the received bytes, never with the announced length. Every frame has its own
-//! allocation, so a batch that stays in memory pins no other frame.
+//! Small frames pass through a scratch buffer of the thread; one that arrives complete is copied
+//! out of it at its exact size. A large frame is read into its own buffer, together with the first
+//! bytes of what follows it, so that pipelined requests take one call each and are not copied. Only
+//! an incomplete frame holds memory of its connection, and that grows with the received bytes,
+//! never with the announced length. Every frame has its own allocation, so a batch that stays in
+//! memory pins no other frame.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::io;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::time::Instant;
 
 use crate::limits;
@@ -59,10 +64,13 @@ pub(super) struct Frames {
     progressed: Instant,
     /// The largest frame that this connection has completed, up to a bound.
     trusted_bytes: usize,
+    /// The size of the frame that was completed last. The next one is expected to be like it.
+    last_bytes: usize,
 }
 
 #[derive(Debug)]
 struct PartialFrame {
+    /// The received bytes. With room for the whole frame it also has some for bytes beyond it.
     buffer: Vec<u8>,
     size_bytes: usize,
     permit: Permit,
@@ -84,6 +92,7 @@ impl Frames {
             begun: None,
             progressed: Instant::now(),
             trusted_bytes: limits::FRAME_BYTES_FIRST,
+            last_bytes: 0,
         }
     }
 
@@ -133,48 +142,59 @@ impl Frames {
         }
     }
 
-    /// Waits for bytes and reads them. Cancel safe.
-    pub(super) async fn read(&mut self, stream: &TcpStream) -> Result<ReadOutcome, Close> {
+    /// Waits for bytes and reads them once. Cancel safe.
+    pub(super) async fn read(
+        &mut self,
+        stream: &mut (impl AsyncRead + Unpin),
+    ) -> Result<ReadOutcome, Close> {
         if let Some(partial) = &mut self.partial
             && partial.is_full()
         {
             partial.grow(self.lanes.to_read(partial.size_bytes)).await;
             self.resume(Instant::now());
         }
-        loop {
-            stream.readable().await?;
-            if let Some(read) = self.try_read(stream)? {
-                self.progressed = Instant::now();
-                return Ok(read);
+        let count = poll_fn(|cx| match &mut self.partial {
+            Some(partial) if partial.is_direct() => {
+                let count = ready!(partial.poll_read(stream, cx))?;
+                partial.check(&*self.service)?;
+                let beyond = self.finish_partial();
+                Poll::Ready(self.cut(&beyond).map(|()| count))
             }
-        }
+            Some(_) => self.poll_scratch(stream, cx, limits::READ_BYTES),
+            None if self.last_bytes > limits::READ_BYTES => {
+                self.poll_scratch(stream, cx, limits::READ_BYTES_BEFORE_LARGE)
+            }
+            None => self.poll_scratch(stream, cx, limits::READ_BYTES),
+        });
+        let count = count.await?;
+        self.progressed = Instant::now();
+        Ok(if count == 0 { ReadOutcome::End } else { ReadOutcome::Some })
     }
 
-    /// Reads once; `None` if nothing is available.
-    fn try_read(&mut self, stream: &TcpStream) -> Result<Option<ReadOutcome>, Close> {
-        let read = if let Some(partial) = &mut self.partial {
-            let room = partial.room();
-            let read = stream.try_read_buf(&mut (&mut partial.buffer).limit(room));
-            partial.check(&*self.service)?;
-            self.finish_partial();
-            read
-        } else {
-            SCRATCH.with_borrow_mut(|scratch| {
-                let read = stream.try_read(scratch);
-                let count = *read.as_ref().unwrap_or(&0);
-                self.cut(&scratch[..count]).map(|()| read)
-            })?
-        };
-        match read {
-            Ok(0) => Ok(Some(ReadOutcome::End)),
-            Ok(_) => Ok(Some(ReadOutcome::Some)),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+    /// Reads up to `bytes_max` into the scratch buffer and splits them. Returns their number.
+    fn poll_scratch(
+        &mut self,
+        stream: &mut (impl AsyncRead + Unpin),
+        cx: &mut Context<'_>,
+        bytes_max: usize,
+    ) -> Poll<Result<usize, Close>> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut target = ReadBuf::new(&mut scratch[..bytes_max]);
+            ready!(Pin::new(stream).poll_read(cx, &mut target))?;
+            let read = target.filled();
+            Poll::Ready(self.cut(read).map(|()| read.len()))
+        })
     }
 
     /// Splits the received bytes into frames, and keeps the incomplete rest.
     fn cut(&mut self, mut bytes: &[u8]) -> Result<(), Close> {
+        if let Some(partial) = &mut self.partial {
+            let (own, rest) = bytes.split_at(partial.missing().min(bytes.len()));
+            partial.buffer.extend_from_slice(own);
+            partial.check(&*self.service)?;
+            self.finish_partial();
+            bytes = rest;
+        }
         while !bytes.is_empty() {
             let (length, have) = &mut self.length;
             let count = bytes.len().min(LENGTH_BYTES - *have);
@@ -207,25 +227,29 @@ impl Frames {
         let mut permit = Permit::default();
         let budget = self.lanes.to_read(size_bytes);
         let capacity = if budget.try_extend(&mut permit, first) { first } else { bytes.len() };
-        let mut buffer = Vec::with_capacity(capacity);
+        let beyond = if capacity == size_bytes { limits::READ_BYTES_BEYOND } else { 0 };
+        let mut buffer = Vec::with_capacity(capacity + beyond);
         buffer.extend_from_slice(bytes);
         PartialFrame { buffer, size_bytes, permit, is_checked: false }
     }
 
-    fn finish_partial(&mut self) {
-        if let Some(partial) = self.partial.take_if(|partial| partial.missing() == 0) {
-            self.trusted_bytes =
-                partial.size_bytes.clamp(self.trusted_bytes, limits::FRAME_BYTES_TRUSTED_MAX);
-            let is_small = partial.size_bytes <= limits::SMALL_FRAME_BYTES_MAX;
-            // Like a small frame that arrived complete, this one is counted again when its turn
-            // comes.
-            let permit = if is_small { Permit::default() } else { partial.permit };
-            self.push(partial.buffer.into(), permit);
-        }
+    /// Completes the frame if all of it is received. Returns the bytes that were read beyond it.
+    fn finish_partial(&mut self) -> Vec<u8> {
+        let is_whole = |partial: &mut PartialFrame| partial.missing() == 0;
+        let Some(mut partial) = self.partial.take_if(is_whole) else { return Vec::new() };
+        let beyond = partial.buffer.split_off(partial.size_bytes);
+        self.trusted_bytes =
+            partial.size_bytes.clamp(self.trusted_bytes, limits::FRAME_BYTES_TRUSTED_MAX);
+        let is_small = partial.size_bytes <= limits::SMALL_FRAME_BYTES_MAX;
+        // Like a small frame that arrived complete, this one is counted again when its turn comes.
+        let permit = if is_small { Permit::default() } else { partial.permit };
+        self.push(partial.buffer.into(), permit);
+        beyond
     }
 
     fn push(&mut self, bytes: Bytes, permit: Permit) {
         self.begun = None;
+        self.last_bytes = bytes.len();
         self.whole_bytes += bytes.len();
         self.whole.push_back(Frame { bytes, permit });
     }
@@ -233,7 +257,23 @@ impl Frames {
 
 impl PartialFrame {
     fn missing(&self) -> usize {
-        self.size_bytes - self.buffer.len()
+        self.size_bytes.saturating_sub(self.buffer.len())
+    }
+
+    /// Whether the rest is read into the frame's own buffer, not through the scratch buffer.
+    fn is_direct(&self) -> bool {
+        self.size_bytes > limits::READ_BYTES || self.room() < self.missing()
+    }
+
+    /// Reads into the buffer, at most [`limits::READ_BYTES_BEYOND`] bytes beyond the frame.
+    fn poll_read(
+        &mut self,
+        stream: &mut (impl AsyncRead + Unpin),
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        let room = self.room();
+        let mut target = (&mut self.buffer).limit(room);
+        pin!(stream.read_buf(&mut target)).poll(cx)
     }
 
     /// Checks the size of the request once its API key is received.
@@ -248,7 +288,8 @@ impl PartialFrame {
     }
 
     fn room(&self) -> usize {
-        (self.buffer.capacity() - self.buffer.len()).min(self.missing())
+        let wanted = self.missing() + limits::READ_BYTES_BEYOND;
+        (self.buffer.capacity() - self.buffer.len()).min(wanted)
     }
 
     fn is_full(&self) -> bool {
@@ -259,7 +300,8 @@ impl PartialFrame {
     async fn grow(&mut self, budget: &Budget) {
         let more = self.buffer.len().max(limits::FRAME_BYTES_FIRST).min(self.missing());
         budget.extend(&mut self.permit, more).await;
-        self.buffer.reserve_exact(more);
+        let beyond = if more == self.missing() { limits::READ_BYTES_BEYOND } else { 0 };
+        self.buffer.reserve_exact(more + beyond);
     }
 }
 
