@@ -35,7 +35,9 @@ use tracing::{Instrument, Span, debug_span};
 use crate::catalog::{Topics, View};
 use crate::group::Coordinator;
 use crate::limits;
-use crate::listen::{Answer, Budget, Lane, Peer, Permit, Reply, Request, Service, Share, Turn};
+use crate::listen::{
+    Answer, Budget, KeptShare, Lane, Peer, Permit, Reply, Request, Service, Share, Turn,
+};
 use crate::log_limit::LogLimit;
 use crate::settings::Settings;
 
@@ -404,6 +406,12 @@ impl Call {
     /// long time and keeps no slice of its frame.
     pub(crate) fn release_frame(&self) {
         self.share.release();
+    }
+
+    /// Counts the frame against the request memory until the result is dropped, also after the
+    /// request is answered. `None` when too much memory is held like that already.
+    pub(crate) fn keep_frame(&self) -> Option<KeptShare> {
+        self.share.keep(self.size_bytes)
     }
 
     /// Counts the frame against the request memory until `done` resolves, also after the request is

@@ -59,9 +59,14 @@ pub const REQUESTS_IN_FLIGHT_MAX: usize = 64;
 pub const CONNECTION_BYTES_IN_FLIGHT_MAX: usize = 16 * 1024 * 1024;
 
 /// Bytes of requests of all connections, from the first byte read until the response is ready,
-/// unless `queued.max.request.bytes` is set. One connection at a time may exceed it to finish its
-/// frame, so that half-read frames never wait for each other.
+/// unless `queued.max.request.bytes` is set. The frame of a Produce with several batches counts
+/// until all of them are in segments; such frames take at most half of this. One connection at a
+/// time may exceed it to finish its frame, so that half-read frames never wait for each other.
 pub const REQUEST_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// A batch of a Produce with several keeps the memory of its frame only if the frame is at most
+/// this many times as large; a smaller batch is copied.
+pub const FRAME_PER_BATCH_MAX: usize = 32;
 
 /// The largest frame that does not count as bulk. Requests up to this size never wait behind larger
 /// ones or behind Produce, which may wait for the disk.

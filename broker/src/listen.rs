@@ -35,6 +35,7 @@ pub(crate) mod metrics;
 pub use accept::Acceptor;
 pub use budget::{Budget, Permit};
 pub use close::Close;
+pub(crate) use lanes::KeptShare;
 pub use lanes::{Lane, Lanes, Share};
 pub use options::{ConnectionLimits, Options};
 

@@ -12,7 +12,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use ropewalk_batch::{Refusal, check};
 use ropewalk_codec::Str;
 use ropewalk_codec::produce_request::{PartitionProduceData, ProduceRequest, TopicProduceData};
@@ -31,6 +30,10 @@ use tokio::time::{Instant, timeout_at};
 use super::{Call, Close, Context, ErrorCode, deadline, error};
 use crate::catalog::TopicView;
 use crate::clock;
+
+mod batch_memory;
+
+use batch_memory::BatchMemory;
 
 /// First version that may carry zstd (KIP-110).
 const ZSTD_SINCE: i16 = 7;
@@ -104,6 +107,7 @@ pub(crate) async fn propose(
         return proposed(acks, response, Vec::new());
     }
     let now_ms = clock::now_ms();
+    let memory = BatchMemory::new(call);
     let mut shards: BTreeMap<ShardId, ShardBatches> = BTreeMap::new();
     let mut response = ProduceResponse::default();
     for (t, topic) in request.topic_data.into_iter().enumerate() {
@@ -112,7 +116,7 @@ pub(crate) async fn propose(
         for (p, data) in topic.partition_data.into_iter().enumerate() {
             let index = data.index;
             let checked = match &view {
-                Ok(view) => check_batch(ctx, call, view, data, now_ms),
+                Ok(view) => check_batch(ctx, &memory, view, data, now_ms),
                 Err(code) => Err(refused(call, index, *code, None)),
             };
             answers.push(match checked {
@@ -248,14 +252,15 @@ impl PendingProduce {
 /// Checks one partition's batch.
 fn check_batch(
     ctx: &Context,
-    call: &Call,
+    memory: &BatchMemory,
     topic: &TopicView,
     data: PartitionProduceData,
     now_ms: i64,
 ) -> Result<(Arc<ShardHandle>, Append, bool), PartitionProduceResponse> {
-    let index = data.index;
+    let (call, index) = (memory.call(), data.index);
     let found = ctx.partition(topic, index).map_err(|code| refused(call, index, code, None))?;
     let bytes = data.records.single().unwrap_or_default();
+    let sent_at = bytes.as_ptr();
     let mut rules = topic.config.rules(call.version >= ZSTD_SINCE);
     rules.size_bytes_max = rules.size_bytes_max.min(BATCH_BYTES_MAX);
     let checked = check(bytes, &rules, now_ms).map_err(|why| not_accepted(call, index, &why))?;
@@ -263,18 +268,10 @@ fn check_batch(
         let why = "the batch belongs to a transaction, and transactions are not served yet";
         return Err(refused(call, index, ErrorCode::InvalidTxnState, Some(why.into())));
     }
-    let append = Append { partition: found.id, batch: owned(checked.bytes, call.size_bytes) };
+    let is_rewritten = checked.bytes.as_ptr() != sent_at;
+    let batch = if is_rewritten { checked.bytes } else { memory.own(checked.bytes) };
+    let append = Append { partition: found.id, batch };
     Ok((found.shard, append, topic.config.stamps_append_time()))
-}
-
-/// The batch in memory of its own, or its frame if that holds little else: the tail counts the
-/// batch and pins the frame (R1).
-fn owned(batch: Bytes, frame_bytes: usize) -> Bytes {
-    if frame_bytes.saturating_sub(batch.len()) <= batch.len() / 8 {
-        batch
-    } else {
-        Bytes::copy_from_slice(&batch)
-    }
 }
 
 fn accepted(
@@ -391,7 +388,8 @@ mod tests {
 
     #[tokio::test]
     async fn acks_0_has_no_timeout() {
-        let call = Call::of_test(ApiKey::Produce, Default::default());
+        let share = Lanes::new(1).acquire(Lane::Bulk, 1).await;
+        let call = Call::of_test(ApiKey::Produce, share);
         let (proposed, done) = proposed(0, 1);
         let answer = tokio::spawn(async move { proposed.outcome(&call).await });
         tokio::time::sleep(Duration::from_millis(50)).await;

@@ -85,6 +85,11 @@ impl Permit {
         self.share.is_none() && self.reserve.is_none()
     }
 
+    /// Whether this is the one permit that may exceed the budget.
+    pub(super) fn is_beyond(&self) -> bool {
+        self.reserve.is_some()
+    }
+
     /// Returns everything beyond `bytes` to the budget.
     pub fn shrink_to(&mut self, bytes: usize) {
         if let Some(share) = &mut self.share {

@@ -180,7 +180,7 @@ impl Connection {
         let Some(frame) = self.frames.pop() else { return false };
         let size_bytes = frame.bytes.len();
         self.shared.metrics.received_bytes.inc_by(size_bytes as u64);
-        let share = Share::default();
+        let share = self.shared.lanes.share();
         match self.shared.service.accept(&self.peer, frame.bytes, share.clone()) {
             Ok(Request { turn, lane, begin }) => {
                 let permit = frame.permit;

@@ -34,6 +34,8 @@ pub struct Lanes {
     small: Budget,
     /// For incomplete small frames, so that stalled ones block no complete request.
     partial: Budget,
+    /// The half of `bulk` that requests may hold after they are answered: see [`Share::keep`].
+    kept: Budget,
 }
 
 impl Lanes {
@@ -45,7 +47,13 @@ impl Lanes {
             fetch: Budget::new(limits::SMALL_FETCH_BYTES_MAX),
             small: Budget::new(limits::SMALL_REQUEST_BYTES_MAX),
             partial: Budget::new(limits::PARTIAL_FRAME_BYTES_MAX),
+            kept: Budget::new(bulk_bytes / 2),
         }
+    }
+
+    /// The share of a new request, which is empty.
+    pub(super) fn share(&self) -> Share {
+        Share { permit: Arc::default(), kept: self.kept.clone() }
     }
 
     /// The budget for reading an incomplete frame of `size_bytes`, whose API is not known yet.
@@ -66,7 +74,7 @@ impl Lanes {
     /// A share that a request of `size_bytes` would hold.
     #[cfg(test)]
     pub(crate) async fn acquire(&self, lane: Lane, size_bytes: usize) -> Share {
-        let share = Share::default();
+        let share = self.share();
         share.put(self.of(lane, size_bytes).acquire(size_bytes).await);
         share
     }
@@ -81,20 +89,43 @@ impl Lanes {
 
 /// A request's share of its budget; clones are the same share. It is returned when the last clone
 /// is dropped, or earlier by [`Share::release`].
-#[derive(Debug, Clone, Default)]
-pub struct Share(Arc<Mutex<Permit>>);
+#[derive(Debug, Clone)]
+pub struct Share {
+    permit: Arc<Mutex<Permit>>,
+    kept: Budget,
+}
+
+/// A share that is held after its request is answered: see [`Share::keep`].
+#[derive(Debug)]
+pub(crate) struct KeptShare {
+    _share: Share,
+    _kept: Permit,
+}
 
 impl Share {
     /// Returns the share to its budget. For a request that is parsed, keeps no slice of its frame,
     /// and may wait for long.
     pub fn release(&self) {
-        let released = std::mem::take(&mut *self.0.lock());
+        let released = std::mem::take(&mut *self.permit.lock());
         drop(released);
     }
 
     /// Stores a permit, and returns the previous one to its budget.
     pub(super) fn put(&self, permit: Permit) {
-        let before = std::mem::replace(&mut *self.0.lock(), permit);
+        let before = std::mem::replace(&mut *self.permit.lock(), permit);
         drop(before);
+    }
+
+    /// Holds the share of a bulk request of `size_bytes` until the result is dropped, also after
+    /// the answer, because slices of its frame stay in memory. `None` when answered requests
+    /// together would hold more than half of the bulk budget, or if the request exceeds the budget,
+    /// which only one request may do at a time.
+    pub(crate) fn keep(&self, size_bytes: usize) -> Option<KeptShare> {
+        if self.permit.lock().is_beyond() {
+            return None;
+        }
+        let mut kept = Permit::default();
+        let has_room = self.kept.try_extend(&mut kept, size_bytes);
+        has_room.then(|| KeptShare { _share: self.clone(), _kept: kept })
     }
 }

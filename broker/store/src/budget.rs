@@ -1,8 +1,9 @@
 //! The memory budget of the tails of all partitions.
 //!
-//! A batch in a tail owns its memory: it is the client's frame if that holds little else, else a
+//! A batch in a tail owns its memory: it is the client's frame if that holds little else, or a
 //! copy, and never a slice of an entry of many partitions. So the counted bytes are the allocated
-//! bytes (R1), except for the head of such a frame.
+//! bytes (R1), except for the head of such a frame. The batches of one request may share its frame;
+//! the budget of request memory then counts the frame until the last of them is dropped.
 //!
 //! - The produce handler awaits [`TailBudget::wait_below`] before it proposes.
 //! - The replay of the write-ahead log at start waits too, in

@@ -25,6 +25,8 @@ pub(super) fn rebuild(
     };
     let mut out = vec![0; HEADER_LEN];
     compression::compress(codec, level, &records, &mut out)?;
+    // The batch may be kept for long, and only its length is counted.
+    out.shrink_to(out.len() + out.len() / 8);
     header.set_compression(codec);
     header.seal(out)
 }

@@ -9,6 +9,7 @@ use ropewalk_codec::list_offsets_request::*;
 use ropewalk_codec::offset_for_leader_epoch_request::*;
 use ropewalk_codec::produce_request::*;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::versions::{Client, create};
 use super::*;
@@ -318,6 +319,32 @@ async fn records_are_deleted_up_to_an_offset_that_the_log_has() {
         assert_eq!(client.ask(5, &request).await.topics[0].error_code, 0);
         client.store(&name, &["a"]).await;
         assert_eq!(client.delete(&name, 1).await.0, code, "cleanup.policy={policy}");
+    }
+    client.broker.stop().await;
+}
+
+/// C4: the batches of one request stay slices of its frame, so their addresses are close together.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_batches_of_a_request_are_kept_without_a_copy() {
+    let mut client = Client::new().await;
+    client.make("many", 12).await;
+    let value = "v".repeat(40_000);
+    let parts: Vec<(i32, Bytes)> = (0..12).map(|index| (index, batch(&[&value]))).collect();
+    let size_bytes = parts[0].1.len();
+    let answer = client.ask(9, &produce("many", -1, parts)).await;
+    assert!(answer.responses[0].partition_responses.iter().all(|part| part.error_code == 0));
+    let ctx = client.broker.context();
+    let view = ctx.topic(&"many".into(), Uuid::nil()).expect("it exists");
+    let stored: Vec<Bytes> = (0..12)
+        .map(|index| {
+            let log = ctx.partition(&view, index).expect("it is led here").log;
+            let chunk = log.read_from_memory(0, 1, true).expect("in range").expect("in memory");
+            chunk.bytes.into_iter().max_by_key(Bytes::len).expect("a prefix and a body")
+        })
+        .collect();
+    for pair in stored.windows(2) {
+        let step = pair[1].as_ptr().addr().wrapping_sub(pair[0].as_ptr().addr());
+        assert!((size_bytes..size_bytes + 100).contains(&step), "{step} bytes between batches");
     }
     client.broker.stop().await;
 }
