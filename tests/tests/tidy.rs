@@ -25,12 +25,13 @@ const BANNED_MODULES: &[&str] =
 
 /// The crates of this workspace that each crate may depend on (normal and build dependencies).
 const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
-    ("ropewalk-batch", &[]),
+    ("ropewalk-crc", &[]),
+    ("ropewalk-batch", &["ropewalk-crc"]),
     ("ropewalk-codec", &[]),
     ("ropewalk-codec-generate", &[]),
     ("ropewalk-disk", &[]),
-    ("ropewalk-wal", &["ropewalk-batch", "ropewalk-disk"]),
-    ("ropewalk-segment", &["ropewalk-batch", "ropewalk-disk"]),
+    ("ropewalk-wal", &["ropewalk-crc", "ropewalk-disk"]),
+    ("ropewalk-segment", &["ropewalk-batch", "ropewalk-crc", "ropewalk-disk"]),
     ("ropewalk-shard", &["ropewalk-batch"]),
     (
         "ropewalk-store",

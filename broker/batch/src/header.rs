@@ -5,6 +5,7 @@
 //! the only function of this crate that changes them.
 
 use bytes::Bytes;
+use ropewalk_crc::SuffixSum;
 
 use crate::codec::Compression;
 use crate::error::BatchError;
@@ -168,6 +169,13 @@ impl Header {
         (self.attributes & DELETE_HORIZON != 0).then_some(self.base_timestamp_ms)
     }
 
+    /// The checksum of this header as the sum of the end of the batch. Of a batch that was
+    /// validated, larger pieces of which it is a part are summed without reading it again; and
+    /// bytes that change in memory afterwards then do not match the sum of the piece.
+    pub fn suffix_sum(&self) -> SuffixSum {
+        SuffixSum { from: CRC_FROM, crc: self.crc }
+    }
+
     /// Whether an idempotent producer wrote the batch.
     pub fn has_producer_id(&self) -> bool {
         self.producer_id >= 0
@@ -257,7 +265,7 @@ pub fn sequence_after(sequence: i32, steps: i32) -> i32 {
 
 /// CRC-32C of the bytes that the checksum covers. `bytes` is a whole batch.
 fn checksum(bytes: &[u8]) -> u32 {
-    crc32c::crc32c(&bytes[CRC_FROM..])
+    ropewalk_crc::of(&bytes[CRC_FROM..])
 }
 
 fn field<const N: usize>(front: &[u8; HEADER_LEN], at: usize) -> [u8; N] {

@@ -5,6 +5,7 @@
 //! or store in front of [`StampedBatch::body`].
 
 use bytes::Bytes;
+use ropewalk_crc::SuffixSum;
 
 use crate::error::BatchError;
 use crate::header::{HEADER_LEN, Header, PREFIX_LEN};
@@ -67,6 +68,12 @@ impl StampedBatch {
     /// All of the batch except its prefix.
     pub fn body(&self) -> Bytes {
         self.bytes.slice(PREFIX_LEN..)
+    }
+
+    /// The checksum that the header states, as the sum of the end of [`StampedBatch::body`].
+    pub fn body_sum(&self) -> SuffixSum {
+        let whole = self.header().suffix_sum();
+        SuffixSum { from: whole.from - PREFIX_LEN, ..whole }
     }
 
     /// Offset of the last record.

@@ -491,7 +491,7 @@ fn blocks_of(
         let prefix = batch.prefix();
         cutter.batch(&Facts::of(&batch.header()));
         cutter.bytes(&prefix);
-        cutter.bytes(&batch.bytes[prefix.len()..]);
+        cutter.bytes_known(&batch.bytes[prefix.len()..], batch.body_sum());
         prefixes.push(prefix);
     }
     let running = cutter.running();

@@ -27,16 +27,16 @@ impl Seed {
 
     /// For round headers, which recovery searches for in a file.
     pub(crate) fn of_file(salt: u64) -> Self {
-        Self(crc32c::crc32c(&salt.to_le_bytes()))
+        Self(ropewalk_crc::of(&salt.to_le_bytes()))
     }
 
     /// For the content of one round of a file.
     pub(crate) fn of_round(salt: u64, round: u64) -> Self {
-        Self(crc32c::crc32c_append(Self::of_file(salt).0, &round.to_le_bytes()))
+        Self(ropewalk_crc::append(Self::of_file(salt).0, &round.to_le_bytes()))
     }
 
     pub(crate) fn crc(self, bytes: &[u8]) -> u32 {
-        crc32c::crc32c_append(self.0, bytes)
+        ropewalk_crc::append(self.0, bytes)
     }
 
     /// The seed for the bytes that follow `bytes`, for a checksum over several pieces.

@@ -136,7 +136,7 @@ mod writer;
 pub use aside::SetAside;
 pub use files::{Location, Reader};
 pub use log::{FILE_BYTES, Options, Round, SetAsideError, Wal, WalError, round_records_bytes_max};
-pub use record::{HardState, LogId, Payload, Record, ReplicaKey};
+pub use record::{Chunk, HardState, LogId, Payload, Record, ReplicaKey};
 pub use recovered::{EntryMeta, OpenError, RecoveredLog, RecoveredReplica};
 pub use writer::{
     Answers, Body, Completion, Guard, ROUND_BYTES_MAX, RoundReport, Stats, Submission, WalHandle,

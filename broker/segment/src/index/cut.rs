@@ -6,6 +6,8 @@
 //! Invariants: a block has whole batches of one leader epoch, at most the block size unless a
 //! single batch is larger; its checksum covers all bytes of its batches, in order.
 
+use ropewalk_crc::SuffixSum;
+
 use super::{BLOCK_BYTES_MAX, Entry};
 
 /// Properties of one batch for the index.
@@ -100,7 +102,13 @@ impl Cutter {
     /// Adds bytes of the batch that was begun last.
     pub(crate) fn bytes(&mut self, bytes: &[u8]) {
         let open = self.open.as_mut().expect("bytes follow the batch they belong to");
-        open.crc = crc32c::crc32c_append(open.crc, bytes);
+        open.crc = ropewalk_crc::append(open.crc, bytes);
+    }
+
+    /// Like [`Cutter::bytes`], but reads only the bytes before the suffix whose sum is known.
+    pub(crate) fn bytes_known(&mut self, bytes: &[u8], suffix: SuffixSum) {
+        let open = self.open.as_mut().expect("bytes follow the batch they belong to");
+        open.crc = ropewalk_crc::append_known(open.crc, bytes, suffix);
     }
 
     /// The totals after everything so far.

@@ -269,3 +269,23 @@ proptest! {
         crate::testing::survive(&log, &index, end, start);
     }
 }
+
+#[test]
+fn d3_a_batch_that_changes_in_memory_before_it_is_written_is_not_served() {
+    let bench = Bench::new();
+    let mut segments = bench.open(None, 0);
+    let mut all = batches(0, &[9, 9, 9], 3);
+    let mut changed = all[1].bytes.to_vec();
+    changed[ropewalk_batch::HEADER_LEN + 5] ^= 1;
+    all[1].bytes = changed.into();
+    let one_each = SegmentConfig { index_interval_bytes: 1, ..small() };
+    segments.append(&all, 0, &one_each).unwrap();
+    let reader = segments.reader();
+    for from in 9..18 {
+        let found = reader.read(from, 1, true);
+        assert!(matches!(found, Err(SegmentError::Damaged(_))), "{found:?} from {from}");
+    }
+    for batch in [&all[0], &all[2]] {
+        assert_eq!(reader.read(batch.base_offset, 1, true).unwrap(), [stored(batch)]);
+    }
+}

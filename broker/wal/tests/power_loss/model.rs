@@ -34,7 +34,8 @@ impl Model {
         match record {
             Record::Entry { index, term, kind, data, .. } => {
                 replica.entries.split_off(index);
-                let data = Bytes::from(data.chunks().concat());
+                let chunks = data.chunks().iter().map(|chunk| chunk.bytes());
+                let data = Bytes::from(chunks.flatten().copied().collect::<Vec<u8>>());
                 replica.entries.insert(*index, (*term, *kind, data));
             }
             Record::HardState { state, .. } => replica.hard_state = *state,
