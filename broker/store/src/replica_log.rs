@@ -3,10 +3,14 @@
 //! The write-ahead log stores numbers and bytes, the engine uses entries and members. Both
 //! directions are in this module, so that they stay the reverse of each other.
 
+use std::iter;
+
+use bytes::Bytes;
+use ropewalk_batch::Header;
 use ropewalk_shard::engine::{Entry, EntryKind, HardState, StoredEntry};
 use ropewalk_shard::replica::Write;
-use ropewalk_shard::{ReplicaId, ShardId};
-use ropewalk_wal::{EntryMeta, Record, ReplicaKey};
+use ropewalk_shard::{Payload, ReplicaId, ShardId};
+use ropewalk_wal::{Chunk, EntryMeta, Record, ReplicaKey};
 
 /// The key of a replica in the write-ahead log.
 #[must_use]
@@ -24,13 +28,26 @@ pub fn records(key: ReplicaKey, write: Write) -> Vec<Record> {
         index,
         term,
         kind: kind as u8,
-        data: data.chunks().to_vec().into(),
+        data: payload(&data),
     }));
     records.extend(hard_state.map(|HardState { term, vote, commit }| {
         let state = ropewalk_wal::HardState { term, vote, commit };
         Record::HardState { key, state }
     }));
     records
+}
+
+/// A payload for the write-ahead log. The chunks behind the first are batches that this replica has
+/// proposed, so they were validated here and the checksums in their headers hold: see
+/// [`Append::batch`](ropewalk_shard::command::Append).
+fn payload(data: &Payload) -> ropewalk_wal::Payload {
+    let batch = |bytes: &Bytes| match Header::parse(bytes) {
+        Ok(header) => Chunk::known(bytes.clone(), header.suffix_sum()),
+        Err(_) => Chunk::from(bytes.clone()),
+    };
+    let (head, batches) = data.chunks().split_first().expect("there is a chunk");
+    let head = Chunk::from(head.clone());
+    iter::once(head).chain(batches.iter().map(batch)).collect::<Vec<Chunk>>().into()
 }
 
 /// The entry that the engine starts with: its payload stays in the write-ahead log. `None` for an
