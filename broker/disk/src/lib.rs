@@ -123,6 +123,15 @@ pub trait File: Send + Sync + fmt::Debug {
     /// the page cache.
     fn preallocate(&self, len: u64) -> io::Result<()>;
 
+    /// Starts writing a range of the page cache to the disk, and does not wait for the end, so that
+    /// the next [`File::sync`] has little left to write. It waits only while the queue of the disk
+    /// is full. A hint: it makes nothing durable, and the sync reports its errors. Call it once
+    /// for a range that was just written: written pages stay in the page cache, but a second call
+    /// drops them.
+    fn start_write_back(&self, at: u64, len: u64) {
+        let _ = (at, len);
+    }
+
     /// Advises the kernel that a range will not be read again soon. It has no effect on the
     /// content.
     fn advise_dropped(&self, at: u64, len: u64) {

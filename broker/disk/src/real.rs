@@ -317,6 +317,14 @@ impl File for RealFile {
         self.sync(WHY_PREALLOCATE)
     }
 
+    fn start_write_back(&self, at: u64, len: u64) {
+        // For dirty pages, "not needed" starts the write-back, and pages under write-back stay. A
+        // length of 0 would mean the rest of the file.
+        if len > 0 {
+            self.advise_dropped(at, len);
+        }
+    }
+
     fn advise_dropped(&self, at: u64, len: u64) {
         // Advice only: an error has no consequence.
         let _ = rustix::fs::fadvise(&self.cached, at, NonZeroU64::new(len), Advice::DontNeed);
@@ -369,6 +377,24 @@ mod tests {
         let mut read = [0; 4096];
         file.read_exact_at(&mut read, 4096).unwrap();
         assert_eq!(read, [7; 4096]);
+    }
+
+    #[test]
+    fn a_started_write_back_changes_nothing() {
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let disk = RealDisk::new(Options::default());
+        let file = disk.open(&dir.path().join("file"), Open::CreateNew).unwrap();
+        file.start_write_back(0, 0);
+        for at in 0..4_u8 {
+            let at_bytes = u64::from(at) * 100_000;
+            file.write_all_at(&[at; 100_000], at_bytes).unwrap();
+            file.start_write_back(at_bytes, 100_000);
+        }
+        file.start_write_back(1 << 40, 1 << 20);
+        file.sync("test").unwrap();
+        let mut read = vec![0; 400_000];
+        file.read_exact_at(&mut read, 0).unwrap();
+        assert!(read.chunks(100_000).zip(0..).all(|(chunk, at)| chunk.iter().all(|b| *b == at)));
     }
 
     #[test]

@@ -28,6 +28,7 @@ mod random;
 mod state;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::hash::Hasher;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
@@ -45,15 +46,24 @@ const WHY_PREALLOCATE: &str = "preallocate";
 const FREE_BYTES_UNBOUNDED: u64 = 1 << 50;
 
 /// A simulated disk. Clones share one disk.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct SimDisk {
     state: Arc<Mutex<State>>,
+    before: Arc<Mutex<Option<Act>>>,
+}
+
+type Act = Arc<dyn Fn(Operation, &Path) + Send + Sync>;
+
+impl fmt::Debug for SimDisk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SimDisk").field("state", &self.state).finish_non_exhaustive()
+    }
 }
 
 impl SimDisk {
     /// An empty disk without a size limit. The seed decides the partial effects of failures.
     pub fn new(seed: u64) -> Self {
-        Self { state: Arc::new(Mutex::new(State::new(seed))) }
+        Self { state: Arc::new(Mutex::new(State::new(seed))), before: Arc::default() }
     }
 
     /// Number of operations with an effect that were begun since the last start.
@@ -93,6 +103,30 @@ impl SimDisk {
     /// Number of open handles.
     pub fn open_files(&self) -> usize {
         self.state.lock().inodes.values().map(|inode| inode.handles).sum()
+    }
+
+    /// Bytes of which [`File::start_write_back`] was told since the disk was created.
+    pub fn write_back_bytes(&self) -> u64 {
+        self.state.lock().write_back_bytes
+    }
+
+    /// Calls `act` before every operation that changes something, on the thread that executes it,
+    /// with the kind of the operation and the path. Also before the operations of `act` itself.
+    pub fn before_operations(&self, act: impl Fn(Operation, &Path) + Send + Sync + 'static) {
+        *self.before.lock() = Some(Arc::new(act));
+    }
+
+    /// Ends the calls of [`SimDisk::before_operations`].
+    pub fn no_more_before_operations(&self) {
+        *self.before.lock() = None;
+    }
+
+    fn operate(&self, operation: Operation, path: &Path) -> parking_lot::MutexGuard<'_, State> {
+        let act = self.before.lock().clone();
+        if let Some(act) = act {
+            act(operation, path);
+        }
+        self.state.lock()
     }
 
     /// Makes every sync with this reason succeed without an effect.
@@ -145,15 +179,18 @@ impl SimDisk {
 
 impl Disk for SimDisk {
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        self.state.lock().create_dir_all(path)
+        self.operate(Operation::Create, path).create_dir_all(path)
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        self.state.lock().create_dir(path)
+        self.operate(Operation::Create, path).create_dir(path)
     }
 
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn File>> {
-        let mut state = self.state.lock();
+        let mut state = match how {
+            Open::Read | Open::ReadWrite | Open::Durable => self.state.lock(),
+            Open::CreateNew | Open::CreateOrTruncate => self.operate(Operation::Create, path),
+        };
         let inode = state.open(path, how)?;
         let generation = state.generation;
         drop(state);
@@ -175,15 +212,15 @@ impl Disk for SimDisk {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.state.lock().rename(from, to)
+        self.operate(Operation::Rename, from).rename(from, to)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        self.state.lock().remove(path)
+        self.operate(Operation::Remove, path).remove(path)
     }
 
     fn sync_dir(&self, dir: &Path, why: &'static str) -> io::Result<()> {
-        self.state.lock().sync_dir(dir, why)
+        self.operate(Operation::SyncDir, dir).sync_dir(dir, why)
     }
 
     /// Does nothing, because callers may rely on no effect.
@@ -248,7 +285,13 @@ struct SimFile {
 
 impl SimFile {
     fn state(&self) -> io::Result<parking_lot::MutexGuard<'_, State>> {
-        let state = self.disk.state.lock();
+        self.check(self.disk.state.lock())
+    }
+
+    fn check<'a>(
+        &self,
+        state: parking_lot::MutexGuard<'a, State>,
+    ) -> io::Result<parking_lot::MutexGuard<'a, State>> {
         state.alive()?;
         if state.generation != self.generation {
             return Err(io::Error::other("this handle was opened before the crash"));
@@ -260,7 +303,7 @@ impl SimFile {
         if !self.writable {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
-        self.state()
+        self.check(self.disk.operate(Operation::Write, &self.path))
     }
 }
 
@@ -295,7 +338,15 @@ impl File for SimFile {
     }
 
     fn sync(&self, why: &'static str) -> io::Result<()> {
-        self.state()?.sync((self.inode, &self.path), None, why)
+        self.check(self.disk.operate(Operation::Sync, &self.path))?.sync(
+            (self.inode, &self.path),
+            None,
+            why,
+        )
+    }
+
+    fn start_write_back(&self, _at: u64, len: u64) {
+        self.disk.state.lock().write_back_bytes += len;
     }
 
     fn write_durable_at(&self, buf: &Aligned, at: u64, why: &'static str) -> io::Result<()> {

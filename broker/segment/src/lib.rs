@@ -4,8 +4,8 @@
 //! batches, with an index beside each file. [`Segments`] is the writer, used by one thread at a
 //! time. Any number of [`Reader`]s read concurrently and never wait for a write.
 //!
-//! The checkpoint thread of a shard appends applied batches in large pieces ([`Segments::append`]),
-//! makes them durable ([`Segments::sync`]) and stores the [`DurableEnd`] in the shard's snapshot.
+//! The broker appends applied batches in large pieces ([`Segments::append`]). A checkpoint makes
+//! them durable ([`Segments::pending_sync`]) and stores the [`DurableEnd`] in the shard's snapshot.
 //! Small tails are written to a shared file instead ([`spill`]). A fetch that the tail cannot serve
 //! uses [`Reader::plan_read`]. This crate does not know Raft, Kafka requests or clocks; batches are
 //! in [`ropewalk_batch`], file access in [`ropewalk_disk`].
@@ -83,7 +83,7 @@ pub use files::FileCache;
 pub use index::BLOCK_BYTES_MAX;
 pub use lookup::EpochEnd;
 pub use read::{READ_BYTES_MAX, ReadPlan, Reader, Span};
-pub use segments::{SegmentConfig, Segments};
+pub use segments::{PendingSync, SegmentConfig, Segments};
 pub use view::SegmentInfo;
 
 #[cfg(test)]

@@ -1,13 +1,16 @@
 //! Writes the segments of a partition.
 //!
-//! The checkpoint thread calls [`Segments::append`] with applied batches that are durable in the
-//! write-ahead log, and [`Segments::sync`] before it writes the snapshot with the [`DurableEnd`].
+//! The flushers call [`Segments::append`] with applied batches that are durable in the write-ahead
+//! log. A checkpoint reads the [`DurableEnd`] that its snapshot will name ([`Segments::end`]) and
+//! syncs everything before it (`sync`); appends go on meanwhile.
 //!
 //! # Invariants
 //!
 //! - One append is one large write to the log and a small one to the index (two of each if the
 //!   segment becomes full in between). A batch is never split between segments.
 //! - The view changes after both writes, so readers see only complete batches.
+//! - Write-back starts with the append, so that a sync has little left to write and does not delay
+//!   those of the write-ahead log.
 //! - **D2.** After a failed fsync every call returns that error. Files with unsynced data stay open
 //!   until their fsync, because the kernel reports a write-back error only to open file
 //!   descriptors.
@@ -25,7 +28,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use ropewalk_batch::StampedBatch;
-use ropewalk_disk::{Disk, File, Open};
+use ropewalk_disk::{Disk, Open};
 
 use crate::compaction::install::install;
 use crate::compaction::{Compaction, CompactionJob, Replacement};
@@ -36,6 +39,11 @@ use crate::index::cut::{Cutter, Facts, RunningTotals};
 use crate::index::{self, BLOCK_BYTES_MAX, Header, encode_entry, encode_header};
 use crate::read::Reader;
 use crate::view::{Segment, SegmentInfo, SharedSegments};
+
+mod sync;
+
+pub use sync::PendingSync;
+use sync::Tail;
 
 /// Limits of a segment, and the granularity of its index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,8 +72,10 @@ pub struct Segments {
     pub(crate) shared: Arc<SharedSegments>,
     /// Segments with unsynced bytes, oldest first.
     dirty: Vec<Tail>,
-    /// Whether files were created or removed since the last sync of the directory.
-    dir_dirty: bool,
+    /// Number of times that files were created or removed.
+    names_changed: u64,
+    /// The value of `names_changed` that the last sync of the directory covered.
+    names_synced: u64,
     /// Whether the directory itself is not durable yet.
     nameless: bool,
     /// Whether a failed write may have left bytes behind the end of the last segment.
@@ -76,14 +86,6 @@ pub struct Segments {
     pub(crate) damages: Vec<Damage>,
     /// Files below the log start offset that recovery found, for the caller to remove.
     pub(crate) stale: Vec<PathBuf>,
-}
-
-/// A segment open for writing.
-#[derive(Debug)]
-struct Tail {
-    base_offset: i64,
-    log: Arc<dyn File>,
-    index: Arc<dyn File>,
 }
 
 impl Segments {
@@ -109,7 +111,8 @@ impl Segments {
         Ok(Self {
             shared: Arc::new(SharedSegments { disk, files, dir, view }),
             dirty: Vec::new(),
-            dir_dirty: recovered.dir_dirty,
+            names_changed: u64::from(recovered.dir_dirty),
+            names_synced: 0,
             nameless,
             torn: false,
             failed: None,
@@ -171,22 +174,6 @@ impl Segments {
         }
         self.shared.view.write().appending = false;
         Ok(())
-    }
-
-    /// Makes everything appended so far durable. A failure is final (D2).
-    pub fn sync(&mut self) -> Result<DurableEnd> {
-        self.usable()?;
-        self.sync_files().inspect_err(|error| self.failed = Some(error.clone()))?;
-        self.nameless &= !self.dir_dirty;
-        self.dirty = Vec::new();
-        self.dir_dirty = false;
-        Ok(self.end())
-    }
-
-    /// Number of fsyncs of the next [`Segments::sync`].
-    #[must_use]
-    pub fn sync_cost(&self) -> usize {
-        2 * self.dirty.len() + usize::from(self.dir_dirty) * (1 + usize::from(self.nameless))
     }
 
     /// Raises the log start offset and returns the files that are no longer needed. The caller
@@ -277,8 +264,9 @@ impl Segments {
         &self.damages
     }
 
-    /// The durable end after a sync at this moment.
-    fn end(&self) -> DurableEnd {
+    /// The end of what was appended so far. It is durable after a sync that begins later.
+    #[must_use]
+    pub fn end(&self) -> DurableEnd {
         let view = self.shared.view.read();
         match view.segments.last() {
             Some(last) if view.appending => DurableEnd {
@@ -363,11 +351,11 @@ impl Segments {
             file.map_err(|error| SegmentError::io(&path, error))
         };
         let (log, index) = (create(LOG)?, create(INDEX)?);
-        self.dir_dirty = true;
+        self.names_changed += 1;
         index
             .write_all_at(&encode_header(header), 0)
             .map_err(|error| SegmentError::io(&self.shared.path(base_offset, INDEX), error))?;
-        self.dirty.push(Tail { base_offset, log, index });
+        self.dirty.push(Tail { base_offset, log, index, changes: 0 });
         let mut segment = Segment::empty(base_offset, header.created_ms);
         segment.clean = header.is_clean;
         segment.end_offset = header.compacted_end.unwrap_or(base_offset);
@@ -411,6 +399,8 @@ impl Segments {
             self.torn = true;
             return Err(error);
         }
+        let bytes = slices.iter().map(|slice| slice.len() as u64).sum();
+        tail.log.start_write_back(u64::from(running.position), bytes);
 
         let (last_batch, last_entry) = (batches.last(), entries.last());
         let mut view = self.shared.view.write();
@@ -424,7 +414,7 @@ impl Segments {
         Ok(())
     }
 
-    /// Returns the last segment, opened for writing. It stays open until its fsync.
+    /// Returns the last segment, opened for writing, for a change. It stays open until its fsync.
     fn tail(&mut self, base_offset: i64) -> Result<&Tail> {
         let is_open = self.dirty.last().is_some_and(|tail| tail.base_offset == base_offset);
         if !is_open {
@@ -433,10 +423,12 @@ impl Segments {
                 let file = self.shared.disk.open(&path, Open::ReadWrite);
                 file.map_err(|error| SegmentError::io(&path, error))
             };
-            let tail = Tail { base_offset, log: open(LOG)?, index: open(INDEX)? };
-            self.dirty.push(tail);
+            let (log, index) = (open(LOG)?, open(INDEX)?);
+            self.dirty.push(Tail { base_offset, log, index, changes: 0 });
         }
-        Ok(self.dirty.last().expect("just pushed"))
+        let tail = self.dirty.last_mut().expect("just pushed");
+        tail.changes += 1;
+        Ok(tail)
     }
 
     /// Cuts bytes that a failed write left behind the end of the last segment.
@@ -452,21 +444,6 @@ impl Segments {
         }
         self.torn = false;
         Ok(())
-    }
-
-    fn sync_files(&self) -> Result<()> {
-        for tail in &self.dirty {
-            for (file, extension, why) in
-                [(&tail.log, LOG, "segment"), (&tail.index, INDEX, "segment-index")]
-            {
-                let path = self.shared.path(tail.base_offset, extension);
-                file.sync(why).map_err(|error| SegmentError::sync(&path, error))?;
-            }
-        }
-        if self.dir_dirty {
-            self.shared.sync_dir()?;
-        }
-        if self.dir_dirty && self.nameless { self.shared.sync_parent() } else { Ok(()) }
     }
 }
 

@@ -9,6 +9,7 @@ mod disk;
 mod lookup;
 mod damage;
 mod model;
+mod sync;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -28,6 +28,7 @@ pub(super) struct State {
     pub(super) ignored: BTreeSet<&'static str>,
     pub(super) counts: BTreeMap<&'static str, u64>,
     pub(super) trace: DefaultHasher,
+    pub(super) write_back_bytes: u64,
 }
 
 /// A file and the name by which it was opened.
@@ -50,6 +51,7 @@ impl State {
             ignored: BTreeSet::new(),
             counts: BTreeMap::new(),
             trace: DefaultHasher::new(),
+            write_back_bytes: 0,
         }
     }
 

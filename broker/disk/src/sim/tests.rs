@@ -203,3 +203,23 @@ fn a_durable_write_covers_its_range_only() {
     }
     assert!(short > 10);
 }
+
+#[test]
+fn a_test_can_act_before_every_change() {
+    let disk = SimDisk::new(1);
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let kept = Arc::clone(&seen);
+    disk.before_operations(move |operation, path| kept.lock().push((operation, path.to_owned())));
+    let path = PathBuf::from("/d/file");
+    disk.create_dir_all(Path::new("/d")).unwrap();
+    let file = disk.open(&path, Open::CreateNew).unwrap();
+    file.write_all_at(b"x", 0).unwrap();
+    file.sync("test").unwrap();
+    drop(disk.open(&path, Open::Read).unwrap());
+    disk.no_more_before_operations();
+    disk.remove(&path).unwrap();
+    let kinds: Vec<Operation> = seen.lock().iter().map(|(operation, _)| *operation).collect();
+    use Operation::{Create, Sync, Write};
+    assert_eq!(kinds, [Create, Create, Write, Sync]);
+    assert_eq!(seen.lock()[3].1, path);
+}
