@@ -258,8 +258,9 @@ fn flip_snapshots(dir: &Path, of: impl Fn(&str) -> bool) {
     let all = files(dir);
     let snapshots = all.iter().filter(|path| path.extension().is_some_and(|e| e == "snapshot"));
     for path in snapshots {
-        let shard = path.iter().rev().nth(2).expect("shards/N/snapshots");
-        if of(&shard.to_string_lossy()) {
+        let name = path.file_name().expect("a name").to_string_lossy();
+        let (shard, _) = name.split_once('-').expect("the shard and a number");
+        if of(shard) {
             flip(path, b"RWSNAP", 30);
         }
     }

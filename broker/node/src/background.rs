@@ -1,4 +1,4 @@
-//! The threads of the checkpointer and the cleaner.
+//! The threads of the flushers, the checkpointer and the cleaner.
 //!
 //! Each calls `step` while there is work; otherwise it is parked until a log wakes it or [`IDLE`]
 //! has passed. At a stop the checkpointer checkpoints every shard, so that the next start is quick.
@@ -11,6 +11,7 @@ use std::{fmt, io};
 
 use ropewalk_store::checkpoint::Checkpointer;
 use ropewalk_store::clean::Cleaner;
+use ropewalk_store::flush::Flusher;
 use ropewalk_store::work::{Next, WorkError};
 
 use crate::supervision::{self, Failure, Supervisor, Task};
@@ -102,7 +103,7 @@ pub(crate) fn spawn_checkpointer(
     supervisor: Supervisor,
 ) -> io::Result<CheckpointerHandle> {
     let background = Background::spawn(&supervision::CHECKPOINTER, supervisor, move |stop| {
-        checkpointer.store().set_checkpointer(Some(thread::current()));
+        checkpointer.store().set_checkpointer(thread::current());
         run(|now_ms| checkpointer.step(now_ms), clock_ms, stop)?;
         Ok(checkpointer)
     })?;
@@ -121,6 +122,37 @@ impl CheckpointerHandle {
             None => Err(WorkError::Later("the thread had ended before".to_owned())),
         }
     }
+}
+
+/// A running flusher. Dropping it stops it after the current step.
+pub(crate) struct FlusherHandle {
+    _background: Background<()>,
+}
+
+impl fmt::Debug for FlusherHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("FlusherHandle")
+    }
+}
+
+/// Starts a thread for each flusher. `supervisor` reports a final error (D2) or a panic.
+///
+/// # Errors
+/// When a thread cannot be started.
+pub(crate) fn spawn_flushers(
+    flushers: Vec<Flusher>,
+    clock_ms: fn() -> i64,
+    supervisor: &Supervisor,
+) -> io::Result<Vec<FlusherHandle>> {
+    let spawn = |mut flusher: Flusher| {
+        let body = move |stop: &AtomicBool| {
+            flusher.run_by(thread::current());
+            run(|now_ms| flusher.step(now_ms), clock_ms, stop)
+        };
+        let background = Background::spawn(&supervision::FLUSHER, supervisor.clone(), body)?;
+        Ok(FlusherHandle { _background: background })
+    };
+    flushers.into_iter().map(spawn).collect()
 }
 
 /// A running cleaner. Dropping it stops it after the current segment.
@@ -154,11 +186,11 @@ mod tests {
     use parking_lot::Mutex;
 
     use super::*;
-    use crate::supervision::{CHECKPOINTER, CLEANER, Fatal};
+    use crate::supervision::{CHECKPOINTER, CLEANER, FLUSHER, Fatal};
 
     #[test]
     fn d2_a_final_error_ends_the_thread_and_is_reported_as_one_of_the_disk() {
-        for task in [&CHECKPOINTER, &CLEANER] {
+        for task in [&CHECKPOINTER, &FLUSHER, &CLEANER] {
             let reports = Arc::new(Mutex::new(Vec::new()));
             let to = Arc::clone(&reports);
             let supervisor = Supervisor::new(Arc::new(move |fatal| to.lock().push(fatal)));

@@ -1,5 +1,6 @@
 //! Runs all shards of one broker: the tasks of their drivers, the threads of the write-ahead log,
-//! the checkpoint thread and the cleaner, their supervision, and the order in which they stop.
+//! the flushers, the checkpoint thread and the cleaner, their supervision, and the order in which
+//! they stop.
 //!
 //! This crate adds time, tasks and threads to `broker/shard` and `broker/store`. The rest of the
 //! broker uses a [`Node`] and its [`ShardHandle`]s.

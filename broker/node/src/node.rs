@@ -1,5 +1,5 @@
 //! Starts and stops all shards of one broker: recovery, the WAL's threads, the tasks of the
-//! drivers, the checkpoint thread and the cleaner.
+//! drivers, the flushers, the checkpoint thread and the cleaner.
 //!
 //! # Stopping
 //!
@@ -30,7 +30,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::background::{self, CheckpointerHandle, CleanerHandle};
+use crate::background::{self, CheckpointerHandle, CleanerHandle, FlusherHandle};
 use crate::driver::{Driver, DriverContext};
 use crate::drivers;
 use crate::handle::{Observer, ShardHandle};
@@ -111,6 +111,7 @@ struct RunningNode {
     _stop_guard: StopGuard,
     stop: watch::Sender<bool>,
     drivers: JoinSet<()>,
+    flushers: Vec<FlusherHandle>,
     checkpointer: CheckpointerHandle,
     cleaner: CleanerHandle,
     _lock: Lock,
@@ -178,6 +179,8 @@ impl Node {
         }
         let answers = supervisor.endless(&supervision::ANSWERS, give_answers(delivered));
         let drivers = drivers::spawn(&supervisor, drivers, answers);
+        let flushers =
+            background::spawn_flushers(checkpointer.flushers(), options.clock_ms, &supervisor)?;
         let checkpointer =
             background::spawn_checkpointer(checkpointer, options.clock_ms, supervisor.clone())?;
         let cleaner = background::spawn_cleaner(cleaner, options.clock_ms, supervisor.clone())?;
@@ -186,6 +189,7 @@ impl Node {
             _stop_guard: stop_guard,
             stop,
             drivers,
+            flushers,
             checkpointer,
             cleaner,
             _lock: lock,
@@ -268,10 +272,13 @@ impl Node {
     pub async fn stop(&self) {
         let Some(mut running) = self.running.lock().take() else { return };
         self.supervisor.stop();
-        let (checkpointer, cleaner) = (running.checkpointer, running.cleaner);
+        let (flushers, checkpointer) = (running.flushers, running.checkpointer);
+        let cleaner = running.cleaner;
         let stopped = tokio::task::spawn_blocking(move || {
             drop(cleaner);
-            checkpointer.stop()
+            let stopped = checkpointer.stop();
+            drop(flushers);
+            stopped
         });
         match stopped.await {
             Ok(Ok(())) => {}

@@ -68,8 +68,10 @@ tasks! {
     DRIVER = "driver", ProcessEnds, "proposing, applying and answering of one shard";
     /// A task that several drivers share. It may return: each driver is watched by itself.
     DRIVERS = "drivers", ProcessEndsOnPanic, "running of the drivers that share a task";
+    /// A thread of a `Flusher`.
+    FLUSHER = "flusher", ProcessEnds, "flushing of tails";
     /// The thread of `Checkpointer`.
-    CHECKPOINTER = "checkpointer", ProcessEnds, "flushing of tails, checkpoints, releasing of log files";
+    CHECKPOINTER = "checkpointer", ProcessEnds, "checkpoints, releasing of log files";
     /// The thread of `Cleaner`.
     CLEANER = "cleaner", ProcessEnds, "compaction";
     /// The thread that writes rounds.

@@ -1,10 +1,10 @@
 //! A whole node on a real disk: it is stopped or dropped, and restarted.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex};
 
 use ropewalk_batch::Builder;
-use ropewalk_disk::{Disk, RealDisk, SimDisk};
+use ropewalk_disk::{Disk, Operation, RealDisk, SimDisk};
 use ropewalk_node::{Node, NodeOptions};
 use ropewalk_node::{Observer, ShardHandle};
 use ropewalk_segment::SegmentConfig;
@@ -250,4 +250,117 @@ async fn r1_a_start_replays_a_long_log_within_the_memory_for_records() {
     let peak = node.tail_budget().peak_bytes();
     assert!(peak <= most, "{peak} bytes were pinned, {most} are allowed");
     node.stop().await;
+}
+
+/// Stops every thread that does one kind of operation on the files of partitions.
+struct Gate(Arc<(Mutex<GateState>, Condvar)>);
+
+#[derive(Default)]
+struct GateState {
+    closed: Vec<Operation>,
+    waiting: usize,
+}
+
+impl Gate {
+    fn on(disk: &SimDisk) -> Self {
+        let gate = Self(Arc::default());
+        let shared = Arc::clone(&gate.0);
+        disk.before_operations(move |operation, path| {
+            if path.starts_with("/data/partitions") {
+                let (state, changed) = &*shared;
+                let mut state = state.lock().expect("no panic");
+                if state.closed.contains(&operation) {
+                    state.waiting += 1;
+                    while state.closed.contains(&operation) {
+                        state = changed.wait(state).expect("no panic");
+                    }
+                    state.waiting -= 1;
+                }
+            }
+        });
+        gate
+    }
+
+    fn close(&self, operation: Operation) {
+        self.0.0.lock().expect("no panic").closed.push(operation);
+    }
+
+    fn waiting(&self) -> usize {
+        self.0.0.lock().expect("no panic").waiting
+    }
+
+    fn open(&self) {
+        self.0.0.lock().expect("no panic").closed.clear();
+        self.0.1.notify_all();
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        self.open();
+    }
+}
+
+/// A batch of 100 kB for each of three shards. Returns the bytes.
+async fn append_to_all(node: &Node) -> usize {
+    let value = vec![7; 100_000];
+    for shard in 1..=3 {
+        let shard = node.shard(ShardId(shard)).expect("it runs");
+        append(shard, 0, &value).await;
+    }
+    3 * value.len()
+}
+
+/// A checkpoint that waits for the disk holds up neither the rounds of the log nor the flushing of
+/// tails. If tails cannot be flushed either, producers wait once they are full.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r1_producers_go_on_while_a_checkpoint_waits_for_a_sync() {
+    let disk = SimDisk::new(1);
+    let node = open_with(Arc::new(disk.clone()), Path::new("/data"), CHECKPOINTS);
+    let budget = Arc::clone(node.tail_budget());
+    for shard in node.shards().filter(|shard| shard.id() != ShardId::CATALOG) {
+        leads(shard).await;
+        open_partition(shard, 0).await;
+    }
+    let gate = Gate::on(&disk);
+    gate.close(Operation::Sync);
+    let mut bytes = 0;
+    // Enough for a checkpoint.
+    while bytes < 2 * usize::try_from(CHECKPOINTS.wal_used_bytes_soft_max).expect("fits") {
+        bytes += append_to_all(&node).await;
+    }
+    while gate.waiting() == 0 {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    let before = bytes;
+    while bytes - before < 16_000_000 {
+        budget.wait_below().await.expect("the disk is not full");
+        bytes += append_to_all(&node).await;
+    }
+    assert!(gate.waiting() > 0, "the checkpoint still waits");
+    assert!(budget.pinned_bytes() < 5_000_000, "{}", budget.pinned_bytes());
+
+    gate.close(Operation::Write);
+    while !budget.is_over() {
+        bytes += append_to_all(&node).await;
+    }
+    tokio::select! {
+        biased;
+        _ = budget.wait_below() => panic!("there is room in the tails"),
+        () = std::future::ready(()) => {}
+    }
+    // What was proposed before is still acknowledged.
+    bytes += append_to_all(&node).await;
+    gate.open();
+    budget.wait_below().await.expect("the disk is not full");
+    drop(gate);
+    disk.no_more_before_operations();
+    node.stop().await;
+    drop(node);
+    let node = open_with(Arc::new(disk), Path::new("/data"), CHECKPOINTS);
+    for shard in 1..=3 {
+        let shard = node.shard(ShardId(shard)).expect("it runs");
+        leads(shard).await;
+        assert_eq!(values(shard, 0).len(), bytes / 300_000, "D1");
+    }
 }

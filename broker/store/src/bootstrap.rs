@@ -31,6 +31,7 @@ const FIRST_TERM: u64 = 1;
 pub fn format(data: &DataDir, identity: &Identity, options: &Options) -> Result<(), OpenError> {
     data.begin_formatting(identity)?;
     data.create_dir(&data.partitions())?;
+    data.create_dir(&data.snapshots())?;
     let catalog = Catalog::first(identity.cluster_id.clone(), identity.broker_id, identity.shards);
     let mut records = Vec::new();
     for (shard, info) in &catalog.shards {
@@ -50,7 +51,6 @@ pub fn format(data: &DataDir, identity: &Identity, options: &Options) -> Result<
             partitions: Vec::new(),
         };
         data.create_dir(&data.spill(*shard))?;
-        data.create_dir(&data.snapshots(*shard))?;
         Snapshots::new(data, *shard).write(1, &snapshot)?;
         let key = replica_log::key(*shard, *replica);
         records.extend(first_records(key, &snapshot.members));

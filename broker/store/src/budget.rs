@@ -9,12 +9,13 @@
 //! - The replay of the write-ahead log at start waits too, in
 //!   [`Replica::poll`](ropewalk_shard::replica::Replica::poll), because the log may hold many times
 //!   the budget. Otherwise the driver applies committed entries without waiting.
-//! - The checkpoint thread is woken when the memory is [short](TailBudget::is_short), before a
-//!   producer has to wait, and flushes tails. It reports when that fails, and when the disk is so
-//!   full that the records in memory could soon not be written; producers are then refused.
+//! - The flushers and the checkpoint thread are woken when the memory is
+//!   [short](TailBudget::is_short), before a producer has to wait. Each reports when it fails to
+//!   free memory. The checkpoint thread also reports when the disk is so full that the records in
+//!   memory could soon not be written; producers are then refused.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
@@ -25,8 +26,17 @@ pub struct TailBudget {
     pinned_bytes_max: usize,
     peak_bytes: AtomicUsize,
     disk_full: AtomicBool,
-    stuck: AtomicBool,
+    /// One bit for each [`Worker`] that failed to free memory.
+    stuck: AtomicU32,
     changed: Notify,
+}
+
+/// A thread that frees memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Worker {
+    Checkpointer,
+    /// One of [`crate::limits::FLUSHERS`].
+    Flusher(usize),
 }
 
 /// The disk has no space for more records than are in memory already.
@@ -43,7 +53,7 @@ impl TailBudget {
             pinned_bytes_max,
             peak_bytes: AtomicUsize::new(0),
             disk_full: AtomicBool::new(false),
-            stuck: AtomicBool::new(false),
+            stuck: AtomicU32::new(0),
             changed: Notify::new(),
         })
     }
@@ -60,17 +70,25 @@ impl TailBudget {
         self.peak_bytes.load(Ordering::Relaxed)
     }
 
-    /// Whether entries of the write-ahead log may be replayed now. If the checkpoint thread cannot
+    /// Whether entries of the write-ahead log may be replayed now. If the background work cannot
     /// write, as on a disk without a free byte, the replay exceeds the budget, because the
     /// entries may contain the deletions that free space. A disk that only [counts as
     /// full](Self::is_disk_full) can still be written to.
     pub(crate) fn has_room_to_replay(&self) -> bool {
-        !self.is_over() || self.stuck.load(Ordering::Acquire)
+        !self.is_over() || self.stuck.load(Ordering::Acquire) != 0
     }
 
-    /// Sets whether the checkpoint thread failed to free memory while it was short.
-    pub(crate) fn set_stuck(&self, stuck: bool) {
-        self.stuck.store(stuck, Ordering::Release);
+    /// Sets whether this worker failed to free memory while it was short.
+    pub(crate) fn set_stuck(&self, worker: Worker, stuck: bool) {
+        let bit = match worker {
+            Worker::Checkpointer => 1,
+            Worker::Flusher(number) => 2 << number,
+        };
+        if stuck {
+            self.stuck.fetch_or(bit, Ordering::AcqRel);
+        } else {
+            self.stuck.fetch_and(!bit, Ordering::AcqRel);
+        }
     }
 
     /// Whether producers have to wait.
@@ -87,7 +105,12 @@ impl TailBudget {
 
     /// Whether less than half of the budget is used, so that no more tails need be flushed.
     pub(crate) fn is_ample(&self) -> bool {
-        self.pinned_bytes() < self.pinned_bytes_max / 2
+        self.pinned_bytes() < self.ample_bytes()
+    }
+
+    /// Below this the budget is [ample](Self::is_ample).
+    pub(crate) fn ample_bytes(&self) -> usize {
+        self.pinned_bytes_max / 2
     }
 
     fn short_bytes(&self) -> usize {

@@ -1,30 +1,32 @@
-//! Moves applied records and state from memory and the write-ahead log to files, in the background.
+//! Makes applied records and state durable as files and releases the write-ahead log, in the
+//! background.
 //!
-//! One thread does this for all shards of a broker. Only producers that find the memory of the
-//! tails used up wait for it. [`Checkpointer::step`] does one piece of work and never sleeps, so
-//! that a test can call it and simulate a crash in between; the checkpoint thread calls it while
-//! the broker runs.
+//! One thread does this for all shards of a broker, beside the flushers ([`crate::flush`]), which
+//! write tails to segments. Only producers that find the memory of the tails used up wait for them.
+//! [`Checkpointer::step`] does one piece of work and never sleeps, so that a test can call it and
+//! simulate a crash in between; the checkpoint thread calls it while the broker runs.
 //!
 //! # Work
 //!
 //! - *Resume*, once: write `Truncated` records to the write-ahead log for what existing snapshots
 //!   cover.
-//! - *Flush*: write a tail of 1 MiB to segments, without a sync; shorter tails when memory is
-//!   short.
-//! - *Checkpoint* a shard at the applied index S (`pass`): make everything through S durable,
-//!   then write a snapshot that names it, then release the write-ahead log below the *older* kept
-//!   snapshot (D6). A checkpoint is due when the write-ahead log is long (for the shards that pin
-//!   its oldest file), when memory is short and flushing did not help, some time after a shard
-//!   changed, and again soon after one that left files to be removed. On a full disk it is due at
-//!   once.
+//! - *Checkpoint* the shards that are due, each at its applied index S, in one pass (`pass`): make
+//!   everything through S durable, then write snapshots that name it, then note all of them in one
+//!   write of the write-ahead log and release it below the *older* kept snapshot (D6). A checkpoint
+//!   is due when the write-ahead log is long (for the shards that pin its oldest file), when memory
+//!   is short and flushing cannot help, some time after a shard changed, and again soon after one
+//!   that left files to be removed. On a full disk it is due at once.
+//! - *Sync* the logs that are flushed and not synced, when they are many (`unsynced`).
 //! - *Remove* files that neither kept snapshot names.
 //!
 //! # Invariants
 //!
-//! - Segments never hold anything above S during a checkpoint at S: the same thread flushes and
-//!   checkpoints, and does not flush a shard whose checkpoint waits for the sync budget.
+//! - A snapshot at S names nothing above S. The files may hold more, because tails are flushed on
+//!   while a checkpoint syncs: their ends are read together with S, under the shard's flush lock.
+//! - `Truncated` records follow durable snapshots, and the release follows durable records.
 //! - A shard without changes causes no work.
-//! - Syncs keep to their budget per second, unless producers would wait for them.
+//! - Syncs keep to their budget per second, unless producers would wait for them or the write-ahead
+//!   log becomes too long.
 //! - **D2** a failed sync is final: the thread reports it and ends, and the process ends.
 //!
 //! # After a crash
@@ -32,18 +34,18 @@
 //! Recovery cuts off flushed data that no durable snapshot names, and the replay of the write-ahead
 //! log restores it. Recovery also removes files that no snapshot names.
 
-use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::mem;
 use std::sync::Arc;
 
 use ropewalk_shard::ShardId;
 
+use crate::budget::Worker;
+use crate::flush::Flusher;
 use crate::limits;
-use crate::log::PartitionLog;
 use crate::policy::Policy;
-use crate::store::Store;
-use crate::work::{Next, WorkError};
+use crate::store::{Store, flusher_of};
+use crate::unsynced::UnsyncedLogs;
+use crate::work::{FirstError, Next, WorkError};
 
 mod capture;
 pub(crate) mod files;
@@ -51,24 +53,23 @@ mod journal;
 mod backlog;
 mod pass;
 mod syncs;
-mod unsynced;
 
 pub use capture::{Capture, Source};
 pub use files::ShardFiles;
 pub use journal::Journal;
 
-use backlog::{CheckpointWork, ShardBacklog};
+use backlog::ShardBacklog;
 #[cfg(test)]
 pub(crate) use pass::add;
-use pass::{Pass, PassInput};
+use pass::{Pass, PassContext, ShardPass};
 use syncs::SyncBudget;
-use unsynced::UnsyncedLogs;
 
 /// Limits of the background work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
-    /// Size of the write-ahead log above which the shards that pin its oldest file are
-    /// checkpointed.
+    /// Growth of the write-ahead log after which the shards that pin its oldest file are
+    /// checkpointed. It is released below the older of two snapshots, so it becomes
+    /// [twice](limits::WAL_HALVES) as long.
     pub wal_used_bytes_soft_max: u64,
     /// A shard is checkpointed this long after it changed, however little.
     pub checkpoint_age_ms: i64,
@@ -77,7 +78,8 @@ pub struct Options {
     /// With less free space on the disk, producers are refused. The rest is for the records in
     /// memory, and for the checkpoint that the deletion of records needs to free space.
     pub disk_free_bytes_min: u64,
-    /// Most logs that are flushed and not synced; each keeps two files open.
+    /// Most logs that are flushed and not synced; each keeps two files open. From half of it on
+    /// they are synced.
     pub unsynced_logs_max: usize,
 }
 
@@ -101,43 +103,12 @@ pub struct Checkpointer {
     policy: Arc<dyn Policy>,
     options: Options,
     shards: BTreeMap<ShardId, ShardBacklog>,
-    pass: Option<RunningCheckpoint>,
+    pass: Option<Pass>,
     syncs: SyncBudget,
-    unsynced: UnsyncedLogs,
+    unsynced: Arc<UnsyncedLogs>,
     disk_checked_ms: Option<i64>,
     /// Whether the write-ahead log is released through the snapshots that existed at start.
     resumed: bool,
-}
-
-/// The running checkpoint.
-#[derive(Debug)]
-struct RunningCheckpoint {
-    shard: ShardId,
-    pass: Pass,
-    work: CheckpointWork,
-}
-
-/// The first error of several independent pieces of work.
-#[derive(Debug, Default)]
-struct FirstError(Option<WorkError>);
-
-impl FirstError {
-    /// The result of a piece of work; `None` if it failed and has to be retried. A final error is
-    /// returned at once.
-    fn note<T>(&mut self, done: Result<T, WorkError>) -> Result<Option<T>, WorkError> {
-        match done {
-            Ok(done) => Ok(Some(done)),
-            Err(error) if error.is_final() => Err(error),
-            Err(error) => {
-                self.0.get_or_insert(error);
-                Ok(None)
-            }
-        }
-    }
-
-    fn first(self) -> Result<(), WorkError> {
-        self.0.map_or(Ok(()), Err)
-    }
 }
 
 /// Files that a checkpoint no longer names can only be removed after another checkpoint, which is
@@ -159,7 +130,7 @@ impl Checkpointer {
         options: Options,
     ) -> Self {
         let syncs = SyncBudget::new(options.syncs_per_second);
-        let unsynced = UnsyncedLogs::new(store.data().clone(), options.unsynced_logs_max);
+        let unsynced = Arc::new(UnsyncedLogs::new(options.unsynced_logs_max));
         let (shards, pass, disk_checked_ms, resumed) = (BTreeMap::new(), None, None, false);
         Self {
             store,
@@ -186,8 +157,19 @@ impl Checkpointer {
         self.shards.insert(files.shard(), ShardBacklog::new(files, source));
     }
 
-    /// Does one piece of work of each kind that is due. A failure does not prevent the others: a
-    /// checkpoint may free the space that a flush needs.
+    /// The flushers of all shards that were added.
+    #[must_use]
+    pub fn flushers(&self) -> Vec<Flusher> {
+        let of = |number| {
+            let shards = self.shards.iter().filter(|(shard, _)| flusher_of(**shard) == number);
+            let shards = shards.map(|(_, backlog)| Arc::clone(backlog.files.partition_logs()));
+            let (store, policy) = (Arc::clone(&self.store), Arc::clone(&self.policy));
+            Flusher::new(number, store, policy, Arc::clone(&self.unsynced), shards.collect())
+        };
+        (0..limits::FLUSHERS).map(of).collect()
+    }
+
+    /// Does one piece of work of each kind that is due. A failure does not prevent the others.
     ///
     /// # Errors
     /// See [`WorkError`]. After one that is not final, `step` may be called again and retries.
@@ -199,21 +181,30 @@ impl Checkpointer {
         for shard in self.shards.values_mut() {
             shard.take_changes(now_ms);
         }
-        let is_more = self.flush_some(now_ms, &mut errors)?;
+        if self.unsynced.keep_few(self.store.data())? {
+            self.store.wake_flushers();
+        }
         let checkpointed = self.checkpoint_some(now_ms);
         let next = errors.note(checkpointed)?;
         let done = errors.first();
         let budget = self.store.budget();
-        budget.set_stuck(done.is_err() && budget.is_short());
+        budget.set_stuck(Worker::Checkpointer, done.is_err() && budget.is_short());
         done?;
-        Ok(if is_more { Next::Now } else { next.unwrap_or(Next::Wait) })
+        Ok(next.unwrap_or(Next::Wait))
     }
 
     /// Advances the running checkpoint, or begins one that is due.
     fn checkpoint_some(&mut self, now_ms: i64) -> Result<Next, WorkError> {
         if self.pass.is_none() {
-            let Some(due) = self.due(now_ms) else { return Ok(Next::Wait) };
-            self.begin(due, now_ms)?;
+            let due = self.due(now_ms);
+            if due.is_empty() {
+                return Ok(Next::Wait);
+            }
+            let begun = self.begin(due, now_ms);
+            if self.pass.is_none() {
+                return begun.map(|()| Next::Now);
+            }
+            return self.advance(now_ms).and_then(|next| begun.map(|()| next));
         }
         self.advance(now_ms)
     }
@@ -227,18 +218,15 @@ impl Checkpointer {
         while self.pass.is_some() {
             self.advance(now_ms)?;
         }
-        let shards: Vec<ShardId> = self.shards.keys().copied().collect();
-        for shard in shards {
-            self.begin(shard, now_ms)?;
-            let moved = |pass: &Pass| pass.index() > self.shards[&shard].files.newest().index;
-            if self.pass.as_ref().is_some_and(|running| !moved(&running.pass)) {
-                self.pass = None;
-            }
-            while self.pass.is_some() {
-                self.advance(now_ms)?;
-            }
+        let begun = self.begin(self.shards.keys().copied().collect(), now_ms);
+        if let Some(pass) = &mut self.pass {
+            let shards = &self.shards;
+            pass.keep_shards(|pass| pass.index() > shards[&pass.shard].files.newest().index);
         }
-        Ok(())
+        while self.pass.is_some() {
+            self.advance(now_ms)?;
+        }
+        begun
     }
 
     /// Releases what the snapshots at start cover. An earlier process may have ended after it wrote
@@ -247,14 +235,10 @@ impl Checkpointer {
         if self.resumed {
             return Ok(());
         }
-        let mut is_whole = true;
-        for shard in self.shards.keys().copied().collect::<Vec<_>>() {
-            let noted = self.truncate(shard);
-            is_whole &= errors.note(noted)?.is_some();
-        }
-        // Releasing now may free the space that the remaining records need.
+        let noted = self.truncate();
+        // Releasing now may free the space that the records need.
         self.release();
-        self.resumed = is_whole;
+        self.resumed = errors.note(noted)?.is_some();
         Ok(())
     }
 
@@ -286,97 +270,86 @@ impl Checkpointer {
         }
     }
 
-    /// Writes long tails to segments, and shorter ones when memory is short. Returns whether some
-    /// are long again.
-    fn flush_some(&mut self, now_ms: i64, errors: &mut FirstError) -> Result<bool, WorkError> {
-        let busy = self.pass.as_ref().map(|running| running.shard);
-        let mut is_more = false;
-        for (_, backlog) in self.shards.iter_mut().filter(|(shard, _)| Some(**shard) != busy) {
-            for log in mem::take(&mut backlog.full) {
-                if !log.is_full() {
-                    continue;
-                }
-                let flushed = self.unsynced.flush(&log, i64::MAX, now_ms, &*self.policy);
-                // Producers may have filled the tail again, and a full tail is reported only once.
-                let again = match errors.note(flushed)? {
-                    Some(moved) => moved && log.is_full(),
-                    None => true,
-                };
-                is_more |= again;
-                backlog.full.extend(again.then_some(log));
-            }
+    /// The shards that a checkpoint which begins now covers; none if it is not due.
+    fn due(&self, now_ms: i64) -> Vec<ShardId> {
+        let spillable = self.spillable();
+        if !spillable.is_empty() {
+            return spillable;
         }
-        if self.store.budget().is_short() {
-            self.relieve(now_ms, errors)?;
-        }
-        Ok(is_more)
-    }
-
-    /// Writes the longest tails when memory is short, down to [`limits::SPILL_BYTES_MAX`].
-    fn relieve(&mut self, now_ms: i64, errors: &mut FirstError) -> Result<(), WorkError> {
-        let busy = self.pass.as_ref().map(|running| running.shard);
-        let idle = self.shards.iter().filter(|(shard, _)| Some(**shard) != busy);
-        let dirty = idle.flat_map(|(_, backlog)| &backlog.dirty);
-        let mut longest: Vec<(usize, &Arc<PartitionLog>)> =
-            dirty.map(|log| (log.tail_bytes(), log)).collect();
-        longest.sort_unstable_by_key(|(bytes, log)| (Reverse(*bytes), log.partition()));
-        for (bytes, log) in longest {
-            if bytes < limits::SPILL_BYTES_MAX || self.store.budget().is_ample() {
-                break;
-            }
-            let flushed = self.unsynced.flush(log, i64::MAX, now_ms, &*self.policy);
-            errors.note(flushed)?;
-        }
-        Ok(())
-    }
-
-    /// The shard whose checkpoint is due next.
-    fn due(&self, now_ms: i64) -> Option<ShardId> {
-        if self.store.budget().is_short() {
-            let most = self.shards.iter().max_by_key(|(_, backlog)| backlog.tail_bytes());
-            if let Some((shard, _)) = most.filter(|(_, backlog)| backlog.tail_bytes() > 0) {
-                return Some(*shard);
-            }
-        }
-        let is_long = self.journal.used_bytes() > self.options.wal_used_bytes_soft_max;
-        // A full log has to be released, however short it is.
-        if (is_long || self.journal.is_full())
-            && let Some(shard) = self.pinning(now_ms)
-        {
-            return Some(shard);
-        }
+        let mut due = self.pinning(now_ms);
         let in_need = self.store.budget().is_disk_full();
-        if !in_need && !self.syncs.is_left() {
-            return None;
+        if in_need || self.syncs.is_left() {
+            due.extend(self.shards.iter().filter_map(|(shard, backlog)| {
+                let dirty = backlog.dirty_since_ms.map(|at| at + self.options.checkpoint_age_ms);
+                let removals = backlog.removals_since_ms.map(|at| at + UNLINK_AGE_MS);
+                let due_ms = dirty.into_iter().chain(removals).min();
+                let is_due = due_ms.is_some_and(|at| in_need || at <= now_ms);
+                (is_due || backlog.wants_to_seal()).then_some(*shard)
+            }));
         }
-        let due_ms = |backlog: &ShardBacklog| {
-            let dirty = backlog.dirty_since_ms.map(|at| at + self.options.checkpoint_age_ms);
-            let removals = backlog.removals_since_ms.map(|at| at + UNLINK_AGE_MS);
-            dirty.into_iter().chain(removals).min()
-        };
-        let waiting =
-            self.shards.iter().filter_map(|(shard, backlog)| Some((due_ms(backlog)?, *shard)));
-        if let Some((_, shard)) = waiting.min().filter(|(at, _)| in_need || *at <= now_ms) {
-            return Some(shard);
-        }
-        // Last, and in turn, because one that fails is due again at once. Any other checkpoint of
-        // the shard seals as well.
-        let sealing = self.shards.iter().filter(|(_, backlog)| backlog.wants_to_seal());
-        sealing.min_by_key(|(_, backlog)| backlog.failed_ms).map(|(shard, _)| *shard)
+        due.sort_unstable();
+        due.dedup();
+        due
     }
 
-    /// A shard that pins the oldest file of the write-ahead log.
-    fn pinning(&self, now_ms: i64) -> Option<ShardId> {
-        self.journal.pinned_by_oldest().into_iter().find_map(|(key, last)| {
-            let backlog = self.shards.get(&ShardId(key.shard))?;
-            let ours = backlog.files.key() == key && backlog.files.released_through() < last;
+    /// The shards with small tails, if memory is short and flushers cannot free enough.
+    fn spillable(&self) -> Vec<ShardId> {
+        let budget = self.store.budget();
+        if !budget.is_short() {
+            return Vec::new();
+        }
+        let bytes = self.shards.iter().map(|(shard, backlog)| (*shard, backlog.spillable_bytes()));
+        let some: Vec<(ShardId, usize)> = bytes.filter(|(_, bytes)| *bytes > 0).collect();
+        let all_bytes: usize = some.iter().map(|(_, bytes)| bytes).sum();
+        if all_bytes < budget.ample_bytes() {
+            return Vec::new();
+        }
+        some.into_iter().map(|(shard, _)| shard).collect()
+    }
+
+    /// The shards that pin the oldest file of the write-ahead log, when it is long or full.
+    fn pinning(&self, now_ms: i64) -> Vec<ShardId> {
+        // A full log has to be released, however short it is.
+        let is_full = self.journal.is_full();
+        if !is_full && !self.is_log_longer_than(1) {
+            return Vec::new();
+        }
+        let is_urgent = is_full || self.is_log_longer_than(limits::WAL_HALVES);
+        let pinned = self.journal.pinned_by_oldest().into_iter();
+        let due = pinned.filter(|(key, last)| {
+            let Some(backlog) = self.shards.get(&ShardId(key.shard)) else { return false };
+            let ours = backlog.files.key() == *key && backlog.files.released_through() < *last;
             let rests = backlog.in_vain_ms.is_some_and(|at| now_ms - at < IN_VAIN_PAUSE_MS);
-            (ours && !rests).then_some(ShardId(key.shard))
-        })
+            // The next checkpoint releases the file, whenever it is. Without changes it is cheap.
+            let can_wait =
+                backlog.files.newest().index >= *last && backlog.dirty_since_ms.is_some();
+            ours && !rests && (is_urgent || !can_wait)
+        });
+        due.map(|(key, _)| ShardId(key.shard)).collect()
     }
 
-    fn begin(&mut self, shard: ShardId, now_ms: i64) -> Result<(), WorkError> {
+    /// Whether the write-ahead log is longer than this many times the size at which a checkpoint is
+    /// due for its length.
+    fn is_log_longer_than(&self, times: u64) -> bool {
+        self.journal.used_bytes() > self.options.wal_used_bytes_soft_max.saturating_mul(times)
+    }
+
+    /// Begins a pass over these shards. A shard that fails does not prevent the others.
+    fn begin(&mut self, shards: Vec<ShardId>, now_ms: i64) -> Result<(), WorkError> {
+        let (mut errors, mut pass) = (FirstError::default(), Pass::default());
+        for shard in shards {
+            let begun = self.begin_one(shard, &mut pass, now_ms);
+            errors.note(begun)?;
+        }
+        self.pass = Some(pass).filter(|pass| !pass.is_empty());
+        errors.first()
+    }
+
+    fn begin_one(&mut self, shard: ShardId, pass: &mut Pass, now_ms: i64) -> Result<(), WorkError> {
         let backlog = self.shards.get_mut(&shard).expect("a shard that is due is in the map");
+        let logs = Arc::clone(backlog.files.partition_logs());
+        // From before the capture until the ends of the files are known.
+        let held = logs.hold_flushes();
         // Before the capture: later changes are for the next checkpoint.
         backlog.take_changes(now_ms);
         let work = backlog.take();
@@ -389,54 +362,93 @@ impl Checkpointer {
             backlog.in_vain_ms = Some(now_ms);
             return Ok(());
         }
-        let input = PassInput { capture, overdue: &work.overdue };
-        let begun =
-            Pass::begin(&mut backlog.files, &mut self.unsynced, input, now_ms, &*self.policy);
-        match begun {
-            Ok(pass) => self.pass = Some(RunningCheckpoint { shard, pass, work }),
-            Err(error) => {
-                backlog.give_back(work, now_ms);
-                return Err(error);
-            }
-        }
-        Ok(())
+        let context = PassContext {
+            data: self.store.data(),
+            unsynced: &self.unsynced,
+            policy: &*self.policy,
+            now_ms,
+        };
+        let added = pass.add(backlog, capture, work, context);
+        drop(held);
+        self.store.wake_flusher(shard);
+        added
     }
 
     /// Advances the running checkpoint.
     fn advance(&mut self, now_ms: i64) -> Result<Next, WorkError> {
-        let Some(mut running) = self.pass.take() else { return Ok(Next::Now) };
-        let urgent = self.store.budget().is_short() || self.journal.is_full();
-        let shard = running.shard;
-        let backlog = self.shards.get_mut(&shard).expect("a shard with a checkpoint is in the map");
-        let RunningCheckpoint { pass, work, .. } = &mut running;
-        let finished = match pass.sync(self.store.data(), &mut self.syncs, urgent) {
+        let Some(mut pass) = self.pass.take() else { return Ok(Next::Now) };
+        let urgent = self.store.budget().is_short()
+            || self.journal.is_full()
+            || self.is_log_longer_than(limits::WAL_HALVES_URGENT);
+        match pass.sync(self.store.data(), &mut self.syncs, urgent) {
             Ok(false) => {
-                self.pass = Some(running);
+                self.pass = Some(pass);
                 return Ok(Next::Wait);
             }
-            Ok(true) => pass.finish(&mut backlog.files),
-            Err(error) => Err(error),
-        };
-        if let Err(error) = finished {
-            backlog.give_back(mem::take(work), now_ms);
-            return Err(error);
+            Ok(true) => {}
+            Err(error) => {
+                pass.give_back(&mut self.shards, now_ms);
+                return Err(error);
+            }
         }
-        backlog.done(work, now_ms);
-        self.syncs.take(pass::FINISH_SYNCS);
+        let mut errors = FirstError::default();
+        self.finish(pass.into_shards(), now_ms, &mut errors)?;
         // If the log cannot be truncated now, the next step retries.
-        if self.truncate(shard).inspect_err(|_| self.resumed = false)? {
+        let truncated = self.truncate().inspect_err(|_| self.resumed = false);
+        if errors.note(truncated)? == Some(true) {
             self.release();
         }
-        Ok(Next::Now)
+        errors.first().map(|()| Next::Now)
     }
 
-    /// Records in the write-ahead log that the older kept snapshot covers the shard's log. Returns
-    /// whether that advanced.
-    fn truncate(&mut self, shard: ShardId) -> Result<bool, WorkError> {
-        let files = &mut self.shards.get_mut(&shard).expect("it is in the map").files;
-        let Some(covered) = files.releasable() else { return Ok(false) };
-        self.journal.truncate(files.key(), covered)?;
-        files.set_released_through(covered.index);
+    /// Completes the checkpoints of shards whose segments are durable.
+    fn finish(
+        &mut self,
+        shards: Vec<ShardPass>,
+        now_ms: i64,
+        errors: &mut FirstError,
+    ) -> Result<(), WorkError> {
+        let mut written = Vec::new();
+        for mut pass in shards {
+            let backlog = self.shards.get_mut(&pass.shard).expect("its checkpoint runs");
+            self.syncs.take(pass::SHARD_SYNCS);
+            let snapshot = pass.snapshot(&mut backlog.files);
+            let snapshot = snapshot.and_then(|snapshot| {
+                backlog.files.write(&snapshot)?;
+                Ok(snapshot)
+            });
+            match errors.note(snapshot)? {
+                Some(snapshot) => written.push((pass, snapshot)),
+                None => backlog.give_back(pass.work, now_ms),
+            }
+        }
+        let Some((first, _)) = written.first() else { return Ok(()) };
+        self.syncs.take(pass::END_SYNCS);
+        self.shards[&first.shard].files.sync_names()?;
+        for (pass, snapshot) in written {
+            let backlog = self.shards.get_mut(&pass.shard).expect("its checkpoint runs");
+            backlog.files.keep(&snapshot);
+            backlog.done(&pass.work, now_ms);
+        }
+        Ok(())
+    }
+
+    /// Records in the write-ahead log through which entry the older kept snapshots cover the logs of
+    /// the shards. Returns whether that advanced.
+    fn truncate(&mut self) -> Result<bool, WorkError> {
+        let releasable = self.shards.iter().filter_map(|(shard, backlog)| {
+            Some((*shard, backlog.files.key(), backlog.files.releasable()?))
+        });
+        let releasable: Vec<_> = releasable.collect();
+        if releasable.is_empty() {
+            return Ok(false);
+        }
+        let covered: Vec<_> = releasable.iter().map(|(_, key, covered)| (*key, *covered)).collect();
+        self.journal.truncate(&covered)?;
+        for (shard, _, covered) in releasable {
+            let backlog = self.shards.get_mut(&shard).expect("it was there");
+            backlog.files.set_released_through(covered.index);
+        }
         Ok(true)
     }
 

@@ -8,7 +8,8 @@
 //! meta.mended                             only while a damaged meta is rewritten
 //! lock                                    locked by the broker that uses the directory
 //! wal/                                    the write-ahead log of all shards
-//! shards/<shard>/snapshots/<n>.snapshot   the newest two snapshots (see `snapshot`)
+//! snapshots/<shard>-<n>.snapshot          the newest two snapshots of each shard (see `snapshot`)
+//! shards/<shard>/snapshots/<n>.snapshot   snapshots of an earlier version of the broker
 //! shards/<shard>/spill/<n>.spill          small tails of many partitions, one file a checkpoint
 //! partitions/<topic id>-<index>.<n>/      segments of a partition in its n-th incarnation
 //! ```
@@ -44,6 +45,7 @@ const REWRITTEN: &str = "meta.mended";
 const LOCK: &str = "lock";
 const WAL: &str = "wal";
 const SHARDS: &str = "shards";
+const SNAPSHOTS: &str = "snapshots";
 const PARTITIONS: &str = "partitions";
 /// Names that a filesystem creates in its root.
 const NOT_OURS: [&str; 1] = ["lost+found"];
@@ -179,8 +181,14 @@ impl DataDir {
         self.root.join(WAL)
     }
 
-    pub(crate) fn snapshots(&self, shard: ShardId) -> PathBuf {
-        self.shard(shard).join("snapshots")
+    /// One directory for all shards: a checkpoint of many makes their names durable at once.
+    pub(crate) fn snapshots(&self) -> PathBuf {
+        self.root.join(SNAPSHOTS)
+    }
+
+    /// Where an earlier version of the broker kept a shard's snapshots.
+    pub(crate) fn former_snapshots(&self, shard: ShardId) -> PathBuf {
+        self.shard(shard).join(SNAPSHOTS)
     }
 
     pub(crate) fn spill(&self, shard: ShardId) -> PathBuf {
@@ -268,9 +276,10 @@ impl DataDir {
         };
         write().map_err(DirectoryError::io(&path))?;
         self.remove_all_in(&self.wal())?;
+        self.remove_all_in(&self.snapshots())?;
         let shards = self.root.join(SHARDS);
         for shard in self.names(&shards)? {
-            for kind in ["snapshots", "spill"] {
+            for kind in [SNAPSHOTS, "spill"] {
                 self.remove_all_in(&shards.join(&shard).join(kind))?;
             }
         }

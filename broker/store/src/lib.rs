@@ -1,10 +1,10 @@
 //! The store of a broker: applied records and state, in memory and on disk.
 //!
-//! Applied records are appended to partition [`log`]s. A [`checkpoint`] moves them to files and
-//! writes a [`snapshot`] that names the files; [`recovery`] starts from a snapshot. The write-ahead
+//! Applied records are appended to partition [`log`]s. [`flush`] writes them to segment files. A
+//! [`checkpoint`] makes the files durable and writes a [`snapshot`] that names them; [`recovery`] starts from a snapshot. The write-ahead
 //! log keeps the entries that no snapshot covers yet ([`replica_log`]).
 //!
-//! This crate starts no threads: `broker/node` runs the checkpointer and the cleaner. It accesses
+//! This crate starts no threads: `broker/node` runs the flushers, the checkpointer and the cleaner. It accesses
 //! files through `broker/disk` only.
 
 pub mod limits;
@@ -17,6 +17,8 @@ pub mod log;
 pub mod partition_logs;
 pub mod policy;
 pub mod work;
+pub(crate) mod unsynced;
+pub mod flush;
 pub mod checkpoint;
 pub mod clean;
 pub mod recovery;

@@ -5,12 +5,24 @@ use ropewalk_shard::limits::WRITE_BYTES_MAX;
 /// A tail of this size is written to segments without waiting for a checkpoint, bytes.
 pub const TAIL_BYTES_TO_FLUSH: usize = 1 << 20;
 
+/// Number of threads that write tails to segments. Each serves the shards whose number has the same
+/// remainder.
+pub const FLUSHERS: usize = 2;
+
 /// Default for the most logs that are flushed and not synced. Each keeps two files open.
 pub const UNSYNCED_LOGS_MAX: usize = 1536;
 
 /// At a checkpoint, spill and tail of a partition that together are smaller than this are written
 /// to the shard's spill file, not to a segment, bytes.
 pub const SPILL_BYTES_MAX: usize = 32 << 10;
+
+/// The write-ahead log is normally at most this many times as long as the size at which a checkpoint
+/// is due for its length: the snapshots that exist cover its older half, and the next checkpoint
+/// releases that.
+pub const WAL_HALVES: u64 = 2;
+
+/// At this many times that size, the syncs of a checkpoint no longer wait for their budget.
+pub const WAL_HALVES_URGENT: u64 = 3;
 
 /// From this number on, urgent syncs of segments run in parallel instead of one after the other.
 pub const SYNCED_TOGETHER_MIN: usize = 64;

@@ -4,8 +4,9 @@
 //! shard's spill file if it is small; readers see no difference. Every record in a log is
 //! committed, because the driver appends only applied batches (O1).
 //!
-//! The replica's driver appends, request handlers read. The checkpoint thread moves records between
-//! layers (`layers`), and recovery restores a log from the files that a snapshot names.
+//! The replica's driver appends, request handlers read. Flushers and the checkpoint thread move
+//! records between layers (`layers`), and recovery restores a log from the files that a snapshot
+//! names.
 //!
 //! # Invariants
 //!
@@ -22,6 +23,7 @@
 
 use std::fmt;
 use std::mem;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
@@ -55,7 +57,7 @@ pub(crate) trait ChangeSink: Send + Sync + fmt::Debug {
     fn changed(&self, log: Weak<PartitionLog>, change: Change);
 }
 
-/// A change of a log that the checkpoint thread acts on.
+/// A change of a log that a flusher or the checkpoint thread acts on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Change {
     /// The log was appended to, or its start moved.
@@ -78,6 +80,8 @@ pub struct PartitionLog {
     /// Locked by a thread that moves records between the layers, before `inner` and never after it.
     /// `None` until the first flush.
     segments: Mutex<Option<Box<Segments>>>,
+    /// Whether the log is in the list of unsynced logs.
+    listed: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -200,6 +204,7 @@ impl PartitionLog {
                 stuck: false,
             }),
             segments: Mutex::new(None),
+            listed: AtomicBool::new(false),
         })
     }
 

@@ -1,14 +1,20 @@
 //! The logs of one shard's partitions, and which of them changed.
 //!
 //! [`PartitionLogs`] creates the logs of a shard and collects the changes that they report. The
-//! checkpoint thread takes these reports and processes only the logs that changed: an idle
-//! partition costs a checkpoint no flush and no sync. The lock is a leaf: no other lock is taken
-//! while it is held.
+//! shard's flusher and the checkpoint thread take these reports and process only the logs that
+//! changed: an idle partition costs no flush and no sync. The lock of the changes is a leaf: no
+//! other lock is taken while it is held.
+//!
+//! # Invariants
+//!
+//! - Tails are written to segments only under the flush lock, and a checkpoint captures the state
+//!   and reads the ends of the segments under it. So the ends are at the captured index.
+//! - The flush lock is never held during a sync, and a flusher never waits for it.
 
 use std::mem;
 use std::sync::{Arc, Weak};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use ropewalk_segment::SegmentError;
 use ropewalk_shard::{PartitionId, ShardId};
 
@@ -23,25 +29,27 @@ pub struct PartitionLogs {
     me: Weak<Self>,
     files: Arc<ShardStore>,
     changes: Mutex<Changes>,
+    flush_lock: Mutex<()>,
 }
 
-/// Changes of the logs since the checkpoint thread last took them.
+/// Changes of the logs that nobody took yet.
 #[derive(Debug, Default)]
-pub(crate) struct Changes {
-    /// Logs that were appended to or whose start moved.
-    pub(crate) dirty: Vec<Weak<PartitionLog>>,
+struct Changes {
+    /// Logs that were appended to or whose start moved since the last checkpoint began.
+    dirty: Vec<Weak<PartitionLog>>,
     /// Logs whose tail is to be flushed: see [`Change::Full`].
-    pub(crate) full: Vec<Weak<PartitionLog>>,
+    full: Vec<Weak<PartitionLog>>,
     /// Logs with records that have waited too long for compaction: see [`Change::Overdue`].
-    pub(crate) overdue: Vec<Weak<PartitionLog>>,
+    overdue: Vec<Weak<PartitionLog>>,
     /// Partitions that were closed.
-    pub(crate) closed: Vec<PartitionIncarnation>,
+    closed: Vec<PartitionIncarnation>,
 }
 
 impl PartitionLogs {
     pub(crate) fn new(store: Arc<Store>, shard: ShardId) -> Arc<Self> {
         let files = Arc::new(ShardStore::new(store, shard));
-        Arc::new_cyclic(|me| Self { me: me.clone(), files, changes: Mutex::default() })
+        let (changes, flush_lock) = (Mutex::default(), Mutex::default());
+        Arc::new_cyclic(|me| Self { me: me.clone(), files, changes, flush_lock })
     }
 
     /// The shard whose logs these are.
@@ -60,9 +68,52 @@ impl PartitionLogs {
         self.files.budget()
     }
 
-    /// Takes the changes since the last call.
-    pub(crate) fn take_changes(&self) -> Changes {
-        mem::take(&mut self.changes.lock())
+    /// Whether a log changed since [`Self::take_dirty`].
+    pub(crate) fn is_dirty(&self) -> bool {
+        !self.changes.lock().dirty.is_empty()
+    }
+
+    /// The logs that changed since [`Self::take_dirty`].
+    pub(crate) fn dirty(&self) -> Vec<Arc<PartitionLog>> {
+        upgrade(&self.changes.lock().dirty)
+    }
+
+    /// Takes the logs that changed, for a checkpoint that begins now.
+    pub(crate) fn take_dirty(&self) -> Vec<Arc<PartitionLog>> {
+        upgrade(&mem::take(&mut self.changes.lock().dirty))
+    }
+
+    /// Returns the logs of a checkpoint that failed. One that has changed since then has reported
+    /// again.
+    pub(crate) fn return_dirty(&self, logs: Vec<Arc<PartitionLog>>) {
+        let unchanged = logs.into_iter().filter(|log| log.mark_dirty());
+        let unchanged: Vec<_> = unchanged.map(|log| Arc::downgrade(&log)).collect();
+        self.changes.lock().dirty.extend(unchanged);
+    }
+
+    /// Takes the logs whose tail became long.
+    pub(crate) fn take_full(&self) -> Vec<Arc<PartitionLog>> {
+        upgrade(&mem::take(&mut self.changes.lock().full))
+    }
+
+    /// Takes the logs with records that have waited too long for compaction.
+    pub(crate) fn take_overdue(&self) -> Vec<Arc<PartitionLog>> {
+        upgrade(&mem::take(&mut self.changes.lock().overdue))
+    }
+
+    /// Takes the partitions that were closed.
+    pub(crate) fn take_closed(&self) -> Vec<PartitionIncarnation> {
+        mem::take(&mut self.changes.lock().closed)
+    }
+
+    /// Waits until no tail of the shard is being written, and keeps it so.
+    pub(crate) fn hold_flushes(&self) -> MutexGuard<'_, ()> {
+        self.flush_lock.lock()
+    }
+
+    /// Takes the flush lock; `None` if a checkpoint holds it.
+    pub(crate) fn try_flush(&self) -> Option<MutexGuard<'_, ()>> {
+        self.flush_lock.try_lock()
     }
 
     /// Restores a log from the files that a snapshot names, and cuts off anything after their ends.
@@ -107,7 +158,12 @@ impl ChangeSink for PartitionLogs {
         }
         match change {
             Change::Dirty => {}
-            Change::Full | Change::Overdue => self.store().wake_checkpointer(),
+            Change::Full => self.store().wake_flusher(self.shard()),
+            Change::Overdue => self.store().wake_checkpointer(),
         }
     }
+}
+
+fn upgrade(logs: &[Weak<PartitionLog>]) -> Vec<Arc<PartitionLog>> {
+    logs.iter().filter_map(Weak::upgrade).collect()
 }

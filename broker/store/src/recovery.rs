@@ -145,6 +145,8 @@ pub fn open(data: DataDir, options: &Options) -> Result<OpenStore, OpenError> {
         }
     };
     data.sync_root()?;
+    // An earlier version of the broker did not create it.
+    data.create_dir(&data.snapshots())?;
     let (mut wal, recovered) = Wal::open(Arc::clone(data.disk()), &data.wal(), options.wal)?;
     let mut damaged = Vec::new();
     let mut sound = Vec::new();

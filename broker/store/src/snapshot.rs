@@ -21,8 +21,9 @@
 //!
 //! # After a crash
 //!
-//! A snapshot is written under another name, synced, renamed, and its directory synced. Before the
-//! rename is durable it does not exist; the next write overwrites the unfinished file.
+//! A snapshot is written under another name, synced, renamed, and its directory synced, once for the
+//! snapshots of all shards of a checkpoint. Before the rename is durable it does not exist; the next
+//! write overwrites the unfinished file.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -216,6 +217,8 @@ pub enum SnapshotError {
 pub struct Snapshots {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
+    /// Where an earlier version of the broker wrote them. They are read and removed, not written.
+    former_dir: PathBuf,
     shard: ShardId,
 }
 
@@ -223,7 +226,8 @@ impl Snapshots {
     /// The snapshots of `shard`.
     #[must_use]
     pub fn new(data: &DataDir, shard: ShardId) -> Self {
-        Self { disk: Arc::clone(data.disk()), dir: data.snapshots(shard), shard }
+        let (dir, former_dir) = (data.snapshots(), data.former_snapshots(shard));
+        Self { disk: Arc::clone(data.disk()), dir, former_dir, shard }
     }
 
     /// The numbers of the snapshots on disk, oldest first.
@@ -231,14 +235,21 @@ impl Snapshots {
     /// # Errors
     /// When the disk fails.
     pub fn numbers(&self) -> Result<Vec<u64>, DirectoryError> {
-        let names = match self.disk.list(&self.dir) {
-            Ok(names) => names,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(source) => return Err(DirectoryError::io(&self.dir)(source)),
-        };
-        let numbers = names.iter().filter_map(|name| name.strip_suffix(SUFFIX)?.parse().ok());
-        let mut numbers: Vec<u64> = numbers.collect();
+        let prefix = self.prefix();
+        let mut numbers = Vec::new();
+        for (dir, prefix) in [(&self.dir, &prefix[..]), (&self.former_dir, "")] {
+            let names = match self.disk.list(dir) {
+                Ok(names) => names,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(source) => return Err(DirectoryError::io(dir)(source)),
+            };
+            let number = |name: &String| {
+                name.strip_prefix(prefix)?.strip_suffix(SUFFIX)?.parse::<u64>().ok()
+            };
+            numbers.extend(names.iter().filter_map(number));
+        }
         numbers.sort_unstable();
+        numbers.dedup();
         Ok(numbers)
     }
 
@@ -247,7 +258,7 @@ impl Snapshots {
     /// # Errors
     /// See [`SnapshotError`].
     pub fn load(&self, number: u64) -> Result<Snapshot, SnapshotError> {
-        let path = self.path(number);
+        let path = self.existing_path(number)?;
         let bytes = read_whole(&*self.disk, &path, SNAPSHOT_BYTES_MAX)?;
         let snapshot = decode(&bytes, &path)?;
         if snapshot.shard != self.shard {
@@ -261,7 +272,20 @@ impl Snapshots {
     /// # Errors
     /// When the disk fails. A failed sync is final (D2).
     pub fn write(&self, number: u64, snapshot: &Snapshot) -> Result<(), DirectoryError> {
-        let unfinished = self.dir.join(UNFINISHED);
+        self.write_unnamed(number, snapshot)?;
+        self.sync_names()
+    }
+
+    /// Writes a snapshot, whose name is durable after the next [`Self::sync_names`].
+    ///
+    /// # Errors
+    /// See [`Self::write`].
+    pub(crate) fn write_unnamed(
+        &self,
+        number: u64,
+        snapshot: &Snapshot,
+    ) -> Result<(), DirectoryError> {
+        let unfinished = self.dir.join(format!("{}.{UNFINISHED}", self.shard.0));
         let path = self.path(number);
         let write = || -> io::Result<Arc<dyn File>> {
             let file = self.disk.open(&unfinished, Open::CreateOrTruncate)?;
@@ -274,7 +298,14 @@ impl Snapshots {
             DirectoryError::io(&unfinished)(error)
         })?;
         file.sync("snapshot").map_err(DirectoryError::sync(&unfinished))?;
-        self.disk.rename(&unfinished, &path).map_err(DirectoryError::io(&path))?;
+        self.disk.rename(&unfinished, &path).map_err(DirectoryError::io(&path))
+    }
+
+    /// Makes the names of all snapshots durable, those of other shards too.
+    ///
+    /// # Errors
+    /// A failed sync is final (D2).
+    pub(crate) fn sync_names(&self) -> Result<(), DirectoryError> {
         let synced = self.disk.sync_dir(&self.dir, "snapshot-directory");
         synced.map_err(DirectoryError::sync(&self.dir))
     }
@@ -286,15 +317,27 @@ impl Snapshots {
     pub fn remove_all_but(&self, kept: &[u64]) -> Result<(), DirectoryError> {
         for number in self.numbers()? {
             if !kept.contains(&number) {
-                let path = self.path(number);
+                let path = self.existing_path(number)?;
                 self.disk.remove(&path).map_err(DirectoryError::io(&path))?;
             }
         }
         Ok(())
     }
 
+    fn prefix(&self) -> String {
+        format!("{}-", self.shard.0)
+    }
+
     fn path(&self, number: u64) -> PathBuf {
-        self.dir.join(format!("{number:020}{SUFFIX}"))
+        self.dir.join(format!("{}{number:020}{SUFFIX}", self.prefix()))
+    }
+
+    /// The path of a snapshot on disk, which may be of an earlier version of the broker.
+    fn existing_path(&self, number: u64) -> Result<PathBuf, DirectoryError> {
+        let path = self.path(number);
+        let exists = self.disk.exists(&path).map_err(DirectoryError::io(&path))?;
+        let former = || self.former_dir.join(format!("{number:020}{SUFFIX}"));
+        Ok(if exists { path } else { former() })
     }
 }
 

@@ -1,8 +1,8 @@
 //! What the partition logs of a broker share: the data directory, open files and memory.
 //!
 //! Partition logs open and read their files through `ShardStore` and count their memory in its
-//! budget. When memory becomes short, the store wakes the checkpoint thread. The lock is a leaf: no
-//! other lock is taken while it is held.
+//! budget. When memory becomes short, the store wakes the flushers and the checkpoint thread. The lock
+//! is a leaf: no other lock is taken while it is held.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,6 +16,7 @@ use ropewalk_shard::{PartitionId, ShardId};
 
 use crate::budget::TailBudget;
 use crate::directory::DataDir;
+use crate::limits;
 use crate::snapshot::{SegmentsEnd, SpillRun};
 
 /// What the partition logs of a broker share.
@@ -26,7 +27,14 @@ pub struct Store {
     budget: Arc<TailBudget>,
     /// The incarnation of the next new partition; above every incarnation that has a directory.
     next_incarnation: AtomicU64,
-    checkpointer: Mutex<Option<Thread>>,
+    workers: Mutex<Workers>,
+}
+
+/// The threads of the background work that are running.
+#[derive(Debug, Default)]
+struct Workers {
+    checkpointer: Option<Thread>,
+    flushers: [Option<Thread>; limits::FLUSHERS],
 }
 
 impl Store {
@@ -37,7 +45,7 @@ impl Store {
         next_incarnation: u64,
     ) -> Arc<Self> {
         let next_incarnation = AtomicU64::new(next_incarnation);
-        Arc::new(Self { data, files, budget, next_incarnation, checkpointer: Mutex::new(None) })
+        Arc::new(Self { data, files, budget, next_incarnation, workers: Mutex::default() })
     }
 
     /// The data directory.
@@ -52,21 +60,43 @@ impl Store {
         &self.budget
     }
 
-    /// Sets the checkpoint thread, which is woken when a log has something to write.
-    pub fn set_checkpointer(&self, thread: Option<Thread>) {
-        *self.checkpointer.lock() = thread;
+    /// Sets the checkpoint thread, which is woken when a checkpoint is due at once.
+    pub fn set_checkpointer(&self, thread: Thread) {
+        self.workers.lock().checkpointer = Some(thread);
+    }
+
+    /// Sets the thread of a flusher, which is woken when a log of its shards has a long tail.
+    pub(crate) fn set_flusher(&self, number: usize, thread: Thread) {
+        self.workers.lock().flushers[number] = Some(thread);
     }
 
     pub(crate) fn wake_checkpointer(&self) {
-        if let Some(thread) = &*self.checkpointer.lock() {
+        if let Some(thread) = &self.workers.lock().checkpointer {
             thread.unpark();
         }
+    }
+
+    /// Wakes the flusher of a shard.
+    pub(crate) fn wake_flusher(&self, shard: ShardId) {
+        if let Some(thread) = &self.workers.lock().flushers[flusher_of(shard)] {
+            thread.unpark();
+        }
+    }
+
+    /// Wakes every flusher.
+    pub(crate) fn wake_flushers(&self) {
+        self.workers.lock().flushers.iter().flatten().for_each(Thread::unpark);
     }
 
     /// Assigns the incarnation of a new partition.
     pub(crate) fn next_incarnation(&self) -> u64 {
         self.next_incarnation.fetch_add(1, Ordering::Relaxed)
     }
+}
+
+/// The number of the flusher that serves a shard.
+pub(crate) fn flusher_of(shard: ShardId) -> usize {
+    shard.0 as usize % limits::FLUSHERS
 }
 
 /// A shard's part of the store.
@@ -96,6 +126,7 @@ impl ShardStore {
     /// Counts the memory by which a tail grew.
     pub(crate) fn take_memory(&self, bytes: usize) {
         if self.budget().take(bytes) {
+            self.store.wake_flushers();
             self.store.wake_checkpointer();
         }
     }

@@ -15,6 +15,7 @@ use crate::bootstrap;
 use crate::checkpoint::{Capture, Checkpointer, Journal, Options, Source};
 use crate::clean::Cleaner;
 use crate::directory::{DataDir, DataDirContents, Identity};
+use crate::flush::Flusher;
 use crate::log::{Logs, PartitionLog};
 use crate::policy::{CompactionPolicy, Policy};
 use crate::recovery;
@@ -50,6 +51,8 @@ pub(crate) struct JournalCalls {
     refuses: bool,
     releases: usize,
     pinned: Option<(ropewalk_wal::ReplicaKey, u64)>,
+    noted: BTreeMap<ropewalk_wal::ReplicaKey, u64>,
+    released_too_much: bool,
 }
 
 impl JournalCalls {
@@ -59,6 +62,11 @@ impl JournalCalls {
 
     pub(crate) fn releases(&self) -> usize {
         self.releases
+    }
+
+    /// Whether an entry was released that no `Truncated` record covers (D6).
+    pub(crate) fn released_too_much(&self) -> bool {
+        self.released_too_much
     }
 
     pub(crate) fn refuse_next(&mut self) {
@@ -78,19 +86,25 @@ struct CountingJournal(Arc<Mutex<JournalCalls>>);
 impl Journal for CountingJournal {
     fn truncate(
         &self,
-        key: ropewalk_wal::ReplicaKey,
-        covered: ropewalk_shard::engine::EntryId,
+        covered: &[(ropewalk_wal::ReplicaKey, ropewalk_shard::engine::EntryId)],
     ) -> Result<(), WorkError> {
         let mut notes = self.0.lock();
         if std::mem::take(&mut notes.refuses) {
             return Err(WorkError::Later("refused".to_owned()));
         }
         notes.count += 1;
-        notes.pinned.take_if(|(pins, last)| *pins == key && *last <= covered.index);
+        notes.noted.extend(covered.iter().map(|(key, covered)| (*key, covered.index)));
+        notes.pinned.take_if(|(pins, last)| {
+            covered.iter().any(|(key, covered)| *pins == *key && *last <= covered.index)
+        });
         Ok(())
     }
-    fn release(&self, _: &BTreeMap<ropewalk_wal::ReplicaKey, u64>) {
-        self.0.lock().releases += 1;
+    fn release(&self, needed: &BTreeMap<ropewalk_wal::ReplicaKey, u64>) {
+        let mut notes = self.0.lock();
+        notes.releases += 1;
+        // A shard is created with a snapshot of its first entry.
+        let covered = |key| notes.noted.get(key).map_or(1, |index| *index);
+        notes.released_too_much |= needed.iter().any(|(key, from)| *from > covered(key) + 1);
     }
     fn used_bytes(&self) -> u64 {
         0
@@ -141,6 +155,7 @@ pub(crate) struct OneShard {
     key: ropewalk_wal::ReplicaKey,
     catalog: Option<recovery::OpenedReplica>,
     pub(crate) checkpointer: Checkpointer,
+    pub(crate) flushers: Vec<Flusher>,
     pub(crate) cleaner: Cleaner,
     pub(crate) captured: SharedCapture,
     pub(crate) notes: Arc<Mutex<JournalCalls>>,
@@ -200,7 +215,9 @@ impl OneShard {
         let logged = captured.clone();
         cleaner.add(ShardId(1), Box::new(move || logged.0.lock().logs.clone()));
         let wal = Mutex::new(opened.wal);
-        Ok(Self { disk: disk.clone(), wal, key, catalog, checkpointer, cleaner, captured, notes })
+        let flushers = checkpointer.flushers();
+        let disk = disk.clone();
+        Ok(Self { disk, wal, key, catalog, checkpointer, flushers, cleaner, captured, notes })
     }
 
     pub(crate) fn log(&self, index: i32) -> Arc<PartitionLog> {
@@ -272,11 +289,25 @@ impl OneShard {
         self.checkpointer.checkpoint_all(0)
     }
 
-    /// Runs both threads until they have no work.
+    /// Runs all threads until they have no work.
     pub(crate) fn work(&mut self, now_ms: i64) -> Result<(), WorkError> {
         self.clean(now_ms)?;
-        while self.checkpointer.step(now_ms)? == Next::Now {}
+        while self.step(now_ms)? == Next::Now {}
         self.clean(now_ms)
+    }
+
+    /// One step of the flushers, then one of the checkpointer. Returns the first error.
+    pub(crate) fn step(&mut self, now_ms: i64) -> Result<Next, WorkError> {
+        let flushed = self.flush(now_ms);
+        let next = self.checkpointer.step(now_ms)?;
+        Ok(if flushed? == Next::Now { Next::Now } else { next })
+    }
+
+    /// One step of each flusher. Returns the first error.
+    pub(crate) fn flush(&mut self, now_ms: i64) -> Result<Next, WorkError> {
+        let steps: Vec<_> = self.flushers.iter_mut().map(|flusher| flusher.step(now_ms)).collect();
+        let done: Vec<Next> = steps.into_iter().collect::<Result<_, _>>()?;
+        Ok(if done.contains(&Next::Now) { Next::Now } else { Next::Wait })
     }
 
     pub(crate) fn clean(&mut self, now_ms: i64) -> Result<(), WorkError> {

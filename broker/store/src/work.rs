@@ -62,3 +62,26 @@ impl From<DirectoryError> for WorkError {
         }
     }
 }
+
+/// The first error of several independent pieces of work.
+#[derive(Debug, Default)]
+pub(crate) struct FirstError(Option<WorkError>);
+
+impl FirstError {
+    /// The result of a piece of work; `None` if it failed and has to be retried. A final error is
+    /// returned at once.
+    pub(crate) fn note<T>(&mut self, done: Result<T, WorkError>) -> Result<Option<T>, WorkError> {
+        match done {
+            Ok(done) => Ok(Some(done)),
+            Err(error) if error.is_final() => Err(error),
+            Err(error) => {
+                self.0.get_or_insert(error);
+                Ok(None)
+            }
+        }
+    }
+
+    pub(crate) fn first(self) -> Result<(), WorkError> {
+        self.0.map_or(Ok(()), Err)
+    }
+}

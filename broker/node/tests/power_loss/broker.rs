@@ -1,12 +1,14 @@
-//! A broker in one thread, with a simulated clock: driver cores, write-ahead log and checkpointer.
+//! A broker in one thread, with a simulated clock: driver cores, write-ahead log, flushers and
+//! checkpointer.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use ropewalk_disk::SimDisk;
+use ropewalk_disk::{Dice, SimDisk};
 use ropewalk_segment::SegmentConfig;
 use ropewalk_shard::command::{Append, Command};
 use ropewalk_shard::driver::{Answer, Core, Event, Now, StateAccess};
@@ -17,6 +19,7 @@ use ropewalk_shard::{BrokerId, Effect, Outcome, PartitionId, ProposeError, Shard
 use ropewalk_store::PartitionLogs;
 use ropewalk_store::checkpoint::Capture;
 use ropewalk_store::checkpoint::{self, Checkpointer, Journal, Source};
+use ropewalk_store::flush::Flusher;
 use ropewalk_store::log::Logs;
 use ropewalk_store::policy::Policy;
 use ropewalk_store::recovery::{self, OpenError, OpenStore};
@@ -50,6 +53,20 @@ pub(crate) const CHECKPOINTS: checkpoint::Options = checkpoint::Options {
     unsynced_logs_max: 3,
 };
 
+/// Size and limits of a broker.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Setup {
+    /// Shards beside the catalog.
+    pub(crate) shards: u32,
+    pub(crate) options: recovery::Options,
+    pub(crate) checkpoints: checkpoint::Options,
+    pub(crate) segment_bytes: u64,
+}
+
+/// Small enough that everything happens often.
+pub(crate) const SETUP: Setup =
+    Setup { shards: SHARDS, options: OPTIONS, checkpoints: CHECKPOINTS, segment_bytes: 40 << 10 };
+
 /// An operation of the disk failed for good: the process ends.
 #[derive(Debug)]
 pub(crate) struct ProcessEnd;
@@ -64,8 +81,12 @@ pub(crate) struct DecidedProposal {
 
 pub(crate) struct Broker {
     wal: Arc<Mutex<Wal>>,
+    notes: Arc<AtomicU64>,
     pub(crate) shards: BTreeMap<ShardId, RunningShard>,
+    flushers: Arc<Mutex<Vec<Flusher>>>,
     checkpointer: Checkpointer,
+    /// The disk, if flushers run between any two of its operations, and the dice that decide when.
+    interleaved: Option<(SimDisk, Dice)>,
     now_ms: i64,
     next_ticket: u64,
     pub(crate) checkpoints: u64,
@@ -107,13 +128,21 @@ impl StateAccess for CaptureSource {
     }
 }
 
+/// The write-ahead log, and the number of rounds with `Truncated` records.
 #[derive(Debug)]
-struct SharedWal(Arc<Mutex<Wal>>);
+struct SharedWal(Arc<Mutex<Wal>>, Arc<AtomicU64>);
 
 impl Journal for SharedWal {
-    fn truncate(&self, key: ReplicaKey, covered: EntryId) -> Result<(), WorkError> {
-        let EntryId { index, term } = covered;
-        let records = [Record::Truncated { key, index, term }];
+    fn truncate(&self, covered: &[(ReplicaKey, EntryId)]) -> Result<(), WorkError> {
+        let records: Vec<Record> = covered
+            .iter()
+            .map(|(key, EntryId { index, term })| Record::Truncated {
+                key: *key,
+                index: *index,
+                term: *term,
+            })
+            .collect();
+        self.1.fetch_add(1, Ordering::Relaxed);
         match self.0.lock().write_round_to_release(&records) {
             Ok(_) => Ok(()),
             Err(error) if error.is_final() => Err(WorkError::Final(error.to_string())),
@@ -139,33 +168,47 @@ impl Journal for SharedWal {
 }
 
 #[derive(Debug)]
-struct SmallSegments;
+struct SegmentsOf(u64);
 
-impl Policy for SmallSegments {
+impl Policy for SegmentsOf {
     fn segments(&self, _: PartitionId) -> SegmentConfig {
-        SegmentConfig { segment_bytes: 40 << 10, ..SegmentConfig::default() }
+        SegmentConfig { segment_bytes: self.0, ..SegmentConfig::default() }
     }
 }
 
 /// Opens the directory, and formats it before if that was never finished.
 pub(crate) fn open(disk: &SimDisk) -> Result<OpenStore, OpenError> {
+    open_with(disk, &SETUP)
+}
+
+pub(crate) fn open_with(disk: &SimDisk, setup: &Setup) -> Result<OpenStore, OpenError> {
+    let Setup { shards, options, .. } = setup;
     let data = DataDir::new(Arc::new(disk.clone()), PathBuf::from(ROOT));
     let _lock = data.lock()?;
     if !matches!(data.contents()?, ropewalk_store::directory::DataDirContents::Formatted(_)) {
         let identity =
-            Identity { cluster_id: "sim".to_owned(), broker_id: BrokerId(1), shards: SHARDS };
-        bootstrap::format(&data, &identity, &OPTIONS)?;
+            Identity { cluster_id: "sim".to_owned(), broker_id: BrokerId(1), shards: *shards };
+        bootstrap::format(&data, &identity, options)?;
     }
-    recovery::open(data, &OPTIONS)
+    recovery::open(data, options)
 }
 
 impl Broker {
     /// Starts every replica and replays its log.
     pub(crate) fn start(opened: OpenStore, now_ms: i64) -> Result<Self, ProcessEnd> {
+        Self::start_with(opened, now_ms, &SETUP)
+    }
+
+    pub(crate) fn start_with(
+        opened: OpenStore,
+        now_ms: i64,
+        setup: &Setup,
+    ) -> Result<Self, ProcessEnd> {
         let wal = Arc::new(Mutex::new(opened.wal));
-        let journal = Box::new(SharedWal(Arc::clone(&wal)));
-        let mut checkpointer =
-            Checkpointer::new(opened.store, journal, Arc::new(SmallSegments), CHECKPOINTS);
+        let notes = Arc::new(AtomicU64::new(0));
+        let journal = Box::new(SharedWal(Arc::clone(&wal), Arc::clone(&notes)));
+        let policy = Arc::new(SegmentsOf(setup.segment_bytes));
+        let mut checkpointer = Checkpointer::new(opened.store, journal, policy, setup.checkpoints);
         let mut shards = BTreeMap::new();
         for found in opened.replicas {
             let EntryId { index, term } = found.start.snapshot;
@@ -185,10 +228,21 @@ impl Broker {
             let core = Core::new(replica);
             shards.insert(found.shard, RunningShard { core, cell, partition_logs, undecided });
         }
+        let flushers = Arc::new(Mutex::new(checkpointer.flushers()));
         let (next_ticket, checkpoints) = (0, 0);
         let wal_failed = false;
-        let mut broker =
-            Self { wal, shards, checkpointer, now_ms, next_ticket, checkpoints, wal_failed };
+        let mut broker = Self {
+            wal,
+            notes,
+            shards,
+            flushers,
+            checkpointer,
+            interleaved: None,
+            now_ms,
+            next_ticket,
+            checkpoints,
+            wal_failed,
+        };
         broker.settle()?;
         // The rest of the replay waits for memory.
         while broker.shards.values().any(|running| running.core.replica().needs_ticks()) {
@@ -262,14 +316,64 @@ impl Broker {
         replica_log::records(replica_log::key(shard, replica), write.clone())
     }
 
-    /// One step of the background work.
+    /// From now on flushers run between any two operations of the checkpointer.
+    pub(crate) fn interleave(&mut self, disk: &SimDisk, seed: u64) {
+        self.interleaved = Some((disk.clone(), Dice::new(seed)));
+    }
+
+    /// One step of each thread of the background work.
     pub(crate) fn step(&mut self) -> Result<(), ProcessEnd> {
-        match self.checkpointer.step(self.now_ms) {
-            Ok(Next::Now) => self.checkpoints += 1,
-            Ok(Next::Wait) => {}
-            Err(_) => return Err(ProcessEnd),
+        let now_ms = self.now_ms;
+        for flusher in &mut *self.flushers.lock() {
+            flusher.step(now_ms).map_err(|_| ProcessEnd)?;
         }
-        Ok(())
+        self.beside_flushers(|checkpointer| checkpointer.step(now_ms)).map(|next| match next {
+            Next::Now => self.checkpoints += 1,
+            Next::Wait => {}
+        })
+    }
+
+    /// Steps until no work is due.
+    pub(crate) fn work(&mut self) -> Result<(), ProcessEnd> {
+        loop {
+            let before = self.checkpoints;
+            self.step()?;
+            if self.checkpoints == before {
+                return Ok(());
+            }
+        }
+    }
+
+    fn beside_flushers<T>(
+        &mut self,
+        act: impl FnOnce(&mut Checkpointer) -> Result<T, WorkError>,
+    ) -> Result<T, ProcessEnd> {
+        let Some((disk, dice)) = &mut self.interleaved else {
+            return act(&mut self.checkpointer).map_err(|_| ProcessEnd);
+        };
+        let disk = disk.clone();
+        let own_dice = Mutex::new(Dice::new(dice.draw()));
+        let failed = Arc::new(AtomicBool::new(false));
+        let (flushers, noted, now_ms) =
+            (Arc::clone(&self.flushers), Arc::clone(&failed), self.now_ms);
+        disk.before_operations(move |_, _| {
+            // None during the operations of the flushers.
+            let Some(mut flushers) = flushers.try_lock() else { return };
+            if own_dice.lock().one_in(3) {
+                for flusher in &mut *flushers {
+                    let done = flusher.flush_all(now_ms);
+                    noted.fetch_or(done.is_err(), Ordering::Relaxed);
+                }
+            }
+        });
+        let done = act(&mut self.checkpointer);
+        disk.no_more_before_operations();
+        if failed.load(Ordering::Relaxed) { Err(ProcessEnd) } else { done.map_err(|_| ProcessEnd) }
+    }
+
+    /// Number of rounds of the log that checkpoints wrote.
+    pub(crate) fn notes(&self) -> u64 {
+        self.notes.load(Ordering::Relaxed)
     }
 
     /// Bytes that the log keeps.
@@ -287,7 +391,8 @@ impl Broker {
 
     /// Stops with a last checkpoint.
     pub(crate) fn stop(mut self) -> Result<(), ProcessEnd> {
-        self.checkpointer.checkpoint_all(self.now_ms).map_err(|_| ProcessEnd)
+        let now_ms = self.now_ms;
+        self.beside_flushers(|checkpointer| checkpointer.checkpoint_all(now_ms))
     }
 
     /// The partitions and groups of a shard.

@@ -24,6 +24,15 @@ pub(crate) fn lived(seed: u64) -> Machine {
     machine
 }
 
+/// The disk of a machine, started once since: the last round of the log holds no acked data. A
+/// flipped bit in that round cannot be distinguished from a torn write, and is cut like one.
+pub(crate) fn settled(machine: &Machine) -> SimDisk {
+    let disk = copy(&machine.disk);
+    let opened = broker::open(&disk).expect("it opens");
+    drop(Broker::start(opened, 0).unwrap_or_else(|_| panic!("nothing fails")));
+    disk
+}
+
 /// Another disk with the same files.
 pub(crate) fn copy(disk: &SimDisk) -> SimDisk {
     let copy = SimDisk::new(1);
@@ -56,10 +65,12 @@ pub(crate) fn files(disk: &SimDisk, dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-fn newest_snapshot(disk: &SimDisk, shard: u32) -> PathBuf {
-    let dir = PathBuf::from(format!("{ROOT}/shards/{shard}/snapshots"));
-    let name = disk.list(&dir).expect("a directory").pop().expect("a snapshot");
-    dir.join(name)
+/// The snapshots of a shard, oldest first.
+fn snapshots_of(disk: &SimDisk, shard: u32) -> Vec<PathBuf> {
+    let dir = Path::new(ROOT).join("snapshots");
+    let mut names = disk.list(&dir).expect("a directory");
+    names.retain(|name| name.starts_with(&format!("{shard}-")));
+    names.into_iter().map(|name| dir.join(name)).collect()
 }
 
 /// Checks the content of every shard that starts. Returns the shards that do not.
@@ -86,20 +97,22 @@ fn d3_a_flipped_bit_or_a_cut_in_any_file_is_never_believed() {
     let mut noticed = BTreeMap::new();
     for seed in 0..4 {
         let machine = lived(seed);
-        let all = files(&machine.disk, Path::new(ROOT));
+        let settled = settled(&machine);
+        let all = files(&settled, Path::new(ROOT));
         for path in all.iter().filter(|path| !path.ends_with("lock")) {
-            let content = machine.disk.content(path).expect("it is there");
+            let content = settled.content(path).expect("it is there");
             if content.is_empty() {
                 continue;
             }
             for _ in 0..2 {
-                let disk = copy(&machine.disk);
+                let disk = copy(&settled);
                 let at = dice.below(content.len() as u64);
                 if dice.one_in(3) {
                     disk.truncate(path, at);
                 } else {
                     disk.corrupt(path, at, 1 << dice.below(8));
                 }
+                println!("seed {seed}: {} at {at} of {}", path.display(), content.len());
                 let kind = path.strip_prefix(ROOT).expect("below").iter().next().expect("a name");
                 let kind = kind.to_string_lossy().into_owned();
                 match check(&disk, machine.models()) {
@@ -129,7 +142,8 @@ fn d6_without_its_newest_snapshot_a_shard_comes_back_from_the_older_one() {
             let snapshots = Snapshots::new(&data, ShardId(shard));
             let numbers = snapshots.numbers().expect("readable");
             if numbers.len() >= 2 && numbers.iter().all(|number| snapshots.load(*number).is_ok()) {
-                machine.disk.corrupt(&newest_snapshot(&machine.disk, shard), 30, 1);
+                let newest = snapshots_of(&machine.disk, shard).pop().expect("a snapshot");
+                machine.disk.corrupt(&newest, 30, 1);
             }
         }
     }
@@ -147,7 +161,7 @@ fn d4_a_replica_that_lost_its_log_is_not_started_and_the_others_serve() {
     assert_eq!(damaged, (0..=SHARDS).map(ShardId).collect::<Vec<_>>());
     // Both snapshots of one shard.
     let disk = copy(&machine.disk);
-    for path in files(&disk, Path::new("/data/shards/2/snapshots")) {
+    for path in snapshots_of(&disk, 2) {
         disk.corrupt(&path, 40, 1);
     }
     assert_eq!(check(&disk, machine.models()).expect("it opens"), [ShardId(2)]);
@@ -162,7 +176,7 @@ fn d4_a_replica_that_lost_its_log_is_not_started_and_the_others_serve() {
 fn d3_a_damaged_shard_does_not_fill_the_log_of_the_others() {
     let machine = lived(3);
     let disk = copy(&machine.disk);
-    let snapshots = files(&disk, Path::new("/data/shards/2/snapshots"));
+    let snapshots = snapshots_of(&disk, 2);
     let flip = |disk: &SimDisk| {
         for path in &snapshots {
             disk.corrupt(path, 40, 1);
@@ -220,7 +234,7 @@ fn d3_a_start_with_a_damaged_shard_leaves_the_files_that_a_repair_needs() {
         let disk = copy(&machine.disk);
         let before = kept(&disk);
         seen += before.len();
-        for path in files(&disk, Path::new(&format!("/data/shards/{}/snapshots", shard.0))) {
+        for path in snapshots_of(&disk, shard.0) {
             disk.corrupt(&path, 40, 1);
         }
         let opened = broker::open(&disk).expect("it opens");

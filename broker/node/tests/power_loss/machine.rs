@@ -106,6 +106,7 @@ impl Machine {
             return Err(format!("{partition} is damaged: {what}"));
         }
         let Ok(mut broker) = Broker::start(opened, self.now_ms) else { return Ok(()) };
+        broker.interleave(&self.disk, self.dice.draw());
         self.compare(&broker)?;
         let acts = 20 + self.dice.below(100);
         for _ in 0..acts {

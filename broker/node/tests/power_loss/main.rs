@@ -14,6 +14,7 @@ mod damage;
 mod machine;
 mod oracle;
 mod repair;
+mod syncs;
 
 use std::collections::BTreeSet;
 

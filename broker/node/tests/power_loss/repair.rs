@@ -12,23 +12,13 @@ use ropewalk_store::repair::{Finding, Loss, Place, repair};
 use ropewalk_store::{DataDir, PartitionLog};
 
 use super::broker::{self, Broker, OPTIONS, ROOT};
-use super::damage::{copy, files, lived};
-use super::machine::Machine;
+use super::damage::{copy, files, lived, settled};
 use super::oracle::{Model, PartitionModel};
 
 fn mend(disk: &SimDisk, accept: bool) -> Vec<Finding> {
     let data = DataDir::new(Arc::new(disk.clone()), PathBuf::from(ROOT));
     let _lock = data.lock().expect("it is not in use");
     repair(&data, &OPTIONS, accept).expect("it can be checked")
-}
-
-/// The disk of a machine, started once since: the last round of the log holds no acked data. A
-/// flipped bit in that round cannot be distinguished from a torn write, and is cut like one.
-fn settled(machine: &Machine) -> SimDisk {
-    let disk = copy(&machine.disk);
-    let opened = broker::open(&disk).expect("it opens");
-    drop(Broker::start(opened, 0).unwrap_or_else(|_| panic!("nothing fails")));
-    disk
 }
 
 /// Whether the record at `offset` was reported as lost.

@@ -15,9 +15,13 @@ use crate::boot::StartError;
 
 /// Flips one bit in every snapshot of a shard.
 fn damage(dir: &Path, shard: u32) {
-    let dir = dir.join(format!("shards/{shard}/snapshots"));
-    let files = fs::read_dir(&dir).expect("a shard has snapshots");
-    let files: Vec<PathBuf> = files.map(|entry| entry.expect("readable").path()).collect();
+    let files = fs::read_dir(dir.join("snapshots")).expect("there are snapshots");
+    let mut files: Vec<PathBuf> = files.map(|entry| entry.expect("readable").path()).collect();
+    let of = |path: &Path| {
+        path.file_name()
+            .is_some_and(|name| name.to_string_lossy().starts_with(&format!("{shard}-")))
+    };
+    files.retain(|path| of(path));
     assert!(!files.is_empty());
     for file in files {
         let mut bytes = fs::read(&file).expect("readable");

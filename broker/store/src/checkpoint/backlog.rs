@@ -4,14 +4,9 @@
 //!
 //! - The work of a failed checkpoint returns to the backlog: no change is dropped before a durable
 //!   snapshot covers it.
-//! - A log that counts as full is in a list of the backlog or of [`PartitionLogs`] until a flush
-//!   has left less than [`limits::TAIL_BYTES_TO_FLUSH`] of its tail.
-//!
-//! [`PartitionLogs`]: crate::partition_logs::PartitionLogs
-//! [`limits::TAIL_BYTES_TO_FLUSH`]: crate::limits::TAIL_BYTES_TO_FLUSH
 
 use std::mem;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use super::capture::Source;
 use super::files::ShardFiles;
@@ -22,10 +17,6 @@ use crate::log::PartitionLog;
 pub(super) struct ShardBacklog {
     pub(super) files: ShardFiles,
     pub(super) source: Box<dyn Source>,
-    /// Logs that changed since the last checkpoint began.
-    pub(super) dirty: Vec<Arc<PartitionLog>>,
-    /// Logs whose tail is to be flushed.
-    pub(super) full: Vec<Arc<PartitionLog>>,
     /// Logs whose records have to become sealed segments, so that they can be compacted.
     overdue: Vec<Arc<PartitionLog>>,
     /// Whether another checkpoint is needed, so that the older kept snapshot names what was sealed.
@@ -59,8 +50,6 @@ impl ShardBacklog {
         Self {
             files,
             source,
-            dirty: Vec::new(),
-            full: Vec::new(),
             overdue: Vec::new(),
             seals_again: false,
             dirty_since_ms: None,
@@ -72,24 +61,22 @@ impl ShardBacklog {
 
     /// Adds the changes that the logs reported.
     pub(super) fn take_changes(&mut self, now_ms: i64) {
-        let changes = self.files.partition_logs().take_changes();
-        let log = |weak: Weak<PartitionLog>| weak.upgrade();
-        if !changes.dirty.is_empty() || !changes.closed.is_empty() {
+        let logs = Arc::clone(self.files.partition_logs());
+        let closed = logs.take_closed();
+        if logs.is_dirty() || !closed.is_empty() {
             self.dirty_since_ms.get_or_insert(now_ms);
         }
-        self.dirty.extend(changes.dirty.into_iter().filter_map(log));
-        self.full.extend(changes.full.into_iter().filter_map(log));
-        for log in changes.overdue.into_iter().filter_map(log) {
+        for log in logs.take_overdue() {
             if !self.overdue.iter().any(|known| Arc::ptr_eq(known, &log)) {
                 self.overdue.push(log);
             }
         }
-        self.files.closed(changes.closed);
+        self.files.closed(closed);
     }
 
-    /// Bytes in the tails of the logs that changed.
-    pub(super) fn tail_bytes(&self) -> usize {
-        self.dirty.iter().map(|log| log.tail_bytes()).sum()
+    /// Bytes in tails that only a checkpoint can free.
+    pub(super) fn spillable_bytes(&self) -> usize {
+        self.files.partition_logs().dirty().iter().map(|log| log.spillable_bytes()).sum()
     }
 
     /// Whether records wait for a checkpoint that seals them for compaction.
@@ -102,7 +89,7 @@ impl ShardBacklog {
         self.dirty_since_ms = None;
         self.removals_since_ms = None;
         let taken = CheckpointWork {
-            dirty: mem::take(&mut self.dirty),
+            dirty: self.files.partition_logs().take_dirty(),
             overdue: mem::take(&mut self.overdue),
             seals_again: mem::take(&mut self.seals_again),
         };
@@ -114,8 +101,7 @@ impl ShardBacklog {
     pub(super) fn give_back(&mut self, taken: CheckpointWork, now_ms: i64) {
         self.dirty_since_ms = Some(now_ms);
         self.failed_ms = Some(now_ms);
-        // A log that has changed since then has reported again.
-        self.dirty.extend(taken.dirty.into_iter().filter(|log| log.mark_dirty()));
+        self.files.partition_logs().return_dirty(taken.dirty);
         self.overdue.extend(taken.overdue);
         self.seals_again |= taken.seals_again;
     }

@@ -189,16 +189,27 @@ impl ShardFiles {
         self.spill_bytes.iter().filter(|(f, b)| wasted(f, b)).map(|(file, _)| *file).collect()
     }
 
-    /// Writes a snapshot, durably, and removes files that neither kept snapshot names. A removal
-    /// that fails is retried with the next snapshot.
+    /// Writes a snapshot, whose name is durable after [`Self::sync_names`] of any shard.
     ///
     /// # Errors
     /// When the snapshot cannot be written.
-    pub(crate) fn keep(&mut self, snapshot: &Snapshot) -> Result<(), DirectoryError> {
-        let number = self.next_number;
-        self.snapshots.write(number, snapshot)?;
+    pub(crate) fn write(&self, snapshot: &Snapshot) -> Result<(), DirectoryError> {
+        self.snapshots.write_unnamed(self.next_number, snapshot)
+    }
+
+    /// Makes the names of the snapshots of all shards durable.
+    ///
+    /// # Errors
+    /// A failed sync is final (D2).
+    pub(crate) fn sync_names(&self) -> Result<(), DirectoryError> {
+        self.snapshots.sync_names()
+    }
+
+    /// Keeps the written snapshot, which is durable, and removes files that neither kept snapshot
+    /// names. A removal that fails is retried with the next snapshot.
+    pub(crate) fn keep(&mut self, snapshot: &Snapshot) {
+        self.kept.push_back(KeptSnapshot::of(self.next_number, snapshot));
         self.next_number += 1;
-        self.kept.push_back(KeptSnapshot::of(number, snapshot));
         while self.kept.len() > KEPT {
             self.kept.pop_front();
         }
@@ -207,7 +218,6 @@ impl ShardFiles {
         for error in removed.err().into_iter().chain(self.run_removals()) {
             tracing::warn!(shard = %self.shard(), %error, "unlinking a file failed, will retry");
         }
-        Ok(())
     }
 
     /// Runs the removals that are due. Returns the errors.

@@ -11,11 +11,11 @@ use crate::work::WorkError;
 
 /// The write-ahead log, for checkpoints.
 pub trait Journal: Send + fmt::Debug {
-    /// Records durably that snapshots cover a replica's log through the entry `covered`.
+    /// Records durably, in one write, through which entry snapshots cover the log of each replica.
     ///
     /// # Errors
-    /// When the record cannot be written.
-    fn truncate(&self, key: ReplicaKey, covered: EntryId) -> Result<(), WorkError>;
+    /// When the records cannot be written; then none of them counts.
+    fn truncate(&self, covered: &[(ReplicaKey, EntryId)]) -> Result<(), WorkError>;
     /// Removes files that hold no entry at or above the given index of each replica.
     fn release(&self, needed: &BTreeMap<ReplicaKey, u64>);
     /// Bytes in use.
@@ -27,11 +27,14 @@ pub trait Journal: Send + fmt::Debug {
 }
 
 impl Journal for WalHandle {
-    fn truncate(&self, key: ReplicaKey, covered: EntryId) -> Result<(), WorkError> {
-        let EntryId { index, term } = covered;
+    fn truncate(&self, covered: &[(ReplicaKey, EntryId)]) -> Result<(), WorkError> {
         let (answer, answered) = mpsc::sync_channel(1);
-        let record = Record::Truncated { key, index, term };
-        let submission = Submission::new(vec![record], move |result| {
+        let records = covered.iter().map(|(key, entry)| Record::Truncated {
+            key: *key,
+            index: entry.index,
+            term: entry.term,
+        });
+        let submission = Submission::new(records.collect(), move |result| {
             // The receiver may have been dropped.
             let _ = answer.send(result);
         });

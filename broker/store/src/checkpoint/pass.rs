@@ -1,15 +1,17 @@
-//! One checkpoint of one shard.
+//! One checkpoint of the shards that are due.
 //!
-//! 1. [`Pass::begin`] takes the shard's state at the applied index S and writes long tails through
-//!    S to segments.
-//! 2. [`Pass::sync`] makes the segments durable, as fast as the sync budget allows.
-//! 3. [`Pass::finish`] writes small tails through S to one spill file, sorted by partition, and
-//!    makes it durable. Then it writes the snapshot, which names the end of every file.
+//! 1. [`Pass::add`] takes a shard's state at the applied index S, writes long tails through S to
+//!    segments, and takes the ends of all files of the shard.
+//! 2. [`Pass::sync`] makes the segments of all shards durable, as fast as the sync budget allows.
+//!    Their tails are flushed on meanwhile.
+//! 3. [`ShardPass::snapshot`] writes small tails through S to one spill file of each shard, sorted
+//!    by partition, and makes it durable. The snapshot names the ends of step 1.
 //!
 //! # Invariants
 //!
-//! - A snapshot names only durable data, and every record through S that is kept.
+//! - A snapshot names only durable data, nothing above S, and every record through S that is kept.
 //! - A partition with little to write costs no sync of its own.
+//! - A shard that fails does not prevent the others.
 //!
 //! # After a crash
 //!
@@ -19,81 +21,83 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::mem;
 use std::sync::Arc;
 
+use ropewalk_segment::PendingSync;
 use ropewalk_segment::spill::SpillWriter;
-use ropewalk_shard::PartitionId;
+use ropewalk_shard::{PartitionId, ShardId};
 
+use super::backlog::{CheckpointWork, ShardBacklog};
 use super::capture::Capture;
 use super::files::ShardFiles;
 use super::syncs::SyncBudget;
-use super::unsynced::{UnsyncedLogs, sync_together};
 use crate::directory::DataDir;
 use crate::limits;
 use crate::log::PartitionLog;
-use crate::log::layers::SpillBatches;
+use crate::log::layers::{CapturedLog, SpillBatches};
 use crate::policy::Policy;
-use crate::snapshot::{Snapshot, SpillRun};
+use crate::snapshot::{PartitionFiles, Snapshot, SpillRun};
+use crate::unsynced::{TailFlush, UnsyncedLogs, sync_all};
 use crate::work::WorkError;
 
-/// Syncs of [`Pass::finish`]: spill, its directory, snapshot, its directory, write-ahead log.
-pub(crate) const FINISH_SYNCS: usize = 5;
+/// Syncs of each shard after those of its segments: spill, its directory, snapshot.
+pub(crate) const SHARD_SYNCS: usize = 3;
+/// Syncs at the end of a pass: names of the snapshots, write-ahead log.
+pub(crate) const END_SYNCS: usize = 2;
 
-/// The input of a checkpoint.
-#[derive(Debug)]
-pub(crate) struct PassInput<'a> {
-    pub(crate) capture: Capture,
-    /// Logs whose records have to become sealed segments, so that they can be compacted.
-    pub(crate) overdue: &'a [Arc<PartitionLog>],
+/// What a pass needs from its caller to begin.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PassContext<'a> {
+    pub(crate) data: &'a DataDir,
+    pub(crate) unsynced: &'a UnsyncedLogs,
+    pub(crate) policy: &'a dyn Policy,
+    pub(crate) now_ms: i64,
 }
 
 /// A running checkpoint.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Pass {
+    shards: Vec<ShardPass>,
+    to_sync: VecDeque<(Arc<PartitionLog>, PendingSync)>,
+}
+
+/// The part of a running checkpoint that belongs to one shard.
+#[derive(Debug)]
+pub(crate) struct ShardPass {
+    pub(crate) shard: ShardId,
+    pub(crate) work: CheckpointWork,
     capture: Capture,
     /// The logs of the captured partitions, sorted.
-    logs: BTreeMap<PartitionId, Arc<PartitionLog>>,
-    to_sync: VecDeque<Arc<PartitionLog>>,
+    logs: BTreeMap<PartitionId, (Arc<PartitionLog>, CapturedLog)>,
 }
 
 impl Pass {
-    /// Writes the tails that are not small to segments. The tails of `overdue` logs are written
-    /// however small they are, and their last segment is sealed, so that it can be compacted.
-    pub(crate) fn begin(
-        files: &mut ShardFiles,
-        unsynced: &mut UnsyncedLogs,
-        input: PassInput<'_>,
-        now_ms: i64,
-        policy: &dyn Policy,
-    ) -> Result<Self, WorkError> {
-        let PassInput { capture, overdue } = input;
-        // Sorted, so that a seed of the simulator gives the same disk operations every time.
-        let mut logs: BTreeMap<PartitionId, Arc<PartitionLog>> =
-            capture.logs.iter().cloned().collect();
-        logs.retain(|partition, _| capture.state.partitions.contains_key(partition));
-        debug_assert_eq!(logs.len(), capture.state.partitions.len(), "each has a log");
-        // Before the flush, which may fail.
-        files.schedule_removal(logs.values().flat_map(|log| log.trim()).collect());
-        let overdue: BTreeSet<PartitionId> = overdue.iter().map(|log| log.partition()).collect();
-        let mut to_sync = VecDeque::new();
-        for (partition, log) in &logs {
-            let through = capture.state.partitions[partition].next_offset;
-            let is_overdue = overdue.contains(partition);
-            let is_long = log.loose_bytes(through) >= limits::SPILL_BYTES_MAX;
-            let moved = (is_long || is_overdue)
-                .then(|| unsynced.flush(log, through, now_ms, policy))
-                .transpose()?;
-            if is_overdue && moved == Some(true) {
-                log.seal()?;
-            }
-            if log.sync_cost() > 0 {
-                to_sync.push_back(Arc::clone(log));
-            }
-        }
-        Ok(Self { capture, logs, to_sync })
+    pub(crate) fn is_empty(&self) -> bool {
+        self.shards.is_empty()
     }
 
-    /// The applied index that is checkpointed.
-    pub(crate) fn index(&self) -> u64 {
-        self.capture.index
+    /// Adds a shard as of `capture`. The caller holds the shard's flush lock since before the
+    /// capture.
+    ///
+    /// # Errors
+    /// When tails cannot be written; the shard is not added, and its work is given back.
+    pub(crate) fn add(
+        &mut self,
+        backlog: &mut ShardBacklog,
+        capture: Capture,
+        work: CheckpointWork,
+        context: PassContext<'_>,
+    ) -> Result<(), WorkError> {
+        let shard = backlog.files.shard();
+        match capture_logs(&mut backlog.files, &capture, &work.overdue, context) {
+            Ok((logs, to_sync)) => {
+                self.shards.push(ShardPass { shard, work, capture, logs });
+                self.to_sync.extend(to_sync);
+                Ok(())
+            }
+            Err(error) => {
+                backlog.give_back(work, context.now_ms);
+                Err(error)
+            }
+        }
     }
 
     /// Syncs segments while the budget lasts. Returns whether all are durable.
@@ -103,33 +107,102 @@ impl Pass {
         budget: &mut SyncBudget,
         urgent: bool,
     ) -> Result<bool, WorkError> {
-        if urgent {
-            let syncs: usize = self.to_sync.iter().map(|log| log.sync_cost()).sum();
-            if syncs >= limits::SYNCED_TOGETHER_MIN {
-                budget.take(syncs);
-                sync_together(data, self.to_sync.make_contiguous())?;
-                self.to_sync.clear();
-            }
-        }
-        while let Some(log) = self.to_sync.front() {
+        // A log may have been synced since, because many others were unsynced.
+        self.to_sync.retain(|(log, _)| log.sync_cost() > 0);
+        while !self.to_sync.is_empty() {
             if !urgent && !budget.is_left() {
                 return Ok(false);
             }
-            budget.take(log.sync_cost());
-            log.sync()?;
-            self.to_sync.pop_front();
+            let all = self.to_sync.make_contiguous();
+            let mut cost = 0;
+            let fits = all.iter().take_while(|(_, pending)| {
+                cost += pending.cost();
+                urgent || cost <= budget.left()
+            });
+            let some = fits.count().max(1);
+            budget.take(all[..some].iter().map(|(_, pending)| pending.cost()).sum());
+            sync_all(data, &all[..some], urgent)?;
+            self.to_sync.drain(..some);
         }
         Ok(true)
     }
 
-    /// Writes the spill file and the snapshot. After an error the pass is over.
-    pub(crate) fn finish(&mut self, files: &mut ShardFiles) -> Result<(), WorkError> {
-        self.spill(files)?;
-        let mut partitions = Vec::with_capacity(self.logs.len());
-        for (partition, log) in &self.logs {
-            partitions.push(log.files(self.next_offset(partition))?);
+    /// Drops the shards that need no checkpoint, with their work.
+    pub(crate) fn keep_shards(&mut self, keep: impl Fn(&ShardPass) -> bool) {
+        self.shards.retain(keep);
+    }
+
+    /// The shards, when all segments are durable.
+    pub(crate) fn into_shards(self) -> Vec<ShardPass> {
+        self.shards
+    }
+
+    /// Returns the work of all shards, because the pass failed.
+    pub(crate) fn give_back(self, backlogs: &mut BTreeMap<ShardId, ShardBacklog>, now_ms: i64) {
+        for ShardPass { shard, work, .. } in self.shards {
+            if let Some(backlog) = backlogs.get_mut(&shard) {
+                backlog.give_back(work, now_ms);
+            }
         }
-        let snapshot = Snapshot {
+    }
+}
+
+/// The logs of a shard with what a snapshot names, and the syncs that it needs.
+type CapturedLogs = (
+    BTreeMap<PartitionId, (Arc<PartitionLog>, CapturedLog)>,
+    Vec<(Arc<PartitionLog>, PendingSync)>,
+);
+
+/// Writes the tails that are not small to segments, and takes the ends of all files. The tails of
+/// `overdue` logs are written however small they are, and their last segment is sealed, so that it
+/// can be compacted.
+fn capture_logs(
+    files: &mut ShardFiles,
+    capture: &Capture,
+    overdue: &[Arc<PartitionLog>],
+    context: PassContext<'_>,
+) -> Result<CapturedLogs, WorkError> {
+    // Sorted, so that a seed of the simulator gives the same disk operations every time.
+    let mut logs: BTreeMap<PartitionId, Arc<PartitionLog>> = capture.logs.iter().cloned().collect();
+    logs.retain(|partition, _| capture.state.partitions.contains_key(partition));
+    debug_assert_eq!(logs.len(), capture.state.partitions.len(), "each has a log");
+    // Before the flush, which may fail.
+    files.schedule_removal(logs.values().flat_map(|log| log.trim()).collect());
+    let overdue: BTreeSet<PartitionId> = overdue.iter().map(|log| log.partition()).collect();
+    let (mut captured, mut to_sync) = (BTreeMap::new(), Vec::new());
+    for (partition, log) in logs {
+        let through = capture.state.partitions[&partition].next_offset;
+        let is_overdue = overdue.contains(&partition);
+        if is_overdue || log.loose_bytes(through) >= limits::SPILL_BYTES_MAX {
+            context.unsynced.keep_bound(context.data)?;
+            let PassContext { now_ms, policy, .. } = context;
+            let flushed = context.unsynced.flush(&log, through, now_ms, policy)?;
+            if is_overdue && flushed == TailFlush::Moved {
+                log.seal()?;
+            }
+        }
+        let mut named = log.capture(through)?;
+        to_sync.extend(named.sync.take().map(|sync| (Arc::clone(&log), sync)));
+        captured.insert(partition, (log, named));
+    }
+    Ok((captured, to_sync))
+}
+
+impl ShardPass {
+    /// The applied index that is checkpointed.
+    pub(crate) fn index(&self) -> u64 {
+        self.capture.index
+    }
+
+    /// Writes the spill file, and returns the snapshot, of which everything is durable then.
+    ///
+    /// # Errors
+    /// When the spill file cannot be written.
+    pub(crate) fn snapshot(&mut self, files: &mut ShardFiles) -> Result<Snapshot, WorkError> {
+        self.spill(files)?;
+        let partitions: Vec<PartitionFiles> =
+            mem::take(&mut self.logs).into_values().map(|(_, captured)| captured.files).collect();
+        Ok(Snapshot {
             shard: files.shard(),
             replica: files.replica(),
             index: self.capture.index,
@@ -138,25 +211,19 @@ impl Pass {
             replicas: files.replicas().clone(),
             state: mem::take(&mut self.capture.state),
             partitions,
-        };
-        Ok(files.keep(&snapshot)?)
+        })
     }
 
-    fn next_offset(&self, partition: &PartitionId) -> i64 {
-        self.capture.state.partitions[partition].next_offset
-    }
-
-    fn spill(&self, files: &mut ShardFiles) -> Result<(), WorkError> {
+    fn spill(&mut self, files: &mut ShardFiles) -> Result<(), WorkError> {
         let mut needed = BTreeMap::new();
-        for run in self.logs.values().flat_map(|log| log.spill_runs()) {
+        for run in self.logs.values().flat_map(|(_, captured)| &captured.files.spill) {
             *needed.entry(run.file).or_default() += u64::from(run.length_bytes);
         }
         let wasted = files.wasted_spill(&needed);
         let mut spillable = Vec::new();
-        for (partition, log) in &self.logs {
-            let through = self.next_offset(partition);
-            if let Some(batches) = spillable_of(log, through, &wasted)? {
-                spillable.push((log, batches));
+        for (log, captured) in self.logs.values_mut() {
+            if let Some(batches) = spillable_of(log, captured, &wasted)? {
+                spillable.push((&*log, batches, captured));
             }
         }
         if spillable.is_empty() {
@@ -173,7 +240,8 @@ impl Pass {
             }
         })?;
         files.finish_spill(file, runs.iter().map(|run| u64::from(run.length_bytes)).sum());
-        for ((log, _), run) in spillable.into_iter().zip(runs) {
+        for ((log, _, captured), run) in spillable.into_iter().zip(runs) {
+            captured.files.spill.push(run);
             log.spilled(run);
         }
         Ok(())
@@ -184,9 +252,9 @@ impl Pass {
 fn write_spill(
     mut writer: SpillWriter,
     file: u64,
-    spillable: &[(&Arc<PartitionLog>, SpillBatches)],
+    spillable: &[(&Arc<PartitionLog>, SpillBatches, &mut CapturedLog)],
 ) -> Result<Vec<SpillRun>, WorkError> {
-    let added = spillable.iter().map(|(log, batches)| add(&mut writer, file, log, batches));
+    let added = spillable.iter().map(|(log, batches, _)| add(&mut writer, file, log, batches));
     let runs = added.collect::<Result<Vec<_>, _>>()?;
     writer.finish()?;
     Ok(runs)
@@ -196,13 +264,13 @@ fn write_spill(
 /// there, where reads report the damage, and only the tail is spilled.
 fn spillable_of(
     log: &PartitionLog,
-    through: i64,
+    captured: &mut CapturedLog,
     wasted: &BTreeSet<u64>,
 ) -> Result<Option<SpillBatches>, WorkError> {
-    match log.spillable(through, |file| wasted.contains(&file)) {
+    match log.spillable(captured, |file| wasted.contains(&file)) {
         Err(ropewalk_segment::SegmentError::Damaged(damage)) => {
             tracing::error!(partition = %log.partition(), %damage, "spill file is damaged");
-            Ok(log.spillable_tail(through))
+            Ok(captured.tail.take())
         }
         result => Ok(result?),
     }

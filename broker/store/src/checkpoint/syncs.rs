@@ -33,6 +33,11 @@ impl SyncBudget {
         self.suspended || self.left > 0
     }
 
+    /// Number of syncs that may be made now.
+    pub(crate) fn left(&self) -> usize {
+        if self.suspended { usize::MAX } else { usize::try_from(self.left / 1000).unwrap_or(0) }
+    }
+
     pub(crate) fn take(&mut self, syncs: usize) {
         self.left -= i64::try_from(syncs).unwrap_or(i64::MAX / 1000) * 1000;
     }

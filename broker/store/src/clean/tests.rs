@@ -71,7 +71,7 @@ fn d1_power_may_go_at_any_moment_of_a_compaction() {
         disk.power_cycle(seed);
         // Again from the older snapshot, which must be valid too.
         if seed % 2 == 0 {
-            let newest = PathBuf::from("/data/shards/1/snapshots/00000000000000000004.snapshot");
+            let newest = PathBuf::from("/data/snapshots/1-00000000000000000004.snapshot");
             assert!(disk.corrupt(&newest, 50, 1));
         }
         let shard = OneShard::open(&disk).expect("it opens");

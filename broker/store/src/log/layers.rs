@@ -1,24 +1,28 @@
 //! Moves the records of a partition between layers: tail and spill to segments, tail to spill.
 //!
-//! Only the checkpoint thread moves records, so that at a checkpoint no file holds anything above
-//! the index that is checkpointed. (Compaction replaces segments in place.) Readers are not
+//! A flusher moves tail and spill to segments, and a checkpoint moves a small tail to a spill file.
+//! A checkpoint at the index S takes what its snapshot will name when it begins ([`CapturedLog`]);
+//! meanwhile the log is flushed on. (Compaction replaces segments in place.) Readers are not
 //! blocked: the layers change under the lock, after the bytes are at their new place.
 //!
 //! # Invariants
 //!
+//! - A captured log names nothing above S: its ends are read while no tail is being flushed.
+//! - No lock of a log is held during the syncs of a checkpoint.
 //! - Only whole batches that end at the requested offset or before are moved.
 //! - **O4** a run is added to its new layer and removed from the old one under one lock.
 
 use std::mem;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use ropewalk_batch::StampedBatch;
 use ropewalk_segment::compaction::{Compaction, CompactionJob, Replacement};
-use ropewalk_segment::{SegmentConfig, SegmentError, Segments};
+use ropewalk_segment::{PendingSync, SegmentConfig, SegmentError, Segments};
 
 use super::tail::TailBatch;
-use super::{Change, ChangeSink, PartitionLog};
+use super::{Change, ChangeSink, Inner, PartitionLog};
 use crate::limits;
 use crate::snapshot::{PartitionFiles, SegmentsEnd, SpillRun};
 use crate::store::ShardStore;
@@ -34,6 +38,26 @@ pub(crate) struct SpillBatches {
     pub(crate) records: u64,
 }
 
+/// A log at the index of a checkpoint.
+#[derive(Debug)]
+pub(crate) struct CapturedLog {
+    /// What the snapshot names; a run with `tail` is added once it is in a spill file.
+    pub(crate) files: PartitionFiles,
+    /// The part of the tail that the snapshot covers.
+    pub(crate) tail: Option<SpillBatches>,
+    /// What has to be synced before.
+    pub(crate) sync: Option<PendingSync>,
+}
+
+/// What a flush did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flushed {
+    /// The batches are in segments.
+    Done,
+    /// Nothing, because another thread moves records of the log.
+    Busy,
+}
+
 impl PartitionLog {
     /// Bytes of the spill, and of the tail up to the offset `through`.
     pub(crate) fn loose_bytes(&self, through: i64) -> usize {
@@ -47,12 +71,8 @@ impl PartitionLog {
         self.inner.lock().tail.size_bytes()
     }
 
-    /// The runs in spill files.
-    pub(crate) fn spill_runs(&self) -> Vec<SpillRun> {
-        self.inner.lock().spill.clone()
-    }
-
-    /// Writes the spill, and the tail up to `through`, to segments, without a sync.
+    /// Writes the spill, and the tail up to `through`, to segments, without a sync. Waits while
+    /// another thread moves records of the log.
     ///
     /// # Errors
     /// When the disk fails; batches that were written before the error are kept.
@@ -62,7 +82,30 @@ impl PartitionLog {
         now_ms: i64,
         config: &SegmentConfig,
     ) -> Result<(), SegmentError> {
-        let mut writer = self.segments.lock();
+        self.flush_with(&mut self.segments.lock(), through, now_ms, config)
+    }
+
+    /// Writes the spill and the tail to segments, without a sync and without waiting for another
+    /// thread.
+    ///
+    /// # Errors
+    /// See [`Self::flush`].
+    pub(crate) fn try_flush(
+        &self,
+        now_ms: i64,
+        config: &SegmentConfig,
+    ) -> Result<Flushed, SegmentError> {
+        let Some(mut writer) = self.segments.try_lock() else { return Ok(Flushed::Busy) };
+        self.flush_with(&mut writer, i64::MAX, now_ms, config).map(|()| Flushed::Done)
+    }
+
+    fn flush_with(
+        &self,
+        writer: &mut Option<Box<Segments>>,
+        through: i64,
+        now_ms: i64,
+        config: &SegmentConfig,
+    ) -> Result<(), SegmentError> {
         let (spill, tail, appended_ms) = {
             let inner = self.inner.lock();
             let tail: Vec<StampedBatch> =
@@ -77,11 +120,11 @@ impl PartitionLog {
         }
         batches.extend(tail);
         let Some(first) = batches.first() else { return Ok(()) };
-        let segments = match &mut *writer {
+        let segments = match writer {
             Some(segments) => segments,
-            // The log may start inside of the first batch.
+            // The log may start inside of the first batch, or before it if a repair accepted a loss.
             none => {
-                let start = first.base_offset;
+                let start = first.base_offset.min(self.log_start());
                 let opened =
                     self.files.open_segments(self.partition, self.incarnation, None, start)?;
                 none.insert(Box::new(opened))
@@ -117,46 +160,59 @@ impl PartitionLog {
         self.files.budget().give_back(freed);
     }
 
-    /// Number of syncs that [`Self::sync`] makes.
+    /// Number of syncs that make the segments durable.
     pub(crate) fn sync_cost(&self) -> usize {
         self.segments.lock().as_ref().map_or(0, |segments| segments.sync_cost())
     }
 
-    /// Makes the segments durable.
+    /// What has to be synced so that all that was flushed so far is durable.
     ///
     /// # Errors
-    /// A failed sync is final (D2).
-    pub(crate) fn sync(&self) -> Result<(), SegmentError> {
+    /// When an earlier sync failed (D2).
+    pub(crate) fn pending_sync(&self) -> Result<Option<PendingSync>, SegmentError> {
+        let writer = self.segments.lock();
+        let unsynced = writer.as_ref().filter(|segments| segments.sync_cost() > 0);
+        unsynced.map(|segments| segments.pending_sync()).transpose()
+    }
+
+    /// Takes the result of the syncs. A failure is final (D2).
+    ///
+    /// # Errors
+    /// The error of the syncs.
+    pub(crate) fn synced(
+        &self,
+        pending: &PendingSync,
+        done: Result<(), SegmentError>,
+    ) -> Result<(), SegmentError> {
         match &mut *self.segments.lock() {
-            Some(segments) if segments.sync_cost() > 0 => segments.sync().map(|_| ()),
-            _ => Ok(()),
+            Some(segments) => segments.synced(pending, done),
+            None => done,
         }
     }
 
-    /// The batches to write to a spill file at a checkpoint: the tail up to `through`, and the runs
-    /// in spill files if they are too many or `rewrite` is true for one of their files.
+    /// The batches of a captured log for a spill file: its tail, and its runs in spill files if they
+    /// are too many or `rewrite` is true for one of their files. Takes them out of `captured`.
     ///
     /// # Errors
-    /// When a spill file cannot be read.
+    /// When a spill file cannot be read; the tail is still there.
     pub(crate) fn spillable(
         &self,
-        through: i64,
+        captured: &mut CapturedLog,
         rewrite: impl Fn(u64) -> bool,
     ) -> Result<Option<SpillBatches>, SegmentError> {
-        let spill = self.spill_runs();
-        let tail = self.spillable_tail(through);
-        let anew = spill.len() >= limits::SPILL_RUNS_MAX
-            || spill.iter().any(|spilled| rewrite(spilled.file));
+        let runs = &mut captured.files.spill;
+        let anew = runs.len() >= limits::SPILL_RUNS_MAX || runs.iter().any(|run| rewrite(run.file));
         if !anew {
-            return Ok(tail);
+            return Ok(captured.tail.take());
         }
         let mut out = SpillBatches { batches: Vec::new(), appended_ms: i64::MAX, records: 0 };
-        for spilled in &spill {
-            out.batches.extend(self.files.read_spilled(spilled)?);
-            out.records += u64::from(spilled.records);
-            out.appended_ms = out.appended_ms.min(spilled.appended_ms);
+        for run in runs.iter() {
+            out.batches.extend(self.files.read_spilled(run)?);
+            out.records += u64::from(run.records);
+            out.appended_ms = out.appended_ms.min(run.appended_ms);
         }
-        if let Some(tail) = tail {
+        runs.clear();
+        if let Some(tail) = captured.tail.take() {
             out.batches.extend(tail.batches);
             out.records += tail.records;
             out.appended_ms = out.appended_ms.min(tail.appended_ms);
@@ -164,22 +220,16 @@ impl PartitionLog {
         Ok(Some(out))
     }
 
-    /// The tail up to `through`, for a spill file.
-    pub(crate) fn spillable_tail(&self, through: i64) -> Option<SpillBatches> {
-        let inner = self.inner.lock();
-        let appended_ms = inner.tail.through(through).next()?.appended_ms;
-        let records = inner.tail.through(through).map(TailBatch::records).sum();
-        let batches = inner.tail.through(through).map(|held| held.batch.clone()).collect();
-        Some(SpillBatches { batches, appended_ms, records })
-    }
-
-    /// Adds a run that is durable in a spill file, and removes its batches from the tail.
+    /// Adds a run that is durable in a spill file, and removes its batches from the tail. Batches
+    /// that were flushed meanwhile stay in the segments.
     pub(crate) fn spilled(&self, run: SpillRun) {
+        // A flush that is reading older runs ends before their files can be removed.
+        let _writer = self.segments.lock();
         let freed = {
             let mut inner = self.inner.lock();
             inner.spill.retain(|old| old.next_offset <= run.base_offset);
             // The log start may have moved past it meanwhile.
-            if run.next_offset > inner.log_start {
+            if run.next_offset > inner.log_start.max(inner.segments_end) {
                 inner.spill.reserve_exact(1);
                 inner.spill.push(run);
             }
@@ -198,25 +248,28 @@ impl PartitionLog {
         unneeded
     }
 
-    /// The files that hold everything below `next_offset`, which is durable when this returns.
+    /// The files that hold everything below `next_offset`, and what is not durable of it yet. The
+    /// caller holds the flush lock since before `next_offset` was captured.
     ///
     /// # Errors
-    /// A failed sync is final (D2).
-    pub(crate) fn files(&self, next_offset: i64) -> Result<PartitionFiles, SegmentError> {
-        let end = match &mut *self.segments.lock() {
-            Some(segments) => Some(SegmentsEnd::from(segments.sync()?)),
-            None => None,
-        };
+    /// When an earlier sync failed (D2).
+    pub(crate) fn capture(&self, next_offset: i64) -> Result<CapturedLog, SegmentError> {
+        let writer = self.segments.lock();
+        let unsynced = writer.as_ref().filter(|segments| segments.sync_cost() > 0);
+        let sync = unsynced.map(|segments| segments.pending_sync()).transpose()?;
+        let segments = writer.as_ref().map(|segments| SegmentsEnd::from(segments.end()));
         let inner = self.inner.lock();
-        Ok(PartitionFiles {
+        debug_assert!(inner.segments_end <= next_offset, "flushed beyond the captured index");
+        let files = PartitionFiles {
             partition: self.partition,
             incarnation: self.incarnation,
             // The log start may have passed the captured end, but a snapshot must not name more.
             log_start: inner.log_start.min(next_offset),
             next_offset,
-            segments: end,
+            segments,
             spill: inner.spill.clone(),
-        })
+        };
+        Ok(CapturedLog { files, tail: inner.spillable(next_offset), sync })
     }
 
     /// Prepares a compaction; `None` if there is nothing to compact.
@@ -263,6 +316,24 @@ impl PartitionLog {
         !mem::replace(&mut self.inner.lock().stuck, true)
     }
 
+    /// Bytes of the tail if only a checkpoint can free them: it is too small for a flush, or its
+    /// spill is damaged.
+    pub(crate) fn spillable_bytes(&self) -> usize {
+        let inner = self.inner.lock();
+        let bytes = inner.tail.size_bytes();
+        if inner.stuck || bytes < limits::SPILL_BYTES_MAX { bytes } else { 0 }
+    }
+
+    /// Whether the log is in the list of unsynced logs.
+    pub(crate) fn is_listed(&self) -> bool {
+        self.listed.load(Ordering::Acquire)
+    }
+
+    /// Sets whether the log is in the list of unsynced logs. Returns the value before.
+    pub(crate) fn set_listed(&self, listed: bool) -> bool {
+        self.listed.swap(listed, Ordering::AcqRel)
+    }
+
     /// Requests a checkpoint that moves all records to sealed segments, which can be compacted.
     pub(crate) fn ask_to_seal(&self) {
         if !self.inner.lock().stuck {
@@ -305,5 +376,15 @@ impl PartitionLog {
         }
         *log.segments.lock() = segments;
         Ok(log)
+    }
+}
+
+impl Inner {
+    /// The tail up to `through`, for a spill file.
+    fn spillable(&self, through: i64) -> Option<SpillBatches> {
+        let appended_ms = self.tail.through(through).next()?.appended_ms;
+        let records = self.tail.through(through).map(TailBatch::records).sum();
+        let batches = self.tail.through(through).map(|held| held.batch.clone()).collect();
+        Some(SpillBatches { batches, appended_ms, records })
     }
 }

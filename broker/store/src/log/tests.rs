@@ -82,6 +82,7 @@ enum Act {
     Append(i64),
     Flush,
     Spill,
+    SpillBesideFlush,
     Checkpoint,
     LogStart(u8),
     Reopen,
@@ -92,7 +93,7 @@ impl Fixture {
         let disk = SimDisk::new(1);
         let partition_logs = partition_logs(&disk);
         let log = partition_logs.open(partition());
-        let checkpoint = log.files(0).unwrap();
+        let checkpoint = log.capture(0).unwrap().files;
         let (model, log_start, next_spill) = (Vec::new(), 0, 1);
         Self { disk, partition_logs, log, model, log_start, next_spill, checkpoint }
     }
@@ -112,8 +113,10 @@ impl Fixture {
         self.log.flush(i64::MAX, 0, &config).unwrap();
     }
 
-    fn spill(&mut self) {
-        let Some(spillable) = self.log.spillable(i64::MAX, |_| false).unwrap() else { return };
+    /// Spills the tail. If `beside`, the log is flushed before the run takes effect.
+    fn spill(&mut self, beside: bool) {
+        let mut captured = self.log.capture(self.end()).unwrap();
+        let Some(spillable) = self.log.spillable(&mut captured, |_| false).unwrap() else { return };
         let data = self.partition_logs.store().data();
         let file = self.next_spill;
         self.next_spill += 1;
@@ -121,6 +124,9 @@ impl Fixture {
         let mut writer = SpillWriter::create(Arc::clone(data.disk()), path).unwrap();
         let run = crate::checkpoint::add(&mut writer, file, &self.log, &spillable).unwrap();
         writer.finish().unwrap();
+        if beside {
+            self.flush();
+        }
         self.log.spilled(run);
     }
 
@@ -128,10 +134,17 @@ impl Fixture {
         match act {
             Act::Append(records) => self.append(*records),
             Act::Flush => self.flush(),
-            Act::Spill => self.spill(),
+            Act::Spill => self.spill(false),
+            Act::SpillBesideFlush => self.spill(true),
             Act::Checkpoint => {
-                self.spill();
-                self.checkpoint = self.log.files(self.end()).unwrap();
+                self.spill(false);
+                let captured = self.log.capture(self.end()).unwrap();
+                if let Some(sync) = captured.sync {
+                    self.log
+                        .synced(&sync, sync.sync_files().and_then(|()| sync.sync_parent()))
+                        .unwrap();
+                }
+                self.checkpoint = captured.files;
             }
             Act::LogStart(part) => {
                 let start = self.end() * i64::from(*part) / 255;
@@ -210,6 +223,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         6 => (1..4_i64).prop_map(Act::Append),
         2 => Just(Act::Flush),
         2 => Just(Act::Spill),
+        1 => Just(Act::SpillBesideFlush),
         2 => Just(Act::Checkpoint),
         1 => any::<u8>().prop_map(Act::LogStart),
         1 => Just(Act::Reopen),
@@ -267,6 +281,36 @@ fn o4_readers_see_no_gap_while_records_move_between_the_layers() {
             });
         }
     });
+}
+
+/// A repair that gave up the first records leaves a log that starts before its first batch.
+#[test]
+fn o4_a_gap_before_the_first_segment_is_skipped() {
+    let fixture = Fixture::new();
+    let files = PartitionFiles { next_offset: 36, ..fixture.checkpoint.clone() };
+    let log = fixture.partition_logs.recover(&files).unwrap();
+    let first = batch(36, 4);
+    log.append(first.clone(), 0);
+    assert_eq!(joined(&log.read(0, 1 << 20, true).unwrap()), whole(std::slice::from_ref(&first)));
+    log.flush(i64::MAX, 0, &SegmentConfig::default()).unwrap();
+    let chunk = log.read(0, 1 << 20, true).unwrap();
+    assert_eq!((joined(&chunk), chunk.next_offset), (whole(&[first]), 40));
+}
+
+/// A flusher may move a tail to segments while a checkpoint writes it to a spill file.
+#[test]
+fn o4_a_run_that_was_flushed_while_it_was_spilled_counts_once() {
+    let mut fixture = Fixture::new();
+    fixture.append(3);
+    fixture.append(5);
+    let size_bytes = whole(&fixture.model).len() as u64;
+    fixture.spill(true);
+    assert_eq!(fixture.log.size_bytes(), size_bytes);
+    assert_eq!(fixture.log.visible_count(0, 8).unwrap(), 8);
+    fixture.append(2);
+    fixture.spill(false);
+    assert_eq!(fixture.log.size_bytes(), whole(&fixture.model).len() as u64);
+    assert_eq!(fixture.log.visible_count(0, 10).unwrap(), 10);
 }
 
 #[test]

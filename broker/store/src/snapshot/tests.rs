@@ -41,7 +41,7 @@ fn snapshot(index: u64) -> Snapshot {
 
 fn snapshots(disk: &SimDisk) -> Snapshots {
     let data = DataDir::new(Arc::new(disk.clone()), PathBuf::from("/data"));
-    data.create_dir(&data.snapshots(ShardId(3))).unwrap();
+    data.create_dir(&data.snapshots()).unwrap();
     Snapshots::new(&data, ShardId(3))
 }
 
@@ -123,7 +123,7 @@ fn only_what_is_kept_stays() {
 fn a_snapshot_of_version_1_is_read_and_written_again_as_2() {
     let disk = SimDisk::new(1);
     let data = DataDir::new(Arc::new(disk.clone()), PathBuf::from("/data"));
-    data.create_dir(&data.snapshots(ShardId::CATALOG)).unwrap();
+    data.create_dir(&data.snapshots()).unwrap();
     let snapshots = Snapshots::new(&data, ShardId::CATALOG);
     let old = include_bytes!("version-1.snapshot");
     assert_eq!(old[8], 1, "the fixture is of version 1");
@@ -138,4 +138,40 @@ fn a_snapshot_of_version_1_is_read_and_written_again_as_2() {
     assert!(catalog.bindings.is_empty());
     snapshots.write(2, &snapshot).unwrap();
     assert_eq!(snapshots.load(2).unwrap(), snapshot);
+}
+
+/// An earlier version of the broker had a directory for each shard.
+#[test]
+fn a_snapshot_in_its_former_place_is_read_and_removed() {
+    let disk = SimDisk::new(1);
+    let snapshots = snapshots(&disk);
+    let former = |number: u64| snapshots.former_dir.join(format!("{number:020}.snapshot"));
+    for number in [7, 8] {
+        disk.put(&former(number), encode(&snapshot(number)));
+    }
+    snapshots.write(9, &snapshot(9)).unwrap();
+    assert_eq!(snapshots.numbers().unwrap(), [7, 8, 9]);
+    for number in 7..=9 {
+        assert_eq!(snapshots.load(number).unwrap().index, number);
+    }
+    snapshots.remove_all_but(&[8, 9]).unwrap();
+    assert_eq!(snapshots.numbers().unwrap(), [8, 9]);
+    assert!(disk.content(&former(7)).is_none() && disk.content(&former(8)).is_some());
+}
+
+#[test]
+fn the_snapshots_of_other_shards_are_left_alone() {
+    let disk = SimDisk::new(1);
+    let snapshots = snapshots(&disk);
+    let data = DataDir::new(Arc::new(disk.clone()), PathBuf::from("/data"));
+    let others = [ShardId(33), ShardId(13)].map(|shard| Snapshots::new(&data, shard));
+    for of in &others {
+        of.write(1, &Snapshot { shard: of.shard, ..snapshot(5) }).unwrap();
+    }
+    snapshots.write(4, &snapshot(5)).unwrap();
+    snapshots.remove_all_but(&[]).unwrap();
+    assert_eq!(snapshots.numbers().unwrap(), [0; 0]);
+    for of in &others {
+        assert_eq!(of.numbers().unwrap(), [1]);
+    }
 }
