@@ -233,7 +233,8 @@ impl Wal {
             let done = chore.run(&*self.disk, &self.dir);
             self.chore_done(done)?;
         }
-        self.commit(records.iter(), admission)
+        self.make_room(admission)?;
+        self.commit(records.iter())
     }
 
     /// Begins to collect a round.
@@ -261,18 +262,24 @@ impl Wal {
         }
     }
 
-    /// Writes the round that was collected. `records` are those that were added, in order.
+    /// Begins the next file, unless the active one has room for the round that was collected.
+    pub(crate) fn make_room(&mut self, admission: Admission) -> Result<(), WalError> {
+        self.check()?;
+        if self.plan.is_empty() || self.has_room(admission) {
+            return Ok(());
+        }
+        self.begin_next_file(admission)
+    }
+
+    /// Writes the round that was collected, for which [`Wal::make_room`] has made room. `records`
+    /// are those that were added, in order.
     pub(crate) fn commit<'a>(
         &mut self,
         records: impl Iterator<Item = &'a Record> + Clone,
-        admission: Admission,
     ) -> Result<Round, WalError> {
         self.check()?;
         if self.plan.is_empty() {
             return Ok(Round { sequence: self.round_next - 1, records: 0, bytes: 0 });
-        }
-        if !self.has_room(admission) {
-            self.begin_next_file(admission)?;
         }
         let removed = self.remove_ended_asides(records.clone()).map_err(WalError::failed);
         removed.inspect_err(|error| self.note_failure(error))?;

@@ -69,6 +69,9 @@ pub struct RoundReport {
     pub bytes: u64,
     /// Time from the start of the write until the round was durable.
     pub wrote: Duration,
+    /// Time before that in which the round waited for the next file of the log to begin. Almost
+    /// zero if it fit the file of the round before.
+    pub waited_for_file: Duration,
 }
 
 /// State of the log, for metrics and admission.
@@ -418,6 +421,7 @@ impl Rounds {
 
     /// Writes the collected round and completes its submissions.
     fn commit(&mut self, admission: Admission) -> Result<(), WalError> {
+        let called = Instant::now();
         // Waiting for the file that is being prepared is faster than creating another one.
         while !self.wal.is_ready(admission) && self.wal.chore_in_flight() {
             if !self.queue.wait_for_chores() {
@@ -426,10 +430,11 @@ impl Rounds {
             }
             self.take_chores_done()?;
         }
+        self.wal.make_room(admission)?;
         let began = Instant::now();
         let records = self.round.iter().flat_map(|submission| &submission.records);
         let span = tracing::debug_span!("wal_round", submissions = self.round.len());
-        let round = span.in_scope(|| self.wal.commit(records, admission))?;
+        let round = span.in_scope(|| self.wal.commit(records))?;
         let wrote = began.elapsed();
         let submissions = self.round.len();
         self.stats.rounds += u64::from(round.bytes > 0);
@@ -438,7 +443,8 @@ impl Rounds {
         self.publish();
         self.answer_round(|| Ok(()));
         let Round { records, bytes, .. } = round;
-        (self.report)(&RoundReport { submissions, records, bytes, wrote });
+        let waited_for_file = began - called;
+        (self.report)(&RoundReport { submissions, records, bytes, wrote, waited_for_file });
         Ok(())
     }
 
