@@ -3,7 +3,7 @@
 use ropewalk_disk::Aligned;
 
 use crate::layout::{BLOCK_BYTES, SEQUENCE_MAX, Seed, align_up, u32_at, u64_at};
-use crate::record::{Record, ReplicaKey};
+use crate::record::{RECORD_HEADER_BYTES, Record, ReplicaKey};
 
 /// Bytes before the directory.
 pub(crate) const FRAME_HEADER_BYTES: usize = 40;
@@ -41,19 +41,21 @@ pub(crate) fn encode<'a>(
     let seed = round_id.seed();
     out.resize(FRAME_HEADER_BYTES);
     encode_directory(round_id.round, seed, directory, out);
+    let mut heads = seed.after(&out[FRAME_HEADER_BYTES..]);
     let mut count = 0_u32;
     for record in records {
+        let at = out.len();
         record.encode(seed, out);
+        heads = heads.after(&out[at..at + RECORD_HEADER_BYTES]);
         count += 1;
     }
     let length = u32::try_from(out.len()).expect("a planned round is smaller than its file");
-    let body_crc = seed.crc(&out[FRAME_HEADER_BYTES..]);
     let header = &mut out[..FRAME_HEADER_BYTES];
     header[..4].copy_from_slice(MAGIC);
     header[8..16].copy_from_slice(&round_id.file_sequence.to_le_bytes());
     header[16..24].copy_from_slice(&round_id.round.to_le_bytes());
     header[24..28].copy_from_slice(&length.to_le_bytes());
-    header[28..32].copy_from_slice(&body_crc.to_le_bytes());
+    header[28..32].copy_from_slice(&heads.value().to_le_bytes());
     header[32..36].copy_from_slice(&count.to_le_bytes());
     let crc = Seed::of_file(round_id.salt).crc(&header[8..]);
     header[4..8].copy_from_slice(&crc.to_le_bytes());
@@ -86,7 +88,9 @@ pub(crate) struct FrameHeader {
     pub(crate) round: u64,
     /// Length of header, directory and records in bytes, without padding.
     pub(crate) length: u32,
-    pub(crate) body_crc: u32,
+    /// Seeded checksum of the directory and of the headers of all records. Each body has its own in
+    /// the header of its record.
+    pub(crate) heads_crc: u32,
     pub(crate) records: u32,
 }
 
@@ -100,7 +104,7 @@ impl FrameHeader {
         let header = Self {
             round: u64_at(bytes, 16),
             length: u32_at(bytes, 24),
-            body_crc: u32_at(bytes, 28),
+            heads_crc: u32_at(bytes, 28),
             records: u32_at(bytes, 32),
         };
         let length_min = FRAME_HEADER_BYTES + DIRECTORY_HEADER_BYTES;

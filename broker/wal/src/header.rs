@@ -11,7 +11,7 @@ use crate::layout::{BLOCK_BYTES, SEQUENCE_MAX, align_up, u32_at, u64_at};
 use crate::replicas::Replicas;
 
 /// The version that this program writes, and the only one that it reads.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 const MAGIC: &[u8; 8] = b"RWALFILE";
 const PREAMBLE_BYTES: usize = 56;
 

@@ -22,7 +22,9 @@ pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
 pub(crate) struct Seed(u32);
 
 impl Seed {
-    /// For bytes whose position is covered by a seeded checksum.
+    /// For the bodies of records. Their position, length and checksum are in the header of the
+    /// record, which is covered by a seeded checksum. So a body needs one pass, and its checksum may
+    /// come from its producer.
     pub(crate) const NONE: Self = Self(0);
 
     /// For round headers, which recovery searches for in a file.

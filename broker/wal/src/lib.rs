@@ -61,15 +61,16 @@
 //! - **A failed write or sync is final (D2).** The log refuses all further rounds. The process
 //!   stops; nothing is retried.
 //! - **Everything read is checked (D3).** Every file header, table, round and record has a
-//!   checksum. The checksums of rounds and records are seeded with a random salt of the file. So
-//!   neither the old content of a recycled file nor a client's payload that looks like a round is
-//!   accepted as one.
+//!   checksum. The checksums of the headers of rounds and records are seeded with a random salt of
+//!   the file. So neither the old content of a recycled file nor a client's payload that looks like
+//!   a round is accepted as one. The body of a record has one checksum, without a seed, which its
+//!   seeded header names with the length: a body is only looked for where a valid header says so.
 //! - **Needed files are kept (D6).** A file is recycled only when every entry in it is covered by a
 //!   durable `Truncated`, `SnapshotInstalled` or `ReplicaDestroyed` record *and* the caller has
 //!   released it. Votes and configurations stay in the log: every file begins with a table of all
 //!   replicas.
 //!
-//! # The format, version 1
+//! # The format, version 2
 //!
 //! Numbers are little-endian, checksums CRC-32C. A log is a directory of files `<sequence, 16 hex
 //! digits>.wal`. A file is preallocated and has the fixed size that its header states; a shorter
@@ -85,8 +86,8 @@
 //!           truncated term u64 · last index u64 · damage (length u32, text) ·
 //!           ConfState (length u32, bytes)
 //! round     magic "RWRD" · header crc u32 of what follows up to 40, seeded (salt) ·
-//!           file sequence u64 · round sequence u64 · length u32 · body crc u32, seeded (salt,
-//!           round), of all after the first 40 bytes · records u32 · zero u32;
+//!           file sequence u64 · round sequence u64 · length u32 · heads crc u32, seeded (salt,
+//!           round), of the directory and the headers of all records · records u32 · zero u32;
 //!           directory · records; padded to 4096
 //! directory crc u32, seeded (salt, round) · keys u32 · round sequence u64 ·
 //!           keys × { shard u32 · records u32 · replica u64 }

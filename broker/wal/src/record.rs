@@ -259,7 +259,8 @@ impl Record {
         header.encode(seed, &mut out[start..start + RECORD_HEADER_BYTES]);
     }
 
-    /// Appends the body and returns its checksum.
+    /// Appends the body and returns its checksum, which is not seeded: it is the only checksum of
+    /// these bytes in the log, and may be combined from checksums that the chunks already have.
     fn encode_body(&self, out: &mut Aligned) -> u32 {
         let vote;
         let body: &[u8] = match self {

@@ -5,9 +5,10 @@ use std::io;
 use std::ops::Range;
 
 use super::window::Window;
-use crate::frame::{FRAME_HEADER_BYTES, FrameHeader};
+use crate::frame::{self, DIRECTORY_HEADER_BYTES, FRAME_HEADER_BYTES, FrameHeader};
 use crate::header::FileHeader;
 use crate::layout::{BLOCK_BYTES, Seed};
+use crate::record::{RECORD_HEADER_BYTES, RecordHeader};
 
 /// Identifies a file of the log, and seeds the checksums of its rounds.
 #[derive(Debug, Clone, Copy)]
@@ -219,9 +220,48 @@ pub(super) fn frame_at(
     at: u64,
 ) -> io::Result<Option<Frame>> {
     let Some(header) = header_at(window, file_id, at)? else { return Ok(None) };
-    let body_at = at + FRAME_HEADER_BYTES as u64;
-    let body_len = u64::from(header.length) - FRAME_HEADER_BYTES as u64;
-    let crc = window.crc(file_id.seed(header.round), body_at, body_len)?;
-    let whole = crc == Some(header.body_crc);
+    let whole = is_whole(window, file_id, at, &header)?;
     Ok(whole.then_some(Frame { position: at, round: header.round, length: header.length }))
+}
+
+/// Whether everything after the header of a round is valid: the directory and the headers of all
+/// records by the round's checksum, every body by that in the header of its record, and the padding
+/// between records by being zero.
+fn is_whole(
+    window: &mut Window<'_>,
+    file_id: FileId,
+    at: u64,
+    round: &FrameHeader,
+) -> io::Result<bool> {
+    let seed = file_id.seed(round.round);
+    let end = at + u64::from(round.length);
+    let mut at = at + FRAME_HEADER_BYTES as u64;
+    let rows = window.get(at, DIRECTORY_HEADER_BYTES as u64)?;
+    let directory_bytes = rows.and_then(|rows| frame::directory_bytes(rows, round.round));
+    let Some(directory_bytes) = directory_bytes.filter(|bytes| *bytes <= end - at) else {
+        return Ok(false);
+    };
+    let Some(directory) = window.get(at, directory_bytes)? else { return Ok(false) };
+    let mut heads = seed.after(directory);
+    let mut records = 0;
+    at += directory_bytes;
+    while at < end {
+        let Some(bytes) = window.get(at, RECORD_HEADER_BYTES as u64)? else { return Ok(false) };
+        heads = heads.after(bytes);
+        let record = RecordHeader::parse(bytes, seed);
+        let Some(record) = record.filter(|record| record.size_bytes() <= end - at) else {
+            return Ok(false);
+        };
+        let (body_at, next) = (at + RECORD_HEADER_BYTES as u64, at + record.size_bytes());
+        let body_end = body_at + u64::from(record.body_len);
+        let body_crc = window.crc(Seed::NONE, body_at, u64::from(record.body_len))?;
+        let padding = window.get(body_end, next - body_end)?;
+        let padded = padding.is_some_and(|padding| padding.iter().all(|byte| *byte == 0));
+        if body_crc != Some(record.body_crc) || !padded {
+            return Ok(false);
+        }
+        records += 1;
+        at = next;
+    }
+    Ok(heads.value() == round.heads_crc && records == round.records)
 }

@@ -139,7 +139,7 @@ fn an_unknown_version_is_refused_by_path_and_numbers() {
     disk.put(&path, content.clone());
     let error = open(&disk, OPTIONS).unwrap_err().to_string();
     assert!(error.contains("0000000000000001.wal") && error.contains("version 9"), "{error}");
-    assert!(error.contains("version 1"), "{error}");
+    assert!(error.contains("version 2"), "{error}");
     assert_eq!(disk.content(&path).unwrap(), content, "and it is left as it is");
 }
 

@@ -166,16 +166,22 @@ fn seal_round(content: &mut [u8], at: usize, salted: u32) {
         if records <= end {
             let crc = crc32c::crc32c_append(seed, &content[at + 44..records]);
             put(content, at + 40, crc);
-            seal_records(content, records..end, seed);
+            let heads = crc32c::crc32c_append(seed, &content[at + 40..records]);
+            let heads = seal_records(content, records..end, seed, heads);
+            put(content, at + 28, heads);
         }
-        let crc = crc32c::crc32c_append(seed, &content[at + 40..end]);
-        put(content, at + 28, crc);
     }
     let crc = crc32c::crc32c_append(salted, &content[at + 8..at + 40]);
     put(content, at + 4, crc);
 }
 
-fn seal_records(content: &mut [u8], range: std::ops::Range<usize>, seed: u32) {
+/// Returns the checksum `heads` continued over the headers of the records.
+fn seal_records(
+    content: &mut [u8],
+    range: std::ops::Range<usize>,
+    seed: u32,
+    mut heads: u32,
+) -> u32 {
     let mut at = range.start;
     while at + 48 <= range.end {
         let body = at + 48..at + 48 + number(content, at + 8);
@@ -185,6 +191,8 @@ fn seal_records(content: &mut [u8], range: std::ops::Range<usize>, seed: u32) {
         }
         let crc = crc32c::crc32c_append(seed, &content[at + 4..at + 48]);
         put(content, at, crc);
+        heads = crc32c::crc32c_append(heads, &content[at..at + 48]);
         at = body.end.next_multiple_of(8);
     }
+    heads
 }
