@@ -39,7 +39,7 @@ fn main() -> std::io::Result<()> {
 fn measure(dir: &Path, direct: Direct, size: usize) -> std::io::Result<Vec<Duration>> {
     let disk = RealDisk::new(Options { direct });
     let path = dir.join("durable_write.tmp");
-    disk.open(&path, Open::CreateOrTruncate)?.preallocate(FILE_BYTES)?;
+    disk.open(&path, Open::CreateOrTruncate)?.preallocate(FILE_BYTES, &mut |_| {})?;
     let file = disk.open(&path, Open::Durable)?;
     let mut buffer = Aligned::with_capacity(size);
     buffer.resize(size);

@@ -121,7 +121,10 @@ pub trait File: Send + Sync + fmt::Debug {
     /// writes then overwrite allocated blocks: they cannot run out of space, and the file system
     /// writes no metadata for them. For a file opened as [`Open::Durable`] the zeroes may bypass
     /// the page cache.
-    fn preallocate(&self, len: u64) -> io::Result<()>;
+    ///
+    /// The zeroes are written in pieces and synced once. After each piece `pause` is called with
+    /// its length in bytes, so that the caller can leave time for other writes.
+    fn preallocate(&self, len: u64, pause: &mut dyn FnMut(u64)) -> io::Result<()>;
 
     /// Starts writing a range of the page cache to the disk, and does not wait for the end, so that
     /// the next [`File::sync`] has little left to write. It waits only while the queue of the disk

@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rustix::fs::{Advice, FallocateFlags, OFlags};
 use rustix::io::Errno;
 
@@ -66,12 +67,13 @@ impl RealDisk {
         Self { options, counts: Arc::default() }
     }
 
-    /// Opens the second descriptor of a durable file, if it is wanted and supported.
-    fn open_direct(&self, path: &Path) -> io::Result<Option<fs::File>> {
+    /// Opens another descriptor of a durable file, for direct writes, if it is wanted and
+    /// supported.
+    fn open_direct(&self, path: &Path, flags: OFlags) -> io::Result<Option<fs::File>> {
         if self.options.direct == Direct::Off {
             return Ok(None);
         }
-        let flags = (OFlags::DIRECT | OFlags::DSYNC).bits() as i32;
+        let flags = flags.bits() as i32;
         match fs::OpenOptions::new().write(true).custom_flags(flags).open(path) {
             Ok(file) => Ok(Some(file)),
             Err(error) if self.options.direct == Direct::Auto && refuses_direct(&error) => Ok(None),
@@ -140,12 +142,17 @@ impl Disk for RealDisk {
             }
         }
         let cached = options.open(path)?;
-        let direct = if how == Open::Durable { self.open_direct(path)? } else { None };
+        let synced = OFlags::DIRECT | OFlags::DSYNC;
+        let direct = if how == Open::Durable { self.open_direct(path, synced)? } else { None };
         let direct_usable = AtomicBool::new(direct.is_some());
+        // Only an empty file is going to be filled with zeroes.
+        let filled = direct.is_some() && cached.metadata()?.len() == 0;
+        let filler = if filled { self.open_direct(path, OFlags::DIRECT)? } else { None };
         Ok(Arc::new(RealFile {
             cached,
             direct,
             direct_usable,
+            filler: Mutex::new(filler),
             may_fall_back: self.options.direct == Direct::Auto,
             counts: Arc::clone(&self.counts),
         }))
@@ -219,15 +226,22 @@ struct RealFile {
     /// Some file systems accept `O_DIRECT` when opening and refuse it when writing.
     direct_usable: AtomicBool,
     may_fall_back: bool,
+    /// Opened with `O_DIRECT` alone, until the file is preallocated.
+    filler: Mutex<Option<fs::File>>,
     counts: Arc<SyncCounts>,
 }
 
 impl RealFile {
     /// Writes without the page cache. `Ok(false)`: nothing was written, because this file does not
     /// support direct writes.
-    fn write_direct_at(&self, bytes: &[u8], at: u64) -> io::Result<bool> {
-        let Some(direct) = self.direct.as_ref() else { return Ok(false) };
-        if !self.direct_usable.load(Ordering::Relaxed) {
+    fn write_direct_at(
+        &self,
+        direct: Option<&fs::File>,
+        bytes: &[u8],
+        at: u64,
+    ) -> io::Result<bool> {
+        let Some(direct) = direct else { return Ok(false) };
+        if !bytes.len().is_multiple_of(ALIGN_BYTES) || !self.direct_usable.load(Ordering::Relaxed) {
             return Ok(false);
         }
         match direct.write_all_at(bytes, at) {
@@ -244,24 +258,28 @@ impl RealFile {
     /// Writes and syncs, without the page cache if the file and the length allow it.
     fn write_synced_at(&self, bytes: &[u8], at: u64, why: &'static str) -> io::Result<()> {
         self.counts.count(why);
-        if bytes.len().is_multiple_of(ALIGN_BYTES) && self.write_direct_at(bytes, at)? {
+        if self.write_direct_at(self.direct.as_ref(), bytes, at)? {
             return Ok(());
         }
         self.cached.write_all_at(bytes, at)?;
         self.cached.sync_data()
     }
 
-    /// Writes zeroes in pieces and syncs each, because one sync of the whole would delay every
-    /// other sync on the same disk.
-    fn write_zeroes(&self, len: u64) -> io::Result<()> {
+    /// Writes zeroes in pieces, which the caller syncs. Each piece is handed to the disk at once,
+    /// so that the sync has little to wait for.
+    fn write_zeroes(&self, len: u64, pause: &mut dyn FnMut(u64)) -> io::Result<()> {
+        let filler = self.filler.lock().take();
         let mut zeroes = Aligned::with_capacity(ZEROES_BYTES);
         zeroes.resize(ZEROES_BYTES);
         let mut at = 0;
         while at < len {
             let more = zeroes.len().min(usize::try_from(len - at).unwrap_or(usize::MAX));
-            self.write_synced_at(&zeroes[..more], at, WHY_PREALLOCATE)?;
-            self.advise_dropped(at, more as u64);
+            if !self.write_direct_at(filler.as_ref(), &zeroes[..more], at)? {
+                self.cached.write_all_at(&zeroes[..more], at)?;
+                self.advise_dropped(at, more as u64);
+            }
             at += more as u64;
+            pause(more as u64);
         }
         Ok(())
     }
@@ -303,7 +321,7 @@ impl File for RealFile {
         self.write_synced_at(buf, at, why)
     }
 
-    fn preallocate(&self, len: u64) -> io::Result<()> {
+    fn preallocate(&self, len: u64, pause: &mut dyn FnMut(u64)) -> io::Result<()> {
         self.cached.set_len(0)?;
         if len > 0 {
             match rustix::fs::fallocate(&self.cached, FallocateFlags::empty(), 0, len) {
@@ -312,8 +330,8 @@ impl File for RealFile {
                 Err(error) => return Err(error.into()),
             }
         }
-        self.write_zeroes(len)?;
-        // The length must be durable even if there are no zeroes to write.
+        self.write_zeroes(len, pause)?;
+        // The content and the length.
         self.sync(WHY_PREALLOCATE)
     }
 
@@ -369,7 +387,7 @@ mod tests {
         let Ok(dir) = tempfile::tempdir_in("/dev/shm") else { return };
         let disk = RealDisk::new(Options::default());
         let path = dir.path().join("file");
-        disk.open(&path, Open::CreateNew).unwrap().preallocate(8192).unwrap();
+        disk.open(&path, Open::CreateNew).unwrap().preallocate(8192, &mut |_| {}).unwrap();
         let file = disk.open(&path, Open::Durable).unwrap();
         let mut block = Aligned::with_capacity(4096);
         block.extend_from_slice(&[7; 4096]);
@@ -398,6 +416,22 @@ mod tests {
     }
 
     #[test]
+    fn a_file_is_preallocated_with_one_sync_and_a_pause_after_each_piece() {
+        for direct in [Direct::Auto, Direct::Off] {
+            let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+            let disk = RealDisk::new(Options { direct });
+            let path = dir.path().join("file");
+            drop(disk.open(&path, Open::CreateNew).unwrap());
+            let mut pauses = Vec::new();
+            let file = disk.open(&path, Open::Durable).unwrap();
+            file.preallocate(5 << 19, &mut |bytes| pauses.push(bytes)).unwrap();
+            assert_eq!(pauses, [1 << 20, 1 << 20, 1 << 19]);
+            assert_eq!(disk.sync_counts()[WHY_PREALLOCATE], 1);
+            assert_eq!(fs::read(&path).unwrap(), vec![0; 5 << 19]);
+        }
+    }
+
+    #[test]
     fn direct_on_and_off_give_the_same_file() {
         for direct in [Direct::Auto, Direct::Off] {
             // The temporary directory may be in memory; files in /var/tmp survive a restart (FHS
@@ -406,7 +440,7 @@ mod tests {
             let dir = tempfile::tempdir_in("/var/tmp").unwrap();
             let disk = RealDisk::new(Options { direct });
             let path = dir.path().join("file");
-            disk.open(&path, Open::CreateNew).unwrap().preallocate(65_536).unwrap();
+            disk.open(&path, Open::CreateNew).unwrap().preallocate(65_536, &mut |_| {}).unwrap();
             let file = disk.open(&path, Open::Durable).unwrap();
             let mut block = Aligned::with_capacity(4096);
             for at in 0..16_u8 {

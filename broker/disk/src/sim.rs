@@ -355,7 +355,8 @@ impl File for SimFile {
         state.sync((self.inode, &self.path), Some((at, buf.len() as u64)), why)
     }
 
-    fn preallocate(&self, len: u64) -> io::Result<()> {
+    fn preallocate(&self, len: u64, pause: &mut dyn FnMut(u64)) -> io::Result<()> {
+        pause(len);
         let mut state = self.state_to_write()?;
         state.set_len((self.inode, &self.path), 0)?;
         let zeroes = vec![0; usize::try_from(len).map_err(io::Error::other)?];

@@ -111,7 +111,7 @@ fn preallocation_overwrites_with_zeroes_through_either_way() {
             let file = disk.open(&path, Open::CreateOrTruncate).unwrap();
             file.write_all_at(&[7; 6000], 0).unwrap();
             drop(file);
-            disk.open(&path, how).unwrap().preallocate(len).unwrap();
+            disk.open(&path, how).unwrap().preallocate(len, &mut |_| {}).unwrap();
             let file = disk.open(&path, Open::Read).unwrap();
             assert_eq!(file.len().unwrap(), len);
             let mut read = vec![1; usize::try_from(len).unwrap()];
@@ -125,7 +125,7 @@ fn preallocation_overwrites_with_zeroes_through_either_way() {
 fn a_preallocated_file_takes_durable_writes() {
     on_every_disk(|disk, dir| {
         let path = dir.join("file");
-        disk.open(&path, Open::CreateNew).unwrap().preallocate(3 << 20).unwrap();
+        disk.open(&path, Open::CreateNew).unwrap().preallocate(3 << 20, &mut |_| {}).unwrap();
         let file = disk.open(&path, Open::Durable).unwrap();
         assert_eq!(file.len().unwrap(), 3 << 20);
         let mut block = Aligned::with_capacity(8192);

@@ -56,6 +56,7 @@ fn open_with(disk: Arc<dyn Disk>, dir: &Path, checkpoint: checkpoint::Options) -
         first_file_bytes: 1 << 20,
         files_bytes_max: 64 << 20,
         spares_max: 2,
+        prefilled: 0,
     };
     Node::open(NodeOptions {
         disk,

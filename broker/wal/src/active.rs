@@ -1,58 +1,57 @@
 //! The file to which rounds are appended.
 
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 
-use ropewalk_disk::{Aligned, Disk, File};
+use ropewalk_disk::{Aligned, File};
 
-use crate::files::{Spare, file_path};
+use crate::files::Spare;
 use crate::frame::{self, RoundId};
-use crate::header::FileHeader;
+use crate::header::{self, FileHeader, HEADER_AT};
+use crate::label::Label;
 use crate::record::{Record, ReplicaKey};
 
 const WHY_ROUND: &str = "wal-round";
 const WHY_HEADER: &str = "wal-header";
-const WHY_NAME: &str = "wal-name";
 
-/// A file with a header, and the position of the next round.
+/// A file and the position of the next round.
 #[derive(Debug)]
 pub(crate) struct Active {
-    pub(crate) sequence: u64,
-    pub(crate) salt: u64,
+    /// Its label from now on.
+    pub(crate) label: Label,
     pub(crate) file: Arc<dyn File>,
-    pub(crate) bytes: u64,
     pub(crate) position: u64,
 }
 
 impl Active {
-    /// Writes a header to a spare file. The file becomes part of the log with [`Active::name`].
-    pub(crate) fn begin(
-        spare: &Spare,
-        header: &FileHeader,
-        buffer: &mut Aligned,
-    ) -> io::Result<Self> {
-        buffer.clear();
-        header.encode(buffer);
-        let position = buffer.len() as u64;
-        if position > spare.bytes / 2 {
-            let message = format!("a table of {position} bytes in a file of {}", spare.bytes);
+    /// Prepares a reserved file. It begins, and becomes part of the log, with
+    /// [`Active::write_header`]; rounds that are written before are copies of existing ones.
+    pub(crate) fn prepare(spare: &Spare, header: &FileHeader) -> io::Result<Self> {
+        let position = header::header_bytes(&header.table);
+        if position > spare.bytes() / 2 {
+            let message = format!("a table of {position} bytes in a file of {}", spare.bytes());
             return Err(io::Error::other(message));
         }
-        spare.file.write_durable_at(buffer, 0, WHY_HEADER)?;
-        Ok(Self {
-            sequence: header.sequence,
-            salt: header.salt,
-            file: Arc::clone(&spare.file),
-            bytes: spare.bytes,
-            position,
-        })
+        let FileHeader { sequence, first_round, .. } = *header;
+        let sealed_round = first_round.saturating_sub(1);
+        let label = Label { sequence, sealed_round, ..spare.label };
+        Ok(Self { label, file: Arc::clone(&spare.file), position })
     }
 
-    /// Renames the file to its name in the log, durably.
-    pub(crate) fn name(&self, disk: &dyn Disk, dir: &Path, spare: &Spare) -> io::Result<()> {
-        disk.rename(&spare.path, &file_path(dir, self.sequence))?;
-        disk.sync_dir(dir, WHY_NAME)
+    /// Makes the file part of the log. If this write is torn, the file has not begun.
+    pub(crate) fn write_header(&self, header: &FileHeader, buffer: &mut Aligned) -> io::Result<()> {
+        buffer.clear();
+        header.encode(buffer);
+        self.file.write_durable_at(buffer, HEADER_AT, WHY_HEADER)
+    }
+
+    pub(crate) fn sequence(&self) -> u64 {
+        self.label.sequence
+    }
+
+    /// Size of the file in bytes.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.label.file_bytes
     }
 
     /// Writes a round durably and returns its size in bytes.
@@ -63,9 +62,9 @@ impl Active {
         records: impl Iterator<Item = &'a Record>,
         buffer: &mut Aligned,
     ) -> io::Result<u64> {
-        let round_id = RoundId { file_sequence: self.sequence, salt: self.salt, round };
+        let Label { sequence: file_sequence, salt, .. } = self.label;
         buffer.clear();
-        frame::encode(round_id, directory, records, buffer);
+        frame::encode(RoundId { file_sequence, salt, round }, directory, records, buffer);
         self.file.write_durable_at(buffer, self.position, WHY_ROUND)?;
         let bytes = buffer.len() as u64;
         self.position += bytes;

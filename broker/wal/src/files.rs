@@ -1,16 +1,23 @@
-//! The files of the log: names, reads, and spare files.
+//! The files of the log: names, reads, and reserved files.
 //!
-//! A spare file is preallocated. When the active file is full, a spare file becomes the next one,
-//! which costs a header and a rename, so that no round waits for 64 MiB of zeroes. Two smaller
+//! A file gets its name when it is created and keeps it until it is removed. In between it is
+//! *reserved*, begins as the next file of the log, is released, and is reserved again; its
+//! [`label`](crate::label) says which. So no name changes while rounds are written.
+//!
+//! A spare file is preallocated and reserved. When the active file is full, a spare file becomes
+//! the next one, which costs a header, so that no round waits for 64 MiB of zeroes. Two smaller
 //! files are kept for the next starts, which begin a file too and may find a full disk. Slow work
 //! is a [`Chore`]: the log decides what is to do, any thread may do it, and the log then takes the
 //! result.
 //!
 //! # After a crash
 //!
-//! A file called `creating-…` is incomplete and is removed. One called `spare-…` or `start-…` is
-//! complete. Files are retired oldest first, and each new name is made durable before the next file
-//! is retired, so that the remaining log has no gap.
+//! A file called `creating-…` is incomplete and is removed. Any other one has a durable label.
+//! Files are retired oldest first, and each is durably reserved again or removed before the next
+//! file is retired, so that the remaining log has no gap.
+//!
+//! A start reserves every reserved file again with a new salt. So nothing counts that an earlier
+//! start wrote to such a file before it ended, and no label counts that is only in the page cache.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -21,18 +28,24 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 use ropewalk_disk::{Disk, File, Open};
 
+use crate::label::{Label, Purpose, Reservation};
+use crate::layout::SEQUENCE_MAX;
+
+const WHY_NAME: &str = "wal-name";
 const WHY_RETIRE: &str = "wal-retire";
 /// Number of files that are kept for starts. A start releases the file that the previous start
 /// began, and needs another one meanwhile.
 const STARTS_WANTED: usize = 2;
 /// Free bytes that are left on the disk when a file is created.
 const FREE_BYTES_MARGIN: u64 = 1 << 20;
+/// A file is created in advance only if this many times its size is free.
+const FREE_TIMES_IN_ADVANCE: u64 = 8;
 
-pub(crate) fn file_path(dir: &Path, sequence: u64) -> PathBuf {
-    dir.join(format!("{sequence:016x}.wal"))
+pub(crate) fn file_path(dir: &Path, number: u64) -> PathBuf {
+    dir.join(format!("{number:016x}.wal"))
 }
 
-/// The sequence in the name of a file of the log; `None` for any other name.
+/// The number in the name of a file of the log; `None` for any other name.
 pub(crate) fn parse_file_name(name: &str) -> Option<u64> {
     let digits = name.strip_suffix(".wal").filter(|digits| digits.len() == 16)?;
     u64::from_str_radix(digits, 16).ok()
@@ -81,28 +94,6 @@ impl Reader {
     }
 }
 
-/// Purpose of a file that is not part of the log yet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Purpose {
-    /// It becomes the next file of the log.
-    Spare,
-    /// It becomes the first file of a start, which then works on a full disk.
-    Start,
-}
-
-impl Purpose {
-    fn prefix(self) -> &'static str {
-        match self {
-            Self::Spare => "spare-",
-            Self::Start => "start-",
-        }
-    }
-
-    fn path(self, dir: &Path, number: u64) -> PathBuf {
-        dir.join(format!("{}{number:016x}", self.prefix()))
-    }
-}
-
 /// A file to create.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SpareSpec {
@@ -110,6 +101,8 @@ pub(crate) struct SpareSpec {
     /// The number in its name.
     pub(crate) number: u64,
     pub(crate) bytes: u64,
+    /// The file is created before it is needed, and only if the disk has much room.
+    pub(crate) in_advance: bool,
 }
 
 /// Sizes of the files of a log.
@@ -121,40 +114,76 @@ pub(crate) struct SpareSizes {
     pub(crate) start_bytes: u64,
 }
 
+/// A reserved file that was found at a start.
+#[derive(Debug)]
+pub(crate) struct FoundSpare {
+    pub(crate) label: Label,
+    /// The second copy of the label is not valid.
+    pub(crate) second_bad: bool,
+}
+
 /// A preallocated file that is not part of the log.
 #[derive(Debug)]
 pub(crate) struct Spare {
     pub(crate) path: PathBuf,
     pub(crate) file: Arc<dyn File>,
-    pub(crate) bytes: u64,
+    pub(crate) label: Label,
 }
 
 impl Spare {
-    /// Creates a preallocated file. After an error for lack of space, descriptors or memory, no
-    /// file remains.
-    pub(crate) fn create(disk: &dyn Disk, dir: &Path, spec: SpareSpec) -> io::Result<Self> {
-        let SpareSpec { purpose, number, bytes } = spec;
-        if disk.free_bytes(dir)? < bytes.saturating_add(FREE_BYTES_MARGIN.min(bytes)) {
+    pub(crate) fn bytes(&self) -> u64 {
+        self.label.file_bytes
+    }
+
+    /// Creates a preallocated file with its name in the pool, durably. After an error for lack of
+    /// space, descriptors or memory, no file remains. `pause` is called while zeroes are written.
+    pub(crate) fn create(
+        disk: &dyn Disk,
+        dir: &Path,
+        spec: SpareSpec,
+        pause: &mut dyn FnMut(u64),
+    ) -> io::Result<Self> {
+        let unnamed = Self::create_unnamed(disk, dir, spec, pause)?;
+        let path = file_path(dir, spec.number);
+        disk.rename(&unnamed.path, &path)?;
+        disk.sync_dir(dir, WHY_NAME)?;
+        Ok(Self { path, ..unnamed })
+    }
+
+    /// Like [`Spare::create`], but the file has a name with which the next start removes it.
+    pub(crate) fn create_unnamed(
+        disk: &dyn Disk,
+        dir: &Path,
+        spec: SpareSpec,
+        pause: &mut dyn FnMut(u64),
+    ) -> io::Result<Self> {
+        let SpareSpec { purpose, number, bytes, in_advance } = spec;
+        let margin = if in_advance {
+            bytes.saturating_mul(FREE_TIMES_IN_ADVANCE)
+        } else {
+            FREE_BYTES_MARGIN.min(bytes)
+        };
+        if disk.free_bytes(dir)? < bytes.saturating_add(margin) {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        let unfinished = dir.join(format!("creating-{number:016x}"));
-        let made = disk.open(&unfinished, Open::CreateOrTruncate).and_then(|_| {
-            let file = disk.open(&unfinished, Open::Durable)?;
-            file.preallocate(bytes)?;
+        let reservation = Reservation { reservation: 1, file_bytes: bytes, number, purpose };
+        let label = Label::reserve(disk, reservation);
+        let path = dir.join(format!("creating-{number:016x}"));
+        let made = disk.open(&path, Open::CreateOrTruncate).and_then(|_| {
+            let file = disk.open(&path, Open::Durable)?;
+            file.preallocate(bytes, pause)?;
+            label.write_first(&*file)?;
             Ok(file)
         });
-        let file = match made {
-            Ok(file) => file,
+        match made {
+            Ok(file) => Ok(Self { path, file, label }),
             Err(error) => {
                 if may_pass(&error) {
-                    remove(disk, &unfinished)?;
+                    remove(disk, &path)?;
                 }
-                return Err(error);
+                Err(error)
             }
-        };
-        let path = purpose.path(dir, number);
-        disk.rename(&unfinished, &path)?;
-        Ok(Self { path, file, bytes })
+        }
     }
 }
 
@@ -171,76 +200,120 @@ fn remove(disk: &dyn Disk, path: &Path) -> io::Result<()> {
     }
 }
 
+/// A file of the log that takes no more rounds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SealedFile {
+    pub(crate) sequence: u64,
+    /// The number in its name.
+    pub(crate) number: u64,
+    pub(crate) bytes: u64,
+    /// Its reservation; `None` if it is not readable, and so is not used again.
+    pub(crate) reservation: Option<u64>,
+}
+
+impl From<&Label> for SealedFile {
+    fn from(label: &Label) -> Self {
+        let Label { sequence, number, file_bytes: bytes, reservation, .. } = *label;
+        Self { sequence, number, bytes, reservation: Some(reservation) }
+    }
+}
+
 /// A file that the log no longer needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RetiredFile {
-    pub(crate) sequence: u64,
+    /// The number in its name.
+    pub(crate) number: u64,
     pub(crate) bytes: u64,
-    /// Its new purpose and its number; `None` to remove it.
+    /// Its new reservation; `None` to remove it.
     pub(crate) becomes: Option<(Purpose, u64)>,
 }
 
-/// Slow work on files that are not part of the log.
+/// Slow work on files, apart from the rounds.
 #[derive(Debug)]
 pub(crate) enum Chore {
     /// Create a preallocated file.
     Create(SpareSpec),
     /// Remove files from the log, oldest first.
     Retire(Vec<RetiredFile>),
+    /// Write into the label of a file that it has begun, and which rounds were durable.
+    Mark(Arc<dyn File>, Label),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ChoreKind {
+    Create,
+    Retire,
+    Mark,
 }
 
 /// The result of a [`Chore`].
 #[derive(Debug)]
 pub(crate) struct ChoreResult {
-    files: Vec<(Purpose, Spare)>,
-    was_create: bool,
+    files: Vec<Spare>,
+    kind: ChoreKind,
     result: io::Result<()>,
 }
 
+impl ChoreResult {
+    pub(crate) fn is_mark(&self) -> bool {
+        self.kind == ChoreKind::Mark
+    }
+}
+
 impl Chore {
-    /// Does the work. Blocks for as long as the disk needs.
-    pub(crate) fn run(self, disk: &dyn Disk, dir: &Path) -> ChoreResult {
+    /// Does the work. Blocks for as long as the disk needs. `pause` is called with the number of
+    /// bytes after each piece of zeroes.
+    pub(crate) fn run(
+        self,
+        disk: &dyn Disk,
+        dir: &Path,
+        pause: &mut dyn FnMut(u64),
+    ) -> ChoreResult {
         let mut files = Vec::new();
         match self {
             Self::Create(spec) => {
-                let made = Spare::create(disk, dir, spec);
-                let result = made.map(|spare| files.push((spec.purpose, spare)));
-                ChoreResult { files, was_create: true, result }
+                let made = Spare::create(disk, dir, spec, pause);
+                let result = made.map(|spare| files.push(spare));
+                ChoreResult { files, kind: ChoreKind::Create, result }
             }
             Self::Retire(retired) => {
-                let retire = |file| retire(disk, dir, file, &mut files);
-                let result = retired.into_iter().try_for_each(retire);
-                ChoreResult { files, was_create: false, result }
+                let mut retire =
+                    |file| retire(disk, dir, file).map(|spare: Option<Spare>| files.extend(spare));
+                let result = retired.into_iter().try_for_each(&mut retire);
+                ChoreResult { files, kind: ChoreKind::Retire, result }
+            }
+            Self::Mark(file, label) => {
+                let result = label.mark(&*file);
+                ChoreResult { files, kind: ChoreKind::Mark, result }
             }
         }
     }
 }
 
-fn retire(
-    disk: &dyn Disk,
-    dir: &Path,
-    retired: RetiredFile,
-    files: &mut Vec<(Purpose, Spare)>,
-) -> io::Result<()> {
-    let path = file_path(dir, retired.sequence);
-    let Some((purpose, number)) = retired.becomes else {
-        disk.remove(&path)?;
-        return disk.sync_dir(dir, WHY_RETIRE);
-    };
-    let spare = purpose.path(dir, number);
-    disk.rename(&path, &spare)?;
-    disk.sync_dir(dir, WHY_RETIRE)?;
-    match disk.open(&spare, Open::Durable) {
-        Ok(file) => files.push((purpose, Spare { path: spare, file, bytes: retired.bytes })),
-        // The file is not needed: another one is created when there are descriptors again.
-        Err(error) if may_pass(&error) => remove(disk, &spare)?,
-        Err(error) => return Err(error),
+/// Takes a file out of the log, durably.
+fn retire(disk: &dyn Disk, dir: &Path, retired: RetiredFile) -> io::Result<Option<Spare>> {
+    let RetiredFile { number, bytes, becomes } = retired;
+    let path = file_path(dir, number);
+    if let Some((purpose, reservation)) = becomes {
+        match disk.open(&path, Open::Durable) {
+            Ok(file) => {
+                let spec = Reservation { reservation, file_bytes: bytes, number, purpose };
+                let label = Label::reserve(disk, spec);
+                label.replace(&*file)?;
+                return Ok(Some(Spare { path, file, label }));
+            }
+            // The file is not needed: another one is created when there are descriptors again.
+            Err(error) if may_pass(&error) => {}
+            Err(error) => return Err(error),
+        }
     }
-    Ok(())
+    disk.remove(&path)?;
+    disk.sync_dir(dir, WHY_RETIRE)?;
+    Ok(None)
 }
 
-/// The spare files, and the chores that create them.
-#[derive(Debug, Default)]
+/// The reserved files, and the chores that create them.
+#[derive(Debug)]
 pub(crate) struct Spares {
     pub(crate) ready: Vec<Spare>,
     /// The files for the next two starts.
@@ -253,44 +326,67 @@ pub(crate) struct Spares {
     pub(crate) full: bool,
     /// The last creation of a file for a start failed. This does not affect spare files.
     pub(crate) start_failed: bool,
+    /// The last creation of a file in advance failed. This does not affect other files.
+    pub(crate) advance_failed: bool,
     /// Whether a failed creation may be tried again now.
     pub(crate) retry: bool,
 }
 
 impl Spares {
-    /// Takes over complete files of the right size from an earlier run, and removes the others.
+    /// Reserves the files from an earlier run again that have the right size, and removes the
+    /// others.
     pub(crate) fn adopt(
         disk: &dyn Disk,
         dir: &Path,
         names: &[String],
+        found: Vec<FoundSpare>,
         sizes: SpareSizes,
     ) -> io::Result<Self> {
-        let mut spares = Self::default();
-        for name in names {
-            let path = dir.join(name);
-            let purposes = [Purpose::Spare, Purpose::Start].into_iter();
-            let mut named = purposes
-                .filter_map(|purpose| Some((purpose, name.strip_prefix(purpose.prefix())?)));
-            if name.starts_with("creating-") {
-                disk.remove(&path)?;
-            } else if let Some((purpose, digits)) = named.next() {
-                let file = disk.open(&path, Open::Durable)?;
-                let len = file.len()?;
-                let spare = Spare { path, file, bytes: len };
-                match purpose {
-                    Purpose::Spare if len == sizes.file_bytes => spares.ready.push(spare),
-                    Purpose::Start
-                        if len >= sizes.start_bytes && spares.starts.len() < STARTS_WANTED =>
-                    {
-                        spares.starts.push(spare);
-                    }
-                    Purpose::Spare | Purpose::Start => disk.remove(&spare.path)?,
+        for name in names.iter().filter(|name| name.starts_with("creating-")) {
+            disk.remove(&dir.join(name))?;
+        }
+        let numbers = names.iter().filter_map(|name| parse_file_name(name));
+        let numbers = numbers.filter(|number| *number <= SEQUENCE_MAX);
+        let mut spares = Self {
+            ready: Vec::new(),
+            starts: Vec::new(),
+            number_next: numbers.max().unwrap_or(0).saturating_add(1),
+            creating: None,
+            retiring: Vec::new(),
+            to_retire: Vec::new(),
+            full: false,
+            start_failed: false,
+            advance_failed: false,
+            retry: false,
+        };
+        for FoundSpare { label, second_bad } in found {
+            let Label { number, purpose, file_bytes, .. } = label;
+            let path = file_path(dir, number);
+            let file = disk.open(&path, Open::Durable)?;
+            let fits = match purpose {
+                Purpose::Spare => file_bytes == sizes.file_bytes,
+                Purpose::Start => {
+                    file_bytes >= sizes.start_bytes && spares.starts.len() < STARTS_WANTED
                 }
-                let number = u64::from_str_radix(digits, 16).unwrap_or(0);
-                spares.number_next = spares.number_next.max(number.saturating_add(1));
+            };
+            if !fits || file.len()? != file_bytes {
+                disk.remove(&path)?;
+                continue;
             }
+            let reservation = label.reservation.saturating_add(1);
+            let spec = Reservation { reservation, file_bytes, number, purpose };
+            let label = Label::reserve(disk, spec);
+            label.renew(&*file, second_bad)?;
+            spares.add(Spare { path, file, label });
         }
         Ok(spares)
+    }
+
+    fn add(&mut self, spare: Spare) {
+        match spare.label.purpose {
+            Purpose::Spare => self.ready.push(spare),
+            Purpose::Start => self.starts.push(spare),
+        }
     }
 
     pub(crate) fn next_number(&mut self) -> u64 {
@@ -319,7 +415,7 @@ impl Spares {
     pub(crate) fn bytes(&self) -> u64 {
         let leaving = self.retiring.iter().chain(&self.to_retire);
         let leaving: u64 = leaving.map(|file| file.bytes).sum();
-        let ready: u64 = self.ready.iter().chain(&self.starts).map(|spare| spare.bytes).sum();
+        let ready: u64 = self.ready.iter().chain(&self.starts).map(Spare::bytes).sum();
         ready + leaving + self.creating.map_or(0, |spec| spec.bytes)
     }
 
@@ -342,34 +438,38 @@ impl Spares {
     }
 
     /// A chore that creates a file, unless one is in progress.
-    pub(crate) fn creation(&mut self, purpose: Purpose, bytes: u64) -> Option<Chore> {
+    pub(crate) fn creation(
+        &mut self,
+        purpose: Purpose,
+        bytes: u64,
+        in_advance: bool,
+    ) -> Option<Chore> {
         if self.creating.is_some() {
             return None;
         }
         self.retry = false;
-        let spec = SpareSpec { purpose, number: self.next_number(), bytes };
+        let spec = SpareSpec { purpose, number: self.next_number(), bytes, in_advance };
         self.creating = Some(spec);
         Some(Chore::Create(spec))
     }
 
     /// Takes the result of a chore. A file that could not be created for lack of space, descriptors
     /// or memory is no failure of the log; any other error is.
-    ///
     pub(crate) fn done(&mut self, done: ChoreResult) -> io::Result<()> {
-        for (purpose, spare) in done.files {
-            match purpose {
-                Purpose::Spare => self.ready.push(spare),
-                Purpose::Start => self.starts.push(spare),
+        done.files.into_iter().for_each(|spare| self.add(spare));
+        match done.kind {
+            ChoreKind::Mark => return done.result,
+            ChoreKind::Retire => {
+                self.retiring.clear();
+                return done.result;
             }
-        }
-        if !done.was_create {
-            self.retiring.clear();
-            return done.result;
+            ChoreKind::Create => {}
         }
         let failed = done.result.as_ref().is_err_and(may_pass);
-        match self.creating.take().map(|spec| spec.purpose) {
-            Some(Purpose::Spare) => self.full = failed,
-            Some(Purpose::Start) => self.start_failed = failed,
+        match self.creating.take() {
+            Some(SpareSpec { in_advance: true, .. }) => self.advance_failed = failed,
+            Some(SpareSpec { purpose: Purpose::Spare, .. }) => self.full = failed,
+            Some(SpareSpec { purpose: Purpose::Start, .. }) => self.start_failed = failed,
             None => {}
         }
         match done.result {

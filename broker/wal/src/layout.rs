@@ -23,8 +23,8 @@ pub(crate) struct Seed(u32);
 
 impl Seed {
     /// For the bodies of records. Their position, length and checksum are in the header of the
-    /// record, which is covered by a seeded checksum. So a body needs one pass, and its checksum may
-    /// come from its producer.
+    /// record, which is covered by a seeded checksum. So a body needs one pass, and its checksum
+    /// may come from its producer.
     pub(crate) const NONE: Self = Self(0);
 
     /// For round headers, which recovery searches for in a file.
@@ -49,6 +49,11 @@ impl Seed {
     pub(crate) fn value(self) -> u32 {
         self.0
     }
+}
+
+/// The checksum of a block whose own checksum is at byte 12.
+pub(crate) fn block_crc(block: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&block[..12]), &block[16..])
 }
 
 pub(crate) fn align_up(bytes: u64) -> u64 {

@@ -72,15 +72,19 @@
 //!
 //! # The format, version 2
 //!
-//! Numbers are little-endian, checksums CRC-32C. A log is a directory of files `<sequence, 16 hex
-//! digits>.wal`. A file is preallocated and has the fixed size that its header states; a shorter
-//! one is damaged. It gets its name only after its header is durable.
+//! Numbers are little-endian, checksums CRC-32C. A log is a directory of files `<number, 16 hex
+//! digits>.wal`. A file is preallocated and has the fixed size that its label states; a shorter one
+//! is damaged. It gets its name when its label is durable, and keeps it.
 //!
 //! ```text
-//! file      preamble (4096) · the same again (4096) · table · the same again · rounds
-//! preamble  magic "RWALFILE" · version u32 · crc u32 of the block without this field ·
-//!           sequence u64 · salt u64 · file bytes u64 · first round u64 · table bytes u32 ·
-//!           table crc u32 · zeroes
+//! file      label (4096) · the same again (4096) · preamble (4096) · the same again (4096) ·
+//!           table · the same again · rounds
+//! label     magic "RWALFILE" · version u32 · crc u32 of the block without this field ·
+//!           reservation u64 · salt u64 · file bytes u64 · number u64 · sequence u64, 0 while the
+//!           file is reserved · sealed round u64 · purpose u32 (1 spare, 2 start) · zeroes
+//! preamble  magic "RWALHEAD" · version u32 · crc u32 of the block without this field ·
+//!           reservation u64 · salt u64 · file bytes u64 · sequence u64 · first round u64 ·
+//!           table bytes u32 · table crc u32 · zeroes
 //! table     rows u32 · rows; padded to 4096
 //! row       shard u32 · replica u64 · term u64 · vote u64 · commit u64 · truncated index u64 ·
 //!           truncated term u64 · last index u64 · damage (length u32, text) ·
@@ -96,10 +100,34 @@
 //!           term u64; body; padded to 8
 //! ```
 //!
-//! Magic, version and crc of the preamble have the same position in every later version. The table
-//! of a file is the state before its first round. Round sequences are dense over all files. A file
-//! supersedes older ones from its first round on: recovery begins a new file with a copy of the
-//! last round.
+//! Magic, version and crc of the label have the same position in every later version. Padding is
+//! zero. The table of a file is the state before its first round. Round sequences are dense over
+//! all files. A file supersedes older ones from its first round on: recovery begins a new file with
+//! a copy of the last round.
+//!
+//! Version 1 had the sequence in the name of a file, and renamed a file that began or was released.
+//! It is refused.
+//!
+//! # How a file begins and is reserved again
+//!
+//! Only the header is written while a round waits; the rest is done by another thread. Of two valid
+//! copies of a label, that with the higher reservation counts, then one with a sequence. A header
+//! counts if a copy of the preamble and of the table are valid and its reservation and salt are
+//! those of the label, or if its reservation is higher than that of the label.
+//!
+//! - *Created*: zeroes, then both copies of the label, then the name are made durable. The file is
+//!   reserved.
+//! - *Begins*: the header is written, in one write. If it is torn, the file is still reserved.
+//! - *Marked*: the first copy of the label gets the sequence and the sealed round. From here on a
+//!   header that does not count is damage.
+//! - *Sealed*, once a second and when the log is idle or closed: the same with a higher sealed
+//!   round.
+//! - *Released*: the first copy of the label, then the second one, gets the next reservation and a
+//!   new salt. The file is reserved: older headers and rounds no longer count.
+//!
+//! A file is released only after the records that cover its entries are durable, and oldest first,
+//! so the files that have begun are always the newest ones without a gap. A start reserves every
+//! reserved file again, because what an earlier start or the page cache left in it must not count.
 //!
 //! # After a crash
 //!
@@ -114,6 +142,12 @@
 //! Recovery then begins a new file, copies the last round to it, syncs it, and only then replays
 //! that round: after a failed sync the page cache may have bytes that are not on the disk.
 //!
+//! The rounds at the end of the newest file have no later one that shows that they existed. So the
+//! label says up to which round all were durable, and if one of these is missing, that is damage.
+//! It is written every second with rounds, when the log becomes idle or is closed, and at each
+//! start. Rounds that were written since, and that the disk then loses completely although it
+//! reported them as durable, are not noticed.
+//!
 //! # Limits
 //!
 //! A round is at most as large as its file. Recovery keeps the locations of payloads in memory, not
@@ -122,6 +156,7 @@
 mod record;
 mod layout;
 mod replicas;
+mod label;
 mod header;
 mod frame;
 mod usage;

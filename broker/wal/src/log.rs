@@ -25,8 +25,9 @@ use ropewalk_disk::{Aligned, Disk};
 
 use crate::active::Active;
 use crate::aside::Asides;
-use crate::files::{Chore, ChoreResult, Location, Purpose, Reader, Spares};
+use crate::files::{Chore, ChoreResult, Location, Reader, SealedFile, Spares};
 use crate::header::{self, FileHeader};
+use crate::label::{Label, Purpose};
 use crate::layout::align_up;
 use crate::plan::{Plan, Refusal};
 use crate::record::{Record, ReplicaKey};
@@ -71,6 +72,9 @@ pub struct Options {
     pub files_bytes_max: u64,
     /// Largest number of files that are kept for reuse.
     pub spares_max: usize,
+    /// Number of spare files that are created while the log is idle and the disk has much room, so
+    /// that a burst finds them. With less than two there are two, which are created at any time.
+    pub prefilled: usize,
 }
 
 impl Default for Options {
@@ -80,6 +84,7 @@ impl Default for Options {
             first_file_bytes: 8 << 20,
             files_bytes_max: 2 << 30,
             spares_max: 8,
+            prefilled: 4,
         }
     }
 }
@@ -179,13 +184,6 @@ pub struct Round {
     pub bytes: u64,
 }
 
-/// A file of the log that takes no more rounds.
-#[derive(Debug, Clone, Copy)]
-struct SealedFile {
-    sequence: u64,
-    bytes: u64,
-}
-
 /// The write-ahead log of one broker.
 #[derive(Debug)]
 pub struct Wal {
@@ -196,6 +194,12 @@ pub struct Wal {
     active: Active,
     sealed: VecDeque<SealedFile>,
     spares: Spares,
+    /// The new label of the active file, which is still to be written.
+    mark: Option<Label>,
+    /// A label is being written by a chore.
+    marking: bool,
+    /// No round was written for some time.
+    idle: bool,
     usage: Usage,
     replicas: Replicas,
     /// Files beside the log with entries of damaged replicas.
@@ -230,7 +234,7 @@ impl Wal {
         self.begin();
         self.add(records)?;
         while let Some(chore) = self.next_chore() {
-            let done = chore.run(&*self.disk, &self.dir);
+            let done = chore.run(&*self.disk, &self.dir, &mut |_| {});
             self.chore_done(done)?;
         }
         self.make_room(admission)?;
@@ -320,12 +324,12 @@ impl Wal {
     pub(crate) fn has_room(&self, admission: Admission) -> bool {
         let kept = match admission {
             Admission::Normal | Admission::Reserve if !self.spares.ready.is_empty() => 0,
-            Admission::Normal => RESERVE_BYTES.min(self.active.bytes / 4),
-            Admission::Reserve => RELEASE_BYTES.min(self.active.bytes / 8),
+            Admission::Normal => RESERVE_BYTES.min(self.active.bytes() / 4),
+            Admission::Reserve => RELEASE_BYTES.min(self.active.bytes() / 8),
             Admission::Release => 0,
         };
         let end = self.active.position + align_up(self.plan.frame_bytes());
-        end + kept <= self.active.bytes
+        end + kept <= self.active.bytes()
     }
 
     /// Whether the collected round can be written without waiting for a chore.
@@ -338,31 +342,54 @@ impl Wal {
         self.spares.retry = true;
         while !self.is_ready(admission) {
             let chore = self.next_chore().ok_or_else(|| self.full())?;
-            let done = chore.run(&*self.disk, &self.dir);
+            let done = chore.run(&*self.disk, &self.dir, &mut |_| {});
             self.chore_done(done)?;
         }
         let begun = self.begin_file().map_err(WalError::failed);
         begun.inspect_err(|error| self.note_failure(error))
     }
 
-    /// Makes a spare file the active one: first the header, then the name.
+    /// Makes a spare file the active one. Only its header is written here.
     fn begin_file(&mut self) -> io::Result<()> {
         let spare = self.spares.ready.remove(0);
-        let header = FileHeader {
-            sequence: self.active.sequence + 1,
-            // Unknown to clients, so that no payload can imitate a round.
-            salt: self.disk.draw(),
-            file_bytes: spare.bytes,
-            first_round: self.round_next,
-            table: self.replicas.clone(),
-        };
-        let active = Active::begin(&spare, &header, &mut self.buffer)?;
-        active.name(&*self.disk, &self.dir, &spare)?;
-        self.reader.insert(active.sequence, Arc::clone(&active.file));
-        self.usage.begin_file(active.sequence);
+        let sequence = self.active.sequence() + 1;
+        let table = self.replicas.clone();
+        let header = FileHeader::new(&spare.label, sequence, self.round_next, table);
+        let active = Active::prepare(&spare, &header)?;
+        active.write_header(&header, &mut self.buffer)?;
+        self.reader.insert(sequence, Arc::clone(&active.file));
+        self.usage.begin_file(sequence);
+        self.mark = Some(active.label);
         let former = std::mem::replace(&mut self.active, active);
-        self.sealed.push_back(SealedFile { sequence: former.sequence, bytes: former.bytes });
+        self.sealed.push_back(SealedFile::from(&former.label));
         Ok(())
+    }
+
+    /// Writes durably that all rounds so far were durable, so that a start notices if the last ones
+    /// are missing. Does nothing if nothing was written since.
+    pub fn seal(&mut self) -> Result<(), WalError> {
+        self.check()?;
+        self.seal_later();
+        let Some(label) = self.mark.take() else { return Ok(()) };
+        let marked = label.mark(&*self.active.file).map_err(WalError::failed);
+        marked.inspect_err(|error| self.note_failure(error))
+    }
+
+    /// Like [`Wal::seal`], as a chore.
+    pub(crate) fn seal_later(&mut self) {
+        let last_round = self.round_next - 1;
+        if self.active.label.sealed_round < last_round {
+            self.active.label.sealed_round = last_round;
+            self.mark = Some(self.active.label);
+        }
+    }
+
+    /// Called when no round was written for some time, and when there is one again.
+    pub(crate) fn set_idle(&mut self, idle: bool) {
+        self.idle = idle;
+        if idle && self.failed.is_none() {
+            self.seal_later();
+        }
     }
 
     fn full(&self) -> WalError {
@@ -371,6 +398,10 @@ impl Wal {
 
     /// Slow work to do now, if any.
     pub(crate) fn next_chore(&mut self) -> Option<Chore> {
+        if let Some(label) = self.mark.take() {
+            self.marking = true;
+            return Some(Chore::Mark(Arc::clone(&self.active.file), label));
+        }
         if let Some(chore) = self.spares.retirements() {
             return Some(chore);
         }
@@ -380,18 +411,29 @@ impl Wal {
         let room = self.options.files_bytes_max.saturating_sub(self.bytes());
         let (more, start) = (self.options.file_bytes, self.options.start_bytes());
         if self.spares.count_expected() < SPARES_WANTED && more <= room {
-            return self.spares.creation(Purpose::Spare, more);
+            return self.spares.creation(Purpose::Spare, more, false);
         }
         let may_start = !self.spares.start_failed || self.spares.retry;
         if self.spares.wants_start() && may_start && start <= room {
-            return self.spares.creation(Purpose::Start, start);
+            return self.spares.creation(Purpose::Start, start, false);
+        }
+        let in_advance = self.idle && self.spares.count_expected() < self.options.prefilled;
+        let may_advance = !self.spares.advance_failed || self.spares.retry;
+        if in_advance && may_advance && more <= room {
+            return self.spares.creation(Purpose::Spare, more, true);
         }
         None
     }
 
     pub(crate) fn chore_done(&mut self, done: ChoreResult) -> Result<(), WalError> {
+        self.marking &= !done.is_mark();
         let noted = self.spares.done(done).map_err(WalError::failed);
         noted.inspect_err(|error| self.note_failure(error))
+    }
+
+    /// Whether a chore writes a label.
+    pub(crate) fn is_marking(&self) -> bool {
+        self.marking
     }
 
     pub(crate) fn chore_in_flight(&self) -> bool {

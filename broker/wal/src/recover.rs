@@ -8,8 +8,14 @@
 //!
 //! Round n + 1 is written after round n is durable, and a file is begun after the last round of the
 //! previous file is durable. So only the round after the last valid one of the newest file may be
-//! incomplete without damage. A round that is missing before a valid one, or before the first round
-//! of a newer file, was durable before: that is damage.
+//! incomplete without damage. A round that is missing before a valid one, before the first round of
+//! a newer file, or up to the sealed round in the label of the newest file, was durable before:
+//! that is damage.
+//!
+//! # Files
+//!
+//! A file has begun, is reserved, or is damaged: see [`FileStart`]. A reserved file is not read
+//! further, whatever a former use left in it.
 //!
 //! [`crate::log::Wal::open`] copies the last rounds to a new file, and this module replays the
 //! copies. It never replays the last round from the old file, which may be only in the page cache.
@@ -27,15 +33,16 @@ use ropewalk_disk::{Disk, File, Open};
 
 use crate::active::Active;
 use crate::aside::{self, ASIDE_SEQUENCE_MIN, Aside, Asides, SetAside};
-use crate::files;
-use crate::header::{self, FileHeader, HeaderOutcome};
+use crate::files::{self, FoundSpare, SealedFile};
+use crate::header::{self, FileHeader, FileStart};
+use crate::label::VERSION;
 use crate::record::{Record, ReplicaKey};
 use crate::recovered::{OpenError, RecoveredLog};
 use crate::replicas::Replicas;
 use crate::usage::Usage;
 
 use replay::{Replay, read_records};
-use scan::{Event, FileId, Frame, RoundStart, Scan, ScannedFile};
+use scan::{End, Event, FileId, Frame, RoundStart, Scan, ScannedFile};
 use window::Window;
 
 /// All rounds of the newest file are copied to the new file if they take at most this many bytes,
@@ -47,14 +54,25 @@ const COPY_SHARE: u64 = 4;
 #[derive(Debug)]
 pub(crate) struct OldFile {
     pub(crate) sequence: u64,
+    /// The number in its name.
+    pub(crate) number: u64,
     pub(crate) bytes: u64,
     pub(crate) file: Arc<dyn File>,
     /// The header and the position of the first round.
     header: Option<(FileHeader, u64)>,
+    /// All rounds up to this one were durable.
+    sealed_round: u64,
     scan: Scan,
 }
 
 impl OldFile {
+    /// The file as one that takes no more rounds.
+    pub(crate) fn sealed_file(&self) -> SealedFile {
+        let Self { sequence, number, bytes, .. } = *self;
+        let reservation = self.header.as_ref().map(|(header, _)| header.reservation);
+        SealedFile { sequence, number, bytes, reservation }
+    }
+
     /// Whether the file has anything besides its table that is still needed.
     pub(crate) fn contributes(&self) -> bool {
         self.header.is_none() || !self.scan.events.is_empty()
@@ -78,6 +96,8 @@ pub(crate) struct RecoveryOutcome {
 pub(crate) struct Recovery {
     /// The files of the log, oldest first.
     pub(crate) files: Vec<OldFile>,
+    /// The reserved files.
+    pub(crate) spares: Vec<FoundSpare>,
     /// Sequence of the new file.
     pub(crate) sequence_next: u64,
     /// Sequence of the first round of the new file: the first copied round, or the next round.
@@ -102,6 +122,7 @@ impl Recovery {
     ) -> Result<Self, OpenError> {
         let mut recovery = Self {
             files: Vec::new(),
+            spares: Vec::new(),
             sequence_next: 1,
             first_round: 1,
             replay: Replay::default(),
@@ -113,9 +134,11 @@ impl Recovery {
         for key in names.iter().filter_map(|name| aside::parse_name(name)) {
             recovery.read_aside(disk, dir, key, failed)?;
         }
-        for sequence in names.iter().filter_map(|name| files::parse_file_name(name)) {
-            recovery.open_file(disk, dir, sequence, failed)?;
+        let mut unknown = Vec::new();
+        for number in names.iter().filter_map(|name| files::parse_file_name(name)) {
+            unknown.extend(recovery.open_file(disk, dir, number, failed)?);
         }
+        recovery.put_in_order(unknown);
         recovery.scan(COPY_BYTES_MAX.min(start_bytes / COPY_SHARE)).map_err(failed)?;
         recovery.replay_files().map_err(failed)?;
         Ok(recovery)
@@ -132,16 +155,14 @@ impl Recovery {
     ) -> Result<(), OpenError> {
         let path = aside::path_of(dir, key);
         let file = disk.open(&path, Open::Read).map_err(failed)?;
-        let (header, rounds_at) = match header::read(&*file).map_err(failed)? {
-            HeaderOutcome::Version(found) => {
-                return Err(OpenError::Version { path, found, supported: header::VERSION });
+        let (header, rounds_at) = match header::read(&*file, None).map_err(failed)? {
+            FileStart::Version(found) => {
+                return Err(OpenError::Version { path, found, supported: VERSION });
             }
-            HeaderOutcome::Header { header, rounds_at, .. }
-                if header.sequence >= ASIDE_SEQUENCE_MIN =>
-            {
+            FileStart::Begun { header, rounds_at, .. } if header.sequence >= ASIDE_SEQUENCE_MIN => {
                 (header, rounds_at)
             }
-            HeaderOutcome::Header { .. } | HeaderOutcome::Unreadable => {
+            FileStart::Begun { .. } | FileStart::Reserved { .. } | FileStart::Unreadable { .. } => {
                 return self.note_unreadable(key, path, file).map_err(failed);
             }
         };
@@ -150,7 +171,7 @@ impl Recovery {
             let file_id = FileId::of(&header);
             let start = RoundStart { position: rounds_at, round: 1 };
             let scanned = ScannedFile { id: file_id, file_bytes: header.file_bytes, start };
-            let scan = scan::scan(&mut window, scanned, None)?;
+            let scan = scan::scan(&mut window, scanned, End::Open { sealed_round: 0 })?;
             for event in &scan.events {
                 match event {
                     Event::Frame(frame) => self.replay.set_aside(&mut window, file_id, frame)?,
@@ -191,37 +212,65 @@ impl Recovery {
         Ok(())
     }
 
+    /// Takes a file as a part of the log or as a spare. Returns a damaged one whose sequence is
+    /// unknown.
     fn open_file(
         &mut self,
         disk: &dyn Disk,
         dir: &Path,
-        sequence: u64,
+        number: u64,
         failed: &dyn Fn(io::Error) -> OpenError,
-    ) -> Result<(), OpenError> {
-        let path = files::file_path(dir, sequence);
+    ) -> Result<Option<OldFile>, OpenError> {
+        let path = files::file_path(dir, number);
         let file = disk.open(&path, Open::Read).map_err(failed)?;
         let bytes = file.len().map_err(failed)?;
-        let header = match header::read(&*file).map_err(failed)? {
-            HeaderOutcome::Version(found) => {
-                return Err(OpenError::Version { path, found, supported: header::VERSION });
+        let scan = Scan::default();
+        let mut old =
+            OldFile { sequence: 0, number, bytes, file, header: None, sealed_round: 0, scan };
+        match header::read(&*old.file, Some(number)).map_err(failed)? {
+            FileStart::Version(found) => {
+                return Err(OpenError::Version { path, found, supported: VERSION });
             }
-            HeaderOutcome::Header { header, rounds_at, copies_bad }
-                if header.sequence == sequence =>
-            {
-                if copies_bad > 0 {
+            FileStart::Reserved { label, second_bad } => {
+                self.spares.push(FoundSpare { label, second_bad });
+                return Ok(None);
+            }
+            FileStart::Begun { header, rounds_at, sealed_round, parts_bad } => {
+                if parts_bad > 0 {
                     let path = path.display();
-                    self.notes.push(format!("{path}: {copies_bad} of 4 header parts are damaged"));
+                    self.notes.push(format!("{path}: {parts_bad} of 6 header parts are damaged"));
                 }
-                Some((header, rounds_at))
+                old.sequence = header.sequence;
+                old.sealed_round = sealed_round;
+                old.header = Some((header, rounds_at));
             }
-            HeaderOutcome::Header { .. } | HeaderOutcome::Unreadable => {
+            FileStart::Unreadable { sequence } => {
                 self.notes.push(format!("{}: the header is unreadable", path.display()));
-                None
+                let Some(sequence) = sequence else { return Ok(Some(old)) };
+                old.sequence = sequence;
             }
-        };
-        self.files.push(OldFile { sequence, bytes, file, header, scan: Scan::default() });
-        self.sequence_next = sequence.saturating_add(1);
-        Ok(())
+        }
+        self.files.push(old);
+        Ok(None)
+    }
+
+    /// Sorts the files by sequence. A file of an unknown sequence gets one that no other has:
+    /// between the others if one is missing there, else behind them. So it has the same one at the
+    /// next start.
+    fn put_in_order(&mut self, unknown: Vec<OldFile>) {
+        for mut old in unknown {
+            self.files.sort_by_key(|old| old.sequence);
+            let next = |pair: &[OldFile]| {
+                let next = pair[0].sequence.saturating_add(1);
+                (next < pair[1].sequence).then_some(next)
+            };
+            let behind = self.files.last().map_or(1, |last| last.sequence.saturating_add(1));
+            old.sequence = self.files.windows(2).find_map(next).unwrap_or(behind);
+            self.files.push(old);
+        }
+        self.files.sort_by_key(|old| old.sequence);
+        let last = self.files.last();
+        self.sequence_next = last.map_or(1, |last| last.sequence.saturating_add(1));
     }
 
     /// The first pass, newest file first, because a newer file determines where an older one ends.
@@ -233,7 +282,8 @@ impl Recovery {
             let start = RoundStart { position: *rounds_at, round: header.first_round };
             let id = FileId::of(header);
             let scanned = ScannedFile { id, file_bytes: header.file_bytes, start };
-            old.scan = scan::scan(&mut window, scanned, limit)?;
+            let open = End::Open { sealed_round: old.sealed_round };
+            old.scan = scan::scan(&mut window, scanned, limit.map_or(open, End::Before))?;
             limit = Some(limit.unwrap_or(u64::MAX).min(header.first_round));
         }
         let Some(newest) = self.files.last_mut() else { return Ok(()) };
@@ -269,7 +319,7 @@ impl Recovery {
                         self.replay.frame(&mut window, file_id, frame)?;
                     }
                     Event::Gap(gap) => {
-                        let path = files::file_path(Path::new(""), old.sequence);
+                        let path = files::file_path(Path::new(""), old.number);
                         self.notes.push(format!("{}: {gap}", path.display()));
                         let salvaged = salvage::salvage(&mut window, file_id, gap)?;
                         self.replay.salvaged(&mut window, file_id, salvaged)?;
@@ -300,8 +350,8 @@ impl Recovery {
 
     /// Replays the copied rounds from the new file, in which they are durable.
     pub(crate) fn replay_fresh(&mut self, fresh: &Active, rounds_at: u64) -> io::Result<()> {
-        self.replay.usage.begin_file(fresh.sequence);
-        let file_id = FileId { file_sequence: fresh.sequence, salt: fresh.salt };
+        self.replay.usage.begin_file(fresh.sequence());
+        let file_id = FileId { file_sequence: fresh.sequence(), salt: fresh.label.salt };
         let mut window = Window::new(&*fresh.file)?;
         let mut at = rounds_at;
         for copied in &self.copied {

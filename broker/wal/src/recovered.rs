@@ -56,8 +56,9 @@ pub struct RecoveredLog {
 /// Reasons why a log cannot be opened, split by what the operator does next.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The log was written by another version of the program. Run that version or a newer one.
-    #[error("{} has log format version {found}; this program reads and writes version {supported}", path.display())]
+    /// The log was written by another version of the program. Run that version or a newer one; no
+    /// program reads version 1 any more.
+    #[error("{} has log format version {found}; this program reads and writes version {supported}: {}", path.display(), what_to_do(*found))]
     Version {
         /// Path of the file.
         path: PathBuf,
@@ -80,6 +81,13 @@ pub enum OpenError {
         /// Error of the operating system.
         source: io::Error,
     },
+}
+
+fn what_to_do(found: u32) -> &'static str {
+    match found {
+        1 => "start the program that wrote it, or format a new data directory",
+        _ => "start a newer program",
+    }
 }
 
 impl OpenError {

@@ -8,7 +8,8 @@ use proptest::prelude::*;
 use ropewalk_disk::{Aligned, Disk, File, Open, SimDisk};
 
 use crate::frame::{self, FRAME_HEADER_BYTES, FrameHeader, RoundId};
-use crate::header::{self, FileHeader, HeaderOutcome};
+use crate::header::{self, FileHeader, FileStart, HEADER_AT};
+use crate::label::{Label, Purpose};
 use crate::layout::Seed;
 use crate::plan::{Plan, Refusal};
 use crate::record::{HardState, LogId, RECORD_HEADER_BYTES, Record, RecordHeader, ReplicaKey};
@@ -69,6 +70,37 @@ fn file_with(content: &[u8]) -> std::sync::Arc<dyn File> {
     disk.open("/file".as_ref(), Open::Read).unwrap()
 }
 
+/// The start of a file that has begun and is marked, with its label and header.
+fn begun(table: Replicas, salt: u64) -> (Label, FileHeader, Aligned) {
+    let label = Label {
+        reservation: 3,
+        salt,
+        file_bytes: 1 << 20,
+        number: 5,
+        purpose: Purpose::Spare,
+        sequence: 7,
+        sealed_round: 8,
+    };
+    let header = FileHeader::new(&label, 7, 9, table);
+    let mut written = Aligned::with_capacity(0);
+    header.encode(&mut written);
+    let mut out = Aligned::with_capacity(0);
+    out.resize(HEADER_AT as usize);
+    label_in(&mut out, &label, &[0]);
+    label_in(&mut out, &Label { sequence: 0, sealed_round: 0, ..label }, &[1]);
+    out.extend_from_slice(&written);
+    assert_eq!(out.len() as u64, header::header_bytes(&header.table));
+    (label, header, out)
+}
+
+fn label_in(out: &mut Aligned, label: &Label, copies: &[usize]) {
+    let mut block = Aligned::with_capacity(0);
+    label.append_to(&mut block);
+    for copy in copies {
+        out[copy * 4096..(copy + 1) * 4096].copy_from_slice(&block);
+    }
+}
+
 proptest! {
     #[test]
     fn d3_a_record_is_read_as_written_and_only_in_its_round(
@@ -116,25 +148,103 @@ proptest! {
 
     #[test]
     fn d3_a_file_header_survives_the_loss_of_any_block(table in replicas(), salt: u64, lost: u16) {
-        let written = FileHeader { sequence: 7, salt, file_bytes: 1 << 20, first_round: 9, table };
-        let mut out = Aligned::with_capacity(0);
-        written.encode(&mut out);
-        prop_assert_eq!(out.len() as u64, header::header_bytes(&written.table));
+        let (label, written, mut out) = begun(table, salt);
         let lost = usize::from(lost) % (out.len() / 4096) * 4096;
         out[lost..lost + 4096].fill(0xa5);
-        match header::read(&*file_with(&out)).unwrap() {
-            HeaderOutcome::Header { header, rounds_at, copies_bad } => {
+        match header::read(&*file_with(&out), Some(label.number)).unwrap() {
+            FileStart::Begun { header, rounds_at, parts_bad, .. } => {
                 prop_assert_eq!(rounds_at, out.len() as u64);
-                prop_assert!(copies_bad <= 1);
+                prop_assert!(parts_bad <= 1);
                 prop_assert_eq!(header, written);
             }
-            found @ (HeaderOutcome::Version(_) | HeaderOutcome::Unreadable) => prop_assert!(false, "{:?}", found),
+            found @ (FileStart::Reserved { .. }
+            | FileStart::Version(_)
+            | FileStart::Unreadable { .. }) => prop_assert!(false, "{:?}", found),
         }
     }
 
     #[test]
-    fn a_file_of_noise_is_no_header(noise in bytes(20_000)) {
-        prop_assert!(matches!(header::read(&*file_with(&noise)).unwrap(), HeaderOutcome::Unreadable));
+    fn a_file_of_noise_is_no_header(noise in bytes(30_000)) {
+        let start = header::read(&*file_with(&noise), Some(1)).unwrap();
+        let unreadable = matches!(start, FileStart::Unreadable { sequence: None });
+        prop_assert!(unreadable);
+    }
+
+    /// The header is written over what a former use of the file left.
+    #[test]
+    fn d6_a_header_that_was_written_in_part_has_not_begun_and_a_whole_one_has(
+        table in replicas(),
+        salt: u64,
+        torn in proptest::collection::vec(any::<bool>(), 500),
+    ) {
+        let (mut label, _, former) = begun(table.clone(), salt);
+        label = Label { reservation: 4, salt: !salt, sequence: 0, sealed_round: 0, ..label };
+        let header = FileHeader::new(&label, 9, 12, table);
+        let mut out = Aligned::with_capacity(0);
+        out.extend_from_slice(&former);
+        label_in(&mut out, &label, &[0, 1]);
+        let mut whole = Aligned::with_capacity(0);
+        header.encode(&mut whole);
+        // Two copies of the preamble, then two of the table.
+        let mut complete = [true; 4];
+        let half = (whole.len() - 8192) / 2;
+        for (at, sector) in whole.chunks(512).enumerate() {
+            let at_byte = HEADER_AT as usize + at * 512;
+            if torn.get(at).copied().unwrap_or(false) && out[at_byte..at_byte + 512] != *sector {
+                let part = match at * 512 {
+                    byte if byte < 8192 => byte / 4096,
+                    byte => 2 + (byte - 8192) / half,
+                };
+                complete[part] = false;
+            } else {
+                out[at_byte..at_byte + 512].copy_from_slice(sector);
+            }
+        }
+        match header::read(&*file_with(&out), Some(label.number)).unwrap() {
+            FileStart::Begun { header: found, .. } => prop_assert_eq!(found, header),
+            FileStart::Reserved { label: found, .. } => {
+                prop_assert_eq!(found, label);
+                let whole = (complete[0] || complete[1]) && (complete[2] || complete[3]);
+                prop_assert!(!whole, "a whole header counts");
+            }
+            found @ (FileStart::Version(_) | FileStart::Unreadable { .. }) => {
+                prop_assert!(false, "{:?}", found);
+            }
+        }
+    }
+
+    /// A label is replaced one copy at a time, and each may be torn.
+    #[test]
+    fn d6_a_label_that_was_written_in_part_leaves_a_file_that_is_one_or_the_other(
+        table in replicas(),
+        salt: u64,
+        step in 0..4_usize,
+    ) {
+        let (label, header, mut out) = begun(table, salt);
+        let next = Label { reservation: label.reservation + 1, salt: !salt, sequence: 0, ..label };
+        match step {
+            0 => out[..4096].fill(0xa5),
+            1 => label_in(&mut out, &next, &[0]),
+            2 => {
+                label_in(&mut out, &next, &[0]);
+                out[4096..8192].fill(0xa5);
+            }
+            _ => label_in(&mut out, &next, &[0, 1]),
+        }
+        match header::read(&*file_with(&out), Some(label.number)).unwrap() {
+            FileStart::Begun { header: found, .. } => {
+                prop_assert_eq!(step, 0);
+                prop_assert_eq!(found, header);
+            }
+            FileStart::Reserved { label: found, second_bad } => {
+                prop_assert!(step > 0);
+                prop_assert_eq!(second_bad, step == 2);
+                prop_assert_eq!(found, next);
+            }
+            found @ (FileStart::Version(_) | FileStart::Unreadable { .. }) => {
+                prop_assert!(false, "{:?}", found);
+            }
+        }
     }
 
     #[test]

@@ -26,16 +26,14 @@
 mod submission;
 mod answers;
 mod queue;
+mod chores;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
-
-use ropewalk_disk::Disk;
 
 use crate::files::{Chore, Reader};
 use crate::log::{Admission, Round, Wal, WalError};
@@ -48,7 +46,7 @@ pub use submission::{Completion, Submission};
 /// Largest size of a round in bytes, unless a single submission is larger.
 pub const ROUND_BYTES_MAX: u64 = 4 << 20;
 /// Time without a round after which the memory of large rounds is released. Also the interval in
-/// which a failed creation of a file is retried.
+/// which a failed creation of a file is retried and the log is sealed.
 const IDLE: Duration = Duration::from_secs(1);
 
 /// The body of one of the log's threads. It returns the error with which the log failed finally.
@@ -132,7 +130,7 @@ impl Writer {
         let (disk, dir) = wal.disk_and_dir();
         let helper_queue = Arc::clone(&queue);
         let body: Body = Box::new(move || {
-            do_chores(&*disk, &dir, &to_do, &helper_queue);
+            chores::run(&*disk, &dir, &to_do, &helper_queue);
             Ok(())
         });
         let helper_guard = Arc::clone(&guard);
@@ -161,23 +159,6 @@ impl Writer {
         })?;
         queue.set_threads([thread, helper]);
         Ok(WalHandle { last: Arc::new(CloseOnDrop(queue)), reader })
-    }
-}
-
-/// Reports the end of the thread to the queue, also after a panic.
-struct HelperGuard<'a>(&'a Queue);
-
-impl Drop for HelperGuard<'_> {
-    fn drop(&mut self) {
-        self.0.helper_gone();
-    }
-}
-
-fn do_chores(disk: &dyn Disk, dir: &Path, to_do: &mpsc::Receiver<Chore>, queue: &Queue) {
-    let _gone = HelperGuard(queue);
-    // Ends when the "wal" thread has dropped the sender.
-    while let Ok(chore) = to_do.recv() {
-        queue.chore_done(chore.run(disk, dir));
     }
 }
 
@@ -285,13 +266,17 @@ impl Rounds {
             if self.waiting.is_empty() {
                 let timeout = (!idle || self.wal.is_full()).then_some(IDLE);
                 match self.queue.wait(&mut self.waiting, timeout) {
-                    WakeReason::Commands => idle = false,
+                    WakeReason::Commands => {
+                        idle = false;
+                        self.wal.set_idle(false);
+                    }
                     WakeReason::Chores => {}
                     WakeReason::Timeout => {
                         idle = true;
+                        self.wal.set_idle(true);
                         self.release_idle_memory();
                     }
-                    WakeReason::Closed => return Ok(()),
+                    WakeReason::Closed => return self.close(),
                 }
             }
             if let Err(error) = self.take_chores_done().and_then(|()| self.work()) {
@@ -300,6 +285,31 @@ impl Rounds {
                 return Err(error);
             }
         }
+    }
+
+    fn close(&mut self) -> Result<(), Arc<WalError>> {
+        self.seal().map_err(|error| {
+            let error = Arc::new(error);
+            self.fail(&error);
+            error
+        })
+    }
+
+    fn seal(&mut self) -> Result<(), WalError> {
+        // Two writes of one block must not overlap.
+        while self.wal.is_marking() {
+            self.wait_for_chore()?;
+        }
+        self.wal.seal()
+    }
+
+    /// Waits until a chore is done, and takes its result.
+    fn wait_for_chore(&mut self) -> Result<(), WalError> {
+        if !self.queue.wait_for_chores() {
+            let error = io::Error::other("the thread that prepares log files has ended");
+            return Err(WalError::failed(error));
+        }
+        self.take_chores_done()
     }
 
     fn release_idle_memory(&mut self) {
@@ -313,6 +323,7 @@ impl Rounds {
         if self.retried.elapsed() >= IDLE {
             self.retried = Instant::now();
             self.wal.retry_creation();
+            self.wal.seal_later();
         }
         while let Some(chore) = self.wal.next_chore() {
             // The "wal-files" thread ends only after this thread.
@@ -424,11 +435,7 @@ impl Rounds {
         let called = Instant::now();
         // Waiting for the file that is being prepared is faster than creating another one.
         while !self.wal.is_ready(admission) && self.wal.chore_in_flight() {
-            if !self.queue.wait_for_chores() {
-                let error = io::Error::other("the thread that prepares log files has ended");
-                return Err(WalError::failed(error));
-            }
-            self.take_chores_done()?;
+            self.wait_for_chore()?;
         }
         self.wal.make_room(admission)?;
         let began = Instant::now();

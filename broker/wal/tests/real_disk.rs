@@ -15,6 +15,7 @@ const SMALL: Options = Options {
     first_file_bytes: 64 << 10,
     files_bytes_max: 64 << 20,
     spares_max: 4,
+    prefilled: 0,
 };
 
 fn key(shard: u32) -> ReplicaKey {

@@ -17,6 +17,7 @@ const OPTIONS: Options = Options {
     first_file_bytes: 256 << 10,
     files_bytes_max: 16 << 20,
     spares_max: 4,
+    prefilled: 0,
 };
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -250,6 +251,54 @@ fn a_log_at_its_own_limit_is_full_and_the_disk_is_not() {
     assert!(matches!(*refused, WalError::Full { .. }), "{refused}");
     let stats = bench.handle.stats();
     assert!(stats.full && !stats.disk_full, "{stats:?}");
+}
+
+/// A burst after a pause finds more files than the two that are always there.
+#[test]
+fn files_are_created_in_advance_while_the_log_is_idle_and_the_disk_has_room() {
+    let wait_for = |bench: &Bench, files: u64| {
+        let began = Instant::now();
+        // The first file, the spare files, and two for the next starts, all of one size.
+        while bench.handle.stats().bytes < (3 + files) * OPTIONS.file_bytes {
+            assert!(began.elapsed() < PATIENCE, "{:?}", bench.handle.stats());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    let bench = Bench::new(&SimDisk::new(0), Options { prefilled: 4, ..OPTIONS });
+    wait_for(&bench, 4);
+    bench.handle.close();
+    assert_eq!(bench.handle.stats().bytes, 7 * OPTIONS.file_bytes);
+
+    // Much room is eight times the size of a file.
+    let disk = SimDisk::new(0);
+    disk.set_capacity(Some(11 * OPTIONS.file_bytes));
+    let bench = Bench::new(&disk, Options { prefilled: 4, ..OPTIONS });
+    wait_for(&bench, 2);
+    bench.submit(1, vec![created()]);
+    bench.answer().1.unwrap();
+    assert!(!bench.handle.is_full());
+    bench.handle.close();
+    assert_eq!(bench.handle.stats().bytes, 5 * OPTIONS.file_bytes);
+}
+
+#[test]
+fn d4_closing_seals_what_was_written() {
+    let disk = SimDisk::new(0);
+    let bench = Bench::new(&disk, OPTIONS);
+    bench.submit(1, vec![created()]);
+    bench.answer().1.unwrap();
+    let path = Path::new("/wal/0000000000000001.wal");
+    let mut content = disk.content(path).expect("the first file");
+    bench.submit(2, vec![entry(2, 100)]);
+    bench.answer().1.unwrap();
+    bench.handle.close();
+    // The last round vanishes.
+    let label = disk.content(path).expect("the first file");
+    content[..8192].copy_from_slice(&label[..8192]);
+    disk.put(path, content);
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let (_, recovered) = Wal::open(shared, Path::new("/wal"), OPTIONS).expect("it opens");
+    assert!(recovered.replicas[&KEY].damage.is_some());
 }
 
 #[test]

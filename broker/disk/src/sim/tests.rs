@@ -158,7 +158,7 @@ fn a_full_disk_says_so_and_removing_helps() {
     let disk = SimDisk::new(0);
     disk.set_capacity(Some(10_000));
     let file = open_new(&disk, "/d/a");
-    file.preallocate(8_000).unwrap();
+    file.preallocate(8_000, &mut |_| {}).unwrap();
     let other = open_new(&disk, "/d/b");
     let error = other.write_all_at(&[1; 4_000], 0).unwrap_err();
     assert!(crate::is_full(&error));

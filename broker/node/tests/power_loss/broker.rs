@@ -40,6 +40,7 @@ pub(crate) const OPTIONS: recovery::Options = recovery::Options {
         first_file_bytes: 256 << 10,
         files_bytes_max: 8 << 20,
         spares_max: 3,
+        prefilled: 0,
     },
     tail_bytes_max: 96 << 10,
     open_files_max: 4,

@@ -3,13 +3,14 @@
 //! # After a crash
 //!
 //! The last round of the newest file may be in the page cache and not on the disk, if its sync
-//! failed. So it is copied to the new file and synced there, the file is renamed, the name is made
-//! durable, and only then the copy is read and replayed. A crash at any moment leaves the old files
-//! unchanged, and the next start does the same again.
+//! failed. So it is copied to the new file and synced there, then the header of the file is
+//! written, and only then the copy is read and replayed. A crash at any moment before the header is
+//! durable leaves the new file reserved and the old files unchanged, and the next start does the
+//! same again. Old files are retired only after the label of the new file says that it has begun:
+//! otherwise damage to its header could not be told from a header that was never written.
 //!
-//! The existing names are made durable first. Otherwise a file that was retired just before the
-//! process died could appear as a spare file while the disk has it under its old name; a header
-//! written to it would then look like damage.
+//! The existing names are made durable first. Otherwise the name of a file that was created just
+//! before the process died could be only in the cache, and be lost with what the file then gets.
 //!
 //! If all rounds of the newest file are small, all of them are copied. The superseded file is then
 //! removed. So a broker that crashes repeatedly does not fill its disk, and can start again on a
@@ -22,11 +23,12 @@ use std::sync::Arc;
 
 use ropewalk_disk::{Aligned, Disk};
 
-use super::{BUFFER_IDLE_BYTES, Options, SPARES_WANTED, SealedFile, Wal};
+use super::{BUFFER_IDLE_BYTES, Options, SPARES_WANTED, Wal};
 use crate::active::Active;
-use crate::files::{Purpose, Reader, Spare, SpareSizes, SpareSpec, Spares};
+use crate::files::{Reader, Spare, SpareSizes, SpareSpec, Spares};
 use crate::frame;
 use crate::header::{self, FileHeader};
+use crate::label::Purpose;
 use crate::layout::align_up;
 use crate::plan::Plan;
 use crate::record::{Record, ReplicaKey};
@@ -52,19 +54,20 @@ impl Wal {
 
         let sizes =
             SpareSizes { file_bytes: options.file_bytes, start_bytes: options.start_bytes() };
-        let mut spares = Spares::adopt(&*disk, dir, &names, sizes).map_err(&failed)?;
+        let found = std::mem::take(&mut recovery.spares);
+        let mut spares = Spares::adopt(&*disk, dir, &names, found, sizes).map_err(&failed)?;
         let bytes = fresh_bytes(recovery.table(), &copied);
         let spare = fresh_spare(&*disk, dir, &options, &mut spares, bytes).map_err(&failed)?;
         let mut buffer = Aligned::with_capacity(BUFFER_IDLE_BYTES);
-        let (active, rounds_at) =
-            begin_with_copy(&spare, disk.draw(), &recovery, &copied, &mut buffer)
-                .map_err(&failed)?;
-        active.name(&*disk, dir, &spare).map_err(&failed)?;
+        let (mut active, rounds_at) =
+            begin_with_copy(&spare, &recovery, &copied, &mut buffer).map_err(&failed)?;
         recovery.replay_fresh(&active, rounds_at).map_err(&failed)?;
+        let round_next = recovery.round_next();
+        active.label.sealed_round = round_next - 1;
+        active.label.mark(&*active.file).map_err(&failed)?;
 
         let reader = Reader::default();
-        reader.insert(active.sequence, Arc::clone(&active.file));
-        let round_next = recovery.round_next();
+        reader.insert(active.sequence(), Arc::clone(&active.file));
         let RecoveryOutcome { recovered, replicas, usage, asides, old_files, tables_complete } =
             recovery.finish();
         for aside in asides.values() {
@@ -78,6 +81,9 @@ impl Wal {
             active,
             sealed: VecDeque::new(),
             spares,
+            mark: None,
+            marking: false,
+            idle: false,
             usage,
             header_bytes: header::header_bytes(&replicas),
             replicas,
@@ -88,7 +94,7 @@ impl Wal {
             failed: None,
         };
         for old in old_files {
-            let sealed = SealedFile { sequence: old.sequence, bytes: old.bytes };
+            let sealed = old.sealed_file();
             if old.contributes() {
                 wal.reader.insert(old.sequence, old.file);
                 wal.sealed.push_back(sealed);
@@ -111,7 +117,7 @@ impl Wal {
         self.release(&needed);
         self.drop_old_asides(tables_complete)?;
         while let Some(chore) = self.spares.retirements() {
-            let done = chore.run(&*self.disk, &self.dir);
+            let done = chore.run(&*self.disk, &self.dir, &mut |_| {});
             self.spares.done(done)?;
         }
         Ok(())
@@ -135,7 +141,7 @@ fn fresh_spare(
     spares: &mut Spares,
     bytes_min: u64,
 ) -> io::Result<Spare> {
-    let fits = |spare: &Spare| spare.bytes >= bytes_min;
+    let fits = |spare: &Spare| spare.bytes() >= bytes_min;
     // With fewer spare files than wanted, the last of them is the reserve.
     let is_short = spares.ready.len() < SPARES_WANTED;
     if let Some(at) = spares.starts.iter().position(fits).filter(|_| is_short) {
@@ -149,26 +155,21 @@ fn fresh_spare(
     }
     let number = spares.next_number();
     let bytes = options.start_bytes().max(bytes_min);
-    Spare::create(disk, dir, SpareSpec { purpose: Purpose::Start, number, bytes })
+    let spec = SpareSpec { purpose: Purpose::Start, number, bytes, in_advance: false };
+    Spare::create(disk, dir, spec, &mut |_| {})
 }
 
-/// Writes the header and the copied rounds to the new file. Returns the position of the first
+/// Writes the copied rounds and then the header to the new file. Returns the position of the first
 /// round.
 fn begin_with_copy(
     spare: &Spare,
-    salt: u64,
     recovery: &Recovery,
     copied: &[Vec<Record>],
     buffer: &mut Aligned,
 ) -> io::Result<(Active, u64)> {
-    let header = FileHeader {
-        sequence: recovery.sequence_next,
-        salt,
-        file_bytes: spare.bytes,
-        first_round: recovery.first_round,
-        table: recovery.table().clone(),
-    };
-    let mut active = Active::begin(spare, &header, buffer)?;
+    let (sequence, first_round) = (recovery.sequence_next, recovery.first_round);
+    let header = FileHeader::new(&spare.label, sequence, first_round, recovery.table().clone());
+    let mut active = Active::prepare(spare, &header)?;
     let rounds_at = active.position;
     for (round, records) in (recovery.first_round..).zip(copied) {
         let mut directory: BTreeMap<ReplicaKey, u32> = BTreeMap::new();
@@ -177,5 +178,6 @@ fn begin_with_copy(
         }
         active.write_round(round, directory.into_iter(), records.iter(), buffer)?;
     }
+    active.write_header(&header, buffer)?;
     Ok((active, rounds_at))
 }

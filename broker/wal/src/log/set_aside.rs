@@ -32,9 +32,10 @@ use ropewalk_disk::File;
 use super::{Wal, WalError};
 use crate::active::Active;
 use crate::aside::{ASIDE_SEQUENCE_MIN, Aside, SetAside, path_of};
-use crate::files::{self, Purpose, Spare, SpareSpec};
+use crate::files::{self, Spare, SpareSpec};
 use crate::frame;
 use crate::header::{self, FileHeader};
+use crate::label::Purpose;
 use crate::layout::align_up;
 use crate::record::{RECORD_ALIGN_BYTES, RECORD_HEADER_BYTES, Record, ReplicaKey};
 use crate::recovered::{EntryMeta, RecoveredReplica};
@@ -109,17 +110,12 @@ impl Wal {
             let error = io::Error::new(io::ErrorKind::QuotaExceeded, message);
             return Err(SetAsideError::Stays(error));
         }
-        let header = FileHeader {
-            sequence: sequences.max().unwrap_or(ASIDE_SEQUENCE_MIN),
-            salt: self.disk.draw(),
-            file_bytes: bytes,
-            first_round: 1,
-            table,
-        };
         let number = self.spares.next_number();
-        let spec = SpareSpec { purpose: Purpose::Spare, number, bytes };
-        let spare = Spare::create(&*self.disk, &self.dir, spec);
+        let spec = SpareSpec { purpose: Purpose::Spare, number, bytes, in_advance: false };
+        let spare = Spare::create_unnamed(&*self.disk, &self.dir, spec, &mut |_| {});
         let spare = spare.map_err(or_final)?;
+        let sequence = sequences.max().unwrap_or(ASIDE_SEQUENCE_MIN);
+        let header = FileHeader::new(&spare.label, sequence, 1, table);
         let path = path_of(&self.dir, key);
         let written = self.fill_aside(key, &spare, &header, &rounds).and_then(|file| {
             self.disk.rename(&spare.path, &path)?;
@@ -147,7 +143,8 @@ impl Wal {
         header: &FileHeader,
         rounds: &[&[EntryMeta]],
     ) -> io::Result<Arc<dyn File>> {
-        let mut active = Active::begin(spare, header, &mut self.buffer)?;
+        let mut active = Active::prepare(spare, header)?;
+        active.write_header(header, &mut self.buffer)?;
         for (round, entries) in (1..).zip(rounds) {
             let records = entries.iter().map(|entry| self.entry(key, entry));
             let records = records.collect::<io::Result<Vec<Record>>>()?;

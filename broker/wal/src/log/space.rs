@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{SPARES_WANTED, SealedFile, Wal};
-use crate::files::{Purpose, RetiredFile};
+use super::{SPARES_WANTED, Wal};
+use crate::files::{RetiredFile, SealedFile};
+use crate::label::Purpose;
 use crate::record::ReplicaKey;
 
 impl Wal {
@@ -39,8 +40,8 @@ impl Wal {
             (false, true) => Some(Purpose::Start),
             (false, false) => None,
         };
-        let becomes = purpose.map(|purpose| (purpose, self.spares.next_number()));
-        self.spares.retire(RetiredFile { sequence: file.sequence, bytes: file.bytes, becomes });
+        let becomes = purpose.zip(file.reservation.map(|former| former.saturating_add(1)));
+        self.spares.retire(RetiredFile { number: file.number, bytes: file.bytes, becomes });
     }
 
     /// The replicas that prevent the release of the oldest file, each with its last index in it: a
@@ -59,7 +60,7 @@ impl Wal {
     /// Size of all files in bytes, including spare files.
     pub fn bytes(&self) -> u64 {
         let sealed: u64 = self.sealed.iter().map(|file| file.bytes).sum();
-        sealed + self.active.bytes + self.spares.bytes()
+        sealed + self.active.bytes() + self.spares.bytes()
     }
 
     /// Bytes of the log that cannot be released yet: full files and the written part of the active

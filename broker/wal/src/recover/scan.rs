@@ -109,19 +109,43 @@ impl Scan {
     }
 }
 
-/// Finds the rounds of a file. `limit` is the first round of a newer file; `None` if this is the
-/// newest file.
-pub(super) fn scan(
-    window: &mut Window<'_>,
-    file: ScannedFile,
-    limit: Option<u64>,
-) -> io::Result<Scan> {
+/// Where the rounds of a file end.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum End {
+    /// Before the first round of a newer file.
+    Before(u64),
+    /// This is the newest file: it has at least the rounds up to this one.
+    Open { sealed_round: u64 },
+}
+
+impl End {
+    /// The sequence after the last round that the file may have.
+    fn limit(self) -> u64 {
+        match self {
+            Self::Before(limit) => limit,
+            Self::Open { .. } => u64::MAX,
+        }
+    }
+
+    /// The sequence after the last round that the file must have; [`u64::MAX`] if a cut file may
+    /// have had any number of them. `None` if it need not have `round`.
+    fn missing_from(self, round: u64, is_short: bool) -> Option<u64> {
+        match self {
+            Self::Before(limit) => Some(limit),
+            Self::Open { .. } if is_short => Some(u64::MAX),
+            Self::Open { sealed_round } => (round <= sealed_round).then_some(sealed_round + 1),
+        }
+    }
+}
+
+/// Finds the rounds of a file.
+pub(super) fn scan(window: &mut Window<'_>, file: ScannedFile, end: End) -> io::Result<Scan> {
     let mut scan = Scan::default();
     let mut next = file.start;
-    while limit.is_none_or(|limit| next.round < limit) {
-        let wanted = next.round..limit.unwrap_or(u64::MAX);
+    while next.round < end.limit() {
+        let wanted = next.round..end.limit();
         let Some(frame) = next_frame(window, file.id, next.position, wanted)? else {
-            scan.end(window, ScannedFile { start: next, ..file }, limit)?;
+            scan.end(window, ScannedFile { start: next, ..file }, end)?;
             break;
         };
         if frame.round > next.round {
@@ -162,20 +186,16 @@ impl Scan {
     }
 
     /// Handles the end of the complete rounds, which is either a torn tail or damage.
-    fn end(
-        &mut self,
-        window: &mut Window<'_>,
-        file: ScannedFile,
-        limit: Option<u64>,
-    ) -> io::Result<()> {
+    fn end(&mut self, window: &mut Window<'_>, file: ScannedFile, end: End) -> io::Result<()> {
         let RoundStart { position, round } = file.start;
         let is_short = window.file_len() < file.file_bytes;
-        if limit.is_some() || is_short {
+        if let Some(round_end) = end.missing_from(round, is_short) {
+            let end = window.file_len();
             self.events.push(Event::Gap(Gap {
                 start: position,
-                end: window.file_len(),
+                end,
                 round_first: round,
-                round_end: limit.unwrap_or(u64::MAX),
+                round_end,
             }));
         } else if let Some(header) = header_at(window, file.id, position)? {
             self.torn_tail_bytes = header.padded_bytes();

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -55,6 +55,8 @@ struct State {
 pub(super) struct Queue {
     state: Mutex<State>,
     changed: Condvar,
+    /// Copy of [`Stats::rounds`], read while a file is created.
+    rounds: AtomicU64,
     /// Copy of [`Stats::full`], read before every proposal.
     full: AtomicBool,
 }
@@ -167,7 +169,13 @@ impl Queue {
 
     pub(super) fn publish(&self, stats: Stats) {
         self.full.store(stats.full, Ordering::Release);
+        self.rounds.store(stats.rounds, Ordering::Relaxed);
         self.state.lock().stats = stats;
+    }
+
+    /// Number of rounds written since the start.
+    pub(super) fn rounds(&self) -> u64 {
+        self.rounds.load(Ordering::Relaxed)
     }
 
     pub(super) fn is_full(&self) -> bool {

@@ -194,7 +194,7 @@ fn r1_what_is_set_aside_has_a_bound_and_stays_in_the_log_beyond_it() {
 #[test]
 fn d2_a_disk_that_fails_while_entries_are_set_aside_ends_the_log() {
     let name = Fault { why: "wal-aside-name", ..Fault::next(Operation::SyncDir) };
-    let rename = Fault { path_contains: "spare-".to_owned(), ..Fault::next(Operation::Rename) };
+    let rename = Fault { path_contains: "creating-".to_owned(), ..Fault::next(Operation::Rename) };
     // The disk knows the file by the name under which it was opened; it is preallocated first.
     let path_contains = "creating-".to_owned();
     let write = Fault { path_contains, skip: 1, ..Fault::next(Operation::Write) };

@@ -65,11 +65,19 @@ fn write() -> Written {
     drop(wal);
     disk.power_cycle(0);
     let names = disk.list(Path::new(DIR)).expect("the directory");
-    let logs = names.into_iter().filter(|name| name.ends_with(".wal"));
     let content = |name: &String| disk.content(&Path::new(DIR).join(name)).expect("a listed file");
-    let files: Vec<_> = logs.map(|name| (name.clone(), content(&name))).collect();
+    let files = names.into_iter().map(|name| (name.clone(), content(&name)));
+    let mut files: Vec<_> = files.filter(|(_, content)| sequence_of(content).is_some()).collect();
+    files.sort_by_key(|(_, content)| sequence_of(content));
     assert!(files.len() >= 3, "{}", files.len());
     Written { files, rounds }
+}
+
+/// The sequence of a file that has begun, by the documented format.
+pub(crate) fn sequence_of(content: &[u8]) -> Option<u64> {
+    let preamble = content.get(8192..12_288)?;
+    let begun = preamble.starts_with(b"RWALHEAD") && preamble[16..32] == content[16..32];
+    begun.then(|| number(preamble, 40, 8))
 }
 
 fn number(content: &[u8], at: usize, len: usize) -> u64 {
@@ -94,9 +102,9 @@ impl Written {
     /// Finds the rounds by the documented format.
     fn places(&self) -> Vec<Place> {
         let mut places = Vec::new();
-        for (file, (name, content)) in self.files.iter().enumerate() {
-            let sequence = u64::from_str_radix(name.trim_end_matches(".wal"), 16).expect("hex");
-            for at in (8192..content.len()).step_by(4096) {
+        for (file, (_, content)) in self.files.iter().enumerate() {
+            let sequence = sequence_of(content).expect("it has begun");
+            for at in (16_384..content.len()).step_by(4096) {
                 let ours =
                     content[at..].starts_with(b"RWRD") && number(content, at + 8, 8) == sequence;
                 if ours {
@@ -181,7 +189,7 @@ fn d3_a_header_with_one_bad_copy_costs_nothing() {
     let all = written.model(written.rounds.len());
     for file in 0..written.files.len() {
         let rounds_at = written.places().iter().find(|place| place.file == file).cloned();
-        let end = rounds_at.map_or(16_384, |place| place.bytes.start);
+        let end = rounds_at.map_or(24_576, |place| place.bytes.start);
         for at in (0..end).step_by(61) {
             let disk = written.disk();
             disk.corrupt(&written.path(file), at as u64, 0x10);
@@ -268,7 +276,8 @@ fn d4_damage_stays_until_somebody_accepts_it_or_the_replica_goes() {
     }
     drop(wal);
     disk.power_cycle(0);
-    assert!(!disk.exists(&written.path(place.file)).unwrap());
+    let now = disk.content(&written.path(place.file)).and_then(|content| sequence_of(&content));
+    assert_ne!(now, sequence_of(&written.files[place.file].1), "it is gone or used again");
     let (mut wal, recovered) = open(&disk, OPTIONS).unwrap();
     assert!(damage(&recovered, A).is_some() && damage(&recovered, B).is_some());
 
@@ -296,13 +305,31 @@ fn d3_a_payload_that_is_damaged_after_opening_is_not_given_out() {
     assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
 }
 
-/// The highest possible index as the truncated index; the highest possible sequence of a round.
+/// Numbers at their limits, each with right checksums: the file, the position (u16), and what is
+/// written (2: the highest number, 3: zero).
 #[test]
 fn d3_a_number_that_nothing_follows_does_not_panic() {
-    super::forge::open_forged(&[
-        0, 62, 144, 80, 118, 186, 38, 51, 111, 223, 40, 32, 177, 124, 222, 64, 107,
-    ]);
-    super::forge::open_forged(&[0, 27, 40, 0, 212, 184, 119, 169, 246]);
+    let edit = |file: u8, at: u16, what: u8| {
+        let [low, high] = at.to_le_bytes();
+        [file, low, high, what, 0, 0, 0, 0]
+    };
+    let forged = |edits: &[[u8; 8]]| {
+        super::forge::open_forged(&[&[0][..], &edits.concat()].concat());
+    };
+    // The truncated index in the table of a file, and a record of a later file.
+    forged(&[edit(2, 28_816, 3), edit(1, 16_424, 2)]);
+    for what in [2, 3] {
+        // Each number of a preamble and of a label, of the newest and of a reserved file.
+        for file in [0, 2, 3] {
+            for at in (16..72).step_by(8) {
+                for block in [0, 4096, 8192, 12_288] {
+                    forged(&[edit(file, block + at, what)]);
+                }
+                forged(&[edit(file, at, what), edit(file, 4096 + at, what)]);
+                forged(&[edit(file, 8192 + at, what), edit(file, 12_288 + at, what)]);
+            }
+        }
+    }
 }
 
 #[test]

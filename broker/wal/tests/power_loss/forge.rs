@@ -13,11 +13,16 @@ use ropewalk_wal::{HardState, Options, Record, ReplicaKey, Wal};
 
 const DIR: &str = "/forged";
 const BLOCK: usize = 4096;
+/// Position of the first preamble: after the two copies of the label.
+const HEADER: usize = 2 * BLOCK;
+/// Position of the first table.
+const TABLE: usize = 4 * BLOCK;
 const OPTIONS: Options = Options {
-    file_bytes: 32 << 10,
-    first_file_bytes: 32 << 10,
+    file_bytes: 64 << 10,
+    first_file_bytes: 64 << 10,
     files_bytes_max: 1 << 20,
     spares_max: 2,
+    prefilled: 0,
 };
 
 type Files = Vec<(String, Vec<u8>)>;
@@ -81,7 +86,7 @@ fn apply(files: &mut Files, edit: &[u8]) {
     content[at..end].copy_from_slice(&written[..end - at]);
 }
 
-/// A small log in three files.
+/// A small log in three files, oldest first, and its reserved files.
 fn base() -> &'static Files {
     static BASE: OnceLock<Files> = OnceLock::new();
     BASE.get_or_init(|| {
@@ -92,9 +97,13 @@ fn base() -> &'static Files {
             wal.write_round(&records).expect("a healthy disk");
         }
         let names = disk.list(Path::new(DIR)).expect("the directory").into_iter();
-        let logs = names.filter(|name| name.ends_with(".wal"));
         let content = |name: &String| disk.content(&Path::new(DIR).join(name)).expect("a file");
-        logs.map(|name| (name.clone(), content(&name))).collect()
+        let mut files: Files = names.map(|name| (name.clone(), content(&name))).collect();
+        let begun = |content: &[u8]| content[HEADER..].starts_with(b"RWALHEAD");
+        files.sort_by_key(|(_, content)| (!begun(content), number(content, HEADER + 40)));
+        let logs = files.iter().filter(|(_, content)| begun(content)).count();
+        assert!(logs >= 3 && files.len() > logs, "{logs} of {} files", files.len());
+        files
     })
 }
 
@@ -137,21 +146,21 @@ fn put(content: &mut [u8], at: usize, crc: u32) {
 
 /// Computes every checksum that can be computed.
 fn seal(content: &mut [u8]) {
-    if content.len() < 3 * BLOCK {
+    if content.len() < TABLE + BLOCK {
         return;
     }
-    let table = 2 * BLOCK..2 * BLOCK + number(content, 48);
+    let table = TABLE..TABLE + number(content, HEADER + 56);
     if let Some(table) = content.get(table).map(crc32c::crc32c) {
-        put(content, 52, table);
-        put(content, BLOCK + 52, table);
+        put(content, HEADER + 60, table);
+        put(content, HEADER + BLOCK + 60, table);
     }
-    for at in [0, BLOCK] {
+    for at in (0..TABLE).step_by(BLOCK) {
         let crc = crc32c::crc32c(&content[at..at + 12]);
         let crc = crc32c::crc32c_append(crc, &content[at + 16..at + BLOCK]);
         put(content, at + 12, crc);
     }
-    let salt = content[24..32].to_vec();
-    for at in (2 * BLOCK..content.len() - BLOCK + 1).step_by(BLOCK) {
+    let salt = content[HEADER + 24..HEADER + 32].to_vec();
+    for at in (TABLE..content.len() - BLOCK + 1).step_by(BLOCK) {
         if content[at..].starts_with(b"RWRD") {
             seal_round(content, at, crc32c::crc32c(&salt));
         }

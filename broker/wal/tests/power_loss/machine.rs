@@ -15,9 +15,10 @@ const SHARDS: u64 = 4;
 
 pub(crate) const OPTIONS: Options = Options {
     file_bytes: FILE_BYTES,
-    first_file_bytes: 32 << 10,
+    first_file_bytes: 48 << 10,
     files_bytes_max: 4 << 20,
     spares_max: 3,
+    prefilled: 0,
 };
 
 pub(crate) struct Machine {

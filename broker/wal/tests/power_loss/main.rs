@@ -15,6 +15,8 @@ mod faults;
 mod forge;
 mod machine;
 mod model;
+mod pool;
+mod seal;
 
 use std::collections::BTreeSet;
 
