@@ -7,7 +7,7 @@
 //! written, and only then the copy is read and replayed. A crash at any moment before the header is
 //! durable leaves the new file reserved and the old files unchanged, and the next start does the
 //! same again. Old files are retired only after the label of the new file says that it has begun:
-//! otherwise damage to its header could not be told from a header that was never written.
+//! otherwise damage to its header could not be distinguished from a header that was never written.
 //!
 //! The existing names are made durable first. Otherwise the name of a file that was created just
 //! before the process died could be only in the cache, and be lost with what the file then gets.

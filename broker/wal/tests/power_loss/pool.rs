@@ -180,7 +180,7 @@ fn d1_d6_power_may_go_at_any_moment_while_files_begin_and_are_reserved_again() {
             };
             end(&disk, seed);
             let (mut wal, model) = check(&disk, &model, doubt.as_ref(), &context);
-            // It goes on, and what was not there does not come back.
+            // Writing continues, and what was not there does not come back.
             let key = ReplicaKey { shard: 50, replica: 50 };
             let more = (2..14).map(|index| vec![entry(key, index, 4000)]);
             let more: Vec<_> = std::iter::once(vec![created(key)]).chain(more).collect();

@@ -47,7 +47,7 @@ fn d4_rounds_that_were_sealed_and_are_gone_are_damage() {
     assert!(replica.damage.is_some(), "{replica:?}");
     assert_eq!(replica.entries.len(), 1);
     assert!(!recovered.notes.is_empty(), "it is reported");
-    // It stays until somebody accepts it, and no longer.
+    // The damage stays until the loss is accepted, and no longer.
     drop(wal);
     disk.power_cycle(1);
     let opened = open(&disk, OPTIONS).expect("it opens");
