@@ -30,7 +30,7 @@ pub(crate) fn open(disk: &SimDisk, options: Options) -> Result<(Wal, RecoveredLo
 
 /// The purposes of the reserved files, by the documented format.
 fn purposes(disk: &SimDisk) -> Vec<u8> {
-    let names = disk.list(Path::new(DIR)).unwrap().into_iter();
+    let names = disk.list(Path::new(DIR)).expect("the directory").into_iter();
     let contents = names.filter_map(|name| disk.content(&Path::new(DIR).join(name)));
     let reserved = contents.filter(|content| super::damage::sequence_of(content).is_none());
     reserved.map(|content| content[64]).collect()
