@@ -46,9 +46,11 @@ use crate::settings::{Endpoint, Settings};
 use crate::supervision::{self, Supervisor};
 
 mod apply_listener;
+mod round_metrics;
 mod status;
 
 use apply_listener::{ApplyListener, Policy};
+use round_metrics::RoundMetrics;
 use status::Status;
 
 /// Shards of a new cluster, without the catalog shard.
@@ -137,6 +139,7 @@ impl Broker {
 
         let mut registry = Registry::with_prefix("ropewalk");
         let metrics = handle::metrics::Metrics::register(&mut registry);
+        let rounds = RoundMetrics::register(&mut registry);
         let connection_metrics = listen::metrics::Metrics::register(&mut registry);
         let status = Status::new(&settings);
         let source: Arc<dyn admin::Source> = Arc::clone(&status) as _;
@@ -156,7 +159,7 @@ impl Broker {
         let admin_server = admin::serve(admin_socket, admin_parts, admin_stop);
         background.spawn(supervisor.endless(&supervision::ADMIN_SERVER, admin_server));
 
-        let parts = Parts { settings: Arc::clone(&settings), disk, dir: start.dir };
+        let parts = Parts { settings: Arc::clone(&settings), disk, dir: start.dir, rounds };
         let opened = parts.open(start.format, start.on_fatal).await?;
         let endpoints = bound.iter().map(|bound| (Arc::clone(&bound.name), bound.endpoint.clone()));
         let context = opened.context(endpoints.collect(), metrics);
@@ -263,6 +266,7 @@ struct Parts {
     settings: Arc<Settings>,
     disk: Arc<dyn Disk>,
     dir: PathBuf,
+    rounds: RoundMetrics,
 }
 
 /// An open data directory with the parts that are built on it.
@@ -292,6 +296,7 @@ impl Parts {
         );
         let listener = Arc::new(listener);
         let node_id = self.settings.node_id();
+        let rounds = self.rounds.clone();
         let options = NodeOptions {
             disk: Arc::clone(&self.disk),
             dir: self.dir.clone(),
@@ -299,6 +304,7 @@ impl Parts {
             observer: Arc::clone(&listener) as _,
             policy: Arc::new(Policy(Arc::clone(&view))),
             on_fatal,
+            on_round: Arc::new(move |round| rounds.observe(round)),
             clock_ms: clock::now_ms,
             recovery: recovery::Options::default(),
             checkpoint: checkpoint::Options::default(),

@@ -14,4 +14,4 @@ mod background;
 mod node;
 
 pub use handle::{Observer, ShardHandle};
-pub use node::{Node, NodeError, NodeOptions};
+pub use node::{Node, NodeError, NodeOptions, OnRound};

@@ -25,7 +25,7 @@ use ropewalk_store::directory::{DataDir, DataDirContents, DirectoryError, Identi
 use ropewalk_store::log::Logs;
 use ropewalk_store::policy::Policy;
 use ropewalk_store::recovery::{self, OpenError};
-use ropewalk_wal::{Answers, Guard, WalHandle, Writer};
+use ropewalk_wal::{Answers, Guard, RoundReport, WalHandle, Writer};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
@@ -35,6 +35,9 @@ use crate::driver::{Driver, DriverContext};
 use crate::drivers;
 use crate::handle::{Observer, ShardHandle};
 use crate::supervision::{self, Failure, OnFatal, StopGuard, Supervisor};
+
+/// Receives the report of each round of the write-ahead log, on the log's thread: it must not block.
+pub type OnRound = Arc<dyn Fn(&RoundReport) + Send + Sync>;
 
 /// The options of a node.
 #[derive(Clone)]
@@ -51,6 +54,8 @@ pub struct NodeOptions {
     pub policy: Arc<dyn Policy>,
     /// Receives the error that ends the process: the disk failed (D2), or a thread or task ended.
     pub on_fatal: OnFatal,
+    /// Receives the report of each round of the write-ahead log, for metrics.
+    pub on_round: OnRound,
     /// The wall clock, Unix milliseconds.
     pub clock_ms: fn() -> i64,
     /// Bounds of the store.
@@ -125,12 +130,7 @@ impl Node {
     pub fn open(options: NodeOptions) -> Result<Self, NodeError> {
         let data = DataDir::new(Arc::clone(&options.disk), options.dir.clone());
         let lock = data.lock()?;
-        if let DataDirContents::Empty | DataDirContents::HalfFormatted = data.contents()? {
-            match &options.format {
-                Some(identity) => bootstrap::format(&data, identity, &options.recovery)?,
-                None => return Err(NodeError::Empty(options.dir)),
-            }
-        }
+        format_if_empty(&data, &options)?;
         let opened = recovery::open(data.clone(), &options.recovery)?;
         let budget = Arc::clone(opened.store.budget());
         let (stop, stopped) = watch::channel(false);
@@ -139,7 +139,9 @@ impl Node {
         let supervisor = Supervisor::new(Arc::clone(&options.on_fatal));
         let guard = guard_log(supervisor.clone(), deliver.clone());
         let deliver = move |answers| drop(deliver.send(answers));
-        let wal = Writer::spawn_guarded(opened.wal, deliver, |_| (), guard)?;
+        let on_round = options.on_round;
+        let report = move |round: &RoundReport| on_round(round);
+        let wal = Writer::spawn_guarded(opened.wal, deliver, report, guard)?;
         let mut node = Self {
             identity: opened.identity,
             shards: BTreeMap::new(),
@@ -303,6 +305,17 @@ async fn give_answers(mut delivered: mpsc::UnboundedReceiver<Answers>) {
     while let Some(answers) = delivered.recv().await {
         answers.give();
     }
+}
+
+/// Formats an empty data directory, if the options say for which broker.
+fn format_if_empty(data: &DataDir, options: &NodeOptions) -> Result<(), NodeError> {
+    if let DataDirContents::Empty | DataDirContents::HalfFormatted = data.contents()? {
+        match &options.format {
+            Some(identity) => bootstrap::format(data, identity, &options.recovery)?,
+            None => return Err(NodeError::Empty(options.dir.clone())),
+        }
+    }
+    Ok(())
 }
 
 /// Reports the end of the log's threads. Holding `answers` keeps the delivery task running until

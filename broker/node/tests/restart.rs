@@ -65,6 +65,7 @@ fn open_with(disk: Arc<dyn Disk>, dir: &Path, checkpoint: checkpoint::Options) -
         observer: Arc::new(NoObserver),
         policy: Arc::new(NoObserver),
         on_fatal: Arc::new(|error| panic!("{error}")),
+        on_round: Arc::new(|_| ()),
         clock_ms,
         recovery: recovery::Options { wal, tail_bytes_max: 4 << 20, open_files_max: 16 },
         checkpoint,

@@ -17,6 +17,7 @@ pub(crate) struct Metrics {
     requests: Family<Api, Counter>,
     errors: Family<ApiError, Counter>,
     duration: Family<Api, Histogram>,
+    memory_wait: Histogram,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -30,6 +31,12 @@ struct ApiError {
     error: &'static str,
 }
 
+/// Bounds of the buckets of histograms of storage, from 50 µs, seconds.
+pub(crate) const STORAGE_SECONDS: [f64; 17] = [
+    0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
+    2.5, 5.0, 10.0,
+];
+
 /// From 100 µs to 52 s, because a fetch may wait.
 fn durations() -> Histogram {
     Histogram::new(exponential_buckets(0.0001, 2.0, 20))
@@ -42,6 +49,7 @@ impl Metrics {
             requests: Family::default(),
             errors: Family::default(),
             duration: Family::new_with_constructor(durations as fn() -> Histogram),
+            memory_wait: Histogram::new(STORAGE_SECONDS),
         };
         registry.register("requests", "Answered Kafka requests", all.requests.clone());
         registry.register("request_errors", "Error codes in responses, by API", all.errors.clone());
@@ -51,7 +59,18 @@ impl Metrics {
             Unit::Seconds,
             all.duration.clone(),
         );
+        registry.register_with_unit(
+            "produce_memory_wait",
+            "Time that a produce request waited for memory for its records, of those that waited",
+            Unit::Seconds,
+            all.memory_wait.clone(),
+        );
         all
+    }
+
+    /// Counts a produce request that waited for memory.
+    pub(super) fn waited_for_memory(&self, waited: Duration) {
+        self.memory_wait.observe(waited.as_secs_f64());
     }
 
     /// The counters of one API.

@@ -149,11 +149,16 @@ async fn room(
     due: Option<Instant>,
     timeout_ms: i32,
 ) -> Result<(), (ErrorCode, String)> {
-    let below = ctx.node.tail_budget().wait_below();
+    let budget = ctx.node.tail_budget();
+    let waits_since = budget.is_over().then(Instant::now);
+    let below = budget.wait_below();
     let waited = match due {
         Some(due) => timeout_at(due, below).await,
         None => Ok(below.await),
     };
+    if let Some(since) = waits_since {
+        ctx.metrics.waited_for_memory(since.elapsed());
+    }
     match waited {
         Ok(Ok(())) => Ok(()),
         Ok(Err(full)) => Err((ErrorCode::KafkaStorageError, full.to_string())),

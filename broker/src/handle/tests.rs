@@ -22,6 +22,7 @@ mod records;
 mod answers;
 mod bounds;
 mod admin;
+mod metrics;
 
 const SOON: Duration = Duration::from_secs(20);
 
