@@ -30,7 +30,7 @@ use ropewalk_store::{DataDir, Identity, bootstrap, checkpoint, recovery};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::admin::{self, Admin, WakeUps, measured};
 use crate::catalog::{Reconciler, Topics, View, orphans};
@@ -46,10 +46,12 @@ use crate::settings::{Endpoint, Settings};
 use crate::supervision::{self, Supervisor};
 
 mod apply_listener;
+mod connections;
 mod round_metrics;
 mod status;
 
 use apply_listener::{ApplyListener, Policy};
+use connections::Connections;
 use round_metrics::RoundMetrics;
 use status::Status;
 
@@ -462,45 +464,4 @@ fn admin_endpoint(settings: &Settings) -> Endpoint {
 fn local_address(socket: &TcpListener) -> Result<SocketAddr, StartError> {
     let refuse = |source| StartError::Bind { address: "a bound socket".into(), source };
     socket.local_addr().map_err(refuse)
-}
-
-/// The configured connection limits, capped by the number of file descriptors.
-#[derive(Debug)]
-struct Connections {
-    settings: Arc<Settings>,
-    files_max: usize,
-}
-
-impl Connections {
-    /// Raises the process's soft limit of file descriptors to the hard limit, and warns if that
-    /// leaves room for few clients.
-    fn new(settings: Arc<Settings>) -> Self {
-        use rustix::process::{Resource, getrlimit, setrlimit};
-        let mut limit = getrlimit(Resource::Nofile);
-        limit.current = limit.maximum;
-        let _ = setrlimit(Resource::Nofile, limit);
-        let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-        let files = usize::try_from(files).unwrap_or(usize::MAX);
-        let files_max = limits::connections_for(files);
-        if files_max < limits::CONNECTIONS_EXPECTED {
-            warn!(
-                limit_nofile = files,
-                connections_max = files_max,
-                "few file descriptors: Kafka connections beyond connections_max are refused; raise the limit of \
-                 the process (ulimit -n, LimitNOFILE) to at least {}",
-                limits::FILES_RESERVED + limits::CONNECTIONS_EXPECTED
-            );
-        }
-        Self { settings, files_max }
-    }
-}
-
-impl listen::ConnectionLimits for Connections {
-    fn connections_max(&self) -> usize {
-        self.settings.connections_max().min(self.files_max)
-    }
-
-    fn connections_per_ip_max(&self) -> usize {
-        self.settings.connections_per_ip_max()
-    }
 }
