@@ -385,6 +385,10 @@ impl OpenParts {
             topics,
             groups: Arc::clone(&self.groups),
             answers: Budget::new(limits::ANSWER_BYTES_MAX),
+            fetch_sessions: handle::fetch::Sessions::new(
+                settings.fetch_sessions_max(),
+                metrics.fetch_sessions.clone(),
+            ),
             producer_ids: handle::init_producer_id::ProducerIds::default(),
             metrics,
             refusals: LogLimit::default(),

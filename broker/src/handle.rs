@@ -53,7 +53,7 @@ mod describe_cluster;
 mod describe_producers;
 mod describe_topic_partitions;
 mod produce;
-mod fetch;
+pub(crate) mod fetch;
 mod list_offsets;
 mod offset_for_leader_epoch;
 mod delete_records;
@@ -113,6 +113,7 @@ pub struct Context {
     pub groups: Arc<Coordinator>,
     /// Memory for responses that are read from disk: acquire before reading, then [`Call::hold`].
     pub answers: Budget,
+    pub(crate) fetch_sessions: Arc<fetch::Sessions>,
     pub(crate) producer_ids: init_producer_id::ProducerIds,
     pub(crate) metrics: Metrics,
     /// Rate limit of log lines about refused requests.

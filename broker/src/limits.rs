@@ -240,6 +240,20 @@ pub const ENTRY_PARTITIONS_MAX: usize = 10_000;
 /// Longest wait of a fetch for records, whatever `max.wait.ms` the client sends.
 pub const FETCH_WAIT_MAX: Duration = Duration::from_secs(60);
 
+/// Most partitions of one fetch session. A fetch of more is answered without a session.
+pub const FETCH_SESSION_PARTITIONS_MAX: usize = 10_000;
+
+/// Memory of one partition of a fetch session, and of a session itself, bytes: the entry with its
+/// topic's name, its places in the tables, and the registration in the log.
+pub const FETCH_SESSION_PARTITION_BYTES: usize = 832;
+
+/// Memory of all fetch sessions, bytes.
+pub const FETCH_SESSIONS_BYTES_MAX: usize = 64 * 1024 * 1024;
+const _: () = assert!(
+    4 * FETCH_SESSION_PARTITIONS_MAX * FETCH_SESSION_PARTITION_BYTES <= FETCH_SESSIONS_BYTES_MAX,
+    "there is room for several of the largest"
+);
+
 /// Most addresses, topics or groups with a client-caused log line within one minute.
 pub const LOG_SUBJECTS_MAX: usize = 1024;
 

@@ -361,6 +361,12 @@ impl Settings {
         self.count("fetch.max.bytes")
     }
 
+    /// The value of `max.incremental.fetch.session.cache.slots`.
+    #[must_use]
+    pub fn fetch_sessions_max(&self) -> usize {
+        self.count("max.incremental.fetch.session.cache.slots")
+    }
+
     /// The value of `max.request.partition.size.limit`.
     #[must_use]
     pub fn partitions_per_page_max(&self) -> i32 {

@@ -4,36 +4,44 @@
 //! a segment. Its size is bounded by the client's limits, by the broker's, and by the response
 //! budget that all connections share.
 //!
-//! Sessions (KIP-227) are declined: every response carries session id 0, so the client names all
-//! partitions in each request.
+//! `session` holds what a client asks and was answered in a fetch session (KIP-227), `cache` the
+//! sessions of the broker; both decide without I/O. `reading` connects them with the logs.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use ropewalk_codec::fetch_request::{FetchPartition, FetchRequest, FetchTopic};
+use ropewalk_codec::fetch_request::{FetchPartition, FetchRequest};
 use ropewalk_codec::fetch_response::{
     EpochEndOffset, FetchResponse, FetchableTopicResponse, PartitionData,
 };
 use ropewalk_codec::{Records, Str};
 use ropewalk_shard::state::partition::EpochEnd;
 use ropewalk_store::log::{Chunk, PartitionLog};
-use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use super::partition::LedPartition;
 use super::{Call, Close, Context, ErrorCode};
+use crate::catalog::TopicView;
 use crate::limits;
 use crate::listen::Permit;
 
-/// The epoch of a request that opens a full session; -1 requests none.
-const FIRST_EPOCH: i32 = 0;
+mod cache;
+mod reading;
+mod session;
+
+use reading::Reading;
+pub(crate) use reading::{SessionMetrics, Sessions};
 
 /// The requested position of one partition.
 #[derive(Debug)]
 struct PartitionRead {
     asked: FetchPartition,
     found: Result<LedPartition, ErrorCode>,
+    /// Identifies the partition when its log changes.
+    token: u32,
+    /// Whether its log reports the next change.
+    watched: bool,
 }
 
 /// The requested partitions of one topic.
@@ -41,6 +49,7 @@ struct PartitionRead {
 struct TopicRead {
     topic: Str,
     topic_id: Uuid,
+    view: Result<Arc<TopicView>, ErrorCode>,
     partitions: Vec<PartitionRead>,
 }
 
@@ -50,57 +59,37 @@ pub(crate) async fn handle(
     call: &Call,
     request: FetchRequest,
 ) -> Result<FetchResponse, Close> {
-    if request.session_epoch > FIRST_EPOCH && request.session_id != 0 {
-        let error_code = call.refuse(ErrorCode::FetchSessionIdNotFound);
-        return Ok(FetchResponse { error_code, ..Default::default() });
-    }
-    let wants = resolve(ctx, request.topics);
     let bytes_max =
         usize::try_from(request.max_bytes).unwrap_or(0).min(ctx.settings.fetch_bytes_max());
     let bytes_min = usize::try_from(request.min_bytes).unwrap_or(0).min(bytes_max);
     let wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0));
     let deadline = Instant::now() + wait.min(limits::FETCH_WAIT_MAX);
 
-    let appended = Arc::new(Notify::new());
-    loop {
-        let waits = bytes_min > 0 && Instant::now() < deadline;
-        if waits {
-            logs(&wants).for_each(|log| log.notify_on_append(&appended));
+    let mut reading = match Reading::of(ctx, call, request) {
+        Ok(reading) => reading,
+        Err(code) => {
+            let error_code = call.refuse(code);
+            return Ok(FetchResponse { error_code, ..Default::default() });
         }
+    };
+    loop {
+        let waits = bytes_min > 0 && Instant::now() < deadline && !reading.is_empty();
+        reading.watch(ctx, waits);
         // A fetch that only waits must not hold memory that other responses need.
-        if !waits || partitions(&wants).any(PartitionRead::has_news) {
+        if !waits || partitions(&reading.wants).any(PartitionRead::has_news) {
             let (mut held, room) = share(ctx, bytes_max).await;
-            let (response, size_bytes, urgent) = collect(call, &wants, room);
+            let (mut response, size_bytes, urgent) = collect(call, &reading.wants, room);
             if !waits || urgent || size_bytes >= bytes_min {
                 held.shrink_to(size_bytes);
                 call.hold(held);
+                reading.finish(&mut response);
                 return Ok(response);
             }
         }
         // Whether woken or past the deadline, the logs are read again; past the deadline the result
         // is the response.
-        let _ = timeout_at(deadline, appended.notified()).await;
+        let _ = timeout_at(deadline, reading.changed()).await;
     }
-}
-
-fn resolve(ctx: &Context, topics: Vec<FetchTopic>) -> Vec<TopicRead> {
-    let topic = |topic: FetchTopic| {
-        let view = ctx.topic(&topic.topic, topic.topic_id);
-        let want = |asked: FetchPartition| {
-            let found = match &view {
-                Ok(view) => ctx.partition(view, asked.partition),
-                Err(code) => Err(*code),
-            };
-            let found = found.and_then(|found| {
-                found.check_epoch(asked.current_leader_epoch)?;
-                Ok(found)
-            });
-            PartitionRead { asked, found }
-        };
-        let partitions = topic.partitions.into_iter().map(want).collect();
-        TopicRead { topic: topic.topic, topic_id: topic.topic_id, partitions }
-    };
-    topics.into_iter().map(topic).collect()
 }
 
 /// A share of the response budget, and how much may be read under it: the client's full limit if
@@ -114,10 +103,6 @@ async fn share(ctx: &Context, bytes_max: usize) -> (Permit, usize) {
 
 fn partitions(wants: &[TopicRead]) -> impl Iterator<Item = &PartitionRead> {
     wants.iter().flat_map(|wants| &wants.partitions)
-}
-
-fn logs(wants: &[TopicRead]) -> impl Iterator<Item = &Arc<PartitionLog>> {
-    partitions(wants).filter_map(|want| want.found.as_ref().ok()).map(|found| &found.log)
 }
 
 impl PartitionRead {

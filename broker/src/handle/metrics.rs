@@ -10,6 +10,7 @@ use prometheus_client::registry::{Registry, Unit};
 use ropewalk_codec::ApiKey;
 
 use crate::handle::ErrorCode;
+use crate::handle::fetch::SessionMetrics;
 
 /// Counters of all APIs; clones share them.
 #[derive(Debug, Clone)]
@@ -18,6 +19,7 @@ pub(crate) struct Metrics {
     errors: Family<ApiError, Counter>,
     duration: Family<Api, Histogram>,
     memory_wait: Histogram,
+    pub(crate) fetch_sessions: SessionMetrics,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -50,6 +52,7 @@ impl Metrics {
             errors: Family::default(),
             duration: Family::new_with_constructor(durations as fn() -> Histogram),
             memory_wait: Histogram::new(STORAGE_SECONDS),
+            fetch_sessions: SessionMetrics::register(registry),
         };
         registry.register("requests", "Answered Kafka requests", all.requests.clone());
         registry.register("request_errors", "Error codes in responses, by API", all.errors.clone());

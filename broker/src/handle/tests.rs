@@ -23,6 +23,7 @@ mod answers;
 mod bounds;
 mod admin;
 mod metrics;
+mod fetch_sessions;
 
 const SOON: Duration = Duration::from_secs(20);
 

@@ -160,6 +160,9 @@ static USED: &[Key] = &[
     key("fetch.max.bytes", Kind::Int, "57671680")
         .valid(Valid::AtLeast(1024))
         .doc("The most bytes of records in one fetch, whatever the client requests."),
+    key("max.incremental.fetch.session.cache.slots", Kind::Int, "1000")
+        .valid(Valid::AtLeast(0))
+        .doc("The most fetch sessions. A consumer without one names all its partitions in each fetch."),
     key("max.request.partition.size.limit", Kind::Int, "2000")
         .valid(Valid::AtLeast(1))
         .doc("The most partitions in one page of DescribeTopicPartitions."),

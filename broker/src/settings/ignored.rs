@@ -150,7 +150,6 @@ ignored! {
     "log.segment.delete.delay.ms" Long "60000" ClusterWide;
     "max.connection.creation.rate" Int "2147483647" ClusterWide;
     "max.connections.per.ip.overrides" String "" ClusterWide;
-    "max.incremental.fetch.session.cache.slots" Int "1000" ReadOnly;
     "metadata.log.dir" String null ReadOnly;
     "metadata.log.max.record.bytes.between.snapshots" Long "20971520" ReadOnly;
     "metadata.log.max.snapshot.interval.ms" Long "3600000" ReadOnly;

@@ -31,7 +31,6 @@ use parking_lot::Mutex;
 use ropewalk_batch::{PREFIX_LEN, StampedBatch};
 use ropewalk_segment::{Reader, SegmentError, Segments};
 use ropewalk_shard::PartitionId;
-use tokio::sync::Notify;
 
 use crate::limits;
 use crate::snapshot::SpillRun;
@@ -39,7 +38,10 @@ use crate::store::ShardStore;
 
 mod tail;
 mod lookup;
+mod waiter;
 pub(crate) mod layers;
+
+pub use waiter::Waiter;
 
 use tail::Tail;
 
@@ -94,7 +96,7 @@ struct Inner {
     reader: Option<Reader>,
     spill: Vec<SpillRun>,
     tail: Tail,
-    waiters: Vec<Weak<Notify>>,
+    waiters: Vec<Registered>,
     closed: bool,
     /// Whether [`Change::Dirty`] was reported since the last checkpoint.
     dirty: bool,
@@ -267,15 +269,17 @@ impl PartitionLog {
 
     /// Raises the log start to `offset`. Files below it are removed once no snapshot names them.
     pub fn set_log_start(&self, offset: i64) {
-        let (freed, first) = {
+        let (waiters, freed, first) = {
             let mut inner = self.inner.lock();
             if offset <= inner.log_start {
                 return;
             }
             inner.log_start = offset;
             inner.spill.retain(|spilled| spilled.next_offset > offset);
-            (inner.drop_tail_through(offset), !mem::replace(&mut inner.dirty, true))
+            let freed = inner.drop_tail_through(offset);
+            (mem::take(&mut inner.waiters), freed, !mem::replace(&mut inner.dirty, true))
         };
+        notify(&waiters);
         self.files.budget().give_back(freed);
         if first {
             self.changes.changed(self.me.clone(), Change::Dirty);
@@ -293,22 +297,22 @@ impl PartitionLog {
         notify(&waiters);
     }
 
-    /// Notifies `notify` once when records are appended or the partition is closed. To miss no
-    /// record, call this before the read.
-    pub fn notify_on_append(&self, notify: &Arc<Notify>) {
+    /// Reports `token` to `waiter` once when records are appended, the log start moves or the
+    /// partition is closed. To miss no change, call this before the read.
+    pub fn notify_on_change(&self, waiter: &Arc<Waiter>, token: u32) {
         let mut inner = self.inner.lock();
         if inner.closed {
             drop(inner);
-            notify.notify_one();
+            waiter.wake(token);
             return;
         }
-        // Without an append the list is never emptied, and each long poll adds a waiter.
+        // Without a change the list is never emptied, and each long poll adds a waiter.
         if inner.waiters.len() == inner.waiters.capacity() {
-            inner.waiters.retain(|waiter| waiter.strong_count() > 0);
-            inner.waiters.sort_unstable_by_key(Weak::as_ptr);
-            inner.waiters.dedup_by_key(|waiter| waiter.as_ptr());
+            inner.waiters.retain(|known| known.waiter.strong_count() > 0);
+            inner.waiters.sort_unstable_by_key(Registered::identity);
+            inner.waiters.dedup_by_key(|known| known.identity());
         }
-        inner.waiters.push(Arc::downgrade(notify));
+        inner.waiters.push(Registered { waiter: Arc::downgrade(waiter), token });
     }
 
     /// Reads whole batches from `from` up to `bytes_max`, but at least one if `at_least_one`.
@@ -472,9 +476,24 @@ fn push_tail(tail: &Tail, room: Room, chunk: &mut Chunk) {
     }
 }
 
-fn notify(waiters: &[Weak<Notify>]) {
-    for waiter in waiters.iter().filter_map(Weak::upgrade) {
-        waiter.notify_one();
+/// A waiter, and the token by which it knows this log.
+#[derive(Debug)]
+struct Registered {
+    waiter: Weak<Waiter>,
+    token: u32,
+}
+
+impl Registered {
+    fn identity(&self) -> (*const Waiter, u32) {
+        (self.waiter.as_ptr(), self.token)
+    }
+}
+
+fn notify(waiters: &[Registered]) {
+    for known in waiters {
+        if let Some(waiter) = known.waiter.upgrade() {
+            waiter.wake(known.token);
+        }
     }
 }
 

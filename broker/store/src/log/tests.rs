@@ -330,28 +330,32 @@ fn r1_an_idle_partition_is_small_and_holds_nothing() {
 #[test]
 fn waiters_are_told_once_and_never_pile_up() {
     let mut fixture = Fixture::new();
-    let notify = Arc::new(Notify::new());
+    let waiter = Arc::new(Waiter::default());
     for _ in 0..10_000 {
-        fixture.log.notify_on_append(&notify);
-        fixture.log.notify_on_append(&Arc::new(Notify::new()));
+        fixture.log.notify_on_change(&waiter, 3);
+        fixture.log.notify_on_change(&Arc::new(Waiter::default()), 4);
     }
     assert!(fixture.log.inner.lock().waiters.capacity() < 32);
     fixture.append(1);
-    let mut notified = is_notified(&notify);
-    assert!(notified);
-    fixture.log.notify_on_append(&notify);
+    assert!(is_notified(&waiter) && waiter.take().iter().all(|token| *token == 3));
+    fixture.append(1);
+    assert!(!is_notified(&waiter) && waiter.take().is_empty(), "it is not registered again");
+    fixture.log.notify_on_change(&waiter, 5);
+    fixture.log.set_log_start(1);
+    assert!(is_notified(&waiter), "the log start has moved");
+    assert_eq!(waiter.take(), [5]);
+    fixture.log.notify_on_change(&waiter, 6);
     fixture.log.close();
-    notified = is_notified(&notify);
-    assert!(notified, "the partition is closed");
-    fixture.log.notify_on_append(&notify);
-    notified = is_notified(&notify);
-    assert!(notified, "a later waiter is notified at once");
+    assert!(is_notified(&waiter), "the partition is closed");
+    fixture.log.notify_on_change(&waiter, 7);
+    assert!(is_notified(&waiter), "a later waiter is notified at once");
+    assert_eq!(waiter.take(), [6, 7]);
 }
 
-/// Whether `notify` has a permit.
-fn is_notified(notify: &Notify) -> bool {
+/// Whether a change was reported.
+fn is_notified(waiter: &Waiter) -> bool {
     use std::future::Future;
     use std::task::{Context, Waker};
-    let notified = std::pin::pin!(notify.notified());
-    notified.poll(&mut Context::from_waker(Waker::noop())).is_ready()
+    let changed = std::pin::pin!(waiter.changed());
+    changed.poll(&mut Context::from_waker(Waker::noop())).is_ready()
 }

@@ -1,0 +1,317 @@
+//! What one fetch reads: all partitions that it names, or the active ones of its session (KIP-227).
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use ropewalk_codec::Str;
+use ropewalk_codec::fetch_request::{FetchPartition, FetchRequest, FetchTopic, ForgottenTopic};
+use ropewalk_codec::fetch_response::FetchResponse;
+use ropewalk_store::log::Waiter;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::cache::{Cache, Named, Owner};
+use super::session::{Active, Key, Session};
+use super::{PartitionRead, TopicRead, partitions};
+use crate::handle::{Call, Context, ErrorCode};
+
+/// The session epoch of a request that opens a session.
+const FIRST_EPOCH: i32 = 0;
+/// The session epoch of a request without a session. It closes the session that it names.
+const FINAL_EPOCH: i32 = -1;
+/// The first version that names topics by id.
+const FIRST_VERSION_WITH_IDS: i16 = 13;
+
+/// The fetch sessions of this broker and their metrics.
+#[derive(Debug)]
+pub(crate) struct Sessions {
+    cache: Mutex<Cache<Live>>,
+    metrics: SessionMetrics,
+}
+
+/// Metrics of fetch sessions; clones share them.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct SessionMetrics {
+    sessions: Gauge,
+    partitions: Gauge,
+    evictions: Counter,
+    requests: Counter,
+}
+
+/// A session while a request or the cache owns it.
+#[derive(Debug)]
+struct Live {
+    session: Session,
+    waiter: Arc<Waiter>,
+    /// The terms in which this broker leads its shards. A change affects partitions whose logs do
+    /// not report it.
+    terms: Vec<Option<u64>>,
+}
+
+/// The session of a request in progress. If the request is cancelled, the session is kept.
+#[derive(Debug)]
+struct Held {
+    sessions: Arc<Sessions>,
+    live: Option<Live>,
+    owner: Owner,
+    /// `None` for a full fetch, which opens the session with its response.
+    named: Option<Named>,
+}
+
+/// The partitions that a fetch reads.
+#[derive(Debug)]
+pub(super) struct Reading {
+    pub(super) wants: Vec<TopicRead>,
+    waiter: Arc<Waiter>,
+    held: Option<Held>,
+}
+
+impl SessionMetrics {
+    /// Creates the metrics and registers them in `registry`.
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        let all = Self::default();
+        registry.register("fetch_sessions", "Fetch sessions", all.sessions.clone());
+        registry.register(
+            "fetch_session_partitions",
+            "Partitions in fetch sessions",
+            all.partitions.clone(),
+        );
+        registry.register(
+            "fetch_session_evictions",
+            "Fetch sessions removed to make room",
+            all.evictions.clone(),
+        );
+        registry.register(
+            "fetch_session_requests",
+            "Fetches within a session, which name only what changed",
+            all.requests.clone(),
+        );
+        all
+    }
+}
+
+impl Sessions {
+    /// No sessions yet, and at most `sessions_max`.
+    pub(crate) fn new(sessions_max: usize, metrics: SessionMetrics) -> Arc<Self> {
+        Arc::new(Self { cache: Mutex::new(Cache::new(sessions_max)), metrics })
+    }
+
+    fn change<R>(&self, change: impl FnOnce(&mut Cache<Live>) -> R) -> R {
+        let mut cache = self.cache.lock();
+        let evictions = cache.evictions();
+        let outcome = change(&mut cache);
+        self.metrics.evictions.inc_by(cache.evictions() - evictions);
+        let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+        self.metrics.sessions.set(count(cache.len()));
+        self.metrics.partitions.set(count(cache.partitions()));
+        outcome
+    }
+}
+
+impl Reading {
+    /// The partitions that the request names or continues to read.
+    ///
+    /// # Errors
+    /// The error code of the whole response, when the session cannot be used.
+    pub(super) fn of(ctx: &Context, call: &Call, request: FetchRequest) -> Result<Self, ErrorCode> {
+        let owner = Owner {
+            listener: Arc::clone(&call.peer.listener),
+            uses_ids: call.version >= FIRST_VERSION_WITH_IDS,
+        };
+        let named = Named { id: request.session_id, epoch: request.session_epoch };
+        if named.epoch != FIRST_EPOCH && named.epoch != FINAL_EPOCH {
+            let (topics, forgotten) = (&request.topics, &request.forgotten_topics_data);
+            return match continued(ctx, named, owner, topics, forgotten)? {
+                Some(held) => Ok(Self::of_session(ctx, held)),
+                None => Ok(Self::without_session(ctx, request.topics)),
+            };
+        }
+        if named.id != 0 {
+            ctx.fetch_sessions.change(|cache| cache.close(named.id, &owner.listener));
+        }
+        match Session::of(&request.topics) {
+            Ok(session) if named.epoch == FIRST_EPOCH && session.len() > 0 => {
+                let live = Live { session, waiter: Arc::default(), terms: terms(ctx) };
+                let sessions = Arc::clone(&ctx.fetch_sessions);
+                let held = Held { sessions, live: Some(live), owner, named: None };
+                Ok(Self::of_session(ctx, held))
+            }
+            Ok(_) | Err(_) => Ok(Self::without_session(ctx, request.topics)),
+        }
+    }
+
+    fn of_session(ctx: &Context, held: Held) -> Self {
+        let live = held.live.as_ref().expect("it is put back with the response");
+        let mut reading = Self { wants: Vec::new(), waiter: Arc::clone(&live.waiter), held: None };
+        reading.add(ctx, live.session.active());
+        Self { held: Some(held), ..reading }
+    }
+
+    fn without_session(ctx: &Context, topics: Vec<FetchTopic>) -> Self {
+        let mut token = 0;
+        let topic = |topic: FetchTopic| {
+            let mut read = TopicRead::new(ctx, topic.topic, topic.topic_id);
+            for asked in topic.partitions {
+                read.add(ctx, asked, token, false);
+                token += 1;
+            }
+            read
+        };
+        let wants = topics.into_iter().map(topic).collect();
+        Self { wants, waiter: Arc::default(), held: None }
+    }
+
+    /// Adds partitions of the session, neighbours of one topic together.
+    fn add(&mut self, ctx: &Context, all: impl IntoIterator<Item = Active>) {
+        for Active { token, key, asked, watched } in all {
+            let Key { topic, topic_id, .. } = key;
+            let last = self.wants.last();
+            if last.is_none_or(|last| last.topic != topic || last.topic_id != topic_id) {
+                self.wants.push(TopicRead::new(ctx, topic, topic_id));
+            }
+            let last = self.wants.last_mut().expect("there is one now");
+            last.add(ctx, asked, token, watched);
+        }
+    }
+
+    /// Whether nothing can arrive that the fetch waits for.
+    pub(super) fn is_empty(&self) -> bool {
+        self.wants.is_empty() && self.held.is_none()
+    }
+
+    /// Adds the partitions that changed since the last call. Requests notice of the next change of
+    /// every partition: always in a session, else if the fetch waits.
+    pub(super) fn watch(&mut self, ctx: &Context, waits: bool) {
+        let mut changed = self.waiter.take();
+        changed.sort_unstable();
+        for want in self.wants.iter_mut().flat_map(|topic| &mut topic.partitions) {
+            want.watched &= changed.binary_search(&want.token).is_err();
+        }
+        let mut session = self.held.as_mut().and_then(Held::session);
+        let woken: Vec<Active> = match &mut session {
+            Some(session) => changed.iter().filter_map(|token| session.wake(*token)).collect(),
+            None => Vec::new(),
+        };
+        self.add(ctx, woken);
+        let mut session = self.held.as_mut().and_then(Held::session);
+        if !waits && session.is_none() {
+            return;
+        }
+        for want in self.wants.iter_mut().flat_map(|topic| &mut topic.partitions) {
+            if let (false, Ok(found)) = (want.watched, &want.found) {
+                found.log.notify_on_change(&self.waiter, want.token);
+                want.watched = true;
+                session.iter_mut().for_each(|session| session.watched(want.token));
+            }
+        }
+    }
+
+    /// Waits for a change of a partition.
+    pub(super) async fn changed(&self) {
+        self.waiter.changed().await;
+    }
+
+    /// Turns the result of reading all of [`Self::wants`] into the response of the session: only
+    /// what is new, unless it is the first.
+    pub(super) fn finish(self, response: &mut FetchResponse) {
+        let Some(mut held) = self.held else { return };
+        let is_full = held.named.is_none();
+        let Some(session) = held.session() else { return };
+        let mut tokens = partitions(&self.wants).map(|want| want.token);
+        response.responses.retain_mut(|topic| {
+            topic.partitions.retain(|data| {
+                let token = tokens.next().expect("each partition is answered once");
+                session.answer(token, data) || is_full
+            });
+            !topic.partitions.is_empty()
+        });
+        response.session_id = match held.named {
+            Some(named) => named.id,
+            None => held.open().unwrap_or(0),
+        };
+    }
+}
+
+/// The session of an incremental request with the request applied; `None` if the client removed
+/// the last partition.
+fn continued(
+    ctx: &Context,
+    named: Named,
+    owner: Owner,
+    topics: &[FetchTopic],
+    forgotten: &[ForgottenTopic],
+) -> Result<Option<Held>, ErrorCode> {
+    let sessions = &ctx.fetch_sessions;
+    let mut live = sessions.change(|cache| cache.take(Instant::now(), named, &owner))?;
+    sessions.metrics.requests.inc();
+    let updated = live.session.update(topics, forgotten);
+    if updated.is_err() || live.session.len() == 0 {
+        sessions.change(|cache| cache.close(named.id, &owner.listener));
+        // The client opens another session or, if that is too large as well, names all partitions.
+        return updated.map(|()| None).map_err(|_| ErrorCode::FetchSessionIdNotFound);
+    }
+    let terms = terms(ctx);
+    if live.terms != terms {
+        live.session.wake_all();
+        live.terms = terms;
+    }
+    // Logs that changed since the last request.
+    for token in live.waiter.take() {
+        live.session.wake(token);
+    }
+    let sessions = Arc::clone(sessions);
+    Ok(Some(Held { sessions, live: Some(live), owner, named: Some(named) }))
+}
+
+fn terms(ctx: &Context) -> Vec<Option<u64>> {
+    ctx.node.shards().map(|shard| shard.leading()).collect()
+}
+
+impl Held {
+    fn session(&mut self) -> Option<&mut Session> {
+        self.live.as_mut().map(|live| &mut live.session)
+    }
+
+    /// Adds the session of a full fetch to the cache. Returns its id if there is room for it.
+    fn open(&mut self) -> Option<i32> {
+        let live = self.live.take()?;
+        let partitions = live.session.len();
+        let owner = self.owner.clone();
+        self.sessions
+            .change(|cache| cache.create(Instant::now(), owner, (live, partitions), random_id))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let (Some(live), Some(named)) = (self.live.take(), self.named) {
+            let partitions = live.session.len();
+            self.sessions.change(|cache| cache.put_back(named, (live, partitions)));
+        }
+    }
+}
+
+fn random_id() -> i32 {
+    let [a, b, c, d, ..] = Uuid::new_v4().into_bytes();
+    i32::from_be_bytes([a, b, c, d])
+}
+
+impl TopicRead {
+    fn new(ctx: &Context, topic: Str, topic_id: Uuid) -> Self {
+        let view = ctx.topic(&topic, topic_id);
+        Self { topic, topic_id, view, partitions: Vec::new() }
+    }
+
+    fn add(&mut self, ctx: &Context, asked: FetchPartition, token: u32, watched: bool) {
+        let view = self.view.as_deref().map_err(|code| *code);
+        let found = view.and_then(|view| ctx.partition(view, asked.partition));
+        let found = found.and_then(|found| {
+            found.check_epoch(asked.current_leader_epoch)?;
+            Ok(found)
+        });
+        self.partitions.push(PartitionRead { asked, found, token, watched });
+    }
+}
