@@ -1,22 +1,26 @@
 //! File names of a partition, and the bounded cache of open files.
 //!
-//! Reads get their files from [`FileCache`]. Writers open a file themselves and keep it open until
-//! its fsync, because the kernel reports a write-back error only to file descriptors that were open
-//! at the time.
+//! Reads get their files from the segment's own [`Slot`], which [`FileCache`] empties when too many
+//! are filled. Writers open a file themselves and keep it open until its fsync, because the kernel
+//! reports a write-back error only to file descriptors that were open at the time.
 //!
 //! Invariants:
-//! - The cache has at most `open_files_max` files, for all partitions together. A reader holds an
+//! - At most `open_files_max` files are kept open, for all partitions together. A reader holds an
 //!   `Arc`, so an eviction does not affect it.
-//! - When a file is removed or replaced, it is also removed from the cache, under the lock of the
-//!   partition's view, so that no reader gets the old file by the path.
+//! - A slot belongs to one segment of the view and is filled under the view's lock, so it has the
+//!   files that the view describes. A segment that replaces another has a slot of its own.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
-use ropewalk_disk::{Disk, File, Open};
+use ropewalk_disk::{Disk, File};
+
+use crate::error::Result;
+use crate::index::search::IndexFile;
 
 /// Record batches, nothing else.
 pub(crate) const LOG: &str = "log";
@@ -57,91 +61,90 @@ pub(crate) fn parse(name: &str) -> Option<(i64, &str)> {
     Some((digits.parse().ok()?, extension))
 }
 
-/// Cache of the open files of all partitions. The least recently used one is evicted first.
+/// The open files of a segment.
 #[derive(Debug)]
-pub struct FileCache {
-    open_files_max: usize,
-    open: Mutex<OpenFiles>,
+pub(crate) struct OpenFiles {
+    pub(crate) log: Arc<dyn File>,
+    pub(crate) log_path: Arc<Path>,
+    /// Without a block: how many may be read depends on when the segment is opened.
+    pub(crate) index: IndexFile,
 }
 
+/// The place of a segment for its open files. It is empty until the first read, and again when the
+/// cache closes the files. It ends with the segment in the view, so a reader never gets the files
+/// of another segment.
 #[derive(Debug, Default)]
-struct OpenFiles {
-    clock: u64,
-    by_path: HashMap<PathBuf, (Arc<dyn File>, u64)>,
-    by_use: BTreeMap<u64, PathBuf>,
+pub(crate) struct Slot {
+    files: Mutex<Option<Arc<OpenFiles>>>,
+    /// Whether the files were read since the cache last looked.
+    is_used: AtomicBool,
+}
+
+/// Closes the files of the segments that are read least, of all partitions together.
+///
+/// The files themselves are in the segments' own places, so that a read looks up no path. The cache
+/// has a queue of the places that are filled; a place whose files were read since it was queued is
+/// queued again instead of emptied.
+#[derive(Debug)]
+pub struct FileCache {
+    segments_max: usize,
+    filled: Mutex<VecDeque<Weak<Slot>>>,
 }
 
 impl FileCache {
-    /// A cache that keeps at most `open_files_max` files open.
+    /// A cache that keeps at most `open_files_max` files open, but at least the two of one segment.
     #[must_use]
     pub fn new(open_files_max: usize) -> Self {
-        Self { open_files_max, open: Mutex::default() }
+        Self { segments_max: (open_files_max / 2).max(1), filled: Mutex::default() }
     }
 
-    /// Returns the file at `path`, and opens it for reading if it is not in the cache.
-    pub(crate) fn read(&self, disk: &Arc<dyn Disk>, path: &Path) -> io::Result<Arc<dyn File>> {
-        if let Some(file) = self.open.lock().touch(path) {
-            return Ok(file);
+    /// Returns the files in `slot`, and opens them if there are none.
+    pub(crate) fn files(
+        &self,
+        slot: &Arc<Slot>,
+        open: impl FnOnce() -> Result<OpenFiles>,
+    ) -> Result<Arc<OpenFiles>> {
+        slot.is_used.store(true, Ordering::Relaxed);
+        let files = {
+            let mut place = slot.files.lock();
+            if let Some(files) = &*place {
+                return Ok(Arc::clone(files));
+            }
+            Arc::clone(place.insert(Arc::new(open()?)))
+        };
+        // Without the lock of a slot, because an eviction takes it under this one.
+        let mut filled = self.filled.lock();
+        filled.push_back(Arc::downgrade(slot));
+        while filled.len() > self.segments_max {
+            let Some(oldest) = filled.pop_front() else { break };
+            // The place of a segment that was removed is gone.
+            let Some(slot) = oldest.upgrade() else { continue };
+            if slot.is_used.swap(false, Ordering::Relaxed) {
+                filled.push_back(oldest);
+            } else {
+                *slot.files.lock() = None;
+            }
         }
-        let file = disk.open(path, Open::Read)?;
-        let mut open = self.open.lock();
-        open.insert(path.to_owned(), file.clone());
-        while open.by_path.len() > self.open_files_max {
-            open.evict();
-        }
-        Ok(file)
+        Ok(files)
     }
 
-    /// Removes `path` from the cache, because it is removed or replaced.
-    pub(crate) fn remove(&self, path: &Path) {
-        let mut open = self.open.lock();
-        if let Some((_, used)) = open.by_path.remove(path) {
-            open.by_use.remove(&used);
-        }
-    }
-
-    /// Removes all files in `dir` from the cache, because they change.
-    pub(crate) fn remove_dir(&self, dir: &Path) {
-        let mut open = self.open.lock();
-        let OpenFiles { by_path, by_use, .. } = &mut *open;
-        by_path.retain(|path, (_, used)| {
-            let stays = path.parent() != Some(dir);
+    /// Closes the files, and forgets the index entries, of segments that were not read since the
+    /// last call.
+    pub fn close_idle(&self) {
+        self.filled.lock().retain(|slot| {
+            let Some(slot) = slot.upgrade() else { return false };
+            let stays = slot.is_used.swap(false, Ordering::Relaxed);
             if !stays {
-                by_use.remove(used);
+                *slot.files.lock() = None;
             }
             stays
         });
     }
 
-    /// Number of files in the cache, for the metrics.
+    /// Number of files that are kept open.
     #[must_use]
     pub fn open_files(&self) -> usize {
-        self.open.lock().by_path.len()
-    }
-}
-
-impl OpenFiles {
-    fn touch(&mut self, path: &Path) -> Option<Arc<dyn File>> {
-        let (file, used) = self.by_path.get_mut(path)?;
-        self.clock += 1;
-        let path = self.by_use.remove(used).expect("both maps hold the same files");
-        self.by_use.insert(self.clock, path);
-        *used = self.clock;
-        Some(file.clone())
-    }
-
-    fn insert(&mut self, path: PathBuf, file: Arc<dyn File>) {
-        self.clock += 1;
-        if let Some((_, used)) = self.by_path.insert(path.clone(), (file, self.clock)) {
-            self.by_use.remove(&used); // Two readers opened it concurrently.
-        }
-        self.by_use.insert(self.clock, path);
-    }
-
-    fn evict(&mut self) {
-        if let Some((_, path)) = self.by_use.pop_first() {
-            self.by_path.remove(&path);
-        }
+        2 * self.filled.lock().iter().filter(|slot| slot.strong_count() > 0).count()
     }
 }
 

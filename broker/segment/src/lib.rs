@@ -68,6 +68,7 @@ mod segments;
 mod view;
 mod recover;
 mod read;
+mod stretch;
 mod lookup;
 pub mod spill;
 pub mod retention;
@@ -84,6 +85,7 @@ pub use index::BLOCK_BYTES_MAX;
 pub use lookup::EpochEnd;
 pub use read::{READ_BYTES_MAX, ReadPlan, Reader, Span};
 pub use segments::{PendingSync, SegmentConfig, Segments};
+pub use stretch::{Piece, Stretch};
 pub use view::SegmentInfo;
 
 #[cfg(test)]

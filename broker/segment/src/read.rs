@@ -1,8 +1,8 @@
 //! Reads whole batches.
 //!
-//! A fetch that the tail in memory cannot serve makes a [`ReadPlan`], which is cheap, and runs it
-//! on a thread that may block on the disk. The plan holds its files open, so retention and
-//! compaction cannot remove them in between.
+//! A fetch that the tail in memory cannot serve makes a [`ReadPlan`], which is cheap, and resolves
+//! it on a thread that may block on the disk. The plan and the [`Stretch`] that it resolves to hold
+//! their files open, so retention and compaction cannot remove them in between.
 //!
 //! # Invariants
 //!
@@ -21,15 +21,11 @@ use ropewalk_batch::Header;
 use crate::error::{Damage, Result, SegmentError};
 use crate::index::Entry;
 use crate::index::search;
+use crate::stretch::{Chosen, Stretch};
 use crate::view::{OpenSegment, SharedSegments};
 
-/// Largest number of bytes that one read takes from the disk, for any `bytes_max`.
+/// Largest number of bytes of one read, for any `bytes_max`.
 pub const READ_BYTES_MAX: usize = 8 << 20;
-/// Largest number of index entries that one read decodes, for any size of blocks.
-const ENTRIES_MAX: u32 = 256;
-/// Usual smallest size of a block. It bounds the number of index entries that a read of some size
-/// decodes.
-const BLOCK_BYTES_USUAL: usize = 4_096;
 
 /// Reads the segments of a partition. Clones are cheap.
 #[derive(Debug, Clone)]
@@ -40,10 +36,12 @@ pub struct Reader {
 /// A prepared read, which runs without a lock.
 #[derive(Debug)]
 pub struct ReadPlan {
+    shared: Arc<SharedSegments>,
     segment: Option<OpenSegment>,
     from: i64,
     until: i64,
     bytes_max: usize,
+    spare_bytes: usize,
     at_least_one: bool,
 }
 
@@ -76,7 +74,15 @@ impl Reader {
             return Err(SegmentError::OutOfRange { offset: from, start_offset, next_offset });
         }
         let segment = view.holding(from)?.map(|segment| segment.open(&self.shared)).transpose()?;
-        Ok(ReadPlan { segment, from, until: i64::MAX, bytes_max, at_least_one: true })
+        Ok(ReadPlan {
+            shared: Arc::clone(&self.shared),
+            segment,
+            from,
+            until: i64::MAX,
+            bytes_max,
+            spare_bytes: bytes_max / 4,
+            at_least_one: true,
+        })
     }
 
     /// Reads whole batches: see [`Reader::plan_read`]. Without `at_least_one`, the result is empty
@@ -111,6 +117,13 @@ impl ReadPlan {
         Self { until: offset, ..self }
     }
 
+    /// Sets how many bytes of the limit may stay unused, so that the read ends with a whole block,
+    /// where the next one begins. The default is a quarter of the limit.
+    #[must_use]
+    pub fn spare(self, bytes: usize) -> Self {
+        Self { spare_bytes: bytes, ..self }
+    }
+
     /// Reads the batches, each as a slice of the bytes that were read.
     pub fn run(self) -> Result<Vec<Bytes>> {
         Ok(self.run_span()?.map_or_else(Vec::new, |span| span.batches().collect()))
@@ -118,63 +131,92 @@ impl ReadPlan {
 
     /// Reads the batches as one piece, to be sent as they are. `None` if there is nothing to read.
     pub fn run_span(self) -> Result<Option<Span>> {
+        let Some(stretch) = self.resolve()? else { return Ok(None) };
+        let mut bytes = vec![0; stretch.buffer_bytes(&stretch.whole())];
+        let mut starts = Vec::new();
+        let range = stretch.read_each(&stretch.whole(), &mut bytes, |at| starts.push(at))?;
+        starts.retain(|start| range.contains(start));
+        starts.iter_mut().for_each(|start| *start -= range.start);
+        let (base_offset, next_offset) = (stretch.base_offset(), stretch.next_offset());
+        let read_bytes = bytes.len();
+        let bytes = Bytes::from(bytes).slice(range);
+        Ok(Some(Span { base_offset, next_offset, bytes, starts }.unpinned(read_bytes)))
+    }
+
+    /// Chooses the batches to return. `None` if there is nothing to read, or if no batch fits.
+    ///
+    /// The index has the sizes of blocks. Only a block of which a part is wanted is read here: the
+    /// first one if `from` is inside it, and the last one if whole blocks would leave more than
+    /// [`Self::spare`] of the limit unused.
+    pub fn resolve(self) -> Result<Option<Stretch>> {
         let Some(segment) = &self.segment else { return Ok(None) };
-        let first = segment.index.partition_point(|entry| entry.next_offset <= self.from)?;
-        let entries_max = u32::try_from(2 + self.bytes_max / BLOCK_BYTES_USUAL).unwrap_or(u32::MAX);
-        let entries = segment.index.entries(first, entries_max.min(ENTRIES_MAX))?;
-        let taken = self.blocks_wanted(&entries);
-        if taken.is_empty() {
+        let mut chosen = Chosen::from(self.from);
+        for block in segment.index.entries_from(self.from)? {
+            let is_first = chosen.is_empty();
+            let room = self.bytes_max.saturating_sub(chosen.size_bytes());
+            let is_over = !is_first && chosen.size_bytes() + block.length as usize > READ_BYTES_MAX;
+            if block.base_offset >= self.until || is_over {
+                break;
+            }
+            let fits = block.length as usize <= room;
+            let is_wanted_whole = self.from <= block.base_offset && block.next_offset <= self.until;
+            if fits && is_wanted_whole {
+                chosen.whole(block);
+                continue;
+            }
+            if is_wanted_whole && !is_first && room <= self.spare_bytes {
+                chosen.is_cut = true;
+                break;
+            }
+            if !self.choose_part(segment, block, room, &mut chosen)? {
+                break;
+            }
+        }
+        if chosen.is_empty() {
             return Ok(None);
         }
-        let bytes = segment.blocks(taken)?;
-        self.select(segment, taken, bytes)
+        segment.check_inside(&chosen.blocks)?;
+        self.shared.suspects.recheck(segment, &chosen.blocks)?;
+        Ok(Some(Stretch::new(Arc::clone(&self.shared), segment.clone(), chosen)))
     }
 
-    /// The blocks with the batches to return, including blocks of which only a part is wanted.
-    fn blocks_wanted<'a>(&self, entries: &'a [Entry]) -> &'a [Entry] {
-        let bytes_max = self.bytes_max.min(READ_BYTES_MAX);
-        let mut bytes = 0;
-        let wanted = entries.iter().take_while(|entry| {
-            // Most of the first block may be before `from`.
-            let is_wanted = entry.base_offset < self.until && bytes < bytes_max.max(1);
-            bytes += if entry.base_offset < self.from { 0 } else { entry.length as usize };
-            is_wanted
-        });
-        &entries[..wanted.count()]
-    }
-
-    /// Selects the wanted batches of verified blocks.
-    fn select(
+    /// Chooses batches of one block. Returns whether the next block may be chosen too.
+    fn choose_part(
         &self,
         segment: &OpenSegment,
-        blocks: &[Entry],
-        bytes: Bytes,
-    ) -> Result<Option<Span>> {
-        let mut starts: Vec<usize> = Vec::new();
-        let mut base_offset = self.from;
-        let (mut end, mut next_offset) = (0, self.from);
-        segment.each_header(&bytes, blocks, |at, header| {
+        block: Entry,
+        room: usize,
+        chosen: &mut Chosen,
+    ) -> Result<bool> {
+        let bytes = segment.blocks(&[block])?;
+        let mut must = self.at_least_one && chosen.is_empty();
+        let (mut start, mut end, mut base_offset, mut next_offset) = (None, 0, 0, 0);
+        let (mut is_cut, mut reaches_end) = (false, true);
+        segment.each_header(&bytes, &[block], |at, header| {
             if header.last_offset() < self.from {
                 return true;
             }
             let batch_end = at + header.size_bytes();
-            let first = starts.first().copied();
-            let fits = batch_end - first.unwrap_or(at) <= self.bytes_max
-                || (first.is_none() && self.at_least_one);
-            if header.base_offset >= self.until || !fits {
+            if header.base_offset >= self.until {
+                reaches_end = false;
                 return false;
             }
-            if first.is_none() {
-                base_offset = header.base_offset;
+            if batch_end - start.unwrap_or(at) > room && !std::mem::take(&mut must) {
+                (is_cut, reaches_end) = (true, false);
+                return false;
             }
-            starts.push(at);
+            must = false;
+            if start.is_none() {
+                (start, base_offset) = (Some(at), header.base_offset);
+            }
             (end, next_offset) = (batch_end, header.last_offset() + 1);
             true
         })?;
-        let Some(first) = starts.first().copied() else { return Ok(None) };
-        starts.iter_mut().for_each(|start| *start -= first);
-        let span = Span { base_offset, next_offset, bytes: bytes.slice(first..end), starts };
-        Ok(Some(span.unpinned(bytes.len())))
+        chosen.is_cut |= is_cut;
+        if let Some(start) = start {
+            chosen.part(block, start..end, base_offset..next_offset);
+        }
+        Ok(reaches_end)
     }
 }
 
@@ -197,25 +239,35 @@ impl Span {
 impl OpenSegment {
     /// Reads adjacent blocks and verifies each.
     pub(crate) fn blocks(&self, blocks: &[Entry]) -> Result<Bytes> {
-        let (Some(first), Some(last)) = (blocks.first(), blocks.last()) else {
-            return Ok(Bytes::new());
-        };
-        let position = u64::from(first.position);
-        if last.end() > u64::from(self.log_bytes) {
+        self.check_inside(blocks)?;
+        let mut bytes = vec![0; blocks.iter().map(|block| block.length as usize).sum()];
+        self.read_blocks(blocks, &mut bytes)?;
+        Ok(bytes.into())
+    }
+
+    /// Whether the log has room for adjacent blocks of the index.
+    pub(crate) fn check_inside(&self, blocks: &[Entry]) -> Result<()> {
+        if blocks.last().is_some_and(|last| last.end() > u64::from(self.log_bytes)) {
             let what = "the index names a block beyond the end of the log";
             return Err(Damage::new(&self.index.path, 0, what).into());
         }
-        let mut bytes = vec![0; (last.end() - position) as usize];
-        search::read(&*self.log, &self.log_path, &mut bytes, position)?;
+        Ok(())
+    }
+
+    /// Reads adjacent blocks inside the log into a buffer of exactly their size, and verifies each.
+    pub(crate) fn read_blocks(&self, blocks: &[Entry], into: &mut [u8]) -> Result<()> {
+        let Some(first) = blocks.first() else { return Ok(()) };
+        let position = u64::from(first.position);
+        search::read(&*self.log, &self.log_path, into, position)?;
         for block in blocks {
             let start = (u64::from(block.position) - position) as usize;
-            if crc32c::crc32c(&bytes[start..start + block.length as usize]) != block.crc {
+            if crc32c::crc32c(&into[start..start + block.length as usize]) != block.crc {
                 let what =
                     format!("the checksum of the block at offset {} is wrong", block.base_offset);
                 return Err(Damage::new(&self.log_path, u64::from(block.position), what).into());
             }
         }
-        Ok(bytes.into())
+        Ok(())
     }
 
     /// Calls `each` with the position and the header of every batch in verified blocks, until it
@@ -224,7 +276,7 @@ impl OpenSegment {
     /// The batches must have the offsets that the index states.
     pub(crate) fn each_header(
         &self,
-        bytes: &Bytes,
+        bytes: &[u8],
         blocks: &[Entry],
         mut each: impl FnMut(usize, &Header) -> bool,
     ) -> Result<()> {

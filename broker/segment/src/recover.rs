@@ -258,7 +258,7 @@ impl Recovery<'_> {
         let there = bytes.saturating_sub(index::HEADER_BYTES as u64) / index::ENTRY_BYTES as u64;
         let there = u32::try_from(there).unwrap_or(u32::MAX);
         let blocks = blocks.unwrap_or(there);
-        let index = IndexFile { file, path, base_offset: base, blocks };
+        let index = IndexFile::new(file, path.into(), base, blocks);
         let header = index.header()?;
         let last = blocks.checked_sub(1).map(|number| index.entry(number)).transpose()?;
         Ok(Summary { header, blocks, last })

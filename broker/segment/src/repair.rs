@@ -135,7 +135,6 @@ impl Segments {
                 cut.map_err(|error| SegmentError::io(&damage.path, error))?;
             }
         }
-        shared.files.remove_dir(&shared.dir);
         let start_offset = self.start_offset();
         let recovered = recover(&*shared.disk, &shared.dir, Some(end), start_offset)?;
         *shared.view.write() = recovered.view;

@@ -51,7 +51,7 @@ pub fn salvage(disk: &dyn Disk, dir: &Path) -> Result<Option<SalvagedSegments>> 
     }
     let path = files::path(dir, base, INDEX);
     if let Some(file) = open(disk, &path)? {
-        let index = IndexFile { file, path, base_offset: base, blocks: 0 };
+        let index = IndexFile::new(file, path.into(), base, 0);
         let compacted_end = index.header().ok().and_then(|header| header.compacted_end);
         end.next_offset = end.next_offset.max(compacted_end.unwrap_or(base));
     }

@@ -38,6 +38,7 @@ use crate::files::{self, FileCache, INDEX, LOG};
 use crate::index::cut::{Cutter, Facts, RunningTotals};
 use crate::index::{self, BLOCK_BYTES_MAX, Header, encode_entry, encode_header};
 use crate::read::Reader;
+use crate::stretch::Suspects;
 use crate::view::{Segment, SegmentInfo, SharedSegments};
 
 mod sync;
@@ -103,13 +104,18 @@ impl Segments {
         at: Option<&DurableEnd>,
         log_start: i64,
     ) -> Result<Self> {
-        files.remove_dir(&dir);
         let recovered = crate::recover::recover(&*disk, &dir, at, log_start)?;
         // Segments in a snapshot are durable, and so is their directory.
         let nameless = recovered.view.segments.is_empty();
         let view = parking_lot::RwLock::new(recovered.view);
         Ok(Self {
-            shared: Arc::new(SharedSegments { disk, files, dir, view }),
+            shared: Arc::new(SharedSegments {
+                disk,
+                files,
+                dir,
+                view,
+                suspects: Suspects::default(),
+            }),
             dirty: Vec::new(),
             names_changed: u64::from(recovered.dir_dirty),
             names_synced: 0,
@@ -186,9 +192,7 @@ impl Segments {
         let gone = view.segments.partition_point(|segment| segment.end_offset <= offset);
         for segment in view.segments.drain(..gone) {
             for extension in [LOG, INDEX] {
-                let path = self.shared.path(segment.base_offset, extension);
-                self.shared.files.remove(&path);
-                unneeded.push(path);
+                unneeded.push(self.shared.path(segment.base_offset, extension));
             }
             self.dirty.retain(|tail| tail.base_offset != segment.base_offset);
         }
@@ -225,7 +229,6 @@ impl Segments {
     pub fn remove_all(self) -> Result<()> {
         let shared = &self.shared;
         let dir = &shared.dir;
-        shared.files.remove_dir(dir);
         if shared.disk.exists(dir).map_err(|error| SegmentError::io(dir, error))? {
             crate::recover::recover(&*shared.disk, dir, None, 0)?;
         }
@@ -346,7 +349,6 @@ impl Segments {
         let base_offset = header.base_offset;
         let create = |extension| {
             let path = self.shared.path(base_offset, extension);
-            self.shared.files.remove(&path);
             let file = self.shared.disk.open(&path, Open::CreateOrTruncate);
             file.map_err(|error| SegmentError::io(&path, error))
         };

@@ -10,6 +10,7 @@ mod lookup;
 mod damage;
 mod model;
 mod sync;
+mod pieces;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -7,18 +7,19 @@
 //! Invariants:
 //! - **O4.** `segments` is sorted, and each begins where the previous one ends.
 //! - The view has only complete batches: an append is added after its last byte is written.
-//! - **R1.** A segment costs one [`Segment`], about a hundred bytes; its index stays on disk.
+//! - **R1.** A segment costs one [`Segment`], about 150 bytes; its index stays on disk.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::RwLock;
-use ropewalk_disk::{Disk, File};
+use ropewalk_disk::{Disk, File, Open};
 
 use crate::error::{Damage, Result, SegmentError};
-use crate::files::{self, FileCache, INDEX, LOG};
+use crate::files::{self, FileCache, INDEX, LOG, OpenFiles, Slot};
 use crate::index::cut::RunningTotals;
 use crate::index::search::IndexFile;
+use crate::stretch::Suspects;
 
 /// State shared by the writer and the readers of one partition.
 #[derive(Debug)]
@@ -27,11 +28,26 @@ pub(crate) struct SharedSegments {
     pub(crate) files: Arc<FileCache>,
     pub(crate) dir: PathBuf,
     pub(crate) view: RwLock<View>,
+    /// Offsets that could not be read after their size had been promised.
+    pub(crate) suspects: Suspects,
 }
 
 impl SharedSegments {
     pub(crate) fn path(&self, base_offset: i64, extension: &str) -> PathBuf {
         files::path(&self.dir, base_offset, extension)
+    }
+
+    /// Opens the files of a segment in the view. If one is missing, that is damage.
+    fn open_files(&self, base_offset: i64) -> Result<OpenFiles> {
+        let open = |extension| {
+            let path: Arc<Path> = self.path(base_offset, extension).into();
+            let file = self.disk.open(&path, Open::Read);
+            file.map(|file| (file, Arc::clone(&path)))
+                .map_err(|error| SegmentError::open(&path, error))
+        };
+        let ((log, log_path), (index, index_path)) = (open(LOG)?, open(INDEX)?);
+        let index = IndexFile::new(index, index_path, base_offset, 0);
+        Ok(OpenFiles { log, log_path, index })
     }
 
     /// Makes the names in the directory durable.
@@ -91,20 +107,15 @@ pub(crate) struct Segment {
     pub(crate) damage: Option<Box<Damage>>,
     /// The open files while their names may not match, because they are being replaced.
     pub(crate) held: Option<Arc<OpenFiles>>,
-}
-
-/// The open files of a segment.
-#[derive(Debug)]
-pub(crate) struct OpenFiles {
-    pub(crate) log: Arc<dyn File>,
-    pub(crate) index: Arc<dyn File>,
+    /// The open files otherwise, between two reads.
+    pub(crate) slot: Arc<Slot>,
 }
 
 /// A segment opened for reading. It stays readable when its files are replaced or removed.
 #[derive(Debug, Clone)]
 pub(crate) struct OpenSegment {
     pub(crate) log: Arc<dyn File>,
-    pub(crate) log_path: PathBuf,
+    pub(crate) log_path: Arc<Path>,
     pub(crate) log_bytes: u32,
     pub(crate) index: IndexFile,
 }
@@ -144,6 +155,7 @@ impl Segment {
             clean: false,
             damage: None,
             held: None,
+            slot: Arc::default(),
         }
     }
 
@@ -163,21 +175,15 @@ impl Segment {
     /// Opens the files. Must be called under the lock of the view, so that they are the files that
     /// the view describes.
     pub(crate) fn open(&self, shared: &SharedSegments) -> Result<OpenSegment> {
-        let log_path = shared.path(self.base_offset, LOG);
-        let index_path = shared.path(self.base_offset, INDEX);
-        let (log, index) = match &self.held {
-            Some(held) => (held.log.clone(), held.index.clone()),
-            None => (cached(shared, &log_path)?, cached(shared, &index_path)?),
+        let files = match &self.held {
+            Some(held) => Arc::clone(held),
+            None => shared.files.files(&self.slot, || shared.open_files(self.base_offset))?,
         };
-        let (base_offset, blocks) = (self.base_offset, self.blocks);
-        let index = IndexFile { file: index, path: index_path, base_offset, blocks };
-        Ok(OpenSegment { log, log_path, log_bytes: self.running.position, index })
+        let log_bytes = self.running.position;
+        let (log, log_path) = (Arc::clone(&files.log), Arc::clone(&files.log_path));
+        let index = files.index.with_blocks(self.blocks);
+        Ok(OpenSegment { log, log_path, log_bytes, index })
     }
-}
-
-/// Opens a file that the view names. If it is missing, that is damage.
-fn cached(shared: &SharedSegments, path: &std::path::Path) -> Result<Arc<dyn File>> {
-    shared.files.read(&shared.disk, path).map_err(|error| SegmentError::open(path, error))
 }
 
 impl View {

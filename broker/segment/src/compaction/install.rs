@@ -95,7 +95,6 @@ impl UnfinishedReplacement {
         }
         for info in replaced {
             for extension in [LOG, INDEX] {
-                shared.files.remove(&shared.path(info.base_offset, extension));
                 if info.base_offset != *base_offset {
                     remove(shared, info.base_offset, extension)?;
                 }

@@ -16,10 +16,11 @@ use ropewalk_disk::{File, Open};
 
 use super::{Compaction, Replacement};
 use crate::error::{Result, SegmentError};
-use crate::files::{CLEANED_INDEX, CLEANED_LOG};
+use crate::files::{CLEANED_INDEX, CLEANED_LOG, OpenFiles};
 use crate::index::cut::{Cutter, Facts, RunningTotals};
+use crate::index::search::IndexFile;
 use crate::index::{self, BLOCK_BYTES_MAX, Header};
-use crate::view::{OpenFiles, Segment, SegmentInfo, SharedSegments};
+use crate::view::{Segment, SegmentInfo, SharedSegments};
 
 /// Number of bytes that are collected before a write.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -101,7 +102,9 @@ impl Output {
         segment.blocks = entries.len() as u32;
         segment.leader_epoch = self.leader_epoch;
         segment.clean = header.is_clean;
-        segment.held = Some(Arc::new(OpenFiles { log: self.log, index }));
+        let index = IndexFile::new(index, index_path.into(), self.base_offset, 0);
+        let log_path = self.log_path.into();
+        segment.held = Some(Arc::new(OpenFiles { log: self.log, log_path, index }));
         Ok(Replacement { segment, replaced })
     }
 

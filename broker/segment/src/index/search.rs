@@ -1,15 +1,19 @@
 //! Finds entries in an index file.
 //!
 //! Reads and lookups need the first entry with some property. The property is monotonic over the
-//! entries, so a binary search over the file finds it. Nothing is kept in memory between two
-//! searches; the page cache of the operating system is the cache.
+//! entries, so a binary search over the file finds it. A consumer that reads on needs the entries
+//! after those of its last read, so the last few windows of entries that reads needed stay in
+//! memory as long as the files stay open.
 //!
-//! Invariants: **D3**, every entry that is read is verified; a damaged one is an error with its
-//! number.
+//! Invariants:
+//! - **D3**, every entry that is read is verified; a damaged one is an error with its number.
+//! - **R1**, a segment keeps at most [`WINDOWS`] windows of [`WINDOW_ENTRIES`] entries.
 
-use std::path::{Path, PathBuf};
+use std::collections::VecDeque;
+use std::path::Path;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use ropewalk_disk::File;
 
 use super::{ENTRY_BYTES, Entry, HEADER_BYTES, Header, decode_entry, decode_header, entry_at};
@@ -18,17 +22,58 @@ use crate::error::{Damage, Result, SegmentError};
 /// When at most this many entries are left to search, they are read at once.
 const PAGE_ENTRIES: u32 = 64;
 
+/// Number of entries in a window: 8 MiB of log at the usual size of a block, 7 KiB of memory.
+const WINDOW_ENTRIES: u32 = 128;
+/// Most windows of a segment: consumers of one segment at different positions.
+const WINDOWS: usize = 4;
+
 /// The open index file of one segment.
 #[derive(Debug, Clone)]
 pub(crate) struct IndexFile {
-    pub(crate) file: Arc<dyn File>,
-    pub(crate) path: PathBuf,
-    pub(crate) base_offset: i64,
+    file: Arc<dyn File>,
+    pub(crate) path: Arc<Path>,
+    base_offset: i64,
     /// Number of entries that may be read. Later ones may be in the middle of a write.
     pub(crate) blocks: u32,
+    windows: Arc<Windows>,
+}
+
+/// Adjacent entries that reads needed, oldest window first. Entries never change.
+#[derive(Debug, Default)]
+struct Windows(Mutex<VecDeque<Arc<[Entry]>>>);
+
+impl Windows {
+    /// The window with the entry that holds `offset`, or is the next one in it.
+    fn around(&self, offset: i64) -> Option<Arc<[Entry]>> {
+        let holds = |window: &&Arc<[Entry]>| {
+            window.first().is_some_and(|first| first.base_offset <= offset)
+                && window.last().is_some_and(|last| offset < last.next_offset)
+        };
+        self.0.lock().iter().find(holds).cloned()
+    }
+
+    fn keep(&self, window: Arc<[Entry]>) {
+        let begin = |window: &Arc<[Entry]>| window.first().map(|first| first.base_offset);
+        let mut windows = self.0.lock();
+        // The last window of a segment grows.
+        windows.retain(|kept| begin(kept) != begin(&window));
+        if windows.len() >= WINDOWS {
+            windows.pop_front();
+        }
+        windows.push_back(window);
+    }
 }
 
 impl IndexFile {
+    pub(crate) fn new(file: Arc<dyn File>, path: Arc<Path>, base_offset: i64, blocks: u32) -> Self {
+        Self { file, path, base_offset, blocks, windows: Arc::default() }
+    }
+
+    /// The same index with this number of entries that may be read.
+    pub(crate) fn with_blocks(&self, blocks: u32) -> Self {
+        Self { blocks, ..self.clone() }
+    }
+
     pub(crate) fn header(&self) -> Result<Header> {
         let mut bytes = [0; HEADER_BYTES];
         read(&*self.file, &self.path, &mut bytes, 0)?;
@@ -80,6 +125,24 @@ impl IndexFile {
         }
         let page = self.entries(low, high - low)?;
         Ok(low + page.partition_point(is_before) as u32)
+    }
+
+    /// Adjacent entries from the one that holds `offset` on, or from the next one if compaction
+    /// removed it: at least one, at most a window; none if there is none. Keeps what it reads for
+    /// the next call.
+    pub(crate) fn entries_from(&self, offset: i64) -> Result<impl Iterator<Item = Entry> + use<>> {
+        let window = match self.windows.around(offset) {
+            Some(window) => window,
+            None => {
+                let first = self.partition_point(|entry| entry.next_offset <= offset)?;
+                let first = first - first % WINDOW_ENTRIES;
+                let window: Arc<[Entry]> = self.entries(first, WINDOW_ENTRIES)?.into();
+                self.windows.keep(Arc::clone(&window));
+                window
+            }
+        };
+        let first = window.partition_point(|entry| entry.next_offset <= offset);
+        Ok((first..window.len()).map(move |at| window[at]))
     }
 
     fn decode(&self, bytes: &[u8; ENTRY_BYTES], number: u32) -> Result<Entry> {
