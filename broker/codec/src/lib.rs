@@ -80,4 +80,4 @@ pub use message::{Message, Request};
 pub use reader::{ALLOCATION_BASE_BYTES, ALLOCATION_FACTOR, Reader};
 pub use records::Records;
 pub use text::Str;
-pub use writer::{BY_REFERENCE_BYTES_MIN, Tags, Writer};
+pub use writer::{BY_REFERENCE_BYTES_MIN, Part, Tags, Writer};

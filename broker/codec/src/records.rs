@@ -1,7 +1,8 @@
 //! Record batches as bytes. The codec does not parse them.
 //!
 //! A decoded field is one slice of the frame. An encoded field may have many chunks, because a
-//! Fetch response has a new prefix for every batch and the batch's body by reference.
+//! Fetch response has a new prefix for every batch and the batch's body by reference. It may also
+//! be encoded before its bytes are read from the disk: [`Records::later`].
 
 use std::fmt;
 
@@ -19,6 +20,7 @@ enum Chunks {
     Null,
     One(Bytes),
     Many(Vec<Bytes>),
+    Later(usize),
 }
 
 impl Records {
@@ -40,6 +42,13 @@ impl Records {
         Self(Chunks::Many(chunks))
     }
 
+    /// Records of this many bytes, which follow when the response is sent: see
+    /// [`crate::Writer::into_parts`]. They have no chunks here.
+    #[must_use]
+    pub const fn later(size_bytes: usize) -> Self {
+        Self(Chunks::Later(size_bytes))
+    }
+
     /// Whether this is null.
     #[must_use]
     pub const fn is_null(&self) -> bool {
@@ -49,7 +58,17 @@ impl Records {
     /// Number of bytes; 0 for null.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.chunks().iter().map(Bytes::len).sum()
+        match &self.0 {
+            Chunks::Later(size_bytes) => *size_bytes,
+            Chunks::Null | Chunks::One(_) | Chunks::Many(_) => {
+                self.chunks().iter().map(Bytes::len).sum()
+            }
+        }
+    }
+
+    /// Number of bytes that are not here.
+    pub(crate) fn later_bytes(&self) -> usize {
+        self.len() - self.chunks().iter().map(Bytes::len).sum::<usize>()
     }
 
     /// Whether there are no bytes. Null is empty, too.
@@ -58,11 +77,11 @@ impl Records {
         self.len() == 0
     }
 
-    /// The chunks in order; none for null.
+    /// The chunks in order; none for null, and none of bytes that follow later.
     #[must_use]
     pub fn chunks(&self) -> &[Bytes] {
         match &self.0 {
-            Chunks::Null => &[],
+            Chunks::Null | Chunks::Later(_) => &[],
             Chunks::One(bytes) => std::slice::from_ref(bytes),
             Chunks::Many(chunks) => chunks,
         }

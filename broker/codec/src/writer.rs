@@ -30,6 +30,16 @@ pub struct Writer {
 enum Piece {
     Copied(BytesMut),
     Referenced(Bytes),
+    Later(usize),
+}
+
+/// A part of what was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Part {
+    /// Bytes to send.
+    Bytes(Bytes),
+    /// A place for this many bytes of [`Records::later`].
+    Later(usize),
 }
 
 impl Writer {
@@ -57,14 +67,28 @@ impl Writer {
     }
 
     /// The chunks, for a vectored write.
+    ///
+    /// # Panics
+    /// If there are [`Records::later`].
     #[must_use]
-    pub fn into_chunks(mut self) -> Vec<Bytes> {
-        self.cut();
-        let freeze = |piece| match piece {
-            Piece::Copied(bytes) => bytes.freeze(),
-            Piece::Referenced(bytes) => bytes,
+    pub fn into_chunks(self) -> Vec<Bytes> {
+        let chunk = |part| match part {
+            Part::Bytes(bytes) => bytes,
+            Part::Later(_) => unreachable!("bytes that follow later are no chunk"),
         };
-        self.pieces.into_iter().map(freeze).collect()
+        self.into_parts().into_iter().map(chunk).collect()
+    }
+
+    /// The parts in order: chunks, and the places of bytes that follow later.
+    #[must_use]
+    pub fn into_parts(mut self) -> Vec<Part> {
+        self.cut();
+        let part = |piece| match piece {
+            Piece::Copied(bytes) => Part::Bytes(bytes.freeze()),
+            Piece::Referenced(bytes) => Part::Bytes(bytes),
+            Piece::Later(size_bytes) => Part::Later(size_bytes),
+        };
+        self.pieces.into_iter().map(part).collect()
     }
 
     /// Everything as one chunk, copied if there are several.
@@ -162,6 +186,7 @@ impl Writer {
     pub fn put_records(&mut self, value: &Records, flexible: bool) -> Result<(), EncodeError> {
         self.put_length(value.len(), flexible)?;
         value.chunks().iter().for_each(|chunk| self.put_bytes_chunk(chunk.clone()));
+        self.put_later(value.later_bytes());
         Ok(())
     }
 
@@ -209,13 +234,23 @@ impl Writer {
         }
     }
 
+    /// Leaves a place for bytes that follow later.
+    fn put_later(&mut self, size_bytes: usize) {
+        if size_bytes > 0 {
+            self.cut();
+            self.push(Piece::Later(size_bytes));
+        }
+    }
+
     /// Writes the length of the rest into the first four bytes, which the caller has reserved.
     pub(crate) fn patch_length(&mut self) -> Result<(), EncodeError> {
         let length = self.len() - size_of::<i32>();
         let prefix = i32::try_from(length).map_err(|_| EncodeError::TooLong(length))?.to_be_bytes();
         let first = match self.pieces.first_mut() {
             Some(Piece::Copied(bytes)) => bytes,
-            Some(Piece::Referenced(_)) => unreachable!("a frame begins with four reserved bytes"),
+            Some(Piece::Referenced(_) | Piece::Later(_)) => {
+                unreachable!("a frame begins with four reserved bytes")
+            }
             None => &mut self.tail,
         };
         first[..prefix.len()].copy_from_slice(&prefix);
@@ -227,6 +262,7 @@ impl Writer {
             match piece {
                 Piece::Copied(bytes) => self.tail.put_slice(&bytes),
                 Piece::Referenced(bytes) => self.put_bytes_chunk(bytes),
+                Piece::Later(size_bytes) => self.put_later(size_bytes),
             }
         }
         self.tail.put_slice(&other.tail);
@@ -244,6 +280,7 @@ impl Writer {
         self.pieces_bytes += match &piece {
             Piece::Copied(bytes) => bytes.len(),
             Piece::Referenced(bytes) => bytes.len(),
+            Piece::Later(size_bytes) => *size_bytes,
         };
         self.pieces.push(piece);
     }

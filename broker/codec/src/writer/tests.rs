@@ -33,6 +33,31 @@ fn an_empty_writer_has_no_chunks() {
 }
 
 #[test]
+fn records_that_follow_later_leave_their_place_and_count_as_written() {
+    for flexible in [false, true] {
+        let mut w = Writer::new();
+        w.put_i32(0);
+        w.put_records(&Records::later(3_000), flexible).expect("short");
+        w.put_i8(9);
+        w.patch_length().expect("short");
+        let mut whole = Writer::new();
+        whole.put_i32(0);
+        whole.put_records(&Records::from(Bytes::from(vec![7; 3_000])), flexible).expect("short");
+        whole.put_i8(9);
+        whole.patch_length().expect("short");
+        assert_eq!(w.len(), whole.len());
+
+        let filled = w.into_parts().into_iter().map(|part| match part {
+            Part::Bytes(bytes) => bytes,
+            Part::Later(size_bytes) => Bytes::from(vec![7; size_bytes]),
+        });
+        assert_eq!(filled.collect::<Vec<_>>().concat(), whole.into_bytes());
+    }
+    assert_eq!(Records::later(5).len(), 5);
+    assert_ne!(Records::later(5), Records::from(Bytes::from(vec![0; 5])));
+}
+
+#[test]
 fn records_of_many_chunks_are_one_field() {
     let records = Records::from_chunks(vec![Bytes::from_static(b"prefix"), large(3)]);
     let mut w = Writer::new();
