@@ -131,7 +131,7 @@ impl Node {
         let data = DataDir::new(Arc::clone(&options.disk), options.dir.clone());
         let lock = data.lock()?;
         format_if_empty(&data, &options)?;
-        let opened = recovery::open(data.clone(), &options.recovery)?;
+        let opened = recovery::open(data, &options.recovery)?;
         let budget = Arc::clone(opened.store.budget());
         let (stop, stopped) = watch::channel(false);
         // Delivering answers wakes drivers, which would take time from the log's thread.
@@ -155,7 +155,7 @@ impl Node {
         let mut drivers: Vec<_> = (0..drivers::task_count()).map(|_| Vec::new()).collect();
         let policy = Arc::clone(&options.policy);
         let journal = Box::new(wal.clone());
-        let mut cleaner = Cleaner::new(data, Arc::clone(&policy));
+        let mut cleaner = Cleaner::new(Arc::clone(&opened.store), Arc::clone(&policy));
         let mut checkpointer = Checkpointer::new(opened.store, journal, policy, options.checkpoint);
         let stop_guard = supervisor.stop_guard();
         for found in opened.replicas {

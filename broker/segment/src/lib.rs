@@ -7,7 +7,8 @@
 //! The broker appends applied batches in large pieces ([`Segments::append`]). A checkpoint makes
 //! them durable ([`Segments::pending_sync`]) and stores the [`DurableEnd`] in the shard's snapshot.
 //! Small tails are written to a shared file instead ([`spill`]). A fetch that the tail cannot serve
-//! uses [`Reader::plan_read`]. This crate does not know Raft, Kafka requests or clocks; batches are
+//! uses [`Reader::plan_read`], and reads the [`Stretch`] that the plan resolves to piece by piece
+//! while it sends it. This crate does not know Raft, Kafka requests or clocks; batches are
 //! in [`ropewalk_batch`], file access in [`ropewalk_disk`].
 //!
 //! # Example

@@ -16,6 +16,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::error::Result;
@@ -140,6 +141,16 @@ impl Stretch {
     /// If `into` is smaller than [`Self::buffer_bytes`].
     pub fn read(&self, piece: &Piece, into: &mut [u8]) -> Result<Range<usize>> {
         self.read_each(piece, into, |_| {})
+    }
+
+    /// Reads and verifies all batches, as one allocation.
+    ///
+    /// # Errors
+    /// See [`Self::read`].
+    pub fn read_whole(&self) -> Result<Bytes> {
+        let mut bytes = vec![0; self.buffer_bytes(&self.whole())];
+        let range = self.read(&self.whole(), &mut bytes)?;
+        Ok(Bytes::from(bytes).slice(range))
     }
 
     /// Like [`Self::read`], and calls `each` with the start of every batch in `into`.

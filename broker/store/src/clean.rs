@@ -8,7 +8,8 @@
 //! after the other (`ropewalk_segment::compaction`). The log's segments are locked only to install
 //! a finished one. In a queue with little traffic, records may have waited for
 //! `max.compaction.lag.ms` without being in a sealed segment. The cleaner then requests two
-//! checkpoints: the first seals a segment, the second makes the older kept snapshot name it.
+//! checkpoints: the first seals a segment, the second makes the older kept snapshot name it. With each
+//! search it closes the files of segments that nobody read since the one before.
 //!
 //! # Invariants
 //!
@@ -29,11 +30,11 @@ use ropewalk_segment::compaction::{Compaction, CompactionJob, dirty_ratio};
 use ropewalk_shard::state::Partition;
 use ropewalk_shard::{PartitionId, ShardId};
 
-use crate::directory::DataDir;
 use crate::limits;
 use crate::log::PartitionLog;
 use crate::policy::{CompactionPolicy, Policy};
 use crate::snapshot::{PartitionFiles, Snapshot, SnapshotError, Snapshots};
+use crate::store::Store;
 use crate::work::{Next, WorkError};
 
 /// Returns the current logs of a shard.
@@ -50,7 +51,7 @@ const PAUSE_MS_MIN: i64 = 1_000;
 
 /// The background compaction of a broker's store.
 pub struct Cleaner {
-    data: DataDir,
+    store: Arc<Store>,
     policy: Arc<dyn Policy>,
     shards: Vec<(ShardId, LogsOf)>,
     /// Number of shards that are left to search in this round.
@@ -71,10 +72,10 @@ impl fmt::Debug for Cleaner {
 impl Cleaner {
     /// A cleaner without shards.
     #[must_use]
-    pub fn new(data: DataDir, policy: Arc<dyn Policy>) -> Self {
+    pub fn new(store: Arc<Store>, policy: Arc<dyn Policy>) -> Self {
         let (shards, due) = (Vec::new(), Vec::new());
         let pause_ms = limits::COMPACTION_INTERVAL_MS;
-        Self { data, policy, shards, left: 0, searched_ms: None, pause_ms, due, job: None }
+        Self { store, policy, shards, left: 0, searched_ms: None, pause_ms, due, job: None }
     }
 
     /// Adds a shard, whose logs `logs` returns.
@@ -107,6 +108,7 @@ impl Cleaner {
             self.due = self.find_due(*shard, compacted, now_ms)?;
         } else if self.searched_ms.is_none_or(|at| now_ms - at >= self.pause_ms.max(PAUSE_MS_MIN)) {
             self.searched_ms = Some(now_ms);
+            self.store.close_idle_files();
             self.left = self.shards.len();
             self.pause_ms = limits::COMPACTION_INTERVAL_MS;
         } else {
@@ -174,7 +176,7 @@ impl Cleaner {
 
     /// The older kept snapshot; `None` also if a checkpoint removes it at the same time.
     fn older_snapshot(&self, shard: ShardId) -> Result<Option<Snapshot>, WorkError> {
-        let snapshots = Snapshots::new(&self.data, shard);
+        let snapshots = Snapshots::new(self.store.data(), shard);
         let numbers = snapshots.numbers()?;
         let Some(older) = numbers.len().checked_sub(2) else { return Ok(None) };
         match snapshots.load(numbers[older]) {

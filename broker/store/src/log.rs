@@ -26,10 +26,9 @@ use std::mem;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 
-use bytes::Bytes;
 use parking_lot::Mutex;
-use ropewalk_batch::{PREFIX_LEN, StampedBatch};
-use ropewalk_segment::{Reader, SegmentError, Segments};
+use ropewalk_batch::StampedBatch;
+use ropewalk_segment::{Reader, Segments};
 use ropewalk_shard::PartitionId;
 
 use crate::limits;
@@ -37,12 +36,13 @@ use crate::snapshot::SpillRun;
 use crate::store::ShardStore;
 
 mod tail;
+mod read;
 mod lookup;
 mod waiter;
 pub(crate) mod layers;
 
+pub use read::{Chunk, Limits, Part, Planned, ReadError};
 pub use waiter::Waiter;
-
 use tail::Tail;
 
 /// Creates and closes the partition logs of a shard.
@@ -104,35 +104,6 @@ struct Inner {
     full: bool,
     /// Whether the spill is damaged, so that the records after it cannot be moved to segments.
     stuck: bool,
-}
-
-/// Why records cannot be read.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ReadError {
-    /// Below the log start or above the high watermark.
-    #[error("offset {asked} is outside {log_start}..={high_watermark}")]
-    OutOfRange {
-        /// The requested offset.
-        asked: i64,
-        /// The first offset that remains.
-        log_start: i64,
-        /// The offset after the last committed record.
-        high_watermark: i64,
-    },
-    /// The records are damaged (D3), or the disk failed.
-    #[error("storage: {0}")]
-    Storage(String),
-}
-
-/// Whole batches in order, the first of which contains the requested offset.
-#[derive(Debug, Clone, Default)]
-pub struct Chunk {
-    /// Pieces of the batches, to be sent one after the other.
-    pub bytes: Vec<Bytes>,
-    /// Total size of `bytes`.
-    pub size_bytes: usize,
-    /// The offset after the last batch; the requested one if there is none.
-    pub next_offset: i64,
 }
 
 /// The layer that holds an offset.
@@ -314,165 +285,11 @@ impl PartitionLog {
         }
         inner.waiters.push(Registered { waiter: Arc::downgrade(waiter), token });
     }
-
-    /// Reads whole batches from `from` up to `bytes_max`, but at least one if `at_least_one`.
-    /// Blocks on the disk when the records are no longer in memory.
-    ///
-    /// # Errors
-    /// See [`ReadError`].
-    pub fn read(
-        &self,
-        from: i64,
-        bytes_max: usize,
-        at_least_one: bool,
-    ) -> Result<Chunk, ReadError> {
-        let mut chunk = Chunk { next_offset: from, ..Chunk::default() };
-        loop {
-            let room = Room {
-                bytes: bytes_max.saturating_sub(chunk.size_bytes),
-                at_least_one: at_least_one && chunk.bytes.is_empty(),
-            };
-            let before = chunk.next_offset;
-            let layer = {
-                let inner = self.inner.lock();
-                match inner.check(before) {
-                    // The batches read so far are valid, although the log start has passed them.
-                    Err(_) if !chunk.bytes.is_empty() => return Ok(chunk),
-                    checked => checked?,
-                }
-                let layer = inner.layer(before);
-                if matches!(layer, Layer::Tail) {
-                    push_tail(&inner.tail, room, &mut chunk);
-                    return Ok(chunk);
-                }
-                layer
-            };
-            if room.is_full() {
-                return Ok(chunk);
-            }
-            match self.read_layer(&layer, room, &mut chunk) {
-                Ok(()) if chunk.next_offset == before => return Ok(chunk),
-                Ok(()) => {}
-                Err(_) if !chunk.bytes.is_empty() => return Ok(chunk),
-                Err(error) => self.unless_moved(before, &layer, error)?,
-            }
-        }
-    }
-
-    /// Reads from a file, without the lock. Reads nothing at the end, or if no batch fits.
-    fn read_layer(&self, layer: &Layer, room: Room, chunk: &mut Chunk) -> Result<(), ReadError> {
-        match layer {
-            Layer::Segments(reader, end) => {
-                let plan = reader.plan_read(chunk.next_offset, room.bytes)?;
-                match plan.at_least_one(room.at_least_one).until(*end).run_span()? {
-                    Some(span) => {
-                        chunk.next_offset = span.next_offset;
-                        chunk.push(span.bytes);
-                    }
-                    // Compaction removed all records up to the end of the segments.
-                    None if room.at_least_one => chunk.next_offset = *end,
-                    None => {}
-                }
-            }
-            Layer::Spill(spilled) => {
-                let mut tail = Tail::default();
-                for batch in self.files.read_spilled(spilled)? {
-                    tail.push(batch, spilled.appended_ms);
-                }
-                push_tail(&tail, room, chunk);
-            }
-            Layer::Tail | Layer::End => {}
-        }
-        Ok(())
-    }
-
-    /// Ignores a read error if the records moved to another layer in between, so that the caller
-    /// retries. Returns the error if they did not move.
-    fn unless_moved(&self, offset: i64, seen: &Layer, error: ReadError) -> Result<(), ReadError> {
-        let inner = self.inner.lock();
-        inner.check(offset)?;
-        match (seen, inner.layer(offset)) {
-            (Layer::Segments(..), Layer::Segments(..)) => Err(error),
-            (Layer::Spill(then), Layer::Spill(now)) if *then == now => Err(error),
-            (Layer::Segments(..) | Layer::Spill(_) | Layer::Tail | Layer::End, _) => Ok(()),
-        }
-    }
-
-    /// Like [`Self::read`], but `None` if a file would have to be read for the first batch.
-    ///
-    /// # Errors
-    /// When the offset is out of range.
-    pub fn read_from_memory(
-        &self,
-        from: i64,
-        bytes_max: usize,
-        at_least_one: bool,
-    ) -> Result<Option<Chunk>, ReadError> {
-        let inner = self.inner.lock();
-        inner.check(from)?;
-        let mut chunk = Chunk { next_offset: from, ..Chunk::default() };
-        match inner.layer(from) {
-            Layer::Segments(..) | Layer::Spill(_) => return Ok(None),
-            Layer::Tail => {
-                push_tail(&inner.tail, Room { bytes: bytes_max, at_least_one }, &mut chunk);
-            }
-            Layer::End => {}
-        }
-        Ok(Some(chunk))
-    }
 }
 
 impl Drop for PartitionLog {
     fn drop(&mut self) {
         self.files.budget().give_back(self.inner.get_mut().tail.size_bytes());
-    }
-}
-
-impl From<SegmentError> for ReadError {
-    fn from(error: SegmentError) -> Self {
-        Self::Storage(error.to_string())
-    }
-}
-
-impl Chunk {
-    fn push(&mut self, bytes: Bytes) {
-        self.size_bytes += bytes.len();
-        self.bytes.push(bytes);
-    }
-}
-
-/// The space left in a response.
-#[derive(Clone, Copy)]
-struct Room {
-    bytes: usize,
-    at_least_one: bool,
-}
-
-impl Room {
-    fn is_full(self) -> bool {
-        self.bytes == 0 && !self.at_least_one
-    }
-}
-
-/// Adds batches of the tail to the chunk: each as its prefix, then its unchanged body.
-fn push_tail(tail: &Tail, room: Room, chunk: &mut Chunk) {
-    let mut size_bytes = 0;
-    let mut is_wanted = room.at_least_one;
-    let fitting: Vec<&StampedBatch> = tail
-        .from(chunk.next_offset)
-        .map(|held| &held.batch)
-        .take_while(|batch| {
-            size_bytes += batch.size_bytes();
-            mem::take(&mut is_wanted) || size_bytes <= room.bytes
-        })
-        .collect();
-    let prefixes: Vec<u8> = fitting.iter().flat_map(|batch| batch.prefix()).collect();
-    let prefixes = Bytes::from(prefixes);
-    for (number, batch) in fitting.into_iter().enumerate() {
-        let at = number * PREFIX_LEN;
-        chunk.push(prefixes.slice(at..at + PREFIX_LEN));
-        chunk.push(batch.body());
-        chunk.next_offset = batch.next_offset();
     }
 }
 

@@ -60,6 +60,11 @@ impl Store {
         &self.budget
     }
 
+    /// Closes the files of segments that were not read since the last call.
+    pub(crate) fn close_idle_files(&self) {
+        self.files.close_idle();
+    }
+
     /// Sets the checkpoint thread, which is woken when a checkpoint is due at once.
     pub fn set_checkpointer(&self, thread: Thread) {
         self.workers.lock().checkpointer = Some(thread);

@@ -185,13 +185,12 @@ impl OneShard {
             let identity = Identity { cluster_id, broker_id: BrokerId(1), shards: 1 };
             bootstrap::format(&data, &identity, &options)?;
         }
-        let opened = recovery::open(data.clone(), &options)?;
+        let opened = recovery::open(data, &options)?;
         let policy: Arc<dyn Policy> = Arc::new(CompactingPolicy { lag_ms_max });
         let notes = Arc::new(Mutex::new(JournalCalls::default()));
         let journal = Box::new(CountingJournal(Arc::clone(&notes)));
-        let mut checkpointer =
-            Checkpointer::new(opened.store, journal, Arc::clone(&policy), checkpoints);
-        let mut cleaner = Cleaner::new(data, policy);
+        let mut cleaner = Cleaner::new(Arc::clone(&opened.store), Arc::clone(&policy));
+        let mut checkpointer = Checkpointer::new(opened.store, journal, policy, checkpoints);
         let mut replicas = opened.replicas.into_iter();
         let catalog = replicas.next();
         let found = replicas.next().expect("shard 1");

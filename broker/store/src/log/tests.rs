@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use proptest::prelude::*;
 use ropewalk_batch::Builder;
 use ropewalk_disk::SimDisk;
-use ropewalk_segment::{FileCache, SegmentConfig, spill::SpillWriter};
+use ropewalk_segment::{FileCache, SegmentConfig, Stretch, spill::SpillWriter};
 
 use ropewalk_shard::{ShardId, TopicId};
+
+use bytes::Bytes;
 
 use super::*;
 use crate::budget::TailBudget;
@@ -64,6 +66,17 @@ fn shape(chunk: &Chunk) -> Vec<i64> {
         rest = rest.slice(header.size_bytes()..);
     }
     offsets
+}
+
+/// Adds the bytes of a stretch, read a block at a time.
+fn in_pieces(stretch: &Stretch, sent: &mut Vec<u8>) {
+    let mut piece = None;
+    while let Some(next) = stretch.piece_after(piece.as_ref(), 1) {
+        let mut buffer = vec![0; stretch.buffer_bytes(&next)];
+        let range = stretch.read(&next, &mut buffer).unwrap();
+        sent.extend_from_slice(&buffer[range]);
+        piece = Some(next);
+    }
 }
 
 /// The log and its expected content.
@@ -181,6 +194,7 @@ impl Fixture {
             assert!(joined(&chunk) == whole(&expected), "from {from}: {:?}", shape(&chunk));
             assert_eq!(chunk.next_offset, self.end());
             assert_eq!(chunk.size_bytes, whole(&expected).len());
+            self.check_pieces(from, &chunk);
 
             let chunk = self.log.read(from, 150, true).unwrap();
             let first = expected.first().map_or(0, StampedBatch::size_bytes);
@@ -193,6 +207,26 @@ impl Fixture {
             assert!(matches!(error, ReadError::OutOfRange { .. }), "{error}");
         }
         self.check_lookups();
+    }
+
+    /// What is sent in pieces is the unpieced answer, over all layers.
+    fn check_pieces(&self, from: i64, chunk: &Chunk) {
+        for stretches in [1, usize::MAX] {
+            let limits = Limits { bytes: usize::MAX, at_least_one: true, stretches };
+            let planned = self.log.plan(from, limits).unwrap();
+            assert!(planned.stretches <= stretches);
+            let mut sent = Vec::new();
+            for part in &planned.parts {
+                match part {
+                    Part::Memory(bytes) => sent.extend_from_slice(bytes),
+                    Part::Segment(stretch) => in_pieces(stretch, &mut sent),
+                }
+            }
+            assert_eq!(planned.size_bytes, sent.len());
+            assert!(joined(chunk).starts_with(&sent), "from {from}");
+            assert!(stretches == 1 || sent.len() == chunk.size_bytes, "from {from}");
+            assert!(planned.next_offset > from || from == self.end());
+        }
     }
 
     fn check_lookups(&self) {
