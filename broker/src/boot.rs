@@ -389,6 +389,7 @@ impl OpenParts {
                 settings.fetch_sessions_max(),
                 metrics.fetch_sessions.clone(),
             ),
+            buffers: handle::Buffers::default(),
             producer_ids: handle::init_producer_id::ProducerIds::default(),
             metrics,
             refusals: LogLimit::default(),

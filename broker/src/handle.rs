@@ -85,6 +85,7 @@ mod describe_quorum;
 
 pub use crate::listen::Close;
 pub use error::ErrorCode;
+pub(crate) use fetch::Buffers;
 
 use metrics::Metrics;
 
@@ -114,6 +115,8 @@ pub struct Context {
     /// Memory for responses that are read from disk: acquire before reading, then [`Call::hold`].
     pub answers: Budget,
     pub(crate) fetch_sessions: Arc<fetch::Sessions>,
+    /// Buffers for pieces of responses.
+    pub(crate) buffers: Buffers,
     pub(crate) producer_ids: init_producer_id::ProducerIds,
     pub(crate) metrics: Metrics,
     /// Rate limit of log lines about refused requests.
@@ -136,7 +139,9 @@ pub struct Call {
     correlation_id: i32,
     begun: Instant,
     share: Share,
-    held: Mutex<Vec<Permit>>,
+    held: Mutex<Vec<Arc<Permit>>>,
+    /// The records of a fetch that are read while its response is sent.
+    later: Mutex<Option<fetch::Later>>,
     metrics: metrics::ApiMetrics,
 }
 
@@ -357,6 +362,7 @@ impl Service for Arc<Context> {
             begun: Instant::now(),
             share,
             held: Mutex::default(),
+            later: Mutex::default(),
             metrics: self.metrics.of(api),
         };
         if route.served.contains(&version) {
@@ -440,8 +446,13 @@ impl Call {
     }
 
     /// Keeps a share of a budget until the client has received the response.
-    pub fn hold(&self, permit: Permit) {
+    pub fn hold(&self, permit: Arc<Permit>) {
         self.held.lock().push(permit);
+    }
+
+    /// Sets what fills the places of records that are read while the response is sent.
+    pub(crate) fn follow(&self, later: fetch::Later) {
+        *self.later.lock() = Some(later);
     }
 
     fn span(&self) -> Span {
@@ -477,7 +488,11 @@ impl Call {
         let written =
             written.map_err(|error| Close::Unencodable { api: self.api, version, error })?;
         self.metrics.answered(self.begun.elapsed());
-        Ok(Reply { chunks: written.into_chunks(), held: std::mem::take(&mut self.held.lock()) })
+        let held = std::mem::take(&mut *self.held.lock());
+        Ok(match self.later.lock().take() {
+            Some(later) => later.reply(written.into_parts(), held),
+            None => Reply { chunks: written.into_chunks(), rest: None, held },
+        })
     }
 }
 

@@ -81,9 +81,23 @@ pub const PARTIAL_FRAME_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Bytes of small fetch requests of all connections. They may wait for [`FETCH_WAIT_MAX`].
 pub const SMALL_FETCH_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// Bytes of responses of all connections that are read from segments and not yet received by the
-/// client.
+/// Bytes of responses to fetches of all connections that are in memory and not yet received by the
+/// client: pieces of segments, small files, and the parts of tails that they name.
 pub const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Bytes of a response that are read from a segment at once, unless one batch is larger. One piece
+/// is read while the one before it is sent.
+pub const ANSWER_PIECE_BYTES: usize = 256 * 1024;
+
+/// Most buffers of [`ANSWER_PIECE_BYTES`] that are kept while no response needs them.
+pub const IDLE_BUFFERS_MAX: usize = 16;
+
+/// Most stretches of segments in one response, each of which holds a file open until it is sent.
+pub const ANSWER_STRETCHES_MAX: usize = 16;
+const _: () = assert!(
+    ANSWER_BYTES_MAX / (2 * ANSWER_PIECE_BYTES) * ANSWER_STRETCHES_MAX <= 2048,
+    "the files of slow clients are within FILES_RESERVED"
+);
 
 /// Time from the first byte of a frame until it must be complete, plus the time for its size at
 /// [`TRANSFER_BYTES_PER_SECOND_MIN`].
@@ -261,8 +275,10 @@ pub const LOG_SUBJECTS_MAX: usize = 1024;
 /// is REQUEST_TIMED_OUT. Equal to the default of Kafka's client setting `request.timeout.ms`.
 pub const CHANGE_TIME_DEFAULT: Duration = Duration::from_secs(30);
 
-/// Bytes that a fetch acquires from the response budget before the size to read is known.
+/// Bytes that a fetch acquires from the response budget before it is known what it needs. It
+/// returns the rest when that is known, before it sends anything.
 pub const FETCH_RESERVE_BYTES: usize = 1024 * 1024;
+const _: () = assert!(2 * ANSWER_PIECE_BYTES < FETCH_RESERVE_BYTES);
 
 /// The time limit for a transfer of this many bytes.
 #[must_use]

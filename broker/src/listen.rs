@@ -12,14 +12,17 @@
 //!   when all before it are answered.
 //! - **R1** no length from the network sizes an allocation; the bytes in progress are bounded, per
 //!   connection and in total; an idle connection holds no buffer; a client that is too slow to send
-//!   a frame or to receive a response is disconnected.
+//!   a frame or to receive a response is disconnected. Of a response that is read while it is sent,
+//!   the next piece is asked for when the one before has left.
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
 use ropewalk_shard::proposal::SendOrder;
 
 mod options;
@@ -50,6 +53,8 @@ pub struct Peer {
     /// and the connection is closed after the pending responses: the client sends the remaining
     /// batches again, in order, on a new connection.
     pub order: SendOrder,
+    /// Which of the partitions of the connection's next fetch is read first.
+    pub fetch_turn: AtomicUsize,
 }
 
 /// When a request may begin, relative to the other requests of its connection.
@@ -67,10 +72,27 @@ pub enum Turn {
 /// A response, ready for the socket.
 #[derive(Debug, Default)]
 pub struct Reply {
-    /// The frame, length included; empty if the request is never answered.
+    /// The frame, length included, or its beginning; empty if the request is never answered.
     pub chunks: Vec<Bytes>,
+    /// The rest of the frame. Only a request that is alone has one.
+    pub rest: Option<Rest>,
     /// Shares of a budget, returned when the client has received the response.
-    pub held: Vec<Permit>,
+    pub held: Vec<Arc<Permit>>,
+}
+
+/// The rest of a response, which is read while it is sent.
+pub struct Rest {
+    /// Its size, bytes.
+    pub size_bytes: usize,
+    /// Its chunks, some at a time. They are asked for when those before are sent. An error ends the
+    /// connection.
+    pub pieces: BoxStream<'static, Result<Vec<Bytes>, Close>>,
+}
+
+impl fmt::Debug for Rest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rest").field("size_bytes", &self.size_bytes).finish_non_exhaustive()
+    }
 }
 
 /// A pending response.

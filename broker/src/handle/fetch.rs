@@ -1,22 +1,29 @@
 //! Fetch: whole batches from each partition, or a wait until there are enough.
 //!
-//! The records are not copied: a response consists of slices of the tail, or of what was read from
-//! a segment. Its size is bounded by the client's limits, by the broker's, and by the response
-//! budget that all connections share.
+//! Three steps: which partitions are read (`reading`), what of each fits the limits (`collect`),
+//! and how the records of segments are read while the response is sent (`send`). What is in
+//! memory is not copied: a response has slices of the tail.
+//!
+//! # Invariants
+//!
+//! - **D3** the size of everything that a response promises is known by verified index entries
+//!   before its first byte leaves, and so is its first piece of a segment. Damage found there is an
+//!   error code; damage behind it ends the connection, and the next fetch gets the error code.
+//! - **R1** a response holds [`limits::ANSWER_PIECE_BYTES`] twice, or two batches if they are
+//!   larger, the small files that were read whole, and what it names of the tail. All of it counts
+//!   against the response budget.
+//! - No thread of the runtime waits for the disk.
 //!
 //! `session` holds what a client asks and was answered in a fetch session (KIP-227), `cache` the
 //! sessions of the broker; both decide without I/O. `reading` connects them with the logs.
 
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ropewalk_codec::Str;
 use ropewalk_codec::fetch_request::{FetchPartition, FetchRequest};
-use ropewalk_codec::fetch_response::{
-    EpochEndOffset, FetchResponse, FetchableTopicResponse, PartitionData,
-};
-use ropewalk_codec::{Records, Str};
-use ropewalk_shard::state::partition::EpochEnd;
-use ropewalk_store::log::{Chunk, PartitionLog};
+use ropewalk_codec::fetch_response::FetchResponse;
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
@@ -24,14 +31,17 @@ use super::partition::LedPartition;
 use super::{Call, Close, Context, ErrorCode};
 use crate::catalog::TopicView;
 use crate::limits;
-use crate::listen::Permit;
 
 mod cache;
-mod reading;
 mod session;
+mod reading;
+mod collect;
+mod send;
 
+use collect::{Collected, Collector, Order, diverging};
 use reading::Reading;
 pub(crate) use reading::{SessionMetrics, Sessions};
+pub(crate) use send::{Buffers, Later};
 
 /// The requested position of one partition.
 #[derive(Debug)]
@@ -56,7 +66,7 @@ struct TopicRead {
 /// Handles a fetch.
 pub(crate) async fn handle(
     ctx: &Arc<Context>,
-    call: &Call,
+    call: &Arc<Call>,
     request: FetchRequest,
 ) -> Result<FetchResponse, Close> {
     let bytes_max =
@@ -77,11 +87,10 @@ pub(crate) async fn handle(
         reading.watch(ctx, waits);
         // A fetch that only waits must not hold memory that other responses need.
         if !waits || partitions(&reading.wants).any(PartitionRead::has_news) {
-            let (mut held, room) = share(ctx, bytes_max).await;
-            let (mut response, size_bytes, urgent) = collect(call, &reading.wants, room);
-            if !waits || urgent || size_bytes >= bytes_min {
-                held.shrink_to(size_bytes);
-                call.hold(held);
+            let collected = collect(ctx, call, &mut reading, bytes_max).await?;
+            let Collected { counted_bytes, urgent, .. } = collected;
+            if !waits || urgent || counted_bytes >= bytes_min {
+                let mut response = collected.into_response(ctx, call, &reading.wants).await;
                 reading.finish(&mut response);
                 return Ok(response);
             }
@@ -92,13 +101,27 @@ pub(crate) async fn handle(
     }
 }
 
-/// A share of the response budget, and how much may be read under it: the client's full limit if
-/// that much is free at once, else a part of it.
-async fn share(ctx: &Context, bytes_max: usize) -> (Permit, usize) {
-    let first = bytes_max.min(limits::FETCH_RESERVE_BYTES);
-    let mut held = ctx.answers.acquire(first).await;
-    let has_all = ctx.answers.try_extend(&mut held, bytes_max - first);
-    (held, if has_all { bytes_max } else { first })
+/// Chooses what to send: at once if all of it is in memory, else on a thread that may block.
+async fn collect(
+    ctx: &Arc<Context>,
+    call: &Arc<Call>,
+    reading: &mut Reading,
+    bytes_max: usize,
+) -> Result<Collected, Close> {
+    let share = ctx.answers.acquire(limits::FETCH_RESERVE_BYTES).await;
+    let order = if reading.has_session() { Order::OfSession } else { Order::InTurn };
+    let wants = &mut reading.wants;
+    if partitions(wants).all(PartitionRead::is_in_memory) {
+        return Ok(Collector::new(ctx, call, wants, bytes_max, share).collect_from_memory(order));
+    }
+    let (ctx, call, lent) = (Arc::clone(ctx), Arc::clone(call), mem::take(wants));
+    let collected = tokio::task::spawn_blocking(move || {
+        (Collector::new(&ctx, &call, &lent, bytes_max, share).collect_from_anywhere(order), lent)
+    });
+    let (collected, lent) =
+        collected.await.map_err(|panic| Close::Panicked(panic.to_string()))?;
+    *wants = lent;
+    Ok(collected)
 }
 
 fn partitions(wants: &[TopicRead]) -> impl Iterator<Item = &PartitionRead> {
@@ -106,127 +129,15 @@ fn partitions(wants: &[TopicRead]) -> impl Iterator<Item = &PartitionRead> {
 }
 
 impl PartitionRead {
+    fn is_in_memory(&self) -> bool {
+        self.found.as_ref().map_or(true, |found| found.log.is_in_memory(self.asked.fetch_offset))
+    }
+
     /// Whether the partition has records to return, or an error.
     fn has_news(&self) -> bool {
         let Ok(found) = &self.found else { return true };
         found.log.is_closed()
             || found.log.high_watermark() != self.asked.fetch_offset
             || !matches!(diverging(found, &self.asked), Ok(None))
-    }
-}
-
-/// Reads the available records: the response, the size of its records, and whether it must be sent
-/// without a wait.
-fn collect(call: &Call, wants: &[TopicRead], bytes_max: usize) -> (FetchResponse, usize, bool) {
-    let mut size_bytes = 0;
-    let mut urgent = false;
-    let mut responses = Vec::with_capacity(wants.len());
-    for topic in wants {
-        let mut partitions = Vec::with_capacity(topic.partitions.len());
-        for want in &topic.partitions {
-            let data = read(call, want, bytes_max.saturating_sub(size_bytes), size_bytes == 0);
-            size_bytes += data.records.len();
-            urgent |= data.error_code != ErrorCode::None.code() || data.diverging_epoch.epoch >= 0;
-            partitions.push(data);
-        }
-        responses.push(FetchableTopicResponse {
-            topic: topic.topic.clone(),
-            topic_id: topic.topic_id,
-            partitions,
-        });
-    }
-    (FetchResponse { responses, ..Default::default() }, size_bytes, urgent)
-}
-
-/// Reads one partition. The first batch of a response is returned whatever its size (KIP-74).
-fn read(call: &Call, want: &PartitionRead, room: usize, first: bool) -> PartitionData {
-    let asked = &want.asked;
-    let found = match &want.found {
-        Ok(found) => found,
-        Err(code) => return failed(call, asked.partition, *code),
-    };
-    if found.log.is_closed() {
-        return failed(call, asked.partition, ErrorCode::UnknownTopicOrPartition);
-    }
-    let mut data = PartitionData {
-        partition_index: asked.partition,
-        high_watermark: found.log.high_watermark(),
-        log_start_offset: found.log.log_start(),
-        ..Default::default()
-    };
-    data.last_stable_offset = data.high_watermark;
-    data.records = Records::from_chunks(Vec::new());
-    match diverging(found, asked) {
-        Ok(None) => {}
-        Ok(Some(diverging)) => {
-            data.diverging_epoch = diverging;
-            return data;
-        }
-        Err(code) => return PartitionData { error_code: call.refuse(code), ..data },
-    }
-    let limit = usize::try_from(asked.partition_max_bytes).unwrap_or(0).min(room);
-    match read_log(&found.log, asked.fetch_offset, limit, first) {
-        Ok(chunk) => {
-            // The chunk may end above the high watermark that was read before it.
-            data.high_watermark = data.high_watermark.max(chunk.next_offset);
-            data.last_stable_offset = data.high_watermark;
-            data.records = Records::from_chunks(chunk.bytes);
-            data
-        }
-        Err(code) => PartitionData {
-            records: Records::from_chunks(Vec::new()),
-            error_code: call.refuse(code),
-            ..data
-        },
-    }
-}
-
-fn read_log(
-    log: &Arc<PartitionLog>,
-    from: i64,
-    bytes_max: usize,
-    at_least_one: bool,
-) -> Result<Chunk, ErrorCode> {
-    let read = match log.read_from_memory(from, bytes_max, at_least_one) {
-        Ok(Some(chunk)) => return Ok(chunk),
-        Ok(None) => tokio::task::block_in_place(|| log.read(from, bytes_max, at_least_one)),
-        Err(error) => Err(error),
-    };
-    read.map_err(|error| {
-        tracing::debug!(partition = %log.partition(), from, %error, "nothing to read");
-        ErrorCode::from(&error)
-    })
-}
-
-/// The end of the client's diverging epoch, if its log diverges from this one (KIP-595). As in
-/// Kafka, an offset below the log start is out of range whatever its epoch, and so is an epoch that
-/// this log cannot have.
-fn diverging(
-    found: &LedPartition,
-    asked: &FetchPartition,
-) -> Result<Option<EpochEndOffset>, ErrorCode> {
-    if asked.last_fetched_epoch < 0 {
-        return Ok(None);
-    }
-    let state = found.shard.state();
-    let partition = state.partitions.get(&found.id).ok_or(ErrorCode::UnknownTopicOrPartition)?;
-    if asked.fetch_offset < partition.log_start {
-        return Err(ErrorCode::OffsetOutOfRange);
-    }
-    let end = partition.epoch_end(asked.last_fetched_epoch, found.leader_epoch);
-    let EpochEnd { epoch, end_offset } = end.ok_or(ErrorCode::OffsetOutOfRange)?;
-    let parted = epoch < asked.last_fetched_epoch || end_offset < asked.fetch_offset;
-    Ok(parted.then_some(EpochEndOffset { epoch, end_offset }))
-}
-
-fn failed(call: &Call, partition_index: i32, code: ErrorCode) -> PartitionData {
-    PartitionData {
-        partition_index,
-        error_code: call.refuse(code),
-        high_watermark: -1,
-        last_stable_offset: -1,
-        log_start_offset: -1,
-        records: Records::from_chunks(Vec::new()),
-        ..Default::default()
     }
 }

@@ -19,6 +19,7 @@ mod versions;
 mod groups;
 mod damage;
 mod records;
+mod fetches;
 mod answers;
 mod bounds;
 mod admin;
@@ -34,6 +35,7 @@ impl Call {
             address: ([127, 0, 0, 1], 1).into(),
             listener: "TEST".into(),
             order: SendOrder::default(),
+            fetch_turn: Default::default(),
         };
         let metrics = Metrics::register(&mut prometheus_client::registry::Registry::default());
         Self {
@@ -46,6 +48,7 @@ impl Call {
             begun: Instant::now(),
             share,
             held: Mutex::default(),
+            later: Mutex::default(),
             metrics: metrics.of(api),
         }
     }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use parking_lot::Mutex;
 use ropewalk_shard::proposal::SendOrder;
@@ -112,7 +113,12 @@ impl Acceptor {
         }
         metrics.accepted.inc();
         let listener = Arc::clone(listener);
-        let peer = Arc::new(Peer { address, listener, order: SendOrder::default() });
+        let peer = Arc::new(Peer {
+            address,
+            listener,
+            order: SendOrder::default(),
+            fetch_turn: AtomicUsize::new(0),
+        });
         let shared = self.shared.clone();
         let mut stopping = self.stopping.clone();
         let all = Arc::clone(self);

@@ -90,6 +90,12 @@ impl Permit {
         self.reserve.is_some()
     }
 
+    /// Bytes of the share.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.share.as_ref().map_or(0, OwnedSemaphorePermit::num_permits)
+    }
+
     /// Returns everything beyond `bytes` to the budget.
     pub fn shrink_to(&mut self, bytes: usize) {
         if let Some(share) = &mut self.share {

@@ -43,6 +43,9 @@ pub enum Close {
     /// The client did not receive a response in time.
     #[error("the client does not read its answers")]
     AnswerNotTaken,
+    /// The rest of a response that had begun could not be read.
+    #[error("an answer that had begun cannot be finished: {0}")]
+    AnswerBroken(String),
     /// The connection was idle for `connections.max.idle.ms`.
     #[error("idle for longer than connections.max.idle.ms")]
     Idle,
@@ -113,6 +116,7 @@ impl Close {
             | Self::Unanswerable { .. } => true,
             Self::Gone
             | Self::Socket(_)
+            | Self::AnswerBroken(_)
             | Self::Idle
             | Self::OutOfOrder
             | Self::Unencodable { .. }
@@ -141,6 +145,7 @@ impl Close {
             | Self::Socket(_)
             | Self::RequestTooLarge { .. }
             | Self::AnswerNotTaken
+            | Self::AnswerBroken(_)
             | Self::Idle
             | Self::Malformed { .. }
             | Self::Unanswerable { .. }
@@ -161,6 +166,7 @@ impl Close {
             }
             Self::FrameTooSlow => "frame_slow",
             Self::AnswerNotTaken => "answer_not_taken",
+            Self::AnswerBroken(_) => "answer_broken",
             Self::Idle => "idle",
             Self::UnknownApi(_) | Self::NotServed { .. } => "not_served",
             Self::Malformed { .. } | Self::MalformedHeader(_) => "malformed",

@@ -255,7 +255,8 @@ impl Connection {
     async fn answer(&mut self, first: FinishedRequest) -> Result<(), Close> {
         let mut failed = None;
         self.take(first);
-        while self.outbox.size_bytes() < limits::GATHER_BYTES_MAX
+        while self.outbox.is_open()
+            && self.outbox.size_bytes() < limits::GATHER_BYTES_MAX
             && let Some(Some(next)) = self.in_progress.next().now_or_never()
         {
             match next {

@@ -1,15 +1,21 @@
 //! Responses waiting for the socket: chunks that are written with vectored writes and never joined.
+//!
+//! The rest of a response that is read while it is sent is asked for piece by piece, each when the
+//! one before has left. A piece that cannot be read ends the connection, because the client expects
+//! the bytes that the length of the frame has promised.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use futures_util::StreamExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use crate::limits;
-use crate::listen::{Close, Permit, Reply};
+use crate::listen::{Close, Permit, Reply, Rest};
 
 /// Most chunks of one write.
 const SLICES_MAX: usize = 64;
@@ -18,37 +24,80 @@ const SLICES_MAX: usize = 64;
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     chunks: VecDeque<Bytes>,
+    /// Size of the chunks.
     size_bytes: usize,
+    rest: Option<Rest>,
     /// Budget shares of the responses, held until they are sent.
-    held: Vec<Permit>,
+    held: Vec<Arc<Permit>>,
 }
 
 impl Outbox {
     pub(super) fn push(&mut self, reply: Reply) {
+        debug_assert!(self.is_open(), "the rest of a response leaves before the next one");
         self.held.extend(reply.held);
-        let chunks = reply.chunks.into_iter().filter(|chunk| !chunk.is_empty());
-        for chunk in chunks {
+        self.add(reply.chunks);
+        self.rest = reply.rest;
+    }
+
+    /// Bytes that were not sent, those that are not read yet included.
+    pub(super) fn size_bytes(&self) -> usize {
+        self.size_bytes + self.rest.as_ref().map_or(0, |rest| rest.size_bytes)
+    }
+
+    /// Whether another response may follow.
+    pub(super) fn is_open(&self) -> bool {
+        self.rest.is_none()
+    }
+
+    fn add(&mut self, chunks: Vec<Bytes>) {
+        for chunk in chunks.into_iter().filter(|chunk| !chunk.is_empty()) {
             self.size_bytes += chunk.len();
             self.chunks.push_back(chunk);
         }
     }
 
-    pub(super) fn size_bytes(&self) -> usize {
-        self.size_bytes
-    }
-
     /// Writes everything. Fails if the client receives nothing for `time_max` or is too slow
-    /// overall.
+    /// overall, or if the rest cannot be read.
     pub(super) async fn flush(
         &mut self,
         stream: &TcpStream,
         time_max: Duration,
     ) -> Result<(), Close> {
+        let mut due = None;
+        loop {
+            self.write_all(stream, time_max, &mut due).await?;
+            let Some(rest) = &mut self.rest else { break };
+            match rest.pieces.next().await.transpose()? {
+                Some(chunks) => {
+                    let read_bytes: usize = chunks.iter().map(Bytes::len).sum();
+                    let left = rest.size_bytes.checked_sub(read_bytes);
+                    rest.size_bytes = left.ok_or_else(|| broken("it is too long"))?;
+                    self.add(chunks);
+                }
+                None if rest.size_bytes > 0 => return Err(broken("it is too short")),
+                None => self.rest = None,
+            }
+        }
+        // Frees the memory, so that an idle connection holds none.
+        self.chunks = VecDeque::new();
+        self.held = Vec::new();
+        Ok(())
+    }
+
+    /// Writes the chunks. `due` is when the client must have received the whole response, set when
+    /// it first does not keep up.
+    async fn write_all(
+        &mut self,
+        stream: &TcpStream,
+        time_max: Duration,
+        due: &mut Option<Instant>,
+    ) -> Result<(), Close> {
         if self.write(stream)? {
             return Ok(());
         }
         let now = Instant::now();
-        let due = now + limits::transfer_time_max(time_max, self.size_bytes);
+        let size_bytes = self.size_bytes();
+        let due = *due.get_or_insert_with(|| now + limits::transfer_time_max(time_max, size_bytes));
         let mut stalled_due = now + time_max;
         loop {
             let writable = timeout_at(due.min(stalled_due), stream.writable()).await;
@@ -77,9 +126,6 @@ impl Outbox {
                 Err(error) => return Err(error.into()),
             }
         }
-        // Frees the memory, so that an idle connection holds none.
-        self.chunks = VecDeque::new();
-        self.held = Vec::new();
         Ok(true)
     }
 
@@ -94,4 +140,8 @@ impl Outbox {
             self.chunks.pop_front();
         }
     }
+}
+
+fn broken(what: &str) -> Close {
+    Close::AnswerBroken(what.to_owned())
 }

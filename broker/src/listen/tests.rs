@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
-use futures_util::FutureExt;
+use futures_util::{FutureExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -121,9 +121,12 @@ impl Service for Echo {
                     b'N' => Ok(Reply::default()),
                     b'E' => Err(Close::Unanswerable { code: 6 }),
                     b'B' => {
-                        Ok(Reply { chunks: vec![Bytes::from(vec![0; ANSWER_BYTES])], held: vec![] })
+                        let chunks = vec![Bytes::from(vec![0; ANSWER_BYTES])];
+                        Ok(Reply { chunks, ..Reply::default() })
                     }
-                    _ => Ok(Reply { chunks: framed(&frame), held: vec![] }),
+                    b'R' => Ok(in_pieces(None)),
+                    b'D' => Ok(in_pieces(Some(2))),
+                    _ => Ok(Reply { chunks: framed(&frame), ..Reply::default() }),
                 }
             };
             Ok(answer.boxed())
@@ -137,6 +140,23 @@ impl Service for Echo {
         }
         Ok(())
     }
+}
+
+/// Size of each of the pieces that are read while a response is sent.
+const PIECE_BYTES: usize = 1 << 20;
+const PIECES: usize = 24;
+
+/// A response in pieces, of which one cannot be read.
+fn in_pieces(damaged: Option<usize>) -> Reply {
+    let size_bytes = PIECE_BYTES * PIECES;
+    let length = u32::try_from(size_bytes).expect("small").to_be_bytes();
+    let pieces = (0..PIECES).map(move |number| match damaged {
+        Some(damaged) if damaged == number => Err(Close::AnswerBroken("damage".to_owned())),
+        _ => Ok(vec![Bytes::from(vec![u8::try_from(number).expect("few"); PIECE_BYTES])]),
+    });
+    let pieces = futures_util::stream::iter(pieces).boxed();
+    let rest = Some(Rest { size_bytes, pieces });
+    Reply { chunks: vec![Bytes::copy_from_slice(&length)], rest, held: vec![] }
 }
 
 /// Length and body as separate chunks, as in real responses.

@@ -177,6 +177,11 @@ impl Reading {
         }
     }
 
+    /// Whether the partitions are those of a session, which keeps an order of its own.
+    pub(super) fn has_session(&self) -> bool {
+        self.held.is_some()
+    }
+
     /// Whether nothing can arrive that the fetch waits for.
     pub(super) fn is_empty(&self) -> bool {
         self.wants.is_empty() && self.held.is_none()

@@ -126,3 +126,49 @@ async fn a_parked_request_is_dropped_when_its_client_goes_and_any_other_is_not()
     eventually(|| dropped() == 2 && answered() == 2).await;
     served.settles().await;
 }
+
+#[tokio::test]
+async fn o2_a_response_in_pieces_leaves_whole_before_the_next_one() {
+    let server = served(options()).await;
+    let mut stream = server.connect().await;
+    send(&mut stream, &[b"P\0first", b"R\0", b"P\0last"]).await;
+    assert_eq!(receive(&mut stream).await, b"P\0first");
+    let whole = receive(&mut stream).await;
+    for (number, piece) in (0_u8..).zip(whole.chunks(PIECE_BYTES)) {
+        assert!(piece.iter().all(|byte| *byte == number), "piece {number}");
+    }
+    assert_eq!(whole.len(), PIECES * PIECE_BYTES);
+    assert_eq!(receive(&mut stream).await, b"P\0last");
+    drop(stream);
+    server.settles().await;
+}
+
+#[tokio::test]
+async fn a_piece_that_cannot_be_read_ends_the_connection_behind_those_before_it() {
+    let server = served(options()).await;
+    let mut stream = server.connect().await;
+    send(&mut stream, &[b"D\0"]).await;
+    assert_eq!(closes(&mut stream).await, 4 + 2 * PIECE_BYTES);
+    assert_eq!(server.closed("answer_broken"), 1);
+    server.settles().await;
+}
+
+/// A client that takes its time, and one that takes nothing.
+#[tokio::test]
+async fn a_response_in_pieces_waits_for_its_client_and_not_for_ever() {
+    let write_time_max = Duration::from_secs(2);
+    let server = served(Options { write_time_max, ..options() }).await;
+    let mut slow = server.connect().await;
+    let mut stalled = server.connect().await;
+    send(&mut stalled, &[b"R\0"]).await;
+    send(&mut slow, &[b"R\0"]).await;
+    let mut whole = vec![0; 4 + PIECES * PIECE_BYTES];
+    for piece in whole.chunks_mut(PIECE_BYTES / 2) {
+        sleep(Duration::from_millis(5)).await;
+        timeout(SOON, slow.read_exact(piece)).await.expect("in time").expect("it is sent");
+    }
+    assert_eq!(whole[4 + (PIECES - 1) * PIECE_BYTES], 23);
+    eventually(|| server.closed("answer_not_taken") == 1).await;
+    drop((slow, stalled));
+    server.settles().await;
+}
