@@ -105,7 +105,7 @@ impl SimDisk {
         self.state.lock().inodes.values().map(|inode| inode.handles).sum()
     }
 
-    /// Bytes of which [`File::start_write_back`] was told since the disk was created.
+    /// Bytes for which [`File::start_write_back`] was called since the disk was created.
     pub fn write_back_bytes(&self) -> u64 {
         self.state.lock().write_back_bytes
     }

@@ -433,8 +433,8 @@ impl Checkpointer {
         Ok(())
     }
 
-    /// Records in the write-ahead log through which entry the older kept snapshots cover the logs of
-    /// the shards. Returns whether that advanced.
+    /// Records in the write-ahead log through which entry the older kept snapshots cover the logs
+    /// of the shards. Returns whether that advanced.
     fn truncate(&mut self) -> Result<bool, WorkError> {
         let releasable = self.shards.iter().filter_map(|(shard, backlog)| {
             Some((*shard, backlog.files.key(), backlog.files.releasable()?))

@@ -3,12 +3,12 @@
 //! A few threads do this, each for a part of the shards ([`limits::FLUSHERS`]). They write to the
 //! page cache and never wait for a sync or for a checkpoint, so tails are written on while a
 //! checkpoint makes files durable. Producers wait only when the memory of the tails is used up.
-//! [`Flusher::step`] does one piece of work and never sleeps, so that a test can call it between any
-//! two operations of a checkpoint.
+//! [`Flusher::step`] does one piece of work and never sleeps, so that a test can call it between
+//! any two operations of a checkpoint.
 //!
 //! A tail of 1 MiB is written; when memory is short, shorter ones too, the longest first. What is
-//! shorter than [`limits::SPILL_BYTES_MAX`] is left to a checkpoint, which writes the small tails of
-//! a shard to one file.
+//! shorter than [`limits::SPILL_BYTES_MAX`] is left to a checkpoint, which writes the small tails
+//! of a shard to one file.
 //!
 //! # Invariants
 //!
@@ -96,8 +96,8 @@ impl Flusher {
         done.map(|()| next)
     }
 
-    /// Flushes every tail, however short. Only for tests, which call it between any two operations of
-    /// a checkpoint.
+    /// Flushes every tail, however short. Only for tests, which call it between any two operations
+    /// of a checkpoint.
     ///
     /// # Errors
     /// See [`WorkError`].

@@ -16,9 +16,9 @@ pub const UNSYNCED_LOGS_MAX: usize = 1536;
 /// to the shard's spill file, not to a segment, bytes.
 pub const SPILL_BYTES_MAX: usize = 32 << 10;
 
-/// The write-ahead log is normally at most this many times as long as the size at which a checkpoint
-/// is due for its length: the snapshots that exist cover its older half, and the next checkpoint
-/// releases that.
+/// The write-ahead log is normally at most this many times as long as the size at which a
+/// checkpoint is due for its length: the snapshots that exist cover its older half, and the next
+/// checkpoint releases that.
 pub const WAL_HALVES: u64 = 2;
 
 /// At this many times that size, the syncs of a checkpoint no longer wait for their budget.

@@ -32,7 +32,7 @@ pub struct PartitionLogs {
     flush_lock: Mutex<()>,
 }
 
-/// Changes of the logs that nobody took yet.
+/// Changes of the logs that were not taken yet.
 #[derive(Debug, Default)]
 struct Changes {
     /// Logs that were appended to or whose start moved since the last checkpoint began.

@@ -21,9 +21,9 @@
 //!
 //! # After a crash
 //!
-//! A snapshot is written under another name, synced, renamed, and its directory synced, once for the
-//! snapshots of all shards of a checkpoint. Before the rename is durable it does not exist; the next
-//! write overwrites the unfinished file.
+//! A snapshot is written under another name, synced, renamed, and its directory synced, once for
+//! the snapshots of all shards of a checkpoint. Before the rename is durable it does not exist; the
+//! next write overwrites the unfinished file.
 
 use std::collections::BTreeMap;
 use std::io;

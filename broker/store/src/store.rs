@@ -1,8 +1,8 @@
 //! What the partition logs of a broker share: the data directory, open files and memory.
 //!
 //! Partition logs open and read their files through `ShardStore` and count their memory in its
-//! budget. When memory becomes short, the store wakes the flushers and the checkpoint thread. The lock
-//! is a leaf: no other lock is taken while it is held.
+//! budget. When memory becomes short, the store wakes the flushers and the checkpoint thread. The
+//! lock is a leaf: no other lock is taken while it is held.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

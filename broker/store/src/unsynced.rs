@@ -7,7 +7,8 @@
 //! # Invariants
 //!
 //! - **R1** their number is bounded, however many partitions are flushed between two checkpoints.
-//! - A log with unsynced files is in the list, or is about to be added by the thread that flushed it.
+//! - A log with unsynced files is in the list, or is about to be added by the thread that flushed
+//!   it.
 //! - The lock is a leaf: no other lock is taken while it is held.
 
 use std::mem;
@@ -127,8 +128,8 @@ impl UnsyncedLogs {
 
 /// Makes the segments of some logs durable.
 ///
-/// If it is urgent, many are synced in parallel. This takes a tenth of the time of one after the other: write-back
-/// starts for all files first, and concurrent syncs share a flush of the drive.
+/// If it is urgent, many are synced in parallel. This takes a tenth of the time of one after the
+/// other: write-back starts for all files first, and concurrent syncs share a flush of the drive.
 ///
 /// # Errors
 /// A failed sync is final (D2).

@@ -66,7 +66,7 @@ fn d1_what_was_written_during_a_sync_is_synced_by_the_next() -> Result<()> {
     assert_eq!(segments.sync_cost(), 5, "both segments and the directory");
     let pending = segments.pending_sync()?;
     assert!(!pending.needs_parent(), "the directory has a name since the first");
-    // A sync that nobody ran changes nothing.
+    // A sync that did not run changes nothing.
     drop(segments.pending_sync()?);
     let end = segments.end();
     pending.sync_files()?;

@@ -122,7 +122,8 @@ impl PartitionLog {
         let Some(first) = batches.first() else { return Ok(()) };
         let segments = match writer {
             Some(segments) => segments,
-            // The log may start inside of the first batch, or before it if a repair accepted a loss.
+            // The log may start inside of the first batch, or before it if a repair accepted a
+            // loss.
             none => {
                 let start = first.base_offset.min(self.log_start());
                 let opened =
@@ -190,8 +191,8 @@ impl PartitionLog {
         }
     }
 
-    /// The batches of a captured log for a spill file: its tail, and its runs in spill files if they
-    /// are too many or `rewrite` is true for one of their files. Takes them out of `captured`.
+    /// The batches of a captured log for a spill file: its tail, and its runs in spill files if
+    /// they are too many or `rewrite` is true for one of their files. Takes them out of `captured`.
     ///
     /// # Errors
     /// When a spill file cannot be read; the tail is still there.
