@@ -367,12 +367,8 @@ impl OpenParts {
         metrics: handle::metrics::Metrics,
     ) -> Arc<Context> {
         let settings = &self.parts.settings;
-        let topics = Topics::new(
-            Arc::clone(&self.node),
-            Arc::clone(&self.view),
-            Arc::clone(settings),
-            Arc::clone(&self.reconciler),
-        );
+        let (node, view) = (Arc::clone(&self.node), Arc::clone(&self.view));
+        let topics = Topics::new(node, view, Arc::clone(settings), Arc::clone(&self.reconciler));
         Arc::new(Context {
             broker_id: settings.node_id(),
             cluster_id: Str::from(self.node.identity().cluster_id.as_str()),

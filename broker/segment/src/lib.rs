@@ -70,6 +70,7 @@ mod view;
 mod recover;
 mod read;
 mod stretch;
+mod suspects;
 mod lookup;
 pub mod spill;
 pub mod retention;

@@ -176,7 +176,7 @@ impl ReadPlan {
             return Ok(None);
         }
         segment.check_inside(&chosen.blocks)?;
-        self.shared.suspects.recheck(segment, &chosen.blocks)?;
+        self.shared.recheck(segment, &chosen.blocks)?;
         Ok(Some(Stretch::new(Arc::clone(&self.shared), segment.clone(), chosen)))
     }
 

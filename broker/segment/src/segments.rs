@@ -38,7 +38,6 @@ use crate::files::{self, FileCache, INDEX, LOG};
 use crate::index::cut::{Cutter, Facts, RunningTotals};
 use crate::index::{self, BLOCK_BYTES_MAX, Header, encode_entry, encode_header};
 use crate::read::Reader;
-use crate::stretch::Suspects;
 use crate::view::{Segment, SegmentInfo, SharedSegments};
 
 mod sync;
@@ -107,15 +106,8 @@ impl Segments {
         let recovered = crate::recover::recover(&*disk, &dir, at, log_start)?;
         // Segments in a snapshot are durable, and so is their directory.
         let nameless = recovered.view.segments.is_empty();
-        let view = parking_lot::RwLock::new(recovered.view);
         Ok(Self {
-            shared: Arc::new(SharedSegments {
-                disk,
-                files,
-                dir,
-                view,
-                suspects: Suspects::default(),
-            }),
+            shared: SharedSegments::new(disk, files, dir, recovered.view),
             dirty: Vec::new(),
             names_changed: u64::from(recovered.dir_dirty),
             names_synced: 0,

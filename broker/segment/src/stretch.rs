@@ -2,7 +2,7 @@
 //!
 //! A fetch says how many bytes it will send before it sends the first one, so a [`Stretch`] is
 //! chosen by the index alone. Its bytes are read later, in pieces of whole blocks, into a buffer of
-//! the caller. A piece that cannot be read leaves its offsets among the [`Suspects`] of the
+//! the caller. A piece that cannot be read leaves its offsets among the suspects of the
 //! partition, and the next plan over them reads them before it promises anything.
 //!
 //! # Invariants
@@ -17,14 +17,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 
 use crate::error::Result;
 use crate::index::Entry;
 use crate::view::{OpenSegment, SharedSegments};
-
-/// Most suspects of a partition; the oldest is forgotten first.
-const SUSPECTS_MAX: usize = 16;
 
 /// Adjacent batches of a segment, not read yet. It is not empty.
 #[derive(Debug)]
@@ -169,7 +165,8 @@ impl Stretch {
             })
         });
         if let Err(error) = read {
-            self.shared.suspects.add(blocks);
+            let (first, last) = (&blocks[0], &blocks[blocks.len() - 1]);
+            self.shared.suspects.add(first.base_offset..last.next_offset);
             return Err(error);
         }
         let before: usize =
@@ -189,27 +186,11 @@ impl Stretch {
     }
 }
 
-/// Offsets of pieces that could not be read after they had been promised.
-#[derive(Debug, Default)]
-pub(crate) struct Suspects(Mutex<Vec<Range<i64>>>);
-
-impl Suspects {
-    fn add(&self, blocks: &[Entry]) {
-        let (Some(first), Some(last)) = (blocks.first(), blocks.last()) else { return };
-        let offsets = first.base_offset..last.next_offset;
-        let mut suspects = self.0.lock();
-        suspects.retain(|suspect| *suspect != offsets);
-        if suspects.len() >= SUSPECTS_MAX {
-            suspects.remove(0);
-        }
-        suspects.push(offsets);
-    }
-
+impl SharedSegments {
     /// Reads those of the blocks that are suspect, and clears the suspicion of offsets that can be
     /// read again. An error is what a reader of these blocks is told.
     pub(crate) fn recheck(&self, segment: &OpenSegment, blocks: &[Entry]) -> Result<()> {
-        let suspects = self.0.lock().clone();
-        for suspect in suspects {
+        for suspect in self.suspects.all() {
             let from = blocks.partition_point(|block| block.next_offset <= suspect.start);
             let to = blocks.partition_point(|block| block.base_offset < suspect.end);
             for block in blocks.get(from..to).unwrap_or_default() {
@@ -218,7 +199,7 @@ impl Suspects {
             let is_covered = blocks.first().is_some_and(|b| b.base_offset <= suspect.start)
                 && blocks.last().is_some_and(|b| suspect.end <= b.next_offset);
             if is_covered {
-                self.0.lock().retain(|kept| *kept != suspect);
+                self.suspects.remove(&suspect);
             }
         }
         Ok(())

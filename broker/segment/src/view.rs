@@ -19,7 +19,7 @@ use crate::error::{Damage, Result, SegmentError};
 use crate::files::{self, FileCache, INDEX, LOG, OpenFiles, Slot};
 use crate::index::cut::RunningTotals;
 use crate::index::search::IndexFile;
-use crate::stretch::Suspects;
+use crate::suspects::Suspects;
 
 /// State shared by the writer and the readers of one partition.
 #[derive(Debug)]
@@ -33,6 +33,16 @@ pub(crate) struct SharedSegments {
 }
 
 impl SharedSegments {
+    pub(crate) fn new(
+        disk: Arc<dyn Disk>,
+        files: Arc<FileCache>,
+        dir: PathBuf,
+        view: View,
+    ) -> Arc<Self> {
+        let view = RwLock::new(view);
+        Arc::new(Self { disk, files, dir, view, suspects: Suspects::default() })
+    }
+
     pub(crate) fn path(&self, base_offset: i64, extension: &str) -> PathBuf {
         files::path(&self.dir, base_offset, extension)
     }
