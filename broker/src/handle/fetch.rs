@@ -118,8 +118,7 @@ async fn collect(
     let collected = tokio::task::spawn_blocking(move || {
         (Collector::new(&ctx, &call, &lent, bytes_max, share).collect_from_anywhere(order), lent)
     });
-    let (collected, lent) =
-        collected.await.map_err(|panic| Close::Panicked(panic.to_string()))?;
+    let (collected, lent) = collected.await.map_err(|panic| Close::Panicked(panic.to_string()))?;
     *wants = lent;
     Ok(collected)
 }

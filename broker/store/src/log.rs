@@ -42,8 +42,8 @@ mod waiter;
 pub(crate) mod layers;
 
 pub use read::{Chunk, Limits, Part, Planned, ReadError};
-pub use waiter::Waiter;
 use tail::Tail;
+pub use waiter::Waiter;
 
 /// Creates and closes the partition logs of a shard.
 pub trait Logs: Send + Sync + fmt::Debug {
