@@ -111,7 +111,7 @@ pub(crate) fn encode_header(header: &Header) -> [u8; HEADER_BYTES] {
     out[16..24].copy_from_slice(&header.base_offset.to_le_bytes());
     out[24..32].copy_from_slice(&header.created_ms.to_le_bytes());
     out[32..40].copy_from_slice(&header.compacted_end.unwrap_or(-1).to_le_bytes());
-    let crc = crc32c::crc32c(&out[..HEADER_CRC_AT]);
+    let crc = ropewalk_crc::of(&out[..HEADER_CRC_AT]);
     out[HEADER_CRC_AT..].copy_from_slice(&crc.to_le_bytes());
     out
 }
@@ -125,7 +125,7 @@ pub(crate) fn decode_header(bytes: &[u8; HEADER_BYTES]) -> Result<Header, String
     if version != VERSION {
         return Err(format!("version {version} of the index format is unknown"));
     }
-    if u32_at(bytes, HEADER_CRC_AT) != crc32c::crc32c(&bytes[..HEADER_CRC_AT]) {
+    if u32_at(bytes, HEADER_CRC_AT) != ropewalk_crc::of(&bytes[..HEADER_CRC_AT]) {
         return Err("the checksum of the index header is wrong".to_owned());
     }
     let flags = u32_at(bytes, 12);
@@ -194,7 +194,7 @@ pub(crate) fn reseal_header(bytes: &mut [u8; HEADER_BYTES], base_offset: i64) {
     bytes[0..8].copy_from_slice(&MAGIC);
     bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
     bytes[16..24].copy_from_slice(&base_offset.to_le_bytes());
-    let crc = crc32c::crc32c(&bytes[..HEADER_CRC_AT]);
+    let crc = ropewalk_crc::of(&bytes[..HEADER_CRC_AT]);
     bytes[HEADER_CRC_AT..].copy_from_slice(&crc.to_le_bytes());
 }
 
@@ -209,7 +209,7 @@ pub(crate) fn reseal_entry(
     let (position, length) = (u32_at(bytes, 8) as usize, u32_at(bytes, 12) as usize);
     let block = position.checked_add(length).and_then(|end| log.get(position..end));
     if let Some(block) = block {
-        bytes[40..44].copy_from_slice(&crc32c::crc32c(block).to_le_bytes());
+        bytes[40..44].copy_from_slice(&ropewalk_crc::of(block).to_le_bytes());
     }
     let crc = entry_crc(bytes, base_offset, number);
     bytes[ENTRY_CRC_AT..].copy_from_slice(&crc.to_le_bytes());
@@ -217,8 +217,8 @@ pub(crate) fn reseal_entry(
 
 fn entry_crc(bytes: &[u8; ENTRY_BYTES], base_offset: i64, number: u32) -> u32 {
     let seed =
-        crc32c::crc32c_append(crc32c::crc32c(&base_offset.to_le_bytes()), &number.to_le_bytes());
-    crc32c::crc32c_append(seed, &bytes[..ENTRY_CRC_AT])
+        ropewalk_crc::append(ropewalk_crc::of(&base_offset.to_le_bytes()), &number.to_le_bytes());
+    ropewalk_crc::append(seed, &bytes[..ENTRY_CRC_AT])
 }
 
 fn relative(offset: i64, base_offset: i64) -> u32 {

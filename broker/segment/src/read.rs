@@ -261,7 +261,7 @@ impl OpenSegment {
         search::read(&*self.log, &self.log_path, into, position)?;
         for block in blocks {
             let start = (u64::from(block.position) - position) as usize;
-            if crc32c::crc32c(&into[start..start + block.length as usize]) != block.crc {
+            if ropewalk_crc::of(&into[start..start + block.length as usize]) != block.crc {
                 let what =
                     format!("the checksum of the block at offset {} is wrong", block.base_offset);
                 return Err(Damage::new(&self.log_path, u64::from(block.position), what).into());

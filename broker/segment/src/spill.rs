@@ -97,7 +97,7 @@ impl SpillWriter {
             self.buffer.extend_from_slice(&prefix);
             self.buffer.extend_from_slice(&batch.bytes[prefix.len()..]);
         }
-        let crc = crc32c::crc32c(&self.buffer[start..]);
+        let crc = ropewalk_crc::of(&self.buffer[start..]);
         if self.buffer.len() >= BUFFER_BYTES {
             self.flush()?;
         }
@@ -179,7 +179,7 @@ impl SpillReader {
         let mut bytes = vec![0; size as usize];
         read(&*self.file, &self.path, &mut bytes, extent.position)?;
         let tag = *bytes.first_chunk().expect("an extent begins with its tag");
-        if crc32c::crc32c(&bytes) != extent.crc || !bytes.starts_with(&extent.front(&tag)) {
+        if ropewalk_crc::of(&bytes) != extent.crc || !bytes.starts_with(&extent.front(&tag)) {
             return Err(damage("the checksum of the extent is wrong".to_owned()).into());
         }
         let mut rest = Bytes::from(bytes);
@@ -232,7 +232,7 @@ impl SpillReader {
         }
         let mut bytes = vec![0; usize::try_from(size).ok()?];
         read(&*self.file, &self.path, &mut bytes, position).ok()?;
-        let crc = crc32c::crc32c(&bytes);
+        let crc = ropewalk_crc::of(&bytes);
         let extent = SpillExtent { position, len, base_offset, next_offset, crc };
         let batches = self.read(&extent).ok()?;
         let mut expected = base_offset;
@@ -264,7 +264,7 @@ fn header() -> [u8; HEADER_BYTES] {
     let mut out = [0; HEADER_BYTES];
     out[..8].copy_from_slice(&MAGIC);
     out[8..12].copy_from_slice(&VERSION.to_le_bytes());
-    let crc = crc32c::crc32c(&out[..12]);
+    let crc = ropewalk_crc::of(&out[..12]);
     out[12..].copy_from_slice(&crc.to_le_bytes());
     out
 }

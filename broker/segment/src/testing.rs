@@ -26,7 +26,7 @@ pub fn seal_log(log: &mut [u8]) {
         log[at + 16] = 2;
         let Ok(header) = Header::parse(&log[at..]) else { return };
         let Some(batch) = log.get_mut(at..at + header.size_bytes()) else { return };
-        let crc = crc32c::crc32c(&batch[CRC_FROM..]);
+        let crc = ropewalk_crc::of(&batch[CRC_FROM..]);
         batch[CRC_AT..CRC_FROM].copy_from_slice(&crc.to_be_bytes());
         at += batch.len();
     }

@@ -86,7 +86,7 @@ impl Reader {
         let file = file.ok_or(io::ErrorKind::NotFound)?;
         let mut payload = vec![0; location.len_bytes as usize];
         file.read_exact_at(&mut payload, location.position)?;
-        if crc32c::crc32c(&payload) != location.crc {
+        if ropewalk_crc::of(&payload) != location.crc {
             let message = format!("checksum of a log entry is wrong: {location:?}");
             return Err(io::Error::new(io::ErrorKind::InvalidData, message));
         }

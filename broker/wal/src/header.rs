@@ -62,7 +62,7 @@ impl FileHeader {
         }
         let table_bytes = u32::try_from(table.len()).expect("a table is smaller than its file");
         block[56..60].copy_from_slice(&table_bytes.to_le_bytes());
-        block[60..PREAMBLE_BYTES].copy_from_slice(&crc32c::crc32c(&table).to_le_bytes());
+        block[60..PREAMBLE_BYTES].copy_from_slice(&ropewalk_crc::of(&table).to_le_bytes());
         let crc = block_crc(&block);
         block[12..16].copy_from_slice(&crc.to_le_bytes());
         for copy in [&block[..], &block, &table, &table] {
@@ -178,7 +178,7 @@ fn read_table(file: &dyn File, len: u64, at: u64, block: &[u8]) -> io::Result<Op
     }
     let mut table = vec![0; table_bytes as usize];
     file.read_exact_at(&mut table, at)?;
-    if crc32c::crc32c(&table) != u32_at(block, 60) {
+    if ropewalk_crc::of(&table) != u32_at(block, 60) {
         return Ok(None);
     }
     Ok(Replicas::decode(&table))

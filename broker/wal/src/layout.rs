@@ -53,7 +53,7 @@ impl Seed {
 
 /// The checksum of a block whose own checksum is at byte 12.
 pub(crate) fn block_crc(block: &[u8]) -> u32 {
-    crc32c::crc32c_append(crc32c::crc32c(&block[..12]), &block[16..])
+    ropewalk_crc::append(ropewalk_crc::of(&block[..12]), &block[16..])
 }
 
 pub(crate) fn align_up(bytes: u64) -> u64 {

@@ -157,6 +157,6 @@ mod tests {
         assert_eq!(blocks[3].leader_epoch, 2);
         let mut expected = vec![0; 600];
         expected.extend([1; 400]);
-        assert_eq!(blocks[0].crc, crc32c::crc32c(&expected));
+        assert_eq!(blocks[0].crc, ropewalk_crc::of(&expected));
     }
 }

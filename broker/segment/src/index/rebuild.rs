@@ -117,7 +117,7 @@ impl Scanner<'_> {
             )));
         }
         let mut crc = 0;
-        self.pieces(at + CRC_FROM as u64, end, |_, piece| crc = crc32c::crc32c_append(crc, piece))?;
+        self.pieces(at + CRC_FROM as u64, end, |_, piece| crc = ropewalk_crc::append(crc, piece))?;
         if crc != header.crc {
             return Err(damage(format!(
                 "the checksum of the batch at {} fails",
