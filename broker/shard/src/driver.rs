@@ -28,6 +28,7 @@ use crate::replica::{Replica, Ticket, Work};
 use crate::state::{AppendOutcome, AppendRefusal, Outcome};
 
 mod events;
+mod footprint;
 mod refusals;
 mod replication;
 mod writes;

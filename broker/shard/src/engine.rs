@@ -31,6 +31,7 @@ use crate::payload::Payload;
 
 mod members;
 mod election;
+mod footprint;
 mod membership;
 mod store;
 mod peers;

@@ -12,6 +12,7 @@
 pub mod id;
 pub mod limits;
 mod payload;
+pub mod footprint;
 pub mod command;
 mod entry;
 pub mod proposal;
@@ -21,6 +22,7 @@ pub mod engine;
 pub mod message;
 pub mod state;
 
+pub use footprint::Footprint;
 pub use id::{BrokerId, PartitionId, ReplicaId, ShardId, TopicId};
 pub use payload::Payload;
 pub use proposal::ProposeError;

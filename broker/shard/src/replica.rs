@@ -25,6 +25,8 @@ use crate::message::Message;
 use crate::proposal::ProposeError;
 use crate::state::{Effect, Outcome, State};
 
+mod footprint;
+
 /// Identifies a proposal or a read until it is resolved. The caller chooses it; each is used once.
 pub type Ticket = u64;
 

@@ -40,6 +40,14 @@ impl Inbox {
         Some(message)
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.appends.len()
+    }
+
+    pub(super) fn payload_bytes(&self) -> u64 {
+        self.bytes as u64
+    }
+
     fn next_has_batches(&self) -> bool {
         self.appends.front().is_some_and(has_batches)
     }

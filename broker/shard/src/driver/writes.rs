@@ -53,6 +53,17 @@ impl Writes {
         self.0.iter().filter(|work| work.write.is_some()).count()
     }
 
+    /// Work, messages and answers that are not reported yet.
+    pub(super) fn in_flight(&self) -> usize {
+        self.0.iter().map(|work| 1 + work.messages.len() + work.answers.len()).sum()
+    }
+
+    /// Bytes of the payloads of entries in writes that are not durable.
+    pub(super) fn payload_bytes(&self) -> u64 {
+        let entries = self.0.iter().filter_map(|work| work.write.as_ref()).flat_map(|w| &w.entries);
+        entries.map(|entry| entry.data.len() as u64).sum()
+    }
+
     /// Whether a write was refused and is not submitted again yet.
     pub(super) fn is_refused(&self) -> bool {
         self.0.iter().any(|work| work.progress == Progress::Refused)

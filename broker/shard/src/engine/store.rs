@@ -21,6 +21,7 @@ use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 
 use super::convert;
 use super::{Entry, EntryId, EntryKind, Start};
+use crate::footprint::Footprint;
 use crate::limits;
 use crate::payload::Payload;
 
@@ -225,6 +226,13 @@ impl LogStore {
                 });
             }
         }
+    }
+
+    /// Entries held, bytes of their payloads in memory, and requests that are not answered.
+    pub(super) fn footprint(&self) -> Footprint {
+        let requests = self.requests.borrow();
+        let items = requests.fetches.len() + requests.contexts.len() + requests.snapshots.len();
+        Footprint { entries: self.slots.len(), items, bytes: self.memory_bytes }
     }
 
     /// The fetches that the engine asked for since the last call.
