@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use ropewalk_shard::State;
+use ropewalk_shard::command::{Command, Envelope, ShardCommand};
 use ropewalk_shard::engine::{Entry, EntryId, EntrySource, HardState, Members, Start, StoredEntry};
 use ropewalk_shard::replica::Write;
 
@@ -20,6 +21,17 @@ pub(crate) struct Snapshot {
     pub state: State,
 }
 
+impl Snapshot {
+    fn forget_producers(&mut self) {
+        let producers = self.state.partitions.iter().flat_map(|(id, partition)| {
+            partition.producers.iter().flat_map(|all| all.keys()).map(|producer| (*id, *producer))
+        });
+        let command = Command::Shard(ShardCommand::ExpireProducers(producers.collect()));
+        let envelope = Envelope { term: 1, time_ms: 0, command };
+        self.state.apply(1, envelope, &mut Vec::new());
+    }
+}
+
 /// Entries by index: what a read of the log returns, durable or not.
 type View = Arc<Mutex<BTreeMap<u64, Entry>>>;
 
@@ -30,10 +42,23 @@ pub(crate) struct Disk {
     snapshot: Snapshot,
     first_members: Members,
     submitted: VecDeque<Write>,
+    /// Whether the next sync fails.
+    pub fails_sync: bool,
     /// Whether recovery finds that rounds which were durable cannot be read.
     is_damaged: bool,
     view: View,
     mutation: Option<Mutation>,
+}
+
+/// The outcome of a sync.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Synced {
+    /// No write is in flight.
+    Nothing,
+    /// The write of this number is durable.
+    Durable(u64),
+    /// The disk reported an error. What was in flight may be lost.
+    Failed,
 }
 
 #[derive(Debug)]
@@ -64,6 +89,7 @@ impl Disk {
             first_members: snapshot.members.clone(),
             snapshot,
             submitted: VecDeque::new(),
+            fails_sync: false,
             is_damaged: false,
             view: View::default(),
             mutation,
@@ -80,15 +106,24 @@ impl Disk {
         self.submitted.push_back(write);
     }
 
-    /// The oldest write that is not durable becomes durable; returns its number.
-    pub(crate) fn sync_next(&mut self) -> Option<u64> {
+    /// The oldest write that is not durable becomes durable, or its sync fails.
+    pub(crate) fn sync_next(&mut self) -> Synced {
+        if self.fails_sync && !self.submitted.is_empty() {
+            self.fails_sync = false;
+            let lost = self.submitted.pop_front().expect("a write is in flight");
+            if self.mutation == Some(Mutation::FailedSyncIsDurable) {
+                return Synced::Durable(lost.number);
+            }
+            self.submitted.clear();
+            return Synced::Failed;
+        }
         if self.mutation == Some(Mutation::WritesSwapped) && self.submitted.len() > 1 {
             self.submitted.swap(0, 1);
         }
-        let write = self.submitted.pop_front()?;
+        let Some(write) = self.submitted.pop_front() else { return Synced::Nothing };
         write_to(&mut self.entries, &write);
         self.hard_state = write.hard_state.unwrap_or(self.hard_state);
-        Some(write.number)
+        Synced::Durable(write.number)
     }
 
     pub(crate) fn is_idle(&self) -> bool {
@@ -105,12 +140,19 @@ impl Disk {
         *self.view.lock().expect("no panic while it is held") = self.entries.clone();
     }
 
-    /// Loses entries that were durable, as a damaged disk does. Returns whether any were there.
-    pub(crate) fn lose_tail(&mut self, count: u64) -> bool {
+    /// Loses entries that were durable, as a damaged disk does. Unless recovery notices it, the loss
+    /// reaches below the commit index of the hard state. Returns whether any were there.
+    pub(crate) fn lose_tail(&mut self, count: u64, is_noticed: bool) -> bool {
         let Some((last, _)) = self.entries.last_key_value() else { return false };
-        let from = last.saturating_sub(count - 1).max(self.snapshot.last.index + 1);
+        let mut from = last.saturating_sub(count - 1);
+        if !is_noticed {
+            from = from.min(self.hard_state.commit);
+        }
+        let from = from.max(self.snapshot.last.index + 1);
         let lost = !self.entries.split_off(&from).is_empty();
-        self.is_damaged |= lost;
+        // A loss above the commit index shows nowhere in the log itself.
+        let shows = self.hard_state.commit >= from;
+        self.is_damaged |= lost && (is_noticed || !shows);
         *self.view.lock().expect("no panic while it is held") = self.entries.clone();
         lost
     }
@@ -122,6 +164,9 @@ impl Disk {
         let mut view = self.view.lock().expect("no panic while it is held");
         *view = view.split_off(&keep);
         self.snapshot = snapshot;
+        if self.mutation == Some(Mutation::SnapshotForgetsProducers) {
+            self.snapshot.forget_producers();
+        }
     }
 
     /// Replaces snapshot and log by a snapshot of another replica.
@@ -158,15 +203,18 @@ impl Disk {
             });
         }
         let mut hard_state = self.hard_state;
-        if self.mutation == Some(Mutation::DamageTrusted) {
+        if self.mutation == Some(Mutation::CommitClamped) {
             hard_state.commit = hard_state.commit.min(next - 1);
         }
         let is_old = self.mutation == Some(Mutation::OldMembers);
-        let members = if is_old { &self.first_members } else { &snapshot.members };
+        let mut members = if is_old { &self.first_members } else { &snapshot.members }.clone();
+        if self.mutation == Some(Mutation::LearnerVotes) {
+            members.voters.append(&mut members.learners);
+        }
         let start = Start {
             replica,
             hard_state,
-            members: members.clone(),
+            members,
             snapshot: snapshot.last,
             entries,
             source: Box::new(Source(Arc::clone(&self.view))),
@@ -181,9 +229,17 @@ impl Disk {
         (first..=last).map(|index| view.get(&index).cloned()).collect()
     }
 
-    /// Whether recovery refuses to let this replica vote.
-    pub(crate) fn is_doubtful(&self) -> bool {
-        self.is_damaged && self.mutation != Some(Mutation::DamageTrusted)
+    /// Loses everything, as a disk does that is replaced by an empty one.
+    pub(crate) fn replace(&mut self) {
+        let empty =
+            Snapshot { last: EntryId::default(), members: Members::default(), state: State::new() };
+        *self = Self::new(empty, self.mutation);
+    }
+
+    /// Why recovery does not let this replica vote.
+    pub(crate) fn refusal(&self) -> Option<&'static str> {
+        let is_damaged = self.is_damaged && self.mutation != Some(Mutation::DamageTrusted);
+        is_damaged.then_some("its log is damaged")
     }
 
     pub(crate) fn snapshot(&self) -> &Snapshot {

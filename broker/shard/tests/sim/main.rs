@@ -10,13 +10,20 @@
 #![expect(clippy::disallowed_methods, reason = "a variable names the seeds")]
 
 mod chaos;
+mod check;
 mod clients;
+mod contest;
 mod dice;
 mod disk;
+mod host;
 mod mutation;
 mod network;
 mod node;
+mod operator;
 mod oracle;
+mod process;
+mod steps;
+mod traffic;
 mod world;
 
 use std::ops::Range;
@@ -42,7 +49,7 @@ struct Run {
 
 fn run(seed: u64, mutation: Option<Mutation>) -> Run {
     let voters = if seed % 4 == 3 { 5 } else { 3 };
-    let mut world = World::new(seed, voters, mutation);
+    let mut world = World::wild(seed, voters, mutation);
     world.play();
     Run {
         violation: world.oracle.violation().map(str::to_owned),
@@ -66,6 +73,8 @@ fn d1_d5_o1_every_seed_keeps_what_was_promised() {
         total.acked += counts.acked;
         total.crashes += counts.crashes;
         total.elections += counts.elections;
+        total.contests += counts.contests;
+        total.messages += counts.messages;
         total.snapshots += counts.snapshots;
         total.fetches += counts.fetches;
         total.changes += counts.changes;

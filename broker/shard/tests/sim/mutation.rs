@@ -1,10 +1,12 @@
-//! Faults that a run can be made to contain, each of which the oracle has to notice.
+//! Faults of a host that a run can contain, each of which the oracle has to notice.
 
 /// One way in which the surroundings of the core could be wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mutation {
     /// A write is reported durable when it is submitted.
     AckBeforeFsync,
+    /// A sync fails, the write is gone, and it is reported durable.
+    FailedSyncIsDurable,
     /// The hard state is written without the vote.
     VoteNotWritten,
     /// The hard state is never written.
@@ -13,38 +15,55 @@ pub(crate) enum Mutation {
     WritesSwapped,
     /// A write that was refused for lack of space is reported durable.
     RefusedIsDurable,
-    /// A snapshot is installed and the log is continued where it was.
+    /// A snapshot is installed and the log goes on where it was.
     SnapshotKeepsLog,
-    /// A replica whose log is damaged votes again, with a commit index that is clamped to its end.
+    /// A snapshot lacks what is known of the idempotent producers.
+    SnapshotForgetsProducers,
+    /// A replica whose log is known to be damaged votes.
     DamageTrusted,
+    /// The commit index is lowered to the end of a log that has lost entries.
+    CommitClamped,
+    /// A replica with an empty disk runs under the id that it had before.
+    EmptyDiskKeepsId,
     /// A replica starts with the members of its first snapshot.
     OldMembers,
+    /// A replica that restarts takes learners for voters.
+    LearnerVotes,
 }
 
 impl Mutation {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::AckBeforeFsync,
+        Self::FailedSyncIsDurable,
         Self::VoteNotWritten,
         Self::HardStateNotWritten,
         Self::WritesSwapped,
         Self::RefusedIsDurable,
         Self::SnapshotKeepsLog,
+        Self::SnapshotForgetsProducers,
         Self::DamageTrusted,
+        Self::CommitClamped,
+        Self::EmptyDiskKeepsId,
         Self::OldMembers,
+        Self::LearnerVotes,
     ];
 
     /// The number of seeds within which it has to be noticed.
     pub(crate) fn seeds(self) -> u64 {
         match self {
-            // Two candidates of one term and a crash of a voter between their requests.
-            Self::VoteNotWritten => 4000,
-            Self::DamageTrusted => 200,
+            // A disk is lost once in a run at most, and its replica must then be needed.
+            Self::DamageTrusted | Self::CommitClamped | Self::EmptyDiskKeepsId => 400,
+            // Two candidates of one term.
+            Self::VoteNotWritten => 100,
             Self::AckBeforeFsync
+            | Self::FailedSyncIsDurable
             | Self::HardStateNotWritten
             | Self::WritesSwapped
             | Self::RefusedIsDurable
             | Self::SnapshotKeepsLog
-            | Self::OldMembers => 50,
+            | Self::SnapshotForgetsProducers
+            | Self::OldMembers
+            | Self::LearnerVotes => 50,
         }
     }
 }

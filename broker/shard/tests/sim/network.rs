@@ -42,6 +42,13 @@ impl Network {
         self.cut.clear();
     }
 
+    /// Cuts `side` off from the other nodes in both directions.
+    pub(crate) fn isolate(&mut self, side: &[u64], others: &[u64]) {
+        for a in side {
+            self.cut.extend(others.iter().flat_map(|b| [(*a, *b), (*b, *a)]));
+        }
+    }
+
     /// Separates `side` from the other nodes, in one direction or in both.
     pub(crate) fn separate(&mut self, side: &[u64], others: &[u64], dice: &mut Dice) {
         let direction = dice.below(3);

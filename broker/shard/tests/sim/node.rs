@@ -20,8 +20,10 @@ pub(crate) enum Call {
     Append(usize, Record),
     /// A read that must see a partition through this end.
     Read(i32, i64),
-    /// The operator of the cluster.
-    Operator,
+    /// A command of the operator.
+    Command,
+    /// A change of the members.
+    Change,
 }
 
 /// The state, which the core reaches through a lock.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ropewalk_shard::engine::Members;
 use ropewalk_shard::state::Effect;
 
 /// The value of one record: each is sent in one batch of its own.
@@ -17,8 +18,8 @@ pub(crate) struct Oracle {
     /// What some replica applied: the same at every replica (O1, D1).
     applied: BTreeMap<Position, (Value, i32)>,
     positions: BTreeMap<Value, Position>,
-    /// A digest of the state after an index.
-    digests: BTreeMap<u64, u32>,
+    /// A digest of the state after an index, and the members.
+    states: BTreeMap<u64, (u32, Members)>,
     /// Records that were acknowledged.
     acked: BTreeMap<Value, Position>,
     /// Records that were reported to a client as not stored.
@@ -65,11 +66,17 @@ impl Oracle {
         }
     }
 
-    pub(crate) fn state(&mut self, replica: u64, index: u64, digest: u32) {
-        let first = *self.digests.entry(index).or_insert(digest);
-        if first != digest {
-            self.violate(format!("the state of replica {replica} differs after entry {index}"));
-        }
+    pub(crate) fn state(&mut self, replica: u64, index: u64, digest: u32, members: &Members) {
+        let (first, first_members) =
+            self.states.entry(index).or_insert_with(|| (digest, members.clone()));
+        let text = if *first != digest {
+            format!("the state of replica {replica} differs after entry {index}")
+        } else if first_members != members {
+            format!("replica {replica} has members {members:?} after entry {index}")
+        } else {
+            return;
+        };
+        self.violate(text);
     }
 
     /// A client was informed that its record is at `position`.
@@ -106,6 +113,11 @@ impl Oracle {
                 "replica {replica} has partition {partition} through {end}, acked is {acked}"
             ));
         }
+    }
+
+    /// Whether a client was told that its record is stored.
+    pub(crate) fn is_acked(&self, value: Value) -> bool {
+        self.acked.contains_key(&value)
     }
 
     pub(crate) fn acked_count(&self) -> usize {

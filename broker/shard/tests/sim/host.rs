@@ -1,0 +1,189 @@
+//! What the host of a replica does: it passes events to the core and carries out its actions.
+
+use ropewalk_shard::Footprint;
+use ropewalk_shard::driver::{Actions, Event};
+use ropewalk_shard::engine::Entry;
+use ropewalk_shard::message::{Body, Message};
+use ropewalk_shard::replica::Write;
+
+use crate::disk::Synced;
+use crate::mutation::Mutation;
+use crate::steps::Steps;
+use crate::world::{Happening, World};
+
+impl World {
+    /// Passes an event to a node and carries out what follows.
+    pub(crate) fn event(&mut self, node: u64, event: Event) {
+        let at_us = self.at_us;
+        if let Some(node) = self.nodes.get_mut(&node) {
+            node.event(at_us, event);
+        }
+        self.settle(node);
+    }
+
+    pub(crate) fn settle(&mut self, node: u64) {
+        let at_us = self.at_us;
+        while let Some(actions) = self.nodes.get_mut(&node).and_then(|n| n.poll(at_us)) {
+            self.carry_out(node, actions);
+            if self.oracle.violation().is_some() {
+                return;
+            }
+        }
+        self.report(node);
+    }
+
+    fn carry_out(&mut self, node: u64, actions: Actions) {
+        let incarnation = self.nodes[&node].incarnation;
+        for write in actions.writes {
+            if self.crashes_before(node, || Steps::write(node, &write)) {
+                return;
+            }
+            self.submit(node, write);
+        }
+        for effect in &actions.effects {
+            self.oracle.effect(node, effect);
+        }
+        for (caller, answer) in actions.answers {
+            if self.crashes_before(node, || format!("replica {node} answers a call")) {
+                return;
+            }
+            self.answer(node, caller, answer);
+        }
+        if let Some(Some(term)) = actions.leads {
+            self.counts.elections += 1;
+            self.note(format!("replica {node} leads in term {term}"));
+        }
+        for message in actions.messages {
+            if self.crashes_before(node, || Steps::message(&message)) {
+                return;
+            }
+            self.crash_after_promise(node, &message.body);
+            self.send(message);
+        }
+        for fetch in actions.fetches {
+            self.counts.fetches += 1;
+            let delay = self.dice.between(50, 5_000);
+            self.after(delay, Happening::Fetched { node, incarnation, fetch });
+        }
+        for to in actions.snapshots_for {
+            if self.crashes_before(node, || format!("replica {node} sends a snapshot to {to}")) {
+                return;
+            }
+            self.transfer(node, to);
+        }
+        self.counts.refused += actions.rejected.len();
+        if let Some(reason) = actions.stopped {
+            self.note(format!("replica {node} stops: {reason}"));
+            let node = self.node(node);
+            node.is_lost = true;
+            node.process = None;
+            if !self.has_lost {
+                self.oracle.violate(format!("replica stops on an undamaged disk: {reason}"));
+            }
+        }
+    }
+
+    fn submit(&mut self, node: u64, write: Write) {
+        let number = write.number;
+        let at_us = self.at_us;
+        let has_batches = write.entries.iter().any(Entry::has_batches);
+        // Others used the space that there was when it was proposed.
+        let refuses = has_batches && !self.is_quiet && self.dice.one_in(150);
+        if refuses {
+            self.node(node).is_full = true;
+            let full = self.dice.between(10_000, 1_000_000);
+            self.after(full, Happening::Space { node });
+        }
+        let jitter = self.dice.below(500);
+        let state = self.node(node);
+        let incarnation = state.incarnation;
+        let done_at = state.synced_at.max(at_us + state.sync_us + jitter);
+        state.synced_at = done_at;
+        if refuses {
+            if self.mutation == Some(Mutation::RefusedIsDurable) {
+                return self.durable_later(node, number);
+            }
+            self.after(done_at - at_us, Happening::Refuse { node, incarnation, number });
+            return;
+        }
+        state.disk.submit(write);
+        if self.mutation == Some(Mutation::AckBeforeFsync) {
+            self.durable_later(node, number);
+            self.after(done_at - at_us + 20_000, Happening::Sync { node, incarnation });
+            return;
+        }
+        self.after(done_at - at_us, Happening::Sync { node, incarnation });
+    }
+
+    /// Reports a write as durable that is not: only mutations do that.
+    fn durable_later(&mut self, node: u64, number: u64) {
+        let at_us = self.at_us;
+        self.node(node).event(at_us, Event::Durable(number));
+    }
+
+    /// The oldest write in flight becomes durable, or its sync fails and the process ends.
+    pub(crate) fn sync(&mut self, node: u64, incarnation: u64) {
+        let Some(synced) = self.current(node, incarnation, |n| n.disk.sync_next()) else { return };
+        match synced {
+            Synced::Nothing => {}
+            Synced::Durable(number) => {
+                if !self.crashes_before(node, || Steps::durable(node, number)) {
+                    self.event(node, Event::Durable(number));
+                }
+            }
+            Synced::Failed => {
+                self.note(format!("a sync of replica {node} fails"));
+                self.crash(node);
+            }
+        }
+    }
+
+    /// Now and then a replica crashes right after it has voted or acknowledged entries.
+    fn crash_after_promise(&mut self, node: u64, body: &Body) {
+        let one_in = if matches!(body, Body::Vote { granted: true, is_pre_vote: false, .. }) {
+            4
+        } else if matches!(body, Body::Appended { .. }) {
+            500
+        } else {
+            return;
+        };
+        if !self.is_quiet && self.dice.one_in(one_in) {
+            let delay = self.dice.below(2_000);
+            self.after(delay, Happening::Restart { node });
+        }
+    }
+
+    fn send(&mut self, message: Message) {
+        self.counts.messages += 1;
+        // Through its encoding, as between brokers.
+        let message = Message::decode(message.encode().to_bytes());
+        let message = message.expect("what was encoded decodes");
+        if self.is_lost_in_contest(&message) {
+            return;
+        }
+        for delay in self.network.deliveries(message.from, message.to, &mut self.dice) {
+            self.after(delay, Happening::Deliver { message: message.clone() });
+        }
+    }
+
+    /// Shows the oracle what a replica is after an event.
+    fn report(&mut self, node: u64) {
+        let Some(process) = self.nodes.get_mut(&node).and_then(|n| n.process.as_mut()) else {
+            return;
+        };
+        let replica = process.core.replica();
+        if replica.leader() == Some(node) {
+            self.oracle.leads(node, replica.term());
+        }
+        let Footprint { entries, items, bytes } = process.core.footprint();
+        self.peak.entries = self.peak.entries.max(entries);
+        self.peak.items = self.peak.items.max(items);
+        self.peak.bytes = self.peak.bytes.max(bytes);
+        let index = replica.applied().index;
+        if index != process.reported {
+            process.reported = index;
+            let digest = process.state.0.borrow().digest();
+            self.oracle.state(node, index, digest, replica.members());
+        }
+    }
+}

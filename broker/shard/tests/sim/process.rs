@@ -1,0 +1,111 @@
+//! Processes of replicas: they start from their disks, crash, and are replaced by a snapshot.
+
+use crate::disk::Snapshot;
+use crate::mutation::Mutation;
+use crate::node::Call;
+use crate::world::{Happening, World};
+
+impl World {
+    /// Starts the process of a node.
+    pub(crate) fn start(&mut self, node: u64) {
+        let seed = self.seed;
+        let Some(found) = self.nodes.get_mut(&node) else { return };
+        if found.process.is_some() || found.is_lost {
+            return;
+        }
+        if let Some(reason) = found.disk.refusal() {
+            found.is_lost = true;
+            return self.note(format!("replica {node} does not start: {reason}"));
+        }
+        if let Err(error) = found.start(seed) {
+            found.is_lost = true;
+            self.note(format!("replica {node} does not start: {error}"));
+            if !self.has_lost {
+                self.oracle.violate(format!("replica {node} does not start: {error}"));
+            }
+            return;
+        }
+        let (incarnation, tick_us) = (found.incarnation, found.tick_us);
+        self.note(format!("replica {node} starts"));
+        self.after(tick_us, Happening::Tick { node, incarnation });
+        self.settle(node);
+    }
+
+    /// Ends the process of a node as `kill -9` and a loss of power do.
+    pub(crate) fn crash(&mut self, node: u64) {
+        self.counts.crashes += 1;
+        self.note(format!("replica {node} crashes"));
+        self.fail_calls(node);
+        let found = self.nodes.get_mut(&node).expect("a node");
+        found.process = None;
+        found.synced_at = 0;
+        found.disk.crash(&mut self.dice);
+    }
+
+    /// A crash with a restart within milliseconds.
+    pub(crate) fn restart(&mut self, node: u64) {
+        if !self.is_quiet && self.nodes.get(&node).is_some_and(|n| n.process.is_some()) {
+            self.crash(node);
+            let down = self.dice.between(1_000, 20_000);
+            self.after(down, Happening::Start { node });
+        }
+    }
+
+    fn fail_calls(&mut self, node: u64) {
+        let process = self.nodes.get_mut(&node).and_then(|n| n.process.as_mut());
+        let calls = process.map(|process| std::mem::take(&mut process.calls)).unwrap_or_default();
+        for call in calls.into_values() {
+            if let Call::Append(client, record) = call
+                && self.clients[client].waits_for(record.value)
+            {
+                self.clients[client].timed_out();
+            }
+        }
+    }
+
+    /// Sends what `from` has applied to a replica that lacks the log.
+    pub(crate) fn transfer(&mut self, from: u64, to: u64) {
+        if !self.nodes.contains_key(&to) || !self.transfers.insert(to) {
+            return;
+        }
+        let Some(snapshot) = self.nodes[&from].capture() else { return };
+        let delay = self.dice.between(1_000, 300_000);
+        self.after(delay, Happening::Snapshot { to, snapshot: Box::new(snapshot) });
+    }
+
+    pub(crate) fn install(&mut self, to: u64, snapshot: Snapshot) {
+        self.transfers.remove(&to);
+        let Some(node) = self.nodes.get_mut(&to) else { return };
+        let applied = node.replica().map_or(u64::MAX, |replica| replica.applied().index);
+        // A transfer ends with the process that receives it, and waits for the writes before it.
+        if node.paused_until > self.at_us || !node.disk.is_idle() || applied >= snapshot.last.index
+        {
+            return;
+        }
+        let text = format!("replica {to} installs a snapshot through {}", snapshot.last.index);
+        if self.crashes_before(to, || text.clone()) {
+            return;
+        }
+        self.counts.snapshots += 1;
+        self.fail_calls(to);
+        let node = self.node(to);
+        node.disk.install(snapshot);
+        node.process = None;
+        self.note(text.clone());
+        if !self.crashes_before(to, || format!("{text} and starts")) {
+            self.start(to);
+        }
+    }
+
+    /// The disk of a replica is replaced by an empty one.
+    pub(crate) fn replace_disk(&mut self, node: u64) {
+        self.has_lost = true;
+        self.note(format!("the disk of replica {node} is replaced by an empty one"));
+        let mutation = self.mutation;
+        self.node(node).disk.replace();
+        if mutation != Some(Mutation::EmptyDiskKeepsId) {
+            // The new disk has no replica id: whatever runs there joins under a new one.
+            self.node(node).is_lost = true;
+        }
+    }
+}
