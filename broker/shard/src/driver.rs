@@ -167,8 +167,10 @@ impl Core {
                 if self.step_next(has_space) {
                     continue;
                 }
-                let may_propose =
-                    self.writes.len() < limits::WRITES_INFLIGHT_MAX && !self.writes.is_refused();
+                // A replica that does not lead refuses at once what a leader would keep waiting.
+                let may_propose = self.replica.leading().is_none()
+                    || (self.writes.len() < limits::WRITES_INFLIGHT_MAX
+                        && !self.writes.is_refused());
                 let is_done = !(may_propose && self.propose(now, has_space, state));
                 if is_done && !self.refuse_overdue(now, state) {
                     return None;
@@ -258,7 +260,8 @@ impl Core {
             }
             appends @ Pending { what: Proposal::Appends(_), .. } => {
                 self.queue.push_front(appends);
-                if !has_space || self.replica.is_majority_full() {
+                let has_space = has_space && !self.replica.is_majority_full();
+                if !has_space && self.replica.leading().is_some() {
                     self.obstacle = Some(ProposeError::Full);
                     return None;
                 }
