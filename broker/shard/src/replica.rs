@@ -331,11 +331,13 @@ impl Replica {
         // A replica that restarts has the members that it knows to be committed.
         let changes_members = ready.committed.iter().any(|entry| entry.kind == EntryKind::Members);
         if ready.must_sync || !ready.entries.is_empty() || changes_members {
-            work.write = Some(Write {
-                number: ready.number,
-                entries: ready.entries,
-                hard_state: self.hard_state.take(),
-            });
+            let mut hard_state = self.hard_state.take();
+            if let Some(state) = hard_state.as_mut().filter(|_| ready.entries.is_empty()) {
+                // The log may refuse the entries of an earlier write and take this one: a commit
+                // index after its end would look like a lost log at the next start.
+                state.commit = state.commit.min(self.engine.durable_index());
+            }
+            work.write = Some(Write { number: ready.number, entries: ready.entries, hard_state });
         }
         work.number = Some(ready.number);
         work.messages = ready.messages;

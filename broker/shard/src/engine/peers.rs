@@ -60,6 +60,11 @@ impl Engine {
         }
     }
 
+    /// The last index that is durable in this replica's log together with all before it.
+    pub(crate) fn durable_index(&self) -> u64 {
+        self.node.raft.raft_log.persisted
+    }
+
     /// Reports that messages to this replica are lost: entries are sent again from the last one
     /// that it acknowledged.
     pub fn unreachable(&mut self, replica: u64) {
