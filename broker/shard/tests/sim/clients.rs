@@ -25,6 +25,11 @@ pub(crate) fn batch_of(value: Value, producer: Option<(i64, i32)>) -> Bytes {
     builder.record(0, None, Some(format!("value:{value};").as_bytes())).build()
 }
 
+/// A batch of one large record, which the oracle does not follow.
+pub(crate) fn filler(bytes: usize) -> Bytes {
+    Builder::new().record(0, None, Some(vec![0_u8; bytes].as_slice())).build()
+}
+
 /// A client that sends one record at a time.
 #[derive(Debug)]
 pub(crate) struct Client {

@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use ropewalk_shard::State;
 use ropewalk_shard::command::{Command, Envelope, ShardCommand};
-use ropewalk_shard::engine::{Entry, EntryId, EntrySource, HardState, Members, Start, StoredEntry};
+use ropewalk_shard::engine::{
+    Entry, EntryId, EntryKind, EntrySource, HardState, Members, Start, StoredEntry,
+};
 use ropewalk_shard::replica::Write;
 
 use crate::dice::Dice;
@@ -94,6 +96,18 @@ impl Disk {
             view: View::default(),
             mutation,
         }
+    }
+
+    /// Appends entries of the newest term that all have the same payload, and are durable.
+    pub(crate) fn preload(&mut self, payload: &Bytes, count: u64) {
+        let next = self.entries.last_key_value().map_or(self.snapshot.last.index, |(i, _)| *i) + 1;
+        let term = self.hard_state.term;
+        for index in next..next + count {
+            let data = payload.clone();
+            self.entries
+                .insert(index, Entry { index, term, kind: EntryKind::Normal, data: data.into() });
+        }
+        *self.view.lock().expect("no panic while it is held") = self.entries.clone();
     }
 
     pub(crate) fn submit(&mut self, mut write: Write) {

@@ -11,6 +11,9 @@ use crate::mutation::Mutation;
 use crate::steps::Steps;
 use crate::world::{Happening, World};
 
+/// Payloads from this size on are passed by reference.
+const LARGE_BYTES: usize = 64 << 10;
+
 impl World {
     /// Passes an event to a node and carries out what follows.
     pub(crate) fn event(&mut self, node: u64, event: Event) {
@@ -155,13 +158,17 @@ impl World {
 
     fn send(&mut self, message: Message) {
         self.counts.messages += 1;
-        // Through its encoding, as between brokers.
-        let message = Message::decode(message.encode().to_bytes());
+        let bytes = message.payload_bytes();
+        // Through its encoding, as between brokers, unless copying it would take most of the time.
+        let is_small = bytes < LARGE_BYTES;
+        let message =
+            if is_small { Message::decode(message.encode().to_bytes()) } else { Ok(message) };
         let message = message.expect("what was encoded decodes");
         if self.is_lost_in_contest(&message) {
             return;
         }
         for delay in self.network.deliveries(message.from, message.to, &mut self.dice) {
+            self.network.departs(bytes as u64);
             self.after(delay, Happening::Deliver { message: message.clone() });
         }
     }

@@ -22,6 +22,7 @@ mod node;
 mod operator;
 mod oracle;
 mod process;
+mod scenarios;
 mod steps;
 mod traffic;
 mod world;

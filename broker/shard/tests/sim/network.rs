@@ -14,6 +14,9 @@ pub(crate) struct Network {
     pub doubled_one_in: u64,
     /// One message in so many is late; 0 for none.
     pub late_one_in: u64,
+    /// Bytes of payloads in messages that have not arrived, and the most at any time.
+    flying_bytes: u64,
+    pub flying_bytes_max: u64,
 }
 
 impl Network {
@@ -36,6 +39,17 @@ impl Network {
     /// Whether the message arrives at the moment at which it would be delivered.
     pub(crate) fn is_cut(&self, from: u64, to: u64) -> bool {
         self.cut.contains(&(from, to))
+    }
+
+    /// A message of so many bytes of payload is on its way.
+    pub(crate) fn departs(&mut self, bytes: u64) {
+        self.flying_bytes += bytes;
+        self.flying_bytes_max = self.flying_bytes_max.max(self.flying_bytes);
+    }
+
+    /// A message of so many bytes of payload arrives, or would.
+    pub(crate) fn arrives(&mut self, bytes: u64) {
+        self.flying_bytes -= bytes;
     }
 
     pub(crate) fn heal(&mut self) {

@@ -26,6 +26,8 @@ pub(crate) struct Oracle {
     absent: BTreeSet<Value>,
     /// The end of each partition as far as an acknowledgement named it.
     ends: BTreeMap<i32, i64>,
+    /// Partitions that were closed, at any replica.
+    pub closed: usize,
     violation: Option<String>,
 }
 
@@ -46,6 +48,7 @@ impl Oracle {
     }
 
     pub(crate) fn effect(&mut self, replica: u64, effect: &Effect) {
+        self.closed += usize::from(matches!(effect, Effect::Closed(_)));
         let Effect::Appended { partition, batch, .. } = effect else { return };
         let position = (partition.index, batch.base_offset);
         let value = value_of(&batch.body());

@@ -14,6 +14,8 @@ pub(crate) struct Steps {
     pub reached: usize,
     /// The number of the step that is not reached: its replica crashes before it.
     pub crash_at: Option<usize>,
+    /// How long the replica is down, microseconds.
+    pub down_us: u64,
     /// What the crash prevented.
     pub prevented: Option<String>,
 }
@@ -57,7 +59,8 @@ impl World {
         }
         self.steps.prevented = Some(text);
         self.crash(node);
-        self.after(30_000, Happening::Start { node });
+        let down = self.steps.down_us;
+        self.after(down, Happening::Start { node });
         true
     }
 }

@@ -18,7 +18,7 @@ impl World {
     }
 
     pub(crate) fn client(&mut self, client: usize) {
-        let wait = if self.is_quiet { 500_000 } else { self.dice.between(5_000, 40_000) };
+        let wait = if self.is_quiet { self.pace_us } else { self.dice.between(5_000, 40_000) };
         self.after(wait, Happening::Client { client });
         if self.clients[client].waits {
             return;

@@ -83,6 +83,8 @@ pub(crate) struct World {
     pub transfers: BTreeSet<u64>,
     pub contest: Option<Contest>,
     pub steps: Steps,
+    /// How long a client waits between two requests while no faults happen, microseconds.
+    pub pace_us: u64,
     /// The most that any replica kept in memory at the end of an event.
     pub peak: Footprint,
     queue: BTreeMap<(u64, u64), Happening>,
@@ -112,6 +114,7 @@ impl World {
             transfers: BTreeSet::new(),
             contest: None,
             steps: Steps::default(),
+            pace_us: 500_000,
             peak: Footprint::default(),
             queue: BTreeMap::new(),
             next_event: 0,
@@ -182,6 +185,7 @@ impl World {
     }
 
     fn happen(&mut self, happening: Happening) {
+        let Some(happening) = self.unless_paused(happening) else { return };
         match happening {
             Happening::Tick { node, incarnation } => self.tick(node, incarnation),
             Happening::Deliver { message } => self.deliver(message),
@@ -218,6 +222,35 @@ impl World {
         }
     }
 
+    /// An event that the process of a node handles, unless the process is paused: then it comes
+    /// later. What the node itself does at that time is in the order of the events.
+    fn unless_paused(&mut self, happening: Happening) -> Option<Happening> {
+        let node = match &happening {
+            Happening::Deliver { message } => message.to,
+            Happening::Tick { node, .. }
+            | Happening::Sync { node, .. }
+            | Happening::Refuse { node, .. }
+            | Happening::Fetched { node, .. }
+            | Happening::Checkpoint { node, .. } => *node,
+            Happening::Snapshot { .. }
+            | Happening::Client { .. }
+            | Happening::Timeout { .. }
+            | Happening::Start { .. }
+            | Happening::Restart { .. }
+            | Happening::Space { .. }
+            | Happening::ContestEnds
+            | Happening::Damage { .. }
+            | Happening::Chaos
+            | Happening::Operator => return Some(happening),
+        };
+        let until = self.nodes.get(&node).map_or(0, |node| node.paused_until);
+        if until <= self.at_us {
+            return Some(happening);
+        }
+        self.after(until - self.at_us, happening);
+        None
+    }
+
     /// Calls `f` with the node, if the process of that incarnation still runs.
     pub(crate) fn current<T>(
         &mut self,
@@ -230,30 +263,16 @@ impl World {
     }
 
     fn tick(&mut self, node: u64, incarnation: u64) {
-        let at_us = self.at_us;
-        let Some((paused_until, tick_us)) =
-            self.current(node, incarnation, |n| (n.paused_until, n.tick_us))
-        else {
-            return;
-        };
-        let paused_us = paused_until.saturating_sub(at_us);
-        self.after(tick_us + paused_us, Happening::Tick { node, incarnation });
-        if paused_us == 0 {
-            self.event(node, Event::Tick);
-        }
+        let Some(tick_us) = self.current(node, incarnation, |n| n.tick_us) else { return };
+        self.after(tick_us, Happening::Tick { node, incarnation });
+        self.event(node, Event::Tick);
     }
 
     fn deliver(&mut self, message: Message) {
         let (from, to) = (message.from, message.to);
-        if self.network.is_cut(from, to) {
-            return;
+        self.network.arrives(message.payload_bytes() as u64);
+        if !self.network.is_cut(from, to) {
+            self.event(to, Event::Message(message));
         }
-        let Some(node) = self.nodes.get(&to) else { return };
-        if node.paused_until > self.at_us {
-            let wait = node.paused_until - self.at_us;
-            self.after(wait, Happening::Deliver { message });
-            return;
-        }
-        self.event(to, Event::Message(message));
     }
 }
