@@ -91,8 +91,17 @@ impl World {
         let at_us = self.at_us;
         let has_batches = write.entries.iter().any(Entry::has_batches);
         // Others used the space that there was when it was proposed.
-        let refuses = has_batches && !self.is_quiet && self.dice.one_in(150);
+        let is_new = has_batches && !self.is_quiet && self.dice.one_in(150);
+        // Entries behind a refused write would leave a hole; a hard state alone leaves none.
+        let is_behind = self.node(node).refused.is_some_and(|refused| number > refused);
+        let refuses = is_new || (is_behind && !write.entries.is_empty());
         if refuses {
+            let refused = &mut self.node(node).refused;
+            *refused = Some(refused.map_or(number, |first| first.min(number)));
+        } else if self.node(node).refused == Some(number) {
+            self.node(node).refused = None;
+        }
+        if is_new {
             self.node(node).is_full = true;
             let full = self.dice.between(10_000, 1_000_000);
             self.after(full, Happening::Space { node });

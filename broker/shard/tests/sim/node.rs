@@ -63,6 +63,8 @@ pub(crate) struct Node {
     /// How long a sync takes, microseconds.
     pub sync_us: u64,
     pub is_full: bool,
+    /// The first write that was refused and not accepted since.
+    pub refused: Option<u64>,
     /// How far the wall clock is off, milliseconds.
     pub clock_skew_ms: i64,
     /// Length of a tick by this node's clock, microseconds.
@@ -83,6 +85,7 @@ impl Node {
             paused_until: 0,
             sync_us: 300,
             is_full: false,
+            refused: None,
             clock_skew_ms: 0,
             tick_us,
             is_lost: false,

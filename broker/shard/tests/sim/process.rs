@@ -39,6 +39,7 @@ impl World {
         let found = self.nodes.get_mut(&node).expect("a node");
         found.process = None;
         found.synced_at = 0;
+        found.refused = None;
         found.disk.crash(&mut self.dice);
     }
 
@@ -90,7 +91,7 @@ impl World {
         self.fail_calls(to);
         let node = self.node(to);
         node.disk.install(snapshot);
-        node.process = None;
+        (node.process, node.refused) = (None, None);
         self.note(text.clone());
         if !self.crashes_before(to, || format!("{text} and starts")) {
             self.start(to);

@@ -43,7 +43,13 @@ impl World {
         let end_us = self.at_us + PATIENCE_US;
         while !is_done(self) && self.oracle.violation().is_none() {
             if self.at_us >= end_us {
-                self.oracle.violate(format!("it takes too long: {what}"));
+                let replicas: Vec<_> = self.nodes.values().filter_map(|n| n.replica()).collect();
+                let of = |r: &&ropewalk_shard::replica::Replica| {
+                    let ends = (r.applied().index, r.committed(), r.last_index());
+                    format!("{} of term {} (leader {:?}): {ends:?}", r.id().0, r.term(), r.leader())
+                };
+                let replicas: Vec<_> = replicas.iter().map(of).collect();
+                self.oracle.violate(format!("it takes too long: {what}: {replicas:?}"));
             }
             self.run_for(5 * MS);
         }
