@@ -149,6 +149,7 @@ impl Core {
             Event::Transfer(replica) => self.replica.transfer_leadership(replica),
             Event::Compacted(index) => self.replica.compacted(index),
             Event::Tick => {
+                self.inbox.tick();
                 if self.replica.needs_ticks() {
                     self.replica.tick();
                 }

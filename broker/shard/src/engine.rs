@@ -143,6 +143,9 @@ pub struct Engine {
     is_full: bool,
     /// Followers whose disks have no space for record batches.
     full: BTreeSet<u64>,
+    /// The newest entry of the log that carries no record batches, as far as it was appended since
+    /// the start.
+    last_command: u64,
 }
 
 impl fmt::Debug for Engine {
@@ -205,6 +208,7 @@ impl Engine {
             uncommitted: Uncommitted::default(),
             is_full: false,
             full: BTreeSet::new(),
+            last_command: 0,
         };
         engine.campaign_alone();
         Ok(engine)
@@ -322,6 +326,7 @@ impl Engine {
         let mut ready = self.node.ready();
         let entries = self.complete(&ready.take_entries());
         self.node.mut_store().append(&entries);
+        self.note_commands(&entries);
         if let Some(hs) = ready.hs() {
             self.node.mut_store().set_hard_state(hs.clone());
             self.terms_in_flight.push_back((ready.number(), hs.term));

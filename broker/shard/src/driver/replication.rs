@@ -3,8 +3,10 @@
 //!
 //! Messages with record batches wait in an inbox while the replica's own writes are slow or its
 //! disk is full, so that a follower takes no more memory than [`limits::INBOX_BYTES_MAX`] and its
-//! admission is the same as that of a producer. Every other message is handled at once. Raft
-//! tolerates lost and reordered messages, so what does not fit the inbox is dropped.
+//! admission is the same as that of a producer. A leader that knows of a full disk sends batches
+//! only where a command behind them must be stored, and those do not wait. Every other message is
+//! handled at once. Raft tolerates lost and reordered messages, so what does not fit the inbox is
+//! dropped.
 
 use std::collections::VecDeque;
 
@@ -21,7 +23,20 @@ pub(super) struct Inbox {
     bytes: usize,
     /// How many messages were dropped because the inbox was full.
     pub(super) dropped: u64,
+    /// Since when the disk is full, if it is.
+    full: Option<Full>,
 }
+
+/// A disk that is full while one leader may lead.
+#[derive(Debug)]
+struct Full {
+    term: u64,
+    ticks: usize,
+}
+
+/// Ticks after which a leader knows that a follower's disk is full: the answer to a heartbeat says
+/// it, and one may be lost. What it sends from then on has to be taken.
+const LEADER_KNOWS_TICKS: usize = 3 * limits::HEARTBEAT_TICKS;
 
 impl Inbox {
     fn push(&mut self, message: Message) {
@@ -48,8 +63,24 @@ impl Inbox {
         self.bytes as u64
     }
 
-    fn next_has_batches(&self) -> bool {
-        self.appends.front().is_some_and(has_batches)
+    pub(super) fn tick(&mut self) {
+        if let Some(full) = &mut self.full {
+            full.ticks += 1;
+        }
+    }
+
+    fn set_full(&mut self, is_full: bool, term: u64) {
+        match &self.full {
+            Some(full) if is_full && full.term == term => {}
+            Some(_) | None => self.full = is_full.then_some(Full { term, ticks: 0 }),
+        }
+    }
+
+    /// Whether the next message has to wait for space. A leader that knows of the full disk sends
+    /// batches only when a command behind them has to be stored.
+    fn waits_for_space(&self) -> bool {
+        let is_new = self.full.as_ref().is_some_and(|full| full.ticks < LEADER_KNOWS_TICKS);
+        is_new && self.appends.front().is_some_and(has_batches)
     }
 }
 
@@ -75,10 +106,11 @@ impl Core {
     /// Handles the next waiting message if the replica can write it. Returns whether there was one.
     pub(super) fn step_next(&mut self, has_space: bool) -> bool {
         self.replica.set_full(!has_space || self.writes.is_refused());
+        self.inbox.set_full(!has_space, self.replica.term());
         if self.writes.len() >= limits::WRITES_INFLIGHT_MAX || self.writes.is_refused() {
             return false;
         }
-        if !has_space && self.inbox.next_has_batches() {
+        if self.inbox.waits_for_space() {
             return false;
         }
         let Some(message) = self.inbox.pop() else { return false };

@@ -88,8 +88,20 @@ impl Engine {
         }
     }
 
-    /// Whether a message carries record batches to a follower that has no space for them.
+    /// Whether a message carries record batches to a follower that has no space for them. If a
+    /// command waits behind batches, and a majority is full, the followers have to take them into
+    /// the reserve of their logs: the command may be the one that frees space.
     pub(super) fn is_useless(&self, message: &Message) -> bool {
-        self.full.contains(&message.to) && message.entries().iter().any(Entry::has_batches)
+        let is_awaited = self.last_command > self.committed() && self.is_majority_full();
+        self.full.contains(&message.to)
+            && !is_awaited
+            && message.entries().iter().any(Entry::has_batches)
+    }
+
+    /// Remembers the newest of the appended entries that carries no record batches.
+    pub(super) fn note_commands(&mut self, entries: &[Entry]) {
+        if let Some(command) = entries.iter().rfind(|entry| !entry.has_batches()) {
+            self.last_command = command.index;
+        }
     }
 }
