@@ -37,7 +37,7 @@ pub(crate) struct Client {
     producer: Option<(i64, [i32; PARTITIONS as usize])>,
     /// The record that is sent until its outcome is known.
     current: Option<Record>,
-    /// The replica to which the next request is sent.
+    /// The replica that gets the next request.
     pub target: u64,
     /// Whether an answer is due.
     pub waits: bool,

@@ -7,8 +7,8 @@ use ropewalk_shard::message::{Body, Message};
 use crate::world::{Happening, World};
 
 /// A candidate whose requests reach as many voters as it needs and no more. Each of them crashes
-/// after it has voted. Nothing else of the candidate arrives, so that another replica, which has not
-/// heard of the term, stands in it too and asks the same voters.
+/// after it has voted. Nothing else of the candidate arrives, so that another replica, which does
+/// not know of the term, campaigns in it too and asks the same voters.
 #[derive(Debug)]
 pub(crate) struct Contest {
     candidate: u64,

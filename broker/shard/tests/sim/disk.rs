@@ -154,8 +154,8 @@ impl Disk {
         *self.view.lock().expect("no panic while it is held") = self.entries.clone();
     }
 
-    /// Loses entries that were durable, as a damaged disk does. Unless recovery notices it, the loss
-    /// reaches below the commit index of the hard state. Returns whether any were there.
+    /// Loses entries that were durable, as a damaged disk does. Unless recovery notices it, the
+    /// loss reaches below the commit index of the hard state. Returns whether any were there.
     pub(crate) fn lose_tail(&mut self, count: u64, is_noticed: bool) -> bool {
         let Some((last, _)) = self.entries.last_key_value() else { return false };
         let mut from = last.saturating_sub(count - 1);

@@ -3,7 +3,7 @@
 //! The cores, their state machines and their messages are the real ones. Disks, network, clocks,
 //! clients and the operator are simulated: messages are lost, doubled, reordered and cut off in one
 //! direction; processes crash, pause and restart; disks are slow, full, or lose what was durable;
-//! members come and go. An oracle compares the answers to clients with what each replica holds.
+//! members come and go. An oracle compares the answers to clients with what every replica holds.
 //!
 //! `ROPEWALK_SEEDS=FROM..TO` sets the seeds; a failing one prints itself and its last events.
 

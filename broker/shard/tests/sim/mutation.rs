@@ -15,7 +15,7 @@ pub(crate) enum Mutation {
     WritesSwapped,
     /// A write that was refused for lack of space is reported durable.
     RefusedIsDurable,
-    /// A snapshot is installed and the log goes on where it was.
+    /// A snapshot is installed and the log continues where it was.
     SnapshotKeepsLog,
     /// A snapshot lacks what is known of the idempotent producers.
     SnapshotForgetsProducers,

@@ -22,7 +22,7 @@ pub(crate) struct Oracle {
     states: BTreeMap<u64, (u32, Members)>,
     /// Records that were acknowledged.
     acked: BTreeMap<Value, Position>,
-    /// Records that were reported to a client as not stored.
+    /// Records that are not stored, as a client was informed.
     absent: BTreeSet<Value>,
     /// The end of each partition as far as an acknowledgement named it.
     ends: BTreeMap<i32, i64>,
@@ -64,7 +64,7 @@ impl Oracle {
         }
         if self.absent.contains(&value) {
             self.violate(format!(
-                "record {value} is stored and was reported to its client as absent"
+                "record {value} is stored, its client was informed that it is not"
             ));
         }
     }
@@ -97,7 +97,7 @@ impl Oracle {
     pub(crate) fn absent(&mut self, value: Value) {
         if self.positions.contains_key(&value) {
             self.violate(format!(
-                "record {value} is stored and is reported to its client as absent"
+                "record {value} is stored, its client is informed that it is not"
             ));
         }
         self.absent.insert(value);
@@ -118,7 +118,7 @@ impl Oracle {
         }
     }
 
-    /// Whether a client was told that its record is stored.
+    /// Whether a client was informed that its record is stored.
     pub(crate) fn is_acked(&self, value: Value) -> bool {
         self.acked.contains_key(&value)
     }

@@ -1,4 +1,4 @@
-//! A live core gets messages that no correct replica sends. It refuses them or goes on; it never
+//! A live core gets messages that no correct replica sends. It refuses them or continues; it never
 //! panics, and keeps no more than its bounds allow.
 
 mod forge;

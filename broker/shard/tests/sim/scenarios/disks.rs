@@ -38,8 +38,8 @@ fn takes_records(world: &mut World) -> bool {
     world.oracle.acked_count() > acked
 }
 
-/// Disks become full in the middle of a load. A partition is deleted, which gives space
-/// back, and the shard goes on. Nobody helps.
+/// Disks become full in the middle of a load. A partition is deleted, which gives space back. The
+/// shard takes records again without help.
 fn full(
     seed: u64,
     mutation: Option<Mutation>,

@@ -45,7 +45,7 @@ fn o1_redpanda_21_10_1_a_retry_at_a_new_leader_is_stored_once() {
     holds(retries_at_a_new_leader, &[Mutation::SnapshotForgetsProducers]);
 }
 
-/// Jepsen's Bufstream 0.1.0: in a healthy cluster, a producer was told offset 0 for a record that
+/// Jepsen's Bufstream 0.1.0: in a healthy cluster, a producer got offset 0 for a record that
 /// was elsewhere, or nowhere.
 fn offsets_of_a_healthy_cluster(seed: u64, mutation: Option<Mutation>) -> Result<(), String> {
     let mut world = World::calm(seed, 3, mutation);
