@@ -17,7 +17,8 @@
 //!
 //! let message = b"header, and a body whose checksum is known";
 //! let body = SuffixSum { from: 8, crc: of(&message[8..]) };
-//! assert_eq!(append_known(of(b"before "), message, body), of(&[b"before ", &message[..]].concat()));
+//! let joined = [b"before ", &message[..]].concat();
+//! assert_eq!(append_known(of(b"before "), message, body), of(&joined));
 //! ```
 
 #[cfg(feature = "count")]

@@ -36,7 +36,8 @@ use crate::drivers;
 use crate::handle::{Observer, ShardHandle};
 use crate::supervision::{self, Failure, OnFatal, StopGuard, Supervisor};
 
-/// Receives the report of each round of the write-ahead log, on the log's thread: it must not block.
+/// Receives the report of each round of the write-ahead log. It must not block, because the log's
+/// thread calls it.
 pub type OnRound = Arc<dyn Fn(&RoundReport) + Send + Sync>;
 
 /// The options of a node.

@@ -128,7 +128,7 @@ impl FileCache {
         Ok(files)
     }
 
-    /// Closes the files, and forgets the index entries, of segments that were not read since the
+    /// Closes the files, and releases the index entries, of segments that were not read since the
     /// last call.
     pub fn close_idle(&self) {
         self.filled.lock().retain(|slot| {

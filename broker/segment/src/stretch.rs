@@ -7,8 +7,8 @@
 //!
 //! # Invariants
 //!
-//! - **D3.** A piece is returned only if the checksum of each of its blocks is valid and its batches
-//!   have the offsets of the index.
+//! - **D3.** A piece is returned only if the checksum of each of its blocks is valid and its
+//!   batches have the offsets of the index.
 //! - A stretch holds its file open: what it promised can be read whatever happens to the partition.
 //! - **R1.** A stretch has at most [`crate::READ_BYTES_MAX`] of blocks, or one batch if that is
 //!   larger, and keeps an index entry of each.
@@ -188,7 +188,7 @@ impl Stretch {
 
 impl SharedSegments {
     /// Reads those of the blocks that are suspect, and clears the suspicion of offsets that can be
-    /// read again. An error is what a reader of these blocks is told.
+    /// read again. An error is what a reader of these blocks gets.
     pub(crate) fn recheck(&self, segment: &OpenSegment, blocks: &[Entry]) -> Result<()> {
         for suspect in self.suspects.all() {
             let from = blocks.partition_point(|block| block.next_offset <= suspect.start);

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use parking_lot::Mutex;
 
-/// Most suspects of a partition; the oldest is forgotten first.
+/// Most suspects of a partition; the oldest is removed first.
 const SUSPECTS_MAX: usize = 16;
 
 /// Offsets of pieces that could not be read.

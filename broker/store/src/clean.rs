@@ -8,8 +8,8 @@
 //! after the other (`ropewalk_segment::compaction`). The log's segments are locked only to install
 //! a finished one. In a queue with little traffic, records may have waited for
 //! `max.compaction.lag.ms` without being in a sealed segment. The cleaner then requests two
-//! checkpoints: the first seals a segment, the second makes the older kept snapshot name it. With each
-//! search it closes the files of segments that nobody read since the one before.
+//! checkpoints: the first seals a segment, the second makes the older kept snapshot name it. With
+//! each search it closes the files of segments that were not read since the one before.
 //!
 //! # Invariants
 //!

@@ -1,11 +1,12 @@
 //! The store of a broker: applied records and state, in memory and on disk.
 //!
 //! Applied records are appended to partition [`log`]s. [`flush`] writes them to segment files. A
-//! [`checkpoint`] makes the files durable and writes a [`snapshot`] that names them; [`recovery`] starts from a snapshot. The write-ahead
-//! log keeps the entries that no snapshot covers yet ([`replica_log`]).
+//! [`checkpoint`] makes the files durable and writes a [`snapshot`] that names them; [`recovery`]
+//! starts from a snapshot. The write-ahead log keeps the entries that no snapshot covers yet
+//! ([`replica_log`]).
 //!
-//! This crate starts no threads: `broker/node` runs the flushers, the checkpointer and the cleaner. It accesses
-//! files through `broker/disk` only.
+//! This crate starts no threads: `broker/node` runs the flushers, the checkpointer and the cleaner.
+//! It accesses files through `broker/disk` only.
 
 pub mod limits;
 pub mod directory;

@@ -1,4 +1,4 @@
-//! A live replica that gets messages with any content: it refuses them or goes on, never panics,
+//! A live replica that gets messages with any content: it refuses them or continues, never panics,
 //! and keeps no more than its bounds allow.
 #![no_main]
 

@@ -161,7 +161,7 @@ fn a_consumer_that_reads_on_finds_the_index_in_memory() {
     let (mut segments, all) = four_blocks(&bench);
     let reader = segments.reader();
     assert_eq!(resolved(&reader, 0, 1).unwrap().unwrap().next_offset(), 10);
-    // The index is not read again: it is damaged, and nobody sees it.
+    // The index is not read again: it is damaged, and no reader sees it.
     bench.disk.corrupt(&bench.path(0, "index"), 64 + 48 + 3, 1);
     assert_eq!(read_on(&reader, 0, 1).unwrap().len(), 4);
     bench.disk.corrupt(&bench.path(0, "index"), 64 + 48 + 3, 1);

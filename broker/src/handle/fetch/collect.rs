@@ -145,7 +145,7 @@ impl<'a> Collector<'a> {
         reads.into_iter().flatten().collect()
     }
 
-    /// Reads one partition, and tells whether the response has too little room for it. The first
+    /// Reads one partition. Also returns whether the response has too little room for it. The first
     /// batch of a response is returned whatever its size (KIP-74).
     fn read(&mut self, want: &PartitionRead) -> (Read, bool) {
         let asked = &want.asked;

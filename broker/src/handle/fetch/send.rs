@@ -24,7 +24,7 @@ use crate::listen::{Close, Permit, Reply, Rest};
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Buffers(Arc<Mutex<Vec<Vec<u8>>>>);
 
-/// A buffer in use. It goes back when it is dropped.
+/// A buffer in use. It is returned to the idle ones when it is dropped.
 struct Buffer {
     bytes: Vec<u8>,
     idle: Buffers,

@@ -61,7 +61,7 @@ struct Answered {
 pub(super) struct Active {
     /// Identifies the partition within its session, until the client removes the partition.
     pub(super) token: u32,
-    /// The partition.
+    /// Topic and partition.
     pub(super) key: Key,
     /// What the client asks.
     pub(super) asked: FetchPartition,

@@ -233,7 +233,7 @@ async fn r1_slow_readers_hold_their_pieces_and_nobody_up_and_get_what_was_promis
     let (mut stream, length) = stalled.pop().expect("one of them");
     assert_eq!(check(&rest(&mut stream, length).await, 0), 400);
 
-    // A client that goes away leaves nothing behind.
+    // A client that disconnects leaves nothing behind.
     drop(stalled);
     eventually(|| fixture.used_bytes() == 0).await;
     fixture.client.broker.stop().await;

@@ -6,8 +6,8 @@
 //!
 //! # Invariants
 //!
-//! - **O4** a read goes through the layers in order and has no gap and no repeat, while records move
-//!   from one layer to the next.
+//! - **O4** a read passes through the layers in order and has no gap and no repeat, while records
+//!   move from one layer to the next.
 //! - **R1** a plan has at most [`Limits::stretches`] stretches of segments, each of which holds a
 //!   file open.
 

@@ -99,7 +99,7 @@ impl Simulation {
             Step::Trim(log) => self.change(log, |log| log.start = log.end),
             Step::Fail(log, fails) => self.change(log, |log| log.is_failed = fails),
             Step::Lead => self.session.wake_all(),
-            // A request removes what it forgets after it adds what it names.
+            // A request removes partitions after it adds those that it names.
             Step::Want(partition) if self.forgotten.contains(&partition) => {}
             Step::Want(partition) => {
                 self.client.entry(partition).or_default();
