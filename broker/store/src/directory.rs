@@ -9,7 +9,6 @@
 //! lock                                    locked by the broker that uses the directory
 //! wal/                                    the write-ahead log of all shards
 //! snapshots/<shard>-<n>.snapshot          the newest two snapshots of each shard (see `snapshot`)
-//! shards/<shard>/snapshots/<n>.snapshot   snapshots of an earlier version of the broker
 //! shards/<shard>/spill/<n>.spill          small tails of many partitions, one file a checkpoint
 //! partitions/<topic id>-<index>.<n>/      segments of a partition in its n-th incarnation
 //! ```
@@ -186,11 +185,6 @@ impl DataDir {
         self.root.join(SNAPSHOTS)
     }
 
-    /// Where an earlier version of the broker kept a shard's snapshots.
-    pub(crate) fn former_snapshots(&self, shard: ShardId) -> PathBuf {
-        self.shard(shard).join(SNAPSHOTS)
-    }
-
     pub(crate) fn spill(&self, shard: ShardId) -> PathBuf {
         self.shard(shard).join("spill")
     }
@@ -279,9 +273,7 @@ impl DataDir {
         self.remove_all_in(&self.snapshots())?;
         let shards = self.root.join(SHARDS);
         for shard in self.names(&shards)? {
-            for kind in [SNAPSHOTS, "spill"] {
-                self.remove_all_in(&shards.join(&shard).join(kind))?;
-            }
+            self.remove_all_in(&shards.join(&shard).join("spill"))?;
         }
         Ok(())
     }

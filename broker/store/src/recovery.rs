@@ -145,8 +145,6 @@ pub fn open(data: DataDir, options: &Options) -> Result<OpenStore, OpenError> {
         }
     };
     data.sync_root()?;
-    // An earlier version of the broker did not create it.
-    data.create_dir(&data.snapshots())?;
     let (mut wal, recovered) = Wal::open(Arc::clone(data.disk()), &data.wal(), options.wal)?;
     let mut damaged = Vec::new();
     let mut sound = Vec::new();
@@ -222,6 +220,10 @@ fn check_shard(
     shard: ShardId,
     recovered: &RecoveredLog,
 ) -> Result<Result<RecoveredShard, String>, OpenError> {
+    let spill = data.spill(shard);
+    if !data.disk().exists(&spill).map_err(DirectoryError::io(&spill))? {
+        return Ok(Err(format!("its directory {} does not exist", spill.display())));
+    }
     let kept = load_kept(&Snapshots::new(data, shard))?;
     let Some((_, newest)) = kept.last() else {
         return Ok(Err("it has no intact snapshot".to_owned()));

@@ -217,8 +217,6 @@ pub enum SnapshotError {
 pub struct Snapshots {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
-    /// Where an earlier version of the broker wrote them. They are read and removed, not written.
-    former_dir: PathBuf,
     shard: ShardId,
 }
 
@@ -226,8 +224,7 @@ impl Snapshots {
     /// The snapshots of `shard`.
     #[must_use]
     pub fn new(data: &DataDir, shard: ShardId) -> Self {
-        let (dir, former_dir) = (data.snapshots(), data.former_snapshots(shard));
-        Self { disk: Arc::clone(data.disk()), dir, former_dir, shard }
+        Self { disk: Arc::clone(data.disk()), dir: data.snapshots(), shard }
     }
 
     /// The numbers of the snapshots on disk, oldest first.
@@ -236,20 +233,15 @@ impl Snapshots {
     /// When the disk fails.
     pub fn numbers(&self) -> Result<Vec<u64>, DirectoryError> {
         let prefix = self.prefix();
-        let mut numbers = Vec::new();
-        for (dir, prefix) in [(&self.dir, &prefix[..]), (&self.former_dir, "")] {
-            let names = match self.disk.list(dir) {
-                Ok(names) => names,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(source) => return Err(DirectoryError::io(dir)(source)),
-            };
-            let number = |name: &String| {
-                name.strip_prefix(prefix)?.strip_suffix(SUFFIX)?.parse::<u64>().ok()
-            };
-            numbers.extend(names.iter().filter_map(number));
-        }
+        let names = match self.disk.list(&self.dir) {
+            Ok(names) => names,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(source) => return Err(DirectoryError::io(&self.dir)(source)),
+        };
+        let number =
+            |name: &String| name.strip_prefix(&prefix)?.strip_suffix(SUFFIX)?.parse::<u64>().ok();
+        let mut numbers: Vec<u64> = names.iter().filter_map(number).collect();
         numbers.sort_unstable();
-        numbers.dedup();
         Ok(numbers)
     }
 
@@ -258,7 +250,7 @@ impl Snapshots {
     /// # Errors
     /// See [`SnapshotError`].
     pub fn load(&self, number: u64) -> Result<Snapshot, SnapshotError> {
-        let path = self.existing_path(number)?;
+        let path = self.path(number);
         let bytes = read_whole(&*self.disk, &path, SNAPSHOT_BYTES_MAX)?;
         let snapshot = decode(&bytes, &path)?;
         if snapshot.shard != self.shard {
@@ -317,7 +309,7 @@ impl Snapshots {
     pub fn remove_all_but(&self, kept: &[u64]) -> Result<(), DirectoryError> {
         for number in self.numbers()? {
             if !kept.contains(&number) {
-                let path = self.existing_path(number)?;
+                let path = self.path(number);
                 self.disk.remove(&path).map_err(DirectoryError::io(&path))?;
             }
         }
@@ -330,14 +322,6 @@ impl Snapshots {
 
     fn path(&self, number: u64) -> PathBuf {
         self.dir.join(format!("{}{number:020}{SUFFIX}", self.prefix()))
-    }
-
-    /// The path of a snapshot on disk, which may be of an earlier version of the broker.
-    fn existing_path(&self, number: u64) -> Result<PathBuf, DirectoryError> {
-        let path = self.path(number);
-        let exists = self.disk.exists(&path).map_err(DirectoryError::io(&path))?;
-        let former = || self.former_dir.join(format!("{number:020}{SUFFIX}"));
-        Ok(if exists { path } else { former() })
     }
 }
 

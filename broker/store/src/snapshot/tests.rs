@@ -140,25 +140,6 @@ fn a_snapshot_of_version_1_is_read_and_written_again_as_2() {
     assert_eq!(snapshots.load(2).unwrap(), snapshot);
 }
 
-/// An earlier version of the broker had a directory for each shard.
-#[test]
-fn a_snapshot_in_its_former_place_is_read_and_removed() {
-    let disk = SimDisk::new(1);
-    let snapshots = snapshots(&disk);
-    let former = |number: u64| snapshots.former_dir.join(format!("{number:020}.snapshot"));
-    for number in [7, 8] {
-        disk.put(&former(number), encode(&snapshot(number)));
-    }
-    snapshots.write(9, &snapshot(9)).unwrap();
-    assert_eq!(snapshots.numbers().unwrap(), [7, 8, 9]);
-    for number in 7..=9 {
-        assert_eq!(snapshots.load(number).unwrap().index, number);
-    }
-    snapshots.remove_all_but(&[8, 9]).unwrap();
-    assert_eq!(snapshots.numbers().unwrap(), [8, 9]);
-    assert!(disk.content(&former(7)).is_none() && disk.content(&former(8)).is_some());
-}
-
 #[test]
 fn the_snapshots_of_other_shards_are_left_alone() {
     let disk = SimDisk::new(1);
