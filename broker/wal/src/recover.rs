@@ -26,6 +26,7 @@ mod salvage;
 mod replay;
 
 use std::io;
+use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -138,6 +139,7 @@ impl Recovery {
         for number in names.iter().filter_map(|name| files::parse_file_name(name)) {
             unknown.extend(recovery.open_file(disk, dir, number, failed)?);
         }
+        unknown.extend(recovery.take_duplicates());
         recovery.put_in_order(unknown);
         recovery.scan(COPY_BYTES_MAX.min(start_bytes / COPY_SHARE)).map_err(failed)?;
         recovery.replay_files().map_err(failed)?;
@@ -252,6 +254,24 @@ impl Recovery {
         }
         self.files.push(old);
         Ok(None)
+    }
+
+    /// Takes all but one of the files that claim the same sequence. What they have is unknown, so
+    /// they count as unreadable; the one that stays is readable if any of them is.
+    fn take_duplicates(&mut self) -> Vec<OldFile> {
+        self.files.sort_by_key(|old| (old.sequence, old.header.is_none()));
+        let mut duplicates = Vec::new();
+        for old in mem::take(&mut self.files) {
+            if self.files.last().is_some_and(|last| last.sequence == old.sequence) {
+                let path = files::file_path(Path::new(""), old.number);
+                let sequence = old.sequence;
+                self.notes.push(format!("{}: sequence {sequence} occurs twice", path.display()));
+                duplicates.push(OldFile { header: None, ..old });
+            } else {
+                self.files.push(old);
+            }
+        }
+        duplicates
     }
 
     /// Sorts the files by sequence. A file of an unknown sequence gets one that no other has:

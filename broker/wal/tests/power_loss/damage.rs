@@ -332,6 +332,16 @@ fn d3_a_number_that_nothing_follows_does_not_panic() {
     }
 }
 
+/// The label of a file claims the sequence of another one: found by the fuzzer.
+#[test]
+fn d3_a_sequence_that_two_files_claim_is_read_from_one_of_them() {
+    for file in 0..8 {
+        for sequence in 1..6 {
+            super::forge::open_forged(&[0, file, 48, 0, 1, sequence, 0, 0, 0]);
+        }
+    }
+}
+
 #[test]
 fn d3_a_log_with_right_checksums_and_wrong_content_never_panics() {
     for seed in 0..20 * super::seeds() {
