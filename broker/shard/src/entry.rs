@@ -43,7 +43,7 @@ impl Entry {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum EntryKind {
-    /// A [`command`](crate::command), or empty.
+    /// A [`command`], or empty.
     Normal = 0,
     /// A change of the shard's members.
     Members = 1,

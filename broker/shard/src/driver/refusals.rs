@@ -36,7 +36,7 @@ impl Core {
         any
     }
 
-    /// The oldest call in the queue, if its [`SendOrder`] has ended.
+    /// The oldest call in the queue, if its [`SendOrder`](crate::proposal::SendOrder) has ended.
     pub(super) fn pop_behind(&mut self) -> Option<Pending> {
         let calls = &self.calls;
         self.queue.pop_front_if(|pending| match pending.what {
