@@ -67,7 +67,8 @@ impl Chosen {
     /// Adds a block of which these bytes are wanted, which are batches with these offsets. Only of
     /// the first block they may begin behind its start, and only of the last end before its end.
     pub(crate) fn part(&mut self, block: Entry, bytes: Range<usize>, offsets: Range<i64>) {
-        let before: usize = self.blocks.iter().map(|block| block.length as usize).sum();
+        // All blocks so far are wanted to their ends.
+        let before = self.wanted.end;
         if self.blocks.is_empty() {
             (self.wanted.start, self.offsets.start) = (bytes.start, offsets.start);
         }
