@@ -26,6 +26,7 @@ mod listing;
 mod offsets;
 mod offset_sizes;
 mod offset_expiry;
+mod shard_groups;
 pub(crate) mod snapshot;
 
 use std::collections::HashMap;
@@ -49,6 +50,7 @@ use crate::limits;
 use crate::settings::Settings;
 use group_handle::GroupHandle;
 use offset_sizes::OffsetSizes;
+use shard_groups::ShardGroups;
 use timers::Timers;
 
 /// The broker's group settings, fixed until it stops.
@@ -107,15 +109,6 @@ pub struct Coordinator {
 /// A replica became leader of its shard in a term, or lost the leadership (`None`).
 type Change = (ShardId, Option<u64>);
 
-/// The groups of one shard in one term.
-#[derive(Debug, Default)]
-struct ShardGroups {
-    term: u64,
-    /// Whether all groups with members have been restored.
-    is_restored: bool,
-    groups: HashMap<String, Arc<GroupHandle>>,
-}
-
 impl Coordinator {
     /// A coordinator for the groups of `node`; [`Self::run`] runs its timers.
     #[must_use]
@@ -155,9 +148,10 @@ impl Coordinator {
         loop {
             let due = self.timers.next().map(|ms| self.instant(ms));
             tokio::select! {
-                Some((shard, term)) = changed.recv() => match self.node.shard(shard) {
-                    Some(shard) if term.is_some() => self.restore_groups(shard),
-                    _ => self.release(shard),
+                Some((shard, term)) = changed.recv() => match (self.node.shard(shard), term) {
+                    (Some(shard), Some(_)) => self.restore_groups(shard),
+                    (Some(shard), None) => self.follow(shard),
+                    (None, _) => {}
                 },
                 () = sleep_until(due) => self.tick(),
                 () = self.timers.earlier() => {}
@@ -313,17 +307,24 @@ impl Coordinator {
     ) -> Result<T, Refusal> {
         loop {
             let (shard, term) = self.shard_of_group(group)?;
-            if let Some(result) = act(&self.handle_of(shard, term, group)) {
+            let handle = self.handle_of(shard, term, group).ok_or(Refusal::NotCoordinator)?;
+            if let Some(result) = act(&handle) {
                 return Ok(result);
             }
         }
     }
 
-    fn handle_of(&self, shard: &Arc<ShardHandle>, term: u64, group: &str) -> Arc<GroupHandle> {
+    /// The group's handle; `None` if the term in which the caller saw the shard lead is over.
+    fn handle_of(
+        &self,
+        shard: &Arc<ShardHandle>,
+        term: u64,
+        group: &str,
+    ) -> Option<Arc<GroupHandle>> {
         let (handle, stale) = {
             let mut shard_groups = self.shard_groups.lock();
             let of_shard = shard_groups.entry(shard.id()).or_default();
-            let stale = of_shard.enter(term);
+            let stale = of_shard.enter(term)?;
             let handle = of_shard.groups.entry(group.to_owned()).or_insert_with(|| {
                 let state = shard.state();
                 let id = group.to_owned();
@@ -338,16 +339,16 @@ impl Coordinator {
             (Arc::clone(handle), stale)
         };
         retire_all(stale);
-        handle
+        Some(handle)
     }
 
     /// Restores every group of a shard that has members, so that their session timeouts run.
     fn restore_groups(self: &Arc<Self>, shard: &Arc<ShardHandle>) {
-        let Some(term) = shard.leading() else { return self.release(shard.id()) };
+        let Some(term) = shard.leading() else { return };
         let stale = {
             let mut shard_groups = self.shard_groups.lock();
             let of_shard = shard_groups.entry(shard.id()).or_default();
-            let stale = of_shard.enter(term);
+            let Some(stale) = of_shard.enter(term) else { return };
             if std::mem::replace(&mut of_shard.is_restored, true) {
                 return;
             }
@@ -363,15 +364,19 @@ impl Coordinator {
             info!(shard = %shard.id(), term, groups = names.len(), "coordinating groups");
         }
         for name in names {
-            self.handle_of(shard, term, &name).arm(self);
+            let Some(handle) = self.handle_of(shard, term, &name) else { return };
+            handle.arm(self);
         }
     }
 
-    fn release(&self, shard: ShardId) {
-        let of_shard = self.shard_groups.lock().remove(&shard);
-        retire_all(
-            of_shard.into_iter().flat_map(|of_shard| of_shard.groups.into_values()).collect(),
-        );
+    /// Ends the terms in which a shard led here.
+    fn follow(&self, shard: &ShardHandle) {
+        let stale = {
+            let mut shard_groups = self.shard_groups.lock();
+            let of_shard = shard_groups.entry(shard.id()).or_default();
+            of_shard.leave(shard.leading())
+        };
+        retire_all(stale);
     }
 
     /// Drops a handle whose state machine holds nothing beyond the record.
@@ -387,18 +392,6 @@ impl Coordinator {
         for (at_ms, handle) in self.timers.due(self.now_ms()) {
             handle.fire(self, at_ms);
         }
-    }
-}
-
-impl ShardGroups {
-    /// Starts a new term, and returns the groups of the previous one.
-    fn enter(&mut self, term: u64) -> Vec<Arc<GroupHandle>> {
-        if self.term == term {
-            return Vec::new();
-        }
-        self.term = term;
-        self.is_restored = false;
-        std::mem::take(&mut self.groups).into_values().collect()
     }
 }
 
