@@ -15,7 +15,9 @@
 //!   yet committed.
 //! - **throughput**: records per second over the last half minute, appended and processed.
 //!
-//! Samples, rates and delays are volatile: they start empty after a restart.
+//! Rates and delays are counted by the leader of a shard only, and not while it replays its log, so
+//! that the sum over all brokers and restarts is what happened. Samples are taken by every replica,
+//! because the next leader needs them. All of them are volatile.
 
 mod meter;
 mod delay;
@@ -71,24 +73,28 @@ impl Default for QueueMetrics {
 }
 
 impl QueueMetrics {
-    /// Processes applied effects. Called on the shard's loop.
-    pub fn applied(&self, effects: &[Effect]) {
+    /// Processes applied effects; `is_leader` is whether this replica leads the shard, and so
+    /// counts them. Called on the shard's loop.
+    pub fn applied(&self, effects: &[Effect], is_leader: bool) {
         for effect in effects {
             match effect {
                 Effect::Appended { partition, batch, time_ms } => {
                     let mut stripe = self.stripe(*partition).lock();
                     let arrivals = stripe.entry(*partition).or_default();
-                    let count = u64::try_from(batch.count).unwrap_or(0);
-                    arrivals.rate.add(*time_ms, count);
+                    if is_leader {
+                        let count = u64::try_from(batch.count).unwrap_or(0);
+                        arrivals.rate.add(*time_ms, count);
+                    }
                     arrivals.sample.push(batch.base_offset, *time_ms, batch.max_timestamp_ms);
                 }
-                Effect::Committed { group, partition, before, after, time_ms } => {
+                Effect::Committed { group, partition, before, after, time_ms } if is_leader => {
                     self.committed(group, *partition, before.unwrap_or(0)..*after, *time_ms);
                 }
                 Effect::Closed(partition) => {
                     self.stripe(*partition).lock().remove(partition);
                 }
-                Effect::Opened(_)
+                Effect::Committed { .. }
+                | Effect::Opened(_)
                 | Effect::LogStart { .. }
                 | Effect::GroupChanged(_)
                 | Effect::CatalogChanged(_) => {}
@@ -155,6 +161,30 @@ mod tests {
     use crate::catalog::random_topic_id;
 
     #[test]
+    fn a_replica_that_does_not_lead_takes_samples_and_counts_nothing() {
+        let partition = PartitionId { topic: random_topic_id(), index: 0 };
+        let batch = ropewalk_batch::Builder::new().record(0, None, Some(b"v")).build();
+        let batch = ropewalk_batch::StampedBatch::new(batch, 0, 0).expect("a batch");
+        let group = "g".to_owned();
+        let effects = [
+            Effect::Appended { partition, batch, time_ms: 1_000 },
+            Effect::Committed { group, partition, before: None, after: 1, time_ms: 3_000 },
+        ];
+        let queue_metrics = QueueMetrics::default();
+        queue_metrics.applied(&effects, false);
+        assert_eq!(queue_metrics.arrivals_per_second(partition, 3_000), 0.0);
+        assert_eq!(queue_metrics.groups(), [""; 0]);
+        // The next leader knows when the record came.
+        queue_metrics.applied(&effects[1..], true);
+        assert_eq!(queue_metrics.groups(), ["g"]);
+        let groups = queue_metrics.groups.lock();
+        assert!(groups["g"][&partition.topic].delay.quantile_ms(0.5).is_some());
+        drop(groups);
+        queue_metrics.applied(&effects[..1], true);
+        assert!(queue_metrics.arrivals_per_second(partition, 3_000) > 0.0);
+    }
+
+    #[test]
     fn r1_what_no_longer_exists_is_not_remembered() {
         let queue_metrics = QueueMetrics::default();
         let (orders, refunds) = (random_topic_id(), random_topic_id());
@@ -163,7 +193,7 @@ mod tests {
             let group = group.to_owned();
             let committed =
                 Effect::Committed { group, partition, before: None, after: 3, time_ms: 1_000 };
-            queue_metrics.applied(&[committed]);
+            queue_metrics.applied(&[committed], true);
         }
         queue_metrics.retain(|group| group != "b", |topic| topic == orders);
         let groups = queue_metrics.groups.lock();

@@ -344,13 +344,10 @@ mod tests {
         let (_, partition) = running.make("t", &[]).await;
         let task = running.task(&[]);
         let group = "gone".to_owned();
-        task.queue_metrics.applied(&[Effect::Committed {
-            group,
-            partition,
-            before: None,
-            after: 3,
-            time_ms: 1,
-        }]);
+        task.queue_metrics.applied(
+            &[Effect::Committed { group, partition, before: None, after: 3, time_ms: 1 }],
+            true,
+        );
         assert_eq!(task.queue_metrics.groups(), ["gone"]);
         task.discard_stale_metrics();
         assert_eq!(task.queue_metrics.groups(), [""; 0]);

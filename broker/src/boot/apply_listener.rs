@@ -52,13 +52,15 @@ impl ApplyListener {
 }
 
 impl Observer for ApplyListener {
-    fn applied(&self, _shard: ShardId, effects: &[Effect]) {
-        self.queue_metrics.applied(effects);
+    fn applied(&self, shard: ShardId, effects: &[Effect]) {
+        let node = self.open.get().and_then(|open| open.node.upgrade());
+        // A lone replica replays its log before it leads.
+        let leading = node.as_ref().and_then(|node| node.shard(shard)?.leading());
+        self.queue_metrics.applied(effects, leading.is_some());
         self.wake_ups.applied(effects);
         for effect in effects {
             let Effect::CatalogChanged(change) = effect else { continue };
-            let Some(open) = self.open.get() else { return };
-            let Some(node) = open.node.upgrade() else { return };
+            let Some(node) = &node else { return };
             if let Some(catalog) = &node.catalog().state().catalog {
                 self.view.follow(catalog, change);
             }
