@@ -171,7 +171,10 @@ mod writer;
 
 pub use aside::SetAside;
 pub use files::{Location, Reader};
-pub use log::{FILE_BYTES, Options, Round, SetAsideError, Wal, WalError, round_records_bytes_max};
+pub use log::{
+    FILE_BYTES, Options, RELEASE_BYTES, RESERVE_BYTES, Round, SetAsideError, Wal, WalError,
+    round_records_bytes_max,
+};
 pub use record::{Chunk, HardState, LogId, Payload, Record, ReplicaKey};
 pub use recovered::{EntryMeta, OpenError, RecoveredLog, RecoveredReplica};
 pub use writer::{

@@ -39,10 +39,10 @@ pub use set_aside::SetAsideError;
 /// Number of spare files that are kept ready: the next file and the reserve.
 const SPARES_WANTED: usize = 2;
 /// Without a spare file, this many bytes of the file are kept for rounds that may use the reserve.
-const RESERVE_BYTES: u64 = 1 << 20;
+pub const RESERVE_BYTES: u64 = 1 << 20;
 /// Without a spare file, this many bytes of the file are kept for rounds that allow files to be
 /// released, so that the log can be emptied even if the reserve is used up.
-const RELEASE_BYTES: u64 = 256 << 10;
+pub const RELEASE_BYTES: u64 = 256 << 10;
 const _: () = assert!(RELEASE_BYTES < RESERVE_BYTES);
 /// Capacity in bytes that the buffer keeps when the log is idle.
 const BUFFER_IDLE_BYTES: usize = 64 << 10;

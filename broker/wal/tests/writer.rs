@@ -195,6 +195,40 @@ fn on_a_full_disk_only_the_reserve_is_written_and_space_is_noticed_again() {
     bench.answer().1.unwrap();
 }
 
+/// A delete that comes together with a large batch must not be refused because of it.
+#[test]
+fn a_large_submission_does_not_keep_a_small_one_out_of_the_reserve() {
+    let disk = SimDisk::new(0);
+    disk.set_capacity(Some(900 << 10));
+    let bench = Bench::new(&disk, OPTIONS);
+    let other = ReplicaKey { shard: 2, replica: 1 };
+    let conf_state = Bytes::new();
+    let created_other = Record::Created { key: other, index: 1, term: 1, conf_state };
+    bench.submit(1, vec![created(), created_other]);
+    bench.answer().1.unwrap();
+    let mut last = 1;
+    loop {
+        let more = bench.submission(0, vec![entry(last + 1, 30_000)]).from_reserve();
+        bench.handle.submit(more);
+        if bench.answer().1.is_err() {
+            break;
+        }
+        last += 1;
+    }
+    let data = Bytes::from_static(b"close").into();
+    let close = Record::Entry { key: other, index: 2, term: 1, kind: 0, data };
+    let go = bench.hold();
+    bench.handle.submit(bench.submission(1, vec![entry(last + 1, 30_000)]).from_reserve());
+    bench.handle.submit(bench.submission(2, vec![close]).from_reserve());
+    bench.handle.submit(bench.submission(3, vec![entry(last + 2, 10)]).from_reserve());
+    drop(go);
+    for _ in 0..3 {
+        let (number, result) = bench.answer();
+        assert_eq!(result.is_ok(), number == 2, "{number}: {result:?}");
+    }
+    bench.handle.close();
+}
+
 /// Consumers continue to commit while producers are refused: a log without idle time recovers, too.
 #[test]
 fn r1_a_file_that_could_not_be_created_is_tried_again_while_others_write() {
