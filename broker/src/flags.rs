@@ -155,6 +155,13 @@ pub(crate) struct Repair {
     #[arg(long)]
     pub(crate) accept_loss: bool,
 
+    /// With --accept-loss: all other replicas of this broker's shards are lost for good. Each shard
+    /// continues with this directory alone, in a new history that the other replicas cannot join.
+    /// Without this flag a repair refuses where others vote: start this broker with an empty
+    /// directory, so that they restore it.
+    #[arg(long, requires = "accept_loss")]
+    pub(crate) i_am_the_only_survivor: bool,
+
     /// Let the next start remove the records of queues that the catalog does not list. They are
     /// kept after the repair of a damaged catalog, because it may have lost the queues and not the
     /// records.

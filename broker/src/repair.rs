@@ -11,7 +11,7 @@ use ropewalk_broker::catalog::orphans;
 use ropewalk_disk::{Disk, RealDisk};
 use ropewalk_shard::ShardId;
 use ropewalk_store::recovery::Options;
-use ropewalk_store::repair::{Finding, Place, RepairError};
+use ropewalk_store::repair::{Consent, Finding, Place, RepairError};
 use ropewalk_store::{DataDir, repair as shard_repair};
 
 use crate::config_file::from_file;
@@ -30,12 +30,20 @@ pub(crate) fn repair(flags: &Repair) -> Result<(), Stop> {
     if flags.drop_orphans {
         return drop_orphans(&dir);
     }
+    let consent = match (flags.accept_loss, flags.i_am_the_only_survivor) {
+        (false, _) => Consent::Nothing,
+        (true, false) => Consent::Loss,
+        (true, true) => Consent::OnlySurvivor,
+    };
+    if consent == Consent::Loss {
+        shard_repair::check_voters(&data, &Options::default())?;
+    }
     if flags.accept_loss && loses_catalog_entries(&data)? {
         // The mark is written before anything is removed: a broker that starts on an older catalog
         // must find it.
         orphans::keep(&dir)?;
     }
-    let findings = shard_repair::repair(&data, &Options::default(), flags.accept_loss)?;
+    let findings = shard_repair::repair(&data, &Options::default(), consent)?;
     for finding in &findings {
         println!("{finding}");
     }
@@ -44,7 +52,7 @@ pub(crate) fn repair(flags: &Repair) -> Result<(), Stop> {
 
 /// Whether accepting the loss restores an older catalog, which may not list all topics.
 fn loses_catalog_entries(data: &DataDir) -> Result<bool, RepairError> {
-    let listed = shard_repair::repair(data, &Options::default(), false)?;
+    let listed = shard_repair::repair(data, &Options::default(), Consent::Nothing)?;
     let is_catalog = |finding: &Finding| finding.place == Place::Shard(ShardId::CATALOG);
     Ok(listed.iter().any(|finding| is_catalog(finding) && finding.can_be_repaired))
 }

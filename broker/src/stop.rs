@@ -56,6 +56,7 @@ impl Stop {
             Self::Start(StartError::Bind { .. }) => 6,
             Self::Start(StartError::Node(NodeError::Empty(_))) => 7,
             Self::Repair(RepairError::Directory(DirectoryError::InUse(_))) => 3,
+            Self::Repair(RepairError::OtherVoters { .. }) => 8,
             Self::Start(_) | Self::Repair(_) => 4,
             Self::Damaged(_) => 8,
             Self::System(_) | Self::Probe(_) => 1,
@@ -80,6 +81,9 @@ mod tests {
         assert_eq!(code(Stop::Start(StartError::Node(NodeError::Empty("/d".into())))), 7);
         assert_eq!(code(Stop::Start(StartError::CatalogDamaged("x".into()))), 4);
         assert_eq!(code(Stop::Start(StartError::Opening("x".into()))), 4);
+        let voters = "replica 2".to_owned();
+        let others = RepairError::OtherVoters { shard: ropewalk_shard::ShardId(1), voters };
+        assert_eq!(code(Stop::Repair(others)), 8);
         let source = io::Error::from(io::ErrorKind::AddrInUse);
         assert_eq!(code(Stop::Start(StartError::Bind { address: "x".into(), source })), 6);
     }

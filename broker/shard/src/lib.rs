@@ -23,7 +23,7 @@ pub mod message;
 pub mod state;
 
 pub use footprint::Footprint;
-pub use id::{BrokerId, PartitionId, ReplicaId, ShardId, TopicId};
+pub use id::{BrokerId, HistoryId, PartitionId, ReplicaId, ShardId, TopicId};
 pub use payload::Payload;
 pub use proposal::ProposeError;
 pub use state::{Effect, Outcome, State};

@@ -1,23 +1,25 @@
 //! Messages between the replicas of a shard: Raft's RPCs with typed fields, and their encoding.
 //!
 //! A message names replicas, not brokers. Which cluster and shard it belongs to, and at which
-//! broker a replica is, is the caller's concern.
+//! broker a replica is, is the caller's concern. Its encoding names the history of the shard: a
+//! replica that a repair left behind cannot take part in the new one.
 //!
 //! # Encoding
 //!
-//! Version 1, integers little-endian: `version: u8`, `kind: u8`, `from: u64`, `to: u64`,
-//! `term: u64`, then the fields of the kind in the order of declaration. An entry is `index: u64`,
+//! Version 2, integers little-endian: `version: u8`, `kind: u8`, `history: u64`, `from: u64`,
+//! `to: u64`, `term: u64`, then the fields of the kind in the order of declaration. An entry is `index: u64`,
 //! `term: u64`, `kind: u8`, `length: u32` and its payload. [`Message::decode`] accepts nothing else
 //! and no trailing bytes; it allocates no more than the input holds.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::entry::{Entry, EntryId, EntryKind};
+use crate::id::HistoryId;
 use crate::limits;
 use crate::payload::Payload;
 
 /// Version of the encoding.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 /// A message from one replica to another.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,6 +112,14 @@ pub enum DecodeError {
     /// Another version of the encoding.
     #[error("the message has version {0}, this broker reads version {VERSION}")]
     Version(u8),
+    /// A replica of another history of the shard.
+    #[error("the message is of history {found} of the shard, this replica's is {own}")]
+    History {
+        /// The history in the message.
+        found: HistoryId,
+        /// The history of the receiver.
+        own: HistoryId,
+    },
     /// An unknown kind of message.
     #[error("the message has the unknown kind {0}")]
     Kind(u8),
@@ -165,19 +175,21 @@ impl Message {
         out
     }
 
-    /// The message as bytes. Payloads are not copied, except small ones.
+    /// The message as bytes, for replicas of the same history. Payloads are not copied, except
+    /// small ones.
     #[must_use]
-    pub fn encode(&self) -> Payload {
+    pub fn encode(&self, history: HistoryId) -> Payload {
         let mut out = Encoder::default();
-        self.encode_to(&mut out);
+        self.encode_to(history, &mut out);
         out.chunks.push(out.rest.freeze());
         out.chunks.into()
     }
 
-    fn encode_to(&self, encoder: &mut Encoder) {
+    fn encode_to(&self, history: HistoryId, encoder: &mut Encoder) {
         let out = &mut encoder.rest;
         out.put_u8(VERSION);
         out.put_u8(self.body.kind());
+        out.put_u64_le(history.0);
         out.put_u64_le(self.from);
         out.put_u64_le(self.to);
         out.put_u64_le(self.term);
@@ -225,16 +237,21 @@ impl Message {
         }
     }
 
-    /// The reverse of [`Self::encode`]. Payloads share the memory of `input`.
+    /// The reverse of [`Self::encode`], for a replica of the history `own`. Payloads share the
+    /// memory of `input`.
     ///
     /// # Errors
-    /// When `input` is not exactly one message of this version.
-    pub fn decode(mut input: Bytes) -> Result<Self, DecodeError> {
+    /// When `input` is not exactly one message of this version and history.
+    pub fn decode(mut input: Bytes, own: HistoryId) -> Result<Self, DecodeError> {
         let version = u8(&mut input)?;
         if version != VERSION {
             return Err(DecodeError::Version(version));
         }
         let kind = u8(&mut input)?;
+        let found = HistoryId(u64(&mut input)?);
+        if found != own {
+            return Err(DecodeError::History { found, own });
+        }
         let (from, to, term) = (u64(&mut input)?, u64(&mut input)?, u64(&mut input)?);
         let body = Body::decode(kind, &mut input)?;
         if input.has_remaining() {

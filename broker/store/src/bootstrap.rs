@@ -62,7 +62,9 @@ pub fn format(data: &DataDir, identity: &Identity, options: &Options) -> Result<
     Ok(())
 }
 
-/// The WAL records of a replica that starts from its first snapshot.
+/// The WAL records of a replica that starts from its first snapshot. Its members are what the
+/// snapshot says, changed by the entries after it; the row of the WAL is only read where a repair
+/// finds no snapshot.
 fn first_records(key: ReplicaKey, members: &Members) -> [Record; 2] {
     let conf_state = postcard::to_allocvec(members).expect("members always encode").into();
     let (index, term) = (FIRST_INDEX, FIRST_TERM);

@@ -234,16 +234,16 @@ fn check_shard(
     let log = &recovered.replicas[&key_of(newest)];
     let last = last_index(log);
     let commit = log.hard_state.commit;
-    if commit > last && !newest.members.is_lone(newest.replica.0) {
+    if commit > last {
         return Ok(Err(format!(
             "its log ends with {last}, but {commit} was committed: it must not vote, because its answer counted for the entries that it lacks"
         )));
     }
-    // A single replica continues with what is left; the log reports its damage.
+    // A snapshot may be newer than the last hard state that was written.
     let hard_state = HardState {
         term: log.hard_state.term,
         vote: log.hard_state.vote,
-        commit: log.hard_state.commit.clamp(newest.index, last),
+        commit: commit.max(newest.index),
     };
     let after = log.entries.partition_point(|entry| entry.index <= newest.index);
     let entries = log.entries[after..].to_vec();

@@ -19,6 +19,8 @@
 //!
 //! - **D3** nothing is cut without `accept`, and nothing is cut that can be read or restored.
 //! - **D4** a repaired replica starts in a term above all in which it may have voted.
+//! - **D4** where other replicas vote, a loss is accepted only if they are lost for good, and this
+//!   replica then continues alone in a new history (`peers`).
 //! - The reported loss is never less than the loss.
 //!
 //! # After a crash
@@ -33,14 +35,16 @@ use std::sync::Arc;
 
 use ropewalk_segment::SegmentError;
 use ropewalk_shard::state::Catalog;
-use ropewalk_shard::{PartitionId, ShardId, TopicId};
+use ropewalk_shard::{BrokerId, HistoryId, PartitionId, ReplicaId, ShardId, TopicId};
 use ropewalk_wal::{Record, RecoveredLog, Wal, WalError};
 
 use crate::directory::{DataDir, DataDirContents, DirectoryError, Identity};
-use crate::recovery::{self, OpenError, check_log, load_kept};
+use crate::recovery::{self, OpenError, check_log, key_of, load_kept};
 use crate::snapshot::{Snapshot, Snapshots};
+use peers::Peers;
 
 mod logs;
+mod peers;
 mod records;
 mod rebuild;
 
@@ -62,6 +66,29 @@ pub enum RepairError {
     /// A partition's files cannot be written.
     #[error(transparent)]
     Segments(#[from] SegmentError),
+    /// Other replicas of a shard vote. Nothing was changed.
+    #[error(
+        "{shard} has other voters, which may have what is damaged here: {voters}. Nothing was changed. Start this \
+         broker with an empty data directory, so that they restore it. Only if all of them are lost for good: repair \
+         --accept-loss --i-am-the-only-survivor continues with this directory alone, and they can never join again"
+    )]
+    OtherVoters {
+        /// The first such shard.
+        shard: ShardId,
+        /// Its other voters.
+        voters: String,
+    },
+}
+
+/// What a person agrees to lose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Consent {
+    /// Nothing: damage is only listed.
+    Nothing,
+    /// What is damaged in this directory, unless other replicas vote.
+    Loss,
+    /// The same, and whatever other replicas have: they are lost for good.
+    OnlySurvivor,
 }
 
 /// One damage, and the loss that its repair costs.
@@ -164,7 +191,7 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Checks a directory, whose lock the caller holds. With `accept` damaged data is removed; without,
+/// Checks a directory, whose lock the caller holds. With `consent` damaged data is removed; without,
 /// only those changes are made that every start of a broker makes.
 ///
 /// # Errors
@@ -172,15 +199,23 @@ impl fmt::Display for Finding {
 pub fn repair(
     data: &DataDir,
     options: &recovery::Options,
-    accept: bool,
+    consent: Consent,
 ) -> Result<Vec<Finding>, RepairError> {
+    let accept = consent != Consent::Nothing;
     let mut findings = Vec::new();
-    let identity = identity(data, accept, &mut findings)?;
+    let identity = identity(data, &mut findings)?;
     let (mut wal, recovered) =
         Wal::open(Arc::clone(data.disk()), &data.wal(), options.wal).map_err(OpenError::from)?;
+    if consent == Consent::Loss {
+        expect_no_other_voters(data, &identity, &recovered, &wal)?;
+    }
+    if accept && !findings.is_empty() {
+        data.rewrite_meta(&identity)?;
+    }
     let mut pass = RepairPass {
         data,
-        accept,
+        consent,
+        broker: identity.broker_id,
         recovered: &recovered,
         findings,
         names: TopicNames::new(),
@@ -202,6 +237,55 @@ pub fn repair(
     Ok(findings)
 }
 
+/// Checks that [`repair`] may accept a loss ([`Consent::Loss`]) in this directory.
+///
+/// # Errors
+/// [`RepairError::OtherVoters`] when it may not; the others as [`repair`].
+pub fn check_voters(data: &DataDir, options: &recovery::Options) -> Result<(), RepairError> {
+    let identity = identity(data, &mut Vec::new())?;
+    let (wal, recovered) =
+        Wal::open(Arc::clone(data.disk()), &data.wal(), options.wal).map_err(OpenError::from)?;
+    expect_no_other_voters(data, &identity, &recovered, &wal)
+}
+
+/// Checks that this directory has the only voter of each of its shards.
+fn expect_no_other_voters(
+    data: &DataDir,
+    identity: &Identity,
+    recovered: &RecoveredLog,
+    wal: &Wal,
+) -> Result<(), RepairError> {
+    let mut listed = BTreeMap::new();
+    for number in 0..=identity.shards {
+        let shard = ShardId(number);
+        let newest = load_kept(&Snapshots::new(data, shard))?.pop().map(|(_, newest)| newest);
+        let mut peers = match &newest {
+            Some(newest) => Peers::of(newest, recovered, wal),
+            None => Peers::of_log(shard, recovered),
+        };
+        let mut brokers = newest.as_ref().map(|n| n.replicas.clone()).unwrap_or_default();
+        match newest.and_then(|newest| newest.state.catalog) {
+            Some(catalog) => listed = catalog.shards,
+            // Of a shard without a snapshot, the catalog alone may know the other replicas.
+            None if brokers.is_empty() => {
+                brokers = listed.get(&shard).map(|info| info.replicas.clone()).unwrap_or_default();
+                let others = brokers.iter().filter(|(_, broker)| **broker != identity.broker_id);
+                peers.voters.extend(others.map(|(ReplicaId(id), _)| *id));
+            }
+            None => {}
+        }
+        if !peers.voters.is_empty() {
+            return Err(RepairError::OtherVoters { shard, voters: peers.named(&brokers) });
+        }
+    }
+    Ok(())
+}
+
+/// A history that no shard has had.
+fn new_history() -> HistoryId {
+    HistoryId(uuid::Uuid::new_v4().as_u64_pair().0)
+}
+
 /// A shard and the snapshot from which it will start.
 struct Shard {
     /// The snapshot's number.
@@ -212,7 +296,9 @@ struct Shard {
 /// The progress of one call of [`repair`].
 struct RepairPass<'a> {
     data: &'a DataDir,
-    accept: bool,
+    consent: Consent,
+    /// The broker that the directory belongs to.
+    broker: BrokerId,
     recovered: &'a RecoveredLog,
     findings: Vec<Finding>,
     /// Topic names from the catalog, which is checked first.
@@ -235,29 +321,50 @@ impl RepairPass<'_> {
             self.names = names.collect();
             self.catalog = Some(catalog.clone());
         }
-        if let Err(what) = check_log(&newest, self.recovered) {
+        let peers = Peers::of(&newest, self.recovered, wal);
+        let damage = check_log(&newest, self.recovered).err();
+        let is_abandoned = self.consent == Consent::OnlySurvivor && !peers.voters.is_empty();
+        let what = match (damage.clone(), peers.voters.is_empty()) {
+            (Some(what), true) => Some(what),
+            (Some(what), false) => {
+                Some(format!("{what}; other voters: {}", peers.named(&newest.replicas)))
+            }
+            (None, _) => is_abandoned.then(|| {
+                let others = peers.named(&newest.replicas);
+                format!("it continues without its other voters: {others}")
+            }),
+        };
+        if let Some(what) = what {
             let mut losses = logs::losses(&state, &self.names);
-            if !self.accept {
+            if self.consent == Consent::Nothing {
                 losses.push(Loss::Unread);
             }
             let place = Place::Shard(shard);
             self.findings.push(Finding { place, what, losses, can_be_repaired: true });
-            self.records.extend(logs::repair_records(&newest, self.recovered));
-            if !self.accept {
-                return Ok(());
-            }
         }
-        self.shards.push(Shard { number, newest });
+        if damage.is_some() {
+            self.records.extend(logs::repair_records(&newest, self.recovered));
+        }
+        // A learner may have entries that are cut here.
+        if is_abandoned || damage.is_some() && peers.are_left {
+            let end = logs::repaired_end(&newest, self.recovered);
+            self.records.extend(peers::survive(key_of(&newest), end, new_history()));
+        }
+        if damage.is_none() || self.consent != Consent::Nothing {
+            self.shards.push(Shard { number, newest });
+        }
         Ok(())
     }
 
     /// Rebuilds a shard that has no intact snapshot.
     fn rebuild_shard(&mut self, shard: ShardId) -> Result<(), RepairError> {
         let rebuilt = match &self.catalog {
-            Some(catalog) => rebuild::rebuilt_snapshot(self.data, shard, catalog, self.recovered)?,
+            Some(catalog) => {
+                rebuild::rebuilt_snapshot(self.data, shard, catalog, self.broker, self.recovered)?
+            }
             None => None,
         };
-        let (Some(snapshot), Some(catalog)) = (rebuilt, &self.catalog) else {
+        let (Some(mut snapshot), Some(catalog)) = (rebuilt, &self.catalog) else {
             self.findings.push(Finding {
                 place: Place::Shard(shard),
                 what: "it has no intact snapshot".to_owned(),
@@ -267,7 +374,10 @@ impl RepairPass<'_> {
             return Ok(());
         };
         self.findings.push(rebuild::finding(&snapshot, catalog, &self.names));
-        if self.accept {
+        if self.consent != Consent::Nothing {
+            if snapshot.replicas.len() > 1 {
+                snapshot.members.history = new_history();
+            }
             let snapshots = Snapshots::new(self.data, shard);
             let number = snapshots.numbers()?.last().map_or(1, |last| last + 1);
             snapshots.write(number, &snapshot)?;
@@ -286,11 +396,7 @@ fn named_partition(names: &TopicNames, partition: PartitionId) -> NamedPartition
 }
 
 /// The identity of the directory; from the catalog's snapshot if `meta` is damaged.
-fn identity(
-    data: &DataDir,
-    accept: bool,
-    findings: &mut Vec<Finding>,
-) -> Result<Identity, RepairError> {
+fn identity(data: &DataDir, findings: &mut Vec<Finding>) -> Result<Identity, RepairError> {
     let damage = match data.contents() {
         Ok(DataDirContents::Formatted(identity)) => return Ok(identity),
         Ok(DataDirContents::Empty | DataDirContents::HalfFormatted) => {
@@ -308,9 +414,6 @@ fn identity(
         losses: Vec::new(),
         can_be_repaired: true,
     });
-    if accept {
-        data.rewrite_meta(&identity)?;
-    }
     Ok(identity)
 }
 
@@ -320,3 +423,6 @@ fn identity_of(catalog: &Snapshot) -> Option<Identity> {
     let shards = u32::try_from(known.shards.len().checked_sub(1)?).ok()?;
     Some(Identity { cluster_id: known.cluster_id.clone(), broker_id, shards })
 }
+
+#[cfg(test)]
+mod tests;

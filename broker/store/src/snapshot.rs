@@ -8,8 +8,8 @@
 //! | CRC-32C u32 over all before
 //! ```
 //! Numbers outside of the postcard are little-endian. Files are named by a number that only grows,
-//! because two snapshots may have the same index. Version 2 is written; version 1, which has no
-//! bound groups, is read as well (see `version1`).
+//! because two snapshots may have the same index. Version 3 is written; versions 1 and 2 are read
+//! as well (see `earlier`).
 //!
 //! A checkpoint writes a snapshot when everything that it names is durable; recovery starts from
 //! one. A new shard has a snapshot at index 1 and term 1.
@@ -39,10 +39,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::directory::{DataDir, DirectoryError, read_whole};
 
-mod version1;
+mod earlier;
 
 const MAGIC: [u8; 8] = *b"RWSNAP\0\0";
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const HEAD_LEN: usize = 24;
 /// Largest snapshot that is read, bytes.
 const SNAPSHOT_BYTES_MAX: u64 = 4 << 30;
@@ -350,7 +350,7 @@ fn decode(bytes: &[u8], path: &Path) -> Result<Snapshot, SnapshotError> {
         return Err(damaged("its checksum does not match"));
     }
     let version = u32::from_le_bytes(head[8..12].try_into().expect("4 bytes"));
-    if version != VERSION && version != version1::VERSION {
+    if !(1..=VERSION).contains(&version) {
         return Err(SnapshotError::UnknownVersion { path: path.to_owned(), version });
     }
     let length = u64::from_le_bytes(head[16..24].try_into().expect("8 bytes"));
@@ -359,8 +359,11 @@ fn decode(bytes: &[u8], path: &Path) -> Result<Snapshot, SnapshotError> {
         return Err(damaged("its length is not the one in its header"));
     }
     let body = &checked[HEAD_LEN..];
-    let snapshot =
-        if version == VERSION { postcard::from_bytes(body) } else { version1::decode(body) };
+    let snapshot = if version == VERSION {
+        postcard::from_bytes(body)
+    } else {
+        earlier::decode(version, body)
+    };
     snapshot.map_err(|_| damaged("it cannot be decoded"))
 }
 

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use ropewalk_batch::{Header, PREFIX_LEN};
 use ropewalk_disk::{Dice, SimDisk};
 use ropewalk_shard::{PartitionId, ShardId};
-use ropewalk_store::repair::{Finding, Loss, Place, repair};
+use ropewalk_store::repair::{Consent, Finding, Loss, Place, repair};
 use ropewalk_store::{DataDir, PartitionLog};
 
 use super::broker::{self, Broker, OPTIONS, ROOT};
@@ -18,7 +18,8 @@ use super::oracle::{Model, PartitionModel};
 fn mend(disk: &SimDisk, accept: bool) -> Vec<Finding> {
     let data = DataDir::new(Arc::new(disk.clone()), PathBuf::from(ROOT));
     let _lock = data.lock().expect("it is not in use");
-    repair(&data, &OPTIONS, accept).expect("it can be checked")
+    let consent = if accept { Consent::Loss } else { Consent::Nothing };
+    repair(&data, &OPTIONS, consent).expect("it can be checked")
 }
 
 /// Whether the record at `offset` was reported as lost.

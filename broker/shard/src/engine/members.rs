@@ -7,11 +7,14 @@
 //! # Encoding of a change
 //!
 //! `version: u8` (1), `kind: u8` (0 adds a learner, 1 makes a learner a voter, 2 removes),
-//! `replica: u64` little-endian.
+//! `replica: u64` little-endian. A repair's change has version 2 and kind 3, and `history: u64`
+//! behind the replica.
 
 use bytes::Bytes;
 use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2, ConfState};
 use serde::{Deserialize, Serialize};
+
+use crate::id::HistoryId;
 
 /// The members of a shard: Raft's `ConfState`, joint configurations included.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +29,8 @@ pub struct Members {
     pub learners_next: Vec<u64>,
     /// Whether the leader leaves the joint configuration by itself.
     pub auto_leave: bool,
+    /// The history that these members belong to.
+    pub history: HistoryId,
 }
 
 impl Members {
@@ -45,7 +50,7 @@ impl Members {
         state
     }
 
-    pub(super) fn from_conf_state(state: &ConfState) -> Self {
+    pub(super) fn from_conf_state(state: &ConfState, history: HistoryId) -> Self {
         let sorted = |ids: &[u64]| {
             let mut ids = ids.to_vec();
             ids.sort_unstable();
@@ -57,7 +62,33 @@ impl Members {
             voters_outgoing: sorted(state.get_voters_outgoing()),
             learners_next: sorted(state.get_learners_next()),
             auto_leave: state.get_auto_leave(),
+            history,
         }
+    }
+
+    /// The members after a change, without a check of whether it is allowed.
+    #[must_use]
+    pub fn after(&self, change: MembersChange) -> Self {
+        let replica = change.replica();
+        let mut after = self.clone();
+        let Self { voters, learners, .. } = &mut after;
+        for members in [&mut *voters, &mut *learners] {
+            members.retain(|member| *member != replica);
+        }
+        match change {
+            MembersChange::AddLearner(_) => learners.push(replica),
+            MembersChange::Promote(_) => voters.push(replica),
+            MembersChange::Remove(_) => {}
+            MembersChange::Survive { history, .. } => {
+                return Self { history, ..Self::lone(replica) };
+            }
+        }
+        after
+    }
+
+    /// Members other than `replica`.
+    pub fn others(&self, replica: u64) -> impl Iterator<Item = u64> + '_ {
+        self.iter().filter(move |member| *member != replica)
     }
 
     /// Whether `replica` is the only member.
@@ -95,6 +126,14 @@ pub enum MembersChange {
     Promote(u64),
     /// Removes a replica. The leader removes itself only when another voter can lead.
     Remove(u64),
+    /// Makes a replica the only member, in a new history. Only a repair writes it, into the log of
+    /// a replica whose peers are lost for good.
+    Survive {
+        /// The replica that is left.
+        replica: u64,
+        /// The history that it founds.
+        history: HistoryId,
+    },
 }
 
 /// Why a change of the members is not proposed.
@@ -122,6 +161,9 @@ pub enum ChangeRejection {
         /// The leader's last index.
         last: u64,
     },
+    /// A running replica never founds a new history.
+    #[error("only a repair makes a replica the only survivor")]
+    OnlyByRepair,
     /// Without this voter no replica could lead.
     #[error("replica {0} is the only voter")]
     OnlyVoter(u64),
@@ -140,13 +182,18 @@ pub struct UnknownChange {
 
 const CHANGE_VERSION: u8 = 1;
 const CHANGE_BYTES: usize = 10;
+const SURVIVE_VERSION: u8 = 2;
+const SURVIVE_BYTES: usize = 18;
 
 impl MembersChange {
     /// The replica that is added, promoted or removed.
     #[must_use]
     pub fn replica(self) -> u64 {
         match self {
-            Self::AddLearner(replica) | Self::Promote(replica) | Self::Remove(replica) => replica,
+            Self::AddLearner(replica)
+            | Self::Promote(replica)
+            | Self::Remove(replica)
+            | Self::Survive { replica, .. } => replica,
         }
     }
 
@@ -155,14 +202,21 @@ impl MembersChange {
             Self::AddLearner(_) => 0,
             Self::Promote(_) => 1,
             Self::Remove(_) => 2,
+            Self::Survive { .. } => 3,
         }
     }
 
     /// The payload of the entry.
     #[must_use]
     pub fn encode(self) -> Bytes {
-        let mut out = vec![CHANGE_VERSION, self.kind()];
+        let history = match self {
+            Self::Survive { history, .. } => Some(history),
+            Self::AddLearner(_) | Self::Promote(_) | Self::Remove(_) => None,
+        };
+        let version = if history.is_some() { SURVIVE_VERSION } else { CHANGE_VERSION };
+        let mut out = vec![version, self.kind()];
         out.extend_from_slice(&self.replica().to_le_bytes());
+        out.extend(history.into_iter().flat_map(|HistoryId(id)| id.to_le_bytes()));
         out.into()
     }
 
@@ -174,33 +228,52 @@ impl MembersChange {
         let version = data.first().copied().unwrap_or(0);
         let kind = data.get(1).copied().unwrap_or(0);
         let unknown = UnknownChange { version, kind, len: data.len() };
-        let replica: [u8; 8] = match data.get(2..) {
-            Some(rest) if data.len() == CHANGE_BYTES && version == CHANGE_VERSION => {
-                rest.try_into().expect("eight bytes are left")
-            }
-            Some(_) | None => return Err(unknown),
+        let is_whole = match version {
+            CHANGE_VERSION => data.len() == CHANGE_BYTES,
+            SURVIVE_VERSION => data.len() == SURVIVE_BYTES,
+            _ => false,
         };
-        let replica = u64::from_le_bytes(replica);
-        match kind {
-            0 => Ok(Self::AddLearner(replica)),
-            1 => Ok(Self::Promote(replica)),
-            2 => Ok(Self::Remove(replica)),
+        if !is_whole {
+            return Err(unknown);
+        }
+        let number =
+            |at: usize| u64::from_le_bytes(data[at..at + 8].try_into().expect("eight bytes"));
+        let replica = number(2);
+        match (version, kind) {
+            (CHANGE_VERSION, 0) => Ok(Self::AddLearner(replica)),
+            (CHANGE_VERSION, 1) => Ok(Self::Promote(replica)),
+            (CHANGE_VERSION, 2) => Ok(Self::Remove(replica)),
+            (SURVIVE_VERSION, 3) => {
+                Ok(Self::Survive { replica, history: HistoryId(number(CHANGE_BYTES)) })
+            }
             _ => Err(unknown),
         }
     }
 
-    pub(super) fn to_conf_change(self) -> ConfChangeV2 {
-        let mut single = ConfChangeSingle::default();
-        single.set_change_type(match self {
-            Self::AddLearner(_) => ConfChangeType::AddLearnerNode,
-            Self::Promote(_) => ConfChangeType::AddNode,
-            Self::Remove(_) => ConfChangeType::RemoveNode,
-        });
-        single.node_id = self.replica();
-        let mut change = ConfChangeV2::default();
-        change.set_changes(vec![single].into());
-        change
+    /// The changes of single members that lead from `members` to those after this one, in order.
+    pub(super) fn to_conf_changes(self, members: &Members) -> Vec<ConfChangeV2> {
+        let single = match self {
+            Self::AddLearner(replica) => (ConfChangeType::AddLearnerNode, replica),
+            Self::Promote(replica) => (ConfChangeType::AddNode, replica),
+            Self::Remove(replica) => (ConfChangeType::RemoveNode, replica),
+            Self::Survive { replica, .. } => {
+                let others = members.others(replica);
+                let removed = others.map(|other| (ConfChangeType::RemoveNode, other));
+                let all = std::iter::once((ConfChangeType::AddNode, replica)).chain(removed);
+                return all.map(conf_change).collect();
+            }
+        };
+        vec![conf_change(single)]
     }
+}
+
+fn conf_change((kind, replica): (ConfChangeType, u64)) -> ConfChangeV2 {
+    let mut single = ConfChangeSingle::default();
+    single.set_change_type(kind);
+    single.node_id = replica;
+    let mut change = ConfChangeV2::default();
+    change.set_changes(vec![single].into());
+    change
 }
 
 #[cfg(test)]
@@ -213,14 +286,17 @@ mod tests {
             MembersChange::AddLearner(1),
             MembersChange::Promote(u64::MAX),
             MembersChange::Remove(7),
+            MembersChange::Survive { replica: 7, history: HistoryId(u64::MAX - 1) },
         ];
         for change in changes {
             assert_eq!(MembersChange::decode(&change.encode()), Ok(change));
         }
         let mut newer = changes[0].encode().to_vec();
+        newer[0] = 3;
+        let error = MembersChange::decode(&newer).expect_err("version 3").to_string();
+        assert!(error.contains("version 3"), "{error}");
         newer[0] = 2;
-        let error = MembersChange::decode(&newer).expect_err("version 2").to_string();
-        assert!(error.contains("version 2"), "{error}");
+        MembersChange::decode(&newer).expect_err("too short for version 2");
         for bytes in [&b""[..], &[1, 0], &[1, 3, 0, 0, 0, 0, 0, 0, 0, 0], &[1; 11]] {
             MembersChange::decode(bytes).expect_err("another format");
         }

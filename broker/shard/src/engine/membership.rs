@@ -67,6 +67,7 @@ impl Engine {
                 Err(ChangeRejection::OnlyVoter(replica))
             }
             MembersChange::Remove(_) => Ok(()),
+            MembersChange::Survive { .. } => Err(ChangeRejection::OnlyByRepair),
         }
     }
 
@@ -76,11 +77,16 @@ impl Engine {
     /// # Errors
     /// When the members do not allow it; a leader proposes no such change.
     pub fn apply_members(&mut self, change: MembersChange) -> Result<(), EngineError> {
-        let state = self
-            .node
-            .apply_conf_change(&change.to_conf_change())
-            .map_err(EngineError::from_raft)?;
-        self.members = Members::from_conf_state(&state);
+        let history = match change {
+            MembersChange::Survive { history, .. } => history,
+            MembersChange::AddLearner(_) | MembersChange::Promote(_) | MembersChange::Remove(_) => {
+                self.members.history
+            }
+        };
+        for change in change.to_conf_changes(&self.members) {
+            let state = self.node.apply_conf_change(&change).map_err(EngineError::from_raft)?;
+            self.members = Members::from_conf_state(&state, history);
+        }
         if self.is_leader() && !self.members.is_voter(self.id()) {
             // The others learn that the entry is committed before they elect another leader.
             self.node.raft.bcast_append();

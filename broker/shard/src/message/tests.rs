@@ -55,24 +55,27 @@ fn any_message() -> impl Strategy<Value = Message> {
         .prop_map(|(from, to, term, body)| Message { from, to, term, body })
 }
 
+/// The history of both replicas.
+const OWN: HistoryId = HistoryId(0);
+
 proptest! {
     #[test]
     fn a_message_survives_its_encoding(message in any_message()) {
-        prop_assert_eq!(Message::decode(message.encode().to_bytes()), Ok(message));
+        prop_assert_eq!(Message::decode(message.encode(OWN).to_bytes(), OWN), Ok(message));
     }
 
     #[test]
     fn a_cut_message_is_refused(message in any_message(), cut in any::<prop::sample::Index>()) {
-        let bytes = message.encode().to_bytes();
+        let bytes = message.encode(OWN).to_bytes();
         let end = cut.index(bytes.len());
-        prop_assert!(Message::decode(bytes.slice(..end)).is_err());
+        prop_assert!(Message::decode(bytes.slice(..end), OWN).is_err());
     }
 
     #[test]
     fn any_bytes_decode_to_what_encodes_to_them(bytes in vec(any::<u8>(), 0..200)) {
         let bytes = Bytes::from(bytes);
-        if let Ok(message) = Message::decode(bytes.clone()) {
-            prop_assert_eq!(message.encode().to_bytes(), bytes);
+        if let Ok(message) = Message::decode(bytes.clone(), OWN) {
+            prop_assert_eq!(message.encode(OWN).to_bytes(), bytes);
         }
     }
 }
@@ -92,12 +95,12 @@ fn append(sizes: &[usize]) -> Message {
 #[test]
 fn large_payloads_are_sent_as_the_chunks_that_they_are() {
     let message = append(&[600, 10, 700]);
-    let encoded = message.encode();
+    let encoded = message.encode(OWN);
     let payloads = message.entries().iter().map(|entry| &entry.data.chunks()[1]);
     let large: Vec<_> = payloads.filter(|chunk| chunk.len() > 512).map(|c| c.as_ptr()).collect();
     let sent: Vec<_> = encoded.chunks().iter().map(|chunk| chunk.as_ptr()).collect();
     assert!(large.len() == 2 && large.iter().all(|chunk| sent.contains(chunk)));
-    assert_eq!(Message::decode(encoded.to_bytes()), Ok(message));
+    assert_eq!(Message::decode(encoded.to_bytes(), OWN), Ok(message));
 }
 
 #[test]
@@ -120,9 +123,20 @@ fn a_message_with_too_many_bytes_is_split_into_a_sequence() {
 }
 
 #[test]
+fn d4_a_message_of_another_history_is_refused_in_both_directions() {
+    let message = Message { from: 1, to: 2, term: 3, body: Body::TimeoutNow };
+    let new = HistoryId(7);
+    for (sender, receiver) in [(OWN, new), (new, OWN), (HistoryId(8), new)] {
+        let refused = Message::decode(message.encode(sender).to_bytes(), receiver);
+        assert_eq!(refused, Err(DecodeError::History { found: sender, own: receiver }));
+    }
+    assert_eq!(Message::decode(message.encode(new).to_bytes(), new), Ok(message));
+}
+
+#[test]
 fn a_newer_version_is_refused_by_number() {
     let message = Message { from: 1, to: 2, term: 3, body: Body::TimeoutNow };
-    let mut bytes = message.encode().to_bytes().to_vec();
-    bytes[0] = 2;
-    assert_eq!(Message::decode(bytes.into()), Err(DecodeError::Version(2)));
+    let mut bytes = message.encode(OWN).to_bytes().to_vec();
+    bytes[0] = 3;
+    assert_eq!(Message::decode(bytes.into(), OWN), Err(DecodeError::Version(3)));
 }

@@ -1,15 +1,18 @@
 //! What the host of a replica does: it passes events to the core and carries out its actions.
 
-use ropewalk_shard::Footprint;
 use ropewalk_shard::driver::{Actions, Event};
 use ropewalk_shard::engine::Entry;
 use ropewalk_shard::message::{Body, Message};
 use ropewalk_shard::replica::Write;
+use ropewalk_shard::{Footprint, HistoryId};
 
 use crate::disk::Synced;
 use crate::mutation::Mutation;
 use crate::steps::Steps;
 use crate::world::{Happening, World};
+
+/// The history of every replica.
+const HISTORY: HistoryId = HistoryId(0);
 
 /// Payloads from this size on are passed by reference.
 const LARGE_BYTES: usize = 64 << 10;
@@ -170,8 +173,11 @@ impl World {
         let bytes = message.payload_bytes();
         // Through its encoding, as between brokers, unless copying it would take most of the time.
         let is_small = bytes < LARGE_BYTES;
-        let message =
-            if is_small { Message::decode(message.encode().to_bytes()) } else { Ok(message) };
+        let message = if is_small {
+            Message::decode(message.encode(HISTORY).to_bytes(), HISTORY)
+        } else {
+            Ok(message)
+        };
         let message = message.expect("what was encoded decodes");
         if self.is_lost_in_contest(&message) {
             return;

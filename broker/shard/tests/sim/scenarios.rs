@@ -118,6 +118,7 @@ impl World {
                     MembersChange::AddLearner(_) => members.contains(replica),
                     MembersChange::Promote(_) => members.is_voter(replica),
                     MembersChange::Remove(_) => !members.contains(replica),
+                    MembersChange::Survive { .. } => unreachable!("only a repair writes it"),
                 };
                 if is_done {
                     return;

@@ -16,7 +16,7 @@ use ropewalk_shard::limits;
 use ropewalk_shard::message::{Body, Message};
 use ropewalk_shard::proposal::SendOrder;
 use ropewalk_shard::replica::{Replica, Work, Write};
-use ropewalk_shard::{PartitionId, Payload, State, TopicId};
+use ropewalk_shard::{HistoryId, PartitionId, Payload, State, TopicId};
 
 /// Things that a core may keep when all its writes are durable, besides open calls.
 const ITEMS_MAX: usize = 200;
@@ -126,8 +126,9 @@ impl Host {
             self.writes.extend(actions.writes);
             self.calls -= actions.answers.len() as u64;
             for message in actions.messages {
-                let encoded = message.encode().to_bytes();
-                assert_eq!(Message::decode(encoded), Ok(message));
+                let history = HistoryId::default();
+                let encoded = message.encode(history).to_bytes();
+                assert_eq!(Message::decode(encoded, history), Ok(message));
             }
             for fetch in actions.fetches {
                 let entries = self.log.0.lock().expect("no panic while it is held");
@@ -222,7 +223,7 @@ impl Input<'_> {
             0..=140 => Event::Message(self.message(host)),
             141..=150 => {
                 let len = usize::try_from(self.number()).expect("small");
-                let Ok(message) = Message::decode(self.bytes(len)) else {
+                let Ok(message) = Message::decode(self.bytes(len), HistoryId::default()) else {
                     return Some(Step::Event(Event::Tick));
                 };
                 Event::Message(message)
@@ -319,6 +320,10 @@ impl Input<'_> {
                 let topic = TopicId(uuid::Uuid::from_u128(1));
                 let close = ShardCommand::ClosePartitions(vec![PartitionId { topic, index: 0 }]);
                 command::encode(term, 0, &Command::Shard(close))
+            }
+            5 => {
+                let (replica, history) = (self.number() % 6, HistoryId(self.number()));
+                MembersChange::Survive { replica, history }.encode().into()
             }
             _ => Payload::default(),
         };

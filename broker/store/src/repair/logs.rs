@@ -5,7 +5,7 @@
 
 use ropewalk_shard::State;
 use ropewalk_shard::command::Envelope;
-use ropewalk_shard::engine::EntryKind;
+use ropewalk_shard::engine::{EntryId, EntryKind};
 use ropewalk_wal::{HardState, Record, RecoveredLog, Wal};
 
 use super::{Loss, TopicNames, named_partition};
@@ -42,17 +42,25 @@ pub(super) fn losses(state: &State, names: &TopicNames) -> Vec<Loss> {
     losses
 }
 
-/// The records after which the shard can start: its log ends before the first gap, or starts again
-/// after the snapshot if the gap is right there.
-pub(super) fn repair_records(newest: &Snapshot, recovered: &RecoveredLog) -> Vec<Record> {
-    let key = key_of(newest);
-    let log = recovered.replicas.get(&key);
+/// The end of a repaired shard's log: before the first gap, or at the snapshot if the gap is right
+/// there. The term is above every one in which the replica may have voted, because the record of a
+/// vote may be lost (D4).
+pub(super) fn repaired_end(newest: &Snapshot, recovered: &RecoveredLog) -> EntryId {
+    let log = recovered.replicas.get(&key_of(newest));
     let follows = log.filter(|log| log.truncated.index <= newest.index);
     let last = follows.map(last_index).filter(|last| *last >= newest.index);
     let seen = log.map_or(0, |log| log.hard_state.term);
     let written = follows.and_then(|log| log.entries.last()).map_or(0, |entry| entry.term);
-    // Above every term in which the replica may have voted: the record of a vote may be lost (D4).
     let term = seen.max(written).max(newest.term) + 1;
+    EntryId { index: last.unwrap_or(newest.index), term }
+}
+
+/// The records after which the shard can start: its log ends at [`repaired_end`].
+pub(super) fn repair_records(newest: &Snapshot, recovered: &RecoveredLog) -> Vec<Record> {
+    let key = key_of(newest);
+    let follows = recovered.replicas.get(&key).filter(|log| log.truncated.index <= newest.index);
+    let last = follows.map(last_index).filter(|last| *last >= newest.index);
+    let term = repaired_end(newest, recovered).term;
     let (index, first) = match last {
         Some(index) => (index, Record::LossAccepted { key, index }),
         None => {

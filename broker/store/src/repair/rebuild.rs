@@ -16,7 +16,7 @@ use ropewalk_segment::spill::{SalvagedExtent, SpillReader};
 use ropewalk_shard::engine::Members;
 use ropewalk_shard::state::partition::EpochStart;
 use ropewalk_shard::state::{Catalog, Partition, State};
-use ropewalk_shard::{PartitionId, ShardId};
+use ropewalk_shard::{BrokerId, PartitionId, ShardId};
 use ropewalk_wal::RecoveredLog;
 
 use super::{Finding, Loss, Place, RepairError, TopicNames, named_partition};
@@ -30,10 +30,13 @@ pub(super) fn rebuilt_snapshot(
     data: &DataDir,
     shard: ShardId,
     catalog: &Catalog,
+    broker: BrokerId,
     recovered: &RecoveredLog,
 ) -> Result<Option<Snapshot>, RepairError> {
     let Some(info) = catalog.shards.get(&shard) else { return Ok(None) };
-    let Some((replica, _)) = info.replicas.first_key_value() else { return Ok(None) };
+    let Some((replica, _)) = info.replicas.iter().find(|(_, at)| **at == broker) else {
+        return Ok(None);
+    };
     let log = recovered.replicas.get(&replica_log::key(shard, *replica));
     let term = log.map_or(1, |log| {
         let written = log.entries.last().map_or(log.truncated.term, |entry| entry.term);

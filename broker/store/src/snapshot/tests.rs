@@ -99,12 +99,12 @@ fn another_version_is_refused_and_not_taken_for_damage() {
     snapshots.write(1, &snapshot(5)).unwrap();
     let path = snapshots.path(1);
     let mut newer = disk.content(&path).unwrap();
-    newer[8] = 3;
+    newer[8] = 4;
     let end = newer.len() - 4;
     let crc = crc32c::crc32c(&newer[..end]).to_le_bytes();
     newer[end..].copy_from_slice(&crc);
     disk.put(&path, newer);
-    assert!(matches!(snapshots.load(1), Err(SnapshotError::UnknownVersion { version: 3, .. })));
+    assert!(matches!(snapshots.load(1), Err(SnapshotError::UnknownVersion { version: 4, .. })));
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn only_what_is_kept_stays() {
 
 /// A snapshot of version 1: three partitions, a configured topic, no bindings.
 #[test]
-fn a_snapshot_of_version_1_is_read_and_written_again_as_2() {
+fn a_snapshot_of_version_1_is_read_and_written_again_as_3() {
     let disk = SimDisk::new(1);
     let data = DataDir::new(Arc::new(disk.clone()), PathBuf::from("/data"));
     data.create_dir(&data.snapshots()).unwrap();
@@ -137,6 +137,33 @@ fn a_snapshot_of_version_1_is_read_and_written_again_as_2() {
     assert_eq!(catalog.configs(&resource).next(), Some(("retention.ms", "86400000")));
     assert!(catalog.bindings.is_empty());
     snapshots.write(2, &snapshot).unwrap();
+    assert_eq!(snapshots.load(2).unwrap(), snapshot);
+}
+
+/// A snapshot of version 2: a topic with a bound group, a record of a producer, a commit.
+#[test]
+fn a_snapshot_of_version_2_is_read_and_written_again_as_3() {
+    let disk = SimDisk::new(1);
+    let data = DataDir::new(Arc::new(disk.clone()), PathBuf::from("/data"));
+    data.create_dir(&data.snapshots()).unwrap();
+    let snapshots = Snapshots::new(&data, ShardId::CATALOG);
+    let old = include_bytes!("version-2.snapshot");
+    assert_eq!(old[8], 2, "the fixture is of version 2");
+    disk.put(&snapshots.path(1), old.to_vec());
+    let snapshot = snapshots.load(1).unwrap();
+    assert_eq!((snapshot.index, snapshot.term), (9, 2));
+    assert_eq!(snapshot.members, Members::lone(1));
+    let state = &snapshot.state;
+    let catalog = state.catalog.as_ref().unwrap();
+    let (id, topic) = catalog.topic("orders").unwrap();
+    assert_eq!((topic.partitions.len(), topic.owner.as_deref()), (3, Some("owner-1")));
+    assert!(catalog.bindings[&id].contains_key("billing"));
+    assert_eq!(catalog.revision, 2);
+    let partition = PartitionId { topic: id, index: 0 };
+    assert!(state.partitions[&partition].has_producer(7));
+    assert_eq!(state.groups["billing"].offsets[&partition].offset, 1);
+    snapshots.write(2, &snapshot).unwrap();
+    assert_eq!(disk.content(&snapshots.path(2)).unwrap()[8], 3);
     assert_eq!(snapshots.load(2).unwrap(), snapshot);
 }
 

@@ -1,4 +1,4 @@
-//! Snapshots of version 1, which have no bindings of groups to topics.
+//! Snapshots of versions 1 and 2. Version 2 has no history; version 1 has no bindings of groups to topics either.
 //!
 //! Recovery reads one after an upgrade from an older broker; the next checkpoint writes the current
 //! version.
@@ -9,37 +9,45 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use super::{PartitionFiles, Snapshot};
 use ropewalk_shard::command::ConfigResource;
 use ropewalk_shard::engine::Members;
-use ropewalk_shard::state::catalog::{BrokerInfo, Catalog, Fence, ShardInfo, Topic};
+use ropewalk_shard::state::catalog::{Binding, BrokerInfo, Catalog, Fence, ShardInfo, Topic};
 use ropewalk_shard::state::{CopyOnWrite, Group, Partition, State};
-use ropewalk_shard::{BrokerId, PartitionId, ReplicaId, ShardId, TopicId};
-
-pub(super) const VERSION: u32 = 1;
+use ropewalk_shard::{BrokerId, HistoryId, PartitionId, ReplicaId, ShardId, TopicId};
 
 #[derive(Deserialize)]
-struct OldSnapshot {
+struct OldSnapshot<C> {
     shard: ShardId,
     replica: ReplicaId,
     index: u64,
     term: u64,
-    members: Members,
+    members: OldMembers,
     replicas: BTreeMap<ReplicaId, BrokerId>,
-    state: OldState,
+    state: OldState<C>,
     partitions: Vec<PartitionFiles>,
 }
 
 #[derive(Deserialize)]
-struct OldState {
-    partitions: BTreeMap<PartitionId, CopyOnWrite<Partition>>,
-    groups: BTreeMap<String, CopyOnWrite<Group>>,
-    catalog: Option<OldCatalog>,
+struct OldMembers {
+    voters: Vec<u64>,
+    learners: Vec<u64>,
+    voters_outgoing: Vec<u64>,
+    learners_next: Vec<u64>,
+    auto_leave: bool,
 }
 
 #[derive(Deserialize)]
-struct OldCatalog {
+struct OldState<C> {
+    partitions: BTreeMap<PartitionId, CopyOnWrite<Partition>>,
+    groups: BTreeMap<String, CopyOnWrite<Group>>,
+    catalog: Option<C>,
+}
+
+#[derive(Deserialize)]
+struct Catalog1 {
     cluster_id: String,
     shards: BTreeMap<ShardId, ShardInfo>,
     brokers: BTreeMap<BrokerId, BrokerInfo>,
@@ -53,18 +61,37 @@ struct OldCatalog {
     revision: u64,
 }
 
+#[derive(Deserialize)]
+struct Catalog2 {
+    first: Catalog1,
+    bindings: BTreeMap<TopicId, BTreeMap<String, Binding>>,
+}
+
 /// Decodes the part between head and checksum.
-pub(super) fn decode(body: &[u8]) -> postcard::Result<Snapshot> {
+pub(super) fn decode(version: u32, body: &[u8]) -> postcard::Result<Snapshot> {
+    if version == 1 { decode_as::<Catalog1>(body) } else { decode_as::<Catalog2>(body) }
+}
+
+fn decode_as<C: DeserializeOwned + Into<Catalog>>(body: &[u8]) -> postcard::Result<Snapshot> {
     let OldSnapshot { shard, replica, index, term, members, replicas, state, partitions } =
-        postcard::from_bytes(body)?;
+        postcard::from_bytes::<OldSnapshot<C>>(body)?;
     let OldState { partitions: states, groups, catalog } = state;
     let catalog = catalog.map(|old| Box::new(old.into()));
     let state = State { partitions: states, groups, catalog };
+    let members = members.into();
     Ok(Snapshot { shard, replica, index, term, members, replicas, state, partitions })
 }
 
-impl From<OldCatalog> for Catalog {
-    fn from(old: OldCatalog) -> Self {
+impl From<OldMembers> for Members {
+    fn from(old: OldMembers) -> Self {
+        let OldMembers { voters, learners, voters_outgoing, learners_next, auto_leave } = old;
+        let history = HistoryId::default();
+        Self { voters, learners, voters_outgoing, learners_next, auto_leave, history }
+    }
+}
+
+impl From<Catalog1> for Catalog {
+    fn from(old: Catalog1) -> Self {
         Self {
             cluster_id: old.cluster_id,
             shards: old.shards,
@@ -79,5 +106,11 @@ impl From<OldCatalog> for Catalog {
             revision: old.revision,
             bindings: BTreeMap::new(),
         }
+    }
+}
+
+impl From<Catalog2> for Catalog {
+    fn from(Catalog2 { first, bindings }: Catalog2) -> Self {
+        Self { bindings, ..first.into() }
     }
 }
