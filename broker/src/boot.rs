@@ -328,7 +328,10 @@ impl Parts {
             return Err(StartError::CatalogDamaged(damage));
         }
         let reconciler = Reconciler::new(Arc::clone(&node), Arc::clone(&view));
-        let reconciler = Arc::new(reconciler.keeping_orphans(orphans::are_kept(&self.dir)));
+        let reconciler = reconciler
+            .with_repaired_catalog(orphans::are_kept(&self.dir))
+            .abandoning_orphans(orphans::are_abandoned(&self.dir).then(|| self.dir.clone()));
+        let reconciler = Arc::new(reconciler);
         let options = group::Options::new(&self.settings);
         let groups = Coordinator::new(Arc::clone(&node), Arc::clone(&view), options);
         listener.follow(&node, &groups);

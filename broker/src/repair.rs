@@ -58,14 +58,11 @@ fn loses_catalog_entries(data: &DataDir) -> Result<bool, RepairError> {
 }
 
 fn drop_orphans(dir: &Path) -> Result<(), Stop> {
-    let dir_shown = dir.display();
-    if orphans::drop_all(dir)? {
-        println!(
-            "{dir_shown}: the next start removes the records of queues that the catalog does not list"
-        );
-    } else {
-        println!("{dir_shown}: no records of unknown queues are kept");
-    }
+    orphans::abandon(dir)?;
+    println!(
+        "{}: the next start removes the records of queues that the catalog does not list",
+        dir.display()
+    );
     Ok(())
 }
 

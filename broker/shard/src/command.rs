@@ -11,8 +11,9 @@
 //! for any other command its postcard encoding. A new variant is added at the end, under a new
 //! format number, because a later version of the broker must still read the entry. Format 2 adds
 //! the commands of a topic's owner to format 1; format 3 adds the expiry of producers by the time
-//! of their last batch. An entry carries the lowest number that can express it, so that an older
-//! broker refuses only the commands that it does not support.
+//! of their last batch; format 4 adds the proof that a topic was deleted. An entry carries the
+//! lowest number that can express it, so that an older broker refuses only the commands that it
+//! does not support.
 
 use std::ops::RangeInclusive;
 
@@ -21,13 +22,14 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::id::{BrokerId, PartitionId, ShardId, TopicId};
 use crate::payload::Payload;
+use crate::state::catalog::Deletion;
 
 mod appends;
 
 pub(crate) use appends::item_len;
 
 /// The formats that this broker reads.
-const FORMATS: RangeInclusive<u8> = 1..=3;
+const FORMATS: RangeInclusive<u8> = 1..=4;
 const KIND_APPEND: u8 = 0;
 const KIND_SHARD: u8 = 1;
 const KIND_CATALOG: u8 = 2;
@@ -72,7 +74,9 @@ pub enum Command {
 pub enum ShardCommand {
     /// Creates partitions in the shard. Partitions that exist are unchanged.
     OpenPartitions(Vec<OpenPartition>),
-    /// Removes partitions and their records from the shard.
+    /// Removes partitions and their records from the shard. Read from old logs and no longer
+    /// written, because it has no proof that the topics were deleted:
+    /// [`ShardCommand::CloseTopics`] replaces it.
     ClosePartitions(Vec<PartitionId>),
     /// Raises the log start of partitions to an offset (retention, `DeleteRecords`). A lower offset
     /// than the current log start changes nothing.
@@ -97,7 +101,8 @@ pub enum ShardCommand {
         /// The group's id.
         group: String,
     },
-    /// Removes the committed offsets of deleted topics from every group.
+    /// Removes the committed offsets of deleted topics from every group. Read from old logs and no
+    /// longer written, like [`ShardCommand::ClosePartitions`].
     RemoveTopics(Vec<TopicId>),
     /// Removes expired offsets, unless they were committed again in between, and then the group if
     /// it has neither members nor offsets.
@@ -118,6 +123,9 @@ pub enum ShardCommand {
     /// Removes producers that have not written since the leader found them silent (D5). Since
     /// format 3.
     ExpireSilentProducers(Vec<SilentProducer>),
+    /// Removes the partitions of deleted topics with their records, and what groups committed for
+    /// them. Since format 4.
+    CloseTopics(Vec<Deletion>),
 }
 
 /// A producer, and its last batch at the time at which the leader found it silent.
@@ -303,6 +311,10 @@ pub enum CatalogCommand {
         /// The group's id.
         group: String,
     },
+    /// Records that these topics are deleted, although the catalog does not list them: a person has
+    /// given up the records of topics that a repaired catalog lost. A topic that is listed is
+    /// refused. Since format 4.
+    AbandonTopics(Vec<TopicId>),
 }
 
 /// Where a bound group begins to read the partitions that exist when it is bound. Partitions that
@@ -388,9 +400,24 @@ pub(crate) fn is_append(payload: &Payload) -> bool {
     head.len() >= HEAD_LEN && head[1] == KIND_APPEND
 }
 
+/// Whether an encoded entry carries a command that frees space on the disk: it closes partitions or
+/// raises log starts.
+pub(crate) fn frees_space(payload: &Payload) -> bool {
+    /// [`ShardCommand::ClosePartitions`], [`ShardCommand::AdvanceLogStart`] and
+    /// [`ShardCommand::CloseTopics`], in postcard.
+    const FREEING: [u8; 3] = [1, 2, 12];
+    let head = &payload.chunks()[0];
+    let variant = head.get(HEAD_LEN);
+    head.len() > HEAD_LEN
+        && head[1] == KIND_SHARD
+        && variant.is_some_and(|variant| FREEING.contains(variant))
+}
+
 /// The lowest format that can express a command.
 fn format_of(command: &Command) -> u8 {
     match command {
+        Command::Shard(ShardCommand::CloseTopics(_))
+        | Command::Catalog(CatalogCommand::AbandonTopics(_)) => 4,
         Command::Shard(ShardCommand::ExpireSilentProducers(_)) => 3,
         Command::Shard(ShardCommand::StartOffsets { .. })
         | Command::Catalog(

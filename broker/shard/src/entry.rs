@@ -37,6 +37,12 @@ impl Entry {
     pub fn has_batches(&self) -> bool {
         self.kind == EntryKind::Normal && command::is_append(&self.data)
     }
+
+    /// Whether the entry frees space on the disk where it is applied.
+    #[must_use]
+    pub fn frees_space(&self) -> bool {
+        self.kind == EntryKind::Normal && command::frees_space(&self.data)
+    }
 }
 
 /// What an entry carries.

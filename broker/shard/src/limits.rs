@@ -64,6 +64,13 @@ pub const SHARD_PRODUCERS_MAX: usize = 100_000;
 /// count up from there, which leaves room before the largest integer that JSON carries exactly.
 pub const FENCE_EPOCH_ADOPTED_MAX: u64 = 1 << 52;
 
+/// Most deleted topics that the catalog remembers. Above it, it forgets those that were deleted
+/// first: partitions of theirs that no shard has closed by then are kept as orphans.
+pub const TOMBSTONES_MAX: usize = 200_000;
+
+/// How many deleted topics the catalog forgets at once.
+pub const TOMBSTONES_FORGOTTEN_AT_ONCE: usize = TOMBSTONES_MAX / 16;
+
 /// Payloads of applied entries that a shard keeps in memory for followers that are a little behind,
 /// bytes. Older ones are read back from the write-ahead log.
 pub const LOG_WINDOW_BYTES: u64 = 4 << 20;
@@ -78,6 +85,15 @@ pub const FETCHES_MAX: usize = 8;
 /// Most bytes of entries in messages of a leader that wait for a shard's own writes. Later messages
 /// are dropped, and the leader sends their entries again.
 pub const INBOX_BYTES_MAX: usize = 4 << 20;
+
+/// Most bytes of entries that a follower with a full disk is sent at once, so that it reaches a
+/// command that frees space. They take the reserve of its write-ahead log. A follower that lacks
+/// more gets a snapshot.
+pub const RESERVE_CATCH_UP_BYTES_MAX: u64 = 2 << 20;
+
+/// The largest command that frees space (closing partitions, retention), bytes: it fits the reserve
+/// of the write-ahead log when everything else is used.
+pub const FREEING_COMMAND_BYTES_MAX: usize = 256 << 10;
 
 /// Most bytes of the context of a ReadIndex round in a heartbeat. Ours have 8.
 pub const CONTEXT_BYTES_MAX: usize = 16;
@@ -105,6 +121,8 @@ const _: () = assert!(
     "the entries of a message are applied at once"
 );
 const _: () = assert!(COMMITTED_BYTES_MAX <= UNCOMMITTED_BYTES_MAX);
+const _: () = assert!(MESSAGE_BYTES_MAX <= RESERVE_CATCH_UP_BYTES_MAX);
 const _: () = assert!(PRODUCERS_EVICTED_AT_ONCE > 0);
+const _: () = assert!(TOMBSTONES_FORGOTTEN_AT_ONCE > 0);
 const _: () = assert!(PARTITION_PRODUCERS_MAX <= SHARD_PRODUCERS_MAX);
 const _: () = assert!(HEARTBEAT_TICKS * 3 <= ELECTION_TICKS, "three heartbeats may be lost");

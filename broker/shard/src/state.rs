@@ -28,6 +28,7 @@ pub mod group;
 pub mod catalog;
 
 pub use catalog::Catalog;
+use catalog::Deletion;
 pub use copy_on_write::CopyOnWrite;
 pub use group::Group;
 pub use partition::{AppendOutcome, AppendRefusal, Partition};
@@ -41,6 +42,9 @@ pub struct State {
     pub groups: BTreeMap<String, CopyOnWrite<Group>>,
     /// The catalog; only in shard 0.
     pub catalog: Option<Box<Catalog>>,
+    /// The clock of the shard, Unix milliseconds: that of the leaders, but it never goes back.
+    /// What may expire is compared by it.
+    pub clock_ms: i64,
 }
 
 /// A side effect of an applied entry. The replica's driver carries them out in order.
@@ -113,9 +117,10 @@ impl State {
             return Outcome::TermChanged;
         }
         let time_ms = entry.time_ms;
+        self.advance_clock(time_ms);
         match entry.command {
             Command::Append(items) => self.append(term, time_ms, items, effects),
-            Command::Shard(command) => self.change(time_ms, command, effects),
+            Command::Shard(command) => self.change(self.clock_ms, command, effects),
             Command::Catalog(command) => {
                 let catalog = self.catalog.get_or_insert_default();
                 let (answer, change) = catalog.apply(time_ms, command);
@@ -123,6 +128,13 @@ impl State {
                 Outcome::Catalog(answer)
             }
         }
+    }
+
+    /// The clock of a new leader, or a clock that was set, may be behind. The shard's clock then
+    /// goes on by the smallest step, so that what is written now is later than what was before.
+    fn advance_clock(&mut self, time_ms: i64) {
+        let next_ms = self.clock_ms.saturating_add(1);
+        self.clock_ms = if time_ms < self.clock_ms { next_ms } else { time_ms };
     }
 
     /// A checksum of the state in its canonical encoding (CRC-32C). Replicas that have applied the
@@ -158,12 +170,14 @@ impl State {
                 results.push(Err(AppendRefusal::NoSuchPartition));
                 continue;
             };
-            results.push(partition.append(term, time_ms, batch).map(|(appended, stamped)| {
-                if let Some(batch) = stamped {
-                    effects.push(Effect::Appended { partition: id, batch, time_ms });
-                }
-                appended
-            }));
+            results.push(partition.append(term, self.clock_ms, batch).map(
+                |(appended, stamped)| {
+                    if let Some(batch) = stamped {
+                        effects.push(Effect::Appended { partition: id, batch, time_ms });
+                    }
+                    appended
+                },
+            ));
         }
         Outcome::Appended(results)
     }
@@ -207,6 +221,11 @@ impl State {
                 }
             }
             ShardCommand::RemoveTopics(topics) => self.remove_topics(&topics, effects),
+            ShardCommand::CloseTopics(deleted) => {
+                let topics: Vec<TopicId> = deleted.iter().map(Deletion::topic).collect();
+                topics.iter().for_each(|topic| self.close(*topic, effects));
+                self.remove_topics(&topics, effects);
+            }
             ShardCommand::CommitOffsets(_)
             | ShardCommand::DeleteOffsets { .. }
             | ShardCommand::ExpireOffsets { .. }
@@ -225,6 +244,16 @@ impl State {
                 effects.push(Effect::Opened(open.partition));
                 Partition::new(open.epoch_base).into()
             });
+        }
+    }
+
+    fn close(&mut self, topic: TopicId, effects: &mut Vec<Effect>) {
+        let of_topic =
+            PartitionId { topic, index: i32::MIN }..=PartitionId { topic, index: i32::MAX };
+        let closed: Vec<_> = self.partitions.range(of_topic).map(|(id, _)| *id).collect();
+        for id in closed {
+            self.partitions.remove(&id);
+            effects.push(Effect::Closed(id));
         }
     }
 

@@ -110,6 +110,7 @@ impl From<catalog::Refusal> for AdminError {
             Refusal::NoSuchTopic => Self::new(StatusCode::NOT_FOUND, "NoSuchQueue", text),
             Refusal::Replaced
             | Refusal::TopicExists { .. }
+            | Refusal::IdUsed { .. }
             | Refusal::PartitionCountChanged { .. } => Self::not_ready(format!("{text}: retry")),
         }
     }

@@ -6,27 +6,34 @@
 //! does the same for everything at the start, after each failure, and periodically: an entry that
 //! opens a partition may be applied after its topic was deleted and all its partitions were closed.
 //!
-//! Partitions whose topic is unknown are kept if the catalog itself lost entries
-//! ([`super::orphans`]), because they may not have been deleted.
+//! A partition is closed only with the catalog's proof that its topic was deleted ([`Deletion`]),
+//! never because a view lacks the topic: the view may be old, or the catalog may have lost entries.
+//! A partition without a topic and without a proof is kept as an orphan until a person gives it up
+//! ([`super::orphans`]).
 //!
 //! A group that is bound to a topic gets a committed offset in each of its partitions, which
 //! defines its consumer lag from the first record on.
 
 use std::collections::{BTreeMap, HashSet};
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use ropewalk_node::Node;
 use ropewalk_node::ShardHandle;
-use ropewalk_shard::command::{Command, OpenPartition, ShardCommand, StartPosition};
-use ropewalk_shard::state::catalog::Binding;
+use ropewalk_shard::command::{
+    CatalogCommand, Command, OpenPartition, ShardCommand, StartPosition,
+};
+use ropewalk_shard::state::catalog::{Binding, Deletion};
 use ropewalk_shard::{PartitionId, ProposeError, ShardId, TopicId};
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
-use super::{TopicView, View};
+use super::{TopicView, View, orphans};
 
-/// Most partitions that one entry opens or closes.
+/// Most partitions that one entry opens, and after which one that closes takes no further topic.
 const BATCH: usize = 1000;
 
 /// Interval of full comparisons without a wake-up.
@@ -42,8 +49,23 @@ pub struct Reconciler {
     view: Arc<View>,
     wake: Notify,
     pass_interval: Duration,
-    /// Whether partitions without a topic are kept open.
-    keeps_orphans: bool,
+    /// Whether the catalog was repaired and may have lost topics.
+    is_catalog_repaired: bool,
+    /// The data directory with the order to give up the orphans, until that is done.
+    abandoning: Mutex<Option<PathBuf>>,
+    /// The orphans that the last pass found, in order.
+    orphans: Mutex<Vec<PartitionId>>,
+}
+
+/// Why a pass failed.
+#[derive(Debug, thiserror::Error)]
+enum PassError {
+    /// A shard did not take a command.
+    #[error(transparent)]
+    Proposed(#[from] ProposeError),
+    /// The order to give up the orphans cannot be removed.
+    #[error("the order to give up orphans cannot be removed: {0}")]
+    Order(#[from] io::Error),
 }
 
 impl Reconciler {
@@ -51,34 +73,65 @@ impl Reconciler {
     #[must_use]
     pub fn new(node: Arc<Node>, view: Arc<View>) -> Self {
         let (wake, pass_interval) = (Notify::new(), PASS_INTERVAL);
-        Self { node, view, wake, pass_interval, keeps_orphans: false }
+        let (abandoning, orphans) = (Mutex::default(), Mutex::default());
+        Self { node, view, wake, pass_interval, is_catalog_repaired: false, abandoning, orphans }
     }
 
-    /// Sets whether partitions without a topic are kept instead of closed.
+    /// Sets whether the catalog was repaired and may have lost topics.
     #[must_use]
-    pub fn keeping_orphans(self, keeps_orphans: bool) -> Self {
-        Self { keeps_orphans, ..self }
+    pub fn with_repaired_catalog(self, is_catalog_repaired: bool) -> Self {
+        Self { is_catalog_repaired, ..self }
     }
 
-    /// Whether partitions without a topic are kept, because the catalog was repaired.
+    /// Sets the data directory with the order to give up the orphans, if there is one.
     #[must_use]
-    pub fn keeps_orphans(&self) -> bool {
-        self.keeps_orphans
+    pub fn abandoning_orphans(self, dir: Option<PathBuf>) -> Self {
+        Self { abandoning: Mutex::new(dir), ..self }
     }
 
-    /// The partitions without a topic that are kept, in order.
+    /// Whether the catalog was repaired and may have lost topics.
+    #[must_use]
+    pub fn is_catalog_repaired(&self) -> bool {
+        self.is_catalog_repaired
+    }
+
+    /// The partitions without a topic that the last pass kept, in order.
     #[must_use]
     pub fn orphans(&self) -> Vec<PartitionId> {
-        if !self.keeps_orphans {
-            return Vec::new();
-        }
-        let mut orphans = Vec::new();
+        self.orphans.lock().clone()
+    }
+
+    /// The partitions whose topic the catalog neither lists nor has deleted, in order.
+    fn find_orphans(&self) -> Vec<PartitionId> {
+        let mut found = Vec::new();
         for shard in self.node.shards() {
             let held: Vec<PartitionId> = shard.state().partitions.keys().copied().collect();
-            orphans.extend(held.into_iter().filter(|id| self.view.by_id(id.topic).is_none()));
+            found.extend(held.into_iter().filter(|id| self.view.by_id(id.topic).is_none()));
         }
-        orphans.sort_unstable();
-        orphans
+        let state = self.node.catalog().state();
+        let is_known = |topic| {
+            let catalog = state.catalog.as_ref();
+            catalog.is_none_or(|c| c.topics.contains_key(&topic) || c.deletion(topic).is_some())
+        };
+        found.retain(|id| !is_known(id.topic));
+        found.sort_unstable();
+        found
+    }
+
+    /// Has the catalog record that the topics of orphans are deleted, if a person ordered it. The
+    /// catalog refuses that for a topic that it lists.
+    async fn abandon_orphans(&self) -> Result<(), ProposeError> {
+        if self.abandoning.lock().is_none() {
+            return Ok(());
+        }
+        let mut topics: Vec<TopicId> = self.find_orphans().iter().map(|id| id.topic).collect();
+        topics.dedup();
+        for batch in topics.chunks(BATCH) {
+            info!(topics = batch.len(), "giving up the partitions of topics that are not listed");
+            let command = CatalogCommand::AbandonTopics(batch.to_vec());
+            self.node.catalog().propose(Command::Catalog(command)).await?;
+        }
+        Ok(())
     }
 
     /// Requests a full comparison.
@@ -89,34 +142,39 @@ impl Reconciler {
     /// Compares everything: at the start, at each wake-up and every minute; a failed pass is
     /// repeated.
     pub async fn run(self: Arc<Self>) {
-        let orphans = self.orphans();
-        if !orphans.is_empty() {
-            warn!(
-                partitions = orphans.len(),
-                "partitions without a topic are kept: the catalog was repaired and may have lost their topics; \
-                 `repair --drop-orphans` releases them"
-            );
-        }
+        let mut orphans = 0;
         loop {
             if let Err(error) = self.pass().await {
                 warn!(%error, "reconciling shards with the catalog failed, will retry");
                 tokio::time::sleep(RETRY).await;
                 continue;
             }
+            let kept = std::mem::replace(&mut orphans, self.orphans.lock().len());
+            if orphans > kept {
+                warn!(
+                    partitions = orphans,
+                    "partitions without a topic are kept: the catalog was repaired and may have lost their topics; \
+                     `repair --drop-orphans` releases them"
+                );
+            }
             let _ = tokio::time::timeout(self.pass_interval, self.wake.notified()).await;
         }
     }
 
-    async fn pass(&self) -> Result<(), ProposeError> {
+    async fn pass(&self) -> Result<(), PassError> {
         self.open_missing(self.view.all().iter().map(|topic| topic.id)).await?;
-        let data_shards = self.node.shards().filter(|shard| shard.id() != ShardId::CATALOG);
-        for shard in data_shards.filter(|_| !self.keeps_orphans) {
-            // The view is read while the shard is scanned, not before: a topic is in the view
-            // before its partitions are opened, so a partition that is opened meanwhile is never
-            // treated as an orphan.
+        self.abandon_orphans().await?;
+        for shard in self.node.shards().filter(|shard| shard.id() != ShardId::CATALOG) {
+            // Most topics are in the view, and only the others can be deleted.
             self.close(shard, |topic| self.view.by_id(topic).is_none()).await?;
         }
-        self.start_groups(&self.view.bound()).await
+        let done = self.abandoning.lock().clone();
+        if let Some(dir) = done {
+            orphans::abandoned(&dir)?;
+            *self.abandoning.lock() = None;
+        }
+        *self.orphans.lock() = self.find_orphans();
+        Ok(self.start_groups(&self.view.bound()).await?)
     }
 
     /// Opens every partition of these topics in its shard, and returns once all are open.
@@ -246,35 +304,55 @@ impl Reconciler {
         futures_util::future::try_join_all(opened).await.map(|_: Vec<()>| ())
     }
 
+    /// Closes the partitions of deleted topics in a shard and removes their committed offsets, as
+    /// far as the catalog proves the deletion. `may_be_deleted` chooses the topics to look up.
     async fn close(
         &self,
         shard: &Arc<ShardHandle>,
-        gone: impl Fn(TopicId) -> bool,
+        may_be_deleted: impl Fn(TopicId) -> bool,
     ) -> Result<(), ProposeError> {
-        let (partitions, committed) = {
+        let held = {
             let state = shard.state();
-            let partitions: Vec<PartitionId> =
-                state.partitions.keys().filter(|id| gone(id.topic)).copied().collect();
-            let committed: HashSet<TopicId> = state
-                .groups
-                .values()
-                .flat_map(|group| group.offsets.keys())
-                .filter(|id| gone(id.topic))
-                .map(|id| id.topic)
-                .collect();
-            (partitions, committed)
+            let partitions = state.partitions.keys().map(|id| (id.topic, 1));
+            let committed = state.groups.values().flat_map(|group| group.offsets.keys());
+            let committed = committed.map(|id| (id.topic, 0));
+            let mut held = BTreeMap::<TopicId, usize>::new();
+            for (topic, count) in partitions.chain(committed).filter(|(id, _)| may_be_deleted(*id))
+            {
+                *held.entry(topic).or_default() += count;
+            }
+            held
         };
-        for batch in partitions.chunks(BATCH) {
-            info!(shard = %shard.id(), count = batch.len(), "closing partitions of deleted topics");
-            let command = ShardCommand::ClosePartitions(batch.to_vec());
-            shard.propose(Command::Shard(command)).await?;
-        }
-        if !committed.is_empty() {
-            let command = ShardCommand::RemoveTopics(committed.into_iter().collect());
-            shard.propose(Command::Shard(command)).await?;
+        for batch in batches(self.deletions(&held)) {
+            info!(shard = %shard.id(), topics = batch.len(), "closing deleted topics");
+            shard.propose(Command::Shard(ShardCommand::CloseTopics(batch))).await?;
         }
         Ok(())
     }
+
+    /// The proofs of deletion of these topics, as far as there are any, each with its number of
+    /// partitions.
+    fn deletions(&self, topics: &BTreeMap<TopicId, usize>) -> Vec<(Deletion, usize)> {
+        let state = self.node.catalog().state();
+        let Some(catalog) = &state.catalog else { return Vec::new() };
+        let proofs = topics.iter().map(|(id, count)| Some((catalog.deletion(*id)?, *count)));
+        proofs.flatten().collect()
+    }
+}
+
+/// Divides deleted topics among entries by their numbers of partitions.
+fn batches(deleted: Vec<(Deletion, usize)>) -> Vec<Vec<Deletion>> {
+    let (mut batches, mut partitions) = (Vec::<Vec<Deletion>>::new(), BATCH);
+    for (deletion, count) in deleted {
+        if partitions >= BATCH {
+            batches.push(Vec::new());
+            partitions = 0;
+        }
+        batches.last_mut().expect("one was added first").push(deletion);
+        // A topic without partitions has committed offsets.
+        partitions += count.max(1);
+    }
+    batches
 }
 
 #[cfg(test)]

@@ -270,7 +270,7 @@ impl Topics {
     /// # Errors
     /// When the catalog is not available.
     pub async fn allocate_producer_ids(&self, count: i64) -> Result<i64, ProposeError> {
-        if self.reconciler.keeps_orphans() && !self.skipped_ids.load(Ordering::Acquire) {
+        if self.reconciler.is_catalog_repaired() && !self.skipped_ids.load(Ordering::Acquire) {
             self.allocate(limits::PRODUCER_IDS_LEFT_OUT).await?;
             self.skipped_ids.store(true, Ordering::Release);
         }

@@ -348,6 +348,8 @@ impl From<&catalog::Refusal> for ErrorCode {
             | catalog::Refusal::StaleEpoch { .. }
             | catalog::Refusal::EpochTooHigh { .. } => Self::PolicyViolation,
             catalog::Refusal::Replaced => Self::UnknownTopicOrPartition,
+            // The id was drawn here: a retry draws another.
+            catalog::Refusal::IdUsed { .. } => Self::UnknownServerError,
         }
     }
 }

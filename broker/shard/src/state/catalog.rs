@@ -7,6 +7,9 @@
 //!
 //! - A command with a fencing epoch is carried out only if no newer epoch was claimed before it.
 //!   Check and change happen in one entry.
+//! - Partitions are closed only with a [`Deletion`], which only this module makes: no view of the
+//!   catalog, however old, can close a partition of a topic that exists. A topic id that was used
+//!   once is refused for ever, or until [`limits::TOMBSTONES_MAX`] later topics were deleted.
 //! - Only the owner of a topic may change it, release it or bind groups to it. `declare` has the
 //!   commands of owners.
 
@@ -19,9 +22,11 @@ use crate::id::{BrokerId, ReplicaId, SLOTS, ShardId, TopicId, slot};
 use crate::limits;
 
 mod declare;
+mod tombstones;
 mod unchanged;
 
 pub use declare::{Binding, DeclareOutcome};
+pub use tombstones::Deletion;
 
 /// The part of the state that only shard 0 has.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +55,8 @@ pub struct Catalog {
     pub revision: u64,
     /// The groups that are bound to each topic.
     pub bindings: BTreeMap<TopicId, BTreeMap<String, Binding>>,
+    /// The revision in which each deleted topic was deleted; at most [`limits::TOMBSTONES_MAX`].
+    pub tombstones: BTreeMap<TopicId, u64>,
 }
 
 /// The replicas of a shard.
@@ -155,6 +162,12 @@ pub enum Refusal {
         expected: usize,
         /// The current partition count.
         actual: usize,
+    },
+    /// A topic with this id exists or was deleted, and ids are not used again.
+    #[error("the topic id {id} is in use or was used before")]
+    IdUsed {
+        /// The id in the command.
+        id: TopicId,
     },
     /// The topic has no owner, so the caller is not its owner.
     #[error("the topic has no owner")]
@@ -283,10 +296,17 @@ impl Catalog {
                 let unbound = self.unbind(topic, &owner, &group);
                 (answer(unbound), Change::Topics(vec![topic]))
             }
+            CatalogCommand::AbandonTopics(ids) => {
+                let abandoned = ids.into_iter().map(|id| self.abandon(id)).collect();
+                (Answer::Topics(abandoned), Change::Other)
+            }
         }
     }
 
     fn create(&mut self, time_ms: i64, new: NewTopic) -> Result<TopicId, Refusal> {
+        if self.topics.contains_key(&new.id) || self.tombstones.contains_key(&new.id) {
+            return Err(Refusal::IdUsed { id: new.id });
+        }
         if self.names.contains_key(&new.name) {
             return Err(Refusal::TopicExists { name: new.name });
         }
@@ -315,6 +335,7 @@ impl Catalog {
         self.names.remove(&topic.name);
         self.configs.remove(&ConfigResource::Topic(id));
         self.bindings.remove(&id);
+        self.bury(id);
         Ok(id)
     }
 

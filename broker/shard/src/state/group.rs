@@ -39,7 +39,7 @@ pub struct CommittedOffset {
     pub leader_epoch: i32,
     /// Opaque metadata of the client.
     pub metadata: String,
-    /// The leader's clock at the commit, Unix milliseconds.
+    /// The shard's clock at the commit, Unix milliseconds.
     pub time_ms: i64,
     /// Expiry time that old clients set themselves, Unix milliseconds.
     pub expires_ms: Option<i64>,
@@ -135,6 +135,7 @@ pub(crate) fn apply(
         | ShardCommand::AdvanceLogStart(_)
         | ShardCommand::ExpireProducers(_)
         | ShardCommand::ExpireSilentProducers(_)
+        | ShardCommand::CloseTopics(_)
         | ShardCommand::RemoveTopics(_) => unreachable!("not a group command"),
     };
     match result {

@@ -60,7 +60,7 @@ pub struct EpochEnd {
 pub struct Producer {
     /// The producer epoch of its last batch.
     pub epoch: i16,
-    /// The leader's clock at its last batch, Unix milliseconds; for expiry.
+    /// The shard's clock at its last batch, Unix milliseconds; for expiry.
     pub seen_ms: i64,
     /// Its last batches, oldest first; at most [`WINDOW`].
     pub batches: VecDeque<ProducerBatch>,

@@ -10,6 +10,7 @@ use crate::command::{
     CommitOffsets, Member, MemberClaim, OffsetCommit, SetGeneration, SilentProducer,
 };
 use crate::limits;
+use crate::state::catalog::Deletion;
 use crate::state::partition::EpochStart;
 
 const TERM: u64 = 3;
@@ -296,12 +297,38 @@ fn entries_carry_the_lowest_format_that_can_express_them() {
     let written = command::encode(TERM, 0, &expire);
     assert_eq!(written.to_bytes()[0], 3);
     assert_eq!(Envelope::decode(&written).expect("known").command, expire);
+    let close = Command::Shard(ShardCommand::CloseTopics(deletions(&[partition().topic])));
+    let written = command::encode(TERM, 0, &close);
+    assert_eq!(written.to_bytes()[0], 4);
+    assert_eq!(Envelope::decode(&written).expect("known").command, close);
     let mut newer = written.to_bytes().to_vec();
-    newer[0] = 4;
+    newer[0] = 5;
     assert_eq!(
         Envelope::decode(&Bytes::from(newer).into()).expect_err("unknown"),
-        command::CommandError::Format(4)
+        command::CommandError::Format(5)
     );
+}
+
+#[test]
+fn commands_that_free_space_are_told_from_others_by_their_bytes() {
+    let group = || "g".to_owned();
+    let all = [
+        (ShardCommand::OpenPartitions(vec![]), false),
+        (ShardCommand::ClosePartitions(vec![partition()]), true),
+        (ShardCommand::AdvanceLogStart(vec![(partition(), 1)]), true),
+        (ShardCommand::ExpireProducers(vec![]), false),
+        (ShardCommand::DeleteGroup { group: group() }, false),
+        (ShardCommand::RemoveTopics(vec![]), false),
+        (ShardCommand::StartOffsets { group: group(), offsets: vec![] }, false),
+        (silent(9, NOW_MS), false),
+        (ShardCommand::CloseTopics(deletions(&[partition().topic])), true),
+    ];
+    for (shard, frees) in all {
+        let written = command::encode(TERM, 0, &Command::Shard(shard.clone()));
+        assert_eq!(command::frees_space(&written), frees, "{shard:?}");
+    }
+    let delete = Command::Catalog(CatalogCommand::DeleteTopics(vec![]));
+    assert!(!command::frees_space(&command::encode(TERM, 0, &delete)));
 }
 
 #[test]
@@ -432,6 +459,22 @@ fn d5_a_producer_that_wrote_after_it_was_found_silent_is_remembered() {
     assert!(!append(&mut state, numbered(9, 0, 0, 1)).expect("taken").duplicate);
 }
 
+/// After a change of leader the clock may be behind, even by more than a producer may be silent.
+#[test]
+fn d5_a_producer_that_wrote_by_a_clock_that_is_behind_is_remembered() {
+    let mut state = opened();
+    append(&mut state, numbered(9, 0, 0, 1)).expect("taken");
+    for (sequence, time_ms) in [(1, 0), (2, 0), (3, NOW_MS)] {
+        let seen_ms = state.partitions[&partition()].producers.as_ref().expect("one")[&9].seen_ms;
+        let items = vec![Append { partition: partition(), batch: numbered(9, 0, sequence, 1) }];
+        let entry = Envelope { term: TERM, time_ms, command: Command::Append(items) };
+        state.apply(TERM, entry, &mut Vec::new());
+        change(&mut state, silent(9, seen_ms));
+        let again = append(&mut state, numbered(9, 0, sequence, 1)).expect("known");
+        assert!(again.duplicate, "sequence {sequence} at {time_ms} ms");
+    }
+}
+
 #[test]
 fn d5_one_producer_expires_and_the_others_are_remembered() {
     for expire in [silent(9, NOW_MS), ShardCommand::ExpireProducers(vec![(partition(), 9)])] {
@@ -471,6 +514,41 @@ fn r1_a_partition_remembers_so_many_producers_and_forgets_the_oldest() {
     assert!(append(&mut state, numbered(0, 0, 1, 1)).expect("known").duplicate);
     let taken = append(&mut state, numbered(1, 0, 5, 1)).expect("any sequence is its first");
     assert!(!taken.duplicate);
+}
+
+/// What a catalog proves of its deleted topics.
+fn deletions(topics: &[TopicId]) -> Vec<Deletion> {
+    let mut state = State { catalog: Some(Box::default()), ..State::default() };
+    let abandon = Command::Catalog(CatalogCommand::AbandonTopics(topics.to_vec()));
+    let entry = Envelope { term: TERM, time_ms: NOW_MS, command: abandon };
+    state.apply(TERM, entry, &mut Vec::new());
+    let catalog = state.catalog.expect("it is there");
+    topics.iter().filter_map(|topic| catalog.deletion(*topic)).collect()
+}
+
+#[test]
+fn a_deleted_topic_is_closed_with_what_groups_committed_and_no_other_is() {
+    let mut state = opened();
+    let other = PartitionId { topic: TopicId(uuid::Uuid::from_u128(77)), index: 3 };
+    let second = PartitionId { index: partition().index + 1, ..partition() };
+    let open = [other, second].map(|partition| OpenPartition { partition, epoch_base: 0 });
+    change(&mut state, ShardCommand::OpenPartitions(open.to_vec()));
+    for partition in [partition(), other] {
+        let offset =
+            OffsetCommit { offset: 1, leader_epoch: -1, metadata: String::new(), expires_ms: None };
+        let offsets = vec![(partition, offset)];
+        let commit = CommitOffsets { group: "g".to_owned(), member: None, offsets };
+        change(&mut state, ShardCommand::CommitOffsets(commit));
+    }
+    let deleted = deletions(&[partition().topic]);
+    let close = Command::Shard(ShardCommand::CloseTopics(deleted));
+    let mut effects = Vec::new();
+    let entry = Envelope { term: TERM, time_ms: NOW_MS, command: close };
+    assert_eq!(state.apply(TERM, entry, &mut effects), Outcome::Done);
+    let changed = Effect::GroupChanged("g".to_owned());
+    assert_eq!(effects, [Effect::Closed(partition()), Effect::Closed(second), changed]);
+    assert_eq!(state.partitions.keys().collect::<Vec<_>>(), [&other]);
+    assert_eq!(state.groups["g"].offsets.keys().collect::<Vec<_>>(), [&other]);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Partitions without a topic are closed, and no others, under concurrent creation and deletion.
+//! Partitions of deleted topics are closed, and no others, under concurrent creation and deletion.
 
 use tempfile::TempDir;
 
@@ -35,14 +35,27 @@ async fn create(broker: &Broker, name: String) -> TopicId {
     made.into_iter().next().expect("one").expect("made").id
 }
 
-/// An entry that was in flight when its topic was deleted.
-async fn open_orphan(broker: &Broker) -> (Arc<ShardHandle>, PartitionId) {
-    let partition = PartitionId { topic: random_topic_id(), index: 0 };
+async fn open(broker: &Broker, topic: TopicId) -> (Arc<ShardHandle>, PartitionId) {
+    let partition = PartitionId { topic, index: 0 };
     let shard = Arc::clone(broker.context().node.shard(ShardId(5)).expect("not damaged"));
     let open = ShardCommand::OpenPartitions(vec![OpenPartition { partition, epoch_base: 0 }]);
     shard.propose(Command::Shard(open)).await.expect("it leads");
     assert!(shard.log(&partition).is_some());
     (shard, partition)
+}
+
+/// An entry that was in flight when its topic was deleted.
+async fn open_late(broker: &Broker, n: usize) -> (Arc<ShardHandle>, PartitionId) {
+    let topic = create(broker, format!("deleted-{n}")).await;
+    broker.context().topics.delete(vec![topic]).await.expect("it leads")[0]
+        .as_ref()
+        .expect("it is");
+    open(broker, topic).await
+}
+
+/// A partition of a topic that no catalog has listed.
+async fn open_orphan(broker: &Broker) -> (Arc<ShardHandle>, PartitionId) {
+    open(broker, random_topic_id()).await
 }
 
 async fn closes(shard: &ShardHandle, partition: PartitionId) {
@@ -59,18 +72,18 @@ async fn what_a_late_entry_opened_is_closed_when_it_is_known_and_from_time_to_ti
     let (broker, _dir) = broker().await;
     let reconciler = Reconciler { pass_interval: Duration::from_millis(50), ..reconciler(&broker) };
     let running = tokio::spawn(Arc::new(reconciler).run());
-    for _ in 0..2 {
-        let (shard, partition) = open_orphan(&broker).await;
+    for n in 0..2 {
+        let (shard, partition) = open_late(&broker, n).await;
         closes(&shard, partition).await;
     }
     running.abort();
     // Opening partitions of a topic that is deleted by then triggers a pass at once.
-    let (shard, partition) = open_orphan(&broker).await;
+    let (shard, partition) = open_late(&broker, 2).await;
     let patient = Arc::new(self::reconciler(&broker));
     patient.converge(&[partition.topic]).await.expect("nothing to open");
     let running = tokio::spawn(Arc::clone(&patient).run());
     closes(&shard, partition).await;
-    let (shard, partition) = open_orphan(&broker).await;
+    let (shard, partition) = open_late(&broker, 3).await;
     patient.converge(&[partition.topic]).await.expect("nothing to open");
     closes(&shard, partition).await;
     running.abort();
@@ -104,25 +117,53 @@ async fn a_partition_that_is_opened_while_it_looks_is_no_orphan() {
     broker.stop().await;
 }
 
-/// If the catalog lost entries, an orphan may be the last copy of a queue.
+/// NATS #7556: a broker whose copy of the catalog lags, or whose catalog lost entries, took live
+/// data for orphans and removed it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pass_closes_no_partition_where_orphans_are_kept() {
+async fn nats_7556_a_partition_that_the_view_lacks_is_not_closed() {
     let (broker, _dir) = broker().await;
-    let (shard, partition) = open_orphan(&broker).await;
-    let known = create(&broker, "known".to_owned()).await;
-    let keeping = reconciler(&broker).keeping_orphans(true);
-    keeping.pass().await.expect("it leads");
-    assert!(shard.log(&partition).is_some());
-    assert_eq!(keeping.orphans(), [partition]);
-    // A topic that is deleted by its id is closed nevertheless.
-    keeping.close_deleted(&[known]).await.expect("it leads");
-    let is_open = |shard: &Arc<ShardHandle>| shard.logs().iter().any(|(id, _)| id.topic == known);
-    assert!(!broker.context().node.shards().any(is_open));
+    let context = broker.context();
+    let (shard, orphan) = open_orphan(&broker).await;
+    let [known, deleted] = [create(&broker, "known".to_owned()), create(&broker, "old".to_owned())];
+    let (known, deleted) = (known.await, deleted.await);
+    let is_open = |topic| {
+        let has = |shard: &Arc<ShardHandle>| shard.logs().iter().any(|(id, _)| id.topic == topic);
+        context.node.shards().any(has)
+    };
+    // The oldest view that there can be.
+    let stale = Arc::new(View::new(Arc::clone(&context.settings)));
+    let stale = Reconciler::new(Arc::clone(&context.node), stale);
+    stale.pass().await.expect("it leads");
+    stale.close_deleted(&[known, orphan.topic]).await.expect("it leads");
+    assert!(shard.log(&orphan).is_some() && is_open(known) && is_open(deleted));
+    assert_eq!(stale.orphans(), [orphan], "the catalog lists the others");
 
-    let closing = reconciler(&broker);
-    closing.pass().await.expect("it leads");
-    assert!(shard.log(&partition).is_none());
-    assert_eq!(closing.orphans(), []);
+    context.topics.delete(vec![deleted]).await.expect("it leads")[0].as_ref().expect("it was");
+    assert!(!is_open(deleted), "there is a proof");
+    stale.pass().await.expect("it leads");
+    assert!(shard.log(&orphan).is_some() && is_open(known));
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn orphans_are_closed_when_a_person_gives_them_up_and_only_then() {
+    let (broker, _dir) = broker().await;
+    let (shard, orphan) = open_orphan(&broker).await;
+    let order = TempDir::new().expect("a directory");
+    orphans::keep(order.path()).expect("written");
+    assert!(orphans::are_kept(order.path()) && !orphans::are_abandoned(order.path()));
+    orphans::abandon(order.path()).expect("written");
+    assert!(!orphans::are_kept(order.path()) && orphans::are_abandoned(order.path()));
+    let dir = order.path().to_owned();
+    let ordered = reconciler(&broker).abandoning_orphans(Some(dir));
+    ordered.pass().await.expect("it leads");
+    assert!(shard.log(&orphan).is_none());
+    assert_eq!(ordered.orphans(), []);
+    assert!(!orphans::are_abandoned(order.path()), "the order is carried out");
+    let (shard, later) = open_orphan(&broker).await;
+    ordered.pass().await.expect("it leads");
+    assert!(shard.log(&later).is_some(), "it was not among those that were given up");
+    assert_eq!(ordered.orphans(), [later]);
     broker.stop().await;
 }
 
@@ -133,7 +174,7 @@ async fn a_repaired_catalog_gives_out_no_producer_id_twice() {
     let lost = context.topics.allocate_producer_ids(1000).await.expect("it leads");
     let repaired = || {
         let (node, view) = (Arc::clone(&context.node), Arc::clone(&context.view));
-        let reconciler = Arc::new(self::reconciler(&broker).keeping_orphans(true));
+        let reconciler = Arc::new(self::reconciler(&broker).with_repaired_catalog(true));
         Topics::new(node, view, Arc::clone(&context.settings), reconciler)
     };
     let topics = repaired();

@@ -40,6 +40,10 @@ fn every_refusal_of_a_topic_has_its_code() {
         (Refusal::NoSuchTopic.into(), Code::UnknownTopicOrPartition),
         (Refusal::NotOwned.into(), Code::PolicyViolation),
         (Refusal::Replaced.into(), Code::UnknownTopicOrPartition),
+        (
+            Refusal::IdUsed { id: crate::catalog::random_topic_id() }.into(),
+            Code::UnknownServerError,
+        ),
     ] {
         assert_eq!(ErrorCode::from(&error), expected, "{error}");
     }

@@ -1,4 +1,5 @@
-//! Snapshots of versions 1 and 2. Version 2 has no history; version 1 has no bindings of groups to topics either.
+//! Snapshots of versions 1 and 2. Version 2 has no deleted topics, no clock of the shard and no
+//! history; version 1 has no bindings of groups to topics either.
 //!
 //! Recovery reads one after an upgrade from an older broker; the next checkpoint writes the current
 //! version.
@@ -77,7 +78,7 @@ fn decode_as<C: DeserializeOwned + Into<Catalog>>(body: &[u8]) -> postcard::Resu
         postcard::from_bytes::<OldSnapshot<C>>(body)?;
     let OldState { partitions: states, groups, catalog } = state;
     let catalog = catalog.map(|old| Box::new(old.into()));
-    let state = State { partitions: states, groups, catalog };
+    let state = State { partitions: states, groups, catalog, clock_ms: 0 };
     let members = members.into();
     Ok(Snapshot { shard, replica, index, term, members, replicas, state, partitions })
 }
@@ -105,6 +106,7 @@ impl From<Catalog1> for Catalog {
             fence: old.fence,
             revision: old.revision,
             bindings: BTreeMap::new(),
+            tombstones: BTreeMap::new(),
         }
     }
 }

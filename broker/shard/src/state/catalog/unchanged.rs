@@ -50,7 +50,8 @@ impl Catalog {
             | CatalogCommand::AlterConfigs { .. }
             | CatalogCommand::AllocateProducerIds { .. }
             | CatalogCommand::SetOwner { .. }
-            | CatalogCommand::ClaimFence { .. } => None,
+            | CatalogCommand::ClaimFence { .. }
+            | CatalogCommand::AbandonTopics(_) => None,
         }
     }
 
