@@ -35,12 +35,15 @@ mod footprint;
 mod membership;
 mod store;
 mod peers;
+mod full;
+mod heard;
 mod admission;
 mod convert;
 mod uncommitted;
 
 pub use crate::entry::{Entry, EntryId, EntryKind};
 pub use admission::MessageRejection;
+use heard::Heard;
 pub use members::{ChangeRejection, Members, MembersChange, UnknownChange};
 use store::LogStore;
 pub use store::{EntrySource, Fetch, StoredEntry};
@@ -128,6 +131,8 @@ pub struct Engine {
     seed: u64,
     /// Everything through this index was committed before the start.
     committed_at_start: u64,
+    /// The last index of the log at the start.
+    last_at_start: u64,
     /// The number of the last [`Ready`].
     number: u64,
     /// The number of the last [`Ready`] that is durable with all before it.
@@ -146,6 +151,10 @@ pub struct Engine {
     /// The newest entry of the log that carries no record batches, as far as it was appended since
     /// the start.
     last_command: u64,
+    /// The newest entry of the log that frees space. At the start it may be any, so the last one.
+    last_freeing: u64,
+    /// When the other members were last heard of.
+    heard: Heard,
 }
 
 impl fmt::Debug for Engine {
@@ -197,6 +206,7 @@ impl Engine {
         let node = RawNode::new(&config, store, &logger).map_err(EngineError::from_raft)?;
         let mut engine = Self {
             committed_at_start: node.raft.raft_log.committed,
+            last_at_start: last.index,
             durable_term: node.raft.term,
             node,
             members,
@@ -209,6 +219,8 @@ impl Engine {
             is_full: false,
             full: BTreeSet::new(),
             last_command: 0,
+            last_freeing: last.index,
+            heard: Heard::default(),
         };
         engine.campaign_alone();
         Ok(engine)
@@ -350,7 +362,7 @@ impl Engine {
                 *is_full = self.is_full;
             }
         }
-        messages.retain(|message| !self.is_useless(message));
+        messages.retain_mut(|message| self.is_useful(message));
         let out = Ready {
             number: ready.number(),
             entries,

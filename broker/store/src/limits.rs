@@ -1,6 +1,9 @@
-//! The bounds of the store. An assertion checks that a submission of a shard fits a WAL file.
+//! The bounds of the store. Assertions check that a submission of a shard fits a WAL file, and the
+//! commands that free space fit its reserve.
 
-use ropewalk_shard::limits::WRITE_BYTES_MAX;
+use ropewalk_shard::limits::{
+    ENTRY_OVERHEAD_BYTES, FREEING_COMMAND_BYTES_MAX, RESERVE_CATCH_UP_BYTES_MAX, WRITE_BYTES_MAX,
+};
 
 /// A tail of this size is written to segments without waiting for a checkpoint, bytes.
 pub const TAIL_BYTES_TO_FLUSH: usize = 1 << 20;
@@ -45,4 +48,13 @@ pub const COMPACTION_RECORDS_BYTES_MAX: usize = 128 << 20;
 const _: () = assert!(
     WRITE_BYTES_MAX as u64 <= ropewalk_wal::round_records_bytes_max(ropewalk_wal::FILE_BYTES),
     "a submission fits a log file"
+);
+const _: () = assert!(
+    (FREEING_COMMAND_BYTES_MAX + ENTRY_OVERHEAD_BYTES) as u64
+        <= (ropewalk_wal::RESERVE_BYTES - ropewalk_wal::RELEASE_BYTES) / 2,
+    "a command that frees space fits the reserve with the frame of its round"
+);
+const _: () = assert!(
+    RESERVE_CATCH_UP_BYTES_MAX <= ropewalk_wal::FILE_BYTES / 32,
+    "what full followers of many shards are sent fits the file that is the reserve"
 );

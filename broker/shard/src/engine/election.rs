@@ -8,6 +8,7 @@ use crate::limits;
 impl Engine {
     /// Advances the engine's clock by [`limits::TICK_MS`].
     pub fn tick(&mut self) {
+        self.heard.tick();
         if self.is_lone() {
             return self.campaign_alone();
         }

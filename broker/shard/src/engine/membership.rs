@@ -87,6 +87,8 @@ impl Engine {
             let state = self.node.apply_conf_change(&change).map_err(EngineError::from_raft)?;
             self.members = Members::from_conf_state(&state, history);
         }
+        self.heard.retain(|member| self.members.contains(member));
+        self.full.retain(|member| self.members.contains(*member));
         if self.is_leader() && !self.members.is_voter(self.id()) {
             // The others learn that the entry is committed before they elect another leader.
             self.node.raft.bcast_append();

@@ -245,6 +245,16 @@ impl LogStore {
         std::mem::take(&mut self.requests.get_mut().snapshots).into_iter().collect()
     }
 
+    /// Asks for a snapshot for a replica.
+    pub(super) fn request_snapshot(&mut self, replica: u64) {
+        self.requests.get_mut().snapshots.insert(replica);
+    }
+
+    /// Bytes of the payloads from `first` through `last`; `None` if the log no longer has them all.
+    pub(super) fn bytes_of(&self, first: u64, last: u64) -> Option<u64> {
+        (first..=last).map(|index| self.slot(index).map(Slot::len_bytes)).sum()
+    }
+
     /// Stores the answer to a fetch until [`Self::clear_answer`]; returns the engine's context.
     pub(super) fn answer(
         &mut self,

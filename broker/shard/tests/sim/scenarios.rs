@@ -5,6 +5,8 @@ mod disks;
 mod long;
 mod nats;
 mod others;
+mod space;
+mod transfer;
 
 use ropewalk_shard::engine::MembersChange;
 

@@ -1,0 +1,152 @@
+//! A full disk has space again only when its replica applies a command that frees some. Nobody helps.
+
+use ropewalk_batch::Builder;
+use ropewalk_shard::command::{Append, OpenPartition, ShardCommand};
+use ropewalk_shard::driver::Event;
+use ropewalk_shard::proposal::SendOrder;
+
+use super::{MS, SECOND, holds};
+use crate::clients::{PARTITIONS, partition};
+use crate::mutation::Mutation;
+use crate::node::Call;
+use crate::world::World;
+
+/// A partition that is deleted to free space.
+const DELETED: i32 = PARTITIONS;
+
+fn has_deleted(world: &World, node: u64) -> bool {
+    let process = world.nodes[&node].process.as_ref();
+    process.is_some_and(|p| !p.state.0.borrow().partitions.contains_key(&partition(DELETED)))
+}
+
+/// Three replicas under load, with a partition that can be deleted.
+fn loaded(seed: u64, mutation: Option<Mutation>) -> (World, u64) {
+    let mut world = World::calm(seed, 3, mutation);
+    let leader = world.elect();
+    world.append_many(leader, 3);
+    let open = OpenPartition { partition: partition(DELETED), epoch_base: 0 };
+    world.propose(leader, ShardCommand::OpenPartitions(vec![open]));
+    world.begin_load(4);
+    world.run_for(2 * SECOND);
+    (world, leader)
+}
+
+/// Deletes the partition, and runs until each of `full` has applied that and has space again.
+fn delete_and_recover(world: &mut World, leader: u64, mut full: Vec<u64>) {
+    world.propose(leader, ShardCommand::ClosePartitions(vec![partition(DELETED)]));
+    for _ in 0..3_000 {
+        full.retain(|node| !has_deleted(world, *node));
+        for node in world.nodes.keys().copied().collect::<Vec<_>>() {
+            if has_deleted(world, node) {
+                world.node(node).is_full = false;
+            }
+        }
+        if full.is_empty() || world.oracle.violation().is_some() {
+            return;
+        }
+        world.run_for(10 * MS);
+    }
+    world.oracle.violate(format!("replicas {full:?} never get to the delete"));
+}
+
+fn takes_records(world: &mut World) {
+    let acked = world.oracle.acked_count();
+    world.run_for(SECOND);
+    if world.oracle.acked_count() == acked {
+        world.oracle.violate("no record is acknowledged".to_owned());
+    }
+}
+
+fn append_large(world: &mut World, leader: u64) {
+    let value = world.next_value;
+    world.next_value += 1;
+    let text = format!("value:{value};{}", "x".repeat(900 << 10));
+    let batch = Builder::new().record(0, None, Some(text.as_bytes())).build();
+    let items = vec![Append { partition: partition(0), batch }];
+    if let Some(caller) = world.node(leader).call(Call::Command) {
+        let order = SendOrder::default();
+        world.event(leader, Event::Append { caller, items, order });
+    }
+}
+
+fn full_follower(seed: u64, mutation: Option<Mutation>) -> Result<(), String> {
+    let (mut world, leader) = loaded(seed, mutation);
+    let full = world.others(leader)[0];
+    world.node(full).is_full = true;
+    world.run_for(8 * SECOND);
+    takes_records(&mut world);
+    let leader = world.elect();
+    delete_and_recover(&mut world, leader, vec![full]);
+    takes_records(&mut world);
+    world.finish()
+}
+
+#[test]
+fn a_follower_that_is_full_alone_gets_to_a_delete_behind_batches() {
+    holds(full_follower, &[]);
+}
+
+/// More than the reserve of its log holds is before the delete.
+fn full_follower_far_behind(seed: u64, mutation: Option<Mutation>) -> Result<(), String> {
+    let (mut world, leader) = loaded(seed, mutation);
+    let full = world.others(leader)[0];
+    world.node(full).is_full = true;
+    world.run_for(SECOND);
+    for _ in 0..5 {
+        append_large(&mut world, leader);
+        world.run_for(200 * MS);
+    }
+    let snapshots = world.counts.snapshots;
+    let taken = world.applied(full);
+    let leader = world.elect();
+    delete_and_recover(&mut world, leader, vec![full]);
+    if world.counts.snapshots == snapshots {
+        let text = format!("replica {full} took batches from {taken} on into its reserve");
+        world.oracle.violate(text);
+    }
+    takes_records(&mut world);
+    world.finish()
+}
+
+#[test]
+fn a_full_follower_far_behind_gets_a_snapshot_and_keeps_its_reserve() {
+    holds(full_follower_far_behind, &[]);
+}
+
+fn two_of_three(seed: u64, mutation: Option<Mutation>, of_leader: bool) -> Result<(), String> {
+    let (mut world, leader) = loaded(seed, mutation);
+    let others = world.others(leader);
+    let full = vec![others[0], if of_leader { leader } else { others[1] }];
+    full.iter().for_each(|node| world.node(*node).is_full = true);
+    world.run_for(8 * SECOND);
+    let leader = world.elect();
+    delete_and_recover(&mut world, leader, full);
+    takes_records(&mut world);
+    world.finish()
+}
+
+#[test]
+fn two_of_three_that_are_full_get_to_a_delete() {
+    holds(|seed, mutation| two_of_three(seed, mutation, false), &[]);
+    holds(|seed, mutation| two_of_three(seed, mutation, true), &[]);
+}
+
+/// One follower is full and the other is dead: batches that wait for them must not hold up a delete.
+fn full_and_dead(seed: u64, mutation: Option<Mutation>) -> Result<(), String> {
+    let (mut world, leader) = loaded(seed, mutation);
+    let others = world.others(leader);
+    world.node(others[0]).is_full = true;
+    world.run_for(SECOND);
+    world.crash(others[1]);
+    world.run_for(8 * SECOND);
+    let leader = world.elect();
+    delete_and_recover(&mut world, leader, vec![others[0]]);
+    takes_records(&mut world);
+    world.start(others[1]);
+    world.finish()
+}
+
+#[test]
+fn one_full_and_one_dead_follower_get_to_a_delete() {
+    holds(full_and_dead, &[]);
+}
