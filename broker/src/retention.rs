@@ -21,7 +21,7 @@ use ropewalk_node::ShardHandle;
 use ropewalk_segment::retention;
 use ropewalk_shard::PartitionId;
 use ropewalk_shard::command::{Command, ShardCommand, SilentProducer};
-use ropewalk_shard::limits::SHARD_PRODUCERS_MAX;
+use ropewalk_shard::limits::{FREEING_COMMAND_BYTES_MAX, SHARD_PRODUCERS_MAX};
 use ropewalk_shard::state::State;
 use tokio::time::Instant;
 use tracing::{debug, warn};
@@ -38,6 +38,11 @@ use removals::{LogStartMove, Removals};
 
 /// Most partitions or producers that one log entry names.
 const BATCH: usize = 1000;
+
+/// Most bytes of a partition and its log start in a command.
+const LOG_START_BYTES_MAX: usize = 40;
+
+const _: () = assert!(BATCH * LOG_START_BYTES_MAX <= FREEING_COMMAND_BYTES_MAX);
 
 /// Longest interval between retention checks while the disk is full, because retention is one way
 /// to free space. A shorter configured interval still applies.

@@ -171,19 +171,8 @@ impl Engine {
     /// [`EngineError::LogLost`] when the hard state shows that entries or votes are missing in the
     /// log, which must not count as a voter's again; otherwise when `start` is inconsistent.
     pub fn new(start: Start) -> Result<Self, EngineError> {
-        let last = start
-            .entries
-            .last()
-            .map_or(start.snapshot, |e| EntryId { index: e.index, term: e.term });
-        let HardState { term, commit, .. } = start.hard_state;
-        let terms = start.entries.iter().map(|entry| entry.term);
-        if !std::iter::once(start.snapshot.term).chain(terms).is_sorted() {
-            return Err(EngineError::TermsFall { snapshot: start.snapshot });
-        }
-        let is_term_lost = !start.entries.is_empty() && term < last.term;
-        if commit > last.index || is_term_lost {
-            return Err(EngineError::LogLost { commit, term, last });
-        }
+        let entries = start.entries.iter().map(|entry| EntryId { index: entry.index, term: entry.term });
+        let last = check_log(start.hard_state, start.snapshot, entries)?;
         let config = Config {
             id: start.replica,
             applied: start.snapshot.index,
@@ -422,6 +411,32 @@ impl Engine {
         let term = self.node.raft.term + 1;
         self.node.raft.become_follower(term, 0);
     }
+}
+
+/// Checks that the log of a replica has everything that its hard state says was in it. Returns its
+/// last entry.
+///
+/// # Errors
+/// [`EngineError::LogLost`] and [`EngineError::TermsFall`]: the replica must not vote.
+pub fn check_log(
+    hard_state: HardState,
+    snapshot: EntryId,
+    entries: impl IntoIterator<Item = EntryId>,
+) -> Result<EntryId, EngineError> {
+    let mut last = snapshot;
+    for entry in entries {
+        if entry.term < last.term {
+            return Err(EngineError::TermsFall { snapshot });
+        }
+        last = entry;
+    }
+    let HardState { term, commit, .. } = hard_state;
+    // Only a replica that has written nothing has no term.
+    let is_new = hard_state == HardState::default() && last == snapshot;
+    if commit > last.index || term < last.term && !is_new {
+        return Err(EngineError::LogLost { commit, term, last });
+    }
+    Ok(last)
 }
 
 fn read_state(read: &raft::ReadState) -> Option<ConfirmedRead> {

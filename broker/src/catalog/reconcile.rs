@@ -26,6 +26,7 @@ use ropewalk_node::ShardHandle;
 use ropewalk_shard::command::{
     CatalogCommand, Command, OpenPartition, ShardCommand, StartPosition,
 };
+use ropewalk_shard::limits::FREEING_COMMAND_BYTES_MAX;
 use ropewalk_shard::state::catalog::{Binding, Deletion};
 use ropewalk_shard::{PartitionId, ProposeError, ShardId, TopicId};
 use tokio::sync::Notify;
@@ -35,6 +36,11 @@ use super::{TopicView, View, orphans};
 
 /// Most partitions that one entry opens, and after which one that closes takes no further topic.
 const BATCH: usize = 1000;
+
+/// Most bytes of a topic's proof of deletion in a command.
+const DELETION_BYTES_MAX: usize = 32;
+
+const _: () = assert!(BATCH * DELETION_BYTES_MAX <= FREEING_COMMAND_BYTES_MAX);
 
 /// Interval of full comparisons without a wake-up.
 const PASS_INTERVAL: Duration = Duration::from_secs(60);

@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use ropewalk_segment::{FileCache, SegmentError};
-use ropewalk_shard::engine::{EntryId, EntrySource, HardState, Start, StoredEntry};
+use ropewalk_shard::engine::{self, EntryId, EntrySource, HardState, Start, StoredEntry};
 use ropewalk_shard::{BrokerId, PartitionId, ReplicaId, ShardId, State};
 use ropewalk_wal::{
     EntryMeta, Location, RecoveredLog, RecoveredReplica, ReplicaKey, SetAside, SetAsideError, Wal,
@@ -228,25 +228,14 @@ fn check_shard(
     let Some((_, newest)) = kept.last() else {
         return Ok(Err("it has no intact snapshot".to_owned()));
     };
-    if let Err(what) = check_log(newest, recovered) {
-        return Ok(Err(what));
-    }
-    let log = &recovered.replicas[&key_of(newest)];
-    let last = last_index(log);
-    let commit = log.hard_state.commit;
-    if commit > last {
-        return Ok(Err(format!(
-            "its log ends with {last}, but {commit} was committed: it must not vote, because its answer counted for the entries that it lacks"
-        )));
-    }
-    // A snapshot may be newer than the last hard state that was written.
-    let hard_state = HardState {
-        term: log.hard_state.term,
-        vote: log.hard_state.vote,
-        commit: commit.max(newest.index),
+    let after = match check_log(newest, recovered) {
+        Ok(after) => after,
+        Err(what) => return Ok(Err(what)),
     };
-    let after = log.entries.partition_point(|entry| entry.index <= newest.index);
-    let entries = log.entries[after..].to_vec();
+    let log = &recovered.replicas[&key_of(newest)];
+    let (entries, hard_state) = (after.to_vec(), hard_state_of(log));
+    // A snapshot may be newer than the last hard state that was written.
+    let hard_state = HardState { commit: hard_state.commit.max(newest.index), ..hard_state };
     Ok(Ok(RecoveredShard { kept, hard_state, truncated: log.truncated.index, entries }))
 }
 
@@ -260,8 +249,12 @@ pub(crate) fn last_index(log: &RecoveredReplica) -> u64 {
     log.entries.last().map_or(log.truncated.index, |entry| entry.index)
 }
 
-/// Checks that the log continues where the snapshot ends. The error describes the damage.
-pub(crate) fn check_log(newest: &Snapshot, recovered: &RecoveredLog) -> Result<(), String> {
+/// The entries after a snapshot. The error describes the damage, if the log does not continue where
+/// the snapshot ends, or lacks what was durable (D4).
+pub(crate) fn check_log<'a>(
+    newest: &Snapshot,
+    recovered: &'a RecoveredLog,
+) -> Result<&'a [EntryMeta], String> {
     let Some(log) = recovered.replicas.get(&key_of(newest)) else {
         return Err("the write-ahead log has no records of this replica".to_owned());
     };
@@ -275,7 +268,16 @@ pub(crate) fn check_log(newest: &Snapshot, recovered: &RecoveredLog) -> Result<(
     if last < index {
         return Err(format!("its log ends with {last}, before the snapshot of {index}"));
     }
-    Ok(())
+    let entries = &log.entries[log.entries.partition_point(|entry| entry.index <= index)..];
+    let snapshot = EntryId { index, term: newest.term };
+    let ids = entries.iter().map(|entry| EntryId { index: entry.index, term: entry.term });
+    engine::check_log(hard_state_of(log), snapshot, ids).map_err(|error| error.to_string())?;
+    Ok(entries)
+}
+
+fn hard_state_of(log: &RecoveredReplica) -> HardState {
+    let ropewalk_wal::HardState { term, vote, commit } = log.hard_state;
+    HardState { term, vote, commit }
 }
 
 /// The newest two intact snapshots of one replica with their numbers, oldest first.

@@ -33,6 +33,10 @@ impl EntrySource for WrittenLog {
 }
 
 fn start(written: &WrittenLog) -> Replica {
+    try_start(written).expect("a sane start")
+}
+
+fn try_start(written: &WrittenLog) -> Result<Replica, EngineError> {
     let stored = written.entries.iter().map(|(index, term, kind, data)| StoredEntry {
         index: *index,
         term: *term,
@@ -48,7 +52,7 @@ fn start(written: &WrittenLog) -> Replica {
         source: Box::new(written.clone()),
         seed: 0,
     };
-    Replica::new(start).expect("a sane start")
+    Replica::new(start)
 }
 
 /// A single replica that has written nothing.
@@ -195,6 +199,29 @@ fn d1_a_restart_replays_everything_that_was_durable_in_a_higher_term() {
     settle(&mut replica, &mut again, &mut written);
     assert!(replica.leading().is_some_and(|now| now > term));
     assert_eq!(again, state);
+}
+
+/// What shows that entries or a vote were lost.
+#[test]
+fn d4_a_replica_whose_log_contradicts_its_hard_state_does_not_start() {
+    let entry = |index, term| (index, term, EntryKind::Normal as u8, Bytes::new());
+    let starts = |entries: &[(u64, u64, u8, Bytes)], term, commit| {
+        let hard_state = HardState { term, vote: 2, commit };
+        try_start(&WrittenLog { entries: entries.to_vec(), hard_state }).map(|_| ())
+    };
+    let log = [entry(2, 3), entry(3, 5)];
+    starts(&log, 5, 3).expect("whole");
+    starts(&log, 9, 1).expect("the commit index may be behind");
+    let lost = |started: Result<(), EngineError>| {
+        assert!(matches!(started, Err(EngineError::LogLost { .. })), "{started:?}");
+    };
+    lost(starts(&log, 5, 4));
+    lost(starts(&[], 5, 2));
+    lost(starts(&log, 4, 3));
+    lost(starts(&[], 0, 1));
+    try_start(&WrittenLog::default()).expect("a new replica has only a snapshot");
+    let falling = starts(&[entry(2, 5), entry(3, 4)], 5, 2);
+    assert!(matches!(falling, Err(EngineError::TermsFall { .. })), "{falling:?}");
 }
 
 #[test]

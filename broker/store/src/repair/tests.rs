@@ -218,4 +218,20 @@ fn d4_a_log_that_ends_before_its_commit_index_does_not_start() {
     let damaged = opened(&disk).damaged;
     assert_eq!(damaged.iter().map(|damaged| damaged.shard).collect::<Vec<_>>(), [SHARD]);
     assert!(damaged[0].what.contains("5 was committed"), "{damaged:?}");
+    let listed = repaired(&disk, Consent::Loss).expect("nobody else votes");
+    assert_eq!(listed.len(), 1, "{listed:?}");
+    assert!(run(&disk, SHARD).1);
+}
+
+#[test]
+fn d4_a_log_of_a_later_term_than_the_hard_state_does_not_start() {
+    let data = Payload::from(Bytes::new());
+    let later = Record::Entry { key: OWN, index: 2, term: 9, kind: EntryKind::Normal as u8, data };
+    let disk = lived(&[vec![later]]);
+    let damaged = opened(&disk).damaged;
+    assert_eq!(damaged.iter().map(|damaged| damaged.shard).collect::<Vec<_>>(), [SHARD]);
+    assert!(damaged[0].what.contains("term 9"), "{damaged:?}");
+    assert_eq!(repaired(&disk, Consent::Loss).expect("nobody else votes").len(), 1);
+    let start = opened(&disk).replicas.into_iter().find(|replica| replica.shard == SHARD);
+    assert_eq!(start.expect("it starts").start.hard_state.term, 10);
 }
