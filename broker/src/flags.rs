@@ -318,6 +318,17 @@ mod tests {
     }
 
     #[test]
+    fn a_survivor_accepts_the_loss_too() {
+        let repair = |more: &[&str]| {
+            let command = ["ropewalk-broker", "repair", "--data", "/d"];
+            Flags::try_parse_from(command.iter().chain(more)).map(|_| ())
+        };
+        let alone = repair(&["--i-am-the-only-survivor"]).expect_err("refused").to_string();
+        assert!(alone.contains("--accept-loss"), "{alone}");
+        repair(&["--accept-loss", "--i-am-the-only-survivor"]).expect("accepted");
+    }
+
+    #[test]
     fn a_setting_without_a_value_is_refused() {
         let flags = Flags::try_parse_from(["ropewalk-broker", "dev", "--set", "num.partitions"]);
         assert!(flags.expect_err("refused").to_string().contains("KEY=VALUE"));

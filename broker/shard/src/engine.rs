@@ -171,7 +171,8 @@ impl Engine {
     /// [`EngineError::LogLost`] when the hard state shows that entries or votes are missing in the
     /// log, which must not count as a voter's again; otherwise when `start` is inconsistent.
     pub fn new(start: Start) -> Result<Self, EngineError> {
-        let entries = start.entries.iter().map(|entry| EntryId { index: entry.index, term: entry.term });
+        let entries =
+            start.entries.iter().map(|entry| EntryId { index: entry.index, term: entry.term });
         let last = check_log(start.hard_state, start.snapshot, entries)?;
         let config = Config {
             id: start.replica,

@@ -233,9 +233,10 @@ fn check_shard(
         Err(what) => return Ok(Err(what)),
     };
     let log = &recovered.replicas[&key_of(newest)];
-    let (entries, hard_state) = (after.to_vec(), hard_state_of(log));
+    let entries = after.to_vec();
     // A snapshot may be newer than the last hard state that was written.
-    let hard_state = HardState { commit: hard_state.commit.max(newest.index), ..hard_state };
+    let HardState { term, vote, commit } = hard_state_of(log);
+    let hard_state = HardState { term, vote, commit: commit.max(newest.index) };
     Ok(Ok(RecoveredShard { kept, hard_state, truncated: log.truncated.index, entries }))
 }
 

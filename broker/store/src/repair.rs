@@ -191,8 +191,8 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Checks a directory, whose lock the caller holds. With `consent` damaged data is removed; without,
-/// only those changes are made that every start of a broker makes.
+/// Checks a directory, whose lock the caller holds. With a consent damaged data is removed; without
+/// one, only those changes are made that every start of a broker makes.
 ///
 /// # Errors
 /// See [`RepairError`].

@@ -1,4 +1,5 @@
-//! A full disk has space again only when its replica applies a command that frees some. Nobody helps.
+//! A full disk has space again only when its replica applies a command that frees some. Nobody
+//! helps.
 
 use ropewalk_batch::Builder;
 use ropewalk_shard::command::{Append, OpenPartition, ShardCommand};
@@ -131,7 +132,8 @@ fn two_of_three_that_are_full_get_to_a_delete() {
     holds(|seed, mutation| two_of_three(seed, mutation, true), &[]);
 }
 
-/// One follower is full and the other is dead: batches that wait for them must not hold up a delete.
+/// One follower is full and the other is dead: batches that wait for them must not hold up a
+/// delete.
 fn full_and_dead(seed: u64, mutation: Option<Mutation>) -> Result<(), String> {
     let (mut world, leader) = loaded(seed, mutation);
     let others = world.others(leader);
