@@ -64,12 +64,12 @@ pub const SHARD_PRODUCERS_MAX: usize = 100_000;
 /// count up from there, which leaves room before the largest integer that JSON carries exactly.
 pub const FENCE_EPOCH_ADOPTED_MAX: u64 = 1 << 52;
 
-/// Most deleted topics that the catalog remembers. Above it, it forgets those that were deleted
-/// first: partitions of theirs that no shard has closed by then are kept as orphans.
+/// Most tombstones of deleted topics in the catalog. Above it, the oldest are removed: partitions
+/// of those topics that no shard has closed by then are kept as orphans.
 pub const TOMBSTONES_MAX: usize = 200_000;
 
-/// How many deleted topics the catalog forgets at once.
-pub const TOMBSTONES_FORGOTTEN_AT_ONCE: usize = TOMBSTONES_MAX / 16;
+/// How many tombstones the catalog removes at once.
+pub const TOMBSTONES_REMOVED_AT_ONCE: usize = TOMBSTONES_MAX / 16;
 
 /// Payloads of applied entries that a shard keeps in memory for followers that are a little behind,
 /// bytes. Older ones are read back from the write-ahead log.
@@ -123,6 +123,6 @@ const _: () = assert!(
 const _: () = assert!(COMMITTED_BYTES_MAX <= UNCOMMITTED_BYTES_MAX);
 const _: () = assert!(MESSAGE_BYTES_MAX <= RESERVE_CATCH_UP_BYTES_MAX);
 const _: () = assert!(PRODUCERS_EVICTED_AT_ONCE > 0);
-const _: () = assert!(TOMBSTONES_FORGOTTEN_AT_ONCE > 0);
+const _: () = assert!(TOMBSTONES_REMOVED_AT_ONCE > 0);
 const _: () = assert!(PARTITION_PRODUCERS_MAX <= SHARD_PRODUCERS_MAX);
 const _: () = assert!(HEARTBEAT_TICKS * 3 <= ELECTION_TICKS, "three heartbeats may be lost");

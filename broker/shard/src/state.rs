@@ -42,7 +42,7 @@ pub struct State {
     pub groups: BTreeMap<String, CopyOnWrite<Group>>,
     /// The catalog; only in shard 0.
     pub catalog: Option<Box<Catalog>>,
-    /// The clock of the shard, Unix milliseconds: that of the leaders, but it never goes back.
+    /// The clock of the shard, Unix milliseconds: that of the leaders, but it never runs backwards.
     /// What may expire is compared by it.
     pub clock_ms: i64,
 }
@@ -131,7 +131,7 @@ impl State {
     }
 
     /// The clock of a new leader, or a clock that was set, may be behind. The shard's clock then
-    /// goes on by the smallest step, so that what is written now is later than what was before.
+    /// advances by the smallest step, so that what is written now is later than what was before.
     fn advance_clock(&mut self, time_ms: i64) {
         let next_ms = self.clock_ms.saturating_add(1);
         self.clock_ms = if time_ms < self.clock_ms { next_ms } else { time_ms };

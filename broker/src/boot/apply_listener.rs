@@ -1,7 +1,9 @@
 //! Passes the effects of applied entries to the parts of the broker that derive state from them.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock, Weak};
 
+use parking_lot::RwLock;
 use ropewalk_node::Node;
 use ropewalk_node::Observer;
 use ropewalk_segment::SegmentConfig;
@@ -19,6 +21,8 @@ pub(super) struct ApplyListener {
     view: Arc<View>,
     queue_metrics: Arc<QueueMetrics>,
     wake_ups: Arc<WakeUps>,
+    /// The shards that lead here and have replayed their logs.
+    leading: RwLock<BTreeSet<ShardId>>,
     /// Set once the node is open. The node is held weakly, so that it can be dropped.
     open: OnceLock<Open>,
 }
@@ -35,7 +39,8 @@ impl ApplyListener {
         queue_metrics: Arc<QueueMetrics>,
         wake_ups: Arc<WakeUps>,
     ) -> Self {
-        Self { view, queue_metrics, wake_ups, open: OnceLock::new() }
+        let (leading, open) = (RwLock::default(), OnceLock::new());
+        Self { view, queue_metrics, wake_ups, leading, open }
     }
 
     /// Loads the current catalog into the view, and from then on applies the catalog's changes to
@@ -53,14 +58,14 @@ impl ApplyListener {
 
 impl Observer for ApplyListener {
     fn applied(&self, shard: ShardId, effects: &[Effect]) {
-        let node = self.open.get().and_then(|open| open.node.upgrade());
         // A lone replica replays its log before it leads.
-        let leading = node.as_ref().and_then(|node| node.shard(shard)?.leading());
-        self.queue_metrics.applied(effects, leading.is_some());
+        let is_leader = self.leading.read().contains(&shard);
+        self.queue_metrics.applied(effects, is_leader);
         self.wake_ups.applied(effects);
         for effect in effects {
             let Effect::CatalogChanged(change) = effect else { continue };
-            let Some(node) = &node else { return };
+            let Some(open) = self.open.get() else { return };
+            let Some(node) = open.node.upgrade() else { return };
             if let Some(catalog) = &node.catalog().state().catalog {
                 self.view.follow(catalog, change);
             }
@@ -68,6 +73,13 @@ impl Observer for ApplyListener {
     }
 
     fn leads(&self, shard: ShardId, term: Option<u64>) {
+        let mut leading = self.leading.write();
+        if term.is_some() {
+            leading.insert(shard)
+        } else {
+            leading.remove(&shard)
+        };
+        drop(leading);
         // The coordinator reads the leaders elected before it existed when it starts.
         if let Some(open) = self.open.get() {
             open.groups.leads(shard, term);

@@ -39,7 +39,7 @@ pub fn abandon(dir: &Path) -> io::Result<()> {
     remove(dir, KEPT)
 }
 
-/// Whether the catalog was repaired and nobody has given up the orphans since. If that cannot be
+/// Whether the catalog was repaired and no person has given up the orphans since. If that cannot be
 /// read it counts as repaired.
 #[must_use]
 pub fn are_kept(dir: &Path) -> bool {

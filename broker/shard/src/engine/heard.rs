@@ -26,7 +26,7 @@ impl Heard {
         last.is_none_or(|last| self.ticks - last > limits::ELECTION_TICKS as u64)
     }
 
-    /// Forgets those that are no members.
+    /// Removes those that are no members.
     pub(super) fn retain(&mut self, is_member: impl Fn(u64) -> bool) {
         self.last.retain(|member, _| is_member(*member));
     }

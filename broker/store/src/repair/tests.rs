@@ -50,7 +50,7 @@ fn committed(commit: u64) -> Record {
     Record::HardState { key: OWN, state }
 }
 
-/// The data directory of a broker, whose log of one shard goes on with `rounds`.
+/// The data directory of a broker, whose log of one shard continues with `rounds`.
 fn lived(rounds: &[Vec<Record>]) -> SimDisk {
     let disk = SimDisk::new(1);
     let data = data(&disk);
@@ -189,7 +189,7 @@ fn d4_a_loss_leaves_learners_in_the_old_history() {
     let learner = change(2, MembersChange::AddLearner(50));
     let disk = lived(&[vec![learner], vec![record], vec![committed(3)]]);
     flip(&disk);
-    repaired(&disk, Consent::Loss).expect("nobody else votes");
+    repaired(&disk, Consent::Loss).expect("no other replica votes");
     let (members, leads) = run(&disk, SHARD);
     assert!(leads && members.is_lone(2) && members.history != HistoryId::default(), "{members:?}");
 }
@@ -218,7 +218,7 @@ fn d4_a_log_that_ends_before_its_commit_index_does_not_start() {
     let damaged = opened(&disk).damaged;
     assert_eq!(damaged.iter().map(|damaged| damaged.shard).collect::<Vec<_>>(), [SHARD]);
     assert!(damaged[0].what.contains("5 was committed"), "{damaged:?}");
-    let listed = repaired(&disk, Consent::Loss).expect("nobody else votes");
+    let listed = repaired(&disk, Consent::Loss).expect("no other replica votes");
     assert_eq!(listed.len(), 1, "{listed:?}");
     assert!(run(&disk, SHARD).1);
 }
@@ -231,7 +231,7 @@ fn d4_a_log_of_a_later_term_than_the_hard_state_does_not_start() {
     let damaged = opened(&disk).damaged;
     assert_eq!(damaged.iter().map(|damaged| damaged.shard).collect::<Vec<_>>(), [SHARD]);
     assert!(damaged[0].what.contains("term 9"), "{damaged:?}");
-    assert_eq!(repaired(&disk, Consent::Loss).expect("nobody else votes").len(), 1);
+    assert_eq!(repaired(&disk, Consent::Loss).expect("no other replica votes").len(), 1);
     let start = opened(&disk).replicas.into_iter().find(|replica| replica.shard == SHARD);
     assert_eq!(start.expect("it starts").start.hard_state.term, 10);
 }

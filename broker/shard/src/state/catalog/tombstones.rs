@@ -1,4 +1,4 @@
-//! What the catalog remembers of deleted topics: the proof with which shards close partitions.
+//! What the catalog keeps of deleted topics: the proof with which shards close partitions.
 
 use serde::{Deserialize, Serialize};
 
@@ -30,17 +30,17 @@ impl Deletion {
 }
 
 impl Catalog {
-    /// The proof that a topic was deleted; `None` if it was not, or so long ago that the catalog
-    /// has forgotten it.
+    /// The proof that a topic was deleted; `None` if it was not, or so long ago that its tombstone
+    /// was removed.
     #[must_use]
     pub fn deletion(&self, topic: TopicId) -> Option<Deletion> {
         self.tombstones.get(&topic).map(|revision| Deletion { topic, revision: *revision })
     }
 
-    /// Remembers that a topic was deleted.
+    /// Adds the tombstone of a topic that was deleted.
     pub(super) fn bury(&mut self, topic: TopicId) {
         if self.tombstones.len() >= limits::TOMBSTONES_MAX {
-            self.forget_oldest();
+            self.remove_oldest();
         }
         self.tombstones.insert(topic, self.revision);
     }
@@ -56,11 +56,11 @@ impl Catalog {
         Ok(topic)
     }
 
-    /// Forgets many at once, so that the cost of the search is small for each. Deterministic: every
-    /// replica forgets the same ones.
-    fn forget_oldest(&mut self) {
+    /// Removes many tombstones at once, so that the cost of the search is small for each.
+    /// Deterministic: every replica removes the same ones.
+    fn remove_oldest(&mut self) {
         let mut by_age: Vec<_> = self.tombstones.iter().map(|(id, at)| (*at, *id)).collect();
-        let count = limits::TOMBSTONES_FORGOTTEN_AT_ONCE;
+        let count = limits::TOMBSTONES_REMOVED_AT_ONCE;
         by_age.select_nth_unstable(count - 1);
         for (_, id) in &by_age[..count] {
             self.tombstones.remove(id);
@@ -118,11 +118,11 @@ mod tests {
         let proof = catalog.deletion(id(2));
         assert!(proof.is_some());
         assert_eq!(topics(&mut catalog, abandon(2)), Ok(id(2)));
-        assert_eq!(catalog.deletion(id(2)), proof, "the first deletion stands");
+        assert_eq!(catalog.deletion(id(2)), proof, "the first deletion counts");
     }
 
     #[test]
-    fn r1_the_first_deletions_are_forgotten_when_there_are_too_many() {
+    fn r1_the_oldest_tombstones_are_removed_when_there_are_too_many() {
         let mut catalog = Catalog::default();
         let all: Vec<_> = (1..=limits::TOMBSTONES_MAX).map(id).collect();
         for (index, topic) in all.iter().enumerate() {
@@ -131,9 +131,9 @@ mod tests {
         }
         assert_eq!(catalog.tombstones.len(), limits::TOMBSTONES_MAX);
         catalog.bury(id(limits::TOMBSTONES_MAX + 1));
-        let kept = limits::TOMBSTONES_MAX - limits::TOMBSTONES_FORGOTTEN_AT_ONCE;
+        let kept = limits::TOMBSTONES_MAX - limits::TOMBSTONES_REMOVED_AT_ONCE;
         assert_eq!(catalog.tombstones.len(), kept + 1);
-        assert_eq!(catalog.deletion(all[limits::TOMBSTONES_FORGOTTEN_AT_ONCE - 1]), None);
-        assert!(catalog.deletion(all[limits::TOMBSTONES_FORGOTTEN_AT_ONCE]).is_some());
+        assert_eq!(catalog.deletion(all[limits::TOMBSTONES_REMOVED_AT_ONCE - 1]), None);
+        assert!(catalog.deletion(all[limits::TOMBSTONES_REMOVED_AT_ONCE]).is_some());
     }
 }

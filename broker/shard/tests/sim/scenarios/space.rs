@@ -1,5 +1,4 @@
-//! A full disk has space again only when its replica applies a command that frees some. Nobody
-//! helps.
+//! A full disk has space again only when its replica applies a command that frees some.
 
 use ropewalk_batch::Builder;
 use ropewalk_shard::command::{Append, OpenPartition, ShardCommand};

@@ -6,8 +6,8 @@ use super::{SECOND, holds};
 use crate::mutation::Mutation;
 use crate::world::World;
 
-/// The replica that is to lead does not answer. The old leader goes on after an election timeout,
-/// and what came meanwhile is stored.
+/// The replica that is to lead does not answer. The old leader continues after an election
+/// timeout, and what came meanwhile is stored.
 fn unreachable(seed: u64, mutation: Option<Mutation>) -> Result<(), String> {
     let mut world = World::calm(seed, 3, mutation);
     let leader = world.elect();
