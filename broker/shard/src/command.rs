@@ -20,9 +20,9 @@ use std::ops::RangeInclusive;
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use crate::deletion::Deletion;
 use crate::id::{BrokerId, PartitionId, ShardId, TopicId};
 use crate::payload::Payload;
-use crate::state::catalog::Deletion;
 
 mod appends;
 

@@ -14,6 +14,7 @@ pub mod limits;
 mod payload;
 pub mod footprint;
 pub mod command;
+mod deletion;
 mod entry;
 pub mod proposal;
 pub mod driver;
@@ -22,6 +23,7 @@ pub mod engine;
 pub mod message;
 pub mod state;
 
+pub use deletion::Deletion;
 pub use footprint::Footprint;
 pub use id::{BrokerId, HistoryId, PartitionId, ReplicaId, ShardId, TopicId};
 pub use payload::Payload;

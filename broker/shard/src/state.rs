@@ -18,6 +18,7 @@ use ropewalk_batch::{Header, StampedBatch};
 use serde::{Deserialize, Serialize};
 
 use crate::command::{Append, Command, Envelope, OpenPartition, ShardCommand};
+use crate::deletion::Deletion;
 use crate::id::{PartitionId, TopicId};
 #[cfg(doc)]
 use crate::limits;
@@ -28,7 +29,6 @@ pub mod group;
 pub mod catalog;
 
 pub use catalog::Catalog;
-use catalog::Deletion;
 pub use copy_on_write::CopyOnWrite;
 pub use group::Group;
 pub use partition::{AppendOutcome, AppendRefusal, Partition};

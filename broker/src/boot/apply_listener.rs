@@ -107,3 +107,33 @@ impl policy::Policy for Policy {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::random_topic_id;
+    use crate::settings::Settings;
+
+    #[test]
+    fn a_replica_counts_only_while_it_leads_the_shard() {
+        let settings = Settings::new(Vec::new()).expect("valid");
+        let view = Arc::new(View::new(Arc::new(settings)));
+        let queue_metrics = Arc::new(QueueMetrics::default());
+        let listener = ApplyListener::new(view, Arc::clone(&queue_metrics), Arc::default());
+        let (shard, partition) = (ShardId(3), PartitionId { topic: random_topic_id(), index: 0 });
+        let apply = |group: &str| {
+            let group = group.to_owned();
+            let committed =
+                Effect::Committed { group, partition, before: None, after: 1, time_ms: 1 };
+            listener.applied(shard, &[committed]);
+        };
+        apply("of the replay");
+        listener.leads(ShardId(4), Some(2));
+        apply("of another leader");
+        listener.leads(shard, Some(2));
+        apply("counted");
+        listener.leads(shard, None);
+        apply("of the next leader");
+        assert_eq!(queue_metrics.groups(), ["counted"]);
+    }
+}

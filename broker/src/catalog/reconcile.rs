@@ -27,8 +27,8 @@ use ropewalk_shard::command::{
     CatalogCommand, Command, OpenPartition, ShardCommand, StartPosition,
 };
 use ropewalk_shard::limits::FREEING_COMMAND_BYTES_MAX;
-use ropewalk_shard::state::catalog::{Binding, Deletion};
-use ropewalk_shard::{PartitionId, ProposeError, ShardId, TopicId};
+use ropewalk_shard::state::catalog::Binding;
+use ropewalk_shard::{Deletion, PartitionId, ProposeError, ShardId, TopicId};
 use tokio::sync::Notify;
 use tracing::{info, warn};
 

@@ -18,6 +18,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::command::{CatalogCommand, ConfigResource, NewTopic, PartitionPlacement};
+#[cfg(doc)]
+use crate::deletion::Deletion;
 use crate::id::{BrokerId, ReplicaId, SLOTS, ShardId, TopicId, slot};
 use crate::limits;
 
@@ -26,7 +28,6 @@ mod tombstones;
 mod unchanged;
 
 pub use declare::{Binding, DeclareOutcome};
-pub use tombstones::Deletion;
 
 /// The part of the state that only shard 0 has.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

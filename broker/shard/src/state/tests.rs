@@ -10,7 +10,6 @@ use crate::command::{
     CommitOffsets, Member, MemberClaim, OffsetCommit, SetGeneration, SilentProducer,
 };
 use crate::limits;
-use crate::state::catalog::Deletion;
 use crate::state::partition::EpochStart;
 
 const TERM: u64 = 3;

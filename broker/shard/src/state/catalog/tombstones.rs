@@ -1,40 +1,16 @@
 //! What the catalog keeps of deleted topics: the proof with which shards close partitions.
 
-use serde::{Deserialize, Serialize};
-
 use super::{Catalog, Refusal};
+use crate::deletion::Deletion;
 use crate::id::TopicId;
 use crate::limits;
-
-/// The proof that a topic was deleted. Only the catalog makes one ([`Catalog::deletion`]), and only
-/// for a topic that it has deleted: that a topic is not in some view of the catalog proves nothing,
-/// because the view may be old.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Deletion {
-    topic: TopicId,
-    revision: u64,
-}
-
-impl Deletion {
-    /// The deleted topic.
-    #[must_use]
-    pub fn topic(&self) -> TopicId {
-        self.topic
-    }
-
-    /// The catalog's revision in which the topic was deleted.
-    #[must_use]
-    pub fn revision(&self) -> u64 {
-        self.revision
-    }
-}
 
 impl Catalog {
     /// The proof that a topic was deleted; `None` if it was not, or so long ago that its tombstone
     /// was removed.
     #[must_use]
     pub fn deletion(&self, topic: TopicId) -> Option<Deletion> {
-        self.tombstones.get(&topic).map(|revision| Deletion { topic, revision: *revision })
+        self.tombstones.get(&topic).map(|revision| Deletion::of_tombstone(topic, *revision))
     }
 
     /// Adds the tombstone of a topic that was deleted.
