@@ -8,8 +8,8 @@
 //!
 //! Version 2, integers little-endian: `version: u8`, `kind: u8`, `history: u64`, `from: u64`,
 //! `to: u64`, `term: u64`, then the fields of the kind in the order of declaration. An entry is
-//! `index: u64`, `term: u64`, `kind: u8`, `length: u32` and its payload. [`Message::decode`] accepts
-//! nothing else and no trailing bytes; it allocates no more than the input holds.
+//! `index: u64`, `term: u64`, `kind: u8`, `length: u32` and its payload. [`Message::decode`]
+//! accepts nothing else and no trailing bytes; it allocates no more than the input holds.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
