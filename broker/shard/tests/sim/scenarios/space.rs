@@ -141,6 +141,14 @@ fn full_and_dead(seed: u64, mutation: Option<Mutation>) -> Result<(), String> {
     world.crash(others[1]);
     world.run_for(8 * SECOND);
     let leader = world.elect();
+    // A command that frees nothing is behind the batches, too.
+    let opened = partition(DELETED + 1);
+    let open = OpenPartition { partition: opened, epoch_base: 0 };
+    world.propose(leader, ShardCommand::OpenPartitions(vec![open]));
+    world.until("a command behind batches", |world| {
+        let process = world.nodes[&leader].process.as_ref();
+        process.is_some_and(|p| p.state.0.borrow().partitions.contains_key(&opened))
+    });
     delete_and_recover(&mut world, leader, vec![others[0]]);
     takes_records(&mut world);
     world.start(others[1]);
