@@ -52,7 +52,8 @@ fn payload(data: &Payload) -> ropewalk_wal::Payload {
 
 /// The entry that the engine starts with: its payload stays in the write-ahead log. `None` for an
 /// unknown kind of entry.
-pub(crate) fn stored(entry: &EntryMeta) -> Option<StoredEntry> {
+#[must_use]
+pub fn stored(entry: &EntryMeta) -> Option<StoredEntry> {
     let EntryMeta { index, term, kind, len_bytes, .. } = *entry;
     Some(StoredEntry { index, term, kind: EntryKind::from_u8(kind)?, len_bytes })
 }

@@ -1,6 +1,6 @@
 //! Processes of replicas: they start from their disks, crash, and are replaced by a snapshot.
 
-use crate::disk::Snapshot;
+use crate::disk::{OpenFailure, Snapshot};
 use crate::mutation::Mutation;
 use crate::node::Call;
 use crate::world::{Happening, World};
@@ -13,15 +13,17 @@ impl World {
         if found.process.is_some() || found.is_lost {
             return;
         }
-        if let Some(reason) = found.disk.refusal() {
-            found.is_lost = true;
-            return self.note(format!("replica {node} does not start: {reason}"));
-        }
         if let Err(error) = found.start(seed) {
-            found.is_lost = true;
-            self.note(format!("replica {node} does not start: {error}"));
-            if !self.has_lost {
-                self.oracle.violate(format!("replica {node} does not start: {error}"));
+            let text = format!("replica {node} does not start: {error}");
+            self.note(text.clone());
+            match error {
+                OpenFailure::Full => self.after(500_000, Happening::Start { node }),
+                OpenFailure::Damaged(_) => {
+                    self.node(node).is_lost = true;
+                    if !self.has_lost {
+                        self.oracle.violate(text);
+                    }
+                }
             }
             return;
         }
@@ -87,10 +89,12 @@ impl World {
         if self.crashes_before(to, || text.clone()) {
             return;
         }
+        if !self.node(to).disk.install(snapshot) {
+            return self.note(format!("replica {to} has no space for a snapshot"));
+        }
         self.counts.snapshots += 1;
         self.fail_calls(to);
         let node = self.node(to);
-        node.disk.install(snapshot);
         (node.process, node.refused) = (None, None);
         self.note(text.clone());
         if !self.crashes_before(to, || format!("{text} and starts")) {
@@ -103,7 +107,8 @@ impl World {
         self.has_lost = true;
         self.note(format!("the disk of replica {node} is replaced by an empty one"));
         let mutation = self.mutation;
-        self.node(node).disk.replace();
+        let seed = self.dice.draw();
+        self.node(node).disk.replace(seed);
         if mutation != Some(Mutation::EmptyDiskKeepsId) {
             // The new disk has no replica id: whatever runs there joins under a new one.
             self.node(node).is_lost = true;

@@ -35,13 +35,28 @@ impl World {
         }
         let index = i32::try_from(self.dice.below(PARTITIONS as u64)).expect("few");
         if self.dice.one_in(8) {
-            let end = self.oracle.end(index);
-            if let Some(caller) = self.node(target).call(Call::Read(index, end)) {
-                self.event(target, Event::Read { caller });
-            }
-            return;
+            return self.read(target, index);
         }
         self.request(client, target, index);
+    }
+
+    /// A client that only reads, at any replica that takes itself for the leader.
+    pub(crate) fn reader(&mut self) {
+        let wait = self.dice.between(10_000, 60_000);
+        self.after(wait, Happening::Reader);
+        let leads = |node: &&Node| node.is_leader() && node.paused_until <= self.at_us;
+        let leaders: Vec<u64> = self.nodes.values().filter(leads).map(|node| node.id).collect();
+        let index = i32::try_from(self.dice.below(PARTITIONS as u64)).expect("few");
+        if let Some(node) = self.dice.pick(&leaders) {
+            self.read(node, index);
+        }
+    }
+
+    fn read(&mut self, node: u64, index: i32) {
+        let end = self.oracle.end(index);
+        if let Some(caller) = self.node(node).call(Call::Read(index, end)) {
+            self.event(node, Event::Read { caller });
+        }
     }
 
     /// Sends the next record of a client to a node. Returns its value.

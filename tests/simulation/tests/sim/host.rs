@@ -8,6 +8,7 @@ use ropewalk_shard::{Footprint, HistoryId};
 
 use crate::disk::Synced;
 use crate::mutation::Mutation;
+use crate::node::Node;
 use crate::steps::Steps;
 use crate::world::{Happening, World};
 
@@ -38,7 +39,12 @@ impl World {
         self.report(node);
     }
 
-    fn carry_out(&mut self, node: u64, actions: Actions) {
+    fn carry_out(&mut self, node: u64, mut actions: Actions) {
+        if self.mutation == Some(Mutation::AnswersSwapped)
+            && let [(_, one), .., (_, other)] = &mut actions.answers[..]
+        {
+            std::mem::swap(one, other);
+        }
         let incarnation = self.nodes[&node].incarnation;
         for write in actions.writes {
             if self.crashes_before(node, || Steps::write(node, &write)) {
@@ -94,17 +100,9 @@ impl World {
         let at_us = self.at_us;
         let has_batches = write.entries.iter().any(Entry::has_batches);
         // Others used the space that there was when it was proposed.
-        let is_new = has_batches && !self.is_quiet && self.dice.one_in(150);
-        // Entries behind a refused write would leave a hole; a hard state alone leaves none.
-        let is_behind = self.node(node).refused.is_some_and(|refused| number > refused);
-        let refuses = is_new || (is_behind && !write.entries.is_empty());
-        if refuses {
-            let refused = &mut self.node(node).refused;
-            *refused = Some(refused.map_or(number, |first| first.min(number)));
-        } else if self.node(node).refused == Some(number) {
-            self.node(node).refused = None;
-        }
-        if is_new {
+        let one_in = if self.node(node).is_full { 2 } else { 150 };
+        let is_refused = has_batches && !self.is_quiet && self.dice.one_in(one_in);
+        if is_refused {
             self.node(node).is_full = true;
             let full = self.dice.between(10_000, 1_000_000);
             self.after(full, Happening::Space { node });
@@ -114,15 +112,12 @@ impl World {
         let incarnation = state.incarnation;
         let done_at = state.synced_at.max(at_us + state.sync_us + jitter);
         state.synced_at = done_at;
-        if refuses {
-            if self.mutation == Some(Mutation::RefusedIsDurable) {
-                return self.durable_later(node, number);
-            }
-            self.after(done_at - at_us, Happening::Refuse { node, incarnation, number });
-            return;
+        if is_refused && self.mutation == Some(Mutation::RefusedIsDurable) {
+            return self.durable_later(node, number);
         }
-        state.disk.submit(write);
-        if self.mutation == Some(Mutation::AckBeforeFsync) {
+        let state = self.node(node);
+        state.disk.submit(write, is_refused);
+        if self.mutation == Some(Mutation::AckBeforeFsync) && !is_refused {
             self.durable_later(node, number);
             self.after(done_at - at_us + 20_000, Happening::Sync { node, incarnation });
             return;
@@ -138,10 +133,23 @@ impl World {
 
     /// The oldest write in flight becomes durable, or its sync fails and the process ends.
     pub(crate) fn sync(&mut self, node: u64, incarnation: u64) {
-        let Some(synced) = self.current(node, incarnation, |n| n.disk.sync_next()) else { return };
+        let Some(synced) = self.current(node, incarnation, Node::sync_next) else { return };
         match synced {
             Synced::Nothing => {}
+            Synced::Full(number) => self.refuse(node, number),
+            Synced::Hole(number) => {
+                // The log takes entries only behind those that it has.
+                if self.node(node).refused.is_none_or(|refused| number <= refused) {
+                    let text = format!("replica {node} writes entries that do not follow its log");
+                    self.oracle.violate(text);
+                }
+                self.refuse(node, number);
+            }
             Synced::Durable(number) => {
+                let refused = &mut self.node(node).refused;
+                if *refused == Some(number) {
+                    *refused = None;
+                }
                 if !self.crashes_before(node, || Steps::durable(node, number)) {
                     self.event(node, Event::Durable(number));
                 }
@@ -151,6 +159,18 @@ impl World {
                 self.crash(node);
             }
         }
+    }
+
+    fn refuse(&mut self, node: u64, number: u64) {
+        self.counts.full += 1;
+        self.note(format!("the log of replica {node} refuses write {number}"));
+        let refused = &mut self.node(node).refused;
+        *refused = Some(refused.map_or(number, |first| first.min(number)));
+        if !self.is_quiet && self.dice.one_in(8) {
+            let delay = self.dice.below(300_000);
+            self.after(delay, Happening::Restart { node });
+        }
+        self.event(node, Event::NoSpace(number));
     }
 
     /// Now and then a replica crashes right after it has voted or acknowledged entries.

@@ -11,7 +11,7 @@ use ropewalk_shard::engine::EngineError;
 use ropewalk_shard::replica::{Replica, Work};
 
 use crate::clients::Record;
-use crate::disk::{Disk, Snapshot};
+use crate::disk::{Disk, OpenFailure, Snapshot, Synced};
 
 /// Who waits for the answer to a call.
 #[derive(Debug, Clone, Copy)]
@@ -62,6 +62,7 @@ pub(crate) struct Node {
     pub paused_until: u64,
     /// How long a sync takes, microseconds.
     pub sync_us: u64,
+    /// Whether the disk has no space for record batches and for more files of the log.
     pub is_full: bool,
     /// The first write that was refused and not accepted since.
     pub refused: Option<u64>,
@@ -73,6 +74,8 @@ pub(crate) struct Node {
     pub is_lost: bool,
     /// When the last submitted write will be durable.
     pub synced_at: u64,
+    /// When the log was sealed last.
+    pub sealed_at: u64,
 }
 
 impl Node {
@@ -90,14 +93,17 @@ impl Node {
             tick_us,
             is_lost: false,
             synced_at: 0,
+            sealed_at: 0,
         }
     }
 
     /// Starts the process from what is on the disk.
-    pub(crate) fn start(&mut self, seed: u64) -> Result<(), EngineError> {
-        let (start, state) = self.disk.start(self.id, seed);
+    pub(crate) fn start(&mut self, seed: u64) -> Result<(), OpenFailure> {
+        self.disk.set_full(self.is_full);
+        let (start, state) = self.disk.start(seed)?;
         let reported = start.snapshot.index;
-        let replica = Replica::new(start)?;
+        let damaged = |error: EngineError| OpenFailure::Damaged(error.to_string());
+        let replica = Replica::new(start).map_err(damaged)?;
         self.incarnation += 1;
         self.process = Some(Process {
             core: Core::new(replica),
@@ -107,6 +113,12 @@ impl Node {
             reported,
         });
         Ok(())
+    }
+
+    /// The oldest write in flight becomes durable, is refused, or its sync fails.
+    pub(crate) fn sync_next(&mut self) -> Synced {
+        self.disk.set_full(self.is_full);
+        self.disk.sync_next()
     }
 
     pub(crate) fn now(&self, at_us: u64) -> Now {

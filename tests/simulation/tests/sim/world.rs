@@ -7,18 +7,26 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ropewalk_shard::driver::Event;
 use ropewalk_shard::engine::{EntryId, Fetch, Members};
-use ropewalk_shard::message::Message;
+use ropewalk_shard::message::{Body, Message};
 use ropewalk_shard::{Footprint, State};
 
 use crate::clients::Client;
 use crate::contest::Contest;
-use crate::dice::{Dice, Trace};
-use crate::disk::{Disk, Snapshot};
+use crate::dice::{Dice, Trace, mix};
+use crate::disk::{Disk, Place, Snapshot};
 use crate::mutation::Mutation;
 use crate::network::Network;
 use crate::node::Node;
 use crate::oracle::Oracle;
 use crate::steps::Steps;
+
+/// Small files, so that a run begins, seals and recycles many.
+const WILD_FILE_BYTES: u64 = 256 << 10;
+/// Large enough for a message of large entries.
+const CALM_FILE_BYTES: u64 = 2 << 20;
+
+/// How often the log writes durably which rounds were durable, microseconds.
+const SEAL_US: u64 = 1_000_000;
 
 /// An event of the simulation.
 #[derive(Debug)]
@@ -26,10 +34,10 @@ pub(crate) enum Happening {
     Tick { node: u64, incarnation: u64 },
     Deliver { message: Message },
     Sync { node: u64, incarnation: u64 },
-    Refuse { node: u64, incarnation: u64, number: u64 },
     Fetched { node: u64, incarnation: u64, fetch: Fetch },
     Snapshot { to: u64, snapshot: Box<Snapshot> },
     Client { client: usize },
+    Reader,
     Timeout { client: usize, value: u64 },
     Start { node: u64 },
     Restart { node: u64 },
@@ -52,7 +60,11 @@ pub(crate) struct Counts {
     pub fetches: usize,
     pub changes: usize,
     pub refused: usize,
+    /// Writes that the log refused.
+    pub full: usize,
     pub reads: usize,
+    /// Heartbeats that a newer one replaced.
+    pub merged: usize,
     pub messages: usize,
     pub events: usize,
 }
@@ -68,6 +80,8 @@ pub(crate) struct World {
     pub network: Network,
     pub nodes: BTreeMap<u64, Node>,
     pub mutation: Option<Mutation>,
+    /// Size of a file of the logs, bytes.
+    log_file_bytes: u64,
     /// Whether faults happen at random; the end of a run is quiet.
     pub is_quiet: bool,
     /// Whether a disk has lost what was durable; at most one does in a run.
@@ -88,12 +102,19 @@ pub(crate) struct World {
     /// The most that any replica kept in memory at the end of an event.
     pub peak: Footprint,
     queue: BTreeMap<(u64, u64), Happening>,
+    /// The newest heartbeat of each pair that waits for a paused process. It replaces the one before
+    /// it, as between brokers.
+    heartbeats: BTreeMap<(u64, u64), (u64, u64)>,
     next_event: u64,
 }
 
 impl World {
     /// A shard of `voters` replicas that has just been created, without clients and faults.
     pub(crate) fn calm(seed: u64, voters: u64, mutation: Option<Mutation>) -> Self {
+        Self::created(seed, voters, mutation, CALM_FILE_BYTES)
+    }
+
+    fn created(seed: u64, voters: u64, mutation: Option<Mutation>, log_file_bytes: u64) -> Self {
         let mut world = Self {
             seed,
             dice: Dice::new(seed),
@@ -104,6 +125,7 @@ impl World {
             network: Network::default(),
             nodes: BTreeMap::new(),
             mutation,
+            log_file_bytes,
             is_quiet: true,
             has_lost: false,
             next_node: 1,
@@ -117,6 +139,7 @@ impl World {
             pace_us: 500_000,
             peak: Footprint::default(),
             queue: BTreeMap::new(),
+            heartbeats: BTreeMap::new(),
             next_event: 0,
         };
         let members = Members { voters: (1..=voters).collect(), ..Members::default() };
@@ -130,11 +153,12 @@ impl World {
 
     /// The same with four clients, an operator and random faults.
     pub(crate) fn wild(seed: u64, voters: u64, mutation: Option<Mutation>) -> Self {
-        let mut world = Self::calm(seed, voters, mutation);
+        let mut world = Self::created(seed, voters, mutation, WILD_FILE_BYTES);
         world.is_quiet = false;
         for client in 0..4 {
             world.add_client((client % 2 == 0).then_some(1000 + client));
         }
+        world.after(500_000, Happening::Reader);
         world.after(1_000_000, Happening::Chaos);
         world.after(2_000_000, Happening::Operator);
         world
@@ -145,7 +169,10 @@ impl World {
         let id = self.next_node;
         self.next_node += 1;
         let tick_us = self.dice.between(90_000, 110_000);
-        self.nodes.insert(id, Node::new(id, Disk::new(snapshot, self.mutation), tick_us));
+        let place =
+            Place { replica: id, seed: mix(self.seed ^ mix(id)), file_bytes: self.log_file_bytes };
+        let disk = Disk::new(place, snapshot, self.mutation);
+        self.nodes.insert(id, Node::new(id, disk, tick_us));
         id
     }
 
@@ -153,9 +180,21 @@ impl World {
         self.nodes.get_mut(&id).expect("a node of this cluster")
     }
 
+    /// The hash of what happened, on the disks too.
+    pub(crate) fn hash(&self) -> u64 {
+        self.nodes.values().fold(self.trace.hash(), |hash, node| mix(hash ^ node.disk.trace()))
+    }
+
     pub(crate) fn after(&mut self, delay_us: u64, happening: Happening) {
-        self.queue.insert((self.at_us + delay_us, self.next_event), happening);
+        self.enqueue(delay_us, happening);
+    }
+
+    /// Like [`Self::after`]; returns the place of the event in the queue.
+    fn enqueue(&mut self, delay_us: u64, happening: Happening) -> (u64, u64) {
+        let place = (self.at_us + delay_us, self.next_event);
+        self.queue.insert(place, happening);
         self.next_event += 1;
+        place
     }
 
     pub(crate) fn note(&mut self, text: String) {
@@ -190,11 +229,6 @@ impl World {
             Happening::Tick { node, incarnation } => self.tick(node, incarnation),
             Happening::Deliver { message } => self.deliver(message),
             Happening::Sync { node, incarnation } => self.sync(node, incarnation),
-            Happening::Refuse { node, incarnation, number } => {
-                if self.current(node, incarnation, |_| ()).is_some() {
-                    self.event(node, Event::NoSpace(number));
-                }
-            }
             Happening::Fetched { node, incarnation, fetch } => {
                 let read = |n: &mut Node| n.disk.read(fetch.first, fetch.last);
                 if let Some(entries) = self.current(node, incarnation, read) {
@@ -203,6 +237,7 @@ impl World {
             }
             Happening::Snapshot { to, snapshot } => self.install(to, *snapshot),
             Happening::Client { client } => self.client(client),
+            Happening::Reader => self.reader(),
             Happening::Timeout { client, value } => {
                 if self.clients[client].waits_for(value) {
                     self.clients[client].timed_out();
@@ -229,11 +264,11 @@ impl World {
             Happening::Deliver { message } => message.to,
             Happening::Tick { node, .. }
             | Happening::Sync { node, .. }
-            | Happening::Refuse { node, .. }
             | Happening::Fetched { node, .. }
             | Happening::Checkpoint { node, .. } => *node,
             Happening::Snapshot { .. }
             | Happening::Client { .. }
+            | Happening::Reader
             | Happening::Timeout { .. }
             | Happening::Start { .. }
             | Happening::Restart { .. }
@@ -247,7 +282,19 @@ impl World {
         if until <= self.at_us {
             return Some(happening);
         }
-        self.after(until - self.at_us, happening);
+        let mut heartbeat = None;
+        if let Happening::Deliver { message: Message { from, to, body, .. } } = &happening
+            && matches!(body, Body::Heartbeat { .. })
+        {
+            heartbeat = Some((*from, *to));
+        }
+        let place = self.enqueue(until - self.at_us, happening);
+        if let Some(pair) = heartbeat
+            && let Some(older) = self.heartbeats.insert(pair, place)
+            && self.queue.remove(&older).is_some()
+        {
+            self.counts.merged += 1;
+        }
         None
     }
 
@@ -265,6 +312,15 @@ impl World {
     fn tick(&mut self, node: u64, incarnation: u64) {
         let Some(tick_us) = self.current(node, incarnation, |n| n.tick_us) else { return };
         self.after(tick_us, Happening::Tick { node, incarnation });
+        let at_us = self.at_us;
+        let state = self.node(node);
+        if at_us >= state.sealed_at + SEAL_US {
+            state.sealed_at = at_us;
+            state.disk.seal();
+        }
+        if state.disk.wants_checkpoint() {
+            self.checkpoint(node);
+        }
         self.event(node, Event::Tick);
     }
 

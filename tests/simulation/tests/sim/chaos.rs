@@ -2,6 +2,7 @@
 
 use ropewalk_shard::driver::Event;
 
+use crate::dice::Dice;
 use crate::world::{Happening, World};
 
 /// How long faults happen, microseconds.
@@ -124,6 +125,9 @@ impl World {
         let mut others = self.may_lose();
         others.retain(|id| !lagging.contains(id));
         let Some(node) = self.dice.pick(&others).filter(|_| !self.is_quiet) else { return };
+        if self.dice.one_in(2) {
+            self.node(node).disk.seal();
+        }
         others.iter().for_each(|id| self.crash(*id));
         for other in others {
             let down = self.dice.between(2_000_000, 8_000_000);
@@ -133,13 +137,15 @@ impl World {
         if self.dice.one_in(3) {
             return self.replace_disk(node);
         }
-        let is_noticed = self.dice.one_in(2);
-        // The engine itself notices a loss of more than the last writes.
-        let count = if is_noticed { 1 } else { self.dice.between(1, 200) };
-        if self.node(node).disk.lose_tail(count, is_noticed) {
-            self.has_lost = true;
-            self.note(format!("the disk of replica {node} loses entries, noticed: {is_noticed}"));
-        }
+        let back = self.dice.pick(&[0, 0, 1, 3]).expect("some");
+        // Nothing shows that the newest round was durable before the log is sealed.
+        let back = back.max(usize::from(self.node(node).disk.has_unsealed()));
+        let mut dice = Dice::new(self.dice.draw());
+        self.node(node).disk.flip(back, &mut dice);
+        self.has_lost = true;
+        self.note(format!(
+            "a bit flips in the log of replica {node}, {back} rounds before its end"
+        ));
     }
 
     /// A replica writes a snapshot of what it has applied, and releases the log before it.

@@ -1,13 +1,18 @@
 //! A shard of several replicas in one thread: every run is a function of its seed.
 //!
-//! The cores, their state machines and their messages are the real ones. Disks, network, clocks,
-//! clients and the operator are simulated: messages are lost, doubled, reordered and cut off in one
-//! direction; processes crash, pause and restart; disks are slow, full, or lose what was durable;
-//! members come and go. An oracle compares the answers to clients with what every replica holds.
+//! The cores, their state machines, their messages and their write-ahead logs are the real ones.
+//! Disks, network, clocks, clients and the operator are simulated: messages are lost, doubled,
+//! reordered and cut off in one direction; processes crash, pause and restart; disks are slow or
+//! full, lose and tear what was not synced, fail syncs and flip bits; members come and go. An oracle
+//! compares the answers to clients with what every replica holds.
 //!
 //! `ROPEWALK_SEEDS=FROM..TO` sets the seeds; a failing one prints itself and its last events.
 
 #![expect(clippy::disallowed_methods, reason = "a variable names the seeds")]
+
+/// Most of what a run allocates is small and short-lived.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 mod chaos;
 mod check;
@@ -40,6 +45,10 @@ fn seeds(count: u64) -> Range<u64> {
     parsed.unwrap_or_else(|| panic!("ROPEWALK_SEEDS is {text:?}, must be FROM..TO"))
 }
 
+/// Up to so many seeds each runs twice, of more one in [`SAMPLE`].
+const EACH_TWICE_MAX: u64 = 5_000;
+const SAMPLE: u64 = 8;
+
 /// The result of a run.
 struct Run {
     violation: Option<String>,
@@ -54,7 +63,7 @@ fn run(seed: u64, mutation: Option<Mutation>) -> Run {
     world.play();
     Run {
         violation: world.oracle.violation().map(str::to_owned),
-        hash: world.trace.hash(),
+        hash: world.hash(),
         counts: world.counts,
         trace: world.trace.newest(),
     }
@@ -70,7 +79,9 @@ fn d1_d5_o1_every_seed_keeps_what_was_promised() {
         if let Some(violation) = violation {
             panic!("seed {seed}: {violation}\nthe last events:\n{trace}");
         }
-        assert_eq!(run(seed, None).hash, hash, "seed {seed} does not repeat itself");
+        if count <= EACH_TWICE_MAX || seed % SAMPLE == 0 {
+            assert_eq!(run(seed, None).hash, hash, "seed {seed} does not repeat itself");
+        }
         total.acked += counts.acked;
         total.crashes += counts.crashes;
         total.elections += counts.elections;
@@ -80,7 +91,9 @@ fn d1_d5_o1_every_seed_keeps_what_was_promised() {
         total.fetches += counts.fetches;
         total.changes += counts.changes;
         total.refused += counts.refused;
+        total.full += counts.full;
         total.reads += counts.reads;
+        total.merged += counts.merged;
         total.events += counts.events;
     }
     println!("{count} seeds: {total:?}");

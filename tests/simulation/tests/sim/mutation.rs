@@ -19,9 +19,10 @@ pub(crate) enum Mutation {
     SnapshotKeepsLog,
     /// A snapshot lacks what is known of the idempotent producers.
     SnapshotForgetsProducers,
-    /// A replica whose log is known to be damaged votes.
+    /// A replica whose log is known to be damaged votes if the commit index allows it.
     DamageTrusted,
-    /// The commit index is lowered to the end of a log that has lost entries.
+    /// A replica whose log is known to be damaged votes, and its commit index is lowered to the end
+    /// of what is left.
     CommitClamped,
     /// A replica with an empty disk runs under the id that it had before.
     EmptyDiskKeepsId,
@@ -29,10 +30,12 @@ pub(crate) enum Mutation {
     OldMembers,
     /// A replica that restarts takes learners for voters.
     LearnerVotes,
+    /// Two calls that are answered together get the answers of each other.
+    AnswersSwapped,
 }
 
 impl Mutation {
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::AckBeforeFsync,
         Self::FailedSyncIsDurable,
         Self::VoteNotWritten,
@@ -46,6 +49,7 @@ impl Mutation {
         Self::EmptyDiskKeepsId,
         Self::OldMembers,
         Self::LearnerVotes,
+        Self::AnswersSwapped,
     ];
 
     /// The number of seeds within which it has to be noticed.
@@ -63,7 +67,8 @@ impl Mutation {
             | Self::SnapshotKeepsLog
             | Self::SnapshotForgetsProducers
             | Self::OldMembers
-            | Self::LearnerVotes => 50,
+            | Self::LearnerVotes
+            | Self::AnswersSwapped => 50,
         }
     }
 }
