@@ -19,7 +19,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rustix::fs::{Advice, FallocateFlags, OFlags};
+use rustix::fs::{Advice, FallocateFlags};
 use rustix::io::Errno;
 
 use crate::counts::SyncCounts;
@@ -34,6 +34,10 @@ const WHY_DIRECTORY: &str = "directory";
 const SCARCE_WAIT_MAX: Duration = Duration::from_secs(10);
 const SCARCE_PAUSE: Duration = Duration::from_millis(20);
 const WHY_PREALLOCATE: &str = "preallocate";
+/// Flags of a descriptor whose writes bypass the page cache and are durable when they return. The
+/// constant `OFlags::DSYNC` of rustix 1.1 is `O_SYNC`, with which a write also waits for the new
+/// modification time: every 4 ms, another commit of the file system's journal.
+const DIRECT_DURABLE: i32 = libc::O_DIRECT | libc::O_DSYNC;
 
 /// Whether durable writes bypass the page cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -69,11 +73,10 @@ impl RealDisk {
 
     /// Opens another descriptor of a durable file, for direct writes, if it is wanted and
     /// supported.
-    fn open_direct(&self, path: &Path, flags: OFlags) -> io::Result<Option<fs::File>> {
+    fn open_direct(&self, path: &Path, flags: i32) -> io::Result<Option<fs::File>> {
         if self.options.direct == Direct::Off {
             return Ok(None);
         }
-        let flags = flags.bits() as i32;
         match fs::OpenOptions::new().write(true).custom_flags(flags).open(path) {
             Ok(file) => Ok(Some(file)),
             Err(error) if self.options.direct == Direct::Auto && refuses_direct(&error) => Ok(None),
@@ -142,12 +145,12 @@ impl Disk for RealDisk {
             }
         }
         let cached = options.open(path)?;
-        let synced = OFlags::DIRECT | OFlags::DSYNC;
-        let direct = if how == Open::Durable { self.open_direct(path, synced)? } else { None };
+        let is_durable = how == Open::Durable;
+        let direct = if is_durable { self.open_direct(path, DIRECT_DURABLE)? } else { None };
         let direct_usable = AtomicBool::new(direct.is_some());
         // Only an empty file is going to be filled with zeroes.
         let filled = direct.is_some() && cached.metadata()?.len() == 0;
-        let filler = if filled { self.open_direct(path, OFlags::DIRECT)? } else { None };
+        let filler = if filled { self.open_direct(path, libc::O_DIRECT)? } else { None };
         Ok(Arc::new(RealFile {
             cached,
             direct,
@@ -379,6 +382,18 @@ mod tests {
         for (code, scarce) in [(24, true), (23, true), (12, true), (5, false), (28, false)] {
             assert_eq!(crate::is_scarce(&io::Error::from_raw_os_error(code)), scarce, "{code}");
         }
+    }
+
+    #[test]
+    fn a_durable_write_does_not_wait_for_the_modification_time() {
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let path = dir.path().join("file");
+        fs::write(&path, []).unwrap();
+        let disk = RealDisk::new(Options::default());
+        // Without O_DIRECT there is `fdatasync`, which does not wait for it either.
+        let Some(file) = disk.open_direct(&path, DIRECT_DURABLE).unwrap() else { return };
+        let flags = rustix::fs::fcntl_getfl(&file).unwrap().bits() as i32;
+        assert_eq!(flags & libc::O_SYNC, libc::O_DSYNC, "O_SYNC has a bit that O_DSYNC lacks");
     }
 
     #[test]

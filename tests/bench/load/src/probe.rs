@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use rustix::fs::OFlags;
 use serde_json::{Value, json};
 
 use crate::meter::{GIB, Meter};
@@ -101,7 +100,7 @@ impl Probe {
 
     /// MB/s of direct writes over blocks that are allocated.
     fn sequential(&self, path: &Path, buffer: &Aligned) -> Result<f64> {
-        let file = open(path, OFlags::DIRECT)?;
+        let file = open(path, libc::O_DIRECT)?;
         let pieces = (self.size_bytes / SEQUENTIAL_BYTES).max(1);
         let mut seconds = 0.0;
         for _ in 0..2 {
@@ -118,7 +117,7 @@ impl Probe {
     /// Latency and rate of writes with `O_DIRECT|O_DSYNC` over blocks that are allocated, one
     /// after the other.
     fn synchronous(&self, path: &Path, piece: &[u8]) -> Result<Value> {
-        let file = open(path, OFlags::DIRECT | OFlags::DSYNC)?;
+        let file = open(path, libc::O_DIRECT | libc::O_DSYNC)?;
         let pieces = (self.size_bytes / piece.len()).max(1);
         let mut latencies = Percentiles::default();
         let started = Instant::now();
@@ -149,9 +148,9 @@ fn buffered(file: &File, piece: &[u8], position: usize, size_bytes: usize) -> Re
     Ok(meter.cpu_seconds() * GIB / (at - position) as f64)
 }
 
-fn open(path: &Path, flags: OFlags) -> Result<File> {
+fn open(path: &Path, flags: i32) -> Result<File> {
     let mut options = OpenOptions::new();
-    options.write(true).create(true).custom_flags(flags.bits() as i32);
+    options.write(true).create(true).custom_flags(flags);
     options.open(path).with_context(|| format!("opening {} for direct writes", path.display()))
 }
 
