@@ -226,6 +226,8 @@ pub(crate) struct RetiredFile {
     pub(crate) bytes: u64,
     /// Its new reservation; `None` to remove it.
     pub(crate) becomes: Option<(Purpose, u64)>,
+    /// It is removed as well if the disk has little room.
+    pub(crate) is_surplus: bool,
 }
 
 /// Slow work on files, apart from the rounds.
@@ -292,9 +294,11 @@ impl Chore {
 
 /// Takes a file out of the log, durably.
 fn retire(disk: &dyn Disk, dir: &Path, retired: RetiredFile) -> io::Result<Option<Spare>> {
-    let RetiredFile { number, bytes, becomes } = retired;
+    let RetiredFile { number, bytes, becomes, is_surplus } = retired;
     let path = file_path(dir, number);
-    if let Some((purpose, reservation)) = becomes {
+    let is_kept =
+        !is_surplus || disk.free_bytes(dir)? >= bytes.saturating_mul(FREE_TIMES_IN_ADVANCE);
+    if let Some((purpose, reservation)) = becomes.filter(|_| is_kept) {
         match disk.open(&path, Open::Durable) {
             Ok(file) => {
                 let spec = Reservation { reservation, file_bytes: bytes, number, purpose };
@@ -421,6 +425,19 @@ impl Spares {
 
     pub(crate) fn retire(&mut self, file: RetiredFile) {
         self.to_retire.push(file);
+    }
+
+    /// Retires one of the spare files if there are more than `most`.
+    pub(crate) fn retire_surplus(&mut self, most: usize) {
+        if self.ready.len() > most && self.retiring.is_empty() {
+            let surplus = self.ready.pop();
+            self.to_retire.extend(surplus.map(|spare| RetiredFile {
+                number: spare.label.number,
+                bytes: spare.bytes(),
+                becomes: None,
+                is_surplus: true,
+            }));
+        }
     }
 
     /// Whether a chore is in progress.

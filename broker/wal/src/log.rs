@@ -70,7 +70,9 @@ pub struct Options {
     pub first_file_bytes: u64,
     /// Limit of the size of all files together in bytes.
     pub files_bytes_max: u64,
-    /// Largest number of files that are kept for reuse.
+    /// Largest number of files that an idle log keeps for reuse. A log that is written keeps all
+    /// that it had in use while the disk has much room, because to create a file again takes as
+    /// much of the disk as to write it, and to remove one can stop the device for 60 ms.
     pub spares_max: usize,
     /// Number of spare files that are created while the log is idle and the disk has much room, so
     /// that a burst finds them. With less than two there are two, which are created at any time.
@@ -401,6 +403,9 @@ impl Wal {
         if let Some(label) = self.mark.take() {
             self.marking = true;
             return Some(Chore::Mark(Arc::clone(&self.active.file), label));
+        }
+        if self.idle {
+            self.spares.retire_surplus(self.options.spares_max.max(self.options.prefilled));
         }
         if let Some(chore) = self.spares.retirements() {
             return Some(chore);

@@ -315,6 +315,62 @@ fn files_are_created_in_advance_while_the_log_is_idle_and_the_disk_has_room() {
     assert_eq!(bench.handle.stats().bytes, 5 * OPTIONS.file_bytes);
 }
 
+/// Writes until eight files are full, then releases them.
+fn fill_and_release(bench: &Bench) {
+    bench.submit(1, vec![created()]);
+    bench.answer().1.unwrap();
+    let mut index = 1;
+    while bench.handle.stats().files < 9 {
+        index += 1;
+        bench.submit(index, vec![entry(index, 50_000)]);
+        bench.answer().1.unwrap();
+    }
+    bench.submit(0, vec![Record::Truncated { key: KEY, index, term: 1 }]);
+    bench.answer().1.unwrap();
+    bench.handle.release([(KEY, index + 1)].into());
+    while bench.handle.stats().files > 1 {
+        // A round, so that the log is not idle.
+        bench.submit(0, vec![entry(index + 1, 100)]);
+        bench.answer().1.unwrap();
+    }
+}
+
+/// To create a file again takes as much of the disk as the records, and to remove one may stop it.
+#[test]
+fn a_log_keeps_its_released_files_until_it_is_idle() {
+    let bench = Bench::new(&SimDisk::new(0), OPTIONS);
+    fill_and_release(&bench);
+    // Those that were full, the active one, one or two spare files and two for the next starts.
+    let kept = bench.handle.stats().bytes / OPTIONS.file_bytes;
+    assert!(kept >= 8 + 1 + 1 + 2, "{kept} files");
+    let began = Instant::now();
+    let idle = (1 + OPTIONS.spares_max as u64 + 2) * OPTIONS.file_bytes;
+    while bench.handle.stats().bytes > idle {
+        assert!(began.elapsed() < PATIENCE, "{:?}", bench.handle.stats());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    bench.handle.close();
+    assert_eq!(bench.handle.stats().bytes, idle, "it keeps those that its options state");
+}
+
+#[test]
+fn a_log_on_a_disk_with_little_room_keeps_no_more_files_than_an_idle_one() {
+    let disk = SimDisk::new(0);
+    // Of its 13 files it removes six, and much room would be eight.
+    disk.set_capacity(Some(14 * OPTIONS.file_bytes));
+    let bench = Bench::new(&disk, OPTIONS);
+    fill_and_release(&bench);
+    let began = Instant::now();
+    let most = (1 + OPTIONS.spares_max as u64 + 2) * OPTIONS.file_bytes;
+    while bench.handle.stats().bytes > most {
+        assert!(began.elapsed() < PATIENCE, "{:?}", bench.handle.stats());
+        // Without rounds it would be idle.
+        bench.submit(0, vec![Record::Truncated { key: KEY, index: 2, term: 1 }]);
+        bench.answer().1.unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
 #[test]
 fn d4_closing_seals_what_was_written() {
     let disk = SimDisk::new(0);

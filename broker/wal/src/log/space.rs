@@ -32,8 +32,8 @@ impl Wal {
 
     pub(super) fn retire(&mut self, file: SealedFile) {
         self.reader.remove(file.sequence);
-        let reusable = file.bytes == self.options.file_bytes
-            && self.spares.count_expected() < self.options.spares_max;
+        let reusable = file.bytes == self.options.file_bytes;
+        let is_surplus = self.spares.count_expected() >= self.options.spares_max;
         let starts = file.bytes >= self.options.start_bytes() && self.spares.wants_start();
         let purpose = match (reusable, starts) {
             (true, _) => Some(Purpose::Spare),
@@ -41,7 +41,8 @@ impl Wal {
             (false, false) => None,
         };
         let becomes = purpose.zip(file.reservation.map(|former| former.saturating_add(1)));
-        self.spares.retire(RetiredFile { number: file.number, bytes: file.bytes, becomes });
+        let (number, bytes) = (file.number, file.bytes);
+        self.spares.retire(RetiredFile { number, bytes, becomes, is_surplus });
     }
 
     /// The replicas that prevent the release of the oldest file, each with its last index in it: a

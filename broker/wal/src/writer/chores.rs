@@ -3,17 +3,20 @@
 use std::path::Path;
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ropewalk_disk::Disk;
 
 use super::queue::Queue;
 use crate::files::Chore;
 
-/// Pause after each MiB of zeroes of a new file while rounds are written: both share the disk, and
-/// a round waits for all zeroes that the disk has not written before it. Without rounds, or when
-/// one waits for the file, there is no pause.
+/// Longest pause after each MiB of zeroes of a new file while rounds are written: both share the
+/// disk, and a round waits for all zeroes that the disk has not written before it. The pause ends
+/// when rounds have written three quarters as much, so that the file is complete before it is
+/// needed. Without rounds, or when one waits for the file, there is no pause.
 const PACE_PER_MIB: Duration = Duration::from_millis(8);
+/// How often the pause looks at what rounds have written.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// Reports the end of the thread to the queue, also after a panic.
 struct HelperGuard<'a>(&'a Queue);
@@ -29,10 +32,16 @@ pub(super) fn run(disk: &dyn Disk, dir: &Path, to_do: &mpsc::Receiver<Chore>, qu
     let _gone = HelperGuard(queue);
     // Ends when the "wal" thread has dropped the sender.
     while let Ok(chore) = to_do.recv() {
-        let mut rounds = queue.rounds();
+        let mut written = queue.written_bytes();
         let mut pause = |bytes: u64| {
-            if std::mem::replace(&mut rounds, queue.rounds()) != rounds {
-                thread::sleep(PACE_PER_MIB.mul_f64(bytes as f64 / f64::from(1 << 20)));
+            let before = std::mem::replace(&mut written, queue.written_bytes());
+            if written == before {
+                return;
+            }
+            let end = Instant::now() + PACE_PER_MIB.mul_f64(bytes as f64 / f64::from(1 << 20));
+            let enough = before + bytes / 4 * 3;
+            while Instant::now() < end && queue.written_bytes() < enough {
+                thread::sleep(LOOK_AGAIN);
             }
         };
         queue.chore_done(chore.run(disk, dir, &mut pause));

@@ -55,8 +55,8 @@ struct State {
 pub(super) struct Queue {
     state: Mutex<State>,
     changed: Condvar,
-    /// Copy of [`Stats::rounds`], read while a file is created.
-    rounds: AtomicU64,
+    /// Copy of [`Stats::written_bytes`], read while a file is created.
+    written_bytes: AtomicU64,
     /// Copy of [`Stats::full`], read before every proposal.
     full: AtomicBool,
 }
@@ -169,13 +169,13 @@ impl Queue {
 
     pub(super) fn publish(&self, stats: Stats) {
         self.full.store(stats.full, Ordering::Release);
-        self.rounds.store(stats.rounds, Ordering::Relaxed);
+        self.written_bytes.store(stats.written_bytes, Ordering::Relaxed);
         self.state.lock().stats = stats;
     }
 
-    /// Number of rounds written since the start.
-    pub(super) fn rounds(&self) -> u64 {
-        self.rounds.load(Ordering::Relaxed)
+    /// Bytes written since the start.
+    pub(super) fn written_bytes(&self) -> u64 {
+        self.written_bytes.load(Ordering::Relaxed)
     }
 
     pub(super) fn is_full(&self) -> bool {
