@@ -10,6 +10,7 @@ pub mod supervision;
 pub mod handle;
 pub mod driver;
 mod drivers;
+mod pace;
 mod background;
 mod node;
 

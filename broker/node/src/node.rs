@@ -34,6 +34,7 @@ use crate::background::{self, CheckpointerHandle, CleanerHandle, FlusherHandle};
 use crate::driver::{Driver, DriverContext};
 use crate::drivers;
 use crate::handle::{Observer, ShardHandle};
+use crate::pace;
 use crate::supervision::{self, Failure, OnFatal, StopGuard, Supervisor};
 
 /// Receives the report of each round of the write-ahead log. It must not block, because the log's
@@ -133,6 +134,7 @@ impl Node {
         let lock = data.lock()?;
         format_if_empty(&data, &options)?;
         let opened = recovery::open(data, &options.recovery)?;
+        opened.store.set_pause(pace::shared());
         let budget = Arc::clone(opened.store.budget());
         let (stop, stopped) = watch::channel(false);
         // Delivering answers wakes drivers, which would take time from the log's thread.

@@ -363,7 +363,7 @@ impl Checkpointer {
             return Ok(());
         }
         let context = PassContext {
-            data: self.store.data(),
+            store: &self.store,
             unsynced: &self.unsynced,
             policy: &*self.policy,
             now_ms,

@@ -3,8 +3,8 @@
 //! A few threads do this, each for a part of the shards ([`limits::FLUSHERS`]). They write to the
 //! page cache and never wait for a sync or for a checkpoint, so tails are written on while a
 //! checkpoint makes files durable. Producers wait only when the memory of the tails is used up.
-//! [`Flusher::step`] does one piece of work and never sleeps, so that a test can call it between
-//! any two operations of a checkpoint.
+//! [`Flusher::step`] does one piece of work and sleeps only in the [pause](Store::set_pause) that
+//! the caller has set, so that a test can call it between any two operations of a checkpoint.
 //!
 //! A tail of 1 MiB is written; when memory is short, shorter ones too, the longest first. What is
 //! shorter than [`limits::SPILL_BYTES_MAX`] is left to a checkpoint, which writes the small tails
@@ -119,10 +119,14 @@ impl Flusher {
         now_ms: i64,
         errors: &mut FirstError,
     ) -> Result<bool, WorkError> {
+        let bytes = log.tail_bytes();
         let flushed = self.flush(&self.shards[shard].logs, log, now_ms);
         let flushed = errors.note(flushed)?.unwrap_or(TailFlush::Later);
         let again = match flushed {
-            TailFlush::Moved => log.is_full(),
+            TailFlush::Moved => {
+                self.store.pause_after(bytes);
+                log.is_full()
+            }
             TailFlush::Stays => false,
             TailFlush::Later => true,
         };

@@ -4,8 +4,9 @@
 //! budget. When memory becomes short, the store wakes the flushers and the checkpoint thread. The
 //! lock is a leaf: no other lock is taken while it is held.
 
-use std::sync::Arc;
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
 
 use parking_lot::Mutex;
@@ -28,6 +29,23 @@ pub struct Store {
     /// The incarnation of the next new partition; above every incarnation that has a directory.
     next_incarnation: AtomicU64,
     workers: Mutex<Workers>,
+    pause: OnceLock<Pause>,
+}
+
+/// What the background work calls after it has given the disk this many bytes, to wait for a while.
+pub struct Pause(Box<dyn Fn(usize) + Send + Sync>);
+
+impl Pause {
+    /// A pause that `wait` makes for a number of bytes.
+    pub fn new(wait: impl Fn(usize) + Send + Sync + 'static) -> Self {
+        Self(Box::new(wait))
+    }
+}
+
+impl fmt::Debug for Pause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Pause")
+    }
 }
 
 /// The threads of the background work that are running.
@@ -45,7 +63,14 @@ impl Store {
         next_incarnation: u64,
     ) -> Arc<Self> {
         let next_incarnation = AtomicU64::new(next_incarnation);
-        Arc::new(Self { data, files, budget, next_incarnation, workers: Mutex::default() })
+        Arc::new(Self {
+            data,
+            files,
+            budget,
+            next_incarnation,
+            workers: Mutex::default(),
+            pause: OnceLock::new(),
+        })
     }
 
     /// The data directory.
@@ -58,6 +83,21 @@ impl Store {
     #[must_use]
     pub fn budget(&self) -> &Arc<TailBudget> {
         &self.budget
+    }
+
+    /// Sets the pause between two tails that are written to segments. Without it there is none.
+    pub fn set_pause(&self, pause: Pause) {
+        let is_first = self.pause.set(pause);
+        debug_assert!(is_first.is_ok(), "set once");
+    }
+
+    /// Leaves the disk to the rounds of the write-ahead log for a while, unless memory is short: a
+    /// round waits for everything that the disk was given before it, and many tails become long at
+    /// the same time.
+    pub(crate) fn pause_after(&self, bytes: usize) {
+        if let Some(Pause(wait)) = self.pause.get().filter(|_| !self.budget.is_short()) {
+            wait(bytes);
+        }
     }
 
     /// Closes the files of segments that were not read since the last call.

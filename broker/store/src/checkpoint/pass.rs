@@ -35,6 +35,7 @@ use crate::log::PartitionLog;
 use crate::log::layers::{CapturedLog, SpillBatches};
 use crate::policy::Policy;
 use crate::snapshot::{PartitionFiles, Snapshot, SpillRun};
+use crate::store::Store;
 use crate::unsynced::{TailFlush, UnsyncedLogs, sync_all};
 use crate::work::WorkError;
 
@@ -46,7 +47,7 @@ pub(crate) const END_SYNCS: usize = 2;
 /// What a pass needs from its caller to begin.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PassContext<'a> {
-    pub(crate) data: &'a DataDir,
+    pub(crate) store: &'a Store,
     pub(crate) unsynced: &'a UnsyncedLogs,
     pub(crate) policy: &'a dyn Policy,
     pub(crate) now_ms: i64,
@@ -173,10 +174,12 @@ fn capture_logs(
     for (partition, log) in logs {
         let through = capture.state.partitions[&partition].next_offset;
         let is_overdue = overdue.contains(&partition);
-        if is_overdue || log.loose_bytes(through) >= limits::SPILL_BYTES_MAX {
-            context.unsynced.keep_bound(context.data)?;
+        let loose_bytes = log.loose_bytes(through);
+        if is_overdue || loose_bytes >= limits::SPILL_BYTES_MAX {
+            context.unsynced.keep_bound(context.store.data())?;
             let PassContext { now_ms, policy, .. } = context;
             let flushed = context.unsynced.flush(&log, through, now_ms, policy)?;
+            context.store.pause_after(loose_bytes);
             if is_overdue && flushed == TailFlush::Moved {
                 log.seal()?;
             }
