@@ -20,6 +20,7 @@
 
 mod aligned;
 mod counts;
+mod reclaim;
 mod real;
 mod sim;
 
@@ -59,7 +60,8 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// Renames a file, and replaces a file at `to`. Atomic, not durable before [`Disk::sync_dir`].
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
-    /// Unlinks a file. Not durable before [`Disk::sync_dir`].
+    /// Unlinks a file. Not durable before [`Disk::sync_dir`]. Handles that are open remain usable.
+    /// The space of a large file becomes free in the next seconds, when they are closed.
     fn remove(&self, path: &Path) -> io::Result<()>;
 
     /// Makes the names in a directory durable.

@@ -23,6 +23,7 @@ use rustix::fs::{Advice, FallocateFlags};
 use rustix::io::Errno;
 
 use crate::counts::SyncCounts;
+use crate::reclaim::{Handle, Reclaimer};
 use crate::{ALIGN_BYTES, Aligned, Disk, File, Lock, Open};
 
 /// Largest number of buffers of one `pwritev` on Linux.
@@ -63,12 +64,13 @@ pub struct Options {
 pub struct RealDisk {
     options: Options,
     counts: Arc<SyncCounts>,
+    reclaimer: Reclaimer,
 }
 
 impl RealDisk {
     /// The files of this machine, accessed according to `options`.
     pub fn new(options: Options) -> Self {
-        Self { options, counts: Arc::default() }
+        Self { options, counts: Arc::default(), reclaimer: Reclaimer::default() }
     }
 
     /// Opens another descriptor of a durable file, for direct writes, if it is wanted and
@@ -148,8 +150,9 @@ impl Disk for RealDisk {
         let is_durable = how == Open::Durable;
         let direct = if is_durable { self.open_direct(path, DIRECT_DURABLE)? } else { None };
         let direct_usable = AtomicBool::new(direct.is_some());
+        let metadata = cached.metadata()?;
         // Only an empty file is going to be filled with zeroes.
-        let filled = direct.is_some() && cached.metadata()?.len() == 0;
+        let filled = direct.is_some() && metadata.len() == 0;
         let filler = if filled { self.open_direct(path, libc::O_DIRECT)? } else { None };
         Ok(Arc::new(RealFile {
             cached,
@@ -158,6 +161,7 @@ impl Disk for RealDisk {
             filler: Mutex::new(filler),
             may_fall_back: self.options.direct == Direct::Auto,
             counts: Arc::clone(&self.counts),
+            _handle: self.reclaimer.handle(&metadata),
         }))
     }
 
@@ -182,7 +186,7 @@ impl Disk for RealDisk {
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        fs::remove_file(path)
+        self.reclaimer.remove(path)
     }
 
     fn sync_dir(&self, dir: &Path, why: &'static str) -> io::Result<()> {
@@ -232,6 +236,7 @@ struct RealFile {
     /// Opened with `O_DIRECT` alone, until the file is preallocated.
     filler: Mutex<Option<fs::File>>,
     counts: Arc<SyncCounts>,
+    _handle: Handle,
 }
 
 impl RealFile {
