@@ -75,6 +75,7 @@ mod lookup;
 pub mod spill;
 pub mod retention;
 pub mod compaction;
+pub mod copy;
 mod repair;
 pub mod salvage;
 #[cfg(any(test, feature = "testing"))]

@@ -11,6 +11,7 @@ mod damage;
 mod model;
 mod sync;
 mod pieces;
+mod copy;
 
 use std::path::PathBuf;
 use std::sync::Arc;

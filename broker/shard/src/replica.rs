@@ -196,6 +196,13 @@ impl Replica {
         self.leading
     }
 
+    /// Whether a snapshot that includes the entry `last` may replace the replica's log: see
+    /// [`Engine::lacks`].
+    #[must_use]
+    pub fn lacks(&self, last: EntryId) -> bool {
+        self.engine.lacks(last)
+    }
+
     /// Whether the replica needs ticks. A single voter that leads does not, unless its replay waits
     /// for memory.
     #[must_use]

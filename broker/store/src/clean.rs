@@ -15,6 +15,7 @@
 //!
 //! - Only segments wholly below the one in which the *older* kept snapshot ends are rewritten. Both
 //!   snapshots stay valid, because offsets and segment ends do not change.
+//! - A shard is not compacted while its files are sent to another broker ([`crate::transfer`]).
 //! - **D2** a failed sync is final: the thread reports it and ends, and the process ends.
 //!
 //! # After a crash
@@ -59,8 +60,8 @@ pub struct Cleaner {
     searched_ms: Option<i64>,
     /// Time from the start of this round to the next one.
     pause_ms: i64,
-    due: Vec<(Arc<PartitionLog>, Compaction)>,
-    job: Option<(Arc<PartitionLog>, CompactionJob)>,
+    due: Vec<(ShardId, Arc<PartitionLog>, Compaction)>,
+    job: Option<(ShardId, Arc<PartitionLog>, CompactionJob)>,
 }
 
 impl fmt::Debug for Cleaner {
@@ -89,15 +90,18 @@ impl Cleaner {
     /// See [`WorkError`]. After one that is not final, `step` may be called again and continues
     /// with other work.
     pub fn step(&mut self, now_ms: i64) -> Result<Next, WorkError> {
-        if let Some((log, mut job)) = self.job.take() {
-            if let Some(replacement) = job.next()? {
+        if let Some((shard, log, mut job)) = self.job.take() {
+            // Without this, the job is dropped. A later search finds what is left to compact.
+            if let Some(_compacting) = self.store.pins().compact(shard)
+                && let Some(replacement) = job.next()?
+            {
                 let saved_bytes = replacement.saved_bytes();
                 log.install(replacement)?;
                 tracing::debug!(partition = %log.partition(), saved_bytes, "segment compacted");
-                self.job = Some((log, job));
+                self.job = Some((shard, log, job));
             }
-        } else if let Some((log, request)) = self.due.pop() {
-            self.job = log.plan_compaction(request).map(|job| (log, job));
+        } else if let Some((shard, log, request)) = self.due.pop() {
+            self.job = log.plan_compaction(request).map(|job| (shard, log, job));
         } else if self.left > 0 {
             self.left -= 1;
             let (shard, logs) = &self.shards[self.left];
@@ -105,7 +109,8 @@ impl Cleaner {
             self.pause_ms = compacted.iter().fold(self.pause_ms, |pause_ms, (_, policy, _)| {
                 pause_ms.min(policy.lag_ms_max / SEARCHES_PER_LAG)
             });
-            self.due = self.find_due(*shard, compacted, now_ms)?;
+            let (shard, due) = (*shard, self.find_due(*shard, compacted, now_ms)?);
+            self.due = due.into_iter().map(|(log, request)| (shard, log, request)).collect();
         } else if self.searched_ms.is_none_or(|at| now_ms - at >= self.pause_ms.max(PAUSE_MS_MIN)) {
             self.searched_ms = Some(now_ms);
             self.store.close_idle_files();

@@ -11,6 +11,7 @@
 //! snapshots/<shard>-<n>.snapshot          the newest two snapshots of each shard (see `snapshot`)
 //! shards/<shard>/spill/<n>.spill          small tails of many partitions, one file a checkpoint
 //! partitions/<topic id>-<index>.<n>/      segments of a partition in its n-th incarnation
+//! transfers/<shard>/                      what is received from another broker (see `transfer`)
 //! ```
 //!
 //! `meta` is `[magic "RWMETA\0\0"][version u32 LE][length u32 LE][postcard of Identity][CRC-32C u32
@@ -46,6 +47,7 @@ const WAL: &str = "wal";
 const SHARDS: &str = "shards";
 const SNAPSHOTS: &str = "snapshots";
 const PARTITIONS: &str = "partitions";
+const TRANSFERS: &str = "transfers";
 /// Names that a filesystem creates in its root.
 const NOT_OURS: [&str; 1] = ["lost+found"];
 
@@ -203,6 +205,14 @@ impl DataDir {
 
     pub(crate) fn partition_name(partition: PartitionId, incarnation: u64) -> String {
         format!("{partition}.{incarnation}")
+    }
+
+    pub(crate) fn transfers(&self) -> PathBuf {
+        self.root.join(TRANSFERS)
+    }
+
+    pub(crate) fn transfer(&self, shard: ShardId) -> PathBuf {
+        self.transfers().join(shard.0.to_string())
     }
 
     fn shard(&self, shard: ShardId) -> PathBuf {

@@ -3,7 +3,8 @@
 //! Applied records are appended to partition [`log`]s. [`flush`] writes them to segment files. A
 //! [`checkpoint`] makes the files durable and writes a [`snapshot`] that names them; [`recovery`]
 //! starts from a snapshot. The write-ahead log keeps the entries that no snapshot covers yet
-//! ([`replica_log`]).
+//! ([`replica_log`]). A replica that lacks what the log no longer has gets the files of another
+//! broker ([`transfer`]).
 //!
 //! This crate starts no threads: `broker/node` runs the flushers, the checkpointer and the cleaner.
 //! It accesses files through `broker/disk` only.
@@ -22,6 +23,7 @@ pub(crate) mod unsynced;
 pub mod flush;
 pub mod checkpoint;
 pub mod clean;
+pub mod transfer;
 pub mod recovery;
 pub mod bootstrap;
 pub mod repair;

@@ -45,6 +45,33 @@ pub const COMPACTION_KEYS_BYTES_MAX: usize = 16 << 20;
 /// Largest decompressed size of the records of one batch in a compaction, bytes.
 pub const COMPACTION_RECORDS_BYTES_MAX: usize = 128 << 20;
 
+/// Most transfers of shards that a broker sends at once, and most that it receives at once. Others
+/// wait.
+pub const TRANSFERS_MAX: usize = 2;
+
+/// Most transfers that wait for another to end.
+pub const TRANSFERS_WAITING_MAX: usize = 256;
+
+/// Most bytes of a file in one message of a transfer. A receiver has one such message on its way.
+pub const TRANSFER_PIECE_BYTES_MAX: u32 = 1 << 20;
+
+/// Most bytes of the list of the files of a transfer; about 40 per segment.
+pub const TRANSFER_LIST_BYTES_MAX: u64 = 64 << 20;
+
+/// Received files that are made durable together at the latest.
+pub const TRANSFER_UNSYNCED_FILES_MAX: usize = 64;
+
+/// After so long without an answer, the receiver of a transfer asks again, milliseconds.
+pub const TRANSFER_RETRY_MS: i64 = 5_000;
+
+/// After so long without a question, the sender of a transfer releases its files, milliseconds.
+pub const TRANSFER_IDLE_MS: i64 = 60_000;
+
+const _: () = assert!(
+    TRANSFER_RETRY_MS * 3 <= TRANSFER_IDLE_MS,
+    "three questions or answers of a transfer may be lost"
+);
+
 const _: () = assert!(
     WRITE_BYTES_MAX as u64 <= ropewalk_wal::round_records_bytes_max(ropewalk_wal::FILE_BYTES),
     "a submission fits a log file"

@@ -5,9 +5,10 @@
 //! 1. Read the identity of the directory and make it durable: an earlier process may have failed
 //!    to.
 //! 2. Open the write-ahead log, which cuts its torn tail and reports replicas that lost records.
-//! 3. Per shard, load the newest intact snapshot and the index of the log entries after it.
-//! 4. Remove files that no kept snapshot names.
-//! 5. Cut every partition's segments at the end that the snapshot names.
+//! 3. Complete the installation of transferred files: see [`crate::transfer`].
+//! 4. Per shard, load the newest intact snapshot and the index of the log entries after it.
+//! 5. Remove files that no kept snapshot and no transfer names.
+//! 6. Cut every partition's segments at the end that the snapshot names.
 //!
 //! The shard's driver then replays the entries after the snapshot. A crash may come at any point:
 //! the next start repeats all steps.
@@ -41,6 +42,7 @@ use crate::partition_logs::PartitionLogs;
 use crate::replica_log;
 use crate::snapshot::{PartitionFiles, Snapshot, SnapshotError, Snapshots};
 use crate::store::Store;
+use crate::transfer::{self, Transfers};
 
 mod orphans;
 
@@ -99,6 +101,9 @@ pub struct OpenStore {
     pub wal: Wal,
     /// The replicas that can be started.
     pub replicas: Vec<OpenedReplica>,
+    /// The shards that are being received from another broker, with the Raft id of the replica that
+    /// will be started then: to pass to [`crate::transfer::Receiver::begin`].
+    pub receiving: Vec<(ShardId, u64)>,
     /// The shards that cannot be started.
     pub damaged: Vec<DamagedShard>,
     /// Damage to records of partitions. Reads of them fail, all other reads work.
@@ -145,11 +150,21 @@ pub fn open(data: DataDir, options: &Options) -> Result<OpenStore, OpenError> {
         }
     };
     data.sync_root()?;
-    let (mut wal, recovered) = Wal::open(Arc::clone(data.disk()), &data.wal(), options.wal)?;
-    let mut damaged = Vec::new();
-    let mut sound = Vec::new();
+    let (mut wal, mut recovered) = Wal::open(Arc::clone(data.disk()), &data.wal(), options.wal)?;
+    if transfer::complete(&data, &mut wal, &recovered)? {
+        drop(wal);
+        (wal, recovered) = Wal::open(Arc::clone(data.disk()), &data.wal(), options.wal)?;
+    }
+    let mut transfers = Transfers::load(&data)?;
+    let (mut damaged, mut sound) = (Vec::new(), Vec::new());
+    let mut receiving = Vec::new();
     for number in 0..=identity.shards {
         let shard = ShardId(number);
+        if let Some(replica) = new_replica(&data, shard, &transfers, &recovered)? {
+            tracing::info!(%shard, replica, "shard is being received from another broker");
+            receiving.push((shard, replica));
+            continue;
+        }
         match check_shard(&data, shard, &recovered)? {
             Ok(found) => sound.push(found),
             Err(what) => {
@@ -158,8 +173,11 @@ pub fn open(data: DataDir, options: &Options) -> Result<OpenStore, OpenError> {
             }
         }
     }
+    for shard in &sound {
+        transfers.end_needless(&data, &shard.newest().1)?;
+    }
     set_aside(&mut wal, &recovered, &sound, &mut damaged)?;
-    let next_incarnation = orphans::remove(&data, &sound, damaged.is_empty())?;
+    let next_incarnation = orphans::remove(&data, &sound, &transfers, damaged.is_empty())?;
     let files = Arc::new(FileCache::new(options.open_files_max));
     let store = Store::new(data, files, TailBudget::new(options.tail_bytes_max), next_incarnation);
     let mut damaged_partitions = Vec::new();
@@ -168,7 +186,21 @@ pub fn open(data: DataDir, options: &Options) -> Result<OpenStore, OpenError> {
         let partition_logs = PartitionLogs::new(Arc::clone(&store), shard.shard());
         replicas.push(shard.open(partition_logs, wal.reader(), &mut damaged_partitions)?);
     }
-    Ok(OpenStore { identity, store, wal, replicas, damaged, damaged_partitions })
+    Ok(OpenStore { identity, store, wal, replicas, receiving, damaged, damaged_partitions })
+}
+
+/// The replica of a shard that is being received and that this broker has never had; otherwise the
+/// shard is started, or it is damaged (D4).
+fn new_replica(
+    data: &DataDir,
+    shard: ShardId,
+    transfers: &Transfers,
+    recovered: &RecoveredLog,
+) -> Result<Option<u64>, OpenError> {
+    let Some(replica) = transfers.replica(shard) else { return Ok(None) };
+    let has_log = recovered.replicas.contains_key(&replica_log::key(shard, ReplicaId(replica)));
+    let has_snapshot = !Snapshots::new(data, shard).numbers()?.is_empty();
+    Ok((!has_log && !has_snapshot).then_some(replica))
 }
 
 /// Copies the log entries of replicas that are not started to files of their own, for a repair, so

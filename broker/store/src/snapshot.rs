@@ -250,7 +250,11 @@ impl Snapshots {
     /// # Errors
     /// See [`SnapshotError`].
     pub fn load(&self, number: u64) -> Result<Snapshot, SnapshotError> {
-        let path = self.path(number);
+        self.load_from(self.path(number))
+    }
+
+    /// Like [`Self::load`], from a file with another name.
+    pub(crate) fn load_from(&self, path: PathBuf) -> Result<Snapshot, SnapshotError> {
         let bytes = read_whole(&*self.disk, &path, SNAPSHOT_BYTES_MAX)?;
         let snapshot = decode(&bytes, &path)?;
         if snapshot.shard != self.shard {
@@ -320,12 +324,14 @@ impl Snapshots {
         format!("{}-", self.shard.0)
     }
 
-    fn path(&self, number: u64) -> PathBuf {
+    /// The path of a snapshot.
+    pub(crate) fn path(&self, number: u64) -> PathBuf {
         self.dir.join(format!("{}{number:020}{SUFFIX}", self.prefix()))
     }
 }
 
-fn encode(snapshot: &Snapshot) -> Vec<u8> {
+/// A snapshot as bytes.
+pub(crate) fn encode(snapshot: &Snapshot) -> Vec<u8> {
     let mut out = MAGIC.to_vec();
     out.extend(VERSION.to_le_bytes());
     out.extend(snapshot.shard.0.to_le_bytes());

@@ -19,6 +19,7 @@ use crate::budget::TailBudget;
 use crate::directory::DataDir;
 use crate::limits;
 use crate::snapshot::{SegmentsEnd, SpillRun};
+use crate::transfer::Pins;
 
 /// What the partition logs of a broker share.
 #[derive(Debug)]
@@ -29,6 +30,8 @@ pub struct Store {
     /// The incarnation of the next new partition; above every incarnation that has a directory.
     next_incarnation: AtomicU64,
     workers: Mutex<Workers>,
+    /// Files that are being sent to another broker.
+    pins: Pins,
     pause: OnceLock<Pause>,
 }
 
@@ -70,6 +73,7 @@ impl Store {
             next_incarnation,
             workers: Mutex::default(),
             pause: OnceLock::new(),
+            pins: Pins::default(),
         })
     }
 
@@ -83,6 +87,11 @@ impl Store {
     #[must_use]
     pub fn budget(&self) -> &Arc<TailBudget> {
         &self.budget
+    }
+
+    /// The files that are being sent to another broker.
+    pub(crate) fn pins(&self) -> &Pins {
+        &self.pins
     }
 
     /// Sets the pause between two tails that are written to segments. Without it there is none.

@@ -263,6 +263,12 @@ impl OneShard {
         }
     }
 
+    /// Appends records and checkpoints them.
+    pub(crate) fn append_and_checkpoint(&mut self, count: i64) -> Result<(), WorkError> {
+        self.append(count);
+        self.checkpoint()
+    }
+
     /// Adds the catalog's shard, in which one entry has been applied.
     pub(crate) fn keep_catalog(&mut self) {
         let found = self.catalog.take().expect("it is kept once");

@@ -3,7 +3,7 @@
 
 #[cfg(doc)]
 use super::Fetch;
-use super::{Engine, Entry, MessageRejection, convert};
+use super::{Engine, Entry, EntryId, MessageRejection, convert};
 use crate::message::{Body, Message};
 
 impl Engine {
@@ -44,6 +44,15 @@ impl Engine {
     /// The last index that is durable in this replica's log together with all before it.
     pub(crate) fn durable_index(&self) -> u64 {
         self.node.raft.raft_log.persisted
+    }
+
+    /// Whether the log lacks the entry `last` and all that it knows to be committed is before it: a
+    /// snapshot that includes the entry may replace the log. Otherwise entries that this replica
+    /// acknowledged would go with it.
+    #[must_use]
+    pub fn lacks(&self, last: EntryId) -> bool {
+        let log = &self.node.raft.raft_log;
+        log.committed < last.index && !log.match_term(last.index, last.term)
     }
 
     /// Reports that messages to this replica are lost: entries are sent again from the last one

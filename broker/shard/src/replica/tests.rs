@@ -243,3 +243,30 @@ fn a_read_is_refused_while_a_replay_waits_for_memory() {
     assert_eq!(work.reads, [(5, Err(ProposeError::NotLeader))]);
     assert!(replica.poll(&mut state).is_none());
 }
+
+/// A snapshot replaces the log only where no entry that may count for a majority goes with it.
+#[test]
+fn d1_a_replica_lacks_only_what_its_log_does_not_have() {
+    let entries = (2..=6).map(|index| (index, 3, EntryKind::Normal as u8, Bytes::new()));
+    let hard_state = HardState { term: 5, vote: 0, commit: 4 };
+    let written = WrittenLog { entries: entries.collect(), hard_state };
+    let start = Start {
+        replica: 2,
+        hard_state,
+        members: Members { voters: vec![1, 2, 3], ..Members::default() },
+        snapshot: EntryId { index: 1, term: 1 },
+        entries: (2..=6)
+            .map(|index| StoredEntry { index, term: 3, kind: EntryKind::Normal, len_bytes: 0 })
+            .collect(),
+        source: Box::new(written),
+        seed: 0,
+    };
+    let replica = Replica::new(start).expect("a sane start");
+    let lacks = |index, term| replica.lacks(EntryId { index, term });
+    assert!(!lacks(1, 1), "it is in the snapshot");
+    assert!(!lacks(4, 3), "it is committed");
+    assert!(!lacks(4, 9), "no other entry can be committed there");
+    assert!(!lacks(6, 3), "the log has it");
+    assert!(lacks(6, 4), "the leader's entry is another one");
+    assert!(lacks(7, 3));
+}

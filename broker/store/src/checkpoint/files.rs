@@ -4,6 +4,8 @@
 //!
 //! - A file is removed only when neither kept snapshot names it: a file that snapshot number n is
 //!   the first not to name is removed when the older kept one is n or newer.
+//! - A file that a pinned snapshot names stays as well, unless the disk is full
+//!   ([`crate::transfer`]).
 //! - **D6** the write-ahead log is released below the older kept snapshot, never below the newest.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -19,6 +21,7 @@ use crate::directory::{DataDir, DirectoryError};
 use crate::partition_logs::PartitionLogs;
 use crate::replica_log;
 use crate::snapshot::{PartitionIncarnation, Snapshot, Snapshots};
+use crate::transfer::ShardPins;
 
 /// Number of snapshots that are kept.
 const KEPT: usize = 2;
@@ -213,15 +216,22 @@ impl ShardFiles {
         while self.kept.len() > KEPT {
             self.kept.pop_front();
         }
-        let numbers: Vec<u64> = self.kept.iter().map(|kept| kept.number).collect();
+        let store = Arc::clone(self.partition_logs.store());
+        let mut pins = store.pins().hold(self.shard());
+        if store.budget().is_disk_full() {
+            pins.end();
+        }
+        let mut numbers = pins.snapshots();
+        numbers.extend(self.kept.iter().map(|kept| kept.number));
+        let numbers: Vec<u64> = numbers.into_iter().collect();
         let removed = self.snapshots.remove_all_but(&numbers);
-        for error in removed.err().into_iter().chain(self.run_removals()) {
+        for error in removed.err().into_iter().chain(self.run_removals(&pins)) {
             tracing::warn!(shard = %self.shard(), %error, "unlinking a file failed, will retry");
         }
     }
 
     /// Runs the removals that are due. Returns the errors.
-    fn run_removals(&mut self) -> Vec<DirectoryError> {
+    fn run_removals(&mut self, pins: &ShardPins<'_>) -> Vec<DirectoryError> {
         let data = self.partition_logs.store().data().clone();
         let shard = self.shard();
         let mut failed = Vec::new();
@@ -235,9 +245,12 @@ impl ShardFiles {
         let kept = &self.kept;
         let named = |file: &u64| kept.iter().any(|kept| kept.spill.contains_key(file));
         self.spill_bytes.retain(|file, _| {
-            named(file) || !is_gone(remove(&data, data.spill_file(shard, *file)))
+            named(file)
+                || pins.names_spill(*file)
+                || !is_gone(remove(&data, data.spill_file(shard, *file)))
         });
         let oldest = kept.front().filter(|_| kept.len() == KEPT).map_or(0, |kept| kept.number);
+        let oldest = pins.snapshots().first().map_or(oldest, |pinned| oldest.min(*pinned));
         self.removals.retain(|removal| {
             removal.since > oldest
                 || !is_gone(match &removal.what {

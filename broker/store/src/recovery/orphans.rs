@@ -1,5 +1,6 @@
 //! Removes files that no kept snapshot names: written before a crash and not checkpointed, or
-//! released and not removed yet. This happens before any log is opened.
+//! released and not removed yet. What a transfer is receiving stays. This happens before any log is
+//! opened.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -9,8 +10,9 @@ use ropewalk_shard::ShardId;
 use super::RecoveredShard;
 use crate::checkpoint::files::KeptSnapshot;
 use crate::directory::{DataDir, DirectoryError};
+use crate::transfer::Transfers;
 
-/// Removes the files of partitions that no snapshot names. Returns the first incarnation number
+/// Removes the files of partitions that no snapshot and no transfer names. Returns the first incarnation number
 /// that no directory has had.
 ///
 /// With a damaged shard (`all_known` is false) nothing is removed, because its snapshots are
@@ -18,12 +20,14 @@ use crate::directory::{DataDir, DirectoryError};
 pub(super) fn remove(
     data: &DataDir,
     sound: &[RecoveredShard],
+    transfers: &Transfers,
     all_known: bool,
 ) -> Result<u64, DirectoryError> {
     let kept = sound.iter().flat_map(|shard| &shard.kept);
     let named: BTreeSet<String> = kept
         .flat_map(|(_, snapshot)| &snapshot.partitions)
         .map(|files| DataDir::partition_name(files.partition, files.incarnation))
+        .chain(transfers.partitions())
         .collect();
     let mut next_incarnation = 1;
     let dir = data.partitions();
