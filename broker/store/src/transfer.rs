@@ -23,27 +23,28 @@
 //!
 //! A set ends when its sender restarts, when nobody uses it, or when a full disk needs its files.
 //! The receiver then asks for another set, of a newer snapshot or even of another replica, and
-//! fetches only the blocks that differ: each block of a segment is identified by the checksum in the
-//! segment's index. What is installed is always exactly one set. So a receiver never has an old
+//! fetches only the blocks that differ: each block of a segment is identified by the checksum in
+//! the segment's index. What is installed is always exactly one set. So a receiver never has an old
 //! record of a key without the newer one or the tombstone, however often sets changed meanwhile.
 //!
 //! # Invariants
 //!
 //! - **D1** a replica whose log has the last entry of a set does not install it.
-//! - **D3** each message has a checksum; each block, spill extent and snapshot is verified when it is
-//!   received, and again on the disk before it is installed. What does not match is fetched again.
+//! - **D3** each message has a checksum; each block, spill extent and snapshot is verified when it
+//!   is received, and again on the disk before it is installed. What does not match is fetched
+//!   again.
 //! - **D4** a replica that is being received does not exist for Raft before it is installed.
 //! - **O4** a set holds every record from the log start on, at offsets that do not change. The log
 //!   may start in the middle of a batch.
-//! - **R1** at most [`limits::TRANSFERS_MAX`] transfers are sent, and as many received, at once; each
-//!   has one piece in memory and the list of its files. Each direction has a rate.
+//! - **R1** at most [`limits::TRANSFERS_MAX`] transfers are sent, and as many received, at once;
+//!   each has one piece in memory and the list of its files. Each direction has a rate.
 //!
 //! # After a crash
 //!
 //! Received files are in directories of new incarnations, which no snapshot names. The manifest
-//! names them, so recovery keeps them as long as the manifest exists, and the transfer goes on where
-//! it was. Once `transfers/<shard>/install` is durable, recovery completes the installation. Without
-//! a manifest or when the shard no longer needs it, recovery removes everything.
+//! names them, so recovery keeps them as long as the manifest exists, and the transfer goes on
+//! where it was. Once `transfers/<shard>/install` is durable, recovery completes the installation.
+//! Without a manifest or when the shard no longer needs it, recovery removes everything.
 
 pub mod message;
 pub mod limit;
@@ -75,7 +76,8 @@ pub struct Options {
     pub bytes_per_second: u64,
     /// A receiver takes no file that would leave less free space on the disk.
     pub disk_free_bytes_min: u64,
-    /// What was received is made durable after so many bytes at the latest. A restart loses no more.
+    /// What was received is made durable after so many bytes at the latest. A restart loses no
+    /// more.
     pub unsynced_bytes_max: u64,
     /// A receiver asks for at most so many bytes at once, and has so many in memory; at most
     /// [`limits::TRANSFER_PIECE_BYTES_MAX`].

@@ -12,8 +12,8 @@ use crate::checkpoint::files::KeptSnapshot;
 use crate::directory::{DataDir, DirectoryError};
 use crate::transfer::Transfers;
 
-/// Removes the files of partitions that no snapshot and no transfer names. Returns the first incarnation number
-/// that no directory has had.
+/// Removes the files of partitions that no snapshot and no transfer names. Returns the first
+/// incarnation number that no directory has had.
 ///
 /// With a damaged shard (`all_known` is false) nothing is removed, because its snapshots are
 /// unknown.

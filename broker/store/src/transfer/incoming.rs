@@ -60,10 +60,8 @@ impl From<SegmentError> for ReceiveError {
 
 impl From<DirectoryError> for ReceiveError {
     fn from(error: DirectoryError) -> Self {
-        match &error {
-            DirectoryError::Io { source, .. } if is_full(source) => Self::Full,
-            _ => Self::Work(error.into()),
-        }
+        let is_full = matches!(&error, DirectoryError::Io { source, .. } if is_full(source));
+        if is_full { Self::Full } else { Self::Work(error.into()) }
     }
 }
 

@@ -3,14 +3,14 @@
 //! # Order, and the state after a crash
 //!
 //! 1. Files of received partitions that the set does not list are removed, and the runs in the
-//!    received spill files are written to a spill file of this broker: no snapshot names these files
-//!    yet.
+//!    received spill files are written to a spill file of this broker: no snapshot names these
+//!    files yet.
 //! 2. The snapshot, with this broker's replica, incarnations and spill file, is written to
 //!    `transfers/<shard>/install`. When its name is durable, **the set is committed**: from here on
 //!    recovery completes the installation, before it opens the shard.
 //! 3. The same snapshot is written as the newest one of the shard.
-//! 4. The write-ahead log of the replica begins anew behind the snapshot. Its term and its vote stay
-//!    (D4): only entries are replaced.
+//! 4. The write-ahead log of the replica begins anew behind the snapshot. Its term and its vote
+//!    stay (D4): only entries are replaced.
 //! 5. `install` and the manifest are removed, durably. Only then the replica starts.
 //!
 //! Each of the steps 3 to 5 may be repeated.

@@ -6,8 +6,8 @@
 //! magic | version u32 | length u64 | postcard of the content | CRC-32C u32 over all before
 //! ```
 //! Numbers outside of the postcard are little-endian. The magic of a [`List`], which is sent, is
-//! `"RWXLIST\0"`; that of a [`Manifest`], which a receiver keeps in `transfers/<shard>/manifest`, is
-//! `"RWXFER\0\0"`. The version of both is 1.
+//! `"RWXLIST\0"`; that of a [`Manifest`], which a receiver keeps in `transfers/<shard>/manifest`,
+//! is `"RWXFER\0\0"`. The version of both is 1.
 //!
 //! # Invariants
 //!
@@ -291,7 +291,9 @@ impl Manifest {
             && files.clone().all(|(file, received)| match file {
                 // An older index may describe a longer log.
                 SetFile::Segment(_) if !received.has_index => true,
-                _ => received.bytes <= file.content_bytes(),
+                SetFile::Segment(_) | SetFile::Snapshot { .. } | SetFile::Spill { .. } => {
+                    received.bytes <= file.content_bytes()
+                }
             });
         if fits { Ok(manifest) } else { Err(FormatError::Damaged("its parts do not fit together")) }
     }

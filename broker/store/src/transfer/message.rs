@@ -1,15 +1,15 @@
 //! Messages of a transfer and their encoding.
 //!
 //! The receiver asks for everything: the sender sends a piece only as the answer to a
-//! [`Body::Fetch`], so a receiver that is full, slow or gone costs no more than one piece. A message
-//! may be lost, repeated or come late; whoever waits for an answer asks again.
+//! [`Body::Fetch`], so a receiver that is full, slow or gone costs no more than one piece. A
+//! message may be lost, repeated or come late; whoever waits for an answer asks again.
 //!
 //! # Encoding
 //!
 //! Version 1, integers little-endian: `version: u8`, `kind: u8`, `shard: u32`, `from: u64`,
 //! `to: u64`, then the fields of the kind in the order of declaration, then `CRC-32C: u32` over all
-//! before. [`Message::decode`] accepts nothing else and no trailing bytes; it allocates no more than
-//! the input holds.
+//! before. [`Message::decode`] accepts nothing else and no trailing bytes; it allocates no more
+//! than the input holds.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use ropewalk_shard::engine::{EntryId, Members};

@@ -1,9 +1,9 @@
 //! The files of a set at its sender, and how they are kept while they are sent.
 //!
 //! A set is a snapshot of the shard and every file that it names. As long as it is pinned, the
-//! checkpoint thread removes none of these files, and the shard is not compacted: so no tombstone or
-//! marker goes while a receiver has the records before it and not yet the ones after it. A pin ends
-//! with the process, with its transfer, and when a full disk needs the space.
+//! checkpoint thread removes none of these files, and the shard is not compacted: so no tombstone
+//! or marker goes while a receiver has the records before it and not yet the ones after it. A pin
+//! ends with the process, with its transfer, and when a full disk needs the space.
 //!
 //! # Invariants
 //!
@@ -73,7 +73,8 @@ impl Pins {
         ShardPins { state: self.0.lock(), shard }
     }
 
-    /// Begins a step of a compaction; `None` as long as a set of the shard is pinned or waits to be.
+    /// Begins a step of a compaction; `None` as long as a set of the shard is pinned or waits to
+    /// be.
     pub(crate) fn compact(&self, shard: ShardId) -> Option<Compacting<'_>> {
         let mut state = self.0.lock();
         if state.pins.values().any(|pin| pin.shard == shard) {
@@ -180,17 +181,17 @@ impl PinnedSet {
         let spill: BTreeSet<u64> = runs.map(|run| run.file).collect();
         store.pins().set_spill(set, spill.clone());
         let spill = spill.into_iter().map(|file| (file, data.spill_file(shard, file))).collect();
-        Self::list(&**data.disk(), store, &snapshot, snapshots.path(number), set, spill).map(Some)
+        Self::list(store, &snapshot, snapshots.path(number), set, spill).map(Some)
     }
 
     fn list(
-        disk: &dyn Disk,
         store: &Store,
         snapshot: &Snapshot,
         path: PathBuf,
         set: SetId,
         spill: BTreeMap<u64, PathBuf>,
     ) -> Result<Self, WorkError> {
+        let disk = &**store.data().disk();
         let whole = |path: &PathBuf| -> Result<(u64, u32), WorkError> {
             let file = disk.open(path, Open::Read).map_err(DirectoryError::io(path))?;
             let bytes = file.len().map_err(DirectoryError::io(path))?;

@@ -20,8 +20,8 @@ use crate::work::{FirstError, Next, WorkError};
 /// [`ropewalk_shard::replica::Replica::lacks`]. False also for a replica that is not this broker's.
 pub type Need<'a> = &'a dyn Fn(ShardId, u64, EntryId) -> bool;
 
-/// Receives the files of shards from other brokers. It writes and reads files, so it has a thread of
-/// its own.
+/// Receives the files of shards from other brokers. It writes and reads files, so it has a thread
+/// of its own.
 #[derive(Debug)]
 pub struct Receiver {
     store: Arc<Store>,
@@ -86,7 +86,7 @@ impl Receiver {
                 out.push(stop(StopReason::NotNeeded));
                 return Ok(out);
             }
-            if !self.active.get(&shard).is_some_and(|incoming| incoming.replica == replica) {
+            if self.active.get(&shard).is_none_or(|incoming| incoming.replica != replica) {
                 self.begin(shard, replica, message.from)?;
             }
             if !self.active.contains_key(&shard) {
@@ -144,8 +144,8 @@ impl Receiver {
     }
 
     /// Installs a shard that is [complete](Self::complete): its files, its snapshot, then the log
-    /// behind it. The replica, if it exists, is stopped: nothing else changes its files. It is opened
-    /// anew afterwards. Returns the messages to send.
+    /// behind it. The replica, if it exists, is stopped: nothing else changes its files. It is
+    /// opened anew afterwards. Returns the messages to send.
     ///
     /// # Errors
     /// See [`WorkError`]. After one that is not final it may be called again; if the process ends,
@@ -166,16 +166,16 @@ impl Receiver {
         }
         install::install(&self.store, &mut incoming.files, manifest, position, log)?;
         let stop = StopReason::Installed;
-        let set = manifest.list.set;
-        tracing::info!(%shard, index = manifest.list.index, "the files of another broker are installed");
+        let (set, index) = (manifest.list.set, manifest.list.index);
+        tracing::info!(%shard, index, "the files of another broker are installed");
         let message = self.stop_message(shard, set, stop);
         self.active.remove(&shard);
         self.begin_next()?;
         Ok(message.into_iter().collect())
     }
 
-    /// Ends a transfer that is no longer needed, and removes what was received. Returns the messages
-    /// to send.
+    /// Ends a transfer that is no longer needed, and removes what was received. Returns the
+    /// messages to send.
     ///
     /// # Errors
     /// When files cannot be removed. Recovery removes them if no manifest names them.

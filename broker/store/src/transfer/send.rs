@@ -2,8 +2,8 @@
 //!
 //! # Invariants
 //!
-//! - **R1** at most [`limits::TRANSFERS_MAX`] sets are pinned, each receiver has at most one question
-//!   that is not answered, and no more bytes are sent than the token bucket allows.
+//! - **R1** at most [`limits::TRANSFERS_MAX`] sets are pinned, each receiver has at most one
+//!   question that is not answered, and no more bytes are sent than the token bucket allows.
 //! - A set that is not used for [`limits::TRANSFER_IDLE_MS`] is released.
 //! - Receivers that wait are served in the order in which they asked.
 
@@ -67,7 +67,7 @@ pub struct Sender {
 #[derive(Debug)]
 enum Slot {
     Pinning,
-    Pinned { offer: Offer, used_ms: i64, question: Option<Fetch> },
+    Pinned { offer: Box<Offer>, used_ms: i64, question: Option<Fetch> },
 }
 
 impl Slot {
@@ -99,7 +99,7 @@ impl Sender {
             Some(Slot::Pinned { offer, used_ms, .. }) => {
                 // The answer to an earlier question was lost, or the receiver has restarted.
                 *used_ms = now_ms;
-                vec![Task::Send(route.message(Body::Offer(offer.clone())))]
+                vec![Task::Send(route.message(Body::Offer((**offer).clone())))]
             }
             None if has_room => {
                 self.waiting.retain(|waiting| *waiting != route);
@@ -121,6 +121,7 @@ impl Sender {
         match pinning {
             Pinning::Done(offer) => {
                 let message = route.message(Body::Offer(offer.clone()));
+                let offer = Box::new(offer);
                 let slot = Slot::Pinned { offer, used_ms: now_ms, question: None };
                 self.slots.insert(route, slot);
                 vec![Task::Send(message)]

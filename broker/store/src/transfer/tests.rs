@@ -30,8 +30,8 @@ mod sets;
 const SHARD: ShardId = ShardId(1);
 /// Raft id of the replica that sends.
 const SENDER: u64 = 2;
-/// Raft id of a replica that is new on the receiving broker. The replica that the broker is formatted
-/// with has the id of [`SENDER`], as it would on another cluster.
+/// Raft id of a replica that is new on the receiving broker. The replica that the broker is
+/// formatted with has the id of [`SENDER`], as it would on another cluster.
 const LEARNER: u64 = 77;
 
 /// Small pieces, and frequent saves, so that many things happen between two of them.

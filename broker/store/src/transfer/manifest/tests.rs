@@ -59,7 +59,11 @@ fn files() -> impl Strategy<Value = Vec<SetFile>> {
 
 proptest! {
     #[test]
-    fn they_survive_their_encoding(files in files(), number in any::<u64>(), received in 0..40_u64) {
+    fn they_survive_their_encoding(
+        files in files(),
+        number in any::<u64>(),
+        received in 0..40_u64,
+    ) {
         let list = list(number, files);
         prop_assert_eq!(List::decode(&list.encode()), Ok(list.clone()));
         let mut manifest = manifest(list, None);

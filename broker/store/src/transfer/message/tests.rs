@@ -77,7 +77,11 @@ proptest! {
     }
 
     #[test]
-    fn d3_every_flipped_bit_is_refused(message in messages(), place in 0.0..1.0_f64, bit in 0..8_u8) {
+    fn d3_every_flipped_bit_is_refused(
+        message in messages(),
+        place in 0.0..1.0_f64,
+        bit in 0..8_u8,
+    ) {
         let mut bytes = message.encode().to_bytes().to_vec();
         let at = (place * bytes.len() as f64) as usize;
         bytes[at] ^= 1_u8 << bit;
@@ -95,7 +99,10 @@ proptest! {
     }
 
     #[test]
-    fn r1_arbitrary_bytes_do_no_harm(kind in 0..8_u8, rest in proptest::collection::vec(any::<u8>(), 0..120)) {
+    fn r1_arbitrary_bytes_do_no_harm(
+        kind in 0..8_u8,
+        rest in proptest::collection::vec(any::<u8>(), 0..120),
+    ) {
         let bytes = [&[VERSION, kind][..], &rest].concat();
         if let Ok(message) = Message::decode(sealed(bytes.clone())) {
             prop_assert_eq!(message.encode().to_bytes(), sealed(bytes));
