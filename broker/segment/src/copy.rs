@@ -5,7 +5,7 @@
 //! equal entry describe equal blocks, so a copy of an older state of the segment is continued at
 //! the first block that differs ([`CopiedIndex::common_bytes`]).
 //!
-//! Whole files are told apart by CRC-32, not by the CRC-32C that they contain ([`sum`]).
+//! Whole files are compared by CRC-32, not by the CRC-32C that they contain ([`sum`]).
 //!
 //! # Invariants
 //!

@@ -14,6 +14,7 @@ pub mod directory;
 pub mod budget;
 pub mod replica_log;
 pub mod snapshot;
+pub(crate) mod pins;
 pub mod store;
 pub mod log;
 pub mod partition_logs;

@@ -42,7 +42,7 @@ use crate::partition_logs::PartitionLogs;
 use crate::replica_log;
 use crate::snapshot::{PartitionFiles, Snapshot, SnapshotError, Snapshots};
 use crate::store::Store;
-use crate::transfer::{self, Transfers};
+use crate::transfer::{self, CompleteError, Transfers};
 
 mod orphans;
 
@@ -70,6 +70,16 @@ pub enum OpenError {
     /// A partition's files cannot be opened.
     #[error(transparent)]
     Segments(#[from] SegmentError),
+}
+
+impl From<CompleteError> for OpenError {
+    fn from(error: CompleteError) -> Self {
+        match error {
+            CompleteError::Directory(error) => error.into(),
+            CompleteError::Snapshot(error) => error.into(),
+            CompleteError::Wal(error) => error.into(),
+        }
+    }
 }
 
 /// Bounds of an open store.

@@ -18,8 +18,8 @@ use ropewalk_shard::{PartitionId, ShardId};
 use crate::budget::TailBudget;
 use crate::directory::DataDir;
 use crate::limits;
+use crate::pins::Pins;
 use crate::snapshot::{SegmentsEnd, SpillRun};
-use crate::transfer::Pins;
 
 /// What the partition logs of a broker share.
 #[derive(Debug)]

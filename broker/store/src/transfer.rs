@@ -21,11 +21,12 @@
 //!
 //! # A set that ends, and restarts
 //!
-//! A set ends when its sender restarts, when nobody uses it, or when a full disk needs its files.
-//! The receiver then asks for another set, of a newer snapshot or even of another replica, and
-//! fetches only the blocks that differ: each block of a segment is identified by the checksum in
-//! the segment's index. What is installed is always exactly one set. So a receiver never has an old
-//! record of a key without the newer one or the tombstone, however often sets changed meanwhile.
+//! A set ends when its sender restarts, when no receiver uses it, or when a full disk needs its
+//! files. The receiver then asks for another set, of a newer snapshot or even of another replica,
+//! and fetches only the blocks that differ: each block of a segment is identified by the checksum
+//! in the segment's index. What is installed is always exactly one set. So a receiver never has an
+//! old record of a key without the newer one or the tombstone, however often sets changed
+//! meanwhile.
 //!
 //! # Invariants
 //!
@@ -42,7 +43,7 @@
 //! # After a crash
 //!
 //! Received files are in directories of new incarnations, which no snapshot names. The manifest
-//! names them, so recovery keeps them as long as the manifest exists, and the transfer goes on
+//! names them, so recovery keeps them as long as the manifest exists, and the transfer continues
 //! where it was. Once `transfers/<shard>/install` is durable, recovery completes the installation.
 //! Without a manifest or when the shard no longer needs it, recovery removes everything.
 
@@ -60,10 +61,9 @@ mod receiver;
 mod install;
 mod leftovers;
 
-pub(crate) use install::complete;
+pub(crate) use install::{CompleteError, complete};
 pub use install::{LogRestart, Position};
 pub(crate) use leftovers::Transfers;
-pub(crate) use pin::{Pins, ShardPins};
 pub use receiver::{Need, Receiver};
 pub use source::Source;
 

@@ -48,7 +48,7 @@ impl Engine {
 
     /// Whether the log lacks the entry `last` and all that it knows to be committed is before it: a
     /// snapshot that includes the entry may replace the log. Otherwise entries that this replica
-    /// acknowledged would go with it.
+    /// acknowledged would be lost with it.
     #[must_use]
     pub fn lacks(&self, last: EntryId) -> bool {
         let log = &self.node.raft.raft_log;

@@ -244,7 +244,7 @@ fn a_read_is_refused_while_a_replay_waits_for_memory() {
     assert!(replica.poll(&mut state).is_none());
 }
 
-/// A snapshot replaces the log only where no entry that may count for a majority goes with it.
+/// A snapshot replaces the log only where no entry that may count for a majority is lost with it.
 #[test]
 fn d1_a_replica_lacks_only_what_its_log_does_not_have() {
     let entries = (2..=6).map(|index| (index, 3, EntryKind::Normal as u8, Bytes::new()));

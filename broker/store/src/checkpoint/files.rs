@@ -19,9 +19,9 @@ use ropewalk_wal::ReplicaKey;
 
 use crate::directory::{DataDir, DirectoryError};
 use crate::partition_logs::PartitionLogs;
+use crate::pins::ShardPins;
 use crate::replica_log;
 use crate::snapshot::{PartitionIncarnation, Snapshot, Snapshots};
-use crate::transfer::ShardPins;
 
 /// Number of snapshots that are kept.
 const KEPT: usize = 2;

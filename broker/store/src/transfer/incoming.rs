@@ -41,7 +41,7 @@ pub(super) enum ReceiveError {
     Full,
     /// The files of the sender are not what their list says.
     Damaged(String),
-    /// Anything else.
+    /// Any other error of the disk.
     Work(WorkError),
 }
 
@@ -234,7 +234,7 @@ impl IncomingFiles {
                 Err(DirectoryError::UnknownVersion { path, version })
             }
             Err(error @ FormatError::Damaged(_)) => {
-                tracing::warn!(path = %path.display(), %error, "a transfer begins anew");
+                tracing::warn!(path = %path.display(), %error, "a transfer begins again");
                 Ok(None)
             }
         }

@@ -9,7 +9,7 @@
 //!    `transfers/<shard>/install`. When its name is durable, **the set is committed**: from here on
 //!    recovery completes the installation, before it opens the shard.
 //! 3. The same snapshot is written as the newest one of the shard.
-//! 4. The write-ahead log of the replica begins anew behind the snapshot. Its term and its vote
+//! 4. The write-ahead log of the replica begins again behind the snapshot. Its term and its vote
 //!    stay (D4): only entries are replaced.
 //! 5. `install` and the manifest are removed, durably. Only then the replica starts.
 //!
@@ -26,7 +26,7 @@ use ropewalk_wal::{HardState, Record, RecoveredLog, Submission, Wal, WalError, W
 use super::incoming::IncomingFiles;
 use super::manifest::{Manifest, SetFile};
 use crate::directory::{DataDir, DirectoryError};
-use crate::recovery::{OpenError, key_of};
+use crate::replica_log;
 use crate::snapshot::{PartitionFiles, Snapshot, SnapshotError, Snapshots, SpillRun, encode};
 use crate::store::Store;
 use crate::work::WorkError;
@@ -238,7 +238,7 @@ fn put_snapshot(
 
 /// The records by which the log begins behind the snapshot.
 fn restart(snapshot: &Snapshot, known: Option<HardState>) -> Vec<Record> {
-    let key = key_of(snapshot);
+    let key = replica_log::key(snapshot.shard, snapshot.replica);
     let Snapshot { index, term, .. } = *snapshot;
     let conf_state =
         postcard::to_allocvec(&snapshot.members).expect("members always encode").into();
@@ -253,13 +253,30 @@ fn restart(snapshot: &Snapshot, known: Option<HardState>) -> Vec<Record> {
     vec![begin, Record::HardState { key, state }]
 }
 
+/// Why an installation cannot be completed.
+#[derive(Debug)]
+pub(crate) enum CompleteError {
+    /// The disk failed.
+    Directory(DirectoryError),
+    /// The snapshot has another version, or the disk failed.
+    Snapshot(SnapshotError),
+    /// The write-ahead log cannot be written.
+    Wal(WalError),
+}
+
+impl From<DirectoryError> for CompleteError {
+    fn from(error: DirectoryError) -> Self {
+        Self::Directory(error)
+    }
+}
+
 /// Completes the installations that were committed before the end of an earlier process. Returns
 /// whether the log was changed, and has to be opened again.
 pub(crate) fn complete(
     data: &DataDir,
     wal: &mut Wal,
     recovered: &RecoveredLog,
-) -> Result<bool, OpenError> {
+) -> Result<bool, CompleteError> {
     let mut is_changed = false;
     for name in data.names(&data.transfers())? {
         let Ok(number) = name.parse() else { continue };
@@ -275,17 +292,18 @@ pub(crate) fn complete(
         let snapshot = match snapshots.load_from(path.clone()) {
             Ok(snapshot) => snapshot,
             Err(error @ SnapshotError::Damaged { .. }) => {
-                tracing::error!(%error, "an installation cannot be completed, and begins anew");
+                tracing::error!(%error, "an installation cannot be completed: the transfer continues");
                 data.disk().remove(&path).map_err(DirectoryError::io(&path))?;
                 continue;
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(CompleteError::Snapshot(error)),
         };
         data.create_dir(&data.spill(shard))?;
         put_snapshot(&files, &snapshots, &snapshot)?;
-        let row = recovered.replicas.get(&key_of(&snapshot));
+        let row = recovered.replicas.get(&replica_log::key(shard, snapshot.replica));
         if row.is_none_or(|row| row.truncated.index < snapshot.index) {
-            wal.write_round_from_reserve(&restart(&snapshot, row.map(|row| row.hard_state)))?;
+            let records = restart(&snapshot, row.map(|row| row.hard_state));
+            wal.write_round_from_reserve(&records).map_err(CompleteError::Wal)?;
             is_changed = true;
         }
         files.forget()?;
@@ -329,6 +347,6 @@ mod tests {
         assert_eq!(records(None), (true, state(4, 0)));
         assert_eq!(records(known(3)), (false, state(4, 0)), "the vote was for term 3");
         assert_eq!(records(known(4)), (false, state(4, 3)));
-        assert_eq!(records(known(9)), (false, state(9, 3)), "the term is not forgotten");
+        assert_eq!(records(known(9)), (false, state(9, 3)), "the term stays");
     }
 }

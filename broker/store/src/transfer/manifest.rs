@@ -14,7 +14,7 @@
 //! - **D3** a list or manifest whose checksum does not match is not used.
 //! - A manifest is a hint: what it says was received is verified against the list before it is
 //!   installed.
-//! - The files of two sets are told apart by their content only, so what was received of an older
+//! - The files of two sets are compared by their content only, so what was received of an older
 //!   set, or from another replica, is kept as far as it is the same.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -48,15 +48,15 @@ pub enum FormatError {
 /// The files of a set, in the order in which they are sent. The first one is the snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct List {
-    /// The set.
+    /// Id of the set.
     pub set: SetId,
-    /// The shard.
+    /// The shard whose files these are.
     pub shard: ShardId,
     /// Index of the last entry that the set includes.
     pub index: u64,
     /// Term of that entry.
     pub term: u64,
-    /// The files.
+    /// The files, the snapshot first.
     pub files: Vec<SetFile>,
 }
 
@@ -65,7 +65,7 @@ pub struct List {
 pub enum SetFile {
     /// The snapshot of the shard.
     Snapshot {
-        /// Length.
+        /// Length of the file.
         bytes: u64,
         /// The [sum](copy::sum) of the file.
         sum: u32,
@@ -74,7 +74,7 @@ pub enum SetFile {
     Spill {
         /// Number of the file at the sender.
         number: u64,
-        /// Length.
+        /// Length of the file.
         bytes: u64,
         /// The [sum](copy::sum) of the file.
         sum: u32,
@@ -87,7 +87,7 @@ pub enum SetFile {
 /// those of every block of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SegmentOf {
-    /// The partition.
+    /// The partition of the segment.
     pub partition: PartitionId,
     /// First offset, which is also in the names of the files.
     pub base_offset: i64,

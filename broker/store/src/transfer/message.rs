@@ -2,7 +2,7 @@
 //!
 //! The receiver asks for everything: the sender sends a piece only as the answer to a
 //! [`Body::Fetch`], so a receiver that is full, slow or gone costs no more than one piece. A
-//! message may be lost, repeated or come late; whoever waits for an answer asks again.
+//! message may be lost, repeated or come late; a side that waits for an answer asks again.
 //!
 //! # Encoding
 //!
@@ -17,6 +17,7 @@ use ropewalk_shard::{Payload, ShardId};
 use serde::{Deserialize, Serialize};
 
 use crate::limits;
+use crate::pins::PinId;
 
 /// Version of the encoding.
 pub const VERSION: u8 = 1;
@@ -32,10 +33,17 @@ pub struct SetId {
     pub number: u64,
 }
 
+impl SetId {
+    /// The id of the pin that keeps the files of the set.
+    pub(crate) fn pin(self) -> PinId {
+        (self.replica, self.number)
+    }
+}
+
 /// A message between two replicas of a shard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
-    /// The shard.
+    /// The shard that is transferred.
     pub shard: ShardId,
     /// Raft id of the replica that sends the message.
     pub from: u64,
@@ -65,14 +73,14 @@ pub enum Body {
     },
     /// The sender no longer has the set: the receiver wants another, and keeps what it has.
     Expired {
-        /// The set.
+        /// Id of the set.
         set: SetId,
     },
     /// The receiver fetches no more of the set.
     Stop {
-        /// The set.
+        /// Id of the set.
         set: SetId,
-        /// Why.
+        /// Why it stops.
         reason: StopReason,
     },
 }
@@ -80,7 +88,7 @@ pub enum Body {
 /// What Raft's snapshot message says: where the state is, not the state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Offer {
-    /// The set.
+    /// Id of the set.
     pub set: SetId,
     /// The last entry that the set includes.
     pub last: EntryId,
@@ -97,9 +105,9 @@ pub struct Offer {
 /// A range of a file of a set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fetch {
-    /// The set.
+    /// Id of the set.
     pub set: SetId,
-    /// The file.
+    /// The file in the set.
     pub item: Item,
     /// Position in the file.
     pub position_bytes: u64,

@@ -51,11 +51,11 @@ enum State {
     Listing { offer: Offer, list: BytesMut, asked: Option<Asked> },
     /// The files of the set are fetched.
     Fetching { cursor: Option<Cursor>, asked: Option<Asked> },
-    /// Everything is there, and is read once more.
+    /// Everything is there, and is read again.
     Verifying(Verification),
     /// It can be installed.
     Complete,
-    /// The disk is full. It is looked at again at this time.
+    /// The disk is full. It is checked again at this time.
     Full { due_ms: i64 },
 }
 

@@ -71,7 +71,7 @@ impl Receiver {
     /// Handles a message of a sender. Returns the messages to send.
     ///
     /// # Errors
-    /// See [`WorkError`]. After one that is not final the transfer goes on later.
+    /// See [`WorkError`]. After one that is not final the transfer continues later.
     pub fn handle(
         &mut self,
         message: &Message,
@@ -145,7 +145,7 @@ impl Receiver {
 
     /// Installs a shard that is [complete](Self::complete): its files, its snapshot, then the log
     /// behind it. The replica, if it exists, is stopped: nothing else changes its files. It is
-    /// opened anew afterwards. Returns the messages to send.
+    /// opened again afterwards. Returns the messages to send.
     ///
     /// # Errors
     /// See [`WorkError`]. After one that is not final it may be called again; if the process ends,

@@ -18,7 +18,7 @@ use crate::limits;
 /// From which replica of this broker to which replica of another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Route {
-    /// The shard.
+    /// The shard that is transferred.
     pub shard: ShardId,
     /// Raft id of the replica that sends files.
     pub from: u64,

@@ -80,7 +80,7 @@ impl Source {
                 },
                 Task::Unpin(route) => {
                     if let Some(set) = self.sets.remove(&route) {
-                        self.store.pins().unpin(set.id);
+                        self.store.pins().unpin(set.id.pin());
                     }
                 }
             }
@@ -135,7 +135,7 @@ impl Source {
 impl Drop for Source {
     fn drop(&mut self) {
         for set in self.sets.values() {
-            self.store.pins().unpin(set.id);
+            self.store.pins().unpin(set.id.pin());
         }
     }
 }

@@ -378,8 +378,8 @@ fn check_installed(sending: &Sending, receiving: Receiving) {
         assert_eq!(opened.last, snapshot.index, "the log begins behind the snapshot");
         let state = opened.hard_state.expect("it has one");
         if let Some(before) = hard_state {
-            assert!(state.term >= before.term, "D4: the term is not forgotten");
-            assert!(state.term > before.term || state.vote == before.vote, "D4: nor is the vote");
+            assert!(state.term >= before.term, "D4: the term stays");
+            assert!(state.term > before.term || state.vote == before.vote, "D4: so does the vote");
         }
         assert_eq!(opened.receiving, []);
         assert_eq!(data.names(&data.transfer(SHARD)).expect("listed"), Vec::<String>::new());

@@ -1,4 +1,4 @@
-//! Reads everything that was received once more, before it is installed.
+//! Reads everything that was received again, before it is installed.
 
 use std::path::Path;
 

@@ -104,7 +104,7 @@ fn d1_power_may_go_again_while_a_transfer_is_continued() {
     }
 }
 
-/// The sender goes on writing, and crashes at any operation of that.
+/// The sender continues to write, and crashes at any operation of that.
 #[test]
 fn d1_power_may_go_at_any_operation_of_the_sender() {
     let mut at = 1;
@@ -120,7 +120,7 @@ fn d1_power_may_go_at_any_operation_of_the_sender() {
             let is_due = pair.delivered / 12 > writes && writes < 4;
             if is_due {
                 writes += 1;
-                // A checkpoint that cannot remove a file goes on.
+                // A checkpoint that cannot remove a file continues.
                 let _ = catch_unwind(AssertUnwindSafe(|| sending.shard.append_and_checkpoint(3)));
             }
             if disk.crashed() {

@@ -114,7 +114,7 @@ fn d3_a_set_with_a_missing_file_is_not_offered() {
     assert_eq!(sending.source.transfers(), 0);
 }
 
-/// Without its manifest a transfer begins anew, and what it had is removed.
+/// Without its manifest a transfer begins again, and what it had is removed.
 #[test]
 fn d3_a_damaged_manifest_is_not_used() {
     let mut sending = Sending::with_records(&SimDisk::new(1));

@@ -59,7 +59,7 @@ fn r1_two_shards_are_received_at_once_and_the_third_waits() {
         receiver.begin(ShardId(shard), LEARNER, SENDER).expect("nothing fails");
     }
     assert_eq!(receiver.shards(), [ShardId(1), ShardId(2)]);
-    // A third sender is told so.
+    // A third sender gets an answer.
     let set = message::SetId { replica: SENDER, number: 1 };
     let last = EntryId { index: 9, term: 1 };
     let members = ropewalk_shard::engine::Members::lone(SENDER);
@@ -125,7 +125,7 @@ fn drain(sending: &mut Sending, receiving: &mut Receiving, of_sender: bool) {
     }
 }
 
-/// A receiver that is full says so, takes no more, and goes on when it has space.
+/// A receiver that is full says so, takes no more, and continues when it has space.
 #[test]
 fn r1_a_full_receiver_refuses_and_the_sender_stops() {
     let mut sending = Sending::with_records(&SimDisk::new(1));
@@ -160,7 +160,7 @@ fn r1_a_full_receiver_refuses_and_the_sender_stops() {
     check_installed(&sending, receiving);
 }
 
-/// The space is looked at before the first piece.
+/// The space is checked before the first piece.
 #[test]
 fn r1_a_set_for_which_there_is_no_space_is_refused_at_once() {
     let mut sending = Sending::with_records(&SimDisk::new(1));
