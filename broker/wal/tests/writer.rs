@@ -318,20 +318,20 @@ fn files_are_created_in_advance_while_the_log_is_idle_and_the_disk_has_room() {
 /// Writes until eight files are full, then releases them.
 fn fill_and_release(bench: &Bench) {
     bench.submit(1, vec![created()]);
-    bench.answer().1.unwrap();
+    bench.answer().1.expect("there is space");
     let mut index = 1;
     while bench.handle.stats().files < 9 {
         index += 1;
         bench.submit(index, vec![entry(index, 50_000)]);
-        bench.answer().1.unwrap();
+        bench.answer().1.expect("there is space");
     }
     bench.submit(0, vec![Record::Truncated { key: KEY, index, term: 1 }]);
-    bench.answer().1.unwrap();
+    bench.answer().1.expect("there is space");
     bench.handle.release([(KEY, index + 1)].into());
     while bench.handle.stats().files > 1 {
         // A round, so that the log is not idle.
         bench.submit(0, vec![entry(index + 1, 100)]);
-        bench.answer().1.unwrap();
+        bench.answer().1.expect("there is space");
     }
 }
 
