@@ -26,8 +26,8 @@ const PIECE_BYTES: u64 = 4 << 20;
 const PAUSE: Duration = Duration::from_millis(10);
 /// Smaller files are freed at once.
 const LARGE_BYTES: u64 = 16 << 20;
-/// How often a file that is still open is looked at again.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// How often a file that is still open is checked again.
+const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// A file on its device.
 type Inode = (u64, u64);
@@ -118,7 +118,7 @@ fn run(queue: &mpsc::Receiver<Removed>, handles: &Handles) {
         let next = if waiting.is_empty() {
             queue.recv().map_err(|_| mpsc::RecvTimeoutError::Disconnected)
         } else {
-            queue.recv_timeout(LOOK_AGAIN)
+            queue.recv_timeout(CHECK_INTERVAL)
         };
         match next {
             Ok(removed) => waiting.push(removed),
@@ -175,8 +175,8 @@ mod tests {
         assert!(!path.exists());
 
         drop(first);
-        // Longer than it takes to look again.
-        thread::sleep(2 * LOOK_AGAIN);
+        // Longer than it takes to check again.
+        thread::sleep(2 * CHECK_INTERVAL);
         let mut read = vec![0; content.len()];
         file.read_exact_at(&mut read, 0).unwrap();
         assert!(read == content, "a reader finds all of it");

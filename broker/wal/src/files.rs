@@ -296,8 +296,8 @@ impl Chore {
 fn retire(disk: &dyn Disk, dir: &Path, retired: RetiredFile) -> io::Result<Option<Spare>> {
     let RetiredFile { number, bytes, becomes, is_surplus } = retired;
     let path = file_path(dir, number);
-    let is_kept =
-        !is_surplus || disk.free_bytes(dir)? >= bytes.saturating_mul(FREE_TIMES_IN_ADVANCE);
+    let much = bytes.saturating_mul(FREE_TIMES_IN_ADVANCE);
+    let is_kept = !is_surplus || disk.free_bytes(dir)? >= much;
     if let Some((purpose, reservation)) = becomes.filter(|_| is_kept) {
         match disk.open(&path, Open::Durable) {
             Ok(file) => {
@@ -431,12 +431,11 @@ impl Spares {
     pub(crate) fn retire_surplus(&mut self, most: usize) {
         if self.ready.len() > most && self.retiring.is_empty() {
             let surplus = self.ready.pop();
-            self.to_retire.extend(surplus.map(|spare| RetiredFile {
-                number: spare.label.number,
-                bytes: spare.bytes(),
-                becomes: None,
-                is_surplus: true,
-            }));
+            let retired = |spare: Spare| {
+                let Label { number, file_bytes: bytes, .. } = spare.label;
+                RetiredFile { number, bytes, becomes: None, is_surplus: true }
+            };
+            self.to_retire.extend(surplus.map(retired));
         }
     }
 

@@ -15,8 +15,8 @@ use crate::files::Chore;
 /// when rounds have written three quarters as much, so that the file is complete before it is
 /// needed. Without rounds, or when one waits for the file, there is no pause.
 const PACE_PER_MIB: Duration = Duration::from_millis(8);
-/// How often the pause looks at what rounds have written.
-const LOOK_AGAIN: Duration = Duration::from_millis(1);
+/// How often the pause checks what rounds have written.
+const CHECK_INTERVAL: Duration = Duration::from_millis(1);
 
 /// Reports the end of the thread to the queue, also after a panic.
 struct HelperGuard<'a>(&'a Queue);
@@ -41,7 +41,7 @@ pub(super) fn run(disk: &dyn Disk, dir: &Path, to_do: &mpsc::Receiver<Chore>, qu
             let end = Instant::now() + PACE_PER_MIB.mul_f64(bytes as f64 / f64::from(1 << 20));
             let enough = before + bytes / 4 * 3;
             while Instant::now() < end && queue.written_bytes() < enough {
-                thread::sleep(LOOK_AGAIN);
+                thread::sleep(CHECK_INTERVAL);
             }
         };
         queue.chore_done(chore.run(disk, dir, &mut pause));

@@ -102,8 +102,8 @@ pub(crate) struct World {
     /// The most that any replica kept in memory at the end of an event.
     pub peak: Footprint,
     queue: BTreeMap<(u64, u64), Happening>,
-    /// The newest heartbeat of each pair that waits for a paused process. It replaces the one before
-    /// it, as between brokers.
+    /// The newest heartbeat of each pair that waits for a paused process. It replaces the one
+    /// before it, as between brokers.
     heartbeats: BTreeMap<(u64, u64), (u64, u64)>,
     next_event: u64,
 }

@@ -293,7 +293,7 @@ impl Log {
     pub(super) fn crash(&mut self, torn: Option<Write>, dice: &mut Dice) {
         if let (Some(wal), Some(write)) = (&mut self.wal, torn) {
             self.disk.crash_at(self.disk.operations() + dice.between(1, 3));
-            // It may be durable, but nobody learns of it.
+            // It may be durable, but no replica learns of it.
             let _ = wal.write_round_from_reserve(&replica_log::records(self.key, write));
         }
         self.wal = None;
