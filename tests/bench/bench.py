@@ -6,7 +6,8 @@ what drifts on the machine meets all alike. A ratio is ours to theirs in the sam
 our favour; a cell shows the median and the range over the rounds. What fails is printed.
 
 Forms: --check (30 s to 60 s, ropewalk alone: every row must have a value), --quick (one short round), the default, and
---long (loads of 60 s, several hours).
+--long, in which each load of 1 KiB records at full speed and at a fixed rate takes 60 s: 10 to 16 minutes for each round
+of a server that speaks Kafka.
 """
 
 import argparse
@@ -219,7 +220,7 @@ def parsed():
     forms = parser.add_mutually_exclusive_group()
     forms.add_argument("--check", action="store_true", help="very short loads: does every row run?")
     forms.add_argument("--quick", action="store_true", help="short loads, a short sweep, no 10,000 queues, one round")
-    forms.add_argument("--long", action="store_true", help="loads of 60 s")
+    forms.add_argument("--long", action="store_true", help="60 s for loads at full speed and at a fixed rate")
     parser.add_argument("--rounds", type=int, help="how often each server is measured (3; 1 if check or quick)")
     parser.add_argument("--only", default="", help=f"some of the servers ({','.join(SERVERS)}; ropewalk if check)")
     parser.add_argument("--scenarios", default="", help="some of the scenarios, as rows.py names them")

@@ -12,6 +12,8 @@ class Form:
     name: str
     rounds: int
     load_seconds: float
+    # Loads whose figures depend on what a server puts off: 1 KiB at full speed, and the fixed rates.
+    held_seconds: float
     latency_seconds: float
     stock_bytes: int
     # Connections, requests in flight, and KiB of a batch that the sweep combines.
@@ -37,23 +39,23 @@ class Form:
 WHOLE_SWEEP = ((1, 4, 16), (1, 5, 20), (4, 16, 64))
 FORMS = {
     "check": Form(
-        "check", rounds=1, load_seconds=0.3, latency_seconds=0.3, stock_bytes=2_000_000, sweep=((1, 4), (1,), (16, 64)),
+        "check", rounds=1, load_seconds=0.3, held_seconds=0.3, latency_seconds=0.3, stock_bytes=2_000_000, sweep=((1, 4), (1,), (16, 64)),
         sweep_seconds=0.2, queues=(1, 1000), warm_share=0.01, warm_seconds=0.2, idle_seconds=0.2, quiet_seconds=0.1,
         ring_bytes=4 << 20, probe_bytes=64 << 20, probe_seconds=0.2, retain_bytes=None, disk_gib=3,
     ),
     "quick": Form(
-        "quick", rounds=1, load_seconds=3, latency_seconds=3, stock_bytes=100_000_000, sweep=((1, 4), (1, 5), (16, 64)),
+        "quick", rounds=1, load_seconds=3, held_seconds=3, latency_seconds=3, stock_bytes=100_000_000, sweep=((1, 4), (1, 5), (16, 64)),
         sweep_seconds=1, queues=(1, 1000), warm_share=1.1, warm_seconds=2, idle_seconds=3, quiet_seconds=20,
         ring_bytes=64 << 20, probe_bytes=GIB, probe_seconds=2, retain_bytes=None, disk_gib=14,
     ),
     "default": Form(
-        "default", rounds=3, load_seconds=10, latency_seconds=10, stock_bytes=600_000_000, sweep=WHOLE_SWEEP,
+        "default", rounds=3, load_seconds=10, held_seconds=10, latency_seconds=10, stock_bytes=600_000_000, sweep=WHOLE_SWEEP,
         sweep_seconds=2, queues=(1, 1000, 10000), warm_share=1.1, warm_seconds=5, idle_seconds=3, quiet_seconds=30,
         ring_bytes=64 << 20, probe_bytes=GIB, probe_seconds=3, retain_bytes=None, disk_gib=20,
     ),
     "long": Form(
-        "long", rounds=3, load_seconds=60, latency_seconds=60, stock_bytes=2_400_000_000, sweep=WHOLE_SWEEP,
-        sweep_seconds=10, queues=(1, 1000, 10000), warm_share=1.1, warm_seconds=10, idle_seconds=3, quiet_seconds=60,
+        "long", rounds=3, load_seconds=10, held_seconds=60, latency_seconds=10, stock_bytes=600_000_000, sweep=WHOLE_SWEEP,
+        sweep_seconds=2, queues=(1, 1000, 10000), warm_share=1.1, warm_seconds=10, idle_seconds=3, quiet_seconds=60,
         ring_bytes=64 << 20, probe_bytes=2 * GIB, probe_seconds=10, retain_bytes=8 * GIB, disk_gib=24,
     ),
 }  # fmt: skip

@@ -72,9 +72,11 @@ def native(run):
     for size, partitions in SHAPES:
         of, topic = shape(size, partitions), f"native-{size}-{partitions}"
         spread = ["--partitions", partitions]
+        batch = ["--record-bytes", size, "--records-per-batch", max(1, 65536 // size)]
+        seconds = run.form.held_seconds if size == RECORD else run.form.load_seconds
         usage = run.usage()
         with Watch(run.server.group, run.server.pid()) as watch:
-            sent = run.produce(topic, *spread, "--record-bytes", size, "--records-per-batch", max(1, 65536 // size))
+            sent = run.produce(topic, *spread, *batch, seconds=seconds)
         cpu, _, written = usage.end()
         gib = sent["bytes"] / GIB
         run.measured[f"produce, native client, {of}"] = sent["mb_per_s"]
@@ -102,7 +104,7 @@ def fixed_rates(run):
     for mb_per_s in RATES_MB_PER_S:
         at = f"at {mb_per_s} MB/s"
         topic = f"fixed-{mb_per_s}"
-        sent = run.produce(topic, *TWELVE, *rate(mb_per_s))
+        sent = run.produce(topic, *TWELVE, *rate(mb_per_s), seconds=run.form.held_seconds)
         for key, name in (("p50", "p50"), ("p99", "p99"), ("p999", "p99.9"), ("max", "max")):
             run.measured[f"produce {name} {at}"] = sent["latency_ms"][key]
         run.measured[f"stalls over 10 ms {at}"] = sent["latency_ms"]["stalls"]
