@@ -34,7 +34,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use ropewalk_segment::SegmentError;
-use ropewalk_shard::state::Catalog;
+use ropewalk_shard::state::{Catalog, State};
 use ropewalk_shard::{BrokerId, HistoryId, PartitionId, ReplicaId, ShardId, TopicId};
 use ropewalk_wal::{Record, RecoveredLog, Wal, WalError};
 
@@ -335,7 +335,8 @@ impl RepairPass<'_> {
             }),
         };
         if let Some(what) = what {
-            let mut losses = logs::losses(&state, &self.names);
+            let mut losses = self.unopened(shard, &state);
+            losses.extend(logs::losses(&state, &self.names));
             if self.consent == Consent::Nothing {
                 losses.push(Loss::Unread);
             }
@@ -354,6 +355,14 @@ impl RepairPass<'_> {
             self.shards.push(Shard { number, newest });
         }
         Ok(())
+    }
+
+    /// The partitions that the catalog places in a shard and that the shard does not have: the
+    /// entry that opened one may be lost, together with all its records.
+    fn unopened(&self, shard: ShardId, state: &State) -> Vec<Loss> {
+        let placed = self.catalog.iter().flat_map(|known| rebuild::partitions_of(known, shard));
+        let unopened = placed.filter(|(id, _)| !state.partitions.contains_key(id));
+        unopened.map(|(id, _)| Loss::From(named_partition(&self.names, id), 0)).collect()
     }
 
     /// Rebuilds a shard that has no intact snapshot.

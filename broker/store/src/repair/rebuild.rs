@@ -83,7 +83,8 @@ pub(super) fn finding(snapshot: &Snapshot, catalog: &Catalog, names: &TopicNames
     }
 }
 
-fn partitions_of(
+/// The partitions that the catalog places in a shard, with their epoch base.
+pub(super) fn partitions_of(
     catalog: &Catalog,
     shard: ShardId,
 ) -> impl Iterator<Item = (PartitionId, i32)> + '_ {

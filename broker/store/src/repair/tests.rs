@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use ropewalk_disk::SimDisk;
-use ropewalk_shard::command::{self, Command, ShardCommand};
+use ropewalk_shard::command::{
+    self, CatalogCommand, Command, NewTopic, PartitionPlacement, ShardCommand,
+};
 use ropewalk_shard::engine::{Members, MembersChange};
 use ropewalk_shard::replica::Replica;
 use ropewalk_shard::state::State;
@@ -234,4 +236,36 @@ fn d4_a_log_of_a_later_term_than_the_hard_state_does_not_start() {
     assert_eq!(repaired(&disk, Consent::Loss).expect("no other replica votes").len(), 1);
     let start = opened(&disk).replicas.into_iter().find(|replica| replica.shard == SHARD);
     assert_eq!(start.expect("it starts").start.hard_state.term, 10);
+}
+
+/// The entry that opens a partition may be lost together with the records behind it.
+#[test]
+fn d3_a_queue_that_only_the_lost_entries_opened_is_among_the_losses() {
+    let disk = lived(&[vec![entry(2, EntryKind::Normal, record())], vec![committed(2)]]);
+    let topic = NewTopic {
+        id: TopicId(uuid::Uuid::from_u128(7)),
+        name: "orders".to_owned(),
+        partitions: vec![PartitionPlacement { shard: SHARD, epoch_base: 0 }],
+        configs: Vec::new(),
+        owner: None,
+    };
+    let create = Command::Catalog(CatalogCommand::CreateTopics(vec![topic]));
+    let created = Record::Entry {
+        key: ReplicaKey { shard: 0, replica: 1 },
+        index: 2,
+        term: 1,
+        kind: EntryKind::Normal as u8,
+        data: command::encode(1, 0, &create).to_bytes().into(),
+    };
+    let of_disk = data(&disk);
+    let (mut wal, _) =
+        Wal::open(Arc::clone(of_disk.disk()), &of_disk.wal(), options().wal).expect("it opens");
+    wal.write_round(&[created]).expect("written");
+    drop(wal);
+    flip(&disk);
+    for consent in [Consent::Nothing, Consent::Loss] {
+        let said = repaired(&disk, consent).expect("it runs")[0].to_string();
+        let lost = "queue orders partition 0: whatever was written from offset 0 on";
+        assert!(said.contains(lost), "{said}");
+    }
 }
