@@ -86,17 +86,17 @@ fn a_follower_that_is_full_alone_gets_to_a_delete_behind_batches() {
     holds(full_follower, &[]);
 }
 
-/// More than the reserve of its log holds is before the delete.
+/// More than the free part of its log, and then more than its reserve, is before the delete.
 fn full_follower_far_behind(seed: u64, mutation: Option<Mutation>) -> Result<(), String> {
     let (mut world, leader) = loaded(seed, mutation);
     let full = world.others(leader)[0];
     world.node(full).is_full = true;
     world.run_for(SECOND);
-    for _ in 0..5 {
+    let snapshots = world.counts.snapshots;
+    for _ in 0..12 {
         append_large(&mut world, leader);
         world.run_for(200 * MS);
     }
-    let snapshots = world.counts.snapshots;
     let taken = world.applied(full);
     let leader = world.elect();
     delete_and_recover(&mut world, leader, vec![full]);
