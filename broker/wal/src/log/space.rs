@@ -33,7 +33,7 @@ impl Wal {
     pub(super) fn retire(&mut self, file: SealedFile) {
         self.reader.remove(file.sequence);
         let reusable = file.bytes == self.options.file_bytes;
-        let is_surplus = self.spares.count_expected() >= self.options.spares_max;
+        let is_surplus = reusable && self.spares.count_expected() >= self.options.spares_max;
         let starts = file.bytes >= self.options.start_bytes() && self.spares.wants_start();
         let purpose = match (reusable, starts) {
             (true, _) => Some(Purpose::Spare),
