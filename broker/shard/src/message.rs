@@ -11,7 +11,7 @@
 //! `index: u64`, `term: u64`, `kind: u8`, `length: u32` and its payload. [`Message::decode`]
 //! accepts nothing else and no trailing bytes; it allocates no more than the input holds.
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut, TryGetError};
 
 use crate::entry::{Entry, EntryId, EntryKind};
 use crate::id::HistoryId;
@@ -137,6 +137,12 @@ pub enum DecodeError {
     Trailing(usize),
 }
 
+impl From<TryGetError> for DecodeError {
+    fn from(_: TryGetError) -> Self {
+        Self::Truncated
+    }
+}
+
 impl Message {
     /// Bytes of the payloads of the entries in the message.
     #[must_use]
@@ -243,16 +249,17 @@ impl Message {
     /// # Errors
     /// When `input` is not exactly one message of this version and history.
     pub fn decode(mut input: Bytes, own: HistoryId) -> Result<Self, DecodeError> {
-        let version = u8(&mut input)?;
+        let version = input.try_get_u8()?;
         if version != VERSION {
             return Err(DecodeError::Version(version));
         }
-        let kind = u8(&mut input)?;
-        let found = HistoryId(u64(&mut input)?);
+        let kind = input.try_get_u8()?;
+        let found = HistoryId(input.try_get_u64_le()?);
         if found != own {
             return Err(DecodeError::History { found, own });
         }
-        let (from, to, term) = (u64(&mut input)?, u64(&mut input)?, u64(&mut input)?);
+        let (from, to, term) =
+            (input.try_get_u64_le()?, input.try_get_u64_le()?, input.try_get_u64_le()?);
         let body = Body::decode(kind, &mut input)?;
         if input.has_remaining() {
             return Err(DecodeError::Trailing(input.remaining()));
@@ -278,19 +285,23 @@ impl Body {
     fn decode(kind: u8, input: &mut Bytes) -> Result<Self, DecodeError> {
         Ok(match kind {
             0 => {
-                let (previous, commit) = (id(input)?, u64(input)?);
-                let count = u32(input)?;
+                let (previous, commit) = (id(input)?, input.try_get_u64_le()?);
+                let count = input.try_get_u32_le()?;
                 let mut entries = Vec::new();
                 for _ in 0..count {
                     entries.push(entry(input)?);
                 }
                 Self::Append { previous, commit, entries }
             }
-            1 => Self::Appended { index: u64(input)?, commit: u64(input)? },
-            2 => Self::AppendRejected { index: u64(input)?, hint: id(input)?, commit: u64(input)? },
-            3 => Self::Heartbeat { commit: u64(input)?, context: context(input)? },
+            1 => Self::Appended { index: input.try_get_u64_le()?, commit: input.try_get_u64_le()? },
+            2 => Self::AppendRejected {
+                index: input.try_get_u64_le()?,
+                hint: id(input)?,
+                commit: input.try_get_u64_le()?,
+            },
+            3 => Self::Heartbeat { commit: input.try_get_u64_le()?, context: context(input)? },
             4 => Self::HeartbeatResponse {
-                commit: u64(input)?,
+                commit: input.try_get_u64_le()?,
                 context: context(input)?,
                 is_full: flag(input)?,
             },
@@ -350,23 +361,8 @@ fn need(input: &Bytes, bytes: usize) -> Result<(), DecodeError> {
     if input.remaining() < bytes { Err(DecodeError::Truncated) } else { Ok(()) }
 }
 
-fn u8(input: &mut Bytes) -> Result<u8, DecodeError> {
-    need(input, 1)?;
-    Ok(input.get_u8())
-}
-
-fn u32(input: &mut Bytes) -> Result<u32, DecodeError> {
-    need(input, 4)?;
-    Ok(input.get_u32_le())
-}
-
-fn u64(input: &mut Bytes) -> Result<u64, DecodeError> {
-    need(input, 8)?;
-    Ok(input.get_u64_le())
-}
-
 fn flag(input: &mut Bytes) -> Result<bool, DecodeError> {
-    match u8(input)? {
+    match input.try_get_u8()? {
         0 => Ok(false),
         1 => Ok(true),
         other => Err(DecodeError::Flag(other)),
@@ -374,11 +370,11 @@ fn flag(input: &mut Bytes) -> Result<bool, DecodeError> {
 }
 
 fn id(input: &mut Bytes) -> Result<EntryId, DecodeError> {
-    Ok(EntryId { index: u64(input)?, term: u64(input)? })
+    Ok(EntryId { index: input.try_get_u64_le()?, term: input.try_get_u64_le()? })
 }
 
 fn bytes(input: &mut Bytes) -> Result<Bytes, DecodeError> {
-    let len = usize::try_from(u32(input)?).map_err(|_| DecodeError::Truncated)?;
+    let len = usize::try_from(input.try_get_u32_le()?).map_err(|_| DecodeError::Truncated)?;
     need(input, len)?;
     Ok(input.split_to(len))
 }
@@ -393,7 +389,7 @@ fn context(input: &mut Bytes) -> Result<Bytes, DecodeError> {
 
 fn entry(input: &mut Bytes) -> Result<Entry, DecodeError> {
     let EntryId { index, term } = id(input)?;
-    let kind = u8(input)?;
+    let kind = input.try_get_u8()?;
     let kind = EntryKind::from_u8(kind).ok_or(DecodeError::EntryKind(kind))?;
     Ok(Entry { index, term, kind, data: bytes(input)?.into() })
 }

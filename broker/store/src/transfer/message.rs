@@ -11,7 +11,7 @@
 //! before. [`Message::decode`] accepts nothing else and no trailing bytes; it allocates no more
 //! than the input holds.
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut, TryGetError};
 use ropewalk_shard::engine::{EntryId, Members};
 use ropewalk_shard::{Payload, ShardId};
 use serde::{Deserialize, Serialize};
@@ -167,6 +167,12 @@ pub enum DecodeError {
     Trailing(usize),
 }
 
+impl From<TryGetError> for DecodeError {
+    fn from(_: TryGetError) -> Self {
+        Self::Truncated
+    }
+}
+
 /// Most bytes of the encoded members.
 const MEMBERS_BYTES_MAX: usize = 4 << 10;
 
@@ -218,12 +224,13 @@ impl Message {
             return Err(DecodeError::Checksum);
         }
         let input = &mut input;
-        let version = u8(input)?;
+        let version = input.try_get_u8()?;
         if version != VERSION {
             return Err(DecodeError::Version(version));
         }
-        let kind = u8(input)?;
-        let (shard, from, to) = (ShardId(u32(input)?), u64(input)?, u64(input)?);
+        let kind = input.try_get_u8()?;
+        let (shard, from, to) =
+            (ShardId(input.try_get_u32_le()?), input.try_get_u64_le()?, input.try_get_u64_le()?);
         let body = Body::decode(kind, input)?;
         if input.has_remaining() {
             return Err(DecodeError::Trailing(input.remaining()));
@@ -297,29 +304,14 @@ fn need(input: &Bytes, bytes: usize) -> Result<(), DecodeError> {
     if input.remaining() < bytes { Err(DecodeError::Truncated) } else { Ok(()) }
 }
 
-fn u8(input: &mut Bytes) -> Result<u8, DecodeError> {
-    need(input, 1)?;
-    Ok(input.get_u8())
-}
-
-fn u32(input: &mut Bytes) -> Result<u32, DecodeError> {
-    need(input, 4)?;
-    Ok(input.get_u32_le())
-}
-
-fn u64(input: &mut Bytes) -> Result<u64, DecodeError> {
-    need(input, 8)?;
-    Ok(input.get_u64_le())
-}
-
 fn set(input: &mut Bytes) -> Result<SetId, DecodeError> {
-    Ok(SetId { replica: u64(input)?, number: u64(input)? })
+    Ok(SetId { replica: input.try_get_u64_le()?, number: input.try_get_u64_le()? })
 }
 
 fn offer(input: &mut Bytes) -> Result<Offer, DecodeError> {
     let set = set(input)?;
-    let last = EntryId { index: u64(input)?, term: u64(input)? };
-    let length = u32(input)? as usize;
+    let last = EntryId { index: input.try_get_u64_le()?, term: input.try_get_u64_le()? };
+    let length = input.try_get_u32_le()? as usize;
     if length > MEMBERS_BYTES_MAX {
         return Err(DecodeError::TooLong(length as u64));
     }
@@ -330,22 +322,29 @@ fn offer(input: &mut Bytes) -> Result<Offer, DecodeError> {
     if !rest.is_empty() {
         return Err(DecodeError::Members);
     }
-    let list_bytes = u64(input)?;
+    let list_bytes = input.try_get_u64_le()?;
     if list_bytes > limits::TRANSFER_LIST_BYTES_MAX {
         return Err(DecodeError::TooLong(list_bytes));
     }
-    Ok(Offer { set, last, members, list_bytes, list_sum: u32(input)?, files_bytes: u64(input)? })
+    Ok(Offer {
+        set,
+        last,
+        members,
+        list_bytes,
+        list_sum: input.try_get_u32_le()?,
+        files_bytes: input.try_get_u64_le()?,
+    })
 }
 
 fn fetch(input: &mut Bytes) -> Result<Fetch, DecodeError> {
-    let (set, kind, number) = (set(input)?, u8(input)?, u32(input)?);
+    let (set, kind, number) = (set(input)?, input.try_get_u8()?, input.try_get_u32_le()?);
     let item = match kind {
         0 if number == 0 => Item::List,
         1 => Item::File(number),
         2 => Item::Index(number),
         kind => return Err(DecodeError::Kind(kind)),
     };
-    let (position_bytes, length_bytes) = (u64(input)?, u32(input)?);
+    let (position_bytes, length_bytes) = (input.try_get_u64_le()?, input.try_get_u32_le()?);
     if length_bytes > limits::TRANSFER_PIECE_BYTES_MAX {
         return Err(DecodeError::TooLong(u64::from(length_bytes)));
     }
@@ -354,7 +353,7 @@ fn fetch(input: &mut Bytes) -> Result<Fetch, DecodeError> {
 
 fn reason(input: &mut Bytes) -> Result<StopReason, DecodeError> {
     use StopReason::{Busy, Damaged, Full, Installed, NotNeeded};
-    let number = u8(input)?;
+    let number = input.try_get_u8()?;
     let all = [Installed, NotNeeded, Busy, Full, Damaged];
     all.get(usize::from(number)).copied().ok_or(DecodeError::Kind(number))
 }
