@@ -8,9 +8,10 @@ use crate::mutation::Mutation;
 use crate::world::World;
 
 /// A partition without records, which is deleted to free space.
-const DELETED: i32 = PARTITIONS;
+pub(super) const DELETED: i32 = PARTITIONS;
 
-fn has_deleted(world: &World, node: u64) -> bool {
+/// Whether a replica has applied the deletion.
+pub(super) fn has_deleted(world: &World, node: u64) -> bool {
     let process = world.nodes[&node].process.as_ref();
     process.is_some_and(|p| !p.state.0.borrow().partitions.contains_key(&partition(DELETED)))
 }
@@ -24,7 +25,8 @@ fn opened(seed: u64, mutation: Option<Mutation>) -> (World, u64) {
     (world, leader)
 }
 
-fn loaded(seed: u64, mutation: Option<Mutation>) -> (World, u64) {
+/// Three replicas under load, with a partition that can be deleted.
+pub(super) fn loaded(seed: u64, mutation: Option<Mutation>) -> (World, u64) {
     let (mut world, leader) = opened(seed, mutation);
     world.begin_load(4);
     world.run_for(2 * SECOND);

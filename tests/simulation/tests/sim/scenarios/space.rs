@@ -5,31 +5,12 @@ use ropewalk_shard::command::{Append, OpenPartition, ShardCommand};
 use ropewalk_shard::driver::Event;
 use ropewalk_shard::proposal::SendOrder;
 
+use super::disks::{DELETED, has_deleted, loaded};
 use super::{MS, SECOND, holds};
-use crate::clients::{PARTITIONS, partition};
+use crate::clients::partition;
 use crate::mutation::Mutation;
 use crate::node::Call;
 use crate::world::World;
-
-/// A partition that is deleted to free space.
-const DELETED: i32 = PARTITIONS;
-
-fn has_deleted(world: &World, node: u64) -> bool {
-    let process = world.nodes[&node].process.as_ref();
-    process.is_some_and(|p| !p.state.0.borrow().partitions.contains_key(&partition(DELETED)))
-}
-
-/// Three replicas under load, with a partition that can be deleted.
-fn loaded(seed: u64, mutation: Option<Mutation>) -> (World, u64) {
-    let mut world = World::calm(seed, 3, mutation);
-    let leader = world.elect();
-    world.append_many(leader, 3);
-    let open = OpenPartition { partition: partition(DELETED), epoch_base: 0 };
-    world.propose(leader, ShardCommand::OpenPartitions(vec![open]));
-    world.begin_load(4);
-    world.run_for(2 * SECOND);
-    (world, leader)
-}
 
 /// Deletes the partition, and runs until each of `full` has applied that and has space again.
 fn delete_and_recover(world: &mut World, leader: u64, mut full: Vec<u64>) {
