@@ -81,13 +81,14 @@ go_module() {
 # in_parallel N COMMAND: calls COMMAND with each line of standard input, N at a time. Fails if one failed, and only
 # after all have ended.
 in_parallel() {
-    local most=$1 command=$2 line pid status=0 running=()
+    local most=$1 command=$2 line ended status=0
+    local -A running=()
     while read -r line; do
         "$command" "$line" </dev/null &
-        running+=($!)
-        ((${#running[@]} < most)) || { wait "${running[0]}" || status=1; running=("${running[@]:1}"); }
+        running[$!]=1
+        ((${#running[@]} < most)) || { wait -n -p ended "${!running[@]}" || status=1; unset "running[$ended]"; }
     done
-    for pid in "${running[@]}"; do wait "$pid" || status=1; done
+    for ended in "${!running[@]}"; do wait "$ended" || status=1; done
     return $status
 }
 

@@ -1,6 +1,7 @@
 """Prints the results of one run of librdkafka's test runner, one per line, in the format of verdict.py.
 
-    results.py PASS LOG     in the folder of the runner's report; a PASS named NUMBER_name+SUBTEST ran one sub-test
+    results.py PASS LOG     in the folder of the runner's report; a PASS named NUMBER ran the tests of that number,
+                            one named NUMBER_name+SUBTEST one sub-test
 """
 
 import json
@@ -15,13 +16,17 @@ def main():
     name, log = sys.argv[1], Path(sys.argv[2]).read_text(errors="replace")
     report = next(Path().glob("test_report_*.json"), None)
     if report is None:
-        return [(name.replace("+", "/"), "failed", "the runner ended without a report")]
+        said = " | ".join(line for line in log.splitlines()[-3:] if line)
+        return [(name.replace("+", "/"), "failed", f"the runner ended without a report: {said}")]
     tests = json.loads(report.read_text())["tests"].values()
-    return [sub_test(*name.split("+"), tests, log)] if "+" in name else list(whole_tests(tests))
+    return [sub_test(*name.split("+"), tests, log)] if "+" in name else list(whole_tests(tests, name))
 
 
-def whole_tests(tests):
+def whole_tests(tests, number):
+    """The results of a pass: of the tests of one number, or of all that it ran if its name is not a number."""
     for test in tests:
+        if number.isdigit() and not test["name"].startswith(number):
+            continue
         said = words_of(test)
         # Tests of another pass are no results; tests that the suite itself skips are.
         elsewhere = "not matched" in said or "requires test scenario" in said or "flags" in said
