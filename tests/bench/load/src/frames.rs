@@ -3,9 +3,9 @@
 //! Invariant: the values of all frames of a run come from one ring of random bytes, so that the
 //! client's caches do not hold them and nothing can compress them.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use ropewalk_batch::{Builder, HEADER_LEN};
 use ropewalk_codec::Records;
@@ -18,6 +18,7 @@ use crate::payload::Ring;
 
 const PRODUCE_VERSION: i16 = 9;
 const INIT_PRODUCER_VERSION: i16 = 2;
+const COORDINATOR_LOAD_IN_PROGRESS: i16 = 14;
 /// Positions in a record batch, as Kafka's protocol defines it.
 const CRC_AT: usize = 17;
 const CRC_BEGIN: usize = 21;
@@ -98,16 +99,25 @@ pub(crate) struct Producer {
 }
 
 impl Producer {
-    /// Asks the broker for a producer id.
+    /// Asks the broker for a producer id. A Kafka broker answers the first requests with an error
+    /// while it fetches a block of ids from its controller.
     pub(crate) fn open(connection: &mut Connection, targets: usize, shape: Shape) -> Result<Self> {
         let request = InitProducerIdRequest {
             transactional_id: None,
             transaction_timeout_ms: 60_000,
             ..Default::default()
         };
-        let answer = connection.call(INIT_PRODUCER_VERSION, &request)?;
-        let code = answer.error_code;
-        ensure!(code == 0, "a producer id is refused with error {code}");
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let answer = loop {
+            let answer = connection.call(INIT_PRODUCER_VERSION, &request)?;
+            match answer.error_code {
+                0 => break answer,
+                COORDINATOR_LOAD_IN_PROGRESS if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                code => bail!("a producer id is refused with error {code}"),
+            }
+        };
         let records_per_batch = i32::try_from(shape.records_per_batch)?;
         let id = (answer.producer_id, answer.producer_epoch);
         Ok(Self { id, next: vec![0; targets], records_per_batch })
