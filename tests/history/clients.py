@@ -1,0 +1,153 @@
+"""Clients that put a topic under load and record what they did and were told: see history.py.
+
+Each function runs in a process of its own, until `stop` is set.
+"""
+
+import collections
+import sys
+import time
+
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+
+from history import INFO, OK, Recorder, now
+
+# Longer than any test: an idempotent client retries until it knows the outcome.
+PATIENCE_MS = 900_000
+# How long clients have for what is unanswered when they are stopped, in seconds.
+LAST_ANSWERS_S = 120
+
+
+def named(topic, partition):
+    return f"{topic}/{partition}"
+
+
+def write_with_librdkafka(bootstrap, topic, partitions, name, path, stop, codec="none"):
+    producer = Producer({
+        "bootstrap.servers": bootstrap, "enable.idempotence": True, "acks": "all", "linger.ms": 2,
+        "compression.type": codec, "message.timeout.ms": PATIENCE_MS, "log_level": 0, "reconnect.backoff.max.ms": 200,
+        "queue.buffering.max.messages": 2000,
+    })
+    with Recorder(path, name) as recorder:
+        unanswered = {}
+
+        def answered(error, message):
+            value = message.value().decode()
+            partition, began = unanswered.pop(value)
+            fields = {"outcome": INFO} if error else {"outcome": OK, "offset": message.offset()}
+            recorder.write("send", began, partition=partition, value=value, **fields)
+
+        sequence = 0
+        while not stop.is_set():
+            value, partition = f"{name}:{sequence}", sequence % partitions
+            unanswered[value] = (named(topic, partition), now())
+            try:
+                producer.produce(topic, value, partition=partition, on_delivery=answered)
+                sequence += 1
+            except BufferError:
+                del unanswered[value]
+                producer.poll(0.05)
+            producer.poll(0)
+            if sequence % 50 == 0:
+                time.sleep(0.002)
+        producer.flush(LAST_ANSWERS_S)
+        for value, (partition, began) in unanswered.items():
+            recorder.write("send", began, partition=partition, value=value, outcome=INFO)
+        if unanswered:
+            sys.exit(f"{name}: {len(unanswered)} records had no answer {LAST_ANSWERS_S} s after the end of the load")
+
+
+def write_with_kafka_python(bootstrap, topic, partitions, name, path, stop, codec=None):
+    from kafka import KafkaProducer
+    from kafka.errors import KafkaError
+
+    producer = KafkaProducer(
+        bootstrap_servers=bootstrap, enable_idempotence=True, acks="all", linger_ms=2,
+        compression_type=codec, delivery_timeout_ms=PATIENCE_MS, max_block_ms=PATIENCE_MS,
+        reconnect_backoff_max_ms=200,
+    )
+    with Recorder(path, name) as recorder:
+        sequence, unanswered = 0, collections.deque()
+
+        def wait_for_first():
+            value, partition, began, future = unanswered.popleft()
+            try:
+                fields = {"outcome": OK, "offset": future.get(timeout=LAST_ANSWERS_S).offset}
+            except KafkaError as error:
+                print(f"{name}: {value}: {error!r}", file=sys.stderr)
+                fields = {"outcome": INFO}
+            recorder.write("send", began, partition=named(topic, partition), value=value, **fields)
+
+        while not stop.is_set():
+            value, partition, began = f"{name}:{sequence}", sequence % partitions, now()
+            unanswered.append((value, partition, began, producer.send(topic, value.encode(), partition=partition)))
+            sequence += 1
+            while unanswered and (unanswered[0][3].is_done or len(unanswered) > 1000):
+                wait_for_first()
+            if sequence % 20 == 0:
+                time.sleep(0.002)
+        producer.flush(timeout=LAST_ANSWERS_S)
+        while unanswered:
+            wait_for_first()
+
+
+def consume_in_group(bootstrap, topic, group, name, path, stop):
+    """Reads as a member of a group, and commits what it read."""
+    consumer = Consumer({
+        "bootstrap.servers": bootstrap, "group.id": group, "enable.auto.commit": False,
+        "auto.offset.reset": "earliest", "log_level": 0, "reconnect.backoff.max.ms": 200, "session.timeout.ms": 45000,
+    })
+    with Recorder(path, name) as recorder:
+
+        def assigned(_, partitions):
+            assigned_now = [named(p.topic, p.partition) for p in partitions]
+            recorder.write("assign", now(), how="subscribe", partitions=assigned_now)
+
+        consumer.subscribe([topic], on_assign=assigned)
+        while not stop.is_set():
+            began = now()
+            messages = [message for message in consumer.consume(200, timeout=0.2) if not message.error()]
+            if not messages:
+                continue
+            recorder.write("poll", began, records=[record_of(message) for message in messages])
+            positions = {message.partition(): message.offset() + 1 for message in messages}
+            began, outcome = now(), INFO
+            try:
+                offsets = [TopicPartition(topic, partition, offset) for partition, offset in positions.items()]
+                if not any(answer.error for answer in consumer.commit(offsets=offsets, asynchronous=False)):
+                    outcome = OK
+            except KafkaException:
+                pass
+            offsets = {named(topic, partition): offset for partition, offset in positions.items()}
+            recorder.write("commit", began, group=group, offsets=offsets, outcome=outcome)
+    consumer.close()
+
+
+def read_all(bootstrap, topic, partitions, group, path, seconds_max=120):
+    """Reads every record of a topic whose writers have ended, and the offsets of the group."""
+    consumer = Consumer({
+        "bootstrap.servers": bootstrap, "group.id": group, "enable.auto.commit": False, "log_level": 0,
+    })
+    with Recorder(path, "reads-all") as recorder:
+        for partition in range(partitions):
+            assignment = TopicPartition(topic, partition, 0)
+            _, end = consumer.get_watermark_offsets(assignment, timeout=30)
+            recorder.write("assign", now(), how="assign", partitions=[named(topic, partition)])
+            consumer.assign([assignment])
+            at, deadline = 0, time.monotonic() + seconds_max
+            while at < end:
+                if time.monotonic() > deadline:
+                    sys.exit(f"partition {partition} could be read to {at} in {seconds_max} s, its end is {end}")
+                began = now()
+                messages = [message for message in consumer.consume(10_000, timeout=1.0) if not message.error()]
+                if messages:
+                    recorder.write("poll", began, records=[record_of(message) for message in messages])
+                    at = messages[-1].offset() + 1
+        asked = [TopicPartition(topic, partition) for partition in range(partitions)]
+        answers = consumer.committed(asked, timeout=30)
+        committed = {named(topic, answer.partition): answer.offset for answer in answers if answer.offset >= 0}
+        recorder.write("committed", now(), group=group, offsets=committed)
+    consumer.close()
+
+
+def record_of(message):
+    return [named(message.topic(), message.partition()), message.offset(), message.value().decode()]
