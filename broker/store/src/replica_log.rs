@@ -10,7 +10,7 @@ use ropewalk_batch::Header;
 use ropewalk_shard::engine::{Entry, EntryKind, HardState, StoredEntry};
 use ropewalk_shard::replica::Write;
 use ropewalk_shard::{Payload, ReplicaId, ShardId};
-use ropewalk_wal::{Chunk, EntryMeta, Record, ReplicaKey};
+use ropewalk_wal::{Chunk, EntryMeta, Reader, Record, ReplicaKey};
 
 /// The key of a replica in the write-ahead log.
 #[must_use]
@@ -56,4 +56,22 @@ fn payload(data: &Payload) -> ropewalk_wal::Payload {
 pub fn stored(entry: &EntryMeta) -> Option<StoredEntry> {
     let EntryMeta { index, term, kind, len_bytes, .. } = *entry;
     Some(StoredEntry { index, term, kind: EntryKind::from_u8(kind)?, len_bytes })
+}
+
+/// Reads the entries from `first` through `last` for a follower; `None` if the log no longer has
+/// them all, or one cannot be read. The replica is followed: see [`Reader::follow`].
+#[must_use]
+pub fn read(log: &Reader, key: ReplicaKey, first: u64, last: u64) -> Option<Vec<Entry>> {
+    let entry = |index| match log.read_entry(key, index) {
+        Ok(found) => {
+            let (EntryMeta { index, term, kind, .. }, data) = found?;
+            Some(Entry { index, term, kind: EntryKind::from_u8(kind)?, data: data.into() })
+        }
+        Err(error) => {
+            let (shard, replica) = (key.shard, key.replica);
+            tracing::warn!(shard, replica, index, %error, "an entry of the log cannot be read");
+            None
+        }
+    };
+    (first..=last).map(entry).collect()
 }

@@ -1,4 +1,4 @@
-//! The files of the log: names, reads, and reserved files.
+//! The files of the log: names and reserved files.
 //!
 //! A file gets its name when it is created and keeps it until it is removed. In between it is
 //! *reserved*, begins as the next file of the log, is released, and is reserved again; its
@@ -19,13 +19,10 @@
 //! A start reserves every reserved file again with a new salt. So nothing counts that an earlier
 //! start wrote to such a file before it ended, and no label counts that is only in the page cache.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bytes::Bytes;
-use parking_lot::RwLock;
 use ropewalk_disk::{Disk, File, Open};
 
 use crate::label::{Label, Purpose, Reservation};
@@ -58,40 +55,6 @@ pub struct Location {
     pub(crate) position: u64,
     pub(crate) len_bytes: u32,
     pub(crate) crc: u32,
-}
-
-/// Reads entries from the log's files while the log is being written. Clones share one set of
-/// files.
-#[derive(Debug, Clone, Default)]
-pub struct Reader {
-    files: Arc<RwLock<BTreeMap<u64, Arc<dyn File>>>>,
-}
-
-impl Reader {
-    pub(crate) fn insert(&self, sequence: u64, file: Arc<dyn File>) {
-        self.files.write().insert(sequence, file);
-    }
-
-    pub(crate) fn remove(&self, sequence: u64) {
-        self.files.write().remove(&sequence);
-    }
-
-    /// Reads the payload of an entry and verifies its checksum. [`io::ErrorKind::NotFound`] if its
-    /// file was recycled, [`io::ErrorKind::InvalidData`] if the checksum is wrong.
-    pub fn read(&self, location: &Location) -> io::Result<Bytes> {
-        if location.len_bytes == 0 {
-            return Ok(Bytes::new());
-        }
-        let file = self.files.read().get(&location.file_sequence).cloned();
-        let file = file.ok_or(io::ErrorKind::NotFound)?;
-        let mut payload = vec![0; location.len_bytes as usize];
-        file.read_exact_at(&mut payload, location.position)?;
-        if ropewalk_crc::of(&payload) != location.crc {
-            let message = format!("checksum of a log entry is wrong: {location:?}");
-            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
-        }
-        Ok(payload.into())
-    }
 }
 
 /// A file to create.

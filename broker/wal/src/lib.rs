@@ -163,6 +163,8 @@ mod usage;
 mod files;
 mod plan;
 mod recovered;
+mod located;
+mod reader;
 mod active;
 mod aside;
 mod log;
@@ -170,11 +172,12 @@ mod recover;
 mod writer;
 
 pub use aside::SetAside;
-pub use files::{Location, Reader};
+pub use files::Location;
 pub use log::{
     FILE_BYTES, Options, RELEASE_BYTES, RESERVE_BYTES, Round, SetAsideError, Wal, WalError,
     round_records_bytes_max,
 };
+pub use reader::Reader;
 pub use record::{Chunk, HardState, LogId, Payload, Record, ReplicaKey};
 pub use recovered::{EntryMeta, OpenError, RecoveredLog, RecoveredReplica};
 pub use writer::{

@@ -25,11 +25,12 @@ use ropewalk_disk::{Aligned, Disk};
 
 use crate::active::Active;
 use crate::aside::Asides;
-use crate::files::{Chore, ChoreResult, Location, Reader, SealedFile, Spares};
+use crate::files::{Chore, ChoreResult, Location, SealedFile, Spares};
 use crate::header::{self, FileHeader};
 use crate::label::{Label, Purpose};
 use crate::layout::align_up;
 use crate::plan::{Plan, Refusal};
+use crate::reader::Reader;
 use crate::record::{Record, ReplicaKey};
 use crate::replicas::{Change, Replicas};
 use crate::usage::Usage;
@@ -290,12 +291,16 @@ impl Wal {
         let removed = self.remove_ended_asides(records.clone()).map_err(WalError::failed);
         removed.inspect_err(|error| self.note_failure(error))?;
         let (sequence, count) = (self.round_next, self.plan.records());
-        let directory = self.plan.directory();
+        let (position, directory) = (self.active.position, self.plan.directory());
+        let keys = directory.len();
         let written =
             self.active.write_round(sequence, directory, records.clone(), &mut self.buffer);
         let written = written.map_err(WalError::failed);
         let bytes = written.inspect_err(|error| self.note_failure(error))?;
         self.round_next += 1;
+        let frame = (&self.buffer[..], keys);
+        let located = self.reader.located();
+        located.note_round(self.active.sequence(), position, frame, records.clone());
         self.apply_round(records);
         self.plan.clear();
         Ok(Round { sequence, records: count, bytes })

@@ -36,8 +36,9 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::files::{Chore, Reader};
+use crate::files::Chore;
 use crate::log::{Admission, Round, Wal, WalError};
+use crate::reader::Reader;
 use crate::record::ReplicaKey;
 
 pub use answers::Answers;

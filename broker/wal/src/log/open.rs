@@ -25,12 +25,13 @@ use ropewalk_disk::{Aligned, Disk};
 
 use super::{BUFFER_IDLE_BYTES, Options, SPARES_WANTED, Wal};
 use crate::active::Active;
-use crate::files::{Reader, Spare, SpareSizes, SpareSpec, Spares};
+use crate::files::{Spare, SpareSizes, SpareSpec, Spares};
 use crate::frame;
 use crate::header::{self, FileHeader};
 use crate::label::Purpose;
 use crate::layout::align_up;
 use crate::plan::Plan;
+use crate::reader::Reader;
 use crate::record::{Record, ReplicaKey};
 use crate::recover::{Recovery, RecoveryOutcome};
 use crate::recovered::{OpenError, RecoveredLog};

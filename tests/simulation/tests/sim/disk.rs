@@ -5,7 +5,7 @@
 
 mod log;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use bytes::Bytes;
 use ropewalk_shard::State;
@@ -52,8 +52,6 @@ pub(crate) struct Disk {
     snapshot: Snapshot,
     first_members: Members,
     submitted: VecDeque<Submitted>,
-    /// The entries of writes since the start, durable or not, for followers that lag.
-    view: BTreeMap<u64, Entry>,
     /// Whether the next sync fails.
     pub fails_sync: bool,
     mutation: Option<Mutation>,
@@ -82,7 +80,6 @@ impl Disk {
             first_members: snapshot.members.clone(),
             snapshot,
             submitted: VecDeque::new(),
-            view: BTreeMap::new(),
             fails_sync: false,
             mutation,
         }
@@ -105,10 +102,6 @@ impl Disk {
             (Some(Mutation::HardStateNotWritten), hard_state) => *hard_state = None,
             _ => {}
         }
-        if let Some(first) = write.entries.first() {
-            self.view.split_off(&first.index);
-        }
-        self.view.extend(write.entries.iter().map(|entry| (entry.index, entry.clone())));
         self.submitted.push_back(Submitted { write, is_refused });
         let last = self.submitted.len() - 1;
         if self.mutation == Some(Mutation::WritesSwapped) && last > 0 && last % 2 == 1 {
@@ -163,7 +156,6 @@ impl Disk {
         let torn = self.submitted.pop_front().filter(|next| !next.is_refused);
         self.log.crash(torn.map(|next| next.write), dice);
         self.submitted.clear();
-        self.view.clear();
     }
 
     /// Writes durably which rounds of the log were durable, as the log does every second.
@@ -205,7 +197,6 @@ impl Disk {
         if self.mutation == Some(Mutation::SnapshotForgetsProducers) {
             self.snapshot.forget_producers();
         }
-        self.view = self.view.split_off(&(last.index + 1));
         self.log.release(last);
     }
 
@@ -220,7 +211,6 @@ impl Disk {
             return false;
         }
         self.submitted.clear();
-        self.view.clear();
         self.snapshot = snapshot;
         true
     }
@@ -259,8 +249,7 @@ impl Disk {
 
     /// Reads entries for a follower; `None` if the log no longer has all of them.
     pub(crate) fn read(&self, first: u64, last: u64) -> Option<Vec<Entry>> {
-        let entry = |index| self.view.get(&index).cloned().or_else(|| self.log.read(index));
-        (first..=last).map(entry).collect()
+        self.log.read(first, last)
     }
 
     /// Loses everything, as a disk does that is replaced by an empty one.

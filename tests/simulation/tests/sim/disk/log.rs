@@ -201,10 +201,11 @@ impl Log {
         })?;
         let missing = || OpenFailure::Damaged("the log has no records of this replica".to_owned());
         let replica = recovered.replicas.remove(&self.key).ok_or_else(missing)?;
+        let RecoveredReplica { hard_state, truncated, entries, damage, .. } = replica;
         self.reader = wal.reader();
+        self.reader.follow(self.key, &entries);
         self.wal = Some(wal);
         self.unsealed = 0;
-        let RecoveredReplica { hard_state, truncated, entries, damage, .. } = replica;
         let ropewalk_wal::HardState { term, vote, commit } = hard_state;
         self.hard_state = HardState { term, vote, commit };
         let begins =
@@ -236,15 +237,23 @@ impl Log {
         }
     }
 
-    /// An entry that recovery found.
-    pub(super) fn read(&self, index: u64) -> Option<Entry> {
-        let data = self.source().bytes(index).ok()?.into();
-        let preloaded = self.preloaded.as_ref().filter(|p| index <= p.last.index);
-        if let Some(Preloaded { last: EntryId { term, .. }, .. }) = preloaded {
-            return Some(Entry { index, term: *term, kind: EntryKind::Normal, data });
+    /// The entries of the log with these indexes; `None` if it does not have them all.
+    pub(super) fn read(&self, first: u64, last: u64) -> Option<Vec<Entry>> {
+        let preloaded = self.preloaded.as_ref().map_or(first, |held| held.last.index + 1);
+        let mut entries = Vec::new();
+        for index in first..=last.min(preloaded.saturating_sub(1)) {
+            let Preloaded { last: EntryId { term, .. }, .. } = self.preloaded.as_ref()?;
+            let data = self.source().bytes(index).ok()?.into();
+            entries.push(Entry { index, term: *term, kind: EntryKind::Normal, data });
         }
-        let StoredEntry { term, kind, .. } = replica_log::stored(self.places.get(&index)?)?;
-        Some(Entry { index, term, kind, data })
+        let first = first.max(preloaded);
+        if first <= last {
+            if self.has_no_payloads {
+                return None;
+            }
+            entries.extend(replica_log::read(&self.reader, self.key, first, last)?);
+        }
+        Some(entries)
     }
 
     /// Makes a write durable, as a round of its own.
