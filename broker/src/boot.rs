@@ -24,7 +24,7 @@ use prometheus_client::registry::Registry;
 use ropewalk_codec::Str;
 use ropewalk_disk::{Disk, RealDisk};
 use ropewalk_node::supervision::{OnFatal, StopGuard};
-use ropewalk_node::{Node, NodeError, NodeOptions};
+use ropewalk_node::{NoPeers, Node, NodeError, NodeOptions};
 use ropewalk_shard::BrokerId;
 use ropewalk_store::{DataDir, Identity, bootstrap, checkpoint, recovery};
 use tokio::net::TcpListener;
@@ -304,6 +304,7 @@ impl Parts {
             dir: self.dir.clone(),
             format: format.map(|cluster_id| identity(&self.settings, cluster_id)),
             observer: Arc::clone(&listener) as _,
+            peers: Arc::new(NoPeers),
             policy: Arc::new(Policy(Arc::clone(&view))),
             on_fatal,
             on_round: Arc::new(move |round| rounds.observe(round)),

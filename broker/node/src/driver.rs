@@ -23,16 +23,17 @@
 //! calls are then answered with `Stopped`, or with `Unknown` if they were proposed; a write that is
 //! not durable is never answered as success (D1, D2).
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ropewalk_shard::command::Append;
-use ropewalk_shard::driver::{Actions, Answer, Caller, Core, Event, Now, StateAccess};
-use ropewalk_shard::engine::EntryId;
+use ropewalk_shard::driver::{Actions, Answer, Caller, ChangeError, Core, Event, Now, StateAccess};
+use ropewalk_shard::engine::{Entry, EntryId, Fetch};
 use ropewalk_shard::limits::TICK_MS;
+use ropewalk_shard::message::{Body, Message};
 use ropewalk_shard::proposal::{AppendResult, ProposeError};
 use ropewalk_shard::replica::{Replica, Work, Write};
 use ropewalk_shard::{Effect, Outcome};
@@ -46,6 +47,7 @@ use tracing::{debug, error};
 
 use crate::handle::{Input, Observer, ShardHandle};
 use crate::limits;
+use crate::peers::{LogReader, Peers};
 use crate::supervision::Failure;
 
 /// The operations of the write-ahead log that a driver needs, as a trait that tests replace.
@@ -74,6 +76,10 @@ impl LogWriter for WalHandle {
 pub struct DriverContext {
     /// The write-ahead log.
     pub wal: Arc<dyn LogWriter>,
+    /// Reads the write-ahead log.
+    pub log: Arc<dyn LogReader>,
+    /// Where the messages to the other replicas go.
+    pub peers: Arc<dyn Peers>,
     /// Creates and closes partition logs.
     pub logs: Arc<dyn Logs>,
     /// Receives the effects of applied entries.
@@ -93,6 +99,8 @@ pub struct Driver {
     queue: mpsc::UnboundedReceiver<Input>,
     durable: mpsc::UnboundedReceiver<WriteReport>,
     report: mpsc::UnboundedSender<WriteReport>,
+    fetched: mpsc::UnboundedReceiver<Fetched>,
+    fetch: mpsc::UnboundedSender<Fetched>,
     replies: HashMap<Caller, Reply>,
     next_caller: Caller,
     begun: Instant,
@@ -106,17 +114,26 @@ struct WriteReport {
     result: Result<(), Arc<WalError>>,
 }
 
+/// The answer to a [`Fetch`].
+#[derive(Debug)]
+struct Fetched {
+    id: u64,
+    entries: Option<Vec<Entry>>,
+}
+
 /// The channel that receives the answer to a call.
 #[derive(Debug)]
 enum Reply {
     Appended(oneshot::Sender<AppendResult>),
     Proposed(oneshot::Sender<Result<Outcome, ProposeError>>),
     Read(oneshot::Sender<Result<(), ProposeError>>),
+    Changed(oneshot::Sender<Result<(), ChangeError>>),
 }
 
 enum Wake {
     Inputs,
     Durable(WriteReport),
+    Fetched(Fetched),
     Tick,
     Stop,
 }
@@ -141,6 +158,7 @@ impl Driver {
         context: DriverContext,
     ) -> Self {
         let (report, durable) = mpsc::unbounded_channel();
+        let (fetch, fetched) = mpsc::unbounded_channel();
         Self {
             shard,
             core: Core::new(replica),
@@ -148,6 +166,8 @@ impl Driver {
             queue,
             durable,
             report,
+            fetched,
+            fetch,
             replies: HashMap::new(),
             next_caller: 0,
             begun: Instant::now(),
@@ -185,10 +205,13 @@ impl Driver {
             let wake = tokio::select! {
                 biased;
                 Some(report) = self.durable.recv() => Wake::Durable(report),
+                // Before the inputs, of which there may always be more: a leader whose ticks are
+                // late is deposed.
+                _ = ticks.tick(), if self.core.needs_ticks() => Wake::Tick,
+                Some(fetched) = self.fetched.recv() => Wake::Fetched(fetched),
                 count = self.queue.recv_many(&mut inputs, limits::INPUTS_MAX) => {
                     if count == 0 { Wake::Stop } else { Wake::Inputs }
                 }
-                _ = ticks.tick(), if self.core.needs_ticks() => Wake::Tick,
                 () = &mut stopped => Wake::Stop,
             };
             match wake {
@@ -209,6 +232,9 @@ impl Driver {
                             return Err(failure);
                         }
                     }
+                }
+                Wake::Fetched(Fetched { id, entries }) => {
+                    self.event(Event::Fetched { id, entries });
                 }
                 Wake::Tick => self.event(Event::Tick),
                 Wake::Stop => return Ok(()),
@@ -237,8 +263,20 @@ impl Driver {
                 (Event::Propose { caller, command }, Reply::Proposed(done))
             }
             Input::ReadBarrier { done } => (Event::Read { caller }, Reply::Read(done)),
+            Input::Change { change, done } => {
+                (Event::Change { caller, change }, Reply::Changed(done))
+            }
             Input::Capture { done } => {
                 let _ = done.send(self.capture());
+                return;
+            }
+            Input::Message(message) => {
+                self.shard.message_taken(&message);
+                self.event(Event::Message(message));
+                return;
+            }
+            Input::Transfer(to) => {
+                self.event(Event::Transfer(to));
                 return;
             }
         };
@@ -270,6 +308,7 @@ impl Driver {
         {
             let stopped = actions.stopped.take();
             self.carry_out(actions);
+            self.publish();
             if let Some(reason) = stopped {
                 error!(shard = %self.shard.id(), %reason, "replica stopped");
                 return Err(Failure::Fault(format!("shard {}: {reason}", self.shard.id())));
@@ -279,8 +318,7 @@ impl Driver {
     }
 
     fn carry_out(&mut self, actions: Actions) {
-        // A shard has one replica, which exchanges no messages.
-        let Actions { writes, effects, answers, leads, .. } = actions;
+        let Actions { writes, effects, answers, leads, messages, fetches, .. } = actions;
         self.shard.set_applied(self.core.replica().applied().index);
         writes.into_iter().for_each(|write| self.submit(write));
         for effect in &effects {
@@ -296,6 +334,49 @@ impl Driver {
             debug!(shard = %self.shard.id(), ?term, "leadership changed");
             self.shard.set_leading(term);
             self.context.observer.leads(self.shard.id(), term);
+        }
+        self.send(messages);
+        fetches.into_iter().for_each(|fetch| self.fetch(fetch));
+        for replica in actions.snapshots_for {
+            self.context.peers.needs_files(self.shard.id(), replica);
+        }
+        for (from, rejection) in actions.rejected {
+            debug!(shard = %self.shard.id(), from, %rejection, "message refused");
+        }
+    }
+
+    /// Sends messages. Raft is told of entries that were not taken, so that it sends them again.
+    fn send(&mut self, messages: Vec<Message>) {
+        let mut unreachable = BTreeSet::new();
+        for message in messages {
+            let entries_for = matches!(message.body, Body::Append { .. }).then_some(message.to);
+            if !self.context.peers.send(self.shard.id(), message) {
+                unreachable.extend(entries_for);
+            }
+        }
+        for replica in unreachable {
+            self.event(Event::Unreachable(replica));
+        }
+    }
+
+    /// Reads entries without holding up the driver.
+    fn fetch(&self, Fetch { id, first, last }: Fetch) {
+        let (log, key, answer) = (Arc::clone(&self.context.log), self.key(), self.fetch.clone());
+        tokio::task::spawn_blocking(move || {
+            let read = || log.read(key, first, last);
+            // A request without an answer would never be asked again.
+            let entries = std::panic::catch_unwind(std::panic::AssertUnwindSafe(read));
+            let _ = answer.send(Fetched { id, entries: entries.ok().flatten() });
+        });
+    }
+
+    /// Publishes who takes part and who leads. A replica with peers has its entries located in the
+    /// log, because a follower may need them.
+    fn publish(&self) {
+        let replica = self.core.replica();
+        if self.shard.set_replication(replica.term(), replica.leader(), replica.members()) {
+            let is_lone = replica.members().is_lone(replica.id().0);
+            self.context.log.set_followed(self.key(), !is_lone);
         }
     }
 
@@ -318,6 +399,7 @@ impl Driver {
             (Some(Reply::Appended(done)), Answer::Appended(result)) => drop(done.send(result)),
             (Some(Reply::Proposed(done)), Answer::Proposed(result)) => drop(done.send(result)),
             (Some(Reply::Read(done)), Answer::Read(result)) => drop(done.send(result)),
+            (Some(Reply::Changed(done)), Answer::Changed(result)) => drop(done.send(result)),
             (reply, answer) => unreachable!("{reply:?} was answered with {answer:?}"),
         }
     }

@@ -7,17 +7,20 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::{RwLock, RwLockReadGuard};
 use ropewalk_shard::command::{Append, Command};
-#[cfg(doc)]
-use ropewalk_shard::limits;
+use ropewalk_shard::driver::ChangeError;
+use ropewalk_shard::engine::{Members, MembersChange};
+use ropewalk_shard::message::Message;
 use ropewalk_shard::proposal::{AppendResult, ProposeError, SendOrder};
 use ropewalk_shard::{Effect, Outcome, PartitionId, ShardId, State};
 use ropewalk_store::PartitionLog;
 use ropewalk_store::checkpoint::{Capture, Source};
 use tokio::sync::{mpsc, oneshot};
+
+use crate::limits;
 
 /// An input of the driver.
 #[derive(Debug)]
@@ -48,6 +51,28 @@ pub enum Input {
         /// Receives the capture at once.
         done: oneshot::Sender<Capture>,
     },
+    /// A message of another replica of the shard.
+    Message(Message),
+    /// Changes the members.
+    Change {
+        /// The change to propose.
+        change: MembersChange,
+        /// Receives the result when the change is applied.
+        done: oneshot::Sender<Result<(), ChangeError>>,
+    },
+    /// Asks a replica to lead in place of this one.
+    Transfer(u64),
+}
+
+/// Who takes part in a shard and who leads it, as this replica knows it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Replication {
+    /// The newest term that this replica has seen.
+    pub term: u64,
+    /// Raft id of the replica that leads in this term; `None` while none is known.
+    pub leader: Option<u64>,
+    /// The members as of the last applied entry.
+    pub members: Members,
 }
 
 impl Input {
@@ -59,6 +84,9 @@ impl Input {
             Self::ReadBarrier { done } => drop(done.send(Err(error))),
             // The receiver sees the closed channel.
             Self::Capture { done } => drop(done),
+            Self::Change { done, .. } => drop(done.send(Err(ChangeError::Proposed(error)))),
+            // Raft tolerates their loss.
+            Self::Message(_) | Self::Transfer(_) => {}
         }
     }
 }
@@ -83,6 +111,9 @@ pub struct ShardHandle {
     leading_term: AtomicU64,
     /// The index of the last applied entry.
     applied_index: AtomicU64,
+    replication: RwLock<Replication>,
+    /// Bytes of the messages that wait in the queue.
+    message_bytes: AtomicUsize,
 }
 
 impl fmt::Debug for ShardHandle {
@@ -107,6 +138,8 @@ impl ShardHandle {
             logs: RwLock::new(logs),
             leading_term: AtomicU64::new(0),
             applied_index: AtomicU64::new(0),
+            replication: RwLock::default(),
+            message_bytes: AtomicUsize::new(0),
         };
         (Arc::new(shard), queue)
     }
@@ -157,8 +190,8 @@ impl ShardHandle {
     }
 
     /// Proposes batches. They are queued now, not when the answer is awaited. The caller bounds the
-    /// bytes in flight. Batches that together are larger than [`limits::ENTRY_BYTES_MAX`] become
-    /// several entries. If the sender of the answer is dropped, the outcome is unknown. Batches
+    /// bytes in flight. Batches that together are larger than
+    /// [`ENTRY_BYTES_MAX`](ropewalk_shard::limits::ENTRY_BYTES_MAX) become several entries. If the sender of the answer is dropped, the outcome is unknown. Batches
     /// that must keep their order share an `order`.
     pub fn append(&self, items: Vec<Append>, order: SendOrder) -> oneshot::Receiver<AppendResult> {
         let (done, answer) = oneshot::channel();
@@ -193,6 +226,42 @@ impl ShardHandle {
         answer.await.unwrap_or(Err(ProposeError::Stopped))
     }
 
+    /// Passes in a message of another replica of the shard. Returns whether it was taken: while
+    /// more than [`limits::MESSAGES_BYTES_MAX`] bytes wait for the driver, messages are dropped.
+    pub fn message(&self, message: Message) -> bool {
+        let bytes = message_bytes(&message);
+        let waiting = self.message_bytes.fetch_add(bytes, Ordering::AcqRel);
+        if waiting + bytes > limits::MESSAGES_BYTES_MAX && waiting > 0 {
+            self.message_bytes.fetch_sub(bytes, Ordering::AcqRel);
+            return false;
+        }
+        self.send(Input::Message(message));
+        true
+    }
+
+    /// Changes the members, and waits until the change is applied.
+    ///
+    /// # Errors
+    /// See [`ChangeError`].
+    pub async fn change_members(&self, change: MembersChange) -> Result<(), ChangeError> {
+        let (done, answer) = oneshot::channel();
+        self.send(Input::Change { change, done });
+        answer.await.unwrap_or(Err(ChangeError::Proposed(ProposeError::Unknown)))
+    }
+
+    /// Asks the replica `to` to lead in place of this one. Calls wait meanwhile. Who leads then is
+    /// in [`Self::replication`]; nothing happens if this replica does not lead, or `to` is no
+    /// voter.
+    pub fn transfer_leadership(&self, to: u64) {
+        self.send(Input::Transfer(to));
+    }
+
+    /// Who takes part in the shard and who leads it.
+    #[must_use]
+    pub fn replication(&self) -> Replication {
+        self.replication.read().clone()
+    }
+
     /// The state as of the last applied entry. Blocks until the driver has answered: for threads,
     /// not for tasks.
     ///
@@ -225,6 +294,28 @@ impl ShardHandle {
         self.logs.write().remove(partition)
     }
 
+    /// For the driver: a message was taken from the queue.
+    pub(crate) fn message_taken(&self, message: &Message) {
+        self.message_bytes.fetch_sub(message_bytes(message), Ordering::AcqRel);
+    }
+
+    /// For the driver: sets who takes part and who leads. Returns whether that is new.
+    pub(crate) fn set_replication(
+        &self,
+        term: u64,
+        leader: Option<u64>,
+        members: &Members,
+    ) -> bool {
+        {
+            let held = self.replication.read();
+            if held.term == term && held.leader == leader && held.members == *members {
+                return false;
+            }
+        }
+        *self.replication.write() = Replication { term, leader, members: members.clone() };
+        true
+    }
+
     /// For the driver: sets the index of the last applied entry.
     pub(crate) fn set_applied(&self, index: u64) {
         self.applied_index.store(index, Ordering::Release);
@@ -234,6 +325,11 @@ impl ShardHandle {
     pub(crate) fn set_leading(&self, term: Option<u64>) {
         self.leading_term.store(term.unwrap_or(0), Ordering::Release);
     }
+}
+
+fn message_bytes(message: &Message) -> usize {
+    let payload = usize::try_from(message.payload_bytes()).expect("a message in memory");
+    payload + limits::MESSAGE_BYTES_MIN
 }
 
 impl Source for ShardHandle {

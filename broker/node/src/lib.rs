@@ -8,11 +8,13 @@
 pub mod limits;
 pub mod supervision;
 pub mod handle;
+pub mod peers;
 pub mod driver;
 mod drivers;
 mod pace;
 mod background;
 mod node;
 
-pub use handle::{Observer, ShardHandle};
+pub use handle::{Observer, Replication, ShardHandle};
 pub use node::{Node, NodeError, NodeOptions, OnRound};
+pub use peers::{NoPeers, Peers};

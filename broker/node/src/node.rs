@@ -35,6 +35,7 @@ use crate::driver::{Driver, DriverContext};
 use crate::drivers;
 use crate::handle::{Observer, ShardHandle};
 use crate::pace;
+use crate::peers::Peers;
 use crate::supervision::{self, Failure, OnFatal, StopGuard, Supervisor};
 
 /// Receives the report of each round of the write-ahead log. It must not block, because the log's
@@ -52,6 +53,8 @@ pub struct NodeOptions {
     pub format: Option<Identity>,
     /// Receives the effects of applied entries.
     pub observer: Arc<dyn Observer>,
+    /// The brokers with the other replicas of the shards.
+    pub peers: Arc<dyn Peers>,
     /// Settings for the segments and the compaction of each partition.
     pub policy: Arc<dyn Policy>,
     /// Receives the error that ends the process: the disk failed (D2), or a thread or task ended.
@@ -171,6 +174,8 @@ impl Node {
             cleaner.add(id, Box::new(move || logged.logs()));
             let context = DriverContext {
                 wal: Arc::new(wal.clone()),
+                log: Arc::new(wal.reader()),
+                peers: Arc::clone(&options.peers),
                 logs: found.partition_logs as Arc<dyn Logs>,
                 observer: Arc::clone(&options.observer),
                 clock_ms: options.clock_ms,

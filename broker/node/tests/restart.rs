@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use ropewalk_batch::Builder;
 use ropewalk_disk::{Disk, Operation, RealDisk, SimDisk};
-use ropewalk_node::{Node, NodeOptions};
+use ropewalk_node::{NoPeers, Node, NodeOptions};
 use ropewalk_node::{Observer, ShardHandle};
 use ropewalk_segment::SegmentConfig;
 use ropewalk_shard::command::{Append, Command, OpenPartition, ShardCommand};
@@ -63,6 +63,7 @@ fn open_with(disk: Arc<dyn Disk>, dir: &Path, checkpoint: checkpoint::Options) -
         dir: dir.to_owned(),
         format: Some(identity),
         observer: Arc::new(NoObserver),
+        peers: Arc::new(NoPeers),
         policy: Arc::new(NoObserver),
         on_fatal: Arc::new(|error| panic!("{error}")),
         on_round: Arc::new(|_| ()),

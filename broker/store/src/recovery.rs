@@ -366,6 +366,10 @@ impl RecoveredShard {
     ) -> Result<OpenedReplica, OpenError> {
         let (number, snapshot) = self.kept.pop().expect("there is at least one");
         let older = self.kept.pop();
+        // A follower may lack entries that were written before the start.
+        if !snapshot.members.is_lone(snapshot.replica.0) {
+            log.follow(key_of(&snapshot), &self.entries);
+        }
         let mut logs = HashMap::with_capacity(snapshot.partitions.len());
         for files in &snapshot.partitions {
             let log = partition_logs.recover(files)?;

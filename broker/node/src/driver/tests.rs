@@ -11,6 +11,8 @@ use ropewalk_store::PartitionLog;
 use super::*;
 use crate::supervision::{DRIVER, Fatal, Supervisor};
 
+mod peers;
+
 /// A log that holds submitted writes until the test answers them.
 #[derive(Default)]
 struct HeldLog(Mutex<Vec<Completion>>);
@@ -48,6 +50,39 @@ impl HeldLog {
     }
 }
 
+/// Keeps the messages that a driver sends, and the followers that need files.
+#[derive(Debug, Default)]
+struct Sent {
+    messages: Mutex<Vec<Message>>,
+    needing_files: Mutex<Vec<u64>>,
+    /// Whether messages are refused.
+    is_cut: std::sync::atomic::AtomicBool,
+}
+
+impl Peers for Sent {
+    fn send(&self, shard: ShardId, message: Message) -> bool {
+        assert_eq!(shard, ShardId(3));
+        self.messages.lock().expect("no panic").push(message);
+        !self.is_cut.load(std::sync::atomic::Ordering::Acquire)
+    }
+
+    fn needs_files(&self, _: ShardId, replica: u64) {
+        self.needing_files.lock().expect("no panic").push(replica);
+    }
+}
+
+impl Sent {
+    /// Waits until a message is sent that `is_wanted`, and takes all that were sent until then.
+    async fn until(&self, is_wanted: impl Fn(&Message) -> bool) -> Vec<Message> {
+        loop {
+            if self.messages.lock().expect("no panic").iter().any(&is_wanted) {
+                return std::mem::take(&mut *self.messages.lock().expect("no panic"));
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
 /// No partition is opened, and no observer is needed.
 #[derive(Debug)]
 struct NoLogs;
@@ -58,6 +93,14 @@ impl Logs for NoLogs {
     }
 
     fn closed(&self, _: PartitionId, _: Arc<PartitionLog>) {}
+}
+
+impl LogReader for NoLogs {
+    fn set_followed(&self, _: ReplicaKey, _: bool) {}
+
+    fn read(&self, _: ReplicaKey, _: u64, _: u64) -> Option<Vec<Entry>> {
+        None
+    }
 }
 
 impl Observer for NoLogs {
@@ -97,11 +140,20 @@ fn holding(len_bytes: u32, source: EarlierLog) -> Replica {
 
 /// A driver of `replica`, its handle, its log, and the channel that stops it.
 fn driver(replica: Replica) -> (Driver, Arc<ShardHandle>, Arc<HeldLog>, watch::Sender<bool>) {
+    driver_with(replica, Arc::new(Sent::default()))
+}
+
+fn driver_with(
+    replica: Replica,
+    peers: Arc<dyn Peers>,
+) -> (Driver, Arc<ShardHandle>, Arc<HeldLog>, watch::Sender<bool>) {
     let (shard, queue) = ShardHandle::new(ShardId(3), State::new(), HashMap::new());
     let log = Arc::new(HeldLog::default());
     let (stop, stopped) = watch::channel(false);
     let context = DriverContext {
         wal: Arc::clone(&log) as _,
+        log: Arc::new(NoLogs),
+        peers,
         logs: Arc::new(NoLogs),
         observer: Arc::new(NoLogs),
         clock_ms: || 0,

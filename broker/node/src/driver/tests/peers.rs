@@ -1,0 +1,124 @@
+//! A driver whose replica has a peer.
+
+use std::sync::atomic::Ordering;
+
+use ropewalk_shard::Payload;
+
+use super::*;
+use crate::limits::MESSAGES_BYTES_MAX;
+
+/// Replica 2 of a shard with the voters 1 and 2, which has written nothing.
+fn second() -> Replica {
+    let members = Members { voters: vec![1, 2], ..Members::default() };
+    let (replica, hard_state) = (2, HardState::default());
+    let snapshot = EntryId { index: 1, term: 1 };
+    let source = Box::new(EarlierLog(None));
+    let entries = Vec::new();
+    let start = Start { replica, hard_state, members, snapshot, entries, source, seed: 0 };
+    Replica::new(start).expect("a sane start")
+}
+
+/// A message of replica 1.
+fn from_first(term: u64, body: Body) -> Message {
+    Message { from: 1, to: 2, term, body }
+}
+
+fn heartbeat(term: u64) -> Message {
+    from_first(term, Body::Heartbeat { commit: 1, context: bytes::Bytes::new() })
+}
+
+fn append(term: u64, data: Payload) -> Message {
+    let entry = Entry { index: 2, term, kind: EntryKind::Normal, data };
+    let previous = EntryId { index: 1, term: 1 };
+    from_first(term, Body::Append { previous, commit: 1, entries: vec![entry] })
+}
+
+#[test]
+fn d1_a_vote_leaves_after_its_write_is_durable() {
+    on_a_runtime(async {
+        let sent = Arc::new(Sent::default());
+        let (driver, shard, log, _stop) = driver_with(second(), Arc::clone(&sent) as _);
+        let ended = tokio::spawn(driver.run());
+        let request = Body::RequestVote {
+            last: EntryId { index: 1, term: 1 },
+            committed: EntryId { index: 1, term: 1 },
+            is_pre_vote: false,
+            is_transfer: false,
+        };
+        assert!(shard.message(from_first(5, request)));
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert!(sent.messages.lock().expect("no panic").is_empty(), "it is not durable");
+        log.answer(Ok(())).await;
+        let is_vote = |message: &Message| matches!(message.body, Body::Vote { granted: true, .. });
+        let messages = sent.until(is_vote).await;
+        assert_eq!((messages[0].to, messages[0].term), (1, 5));
+        ended.abort();
+    });
+}
+
+#[test]
+fn a_replica_leads_with_the_answers_of_its_peer_and_says_who_leads() {
+    on_a_runtime(async {
+        let sent = Arc::new(Sent::default());
+        let (driver, shard, log, _stop) = driver_with(second(), Arc::clone(&sent) as _);
+        let ended = tokio::spawn(driver.run());
+        assert!(shard.message(heartbeat(2)));
+        log.answer(Ok(())).await;
+        while shard.replication().leader != Some(1) {
+            tokio::task::yield_now().await;
+        }
+        assert!(shard.message(from_first(2, Body::TimeoutNow)));
+        log.answer(Ok(())).await;
+        sent.until(|message| matches!(message.body, Body::RequestVote { .. })).await;
+        let committed = EntryId { index: 1, term: 1 };
+        let vote = Body::Vote { granted: true, is_pre_vote: false, committed };
+        assert!(shard.message(from_first(3, vote)));
+        sent.until(|message| !message.entries().is_empty()).await;
+        log.answer(Ok(())).await;
+        assert_eq!(shard.leading(), None, "the entry of its term is not committed");
+        assert!(shard.message(from_first(3, Body::Appended { index: 2, commit: 1 })));
+        while shard.leading() != Some(3) {
+            tokio::task::yield_now().await;
+        }
+        let replication = shard.replication();
+        assert_eq!((replication.term, replication.leader), (3, Some(2)));
+        assert_eq!(replication.members.voters, [1, 2]);
+        ended.abort();
+    });
+}
+
+#[test]
+fn messages_that_wait_for_the_driver_are_bounded() {
+    on_a_runtime(async {
+        let sent = Arc::new(Sent::default());
+        let (driver, shard, log, _stop) = driver_with(second(), Arc::clone(&sent) as _);
+        let large = || append(2, Payload::from(bytes::Bytes::from(vec![0; 1 << 20])));
+        let taken = (0..100).take_while(|_| shard.message(large())).count();
+        assert!(taken > 0 && (taken << 20) <= MESSAGES_BYTES_MAX, "{taken}");
+        assert!(!shard.message(large()), "it has no room");
+        // The driver makes room.
+        let ended = tokio::spawn(driver.run());
+        log.answer(Ok(())).await;
+        while !shard.message(heartbeat(2)) {
+            tokio::task::yield_now().await;
+        }
+        ended.abort();
+    });
+}
+
+#[test]
+fn a_peer_that_takes_no_message_does_not_hold_up_the_driver() {
+    on_a_runtime(async {
+        let sent = Arc::new(Sent::default());
+        sent.is_cut.store(true, Ordering::Release);
+        let (driver, shard, log, stop) = driver_with(second(), Arc::clone(&sent) as _);
+        let ended = tokio::spawn(driver.run());
+        assert!(shard.message(heartbeat(2)));
+        log.answer(Ok(())).await;
+        sent.until(|message| matches!(message.body, Body::HeartbeatResponse { .. })).await;
+        stop.send(true).expect("it listens");
+        ended.await.expect("it does not panic").expect("it was asked to end");
+    });
+}
