@@ -26,7 +26,7 @@ use ropewalk_disk::{Disk, RealDisk};
 use ropewalk_node::supervision::{OnFatal, StopGuard};
 use ropewalk_node::{NoPeers, Node, NodeError, NodeOptions};
 use ropewalk_shard::BrokerId;
-use ropewalk_store::{DataDir, Identity, bootstrap, checkpoint, recovery};
+use ropewalk_store::{DataDir, Identity, bootstrap, checkpoint, recovery, transfer};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -260,7 +260,7 @@ pub fn format(settings: &Settings, dir: &Path, cluster_id: &str) -> Result<(), N
 }
 
 fn identity(settings: &Settings, cluster_id: String) -> Identity {
-    Identity { cluster_id, broker_id: BrokerId(settings.node_id()), shards: SHARDS }
+    Identity::first(cluster_id, BrokerId(settings.node_id()), SHARDS)
 }
 
 /// What is needed to open a data directory.
@@ -311,6 +311,7 @@ impl Parts {
             clock_ms: clock::now_ms,
             recovery: recovery::Options::default(),
             checkpoint: checkpoint::Options::default(),
+            transfer: transfer::Options::default(),
         };
         // Recovery reads files for as long as it takes, so it runs on a blocking thread.
         let opened = tokio::task::spawn_blocking(move || Node::open(options)).await;

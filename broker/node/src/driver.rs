@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use ropewalk_shard::command::Append;
 use ropewalk_shard::driver::{Actions, Answer, Caller, ChangeError, Core, Event, Now, StateAccess};
-use ropewalk_shard::engine::{Entry, EntryId, Fetch};
+use ropewalk_shard::engine::{Entry, EntryId, Fetch, HardState};
 use ropewalk_shard::limits::TICK_MS;
 use ropewalk_shard::message::{Body, Message};
 use ropewalk_shard::proposal::{AppendResult, ProposeError};
@@ -49,6 +49,7 @@ use crate::handle::{Input, Observer, ShardHandle};
 use crate::limits;
 use crate::peers::{LogReader, Peers};
 use crate::supervision::Failure;
+use crate::transfers::TransferOrders;
 
 /// The operations of the write-ahead log that a driver needs, as a trait that tests replace.
 pub trait LogWriter: Send + Sync + fmt::Debug {
@@ -80,6 +81,8 @@ pub struct DriverContext {
     pub log: Arc<dyn LogReader>,
     /// Where the messages to the other replicas go.
     pub peers: Arc<dyn Peers>,
+    /// Sends files to replicas that lack what the log no longer has.
+    pub transfers: TransferOrders,
     /// Creates and closes partition logs.
     pub logs: Arc<dyn Logs>,
     /// Receives the effects of applied entries.
@@ -104,6 +107,8 @@ pub struct Driver {
     replies: HashMap<Caller, Reply>,
     next_caller: Caller,
     begun: Instant,
+    /// Receives the hard state when the driver has ended, because its shard is closed.
+    closing: Option<oneshot::Sender<HardState>>,
 }
 
 /// The WAL's answer to a write.
@@ -157,6 +162,7 @@ impl Driver {
         replica: Replica,
         context: DriverContext,
     ) -> Self {
+        shard.set_replica(replica.id().0);
         let (report, durable) = mpsc::unbounded_channel();
         let (fetch, fetched) = mpsc::unbounded_channel();
         Self {
@@ -171,6 +177,7 @@ impl Driver {
             replies: HashMap::new(),
             next_caller: 0,
             begun: Instant::now(),
+            closing: None,
         }
     }
 
@@ -190,6 +197,9 @@ impl Driver {
             input.refuse(ProposeError::Stopped);
         }
         debug!(shard = %self.shard.id(), "driver stopped");
+        if let Some(done) = self.closing.take() {
+            let _ = done.send(self.core.replica().hard_state());
+        }
         ended
     }
 
@@ -215,7 +225,15 @@ impl Driver {
                 () = &mut stopped => Wake::Stop,
             };
             match wake {
-                Wake::Inputs => inputs.drain(..).for_each(|input| self.take(input)),
+                Wake::Inputs => {
+                    for input in inputs.drain(..) {
+                        if self.closing.is_some() {
+                            input.refuse(ProposeError::Stopped);
+                        } else {
+                            self.take(input);
+                        }
+                    }
+                }
                 Wake::Durable(WriteReport { number, result: Ok(()) }) => {
                     self.event(Event::Durable(number));
                 }
@@ -238,6 +256,9 @@ impl Driver {
                 }
                 Wake::Tick => self.event(Event::Tick),
                 Wake::Stop => return Ok(()),
+            }
+            if self.closing.is_some() {
+                return Ok(());
             }
             self.settle()?;
         }
@@ -277,6 +298,18 @@ impl Driver {
             }
             Input::Transfer(to) => {
                 self.event(Event::Transfer(to));
+                return;
+            }
+            Input::Lacks { last, done } => {
+                let _ = done.send(self.core.replica().lacks(last));
+                return;
+            }
+            Input::Close { if_lacks, done } => {
+                // Between the check and the end nothing is added to the log.
+                if if_lacks.is_none_or(|last| self.core.replica().lacks(last)) {
+                    self.shard.set_closing();
+                    self.closing = Some(done);
+                }
                 return;
             }
         };
@@ -338,7 +371,7 @@ impl Driver {
         self.send(messages);
         fetches.into_iter().for_each(|fetch| self.fetch(fetch));
         for replica in actions.snapshots_for {
-            self.context.peers.needs_files(self.shard.id(), replica);
+            self.context.transfers.offer(self.shard.id(), self.core.replica().id().0, replica);
         }
         for (from, rejection) in actions.rejected {
             debug!(shard = %self.shard.id(), from, %rejection, "message refused");
@@ -347,10 +380,11 @@ impl Driver {
 
     /// Sends messages. Raft is told of entries that were not taken, so that it sends them again.
     fn send(&mut self, messages: Vec<Message>) {
+        let history = self.core.replica().members().history;
         let mut unreachable = BTreeSet::new();
         for message in messages {
             let entries_for = matches!(message.body, Body::Append { .. }).then_some(message.to);
-            if !self.context.peers.send(self.shard.id(), message) {
+            if !self.context.peers.send(self.shard.id(), history, message) {
                 unreachable.extend(entries_for);
             }
         }

@@ -12,17 +12,23 @@
 //! runtime bounds a turn: once a task has taken some hundred messages, its channels report that
 //! they are empty until the other tasks of the thread have run, and then the next driver is first.
 //!
+//! # Shards that come and go
+//!
+//! A driver can be added to a task at any time, and ends when its shard is closed. A task ends when
+//! no driver can be added any more and all have ended.
+//!
 //! # Supervision
 //!
 //! Each driver is watched by itself: the panic of one is reported with its shard, and the others
 //! continue until the process ends.
 
 use std::num::NonZero;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::thread;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::limits;
@@ -35,41 +41,73 @@ pub(crate) fn task_count() -> usize {
     (processors / 2).clamp(1, limits::DRIVER_TASKS_MAX)
 }
 
-/// Spawns a task for each of `tasks`, the drivers that share it. The first one also runs `answers`.
-pub(crate) fn spawn<D>(
-    supervisor: &Supervisor,
-    tasks: Vec<Vec<D>>,
-    answers: impl Future<Output = ()> + Send + 'static,
-) -> JoinSet<()>
-where
-    D: Future<Output = ()> + Send + 'static,
-{
-    let mut spawned = JoinSet::new();
-    let mut answers = Some(answers);
-    for drivers in tasks {
-        let drivers = run(drivers, answers.take());
-        spawned.spawn(supervisor.endless(&supervision::DRIVERS, drivers));
-    }
-    spawned
+/// A driver until it ends.
+pub(crate) type RunningDriver = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// The tasks that drivers share. Dropping it lets them end when their drivers have.
+#[derive(Debug)]
+pub(crate) struct Tasks {
+    added: Vec<mpsc::UnboundedSender<RunningDriver>>,
+    next: usize,
 }
 
-/// Runs `drivers` until all have ended, and `answers` as long as that takes.
-async fn run<D>(drivers: Vec<D>, answers: Option<impl Future<Output = ()>>)
+impl Tasks {
+    /// Adds a driver to the task that is next in turn.
+    pub(crate) fn add(&mut self, driver: RunningDriver) {
+        // Without its task the process is about to end.
+        let _ = self.added[self.next].send(driver);
+        self.next = (self.next + 1) % self.added.len();
+    }
+}
+
+/// Spawns `count` tasks without drivers. The first one also runs `answers`.
+pub(crate) fn spawn(
+    supervisor: &Supervisor,
+    count: usize,
+    answers: impl Future<Output = ()> + Send + 'static,
+) -> (Tasks, JoinSet<()>) {
+    let (mut spawned, mut added) = (JoinSet::new(), Vec::new());
+    let mut answers = Some(answers);
+    for _ in 0..count {
+        let (add, drivers) = mpsc::unbounded_channel();
+        let drivers = run(drivers, answers.take());
+        spawned.spawn(supervisor.endless(&supervision::DRIVERS, drivers));
+        added.push(add);
+    }
+    (Tasks { added, next: 0 }, spawned)
+}
+
+/// Runs the drivers that are added until all have ended and no other can be added, and `answers` as
+/// long as that takes.
+async fn run<D>(mut added: mpsc::UnboundedReceiver<D>, answers: Option<impl Future<Output = ()>>)
 where
     D: Future<Output = ()>,
 {
-    let mut drivers: FuturesUnordered<D> = drivers.into_iter().collect();
     let answers = pin!(async {
         if let Some(answers) = answers {
             answers.await;
         }
         std::future::pending().await
     });
+    let drivers = async {
+        let mut drivers: FuturesUnordered<D> = FuturesUnordered::new();
+        let mut is_open = true;
+        while is_open || !drivers.is_empty() {
+            tokio::select! {
+                biased;
+                driver = added.recv(), if is_open => match driver {
+                    Some(driver) => drivers.push(driver),
+                    None => is_open = false,
+                },
+                Some(()) = drivers.next() => {}
+            }
+        }
+    };
     tokio::select! {
         // What a round made durable reaches all its drivers before the first of them runs.
         biased;
         () = answers => {}
-        () = async { while drivers.next().await.is_some() {} } => {}
+        () = drivers => {}
     }
 }
 
@@ -80,10 +118,16 @@ mod tests {
     use std::task::{Context, Poll, Wake, Waker};
 
     use parking_lot::Mutex;
-    use tokio::sync::mpsc;
 
     use super::*;
     use crate::supervision::{DRIVER, Failure, Fatal};
+
+    /// The drivers of a task to which no other is added.
+    fn all<D>(drivers: impl IntoIterator<Item = D>) -> mpsc::UnboundedReceiver<D> {
+        let (add, added) = mpsc::unbounded_channel();
+        drivers.into_iter().for_each(|driver| drop(add.send(driver)));
+        added
+    }
 
     const NO_ANSWERS: Option<std::future::Ready<()>> = None;
 
@@ -114,7 +158,7 @@ mod tests {
         let woken = Arc::new(Woken::default());
         let waker = Waker::from(Arc::clone(&woken));
         let mut context = Context::from_waker(&waker);
-        let mut task = pin!(run(drivers, NO_ANSWERS));
+        let mut task = pin!(run(all(drivers), NO_ANSWERS));
         assert!(task.as_mut().poll(&mut context).is_pending());
         woken.0.store(0, Ordering::Relaxed);
         for shard in [3, 1, 4] {
@@ -140,7 +184,7 @@ mod tests {
         let other = async move { answer.send(()).expect("the test waits") };
         let drivers: Vec<std::pin::Pin<Box<dyn Future<Output = ()> + Send>>> =
             vec![Box::pin(busy), Box::pin(other)];
-        let task = tokio::spawn(run(drivers, NO_ANSWERS));
+        let task = tokio::spawn(run(all(drivers), NO_ANSWERS));
         answered.await.expect("the other driver runs");
         task.abort();
     }
@@ -162,7 +206,7 @@ mod tests {
             supervisor.watch(&DRIVER, format!("shard {shard}"), work)
         };
         let drivers: Vec<_> = [1, 2].map(runs).into();
-        let task = tokio::spawn(run(drivers, NO_ANSWERS));
+        let task = tokio::spawn(run(all(drivers), NO_ANSWERS));
         while reports.lock().is_empty() {
             tokio::task::yield_now().await;
         }
@@ -174,6 +218,23 @@ mod tests {
             panic!("reported {reports:?}");
         };
         assert!(of == "shard 1" && why.contains("panicked: a bug"), "{of} {why}");
+    }
+
+    #[tokio::test]
+    async fn a_driver_is_added_while_others_run_and_the_task_ends_after_the_last() {
+        let supervisor = Supervisor::new(Arc::new(|fatal| panic!("{fatal}")));
+        let (mut tasks, mut spawned) = spawn(&supervisor, 2, std::future::pending());
+        let mut ends = Vec::new();
+        for _ in 0..4 {
+            let (end, ended) = tokio::sync::oneshot::channel::<()>();
+            tasks.add(Box::pin(async { drop(ended.await) }));
+            ends.push(end);
+            tokio::task::yield_now().await;
+        }
+        drop(tasks);
+        assert!(spawned.try_join_next().is_none(), "its drivers run");
+        drop(ends);
+        while spawned.join_next().await.is_some() {}
     }
 
     fn closed() -> mpsc::UnboundedReceiver<()> {

@@ -7,12 +7,12 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::{RwLock, RwLockReadGuard};
 use ropewalk_shard::command::{Append, Command};
 use ropewalk_shard::driver::ChangeError;
-use ropewalk_shard::engine::{Members, MembersChange};
+use ropewalk_shard::engine::{EntryId, HardState, Members, MembersChange};
 use ropewalk_shard::message::Message;
 use ropewalk_shard::proposal::{AppendResult, ProposeError, SendOrder};
 use ropewalk_shard::{Effect, Outcome, PartitionId, ShardId, State};
@@ -62,6 +62,20 @@ pub enum Input {
     },
     /// Asks a replica to lead in place of this one.
     Transfer(u64),
+    /// Asks whether a snapshot that includes this entry may replace the log.
+    Lacks {
+        /// The last entry that the snapshot includes.
+        last: EntryId,
+        /// Receives the answer at once.
+        done: oneshot::Sender<bool>,
+    },
+    /// Ends the driver.
+    Close {
+        /// Only if a snapshot that includes this entry may replace the log.
+        if_lacks: Option<EntryId>,
+        /// Receives the hard state when the driver has ended; is dropped if it goes on.
+        done: oneshot::Sender<HardState>,
+    },
 }
 
 /// Who takes part in a shard and who leads it, as this replica knows it.
@@ -85,6 +99,8 @@ impl Input {
             // The receiver sees the closed channel.
             Self::Capture { done } => drop(done),
             Self::Change { done, .. } => drop(done.send(Err(ChangeError::Proposed(error)))),
+            // Their receivers see the closed channel.
+            Self::Lacks { .. } | Self::Close { .. } => {}
             // Raft tolerates their loss.
             Self::Message(_) | Self::Transfer(_) => {}
         }
@@ -99,12 +115,16 @@ pub trait Observer: Send + Sync + fmt::Debug {
     /// Called when this replica leads and has applied the first entry of its term (`Some(term)`),
     /// and when it no longer leads (`None`).
     fn leads(&self, shard: ShardId, term: Option<u64>);
+    /// Called when the files of another broker have replaced the shard's state, or have brought the
+    /// shard to this broker. Entries that are applied afterwards follow that state.
+    fn installed(&self, shard: &ShardHandle);
 }
 
-/// The handle of a shard on this broker.
+/// The handle of a shard on this broker. It stays the same when the shard is closed and opened
+/// again with other files.
 pub struct ShardHandle {
     id: ShardId,
-    inbox: mpsc::UnboundedSender<Input>,
+    inbox: RwLock<mpsc::UnboundedSender<Input>>,
     state: RwLock<State>,
     logs: RwLock<HashMap<PartitionId, Arc<PartitionLog>>>,
     /// The term in which this replica leads; 0 when it does not.
@@ -112,8 +132,11 @@ pub struct ShardHandle {
     /// The index of the last applied entry.
     applied_index: AtomicU64,
     replication: RwLock<Replication>,
+    /// Raft id of the replica that runs; 0 for none.
+    replica: AtomicU64,
     /// Bytes of the messages that wait in the queue.
     message_bytes: AtomicUsize,
+    is_closing: AtomicBool,
 }
 
 impl fmt::Debug for ShardHandle {
@@ -133,15 +156,36 @@ impl ShardHandle {
         let (inbox, queue) = mpsc::unbounded_channel();
         let shard = Self {
             id,
-            inbox,
+            inbox: RwLock::new(inbox),
             state: RwLock::new(state),
             logs: RwLock::new(logs),
             leading_term: AtomicU64::new(0),
             applied_index: AtomicU64::new(0),
             replication: RwLock::default(),
+            replica: AtomicU64::new(0),
             message_bytes: AtomicUsize::new(0),
+            is_closing: AtomicBool::new(false),
         };
         (Arc::new(shard), queue)
+    }
+
+    /// Opens the shard again after [`Self::close`]. Returns the queue that the next driver reads.
+    pub(crate) fn reopen(
+        &self,
+        state: State,
+        logs: HashMap<PartitionId, Arc<PartitionLog>>,
+    ) -> mpsc::UnboundedReceiver<Input> {
+        let (inbox, queue) = mpsc::unbounded_channel();
+        *self.state.write() = state;
+        let replaced = std::mem::replace(&mut *self.logs.write(), logs);
+        // Whoever waits for a record looks again.
+        replaced.into_values().for_each(|log| log.close());
+        *self.replication.write() = Replication::default();
+        self.set_applied(0);
+        self.message_bytes.store(0, Ordering::Release);
+        self.is_closing.store(false, Ordering::Release);
+        *self.inbox.write() = inbox;
+        queue
     }
 
     /// The shard's id.
@@ -256,6 +300,54 @@ impl ShardHandle {
         self.send(Input::Transfer(to));
     }
 
+    /// Whether a snapshot that includes the entry `last` may replace the log of this replica: see
+    /// [`Replica::lacks`](ropewalk_shard::replica::Replica::lacks). Blocks until the driver has
+    /// answered; false if it has ended.
+    #[must_use]
+    pub fn lacks(&self, last: EntryId) -> bool {
+        let (done, answer) = oneshot::channel();
+        self.send(Input::Lacks { last, done });
+        answer.blocking_recv().unwrap_or(false)
+    }
+
+    /// Ends the driver, and waits for it. Open calls are answered as at a stop of the broker.
+    /// Returns the hard state of the replica; `None` if the driver had ended.
+    pub async fn close(&self) -> Option<HardState> {
+        let (done, ended) = oneshot::channel();
+        self.send(Input::Close { if_lacks: None, done });
+        ended.await.ok()
+    }
+
+    /// Like [`Self::close`], but only if a snapshot that includes the entry `last` may replace the
+    /// log; otherwise the driver goes on, and this returns `None`. Blocks.
+    #[must_use]
+    pub fn close_if_lacks(&self, last: EntryId) -> Option<HardState> {
+        let (done, ended) = oneshot::channel();
+        self.send(Input::Close { if_lacks: Some(last), done });
+        ended.blocking_recv().ok()
+    }
+
+    /// Raft id of the replica; `None` before its driver first ran.
+    #[must_use]
+    pub fn replica(&self) -> Option<u64> {
+        Some(self.replica.load(Ordering::Acquire)).filter(|id| *id != 0)
+    }
+
+    /// For the driver: sets the replica that runs.
+    pub(crate) fn set_replica(&self, replica: u64) {
+        self.replica.store(replica, Ordering::Release);
+    }
+
+    /// Whether the driver ends because the shard is closed.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.is_closing.load(Ordering::Acquire)
+    }
+
+    /// For the driver: it ends because the shard is closed.
+    pub(crate) fn set_closing(&self) {
+        self.is_closing.store(true, Ordering::Release);
+    }
+
     /// Who takes part in the shard and who leads it.
     #[must_use]
     pub fn replication(&self) -> Replication {
@@ -274,7 +366,8 @@ impl ShardHandle {
     }
 
     fn send(&self, input: Input) {
-        if let Err(mpsc::error::SendError(input)) = self.inbox.send(input) {
+        let sent = self.inbox.read().send(input);
+        if let Err(mpsc::error::SendError(input)) = sent {
             input.refuse(ProposeError::Stopped);
         }
     }

@@ -9,12 +9,16 @@ pub mod limits;
 pub mod supervision;
 pub mod handle;
 pub mod peers;
+pub mod transfers;
 pub mod driver;
 mod drivers;
 mod pace;
 mod background;
+mod error;
+mod shards;
 mod node;
 
+pub use error::NodeError;
 pub use handle::{Observer, Replication, ShardHandle};
-pub use node::{Node, NodeError, NodeOptions, OnRound};
+pub use node::{Node, NodeOptions, OnRound};
 pub use peers::{NoPeers, Peers};

@@ -7,36 +7,37 @@
 //! replay; then the drivers, then the WAL. A crash between two steps costs time at the next start,
 //! never data.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use ropewalk_disk::{Disk, Lock};
-use ropewalk_shard::engine::EngineError;
-use ropewalk_shard::replica::Replica;
+use ropewalk_shard::message::Message;
 use ropewalk_shard::{PartitionId, ShardId};
 use ropewalk_store::bootstrap;
 use ropewalk_store::budget::TailBudget;
 use ropewalk_store::checkpoint::{self, Checkpointer};
 use ropewalk_store::clean::Cleaner;
-use ropewalk_store::directory::{DataDir, DataDirContents, DirectoryError, Identity};
-use ropewalk_store::log::Logs;
+use ropewalk_store::directory::{DataDir, DataDirContents, Identity};
 use ropewalk_store::policy::Policy;
-use ropewalk_store::recovery::{self, OpenError};
+use ropewalk_store::recovery;
+use ropewalk_store::transfer;
+use ropewalk_store::transfer::message::Message as FilesMessage;
 use ropewalk_wal::{Answers, Guard, RoundReport, WalHandle, Writer};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::background::{self, CheckpointerHandle, CleanerHandle, FlusherHandle};
-use crate::driver::{Driver, DriverContext};
+use crate::background::Background;
 use crate::drivers;
+use crate::error::NodeError;
 use crate::handle::{Observer, ShardHandle};
 use crate::pace;
 use crate::peers::Peers;
+use crate::shards::{Parts, Shards, Workers};
 use crate::supervision::{self, Failure, OnFatal, StopGuard, Supervisor};
+use crate::transfers::{self, TransferHandle, TransferOrders};
 
 /// Receives the report of each round of the write-ahead log. It must not block, because the log's
 /// thread calls it.
@@ -67,6 +68,8 @@ pub struct NodeOptions {
     pub recovery: recovery::Options,
     /// Limits of the checkpoint thread.
     pub checkpoint: checkpoint::Options,
+    /// Bounds of the transfers of files to and from other brokers.
+    pub transfer: transfer::Options,
 }
 
 impl fmt::Debug for NodeOptions {
@@ -75,44 +78,17 @@ impl fmt::Debug for NodeOptions {
     }
 }
 
-/// Why a node did not open.
-#[derive(Debug, thiserror::Error)]
-pub enum NodeError {
-    /// The directory is empty, and the options have no identity to format it.
-    #[error(
-        "the data directory is empty: {0} holds no broker's data. A new broker needs the option to \
-         format it; if this broker is not new, its disk was lost"
-    )]
-    Empty(PathBuf),
-    /// The directory cannot be used.
-    #[error(transparent)]
-    Directory(#[from] DirectoryError),
-    /// The content of the directory cannot be used.
-    #[error(transparent)]
-    Open(#[from] OpenError),
-    /// A thread cannot be started.
-    #[error("a thread cannot be started: {0}")]
-    Thread(#[from] std::io::Error),
-    /// A replica cannot start from the recovered state.
-    #[error("{shard}: {source}")]
-    Engine {
-        /// The shard of the replica.
-        shard: ShardId,
-        /// The error of the engine.
-        source: EngineError,
-    },
-}
-
 /// All shards of a broker.
 #[derive(Debug)]
 pub struct Node {
     identity: Identity,
-    shards: BTreeMap<ShardId, Arc<ShardHandle>>,
+    shards: Arc<Shards>,
     damaged: Vec<(ShardId, String)>,
     damaged_partitions: Vec<(PartitionId, String)>,
     budget: Arc<TailBudget>,
     wal: WalHandle,
     supervisor: Supervisor,
+    transfers: TransferOrders,
     running: Mutex<Option<RunningNode>>,
 }
 
@@ -121,9 +97,7 @@ struct RunningNode {
     _stop_guard: StopGuard,
     stop: watch::Sender<bool>,
     drivers: JoinSet<()>,
-    flushers: Vec<FlusherHandle>,
-    checkpointer: CheckpointerHandle,
-    cleaner: CleanerHandle,
+    transfers: TransferHandle,
     _lock: Lock,
 }
 
@@ -138,7 +112,6 @@ impl Node {
         format_if_empty(&data, &options)?;
         let opened = recovery::open(data, &options.recovery)?;
         opened.store.set_pause(pace::shared());
-        let budget = Arc::clone(opened.store.budget());
         let (stop, stopped) = watch::channel(false);
         // Delivering answers wakes drivers, which would take time from the log's thread.
         let (deliver, delivered) = mpsc::unbounded_channel();
@@ -148,64 +121,66 @@ impl Node {
         let on_round = options.on_round;
         let report = move |round: &RoundReport| on_round(round);
         let wal = Writer::spawn_guarded(opened.wal, deliver, report, guard)?;
-        let mut node = Self {
-            identity: opened.identity,
-            shards: BTreeMap::new(),
-            damaged: opened.damaged.into_iter().map(|lost| (lost.shard, lost.what)).collect(),
-            damaged_partitions: opened.damaged_partitions,
-            budget,
+        let (orders, taken) = TransferOrders::new();
+        let parts = Parts {
+            store: Arc::clone(&opened.store),
             wal: wal.clone(),
+            observer: options.observer,
+            peers: Arc::clone(&options.peers),
+            transfers: orders.clone(),
+            clock_ms: options.clock_ms,
+            stop: stopped,
             supervisor: supervisor.clone(),
-            running: Mutex::new(None),
         };
-        let mut drivers: Vec<_> = (0..drivers::task_count()).map(|_| Vec::new()).collect();
+        let known = opened.replicas.iter().map(|found| found.shard);
+        let last = known.chain([ShardId(opened.identity.shards)]).max();
+        let shards = Arc::new(Shards::new(parts, last.map_or(0, |shard| shard.0)));
+        let stop_guard = supervisor.stop_guard();
         let policy = Arc::clone(&options.policy);
         let journal = Box::new(wal.clone());
         let mut cleaner = Cleaner::new(Arc::clone(&opened.store), Arc::clone(&policy));
+        let store = Arc::clone(&opened.store);
         let mut checkpointer = Checkpointer::new(opened.store, journal, policy, options.checkpoint);
-        let stop_guard = supervisor.stop_guard();
-        for found in opened.replicas {
-            let id = found.shard;
-            let (shard, queue) = ShardHandle::new(id, found.state, found.logs);
-            let replica = Replica::new(found.start)
-                .map_err(|source| NodeError::Engine { shard: id, source })?;
-            checkpointer.add(found.files, Box::new(Arc::clone(&shard)));
-            let logged = Arc::clone(&shard);
-            cleaner.add(id, Box::new(move || logged.logs()));
-            let context = DriverContext {
-                wal: Arc::new(wal.clone()),
-                log: Arc::new(wal.reader()),
-                peers: Arc::clone(&options.peers),
-                logs: found.partition_logs as Arc<dyn Logs>,
-                observer: Arc::clone(&options.observer),
-                clock_ms: options.clock_ms,
-                stop: stopped.clone(),
-            };
-            let driver = Driver::new(Arc::clone(&shard), queue, replica, context);
-            let of_task = node.shards.len() % drivers.len();
-            let driver = supervisor.watch(&supervision::DRIVER, id.to_string(), driver.run());
-            drivers[of_task].push(driver);
-            node.shards.insert(id, shard);
-        }
         let answers = supervisor.endless(&supervision::ANSWERS, give_answers(delivered));
-        let drivers = drivers::spawn(&supervisor, drivers, answers);
-        let flushers =
-            background::spawn_flushers(checkpointer.flushers(), options.clock_ms, &supervisor)?;
-        let checkpointer =
-            background::spawn_checkpointer(checkpointer, options.clock_ms, supervisor.clone())?;
-        let cleaner = background::spawn_cleaner(cleaner, options.clock_ms, supervisor.clone())?;
-        info!(dir = %options.dir.display(), shards = node.shards.len(), "data directory opened");
-        let running = RunningNode {
-            _stop_guard: stop_guard,
-            stop,
-            drivers,
-            flushers,
-            checkpointer,
-            cleaner,
-            _lock: lock,
+        let (mut tasks, drivers) = drivers::spawn(&supervisor, drivers::task_count(), answers);
+        for found in opened.replicas {
+            let prepared = shards.prepare(found)?;
+            let logged = Arc::clone(&prepared.shard);
+            cleaner.add(prepared.shard.id(), Box::new(move || logged.logs()));
+            checkpointer.add(prepared.files, Box::new(prepared.shard));
+            tasks.add(prepared.driver);
+        }
+        let spawn = |flusher| Background::spawn(flusher, options.clock_ms, &supervisor);
+        let flushers = checkpointer.flushers().into_iter().map(spawn).collect::<Result<_, _>>()?;
+        let checkpointer = Background::spawn(checkpointer, options.clock_ms, &supervisor)?;
+        let cleaner = Background::spawn(cleaner, options.clock_ms, &supervisor)?;
+        for (shard, replica) in opened.receiving {
+            shards.expect(shard, replica);
+        }
+        shards.run_with(Workers { tasks, flushers, checkpointer, cleaner });
+        let context = transfers::Context {
+            store: Arc::clone(&store),
+            wal: wal.clone(),
+            peers: options.peers,
+            shards: Arc::clone(&shards),
+            options: options.transfer,
+            clock_ms: options.clock_ms,
         };
-        *node.running.lock() = Some(running);
-        Ok(node)
+        let transfers = transfers::spawn(context, (orders.clone(), taken), supervisor.clone())?;
+        info!(dir = %options.dir.display(), shards = shards.iter().count(), "data directory opened");
+        let running =
+            RunningNode { _stop_guard: stop_guard, stop, drivers, transfers, _lock: lock };
+        Ok(Self {
+            identity: opened.identity,
+            shards,
+            damaged: opened.damaged.into_iter().map(|lost| (lost.shard, lost.what)).collect(),
+            damaged_partitions: opened.damaged_partitions,
+            budget: Arc::clone(store.budget()),
+            wal,
+            supervisor,
+            transfers: orders,
+            running: Mutex::new(Some(running)),
+        })
     }
 
     /// The broker that the data directory belongs to.
@@ -217,23 +192,38 @@ impl Node {
     /// A shard by its number; `None` when it is not on this broker or is damaged.
     #[must_use]
     pub fn shard(&self, id: ShardId) -> Option<&Arc<ShardHandle>> {
-        self.shards.get(&id)
+        self.shards.get(id)
     }
 
-    /// Every running shard, the catalog first.
+    /// Every shard of this broker that is not damaged, the catalog first.
     pub fn shards(&self) -> impl Iterator<Item = &Arc<ShardHandle>> {
-        self.shards.values()
+        self.shards.iter()
     }
 
     /// The shard of the catalog.
     ///
     /// # Panics
-    /// When the catalog is damaged; check [`Self::damaged`] first.
+    /// When the catalog is damaged, or not on this broker; check [`Self::damaged`] first.
     #[must_use]
     pub fn catalog(&self) -> &Arc<ShardHandle> {
-        self.shards
-            .get(&ShardId::CATALOG)
-            .expect("a node with a damaged catalog serves no requests")
+        self.shard(ShardId::CATALOG).expect("a node with a damaged catalog serves no requests")
+    }
+
+    /// Says that this broker has to hold a replica of a shard, with this Raft id. Files of another
+    /// replica of the shard are then taken, and the replica begins with them.
+    pub fn expect(&self, shard: ShardId, replica: u64) {
+        self.shards.expect(shard, replica);
+    }
+
+    /// Passes in a message of another broker for a replica of this one. Returns whether it was
+    /// taken: it is not if there is no such replica here, or too many messages wait.
+    pub fn message(&self, shard: ShardId, message: Message) -> bool {
+        self.shards.message(shard, message)
+    }
+
+    /// Passes in a message of another broker that belongs to a transfer of files.
+    pub fn files_message(&self, message: FilesMessage) {
+        self.transfers.message(message);
     }
 
     /// Damaged shards with a description of the damage. They are not started until repaired (D3).
@@ -275,20 +265,18 @@ impl Node {
     /// Whether every running shard leads and has applied the first entry of its term.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.shards.values().all(|shard| shard.leading().is_some())
+        self.shards().all(|shard| shard.leading().is_some())
     }
 
     /// Stops everything in order, with a last checkpoint. Does nothing the second time.
     pub async fn stop(&self) {
         let Some(mut running) = self.running.lock().take() else { return };
         self.supervisor.stop();
-        let (flushers, checkpointer) = (running.flushers, running.checkpointer);
-        let cleaner = running.cleaner;
+        let (shards, transfers) = (Arc::clone(&self.shards), running.transfers);
         let stopped = tokio::task::spawn_blocking(move || {
-            drop(cleaner);
-            let stopped = checkpointer.stop();
-            drop(flushers);
-            stopped
+            // It may be installing files, with the workers.
+            drop(transfers);
+            shards.stop_workers()
         });
         match stopped.await {
             Ok(Ok(())) => {}

@@ -3,20 +3,23 @@
 
 use std::fmt;
 
-use ropewalk_shard::ShardId;
 use ropewalk_shard::engine::Entry;
 use ropewalk_shard::message::Message;
+use ropewalk_shard::{HistoryId, ShardId};
 use ropewalk_store::replica_log;
+use ropewalk_store::transfer::message::Message as FilesMessage;
 use ropewalk_wal::{Reader, ReplicaKey};
 
 /// The brokers that hold the other replicas of the shards.
 pub trait Peers: Send + Sync + fmt::Debug {
-    /// Sends a message to the replica [`Message::to`] of the shard, and never waits. Returns
-    /// whether it was taken; a message that was taken may still be lost, doubled or overtaken.
-    fn send(&self, shard: ShardId, message: Message) -> bool;
+    /// Sends a message to the replica [`Message::to`] of the shard in this history, and never
+    /// waits. Returns whether it was taken; a message that was taken may still be lost, doubled or
+    /// overtaken.
+    fn send(&self, shard: ShardId, history: HistoryId, message: Message) -> bool;
 
-    /// Says that a replica lacks entries that the log no longer has: it needs the shard's files.
-    fn needs_files(&self, shard: ShardId, replica: u64);
+    /// Sends a message of a transfer of files to the replica that it names, and never waits.
+    /// Returns whether it was taken; one that is lost is asked for again.
+    fn send_files(&self, message: FilesMessage) -> bool;
 }
 
 /// The peers of a broker that is alone. Its replicas have no messages to send.
@@ -24,11 +27,13 @@ pub trait Peers: Send + Sync + fmt::Debug {
 pub struct NoPeers;
 
 impl Peers for NoPeers {
-    fn send(&self, _: ShardId, _: Message) -> bool {
+    fn send(&self, _: ShardId, _: HistoryId, _: Message) -> bool {
         false
     }
 
-    fn needs_files(&self, _: ShardId, _: u64) {}
+    fn send_files(&self, _: FilesMessage) -> bool {
+        false
+    }
 }
 
 /// Reads the log while it is written, as a trait that tests replace.

@@ -74,6 +74,8 @@ tasks! {
     CHECKPOINTER = "checkpointer", ProcessEnds, "checkpoints, releasing of log files";
     /// The thread of `Cleaner`.
     CLEANER = "cleaner", ProcessEnds, "compaction";
+    /// The thread of `Transfers`.
+    TRANSFERS = "transfers", ProcessEnds, "sending and receiving of the files of shards";
     /// The thread that writes rounds.
     WAL = "wal", ProcessEnds, "writing of the write-ahead log";
     /// The thread that prepares and removes log files.
@@ -189,6 +191,29 @@ impl Supervisor {
                 Err(panic) => End::Panicked(panic),
             };
             supervisor.ended(task, of, end);
+        }
+    }
+
+    /// Like [`Self::watch`], for a task that may return while the broker runs if `may_end` says so.
+    pub fn watch_until<M, F>(
+        &self,
+        task: &'static Task,
+        of: String,
+        may_end: M,
+        work: F,
+    ) -> impl Future<Output = ()> + use<M, F>
+    where
+        M: Fn() -> bool,
+        F: Future<Output = Result<(), Failure>>,
+    {
+        let supervisor = self.clone();
+        async move {
+            match caught(task, work).await {
+                Ok(Some(Ok(())) | None) if may_end() => {}
+                Ok(Some(Ok(())) | None) => supervisor.ended(task, of, End::Returned),
+                Ok(Some(Err(failure))) => supervisor.ended(task, of, End::Failed(failure)),
+                Err(panic) => supervisor.ended(task, of, End::Panicked(panic)),
+            }
         }
     }
 

@@ -12,7 +12,7 @@ use ropewalk_shard::command::{Append, Command, OpenPartition, ShardCommand};
 use ropewalk_shard::proposal::SendOrder;
 use ropewalk_shard::{BrokerId, Effect, PartitionId, ShardId, TopicId, limits};
 use ropewalk_store::policy::Policy;
-use ropewalk_store::{Identity, checkpoint, recovery};
+use ropewalk_store::{Identity, checkpoint, recovery, transfer};
 
 #[derive(Debug)]
 struct NoObserver;
@@ -20,6 +20,7 @@ struct NoObserver;
 impl Observer for NoObserver {
     fn applied(&self, _: ShardId, _: &[Effect]) {}
     fn leads(&self, _: ShardId, _: Option<u64>) {}
+    fn installed(&self, _: &ShardHandle) {}
 }
 
 impl Policy for NoObserver {
@@ -50,7 +51,7 @@ fn real_disk() -> Arc<dyn Disk> {
 }
 
 fn open_with(disk: Arc<dyn Disk>, dir: &Path, checkpoint: checkpoint::Options) -> Node {
-    let identity = Identity { cluster_id: "test".to_owned(), broker_id: BrokerId(1), shards: 3 };
+    let identity = Identity::first("test".to_owned(), BrokerId(1), 3);
     let wal = ropewalk_wal::Options {
         file_bytes: 1 << 20,
         first_file_bytes: 1 << 20,
@@ -70,6 +71,7 @@ fn open_with(disk: Arc<dyn Disk>, dir: &Path, checkpoint: checkpoint::Options) -
         clock_ms,
         recovery: recovery::Options { wal, tail_bytes_max: 4 << 20, open_files_max: 16 },
         checkpoint,
+        transfer: transfer::Options::default(),
     })
     .expect("the node opens")
 }

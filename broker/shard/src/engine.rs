@@ -252,6 +252,12 @@ impl Engine {
         self.node.raft.term
     }
 
+    /// Term, vote and commit index, also if they are not durable yet.
+    #[must_use]
+    pub fn hard_state(&self) -> HardState {
+        HardState::from(&self.node.raft.hard_state())
+    }
+
     /// Whether this replica leads. It may serve requests only once the first entry of its term is
     /// applied.
     #[must_use]

@@ -172,6 +172,12 @@ impl Replica {
         self.engine.term()
     }
 
+    /// Term, vote and commit index, also if they are not durable yet.
+    #[must_use]
+    pub fn hard_state(&self) -> HardState {
+        self.engine.hard_state()
+    }
+
     /// The Raft id of the leader, if known.
     #[must_use]
     pub fn leader(&self) -> Option<u64> {

@@ -4,8 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::RwLock;
-use ropewalk_node::Node;
-use ropewalk_node::Observer;
+use ropewalk_node::{Node, Observer, ShardHandle};
 use ropewalk_segment::SegmentConfig;
 use ropewalk_shard::{Effect, PartitionId, ShardId};
 use ropewalk_store::policy;
@@ -83,6 +82,14 @@ impl Observer for ApplyListener {
         // The coordinator reads the leaders elected before it existed when it starts.
         if let Some(open) = self.open.get() {
             open.groups.leads(shard, term);
+        }
+    }
+
+    fn installed(&self, shard: &ShardHandle) {
+        if shard.id() == ShardId::CATALOG
+            && let Some(catalog) = &shard.state().catalog
+        {
+            self.view.reload(catalog);
         }
     }
 }

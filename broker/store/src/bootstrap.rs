@@ -1,4 +1,5 @@
-//! Formats an empty directory as the data directory of a new cluster of one broker.
+//! Formats an empty directory: as that of a new cluster of one broker, or as that of a broker which
+//! joins a cluster and has no shard yet.
 //!
 //! Every shard is created with a snapshot at index 1 and term 1, which has its members and its
 //! state. So its log starts at index 2, and a replica on another broker can only start from a
@@ -32,6 +33,16 @@ pub fn format(data: &DataDir, identity: &Identity, options: &Options) -> Result<
     data.begin_formatting(identity)?;
     data.create_dir(&data.partitions())?;
     data.create_dir(&data.snapshots())?;
+    let records = if identity.is_joined { Vec::new() } else { create_shards(data, identity)? };
+    data.create_dir(&data.wal())?;
+    let (mut wal, _) = Wal::open(Arc::clone(data.disk()), &data.wal(), options.wal)?;
+    wal.write_round(&records)?;
+    data.finish_formatting()?;
+    Ok(())
+}
+
+/// Creates every shard. Returns the records of their replicas for the write-ahead log.
+fn create_shards(data: &DataDir, identity: &Identity) -> Result<Vec<Record>, OpenError> {
     let catalog = Catalog::first(identity.cluster_id.clone(), identity.broker_id, identity.shards);
     let mut records = Vec::new();
     for (shard, info) in &catalog.shards {
@@ -55,11 +66,7 @@ pub fn format(data: &DataDir, identity: &Identity, options: &Options) -> Result<
         let key = replica_log::key(*shard, *replica);
         records.extend(first_records(key, &snapshot.members));
     }
-    data.create_dir(&data.wal())?;
-    let (mut wal, _) = Wal::open(Arc::clone(data.disk()), &data.wal(), options.wal)?;
-    wal.write_round(&records)?;
-    data.finish_formatting()?;
-    Ok(())
+    Ok(records)
 }
 
 /// The WAL records of a replica that starts from its first snapshot. Its members are what the

@@ -157,6 +157,15 @@ impl Checkpointer {
         self.shards.insert(files.shard(), ShardBacklog::new(files, source));
     }
 
+    /// Removes a shard, whose driver has ended: its files are no longer changed. A checkpoint of it
+    /// that runs is given up.
+    pub fn remove(&mut self, shard: ShardId) {
+        if let Some(pass) = &mut self.pass {
+            pass.keep_shards(|of_shard| of_shard.shard != shard);
+        }
+        self.shards.remove(&shard);
+    }
+
     /// The flushers of all shards that were added.
     #[must_use]
     pub fn flushers(&self) -> Vec<Flusher> {

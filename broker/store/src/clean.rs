@@ -84,6 +84,14 @@ impl Cleaner {
         self.shards.push((shard, logs));
     }
 
+    /// Removes a shard, and gives up the compaction of its partitions.
+    pub fn remove(&mut self, shard: ShardId) {
+        self.shards.retain(|(of, _)| *of != shard);
+        self.left = self.left.min(self.shards.len());
+        self.due.retain(|(of, ..)| *of != shard);
+        drop(self.job.take_if(|(of, ..)| *of == shard));
+    }
+
     /// Does one piece of work.
     ///
     /// # Errors

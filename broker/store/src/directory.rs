@@ -15,7 +15,8 @@
 //! ```
 //!
 //! `meta` is `[magic "RWMETA\0\0"][version u32 LE][length u32 LE][postcard of Identity][CRC-32C u32
-//! LE over all before]`. An unknown version is refused before anything else is read.
+//! LE over all before]`. Version 1 has no [`Identity::is_joined`]. An unknown version is refused
+//! before anything else is read.
 //!
 //! A partition that is closed and opened again gets a new incarnation: a number that no directory
 //! has had, so that files which an older snapshot still names are never overwritten.
@@ -37,7 +38,9 @@ use serde::{Deserialize, Serialize};
 
 const MAGIC: [u8; 8] = *b"RWMETA\0\0";
 /// The format version that this broker reads and writes.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// Brokers of version 1 were all first ones.
+const VERSION_ALL_FIRST: u32 = 1;
 const META_BYTES_MAX: u64 = 64 * 1024;
 const META: &str = "meta";
 const FORMING: &str = "meta.forming";
@@ -60,6 +63,31 @@ pub struct Identity {
     pub broker_id: BrokerId,
     /// Number of shards that the cluster was created with, without the catalog.
     pub shards: u32,
+    /// Whether the broker joined a cluster: then it was formatted without any shard, and holds
+    /// those that it has received. Otherwise it was the first one, and was formatted with all.
+    pub is_joined: bool,
+}
+
+impl Identity {
+    /// The first broker of a new cluster of `shards` shards.
+    #[must_use]
+    pub fn first(cluster_id: String, broker_id: BrokerId, shards: u32) -> Self {
+        Self { cluster_id, broker_id, shards, is_joined: false }
+    }
+
+    /// A broker that joins a cluster of `shards` shards.
+    #[must_use]
+    pub fn joining(cluster_id: String, broker_id: BrokerId, shards: u32) -> Self {
+        Self { cluster_id, broker_id, shards, is_joined: true }
+    }
+}
+
+/// An identity of version 1.
+#[derive(Deserialize)]
+struct FirstIdentity {
+    cluster_id: String,
+    broker_id: BrokerId,
+    shards: u32,
 }
 
 /// Why a data directory cannot be used.
@@ -217,6 +245,12 @@ impl DataDir {
 
     fn shard(&self, shard: ShardId) -> PathBuf {
         self.root.join(SHARDS).join(shard.0.to_string())
+    }
+
+    /// The shards that have a directory.
+    pub(crate) fn shards(&self) -> Result<Vec<ShardId>, DirectoryError> {
+        let names = self.names(&self.root.join(SHARDS))?;
+        Ok(names.iter().filter_map(|name| name.parse().ok()).map(ShardId).collect())
     }
 
     /// Locks the directory against a second broker, and creates it if it is missing. A directory
@@ -413,7 +447,7 @@ fn decode_meta(bytes: &[u8]) -> Result<Identity, MetaError> {
         return Err(MetaError::Damaged("its checksum does not match"));
     }
     let version = u32::from_le_bytes(checked[8..12].try_into().expect("4 bytes"));
-    if version != VERSION {
+    if version != VERSION && version != VERSION_ALL_FIRST {
         return Err(MetaError::Version(version));
     }
     let length = u32::from_le_bytes(checked[12..16].try_into().expect("4 bytes"));
@@ -421,7 +455,13 @@ fn decode_meta(bytes: &[u8]) -> Result<Identity, MetaError> {
     if body.len() != length as usize {
         return Err(MetaError::Damaged("its length is not the one in its header"));
     }
-    postcard::from_bytes(body).map_err(|_| MetaError::Damaged("it cannot be decoded"))
+    let damaged = |_| MetaError::Damaged("it cannot be decoded");
+    if version == VERSION_ALL_FIRST {
+        let FirstIdentity { cluster_id, broker_id, shards } =
+            postcard::from_bytes(body).map_err(damaged)?;
+        return Ok(Identity::first(cluster_id, broker_id, shards));
+    }
+    postcard::from_bytes(body).map_err(damaged)
 }
 
 #[cfg(test)]

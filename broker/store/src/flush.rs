@@ -27,6 +27,8 @@ use std::mem;
 use std::sync::Arc;
 use std::thread::Thread;
 
+use ropewalk_shard::ShardId;
+
 use crate::budget::Worker;
 use crate::limits;
 use crate::log::PartitionLog;
@@ -64,6 +66,16 @@ impl Flusher {
     ) -> Self {
         let shards = shards.into_iter().map(|logs| FlushedShard { logs, full: Vec::new() });
         Self { number, store, policy, unsynced, shards: shards.collect() }
+    }
+
+    /// Adds a shard.
+    pub fn add(&mut self, logs: Arc<PartitionLogs>) {
+        self.shards.push(FlushedShard { logs, full: Vec::new() });
+    }
+
+    /// Removes a shard: its tails are flushed no longer.
+    pub fn remove(&mut self, shard: ShardId) {
+        self.shards.retain(|flushed| flushed.logs.shard() != shard);
     }
 
     /// Sets the thread that calls [`Self::step`], which is woken when a tail is to be flushed.

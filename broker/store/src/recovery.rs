@@ -168,8 +168,7 @@ pub fn open(data: DataDir, options: &Options) -> Result<OpenStore, OpenError> {
     let mut transfers = Transfers::load(&data)?;
     let (mut damaged, mut sound) = (Vec::new(), Vec::new());
     let mut receiving = Vec::new();
-    for number in 0..=identity.shards {
-        let shard = ShardId(number);
+    for shard in shards_of(&data, &identity, &transfers, &recovered)? {
         if let Some(replica) = new_replica(&data, shard, &transfers, &recovered)? {
             tracing::info!(%shard, replica, "shard is being received from another broker");
             receiving.push((shard, replica));
@@ -197,6 +196,48 @@ pub fn open(data: DataDir, options: &Options) -> Result<OpenStore, OpenError> {
         replicas.push(shard.open(partition_logs, wal.reader(), &mut damaged_partitions)?);
     }
     Ok(OpenStore { identity, store, wal, replicas, receiving, damaged, damaged_partitions })
+}
+
+/// The shards of this broker: those that the write-ahead log or a directory knows, and those that
+/// are being received. A first broker whose log knows no shard has lost it, with every shard (D4).
+fn shards_of(
+    data: &DataDir,
+    identity: &Identity,
+    transfers: &Transfers,
+    recovered: &RecoveredLog,
+) -> Result<BTreeSet<ShardId>, OpenError> {
+    let mut shards: BTreeSet<_> = data.shards()?.into_iter().chain(transfers.shards()).collect();
+    shards.extend(recovered.replicas.keys().map(|key| ShardId(key.shard)));
+    if !identity.is_joined && recovered.replicas.is_empty() {
+        shards.extend((0..=identity.shards).map(ShardId));
+    }
+    Ok(shards)
+}
+
+/// Opens a shard whose files were installed while the broker runs: see
+/// [`crate::transfer::Receiver::install`]. `known` is the hard state of its replica before that.
+///
+/// # Errors
+/// When its snapshot or its files cannot be read.
+pub fn open_installed(
+    store: &Arc<Store>,
+    log: ropewalk_wal::Reader,
+    shard: ShardId,
+    known: Option<ropewalk_wal::HardState>,
+) -> Result<OpenedReplica, OpenError> {
+    let kept = load_kept(&Snapshots::new(store.data(), shard))?;
+    let Some((number, newest)) = kept.last() else {
+        let path = store.data().snapshots();
+        let what = format!("there is no intact snapshot of {shard}");
+        return Err(DirectoryError::Damaged { path, what }.into());
+    };
+    tracing::debug!(%shard, number, index = newest.index, "the installed shard is opened");
+    let ropewalk_wal::HardState { term, vote, commit } = transfer::hard_state_after(newest, known);
+    let hard_state = HardState { term, vote, commit };
+    let truncated = newest.index;
+    let installed = RecoveredShard { kept, hard_state, truncated, entries: Vec::new() };
+    let mut damaged = Vec::new();
+    installed.open(PartitionLogs::new(Arc::clone(store), shard), log, &mut damaged)
 }
 
 /// The replica of a shard that is being received and that this broker has never had; otherwise the

@@ -430,7 +430,7 @@ fn identity_of(catalog: &Snapshot) -> Option<Identity> {
     let broker_id = *catalog.replicas.get(&catalog.replica)?;
     let known = catalog.state.catalog.as_ref()?;
     let shards = u32::try_from(known.shards.len().checked_sub(1)?).ok()?;
-    Some(Identity { cluster_id: known.cluster_id.clone(), broker_id, shards })
+    Some(Identity::first(known.cluster_id.clone(), broker_id, shards))
 }
 
 #[cfg(test)]

@@ -148,8 +148,9 @@ impl Store {
     }
 }
 
-/// The number of the flusher that serves a shard.
-pub(crate) fn flusher_of(shard: ShardId) -> usize {
+/// The number of the flusher that serves a shard, from 0.
+#[must_use]
+pub fn flusher_of(shard: ShardId) -> usize {
     shard.0 as usize % limits::FLUSHERS
 }
 

@@ -182,7 +182,7 @@ impl OneShard {
         };
         if !matches!(data.contents()?, DataDirContents::Formatted(_)) {
             let cluster_id = "c".to_owned();
-            let identity = Identity { cluster_id, broker_id: BrokerId(1), shards: 1 };
+            let identity = Identity::first(cluster_id, BrokerId(1), 1);
             bootstrap::format(&data, &identity, &options)?;
         }
         let opened = recovery::open(data, &options)?;

@@ -61,10 +61,10 @@ mod receiver;
 mod install;
 mod leftovers;
 
-pub(crate) use install::{CompleteError, complete};
+pub(crate) use install::{CompleteError, complete, hard_state_after};
 pub use install::{LogRestart, Position};
 pub(crate) use leftovers::Transfers;
-pub use receiver::{Need, Receiver};
+pub use receiver::{Claim, Need, Receiver};
 pub use source::Source;
 
 use crate::limits;

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use ropewalk_shard::command::{Command, ShardCommand};
 use ropewalk_shard::engine::{EntryKind, EntrySource, HardState, Members, Start, StoredEntry};
 use ropewalk_shard::proposal::SendOrder;
-use ropewalk_shard::{PartitionId, ShardId, State};
+use ropewalk_shard::{HistoryId, PartitionId, ShardId, State};
 use ropewalk_store::PartitionLog;
 
 use super::*;
@@ -50,24 +50,23 @@ impl HeldLog {
     }
 }
 
-/// Keeps the messages that a driver sends, and the followers that need files.
+/// Keeps the messages that a driver sends.
 #[derive(Debug, Default)]
 struct Sent {
     messages: Mutex<Vec<Message>>,
-    needing_files: Mutex<Vec<u64>>,
     /// Whether messages are refused.
     is_cut: std::sync::atomic::AtomicBool,
 }
 
 impl Peers for Sent {
-    fn send(&self, shard: ShardId, message: Message) -> bool {
+    fn send(&self, shard: ShardId, _: HistoryId, message: Message) -> bool {
         assert_eq!(shard, ShardId(3));
         self.messages.lock().expect("no panic").push(message);
         !self.is_cut.load(std::sync::atomic::Ordering::Acquire)
     }
 
-    fn needs_files(&self, _: ShardId, replica: u64) {
-        self.needing_files.lock().expect("no panic").push(replica);
+    fn send_files(&self, _: ropewalk_store::transfer::message::Message) -> bool {
+        false
     }
 }
 
@@ -106,6 +105,7 @@ impl LogReader for NoLogs {
 impl Observer for NoLogs {
     fn applied(&self, _: ShardId, _: &[Effect]) {}
     fn leads(&self, _: ShardId, _: Option<u64>) {}
+    fn installed(&self, _: &ShardHandle) {}
 }
 
 /// The log of a replica at start: one entry of these bytes, or one that cannot be read.
@@ -154,6 +154,7 @@ fn driver_with(
         wal: Arc::clone(&log) as _,
         log: Arc::new(NoLogs),
         peers,
+        transfers: TransferOrders::new().0,
         logs: Arc::new(NoLogs),
         observer: Arc::new(NoLogs),
         clock_ms: || 0,

@@ -187,8 +187,7 @@ pub(crate) fn open_with(disk: &SimDisk, setup: &Setup) -> Result<OpenStore, Open
     let data = DataDir::new(Arc::new(disk.clone()), PathBuf::from(ROOT));
     let _lock = data.lock()?;
     if !matches!(data.contents()?, ropewalk_store::directory::DataDirContents::Formatted(_)) {
-        let identity =
-            Identity { cluster_id: "sim".to_owned(), broker_id: BrokerId(1), shards: *shards };
+        let identity = Identity::first("sim".to_owned(), BrokerId(1), *shards);
         bootstrap::format(&data, &identity, options)?;
     }
     recovery::open(data, options)

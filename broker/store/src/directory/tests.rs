@@ -7,7 +7,7 @@ use ropewalk_disk::SimDisk;
 use super::*;
 
 fn identity() -> Identity {
-    Identity { cluster_id: "c".to_owned(), broker_id: BrokerId(7), shards: 24 }
+    Identity::first("c".to_owned(), BrokerId(7), 24)
 }
 
 fn data(disk: &SimDisk) -> DataDir {
@@ -92,10 +92,28 @@ fn another_version_is_refused_and_a_flipped_bit_is_damage() {
         disk.corrupt(path, at, 1);
     }
     let mut newer = good;
-    newer[8] = 2;
+    newer[8] = 3;
     let end = newer.len() - 4;
     let crc = crc32c::crc32c(&newer[..end]).to_le_bytes();
     newer[end..].copy_from_slice(&crc);
     disk.put(path, newer);
-    assert!(matches!(data.contents(), Err(DirectoryError::UnknownVersion { version: 2, .. })));
+    assert!(matches!(data.contents(), Err(DirectoryError::UnknownVersion { version: 3, .. })));
+}
+
+#[test]
+fn a_directory_of_version_1_is_that_of_a_first_broker() {
+    let disk = SimDisk::new(1);
+    let data = data(&disk);
+    format(&data).unwrap();
+    let path = Path::new("/data/meta");
+    let mut older = disk.content(path).unwrap();
+    // Without the last field.
+    let end = older.len() - 5;
+    older.truncate(end);
+    older[8] = 1;
+    older[12] -= 1;
+    let crc = crc32c::crc32c(&older).to_le_bytes();
+    older.extend(crc);
+    disk.put(path, older);
+    assert_eq!(data.contents().unwrap(), DataDirContents::Formatted(identity()));
 }

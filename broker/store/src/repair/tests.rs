@@ -56,7 +56,7 @@ fn committed(commit: u64) -> Record {
 fn lived(rounds: &[Vec<Record>]) -> SimDisk {
     let disk = SimDisk::new(1);
     let data = data(&disk);
-    let identity = Identity { cluster_id: "cluster".to_owned(), broker_id: BrokerId(1), shards: 2 };
+    let identity = Identity::first("cluster".to_owned(), BrokerId(1), 2);
     bootstrap::format(&data, &identity, &options()).expect("formatted");
     let (mut wal, _) =
         Wal::open(Arc::clone(data.disk()), &data.wal(), options().wal).expect("it opens");

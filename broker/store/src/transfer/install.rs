@@ -246,11 +246,15 @@ fn restart(snapshot: &Snapshot, known: Option<HardState>) -> Vec<Record> {
         Some(_) => Record::SnapshotInstalled { key, index, term, conf_state },
         None => Record::Created { key, index, term, conf_state },
     };
-    let known = known.unwrap_or_default();
+    vec![begin, Record::HardState { key, state: hard_state_after(snapshot, known) }]
+}
+
+/// The hard state of a replica that has installed a snapshot. `known` is the one before.
+pub(crate) fn hard_state_after(snapshot: &Snapshot, known: Option<HardState>) -> HardState {
+    let (known, term) = (known.unwrap_or_default(), snapshot.term);
     // A vote counts for its term only.
     let vote = if known.term >= term { known.vote } else { 0 };
-    let state = HardState { term: known.term.max(term), vote, commit: index };
-    vec![begin, Record::HardState { key, state }]
+    HardState { term: known.term.max(term), vote, commit: snapshot.index }
 }
 
 /// Why an installation cannot be completed.

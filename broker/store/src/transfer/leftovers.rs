@@ -53,6 +53,11 @@ impl Transfers {
         Ok(())
     }
 
+    /// The shards that are being received.
+    pub(crate) fn shards(&self) -> impl Iterator<Item = ShardId> {
+        self.0.keys().copied()
+    }
+
     /// The names of the directories of the received partitions.
     pub(crate) fn partitions(&self) -> impl Iterator<Item = String> {
         let incarnations = self.0.values().flat_map(|manifest| &manifest.incarnations);

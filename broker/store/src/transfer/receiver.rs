@@ -20,6 +20,11 @@ use crate::work::{FirstError, Next, WorkError};
 /// [`ropewalk_shard::replica::Replica::lacks`]. False also for a replica that is not this broker's.
 pub type Need<'a> = &'a dyn Fn(ShardId, u64, EntryId) -> bool;
 
+/// Stops the replica of this broker with this Raft id, unless it has an entry that a set includes,
+/// and returns its position. `None` if it has the entry, and goes on. One that does not exist has
+/// nothing to stop.
+pub type Claim<'a> = &'a dyn Fn(ShardId, u64, EntryId) -> Option<Position>;
+
 /// Receives the files of shards from other brokers. It writes and reads files, so it has a thread
 /// of its own.
 #[derive(Debug)]
@@ -144,8 +149,8 @@ impl Receiver {
     }
 
     /// Installs a shard that is [complete](Self::complete): its files, its snapshot, then the log
-    /// behind it. The replica, if it exists, is stopped: nothing else changes its files. It is
-    /// opened again afterwards. Returns the messages to send.
+    /// behind it. `claim` stops the replica, if it exists: nothing else changes its files then. It
+    /// is opened again afterwards, unless it was not stopped. Returns the messages to send.
     ///
     /// # Errors
     /// See [`WorkError`]. After one that is not final it may be called again; if the process ends,
@@ -153,17 +158,16 @@ impl Receiver {
     pub fn install(
         &mut self,
         shard: ShardId,
-        position: Position,
-        need: Need<'_>,
+        claim: Claim<'_>,
         log: &mut dyn LogRestart,
     ) -> Result<Vec<Message>, WorkError> {
         let Some(incoming) = self.active.get_mut(&shard).filter(|found| found.is_complete()) else {
             return Ok(Vec::new());
         };
         let manifest = incoming.manifest.as_ref().expect("it is complete");
-        if !need(shard, incoming.replica, manifest.list.last()) {
+        let Some(position) = claim(shard, incoming.replica, manifest.list.last()) else {
             return self.end(shard, StopReason::NotNeeded);
-        }
+        };
         install::install(&self.store, &mut incoming.files, manifest, position, log)?;
         let stop = StopReason::Installed;
         let (set, index) = (manifest.list.set, manifest.list.index);

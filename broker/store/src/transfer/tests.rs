@@ -202,7 +202,7 @@ fn options() -> recovery::Options {
 fn formatted(seed: u64, replica: u64) -> SimDisk {
     let disk = SimDisk::new(seed);
     let (data, options) = (data_of(&disk), options());
-    let identity = Identity { cluster_id: "c".to_owned(), broker_id: BrokerId(2), shards: 1 };
+    let identity = Identity::first("c".to_owned(), BrokerId(2), 1);
     bootstrap::format(&data, &identity, &options).expect("an empty disk");
     assert!(matches!(data.contents(), Ok(DataDirContents::Formatted(_))));
     if replica == LEARNER {
@@ -246,8 +246,8 @@ impl Receiving {
         let mut out = Vec::new();
         for shard in self.receiver.complete() {
             let (position, last) = (Position { hard_state: self.hard_state }, self.last);
-            let need = |_, _, entry: EntryId| last < entry.index;
-            out.extend(self.receiver.install(shard, position, &need, &mut self.wal)?);
+            let claim = |_, _, entry: EntryId| (last < entry.index).then_some(position);
+            out.extend(self.receiver.install(shard, &claim, &mut self.wal)?);
         }
         Ok(out)
     }

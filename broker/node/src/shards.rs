@@ -1,0 +1,251 @@
+//! The shards of a broker: those that it found at start, and those whose files it has received
+//! since.
+//!
+//! A shard runs as a driver in one of the tasks; the checkpointer, its flusher and the cleaner work
+//! for it. To install other files, the driver is ended and the workers forget the shard first, so
+//! that nothing writes its files meanwhile; then it is opened as at a start.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
+use ropewalk_shard::ShardId;
+use ropewalk_shard::engine::EntryId;
+use ropewalk_shard::message::{Body, Message};
+use ropewalk_shard::replica::Replica;
+use ropewalk_store::checkpoint::{Checkpointer, ShardFiles};
+use ropewalk_store::clean::Cleaner;
+use ropewalk_store::flush::Flusher;
+use ropewalk_store::log::Logs;
+use ropewalk_store::recovery::{self, OpenedReplica};
+use ropewalk_store::store::flusher_of;
+use ropewalk_store::transfer::Position;
+use ropewalk_store::work::WorkError;
+use ropewalk_store::{PartitionLogs, Store};
+use ropewalk_wal::{HardState, WalHandle};
+use tokio::sync::watch;
+
+use crate::background::Background;
+use crate::driver::{Driver, DriverContext};
+use crate::drivers::{RunningDriver, Tasks};
+use crate::error::NodeError;
+use crate::handle::{Observer, ShardHandle};
+use crate::peers::Peers;
+use crate::supervision::{self, Supervisor};
+use crate::transfers::{self, TransferOrders};
+
+/// What every shard uses.
+pub(crate) struct Parts {
+    pub(crate) store: Arc<Store>,
+    pub(crate) wal: WalHandle,
+    pub(crate) observer: Arc<dyn Observer>,
+    pub(crate) peers: Arc<dyn Peers>,
+    pub(crate) transfers: TransferOrders,
+    pub(crate) clock_ms: fn() -> i64,
+    pub(crate) stop: watch::Receiver<bool>,
+    pub(crate) supervisor: Supervisor,
+}
+
+/// The threads and tasks that work for the shards.
+#[derive(Debug)]
+pub(crate) struct Workers {
+    pub(crate) tasks: Tasks,
+    pub(crate) flushers: Vec<Background<Flusher>>,
+    pub(crate) checkpointer: Background<Checkpointer>,
+    pub(crate) cleaner: Background<Cleaner>,
+}
+
+/// The shards of a broker.
+pub(crate) struct Shards {
+    parts: Parts,
+    /// By number. A shard that was never on this broker has no handle.
+    handles: Box<[OnceLock<Arc<ShardHandle>>]>,
+    /// Replicas that this broker has to hold and may have no files of yet.
+    expected: Mutex<BTreeMap<ShardId, Expected>>,
+    /// `None` before the start and after the stop.
+    workers: Mutex<Option<Workers>>,
+}
+
+impl fmt::Debug for Shards {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shards = self.iter().map(|shard| shard.id());
+        f.debug_list().entries(shards).finish()
+    }
+}
+
+/// A replica that this broker has to hold.
+#[derive(Debug, Clone, Copy)]
+struct Expected {
+    replica: u64,
+    /// The replica whose files were asked for last.
+    asked: Option<u64>,
+}
+
+/// A shard that can run.
+pub(crate) struct Prepared {
+    pub(crate) shard: Arc<ShardHandle>,
+    pub(crate) logs: Arc<PartitionLogs>,
+    pub(crate) files: ShardFiles,
+    pub(crate) driver: RunningDriver,
+}
+
+impl Shards {
+    /// No shards; there can be those with numbers through `last`.
+    pub(crate) fn new(parts: Parts, last: u32) -> Self {
+        let handles = (0..=last).map(|_| OnceLock::new()).collect();
+        Self { parts, handles, expected: Mutex::default(), workers: Mutex::default() }
+    }
+
+    pub(crate) fn get(&self, id: ShardId) -> Option<&Arc<ShardHandle>> {
+        self.handles.get(usize::try_from(id.0).ok()?)?.get()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<ShardHandle>> {
+        self.handles.iter().filter_map(OnceLock::get)
+    }
+
+    /// Expects a replica on this broker.
+    pub(crate) fn expect(&self, shard: ShardId, replica: u64) {
+        let mut expected = self.expected.lock();
+        let entry = expected.entry(shard).or_insert(Expected { replica, asked: None });
+        if entry.replica != replica {
+            *entry = Expected { replica, asked: None };
+        }
+    }
+
+    /// Passes a message to the replica that it is for. A replica that is expected and has no files
+    /// yet asks the sender, who leads, for its files.
+    pub(crate) fn message(&self, shard: ShardId, message: Message) -> bool {
+        if let Some(held) = self.get(shard).filter(|held| held.replica() == Some(message.to)) {
+            return held.message(message);
+        }
+        if let Some(expected) = self.expected.lock().get_mut(&shard)
+            && expected.replica == message.to
+            && matches!(message.body, Body::Append { .. } | Body::Heartbeat { .. })
+            && expected.asked != Some(message.from)
+        {
+            expected.asked = Some(message.from);
+            self.parts.transfers.begin(shard, message.to, message.from);
+        }
+        false
+    }
+
+    fn is_expected(&self, shard: ShardId, replica: u64) -> bool {
+        self.expected.lock().get(&shard).is_some_and(|expected| expected.replica == replica)
+    }
+
+    /// Sets the workers, which have the shards that were prepared so far.
+    pub(crate) fn run_with(&self, workers: Workers) {
+        *self.workers.lock() = Some(workers);
+    }
+
+    /// Stops the workers, with a last checkpoint. The drivers still run. Blocks.
+    ///
+    /// # Errors
+    /// When the last checkpoint failed.
+    pub(crate) fn stop_workers(&self) -> Result<(), WorkError> {
+        let Some(workers) = self.workers.lock().take() else { return Ok(()) };
+        let Workers { tasks, flushers, checkpointer, cleaner } = workers;
+        drop(cleaner);
+        let stopped = checkpointer.stop();
+        drop(flushers);
+        // The tasks end when their drivers do.
+        drop(tasks);
+        stopped
+    }
+
+    /// A handle and a driver for a replica that was opened.
+    ///
+    /// # Errors
+    /// When the replica cannot start from what was recovered.
+    pub(crate) fn prepare(&self, found: OpenedReplica) -> Result<Prepared, NodeError> {
+        let OpenedReplica { shard: id, start, state, logs, partition_logs, files, .. } = found;
+        let replica = Replica::new(start);
+        let replica = replica.map_err(|source| NodeError::Engine { shard: id, source })?;
+        let slot = usize::try_from(id.0).ok().and_then(|at| self.handles.get(at));
+        let slot = slot.expect("the table has a place for every shard");
+        let (shard, queue) = match slot.get() {
+            Some(shard) => (Arc::clone(shard), shard.reopen(state, logs)),
+            None => {
+                let (shard, queue) = ShardHandle::new(id, state, logs);
+                let shard = Arc::clone(slot.get_or_init(|| shard));
+                (shard, queue)
+            }
+        };
+        let parts = &self.parts;
+        let context = DriverContext {
+            wal: Arc::new(parts.wal.clone()),
+            log: Arc::new(parts.wal.reader()),
+            peers: Arc::clone(&parts.peers),
+            transfers: parts.transfers.clone(),
+            logs: Arc::clone(&partition_logs) as Arc<dyn Logs>,
+            observer: Arc::clone(&parts.observer),
+            clock_ms: parts.clock_ms,
+            stop: parts.stop.clone(),
+        };
+        let driver = Driver::new(Arc::clone(&shard), queue, replica, context);
+        let closed = Arc::clone(&shard);
+        let may_end = move || closed.is_closing();
+        let task = &supervision::DRIVER;
+        let driver = parts.supervisor.watch_until(task, id.to_string(), may_end, driver.run());
+        Ok(Prepared { shard, logs: partition_logs, files, driver: Box::pin(driver) })
+    }
+
+    /// Runs a shard beside those that run.
+    fn run(&self, prepared: Prepared) {
+        let Prepared { shard, logs, files, driver } = prepared;
+        let mut workers = self.workers.lock();
+        // Without workers the broker stops.
+        let Some(workers) = workers.as_mut() else { return };
+        let id = shard.id();
+        workers.flushers[flusher_of(id)].order(move |flusher| flusher.add(logs));
+        let source = Box::new(Arc::clone(&shard));
+        workers.checkpointer.order(move |checkpointer| checkpointer.add(files, source));
+        workers.cleaner.order(move |cleaner| cleaner.add(id, Box::new(move || shard.logs())));
+        workers.tasks.add(driver);
+    }
+
+    /// Lets the workers forget a shard, whose driver has ended. Blocks.
+    fn forget(&self, shard: ShardId) {
+        let workers = self.workers.lock();
+        let Some(workers) = workers.as_ref() else { return };
+        workers.flushers[flusher_of(shard)].order_and_wait(move |flusher| flusher.remove(shard));
+        workers.checkpointer.order_and_wait(move |checkpointer| checkpointer.remove(shard));
+        workers.cleaner.order_and_wait(move |cleaner| cleaner.remove(shard));
+    }
+}
+
+impl transfers::Shards for Arc<Shards> {
+    fn needs(&self, shard: ShardId, replica: u64, last: EntryId) -> bool {
+        match self.get(shard).filter(|held| held.replica() == Some(replica)) {
+            Some(held) => held.lacks(last),
+            None => self.is_expected(shard, replica),
+        }
+    }
+
+    fn claim(&self, shard: ShardId, replica: u64, last: EntryId) -> Option<Position> {
+        match self.get(shard).filter(|held| held.replica() == Some(replica)) {
+            Some(held) => {
+                let state = held.close_if_lacks(last)?;
+                self.forget(shard);
+                let (term, vote, commit) = (state.term, state.vote, state.commit);
+                Some(Position { hard_state: Some(HardState { term, vote, commit }) })
+            }
+            None => {
+                let position = Position { hard_state: None };
+                self.is_expected(shard, replica).then_some(position)
+            }
+        }
+    }
+
+    fn open(&self, shard: ShardId, known: Option<HardState>) -> Result<(), String> {
+        let parts = &self.parts;
+        let opened = recovery::open_installed(&parts.store, parts.wal.reader(), shard, known);
+        let opened = opened.map_err(|error| format!("{shard} cannot be opened: {error}"))?;
+        let prepared = self.prepare(opened).map_err(|error| error.to_string())?;
+        parts.observer.installed(&prepared.shard);
+        self.run(prepared);
+        Ok(())
+    }
+}
