@@ -116,6 +116,9 @@ pub struct About {
     pub version: &'static str,
     /// The newest fencing epoch; 0 before the first.
     pub epoch: u64,
+    /// The feature level of the cluster: the newest format of commands that every broker reads; 0
+    /// before the data directory is open.
+    pub feature_level: u8,
     /// When the process started, Unix milliseconds.
     pub started_at_ms: i64,
     /// Whether the broker is ready, as `/ready` answers.

@@ -22,6 +22,14 @@
 //! A driver ends when the last handle is dropped, when `stop` is set, or when the WAL fails. Open
 //! calls are then answered with `Stopped`, or with `Unknown` if they were proposed; a write that is
 //! not durable is never answered as success (D1, D2).
+//!
+//! # A replica that stops
+//!
+//! A replica stops when it meets an entry of a newer version of the broker, or when its log or its
+//! state contradicts the others'. The other shards of the broker continue. The driver of a stopped
+//! replica refuses all calls, but lets checkpoints capture the state through the last applied
+//! entry; later entries stay in the log. A replica whose replay would not show the reason is marked
+//! on the disk, so that it does not start again.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -35,7 +43,7 @@ use ropewalk_shard::engine::{Entry, EntryId, Fetch, HardState};
 use ropewalk_shard::limits::TICK_MS;
 use ropewalk_shard::message::{Body, Message};
 use ropewalk_shard::proposal::{AppendResult, ProposeError};
-use ropewalk_shard::replica::{Replica, Work, Write};
+use ropewalk_shard::replica::{Replica, StopReason, Work, Write};
 use ropewalk_shard::{Effect, Outcome};
 use ropewalk_store::checkpoint::Capture;
 use ropewalk_store::log::Logs;
@@ -43,9 +51,9 @@ use ropewalk_store::replica_log;
 use ropewalk_wal::{Completion, Record, ReplicaKey, Submission, WalError, WalHandle};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
-use tracing::{debug, error};
+use tracing::{debug, error, warn};
 
-use crate::handle::{Input, Observer, ShardHandle};
+use crate::handle::{Halt, Input, Observer, ShardHandle};
 use crate::limits;
 use crate::peers::{LogReader, Peers};
 use crate::supervision::Failure;
@@ -151,6 +159,10 @@ impl StateAccess for ShardHandle {
     fn is_of_new_producer(&self, item: &Append) -> bool {
         self.state().is_of_new_producer(item)
     }
+
+    fn level(&self) -> u8 {
+        Self::level(self)
+    }
 }
 
 impl Driver {
@@ -184,7 +196,7 @@ impl Driver {
     /// Runs until stopped.
     ///
     /// # Errors
-    /// When the WAL failed, or an entry can never be written: the process has to end.
+    /// When the WAL or the disk failed, or an entry can never be written: the process has to end.
     pub async fn run(mut self) -> Result<(), Failure> {
         let ended = self.serve().await;
         self.shard.set_leading(None);
@@ -210,8 +222,10 @@ impl Driver {
         let mut stop = self.context.stop.clone();
         // Kept from turn to turn, because each wait registers in a list that all drivers share.
         let mut stopped = pin!(async move { drop(stop.wait_for(|stop| *stop).await) });
-        self.settle()?;
         loop {
+            if let Some(reason) = self.settle() {
+                self.halt(&reason).await?;
+            }
             let wake = tokio::select! {
                 biased;
                 Some(report) = self.durable.recv() => Wake::Durable(report),
@@ -260,8 +274,32 @@ impl Driver {
             if self.closing.is_some() {
                 return Ok(());
             }
-            self.settle()?;
         }
+    }
+
+    /// Records that the replica has stopped, also on the disk if it must not start again.
+    ///
+    /// # Errors
+    /// When a sync of the disk failed (D2).
+    async fn halt(&mut self, reason: &StopReason) -> Result<(), Failure> {
+        let (id, replica) = (self.shard.id(), self.core.replica().id());
+        error!(shard = %id, %reason, "replica stopped");
+        let (text, ends_with_upgrade) = (reason.to_string(), reason.ends_with_upgrade());
+        self.shard.set_halted(Halt { reason: text.clone(), ends_with_upgrade });
+        if !reason.needs_mark() {
+            return Ok(());
+        }
+        let logs = Arc::clone(&self.context.logs);
+        let mark = move || logs.quarantine(replica, &text);
+        match tokio::task::spawn_blocking(mark).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) if error.is_final() => return Err(Failure::Disk(error.to_string())),
+            Ok(Err(error)) => {
+                warn!(shard = %id, %error, "marking the replica failed, a restart will run it again");
+            }
+            Err(error) => return Err(Failure::Fault(error.to_string())),
+        }
+        Ok(())
     }
 
     fn now(&self) -> Now {
@@ -330,24 +368,19 @@ impl Driver {
         }
     }
 
-    /// Carries out all actions that are possible without waiting.
-    ///
-    /// # Errors
-    /// When the replica stopped: what it says must be acted upon before it runs again.
-    fn settle(&mut self) -> Result<(), Failure> {
+    /// Carries out all actions that are possible without waiting. Returns why the replica stopped,
+    /// once.
+    fn settle(&mut self) -> Option<StopReason> {
         let shard = Arc::clone(&self.shard);
+        let mut stopped = None;
         while let Some(mut actions) =
             self.core.poll(self.now(), !self.context.wal.is_full(), &*shard)
         {
-            let stopped = actions.stopped.take();
+            stopped = stopped.or(actions.stopped.take());
             self.carry_out(actions);
             self.publish();
-            if let Some(reason) = stopped {
-                error!(shard = %self.shard.id(), %reason, "replica stopped");
-                return Err(Failure::Fault(format!("shard {}: {reason}", self.shard.id())));
-            }
         }
-        Ok(())
+        stopped
     }
 
     fn carry_out(&mut self, actions: Actions) {
@@ -457,7 +490,8 @@ impl Driver {
                     log.set_log_start(*offset);
                 }
             }
-            Effect::Committed { .. } | Effect::GroupChanged(_) | Effect::CatalogChanged(_) => {}
+            Effect::CatalogChanged(_) => self.shard.follow_level(),
+            Effect::Committed { .. } | Effect::GroupChanged(_) => {}
         }
     }
 }

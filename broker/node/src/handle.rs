@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::{RwLock, RwLockReadGuard};
 use ropewalk_shard::command::{Append, Command};
@@ -120,6 +120,31 @@ pub trait Observer: Send + Sync + fmt::Debug {
     fn installed(&self, shard: &ShardHandle);
 }
 
+/// The feature level of the cluster, as far as this broker knows it. All shards of the broker share
+/// it; the driver of the catalog raises it.
+#[derive(Debug, Clone, Default)]
+pub struct FeatureLevel(Arc<AtomicU8>);
+
+impl FeatureLevel {
+    fn get(&self) -> u8 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    fn raise(&self, level: u8) {
+        self.0.fetch_max(level, Ordering::AcqRel);
+    }
+}
+
+/// Why the replica of a shard has stopped while the broker runs. It neither votes nor applies, and
+/// its data is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Halt {
+    /// The reason, as one sentence.
+    pub reason: String,
+    /// Whether a newer version of the broker continues. Otherwise the replica is quarantined.
+    pub ends_with_upgrade: bool,
+}
+
 /// The handle of a shard on this broker. It stays the same when the shard is closed and opened
 /// again with other files.
 pub struct ShardHandle {
@@ -137,6 +162,9 @@ pub struct ShardHandle {
     /// Bytes of the messages that wait in the queue.
     message_bytes: AtomicUsize,
     is_closing: AtomicBool,
+    level: FeatureLevel,
+    halted: RwLock<Option<Halt>>,
+    is_halted: AtomicBool,
 }
 
 impl fmt::Debug for ShardHandle {
@@ -152,8 +180,10 @@ impl ShardHandle {
         id: ShardId,
         state: State,
         logs: HashMap<PartitionId, Arc<PartitionLog>>,
+        level: FeatureLevel,
     ) -> (Arc<Self>, mpsc::UnboundedReceiver<Input>) {
         let (inbox, queue) = mpsc::unbounded_channel();
+        level.raise(state.level());
         let shard = Self {
             id,
             inbox: RwLock::new(inbox),
@@ -165,6 +195,9 @@ impl ShardHandle {
             replica: AtomicU64::new(0),
             message_bytes: AtomicUsize::new(0),
             is_closing: AtomicBool::new(false),
+            level,
+            halted: RwLock::default(),
+            is_halted: AtomicBool::new(false),
         };
         (Arc::new(shard), queue)
     }
@@ -176,6 +209,7 @@ impl ShardHandle {
         logs: HashMap<PartitionId, Arc<PartitionLog>>,
     ) -> mpsc::UnboundedReceiver<Input> {
         let (inbox, queue) = mpsc::unbounded_channel();
+        self.level.raise(state.level());
         *self.state.write() = state;
         let replaced = std::mem::replace(&mut *self.logs.write(), logs);
         // Whoever waits for a record looks again.
@@ -183,6 +217,8 @@ impl ShardHandle {
         *self.replication.write() = Replication::default();
         self.set_applied(0);
         self.message_bytes.store(0, Ordering::Release);
+        *self.halted.write() = None;
+        self.is_halted.store(false, Ordering::Release);
         self.is_closing.store(false, Ordering::Release);
         *self.inbox.write() = inbox;
         queue
@@ -208,6 +244,24 @@ impl ShardHandle {
     #[must_use]
     pub fn applied_index(&self) -> u64 {
         self.applied_index.load(Ordering::Acquire)
+    }
+
+    /// Why the shard's replica has stopped; `None` while it runs.
+    #[must_use]
+    pub fn halted(&self) -> Option<Halt> {
+        self.halted.read().clone()
+    }
+
+    /// Whether the replica has stopped.
+    #[must_use]
+    pub fn is_halted(&self) -> bool {
+        self.is_halted.load(Ordering::Acquire)
+    }
+
+    /// The feature level of the cluster, as far as this broker knows it.
+    #[must_use]
+    pub fn level(&self) -> u8 {
+        self.level.get()
     }
 
     /// Locks the applied state for reading. Hold the guard briefly: the driver waits for it.
@@ -412,6 +466,17 @@ impl ShardHandle {
     /// For the driver: sets the index of the last applied entry.
     pub(crate) fn set_applied(&self, index: u64) {
         self.applied_index.store(index, Ordering::Release);
+    }
+
+    /// For the driver of the catalog: raises the feature level to that of the applied state.
+    pub(crate) fn follow_level(&self) {
+        self.level.raise(self.state.read().level());
+    }
+
+    /// For the driver: records that the replica has stopped.
+    pub(crate) fn set_halted(&self, halt: Halt) {
+        *self.halted.write() = Some(halt);
+        self.is_halted.store(true, Ordering::Release);
     }
 
     /// For the driver: sets the term in which this replica leads.

@@ -19,6 +19,6 @@ mod shards;
 mod node;
 
 pub use error::NodeError;
-pub use handle::{Observer, Replication, ShardHandle};
+pub use handle::{FeatureLevel, Halt, Observer, Replication, ShardHandle};
 pub use node::{Node, NodeOptions, OnRound};
 pub use peers::{NoPeers, Peers};

@@ -32,7 +32,7 @@ use tracing::{info, warn};
 use crate::background::Background;
 use crate::drivers;
 use crate::error::NodeError;
-use crate::handle::{Observer, ShardHandle};
+use crate::handle::{Halt, Observer, ShardHandle};
 use crate::pace;
 use crate::peers::Peers;
 use crate::shards::{Parts, Shards, Workers};
@@ -189,15 +189,26 @@ impl Node {
         &self.identity
     }
 
-    /// A shard by its number; `None` when it is not on this broker or is damaged.
+    /// A shard by its number; `None` when it is not on this broker, is damaged or has stopped.
     #[must_use]
     pub fn shard(&self, id: ShardId) -> Option<&Arc<ShardHandle>> {
+        self.held_shard(id).filter(|shard| !shard.is_halted())
+    }
+
+    /// Like [`Self::shard`], and also a shard that has stopped.
+    #[must_use]
+    pub fn held_shard(&self, id: ShardId) -> Option<&Arc<ShardHandle>> {
         self.shards.get(id)
     }
 
     /// Every shard of this broker that is not damaged, the catalog first.
     pub fn shards(&self) -> impl Iterator<Item = &Arc<ShardHandle>> {
-        self.shards.iter()
+        self.shards.iter().filter(|shard| !shard.is_halted())
+    }
+
+    /// The shards whose replica has stopped while the broker runs, with the reason.
+    pub fn halted(&self) -> impl Iterator<Item = (ShardId, Halt)> {
+        self.shards.iter().filter_map(|shard| Some((shard.id(), shard.halted()?)))
     }
 
     /// The shard of the catalog.
@@ -206,7 +217,7 @@ impl Node {
     /// When the catalog is damaged, or not on this broker; check [`Self::damaged`] first.
     #[must_use]
     pub fn catalog(&self) -> &Arc<ShardHandle> {
-        self.shard(ShardId::CATALOG).expect("a node with a damaged catalog serves no requests")
+        self.held_shard(ShardId::CATALOG).expect("a node with a damaged catalog serves no requests")
     }
 
     /// Says that this broker has to hold a replica of a shard, with this Raft id. Files of another

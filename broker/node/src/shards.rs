@@ -30,7 +30,7 @@ use crate::background::Background;
 use crate::driver::{Driver, DriverContext};
 use crate::drivers::{RunningDriver, Tasks};
 use crate::error::NodeError;
-use crate::handle::{Observer, ShardHandle};
+use crate::handle::{FeatureLevel, Observer, ShardHandle};
 use crate::peers::Peers;
 use crate::supervision::{self, Supervisor};
 use crate::transfers::{self, TransferOrders};
@@ -63,6 +63,8 @@ pub(crate) struct Shards {
     handles: Box<[OnceLock<Arc<ShardHandle>>]>,
     /// Replicas that this broker has to hold and may have no files of yet.
     expected: Mutex<BTreeMap<ShardId, Expected>>,
+    /// The feature level of the cluster, which all shards share.
+    level: FeatureLevel,
     /// `None` before the start and after the stop.
     workers: Mutex<Option<Workers>>,
 }
@@ -94,7 +96,8 @@ impl Shards {
     /// No shards; there can be those with numbers through `last`.
     pub(crate) fn new(parts: Parts, last: u32) -> Self {
         let handles = (0..=last).map(|_| OnceLock::new()).collect();
-        Self { parts, handles, expected: Mutex::default(), workers: Mutex::default() }
+        let (expected, workers) = (Mutex::default(), Mutex::default());
+        Self { parts, handles, expected, level: FeatureLevel::default(), workers }
     }
 
     pub(crate) fn get(&self, id: ShardId) -> Option<&Arc<ShardHandle>> {
@@ -168,7 +171,7 @@ impl Shards {
         let (shard, queue) = match slot.get() {
             Some(shard) => (Arc::clone(shard), shard.reopen(state, logs)),
             None => {
-                let (shard, queue) = ShardHandle::new(id, state, logs);
+                let (shard, queue) = ShardHandle::new(id, state, logs, self.level.clone());
                 let shard = Arc::clone(slot.get_or_init(|| shard));
                 (shard, queue)
             }

@@ -11,11 +11,15 @@
 //! for any other command its postcard encoding. A new variant is added at the end, under a new
 //! format number, because a later version of the broker must still read the entry. Format 2 adds
 //! the commands of a topic's owner to format 1; format 3 adds the expiry of producers by the time
-//! of their last batch; format 4 adds the proof that a topic was deleted. An entry carries the
-//! lowest number that can express it, so that an older broker refuses only the commands that it
-//! does not support.
-
-use std::ops::RangeInclusive;
+//! of their last batch; format 4 adds the proof that a topic was deleted; format 5 adds the check
+//! of the state and the feature level. An entry carries the lowest number that can express it, so
+//! that an older broker refuses only the commands that it does not support.
+//!
+//! # Feature level
+//!
+//! The feature level of a cluster is the newest format that every broker reads. The catalog derives
+//! it from the reports of the brokers. A command of a newer format is not proposed, because an
+//! older broker stops the replica that meets it.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -25,11 +29,12 @@ use crate::id::{BrokerId, PartitionId, ShardId, TopicId};
 use crate::payload::Payload;
 
 mod appends;
+mod format;
 
 pub(crate) use appends::item_len;
+pub use format::{FORMAT_MAX, FORMAT_WITHOUT_LEVEL};
+pub(crate) use format::{format_of, is_written_at};
 
-/// The formats that this broker reads.
-const FORMATS: RangeInclusive<u8> = 1..=4;
 const KIND_APPEND: u8 = 0;
 const KIND_SHARD: u8 = 1;
 const KIND_CATALOG: u8 = 2;
@@ -126,6 +131,13 @@ pub enum ShardCommand {
     /// Removes the partitions of deleted topics with their records, and what groups committed for
     /// them. Since format 4.
     CloseTopics(Vec<Deletion>),
+    /// Has every replica compute the digest of its state at this entry, to compare it with the
+    /// others'. The first one begins the checksum of what is appended. Since format 5.
+    CheckState {
+        /// [`crate::state::ENCODING`] of the proposer. Another version of the broker, whose digest
+        /// of the same state is another one, computes none.
+        encoding: u8,
+    },
 }
 
 /// A producer, and its last batch at the time at which the leader found it silent.
@@ -315,6 +327,14 @@ pub enum CatalogCommand {
     /// given up the records of topics that a repaired catalog lost. A topic that is listed is
     /// refused. Since format 4.
     AbandonTopics(Vec<TopicId>),
+    /// A broker reports the newest format that it reads. The feature level rises when every broker
+    /// has reported a higher one. Since format 5.
+    ReportLevel {
+        /// The broker that reports.
+        broker: BrokerId,
+        /// Its [`FORMAT_MAX`].
+        level: u8,
+    },
 }
 
 /// Where a bound group begins to read the partitions that exist when it is bound. Partitions that
@@ -368,8 +388,8 @@ pub enum CommandError {
     /// Cut short, or lengths that do not add up.
     #[error("the entry is malformed: {0}")]
     Malformed(&'static str),
-    /// Written by a newer broker than this one.
-    #[error("entry format {0} is unsupported, this broker supports {FORMATS:?}")]
+    /// A newer version of the broker wrote it.
+    #[error("it has format {0}, and this broker reads formats up to {FORMAT_MAX}")]
     Format(u8),
 }
 
@@ -413,24 +433,6 @@ pub(crate) fn frees_space(payload: &Payload) -> bool {
         && variant.is_some_and(|variant| FREEING.contains(variant))
 }
 
-/// The lowest format that can express a command.
-fn format_of(command: &Command) -> u8 {
-    match command {
-        Command::Shard(ShardCommand::CloseTopics(_))
-        | Command::Catalog(CatalogCommand::AbandonTopics(_)) => 4,
-        Command::Shard(ShardCommand::ExpireSilentProducers(_)) => 3,
-        Command::Shard(ShardCommand::StartOffsets { .. })
-        | Command::Catalog(
-            CatalogCommand::Fenced { .. }
-            | CatalogCommand::DeclareTopic { .. }
-            | CatalogCommand::ReleaseTopic { .. }
-            | CatalogCommand::BindGroup { .. }
-            | CatalogCommand::UnbindGroup { .. },
-        ) => 2,
-        Command::Append(_) | Command::Shard(_) | Command::Catalog(_) => 1,
-    }
-}
-
 impl Envelope {
     /// Decodes an entry. A batch that is a chunk of its own is taken as it is. Others are copied,
     /// so that one small batch in the tail of a partition log never keeps the memory of an entry
@@ -443,8 +445,10 @@ impl Envelope {
         if data.len() < HEAD_LEN {
             return Err(CommandError::Malformed("shorter than its head"));
         }
-        if !FORMATS.contains(&data[0]) {
-            return Err(CommandError::Format(data[0]));
+        match data[0] {
+            0 => return Err(CommandError::Malformed("format 0")),
+            1..=FORMAT_MAX => {}
+            newer => return Err(CommandError::Format(newer)),
         }
         let term = u64::from_le_bytes(data[2..10].try_into().expect("8 bytes"));
         let time_ms = i64::from_le_bytes(data[10..18].try_into().expect("8 bytes"));

@@ -27,12 +27,14 @@ use crate::proposal::{Certainty, ProposeError, SendOrder};
 use crate::replica::{Replica, Ticket, Work};
 use crate::state::{AppendOutcome, AppendRefusal, Outcome};
 
+mod checks;
 mod events;
 mod footprint;
 mod refusals;
 mod replication;
 mod writes;
 
+use checks::CheckTimer;
 pub use events::{Actions, Answer, Caller, ChangeError, Event, Now, StateAccess};
 use replication::Inbox;
 use writes::{Finished, Writes};
@@ -52,6 +54,7 @@ pub struct Core {
     inbox: Inbox,
     /// Why the oldest call of `queue` could not be proposed at the last attempt.
     obstacle: Option<ProposeError>,
+    checks: CheckTimer,
     outbox: Actions,
 }
 
@@ -109,6 +112,7 @@ impl Core {
             writes: Writes::default(),
             inbox: Inbox::default(),
             obstacle: None,
+            checks: CheckTimer::default(),
             outbox: Actions::default(),
         }
     }
@@ -153,6 +157,7 @@ impl Core {
                 if self.replica.needs_ticks() {
                     self.replica.tick();
                 }
+                self.tick_checks(now);
                 self.outbox.writes.extend(self.writes.submit_again());
             }
         }
@@ -161,6 +166,7 @@ impl Core {
     /// The next actions; `None` when there are none before another event. `has_space` is whether
     /// the log has space for batches now.
     pub fn poll(&mut self, now: Now, has_space: bool, state: &impl StateAccess) -> Option<Actions> {
+        self.replica.set_level(state.level());
         loop {
             if let Some(work) = state.poll(&mut self.replica) {
                 self.absorb(work);
@@ -436,6 +442,8 @@ impl Core {
             let write = self.writes.push(number, work.write, work.messages_after, answers);
             self.outbox.writes.extend(write);
             self.report_finished();
+        } else {
+            self.outbox.answers.extend(answers);
         }
         for (ticket, result) in work.reads {
             if let Some(Waiter::Read(caller)) = self.waiters.remove(&ticket) {

@@ -104,6 +104,10 @@ pub const CAUGHT_UP_ENTRIES_MAX: u64 = 64;
 /// Most members of a shard, learners included.
 pub const MEMBERS_MAX: usize = 9;
 
+/// Ticks between two checks of the state by the leader: one minute. A check encodes the whole state
+/// on every replica.
+pub const CHECK_TICKS: usize = 600;
+
 /// One tick of the Raft engine's clock, milliseconds.
 pub const TICK_MS: u64 = 100;
 

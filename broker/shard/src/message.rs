@@ -9,7 +9,8 @@
 //! Version 2, integers little-endian: `version: u8`, `kind: u8`, `history: u64`, `from: u64`,
 //! `to: u64`, `term: u64`, then the fields of the kind in the order of declaration. An entry is
 //! `index: u64`, `term: u64`, `kind: u8`, `length: u32` and its payload. [`Message::decode`]
-//! accepts nothing else and no trailing bytes; it allocates no more than the input holds.
+//! accepts nothing else and no trailing bytes; it allocates no more than the input holds. A broker
+//! that does not read kind 8 gets none: a replica sends it only after an entry of format 5.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut, TryGetError};
 
@@ -34,7 +35,7 @@ pub struct Message {
     pub body: Body,
 }
 
-/// Raft's RPCs: Ongaro's thesis, figure 3.1 and sections 3.10, 6.4 and 9.6.
+/// Raft's RPCs: Ongaro's thesis, figure 3.1 and sections 3.10, 6.4 and 9.6, and one of our own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Body {
     /// Entries of the leader's log.
@@ -101,6 +102,14 @@ pub enum Body {
     },
     /// The leader asks a follower that has its whole log to campaign now.
     TimeoutNow,
+    /// The digest of a voter's state, for the comparison of replicas. Not one of Raft's messages.
+    StateDigest {
+        /// Index of the entry after which it was computed: a
+        /// [`CheckState`](crate::command::ShardCommand::CheckState).
+        index: u64,
+        /// The digest.
+        digest: u32,
+    },
 }
 
 /// Why bytes are no message.
@@ -240,6 +249,10 @@ impl Message {
                 put_id(out, *committed);
             }
             Body::TimeoutNow => {}
+            Body::StateDigest { index, digest } => {
+                out.put_u64_le(*index);
+                out.put_u32_le(*digest);
+            }
         }
     }
 
@@ -279,6 +292,7 @@ impl Body {
             Self::RequestVote { .. } => 5,
             Self::Vote { .. } => 6,
             Self::TimeoutNow => 7,
+            Self::StateDigest { .. } => 8,
         }
     }
 
@@ -317,6 +331,10 @@ impl Body {
                 committed: id(input)?,
             },
             7 => Self::TimeoutNow,
+            8 => Self::StateDigest {
+                index: input.try_get_u64_le()?,
+                digest: input.try_get_u32_le()?,
+            },
             kind => return Err(DecodeError::Kind(kind)),
         })
     }

@@ -38,6 +38,15 @@ pub enum ProposeError {
         /// The largest size of an entry.
         size_bytes_max: usize,
     },
+    /// A broker of the cluster may not read the command: the feature level is lower than the
+    /// command's format. Nothing was changed.
+    #[error("the command needs feature level {format}, and the cluster has level {level}")]
+    AboveLevel {
+        /// The format of the command.
+        format: u8,
+        /// The feature level of the cluster.
+        level: u8,
+    },
     /// The command was proposed, and this replica lost the leadership or stopped before the outcome
     /// was known. The command may be committed already or later, and must not be reported as
     /// absent.
@@ -61,9 +70,12 @@ impl ProposeError {
     #[must_use]
     pub fn certainty(&self) -> Certainty {
         match self {
-            Self::NotLeader | Self::Stopped | Self::Full | Self::Busy | Self::Behind => {
-                Certainty::NotTaken
-            }
+            Self::NotLeader
+            | Self::Stopped
+            | Self::Full
+            | Self::Busy
+            | Self::Behind
+            | Self::AboveLevel { .. } => Certainty::NotTaken,
             Self::Unknown => Certainty::Unknown,
             Self::TooLarge { .. } => Certainty::Refused,
         }

@@ -21,11 +21,17 @@ use crate::engine::{
 };
 use crate::id::ReplicaId;
 use crate::limits;
-use crate::message::Message;
+use crate::message::{Body, Message};
 use crate::proposal::ProposeError;
 use crate::state::{Effect, Outcome, State};
+use checks::Checks;
 
+mod checks;
 mod footprint;
+mod stop_reason;
+
+pub(crate) use checks::check;
+pub use stop_reason::StopReason;
 
 /// Identifies a proposal or a read until it is resolved. The caller chooses it; each is used once.
 pub type Ticket = u64;
@@ -48,34 +54,11 @@ pub struct Replica {
     next_context: u64,
     /// The term in which this replica leads and has applied its first entry.
     leading: Option<u64>,
+    /// The feature level of the cluster, as far as it is known here.
+    level: u8,
+    checks: Checks,
     /// Whether the replica has reported a [`StopReason`]; it does nothing any more.
     is_stopped: bool,
-}
-
-/// Why a replica stops: it must neither vote nor apply before an operator has acted.
-#[derive(Debug, thiserror::Error)]
-pub enum StopReason {
-    /// A committed entry cannot be decoded: a newer broker wrote it, or it is damaged in a way that
-    /// the checksum of the log did not detect. Skipping it would make the replicas diverge.
-    #[error("entry {index} cannot be applied: {reason}; a newer broker wrote it, or it is damaged")]
-    UnknownEntry {
-        /// Index of the entry.
-        index: u64,
-        /// What is unknown about it.
-        reason: String,
-    },
-    /// The members do not allow a change that was committed.
-    #[error("the change of the members at entry {index} cannot be applied: {error}")]
-    Members {
-        /// Index of the entry.
-        index: u64,
-        /// The answer of the engine.
-        error: EngineError,
-    },
-    /// The log lacks entries that it acknowledged, or other entries than the leader's are
-    /// committed.
-    #[error("the log contradicts the leader's: {0}")]
-    Log(MessageRejection),
 }
 
 #[derive(Debug)]
@@ -144,6 +127,8 @@ impl Replica {
             read_contexts: VecDeque::new(),
             next_context: 0,
             leading: None,
+            level: 0,
+            checks: Checks::default(),
             is_stopped: false,
         })
     }
@@ -227,9 +212,23 @@ impl Replica {
     /// Handles a message of another replica of the shard.
     ///
     /// # Errors
-    /// See [`MessageRejection`]: the message has no effect. After a fatal one the replica stops.
+    /// See [`MessageRejection`]: the message has no effect. After a fatal one the caller stops the
+    /// replica.
     pub fn step(&mut self, message: Message) -> Result<(), MessageRejection> {
-        if self.is_stopped { Ok(()) } else { self.engine.step(message) }
+        if self.is_stopped {
+            return Ok(());
+        }
+        let Body::StateDigest { index, digest } = message.body else {
+            return self.engine.step(message);
+        };
+        let from = message.from;
+        self.engine.step(message)?;
+        self.take_digest(from, index, digest)
+    }
+
+    /// Sets the feature level of the cluster: commands of newer formats are not proposed.
+    pub fn set_level(&mut self, level: u8) {
+        self.level = level;
     }
 
     /// Sets whether the disk of this replica has no space for record batches.
@@ -265,9 +264,11 @@ impl Replica {
         self.engine.compacted(index);
     }
 
-    /// Stops the replica: it answers nothing any more.
-    pub fn stop(&mut self) {
+    /// Stops the replica: it neither votes nor applies any more, and refuses every call.
+    pub(crate) fn stop(&mut self, reason: StopReason, work: &mut Work) {
         self.is_stopped = true;
+        work.stopped = Some(reason);
+        self.set_leading(None, work);
     }
 
     /// Proposes a change of the members; a later poll resolves `ticket`.
@@ -289,9 +290,10 @@ impl Replica {
     /// bytes.
     ///
     /// # Errors
-    /// `NotLeader` when this replica does not lead, `Busy` when too much is uncommitted, `TooLarge`
-    /// when the entry would be over [`limits::ENTRY_BYTES_HARD_MAX`]. The command was not proposed,
-    /// and no poll resolves the ticket.
+    /// `NotLeader` when this replica does not lead, `AboveLevel` when a broker of the cluster may
+    /// not read the command, `Busy` when too much is uncommitted, `TooLarge` when the entry would
+    /// be over [`limits::ENTRY_BYTES_HARD_MAX`]. The command was not proposed, and no poll resolves
+    /// the ticket.
     pub fn propose(
         &mut self,
         ticket: Ticket,
@@ -299,6 +301,10 @@ impl Replica {
         time_ms: i64,
     ) -> Result<usize, ProposeError> {
         let term = self.leading.ok_or(ProposeError::NotLeader)?;
+        if !command::is_written_at(self.level, command) {
+            let (format, level) = (command::format_of(command), self.level);
+            return Err(ProposeError::AboveLevel { format, level });
+        }
         let data = command::encode(term, time_ms, command);
         let (size_bytes, size_bytes_max) = (data.len(), limits::ENTRY_BYTES_HARD_MAX);
         if size_bytes > size_bytes_max {
@@ -331,11 +337,14 @@ impl Replica {
     /// [`limits::COMMITTED_BYTES_MAX`]. Their replay waits while the memory budget is used up,
     /// until the checkpoint thread has released some of it.
     pub fn poll(&mut self, state: &mut State) -> Option<Work> {
-        if self.is_stopped {
-            return None;
-        }
         let mut work = Work::default();
+        if let Some(reason) = self.checks.finding.take() {
+            self.stop(reason, &mut work);
+        }
         self.ask_reads(&mut work);
+        if self.is_stopped {
+            return (!work.reads.is_empty() || work.stopped.is_some()).then_some(work);
+        }
         let waits = self.engine.waits_for_room();
         let Some(ready) = (!waits).then(|| self.engine.ready()).flatten() else {
             return (!work.reads.is_empty()).then_some(work);
@@ -358,10 +367,10 @@ impl Replica {
         work.fetches = ready.fetches;
         work.snapshots_for = ready.snapshots_for;
         for entry in ready.committed {
-            if let Err(reason) = self.apply(state, entry, &mut work) {
-                self.is_stopped = true;
-                work.stopped = Some(reason);
-                break;
+            let applied = self.apply(state, entry, &mut work);
+            if let Some(reason) = applied.err().or_else(|| self.checks.finding.take()) {
+                self.stop(reason, &mut work);
+                return Some(work);
             }
         }
         for read in ready.reads {
@@ -379,16 +388,18 @@ impl Replica {
         work: &mut Work,
     ) -> Result<(), StopReason> {
         let index = entry.index;
-        let unknown = |reason: String| StopReason::UnknownEntry { index, reason };
+        let mut is_check = false;
         let outcome = match entry.kind {
             EntryKind::Normal if entry.data.is_empty() => Outcome::Done,
             EntryKind::Normal => {
-                let command = Envelope::decode(&entry.data).map_err(|e| unknown(e.to_string()))?;
-                state.apply(entry.term, command, &mut work.effects)
+                let decoded = Envelope::decode(&entry.data);
+                let envelope = decoded.map_err(|error| StopReason::of_command(index, error))?;
+                is_check = envelope.command == check();
+                state.apply(entry.term, envelope, &mut work.effects)
             }
             EntryKind::Members => {
-                let change = MembersChange::decode(&entry.data.to_bytes())
-                    .map_err(|e| unknown(e.to_string()))?;
+                let decoded = MembersChange::decode(&entry.data.to_bytes());
+                let change = decoded.map_err(|error| StopReason::of_change(index, error))?;
                 self.engine
                     .apply_members(change)
                     .map_err(|error| StopReason::Members { index, error })?;
@@ -397,6 +408,9 @@ impl Replica {
         };
         self.applied = entry.id();
         self.engine.applied(index);
+        if is_check && outcome == Outcome::Done {
+            self.check_state(state, work);
+        }
         while let Some(first) = self.proposals.front()
             && first.index <= index
         {
@@ -447,7 +461,10 @@ impl Replica {
     fn follow_leadership(&mut self, work: &mut Work) {
         let term = self.engine.term();
         let serves = self.engine.is_leader() && self.applied.term == term;
-        let leading = serves.then_some(term);
+        self.set_leading(serves.then_some(term), work);
+    }
+
+    fn set_leading(&mut self, leading: Option<u64>, work: &mut Work) {
         if leading == self.leading {
             return;
         }

@@ -14,6 +14,7 @@
 
 use std::collections::BTreeMap;
 
+use bytes::BufMut;
 use ropewalk_batch::{Header, StampedBatch};
 use serde::{Deserialize, Serialize};
 
@@ -45,7 +46,15 @@ pub struct State {
     /// The clock of the shard, Unix milliseconds: that of the leaders, but it never runs backwards.
     /// What may expire is compared by it.
     pub clock_ms: i64,
+    /// A checksum of every batch that was appended since the first
+    /// [`ShardCommand::CheckState`]: its partition, its offsets and its own checksum. `None` before
+    /// that. Compared with the rest of the state, it shows that logs differ.
+    pub log_sum: Option<u32>,
 }
+
+/// Version of the encoding of a [`State`], and of what [`State::log_sum`] covers. Replicas compare
+/// digests only of the same version. A change of any part of the state needs another one.
+pub const ENCODING: u8 = 1;
 
 /// A side effect of an applied entry. The replica's driver carries them out in order.
 #[derive(Debug, Clone, PartialEq)]
@@ -137,6 +146,12 @@ impl State {
         self.clock_ms = if time_ms < self.clock_ms { next_ms } else { time_ms };
     }
 
+    /// The feature level of the cluster: see [`crate::command`]. 0 where the catalog is not.
+    #[must_use]
+    pub fn level(&self) -> u8 {
+        self.catalog.as_ref().map_or(0, |catalog| catalog.level)
+    }
+
     /// A checksum of the state in its canonical encoding (CRC-32C). Replicas that have applied the
     /// same entries have the same digest.
     ///
@@ -173,6 +188,9 @@ impl State {
             results.push(partition.append(term, self.clock_ms, batch).map(
                 |(appended, stamped)| {
                     if let Some(batch) = stamped {
+                        if let Some(sum) = &mut self.log_sum {
+                            *sum = sum_with(*sum, id, &batch);
+                        }
                         effects.push(Effect::Appended { partition: id, batch, time_ms });
                     }
                     appended
@@ -226,6 +244,9 @@ impl State {
                 topics.iter().for_each(|topic| self.close(*topic, effects));
                 self.remove_topics(&topics, effects);
             }
+            ShardCommand::CheckState { encoding: _ } => {
+                self.log_sum.get_or_insert(0);
+            }
             ShardCommand::CommitOffsets(_)
             | ShardCommand::DeleteOffsets { .. }
             | ShardCommand::ExpireOffsets { .. }
@@ -265,6 +286,17 @@ impl State {
             }
         }
     }
+}
+
+/// The checksum of what was appended, with one more batch.
+fn sum_with(sum: u32, partition: PartitionId, batch: &StampedBatch) -> u32 {
+    let mut position = [0; PartitionId::LEN + 20];
+    let mut rest = &mut position[..];
+    rest.put_slice(&partition.to_bytes());
+    rest.put_i64_le(batch.base_offset);
+    rest.put_i64_le(batch.next_offset());
+    rest.put_u32_le(batch.header().crc);
+    crc32c::crc32c_append(sum, &position)
 }
 
 #[cfg(test)]

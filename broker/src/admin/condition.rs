@@ -22,6 +22,10 @@ use crate::limits;
 pub enum Kind {
     /// Shards that are not served until they are repaired.
     DamagedShard,
+    /// Shards whose replica has stopped, because it contradicts the other replicas or its log.
+    QuarantinedShard,
+    /// Shards whose replica has stopped at an entry of a newer version of the broker.
+    TooOld,
     /// Partitions that lost records to damage.
     DamagedPartitions,
     /// Partitions that are kept although the catalog does not list their topic.
@@ -36,8 +40,10 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order in which they are listed.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::DamagedShard,
+        Self::QuarantinedShard,
+        Self::TooOld,
         Self::DamagedPartitions,
         Self::OrphanedPartitions,
         Self::StorageFull,
@@ -50,6 +56,8 @@ impl Kind {
     pub const fn name(self) -> &'static str {
         match self {
             Self::DamagedShard => "damaged_shard",
+            Self::QuarantinedShard => "quarantined_shard",
+            Self::TooOld => "too_old",
             Self::DamagedPartitions => "damaged_partitions",
             Self::OrphanedPartitions => "orphaned_partitions",
             Self::StorageFull => "storage_full",

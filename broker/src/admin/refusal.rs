@@ -64,6 +64,7 @@ impl From<ProposeError> for AdminError {
             | ProposeError::Stopped
             | ProposeError::Busy
             | ProposeError::Behind => "retry soon",
+            ProposeError::AboveLevel { .. } => "upgrade the other brokers",
             ProposeError::Unknown => "the change may or may not be made: read the state and retry",
             ProposeError::TooLarge { .. } => return Self::bad("TooLarge", error.to_string()),
         };

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use ropewalk_disk::Disk;
+use ropewalk_node::Halt;
 use ropewalk_shard::ShardId;
 
 use crate::admin::measured::{Storage, StorageMetrics};
@@ -15,6 +16,10 @@ use crate::queue_metrics::{QueueReport, Report};
 use crate::settings::Settings;
 
 const DAMAGED_SHARDS: &str = "shards are damaged and serve nothing until `ropewalk-broker repair`";
+const QUARANTINED_SHARDS: &str =
+    "shards are served by other brokers only, because their replicas here have stopped";
+const TOO_OLD: &str =
+    "shards have an entry that a newer version of the broker wrote: upgrade this broker";
 const DAMAGED_PARTITIONS: &str =
     "partitions lost records to damage; `ropewalk-broker repair` lists them";
 const LEADERLESS_SHARDS: &str = "shards have no leader on this broker";
@@ -107,6 +112,9 @@ impl Source for Status {
         let Some(Open { context, .. }) = self.parts() else {
             return vec!["the data directory is being opened".into()];
         };
+        if let Some(Halt { reason, .. }) = context.node.catalog().halted() {
+            return vec![format!("{} has stopped: {reason}", ShardId::CATALOG)];
+        }
         if context.node.catalog().leading().is_none() {
             return vec![format!("{} (the catalog) has no leader", ShardId::CATALOG)];
         }
@@ -117,6 +125,11 @@ impl Source for Status {
         let Some(Open { context, .. }) = self.parts() else { return Vec::new() };
         let node = &context.node;
         let shards = node.damaged().iter().map(|(shard, what)| format!("{shard} ({what})"));
+        let halted = |ends_with_upgrade: bool| {
+            let halted =
+                node.halted().filter(move |(_, h)| h.ends_with_upgrade == ends_with_upgrade);
+            halted.map(|(shard, halt)| format!("{shard} ({})", halt.reason))
+        };
         let partitions = node.damaged_partitions().iter().map(|(id, what)| {
             let topic = context.view.by_id(id.topic);
             topic.map_or_else(
@@ -130,6 +143,8 @@ impl Source for Status {
         let leaderless = leaderless.map(|shard| shard.id().to_string());
         let all = [
             Condition::of_parts(Kind::DamagedShard, DAMAGED_SHARDS, shards),
+            Condition::of_parts(Kind::QuarantinedShard, QUARANTINED_SHARDS, halted(false)),
+            Condition::of_parts(Kind::TooOld, TOO_OLD, halted(true)),
             Condition::of_parts(Kind::DamagedPartitions, DAMAGED_PARTITIONS, partitions),
             Condition::of_parts(Kind::OrphanedPartitions, ORPHANED_PARTITIONS, orphans),
             self.fullness(),
@@ -170,6 +185,7 @@ impl Source for Status {
             cluster_id: open.map(|open| open.context.cluster_id.to_string()).unwrap_or_default(),
             version: env!("CARGO_PKG_VERSION"),
             epoch: open.map_or(0, |open| open.context.topics.epoch()),
+            feature_level: open.map_or(0, |open| open.context.node.catalog().level()),
             started_at_ms: self.started_at_ms,
             ready: reasons.is_empty(),
             reasons,

@@ -24,7 +24,7 @@ use parking_lot::Mutex;
 use ropewalk_node::Node;
 use ropewalk_node::ShardHandle;
 use ropewalk_shard::command::{
-    CatalogCommand, Command, OpenPartition, ShardCommand, StartPosition,
+    CatalogCommand, Command, FORMAT_MAX, OpenPartition, ShardCommand, StartPosition,
 };
 use ropewalk_shard::limits::FREEING_COMMAND_BYTES_MAX;
 use ropewalk_shard::state::catalog::Binding;
@@ -167,7 +167,20 @@ impl Reconciler {
         }
     }
 
+    /// Reports to the catalog which commands this broker reads, unless the catalog knows it. Until
+    /// then nothing is written that only this version reads.
+    async fn report_level(&self) -> Result<(), ProposeError> {
+        let (catalog, broker) = (self.node.catalog(), self.node.identity().broker_id);
+        let known = catalog.state().catalog.as_ref().map(|c| c.level_report(broker, FORMAT_MAX));
+        if let Some(report) = known.flatten() {
+            info!(level = FORMAT_MAX, "reporting the feature level of this broker");
+            catalog.propose(Command::Catalog(report)).await?;
+        }
+        Ok(())
+    }
+
     async fn pass(&self) -> Result<(), PassError> {
+        self.report_level().await?;
         self.open_missing(self.view.all().iter().map(|topic| topic.id)).await?;
         self.abandon_orphans().await?;
         for shard in self.node.shards().filter(|shard| shard.id() != ShardId::CATALOG) {

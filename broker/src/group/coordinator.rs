@@ -148,7 +148,7 @@ impl Coordinator {
         loop {
             let due = self.timers.next().map(|ms| self.instant(ms));
             tokio::select! {
-                Some((shard, term)) = changed.recv() => match (self.node.shard(shard), term) {
+                Some((shard, term)) = changed.recv() => match (self.node.held_shard(shard), term) {
                     (Some(shard), Some(_)) => self.restore_groups(shard),
                     (Some(shard), None) => self.follow(shard),
                     (None, _) => {}
@@ -406,9 +406,11 @@ fn retire_all(handles: Vec<Arc<GroupHandle>>) {
 fn refusal(error: ProposeError) -> Refusal {
     match error {
         ProposeError::NotLeader | ProposeError::Unknown => Refusal::NotCoordinator,
-        ProposeError::Stopped | ProposeError::Full | ProposeError::Busy | ProposeError::Behind => {
-            Refusal::NotAvailable
-        }
+        ProposeError::Stopped
+        | ProposeError::Full
+        | ProposeError::Busy
+        | ProposeError::Behind
+        | ProposeError::AboveLevel { .. } => Refusal::NotAvailable,
         ProposeError::TooLarge { size_bytes, size_bytes_max } => {
             let what = SizeLimit::Group;
             Refusal::TooLarge { what, size: size_bytes, size_max: size_bytes_max }

@@ -199,6 +199,7 @@ impl From<ProposeError> for ErrorCode {
             ProposeError::Full => Self::KafkaStorageError,
             ProposeError::Busy | ProposeError::Behind => Self::NotEnoughReplicas,
             ProposeError::TooLarge { .. } => Self::MessageTooLarge,
+            ProposeError::AboveLevel { .. } => Self::UnsupportedVersion,
             // The entry may still commit: clients treat this code as "possibly persisted".
             ProposeError::Unknown => Self::RequestTimedOut,
         }
@@ -214,6 +215,7 @@ pub fn coordinator(error: ProposeError) -> ErrorCode {
             ErrorCode::CoordinatorNotAvailable
         }
         ProposeError::TooLarge { .. } => ErrorCode::InvalidRequest,
+        ProposeError::AboveLevel { .. } => ErrorCode::UnsupportedVersion,
         ProposeError::Unknown => ErrorCode::RequestTimedOut,
     }
 }
@@ -279,6 +281,7 @@ impl From<&TopicError> for ErrorCode {
                 | ProposeError::Busy
                 | ProposeError::Behind => Self::NotController,
                 ProposeError::TooLarge { .. } => Self::InvalidRequest,
+                ProposeError::AboveLevel { .. } => Self::UnsupportedVersion,
                 ProposeError::Unknown => Self::RequestTimedOut,
             },
         }

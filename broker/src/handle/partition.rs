@@ -69,9 +69,10 @@ impl Context {
 
 impl Context {
     /// Why a shard is not served here. Damage has its own error code (D3), so that clients do not
-    /// look for another leader in vain.
+    /// look for another leader in vain, and so has a replica that has stopped.
     fn why_not(&self, shard: ShardId) -> ErrorCode {
-        if self.node.damaged().iter().any(|(damaged, _)| *damaged == shard) {
+        let is_damaged = self.node.damaged().iter().any(|(damaged, _)| *damaged == shard);
+        if is_damaged || self.node.halted().any(|(halted, _)| halted == shard) {
             return ErrorCode::KafkaStorageError;
         }
         ErrorCode::NotLeaderOrFollower

@@ -10,6 +10,7 @@
 //! wal/                                    the write-ahead log of all shards
 //! snapshots/<shard>-<n>.snapshot          the newest two snapshots of each shard (see `snapshot`)
 //! shards/<shard>/spill/<n>.spill          small tails of many partitions, one file a checkpoint
+//! shards/<shard>/quarantined-<replica>    why this replica must not start (see `quarantine`)
 //! partitions/<topic id>-<index>.<n>/      segments of a partition in its n-th incarnation
 //! transfers/<shard>/                      what is received from another broker (see `transfer`)
 //! ```
@@ -243,7 +244,7 @@ impl DataDir {
         self.transfers().join(shard.0.to_string())
     }
 
-    fn shard(&self, shard: ShardId) -> PathBuf {
+    pub(crate) fn shard(&self, shard: ShardId) -> PathBuf {
         self.root.join(SHARDS).join(shard.0.to_string())
     }
 

@@ -14,6 +14,7 @@ pub mod directory;
 pub mod budget;
 pub mod replica_log;
 pub mod snapshot;
+mod quarantine;
 pub(crate) mod pins;
 pub mod store;
 pub mod log;

@@ -29,11 +29,12 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 use ropewalk_batch::StampedBatch;
 use ropewalk_segment::{Reader, Segments};
-use ropewalk_shard::PartitionId;
+use ropewalk_shard::{PartitionId, ReplicaId};
 
 use crate::limits;
 use crate::snapshot::SpillRun;
 use crate::store::ShardStore;
+use crate::work::WorkError;
 
 mod tail;
 mod read;
@@ -51,6 +52,11 @@ pub trait Logs: Send + Sync + fmt::Debug {
     fn open(&self, partition: PartitionId) -> Arc<PartitionLog>;
     /// Closes the log of a removed partition; its files are removed once no snapshot names them.
     fn closed(&self, partition: PartitionId, log: Arc<PartitionLog>);
+    /// Marks the shard's replica durably, so that it never starts again. Blocks on the disk.
+    ///
+    /// # Errors
+    /// See [`WorkError`].
+    fn quarantine(&self, replica: ReplicaId, reason: &str) -> Result<(), WorkError>;
 }
 
 /// Receives the changes of the logs of a shard. Called without a lock of the log.

@@ -16,12 +16,14 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, MutexGuard};
 use ropewalk_segment::SegmentError;
-use ropewalk_shard::{PartitionId, ShardId};
+use ropewalk_shard::{PartitionId, ReplicaId, ShardId};
 
 use crate::budget::TailBudget;
 use crate::log::{Change, ChangeSink, Logs, PartitionLog};
+use crate::quarantine;
 use crate::snapshot::{PartitionFiles, PartitionIncarnation};
 use crate::store::{ShardStore, Store};
+use crate::work::WorkError;
 
 /// The logs of one shard.
 #[derive(Debug)]
@@ -142,6 +144,10 @@ impl Logs for PartitionLogs {
         let incarnation = log.incarnation();
         self.changes.lock().closed.push(PartitionIncarnation { partition, incarnation });
         log.close();
+    }
+
+    fn quarantine(&self, replica: ReplicaId, reason: &str) -> Result<(), WorkError> {
+        Ok(quarantine::put(self.store().data(), self.shard(), replica, reason)?)
     }
 }
 

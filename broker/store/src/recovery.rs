@@ -18,7 +18,8 @@
 //! - **D3** the checksum of a snapshot is verified; the older one is used if the newest is damaged.
 //!   A damaged shard is not started, the others are. Its files are not changed: only an explicit
 //!   repair does that.
-//! - **D4** a replica whose log is missing or damaged is not started: it must not vote.
+//! - **D4** a replica whose log is missing or damaged, or that is quarantined, is not started: it
+//!   must not vote.
 //! - The returned entries follow the snapshot without a gap, and the commit index is within them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -39,6 +40,7 @@ use crate::checkpoint::files::KeptSnapshot;
 use crate::directory::{DataDir, DataDirContents, DirectoryError, Identity};
 use crate::log::PartitionLog;
 use crate::partition_logs::PartitionLogs;
+use crate::quarantine;
 use crate::replica_log;
 use crate::snapshot::{PartitionFiles, Snapshot, SnapshotError, Snapshots};
 use crate::store::Store;
@@ -311,6 +313,9 @@ fn check_shard(
     let Some((_, newest)) = kept.last() else {
         return Ok(Err("it has no intact snapshot".to_owned()));
     };
+    if let Some(what) = quarantine::reason(data, shard, newest.replica)? {
+        return Ok(Err(what));
+    }
     let after = match check_log(newest, recovered) {
         Ok(after) => after,
         Err(what) => return Ok(Err(what)),

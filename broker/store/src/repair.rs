@@ -10,7 +10,7 @@
 //! 2. Snapshots, per shard: a shard without an intact one is rebuilt from the records in its files
 //!    (`rebuild`). This needs the catalog, which itself cannot be rebuilt.
 //! 3. The write-ahead log, per shard (`logs`): it is cut before the first lost entry, or starts
-//!    again after the snapshot.
+//!    again after the snapshot. Then the marks of quarantined replicas are removed.
 //! 4. Segments and spill files, per partition (`records`): damaged blocks are removed, intact
 //!    blocks after them are kept.
 //! 5. A new snapshot of each shard that lost records names what is left.
@@ -39,6 +39,7 @@ use ropewalk_shard::{BrokerId, HistoryId, PartitionId, ReplicaId, ShardId, Topic
 use ropewalk_wal::{Record, RecoveredLog, Wal, WalError};
 
 use crate::directory::{DataDir, DataDirContents, DirectoryError, Identity};
+use crate::quarantine;
 use crate::recovery::{self, OpenError, check_log, key_of, load_kept};
 use crate::snapshot::{Snapshot, Snapshots};
 use peers::Peers;
@@ -230,6 +231,9 @@ pub fn repair(
         wal.write_round_from_reserve(&pass.records)?;
     }
     drop(wal);
+    for number in (0..=identity.shards).filter(|_| accept) {
+        quarantine::lift(data, ShardId(number))?;
+    }
     let RepairPass { names, shards, mut findings, .. } = pass;
     for found in shards {
         records::repair(data, &found, &names, accept, &mut findings)?;
@@ -323,8 +327,9 @@ impl RepairPass<'_> {
         }
         let peers = Peers::of(&newest, self.recovered, wal);
         let damage = check_log(&newest, self.recovered).err();
+        let mark = quarantine::reason(self.data, shard, newest.replica)?;
         let is_abandoned = self.consent == Consent::OnlySurvivor && !peers.voters.is_empty();
-        let what = match (damage.clone(), peers.voters.is_empty()) {
+        let what = match (damage.clone().or(mark), peers.voters.is_empty()) {
             (Some(what), true) => Some(what),
             (Some(what), false) => {
                 Some(format!("{what}; other voters: {}", peers.named(&newest.replicas)))

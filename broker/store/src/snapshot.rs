@@ -8,8 +8,10 @@
 //! | CRC-32C u32 over all before
 //! ```
 //! Numbers outside of the postcard are little-endian. Files are named by a number that only grows,
-//! because two snapshots may have the same index. Version 3 is written; versions 1 and 2 are read
-//! as well (see `earlier`).
+//! because two snapshots may have the same index. Version 4 is written; versions 1 to 3 are read as
+//! well (see `earlier`).
+//!
+//! The encoding is canonical: equal snapshots have equal bytes.
 //!
 //! A checkpoint writes a snapshot when everything that it names is durable; recovery starts from
 //! one. A new shard has a snapshot at index 1 and term 1.
@@ -42,7 +44,7 @@ use crate::directory::{DataDir, DirectoryError, read_whole};
 mod earlier;
 
 const MAGIC: [u8; 8] = *b"RWSNAP\0\0";
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 const HEAD_LEN: usize = 24;
 /// Largest snapshot that is read, bytes.
 const SNAPSHOT_BYTES_MAX: u64 = 4 << 30;

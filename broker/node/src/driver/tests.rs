@@ -5,10 +5,12 @@ use std::sync::Mutex;
 use ropewalk_shard::command::{Command, ShardCommand};
 use ropewalk_shard::engine::{EntryKind, EntrySource, HardState, Members, Start, StoredEntry};
 use ropewalk_shard::proposal::SendOrder;
-use ropewalk_shard::{HistoryId, PartitionId, ShardId, State};
+use ropewalk_shard::{HistoryId, PartitionId, ReplicaId, ShardId, State};
 use ropewalk_store::PartitionLog;
+use ropewalk_store::work::WorkError;
 
 use super::*;
+use crate::handle::FeatureLevel;
 use crate::supervision::{DRIVER, Fatal, Supervisor};
 
 mod peers;
@@ -82,9 +84,9 @@ impl Sent {
     }
 }
 
-/// No partition is opened, and no observer is needed.
-#[derive(Debug)]
-struct NoLogs;
+/// No partition is opened, and no observer is needed. Keeps the marks of replicas.
+#[derive(Debug, Default)]
+struct NoLogs(Mutex<Vec<(ReplicaId, String)>>);
 
 impl Logs for NoLogs {
     fn open(&self, partition: PartitionId) -> Arc<PartitionLog> {
@@ -92,6 +94,11 @@ impl Logs for NoLogs {
     }
 
     fn closed(&self, _: PartitionId, _: Arc<PartitionLog>) {}
+
+    fn quarantine(&self, replica: ReplicaId, reason: &str) -> Result<(), WorkError> {
+        self.0.lock().expect("no panic").push((replica, reason.to_owned()));
+        Ok(())
+    }
 }
 
 impl LogReader for NoLogs {
@@ -140,23 +147,25 @@ fn holding(len_bytes: u32, source: EarlierLog) -> Replica {
 
 /// A driver of `replica`, its handle, its log, and the channel that stops it.
 fn driver(replica: Replica) -> (Driver, Arc<ShardHandle>, Arc<HeldLog>, watch::Sender<bool>) {
-    driver_with(replica, Arc::new(Sent::default()))
+    driver_with(replica, Arc::default(), Arc::new(Sent::default()))
 }
 
 fn driver_with(
     replica: Replica,
+    logs: Arc<NoLogs>,
     peers: Arc<dyn Peers>,
 ) -> (Driver, Arc<ShardHandle>, Arc<HeldLog>, watch::Sender<bool>) {
-    let (shard, queue) = ShardHandle::new(ShardId(3), State::new(), HashMap::new());
+    let (shard, queue) =
+        ShardHandle::new(ShardId(3), State::new(), HashMap::new(), FeatureLevel::default());
     let log = Arc::new(HeldLog::default());
     let (stop, stopped) = watch::channel(false);
     let context = DriverContext {
         wal: Arc::clone(&log) as _,
-        log: Arc::new(NoLogs),
+        log: Arc::new(NoLogs::default()),
         peers,
         transfers: TransferOrders::new().0,
-        logs: Arc::new(NoLogs),
-        observer: Arc::new(NoLogs),
+        logs,
+        observer: Arc::new(NoLogs::default()),
         clock_ms: || 0,
         stop: stopped,
     };
@@ -276,25 +285,67 @@ fn a_stopped_driver_answers_everybody() {
 }
 
 #[test]
-fn an_entry_that_cannot_be_replayed_is_reported_with_its_shard() {
-    let damaged = holding(31, EarlierLog(Some(b"an entry of nobody, long enough")));
+fn an_entry_that_cannot_be_read_back_is_reported_with_its_shard() {
     // It starts nevertheless: the campaign reads no payloads of entries that are not applied.
     let unreadable = holding(5, EarlierLog(None));
-    let damaged = (damaged, "entry 2 cannot be applied");
-    for (replica, cause) in [damaged, (unreadable, "panicked")] {
-        let reports = Arc::new(Mutex::new(Vec::new()));
-        let to = Arc::clone(&reports);
-        let report = move |fatal| to.lock().expect("no panic").push(fatal);
-        let supervisor = Supervisor::new(Arc::new(report));
+    let reports = Arc::new(Mutex::new(Vec::new()));
+    let to = Arc::clone(&reports);
+    let report = move |fatal| to.lock().expect("no panic").push(fatal);
+    let supervisor = Supervisor::new(Arc::new(report));
+    on_a_runtime(async {
+        let (driver, _shard, _log, _stop) = driver(unreadable);
+        supervisor.watch(&DRIVER, "shard 3".to_owned(), driver.run()).await;
+    });
+    let reports = reports.lock().expect("no panic");
+    let [Fatal::Ended { task: "driver", of, why, .. }] = reports.as_slice() else {
+        panic!("reported {reports:?}");
+    };
+    assert_eq!(of, "shard 3");
+    assert!(why.contains("panicked"), "{why}");
+}
+
+/// The replica stops, and its driver continues: the process and its other shards do, too.
+#[test]
+fn an_entry_that_cannot_be_applied_stops_the_replica_with_a_reason() {
+    let newer = "entry 2 was written by a newer version of the broker: it has format 97";
+    let damaged = "entry 2 cannot be applied, it is damaged";
+    for (bytes, reason, ends_with_upgrade) in [
+        (&b"an entry of nobody, long enough"[..], newer, true),
+        (&b"\x00n entry of nobody, long enough"[..], damaged, false),
+    ] {
         on_a_runtime(async {
-            let (driver, _shard, _log, _stop) = driver(replica);
-            supervisor.watch(&DRIVER, "shard 3".to_owned(), driver.run()).await;
+            let logs = Arc::<NoLogs>::default();
+            let replica = holding(31, EarlierLog(Some(bytes)));
+            let (driver, shard, _log, stop) =
+                driver_with(replica, Arc::clone(&logs), Arc::new(Sent::default()));
+            let ended = tokio::spawn(driver.run());
+            let refused = shard.propose(command()).await;
+            assert_eq!(refused, Err(ProposeError::NotLeader));
+            let halt = shard.halted().expect("it has stopped");
+            assert!(halt.reason.starts_with(reason), "{halt:?}");
+            assert_eq!(halt.ends_with_upgrade, ends_with_upgrade);
+            assert_eq!(shard.read_barrier().await, Err(ProposeError::NotLeader));
+            let captured = Arc::clone(&shard);
+            let captured = tokio::task::spawn_blocking(move || captured.capture()).await;
+            let captured = captured.expect("no panic").expect("a checkpoint keeps what is applied");
+            assert_eq!((captured.index, shard.leading()), (1, None));
+            assert!(logs.0.lock().expect("no panic").is_empty(), "the replay finds it again");
+            stop.send(true).expect("it listens");
+            assert_eq!(ended.await.expect("it does not panic"), Ok(()));
         });
-        let reports = reports.lock().expect("no panic");
-        let [Fatal::Ended { task: "driver", of, why, .. }] = reports.as_slice() else {
-            panic!("reported {reports:?}");
-        };
-        assert_eq!(of, "shard 3");
-        assert!(why.contains(cause), "{why}");
     }
+}
+
+#[test]
+fn d4_a_replica_that_a_restart_would_run_again_is_marked() {
+    on_a_runtime(async {
+        let logs = Arc::<NoLogs>::default();
+        let (mut driver, shard, _log, _stop) = driver_with(lone(), Arc::clone(&logs), Arc::new(Sent::default()));
+        let diverged = StopReason::Diverged { index: 7, own: 1, majority: 2 };
+        driver.halt(&diverged).await.expect("marked");
+        let reason = diverged.to_string();
+        let halt = Halt { reason: reason.clone(), ends_with_upgrade: false };
+        assert_eq!(shard.halted(), Some(halt));
+        assert_eq!(*logs.0.lock().expect("no panic"), [(ReplicaId(2), reason)]);
+    });
 }

@@ -127,6 +127,10 @@ impl StateAccess for CaptureSource {
     fn is_of_new_producer(&self, item: &Append) -> bool {
         self.0.lock().capture.state.is_of_new_producer(item)
     }
+
+    fn level(&self) -> u8 {
+        ropewalk_shard::command::FORMAT_MAX
+    }
 }
 
 /// The write-ahead log, and the number of rounds with `Truncated` records.

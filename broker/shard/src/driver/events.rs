@@ -154,4 +154,7 @@ pub trait StateAccess {
     /// Whether the batch is of a new producer: see
     /// [`State::is_of_new_producer`](crate::state::State::is_of_new_producer).
     fn is_of_new_producer(&self, item: &Append) -> bool;
+
+    /// The feature level of the cluster, as far as this broker knows it: see [`crate::command`].
+    fn level(&self) -> u8;
 }

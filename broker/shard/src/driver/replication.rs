@@ -14,7 +14,7 @@ use super::{Answer, Caller, Core, Waiter};
 use crate::engine::{Entry, MembersChange};
 use crate::limits;
 use crate::message::{Body, Message};
-use crate::replica::StopReason;
+use crate::replica::{StopReason, Work};
 
 /// Messages that wait until the replica can take them.
 #[derive(Debug, Default)]
@@ -122,8 +122,9 @@ impl Core {
         let from = message.from;
         if let Err(rejection) = self.replica.step(message) {
             if rejection.is_fatal() {
-                self.replica.stop();
-                self.outbox.stopped = Some(StopReason::Log(rejection));
+                let mut work = Work::default();
+                self.replica.stop(StopReason::Log(rejection), &mut work);
+                self.absorb(work);
             }
             self.outbox.rejected.push((from, rejection));
         }

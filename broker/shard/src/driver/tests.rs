@@ -21,6 +21,10 @@ impl StateAccess for RefCell<State> {
     fn is_of_new_producer(&self, item: &Append) -> bool {
         self.borrow().is_of_new_producer(item)
     }
+
+    fn level(&self) -> u8 {
+        command::FORMAT_MAX
+    }
 }
 
 /// The caller of the core, with a simulated log.
@@ -453,4 +457,17 @@ fn a_submission_fits_a_log_file() {
         assert!(bytes <= bytes_max, "{bytes} bytes in one submission");
     }
     assert_eq!(world.offsets(500), [2]);
+}
+
+#[test]
+fn the_only_replica_compares_nothing() {
+    let mut world = World::new();
+    world.append(1, &[batch(0, 10)]);
+    world.all_durable();
+    let written = world.submitted.len();
+    for _ in 0..3 * limits::CHECK_TICKS {
+        world.event(Event::Tick);
+    }
+    assert_eq!(world.submitted.len(), written, "a check would cost a sync");
+    assert_eq!(world.state.borrow().log_sum, None);
 }

@@ -60,6 +60,16 @@ pub enum MessageRejection {
         /// The last index of this replica.
         last: u64,
     },
+    /// The sender's state differs. Who is wrong, a majority decides.
+    #[error("the state after entry {index} has the digest {received:08x} there, {own:08x} here")]
+    StateDiffers {
+        /// Index of the entry.
+        index: u64,
+        /// The digest of this replica.
+        own: u32,
+        /// The digest in the message.
+        received: u32,
+    },
     /// Another entry is committed at this index.
     #[error("another entry is committed at index {index} (term {own} here, term {received} there)")]
     Diverged {
@@ -102,6 +112,7 @@ impl Engine {
             | Body::AppendRejected { .. }
             | Body::HeartbeatResponse { .. }
             | Body::Vote { .. }
+            | Body::StateDigest { .. }
                 if self.node.raft.prs().get(from).is_none() =>
             {
                 Err(MessageRejection::NotMember(from))
@@ -110,7 +121,7 @@ impl Engine {
             Body::AppendRejected { index, hint, .. } => {
                 self.admit_rejected(from, term, *index, *hint)
             }
-            Body::HeartbeatResponse { .. } => Ok(()),
+            Body::HeartbeatResponse { .. } | Body::StateDigest { .. } => Ok(()),
             Body::Vote { .. } => self.admit_vote(term),
             Body::TimeoutNow => self.admit_timeout(from, term),
         }

@@ -47,8 +47,9 @@ impl From<&eraftpb::HardState> for HardState {
     }
 }
 
-/// A message for the engine of the receiver, without the payloads of its entries.
-pub(super) fn to_raft(message: Message) -> eraftpb::Message {
+/// A message for the engine of the receiver, without the payloads of its entries; `None` for one
+/// that is not of Raft.
+pub(super) fn to_raft(message: Message) -> Option<eraftpb::Message> {
     let Message { from, to, term, body } = message;
     let mut out = eraftpb::Message { from, to, term, ..eraftpb::Message::default() };
     match body {
@@ -102,8 +103,9 @@ pub(super) fn to_raft(message: Message) -> eraftpb::Message {
             (out.commit, out.commit_term) = (committed.index, committed.term);
         }
         Body::TimeoutNow => out.set_msg_type(MessageType::MsgTimeoutNow),
+        Body::StateDigest { .. } => return None,
     }
-    out
+    Some(out)
 }
 
 /// A message of the engine; `None` for the kinds that replicas do not exchange: proposals and reads

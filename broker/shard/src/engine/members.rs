@@ -180,6 +180,14 @@ pub struct UnknownChange {
     len: usize,
 }
 
+impl UnknownChange {
+    /// Whether a newer version of the broker wrote it, which has a version of its own then.
+    #[must_use]
+    pub fn is_newer(&self) -> bool {
+        self.version > SURVIVE_VERSION
+    }
+}
+
 const CHANGE_VERSION: u8 = 1;
 const CHANGE_BYTES: usize = 10;
 const SURVIVE_VERSION: u8 = 2;
@@ -295,8 +303,10 @@ mod tests {
         newer[0] = 3;
         let error = MembersChange::decode(&newer).expect_err("version 3").to_string();
         assert!(error.contains("version 3"), "{error}");
+        assert!(MembersChange::decode(&newer).is_err_and(|error| error.is_newer()));
         newer[0] = 2;
-        MembersChange::decode(&newer).expect_err("too short for version 2");
+        let short = MembersChange::decode(&newer).expect_err("too short for version 2");
+        assert!(!short.is_newer());
         for bytes in [&b""[..], &[1, 0], &[1, 3, 0, 0, 0, 0, 0, 0, 0, 0], &[1; 11]] {
             MembersChange::decode(bytes).expect_err("another format");
         }

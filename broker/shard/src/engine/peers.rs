@@ -25,8 +25,10 @@ impl Engine {
         for entry in message.entries() {
             self.node.store().pass(entry.id(), entry.data.clone());
         }
-        // The crate's errors concern the state of the engine, not the message.
-        let _ = self.node.step(convert::to_raft(message));
+        if let Some(message) = convert::to_raft(message) {
+            // The crate's errors concern the state of the engine, not the message.
+            let _ = self.node.step(message);
+        }
         Ok(())
     }
 

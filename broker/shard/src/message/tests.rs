@@ -47,6 +47,8 @@ fn any_body() -> impl Strategy<Value = Body> {
             Body::Vote { granted, is_pre_vote, committed }
         }),
         Just(Body::TimeoutNow),
+        (any::<u64>(), any::<u32>())
+            .prop_map(|(index, digest)| Body::StateDigest { index, digest }),
     ]
 }
 

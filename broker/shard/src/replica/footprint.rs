@@ -10,6 +10,7 @@ impl Replica {
         let reads = self.reads_confirmed.iter().chain(&self.read_contexts);
         footprint.items += self.proposals.len()
             + self.reads_asked.len()
+            + self.checks.len()
             + reads.map(|(_, tickets)| 1 + tickets.len()).sum::<usize>();
         footprint
     }

@@ -37,6 +37,13 @@ fn start(written: &WrittenLog) -> Replica {
 }
 
 fn try_start(written: &WrittenLog) -> Result<Replica, EngineError> {
+    try_start_from(written, Box::new(written.clone()))
+}
+
+fn try_start_from(
+    written: &WrittenLog,
+    source: Box<dyn EntrySource>,
+) -> Result<Replica, EngineError> {
     let stored = written.entries.iter().map(|(index, term, kind, data)| StoredEntry {
         index: *index,
         term: *term,
@@ -49,7 +56,7 @@ fn try_start(written: &WrittenLog) -> Result<Replica, EngineError> {
         members: Members::lone(2),
         snapshot: EntryId { index: 1, term: 1 },
         entries: stored.collect(),
-        source: Box::new(written.clone()),
+        source,
         seed: 0,
     };
     Replica::new(start)
@@ -269,4 +276,66 @@ fn d1_a_replica_lacks_only_what_its_log_does_not_have() {
     assert!(!lacks(6, 3), "the log has it");
     assert!(lacks(6, 4), "the leader's entry is another one");
     assert!(lacks(7, 3));
+}
+
+/// A log as an older version of the broker reads it: from an index on, it has an unknown format.
+#[derive(Debug)]
+struct OlderVersion(WrittenLog, u64);
+
+impl EntrySource for OlderVersion {
+    fn read(&self, index: u64) -> Result<Bytes, String> {
+        let mut data = self.0.read(index)?.to_vec();
+        if let Some(format) = data.first_mut().filter(|_| index >= self.1) {
+            *format = u8::MAX;
+        }
+        Ok(data.into())
+    }
+}
+
+#[test]
+fn d1_an_entry_of_a_newer_version_stops_the_replica_and_a_newer_version_continues() {
+    let (mut state, mut written) = (State::new(), WrittenLog::default());
+    let mut replica = start(&written);
+    settle(&mut replica, &mut state, &mut written);
+    for (ticket, command) in (0..).zip([open(), append("x"), append("y"), append("z")]) {
+        replica.propose(ticket, &command, 0).expect("it leads");
+        settle(&mut replica, &mut state, &mut written);
+    }
+    let (third, last) = (replica.applied().index - 1, replica.applied().index);
+
+    let older = Box::new(OlderVersion(written.clone(), third));
+    let mut replica = try_start_from(&written, older).expect("its format is read when applied");
+    let mut behind = State::new();
+    let mut work = settle(&mut replica, &mut behind, &mut written);
+    let stopped = work.iter_mut().find_map(|work| work.stopped.take()).expect("it stops");
+    assert!(matches!(&stopped, StopReason::NewerEntry { index, .. } if *index == third));
+    assert!(stopped.ends_with_upgrade() && !stopped.needs_mark());
+    assert!(stopped.to_string().contains("format 255"), "{stopped}");
+    assert_eq!(behind.partitions[&partition()].next_offset, 1, "what came before is applied");
+    assert_eq!(replica.propose(9, &append("w"), 0), Err(ProposeError::NotLeader));
+    replica.read(10);
+    let refused = replica.poll(&mut behind).expect("an answer");
+    assert_eq!(refused.reads, [(10, Err(ProposeError::NotLeader))]);
+    assert!(replica.poll(&mut behind).is_none() && !replica.needs_ticks());
+
+    let (mut upgraded, mut replica) = (State::new(), start(&written));
+    settle(&mut replica, &mut upgraded, &mut written);
+    assert!(replica.leading().is_some() && replica.applied().index >= last);
+    assert_eq!(upgraded, state);
+}
+
+#[test]
+fn a_leader_that_stops_answers_what_it_has_proposed() {
+    let (mut state, mut written) = (State::new(), WrittenLog::default());
+    let mut replica = start(&written);
+    settle(&mut replica, &mut state, &mut written);
+    replica.propose(1, &open(), 0).expect("it leads");
+    replica.read(2);
+    let mut work = Work::default();
+    replica.stop(StopReason::Diverged { index: 2, own: 1, majority: 2 }, &mut work);
+    assert_eq!(work.outcomes, [(1, Err(ProposeError::Unknown))], "it may be committed");
+    assert_eq!((work.leads, replica.leading()), (Some(None), None));
+    let refused = replica.poll(&mut state).expect("an answer");
+    assert_eq!(refused.reads, [(2, Err(ProposeError::NotLeader))]);
+    assert!(replica.poll(&mut state).is_none());
 }

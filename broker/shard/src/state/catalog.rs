@@ -17,13 +17,14 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::command::{CatalogCommand, ConfigResource, NewTopic, PartitionPlacement};
+use crate::command::{CatalogCommand, ConfigResource, FORMAT_MAX, NewTopic, PartitionPlacement};
 #[cfg(doc)]
 use crate::deletion::Deletion;
 use crate::id::{BrokerId, ReplicaId, SLOTS, ShardId, TopicId, slot};
 use crate::limits;
 
 mod declare;
+mod level;
 mod tombstones;
 mod unchanged;
 
@@ -58,6 +59,10 @@ pub struct Catalog {
     pub bindings: BTreeMap<TopicId, BTreeMap<String, Binding>>,
     /// The revision in which each deleted topic was deleted; at most [`limits::TOMBSTONES_MAX`].
     pub tombstones: BTreeMap<TopicId, u64>,
+    /// The feature level of the cluster: see [`crate::command`]; 0 before the first report.
+    pub level: u8,
+    /// The newest format that each broker reads, as it reported.
+    pub levels: BTreeMap<BrokerId, u8>,
 }
 
 /// The replicas of a shard.
@@ -216,6 +221,8 @@ impl Catalog {
             slots: (0..SLOTS as u32).map(|slot| ShardId(1 + slot % shards)).collect(),
             next_producer_id: 1000,
             next_replica_id: u64::from(shards) + 2,
+            level: FORMAT_MAX,
+            levels: BTreeMap::from([(broker, FORMAT_MAX)]),
             ..Self::default()
         }
     }
@@ -300,6 +307,10 @@ impl Catalog {
             CatalogCommand::AbandonTopics(ids) => {
                 let abandoned = ids.into_iter().map(|id| self.abandon(id)).collect();
                 (Answer::Topics(abandoned), Change::Other)
+            }
+            CatalogCommand::ReportLevel { broker, level } => {
+                self.report_level(broker, level);
+                (Answer::Done, Change::Other)
             }
         }
     }

@@ -136,6 +136,7 @@ pub(crate) fn apply(
         | ShardCommand::ExpireProducers(_)
         | ShardCommand::ExpireSilentProducers(_)
         | ShardCommand::CloseTopics(_)
+        | ShardCommand::CheckState { .. }
         | ShardCommand::RemoveTopics(_) => unreachable!("not a group command"),
     };
     match result {

@@ -46,6 +46,10 @@ impl StateAccess for Shared {
     fn is_of_new_producer(&self, item: &Append) -> bool {
         self.0.borrow().is_of_new_producer(item)
     }
+
+    fn level(&self) -> u8 {
+        command::FORMAT_MAX
+    }
 }
 
 /// The durable log of the replica.
@@ -137,7 +141,7 @@ impl Host {
                 self.core.take(Event::Fetched { id: fetch.id, entries }, self.now());
             }
             if actions.stopped.is_some() {
-                // Its members or its log are beyond repair.
+                // Its members, its log or its state are beyond repair.
                 *self = Self::new();
                 return;
             }
@@ -272,7 +276,7 @@ impl Input<'_> {
         let to = if self.number() == 255 { self.number() } else { 1 };
         let term = self.near(own_term + 3);
         let committed = replica.committed();
-        let body = match self.number() % 10 {
+        let body = match self.number() % 11 {
             0..=2 => {
                 let previous = EntryId { index: self.near(last), term: self.near(own_term) };
                 let count = self.number() % 4;
@@ -302,6 +306,7 @@ impl Input<'_> {
                 is_pre_vote: self.number().is_multiple_of(2),
                 committed: EntryId { index: self.near(last), term: self.near(own_term) },
             },
+            9 => Body::StateDigest { index: self.near(committed), digest: 7 },
             _ => Body::TimeoutNow,
         };
         Message { from, to, term, body }
@@ -311,7 +316,7 @@ impl Input<'_> {
         let index = previous.wrapping_add(at);
         let kind =
             if self.number().is_multiple_of(8) { EntryKind::Members } else { EntryKind::Normal };
-        let data = match self.number() % 8 {
+        let data = match self.number() % 9 {
             0 => self.bytes(10).into(),
             1 => MembersChange::AddLearner(self.number() % 6).encode().into(),
             2 => MembersChange::Promote(self.number() % 6).encode().into(),
@@ -322,6 +327,11 @@ impl Input<'_> {
                 command::encode(term, 0, &Command::Shard(close))
             }
             5 => {
+                let encoding = ropewalk_shard::state::ENCODING;
+                let check = Command::Shard(ShardCommand::CheckState { encoding });
+                command::encode(term, 0, &check)
+            }
+            6 => {
                 let (replica, history) = (self.number() % 6, HistoryId(self.number()));
                 MembersChange::Survive { replica, history }.encode().into()
             }

@@ -221,3 +221,21 @@ async fn a_bound_group_begins_at_the_end_only_where_it_knew_of_an_end() {
     assert_eq!(committed("g"), [0; 0], "offsets are removed with their topic");
     broker.stop().await;
 }
+
+/// An earlier version of this broker may have reported less.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_reports_the_commands_that_it_reads_once() {
+    let (broker, _dir) = broker().await;
+    let (node, reconciler) = (&broker.context().node, reconciler(&broker));
+    let (catalog, id) = (node.catalog(), node.identity().broker_id);
+    let report = CatalogCommand::ReportLevel { broker: id, level: FORMAT_MAX - 1 };
+    catalog.propose(Command::Catalog(report)).await.expect("it leads");
+    reconciler.pass().await.expect("it leads");
+    let reported = catalog.state().catalog.as_ref().and_then(|c| c.levels.get(&id).copied());
+    assert_eq!(reported, Some(FORMAT_MAX));
+    assert_eq!(catalog.level(), FORMAT_MAX);
+    let applied = catalog.applied_index();
+    reconciler.pass().await.expect("it leads");
+    assert_eq!(catalog.applied_index(), applied, "the catalog knows it");
+    broker.stop().await;
+}

@@ -50,13 +50,14 @@ fn every_refusal_of_a_topic_has_its_code() {
 }
 
 /// Every reason why a proposal has no outcome.
-const PROPOSE_ERRORS: [ProposeError; 7] = [
+const PROPOSE_ERRORS: [ProposeError; 8] = [
     ProposeError::NotLeader,
     ProposeError::Stopped,
     ProposeError::Full,
     ProposeError::Busy,
     ProposeError::Behind,
     ProposeError::TooLarge { size_bytes: 2, size_bytes_max: 1 },
+    ProposeError::AboveLevel { format: 6, level: 5 },
     ProposeError::Unknown,
 ];
 
@@ -68,6 +69,7 @@ fn each_proposal_without_outcome_has_its_code_for_each_kind_of_request() {
         (error.into(), coordinator(error), topic)
     });
     let not_leader = Code::NotLeaderOrFollower;
+    let unsupported = Code::UnsupportedVersion;
     let expected = [
         (not_leader, Code::NotCoordinator, Code::NotController),
         (not_leader, Code::CoordinatorNotAvailable, Code::NotController),
@@ -75,6 +77,7 @@ fn each_proposal_without_outcome_has_its_code_for_each_kind_of_request() {
         (Code::NotEnoughReplicas, Code::CoordinatorNotAvailable, Code::NotController),
         (Code::NotEnoughReplicas, Code::CoordinatorNotAvailable, Code::NotController),
         (Code::MessageTooLarge, Code::InvalidRequest, Code::InvalidRequest),
+        (unsupported, unsupported, unsupported),
         (Code::RequestTimedOut, Code::RequestTimedOut, Code::RequestTimedOut),
     ];
     assert_eq!(codes, expected);

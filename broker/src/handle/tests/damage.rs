@@ -3,10 +3,17 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use bytes::Bytes;
 use ropewalk_batch::Builder;
 use ropewalk_codec::Records;
 use ropewalk_codec::produce_request::*;
+use ropewalk_disk::RealDisk;
+use ropewalk_shard::ShardId;
+use ropewalk_shard::command::{self, Command, ShardCommand};
+use ropewalk_shard::engine::EntryKind;
+use ropewalk_wal::{HardState, Record, RecoveredLog, Wal};
 
 use super::versions::Client;
 use super::*;
@@ -115,4 +122,81 @@ async fn d3_a_damaged_catalog_keeps_the_broker_from_starting() {
         Err(StartError::CatalogDamaged(what)) => assert!(!what.is_empty()),
         other => panic!("{other:?}"),
     }
+}
+
+/// The write-ahead log of a broker that does not run.
+fn wal(dir: &Path) -> (Wal, RecoveredLog) {
+    let disk = Arc::new(RealDisk::new(ropewalk_disk::Options::default()));
+    let options = ropewalk_store::recovery::Options::default();
+    Wal::open(disk, &dir.join("wal"), options.wal).expect("it opens")
+}
+
+/// The last index in the log of a shard.
+fn last_index(log: &RecoveredLog, shard: ShardId) -> u64 {
+    let of_shard = log.replicas.iter().find(|(key, _)| key.shard == shard.0);
+    let (_, replica) = of_shard.expect("the shard has a replica");
+    replica.entries.last().map_or(replica.truncated.index, |entry| entry.index)
+}
+
+/// Appends a committed command of a newer version of the broker to the log of a shard. Returns its
+/// index.
+fn write_newer_entry(dir: &Path, shard: ShardId) -> u64 {
+    let (mut wal, log) = wal(dir);
+    let index = last_index(&log, shard) + 1;
+    let of_shard = log.replicas.iter().find(|(key, _)| key.shard == shard.0);
+    let (key, replica) = of_shard.expect("the shard has a replica");
+    let command = ShardCommand::DeleteGroup { group: "g".to_owned() };
+    let term = replica.hard_state.term;
+    let mut data = command::encode(term, 0, &Command::Shard(command)).to_bytes().to_vec();
+    data[0] = 200;
+    let (key, data) = (*key, Bytes::from(data).into());
+    let entry = Record::Entry { key, index, term, kind: EntryKind::Normal as u8, data };
+    let state = HardState { commit: index, ..replica.hard_state };
+    wal.write_round(&[entry, Record::HardState { key, state }]).expect("written");
+    index
+}
+
+/// After a downgrade, or where the feature level was raised too early.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_of_a_newer_version_stops_its_shard_alone_and_is_kept() {
+    let dir = TempDir::new().expect("a directory");
+    let mut client = Client::on(broker_in(dir.path()).await.expect("it starts")).await;
+    let mut topic = super::versions::create("wide");
+    topic.topics[0].num_partitions = 48;
+    client.ask(5, &topic).await;
+    let view = client.broker.context().view.by_name("wide").expect("it was made");
+    client.broker.stop().await;
+
+    let shard = view.partitions[0].shard;
+    let index = write_newer_entry(dir.path(), shard);
+    for _ in 0..2 {
+        let broker = broker_in(dir.path()).await.expect("it starts all the same");
+        let mut client = Client::on(broker).await;
+        for (partition, home) in (0..).zip(&view.partitions) {
+            let stopped = home.shard == shard;
+            let expected = if stopped { ErrorCode::KafkaStorageError } else { ErrorCode::None };
+            let produced = produce(&mut client, "wide", partition).await;
+            assert_eq!(produced, expected.code(), "{partition}");
+        }
+        assert_eq!(client.broker.obstacles(), Vec::<String>::new(), "it serves the others");
+        let conditions = client.broker.conditions();
+        let [condition] = &conditions[..] else { panic!("{conditions:?}") };
+        assert_eq!((condition.kind, condition.count), (Kind::TooOld, 1));
+        for part in [&shard.to_string()[..], "newer version", "format 200", "upgrade"] {
+            assert!(condition.message.contains(part), "{}", condition.message);
+        }
+        client.broker.stop().await;
+        assert_eq!(last_index(&wal(dir.path()).1, shard), index, "a newer version applies it");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_catalog_with_an_entry_of_a_newer_version_is_named_by_ready() {
+    let dir = TempDir::new().expect("a directory");
+    broker_in(dir.path()).await.expect("it starts").stop().await;
+    write_newer_entry(dir.path(), ShardId::CATALOG);
+    let broker = broker_in(dir.path()).await.expect("it starts all the same");
+    let obstacles = broker.obstacles();
+    assert!(obstacles.len() == 1 && obstacles[0].contains("newer version"), "{obstacles:?}");
+    broker.stop().await;
 }

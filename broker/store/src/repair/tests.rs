@@ -269,3 +269,20 @@ fn d3_a_queue_that_only_the_lost_entries_opened_is_among_the_losses() {
         assert!(said.contains(lost), "{said}");
     }
 }
+
+/// The others agree that its state is wrong, so it continues only if they are lost for good.
+#[test]
+fn d4_a_quarantined_replica_continues_only_as_the_only_survivor() {
+    let disk = lived(&of_three());
+    let replica = ReplicaId(OWN.replica);
+    quarantine::put(&data(&disk), SHARD, replica, "its state differs").expect("marked");
+    let found = repaired(&disk, Consent::Nothing).expect("checked");
+    let is_named =
+        |finding: &Finding| finding.what.contains("quarantined: its state differs; other voters: ");
+    assert!(found.iter().any(is_named), "{found:?}");
+    let refused = repaired(&disk, Consent::Loss);
+    assert!(matches!(refused, Err(RepairError::OtherVoters { .. })), "{refused:?}");
+    repaired(&disk, Consent::OnlySurvivor).expect("repaired");
+    let (members, leads) = run(&disk, SHARD);
+    assert!(members.is_lone(OWN.replica) && leads, "{members:?}");
+}

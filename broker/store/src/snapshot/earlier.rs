@@ -1,5 +1,6 @@
-//! Snapshots of versions 1 and 2. Version 2 has no deleted topics, no clock of the shard and no
-//! history; version 1 has no bindings of groups to topics either.
+//! Snapshots of versions 1 to 3. Version 3 has no feature level and no checksum of what was
+//! appended; version 2 has no deleted topics, no clock of the shard and no history either; version
+//! 1 has no bindings of groups to topics either.
 //!
 //! Recovery reads one after an upgrade from an older broker; the next checkpoint writes the current
 //! version.
@@ -20,14 +21,14 @@ use ropewalk_shard::state::{CopyOnWrite, Group, Partition, State};
 use ropewalk_shard::{BrokerId, HistoryId, PartitionId, ReplicaId, ShardId, TopicId};
 
 #[derive(Deserialize)]
-struct OldSnapshot<C> {
+struct OldSnapshot<M, S> {
     shard: ShardId,
     replica: ReplicaId,
     index: u64,
     term: u64,
-    members: OldMembers,
+    members: M,
     replicas: BTreeMap<ReplicaId, BrokerId>,
-    state: OldState<C>,
+    state: S,
     partitions: Vec<PartitionFiles>,
 }
 
@@ -68,19 +69,50 @@ struct Catalog2 {
     bindings: BTreeMap<TopicId, BTreeMap<String, Binding>>,
 }
 
-/// Decodes the part between head and checksum.
-pub(super) fn decode(version: u32, body: &[u8]) -> postcard::Result<Snapshot> {
-    if version == 1 { decode_as::<Catalog1>(body) } else { decode_as::<Catalog2>(body) }
+#[derive(Deserialize)]
+struct State3 {
+    first: OldState<Catalog3>,
+    clock_ms: i64,
 }
 
-fn decode_as<C: DeserializeOwned + Into<Catalog>>(body: &[u8]) -> postcard::Result<Snapshot> {
+#[derive(Deserialize)]
+struct Catalog3 {
+    first: Catalog2,
+    tombstones: BTreeMap<TopicId, u64>,
+}
+
+/// Decodes the part between head and checksum.
+pub(super) fn decode(version: u32, body: &[u8]) -> postcard::Result<Snapshot> {
+    match version {
+        1 => decode_as::<OldMembers, OldState<Catalog1>>(body),
+        2 => decode_as::<OldMembers, OldState<Catalog2>>(body),
+        _ => decode_as::<Members, State3>(body),
+    }
+}
+
+fn decode_as<M, S>(body: &[u8]) -> postcard::Result<Snapshot>
+where
+    M: DeserializeOwned + Into<Members>,
+    S: DeserializeOwned + Into<State>,
+{
     let OldSnapshot { shard, replica, index, term, members, replicas, state, partitions } =
-        postcard::from_bytes::<OldSnapshot<C>>(body)?;
-    let OldState { partitions: states, groups, catalog } = state;
-    let catalog = catalog.map(|old| Box::new(old.into()));
-    let state = State { partitions: states, groups, catalog, clock_ms: 0 };
-    let members = members.into();
+        postcard::from_bytes::<OldSnapshot<M, S>>(body)?;
+    let (members, state) = (members.into(), state.into());
     Ok(Snapshot { shard, replica, index, term, members, replicas, state, partitions })
+}
+
+impl<C: Into<Catalog>> From<OldState<C>> for State {
+    fn from(old: OldState<C>) -> Self {
+        let OldState { partitions, groups, catalog } = old;
+        let catalog = catalog.map(|old| Box::new(old.into()));
+        Self { partitions, groups, catalog, clock_ms: 0, log_sum: None }
+    }
+}
+
+impl From<State3> for State {
+    fn from(State3 { first, clock_ms }: State3) -> Self {
+        Self { clock_ms, ..first.into() }
+    }
 }
 
 impl From<OldMembers> for Members {
@@ -107,6 +139,8 @@ impl From<Catalog1> for Catalog {
             revision: old.revision,
             bindings: BTreeMap::new(),
             tombstones: BTreeMap::new(),
+            level: 0,
+            levels: BTreeMap::new(),
         }
     }
 }
@@ -114,5 +148,11 @@ impl From<Catalog1> for Catalog {
 impl From<Catalog2> for Catalog {
     fn from(Catalog2 { first, bindings }: Catalog2) -> Self {
         Self { bindings, ..first.into() }
+    }
+}
+
+impl From<Catalog3> for Catalog {
+    fn from(Catalog3 { first, tombstones }: Catalog3) -> Self {
+        Self { tombstones, ..first.into() }
     }
 }

@@ -99,12 +99,12 @@ fn another_version_is_refused_and_not_taken_for_damage() {
     snapshots.write(1, &snapshot(5)).unwrap();
     let path = snapshots.path(1);
     let mut newer = disk.content(&path).unwrap();
-    newer[8] = 4;
+    newer[8] = 5;
     let end = newer.len() - 4;
     let crc = crc32c::crc32c(&newer[..end]).to_le_bytes();
     newer[end..].copy_from_slice(&crc);
     disk.put(&path, newer);
-    assert!(matches!(snapshots.load(1), Err(SnapshotError::UnknownVersion { version: 4, .. })));
+    assert!(matches!(snapshots.load(1), Err(SnapshotError::UnknownVersion { version: 5, .. })));
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn only_what_is_kept_stays() {
 
 /// A snapshot of version 1: three partitions, a configured topic, no bindings.
 #[test]
-fn a_snapshot_of_version_1_is_read_and_written_again_as_3() {
+fn a_snapshot_of_version_1_is_read_and_written_again_as_4() {
     let disk = SimDisk::new(1);
     let data = DataDir::new(Arc::new(disk.clone()), PathBuf::from("/data"));
     data.create_dir(&data.snapshots()).unwrap();
@@ -142,7 +142,7 @@ fn a_snapshot_of_version_1_is_read_and_written_again_as_3() {
 
 /// A snapshot of version 2: a topic with a bound group, a record of a producer, a commit.
 #[test]
-fn a_snapshot_of_version_2_is_read_and_written_again_as_3() {
+fn a_snapshot_of_version_2_is_read_and_written_again_as_4() {
     let disk = SimDisk::new(1);
     let data = DataDir::new(Arc::new(disk.clone()), PathBuf::from("/data"));
     data.create_dir(&data.snapshots()).unwrap();
@@ -163,8 +163,56 @@ fn a_snapshot_of_version_2_is_read_and_written_again_as_3() {
     assert!(state.partitions[&partition].has_producer(7));
     assert_eq!(state.groups["billing"].offsets[&partition].offset, 1);
     snapshots.write(2, &snapshot).unwrap();
-    assert_eq!(disk.content(&snapshots.path(2)).unwrap()[8], 3);
+    assert_eq!(disk.content(&snapshots.path(2)).unwrap()[8], 4);
     assert_eq!(snapshots.load(2).unwrap(), snapshot);
+}
+
+/// A snapshot of version 3: a topic with a bound group, a deleted one, a record of a producer, a
+/// commit, a fence, and members of a history that a repair founded.
+#[test]
+fn a_snapshot_of_version_3_is_read_and_written_again_as_4() {
+    let disk = SimDisk::new(1);
+    let data = DataDir::new(Arc::new(disk.clone()), PathBuf::from("/data"));
+    data.create_dir(&data.snapshots()).unwrap();
+    let snapshots = Snapshots::new(&data, ShardId::CATALOG);
+    let old = include_bytes!("version-3.snapshot");
+    assert_eq!(old[8], 3, "the fixture is of version 3");
+    disk.put(&snapshots.path(1), old.to_vec());
+    let snapshot = snapshots.load(1).unwrap();
+    assert_eq!((snapshot.index, snapshot.term), (9, 2));
+    assert_eq!((&snapshot.members.voters[..], snapshot.members.history.0), (&[1][..], 5));
+    let state = &snapshot.state;
+    let catalog = state.catalog.as_ref().unwrap();
+    let (id, topic) = catalog.topic("orders").unwrap();
+    assert_eq!((topic.partitions.len(), topic.owner.as_deref()), (3, Some("owner-1")));
+    assert!(catalog.bindings[&id].contains_key("billing"));
+    assert_eq!((catalog.revision, catalog.tombstones.len(), catalog.epoch()), (4, 1, 1));
+    assert_eq!((catalog.level, catalog.levels.len()), (0, 0), "no broker has reported");
+    let partition = PartitionId { topic: id, index: 0 };
+    assert!(state.partitions[&partition].has_producer(7));
+    assert_eq!(state.groups["billing"].offsets[&partition].offset, 1);
+    assert_eq!((state.clock_ms, state.log_sum), (16, None));
+    snapshots.write(2, &snapshot).unwrap();
+    assert_eq!(disk.content(&snapshots.path(2)).unwrap()[8], 4);
+    assert_eq!(snapshots.load(2).unwrap(), snapshot);
+}
+
+#[test]
+fn equal_snapshots_have_equal_bytes() {
+    let mut snapshots = [snapshot(5), snapshot(5)];
+    for (at, snapshot) in snapshots.iter_mut().enumerate() {
+        let brokers = [(ReplicaId(9), BrokerId(2)), (ReplicaId(3), BrokerId(4))];
+        // In another order each.
+        snapshot.replicas.extend([brokers[at], brokers[1 - at]]);
+        let groups = ["a", "b"];
+        for group in [groups[at], groups[1 - at]] {
+            snapshot.state.groups.insert(group.to_owned(), Default::default());
+        }
+    }
+    let [one, other] = snapshots.each_ref().map(super::encode);
+    assert_eq!(one, other);
+    let written = Snapshot { state: State { log_sum: Some(1), ..State::default() }, ..snapshot(5) };
+    assert_ne!(super::encode(&written), super::encode(&snapshot(5)));
 }
 
 #[test]

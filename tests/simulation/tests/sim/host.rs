@@ -86,12 +86,29 @@ impl World {
         self.counts.refused += actions.rejected.len();
         if let Some(reason) = actions.stopped {
             self.note(format!("replica {node} stops: {reason}"));
+            self.stops.push((node, reason.to_string()));
+            let may_stop = self.has_lost || self.may_stop.contains(&node);
+            self.fail_calls(node);
             let node = self.node(node);
             node.is_lost = true;
             node.process = None;
-            if !self.has_lost {
+            if !may_stop {
                 self.oracle.violate(format!("replica stops on an undamaged disk: {reason}"));
             }
+        }
+    }
+
+    /// Flips a bit in the state of a replica. The oracle does not compare its state any more.
+    pub(crate) fn flip_state(&mut self, node: u64) {
+        let Some(process) = self.nodes.get_mut(&node).and_then(|n| n.process.as_mut()) else {
+            return;
+        };
+        let mut state = process.state.0.borrow_mut();
+        if let Some(partition) = state.partitions.values_mut().next() {
+            partition.log_start ^= 1;
+            drop(state);
+            self.oracle.excused.insert(node);
+            self.note(format!("a bit flips in the state of replica {node}"));
         }
     }
 
@@ -190,6 +207,7 @@ impl World {
 
     fn send(&mut self, message: Message) {
         self.counts.messages += 1;
+        self.counts.digests += usize::from(matches!(message.body, Body::StateDigest { .. }));
         let bytes = message.payload_bytes();
         // Through its encoding, as between brokers, unless copying it would take most of the time.
         let is_small = bytes < LARGE_BYTES;

@@ -14,6 +14,7 @@
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+mod alteration;
 mod chaos;
 mod check;
 mod clients;
@@ -93,11 +94,13 @@ fn d1_d5_o1_every_seed_keeps_what_was_promised() {
         total.refused += counts.refused;
         total.full += counts.full;
         total.reads += counts.reads;
+        total.digests += counts.digests;
         total.merged += counts.merged;
         total.events += counts.events;
     }
     println!("{count} seeds: {total:?}");
     assert!(total.acked > 0 && total.snapshots > 0 && total.reads > 0, "{total:?}");
+    assert!(total.digests > 0, "no state was compared: {total:?}");
 }
 
 #[test]

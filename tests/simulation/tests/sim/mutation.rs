@@ -32,10 +32,13 @@ pub(crate) enum Mutation {
     LearnerVotes,
     /// Two calls that are answered together get the answers of each other.
     AnswersSwapped,
+    /// A bit in the state of a replica flips. The oracle does not compare that state: another
+    /// replica has to notice it.
+    StateFlipped,
 }
 
 impl Mutation {
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::AckBeforeFsync,
         Self::FailedSyncIsDurable,
         Self::VoteNotWritten,
@@ -50,6 +53,7 @@ impl Mutation {
         Self::OldMembers,
         Self::LearnerVotes,
         Self::AnswersSwapped,
+        Self::StateFlipped,
     ];
 
     /// The number of seeds within which it has to be noticed.
@@ -68,7 +72,8 @@ impl Mutation {
             | Self::SnapshotForgetsProducers
             | Self::OldMembers
             | Self::LearnerVotes
-            | Self::AnswersSwapped => 50,
+            | Self::AnswersSwapped
+            | Self::StateFlipped => 50,
         }
     }
 }

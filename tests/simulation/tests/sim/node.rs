@@ -1,11 +1,11 @@
 //! One replica of the simulated shard with its disk, its clock and the calls that it has to answer.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ropewalk_shard::State;
-use ropewalk_shard::command::Append;
+use ropewalk_shard::command::{Append, FORMAT_MAX};
 use ropewalk_shard::driver::{Actions, Caller, Core, Event, Now, StateAccess};
 use ropewalk_shard::engine::EngineError;
 use ropewalk_shard::replica::{Replica, Work};
@@ -26,9 +26,9 @@ pub(crate) enum Call {
     Change,
 }
 
-/// The state, which the core reaches through a lock.
-#[derive(Debug, Default)]
-pub(crate) struct Shared(pub RefCell<State>);
+/// The state, which the core reaches through a lock, and the feature level that the node knows.
+#[derive(Debug)]
+pub(crate) struct Shared(pub RefCell<State>, Cell<u8>);
 
 impl StateAccess for Shared {
     fn poll(&self, replica: &mut Replica) -> Option<Work> {
@@ -38,7 +38,14 @@ impl StateAccess for Shared {
     fn is_of_new_producer(&self, item: &Append) -> bool {
         self.0.borrow().is_of_new_producer(item)
     }
+
+    fn level(&self) -> u8 {
+        self.1.get()
+    }
 }
+
+/// Ticks between two comparisons of the states of the replicas.
+const CHECK_TICKS: usize = 15;
 
 /// What runs between two starts.
 #[derive(Debug)]
@@ -72,6 +79,7 @@ pub(crate) struct Node {
     pub tick_us: u64,
     /// Whether the log was found to lack what was durable, or contradicts the others'.
     pub is_lost: bool,
+    level: u8,
     /// When the last submitted write will be durable.
     pub synced_at: u64,
     /// When the log was sealed last.
@@ -92,6 +100,7 @@ impl Node {
             clock_skew_ms: 0,
             tick_us,
             is_lost: false,
+            level: FORMAT_MAX,
             synced_at: 0,
             sealed_at: 0,
         }
@@ -106,13 +115,21 @@ impl Node {
         let replica = Replica::new(start).map_err(damaged)?;
         self.incarnation += 1;
         self.process = Some(Process {
-            core: Core::new(replica),
-            state: Shared(RefCell::new(state)),
+            core: Core::new(replica).with_check_ticks(CHECK_TICKS),
+            state: Shared(RefCell::new(state), Cell::new(self.level)),
             calls: BTreeMap::new(),
             next_caller: 0,
             reported,
         });
         Ok(())
+    }
+
+    /// Sets the feature level that the node knows.
+    pub(crate) fn set_level(&mut self, level: u8) {
+        self.level = level;
+        if let Some(process) = &self.process {
+            process.state.1.set(level);
+        }
     }
 
     /// The oldest write in flight becomes durable, is refused, or its sync fails.

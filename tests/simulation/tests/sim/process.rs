@@ -54,7 +54,7 @@ impl World {
         }
     }
 
-    fn fail_calls(&mut self, node: u64) {
+    pub(crate) fn fail_calls(&mut self, node: u64) {
         let process = self.nodes.get_mut(&node).and_then(|n| n.process.as_mut());
         let calls = process.map(|process| std::mem::take(&mut process.calls)).unwrap_or_default();
         for call in calls.into_values() {

@@ -2,11 +2,13 @@
 
 mod crashes;
 mod disks;
+mod divergence;
 mod long;
 mod nats;
 mod others;
 mod space;
 mod transfer;
+mod versions;
 
 use ropewalk_shard::engine::MembersChange;
 

@@ -10,6 +10,7 @@ use ropewalk_shard::engine::{EntryId, Fetch, Members};
 use ropewalk_shard::message::{Body, Message};
 use ropewalk_shard::{Footprint, State};
 
+use crate::alteration::Alteration;
 use crate::clients::Client;
 use crate::contest::Contest;
 use crate::dice::{Dice, Trace, mix};
@@ -24,6 +25,9 @@ use crate::steps::Steps;
 const WILD_FILE_BYTES: u64 = 256 << 10;
 /// Large enough for a message of large entries.
 const CALM_FILE_BYTES: u64 = 2 << 20;
+
+/// When a bit flips in the state of a replica, if one does, microseconds.
+const FLIP_US: u64 = 5_000_000;
 
 /// How often the log writes durably which rounds were durable, microseconds.
 const SEAL_US: u64 = 1_000_000;
@@ -63,6 +67,8 @@ pub(crate) struct Counts {
     /// Writes that the log refused.
     pub full: usize,
     pub reads: usize,
+    /// Digests of states that replicas sent to each other.
+    pub digests: usize,
     /// Heartbeats that a newer one replaced.
     pub merged: usize,
     pub messages: usize,
@@ -86,6 +92,12 @@ pub(crate) struct World {
     pub is_quiet: bool,
     /// Whether a disk has lost what was durable; at most one does in a run.
     pub has_lost: bool,
+    /// Replicas that may stop although their disks are undamaged.
+    pub may_stop: BTreeSet<u64>,
+    /// The replicas that stopped, with their reasons, until a script expects it.
+    pub stops: Vec<(u64, String)>,
+    /// The replica whose entries are changed on their way.
+    pub altered: Option<(u64, Alteration)>,
     pub next_node: u64,
     /// Members of which the operator has asked the removal.
     pub removals: BTreeSet<u64>,
@@ -128,6 +140,9 @@ impl World {
             log_file_bytes,
             is_quiet: true,
             has_lost: false,
+            may_stop: BTreeSet::new(),
+            stops: Vec::new(),
+            altered: None,
             next_node: 1,
             removals: BTreeSet::new(),
             open_changes: 0,
@@ -321,11 +336,16 @@ impl World {
         if state.disk.wants_checkpoint() {
             self.checkpoint(node);
         }
+        let is_flipped = !self.oracle.excused.is_empty() || self.is_quiet;
+        if self.mutation == Some(Mutation::StateFlipped) && !is_flipped && at_us > FLIP_US {
+            self.flip_state(node);
+        }
         self.event(node, Event::Tick);
     }
 
-    fn deliver(&mut self, message: Message) {
+    fn deliver(&mut self, mut message: Message) {
         let (from, to) = (message.from, message.to);
+        self.alter(&mut message);
         self.network.arrives(message.payload_bytes() as u64);
         if !self.network.is_cut(from, to) {
             self.event(to, Event::Message(message));

@@ -37,7 +37,8 @@ fn append(term: u64, data: Payload) -> Message {
 fn d1_a_vote_leaves_after_its_write_is_durable() {
     on_a_runtime(async {
         let sent = Arc::new(Sent::default());
-        let (driver, shard, log, _stop) = driver_with(second(), Arc::clone(&sent) as _);
+        let (driver, shard, log, _stop) =
+            driver_with(second(), Arc::default(), Arc::clone(&sent) as _);
         let ended = tokio::spawn(driver.run());
         let request = Body::RequestVote {
             last: EntryId { index: 1, term: 1 },
@@ -62,7 +63,8 @@ fn d1_a_vote_leaves_after_its_write_is_durable() {
 fn a_replica_leads_with_the_answers_of_its_peer_and_says_who_leads() {
     on_a_runtime(async {
         let sent = Arc::new(Sent::default());
-        let (driver, shard, log, _stop) = driver_with(second(), Arc::clone(&sent) as _);
+        let (driver, shard, log, _stop) =
+            driver_with(second(), Arc::default(), Arc::clone(&sent) as _);
         let ended = tokio::spawn(driver.run());
         assert!(shard.message(heartbeat(2)));
         log.answer(Ok(())).await;
@@ -93,7 +95,8 @@ fn a_replica_leads_with_the_answers_of_its_peer_and_says_who_leads() {
 fn messages_that_wait_for_the_driver_are_bounded() {
     on_a_runtime(async {
         let sent = Arc::new(Sent::default());
-        let (driver, shard, log, _stop) = driver_with(second(), Arc::clone(&sent) as _);
+        let (driver, shard, log, _stop) =
+            driver_with(second(), Arc::default(), Arc::clone(&sent) as _);
         let large = || append(2, Payload::from(bytes::Bytes::from(vec![0; 1 << 20])));
         let taken = (0..100).take_while(|_| shard.message(large())).count();
         assert!(taken > 0 && (taken << 20) <= MESSAGES_BYTES_MAX, "{taken}");
@@ -113,7 +116,8 @@ fn a_peer_that_takes_no_message_does_not_hold_up_the_driver() {
     on_a_runtime(async {
         let sent = Arc::new(Sent::default());
         sent.is_cut.store(true, Ordering::Release);
-        let (driver, shard, log, stop) = driver_with(second(), Arc::clone(&sent) as _);
+        let (driver, shard, log, stop) =
+            driver_with(second(), Arc::default(), Arc::clone(&sent) as _);
         let ended = tokio::spawn(driver.run());
         assert!(shard.message(heartbeat(2)));
         log.answer(Ok(())).await;

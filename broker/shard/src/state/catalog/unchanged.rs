@@ -51,7 +51,8 @@ impl Catalog {
             | CatalogCommand::AllocateProducerIds { .. }
             | CatalogCommand::SetOwner { .. }
             | CatalogCommand::ClaimFence { .. }
-            | CatalogCommand::AbandonTopics(_) => None,
+            | CatalogCommand::AbandonTopics(_)
+            | CatalogCommand::ReportLevel { .. } => None,
         }
     }
 

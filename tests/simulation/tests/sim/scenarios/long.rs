@@ -40,11 +40,13 @@ fn a_day_without_work_leaves_memory_as_it_was() {
     };
     let (footprint, messages, elections) =
         (footprints(&world), world.counts.messages, world.counts.elections);
+    let applied = world.applied(leader);
     world.run_for(23 * HOUR);
     let per_hour = (world.counts.messages - messages) / 23;
     println!("idle: {footprint:?}, {per_hour} messages per hour");
     assert_eq!(footprints(&world), footprint);
     assert_eq!(world.counts.elections, elections);
+    assert_eq!(world.applied(leader), applied, "without changes there is nothing to compare");
     // A heartbeat to each follower and its answer, every 200 ms by the leader's clock.
     assert!((60_000..80_000).contains(&per_hour), "{per_hour} messages per hour");
     world.end_in_peace(ITEMS_MAX);

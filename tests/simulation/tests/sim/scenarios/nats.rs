@@ -85,7 +85,7 @@ fn damaged(seed: u64, mutation: Option<Mutation>, kind: Damage, of_leader: bool)
 }
 
 /// Whether every voter of the newest leader runs, with as many as there were.
-fn is_whole(world: &World) -> bool {
+pub(super) fn is_whole(world: &World) -> bool {
     let Some(leader) = world.leader() else { return false };
     let members = world.nodes[&leader].replica().expect("it leads").members().clone();
     members.voters.len() >= 3
