@@ -219,11 +219,11 @@ mod tests {
         assert!(thread.join().expect("its panic is caught").is_none());
         assert_eq!(*reports.lock(), [Fatal::Disk("EIO".to_owned())]);
         assert_eq!(*reached.lock(), 3, "it does not continue");
-        // Nobody carries it out, and nobody waits for it.
+        // It is not carried out, and the caller does not wait.
         background.order_and_wait(|_| panic!("the thread has ended"));
     }
 
-    /// Counts what it was told.
+    /// Counts its orders.
     struct Counting(usize);
 
     impl Worker for Counting {

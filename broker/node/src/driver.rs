@@ -31,7 +31,7 @@
 //! entry; later entries stay in the log. A replica whose replay would not show the reason is marked
 //! on the disk, so that it does not start again.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 use std::pin::pin;
 use std::sync::Arc;
@@ -39,9 +39,8 @@ use std::time::Duration;
 
 use ropewalk_shard::command::Append;
 use ropewalk_shard::driver::{Actions, Answer, Caller, ChangeError, Core, Event, Now, StateAccess};
-use ropewalk_shard::engine::{Entry, EntryId, Fetch, HardState};
+use ropewalk_shard::engine::{Entry, EntryId, HardState};
 use ropewalk_shard::limits::TICK_MS;
-use ropewalk_shard::message::{Body, Message};
 use ropewalk_shard::proposal::{AppendResult, ProposeError};
 use ropewalk_shard::replica::{Replica, StopReason, Work, Write};
 use ropewalk_shard::{Effect, Outcome};
@@ -51,13 +50,15 @@ use ropewalk_store::replica_log;
 use ropewalk_wal::{Completion, Record, ReplicaKey, Submission, WalError, WalHandle};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
-use tracing::{debug, error, warn};
+use tracing::{debug, error};
 
-use crate::handle::{Halt, Input, Observer, ShardHandle};
+use crate::handle::{Input, Observer, ShardHandle};
 use crate::limits;
 use crate::peers::{LogReader, Peers};
 use crate::supervision::Failure;
 use crate::transfers::TransferOrders;
+
+mod replication;
 
 /// The operations of the write-ahead log that a driver needs, as a trait that tests replace.
 pub trait LogWriter: Send + Sync + fmt::Debug {
@@ -127,7 +128,7 @@ struct WriteReport {
     result: Result<(), Arc<WalError>>,
 }
 
-/// The answer to a [`Fetch`].
+/// The answer to a [`Fetch`](ropewalk_shard::engine::Fetch).
 #[derive(Debug)]
 struct Fetched {
     id: u64,
@@ -277,31 +278,6 @@ impl Driver {
         }
     }
 
-    /// Records that the replica has stopped, also on the disk if it must not start again.
-    ///
-    /// # Errors
-    /// When a sync of the disk failed (D2).
-    async fn halt(&mut self, reason: &StopReason) -> Result<(), Failure> {
-        let (id, replica) = (self.shard.id(), self.core.replica().id());
-        error!(shard = %id, %reason, "replica stopped");
-        let (text, ends_with_upgrade) = (reason.to_string(), reason.ends_with_upgrade());
-        self.shard.set_halted(Halt { reason: text.clone(), ends_with_upgrade });
-        if !reason.needs_mark() {
-            return Ok(());
-        }
-        let logs = Arc::clone(&self.context.logs);
-        let mark = move || logs.quarantine(replica, &text);
-        match tokio::task::spawn_blocking(mark).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) if error.is_final() => return Err(Failure::Disk(error.to_string())),
-            Ok(Err(error)) => {
-                warn!(shard = %id, %error, "marking the replica failed, a restart will run it again");
-            }
-            Err(error) => return Err(Failure::Fault(error.to_string())),
-        }
-        Ok(())
-    }
-
     fn now(&self) -> Now {
         Now { at: self.begun.elapsed(), time_ms: (self.context.clock_ms)() }
     }
@@ -408,42 +384,6 @@ impl Driver {
         }
         for (from, rejection) in actions.rejected {
             debug!(shard = %self.shard.id(), from, %rejection, "message refused");
-        }
-    }
-
-    /// Sends messages. Raft is told of entries that were not taken, so that it sends them again.
-    fn send(&mut self, messages: Vec<Message>) {
-        let history = self.core.replica().members().history;
-        let mut unreachable = BTreeSet::new();
-        for message in messages {
-            let entries_for = matches!(message.body, Body::Append { .. }).then_some(message.to);
-            if !self.context.peers.send(self.shard.id(), history, message) {
-                unreachable.extend(entries_for);
-            }
-        }
-        for replica in unreachable {
-            self.event(Event::Unreachable(replica));
-        }
-    }
-
-    /// Reads entries without holding up the driver.
-    fn fetch(&self, Fetch { id, first, last }: Fetch) {
-        let (log, key, answer) = (Arc::clone(&self.context.log), self.key(), self.fetch.clone());
-        tokio::task::spawn_blocking(move || {
-            let read = || log.read(key, first, last);
-            // A request without an answer would never be asked again.
-            let entries = std::panic::catch_unwind(std::panic::AssertUnwindSafe(read));
-            let _ = answer.send(Fetched { id, entries: entries.ok().flatten() });
-        });
-    }
-
-    /// Publishes who takes part and who leads. A replica with peers has its entries located in the
-    /// log, because a follower may need them.
-    fn publish(&self) {
-        let replica = self.core.replica();
-        if self.shard.set_replication(replica.term(), replica.leader(), replica.members()) {
-            let is_lone = replica.members().is_lone(replica.id().0);
-            self.context.log.set_followed(self.key(), !is_lone);
         }
     }
 

@@ -73,7 +73,7 @@ pub enum Input {
     Close {
         /// Only if a snapshot that includes this entry may replace the log.
         if_lacks: Option<EntryId>,
-        /// Receives the hard state when the driver has ended; is dropped if it goes on.
+        /// Receives the hard state when the driver has ended; is dropped if it does not end.
         done: oneshot::Sender<HardState>,
     },
 }
@@ -212,7 +212,7 @@ impl ShardHandle {
         self.level.raise(state.level());
         *self.state.write() = state;
         let replaced = std::mem::replace(&mut *self.logs.write(), logs);
-        // Whoever waits for a record looks again.
+        // Readers that wait for a record look again.
         replaced.into_values().for_each(|log| log.close());
         *self.replication.write() = Replication::default();
         self.set_applied(0);
@@ -289,8 +289,9 @@ impl ShardHandle {
 
     /// Proposes batches. They are queued now, not when the answer is awaited. The caller bounds the
     /// bytes in flight. Batches that together are larger than
-    /// [`ENTRY_BYTES_MAX`](ropewalk_shard::limits::ENTRY_BYTES_MAX) become several entries. If the sender of the answer is dropped, the outcome is unknown. Batches
-    /// that must keep their order share an `order`.
+    /// [`ENTRY_BYTES_MAX`](ropewalk_shard::limits::ENTRY_BYTES_MAX) become several entries. If the
+    /// sender of the answer is dropped, the outcome is unknown. Batches that must keep their order
+    /// share an `order`.
     pub fn append(&self, items: Vec<Append>, order: SendOrder) -> oneshot::Receiver<AppendResult> {
         let (done, answer) = oneshot::channel();
         self.send(Input::Append { items, order, done });
@@ -373,7 +374,7 @@ impl ShardHandle {
     }
 
     /// Like [`Self::close`], but only if a snapshot that includes the entry `last` may replace the
-    /// log; otherwise the driver goes on, and this returns `None`. Blocks.
+    /// log; otherwise the driver continues, and this returns `None`. Blocks.
     #[must_use]
     pub fn close_if_lacks(&self, last: EntryId) -> Option<HardState> {
         let (done, ended) = oneshot::channel();
@@ -486,8 +487,7 @@ impl ShardHandle {
 }
 
 fn message_bytes(message: &Message) -> usize {
-    let payload = usize::try_from(message.payload_bytes()).expect("a message in memory");
-    payload + limits::MESSAGE_BYTES_MIN
+    message.payload_bytes() + limits::MESSAGE_BYTES_MIN
 }
 
 impl Source for ShardHandle {

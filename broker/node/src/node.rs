@@ -29,13 +29,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::background::Background;
 use crate::drivers;
 use crate::error::NodeError;
 use crate::handle::{Halt, Observer, ShardHandle};
 use crate::pace;
 use crate::peers::Peers;
-use crate::shards::{Parts, Shards, Workers};
+use crate::shards::{Parts, Shards};
 use crate::supervision::{self, Failure, OnFatal, StopGuard, Supervisor};
 use crate::transfers::{self, TransferHandle, TransferOrders};
 
@@ -138,26 +137,15 @@ impl Node {
         let stop_guard = supervisor.stop_guard();
         let policy = Arc::clone(&options.policy);
         let journal = Box::new(wal.clone());
-        let mut cleaner = Cleaner::new(Arc::clone(&opened.store), Arc::clone(&policy));
         let store = Arc::clone(&opened.store);
-        let mut checkpointer = Checkpointer::new(opened.store, journal, policy, options.checkpoint);
+        let cleaner = Cleaner::new(Arc::clone(&store), Arc::clone(&policy));
+        let checkpointer = Checkpointer::new(opened.store, journal, policy, options.checkpoint);
         let answers = supervisor.endless(&supervision::ANSWERS, give_answers(delivered));
-        let (mut tasks, drivers) = drivers::spawn(&supervisor, drivers::task_count(), answers);
-        for found in opened.replicas {
-            let prepared = shards.prepare(found)?;
-            let logged = Arc::clone(&prepared.shard);
-            cleaner.add(prepared.shard.id(), Box::new(move || logged.logs()));
-            checkpointer.add(prepared.files, Box::new(prepared.shard));
-            tasks.add(prepared.driver);
-        }
-        let spawn = |flusher| Background::spawn(flusher, options.clock_ms, &supervisor);
-        let flushers = checkpointer.flushers().into_iter().map(spawn).collect::<Result<_, _>>()?;
-        let checkpointer = Background::spawn(checkpointer, options.clock_ms, &supervisor)?;
-        let cleaner = Background::spawn(cleaner, options.clock_ms, &supervisor)?;
+        let (tasks, drivers) = drivers::spawn(&supervisor, drivers::task_count(), answers);
         for (shard, replica) in opened.receiving {
             shards.expect(shard, replica);
         }
-        shards.run_with(Workers { tasks, flushers, checkpointer, cleaner });
+        shards.start(opened.replicas, tasks, checkpointer, cleaner)?;
         let context = transfers::Context {
             store: Arc::clone(&store),
             wal: wal.clone(),

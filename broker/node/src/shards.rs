@@ -2,7 +2,7 @@
 //! since.
 //!
 //! A shard runs as a driver in one of the tasks; the checkpointer, its flusher and the cleaner work
-//! for it. To install other files, the driver is ended and the workers forget the shard first, so
+//! for it. To install other files, the driver is ended and the workers release the shard first, so
 //! that nothing writes its files meanwhile; then it is opened as at a start.
 
 use std::collections::BTreeMap;
@@ -49,11 +49,11 @@ pub(crate) struct Parts {
 
 /// The threads and tasks that work for the shards.
 #[derive(Debug)]
-pub(crate) struct Workers {
-    pub(crate) tasks: Tasks,
-    pub(crate) flushers: Vec<Background<Flusher>>,
-    pub(crate) checkpointer: Background<Checkpointer>,
-    pub(crate) cleaner: Background<Cleaner>,
+struct Workers {
+    tasks: Tasks,
+    flushers: Vec<Background<Flusher>>,
+    checkpointer: Background<Checkpointer>,
+    cleaner: Background<Cleaner>,
 }
 
 /// The shards of a broker.
@@ -85,11 +85,11 @@ struct Expected {
 }
 
 /// A shard that can run.
-pub(crate) struct Prepared {
-    pub(crate) shard: Arc<ShardHandle>,
-    pub(crate) logs: Arc<PartitionLogs>,
-    pub(crate) files: ShardFiles,
-    pub(crate) driver: RunningDriver,
+struct Prepared {
+    shard: Arc<ShardHandle>,
+    logs: Arc<PartitionLogs>,
+    files: ShardFiles,
+    driver: RunningDriver,
 }
 
 impl Shards {
@@ -138,9 +138,31 @@ impl Shards {
         self.expected.lock().get(&shard).is_some_and(|expected| expected.replica == replica)
     }
 
-    /// Sets the workers, which have the shards that were prepared so far.
-    pub(crate) fn run_with(&self, workers: Workers) {
-        *self.workers.lock() = Some(workers);
+    /// Runs the replicas that were found at start, and the workers for them.
+    ///
+    /// # Errors
+    /// When a replica cannot start, or a thread.
+    pub(crate) fn start(
+        &self,
+        replicas: Vec<OpenedReplica>,
+        mut tasks: Tasks,
+        mut checkpointer: Checkpointer,
+        mut cleaner: Cleaner,
+    ) -> Result<(), NodeError> {
+        for found in replicas {
+            let prepared = self.prepare(found)?;
+            let logged = Arc::clone(&prepared.shard);
+            cleaner.add(prepared.shard.id(), Box::new(move || logged.logs()));
+            checkpointer.add(prepared.files, Box::new(prepared.shard));
+            tasks.add(prepared.driver);
+        }
+        let Parts { clock_ms, supervisor, .. } = &self.parts;
+        let spawn = |flusher| Background::spawn(flusher, *clock_ms, supervisor);
+        let flushers = checkpointer.flushers().into_iter().map(spawn).collect::<Result<_, _>>()?;
+        let checkpointer = Background::spawn(checkpointer, *clock_ms, supervisor)?;
+        let cleaner = Background::spawn(cleaner, *clock_ms, supervisor)?;
+        *self.workers.lock() = Some(Workers { tasks, flushers, checkpointer, cleaner });
+        Ok(())
     }
 
     /// Stops the workers, with a last checkpoint. The drivers still run. Blocks.
@@ -162,7 +184,7 @@ impl Shards {
     ///
     /// # Errors
     /// When the replica cannot start from what was recovered.
-    pub(crate) fn prepare(&self, found: OpenedReplica) -> Result<Prepared, NodeError> {
+    fn prepare(&self, found: OpenedReplica) -> Result<Prepared, NodeError> {
         let OpenedReplica { shard: id, start, state, logs, partition_logs, files, .. } = found;
         let replica = Replica::new(start);
         let replica = replica.map_err(|source| NodeError::Engine { shard: id, source })?;
@@ -209,8 +231,8 @@ impl Shards {
         workers.tasks.add(driver);
     }
 
-    /// Lets the workers forget a shard, whose driver has ended. Blocks.
-    fn forget(&self, shard: ShardId) {
+    /// Takes a shard, whose driver has ended, from the workers. Blocks.
+    fn take_from_workers(&self, shard: ShardId) {
         let workers = self.workers.lock();
         let Some(workers) = workers.as_ref() else { return };
         workers.flushers[flusher_of(shard)].order_and_wait(move |flusher| flusher.remove(shard));
@@ -231,7 +253,7 @@ impl transfers::Shards for Arc<Shards> {
         match self.get(shard).filter(|held| held.replica() == Some(replica)) {
             Some(held) => {
                 let state = held.close_if_lacks(last)?;
-                self.forget(shard);
+                self.take_from_workers(shard);
                 let (term, vote, commit) = (state.term, state.vote, state.commit);
                 Some(Position { hard_state: Some(HardState { term, vote, commit }) })
             }

@@ -202,7 +202,7 @@ impl Cluster {
         self.change(MembersChange::Promote(REPLICAS[me])).await;
     }
 
-    /// Appends a value at whoever leads until it is acknowledged.
+    /// Appends a value at the leader until it is acknowledged.
     async fn append(&self, value: &[u8]) {
         loop {
             let leader = self.leader().await;
@@ -293,7 +293,7 @@ async fn d1_a_shard_that_grew_to_three_nodes_survives_the_loss_of_any() {
             assert_eq!(found, expected, "node {node}");
         }
     }
-    // One that is cut off goes on where it was.
+    // A node that was cut off continues where it was.
     cluster.net.cut.lock().insert(1);
     let expected = append(&cluster, 40).await;
     cluster.net.cut.lock().clear();

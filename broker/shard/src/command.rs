@@ -332,7 +332,7 @@ pub enum CatalogCommand {
     ReportLevel {
         /// The broker that reports.
         broker: BrokerId,
-        /// Its [`FORMAT_MAX`].
+        /// The newest format that it reads: its [`FORMAT_MAX`].
         level: u8,
     },
 }

@@ -107,7 +107,7 @@ pub enum Body {
         /// Index of the entry after which it was computed: a
         /// [`CheckState`](crate::command::ShardCommand::CheckState).
         index: u64,
-        /// The digest.
+        /// The CRC-32C of the canonical encoding of the state.
         digest: u32,
     },
 }

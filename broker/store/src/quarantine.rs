@@ -103,7 +103,7 @@ mod tests {
     fn formatted() -> SimDisk {
         let disk = SimDisk::new(1);
         let cluster_id = "cluster".to_owned();
-        let identity = Identity { cluster_id, broker_id: BrokerId(1), shards: 2 };
+        let identity = Identity::first(cluster_id, BrokerId(1), 2);
         bootstrap::format(&data(&disk), &identity, &options()).expect("formatted");
         disk
     }

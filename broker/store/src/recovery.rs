@@ -46,7 +46,10 @@ use crate::snapshot::{PartitionFiles, Snapshot, SnapshotError, Snapshots};
 use crate::store::Store;
 use crate::transfer::{self, CompleteError, Transfers};
 
+mod installed;
 mod orphans;
+
+pub use installed::open_installed;
 
 /// Why a directory cannot be opened at all.
 #[derive(Debug, thiserror::Error)]
@@ -214,32 +217,6 @@ fn shards_of(
         shards.extend((0..=identity.shards).map(ShardId));
     }
     Ok(shards)
-}
-
-/// Opens a shard whose files were installed while the broker runs: see
-/// [`crate::transfer::Receiver::install`]. `known` is the hard state of its replica before that.
-///
-/// # Errors
-/// When its snapshot or its files cannot be read.
-pub fn open_installed(
-    store: &Arc<Store>,
-    log: ropewalk_wal::Reader,
-    shard: ShardId,
-    known: Option<ropewalk_wal::HardState>,
-) -> Result<OpenedReplica, OpenError> {
-    let kept = load_kept(&Snapshots::new(store.data(), shard))?;
-    let Some((number, newest)) = kept.last() else {
-        let path = store.data().snapshots();
-        let what = format!("there is no intact snapshot of {shard}");
-        return Err(DirectoryError::Damaged { path, what }.into());
-    };
-    tracing::debug!(%shard, number, index = newest.index, "the installed shard is opened");
-    let ropewalk_wal::HardState { term, vote, commit } = transfer::hard_state_after(newest, known);
-    let hard_state = HardState { term, vote, commit };
-    let truncated = newest.index;
-    let installed = RecoveredShard { kept, hard_state, truncated, entries: Vec::new() };
-    let mut damaged = Vec::new();
-    installed.open(PartitionLogs::new(Arc::clone(store), shard), log, &mut damaged)
 }
 
 /// The replica of a shard that is being received and that this broker has never had; otherwise the

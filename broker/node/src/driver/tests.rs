@@ -4,13 +4,14 @@ use std::sync::Mutex;
 
 use ropewalk_shard::command::{Command, ShardCommand};
 use ropewalk_shard::engine::{EntryKind, EntrySource, HardState, Members, Start, StoredEntry};
+use ropewalk_shard::message::{Body, Message};
 use ropewalk_shard::proposal::SendOrder;
 use ropewalk_shard::{HistoryId, PartitionId, ReplicaId, ShardId, State};
 use ropewalk_store::PartitionLog;
 use ropewalk_store::work::WorkError;
 
 use super::*;
-use crate::handle::FeatureLevel;
+use crate::handle::{FeatureLevel, Halt};
 use crate::supervision::{DRIVER, Fatal, Supervisor};
 
 mod peers;
@@ -340,7 +341,8 @@ fn an_entry_that_cannot_be_applied_stops_the_replica_with_a_reason() {
 fn d4_a_replica_that_a_restart_would_run_again_is_marked() {
     on_a_runtime(async {
         let logs = Arc::<NoLogs>::default();
-        let (mut driver, shard, _log, _stop) = driver_with(lone(), Arc::clone(&logs), Arc::new(Sent::default()));
+        let (mut driver, shard, _log, _stop) =
+            driver_with(lone(), Arc::clone(&logs), Arc::new(Sent::default()));
         let diverged = StopReason::Diverged { index: 7, own: 1, majority: 2 };
         driver.halt(&diverged).await.expect("marked");
         let reason = diverged.to_string();

@@ -21,7 +21,7 @@ use crate::work::{FirstError, Next, WorkError};
 pub type Need<'a> = &'a dyn Fn(ShardId, u64, EntryId) -> bool;
 
 /// Stops the replica of this broker with this Raft id, unless it has an entry that a set includes,
-/// and returns its position. `None` if it has the entry, and goes on. One that does not exist has
+/// and returns its position. `None` if it has the entry and continues. One that does not exist has
 /// nothing to stop.
 pub type Claim<'a> = &'a dyn Fn(ShardId, u64, EntryId) -> Option<Position>;
 

@@ -1,0 +1,78 @@
+//! The part of a driver that concerns the other replicas: messages, entries for followers, and the
+//! end of a replica that contradicts them.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use ropewalk_shard::driver::Event;
+use ropewalk_shard::engine::Fetch;
+use ropewalk_shard::message::{Body, Message};
+use ropewalk_shard::replica::StopReason;
+use tracing::{error, warn};
+
+use super::{Driver, Fetched};
+use crate::handle::Halt;
+use crate::supervision::Failure;
+
+impl Driver {
+    /// Records that the replica has stopped, also on the disk if it must not start again.
+    ///
+    /// # Errors
+    /// When a sync of the disk failed (D2).
+    pub(super) async fn halt(&mut self, reason: &StopReason) -> Result<(), Failure> {
+        let (id, replica) = (self.shard.id(), self.core.replica().id());
+        error!(shard = %id, %reason, "replica stopped");
+        let (text, ends_with_upgrade) = (reason.to_string(), reason.ends_with_upgrade());
+        self.shard.set_halted(Halt { reason: text.clone(), ends_with_upgrade });
+        if !reason.needs_mark() {
+            return Ok(());
+        }
+        let logs = Arc::clone(&self.context.logs);
+        let mark = move || logs.quarantine(replica, &text);
+        match tokio::task::spawn_blocking(mark).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) if error.is_final() => return Err(Failure::Disk(error.to_string())),
+            Ok(Err(error)) => {
+                warn!(shard = %id, %error, "marking the replica failed, a restart will run it again");
+            }
+            Err(error) => return Err(Failure::Fault(error.to_string())),
+        }
+        Ok(())
+    }
+
+    /// Sends messages. Entries that were not taken are reported to Raft, which sends them again.
+    pub(super) fn send(&mut self, messages: Vec<Message>) {
+        let history = self.core.replica().members().history;
+        let mut unreachable = BTreeSet::new();
+        for message in messages {
+            let entries_for = matches!(message.body, Body::Append { .. }).then_some(message.to);
+            if !self.context.peers.send(self.shard.id(), history, message) {
+                unreachable.extend(entries_for);
+            }
+        }
+        for replica in unreachable {
+            self.event(Event::Unreachable(replica));
+        }
+    }
+
+    /// Reads entries without holding up the driver.
+    pub(super) fn fetch(&self, Fetch { id, first, last }: Fetch) {
+        let (log, key, answer) = (Arc::clone(&self.context.log), self.key(), self.fetch.clone());
+        tokio::task::spawn_blocking(move || {
+            let read = || log.read(key, first, last);
+            // A request without an answer would never be asked again.
+            let entries = std::panic::catch_unwind(std::panic::AssertUnwindSafe(read));
+            let _ = answer.send(Fetched { id, entries: entries.ok().flatten() });
+        });
+    }
+
+    /// Publishes who takes part and who leads. A replica with peers has its entries located in the
+    /// log, because a follower may need them.
+    pub(super) fn publish(&self) {
+        let replica = self.core.replica();
+        if self.shard.set_replication(replica.term(), replica.leader(), replica.members()) {
+            let is_lone = replica.members().is_lone(replica.id().0);
+            self.context.log.set_followed(self.key(), !is_lone);
+        }
+    }
+}
