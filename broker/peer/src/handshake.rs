@@ -222,12 +222,12 @@ fn count_refusal(local: &Local, named: Option<BrokerId>) {
     }
 }
 
-/// Sends the refusal, waits until the other side has it, and closes the connection.
+/// Sends the refusal, waits until the other side has read it and closes the connection, and closes
+/// it otherwise: a close overtakes what is not read yet.
 async fn refuse(mut send: SendStream, refusal: &Refusal, connection: &Connection) {
     let answer = Answer::Refused(refusal.clone()).encode();
     if stream::write_hello(&mut send, answer).await.is_ok() {
-        // After that time the other side learns the reason from the close, or not at all.
-        let _ = timeout(limits::REFUSAL_TIMEOUT, send.stopped()).await;
+        let _ = timeout(limits::REFUSAL_TIMEOUT, connection.closed()).await;
     }
     Close::Refused.close(connection, &refusal.text);
 }

@@ -63,8 +63,8 @@ pub const RECEIVE_WINDOW_BEFORE_HELLO: u32 = 16 << 10;
 /// Bytes that a peer may send before they are read.
 pub const fn receive_window(class: Class) -> u32 {
     match class {
-        Class::Raft => 32 << 20,
-        Class::Bulk => 16 << 20,
+        Class::Raft => 16 << 20,
+        Class::Bulk => 12 << 20,
     }
 }
 
@@ -83,8 +83,8 @@ pub const fn stream_receive_window(class: Class) -> u32 {
 /// their own length.
 pub const fn send_window(class: Class) -> u64 {
     match class {
-        Class::Raft => 16 << 20,
-        Class::Bulk => 8 << 20,
+        Class::Raft => 8 << 20,
+        Class::Bulk => 4 << 20,
     }
 }
 

@@ -33,7 +33,7 @@ pub(crate) struct Request {
     pub(crate) payload: Payload,
     pub(crate) answer: AnswerSender,
     /// Its share of [`limits::BULK_BYTES_MAX`], until the answer is delivered.
-    _share: OwnedSemaphorePermit,
+    share: OwnedSemaphorePermit,
 }
 
 #[derive(Debug)]
@@ -47,6 +47,8 @@ pub(crate) struct BulkQueue {
 impl Request {
     /// Delivers the answer. The caller may have stopped waiting.
     pub(crate) fn finish(self, answer: Result<Bytes, RequestError>) {
+        // First, so that a caller that has its answer finds space for the next request.
+        drop(self.share);
         let _ = self.answer.send(answer);
     }
 }
@@ -81,7 +83,7 @@ impl BulkQueue {
         let Ok(share) = self.shares.clone().try_acquire_many_owned(share) else {
             return Sent::Full;
         };
-        self.requests.push_back(Request { payload, answer, _share: share });
+        self.requests.push_back(Request { payload, answer, share });
         self.ready.notify_one();
         Sent::Taken
     }

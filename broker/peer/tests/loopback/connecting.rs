@@ -7,7 +7,7 @@ use ropewalk_peer::{Class, Lane, PeerAddress, Sent};
 use ropewalk_shard::BrokerId;
 
 use crate::authority::{Authority, Files, name};
-use crate::broker::{Broker, Seen, connect, decoded, pair, until, vote};
+use crate::broker::{Broker, Seen, append, connect, decoded, pair, until, vote};
 
 #[test]
 fn two_brokers_connect_and_know_each_other() {
@@ -29,6 +29,20 @@ fn two_brokers_connect_and_know_each_other() {
             assert!(link.udp_sent_bytes > 0 && link.udp_received_bytes > 0, "{link:?}");
         }
     }
+}
+
+/// Also a check of the kernel's limit on batches: with packets that are too large for it, large
+/// messages would no longer arrive.
+#[test]
+fn larger_packets_are_found_and_used() {
+    let (one, two) = pair(&Authority::new());
+    let mtu = |broker: &Broker, other| broker.figures(other).link(Class::Raft).current_mtu;
+    until("both find a larger size", || mtu(&one, 2).min(mtu(&two, 1)) > 6_000);
+    for term in 1..=3 {
+        one.send(&two, 1, &append(term, 16 << 20));
+        assert_eq!(decoded(two.message()), append(term, 16 << 20));
+    }
+    assert_eq!(one.figures(2).link(Class::Raft).black_holes, 0);
 }
 
 #[test]

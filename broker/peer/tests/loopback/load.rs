@@ -20,7 +20,7 @@ fn control_goes_on_while_the_bulk_lane_is_saturated() {
         while let Ok(reply) = one.peers.request(two.id, request.clone()) {
             replies.push_back(reply);
         }
-        assert!(replies.len() > 4, "the lane is full");
+        assert!(replies.len() > 4, "{} requests fill the lane", replies.len());
         one.send(&two, 1, &vote(term));
         assert_eq!(decoded(two.message()), vote(term));
         let reply = replies.pop_front().expect("the lane is full");

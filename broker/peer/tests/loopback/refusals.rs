@@ -32,8 +32,19 @@ fn refusal(broker: &Broker, raw: &Raw, change: impl FnOnce(&mut Hello)) -> Reaso
     let Answer::Refused(refusal) = raw.greet(&connection, &hello) else {
         panic!("{hello:?} is accepted");
     };
-    assert_eq!(raw.closed(&connection), REFUSED);
+    connection.close(0u32.into(), b"");
     refusal.reason
+}
+
+#[test]
+fn a_refused_connection_is_closed_if_the_other_side_keeps_it() {
+    let authority = Authority::new();
+    let broker = broker(&authority);
+    let raw = Raw::broker(&authority, 9);
+    let connection = raw.connect(&broker, Class::Raft).unwrap();
+    let answer = raw.greet(&connection, &hello(8, 1, Class::Raft));
+    assert!(matches!(answer, Answer::Refused(_)));
+    assert_eq!(raw.closed(&connection), REFUSED);
 }
 
 #[test]
@@ -161,7 +172,6 @@ fn what_is_no_hello_is_refused() {
         let length = u32::try_from(bytes.len()).unwrap();
         let answer = raw.greet_with(&connection, length, bytes).expect("an answer");
         assert!(matches!(answer, Answer::Refused(refusal) if refusal.reason == Reason::Malformed));
-        assert_eq!(raw.closed(&connection), REFUSED);
     }
     assert_eq!(broker.figures(9).hellos_refused, 3);
 }
