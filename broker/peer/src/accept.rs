@@ -89,9 +89,8 @@ impl Port {
     }
 
     async fn welcome(&self, incoming: Incoming) -> Result<Accepted, (Option<BrokerId>, Failure)> {
-        let broken = |error: quinn::ConnectionError| {
-            (None::<BrokerId>, Failure::Broken(error.to_string()))
-        };
+        let broken =
+            |error: quinn::ConnectionError| (None::<BrokerId>, Failure::Broken(error.to_string()));
         let server = self.local.configs(self.class).server;
         let connecting = incoming.accept_with(server).map_err(broken)?;
         let connection = connecting.await.map_err(broken)?;

@@ -131,8 +131,7 @@ pub(crate) fn standing(
     start: Start,
 ) -> Result<Standing, Refusal> {
     let Some(newest) = newest else { return Ok(Standing::Newer) };
-    let incarnations =
-        format!("incarnation {} of broker {}", start.incarnation, broker.0);
+    let incarnations = format!("incarnation {} of broker {}", start.incarnation, broker.0);
     match start.incarnation.cmp(&newest.incarnation) {
         std::cmp::Ordering::Greater => Ok(Standing::Newer),
         std::cmp::Ordering::Equal if start.process == newest.process => Ok(Standing::Same),

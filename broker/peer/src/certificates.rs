@@ -99,7 +99,10 @@ pub(crate) struct Credentials {
 
 impl Credentials {
     /// Reads and verifies the files of the broker with the name `own`.
-    pub(crate) fn load(files: &CertificateFiles, own: &BrokerName) -> Result<Self, CertificateError> {
+    pub(crate) fn load(
+        files: &CertificateFiles,
+        own: &BrokerName,
+    ) -> Result<Self, CertificateError> {
         let chain = certificates(&files.chain)?;
         let key = PrivateKeyDer::from_pem_slice(&read(&files.key)?).map_err(|error| {
             CertificateError::Pem { path: files.key.clone(), what: "private key", error }
@@ -180,11 +183,7 @@ fn verify_own(
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
     let bytes = read(path)?;
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
-    let pem = |error| CertificateError::Pem {
-        path: path.to_owned(),
-        what: "certificate",
-        error,
-    };
+    let pem = |error| CertificateError::Pem { path: path.to_owned(), what: "certificate", error };
     let all = all.map_err(pem)?;
     if all.is_empty() {
         return Err(pem(rustls::pki_types::pem::Error::NoItemsFound));

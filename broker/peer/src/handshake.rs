@@ -54,9 +54,7 @@ impl Failure {
     /// Whether the two brokers are connected already, which is no problem.
     pub(crate) fn is_duplicate(&self) -> bool {
         match self {
-            Self::Refused(refusal) | Self::Rejected(refusal) => {
-                refusal.reason == Reason::Duplicate
-            }
+            Self::Refused(refusal) | Self::Rejected(refusal) => refusal.reason == Reason::Duplicate,
             Self::Broken(_) => false,
         }
     }
@@ -203,13 +201,12 @@ fn decide(
     hello: &[u8],
     connection: &Connection,
 ) -> Result<(Accepted, Bytes), Refusal> {
-    let theirs = Hello::decode(hello)
-        .map_err(|error| Refusal::new(Reason::Malformed, error.to_string()))?;
+    let theirs =
+        Hello::decode(hello).map_err(|error| Refusal::new(Reason::Malformed, error.to_string()))?;
     let protocol = local.identity.check(certificate, &theirs, class)?;
     let own = local.identity.broker;
-    let peer = local
-        .peer(theirs.broker)
-        .ok_or_else(|| admission::not_a_member(theirs.broker, own))?;
+    let peer =
+        local.peer(theirs.broker).ok_or_else(|| admission::not_a_member(theirs.broker, own))?;
     let accepted = Accepted::new(local, &peer, &theirs, Dialler::Peer, connection)?;
     let hello = local.identity.hello(theirs.broker, class);
     Ok((accepted, Answer::Accepted { protocol, hello }.encode()))

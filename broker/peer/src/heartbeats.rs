@@ -157,8 +157,7 @@ mod tests {
     #[test]
     fn a_heartbeat_of_a_read_is_due_at_once_and_takes_the_others_along() {
         let mut merge = Merge::default();
-        let all =
-            [heartbeat(1, 1, b""), heartbeat(1, 1, b"read 1"), heartbeat(1, 1, b"read 2")];
+        let all = [heartbeat(1, 1, b""), heartbeat(1, 1, b"read 1"), heartbeat(1, 1, b"read 2")];
         for message in &all {
             assert!(push(&mut merge, 0, message));
         }

@@ -65,7 +65,7 @@ pub use hello::Class;
 pub use inbox::Inbox;
 pub use name::BrokerName;
 pub use peer::PeerAddress;
-pub use peers::{Options, OpenError, Peers, Reply};
+pub use peers::{OpenError, Options, Peers, Reply};
 pub use queue::Sent;
 pub use queue::bulk::RequestError;
 pub use service::{Service, ServiceError};

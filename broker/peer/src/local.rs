@@ -147,9 +147,8 @@ impl Local {
             stays
         });
         for (broker, address) in wanted {
-            let peer = peers
-                .entry(*broker)
-                .or_insert_with(|| Peer::new(own, *broker, address.clone()));
+            let peer =
+                peers.entry(*broker).or_insert_with(|| Peer::new(own, *broker, address.clone()));
             *peer.address.lock() = address.clone();
         }
         drop(peers);

@@ -39,10 +39,7 @@ fn r1_a_length_above_the_bound_of_the_lane_is_refused() {
 #[test]
 fn each_field_is_checked() {
     let preface = |bytes| Preface::decode(bytes, 1);
-    assert_eq!(
-        preface([2, 0, 0, 0, 0, 0, 0]),
-        Err(FrameError::Protocol { found: 2, agreed: 1 })
-    );
+    assert_eq!(preface([2, 0, 0, 0, 0, 0, 0]), Err(FrameError::Protocol { found: 2, agreed: 1 }));
     assert_eq!(preface([1, 0, 3, 0, 0, 0, 0]), Err(FrameError::Lane(3)));
     let decode = |bytes: &'static [u8]| Control::decode(Bytes::from_static(bytes));
     assert_eq!(decode(&[]), Err(FrameError::Truncated));

@@ -63,8 +63,7 @@ async fn exchange(shared: &Shared, request: &Payload) -> Result<Bytes, RequestEr
     let opened = shared.connection.open_bi().await;
     let (send, mut receive) = opened.map_err(|_| RequestError::Disconnected)?;
     let mut send = Outgoing { stream: send, is_complete: false };
-    let preface =
-        Preface { protocol: shared.protocol, lane: Lane::Bulk, shard: ShardId::CATALOG };
+    let preface = Preface { protocol: shared.protocol, lane: Lane::Bulk, shard: ShardId::CATALOG };
     let written = match send.stream.write_chunk(preface.encode()).await {
         Ok(()) => write_frame(&mut send.stream, Lane::Bulk, request).await,
         Err(error) => Err(error.into()),
@@ -125,7 +124,9 @@ async fn answer_request(
     send: &mut SendStream,
     mut receive: RecvStream,
 ) -> Result<bool, StreamError> {
-    let Some(preface) = read_preface(&mut receive, shared.protocol).await? else { return Ok(false) };
+    let Some(preface) = read_preface(&mut receive, shared.protocol).await? else {
+        return Ok(false);
+    };
     if preface.lane != Lane::Bulk {
         return Err(FrameError::Lane(preface.lane as u8).into());
     }

@@ -83,10 +83,6 @@ impl Files {
     }
 
     pub(crate) fn paths(&self) -> CertificateFiles {
-        CertificateFiles {
-            chain: self.path("chain"),
-            key: self.path("key"),
-            ca: self.path("ca"),
-        }
+        CertificateFiles { chain: self.path("chain"), key: self.path("key"), ca: self.path("ca") }
     }
 }

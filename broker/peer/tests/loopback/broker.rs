@@ -255,7 +255,12 @@ pub(crate) fn append(term: u64, bytes: usize) -> Message {
         data: Bytes::from(vec![7; bytes]).into(),
     };
     let previous = ropewalk_shard::engine::EntryId { index: 0, term: 0 };
-    Message { from: 1, to: 2, term, body: Body::Append { previous, commit: 0, entries: vec![entry] } }
+    Message {
+        from: 1,
+        to: 2,
+        term,
+        body: Body::Append { previous, commit: 0, entries: vec![entry] },
+    }
 }
 
 /// The message of these bytes.

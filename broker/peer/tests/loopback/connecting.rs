@@ -134,8 +134,7 @@ fn two_files(authority: &Authority) -> Arc<Files> {
 fn a_newer_incarnation_ends_the_connections_of_the_older_one() {
     let authority = Authority::new();
     let (one, older) = pair(&authority);
-    let newer =
-        Broker::start_with(older.files.clone(), 2, |options| options.incarnation = 2);
+    let newer = Broker::start_with(older.files.clone(), 2, |options| options.incarnation = 2);
     newer.dials(&[&one]);
     assert_eq!(one.connected().incarnation, 2);
     newer.connected();

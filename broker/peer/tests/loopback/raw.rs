@@ -53,9 +53,7 @@ impl Raw {
     /// Connects to a class of a broker. The broker may still refuse the certificate.
     pub(crate) fn connect(&self, to: &Broker, class: Class) -> Result<Connection, ConnectionError> {
         let address = to.peers.local_addr(class).unwrap();
-        self.block_on(async {
-            self.endpoint.connect(address, &name(to.id.0)).unwrap().await
-        })
+        self.block_on(async { self.endpoint.connect(address, &name(to.id.0)).unwrap().await })
     }
 
     /// Sends these bytes as a hello with this length, and reads the answer.
@@ -92,7 +90,12 @@ impl Raw {
     }
 
     /// Writes these bytes to a stream of one direction, and finishes it unless it stays open.
-    pub(crate) fn write(&self, connection: &Connection, bytes: &[u8], finishes: bool) -> SendStream {
+    pub(crate) fn write(
+        &self,
+        connection: &Connection,
+        bytes: &[u8],
+        finishes: bool,
+    ) -> SendStream {
         self.block_on(async {
             let mut stream = connection.open_uni().await.unwrap();
             stream.write_all(bytes).await.unwrap();

@@ -27,7 +27,11 @@ fn broker() -> (Broker, Raw) {
 }
 
 /// Each of these streams ends its connection.
-fn ends_the_connection(class: Class, streams: &[Vec<u8>], write: impl Fn(&Raw, &Connection, &[u8])) {
+fn ends_the_connection(
+    class: Class,
+    streams: &[Vec<u8>],
+    write: impl Fn(&Raw, &Connection, &[u8]),
+) {
     let (broker, raw) = broker();
     for bytes in streams {
         let connection = raw.accepted(&broker, class);
