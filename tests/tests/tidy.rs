@@ -33,6 +33,7 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     ("ropewalk-wal", &["ropewalk-crc", "ropewalk-disk"]),
     ("ropewalk-segment", &["ropewalk-batch", "ropewalk-crc", "ropewalk-disk"]),
     ("ropewalk-shard", &["ropewalk-batch"]),
+    ("ropewalk-peer", &["ropewalk-shard"]),
     (
         "ropewalk-store",
         &["ropewalk-batch", "ropewalk-disk", "ropewalk-wal", "ropewalk-segment", "ropewalk-shard"],
@@ -390,6 +391,7 @@ const WATCHED_SPAWNS: &[(&str, usize, &str)] = &[
     ("broker/wal/src/writer.rs", 1, "the body runs in the guard, which reports its end"),
     ("broker/src/handle/deadline.rs", 1, "its panic is resumed in the request that waits for it"),
     ("broker/src/handle.rs", 1, "it waits for an answer and gives back memory, nothing else"),
+    ("broker/peer/src/tasks.rs", 1, "who owns the set closes the connection or ends the service"),
 ];
 
 #[test]
@@ -398,6 +400,7 @@ fn no_task_of_the_broker_starts_unwatched() {
     let crates = [
         "broker/src/",
         "broker/node/src/",
+        "broker/peer/src/",
         "broker/shard/src/",
         "broker/store/src/",
         "broker/wal/src/",

@@ -45,7 +45,7 @@ impl StateAccess for Shared {
 }
 
 /// Ticks between two comparisons of the states of the replicas.
-const CHECK_TICKS: usize = 15;
+const CHECK_TICKS: usize = 40;
 
 /// What runs between two starts.
 #[derive(Debug)]

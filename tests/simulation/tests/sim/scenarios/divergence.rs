@@ -35,7 +35,7 @@ fn compared(seed: u64, voters: u64) -> (World, u64) {
     let mut world = World::calm(seed, voters, None);
     let leader = world.elect();
     world.append_many(leader, 10);
-    world.run_for(5 * SECOND);
+    world.run_for(10 * SECOND);
     (world, leader)
 }
 

@@ -8,7 +8,8 @@ use crate::mutation::Mutation;
 use crate::world::World;
 
 impl World {
-    fn set_level(&mut self, level: u8) {
+    /// Sets the feature level that every node knows.
+    pub(super) fn set_level(&mut self, level: u8) {
         self.nodes.values_mut().for_each(|node| node.set_level(level));
     }
 
@@ -52,7 +53,7 @@ fn a_newer_command_is_written_only_at_its_feature_level() {
     world.set_level(FORMAT_WITHOUT_LEVEL);
     let leader = world.elect();
     world.append_many(leader, 5);
-    world.run_for(20 * SECOND);
+    world.run_for(30 * SECOND);
     let states = || world.nodes.values().filter_map(|node| node.process.as_ref());
     let is_begun = states().any(|process| process.state.0.borrow().log_sum.is_some());
     assert!(!is_begun, "a broker of an older version would stop");
