@@ -149,7 +149,7 @@ pub(crate) fn standing(
 /// The side that dialled a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Dialler {
-    /// Who this broker is.
+    /// This broker dialled it.
     Own,
     /// The other broker.
     Peer,
