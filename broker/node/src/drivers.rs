@@ -182,8 +182,7 @@ mod tests {
             }
         };
         let other = async move { answer.send(()).expect("the test waits") };
-        let drivers: Vec<std::pin::Pin<Box<dyn Future<Output = ()> + Send>>> =
-            vec![Box::pin(busy), Box::pin(other)];
+        let drivers: Vec<RunningDriver> = vec![Box::pin(busy), Box::pin(other)];
         let task = tokio::spawn(run(all(drivers), NO_ANSWERS));
         answered.await.expect("the other driver runs");
         task.abort();

@@ -183,15 +183,7 @@ impl Supervisor {
     where
         F: Future<Output = Result<(), Failure>>,
     {
-        let supervisor = self.clone();
-        async move {
-            let end = match caught(task, work).await {
-                Ok(Some(Ok(())) | None) => End::Returned,
-                Ok(Some(Err(failure))) => End::Failed(failure),
-                Err(panic) => End::Panicked(panic),
-            };
-            supervisor.ended(task, of, end);
-        }
+        self.watch_until(task, of, || false, work)
     }
 
     /// Like [`Self::watch`], for a task that may return while the broker runs if `may_end` says so.

@@ -150,7 +150,7 @@ impl<S: Shards> Transfers<S> {
         let mut next = Next::Wait;
         loop {
             let is_busy = self.source.transfers() > 0 || !self.receiver.shards().is_empty();
-            let mut given = if is_busy {
+            let first = if is_busy {
                 let wait = if next == Next::Now { Duration::ZERO } else { STEP };
                 match orders.recv_timeout(wait) {
                     Ok(order) => Some(order),
@@ -163,18 +163,10 @@ impl<S: Shards> Transfers<S> {
                     Err(mpsc::RecvError) => return Ok(()),
                 }
             };
-            for _ in 0..ORDERS_AT_ONCE {
-                match given {
-                    Some(Order::Stop) => return Ok(()),
-                    Some(order) => self.take(order)?,
-                    None => break,
+            for order in first.into_iter().chain(orders.try_iter()).take(ORDERS_AT_ONCE) {
+                if matches!(order, Order::Stop) {
+                    return Ok(());
                 }
-                given = orders.try_recv().ok();
-            }
-            if let Some(Order::Stop) = given {
-                return Ok(());
-            }
-            if let Some(order) = given {
                 self.take(order)?;
             }
             next = self.step()?;
