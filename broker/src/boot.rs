@@ -35,6 +35,7 @@ use tracing::info;
 use crate::admin::{self, Admin, WakeUps, measured};
 use crate::catalog::{Reconciler, Topics, View, orphans};
 use crate::clock;
+use crate::cluster::{Cluster, KnownBroker};
 use crate::group::{self, Coordinator};
 use crate::handle::{self, Context};
 use crate::limits;
@@ -372,13 +373,14 @@ impl OpenParts {
         metrics: handle::metrics::Metrics,
     ) -> Arc<Context> {
         let settings = &self.parts.settings;
+        let id = BrokerId(settings.node_id());
+        let own = KnownBroker { id, rack: settings.rack().map(Str::from), endpoints };
         let (node, view) = (Arc::clone(&self.node), Arc::clone(&self.view));
         let topics = Topics::new(node, view, Arc::clone(settings), Arc::clone(&self.reconciler));
         Arc::new(Context {
             broker_id: settings.node_id(),
             cluster_id: Str::from(self.node.identity().cluster_id.as_str()),
-            rack: settings.rack().map(Str::from),
-            endpoints,
+            cluster: Cluster::alone(Arc::clone(&self.node), own),
             log_dir: Str::from(self.parts.dir.display().to_string()),
             settings: Arc::clone(settings),
             node: Arc::clone(&self.node),

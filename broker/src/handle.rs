@@ -18,7 +18,6 @@
 //! - **O2** only Produce is [`Turn::Pipelined`], and its first stage proposes in the order of
 //!   requests.
 
-use std::collections::HashMap;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
@@ -33,6 +32,7 @@ use tokio::time::Instant;
 use tracing::{Instrument, Span, debug_span};
 
 use crate::catalog::{Topics, View};
+use crate::cluster::Cluster;
 use crate::group::Coordinator;
 use crate::limits;
 use crate::listen::{
@@ -96,10 +96,8 @@ pub struct Context {
     pub broker_id: i32,
     /// The id of the broker's cluster.
     pub cluster_id: Str,
-    /// The availability zone of the broker (`broker.rack`).
-    pub rack: Option<Str>,
-    /// Host and port that clients of each listener are given.
-    pub endpoints: HashMap<Arc<str>, (Str, i32)>,
+    /// The brokers of the cluster and the leaders of its shards.
+    pub cluster: Arc<Cluster>,
     /// The data directory.
     pub log_dir: Str,
     /// The broker's settings.
@@ -327,7 +325,7 @@ static ROUTES: &[Route] = &[
 impl Context {
     /// Host and port at which clients of the same listener reach this broker.
     pub(crate) fn endpoint(&self, peer: &Peer) -> (Str, i32) {
-        let endpoint = self.endpoints.get(&peer.listener);
+        let endpoint = self.cluster.own().endpoints.get(&peer.listener);
         endpoint.cloned().expect("every listener has an endpoint")
     }
 

@@ -12,6 +12,7 @@ pub mod listen;
 pub mod handle;
 pub mod group;
 pub mod catalog;
+pub mod cluster;
 pub mod queue_metrics;
 pub mod retention;
 pub mod admin;

@@ -30,7 +30,7 @@ pub(crate) async fn handle(
         broker_id: ctx.broker_id,
         host,
         port,
-        rack: ctx.rack.clone(),
+        rack: ctx.cluster.own().rack.clone(),
         is_fenced: false,
     };
     let mut response = DescribeClusterResponse {

@@ -97,6 +97,8 @@ fn rows(
 /// listeners), and Kafka shows that value as set.
 fn with_advertised(ctx: &Context, mut rows: Vec<Row>) -> Vec<Row> {
     let mut listeners: Vec<String> = ctx
+        .cluster
+        .own()
         .endpoints
         .iter()
         .map(|(name, (host, port))| format!("{name}://{host}:{port}"))

@@ -39,8 +39,12 @@ pub(crate) async fn handle(
         asked.into_iter().map(|topic| answer(ctx, call, topic, operations)).collect()
     };
     let (host, port) = ctx.endpoint(&call.peer);
-    let broker =
-        MetadataResponseBroker { node_id: ctx.broker_id, host, port, rack: ctx.rack.clone() };
+    let broker = MetadataResponseBroker {
+        node_id: ctx.broker_id,
+        host,
+        port,
+        rack: ctx.cluster.own().rack.clone(),
+    };
     let mut response = MetadataResponse {
         brokers: vec![broker],
         cluster_id: Some(ctx.cluster_id.clone()),
