@@ -47,7 +47,7 @@ use heard::Heard;
 pub use members::{ChangeRejection, Members, MembersChange, UnknownChange};
 use store::LogStore;
 pub use store::{EntrySource, Fetch, StoredEntry};
-use uncommitted::Uncommitted;
+use uncommitted::{Share, Uncommitted};
 
 /// Raft's hard state: what a replica must write before it answers a vote or an append.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -84,7 +84,8 @@ pub struct Start {
 pub enum ProposalRejection {
     /// This replica does not lead.
     NotLeader,
-    /// [`limits::UNCOMMITTED_BYTES_MAX`] are uncommitted: retry after an entry commits.
+    /// As much is uncommitted as [`limits::UNCOMMITTED_BYTES_MAX`] allows: retry after an entry
+    /// commits.
     Busy,
 }
 
@@ -273,7 +274,8 @@ impl Engine {
         if !self.is_leader() {
             return Err(ProposalRejection::NotLeader);
         }
-        if !self.uncommitted.admits(self.term(), self.committed(), data.len()) {
+        let share = Share::of_command(&data);
+        if !self.uncommitted.admits(self.term(), self.committed(), share, data.len()) {
             return Err(ProposalRejection::Busy);
         }
         let entry = convert::outline(EntryId::default(), EntryKind::Normal, data.is_empty());
@@ -282,16 +284,16 @@ impl Engine {
         message.from = self.node.raft.id;
         message.set_entries(vec![entry].into());
         match self.node.step(message) {
-            Ok(()) => Ok(self.proposed(data)),
+            Ok(()) => Ok(self.proposed(data, share)),
             Err(raft::Error::ProposalDropped) if self.is_leader() => Err(ProposalRejection::Busy),
             Err(_) => Err(ProposalRejection::NotLeader),
         }
     }
 
     /// Keeps the payload of the entry that was proposed last; returns its index.
-    fn proposed(&mut self, data: Payload) -> u64 {
+    fn proposed(&mut self, data: Payload, share: Share) -> u64 {
         let id = EntryId { index: self.last_index(), term: self.term() };
-        self.uncommitted.add(id.index, data.len());
+        self.uncommitted.add(id.index, share, data.len());
         self.node.store().pass(id, data);
         id.index
     }

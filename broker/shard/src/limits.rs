@@ -43,6 +43,10 @@ pub const MESSAGES_INFLIGHT_MAX: usize = 64;
 /// Bytes that are proposed and not committed in one shard. Above it, proposals wait in the queue.
 pub const UNCOMMITTED_BYTES_MAX: u64 = 16 << 20;
 
+/// The part of [`UNCOMMITTED_BYTES_MAX`] that only commands that free space and changes of the
+/// members use: they are proposed also while batches wait for full disks, bytes.
+pub const UNCOMMITTED_RESERVE_BYTES: u64 = 2 << 20;
+
 /// Most WAL writes in flight of one shard; batches that arrive meanwhile join the next entry.
 pub const WRITES_INFLIGHT_MAX: usize = 2;
 
@@ -120,7 +124,11 @@ const _: () = assert!(
     MESSAGE_BYTES_MAX <= COMMITTED_BYTES_MAX,
     "the entries of a message are applied at once"
 );
-const _: () = assert!(COMMITTED_BYTES_MAX <= UNCOMMITTED_BYTES_MAX);
+const _: () = assert!(COMMITTED_BYTES_MAX <= UNCOMMITTED_BYTES_MAX - UNCOMMITTED_RESERVE_BYTES);
+const _: () = assert!(
+    (FREEING_COMMAND_BYTES_MAX + ENTRY_OVERHEAD_BYTES) as u64 * 4 <= UNCOMMITTED_RESERVE_BYTES,
+    "several commands that free space are proposed at once"
+);
 const _: () = assert!(MESSAGE_BYTES_MAX <= RESERVE_CATCH_UP_BYTES_MAX);
 const _: () = assert!(PRODUCERS_EVICTED_AT_ONCE > 0);
 const _: () = assert!(TOMBSTONES_REMOVED_AT_ONCE > 0);

@@ -25,6 +25,9 @@ const WILD_FILE_BYTES: u64 = 256 << 10;
 /// Large enough for a message of large entries.
 const CALM_FILE_BYTES: u64 = 2 << 20;
 
+/// Large enough for a reserve that takes everything that a leader may leave uncommitted.
+const ROOMY_FILE_BYTES: u64 = 16 << 20;
+
 /// How often the log writes durably which rounds were durable, microseconds.
 const SEAL_US: u64 = 1_000_000;
 
@@ -112,6 +115,11 @@ impl World {
     /// A shard of `voters` replicas that has just been created, without clients and faults.
     pub(crate) fn calm(seed: u64, voters: u64, mutation: Option<Mutation>) -> Self {
         Self::created(seed, voters, mutation, CALM_FILE_BYTES)
+    }
+
+    /// The same with logs of large files.
+    pub(crate) fn roomy(seed: u64, voters: u64, mutation: Option<Mutation>) -> Self {
+        Self::created(seed, voters, mutation, ROOMY_FILE_BYTES)
     }
 
     fn created(seed: u64, voters: u64, mutation: Option<Mutation>, log_file_bytes: u64) -> Self {
