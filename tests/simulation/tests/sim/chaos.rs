@@ -25,7 +25,7 @@ impl World {
         self.after(wait, Happening::Chaos);
         let ids: Vec<u64> = self.nodes.keys().copied().collect();
         let node = self.dice.pick(&ids).expect("nodes");
-        match self.dice.below(19) {
+        match self.dice.below(21) {
             0..=2 => self.crash_and_restart(node),
             3 => ids.iter().for_each(|id| self.crash_and_restart(*id)),
             4 => {
@@ -68,8 +68,25 @@ impl World {
                 let down = self.dice.between(1_000, 2_000_000);
                 self.after(down, Happening::Start { node });
             }
+            17 => self.cut_off_leader(),
+            18 => {
+                let wait = self.dice.between(100_000, 3_000_000);
+                self.note(format!("replica {node} sends forged messages"));
+                self.node(node).forges_until = self.at_us + wait;
+            }
             _ => self.checkpoint(node),
         }
+    }
+
+    /// The leader is cut off and its process stops, so that it takes itself for the leader when
+    /// another one leads already.
+    fn cut_off_leader(&mut self) {
+        let Some(leader) = self.leader() else { return };
+        let others: Vec<u64> = self.nodes.keys().copied().filter(|id| *id != leader).collect();
+        self.note(format!("leader {leader} is cut off and paused"));
+        self.network.isolate(&[leader], &others);
+        let pause = self.dice.between(1_500_000, 4_000_000);
+        self.node(leader).paused_until = self.at_us + pause;
     }
 
     /// Many quick restarts: elections in which voters crash.

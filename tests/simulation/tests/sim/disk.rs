@@ -149,6 +149,11 @@ impl Disk {
         }
     }
 
+    /// The number of the write that was submitted last and is not answered.
+    pub(crate) fn newest_in_flight(&self) -> Option<u64> {
+        self.submitted.back().map(|last| last.write.number)
+    }
+
     pub(crate) fn is_idle(&self) -> bool {
         self.submitted.is_empty()
     }

@@ -7,6 +7,7 @@ use ropewalk_shard::replica::Write;
 use ropewalk_shard::{Footprint, HistoryId};
 
 use crate::disk::Synced;
+use crate::forge;
 use crate::mutation::Mutation;
 use crate::node::Node;
 use crate::steps::Steps;
@@ -44,6 +45,12 @@ impl World {
             && let [(_, one), .., (_, other)] = &mut actions.answers[..]
         {
             std::mem::swap(one, other);
+        }
+        if self.mutation == Some(Mutation::RefusedWritesReversed)
+            && let [first, _, ..] = &actions.writes[..]
+            && first.number <= self.nodes[&node].submitted
+        {
+            actions.writes.reverse();
         }
         let incarnation = self.nodes[&node].incarnation;
         for write in actions.writes {
@@ -84,6 +91,7 @@ impl World {
             self.transfer(node, to);
         }
         self.counts.refused += actions.rejected.len();
+        self.rejection = actions.rejected.last().map(|(_, rejection)| *rejection).or(self.rejection);
         if let Some(reason) = actions.stopped {
             self.note(format!("replica {node} stops: {reason}"));
             let node = self.node(node);
@@ -95,18 +103,23 @@ impl World {
         }
     }
 
-    fn submit(&mut self, node: u64, write: Write) {
+    fn submit(&mut self, node: u64, mut write: Write) {
         let number = write.number;
         let at_us = self.at_us;
+        self.note_submitted(node, number);
+        self.run_ahead(node, &mut write);
         let has_batches = write.entries.iter().any(Entry::has_batches);
+        let is_scripted = has_batches && std::mem::take(&mut self.node(node).refuses_next);
         // Others used the space that there was when it was proposed.
         let one_in = if self.node(node).is_full { 2 } else { 150 };
-        let is_refused = has_batches && !self.is_quiet && self.dice.one_in(one_in);
-        if is_refused {
+        let is_random = has_batches && !self.is_quiet && self.dice.one_in(one_in);
+        if is_random {
             self.node(node).is_full = true;
             let full = self.dice.between(10_000, 1_000_000);
             self.after(full, Happening::Space { node });
+            self.elect_before_the_refusal(node);
         }
+        let is_refused = is_scripted || is_random;
         let jitter = self.dice.below(500);
         let state = self.node(node);
         let incarnation = state.incarnation;
@@ -123,6 +136,50 @@ impl World {
             return;
         }
         self.after(done_at - at_us, Happening::Sync { node, incarnation });
+    }
+
+    /// Checks the order of the submitted writes: each follows all that are in flight.
+    fn note_submitted(&mut self, node: u64, number: u64) {
+        let state = self.node(node);
+        let newest = state.disk.newest_in_flight();
+        if number <= state.submitted && newest.is_none() {
+            // The refused writes are submitted again, in order, so no entry may be missing.
+            state.refused = None;
+        }
+        state.submitted = state.submitted.max(number);
+        if let Some(newest) = newest.filter(|newest| *newest >= number) {
+            let text = format!("replica {node} submits write {number} behind write {newest}");
+            self.oracle.violate(text);
+        }
+    }
+
+    /// See [`Mutation::CommitAheadOfLog`].
+    fn run_ahead(&self, node: u64, write: &mut Write) {
+        if self.mutation == Some(Mutation::CommitAheadOfLog)
+            && write.entries.is_empty()
+            && let Some(hard_state) = &mut write.hard_state
+            && let Some(replica) = self.nodes[&node].replica()
+        {
+            hard_state.commit = replica.committed();
+        }
+    }
+
+    /// Now and then the log takes long to refuse a write. Meanwhile the leader restarts, so that
+    /// the replica writes a new term or vote behind the refused entries, and then it crashes.
+    fn elect_before_the_refusal(&mut self, node: u64) {
+        if !self.dice.one_in(4) {
+            return;
+        }
+        let slow = self.at_us + self.dice.between(1_500_000, 4_000_000);
+        let state = self.node(node);
+        state.synced_at = state.synced_at.max(slow);
+        let refused_in = state.synced_at - self.at_us;
+        if let Some(leader) = self.leader().filter(|leader| *leader != node) {
+            let delay = self.dice.between(20_000, 200_000);
+            self.after(delay, Happening::Restart { node: leader });
+        }
+        let delay = refused_in + self.dice.below(100_000);
+        self.after(delay, Happening::Restart { node });
     }
 
     /// Reports a write as durable that is not: only mutations do that.
@@ -205,6 +262,19 @@ impl World {
         for delay in self.network.deliveries(message.from, message.to, &mut self.dice) {
             self.network.departs(bytes as u64);
             self.after(delay, Happening::Deliver { message: message.clone() });
+        }
+        let forges = |node: &Node| node.forges_until > self.at_us;
+        if !self.is_quiet && self.nodes.get(&message.from).is_some_and(forges) {
+            self.send_forged(&message);
+        }
+    }
+
+    /// Sends a message that is almost like this one, and that no correct replica sends.
+    fn send_forged(&mut self, message: &Message) {
+        let forged = forge::altered(message, &mut self.dice);
+        for delay in self.network.deliveries(message.from, message.to, &mut self.dice) {
+            self.network.departs(forged.payload_bytes() as u64);
+            self.after(delay, Happening::Deliver { message: forged.clone() });
         }
     }
 

@@ -20,6 +20,7 @@ mod clients;
 mod contest;
 mod dice;
 mod disk;
+mod forge;
 mod host;
 mod mutation;
 mod network;

@@ -32,10 +32,16 @@ pub(crate) enum Mutation {
     LearnerVotes,
     /// Two calls that are answered together get the answers of each other.
     AnswersSwapped,
+    /// A hard state without entries is written with a commit index that the log may not have.
+    CommitAheadOfLog,
+    /// Writes that were refused are submitted again in the reverse order.
+    RefusedWritesReversed,
+    /// A replica that takes itself for the leader answers a read without asking the others.
+    ReadWithoutRound,
 }
 
 impl Mutation {
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::AckBeforeFsync,
         Self::FailedSyncIsDurable,
         Self::VoteNotWritten,
@@ -50,6 +56,9 @@ impl Mutation {
         Self::OldMembers,
         Self::LearnerVotes,
         Self::AnswersSwapped,
+        Self::CommitAheadOfLog,
+        Self::RefusedWritesReversed,
+        Self::ReadWithoutRound,
     ];
 
     /// The number of seeds within which it has to be noticed.
@@ -57,8 +66,8 @@ impl Mutation {
         match self {
             // A disk is lost once in a run at most, and its replica must then be needed.
             Self::DamageTrusted | Self::CommitClamped | Self::EmptyDiskKeepsId => 400,
-            // Two candidates of one term.
-            Self::VoteNotWritten => 100,
+            // Two candidates of one term; an election between a refusal and a crash.
+            Self::VoteNotWritten | Self::CommitAheadOfLog => 100,
             Self::AckBeforeFsync
             | Self::FailedSyncIsDurable
             | Self::HardStateNotWritten
@@ -68,7 +77,9 @@ impl Mutation {
             | Self::SnapshotForgetsProducers
             | Self::OldMembers
             | Self::LearnerVotes
-            | Self::AnswersSwapped => 50,
+            | Self::AnswersSwapped
+            | Self::RefusedWritesReversed
+            | Self::ReadWithoutRound => 50,
         }
     }
 }

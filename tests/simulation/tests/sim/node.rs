@@ -64,8 +64,14 @@ pub(crate) struct Node {
     pub sync_us: u64,
     /// Whether the disk has no space for record batches and for more files of the log.
     pub is_full: bool,
-    /// The first write that was refused and not accepted since.
+    /// Whether the log refuses the next write with record batches.
+    pub refuses_next: bool,
+    /// The first write that was refused and not submitted again since.
     pub refused: Option<u64>,
+    /// The highest number of a write that the process has submitted.
+    pub submitted: u64,
+    /// Until then it sends messages that no correct replica sends (microseconds).
+    pub forges_until: u64,
     /// How far the wall clock is off, milliseconds.
     pub clock_skew_ms: i64,
     /// Length of a tick by this node's clock, microseconds.
@@ -88,7 +94,10 @@ impl Node {
             paused_until: 0,
             sync_us: 300,
             is_full: false,
+            refuses_next: false,
             refused: None,
+            submitted: 0,
+            forges_until: 0,
             clock_skew_ms: 0,
             tick_us,
             is_lost: false,
@@ -105,6 +114,7 @@ impl Node {
         let damaged = |error: EngineError| OpenFailure::Damaged(error.to_string());
         let replica = Replica::new(start).map_err(damaged)?;
         self.incarnation += 1;
+        self.submitted = 0;
         self.process = Some(Process {
             core: Core::new(replica),
             state: Shared(RefCell::new(state)),

@@ -2,9 +2,12 @@
 
 mod crashes;
 mod disks;
+mod forged;
 mod long;
 mod nats;
 mod others;
+mod reads;
+mod refusals;
 mod space;
 mod transfer;
 

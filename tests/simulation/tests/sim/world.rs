@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ropewalk_shard::driver::Event;
-use ropewalk_shard::engine::{EntryId, Fetch, Members};
+use ropewalk_shard::engine::{EntryId, Fetch, Members, MessageRejection};
 use ropewalk_shard::message::{Body, Message};
 use ropewalk_shard::{Footprint, State};
 
@@ -79,6 +79,8 @@ pub(crate) struct World {
     pub trace: Trace,
     pub oracle: Oracle,
     pub counts: Counts,
+    /// The last rejection of a message by any replica.
+    pub rejection: Option<MessageRejection>,
     pub at_us: u64,
     pub network: Network,
     pub nodes: BTreeMap<u64, Node>,
@@ -129,6 +131,7 @@ impl World {
             trace: Trace::default(),
             oracle: Oracle::default(),
             counts: Counts::default(),
+            rejection: None,
             at_us: 0,
             network: Network::default(),
             nodes: BTreeMap::new(),
