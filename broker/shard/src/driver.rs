@@ -436,6 +436,8 @@ impl Core {
             let write = self.writes.push(number, work.write, work.messages_after, answers);
             self.outbox.writes.extend(write);
             self.report_finished();
+        } else {
+            self.outbox.answers.extend(answers);
         }
         for (ticket, result) in work.reads {
             if let Some(Waiter::Read(caller)) = self.waiters.remove(&ticket) {

@@ -1,9 +1,9 @@
 //! The Raft engine. This is the only module that uses the `raft` crate.
 //!
 //! The engine has no clock, disk or network. The caller passes in proposals, messages and ticks,
-//! takes the entries to write and to apply and the messages to send as a [`Ready`], and reports
-//! when a write is durable. Any number of writes may be in flight; every [`Ready`] is reported, in
-//! order.
+//! takes the entries to write and the messages to send as a [`Ready`], and reports when a write is
+//! durable. Any number of writes may be in flight; every [`Ready`] is reported, in order. Committed
+//! entries are applied when the caller has the memory for it: see `apply`.
 //!
 //! # Invariants
 //!
@@ -30,6 +30,7 @@ use crate::message::{Body, Message};
 use crate::payload::Payload;
 
 mod members;
+mod apply;
 mod election;
 mod footprint;
 mod membership;
@@ -89,9 +90,9 @@ pub enum ProposalRejection {
     Busy,
 }
 
-/// What the caller has to do: send `messages`, write `entries` and `hard_state` to the WAL, apply
-/// `committed`. When the write, and the write of every earlier `Ready`, are durable, the caller
-/// reports [`Engine::persisted`] and sends `messages_after`.
+/// What the caller has to do: send `messages`, write `entries` and `hard_state` to the WAL. When
+/// the write, and the write of every earlier `Ready`, are durable, the caller reports
+/// [`Engine::persisted`] and sends `messages_after`.
 #[derive(Debug, Default)]
 pub struct Ready {
     /// The number to report with [`Engine::persisted`]. A `Ready` without a write is reported, too.
@@ -102,8 +103,9 @@ pub struct Ready {
     pub hard_state: Option<HardState>,
     /// Whether the write has to be durable: false when only the commit index moved.
     pub must_sync: bool,
-    /// Entries that are newly committed, in order.
-    pub committed: Vec<Entry>,
+    /// Whether a change of the members is among the entries that are newly committed. They are
+    /// applied from [`Engine::next_to_apply`] on.
+    pub commits_members: bool,
     /// Reads for which the leadership of this replica is confirmed.
     pub reads: Vec<ConfirmedRead>,
     /// Messages to send at once.
@@ -134,6 +136,8 @@ pub struct Engine {
     committed_at_start: u64,
     /// The last index of the log at the start.
     last_at_start: u64,
+    /// Entries through this index may be applied.
+    to_apply: u64,
     /// The number of the last [`Ready`].
     number: u64,
     /// The number of the last [`Ready`] that is durable with all before it.
@@ -192,12 +196,13 @@ impl Engine {
         };
         config.validate().map_err(EngineError::from_raft)?;
         let logger = slog::Logger::root(slog::Discard, slog::o!());
-        let (members, seed) = (start.members.clone(), start.seed);
+        let (members, seed, snapshot) = (start.members.clone(), start.seed, start.snapshot);
         let store = LogStore::new(start);
         let node = RawNode::new(&config, store, &logger).map_err(EngineError::from_raft)?;
         let mut engine = Self {
             committed_at_start: node.raft.raft_log.committed,
             last_at_start: last.index,
+            to_apply: snapshot.index,
             durable_term: node.raft.term,
             node,
             members,
@@ -311,13 +316,6 @@ impl Engine {
         Ok(())
     }
 
-    /// Whether the next entry to apply has to be read back from the WAL and waits for memory.
-    #[must_use]
-    pub fn waits_for_room(&self) -> bool {
-        let log = &self.node.raft.raft_log;
-        log.store.waits_for_room(log.applied)
-    }
-
     /// The work that is ready, if any.
     pub fn ready(&mut self) -> Option<Ready> {
         let fetches = self.node.mut_store().take_fetches();
@@ -355,12 +353,14 @@ impl Engine {
             }
         }
         messages.retain_mut(|message| self.is_useful(message));
+        let committed = ready.take_committed_entries();
+        self.to_apply = committed.last().map_or(self.to_apply, |last| last.index);
         let out = Ready {
             number: ready.number(),
             entries,
             hard_state: ready.hs().map(HardState::from),
             must_sync: ready.must_sync(),
-            committed: self.complete(&ready.take_committed_entries()),
+            commits_members: committed.iter().any(convert::is_change_of_members),
             reads: ready.take_read_states().iter().filter_map(read_state).collect(),
             messages,
             messages_after,
@@ -374,9 +374,9 @@ impl Engine {
 
     fn complete(&self, entries: &[eraftpb::Entry]) -> Vec<Entry> {
         let log = self.node.store();
-        let entries = entries.iter().map(|entry| {
-            log.complete(entry).expect("the payload of a new or committed entry is kept")
-        });
+        let entries = entries
+            .iter()
+            .map(|entry| log.complete(entry).expect("the payload of a new entry is kept"));
         entries.collect()
     }
 
@@ -387,23 +387,6 @@ impl Engine {
             self.durable_term = term;
         }
         self.node.on_persist_ready(number);
-    }
-
-    /// Reports that everything through `index` is applied. A single replica releases the payloads.
-    pub fn applied(&mut self, index: u64) {
-        self.node.advance_apply_to(index);
-        if self.is_lone() {
-            self.node.mut_store().discard_through(index);
-        } else {
-            self.node.mut_store().release(index);
-        }
-        self.campaign_alone();
-    }
-
-    /// Reports that a snapshot through `index` is durable. The log is kept from there on.
-    pub fn compacted(&mut self, index: u64) {
-        let index = index.min(self.node.raft.raft_log.applied);
-        self.node.mut_store().discard_through(index);
     }
 }
 

@@ -31,8 +31,16 @@ pub const ENTRIES_PER_WRITE_MAX: usize = 64;
 pub const WRITE_BYTES_MAX: usize =
     ENTRY_BYTES_MAX + ENTRY_BYTES_HARD_MAX + ENTRIES_PER_WRITE_MAX * ENTRY_OVERHEAD_BYTES;
 
-/// Bytes of entries that are applied at once. Recovery replays in pieces of this size.
+/// Bytes of entries that the engine reports as committed at once.
 pub const COMMITTED_BYTES_MAX: u64 = 8 << 20;
+
+/// Bytes of entries that a replica which does not serve applies before it looks for memory again.
+/// By so much, or by one larger entry, each shard may exceed the memory budget of the broker.
+pub const APPLIED_AT_ONCE_BYTES_MAX: u64 = 1 << 20;
+
+/// Bytes of committed entries that a replica keeps while they wait for memory, besides
+/// [`LOG_WINDOW_BYTES`]. Above it, it takes no more entries of its leader.
+pub const UNAPPLIED_BYTES_MAX: u64 = 8 << 20;
 
 /// Most bytes of entries in one append message to a follower.
 pub const MESSAGE_BYTES_MAX: u64 = 1 << 20;
@@ -122,8 +130,11 @@ const _: () = assert!(ENTRY_BYTES_MAX <= BATCH_BYTES_MAX, "joined batches fit an
 const _: () = assert!(COMMAND_BYTES_MAX + ENTRY_OVERHEAD_BYTES <= ENTRY_BYTES_HARD_MAX);
 const _: () = assert!(
     MESSAGE_BYTES_MAX <= COMMITTED_BYTES_MAX,
-    "the entries of a message are applied at once"
+    "the entries of a message are committed at once"
 );
+const _: () = assert!(MESSAGE_BYTES_MAX <= UNAPPLIED_BYTES_MAX);
+const _: () = assert!(APPLIED_AT_ONCE_BYTES_MAX <= UNAPPLIED_BYTES_MAX);
+const _: () = assert!(UNAPPLIED_BYTES_MAX <= UNCOMMITTED_BYTES_MAX);
 const _: () = assert!(COMMITTED_BYTES_MAX <= UNCOMMITTED_BYTES_MAX - UNCOMMITTED_RESERVE_BYTES);
 const _: () = assert!(
     (FREEING_COMMAND_BYTES_MAX + ENTRY_OVERHEAD_BYTES) as u64 * 4 <= UNCOMMITTED_RESERVE_BYTES,

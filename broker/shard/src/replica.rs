@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 use crate::command::{self, Command, Envelope};
 use crate::engine::{
     ChangeRejection, ConfirmedRead, Engine, EngineError, Entry, EntryId, EntryKind, Fetch,
-    HardState, Members, MembersChange, MessageRejection, ProposalRejection, Start,
+    HardState, Members, MembersChange, MessageRejection, ProposalRejection, Ready, Start,
 };
 use crate::id::ReplicaId;
 use crate::limits;
@@ -26,6 +26,7 @@ use crate::proposal::ProposeError;
 use crate::state::{Effect, Outcome, State};
 
 mod footprint;
+mod memory;
 
 /// Identifies a proposal or a read until it is resolved. The caller chooses it; each is used once.
 pub type Ticket = u64;
@@ -208,7 +209,7 @@ impl Replica {
     #[must_use]
     pub fn needs_ticks(&self) -> bool {
         let is_lone_leader = self.engine.is_lone() && self.engine.is_leader();
-        !self.is_stopped && (!is_lone_leader || self.engine.waits_for_room())
+        !self.is_stopped && (!is_lone_leader || self.waits_for_room())
     }
 
     /// Advances the engine's clock by one tick.
@@ -321,22 +322,33 @@ impl Replica {
 
     /// Advances the replica. Call until it returns `None`, and again after each event and tick.
     ///
-    /// Entries that were in the log at start are applied in pieces of
-    /// [`limits::COMMITTED_BYTES_MAX`]. Their replay waits while the memory budget is used up,
-    /// until the checkpoint thread has released some of it.
+    /// A replica that does not serve applies entries in pieces of
+    /// [`limits::APPLIED_AT_ONCE_BYTES_MAX`], and waits while the memory budget is used up, until
+    /// the background work has released some of it.
     pub fn poll(&mut self, state: &mut State) -> Option<Work> {
         if self.is_stopped {
             return None;
         }
         let mut work = Work::default();
         self.ask_reads(&mut work);
-        let waits = self.engine.waits_for_room();
-        let Some(ready) = (!waits).then(|| self.engine.ready()).flatten() else {
+        let ready = self.engine.ready();
+        let is_ready = ready.is_some();
+        if let Some(ready) = ready {
+            self.take_ready(ready, &mut work);
+        }
+        let has_applied = self.apply_committed(state, &mut work);
+        if !is_ready && !has_applied {
             return (!work.reads.is_empty()).then_some(work);
-        };
+        }
+        self.settle_reads(&mut work);
+        self.follow_leadership(&mut work);
+        Some(work)
+    }
+
+    fn take_ready(&mut self, ready: Ready, work: &mut Work) {
         self.hard_state = ready.hard_state.or(self.hard_state);
         // A replica that restarts has the members that it knows to be committed.
-        let changes_members = ready.committed.iter().any(|entry| entry.kind == EntryKind::Members);
+        let changes_members = ready.commits_members;
         if ready.must_sync || !ready.entries.is_empty() || changes_members {
             let mut hard_state = self.hard_state.take();
             if let Some(state) = hard_state.as_mut().filter(|_| ready.entries.is_empty()) {
@@ -351,19 +363,9 @@ impl Replica {
         work.messages_after = ready.messages_after;
         work.fetches = ready.fetches;
         work.snapshots_for = ready.snapshots_for;
-        for entry in ready.committed {
-            if let Err(reason) = self.apply(state, entry, &mut work) {
-                self.is_stopped = true;
-                work.stopped = Some(reason);
-                break;
-            }
-        }
         for read in ready.reads {
             self.confirm_read(read);
         }
-        self.settle_reads(&mut work);
-        self.follow_leadership(&mut work);
-        Some(work)
     }
 
     fn apply(

@@ -100,8 +100,7 @@ mod tests {
     use crate::command::{Command, ShardCommand};
     use crate::id::{PartitionId, TopicId};
 
-    const MAX: usize =
-        (limits::UNCOMMITTED_BYTES_MAX - limits::UNCOMMITTED_RESERVE_BYTES) as usize;
+    const MAX: usize = (limits::UNCOMMITTED_BYTES_MAX - limits::UNCOMMITTED_RESERVE_BYTES) as usize;
 
     #[test]
     fn entries_count_until_they_are_committed_or_the_term_ends() {
@@ -112,7 +111,9 @@ mod tests {
         assert!(uncommitted.admits(1, 4, common, 1) && !uncommitted.admits(1, 4, common, 2));
         uncommitted.add(6, common, 1);
         assert!(!uncommitted.admits(1, 4, common, 1));
-        assert!(uncommitted.admits(1, 5, common, MAX - 1) && !uncommitted.admits(1, 5, common, MAX));
+        assert!(
+            uncommitted.admits(1, 5, common, MAX - 1) && !uncommitted.admits(1, 5, common, MAX)
+        );
         assert!(uncommitted.admits(2, 5, common, MAX), "another leader's entries do not count");
     }
 

@@ -5,6 +5,9 @@ use ropewalk_shard::driver::Event;
 use crate::dice::Dice;
 use crate::world::{Happening, World};
 
+/// Memory for the records of a replica that writes them slowly, bytes.
+const WILD_TAIL_BYTES: u64 = 8 << 10;
+
 /// How long faults happen, microseconds.
 pub(crate) const FAULTS_US: u64 = 20_000_000;
 
@@ -25,7 +28,7 @@ impl World {
         self.after(wait, Happening::Chaos);
         let ids: Vec<u64> = self.nodes.keys().copied().collect();
         let node = self.dice.pick(&ids).expect("nodes");
-        match self.dice.below(21) {
+        match self.dice.below(22) {
             0..=2 => self.crash_and_restart(node),
             3 => ids.iter().for_each(|id| self.crash_and_restart(*id)),
             4 => {
@@ -73,6 +76,13 @@ impl World {
                 let wait = self.dice.between(100_000, 3_000_000);
                 self.note(format!("replica {node} sends forged messages"));
                 self.node(node).forges_until = self.at_us + wait;
+            }
+            19 => {
+                let slow = self.dice.between(500, 5_000);
+                self.note(format!("replica {node} writes {slow} bytes of records in a tick"));
+                let found = self.node(node);
+                found.flushed_per_tick = slow;
+                found.disk.tail().set_budget(WILD_TAIL_BYTES);
             }
             _ => self.checkpoint(node),
         }

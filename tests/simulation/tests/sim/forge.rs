@@ -57,7 +57,7 @@ pub(crate) fn forged(to: &Replica, leader: u64, other: u64) -> Vec<Forged> {
     let mut all = vec![
         misdirected("to another replica", Message { to: id + 100, ..of(from, term, beat()) }),
         misdirected("from its receiver", of(id, term, beat())),
-        misdirected("from nobody", of(0, term, beat())),
+        misdirected("from no replica", of(0, term, beat())),
         misdirected("of term 0", of(from, 0, beat())),
         misdirected("of the last term", of(from, u64::MAX, beat())),
         Forged {
@@ -70,7 +70,10 @@ pub(crate) fn forged(to: &Replica, leader: u64, other: u64) -> Vec<Forged> {
             message: of(other, term, Body::TimeoutNow),
             is_expected: |r| matches!(r, MessageRejection::UnrequestedCampaign),
         },
-        second_leader("entries of a second leader", of(other, term, append(last, vec![next(1, term)]))),
+        second_leader(
+            "entries of a second leader",
+            of(other, term, append(last, vec![next(1, term)])),
+        ),
         second_leader("a heartbeat of a second leader", of(other, term, beat())),
     ];
     // As if the sender were elected in a later term, so that only the entries are wrong.

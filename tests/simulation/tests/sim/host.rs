@@ -4,7 +4,7 @@ use ropewalk_shard::driver::{Actions, Event};
 use ropewalk_shard::engine::Entry;
 use ropewalk_shard::message::{Body, Message};
 use ropewalk_shard::replica::Write;
-use ropewalk_shard::{Footprint, HistoryId};
+use ropewalk_shard::{Effect, Footprint, HistoryId};
 
 use crate::disk::Synced;
 use crate::forge;
@@ -61,6 +61,9 @@ impl World {
         }
         for effect in &actions.effects {
             self.oracle.effect(node, effect);
+            if let Effect::Appended { batch, .. } = effect {
+                self.nodes[&node].disk.tail().take(batch.body().len() as u64);
+            }
         }
         for (caller, answer) in actions.answers {
             if self.crashes_before(node, || format!("replica {node} answers a call")) {
@@ -91,7 +94,8 @@ impl World {
             self.transfer(node, to);
         }
         self.counts.refused += actions.rejected.len();
-        self.rejection = actions.rejected.last().map(|(_, rejection)| *rejection).or(self.rejection);
+        self.rejection =
+            actions.rejected.last().map(|(_, rejection)| *rejection).or(self.rejection);
         if let Some(reason) = actions.stopped {
             self.note(format!("replica {node} stops: {reason}"));
             let node = self.node(node);
@@ -280,14 +284,14 @@ impl World {
 
     /// Shows the oracle what a replica is after an event.
     fn report(&mut self, node: u64) {
-        let Some(process) = self.nodes.get_mut(&node).and_then(|n| n.process.as_mut()) else {
-            return;
-        };
+        let Some(found) = self.nodes.get_mut(&node) else { return };
+        let Some(process) = found.process.as_mut() else { return };
         let replica = process.core.replica();
         if replica.leader() == Some(node) {
             self.oracle.leads(node, replica.term());
         }
         let Footprint { entries, items, bytes } = process.core.footprint();
+        found.peak_bytes = found.peak_bytes.max(bytes);
         self.peak.entries = self.peak.entries.max(entries);
         self.peak.items = self.peak.items.max(items);
         self.peak.bytes = self.peak.bytes.max(bytes);

@@ -2,9 +2,10 @@
 //!
 //! The cores, their state machines, their messages and their write-ahead logs are the real ones.
 //! Disks, network, clocks, clients and the operator are simulated: messages are lost, doubled,
-//! reordered and cut off in one direction; processes crash, pause and restart; disks are slow or
-//! full, lose and tear what was not synced, fail syncs and flip bits; members come and go. An
-//! oracle compares the answers to clients with what every replica holds.
+//! reordered, forged and cut off in one direction; processes crash, pause and restart; disks are
+//! slow or full, lose and tear what was not synced, fail syncs and flip bits; records are written
+//! to segments slowly; members come and go. An oracle compares the answers to clients with what
+//! every replica holds.
 //!
 //! `ROPEWALK_SEEDS=FROM..TO` sets the seeds; a failing one prints itself and its last events.
 

@@ -72,6 +72,10 @@ pub(crate) struct Node {
     pub submitted: u64,
     /// Until then it sends messages that no correct replica sends (microseconds).
     pub forges_until: u64,
+    /// Bytes of records that are written to segments in a tick.
+    pub flushed_per_tick: u64,
+    /// The most bytes of payloads that the core kept at the end of an event.
+    pub peak_bytes: u64,
     /// How far the wall clock is off, milliseconds.
     pub clock_skew_ms: i64,
     /// Length of a tick by this node's clock, microseconds.
@@ -98,6 +102,8 @@ impl Node {
             refused: None,
             submitted: 0,
             forges_until: 0,
+            flushed_per_tick: u64::MAX,
+            peak_bytes: 0,
             clock_skew_ms: 0,
             tick_us,
             is_lost: false,

@@ -9,6 +9,7 @@ mod others;
 mod reads;
 mod refusals;
 mod space;
+mod tails;
 mod transfer;
 
 use ropewalk_shard::engine::MembersChange;

@@ -325,6 +325,7 @@ impl World {
         self.after(tick_us, Happening::Tick { node, incarnation });
         let at_us = self.at_us;
         let state = self.node(node);
+        state.disk.tail().flush(state.flushed_per_tick);
         if at_us >= state.sealed_at + SEAL_US {
             state.sealed_at = at_us;
             state.disk.seal();

@@ -5,7 +5,7 @@ use crate::mutation::Mutation;
 use crate::world::World;
 
 /// A leader is cut off and its process stops for so long that another replica leads and takes
-/// records. Its own clock stood still: when it runs again, it takes itself for the leader. A read
+/// records. Its own clock did not run: when it continues, it takes itself for the leader. A read
 /// there must not be answered from what it has.
 fn deposed_leader(seed: u64, mutation: Option<Mutation>) -> Result<(), String> {
     let mut world = World::calm(seed, 3, mutation);
