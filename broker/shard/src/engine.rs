@@ -38,6 +38,7 @@ mod store;
 mod peers;
 mod full;
 mod heard;
+mod held;
 mod admission;
 mod convert;
 mod uncommitted;
@@ -45,6 +46,7 @@ mod uncommitted;
 pub use crate::entry::{Entry, EntryId, EntryKind};
 pub use admission::MessageRejection;
 use heard::Heard;
+use held::Held;
 pub use members::{ChangeRejection, Members, MembersChange, UnknownChange};
 use store::LogStore;
 pub use store::{EntrySource, Fetch, StoredEntry};
@@ -160,6 +162,7 @@ pub struct Engine {
     last_freeing: u64,
     /// When the other members were last heard of.
     heard: Heard,
+    held: Held,
 }
 
 impl fmt::Debug for Engine {
@@ -217,6 +220,7 @@ impl Engine {
             last_command: 0,
             last_freeing: last.index,
             heard: Heard::default(),
+            held: Held::default(),
         };
         engine.campaign_alone();
         Ok(engine)
@@ -353,6 +357,10 @@ impl Engine {
             }
         }
         messages.retain_mut(|message| self.is_useful(message));
+        if !self.is_leader() {
+            self.held.clear();
+        }
+        messages.retain(|message| !self.held.takes(message));
         let committed = ready.take_committed_entries();
         self.to_apply = committed.last().map_or(self.to_apply, |last| last.index);
         let out = Ready {

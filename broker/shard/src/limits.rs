@@ -48,6 +48,12 @@ pub const MESSAGE_BYTES_MAX: u64 = 1 << 20;
 /// Most append messages in flight to one follower.
 pub const MESSAGES_INFLIGHT_MAX: usize = 64;
 
+/// Most bytes of entries that a broker has on their way to one other broker, over all shards.
+pub const PEER_BYTES_INFLIGHT_MAX: u64 = 48 << 20;
+
+/// Most bytes of entries that a broker has on their way to all other brokers together.
+pub const NODE_BYTES_INFLIGHT_MAX: u64 = 96 << 20;
+
 /// Bytes that are proposed and not committed in one shard. Above it, proposals wait in the queue.
 pub const UNCOMMITTED_BYTES_MAX: u64 = 16 << 20;
 
@@ -131,6 +137,14 @@ const _: () = assert!(COMMAND_BYTES_MAX + ENTRY_OVERHEAD_BYTES <= ENTRY_BYTES_HA
 const _: () = assert!(
     MESSAGE_BYTES_MAX <= COMMITTED_BYTES_MAX,
     "the entries of a message are committed at once"
+);
+const _: () = assert!(
+    ENTRY_BYTES_HARD_MAX as u64 <= PEER_BYTES_INFLIGHT_MAX,
+    "the largest entry fits what may be on its way to a broker"
+);
+const _: () = assert!(
+    2 * PEER_BYTES_INFLIGHT_MAX <= NODE_BYTES_INFLIGHT_MAX,
+    "a broker that takes nothing leaves room for another one"
 );
 const _: () = assert!(MESSAGE_BYTES_MAX <= UNAPPLIED_BYTES_MAX);
 const _: () = assert!(APPLIED_AT_ONCE_BYTES_MAX <= UNAPPLIED_BYTES_MAX);

@@ -243,6 +243,16 @@ impl Replica {
         self.engine.unreachable(replica);
     }
 
+    /// Reports that the entries from `first` on were not sent to `replica`.
+    pub fn hold(&mut self, replica: u64, first: u64) {
+        self.engine.hold(replica, first);
+    }
+
+    /// Sends entries to a held follower again.
+    pub fn release(&mut self, replica: u64) {
+        self.engine.release(replica);
+    }
+
     /// Asks `replica` to lead in place of this one. Proposals wait meanwhile.
     pub fn transfer_leadership(&mut self, replica: u64) {
         self.engine.transfer_leadership(replica);

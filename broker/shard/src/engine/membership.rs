@@ -89,6 +89,7 @@ impl Engine {
             self.members = Members::from_conf_state(&state, history);
         }
         self.heard.retain(|member| self.members.contains(member));
+        self.held.retain(|member| self.members.contains(member));
         self.full.retain(|member| self.members.contains(*member));
         if self.is_leader() && !self.members.is_voter(self.id()) {
             // The others learn that the entry is committed before they elect another leader.

@@ -2,22 +2,15 @@
 
 use ropewalk_shard::driver::{Actions, Event};
 use ropewalk_shard::engine::Entry;
-use ropewalk_shard::message::{Body, Message};
+use ropewalk_shard::message::Body;
 use ropewalk_shard::replica::Write;
-use ropewalk_shard::{Effect, Footprint, HistoryId};
+use ropewalk_shard::{Effect, Footprint};
 
 use crate::disk::Synced;
-use crate::forge;
 use crate::mutation::Mutation;
 use crate::node::Node;
 use crate::steps::Steps;
 use crate::world::{Happening, World};
-
-/// The history of every replica.
-const HISTORY: HistoryId = HistoryId(0);
-
-/// Payloads from this size on are passed by reference.
-const LARGE_BYTES: usize = 64 << 10;
 
 impl World {
     /// Passes an event to a node and carries out what follows.
@@ -75,7 +68,7 @@ impl World {
             self.counts.elections += 1;
             self.note(format!("replica {node} leads in term {term}"));
         }
-        for message in actions.messages {
+        for message in self.admitted(node, actions.messages) {
             if self.crashes_before(node, || Steps::message(&message)) {
                 return;
             }
@@ -246,39 +239,6 @@ impl World {
         if !self.is_quiet && self.dice.one_in(one_in) {
             let delay = self.dice.below(2_000);
             self.after(delay, Happening::Restart { node });
-        }
-    }
-
-    fn send(&mut self, message: Message) {
-        self.counts.messages += 1;
-        let bytes = message.payload_bytes();
-        // Through its encoding, as between brokers, unless copying it would take most of the time.
-        let is_small = bytes < LARGE_BYTES;
-        let message = if is_small {
-            Message::decode(message.encode(HISTORY).to_bytes(), HISTORY)
-        } else {
-            Ok(message)
-        };
-        let message = message.expect("what was encoded decodes");
-        if self.is_lost_in_contest(&message) {
-            return;
-        }
-        for delay in self.network.deliveries(message.from, message.to, &mut self.dice) {
-            self.network.departs(bytes as u64);
-            self.after(delay, Happening::Deliver { message: message.clone() });
-        }
-        let forges = |node: &Node| node.forges_until > self.at_us;
-        if !self.is_quiet && self.nodes.get(&message.from).is_some_and(forges) {
-            self.send_forged(&message);
-        }
-    }
-
-    /// Sends a message that is almost like this one, and that no correct replica sends.
-    fn send_forged(&mut self, message: &Message) {
-        let forged = forge::altered(message, &mut self.dice);
-        for delay in self.network.deliveries(message.from, message.to, &mut self.dice) {
-            self.network.departs(forged.payload_bytes() as u64);
-            self.after(delay, Happening::Deliver { message: forged.clone() });
         }
     }
 

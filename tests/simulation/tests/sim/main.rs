@@ -30,6 +30,7 @@ mod operator;
 mod oracle;
 mod process;
 mod scenarios;
+mod sending;
 mod steps;
 mod traffic;
 mod world;
@@ -94,6 +95,7 @@ fn d1_d5_o1_every_seed_keeps_what_was_promised() {
         total.changes += counts.changes;
         total.refused += counts.refused;
         total.full += counts.full;
+        total.held += counts.held;
         total.reads += counts.reads;
         total.merged += counts.merged;
         total.events += counts.events;

@@ -9,6 +9,7 @@ use ropewalk_shard::command::Append;
 use ropewalk_shard::driver::{Actions, Caller, Core, Event, Now, StateAccess};
 use ropewalk_shard::engine::EngineError;
 use ropewalk_shard::replica::{Replica, Work};
+use ropewalk_shard::send_budget::{SendBudget, SendLimits};
 
 use crate::clients::Record;
 use crate::disk::{Disk, OpenFailure, Snapshot, Synced};
@@ -46,6 +47,8 @@ pub(crate) struct Process {
     pub core: Core,
     pub state: Shared,
     pub calls: BTreeMap<Caller, Call>,
+    /// What is on its way to other replicas.
+    pub sends: SendBudget,
     next_caller: Caller,
     /// The index of the last state that the oracle saw.
     pub reported: u64,
@@ -72,6 +75,8 @@ pub(crate) struct Node {
     pub submitted: u64,
     /// Until then it sends messages that no correct replica sends (microseconds).
     pub forges_until: u64,
+    /// The bounds of what is on its way to other replicas.
+    pub send_limits: SendLimits,
     /// Bytes of records that are written to segments in a tick.
     pub flushed_per_tick: u64,
     /// The most bytes of payloads that the core kept at the end of an event.
@@ -102,6 +107,7 @@ impl Node {
             refused: None,
             submitted: 0,
             forges_until: 0,
+            send_limits: SendLimits::default(),
             flushed_per_tick: u64::MAX,
             peak_bytes: 0,
             clock_skew_ms: 0,
@@ -125,6 +131,7 @@ impl Node {
             core: Core::new(replica),
             state: Shared(RefCell::new(state)),
             calls: BTreeMap::new(),
+            sends: SendBudget::new(self.send_limits),
             next_caller: 0,
             reported,
         });

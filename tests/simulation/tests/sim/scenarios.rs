@@ -8,6 +8,7 @@ mod nats;
 mod others;
 mod reads;
 mod refusals;
+mod sending;
 mod space;
 mod tails;
 mod transfer;

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ropewalk_shard::driver::Event;
 use ropewalk_shard::engine::{EntryId, Fetch, Members, MessageRejection};
 use ropewalk_shard::message::{Body, Message};
+use ropewalk_shard::send_budget::SendLimits;
 use ropewalk_shard::{Footprint, State};
 
 use crate::clients::Client;
@@ -31,11 +32,13 @@ const ROOMY_FILE_BYTES: u64 = 16 << 20;
 /// How often the log writes durably which rounds were durable, microseconds.
 const SEAL_US: u64 = 1_000_000;
 
-/// An event of the simulation.
+/// An event of the simulation. A message is `charged` with the incarnation of its sender, if it
+/// counts for what that process has on its way.
 #[derive(Debug)]
 pub(crate) enum Happening {
     Tick { node: u64, incarnation: u64 },
-    Deliver { message: Message },
+    Deliver { message: Message, charged: Option<u64> },
+    Turns { node: u64, incarnation: u64 },
     Sync { node: u64, incarnation: u64 },
     Fetched { node: u64, incarnation: u64, fetch: Fetch },
     Snapshot { to: u64, snapshot: Box<Snapshot> },
@@ -66,6 +69,8 @@ pub(crate) struct Counts {
     /// Writes that the log refused.
     pub full: usize,
     pub reads: usize,
+    /// Messages with entries that were not sent because too many bytes were on their way.
+    pub held: usize,
     /// Heartbeats that a newer one replaced.
     pub merged: usize,
     pub messages: usize,
@@ -166,6 +171,9 @@ impl World {
     pub(crate) fn wild(seed: u64, voters: u64, mutation: Option<Mutation>) -> Self {
         let mut world = Self::created(seed, voters, mutation, WILD_FILE_BYTES);
         world.is_quiet = false;
+        if seed.is_multiple_of(2) {
+            world.limit_sends(SendLimits { peer_bytes: 600, node_bytes: 900 });
+        }
         for client in 0..4 {
             world.add_client((client % 2 == 0).then_some(1000 + client));
         }
@@ -238,7 +246,8 @@ impl World {
         let Some(happening) = self.unless_paused(happening) else { return };
         match happening {
             Happening::Tick { node, incarnation } => self.tick(node, incarnation),
-            Happening::Deliver { message } => self.deliver(message),
+            Happening::Deliver { message, charged } => self.deliver(message, charged),
+            Happening::Turns { node, incarnation } => self.turns(node, incarnation),
             Happening::Sync { node, incarnation } => self.sync(node, incarnation),
             Happening::Fetched { node, incarnation, fetch } => {
                 let read = |n: &mut Node| n.disk.read(fetch.first, fetch.last);
@@ -272,8 +281,9 @@ impl World {
     /// later. What the node itself does at that time is in the order of the events.
     fn unless_paused(&mut self, happening: Happening) -> Option<Happening> {
         let node = match &happening {
-            Happening::Deliver { message } => message.to,
-            Happening::Tick { node, .. }
+            Happening::Deliver { message, .. } => message.to,
+            Happening::Turns { node, .. }
+            | Happening::Tick { node, .. }
             | Happening::Sync { node, .. }
             | Happening::Fetched { node, .. }
             | Happening::Checkpoint { node, .. } => *node,
@@ -294,7 +304,7 @@ impl World {
             return Some(happening);
         }
         let mut heartbeat = None;
-        if let Happening::Deliver { message: Message { from, to, body, .. } } = &happening
+        if let Happening::Deliver { message: Message { from, to, body, .. }, .. } = &happening
             && matches!(body, Body::Heartbeat { .. })
         {
             heartbeat = Some((*from, *to));
@@ -334,13 +344,5 @@ impl World {
             self.checkpoint(node);
         }
         self.event(node, Event::Tick);
-    }
-
-    fn deliver(&mut self, message: Message) {
-        let (from, to) = (message.from, message.to);
-        self.network.arrives(message.payload_bytes() as u64);
-        if !self.network.is_cut(from, to) {
-            self.event(to, Event::Message(message));
-        }
     }
 }
