@@ -28,7 +28,7 @@ impl World {
         self.after(wait, Happening::Chaos);
         let ids: Vec<u64> = self.nodes.keys().copied().collect();
         let node = self.dice.pick(&ids).expect("nodes");
-        match self.dice.below(22) {
+        match self.dice.below(24) {
             0..=2 => self.crash_and_restart(node),
             3 => ids.iter().for_each(|id| self.crash_and_restart(*id)),
             4 => {
@@ -65,7 +65,7 @@ impl World {
                 self.node(node).clock_skew_ms = jump;
             }
             13 => self.flurry(&ids),
-            14 | 15 => self.begin_damage(),
+            14 | 15 | 20 | 21 => self.begin_damage(),
             16 => {
                 self.node(node).disk.fails_sync = true;
                 let down = self.dice.between(1_000, 2_000_000);
