@@ -88,9 +88,9 @@ pub struct Admitted {
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "the turn has to be ended"]
 pub struct Turn {
-    /// The broker.
+    /// The broker that receives the entries.
     pub peer: BrokerId,
-    /// The shard.
+    /// The shard that sends them.
     pub shard: ShardId,
 }
 
