@@ -17,7 +17,7 @@ use crate::payload::Payload;
 pub(super) enum Share {
     /// [`limits::UNCOMMITTED_BYTES_MAX`] without the reserve.
     Common,
-    /// [`limits::UNCOMMITTED_RESERVE_BYTES`].
+    /// What frees space: [`limits::UNCOMMITTED_RESERVE_BYTES`].
     Reserve,
 }
 
