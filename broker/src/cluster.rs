@@ -12,7 +12,7 @@ use ropewalk_node::Node;
 use ropewalk_shard::command::Command;
 use ropewalk_shard::{BrokerId, Outcome, ProposeError, ShardId};
 
-/// A broker of the cluster, as clients are told of it.
+/// A broker of the cluster, as clients see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KnownBroker {
     /// The broker's id (`node.id`).
@@ -26,7 +26,7 @@ pub struct KnownBroker {
 /// The broker that leads a shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Leader {
-    /// The broker.
+    /// The broker that leads.
     pub broker: BrokerId,
     /// The Raft term in which it leads.
     pub term: u64,
@@ -57,7 +57,7 @@ impl Cluster {
         Arc::new(Self { node, own: Arc::new(own) })
     }
 
-    /// This broker.
+    /// This broker, as clients see it.
     #[must_use]
     pub fn own(&self) -> &Arc<KnownBroker> {
         &self.own

@@ -251,7 +251,7 @@ async fn r1_a_start_replays_a_long_log_within_the_memory_for_records() {
         assert!(found.iter().zip(0..).all(|(found, at)| *found == value(3 * at + index as u32)));
     }
     // The budget, and the one piece that was being applied when it was used up.
-    let most = (4 << 20) + limits::COMMITTED_BYTES_MAX as usize + (1 << 20);
+    let most = (4 << 20) + limits::APPLIED_AT_ONCE_BYTES_MAX as usize + (1 << 20);
     let peak = node.tail_budget().peak_bytes();
     assert!(peak <= most, "{peak} bytes were pinned, {most} are allowed");
     node.stop().await;

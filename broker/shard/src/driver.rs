@@ -149,6 +149,8 @@ impl Core {
             Event::Message(message) => self.take_message(message),
             Event::Fetched { id, entries } => self.replica.fetched(id, entries),
             Event::Unreachable(replica) => self.replica.unreachable(replica),
+            Event::Held { replica, first } => self.replica.hold(replica, first),
+            Event::Sendable(replica) => self.replica.release(replica),
             Event::Change { caller, change } => self.take_change(caller, change),
             Event::Transfer(replica) => self.replica.transfer_leadership(replica),
             Event::Compacted(index) => self.replica.compacted(index),

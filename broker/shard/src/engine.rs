@@ -1,9 +1,9 @@
 //! The Raft engine. This is the only module that uses the `raft` crate.
 //!
 //! The engine has no clock, disk or network. The caller passes in proposals, messages and ticks,
-//! takes the entries to write and to apply and the messages to send as a [`Ready`], and reports
-//! when a write is durable. Any number of writes may be in flight; every [`Ready`] is reported, in
-//! order.
+//! takes the entries to write and the messages to send as a [`Ready`], and reports when a write is
+//! durable. Any number of writes may be in flight; every [`Ready`] is reported, in order. Committed
+//! entries are applied when the caller has the memory for it: see `apply`.
 //!
 //! # Invariants
 //!
@@ -30,6 +30,7 @@ use crate::message::{Body, Message};
 use crate::payload::Payload;
 
 mod members;
+mod apply;
 mod election;
 mod footprint;
 mod membership;
@@ -37,6 +38,7 @@ mod store;
 mod peers;
 mod full;
 mod heard;
+mod held;
 mod admission;
 mod convert;
 mod uncommitted;
@@ -44,10 +46,11 @@ mod uncommitted;
 pub use crate::entry::{Entry, EntryId, EntryKind};
 pub use admission::MessageRejection;
 use heard::Heard;
+use held::Held;
 pub use members::{ChangeRejection, Members, MembersChange, UnknownChange};
 use store::LogStore;
 pub use store::{EntrySource, Fetch, StoredEntry};
-use uncommitted::Uncommitted;
+use uncommitted::{Share, Uncommitted};
 
 /// Raft's hard state: what a replica must write before it answers a vote or an append.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -84,13 +87,14 @@ pub struct Start {
 pub enum ProposalRejection {
     /// This replica does not lead.
     NotLeader,
-    /// [`limits::UNCOMMITTED_BYTES_MAX`] are uncommitted: retry after an entry commits.
+    /// As much is uncommitted as [`limits::UNCOMMITTED_BYTES_MAX`] allows: retry after an entry
+    /// commits.
     Busy,
 }
 
-/// What the caller has to do: send `messages`, write `entries` and `hard_state` to the WAL, apply
-/// `committed`. When the write, and the write of every earlier `Ready`, are durable, the caller
-/// reports [`Engine::persisted`] and sends `messages_after`.
+/// What the caller has to do: send `messages`, write `entries` and `hard_state` to the WAL. When
+/// the write, and the write of every earlier `Ready`, are durable, the caller reports
+/// [`Engine::persisted`] and sends `messages_after`.
 #[derive(Debug, Default)]
 pub struct Ready {
     /// The number to report with [`Engine::persisted`]. A `Ready` without a write is reported, too.
@@ -101,8 +105,9 @@ pub struct Ready {
     pub hard_state: Option<HardState>,
     /// Whether the write has to be durable: false when only the commit index moved.
     pub must_sync: bool,
-    /// Entries that are newly committed, in order.
-    pub committed: Vec<Entry>,
+    /// Whether a change of the members is among the entries that are newly committed. They are
+    /// applied from [`Engine::next_to_apply`] on.
+    pub commits_members: bool,
     /// Reads for which the leadership of this replica is confirmed.
     pub reads: Vec<ConfirmedRead>,
     /// Messages to send at once.
@@ -133,6 +138,8 @@ pub struct Engine {
     committed_at_start: u64,
     /// The last index of the log at the start.
     last_at_start: u64,
+    /// Entries through this index may be applied.
+    to_apply: u64,
     /// The number of the last [`Ready`].
     number: u64,
     /// The number of the last [`Ready`] that is durable with all before it.
@@ -155,6 +162,7 @@ pub struct Engine {
     last_freeing: u64,
     /// When the other members were last heard of.
     heard: Heard,
+    held: Held,
 }
 
 impl fmt::Debug for Engine {
@@ -191,12 +199,13 @@ impl Engine {
         };
         config.validate().map_err(EngineError::from_raft)?;
         let logger = slog::Logger::root(slog::Discard, slog::o!());
-        let (members, seed) = (start.members.clone(), start.seed);
+        let (members, seed, snapshot) = (start.members.clone(), start.seed, start.snapshot);
         let store = LogStore::new(start);
         let node = RawNode::new(&config, store, &logger).map_err(EngineError::from_raft)?;
         let mut engine = Self {
             committed_at_start: node.raft.raft_log.committed,
             last_at_start: last.index,
+            to_apply: snapshot.index,
             durable_term: node.raft.term,
             node,
             members,
@@ -211,6 +220,7 @@ impl Engine {
             last_command: 0,
             last_freeing: last.index,
             heard: Heard::default(),
+            held: Held::default(),
         };
         engine.campaign_alone();
         Ok(engine)
@@ -279,7 +289,8 @@ impl Engine {
         if !self.is_leader() {
             return Err(ProposalRejection::NotLeader);
         }
-        if !self.uncommitted.admits(self.term(), self.committed(), data.len()) {
+        let share = Share::of_command(&data);
+        if !self.uncommitted.admits(self.term(), self.committed(), share, data.len()) {
             return Err(ProposalRejection::Busy);
         }
         let entry = convert::outline(EntryId::default(), EntryKind::Normal, data.is_empty());
@@ -288,16 +299,16 @@ impl Engine {
         message.from = self.node.raft.id;
         message.set_entries(vec![entry].into());
         match self.node.step(message) {
-            Ok(()) => Ok(self.proposed(data)),
+            Ok(()) => Ok(self.proposed(data, share)),
             Err(raft::Error::ProposalDropped) if self.is_leader() => Err(ProposalRejection::Busy),
             Err(_) => Err(ProposalRejection::NotLeader),
         }
     }
 
     /// Keeps the payload of the entry that was proposed last; returns its index.
-    fn proposed(&mut self, data: Payload) -> u64 {
+    fn proposed(&mut self, data: Payload, share: Share) -> u64 {
         let id = EntryId { index: self.last_index(), term: self.term() };
-        self.uncommitted.add(id.index, data.len());
+        self.uncommitted.add(id.index, share, data.len());
         self.node.store().pass(id, data);
         id.index
     }
@@ -313,13 +324,6 @@ impl Engine {
         }
         self.node.read_index(context.to_be_bytes().to_vec());
         Ok(())
-    }
-
-    /// Whether the next entry to apply has to be read back from the WAL and waits for memory.
-    #[must_use]
-    pub fn waits_for_room(&self) -> bool {
-        let log = &self.node.raft.raft_log;
-        log.store.waits_for_room(log.applied)
     }
 
     /// The work that is ready, if any.
@@ -359,12 +363,18 @@ impl Engine {
             }
         }
         messages.retain_mut(|message| self.is_useful(message));
+        if !self.is_leader() {
+            self.held.clear();
+        }
+        messages.retain(|message| !self.held.takes(message));
+        let committed = ready.take_committed_entries();
+        self.to_apply = committed.last().map_or(self.to_apply, |last| last.index);
         let out = Ready {
             number: ready.number(),
             entries,
             hard_state: ready.hs().map(HardState::from),
             must_sync: ready.must_sync(),
-            committed: self.complete(&ready.take_committed_entries()),
+            commits_members: committed.iter().any(convert::is_change_of_members),
             reads: ready.take_read_states().iter().filter_map(read_state).collect(),
             messages,
             messages_after,
@@ -378,9 +388,9 @@ impl Engine {
 
     fn complete(&self, entries: &[eraftpb::Entry]) -> Vec<Entry> {
         let log = self.node.store();
-        let entries = entries.iter().map(|entry| {
-            log.complete(entry).expect("the payload of a new or committed entry is kept")
-        });
+        let entries = entries
+            .iter()
+            .map(|entry| log.complete(entry).expect("the payload of a new entry is kept"));
         entries.collect()
     }
 
@@ -391,23 +401,6 @@ impl Engine {
             self.durable_term = term;
         }
         self.node.on_persist_ready(number);
-    }
-
-    /// Reports that everything through `index` is applied. A single replica releases the payloads.
-    pub fn applied(&mut self, index: u64) {
-        self.node.advance_apply_to(index);
-        if self.is_lone() {
-            self.node.mut_store().discard_through(index);
-        } else {
-            self.node.mut_store().release(index);
-        }
-        self.campaign_alone();
-    }
-
-    /// Reports that a snapshot through `index` is durable. The log is kept from there on.
-    pub fn compacted(&mut self, index: u64) {
-        let index = index.min(self.node.raft.raft_log.applied);
-        self.node.mut_store().discard_through(index);
     }
 }
 

@@ -21,6 +21,7 @@ pub mod driver;
 pub mod replica;
 pub mod engine;
 pub mod message;
+pub mod send_budget;
 pub mod state;
 
 pub use deletion::Deletion;

@@ -31,8 +31,16 @@ pub const ENTRIES_PER_WRITE_MAX: usize = 64;
 pub const WRITE_BYTES_MAX: usize =
     ENTRY_BYTES_MAX + ENTRY_BYTES_HARD_MAX + ENTRIES_PER_WRITE_MAX * ENTRY_OVERHEAD_BYTES;
 
-/// Bytes of entries that are applied at once. Recovery replays in pieces of this size.
+/// Bytes of entries that the engine reports as committed at once.
 pub const COMMITTED_BYTES_MAX: u64 = 8 << 20;
+
+/// Bytes of entries that a replica which does not serve applies before it looks for memory again.
+/// By so much, or by one larger entry, each shard may exceed the memory budget of the broker.
+pub const APPLIED_AT_ONCE_BYTES_MAX: u64 = 1 << 20;
+
+/// Bytes of committed entries that a replica keeps while they wait for memory, besides
+/// [`LOG_WINDOW_BYTES`]. Above it, it takes no more entries of its leader.
+pub const UNAPPLIED_BYTES_MAX: u64 = 8 << 20;
 
 /// Most bytes of entries in one append message to a follower.
 pub const MESSAGE_BYTES_MAX: u64 = 1 << 20;
@@ -40,8 +48,18 @@ pub const MESSAGE_BYTES_MAX: u64 = 1 << 20;
 /// Most append messages in flight to one follower.
 pub const MESSAGES_INFLIGHT_MAX: usize = 64;
 
+/// Most bytes of entries that a broker has on their way to one other broker, over all shards.
+pub const PEER_BYTES_INFLIGHT_MAX: u64 = 48 << 20;
+
+/// Most bytes of entries that a broker has on their way to all other brokers together.
+pub const NODE_BYTES_INFLIGHT_MAX: u64 = 96 << 20;
+
 /// Bytes that are proposed and not committed in one shard. Above it, proposals wait in the queue.
 pub const UNCOMMITTED_BYTES_MAX: u64 = 16 << 20;
+
+/// The part of [`UNCOMMITTED_BYTES_MAX`] that only commands that free space and changes of the
+/// members use: they are proposed also while batches wait for full disks, bytes.
+pub const UNCOMMITTED_RESERVE_BYTES: u64 = 2 << 20;
 
 /// Most WAL writes in flight of one shard; batches that arrive meanwhile join the next entry.
 pub const WRITES_INFLIGHT_MAX: usize = 2;
@@ -122,9 +140,24 @@ const _: () = assert!(ENTRY_BYTES_MAX <= BATCH_BYTES_MAX, "joined batches fit an
 const _: () = assert!(COMMAND_BYTES_MAX + ENTRY_OVERHEAD_BYTES <= ENTRY_BYTES_HARD_MAX);
 const _: () = assert!(
     MESSAGE_BYTES_MAX <= COMMITTED_BYTES_MAX,
-    "the entries of a message are applied at once"
+    "the entries of a message are committed at once"
 );
-const _: () = assert!(COMMITTED_BYTES_MAX <= UNCOMMITTED_BYTES_MAX);
+const _: () = assert!(
+    ENTRY_BYTES_HARD_MAX as u64 <= PEER_BYTES_INFLIGHT_MAX,
+    "the largest entry fits what may be on its way to a broker"
+);
+const _: () = assert!(
+    2 * PEER_BYTES_INFLIGHT_MAX <= NODE_BYTES_INFLIGHT_MAX,
+    "a broker that takes nothing leaves room for another one"
+);
+const _: () = assert!(MESSAGE_BYTES_MAX <= UNAPPLIED_BYTES_MAX);
+const _: () = assert!(APPLIED_AT_ONCE_BYTES_MAX <= UNAPPLIED_BYTES_MAX);
+const _: () = assert!(UNAPPLIED_BYTES_MAX <= UNCOMMITTED_BYTES_MAX);
+const _: () = assert!(COMMITTED_BYTES_MAX <= UNCOMMITTED_BYTES_MAX - UNCOMMITTED_RESERVE_BYTES);
+const _: () = assert!(
+    (FREEING_COMMAND_BYTES_MAX + ENTRY_OVERHEAD_BYTES) as u64 * 4 <= UNCOMMITTED_RESERVE_BYTES,
+    "several commands that free space are proposed at once"
+);
 const _: () = assert!(MESSAGE_BYTES_MAX <= RESERVE_CATCH_UP_BYTES_MAX);
 const _: () = assert!(PRODUCERS_EVICTED_AT_ONCE > 0);
 const _: () = assert!(TOMBSTONES_REMOVED_AT_ONCE > 0);

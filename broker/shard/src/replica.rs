@@ -16,8 +16,8 @@ use std::collections::VecDeque;
 
 use crate::command::{self, Command, Envelope};
 use crate::engine::{
-    ChangeRejection, ConfirmedRead, Engine, EngineError, Entry, EntryId, EntryKind, Fetch,
-    HardState, Members, MembersChange, MessageRejection, ProposalRejection, Start,
+    ChangeRejection, Engine, EngineError, Entry, EntryId, EntryKind, Fetch, HardState, Members,
+    MembersChange, MessageRejection, ProposalRejection, Ready, Start,
 };
 use crate::id::ReplicaId;
 use crate::limits;
@@ -25,9 +25,12 @@ use crate::message::{Body, Message};
 use crate::proposal::ProposeError;
 use crate::state::{Effect, Outcome, State};
 use checks::Checks;
+use reads::Reads;
 
 mod checks;
 mod footprint;
+mod memory;
+mod reads;
 mod stop_reason;
 
 pub(crate) use checks::check;
@@ -45,13 +48,7 @@ pub struct Replica {
     /// A changed hard state that need not be synced alone; the next write includes it.
     hard_state: Option<HardState>,
     proposals: VecDeque<Proposal>,
-    /// Reads that are not requested from the engine yet.
-    reads_asked: Vec<Ticket>,
-    /// Confirmed reads, by the index that has to be applied before they are resolved.
-    reads_confirmed: VecDeque<(u64, Vec<Ticket>)>,
-    /// Requested reads that are not confirmed yet, by context.
-    read_contexts: VecDeque<(u64, Vec<Ticket>)>,
-    next_context: u64,
+    reads: Reads,
     /// The term in which this replica leads and has applied its first entry.
     leading: Option<u64>,
     /// The feature level of the cluster, as far as it is known here.
@@ -122,10 +119,7 @@ impl Replica {
             applied,
             hard_state: None,
             proposals: VecDeque::new(),
-            reads_asked: Vec::new(),
-            reads_confirmed: VecDeque::new(),
-            read_contexts: VecDeque::new(),
-            next_context: 0,
+            reads: Reads::default(),
             leading: None,
             level: 0,
             checks: Checks::default(),
@@ -199,7 +193,7 @@ impl Replica {
     #[must_use]
     pub fn needs_ticks(&self) -> bool {
         let is_lone_leader = self.engine.is_lone() && self.engine.is_leader();
-        !self.is_stopped && (!is_lone_leader || self.engine.waits_for_room())
+        !self.is_stopped && (!is_lone_leader || self.waits_for_room())
     }
 
     /// Advances the engine's clock by one tick.
@@ -245,6 +239,16 @@ impl Replica {
     /// Reports that messages to this replica are lost.
     pub fn unreachable(&mut self, replica: u64) {
         self.engine.unreachable(replica);
+    }
+
+    /// Reports that the entries from `first` on were not sent to `replica`.
+    pub fn hold(&mut self, replica: u64, first: u64) {
+        self.engine.hold(replica, first);
+    }
+
+    /// Sends entries to a held follower again.
+    pub fn release(&mut self, replica: u64) {
+        self.engine.release(replica);
     }
 
     /// Asks `replica` to lead in place of this one. Proposals wait meanwhile.
@@ -323,7 +327,7 @@ impl Replica {
     /// Requests a linearizable read; a poll resolves `ticket` once everything that is committed now
     /// is applied.
     pub fn read(&mut self, ticket: Ticket) {
-        self.reads_asked.push(ticket);
+        self.reads.ask(ticket);
     }
 
     /// Reports that the write of this number and every earlier one are durable.
@@ -333,25 +337,40 @@ impl Replica {
 
     /// Advances the replica. Call until it returns `None`, and again after each event and tick.
     ///
-    /// Entries that were in the log at start are applied in pieces of
-    /// [`limits::COMMITTED_BYTES_MAX`]. Their replay waits while the memory budget is used up,
-    /// until the checkpoint thread has released some of it.
+    /// A replica that does not serve applies entries in pieces of
+    /// [`limits::APPLIED_AT_ONCE_BYTES_MAX`], and waits while the memory budget is used up, until
+    /// the background work has released some of it.
     pub fn poll(&mut self, state: &mut State) -> Option<Work> {
         let mut work = Work::default();
         if let Some(reason) = self.checks.finding.take() {
             self.stop(reason, &mut work);
         }
-        self.ask_reads(&mut work);
+        let leader = self.leading.is_some().then_some(&mut self.engine);
+        self.reads.request(leader, &mut work.reads);
         if self.is_stopped {
             return (!work.reads.is_empty() || work.stopped.is_some()).then_some(work);
         }
-        let waits = self.engine.waits_for_room();
-        let Some(ready) = (!waits).then(|| self.engine.ready()).flatten() else {
+        let ready = self.engine.ready();
+        let is_ready = ready.is_some();
+        if let Some(ready) = ready {
+            self.take_ready(ready, &mut work);
+        }
+        let has_applied = self.apply_committed(state, &mut work);
+        if self.is_stopped {
+            return Some(work);
+        }
+        if !is_ready && !has_applied {
             return (!work.reads.is_empty()).then_some(work);
-        };
+        }
+        self.reads.settle(self.applied.index, &mut work.reads);
+        self.follow_leadership(&mut work);
+        Some(work)
+    }
+
+    fn take_ready(&mut self, ready: Ready, work: &mut Work) {
         self.hard_state = ready.hard_state.or(self.hard_state);
         // A replica that restarts has the members that it knows to be committed.
-        let changes_members = ready.committed.iter().any(|entry| entry.kind == EntryKind::Members);
+        let changes_members = ready.commits_members;
         if ready.must_sync || !ready.entries.is_empty() || changes_members {
             let mut hard_state = self.hard_state.take();
             if let Some(state) = hard_state.as_mut().filter(|_| ready.entries.is_empty()) {
@@ -366,19 +385,9 @@ impl Replica {
         work.messages_after = ready.messages_after;
         work.fetches = ready.fetches;
         work.snapshots_for = ready.snapshots_for;
-        for entry in ready.committed {
-            let applied = self.apply(state, entry, &mut work);
-            if let Some(reason) = applied.err().or_else(|| self.checks.finding.take()) {
-                self.stop(reason, &mut work);
-                return Some(work);
-            }
-        }
         for read in ready.reads {
-            self.confirm_read(read);
+            self.reads.confirm(read);
         }
-        self.settle_reads(&mut work);
-        self.follow_leadership(&mut work);
-        Some(work)
     }
 
     fn apply(
@@ -425,39 +434,6 @@ impl Replica {
         Ok(())
     }
 
-    fn ask_reads(&mut self, work: &mut Work) {
-        if self.reads_asked.is_empty() {
-            return;
-        }
-        let tickets = std::mem::take(&mut self.reads_asked);
-        let context = self.next_context;
-        if self.leading.is_some() && self.engine.read_index(context).is_ok() {
-            self.next_context += 1;
-            self.read_contexts.push_back((context, tickets));
-        } else {
-            work.reads.extend(tickets.into_iter().map(|t| (t, Err(ProposeError::NotLeader))));
-        }
-    }
-
-    fn confirm_read(&mut self, read: ConfirmedRead) {
-        // The engine confirms contexts in order; a confirmation covers earlier ones that were lost.
-        while let Some((asked, _)) = self.read_contexts.front()
-            && *asked <= read.context
-        {
-            let (_, tickets) = self.read_contexts.pop_front().expect("it is there");
-            self.reads_confirmed.push_back((read.index, tickets));
-        }
-    }
-
-    fn settle_reads(&mut self, work: &mut Work) {
-        while let Some((index, _)) = self.reads_confirmed.front()
-            && *index <= self.applied.index
-        {
-            let (_, tickets) = self.reads_confirmed.pop_front().expect("it is there");
-            work.reads.extend(tickets.into_iter().map(|ticket| (ticket, Ok(()))));
-        }
-    }
-
     fn follow_leadership(&mut self, work: &mut Work) {
         let term = self.engine.term();
         let serves = self.engine.is_leader() && self.applied.term == term;
@@ -473,9 +449,7 @@ impl Replica {
         // A failed read is safe to retry; a proposal of an earlier term may still commit.
         let lost = self.proposals.drain(..).map(|p| (p.ticket, Err(ProposeError::Unknown)));
         work.outcomes.extend(lost);
-        let reads = self.read_contexts.drain(..).chain(self.reads_confirmed.drain(..));
-        let lost = reads.flat_map(|(_, tickets)| tickets);
-        work.reads.extend(lost.map(|ticket| (ticket, Err(ProposeError::NotLeader))));
+        self.reads.fail(&mut work.reads);
     }
 }
 

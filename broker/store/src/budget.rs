@@ -6,9 +6,10 @@
 //! the budget of request memory then counts the frame until the last of them is dropped.
 //!
 //! - The produce handler awaits [`TailBudget::wait_below`] before it proposes.
-//! - The replay of the write-ahead log at start waits too, in
-//!   [`Replica::poll`](ropewalk_shard::replica::Replica::poll), because the log may hold many times
-//!   the budget. Otherwise the driver applies committed entries without waiting.
+//! - A replica that does not serve waits too before it applies entries, in
+//!   [`Replica::poll`](ropewalk_shard::replica::Replica::poll): one that replays its log at the
+//!   start, because the log may hold many times the budget, and a follower, because the produce
+//!   handler of its leader waits for another budget. A leader applies without waiting.
 //! - The flushers and the checkpoint thread are woken when the memory is
 //!   [short](TailBudget::is_short), before a producer has to wait. Each reports when it fails to
 //!   free memory. The checkpoint thread also reports when the disk is so full that the records in
@@ -70,11 +71,11 @@ impl TailBudget {
         self.peak_bytes.load(Ordering::Relaxed)
     }
 
-    /// Whether entries of the write-ahead log may be replayed now. If the background work cannot
-    /// write, as on a disk without a free byte, the replay exceeds the budget, because the
-    /// entries may contain the deletions that free space. A disk that only [counts as
+    /// Whether a replica that does not serve may apply entries now. If the background work cannot
+    /// write, as on a disk without a free byte, the replica exceeds the budget, because the entries
+    /// may contain the deletions that free space. A disk that only [counts as
     /// full](Self::is_disk_full) can still be written to.
-    pub(crate) fn has_room_to_replay(&self) -> bool {
+    pub(crate) fn has_room_to_apply(&self) -> bool {
         !self.is_over() || self.stuck.load(Ordering::Acquire) != 0
     }
 

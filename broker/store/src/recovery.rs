@@ -482,6 +482,6 @@ impl EntrySource for ReplaySource {
     }
 
     fn has_room(&self) -> bool {
-        self.budget.has_room_to_replay()
+        self.budget.has_room_to_apply()
     }
 }

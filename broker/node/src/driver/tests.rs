@@ -12,7 +12,6 @@ use ropewalk_store::work::WorkError;
 
 use super::*;
 use crate::handle::{FeatureLevel, Halt};
-use crate::supervision::{DRIVER, Fatal, Supervisor};
 
 mod peers;
 
@@ -285,38 +284,20 @@ fn a_stopped_driver_answers_everybody() {
     });
 }
 
-#[test]
-fn an_entry_that_cannot_be_read_back_is_reported_with_its_shard() {
-    // It starts nevertheless: the campaign reads no payloads of entries that are not applied.
-    let unreadable = holding(5, EarlierLog(None));
-    let reports = Arc::new(Mutex::new(Vec::new()));
-    let to = Arc::clone(&reports);
-    let report = move |fatal| to.lock().expect("no panic").push(fatal);
-    let supervisor = Supervisor::new(Arc::new(report));
-    on_a_runtime(async {
-        let (driver, _shard, _log, _stop) = driver(unreadable);
-        supervisor.watch(&DRIVER, "shard 3".to_owned(), driver.run()).await;
-    });
-    let reports = reports.lock().expect("no panic");
-    let [Fatal::Ended { task: "driver", of, why, .. }] = reports.as_slice() else {
-        panic!("reported {reports:?}");
-    };
-    assert_eq!(of, "shard 3");
-    assert!(why.contains("panicked"), "{why}");
-}
-
 /// The replica stops, and its driver continues: the process and its other shards do, too.
 #[test]
 fn an_entry_that_cannot_be_applied_stops_the_replica_with_a_reason() {
     let newer = "entry 2 was written by a newer version of the broker: it has format 97";
     let damaged = "entry 2 cannot be applied, it is damaged";
+    let unread = "entry 2 cannot be read back from the log: no entry 2";
     for (bytes, reason, ends_with_upgrade) in [
-        (&b"an entry of nobody, long enough"[..], newer, true),
-        (&b"\x00n entry of nobody, long enough"[..], damaged, false),
+        (Some(&b"an entry of nobody, long enough"[..]), newer, true),
+        (Some(&b"\x00n entry of nobody, long enough"[..]), damaged, false),
+        (None, unread, false),
     ] {
         on_a_runtime(async {
             let logs = Arc::<NoLogs>::default();
-            let replica = holding(31, EarlierLog(Some(bytes)));
+            let replica = holding(31, EarlierLog(bytes));
             let (driver, shard, _log, stop) =
                 driver_with(replica, Arc::clone(&logs), Arc::new(Sent::default()));
             let ended = tokio::spawn(driver.run());

@@ -9,6 +9,8 @@ use crate::limits;
 use crate::message::Message;
 use crate::proposal::{AppendResult, ProposeError, SendOrder};
 use crate::replica::{Replica, StopReason, Work, Write};
+#[cfg(doc)]
+use crate::send_budget::Admitted;
 use crate::state::{Effect, Outcome};
 
 /// Identifies a call until it is answered. The caller of [`super::Core::take`] chooses it; each is
@@ -67,6 +69,16 @@ pub enum Event {
     },
     /// Messages to this replica are lost.
     Unreachable(u64),
+    /// Entries were not sent to a replica, because the broker has too many bytes on their way: see
+    /// [`Admitted::held`]. No more are sent to it until [`Event::Sendable`].
+    Held {
+        /// Raft id of the replica.
+        replica: u64,
+        /// Index of the first entry that was not sent.
+        first: u64,
+    },
+    /// Entries can be sent to this replica again.
+    Sendable(u64),
     /// A call that changes the members.
     Change {
         /// Identifies the call.

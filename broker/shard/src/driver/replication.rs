@@ -1,12 +1,12 @@
 //! The part of the driver that concerns other replicas: messages, membership, transfers of
 //! leadership.
 //!
-//! Messages with record batches wait in an inbox while the replica's own writes are slow or its
-//! disk is full, so that a follower takes no more memory than [`limits::INBOX_BYTES_MAX`] and its
-//! admission is the same as that of a producer. A leader that knows of a full disk sends batches
-//! only where a command behind them must be stored, and those do not wait. Every other message is
-//! handled at once. Raft tolerates lost and reordered messages, so what does not fit the inbox is
-//! dropped.
+//! Messages with record batches wait in an inbox while the replica's own writes are slow, its disk
+//! is full, or what it has not applied waits for memory, so that a follower takes no more memory
+//! than [`limits::INBOX_BYTES_MAX`] and its admission is the same as that of a producer. A leader
+//! that knows of a full disk sends batches only where a command behind them must be stored, and
+//! those do not wait. Every other message is handled at once. Raft tolerates lost and reordered
+//! messages, so what does not fit the inbox is dropped.
 
 use std::collections::VecDeque;
 
@@ -110,7 +110,7 @@ impl Core {
         if self.writes.len() >= limits::WRITES_INFLIGHT_MAX || self.writes.is_refused() {
             return false;
         }
-        if self.inbox.waits_for_space() {
+        if self.inbox.waits_for_space() || self.replica.is_backlogged() {
             return false;
         }
         let Some(message) = self.inbox.pop() else { return false };

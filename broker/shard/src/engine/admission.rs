@@ -46,6 +46,16 @@ pub enum MessageRejection {
         /// The index in the answer.
         index: u64,
     },
+    /// Entries or a heartbeat of a replica other than the one that leads in the term.
+    #[error("replica {from} acts as leader in term {term}, in which replica {leader} leads")]
+    SecondLeader {
+        /// Raft id of the sender.
+        from: u64,
+        /// Raft id of the leader of the term.
+        leader: u64,
+        /// The sender's term.
+        term: u64,
+    },
     /// A vote that this replica did not ask for, or before its request was durable.
     #[error("it is a vote that was not requested")]
     UnrequestedVote,
@@ -104,9 +114,13 @@ impl Engine {
                 if end > INDEX_MAX {
                     return Err(MessageRejection::Disordered(end));
                 }
+                self.admit_leader(from, term)?;
                 self.admit_append(term, *previous, entries)
             }
-            Body::Heartbeat { commit, .. } => self.admit_commit(term, *commit),
+            Body::Heartbeat { commit, .. } => {
+                self.admit_leader(from, term)?;
+                self.admit_commit(term, *commit)
+            }
             Body::RequestVote { .. } => Ok(()),
             Body::Appended { .. }
             | Body::AppendRejected { .. }
@@ -125,6 +139,15 @@ impl Engine {
             Body::Vote { .. } => self.admit_vote(term),
             Body::TimeoutNow => self.admit_timeout(from, term),
         }
+    }
+
+    /// A term has one leader at most.
+    fn admit_leader(&self, from: u64, term: u64) -> Result<(), MessageRejection> {
+        let leader = self.node.raft.leader_id;
+        if term == self.term() && leader != 0 && leader != from {
+            return Err(MessageRejection::SecondLeader { from, leader, term });
+        }
+        Ok(())
     }
 
     /// A leader sends a commit index only up to what it knows this replica to have.
@@ -204,7 +227,8 @@ impl Engine {
         // A late duplicate: the crate would set the next index to send to one that is acknowledged
         // (raft-rs issue 557).
         let is_late = index <= progress.matched;
-        if is_late || hint.index > index || probe < progress.matched {
+        let is_unknown = index > self.last_index() || hint.index > index;
+        if is_late || is_unknown || probe < progress.matched {
             return Err(MessageRejection::Contradiction { index });
         }
         Ok(())

@@ -34,6 +34,10 @@ pub(super) fn entry_kind(entry: &eraftpb::Entry) -> EntryKind {
     }
 }
 
+pub(super) fn is_change_of_members(entry: &eraftpb::Entry) -> bool {
+    entry_kind(entry) == EntryKind::Members
+}
+
 fn entry_type(kind: EntryKind) -> EntryType {
     match kind {
         EntryKind::Normal => EntryType::EntryNormal,

@@ -14,6 +14,7 @@ impl Engine {
             + self.terms_in_flight.len()
             + self.messages.len()
             + self.full.len()
+            + self.held.len()
             + raft.msgs.len()
             + raft.read_states.len()
             + raft.read_only.pending_read_index.len()

@@ -1,7 +1,8 @@
 //! Changes of the members: what the leader proposes, and how every replica applies it.
 
 use super::{
-    ChangeRejection, Engine, EngineError, EntryId, EntryKind, Members, MembersChange, convert,
+    ChangeRejection, Engine, EngineError, EntryId, EntryKind, Members, MembersChange, Share,
+    convert,
 };
 use crate::limits;
 use crate::payload::Payload;
@@ -14,7 +15,7 @@ impl Engine {
     pub fn propose_members(&mut self, change: MembersChange) -> Result<u64, ChangeRejection> {
         self.check_change(change)?;
         let data = Payload::from(change.encode());
-        if !self.uncommitted.admits(self.term(), self.committed(), data.len()) {
+        if !self.uncommitted.admits(self.term(), self.committed(), Share::Reserve, data.len()) {
             return Err(ChangeRejection::Pending);
         }
         let entry = convert::outline(EntryId::default(), EntryKind::Members, false);
@@ -25,7 +26,7 @@ impl Engine {
         }
         raft.pending_conf_index = raft.raft_log.last_index();
         raft.bcast_append();
-        Ok(self.proposed(data))
+        Ok(self.proposed(data, Share::Reserve))
     }
 
     fn check_change(&self, change: MembersChange) -> Result<(), ChangeRejection> {
@@ -88,6 +89,7 @@ impl Engine {
             self.members = Members::from_conf_state(&state, history);
         }
         self.heard.retain(|member| self.members.contains(member));
+        self.held.retain(|member| self.members.contains(member));
         self.full.retain(|member| self.members.contains(*member));
         if self.is_leader() && !self.members.is_voter(self.id()) {
             // The others learn that the entry is committed before they elect another leader.

@@ -46,8 +46,8 @@ pub trait EntrySource: Send + Sync + fmt::Debug {
     /// When it cannot be read, or its checksum does not match.
     fn read(&self, index: u64) -> Result<Bytes, String>;
 
-    /// Whether there is memory for the records of another applied entry. A replay of entries from
-    /// this source waits for it, because their records may need more memory than the budget.
+    /// Whether there is memory for the records of another applied entry. A replica that does not
+    /// serve waits for it: one that starts, and a follower.
     fn has_room(&self) -> bool {
         true
     }
@@ -245,6 +245,11 @@ impl LogStore {
         std::mem::take(&mut self.requests.get_mut().snapshots).into_iter().collect()
     }
 
+    /// Bytes of the payloads in memory.
+    pub(super) fn payload_bytes(&self) -> u64 {
+        self.memory_bytes
+    }
+
     /// Asks for a snapshot for a replica.
     pub(super) fn request_snapshot(&mut self, replica: u64) {
         self.requests.get_mut().snapshots.insert(replica);
@@ -286,11 +291,26 @@ impl LogStore {
         requests.contexts.insert(id, (first, context));
     }
 
-    /// Whether the entry after `applied` has to be read back and there is no memory to apply it.
-    pub(super) fn waits_for_room(&self, applied: u64) -> bool {
-        match self.slot(applied + 1) {
-            Some(Slot::Disk(_)) => !self.source.has_room(),
-            Some(Slot::Memory(_)) | None => false,
+    /// Whether there is no memory to apply the entry at `index`. One that has to be read back may
+    /// carry batches.
+    pub(super) fn waits_for_room(&self, index: u64) -> bool {
+        let needs_memory = match self.slot(index) {
+            Some(Slot::Memory(entry)) => entry.has_batches(),
+            Some(Slot::Disk(_)) => true,
+            None => false,
+        };
+        needs_memory && !self.source.has_room()
+    }
+
+    /// The entry at `index`, with its payload.
+    pub(super) fn entry(&self, index: u64) -> Result<Entry, String> {
+        match self.slot(index) {
+            Some(Slot::Memory(entry)) => Ok(entry.clone()),
+            Some(Slot::Disk(StoredEntry { term, kind, .. })) => {
+                let data = self.source.read(index)?.into();
+                Ok(Entry { index, term: *term, kind: *kind, data })
+            }
+            None => Err("it is not in the log".to_owned()),
         }
     }
 
@@ -315,25 +335,20 @@ impl LogStore {
         self.slots.get(usize::try_from(at).ok()?)
     }
 
-    /// An entry for the `raft` crate; its payload is kept unless `is_outline` is set.
-    fn load(&self, index: u64, slot: &Slot, is_outline: bool) -> raft::Result<eraftpb::Entry> {
+    /// An entry for the `raft` crate; the payload is kept if it is for a message.
+    fn outline(&self, slot: &Slot, is_for_message: bool) -> eraftpb::Entry {
         let (id, kind) = match slot {
-            Slot::Memory(entry) => (entry.id(), entry.kind),
+            Slot::Memory(entry) => {
+                if is_for_message {
+                    self.pass(entry.id(), entry.data.clone());
+                }
+                (entry.id(), entry.kind)
+            }
             Slot::Disk(StoredEntry { index, term, kind, .. }) => {
                 (EntryId { index: *index, term: *term }, *kind)
             }
         };
-        if !is_outline {
-            let payload = match slot {
-                Slot::Memory(entry) => entry.data.clone(),
-                Slot::Disk(_) => {
-                    let read = self.source.read(index).map(Payload::from);
-                    read.map_err(|e| raft::Error::Store(StorageError::Other(e.into())))?
-                }
-            };
-            self.pass(id, payload);
-        }
-        Ok(convert::outline(id, kind, slot.len_bytes() == 0))
+        convert::outline(id, kind, slot.len_bytes() == 0)
     }
 }
 
@@ -352,7 +367,11 @@ impl Storage for LogStore {
         if low <= self.base.index {
             return Err(raft::Error::Store(StorageError::Compacted));
         }
-        if context.can_async()
+        // Whatever else the crate reads, it needs no payloads for: committed entries are applied
+        // from here, and before a campaign it counts the changes of members among those that are
+        // not applied, which may be the whole log.
+        let is_for_message = context.can_async();
+        if is_for_message
             && let Some((first, entries)) = &self.requests.borrow().answer
             && *first == low
         {
@@ -363,11 +382,7 @@ impl Storage for LogStore {
             });
             return Ok(outlines.collect());
         }
-        // The engine reads without a bound only before a campaign, to count the membership changes
-        // among all entries that are not applied. These may be the whole log, and it needs no
-        // payloads.
-        let max_size = max_size.into();
-        let is_outline = max_size.is_none();
+        let max_size: Option<u64> = max_size.into();
         let max_size = max_size.unwrap_or(u64::MAX);
         let mut out = Vec::new();
         let mut size = 0;
@@ -377,7 +392,7 @@ impl Storage for LogStore {
             if size > max_size && !out.is_empty() {
                 break;
             }
-            if context.can_async() && matches!(slot, Slot::Disk(_)) {
+            if is_for_message && matches!(slot, Slot::Disk(_)) {
                 // What is in memory before it is sent first.
                 if out.is_empty() {
                     self.request(low, self.last_within(low, high, max_size), context);
@@ -385,7 +400,7 @@ impl Storage for LogStore {
                 }
                 break;
             }
-            out.push(self.load(index, slot, is_outline)?);
+            out.push(self.outline(slot, is_for_message));
         }
         Ok(out)
     }
@@ -455,7 +470,7 @@ mod tests {
     }
 
     fn read(log: &LogStore, low: u64, max_size: u64) -> Vec<eraftpb::Entry> {
-        let context = GetEntriesContext::empty(false);
+        let context = GetEntriesContext::empty(true);
         log.entries(low, 6, Some(max_size), context).expect("they are in the log")
     }
 
@@ -484,15 +499,17 @@ mod tests {
     }
 
     #[test]
-    fn a_payload_that_was_released_is_read_back_for_as_long_as_it_is_passed() {
+    fn a_payload_that_was_released_is_read_back_when_it_is_applied() {
         let mut log = log();
         let many: Vec<_> = (6..30).map(|index| entry(index, 3)).collect();
         log.append(&many);
         log.release(29);
-        let oldest = read(&log, 2, 1)[0].clone();
-        assert_eq!(log.complete(&oldest), Some(entry(2, 1)));
-        log.passed();
-        assert_eq!(log.complete(&oldest), None, "it is on the disk");
+        let context = GetEntriesContext::empty(false);
+        let outlines = log.entries(2, 3, Some(1), context).expect("it is in the log");
+        assert_eq!(log.complete(&outlines[0]), None, "it is on the disk");
+        assert_eq!(log.entry(2), Ok(entry(2, 1)));
+        assert_eq!(log.entry(29), Ok(entry(29, 3)));
+        log.entry(30).expect_err("the log ends before it");
         log.pass(EntryId { index: 30, term: 3 }, entry(30, 3).data);
         let next = convert::outline(EntryId { index: 30, term: 3 }, EntryKind::Normal, false);
         assert_eq!(log.complete(&next), Some(entry(30, 3)), "it is not in the log yet");

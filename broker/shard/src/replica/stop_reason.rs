@@ -24,6 +24,14 @@ pub enum StopReason {
         /// Description of the damage.
         reason: String,
     },
+    /// A committed entry cannot be read back from the log.
+    #[error("entry {index} cannot be read back from the log: {reason}")]
+    Unread {
+        /// Index of the entry.
+        index: u64,
+        /// Why it cannot be read.
+        reason: String,
+    },
     /// The members do not allow a change that was committed.
     #[error("the change of the members at entry {index} cannot be applied: {error}")]
     Members {

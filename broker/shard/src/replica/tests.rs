@@ -1,5 +1,8 @@
 //! Tests of a single replica, with each step of its driver by hand.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use bytes::Bytes;
 use ropewalk_batch::Builder;
 
@@ -7,6 +10,7 @@ use super::*;
 use crate::command::{Append, OpenPartition, ShardCommand};
 use crate::engine::{EntrySource, StoredEntry};
 use crate::id::{PartitionId, TopicId};
+use crate::message::Body;
 
 /// The written log of one replica, in memory.
 #[derive(Debug, Default, Clone)]
@@ -242,13 +246,171 @@ fn nothing_is_taken_before_the_first_entry_of_the_term_is_applied() {
 
 #[test]
 fn a_read_is_refused_while_a_replay_waits_for_memory() {
-    let mut state = State::new();
+    let (mut state, mut written) = (State::new(), WrittenLog::default());
     let mut replica = holding_from(Box::new(NoMemory));
-    assert!(replica.poll(&mut state).is_none(), "nothing can be applied");
+    settle(&mut replica, &mut state, &mut written);
+    assert_eq!(replica.applied().index, 1, "nothing can be applied");
+    assert!(replica.needs_ticks(), "it looks for memory again");
     replica.read(5);
     let work = replica.poll(&mut state).expect("an answer");
     assert_eq!(work.reads, [(5, Err(ProposeError::NotLeader))]);
     assert!(replica.poll(&mut state).is_none());
+}
+
+/// A source that has memory while it is set.
+#[derive(Debug)]
+struct Memory(Arc<AtomicBool>);
+
+impl EntrySource for Memory {
+    fn read(&self, index: u64) -> Result<Bytes, String> {
+        Err(format!("entry {index} was not in the log at start"))
+    }
+
+    fn has_room(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A follower of replica 1 with an empty log.
+fn follower(has_memory: &Arc<AtomicBool>) -> Replica {
+    let start = Start {
+        replica: 2,
+        hard_state: HardState { term: 1, vote: 0, commit: 1 },
+        members: Members { voters: vec![1, 2, 3], ..Members::default() },
+        snapshot: EntryId { index: 1, term: 1 },
+        entries: Vec::new(),
+        source: Box::new(Memory(Arc::clone(has_memory))),
+        seed: 0,
+    };
+    Replica::new(start).expect("a sane start")
+}
+
+/// The message of replica 1, which leads in term 2, with `commands` after the entry `previous`.
+fn appended(previous: EntryId, commands: &[Command], commit: u64) -> Message {
+    let entries = commands.iter().zip(previous.index + 1..).map(|(command, index)| Entry {
+        index,
+        term: 2,
+        kind: EntryKind::Normal,
+        data: command::encode(2, 0, command),
+    });
+    let body = Body::Append { previous, commit, entries: entries.collect() };
+    Message { from: 1, to: 2, term: 2, body }
+}
+
+fn sent(said: &[Work]) -> impl Iterator<Item = &Body> {
+    let messages = said.iter().flat_map(|work| work.messages.iter().chain(&work.messages_after));
+    messages.map(|message| &message.body)
+}
+
+#[test]
+fn r1_a_follower_that_waits_for_memory_acknowledges_and_answers() {
+    let has_memory = Arc::new(AtomicBool::new(false));
+    let (mut replica, mut state) = (follower(&has_memory), State::new());
+    let mut written = WrittenLog::default();
+    let first = EntryId { index: 1, term: 1 };
+    let commands = [open(), append("x"), append("y")];
+    replica.step(appended(first, &commands, 4)).expect("it follows");
+    let said = settle(&mut replica, &mut state, &mut written);
+    assert!(sent(&said).any(|body| matches!(body, Body::Appended { index: 4, .. })));
+    assert_eq!((replica.committed(), replica.applied().index), (4, 2), "only records need memory");
+    let body = Body::Heartbeat { commit: 4, context: Bytes::new() };
+    replica.step(Message { from: 1, to: 2, term: 2, body }).expect("it follows");
+    let said = settle(&mut replica, &mut state, &mut written);
+    assert!(sent(&said).any(|body| matches!(body, Body::HeartbeatResponse { .. })));
+    assert_eq!((replica.applied().index, replica.leader()), (2, Some(1)));
+    has_memory.store(true, Ordering::Relaxed);
+    settle(&mut replica, &mut state, &mut written);
+    assert_eq!(replica.applied().index, 4);
+    assert_eq!(state.partitions[&partition()].next_offset, 2);
+}
+
+#[test]
+fn r1_a_follower_applies_a_piece_before_it_looks_for_memory_again() {
+    let has_memory = Arc::new(AtomicBool::new(false));
+    let (mut replica, mut state) = (follower(&has_memory), State::new());
+    let mut written = WrittenLog::default();
+    let most = usize::try_from(limits::APPLIED_AT_ONCE_BYTES_MAX).expect("small");
+    let large = append(&"x".repeat(most * 2 / 5));
+    let first = [open(), large.clone(), large.clone()];
+    replica.step(appended(EntryId { index: 1, term: 1 }, &first, 4)).expect("it follows");
+    settle(&mut replica, &mut state, &mut written);
+    let second = [large.clone(), large];
+    replica.step(appended(EntryId { index: 4, term: 2 }, &second, 6)).expect("it follows");
+    settle(&mut replica, &mut state, &mut written);
+    assert_eq!((replica.committed(), replica.applied().index), (6, 2));
+    for applied in [4, 6] {
+        has_memory.store(true, Ordering::Relaxed);
+        replica.poll(&mut state).expect("there is memory");
+        has_memory.store(false, Ordering::Relaxed);
+        settle(&mut replica, &mut state, &mut written);
+        assert_eq!(replica.applied().index, applied);
+    }
+}
+
+/// Polls until nothing is ready, with each write durable at once. Returns the messages.
+fn run(replica: &mut Replica, state: &mut State) -> Vec<Message> {
+    let mut sent = Vec::new();
+    while let Some(work) = replica.poll(state) {
+        if let Some(number) = work.number {
+            replica.persisted(number);
+        }
+        sent.extend(work.messages.into_iter().chain(work.messages_after));
+    }
+    sent
+}
+
+/// Replica 2 as the leader, elected by replica 1, which has its log.
+fn leader(state: &mut State) -> Replica {
+    let mut replica = follower(&Arc::new(AtomicBool::new(true)));
+    for _ in 0..50 {
+        replica.tick();
+        let mut sent = run(&mut replica, state);
+        while let Some(Message { to, term, body, .. }) = sent.pop() {
+            let answer = if to != 1 {
+                None
+            } else if let Body::RequestVote { is_pre_vote, .. } = body {
+                Some(Body::Vote { granted: true, is_pre_vote, committed: EntryId::default() })
+            } else if let Body::Append { previous, entries, commit } = body {
+                let index = entries.last().map_or(previous.index, |last| last.index);
+                Some(Body::Appended { index, commit })
+            } else {
+                None
+            };
+            let Some(body) = answer else { continue };
+            replica.step(Message { from: 1, to: 2, term, body }).expect("it waits for it");
+            sent.extend(run(&mut replica, state));
+        }
+        if replica.leading().is_some() {
+            return replica;
+        }
+    }
+    panic!("it is not elected");
+}
+
+/// The first and the last index of the entries in each message to replica 1.
+fn entries_to_one(sent: &[Message]) -> Vec<(u64, u64)> {
+    let entries = sent.iter().filter(|message| message.to == 1).map(Message::entries);
+    let ends = entries.filter_map(|all| Some((all.first()?.index, all.last()?.index)));
+    ends.collect()
+}
+
+#[test]
+fn entries_that_were_held_back_are_sent_and_what_is_on_its_way_is_not_sent_twice() {
+    let mut state = State::new();
+    let mut replica = leader(&mut state);
+    let next = replica.last_index() + 1;
+    let mut propose = |replica: &mut Replica, ticket| {
+        replica.propose(ticket, &append("x"), 0).expect("it leads");
+        entries_to_one(&run(replica, &mut state))
+    };
+    assert_eq!(propose(&mut replica, 1), [(next, next)], "it is on its way");
+    assert_eq!(propose(&mut replica, 2), [(next + 1, next + 1)], "there is no room for it");
+    replica.hold(1, next + 1);
+    assert!(propose(&mut replica, 3).is_empty(), "it is held back");
+    replica.release(1);
+    assert_eq!(entries_to_one(&run(&mut replica, &mut state)), [(next + 1, next + 2)]);
+    replica.release(1);
+    assert!(entries_to_one(&run(&mut replica, &mut state)).is_empty(), "it is not held");
 }
 
 /// A snapshot replaces the log only where no entry that may count for a majority is lost with it.

@@ -243,7 +243,11 @@ impl Input<'_> {
     fn call(&mut self, host: &mut Host, choice: u8) -> Event {
         let replica = self.number() % 5;
         match choice {
-            244 => Event::Unreachable(replica),
+            244 => match self.number() % 3 {
+                0 => Event::Unreachable(replica),
+                1 => Event::Held { replica, first: self.near(host.core.replica().last_index()) },
+                _ => Event::Sendable(replica),
+            },
             245 => Event::Transfer(replica),
             246 => Event::Compacted(self.number()),
             247 => Event::Fetched { id: self.number(), entries: None },

@@ -396,23 +396,23 @@ fn a_replay_goes_on_while_no_memory_can_be_made_free() {
         apply(shard, 1);
     };
     fill(&shard);
-    assert!(!budget.has_room_to_replay(), "the checkpoint thread has not been asked yet");
+    assert!(!budget.has_room_to_apply(), "the checkpoint thread has not been asked yet");
     for _ in 0..20 {
         let path_contains = "partitions".to_owned();
         disk.inject(Fault { path_contains, ..Fault::next(Operation::Create) });
     }
     assert!(!budget.set_disk_full(true));
-    assert!(!budget.has_room_to_replay(), "it counts as full, and can be written to");
+    assert!(!budget.has_room_to_apply(), "it counts as full, and can be written to");
     assert!(budget.set_disk_full(false));
     shard.step(0).expect_err("no file can be created");
-    assert!(budget.is_over() && budget.has_room_to_replay());
+    assert!(budget.is_over() && budget.has_room_to_apply());
 
     disk.clear_faults();
     for step in 1..5 {
         shard.step(step * 1_000).expect("the disk is well again");
     }
     fill(&shard);
-    assert!(budget.is_over() && !budget.has_room_to_replay(), "it makes room again");
+    assert!(budget.is_over() && !budget.has_room_to_apply(), "it makes room again");
 }
 
 #[test]

@@ -5,6 +5,9 @@ use ropewalk_shard::driver::Event;
 use crate::dice::Dice;
 use crate::world::{Happening, World};
 
+/// Memory for the records of a replica that writes them slowly, bytes.
+const WILD_TAIL_BYTES: u64 = 8 << 10;
+
 /// How long faults happen, microseconds.
 pub(crate) const FAULTS_US: u64 = 20_000_000;
 
@@ -25,7 +28,7 @@ impl World {
         self.after(wait, Happening::Chaos);
         let ids: Vec<u64> = self.nodes.keys().copied().collect();
         let node = self.dice.pick(&ids).expect("nodes");
-        match self.dice.below(19) {
+        match self.dice.below(24) {
             0..=2 => self.crash_and_restart(node),
             3 => ids.iter().for_each(|id| self.crash_and_restart(*id)),
             4 => {
@@ -62,14 +65,38 @@ impl World {
                 self.node(node).clock_skew_ms = jump;
             }
             13 => self.flurry(&ids),
-            14 | 15 => self.begin_damage(),
+            14 | 15 | 20 | 21 => self.begin_damage(),
             16 => {
                 self.node(node).disk.fails_sync = true;
                 let down = self.dice.between(1_000, 2_000_000);
                 self.after(down, Happening::Start { node });
             }
+            17 => self.cut_off_leader(),
+            18 => {
+                let wait = self.dice.between(100_000, 3_000_000);
+                self.note(format!("replica {node} sends forged messages"));
+                self.node(node).forges_until = self.at_us + wait;
+            }
+            19 => {
+                let slow = self.dice.between(500, 5_000);
+                self.note(format!("replica {node} writes {slow} bytes of records in a tick"));
+                let found = self.node(node);
+                found.flushed_per_tick = slow;
+                found.disk.tail().set_budget(WILD_TAIL_BYTES);
+            }
             _ => self.checkpoint(node),
         }
+    }
+
+    /// The leader is cut off and its process stops, so that it takes itself for the leader when
+    /// another one leads already.
+    fn cut_off_leader(&mut self) {
+        let Some(leader) = self.leader() else { return };
+        let others: Vec<u64> = self.nodes.keys().copied().filter(|id| *id != leader).collect();
+        self.note(format!("leader {leader} is cut off and paused"));
+        self.network.isolate(&[leader], &others);
+        let pause = self.dice.between(1_500_000, 4_000_000);
+        self.node(leader).paused_until = self.at_us + pause;
     }
 
     /// Many quick restarts: elections in which voters crash.

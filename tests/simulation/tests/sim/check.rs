@@ -27,6 +27,7 @@ impl World {
         for id in ids {
             let node = self.node(id);
             (node.paused_until, node.is_full, node.sync_us) = (0, false, 300);
+            node.flushed_per_tick = u64::MAX;
             node.disk.fails_sync = false;
             self.start(id);
         }

@@ -4,6 +4,7 @@
 //! step.
 
 mod log;
+mod tail;
 
 use std::collections::VecDeque;
 
@@ -18,6 +19,7 @@ use crate::mutation::Mutation;
 use log::Log;
 use log::Outcome;
 pub(crate) use log::{OpenFailure, Place};
+use tail::Tail;
 
 /// The state of a shard through an entry.
 #[derive(Debug, Clone)]
@@ -142,6 +144,11 @@ impl Disk {
         }
     }
 
+    /// The number of the write that was submitted last and is not answered.
+    pub(crate) fn newest_in_flight(&self) -> Option<u64> {
+        self.submitted.back().map(|last| last.write.number)
+    }
+
     pub(crate) fn is_idle(&self) -> bool {
         self.submitted.is_empty()
     }
@@ -161,6 +168,11 @@ impl Disk {
     /// Writes durably which rounds of the log were durable, as the log does every second.
     pub(crate) fn seal(&mut self) {
         self.log.seal();
+    }
+
+    /// The records of the process in memory.
+    pub(crate) fn tail(&self) -> &Tail {
+        self.log.tail()
     }
 
     /// Whether the log should be released.

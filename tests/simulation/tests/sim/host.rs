@@ -2,21 +2,15 @@
 
 use ropewalk_shard::driver::{Actions, Event};
 use ropewalk_shard::engine::Entry;
-use ropewalk_shard::message::{Body, Message};
+use ropewalk_shard::message::Body;
 use ropewalk_shard::replica::Write;
-use ropewalk_shard::{Footprint, HistoryId};
+use ropewalk_shard::{Effect, Footprint};
 
 use crate::disk::Synced;
 use crate::mutation::Mutation;
 use crate::node::Node;
 use crate::steps::Steps;
 use crate::world::{Happening, World};
-
-/// The history of every replica.
-const HISTORY: HistoryId = HistoryId(0);
-
-/// Payloads from this size on are passed by reference.
-const LARGE_BYTES: usize = 64 << 10;
 
 impl World {
     /// Passes an event to a node and carries out what follows.
@@ -45,6 +39,12 @@ impl World {
         {
             std::mem::swap(one, other);
         }
+        if self.mutation == Some(Mutation::RefusedWritesReversed)
+            && let [first, _, ..] = &actions.writes[..]
+            && first.number <= self.nodes[&node].submitted
+        {
+            actions.writes.reverse();
+        }
         let incarnation = self.nodes[&node].incarnation;
         for write in actions.writes {
             if self.crashes_before(node, || Steps::write(node, &write)) {
@@ -54,6 +54,9 @@ impl World {
         }
         for effect in &actions.effects {
             self.oracle.effect(node, effect);
+            if let Effect::Appended { batch, .. } = effect {
+                self.nodes[&node].disk.tail().take(batch.body().len() as u64);
+            }
         }
         for (caller, answer) in actions.answers {
             if self.crashes_before(node, || format!("replica {node} answers a call")) {
@@ -65,7 +68,7 @@ impl World {
             self.counts.elections += 1;
             self.note(format!("replica {node} leads in term {term}"));
         }
-        for message in actions.messages {
+        for message in self.admitted(node, actions.messages) {
             if self.crashes_before(node, || Steps::message(&message)) {
                 return;
             }
@@ -84,6 +87,8 @@ impl World {
             self.transfer(node, to);
         }
         self.counts.refused += actions.rejected.len();
+        self.rejection =
+            actions.rejected.last().map(|(_, rejection)| *rejection).or(self.rejection);
         if let Some(reason) = actions.stopped {
             self.note(format!("replica {node} stops: {reason}"));
             self.stops.push((node, reason.to_string()));
@@ -112,18 +117,23 @@ impl World {
         }
     }
 
-    fn submit(&mut self, node: u64, write: Write) {
+    fn submit(&mut self, node: u64, mut write: Write) {
         let number = write.number;
         let at_us = self.at_us;
+        self.note_submitted(node, number);
+        self.run_ahead(node, &mut write);
         let has_batches = write.entries.iter().any(Entry::has_batches);
+        let is_scripted = has_batches && std::mem::take(&mut self.node(node).refuses_next);
         // Others used the space that there was when it was proposed.
         let one_in = if self.node(node).is_full { 2 } else { 150 };
-        let is_refused = has_batches && !self.is_quiet && self.dice.one_in(one_in);
-        if is_refused {
+        let is_random = has_batches && !self.is_quiet && self.dice.one_in(one_in);
+        if is_random {
             self.node(node).is_full = true;
             let full = self.dice.between(10_000, 1_000_000);
             self.after(full, Happening::Space { node });
+            self.elect_before_the_refusal(node);
         }
+        let is_refused = is_scripted || is_random;
         let jitter = self.dice.below(500);
         let state = self.node(node);
         let incarnation = state.incarnation;
@@ -140,6 +150,50 @@ impl World {
             return;
         }
         self.after(done_at - at_us, Happening::Sync { node, incarnation });
+    }
+
+    /// Checks the order of the submitted writes: each follows all that are in flight.
+    fn note_submitted(&mut self, node: u64, number: u64) {
+        let state = self.node(node);
+        let newest = state.disk.newest_in_flight();
+        if number <= state.submitted && newest.is_none() {
+            // The refused writes are submitted again, in order, so no entry may be missing.
+            state.refused = None;
+        }
+        state.submitted = state.submitted.max(number);
+        if let Some(newest) = newest.filter(|newest| *newest >= number) {
+            let text = format!("replica {node} submits write {number} behind write {newest}");
+            self.oracle.violate(text);
+        }
+    }
+
+    /// See [`Mutation::CommitAheadOfLog`].
+    fn run_ahead(&self, node: u64, write: &mut Write) {
+        if self.mutation == Some(Mutation::CommitAheadOfLog)
+            && write.entries.is_empty()
+            && let Some(hard_state) = &mut write.hard_state
+            && let Some(replica) = self.nodes[&node].replica()
+        {
+            hard_state.commit = replica.committed();
+        }
+    }
+
+    /// Now and then the log takes long to refuse a write. Meanwhile the leader restarts, so that
+    /// the replica writes a new term or vote behind the refused entries, and then it crashes.
+    fn elect_before_the_refusal(&mut self, node: u64) {
+        if !self.dice.one_in(4) {
+            return;
+        }
+        let slow = self.at_us + self.dice.between(1_500_000, 4_000_000);
+        let state = self.node(node);
+        state.synced_at = state.synced_at.max(slow);
+        let refused_in = state.synced_at - self.at_us;
+        if let Some(leader) = self.leader().filter(|leader| *leader != node) {
+            let delay = self.dice.between(20_000, 200_000);
+            self.after(delay, Happening::Restart { node: leader });
+        }
+        let delay = refused_in + self.dice.below(100_000);
+        self.after(delay, Happening::Restart { node });
     }
 
     /// Reports a write as durable that is not: only mutations do that.
@@ -205,37 +259,16 @@ impl World {
         }
     }
 
-    fn send(&mut self, message: Message) {
-        self.counts.messages += 1;
-        self.counts.digests += usize::from(matches!(message.body, Body::StateDigest { .. }));
-        let bytes = message.payload_bytes();
-        // Through its encoding, as between brokers, unless copying it would take most of the time.
-        let is_small = bytes < LARGE_BYTES;
-        let message = if is_small {
-            Message::decode(message.encode(HISTORY).to_bytes(), HISTORY)
-        } else {
-            Ok(message)
-        };
-        let message = message.expect("what was encoded decodes");
-        if self.is_lost_in_contest(&message) {
-            return;
-        }
-        for delay in self.network.deliveries(message.from, message.to, &mut self.dice) {
-            self.network.departs(bytes as u64);
-            self.after(delay, Happening::Deliver { message: message.clone() });
-        }
-    }
-
     /// Shows the oracle what a replica is after an event.
     fn report(&mut self, node: u64) {
-        let Some(process) = self.nodes.get_mut(&node).and_then(|n| n.process.as_mut()) else {
-            return;
-        };
+        let Some(found) = self.nodes.get_mut(&node) else { return };
+        let Some(process) = found.process.as_mut() else { return };
         let replica = process.core.replica();
         if replica.leader() == Some(node) {
             self.oracle.leads(node, replica.term());
         }
         let Footprint { entries, items, bytes } = process.core.footprint();
+        found.peak_bytes = found.peak_bytes.max(bytes);
         self.peak.entries = self.peak.entries.max(entries);
         self.peak.items = self.peak.items.max(items);
         self.peak.bytes = self.peak.bytes.max(bytes);

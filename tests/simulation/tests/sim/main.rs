@@ -2,9 +2,10 @@
 //!
 //! The cores, their state machines, their messages and their write-ahead logs are the real ones.
 //! Disks, network, clocks, clients and the operator are simulated: messages are lost, doubled,
-//! reordered and cut off in one direction; processes crash, pause and restart; disks are slow or
-//! full, lose and tear what was not synced, fail syncs and flip bits; members come and go. An
-//! oracle compares the answers to clients with what every replica holds.
+//! reordered, forged and cut off in one direction; processes crash, pause and restart; disks are
+//! slow or full, lose and tear what was not synced, fail syncs and flip bits; records are written
+//! to segments slowly; members come and go. An oracle compares the answers to clients with what
+//! every replica holds.
 //!
 //! `ROPEWALK_SEEDS=FROM..TO` sets the seeds; a failing one prints itself and its last events.
 
@@ -21,6 +22,7 @@ mod clients;
 mod contest;
 mod dice;
 mod disk;
+mod forge;
 mod host;
 mod mutation;
 mod network;
@@ -29,6 +31,7 @@ mod operator;
 mod oracle;
 mod process;
 mod scenarios;
+mod sending;
 mod steps;
 mod traffic;
 mod world;
@@ -93,6 +96,7 @@ fn d1_d5_o1_every_seed_keeps_what_was_promised() {
         total.changes += counts.changes;
         total.refused += counts.refused;
         total.full += counts.full;
+        total.held += counts.held;
         total.reads += counts.reads;
         total.digests += counts.digests;
         total.merged += counts.merged;

@@ -35,10 +35,16 @@ pub(crate) enum Mutation {
     /// A bit in the state of a replica flips. The oracle does not compare that state: another
     /// replica has to notice it.
     StateFlipped,
+    /// A hard state without entries is written with a commit index that the log may not have.
+    CommitAheadOfLog,
+    /// Writes that were refused are submitted again in the reverse order.
+    RefusedWritesReversed,
+    /// A replica that takes itself for the leader answers a read without asking the others.
+    ReadWithoutRound,
 }
 
 impl Mutation {
-    pub(crate) const ALL: [Self; 15] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::AckBeforeFsync,
         Self::FailedSyncIsDurable,
         Self::VoteNotWritten,
@@ -54,6 +60,9 @@ impl Mutation {
         Self::LearnerVotes,
         Self::AnswersSwapped,
         Self::StateFlipped,
+        Self::CommitAheadOfLog,
+        Self::RefusedWritesReversed,
+        Self::ReadWithoutRound,
     ];
 
     /// The number of seeds within which it has to be noticed.
@@ -61,8 +70,10 @@ impl Mutation {
         match self {
             // A disk is lost once in a run at most, and its replica must then be needed.
             Self::DamageTrusted | Self::CommitClamped | Self::EmptyDiskKeepsId => 400,
-            // Two candidates of one term.
-            Self::VoteNotWritten => 100,
+            // A leader that is cut off, while another one acknowledges, and a read of the first.
+            Self::ReadWithoutRound => 400,
+            // Two candidates of one term; an election between a refusal and a crash.
+            Self::VoteNotWritten | Self::CommitAheadOfLog => 100,
             Self::AckBeforeFsync
             | Self::FailedSyncIsDurable
             | Self::HardStateNotWritten
@@ -73,7 +84,8 @@ impl Mutation {
             | Self::OldMembers
             | Self::LearnerVotes
             | Self::AnswersSwapped
-            | Self::StateFlipped => 50,
+            | Self::StateFlipped
+            | Self::RefusedWritesReversed => 50,
         }
     }
 }

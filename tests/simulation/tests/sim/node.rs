@@ -9,6 +9,7 @@ use ropewalk_shard::command::{Append, FORMAT_MAX};
 use ropewalk_shard::driver::{Actions, Caller, Core, Event, Now, StateAccess};
 use ropewalk_shard::engine::EngineError;
 use ropewalk_shard::replica::{Replica, Work};
+use ropewalk_shard::send_budget::{SendBudget, SendLimits};
 
 use crate::clients::Record;
 use crate::disk::{Disk, OpenFailure, Snapshot, Synced};
@@ -53,6 +54,8 @@ pub(crate) struct Process {
     pub core: Core,
     pub state: Shared,
     pub calls: BTreeMap<Caller, Call>,
+    /// What is on its way to other replicas.
+    pub sends: SendBudget,
     next_caller: Caller,
     /// The index of the last state that the oracle saw.
     pub reported: u64,
@@ -71,8 +74,20 @@ pub(crate) struct Node {
     pub sync_us: u64,
     /// Whether the disk has no space for record batches and for more files of the log.
     pub is_full: bool,
-    /// The first write that was refused and not accepted since.
+    /// Whether the log refuses the next write with record batches.
+    pub refuses_next: bool,
+    /// The first write that was refused and not submitted again since.
     pub refused: Option<u64>,
+    /// The highest number of a write that the process has submitted.
+    pub submitted: u64,
+    /// Until then it sends messages that no correct replica sends (microseconds).
+    pub forges_until: u64,
+    /// The bounds of what is on its way to other replicas.
+    pub send_limits: SendLimits,
+    /// Bytes of records that are written to segments in a tick.
+    pub flushed_per_tick: u64,
+    /// The most bytes of payloads that the core kept at the end of an event.
+    pub peak_bytes: u64,
     /// How far the wall clock is off, milliseconds.
     pub clock_skew_ms: i64,
     /// Length of a tick by this node's clock, microseconds.
@@ -96,7 +111,13 @@ impl Node {
             paused_until: 0,
             sync_us: 300,
             is_full: false,
+            refuses_next: false,
             refused: None,
+            submitted: 0,
+            forges_until: 0,
+            send_limits: SendLimits::default(),
+            flushed_per_tick: u64::MAX,
+            peak_bytes: 0,
             clock_skew_ms: 0,
             tick_us,
             is_lost: false,
@@ -114,10 +135,12 @@ impl Node {
         let damaged = |error: EngineError| OpenFailure::Damaged(error.to_string());
         let replica = Replica::new(start).map_err(damaged)?;
         self.incarnation += 1;
+        self.submitted = 0;
         self.process = Some(Process {
             core: Core::new(replica).with_check_ticks(CHECK_TICKS),
             state: Shared(RefCell::new(state), Cell::new(self.level)),
             calls: BTreeMap::new(),
+            sends: SendBudget::new(self.send_limits),
             next_caller: 0,
             reported,
         });

@@ -24,7 +24,7 @@ pub(crate) struct Oracle {
     acked: BTreeMap<Value, Position>,
     /// Records that are not stored, as a client was informed.
     absent: BTreeSet<Value>,
-    /// The end of each partition as far as an acknowledgement named it.
+    /// The end of each partition as far as an acknowledgement named it or a read saw it.
     ends: BTreeMap<i32, i64>,
     /// Replicas whose state is not compared.
     pub excused: BTreeSet<u64>,
@@ -111,6 +111,18 @@ impl Oracle {
     /// The end of a partition that a read which begins now must see.
     pub(crate) fn end(&self, partition: i32) -> i64 {
         self.ends.get(&partition).copied().unwrap_or(0)
+    }
+
+    /// A read at a replica that began when `end` was known saw a partition through `seen`. A read
+    /// that begins now must see as much.
+    pub(crate) fn seen(&mut self, replica: u64, partition: i32, seen: i64, end: i64) {
+        if seen < end {
+            self.violate(format!(
+                "a read of partition {partition} at replica {replica} sees {seen}, known is {end}"
+            ));
+        }
+        let known = self.ends.entry(partition).or_default();
+        *known = (*known).max(seen);
     }
 
     /// A replica's partition has its end at `end`, after everything has settled.

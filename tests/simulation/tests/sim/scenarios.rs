@@ -3,10 +3,15 @@
 mod crashes;
 mod disks;
 mod divergence;
+mod forged;
 mod long;
 mod nats;
 mod others;
+mod reads;
+mod refusals;
+mod sending;
 mod space;
+mod tails;
 mod transfer;
 mod versions;
 

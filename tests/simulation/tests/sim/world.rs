@@ -6,8 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ropewalk_shard::driver::Event;
-use ropewalk_shard::engine::{EntryId, Fetch, Members};
+use ropewalk_shard::engine::{EntryId, Fetch, Members, MessageRejection};
 use ropewalk_shard::message::{Body, Message};
+use ropewalk_shard::send_budget::SendLimits;
 use ropewalk_shard::{Footprint, State};
 
 use crate::alteration::Alteration;
@@ -28,15 +29,19 @@ const CALM_FILE_BYTES: u64 = 2 << 20;
 
 /// When a bit flips in the state of a replica, if one does, microseconds.
 const FLIP_US: u64 = 5_000_000;
+/// Large enough for a reserve that takes everything that a leader may leave uncommitted.
+const ROOMY_FILE_BYTES: u64 = 16 << 20;
 
 /// How often the log writes durably which rounds were durable, microseconds.
 const SEAL_US: u64 = 1_000_000;
 
-/// An event of the simulation.
+/// An event of the simulation. A message is `charged` with the incarnation of its sender, if it
+/// counts for what that process has on its way.
 #[derive(Debug)]
 pub(crate) enum Happening {
     Tick { node: u64, incarnation: u64 },
-    Deliver { message: Message },
+    Deliver { message: Message, charged: Option<u64> },
+    Turns { node: u64, incarnation: u64 },
     Sync { node: u64, incarnation: u64 },
     Fetched { node: u64, incarnation: u64, fetch: Fetch },
     Snapshot { to: u64, snapshot: Box<Snapshot> },
@@ -69,6 +74,8 @@ pub(crate) struct Counts {
     pub reads: usize,
     /// Digests of states that replicas sent to each other.
     pub digests: usize,
+    /// Messages with entries that were not sent because too many bytes were on their way.
+    pub held: usize,
     /// Heartbeats that a newer one replaced.
     pub merged: usize,
     pub messages: usize,
@@ -82,6 +89,8 @@ pub(crate) struct World {
     pub trace: Trace,
     pub oracle: Oracle,
     pub counts: Counts,
+    /// The last rejection of a message by any replica.
+    pub rejection: Option<MessageRejection>,
     pub at_us: u64,
     pub network: Network,
     pub nodes: BTreeMap<u64, Node>,
@@ -126,6 +135,11 @@ impl World {
         Self::created(seed, voters, mutation, CALM_FILE_BYTES)
     }
 
+    /// The same with logs of large files.
+    pub(crate) fn roomy(seed: u64, voters: u64, mutation: Option<Mutation>) -> Self {
+        Self::created(seed, voters, mutation, ROOMY_FILE_BYTES)
+    }
+
     fn created(seed: u64, voters: u64, mutation: Option<Mutation>, log_file_bytes: u64) -> Self {
         let mut world = Self {
             seed,
@@ -133,6 +147,7 @@ impl World {
             trace: Trace::default(),
             oracle: Oracle::default(),
             counts: Counts::default(),
+            rejection: None,
             at_us: 0,
             network: Network::default(),
             nodes: BTreeMap::new(),
@@ -170,6 +185,9 @@ impl World {
     pub(crate) fn wild(seed: u64, voters: u64, mutation: Option<Mutation>) -> Self {
         let mut world = Self::created(seed, voters, mutation, WILD_FILE_BYTES);
         world.is_quiet = false;
+        if seed.is_multiple_of(2) {
+            world.limit_sends(SendLimits { peer_bytes: 600, node_bytes: 900 });
+        }
         for client in 0..4 {
             world.add_client((client % 2 == 0).then_some(1000 + client));
         }
@@ -242,7 +260,8 @@ impl World {
         let Some(happening) = self.unless_paused(happening) else { return };
         match happening {
             Happening::Tick { node, incarnation } => self.tick(node, incarnation),
-            Happening::Deliver { message } => self.deliver(message),
+            Happening::Deliver { message, charged } => self.deliver(message, charged),
+            Happening::Turns { node, incarnation } => self.turns(node, incarnation),
             Happening::Sync { node, incarnation } => self.sync(node, incarnation),
             Happening::Fetched { node, incarnation, fetch } => {
                 let read = |n: &mut Node| n.disk.read(fetch.first, fetch.last);
@@ -276,8 +295,9 @@ impl World {
     /// later. What the node itself does at that time is in the order of the events.
     fn unless_paused(&mut self, happening: Happening) -> Option<Happening> {
         let node = match &happening {
-            Happening::Deliver { message } => message.to,
-            Happening::Tick { node, .. }
+            Happening::Deliver { message, .. } => message.to,
+            Happening::Turns { node, .. }
+            | Happening::Tick { node, .. }
             | Happening::Sync { node, .. }
             | Happening::Fetched { node, .. }
             | Happening::Checkpoint { node, .. } => *node,
@@ -298,7 +318,7 @@ impl World {
             return Some(happening);
         }
         let mut heartbeat = None;
-        if let Happening::Deliver { message: Message { from, to, body, .. } } = &happening
+        if let Happening::Deliver { message: Message { from, to, body, .. }, .. } = &happening
             && matches!(body, Body::Heartbeat { .. })
         {
             heartbeat = Some((*from, *to));
@@ -329,6 +349,7 @@ impl World {
         self.after(tick_us, Happening::Tick { node, incarnation });
         let at_us = self.at_us;
         let state = self.node(node);
+        state.disk.tail().flush(state.flushed_per_tick);
         if at_us >= state.sealed_at + SEAL_US {
             state.sealed_at = at_us;
             state.disk.seal();
@@ -341,14 +362,5 @@ impl World {
             self.flip_state(node);
         }
         self.event(node, Event::Tick);
-    }
-
-    fn deliver(&mut self, mut message: Message) {
-        let (from, to) = (message.from, message.to);
-        self.alter(&mut message);
-        self.network.arrives(message.payload_bytes() as u64);
-        if !self.network.is_cut(from, to) {
-            self.event(to, Event::Message(message));
-        }
     }
 }

@@ -17,6 +17,7 @@ use ropewalk_wal::{
 };
 
 use super::after_install;
+use super::tail::Tail;
 use crate::dice::Dice;
 
 const DIR: &str = "/wal";
@@ -104,6 +105,7 @@ pub(super) struct Log {
     /// The entries that recovery found, by index.
     places: Arc<BTreeMap<u64, EntryMeta>>,
     reader: Reader,
+    tail: Arc<Tail>,
     /// Entries before those of the log, which all have this payload.
     preloaded: Option<Preloaded>,
     /// Whether the log stores entries without their payloads, which would take too long.
@@ -127,6 +129,7 @@ struct Source {
     reader: Reader,
     places: Arc<BTreeMap<u64, EntryMeta>>,
     preloaded: Option<Preloaded>,
+    tail: Arc<Tail>,
 }
 
 impl Source {
@@ -144,6 +147,10 @@ impl Source {
 impl EntrySource for Source {
     fn read(&self, index: u64) -> Result<Bytes, String> {
         self.bytes(index)
+    }
+
+    fn has_room(&self) -> bool {
+        self.tail.has_room()
     }
 }
 
@@ -167,6 +174,7 @@ impl Log {
             hard_state: HardState::default(),
             places: Arc::default(),
             reader: Reader::default(),
+            tail: Arc::default(),
             preloaded: None,
             has_no_payloads: false,
             last_round: 0,
@@ -193,6 +201,7 @@ impl Log {
     /// Opens the log after the process ended.
     pub(super) fn open(&mut self, snapshot: EntryId) -> Result<Found, OpenFailure> {
         self.wal = None;
+        self.tail.flush(u64::MAX);
         let (wal, mut recovered) = self.open_wal().map_err(|error| match error {
             OpenError::Full { .. } => OpenFailure::Full,
             error @ (OpenError::Version { .. } | OpenError::Io { .. }) => {
@@ -234,7 +243,12 @@ impl Log {
             reader: self.reader.clone(),
             places: Arc::clone(&self.places),
             preloaded: self.preloaded.clone(),
+            tail: Arc::clone(&self.tail),
         }
+    }
+
+    pub(super) fn tail(&self) -> &Tail {
+        &self.tail
     }
 
     /// The entries of the log with these indexes; `None` if it does not have them all.

@@ -16,8 +16,8 @@ pub(super) fn has_deleted(world: &World, node: u64) -> bool {
     process.is_some_and(|p| !p.state.0.borrow().partitions.contains_key(&partition(DELETED)))
 }
 
-fn opened(seed: u64, mutation: Option<Mutation>) -> (World, u64) {
-    let mut world = World::calm(seed, 3, mutation);
+/// A partition that can be deleted, in a shard without load.
+pub(super) fn opened(mut world: World) -> (World, u64) {
     let leader = world.elect();
     world.append_many(leader, 3);
     let open = OpenPartition { partition: partition(DELETED), epoch_base: 0 };
@@ -27,7 +27,7 @@ fn opened(seed: u64, mutation: Option<Mutation>) -> (World, u64) {
 
 /// Three replicas under load, with a partition that can be deleted.
 pub(super) fn loaded(seed: u64, mutation: Option<Mutation>) -> (World, u64) {
-    let (mut world, leader) = opened(seed, mutation);
+    let (mut world, leader) = opened(World::calm(seed, 3, mutation));
     world.begin_load(4);
     world.run_for(2 * SECOND);
     (world, leader)

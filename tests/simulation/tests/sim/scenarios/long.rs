@@ -112,6 +112,6 @@ fn a_follower_64_gib_behind_costs_bounded_memory() {
     let (peak, flying) = (world.peak, world.network.flying_bytes_max);
     println!("64 GiB behind: {peak:?}, {flying} bytes in flight, {} s", world.at_us / SECOND);
     world.end_in_peace(ITEMS_MAX);
-    assert!(flying <= limits::MESSAGES_INFLIGHT_MAX as u64 * ENTRY_BYTES * 2, "{flying}");
+    assert!(flying <= limits::PEER_BYTES_INFLIGHT_MAX, "{flying}");
     assert!(world.counts.snapshots == 0 && world.counts.fetches as u64 > ENTRIES / 2);
 }
