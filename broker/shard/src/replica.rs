@@ -31,6 +31,7 @@ mod checks;
 mod footprint;
 mod memory;
 mod reads;
+mod progress;
 mod stop_reason;
 
 pub(crate) use checks::check;
