@@ -99,7 +99,7 @@ pub enum Effect {
 }
 
 /// The result of a command, for its proposer.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Outcome {
     /// The command succeeded and has no other result.
     Done,

@@ -104,7 +104,7 @@ pub struct Fence {
 }
 
 /// The answer to a catalog command.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
     /// The command succeeded and has no other result.
     Done,
@@ -142,7 +142,7 @@ pub enum Change {
 }
 
 /// Why the catalog changed nothing.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Refusal {
     /// A topic of this name exists.
     #[error("topic '{name}' already exists")]
