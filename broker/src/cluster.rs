@@ -48,13 +48,39 @@ pub struct Holders {
 pub struct Cluster {
     node: Arc<Node>,
     own: Arc<KnownBroker>,
+    #[cfg(test)]
+    others: Option<Arc<dyn Others>>,
+}
+
+/// The other brokers of a cluster in a test.
+#[cfg(test)]
+pub(crate) trait Others: Send + Sync + std::fmt::Debug {
+    /// Every broker, in the order of ids.
+    fn brokers(&self) -> Vec<Arc<KnownBroker>>;
+    /// The broker that leads a shard.
+    fn leader(&self, shard: ShardId) -> Option<Leader>;
+    /// The brokers that hold a shard.
+    fn holders(&self, shard: ShardId) -> Holders;
+    /// The shard of the broker that leads it.
+    fn led(&self, shard: ShardId) -> Option<Arc<ropewalk_node::ShardHandle>>;
 }
 
 impl Cluster {
     /// The cluster of a broker that is alone.
     #[must_use]
     pub fn alone(node: Arc<Node>, own: KnownBroker) -> Arc<Self> {
-        Arc::new(Self { node, own: Arc::new(own) })
+        Arc::new(Self {
+            node,
+            own: Arc::new(own),
+            #[cfg(test)]
+            others: None,
+        })
+    }
+
+    /// The cluster of a broker that knows of others what a test says.
+    #[cfg(test)]
+    pub(crate) fn among(node: Arc<Node>, own: KnownBroker, others: Arc<dyn Others>) -> Arc<Self> {
+        Arc::new(Self { node, own: Arc::new(own), others: Some(others) })
     }
 
     /// This broker.
@@ -66,18 +92,30 @@ impl Cluster {
     /// Every broker of the catalog, in the order of ids. This one is always among them.
     #[must_use]
     pub fn brokers(&self) -> Vec<Arc<KnownBroker>> {
+        #[cfg(test)]
+        if let Some(others) = &self.others {
+            return others.brokers();
+        }
         vec![Arc::clone(&self.own)]
     }
 
     /// A broker by its id; `None` if the catalog does not list it.
     #[must_use]
     pub fn broker(&self, id: BrokerId) -> Option<Arc<KnownBroker>> {
+        #[cfg(test)]
+        if let Some(others) = &self.others {
+            return others.brokers().into_iter().find(|broker| broker.id == id);
+        }
         (id == self.own.id).then(|| Arc::clone(&self.own))
     }
 
     /// The broker that leads a shard, as far as this one knows; `None` while there is none.
     #[must_use]
     pub fn leader(&self, shard: ShardId) -> Option<Leader> {
+        #[cfg(test)]
+        if let Some(others) = &self.others {
+            return others.leader(shard);
+        }
         let term = self.node.shard(shard)?.leading()?;
         Some(Leader { broker: self.own.id, term })
     }
@@ -85,6 +123,10 @@ impl Cluster {
     /// The brokers that hold a shard.
     #[must_use]
     pub fn holders(&self, _shard: ShardId) -> Holders {
+        #[cfg(test)]
+        if let Some(others) = &self.others {
+            return others.holders(_shard);
+        }
         let own = vec![self.own.id];
         Holders { voters: own.clone(), learners: Vec::new(), reachable: own }
     }
@@ -96,6 +138,11 @@ impl Cluster {
     /// See [`ProposeError`]. [`ProposeError::NotLeader`] if no leader is known or the one that was
     /// asked does not lead any more; [`ProposeError::Unknown`] if the connection to it was lost.
     pub async fn propose(&self, shard: ShardId, command: Command) -> Result<Outcome, ProposeError> {
+        #[cfg(test)]
+        if let Some(others) = &self.others {
+            let led = others.led(shard).ok_or(ProposeError::NotLeader)?;
+            return led.propose(command).await;
+        }
         match self.node.shard(shard) {
             Some(shard) => shard.propose(command).await,
             None => Err(ProposeError::NotLeader),

@@ -45,6 +45,7 @@ pub mod error;
 pub(crate) mod metrics;
 pub(crate) mod operations;
 pub(crate) mod partition;
+pub(crate) mod placement;
 mod deadline;
 mod logged;
 mod api_versions;

@@ -176,6 +176,13 @@ impl Coordinator {
         }
     }
 
+    /// The shard that a group or a transactional id hashes to.
+    #[must_use]
+    pub fn shard_of(&self, group: &str) -> Option<ShardId> {
+        let state = self.node.catalog().state();
+        state.catalog.as_ref().map(|catalog| catalog.shard_of(group))
+    }
+
     /// Whether this broker coordinates the group now.
     #[must_use]
     pub fn coordinates(&self, group: &str) -> bool {
@@ -292,8 +299,10 @@ impl Coordinator {
         if self.is_stopping.load(Ordering::Acquire) {
             return Err(Refusal::NotAvailable);
         }
-        let id = self.node.catalog().state().catalog.as_ref().map(|c| c.shard_of(group));
-        let shard = id.and_then(|id| self.node.shard(id)).ok_or(Refusal::NotCoordinator)?;
+        let shard = self
+            .shard_of(group)
+            .and_then(|id| self.node.shard(id))
+            .ok_or(Refusal::NotCoordinator)?;
         let term = shard.leading().ok_or(Refusal::NotCoordinator)?;
         Ok((shard, term))
     }
