@@ -109,6 +109,21 @@ pub struct Cluster {
     own: Arc<KnownBroker>,
     /// `None` if the broker is alone.
     remote: Option<Arc<Remote>>,
+    #[cfg(test)]
+    others: Option<Arc<dyn Others>>,
+}
+
+/// The other brokers of a cluster in a test.
+#[cfg(test)]
+pub(crate) trait Others: Send + Sync + fmt::Debug {
+    /// Every broker, in the order of ids.
+    fn brokers(&self) -> Vec<Arc<KnownBroker>>;
+    /// The broker that leads a shard.
+    fn leader(&self, shard: ShardId) -> Option<Leader>;
+    /// The brokers that hold a shard.
+    fn holders(&self, shard: ShardId) -> Holders;
+    /// The shard of the broker that leads it.
+    fn led(&self, shard: ShardId) -> Option<Arc<ropewalk_node::ShardHandle>>;
 }
 
 /// The other brokers.
@@ -139,7 +154,23 @@ impl Cluster {
     /// The cluster of a broker that is alone.
     #[must_use]
     pub fn alone(node: Arc<Node>, own: KnownBroker) -> Arc<Self> {
-        Arc::new(Self { node, own: Arc::new(own), remote: None })
+        Arc::new(Self::with(node, Arc::new(own), None))
+    }
+
+    fn with(node: Arc<Node>, own: Arc<KnownBroker>, remote: Option<Arc<Remote>>) -> Self {
+        Self {
+            node,
+            own,
+            remote,
+            #[cfg(test)]
+            others: None,
+        }
+    }
+
+    /// The cluster of a broker that knows of others what a test says.
+    #[cfg(test)]
+    pub(crate) fn among(node: Arc<Node>, own: KnownBroker, others: Arc<dyn Others>) -> Arc<Self> {
+        Arc::new(Self { others: Some(others), ..Self::with(node, Arc::new(own), None) })
     }
 
     /// Opens the connections to the other brokers. Must be called in a tokio runtime.
@@ -169,7 +200,7 @@ impl Cluster {
         });
         remote.refresh();
         let service = Service { remote: Arc::clone(&remote), connections };
-        Ok((Arc::new(Self { node, own, remote: Some(remote) }), service))
+        Ok((Arc::new(Self::with(node, own, Some(remote))), service))
     }
 
     /// Adds brokers to connect to that the catalog of this broker may not list yet. The catalog's
@@ -204,6 +235,10 @@ impl Cluster {
     /// Every broker of the catalog, in the order of ids. This one is always among them.
     #[must_use]
     pub fn brokers(&self) -> Vec<Arc<KnownBroker>> {
+        #[cfg(test)]
+        if let Some(others) = &self.others {
+            return others.brokers();
+        }
         match &self.remote {
             Some(remote) => remote.known.read().clone(),
             None => vec![Arc::clone(&self.own)],
@@ -213,6 +248,10 @@ impl Cluster {
     /// A broker by its id; `None` if the catalog does not list it.
     #[must_use]
     pub fn broker(&self, id: BrokerId) -> Option<Arc<KnownBroker>> {
+        #[cfg(test)]
+        if let Some(others) = &self.others {
+            return others.brokers().into_iter().find(|broker| broker.id == id);
+        }
         if id == self.own.id {
             return Some(Arc::clone(&self.own));
         }
@@ -253,6 +292,10 @@ impl Cluster {
     /// The broker that leads a shard, as far as this one knows; `None` while there is none.
     #[must_use]
     pub fn leader(&self, shard: ShardId) -> Option<Leader> {
+        #[cfg(test)]
+        if let Some(others) = &self.others {
+            return others.leader(shard);
+        }
         let held = self.node.shard(shard);
         if let Some(term) = held.and_then(|held| held.leading()) {
             return Some(Leader { broker: self.own.id, term });
@@ -272,6 +315,10 @@ impl Cluster {
     /// The brokers that hold a shard.
     #[must_use]
     pub fn holders(&self, shard: ShardId) -> Holders {
+        #[cfg(test)]
+        if let Some(others) = &self.others {
+            return others.holders(shard);
+        }
         match &self.remote {
             Some(remote) => remote.holders(shard),
             None => {
@@ -290,6 +337,11 @@ impl Cluster {
     /// [`ProposeError::Unknown`] if the connection to it was lost; [`ProposeError::TooLarge`] if the
     /// command has more than [`wire::COMMAND_BYTES_MAX`] bytes and the leader is another broker.
     pub async fn propose(&self, shard: ShardId, command: Command) -> Result<Outcome, ProposeError> {
+        #[cfg(test)]
+        if let Some(others) = &self.others {
+            let led = others.led(shard).ok_or(ProposeError::NotLeader)?;
+            return led.propose(command).await;
+        }
         match &self.remote {
             Some(remote) => self.propose_anywhere(remote, shard, command).await,
             None => match self.node.shard(shard) {
