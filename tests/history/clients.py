@@ -4,8 +4,12 @@ Each function runs in a process of its own, until `stop` is set.
 """
 
 import collections
+import json
+import subprocess
 import sys
+import threading
 import time
+from dataclasses import dataclass
 
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
@@ -17,20 +21,30 @@ PATIENCE_MS = 900_000
 LAST_ANSWERS_S = 120
 
 
+@dataclass(frozen=True)
+class Pace:
+    """A writer rests for so many seconds after so many records."""
+
+    records: int
+    rest_s: float
+
+
 def named(topic, partition):
     return f"{topic}/{partition}"
 
 
-def write_with_librdkafka(bootstrap, topic, partitions, name, path, stop, codec="none"):
+def write_with_librdkafka(bootstrap, topic, partitions, name, path, stop, codec="none", pace=Pace(50, 0.002), acks=None):
     producer = Producer({
         "bootstrap.servers": bootstrap, "enable.idempotence": True, "acks": "all", "linger.ms": 2,
         "compression.type": codec, "message.timeout.ms": PATIENCE_MS, "log_level": 0, "reconnect.backoff.max.ms": 200,
         "queue.buffering.max.messages": 2000,
     })
-    with Recorder(path, name) as recorder:
+    with Recorder(path, name, acks) as recorder:
         unanswered = {}
 
         def answered(error, message):
+            if error:
+                print(f"{name}: {message.value().decode()}: {error}", file=sys.stderr)
             value = message.value().decode()
             partition, began = unanswered.pop(value)
             fields = {"outcome": INFO} if error else {"outcome": OK, "offset": message.offset()}
@@ -47,8 +61,8 @@ def write_with_librdkafka(bootstrap, topic, partitions, name, path, stop, codec=
                 del unanswered[value]
                 producer.poll(0.05)
             producer.poll(0)
-            if sequence % 50 == 0:
-                time.sleep(0.002)
+            if sequence % pace.records == 0:
+                time.sleep(pace.rest_s)
         producer.flush(LAST_ANSWERS_S)
         for value, (partition, began) in unanswered.items():
             recorder.write("send", began, partition=partition, value=value, outcome=INFO)
@@ -56,7 +70,7 @@ def write_with_librdkafka(bootstrap, topic, partitions, name, path, stop, codec=
             sys.exit(f"{name}: {len(unanswered)} records had no answer {LAST_ANSWERS_S} s after the end of the load")
 
 
-def write_with_kafka_python(bootstrap, topic, partitions, name, path, stop, codec=None):
+def write_with_kafka_python(bootstrap, topic, partitions, name, path, stop, codec=None, pace=Pace(20, 0.002), acks=None):
     from kafka import KafkaProducer
     from kafka.errors import KafkaError
 
@@ -65,7 +79,7 @@ def write_with_kafka_python(bootstrap, topic, partitions, name, path, stop, code
         compression_type=codec, delivery_timeout_ms=PATIENCE_MS, max_block_ms=PATIENCE_MS,
         reconnect_backoff_max_ms=200,
     )
-    with Recorder(path, name) as recorder:
+    with Recorder(path, name, acks) as recorder:
         sequence, unanswered = 0, collections.deque()
 
         def wait_for_first():
@@ -83,11 +97,27 @@ def write_with_kafka_python(bootstrap, topic, partitions, name, path, stop, code
             sequence += 1
             while unanswered and (unanswered[0][3].is_done or len(unanswered) > 1000):
                 wait_for_first()
-            if sequence % 20 == 0:
-                time.sleep(0.002)
+            if sequence % pace.records == 0:
+                time.sleep(pace.rest_s)
         producer.flush(timeout=LAST_ANSWERS_S)
         while unanswered:
             wait_for_first()
+
+
+def write_with_franz_go(program, bootstrap, topic, partitions, name, path, stop, pace, acks=None):
+    """`program` is tests/clients/go/history, which writes one line for each answer until its input ends."""
+    command = [program, bootstrap, topic, str(partitions), name, str(pace.records), str(pace.rest_s)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        threading.Thread(target=lambda: (stop.wait(), process.stdin.close()), daemon=True).start()
+        with Recorder(path, name, acks) as recorder:
+            for line in process.stdout:
+                recorder.write("send", **json.loads(line))
+        if process.wait(LAST_ANSWERS_S):
+            sys.exit(f"{name}: ended with {process.returncode}")
+    finally:
+        process.kill()
+        process.wait()
 
 
 def consume_in_group(bootstrap, topic, group, name, path, stop):

@@ -23,10 +23,14 @@ OK, FAIL, INFO = "ok", "fail", "info"
 
 
 class Recorder:
-    """Appends the operations of one process to its file. Its process has to end by itself: a killed one loses lines."""
+    """Appends the operations of one process to its file. Its process has to end by itself: a killed one loses lines.
 
-    def __init__(self, path, process):
-        self.file, self.process = open(path, "w", buffering=1 << 16), process
+    `acks` may be an array that other processes read: at the number of a partition, when the send began that was
+    acknowledged last.
+    """
+
+    def __init__(self, path, process, acks=None):
+        self.file, self.process, self.acks = open(path, "w", buffering=1 << 16), process, acks
 
     def __enter__(self):
         return self
@@ -34,9 +38,11 @@ class Recorder:
     def __exit__(self, *_):
         self.file.close()
 
-    def write(self, op, began, **fields):
-        line = {"op": op, "process": self.process, "began": began, "ended": now(), **fields}
+    def write(self, op, began, ended=None, **fields):
+        line = {"op": op, "process": self.process, "began": began, "ended": ended or now(), **fields}
         self.file.write(json.dumps(line, separators=(",", ":")) + "\n")
+        if self.acks is not None and op == "send" and fields["outcome"] == OK:
+            self.acks[int(fields["partition"].rpartition("/")[2])] = began
 
 
 def now():
