@@ -5,6 +5,7 @@ read and the history is checked: no anomaly is allowed. A wait that takes too lo
 """
 
 import argparse
+import contextlib
 import pathlib
 import random
 import shutil
@@ -46,54 +47,67 @@ class Runner:
     def round(self, cluster, name, argument, result):
         self.topics += 1
         directory = self.options.scratch / f"{cluster.name}-{self.topics}-{name}"
-        with Load(cluster, f"{name}-{self.topics}", directory, self.options.franz_go) as load, Network() as network:
+        with Load(cluster, directory.name, directory, self.options.franz_go) as load, Network() as network:
             run = scenarios.Run(cluster, load, network, self.rng)
             events = getattr(scenarios, name)(run, argument)
             run.rest()
             told = load.finish()
         result.recoveries += run.recoveries
-        result.add(events, told, anomalies(told))
-        if result.anomalies:
-            kept = pathlib.Path(self.options.scratch, "..").resolve() / f"ropewalk-cluster-{self.options.seed}-{name}"
-            shutil.copytree(directory, kept, dirs_exist_ok=True)
-            progress(f"the history with anomalies is kept in {kept}")
+        found = anomalies(told)
+        result.add(events, told, found)
+        if found:
+            self.keep(directory)
         shutil.rmtree(directory)
+
+    def keep(self, *paths):
+        """Copies a history, or logs, to where they outlive the run."""
+        self.options.keep.mkdir(parents=True, exist_ok=True)
+        for path in paths:
+            if path.is_dir():
+                shutil.copytree(path, self.options.keep / path.name)
+            else:
+                shutil.copy(path, self.options.keep)
+        progress(f"kept in {self.options.keep}: {', '.join(path.name for path in paths)}")
+
+    @contextlib.contextmanager
+    def explained(self, cluster):
+        """After a failure the logs are kept, and their warnings are shown."""
+        try:
+            yield cluster
+        except BaseException:
+            clusters.show_warnings(cluster)
+            self.keep(*(node.log_path for node in cluster.all if node.log_path.exists()))
+            raise
+        if any(result.anomalies for result in self.results):
+            self.keep(*(node.log_path for node in cluster.all))
 
     def ropewalk(self):
         options, wanted = self.options, self.options.scenarios or NAMES
-        with clusters.ropewalk(options.ropewalk, options.scratch / "ropewalk") as cluster:
-            try:
-                first, *others = cluster.all
-                cluster.add(first)
-                if "grow" in wanted:
-                    self.scenario(cluster, "grow", others)
-                else:
-                    cluster.add(*others)
-                    cluster.wait_until_whole()
-                if "kill" in wanted:
-                    self.scenario(cluster, "kill", *scenarios.rounds_of(options.kills))
-                if "stop" in wanted:
-                    durations = (1, 3, 10, 30, 60) * 4 if options.long else (1, 10)
-                    self.scenario(cluster, "stop", durations)
-                if "cut" in wanted:
-                    self.scenario(cluster, "cut", *([2] * 10 if options.long else [1]))
-                if "roll" in wanted:
-                    self.scenario(cluster, "roll", *([3] * 3 if options.long else [1]))
-                for node in cluster.nodes:
-                    node.stop()
-            except BaseException:
-                clusters.show_warnings(cluster)
-                raise
+        with (clusters.ropewalk(options.ropewalk, options.scratch / "ropewalk") as cluster, self.explained(cluster)):
+            first, *others = cluster.all
+            cluster.add(first)
+            if "grow" in wanted:
+                self.scenario(cluster, "grow", others)
+            else:
+                cluster.add(*others)
+                cluster.wait_until_whole()
+            if "kill" in wanted:
+                self.scenario(cluster, "kill", *scenarios.rounds_of(options.kills))
+            if "stop" in wanted:
+                durations = (1, 3, 10, 30, 60) * 4 if options.long else (1, 10)
+                self.scenario(cluster, "stop", durations)
+            if "cut" in wanted:
+                self.scenario(cluster, "cut", *([2] * 10 if options.long else [1]))
+            if "roll" in wanted:
+                self.scenario(cluster, "roll", *([3] * 3 if options.long else [1]))
+            for node in cluster.nodes:
+                node.stop()
 
     def kafka(self):
-        with clusters.kafka(self.options.kafka, self.options.scratch / "kafka") as cluster:
-            try:
-                cluster.add(*cluster.all)
-                cluster.wait_until_whole()
-                self.scenario(cluster, "kill", self.options.kafka_kills)
-            except BaseException:
-                clusters.show_warnings(cluster)
-                raise
+        with clusters.kafka(self.options.kafka, self.options.scratch / "kafka") as cluster, self.explained(cluster):
+            cluster.add(*cluster.all)
+            cluster.wait_until_whole()
+            self.scenario(cluster, "kill", self.options.kafka_kills)
 
 
 def parse():
@@ -102,6 +116,7 @@ def parse():
     parser.add_argument("--franz-go", metavar="PROGRAM", help="tests/clients/go/history; without it there are two writers")
     parser.add_argument("--kafka", metavar="LIBS", help="also kill brokers of Apache Kafka; the folder with its jars")
     parser.add_argument("--scratch", required=True, type=pathlib.Path)
+    parser.add_argument("--keep", required=True, type=pathlib.Path, help="gets logs and histories after a failure")
     parser.add_argument("--seed", required=True, type=int)
     parser.add_argument("--kills", type=int, default=8)
     parser.add_argument("--kafka-kills", type=int, default=6)
@@ -117,6 +132,8 @@ def main():
     options = parse()
     # Clients and brokers are ended also when this process is.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # What an earlier run kept would look like this one's.
+    shutil.rmtree(options.keep, ignore_errors=True)
     runner, failure = Runner(options), None
     try:
         runner.ropewalk()

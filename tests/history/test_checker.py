@@ -103,6 +103,16 @@ def kinds(*lines):
     return sorted({anomaly.kind for anomaly in checker.check(history)})
 
 
+class Recording(unittest.TestCase):
+    def test_acknowledged_sends_are_visible_at_once_by_partition(self):
+        acks = [0, 0, 0]
+        with tempfile.TemporaryDirectory() as scratch, Recorder(Path(scratch, "p.history"), "p", acks) as recorder:
+            recorder.write("send", 5, partition="t/2", value="a", outcome=OK, offset=0)
+            recorder.write("send", 6, partition="t/1", value="b", outcome=INFO)
+            recorder.write("poll", 7, records=[])
+        self.assertEqual([0, 0, 5], acks)
+
+
 class Anomalies(unittest.TestCase):
     def test_sound_histories_hold_none(self):
         for seed in range(300):
