@@ -17,9 +17,9 @@ TESTS = pathlib.Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS / "history")]
 import clusters  # noqa: E402
 import scenarios  # noqa: E402
-from load import Load, anomalies  # noqa: E402
+from load import MEMBERS, Load  # noqa: E402
 from network import Network  # noqa: E402
-from report import Result, progress, table  # noqa: E402
+from report import Result, anomalies, progress, table  # noqa: E402
 
 NAMES = ("grow", "kill", "stop", "cut", "roll")
 # A load that acknowledges fewer records in a second of a scenario shows little; faults pause it.
@@ -53,7 +53,7 @@ class Runner:
             run.rest()
             told = load.finish()
         result.recoveries += run.recoveries
-        found = anomalies(told)
+        found = anomalies(told, MEMBERS)
         result.add(events, told, found)
         if found:
             self.keep(directory)
@@ -141,7 +141,7 @@ def main():
             runner.kafka()
     except (AssertionError, RuntimeError, OSError) as error:
         failure = error
-    print(f"seed {options.seed}, {'three' if options.franz_go else 'two'} writers and a group of one member")
+    print(f"seed {options.seed}, {'three' if options.franz_go else 'two'} writers, two groups of one member")
     print(*table(runner.results), sep="\n")
     if failure:
         sys.exit(f"failed: {type(failure).__name__}: {failure}")

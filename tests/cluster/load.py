@@ -1,19 +1,20 @@
-"""The clients of one scenario: writers of three libraries and a member of a group, on a topic of their own."""
+"""The clients of one scenario, on a topic of their own: writers of three libraries, and two groups of one member."""
 
 import contextlib
 import multiprocessing
 
-import checker
 import clients
 import history
 from confluent_kafka.admin import AdminClient, NewTopic
 from waiting import wait_for
 
-PARTITIONS, GROUP = 6, "members"
+PARTITIONS = 6
+# Each is the only member of a group of its name.
+MEMBERS = {"member-librdkafka": clients.consume_in_group, "member-python": clients.consume_with_kafka_python}
 # Each partition gets a record of each writer every 20 ms: less than a pause that is measured.
 PACE = clients.Pace(PARTITIONS, 0.02)
-# Until every writer has an acknowledgement of every partition.
-ACKS_S_MAX = 60
+# Until every client goes on in every partition.
+GO_ON_S_MAX = 60
 
 
 class Load:
@@ -22,7 +23,7 @@ class Load:
     def __init__(self, cluster, topic, directory, franz_go=None):
         self.cluster, self.topic, self.directory = cluster, topic, directory
         self.stop, self.processes = multiprocessing.Event(), []
-        self.acks, self.franz_go = {}, franz_go
+        self.progress, self.franz_go = {}, franz_go
 
     def __enter__(self):
         self.directory.mkdir()
@@ -33,7 +34,7 @@ class Load:
         with contextlib.ExitStack() as started:
             started.callback(self.kill)
             self.start()
-            self.wait_until_acked(history.now(), "the load has begun")
+            self.wait_until_all_go_on(history.now(), "the load begins")
             started.pop_all()
         return self
 
@@ -52,31 +53,40 @@ class Load:
         if self.franz_go:
             writers.append(("franz-go", clients.write_with_franz_go, (self.franz_go,), {}))
         for name, write, first, options in writers:
-            self.acks[name] = multiprocessing.Array("q", PARTITIONS, lock=False)
-            options |= {"pace": PACE, "acks": self.acks[name]}
+            options |= {"pace": PACE, "progress": self.progress_of(name)}
             file = self.directory / f"{name}.history"
             arguments = (*first, self.cluster.bootstrap, self.topic, PARTITIONS, name, file, self.stop)
             self.processes.append(multiprocessing.Process(target=write, name=name, args=arguments, kwargs=options))
-        member = (self.cluster.bootstrap, self.topic, GROUP, "member", self.directory / "member.history", self.stop)
-        self.processes.append(multiprocessing.Process(target=clients.consume_in_group, name="member", args=member))
+        for name, consume in MEMBERS.items():
+            file = self.directory / f"{name}.history"
+            arguments = (self.cluster.bootstrap, self.topic, self.group(name), name, file, self.stop, self.progress_of(name))
+            self.processes.append(multiprocessing.Process(target=consume, name=name, args=arguments))
         for process in self.processes:
             process.start()
 
-    def unacked(self, since):
-        """Writers and partitions without an acknowledgement of a record that was sent since then; nothing if none."""
-        missing = [f"{name} in {partition}" for name, acks in self.acks.items()
-                   for partition, began in enumerate(acks) if began <= since]
+    def progress_of(self, client):
+        self.progress[client] = multiprocessing.Array("q", PARTITIONS, lock=False)
+        return self.progress[client]
+
+    def group(self, member):
+        return f"{self.topic}-{member}"
+
+    def waiting(self, since):
+        """Clients and partitions without progress since then: a writer's record that it sent later and that was
+        acknowledged, a member's poll that returned records. Nothing if there are none."""
+        missing = [f"{name} in {partition}" for name, progress in self.progress.items()
+                   for partition, began in enumerate(progress) if began <= since]
         return ", ".join(missing)
 
-    def wait_until_acked(self, since, what, seconds_max=ACKS_S_MAX):
-        """Waits until each writer has an acknowledgement of each partition for a record that it sent since then."""
+    def wait_until_all_go_on(self, since, what):
+        """Waits until every client made progress in every partition since then; the seconds that took."""
 
         def obstacle():
             self.cluster.check_running()
             self.check_clients()
-            return self.unacked(since)
+            return self.waiting(since)
 
-        return wait_for(f"{what}: every writer has an acknowledgement of every partition", seconds_max, obstacle)
+        return wait_for(f"{what}: every client goes on in every partition", GO_ON_S_MAX, obstacle)
 
     def check_clients(self):
         for process in self.processes:
@@ -92,7 +102,7 @@ class Load:
                 raise AssertionError(f"the client {process.name} did not end well: {process.exitcode}")
         file = self.directory / "all.history"
         # In a process of its own, because it exits if it cannot read all.
-        arguments = (self.cluster.bootstrap, self.topic, PARTITIONS, GROUP, file)
+        arguments = (self.cluster.bootstrap, self.topic, PARTITIONS, [self.group(name) for name in MEMBERS], file)
         reader = multiprocessing.Process(target=clients.read_all, args=arguments)
         reader.start()
         reader.join(300)
@@ -100,13 +110,3 @@ class Load:
             reader.kill()
             raise AssertionError(f"not all of the topic could be read: {reader.exitcode}")
         return history.read(*self.directory.glob("*.history"))
-
-
-def anomalies(told, rebalances_max=0):
-    """The anomalies of the checker, and the rebalances of a group whose one member stayed."""
-    found = checker.check(told)
-    assignments = sum(line["op"] == "assign" for line in told.consumers.get("member", []))
-    if assignments > 1 + rebalances_max:
-        what = f"the member got {assignments} assignments, although it was the only member all the time"
-        found.append(checker.Anomaly("rebalanced", what))
-    return found

@@ -1,5 +1,6 @@
 """What a run shows: for each kind of fault how often it was made, and the longest time without an acknowledgement."""
 
+import itertools
 import sys
 from dataclasses import dataclass, field
 
@@ -48,6 +49,19 @@ class Result:
 
 def progress(text):
     print(text, file=sys.stderr, flush=True)
+
+
+def anomalies(told, members):
+    """The anomalies of the checker, and the rebalances of groups whose one member stayed."""
+    found = checker.check(told)
+    for name in members:
+        assignments = [line["partitions"] for line in told.consumers.get(name, []) if line["op"] == "assign"]
+        # kafka-python begins with none, before it knows the topic.
+        assignments = list(itertools.dropwhile(lambda partitions: not partitions, assignments))
+        if len(assignments) != 1:
+            what = f"{name} got {len(assignments)} assignments, although it was the only member of its group all the time"
+            found.append(checker.Anomaly("rebalanced", what))
+    return found
 
 
 def median(numbers):

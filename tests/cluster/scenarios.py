@@ -10,7 +10,7 @@ from report import ROLES, Event, progress
 
 # How long the load goes on before a fault, in seconds.
 REST_S = (0.5, 1.5)
-# A broker stays down at least this long after every writer has gone on.
+# A broker stays down at least this long after all clients have gone on.
 DOWN_S = (0.2, 1.0)
 # How long a cut lasts, in seconds: longer than an election and the closing of connections.
 CUT_S = (4.0, 8.0)
@@ -30,8 +30,8 @@ class Run:
     def rest(self):
         time.sleep(self.rng.uniform(*REST_S))
 
-    def acked(self, since, what):
-        return self.load.wait_until_acked(since, what)
+    def go_on(self, since, what):
+        return self.load.wait_until_all_go_on(since, what)
 
     def whole(self):
         self.recoveries.append(self.cluster.wait_until_whole(self.load.topic))
@@ -71,8 +71,8 @@ def kill(run, times):
         node = run.choose(role)
         events.append(Event(now(), f"kill -9 of a {role}"))
         node.kill()
-        waited = run.acked(events[-1].at, f"kill {at + 1}, broker {node.number}, a {role}")
-        progress(f"kill {at + 1} of {times}: broker {node.number}, a {role}; writers went on within {waited:.1f} s")
+        waited = run.go_on(events[-1].at, f"kill {at + 1}, broker {node.number}, a {role}")
+        progress(f"kill {at + 1} of {times}: broker {node.number}, a {role}; all clients went on within {waited:.1f} s")
         time.sleep(run.rng.uniform(*DOWN_S))
         events.append(Event(now(), "start of a killed broker"))
         node.start(wait=False)
@@ -96,8 +96,8 @@ def stop(run, durations):
         time.sleep(seconds)
         events.append(Event(now(), "SIGCONT"))
         node.resume()
-        waited = run.acked(events[-1].at, f"SIGSTOP of broker {node.number} for {seconds} s")
-        progress(f"SIGSTOP of broker {node.number} for {seconds} s: writers went on within {waited:.1f} s")
+        waited = run.go_on(events[-1].at, f"SIGSTOP of broker {node.number} for {seconds} s")
+        progress(f"SIGSTOP of broker {node.number} for {seconds} s: all clients went on within {waited:.1f} s")
         run.whole()
     return events
 
@@ -137,12 +137,12 @@ def cut(run, times):
         node = run.choose(run.rng.choice(("leader", "controller")))
         events.append(Event(now(), kind))
         make(run, node)
-        waited = run.acked(events[-1].at, f"broker {node.number}: {kind}")
-        progress(f"broker {node.number}: {kind}; writers went on within {waited:.1f} s")
+        waited = run.go_on(events[-1].at, f"broker {node.number}: {kind}")
+        progress(f"broker {node.number}: {kind}; all clients went on within {waited:.1f} s")
         time.sleep(run.rng.uniform(*CUT_S))
         events.append(Event(now(), "end of a cut"))
         run.network.heal()
-        run.acked(events[-1].at, f"broker {node.number}, end of the cut: {kind}")
+        run.go_on(events[-1].at, f"broker {node.number}, end of the cut: {kind}")
         run.whole()
     return events
 
@@ -156,7 +156,7 @@ def roll(run, times):
         node.stop()
         events.append(Event(now(), "start in a rolling restart"))
         node.start(wait=False)
-        run.acked(events[-1].at, f"rolling restart, broker {node.number}")
+        run.go_on(events[-1].at, f"rolling restart, broker {node.number}")
         run.whole()
         progress(f"broker {node.number} restarted, all in sync after {run.recoveries[-1]:.1f} s")
     return events
@@ -170,7 +170,7 @@ def grow(run, nodes):
         events.append(Event(now(), f"join of broker {node.number}"))
         run.cluster.add(node)
         run.whole()
-        run.acked(now(), f"join of broker {node.number}")
+        run.go_on(now(), f"join of broker {node.number}")
         progress(f"broker {node.number} joined, all in sync after {run.recoveries[-1]:.1f} s")
     run.rest()
     return events

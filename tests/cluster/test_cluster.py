@@ -119,6 +119,18 @@ class Certificates(unittest.TestCase):
 
 
 class Report(unittest.TestCase):
+    def test_a_member_that_stays_keeps_its_assignment(self):
+        def kinds(*assignments):
+            told = History()
+            for partitions in assignments:
+                told.add({"op": "assign", "process": "m", "began": 0, "ended": 0, "how": "subscribe", "partitions": partitions})
+            return [anomaly.kind for anomaly in report.anomalies(told, ["m"])]
+
+        self.assertEqual([], kinds([], ["t/0"]))
+        self.assertEqual(["rebalanced"], kinds(["t/0"], ["t/0"]))
+        self.assertEqual(["rebalanced"], kinds(["t/0"], []))
+        self.assertEqual(["rebalanced"], kinds(), "a member that reads nothing shows nothing")
+
     def test_a_pause_counts_for_its_event_only(self):
         told = History()
         for at, ended in enumerate([1, 2, 3, 9, 10, 11, 12]):

@@ -25,12 +25,12 @@ OK, FAIL, INFO = "ok", "fail", "info"
 class Recorder:
     """Appends the operations of one process to its file. Its process has to end by itself: a killed one loses lines.
 
-    `acks` may be an array that other processes read: at the number of a partition, when the send began that was
-    acknowledged last.
+    `progress` may be an array that other processes read: at the number of a partition, when the last send began that
+    was acknowledged, or the last poll that returned a record.
     """
 
-    def __init__(self, path, process, acks=None):
-        self.file, self.process, self.acks = open(path, "w", buffering=1 << 16), process, acks
+    def __init__(self, path, process, progress=None):
+        self.file, self.process, self.progress = open(path, "w", buffering=1 << 16), process, progress
 
     def __enter__(self):
         return self
@@ -41,8 +41,15 @@ class Recorder:
     def write(self, op, began, ended=None, **fields):
         line = {"op": op, "process": self.process, "began": began, "ended": ended or now(), **fields}
         self.file.write(json.dumps(line, separators=(",", ":")) + "\n")
-        if self.acks is not None and op == "send" and fields["outcome"] == OK:
-            self.acks[int(fields["partition"].rpartition("/")[2])] = began
+        if self.progress is not None:
+            if op == "send" and fields["outcome"] == OK:
+                self.progress[number_of(fields["partition"])] = began
+            for partition in {partition for partition, *_ in fields.get("records", ())}:
+                self.progress[number_of(partition)] = began
+
+
+def number_of(partition):
+    return int(partition.rpartition("/")[2])
 
 
 def now():
