@@ -80,7 +80,7 @@ def table(results):
             rows.append((result.cluster, kind, str(len(pauses)), f"{median(pauses):.2f}", f"{max(pauses):.2f}", *recovered))
             recovered = ["", ""]
         if kills:
-            rows.append((result.cluster, "every kill -9", str(len(kills)), f"{median(kills):.2f}", f"{max(kills):.2f}"))
+            rows.append((result.cluster, "every kill -9", str(len(kills)), f"{median(kills):.2f}", f"{max(kills):.2f}", "", ""))
     widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
     yield from ("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
     for result in results:

@@ -136,12 +136,13 @@ class Report(unittest.TestCase):
         for at, ended in enumerate([1, 2, 3, 9, 10, 11, 12]):
             told.add({"op": "send", "process": "p", "began": 0, "ended": int(ended * 1e9), "partition": "t/0",
                       "value": f"v{at}", "outcome": "ok", "offset": at})
-        result = report.Result("ropewalk", "kill")
-        result.add([report.Event(int(10e9)), report.Event(int(3.5e9), "kill")], told, [])
-        self.assertEqual({"kill": [5.5]}, result.pauses)
+        kind, result = report.KILLS[0], report.Result("ropewalk", "kill")
+        result.add([report.Event(int(10e9)), report.Event(int(3.5e9), kind)], told, [])
+        self.assertEqual({kind: [5.5]}, result.pauses)
         lines = list(report.table([result]))
-        self.assertRegex(lines[1], r"ropewalk +kill +1 +5.50 +5.50$")
-        self.assertIn("7 sends acknowledged, 0 unknown, 0 records read, 0 anomalies", lines[2])
+        self.assertRegex(lines[1], r"ropewalk +kill -9 of a leader +1 +5.50 +5.50$")
+        self.assertRegex(lines[2], r"ropewalk +every kill -9 +1 +5.50 +5.50$")
+        self.assertIn("7 sends acknowledged, 0 unknown, 0 records read, 0 anomalies", lines[3])
 
     def test_median(self):
         self.assertEqual(2, report.median([3, 1, 2]))
