@@ -46,15 +46,18 @@ class Broker:
         self.process, self.obstacles, self.log_begin = None, None, 0
 
     def start(self, wrapper=(), wait=True, seconds_max=60):
-        arguments = ["dev", "--data", str(self.data), "--kafka", self.kafka, "--admin", self.admin]
-        for setting in self.settings:
-            arguments += ["--set", setting]
         with open(self.log_path, "ab") as log:
             self.log_begin = log.tell()
-            self.process = subprocess.Popen([*wrapper, self.binary, *arguments], stdout=log, stderr=log)
+            self.process = subprocess.Popen([*wrapper, *self.command()], stdout=log, stderr=log)
         if wait and not self.answers(seconds_max):
             raise AssertionError(f"the broker does not serve: {self.obstacles} {self.log()[-1500:]}")
         return self
+
+    def command(self):
+        arguments = ["dev", "--data", str(self.data), "--kafka", self.kafka, "--admin", self.admin]
+        for setting in self.settings:
+            arguments += ["--set", setting]
+        return [self.binary, *arguments]
 
     def answers(self, seconds_max):
         """Whether `/ready` answers 200 within the time and before the process ends."""

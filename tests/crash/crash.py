@@ -70,7 +70,7 @@ def main(binary, scratch, kills, seed):
         failed = [process for process in processes if process.exitcode != 0]
         if failed:
             sys.exit(f"{len(failed)} clients did not end well (seed {seed})")
-        clients.read_all(broker.kafka, TOPIC, PARTITIONS, GROUP, scratch / "all.history")
+        clients.read_all(broker.kafka, TOPIC, PARTITIONS, [GROUP], scratch / "all.history")
         broker.stop()
         told = history.read(*scratch.glob("*.history"))
         found = checker.check(told)

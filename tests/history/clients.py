@@ -4,8 +4,12 @@ Each function runs in a process of its own, until `stop` is set.
 """
 
 import collections
+import json
+import subprocess
 import sys
+import threading
 import time
+from dataclasses import dataclass
 
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
@@ -17,20 +21,30 @@ PATIENCE_MS = 900_000
 LAST_ANSWERS_S = 120
 
 
+@dataclass(frozen=True)
+class Pace:
+    """A writer rests for so many seconds after so many records."""
+
+    records: int
+    rest_s: float
+
+
 def named(topic, partition):
     return f"{topic}/{partition}"
 
 
-def write_with_librdkafka(bootstrap, topic, partitions, name, path, stop, codec="none"):
+def write_with_librdkafka(bootstrap, topic, partitions, name, path, stop, codec="none", pace=Pace(50, 0.002), progress=None):
     producer = Producer({
         "bootstrap.servers": bootstrap, "enable.idempotence": True, "acks": "all", "linger.ms": 2,
         "compression.type": codec, "message.timeout.ms": PATIENCE_MS, "log_level": 0, "reconnect.backoff.max.ms": 200,
         "queue.buffering.max.messages": 2000,
     })
-    with Recorder(path, name) as recorder:
+    with Recorder(path, name, progress) as recorder:
         unanswered = {}
 
         def answered(error, message):
+            if error:
+                print(f"{name}: {message.value().decode()}: {error}", file=sys.stderr)
             value = message.value().decode()
             partition, began = unanswered.pop(value)
             fields = {"outcome": INFO} if error else {"outcome": OK, "offset": message.offset()}
@@ -47,8 +61,8 @@ def write_with_librdkafka(bootstrap, topic, partitions, name, path, stop, codec=
                 del unanswered[value]
                 producer.poll(0.05)
             producer.poll(0)
-            if sequence % 50 == 0:
-                time.sleep(0.002)
+            if sequence % pace.records == 0:
+                time.sleep(pace.rest_s)
         producer.flush(LAST_ANSWERS_S)
         for value, (partition, began) in unanswered.items():
             recorder.write("send", began, partition=partition, value=value, outcome=INFO)
@@ -56,7 +70,7 @@ def write_with_librdkafka(bootstrap, topic, partitions, name, path, stop, codec=
             sys.exit(f"{name}: {len(unanswered)} records had no answer {LAST_ANSWERS_S} s after the end of the load")
 
 
-def write_with_kafka_python(bootstrap, topic, partitions, name, path, stop, codec=None):
+def write_with_kafka_python(bootstrap, topic, partitions, name, path, stop, codec=None, pace=Pace(20, 0.002), progress=None):
     from kafka import KafkaProducer
     from kafka.errors import KafkaError
 
@@ -65,7 +79,7 @@ def write_with_kafka_python(bootstrap, topic, partitions, name, path, stop, code
         compression_type=codec, delivery_timeout_ms=PATIENCE_MS, max_block_ms=PATIENCE_MS,
         reconnect_backoff_max_ms=200,
     )
-    with Recorder(path, name) as recorder:
+    with Recorder(path, name, progress) as recorder:
         sequence, unanswered = 0, collections.deque()
 
         def wait_for_first():
@@ -83,20 +97,36 @@ def write_with_kafka_python(bootstrap, topic, partitions, name, path, stop, code
             sequence += 1
             while unanswered and (unanswered[0][3].is_done or len(unanswered) > 1000):
                 wait_for_first()
-            if sequence % 20 == 0:
-                time.sleep(0.002)
+            if sequence % pace.records == 0:
+                time.sleep(pace.rest_s)
         producer.flush(timeout=LAST_ANSWERS_S)
         while unanswered:
             wait_for_first()
 
 
-def consume_in_group(bootstrap, topic, group, name, path, stop):
+def write_with_franz_go(program, bootstrap, topic, partitions, name, path, stop, pace, progress=None):
+    """`program` is tests/clients/go/history, which writes one line for each answer until its input ends."""
+    command = [program, bootstrap, topic, str(partitions), name, str(pace.records), str(pace.rest_s)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        threading.Thread(target=lambda: (stop.wait(), process.stdin.close()), daemon=True).start()
+        with Recorder(path, name, progress) as recorder:
+            for line in process.stdout:
+                recorder.write("send", **json.loads(line))
+        if process.wait(LAST_ANSWERS_S):
+            sys.exit(f"{name}: ended with {process.returncode}")
+    finally:
+        process.kill()
+        process.wait()
+
+
+def consume_in_group(bootstrap, topic, group, name, path, stop, progress=None):
     """Reads as a member of a group, and commits what it read."""
     consumer = Consumer({
         "bootstrap.servers": bootstrap, "group.id": group, "enable.auto.commit": False,
         "auto.offset.reset": "earliest", "log_level": 0, "reconnect.backoff.max.ms": 200, "session.timeout.ms": 45000,
     })
-    with Recorder(path, name) as recorder:
+    with Recorder(path, name, progress) as recorder:
 
         def assigned(_, partitions):
             assigned_now = [named(p.topic, p.partition) for p in partitions]
@@ -115,17 +145,58 @@ def consume_in_group(bootstrap, topic, group, name, path, stop):
                 offsets = [TopicPartition(topic, partition, offset) for partition, offset in positions.items()]
                 if not any(answer.error for answer in consumer.commit(offsets=offsets, asynchronous=False)):
                     outcome = OK
-            except KafkaException:
-                pass
+            except KafkaException as error:
+                print(f"{name}: a commit failed: {error}", file=sys.stderr)
             offsets = {named(topic, partition): offset for partition, offset in positions.items()}
             recorder.write("commit", began, group=group, offsets=offsets, outcome=outcome)
     consumer.close()
 
 
-def read_all(bootstrap, topic, partitions, group, path, seconds_max=120):
-    """Reads every record of a topic whose writers have ended, and the offsets of the group."""
+def consume_with_kafka_python(bootstrap, topic, group, name, path, stop, progress=None):
+    """The same with kafka-python."""
+    from kafka import ConsumerRebalanceListener, KafkaConsumer
+    from kafka.errors import KafkaError
+    from kafka.structs import OffsetAndMetadata
+
+    consumer = KafkaConsumer(
+        bootstrap_servers=bootstrap, group_id=group, enable_auto_commit=False, auto_offset_reset="earliest",
+        reconnect_backoff_max_ms=200, session_timeout_ms=45_000,
+    )
+    with Recorder(path, name, progress) as recorder:
+
+        class Assigned(ConsumerRebalanceListener):
+            def on_partitions_revoked(self, revoked):
+                pass
+
+            def on_partitions_assigned(self, assigned):
+                assigned_now = [named(p.topic, p.partition) for p in assigned]
+                recorder.write("assign", now(), how="subscribe", partitions=assigned_now)
+
+        consumer.subscribe([topic], listener=Assigned())
+        while not stop.is_set():
+            began = now()
+            batches = consumer.poll(timeout_ms=200)
+            if not batches:
+                continue
+            records = [[named(record.topic, record.partition), record.offset, record.value.decode()]
+                       for batch in batches.values() for record in batch]
+            recorder.write("poll", began, records=records)
+            positions = {partition: OffsetAndMetadata(batch[-1].offset + 1, "", -1) for partition, batch in batches.items()}
+            began, outcome = now(), OK
+            try:
+                consumer.commit(positions)
+            except KafkaError as error:
+                print(f"{name}: a commit failed: {error!r}", file=sys.stderr)
+                outcome = INFO
+            offsets = {named(p.topic, p.partition): position.offset for p, position in positions.items()}
+            recorder.write("commit", began, group=group, offsets=offsets, outcome=outcome)
+    consumer.close(autocommit=False)
+
+
+def read_all(bootstrap, topic, partitions, groups, path, seconds_max=120):
+    """Reads every record of a topic whose writers have ended, and the offsets of the groups."""
     consumer = Consumer({
-        "bootstrap.servers": bootstrap, "group.id": group, "enable.auto.commit": False, "log_level": 0,
+        "bootstrap.servers": bootstrap, "group.id": "reads-all", "enable.auto.commit": False, "log_level": 0,
     })
     with Recorder(path, "reads-all") as recorder:
         for partition in range(partitions):
@@ -142,11 +213,17 @@ def read_all(bootstrap, topic, partitions, group, path, seconds_max=120):
                 if messages:
                     recorder.write("poll", began, records=[record_of(message) for message in messages])
                     at = messages[-1].offset() + 1
-        asked = [TopicPartition(topic, partition) for partition in range(partitions)]
-        answers = consumer.committed(asked, timeout=30)
-        committed = {named(topic, answer.partition): answer.offset for answer in answers if answer.offset >= 0}
-        recorder.write("committed", now(), group=group, offsets=committed)
+        for group in groups:
+            recorder.write("committed", now(), group=group, offsets=committed_by(bootstrap, topic, partitions, group))
     consumer.close()
+
+
+def committed_by(bootstrap, topic, partitions, group):
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": group, "log_level": 0})
+    asked = [TopicPartition(topic, partition) for partition in range(partitions)]
+    answers = consumer.committed(asked, timeout=30)
+    consumer.close()
+    return {named(topic, answer.partition): answer.offset for answer in answers if answer.offset >= 0}
 
 
 def record_of(message):

@@ -23,10 +23,14 @@ OK, FAIL, INFO = "ok", "fail", "info"
 
 
 class Recorder:
-    """Appends the operations of one process to its file. Its process has to end by itself: a killed one loses lines."""
+    """Appends the operations of one process to its file. Its process has to end by itself: a killed one loses lines.
 
-    def __init__(self, path, process):
-        self.file, self.process = open(path, "w", buffering=1 << 16), process
+    `progress` may be an array that other processes read: at the number of a partition, when the last send began that
+    was acknowledged, or the last poll that returned a record.
+    """
+
+    def __init__(self, path, process, progress=None):
+        self.file, self.process, self.progress = open(path, "w", buffering=1 << 16), process, progress
 
     def __enter__(self):
         return self
@@ -34,9 +38,18 @@ class Recorder:
     def __exit__(self, *_):
         self.file.close()
 
-    def write(self, op, began, **fields):
-        line = {"op": op, "process": self.process, "began": began, "ended": now(), **fields}
+    def write(self, op, began, ended=None, **fields):
+        line = {"op": op, "process": self.process, "began": began, "ended": ended or now(), **fields}
         self.file.write(json.dumps(line, separators=(",", ":")) + "\n")
+        if self.progress is not None:
+            if op == "send" and fields["outcome"] == OK:
+                self.progress[number_of(fields["partition"])] = began
+            for partition in {partition for partition, *_ in fields.get("records", ())}:
+                self.progress[number_of(partition)] = began
+
+
+def number_of(partition):
+    return int(partition.rpartition("/")[2])
 
 
 def now():

@@ -103,6 +103,17 @@ def kinds(*lines):
     return sorted({anomaly.kind for anomaly in checker.check(history)})
 
 
+class Recording(unittest.TestCase):
+    def test_progress_of_each_partition_is_visible_at_once(self):
+        progress = [0, 0, 0, 0]
+        with tempfile.TemporaryDirectory() as scratch, Recorder(Path(scratch, "p.history"), "p", progress) as recorder:
+            recorder.write("send", 5, partition="t/2", value="a", outcome=OK, offset=0)
+            recorder.write("send", 6, partition="t/1", value="b", outcome=INFO)
+            recorder.write("poll", 7, records=[["t/3", 0, "c"], ["t/3", 1, "d"]])
+            recorder.write("poll", 8, records=[])
+        self.assertEqual([0, 0, 5, 7], progress)
+
+
 class Anomalies(unittest.TestCase):
     def test_sound_histories_hold_none(self):
         for seed in range(300):

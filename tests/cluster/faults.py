@@ -1,0 +1,154 @@
+"""Faults of a cluster of three brokers under the load of three client libraries, with the checker of tests/history.
+
+One cluster lives through all scenarios. Each scenario has a topic and clients of its own; when it ends, all records are
+read and the history is checked: no anomaly is allowed. A wait that takes too long ends the run with what it waited for.
+"""
+
+import argparse
+import contextlib
+import pathlib
+import random
+import shutil
+import signal
+import sys
+import time
+
+TESTS = pathlib.Path(__file__).parents[1]
+sys.path[:0] = [str(TESTS), str(TESTS / "history")]
+import clusters  # noqa: E402
+import scenarios  # noqa: E402
+from load import MEMBERS, Load  # noqa: E402
+from network import Network  # noqa: E402
+from report import Result, anomalies, progress, table  # noqa: E402
+
+NAMES = ("grow", "kill", "stop", "cut", "roll")
+# A load that acknowledges fewer records in a second of a scenario shows little; faults pause it.
+ACKED_PER_S_MIN = 50
+
+
+class Runner:
+    def __init__(self, options):
+        self.options, self.rng = options, random.Random(options.seed)
+        self.results, self.topics = [], 0
+
+    def scenario(self, cluster, name, *rounds):
+        """Runs a scenario once for each of the rounds, which are its arguments."""
+        result = Result(cluster.name, name)
+        self.results.append(result)
+        progress(f"== {cluster.name}: {name}")
+        for argument in rounds:
+            began = time.monotonic()
+            self.round(cluster, name, argument, result)
+            result.seconds += time.monotonic() - began
+        if result.acked < result.seconds * ACKED_PER_S_MIN:
+            raise AssertionError(f"{cluster.name}, {name}: {result.acked} acknowledged records in {result.seconds:.0f} s "
+                                 "are too few for the check to mean anything")
+
+    def round(self, cluster, name, argument, result):
+        self.topics += 1
+        directory = self.options.scratch / f"{cluster.name}-{self.topics}-{name}"
+        with Load(cluster, directory.name, directory, self.options.franz_go) as load, Network() as network:
+            run = scenarios.Run(cluster, load, network, self.rng)
+            events = getattr(scenarios, name)(run, argument)
+            run.rest()
+            told = load.finish()
+        result.recoveries += run.recoveries
+        found = anomalies(told, MEMBERS)
+        result.add(events, told, found)
+        if found:
+            self.keep(directory)
+        shutil.rmtree(directory)
+
+    def keep(self, *paths):
+        """Copies a history, or logs, to where they outlive the run."""
+        self.options.keep.mkdir(parents=True, exist_ok=True)
+        for path in paths:
+            if path.is_dir():
+                shutil.copytree(path, self.options.keep / path.name)
+            else:
+                shutil.copy(path, self.options.keep)
+        progress(f"kept in {self.options.keep}: {', '.join(path.name for path in paths)}")
+
+    @contextlib.contextmanager
+    def explained(self, cluster):
+        """After a failure the logs are kept, and their warnings are shown."""
+        try:
+            yield cluster
+        except BaseException:
+            clusters.show_warnings(cluster)
+            self.keep(*(node.log_path for node in cluster.all if node.log_path.exists()))
+            raise
+        if any(result.anomalies for result in self.results):
+            self.keep(*(node.log_path for node in cluster.all))
+
+    def ropewalk(self):
+        options, wanted = self.options, self.options.scenarios or NAMES
+        with (clusters.ropewalk(options.ropewalk, options.scratch / "ropewalk") as cluster, self.explained(cluster)):
+            first, *others = cluster.all
+            cluster.add(first)
+            if "grow" in wanted:
+                self.scenario(cluster, "grow", others)
+            else:
+                cluster.add(*others)
+                cluster.wait_until_whole()
+            if "kill" in wanted:
+                self.scenario(cluster, "kill", *scenarios.rounds_of(options.kills))
+            if "stop" in wanted:
+                durations = (1, 3, 10, 30, 60) * 4 if options.long else (1, 10)
+                self.scenario(cluster, "stop", durations)
+            if "cut" in wanted:
+                self.scenario(cluster, "cut", *([2] * 10 if options.long else [1]))
+            if "roll" in wanted:
+                self.scenario(cluster, "roll", *([3] * 3 if options.long else [1]))
+            for node in cluster.nodes:
+                node.stop()
+
+    def kafka(self):
+        with clusters.kafka(self.options.kafka, self.options.scratch / "kafka") as cluster, self.explained(cluster):
+            cluster.add(*cluster.all)
+            cluster.wait_until_whole()
+            self.scenario(cluster, "kill", self.options.kafka_kills)
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--ropewalk", required=True, metavar="BINARY")
+    parser.add_argument("--franz-go", metavar="PROGRAM", help="tests/clients/go/history; without it there are two writers")
+    parser.add_argument("--kafka", metavar="LIBS", help="also kill brokers of Apache Kafka; the folder with its jars")
+    parser.add_argument("--scratch", required=True, type=pathlib.Path)
+    parser.add_argument("--keep", required=True, type=pathlib.Path, help="gets logs and histories after a failure")
+    parser.add_argument("--seed", required=True, type=int)
+    parser.add_argument("--kills", type=int, default=8)
+    parser.add_argument("--kafka-kills", type=int, default=6)
+    parser.add_argument("--long", action="store_true")
+    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=f"some of {', '.join(NAMES)}; all by default")
+    options = parser.parse_args()
+    if unknown := set(options.scenarios) - set(NAMES):
+        parser.error(f"no scenario {unknown.pop()!r}; there are {', '.join(NAMES)}")
+    return options
+
+
+def main():
+    options = parse()
+    # Clients and brokers are ended also when this process is.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # What an earlier run kept would look like this one's.
+    shutil.rmtree(options.keep, ignore_errors=True)
+    runner, failure = Runner(options), None
+    try:
+        runner.ropewalk()
+        if options.kafka:
+            runner.kafka()
+    except (AssertionError, RuntimeError, OSError) as error:
+        failure = error
+    print(f"seed {options.seed}, {'three' if options.franz_go else 'two'} writers, two groups of one member")
+    print(*table(runner.results), sep="\n")
+    if failure:
+        sys.exit(f"failed: {type(failure).__name__}: {failure}")
+    found = sum(len(result.anomalies) for result in runner.results)
+    print(f"{sum(len(pauses) for result in runner.results for pauses in result.pauses.values())} events, {found} anomalies")
+    sys.exit(1 if found else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""The clients of one scenario, on a topic of their own: writers of three libraries, and two groups of one member."""
+
+import contextlib
+import multiprocessing
+
+import clients
+import history
+from confluent_kafka.admin import AdminClient, NewTopic
+from waiting import wait_for
+
+PARTITIONS = 6
+# Each is the only member of a group of its name.
+MEMBERS = {"member-librdkafka": clients.consume_in_group, "member-python": clients.consume_with_kafka_python}
+# Each partition gets a record of each writer every 20 ms: less than a pause that is measured.
+PACE = clients.Pace(PARTITIONS, 0.02)
+# Until every client goes on in every partition.
+GO_ON_S_MAX = 60
+
+
+class Load:
+    """Use it as a context: leaving it by an error kills the clients."""
+
+    def __init__(self, cluster, topic, directory, franz_go=None):
+        self.cluster, self.topic, self.directory = cluster, topic, directory
+        self.stop, self.processes = multiprocessing.Event(), []
+        self.progress, self.franz_go = {}, franz_go
+
+    def __enter__(self):
+        self.directory.mkdir()
+        admin = AdminClient({"bootstrap.servers": self.cluster.bootstrap})
+        # As many replicas as the cluster gives to a topic.
+        admin.create_topics([NewTopic(self.topic, PARTITIONS, -1)])[self.topic].result(60)
+        self.cluster.wait_until_whole(self.topic)
+        with contextlib.ExitStack() as started:
+            started.callback(self.kill)
+            self.start()
+            self.wait_until_all_go_on(history.now(), "the load begins")
+            started.pop_all()
+        return self
+
+    def __exit__(self, *_):
+        self.kill()
+
+    def kill(self):
+        for process in self.processes:
+            if process.is_alive():
+                process.kill()
+            process.join()
+
+    def start(self):
+        writers = [("librdkafka", clients.write_with_librdkafka, (), {"codec": "lz4"}),
+                   ("kafka-python", clients.write_with_kafka_python, (), {})]
+        if self.franz_go:
+            writers.append(("franz-go", clients.write_with_franz_go, (self.franz_go,), {}))
+        for name, write, first, options in writers:
+            options |= {"pace": PACE, "progress": self.progress_of(name)}
+            file = self.directory / f"{name}.history"
+            arguments = (*first, self.cluster.bootstrap, self.topic, PARTITIONS, name, file, self.stop)
+            self.processes.append(multiprocessing.Process(target=write, name=name, args=arguments, kwargs=options))
+        for name, consume in MEMBERS.items():
+            file = self.directory / f"{name}.history"
+            arguments = (self.cluster.bootstrap, self.topic, self.group(name), name, file, self.stop, self.progress_of(name))
+            self.processes.append(multiprocessing.Process(target=consume, name=name, args=arguments))
+        for process in self.processes:
+            process.start()
+
+    def progress_of(self, client):
+        self.progress[client] = multiprocessing.Array("q", PARTITIONS, lock=False)
+        return self.progress[client]
+
+    def group(self, member):
+        return f"{self.topic}-{member}"
+
+    def waiting(self, since):
+        """Clients and partitions without progress since then: a writer's record that it sent later and that was
+        acknowledged, a member's poll that returned records. Nothing if there are none."""
+        missing = [f"{name} in {partition}" for name, progress in self.progress.items()
+                   for partition, began in enumerate(progress) if began <= since]
+        return ", ".join(missing)
+
+    def wait_until_all_go_on(self, since, what):
+        """Waits until every client made progress in every partition since then; the seconds that took."""
+
+        def obstacle():
+            self.cluster.check_running()
+            self.check_clients()
+            return self.waiting(since)
+
+        return wait_for(f"{what}: every client goes on in every partition", GO_ON_S_MAX, obstacle)
+
+    def check_clients(self):
+        for process in self.processes:
+            if process.exitcode is not None:
+                raise AssertionError(f"the client {process.name} ended during the load with {process.exitcode}")
+
+    def finish(self):
+        """Ends the clients, reads all of the topic, and returns the history."""
+        self.stop.set()
+        for process in self.processes:
+            process.join(clients.LAST_ANSWERS_S + 30)
+            if process.exitcode != 0:
+                raise AssertionError(f"the client {process.name} did not end well: {process.exitcode}")
+        file = self.directory / "all.history"
+        # In a process of its own, because it exits if it cannot read all.
+        arguments = (self.cluster.bootstrap, self.topic, PARTITIONS, [self.group(name) for name in MEMBERS], file)
+        reader = multiprocessing.Process(target=clients.read_all, args=arguments)
+        reader.start()
+        reader.join(300)
+        if reader.exitcode != 0:
+            reader.kill()
+            raise AssertionError(f"not all of the topic could be read: {reader.exitcode}")
+        return history.read(*self.directory.glob("*.history"))

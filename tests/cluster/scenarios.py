@@ -1,0 +1,177 @@
+"""Faults of a cluster under load. Each function makes some and returns the events; see report.py.
+
+A scenario leaves the cluster whole: all brokers are there, and all replicas in sync.
+"""
+
+import time
+
+from history import now
+from report import ROLES, Event, progress
+
+# How long the load goes on before a fault, in seconds.
+REST_S = (0.5, 1.5)
+# A broker stays down at least this long after all clients have gone on.
+DOWN_S = (0.2, 1.0)
+# How long a cut lasts, in seconds: longer than an election and the closing of connections.
+CUT_S = (4.0, 8.0)
+# One kill of so many hits the broker again while it recovers.
+AGAIN_EVERY = 5
+# A history is held in memory when it is checked.
+KILLS_PER_ROUND_MAX = 50
+
+
+class Run:
+    """What scenarios need: the cluster, its load, the network, randomness, and how much of it to do."""
+
+    def __init__(self, cluster, load, network, rng):
+        self.cluster, self.load, self.network, self.rng = cluster, load, network, rng
+        self.recoveries = []
+
+    def rest(self):
+        time.sleep(self.rng.uniform(*REST_S))
+
+    def go_on(self, since, what):
+        return self.load.wait_until_all_go_on(since, what)
+
+    def whole(self):
+        self.recoveries.append(self.cluster.wait_until_whole(self.load.topic))
+
+    def choose(self, role):
+        """A broker that has the role, and what it leads."""
+        view = self.cluster.view(self.load.topic)
+        return self.cluster.node(pick(view, self.load.topic, role, self.rng))
+
+
+def pick(view, topic, role, rng):
+    """The number of a broker: the leader of some partition, one that leads the fewest, or the controller."""
+    leaders = [partition.leader for partition in view.topics[topic].values()]
+    match role:
+        case "leader":
+            return rng.choice(leaders)
+        case "follower":
+            fewest = min(leaders.count(number) for number in view.brokers)
+            return rng.choice([number for number in sorted(view.brokers) if leaders.count(number) == fewest])
+        case "controller":
+            return view.controller
+    raise ValueError(f"no role {role!r}")
+
+
+def rounds_of(kills):
+    """Numbers of kills, at most KILLS_PER_ROUND_MAX each."""
+    full, rest = divmod(kills, KILLS_PER_ROUND_MAX)
+    return [KILLS_PER_ROUND_MAX] * full + ([rest] if rest else [])
+
+
+def kill(run, times):
+    """kill -9 of leaders, followers and the controller, in turn."""
+    events = []
+    for at in range(times):
+        run.rest()
+        role = ROLES[at % len(ROLES)]
+        node = run.choose(role)
+        events.append(Event(now(), f"kill -9 of a {role}"))
+        node.kill()
+        waited = run.go_on(events[-1].at, f"kill {at + 1}, broker {node.number}, a {role}")
+        progress(f"kill {at + 1} of {times}: broker {node.number}, a {role}; all clients went on within {waited:.1f} s")
+        time.sleep(run.rng.uniform(*DOWN_S))
+        events.append(Event(now(), "start of a killed broker"))
+        node.start(wait=False)
+        if at % AGAIN_EVERY == AGAIN_EVERY - 1:
+            time.sleep(run.rng.uniform(0.0, 0.5))
+            events.append(Event(now(), "kill -9 during recovery"))
+            node.kill()
+            node.start(wait=False)
+        run.whole()
+    return events
+
+
+def stop(run, durations):
+    """SIGSTOP of the leader of some partition, and SIGCONT after so many seconds."""
+    events = []
+    for seconds in durations:
+        run.rest()
+        node = run.choose("leader")
+        events.append(Event(now(), f"SIGSTOP of a leader for {seconds} s"))
+        node.pause()
+        time.sleep(seconds)
+        events.append(Event(now(), "SIGCONT"))
+        node.resume()
+        waited = run.go_on(events[-1].at, f"SIGSTOP of broker {node.number} for {seconds} s")
+        progress(f"SIGSTOP of broker {node.number} for {seconds} s: all clients went on within {waited:.1f} s")
+        run.whole()
+    return events
+
+
+def cut_off(run, node):
+    for other in run.cluster.others(node):
+        run.network.cut_both(node.host, other.host)
+
+
+def cut_incoming(run, node):
+    for other in run.cluster.others(node):
+        run.network.cut(other.host, node.host)
+
+
+def cut_outgoing(run, node):
+    for other in run.cluster.others(node):
+        run.network.cut(node.host, other.host)
+
+
+def cut_one_of_two(run, node):
+    run.network.cut_both(node.host, run.rng.choice(run.cluster.others(node)).host)
+
+
+CUTS = {
+    "a broker is cut off": cut_off,
+    "a broker receives nothing": cut_incoming,
+    "a broker reaches nobody": cut_outgoing,
+    "two brokers do not reach each other": cut_one_of_two,
+}
+
+
+def cut(run, times):
+    """Each kind of cut so many times, between a leader and others. Clients reach all brokers."""
+    events = []
+    for kind, make in [kind for _ in range(times) for kind in CUTS.items()]:
+        run.rest()
+        node = run.choose(run.rng.choice(("leader", "controller")))
+        events.append(Event(now(), kind))
+        make(run, node)
+        waited = run.go_on(events[-1].at, f"broker {node.number}: {kind}")
+        progress(f"broker {node.number}: {kind}; all clients went on within {waited:.1f} s")
+        time.sleep(run.rng.uniform(*CUT_S))
+        events.append(Event(now(), "end of a cut"))
+        run.network.heal()
+        run.go_on(events[-1].at, f"broker {node.number}, end of the cut: {kind}")
+        run.whole()
+    return events
+
+
+def roll(run, times):
+    """Restarts each broker with SIGTERM, one after the other; the next when all is in sync again."""
+    events = []
+    for node in run.cluster.nodes * times:
+        run.rest()
+        events.append(Event(now(), "SIGTERM in a rolling restart"))
+        node.stop()
+        events.append(Event(now(), "start in a rolling restart"))
+        node.start(wait=False)
+        run.go_on(events[-1].at, f"rolling restart, broker {node.number}")
+        run.whole()
+        progress(f"broker {node.number} restarted, all in sync after {run.recoveries[-1]:.1f} s")
+    return events
+
+
+def grow(run, nodes):
+    """Brokers join one after the other; each time until every replica of every partition is in sync."""
+    events = []
+    for node in nodes:
+        run.rest()
+        events.append(Event(now(), f"join of broker {node.number}"))
+        run.cluster.add(node)
+        run.whole()
+        run.go_on(now(), f"join of broker {node.number}")
+        progress(f"broker {node.number} joined, all in sync after {run.recoveries[-1]:.1f} s")
+    run.rest()
+    return events
+

@@ -1,0 +1,158 @@
+"""The helpers of the cluster's fault tests."""
+
+import pathlib
+import random
+import struct
+import subprocess
+import sys
+import tempfile
+import unittest
+
+TESTS = pathlib.Path(__file__).parents[1]
+sys.path[:0] = [str(TESTS), str(TESTS / "history")]
+import certificates  # noqa: E402
+import metadata  # noqa: E402
+import network  # noqa: E402
+import report  # noqa: E402
+import scenarios  # noqa: E402
+import waiting  # noqa: E402
+from clusters import not_whole  # noqa: E402
+from history import History  # noqa: E402
+from metadata import Partition, View  # noqa: E402
+
+
+def view(leaders=(1, 2, 3), brokers=(1, 2, 3), controller=1, in_sync=(1, 2, 3)):
+    partitions = {at: Partition(leader, [1, 2, 3], list(in_sync)) for at, leader in enumerate(leaders)}
+    return View({number: f"127.0.1.{number}:9092" for number in brokers}, controller, {"t": partitions})
+
+
+class Waiting(unittest.TestCase):
+    def test_a_wait_ends_when_nothing_is_missing(self):
+        missing = ["one", "two", None]
+        self.assertLess(waiting.wait_for("x", 10, lambda: missing.pop(0), every=0), 10)
+        self.assertEqual([], missing)
+
+    def test_a_wait_that_takes_too_long_says_what_for_and_what_is_missing(self):
+        with self.assertRaisesRegex(waiting.TooLate, "all is there: not after 0 s: broker 3"):
+            waiting.wait_for("all is there", 0, lambda: "broker 3", every=0.001)
+
+
+class Metadata(unittest.TestCase):
+    def test_an_answer_is_read(self):
+        text = metadata.text
+        answer = struct.pack(">ii", 1, 1) + struct.pack(">i", 7) + text("host") + struct.pack(">ih", 9092, -1)
+        answer += struct.pack(">i", 7) + struct.pack(">i", 2)
+        answer += struct.pack(">h", 0) + text("t") + struct.pack(">bi", 0, 1)
+        answer += struct.pack(">hii", 0, 4, 7) + struct.pack(">iiii", 3, 7, 8, 9) + struct.pack(">ii", 1, 7)
+        answer += struct.pack(">h", 3) + text("missing") + struct.pack(">bi", 0, 0)
+        found = metadata.parse(answer)
+        self.assertEqual(View({7: "host:9092"}, 7, {"t": {4: Partition(7, [7, 8, 9], [7])}}, {"missing": 3}), found)
+
+    def test_an_answer_to_another_request_is_refused(self):
+        with self.assertRaises(ConnectionError):
+            metadata.parse(struct.pack(">iiii", 2, 0, 0, 0))
+
+    def test_a_request_begins_with_its_size(self):
+        request = metadata.request(["t"])
+        self.assertEqual(len(request) - 4, struct.unpack(">i", request[:4])[0])
+
+
+class Whole(unittest.TestCase):
+    NUMBERS = {1, 2, 3}
+
+    def missing(self, **of_second):
+        return not_whole({1: view(), 2: view(**of_second)}, self.NUMBERS, "t")
+
+    def test_what_is_missing_is_named(self):
+        self.assertIsNone(self.missing())
+        self.assertRegex(self.missing(brokers=(1, 2)), r"broker 2 knows the brokers \[1, 2\]")
+        self.assertRegex(self.missing(controller=-1), "no controller")
+        self.assertRegex(self.missing(in_sync=(1, 3)), r"t/0 is in sync on \[1, 3\]")
+        self.assertRegex(self.missing(leaders=(1, 2, -1)), "no leader of t/2")
+        self.assertRegex(self.missing(leaders=(1, 3, 3)), "t/1 is led by 2 and by 3")
+        self.assertRegex(not_whole({1: "refused"}, self.NUMBERS, "t"), "broker 1 does not answer: refused")
+        self.assertRegex(not_whole({1: View({1: "", 2: "", 3: ""}, 1)}, self.NUMBERS, "t"), "does not know t")
+
+
+class Roles(unittest.TestCase):
+    def test_each_role_is_picked_by_what_it_leads(self):
+        rng = random.Random(1)
+        seen = view(leaders=(2, 2, 3, 3), controller=3)
+        for _ in range(20):
+            self.assertIn(scenarios.pick(seen, "t", "leader", rng), (2, 3))
+        self.assertEqual(1, scenarios.pick(seen, "t", "follower", rng))
+        self.assertEqual(3, scenarios.pick(seen, "t", "controller", rng))
+        with self.assertRaises(ValueError):
+            scenarios.pick(seen, "t", "observer", rng)
+
+
+class Cuts(unittest.TestCase):
+    def test_every_cut_is_healed_also_after_an_error(self):
+        done = []
+        with self.assertRaises(KeyError), network.Network(run=done.append) as cuts:
+            cuts.cut_both("127.0.1.1", "127.0.1.2")
+            cuts.cut("127.0.1.3", "127.0.1.1")
+            raise KeyError
+        made = [command[4:] for command in done if "-A" in command]
+        ended = [command[4:] for command in done if "-D" in command]
+        self.assertEqual(3, len(made))
+        self.assertEqual(sorted(made), sorted(ended))
+
+
+class Certificates(unittest.TestCase):
+    def test_names_are_those_of_the_broker(self):
+        """The examples of broker/peer/src/name.rs."""
+        self.assertEqual("broker-3.x-41625f2d.ropewalk", certificates.name_of(3, "Ab_-"))
+        self.assertEqual("broker-0.9d7f2a4e-1.ropewalk", certificates.name_of(0, "9d7f2a4e-1"))
+        self.assertEqual("broker-0.x-782d34313432.ropewalk", certificates.name_of(0, "x-4142"))
+
+    def test_a_certificate_names_its_broker_and_is_signed(self):
+        with tempfile.TemporaryDirectory() as scratch:
+            directory = pathlib.Path(scratch)
+            certificates.make_authority(directory)
+            certificates.make_certificate(directory, 2, "cluster-test")
+            certificate = directory / "broker-2.crt"
+            subprocess.run(["openssl", "verify", "-purpose", "sslserver", "-CAfile", directory / "ca.crt", certificate],
+                           check=True, capture_output=True)
+            shown = subprocess.run(["openssl", "x509", "-in", certificate, "-noout", "-text"], capture_output=True, text=True)
+            self.assertIn("DNS:broker-2.cluster-test.ropewalk", shown.stdout)
+
+
+class Report(unittest.TestCase):
+    def test_a_member_that_stays_keeps_its_assignment(self):
+        def kinds(*assignments):
+            told = History()
+            for partitions in assignments:
+                told.add({"op": "assign", "process": "m", "began": 0, "ended": 0, "how": "subscribe", "partitions": partitions})
+            return [anomaly.kind for anomaly in report.anomalies(told, ["m"])]
+
+        self.assertEqual([], kinds([], ["t/0"]))
+        self.assertEqual(["rebalanced"], kinds(["t/0"], ["t/0"]))
+        self.assertEqual(["rebalanced"], kinds(["t/0"], []))
+        self.assertEqual(["rebalanced"], kinds(), "a member that reads nothing shows nothing")
+
+    def test_a_pause_counts_for_its_event_only(self):
+        told = History()
+        for at, ended in enumerate([1, 2, 3, 9, 10, 11, 12]):
+            told.add({"op": "send", "process": "p", "began": 0, "ended": int(ended * 1e9), "partition": "t/0",
+                      "value": f"v{at}", "outcome": "ok", "offset": at})
+        kind, result = report.KILLS[0], report.Result("ropewalk", "kill")
+        result.add([report.Event(int(10e9)), report.Event(int(3.5e9), kind)], told, [])
+        self.assertEqual({kind: [5.5]}, result.pauses)
+        lines = list(report.table([result]))
+        self.assertRegex(lines[1], r"ropewalk +kill -9 of a leader +1 +5.50 +5.50$")
+        self.assertRegex(lines[2], r"ropewalk +every kill -9 +1 +5.50 +5.50$")
+        self.assertIn("7 sends acknowledged, 0 unknown, 0 records read, 0 anomalies", lines[3])
+
+    def test_median(self):
+        self.assertEqual(2, report.median([3, 1, 2]))
+        self.assertEqual(1.5, report.median([2, 1]))
+
+    def test_rounds_add_up(self):
+        self.assertEqual([8], scenarios.rounds_of(8))
+        self.assertEqual([50] * 10, scenarios.rounds_of(500))
+        self.assertEqual([50, 3], scenarios.rounds_of(53))
+
+
+if __name__ == "__main__":
+    unittest.main()
