@@ -12,8 +12,9 @@
 //! format number, because a later version of the broker must still read the entry. Format 2 adds
 //! the commands of a topic's owner to format 1; format 3 adds the expiry of producers by the time
 //! of their last batch; format 4 adds the proof that a topic was deleted; format 5 adds the check
-//! of the state and the feature level. An entry carries the lowest number that can express it, so
-//! that an older broker refuses only the commands that it does not support.
+//! of the state and the feature level; format 6 adds brokers and the placement of replicas. An
+//! entry carries the lowest number that can express it, so that an older broker refuses only the
+//! commands that it does not support.
 //!
 //! # Feature level
 //!
@@ -25,13 +26,16 @@ use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::deletion::Deletion;
-use crate::id::{BrokerId, PartitionId, ShardId, TopicId};
+use crate::id::{PartitionId, TopicId};
 use crate::payload::Payload;
 
 mod appends;
+mod catalog;
 mod format;
 
+pub use crate::placement::{BrokerInfo, PeerEndpoint, Role, Standing};
 pub(crate) use appends::item_len;
+pub use catalog::{CatalogCommand, ConfigResource, NewTopic, PartitionPlacement, StartPosition};
 pub use format::{FORMAT_MAX, FORMAT_WITHOUT_LEVEL};
 pub(crate) use format::{format_of, is_written_at};
 
@@ -234,152 +238,6 @@ pub struct Member {
     pub protocols: Vec<(String, Bytes)>,
     /// The assignment that the group's leader made for this member.
     pub assignment: Bytes,
-}
-
-/// An operation on the catalog.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum CatalogCommand {
-    /// Creates topics, each accepted or refused by itself.
-    CreateTopics(Vec<NewTopic>),
-    /// Deletes topics with their configuration and bindings.
-    DeleteTopics(Vec<TopicId>),
-    /// Adds partitions to a topic. Refused when the topic does not have `expected` partitions.
-    AddPartitions {
-        /// The topic's id.
-        topic: TopicId,
-        /// Partition count that the proposer saw.
-        expected: usize,
-        /// Placement of the new partitions.
-        partitions: Vec<PartitionPlacement>,
-    },
-    /// Sets (`Some`) or clears (`None`) configuration keys of a resource.
-    AlterConfigs {
-        /// The resource that is configured.
-        resource: ConfigResource,
-        /// Key and new value.
-        changes: Vec<(String, Option<String>)>,
-    },
-    /// Allocates a block of producer ids.
-    AllocateProducerIds {
-        /// Size of the block.
-        count: i64,
-    },
-    /// Sets the topic's owner, which alone may delete it through the admin API: the uid of the
-    /// Kubernetes object that declared it.
-    SetOwner {
-        /// The topic's id.
-        topic: TopicId,
-        /// The owner; `None` removes it.
-        owner: Option<String>,
-    },
-    /// Issues the next fencing epoch to an operator that won its leader election.
-    ClaimFence {
-        /// The operator's identity.
-        holder: String,
-        /// The uid of the Lease that it acquired.
-        lease_uid: String,
-    },
-    /// A command of an operator, refused when a newer epoch than the operator's was claimed. Since
-    /// format 2, like all below.
-    Fenced {
-        /// The operator's epoch.
-        epoch: u64,
-        /// The command to carry out.
-        command: Box<CatalogCommand>,
-    },
-    /// Creates a topic as declared, adopts it if it has no owner, or reconciles it.
-    DeclareTopic {
-        /// The whole topic. Partitions are only ever added; keys that are not named are cleared.
-        topic: NewTopic,
-        /// Whether the proposer saw the topic, under this id. Refused when that is not so.
-        exists: bool,
-    },
-    /// The owner releases its topic. A topic without an owner is never deleted by this.
-    ReleaseTopic {
-        /// The topic's id.
-        topic: TopicId,
-        /// The owner that releases it.
-        owner: String,
-        /// Whether the topic is deleted too.
-        delete: bool,
-    },
-    /// Binds a group to a topic: it is to read every record of the topic, from `start` on.
-    BindGroup {
-        /// The topic's id.
-        topic: TopicId,
-        /// The topic's owner.
-        owner: String,
-        /// The group's id.
-        group: String,
-        /// Where the group begins to read.
-        start: StartPosition,
-    },
-    /// Removes the binding of a group; its committed offsets stay until they expire.
-    UnbindGroup {
-        /// The topic's id.
-        topic: TopicId,
-        /// The topic's owner.
-        owner: String,
-        /// The group's id.
-        group: String,
-    },
-    /// Records that these topics are deleted, although the catalog does not list them: a person has
-    /// given up the records of topics that a repaired catalog lost. A topic that is listed is
-    /// refused. Since format 4.
-    AbandonTopics(Vec<TopicId>),
-    /// A broker reports the newest format that it reads. The feature level rises when every broker
-    /// has reported a higher one. Since format 5.
-    ReportLevel {
-        /// The broker that reports.
-        broker: BrokerId,
-        /// The newest format that it reads: its [`FORMAT_MAX`].
-        level: u8,
-    },
-}
-
-/// Where a bound group begins to read the partitions that exist when it is bound. Partitions that
-/// are added later are read from their start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum StartPosition {
-    /// At the log start.
-    Earliest,
-    /// At the high watermark.
-    Latest,
-}
-
-/// A topic to be created.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NewTopic {
-    /// The topic's id, drawn by the proposer.
-    pub id: TopicId,
-    /// The topic's name, validated by the proposer.
-    pub name: String,
-    /// Placement of each partition.
-    pub partitions: Vec<PartitionPlacement>,
-    /// Configuration, validated by the proposer.
-    pub configs: Vec<(String, String)>,
-    /// The uid of the object that declared it.
-    pub owner: Option<String>,
-}
-
-/// The shard that holds a partition.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PartitionPlacement {
-    /// The shard's id.
-    pub shard: ShardId,
-    /// The same as [`OpenPartition::epoch_base`].
-    pub epoch_base: i32,
-}
-
-/// What configuration belongs to.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum ConfigResource {
-    /// A topic, by id.
-    Topic(TopicId),
-    /// One broker, or all of them (`None`).
-    Broker(Option<BrokerId>),
-    /// A consumer group.
-    Group(String),
 }
 
 /// Why bytes cannot be decoded as an entry.

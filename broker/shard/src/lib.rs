@@ -13,6 +13,7 @@ pub mod id;
 pub mod limits;
 mod payload;
 pub mod footprint;
+pub mod placement;
 pub mod command;
 mod deletion;
 mod entry;

@@ -104,6 +104,12 @@ pub const CAUGHT_UP_ENTRIES_MAX: u64 = 64;
 /// Most members of a shard, learners included.
 pub const MEMBERS_MAX: usize = 9;
 
+/// Most brokers of a cluster. Each holds a replica of the catalog.
+pub const BROKERS_MAX: usize = MEMBERS_MAX;
+
+/// Most brokers that the catalog remembers as forgotten, so that their ids are not used again.
+pub const FORGOTTEN_BROKERS_MAX: usize = 10_000;
+
 /// Ticks between two checks of the state by the leader: one minute. A check encodes the whole state
 /// on every replica.
 pub const CHECK_TICKS: usize = 600;

@@ -6,12 +6,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use serde::{Deserialize, Serialize};
+
 #[cfg(doc)]
 use crate::limits;
 use crate::state::{AppendOutcome, AppendRefusal};
 
 /// Why a proposal has no outcome, split by what is known of it: see [`ProposeError::certainty`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum ProposeError {
     /// This replica does not lead, or the entry was replaced by the one of another leader. Nothing
     /// was changed, and nothing will be.

@@ -54,7 +54,7 @@ pub struct State {
 
 /// Version of the encoding of a [`State`], and of what [`State::log_sum`] covers. Replicas compare
 /// digests only of the same version. A change of any part of the state needs another one.
-pub const ENCODING: u8 = 1;
+pub const ENCODING: u8 = 2;
 
 /// A side effect of an applied entry. The replica's driver carries them out in order.
 #[derive(Debug, Clone, PartialEq)]
@@ -99,7 +99,7 @@ pub enum Effect {
 }
 
 /// The result of a command, for its proposer.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Outcome {
     /// The command succeeded and has no other result.
     Done,

@@ -112,7 +112,20 @@ impl From<catalog::Refusal> for AdminError {
             Refusal::Replaced
             | Refusal::TopicExists { .. }
             | Refusal::IdUsed { .. }
-            | Refusal::PartitionCountChanged { .. } => Self::not_ready(format!("{text}: retry")),
+            | Refusal::PartitionCountChanged { .. }
+            | Refusal::ReplicaLeaves { .. } => Self::not_ready(format!("{text}: retry")),
+            Refusal::NoSuchBroker { .. } => Self::new(StatusCode::NOT_FOUND, "NoSuchBroker", text),
+            Refusal::BrokerForgotten { .. } => Self::conflict("BrokerForgotten", text),
+            Refusal::StaleIncarnation { .. } => Self::conflict("StaleIncarnation", text),
+            Refusal::TooManyBrokers { .. } => Self::conflict("TooManyBrokers", text),
+            Refusal::BrokerHoldsReplicas { .. } => Self::conflict("BrokerHoldsReplicas", text),
+            Refusal::NoSuchShard { .. } => Self::new(StatusCode::NOT_FOUND, "NoSuchShard", text),
+            Refusal::NoSuchReplica { .. } => {
+                Self::new(StatusCode::NOT_FOUND, "NoSuchReplica", text)
+            }
+            Refusal::ReplicaStays { .. }
+            | Refusal::ReplicaVotes { .. }
+            | Refusal::LastVoter { .. } => Self::conflict("ReplicaInUse", text),
         }
     }
 }

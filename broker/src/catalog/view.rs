@@ -121,7 +121,7 @@ impl View {
             // A broker's setting may be the default of any topic.
             Change::Configs(ConfigResource::Broker(_)) => self.reload(catalog),
             Change::Configs(ConfigResource::Group(_)) => self.settings.set_dynamic(catalog),
-            Change::Other => {}
+            Change::Placement | Change::Other => {}
         }
     }
 

@@ -353,6 +353,17 @@ impl From<&catalog::Refusal> for ErrorCode {
             catalog::Refusal::Replaced => Self::UnknownTopicOrPartition,
             // The id was drawn here: a retry draws another.
             catalog::Refusal::IdUsed { .. } => Self::UnknownServerError,
+            catalog::Refusal::BrokerForgotten { .. }
+            | catalog::Refusal::StaleIncarnation { .. }
+            | catalog::Refusal::TooManyBrokers { .. }
+            | catalog::Refusal::BrokerHoldsReplicas { .. } => Self::PolicyViolation,
+            catalog::Refusal::NoSuchBroker { .. } => Self::BrokerIdNotRegistered,
+            catalog::Refusal::NoSuchShard { .. }
+            | catalog::Refusal::NoSuchReplica { .. }
+            | catalog::Refusal::ReplicaLeaves { .. }
+            | catalog::Refusal::ReplicaStays { .. }
+            | catalog::Refusal::ReplicaVotes { .. }
+            | catalog::Refusal::LastVoter { .. } => Self::InvalidReplicaAssignment,
         }
     }
 }

@@ -54,7 +54,7 @@ fn create_shards(data: &DataDir, identity: &Identity) -> Result<Vec<Record>, Ope
             index: FIRST_INDEX,
             term: FIRST_TERM,
             members: Members::lone(replica.0),
-            replicas: info.replicas.clone(),
+            replicas: info.brokers(),
             state: State {
                 catalog: is_catalog.then(|| Box::new(catalog.clone())),
                 ..State::default()

@@ -272,7 +272,7 @@ fn expect_no_other_voters(
             Some(catalog) => listed = catalog.shards,
             // Of a shard without a snapshot, the catalog alone may know the other replicas.
             None if brokers.is_empty() => {
-                brokers = listed.get(&shard).map(|info| info.replicas.clone()).unwrap_or_default();
+                brokers = listed.get(&shard).map(|info| info.brokers()).unwrap_or_default();
                 let others = brokers.iter().filter(|(_, broker)| **broker != identity.broker_id);
                 peers.voters.extend(others.map(|(ReplicaId(id), _)| *id));
             }

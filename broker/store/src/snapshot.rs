@@ -8,7 +8,7 @@
 //! | CRC-32C u32 over all before
 //! ```
 //! Numbers outside of the postcard are little-endian. Files are named by a number that only grows,
-//! because two snapshots may have the same index. Version 4 is written; versions 1 to 3 are read as
+//! because two snapshots may have the same index. Version 5 is written; versions 1 to 4 are read as
 //! well (see `earlier`).
 //!
 //! The encoding is canonical: equal snapshots have equal bytes.
@@ -44,7 +44,7 @@ use crate::directory::{DataDir, DirectoryError, read_whole};
 mod earlier;
 
 const MAGIC: [u8; 8] = *b"RWSNAP\0\0";
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 const HEAD_LEN: usize = 24;
 /// Largest snapshot that is read, bytes.
 const SNAPSHOT_BYTES_MAX: u64 = 4 << 30;

@@ -6,7 +6,7 @@
 use super::{CatalogCommand, Command, ShardCommand};
 
 /// The newest format that this broker reads: the feature level that it reports to the catalog.
-pub const FORMAT_MAX: u8 = 5;
+pub const FORMAT_MAX: u8 = 6;
 
 /// The newest format that is written at any feature level. A broker that reads no more than this
 /// forms a cluster of one.
@@ -63,5 +63,11 @@ fn of_catalog_command(command: &CatalogCommand) -> u8 {
         | CatalogCommand::UnbindGroup { .. } => 2,
         CatalogCommand::AbandonTopics(_) => 4,
         CatalogCommand::ReportLevel { .. } => 5,
+        CatalogCommand::RegisterBroker { .. }
+        | CatalogCommand::ForgetBroker { .. }
+        | CatalogCommand::SetStanding { .. }
+        | CatalogCommand::PlaceReplica { .. }
+        | CatalogCommand::SetRole { .. }
+        | CatalogCommand::RemoveReplica { .. } => 6,
     }
 }

@@ -12,8 +12,10 @@
 //!   once is refused for ever, or until [`limits::TOMBSTONES_MAX`] later topics were deleted.
 //! - Only the owner of a topic may change it, release it or bind groups to it. `declare` has the
 //!   commands of owners.
+//! - A replica id or broker id that was used once is never used again. Every shard keeps a voter.
+//!   `brokers` has the commands of brokers and replicas.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -23,11 +25,15 @@ use crate::deletion::Deletion;
 use crate::id::{BrokerId, ReplicaId, SLOTS, ShardId, TopicId, slot};
 use crate::limits;
 
+mod answer;
+mod brokers;
 mod declare;
 mod level;
 mod tombstones;
 mod unchanged;
 
+pub use crate::placement::{BrokerInfo, PeerEndpoint, PlacedReplica, Role, ShardInfo, Standing};
+pub use answer::{Answer, Change, Refusal};
 pub use declare::{Binding, DeclareOutcome};
 
 /// The part of the state that only shard 0 has.
@@ -37,7 +43,7 @@ pub struct Catalog {
     pub cluster_id: String,
     /// Every shard and its replicas.
     pub shards: BTreeMap<ShardId, ShardInfo>,
-    /// Every broker that ever joined.
+    /// Every broker that joined and was not forgotten.
     pub brokers: BTreeMap<BrokerId, BrokerInfo>,
     /// The shard of each hash slot; [`SLOTS`] long.
     pub slots: Vec<ShardId>,
@@ -63,20 +69,8 @@ pub struct Catalog {
     pub level: u8,
     /// The newest format that each broker reads, as it reported.
     pub levels: BTreeMap<BrokerId, u8>,
-}
-
-/// The replicas of a shard.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ShardInfo {
-    /// The broker that holds each replica.
-    pub replicas: BTreeMap<ReplicaId, BrokerId>,
-}
-
-/// What the catalog stores of a broker.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BrokerInfo {
-    /// The broker's `broker.rack`.
-    pub rack: Option<String>,
+    /// The brokers that were forgotten; at most [`limits::FORGOTTEN_BROKERS_MAX`].
+    pub forgotten: BTreeSet<BrokerId>,
 }
 
 /// What the catalog stores of a topic.
@@ -103,117 +97,13 @@ pub struct Fence {
     pub epoch: u64,
 }
 
-/// The answer to a catalog command.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
-    /// The command succeeded and has no other result.
-    Done,
-    /// One result per topic, in the order of the command.
-    Topics(Vec<Result<TopicId, Refusal>>),
-    /// The first id of the block.
-    ProducerIds(i64),
-    /// A claim of a fencing epoch succeeded.
-    Fence {
-        /// The epoch that the operator has to send from now on.
-        epoch: u64,
-        /// The claim that it supersedes; `None` if there was none or its claimant is unknown.
-        previous: Option<Fence>,
-    },
-    /// The topic is as it was declared.
-    Declared(DeclareOutcome),
-    /// The owner no longer owns the topic.
-    Released {
-        /// Whether the topic was deleted.
-        deleted: bool,
-    },
-    /// Refused as a whole.
-    Refused(Refusal),
-}
-
-/// What a command changed: views of these parts of the catalog have to be refreshed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
-    /// These topics were created, altered or deleted.
-    Topics(Vec<TopicId>),
-    /// Configuration of this resource.
-    Configs(ConfigResource),
-    /// Nothing that a view shows.
-    Other,
-}
-
-/// Why the catalog changed nothing.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// A topic of this name exists.
-    #[error("topic '{name}' already exists")]
-    TopicExists {
-        /// The name in the command.
-        name: String,
-    },
-    /// Two names that differ only in `.` and `_` would share a metric name.
-    #[error("topic '{name}' collides with existing topic '{other}'")]
-    NameCollision {
-        /// The name in the command.
-        name: String,
-        /// The name of the existing topic.
-        other: String,
-    },
-    /// No topic has this id.
-    #[error("no such topic")]
-    NoSuchTopic,
-    /// The topic changed in between.
-    #[error("the topic has {actual} partitions, not {expected}")]
-    PartitionCountChanged {
-        /// The partition count that the proposer saw.
-        expected: usize,
-        /// The current partition count.
-        actual: usize,
-    },
-    /// A topic with this id exists or was deleted, and ids are not used again.
-    #[error("the topic id {id} is in use or was used before")]
-    IdUsed {
-        /// The id in the command.
-        id: TopicId,
-    },
-    /// The topic has no owner, so the caller is not its owner.
-    #[error("the topic has no owner")]
-    NotOwned,
-    /// The topic was created, deleted or recreated since the proposer read the catalog.
-    #[error("the topic changed meanwhile")]
-    Replaced,
-    /// Another operator claimed a newer epoch.
-    #[error("epoch {newest} was claimed since")]
-    StaleEpoch {
-        /// The newest epoch that was claimed.
-        newest: u64,
-    },
-    /// An epoch that this catalog did not issue, above [`limits::FENCE_EPOCH_ADOPTED_MAX`]: too few
-    /// epochs would be left after it.
-    #[error(
-        "epoch {epoch} was not issued by this cluster and is above {}, the highest that is accepted then; the newest is {newest}: claim one with POST /v1/fence",
-        limits::FENCE_EPOCH_ADOPTED_MAX
-    )]
-    EpochTooHigh {
-        /// The caller's epoch.
-        epoch: u64,
-        /// The newest epoch that was claimed.
-        newest: u64,
-    },
-    /// Another object owns it.
-    #[error("the topic is owned by {owner}")]
-    OwnedByAnother {
-        /// The owner's uid.
-        owner: String,
-    },
-}
-
 impl Catalog {
     /// The catalog of a new cluster of one broker: `shards` shards and shard 0, all of them on
     /// `broker`, each with one replica whose id is the shard's number plus one.
     #[must_use]
     pub fn first(cluster_id: String, broker: BrokerId, shards: u32) -> Self {
         let replica = |shard: u32| ReplicaId(u64::from(shard) + 1);
-        let info = |shard| ShardInfo { replicas: BTreeMap::from([(replica(shard), broker)]) };
+        let info = |shard| ShardInfo::lone(replica(shard), broker);
         Self {
             cluster_id,
             shards: (0..=shards).map(|shard| (ShardId(shard), info(shard))).collect(),
@@ -311,6 +201,25 @@ impl Catalog {
             CatalogCommand::ReportLevel { broker, level } => {
                 self.report_level(broker, level);
                 (Answer::Done, Change::Other)
+            }
+            CatalogCommand::RegisterBroker { broker, info } => {
+                (answer(self.register(broker, info)), Change::Placement)
+            }
+            CatalogCommand::ForgetBroker { broker } => {
+                (answer(self.forget(broker)), Change::Placement)
+            }
+            CatalogCommand::SetStanding { broker, standing } => {
+                (answer(self.set_standing(broker, standing)), Change::Placement)
+            }
+            CatalogCommand::PlaceReplica { shard, broker } => {
+                let placed = self.place(shard, broker);
+                (placed.map_or_else(Answer::Refused, Answer::Replica), Change::Placement)
+            }
+            CatalogCommand::SetRole { shard, replica, role } => {
+                (answer(self.set_role(shard, replica, role)), Change::Placement)
+            }
+            CatalogCommand::RemoveReplica { shard, replica } => {
+                (answer(self.remove_replica(shard, replica)), Change::Placement)
             }
         }
     }

@@ -46,7 +46,7 @@ pub struct CommittedOffset {
 }
 
 /// Why a group command changed nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Refusal {
     /// No group has this id.
     #[error("no such group")]

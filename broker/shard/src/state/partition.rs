@@ -80,7 +80,7 @@ pub struct ProducerBatch {
 }
 
 /// The result of an accepted batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AppendOutcome {
     /// The offset of its first record.
     pub base_offset: i64,
@@ -93,7 +93,7 @@ pub struct AppendOutcome {
 }
 
 /// Why a batch was refused. Nothing was stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum AppendRefusal {
     /// This shard does not hold the partition, or no longer holds it.
     #[error("no such partition in this shard")]

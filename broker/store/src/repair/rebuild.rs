@@ -34,21 +34,19 @@ pub(super) fn rebuilt_snapshot(
     recovered: &RecoveredLog,
 ) -> Result<Option<Snapshot>, RepairError> {
     let Some(info) = catalog.shards.get(&shard) else { return Ok(None) };
-    let Some((replica, _)) = info.replicas.iter().find(|(_, at)| **at == broker) else {
-        return Ok(None);
-    };
-    let log = recovered.replicas.get(&replica_log::key(shard, *replica));
+    let Some((replica, _)) = info.on(broker) else { return Ok(None) };
+    let log = recovered.replicas.get(&replica_log::key(shard, replica));
     let term = log.map_or(1, |log| {
         let written = log.entries.last().map_or(log.truncated.term, |entry| entry.term);
         written.max(log.hard_state.term).max(1)
     });
     let mut snapshot = Snapshot {
         shard,
-        replica: *replica,
+        replica,
         index: log.map_or(1, |log| last_index(log).max(1)),
         term,
         members: Members::lone(replica.0),
-        replicas: info.replicas.clone(),
+        replicas: info.brokers(),
         state: State::new(),
         partitions: Vec::new(),
     };

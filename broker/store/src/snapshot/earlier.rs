@@ -1,5 +1,5 @@
-//! Snapshots of versions 1 to 3. Version 3 has no feature level and no checksum of what was
-//! appended; version 2 has no deleted topics, no clock of the shard and no history either; version
+//! Snapshots of versions 1 to 4. Version 4 has no addresses of brokers and no roles of replicas;
+//! version 3 has no feature level and no checksum of what was appended either; version 2 has no deleted topics, no clock of the shard and no history either; version
 //! 1 has no bindings of groups to topics either.
 //!
 //! Recovery reads one after an upgrade from an older broker; the next checkpoint writes the current
@@ -8,7 +8,7 @@
 //! Invariant: the fields and their order do not change, and neither does the encoding of their
 //! types: a change of [`Partition`], [`Group`] or a part of the catalog needs a new version.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -16,7 +16,9 @@ use serde::de::DeserializeOwned;
 use super::{PartitionFiles, Snapshot};
 use ropewalk_shard::command::ConfigResource;
 use ropewalk_shard::engine::Members;
-use ropewalk_shard::state::catalog::{Binding, BrokerInfo, Catalog, Fence, ShardInfo, Topic};
+use ropewalk_shard::state::catalog::{
+    Binding, BrokerInfo, Catalog, Fence, PlacedReplica, Role, ShardInfo, Topic,
+};
 use ropewalk_shard::state::{CopyOnWrite, Group, Partition, State};
 use ropewalk_shard::{BrokerId, HistoryId, PartitionId, ReplicaId, ShardId, TopicId};
 
@@ -49,10 +51,20 @@ struct OldState<C> {
 }
 
 #[derive(Deserialize)]
+struct OldShardInfo {
+    replicas: BTreeMap<ReplicaId, BrokerId>,
+}
+
+#[derive(Deserialize)]
+struct OldBrokerInfo {
+    rack: Option<String>,
+}
+
+#[derive(Deserialize)]
 struct Catalog1 {
     cluster_id: String,
-    shards: BTreeMap<ShardId, ShardInfo>,
-    brokers: BTreeMap<BrokerId, BrokerInfo>,
+    shards: BTreeMap<ShardId, OldShardInfo>,
+    brokers: BTreeMap<BrokerId, OldBrokerInfo>,
     slots: Vec<ShardId>,
     topics: BTreeMap<TopicId, Topic>,
     names: BTreeMap<String, TopicId>,
@@ -81,12 +93,27 @@ struct Catalog3 {
     tombstones: BTreeMap<TopicId, u64>,
 }
 
+#[derive(Deserialize)]
+struct State4 {
+    first: OldState<Catalog4>,
+    clock_ms: i64,
+    log_sum: Option<u32>,
+}
+
+#[derive(Deserialize)]
+struct Catalog4 {
+    first: Catalog3,
+    level: u8,
+    levels: BTreeMap<BrokerId, u8>,
+}
+
 /// Decodes the part between head and checksum.
 pub(super) fn decode(version: u32, body: &[u8]) -> postcard::Result<Snapshot> {
     match version {
         1 => decode_as::<OldMembers, OldState<Catalog1>>(body),
         2 => decode_as::<OldMembers, OldState<Catalog2>>(body),
-        _ => decode_as::<Members, State3>(body),
+        3 => decode_as::<Members, State3>(body),
+        _ => decode_as::<Members, State4>(body),
     }
 }
 
@@ -115,6 +142,26 @@ impl From<State3> for State {
     }
 }
 
+impl From<State4> for State {
+    fn from(State4 { first, clock_ms, log_sum }: State4) -> Self {
+        Self { clock_ms, log_sum, ..first.into() }
+    }
+}
+
+/// Every replica of these versions was the only one of its shard.
+impl From<OldShardInfo> for ShardInfo {
+    fn from(old: OldShardInfo) -> Self {
+        let placed = |broker| PlacedReplica { broker, role: Role::Voter };
+        Self { replicas: old.replicas.into_iter().map(|(id, at)| (id, placed(at))).collect() }
+    }
+}
+
+impl From<OldBrokerInfo> for BrokerInfo {
+    fn from(OldBrokerInfo { rack }: OldBrokerInfo) -> Self {
+        Self { rack, ..Self::default() }
+    }
+}
+
 impl From<OldMembers> for Members {
     fn from(old: OldMembers) -> Self {
         let OldMembers { voters, learners, voters_outgoing, learners_next, auto_leave } = old;
@@ -127,8 +174,8 @@ impl From<Catalog1> for Catalog {
     fn from(old: Catalog1) -> Self {
         Self {
             cluster_id: old.cluster_id,
-            shards: old.shards,
-            brokers: old.brokers,
+            shards: old.shards.into_iter().map(|(id, info)| (id, info.into())).collect(),
+            brokers: old.brokers.into_iter().map(|(id, info)| (id, info.into())).collect(),
             slots: old.slots,
             topics: old.topics,
             names: old.names,
@@ -141,6 +188,7 @@ impl From<Catalog1> for Catalog {
             tombstones: BTreeMap::new(),
             level: 0,
             levels: BTreeMap::new(),
+            forgotten: BTreeSet::new(),
         }
     }
 }
@@ -154,5 +202,11 @@ impl From<Catalog2> for Catalog {
 impl From<Catalog3> for Catalog {
     fn from(Catalog3 { first, tombstones }: Catalog3) -> Self {
         Self { tombstones, ..first.into() }
+    }
+}
+
+impl From<Catalog4> for Catalog {
+    fn from(Catalog4 { first, level, levels }: Catalog4) -> Self {
+        Self { level, levels, ..first.into() }
     }
 }

@@ -4,6 +4,7 @@ use ropewalk_disk::SimDisk;
 
 use super::*;
 use ropewalk_shard::TopicId;
+use ropewalk_shard::state::catalog::{BrokerInfo, ShardInfo};
 
 fn snapshot(index: u64) -> Snapshot {
     let partition = PartitionId { topic: TopicId(uuid::Uuid::from_u128(9)), index: 3 };
@@ -99,12 +100,12 @@ fn another_version_is_refused_and_not_taken_for_damage() {
     snapshots.write(1, &snapshot(5)).unwrap();
     let path = snapshots.path(1);
     let mut newer = disk.content(&path).unwrap();
-    newer[8] = 5;
+    newer[8] = 6;
     let end = newer.len() - 4;
     let crc = crc32c::crc32c(&newer[..end]).to_le_bytes();
     newer[end..].copy_from_slice(&crc);
     disk.put(&path, newer);
-    assert!(matches!(snapshots.load(1), Err(SnapshotError::UnknownVersion { version: 5, .. })));
+    assert!(matches!(snapshots.load(1), Err(SnapshotError::UnknownVersion { version: 6, .. })));
 }
 
 #[test]
@@ -120,7 +121,7 @@ fn only_what_is_kept_stays() {
 
 /// A snapshot of version 1: three partitions, a configured topic, no bindings.
 #[test]
-fn a_snapshot_of_version_1_is_read_and_written_again_as_4() {
+fn a_snapshot_of_version_1_is_read_and_written_again_as_5() {
     let disk = SimDisk::new(1);
     let data = DataDir::new(Arc::new(disk.clone()), PathBuf::from("/data"));
     data.create_dir(&data.snapshots()).unwrap();
@@ -142,7 +143,7 @@ fn a_snapshot_of_version_1_is_read_and_written_again_as_4() {
 
 /// A snapshot of version 2: a topic with a bound group, a record of a producer, a commit.
 #[test]
-fn a_snapshot_of_version_2_is_read_and_written_again_as_4() {
+fn a_snapshot_of_version_2_is_read_and_written_again_as_5() {
     let disk = SimDisk::new(1);
     let data = DataDir::new(Arc::new(disk.clone()), PathBuf::from("/data"));
     data.create_dir(&data.snapshots()).unwrap();
@@ -163,14 +164,14 @@ fn a_snapshot_of_version_2_is_read_and_written_again_as_4() {
     assert!(state.partitions[&partition].has_producer(7));
     assert_eq!(state.groups["billing"].offsets[&partition].offset, 1);
     snapshots.write(2, &snapshot).unwrap();
-    assert_eq!(disk.content(&snapshots.path(2)).unwrap()[8], 4);
+    assert_eq!(disk.content(&snapshots.path(2)).unwrap()[8], 5);
     assert_eq!(snapshots.load(2).unwrap(), snapshot);
 }
 
 /// A snapshot of version 3: a topic with a bound group, a deleted one, a record of a producer, a
 /// commit, a fence, and members of a history that a repair founded.
 #[test]
-fn a_snapshot_of_version_3_is_read_and_written_again_as_4() {
+fn a_snapshot_of_version_3_is_read_and_written_again_as_5() {
     let disk = SimDisk::new(1);
     let data = DataDir::new(Arc::new(disk.clone()), PathBuf::from("/data"));
     data.create_dir(&data.snapshots()).unwrap();
@@ -193,7 +194,36 @@ fn a_snapshot_of_version_3_is_read_and_written_again_as_4() {
     assert_eq!(state.groups["billing"].offsets[&partition].offset, 1);
     assert_eq!((state.clock_ms, state.log_sum), (16, None));
     snapshots.write(2, &snapshot).unwrap();
-    assert_eq!(disk.content(&snapshots.path(2)).unwrap()[8], 4);
+    assert_eq!(disk.content(&snapshots.path(2)).unwrap()[8], 5);
+    assert_eq!(snapshots.load(2).unwrap(), snapshot);
+}
+
+/// A snapshot of version 4: that of version 3, and the report of a feature level, and a check of the
+/// state.
+#[test]
+fn a_snapshot_of_version_4_is_read_and_written_again_as_5() {
+    let disk = SimDisk::new(1);
+    let data = DataDir::new(Arc::new(disk.clone()), PathBuf::from("/data"));
+    data.create_dir(&data.snapshots()).unwrap();
+    let snapshots = Snapshots::new(&data, ShardId::CATALOG);
+    let old = include_bytes!("version-4.snapshot");
+    assert_eq!(old[8], 4, "the fixture is of version 4");
+    disk.put(&snapshots.path(1), old.to_vec());
+    let snapshot = snapshots.load(1).unwrap();
+    assert_eq!((snapshot.index, snapshot.term), (11, 2));
+    let state = &snapshot.state;
+    let catalog = state.catalog.as_ref().unwrap();
+    assert_eq!((catalog.level, &catalog.levels), (5, &BTreeMap::from([(BrokerId(1), 5)])));
+    assert_eq!((catalog.revision, catalog.tombstones.len(), catalog.epoch()), (5, 1, 1));
+    assert_eq!((state.clock_ms, state.log_sum), (17, Some(0)));
+    let brokers: Vec<_> = catalog.brokers.iter().collect();
+    assert_eq!(brokers, [(&BrokerId(1), &BrokerInfo::default())]);
+    assert!(catalog.forgotten.is_empty());
+    let lone = |shard: u32| ShardInfo::lone(ReplicaId(u64::from(shard) + 1), BrokerId(1));
+    let shards: BTreeMap<_, _> = (0..4).map(|shard| (ShardId(shard), lone(shard))).collect();
+    assert_eq!((&catalog.shards, catalog.next_replica_id), (&shards, 5));
+    snapshots.write(2, &snapshot).unwrap();
+    assert_eq!(disk.content(&snapshots.path(2)).unwrap()[8], 5);
     assert_eq!(snapshots.load(2).unwrap(), snapshot);
 }
 

@@ -1,7 +1,7 @@
 //! Changes of entries on their way to one replica, which its log and its checksums cannot notice.
 
 use ropewalk_shard::Payload;
-use ropewalk_shard::command::FORMAT_MAX;
+use ropewalk_shard::command::FORMAT_WITHOUT_LEVEL;
 use ropewalk_shard::engine::Entry;
 use ropewalk_shard::message::{Body, Message};
 
@@ -21,7 +21,7 @@ const UNKNOWN_FORMAT: u8 = 255;
 pub(crate) enum Alteration {
     /// The first batch gets another checksum, once.
     Batch,
-    /// Commands of the newest format look to the replica as they look to an older version.
+    /// Commands that need a feature level look to the replica as they look to an older version.
     NewerFormat,
 }
 
@@ -47,7 +47,7 @@ impl World {
 
 fn make_unknown(entry: &mut Entry) {
     let mut data = entry.data.to_bytes().to_vec();
-    if data.first() == Some(&FORMAT_MAX) {
+    if data.first().is_some_and(|format| *format > FORMAT_WITHOUT_LEVEL) {
         data[0] = UNKNOWN_FORMAT;
         entry.data = Payload::from(bytes::Bytes::from(data));
     }

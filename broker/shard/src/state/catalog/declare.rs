@@ -20,7 +20,7 @@ pub struct Binding {
 }
 
 /// The result of a declaration: the topic is as its owner declared it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeclareOutcome {
     /// The topic's id.
     pub id: TopicId,

@@ -14,9 +14,18 @@ impl Catalog {
     }
 
     /// Takes the report of a broker, and raises the level to what every broker reads. The level
-    /// never falls, because entries of it may be in the logs.
+    /// never falls, because entries of it may be in the logs. A broker that was forgotten does not
+    /// count.
     pub(super) fn report_level(&mut self, broker: BrokerId, level: u8) {
+        if self.forgotten.contains(&broker) {
+            return;
+        }
         self.levels.insert(broker, level);
+        self.raise_level();
+    }
+
+    /// Raises the level to what every broker reads.
+    pub(super) fn raise_level(&mut self) {
         let brokers = self.brokers.keys().chain(self.levels.keys());
         // `None` of a broker that has not reported is below every level.
         let common = brokers.map(|id| self.levels.get(id).copied()).min().flatten();

@@ -52,7 +52,13 @@ impl Catalog {
             | CatalogCommand::SetOwner { .. }
             | CatalogCommand::ClaimFence { .. }
             | CatalogCommand::AbandonTopics(_)
-            | CatalogCommand::ReportLevel { .. } => None,
+            | CatalogCommand::ReportLevel { .. }
+            | CatalogCommand::RegisterBroker { .. }
+            | CatalogCommand::ForgetBroker { .. }
+            | CatalogCommand::SetStanding { .. }
+            | CatalogCommand::PlaceReplica { .. }
+            | CatalogCommand::SetRole { .. }
+            | CatalogCommand::RemoveReplica { .. } => None,
         }
     }
 

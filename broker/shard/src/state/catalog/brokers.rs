@@ -1,0 +1,150 @@
+//! The commands of brokers and replicas: who is in the cluster, and who holds what.
+//!
+//! A command that was carried out already has the same answer again, because its proposer may not
+//! know the outcome of the first.
+
+use super::{Catalog, Refusal};
+use crate::command::ConfigResource;
+use crate::id::{BrokerId, ReplicaId, ShardId};
+use crate::limits;
+use crate::placement::{BrokerInfo, PlacedReplica, Role, ShardInfo, Standing};
+
+impl Catalog {
+    /// The replicas that a broker holds, leaving ones included.
+    pub fn held_by(&self, broker: BrokerId) -> impl Iterator<Item = (ShardId, ReplicaId, Role)> {
+        let shards = self.shards.iter();
+        shards.filter_map(move |(shard, info)| {
+            info.on(broker).map(|(replica, role)| (*shard, replica, role))
+        })
+    }
+
+    /// Whether this replica was placed and then removed. Only a catalog that has applied the
+    /// placement knows: one that lags says no.
+    #[must_use]
+    pub fn is_removed(&self, shard: ShardId, replica: ReplicaId) -> bool {
+        let listed = self.shards.get(&shard).map(|info| info.replicas.contains_key(&replica));
+        replica.0 < self.next_replica_id && listed == Some(false)
+    }
+
+    pub(super) fn register(&mut self, broker: BrokerId, info: BrokerInfo) -> Result<(), Refusal> {
+        if self.forgotten.contains(&broker) {
+            return Err(Refusal::BrokerForgotten { broker });
+        }
+        let count = self.brokers.len();
+        let Some(known) = self.brokers.get_mut(&broker) else {
+            let max = limits::BROKERS_MAX;
+            if count >= max {
+                return Err(Refusal::TooManyBrokers { max });
+            }
+            self.brokers.insert(broker, info);
+            return Ok(());
+        };
+        let (incarnation, newest) = (info.incarnation, known.incarnation);
+        if incarnation < newest {
+            return Err(Refusal::StaleIncarnation { broker, incarnation, newest });
+        }
+        *known = BrokerInfo { standing: known.standing, ..info };
+        Ok(())
+    }
+
+    pub(super) fn forget(&mut self, broker: BrokerId) -> Result<(), Refusal> {
+        if self.forgotten.contains(&broker) {
+            return Ok(());
+        }
+        if !self.brokers.contains_key(&broker) {
+            return Err(Refusal::NoSuchBroker { broker });
+        }
+        let replicas = self.held_by(broker).count();
+        if replicas > 0 {
+            return Err(Refusal::BrokerHoldsReplicas { broker, replicas });
+        }
+        let max = limits::FORGOTTEN_BROKERS_MAX;
+        if self.forgotten.len() >= max {
+            return Err(Refusal::TooManyBrokers { max });
+        }
+        self.brokers.remove(&broker);
+        self.levels.remove(&broker);
+        self.configs.remove(&ConfigResource::Broker(Some(broker)));
+        self.forgotten.insert(broker);
+        self.raise_level();
+        Ok(())
+    }
+
+    pub(super) fn set_standing(
+        &mut self,
+        broker: BrokerId,
+        standing: Standing,
+    ) -> Result<(), Refusal> {
+        let known = self.brokers.get_mut(&broker).ok_or(Refusal::NoSuchBroker { broker })?;
+        known.standing = standing;
+        Ok(())
+    }
+
+    pub(super) fn place(&mut self, shard: ShardId, broker: BrokerId) -> Result<ReplicaId, Refusal> {
+        if !self.brokers.contains_key(&broker) {
+            return Err(Refusal::NoSuchBroker { broker });
+        }
+        let info = self.shards.get_mut(&shard).ok_or(Refusal::NoSuchShard { shard })?;
+        match info.on(broker) {
+            Some((replica, Role::Leaving)) => Err(Refusal::ReplicaLeaves { shard, replica }),
+            Some((replica, Role::Learner | Role::Voter)) => Ok(replica),
+            None => {
+                let replica = ReplicaId(self.next_replica_id);
+                self.next_replica_id += 1;
+                info.replicas.insert(replica, PlacedReplica { broker, role: Role::Learner });
+                Ok(replica)
+            }
+        }
+    }
+
+    pub(super) fn set_role(
+        &mut self,
+        shard: ShardId,
+        replica: ReplicaId,
+        role: Role,
+    ) -> Result<(), Refusal> {
+        let info = self.shards.get_mut(&shard).ok_or(Refusal::NoSuchShard { shard })?;
+        let voters = voters(info);
+        let no_such = Refusal::NoSuchReplica { shard, replica };
+        let placed = info.replicas.get_mut(&replica).ok_or(no_such)?;
+        match (placed.role, role) {
+            (Role::Leaving, Role::Learner | Role::Voter) => {
+                return Err(Refusal::ReplicaLeaves { shard, replica });
+            }
+            (Role::Voter, Role::Learner) => return Err(Refusal::ReplicaVotes { shard, replica }),
+            (Role::Voter, Role::Leaving) if voters == 1 => {
+                return Err(Refusal::LastVoter { shard, replica });
+            }
+            (Role::Learner, _) | (Role::Voter, Role::Voter | Role::Leaving) => {}
+            (Role::Leaving, Role::Leaving) => {}
+        }
+        placed.role = role;
+        Ok(())
+    }
+
+    pub(super) fn remove_replica(
+        &mut self,
+        shard: ShardId,
+        replica: ReplicaId,
+    ) -> Result<(), Refusal> {
+        if self.is_removed(shard, replica) {
+            return Ok(());
+        }
+        let info = self.shards.get_mut(&shard).ok_or(Refusal::NoSuchShard { shard })?;
+        match info.replicas.get(&replica).map(|placed| placed.role) {
+            None => Err(Refusal::NoSuchReplica { shard, replica }),
+            Some(Role::Learner | Role::Voter) => Err(Refusal::ReplicaStays { shard, replica }),
+            Some(Role::Leaving) => {
+                info.replicas.remove(&replica);
+                Ok(())
+            }
+        }
+    }
+}
+
+fn voters(info: &ShardInfo) -> usize {
+    info.replicas.values().filter(|placed| placed.role == Role::Voter).count()
+}
+
+#[cfg(test)]
+mod tests;
