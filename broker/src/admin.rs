@@ -9,6 +9,8 @@
 //! | GET `/v1/queues` | consumer lag, delay and throughput of every queue and its groups | | |
 //! | GET `/v1/queues/{name}` | the same of one queue | | |
 //! | GET `/v1/broker` | identity, readiness, conditions and fencing epoch | | |
+//! | GET `/v1/cluster` | brokers and shards of the cluster, as this broker sees them | | |
+//! | POST `/v1/cluster/brokers` | adds a broker to the cluster | yes | |
 //! | POST `/v1/fence` | a new epoch for an operator that won its election | yes | |
 //! | PUT `/v1/queues/{name}` | creates, adopts or reconciles a queue | yes | yes |
 //! | DELETE `/v1/queues/{name}` | releases a queue, with its records or without | yes | yes |
@@ -50,6 +52,8 @@ use crate::limits;
 use crate::queue_metrics::{QueueMetrics, QueueReport, Report};
 
 mod connection_limit;
+pub mod client;
+pub mod cluster;
 mod access;
 mod refusal;
 mod condition;
@@ -197,6 +201,7 @@ fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/queues/{name}/groups/{group}", put(changes::bind).delete(changes::unbind))
         .route("/v1/owners/{owner}", get(changes::owned))
         .route("/v1/broker", get(broker))
+        .route("/v1/cluster", get(cluster::report))
         .route("/v1/fence", post(changes::claim_fence))
         .route("/v1/signals", get(signals::signals))
         .route("/v1/settings", put(changes::replace_settings))
@@ -216,9 +221,11 @@ const PATHS: &[(&str, &str)] = &[
     ("GET /v1/queues", "consumer lag, delay and throughput of every queue and its groups"),
     ("GET /v1/queues/{name}", "the same of one queue"),
     ("GET /v1/broker", "identity, readiness and conditions of the broker"),
+    ("GET /v1/cluster", "brokers and shards of the cluster, as this broker sees them"),
     ("GET /v1/owners/{owner}", "queues and bound groups of an owner"),
     ("GET /v1/signals", "a stream of the state of bound groups, every second"),
     ("POST /v1/fence", "claims an epoch for changes"),
+    ("POST /v1/cluster/brokers", "adds a broker to the cluster"),
     ("PUT /v1/queues/{name}", "declares a queue"),
     ("DELETE /v1/queues/{name}", "releases a queue"),
     ("PUT /v1/queues/{name}/groups/{group}", "binds a group to a queue"),

@@ -63,6 +63,9 @@ pub(crate) enum Command {
     Run(Run),
     /// Format an empty data directory for a broker and a cluster, then exit.
     Format(Format),
+    /// Show the cluster of a running broker.
+    #[command(subcommand)]
+    Cluster(Cluster),
     /// Send one message to a queue of a running broker and receive it, as a client would, then
     /// exit.
     Probe(Probe),
@@ -71,12 +74,48 @@ pub(crate) enum Command {
     Repair(Repair),
 }
 
+impl LogFormat {
+    /// The value of the flag.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
+}
+
+/// Commands about the cluster.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Cluster {
+    /// Print the brokers, and for each shard its leader and replicas, as one broker sees them.
+    Status(ClusterStatus),
+}
+
+/// Flags of `cluster status`.
+#[derive(Debug, Args)]
+pub(crate) struct ClusterStatus {
+    /// The address of the admin HTTP server of any broker of the cluster.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9644", value_parser = host_and_port)]
+    pub(crate) admin: String,
+
+    /// Print the answer of GET /v1/cluster instead of tables.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 /// Flags of `dev`.
 #[derive(Debug, Args)]
 pub(crate) struct Dev {
-    /// The data directory. Default: $XDG_DATA_HOME/ropewalk/dev, or ~/.local/share/ropewalk/dev. It
-    /// is created if it does not exist. A new one takes about 260 MB at once, most of it for
-    /// preallocated files of the write-ahead log.
+    /// The number of brokers, from 1 to 9. Several brokers are a cluster: each runs as a process of
+    /// its own with a data directory below that of --data, ports are counted up from the given
+    /// ones, and a broker whose process ends is started again after a few seconds.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=9))]
+    pub(crate) brokers: u8,
+
+    /// The data directory. Default: $XDG_DATA_HOME/ropewalk/dev, or ~/.local/share/ropewalk/dev,
+    /// with several brokers dev-cluster instead of dev. It is created if it does not exist. A new
+    /// one takes about 260 MB for each broker at once, most of it for preallocated files of the
+    /// write-ahead log.
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
 
@@ -89,6 +128,11 @@ pub(crate) struct Dev {
     /// The address of the admin HTTP server: /live, /ready, /metrics, /v1/queues.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9644", value_parser = host_and_port)]
     pub(crate) admin: String,
+
+    /// With several brokers, the UDP address for messages between them. Each broker uses two
+    /// ports.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9744", value_parser = host_and_port)]
+    pub(crate) peer: String,
 
     /// A setting, with Kafka's name where Kafka has it (log.retention.hours=24). May be repeated;
     /// it overrides the other flags. By default dev differs from a production broker in one
@@ -112,6 +156,11 @@ pub(crate) struct Run {
     /// A setting that overrides the file. May be repeated.
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
     pub(crate) set: Vec<(String, String)>,
+
+    /// Stop when standard input ends: `dev` starts its brokers with this flag, so that none
+    /// outlives it.
+    #[arg(long, hide = true)]
+    pub(crate) stop_at_end_of_input: bool,
 }
 
 /// Flags of `format`.
@@ -243,7 +292,7 @@ mod tests {
         let flags = flags.expect("they parse");
         assert_eq!(flags.log_format, LogFormat::Json);
         let Command::Dev(dev) = flags.command else { panic!("it is dev") };
-        assert_eq!(dev.data, Some("/d".into()));
+        assert_eq!((dev.brokers, dev.data), (1, Some("/d".into())));
         assert_eq!((dev.kafka.as_str(), dev.admin.as_str()), ("127.0.0.1:0", "127.0.0.1:0"));
         assert_eq!(dev.set[0], ("num.partitions".to_owned(), "4".to_owned()));
         assert_eq!(dev.set[1], ("compression.type".to_owned(), "zstd".to_owned()));
@@ -254,7 +303,7 @@ mod tests {
         let mut command = Flags::command();
         let help = |command: &mut clap::Command| command.render_long_help().to_string();
         let mut all = help(&mut command);
-        for name in ["dev", "run", "format", "probe"] {
+        for name in ["dev", "run", "format", "probe", "cluster"] {
             let sub = command.find_subcommand_mut(name).expect("it is there");
             for argument in sub.get_arguments() {
                 assert!(argument.get_help().is_some(), "{name} {}", argument.get_id());
@@ -312,7 +361,9 @@ mod tests {
         let mut command = Flags::command();
         let dev = command.find_subcommand_mut("dev").expect("it is there");
         let help = dev.render_long_help().to_string();
-        for text in ["advertised.listeners=PLAINTEXT://HOST:PORT", "260 MB"] {
+        for text in
+            ["several brokers dev-cluster", "advertised.listeners=PLAINTEXT://HOST:PORT", "260 MB"]
+        {
             assert!(help.contains(text), "{text} is missing in\n{help}");
         }
     }
@@ -326,6 +377,23 @@ mod tests {
         let alone = repair(&["--i-am-the-only-survivor"]).expect_err("refused").to_string();
         assert!(alone.contains("--accept-loss"), "{alone}");
         repair(&["--accept-loss", "--i-am-the-only-survivor"]).expect("accepted");
+    }
+
+    #[test]
+    fn a_cluster_has_from_1_to_9_brokers() {
+        for wrong in ["0", "10", "many"] {
+            let error = refused(&["dev", "--brokers", wrong]);
+            assert!(error.contains("--brokers <N>"), "{error}");
+        }
+        assert!(Flags::try_parse_from(["ropewalk-broker", "dev", "--brokers", "9"]).is_ok());
+    }
+
+    #[test]
+    fn the_names_of_log_formats_are_those_of_the_flag() {
+        for format in LogFormat::value_variants() {
+            let value = format.to_possible_value().expect("it is no secret");
+            assert_eq!(value.get_name(), format.name());
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,11 +10,16 @@ use ropewalk_broker::boot::{Broker, Start, StartError};
 use ropewalk_broker::settings::Settings;
 use ropewalk_broker::supervision::{self, Fatal};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 use tracing::info;
 use tracing_subscriber::EnvFilter;
 
+use crate::cluster_id::new_cluster_id;
+use crate::cluster_status;
 use crate::config_file::{from_file, read_settings};
-use crate::flags::{Command, Dev, Flags, Format, LogFormat, Run};
+use crate::dev;
+use crate::flags::{Cluster, Command, Dev, Flags, Format, LogFormat, Run};
 use crate::probe::probe;
 use crate::repair;
 use crate::stop::Stop;
@@ -24,10 +30,19 @@ pub(crate) fn run(flags: Flags, termination: &TerminationMessage) -> Result<(), 
     begin_logging(&flags)?;
     supervision::log_panics();
     let start = match &flags.command {
+        Command::Dev(dev) if dev.brokers > 1 => {
+            let dir = dev.data.clone().map_or_else(|| dev_dir("dev-cluster"), Ok)?;
+            let log = (flags.log_format, flags.log.clone());
+            return runtime()?.block_on(dev::run(dev, dir, log));
+        }
         Command::Dev(dev) => prepare_dev(dev, termination)?,
         Command::Run(run) => prepare_run(run, termination)?,
         Command::Format(format) => return format_data_dir(format),
         Command::Repair(flags) => return repair::repair(flags),
+        Command::Cluster(Cluster::Status(flags)) => {
+            print!("{}", runtime()?.block_on(cluster_status::status(flags))?);
+            return Ok(());
+        }
         Command::Probe(flags) => {
             let timeout = Duration::from_secs(flags.timeout_seconds);
             println!("{}", probe(&flags.bootstrap, &flags.topic, timeout)?);
@@ -35,7 +50,10 @@ pub(crate) fn run(flags: Flags, termination: &TerminationMessage) -> Result<(), 
         }
     };
     let prints_welcome = matches!(flags.command, Command::Dev(_));
-    runtime()?.block_on(serve(start, prints_welcome))
+    let ends_with_input =
+        matches!(flags.command, Command::Run(Run { stop_at_end_of_input: true, .. }));
+    let stop = StopSignals::new(ends_with_input);
+    runtime()?.block_on(serve(start, prints_welcome, stop))
 }
 
 fn runtime() -> io::Result<tokio::runtime::Runtime> {
@@ -63,7 +81,7 @@ fn prepare_dev(dev: &Dev, termination: &TerminationMessage) -> Result<Start, Sto
     ];
     let is_placed = dev.set.iter().any(|(key, _)| matches!(key.as_str(), "log.dirs" | "log.dir"));
     if !is_placed {
-        let dir = dev.data.clone().map_or_else(dev_dir, Ok)?;
+        let dir = dev.data.clone().map_or_else(|| dev_dir("dev"), Ok)?;
         pairs.push(own("log.dirs", dir.display().to_string()));
     }
     pairs.extend(dev.set.iter().cloned());
@@ -105,37 +123,77 @@ fn start(
     Start { settings, dir, format, on_fatal }
 }
 
-/// The default data directory of `dev`.
-fn dev_dir() -> Result<PathBuf, Stop> {
+/// The default data directory of `dev`, with this name.
+fn dev_dir(name: &str) -> Result<PathBuf, Stop> {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let base = set("XDG_DATA_HOME").or_else(|| Some(set("HOME")?.join(".local/share")));
     let unknown = || Stop::Usage("neither XDG_DATA_HOME nor HOME is set: give --data".into());
-    Ok(base.ok_or_else(unknown)?.join("ropewalk/dev"))
+    Ok(base.ok_or_else(unknown)?.join("ropewalk").join(name))
 }
 
-/// A new cluster id in Kafka's format: 16 random bytes in URL-safe base64.
-fn new_cluster_id() -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    let bits = uuid::Uuid::new_v4().as_u128();
-    // 21 digits of six bits from the top, and the last two bits.
-    let digit = |at: u32| DIGITS[(bits >> (122 - 6 * at)) as usize & 63] as char;
-    (0..21).map(digit).chain([DIGITS[(bits << 4) as usize & 63] as char]).collect()
+/// How long a start may still take after the order to stop. A broker that waits for others, such as
+/// one that joins a cluster, would wait forever.
+const START_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// What orders the process to stop.
+struct StopSignals {
+    /// Ends when standard input has ended.
+    input: Option<oneshot::Receiver<()>>,
 }
 
-async fn serve(start: Start, prints_welcome: bool) -> Result<(), Stop> {
+impl StopSignals {
+    /// With `ends_with_input`, the end of standard input is an order to stop.
+    fn new(ends_with_input: bool) -> Self {
+        let input = ends_with_input.then(|| {
+            let (sender, receiver) = oneshot::channel();
+            std::thread::spawn(move || {
+                let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+                drop(sender);
+            });
+            receiver
+        });
+        Self { input }
+    }
+
+    /// Waits for one. The signal handlers are installed when it is called, not when it is awaited.
+    fn wait(self) -> io::Result<impl Future<Output = ()>> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let input = async move {
+            match self.input {
+                Some(input) => drop(input.await),
+                None => std::future::pending().await,
+            }
+        };
+        Ok(async move {
+            tokio::select! {
+                _ = terminate.recv() => info!("SIGTERM: stopping"),
+                _ = interrupt.recv() => info!("SIGINT: stopping"),
+                () = input => info!("standard input has ended: stopping"),
+            }
+        })
+    }
+}
+
+async fn serve(start: Start, prints_welcome: bool, stop: StopSignals) -> Result<(), Stop> {
     // The signal handlers are installed before the directory is opened, so that a signal during
     // recovery is not lost.
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut stop = pin!(stop.wait()?);
     let dir = start.dir.clone();
-    let broker = Broker::start(start).await?;
+    let mut starting = pin!(Broker::start(start));
+    let broker = tokio::select! {
+        broker = &mut starting => broker?,
+        () = &mut stop => {
+            return match timeout(START_TIME_MAX, starting).await {
+                Ok(broker) => Ok(broker?.stop().await),
+                Err(_) => Ok(info!("stopped before the start was complete")),
+            };
+        }
+    };
     if prints_welcome {
         print_welcome(&broker, &dir);
     }
-    tokio::select! {
-        _ = terminate.recv() => info!("SIGTERM: stopping"),
-        _ = interrupt.recv() => info!("SIGINT: stopping"),
-    }
+    stop.await;
     broker.stop().await;
     Ok(())
 }
@@ -162,17 +220,4 @@ fn print_welcome(broker: &Broker, dir: &Path) {
         env!("CARGO_PKG_VERSION"),
     );
     let _ = io::stdout().write_all(text.as_bytes());
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn cluster_ids_look_like_kafkas() {
-        let id = new_cluster_id();
-        assert_eq!(id.len(), 22);
-        assert!(id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)), "{id}");
-        assert_ne!(id, new_cluster_id());
-    }
 }

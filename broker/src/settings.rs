@@ -30,12 +30,14 @@ mod ignored;
 pub mod topic;
 pub mod group;
 mod listeners;
+mod peer;
 pub mod describe;
 pub mod fingerprint;
 mod replace;
 
 pub use invalid::Invalid;
 pub use listeners::{Endpoint, Listener};
+pub use peer::PeerSettings;
 pub use replace::ReplaceOutcome;
 
 use crate::limits;
@@ -90,6 +92,7 @@ impl Settings {
         let mut file: BTreeMap<_, _> = file.into_iter().collect();
         let started_hash = fingerprint::of(&file);
         file.extend(flags.clone());
+        let has_id = set_node_id(&file).is_some();
         let mut wrong: Vec<_> =
             file.iter().filter_map(|(key, value)| check_broker(key, value).err()).collect();
         if wrong.is_empty() {
@@ -111,6 +114,8 @@ impl Settings {
             wrong.extend(settings.check_admin().err());
             wrong.extend(settings.listeners().err());
             wrong.extend(settings.advertised().err());
+            wrong.extend(settings.peers().err());
+            wrong.extend(settings.check_join(has_id).err());
         }
         if wrong.is_empty() { Ok(settings) } else { Err(wrong) }
     }
@@ -194,8 +199,12 @@ impl Settings {
 }
 
 fn node_id(file: &BTreeMap<String, String>) -> i32 {
+    set_node_id(file).unwrap_or(1)
+}
+
+fn set_node_id(file: &BTreeMap<String, String>) -> Option<i32> {
     let set = |name| file.get(name).and_then(|text| text.trim().parse().ok());
-    set("node.id").or_else(|| set("broker.id")).filter(|id| *id >= 0).unwrap_or(1)
+    set("node.id").or_else(|| set("broker.id")).filter(|id| *id >= 0)
 }
 
 /// Checks a value of a broker's key in the file.

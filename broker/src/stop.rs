@@ -38,7 +38,10 @@ pub(crate) enum Stop {
     /// A basic call to the operating system failed.
     #[error("{0}")]
     System(#[from] io::Error),
-    /// No message went through.
+    /// A broker of the cluster that `dev` runs cannot run.
+    #[error("{0}")]
+    Cluster(String),
+    /// No message went through, or a broker did not answer.
     #[error("{0:#}")]
     Probe(#[from] anyhow::Error),
 }
@@ -59,7 +62,7 @@ impl Stop {
             Self::Repair(RepairError::OtherVoters { .. }) => 8,
             Self::Start(_) | Self::Repair(_) => 4,
             Self::Damaged(_) => 8,
-            Self::System(_) | Self::Probe(_) => 1,
+            Self::System(_) | Self::Cluster(_) | Self::Probe(_) => 1,
         }
     }
 }

@@ -70,7 +70,8 @@ pub(super) async fn guard(
 
 fn is_guarded(method: &Method, path: &str) -> bool {
     let is_looking = matches!(*method, Method::GET | Method::HEAD);
-    let is_free = matches!(path, "/v1/broker" | "/v1/queues") || path.starts_with("/v1/queues/");
+    let is_free = matches!(path, "/v1/broker" | "/v1/cluster" | "/v1/queues")
+        || path.starts_with("/v1/queues/");
     path.starts_with("/v1/") && !(is_looking && is_free)
 }
 
@@ -183,7 +184,9 @@ mod tests {
 
     #[test]
     fn looking_is_free_and_all_else_is_guarded() {
-        for path in ["/v1/queues", "/v1/queues/orders", "/v1/broker", "/live", "/metrics"] {
+        for path in
+            ["/v1/queues", "/v1/queues/orders", "/v1/broker", "/v1/cluster", "/live", "/metrics"]
+        {
             assert!(!is_guarded(&Method::GET, path), "{path}");
         }
         for (method, path) in [
@@ -191,6 +194,7 @@ mod tests {
             (Method::PUT, "/v1/queues/orders"),
             (Method::DELETE, "/v1/queues/orders/groups/g"),
             (Method::POST, "/v1/fence"),
+            (Method::POST, "/v1/cluster/brokers"),
             (Method::PUT, "/v1/settings"),
             (Method::GET, "/v1/whatever-comes"),
         ] {

@@ -198,6 +198,25 @@ static USED: &[Key] = &[
         "A file with the token that admin calls with changes must send; without it they are \
          accepted from this machine only.",
     ),
+    unset("ropewalk.peer.listener", Kind::String).doc(
+        "The UDP address for the other brokers of the cluster, HOST:PORT; files use the next port. Without it \
+         this broker is alone.",
+    ),
+    unset("ropewalk.peer.advertised", Kind::String).doc(
+        "The address that the other brokers are given, if it differs from ropewalk.peer.listener: HOST:PORT.",
+    ),
+    unset("ropewalk.peer.certificate.file", Kind::String).doc(
+        "A PEM file with the certificate of this broker, which names it broker-ID.CLUSTER.ropewalk, then \
+         intermediate ones. It is read again when it changes.",
+    ),
+    unset("ropewalk.peer.key.file", Kind::String)
+        .doc("A PEM file with the private key of the certificate."),
+    unset("ropewalk.peer.ca.file", Kind::String)
+        .doc("A PEM file with the certificates of the authorities that the brokers trust."),
+    unset("ropewalk.cluster.join", Kind::List).doc(
+        "Admin addresses of brokers, HOST:PORT, that an empty data directory asks to join their cluster. \
+         Without it an empty one is the first of a new cluster.",
+    ),
     unset("format.cluster.id", Kind::String).doc(
         "The cluster id that an empty data directory is formatted with, as with run --format; without it \
          an empty one is refused.",

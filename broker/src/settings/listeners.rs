@@ -1,5 +1,7 @@
 //! The settings of listeners and of the addresses that clients are given.
 
+use std::fmt;
+
 use super::key::list;
 use super::{Invalid, Settings};
 
@@ -110,6 +112,16 @@ impl Endpoint {
     #[must_use]
     pub fn is_wildcard(&self) -> bool {
         matches!(self.host.as_str(), "" | "0.0.0.0" | "::")
+    }
+}
+
+impl fmt::Display for Endpoint {
+    /// The form that [`Endpoint::parse`] reads.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.host.contains(':') {
+            true => write!(f, "[{}]:{}", self.host, self.port),
+            false => write!(f, "{}:{}", self.host, self.port),
+        }
     }
 }
 

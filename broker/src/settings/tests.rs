@@ -333,6 +333,9 @@ fn listeners_are_read_as_kafka_writes_them() {
     assert_eq!(listeners[1].endpoint, Endpoint { host: "::1".into(), port: 0 });
     assert_eq!(set.advertised().expect("valid")[0].endpoint.host, "broker.example");
 
+    for text in ["[::1]:9092", ":0", "a.example:65535"] {
+        assert_eq!(Endpoint::parse(text).expect("valid").to_string(), text);
+    }
     for (key, value) in [
         ("listeners", "SSL://:9092"),
         ("listeners", "PLAINTEXT:9092"),

@@ -1,0 +1,75 @@
+//! The answer of `GET /v1/cluster`, in the form in which it is sent and read.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The cluster as one broker sees it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterReport {
+    /// Id of the cluster.
+    pub cluster_id: String,
+    /// The broker that was asked.
+    pub asked: i32,
+    /// Every broker of the catalog, by id.
+    pub brokers: Vec<BrokerReport>,
+    /// Every shard, the catalog first.
+    pub shards: Vec<ShardReport>,
+}
+
+/// A broker of the cluster.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BrokerReport {
+    /// Its id.
+    pub id: i32,
+    /// Its availability zone.
+    pub rack: Option<String>,
+    /// Whether the broker that was asked hears of it.
+    pub alive: bool,
+    /// Whether its replicas are moved to other brokers.
+    pub draining: bool,
+    /// Number of its start, as the catalog lists it; 0 before the first one has registered.
+    pub incarnation: u64,
+    /// Address for the other brokers: host and port of messages; files use another port.
+    pub peer: Option<String>,
+    /// Address of its admin server.
+    pub admin: Option<String>,
+    /// Addresses for Kafka clients, by listener.
+    pub endpoints: BTreeMap<String, String>,
+    /// Shards that it leads.
+    pub leads: usize,
+    /// Replicas that the catalog places on it.
+    pub replicas: usize,
+}
+
+/// A shard of the cluster.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ShardReport {
+    /// Number of the shard; 0 is the catalog.
+    pub shard: u32,
+    /// The broker that leads it; null while none is known.
+    pub leader: Option<i32>,
+    /// The Raft term in which it leads.
+    pub term: Option<u64>,
+    /// Its replicas, by id.
+    pub replicas: Vec<ReplicaReport>,
+}
+
+/// A replica of a shard.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReplicaReport {
+    /// Raft id of the replica.
+    pub replica: u64,
+    /// The broker that holds it.
+    pub broker: i32,
+    /// What the catalog wants it to be: `Learner`, `Voter` or `Leaving`.
+    pub role: String,
+    /// Whether its leader counts its vote; null while no leader reports it.
+    pub votes: Option<bool>,
+    /// Entries of its leader's log that it is not known to have; null while no leader reports it.
+    pub lag: Option<u64>,
+}
