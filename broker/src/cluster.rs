@@ -49,12 +49,16 @@ mod leaders;
 mod link;
 pub mod metrics;
 mod service;
+#[cfg(test)]
+mod others;
 
 pub use directory::{Directory, KnownBroker, ListedBroker, ListedReplica};
 pub use leaders::{ALIVE_MAX, Leader};
 pub use link::Link;
 pub use report::{Report, ReportSource};
 pub use service::Service;
+#[cfg(test)]
+pub(crate) use others::Others;
 
 use leaders::Seen;
 use link::Forwarded;
@@ -109,6 +113,8 @@ pub struct Cluster {
     own: Arc<KnownBroker>,
     /// `None` if the broker is alone.
     remote: Option<Arc<Remote>>,
+    #[cfg(test)]
+    others: Option<Arc<dyn Others>>,
 }
 
 /// The other brokers.
@@ -139,7 +145,19 @@ impl Cluster {
     /// The cluster of a broker that is alone.
     #[must_use]
     pub fn alone(node: Arc<Node>, own: KnownBroker) -> Arc<Self> {
-        Arc::new(Self { node, own: Arc::new(own), remote: None })
+        Arc::new(Self {
+            node,
+            own: Arc::new(own),
+            remote: None,
+            #[cfg(test)]
+            others: None,
+        })
+    }
+
+    /// The cluster of a broker that knows of others what a test says.
+    #[cfg(test)]
+    pub(crate) fn among(node: Arc<Node>, own: KnownBroker, others: Arc<dyn Others>) -> Arc<Self> {
+        Arc::new(Self { node, own: Arc::new(own), remote: None, others: Some(others) })
     }
 
     /// Opens the connections to the other brokers. Must be called in a tokio runtime.
@@ -169,7 +187,14 @@ impl Cluster {
         });
         remote.refresh();
         let service = Service { remote: Arc::clone(&remote), connections };
-        Ok((Arc::new(Self { node, own, remote: Some(remote) }), service))
+        let cluster = Self {
+            node,
+            own,
+            remote: Some(remote),
+            #[cfg(test)]
+            others: None,
+        };
+        Ok((Arc::new(cluster), service))
     }
 
     /// Adds brokers to connect to that the catalog of this broker may not list yet. The catalog's
@@ -204,6 +229,10 @@ impl Cluster {
     /// Every broker of the catalog, in the order of ids. This one is always among them.
     #[must_use]
     pub fn brokers(&self) -> Vec<Arc<KnownBroker>> {
+        #[cfg(test)]
+        if let Some(others) = &self.others {
+            return others.brokers();
+        }
         match &self.remote {
             Some(remote) => remote.known.read().clone(),
             None => vec![Arc::clone(&self.own)],
@@ -213,6 +242,10 @@ impl Cluster {
     /// A broker by its id; `None` if the catalog does not list it.
     #[must_use]
     pub fn broker(&self, id: BrokerId) -> Option<Arc<KnownBroker>> {
+        #[cfg(test)]
+        if let Some(others) = &self.others {
+            return others.brokers().into_iter().find(|broker| broker.id == id);
+        }
         if id == self.own.id {
             return Some(Arc::clone(&self.own));
         }
@@ -253,6 +286,10 @@ impl Cluster {
     /// The broker that leads a shard, as far as this one knows; `None` while there is none.
     #[must_use]
     pub fn leader(&self, shard: ShardId) -> Option<Leader> {
+        #[cfg(test)]
+        if let Some(others) = &self.others {
+            return others.leader(shard);
+        }
         let held = self.node.shard(shard);
         if let Some(term) = held.and_then(|held| held.leading()) {
             return Some(Leader { broker: self.own.id, term });
@@ -272,6 +309,10 @@ impl Cluster {
     /// The brokers that hold a shard.
     #[must_use]
     pub fn holders(&self, shard: ShardId) -> Holders {
+        #[cfg(test)]
+        if let Some(others) = &self.others {
+            return others.holders(shard);
+        }
         match &self.remote {
             Some(remote) => remote.holders(shard),
             None => {
@@ -290,6 +331,11 @@ impl Cluster {
     /// [`ProposeError::Unknown`] if the connection to it was lost; [`ProposeError::TooLarge`] if the
     /// command has more than [`wire::COMMAND_BYTES_MAX`] bytes and the leader is another broker.
     pub async fn propose(&self, shard: ShardId, command: Command) -> Result<Outcome, ProposeError> {
+        #[cfg(test)]
+        if let Some(others) = &self.others {
+            let led = others.led(shard).ok_or(ProposeError::NotLeader)?;
+            return led.propose(command).await;
+        }
         match &self.remote {
             Some(remote) => self.propose_anywhere(remote, shard, command).await,
             None => match self.node.shard(shard) {

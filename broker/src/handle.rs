@@ -11,7 +11,7 @@
 //! and one row in the table, in the order of keys. `Err(Close)` closes the connection without a
 //! response; every error that the protocol can express is an `Ok` with an error code, made by
 //! [`Call::refuse`] so that it is counted. Produce has two stages: `propose` returns a value with
-//! an `outcome` method. Strings of a request are slices of its frame: copy what is kept.
+//! an `answer` method. Strings of a request are slices of its frame: copy what is kept.
 //!
 //! # Invariants
 //!
@@ -45,6 +45,7 @@ pub mod error;
 pub(crate) mod metrics;
 pub(crate) mod operations;
 pub(crate) mod partition;
+pub(crate) mod placement;
 mod deadline;
 mod logged;
 mod api_versions;
@@ -183,7 +184,7 @@ macro_rules! route {
 }
 
 /// A row for a handler in two stages: the first proposes, in the order of the connection's
-/// requests; its result is awaited for the response, and several may be awaited at once.
+/// requests; the answer of what it returns is the response, and several may be awaited at once.
 macro_rules! staged_route {
     ($module:ident::$request:ident, $advertised:expr, $served:expr, $propose:path) => {
         Route {
@@ -197,7 +198,7 @@ macro_rules! staged_route {
                     let request = call.decode::<ropewalk_codec::$module::$request>(body)?;
                     let proposed = $propose(&ctx, &call, request).await?;
                     let answer = async move {
-                        match proposed.outcome(&call).await? {
+                        match proposed.answer(&ctx, &call).await? {
                             Some(response) => call.reply(&response),
                             None => Ok(call.no_reply()),
                         }

@@ -39,7 +39,7 @@ use ropewalk_node::Node;
 use ropewalk_node::ShardHandle;
 use ropewalk_shard::command::MemberClaim;
 use ropewalk_shard::{ProposeError, ShardId};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tracing::info;
 
@@ -103,6 +103,7 @@ pub struct Coordinator {
     metadata_bytes: Arc<AtomicUsize>,
     offset_sizes: OffsetSizes,
     changes: mpsc::UnboundedSender<Change>,
+    leadership: watch::Sender<()>,
     changed: Mutex<Option<mpsc::UnboundedReceiver<Change>>>,
 }
 
@@ -125,6 +126,7 @@ impl Coordinator {
             metadata_bytes: Arc::default(),
             offset_sizes: OffsetSizes::default(),
             changes,
+            leadership: watch::Sender::new(()),
             changed: Mutex::new(Some(changed)),
         })
     }
@@ -134,6 +136,14 @@ impl Coordinator {
     pub fn leads(&self, shard: ShardId, term: Option<u64>) {
         // The receiver lives as long as `self`, or in `run`; after that no group is coordinated.
         let _ = self.changes.send((shard, term));
+        self.leadership.send_replace(());
+    }
+
+    /// Changes whenever a replica of this broker becomes leader or loses the leadership, after that
+    /// can be read from its shard.
+    #[must_use]
+    pub fn leadership(&self) -> watch::Receiver<()> {
+        self.leadership.subscribe()
     }
 
     /// Follows the leadership of the shards and runs the timers of all groups, until dropped.
@@ -174,6 +184,13 @@ impl Coordinator {
         {
             handle.retire(Refusal::NotAvailable);
         }
+    }
+
+    /// The shard that a group or a transactional id hashes to.
+    #[must_use]
+    pub fn shard_of(&self, group: &str) -> Option<ShardId> {
+        let state = self.node.catalog().state();
+        state.catalog.as_ref().map(|catalog| catalog.shard_of(group))
     }
 
     /// Whether this broker coordinates the group now.
@@ -292,8 +309,10 @@ impl Coordinator {
         if self.is_stopping.load(Ordering::Acquire) {
             return Err(Refusal::NotAvailable);
         }
-        let id = self.node.catalog().state().catalog.as_ref().map(|c| c.shard_of(group));
-        let shard = id.and_then(|id| self.node.shard(id)).ok_or(Refusal::NotCoordinator)?;
+        let shard = self
+            .shard_of(group)
+            .and_then(|id| self.node.shard(id))
+            .ok_or(Refusal::NotCoordinator)?;
         let term = shard.leading().ok_or(Refusal::NotCoordinator)?;
         Ok((shard, term))
     }

@@ -6,6 +6,7 @@ use ropewalk_codec::Str;
 use ropewalk_codec::describe_cluster_request::DescribeClusterRequest;
 use ropewalk_codec::describe_cluster_response::{DescribeClusterBroker, DescribeClusterResponse};
 
+use super::placement::Endpoint;
 use super::{Call, Close, Context, ErrorCode, operations};
 
 /// Endpoint type "broker", as opposed to controller (KIP-919).
@@ -25,19 +26,20 @@ pub(crate) async fn handle(
             ..Default::default()
         });
     }
-    let (host, port) = ctx.endpoint(&call.peer);
-    let broker = DescribeClusterBroker {
-        broker_id: ctx.broker_id,
+    let endpoints = ctx.endpoints(&call.peer);
+    let controller_id = ctx.controller_id(&endpoints);
+    let broker = |Endpoint { id, host, port, rack }| DescribeClusterBroker {
+        broker_id: id,
         host,
         port,
-        rack: ctx.cluster.own().rack.clone(),
+        rack,
         is_fenced: false,
     };
     let mut response = DescribeClusterResponse {
         endpoint_type: BROKERS,
         cluster_id: ctx.cluster_id.clone(),
-        controller_id: ctx.broker_id,
-        brokers: vec![broker],
+        controller_id,
+        brokers: endpoints.into_iter().map(broker).collect(),
         ..Default::default()
     };
     if request.include_cluster_authorized_operations {

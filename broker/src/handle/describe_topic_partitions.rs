@@ -9,6 +9,7 @@ use ropewalk_codec::describe_topic_partitions_response::{
     DescribeTopicPartitionsResponseTopic,
 };
 
+use super::placement::Placements;
 use super::{Call, Close, Context, ErrorCode, operations};
 use crate::catalog::TopicView;
 
@@ -36,6 +37,7 @@ pub(crate) async fn handle(
     let room = request.response_partition_limit.min(page_max).max(1);
     let mut room = usize::try_from(room).expect("at least one");
     let mut response = DescribeTopicPartitionsResponse::default();
+    let mut placements = Placements::new(ctx, &call.peer);
     for name in names {
         if room == 0 {
             response.next_cursor = Some(Cursor { topic_name: name, partition_index: first });
@@ -45,7 +47,7 @@ pub(crate) async fn handle(
             response.topics.push(unknown(call, name));
             continue;
         };
-        let topic = page(ctx, &view, first, room);
+        let topic = page(&mut placements, &view, first, room);
         room -= topic.partitions.len();
         let next = usize::try_from(first).unwrap_or(0) + topic.partitions.len();
         response.topics.push(topic);
@@ -60,24 +62,24 @@ pub(crate) async fn handle(
 }
 
 fn page(
-    ctx: &Context,
+    placements: &mut Placements<'_>,
     topic: &TopicView,
     first: i32,
     room: usize,
 ) -> DescribeTopicPartitionsResponseTopic {
     let count = i32::try_from(topic.partitions.len()).expect("bounded by limits");
     let partitions = (first..count).take(room).map(|index| {
-        let epoch = ctx.partition(topic, index).map(|found| found.leader_epoch);
+        let placed = placements.of(topic, index);
         DescribeTopicPartitionsResponsePartition {
-            error_code: if epoch.is_ok() { 0 } else { ErrorCode::LeaderNotAvailable.code() },
+            error_code: placed.error.code(),
             partition_index: index,
-            leader_id: if epoch.is_ok() { ctx.broker_id } else { -1 },
-            leader_epoch: epoch.unwrap_or(-1),
-            replica_nodes: vec![ctx.broker_id],
-            isr_nodes: vec![ctx.broker_id],
+            leader_id: placed.leader_id,
+            leader_epoch: placed.leader_epoch,
+            replica_nodes: placed.replicas,
+            isr_nodes: placed.in_sync,
             eligible_leader_replicas: Some(Vec::new()),
             last_known_elr: Some(Vec::new()),
-            offline_replicas: Vec::new(),
+            offline_replicas: placed.offline,
         }
     });
     DescribeTopicPartitionsResponseTopic {

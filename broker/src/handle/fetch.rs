@@ -14,6 +14,11 @@
 //!   against the response budget.
 //! - No thread of the runtime waits for the disk.
 //!
+//! - No answer depends on a leadership that is over: a fetch that waits is answered when it
+//!   ends, and a position that this broker's log contradicts is refused only if the broker is known
+//!   to lead still. A deposed leader lacks records, and its refusal would make a consumer start
+//!   again elsewhere in the log.
+//!
 //! `session` holds what a client asks and was answered in a fetch session (KIP-227), `cache` the
 //! sessions of the broker; both decide without I/O. `reading` connects them with the logs.
 
@@ -23,11 +28,12 @@ use std::time::Duration;
 
 use ropewalk_codec::Str;
 use ropewalk_codec::fetch_request::{FetchPartition, FetchRequest};
-use ropewalk_codec::fetch_response::FetchResponse;
+use ropewalk_codec::fetch_response::{FetchResponse, LeaderIdAndEpoch, NodeEndpoint};
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use super::partition::LedPartition;
+use super::placement::{Endpoint, LeaderHints};
 use super::{Call, Close, Context, ErrorCode};
 use crate::catalog::TopicView;
 use crate::limits;
@@ -43,15 +49,20 @@ use reading::Reading;
 pub(crate) use reading::{SessionMetrics, Sessions};
 pub(crate) use send::{Buffers, Later};
 
+/// First version whose response names the leader of a partition that is led elsewhere (KIP-951).
+const LEADER_HINTS_SINCE: i16 = 16;
+
 /// The requested position of one partition.
 #[derive(Debug)]
 struct PartitionRead {
     asked: FetchPartition,
-    found: Result<LedPartition, ErrorCode>,
+    found: Found,
     /// Identifies the partition when its log changes.
     token: u32,
     /// Whether its log reports the next change.
     watched: bool,
+    /// Whether this broker was known to lead the partition when it had all acknowledged records.
+    confirmed: bool,
 }
 
 /// The requested partitions of one topic.
@@ -75,6 +86,7 @@ pub(crate) async fn handle(
     let wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0));
     let deadline = Instant::now() + wait.min(limits::FETCH_WAIT_MAX);
 
+    let mut leadership = ctx.groups.leadership();
     let mut reading = match Reading::of(ctx, call, request) {
         Ok(reading) => reading,
         Err(code) => {
@@ -84,21 +96,56 @@ pub(crate) async fn handle(
     };
     loop {
         let waits = bytes_min > 0 && Instant::now() < deadline && !reading.is_empty();
+        if leadership.has_changed().unwrap_or(false) {
+            leadership.mark_unchanged();
+            reading.follow_leaders(ctx);
+        }
         reading.watch(ctx, waits);
         // A fetch that only waits must not hold memory that other responses need.
         if !waits || partitions(&reading.wants).any(PartitionRead::has_news) {
+            reading.confirm().await;
             let collected = collect(ctx, call, &mut reading, bytes_max).await?;
             let Collected { counted_bytes, urgent, .. } = collected;
             if !waits || urgent || counted_bytes >= bytes_min {
                 let mut response = collected.into_response(ctx, call, &reading.wants).await;
+                if call.version >= LEADER_HINTS_SINCE {
+                    name_leaders(ctx, call, &mut response);
+                }
                 reading.finish(&mut response);
                 return Ok(response);
             }
         }
         // Whether woken or past the deadline, the logs are read again; past the deadline the result
         // is the response.
-        let _ = timeout_at(deadline, reading.changed()).await;
+        let woken = async {
+            tokio::select! {
+                () = reading.changed() => {}
+                _ = leadership.changed() => {}
+            }
+        };
+        let _ = timeout_at(deadline, woken).await;
     }
+}
+
+/// Names the leader of each partition that this broker does not lead, or leads in another epoch.
+fn name_leaders(ctx: &Context, call: &Call, response: &mut FetchResponse) {
+    let mut hints = LeaderHints::new(ctx, &call.peer);
+    let codes = [ErrorCode::NotLeaderOrFollower.code(), ErrorCode::FencedLeaderEpoch.code()];
+    for topic in &mut response.responses {
+        let elsewhere = topic.partitions.iter_mut();
+        let elsewhere = elsewhere.filter(|part| codes.contains(&part.error_code));
+        let mut view = None;
+        for part in elsewhere {
+            let view = view.get_or_insert_with(|| ctx.topic(&topic.topic, topic.topic_id));
+            let hint = view.as_ref().ok().and_then(|view| hints.of(view, part.partition_index));
+            if let Some((leader_id, leader_epoch)) = hint {
+                part.current_leader = LeaderIdAndEpoch { leader_id, leader_epoch };
+            }
+        }
+    }
+    let endpoint =
+        |Endpoint { id, host, port, rack }| NodeEndpoint { node_id: id, host, port, rack };
+    response.node_endpoints = hints.into_endpoints().map(endpoint).collect();
 }
 
 /// Chooses what to send: at once if all of it is in memory, else on a thread that may block.
@@ -139,4 +186,33 @@ impl PartitionRead {
             || found.log.high_watermark() != self.asked.fetch_offset
             || !matches!(diverging(found, &self.asked), Ok(None))
     }
+
+    /// Whether the log contradicts the client's position and a newer leader might not. What is below
+    /// the log start is gone on every broker.
+    fn is_doubtful(&self) -> bool {
+        let Ok(found) = &self.found else { return false };
+        let (offset, epoch) = (self.asked.fetch_offset, self.asked.last_fetched_epoch);
+        if self.confirmed || offset < found.log.log_start() {
+            return false;
+        }
+        // The current epoch goes up to the end of the log.
+        let agrees = epoch < 0 || epoch == found.leader_epoch;
+        offset > found.log.high_watermark()
+            || !agrees && !matches!(diverging(found, &self.asked), Ok(None))
+    }
+
+    /// Looks the partition up.
+    fn find(
+        ctx: &Context,
+        view: &Result<Arc<TopicView>, ErrorCode>,
+        asked: &FetchPartition,
+    ) -> Found {
+        let view = view.as_deref().map_err(|code| *code)?;
+        let found = ctx.partition(view, asked.partition)?;
+        found.check_epoch(asked.current_leader_epoch)?;
+        Ok(found)
+    }
 }
+
+/// A partition that this broker leads, or the error code for it.
+type Found = Result<LedPartition, ErrorCode>;

@@ -1,9 +1,8 @@
 //! FindCoordinator: the broker that coordinates a group, a transaction or the state of a
 //! share-partition.
 //!
-//! The response names this broker by the same id and address as Metadata, because clients look one
-//! up in the other. A broker that does not lead the shard of the key answers with an error, and the
-//! client retries.
+//! That is the broker that leads the shard of the key, and any broker names it. The response has
+//! the same id and address as Metadata, because clients look one up in the other.
 
 use std::sync::Arc;
 
@@ -11,6 +10,7 @@ use ropewalk_codec::Str;
 use ropewalk_codec::find_coordinator_request::FindCoordinatorRequest;
 use ropewalk_codec::find_coordinator_response::{Coordinator, FindCoordinatorResponse};
 
+use super::placement::Endpoint;
 use super::{Call, Close, Context, ErrorCode};
 
 const GROUP: i8 = 0;
@@ -42,23 +42,51 @@ pub(crate) async fn handle(
 }
 
 fn find(ctx: &Context, call: &Call, key_type: i8, key: Str) -> Coordinator {
-    let code = match key_type {
-        GROUP | TRANSACTION if ctx.groups.coordinates(&key) => ErrorCode::None,
-        GROUP | TRANSACTION => ErrorCode::CoordinatorNotAvailable,
+    let found = match key_type {
+        GROUP | TRANSACTION => coordinator(ctx, call, &key),
         // Share-partitions included, because share groups are not served.
-        _ => ErrorCode::InvalidRequest,
-    };
-    let found = code == ErrorCode::None;
-    let node_id = if found { ctx.broker_id } else { -1 };
-    let (host, port) = if found { ctx.endpoint(&call.peer) } else { (Str::new(), -1) };
-    let error_message = Some(match key_type {
-        GROUP | TRANSACTION if found => Str::from_static(code.name()),
-        GROUP | TRANSACTION => {
-            Str::from(format!("the shard of '{key}' is not led by this broker now; retry"))
+        _ => {
+            let why =
+                format!("key type {key_type} is not served: 0 is a group, 1 a transactional id");
+            Err((ErrorCode::InvalidRequest, why))
         }
-        _ => Str::from(format!(
-            "key type {key_type} is not served: 0 is a group, 1 a transactional id"
+    };
+    match found {
+        Ok(Endpoint { id, host, port, .. }) => Coordinator {
+            key,
+            node_id: id,
+            host,
+            port,
+            error_code: ErrorCode::None.code(),
+            error_message: Some(Str::from_static(ErrorCode::None.name())),
+        },
+        Err((code, why)) => Coordinator {
+            key,
+            node_id: -1,
+            host: Str::new(),
+            port: -1,
+            error_code: call.refuse(code),
+            error_message: Some(why.into()),
+        },
+    }
+}
+
+/// The broker that leads the shard of a group or a transactional id.
+fn coordinator(ctx: &Context, call: &Call, key: &str) -> Result<Endpoint, (ErrorCode, String)> {
+    let unavailable = |why| Err((ErrorCode::CoordinatorNotAvailable, why));
+    let leader = ctx.groups.shard_of(key).and_then(|shard| ctx.cluster.leader(shard));
+    let Some(leader) = leader else {
+        return unavailable(format!("no broker is known to lead the shard of '{key}' now; retry"));
+    };
+    let is_own = leader.broker.0 == ctx.broker_id;
+    if is_own && !ctx.groups.coordinates(key) {
+        return unavailable(format!("this broker gives up the shard of '{key}'; retry"));
+    }
+    match ctx.endpoint_of(leader.broker, &call.peer) {
+        Some(endpoint) => Ok(endpoint),
+        None => unavailable(format!(
+            "broker {} leads the shard of '{key}' and has no endpoint of listener {}",
+            leader.broker.0, call.peer.listener
         )),
-    });
-    Coordinator { key, node_id, host, port, error_code: call.refuse(code), error_message }
+    }
 }

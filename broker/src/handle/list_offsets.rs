@@ -1,21 +1,17 @@
 //! ListOffsets: the offset of a timestamp, or of one of the special positions that negative
 //! timestamps represent.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use futures_util::future::join_all;
 use ropewalk_codec::list_offsets_request::{
     ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic,
 };
 use ropewalk_codec::list_offsets_response::{
     ListOffsetsPartitionResponse, ListOffsetsResponse, ListOffsetsTopicResponse,
 };
-use ropewalk_node::ShardHandle;
-use ropewalk_shard::ShardId;
 use uuid::Uuid;
 
-use super::partition::LedPartition;
+use super::partition::{LedPartition, barriers};
 use super::{Call, Close, Context, ErrorCode};
 
 const LATEST: i64 = -1;
@@ -41,7 +37,8 @@ pub(crate) async fn handle(
     let mut topics = Vec::with_capacity(request.topics.len());
     let found: Vec<Vec<Result<LedPartition, ErrorCode>>> =
         request.topics.iter().map(|topic| resolve(ctx, topic)).collect();
-    let barriers = barriers(&found).await;
+    // Every acknowledged record can be read after that.
+    let barriers = barriers(found.iter().flatten().flatten()).await;
     for (topic, found) in request.topics.into_iter().zip(found) {
         let mut partitions = Vec::with_capacity(topic.partitions.len());
         for (asked, found) in topic.partitions.into_iter().zip(found) {
@@ -73,19 +70,6 @@ fn resolve(ctx: &Context, topic: &ListOffsetsTopic) -> Vec<Result<LedPartition, 
         Ok(found)
     };
     topic.partitions.iter().map(resolve).collect()
-}
-
-/// Waits until every acknowledged record can be read: one read barrier per shard, all concurrently.
-async fn barriers(
-    found: &[Vec<Result<LedPartition, ErrorCode>>],
-) -> BTreeMap<ShardId, Result<(), ErrorCode>> {
-    let found = found.iter().flatten().flatten();
-    let shards: BTreeMap<ShardId, &Arc<ShardHandle>> =
-        found.map(|found| (found.shard.id(), &found.shard)).collect();
-    let passed = shards.into_iter().map(|(id, shard)| async move {
-        (id, shard.read_barrier().await.map_err(ErrorCode::from))
-    });
-    join_all(passed).await.into_iter().collect()
 }
 
 fn look_up(

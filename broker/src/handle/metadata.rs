@@ -1,4 +1,5 @@
-//! Metadata: the topics and the leaders of their partitions.
+//! Metadata: the brokers, the topics, and the leaders of their partitions. Every broker answers for
+//! all of them.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,11 +12,14 @@ use ropewalk_codec::metadata_response::{
 use ropewalk_shard::TopicId;
 use ropewalk_shard::state::catalog::Refusal;
 
+use super::placement::{Endpoint, Placements};
 use super::{Call, Close, Context, ErrorCode, operations};
 use crate::catalog::{NewTopic, TopicError, TopicView, name};
 
 /// First version in which the client decides whether missing topics are created.
 const AUTO_CREATION_SINCE: i16 = 4;
+/// First version in which a leader without an endpoint of the client's listener has its own error.
+const LISTENER_NOT_FOUND_SINCE: i16 = 6;
 
 /// Handles the request.
 pub(crate) async fn handle(
@@ -28,7 +32,8 @@ pub(crate) async fn handle(
     let all = request.topics.as_ref().is_none_or(|t| t.is_empty() && call.version == 0);
     let topics = if all {
         let views = ctx.view.all();
-        views.iter().map(|view| described(ctx, view, operations)).collect()
+        let mut describe = Describe::new(ctx, call, operations);
+        views.iter().map(|view| describe.topic(view)).collect()
     } else {
         let asked = request.topics.unwrap_or_default();
         let create = ctx.settings.auto_create_topics()
@@ -36,19 +41,21 @@ pub(crate) async fn handle(
         if create {
             create_missing(ctx, call, &asked).await;
         }
-        asked.into_iter().map(|topic| answer(ctx, call, topic, operations)).collect()
+        let mut describe = Describe::new(ctx, call, operations);
+        asked.into_iter().map(|topic| describe.answer(topic)).collect()
     };
-    let (host, port) = ctx.endpoint(&call.peer);
-    let broker = MetadataResponseBroker {
-        node_id: ctx.broker_id,
+    let endpoints = ctx.endpoints(&call.peer);
+    let controller_id = ctx.controller_id(&endpoints);
+    let broker = |Endpoint { id, host, port, rack }| MetadataResponseBroker {
+        node_id: id,
         host,
         port,
-        rack: ctx.cluster.own().rack.clone(),
+        rack,
     };
     let mut response = MetadataResponse {
-        brokers: vec![broker],
+        brokers: endpoints.into_iter().map(broker).collect(),
         cluster_id: Some(ctx.cluster_id.clone()),
-        controller_id: ctx.broker_id,
+        controller_id,
         topics,
         ..Default::default()
     };
@@ -88,59 +95,75 @@ async fn create_missing(ctx: &Context, call: &Call, asked: &[MetadataRequestTopi
     }
 }
 
-fn answer(
-    ctx: &Context,
-    call: &Call,
-    asked: MetadataRequestTopic,
+/// Describes topics for one response.
+struct Describe<'a> {
+    ctx: &'a Context,
+    call: &'a Call,
     operations: bool,
-) -> MetadataResponseTopic {
-    // A request by id has a null or empty name.
-    let (view, code) = if !asked.topic_id.is_nil() {
-        (ctx.view.by_id(TopicId(asked.topic_id)), ErrorCode::UnknownTopicId)
-    } else {
-        let name = asked.name.as_deref().unwrap_or_default();
-        let code = match name::check(name) {
-            Ok(()) => ErrorCode::UnknownTopicOrPartition,
-            // Tools check for these topics; they do not exist here.
-            Err(_) if name::is_reserved(name) => ErrorCode::UnknownTopicOrPartition,
-            Err(_) => ErrorCode::InvalidTopicException,
-        };
-        (ctx.view.by_name(name), code)
-    };
-    match view {
-        Some(view) => described(ctx, &view, operations),
-        None => MetadataResponseTopic {
-            error_code: call.refuse(code),
-            name: asked.name.or_else(|| (call.version < 12).then(Str::new)),
-            topic_id: asked.topic_id,
-            ..Default::default()
-        },
-    }
+    placements: Placements<'a>,
 }
 
-fn described(ctx: &Context, topic: &TopicView, operations: bool) -> MetadataResponseTopic {
-    let count = i32::try_from(topic.partitions.len()).expect("bounded by limits");
-    let partitions = (0..count).map(|index| {
-        let found = ctx.partition(topic, index);
-        let leads = found.is_ok();
-        MetadataResponsePartition {
-            error_code: if leads { 0 } else { ErrorCode::LeaderNotAvailable.code() },
-            partition_index: index,
-            leader_id: if leads { ctx.broker_id } else { -1 },
-            leader_epoch: found.map_or(-1, |found| found.leader_epoch),
-            replica_nodes: vec![ctx.broker_id],
-            isr_nodes: vec![ctx.broker_id],
-            offline_replicas: Vec::new(),
-        }
-    });
-    let mut answer = MetadataResponseTopic {
-        name: Some(Str::from(&*topic.name)),
-        topic_id: topic.id.0,
-        partitions: partitions.collect(),
-        ..Default::default()
-    };
-    if operations {
-        answer.topic_authorized_operations = operations::TOPIC;
+impl<'a> Describe<'a> {
+    fn new(ctx: &'a Context, call: &'a Call, operations: bool) -> Self {
+        Self { ctx, call, operations, placements: Placements::new(ctx, &call.peer) }
     }
-    answer
+
+    fn answer(&mut self, asked: MetadataRequestTopic) -> MetadataResponseTopic {
+        let view = &self.ctx.view;
+        // A request by id has a null or empty name.
+        let (view, code) = if !asked.topic_id.is_nil() {
+            (view.by_id(TopicId(asked.topic_id)), ErrorCode::UnknownTopicId)
+        } else {
+            let name = asked.name.as_deref().unwrap_or_default();
+            let code = match name::check(name) {
+                Ok(()) => ErrorCode::UnknownTopicOrPartition,
+                // Tools check for these topics; they do not exist here.
+                Err(_) if name::is_reserved(name) => ErrorCode::UnknownTopicOrPartition,
+                Err(_) => ErrorCode::InvalidTopicException,
+            };
+            (view.by_name(name), code)
+        };
+        match view {
+            Some(view) => self.topic(&view),
+            None => MetadataResponseTopic {
+                error_code: self.call.refuse(code),
+                name: asked.name.or_else(|| (self.call.version < 12).then(Str::new)),
+                topic_id: asked.topic_id,
+                ..Default::default()
+            },
+        }
+    }
+
+    fn topic(&mut self, topic: &TopicView) -> MetadataResponseTopic {
+        let count = i32::try_from(topic.partitions.len()).expect("bounded by limits");
+        let partitions = (0..count).map(|index| self.partition(topic, index));
+        let mut answer = MetadataResponseTopic {
+            name: Some(Str::from(&*topic.name)),
+            topic_id: topic.id.0,
+            partitions: partitions.collect(),
+            ..Default::default()
+        };
+        if self.operations {
+            answer.topic_authorized_operations = operations::TOPIC;
+        }
+        answer
+    }
+
+    fn partition(&mut self, topic: &TopicView, index: i32) -> MetadataResponsePartition {
+        let placed = self.placements.of(topic, index);
+        let is_new = self.call.version >= LISTENER_NOT_FOUND_SINCE;
+        let error = match placed.error {
+            ErrorCode::ListenerNotFound if !is_new => ErrorCode::LeaderNotAvailable,
+            error => error,
+        };
+        MetadataResponsePartition {
+            error_code: error.code(),
+            partition_index: index,
+            leader_id: placed.leader_id,
+            leader_epoch: placed.leader_epoch,
+            replica_nodes: placed.replicas,
+            isr_nodes: placed.in_sync,
+            offline_replicas: placed.offline,
+        }
+    }
 }

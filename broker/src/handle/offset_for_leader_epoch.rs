@@ -1,10 +1,13 @@
 //! OffsetForLeaderEpoch: the end offset of an epoch, by which a client detects whether its position
 //! is still part of the log (KIP-320).
+//!
+//! A read barrier precedes the answer: the log of a leader that was deposed ends before its clients
+//! know of it, and they would believe that their records were lost.
 
 use std::sync::Arc;
 
 use ropewalk_codec::offset_for_leader_epoch_request::{
-    OffsetForLeaderEpochRequest, OffsetForLeaderPartition,
+    OffsetForLeaderEpochRequest, OffsetForLeaderPartition, OffsetForLeaderTopic,
 };
 use ropewalk_codec::offset_for_leader_epoch_response::{
     EpochEndOffset, OffsetForLeaderEpochResponse, OffsetForLeaderTopicResult,
@@ -12,8 +15,8 @@ use ropewalk_codec::offset_for_leader_epoch_response::{
 use ropewalk_shard::state::partition::EpochEnd;
 use uuid::Uuid;
 
+use super::partition::{LedPartition, barriers};
 use super::{Call, Close, Context, ErrorCode};
-use crate::catalog::TopicView;
 
 /// Epoch and offset of the answer for an epoch that this log cannot have.
 const UNDEFINED: EpochEnd = EpochEnd { epoch: -1, end_offset: -1 };
@@ -25,30 +28,42 @@ pub(crate) async fn handle(
     request: OffsetForLeaderEpochRequest,
 ) -> Result<OffsetForLeaderEpochResponse, Close> {
     let mut topics = Vec::with_capacity(request.topics.len());
-    for topic in request.topics {
-        let view = ctx.topic(&topic.topic, Uuid::nil());
-        let answer = |asked: OffsetForLeaderPartition| {
-            let end = view.as_deref().map_err(|code| *code);
-            let end = end.and_then(|view| end_of(ctx, view, &asked));
+    let found: Vec<Vec<Result<LedPartition, ErrorCode>>> =
+        request.topics.iter().map(|topic| resolve(ctx, topic)).collect();
+    let barriers = barriers(found.iter().flatten().flatten()).await;
+    for (topic, found) in request.topics.into_iter().zip(found) {
+        let answer = |(asked, found): (OffsetForLeaderPartition, Result<LedPartition, _>)| {
+            let end = found.and_then(|found| {
+                barriers.get(&found.shard.id()).copied().unwrap_or(Ok(()))?;
+                end_of(&found, &asked)
+            });
             end.unwrap_or_else(|code| EpochEndOffset {
                 partition: asked.partition,
                 error_code: call.refuse(code),
                 ..Default::default()
             })
         };
-        let partitions = topic.partitions.into_iter().map(answer).collect();
+        let partitions = topic.partitions.into_iter().zip(found).map(answer).collect();
         topics.push(OffsetForLeaderTopicResult { topic: topic.topic, partitions });
     }
     Ok(OffsetForLeaderEpochResponse { topics, ..Default::default() })
 }
 
+fn resolve(ctx: &Context, topic: &OffsetForLeaderTopic) -> Vec<Result<LedPartition, ErrorCode>> {
+    let view = ctx.topic(&topic.topic, Uuid::nil());
+    let resolve = |asked: &OffsetForLeaderPartition| {
+        let view = view.as_deref().map_err(|code| *code)?;
+        let found = ctx.partition(view, asked.partition)?;
+        found.check_epoch(asked.current_leader_epoch)?;
+        Ok(found)
+    };
+    topic.partitions.iter().map(resolve).collect()
+}
+
 fn end_of(
-    ctx: &Context,
-    topic: &TopicView,
+    found: &LedPartition,
     asked: &OffsetForLeaderPartition,
 ) -> Result<EpochEndOffset, ErrorCode> {
-    let found = ctx.partition(topic, asked.partition)?;
-    found.check_epoch(asked.current_leader_epoch)?;
     let state = found.shard.state();
     let partition = state.partitions.get(&found.id).ok_or(ErrorCode::UnknownTopicOrPartition)?;
     let end = partition.epoch_end(asked.leader_epoch, found.leader_epoch);

@@ -1,7 +1,9 @@
 //! Resolves the topic and partition of a request to the shard and the log.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use ropewalk_codec::Str;
 use ropewalk_node::ShardHandle;
 use ropewalk_shard::{PartitionId, ShardId, TopicId};
@@ -22,6 +24,13 @@ pub(crate) struct LedPartition {
     pub(crate) log: Arc<PartitionLog>,
     /// The current leader epoch of the partition.
     pub(crate) leader_epoch: i32,
+    /// The term in which this broker led the shard.
+    term: u64,
+}
+
+/// The leader epoch of a partition whose shard is led in `term`.
+pub(crate) fn epoch(epoch_base: i32, term: u64) -> i32 {
+    epoch_base.saturating_add(i32::try_from(term).unwrap_or(i32::MAX))
 }
 
 impl Context {
@@ -61,16 +70,32 @@ impl Context {
         let shard = self.node.shard(home.shard).ok_or_else(|| self.why_not(home.shard))?;
         let term = shard.leading().ok_or(ErrorCode::NotLeaderOrFollower)?;
         let log = shard.log(&id).ok_or(ErrorCode::UnknownTopicOrPartition)?;
-        let term = i32::try_from(term).unwrap_or(i32::MAX);
-        let leader_epoch = home.epoch_base.saturating_add(term);
-        Ok(LedPartition { id, shard: Arc::clone(shard), log, leader_epoch })
+        let leader_epoch = epoch(home.epoch_base, term);
+        Ok(LedPartition { id, shard: Arc::clone(shard), log, leader_epoch, term })
     }
+}
+
+/// Waits until every acknowledged record of these partitions can be read, and this broker is known
+/// to lead them still: one read barrier per shard, all concurrently.
+pub(crate) async fn barriers(
+    found: impl Iterator<Item = &LedPartition>,
+) -> BTreeMap<ShardId, Result<(), ErrorCode>> {
+    let shards: BTreeMap<ShardId, &Arc<ShardHandle>> =
+        found.map(|found| (found.shard.id(), &found.shard)).collect();
+    let passed = shards.into_iter().map(|(id, shard)| async move {
+        (id, shard.read_barrier().await.map_err(ErrorCode::from))
+    });
+    join_all(passed).await.into_iter().collect()
 }
 
 impl Context {
     /// Why a shard is not served here. Damage has its own error code (D3), so that clients do not
-    /// look for another leader in vain, and so has a replica that has stopped.
+    /// look for another leader in vain, and so has a replica that has stopped. If another broker
+    /// leads the shard, clients go there.
     fn why_not(&self, shard: ShardId) -> ErrorCode {
+        if self.cluster.leader(shard).is_some_and(|leader| leader.broker.0 != self.broker_id) {
+            return ErrorCode::NotLeaderOrFollower;
+        }
         let is_damaged = self.node.damaged().iter().any(|(damaged, _)| *damaged == shard);
         if is_damaged || self.node.halted().any(|(halted, _)| halted == shard) {
             return ErrorCode::KafkaStorageError;
@@ -80,6 +105,12 @@ impl Context {
 }
 
 impl LedPartition {
+    /// Whether this broker has led the partition without a break since it was looked up, as far as
+    /// it knows.
+    pub(crate) fn is_led(&self) -> bool {
+        self.shard.leading() == Some(self.term)
+    }
+
     /// Checks the client's leader epoch (KIP-320); -1 disables the check.
     pub(crate) fn check_epoch(&self, asked: i32) -> Result<(), ErrorCode> {
         match asked {

@@ -16,7 +16,8 @@ use ropewalk_batch::{Refusal, check};
 use ropewalk_codec::Str;
 use ropewalk_codec::produce_request::{PartitionProduceData, ProduceRequest, TopicProduceData};
 use ropewalk_codec::produce_response::{
-    BatchIndexAndErrorMessage, PartitionProduceResponse, ProduceResponse, TopicProduceResponse,
+    BatchIndexAndErrorMessage, LeaderIdAndEpoch, NodeEndpoint, PartitionProduceResponse,
+    ProduceResponse, TopicProduceResponse,
 };
 use ropewalk_node::ShardHandle;
 use ropewalk_shard::ShardId;
@@ -27,6 +28,7 @@ use ropewalk_shard::state::{AppendOutcome, AppendRefusal};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
+use super::placement::{Endpoint, LeaderHints};
 use super::{Call, Close, Context, ErrorCode, deadline, error};
 use crate::catalog::TopicView;
 use crate::clock;
@@ -37,6 +39,8 @@ use batch_memory::BatchMemory;
 
 /// First version that may carry zstd (KIP-110).
 const ZSTD_SINCE: i16 = 7;
+/// First version whose response names the leader of a partition that is led elsewhere (KIP-951).
+const LEADER_HINTS_SINCE: i16 = 10;
 
 /// Proposed batches of a request, waiting for their outcome.
 #[derive(Debug)]
@@ -212,6 +216,22 @@ impl BatchPlace {
 }
 
 impl PendingProduce {
+    /// Waits for the outcome, and names the leaders of what is led elsewhere; `None` if the client
+    /// expects no response.
+    pub(crate) async fn answer(
+        self,
+        ctx: &Context,
+        call: &Call,
+    ) -> Result<Option<ProduceResponse>, Close> {
+        let mut answered = self.outcome(call).await?;
+        if call.version >= LEADER_HINTS_SINCE
+            && let Some(response) = &mut answered
+        {
+            name_leaders(ctx, call, response);
+        }
+        Ok(answered)
+    }
+
     /// Waits for the outcome; `None` if the client expects no response.
     pub(crate) async fn outcome(mut self, call: &Call) -> Result<Option<ProduceResponse>, Close> {
         for mut waiting in self.waiting {
@@ -252,6 +272,27 @@ impl PendingProduce {
             None => Ok(None),
         }
     }
+}
+
+/// Names the leader of each partition that this broker does not lead.
+fn name_leaders(ctx: &Context, call: &Call, response: &mut ProduceResponse) {
+    let mut hints = LeaderHints::new(ctx, &call.peer);
+    for topic in &mut response.responses {
+        let elsewhere = topic.partition_responses.iter_mut();
+        let elsewhere =
+            elsewhere.filter(|part| part.error_code == ErrorCode::NotLeaderOrFollower.code());
+        let mut view = None;
+        for part in elsewhere {
+            let view = view.get_or_insert_with(|| ctx.topic(&topic.name, topic.topic_id));
+            let hint = view.as_ref().ok().and_then(|view| hints.of(view, part.index));
+            if let Some((leader_id, leader_epoch)) = hint {
+                part.current_leader = LeaderIdAndEpoch { leader_id, leader_epoch };
+            }
+        }
+    }
+    let endpoint =
+        |Endpoint { id, host, port, rack }| NodeEndpoint { node_id: id, host, port, rack };
+    response.node_endpoints = hints.into_endpoints().map(endpoint).collect();
 }
 
 /// Checks one partition's batch.

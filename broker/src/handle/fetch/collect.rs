@@ -154,7 +154,11 @@ impl<'a> Collector<'a> {
             Err(code) => return (failed(self.call, asked.partition, *code).into(), false),
         };
         if found.log.is_closed() {
-            let code = ErrorCode::UnknownTopicOrPartition;
+            // Its topic was deleted, or the broker received other files of the shard.
+            let code = match found.is_led() {
+                true => ErrorCode::UnknownTopicOrPartition,
+                false => ErrorCode::NotLeaderOrFollower,
+            };
             return (failed(self.call, asked.partition, code).into(), false);
         }
         let mut data = PartitionData {

@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::cache::{Cache, Named, Owner};
 use super::session::{Active, Key, Session};
 use super::{PartitionRead, TopicRead, partitions};
+use crate::handle::partition::barriers;
 use crate::handle::{Call, Context, ErrorCode};
 
 /// The session epoch of a request that opens a session.
@@ -214,6 +215,35 @@ impl Reading {
         }
     }
 
+    /// Follows a change of the leadership of any shard.
+    pub(super) fn follow_leaders(&mut self, ctx: &Context) {
+        self.wants.iter_mut().for_each(|topic| topic.follow_leaders(ctx));
+        let woken = match self.held.as_mut().and_then(|held| held.live.as_mut()) {
+            Some(live) => live.follow_leaders(ctx),
+            None => Vec::new(),
+        };
+        self.add(ctx, woken);
+    }
+
+    /// Makes sure that this broker still leads the partitions whose logs contradict the client, and
+    /// has every acknowledged record of them. Others are refused, and the client finds the leader.
+    pub(super) async fn confirm(&mut self) {
+        let doubtful = partitions(&self.wants).filter(|want| want.is_doubtful());
+        let doubtful: Vec<_> = doubtful.filter_map(|want| want.found.as_ref().ok()).collect();
+        if doubtful.is_empty() {
+            return;
+        }
+        let barriers = barriers(doubtful.into_iter()).await;
+        for want in self.wants.iter_mut().flat_map(|topic| &mut topic.partitions) {
+            let doubtful = want.found.as_ref().ok().filter(|_| want.is_doubtful());
+            match doubtful.and_then(|found| barriers.get(&found.shard.id())) {
+                Some(Ok(())) => want.confirmed = true,
+                Some(Err(_)) => want.found = Err(ErrorCode::NotLeaderOrFollower),
+                None => {}
+            }
+        }
+    }
+
     /// Waits for a change of a partition.
     pub(super) async fn changed(&self) {
         self.waiter.changed().await;
@@ -258,11 +288,7 @@ fn continued(
         // The client opens another session or, if that is too large as well, names all partitions.
         return updated.map(|()| None).map_err(|_| ErrorCode::FetchSessionIdNotFound);
     }
-    let terms = terms(ctx);
-    if live.terms != terms {
-        live.session.wake_all();
-        live.terms = terms;
-    }
+    live.follow_leaders(ctx);
     // Logs that changed since the last request.
     for token in live.waiter.take() {
         live.session.wake(token);
@@ -273,6 +299,19 @@ fn continued(
 
 fn terms(ctx: &Context) -> Vec<Option<u64>> {
     ctx.node.shards().map(|shard| shard.leading()).collect()
+}
+
+impl Live {
+    /// Makes all partitions active if this broker leads other shards, or in other terms, than
+    /// before. Returns those that were settled.
+    fn follow_leaders(&mut self, ctx: &Context) -> Vec<Active> {
+        let terms = terms(ctx);
+        if self.terms == terms {
+            return Vec::new();
+        }
+        self.terms = terms;
+        self.session.wake_settled()
+    }
 }
 
 impl Held {
@@ -311,12 +350,19 @@ impl TopicRead {
     }
 
     fn add(&mut self, ctx: &Context, asked: FetchPartition, token: u32, watched: bool) {
-        let view = self.view.as_deref().map_err(|code| *code);
-        let found = view.and_then(|view| ctx.partition(view, asked.partition));
-        let found = found.and_then(|found| {
-            found.check_epoch(asked.current_leader_epoch)?;
-            Ok(found)
-        });
-        self.partitions.push(PartitionRead { asked, found, token, watched });
+        let found = PartitionRead::find(ctx, &self.view, &asked);
+        let confirmed = false;
+        self.partitions.push(PartitionRead { asked, found, token, watched, confirmed });
+    }
+
+    /// Looks up again what this broker no longer leads, or leads in another term.
+    fn follow_leaders(&mut self, ctx: &Context) {
+        let Self { view, partitions, .. } = self;
+        for want in partitions {
+            if want.found.as_ref().is_ok_and(|found| !found.is_led()) {
+                want.found = PartitionRead::find(ctx, view, &want.asked);
+                want.confirmed = false;
+            }
+        }
     }
 }

@@ -186,9 +186,12 @@ impl Session {
         }
     }
 
-    /// Makes all partitions active.
-    pub(super) fn wake_all(&mut self) {
-        self.active = self.entries.iter().map(|(token, entry)| (entry.turn, token)).collect();
+    /// Makes all partitions active. Returns those that were settled, in the order of their turns.
+    pub(super) fn wake_settled(&mut self) -> Vec<Active> {
+        let all = self.entries.iter().map(|(token, entry)| (entry.turn, token));
+        let before = std::mem::replace(&mut self.active, all.collect());
+        let settled = self.active.iter().filter(|(turn, _)| !before.contains_key(turn));
+        settled.map(|(_, token)| active(*token, &self.entries[*token])).collect()
     }
 
     /// The active partitions in the order of their turns.

@@ -98,7 +98,7 @@ impl Simulation {
             Step::Append(log, records) => self.change(log, |log| log.end += records),
             Step::Trim(log) => self.change(log, |log| log.start = log.end),
             Step::Fail(log, fails) => self.change(log, |log| log.is_failed = fails),
-            Step::Lead => self.session.wake_all(),
+            Step::Lead => drop(self.session.wake_settled()),
             // A request removes partitions after it adds those that it names.
             Step::Want(partition) if self.forgotten.contains(&partition) => {}
             Step::Want(partition) => {
@@ -238,7 +238,7 @@ proptest! {
         for log in &mut simulation.logs {
             log.is_failed = false;
         }
-        simulation.session.wake_all();
+        drop(simulation.session.wake_settled());
         for _ in 0..1000 {
             simulation.fetch(3);
         }
