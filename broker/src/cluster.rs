@@ -3,34 +3,70 @@
 //!
 //! Everything here is this broker's view, and may be outdated: a broker that is asked and does not
 //! lead says so.
+//!
+//! # Order of opening
+//!
+//! A broker that is alone has [`Cluster::alone`]. Otherwise:
+//!
+//! 1. [`Link::new`] before the node, with the [`Directory`] of the catalog.
+//! 2. [`Node::open`] with the link as its [`Peers`](ropewalk_node::Peers). The node's observer calls
+//!    [`Link::leads`] whenever [`Observer::leads`](ropewalk_node::Observer::leads) is called.
+//! 3. [`Cluster::open`] with the node and the link. It opens the sockets and returns the [`Service`],
+//!    without which no message passes: the caller runs and supervises it.
+//! 4. A broker that joins, or whose copy of the catalog is old, calls [`Cluster::seed`] with the
+//!    brokers that another broker has named.
+//! 5. [`Cluster::set_report`] as soon as there is something to measure, and
+//!    [`metrics::PeerMetrics`] in the registry.
+//!
+//! At the end the node stops first, so that its leaders still reach their followers; then
+//! [`Cluster::stop`].
+//!
+//! # Modules
+//!
+//! ```text
+//! node ─▶ link ─▶ wire ─▶ ropewalk_peer ─▶ wire ─▶ link ─▶ node
+//!                         service: reports ─▶ leaders
+//! ```
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-use ropewalk_codec::Str;
+use parking_lot::RwLock;
 use ropewalk_node::Node;
+use ropewalk_peer::{OpenError, PeerAddress};
 use ropewalk_shard::command::Command;
-use ropewalk_shard::{BrokerId, Outcome, ProposeError, ShardId};
+use ropewalk_shard::{BrokerId, Outcome, Payload, ProposeError, ReplicaId, ShardId};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, timeout_at};
 
-/// A broker of the cluster, as clients are told of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KnownBroker {
-    /// The broker's id (`node.id`).
-    pub id: BrokerId,
-    /// The availability zone of the broker (`broker.rack`).
-    pub rack: Option<Str>,
-    /// Host and port that clients of each listener are given, by the listener's name.
-    pub endpoints: HashMap<Arc<str>, (Str, i32)>,
-}
+pub mod directory;
+pub mod report;
+pub mod wire;
+mod leaders;
+mod link;
+pub mod metrics;
+mod service;
 
-/// The broker that leads a shard.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Leader {
-    /// The broker.
-    pub broker: BrokerId,
-    /// The Raft term in which it leads.
-    pub term: u64,
-}
+pub use directory::{Directory, KnownBroker, ListedBroker, ListedReplica};
+pub use leaders::{ALIVE_MAX, Leader};
+pub use link::Link;
+pub use report::{Report, ReportSource};
+pub use service::Service;
+
+use leaders::Seen;
+use link::Forwarded;
+use wire::Request;
+
+/// How long a proposal waits for a leader of its shard, or for its turn. An election after the loss
+/// of a leader takes two to three seconds.
+pub const LEADER_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// How long a proposal waits for news of a leader before it looks again: this broker's own replicas
+/// do not tell when they hear of a leader.
+const LEADER_POLL: Duration = Duration::from_millis(50);
 
 /// The brokers that hold a shard.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -43,18 +79,120 @@ pub struct Holders {
     pub reachable: Vec<BrokerId>,
 }
 
+/// Why a leadership was not handed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TransferError {
+    /// No broker that leads the shard is known, or the one that was asked does not lead.
+    #[error("the broker that leads the shard is not known")]
+    NotLeader,
+    /// The broker that leads did not answer. It may have handed the leadership over.
+    #[error("the broker that leads the shard did not answer")]
+    NoAnswer,
+}
+
+/// What a cluster of several brokers is opened with.
+pub struct Options {
+    /// The node of this broker, which was opened with the link.
+    pub node: Arc<Node>,
+    /// The link between the node and the connections.
+    pub link: Arc<Link>,
+    /// This broker, as clients are told of it.
+    pub own: KnownBroker,
+    /// The sockets, the certificates and the identity of this broker.
+    pub peers: ropewalk_peer::Options,
+}
+
 /// The cluster as this broker sees it.
 #[derive(Debug)]
 pub struct Cluster {
     node: Arc<Node>,
     own: Arc<KnownBroker>,
+    /// `None` if the broker is alone.
+    remote: Option<Arc<Remote>>,
+}
+
+/// The other brokers.
+struct Remote {
+    node: Arc<Node>,
+    own: Arc<KnownBroker>,
+    link: Arc<Link>,
+    peers: ropewalk_peer::Peers,
+    incarnation: u64,
+    /// Number of the last report.
+    sequence: AtomicU64,
+    source: OnceLock<Arc<dyn ReportSource>>,
+    /// All brokers, in the order of ids.
+    known: RwLock<Vec<Arc<KnownBroker>>>,
+    /// Addresses of brokers that the catalog here may not list.
+    seeds: RwLock<BTreeMap<BrokerId, PeerAddress>>,
+    /// Wakes the task that connects to brokers.
+    seeded: Notify,
+}
+
+impl fmt::Debug for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Remote").field("link", &self.link).finish_non_exhaustive()
+    }
 }
 
 impl Cluster {
     /// The cluster of a broker that is alone.
     #[must_use]
     pub fn alone(node: Arc<Node>, own: KnownBroker) -> Arc<Self> {
-        Arc::new(Self { node, own: Arc::new(own) })
+        Arc::new(Self { node, own: Arc::new(own), remote: None })
+    }
+
+    /// Opens the connections to the other brokers. Must be called in a tokio runtime.
+    ///
+    /// # Errors
+    /// When the certificates or the addresses cannot be used.
+    ///
+    /// # Panics
+    /// When the link has been used for a cluster before.
+    pub fn open(options: Options) -> Result<(Arc<Self>, Service), OpenError> {
+        let Options { node, link, own, peers } = options;
+        let own = Arc::new(own);
+        let incarnation = peers.incarnation;
+        let (peers, connections) = ropewalk_peer::Peers::open(peers, Arc::clone(&link) as _)?;
+        link.connect(&node, peers.clone());
+        let remote = Arc::new(Remote {
+            node: Arc::clone(&node),
+            own: Arc::clone(&own),
+            link,
+            peers,
+            incarnation,
+            sequence: AtomicU64::new(0),
+            source: OnceLock::new(),
+            known: RwLock::default(),
+            seeds: RwLock::default(),
+            seeded: Notify::new(),
+        });
+        remote.refresh();
+        let service = Service { remote: Arc::clone(&remote), connections };
+        Ok((Arc::new(Self { node, own, remote: Some(remote) }), service))
+    }
+
+    /// Adds brokers to connect to that the catalog of this broker may not list yet. The catalog's
+    /// own addresses are preferred. They are kept until the broker stops.
+    pub fn seed(&self, brokers: BTreeMap<BrokerId, PeerAddress>) {
+        if let Some(remote) = &self.remote {
+            remote.seeds.write().extend(brokers);
+            remote.seeded.notify_one();
+        }
+    }
+
+    /// Sets what the reports of this broker say beside its leaderships. Only the first call counts.
+    pub fn set_report(&self, source: Arc<dyn ReportSource>) {
+        if let Some(remote) = &self.remote {
+            let _ = remote.source.set(source);
+        }
+    }
+
+    /// Ends the connections to the other brokers, and with them the [`Service`].
+    pub fn stop(&self) {
+        if let Some(remote) = &self.remote {
+            remote.peers.stop();
+        }
     }
 
     /// This broker.
@@ -66,39 +204,250 @@ impl Cluster {
     /// Every broker of the catalog, in the order of ids. This one is always among them.
     #[must_use]
     pub fn brokers(&self) -> Vec<Arc<KnownBroker>> {
-        vec![Arc::clone(&self.own)]
+        match &self.remote {
+            Some(remote) => remote.known.read().clone(),
+            None => vec![Arc::clone(&self.own)],
+        }
     }
 
     /// A broker by its id; `None` if the catalog does not list it.
     #[must_use]
     pub fn broker(&self, id: BrokerId) -> Option<Arc<KnownBroker>> {
-        (id == self.own.id).then(|| Arc::clone(&self.own))
+        if id == self.own.id {
+            return Some(Arc::clone(&self.own));
+        }
+        let known = self.remote.as_ref()?.known.read();
+        let at = known.binary_search_by_key(&id, |broker| broker.id).ok()?;
+        Some(Arc::clone(&known[at]))
+    }
+
+    /// Whether a broker is connected to this one, or was heard of in the last [`ALIVE_MAX`].
+    #[must_use]
+    pub fn is_alive(&self, broker: BrokerId) -> bool {
+        let is_alive = |remote: &Remote| {
+            let now = Instant::now();
+            remote.link.is_connected(broker)
+                || remote.link.leaders(|leaders| leaders.is_fresh(broker, now))
+        };
+        broker == self.own.id || self.remote.as_deref().is_some_and(is_alive)
+    }
+
+    /// The newest report of every broker that is alive, this one included, in the order of ids.
+    #[must_use]
+    pub fn reports(&self) -> Vec<Arc<Report>> {
+        let Some(remote) = &self.remote else {
+            return vec![Arc::new(Report {
+                broker: self.own.id,
+                incarnation: 0,
+                sequence: 0,
+                flags: report::Flags::default(),
+                led: report::led(&self.node, None),
+            })];
+        };
+        let mut reports = remote.link.leaders(leaders::Leaders::reports);
+        reports.push(Arc::new(remote.report()));
+        reports.sort_unstable_by_key(|report| report.broker);
+        reports
     }
 
     /// The broker that leads a shard, as far as this one knows; `None` while there is none.
     #[must_use]
     pub fn leader(&self, shard: ShardId) -> Option<Leader> {
-        let term = self.node.shard(shard)?.leading()?;
-        Some(Leader { broker: self.own.id, term })
+        let held = self.node.shard(shard);
+        if let Some(term) = held.and_then(|held| held.leading()) {
+            return Some(Leader { broker: self.own.id, term });
+        }
+        let remote = self.remote.as_ref()?;
+        let seen = held.map(|held| {
+            let replication = held.replication();
+            let leader = replication.leader;
+            let leader = leader.and_then(|replica| remote.link.broker_of(shard, replica));
+            // This broker's own replica does not serve yet, or no longer.
+            let leader = leader.filter(|broker| *broker != self.own.id);
+            Seen { term: replication.term, leader }
+        });
+        remote.link.leaders(|leaders| leaders.leader(shard, seen))
     }
 
     /// The brokers that hold a shard.
     #[must_use]
-    pub fn holders(&self, _shard: ShardId) -> Holders {
-        let own = vec![self.own.id];
-        Holders { voters: own.clone(), learners: Vec::new(), reachable: own }
+    pub fn holders(&self, shard: ShardId) -> Holders {
+        match &self.remote {
+            Some(remote) => remote.holders(shard),
+            None => {
+                let own = vec![self.own.id];
+                Holders { voters: own.clone(), learners: Vec::new(), reachable: own }
+            }
+        }
     }
 
     /// Proposes a command to the shard's leader, wherever it is, and waits until it is applied
-    /// there.
+    /// there. If no leader is known, or the one that is asked does not lead, it waits up to
+    /// [`LEADER_WAIT_MAX`] for the next. The broker that is asked does not pass it on.
     ///
     /// # Errors
-    /// See [`ProposeError`]. [`ProposeError::NotLeader`] if no leader is known or the one that was
-    /// asked does not lead any more; [`ProposeError::Unknown`] if the connection to it was lost.
+    /// See [`ProposeError`]. [`ProposeError::NotLeader`] if no leader was found in time;
+    /// [`ProposeError::Unknown`] if the connection to it was lost; [`ProposeError::TooLarge`] if the
+    /// command has more than [`wire::COMMAND_BYTES_MAX`] bytes and the leader is another broker.
     pub async fn propose(&self, shard: ShardId, command: Command) -> Result<Outcome, ProposeError> {
-        match self.node.shard(shard) {
-            Some(shard) => shard.propose(command).await,
-            None => Err(ProposeError::NotLeader),
+        match &self.remote {
+            Some(remote) => self.propose_anywhere(remote, shard, command).await,
+            None => match self.node.shard(shard) {
+                Some(shard) => shard.propose(command).await,
+                None => Err(ProposeError::NotLeader),
+            },
         }
+    }
+
+    async fn propose_anywhere(
+        &self,
+        remote: &Remote,
+        shard: ShardId,
+        command: Command,
+    ) -> Result<Outcome, ProposeError> {
+        let until = Instant::now() + LEADER_WAIT_MAX;
+        let mut encoded = None;
+        loop {
+            let mut news = remote.link.news();
+            news.borrow_and_update();
+            match self.leader(shard) {
+                Some(leader) if leader.broker == self.own.id => {
+                    let held = self.node.shard(shard).ok_or(ProposeError::NotLeader)?;
+                    match held.propose(command.clone()).await {
+                        Err(ProposeError::NotLeader) => {}
+                        result => return result,
+                    }
+                }
+                Some(leader) => {
+                    let encoded = encoded.get_or_insert_with(|| wire::encode_command(&command));
+                    if encoded.len() > wire::COMMAND_BYTES_MAX {
+                        let size_bytes = encoded.len();
+                        let size_bytes_max = wire::COMMAND_BYTES_MAX;
+                        return Err(ProposeError::TooLarge { size_bytes, size_bytes_max });
+                    }
+                    match remote.link.propose(leader.broker, shard, encoded, until).await {
+                        Forwarded::Answered(Err(
+                            ProposeError::NotLeader | ProposeError::Stopped,
+                        ))
+                        | Forwarded::NotSent => {}
+                        Forwarded::Answered(result) => return result,
+                        Forwarded::Lost => return Err(ProposeError::Unknown),
+                    }
+                }
+                None => {}
+            }
+            let look_again = async {
+                tokio::select! {
+                    _ = news.changed() => {}
+                    () = sleep(LEADER_POLL) => {}
+                }
+            };
+            if timeout_at(until, look_again).await.is_err() {
+                return Err(ProposeError::NotLeader);
+            }
+        }
+    }
+
+    /// Asks the replica `to` to lead the shard in place of the broker that does. Who leads then
+    /// shows in [`Self::leader`].
+    ///
+    /// # Errors
+    /// When the broker that leads was not reached.
+    pub async fn transfer(&self, shard: ShardId, to: ReplicaId) -> Result<(), TransferError> {
+        let leader = self.leader(shard).ok_or(TransferError::NotLeader)?;
+        if leader.broker == self.own.id {
+            let held = self.node.shard(shard).ok_or(TransferError::NotLeader)?;
+            held.transfer_leadership(to.0);
+            return Ok(());
+        }
+        let remote = self.remote.as_ref().ok_or(TransferError::NotLeader)?;
+        match remote.link.transfer(leader.broker, shard, to).await {
+            Some(true) => Ok(()),
+            Some(false) => Err(TransferError::NotLeader),
+            None => Err(TransferError::NoAnswer),
+        }
+    }
+}
+
+impl Remote {
+    /// Takes over the brokers of the catalog.
+    fn refresh(&self) {
+        let listed = self.link.directory().brokers();
+        let mut addresses = self.seeds.read().clone();
+        let mut known = vec![Arc::clone(&self.own)];
+        for broker in listed {
+            let id = broker.known.id;
+            if let Some(peer) = broker.peer {
+                addresses.insert(id, peer);
+            }
+            if id != self.own.id {
+                known.push(broker.known);
+            }
+        }
+        known.sort_unstable_by_key(|broker| broker.id);
+        *self.known.write() = known;
+        self.peers.set_peers(&addresses);
+    }
+
+    /// The state of this broker now.
+    fn report(&self) -> Report {
+        let source = self.source.get().map(|source| &**source);
+        Report {
+            broker: self.own.id,
+            incarnation: self.incarnation,
+            sequence: self.sequence.fetch_add(1, Ordering::Relaxed) + 1,
+            flags: source.map(ReportSource::flags).unwrap_or_default(),
+            led: report::led(&self.node, source),
+        }
+    }
+
+    fn report_payload(&self) -> Payload {
+        Request::Report(self.report()).encode()
+    }
+
+    /// The members of the shard as this broker's replica has applied them, else as its leader
+    /// reports them, else as the catalog wants them.
+    fn holders(&self, shard: ShardId) -> Holders {
+        let members: Vec<(BrokerId, bool)> = self.members(shard);
+        let mut holders = Holders::default();
+        for (broker, is_voter) in members {
+            let group = if is_voter { &mut holders.voters } else { &mut holders.learners };
+            group.push(broker);
+        }
+        for group in [&mut holders.voters, &mut holders.learners] {
+            group.sort_unstable();
+            group.dedup();
+        }
+        let is_reachable =
+            |broker: &BrokerId| *broker == self.own.id || self.link.is_connected(*broker);
+        holders.reachable = holders.voters.iter().copied().filter(is_reachable).collect();
+        holders
+    }
+
+    fn members(&self, shard: ShardId) -> Vec<(BrokerId, bool)> {
+        let broker_of = |replica| self.link.broker_of(shard, replica);
+        if let Some(held) = self.node.shard(shard) {
+            let members = held.replication().members;
+            let voters = members.voters.iter().map(|replica| (*replica, true));
+            let all = voters.chain(members.learners.iter().map(|replica| (*replica, false)));
+            let found: Vec<_> =
+                all.filter_map(|(replica, votes)| Some((broker_of(replica)?, votes))).collect();
+            if !found.is_empty() {
+                return found;
+            }
+        }
+        let reported = self.link.leaders(|leaders| {
+            let leader = leaders.leader(shard, None)?;
+            let report = leaders.report(leader.broker)?;
+            let led = report.led.iter().find(|led| led.shard == shard)?;
+            Some(led.members.clone())
+        });
+        if let Some(members) = reported {
+            let broker =
+                |member: &report::Member| Some((broker_of(member.replica.0)?, member.is_voter));
+            return members.iter().filter_map(broker).collect();
+        }
+        let listed = self.link.directory().replicas(shard);
+        listed.iter().map(|listed| (listed.broker, listed.is_voter)).collect()
     }
 }

@@ -49,6 +49,8 @@ ropewalk_node::tasks! {
     GROUP_RECORD = "group record", ProcessEndsOnPanic, "the rebalance of one consumer group";
     /// Retention and expiry.
     RETENTION = "retention", ProcessEnds, "retention of records and expiry of producers";
+    /// Connections to the other brokers, heartbeats and reports.
+    CLUSTER = "cluster", ProcessEnds, "all messages to and from other brokers";
 }
 
 /// Every supervised thread and task.

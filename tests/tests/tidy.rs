@@ -60,6 +60,7 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
             "ropewalk-shard",
             "ropewalk-store",
             "ropewalk-node",
+            "ropewalk-peer",
         ],
     ),
     ("ropewalk-operator-api", &[]),

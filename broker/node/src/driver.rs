@@ -201,6 +201,7 @@ impl Driver {
     pub async fn run(mut self) -> Result<(), Failure> {
         let ended = self.serve().await;
         self.shard.set_leading(None);
+        self.shard.set_progress(Vec::new());
         self.context.observer.leads(self.shard.id(), None);
         for (caller, answer) in self.core.stop() {
             self.answer(caller, answer);
@@ -269,7 +270,10 @@ impl Driver {
                 Wake::Fetched(Fetched { id, entries }) => {
                     self.event(Event::Fetched { id, entries });
                 }
-                Wake::Tick => self.event(Event::Tick),
+                Wake::Tick => {
+                    self.event(Event::Tick);
+                    self.publish_progress();
+                }
                 Wake::Stop => return Ok(()),
             }
             if self.closing.is_some() {

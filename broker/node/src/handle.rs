@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use parking_lot::{RwLock, RwLockReadGuard};
 use ropewalk_shard::command::{Append, Command};
 use ropewalk_shard::driver::ChangeError;
-use ropewalk_shard::engine::{EntryId, HardState, Members, MembersChange};
+use ropewalk_shard::engine::{EntryId, HardState, Members, MembersChange, Progress};
 use ropewalk_shard::message::Message;
 use ropewalk_shard::proposal::{AppendResult, ProposeError, SendOrder};
 use ropewalk_shard::{Effect, Outcome, PartitionId, ShardId, State};
@@ -22,61 +22,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::limits;
 
-/// An input of the driver.
-#[derive(Debug)]
-pub enum Input {
-    /// Record batches; the driver joins waiting ones into one entry.
-    Append {
-        /// The batches, of any partitions of the shard.
-        items: Vec<Append>,
-        /// The order that the batches belong to.
-        order: SendOrder,
-        /// Receives the result when the batches are applied.
-        done: oneshot::Sender<AppendResult>,
-    },
-    /// Any other command, which is an entry of its own.
-    Propose {
-        /// The command to propose.
-        command: Command,
-        /// Receives the outcome when the command is applied.
-        done: oneshot::Sender<Result<Outcome, ProposeError>>,
-    },
-    /// Answered once everything committed before now is applied (Raft's ReadIndex, the safe form).
-    ReadBarrier {
-        /// Receives the result when reading is safe.
-        done: oneshot::Sender<Result<(), ProposeError>>,
-    },
-    /// Requests the state as of one applied entry, for a checkpoint. The logs end at that state.
-    Capture {
-        /// Receives the capture at once.
-        done: oneshot::Sender<Capture>,
-    },
-    /// A message of another replica of the shard.
-    Message(Message),
-    /// Changes the members.
-    Change {
-        /// The change to propose.
-        change: MembersChange,
-        /// Receives the result when the change is applied.
-        done: oneshot::Sender<Result<(), ChangeError>>,
-    },
-    /// Asks a replica to lead in place of this one.
-    Transfer(u64),
-    /// Asks whether a snapshot that includes this entry may replace the log.
-    Lacks {
-        /// The last entry that the snapshot includes.
-        last: EntryId,
-        /// Receives the answer at once.
-        done: oneshot::Sender<bool>,
-    },
-    /// Ends the driver.
-    Close {
-        /// Only if a snapshot that includes this entry may replace the log.
-        if_lacks: Option<EntryId>,
-        /// Receives the hard state when the driver has ended; is dropped if it does not end.
-        done: oneshot::Sender<HardState>,
-    },
-}
+mod input;
+
+pub use input::Input;
 
 /// Who takes part in a shard and who leads it, as this replica knows it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -87,24 +35,6 @@ pub struct Replication {
     pub leader: Option<u64>,
     /// The members as of the last applied entry.
     pub members: Members,
-}
-
-impl Input {
-    /// Answers that the input was not accepted. A dropped receiver no longer waits.
-    pub(crate) fn refuse(self, error: ProposeError) {
-        match self {
-            Self::Append { done, .. } => drop(done.send(Err(error))),
-            Self::Propose { done, .. } => drop(done.send(Err(error))),
-            Self::ReadBarrier { done } => drop(done.send(Err(error))),
-            // The receiver sees the closed channel.
-            Self::Capture { done } => drop(done),
-            Self::Change { done, .. } => drop(done.send(Err(ChangeError::Proposed(error)))),
-            // Their receivers see the closed channel.
-            Self::Lacks { .. } | Self::Close { .. } => {}
-            // Raft tolerates their loss.
-            Self::Message(_) | Self::Transfer(_) => {}
-        }
-    }
 }
 
 /// Receives the effects of applied entries in order, after they are readable. Called on the shard's
@@ -157,6 +87,8 @@ pub struct ShardHandle {
     /// The index of the last applied entry.
     applied_index: AtomicU64,
     replication: RwLock<Replication>,
+    /// How far each member is; empty unless this replica leads.
+    progress: RwLock<Vec<Progress>>,
     /// Raft id of the replica that runs; 0 for none.
     replica: AtomicU64,
     /// Bytes of the messages that wait in the queue.
@@ -192,6 +124,7 @@ impl ShardHandle {
             leading_term: AtomicU64::new(0),
             applied_index: AtomicU64::new(0),
             replication: RwLock::default(),
+            progress: RwLock::default(),
             replica: AtomicU64::new(0),
             message_bytes: AtomicUsize::new(0),
             is_closing: AtomicBool::new(false),
@@ -409,6 +342,14 @@ impl ShardHandle {
         self.replication.read().clone()
     }
 
+    /// How far each member is, by replica; empty unless this replica leads. The driver renews it
+    /// with each change of the members or the leader, and with each
+    /// [tick](ropewalk_shard::limits::TICK_MS). A leader without other members has no ticks.
+    #[must_use]
+    pub fn progress(&self) -> Vec<Progress> {
+        self.progress.read().clone()
+    }
+
     /// The state as of the last applied entry. Blocks until the driver has answered: for threads,
     /// not for tasks.
     ///
@@ -462,6 +403,11 @@ impl ShardHandle {
         }
         *self.replication.write() = Replication { term, leader, members: members.clone() };
         true
+    }
+
+    /// For the driver: sets how far each member is.
+    pub(crate) fn set_progress(&self, progress: Vec<Progress>) {
+        *self.progress.write() = progress;
     }
 
     /// For the driver: sets the index of the last applied entry.

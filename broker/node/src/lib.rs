@@ -22,3 +22,4 @@ pub use error::NodeError;
 pub use handle::{FeatureLevel, Halt, Observer, Replication, ShardHandle};
 pub use node::{Node, NodeOptions, OnRound};
 pub use peers::{NoPeers, Peers};
+pub use ropewalk_shard::engine::Progress;

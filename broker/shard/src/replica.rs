@@ -28,6 +28,7 @@ use checks::Checks;
 
 mod checks;
 mod footprint;
+mod progress;
 mod stop_reason;
 
 pub(crate) use checks::check;

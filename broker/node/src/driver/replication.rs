@@ -23,6 +23,7 @@ impl Driver {
         let (id, replica) = (self.shard.id(), self.core.replica().id());
         error!(shard = %id, %reason, "replica stopped");
         let (text, ends_with_upgrade) = (reason.to_string(), reason.ends_with_upgrade());
+        self.shard.set_progress(Vec::new());
         self.shard.set_halted(Halt { reason: text.clone(), ends_with_upgrade });
         if !reason.needs_mark() {
             return Ok(());
@@ -73,6 +74,13 @@ impl Driver {
         if self.shard.set_replication(replica.term(), replica.leader(), replica.members()) {
             let is_lone = replica.members().is_lone(replica.id().0);
             self.context.log.set_followed(self.key(), !is_lone);
+            self.publish_progress();
         }
+    }
+
+    /// Publishes how far the members are. That changes with every entry, so it is published now and
+    /// then only.
+    pub(super) fn publish_progress(&self) {
+        self.shard.set_progress(self.core.replica().progress());
     }
 }

@@ -50,14 +50,10 @@ impl Engine {
             }
             MembersChange::Promote(replica) => match raft.prs().get(replica) {
                 None => Err(ChangeRejection::NoLearner(replica)),
+                Some(_) if self.is_caught_up(replica) => Ok(()),
                 Some(progress) => {
                     let (matched, last) = (progress.matched, self.last_index());
-                    let is_near = matched + limits::CAUGHT_UP_ENTRIES_MAX >= last;
-                    if progress.recent_active && is_near {
-                        Ok(())
-                    } else {
-                        Err(ChangeRejection::NotCaughtUp { replica, matched, last })
-                    }
+                    Err(ChangeRejection::NotCaughtUp { replica, matched, last })
                 }
             },
             MembersChange::Remove(replica) if !members.contains(replica) => {

@@ -3,6 +3,8 @@
 use std::sync::atomic::Ordering;
 
 use ropewalk_shard::Payload;
+use ropewalk_shard::engine::Progress;
+use ropewalk_shard::limits::CAUGHT_UP_ENTRIES_MAX;
 
 use super::*;
 use crate::limits::MESSAGES_BYTES_MAX;
@@ -87,6 +89,63 @@ fn a_replica_leads_with_the_answers_of_its_peer_and_says_who_leads() {
         let replication = shard.replication();
         assert_eq!((replication.term, replication.leader), (3, Some(2)));
         assert_eq!(replication.members.voters, [1, 2]);
+        ended.abort();
+    });
+}
+
+/// The driver of a replica that leads in term 3 with the answers of its peer.
+async fn leading() -> (Arc<ShardHandle>, Arc<HeldLog>, tokio::task::JoinHandle<()>) {
+    let sent = Arc::new(Sent::default());
+    let (driver, shard, log, stop) = driver_with(second(), Arc::default(), Arc::clone(&sent) as _);
+    let ended = tokio::spawn(async move {
+        let _runs_as_long = stop;
+        driver.run().await.expect("nothing fails");
+    });
+    shard.message(heartbeat(2));
+    log.answer(Ok(())).await;
+    shard.message(from_first(2, Body::TimeoutNow));
+    log.answer(Ok(())).await;
+    sent.until(|message| matches!(message.body, Body::RequestVote { .. })).await;
+    let committed = EntryId { index: 1, term: 1 };
+    shard.message(from_first(3, Body::Vote { granted: true, is_pre_vote: false, committed }));
+    sent.until(|message| !message.entries().is_empty()).await;
+    log.answer(Ok(())).await;
+    shard.message(from_first(3, Body::Appended { index: 2, commit: 1 }));
+    while shard.leading() != Some(3) {
+        tokio::task::yield_now().await;
+    }
+    (shard, log, ended)
+}
+
+#[test]
+fn a_leader_says_how_far_its_members_are() {
+    on_a_runtime(async {
+        let (shard, log, ended) = leading().await;
+        let member = |replica, matched, is_caught_up| Progress {
+            replica,
+            matched,
+            is_voter: true,
+            is_caught_up,
+        };
+        let reaches = async |expected: [Progress; 2]| {
+            while shard.progress() != expected {
+                tokio::time::sleep(Duration::from_millis(TICK_MS)).await;
+            }
+        };
+        reaches([member(1, 2, true), member(2, 2, true)]).await;
+        for _ in 0..=CAUGHT_UP_ENTRIES_MAX {
+            drop(shard.submit(command()));
+            log.answer(Ok(())).await;
+        }
+        let last = 3 + CAUGHT_UP_ENTRIES_MAX;
+        reaches([member(1, 2, false), member(2, last, true)]).await;
+        shard.message(from_first(3, Body::Appended { index: last, commit: 1 }));
+        reaches([member(1, last, true), member(2, last, true)]).await;
+        // It leads no longer.
+        shard.message(heartbeat(4));
+        while !shard.progress().is_empty() {
+            tokio::task::yield_now().await;
+        }
         ended.abort();
     });
 }

@@ -3,48 +3,17 @@
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
 
-use ropewalk_batch::Builder;
 use ropewalk_disk::{Disk, Operation, RealDisk, SimDisk};
 use ropewalk_node::{NoPeers, Node, NodeOptions};
-use ropewalk_node::{Observer, ShardHandle};
-use ropewalk_segment::SegmentConfig;
-use ropewalk_shard::command::{Append, Command, OpenPartition, ShardCommand};
-use ropewalk_shard::proposal::SendOrder;
-use ropewalk_shard::{BrokerId, Effect, PartitionId, ShardId, TopicId, limits};
-use ropewalk_store::policy::Policy;
-use ropewalk_store::{Identity, checkpoint, recovery, transfer};
+use ropewalk_shard::command::{Command, ShardCommand};
+use ropewalk_shard::{BrokerId, ShardId, limits};
+use ropewalk_store::{Identity, checkpoint};
 
-#[derive(Debug)]
-struct NoObserver;
-
-impl Observer for NoObserver {
-    fn applied(&self, _: ShardId, _: &[Effect]) {}
-    fn leads(&self, _: ShardId, _: Option<u64>) {}
-    fn installed(&self, _: &ShardHandle) {}
-}
-
-impl Policy for NoObserver {
-    fn segments(&self, _: PartitionId) -> SegmentConfig {
-        SegmentConfig { segment_bytes: 1 << 20, ..SegmentConfig::default() }
-    }
-}
-
-fn clock_ms() -> i64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    i64::try_from(now.expect("after 1970").as_millis()).expect("fits")
-}
+use crate::support::{self, CHECKPOINTS, append, leads, open_partition, partition, values};
 
 fn open(dir: &Path) -> Node {
     open_with(real_disk(), dir, CHECKPOINTS)
 }
-
-const CHECKPOINTS: checkpoint::Options = checkpoint::Options {
-    wal_used_bytes_soft_max: 2 << 20,
-    checkpoint_age_ms: 60_000,
-    syncs_per_second: 200,
-    disk_free_bytes_min: 0,
-    unsynced_logs_max: 100,
-};
 
 fn real_disk() -> Arc<dyn Disk> {
     Arc::new(RealDisk::new(ropewalk_disk::Options::default()))
@@ -52,74 +21,8 @@ fn real_disk() -> Arc<dyn Disk> {
 
 fn open_with(disk: Arc<dyn Disk>, dir: &Path, checkpoint: checkpoint::Options) -> Node {
     let identity = Identity::first("test".to_owned(), BrokerId(1), 3);
-    let wal = ropewalk_wal::Options {
-        file_bytes: 1 << 20,
-        first_file_bytes: 1 << 20,
-        files_bytes_max: 64 << 20,
-        spares_max: 2,
-        prefilled: 0,
-    };
-    Node::open(NodeOptions {
-        disk,
-        dir: dir.to_owned(),
-        format: Some(identity),
-        observer: Arc::new(NoObserver),
-        peers: Arc::new(NoPeers),
-        policy: Arc::new(NoObserver),
-        on_fatal: Arc::new(|error| panic!("{error}")),
-        on_round: Arc::new(|_| ()),
-        clock_ms,
-        recovery: recovery::Options { wal, tail_bytes_max: 4 << 20, open_files_max: 16 },
-        checkpoint,
-        transfer: transfer::Options::default(),
-    })
-    .expect("the node opens")
-}
-
-fn partition(index: i32) -> PartitionId {
-    PartitionId { topic: TopicId(uuid::Uuid::from_u128(5)), index }
-}
-
-async fn leads(shard: &ShardHandle) {
-    while shard.leading().is_none() {
-        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-    }
-}
-
-async fn open_partition(shard: &ShardHandle, index: i32) {
-    let open = OpenPartition { partition: partition(index), epoch_base: 0 };
-    let command = Command::Shard(ShardCommand::OpenPartitions(vec![open]));
-    shard.propose(command).await.expect("it opens");
-}
-
-async fn append(shard: &ShardHandle, index: i32, value: &[u8]) -> i64 {
-    let batch = Builder::new().record(1, None, Some(value)).build();
-    let answer =
-        shard.append(vec![Append { partition: partition(index), batch }], SendOrder::default());
-    let results = answer.await.expect("answered").expect("appended");
-    results[0].expect("taken").base_offset
-}
-
-fn values(shard: &ShardHandle, index: i32) -> Vec<Vec<u8>> {
-    let log = shard.log(&partition(index)).expect("it is open");
-    let mut bytes = Vec::new();
-    let mut at = log.log_start();
-    while at < log.high_watermark() {
-        let chunk = log.read(at, 1 << 20, true).expect("readable");
-        at = chunk.next_offset;
-        bytes.extend(chunk.bytes.concat());
-    }
-    let mut rest = bytes::Bytes::from(bytes);
-    let mut values = Vec::new();
-    while !rest.is_empty() {
-        let header = ropewalk_batch::Header::parse(&rest).expect("a batch");
-        let batch = rest.split_to(header.size_bytes());
-        assert_eq!(header.base_offset, values.len() as i64);
-        for record in ropewalk_batch::records(&header, batch, 1 << 20).expect("records") {
-            values.push(record.expect("a record").value.expect("a value").to_vec());
-        }
-    }
-    values
+    let options = support::options(disk, dir, identity, Arc::new(NoPeers));
+    Node::open(NodeOptions { checkpoint, ..options }).expect("the node opens")
 }
 
 /// Written data survives because the operating system keeps running; tests/power_loss simulates a

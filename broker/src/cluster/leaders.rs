@@ -1,0 +1,124 @@
+//! Who leads each shard, from the newest report of each broker and from this broker's own replicas.
+//!
+//! Of two statements about a shard, the one of the higher term is true or was true later: a term has
+//! at most one leader, and a later leader has a higher term. A broker whose own replica has seen a
+//! higher term than any report knows that the reported leader has lost, even if it does not know the
+//! next one.
+//!
+//! The caller passes in the time and says which brokers are connected.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ropewalk_shard::{BrokerId, ShardId};
+use tokio::time::Instant;
+
+use super::report::Report;
+
+/// A broker that is not connected counts as alive until its last report is so old.
+pub const ALIVE_MAX: Duration = Duration::from_secs(3);
+
+/// The broker that leads a shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Leader {
+    /// The broker.
+    pub broker: BrokerId,
+    /// The Raft term in which it leads.
+    pub term: u64,
+}
+
+/// What a replica knows of the leadership of its shard.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Seen {
+    /// The newest term that it has seen.
+    pub(super) term: u64,
+    /// The broker that leads in this term, if it knows it.
+    pub(super) leader: Option<BrokerId>,
+}
+
+/// The newest report of each broker.
+#[derive(Debug, Default)]
+pub(super) struct Leaders {
+    heard: BTreeMap<BrokerId, Heard>,
+}
+
+#[derive(Debug)]
+struct Heard {
+    report: Arc<Report>,
+    at: Instant,
+    /// Terms of the shards that the broker leads.
+    terms: HashMap<ShardId, u64>,
+}
+
+/// What a report changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum News {
+    /// The broker has sent a later one before.
+    Outdated,
+    /// The broker leads what it led before.
+    Same,
+    /// The broker leads other shards, or in other terms.
+    Leaders,
+}
+
+impl Leaders {
+    /// Takes a report, unless a later one of the same broker is here.
+    pub(super) fn hear(&mut self, report: Report, now: Instant) -> News {
+        let before = self.heard.get(&report.broker);
+        if before.is_some_and(|before| report.order() <= before.report.order()) {
+            return News::Outdated;
+        }
+        let terms: HashMap<_, _> = report.led.iter().map(|led| (led.shard, led.term)).collect();
+        let is_same = before.is_some_and(|before| before.terms == terms);
+        let heard = Heard { at: now, terms, report: Arc::new(report) };
+        self.heard.insert(heard.report.broker, heard);
+        if is_same { News::Same } else { News::Leaders }
+    }
+
+    /// Whether a broker that is not connected counts as alive.
+    pub(super) fn is_fresh(&self, broker: BrokerId, now: Instant) -> bool {
+        let heard = self.heard.get(&broker);
+        heard.is_some_and(|heard| now.saturating_duration_since(heard.at) < ALIVE_MAX)
+    }
+
+    /// Forgets the brokers that are neither connected nor heard of lately. Returns whether there
+    /// were any.
+    pub(super) fn forget_dead(
+        &mut self,
+        now: Instant,
+        is_connected: impl Fn(BrokerId) -> bool,
+    ) -> bool {
+        let before = self.heard.len();
+        self.heard.retain(|broker, heard| {
+            is_connected(*broker) || now.saturating_duration_since(heard.at) < ALIVE_MAX
+        });
+        self.heard.len() < before
+    }
+
+    /// The leader of a shard, as far as the reports and this broker's own replica know.
+    pub(super) fn leader(&self, shard: ShardId, own: Option<Seen>) -> Option<Leader> {
+        let reported = self.heard.iter().filter_map(|(broker, heard)| {
+            Some(Leader { broker: *broker, term: *heard.terms.get(&shard)? })
+        });
+        let reported = reported.max_by_key(|leader| leader.term);
+        let own = own.unwrap_or_default();
+        match reported {
+            Some(reported) if reported.term >= own.term => Some(reported),
+            Some(_) | None => own.leader.map(|broker| Leader { broker, term: own.term }),
+        }
+    }
+
+    /// The newest report of a broker.
+    pub(super) fn report(&self, broker: BrokerId) -> Option<&Arc<Report>> {
+        self.heard.get(&broker).map(|heard| &heard.report)
+    }
+
+    /// The newest report of each broker, in the order of ids.
+    pub(super) fn reports(&self) -> Vec<Arc<Report>> {
+        self.heard.values().map(|heard| Arc::clone(&heard.report)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,107 @@
+use proptest::prelude::*;
+
+use super::super::report::{Flags, LedShard};
+use super::*;
+use ropewalk_shard::ReplicaId;
+
+const SHARD: ShardId = ShardId(3);
+
+fn report(broker: i32, (incarnation, sequence): (u64, u64), led: &[(ShardId, u64)]) -> Report {
+    let led = led.iter().map(|(shard, term)| LedShard {
+        shard: *shard,
+        term: *term,
+        replica: ReplicaId(1),
+        bytes_per_second: 0,
+        members: Vec::new(),
+    });
+    let flags = Flags::default();
+    Report { broker: BrokerId(broker), incarnation, sequence, flags, led: led.collect() }
+}
+
+fn leader(broker: i32, term: u64) -> Option<Leader> {
+    Some(Leader { broker: BrokerId(broker), term })
+}
+
+fn seen(term: u64, leader: Option<i32>) -> Option<Seen> {
+    Some(Seen { term, leader: leader.map(BrokerId) })
+}
+
+#[test]
+fn the_highest_term_wins_whoever_says_it() {
+    let mut leaders = Leaders::default();
+    let now = Instant::now();
+    assert_eq!(leaders.leader(SHARD, None), None);
+    leaders.hear(report(1, (1, 1), &[(SHARD, 5)]), now);
+    leaders.hear(report(2, (1, 1), &[(SHARD, 7), (ShardId(4), 1)]), now);
+    leaders.hear(report(3, (1, 1), &[(SHARD, 6)]), now);
+    assert_eq!(leaders.leader(SHARD, None), leader(2, 7));
+    assert_eq!(leaders.leader(SHARD, seen(6, Some(3))), leader(2, 7));
+    assert_eq!(leaders.leader(SHARD, seen(7, None)), leader(2, 7), "its own vote, no news yet");
+    assert_eq!(leaders.leader(SHARD, seen(8, Some(4))), leader(4, 8));
+    assert_eq!(leaders.leader(SHARD, seen(8, None)), None, "the reported one has lost");
+    assert_eq!(leaders.leader(ShardId(9), None), None);
+}
+
+#[test]
+fn a_report_replaces_the_earlier_one_of_its_broker_and_no_later_one() {
+    let mut leaders = Leaders::default();
+    let now = Instant::now();
+    assert_eq!(leaders.hear(report(1, (1, 5), &[(SHARD, 5)]), now), News::Leaders);
+    assert_eq!(leaders.hear(report(1, (1, 5), &[]), now), News::Outdated);
+    assert_eq!(leaders.hear(report(1, (1, 4), &[]), now), News::Outdated);
+    assert_eq!(leaders.leader(SHARD, None), leader(1, 5));
+    assert_eq!(leaders.hear(report(1, (1, 6), &[(SHARD, 5)]), now), News::Same);
+    assert_eq!(leaders.hear(report(1, (2, 1), &[]), now), News::Leaders, "it has started again");
+    assert_eq!(leaders.leader(SHARD, None), None);
+    assert_eq!(leaders.hear(report(1, (1, 9), &[(SHARD, 5)]), now), News::Outdated);
+    assert_eq!(leaders.reports().len(), 1);
+}
+
+#[test]
+fn a_broker_that_is_neither_connected_nor_heard_of_leads_nothing() {
+    let mut leaders = Leaders::default();
+    let start = Instant::now();
+    leaders.hear(report(1, (1, 1), &[(SHARD, 5)]), start);
+    leaders.hear(report(2, (1, 1), &[(SHARD, 6)]), start);
+    let late = start + ALIVE_MAX;
+    assert!(leaders.is_fresh(BrokerId(1), late - Duration::from_millis(1)));
+    assert!(!leaders.is_fresh(BrokerId(1), late));
+    assert!(!leaders.is_fresh(BrokerId(3), start), "never heard of");
+    assert!(!leaders.forget_dead(late - Duration::from_millis(1), |_| false));
+    assert!(leaders.forget_dead(late, |broker| broker == BrokerId(1)));
+    assert_eq!(leaders.leader(SHARD, None), leader(1, 5));
+    assert_eq!(leaders.report(BrokerId(2)), None);
+    assert!(!leaders.forget_dead(late, |broker| broker == BrokerId(1)), "none is left");
+}
+
+proptest! {
+    /// Whatever order reports arrive in, the table ends as if only the last of each broker had come.
+    #[test]
+    fn the_order_of_arrival_does_not_matter(
+        sent in proptest::collection::vec((0_i32..3, 0_u64..3, 0_u64..20, 0_u64..9), 1..30),
+        keys in proptest::collection::vec(any::<u32>(), 30),
+    ) {
+        let now = Instant::now();
+        // One report for each order of a broker, as a broker never sends two.
+        let all: BTreeMap<(i32, u64, u64), u64> =
+            sent.iter().map(|(broker, start, at, term)| ((*broker, *start, *at), *term)).collect();
+        let mut arrivals: Vec<_> = all.iter().zip(&keys).collect();
+        arrivals.sort_by_key(|(_, key)| **key);
+        let (mut found, mut expected) = (Leaders::default(), BTreeMap::new());
+        for ((&(broker, start, at), &term), _) in arrivals {
+            found.hear(report(broker, (start, at), &[(SHARD, term)]), now);
+        }
+        for (&(broker, ..), &term) in &all {
+            // In the order of the map: the last is the newest.
+            expected.insert(broker, term);
+        }
+        let terms: BTreeMap<i32, u64> = found
+            .heard
+            .iter()
+            .map(|(broker, heard)| (broker.0, heard.terms[&SHARD]))
+            .collect();
+        prop_assert_eq!(&terms, &expected);
+        let highest = expected.values().max().copied();
+        prop_assert_eq!(found.leader(SHARD, None).map(|leader| leader.term), highest);
+    }
+}

@@ -1,0 +1,214 @@
+//! The metrics of the connections to other brokers, read on demand.
+
+use std::fmt;
+use std::sync::{Arc, Weak};
+
+use parking_lot::RwLock;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use ropewalk_peer::{Class, Lane, PeerFigures};
+
+use super::Cluster;
+
+/// The metrics of every other broker. There are none until [`Self::set`], and none of a broker that
+/// is alone. Clones share the cluster, and do not keep it.
+#[derive(Debug, Clone, Default)]
+pub struct PeerMetrics(Arc<RwLock<Weak<Cluster>>>);
+
+impl PeerMetrics {
+    /// Sets the cluster whose connections are measured.
+    pub fn set(&self, cluster: &Arc<Cluster>) {
+        *self.0.write() = Arc::downgrade(cluster);
+    }
+}
+
+impl Collector for PeerMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let Some(cluster) = self.0.read().upgrade() else { return Ok(()) };
+        let Some(remote) = &cluster.remote else { return Ok(()) };
+        let all = remote.peers.figures();
+        of_connections(&mut encoder, &all)?;
+        of_lanes(&mut encoder, &all)?;
+        of_hellos(&mut encoder, &all, remote.peers.unknown_refused())?;
+        let help = "Messages of other brokers that were not taken, by reason";
+        let kind = MetricType::Counter;
+        let mut metric = encoder.encode_descriptor("peer_messages_refused", help, None, kind)?;
+        for (reason, count) in remote.link.refused() {
+            put(&mut metric, kind, &[("reason", reason)], count as f64)?;
+        }
+        Ok(())
+    }
+}
+
+type Row<T> = (&'static str, &'static str, MetricType, fn(&T) -> f64);
+
+fn of_connections(encoder: &mut DescriptorEncoder<'_>, all: &[PeerFigures]) -> fmt::Result {
+    use MetricType::{Counter, Gauge};
+    use ropewalk_peer::figures::LinkFigures;
+    const ROWS: &[Row<LinkFigures>] = &[
+        ("peer_connected", "Connection to another broker, 1 or 0", Gauge, |link| {
+            f64::from(u8::from(link.is_connected))
+        }),
+        ("peer_connections", "Connections made to another broker", Counter, |link| {
+            link.connections as f64
+        }),
+        (
+            "peer_failed_attempts",
+            "Attempts to connect to another broker that failed",
+            Counter,
+            |link| link.failed_attempts as f64,
+        ),
+        (
+            "peer_mtu_bytes",
+            "Largest UDP payload that the path to another broker takes, bytes",
+            Gauge,
+            |link| f64::from(link.current_mtu),
+        ),
+        ("peer_rtt_seconds", "Round-trip time to another broker, seconds", Gauge, |link| {
+            link.rtt.as_secs_f64()
+        }),
+        (
+            "peer_lost_packets",
+            "Packets to another broker that were lost and sent again",
+            Counter,
+            |link| link.lost_packets as f64,
+        ),
+        (
+            "peer_black_holes",
+            "Times that the path to another broker stopped taking large packets",
+            Counter,
+            |link| link.black_holes as f64,
+        ),
+        ("peer_udp_sent_bytes", "Bytes of UDP payloads sent to another broker", Counter, |link| {
+            link.udp_sent_bytes as f64
+        }),
+        (
+            "peer_udp_received_bytes",
+            "Bytes of UDP payloads received from another broker",
+            Counter,
+            |link| link.udp_received_bytes as f64,
+        ),
+    ];
+    for (name, help, kind, value) in ROWS {
+        let mut metric = encoder.encode_descriptor(name, help, None, *kind)?;
+        for peer in all {
+            let broker = peer.broker.0.to_string();
+            for class in Class::ALL {
+                let labels = [("broker", broker.as_str()), ("class", name_of(class))];
+                put(&mut metric, *kind, &labels, value(peer.link(class)))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn of_lanes(encoder: &mut DescriptorEncoder<'_>, all: &[PeerFigures]) -> fmt::Result {
+    use MetricType::{Counter, Gauge};
+    use ropewalk_peer::figures::LaneFigures;
+    const ROWS: &[Row<LaneFigures>] = &[
+        (
+            "peer_queued_bytes",
+            "Bytes of the messages that wait to be sent to another broker",
+            Gauge,
+            |lane| lane.queued_bytes as f64,
+        ),
+        ("peer_sent_frames", "Frames sent to another broker", Counter, |lane| {
+            lane.sent_frames as f64
+        }),
+        ("peer_sent_bytes", "Bytes of frames sent to another broker", Counter, |lane| {
+            lane.sent_bytes as f64
+        }),
+        ("peer_received_frames", "Frames received from another broker", Counter, |lane| {
+            lane.received_frames as f64
+        }),
+        ("peer_received_bytes", "Bytes of frames received from another broker", Counter, |lane| {
+            lane.received_bytes as f64
+        }),
+        (
+            "peer_messages_not_taken",
+            "Messages to another broker that a full queue did not take",
+            Counter,
+            |lane| lane.not_taken as f64,
+        ),
+        (
+            "peer_messages_dropped",
+            "Messages of another broker that were dropped because a shard did not take them in time",
+            Counter,
+            |lane| lane.dropped as f64,
+        ),
+    ];
+    for (name, help, kind, value) in ROWS {
+        let mut metric = encoder.encode_descriptor(name, help, None, *kind)?;
+        for peer in all {
+            let broker = peer.broker.0.to_string();
+            for lane in Lane::ALL {
+                let labels = [("broker", broker.as_str()), ("lane", name_of_lane(lane))];
+                put(&mut metric, *kind, &labels, value(peer.lane(lane)))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn of_hellos(
+    encoder: &mut DescriptorEncoder<'_>,
+    all: &[PeerFigures],
+    unknown_refused: u64,
+) -> fmt::Result {
+    const ROWS: &[Row<PeerFigures>] = &[
+        (
+            "peer_hellos_refused",
+            "Connections of another broker that this one refused",
+            MetricType::Counter,
+            |peer| peer.hellos_refused as f64,
+        ),
+        (
+            "peer_hellos_rejected",
+            "Connections of this broker that another one refused",
+            MetricType::Counter,
+            |peer| peer.hellos_rejected as f64,
+        ),
+    ];
+    for (name, help, kind, value) in ROWS {
+        let mut metric = encoder.encode_descriptor(name, help, None, *kind)?;
+        for peer in all {
+            put(&mut metric, *kind, &[("broker", &peer.broker.0.to_string())], value(peer))?;
+        }
+    }
+    let help = "Connections that were refused and came from no known broker";
+    let kind = MetricType::Counter;
+    let metric = encoder.encode_descriptor("peer_unknown_refused", help, None, kind)?;
+    ConstCounter::new(unknown_refused).encode(metric)
+}
+
+fn name_of(class: Class) -> &'static str {
+    match class {
+        Class::Raft => "raft",
+        Class::Bulk => "bulk",
+    }
+}
+
+fn name_of_lane(lane: Lane) -> &'static str {
+    match lane {
+        Lane::Control => "control",
+        Lane::Append => "append",
+        Lane::Bulk => "bulk",
+    }
+}
+
+fn put(
+    metric: &mut MetricEncoder<'_>,
+    kind: MetricType,
+    labels: &[(&'static str, &str)],
+    value: f64,
+) -> fmt::Result {
+    let metric = metric.encode_family(&labels)?;
+    if matches!(kind, MetricType::Counter) {
+        ConstCounter::new(value).encode(metric)
+    } else {
+        ConstGauge::new(value).encode(metric)
+    }
+}

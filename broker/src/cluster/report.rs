@@ -1,0 +1,112 @@
+//! What a broker says of itself to every other broker: the shards that it leads, their replicas and
+//! their load.
+//!
+//! A report replaces all earlier ones of the same broker. Its [`Report::order`] says which of two is
+//! the later one: reports may overtake each other.
+
+use std::fmt;
+
+use ropewalk_node::Node;
+use ropewalk_shard::{BrokerId, ReplicaId, ShardId};
+
+/// Most shards in a report.
+pub const SHARDS_MAX: usize = 4096;
+
+/// Most replicas of a shard in a report.
+pub const MEMBERS_MAX: usize = ropewalk_shard::limits::MEMBERS_MAX;
+
+/// What a broker says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// The broker.
+    pub broker: BrokerId,
+    /// Number of its start.
+    pub incarnation: u64,
+    /// Number of the report since that start.
+    pub sequence: u64,
+    /// Its state.
+    pub flags: Flags,
+    /// The shards that it leads.
+    pub led: Vec<LedShard>,
+}
+
+/// The state of a broker that decides which replicas it is given.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Flags {
+    /// The broker has started a short time ago.
+    pub is_just_started: bool,
+    /// Its disk is slow.
+    pub has_slow_disk: bool,
+    /// It gives up its leaderships and replicas.
+    pub is_draining: bool,
+}
+
+/// A shard and the replica that leads it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LedShard {
+    /// The shard.
+    pub shard: ShardId,
+    /// The Raft term in which the replica leads.
+    pub term: u64,
+    /// Raft id of the replica that leads.
+    pub replica: ReplicaId,
+    /// Record bytes that are appended to the shard, per second.
+    pub bytes_per_second: u64,
+    /// The replicas that take part, the leader included.
+    pub members: Vec<Member>,
+}
+
+/// A replica as its leader knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Member {
+    /// Raft id of the replica.
+    pub replica: ReplicaId,
+    /// Whether it votes.
+    pub is_voter: bool,
+    /// Whether it lacks so few entries that it may become a voter.
+    pub is_caught_up: bool,
+    /// The last entry of the leader's log that it is known to have.
+    pub matched: u64,
+}
+
+impl Report {
+    /// A report with a higher order is later, of the same broker.
+    #[must_use]
+    pub fn order(&self) -> (u64, u64) {
+        (self.incarnation, self.sequence)
+    }
+}
+
+/// What a broker knows of itself beside its replicas.
+pub trait ReportSource: Send + Sync + fmt::Debug {
+    /// The state of the broker.
+    fn flags(&self) -> Flags;
+
+    /// Record bytes that are appended to a shard which this broker leads, per second.
+    fn bytes_per_second(&self, shard: ShardId) -> u64;
+}
+
+/// The shards that the node leads. Without a source their load is 0.
+pub(super) fn led(node: &Node, source: Option<&dyn ReportSource>) -> Vec<LedShard> {
+    let mut led = Vec::new();
+    for held in node.shards().take(SHARDS_MAX) {
+        let (Some(term), Some(replica)) = (held.leading(), held.replica()) else { continue };
+        let members = held.replication().members;
+        let member = |id: &u64, is_voter| Member {
+            replica: ReplicaId(*id),
+            is_voter,
+            is_caught_up: is_voter,
+            matched: 0,
+        };
+        let voters = members.voters.iter().map(|id| member(id, true));
+        let learners = members.learners.iter().map(|id| member(id, false));
+        led.push(LedShard {
+            shard: held.id(),
+            term,
+            replica: ReplicaId(replica),
+            bytes_per_second: source.map_or(0, |source| source.bytes_per_second(held.id())),
+            members: voters.chain(learners).take(MEMBERS_MAX).collect(),
+        });
+    }
+    led
+}
