@@ -30,13 +30,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::RwLock;
 use ropewalk_node::Node;
-use ropewalk_peer::{OpenError, PeerAddress};
+use ropewalk_peer::{Class, OpenError, PeerAddress};
 use ropewalk_shard::command::Command;
 use ropewalk_shard::{BrokerId, Outcome, Payload, ProposeError, ReplicaId, ShardId};
 use tokio::sync::Notify;
@@ -186,6 +187,13 @@ impl Cluster {
         if let Some(remote) = &self.remote {
             let _ = remote.source.set(source);
         }
+    }
+
+    /// The address of the UDP socket of a class, with the port that the system has chosen; `None` if
+    /// the broker is alone.
+    #[must_use]
+    pub fn local_addr(&self, class: Class) -> Option<SocketAddr> {
+        self.remote.as_ref()?.peers.local_addr(class).ok()
     }
 
     /// Ends the connections to the other brokers, and with them the [`Service`].
