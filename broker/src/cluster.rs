@@ -253,6 +253,7 @@ impl Cluster {
             })];
         };
         let mut reports = remote.link.leaders(leaders::Leaders::reports);
+        reports.retain(|report| self.is_alive(report.broker));
         reports.push(Arc::new(remote.report()));
         reports.sort_unstable_by_key(|report| report.broker);
         reports

@@ -34,6 +34,9 @@ pub(crate) const SHARD: ShardId = ShardId(1);
 /// cluster gives to it.
 pub(crate) const REPLICAS: [u64; 3] = [2, 77, 88];
 
+/// A value that [`Brokers::join`] appends, and that [`Brokers::distinct`] leaves out.
+const FILLER: &[u8] = b"filler";
+
 /// Tells the link of leaderships, as the broker's observer does.
 #[derive(Debug)]
 struct Observing(Option<Arc<Link>>);
@@ -273,9 +276,13 @@ impl Brokers {
 
     /// Waits until a broker has applied what any has.
     pub(crate) async fn catches_up(&self, broker: usize) {
+        until("it catches up", || self.has_caught_up(broker)).await;
+    }
+
+    fn has_caught_up(&self, broker: usize) -> bool {
         let applied = |broker| self.shard(broker).map(|held| held.applied_index());
-        let all = || (0..self.running.len()).filter_map(applied).max();
-        until("it catches up", || applied(broker).is_some() && applied(broker) >= all()).await;
+        let all = (0..self.running.len()).filter_map(applied).max();
+        applied(broker).is_some() && applied(broker) >= all
     }
 
     async fn change(&self, change: MembersChange) {
@@ -305,7 +312,11 @@ impl Brokers {
     /// A learner on this broker that becomes a voter.
     pub(crate) async fn join(&self, broker: usize) {
         self.add_learner(broker).await;
-        self.catches_up(broker).await;
+        // The files of a checkpoint bring the shard, and what is appended makes one due.
+        while !self.has_caught_up(broker) {
+            self.append(FILLER).await;
+            pause().await;
+        }
         self.change(MembersChange::Promote(REPLICAS[broker])).await;
     }
 
@@ -334,6 +345,7 @@ impl Brokers {
     /// there twice.
     pub(crate) fn distinct(&self, broker: usize) -> Vec<Vec<u8>> {
         let mut values = values(&self.shard(broker).expect("it has it"));
+        values.retain(|value| value != FILLER);
         values.dedup();
         values
     }

@@ -144,6 +144,8 @@ async fn a_proposal_whose_leader_is_lost_is_reported_as_unknown() {
         }
     }
     assert!(unknown >= 2, "{unknown} of those under way");
+    let connected = "ropewalk_peer_connected{broker=\"0\",class=\"bulk\"} ";
+    until("the end is noticed", || value(&metrics(), connected) == 0.0).await;
     // Nobody leads any more, so the next one is not sent.
     let outcome = within("a proposal", cluster.propose(SHARD, a_command())).await;
     assert_eq!(outcome, Err(ProposeError::NotLeader));
