@@ -35,7 +35,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use ropewalk_node::Node;
 use ropewalk_peer::{Class, OpenError, PeerAddress};
 use ropewalk_shard::command::Command;
@@ -126,6 +126,8 @@ struct Remote {
     known: RwLock<Vec<Arc<KnownBroker>>>,
     /// Addresses of brokers that the catalog here may not list.
     seeds: RwLock<BTreeMap<BrokerId, PeerAddress>>,
+    /// The brokers that are connected to.
+    addresses: Mutex<BTreeMap<BrokerId, PeerAddress>>,
     /// Wakes the task that connects to brokers.
     seeded: Notify,
 }
@@ -166,6 +168,7 @@ impl Cluster {
             source: OnceLock::new(),
             known: RwLock::default(),
             seeds: RwLock::default(),
+            addresses: Mutex::default(),
             seeded: Notify::new(),
         });
         remote.refresh();
@@ -395,7 +398,12 @@ impl Remote {
         }
         known.sort_unstable_by_key(|broker| broker.id);
         *self.known.write() = known;
-        self.peers.set_peers(&addresses);
+        // Most changes of the catalog are of topics.
+        let mut used = self.addresses.lock();
+        if *used != addresses {
+            self.peers.set_peers(&addresses);
+            *used = addresses;
+        }
     }
 
     /// The state of this broker now.
