@@ -481,3 +481,6 @@ impl Inbox for Link {
         self.tell();
     }
 }
+
+#[cfg(test)]
+mod tests;
