@@ -388,21 +388,22 @@ impl ShardHandle {
         self.message_bytes.fetch_sub(message_bytes(message), Ordering::AcqRel);
     }
 
-    /// For the driver: sets who takes part and who leads. Returns whether that is new.
+    /// For the driver: sets who takes part and who leads. Returns what was known before, if that
+    /// is new.
     pub(crate) fn set_replication(
         &self,
         term: u64,
         leader: Option<u64>,
         members: &Members,
-    ) -> bool {
+    ) -> Option<Replication> {
         {
             let held = self.replication.read();
             if held.term == term && held.leader == leader && held.members == *members {
-                return false;
+                return None;
             }
         }
-        *self.replication.write() = Replication { term, leader, members: members.clone() };
-        true
+        let new = Replication { term, leader, members: members.clone() };
+        Some(std::mem::replace(&mut *self.replication.write(), new))
     }
 
     /// For the driver: sets how far each member is.

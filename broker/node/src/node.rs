@@ -81,6 +81,7 @@ impl fmt::Debug for NodeOptions {
 #[derive(Debug)]
 pub struct Node {
     identity: Identity,
+    incarnation: u64,
     shards: Arc<Shards>,
     damaged: Vec<(ShardId, String)>,
     damaged_partitions: Vec<(PartitionId, String)>,
@@ -110,6 +111,7 @@ impl Node {
         let lock = data.lock()?;
         format_if_empty(&data, &options)?;
         let opened = recovery::open(data, &options.recovery)?;
+        let incarnation = opened.store.data().next_incarnation((options.clock_ms)())?;
         opened.store.set_pause(pace::shared());
         let (stop, stopped) = watch::channel(false);
         // Delivering answers wakes drivers, which would take time from the log's thread.
@@ -160,6 +162,7 @@ impl Node {
             RunningNode { _stop_guard: stop_guard, stop, drivers, transfers, _lock: lock };
         Ok(Self {
             identity: opened.identity,
+            incarnation,
             shards,
             damaged: opened.damaged.into_iter().map(|lost| (lost.shard, lost.what)).collect(),
             damaged_partitions: opened.damaged_partitions,
@@ -175,6 +178,13 @@ impl Node {
     #[must_use]
     pub fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// The incarnation of this broker: a number that is higher than at every start before, durably.
+    /// Other brokers know this process by it.
+    #[must_use]
+    pub fn incarnation(&self) -> u64 {
+        self.incarnation
     }
 
     /// A shard by its number; `None` when it is not on this broker, is damaged or has stopped.

@@ -7,6 +7,7 @@
 //! meta.forming                            only while the directory is being formatted
 //! meta.mended                             only while a damaged meta is rewritten
 //! lock                                    locked by the broker that uses the directory
+//! incarnation                             number of the last start (see `incarnation`)
 //! wal/                                    the write-ahead log of all shards
 //! snapshots/<shard>-<n>.snapshot          the newest two snapshots of each shard (see `snapshot`)
 //! shards/<shard>/spill/<n>.spill          small tails of many partitions, one file a checkpoint
@@ -36,6 +37,8 @@ use std::sync::Arc;
 use ropewalk_disk::{Disk, Lock, Open};
 use ropewalk_shard::{BrokerId, PartitionId, ShardId};
 use serde::{Deserialize, Serialize};
+
+mod incarnation;
 
 const MAGIC: [u8; 8] = *b"RWMETA\0\0";
 /// The format version that this broker reads and writes.
