@@ -162,10 +162,12 @@ impl Broker {
         let admin_server = admin::serve(admin_socket, admin_parts, admin_stop);
         background.spawn(supervisor.endless(&supervision::ADMIN_SERVER, admin_server));
 
-        let parts = Parts { settings: Arc::clone(&settings), disk, dir: start.dir, rounds };
-        let opened = parts.open(start.format, start.on_fatal).await?;
         let endpoints = bound.iter().map(|bound| (Arc::clone(&bound.name), bound.endpoint.clone()));
-        let context = opened.context(endpoints.collect(), metrics);
+        let endpoints = endpoints.collect();
+        let parts =
+            Parts { settings: Arc::clone(&settings), disk, dir: start.dir, rounds, endpoints };
+        let opened = parts.open(start.format, start.on_fatal).await?;
+        let context = opened.context(metrics);
         status.opened(opened.to_admin(&context));
         let reconciler = Arc::clone(&opened.reconciler).run();
         background.spawn(supervisor.endless(&supervision::RECONCILER, reconciler));
@@ -270,6 +272,8 @@ struct Parts {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
     rounds: RoundMetrics,
+    /// Host and port that clients of each listener are given.
+    endpoints: HashMap<Arc<str>, (Str, i32)>,
 }
 
 /// An open data directory with the parts that are built on it.
@@ -277,6 +281,7 @@ struct OpenParts {
     parts: Parts,
     node: Arc<Node>,
     view: Arc<View>,
+    cluster: Arc<Cluster>,
     queue_metrics: Arc<QueueMetrics>,
     wake_ups: Arc<WakeUps>,
     reconciler: Arc<Reconciler>,
@@ -330,7 +335,14 @@ impl Parts {
             node.stop().await;
             return Err(StartError::CatalogDamaged(damage));
         }
-        let reconciler = Reconciler::new(Arc::clone(&node), Arc::clone(&view));
+        let own = KnownBroker {
+            id: BrokerId(node_id),
+            rack: self.settings.rack().map(Str::from),
+            endpoints: self.endpoints.clone(),
+        };
+        let cluster = Cluster::alone(Arc::clone(&node), own);
+        let reconciler =
+            Reconciler::new(Arc::clone(&node), Arc::clone(&view), Arc::clone(&cluster));
         let reconciler = reconciler
             .with_repaired_catalog(orphans::are_kept(&self.dir))
             .abandoning_orphans(orphans::are_abandoned(&self.dir).then(|| self.dir.clone()));
@@ -339,7 +351,16 @@ impl Parts {
         let groups = Coordinator::new(Arc::clone(&node), Arc::clone(&view), options);
         listener.follow(&node, &groups);
         lead(&node).await;
-        Ok(OpenParts { parts: self, node, view, queue_metrics, wake_ups, reconciler, groups })
+        Ok(OpenParts {
+            parts: self,
+            node,
+            view,
+            cluster,
+            queue_metrics,
+            wake_ups,
+            reconciler,
+            groups,
+        })
     }
 }
 
@@ -367,20 +388,14 @@ impl OpenParts {
         }
     }
 
-    fn context(
-        &self,
-        endpoints: HashMap<Arc<str>, (Str, i32)>,
-        metrics: handle::metrics::Metrics,
-    ) -> Arc<Context> {
+    fn context(&self, metrics: handle::metrics::Metrics) -> Arc<Context> {
         let settings = &self.parts.settings;
-        let id = BrokerId(settings.node_id());
-        let own = KnownBroker { id, rack: settings.rack().map(Str::from), endpoints };
         let (node, view) = (Arc::clone(&self.node), Arc::clone(&self.view));
         let topics = Topics::new(node, view, Arc::clone(settings), Arc::clone(&self.reconciler));
         Arc::new(Context {
             broker_id: settings.node_id(),
             cluster_id: Str::from(self.node.identity().cluster_id.as_str()),
-            cluster: Cluster::alone(Arc::clone(&self.node), own),
+            cluster: Arc::clone(&self.cluster),
             log_dir: Str::from(self.parts.dir.display().to_string()),
             settings: Arc::clone(settings),
             node: Arc::clone(&self.node),
