@@ -172,7 +172,8 @@ impl Cluster {
             seeded: Notify::new(),
         });
         remote.refresh();
-        let service = Service { remote: Arc::clone(&remote), connections };
+        let files = remote.link.take_files_queue();
+        let service = Service { remote: Arc::clone(&remote), connections, files };
         Ok((Arc::new(Self { node, own, remote: Some(remote) }), service))
     }
 
