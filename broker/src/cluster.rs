@@ -190,7 +190,8 @@ impl Cluster {
             seeded: Notify::new(),
         });
         remote.refresh();
-        let service = Service { remote: Arc::clone(&remote), connections };
+        let files = remote.link.take_files_queue();
+        let service = Service { remote: Arc::clone(&remote), connections, files };
         let cluster = Self {
             node,
             own,

@@ -150,9 +150,10 @@ impl Brokers {
             incarnations: (0..count).map(|_| 0).collect(),
             running: (0..count).map(|_| None).collect(),
         };
-        for broker in 0..brokers.running.len() {
+        let replicas = REPLICAS.into_iter().enumerate().take(brokers.running.len());
+        for (broker, replica) in replicas {
             for catalog in &brokers.catalogs {
-                catalog.place(SHARD, ReplicaId(REPLICAS[broker]), id(broker));
+                catalog.place(SHARD, ReplicaId(replica), id(broker));
             }
             brokers.restart(broker);
         }

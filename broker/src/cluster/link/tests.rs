@@ -1,3 +1,5 @@
+//! Whose message it is, and what a link takes before it is connected.
+
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
