@@ -28,14 +28,10 @@ pub(crate) async fn handle(
         let view = ctx.topic(&asked.topic, Uuid::nil());
         let partition = |partition_id: i32| {
             let code = why_not(ctx, view.as_deref(), partition_id, request.election_type);
-            let why = match code {
-                ErrorCode::ElectionNotNeeded => {
-                    Str::from_static("the leader is the preferred one already")
-                }
-                code => {
-                    let why = format!("partition {}-{partition_id}: {}", asked.topic, code.name());
-                    Str::from(why)
-                }
+            let why = if code == ErrorCode::ElectionNotNeeded {
+                Str::from_static("the leader is the preferred one already")
+            } else {
+                Str::from(format!("partition {}-{partition_id}: {}", asked.topic, code.name()))
             };
             PartitionResult {
                 partition_id,

@@ -1,6 +1,11 @@
 //! Requests to brokers of which others lead, and the moves of leaders.
 
+use ropewalk_codec::alter_partition_reassignments_request::*;
+use ropewalk_codec::create_topics_request::{CreatableTopic, CreateTopicsRequest};
 use ropewalk_codec::describe_cluster_request::DescribeClusterRequest;
+use ropewalk_codec::describe_log_dirs_request::DescribeLogDirsRequest;
+use ropewalk_codec::describe_quorum_request as quorum;
+use ropewalk_codec::elect_leaders_request::{ElectLeadersRequest, TopicPartitions};
 use ropewalk_codec::fetch_request::{FetchPartition, FetchRequest, FetchTopic};
 use ropewalk_codec::fetch_response::{FetchResponse, PartitionData};
 use ropewalk_codec::find_coordinator_request::FindCoordinatorRequest;
@@ -347,5 +352,91 @@ async fn the_controller_is_who_leads_the_catalog_or_any_broker_of_the_listener()
     assert_eq!(trio.metadata(1, 9, PUBLIC).await.controller_id, 2);
     trio.lead(ShardId::CATALOG, 0).await;
     assert_eq!(trio.metadata(1, 9, INTERNAL).await.controller_id, 1, "the leader has no endpoint");
+    trio.stop().await;
+}
+
+/// Code, replication factor and message for a topic that is validated only.
+async fn validated(trio: &Trio, factor: i16, in_sync: &str) -> (i16, i16, Option<Str>) {
+    let topic = CreatableTopic {
+        name: "new".into(),
+        num_partitions: 1,
+        replication_factor: factor,
+        configs: vec![config("min.insync.replicas", in_sync)],
+        ..Default::default()
+    };
+    let request =
+        CreateTopicsRequest { topics: vec![topic], timeout_ms: 10_000, validate_only: true };
+    let call = trio.call(ApiKey::CreateTopics, 7, PUBLIC).await;
+    let answer = create_topics::handle(&trio.brokers[1], &call, request).await.expect("answered");
+    let topic = &answer.topics[0];
+    (topic.error_code, topic.replication_factor, topic.error_message.clone())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_replicas_of_a_topic_are_those_of_the_cluster() {
+    let trio = Trio::new().await;
+    for factor in [-1, 1, 2, 3] {
+        let (code, replicas, _) = validated(&trio, factor, "2").await;
+        assert_eq!((code, replicas), (0, 3), "{factor}");
+    }
+    let (code, _, why) = validated(&trio, 4, "1").await;
+    assert_eq!(code, ErrorCode::InvalidReplicationFactor.code());
+    assert!(why.expect("it says why").contains("the number of brokers, 3"));
+    assert_eq!(validated(&trio, 3, "3").await.0, ErrorCode::InvalidConfig.code());
+
+    for (replicas, code) in [
+        (Some(vec![2, 0, 1]), ErrorCode::None),
+        (Some(vec![0]), ErrorCode::InvalidReplicaAssignment),
+        (Some(vec![0, 1, 1]), ErrorCode::InvalidReplicaAssignment),
+        (None, ErrorCode::NoReassignmentInProgress),
+    ] {
+        let partition = ReassignablePartition { partition_index: 0, replicas };
+        let topic = ReassignableTopic { name: "t".into(), partitions: vec![partition] };
+        let request =
+            AlterPartitionReassignmentsRequest { topics: vec![topic], ..Default::default() };
+        let call = trio.call(ApiKey::AlterPartitionReassignments, 1, PUBLIC).await;
+        let answer = alter_partition_reassignments::handle(&trio.brokers[2], &call, request).await;
+        let answer = answer.expect("answered");
+        assert_eq!(answer.responses[0].partitions[0].error_code, code.code());
+    }
+    let call = trio.call(ApiKey::ListPartitionReassignments, 0, PUBLIC).await;
+    let answer =
+        list_partition_reassignments::handle(&trio.brokers[2], &call, Default::default()).await;
+    assert!(answer.expect("answered").topics.is_empty(), "no replica is being added");
+    trio.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_broker_tells_that_no_election_is_needed_and_what_it_holds() {
+    let trio = Trio::new().await;
+    let partitions = TopicPartitions { topic: "t".into(), partitions: vec![0, 7] };
+    let request =
+        ElectLeadersRequest { topic_partitions: Some(vec![partitions]), ..Default::default() };
+    let call = trio.call(ApiKey::ElectLeaders, 2, PUBLIC).await;
+    let answer = elect_leaders::handle(&trio.brokers[1], &call, request).await.expect("answered");
+    let results = &answer.replica_election_results[0].partition_result;
+    let codes: Vec<_> = results.iter().map(|result| result.error_code).collect();
+    let expected = [ErrorCode::ElectionNotNeeded, ErrorCode::UnknownTopicOrPartition];
+    assert_eq!(codes, expected.map(ErrorCode::code));
+
+    let shard = trio.brokers[2].node.shard(SHARD).expect("it holds the shard");
+    trio.within("it is open", || (!shard.partitions().is_empty()).then_some(())).await;
+    let call = trio.call(ApiKey::DescribeLogDirs, 4, PUBLIC).await;
+    let all = DescribeLogDirsRequest { topics: None };
+    let answer = describe_log_dirs::handle(&trio.brokers[2], &call, all).await;
+    let held = &answer.expect("answered").results[0].topics[0];
+    assert_eq!((&*held.name, held.partitions.len()), ("t", 1), "a follower holds it as well");
+
+    for (at, code) in [(0, ErrorCode::None), (2, ErrorCode::NotLeaderOrFollower)] {
+        let partitions = vec![quorum::PartitionData { partition_index: 0 }];
+        let topic = quorum::TopicData { topic_name: "__cluster_metadata".into(), partitions };
+        let request = quorum::DescribeQuorumRequest { topics: vec![topic] };
+        let call = trio.call(ApiKey::DescribeQuorum, 2, PUBLIC).await;
+        let answer = describe_quorum::handle(&trio.brokers[at], &call, request).await;
+        let answer = answer.expect("answered");
+        assert_eq!(answer.topics[0].partitions[0].error_code, code.code(), "at {at}");
+        let nodes: Vec<_> = answer.nodes.iter().map(|node| node.node_id).collect();
+        assert_eq!(nodes, [0, 1, 2]);
+    }
     trio.stop().await;
 }

@@ -251,7 +251,11 @@ impl Trio {
     /// Cuts a broker off from the others, or connects it again.
     pub(super) fn cut(&self, broker: usize, is_cut: bool) {
         let mut cut = self.net.cut.lock();
-        let _ = if is_cut { cut.insert(broker) } else { cut.remove(&broker) };
+        if is_cut {
+            cut.insert(broker);
+        } else {
+            cut.remove(&broker);
+        }
     }
 
     /// Waits until `look` finds something.
