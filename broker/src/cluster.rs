@@ -56,10 +56,10 @@ mod others;
 pub use directory::{Directory, KnownBroker, ListedBroker, ListedReplica};
 pub use leaders::{ALIVE_MAX, Leader};
 pub use link::Link;
-pub use report::{Report, ReportSource};
-pub use service::Service;
 #[cfg(test)]
 pub(crate) use others::Others;
+pub use report::{Report, ReportSource};
+pub use service::Service;
 
 use leaders::Seen;
 use link::Forwarded;

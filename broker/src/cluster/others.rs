@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ropewalk_shard::{ShardId};
+use ropewalk_shard::ShardId;
 
 use super::{Holders, KnownBroker, Leader};
 

@@ -113,8 +113,8 @@ fn followers(ctx: &Context) -> Vec<(i32, Progress)> {
     let state = catalog.state();
     let info = state.catalog.as_ref().and_then(|catalog| catalog.shards.get(&ShardId::CATALOG));
     let broker_of = |member: Progress| {
-        let broker = info?.replicas.get(&ReplicaId(member.replica))?;
-        Some((broker.0, member))
+        let placed = info?.replicas.get(&ReplicaId(member.replica))?;
+        Some((placed.broker.0, member))
     };
     let others = members.into_iter().filter(|member| Some(member.replica) != own);
     others.filter_map(broker_of).collect()

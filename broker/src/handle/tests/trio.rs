@@ -388,14 +388,16 @@ fn context(
     listener.open.set(open).expect("a node is opened once");
     view.reload(node.catalog().state().catalog.as_ref().expect("it has the catalog"));
     let side = Arc::new(Side { me, net: Arc::clone(net) });
-    let reconciler = Arc::new(Reconciler::new(Arc::clone(&node), Arc::clone(&view)));
+    let cluster = Cluster::among(Arc::clone(&node), known(me), side);
+    let reconciler =
+        Arc::new(Reconciler::new(Arc::clone(&node), Arc::clone(&view), Arc::clone(&cluster)));
     let topics =
         Topics::new(Arc::clone(&node), Arc::clone(&view), Arc::clone(&settings), reconciler);
     let metrics = Metrics::register(&mut prometheus_client::registry::Registry::default());
     Arc::new(Context {
         broker_id: id(me).0,
         cluster_id: "test".into(),
-        cluster: Cluster::among(Arc::clone(&node), known(me), side),
+        cluster,
         log_dir: "/data".into(),
         settings,
         node,
