@@ -106,6 +106,7 @@ fn of_replica(id: ReplicaId, placed: &PlacedReplica, led: Option<&LedShard>) -> 
         broker: placed.broker.0,
         role: role.to_owned(),
         votes: led.map(|_| member.is_some_and(|member| member.is_voter)),
+        caught_up: member.map(|member| member.is_caught_up),
         lag: member.and_then(|member| Some(last?.saturating_sub(member.matched))),
     }
 }
