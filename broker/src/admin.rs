@@ -202,6 +202,7 @@ fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/owners/{owner}", get(changes::owned))
         .route("/v1/broker", get(broker))
         .route("/v1/cluster", get(cluster::report))
+        .route("/v1/cluster/brokers", post(cluster::join::join))
         .route("/v1/fence", post(changes::claim_fence))
         .route("/v1/signals", get(signals::signals))
         .route("/v1/settings", put(changes::replace_settings))

@@ -12,47 +12,51 @@
 //! answered so that clients look up the coordinator; other requests finish, waiting fetches are
 //! dropped. Then the background tasks end, and the shards with a last checkpoint.
 
-use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use ropewalk_codec::Str;
 use ropewalk_disk::{Disk, RealDisk};
+use ropewalk_node::NodeError;
 use ropewalk_node::supervision::{OnFatal, StopGuard};
-use ropewalk_node::{NoPeers, Node, NodeError, NodeOptions};
 use ropewalk_shard::BrokerId;
-use ropewalk_store::{DataDir, Identity, bootstrap, checkpoint, recovery, transfer};
-use tokio::net::TcpListener;
+use ropewalk_store::{DataDir, Identity, bootstrap, recovery};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::info;
 
-use crate::admin::{self, Admin, WakeUps, measured};
-use crate::catalog::{Reconciler, Topics, View, orphans};
-use crate::clock;
-use crate::cluster::{Cluster, KnownBroker};
-use crate::group::{self, Coordinator};
+use crate::admin::{self, Admin, measured};
+use crate::catalog::{Balancer, MembersLoop};
+use crate::cluster::KnownBroker;
+use crate::cluster::metrics::PeerMetrics;
 use crate::handle::{self, Context};
 use crate::limits;
-use crate::listen::{self, Acceptor, Budget, Lanes};
-use crate::log_limit::LogLimit;
-use crate::queue_metrics::QueueMetrics;
+use crate::listen::{self, Acceptor, Lanes};
 use crate::retention::RetentionTask;
-use crate::settings::{Endpoint, Settings};
+use crate::settings::Settings;
 use crate::supervision::{self, Supervisor};
 
 mod apply_listener;
+mod bind;
 mod connections;
 mod round_metrics;
 mod status;
+mod peer_runtime;
+mod join;
+mod registration;
+mod open;
 
-use apply_listener::{ApplyListener, Policy};
+use bind::{
+    BoundListener, admin_endpoint, bind, bind_all, broker_info, local_address, peer_addresses,
+};
 use connections::Connections;
+use open::{OpenParts, Others, Parts};
+use peer_runtime::PeerRuntime;
+use registration::Registration;
 use round_metrics::RoundMetrics;
 use status::Status;
 
@@ -101,6 +105,15 @@ pub enum StartError {
     /// The log holds the panic's own line.
     #[error("the data directory cannot be opened: {0}")]
     Opening(String),
+    /// The cluster of the settings did not let this broker join, and a person has to act first.
+    #[error("the broker cannot join the cluster: {0}")]
+    Join(String),
+    /// The connections to the other brokers cannot be opened.
+    #[error("the other brokers cannot be reached: {0}")]
+    Peers(#[source] ropewalk_peer::OpenError),
+    /// A basic call to the operating system failed.
+    #[error("{0}")]
+    System(#[from] io::Error),
     /// The catalog shard, which lists all topics, is lost or damaged. Nothing can be served.
     #[error("the catalog is damaged: {0}")]
     CatalogDamaged(String),
@@ -119,13 +132,8 @@ pub struct Broker {
     admin_stopping: watch::Sender<bool>,
     listeners: JoinSet<()>,
     background: JoinSet<()>,
-}
-
-/// A bound socket, and the host and port that its clients are given.
-struct BoundListener {
-    name: Arc<str>,
-    socket: TcpListener,
-    endpoint: (Str, i32),
+    /// Dropped last: the connections to the other brokers.
+    _peer_runtime: Option<PeerRuntime>,
 }
 
 impl Broker {
@@ -139,18 +147,15 @@ impl Broker {
         let admin_socket = bind(&admin_endpoint(&settings)).await?;
         let kafka = bound.iter().filter_map(|bound| bound.socket.local_addr().ok()).collect();
         let admin = local_address(&admin_socket)?;
+        let others = others(&settings, &bound, admin).await?;
 
         let mut registry = Registry::with_prefix("ropewalk");
         let metrics = handle::metrics::Metrics::register(&mut registry);
         let rounds = RoundMetrics::register(&mut registry);
         let connection_metrics = listen::metrics::Metrics::register(&mut registry);
         let status = Status::new(&settings);
-        let source: Arc<dyn admin::Source> = Arc::clone(&status) as _;
-        registry.register_collector(Box::new(measured::Queues(Arc::clone(&source))));
-        registry.register_collector(Box::new(measured::Conditions(Arc::clone(&source))));
         let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(ropewalk_disk::Options::default()));
-        registry.register_collector(Box::new(status.storage(Arc::clone(&disk))));
-        registry.register_collector(Box::new(supervision::Panics));
+        let peer_metrics = register(&mut registry, &status, &disk);
 
         let supervisor = Supervisor::new(Arc::clone(&start.on_fatal));
         let mut background = JoinSet::new();
@@ -158,23 +163,26 @@ impl Broker {
         let (admin_stopping, admin_stop) = watch::channel(false);
         let ends = supervisor.stop_guard();
         let token_file = settings.admin_token_file();
+        let source: Arc<dyn admin::Source> = Arc::clone(&status) as _;
         let admin_parts = Arc::new(Admin { source, metrics: Mutex::new(registry), token_file });
         let admin_server = admin::serve(admin_socket, admin_parts, admin_stop);
         background.spawn(supervisor.endless(&supervision::ADMIN_SERVER, admin_server));
 
-        let parts = Parts { settings: Arc::clone(&settings), disk, dir: start.dir, rounds };
-        let opened = parts.open(start.format, start.on_fatal).await?;
-        let endpoints = bound.iter().map(|bound| (Arc::clone(&bound.name), bound.endpoint.clone()));
-        let context = opened.context(endpoints.collect(), metrics);
+        let parts = Parts {
+            own: known_broker(&settings, &bound),
+            settings: Arc::clone(&settings),
+            disk,
+            dir: start.dir,
+            rounds,
+            status: Arc::clone(&status),
+            supervisor: supervisor.clone(),
+            others,
+        };
+        let mut opened = parts.open(start.format, start.on_fatal).await?;
+        peer_metrics.set(&opened.cluster);
+        let context = opened.context(metrics);
         status.opened(opened.to_admin(&context));
-        let reconciler = Arc::clone(&opened.reconciler).run();
-        background.spawn(supervisor.endless(&supervision::RECONCILER, reconciler));
-        let groups = Arc::clone(&opened.groups).run();
-        background.spawn(supervisor.endless(&supervision::GROUPS, groups));
-        let (node, view) = (Arc::clone(&opened.node), Arc::clone(&opened.view));
-        let queue_metrics = Arc::clone(&opened.queue_metrics);
-        let retention = RetentionTask::new(node, view, Arc::clone(&settings), queue_metrics).run();
-        background.spawn(supervisor.endless(&supervision::RETENTION, retention));
+        run_tasks(&mut opened, &supervisor, &mut background);
 
         let acceptor = Acceptor::new(
             Arc::new(Arc::clone(&context)),
@@ -201,6 +209,7 @@ impl Broker {
             admin_stopping,
             listeners,
             background,
+            _peer_runtime: opened.peer_runtime,
         })
     }
 
@@ -242,8 +251,76 @@ impl Broker {
         let _ = self.stopping.send(true);
         while self.listeners.join_next().await.is_some() {}
         self.context.node.stop().await;
+        self.context.cluster.stop();
         let _ = self.admin_stopping.send(true);
         self.background.shutdown().await;
+    }
+}
+
+/// Registers the metrics that are read on demand. Those of the other brokers have to be told the
+/// cluster.
+fn register(registry: &mut Registry, status: &Arc<Status>, disk: &Arc<dyn Disk>) -> PeerMetrics {
+    let source: Arc<dyn admin::Source> = Arc::clone(status) as _;
+    registry.register_collector(Box::new(measured::Queues(Arc::clone(&source))));
+    registry.register_collector(Box::new(measured::Conditions(source)));
+    registry.register_collector(Box::new(status.storage(Arc::clone(disk))));
+    registry.register_collector(Box::new(supervision::Panics));
+    let peers = PeerMetrics::default();
+    registry.register_collector(Box::new(peers.clone()));
+    peers
+}
+
+/// How the other brokers are reached, if the settings name any.
+async fn others(
+    settings: &Settings,
+    bound: &[BoundListener],
+    admin: SocketAddr,
+) -> Result<Option<Others>, StartError> {
+    let Some(peers) = settings.peers().expect("checked when the settings were read") else {
+        return Ok(None);
+    };
+    let listen = peer_addresses(&peers).await?;
+    let info = broker_info(settings, bound, admin, (&peers, listen));
+    Ok(Some(Others { settings: peers, listen, info }))
+}
+
+fn known_broker(settings: &Settings, bound: &[BoundListener]) -> KnownBroker {
+    let endpoints = bound.iter().map(|bound| (Arc::clone(&bound.name), bound.endpoint.clone()));
+    KnownBroker {
+        id: BrokerId(settings.node_id()),
+        rack: settings.rack().map(Str::from),
+        endpoints: endpoints.collect(),
+    }
+}
+
+/// Starts the tasks that run as long as the broker.
+fn run_tasks(opened: &mut OpenParts, supervisor: &Supervisor, background: &mut JoinSet<()>) {
+    let settings = Arc::clone(&opened.parts.settings);
+    let reconciler = Arc::clone(&opened.reconciler).run();
+    background.spawn(supervisor.endless(&supervision::RECONCILER, reconciler));
+    let groups = Arc::clone(&opened.groups).run();
+    background.spawn(supervisor.endless(&supervision::GROUPS, groups));
+    let (node, view) = (Arc::clone(&opened.node), Arc::clone(&opened.view));
+    let queue_metrics = Arc::clone(&opened.queue_metrics);
+    let retention = RetentionTask::new(node, view, Arc::clone(&settings), queue_metrics).run();
+    background.spawn(supervisor.endless(&supervision::RETENTION, retention));
+    if let Some(others) = opened.parts.others.take() {
+        let parts =
+            || (Arc::clone(&opened.cluster), Arc::clone(&opened.node), Arc::clone(&opened.view));
+        let (cluster, node, view) = parts();
+        let balancer = Arc::new(Balancer::new(cluster, node, view)).run();
+        background.spawn(supervisor.endless(&supervision::BALANCER, balancer));
+        let (cluster, node, view) = parts();
+        let members = Arc::new(MembersLoop::new(cluster, node, view)).run();
+        background.spawn(supervisor.endless(&supervision::MEMBERS, members));
+        let registration = Registration {
+            cluster: Arc::clone(&opened.cluster),
+            view: Arc::clone(&opened.view),
+            id: opened.cluster.own().id,
+            others,
+            token_file: settings.admin_token_file(),
+        };
+        background.spawn(supervisor.endless(&supervision::REGISTRATION, registration.run()));
     }
 }
 
@@ -264,142 +341,6 @@ fn identity(settings: &Settings, cluster_id: String) -> Identity {
     Identity::first(cluster_id, BrokerId(settings.node_id()), SHARDS)
 }
 
-/// What is needed to open a data directory.
-struct Parts {
-    settings: Arc<Settings>,
-    disk: Arc<dyn Disk>,
-    dir: PathBuf,
-    rounds: RoundMetrics,
-}
-
-/// An open data directory with the parts that are built on it.
-struct OpenParts {
-    parts: Parts,
-    node: Arc<Node>,
-    view: Arc<View>,
-    queue_metrics: Arc<QueueMetrics>,
-    wake_ups: Arc<WakeUps>,
-    reconciler: Arc<Reconciler>,
-    groups: Arc<Coordinator>,
-}
-
-impl Parts {
-    async fn open(
-        self,
-        format: Option<String>,
-        on_fatal: OnFatal,
-    ) -> Result<OpenParts, StartError> {
-        let view = Arc::new(View::new(Arc::clone(&self.settings)));
-        let queue_metrics = Arc::new(QueueMetrics::default());
-        let wake_ups = Arc::new(WakeUps::default());
-        let listener = ApplyListener::new(
-            Arc::clone(&view),
-            Arc::clone(&queue_metrics),
-            Arc::clone(&wake_ups),
-        );
-        let listener = Arc::new(listener);
-        let node_id = self.settings.node_id();
-        let rounds = self.rounds.clone();
-        let options = NodeOptions {
-            disk: Arc::clone(&self.disk),
-            dir: self.dir.clone(),
-            format: format.map(|cluster_id| identity(&self.settings, cluster_id)),
-            observer: Arc::clone(&listener) as _,
-            peers: Arc::new(NoPeers),
-            policy: Arc::new(Policy(Arc::clone(&view))),
-            on_fatal,
-            on_round: Arc::new(move |round| rounds.observe(round)),
-            clock_ms: clock::now_ms,
-            recovery: recovery::Options::default(),
-            checkpoint: checkpoint::Options::default(),
-            transfer: transfer::Options::default(),
-        };
-        // Recovery reads files for as long as it takes, so it runs on a blocking thread.
-        let opened = tokio::task::spawn_blocking(move || Node::open(options)).await;
-        let node = match opened {
-            Ok(opened) => Arc::new(opened?),
-            Err(ended) => return Err(StartError::Opening(ended.to_string())),
-        };
-        let found = node.identity().broker_id.0;
-        if found != node_id {
-            node.stop().await;
-            return Err(StartError::OtherBroker { dir: self.dir, found, set: node_id });
-        }
-        if let Some((_, damage)) = node.damaged().iter().find(|(shard, _)| is_catalog(*shard)) {
-            let damage = damage.clone();
-            node.stop().await;
-            return Err(StartError::CatalogDamaged(damage));
-        }
-        let reconciler = Reconciler::new(Arc::clone(&node), Arc::clone(&view));
-        let reconciler = reconciler
-            .with_repaired_catalog(orphans::are_kept(&self.dir))
-            .abandoning_orphans(orphans::are_abandoned(&self.dir).then(|| self.dir.clone()));
-        let reconciler = Arc::new(reconciler);
-        let options = group::Options::new(&self.settings);
-        let groups = Coordinator::new(Arc::clone(&node), Arc::clone(&view), options);
-        listener.follow(&node, &groups);
-        lead(&node).await;
-        Ok(OpenParts { parts: self, node, view, queue_metrics, wake_ups, reconciler, groups })
-    }
-}
-
-/// Waits until every shard has a leader, at most [`limits::LEAD_TIME_MAX`]. `/ready` reports a
-/// shard that has none by then.
-async fn lead(node: &Node) {
-    let all_lead = async {
-        while !node.is_ready() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    let _ = tokio::time::timeout(limits::LEAD_TIME_MAX, all_lead).await;
-}
-
-fn is_catalog(shard: ropewalk_shard::ShardId) -> bool {
-    shard == ropewalk_shard::ShardId::CATALOG
-}
-
-impl OpenParts {
-    fn to_admin(&self, context: &Arc<Context>) -> admin::Open {
-        admin::Open {
-            context: Arc::clone(context),
-            queue_metrics: Arc::clone(&self.queue_metrics),
-            wake_ups: Arc::clone(&self.wake_ups),
-        }
-    }
-
-    fn context(
-        &self,
-        endpoints: HashMap<Arc<str>, (Str, i32)>,
-        metrics: handle::metrics::Metrics,
-    ) -> Arc<Context> {
-        let settings = &self.parts.settings;
-        let id = BrokerId(settings.node_id());
-        let own = KnownBroker { id, rack: settings.rack().map(Str::from), endpoints };
-        let (node, view) = (Arc::clone(&self.node), Arc::clone(&self.view));
-        let topics = Topics::new(node, view, Arc::clone(settings), Arc::clone(&self.reconciler));
-        Arc::new(Context {
-            broker_id: settings.node_id(),
-            cluster_id: Str::from(self.node.identity().cluster_id.as_str()),
-            cluster: Cluster::alone(Arc::clone(&self.node), own),
-            log_dir: Str::from(self.parts.dir.display().to_string()),
-            settings: Arc::clone(settings),
-            node: Arc::clone(&self.node),
-            view: Arc::clone(&self.view),
-            topics,
-            groups: Arc::clone(&self.groups),
-            answers: Budget::new(limits::ANSWER_BYTES_MAX),
-            fetch_sessions: handle::fetch::Sessions::new(
-                settings.fetch_sessions_max(),
-                metrics.fetch_sessions.clone(),
-            ),
-            buffers: handle::Buffers::default(),
-            producer_ids: handle::init_producer_id::ProducerIds::default(),
-            metrics,
-            refusals: LogLimit::default(),
-        })
-    }
-}
-
 /// The listeners' options, taken from the settings.
 fn listen_options(settings: &Arc<Settings>) -> listen::Options {
     listen::Options {
@@ -409,67 +350,4 @@ fn listen_options(settings: &Arc<Settings>) -> listen::Options {
         write_time_max: limits::WRITE_TIME_MAX,
         limits: Arc::new(Connections::new(Arc::clone(settings))),
     }
-}
-
-/// Binds every Kafka listener.
-async fn bind_all(settings: &Settings) -> Result<Vec<BoundListener>, StartError> {
-    let listeners = settings.listeners().expect("checked when the settings were read");
-    let advertised = settings.advertised().expect("checked when the settings were read");
-    let mut bound = Vec::with_capacity(listeners.len());
-    for listener in listeners {
-        let socket = bind(&listener.endpoint).await?;
-        let advertised = advertised.iter().find(|advertised| advertised.name == listener.name);
-        let endpoint = match advertised {
-            Some(advertised) => {
-                (Str::from(advertised.endpoint.host.as_str()), i32::from(advertised.endpoint.port))
-            }
-            None => {
-                let port = local_address(&socket)?.port();
-                (reachable_host(&listener.endpoint), i32::from(port))
-            }
-        };
-        bound.push(BoundListener { name: listener.name.into(), socket, endpoint });
-    }
-    Ok(bound)
-}
-
-/// The advertised host if no setting names one: the host of the listener, or this machine's name.
-fn reachable_host(endpoint: &Endpoint) -> Str {
-    if endpoint.is_wildcard() {
-        let name = rustix::system::uname();
-        return Str::from(name.nodename().to_string_lossy().into_owned());
-    }
-    Str::from(endpoint.host.as_str())
-}
-
-/// Binds the first address of an endpoint that is available.
-async fn bind(endpoint: &Endpoint) -> Result<TcpListener, StartError> {
-    let refuse = |source| StartError::Bind {
-        address: format!("{}:{}", endpoint.host, endpoint.port),
-        source,
-    };
-    let host = if endpoint.host.is_empty() { "::" } else { &endpoint.host };
-    let found = tokio::net::lookup_host((host, endpoint.port)).await.map_err(refuse)?;
-    let mut addresses: Vec<SocketAddr> = found.collect();
-    if endpoint.host.is_empty() {
-        // A machine without IPv6 still has an IPv4 wildcard address.
-        addresses.push(SocketAddr::from(([0, 0, 0, 0], endpoint.port)));
-    }
-    let mut failed = io::Error::from(io::ErrorKind::AddrNotAvailable);
-    for address in addresses {
-        match Acceptor::bind(address) {
-            Ok(socket) => return Ok(socket),
-            Err(error) => failed = error,
-        }
-    }
-    Err(refuse(failed))
-}
-
-fn admin_endpoint(settings: &Settings) -> Endpoint {
-    Endpoint::parse(&settings.admin()).expect("checked when the settings were read")
-}
-
-fn local_address(socket: &TcpListener) -> Result<SocketAddr, StartError> {
-    let refuse = |source| StartError::Bind { address: "a bound socket".into(), source };
-    socket.local_addr().map_err(refuse)
 }

@@ -30,13 +30,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use ropewalk_node::Node;
-use ropewalk_peer::{OpenError, PeerAddress};
+use ropewalk_peer::{Class, OpenError, PeerAddress};
 use ropewalk_shard::command::Command;
 use ropewalk_shard::{BrokerId, Outcome, Payload, ProposeError, ReplicaId, ShardId};
 use tokio::sync::Notify;
@@ -49,10 +50,14 @@ mod leaders;
 mod link;
 pub mod metrics;
 mod service;
+#[cfg(test)]
+mod others;
 
 pub use directory::{Directory, KnownBroker, ListedBroker, ListedReplica};
 pub use leaders::{ALIVE_MAX, Leader};
 pub use link::Link;
+#[cfg(test)]
+pub(crate) use others::Others;
 pub use report::{Report, ReportSource};
 pub use service::Service;
 
@@ -113,19 +118,6 @@ pub struct Cluster {
     others: Option<Arc<dyn Others>>,
 }
 
-/// The other brokers of a cluster in a test.
-#[cfg(test)]
-pub(crate) trait Others: Send + Sync + fmt::Debug {
-    /// Every broker, in the order of ids.
-    fn brokers(&self) -> Vec<Arc<KnownBroker>>;
-    /// The broker that leads a shard.
-    fn leader(&self, shard: ShardId) -> Option<Leader>;
-    /// The brokers that hold a shard.
-    fn holders(&self, shard: ShardId) -> Holders;
-    /// The shard of the broker that leads it.
-    fn led(&self, shard: ShardId) -> Option<Arc<ropewalk_node::ShardHandle>>;
-}
-
 /// The other brokers.
 struct Remote {
     node: Arc<Node>,
@@ -140,6 +132,8 @@ struct Remote {
     known: RwLock<Vec<Arc<KnownBroker>>>,
     /// Addresses of brokers that the catalog here may not list.
     seeds: RwLock<BTreeMap<BrokerId, PeerAddress>>,
+    /// The brokers that are connected to.
+    addresses: Mutex<BTreeMap<BrokerId, PeerAddress>>,
     /// Wakes the task that connects to brokers.
     seeded: Notify,
 }
@@ -154,23 +148,19 @@ impl Cluster {
     /// The cluster of a broker that is alone.
     #[must_use]
     pub fn alone(node: Arc<Node>, own: KnownBroker) -> Arc<Self> {
-        Arc::new(Self::with(node, Arc::new(own), None))
-    }
-
-    fn with(node: Arc<Node>, own: Arc<KnownBroker>, remote: Option<Arc<Remote>>) -> Self {
-        Self {
+        Arc::new(Self {
             node,
-            own,
-            remote,
+            own: Arc::new(own),
+            remote: None,
             #[cfg(test)]
             others: None,
-        }
+        })
     }
 
     /// The cluster of a broker that knows of others what a test says.
     #[cfg(test)]
     pub(crate) fn among(node: Arc<Node>, own: KnownBroker, others: Arc<dyn Others>) -> Arc<Self> {
-        Arc::new(Self { others: Some(others), ..Self::with(node, Arc::new(own), None) })
+        Arc::new(Self { node, own: Arc::new(own), remote: None, others: Some(others) })
     }
 
     /// Opens the connections to the other brokers. Must be called in a tokio runtime.
@@ -196,11 +186,20 @@ impl Cluster {
             source: OnceLock::new(),
             known: RwLock::default(),
             seeds: RwLock::default(),
+            addresses: Mutex::default(),
             seeded: Notify::new(),
         });
         remote.refresh();
-        let service = Service { remote: Arc::clone(&remote), connections };
-        Ok((Arc::new(Self::with(node, own, Some(remote))), service))
+        let files = remote.link.take_files_queue();
+        let service = Service { remote: Arc::clone(&remote), connections, files };
+        let cluster = Self {
+            node,
+            own,
+            remote: Some(remote),
+            #[cfg(test)]
+            others: None,
+        };
+        Ok((Arc::new(cluster), service))
     }
 
     /// Adds brokers to connect to that the catalog of this broker may not list yet. The catalog's
@@ -219,6 +218,13 @@ impl Cluster {
         }
     }
 
+    /// The address of the UDP socket of a class, with the port that the system has chosen; `None` if
+    /// the broker is alone.
+    #[must_use]
+    pub fn local_addr(&self, class: Class) -> Option<SocketAddr> {
+        self.remote.as_ref()?.peers.local_addr(class).ok()
+    }
+
     /// Ends the connections to the other brokers, and with them the [`Service`].
     pub fn stop(&self) {
         if let Some(remote) = &self.remote {
@@ -226,7 +232,7 @@ impl Cluster {
         }
     }
 
-    /// This broker, as clients see it.
+    /// This broker.
     #[must_use]
     pub fn own(&self) -> &Arc<KnownBroker> {
         &self.own
@@ -284,6 +290,7 @@ impl Cluster {
             })];
         };
         let mut reports = remote.link.leaders(leaders::Leaders::reports);
+        reports.retain(|report| self.is_alive(report.broker));
         reports.push(Arc::new(remote.report()));
         reports.sort_unstable_by_key(|report| report.broker);
         reports
@@ -438,7 +445,12 @@ impl Remote {
         }
         known.sort_unstable_by_key(|broker| broker.id);
         *self.known.write() = known;
-        self.peers.set_peers(&addresses);
+        // Most changes of the catalog are of topics.
+        let mut used = self.addresses.lock();
+        if *used != addresses {
+            self.peers.set_peers(&addresses);
+            *used = addresses;
+        }
     }
 
     /// The state of this broker now.

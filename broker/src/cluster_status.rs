@@ -141,6 +141,7 @@ mod tests {
             broker,
             role: role.to_owned(),
             votes,
+            caught_up: votes,
             lag,
         };
         let of_1 = vec![

@@ -12,7 +12,8 @@ use ropewalk_broker::settings::Endpoint;
     name = "ropewalk-broker",
     version,
     after_help = "Exit codes: 0 stopped as asked, 1 other failures, 2 wrong flags or settings, 3 the data \
-                  directory is in use by another broker, 4 the data directory cannot be used, 5 the disk \
+                  directory is in use by another broker, 4 the data directory cannot be used, or the \
+                  cluster does not let the broker join, 5 the disk \
                   failed while running, 6 an address cannot be listened on, 7 the data directory is empty \
                   and no flag or setting formats it: a new broker, or a lost disk, 8 repair found damage \
                   that it did not repair, 9 a thread or task ended that the broker needs: a bug in the \

@@ -324,12 +324,6 @@ static ROUTES: &[Route] = &[
 ];
 
 impl Context {
-    /// Host and port at which clients of the same listener reach this broker.
-    pub(crate) fn endpoint(&self, peer: &Peer) -> (Str, i32) {
-        let endpoint = self.cluster.own().endpoints.get(&peer.listener);
-        endpoint.cloned().expect("every listener has an endpoint")
-    }
-
     /// Total and free bytes of the data directory's file system.
     pub(crate) fn disk_bytes(&self) -> (i64, i64) {
         let Ok(stat) = rustix::fs::statvfs(self.log_dir.as_str()) else { return (-1, -1) };

@@ -51,6 +51,12 @@ ropewalk_node::tasks! {
     RETENTION = "retention", ProcessEnds, "retention of records and expiry of producers";
     /// Connections to the other brokers, heartbeats and reports.
     CLUSTER = "cluster", ProcessEnds, "all messages to and from other brokers";
+    /// Decides where replicas are and who leads.
+    BALANCER = "balancer", ProcessEnds, "placing of replicas on brokers";
+    /// Makes the members of shards those of the catalog.
+    MEMBERS = "members", ProcessEnds, "changes of the members of shards";
+    /// Registers this broker in the catalog.
+    REGISTRATION = "registration", ProcessEnds, "what the catalog says of this broker";
 }
 
 /// Every supervised thread and task.

@@ -107,8 +107,13 @@ pub enum Outcome {
     Appended(Vec<Result<AppendOutcome, AppendRefusal>>),
     /// The group refused the command.
     GroupRefused(group::Refusal),
-    /// The answer of the catalog.
-    Catalog(catalog::Answer),
+    /// The catalog has carried the command out, or has refused it.
+    Catalog {
+        /// The catalog's revision after the command.
+        revision: u64,
+        /// Its answer.
+        answer: catalog::Answer,
+    },
     /// The entry was committed in another term than it was proposed in: nothing was changed.
     TermChanged,
 }
@@ -134,7 +139,7 @@ impl State {
                 let catalog = self.catalog.get_or_insert_default();
                 let (answer, change) = catalog.apply(time_ms, command);
                 effects.push(Effect::CatalogChanged(change));
-                Outcome::Catalog(answer)
+                Outcome::Catalog { revision: catalog.revision, answer }
             }
         }
     }

@@ -30,7 +30,7 @@ use crate::settings::{Invalid, ReplaceOutcome};
 type Answer<T> = Result<Json<T>, AdminError>;
 
 /// A JSON body, or a refusal as JSON.
-pub(super) struct Body<T>(T);
+pub(super) struct Body<T>(pub(super) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = AdminError;

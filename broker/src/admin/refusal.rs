@@ -37,7 +37,7 @@ impl AdminError {
         Self::new(StatusCode::NOT_FOUND, "NoSuchQueue", format!("there is no queue '{name}'"))
     }
 
-    fn conflict(reason: &'static str, error: String) -> Self {
+    pub(super) fn conflict(reason: &'static str, error: String) -> Self {
         Self::new(StatusCode::CONFLICT, reason, error)
     }
 

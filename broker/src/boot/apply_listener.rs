@@ -11,6 +11,7 @@ use ropewalk_store::policy;
 
 use crate::admin::WakeUps;
 use crate::catalog::View;
+use crate::cluster::Link;
 use crate::group::Coordinator;
 use crate::queue_metrics::QueueMetrics;
 
@@ -20,6 +21,9 @@ pub(super) struct ApplyListener {
     view: Arc<View>,
     queue_metrics: Arc<QueueMetrics>,
     wake_ups: Arc<WakeUps>,
+    /// The link to the other brokers, which are told what leads here; `None` for a broker that is
+    /// alone.
+    link: Option<Arc<Link>>,
     /// The shards that lead here and have replayed their logs.
     leading: RwLock<BTreeSet<ShardId>>,
     /// Set once the node is open. The node is held weakly, so that it can be dropped.
@@ -37,9 +41,10 @@ impl ApplyListener {
         view: Arc<View>,
         queue_metrics: Arc<QueueMetrics>,
         wake_ups: Arc<WakeUps>,
+        link: Option<Arc<Link>>,
     ) -> Self {
         let (leading, open) = (RwLock::default(), OnceLock::new());
-        Self { view, queue_metrics, wake_ups, leading, open }
+        Self { view, queue_metrics, wake_ups, link, leading, open }
     }
 
     /// Loads the current catalog into the view, and from then on applies the catalog's changes to
@@ -79,6 +84,9 @@ impl Observer for ApplyListener {
             leading.remove(&shard)
         };
         drop(leading);
+        if let Some(link) = &self.link {
+            link.leads();
+        }
         // The coordinator reads the leaders elected before it existed when it starts.
         if let Some(open) = self.open.get() {
             open.groups.leads(shard, term);
@@ -126,7 +134,7 @@ mod tests {
         let settings = Settings::new(Vec::new()).expect("valid");
         let view = Arc::new(View::new(Arc::new(settings)));
         let queue_metrics = Arc::new(QueueMetrics::default());
-        let listener = ApplyListener::new(view, Arc::clone(&queue_metrics), Arc::default());
+        let listener = ApplyListener::new(view, Arc::clone(&queue_metrics), Arc::default(), None);
         let (shard, partition) = (ShardId(3), PartitionId { topic: random_topic_id(), index: 0 });
         let apply = |group: &str| {
             let group = group.to_owned();

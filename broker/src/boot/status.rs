@@ -4,6 +4,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use parking_lot::Mutex;
 use ropewalk_disk::Disk;
 use ropewalk_node::Halt;
 use ropewalk_shard::ShardId;
@@ -22,7 +23,7 @@ const TOO_OLD: &str =
     "shards have an entry that a newer version of the broker wrote: upgrade this broker";
 const DAMAGED_PARTITIONS: &str =
     "partitions lost records to damage; `ropewalk-broker repair` lists them";
-const LEADERLESS_SHARDS: &str = "shards have no leader on this broker";
+const LEADERLESS_SHARDS: &str = "shards have no leader";
 const ORPHANED_PARTITIONS: &str = "partitions are kept although the repaired catalog does not list their \
                                    topic; `ropewalk-broker repair --drop-orphans` releases them";
 
@@ -31,6 +32,8 @@ const ORPHANED_PARTITIONS: &str = "partitions are kept although the repaired cat
 pub(super) struct Status {
     settings: Arc<Settings>,
     started_at_ms: i64,
+    /// What the start waits for, if that is not the data directory.
+    waits_for: Mutex<Option<String>>,
     open: OnceLock<OpenParts>,
     stopping: AtomicBool,
 }
@@ -47,7 +50,13 @@ impl Status {
     pub(super) fn new(settings: &Arc<Settings>) -> Arc<Self> {
         let (open, stopping) = (OnceLock::new(), AtomicBool::new(false));
         let settings = Arc::clone(settings);
-        Arc::new(Self { settings, started_at_ms: clock::now_ms(), open, stopping })
+        let waits_for = Mutex::default();
+        Arc::new(Self { settings, started_at_ms: clock::now_ms(), waits_for, open, stopping })
+    }
+
+    /// Records what the start waits for.
+    pub(super) fn waits(&self, what: String) {
+        *self.waits_for.lock() = Some(what);
     }
 
     /// Records that the data directory is open.
@@ -76,6 +85,21 @@ impl Status {
             );
             Condition::of_broker(Kind::LogAtLimit, message)
         })
+    }
+
+    /// The shards that ought to have a leader, without the catalog: those of the whole cluster, or
+    /// those of a broker that is alone, as far as they are not damaged.
+    fn shards(&self, context: &Context) -> Vec<ShardId> {
+        let shards: Vec<ShardId> = if self.is_alone() {
+            context.node.shards().map(|shard| shard.id()).collect()
+        } else {
+            context.view.placements().keys().copied().collect()
+        };
+        shards.into_iter().filter(|shard| *shard != ShardId::CATALOG).collect()
+    }
+
+    fn is_alone(&self) -> bool {
+        self.settings.peers().is_ok_and(|peers| peers.is_none())
     }
 
     /// Records that the broker begins to stop.
@@ -110,12 +134,13 @@ impl Source for Status {
             return vec!["the broker is stopping".into()];
         }
         let Some(Open { context, .. }) = self.parts() else {
-            return vec!["the data directory is being opened".into()];
+            let waits_for = self.waits_for.lock().clone();
+            return vec![waits_for.unwrap_or_else(|| "the data directory is being opened".into())];
         };
         if let Some(Halt { reason, .. }) = context.node.catalog().halted() {
             return vec![format!("{} has stopped: {reason}", ShardId::CATALOG)];
         }
-        if context.node.catalog().leading().is_none() {
+        if context.cluster.leader(ShardId::CATALOG).is_none() {
             return vec![format!("{} (the catalog) has no leader", ShardId::CATALOG)];
         }
         Vec::new()
@@ -138,9 +163,9 @@ impl Source for Status {
             )
         });
         let orphans = context.topics.orphans().into_iter().map(|id| id.to_string());
-        let leaderless = node.shards().filter(|shard| shard.id() != ShardId::CATALOG);
-        let leaderless = leaderless.filter(|shard| shard.leading().is_none());
-        let leaderless = leaderless.map(|shard| shard.id().to_string());
+        let leaderless = self.shards(context).into_iter();
+        let leaderless = leaderless.filter(|shard| context.cluster.leader(*shard).is_none());
+        let leaderless = leaderless.map(|shard| shard.to_string());
         let all = [
             Condition::of_parts(Kind::DamagedShard, DAMAGED_SHARDS, shards),
             Condition::of_parts(Kind::QuarantinedShard, QUARANTINED_SHARDS, halted(false)),
@@ -166,7 +191,7 @@ impl Source for Status {
         };
         let Some(topic) = context.view.by_name(name) else {
             // A catalog that is still being replayed may not hold the topic yet.
-            return match context.node.catalog().leading() {
+            return match context.cluster.leader(ShardId::CATALOG) {
                 Some(_) => QueueLookup::NoSuchQueue,
                 None => QueueLookup::NotReady,
             };

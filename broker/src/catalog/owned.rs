@@ -60,7 +60,7 @@ impl Topics {
     /// # Errors
     /// When a newer epoch was claimed, or the catalog is not available.
     pub async fn check_epoch(&self, epoch: u64) -> Result<(), TopicError> {
-        self.node.catalog().read_barrier().await?;
+        self.catalog_barrier().await?;
         let newest = self.epoch();
         if epoch < newest { Err(Refusal::StaleEpoch { newest }.into()) } else { Ok(()) }
     }
@@ -202,19 +202,21 @@ impl Topics {
     /// # Errors
     /// When the catalog is not available.
     pub async fn owned_by(&self, owner: &str) -> Result<Vec<Arc<TopicView>>, ProposeError> {
-        self.node.catalog().read_barrier().await?;
+        self.catalog_barrier().await?;
         let is_owned = |topic: &Arc<TopicView>| topic.owner.as_deref() == Some(owner);
         Ok(self.view.all().into_iter().filter(is_owned).collect())
     }
 
     /// Answers from the catalog's state behind a read barrier if the command would change nothing,
-    /// and proposes it otherwise.
+    /// and proposes it otherwise. A broker that does not lead the catalog proposes it in any case.
     async fn fenced(&self, epoch: u64, command: CatalogCommand) -> Result<Answer, TopicError> {
         let command = CatalogCommand::Fenced { epoch, command: Box::new(command) };
-        self.node.catalog().read_barrier().await?;
-        let foreseen = {
+        let foreseen = if self.leads_catalog() {
+            self.node.catalog().read_barrier().await?;
             let state = self.node.catalog().state();
             state.catalog.as_ref().and_then(|catalog| catalog.answer_if_unchanged(&command))
+        } else {
+            None
         };
         let answer = match foreseen {
             Some(answer) => answer,

@@ -2,9 +2,12 @@
 //! topics.
 //!
 //! It is level-triggered: it compares the actual with the desired state, so a lost wake-up or a
-//! crash costs nothing. The creator of a topic waits for [`Reconciler::converge`] of it; the loop
-//! does the same for everything at the start, after each failure, and periodically: an entry that
-//! opens a partition may be applied after its topic was deleted and all its partitions were closed.
+//! crash costs nothing. Every broker does so for the shards that it leads: at the start, when it
+//! begins to lead a shard, after each failure, and periodically: an entry that opens a partition may
+//! be applied after its topic was deleted and all its partitions were closed. In a cluster of several
+//! brokers it also does so soon after each change of the catalog, which another broker may have
+//! made. The creator of a topic waits for [`Reconciler::converge`] of it, which opens its partitions
+//! wherever their shards are led.
 //!
 //! A partition is closed only with the catalog's proof that its topic was deleted ([`Deletion`]),
 //! never because a view lacks the topic: the view may be old, or the catalog may have lost entries.
@@ -12,9 +15,10 @@
 //! ([`super::orphans`]).
 //!
 //! A group that is bound to a topic gets a committed offset in each of its partitions, which
-//! defines its consumer lag from the first record on.
+//! defines its consumer lag from the first record on. The broker that leads a partition knows where
+//! it begins and ends, and commits that offset.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,16 +27,16 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use ropewalk_node::Node;
 use ropewalk_node::ShardHandle;
-use ropewalk_shard::command::{
-    CatalogCommand, Command, FORMAT_MAX, OpenPartition, ShardCommand, StartPosition,
-};
+use ropewalk_shard::command::{CatalogCommand, Command, FORMAT_MAX, OpenPartition, ShardCommand};
 use ropewalk_shard::limits::FREEING_COMMAND_BYTES_MAX;
-use ropewalk_shard::state::catalog::Binding;
 use ropewalk_shard::{Deletion, PartitionId, ProposeError, ShardId, TopicId};
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use super::{TopicView, View, orphans};
+use crate::cluster::Cluster;
+
+mod groups;
 
 /// Most partitions that one entry opens, and after which one that closes takes no further topic.
 const BATCH: usize = 1000;
@@ -45,6 +49,9 @@ const _: () = assert!(BATCH * DELETION_BYTES_MAX <= FREEING_COMMAND_BYTES_MAX);
 /// Interval of full comparisons without a wake-up.
 const PASS_INTERVAL: Duration = Duration::from_secs(60);
 
+/// Interval at which new leaderships and changes by other brokers are noticed.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Pause before a failed pass is repeated.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -53,6 +60,7 @@ const RETRY: Duration = Duration::from_millis(500);
 pub struct Reconciler {
     node: Arc<Node>,
     view: Arc<View>,
+    cluster: Arc<Cluster>,
     wake: Notify,
     pass_interval: Duration,
     /// Whether the catalog was repaired and may have lost topics.
@@ -61,6 +69,27 @@ pub struct Reconciler {
     abandoning: Mutex<Option<PathBuf>>,
     /// The orphans that the last pass found, in order.
     orphans: Mutex<Vec<PartitionId>>,
+    /// What the last pass found, orphan or not.
+    suspected: Mutex<Vec<PartitionId>>,
+    remote: Mutex<Remote>,
+}
+
+/// What is known of shards that have no replica on this broker.
+#[derive(Debug, Default)]
+struct Remote {
+    /// The number of partitions of each topic that are open.
+    open: HashMap<TopicId, usize>,
+    /// The partitions in which each bound group has begun.
+    begun: HashMap<(TopicId, String), BTreeSet<i32>>,
+}
+
+/// What a pass depends on beside the shards' own state.
+#[derive(Debug, PartialEq, Eq)]
+struct Occasion {
+    /// The shards that are led here, with the terms.
+    led: Vec<(ShardId, u64)>,
+    /// The revision of the catalog; 0 for a broker that is alone, which makes every change itself.
+    revision: u64,
 }
 
 /// Why a pass failed.
@@ -75,12 +104,46 @@ enum PassError {
 }
 
 impl Reconciler {
-    /// A reconciler of the shards of `node` with the catalog in `view`.
+    /// A reconciler of the shards of `node`, and of topics with shards in `cluster`, with the
+    /// catalog in `view`.
     #[must_use]
-    pub fn new(node: Arc<Node>, view: Arc<View>) -> Self {
-        let (wake, pass_interval) = (Notify::new(), PASS_INTERVAL);
-        let (abandoning, orphans) = (Mutex::default(), Mutex::default());
-        Self { node, view, wake, pass_interval, is_catalog_repaired: false, abandoning, orphans }
+    pub fn new(node: Arc<Node>, view: Arc<View>, cluster: Arc<Cluster>) -> Self {
+        Self {
+            node,
+            view,
+            cluster,
+            wake: Notify::new(),
+            pass_interval: PASS_INTERVAL,
+            is_catalog_repaired: false,
+            abandoning: Mutex::default(),
+            orphans: Mutex::default(),
+            suspected: Mutex::default(),
+            remote: Mutex::default(),
+        }
+    }
+
+    /// The cluster that commands are proposed to.
+    pub(super) fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// The shards that this broker leads.
+    fn led(&self) -> impl Iterator<Item = &Arc<ShardHandle>> {
+        self.node.shards().filter(|shard| shard.leading().is_some())
+    }
+
+    /// Whether the shard is damaged here and led nowhere else. It waits for its repair, and nothing
+    /// else waits with it.
+    pub(super) fn is_lost(&self, shard: ShardId) -> bool {
+        let is_damaged = || self.node.damaged().iter().any(|(damaged, _)| *damaged == shard);
+        let is_halted = || self.node.held_shard(shard).is_some();
+        self.node.shard(shard).is_none()
+            && (is_damaged() || is_halted())
+            && self.cluster.leader(shard).is_none()
+    }
+
+    fn is_alone(&self) -> bool {
+        self.view.brokers().len() < 2
     }
 
     /// Sets whether the catalog was repaired and may have lost topics.
@@ -110,7 +173,7 @@ impl Reconciler {
     /// The partitions whose topic the catalog neither lists nor has deleted, in order.
     fn find_orphans(&self) -> Vec<PartitionId> {
         let mut found = Vec::new();
-        for shard in self.node.shards() {
+        for shard in self.led() {
             let held: Vec<PartitionId> = shard.state().partitions.keys().copied().collect();
             found.extend(held.into_iter().filter(|id| self.view.by_id(id.topic).is_none()));
         }
@@ -135,7 +198,7 @@ impl Reconciler {
         for batch in topics.chunks(BATCH) {
             info!(topics = batch.len(), "giving up the partitions of topics that are not listed");
             let command = CatalogCommand::AbandonTopics(batch.to_vec());
-            self.node.catalog().propose(Command::Catalog(command)).await?;
+            self.cluster.propose(ShardId::CATALOG, Command::Catalog(command)).await?;
         }
         Ok(())
     }
@@ -145,11 +208,12 @@ impl Reconciler {
         self.wake.notify_one();
     }
 
-    /// Compares everything: at the start, at each wake-up and every minute; a failed pass is
-    /// repeated.
+    /// Compares everything: at the start, at each wake-up, when it begins to lead a shard, when
+    /// another broker may have changed the catalog, and every minute; a failed pass is repeated.
     pub async fn run(self: Arc<Self>) {
         let mut orphans = 0;
         loop {
+            let occasion = self.occasion();
             if let Err(error) = self.pass().await {
                 warn!(%error, "reconciling shards with the catalog failed, will retry");
                 tokio::time::sleep(RETRY).await;
@@ -163,8 +227,22 @@ impl Reconciler {
                      `repair --drop-orphans` releases them"
                 );
             }
-            let _ = tokio::time::timeout(self.pass_interval, self.wake.notified()).await;
+            let due = async {
+                loop {
+                    let look = tokio::time::timeout(LOOK_INTERVAL, self.wake.notified()).await;
+                    if look.is_ok() || self.occasion() != occasion {
+                        return;
+                    }
+                }
+            };
+            let _ = tokio::time::timeout(self.pass_interval, due).await;
         }
+    }
+
+    fn occasion(&self) -> Occasion {
+        let led = self.led().filter_map(|shard| Some((shard.id(), shard.leading()?))).collect();
+        let revision = if self.is_alone() { 0 } else { *self.view.changed().borrow() };
+        Occasion { led, revision }
     }
 
     /// Reports to the catalog which commands this broker reads, unless the catalog knows it. Until
@@ -174,16 +252,19 @@ impl Reconciler {
         let known = catalog.state().catalog.as_ref().map(|c| c.level_report(broker, FORMAT_MAX));
         if let Some(report) = known.flatten() {
             info!(level = FORMAT_MAX, "reporting the feature level of this broker");
-            catalog.propose(Command::Catalog(report)).await?;
+            self.cluster.propose(ShardId::CATALOG, Command::Catalog(report)).await?;
         }
         Ok(())
     }
 
     async fn pass(&self) -> Result<(), PassError> {
         self.report_level().await?;
-        self.open_missing(self.view.all().iter().map(|topic| topic.id)).await?;
+        self.open_missing(&self.view.all(), |shard| {
+            self.node.shard(shard).is_some_and(|held| held.leading().is_some())
+        })
+        .await?;
         self.abandon_orphans().await?;
-        for shard in self.node.shards().filter(|shard| shard.id() != ShardId::CATALOG) {
+        for shard in self.led().filter(|shard| shard.id() != ShardId::CATALOG) {
             // Most topics are in the view, and only the others can be deleted.
             self.close(shard, |topic| self.view.by_id(topic).is_none()).await?;
         }
@@ -192,19 +273,41 @@ impl Reconciler {
             orphans::abandoned(&dir)?;
             *self.abandoning.lock() = None;
         }
-        *self.orphans.lock() = self.find_orphans();
+        self.note_orphans();
+        self.forget_deleted();
         Ok(self.start_groups(&self.view.bound()).await?)
     }
 
-    /// Opens every partition of these topics in its shard, and returns once all are open.
+    /// Notes the orphans. In a cluster the catalog of this broker may lag behind a partition that
+    /// another broker has opened here, so that only one that was found twice counts.
+    fn note_orphans(&self) {
+        let found = self.find_orphans();
+        let mut suspected = self.suspected.lock();
+        let is_orphan = |id: &PartitionId| self.is_alone() || suspected.contains(id);
+        let orphans = found.iter().copied().filter(is_orphan).collect();
+        *self.orphans.lock() = orphans;
+        *suspected = found;
+    }
+
+    fn forget_deleted(&self) {
+        let mut remote = self.remote.lock();
+        remote.open.retain(|topic, _| self.view.by_id(*topic).is_some());
+        remote.begun.retain(|(topic, group), _| {
+            self.view.by_id(*topic).is_some_and(|topic| topic.bindings.contains_key(group))
+        });
+    }
+
+    /// Opens every partition of these topics in its shard, and returns once all are open. The
+    /// bound groups have then begun in the partitions that are led here.
     ///
     /// # Errors
-    /// When a shard has no leader here; the loop will retry.
+    /// When a shard has no leader; the loop of its next leader will retry.
     pub async fn converge(&self, topics: &[TopicId]) -> Result<(), ProposeError> {
         let known = || topics.iter().filter_map(|id| self.view.by_id(*id));
-        let mut done = self.open_missing(topics.iter().copied()).await;
+        let found: Vec<_> = known().collect();
+        let mut done = self.open_missing(&found, |shard| !self.is_lost(shard)).await;
         if done.is_ok() {
-            done = self.start_groups(&known().collect::<Vec<_>>()).await;
+            done = self.start_groups(&found).await;
         }
         // The topic was deleted meanwhile, and its deletion may have missed the partitions opened
         // last.
@@ -214,70 +317,13 @@ impl Reconciler {
         done.and_then(|()| self.expect_homes(topics))
     }
 
-    async fn start_groups(&self, topics: &[Arc<TopicView>]) -> Result<(), ProposeError> {
-        for topic in topics {
-            for (group, binding) in &topic.bindings {
-                // A group whose shard is damaged waits for its repair without blocking other
-                // groups.
-                if self.home_of(group).is_some() {
-                    self.start_group(topic, group, *binding).await?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn home_of(&self, group: &str) -> Option<&Arc<ShardHandle>> {
-        let home = self.node.catalog().state().catalog.as_ref().map(|c| c.shard_of(group));
-        self.node.shard(home?)
-    }
-
-    /// Commits a first offset of a bound group for the partitions in which it has none, and returns
-    /// those partitions. Partitions that are damaged, not open yet or not led here are skipped for
-    /// now.
-    ///
-    /// # Errors
-    /// As [`Self::converge`].
-    pub async fn start_group(
-        &self,
-        topic: &TopicView,
-        group: &str,
-        binding: Binding,
-    ) -> Result<Vec<i32>, ProposeError> {
-        let shard = self.home_of(group).ok_or(ProposeError::NotLeader)?;
-        let committed: HashSet<i32> = {
-            let state = shard.state();
-            let offsets = state.groups.get(group).into_iter().flat_map(|g| g.offsets.keys());
-            offsets.filter(|id| id.topic == topic.id).map(|id| id.index).collect()
-        };
-        let mut offsets = Vec::new();
-        for (index, home) in (0_i32..).zip(&topic.partitions) {
-            let id = PartitionId { topic: topic.id, index };
-            // During replay the end of a shard's log is outdated.
-            let led = self.node.shard(home.shard).filter(|shard| shard.leading().is_some());
-            let log = led.and_then(|shard| shard.log(&id));
-            let Some(log) = log.filter(|_| !committed.contains(&index)) else { continue };
-            let came_later = u32::try_from(index).is_ok_and(|index| index >= binding.partitions);
-            let start = match binding.start {
-                StartPosition::Latest if !came_later => log.high_watermark(),
-                StartPosition::Earliest | StartPosition::Latest => log.log_start(),
-            };
-            offsets.push((id, start));
-        }
-        let begun = offsets.iter().map(|(id, _)| id.index).collect();
-        if !offsets.is_empty() {
-            let command = ShardCommand::StartOffsets { group: group.to_owned(), offsets };
-            shard.propose(Command::Shard(command)).await?;
-        }
-        Ok(begun)
-    }
-
-    /// Closes the partitions of deleted topics, and removes their committed offsets.
+    /// Closes the partitions of deleted topics, and removes their committed offsets, in the shards
+    /// that are led here. The leaders of the others do so when they see the deletion.
     ///
     /// # Errors
     /// As [`Self::converge`].
     pub async fn close_deleted(&self, gone: &[TopicId]) -> Result<(), ProposeError> {
-        for shard in self.node.shards().filter(|shard| shard.id() != ShardId::CATALOG) {
+        for shard in self.led().filter(|shard| shard.id() != ShardId::CATALOG) {
             let closed = self.close(shard, |topic| gone.contains(&topic)).await;
             if closed.is_err() {
                 self.wake();
@@ -287,40 +333,49 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Checks that the shards of these topics lead here. Damaged shards are skipped: they wait for
-    /// repair, and nothing else waits with them.
+    /// Checks that no shard of these topics is lost.
     fn expect_homes(&self, topics: &[TopicId]) -> Result<(), ProposeError> {
         let topics = topics.iter().filter_map(|id| self.view.by_id(*id));
-        let homeless = |topic: Arc<TopicView>| {
-            topic.partitions.iter().any(|home| self.node.shard(home.shard).is_none())
-        };
+        let homeless =
+            |topic: Arc<TopicView>| topic.partitions.iter().any(|home| self.is_lost(home.shard));
         if topics.into_iter().any(homeless) { Err(ProposeError::NotLeader) } else { Ok(()) }
     }
 
+    /// Opens the missing partitions of these topics in the shards that `is_asked` chooses.
     async fn open_missing(
         &self,
-        topics: impl Iterator<Item = TopicId>,
+        topics: &[Arc<TopicView>],
+        is_asked: impl Fn(ShardId) -> bool,
     ) -> Result<(), ProposeError> {
         let mut missing: BTreeMap<ShardId, Vec<OpenPartition>> = BTreeMap::new();
-        for topic in topics.filter_map(|id| self.view.by_id(id)) {
+        for topic in topics {
+            let known = self.remote.lock().open.get(&topic.id).copied().unwrap_or(0);
             for (index, home) in (0_i32..).zip(&topic.partitions) {
                 let partition = PartitionId { topic: topic.id, index };
-                let Some(shard) = self.node.shard(home.shard) else { continue };
-                if shard.log(&partition).is_none() {
+                let is_open = match self.node.shard(home.shard) {
+                    Some(held) => held.log(&partition).is_some(),
+                    None => usize::try_from(index).is_ok_and(|index| index < known),
+                };
+                if !is_open && is_asked(home.shard) {
                     let open = OpenPartition { partition, epoch_base: home.epoch_base };
                     missing.entry(home.shard).or_default().push(open);
                 }
             }
         }
+        let is_remote = missing.keys().any(|shard| self.node.shard(*shard).is_none());
         let opened = missing.into_iter().map(|(shard, list)| async move {
-            let shard = self.node.shard(shard).ok_or(ProposeError::NotLeader)?;
             for batch in list.chunks(BATCH) {
                 let command = ShardCommand::OpenPartitions(batch.to_vec());
-                shard.propose(Command::Shard(command)).await?;
+                self.cluster.propose(shard, Command::Shard(command)).await?;
             }
             Ok(())
         });
-        futures_util::future::try_join_all(opened).await.map(|_: Vec<()>| ())
+        futures_util::future::try_join_all(opened).await.map(|_: Vec<()>| ())?;
+        if is_remote {
+            let open = topics.iter().map(|topic| (topic.id, topic.partitions.len()));
+            self.remote.lock().open.extend(open);
+        }
+        Ok(())
     }
 
     /// Closes the partitions of deleted topics in a shard and removes their committed offsets, as
@@ -344,7 +399,8 @@ impl Reconciler {
         };
         for batch in batches(self.deletions(&held)) {
             info!(shard = %shard.id(), topics = batch.len(), "closing deleted topics");
-            shard.propose(Command::Shard(ShardCommand::CloseTopics(batch))).await?;
+            let command = Command::Shard(ShardCommand::CloseTopics(batch));
+            self.cluster.propose(shard.id(), command).await?;
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use ropewalk_node::Node;
 use ropewalk_shard::command::{self, CatalogCommand, Command, ConfigResource, PartitionPlacement};
@@ -163,8 +164,8 @@ impl Topics {
         };
         let is_data = |shard: &ShardId| *shard != ShardId::CATALOG;
         let listed: Vec<ShardId> = listed.into_iter().filter(is_data).collect();
-        let sound: Vec<ShardId> =
-            listed.iter().copied().filter(|shard| self.node.shard(*shard).is_some()).collect();
+        let is_sound = |shard: &ShardId| !self.reconciler.is_lost(*shard);
+        let sound: Vec<ShardId> = listed.iter().copied().filter(is_sound).collect();
         placement::homes(topic, first..first + count, &listed, &sound)
     }
 
@@ -285,14 +286,43 @@ impl Topics {
         Ok(first)
     }
 
+    /// Waits until the view shows everything that was committed in the catalog before this call, and
+    /// no other broker leads it unnoticed.
+    pub(super) async fn catalog_barrier(&self) -> Result<(), ProposeError> {
+        if self.leads_catalog() {
+            return self.node.catalog().read_barrier().await;
+        }
+        // The revision of a command that changes nothing is that of all before it.
+        self.catalog(CatalogCommand::DeleteTopics(Vec::new())).await.map(|_| ())
+    }
+
+    pub(super) fn leads_catalog(&self) -> bool {
+        self.node.shard(ShardId::CATALOG).is_some_and(|shard| shard.leading().is_some())
+    }
+
+    async fn wait_for(&self, revision: u64) -> Result<(), ProposeError> {
+        let mut shown = self.view.changed();
+        let shows = shown.wait_for(|shown| *shown >= revision);
+        match tokio::time::timeout(VIEW_LAG_MAX, shows).await {
+            Ok(Ok(_)) => Ok(()),
+            // The catalog was changed, and this broker cannot tell what follows from that.
+            Ok(Err(_)) | Err(_) => Err(ProposeError::Unknown),
+        }
+    }
+
     async fn expect_done(&self, command: CatalogCommand) -> Result<(), TopicError> {
         let answer = self.catalog(command).await?;
         if let Answer::Refused(refusal) = answer { Err(refusal.into()) } else { Ok(()) }
     }
 
+    /// Changes the catalog, wherever it is led, and returns when this broker's view has the change.
     pub(super) async fn catalog(&self, command: CatalogCommand) -> Result<Answer, ProposeError> {
-        match self.node.catalog().propose(Command::Catalog(command)).await? {
-            Outcome::Catalog(answer) => Ok(answer),
+        let command = Command::Catalog(command);
+        match self.reconciler.cluster().propose(ShardId::CATALOG, command).await? {
+            Outcome::Catalog { revision, answer } => {
+                self.wait_for(revision).await?;
+                Ok(answer)
+            }
             // Nothing was changed; the client may ask the next leader.
             Outcome::TermChanged => Err(ProposeError::NotLeader),
             Outcome::Done | Outcome::Appended(_) | Outcome::GroupRefused(_) => {
@@ -301,6 +331,9 @@ impl Topics {
         }
     }
 }
+
+/// How long the view of a broker that does not lead the catalog may lag behind a change.
+const VIEW_LAG_MAX: Duration = Duration::from_secs(10);
 
 /// Logs that a topic was deleted with its records.
 pub(super) fn log_deletion(topic: &TopicView) {

@@ -74,6 +74,8 @@ pub(super) async fn keep(
         let begun = Instant::now();
         let mut child =
             spawn(&broker, &logging).map_err(|e| gave_up(format!("cannot be started: {e}")))?;
+        // Waiting for a child closes its standard input, which would stop it.
+        let _input = child.stdin.take();
         pid.send_replace(child.id());
         info!(broker = id, pid = child.id(), "broker started");
         let lines =

@@ -17,7 +17,7 @@ use ropewalk_shard::BrokerId;
 use ropewalk_shard::command::ConfigResource;
 use uuid::Uuid;
 
-use super::create_topics::check_configs;
+use super::create_topics::{check_configs, check_in_sync};
 use super::describe_configs::{BROKER, GROUP, TOPIC};
 use super::{Call, Close, Context, ErrorCode};
 use crate::{limits, settings};
@@ -91,6 +91,9 @@ async fn alter(
     check_configs(changes.iter().map(|(key, value)| (key.as_str(), value.as_deref())))?;
     for (key, value) in &changes {
         validate(&resource, key, value.as_deref())?;
+        if let (ConfigResource::Topic(_), Some(value)) = (&resource, value) {
+            check_in_sync(ctx, key, value)?;
+        }
     }
     check_room(ctx, &resource)?;
     if validate_only || changes.is_empty() {

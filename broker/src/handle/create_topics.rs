@@ -1,7 +1,8 @@
 //! CreateTopics: creates topics; answered once their partitions accept records.
 //!
-//! The replication factor is the cluster's: 1, or -1 for the default, or a manual assignment to
-//! this broker only.
+//! Replicas belong to shards, so the replication factor is the cluster's. A smaller one is accepted
+//! and gets the cluster's as well, -1 is the default. A manual assignment is accepted if every shard
+//! has just these replicas. Any broker creates topics: the catalog's leader is asked from here.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use ropewalk_codec::create_topics_request::{
 use ropewalk_codec::create_topics_response::{
     CreatableTopicConfigs, CreatableTopicResult, CreateTopicsResponse,
 };
+use ropewalk_shard::ShardId;
 
 use super::{Call, Close, Context, ErrorCode, deadline};
 use crate::catalog::{CreatedTopic, NewTopic, TopicError, name};
@@ -127,7 +129,7 @@ fn entries(wanted: Vec<NewTopic>) -> Vec<Vec<NewTopic>> {
 
 fn translate(ctx: &Context, topic: CreatableTopic) -> Result<NewTopic, ErrorMessage> {
     let partitions = if topic.assignments.is_empty() {
-        check_replication(topic.replication_factor)?;
+        check_replication(ctx, topic.replication_factor)?;
         (topic.num_partitions != -1).then_some(topic.num_partitions)
     } else {
         if topic.num_partitions != -1 || topic.replication_factor != -1 {
@@ -152,6 +154,7 @@ fn translate(ctx: &Context, topic: CreatableTopic) -> Result<NewTopic, ErrorMess
         topic.configs.into_iter().map(config).collect::<Result<_, ErrorMessage>>()?;
     let configs: Vec<_> = configs.into_iter().collect();
     check_configs(configs.iter().map(|(key, value)| (key.as_str(), Some(value.as_str()))))?;
+    configs.iter().try_for_each(|(key, value)| check_in_sync(ctx, key, value))?;
     Ok(NewTopic { name: topic.name.to_string(), partitions, configs, owner: None })
 }
 
@@ -174,21 +177,50 @@ pub(super) fn check_configs<'a>(
     Ok(())
 }
 
-fn check_replication(factor: i16) -> Result<(), ErrorMessage> {
-    match factor {
-        -1 | 1 => Ok(()),
-        factor if factor < 1 => Err((
-            ErrorCode::InvalidReplicationFactor,
-            format!("replication factor is {factor}, must be larger than 0, or -1 for the default"),
-        )),
-        factor => Err((
-            ErrorCode::InvalidReplicationFactor,
-            format!("replication factor {factor} is larger than the number of brokers, 1"),
-        )),
+/// Checks that `min.insync.replicas` of a topic is at most the majority that acknowledges a record.
+/// Other keys and values that are no numbers are not checked here.
+pub(super) fn check_in_sync(ctx: &Context, key: &str, value: &str) -> Result<(), ErrorMessage> {
+    let asked = value.trim().parse::<i64>();
+    let Some(asked) = asked.ok().filter(|_| key == "min.insync.replicas") else { return Ok(()) };
+    let replicas = ctx.replication_factor();
+    let majority = replicas / 2 + 1;
+    if asked <= i64::from(majority) {
+        return Ok(());
     }
+    let why = format!(
+        "Invalid value {asked} for configuration {key}: Value must be at most {majority}, a majority of \
+         the {replicas} replicas that the cluster keeps"
+    );
+    Err((ErrorCode::InvalidConfig, why))
 }
 
-/// The number of partitions, if every one is assigned to this broker only.
+fn check_replication(ctx: &Context, factor: i16) -> Result<(), ErrorMessage> {
+    if matches!(factor, -1 | 1) {
+        return Ok(());
+    }
+    let code = ErrorCode::InvalidReplicationFactor;
+    if factor < 1 {
+        let why =
+            format!("replication factor is {factor}, must be larger than 0, or -1 for the default");
+        return Err((code, why));
+    }
+    let (brokers, in_use) = (ctx.cluster.brokers().len(), ctx.replication_factor());
+    if usize::try_from(factor).is_ok_and(|factor| factor > brokers) {
+        let why =
+            format!("replication factor {factor} is larger than the number of brokers, {brokers}");
+        return Err((code, why));
+    }
+    if factor > in_use {
+        let why = format!(
+            "replication factor {factor} is larger than that of the cluster: {brokers} brokers keep \
+             {in_use} replicas of each partition"
+        );
+        return Err((code, why));
+    }
+    Ok(())
+}
+
+/// The number of partitions, if every one is assigned to the replicas that each shard has.
 pub(super) fn check_assignments(
     ctx: &Context,
     assignments: &[CreatableReplicaAssignment],
@@ -211,16 +243,28 @@ pub(super) fn check_assignments(
     })
 }
 
-/// Whether these replicas are the cluster's only replica set: this broker.
+/// Whether every shard has just these replicas. The shard of a new partition is not the client's to
+/// choose.
 pub(super) fn check_replicas(ctx: &Context, broker_ids: &[i32]) -> Result<(), ErrorMessage> {
-    if broker_ids == [ctx.broker_id] {
+    let shards = ctx.data_shards();
+    if !shards.is_empty() && shards.iter().all(|shard| has_replicas(ctx, *shard, broker_ids)) {
         return Ok(());
     }
+    let brokers: Vec<i32> = ctx.cluster.brokers().iter().map(|broker| broker.id.0).collect();
     let why = format!(
-        "replicas {broker_ids:?} are not possible: no shard has just this replica set; brokers are [{}]",
-        ctx.broker_id
+        "replicas {broker_ids:?} are not possible: not every shard has just this replica set; brokers \
+         are {brokers:?}"
     );
     Err((ErrorCode::InvalidReplicaAssignment, why))
+}
+
+/// Whether a shard has just these replicas, in any order.
+pub(super) fn has_replicas(ctx: &Context, shard: ShardId, broker_ids: &[i32]) -> bool {
+    let mut replicas = ctx.replicas(shard);
+    let mut asked = broker_ids.to_vec();
+    replicas.sort_unstable();
+    asked.sort_unstable();
+    replicas == asked
 }
 
 fn done(ctx: &Context, name: Str, new: &NewTopic, created: &CreatedTopic) -> CreatableTopicResult {
@@ -236,7 +280,7 @@ fn done(ctx: &Context, name: Str, new: &NewTopic, created: &CreatedTopic) -> Cre
         name,
         topic_id: created.id.0,
         num_partitions: created.partitions,
-        replication_factor: 1,
+        replication_factor: ctx.replication_factor(),
         configs: Some(configs.collect()),
         ..Default::default()
     }

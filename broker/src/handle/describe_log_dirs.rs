@@ -1,4 +1,5 @@
-//! DescribeLogDirs: the size of each partition. There is one directory, the data directory.
+//! DescribeLogDirs: the size of each partition that this broker holds. There is one directory, the
+//! data directory.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -32,7 +33,8 @@ pub(crate) async fn handle(
         let count = i32::try_from(view.partitions.len()).expect("bounded by limits");
         let indexes = (0..count).filter(|index| wanted.is_none_or(|w| w.contains(index)));
         let partitions = indexes.filter_map(|index| {
-            let size = ctx.partition(&view, index).ok()?.log.size_bytes();
+            let (id, home) = view.partition(index)?;
+            let size = ctx.node.shard(home.shard)?.log(&id)?.size_bytes();
             Some(DescribeLogDirsPartition {
                 partition_index: index,
                 partition_size: i64::try_from(size).unwrap_or(i64::MAX),
@@ -40,8 +42,10 @@ pub(crate) async fn handle(
                 is_future_key: false,
             })
         });
-        let name = Str::from(&*view.name);
-        topics.push(DescribeLogDirsTopic { name, partitions: partitions.collect() });
+        let partitions: Vec<_> = partitions.collect();
+        if !partitions.is_empty() {
+            topics.push(DescribeLogDirsTopic { name: Str::from(&*view.name), partitions });
+        }
     }
     let (total_bytes, usable_bytes) = tokio::task::block_in_place(|| ctx.disk_bytes());
     let result = DescribeLogDirsResult {

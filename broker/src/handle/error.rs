@@ -220,6 +220,22 @@ pub fn coordinator(error: ProposeError) -> ErrorCode {
     }
 }
 
+/// The error code for a producer id when the catalog rejects the command. An id may have been given
+/// out for nobody, so the client may always ask again: Kafka has this code for it as well.
+#[must_use]
+pub fn producer_id(error: ProposeError) -> ErrorCode {
+    match error {
+        ProposeError::NotLeader
+        | ProposeError::Stopped
+        | ProposeError::Full
+        | ProposeError::Busy
+        | ProposeError::Behind
+        | ProposeError::Unknown => ErrorCode::CoordinatorLoadInProgress,
+        ProposeError::TooLarge { .. } => ErrorCode::InvalidRequest,
+        ProposeError::AboveLevel { .. } => ErrorCode::UnsupportedVersion,
+    }
+}
+
 impl From<ChangeTimeout> for ErrorCode {
     fn from(_: ChangeTimeout) -> Self {
         Self::RequestTimedOut

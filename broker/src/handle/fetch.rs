@@ -86,7 +86,7 @@ pub(crate) async fn handle(
     let wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0));
     let deadline = Instant::now() + wait.min(limits::FETCH_WAIT_MAX);
 
-    let mut leadership = ctx.groups.leadership();
+    let (mut leadership, mut moved) = (ctx.groups.leadership(), false);
     let mut reading = match Reading::of(ctx, call, request) {
         Ok(reading) => reading,
         Err(code) => {
@@ -96,7 +96,7 @@ pub(crate) async fn handle(
     };
     loop {
         let waits = bytes_min > 0 && Instant::now() < deadline && !reading.is_empty();
-        if leadership.has_changed().unwrap_or(false) {
+        if moved || leadership.has_changed().unwrap_or(false) {
             leadership.mark_unchanged();
             reading.follow_leaders(ctx);
         }
@@ -119,11 +119,11 @@ pub(crate) async fn handle(
         // is the response.
         let woken = async {
             tokio::select! {
-                () = reading.changed() => {}
-                _ = leadership.changed() => {}
+                () = reading.changed() => false,
+                _ = leadership.changed() => true,
             }
         };
-        let _ = timeout_at(deadline, woken).await;
+        moved = timeout_at(deadline, woken).await.unwrap_or(false);
     }
 }
 

@@ -10,7 +10,7 @@ use ropewalk_codec::init_producer_id_request::InitProducerIdRequest;
 use ropewalk_codec::init_producer_id_response::InitProducerIdResponse;
 use tokio::sync::Mutex;
 
-use super::{Call, Close, Context, ErrorCode};
+use super::{Call, Close, Context, ErrorCode, error};
 
 /// How many ids one allocation from the catalog takes.
 const BLOCK: i64 = 1000;
@@ -23,7 +23,8 @@ impl ProducerIds {
     async fn next(&self, ctx: &Context) -> Result<i64, ErrorCode> {
         let mut block = self.0.lock().await;
         if block.is_empty() {
-            let first = ctx.topics.allocate_producer_ids(BLOCK).await?;
+            let first = ctx.topics.allocate_producer_ids(BLOCK).await;
+            let first = first.map_err(error::producer_id)?;
             *block = first..first + BLOCK;
         }
         Ok(block.next().expect("a block is not empty"))

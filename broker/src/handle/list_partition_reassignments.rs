@@ -1,17 +1,73 @@
-//! ListPartitionReassignments: none is ever in progress.
+//! ListPartitionReassignments: the partitions that get replicas on more brokers. The cluster begins
+//! that by itself.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use ropewalk_codec::Str;
 use ropewalk_codec::list_partition_reassignments_request::ListPartitionReassignmentsRequest;
-use ropewalk_codec::list_partition_reassignments_response::ListPartitionReassignmentsResponse;
+use ropewalk_codec::list_partition_reassignments_response::{
+    ListPartitionReassignmentsResponse, OngoingPartitionReassignment, OngoingTopicReassignment,
+};
+use ropewalk_shard::ShardId;
+use uuid::Uuid;
 
 use super::{Call, Close, Context};
+use crate::catalog::TopicView;
 
-/// Handles the request.
+/// The replicas of a shard to which some are being added.
+struct Growing {
+    replicas: Vec<i32>,
+    adding: Vec<i32>,
+}
+
+/// Handles the request. A topic or a partition that does not exist is left out, as in Kafka.
 pub(crate) async fn handle(
-    _ctx: &Arc<Context>,
+    ctx: &Arc<Context>,
     _call: &Call,
-    _request: ListPartitionReassignmentsRequest,
+    request: ListPartitionReassignmentsRequest,
 ) -> Result<ListPartitionReassignmentsResponse, Close> {
-    Ok(ListPartitionReassignmentsResponse::default())
+    let growing = growing(ctx);
+    if growing.is_empty() {
+        return Ok(ListPartitionReassignmentsResponse::default());
+    }
+    let asked: Vec<(Arc<TopicView>, Option<BTreeSet<i32>>)> = match request.topics {
+        None => ctx.view.all().into_iter().map(|view| (view, None)).collect(),
+        Some(topics) => topics
+            .into_iter()
+            .filter_map(|topic| {
+                let view = ctx.topic(&topic.name, Uuid::nil()).ok()?;
+                Some((view, Some(topic.partition_indexes.into_iter().collect())))
+            })
+            .collect(),
+    };
+    let topic = |(view, indexes): (Arc<TopicView>, Option<BTreeSet<i32>>)| {
+        let all = (0_i32..).zip(&view.partitions);
+        let wanted = all.filter(|(index, _)| indexes.as_ref().is_none_or(|i| i.contains(index)));
+        let partitions = wanted.filter_map(|(partition_index, home)| {
+            let Growing { replicas, adding } = growing.get(&home.shard)?;
+            Some(OngoingPartitionReassignment {
+                partition_index,
+                replicas: replicas.clone(),
+                adding_replicas: adding.clone(),
+                removing_replicas: Vec::new(),
+            })
+        });
+        let partitions: Vec<_> = partitions.collect();
+        let name = Str::from(&*view.name);
+        (!partitions.is_empty()).then_some(OngoingTopicReassignment { name, partitions })
+    };
+    let topics = asked.into_iter().filter_map(topic).collect();
+    Ok(ListPartitionReassignmentsResponse { topics, ..Default::default() })
+}
+
+/// The shards to which replicas are being added.
+fn growing(ctx: &Context) -> BTreeMap<ShardId, Growing> {
+    let shard = |shard: ShardId| {
+        let adding = ctx.cluster.holders(shard).learners;
+        let adding: Vec<i32> = adding.into_iter().map(|broker| broker.0).collect();
+        let growing = Growing { replicas: ctx.replicas(shard), adding };
+        (!growing.adding.is_empty()).then_some((shard, growing))
+    };
+    ctx.data_shards().into_iter().filter_map(shard).collect()
 }

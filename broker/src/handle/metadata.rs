@@ -152,9 +152,10 @@ impl<'a> Describe<'a> {
     fn partition(&mut self, topic: &TopicView, index: i32) -> MetadataResponsePartition {
         let placed = self.placements.of(topic, index);
         let is_new = self.call.version >= LISTENER_NOT_FOUND_SINCE;
-        let error = match placed.error {
-            ErrorCode::ListenerNotFound if !is_new => ErrorCode::LeaderNotAvailable,
-            error => error,
+        let error = if placed.error == ErrorCode::ListenerNotFound && !is_new {
+            ErrorCode::LeaderNotAvailable
+        } else {
+            placed.error
         };
         MetadataResponsePartition {
             error_code: error.code(),

@@ -25,6 +25,8 @@ mod bounds;
 mod admin;
 mod metrics;
 mod fetch_sessions;
+mod trio;
+mod elsewhere;
 
 const SOON: Duration = Duration::from_secs(20);
 

@@ -107,7 +107,7 @@ fn every_bad_value_is_reported_with_field_value_and_reason() {
         ("max.message.bytes", "2147483648"),
         ("message.timestamp.type", "createtime"),
         ("min.cleanable.dirty.ratio", "1.5"),
-        ("min.insync.replicas", "2"),
+        ("min.insync.replicas", "3"),
         ("preallocate", "yes"),
         ("remote.storage.enable", "true"),
         ("retention.ms", "-2"),

@@ -16,8 +16,9 @@ use crate::limits;
 const LONG_MAX: &str = "9223372036854775807";
 const HOUR_MS: i64 = 3_600_000;
 
-/// A broker holds all replicas, so a majority is one.
-const INSYNC_REPLICAS_MAX: i64 = 1;
+/// A majority of the most replicas that a cluster keeps. Handlers also check that it is at most a
+/// majority of those that the cluster keeps now.
+const INSYNC_REPLICAS_MAX: i64 = 2;
 
 const fn key(name: &'static str, kind: Kind, default: &'static str) -> Key {
     Key::new(name, kind, Some(default)).update(Update::ClusterWide)

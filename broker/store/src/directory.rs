@@ -12,6 +12,7 @@
 //! snapshots/<shard>-<n>.snapshot          the newest two snapshots of each shard (see `snapshot`)
 //! shards/<shard>/spill/<n>.spill          small tails of many partitions, one file a checkpoint
 //! shards/<shard>/quarantined-<replica>    why this replica must not start (see `quarantine`)
+//! shards/<shard>/destroyed-<replica>      the catalog has removed this replica (see `destroyed`)
 //! partitions/<topic id>-<index>.<n>/      segments of a partition in its n-th incarnation
 //! transfers/<shard>/                      what is received from another broker (see `transfer`)
 //! ```

@@ -398,7 +398,9 @@ fn names_are_taken_once_and_may_not_collide() {
     };
     let topics = vec![topic("a.b"), topic("a.b"), topic("a_b"), topic("ab")];
     let command = Command::Catalog(CatalogCommand::CreateTopics(topics));
-    let (Outcome::Catalog(catalog::Answer::Topics(made)), _) = run(&mut state, command) else {
+    let (Outcome::Catalog { answer: catalog::Answer::Topics(made), .. }, _) =
+        run(&mut state, command)
+    else {
         panic!("not an answer of the catalog")
     };
     assert!(made[0].is_ok());
@@ -413,7 +415,8 @@ fn a_fence_grows_with_every_claim() {
     let mut claim = |holder: &str, lease: &str| {
         let (holder, lease_uid) = (holder.into(), lease.into());
         let command = Command::Catalog(CatalogCommand::ClaimFence { holder, lease_uid });
-        let Outcome::Catalog(catalog::Answer::Fence { epoch, .. }) = run(&mut state, command).0
+        let Outcome::Catalog { answer: catalog::Answer::Fence { epoch, .. }, .. } =
+            run(&mut state, command).0
         else {
             panic!("a claim has an epoch")
         };

@@ -70,6 +70,8 @@ pub struct ReplicaReport {
     pub role: String,
     /// Whether its leader counts its vote; null while no leader reports it.
     pub votes: Option<bool>,
+    /// Whether it lacks so few entries that it may become a voter; null while no leader reports it.
+    pub caught_up: Option<bool>,
     /// Entries of its leader's log that it is not known to have; null while no leader reports it.
     pub lag: Option<u64>,
 }

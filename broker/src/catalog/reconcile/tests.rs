@@ -1,5 +1,7 @@
 //! Partitions of deleted topics are closed, and no others, under concurrent creation and deletion.
 
+use ropewalk_shard::command::StartPosition;
+use ropewalk_shard::state::catalog::Binding;
 use tempfile::TempDir;
 
 use super::*;
@@ -26,7 +28,11 @@ async fn broker() -> (Broker, TempDir) {
 
 fn reconciler(broker: &Broker) -> Reconciler {
     let context = broker.context();
-    Reconciler::new(Arc::clone(&context.node), Arc::clone(&context.view))
+    Reconciler::new(
+        Arc::clone(&context.node),
+        Arc::clone(&context.view),
+        Arc::clone(&context.cluster),
+    )
 }
 
 async fn create(broker: &Broker, name: String) -> TopicId {
@@ -132,7 +138,8 @@ async fn nats_7556_a_partition_that_the_view_lacks_is_not_closed() {
     };
     // The oldest view that there can be.
     let stale = Arc::new(View::new(Arc::clone(&context.settings)));
-    let stale = Reconciler::new(Arc::clone(&context.node), stale);
+    let cluster = Arc::clone(&context.cluster);
+    let stale = Reconciler::new(Arc::clone(&context.node), stale, cluster);
     stale.pass().await.expect("it leads");
     stale.close_deleted(&[known, orphan.topic]).await.expect("it leads");
     assert!(shard.log(&orphan).is_some() && is_open(known) && is_open(deleted));

@@ -1,3 +1,5 @@
+//! Requests and answers are read as they were written, and nothing else is.
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 use ropewalk_shard::command::{Append, CatalogCommand, ShardCommand};
@@ -91,9 +93,12 @@ fn a_result() -> impl Strategy<Value = Result<Outcome, ProposeError>> {
     prop_oneof![
         Just(Ok(Outcome::Done)),
         Just(Ok(Outcome::TermChanged)),
-        any::<i64>().prop_map(|first| Ok(Outcome::Catalog(Answer::ProducerIds(first)))),
+        (any::<u64>(), any::<i64>()).prop_map(|(revision, first)| {
+            Ok(Outcome::Catalog { revision, answer: Answer::ProducerIds(first) })
+        }),
         ".*".prop_map(|name| {
-            Ok(Outcome::Catalog(Answer::Refused(Refusal::TopicExists { name })))
+            let answer = Answer::Refused(Refusal::TopicExists { name });
+            Ok(Outcome::Catalog { revision: 7, answer })
         }),
         Just(Err(ProposeError::NotLeader)),
         Just(Err(ProposeError::Unknown)),

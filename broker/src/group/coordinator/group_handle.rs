@@ -257,7 +257,7 @@ pub(super) async fn durable(proposed: PendingOutcome) -> Result<(), Refusal> {
     match proposed.await {
         Ok(Ok(Outcome::GroupRefused(refused))) => Err(refused.into()),
         Ok(Ok(Outcome::TermChanged)) => Err(Refusal::NotCoordinator),
-        Ok(Ok(Outcome::Done | Outcome::Appended(_) | Outcome::Catalog(_))) => Ok(()),
+        Ok(Ok(Outcome::Done | Outcome::Appended(_) | Outcome::Catalog { .. })) => Ok(()),
         Ok(Err(error)) => Err(refusal(error)),
         Err(_) => Err(Refusal::NotAvailable),
     }

@@ -66,19 +66,20 @@ fn each_proposal_without_outcome_has_its_code_for_each_kind_of_request() {
     use ErrorCode as Code;
     let codes = PROPOSE_ERRORS.map(|error| {
         let topic = ErrorCode::from(&TopicError::Unavailable(error));
-        (error.into(), coordinator(error), topic)
+        (error.into(), coordinator(error), topic, producer_id(error))
     });
     let not_leader = Code::NotLeaderOrFollower;
     let unsupported = Code::UnsupportedVersion;
+    let again = Code::CoordinatorLoadInProgress;
     let expected = [
-        (not_leader, Code::NotCoordinator, Code::NotController),
-        (not_leader, Code::CoordinatorNotAvailable, Code::NotController),
-        (Code::KafkaStorageError, Code::CoordinatorNotAvailable, Code::KafkaStorageError),
-        (Code::NotEnoughReplicas, Code::CoordinatorNotAvailable, Code::NotController),
-        (Code::NotEnoughReplicas, Code::CoordinatorNotAvailable, Code::NotController),
-        (Code::MessageTooLarge, Code::InvalidRequest, Code::InvalidRequest),
-        (unsupported, unsupported, unsupported),
-        (Code::RequestTimedOut, Code::RequestTimedOut, Code::RequestTimedOut),
+        (not_leader, Code::NotCoordinator, Code::NotController, again),
+        (not_leader, Code::CoordinatorNotAvailable, Code::NotController, again),
+        (Code::KafkaStorageError, Code::CoordinatorNotAvailable, Code::KafkaStorageError, again),
+        (Code::NotEnoughReplicas, Code::CoordinatorNotAvailable, Code::NotController, again),
+        (Code::NotEnoughReplicas, Code::CoordinatorNotAvailable, Code::NotController, again),
+        (Code::MessageTooLarge, Code::InvalidRequest, Code::InvalidRequest, Code::InvalidRequest),
+        (unsupported, unsupported, unsupported, unsupported),
+        (Code::RequestTimedOut, Code::RequestTimedOut, Code::RequestTimedOut, again),
     ];
     assert_eq!(codes, expected);
 }

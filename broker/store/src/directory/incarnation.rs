@@ -149,7 +149,9 @@ mod tests {
             let mut at = 1;
             while (0..8).any(|seed| {
                 let disk = disk();
-                (0..before).for_each(|_| drop(next(&disk).expect("nothing fails")));
+                for start in 1..=before {
+                    assert_eq!(next(&disk).expect("nothing fails"), start);
+                }
                 let (crashed, rises) = rises_through_a_crash(&disk, at, seed);
                 assert!(rises, "a crash at operation {at}, seed {seed}");
                 crashed

@@ -14,7 +14,7 @@ const TERM: u64 = 3;
 fn run(state: &mut State, command: CatalogCommand) -> Answer {
     let written = command::encode(TERM, 5_000, &Command::Catalog(command));
     let entry = Envelope::decode(&written).expect("our own entry");
-    let Outcome::Catalog(answer) = state.apply(TERM, entry, &mut Vec::new()) else {
+    let Outcome::Catalog { answer, .. } = state.apply(TERM, entry, &mut Vec::new()) else {
         panic!("the catalog answers")
     };
     answer

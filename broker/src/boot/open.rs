@@ -1,0 +1,350 @@
+//! Opens the data directory of a broker, and joins the cluster that it belongs to.
+//!
+//! # A broker of several
+//!
+//! An empty directory asks to join ([`super::join`]), is formatted for the cluster that answers, and
+//! is opened. Then the connections to the other brokers open. The broker registers under the number
+//! of this start before it takes the files of its replica of the catalog: from then on the cluster
+//! refuses an empty directory under its id, because that has lost the votes of this one. It serves
+//! when it has the catalog and knows a leader of it.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ropewalk_codec::Str;
+use ropewalk_disk::Disk;
+use ropewalk_node::supervision::{Failure, OnFatal};
+use ropewalk_node::{NoPeers, Node, NodeOptions, Peers};
+use ropewalk_peer::{CertificateFiles, PeerAddress};
+use ropewalk_shard::command::FORMAT_MAX;
+use ropewalk_shard::state::catalog::BrokerInfo;
+use ropewalk_shard::{BrokerId, ShardId};
+use ropewalk_store::directory::DataDirContents;
+use ropewalk_store::{DataDir, Identity, checkpoint, recovery, transfer};
+use tracing::info;
+
+use super::apply_listener::{ApplyListener, Policy};
+use super::join::{Join, Joined};
+use super::peer_runtime::PeerRuntime;
+use super::round_metrics::RoundMetrics;
+use super::status::Status;
+use super::{StartError, identity};
+use crate::admin::{self, WakeUps};
+use crate::catalog::{Reconciler, Topics, View, orphans};
+use crate::clock;
+use crate::cluster::{self, Cluster, KnownBroker, Link};
+use crate::group::{self, Coordinator};
+use crate::handle::{self, Context};
+use crate::limits;
+use crate::listen::Budget;
+use crate::log_limit::LogLimit;
+use crate::queue_metrics::QueueMetrics;
+use crate::settings::{PeerSettings, Settings};
+use crate::supervision::{self, Supervisor};
+
+/// How often a broker that waits looks whether it goes on.
+const WAIT_POLL: Duration = Duration::from_millis(20);
+
+/// What is needed to open a data directory.
+pub(super) struct Parts {
+    pub(super) settings: Arc<Settings>,
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) dir: PathBuf,
+    pub(super) rounds: RoundMetrics,
+    pub(super) status: Arc<Status>,
+    pub(super) supervisor: Supervisor,
+    /// This broker, as clients are told of it.
+    pub(super) own: KnownBroker,
+    /// How the other brokers are reached; `None` for a broker that is alone.
+    pub(super) others: Option<Others>,
+}
+
+/// How the other brokers are reached, and reach this one.
+pub(super) struct Others {
+    pub(super) settings: PeerSettings,
+    pub(super) listen: [SocketAddr; 2],
+    /// What the catalog is told of this broker.
+    pub(super) info: BrokerInfo,
+}
+
+/// An open data directory with the parts that are built on it.
+pub(super) struct OpenParts {
+    pub(super) parts: Parts,
+    pub(super) node: Arc<Node>,
+    pub(super) view: Arc<View>,
+    pub(super) cluster: Arc<Cluster>,
+    pub(super) queue_metrics: Arc<QueueMetrics>,
+    pub(super) wake_ups: Arc<WakeUps>,
+    pub(super) reconciler: Arc<Reconciler>,
+    pub(super) groups: Arc<Coordinator>,
+    /// The runtime of the connections to the other brokers.
+    pub(super) peer_runtime: Option<PeerRuntime>,
+}
+
+impl Parts {
+    pub(super) async fn open(
+        mut self,
+        format: Option<String>,
+        on_fatal: OnFatal,
+    ) -> Result<OpenParts, StartError> {
+        let view = Arc::new(View::new(Arc::clone(&self.settings)));
+        let queue_metrics = Arc::new(QueueMetrics::default());
+        let wake_ups = Arc::new(WakeUps::default());
+        let peer_runtime = self.others.as_ref().map(|_| PeerRuntime::new()).transpose()?;
+        let link = peer_runtime.as_ref().map(|runtime| {
+            let _entered = runtime.enter();
+            Link::new(self.own.id, Arc::clone(&view) as _)
+        });
+        let listener = Arc::new(ApplyListener::new(
+            Arc::clone(&view),
+            Arc::clone(&queue_metrics),
+            Arc::clone(&wake_ups),
+            link.clone(),
+        ));
+        let (identity, joined) = self.identity(format).await?;
+        let node = self.open_node(identity, (&view, &listener, link.as_ref()), on_fatal).await?;
+        let own = self.own.clone();
+        let cluster = match (&mut self.others, link, &peer_runtime) {
+            (Some(others), Some(link), Some(runtime)) => {
+                others.info.incarnation = node.incarnation();
+                self.connect(&node, link, runtime, joined).await?
+            }
+            _ => Cluster::alone(Arc::clone(&node), own),
+        };
+        let reconciler =
+            Reconciler::new(Arc::clone(&node), Arc::clone(&view), Arc::clone(&cluster));
+        let reconciler = reconciler
+            .with_repaired_catalog(orphans::are_kept(&self.dir))
+            .abandoning_orphans(orphans::are_abandoned(&self.dir).then(|| self.dir.clone()));
+        let reconciler = Arc::new(reconciler);
+        let options = group::Options::new(&self.settings);
+        let groups = Coordinator::new(Arc::clone(&node), Arc::clone(&view), options);
+        listener.follow(&node, &groups);
+        match &self.others {
+            Some(_) => self.catalog_leads(&cluster).await,
+            None => lead(&node).await,
+        }
+        Ok(OpenParts {
+            parts: self,
+            node,
+            view,
+            cluster,
+            queue_metrics,
+            wake_ups,
+            reconciler,
+            groups,
+            peer_runtime,
+        })
+    }
+
+    /// What an empty directory is formatted for. It joins if the settings say whom.
+    async fn identity(
+        &self,
+        format: Option<String>,
+    ) -> Result<(Option<Identity>, Option<Joined>), StartError> {
+        let id = BrokerId(self.settings.node_id());
+        let join = self.others.as_ref().filter(|others| !others.settings.join.is_empty());
+        let Some(others) = join else {
+            return Ok((format.map(|cluster_id| identity(&self.settings, cluster_id)), None));
+        };
+        let data = DataDir::new(Arc::clone(&self.disk), self.dir.clone());
+        let contents = data.contents().map_err(ropewalk_node::NodeError::from)?;
+        if !matches!(contents, DataDirContents::Empty | DataDirContents::HalfFormatted) {
+            return Ok((None, None));
+        }
+        let joined = self.join(others).await?;
+        if let Some(expected) = format.filter(|expected| *expected != joined.cluster_id) {
+            return Err(StartError::Join(format!(
+                "format.cluster.id is {expected}, but ropewalk.cluster.join names brokers of cluster {}",
+                joined.cluster_id
+            )));
+        }
+        let identity = Identity::joining(joined.cluster_id.clone(), id, joined.shards);
+        Ok((Some(identity), Some(joined)))
+    }
+
+    /// Asks the brokers of the settings until one answers.
+    async fn join(&self, others: &Others) -> Result<Joined, StartError> {
+        let join = Join {
+            brokers: &others.settings.join,
+            id: BrokerId(self.settings.node_id()),
+            info: &others.info,
+            token_file: self.settings.admin_token_file(),
+        };
+        join.until_joined(|why| self.status.waits(why)).await
+    }
+
+    async fn open_node(
+        &self,
+        format: Option<Identity>,
+        parts: (&Arc<View>, &Arc<ApplyListener>, Option<&Arc<Link>>),
+        on_fatal: OnFatal,
+    ) -> Result<Arc<Node>, StartError> {
+        let (view, listener, link) = parts;
+        let rounds = self.rounds.clone();
+        let peers: Arc<dyn Peers> = match link {
+            Some(link) => Arc::clone(link) as _,
+            None => Arc::new(NoPeers),
+        };
+        let options = NodeOptions {
+            disk: Arc::clone(&self.disk),
+            dir: self.dir.clone(),
+            format,
+            observer: Arc::clone(listener) as _,
+            peers,
+            policy: Arc::new(Policy(Arc::clone(view))),
+            on_fatal,
+            on_round: Arc::new(move |round| rounds.observe(round)),
+            clock_ms: clock::now_ms,
+            recovery: recovery::Options::default(),
+            checkpoint: checkpoint::Options::default(),
+            transfer: transfer::Options::default(),
+        };
+        // Recovery reads files for as long as it takes, so it runs on a blocking thread.
+        let opened = tokio::task::spawn_blocking(move || Node::open(options)).await;
+        let node = match opened {
+            Ok(opened) => Arc::new(opened?),
+            Err(ended) => return Err(StartError::Opening(ended.to_string())),
+        };
+        let (found, set) = (node.identity().broker_id.0, self.settings.node_id());
+        if found != set {
+            node.stop().await;
+            return Err(StartError::OtherBroker { dir: self.dir.clone(), found, set });
+        }
+        if let Some((_, damage)) = node.damaged().iter().find(|(shard, _)| is_catalog(*shard)) {
+            let damage = damage.clone();
+            node.stop().await;
+            return Err(StartError::CatalogDamaged(damage));
+        }
+        Ok(node)
+    }
+
+    /// Opens the connections to the other brokers, and waits for the catalog.
+    async fn connect(
+        &self,
+        node: &Arc<Node>,
+        link: Arc<Link>,
+        runtime: &PeerRuntime,
+        joined: Option<Joined>,
+    ) -> Result<Arc<Cluster>, StartError> {
+        let others = self.others.as_ref().expect("called with other brokers only");
+        let PeerSettings { certificate, key, ca, .. } = others.settings.clone();
+        let peers = ropewalk_peer::Options {
+            broker: self.own.id,
+            cluster_id: node.identity().cluster_id.clone(),
+            incarnation: node.incarnation(),
+            features: u32::from(FORMAT_MAX),
+            listen: others.listen,
+            certificates: CertificateFiles { chain: certificate, key, ca },
+        };
+        let (node_kept, own) = (Arc::clone(node), self.own.clone());
+        let options = cluster::Options { node: node_kept, link, own, peers };
+        let opened = {
+            let _entered = runtime.enter();
+            Cluster::open(options)
+        };
+        let (cluster, service) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                node.stop().await;
+                return Err(StartError::Peers(error));
+            }
+        };
+        let run = async { service.run().await.map_err(|error| Failure::Fault(error.to_string())) };
+        runtime.spawn(self.supervisor.watch(&supervision::CLUSTER, String::new(), run));
+        info!(listen = %others.listen[0], "connecting to the other brokers");
+        cluster.seed(joined.map(|joined| joined.brokers).unwrap_or_default());
+        if node.try_catalog().is_none() {
+            self.receive_catalog(node, &cluster).await?;
+        }
+        Ok(cluster)
+    }
+
+    /// Registers the broker under the number of this start, and receives its replica of the catalog.
+    async fn receive_catalog(&self, node: &Node, cluster: &Cluster) -> Result<(), StartError> {
+        let others = self.others.as_ref().expect("called with other brokers only");
+        if others.settings.join.is_empty() {
+            return Err(StartError::Join(
+                "this broker has not received the catalog yet: set ropewalk.cluster.join to the admin addresses \
+                 of the other brokers"
+                    .into(),
+            ));
+        }
+        let joined = self.join(others).await?;
+        let Some(replica) = joined.replica else {
+            return Err(StartError::Join("the answer names no replica of the catalog".into()));
+        };
+        let seeds: BTreeMap<BrokerId, PeerAddress> = joined.brokers;
+        cluster.seed(seeds);
+        node.expect(ShardId::CATALOG, replica);
+        info!(replica, "receiving the catalog");
+        self.status.waits("the catalog is being received from another broker".into());
+        node.catalog_arrived().await;
+        Ok(())
+    }
+
+    /// Waits until a leader of the catalog is known, at most [`limits::LEAD_TIME_MAX`]. `/ready`
+    /// reports that there is none by then.
+    async fn catalog_leads(&self, cluster: &Cluster) {
+        let leads = async {
+            while cluster.leader(ShardId::CATALOG).is_none() {
+                tokio::time::sleep(WAIT_POLL).await;
+            }
+        };
+        let _ = tokio::time::timeout(limits::LEAD_TIME_MAX, leads).await;
+    }
+}
+
+/// Waits until every shard has a leader, at most [`limits::LEAD_TIME_MAX`]. `/ready` reports a
+/// shard that has none by then.
+async fn lead(node: &Node) {
+    let all_lead = async {
+        while !node.is_ready() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let _ = tokio::time::timeout(limits::LEAD_TIME_MAX, all_lead).await;
+}
+
+fn is_catalog(shard: ShardId) -> bool {
+    shard == ShardId::CATALOG
+}
+
+impl OpenParts {
+    pub(super) fn to_admin(&self, context: &Arc<Context>) -> admin::Open {
+        admin::Open {
+            context: Arc::clone(context),
+            queue_metrics: Arc::clone(&self.queue_metrics),
+            wake_ups: Arc::clone(&self.wake_ups),
+        }
+    }
+
+    pub(super) fn context(&self, metrics: handle::metrics::Metrics) -> Arc<Context> {
+        let settings = &self.parts.settings;
+        let (node, view) = (Arc::clone(&self.node), Arc::clone(&self.view));
+        let topics = Topics::new(node, view, Arc::clone(settings), Arc::clone(&self.reconciler));
+        Arc::new(Context {
+            broker_id: settings.node_id(),
+            cluster_id: Str::from(self.node.identity().cluster_id.as_str()),
+            cluster: Arc::clone(&self.cluster),
+            log_dir: Str::from(self.parts.dir.display().to_string()),
+            settings: Arc::clone(settings),
+            node: Arc::clone(&self.node),
+            view: Arc::clone(&self.view),
+            topics,
+            groups: Arc::clone(&self.groups),
+            answers: Budget::new(limits::ANSWER_BYTES_MAX),
+            fetch_sessions: handle::fetch::Sessions::new(
+                settings.fetch_sessions_max(),
+                metrics.fetch_sessions.clone(),
+            ),
+            buffers: handle::Buffers::default(),
+            producer_ids: handle::init_producer_id::ProducerIds::default(),
+            metrics,
+            refusals: LogLimit::default(),
+        })
+    }
+}

@@ -1,0 +1,19 @@
+//! The other brokers of a cluster as a test says.
+
+use std::sync::Arc;
+
+use ropewalk_shard::ShardId;
+
+use super::{Holders, KnownBroker, Leader};
+
+/// The other brokers of a cluster in a test.
+pub(crate) trait Others: Send + Sync + std::fmt::Debug {
+    /// Every broker, in the order of ids.
+    fn brokers(&self) -> Vec<Arc<KnownBroker>>;
+    /// The broker that leads a shard.
+    fn leader(&self, shard: ShardId) -> Option<Leader>;
+    /// The brokers that hold a shard.
+    fn holders(&self, shard: ShardId) -> Holders;
+    /// The shard of the broker that leads it.
+    fn led(&self, shard: ShardId) -> Option<Arc<ropewalk_node::ShardHandle>>;
+}
