@@ -199,6 +199,8 @@ impl Driver {
     /// # Errors
     /// When the WAL or the disk failed, or an entry can never be written: the process has to end.
     pub async fn run(mut self) -> Result<(), Failure> {
+        // Before the log is replayed, so that a change of the members in it is seen as one.
+        self.publish();
         let ended = self.serve().await;
         self.shard.set_leading(None);
         self.shard.set_progress(Vec::new());

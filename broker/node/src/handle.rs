@@ -97,6 +97,8 @@ pub struct ShardHandle {
     level: FeatureLevel,
     halted: RwLock<Option<Halt>>,
     is_halted: AtomicBool,
+    /// Whether the replica was destroyed and no other one has come.
+    is_vacant: AtomicBool,
 }
 
 impl fmt::Debug for ShardHandle {
@@ -131,6 +133,7 @@ impl ShardHandle {
             level,
             halted: RwLock::default(),
             is_halted: AtomicBool::new(false),
+            is_vacant: AtomicBool::new(false),
         };
         (Arc::new(shard), queue)
     }
@@ -154,7 +157,27 @@ impl ShardHandle {
         self.is_halted.store(false, Ordering::Release);
         self.is_closing.store(false, Ordering::Release);
         *self.inbox.write() = inbox;
+        self.is_vacant.store(false, Ordering::Release);
         queue
+    }
+
+    /// Releases what the handle holds of a replica that is destroyed, and whose driver has ended.
+    /// Returns the logs of its partitions.
+    pub(crate) fn vacate(&self) -> Vec<Arc<PartitionLog>> {
+        self.is_vacant.store(true, Ordering::Release);
+        self.replica.store(0, Ordering::Release);
+        *self.state.write() = State::default();
+        *self.replication.write() = Replication::default();
+        self.set_applied(0);
+        let logs: Vec<_> = std::mem::take(&mut *self.logs.write()).into_values().collect();
+        // Readers that wait for a record look again.
+        logs.iter().for_each(|log| log.close());
+        logs
+    }
+
+    /// Whether the replica was destroyed and no other one has come.
+    pub(crate) fn is_vacant(&self) -> bool {
+        self.is_vacant.load(Ordering::Acquire)
     }
 
     /// The shard's id.
@@ -171,6 +194,14 @@ impl ShardHandle {
             0 => None,
             term => Some(term),
         }
+    }
+
+    /// Whether the shard has a leader, as far as this replica knows: itself, with the first entry
+    /// of its term applied, or another one.
+    #[must_use]
+    pub fn has_leader(&self) -> bool {
+        let leader = self.replication.read().leader;
+        self.leading().is_some() || leader.is_some_and(|leader| Some(leader) != self.replica())
     }
 
     /// The index of the last applied entry of the shard's log; 0 before the first.
@@ -299,11 +330,11 @@ impl ShardHandle {
     }
 
     /// Ends the driver, and waits for it. Open calls are answered as at a stop of the broker.
-    /// Returns the hard state of the replica; `None` if the driver had ended.
-    pub async fn close(&self) -> Option<HardState> {
+    /// Returns the hard state of the replica; `None` if the driver had ended. Blocks.
+    pub(crate) fn close(&self) -> Option<HardState> {
         let (done, ended) = oneshot::channel();
         self.send(Input::Close { if_lacks: None, done });
-        ended.await.ok()
+        ended.blocking_recv().ok()
     }
 
     /// Like [`Self::close`], but only if a snapshot that includes the entry `last` may replace the
@@ -388,21 +419,22 @@ impl ShardHandle {
         self.message_bytes.fetch_sub(message_bytes(message), Ordering::AcqRel);
     }
 
-    /// For the driver: sets who takes part and who leads. Returns whether that is new.
+    /// For the driver: sets who takes part and who leads. Returns what was known before, if that
+    /// is new.
     pub(crate) fn set_replication(
         &self,
         term: u64,
         leader: Option<u64>,
         members: &Members,
-    ) -> bool {
+    ) -> Option<Replication> {
         {
             let held = self.replication.read();
             if held.term == term && held.leader == leader && held.members == *members {
-                return false;
+                return None;
             }
         }
-        *self.replication.write() = Replication { term, leader, members: members.clone() };
-        true
+        let new = Replication { term, leader, members: members.clone() };
+        Some(std::mem::replace(&mut *self.replication.write(), new))
     }
 
     /// For the driver: sets how far each member is.

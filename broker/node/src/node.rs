@@ -7,6 +7,7 @@
 //! replay; then the drivers, then the WAL. A crash between two steps costs time at the next start,
 //! never data.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use ropewalk_store::policy::Policy;
 use ropewalk_store::recovery;
 use ropewalk_store::transfer;
 use ropewalk_store::transfer::message::Message as FilesMessage;
+use ropewalk_store::work::WorkError;
 use ropewalk_wal::{Answers, Guard, RoundReport, WalHandle, Writer};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -81,6 +83,7 @@ impl fmt::Debug for NodeOptions {
 #[derive(Debug)]
 pub struct Node {
     identity: Identity,
+    incarnation: u64,
     shards: Arc<Shards>,
     damaged: Vec<(ShardId, String)>,
     damaged_partitions: Vec<(PartitionId, String)>,
@@ -110,6 +113,7 @@ impl Node {
         let lock = data.lock()?;
         format_if_empty(&data, &options)?;
         let opened = recovery::open(data, &options.recovery)?;
+        let incarnation = opened.store.data().next_incarnation((options.clock_ms)())?;
         opened.store.set_pause(pace::shared());
         let (stop, stopped) = watch::channel(false);
         // Delivering answers wakes drivers, which would take time from the log's thread.
@@ -132,8 +136,10 @@ impl Node {
             supervisor: supervisor.clone(),
         };
         let known = opened.replicas.iter().map(|found| found.shard);
+        let known = known.chain(opened.receiving.iter().map(|(shard, _)| *shard));
         let last = known.chain([ShardId(opened.identity.shards)]).max();
-        let shards = Arc::new(Shards::new(parts, last.map_or(0, |shard| shard.0)));
+        let last = last.map_or(0, |shard| shard.0);
+        let shards = Arc::new(Shards::new(parts, last, opened.destroyed));
         let stop_guard = supervisor.stop_guard();
         let policy = Arc::clone(&options.policy);
         let journal = Box::new(wal.clone());
@@ -160,6 +166,7 @@ impl Node {
             RunningNode { _stop_guard: stop_guard, stop, drivers, transfers, _lock: lock };
         Ok(Self {
             identity: opened.identity,
+            incarnation,
             shards,
             damaged: opened.damaged.into_iter().map(|lost| (lost.shard, lost.what)).collect(),
             damaged_partitions: opened.damaged_partitions,
@@ -175,6 +182,13 @@ impl Node {
     #[must_use]
     pub fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// The incarnation of this broker: a number that is higher than at every start before, durably.
+    /// Other brokers know this process by it.
+    #[must_use]
+    pub fn incarnation(&self) -> u64 {
+        self.incarnation
     }
 
     /// A shard by its number; `None` when it is not on this broker, is damaged or has stopped.
@@ -202,14 +216,52 @@ impl Node {
     /// The shard of the catalog.
     ///
     /// # Panics
-    /// When the catalog is damaged, or not on this broker; check [`Self::damaged`] first.
+    /// When the catalog was never on this broker since the start, because it is damaged or has not
+    /// been received yet: check [`Self::damaged`] and wait for [`Self::catalog_arrived`] first.
     #[must_use]
     pub fn catalog(&self) -> &Arc<ShardHandle> {
-        self.held_shard(ShardId::CATALOG).expect("a node with a damaged catalog serves no requests")
+        let catalog = self.shards.even_if_destroyed(ShardId::CATALOG);
+        catalog.expect("a node without a catalog serves no requests")
+    }
+
+    /// The shard of the catalog; `None` if it is damaged, or on a broker that joins a cluster and
+    /// has not received it yet.
+    #[must_use]
+    pub fn try_catalog(&self) -> Option<&Arc<ShardHandle>> {
+        self.held_shard(ShardId::CATALOG)
+    }
+
+    /// Waits until the catalog is on this broker: at once, unless the broker joins a cluster. Waits
+    /// forever if it never comes.
+    pub async fn catalog_arrived(&self) -> &Arc<ShardHandle> {
+        self.shards.arrived(ShardId::CATALOG).await
+    }
+
+    /// The shards of which this broker runs or receives a replica, or expects one, with the Raft id
+    /// of the replica.
+    #[must_use]
+    pub fn shard_ids_held(&self) -> BTreeMap<ShardId, u64> {
+        self.shards.held()
+    }
+
+    /// Destroys a replica that the catalog has removed from this broker: it is ended, its files and
+    /// its log are removed, and it never comes back, also after a crash. The shard can then have
+    /// another replica here, with a higher id. Also for a replica that is damaged, or that is only
+    /// expected or received. Does nothing to another replica of the shard.
+    ///
+    /// # Errors
+    /// When the disk fails or the broker stops. The next start completes what has begun; unless the
+    /// error is final, this may be called again before.
+    pub async fn destroy(&self, shard: ShardId, replica: u64) -> Result<(), WorkError> {
+        let destroyed = self.transfers.destroy(shard, replica).await;
+        destroyed.unwrap_or_else(|_| Err(WorkError::Later("the broker stops".to_owned())))
     }
 
     /// Says that this broker has to hold a replica of a shard, with this Raft id. Files of another
-    /// replica of the shard are then taken, and the replica begins with them.
+    /// replica of the shard are then taken, and the replica begins with them. Does nothing if this
+    /// replica, or a later one of the shard, was [destroyed](Self::destroy) here, or the cluster
+    /// was not created with such a shard. A replica that the broker has must be destroyed before
+    /// another one of its shard is received.
     pub fn expect(&self, shard: ShardId, replica: u64) {
         self.shards.expect(shard, replica);
     }
@@ -261,10 +313,11 @@ impl Node {
         &self.supervisor
     }
 
-    /// Whether every running shard leads and has applied the first entry of its term.
+    /// Whether the catalog is on this broker, and every running shard [has a
+    /// leader](ShardHandle::has_leader).
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.shards().all(|shard| shard.leading().is_some())
+        self.try_catalog().is_some() && self.shards().all(|shard| shard.has_leader())
     }
 
     /// Stops everything in order, with a last checkpoint. Does nothing the second time.

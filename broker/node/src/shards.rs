@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
@@ -22,9 +23,9 @@ use ropewalk_store::recovery::{self, OpenedReplica};
 use ropewalk_store::store::flusher_of;
 use ropewalk_store::transfer::Position;
 use ropewalk_store::work::WorkError;
-use ropewalk_store::{PartitionLogs, Store};
+use ropewalk_store::{PartitionLog, PartitionLogs, Store};
 use ropewalk_wal::{HardState, WalHandle};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::background::Background;
 use crate::driver::{Driver, DriverContext};
@@ -63,6 +64,11 @@ pub(crate) struct Shards {
     handles: Box<[OnceLock<Arc<ShardHandle>>]>,
     /// Replicas that this broker has to hold and may have no files of yet.
     expected: Mutex<BTreeMap<ShardId, Expected>>,
+    /// The newest replica of each shard that was destroyed here: it never comes back, and neither
+    /// does an older one, because ids only grow.
+    destroyed: Mutex<BTreeMap<ShardId, u64>>,
+    /// Notified when a shard has come to this broker.
+    arrivals: Notify,
     /// The feature level of the cluster, which all shards share.
     level: FeatureLevel,
     /// `None` before the start and after the stop.
@@ -94,22 +100,63 @@ struct Prepared {
 
 impl Shards {
     /// No shards; there can be those with numbers through `last`.
-    pub(crate) fn new(parts: Parts, last: u32) -> Self {
+    pub(crate) fn new(parts: Parts, last: u32, destroyed: BTreeMap<ShardId, u64>) -> Self {
         let handles = (0..=last).map(|_| OnceLock::new()).collect();
-        let (expected, workers) = (Mutex::default(), Mutex::default());
-        Self { parts, handles, expected, level: FeatureLevel::default(), workers }
+        let (expected, workers, level) = (Mutex::default(), Mutex::default(), Default::default());
+        let (destroyed, arrivals) = (Mutex::new(destroyed), Notify::new());
+        Self { parts, handles, expected, destroyed, arrivals, level, workers }
     }
 
+    fn slot(&self, id: ShardId) -> Option<&OnceLock<Arc<ShardHandle>>> {
+        self.handles.get(usize::try_from(id.0).ok()?)
+    }
+
+    /// A shard that is on this broker.
     pub(crate) fn get(&self, id: ShardId) -> Option<&Arc<ShardHandle>> {
-        self.handles.get(usize::try_from(id.0).ok()?)?.get()
+        self.even_if_destroyed(id).filter(|shard| !shard.is_vacant())
+    }
+
+    /// A shard that is on this broker, or was until its replica was destroyed.
+    pub(crate) fn even_if_destroyed(&self, id: ShardId) -> Option<&Arc<ShardHandle>> {
+        self.slot(id)?.get()
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<ShardHandle>> {
-        self.handles.iter().filter_map(OnceLock::get)
+        self.handles.iter().filter_map(OnceLock::get).filter(|shard| !shard.is_vacant())
     }
 
-    /// Expects a replica on this broker.
+    /// Waits until a shard is on this broker.
+    pub(crate) async fn arrived(&self, id: ShardId) -> &Arc<ShardHandle> {
+        loop {
+            let mut arrival = pin!(self.arrivals.notified());
+            // Before the check, so that no arrival is missed after it.
+            arrival.as_mut().enable();
+            if let Some(shard) = self.get(id) {
+                return shard;
+            }
+            arrival.await;
+        }
+    }
+
+    /// The replicas that this broker has, or has to receive.
+    pub(crate) fn held(&self) -> BTreeMap<ShardId, u64> {
+        let expected = self.expected.lock();
+        let mut held: BTreeMap<_, _> =
+            expected.iter().map(|(shard, expected)| (*shard, expected.replica)).collect();
+        held.extend(self.iter().filter_map(|shard| Some((shard.id(), shard.replica()?))));
+        held
+    }
+
+    /// Expects a replica on this broker, unless it was destroyed here.
     pub(crate) fn expect(&self, shard: ShardId, replica: u64) {
+        if self.slot(shard).is_none() {
+            tracing::error!(%shard, replica, "replica refused: the cluster has no such shard");
+            return;
+        }
+        if self.destroyed.lock().get(&shard).is_some_and(|destroyed| replica <= *destroyed) {
+            tracing::debug!(%shard, replica, "replica refused: it was destroyed");
+            return;
+        }
         let mut expected = self.expected.lock();
         let entry = expected.entry(shard).or_insert(Expected { replica, asked: None });
         if entry.replica != replica {
@@ -120,8 +167,8 @@ impl Shards {
     /// Passes a message to the replica that it is for. A replica that is expected and has no files
     /// yet asks the sender, who leads, for its files.
     pub(crate) fn message(&self, shard: ShardId, message: Message) -> bool {
-        if let Some(held) = self.get(shard).filter(|held| held.replica() == Some(message.to)) {
-            return held.message(message);
+        if let Some(held) = self.get(shard) {
+            return held.replica() == Some(message.to) && held.message(message);
         }
         if let Some(expected) = self.expected.lock().get_mut(&shard)
             && expected.replica == message.to
@@ -188,8 +235,7 @@ impl Shards {
         let OpenedReplica { shard: id, start, state, logs, partition_logs, files, .. } = found;
         let replica = Replica::new(start);
         let replica = replica.map_err(|source| NodeError::Engine { shard: id, source })?;
-        let slot = usize::try_from(id.0).ok().and_then(|at| self.handles.get(at));
-        let slot = slot.expect("the table has a place for every shard");
+        let slot = self.slot(id).expect("the table has a place for every shard");
         let (shard, queue) = match slot.get() {
             Some(shard) => (Arc::clone(shard), shard.reopen(state, logs)),
             None => {
@@ -243,14 +289,16 @@ impl Shards {
 
 impl transfers::Shards for Arc<Shards> {
     fn needs(&self, shard: ShardId, replica: u64, last: EntryId) -> bool {
-        match self.get(shard).filter(|held| held.replica() == Some(replica)) {
-            Some(held) => held.lacks(last),
+        match self.get(shard) {
+            Some(held) => held.replica() == Some(replica) && held.lacks(last),
             None => self.is_expected(shard, replica),
         }
     }
 
     fn claim(&self, shard: ShardId, replica: u64, last: EntryId) -> Option<Position> {
-        match self.get(shard).filter(|held| held.replica() == Some(replica)) {
+        match self.get(shard) {
+            // Its files would be replaced while it runs.
+            Some(held) if held.replica() != Some(replica) => None,
             Some(held) => {
                 let state = held.close_if_lacks(last)?;
                 self.take_from_workers(shard);
@@ -264,6 +312,25 @@ impl transfers::Shards for Arc<Shards> {
         }
     }
 
+    fn has_other(&self, shard: ShardId, replica: u64) -> bool {
+        self.get(shard).is_some_and(|held| held.replica() != Some(replica))
+    }
+
+    fn retire(&self, shard: ShardId, replica: u64) -> Vec<Arc<PartitionLog>> {
+        {
+            let mut destroyed = self.destroyed.lock();
+            let newest = destroyed.entry(shard).or_insert(replica);
+            *newest = replica.max(*newest);
+        }
+        if self.is_expected(shard, replica) {
+            self.expected.lock().remove(&shard);
+        }
+        let Some(held) = self.get(shard) else { return Vec::new() };
+        held.close();
+        self.take_from_workers(shard);
+        held.vacate()
+    }
+
     fn open(&self, shard: ShardId, known: Option<HardState>) -> Result<(), String> {
         let parts = &self.parts;
         let opened = recovery::open_installed(&parts.store, parts.wal.reader(), shard, known);
@@ -271,6 +338,7 @@ impl transfers::Shards for Arc<Shards> {
         let prepared = self.prepare(opened).map_err(|error| error.to_string())?;
         parts.observer.installed(&prepared.shard);
         self.run(prepared);
+        self.arrivals.notify_waiters();
         Ok(())
     }
 }

@@ -10,11 +10,12 @@ use std::{fmt, io};
 
 use ropewalk_shard::ShardId;
 use ropewalk_shard::engine::EntryId;
-use ropewalk_store::Store;
 use ropewalk_store::transfer::message::{Body, Message};
 use ropewalk_store::transfer::{Options, Position, Receiver, Source};
 use ropewalk_store::work::{Next, WorkError};
+use ropewalk_store::{PartitionLog, Store, destroy, destroyed};
 use ropewalk_wal::{HardState, WalHandle};
+use tokio::sync::oneshot;
 
 use crate::peers::Peers;
 use crate::supervision::{self, Failure, Supervisor};
@@ -29,7 +30,7 @@ enum Order {
     Message(Box<Message>),
     Offer { shard: ShardId, from: u64, to: u64 },
     Begin { shard: ShardId, replica: u64, peer: u64 },
-    Abandon(ShardId),
+    Destroy { shard: ShardId, replica: u64, done: oneshot::Sender<Result<(), WorkError>> },
     Stop,
 }
 
@@ -65,9 +66,16 @@ impl TransferOrders {
         self.give(Order::Begin { shard, replica, peer });
     }
 
-    /// Ends the reception of a shard, and removes what was received.
-    pub fn abandon(&self, shard: ShardId) {
-        self.give(Order::Abandon(shard));
+    /// Destroys a replica of this broker, which may be received only. Nothing of the same shard is
+    /// installed meanwhile. The sender of the answer is dropped if the broker stops.
+    pub fn destroy(
+        &self,
+        shard: ShardId,
+        replica: u64,
+    ) -> oneshot::Receiver<Result<(), WorkError>> {
+        let (done, is_done) = oneshot::channel();
+        self.give(Order::Destroy { shard, replica, done });
+        is_done
     }
 
     fn give(&self, order: Order) {
@@ -84,6 +92,13 @@ pub(crate) trait Shards: Send + fmt::Debug + 'static {
     /// Stops the replica if [`Self::needs`] holds. See
     /// [`Claim`](ropewalk_store::transfer::Claim).
     fn claim(&self, shard: ShardId, replica: u64, last: EntryId) -> Option<Position>;
+
+    /// Whether the broker has another replica of the shard than this one.
+    fn has_other(&self, shard: ShardId, replica: u64) -> bool;
+
+    /// Ends a replica of this broker for good, if it runs, and expects it no longer. Nothing uses
+    /// its files any more. Returns the logs of its partitions.
+    fn retire(&self, shard: ShardId, replica: u64) -> Vec<Arc<PartitionLog>>;
 
     /// Opens a shard whose files are installed, and runs it.
     ///
@@ -181,10 +196,35 @@ impl<S: Shards> Transfers<S> {
             Order::Begin { shard, replica, peer } => {
                 self.receiver.begin(shard, replica, peer).map(|()| Vec::new())
             }
-            Order::Abandon(shard) => self.receiver.abandon(shard),
+            Order::Destroy { shard, replica, done } => {
+                let destroyed = self.destroy(shard, replica, now_ms);
+                // The caller may no longer wait.
+                let _ = done.send(destroyed.clone());
+                match destroyed {
+                    Err(error) if error.is_final() => Err(error),
+                    // The caller retries.
+                    Ok(()) | Err(_) => Ok(Vec::new()),
+                }
+            }
             Order::Stop => Ok(Vec::new()),
         };
         let messages = or_later(done)?.unwrap_or_default();
+        self.send(messages);
+        Ok(())
+    }
+
+    /// Destroys a replica in the order that [`destroy`] describes.
+    fn destroy(&mut self, shard: ShardId, replica: u64, now_ms: i64) -> Result<(), WorkError> {
+        let Context { store, wal, shards, .. } = &mut self.context;
+        if shards.has_other(shard, replica) {
+            // The files are those of the other one.
+            return destroy::drop_log(shard, replica, wal);
+        }
+        destroyed::mark(store.data(), shard, replica)?;
+        let logs = shards.retire(shard, replica);
+        let mut messages = self.source.end(shard, replica, now_ms);
+        messages.extend(self.receiver.abandon(shard, replica)?);
+        destroy::destroy(store, shard, replica, &logs, wal)?;
         self.send(messages);
         Ok(())
     }

@@ -15,7 +15,8 @@
 //!   write of the write-ahead log and release it below the *older* kept snapshot (D6). A checkpoint
 //!   is due when the write-ahead log is long (for the shards that pin its oldest file), when memory
 //!   is short and flushing cannot help, some time after a shard changed, and again soon after one
-//!   that left files to be removed. On a full disk it is due at once.
+//!   that left files to be removed. On a full disk it is due at once, and when a replica on another
+//!   broker is about to need its files.
 //! - *Sync* the logs that are flushed and not synced, when they are many (`unsynced`).
 //! - *Remove* files that neither kept snapshot names.
 //!
@@ -286,6 +287,7 @@ impl Checkpointer {
             return spillable;
         }
         let mut due = self.pinning(now_ms);
+        due.extend(self.shards.iter().filter(|(_, of)| of.is_wanted).map(|(shard, _)| *shard));
         let in_need = self.store.budget().is_disk_full();
         if in_need || self.syncs.is_left() {
             due.extend(self.shards.iter().filter_map(|(shard, backlog)| {

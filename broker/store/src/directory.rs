@@ -7,10 +7,12 @@
 //! meta.forming                            only while the directory is being formatted
 //! meta.mended                             only while a damaged meta is rewritten
 //! lock                                    locked by the broker that uses the directory
+//! incarnation                             number of the last start (see `incarnation`)
 //! wal/                                    the write-ahead log of all shards
 //! snapshots/<shard>-<n>.snapshot          the newest two snapshots of each shard (see `snapshot`)
 //! shards/<shard>/spill/<n>.spill          small tails of many partitions, one file a checkpoint
 //! shards/<shard>/quarantined-<replica>    why this replica must not start (see `quarantine`)
+//! shards/<shard>/destroyed-<replica>      the catalog has removed this replica (see `destroyed`)
 //! partitions/<topic id>-<index>.<n>/      segments of a partition in its n-th incarnation
 //! transfers/<shard>/                      what is received from another broker (see `transfer`)
 //! ```
@@ -36,6 +38,8 @@ use std::sync::Arc;
 use ropewalk_disk::{Disk, Lock, Open};
 use ropewalk_shard::{BrokerId, PartitionId, ShardId};
 use serde::{Deserialize, Serialize};
+
+mod incarnation;
 
 const MAGIC: [u8; 8] = *b"RWMETA\0\0";
 /// The format version that this broker reads and writes.

@@ -52,6 +52,8 @@ pub trait Logs: Send + Sync + fmt::Debug {
     fn open(&self, partition: PartitionId) -> Arc<PartitionLog>;
     /// Closes the log of a removed partition; its files are removed once no snapshot names them.
     fn closed(&self, partition: PartitionId, log: Arc<PartitionLog>);
+    /// Asks for a checkpoint of the shard at once.
+    fn checkpoint(&self);
     /// Marks the shard's replica durably, so that it never starts again. Blocks on the disk.
     ///
     /// # Errors

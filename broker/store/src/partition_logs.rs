@@ -12,6 +12,7 @@
 //! - The flush lock is never held during a sync, and a flusher never waits for it.
 
 use std::mem;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, MutexGuard};
@@ -32,6 +33,8 @@ pub struct PartitionLogs {
     files: Arc<ShardStore>,
     changes: Mutex<Changes>,
     flush_lock: Mutex<()>,
+    /// Whether a checkpoint was asked for that has not begun.
+    is_checkpoint_wanted: AtomicBool,
 }
 
 /// Changes of the logs that were not taken yet.
@@ -50,8 +53,13 @@ struct Changes {
 impl PartitionLogs {
     pub(crate) fn new(store: Arc<Store>, shard: ShardId) -> Arc<Self> {
         let files = Arc::new(ShardStore::new(store, shard));
-        let (changes, flush_lock) = (Mutex::default(), Mutex::default());
-        Arc::new_cyclic(|me| Self { me: me.clone(), files, changes, flush_lock })
+        Arc::new_cyclic(|me| Self {
+            me: me.clone(),
+            files,
+            changes: Mutex::default(),
+            flush_lock: Mutex::default(),
+            is_checkpoint_wanted: AtomicBool::new(false),
+        })
     }
 
     /// The shard whose logs these are.
@@ -108,6 +116,11 @@ impl PartitionLogs {
         mem::take(&mut self.changes.lock().closed)
     }
 
+    /// Takes whether a checkpoint was asked for.
+    pub(crate) fn take_checkpoint_wanted(&self) -> bool {
+        self.is_checkpoint_wanted.swap(false, Ordering::AcqRel)
+    }
+
     /// Waits until no tail of the shard is being written, and keeps it so.
     pub(crate) fn hold_flushes(&self) -> MutexGuard<'_, ()> {
         self.flush_lock.lock()
@@ -144,6 +157,11 @@ impl Logs for PartitionLogs {
         let incarnation = log.incarnation();
         self.changes.lock().closed.push(PartitionIncarnation { partition, incarnation });
         log.close();
+    }
+
+    fn checkpoint(&self) {
+        self.is_checkpoint_wanted.store(true, Ordering::Release);
+        self.store().wake_checkpointer();
     }
 
     fn quarantine(&self, replica: ReplicaId, reason: &str) -> Result<(), WorkError> {

@@ -72,6 +72,21 @@ pub(crate) fn lift(data: &DataDir, shard: ShardId) -> Result<(), DirectoryError>
     if names.is_empty() { Ok(()) } else { sync_dir(data, shard) }
 }
 
+/// Removes the mark of a replica that no longer exists, without a sync.
+pub(crate) fn remove(
+    data: &DataDir,
+    shard: ShardId,
+    replica: ReplicaId,
+) -> Result<(), DirectoryError> {
+    let path = path_of(data, shard, replica);
+    match data.disk().remove(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(DirectoryError::io(&path)(error))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
 fn sync_dir(data: &DataDir, shard: ShardId) -> Result<(), DirectoryError> {
     let dir = data.shard(shard);
     data.disk().sync_dir(&dir, WHY).map_err(DirectoryError::sync(&dir))

@@ -5,7 +5,8 @@
 //! 1. Read the identity of the directory and make it durable: an earlier process may have failed
 //!    to.
 //! 2. Open the write-ahead log, which cuts its torn tail and reports replicas that lost records.
-//! 3. Complete the installation of transferred files: see [`crate::transfer`].
+//! 3. Complete the destruction of replicas that the catalog has removed ([`crate::destroy`]), then
+//!    the installation of transferred files ([`crate::transfer`]).
 //! 4. Per shard, load the newest intact snapshot and the index of the log entries after it.
 //! 5. Remove files that no kept snapshot and no transfer names.
 //! 6. Cut every partition's segments at the end that the snapshot names.
@@ -30,13 +31,13 @@ use ropewalk_segment::{FileCache, SegmentError};
 use ropewalk_shard::engine::{self, EntryId, EntrySource, HardState, Start, StoredEntry};
 use ropewalk_shard::{BrokerId, PartitionId, ReplicaId, ShardId, State};
 use ropewalk_wal::{
-    EntryMeta, Location, RecoveredLog, RecoveredReplica, ReplicaKey, SetAside, SetAsideError, Wal,
-    WalError,
+    EntryMeta, Location, RecoveredLog, RecoveredReplica, ReplicaKey, Wal, WalError,
 };
 
 use crate::budget::TailBudget;
 use crate::checkpoint::ShardFiles;
 use crate::checkpoint::files::KeptSnapshot;
+use crate::destroy::Destroyed;
 use crate::directory::{DataDir, DataDirContents, DirectoryError, Identity};
 use crate::log::PartitionLog;
 use crate::partition_logs::PartitionLogs;
@@ -48,6 +49,7 @@ use crate::transfer::{self, CompleteError, Transfers};
 
 mod installed;
 mod orphans;
+mod set_aside;
 
 pub use installed::open_installed;
 
@@ -119,6 +121,8 @@ pub struct OpenStore {
     /// The shards that are being received from another broker, with the Raft id of the replica that
     /// will be started then: to pass to [`crate::transfer::Receiver::begin`].
     pub receiving: Vec<(ShardId, u64)>,
+    /// The newest replica of each shard that was destroyed since another one was installed.
+    pub destroyed: BTreeMap<ShardId, u64>,
     /// The shards that cannot be started.
     pub damaged: Vec<DamagedShard>,
     /// Damage to records of partitions. Reads of them fail, all other reads work.
@@ -166,7 +170,8 @@ pub fn open(data: DataDir, options: &Options) -> Result<OpenStore, OpenError> {
     };
     data.sync_root()?;
     let (mut wal, mut recovered) = Wal::open(Arc::clone(data.disk()), &data.wal(), options.wal)?;
-    if transfer::complete(&data, &mut wal, &recovered)? {
+    let (destroyed, is_dropped) = Destroyed::complete(&data, &mut wal, &recovered)?;
+    if transfer::complete(&data, &mut wal, &recovered)? || is_dropped {
         drop(wal);
         (wal, recovered) = Wal::open(Arc::clone(data.disk()), &data.wal(), options.wal)?;
     }
@@ -177,6 +182,9 @@ pub fn open(data: DataDir, options: &Options) -> Result<OpenStore, OpenError> {
         if let Some(replica) = new_replica(&data, shard, &transfers, &recovered)? {
             tracing::info!(%shard, replica, "shard is being received from another broker");
             receiving.push((shard, replica));
+            continue;
+        }
+        if destroyed.is_all_of(&data, shard, &recovered)? {
             continue;
         }
         match check_shard(&data, shard, &recovered)? {
@@ -190,7 +198,7 @@ pub fn open(data: DataDir, options: &Options) -> Result<OpenStore, OpenError> {
     for shard in &sound {
         transfers.end_needless(&data, &shard.newest().1)?;
     }
-    set_aside(&mut wal, &recovered, &sound, &mut damaged)?;
+    set_aside::set_aside(&mut wal, &recovered, &sound, &mut damaged)?;
     let next_incarnation = orphans::remove(&data, &sound, &transfers, damaged.is_empty())?;
     let files = Arc::new(FileCache::new(options.open_files_max));
     let store = Store::new(data, files, TailBudget::new(options.tail_bytes_max), next_incarnation);
@@ -200,7 +208,17 @@ pub fn open(data: DataDir, options: &Options) -> Result<OpenStore, OpenError> {
         let partition_logs = PartitionLogs::new(Arc::clone(&store), shard.shard());
         replicas.push(shard.open(partition_logs, wal.reader(), &mut damaged_partitions)?);
     }
-    Ok(OpenStore { identity, store, wal, replicas, receiving, damaged, damaged_partitions })
+    let destroyed = destroyed.0;
+    Ok(OpenStore {
+        identity,
+        store,
+        wal,
+        replicas,
+        receiving,
+        destroyed,
+        damaged,
+        damaged_partitions,
+    })
 }
 
 /// The shards of this broker: those that the write-ahead log or a directory knows, and those that
@@ -231,39 +249,6 @@ fn new_replica(
     let has_log = recovered.replicas.contains_key(&replica_log::key(shard, ReplicaId(replica)));
     let has_snapshot = !Snapshots::new(data, shard).numbers()?.is_empty();
     Ok((!has_log && !has_snapshot).then_some(replica))
-}
-
-/// Copies the log entries of replicas that are not started to files of their own, for a repair, so
-/// that they do not prevent the release of WAL files.
-fn set_aside(
-    wal: &mut Wal,
-    recovered: &RecoveredLog,
-    sound: &[RecoveredShard],
-    damaged: &mut [DamagedShard],
-) -> Result<(), WalError> {
-    let started: BTreeSet<ReplicaKey> =
-        sound.iter().map(|shard| key_of(&shard.newest().1)).collect();
-    for (key, replica) in recovered.replicas.iter().filter(|(key, _)| !started.contains(key)) {
-        let note = match wal.set_aside(*key, replica) {
-            Ok(None) => continue,
-            Ok(Some(SetAside { path, bytes, first, last })) => {
-                format!(
-                    "its log entries {first} to {last} are kept for a repair in {} ({bytes} bytes)",
-                    path.display()
-                )
-            }
-            Err(SetAsideError::Failed(error)) => return Err(error),
-            Err(SetAsideError::Stays(error)) => format!(
-                "its log entries stay in the write-ahead log and will fill it, because they cannot be copied: {error}"
-            ),
-        };
-        tracing::warn!(shard = key.shard, replica = key.replica, note, "replica is not started");
-        let of_shard = damaged.iter_mut().find(|damaged| damaged.shard.0 == key.shard);
-        if let Some(damaged) = of_shard {
-            damaged.what = format!("{}; {note}", damaged.what);
-        }
-    }
-    Ok(())
 }
 
 /// An intact shard.

@@ -31,7 +31,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
 
 use ropewalk_segment::SegmentError;
 use ropewalk_shard::state::{Catalog, State};
@@ -42,8 +41,10 @@ use crate::directory::{DataDir, DataDirContents, DirectoryError, Identity};
 use crate::quarantine;
 use crate::recovery::{self, OpenError, check_log, key_of, load_kept};
 use crate::snapshot::{Snapshot, Snapshots};
+use held::OpenLog;
 use peers::Peers;
 
+mod held;
 mod logs;
 mod peers;
 mod records;
@@ -205,10 +206,9 @@ pub fn repair(
     let accept = consent != Consent::Nothing;
     let mut findings = Vec::new();
     let identity = identity(data, &mut findings)?;
-    let (mut wal, recovered) =
-        Wal::open(Arc::clone(data.disk()), &data.wal(), options.wal).map_err(OpenError::from)?;
+    let OpenLog { mut wal, recovered, held } = held::open(data, &identity, options)?;
     if consent == Consent::Loss {
-        expect_no_other_voters(data, &identity, &recovered, &wal)?;
+        expect_no_other_voters(data, (&identity, &held), &recovered, &wal)?;
     }
     if accept && !findings.is_empty() {
         data.rewrite_meta(&identity)?;
@@ -224,15 +224,15 @@ pub fn repair(
         records: Vec::new(),
         shards: Vec::new(),
     };
-    for number in 0..=identity.shards {
-        pass.begin(ShardId(number), &wal)?;
+    for shard in &held {
+        pass.begin(*shard, &wal)?;
     }
     if accept && !pass.records.is_empty() {
         wal.write_round_from_reserve(&pass.records)?;
     }
     drop(wal);
-    for number in (0..=identity.shards).filter(|_| accept) {
-        quarantine::lift(data, ShardId(number))?;
+    for shard in held.into_iter().filter(|_| accept) {
+        quarantine::lift(data, shard)?;
     }
     let RepairPass { names, shards, mut findings, .. } = pass;
     for found in shards {
@@ -247,21 +247,19 @@ pub fn repair(
 /// [`RepairError::OtherVoters`] when it may not; the others as [`repair`].
 pub fn check_voters(data: &DataDir, options: &recovery::Options) -> Result<(), RepairError> {
     let identity = identity(data, &mut Vec::new())?;
-    let (wal, recovered) =
-        Wal::open(Arc::clone(data.disk()), &data.wal(), options.wal).map_err(OpenError::from)?;
-    expect_no_other_voters(data, &identity, &recovered, &wal)
+    let OpenLog { wal, recovered, held } = held::open(data, &identity, options)?;
+    expect_no_other_voters(data, (&identity, &held), &recovered, &wal)
 }
 
 /// Checks that this directory has the only voter of each of its shards.
 fn expect_no_other_voters(
     data: &DataDir,
-    identity: &Identity,
+    (identity, held): (&Identity, &[ShardId]),
     recovered: &RecoveredLog,
     wal: &Wal,
 ) -> Result<(), RepairError> {
     let mut listed = BTreeMap::new();
-    for number in 0..=identity.shards {
-        let shard = ShardId(number);
+    for shard in held.iter().copied() {
         let newest = load_kept(&Snapshots::new(data, shard))?.pop().map(|(_, newest)| newest);
         let mut peers = match &newest {
             Some(newest) => Peers::of(newest, recovered, wal),

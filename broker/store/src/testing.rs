@@ -17,6 +17,7 @@ use crate::clean::Cleaner;
 use crate::directory::{DataDir, DataDirContents, Identity};
 use crate::flush::Flusher;
 use crate::log::{Logs, PartitionLog};
+use crate::partition_logs::PartitionLogs;
 use crate::policy::{CompactionPolicy, Policy};
 use crate::recovery;
 use crate::work::{Next, WorkError};
@@ -154,6 +155,7 @@ pub(crate) struct OneShard {
     wal: Mutex<ropewalk_wal::Wal>,
     key: ropewalk_wal::ReplicaKey,
     catalog: Option<recovery::OpenedReplica>,
+    logs: Arc<PartitionLogs>,
     pub(crate) checkpointer: Checkpointer,
     pub(crate) flushers: Vec<Flusher>,
     pub(crate) cleaner: Cleaner,
@@ -209,14 +211,14 @@ impl OneShard {
             state,
             logs: logs.into_iter().collect(),
         })));
-        let key = found.files.key();
+        let (key, logs) = (found.files.key(), found.partition_logs);
         checkpointer.add(found.files, Box::new(captured.clone()));
         let logged = captured.clone();
         cleaner.add(ShardId(1), Box::new(move || logged.0.lock().logs.clone()));
         let wal = Mutex::new(opened.wal);
         let flushers = checkpointer.flushers();
         let disk = disk.clone();
-        Ok(Self { disk, wal, key, catalog, checkpointer, flushers, cleaner, captured, notes })
+        Ok(Self { disk, wal, key, catalog, logs, checkpointer, flushers, cleaner, captured, notes })
     }
 
     pub(crate) fn log(&self, index: i32) -> Arc<PartitionLog> {
@@ -261,6 +263,11 @@ impl OneShard {
             let state = capture.state.partitions.get_mut(&partition(index));
             state.expect("it is open").next_offset = log.high_watermark();
         }
+    }
+
+    /// Asks for a checkpoint, as a driver does.
+    pub(crate) fn ask_for_checkpoint(&self) {
+        self.logs.checkpoint();
     }
 
     /// Appends records and checkpoints them.

@@ -63,7 +63,7 @@ mod leftovers;
 
 pub(crate) use install::{CompleteError, complete, hard_state_after};
 pub use install::{LogRestart, Position};
-pub(crate) use leftovers::Transfers;
+pub(crate) use leftovers::{Transfers, forget};
 pub use receiver::{Claim, Need, Receiver};
 pub use source::Source;
 

@@ -11,7 +11,7 @@ use ropewalk_shard::replica::StopReason;
 use tracing::{error, warn};
 
 use super::{Driver, Fetched};
-use crate::handle::Halt;
+use crate::handle::{Halt, Replication};
 use crate::supervision::Failure;
 
 impl Driver {
@@ -68,14 +68,19 @@ impl Driver {
     }
 
     /// Publishes who takes part and who leads. A replica with peers has its entries located in the
-    /// log, because a follower may need them.
+    /// log, because a follower may need them. The log does not have all entries before the first
+    /// peer, so a new member needs a snapshot of now.
     pub(super) fn publish(&self) {
         let replica = self.core.replica();
-        if self.shard.set_replication(replica.term(), replica.leader(), replica.members()) {
-            let is_lone = replica.members().is_lone(replica.id().0);
-            self.context.log.set_followed(self.key(), !is_lone);
-            self.publish_progress();
+        let members = replica.members();
+        let new = self.shard.set_replication(replica.term(), replica.leader(), members);
+        let Some(Replication { members: before, .. }) = new else { return };
+        self.context.log.set_followed(self.key(), !members.is_lone(replica.id().0));
+        // At a start nothing was known before.
+        if before.contains(replica.id().0) && members.iter().any(|id| !before.contains(id)) {
+            self.context.logs.checkpoint();
         }
+        self.publish_progress();
     }
 
     /// Publishes how far the members are. That changes with every entry, so it is published now and

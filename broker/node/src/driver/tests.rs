@@ -96,6 +96,8 @@ impl Logs for NoLogs {
 
     fn closed(&self, _: PartitionId, _: Arc<PartitionLog>) {}
 
+    fn checkpoint(&self) {}
+
     fn quarantine(&self, replica: ReplicaId, reason: &str) -> Result<(), WorkError> {
         self.0.lock().expect("no panic").push((replica, reason.to_owned()));
         Ok(())

@@ -8,20 +8,23 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use ropewalk_disk::SimDisk;
-use ropewalk_node::{Node, NodeOptions, Peers, ShardHandle};
+use ropewalk_node::{Node, Peers, ShardHandle};
 use ropewalk_shard::driver::ChangeError;
 use ropewalk_shard::engine::{ChangeRejection, MembersChange};
 use ropewalk_shard::message::Message;
 use ropewalk_shard::{BrokerId, HistoryId, ShardId};
+use ropewalk_store::Identity;
 use ropewalk_store::transfer::message::Message as FilesMessage;
-use ropewalk_store::{Identity, checkpoint};
 
-use crate::support::{self, CHECKPOINTS, pause, try_append, values};
+use crate::support::{self, pause, try_append, values};
 
 pub(crate) const SHARD: ShardId = ShardId(1);
 /// Raft ids of the replicas of [`SHARD`], by node. The first is the one that the first broker of a
 /// cluster gives to it.
 pub(crate) const REPLICAS: [u64; 3] = [2, 77, 88];
+
+/// Raft id of the replica of the catalog that the first broker of a cluster has.
+const CATALOG_REPLICA: u64 = 1;
 
 /// The nodes, by number, the replicas that each has, and the connections between them.
 #[derive(Debug, Default)]
@@ -75,6 +78,7 @@ impl Cluster {
         let disks = (1..=3).map(SimDisk::new).collect();
         let mut cluster = Self { net: Arc::default(), disks, nodes: vec![None; 3] };
         (0..3).for_each(|node| cluster.start(node));
+        cluster.net.homes.lock().insert(CATALOG_REPLICA, 0);
         cluster
     }
 
@@ -94,13 +98,7 @@ impl Cluster {
         let side = Arc::new(Side { me, net: Arc::clone(&self.net) });
         let disk = Arc::new(self.disks[me].clone());
         let options = support::options(disk, Path::new("/data"), identity, side);
-        let checkpoint = checkpoint::Options {
-            // A learner begins with a snapshot of the leader's.
-            checkpoint_age_ms: 100,
-            syncs_per_second: 2_000,
-            ..CHECKPOINTS
-        };
-        let node = Node::open(NodeOptions { checkpoint, ..options }).expect("it opens");
+        let node = Node::open(options).expect("it opens");
         let node = Arc::new(node);
         self.net.nodes.lock().insert(me, Arc::downgrade(&node));
         self.nodes[me] = Some(node);

@@ -1,6 +1,8 @@
 //! Whole nodes: one that is stopped or dropped and restarted, and several that replicate shards.
 
+mod arrivals;
 mod cluster;
+mod destroy;
 mod replicas;
 mod restart;
 mod support;

@@ -33,6 +33,7 @@ async fn d1_what_was_acked_is_there_after_a_stop_and_after_the_process_has_gone(
     let mut expected: Vec<Vec<Vec<u8>>> = vec![Vec::new(); 4];
     for round in 0..4_u8 {
         let node = open(dir.path());
+        assert_eq!(node.incarnation(), u64::from(round) + 1);
         let shard = Arc::clone(node.shard(ShardId(2)).expect("it is there"));
         leads(&shard).await;
         for index in 0..4 {

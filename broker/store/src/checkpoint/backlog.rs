@@ -21,6 +21,8 @@ pub(super) struct ShardBacklog {
     overdue: Vec<Arc<PartitionLog>>,
     /// Whether another checkpoint is needed, so that the older kept snapshot names what was sealed.
     seals_again: bool,
+    /// Whether a checkpoint was asked for.
+    pub(super) is_wanted: bool,
     pub(super) dirty_since_ms: Option<i64>,
     /// When a checkpoint was last due and had nothing to write.
     pub(super) in_vain_ms: Option<i64>,
@@ -36,6 +38,7 @@ pub(super) struct CheckpointWork {
     dirty: Vec<Arc<PartitionLog>>,
     pub(super) overdue: Vec<Arc<PartitionLog>>,
     seals_again: bool,
+    is_wanted: bool,
 }
 
 impl CheckpointWork {
@@ -52,6 +55,7 @@ impl ShardBacklog {
             source,
             overdue: Vec::new(),
             seals_again: false,
+            is_wanted: false,
             dirty_since_ms: None,
             in_vain_ms: None,
             failed_ms: None,
@@ -63,6 +67,7 @@ impl ShardBacklog {
     pub(super) fn take_changes(&mut self, now_ms: i64) {
         let logs = Arc::clone(self.files.partition_logs());
         let closed = logs.take_closed();
+        self.is_wanted |= logs.take_checkpoint_wanted();
         if logs.is_dirty() || !closed.is_empty() {
             self.dirty_since_ms.get_or_insert(now_ms);
         }
@@ -92,6 +97,7 @@ impl ShardBacklog {
             dirty: self.files.partition_logs().take_dirty(),
             overdue: mem::take(&mut self.overdue),
             seals_again: mem::take(&mut self.seals_again),
+            is_wanted: mem::take(&mut self.is_wanted),
         };
         taken.dirty.iter().for_each(|log| log.mark_clean());
         taken
@@ -104,6 +110,7 @@ impl ShardBacklog {
         self.files.partition_logs().return_dirty(taken.dirty);
         self.overdue.extend(taken.overdue);
         self.seals_again |= taken.seals_again;
+        self.is_wanted |= taken.is_wanted;
     }
 
     /// Ends a checkpoint whose snapshot is durable.

@@ -439,3 +439,24 @@ fn a_shard_that_cannot_seal_does_not_hold_up_the_others() {
     assert!(catalog(&shard) > before);
     assert!(shard.checkpointer.shards[&ShardId(1)].wants_to_seal());
 }
+
+#[test]
+fn a_checkpoint_that_is_asked_for_is_made_at_once() {
+    let disk = SimDisk::new(1);
+    let mut shard = OneShard::open_with(&disk, Setup::default()).expect("it opens");
+    shard.append(3);
+    let newest = |shard: &OneShard| {
+        let snapshots =
+            crate::snapshot::Snapshots::new(shard.checkpointer.store().data(), ShardId(1));
+        snapshots.numbers().expect("listed").pop()
+    };
+    let before = newest(&shard);
+    shard.work(0).expect("nothing fails");
+    assert_eq!(newest(&shard), before, "none is due");
+    shard.ask_for_checkpoint();
+    shard.work(0).expect("nothing fails");
+    let after = newest(&shard);
+    assert!(after > before, "{after:?} follows {before:?}");
+    shard.work(1).expect("nothing fails");
+    assert_eq!(newest(&shard), after, "it was asked for once");
+}

@@ -1,6 +1,7 @@
 //! A repair never makes a second history of a shard that others continue (D4).
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use ropewalk_disk::SimDisk;
@@ -285,4 +286,29 @@ fn d4_a_quarantined_replica_continues_only_as_the_only_survivor() {
     repaired(&disk, Consent::OnlySurvivor).expect("repaired");
     let (members, leads) = run(&disk, SHARD);
     assert!(members.is_lone(OWN.replica) && leads, "{members:?}");
+}
+
+/// Its place in the catalog is no reason to rebuild it: another broker has the shard now.
+#[test]
+fn d4_a_destroyed_replica_is_not_repaired() {
+    let disk = lived(&[]);
+    crate::destroyed::mark(&data(&disk), SHARD, OWN.replica).expect("marked");
+    for consent in [Consent::Nothing, Consent::Loss, Consent::OnlySurvivor] {
+        let findings = repair(&data(&disk), &options(), consent).expect("repaired");
+        assert!(findings.is_empty(), "{findings:?}");
+    }
+    let store = open(data(&disk), &options()).expect("it opens");
+    assert_eq!(store.damaged, []);
+    assert!(store.replicas.iter().all(|found| found.shard != SHARD));
+    assert_eq!(store.destroyed[&SHARD], OWN.replica);
+}
+
+#[test]
+fn d4_shards_that_a_broker_never_received_are_not_repaired() {
+    let disk = SimDisk::new(1);
+    let identity = Identity::joining("cluster".to_owned(), BrokerId(2), 2);
+    bootstrap::format(&data(&disk), &identity, &options()).expect("formatted");
+    let findings = repair(&data(&disk), &options(), Consent::Loss).expect("nothing to repair");
+    assert!(findings.is_empty(), "{findings:?}");
+    assert!(open(data(&disk), &options()).expect("it opens").replicas.is_empty());
 }

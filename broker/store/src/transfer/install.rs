@@ -11,7 +11,8 @@
 //! 3. The same snapshot is written as the newest one of the shard.
 //! 4. The write-ahead log of the replica begins again behind the snapshot. Its term and its vote
 //!    stay (D4): only entries are replaced.
-//! 5. `install` and the manifest are removed, durably. Only then the replica starts.
+//! 5. The marks of earlier replicas of the shard that were destroyed, `install` and the manifest
+//!    are removed, durably. Only then the replica starts.
 //!
 //! Each of the steps 3 to 5 may be repeated.
 
@@ -25,6 +26,7 @@ use ropewalk_wal::{HardState, Record, RecoveredLog, Submission, Wal, WalError, W
 
 use super::incoming::IncomingFiles;
 use super::manifest::{Manifest, SetFile};
+use crate::destroyed;
 use crate::directory::{DataDir, DirectoryError};
 use crate::replica_log;
 use crate::snapshot::{PartitionFiles, Snapshot, SnapshotError, Snapshots, SpillRun, encode};
@@ -94,6 +96,7 @@ pub(super) fn install(
     commit(data, files, shard, &snapshot)?;
     put_snapshot(files, &snapshots, &snapshot)?;
     log.write(restart(&snapshot, position.hard_state))?;
+    destroyed::lift(data, shard)?;
     files.forget()?;
     Ok(())
 }
@@ -310,6 +313,7 @@ pub(crate) fn complete(
             wal.write_round_from_reserve(&records).map_err(CompleteError::Wal)?;
             is_changed = true;
         }
+        destroyed::lift(data, shard)?;
         files.forget()?;
         tracing::info!(%shard, index = snapshot.index, "an installation is completed");
     }

@@ -7,7 +7,24 @@ use ropewalk_shard::ShardId;
 use super::incoming::IncomingFiles;
 use super::manifest::Manifest;
 use crate::directory::{DataDir, DirectoryError};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, SnapshotError, Snapshots};
+
+/// Removes what was received for a replica that no longer exists, durably.
+pub(crate) fn forget(data: &DataDir, shard: ShardId, replica: u64) -> Result<(), SnapshotError> {
+    let mut files = IncomingFiles::new(data, shard);
+    let manifest = files.load()?.filter(|manifest| manifest.replica == replica);
+    let path = files.install();
+    let is_installing = data.disk().exists(&path).map_err(DirectoryError::io(&path))?
+        && match Snapshots::new(data, shard).load_from(path) {
+            Ok(snapshot) => snapshot.replica.0 == replica,
+            Err(SnapshotError::Damaged { .. }) => false,
+            Err(error) => return Err(error),
+        };
+    if manifest.is_some() || is_installing {
+        files.abandon(manifest.as_ref())?;
+    }
+    Ok(())
+}
 
 /// The shards that are being received.
 #[derive(Debug)]

@@ -50,6 +50,9 @@ impl PinnedSet {
     fn pin_newest(store: &Store, shard: ShardId, set: SetId) -> Result<Option<Self>, WorkError> {
         let data = store.data();
         let snapshots = Snapshots::new(data, shard);
+        if snapshots.numbers()?.is_empty() {
+            return Err(WorkError::Later(format!("{shard} is not on this broker")));
+        }
         let Some(number) = store.pins().pin(set.pin(), &snapshots, shard)? else { return Ok(None) };
         let snapshot = snapshots.load(number).map_err(|error| match error {
             SnapshotError::Directory(error) => WorkError::from(error),

@@ -178,19 +178,20 @@ impl Receiver {
         Ok(message.into_iter().collect())
     }
 
-    /// Ends a transfer that is no longer needed, and removes what was received. Returns the
-    /// messages to send.
+    /// Ends the transfer of a shard to a replica that no longer exists, and removes what was
+    /// received. Returns the messages to send.
     ///
     /// # Errors
     /// When files cannot be removed. Recovery removes them if no manifest names them.
-    pub fn abandon(&mut self, shard: ShardId) -> Result<Vec<Message>, WorkError> {
-        self.waiting.retain(|(waiting, ..)| *waiting != shard);
-        if self.active.contains_key(&shard) {
+    pub fn abandon(&mut self, shard: ShardId, replica: u64) -> Result<Vec<Message>, WorkError> {
+        self.waiting.retain(|(waiting, of, _)| (*waiting, *of) != (shard, replica));
+        if self.active.get(&shard).is_some_and(|incoming| incoming.replica == replica) {
             return self.end(shard, StopReason::NotNeeded);
         }
         let mut files = IncomingFiles::new(self.store.data(), shard);
-        let manifest = files.load()?;
-        files.abandon(manifest.as_ref())?;
+        if let Some(manifest) = files.load()?.filter(|manifest| manifest.replica == replica) {
+            files.abandon(Some(&manifest))?;
+        }
         Ok(Vec::new())
     }
 

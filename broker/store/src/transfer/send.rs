@@ -172,6 +172,25 @@ impl Sender {
         tasks
     }
 
+    /// Ends all transfers from a replica that no longer exists.
+    pub fn end(&mut self, shard: ShardId, from: u64) -> Vec<Task> {
+        let is_of = |route: &Route| (route.shard, route.from) == (shard, from);
+        self.waiting.retain(|route| !is_of(route));
+        let routes: Vec<Route> = self.slots.keys().filter(|route| is_of(route)).copied().collect();
+        let mut tasks = Vec::new();
+        for route in routes {
+            match self.slots.get(&route) {
+                Some(Slot::Pinned { offer, .. }) => {
+                    let set = offer.set;
+                    tasks.extend(self.expired(route, set));
+                }
+                Some(Slot::Pinning) => tasks.extend(self.release(route)),
+                None => {}
+            }
+        }
+        tasks
+    }
+
     /// Does what has become due.
     pub fn tick(&mut self, now_ms: i64) -> Vec<Task> {
         let mut tasks = Vec::new();

@@ -58,6 +58,12 @@ impl Source {
         self.run(tasks, now_ms)
     }
 
+    /// Ends all transfers from a replica that no longer exists. Returns the messages to send.
+    pub fn end(&mut self, shard: ShardId, from: u64, now_ms: i64) -> Vec<Message> {
+        let tasks = self.sender.end(shard, from);
+        self.run(tasks, now_ms)
+    }
+
     /// Number of transfers.
     #[must_use]
     pub fn transfers(&self) -> usize {

@@ -176,3 +176,70 @@ fn a_restart_continues_where_it_was() {
     assert!(list <= whole + unsaved + 8_000, "{list} of {whole}");
     check_installed(&sending, receiving);
 }
+
+/// A replica that is destroyed while it is received: its manifest is there, or it is gone.
+#[test]
+fn d4_power_may_go_while_a_replica_that_is_received_is_destroyed() {
+    let mut sending = Sending::with_few_records(&SimDisk::new(1));
+    let mut at = 1;
+    loop {
+        let disk = formatted(at, LEARNER);
+        let mut receiving = Receiving::open(&disk, LEARNER).expect("it opens");
+        begin(&mut receiving).expect("nothing fails");
+        let mut pair = Pair::new();
+        while pair.pieces_bytes < 6_000 {
+            pair.step(&mut sending, &mut receiving).expect("nothing fails");
+        }
+        assert_eq!(reopened_shards(&disk).0, [(SHARD, LEARNER)]);
+        disk.crash_at(disk.operations() + at);
+        let done = destroy_learner(&mut receiving);
+        let crashed = disk.crashed();
+        assert!(done.is_ok() || crashed, "operation {at}: {done:?}");
+        drop(receiving);
+        disk.power_cycle(at);
+        for _ in 0..2 {
+            let (receiving, destroyed) = reopened_shards(&disk);
+            assert_eq!(receiving.is_empty(), destroyed == Some(LEARNER), "operation {at}");
+            assert!(done.is_err() || receiving.is_empty(), "operation {at}: it comes back");
+        }
+        if !crashed {
+            break;
+        }
+        at += 1;
+    }
+    assert!(at > 10, "only {at} operations");
+}
+
+fn destroy_learner(receiving: &mut Receiving) -> Result<(), WorkError> {
+    crate::destroyed::mark(receiving.store.data(), SHARD, LEARNER)?;
+    receiving.receiver.abandon(SHARD, LEARNER)?;
+    crate::destroy::destroy(&receiving.store, SHARD, LEARNER, &[], &mut receiving.wal)
+}
+
+/// The shards that recovery continues to receive, and the replica of the shard that is destroyed.
+/// Nothing is damaged.
+fn reopened_shards(disk: &SimDisk) -> (Vec<(ShardId, u64)>, Option<u64>) {
+    let opened = recovery::open(data_of(disk), &options()).expect("it opens");
+    assert_eq!(opened.damaged, []);
+    (opened.receiving, opened.destroyed.get(&SHARD).copied())
+}
+
+/// A shard comes back as another replica: the mark of the one before is removed.
+#[test]
+fn d4_the_mark_of_a_destroyed_replica_ends_with_the_next_installation() {
+    let mut sending = Sending::with_few_records(&SimDisk::new(1));
+    let disk = formatted(1, SENDER);
+    let mut receiving = Receiving::open(&disk, SENDER).expect("it opens");
+    crate::destroyed::mark(receiving.store.data(), SHARD, SENDER).expect("marked");
+    crate::destroy::destroy(&receiving.store, SHARD, SENDER, &[], &mut receiving.wal)
+        .expect("nothing fails");
+    (receiving.replica, receiving.hard_state, receiving.last) = (LEARNER, None, 0);
+    begin(&mut receiving).expect("nothing fails");
+    Pair::new().run(&mut sending, &mut receiving).expect("nothing fails");
+    let marks = crate::destroyed::marks(receiving.store.data(), SHARD).expect("listed");
+    assert_eq!(marks, [0; 0]);
+    drop(receiving);
+    disk.power_cycle(5);
+    let receiving = Receiving::open(&disk, LEARNER).expect("it opens");
+    assert!(receiving.content == Some(sending.content()), "it is what was sent");
+}

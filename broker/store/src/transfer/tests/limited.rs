@@ -70,7 +70,7 @@ fn r1_two_shards_are_received_at_once_and_the_third_waits() {
     let refused = receiver.handle(&offered, &need, 0).expect("nothing fails");
     let busy = Body::Stop { set, reason: StopReason::Busy };
     assert_eq!(refused, [offered.answer(busy)]);
-    receiver.abandon(ShardId(1)).expect("nothing fails");
+    receiver.abandon(ShardId(1), LEARNER).expect("nothing fails");
     assert_eq!(receiver.shards(), [ShardId(2), ShardId(3)]);
 }
 

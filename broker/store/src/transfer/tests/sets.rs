@@ -280,7 +280,7 @@ fn a_transfer_that_is_abandoned_is_removed() {
         if let Some(at) = at {
             disk.crash_at(disk.operations() + at);
         }
-        let done = receiving.receiver.abandon(SHARD).is_ok();
+        let done = receiving.receiver.abandon(SHARD, LEARNER).is_ok();
         if done {
             assert_eq!(left_behind(&disk), Vec::<String>::new());
             return false;
@@ -296,7 +296,7 @@ fn a_transfer_that_is_abandoned_is_removed() {
             Ok(_) => return true,
             Err(error) => panic!("{error}"),
         };
-        receiving.receiver.abandon(SHARD).expect("nothing fails");
+        receiving.receiver.abandon(SHARD, LEARNER).expect("nothing fails");
         assert_eq!(left_behind(&disk), Vec::<String>::new());
         true
     };
