@@ -30,13 +30,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use ropewalk_node::Node;
-use ropewalk_peer::{OpenError, PeerAddress};
+use ropewalk_peer::{Class, OpenError, PeerAddress};
 use ropewalk_shard::command::Command;
 use ropewalk_shard::{BrokerId, Outcome, Payload, ProposeError, ReplicaId, ShardId};
 use tokio::sync::Notify;
@@ -125,6 +126,8 @@ struct Remote {
     known: RwLock<Vec<Arc<KnownBroker>>>,
     /// Addresses of brokers that the catalog here may not list.
     seeds: RwLock<BTreeMap<BrokerId, PeerAddress>>,
+    /// The brokers that are connected to.
+    addresses: Mutex<BTreeMap<BrokerId, PeerAddress>>,
     /// Wakes the task that connects to brokers.
     seeded: Notify,
 }
@@ -165,10 +168,12 @@ impl Cluster {
             source: OnceLock::new(),
             known: RwLock::default(),
             seeds: RwLock::default(),
+            addresses: Mutex::default(),
             seeded: Notify::new(),
         });
         remote.refresh();
-        let service = Service { remote: Arc::clone(&remote), connections };
+        let files = remote.link.take_files_queue();
+        let service = Service { remote: Arc::clone(&remote), connections, files };
         Ok((Arc::new(Self { node, own, remote: Some(remote) }), service))
     }
 
@@ -186,6 +191,13 @@ impl Cluster {
         if let Some(remote) = &self.remote {
             let _ = remote.source.set(source);
         }
+    }
+
+    /// The address of the UDP socket of a class, with the port that the system has chosen; `None` if
+    /// the broker is alone.
+    #[must_use]
+    pub fn local_addr(&self, class: Class) -> Option<SocketAddr> {
+        self.remote.as_ref()?.peers.local_addr(class).ok()
     }
 
     /// Ends the connections to the other brokers, and with them the [`Service`].
@@ -245,6 +257,7 @@ impl Cluster {
             })];
         };
         let mut reports = remote.link.leaders(leaders::Leaders::reports);
+        reports.retain(|report| self.is_alive(report.broker));
         reports.push(Arc::new(remote.report()));
         reports.sort_unstable_by_key(|report| report.broker);
         reports
@@ -386,7 +399,12 @@ impl Remote {
         }
         known.sort_unstable_by_key(|broker| broker.id);
         *self.known.write() = known;
-        self.peers.set_peers(&addresses);
+        // Most changes of the catalog are of topics.
+        let mut used = self.addresses.lock();
+        if *used != addresses {
+            self.peers.set_peers(&addresses);
+            *used = addresses;
+        }
     }
 
     /// The state of this broker now.

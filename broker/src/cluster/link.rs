@@ -36,8 +36,7 @@ use ropewalk_shard::command::{CommandError, FORMAT_MAX};
 use ropewalk_shard::message::{Body, DecodeError, Message};
 use ropewalk_shard::{BrokerId, HistoryId, Outcome, Payload, ProposeError, ReplicaId, ShardId};
 use ropewalk_store::transfer::message::Message as FilesMessage;
-use tokio::runtime::Handle;
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::directory::Directory;
@@ -68,15 +67,15 @@ const FULL_INTERVAL: Duration = Duration::from_millis(2);
 
 /// The link between a node and the connections to the other brokers.
 pub struct Link {
-    /// Itself, for the tasks that it starts.
-    this: Weak<Self>,
     own: BrokerId,
     directory: Arc<dyn Directory>,
-    runtime: Handle,
     ends: OnceLock<Ends>,
     /// Brokers of replicas that the catalog does not list.
     learned: Mutex<BTreeMap<(ShardId, u64), BrokerId>>,
     lanes: Mutex<BTreeMap<BrokerId, Arc<Lanes>>>,
+    files: mpsc::UnboundedSender<OutgoingFiles>,
+    /// Taken by the task that sends them.
+    files_queue: Mutex<Option<mpsc::UnboundedReceiver<OutgoingFiles>>>,
     connected: RwLock<BTreeMap<BrokerId, Connected>>,
     leaders: RwLock<Leaders>,
     /// Changes with whatever may change who leads a shard.
@@ -87,6 +86,9 @@ pub struct Link {
     pub(super) report_due: Notify,
     refused: Refused,
 }
+
+/// A message of files and the broker that it goes to.
+pub(super) type OutgoingFiles = (BrokerId, FilesMessage);
 
 /// What a link connects. The node is held weakly, because it holds the link.
 struct Ends {
@@ -142,17 +144,19 @@ impl fmt::Debug for Link {
 }
 
 impl Link {
-    /// A link of this broker that is not connected yet. Must be called in a tokio runtime.
+    /// A link of this broker that is not connected yet.
     #[must_use]
     pub fn new(own: BrokerId, directory: Arc<dyn Directory>) -> Arc<Self> {
-        Arc::new_cyclic(|this| Self {
-            this: this.clone(),
+        // Bounded by `Lanes::files_waiting`.
+        let (files, queue) = mpsc::unbounded_channel();
+        Arc::new(Self {
             own,
             directory,
-            runtime: Handle::current(),
             ends: OnceLock::new(),
             learned: Mutex::default(),
             lanes: Mutex::default(),
+            files,
+            files_queue: Mutex::new(Some(queue)),
             connected: RwLock::default(),
             leaders: RwLock::default(),
             news: watch::Sender::new(0),
@@ -346,8 +350,16 @@ impl Link {
         let _ = self.ask(to, report, REQUEST_TIME_MAX).await;
     }
 
+    /// The messages of files that wait to be sent.
+    ///
+    /// # Panics
+    /// The second time.
+    pub(super) fn take_files_queue(&self) -> mpsc::UnboundedReceiver<OutgoingFiles> {
+        self.files_queue.lock().take().expect("a link is connected once")
+    }
+
     /// Sends a message of files when its turn has come.
-    async fn send_files_in_turn(&self, to: BrokerId, message: FilesMessage) {
+    pub(super) async fn send_files_in_turn(&self, (to, message): OutgoingFiles) {
         let lanes = self.lanes(to);
         let turn = lanes.files.acquire().await.expect("it is never closed");
         lanes.files_waiting.fetch_sub(1, Ordering::AcqRel);
@@ -436,7 +448,6 @@ impl Peers for Link {
     }
 
     fn send_files(&self, message: FilesMessage) -> bool {
-        let Some(link) = self.this.upgrade() else { return false };
         let Some(broker) = self.broker_of(message.shard, message.to) else { return false };
         if !self.is_connected(broker) {
             return false;
@@ -446,8 +457,7 @@ impl Peers for Link {
             waiting.fetch_sub(1, Ordering::AcqRel);
             return false;
         }
-        self.runtime.spawn(async move { link.send_files_in_turn(broker, message).await });
-        true
+        self.files.send((broker, message)).is_ok()
     }
 }
 
@@ -481,3 +491,6 @@ impl Inbox for Link {
         self.tell();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -91,21 +91,19 @@ pub(super) fn led(node: &Node, source: Option<&dyn ReportSource>) -> Vec<LedShar
     let mut led = Vec::new();
     for held in node.shards().take(SHARDS_MAX) {
         let (Some(term), Some(replica)) = (held.leading(), held.replica()) else { continue };
-        let members = held.replication().members;
-        let member = |id: &u64, is_voter| Member {
-            replica: ReplicaId(*id),
-            is_voter,
-            is_caught_up: is_voter,
-            matched: 0,
-        };
-        let voters = members.voters.iter().map(|id| member(id, true));
-        let learners = members.learners.iter().map(|id| member(id, false));
+        let members = held.progress().into_iter().take(MEMBERS_MAX);
+        let members = members.map(|member| Member {
+            replica: ReplicaId(member.replica),
+            is_voter: member.is_voter,
+            is_caught_up: member.is_caught_up,
+            matched: member.matched,
+        });
         led.push(LedShard {
             shard: held.id(),
             term,
             replica: ReplicaId(replica),
             bytes_per_second: source.map_or(0, |source| source.bytes_per_second(held.id())),
-            members: voters.chain(learners).take(MEMBERS_MAX).collect(),
+            members: members.collect(),
         });
     }
     led

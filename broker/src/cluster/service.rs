@@ -5,12 +5,15 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use ropewalk_peer::ServiceError;
-use ropewalk_shard::{BrokerId, Payload};
-use tokio::task::JoinSet;
+use ropewalk_shard::BrokerId;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::Remote;
+use super::link::OutgoingFiles;
 
 /// Interval of the reports to every other broker.
 const REPORT_INTERVAL: Duration = Duration::from_millis(500);
@@ -28,6 +31,7 @@ const HEARTBEAT_GATHER: Duration = Duration::from_millis(10);
 pub struct Service {
     pub(super) remote: Arc<Remote>,
     pub(super) connections: ropewalk_peer::Service,
+    pub(super) files: mpsc::UnboundedReceiver<OutgoingFiles>,
 }
 
 impl Service {
@@ -36,11 +40,12 @@ impl Service {
     /// # Errors
     /// When the connections can no longer be served.
     pub async fn run(self) -> Result<(), ServiceError> {
-        let Self { remote, connections } = self;
+        let Self { remote, connections, files } = self;
         tokio::select! {
             ended = connections.run() => ended,
             () = send_heartbeats(&remote) => Ok(()),
             () = send_reports(&remote) => Ok(()),
+            () = send_files(&remote, files) => Ok(()),
             () = follow_catalog(&remote) => Ok(()),
         }
     }
@@ -68,9 +73,23 @@ async fn follow_catalog(remote: &Remote) {
     }
 }
 
+/// Sends messages of files, each when its turn has come. It ends when the link does.
+async fn send_files(remote: &Remote, mut queue: mpsc::UnboundedReceiver<OutgoingFiles>) {
+    let mut under_way = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            message = queue.recv() => match message {
+                Some(message) => under_way.push(remote.link.send_files_in_turn(message)),
+                None => return,
+            },
+            Some(()) = under_way.next(), if !under_way.is_empty() => {}
+        }
+    }
+}
+
 /// Sends a report to every connected broker, periodically and when a leadership has changed. It
 /// never ends.
-async fn send_reports(remote: &Arc<Remote>) {
+async fn send_reports(remote: &Remote) {
     let mut ticks = interval(REPORT_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut reports = Reports::default();
@@ -95,39 +114,38 @@ async fn send_reports(remote: &Arc<Remote>) {
 /// The reports to each broker: at most one is under way, so that a broker that is slow to read costs
 /// one request.
 #[derive(Default)]
-struct Reports {
-    tasks: JoinSet<BrokerId>,
+struct Reports<'a> {
+    sending: FuturesUnordered<BoxFuture<'a, BrokerId>>,
     under_way: BTreeSet<BrokerId>,
     due: BTreeSet<BrokerId>,
 }
 
-impl Reports {
+impl<'a> Reports<'a> {
     fn are_due(&mut self, remote: &Remote) {
         self.due.extend(remote.link.connected_brokers());
     }
 
-    fn send(&mut self, remote: &Arc<Remote>) {
+    fn send(&mut self, remote: &'a Remote) {
         let ready: Vec<_> = self.due.difference(&self.under_way).copied().collect();
         if ready.is_empty() {
             return;
         }
-        let report: Payload = remote.report_payload();
+        let report = remote.report_payload();
         for broker in ready {
             self.due.remove(&broker);
             self.under_way.insert(broker);
-            let (link, report) = (Arc::clone(&remote.link), report.clone());
-            self.tasks.spawn(async move {
-                link.report(broker, report).await;
+            let report = report.clone();
+            self.sending.push(Box::pin(async move {
+                remote.link.report(broker, report).await;
                 broker
-            });
+            }));
         }
     }
 
     /// Waits until a report has arrived or is lost.
     async fn arrived(&mut self) -> BrokerId {
-        match self.tasks.join_next().await {
-            Some(Ok(broker)) => broker,
-            Some(Err(error)) => panic!("a report was not sent: {error}"),
+        match self.sending.next().await {
+            Some(broker) => broker,
             None => std::future::pending().await,
         }
     }

@@ -16,7 +16,8 @@
 //! each shard `shard: u32`, `term: u64`, `replica: u64`, `bytes_per_second: u64`, `count: u8`; for
 //! each of its replicas `replica: u64`, `state: u8` (1 votes, 2 is caught up), `matched: u64`.
 //!
-//! [`Request::decode`] accepts nothing else and no trailing bytes. A count sizes no allocation.
+//! [`Request::decode`] accepts nothing else and no trailing bytes, except after a command. A count
+//! sizes no allocation.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut, TryGetError};
 use ropewalk_peer::limits::BULK_FRAME_BYTES_MAX;
@@ -157,7 +158,7 @@ impl Request {
     /// The reverse of [`Self::encode`]. Payloads share the memory of `input`.
     ///
     /// # Errors
-    /// When `input` is not exactly one request of this version.
+    /// When `input` is not one request of this version.
     pub fn decode(mut input: Bytes) -> Result<Self, DecodeError> {
         let version = input.try_get_u8()?;
         if version != VERSION {

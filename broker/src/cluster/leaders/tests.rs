@@ -1,3 +1,5 @@
+//! Who leads a shard, by reports in any order.
+
 use proptest::prelude::*;
 
 use super::super::report::{Flags, LedShard};

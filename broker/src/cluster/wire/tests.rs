@@ -1,3 +1,5 @@
+//! Requests and answers are read as they were written, and nothing else is.
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 use ropewalk_shard::command::{Append, CatalogCommand, ShardCommand};
