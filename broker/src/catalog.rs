@@ -2,7 +2,7 @@
 //! that reconciles the shards with it.
 //!
 //! The catalog shard holds the desired state: the topics, and where the replicas of each shard are.
-//! [`MembersLoop`] makes the members of the shards follow. [`View`] is a copy of it for fast look-ups, updated
+//! [`Balancer`] decides that placement, and [`MembersLoop`] makes the members of the shards follow. [`View`] is a copy of it for fast look-ups, updated
 //! as entries are applied. [`Reconciler`] opens the partitions that the catalog lists and closes
 //! all others, and repeats that until every shard confirms; a topic is reported as created only
 //! after that. It also gives every group that is bound to a topic a committed offset in each
@@ -10,13 +10,16 @@
 
 pub mod name;
 pub mod placement;
+pub mod replicas;
 pub mod orphans;
 mod view;
 mod members;
+mod balance;
 mod reconcile;
 mod topics;
 mod owned;
 
+pub use balance::Balancer;
 pub use members::MembersLoop;
 pub use owned::Declaration;
 pub use reconcile::Reconciler;

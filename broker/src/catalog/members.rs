@@ -156,7 +156,7 @@ impl MembersLoop {
         let mut changed = self.view.changed();
         loop {
             changed.borrow_and_update();
-            self.hold();
+            self.hold().await;
             self.drive().await;
             let _ = timeout(PASS_INTERVAL, changed.changed()).await;
         }
@@ -166,14 +166,22 @@ impl MembersLoop {
         self.node.identity().broker_id
     }
 
-    /// Expects the replicas that the catalog has placed here.
-    fn hold(&self) {
+    /// Destroys the replicas that the catalog has removed, and expects those that it has placed
+    /// here.
+    async fn hold(&self) {
+        let held = self.node.shard_ids_held();
+        for (shard, replica) in &held {
+            if self.view.is_removed(*shard, ReplicaId(*replica)) {
+                let destroyed = self.node.destroy(*shard, *replica).await;
+                self.note(*shard, &format!("destroy replica {replica}"), destroyed);
+            }
+        }
         for (shard, placement) in &*self.view.placements() {
             let Some(replica) = placed_on(placement, self.own()) else { continue };
-            let held = self.node.held_shard(*shard).and_then(|held| held.replica());
-            // A damaged shard is repaired here: replacing it would take its votes back.
+            // A damaged replica is repaired here: another in its place would not know its votes.
             let is_damaged = self.node.damaged().iter().any(|(damaged, _)| damaged == shard);
-            if held.is_none() && !is_damaged {
+            if !held.contains_key(shard) && !is_damaged {
+                info!(%shard, replica = replica.0, "expecting a replica");
                 self.node.expect(*shard, replica.0);
             }
         }
@@ -202,16 +210,21 @@ impl MembersLoop {
     async fn take(&self, shard: &Arc<ShardHandle>, step: Step) {
         let taken = timeout(STEP_TIME_MAX, self.execute(shard, step)).await;
         let taken = taken.unwrap_or_else(|_| Err(format!("no answer within {STEP_TIME_MAX:?}")));
-        match taken {
+        self.note(shard.id(), &step.to_string(), taken);
+    }
+
+    /// Logs what was done, or why not; the same reason only once.
+    fn note<E: fmt::Display>(&self, shard: ShardId, what: &str, done: Result<(), E>) {
+        match done {
             Ok(()) => {
-                self.failed.lock().remove(&shard.id());
-                info!(shard = %shard.id(), %step, "changed the members");
+                self.failed.lock().remove(&shard);
+                info!(%shard, what, "changed the replicas");
             }
             Err(error) => {
-                let reason = format!("{step}: {error}");
-                let before = self.failed.lock().insert(shard.id(), reason.clone());
+                let reason = format!("{what}: {error}");
+                let before = self.failed.lock().insert(shard, reason.clone());
                 if before.as_ref() != Some(&reason) {
-                    warn!(shard = %shard.id(), %step, %error, "not changed, will retry");
+                    warn!(%shard, what, %error, "the replicas were not changed, will retry");
                 }
             }
         }

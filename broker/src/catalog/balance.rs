@@ -1,0 +1,233 @@
+//! Decides where replicas are and who leads: on the broker whose replica leads the catalog.
+//!
+//! Each pass compares the catalog, and what the brokers report, with what should be
+//! ([`replicas::next_steps`]), and changes the catalog. The leaders of the shards carry that out
+//! ([`super::members`]). Nothing is kept between passes but when leaderships were moved and since
+//! when brokers are silent.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ropewalk_node::Node;
+use ropewalk_shard::command::{BrokerInfo, CatalogCommand, Command, Role};
+use ropewalk_shard::{BrokerId, ReplicaId, ShardId};
+use tokio::time::{Instant, sleep};
+use tracing::{info, warn};
+
+use super::replicas::{self, Member, Shard, Standing, Step};
+use super::{Placement, View};
+use crate::cluster::Cluster;
+use crate::cluster::report::{LedShard, Report};
+
+/// Interval of the passes.
+const PASS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a broker leads the catalog before it changes anything: longer than a report may be
+/// under way, so that it has heard of every broker that is alive.
+const LISTENS: Duration = Duration::from_secs(5);
+
+/// A broker that has been silent for so long gives up the learners that it was receiving.
+const MISSING_AFTER: Duration = Duration::from_secs(60);
+
+/// How long a transfer of leadership may take before another is begun.
+const TRANSFER_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// The loop with its inputs.
+#[derive(Debug)]
+pub struct Balancer {
+    cluster: Arc<Cluster>,
+    node: Arc<Node>,
+    view: Arc<View>,
+}
+
+/// What is known of the past.
+#[derive(Debug, Default)]
+struct History {
+    /// Since when the catalog is led here; `None` while it is not.
+    leads_since: Option<Instant>,
+    /// Since when each broker that is silent now is silent.
+    silent_since: BTreeMap<BrokerId, Instant>,
+    /// When the leadership of a shard was moved last.
+    moved: BTreeMap<ShardId, Instant>,
+    /// The transfer that may be under way.
+    transfer: Option<(ShardId, ReplicaId, Instant)>,
+}
+
+/// What the catalog and the reports say now.
+struct Seen<'a> {
+    now: Instant,
+    brokers: &'a BTreeMap<BrokerId, BrokerInfo>,
+    shards: &'a BTreeMap<ShardId, Arc<Placement>>,
+    reports: &'a [Arc<Report>],
+}
+
+impl Balancer {
+    /// A balancer of the cluster whose catalog is in `view`.
+    #[must_use]
+    pub fn new(cluster: Arc<Cluster>, node: Arc<Node>, view: Arc<View>) -> Self {
+        Self { cluster, node, view }
+    }
+
+    /// Runs passes, without end.
+    pub async fn run(self: Arc<Self>) {
+        let mut history = History::default();
+        let mut failed = None;
+        loop {
+            sleep(PASS_INTERVAL).await;
+            let now_failed = self.pass(&mut history).await.err();
+            if let Some(error) = now_failed.as_ref().filter(|_| now_failed != failed) {
+                warn!(%error, "placing replicas failed, will retry");
+            }
+            failed = now_failed;
+        }
+    }
+
+    async fn pass(&self, history: &mut History) -> Result<(), String> {
+        let leads = self.node.shard(ShardId::CATALOG).is_some_and(|held| held.leading().is_some());
+        let now = Instant::now();
+        if !history.may_change(leads, now) || self.view.brokers().len() < 2 {
+            return Ok(());
+        }
+        let (brokers, shards) = (self.view.brokers(), self.view.placements());
+        let reports = self.cluster.reports();
+        let seen = Seen { now, brokers: &brokers, shards: &shards, reports: &reports };
+        history.hear(&seen, |broker| self.cluster.is_alive(broker));
+        for step in replicas::next_steps(&seen.cluster(history)) {
+            self.execute(step, history).await.map_err(|error| format!("{step:?}: {error}"))?;
+            info!(?step, "placing replicas");
+        }
+        Ok(())
+    }
+
+    async fn execute(&self, step: Step, history: &mut History) -> Result<(), String> {
+        let command = match step {
+            Step::Add { shard, broker } => CatalogCommand::PlaceReplica { shard, broker },
+            Step::Promote { shard, replica } => {
+                CatalogCommand::SetRole { shard, replica, role: Role::Voter }
+            }
+            Step::Remove { shard, replica } => {
+                CatalogCommand::SetRole { shard, replica, role: Role::Leaving }
+            }
+            Step::Transfer { shard, to } => {
+                history.transfer = Some((shard, to, Instant::now()));
+                history.moved.insert(shard, Instant::now());
+                let asked = self.cluster.transfer(shard, to).await;
+                return asked.map_err(|error| error.to_string());
+            }
+        };
+        super::placed(self.cluster.propose(ShardId::CATALOG, Command::Catalog(command)).await)
+    }
+}
+
+impl History {
+    /// Whether the catalog has been led here for long enough.
+    fn may_change(&mut self, leads: bool, now: Instant) -> bool {
+        if !leads {
+            *self = Self::default();
+            return false;
+        }
+        let since = *self.leads_since.get_or_insert(now);
+        now.saturating_duration_since(since) >= LISTENS
+    }
+
+    /// Notes who is silent, and whether a transfer has ended.
+    fn hear(&mut self, seen: &Seen<'_>, is_alive: impl Fn(BrokerId) -> bool) {
+        self.silent_since
+            .retain(|broker, _| seen.brokers.contains_key(broker) && !is_alive(*broker));
+        for broker in seen.brokers.keys().filter(|broker| !is_alive(**broker)) {
+            self.silent_since.entry(*broker).or_insert(seen.now);
+        }
+        self.transfer = self.transfer.filter(|(shard, to, at)| {
+            let is_done = seen.led(*shard).is_some_and(|led| led.replica == *to);
+            !is_done && seen.now.saturating_duration_since(*at) < TRANSFER_TIME_MAX
+        });
+        self.moved.retain(|_, at| seen.now.saturating_duration_since(*at) < replicas::LEADER_STAYS);
+    }
+}
+
+impl Seen<'_> {
+    fn cluster(&self, history: &History) -> replicas::Cluster {
+        let brokers = self.brokers.iter();
+        let brokers = brokers.map(|(id, info)| (*id, self.broker(*id, info, history)));
+        let shards = self.shards.iter();
+        replicas::Cluster {
+            brokers: brokers.collect(),
+            shards: shards.map(|(id, listed)| (*id, self.shard(*id, listed, history))).collect(),
+            is_transferring: history.transfer.is_some(),
+        }
+    }
+
+    fn broker(&self, id: BrokerId, info: &BrokerInfo, history: &History) -> replicas::Broker {
+        let silent = history.silent_since.get(&id);
+        let silent = silent.map(|since| self.now.saturating_duration_since(*since));
+        let standing = match (info.standing, silent) {
+            (ropewalk_shard::command::Standing::Draining, _) => Standing::Draining,
+            (_, Some(silent)) if silent >= MISSING_AFTER => Standing::Missing,
+            (_, Some(_)) => Standing::Away,
+            (ropewalk_shard::command::Standing::Serving, None) => Standing::Serving,
+        };
+        let report = self.reports.iter().find(|report| report.broker == id);
+        let may_lead = report.is_some_and(|report| {
+            let flags = report.flags;
+            !flags.is_just_started && !flags.has_slow_disk && !flags.is_draining
+        });
+        replicas::Broker { rack: info.rack.clone(), standing, may_lead }
+    }
+
+    /// The newest leader of a shard that has reported.
+    fn led(&self, shard: ShardId) -> Option<&LedShard> {
+        let led = self.reports.iter().flat_map(|report| &report.led);
+        led.filter(|led| led.shard == shard).max_by_key(|led| led.term)
+    }
+
+    /// A shard as the catalog wants it to be. It has no leader, so that it is left alone, while its
+    /// members are not yet as the catalog wants.
+    fn shard(&self, id: ShardId, listed: &Placement, history: &History) -> Shard {
+        let led = self.led(id);
+        let known = |replica: ReplicaId| {
+            led.and_then(|led| led.members.iter().find(|member| member.replica == replica))
+        };
+        let staying = listed.iter().filter(|(_, placed)| placed.role != Role::Leaving);
+        let members = staying.map(|(replica, placed)| {
+            let is_voter = placed.role == Role::Voter;
+            let is_caught_up = known(*replica)
+                .is_some_and(|known| known.is_caught_up && known.is_voter == is_voter);
+            Member { replica: *replica, broker: placed.broker, is_voter, is_caught_up }
+        });
+        let members: Vec<Member> = members.collect();
+        let is_settled = listed.iter().all(|(replica, placed)| {
+            let votes = known(*replica).is_some_and(|known| known.is_voter);
+            match placed.role {
+                Role::Learner => true,
+                Role::Leaving => !votes,
+                // One on a broker that is to be left may never become a voter.
+                Role::Voter => votes || self.is_draining(placed.broker),
+            }
+        });
+        let leader = led
+            .map(|led| led.replica)
+            .filter(|leader| is_settled && members.iter().any(|member| member.replica == *leader));
+        let moved = history.moved.get(&id);
+        Shard {
+            members,
+            leaving: brokers_leaving(listed),
+            leader,
+            load: led.map_or(0, |led| led.bytes_per_second),
+            moved_ago: moved.map(|at| self.now.saturating_duration_since(*at)),
+        }
+    }
+
+    fn is_draining(&self, broker: BrokerId) -> bool {
+        let info = self.brokers.get(&broker);
+        info.is_none_or(|info| info.standing == ropewalk_shard::command::Standing::Draining)
+    }
+}
+
+fn brokers_leaving(listed: &Placement) -> Vec<BrokerId> {
+    let leaving = listed.values().filter(|placed| placed.role == Role::Leaving);
+    leaving.map(|placed| placed.broker).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,195 @@
+//! What the balancer sees, and when it may change anything.
+
+use ropewalk_shard::command::Standing as Wanted;
+use ropewalk_shard::state::catalog::PlacedReplica;
+
+use super::*;
+use crate::cluster::report::{Flags, Member as Reported};
+
+const SHARD: ShardId = ShardId(1);
+
+/// Brokers 1 to 4. Replicas 1 to 3 of the shard are on brokers 1 to 3 and vote; replica 1 leads.
+struct Scene {
+    now: Instant,
+    brokers: BTreeMap<BrokerId, BrokerInfo>,
+    placement: Placement,
+    reports: Vec<Report>,
+    history: History,
+}
+
+fn report(broker: i32) -> Report {
+    let broker = BrokerId(broker);
+    Report { broker, incarnation: 1, sequence: 1, flags: Flags::default(), led: Vec::new() }
+}
+
+fn reported(replica: u64, is_voter: bool) -> Reported {
+    Reported { replica: ReplicaId(replica), is_voter, is_caught_up: true, matched: 5 }
+}
+
+fn placed(broker: i32, role: Role) -> PlacedReplica {
+    PlacedReplica { broker: BrokerId(broker), role }
+}
+
+impl Scene {
+    fn new() -> Self {
+        let replica = |id: i32| (ReplicaId(u64::from(id.unsigned_abs())), placed(id, Role::Voter));
+        let mut scene = Self {
+            now: Instant::now() + Duration::from_secs(1000),
+            brokers: (1..=4).map(|id| (BrokerId(id), BrokerInfo::default())).collect(),
+            placement: (1..=3).map(replica).collect(),
+            reports: (1..=4).map(report).collect(),
+            history: History::default(),
+        };
+        let members = (1..=3).map(|id| reported(id, true)).collect();
+        scene.reports[0].led.push(led(1, 7, members));
+        scene
+    }
+
+    fn seen<T>(&self, look: impl FnOnce(&Seen<'_>) -> T) -> T {
+        let shards = BTreeMap::from([(SHARD, Arc::new(self.placement.clone()))]);
+        let reports: Vec<_> = self.reports.iter().cloned().map(Arc::new).collect();
+        look(&Seen { now: self.now, brokers: &self.brokers, shards: &shards, reports: &reports })
+    }
+
+    fn cluster(&self) -> replicas::Cluster {
+        self.seen(|seen| seen.cluster(&self.history))
+    }
+
+    fn shard(&self) -> Shard {
+        self.cluster().shards.remove(&SHARD).expect("listed")
+    }
+
+    fn hear(&mut self, silent: &[i32]) {
+        let mut history = std::mem::take(&mut self.history);
+        self.seen(|seen| history.hear(seen, |broker| !silent.contains(&broker.0)));
+        self.history = history;
+    }
+
+    fn standing(&self, broker: i32) -> Standing {
+        self.cluster().brokers[&BrokerId(broker)].standing
+    }
+}
+
+fn led(replica: u64, term: u64, members: Vec<Reported>) -> LedShard {
+    LedShard { shard: SHARD, term, replica: ReplicaId(replica), bytes_per_second: 30, members }
+}
+
+#[test]
+fn a_shard_whose_members_are_as_wanted_is_seen_with_its_leader() {
+    let mut scene = Scene::new();
+    let shard = scene.shard();
+    assert_eq!((shard.leader, shard.load, shard.moved_ago), (Some(ReplicaId(1)), 30, None));
+    assert!(shard.members.iter().all(|member| member.is_voter && member.is_caught_up));
+    assert_eq!(replicas::next_steps(&scene.cluster()), []);
+    // A broker that has lost the leadership, and does not know it.
+    let members = (1..=3).map(|id| reported(id, true)).collect();
+    scene.reports[1].led.push(led(2, 8, members));
+    assert_eq!(scene.shard().leader, Some(ReplicaId(2)));
+}
+
+#[test]
+fn a_shard_is_left_alone_until_its_members_are_as_wanted() {
+    let mut scene = Scene::new();
+    let list = |scene: &mut Scene, role| scene.placement.insert(ReplicaId(4), placed(4, role));
+    list(&mut scene, Role::Learner);
+    assert_eq!(scene.shard().leader, Some(ReplicaId(1)), "a learner may come late");
+    assert!(!scene.shard().members[3].is_caught_up);
+    list(&mut scene, Role::Voter);
+    assert_eq!(scene.shard().leader, None, "it does not vote yet");
+    scene.reports[0].led[0].members.push(reported(4, false));
+    assert_eq!(scene.shard().leader, None);
+    assert!(!scene.shard().members[3].is_caught_up, "as a voter");
+    scene.reports[0].led[0].members[3].is_voter = true;
+    assert_eq!(scene.shard().leader, Some(ReplicaId(1)));
+    list(&mut scene, Role::Leaving);
+    let shard = scene.shard();
+    assert_eq!((shard.leader, shard.leaving), (None, vec![BrokerId(4)]));
+    assert_eq!(shard.members.len(), 3);
+    scene.reports[0].led[0].members.pop();
+    assert_eq!(scene.shard().leader, Some(ReplicaId(1)), "it is no member any more");
+}
+
+#[test]
+fn a_voter_that_never_came_does_not_hold_up_its_replacement() {
+    let mut scene = Scene::new();
+    scene.placement.insert(ReplicaId(4), placed(4, Role::Voter));
+    scene.brokers.get_mut(&BrokerId(4)).expect("listed").standing = Wanted::Draining;
+    assert_eq!(scene.shard().leader, Some(ReplicaId(1)));
+    let remove = Step::Remove { shard: SHARD, replica: ReplicaId(4) };
+    assert_eq!(replicas::next_steps(&scene.cluster()), [remove]);
+}
+
+#[test]
+fn a_shard_that_a_leaving_replica_leads_is_left_alone() {
+    let mut scene = Scene::new();
+    scene.placement.insert(ReplicaId(1), placed(1, Role::Leaving));
+    assert_eq!(scene.shard().leader, None);
+    scene.reports.clear();
+    assert_eq!(scene.shard().leader, None, "nobody leads");
+}
+
+#[test]
+fn a_silent_broker_is_away_at_once_and_missing_after_a_minute() {
+    let mut scene = Scene::new();
+    scene.hear(&[2]);
+    assert_eq!((scene.standing(1), scene.standing(2)), (Standing::Serving, Standing::Away));
+    scene.now += MISSING_AFTER;
+    scene.hear(&[2]);
+    assert_eq!(scene.standing(2), Standing::Missing);
+    scene.brokers.get_mut(&BrokerId(2)).expect("listed").standing = Wanted::Draining;
+    assert_eq!(scene.standing(2), Standing::Draining);
+    scene.brokers.get_mut(&BrokerId(2)).expect("listed").standing = Wanted::Serving;
+    scene.hear(&[]);
+    assert_eq!(scene.standing(2), Standing::Serving);
+    scene.hear(&[2]);
+    assert_eq!(scene.standing(2), Standing::Away, "counted anew");
+}
+
+#[test]
+fn a_broker_leads_only_if_its_report_says_nothing_against_it() {
+    let mut scene = Scene::new();
+    let may_lead = |scene: &Scene| scene.cluster().brokers[&BrokerId(3)].may_lead;
+    assert!(may_lead(&scene));
+    for flags in [
+        Flags { is_just_started: true, ..Flags::default() },
+        Flags { has_slow_disk: true, ..Flags::default() },
+        Flags { is_draining: true, ..Flags::default() },
+    ] {
+        scene.reports[2].flags = flags;
+        assert!(!may_lead(&scene), "{flags:?}");
+    }
+    scene.reports.remove(2);
+    assert!(!may_lead(&scene), "it has not reported");
+}
+
+#[test]
+fn a_transfer_ends_when_the_other_leads_or_after_some_time() {
+    let mut scene = Scene::new();
+    let at = scene.now;
+    scene.history.transfer = Some((SHARD, ReplicaId(2), at));
+    scene.history.moved.insert(SHARD, at);
+    scene.hear(&[]);
+    assert!(scene.cluster().is_transferring);
+    scene.now += TRANSFER_TIME_MAX;
+    scene.hear(&[]);
+    assert!(!scene.cluster().is_transferring, "it failed");
+    assert_eq!(scene.shard().moved_ago, Some(TRANSFER_TIME_MAX));
+    scene.history.transfer = Some((SHARD, ReplicaId(1), scene.now));
+    scene.hear(&[]);
+    assert!(!scene.cluster().is_transferring, "replica 1 leads");
+    scene.now += replicas::LEADER_STAYS;
+    scene.hear(&[]);
+    assert_eq!(scene.shard().moved_ago, None);
+}
+
+#[test]
+fn nothing_is_changed_before_all_brokers_had_time_to_report() {
+    let (mut history, now) = (History::default(), Instant::now());
+    assert!(!history.may_change(true, now));
+    assert!(!history.may_change(true, now + LISTENS / 2));
+    assert!(history.may_change(true, now + LISTENS));
+    history.moved.insert(SHARD, now);
+    assert!(!history.may_change(false, now + LISTENS));
+    assert!(history.moved.is_empty(), "another broker decides meanwhile");
+    assert!(!history.may_change(true, now + LISTENS), "its leadership is new");
+}

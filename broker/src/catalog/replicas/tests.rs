@@ -1,0 +1,474 @@
+//! The steps are executed on a model of a cluster until there are none, from random beginnings.
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// A cluster that does what the steps say. Learners have caught up one turn after they were added.
+#[derive(Debug)]
+struct World {
+    cluster: Cluster,
+    next_replica: u64,
+    adds: usize,
+    transfers: usize,
+}
+
+impl World {
+    fn new(brokers: &[(Option<&str>, Standing)], shards: Vec<Vec<i32>>) -> Self {
+        let brokers = brokers.iter().enumerate().map(|(id, (rack, standing))| {
+            let rack = rack.map(str::to_owned);
+            let id = BrokerId(i32::try_from(id).unwrap());
+            (id, Broker { rack, standing: *standing, may_lead: true })
+        });
+        let mut world = Self {
+            cluster: Cluster { brokers: brokers.collect(), ..Cluster::default() },
+            next_replica: 1,
+            adds: 0,
+            transfers: 0,
+        };
+        for (id, holders) in shards.into_iter().enumerate() {
+            let members: Vec<_> =
+                holders.into_iter().map(|broker| world.member(BrokerId(broker), true)).collect();
+            let leader = world.leader(&members);
+            let shard = Shard { members, leaving: vec![], leader, load: 0, moved_ago: None };
+            // Shard 0 is the catalog.
+            world.cluster.shards.insert(ShardId(u32::try_from(id).unwrap() + 1), shard);
+        }
+        world
+    }
+
+    /// Adds the catalog, with one voter.
+    fn with_catalog(mut self, broker: i32) -> Self {
+        let members = vec![self.member(BrokerId(broker), true)];
+        let leader = self.leader(&members);
+        let shard = Shard { members, leaving: vec![], leader, load: 0, moved_ago: None };
+        self.cluster.shards.insert(CATALOG, shard);
+        self
+    }
+
+    /// The brokers with voters and with learners of the catalog.
+    fn of_catalog(&self) -> (Vec<i32>, Vec<i32>) {
+        let (voters, learners): (Vec<_>, Vec<_>) =
+            self.cluster.shards[&CATALOG].members.iter().partition(|member| member.is_voter);
+        let sorted = |members: Vec<&Member>| {
+            let mut brokers: Vec<_> = members.iter().map(|member| member.broker.0).collect();
+            brokers.sort_unstable();
+            brokers
+        };
+        (sorted(voters), sorted(learners))
+    }
+
+    /// The first member that answers, if most do.
+    fn leader(&self, members: &[Member]) -> Option<ReplicaId> {
+        let answers = |m: &&Member| self.cluster.brokers[&m.broker].standing != Standing::Away;
+        let mut able = members.iter().filter(answers);
+        let has_majority = able.clone().count() * 2 > members.len();
+        able.next().filter(|_| has_majority).map(|member| member.replica)
+    }
+
+    fn member(&mut self, broker: BrokerId, is_voter: bool) -> Member {
+        let replica = ReplicaId(self.next_replica);
+        self.next_replica += 1;
+        Member { replica, broker, is_voter, is_caught_up: is_voter }
+    }
+
+    fn factor(&self) -> usize {
+        let staying = self.cluster.brokers.values();
+        replication_factor(staying.filter(|b| b.standing != Standing::Draining).count())
+    }
+
+    /// Executes the next steps, and checks each. Returns whether there were any.
+    fn turn(&mut self) -> bool {
+        let steps = next_steps(&self.cluster);
+        let shards: BTreeSet<_> = steps.iter().map(|step| step.shard()).collect();
+        assert_eq!(shards.len(), steps.len(), "more than one change of a shard: {steps:?}");
+        let transfers = steps.iter().filter(|step| matches!(step, Step::Transfer { .. })).count();
+        assert!(transfers <= 1, "{steps:?}");
+        for shard in self.cluster.shards.values_mut() {
+            shard.members.iter_mut().for_each(|member| member.is_caught_up = true);
+        }
+        for step in &steps {
+            self.execute(*step);
+        }
+        self.check_receiving();
+        !steps.is_empty()
+    }
+
+    fn execute(&mut self, step: Step) {
+        let factor = self.factor();
+        match step {
+            Step::Add { shard, broker } => {
+                assert_eq!(self.cluster.brokers[&broker].standing, Standing::Serving);
+                let member = self.member(broker, false);
+                let members = &mut self.shard(shard).members;
+                assert!(members.iter().all(|other| other.broker != broker), "two on one broker");
+                members.push(member);
+                self.adds += 1;
+            }
+            Step::Promote { shard, replica } => {
+                let shard = self.shard(shard);
+                let voters = shard.members.iter().filter(|member| member.is_voter).count();
+                let ready = shard.members.iter().filter(|m| !m.is_voter && m.is_caught_up).count();
+                assert!(voters != 1 || factor == 1 || ready >= 2, "two voters would stay");
+                let member = shard.members.iter_mut().find(|m| m.replica == replica).unwrap();
+                assert!(!member.is_voter && member.is_caught_up);
+                member.is_voter = true;
+            }
+            Step::Remove { shard, replica } => {
+                let brokers = self.cluster.brokers.clone();
+                let shard = self.shard(shard);
+                assert_ne!(shard.leader, Some(replica), "the leader was removed");
+                let at = shard.members.iter().position(|m| m.replica == replica).unwrap();
+                let removed = shard.members.remove(at);
+                let voters = shard.members.iter().filter(|member| member.is_voter).count();
+                let is_gone = !brokers.contains_key(&removed.broker);
+                assert!(!removed.is_voter || is_gone || voters >= factor, "too few are left");
+                assert!(voters > 0);
+            }
+            Step::Transfer { shard, to } => {
+                let brokers = self.cluster.brokers.clone();
+                let shard = self.shard(shard);
+                let member = shard.members.iter().find(|m| m.replica == to).unwrap();
+                assert!(member.is_voter && member.is_caught_up);
+                assert!(brokers[&member.broker].may_lead);
+                shard.leader = Some(to);
+                self.transfers += 1;
+            }
+        }
+    }
+
+    fn shard(&mut self, id: ShardId) -> &mut Shard {
+        self.cluster.shards.get_mut(&id).unwrap()
+    }
+
+    fn check_receiving(&self) {
+        for broker in self.cluster.brokers.keys() {
+            let members = self.cluster.shards.values().flat_map(|shard| &shard.members);
+            let receives = |m: &&Member| m.broker == *broker && !m.is_voter && !m.is_caught_up;
+            let learners = members.filter(receives).count();
+            assert!(learners <= RECEIVING_MAX, "{learners} learners on {broker:?}");
+        }
+    }
+
+    /// Executes all steps until there are none.
+    fn settle(&mut self) {
+        for _ in 0..2000 {
+            if !self.turn() {
+                // What has just caught up may bring more.
+                if !self.turn() {
+                    return;
+                }
+            }
+        }
+        panic!("the steps do not end: {:?}", next_steps(&self.cluster));
+    }
+
+    fn held(&self) -> BTreeMap<BrokerId, usize> {
+        let mut held: BTreeMap<_, _> = self.cluster.brokers.keys().map(|id| (*id, 0)).collect();
+        for member in self.cluster.shards.values().flat_map(|shard| &shard.members) {
+            *held.entry(member.broker).or_default() += 1;
+        }
+        held
+    }
+
+    fn led(&self) -> BTreeMap<BrokerId, usize> {
+        let mut led: BTreeMap<_, _> = self.cluster.brokers.keys().map(|id| (*id, 0)).collect();
+        for shard in self.cluster.shards.values() {
+            let leader = shard.members.iter().find(|m| Some(m.replica) == shard.leader);
+            let Some(leader) = leader else { continue };
+            *led.entry(leader.broker).or_default() += 1;
+        }
+        led
+    }
+
+    fn racks_of(&self, shard: &Shard) -> usize {
+        let rack = |broker: &BrokerId| match &self.cluster.brokers[broker].rack {
+            Some(rack) => rack.clone(),
+            None => format!("{broker:?}"),
+        };
+        let racks: BTreeSet<_> = shard.members.iter().map(|m| rack(&m.broker)).collect();
+        racks.len()
+    }
+}
+
+fn spread(counts: &BTreeMap<BrokerId, usize>) -> usize {
+    counts.values().max().unwrap() - counts.values().min().unwrap()
+}
+
+const SERVING: (Option<&str>, Standing) = (None, Standing::Serving);
+const DRAINING: (Option<&str>, Standing) = (None, Standing::Draining);
+const AWAY: (Option<&str>, Standing) = (None, Standing::Away);
+
+#[test]
+fn one_broker_needs_no_step_and_two_keep_one_replica() {
+    let mut world = World::new(&[SERVING], vec![vec![0]; 25]);
+    world.settle();
+    assert_eq!((world.adds, world.transfers), (0, 0));
+    let mut world = World::new(&[SERVING, SERVING], vec![vec![0]; 24]);
+    world.settle();
+    assert!(world.cluster.shards.values().all(|shard| shard.members.len() == 1));
+    assert_eq!(spread(&world.held()), 0);
+}
+
+#[test]
+fn a_third_broker_gives_every_shard_three_replicas_and_the_leaders_are_spread() {
+    let mut world = World::new(&[SERVING; 3], vec![vec![0]; 24]);
+    world.settle();
+    assert!(world.cluster.shards.values().all(|shard| shard.members.len() == 3));
+    assert_eq!(world.adds, 48);
+    assert_eq!(spread(&world.led()), 0);
+    assert_eq!(world.transfers, 16);
+}
+
+#[test]
+fn growth_from_three_to_five_moves_no_more_than_the_share_of_the_new_ones() {
+    let mut world = World::new(&[SERVING; 5], vec![vec![0, 1, 2]; 25]);
+    world.settle();
+    assert!(world.cluster.shards.values().all(|shard| shard.members.len() == 3));
+    assert!(spread(&world.held()) <= 1, "{:?}", world.held());
+    assert_eq!(world.adds, 30);
+}
+
+#[test]
+fn a_drained_broker_is_left_and_nothing_else_moves() {
+    let holders: Vec<_> = (0..20).map(|shard| (0..3).map(|i| (shard + i) % 5).collect()).collect();
+    let mut world = World::new(&[SERVING, SERVING, DRAINING, SERVING, SERVING], holders);
+    world.settle();
+    let held = world.held();
+    assert_eq!(held[&BrokerId(2)], 0);
+    assert_eq!(world.led()[&BrokerId(2)], 0);
+    assert_eq!(world.adds, 12);
+}
+
+#[test]
+fn a_broker_that_is_away_keeps_its_replicas_and_gets_none() {
+    let mut world = World::new(&[SERVING, SERVING, AWAY, SERVING], vec![vec![0, 1, 2]; 4]);
+    world.settle();
+    assert_eq!(world.held()[&BrokerId(2)], 4);
+}
+
+#[test]
+fn a_learner_waits_for_its_broker_and_is_given_up_when_that_is_missing() {
+    let mut world = World::new(&[SERVING; 4], vec![vec![0]]);
+    world.turn();
+    let learner = world.cluster.shards[&ShardId(1)].members[1];
+    assert!(!learner.is_voter);
+    let standing = |world: &mut World, standing| {
+        world.cluster.brokers.get_mut(&learner.broker).unwrap().standing = standing;
+        next_steps(&world.cluster)
+    };
+    let remove = Step::Remove { shard: ShardId(1), replica: learner.replica };
+    assert!(!standing(&mut world, Standing::Away).contains(&remove));
+    assert_eq!(standing(&mut world, Standing::Missing), [remove]);
+}
+
+#[test]
+fn a_broker_that_was_removed_is_replaced() {
+    let mut world = World::new(&[SERVING; 4], vec![vec![0, 1, 2]; 6]);
+    world.cluster.brokers.remove(&BrokerId(2));
+    world.settle();
+    for shard in world.cluster.shards.values() {
+        let brokers: BTreeSet<_> = shard.members.iter().map(|m| m.broker.0).collect();
+        assert_eq!(brokers, BTreeSet::from([0, 1, 3]));
+    }
+    assert_eq!(world.adds, 6);
+}
+
+#[test]
+fn replicas_are_spread_over_racks() {
+    let in_rack = |rack| (Some(rack), Standing::Serving);
+    let brokers = [in_rack("a"), in_rack("a"), in_rack("b"), in_rack("b"), in_rack("c")];
+    let mut world = World::new(&brokers, vec![vec![0, 1, 2]; 10]);
+    world.settle();
+    for shard in world.cluster.shards.values() {
+        assert_eq!(world.racks_of(shard), 3);
+    }
+}
+
+#[test]
+fn without_a_leader_nothing_is_changed() {
+    let mut world = World::new(&[SERVING; 3], vec![vec![0]]);
+    world.shard(ShardId(1)).leader = None;
+    assert_eq!(next_steps(&world.cluster), []);
+}
+
+#[test]
+fn a_leader_on_a_broker_that_should_not_lead_moves_before_others() {
+    let mut world = World::new(&[SERVING; 3], vec![vec![0, 1, 2]; 9]);
+    world.cluster.brokers.get_mut(&BrokerId(1)).unwrap().may_lead = false;
+    let of_broker_1 = world.cluster.shards[&ShardId(7)].members[1].replica;
+    world.shard(ShardId(7)).leader = Some(of_broker_1);
+    // It also moves while it rests.
+    world.shard(ShardId(7)).moved_ago = Some(Duration::ZERO);
+    let to = world.cluster.shards[&ShardId(7)].members[2].replica;
+    assert_eq!(next_steps(&world.cluster), [Step::Transfer { shard: ShardId(7), to }]);
+    world.settle();
+    assert_eq!(world.led()[&BrokerId(1)], 0);
+}
+
+#[test]
+fn a_leader_rests_after_a_move_and_moves_one_at_a_time() {
+    let mut world = World::new(&[SERVING; 3], vec![vec![0, 1, 2]; 3]);
+    assert_eq!(next_steps(&world.cluster).len(), 1);
+    world.cluster.is_transferring = true;
+    assert_eq!(next_steps(&world.cluster), []);
+    world.cluster.is_transferring = false;
+    for shard in world.cluster.shards.values_mut() {
+        shard.moved_ago = Some(LEADER_STAYS - Duration::from_secs(1));
+    }
+    assert_eq!(next_steps(&world.cluster), []);
+}
+
+#[test]
+fn leaders_are_balanced_by_load() {
+    let mut world = World::new(&[SERVING; 3], vec![vec![0, 1, 2]; 5]);
+    let loads = [300, 100, 100, 50, 50];
+    for (load, shard) in loads.into_iter().zip(world.cluster.shards.values_mut()) {
+        shard.load = load << 20;
+    }
+    world.settle();
+    let mut of_broker = BTreeMap::<BrokerId, u64>::new();
+    for shard in world.cluster.shards.values() {
+        let leader = shard.members.iter().find(|m| Some(m.replica) == shard.leader).unwrap();
+        *of_broker.entry(leader.broker).or_default() += shard.load >> 20;
+    }
+    let mut loads: Vec<_> = of_broker.into_values().collect();
+    loads.sort_unstable();
+    assert_eq!(loads, [150, 150, 300]);
+}
+
+/// Brokers with and without racks, most of them serving, and shards on some of them.
+fn worlds() -> impl Strategy<Value = World> {
+    let standing = prop_oneof![
+        8 => Just(Standing::Serving), 1 => Just(Standing::Draining), 1 => Just(Standing::Away),
+    ];
+    let rack = prop_oneof![Just(None), Just(Some("a")), Just(Some("b")), Just(Some("c"))];
+    (prop::collection::vec((rack, standing), 1..8), any::<bool>()).prop_flat_map(
+        |(brokers, named)| {
+            let brokers: Vec<_> =
+                brokers.into_iter().map(|(rack, s)| (rack.filter(|_| named), s)).collect();
+            let all: Vec<_> = (0..i32::try_from(brokers.len()).unwrap()).collect();
+            let most = all.len().min(4);
+            let holders = prop::sample::subsequence(all, 1..=most).prop_shuffle();
+            prop::collection::vec(holders, 1..25)
+                .prop_map(move |shards| World::new(&brokers, shards))
+        },
+    )
+}
+
+#[test]
+fn every_broker_holds_the_catalog_and_three_of_them_vote() {
+    for (brokers, voters) in [(1, 1), (2, 1), (3, 3), (4, 3), (6, 3)] {
+        let mut world = World::new(&vec![SERVING; brokers], vec![vec![0]]).with_catalog(0);
+        world.settle();
+        let (voting, learning) = world.of_catalog();
+        assert_eq!((voting.len(), learning.len()), (voters, brokers - voters));
+        assert!(voting.contains(&0), "the first voter stays");
+    }
+}
+
+#[test]
+fn a_drained_broker_gives_up_the_catalog_last() {
+    let mut world = World::new(&[SERVING; 4], vec![vec![0]; 6]).with_catalog(0);
+    world.settle();
+    let leader = BrokerId(0);
+    world.cluster.brokers.get_mut(&leader).unwrap().standing = Standing::Draining;
+    while world.held()[&leader] > 1 {
+        assert!(world.of_catalog().0.contains(&0), "{:?}", world.held());
+        assert!(world.turn() || world.turn(), "nothing is done: {:?}", world.held());
+    }
+    world.settle();
+    assert_eq!(world.held()[&leader], 0);
+    assert_eq!(world.of_catalog(), (vec![1, 2, 3], vec![]));
+}
+
+#[test]
+fn a_drained_broker_of_three_leaves_two_voters_of_the_catalog() {
+    let mut world = World::new(&[SERVING; 3], vec![vec![0]; 2]).with_catalog(0);
+    world.settle();
+    world.cluster.brokers.get_mut(&BrokerId(1)).unwrap().standing = Standing::Draining;
+    world.settle();
+    assert_eq!(world.of_catalog(), (vec![0, 2], vec![]));
+}
+
+#[test]
+fn a_replica_that_is_being_removed_keeps_its_broker_from_another() {
+    let mut world = World::new(&[SERVING; 3], vec![vec![0]]).with_catalog(0);
+    for shard in world.cluster.shards.values_mut() {
+        shard.leaving = vec![BrokerId(1)];
+    }
+    let on_two = |shard| Step::Add { shard, broker: BrokerId(2) };
+    assert_eq!(next_steps(&world.cluster), [on_two(CATALOG), on_two(ShardId(1))]);
+}
+
+proptest! {
+    /// The same as below for the catalog.
+    #[test]
+    fn the_steps_end_with_the_catalog_on_every_broker(world in worlds(), first in 0_i32..8) {
+        let count = i32::try_from(world.cluster.brokers.len()).unwrap();
+        let mut world = world.with_catalog(first % count);
+        world.settle();
+        prop_assume!(world.cluster.shards[&CATALOG].leader.is_some());
+        let (voting, learning) = world.of_catalog();
+        let standing = |standing| {
+            let brokers = world.cluster.brokers.iter();
+            brokers.filter(move |(_, b)| b.standing == standing).map(|(id, _)| id.0)
+        };
+        let holders: BTreeSet<_> = voting.iter().chain(&learning).copied().collect();
+        prop_assert!(standing(Standing::Serving).all(|id| holders.contains(&id)));
+        let factor = world.factor();
+        if standing(Standing::Serving).count() >= factor {
+            prop_assert!(voting.len() >= factor, "{voting:?}");
+        }
+        let away = standing(Standing::Away).count();
+        if away == 0 && standing(Standing::Serving).count() >= factor {
+            prop_assert!(standing(Standing::Draining).all(|id| !holders.contains(&id)));
+        }
+    }
+
+    #[test]
+    fn the_steps_end_with_everything_in_its_place(mut world in worlds()) {
+        world.settle();
+        let serving: BTreeSet<_> = world.cluster.brokers.iter()
+            .filter(|(_, broker)| broker.standing == Standing::Serving)
+            .map(|(id, _)| *id).collect();
+        let factor = world.factor();
+        let mut standings = world.cluster.brokers.values().map(|broker| broker.standing);
+        let is_any_away = standings.any(|standing| standing == Standing::Away);
+        for (id, shard) in world.cluster.shards.iter().filter(|(_, s)| s.leader.is_some()) {
+            let brokers: BTreeSet<_> = shard.members.iter().map(|m| m.broker).collect();
+            prop_assert_eq!(brokers.len(), shard.members.len());
+            let voters = shard.members.iter().filter(|m| m.is_voter).count();
+            let away = brokers.iter().filter(|b| world.cluster.brokers[b].standing == Standing::Away).count();
+            if serving.len() + away >= factor && serving.len() >= factor {
+                prop_assert_eq!(voters, factor, "{:?}: {:?}", id, shard);
+            }
+            if serving.len() >= factor && away == 0 {
+                prop_assert!(brokers.is_subset(&serving), "{:?}: {:?}", id, shard);
+            }
+            // Nothing moves for balance while a broker is away.
+            if serving.len() >= factor && !is_any_away {
+                let racks: BTreeSet<_> = world.cluster.brokers.iter()
+                    .filter(|(id, _)| serving.contains(id))
+                    .map(|(id, b)| b.rack.clone().unwrap_or(format!("{id:?}"))).collect();
+                prop_assert_eq!(world.racks_of(shard), factor.min(racks.len()), "{:?}: {:?}", id, shard);
+            }
+        }
+    }
+
+    #[test]
+    fn without_racks_brokers_hold_and_lead_about_the_same(shards in 1..40_usize, brokers in 3..8_usize) {
+        let mut world = World::new(&vec![SERVING; brokers], vec![vec![0]; shards]);
+        world.settle();
+        prop_assert!(spread(&world.held()) <= 1, "{:?}", world.held());
+        if brokers == 3 {
+            prop_assert!(spread(&world.led()) <= 1, "{:?}", world.led());
+        }
+    }
+
+    #[test]
+    fn a_cluster_at_rest_stays_at_rest(mut world in worlds()) {
+        world.settle();
+        prop_assert_eq!(next_steps(&world.cluster), []);
+    }
+}
