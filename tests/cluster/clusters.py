@@ -3,6 +3,8 @@
 They run in a network namespace of the test, so their ports are fixed. A process is ended by its own pid.
 """
 
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -79,11 +81,13 @@ class RopewalkNode(Node):
 
     def __init__(self, binary, number, directory):
         super().__init__(number, directory)
-        self.binary = str(binary)
+        self.binary, self.certificates = str(binary), directory / f"certificates-{number}"
 
     def configure(self, seeds):
         """The settings of a broker that joins the seeds, or without any is the first of its cluster."""
         certificates.make_certificate(self.directory, self.number, CLUSTER_ID)
+        self.certificates.mkdir()
+        self.take_certificates(self.directory)
         peer = f"{self.host}:{PEER_PORT}"
         settings = {
             "node.id": self.number,
@@ -93,9 +97,9 @@ class RopewalkNode(Node):
             "admin.token.file": self.directory / "token",
             "ropewalk.peer.listener": peer,
             "ropewalk.peer.advertised": peer,
-            "ropewalk.peer.certificate.file": self.directory / f"broker-{self.number}.crt",
-            "ropewalk.peer.key.file": self.directory / f"broker-{self.number}.key",
-            "ropewalk.peer.ca.file": self.directory / "ca.crt",
+            "ropewalk.peer.certificate.file": self.certificates / f"broker-{self.number}.crt",
+            "ropewalk.peer.key.file": self.certificates / f"broker-{self.number}.key",
+            "ropewalk.peer.ca.file": self.certificates / "ca.crt",
             "group.initial.rebalance.delay.ms": 0,
         }
         if seeds:
@@ -106,6 +110,13 @@ class RopewalkNode(Node):
 
     def command(self):
         return [self.binary, "run", "--config", str(self.config)]
+
+
+    def take_certificates(self, source):
+        """Puts the files of another directory in the place of this broker's, each at once."""
+        for name in ("ca.crt", f"broker-{self.number}.crt", f"broker-{self.number}.key"):
+            shutil.copy(source / name, self.certificates / "new")
+            os.replace(self.certificates / "new", self.certificates / name)
 
 
 class KafkaNode(Node):

@@ -21,7 +21,7 @@ from load import MEMBERS, Load  # noqa: E402
 from network import Network  # noqa: E402
 from report import Result, anomalies, progress, table  # noqa: E402
 
-NAMES = ("grow", "kill", "stop", "cut", "roll")
+NAMES = ("grow", "kill", "stop", "cut", "stranger", "roll")
 # A load that acknowledges fewer records in a second of a scenario shows little; faults pause it.
 ACKED_PER_S_MIN = 50
 
@@ -98,6 +98,8 @@ class Runner:
                 self.scenario(cluster, "stop", durations)
             if "cut" in wanted:
                 self.scenario(cluster, "cut", *([2] * 10 if options.long else [1]))
+            if "stranger" in wanted:
+                self.scenario(cluster, "stranger", None)
             if "roll" in wanted:
                 self.scenario(cluster, "roll", *([3] * 3 if options.long else [1]))
             for node in cluster.nodes:
