@@ -4,6 +4,7 @@ They run in a network namespace of the test, so their ports are fixed. A process
 """
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,8 @@ CLUSTER_ID = "cluster-test"
 START_S_MAX = 60
 # Until all brokers are there, every replica has caught up, and all brokers say so.
 WHOLE_S_MAX = 120
+# How many different warnings of a broker are shown after a failure.
+WARNINGS_MAX = 20
 
 
 def host_of(number):
@@ -213,7 +216,7 @@ class Cluster:
             self.check_running()
             return not_whole(self.views(topic), numbers, topic)
 
-        return wait_for(f"all of {self.name} is there and in sync", seconds_max, obstacle, every=0.1)
+        return wait_for(f"all of {self.name} is there and in sync", seconds_max, obstacle, every=0.25)
 
     def views(self, topic):
         views = {}
@@ -224,13 +227,23 @@ class Cluster:
                 views[node.number] = repr(error)
         return views
 
-    def log_warnings(self, lines_max=40):
-        """The last lines of each node's log that are more than information."""
+    def log_warnings(self):
+        """The end of each node's warnings and errors."""
         for node in self.all:
             if node.log_path.exists():
-                lines = node.log_path.read_text(errors="replace").splitlines()
-                worse = [line for line in lines if " WARN " in line or "ERROR" in line or "panicked" in line]
-                yield f"broker {node.number}: {len(worse)} warnings and errors", worse[-lines_max:]
+                worse = warnings(node.log_path.read_text(errors="replace").splitlines())
+                yield f"broker {node.number}: {len(worse)} different warnings and errors", worse[-WARNINGS_MAX:]
+
+
+def warnings(lines):
+    """Lines that are more than information; of those that differ only in numbers the last, and how many they are."""
+    found = {}
+    for line in lines:
+        if " WARN " in line or " ERROR " in line or "panicked" in line:
+            kind = re.sub(r"\d+", "", line)
+            count, _ = found.pop(kind, (0, ""))
+            found[kind] = (count + 1, line)
+    return [line if count == 1 else f"{line}   ({count} times)" for count, line in found.values()]
 
 
 def not_whole(views, numbers, topic=None):

@@ -16,7 +16,7 @@ import network  # noqa: E402
 import report  # noqa: E402
 import scenarios  # noqa: E402
 import waiting  # noqa: E402
-from clusters import not_whole  # noqa: E402
+from clusters import not_whole, warnings  # noqa: E402
 from history import History  # noqa: E402
 from metadata import Partition, View  # noqa: E402
 
@@ -72,6 +72,12 @@ class Whole(unittest.TestCase):
         self.assertRegex(self.missing(leaders=(1, 3, 3)), "t/1 is led by 2 and by 3")
         self.assertRegex(not_whole({1: "refused"}, self.NUMBERS, "t"), "broker 1 does not answer: refused")
         self.assertRegex(not_whole({1: View({1: "", 2: "", 3: ""}, 1)}, self.NUMBERS, "t"), "does not know t")
+
+
+class Warnings(unittest.TestCase):
+    def test_those_that_differ_in_numbers_are_shown_once(self):
+        lines = ["01:00 WARN x=1", "01:01 INFO y", "01:02 ERROR z", "01:03 WARN x=2"]
+        self.assertEqual(["01:02 ERROR z", "01:03 WARN x=2   (2 times)"], warnings(lines))
 
 
 class Roles(unittest.TestCase):
