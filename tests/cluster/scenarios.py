@@ -205,15 +205,17 @@ def stranger(run, _):
 
 
 def grow(run, nodes):
-    """Brokers join one after the other; each time until every replica of every partition is in sync."""
+    """Brokers join one after the other, until every replica of every partition is in sync on all of them. Two brokers
+    tolerate no failure, so the partitions get more replicas only with the third."""
     events = []
     for node in nodes:
         run.rest()
         events.append(Event(now(), f"join of broker {node.number}"))
         run.cluster.add(node)
-        run.whole()
         run.go_on(now(), f"join of broker {node.number}")
-        progress(f"broker {node.number} joined, all in sync after {run.recoveries[-1]:.1f} s")
+        progress(f"broker {node.number} joined")
+    run.whole()
+    progress(f"all in sync after {run.recoveries[-1]:.1f} s")
     run.rest()
     return events
 
