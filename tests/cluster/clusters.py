@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import urllib.request
 
 import certificates
 import metadata
@@ -31,6 +32,9 @@ def host_of(number):
 
 class Node(Broker):
     """One process of a cluster. `is_wanted` says whether it should run: one that ended by itself is an error."""
+
+    def save_state(self):
+        return ()
 
     def __init__(self, number, directory):
         self.number, self.host = number, host_of(number)
@@ -115,6 +119,17 @@ class RopewalkNode(Node):
         return [self.binary, "run", "--config", str(self.config)]
 
 
+    def save_state(self):
+        """Writes what the broker says of its cluster and of itself to files; their paths."""
+        for path, name in (("v1/cluster", "cluster.json"), ("metrics", "metrics")):
+            file = self.directory / f"broker-{self.number}.{name}"
+            try:
+                with urllib.request.urlopen(f"http://{self.admin}/{path}", timeout=5) as answer:
+                    file.write_bytes(answer.read())
+            except OSError as error:
+                file.write_text(f"no answer: {error!r}\n")
+            yield file
+
     def take_certificates(self, source):
         """Puts the files of another directory in the place of this broker's, each at once."""
         for name in ("ca.crt", f"broker-{self.number}.crt", f"broker-{self.number}.key"):
@@ -187,9 +202,9 @@ class Cluster:
         """Starts the nodes together and waits until they answer."""
         for node in nodes:
             node.start(wait=False)
+        self.nodes += nodes
         for node in nodes:
             wait_for(f"broker {node.number} of {self.name} answers", WHOLE_S_MAX, node.cannot_be_asked)
-        self.nodes += nodes
 
     def check_running(self):
         for node in self.nodes:

@@ -71,15 +71,16 @@ class Runner:
 
     @contextlib.contextmanager
     def explained(self, cluster):
-        """After a failure the logs are kept, and their warnings are shown."""
+        """After a failure the logs and the state of the brokers are kept, and warnings are shown."""
         try:
             yield cluster
         except BaseException:
             clusters.show_warnings(cluster)
-            self.keep(*(node.log_path for node in cluster.all if node.log_path.exists()))
+            for node in cluster.nodes:
+                self.keep(node.log_path, *node.save_state())
             raise
         if any(result.anomalies for result in self.results):
-            self.keep(*(node.log_path for node in cluster.all))
+            self.keep(*(node.log_path for node in cluster.nodes))
 
     def ropewalk(self):
         options, wanted = self.options, self.options.scenarios or NAMES
