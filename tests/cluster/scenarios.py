@@ -157,9 +157,8 @@ def roll(run, times):
     events = []
     for node in run.cluster.nodes * times:
         run.rest()
-        events.append(Event(now(), "SIGTERM in a rolling restart"))
+        events.append(Event(now(), "restart with SIGTERM"))
         node.stop()
-        events.append(Event(now(), "start in a rolling restart"))
         node.start(wait=False)
         run.go_on(events[-1].at, f"rolling restart, broker {node.number}")
         run.whole()

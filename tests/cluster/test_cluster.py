@@ -145,10 +145,12 @@ class Report(unittest.TestCase):
         kind, result = report.KILLS[0], report.Result("ropewalk", "kill")
         result.add([report.Event(int(10e9)), report.Event(int(3.5e9), kind)], told, [])
         self.assertEqual({kind: [5.5]}, result.pauses)
+        self.assertEqual({"p": [5.5]}, result.waits)
         lines = list(report.table([result]))
         self.assertRegex(lines[1], r"ropewalk +kill -9 of a leader +1 +5.50 +5.50$")
         self.assertRegex(lines[2], r"ropewalk +every kill -9 +1 +5.50 +5.50$")
         self.assertIn("7 sends acknowledged, 0 unknown, 0 records read, 0 anomalies", lines[3])
+        self.assertIn("p 5.50", lines[4])
 
     def test_median(self):
         self.assertEqual(2, report.median([3, 1, 2]))
