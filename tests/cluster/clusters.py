@@ -21,7 +21,7 @@ CLUSTER_ID = "cluster-test"
 # The JVM starts in seconds, on two busy cores in many.
 START_S_MAX = 60
 # Until all brokers are there, every replica has caught up, and all brokers say so.
-WHOLE_S_MAX = 60
+WHOLE_S_MAX = 120
 # How many different warnings of a broker are shown after a failure.
 WARNINGS_MAX = 20
 
