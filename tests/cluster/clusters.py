@@ -3,9 +3,13 @@
 They run in a network namespace of the test, so their ports are fixed. A process is ended by its own pid.
 """
 
+import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
+import urllib.request
 
 import certificates
 import metadata
@@ -18,6 +22,8 @@ CLUSTER_ID = "cluster-test"
 START_S_MAX = 60
 # Until all brokers are there, every replica has caught up, and all brokers say so.
 WHOLE_S_MAX = 120
+# How many different warnings of a broker are shown after a failure.
+WARNINGS_MAX = 20
 
 
 def host_of(number):
@@ -26,6 +32,9 @@ def host_of(number):
 
 class Node(Broker):
     """One process of a cluster. `is_wanted` says whether it should run: one that ended by itself is an error."""
+
+    def save_state(self):
+        return ()
 
     def __init__(self, number, directory):
         self.number, self.host = number, host_of(number)
@@ -79,11 +88,13 @@ class RopewalkNode(Node):
 
     def __init__(self, binary, number, directory):
         super().__init__(number, directory)
-        self.binary = str(binary)
+        self.binary, self.certificates = str(binary), directory / f"certificates-{number}"
 
     def configure(self, seeds):
         """The settings of a broker that joins the seeds, or without any is the first of its cluster."""
         certificates.make_certificate(self.directory, self.number, CLUSTER_ID)
+        self.certificates.mkdir()
+        self.take_certificates(self.directory)
         peer = f"{self.host}:{PEER_PORT}"
         settings = {
             "node.id": self.number,
@@ -93,9 +104,9 @@ class RopewalkNode(Node):
             "admin.token.file": self.directory / "token",
             "ropewalk.peer.listener": peer,
             "ropewalk.peer.advertised": peer,
-            "ropewalk.peer.certificate.file": self.directory / f"broker-{self.number}.crt",
-            "ropewalk.peer.key.file": self.directory / f"broker-{self.number}.key",
-            "ropewalk.peer.ca.file": self.directory / "ca.crt",
+            "ropewalk.peer.certificate.file": self.certificates / f"broker-{self.number}.crt",
+            "ropewalk.peer.key.file": self.certificates / f"broker-{self.number}.key",
+            "ropewalk.peer.ca.file": self.certificates / "ca.crt",
             "group.initial.rebalance.delay.ms": 0,
         }
         if seeds:
@@ -106,6 +117,24 @@ class RopewalkNode(Node):
 
     def command(self):
         return [self.binary, "run", "--config", str(self.config)]
+
+
+    def save_state(self):
+        """Writes what the broker says of its cluster and of itself to files; their paths."""
+        for path, name in (("v1/cluster", "cluster.json"), ("metrics", "metrics")):
+            file = self.directory / f"broker-{self.number}.{name}"
+            try:
+                with urllib.request.urlopen(f"http://{self.admin}/{path}", timeout=5) as answer:
+                    file.write_bytes(answer.read())
+            except OSError as error:
+                file.write_text(f"no answer: {error!r}\n")
+            yield file
+
+    def take_certificates(self, source):
+        """Puts the files of another directory in the place of this broker's, each at once."""
+        for name in ("ca.crt", f"broker-{self.number}.crt", f"broker-{self.number}.key"):
+            shutil.copy(source / name, self.certificates / "new")
+            os.replace(self.certificates / "new", self.certificates / name)
 
 
 class KafkaNode(Node):
@@ -173,9 +202,9 @@ class Cluster:
         """Starts the nodes together and waits until they answer."""
         for node in nodes:
             node.start(wait=False)
+        self.nodes += nodes
         for node in nodes:
             wait_for(f"broker {node.number} of {self.name} answers", WHOLE_S_MAX, node.cannot_be_asked)
-        self.nodes += nodes
 
     def check_running(self):
         for node in self.nodes:
@@ -202,7 +231,7 @@ class Cluster:
             self.check_running()
             return not_whole(self.views(topic), numbers, topic)
 
-        return wait_for(f"all of {self.name} is there and in sync", seconds_max, obstacle, every=0.1)
+        return wait_for(f"all of {self.name} is there and in sync", seconds_max, obstacle, every=0.25)
 
     def views(self, topic):
         views = {}
@@ -213,13 +242,23 @@ class Cluster:
                 views[node.number] = repr(error)
         return views
 
-    def log_warnings(self, lines_max=40):
-        """The last lines of each node's log that are more than information."""
+    def log_warnings(self):
+        """The end of each node's warnings and errors."""
         for node in self.all:
             if node.log_path.exists():
-                lines = node.log_path.read_text(errors="replace").splitlines()
-                worse = [line for line in lines if " WARN " in line or "ERROR" in line or "panicked" in line]
-                yield f"broker {node.number}: {len(worse)} warnings and errors", worse[-lines_max:]
+                worse = warnings(node.log_path.read_text(errors="replace").splitlines())
+                yield f"broker {node.number}: {len(worse)} different warnings and errors", worse[-WARNINGS_MAX:]
+
+
+def warnings(lines):
+    """Lines that are more than information; of those that differ only in numbers the last, and how many they are."""
+    found = {}
+    for line in lines:
+        if " WARN " in line or " ERROR " in line or "panicked" in line:
+            kind = re.sub(r"\d+", "", line)
+            count, _ = found.pop(kind, (0, ""))
+            found[kind] = (count + 1, line)
+    return [line if count == 1 else f"{line}   ({count} times)" for count, line in found.values()]
 
 
 def not_whole(views, numbers, topic=None):

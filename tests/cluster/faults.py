@@ -21,7 +21,7 @@ from load import MEMBERS, Load  # noqa: E402
 from network import Network  # noqa: E402
 from report import Result, anomalies, progress, table  # noqa: E402
 
-NAMES = ("grow", "kill", "stop", "cut", "roll")
+NAMES = ("grow", "kill", "stop", "cut", "stranger", "roll")
 # A load that acknowledges fewer records in a second of a scenario shows little; faults pause it.
 ACKED_PER_S_MIN = 50
 
@@ -71,15 +71,16 @@ class Runner:
 
     @contextlib.contextmanager
     def explained(self, cluster):
-        """After a failure the logs are kept, and their warnings are shown."""
+        """After a failure the logs and the state of the brokers are kept, and warnings are shown."""
         try:
             yield cluster
         except BaseException:
             clusters.show_warnings(cluster)
-            self.keep(*(node.log_path for node in cluster.all if node.log_path.exists()))
+            for node in cluster.nodes:
+                self.keep(node.log_path, *node.save_state())
             raise
         if any(result.anomalies for result in self.results):
-            self.keep(*(node.log_path for node in cluster.all))
+            self.keep(*(node.log_path for node in cluster.nodes))
 
     def ropewalk(self):
         options, wanted = self.options, self.options.scenarios or NAMES
@@ -98,6 +99,8 @@ class Runner:
                 self.scenario(cluster, "stop", durations)
             if "cut" in wanted:
                 self.scenario(cluster, "cut", *([2] * 10 if options.long else [1]))
+            if "stranger" in wanted:
+                self.scenario(cluster, "stranger", None)
             if "roll" in wanted:
                 self.scenario(cluster, "roll", *([3] * 3 if options.long else [1]))
             for node in cluster.nodes:

@@ -27,6 +27,7 @@ class Result:
     cluster: str
     scenario: str
     pauses: dict = field(default_factory=dict)  # kind -> seconds, one for each event
+    waits: dict = field(default_factory=dict)  # client -> seconds, one for each event of a kind
     recoveries: list = field(default_factory=list)  # seconds from a broker's start until all is in sync
     acked: int = 0
     unknown: int = 0
@@ -37,10 +38,14 @@ class Result:
     def add(self, events, told, found):
         """Adds what one history shows."""
         events = sorted(events, key=lambda event: event.at)
-        pauses = checker.pauses(told, [event.at for event in events])
-        for event, pause in zip(events, pauses, strict=True):
+        times = [event.at for event in events]
+        for event, pause in zip(events, checker.pauses(told, times), strict=True):
             if event.kind:
                 self.pauses.setdefault(event.kind, []).append(pause)
+        for client, waits in checker.pauses_of_clients(told, times).items():
+            if client != "reads-all":
+                of_kinds = [wait for event, wait in zip(events, waits, strict=True) if event.kind]
+                self.waits.setdefault(client, []).extend(of_kinds)
         self.acked += sum(send["outcome"] == "ok" for send in told.sends)
         self.unknown += sum(send["outcome"] == "info" for send in told.sends)
         self.read += sum(len(poll["records"]) for poll in told.polls())
@@ -86,4 +91,6 @@ def table(results):
     for result in results:
         yield (f"{result.cluster} {result.scenario}: {result.acked} sends acknowledged, {result.unknown} unknown, "
                f"{result.read} records read, {len(result.anomalies)} anomalies, {result.seconds:.0f} s")
+        waits = [f"{client} {max(waits):.2f}" for client, waits in sorted(result.waits.items())]
+        yield f"    the longest that a client waited in one partition, s: {', '.join(waits)}"
         yield from (f"    {anomaly}" for anomaly in result.anomalies[:checker.SHOWN_MAX])

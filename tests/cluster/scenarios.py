@@ -5,13 +5,18 @@ A scenario leaves the cluster whole: all brokers are there, and all replicas in 
 
 import time
 
+import certificates
+from clusters import CLUSTER_ID
 from history import now
 from report import ROLES, Event, progress
+from waiting import wait_for
 
 # How long the load goes on before a fault, in seconds.
 REST_S = (0.5, 1.5)
 # A broker stays down at least this long after all clients have gone on.
 DOWN_S = (0.2, 1.0)
+# Until the others refuse a broker that they do not trust.
+REFUSED_S_MAX = 30
 # How long a cut lasts, in seconds: longer than an election and the closing of connections.
 CUT_S = (4.0, 8.0)
 # One kill of so many hits the broker again while it recovers.
@@ -152,9 +157,8 @@ def roll(run, times):
     events = []
     for node in run.cluster.nodes * times:
         run.rest()
-        events.append(Event(now(), "SIGTERM in a rolling restart"))
+        events.append(Event(now(), "restart with SIGTERM"))
         node.stop()
-        events.append(Event(now(), "start in a rolling restart"))
         node.start(wait=False)
         run.go_on(events[-1].at, f"rolling restart, broker {node.number}")
         run.whole()
@@ -162,16 +166,55 @@ def roll(run, times):
     return events
 
 
+def stranger(run, _):
+    """A broker comes back with certificates of another authority: it is refused until it has its own again."""
+    events = []
+    run.rest()
+    node = run.choose("controller")
+    others = run.cluster.others(node)
+    foreign = node.directory / "foreign"
+    foreign.mkdir()
+    certificates.make_authority(foreign)
+    certificates.make_certificate(foreign, node.number, CLUSTER_ID)
+    events.append(Event(now(), "start with certificates of another authority"))
+    node.stop()
+    logged = {other.number: len(other.log()) for other in others}
+    node.take_certificates(foreign)
+    node.start(wait=False)
+
+    def missing():
+        run.cluster.check_running()
+        silent = [f"broker {other.number}" for other in others
+                  if "connection of broker refused" not in other.log()[logged[other.number]:]]
+        return silent and f"{' and '.join(silent)} logged no refusal"
+
+    wait_for(f"broker {node.number} is refused", REFUSED_S_MAX, missing)
+    run.go_on(events[-1].at, f"broker {node.number} is refused")
+    views = run.cluster.views(run.load.topic)
+    for other in others:
+        for at, partition in views[other.number].topics[run.load.topic].items():
+            if partition.leader == node.number:
+                raise AssertionError(f"{at} is led by broker {node.number}, which has certificates of another authority")
+    # It takes the files over while it runs.
+    events.append(Event(now(), "certificates of the right authority"))
+    node.take_certificates(node.directory)
+    run.whole()
+    progress(f"broker {node.number} was refused, and all is in sync {run.recoveries[-1]:.1f} s after it had its certificates")
+    return events
+
+
 def grow(run, nodes):
-    """Brokers join one after the other; each time until every replica of every partition is in sync."""
+    """Brokers join one after the other, until every replica of every partition is in sync on all of them. Two brokers
+    tolerate no failure, so the partitions get more replicas only with the third."""
     events = []
     for node in nodes:
         run.rest()
         events.append(Event(now(), f"join of broker {node.number}"))
         run.cluster.add(node)
-        run.whole()
         run.go_on(now(), f"join of broker {node.number}")
-        progress(f"broker {node.number} joined, all in sync after {run.recoveries[-1]:.1f} s")
+        progress(f"broker {node.number} joined")
+    run.whole()
+    progress(f"all in sync after {run.recoveries[-1]:.1f} s")
     run.rest()
     return events
 

@@ -16,7 +16,7 @@ import network  # noqa: E402
 import report  # noqa: E402
 import scenarios  # noqa: E402
 import waiting  # noqa: E402
-from clusters import not_whole  # noqa: E402
+from clusters import not_whole, warnings  # noqa: E402
 from history import History  # noqa: E402
 from metadata import Partition, View  # noqa: E402
 
@@ -72,6 +72,12 @@ class Whole(unittest.TestCase):
         self.assertRegex(self.missing(leaders=(1, 3, 3)), "t/1 is led by 2 and by 3")
         self.assertRegex(not_whole({1: "refused"}, self.NUMBERS, "t"), "broker 1 does not answer: refused")
         self.assertRegex(not_whole({1: View({1: "", 2: "", 3: ""}, 1)}, self.NUMBERS, "t"), "does not know t")
+
+
+class Warnings(unittest.TestCase):
+    def test_those_that_differ_in_numbers_are_shown_once(self):
+        lines = ["01:00 WARN x=1", "01:01 INFO y", "01:02 ERROR z", "01:03 WARN x=2"]
+        self.assertEqual(["01:02 ERROR z", "01:03 WARN x=2   (2 times)"], warnings(lines))
 
 
 class Roles(unittest.TestCase):
@@ -139,10 +145,12 @@ class Report(unittest.TestCase):
         kind, result = report.KILLS[0], report.Result("ropewalk", "kill")
         result.add([report.Event(int(10e9)), report.Event(int(3.5e9), kind)], told, [])
         self.assertEqual({kind: [5.5]}, result.pauses)
+        self.assertEqual({"p": [5.5]}, result.waits)
         lines = list(report.table([result]))
         self.assertRegex(lines[1], r"ropewalk +kill -9 of a leader +1 +5.50 +5.50$")
         self.assertRegex(lines[2], r"ropewalk +every kill -9 +1 +5.50 +5.50$")
         self.assertIn("7 sends acknowledged, 0 unknown, 0 records read, 0 anomalies", lines[3])
+        self.assertIn("p 5.50", lines[4])
 
     def test_median(self):
         self.assertEqual(2, report.median([3, 1, 2]))

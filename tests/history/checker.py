@@ -197,12 +197,28 @@ def pauses(history, events):
     for send in history.sends:
         if send["outcome"] == OK:
             acks[send["partition"]].append(send["ended"])
-    for times in acks.values():
-        times.sort()
+    return longest_gaps(acks.values(), events)
+
+
+def pauses_of_clients(history, events):
+    """The same for each process: the time that it waited in one partition, for an acknowledgement or for records."""
+    times = defaultdict(lambda: defaultdict(list))
+    for send in history.sends:
+        if send["outcome"] == OK:
+            times[send["process"]][send["partition"]].append(send["ended"])
+    for poll in history.polls():
+        for partition in {partition for partition, *_ in poll["records"]}:
+            times[poll["process"]][partition].append(poll["ended"])
+    return {process: list(longest_gaps(of.values(), events)) for process, of in times.items()}
+
+
+def longest_gaps(all_times, events):
+    """For each event the longest gap in seconds in one of the lists of times, from the event on and until the next."""
+    all_times = [sorted(times) for times in all_times]
     events = sorted(events)
     for event, following in zip(events, [*events[1:], float("inf")]):
         longest = 0
-        for times in acks.values():
+        for times in all_times:
             first = bisect_right(times, event)
             for before, after in zip([event, *times[first:]], times[first:]):
                 if before >= following:

@@ -206,6 +206,17 @@ class Pauses(unittest.TestCase):
         events = [int(2e9), int(3.5e9), int(6.5e9), int(20e9)]
         self.assertEqual([1.5, 1.5, 2.5, 0.0], list(checker.pauses(history, events)))
 
+    def test_a_client_that_waits_is_seen_while_others_go_on(self):
+        second = 1_000_000_000
+        history = History()
+        for at in range(8):
+            history.add(send(f"a{at}", at, ended=at * second, process="a"))
+            if at in (0, 1, 6, 7):
+                history.add(send(f"b{at}", 8 + at, ended=at * second, process="b"))
+                history.add({**poll((at, f"a{at}"), (8 + at, f"b{at}")), "ended": at * second})
+        self.assertEqual([1.0], list(checker.pauses(history, [second])))
+        self.assertEqual({"a": [1.0], "b": [5.0], "c": [5.0]}, checker.pauses_of_clients(history, [second]))
+
 
 class Files(unittest.TestCase):
     def test_what_is_recorded_is_read(self):
