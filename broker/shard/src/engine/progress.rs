@@ -1,5 +1,7 @@
 //! How far the log of each member is, as the leader knows it.
 
+use raft::ProgressState;
+
 use super::Engine;
 use crate::limits;
 
@@ -13,7 +15,8 @@ pub struct Progress {
     /// Whether the replica votes; otherwise it is a learner.
     pub is_voter: bool,
     /// Whether the replica lacks at most [`limits::CAUGHT_UP_ENTRIES_MAX`] entries of the leader's
-    /// log, and has answered within the last election timeout. Such a learner can be promoted.
+    /// log and is being sent them, and has answered within the last election timeout. Such a
+    /// learner can be promoted. One that waits for files may lack entries that no log has any more.
     pub is_caught_up: bool,
 }
 
@@ -44,7 +47,8 @@ impl Engine {
         replica == self.id()
             || known.is_some_and(|progress| {
                 let lacks = self.last_index().saturating_sub(progress.matched);
-                progress.recent_active && lacks <= limits::CAUGHT_UP_ENTRIES_MAX
+                let is_sent = lacks == 0 || progress.state == ProgressState::Replicate;
+                progress.recent_active && is_sent && lacks <= limits::CAUGHT_UP_ENTRIES_MAX
             })
     }
 }
