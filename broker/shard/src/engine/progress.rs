@@ -44,7 +44,7 @@ impl Engine {
         replica == self.id()
             || known.is_some_and(|progress| {
                 let lacks = self.last_index().saturating_sub(progress.matched);
-                progress.recent_active && lacks <= limits::CAUGHT_UP_ENTRIES_MAX
+                !self.heard.is_silent(replica) && lacks <= limits::CAUGHT_UP_ENTRIES_MAX
             })
     }
 }
