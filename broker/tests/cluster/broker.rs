@@ -57,7 +57,7 @@ impl Policy for Observing {
     }
 }
 
-fn clock_ms() -> i64 {
+pub(crate) fn clock_ms() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     i64::try_from(now.expect("after 1970").as_millis()).expect("it fits")
 }

@@ -4,6 +4,7 @@
 mod authority;
 mod broker;
 mod catalog;
+mod placement;
 
 use std::sync::Arc;
 

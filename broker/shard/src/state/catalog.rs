@@ -33,8 +33,8 @@ mod tombstones;
 mod unchanged;
 
 pub use crate::placement::{BrokerInfo, PeerEndpoint, PlacedReplica, Role, ShardInfo, Standing};
-pub use answer::{Answer, Change, Refusal};
-pub use declare::{Binding, DeclareOutcome};
+pub use answer::{Answer, Change, DeclareOutcome, Refusal};
+pub use declare::Binding;
 
 /// The part of the state that only shard 0 has.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{DeclareOutcome, Fence};
+use super::Fence;
 use crate::command::ConfigResource;
 use crate::id::{BrokerId, ReplicaId, ShardId, TopicId};
 use crate::limits;
@@ -34,6 +34,21 @@ pub enum Answer {
     Refused(Refusal),
     /// The broker has this replica of the shard.
     Replica(ReplicaId),
+}
+
+/// The result of a declaration: the topic is as its owner declared it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeclareOutcome {
+    /// The topic's id.
+    pub id: TopicId,
+    /// Number of partitions: as many as were declared, or more.
+    pub partitions: usize,
+    /// Whether the topic was created.
+    pub created: bool,
+    /// Whether the topic existed without an owner.
+    pub adopted: bool,
+    /// What was reconciled: `partitions`, `config.KEY`.
+    pub changed: Vec<String>,
 }
 
 /// What a command changed: views of these parts of the catalog have to be refreshed.

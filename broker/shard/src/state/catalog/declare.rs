@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Catalog, Refusal, Topic};
+use super::{Catalog, DeclareOutcome, Refusal, Topic};
 use crate::command::{ConfigResource, NewTopic, StartPosition};
 use crate::id::TopicId;
 
@@ -17,21 +17,6 @@ pub struct Binding {
     pub start: StartPosition,
     /// Number of those partitions; in every later one the group begins at the log start.
     pub partitions: u32,
-}
-
-/// The result of a declaration: the topic is as its owner declared it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DeclareOutcome {
-    /// The topic's id.
-    pub id: TopicId,
-    /// Number of partitions: as many as were declared, or more.
-    pub partitions: usize,
-    /// Whether the topic was created.
-    pub created: bool,
-    /// Whether the topic existed without an owner.
-    pub adopted: bool,
-    /// What was reconciled: `partitions`, `config.KEY`.
-    pub changed: Vec<String>,
 }
 
 impl Catalog {

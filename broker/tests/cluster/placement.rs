@@ -1,0 +1,272 @@
+//! Brokers whose catalog is replicated as well: replicas are placed, moved and destroyed, and topics
+//! are created, through any of them.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock, Weak};
+
+use ropewalk_broker::catalog::{
+    Balancer, MembersLoop, NewTopic, Placement, Reconciler, Topics, View,
+};
+use ropewalk_broker::cluster::{Cluster, Link, Options};
+use ropewalk_broker::settings::Settings;
+use ropewalk_disk::SimDisk;
+use ropewalk_node::{Node, NodeOptions, Observer, ShardHandle};
+use ropewalk_peer::{CertificateFiles, Class};
+use ropewalk_segment::SegmentConfig;
+use ropewalk_shard::command::{BrokerInfo, CatalogCommand, Command, PeerEndpoint, Role, Standing};
+use ropewalk_shard::state::catalog::Answer;
+use ropewalk_shard::{BrokerId, Effect, Outcome, PartitionId, ShardId};
+use ropewalk_store::policy::Policy;
+use ropewalk_store::{Identity, checkpoint, recovery, transfer};
+use tempfile::TempDir;
+use tokio::task::JoinSet;
+
+use crate::authority::{Authority, CLUSTER};
+use crate::broker::{clock_ms, until, within};
+use crate::catalog::known;
+
+/// Shards beside the catalog.
+const SHARDS: u32 = 3;
+
+/// Passes the effects of a node on, as the broker's own listener does.
+#[derive(Debug)]
+struct Listener {
+    view: Arc<View>,
+    link: Arc<Link>,
+    node: OnceLock<Weak<Node>>,
+}
+
+impl Observer for Listener {
+    fn applied(&self, _: ShardId, effects: &[Effect]) {
+        let Some(node) = self.node.get().and_then(Weak::upgrade) else { return };
+        for effect in effects {
+            let Effect::CatalogChanged(change) = effect else { continue };
+            let state = node.catalog().state();
+            self.view.follow(state.catalog.as_ref().expect("of the catalog"), change);
+        }
+    }
+
+    fn leads(&self, _: ShardId, _: Option<u64>) {
+        self.link.leads();
+    }
+
+    fn installed(&self, shard: &ShardHandle) {
+        if let Some(catalog) = &shard.state().catalog {
+            self.view.reload(catalog);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Plain;
+
+impl Policy for Plain {
+    fn segments(&self, _: PartitionId) -> SegmentConfig {
+        SegmentConfig::default()
+    }
+}
+
+/// A broker with all loops of its catalog.
+struct Broker {
+    id: BrokerId,
+    node: Arc<Node>,
+    view: Arc<View>,
+    cluster: Arc<Cluster>,
+    topics: Topics,
+    tasks: JoinSet<()>,
+    _files: TempDir,
+}
+
+fn options(disk: SimDisk, id: BrokerId, listener: Arc<Listener>) -> NodeOptions {
+    let identity = match id.0 {
+        0 => Identity::first(CLUSTER.to_owned(), id, SHARDS),
+        _ => Identity::joining(CLUSTER.to_owned(), id, SHARDS),
+    };
+    let wal = ropewalk_wal::Options {
+        file_bytes: 1 << 20,
+        first_file_bytes: 1 << 20,
+        files_bytes_max: 64 << 20,
+        spares_max: 2,
+        prefilled: 0,
+    };
+    NodeOptions {
+        disk: Arc::new(disk),
+        dir: PathBuf::from("/data"),
+        format: Some(identity),
+        peers: Arc::clone(&listener.link) as _,
+        observer: listener,
+        policy: Arc::new(Plain),
+        on_fatal: Arc::new(|error| panic!("{error}")),
+        on_round: Arc::new(|_| ()),
+        clock_ms,
+        recovery: recovery::Options { wal, tail_bytes_max: 4 << 20, open_files_max: 16 },
+        checkpoint: checkpoint::Options {
+            wal_used_bytes_soft_max: 2 << 20,
+            checkpoint_age_ms: 100,
+            syncs_per_second: 2_000,
+            disk_free_bytes_min: 0,
+            unsynced_logs_max: 100,
+        },
+        transfer: transfer::Options { disk_free_bytes_min: 0, ..Default::default() },
+    }
+}
+
+impl Broker {
+    fn start(number: i32, (files, certificates): (TempDir, CertificateFiles)) -> Self {
+        let id = BrokerId(number);
+        let settings = Arc::new(Settings::new([]).expect("valid"));
+        let view = Arc::new(View::new(Arc::clone(&settings)));
+        let link = Link::new(id, Arc::clone(&view) as _);
+        let listener =
+            Listener { view: Arc::clone(&view), link: Arc::clone(&link), node: OnceLock::new() };
+        let listener = Arc::new(listener);
+        let disk = SimDisk::new(u64::from(number.unsigned_abs()) + 1);
+        let node = Node::open(options(disk, id, Arc::clone(&listener)));
+        let node = Arc::new(node.expect("it opens"));
+        listener.node.set(Arc::downgrade(&node)).expect("once");
+        if let Some(catalog) = node.try_catalog() {
+            view.reload(catalog.state().catalog.as_ref().expect("of the catalog"));
+        }
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let peers = ropewalk_peer::Options {
+            broker: id,
+            cluster_id: CLUSTER.to_owned(),
+            incarnation: 1,
+            features: 1,
+            listen: [any, any],
+            certificates,
+        };
+        let options = Options { node: Arc::clone(&node), link, own: known(id), peers };
+        let (cluster, service) = Cluster::open(options).expect("it opens");
+        let (n, v, c) = (|| Arc::clone(&node), || Arc::clone(&view), || Arc::clone(&cluster));
+        let reconciler = Arc::new(Reconciler::new(n(), v(), c()));
+        let topics = Topics::new(n(), v(), settings, Arc::clone(&reconciler));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async { service.run().await.expect("no task ends") });
+        tasks.spawn(Arc::new(MembersLoop::new(c(), n(), v())).run());
+        tasks.spawn(Arc::new(Balancer::new(c(), n(), v())).run());
+        let waits = n();
+        tasks.spawn(async move {
+            waits.catalog_arrived().await;
+            reconciler.run().await;
+        });
+        Self { id, node, view, cluster, topics, tasks, _files: files }
+    }
+
+    fn endpoint(&self) -> PeerEndpoint {
+        let port = |class| self.cluster.local_addr(class).expect("it is bound").port();
+        PeerEndpoint { host: "127.0.0.1".to_owned(), ports: Class::ALL.map(port) }
+    }
+
+    async fn change(&self, command: CatalogCommand) -> Answer {
+        let proposed = self.cluster.propose(ShardId::CATALOG, Command::Catalog(command)).await;
+        match proposed {
+            Ok(Outcome::Catalog { answer, .. }) => answer,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn register(&self, of: &Self) {
+        let peer = Some(of.endpoint());
+        let info = BrokerInfo { peer, incarnation: 1, ..BrokerInfo::default() };
+        let command = CatalogCommand::RegisterBroker { broker: of.id, info };
+        assert_eq!(self.change(command).await, Answer::Done);
+    }
+
+    /// Whether the view shows so many voters of every shard, and nothing else but learners of the
+    /// catalog.
+    fn shows_voters(&self, voters: usize) -> bool {
+        let is_settled = |(shard, placement): (&ShardId, &Arc<Placement>)| {
+            let with = |role| placement.values().filter(|placed| placed.role == role).count();
+            let learners = with(Role::Learner);
+            with(Role::Voter) == voters
+                && with(Role::Leaving) == 0
+                && (learners == 0 || *shard == ShardId::CATALOG)
+        };
+        let placements = self.view.placements();
+        !placements.is_empty() && placements.iter().all(is_settled)
+    }
+
+    /// The shards that this broker leads.
+    fn led(&self) -> usize {
+        self.node.shards().filter(|shard| shard.leading().is_some()).count()
+    }
+
+    async fn stop(mut self) {
+        self.node.stop().await;
+        self.cluster.stop();
+        self.tasks.shutdown().await;
+    }
+}
+
+fn topic(name: &str) -> NewTopic {
+    NewTopic { name: name.to_owned(), partitions: Some(3), configs: vec![], owner: None }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_grows_to_three_brokers_and_a_drained_one_is_left_and_forgotten() {
+    let authority = Authority::new();
+    let brokers: Vec<_> = (0..3).map(|id| Broker::start(id, authority.files(id))).collect();
+    let first = &brokers[0];
+    until("the first leads", || first.led() == 4).await;
+    let created = first.topics.create(vec![topic("early")], false).await;
+    created[0].as_ref().expect("it is created");
+    let seed = first.endpoint();
+    for joining in &brokers[1..] {
+        let address = ropewalk_peer::PeerAddress { host: seed.host.clone(), ports: seed.ports };
+        joining.cluster.seed([(first.id, address)].into());
+        first.register(joining).await;
+        let shard = ShardId::CATALOG;
+        let place = CatalogCommand::PlaceReplica { shard, broker: joining.id };
+        let answer = first.change(place).await;
+        let Answer::Replica(replica) = answer else { panic!("{answer:?}") };
+        joining.node.expect(shard, replica.0);
+    }
+    first.register(first).await;
+    until("all replicas vote", || brokers.iter().all(|broker| broker.shows_voters(3))).await;
+    let has_four = |broker: &Broker| broker.node.shard_ids_held().len() == 4;
+    until("all hold all", || brokers.iter().all(has_four)).await;
+    until("leaders are spread", || brokers.iter().all(|broker| broker.led() >= 1)).await;
+
+    // Any broker creates topics and deletes them, whoever leads.
+    for broker in &brokers {
+        let created = within("it is created", async {
+            broker.topics.create(vec![topic(&format!("by-{}", broker.id.0))], false).await
+        });
+        let made = created.await.remove(0).expect("it is created");
+        let seen = broker.view.by_id(made.id).expect("its own view has it");
+        for (index, home) in (0..).zip(&seen.partitions) {
+            let partition = PartitionId { topic: made.id, index };
+            let leader = broker.cluster.leader(home.shard).expect("it was asked");
+            let leader = &brokers[usize::try_from(leader.broker.0).expect("few")];
+            assert!(leader.node.shard(home.shard).expect("it leads").log(&partition).is_some());
+        }
+        let deleted = broker.topics.delete(vec![made.id]).await.expect("the catalog is led");
+        assert_eq!(deleted, [Ok(made.id)]);
+        let is_closed = |broker: &Broker| {
+            broker.node.shards().all(|shard| shard.partitions().iter().all(|p| p.topic != made.id))
+        };
+        until("it is closed everywhere", || brokers.iter().all(is_closed)).await;
+    }
+
+    // The first broker, which held everything, is drained and then forgotten.
+    let (drained, other) = (first.id, &brokers[1]);
+    let drain = CatalogCommand::SetStanding { broker: drained, standing: Standing::Draining };
+    assert_eq!(other.change(drain).await, Answer::Done);
+    let holds = |placement: &Arc<Placement>| placement.values().any(|p| p.broker == drained);
+    until("it is left", || !other.view.placements().values().any(holds)).await;
+    until("it destroys its replicas", || {
+        first.node.shard_ids_held().keys().all(|shard| *shard == ShardId::CATALOG)
+    })
+    .await;
+    let forget = CatalogCommand::ForgetBroker { broker: drained };
+    assert_eq!(other.change(forget).await, Answer::Done);
+    let early = other.view.by_name("early").expect("it is still there");
+    for home in &early.partitions {
+        until("its shard is led", || other.cluster.leader(home.shard).is_some()).await;
+    }
+    for broker in brokers {
+        broker.stop().await;
+    }
+}
