@@ -196,8 +196,8 @@ impl ShardHandle {
         }
     }
 
-    /// Whether the shard has a leader, as far as this replica knows: itself, with the first entry of
-    /// its term applied, or another one.
+    /// Whether the shard has a leader, as far as this replica knows: itself, with the first entry
+    /// of its term applied, or another one.
     #[must_use]
     pub fn has_leader(&self) -> bool {
         let leader = self.replication.read().leader;

@@ -259,9 +259,9 @@ impl Node {
 
     /// Says that this broker has to hold a replica of a shard, with this Raft id. Files of another
     /// replica of the shard are then taken, and the replica begins with them. Does nothing if this
-    /// replica, or a later one of the shard, was [destroyed](Self::destroy) here, or the cluster was
-    /// not created with such a shard. A replica that the broker has must be destroyed before another
-    /// one of its shard is received.
+    /// replica, or a later one of the shard, was [destroyed](Self::destroy) here, or the cluster
+    /// was not created with such a shard. A replica that the broker has must be destroyed before
+    /// another one of its shard is received.
     pub fn expect(&self, shard: ShardId, replica: u64) {
         self.shards.expect(shard, replica);
     }

@@ -213,7 +213,7 @@ impl<S: Shards> Transfers<S> {
         Ok(())
     }
 
-    /// See [`destroy`].
+    /// Destroys a replica in the order that [`destroy`] describes.
     fn destroy(&mut self, shard: ShardId, replica: u64, now_ms: i64) -> Result<(), WorkError> {
         let Context { store, wal, shards, .. } = &mut self.context;
         if shards.has_other(shard, replica) {

@@ -1,5 +1,5 @@
-//! The incarnation of the broker: a number that every start raises, so that other brokers tell a
-//! message of this process from one of an earlier process.
+//! The incarnation of the broker: a number that every start raises, so that other brokers
+//! distinguish a message of this process from one of an earlier process.
 //!
 //! The file `incarnation` is `[magic "RWINCAR\0"][version u32 LE][incarnation u64 LE][CRC-32C u32
 //! LE over all before]`.
@@ -8,7 +8,7 @@
 //!
 //! A broker whose incarnation is lower than before is refused by the others, and no data depends on
 //! the number. So a damaged file is no reason to stop: the time of the start in Unix milliseconds
-//! is higher than a count of starts can be, and the count goes on from there.
+//! is higher than a count of starts can be, and the count continues from there.
 //!
 //! # After a crash
 //!
@@ -125,8 +125,8 @@ mod tests {
         data.next_incarnation(NOW_MS)
     }
 
-    /// Some starts, of which the first may crash at an operation. Returns whether it did, and whether all
-    /// incarnations differ and rise.
+    /// Some starts, of which the first may crash at an operation. Returns whether it did, and
+    /// whether all incarnations differ and rise.
     fn rises_through_a_crash(disk: &SimDisk, at: u64, seed: u64) -> (bool, bool) {
         disk.crash_at(disk.operations() + at);
         let mut found = Vec::new();

@@ -1,5 +1,5 @@
-//! Makes room in the write-ahead log: what replicas that are not started have in it goes to files of
-//! their own.
+//! Makes room in the write-ahead log: the entries of replicas that are not started are moved to
+//! files of their own.
 
 use std::collections::BTreeSet;
 

@@ -224,7 +224,7 @@ fn reopened_shards(disk: &SimDisk) -> (Vec<(ShardId, u64)>, Option<u64>) {
     (opened.receiving, opened.destroyed.get(&SHARD).copied())
 }
 
-/// A shard comes back as another replica: the mark of the one before goes.
+/// A shard comes back as another replica: the mark of the one before is removed.
 #[test]
 fn d4_the_mark_of_a_destroyed_replica_ends_with_the_next_installation() {
     let mut sending = Sending::with_few_records(&SimDisk::new(1));
