@@ -9,10 +9,11 @@
 //! A broker that is alone has [`Cluster::alone`]. Otherwise:
 //!
 //! 1. [`Link::new`] before the node, with the [`Directory`] of the catalog.
-//! 2. [`Node::open`] with the link as its [`Peers`](ropewalk_node::Peers). The node's observer calls
-//!    [`Link::leads`] whenever [`Observer::leads`](ropewalk_node::Observer::leads) is called.
-//! 3. [`Cluster::open`] with the node and the link. It opens the sockets and returns the [`Service`],
-//!    without which no message passes: the caller runs and supervises it.
+//! 2. [`Node::open`] with the link as its [`Peers`](ropewalk_node::Peers). The node's observer
+//!    calls [`Link::leads`] whenever its own
+//!    [`leads`](ropewalk_node::Observer::leads) is called.
+//! 3. [`Cluster::open`] with the node and the link. It opens the sockets and returns the
+//!    [`Service`], without which no message passes: the caller runs and supervises it.
 //! 4. A broker that joins, or whose copy of the catalog is old, calls [`Cluster::seed`] with the
 //!    brokers that another broker has named.
 //! 5. [`Cluster::set_report`] as soon as there is something to measure, and
@@ -70,7 +71,7 @@ use wire::Request;
 pub const LEADER_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// How long a proposal waits for news of a leader before it looks again: this broker's own replicas
-/// do not tell when they hear of a leader.
+/// do not notify when they hear of a leader.
 const LEADER_POLL: Duration = Duration::from_millis(50);
 
 /// The brokers that hold a shard.
@@ -101,7 +102,7 @@ pub struct Options {
     pub node: Arc<Node>,
     /// The link between the node and the connections.
     pub link: Arc<Link>,
-    /// This broker, as clients are told of it.
+    /// This broker, as clients are informed of it.
     pub own: KnownBroker,
     /// The sockets, the certificates and the identity of this broker.
     pub peers: ropewalk_peer::Options,
@@ -218,8 +219,8 @@ impl Cluster {
         }
     }
 
-    /// The address of the UDP socket of a class, with the port that the system has chosen; `None` if
-    /// the broker is alone.
+    /// The address of the UDP socket of a class, with the port that the system has chosen; `None`
+    /// if the broker is alone.
     #[must_use]
     pub fn local_addr(&self, class: Class) -> Option<SocketAddr> {
         self.remote.as_ref()?.peers.local_addr(class).ok()
@@ -232,7 +233,7 @@ impl Cluster {
         }
     }
 
-    /// This broker.
+    /// This broker itself, as clients are informed of it.
     #[must_use]
     pub fn own(&self) -> &Arc<KnownBroker> {
         &self.own
@@ -341,8 +342,9 @@ impl Cluster {
     ///
     /// # Errors
     /// See [`ProposeError`]. [`ProposeError::NotLeader`] if no leader was found in time;
-    /// [`ProposeError::Unknown`] if the connection to it was lost; [`ProposeError::TooLarge`] if the
-    /// command has more than [`wire::COMMAND_BYTES_MAX`] bytes and the leader is another broker.
+    /// [`ProposeError::Unknown`] if the connection to it was lost; [`ProposeError::TooLarge`] if
+    /// the command has more than [`wire::COMMAND_BYTES_MAX`] bytes and the leader is another
+    /// broker.
     pub async fn propose(&self, shard: ShardId, command: Command) -> Result<Outcome, ProposeError> {
         #[cfg(test)]
         if let Some(others) = &self.others {

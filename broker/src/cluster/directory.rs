@@ -9,7 +9,7 @@ use ropewalk_peer::PeerAddress;
 use ropewalk_shard::{BrokerId, ReplicaId, ShardId};
 use tokio::sync::watch;
 
-/// A broker of the cluster, as clients are told of it.
+/// A broker of the cluster, as clients are informed of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KnownBroker {
     /// The broker's id (`node.id`).
@@ -23,7 +23,7 @@ pub struct KnownBroker {
 /// A broker that the catalog lists.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListedBroker {
-    /// What clients are told of it.
+    /// What clients are informed of.
     pub known: Arc<KnownBroker>,
     /// Where the other brokers reach it; `None` while it has not registered that.
     pub peer: Option<PeerAddress>,

@@ -1,9 +1,9 @@
 //! Who leads each shard, from the newest report of each broker and from this broker's own replicas.
 //!
-//! Of two statements about a shard, the one of the higher term is true or was true later: a term has
-//! at most one leader, and a later leader has a higher term. A broker whose own replica has seen a
-//! higher term than any report knows that the reported leader has lost, even if it does not know the
-//! next one.
+//! Of two statements about a shard, the one of the higher term is true or was true later: a term
+//! has at most one leader, and a later leader has a higher term. A broker whose own replica has
+//! seen a higher term than any report knows that the reported leader has lost, even if it does not
+//! know the next one.
 //!
 //! The caller passes in the time and says which brokers are connected.
 
@@ -22,7 +22,7 @@ pub const ALIVE_MAX: Duration = Duration::from_secs(3);
 /// The broker that leads a shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Leader {
-    /// The broker.
+    /// Id of the broker.
     pub broker: BrokerId,
     /// The Raft term in which it leads.
     pub term: u64,
@@ -82,7 +82,7 @@ impl Leaders {
         heard.is_some_and(|heard| now.saturating_duration_since(heard.at) < ALIVE_MAX)
     }
 
-    /// Forgets the brokers that are neither connected nor heard of lately. Returns whether there
+    /// Removes the brokers that are neither connected nor heard of lately. Returns whether there
     /// were any.
     pub(super) fn forget_dead(
         &mut self,

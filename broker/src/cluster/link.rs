@@ -1,8 +1,8 @@
 //! The link between the node and the connections to the other brokers.
 //!
 //! Outwards it is the node's [`Peers`]: it finds the broker of each replica and never waits.
-//! Inwards it is the [`Inbox`] of the connections: it decodes messages and requests, and passes them
-//! to the node.
+//! Inwards it is the [`Inbox`] of the connections: it decodes messages and requests, and passes
+//! them to the node.
 //!
 //! A node is opened with its link, and the connections are opened after the node; so a link is
 //! created first and [connected](Link::connect) last. Until then it loses all messages.
@@ -17,9 +17,10 @@
 //!
 //! # Bounds
 //!
-//! Requests share the bulk lane of a peer. Each kind has a number of requests that may be under way,
-//! so that files do not hold up proposals, nor the reverse. Messages of files wait for their turn in
-//! order; beyond [`FILES_WAITING_MAX`] they are lost, and the receiver of the file asks again.
+//! Requests share the bulk lane of a peer. Each kind has a number of requests that may be under
+//! way, so that files do not hold up proposals, nor the reverse. Messages of files wait for their
+//! turn in order; beyond [`FILES_WAITING_MAX`] they are lost, and the receiver of the file asks
+//! again.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -87,7 +88,7 @@ pub struct Link {
     refused: Refused,
 }
 
-/// A message of files and the broker that it goes to.
+/// A message of files and the broker that it is sent to.
 pub(super) type OutgoingFiles = (BrokerId, FilesMessage);
 
 /// What a link connects. The node is held weakly, because it holds the link.
@@ -176,7 +177,7 @@ impl Link {
     }
 
     /// For the node's observer: a replica of this broker leads a shard, or no longer leads it. The
-    /// other brokers are told at once.
+    /// other brokers are informed at once.
     pub fn leads(&self) {
         self.tell();
         self.report_due.notify_one();
@@ -201,7 +202,7 @@ impl Link {
         read(&self.leaders.read())
     }
 
-    /// Forgets the reports of brokers that are not alive.
+    /// Removes the reports of brokers that are not alive.
     pub(super) fn forget_dead(&self, now: Instant) {
         let is_connected = |broker| self.is_connected(broker);
         if self.leaders.write().forget_dead(now, is_connected) {

@@ -1,8 +1,8 @@
 //! What a broker says of itself to every other broker: the shards that it leads, their replicas and
 //! their load.
 //!
-//! A report replaces all earlier ones of the same broker. Its [`Report::order`] says which of two is
-//! the later one: reports may overtake each other.
+//! A report replaces all earlier ones of the same broker. Its [`Report::order`] says which of two
+//! is the later one: reports may overtake each other.
 
 use std::fmt;
 
@@ -18,13 +18,13 @@ pub const MEMBERS_MAX: usize = ropewalk_shard::limits::MEMBERS_MAX;
 /// What a broker says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
-    /// The broker.
+    /// Id of the broker.
     pub broker: BrokerId,
     /// Number of its start.
     pub incarnation: u64,
     /// Number of the report since that start.
     pub sequence: u64,
-    /// Its state.
+    /// State of the broker.
     pub flags: Flags,
     /// The shards that it leads.
     pub led: Vec<LedShard>,
@@ -44,7 +44,7 @@ pub struct Flags {
 /// A shard and the replica that leads it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LedShard {
-    /// The shard.
+    /// Id of the shard.
     pub shard: ShardId,
     /// The Raft term in which the replica leads.
     pub term: u64,

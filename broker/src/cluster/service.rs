@@ -111,8 +111,8 @@ async fn send_reports(remote: &Remote) {
     }
 }
 
-/// The reports to each broker: at most one is under way, so that a broker that is slow to read costs
-/// one request.
+/// The reports to each broker: at most one is under way, so that a broker that is slow to read
+/// costs one request.
 #[derive(Default)]
 struct Reports<'a> {
     sending: FuturesUnordered<BoxFuture<'a, BrokerId>>,

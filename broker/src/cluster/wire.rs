@@ -7,10 +7,13 @@
 //!
 //! | kind | fields | answer |
 //! |---|---|---|
-//! | 0 files | a message of a transfer: see [`ropewalk_store::transfer::message`] | empty |
-//! | 1 propose | `shard: u32`, the command as an entry of term 0 and time 0: see [`ropewalk_shard::command`] | `version: u8`, then the result in postcard |
+//! | 0 files | a message of a transfer of files (below) | empty |
+//! | 1 propose | `shard: u32`, the command as an entry | `version: u8`, result in postcard |
 //! | 2 report | see below | empty |
 //! | 3 transfer | `shard: u32`, `replica: u64` | `version: u8`, `is_taken: u8` |
+//!
+//! The message is that of [`ropewalk_store::transfer::message`]. The entry is that of
+//! [`ropewalk_shard::command`], with term 0 and time 0.
 //!
 //! A report is `broker: i32`, `incarnation: u64`, `sequence: u64`, `flags: u8`, `count: u32`; for
 //! each shard `shard: u32`, `term: u64`, `replica: u64`, `bytes_per_second: u64`, `count: u8`; for
@@ -50,16 +53,16 @@ pub enum Request {
     Files(FilesMessage),
     /// A command for a shard that the receiver leads.
     Propose {
-        /// The shard.
+        /// Id of the shard.
         shard: ShardId,
-        /// The command.
+        /// The command to propose.
         command: Command,
     },
     /// What the sender says of itself.
     Report(Report),
     /// The receiver, which leads the shard, lets this replica lead in its place.
     Transfer {
-        /// The shard.
+        /// Id of the shard.
         shard: ShardId,
         /// Raft id of the replica.
         to: ReplicaId,

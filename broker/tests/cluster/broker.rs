@@ -30,14 +30,14 @@ use crate::catalog::{Catalog, known};
 
 pub(crate) const SHARD: ShardId = ShardId(1);
 
-/// Raft ids of the replicas of [`SHARD`], by broker. The first is the one that the first broker of a
-/// cluster gives to it.
+/// Raft ids of the replicas of [`SHARD`], by broker. The first is the one that the first broker of
+/// a cluster gives to it.
 pub(crate) const REPLICAS: [u64; 3] = [2, 77, 88];
 
 /// A value that [`Brokers::join`] appends, and that [`Brokers::distinct`] leaves out.
 const FILLER: &[u8] = b"filler";
 
-/// Tells the link of leaderships, as the broker's observer does.
+/// Notifies the link of leaderships, as the broker's observer does.
 #[derive(Debug)]
 struct Observing(Option<Arc<Link>>);
 
@@ -342,8 +342,8 @@ impl Brokers {
         }
     }
 
-    /// Each acknowledged value of a broker's replica, in order; a value whose answer was lost may be
-    /// there twice.
+    /// Each acknowledged value of a broker's replica, in order; a value whose answer was lost may
+    /// be there twice.
     pub(crate) fn distinct(&self, broker: usize) -> Vec<Vec<u8>> {
         let mut values = values(&self.shard(broker).expect("it has it"));
         values.retain(|value| value != FILLER);

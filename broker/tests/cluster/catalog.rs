@@ -39,7 +39,7 @@ impl Catalog {
     }
 }
 
-/// What clients are told of a broker.
+/// What clients are informed of.
 pub(crate) fn known(id: BrokerId) -> KnownBroker {
     KnownBroker { id, rack: None, endpoints: Default::default() }
 }

@@ -19,7 +19,7 @@ use crate::broker::{Brokers, REPLICAS, SHARD, until, within};
 
 /// Deletes a group that does not exist: a command that any leader can apply.
 fn a_command() -> Command {
-    Command::Shard(ShardCommand::DeleteGroup { group: "nobody".to_owned() })
+    Command::Shard(ShardCommand::DeleteGroup { group: "absent".to_owned() })
 }
 
 /// The value of a metric with its labels.
@@ -147,7 +147,7 @@ async fn a_proposal_whose_leader_is_lost_is_reported_as_unknown() {
     assert!(unknown >= 2, "{unknown} of those under way");
     let connected = "ropewalk_peer_connected{broker=\"0\",class=\"bulk\"} ";
     until("the end is noticed", || value(&metrics(), connected) == 0.0).await;
-    // Nobody leads any more, so the next one is not sent.
+    // No broker leads any more, so the next one is not sent.
     let outcome = within("a proposal", cluster.propose(SHARD, a_command())).await;
     assert_eq!(outcome, Err(ProposeError::NotLeader));
     log.release();

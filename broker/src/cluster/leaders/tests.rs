@@ -77,7 +77,8 @@ fn a_broker_that_is_neither_connected_nor_heard_of_leads_nothing() {
 }
 
 proptest! {
-    /// Whatever order reports arrive in, the table ends as if only the last of each broker had come.
+    /// Whatever order reports arrive in, the table ends as if only the last of each broker had
+    /// come.
     #[test]
     fn the_order_of_arrival_does_not_matter(
         sent in proptest::collection::vec((0_i32..3, 0_u64..3, 0_u64..20, 0_u64..9), 1..30),
