@@ -51,14 +51,9 @@ mod leaders;
 mod link;
 pub mod metrics;
 mod service;
-#[cfg(test)]
-mod others;
-
 pub use directory::{Directory, KnownBroker, ListedBroker, ListedReplica};
 pub use leaders::{ALIVE_MAX, Leader};
 pub use link::Link;
-#[cfg(test)]
-pub(crate) use others::Others;
 pub use report::{Report, ReportSource};
 pub use service::Service;
 
@@ -116,7 +111,7 @@ pub struct Cluster {
     /// `None` if the broker is alone.
     remote: Option<Arc<Remote>>,
     #[cfg(test)]
-    others: Option<Arc<dyn Others>>,
+    others: Option<Arc<dyn others::Others>>,
 }
 
 /// The other brokers.
@@ -160,7 +155,11 @@ impl Cluster {
 
     /// The cluster of a broker that knows of others what a test says.
     #[cfg(test)]
-    pub(crate) fn among(node: Arc<Node>, own: KnownBroker, others: Arc<dyn Others>) -> Arc<Self> {
+    pub(crate) fn among(
+        node: Arc<Node>,
+        own: KnownBroker,
+        others: Arc<dyn others::Others>,
+    ) -> Arc<Self> {
         Arc::new(Self { node, own: Arc::new(own), remote: None, others: Some(others) })
     }
 
@@ -517,3 +516,6 @@ impl Remote {
         listed.iter().map(|listed| (listed.broker, listed.is_voter)).collect()
     }
 }
+
+#[cfg(test)]
+pub(crate) mod others;

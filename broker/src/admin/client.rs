@@ -1,6 +1,7 @@
 //! A client of the admin HTTP API of another broker: for a broker that joins, and for commands.
 
 use std::io;
+use std::pin::pin;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -9,7 +10,6 @@ use http_body_util::{BodyExt as _, Limited};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::TcpStream;
-use tokio::task::AbortHandle;
 
 use crate::settings::Endpoint;
 
@@ -73,15 +73,6 @@ pub struct Client {
     token: Option<String>,
 }
 
-/// Ends the task of a connection.
-struct Ends(AbortHandle);
-
-impl Drop for Ends {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
 impl Client {
     /// A client with the token of the cluster, if it has one.
     #[must_use]
@@ -119,7 +110,6 @@ impl Client {
         let io = TokioIo::new(stream);
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(io).await.map_err(broken)?;
-        let _ends = Ends(tokio::spawn(connection).abort_handle());
         let mut request = Request::builder()
             .method(method)
             .uri(path)
@@ -130,10 +120,22 @@ impl Client {
         }
         let wrong = |error: String| CallError::Answer { address: self.address.clone(), error };
         let request = request.body(body).map_err(|error| wrong(error.to_string()))?;
-        let response = sender.send_request(request).await.map_err(broken)?;
-        let status = response.status().as_u16();
-        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
-        let body = body.map_err(|error| wrong(error.to_string()))?.to_bytes();
+        let exchange = async {
+            let response = sender.send_request(request).await.map_err(broken)?;
+            let status = response.status().as_u16();
+            let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+            Ok((status, body.map_err(|error| wrong(error.to_string()))?.to_bytes()))
+        };
+        let mut exchange = pin!(exchange);
+        let (status, body) = tokio::select! {
+            biased;
+            answer = &mut exchange => answer?,
+            // The server may end the connection before the whole answer is read here.
+            ended = connection => {
+                ended.map_err(broken)?;
+                exchange.await?
+            }
+        };
         let body = serde_json::from_slice(&body).map_err(|error| wrong(error.to_string()))?;
         Ok(Answer { status, body })
     }
@@ -163,7 +165,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_call_carries_the_token_and_a_refusal_is_an_answer() {
-        let refusal = "HTTP/1.1 409 Conflict\r\nContent-Length: 32\r\n\r\n{\"reason\":\"X\",\"error\":\"it is so\"}";
+        let refusal = "HTTP/1.1 409 Conflict\r\nContent-Length: 33\r\n\r\n{\"reason\":\"X\",\"error\":\"it is so\"}";
         let (client, served) = answering(refusal).await;
         let answer = client.post("/v1/x", &serde_json::json!({ "a": 1 })).await.expect("answered");
         assert_eq!((answer.status, answer.error().as_str()), (409, "it is so"));

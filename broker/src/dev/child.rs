@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::io::{self, Write as _};
+use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -114,8 +115,16 @@ pub(super) async fn keep(
 }
 
 fn spawn(broker: &PlannedBroker, logging: &Logging) -> io::Result<Child> {
-    let mut command = Command::new(std::env::current_exe()?);
-    command.arg("run").arg("--config").arg(&broker.config).arg("--stop-at-end-of-input");
+    // This very program, also if its file has been replaced by another version meanwhile.
+    let own = PathBuf::from("/proc/self/exe");
+    let own = if own.exists() { own } else { std::env::current_exe()? };
+    let mut command = Command::new(own);
+    command
+        .arg0("ropewalk-broker")
+        .arg("run")
+        .arg("--config")
+        .arg(&broker.config)
+        .arg("--stop-at-end-of-input");
     command.args(["--log", &logging.filter, "--log-format", logging.format.name()]);
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
     // Ctrl-C reaches this process only, which then stops the brokers.

@@ -48,7 +48,8 @@ impl Engine {
             || known.is_some_and(|progress| {
                 let lacks = self.last_index().saturating_sub(progress.matched);
                 let is_sent = lacks == 0 || progress.state == ProgressState::Replicate;
-                progress.recent_active && is_sent && lacks <= limits::CAUGHT_UP_ENTRIES_MAX
+                let is_heard = !self.heard.is_silent(replica);
+                is_heard && is_sent && lacks <= limits::CAUGHT_UP_ENTRIES_MAX
             })
     }
 }

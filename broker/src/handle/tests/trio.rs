@@ -21,7 +21,8 @@ use tokio::task::JoinSet;
 
 use super::*;
 use crate::catalog::Reconciler;
-use crate::cluster::{Holders, KnownBroker, Leader, Others};
+use crate::cluster::others::Others;
+use crate::cluster::{Holders, KnownBroker, Leader};
 use crate::group::Options;
 use crate::listen::{Lane, Lanes};
 

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use ropewalk_shard::Payload;
 use ropewalk_shard::engine::Progress;
-use ropewalk_shard::limits::CAUGHT_UP_ENTRIES_MAX;
+use ropewalk_shard::limits::{CAUGHT_UP_ENTRIES_MAX, ELECTION_TICKS};
 
 use super::*;
 use crate::limits::MESSAGES_BYTES_MAX;
@@ -183,5 +183,24 @@ fn a_peer_that_takes_no_message_does_not_hold_up_the_driver() {
         sent.until(|message| matches!(message.body, Body::HeartbeatResponse { .. })).await;
         stop.send(true).expect("it listens");
         ended.await.expect("it does not panic").expect("it was asked to end");
+    });
+}
+
+/// Raft forgets with each check of its quorum whom it has heard of. A learner that answers all the
+/// time could not be promoted by somebody who looks at those moments only.
+#[test]
+fn a_member_that_answers_is_caught_up_at_every_moment() {
+    on_a_runtime(async {
+        let (shard, _log, ended) = leading().await;
+        for _ in 0..2 * ELECTION_TICKS {
+            let context = bytes::Bytes::new();
+            let body = Body::HeartbeatResponse { commit: 1, context, is_full: false };
+            shard.message(from_first(3, body));
+            tokio::time::sleep(Duration::from_millis(TICK_MS)).await;
+            let progress = shard.progress();
+            assert_eq!(progress.len(), 2);
+            assert!(progress.iter().all(|member| member.is_caught_up), "{progress:?}");
+        }
+        ended.abort();
     });
 }
