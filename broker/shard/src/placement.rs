@@ -14,7 +14,7 @@ use crate::id::{BrokerId, ReplicaId};
 pub enum Role {
     /// It receives the log and does not vote.
     Learner,
-    /// It votes.
+    /// It receives the log and votes.
     Voter,
     /// It is being removed. A leaving replica never gets another role.
     Leaving,

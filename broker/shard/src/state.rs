@@ -111,7 +111,7 @@ pub enum Outcome {
     Catalog {
         /// The catalog's revision after the command.
         revision: u64,
-        /// Its answer.
+        /// The answer to the command.
         answer: catalog::Answer,
     },
     /// The entry was committed in another term than it was proposed in: nothing was changed.

@@ -1,8 +1,8 @@
 //! Makes the members of the shards those of the catalog: on every broker, for the shards that it
 //! leads and for the replicas that it holds.
 //!
-//! It is level-triggered: each pass compares what is with what the catalog lists, and takes one step
-//! for each shard that is led here.
+//! It is level-triggered: each pass compares what is with what the catalog lists, and takes one
+//! step for each shard that is led here.
 //!
 //! # Order
 //!
@@ -83,7 +83,7 @@ struct Led<'a> {
     own: ReplicaId,
     /// The replicas that the catalog lists.
     listed: &'a Placement,
-    /// The members.
+    /// The members of the shard.
     members: &'a [Progress],
 }
 

@@ -202,24 +202,13 @@ impl Catalog {
                 self.report_level(broker, level);
                 (Answer::Done, Change::Other)
             }
-            CatalogCommand::RegisterBroker { broker, info } => {
-                (answer(self.register(broker, info)), Change::Placement)
-            }
-            CatalogCommand::ForgetBroker { broker } => {
-                (answer(self.forget(broker)), Change::Placement)
-            }
-            CatalogCommand::SetStanding { broker, standing } => {
-                (answer(self.set_standing(broker, standing)), Change::Placement)
-            }
-            CatalogCommand::PlaceReplica { shard, broker } => {
-                let placed = self.place(shard, broker);
-                (placed.map_or_else(Answer::Refused, Answer::Replica), Change::Placement)
-            }
-            CatalogCommand::SetRole { shard, replica, role } => {
-                (answer(self.set_role(shard, replica, role)), Change::Placement)
-            }
-            CatalogCommand::RemoveReplica { shard, replica } => {
-                (answer(self.remove_replica(shard, replica)), Change::Placement)
+            CatalogCommand::RegisterBroker { .. }
+            | CatalogCommand::ForgetBroker { .. }
+            | CatalogCommand::SetStanding { .. }
+            | CatalogCommand::PlaceReplica { .. }
+            | CatalogCommand::SetRole { .. }
+            | CatalogCommand::RemoveReplica { .. } => {
+                (self.change_placement(command), Change::Placement)
             }
         }
     }

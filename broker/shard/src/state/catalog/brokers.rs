@@ -3,8 +3,8 @@
 //! A command that was carried out already has the same answer again, because its proposer may not
 //! know the outcome of the first.
 
-use super::{Catalog, Refusal};
-use crate::command::ConfigResource;
+use super::{Answer, Catalog, Refusal, answer};
+use crate::command::{CatalogCommand, ConfigResource};
 use crate::id::{BrokerId, ReplicaId, ShardId};
 use crate::limits;
 use crate::placement::{BrokerInfo, PlacedReplica, Role, ShardInfo, Standing};
@@ -26,7 +26,41 @@ impl Catalog {
         replica.0 < self.next_replica_id && listed == Some(false)
     }
 
-    pub(super) fn register(&mut self, broker: BrokerId, info: BrokerInfo) -> Result<(), Refusal> {
+    /// Carries out a command of brokers or replicas.
+    pub(super) fn change_placement(&mut self, command: CatalogCommand) -> Answer {
+        match command {
+            CatalogCommand::RegisterBroker { broker, info } => answer(self.register(broker, info)),
+            CatalogCommand::ForgetBroker { broker } => answer(self.forget(broker)),
+            CatalogCommand::SetStanding { broker, standing } => {
+                answer(self.set_standing(broker, standing))
+            }
+            CatalogCommand::PlaceReplica { shard, broker } => {
+                self.place(shard, broker).map_or_else(Answer::Refused, Answer::Replica)
+            }
+            CatalogCommand::SetRole { shard, replica, role } => {
+                answer(self.set_role(shard, replica, role))
+            }
+            CatalogCommand::RemoveReplica { shard, replica } => {
+                answer(self.remove_replica(shard, replica))
+            }
+            CatalogCommand::CreateTopics(_)
+            | CatalogCommand::DeleteTopics(_)
+            | CatalogCommand::AddPartitions { .. }
+            | CatalogCommand::AlterConfigs { .. }
+            | CatalogCommand::AllocateProducerIds { .. }
+            | CatalogCommand::SetOwner { .. }
+            | CatalogCommand::ClaimFence { .. }
+            | CatalogCommand::Fenced { .. }
+            | CatalogCommand::DeclareTopic { .. }
+            | CatalogCommand::ReleaseTopic { .. }
+            | CatalogCommand::BindGroup { .. }
+            | CatalogCommand::UnbindGroup { .. }
+            | CatalogCommand::AbandonTopics(_)
+            | CatalogCommand::ReportLevel { .. } => unreachable!("not a command of brokers"),
+        }
+    }
+
+    fn register(&mut self, broker: BrokerId, info: BrokerInfo) -> Result<(), Refusal> {
         if self.forgotten.contains(&broker) {
             return Err(Refusal::BrokerForgotten { broker });
         }
@@ -47,7 +81,7 @@ impl Catalog {
         Ok(())
     }
 
-    pub(super) fn forget(&mut self, broker: BrokerId) -> Result<(), Refusal> {
+    fn forget(&mut self, broker: BrokerId) -> Result<(), Refusal> {
         if self.forgotten.contains(&broker) {
             return Ok(());
         }
@@ -70,17 +104,13 @@ impl Catalog {
         Ok(())
     }
 
-    pub(super) fn set_standing(
-        &mut self,
-        broker: BrokerId,
-        standing: Standing,
-    ) -> Result<(), Refusal> {
+    fn set_standing(&mut self, broker: BrokerId, standing: Standing) -> Result<(), Refusal> {
         let known = self.brokers.get_mut(&broker).ok_or(Refusal::NoSuchBroker { broker })?;
         known.standing = standing;
         Ok(())
     }
 
-    pub(super) fn place(&mut self, shard: ShardId, broker: BrokerId) -> Result<ReplicaId, Refusal> {
+    fn place(&mut self, shard: ShardId, broker: BrokerId) -> Result<ReplicaId, Refusal> {
         if !self.brokers.contains_key(&broker) {
             return Err(Refusal::NoSuchBroker { broker });
         }
@@ -97,12 +127,7 @@ impl Catalog {
         }
     }
 
-    pub(super) fn set_role(
-        &mut self,
-        shard: ShardId,
-        replica: ReplicaId,
-        role: Role,
-    ) -> Result<(), Refusal> {
+    fn set_role(&mut self, shard: ShardId, replica: ReplicaId, role: Role) -> Result<(), Refusal> {
         let info = self.shards.get_mut(&shard).ok_or(Refusal::NoSuchShard { shard })?;
         let voters = voters(info);
         let no_such = Refusal::NoSuchReplica { shard, replica };
@@ -122,11 +147,7 @@ impl Catalog {
         Ok(())
     }
 
-    pub(super) fn remove_replica(
-        &mut self,
-        shard: ShardId,
-        replica: ReplicaId,
-    ) -> Result<(), Refusal> {
+    fn remove_replica(&mut self, shard: ShardId, replica: ReplicaId) -> Result<(), Refusal> {
         if self.is_removed(shard, replica) {
             return Ok(());
         }
