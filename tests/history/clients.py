@@ -11,7 +11,7 @@ import threading
 import time
 from dataclasses import dataclass
 
-from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from history import INFO, OK, Recorder, now
 
@@ -201,7 +201,7 @@ def read_all(bootstrap, topic, partitions, groups, path, seconds_max=120):
     with Recorder(path, "reads-all") as recorder:
         for partition in range(partitions):
             assignment = TopicPartition(topic, partition, 0)
-            _, end = consumer.get_watermark_offsets(assignment, timeout=30)
+            end = end_of(consumer, assignment)
             recorder.write("assign", now(), how="assign", partitions=[named(topic, partition)])
             consumer.assign([assignment])
             at, deadline = 0, time.monotonic() + seconds_max
@@ -216,6 +216,20 @@ def read_all(bootstrap, topic, partitions, groups, path, seconds_max=120):
         for group in groups:
             recorder.write("committed", now(), group=group, offsets=committed_by(bootstrap, topic, partitions, group))
     consumer.close()
+
+
+def end_of(consumer, partition, seconds_max=30):
+    """The end of a partition. librdkafka does not ask a new leader by itself when the leadership has just moved."""
+    deadline = time.monotonic() + seconds_max
+    while True:
+        try:
+            return consumer.get_watermark_offsets(partition, timeout=seconds_max)[1]
+        except KafkaException as error:
+            moved = error.args[0].code() in (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE)
+            if not moved or time.monotonic() > deadline:
+                raise
+            print(f"the end of {partition.topic}/{partition.partition} is asked for again: {error}", file=sys.stderr)
+            time.sleep(0.1)
 
 
 def committed_by(bootstrap, topic, partitions, group):
