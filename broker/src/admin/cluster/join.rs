@@ -142,8 +142,11 @@ pub(in crate::admin) async fn join(
     let (broker, info) = body.check()?;
     let has_directory = info.incarnation > 0;
     tracing::info!(broker = broker.0, incarnation = info.incarnation, "a broker joins");
-    match catalog(&context, CatalogCommand::RegisterBroker { broker, info }).await? {
-        Answer::Refused(refusal @ Refusal::StaleIncarnation { newest, .. }) if !has_directory => {
+    let registered = catalog(&context, CatalogCommand::RegisterBroker { broker, info }).await?;
+    if let Answer::Refused(refusal) = registered {
+        if let Refusal::StaleIncarnation { newest, .. } = refusal
+            && !has_directory
+        {
             let text = format!(
                 "broker {} has run {newest} times in this cluster, and its data directory is empty: it may be \
                  lost. Restore the directory, or remove the broker from the cluster and start it with another \
@@ -152,19 +155,19 @@ pub(in crate::admin) async fn join(
             );
             return Err(AdminError::conflict("DirectoryLost", text));
         }
-        Answer::Refused(refusal) => return Err(refusal.into()),
-        _ => {}
+        return Err(refusal.into());
     }
     let mut replica = None;
     if has_directory {
         let place = CatalogCommand::PlaceReplica { shard: ShardId::CATALOG, broker };
-        match catalog(&context, place).await? {
-            Answer::Replica(ReplicaId(placed)) => replica = Some(placed),
-            Answer::Refused(refusal) => return Err(refusal.into()),
-            other => {
-                return Err(AdminError::not_ready(format!("unexpected answer {other:?}: retry")));
-            }
+        let placed = catalog(&context, place).await?;
+        if let Answer::Refused(refusal) = placed {
+            return Err(refusal.into());
         }
+        let Answer::Replica(ReplicaId(placed)) = placed else {
+            unreachable!("the outcome matches the command")
+        };
+        replica = Some(placed);
     }
     let identity = context.node.identity();
     let brokers = context.view.brokers();
@@ -181,9 +184,11 @@ pub(in crate::admin) async fn join(
 }
 
 async fn catalog(context: &Context, command: CatalogCommand) -> Result<Answer, AdminError> {
-    match context.cluster.propose(ShardId::CATALOG, Command::Catalog(command)).await? {
-        Outcome::Catalog { answer, .. } => Ok(answer),
-        other => Err(AdminError::not_ready(format!("unexpected outcome {other:?}: retry"))),
+    let outcome = context.cluster.propose(ShardId::CATALOG, Command::Catalog(command)).await?;
+    if let Outcome::Catalog { answer, .. } = outcome {
+        Ok(answer)
+    } else {
+        Err(AdminError::not_ready(format!("unexpected outcome {outcome:?}: retry")))
     }
 }
 
