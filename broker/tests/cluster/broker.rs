@@ -34,9 +34,6 @@ pub(crate) const SHARD: ShardId = ShardId(1);
 /// a cluster gives to it.
 pub(crate) const REPLICAS: [u64; 3] = [2, 77, 88];
 
-/// A value that [`Brokers::join`] appends, and that [`Brokers::distinct`] leaves out.
-const FILLER: &[u8] = b"filler";
-
 /// Notifies the link of leaderships, as the broker's observer does.
 #[derive(Debug)]
 struct Observing(Option<Arc<Link>>);
@@ -313,11 +310,7 @@ impl Brokers {
     /// A learner on this broker that becomes a voter.
     pub(crate) async fn join(&self, broker: usize) {
         self.add_learner(broker).await;
-        // The files of a checkpoint bring the shard, and what is appended makes one due.
-        while !self.has_caught_up(broker) {
-            self.append(FILLER).await;
-            pause().await;
-        }
+        self.catches_up(broker).await;
         self.change(MembersChange::Promote(REPLICAS[broker])).await;
     }
 
@@ -346,7 +339,6 @@ impl Brokers {
     /// be there twice.
     pub(crate) fn distinct(&self, broker: usize) -> Vec<Vec<u8>> {
         let mut values = values(&self.shard(broker).expect("it has it"));
-        values.retain(|value| value != FILLER);
         values.dedup();
         values
     }
