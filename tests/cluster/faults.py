@@ -47,7 +47,8 @@ class Runner:
     def round(self, cluster, name, argument, result):
         self.topics += 1
         directory = self.options.scratch / f"{cluster.name}-{self.topics}-{name}"
-        with Load(cluster, directory.name, directory, self.options.franz_go) as load, Network() as network:
+        with (self.kept_after_failure(directory), Network() as network,
+              Load(cluster, directory.name, directory, self.options.franz_go) as load):
             run = scenarios.Run(cluster, load, network, self.rng)
             events = getattr(scenarios, name)(run, argument)
             run.rest()
@@ -58,6 +59,15 @@ class Runner:
         if found:
             self.keep(directory)
         shutil.rmtree(directory)
+
+    @contextlib.contextmanager
+    def kept_after_failure(self, directory):
+        try:
+            yield
+        except BaseException:
+            if directory.exists():
+                self.keep(directory)
+            raise
 
     def keep(self, *paths):
         """Copies a history, or logs, to where they outlive the run."""

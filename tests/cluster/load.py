@@ -1,7 +1,12 @@
 """The clients of one scenario, on a topic of their own: writers of three libraries, and two groups of one member."""
 
 import contextlib
+import faulthandler
 import multiprocessing
+import os
+import signal
+import sys
+import time
 
 import clients
 import history
@@ -15,6 +20,15 @@ MEMBERS = {"member-librdkafka": clients.consume_in_group, "member-python": clien
 PACE = clients.Pace(PARTITIONS, 0.02)
 # Until every client goes on in every partition.
 GO_ON_S_MAX = 60
+
+
+def process_of(name, client, arguments, options):
+    return multiprocessing.Process(target=run_client, name=name, args=(client, arguments, options))
+
+
+def run_client(client, arguments, options):
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    client(*arguments, **options)
 
 
 class Load:
@@ -32,14 +46,24 @@ class Load:
         admin.create_topics([NewTopic(self.topic, PARTITIONS, -1)])[self.topic].result(60)
         self.cluster.wait_until_whole(self.topic)
         with contextlib.ExitStack() as started:
-            started.callback(self.kill)
+            started.push(self.__exit__)
             self.start()
             self.wait_until_all_go_on(history.now(), "the load begins")
             started.pop_all()
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, failed, *_):
+        if failed:
+            self.show_stacks()
         self.kill()
+
+    def show_stacks(self):
+        """Each client that still runs prints where it is."""
+        for process in self.processes:
+            if process.is_alive():
+                print(f"the client {process.name}:", file=sys.stderr, flush=True)
+                os.kill(process.pid, signal.SIGUSR1)
+                time.sleep(0.2)
 
     def kill(self):
         for process in self.processes:
@@ -56,11 +80,11 @@ class Load:
             options |= {"pace": PACE, "progress": self.progress_of(name)}
             file = self.directory / f"{name}.history"
             arguments = (*first, self.cluster.bootstrap, self.topic, PARTITIONS, name, file, self.stop)
-            self.processes.append(multiprocessing.Process(target=write, name=name, args=arguments, kwargs=options))
+            self.processes.append(process_of(name, write, arguments, options))
         for name, consume in MEMBERS.items():
             file = self.directory / f"{name}.history"
             arguments = (self.cluster.bootstrap, self.topic, self.group(name), name, file, self.stop, self.progress_of(name))
-            self.processes.append(multiprocessing.Process(target=consume, name=name, args=arguments))
+            self.processes.append(process_of(name, consume, arguments, {}))
         for process in self.processes:
             process.start()
 
