@@ -30,9 +30,8 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -40,7 +39,7 @@ use parking_lot::{Mutex, RwLock};
 use ropewalk_node::Node;
 use ropewalk_peer::{Class, OpenError, PeerAddress};
 use ropewalk_shard::command::Command;
-use ropewalk_shard::{BrokerId, Outcome, Payload, ProposeError, ReplicaId, ShardId};
+use ropewalk_shard::{BrokerId, Outcome, ProposeError, ReplicaId, ShardId};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -50,6 +49,7 @@ pub mod wire;
 mod leaders;
 mod link;
 pub mod metrics;
+mod remote;
 mod service;
 pub use directory::{Directory, KnownBroker, ListedBroker, ListedReplica};
 pub use leaders::{ALIVE_MAX, Leader};
@@ -59,7 +59,7 @@ pub use service::Service;
 
 use leaders::Seen;
 use link::Forwarded;
-use wire::Request;
+use remote::Remote;
 
 /// How long a proposal waits for a leader of its shard, or for its turn. An election after the loss
 /// of a leader takes two to three seconds.
@@ -112,32 +112,6 @@ pub struct Cluster {
     remote: Option<Arc<Remote>>,
     #[cfg(test)]
     others: Option<Arc<dyn others::Others>>,
-}
-
-/// The other brokers.
-struct Remote {
-    node: Arc<Node>,
-    own: Arc<KnownBroker>,
-    link: Arc<Link>,
-    peers: ropewalk_peer::Peers,
-    incarnation: u64,
-    /// Number of the last report.
-    sequence: AtomicU64,
-    source: OnceLock<Arc<dyn ReportSource>>,
-    /// All brokers, in the order of ids.
-    known: RwLock<Vec<Arc<KnownBroker>>>,
-    /// Addresses of brokers that the catalog here may not list.
-    seeds: RwLock<BTreeMap<BrokerId, PeerAddress>>,
-    /// The brokers that are connected to.
-    addresses: Mutex<BTreeMap<BrokerId, PeerAddress>>,
-    /// Wakes the task that connects to brokers.
-    seeded: Notify,
-}
-
-impl fmt::Debug for Remote {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Remote").field("link", &self.link).finish_non_exhaustive()
-    }
 }
 
 impl Cluster {
@@ -426,94 +400,6 @@ impl Cluster {
             Some(false) => Err(TransferError::NotLeader),
             None => Err(TransferError::NoAnswer),
         }
-    }
-}
-
-impl Remote {
-    /// Takes over the brokers of the catalog.
-    fn refresh(&self) {
-        let listed = self.link.directory().brokers();
-        let mut addresses = self.seeds.read().clone();
-        let mut known = vec![Arc::clone(&self.own)];
-        for broker in listed {
-            let id = broker.known.id;
-            if let Some(peer) = broker.peer {
-                addresses.insert(id, peer);
-            }
-            if id != self.own.id {
-                known.push(broker.known);
-            }
-        }
-        known.sort_unstable_by_key(|broker| broker.id);
-        *self.known.write() = known;
-        // Most changes of the catalog are of topics.
-        let mut used = self.addresses.lock();
-        if *used != addresses {
-            self.peers.set_peers(&addresses);
-            *used = addresses;
-        }
-    }
-
-    /// The state of this broker now.
-    fn report(&self) -> Report {
-        let source = self.source.get().map(|source| &**source);
-        Report {
-            broker: self.own.id,
-            incarnation: self.incarnation,
-            sequence: self.sequence.fetch_add(1, Ordering::Relaxed) + 1,
-            flags: source.map(ReportSource::flags).unwrap_or_default(),
-            led: report::led(&self.node, source),
-        }
-    }
-
-    fn report_payload(&self) -> Payload {
-        Request::Report(self.report()).encode()
-    }
-
-    /// The members of the shard as this broker's replica has applied them, else as its leader
-    /// reports them, else as the catalog wants them.
-    fn holders(&self, shard: ShardId) -> Holders {
-        let members: Vec<(BrokerId, bool)> = self.members(shard);
-        let mut holders = Holders::default();
-        for (broker, is_voter) in members {
-            let group = if is_voter { &mut holders.voters } else { &mut holders.learners };
-            group.push(broker);
-        }
-        for group in [&mut holders.voters, &mut holders.learners] {
-            group.sort_unstable();
-            group.dedup();
-        }
-        let is_reachable =
-            |broker: &BrokerId| *broker == self.own.id || self.link.is_connected(*broker);
-        holders.reachable = holders.voters.iter().copied().filter(is_reachable).collect();
-        holders
-    }
-
-    fn members(&self, shard: ShardId) -> Vec<(BrokerId, bool)> {
-        let broker_of = |replica| self.link.broker_of(shard, replica);
-        if let Some(held) = self.node.shard(shard) {
-            let members = held.replication().members;
-            let voters = members.voters.iter().map(|replica| (*replica, true));
-            let all = voters.chain(members.learners.iter().map(|replica| (*replica, false)));
-            let found: Vec<_> =
-                all.filter_map(|(replica, votes)| Some((broker_of(replica)?, votes))).collect();
-            if !found.is_empty() {
-                return found;
-            }
-        }
-        let reported = self.link.leaders(|leaders| {
-            let leader = leaders.leader(shard, None)?;
-            let report = leaders.report(leader.broker)?;
-            let led = report.led.iter().find(|led| led.shard == shard)?;
-            Some(led.members.clone())
-        });
-        if let Some(members) = reported {
-            let broker =
-                |member: &report::Member| Some((broker_of(member.replica.0)?, member.is_voter));
-            return members.iter().filter_map(broker).collect();
-        }
-        let listed = self.link.directory().replicas(shard);
-        listed.iter().map(|listed| (listed.broker, listed.is_voter)).collect()
     }
 }
 

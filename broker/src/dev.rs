@@ -63,8 +63,14 @@ pub(crate) async fn run(dev: &Dev, dir: PathBuf, log: (LogFormat, String)) -> Re
                     break Err(stop);
                 }
             }
-            _ = terminate.recv() => break Ok(info!("SIGTERM: all brokers are stopped")),
-            _ = interrupt.recv() => break Ok(info!("SIGINT: all brokers are stopped")),
+            _ = terminate.recv() => {
+                info!("SIGTERM: all brokers are stopped");
+                break Ok(());
+            }
+            _ = interrupt.recv() => {
+                info!("SIGINT: all brokers are stopped");
+                break Ok(());
+            }
         }
     };
     let _ = running.stop.send(true);

@@ -184,10 +184,11 @@ async fn serve(start: Start, prints_welcome: bool, stop: StopSignals) -> Result<
     let broker = tokio::select! {
         broker = &mut starting => broker?,
         () = &mut stop => {
-            return match timeout(START_TIME_MAX, starting).await {
-                Ok(broker) => Ok(broker?.stop().await),
-                Err(_) => Ok(info!("stopped before the start was complete")),
-            };
+            match timeout(START_TIME_MAX, starting).await {
+                Ok(broker) => broker?.stop().await,
+                Err(_) => info!("stopped before the start was complete"),
+            }
+            return Ok(());
         }
     };
     if prints_welcome {

@@ -225,10 +225,10 @@ mod tests {
 
     fn dev(arguments: &[&str]) -> Dev {
         let all = ["ropewalk-broker", "dev"].into_iter().chain(arguments.iter().copied());
-        match Flags::try_parse_from(all).expect("valid").command {
-            Command::Dev(dev) => dev,
-            other => panic!("not dev: {other:?}"),
-        }
+        let Command::Dev(dev) = Flags::try_parse_from(all).expect("valid").command else {
+            panic!("not dev");
+        };
+        dev
     }
 
     fn plan(dir: &Path, arguments: &[&str]) -> Result<Plan, String> {
