@@ -257,8 +257,8 @@ impl Broker {
     }
 }
 
-/// Registers the metrics that are read on demand. Those of the other brokers have to be told the
-/// cluster.
+/// Registers the metrics that are read on demand. Those of the other brokers need the cluster,
+/// which the caller sets later.
 fn register(registry: &mut Registry, status: &Arc<Status>, disk: &Arc<dyn Disk>) -> PeerMetrics {
     let source: Arc<dyn admin::Source> = Arc::clone(status) as _;
     registry.register_collector(Box::new(measured::Queues(Arc::clone(&source))));

@@ -174,7 +174,7 @@ mod tests {
     #[tokio::test]
     async fn a_broker_that_does_not_answer_is_an_error_with_the_address() {
         let flags = ClusterStatus { admin: "127.0.0.1:1".into(), json: false };
-        let stop = status(&flags).await.expect_err("nobody listens");
+        let stop = status(&flags).await.expect_err("no broker listens");
         let text = stop.to_string();
         assert!(text.contains("127.0.0.1:1") && text.contains("--admin"), "{text}");
     }

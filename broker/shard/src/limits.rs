@@ -125,7 +125,7 @@ pub const MEMBERS_MAX: usize = 9;
 /// Most brokers of a cluster. Each holds a replica of the catalog.
 pub const BROKERS_MAX: usize = MEMBERS_MAX;
 
-/// Most brokers that the catalog remembers as forgotten, so that their ids are not used again.
+/// Most removed brokers whose ids the catalog keeps, so that these ids are not used again.
 pub const FORGOTTEN_BROKERS_MAX: usize = 10_000;
 
 /// Ticks between two checks of the state by the leader: one minute. A check encodes the whole state

@@ -51,7 +51,7 @@ pub enum CallError {
 pub struct Answer {
     /// The HTTP status.
     pub status: u16,
-    /// The body.
+    /// The JSON of the body.
     pub body: Value,
 }
 
@@ -182,7 +182,7 @@ mod tests {
             assert!(error.starts_with("127.0.0.1:"), "{error}");
         }
         let nobody = Client::new(Endpoint { host: "127.0.0.1".into(), port: 1 }, None);
-        let error = nobody.get("/").await.expect_err("nobody listens").to_string();
+        let error = nobody.get("/").await.expect_err("no server listens").to_string();
         assert!(error.starts_with("127.0.0.1:1: "), "{error}");
     }
 }

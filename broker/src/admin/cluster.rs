@@ -19,7 +19,7 @@ pub mod report;
 
 use report::{BrokerReport, ClusterReport, ReplicaReport, ShardReport};
 
-/// `GET /v1/cluster`.
+/// Answers `GET /v1/cluster`: the brokers, the shards and their replicas.
 pub(super) async fn report(
     State(admin): State<Arc<Admin>>,
 ) -> Result<Json<ClusterReport>, AdminError> {
@@ -56,7 +56,7 @@ fn seen(context: &Context) -> ClusterReport {
 
 fn of_broker(context: &Context, id: BrokerId, info: &BrokerInfo) -> BrokerReport {
     let shown = |host: &str, port: u16| Endpoint { host: host.to_owned(), port }.to_string();
-    // What clients are told, which a broker that is alone registers nowhere.
+    // The endpoints for clients: a broker that is alone does not register them in the catalog.
     let known = context.cluster.broker(id);
     let endpoints = known.iter().flat_map(|known| &known.endpoints).map(|(name, (host, port))| {
         (name.to_string(), shown(host, u16::try_from(*port).unwrap_or_default()))

@@ -21,8 +21,8 @@ pub(super) struct ApplyListener {
     view: Arc<View>,
     queue_metrics: Arc<QueueMetrics>,
     wake_ups: Arc<WakeUps>,
-    /// The link to the other brokers, which are told what leads here; `None` for a broker that is
-    /// alone.
+    /// The link that reports to the other brokers which shards lead here; `None` for a broker that
+    /// is alone.
     link: Option<Arc<Link>>,
     /// The shards that lead here and have replayed their logs.
     leading: RwLock<BTreeSet<ShardId>>,

@@ -112,7 +112,8 @@ fn both_addresses(address: SocketAddr) -> io::Result<[SocketAddr; 2]> {
     Ok([messages.local_addr()?, files.local_addr()?])
 }
 
-/// What the catalog is told of this broker. `incarnation` is set when the data directory is open.
+/// The registration of this broker in the catalog. `incarnation` is set when the data directory is
+/// open.
 pub(super) fn broker_info(
     settings: &Settings,
     bound: &[BoundListener],

@@ -30,7 +30,7 @@ pub(super) struct Join<'a> {
     pub(super) brokers: &'a [Endpoint],
     /// Id of this broker.
     pub(super) id: BrokerId,
-    /// What the catalog is told of this broker.
+    /// The registration of this broker in the catalog.
     pub(super) info: &'a BrokerInfo,
     /// The file with the token of the cluster, if it has one.
     pub(super) token_file: Option<PathBuf>,
@@ -57,8 +57,8 @@ pub(super) enum Failure {
 }
 
 impl Join<'_> {
-    /// Asks one broker after the other until one has let this broker join. `report` is told why it
-    /// still waits.
+    /// Asks one broker after the other until one has let this broker join. `report` receives the
+    /// reason for which it still waits.
     pub(super) async fn until_joined(&self, report: impl Fn(String)) -> Result<Joined, StartError> {
         let mut said = (String::new(), 0);
         for round in 0_u32.. {

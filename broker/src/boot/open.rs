@@ -2,11 +2,11 @@
 //!
 //! # A broker of several
 //!
-//! An empty directory asks to join ([`super::join`]), is formatted for the cluster that answers, and
-//! is opened. Then the connections to the other brokers open. The broker registers under the number
-//! of this start before it takes the files of its replica of the catalog: from then on the cluster
-//! refuses an empty directory under its id, because that has lost the votes of this one. It serves
-//! when it has the catalog and knows a leader of it.
+//! An empty directory asks to join ([`super::join`]), is formatted for the cluster that answers,
+//! and is opened. Then the connections to the other brokers open. The broker registers under the
+//! number of this start before it takes the files of its replica of the catalog: from then on the
+//! cluster refuses an empty directory under its id, because that has lost the votes of this one. It
+//! serves when it has the catalog and knows a leader of it.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -45,7 +45,7 @@ use crate::queue_metrics::QueueMetrics;
 use crate::settings::{PeerSettings, Settings};
 use crate::supervision::{self, Supervisor};
 
-/// How often a broker that waits looks whether it goes on.
+/// Interval at which a broker that waits checks whether it can continue.
 const WAIT_POLL: Duration = Duration::from_millis(20);
 
 /// What is needed to open a data directory.
@@ -56,7 +56,7 @@ pub(super) struct Parts {
     pub(super) rounds: RoundMetrics,
     pub(super) status: Arc<Status>,
     pub(super) supervisor: Supervisor,
-    /// This broker, as clients are told of it.
+    /// This broker, as clients see it.
     pub(super) own: KnownBroker,
     /// How the other brokers are reached; `None` for a broker that is alone.
     pub(super) others: Option<Others>,
@@ -66,7 +66,7 @@ pub(super) struct Parts {
 pub(super) struct Others {
     pub(super) settings: PeerSettings,
     pub(super) listen: [SocketAddr; 2],
-    /// What the catalog is told of this broker.
+    /// The registration of this broker in the catalog.
     pub(super) info: BrokerInfo,
 }
 
@@ -140,7 +140,8 @@ impl Parts {
         })
     }
 
-    /// What an empty directory is formatted for. It joins if the settings say whom.
+    /// The identity for which an empty directory is formatted. The broker joins a cluster if the
+    /// settings name one.
     async fn identity(
         &self,
         format: Option<String>,
@@ -263,7 +264,8 @@ impl Parts {
         Ok(cluster)
     }
 
-    /// Registers the broker under the number of this start, and receives its replica of the catalog.
+    /// Registers the broker under the number of this start, and receives its replica of the
+    /// catalog.
     async fn receive_catalog(&self, node: &Node, cluster: &Cluster) -> Result<(), StartError> {
         let others = self.others.as_ref().expect("called with other brokers only");
         if others.settings.join.is_empty() {

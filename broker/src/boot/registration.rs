@@ -20,8 +20,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Pause after one that was refused, which only a person can change.
 const REFUSED_PAUSE: Duration = Duration::from_secs(30);
 
-/// After as many failures the brokers of `ropewalk.cluster.join` are asked: perhaps all addresses in
-/// the catalog are outdated.
+/// After as many failures the brokers of `ropewalk.cluster.join` are asked: perhaps all addresses
+/// in the catalog are outdated.
 const FAILURES_MAX: u32 = 3;
 
 /// Registers a broker whenever the catalog does not list what it is.
@@ -35,7 +35,7 @@ pub(super) struct Registration {
 }
 
 impl Registration {
-    /// Never ends.
+    /// Registers the broker until the task is aborted.
     pub(super) async fn run(self) {
         let mut changed = self.view.changed();
         let mut failures = 0;

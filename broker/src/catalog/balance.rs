@@ -181,7 +181,7 @@ impl Seen<'_> {
         led.filter(|led| led.shard == shard).max_by_key(|led| led.term)
     }
 
-    /// A shard as the catalog wants it to be. It has no leader, so that it is left alone, while its
+    /// A shard as the catalog wants it to be. It has no leader, so that it is skipped, while its
     /// members are not yet as the catalog wants.
     fn shard(&self, id: ShardId, listed: &Placement, history: &History) -> Shard {
         let led = self.led(id);

@@ -5,9 +5,9 @@
 //! crash costs nothing. Every broker does so for the shards that it leads: at the start, when it
 //! begins to lead a shard, after each failure, and periodically: an entry that opens a partition
 //! may be applied after its topic was deleted and all its partitions were closed. In a cluster of
-//! several brokers it also does so soon after each change of the catalog, which another broker may have
-//! made. The creator of a topic waits for [`Reconciler::converge`] of it, which opens its partitions
-//! wherever their shards are led.
+//! several brokers it also does so soon after each change of the catalog, which another broker may
+//! have made. The creator of a topic waits for [`Reconciler::converge`] of it, which opens its
+//! partitions wherever their shards are led.
 //!
 //! A partition is closed only with the catalog's proof that its topic was deleted ([`Deletion`]),
 //! never because a view lacks the topic: the view may be old, or the catalog may have lost entries.

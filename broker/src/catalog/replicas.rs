@@ -2,10 +2,10 @@
 //! Pure.
 //!
 //! [`next_steps`] compares what is with what should be, and says what to do now. It keeps nothing
-//! between calls: whoever executes the steps calls it again with what is then true, so that it
-//! does not matter who was interrupted, or by what. Each step leaves the cluster in a state from
-//! which the others follow, and the steps end: each brings more replicas, spreads a shard over
-//! more racks, or makes the brokers more equal.
+//! between calls: the caller executes the steps and calls it again with the new state, so that an
+//! interruption does no harm. Each step leaves the cluster in a state from which the others follow,
+//! and the steps end: each brings more replicas, spreads a shard over more racks, or makes the
+//! brokers more equal.
 //!
 //! # Rules
 //!
@@ -17,7 +17,8 @@
 //!   no failure, as one does, but twice as many brokers can fail.
 //! - A replica moves off a broker that is draining. Otherwise it moves only where that spreads a
 //!   shard over more racks, or from a broker that has at least two more replicas than its new one:
-//!   one replica at a time, while every broker answers and nothing else comes or goes.
+//!   one replica at a time, while every broker answers and no other replica is being added or
+//!   removed.
 //! - Never onto a broker that is draining or away. A broker that is away keeps its replicas, until
 //!   it is drained; a learner is given up when its broker is away for long.
 //! - Every broker holds the catalog: those whose replicas do not vote have a learner, which becomes
@@ -91,7 +92,7 @@ pub struct Shard {
     pub members: Vec<Member>,
     /// The brokers of replicas that are being removed.
     pub leaving: Vec<BrokerId>,
-    /// The replica that leads; `None` when nobody does, and then nothing can be changed.
+    /// The replica that leads; `None` when no replica leads, and then nothing can be changed.
     pub leader: Option<ReplicaId>,
     /// Bytes per second that clients write and read.
     pub load: u64,
@@ -99,7 +100,7 @@ pub struct Shard {
     pub moved_ago: Option<Duration>,
 }
 
-/// What is.
+/// The actual state of the cluster.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Cluster {
     /// The brokers that the catalog lists.
@@ -110,7 +111,7 @@ pub struct Cluster {
     pub is_transferring: bool,
 }
 
-/// One change.
+/// One change of the placement or of a leadership.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     /// Creates a learner.
@@ -124,7 +125,7 @@ pub enum Step {
     Promote {
         /// The shard of the learner.
         shard: ShardId,
-        /// The learner.
+        /// The learner that becomes a voter.
         replica: ReplicaId,
     },
     /// Removes a voter or a learner.
@@ -228,8 +229,8 @@ impl<'a> Plan<'a> {
         plan
     }
 
-    /// Whether no replica comes or goes, and every broker answers: only then is it known how many
-    /// replicas each broker has in the end.
+    /// Whether no replica is being added or removed, and every broker answers: only then is it
+    /// known how many replicas each broker has in the end.
     fn is_at_rest(&self) -> bool {
         let is_silent =
             |broker: &Broker| matches!(broker.standing, Standing::Away | Standing::Missing);
@@ -315,7 +316,8 @@ impl<'a> Plan<'a> {
         Some(Step::Promote { shard: id, replica: first.replica })
     }
 
-    /// The removal of the voter among `candidates` that is missed least, or the transfer that lets it go.
+    /// The removal of the voter among `candidates` that is missed least, or the transfer of its
+    /// leadership that has to precede it.
     fn remove_one(
         &self,
         id: ShardId,

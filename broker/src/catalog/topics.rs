@@ -286,8 +286,8 @@ impl Topics {
         Ok(first)
     }
 
-    /// Waits until the view shows everything that was committed in the catalog before this call, and
-    /// no other broker leads it unnoticed.
+    /// Waits until the view shows everything that was committed in the catalog before this call,
+    /// and no other broker leads it unnoticed.
     pub(super) async fn catalog_barrier(&self) -> Result<(), ProposeError> {
         if self.leads_catalog() {
             return self.node.catalog().read_barrier().await;
@@ -305,7 +305,7 @@ impl Topics {
         let shows = shown.wait_for(|shown| *shown >= revision);
         match tokio::time::timeout(VIEW_LAG_MAX, shows).await {
             Ok(Ok(_)) => Ok(()),
-            // The catalog was changed, and this broker cannot tell what follows from that.
+            // The catalog was changed, and this broker does not know the result.
             Ok(Err(_)) | Err(_) => Err(ProposeError::Unknown),
         }
     }

@@ -131,7 +131,7 @@ impl View {
         Arc::clone(&self.inner.read().shards)
     }
 
-    /// Whether this replica was placed and then removed, so that nobody needs it any more. A view
+    /// Whether this replica was placed and then removed, so that no shard needs it any more. A view
     /// that lags behind the placement says no: ids are not used again, so what it says is true
     /// however old it is.
     #[must_use]

@@ -108,7 +108,7 @@ mod tests {
         let dir = TempDir::new().expect("a directory");
         let cluster = "4L6g3nShT-eMCtK--X86sw";
         write(dir.path(), cluster, &[1, 2]).expect("written");
-        // Once more: earlier files are replaced.
+        // A second call replaces the earlier files.
         write(dir.path(), cluster, &[1, 2]).expect("written");
         let open = |broker: i32, files: i32| {
             let Files { certificate, key, ca } = Files::of(dir.path(), files);

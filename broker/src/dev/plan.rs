@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! DIR/cluster-id
-//! DIR/certificates/          made anew at each start
+//! DIR/certificates/          recreated at each start
 //! DIR/broker-N/data/         the data directory of broker N
 //! DIR/broker-N/server.properties
 //! ```

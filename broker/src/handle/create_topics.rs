@@ -1,8 +1,9 @@
 //! CreateTopics: creates topics; answered once their partitions accept records.
 //!
 //! Replicas belong to shards, so the replication factor is the cluster's. A smaller one is accepted
-//! and gets the cluster's as well, -1 is the default. A manual assignment is accepted if every shard
-//! has just these replicas. Any broker creates topics: the catalog's leader is asked from here.
+//! and gets the cluster's as well, -1 is the default. A manual assignment is accepted if every
+//! shard has just these replicas. Any broker creates topics: the catalog's leader is asked from
+//! here.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

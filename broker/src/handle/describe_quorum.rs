@@ -1,7 +1,7 @@
 //! DescribeQuorum: the voters of the metadata (KIP-595). These are the voters of the catalog shard,
 //! whose Raft log is reported as Kafka's `__cluster_metadata`: the index of an entry is its offset,
-//! and an entry is committed before it is applied. Only the leader knows how far the others are. Its
-//! own last caught-up time is always now (KIP-836).
+//! and an entry is committed before it is applied. Only the leader knows how far the others are.
+//! Its own last caught-up time is always now (KIP-836).
 
 use std::sync::Arc;
 

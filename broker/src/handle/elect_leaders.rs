@@ -1,5 +1,6 @@
 //! ElectLeaders: the cluster decides by itself which broker leads a shard. The broker that leads is
-//! the first of the replicas and so the preferred one, and no election is needed while there is one.
+//! the first of the replicas and so the preferred one, and no election is needed while there is
+//! one.
 
 use std::sync::Arc;
 

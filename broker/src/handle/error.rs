@@ -220,8 +220,9 @@ pub fn coordinator(error: ProposeError) -> ErrorCode {
     }
 }
 
-/// The error code for a producer id when the catalog rejects the command. An id may have been given
-/// out for nobody, so the client may always ask again: Kafka has this code for it as well.
+/// The error code for a producer id when the catalog rejects the command. An allocated id that no
+/// client receives is never used, so the client may always ask again: Kafka has this code for it as
+/// well.
 #[must_use]
 pub fn producer_id(error: ProposeError) -> ErrorCode {
     match error {

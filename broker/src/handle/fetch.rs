@@ -187,15 +187,15 @@ impl PartitionRead {
             || !matches!(diverging(found, &self.asked), Ok(None))
     }
 
-    /// Whether the log contradicts the client's position and a newer leader might not. What is below
-    /// the log start is gone on every broker.
+    /// Whether the log contradicts the client's position and a newer leader might not. What is
+    /// below the log start is gone on every broker.
     fn is_doubtful(&self) -> bool {
         let Ok(found) = &self.found else { return false };
         let (offset, epoch) = (self.asked.fetch_offset, self.asked.last_fetched_epoch);
         if self.confirmed || offset < found.log.log_start() {
             return false;
         }
-        // The current epoch goes up to the end of the log.
+        // The current epoch extends to the end of the log.
         let agrees = epoch < 0 || epoch == found.leader_epoch;
         offset > found.log.high_watermark()
             || !agrees && !matches!(diverging(found, &self.asked), Ok(None))

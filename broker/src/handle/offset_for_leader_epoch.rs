@@ -2,7 +2,7 @@
 //! is still part of the log (KIP-320).
 //!
 //! A read barrier precedes the answer: the log of a leader that was deposed ends before its clients
-//! know of it, and they would believe that their records were lost.
+//! know of it, and they would conclude that their records were lost.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Where partitions are led and held, as clients of one listener are told.
+//! The leaders and replicas of partitions, as reported to the clients of one listener.
 //!
 //! A client reaches a broker only at the endpoint of the listener that it uses itself. A broker
 //! without such an endpoint is not named to it, as in Kafka. Everything here is what this broker

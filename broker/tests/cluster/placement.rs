@@ -1,5 +1,5 @@
-//! Brokers whose catalog is replicated as well: replicas are placed, moved and destroyed, and topics
-//! are created, through any of them.
+//! Brokers whose catalog is replicated as well: replicas are placed, moved and destroyed, and
+//! topics are created, through any of them.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -229,7 +229,7 @@ async fn a_cluster_grows_to_three_brokers_and_a_drained_one_is_left_and_forgotte
     until("all hold all", || brokers.iter().all(has_four)).await;
     until("leaders are spread", || brokers.iter().all(|broker| broker.led() >= 1)).await;
 
-    // Any broker creates topics and deletes them, whoever leads.
+    // Any broker creates topics and deletes them, whichever broker leads.
     for broker in &brokers {
         let created = within("it is created", async {
             broker.topics.create(vec![topic(&format!("by-{}", broker.id.0))], false).await
@@ -250,7 +250,7 @@ async fn a_cluster_grows_to_three_brokers_and_a_drained_one_is_left_and_forgotte
         until("it is closed everywhere", || brokers.iter().all(is_closed)).await;
     }
 
-    // The first broker, which held everything, is drained and then forgotten.
+    // The first broker, which held everything, is drained and then removed.
     let (drained, other) = (first.id, &brokers[1]);
     let drain = CatalogCommand::SetStanding { broker: drained, standing: Standing::Draining };
     assert_eq!(other.change(drain).await, Answer::Done);

@@ -105,7 +105,7 @@ pub enum CatalogCommand {
         level: u8,
     },
     /// Registers a broker, which joins the cluster or has started with these addresses. Since
-    /// format 6, like all below. Refused for one that was forgotten, and for a lower
+    /// format 6, like all below. Refused for one that was removed for good, and for a lower
     /// [`BrokerInfo::incarnation`] than the catalog has.
     RegisterBroker {
         /// The broker that registers.

@@ -43,7 +43,7 @@ pub struct Catalog {
     pub cluster_id: String,
     /// Every shard and its replicas.
     pub shards: BTreeMap<ShardId, ShardInfo>,
-    /// Every broker that joined and was not forgotten.
+    /// Every broker that joined and was not removed.
     pub brokers: BTreeMap<BrokerId, BrokerInfo>,
     /// The shard of each hash slot; [`SLOTS`] long.
     pub slots: Vec<ShardId>,
@@ -69,8 +69,8 @@ pub struct Catalog {
     pub level: u8,
     /// The newest format that each broker reads, as it reported.
     pub levels: BTreeMap<BrokerId, u8>,
-    /// The brokers that were forgotten; at most [`limits::FORGOTTEN_BROKERS_MAX`].
-    pub forgotten: BTreeSet<BrokerId>,
+    /// The brokers that were removed for good; at most [`limits::FORGOTTEN_BROKERS_MAX`].
+    pub removed_brokers: BTreeSet<BrokerId>,
 }
 
 /// What the catalog stores of a topic.

@@ -1,6 +1,6 @@
-//! `POST /v1/cluster/brokers`: a broker joins the cluster, or registers its addresses anew.
+//! `POST /v1/cluster/brokers`: a broker joins the cluster, or registers its addresses again.
 //!
-//! A broker asks any member, which proposes to the catalog wherever that is led. The first call of a
+//! A broker asks any member, which proposes to the leader of the catalog. The first call of a
 //! broker that has no data directory yet carries the incarnation 0, and says only which cluster it
 //! is. With the number of its first start it gets its replica of the catalog. So the id of a broker
 //! whose directory is lost is refused, because the votes in it are lost as well (D4).
@@ -60,7 +60,7 @@ pub struct JoinOutcome {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct JoinedBroker {
-    /// Its id.
+    /// Id of the broker.
     pub broker_id: i32,
     /// Host for the other brokers.
     pub peer_host: String,
@@ -128,7 +128,7 @@ impl JoinBody {
     }
 }
 
-/// The handler.
+/// Registers the broker of the body in the catalog, and answers which cluster it joins.
 pub(in crate::admin) async fn join(
     State(admin): State<Arc<Admin>>,
     Body(body): Body<JoinBody>,

@@ -22,7 +22,7 @@ pub struct ClusterReport {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BrokerReport {
-    /// Its id.
+    /// Id of the broker.
     pub id: i32,
     /// Its availability zone.
     pub rack: Option<String>,

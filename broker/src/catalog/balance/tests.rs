@@ -125,7 +125,7 @@ fn a_shard_that_a_leaving_replica_leads_is_left_alone() {
     scene.placement.insert(ReplicaId(1), placed(1, Role::Leaving));
     assert_eq!(scene.shard().leader, None);
     scene.reports.clear();
-    assert_eq!(scene.shard().leader, None, "nobody leads");
+    assert_eq!(scene.shard().leader, None, "no replica leads");
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn a_silent_broker_is_away_at_once_and_missing_after_a_minute() {
     scene.hear(&[]);
     assert_eq!(scene.standing(2), Standing::Serving);
     scene.hear(&[2]);
-    assert_eq!(scene.standing(2), Standing::Away, "counted anew");
+    assert_eq!(scene.standing(2), Standing::Away, "counted from the start");
 }
 
 #[test]

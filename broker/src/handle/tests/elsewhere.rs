@@ -235,7 +235,8 @@ async fn l17_a_deposed_leader_never_says_that_an_offset_is_out_of_range() {
     trio.within("another leads", || trio.leader_of(SHARD)).await;
     trio.store().await;
     trio.store().await;
-    // The client has read at the new leader, and asks the old one, which may believe in itself.
+    // The client has read at the new leader, and asks the old one, which may still consider itself
+    // the leader.
     let beyond = FetchPartition { current_leader_epoch: -1, ..from(3) };
     let newer = FetchPartition { last_fetched_epoch: epoch + 5, ..from(1) };
     for asked in [beyond, newer] {

@@ -284,8 +284,8 @@ impl Trio {
         }
     }
 
-    /// Waits until a learner has the whole log. It begins with a checkpoint, and one is made after a
-    /// change.
+    /// Waits until a learner has the whole log. It begins with a checkpoint, and one is made after
+    /// a change.
     async fn catch_up(&self, shard: ShardId, broker: usize) {
         let due = Instant::now() + Duration::from_secs(60);
         loop {

@@ -1,6 +1,7 @@
 //! Snapshots of versions 1 to 4. Version 4 has no addresses of brokers and no roles of replicas;
-//! version 3 has no feature level and no checksum of what was appended either; version 2 has no deleted topics, no clock of the shard and no history either; version
-//! 1 has no bindings of groups to topics either.
+//! version 3 has no feature level and no checksum of what was appended either; version 2 has no
+//! deleted topics, no clock of the shard and no history either; version 1 has no bindings of groups
+//! to topics either.
 //!
 //! Recovery reads one after an upgrade from an older broker; the next checkpoint writes the current
 //! version.
@@ -188,7 +189,7 @@ impl From<Catalog1> for Catalog {
             tombstones: BTreeMap::new(),
             level: 0,
             levels: BTreeMap::new(),
-            forgotten: BTreeSet::new(),
+            removed_brokers: BTreeSet::new(),
         }
     }
 }

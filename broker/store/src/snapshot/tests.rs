@@ -198,8 +198,8 @@ fn a_snapshot_of_version_3_is_read_and_written_again_as_5() {
     assert_eq!(snapshots.load(2).unwrap(), snapshot);
 }
 
-/// A snapshot of version 4: that of version 3, and the report of a feature level, and a check of the
-/// state.
+/// A snapshot of version 4: that of version 3, and the report of a feature level, and a check of
+/// the state.
 #[test]
 fn a_snapshot_of_version_4_is_read_and_written_again_as_5() {
     let disk = SimDisk::new(1);
@@ -218,7 +218,7 @@ fn a_snapshot_of_version_4_is_read_and_written_again_as_5() {
     assert_eq!((state.clock_ms, state.log_sum), (17, Some(0)));
     let brokers: Vec<_> = catalog.brokers.iter().collect();
     assert_eq!(brokers, [(&BrokerId(1), &BrokerInfo::default())]);
-    assert!(catalog.forgotten.is_empty());
+    assert!(catalog.removed_brokers.is_empty());
     let lone = |shard: u32| ShardInfo::lone(ReplicaId(u64::from(shard) + 1), BrokerId(1));
     let shards: BTreeMap<_, _> = (0..4).map(|shard| (ShardId(shard), lone(shard))).collect();
     assert_eq!((&catalog.shards, catalog.next_replica_id), (&shards, 5));

@@ -186,8 +186,8 @@ fn a_peer_that_takes_no_message_does_not_hold_up_the_driver() {
     });
 }
 
-/// Raft forgets with each check of its quorum whom it has heard of. A learner that answers all the
-/// time could not be promoted by somebody who looks at those moments only.
+/// Raft discards with each check of its quorum which members it has heard of. A caller that checks
+/// only after those moments could never promote a learner that answers all the time.
 #[test]
 fn a_member_that_answers_is_caught_up_at_every_moment() {
     on_a_runtime(async {

@@ -134,7 +134,7 @@ pub enum Refusal {
         /// The broker in the command.
         broker: BrokerId,
     },
-    /// The broker was forgotten, and ids are not used again.
+    /// The broker was removed for good, and ids are not used again.
     #[error(
         "broker {} was removed from the cluster for good: start it with an empty directory and another node.id",
         broker.0
@@ -157,13 +157,14 @@ pub enum Refusal {
         /// The newest incarnation that has registered.
         newest: u64,
     },
-    /// The cluster has as many brokers as it can have, or has forgotten as many as it remembers.
+    /// The cluster has the highest number of brokers, or the catalog keeps the highest number of
+    /// ids of removed ones.
     #[error("the cluster has or had {max} brokers, and no more are supported")]
     TooManyBrokers {
         /// The bound that is reached.
         max: usize,
     },
-    /// The broker cannot be forgotten yet.
+    /// The broker cannot be removed yet.
     #[error("broker {} holds {replicas} replicas: drain it first", broker.0)]
     BrokerHoldsReplicas {
         /// The broker in the command.

@@ -61,7 +61,7 @@ impl Catalog {
     }
 
     fn register(&mut self, broker: BrokerId, info: BrokerInfo) -> Result<(), Refusal> {
-        if self.forgotten.contains(&broker) {
+        if self.removed_brokers.contains(&broker) {
             return Err(Refusal::BrokerForgotten { broker });
         }
         let count = self.brokers.len();
@@ -82,7 +82,7 @@ impl Catalog {
     }
 
     fn forget(&mut self, broker: BrokerId) -> Result<(), Refusal> {
-        if self.forgotten.contains(&broker) {
+        if self.removed_brokers.contains(&broker) {
             return Ok(());
         }
         if !self.brokers.contains_key(&broker) {
@@ -93,13 +93,13 @@ impl Catalog {
             return Err(Refusal::BrokerHoldsReplicas { broker, replicas });
         }
         let max = limits::FORGOTTEN_BROKERS_MAX;
-        if self.forgotten.len() >= max {
+        if self.removed_brokers.len() >= max {
             return Err(Refusal::TooManyBrokers { max });
         }
         self.brokers.remove(&broker);
         self.levels.remove(&broker);
         self.configs.remove(&ConfigResource::Broker(Some(broker)));
-        self.forgotten.insert(broker);
+        self.removed_brokers.insert(broker);
         self.raise_level();
         Ok(())
     }

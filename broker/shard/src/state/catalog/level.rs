@@ -14,10 +14,10 @@ impl Catalog {
     }
 
     /// Takes the report of a broker, and raises the level to what every broker reads. The level
-    /// never falls, because entries of it may be in the logs. A broker that was forgotten does not
+    /// never falls, because entries of it may be in the logs. A broker that was removed does not
     /// count.
     pub(super) fn report_level(&mut self, broker: BrokerId, level: u8) {
-        if self.forgotten.contains(&broker) {
+        if self.removed_brokers.contains(&broker) {
             return;
         }
         self.levels.insert(broker, level);

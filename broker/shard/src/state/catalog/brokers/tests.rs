@@ -1,4 +1,4 @@
-//! Brokers join and are forgotten, replicas come and go, and no id is used twice.
+//! Brokers join and are removed, replicas are added and removed, and no id is used twice.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -156,7 +156,7 @@ fn r1_no_more_brokers_join_than_can_hold_the_catalog() {
     assert_eq!(run(&mut catalog, register(100, 1)), refused);
     assert_eq!(run(&mut catalog, register(1, 2)), Answer::Done, "it is one of them");
     let max = limits::FORGOTTEN_BROKERS_MAX;
-    catalog.forgotten.extend((0..).map(|n| BrokerId(1000 + n)).take(max));
+    catalog.removed_brokers.extend((0..).map(|n| BrokerId(1000 + n)).take(max));
     assert_eq!(run(&mut catalog, forget(1)), Answer::Refused(Refusal::TooManyBrokers { max }));
 }
 
