@@ -3,7 +3,7 @@
 //!
 //! The catalog shard holds the desired state: the topics, and where the replicas of each shard are.
 //! [`Balancer`] decides that placement, and [`MembersLoop`] makes the members of the shards follow.
-//! [`View`] is a copy of the catalog for fast look-ups, updated as entries are applied. [`Reconciler`] opens
+//! [`View`] is a copy for fast look-ups, updated as entries are applied. [`Reconciler`] opens
 //! the partitions that the catalog lists and closes all others, and repeats that until every shard
 //! confirms; a topic is reported as created only after that. It also gives every group that is
 //! bound to a topic a committed offset in each partition.
