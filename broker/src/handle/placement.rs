@@ -56,10 +56,12 @@ pub(crate) struct Placements<'a> {
 }
 
 impl Context {
-    /// The brokers with an endpoint of the client's listener, in the order of ids.
+    /// The brokers that are alive and have an endpoint of the client's listener, in the order of
+    /// ids. Kafka leaves out the others too: some clients wait for each broker that is listed.
     pub(crate) fn endpoints(&self, peer: &Peer) -> Vec<Endpoint> {
         let brokers = self.cluster.brokers().into_iter();
         brokers
+            .filter(|broker| self.cluster.is_alive(broker.id))
             .filter_map(|broker| {
                 let (host, port) = broker.endpoints.get(&peer.listener)?.clone();
                 Some(Endpoint { id: broker.id.0, host, port, rack: broker.rack.clone() })
