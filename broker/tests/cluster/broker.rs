@@ -244,7 +244,7 @@ impl Brokers {
         &self.running[broker].as_ref().expect("it runs").node
     }
 
-    fn shard(&self, broker: usize) -> Option<Arc<ShardHandle>> {
+    pub(crate) fn shard(&self, broker: usize) -> Option<Arc<ShardHandle>> {
         self.running[broker].as_ref()?.node.shard(SHARD).cloned()
     }
 

@@ -59,6 +59,27 @@ async fn d1_a_shard_on_three_brokers_survives_the_loss_of_any() {
     brokers.stop_all().await;
 }
 
+/// Without the hand-over a shard waits for an election timeout, and this test for a leader that
+/// does not stop by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_stops_hands_its_leaderships_over() {
+    let mut brokers = Brokers::start(3).await;
+    within("the shard grows", brokers.grow()).await;
+    for round in 0..3 {
+        let leader = within("one leads", brokers.leader()).await;
+        let term = brokers.shard(leader).and_then(|held| held.leading()).expect("it leads");
+        within("the hand-over", brokers.cluster(leader).hand_over()).await;
+        assert_eq!(brokers.shard(leader).and_then(|held| held.leading()), None, "round {round}");
+        let next = within("another leads", brokers.leader()).await;
+        assert_ne!(next, leader);
+        let replication = brokers.shard(next).expect("it leads").replication();
+        assert_eq!(replication.term, term + 1, "there was no other election");
+        within("an append", brokers.append(b"goes on")).await;
+        within("all follow", brokers.catches_up(leader)).await;
+    }
+    brokers.stop_all().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_broker_knows_the_leader_and_can_propose() {
     let mut brokers = Brokers::start(3).await;
