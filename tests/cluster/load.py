@@ -14,6 +14,8 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from waiting import wait_for
 
 PARTITIONS = 6
+# Each client begins in a new interpreter: a copy of this process would have locks that librdkafka's threads hold here.
+PROCESSES = multiprocessing.get_context("spawn")
 # Each is the only member of a group of its name.
 MEMBERS = {"member-librdkafka": clients.consume_in_group, "member-python": clients.consume_with_kafka_python}
 # Each partition gets a record of each writer every 20 ms: less than a pause that is measured.
@@ -23,7 +25,7 @@ GO_ON_S_MAX = 60
 
 
 def process_of(name, client, arguments, options):
-    return multiprocessing.Process(target=run_client, name=name, args=(client, arguments, options))
+    return PROCESSES.Process(target=run_client, name=name, args=(client, arguments, options))
 
 
 def run_client(client, arguments, options):
@@ -36,7 +38,7 @@ class Load:
 
     def __init__(self, cluster, topic, directory, franz_go=None):
         self.cluster, self.topic, self.directory = cluster, topic, directory
-        self.stop, self.processes = multiprocessing.Event(), []
+        self.stop, self.processes = PROCESSES.Event(), []
         self.progress, self.franz_go = {}, franz_go
 
     def __enter__(self):
@@ -89,7 +91,7 @@ class Load:
             process.start()
 
     def progress_of(self, client):
-        self.progress[client] = multiprocessing.Array("q", PARTITIONS, lock=False)
+        self.progress[client] = PROCESSES.Array("q", PARTITIONS, lock=False)
         return self.progress[client]
 
     def group(self, member):
@@ -127,7 +129,7 @@ class Load:
         file = self.directory / "all.history"
         # In a process of its own, because it exits if it cannot read all.
         arguments = (self.cluster.bootstrap, self.topic, PARTITIONS, [self.group(name) for name in MEMBERS], file)
-        reader = multiprocessing.Process(target=clients.read_all, args=arguments)
+        reader = PROCESSES.Process(target=clients.read_all, args=arguments)
         reader.start()
         reader.join(300)
         if reader.exitcode != 0:
