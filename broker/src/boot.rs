@@ -17,6 +17,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
@@ -24,7 +25,7 @@ use ropewalk_codec::Str;
 use ropewalk_disk::{Disk, RealDisk};
 use ropewalk_node::NodeError;
 use ropewalk_node::supervision::{OnFatal, StopGuard};
-use ropewalk_shard::BrokerId;
+use ropewalk_shard::{BrokerId, ShardId};
 use ropewalk_store::{DataDir, Identity, bootstrap, recovery};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -32,8 +33,8 @@ use tracing::info;
 
 use crate::admin::{self, Admin, measured};
 use crate::catalog::{Balancer, MembersLoop};
-use crate::cluster::KnownBroker;
 use crate::cluster::metrics::PeerMetrics;
+use crate::cluster::{Cluster, KnownBroker};
 use crate::handle::{self, Context};
 use crate::limits;
 use crate::listen::{self, Acceptor, Lanes};
@@ -63,6 +64,9 @@ use status::Status;
 
 /// Shards of a new cluster, without the catalog shard.
 const SHARDS: u32 = 24;
+
+/// Interval of looking for a leader of the catalog.
+const LEADER_POLL: Duration = Duration::from_millis(20);
 
 /// What a broker is started with.
 pub struct Start {
@@ -184,6 +188,7 @@ impl Broker {
         let context = opened.context(metrics);
         status.opened(opened.to_admin(&context));
         run_tasks(&mut opened, &supervisor, &mut background);
+        catalog_leads(&context.cluster).await;
 
         let acceptor = Acceptor::new(
             Arc::new(Arc::clone(&context)),
@@ -256,6 +261,19 @@ impl Broker {
         self.context.cluster.stop();
         let _ = self.admin_stopping.send(true);
         self.background.shutdown().await;
+    }
+}
+
+/// Waits until a leader of the catalog is known; `/ready` reports that there is none. A broker that
+/// does not reach the others accepts no clients, as in Kafka: librdkafka asks the broker that it
+/// used last for a coordinator, and would not find one while that broker knows none.
+async fn catalog_leads(cluster: &Cluster) {
+    let knows_leader = || cluster.is_alone() || cluster.leader(ShardId::CATALOG).is_some();
+    if !knows_leader() {
+        info!("clients are accepted once a leader of the catalog is known");
+    }
+    while !knows_leader() {
+        tokio::time::sleep(LEADER_POLL).await;
     }
 }
 

@@ -241,6 +241,12 @@ impl Cluster {
         Some(Arc::clone(&known[at]))
     }
 
+    /// Whether this broker connects to no others.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        self.remote.is_none()
+    }
+
     /// Whether a broker is connected to this one, or was heard of in the last [`ALIVE_MAX`].
     #[must_use]
     pub fn is_alive(&self, broker: BrokerId) -> bool {

@@ -45,9 +45,6 @@ use crate::queue_metrics::QueueMetrics;
 use crate::settings::{PeerSettings, Settings};
 use crate::supervision::{self, Supervisor};
 
-/// Interval at which a broker that waits checks whether it can continue.
-const WAIT_POLL: Duration = Duration::from_millis(20);
-
 /// What is needed to open a data directory.
 pub(super) struct Parts {
     pub(super) settings: Arc<Settings>,
@@ -123,9 +120,8 @@ impl Parts {
         let options = group::Options::new(&self.settings);
         let groups = Coordinator::new(Arc::clone(&node), Arc::clone(&view), options);
         listener.follow(&node, &groups);
-        match &self.others {
-            Some(_) => self.catalog_leads(&cluster).await,
-            None => lead(&node).await,
+        if self.others.is_none() {
+            lead(&node).await;
         }
         Ok(OpenParts {
             parts: self,
@@ -286,17 +282,6 @@ impl Parts {
         self.status.waits("the catalog is being received from another broker".into());
         node.catalog_arrived().await;
         Ok(())
-    }
-
-    /// Waits until a leader of the catalog is known, at most [`limits::LEAD_TIME_MAX`]. `/ready`
-    /// reports that there is none by then.
-    async fn catalog_leads(&self, cluster: &Cluster) {
-        let leads = async {
-            while cluster.leader(ShardId::CATALOG).is_none() {
-                tokio::time::sleep(WAIT_POLL).await;
-            }
-        };
-        let _ = tokio::time::timeout(limits::LEAD_TIME_MAX, leads).await;
     }
 }
 
