@@ -37,13 +37,35 @@ impl Collector for PeerMetrics {
         let kind = MetricType::Counter;
         let mut metric = encoder.encode_descriptor("peer_messages_refused", help, None, kind)?;
         for (reason, count) in remote.link.refused() {
-            put(&mut metric, kind, &[("reason", reason)], count as f64)?;
+            put(&mut metric, kind, &[("reason", reason.to_owned())], count as f64)?;
         }
         Ok(())
     }
 }
 
+/// Name, help and type of a metric, and its value of one measured part.
 type Row<T> = (&'static str, &'static str, MetricType, fn(&T) -> f64);
+
+type Labels = Vec<(&'static str, String)>;
+
+/// Encodes one metric for each row, with the value of each part.
+fn encode_rows<T>(
+    encoder: &mut DescriptorEncoder<'_>,
+    rows: &[Row<T>],
+    parts: &[(Labels, &T)],
+) -> fmt::Result {
+    for (name, help, kind, value) in rows {
+        let mut metric = encoder.encode_descriptor(name, help, None, *kind)?;
+        for (labels, part) in parts {
+            put(&mut metric, *kind, labels, value(part))?;
+        }
+    }
+    Ok(())
+}
+
+fn broker_of(peer: &PeerFigures) -> String {
+    peer.broker.0.to_string()
+}
 
 fn of_connections(encoder: &mut DescriptorEncoder<'_>, all: &[PeerFigures]) -> fmt::Result {
     use MetricType::{Counter, Gauge};
@@ -92,17 +114,12 @@ fn of_connections(encoder: &mut DescriptorEncoder<'_>, all: &[PeerFigures]) -> f
             |link| link.udp_received_bytes as f64,
         ),
     ];
-    for (name, help, kind, value) in ROWS {
-        let mut metric = encoder.encode_descriptor(name, help, None, *kind)?;
-        for peer in all {
-            let broker = peer.broker.0.to_string();
-            for class in Class::ALL {
-                let labels = [("broker", broker.as_str()), ("class", name_of(class))];
-                put(&mut metric, *kind, &labels, value(peer.link(class)))?;
-            }
-        }
-    }
-    Ok(())
+    let links = all.iter().flat_map(|peer| {
+        let labels =
+            |class| vec![("broker", broker_of(peer)), ("class", name_of(class).to_owned())];
+        Class::ALL.map(|class| (labels(class), peer.link(class)))
+    });
+    encode_rows(encoder, ROWS, &links.collect::<Vec<_>>())
 }
 
 fn of_lanes(encoder: &mut DescriptorEncoder<'_>, all: &[PeerFigures]) -> fmt::Result {
@@ -140,17 +157,12 @@ fn of_lanes(encoder: &mut DescriptorEncoder<'_>, all: &[PeerFigures]) -> fmt::Re
             |lane| lane.dropped as f64,
         ),
     ];
-    for (name, help, kind, value) in ROWS {
-        let mut metric = encoder.encode_descriptor(name, help, None, *kind)?;
-        for peer in all {
-            let broker = peer.broker.0.to_string();
-            for lane in Lane::ALL {
-                let labels = [("broker", broker.as_str()), ("lane", name_of_lane(lane))];
-                put(&mut metric, *kind, &labels, value(peer.lane(lane)))?;
-            }
-        }
-    }
-    Ok(())
+    let lanes = all.iter().flat_map(|peer| {
+        let labels =
+            |lane| vec![("broker", broker_of(peer)), ("lane", name_of_lane(lane).to_owned())];
+        Lane::ALL.map(|lane| (labels(lane), peer.lane(lane)))
+    });
+    encode_rows(encoder, ROWS, &lanes.collect::<Vec<_>>())
 }
 
 fn of_hellos(
@@ -172,12 +184,8 @@ fn of_hellos(
             |peer| peer.hellos_rejected as f64,
         ),
     ];
-    for (name, help, kind, value) in ROWS {
-        let mut metric = encoder.encode_descriptor(name, help, None, *kind)?;
-        for peer in all {
-            put(&mut metric, *kind, &[("broker", &peer.broker.0.to_string())], value(peer))?;
-        }
-    }
+    let peers = all.iter().map(|peer| (vec![("broker", broker_of(peer))], peer));
+    encode_rows(encoder, ROWS, &peers.collect::<Vec<_>>())?;
     let help = "Connections that were refused and came from no known broker";
     let kind = MetricType::Counter;
     let metric = encoder.encode_descriptor("peer_unknown_refused", help, None, kind)?;
@@ -202,7 +210,7 @@ fn name_of_lane(lane: Lane) -> &'static str {
 fn put(
     metric: &mut MetricEncoder<'_>,
     kind: MetricType,
-    labels: &[(&'static str, &str)],
+    labels: &[(&'static str, String)],
     value: f64,
 ) -> fmt::Result {
     let metric = metric.encode_family(&labels)?;
