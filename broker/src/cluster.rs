@@ -119,13 +119,17 @@ impl Cluster {
     /// The cluster of a broker that is alone.
     #[must_use]
     pub fn alone(node: Arc<Node>, own: KnownBroker) -> Arc<Self> {
-        Arc::new(Self {
+        Arc::new(Self::new(node, Arc::new(own), None))
+    }
+
+    fn new(node: Arc<Node>, own: Arc<KnownBroker>, remote: Option<Arc<Remote>>) -> Self {
+        Self {
             node,
-            own: Arc::new(own),
-            remote: None,
+            own,
+            remote,
             #[cfg(test)]
             others: None,
-        })
+        }
     }
 
     /// The cluster of a broker that knows of others what a test says.
@@ -135,7 +139,7 @@ impl Cluster {
         own: KnownBroker,
         others: Arc<dyn others::Others>,
     ) -> Arc<Self> {
-        Arc::new(Self { node, own: Arc::new(own), remote: None, others: Some(others) })
+        Arc::new(Self { others: Some(others), ..Self::new(node, Arc::new(own), None) })
     }
 
     /// Opens the connections to the other brokers. Must be called in a tokio runtime.
@@ -167,14 +171,7 @@ impl Cluster {
         remote.refresh();
         let files = remote.link.take_files_queue();
         let service = Service { remote: Arc::clone(&remote), connections, files };
-        let cluster = Self {
-            node,
-            own,
-            remote: Some(remote),
-            #[cfg(test)]
-            others: None,
-        };
-        Ok((Arc::new(cluster), service))
+        Ok((Arc::new(Self::new(node, own, Some(remote))), service))
     }
 
     /// Adds brokers to connect to that the catalog of this broker may not list yet. The catalog's
@@ -294,12 +291,11 @@ impl Cluster {
         }
         let remote = self.remote.as_ref()?;
         let seen = held.map(|held| {
-            let replication = held.replication();
-            let leader = replication.leader;
+            let (term, leader) = held.leader_seen();
             let leader = leader.and_then(|replica| remote.link.broker_of(shard, replica));
             // This broker's own replica does not serve yet, or no longer.
             let leader = leader.filter(|broker| *broker != self.own.id);
-            Seen { term: replication.term, leader }
+            Seen { term, leader }
         });
         remote.link.leaders(|leaders| leaders.leader(shard, seen))
     }

@@ -15,7 +15,7 @@ use ropewalk_shard::driver::ChangeError;
 use ropewalk_shard::engine::{EntryId, HardState, Members, MembersChange, Progress};
 use ropewalk_shard::message::Message;
 use ropewalk_shard::proposal::{AppendResult, ProposeError, SendOrder};
-use ropewalk_shard::{Effect, Outcome, PartitionId, ShardId, State};
+use ropewalk_shard::{Effect, HistoryId, Outcome, PartitionId, ShardId, State};
 use ropewalk_store::PartitionLog;
 use ropewalk_store::checkpoint::{Capture, Source};
 use tokio::sync::{mpsc, oneshot};
@@ -371,6 +371,19 @@ impl ShardHandle {
     #[must_use]
     pub fn replication(&self) -> Replication {
         self.replication.read().clone()
+    }
+
+    /// [`Replication::term`] and [`Replication::leader`], without a copy of the members.
+    #[must_use]
+    pub fn leader_seen(&self) -> (u64, Option<u64>) {
+        let held = self.replication.read();
+        (held.term, held.leader)
+    }
+
+    /// The history of the shard that the members belong to, without a copy of them.
+    #[must_use]
+    pub fn history(&self) -> HistoryId {
+        self.replication.read().members.history
     }
 
     /// How far each member is, by replica; empty unless this replica leads. The driver renews it

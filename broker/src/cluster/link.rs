@@ -424,7 +424,7 @@ impl Link {
 /// for its files, has no history yet.
 fn decode(node: &Node, shard: ShardId, encoded: Bytes) -> Result<Message, DecodeError> {
     let held = node.held_shard(shard);
-    let own = held.map(|held| held.replication().members.history).unwrap_or_default();
+    let own = held.map(|held| held.history()).unwrap_or_default();
     match Message::decode(encoded.clone(), own) {
         Err(DecodeError::History { found, own }) => {
             let message = Message::decode(encoded, found)?;
