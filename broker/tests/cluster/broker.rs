@@ -54,15 +54,22 @@ impl Policy for Observing {
     }
 }
 
-pub(crate) fn clock_ms() -> i64 {
+fn clock_ms() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     i64::try_from(now.expect("after 1970").as_millis()).expect("it fits")
 }
 
-fn open(disk: &SimDisk, id: i32, peers: Arc<dyn Peers>, link: Option<Arc<Link>>) -> Arc<Node> {
-    let identity = match id {
-        0 => Identity::first(CLUSTER.to_owned(), BrokerId(id), 1),
-        _ => Identity::joining(CLUSTER.to_owned(), BrokerId(id), 1),
+/// The options of a broker with small bounds. Broker 0 founds the cluster, the others join it.
+pub(crate) fn options(
+    disk: SimDisk,
+    (id, shards): (BrokerId, u32),
+    peers: Arc<dyn Peers>,
+    observer: Arc<dyn Observer>,
+    policy: Arc<dyn Policy>,
+) -> NodeOptions {
+    let identity = match id.0 {
+        0 => Identity::first(CLUSTER.to_owned(), id, shards),
+        _ => Identity::joining(CLUSTER.to_owned(), id, shards),
     };
     let wal = ropewalk_wal::Options {
         file_bytes: 1 << 20,
@@ -71,14 +78,13 @@ fn open(disk: &SimDisk, id: i32, peers: Arc<dyn Peers>, link: Option<Arc<Link>>)
         spares_max: 2,
         prefilled: 0,
     };
-    let observing = Arc::new(Observing(link));
-    let node = Node::open(NodeOptions {
-        disk: Arc::new(disk.clone()),
+    NodeOptions {
+        disk: Arc::new(disk),
         dir: PathBuf::from("/data"),
         format: Some(identity),
-        observer: Arc::clone(&observing) as _,
+        observer,
         peers,
-        policy: observing,
+        policy,
         on_fatal: Arc::new(|error| panic!("{error}")),
         on_round: Arc::new(|_| ()),
         clock_ms,
@@ -92,7 +98,13 @@ fn open(disk: &SimDisk, id: i32, peers: Arc<dyn Peers>, link: Option<Arc<Link>>)
             unsynced_logs_max: 100,
         },
         transfer: transfer::Options { disk_free_bytes_min: 0, ..Default::default() },
-    });
+    }
+}
+
+fn open(disk: &SimDisk, id: i32, peers: Arc<dyn Peers>, link: Option<Arc<Link>>) -> Arc<Node> {
+    let observing = Arc::new(Observing(link));
+    let observer = Arc::clone(&observing) as _;
+    let node = Node::open(options(disk.clone(), (BrokerId(id), 1), peers, observer, observing));
     Arc::new(node.expect("it opens"))
 }
 

@@ -2,7 +2,6 @@
 //! topics are created, through any of them.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, Weak};
 
 use ropewalk_broker::catalog::{
@@ -11,19 +10,18 @@ use ropewalk_broker::catalog::{
 use ropewalk_broker::cluster::{Cluster, Link, Options};
 use ropewalk_broker::settings::Settings;
 use ropewalk_disk::SimDisk;
-use ropewalk_node::{Node, NodeOptions, Observer, ShardHandle};
+use ropewalk_node::{Node, Observer, ShardHandle};
 use ropewalk_peer::{CertificateFiles, Class};
 use ropewalk_segment::SegmentConfig;
 use ropewalk_shard::command::{BrokerInfo, CatalogCommand, Command, PeerEndpoint, Role, Standing};
 use ropewalk_shard::state::catalog::Answer;
 use ropewalk_shard::{BrokerId, Effect, Outcome, PartitionId, ShardId};
 use ropewalk_store::policy::Policy;
-use ropewalk_store::{Identity, checkpoint, recovery, transfer};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
 use crate::authority::{Authority, CLUSTER};
-use crate::broker::{clock_ms, until, within};
+use crate::broker::{options, until, within};
 use crate::catalog::known;
 
 /// Shards beside the catalog.
@@ -78,40 +76,6 @@ struct Broker {
     _files: TempDir,
 }
 
-fn options(disk: SimDisk, id: BrokerId, listener: Arc<Listener>) -> NodeOptions {
-    let identity = match id.0 {
-        0 => Identity::first(CLUSTER.to_owned(), id, SHARDS),
-        _ => Identity::joining(CLUSTER.to_owned(), id, SHARDS),
-    };
-    let wal = ropewalk_wal::Options {
-        file_bytes: 1 << 20,
-        first_file_bytes: 1 << 20,
-        files_bytes_max: 64 << 20,
-        spares_max: 2,
-        prefilled: 0,
-    };
-    NodeOptions {
-        disk: Arc::new(disk),
-        dir: PathBuf::from("/data"),
-        format: Some(identity),
-        peers: Arc::clone(&listener.link) as _,
-        observer: listener,
-        policy: Arc::new(Plain),
-        on_fatal: Arc::new(|error| panic!("{error}")),
-        on_round: Arc::new(|_| ()),
-        clock_ms,
-        recovery: recovery::Options { wal, tail_bytes_max: 4 << 20, open_files_max: 16 },
-        checkpoint: checkpoint::Options {
-            wal_used_bytes_soft_max: 2 << 20,
-            checkpoint_age_ms: 100,
-            syncs_per_second: 2_000,
-            disk_free_bytes_min: 0,
-            unsynced_logs_max: 100,
-        },
-        transfer: transfer::Options { disk_free_bytes_min: 0, ..Default::default() },
-    }
-}
-
 impl Broker {
     fn start(number: i32, (files, certificates): (TempDir, CertificateFiles)) -> Self {
         let id = BrokerId(number);
@@ -122,7 +86,8 @@ impl Broker {
             Listener { view: Arc::clone(&view), link: Arc::clone(&link), node: OnceLock::new() };
         let listener = Arc::new(listener);
         let disk = SimDisk::new(u64::from(number.unsigned_abs()) + 1);
-        let node = Node::open(options(disk, id, Arc::clone(&listener)));
+        let (peers, observer) = (Arc::clone(&link) as _, Arc::clone(&listener) as _);
+        let node = Node::open(options(disk, (id, SHARDS), peers, observer, Arc::new(Plain)));
         let node = Arc::new(node.expect("it opens"));
         listener.node.set(Arc::downgrade(&node)).expect("once");
         if let Some(catalog) = node.try_catalog() {
