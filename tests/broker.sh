@@ -82,14 +82,16 @@ END
     server_started $!
 }
 
-# Waits until the server that was just started answers, or reports why it ended.
+# server_started PID [SECONDS]: waits until the server that was just started answers, 60 s by default, or reports why it
+# ended.
 server_started() {
-    local deadline=$((SECONDS + 60))
+    local seconds=${2:-60}
+    local deadline=$((SECONDS + seconds))
     SERVER_PID=$1
     SERVER_PIDS+=("$1")
     until (exec 3<>"/dev/tcp/${KAFKA/://}") 2>/dev/null; do
         kill -0 "$1" 2>/dev/null || fail "the broker ended at once: $(tail -n 5 "$SERVER_LOG")"
-        ((SECONDS < deadline)) || fail "the broker does not listen on $KAFKA after 60 s"
+        ((SECONDS < deadline)) || fail "the broker does not listen on $KAFKA after $seconds s: $(tail -n 5 "$SERVER_LOG")"
         sleep 0.05
     done
 }
