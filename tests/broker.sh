@@ -5,7 +5,7 @@
 # there too is not a failure of ropewalk. BROKER_COUNT=3 makes it start a cluster of three brokers, of either.
 
 TARGET=${TARGET:-ropewalk}
-BROKER_COUNT=${BROKER_COUNT:-1}
+export BROKER_COUNT=${BROKER_COUNT:-1}
 # Until a new cluster is whole: every broker knows all, and every shard has a replica on each.
 WHOLE_SECONDS_MAX=180
 KAFKA_VERSION=4.3.1

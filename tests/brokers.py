@@ -6,8 +6,10 @@ tests/suites/kafka-java/launch.
         the first broker founds the cluster and the others join it. A later setting replaces an earlier one; with `ID:`
         before the key it is for that broker only.
     brokers.py wait SECONDS_MAX ADMIN…
-        Waits until every broker is ready, every broker knows all, and every shard has a replica on each that has
-        caught up, three at most.
+        Waits until every broker is ready, every broker knows all, and every shard has all of its replicas: three, or
+        one with fewer brokers.
+    brokers.py ready SECONDS_MAX ADMIN
+        Waits until one broker is ready.
 """
 
 import json
@@ -23,7 +25,6 @@ from waiting import TooLate, wait_for  # noqa: E402
 
 CLUSTER_ID = "ropewalk-tests"
 HOST = "127.0.0.1"
-REPLICAS_MAX = 3
 
 
 def write(directory, first_id, ports, given):
@@ -59,22 +60,30 @@ def get(admin, path):
         return answer.read()
 
 
-def obstacle(admins):
+def not_ready(admin):
+    """Why a broker is not ready; nothing if it is."""
+    try:
+        get(admin, "/ready")
+    except urllib.error.HTTPError as error:
+        return f"{admin} is not ready: {error.read().decode(errors='replace')[:300]}"
+    except OSError as error:
+        return f"{admin} does not answer: {error!r}"
+    return None
+
+
+def not_whole(admins):
     """What is missing until the cluster is whole; nothing if nothing is."""
+    replicas = 3 if len(admins) >= 3 else 1
     for admin in admins:
-        try:
-            get(admin, "/ready")
-            cluster = json.loads(get(admin, "/v1/cluster"))
-        except urllib.error.HTTPError as error:
-            return f"{admin} is not ready: {error.read().decode(errors='replace')[:300]}"
-        except OSError as error:
-            return f"{admin} does not answer: {error!r}"
+        if missing := not_ready(admin):
+            return missing
+        cluster = json.loads(get(admin, "/v1/cluster"))
         alive = sum(broker["alive"] for broker in cluster["brokers"])
         if alive != len(admins):
             return f"{admin} sees {alive} brokers"
         for shard in cluster["shards"]:
             voters = sum(one["role"] == "Voter" and one.get("caughtUp") is True for one in shard["replicas"])
-            if voters < min(len(admins), REPLICAS_MAX):
+            if voters < replicas and len(admins) > 1:
                 return f"{admin} says that shard {shard['shard']} has {voters} voters that have caught up"
     return None
 
@@ -89,7 +98,10 @@ def main():
         return
     seconds_max, *admins = arguments
     try:
-        wait_for("the cluster is whole", float(seconds_max), lambda: obstacle(admins))
+        if command == "ready":
+            wait_for("the broker is ready", float(seconds_max), lambda: not_ready(*admins))
+        else:
+            wait_for("the cluster is whole", float(seconds_max), lambda: not_whole(admins), every=0.2)
     except TooLate as late:
         sys.exit(str(late))
 

@@ -11,7 +11,7 @@ import fnmatch
 import sys
 from pathlib import Path
 
-from lists import EXCUSED, MUST_PASS, UNSTEADY, Row, read
+from lists import EXCUSED, MUST_PASS, UNSTEADY, Row, broker_count, read
 
 NO_ROW = Row("", "not listed")
 
@@ -69,7 +69,7 @@ def verdict(rows, results):
 
 def main():
     *again, path, results = sys.argv[1:]
-    rows, results = read(Path(path)), read_results(Path(results).read_text())
+    rows, results = read(Path(path), broker_count()), read_results(Path(results).read_text())
     if again:
         failed = [name for name, tries in results.items() if tries[0][0] == "failed"]
         print(*(name for name in failed if row_of(name, rows).state == UNSTEADY), sep="\n", end="\n" if failed else "")
