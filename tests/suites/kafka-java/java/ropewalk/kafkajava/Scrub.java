@@ -5,9 +5,7 @@ import org.apache.kafka.clients.admin.AlterConfigOp;
 import org.apache.kafka.clients.admin.ConfigEntry;
 import org.apache.kafka.clients.admin.GroupListing;
 import org.apache.kafka.clients.admin.ListConfigResourcesOptions;
-import org.apache.kafka.common.GroupType;
 import org.apache.kafka.common.config.ConfigResource;
-import org.apache.kafka.common.quota.ClientQuotaFilter;
 
 import java.util.ArrayList;
 import java.util.Collection;
@@ -18,7 +16,7 @@ import java.util.Set;
 import java.util.TreeSet;
 import java.util.concurrent.TimeUnit;
 
-/** Brings a used cluster back to its first state: no topics, groups, dynamic configuration or quotas. */
+/** Brings a used cluster back to its first state: no topics, groups, or dynamic configuration. */
 final class Scrub {
     private Scrub() { }
 
@@ -29,7 +27,6 @@ final class Scrub {
             "default.api.timeout.ms", "10000", "request.timeout.ms", "5000");
         try (Admin admin = Admin.create(config)) {
             if (admin.describeCluster().nodes().get(10, TimeUnit.SECONDS).size() != processes.nodes()) return no("nodes missing");
-            if (!admin.describeClientQuotas(ClientQuotaFilter.all()).entities().get(10, TimeUnit.SECONDS).isEmpty()) return no("quotas");
             var resources = admin.listConfigResources(Set.of(ConfigResource.Type.GROUP, ConfigResource.Type.CLIENT_METRICS),
                 new ListConfigResourcesOptions()).all().get(10, TimeUnit.SECONDS);
             if (!resources.isEmpty()) {
@@ -44,15 +41,9 @@ final class Scrub {
             if (!dynamic.equals(processes.dynamicAtStart))
                 return no("dynamic broker configuration " + dynamic + ", at start " + processes.dynamicAtStart);
             for (int tries = 0; ; tries++) {
-                List<String> plain = new ArrayList<>(), share = new ArrayList<>(), streams = new ArrayList<>();
-                for (GroupListing g : admin.listGroups().all().get(10, TimeUnit.SECONDS)) {
-                    GroupType type = g.type().orElse(GroupType.CLASSIC);
-                    (type == GroupType.SHARE ? share : type == GroupType.STREAMS ? streams : plain).add(g.groupId());
-                }
+                List<String> groups = admin.listGroups().all().get(10, TimeUnit.SECONDS).stream().map(GroupListing::groupId).toList();
                 try {
-                    if (!plain.isEmpty()) admin.deleteConsumerGroups(plain).all().get(10, TimeUnit.SECONDS);
-                    if (!share.isEmpty()) admin.deleteShareGroups(share).all().get(10, TimeUnit.SECONDS);
-                    if (!streams.isEmpty()) admin.deleteStreamsGroups(streams).all().get(10, TimeUnit.SECONDS);
+                    if (!groups.isEmpty()) admin.deleteConsumerGroups(groups).all().get(10, TimeUnit.SECONDS);
                     break;
                 } catch (java.util.concurrent.ExecutionException e) {
                     if (tries == 10) return no("groups: " + e.getCause());
