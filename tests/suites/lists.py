@@ -99,7 +99,7 @@ def git(*arguments):
 
 def main():
     here = Path(__file__).resolve().parent
-    log = git("log", "--format=%H", "--name-only", "--relative", "--", "*/list.txt")
+    log = git("log", "--format=%H", "--name-only", "--relative", "--", "*/list.txt", "*/cluster.txt")
     if log.returncode:
         print(f"the lists of the suites were not compared with earlier ones: {log.stderr.strip()}")
         return 0
