@@ -8,8 +8,8 @@
 use std::sync::Arc;
 
 use ropewalk_shard::command::{self, CatalogCommand, Standing, StartPosition};
-use ropewalk_shard::{BrokerId, ProposeError};
 use ropewalk_shard::state::catalog::{Answer, DeclareOutcome, Fence, Refusal};
+use ropewalk_shard::{BrokerId, ProposeError};
 
 use super::topics::{TopicError, check_room, log_deletion, random_topic_id};
 use super::{TopicView, Topics, name};
