@@ -89,7 +89,7 @@ impl From<TopicError> for AdminError {
             TopicError::InvalidConfig(why) => Self::bad("InvalidConfig", why),
             TopicError::TooManyGroups(why) => Self::bad("TooManyGroups", why),
             TopicError::InvalidEpoch(why) => Self::bad("InvalidEpoch", why),
-            TopicError::Unavailable(error) => error.into(),
+            TopicError::Unavailable(error) | TopicError::NotOpen(error) => error.into(),
             TopicError::Refused(refusal) => refusal.into(),
         }
     }

@@ -31,7 +31,7 @@ use super::apply_listener::{ApplyListener, Policy};
 use super::disk_speed::DiskSpeed;
 use super::join::{Join, Joined};
 use super::own_report::OwnReport;
-use super::peer_runtime::PeerRuntime;
+use super::raft_runtime::RaftRuntime;
 use super::round_metrics::RoundMetrics;
 use super::status::Status;
 use super::{StartError, identity};
@@ -82,8 +82,8 @@ pub(super) struct OpenParts {
     pub(super) wake_ups: Arc<WakeUps>,
     pub(super) reconciler: Arc<Reconciler>,
     pub(super) groups: Arc<Coordinator>,
-    /// The runtime of the connections to the other brokers.
-    pub(super) peer_runtime: Option<PeerRuntime>,
+    /// The runtime of the drivers and of the connections to the other brokers.
+    pub(super) raft_runtime: Option<RaftRuntime>,
 }
 
 impl Parts {
@@ -96,8 +96,8 @@ impl Parts {
         let queue_metrics = Arc::new(QueueMetrics::default());
         let load = Arc::new(ShardLoad::default());
         let wake_ups = Arc::new(WakeUps::default());
-        let peer_runtime = self.others.as_ref().map(|_| PeerRuntime::new()).transpose()?;
-        let link = peer_runtime.as_ref().map(|runtime| {
+        let raft_runtime = self.others.as_ref().map(|_| RaftRuntime::new()).transpose()?;
+        let link = raft_runtime.as_ref().map(|runtime| {
             let _entered = runtime.enter();
             Link::new(self.own.id, Arc::clone(&view) as _)
         });
@@ -108,9 +108,10 @@ impl Parts {
             link.clone(),
         ));
         let (identity, joined) = self.identity(format).await?;
-        let node = self.open_node(identity, (&view, &listener, link.as_ref()), on_fatal).await?;
+        let link_and_runtime = (link.as_ref(), raft_runtime.as_ref());
+        let node = self.open_node(identity, (&view, &listener), link_and_runtime, on_fatal).await?;
         let own = self.own.clone();
-        let cluster = match (&mut self.others, link, &peer_runtime) {
+        let cluster = match (&mut self.others, link, &raft_runtime) {
             (Some(others), Some(link), Some(runtime)) => {
                 others.info.incarnation = node.incarnation();
                 self.connect(&node, link, runtime, joined).await?
@@ -139,7 +140,7 @@ impl Parts {
             wake_ups,
             reconciler,
             groups,
-            peer_runtime,
+            raft_runtime,
         })
     }
 
@@ -184,10 +185,10 @@ impl Parts {
     async fn open_node(
         &self,
         format: Option<Identity>,
-        parts: (&Arc<View>, &Arc<ApplyListener>, Option<&Arc<Link>>),
+        (view, listener): (&Arc<View>, &Arc<ApplyListener>),
+        (link, runtime): (Option<&Arc<Link>>, Option<&RaftRuntime>),
         on_fatal: OnFatal,
     ) -> Result<Arc<Node>, StartError> {
-        let (view, listener, link) = parts;
         let (rounds, speed) = (self.rounds.clone(), self.disk_speed.clone());
         let peers: Arc<dyn Peers> = match link {
             Some(link) => Arc::clone(link) as _,
@@ -210,9 +211,14 @@ impl Parts {
             checkpoint: checkpoint::Options::default(),
             transfer: transfer::Options::default(),
         };
-        // Recovery reads files for as long as it takes, so it runs on a blocking thread.
-        let opened = tokio::task::spawn_blocking(move || Node::open(options)).await;
-        let node = match opened {
+        // Recovery reads files for as long as it takes, so it runs on a blocking thread. The
+        // drivers run on the runtime to which that belongs.
+        let open = move || Node::open(options);
+        let opened = match runtime {
+            Some(runtime) => runtime.spawn_blocking(open),
+            None => tokio::task::spawn_blocking(open),
+        };
+        let node = match opened.await {
             Ok(opened) => Arc::new(opened?),
             Err(ended) => return Err(StartError::Opening(ended.to_string())),
         };
@@ -234,7 +240,7 @@ impl Parts {
         &self,
         node: &Arc<Node>,
         link: Arc<Link>,
-        runtime: &PeerRuntime,
+        runtime: &RaftRuntime,
         joined: Option<Joined>,
     ) -> Result<Arc<Cluster>, StartError> {
         let others = self.others.as_ref().expect("called with other brokers only");
@@ -321,6 +327,7 @@ impl OpenParts {
 
     /// What this broker reports to the others.
     pub(super) fn own_report(&self) -> OwnReport {
+        let node = Arc::clone(&self.node);
         OwnReport {
             id: self.cluster.own().id,
             incarnation: self.node.incarnation(),
@@ -328,6 +335,7 @@ impl OpenParts {
             view: Arc::clone(&self.view),
             load: Arc::clone(&self.load),
             disk: self.parts.disk_speed.clone(),
+            is_disk_full: Box::new(move || node.is_disk_full()),
         }
     }
 

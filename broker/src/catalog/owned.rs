@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use ropewalk_shard::command::{self, CatalogCommand, Standing, StartPosition};
+use ropewalk_shard::command::{self, CatalogCommand, ConfigResource, Standing, StartPosition};
 use ropewalk_shard::state::catalog::{Answer, DeclareOutcome, Fence, Refusal};
 use ropewalk_shard::{BrokerId, ProposeError};
 
@@ -80,6 +80,7 @@ impl Topics {
         for (key, value) in &wanted.configs {
             settings::topic::validate(key, value).map_err(TopicError::InvalidConfig)?;
         }
+        self.check_new_configs(wanted)?;
         for _ in 0..TRIES {
             let (topic, exists) = self.draw_declared(wanted)?;
             let command = CatalogCommand::DeclareTopic { topic, exists };
@@ -94,6 +95,20 @@ impl Topics {
             }
         }
         Err(Refusal::Replaced.into())
+    }
+
+    /// Checks the values that this declaration changes against the cluster. One that is set already
+    /// stays: the cluster may have become smaller since.
+    fn check_new_configs(&self, wanted: &Declaration) -> Result<(), TopicError> {
+        let known = self.view.by_name(&wanted.name).map(|topic| ConfigResource::Topic(topic.id));
+        let set: Vec<(String, String)> = {
+            let state = self.node.catalog().state();
+            let catalog = state.catalog.as_ref().zip(known.as_ref());
+            let set = catalog.into_iter().flat_map(|(catalog, topic)| catalog.configs(topic));
+            set.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+        };
+        let mut new = wanted.configs.iter().filter(|pair| !set.contains(pair));
+        new.try_for_each(|(key, value)| self.check_in_sync(key, value))
     }
 
     /// The full topic, and whether it exists under this id.
