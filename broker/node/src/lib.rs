@@ -8,6 +8,7 @@
 pub mod limits;
 pub mod supervision;
 pub mod handle;
+pub mod sends;
 pub mod peers;
 pub mod transfers;
 pub mod driver;

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use ropewalk_disk::{Disk, Lock};
 use ropewalk_shard::message::Message;
+use ropewalk_shard::send_budget::SendLimits;
 use ropewalk_shard::{PartitionId, ShardId};
 use ropewalk_store::bootstrap;
 use ropewalk_store::budget::TailBudget;
@@ -36,6 +37,7 @@ use crate::error::NodeError;
 use crate::handle::{Halt, Observer, ShardHandle};
 use crate::pace;
 use crate::peers::Peers;
+use crate::sends::Sends;
 use crate::shards::{Parts, Shards};
 use crate::supervision::{self, Failure, OnFatal, StopGuard, Supervisor};
 use crate::transfers::{self, TransferHandle, TransferOrders};
@@ -139,6 +141,7 @@ impl Node {
         let known = known.chain(opened.receiving.iter().map(|(shard, _)| *shard));
         let last = known.chain([ShardId(opened.identity.shards)]).max();
         let last = last.map_or(0, |shard| shard.0);
+            sends: Sends::new(SendLimits::default()),
         let shards = Arc::new(Shards::new(parts, last, opened.destroyed));
         let stop_guard = supervisor.stop_guard();
         let policy = Arc::clone(&options.policy);

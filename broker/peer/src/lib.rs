@@ -66,6 +66,6 @@ pub use inbox::Inbox;
 pub use name::BrokerName;
 pub use peer::PeerAddress;
 pub use peers::{OpenError, Options, Peers, Reply};
-pub use queue::Sent;
+pub use queue::{Held, Sent};
 pub use queue::bulk::RequestError;
 pub use service::{Service, ServiceError};

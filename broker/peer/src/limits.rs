@@ -4,6 +4,9 @@
 //! The sum for one peer, with QUIC's windows in `transport`, is about 190 MiB. Only a peer that
 //! stops in the middle of the largest messages of all lanes costs as much; payloads that wait are
 //! shared with Raft's log. A peer that keeps up costs a few messages.
+//!
+//! The entries that wait for all peers together have a bound of the caller's, which it learns to
+//! keep from [`Peers::send_held`](crate::Peers::send_held).
 
 use std::time::Duration;
 
@@ -107,6 +110,10 @@ const _: () = assert!(
 const _: () = assert!(APPEND_FRAME_BYTES_MAX <= RECEIVED_BYTES_MAX);
 const _: () = assert!(
     BULK_REQUESTS_MAX * BULK_FRAME_BYTES_MAX + BULK_BYTES_MAX <= RECEIVED_BYTES_MAX,
+const _: () = assert!(
+    shard::PEER_BYTES_INFLIGHT_MAX <= APPEND_QUEUED_BYTES_MAX as u64,
+    "the entries that a broker may have on their way to another one fit the queue, but for headers"
+);
     "requests of the peer and answers of the peer do not wait for each other"
 );
 const _: () = assert!(2 * BULK_FRAME_BYTES_MAX <= BULK_BYTES_MAX, "one request is always taken");

@@ -21,8 +21,8 @@ use crate::inbox::Inbox;
 use crate::local::Local;
 use crate::name::{BrokerName, NameError};
 use crate::peer::PeerAddress;
-use crate::queue::Sent;
 use crate::queue::bulk::{AnswerReceiver, RequestError};
+use crate::queue::{Held, Sent};
 use crate::service::Service;
 use crate::transport;
 
@@ -136,7 +136,7 @@ impl Peers {
         message: &Message,
     ) -> Sent {
         match self.local.peer(to) {
-            Some(peer) => peer.send(shard, history, message),
+            Some(peer) => peer.send(shard, history, message, held),
             None => Sent::NotConnected,
         }
     }
@@ -156,6 +156,20 @@ impl Peers {
         peer.request(request.into()).map(Reply)
     }
 
+    ) -> Sent {
+        self.send_held(to, shard, history, message, None)
+    }
+
+    /// Like [`Self::send`]. `held` is dropped when the message is no longer held here: entries when
+    /// they are handed to QUIC, which holds at most [`crate::transport::send_window`] bytes of a
+    /// connection until the peer has acknowledged them, or are lost; any other message at once.
+    pub fn send_held(
+        &self,
+        to: BrokerId,
+        shard: ShardId,
+        history: HistoryId,
+        message: &Message,
+        held: Option<Held>,
     /// Reads the certificate files now. A change is also noticed within
     /// [`crate::limits::CERTIFICATE_POLL`].
     ///
