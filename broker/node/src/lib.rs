@@ -21,6 +21,6 @@ mod node;
 
 pub use error::NodeError;
 pub use handle::{FeatureLevel, Halt, Observer, Replication, ShardHandle};
-pub use node::{Node, NodeOptions, OnRound};
+pub use node::{Node, NodeOptions, OnRound, StartedAs};
 pub use peers::{NoPeers, Peers};
 pub use ropewalk_shard::engine::Progress;

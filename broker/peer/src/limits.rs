@@ -19,6 +19,9 @@ pub const HELLO_BYTES_MAX: usize = 1 << 10;
 /// Most bytes of a cluster id.
 pub const CLUSTER_ID_BYTES_MAX: usize = 63;
 
+/// Most earlier starts of a broker in its hello.
+pub const EARLIER_STARTS_MAX: usize = 16;
+
 /// Most bytes of the text of a refusal.
 pub const REFUSAL_TEXT_BYTES_MAX: usize = 256;
 
@@ -107,16 +110,16 @@ const _: () = assert!(
         <= APPEND_QUEUED_BYTES_MAX,
     "the largest message fits beside those of another shard"
 );
-const _: () = assert!(APPEND_FRAME_BYTES_MAX <= RECEIVED_BYTES_MAX);
-const _: () = assert!(
-    BULK_REQUESTS_MAX * BULK_FRAME_BYTES_MAX + BULK_BYTES_MAX <= RECEIVED_BYTES_MAX,
 const _: () = assert!(
     shard::PEER_BYTES_INFLIGHT_MAX <= APPEND_QUEUED_BYTES_MAX as u64,
     "the entries that a broker may have on their way to another one fit the queue, but for headers"
 );
+const _: () = assert!(APPEND_FRAME_BYTES_MAX <= RECEIVED_BYTES_MAX);
+const _: () = assert!(
+    BULK_REQUESTS_MAX * BULK_FRAME_BYTES_MAX + BULK_BYTES_MAX <= RECEIVED_BYTES_MAX,
     "requests of the peer and answers of the peer do not wait for each other"
 );
 const _: () = assert!(2 * BULK_FRAME_BYTES_MAX <= BULK_BYTES_MAX, "one request is always taken");
 const _: () = assert!(RECEIVED_BYTES_MAX <= u32::MAX as usize);
 const _: () = assert!(BULK_BYTES_MAX <= u32::MAX as usize);
-const _: () = assert!(CLUSTER_ID_BYTES_MAX < HELLO_BYTES_MAX / 4);
+const _: () = assert!(CLUSTER_ID_BYTES_MAX + EARLIER_STARTS_MAX * 16 < HELLO_BYTES_MAX / 2);

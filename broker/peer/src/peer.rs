@@ -8,11 +8,11 @@ use ropewalk_shard::message::{Body, Message};
 use ropewalk_shard::{BrokerId, HistoryId, Payload, ShardId};
 use tokio::sync::{Notify, oneshot};
 
-use crate::admission::{self, Dialler, Standing, Start, Winner};
+use crate::admission::{self, Dialler, Standing, Winner};
 use crate::figures::{LaneCounts, LinkFigures, PeerFigures};
 use crate::frame::Lane;
 use crate::heartbeats;
-use crate::hello::{Class, Hello, Refusal};
+use crate::hello::{Class, Hello, Refusal, Start};
 use crate::queue::append::AppendQueue;
 use crate::queue::bulk::{AnswerReceiver, BulkQueue};
 use crate::queue::control::ControlQueue;
@@ -162,7 +162,7 @@ impl Peer {
             return Err(admission::not_a_member(self.broker, self.own));
         }
         let start = Start { incarnation: theirs.incarnation, process: theirs.process };
-        let standing = admission::standing(self.broker, links.newest, start)?;
+        let standing = admission::standing(self.broker, links.newest, start, &theirs.earlier)?;
         let class = theirs.class;
         if standing == Standing::Newer {
             links.newest = Some(start);
