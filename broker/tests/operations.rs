@@ -128,7 +128,7 @@ fn a_broker_is_restarted_and_drained_by_commands() {
     dev.settles();
     dev.refused(&["drain", "1"], &["acceptFewerReplicas", "shard 0: it has 3 replicas"]);
     dev.refused(&["drain", "9"], &["broker 9 is not in the cluster"]);
-    dev.refused(&["forget", "1"], &["holds 25 replicas", "HoldsReplica"]);
+    dev.refused(&["remove", "1"], &["holds 25 replicas", "HoldsReplica"]);
 
     let prepare = ["prepare-restart", "1", "--deadline-seconds", "600"];
     dev.until_done(&prepare, "it can be stopped now");
@@ -146,7 +146,7 @@ fn a_broker_is_restarted_and_drained_by_commands() {
 
     dev.settles();
     dev.until_done(&["drain", "3", "--accept-fewer-replicas"], "it holds no replica");
-    dev.refused(&["forget", "3"], &["broker 3 answers"]);
+    dev.refused(&["remove", "3"], &["broker 3 answers"]);
     dev.until_done(&["admit", "3"], "it serves");
 }
 
