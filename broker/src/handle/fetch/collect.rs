@@ -324,6 +324,7 @@ impl Collected {
         call: &Call,
         wants: &[TopicRead],
     ) -> FetchResponse {
+        self.count_followers(ctx, wants);
         let queues = self.reads.iter_mut().map(|read| std::mem::take(&mut read.later));
         let queues: Vec<Queue> = queues.filter(|queue| !queue.is_empty()).collect();
         self.share.shrink_to(self.needed_bytes);
@@ -345,6 +346,19 @@ impl Collected {
         });
         let responses = responses.collect();
         FetchResponse { responses, ..Default::default() }
+    }
+}
+
+impl Collected {
+    fn count_followers(&self, ctx: &Context, wants: &[TopicRead]) {
+        let (mut redirects, mut bytes) = (0, 0);
+        for (read, want) in self.reads.iter().zip(partitions(wants)) {
+            redirects += usize::from(read.data.preferred_read_replica >= 0);
+            if want.found.as_ref().is_ok_and(HeldPartition::is_followed) {
+                bytes += read.data.records.len();
+            }
+        }
+        ctx.metrics.read_followers(redirects, bytes);
     }
 }
 
@@ -374,8 +388,11 @@ pub(super) fn diverging(
     }
     let end = partition.epoch_end(asked.last_fetched_epoch, found.leader_epoch);
     // The epoch may be one of the leader's that this follower has not heard of.
-    let unknown =
-        if found.is_followed() { ErrorCode::OffsetNotAvailable } else { ErrorCode::OffsetOutOfRange };
+    let unknown = if found.is_followed() {
+        ErrorCode::OffsetNotAvailable
+    } else {
+        ErrorCode::OffsetOutOfRange
+    };
     let EpochEnd { epoch, end_offset } = end.ok_or(unknown)?;
     let parted = epoch < asked.last_fetched_epoch || end_offset < asked.fetch_offset;
     Ok(parted.then_some(EpochEndOffset { epoch, end_offset }))
