@@ -176,6 +176,7 @@ impl Refusal {
             | Self::RebalanceInProgress
             | Self::FencedInstance
             | Self::MemberIdRequired
+            | Self::OutcomeUnknown
             | Self::NoSuchGroup
             | Self::NotEmpty
             | Self::NotCoordinator
