@@ -15,7 +15,7 @@ use ropewalk_shard::driver::ChangeError;
 use ropewalk_shard::engine::{EntryId, HardState, Members, MembersChange, Progress};
 use ropewalk_shard::message::Message;
 use ropewalk_shard::proposal::{AppendResult, ProposeError, SendOrder};
-use ropewalk_shard::{Effect, HistoryId, Outcome, PartitionId, ShardId, State};
+use ropewalk_shard::{Effect, Outcome, PartitionId, ShardId, State};
 use ropewalk_store::PartitionLog;
 use ropewalk_store::checkpoint::{Capture, Source};
 use tokio::sync::{mpsc, oneshot};
@@ -23,6 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::limits;
 
 mod input;
+mod members;
 
 pub use input::Input;
 
@@ -370,36 +371,6 @@ impl ShardHandle {
     /// For the driver: it ends because the shard is closed.
     pub(crate) fn set_closing(&self) {
         self.is_closing.store(true, Ordering::Release);
-    }
-
-    /// Who takes part in the shard and who leads it.
-    #[must_use]
-    pub fn replication(&self) -> Replication {
-        self.replication.read().clone()
-    }
-
-    /// [`Replication::term`] and [`Replication::leader`], without a copy of the members.
-    #[must_use]
-    pub fn leader_seen(&self) -> (u64, Option<u64>) {
-        let held = self.replication.read();
-        (held.term, held.leader)
-    }
-
-    /// The term of the leader that this replica follows as a voter. `None` if it leads, knows of no
-    /// leader, has stopped, or is a learner, which may still lack what its leader's log begins
-    /// after. A replica that hears nothing of its leader for an election timeout knows of none.
-    #[must_use]
-    pub fn following(&self) -> Option<u64> {
-        let own = self.replica().filter(|_| !self.is_halted())?;
-        let held = self.replication.read();
-        held.leader.filter(|leader| *leader != own && held.members.is_voter(own))?;
-        Some(held.term)
-    }
-
-    /// The history of the shard that the members belong to, without a copy of them.
-    #[must_use]
-    pub fn history(&self) -> HistoryId {
-        self.replication.read().members.history
     }
 
     /// How far each member is, by replica; empty unless this replica leads. The driver renews it
