@@ -16,14 +16,16 @@ import time
 TESTS = pathlib.Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS / "history")]
 import clusters  # noqa: E402
+import hog  # noqa: E402
 import scenarios  # noqa: E402
 from load import MEMBERS, Load  # noqa: E402
 from network import Network  # noqa: E402
 from report import Result, anomalies, progress, table  # noqa: E402
 
-NAMES = ("grow", "kill", "stop", "cut", "stranger", "roll")
+NAMES = ("grow", "kill", "stop", "cut", "stranger", "roll", "hog")
 # Once in five runs a client of librdkafka did not go on within 60 s while a broker received nothing: it is not known why.
-LONG_ONLY = ("cut",)
+LONG_ONLY = ("cut", "hog")
+SCENARIOS = {name: getattr(hog if name == "hog" else scenarios, name) for name in NAMES}
 # A load that acknowledges fewer records in a second of a scenario shows little; faults pause it.
 ACKED_PER_S_MIN = 50
 
@@ -52,7 +54,7 @@ class Runner:
         with (self.kept_after_failure(directory), Network() as network,
               Load(cluster, directory.name, directory, self.options.franz_go) as load):
             run = scenarios.Run(cluster, load, network, self.rng)
-            events = getattr(scenarios, name)(run, argument)
+            events = SCENARIOS[name](run, argument)
             run.rest()
             told = load.finish()
         result.recoveries += run.recoveries
@@ -118,6 +120,8 @@ class Runner:
                 self.scenario(cluster, "stranger", None)
             if "roll" in wanted:
                 self.scenario(cluster, "roll", *([3] * 3 if options.long else [1]))
+            if "hog" in wanted:
+                self.scenario(cluster, "hog", hog.HOG_S)
             for node in cluster.nodes:
                 node.stop()
 

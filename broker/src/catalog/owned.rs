@@ -1,4 +1,5 @@
-//! An operator's changes to topics, under its fencing epoch: declare, release, bind groups.
+//! An operator's changes under its fencing epoch: topics are declared and released, groups bound,
+//! brokers drained, restarted and removed.
 //!
 //! The admin server calls these. Each ends in one catalog entry that checks epoch and owner and
 //! makes the change, or in none if a read barrier shows that nothing would change.
@@ -6,9 +7,9 @@
 
 use std::sync::Arc;
 
-use ropewalk_shard::ProposeError;
-use ropewalk_shard::command::{self, CatalogCommand, ConfigResource, StartPosition};
+use ropewalk_shard::command::{self, CatalogCommand, ConfigResource, Standing, StartPosition};
 use ropewalk_shard::state::catalog::{Answer, DeclareOutcome, Fence, Refusal};
+use ropewalk_shard::{BrokerId, ProposeError};
 
 use super::topics::{TopicError, check_room, log_deletion, random_topic_id};
 use super::{TopicView, Topics, name};
@@ -210,6 +211,29 @@ impl Topics {
         let Some(topic) = self.view.by_name(name) else { return self.check_epoch(epoch).await };
         let command = CatalogCommand::UnbindGroup { topic: topic.id, owner, group };
         self.fenced(epoch, command).await.map(|_| ())
+    }
+
+    /// Changes the standing of a broker from `from` to `to`. When this returns, this broker's view
+    /// shows it.
+    ///
+    /// # Errors
+    /// See [`TopicError`].
+    pub async fn change_standing(
+        &self,
+        epoch: u64,
+        broker: BrokerId,
+        (from, to): (Standing, Standing),
+    ) -> Result<(), TopicError> {
+        let command = CatalogCommand::ChangeStanding { broker, from, to };
+        self.fenced(epoch, command).await.map(|_| ())
+    }
+
+    /// Removes a broker for good.
+    ///
+    /// # Errors
+    /// See [`TopicError`]. Refused while it holds replicas.
+    pub async fn forget_broker(&self, epoch: u64, broker: BrokerId) -> Result<(), TopicError> {
+        self.fenced(epoch, CatalogCommand::ForgetBroker { broker }).await.map(|_| ())
     }
 
     /// The topics of an owner, with their bound groups.

@@ -375,7 +375,10 @@ impl From<&catalog::Refusal> for ErrorCode {
             catalog::Refusal::BrokerForgotten { .. }
             | catalog::Refusal::StaleIncarnation { .. }
             | catalog::Refusal::TooManyBrokers { .. }
-            | catalog::Refusal::BrokerHoldsReplicas { .. } => Self::PolicyViolation,
+            | catalog::Refusal::BrokerHoldsReplicas { .. }
+            | catalog::Refusal::StandingChanged { .. }
+            | catalog::Refusal::TooFewBrokers { .. }
+            | catalog::Refusal::OtherRestarts { .. } => Self::PolicyViolation,
             catalog::Refusal::NoSuchBroker { .. } => Self::BrokerIdNotRegistered,
             catalog::Refusal::NoSuchShard { .. }
             | catalog::Refusal::NoSuchReplica { .. }

@@ -17,6 +17,7 @@ use std::sync::atomic::Ordering;
 
 use super::send::{Later, Queue};
 use super::{PartitionRead, TopicRead, partitions};
+use crate::clock;
 use crate::handle::partition::HeldPartition;
 use crate::handle::{Call, Context, ErrorCode};
 use crate::limits;
@@ -334,6 +335,12 @@ impl Collected {
         if !queues.is_empty() {
             call.follow(Later::new(queues, ctx.buffers.clone(), share));
         }
+        let now_ms = clock::now_ms();
+        for (read, want) in self.reads.iter().zip(partitions(wants)) {
+            if let Ok(found) = &want.found {
+                ctx.load.read(found.shard.id(), now_ms, read.data.records.len());
+            }
+        }
         let mut data = self.reads.into_iter().map(|read| read.data);
         let responses = wants.iter().map(|topic| {
             let partitions = data.by_ref().take(topic.partitions.len()).collect();
@@ -374,8 +381,11 @@ pub(super) fn diverging(
     }
     let end = partition.epoch_end(asked.last_fetched_epoch, found.leader_epoch);
     // The epoch may be one of the leader's that this follower has not heard of.
-    let unknown =
-        if found.is_followed() { ErrorCode::OffsetNotAvailable } else { ErrorCode::OffsetOutOfRange };
+    let unknown = if found.is_followed() {
+        ErrorCode::OffsetNotAvailable
+    } else {
+        ErrorCode::OffsetOutOfRange
+    };
     let EpochEnd { epoch, end_offset } = end.ok_or(unknown)?;
     let parted = epoch < asked.last_fetched_epoch || end_offset < asked.fetch_offset;
     Ok(parted.then_some(EpochEndOffset { epoch, end_offset }))
