@@ -17,15 +17,18 @@ TESTS = pathlib.Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS / "history")]
 import clusters  # noqa: E402
 import hog  # noqa: E402
+import mtu  # noqa: E402
 import scenarios  # noqa: E402
+import versions  # noqa: E402
 from load import MEMBERS, Load  # noqa: E402
 from network import Network  # noqa: E402
 from report import Result, anomalies, progress, table  # noqa: E402
 
-NAMES = ("grow", "kill", "stop", "cut", "stranger", "roll", "hog")
+NAMES = ("grow", "kill", "stop", "cut", "stranger", "roll", "hog", "black_hole", "versions")
 # Once in five runs a client of librdkafka did not go on within 60 s while a broker received nothing: it is not known why.
-LONG_ONLY = ("cut", "hog")
-SCENARIOS = {name: getattr(hog if name == "hog" else scenarios, name) for name in NAMES}
+LONG_ONLY = ("cut", "hog", "black_hole", "versions")
+IN_FILES = {"hog": hog.hog, "black_hole": mtu.black_hole, "versions": versions.versions}
+SCENARIOS = {name: IN_FILES.get(name) or getattr(scenarios, name) for name in NAMES}
 # A load that acknowledges fewer records in a second of a scenario shows little; faults pause it.
 ACKED_PER_S_MIN = 50
 
@@ -122,6 +125,13 @@ class Runner:
                 self.scenario(cluster, "roll", *([3] * 3 if options.long else [1]))
             if "hog" in wanted:
                 self.scenario(cluster, "hog", hog.HOG_S)
+            if "black_hole" in wanted:
+                self.scenario(cluster, "black_hole", None)
+            if "versions" in wanted:
+                if versions.previous():
+                    self.scenario(cluster, "versions", versions.previous())
+                else:
+                    print("not run: versions, because PREVIOUS_BROKER names no binary")
             for node in cluster.nodes:
                 node.stop()
 

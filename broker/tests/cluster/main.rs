@@ -4,6 +4,7 @@
 mod authority;
 mod broker;
 mod catalog;
+mod impostor;
 mod placement;
 
 use std::sync::Arc;
