@@ -16,12 +16,14 @@ import time
 TESTS = pathlib.Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS / "history")]
 import clusters  # noqa: E402
+import resources  # noqa: E402
 import scenarios  # noqa: E402
 from load import MEMBERS, Load  # noqa: E402
 from network import Network  # noqa: E402
-from report import Result, anomalies, progress, table  # noqa: E402
+from report import ROLES, Result, anomalies, progress, table  # noqa: E402
 
-NAMES = ("grow", "kill", "stop", "cut", "stranger", "roll")
+MODULES = (scenarios, resources)
+NAMES = ("grow", "kill", "stop", "cut", "partial", "slow", "full", "clock", "stranger", "roll")
 # Once in five runs a client of librdkafka did not go on within 60 s while a broker received nothing: it is not known why.
 LONG_ONLY = ("cut",)
 # A load that acknowledges fewer records in a second of a scenario shows little; faults pause it.
@@ -52,7 +54,8 @@ class Runner:
         with (self.kept_after_failure(directory), Network() as network,
               Load(cluster, directory.name, directory, self.options.franz_go) as load):
             run = scenarios.Run(cluster, load, network, self.rng)
-            events = getattr(scenarios, name)(run, argument)
+            make = next(getattr(module, name) for module in MODULES if hasattr(module, name))
+            events = make(run, argument)
             run.rest()
             told = load.finish()
         result.recoveries += run.recoveries
@@ -110,10 +113,19 @@ class Runner:
             if "kill" in wanted:
                 self.scenario(cluster, "kill", *scenarios.rounds_of(options.kills))
             if "stop" in wanted:
-                durations = (1, 3, 10, 30, 60) * 4 if options.long else (1, 10)
-                self.scenario(cluster, "stop", durations)
+                leader, follower = ((1, 3, 10, 30, 60) * 4, (1, 10, 60)) if options.long else ((1, 10), (3,))
+                self.scenario(cluster, "stop", [("leader", s) for s in leader] + [("follower", s) for s in follower])
             if "cut" in wanted:
                 self.scenario(cluster, "cut", *([2] * 10 if options.long else [1]))
+            if "partial" in wanted:
+                self.scenario(cluster, "partial", *([ROLES] * 5 if options.long else [("leader", "follower")]))
+            if "slow" in wanted:
+                self.scenario(cluster, "slow", *([ROLES] * 5 if options.long else [("leader", "follower")]))
+            if "full" in wanted:
+                self.scenario(cluster, "full", *([ROLES] * 5 if options.long else [("leader", "follower")]))
+            if "clock" in wanted:
+                jumps = [(role, seconds) for role in ROLES for seconds in (3600, -3600)]
+                self.scenario(cluster, "clock", *([jumps] * 3 if options.long else [jumps[:2]]))
             if "stranger" in wanted:
                 self.scenario(cluster, "stranger", None)
             if "roll" in wanted:
