@@ -14,8 +14,12 @@ import subprocess
 import tempfile
 import time
 
+from waiting import wait_for
+
 FUNCTION = "__vdso_clock_gettime"
 TRIES_MAX = 100
+# Until a stopped process has stopped.
+STOPPED_S_MAX = 10
 
 
 def is_possible():
@@ -58,7 +62,8 @@ def set_forward(process, seconds):
         for _ in range(TRIES_MAX):
             process.send_signal(signal.SIGSTOP)
             try:
-                if is_stopped_outside(here, begin, end):
+                wait_for("all threads are stopped", STOPPED_S_MAX, lambda: None in next_instructions(here), every=0.005)
+                if not any(begin <= address < end for address in next_instructions(here)):
                     memory.seek(at)
                     memory.write(machine_code(seconds))
                     return
@@ -68,11 +73,12 @@ def set_forward(process, seconds):
     raise RuntimeError(f"some thread of process {process.pid} was reading the time at each of {TRIES_MAX} tries")
 
 
-def is_stopped_outside(here, begin, end):
-    """Whether all threads are stopped, none of them inside of the vDSO."""
-    for thread in (here / "task").iterdir():
-        # A number of a system call or -1, its arguments, the stack's address and that of the next instruction.
-        told = (thread / "syscall").read_text().split()
-        if told[0] == "running" or begin <= int(told[-1], 16) < end:
-            return False
-    return True
+def next_instructions(here):
+    """The address at which each thread goes on; None for one that runs."""
+    return [address_of((thread / "syscall").read_text()) for thread in (here / "task").iterdir()]
+
+
+def address_of(told):
+    """By the text of /proc/PID/task/ID/syscall: the number of a system call or -1, its arguments, the address of the
+    stack and that of the next instruction."""
+    return None if told.startswith("running") else int(told.split()[-1], 16)

@@ -16,14 +16,15 @@ import time
 TESTS = pathlib.Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS / "history")]
 import clusters  # noqa: E402
+import growth  # noqa: E402
 import resources  # noqa: E402
 import scenarios  # noqa: E402
 from load import MEMBERS, Load  # noqa: E402
 from network import Network  # noqa: E402
 from report import ROLES, Result, anomalies, progress, table  # noqa: E402
 
-MODULES = (scenarios, resources)
-NAMES = ("grow", "kill", "stop", "cut", "partial", "slow", "full", "clock", "stranger", "roll")
+MODULES = (scenarios, resources, growth)
+NAMES = ("grow", "kill", "stop", "cut", "partial", "slow", "full", "full_majority", "clock", "stranger", "roll", "crash")
 # Once in five runs a client of librdkafka did not go on within 60 s while a broker received nothing: it is not known why.
 LONG_ONLY = ("cut",)
 # A load that acknowledges fewer records in a second of a scenario shows little; faults pause it.
@@ -102,6 +103,10 @@ class Runner:
         wanted = options.scenarios or [name for name in NAMES if options.long or name not in LONG_ONLY]
         for name in (name for name in NAMES if name not in wanted):
             print(f"not run: {name}")
+        if "crash" in wanted:
+            self.crash()
+        if wanted == ["crash"]:
+            return
         with (clusters.ropewalk(options.ropewalk, options.scratch / "ropewalk") as cluster, self.explained(cluster)):
             first, *others = cluster.all
             cluster.add(first)
@@ -123,6 +128,8 @@ class Runner:
                 self.scenario(cluster, "slow", *([ROLES] * 5 if options.long else [("leader", "follower")]))
             if "full" in wanted:
                 self.scenario(cluster, "full", *([ROLES] * 5 if options.long else [("leader", "follower")]))
+            if "full_majority" in wanted:
+                self.scenario(cluster, "full_majority", *[None] * (5 if options.long else 1))
             if "clock" in wanted:
                 jumps = [(role, seconds) for role in ROLES for seconds in (3600, -3600)]
                 self.scenario(cluster, "clock", *([jumps] * 3 if options.long else [jumps[:2]]))
@@ -132,6 +139,15 @@ class Runner:
                 self.scenario(cluster, "roll", *([3] * 3 if options.long else [1]))
             for node in cluster.nodes:
                 node.stop()
+
+    def crash(self):
+        """Each round is the growth of a cluster of its own."""
+        for at in range(10 if self.options.long else 1):
+            directory = self.options.scratch / f"growing-{at}"
+            with clusters.ropewalk(self.options.ropewalk, directory) as cluster, self.explained(cluster):
+                first, *others = cluster.all
+                cluster.add(first)
+                self.scenario(cluster, "crash", others)
 
     def kafka(self):
         with clusters.kafka(self.options.kafka, self.options.scratch / "kafka") as cluster, self.explained(cluster):

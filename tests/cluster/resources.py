@@ -2,9 +2,10 @@
 
 import time
 
-from confluent_kafka import Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka import OFFSET_END, TopicPartition
+from confluent_kafka.admin import AdminClient
 from history import now
+from load import PARTITIONS
 from report import Event, progress
 from waiting import wait_for
 
@@ -53,8 +54,7 @@ def clock(run, jumps):
 
 
 def full(run, roles):
-    """The disk of one broker becomes full, and then has space again. After that, those of two of three: no record can be
-    written then, and records can be deleted."""
+    """The disk of one broker becomes full: clients go on, because two others have space. Then it has space again."""
     events = []
     for role in roles:
         node = run.choose(role)
@@ -64,12 +64,14 @@ def full(run, roles):
             wait_until_noticed([node])
 
         events += lasting(run, f"full disk of a {role}", fill, node.disk.free)
-    return events + full_majority(run)
+    return events
 
 
-def full_majority(run):
+def full_majority(run, _):
+    """The disks of two of three brokers become full: no record can be written, and records can be deleted. Then they have
+    space again."""
     run.rest()
-    ballast = make_ballast(run)
+    ballast = run.load.make_records(BALLAST_RECORDS, BALLAST_BYTES)
     nodes = run.rng.sample(run.cluster.nodes, 2)
     names = " and ".join(str(node.number) for node in nodes)
     events = [Event(now(), "full disks of two of three")]
@@ -98,27 +100,13 @@ def wait_until_noticed(nodes):
     wait_for("a full disk is noticed", NOTICED_S_MAX, missing, every=0.25)
 
 
-def make_ballast(run):
-    """A topic of its own: the load's keeps all records. Each partition has some."""
-    name, partitions = f"{run.load.topic}-ballast", 6
-    admin = AdminClient({"bootstrap.servers": run.cluster.bootstrap})
-    admin.create_topics([NewTopic(name, partitions, -1)])[name].result(ADMIN_S_MAX)
-    producer = Producer({"bootstrap.servers": run.cluster.bootstrap, "acks": "all", "log_level": 0})
-    for at in range(BALLAST_RECORDS):
-        producer.produce(name, bytes(BALLAST_BYTES), partition=at % partitions)
-        producer.poll(0)
-    if left := producer.flush(ADMIN_S_MAX):
-        raise AssertionError(f"{left} records of {name} were not written in {ADMIN_S_MAX} s")
-    return [TopicPartition(name, partition, -1) for partition in range(partitions)]
-
-
-def delete(run, partitions):
-    """Deletes the records of the partitions, and then their topic."""
+def delete(run, topic):
+    """Deletes all records of the topic, and then the topic."""
     began = time.monotonic()
+    partitions = [TopicPartition(topic, partition, OFFSET_END) for partition in range(PARTITIONS)]
     admin = AdminClient({"bootstrap.servers": run.cluster.bootstrap})
     for answer in admin.delete_records(partitions, operation_timeout=ADMIN_S_MAX).values():
         answer.result(ADMIN_S_MAX)
     records_s = time.monotonic() - began
-    name = partitions[0].topic
-    admin.delete_topics([name], operation_timeout=ADMIN_S_MAX)[name].result(ADMIN_S_MAX)
+    admin.delete_topics([topic], operation_timeout=ADMIN_S_MAX)[topic].result(ADMIN_S_MAX)
     progress(f"records deleted within {records_s:.1f} s, their topic within {time.monotonic() - began - records_s:.1f} s")
