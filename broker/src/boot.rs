@@ -47,7 +47,7 @@ mod bind;
 mod connections;
 mod round_metrics;
 mod status;
-mod peer_runtime;
+mod raft_runtime;
 mod join;
 mod registration;
 mod open;
@@ -57,7 +57,7 @@ use bind::{
 };
 use connections::Connections;
 use open::{OpenParts, Others, Parts};
-use peer_runtime::PeerRuntime;
+use raft_runtime::RaftRuntime;
 use registration::Registration;
 use round_metrics::RoundMetrics;
 use status::Status;
@@ -137,8 +137,8 @@ pub struct Broker {
     admin_stopping: watch::Sender<bool>,
     listeners: JoinSet<()>,
     background: JoinSet<()>,
-    /// Dropped last: the connections to the other brokers.
-    _peer_runtime: Option<PeerRuntime>,
+    /// Dropped last: the drivers and the connections to the other brokers.
+    _raft_runtime: Option<RaftRuntime>,
 }
 
 impl Broker {
@@ -215,7 +215,7 @@ impl Broker {
             admin_stopping,
             listeners,
             background,
-            _peer_runtime: opened.peer_runtime,
+            _raft_runtime: opened.raft_runtime,
         })
     }
 

@@ -100,6 +100,7 @@ class RopewalkNode(Node):
         # The name of the scratch directory is the only one on the machine.
         self.disk = Disk(directory / f"disk-{number}", f"{directory.parent.name}-{number}")
         self.data = self.disk.path / "data"
+        self.token = (directory / "token").read_text().strip()
 
     def configure(self, seeds):
         """The settings of a broker that joins the seeds, or without any is the first of its cluster."""

@@ -17,16 +17,21 @@ TESTS = pathlib.Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS / "history")]
 import clusters  # noqa: E402
 import growth  # noqa: E402
+import hog  # noqa: E402
+import membership  # noqa: E402
+import moves  # noqa: E402
 import resources  # noqa: E402
 import scenarios  # noqa: E402
 from load import MEMBERS, Load  # noqa: E402
 from network import Network  # noqa: E402
 from report import ROLES, Result, anomalies, progress, table  # noqa: E402
 
-MODULES = (scenarios, resources, growth)
-NAMES = ("grow", "kill", "stop", "cut", "partial", "slow", "full", "full_majority", "clock", "stranger", "roll", "crash")
+MODULES = (scenarios, resources, growth, membership, moves, hog)
+NAMES = ("grow", "kill", "stop", "cut", "partial", "slow", "full", "full_majority", "clock", "moves", "stranger", "roll",
+         "replace", "resize", "crash", "hog")
 # Once in five runs a client of librdkafka did not go on within 60 s while a broker received nothing: it is not known why.
-LONG_ONLY = ("cut",)
+LONG_ONLY = ("cut", "hog")
+SCENARIOS = {name: next(getattr(module, name) for module in MODULES if hasattr(module, name)) for name in NAMES}
 # A load that acknowledges fewer records in a second of a scenario shows little; faults pause it.
 ACKED_PER_S_MIN = 50
 
@@ -55,8 +60,9 @@ class Runner:
         with (self.kept_after_failure(directory), Network() as network,
               Load(cluster, directory.name, directory, self.options.franz_go) as load):
             run = scenarios.Run(cluster, load, network, self.rng)
-            make = next(getattr(module, name) for module in MODULES if hasattr(module, name))
-            events = make(run, argument)
+MODULES = (scenarios, resources, growth, membership, moves, hog)
+NAMES = ("grow", "kill", "stop", "cut", "partial", "slow", "full", "full_majority", "clock", "moves", "stranger", "roll",
+         "replace", "resize", "crash", "hog")
             run.rest()
             told = load.finish()
         result.recoveries += run.recoveries
@@ -110,35 +116,28 @@ class Runner:
         with (clusters.ropewalk(options.ropewalk, options.scratch / "ropewalk") as cluster, self.explained(cluster)):
             first, *others = cluster.all
             cluster.add(first)
-            if "grow" in wanted:
-                self.scenario(cluster, "grow", others)
-            else:
+            rounds = self.rounds(others)
+            if "grow" not in wanted:
                 cluster.add(*others)
                 cluster.wait_until_whole()
-            if "kill" in wanted:
-                self.scenario(cluster, "kill", *scenarios.rounds_of(options.kills))
-            if "stop" in wanted:
-                leader, follower = ((1, 3, 10, 30, 60) * 4, (1, 10, 60)) if options.long else ((1, 10), (3,))
-                self.scenario(cluster, "stop", [("leader", s) for s in leader] + [("follower", s) for s in follower])
-            if "cut" in wanted:
-                self.scenario(cluster, "cut", *([2] * 10 if options.long else [1]))
-            if "partial" in wanted:
-                self.scenario(cluster, "partial", *([ROLES] * 5 if options.long else [("leader", "follower")]))
-            if "slow" in wanted:
-                self.scenario(cluster, "slow", *([ROLES] * 5 if options.long else [("leader", "follower")]))
-            if "full" in wanted:
-                self.scenario(cluster, "full", *([ROLES] * 5 if options.long else [("leader", "follower")]))
-            if "full_majority" in wanted:
-                self.scenario(cluster, "full_majority", *[None] * (5 if options.long else 1))
-            if "clock" in wanted:
-                jumps = [(role, seconds) for role in ROLES for seconds in (3600, -3600)]
-                self.scenario(cluster, "clock", *([jumps] * 3 if options.long else [jumps[:2]]))
-            if "stranger" in wanted:
-                self.scenario(cluster, "stranger", None)
-            if "roll" in wanted:
-                self.scenario(cluster, "roll", *([3] * 3 if options.long else [1]))
+            for name in (name for name in NAMES if name in rounds and name in wanted):
+                self.scenario(cluster, name, *rounds[name])
             for node in cluster.nodes:
                 node.stop()
+
+    def rounds(self, joining):
+        """For each scenario of the cluster the arguments of its rounds."""
+        rounds = {"grow": [joining], "kill": scenarios.rounds_of(self.options.kills), "stranger": [None], "hog": [hog.HOG_S]}
+        if not self.options.long:
+            stops = [("leader", 1), ("leader", 10), ("follower", 3)]
+            return rounds | {"stop": [stops], "cut": [1], "partial": [("leader",)], "slow": [("leader",)], "moves": [3],
+                             "full": [("leader",)], "full_majority": [None], "clock": [[("leader", 3600)]], "roll": [1],
+                             "replace": [1], "resize": [1]}
+        stops = [("leader", seconds) for seconds in (1, 3, 10, 30, 60) * 4] + [("follower", seconds) for seconds in (1, 10, 60)]
+        jumps = [(role, seconds) for role in ROLES for seconds in (3600, -3600)]
+        return rounds | {"stop": [stops], "cut": [2] * 10, "partial": [ROLES] * 5, "slow": [ROLES] * 5, "moves": [50, 50],
+                         "full": [ROLES] * 5, "full_majority": [None] * 5, "clock": [jumps] * 3, "roll": [3] * 3,
+                         "replace": [1] * 5, "resize": [1] * 5}
 
     def crash(self):
         """Each round is the growth of a cluster of its own."""

@@ -28,7 +28,7 @@ use tracing::info;
 
 use super::apply_listener::{ApplyListener, Policy};
 use super::join::{Join, Joined};
-use super::peer_runtime::PeerRuntime;
+use super::raft_runtime::RaftRuntime;
 use super::round_metrics::RoundMetrics;
 use super::status::Status;
 use super::{StartError, identity};
@@ -77,8 +77,8 @@ pub(super) struct OpenParts {
     pub(super) wake_ups: Arc<WakeUps>,
     pub(super) reconciler: Arc<Reconciler>,
     pub(super) groups: Arc<Coordinator>,
-    /// The runtime of the connections to the other brokers.
-    pub(super) peer_runtime: Option<PeerRuntime>,
+    /// The runtime of the drivers and of the connections to the other brokers.
+    pub(super) raft_runtime: Option<RaftRuntime>,
 }
 
 impl Parts {
@@ -90,8 +90,8 @@ impl Parts {
         let view = Arc::new(View::new(Arc::clone(&self.settings)));
         let queue_metrics = Arc::new(QueueMetrics::default());
         let wake_ups = Arc::new(WakeUps::default());
-        let peer_runtime = self.others.as_ref().map(|_| PeerRuntime::new()).transpose()?;
-        let link = peer_runtime.as_ref().map(|runtime| {
+        let raft_runtime = self.others.as_ref().map(|_| RaftRuntime::new()).transpose()?;
+        let link = raft_runtime.as_ref().map(|runtime| {
             let _entered = runtime.enter();
             Link::new(self.own.id, Arc::clone(&view) as _)
         });
@@ -102,9 +102,10 @@ impl Parts {
             link.clone(),
         ));
         let (identity, joined) = self.identity(format).await?;
-        let node = self.open_node(identity, (&view, &listener, link.as_ref()), on_fatal).await?;
+        let link_and_runtime = (link.as_ref(), raft_runtime.as_ref());
+        let node = self.open_node(identity, (&view, &listener), link_and_runtime, on_fatal).await?;
         let own = self.own.clone();
-        let cluster = match (&mut self.others, link, &peer_runtime) {
+        let cluster = match (&mut self.others, link, &raft_runtime) {
             (Some(others), Some(link), Some(runtime)) => {
                 others.info.incarnation = node.incarnation();
                 self.connect(&node, link, runtime, joined).await?
@@ -132,7 +133,7 @@ impl Parts {
             wake_ups,
             reconciler,
             groups,
-            peer_runtime,
+            raft_runtime,
         })
     }
 
@@ -177,10 +178,10 @@ impl Parts {
     async fn open_node(
         &self,
         format: Option<Identity>,
-        parts: (&Arc<View>, &Arc<ApplyListener>, Option<&Arc<Link>>),
+        (view, listener): (&Arc<View>, &Arc<ApplyListener>),
+        (link, runtime): (Option<&Arc<Link>>, Option<&RaftRuntime>),
         on_fatal: OnFatal,
     ) -> Result<Arc<Node>, StartError> {
-        let (view, listener, link) = parts;
         let rounds = self.rounds.clone();
         let peers: Arc<dyn Peers> = match link {
             Some(link) => Arc::clone(link) as _,
@@ -200,9 +201,14 @@ impl Parts {
             checkpoint: checkpoint::Options::default(),
             transfer: transfer::Options::default(),
         };
-        // Recovery reads files for as long as it takes, so it runs on a blocking thread.
-        let opened = tokio::task::spawn_blocking(move || Node::open(options)).await;
-        let node = match opened {
+        // Recovery reads files for as long as it takes, so it runs on a blocking thread. The
+        // drivers run on the runtime to which that belongs.
+        let open = move || Node::open(options);
+        let opened = match runtime {
+            Some(runtime) => runtime.spawn_blocking(open),
+            None => tokio::task::spawn_blocking(open),
+        };
+        let node = match opened.await {
             Ok(opened) => Arc::new(opened?),
             Err(ended) => return Err(StartError::Opening(ended.to_string())),
         };
@@ -224,7 +230,7 @@ impl Parts {
         &self,
         node: &Arc<Node>,
         link: Arc<Link>,
-        runtime: &PeerRuntime,
+        runtime: &RaftRuntime,
         joined: Option<Joined>,
     ) -> Result<Arc<Cluster>, StartError> {
         let others = self.others.as_ref().expect("called with other brokers only");

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ropewalk_shard::ShardId;
+use ropewalk_shard::{BrokerId, ShardId};
 
 use super::{Holders, KnownBroker, Leader};
 
@@ -14,6 +14,8 @@ pub(crate) trait Others: Send + Sync + std::fmt::Debug {
     fn leader(&self, shard: ShardId) -> Option<Leader>;
     /// The brokers that hold a shard.
     fn holders(&self, shard: ShardId) -> Holders;
+    /// The broker of a replica.
+    fn broker_of(&self, shard: ShardId, replica: u64) -> Option<BrokerId>;
     /// The shard of the broker that leads it.
     fn led(&self, shard: ShardId) -> Option<Arc<ropewalk_node::ShardHandle>>;
 }

@@ -6,6 +6,7 @@
 //! (KIP-951).
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use ropewalk_codec::Str;
 use ropewalk_shard::command::PartitionPlacement;
@@ -14,7 +15,7 @@ use ropewalk_shard::{BrokerId, ShardId};
 use super::partition::epoch;
 use super::{Context, ErrorCode};
 use crate::catalog::TopicView;
-use crate::cluster::{Holders, Leader};
+use crate::cluster::{Holders, KnownBroker, Leader};
 use crate::listen::Peer;
 
 /// A broker with its endpoint.
@@ -41,9 +42,9 @@ pub(crate) struct Placed {
     pub(crate) leader_epoch: i32,
     /// The brokers that hold the partition, the leader first: it is the preferred one.
     pub(crate) replicas: Vec<i32>,
-    /// The voters that can be reached.
+    /// The leader and the voters that lack little of its log.
     pub(crate) in_sync: Vec<i32>,
-    /// The voters that cannot be reached.
+    /// The other voters that cannot be reached.
     pub(crate) offline: Vec<i32>,
 }
 
@@ -59,14 +60,18 @@ impl Context {
     /// The brokers that are alive and have an endpoint of the client's listener, in the order of
     /// ids. Kafka leaves out the others too: some clients wait for each broker that is listed.
     pub(crate) fn endpoints(&self, peer: &Peer) -> Vec<Endpoint> {
-        let brokers = self.cluster.brokers().into_iter();
-        brokers
-            .filter(|broker| self.cluster.is_alive(broker.id))
-            .filter_map(|broker| {
-                let (host, port) = broker.endpoints.get(&peer.listener)?.clone();
-                Some(Endpoint { id: broker.id.0, host, port, rack: broker.rack.clone() })
-            })
-            .collect()
+        let (alive, _) = self.all_endpoints(peer);
+        alive
+    }
+
+    /// The same, and the brokers that are listed and not alive.
+    pub(crate) fn all_endpoints(&self, peer: &Peer) -> (Vec<Endpoint>, Vec<Endpoint>) {
+        let endpoint = |broker: Arc<KnownBroker>| {
+            let (host, port) = broker.endpoints.get(&peer.listener)?.clone();
+            Some(Endpoint { id: broker.id.0, host, port, rack: broker.rack.clone() })
+        };
+        let brokers = self.cluster.brokers().into_iter().filter_map(endpoint);
+        brokers.partition(|broker| self.cluster.is_alive(BrokerId(broker.id)))
     }
 
     /// The endpoint of one broker for clients of the same listener.
@@ -90,18 +95,9 @@ impl Context {
         in_order(&self.cluster.holders(shard), leader)
     }
 
-    /// The number of replicas that the cluster keeps of each partition: the largest of any shard.
+    /// The number of replicas that the cluster keeps of each partition.
     pub(crate) fn replication_factor(&self) -> i16 {
-        let shards = self.data_shards().into_iter();
-        let replicas = shards.map(|shard| self.replicas(shard).len()).max();
-        i16::try_from(replicas.unwrap_or(1).max(1)).unwrap_or(i16::MAX)
-    }
-
-    /// The shards of partitions, which the catalog lists.
-    pub(crate) fn data_shards(&self) -> Vec<ShardId> {
-        let state = self.node.catalog().state();
-        let listed = state.catalog.iter().flat_map(|catalog| catalog.shards.keys().copied());
-        listed.filter(|shard| *shard != ShardId::CATALOG).collect()
+        i16::try_from(self.topics.replication_factor()).unwrap_or(i16::MAX)
     }
 }
 
@@ -134,10 +130,12 @@ impl<'a> Placements<'a> {
             let (leader, holders) = (ctx.cluster.leader(shard), ctx.cluster.holders(shard));
             let replicas = in_order(&holders, leader);
             let ids = |ids: Vec<BrokerId>| ids.into_iter().map(|id| id.0).collect::<Vec<_>>();
-            let Holders { voters, reachable, .. } = holders;
+            let Holders { voters, reachable, in_sync, .. } = holders;
             let is_leader = |id: &BrokerId| leader.is_some_and(|leader| leader.broker == *id);
-            let is_reached = |id: &BrokerId| is_leader(id) || reachable.contains(id);
-            let (in_sync, offline) = voters.into_iter().partition(is_reached);
+            let is_in_sync = |id: &BrokerId| is_leader(id) || in_sync.contains(id);
+            let (in_sync, others): (Vec<_>, Vec<_>) = voters.into_iter().partition(is_in_sync);
+            // One that is reached and not in sync catches up.
+            let offline = others.into_iter().filter(|id| !reachable.contains(id)).collect();
             let mut placed = Placed {
                 error: ErrorCode::None,
                 leader_id: leader.map_or(-1, |leader| leader.broker.0),
@@ -218,8 +216,8 @@ mod tests {
     #[test]
     fn the_leader_is_the_first_of_the_replicas() {
         let ids = |ids: &[i32]| ids.iter().copied().map(BrokerId).collect::<Vec<_>>();
-        let holders =
-            Holders { voters: ids(&[1, 4, 5]), learners: ids(&[2]), reachable: ids(&[1, 4]) };
+        let (voters, learners) = (ids(&[1, 4, 5]), ids(&[2]));
+        let holders = Holders { voters, learners, ..Holders::default() };
         let leader = Some(Leader { broker: BrokerId(4), term: 3 });
         assert_eq!(in_order(&holders, leader), [4, 1, 2, 5]);
         assert_eq!(in_order(&holders, None), [1, 2, 4, 5]);

@@ -93,6 +93,51 @@ fn a_replica_leads_with_the_answers_of_its_peer_and_says_who_leads() {
     });
 }
 
+/// A consumer may read this replica only then.
+#[test]
+fn a_replica_follows_while_it_votes_and_hears_its_leader() {
+    on_a_runtime(async {
+        let sent = Arc::new(Sent::default());
+        let (driver, shard, log, _stop) =
+            driver_with(second(), Arc::default(), Arc::clone(&sent) as _);
+        let ended = tokio::spawn(driver.run());
+        assert_eq!(shard.following(), None, "it knows of no leader");
+        assert!(shard.message(heartbeat(2)));
+        log.answer(Ok(())).await;
+        while shard.following() != Some(2) {
+            tokio::task::yield_now().await;
+        }
+        // It hears nothing more, and asks for votes.
+        sent.until(|message| matches!(message.body, Body::RequestVote { .. })).await;
+        while shard.following().is_some() {
+            tokio::task::yield_now().await;
+        }
+        ended.abort();
+    });
+}
+
+#[test]
+fn a_leader_a_learner_and_a_replica_that_has_stopped_follow_nobody() {
+    let replica = |voters: Vec<u64>, learners: Vec<u64>| {
+        let (shard, _queue) =
+            ShardHandle::new(ShardId(1), State::new(), HashMap::new(), FeatureLevel::default());
+        shard.set_replica(2);
+        let members = Members { voters, learners, ..Members::default() };
+        (shard, members)
+    };
+    let (voter, members) = replica(vec![1, 2], vec![]);
+    voter.set_replication(3, Some(2), &members);
+    assert_eq!(voter.following(), None, "it leads");
+    voter.set_replication(4, Some(1), &members);
+    assert_eq!(voter.following(), Some(4));
+    let halt = Halt { reason: "a test".to_owned(), ends_with_upgrade: false };
+    voter.set_halted(halt);
+    assert_eq!(voter.following(), None, "it applies nothing any more");
+    let (learner, members) = replica(vec![1], vec![2]);
+    learner.set_replication(4, Some(1), &members);
+    assert_eq!(learner.following(), None);
+}
+
 /// The driver of a replica that leads in term 3 with the answers of its peer.
 async fn leading() -> (Arc<ShardHandle>, Arc<HeldLog>, tokio::task::JoinHandle<()>) {
     let sent = Arc::new(Sent::default());
