@@ -60,9 +60,7 @@ class Runner:
         with (self.kept_after_failure(directory), Network() as network,
               Load(cluster, directory.name, directory, self.options.franz_go) as load):
             run = scenarios.Run(cluster, load, network, self.rng)
-MODULES = (scenarios, resources, growth, membership, moves, hog)
-NAMES = ("grow", "kill", "stop", "cut", "partial", "slow", "full", "full_majority", "clock", "moves", "stranger", "roll",
-         "replace", "resize", "crash", "hog")
+            events = SCENARIOS[name](run, argument)
             run.rest()
             told = load.finish()
         result.recoveries += run.recoveries

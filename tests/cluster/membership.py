@@ -22,7 +22,7 @@ def replace(run, times):
         run.go_on(events[-1].at, f"broker {node.number} was killed")
         node.disk.unmount()
         node.disk.mount()
-        refused(node)
+        check_refused(node)
         run.cluster.remove(node)
         events.append(Event(now(), "a broker with a new id takes its place"))
         new = run.cluster.join(run.cluster.next_number())
@@ -34,14 +34,13 @@ def replace(run, times):
     return events
 
 
-def refused(node):
-    """The cluster refuses the broker, which ends by itself and says why."""
+def check_refused(node):
+    """The cluster refuses the broker, which says why."""
     node.start(wait=False)
-    code = node.ended(REFUSED_S_MAX)
-    node.is_wanted = False
-    if code == 0 or "lost" not in node.log():
-        raise AssertionError(f"broker {node.number} with an empty disk ended with {code}: {node.log()[-2000:]}")
-    progress(f"broker {node.number} with an empty disk is refused: {node.log().strip().splitlines()[-1][:200]}")
+    wait_for(f"broker {node.number} with an empty disk is refused", REFUSED_S_MAX,
+             lambda: "its data directory is empty" not in node.log() and f"its log is {node.log()[-500:]}", every=0.1)
+    progress(f"broker {node.number} with an empty disk is refused, {'and runs' if node.is_running() else 'and ended'}")
+    node.kill()
 
 
 def resize(run, times):
