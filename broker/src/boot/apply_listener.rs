@@ -13,13 +13,14 @@ use crate::admin::WakeUps;
 use crate::catalog::View;
 use crate::cluster::Link;
 use crate::group::Coordinator;
-use crate::queue_metrics::QueueMetrics;
+use crate::queue_metrics::{QueueMetrics, ShardLoad};
 
 /// Receives the applied effects of all shards.
 #[derive(Debug)]
 pub(super) struct ApplyListener {
     view: Arc<View>,
     queue_metrics: Arc<QueueMetrics>,
+    load: Arc<ShardLoad>,
     wake_ups: Arc<WakeUps>,
     /// The link that reports to the other brokers which shards lead here; `None` for a broker that
     /// is alone.
@@ -39,12 +40,12 @@ struct Open {
 impl ApplyListener {
     pub(super) fn new(
         view: Arc<View>,
-        queue_metrics: Arc<QueueMetrics>,
+        (queue_metrics, load): (Arc<QueueMetrics>, Arc<ShardLoad>),
         wake_ups: Arc<WakeUps>,
         link: Option<Arc<Link>>,
     ) -> Self {
         let (leading, open) = (RwLock::default(), OnceLock::new());
-        Self { view, queue_metrics, wake_ups, link, leading, open }
+        Self { view, queue_metrics, load, wake_ups, link, leading, open }
     }
 
     /// Loads the current catalog into the view, and from then on applies the catalog's changes to
@@ -65,6 +66,9 @@ impl Observer for ApplyListener {
         // A lone replica replays its log before it leads.
         let is_leader = self.leading.read().contains(&shard);
         self.queue_metrics.applied(effects, is_leader);
+        if is_leader {
+            self.load.applied(shard, effects);
+        }
         self.wake_ups.applied(effects);
         for effect in effects {
             let Effect::CatalogChanged(change) = effect else { continue };
@@ -134,7 +138,8 @@ mod tests {
         let settings = Settings::new(Vec::new()).expect("valid");
         let view = Arc::new(View::new(Arc::new(settings)));
         let queue_metrics = Arc::new(QueueMetrics::default());
-        let listener = ApplyListener::new(view, Arc::clone(&queue_metrics), Arc::default(), None);
+        let metrics = (Arc::clone(&queue_metrics), Arc::default());
+        let listener = ApplyListener::new(view, metrics, Arc::default(), None);
         let (shard, partition) = (ShardId(3), PartitionId { topic: random_topic_id(), index: 0 });
         let apply = |group: &str| {
             let group = group.to_owned();

@@ -24,10 +24,13 @@ use ropewalk_shard::state::catalog::BrokerInfo;
 use ropewalk_shard::{BrokerId, ShardId};
 use ropewalk_store::directory::DataDirContents;
 use ropewalk_store::{DataDir, Identity, checkpoint, recovery, transfer};
+use tokio::time::Instant;
 use tracing::info;
 
 use super::apply_listener::{ApplyListener, Policy};
+use super::disk_speed::DiskSpeed;
 use super::join::{Join, Joined};
+use super::own_report::OwnReport;
 use super::raft_runtime::RaftRuntime;
 use super::round_metrics::RoundMetrics;
 use super::status::Status;
@@ -41,7 +44,7 @@ use crate::handle::{self, Context};
 use crate::limits;
 use crate::listen::Budget;
 use crate::log_limit::LogLimit;
-use crate::queue_metrics::QueueMetrics;
+use crate::queue_metrics::{QueueMetrics, ShardLoad};
 use crate::settings::{PeerSettings, Settings};
 use crate::supervision::{self, Supervisor};
 
@@ -51,6 +54,7 @@ pub(super) struct Parts {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) dir: PathBuf,
     pub(super) rounds: RoundMetrics,
+    pub(super) disk_speed: DiskSpeed,
     pub(super) status: Arc<Status>,
     pub(super) supervisor: Supervisor,
     /// This broker, as clients see it.
@@ -74,6 +78,7 @@ pub(super) struct OpenParts {
     pub(super) view: Arc<View>,
     pub(super) cluster: Arc<Cluster>,
     pub(super) queue_metrics: Arc<QueueMetrics>,
+    pub(super) load: Arc<ShardLoad>,
     pub(super) wake_ups: Arc<WakeUps>,
     pub(super) reconciler: Arc<Reconciler>,
     pub(super) groups: Arc<Coordinator>,
@@ -89,6 +94,7 @@ impl Parts {
     ) -> Result<OpenParts, StartError> {
         let view = Arc::new(View::new(Arc::clone(&self.settings)));
         let queue_metrics = Arc::new(QueueMetrics::default());
+        let load = Arc::new(ShardLoad::default());
         let wake_ups = Arc::new(WakeUps::default());
         let raft_runtime = self.others.as_ref().map(|_| RaftRuntime::new()).transpose()?;
         let link = raft_runtime.as_ref().map(|runtime| {
@@ -97,7 +103,7 @@ impl Parts {
         });
         let listener = Arc::new(ApplyListener::new(
             Arc::clone(&view),
-            Arc::clone(&queue_metrics),
+            (Arc::clone(&queue_metrics), Arc::clone(&load)),
             Arc::clone(&wake_ups),
             link.clone(),
         ));
@@ -130,6 +136,7 @@ impl Parts {
             view,
             cluster,
             queue_metrics,
+            load,
             wake_ups,
             reconciler,
             groups,
@@ -182,7 +189,7 @@ impl Parts {
         (link, runtime): (Option<&Arc<Link>>, Option<&RaftRuntime>),
         on_fatal: OnFatal,
     ) -> Result<Arc<Node>, StartError> {
-        let rounds = self.rounds.clone();
+        let (rounds, speed) = (self.rounds.clone(), self.disk_speed.clone());
         let peers: Arc<dyn Peers> = match link {
             Some(link) => Arc::clone(link) as _,
             None => Arc::new(NoPeers),
@@ -195,7 +202,10 @@ impl Parts {
             peers,
             policy: Arc::new(Policy(Arc::clone(view))),
             on_fatal,
-            on_round: Arc::new(move |round| rounds.observe(round)),
+            on_round: Arc::new(move |round| {
+                rounds.observe(round);
+                speed.observe(round, Instant::now());
+            }),
             clock_ms: clock::now_ms,
             recovery: recovery::Options::default(),
             checkpoint: checkpoint::Options::default(),
@@ -315,6 +325,18 @@ impl OpenParts {
         }
     }
 
+    /// What this broker reports to the others.
+    pub(super) fn own_report(&self) -> OwnReport {
+        OwnReport {
+            id: self.cluster.own().id,
+            incarnation: self.node.incarnation(),
+            started: Instant::now(),
+            view: Arc::clone(&self.view),
+            load: Arc::clone(&self.load),
+            disk: self.parts.disk_speed.clone(),
+        }
+    }
+
     pub(super) fn context(&self, metrics: handle::metrics::Metrics) -> Arc<Context> {
         let settings = &self.parts.settings;
         let (node, view) = (Arc::clone(&self.node), Arc::clone(&self.view));
@@ -329,6 +351,7 @@ impl OpenParts {
             view: Arc::clone(&self.view),
             topics,
             groups: Arc::clone(&self.groups),
+            load: Arc::clone(&self.load),
             answers: Budget::new(limits::ANSWER_BYTES_MAX),
             fetch_sessions: handle::fetch::Sessions::new(
                 settings.fetch_sessions_max(),

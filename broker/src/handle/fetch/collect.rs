@@ -17,6 +17,7 @@ use std::sync::atomic::Ordering;
 
 use super::send::{Later, Queue};
 use super::{PartitionRead, TopicRead, partitions};
+use crate::clock;
 use crate::handle::partition::HeldPartition;
 use crate::handle::{Call, Context, ErrorCode};
 use crate::limits;
@@ -333,6 +334,12 @@ impl Collected {
         call.hold(Arc::clone(&share));
         if !queues.is_empty() {
             call.follow(Later::new(queues, ctx.buffers.clone(), share));
+        }
+        let now_ms = clock::now_ms();
+        for (read, want) in self.reads.iter().zip(partitions(wants)) {
+            if let Ok(found) = &want.found {
+                ctx.load.read(found.shard.id(), now_ms, read.data.records.len());
+            }
         }
         let mut data = self.reads.into_iter().map(|read| read.data);
         let responses = wants.iter().map(|topic| {

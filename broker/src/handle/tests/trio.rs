@@ -417,6 +417,7 @@ fn context(
         view,
         topics,
         groups,
+        load: Arc::default(),
         answers: Budget::new(limits::ANSWER_BYTES_MAX),
         fetch_sessions: fetch::Sessions::new(10, metrics.fetch_sessions.clone()),
         buffers: Buffers::default(),
