@@ -24,7 +24,7 @@ class Disk:
 
     def mount(self):
         """Makes the file system, empty."""
-        self.path.mkdir()
+        self.path.mkdir(exist_ok=True)
         with open(self.image, "wb") as image:
             image.truncate(SIZE_BYTES)
         run("mkfs.ext4", "-q", "-m", "0", self.image)
