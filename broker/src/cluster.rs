@@ -327,9 +327,8 @@ impl Cluster {
     pub fn followers_in_sync(&self, shard: &ShardHandle) -> Vec<BrokerId> {
         let own = shard.replica();
         let mut members = shard.progress();
-        members.retain(|member| {
-            member.is_voter && member.is_caught_up && Some(member.replica) != own
-        });
+        members
+            .retain(|member| member.is_voter && member.is_caught_up && Some(member.replica) != own);
         members.sort_by_key(|member| std::cmp::Reverse(member.matched));
         let replicas = members.into_iter().map(|member| member.replica);
         replicas.filter_map(|replica| self.broker_of(shard.id(), replica)).collect()

@@ -89,7 +89,7 @@ fn state(broker: &BrokerReport) -> String {
         _ => {}
     }
     if broker.slow_disk {
-        words.push("slow disk");
+        words.push("slow or full disk");
     }
     words.join(", ")
 }
@@ -194,7 +194,7 @@ mod tests {
         };
         assert_eq!(of(true, "Serving", false), "up");
         assert_eq!(of(true, "NotRestarted", false), "up");
-        assert_eq!(of(true, "Draining", true), "up, draining, slow disk");
+        assert_eq!(of(true, "Draining", true), "up, draining, slow or full disk");
         assert_eq!(of(false, "Restarting", false), "down, restarting");
     }
 

@@ -15,8 +15,8 @@ use tokio::time::timeout;
 use tracing::info;
 use tracing_subscriber::EnvFilter;
 
-use crate::cluster_id::new_cluster_id;
 use crate::cluster_change;
+use crate::cluster_id::new_cluster_id;
 use crate::cluster_status;
 use crate::config_file::{from_file, read_settings};
 use crate::dev;

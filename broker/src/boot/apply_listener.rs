@@ -138,22 +138,28 @@ mod tests {
         let settings = Settings::new(Vec::new()).expect("valid");
         let view = Arc::new(View::new(Arc::new(settings)));
         let queue_metrics = Arc::new(QueueMetrics::default());
-        let metrics = (Arc::clone(&queue_metrics), Arc::default());
+        let load = Arc::new(ShardLoad::default());
+        let metrics = (Arc::clone(&queue_metrics), Arc::clone(&load));
         let listener = ApplyListener::new(view, metrics, Arc::default(), None);
         let (shard, partition) = (ShardId(3), PartitionId { topic: random_topic_id(), index: 0 });
         let apply = |group: &str| {
             let group = group.to_owned();
             let committed =
                 Effect::Committed { group, partition, before: None, after: 1, time_ms: 1 };
-            listener.applied(shard, &[committed]);
+            let batch = ropewalk_batch::Builder::new().record(0, None, Some(b"v")).build();
+            let batch = ropewalk_batch::StampedBatch::new(batch, 0, 0).expect("a batch");
+            let appended = Effect::Appended { partition, batch, time_ms: 1 };
+            listener.applied(shard, &[committed, appended]);
+            load.bytes_per_second(shard, 1)
         };
-        apply("of the replay");
+        assert_eq!(apply("of the replay"), 0);
         listener.leads(ShardId(4), Some(2));
-        apply("of another leader");
+        assert_eq!(apply("of another leader"), 0);
         listener.leads(shard, Some(2));
-        apply("counted");
+        let counted = apply("counted");
+        assert!(counted > 0);
         listener.leads(shard, None);
-        apply("of the next leader");
+        assert_eq!(apply("of the next leader"), counted);
         assert_eq!(queue_metrics.groups(), ["counted"]);
     }
 }

@@ -56,11 +56,8 @@ impl DiskSpeed {
         }
         let mut state = self.0.lock();
         state.pass(now);
-        let window = state.window.get_or_insert(Window {
-            since: now,
-            rounds: 0,
-            took: Duration::ZERO,
-        });
+        let window =
+            state.window.get_or_insert(Window { since: now, rounds: 0, took: Duration::ZERO });
         window.rounds += 1;
         window.took += round.wrote;
     }
@@ -76,8 +73,7 @@ impl DiskSpeed {
 impl State {
     /// Ends the window if it is over.
     fn pass(&mut self, now: Instant) {
-        let is_over =
-            |window: &mut Window| now.saturating_duration_since(window.since) >= WINDOW;
+        let is_over = |window: &mut Window| now.saturating_duration_since(window.since) >= WINDOW;
         let Some(window) = self.window.take_if(is_over) else { return };
         let is_enough = window.rounds >= ROUNDS_MIN || window.took >= ENOUGH;
         if is_enough && window.took >= SLOW_MEAN * window.rounds {

@@ -327,6 +327,7 @@ impl OpenParts {
 
     /// What this broker reports to the others.
     pub(super) fn own_report(&self) -> OwnReport {
+        let node = Arc::clone(&self.node);
         OwnReport {
             id: self.cluster.own().id,
             incarnation: self.node.incarnation(),
@@ -334,6 +335,7 @@ impl OpenParts {
             view: Arc::clone(&self.view),
             load: Arc::clone(&self.load),
             disk: self.parts.disk_speed.clone(),
+            is_disk_full: Box::new(move || node.is_disk_full()),
         }
     }
 

@@ -1,6 +1,7 @@
 //! What this broker reports of itself to the others beside its leaderships: the load of its shards,
 //! and whether it should take more leaderships.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +20,6 @@ use crate::queue_metrics::ShardLoad;
 const JUST_STARTED: Duration = Duration::from_secs(60);
 
 /// The source of this broker's reports.
-#[derive(Debug)]
 pub(super) struct OwnReport {
     pub(super) id: BrokerId,
     /// Number of this start; the first one of a broker is not a restart.
@@ -28,6 +28,14 @@ pub(super) struct OwnReport {
     pub(super) view: Arc<View>,
     pub(super) load: Arc<ShardLoad>,
     pub(super) disk: DiskSpeed,
+    /// Whether the disk is full.
+    pub(super) is_disk_full: Box<dyn Fn() -> bool + Send + Sync>,
+}
+
+impl fmt::Debug for OwnReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OwnReport").field("id", &self.id).finish_non_exhaustive()
+    }
 }
 
 impl OwnReport {
@@ -37,7 +45,7 @@ impl OwnReport {
         Flags {
             is_just_started: self.incarnation > 1
                 && now.saturating_duration_since(self.started) < JUST_STARTED,
-            has_slow_disk: self.disk.is_slow(now),
+            has_slow_disk: self.disk.is_slow(now) || (self.is_disk_full)(),
             is_draining: standing.is_some_and(|s| s.is_draining() || s.is_restarting()),
         }
     }
@@ -69,7 +77,8 @@ mod tests {
         view.reload(&catalog);
         let started = Instant::now();
         let (load, disk) = (Arc::default(), DiskSpeed::default());
-        OwnReport { id: BrokerId(1), incarnation, started, view, load, disk }
+        let is_disk_full = Box::new(|| false);
+        OwnReport { id: BrokerId(1), incarnation, started, view, load, disk, is_disk_full }
     }
 
     #[test]
@@ -79,6 +88,12 @@ mod tests {
         assert!(is_just_started(JUST_STARTED - Duration::from_millis(1)));
         assert!(!is_just_started(JUST_STARTED));
         assert_eq!(report(1, Standing::Serving).flags(), Flags::default());
+    }
+
+    #[test]
+    fn a_full_disk_counts_as_slow() {
+        let full = OwnReport { is_disk_full: Box::new(|| true), ..report(1, Standing::Serving) };
+        assert!(full.flags().has_slow_disk && !report(1, Standing::Serving).flags().has_slow_disk);
     }
 
     #[test]

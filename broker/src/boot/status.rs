@@ -104,7 +104,8 @@ impl Status {
         let (own, placements) = (context.cluster.own().id, context.view.placements());
         let reports = context.cluster.reports();
         let lacks_entries = |shard: ShardId| {
-            let replica = placements.get(&shard)?.iter().find(|(_, placed)| placed.broker == own)?.0;
+            let replica =
+                placements.get(&shard)?.iter().find(|(_, placed)| placed.broker == own)?.0;
             let led = reports.iter().flat_map(|report| &report.led);
             let led = led.filter(|led| led.shard == shard).max_by_key(|led| led.term)?;
             let member = led.members.iter().find(|member| member.replica == *replica)?;

@@ -239,9 +239,8 @@ impl Seen<'_> {
     /// Whether this start of a broker has reported, and the leader of each shard in which it votes
     /// says that it has nearly all entries.
     fn has_caught_up(&self, broker: BrokerId, incarnation: u64) -> bool {
-        let reports = |report: &Arc<Report>| {
-            report.broker == broker && report.incarnation >= incarnation
-        };
+        let reports =
+            |report: &Arc<Report>| report.broker == broker && report.incarnation >= incarnation;
         let votes = |placement: &Placement| {
             let here = placement.iter().find(|(_, placed)| placed.broker == broker);
             here.filter(|(_, placed)| placed.role == Role::Voter).map(|(replica, _)| *replica)
@@ -250,9 +249,9 @@ impl Seen<'_> {
             self.shards.iter().filter_map(|(id, placement)| Some((*id, votes(placement)?)));
         self.reports.iter().any(reports)
             && shards.all(|(id, replica)| {
-                let member = self.led(id).and_then(|led| {
-                    led.members.iter().find(|member| member.replica == replica)
-                });
+                let member = self
+                    .led(id)
+                    .and_then(|led| led.members.iter().find(|member| member.replica == replica));
                 member.is_some_and(|member| member.is_caught_up)
             })
     }

@@ -9,7 +9,7 @@
 //! - A learner that is to vote is promoted before any voter is removed, and a voter is removed only
 //!   if most of the others have its entries.
 //! - A replica that is to go and leads hands the leadership over first; the next leader removes it.
-//! - A broker that is to be restarted offers all its leaderships.
+//! - A broker that is to be restarted, or whose disk is full, offers all its leaderships.
 //! - A replica that is no member any more is removed from the catalog, and only then does its
 //!   broker destroy it.
 //!
@@ -195,19 +195,23 @@ impl MembersLoop {
         }
     }
 
-    /// Offers all leaderships to other brokers while this one is to be restarted. An election may
-    /// bring some back.
+    /// Offers all leaderships to other brokers while this one is to be restarted, or its disk is
+    /// full: a leader refuses records then, and a follower holds up nothing. An election may bring
+    /// some back.
     fn offer_leaderships(&self) {
         let brokers = self.view.brokers();
-        if !brokers.get(&self.own()).is_some_and(|info| info.standing.is_restarting()) {
+        let restarts = brokers.get(&self.own()).is_some_and(|info| info.standing.is_restarting());
+        let is_full = self.node.is_disk_full();
+        if !restarts && !is_full {
             return;
         }
         let mut offered = self.offered.lock();
         if offered.is_none_or(|at| at.elapsed() >= OFFERED_AGAIN) {
             *offered = Some(Instant::now());
-            let left = self.cluster.offer_leaderships();
+            // A broker whose disk is full as well is no better.
+            let left = self.cluster.offer_leaderships(!restarts);
             if left > 0 {
-                info!(left, "this broker is to be restarted: offering its leaderships");
+                info!(left, restarts, is_full, "offering the leaderships to other brokers");
             }
         }
     }

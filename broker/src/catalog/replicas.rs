@@ -73,7 +73,7 @@ pub enum Leadership {
     Takes,
     /// It keeps what it leads and takes more only where no other broker can: it is just back.
     Keeps,
-    /// It gives up what it leads: its disk is slow, or it is to be restarted.
+    /// It gives up what it leads: its disk is slow or full, or it is to be restarted.
     GivesUp,
 }
 

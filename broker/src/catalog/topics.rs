@@ -195,7 +195,9 @@ impl Topics {
     /// [`TopicError::InvalidConfig`].
     pub fn check_in_sync(&self, key: &str, value: &str) -> Result<(), TopicError> {
         let asked = value.trim().parse::<u64>();
-        let Some(asked) = asked.ok().filter(|_| key == "min.insync.replicas") else { return Ok(()) };
+        let Some(asked) = asked.ok().filter(|_| key == "min.insync.replicas") else {
+            return Ok(());
+        };
         let replicas = self.replication_factor();
         let majority = replicas / 2 + 1;
         if asked <= majority as u64 {

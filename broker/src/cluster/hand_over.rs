@@ -33,11 +33,16 @@ struct Other {
 
 impl Cluster {
     /// Offers the leadership of every shard that this broker leads to a voter that has caught up
-    /// and whose broker is connected. Returns how many it leads that such a voter could lead. A
-    /// replica that cannot take over in time does not, so it may have to be repeated.
-    pub fn offer_leaderships(&self) -> usize {
+    /// and whose broker is connected, `only_fit` to one that should take more leaderships. Returns
+    /// how many it leads that such a voter could lead. A replica that cannot take over in time does
+    /// not, so it may have to be repeated.
+    pub fn offer_leaderships(&self, only_fit: bool) -> usize {
         let Some(remote) = &self.remote else { return 0 };
-        let left = self.led_with_others(remote);
+        let mut left = self.led_with_others(remote);
+        if only_fit {
+            left.iter_mut().for_each(|(_, others)| others.retain(|other| other.is_fit));
+            left.retain(|(_, others)| !others.is_empty());
+        }
         for (shard, others) in &left {
             if let Some(to) = successor(shard.id(), others) {
                 shard.transfer_leadership(to);
@@ -63,7 +68,7 @@ impl Cluster {
                 return;
             }
             if offered.is_none_or(|at| at.elapsed() >= OFFERED_AGAIN) {
-                self.offer_leaderships();
+                self.offer_leaderships(false);
                 offered = Some(Instant::now());
             }
             sleep(PAUSE).await;

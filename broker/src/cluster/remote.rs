@@ -138,9 +138,7 @@ impl Remote {
                 return found;
             }
         }
-        let reported = self.link.leaders(|leaders| {
-            Some(leaders.led(shard)?.members.clone())
-        });
+        let reported = self.link.leaders(|leaders| Some(leaders.led(shard)?.members.clone()));
         if let Some(members) = reported {
             let broker =
                 |member: &report::Member| Some((broker_of(member.replica.0)?, member.is_voter));

@@ -35,7 +35,7 @@ pub struct Report {
 pub struct Flags {
     /// The broker was restarted a short time ago.
     pub is_just_started: bool,
-    /// Its disk is slow.
+    /// Its disk is slow or full.
     pub has_slow_disk: bool,
     /// It gives up its leaderships: it is draining or to be restarted.
     pub is_draining: bool,

@@ -39,11 +39,7 @@ pub(crate) async fn handle(
 }
 
 /// Whether this broker holds a partition, as its leader or not.
-fn find(
-    ctx: &Context,
-    topic: Result<&TopicView, &ErrorCode>,
-    index: i32,
-) -> Result<(), ErrorCode> {
+fn find(ctx: &Context, topic: Result<&TopicView, &ErrorCode>, index: i32) -> Result<(), ErrorCode> {
     let topic = topic.map_err(|code| *code)?;
     let (id, home) = topic.partition(index).ok_or(ErrorCode::UnknownTopicOrPartition)?;
     let held = ctx.node.shard(home.shard).and_then(|shard| shard.log(&id));

@@ -49,8 +49,8 @@ impl ShardLoad {
 
     fn add(&self, shard: ShardId, now_ms: i64, bytes: u64) {
         let known = self.shards.read().get(&shard).cloned();
-        let meter = known
-            .unwrap_or_else(|| Arc::clone(self.shards.write().entry(shard).or_default()));
+        let meter =
+            known.unwrap_or_else(|| Arc::clone(self.shards.write().entry(shard).or_default()));
         meter.lock().add(now_ms, bytes);
     }
 }

@@ -16,7 +16,8 @@ pub(super) const COMPRESSIONS: &[&str] =
 pub(super) const TIMESTAMP_TYPES: &[&str] = &["CreateTime", "LogAppendTime"];
 pub(super) const CLEANUP_POLICIES: &[&str] = &["compact", "delete"];
 /// Kafka's own selectors; others are classes that cannot be loaded here.
-const REPLICA_SELECTORS: &[&str] = &["org.apache.kafka.common.replica.LeaderSelector", RACK_AWARE_SELECTOR];
+const REPLICA_SELECTORS: &[&str] =
+    &["org.apache.kafka.common.replica.LeaderSelector", RACK_AWARE_SELECTOR];
 pub(super) const RACK_AWARE_SELECTOR: &str =
     "org.apache.kafka.common.replica.RackAwareReplicaSelector";
 const LONG_MAX: &str = "9223372036854775807";

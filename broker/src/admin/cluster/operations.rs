@@ -81,11 +81,8 @@ pub(in crate::admin) async fn drain(
     Epoch(epoch): Epoch,
     Body(body): Body<DrainBody>,
 ) -> Answer<BrokerProgress> {
-    let to = if body.accept_fewer_replicas {
-        Standing::DrainingToFewer
-    } else {
-        Standing::Draining
-    };
+    let to =
+        if body.accept_fewer_replicas { Standing::DrainingToFewer } else { Standing::Draining };
     change(&admin, (epoch, BrokerId(id)), |_| Ok(to)).await
 }
 
@@ -154,9 +151,9 @@ pub(in crate::admin) async fn forget(
     context.topics.check_epoch(epoch).await?;
     let broker = BrokerId(id);
     let placements = context.view.placements();
-    let held = placements.iter().filter(|(_, placed)| {
-        placed.values().any(|placed| placed.broker == broker)
-    });
+    let held = placements
+        .iter()
+        .filter(|(_, placed)| placed.values().any(|placed| placed.broker == broker));
     let held: Vec<ShardReason> = held
         .map(|(shard, _)| {
             ShardReason::new(*shard, "HoldsReplica", "the broker holds a replica of it".to_owned())
@@ -195,7 +192,12 @@ async fn change(
         }
         match context.topics.change_standing(epoch, broker, (from, to)).await {
             Ok(()) => {
-                tracing::info!(broker = broker.0, ?from, ?to, "the standing of the broker is changed");
+                tracing::info!(
+                    broker = broker.0,
+                    ?from,
+                    ?to,
+                    "the standing of the broker is changed"
+                );
                 return shown(&context, broker).await;
             }
             Err(TopicError::Refused(Refusal::StandingChanged { .. })) => {}

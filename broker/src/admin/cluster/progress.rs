@@ -87,7 +87,8 @@ impl Facts {
         match standing {
             Standing::Serving => "it serves".to_owned(),
             Standing::NotRestarted { .. } => {
-                "it serves: the restart that was prepared did not happen before its deadline".to_owned()
+                "it serves: the restart that was prepared did not happen before its deadline"
+                    .to_owned()
             }
             Standing::Draining | Standing::DrainingToFewer if progress.done => {
                 "it holds no replica: stop it, then remove it with DELETE".to_owned()
@@ -104,7 +105,9 @@ impl Facts {
                 } else if !progress.done {
                     format!("{left} shards are in the way of the restart")
                 } else if sole > 0 {
-                    format!("it can be stopped now; {sole} shards have no other replica and are not served meanwhile")
+                    format!(
+                        "it can be stopped now; {sole} shards have no other replica and are not served meanwhile"
+                    )
                 } else {
                     "it can be stopped now: other brokers lead its shards".to_owned()
                 }
@@ -123,7 +126,8 @@ impl Facts {
     }
 
     fn left_of_drain(&self, broker: BrokerId) -> Vec<ShardReason> {
-        let held = self.shards.iter().filter_map(|(id, shard)| Some((*id, shard, shard.on(broker)?)));
+        let held =
+            self.shards.iter().filter_map(|(id, shard)| Some((*id, shard, shard.on(broker)?)));
         let held: Vec<_> = held.collect();
         let is_last = held.len() == 1;
         let reason = |(id, shard, (_, role)): &(ShardId, &ShardFacts, (ReplicaId, Role))| {

@@ -36,7 +36,7 @@ pub struct BrokerReport {
     pub standing: String,
     /// Whether it has been restarted less than a minute ago, and takes no leaderships for balance.
     pub just_started: bool,
-    /// Whether its disk is slow, so that it gives up its leaderships.
+    /// Whether its disk is slow or full, so that it gives up its leaderships.
     pub slow_disk: bool,
     /// Number of its start, as the catalog lists it; 0 before the first one has registered.
     pub incarnation: u64,

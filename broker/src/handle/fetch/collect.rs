@@ -381,8 +381,11 @@ pub(super) fn diverging(
     }
     let end = partition.epoch_end(asked.last_fetched_epoch, found.leader_epoch);
     // The epoch may be one of the leader's that this follower has not heard of.
-    let unknown =
-        if found.is_followed() { ErrorCode::OffsetNotAvailable } else { ErrorCode::OffsetOutOfRange };
+    let unknown = if found.is_followed() {
+        ErrorCode::OffsetNotAvailable
+    } else {
+        ErrorCode::OffsetOutOfRange
+    };
     let EpochEnd { epoch, end_offset } = end.ok_or(unknown)?;
     let parted = epoch < asked.last_fetched_epoch || end_offset < asked.fetch_offset;
     Ok(parted.then_some(EpochEndOffset { epoch, end_offset }))

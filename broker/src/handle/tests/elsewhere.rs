@@ -55,7 +55,12 @@ impl Trio {
         assert_eq!(answer.responses[0].partition_responses[0].error_code, 0);
     }
 
-    pub(super) async fn fetch(&self, at: usize, version: i16, request: FetchRequest) -> FetchResponse {
+    pub(super) async fn fetch(
+        &self,
+        at: usize,
+        version: i16,
+        request: FetchRequest,
+    ) -> FetchResponse {
         let call = self.call(ApiKey::Fetch, version, PUBLIC).await;
         fetch::handle(&self.brokers[at], &call, request).await.expect("answered")
     }

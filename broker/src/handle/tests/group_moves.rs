@@ -53,9 +53,9 @@ impl Trio {
             }],
             ..Default::default()
         };
-        tokio::spawn(async move {
-            join_group::handle(&ctx, &call, request).await.expect("answered")
-        })
+        tokio::spawn(
+            async move { join_group::handle(&ctx, &call, request).await.expect("answered") },
+        )
     }
 
     async fn join(&self, at: usize, member: &Member) -> JoinGroupResponse {
@@ -84,9 +84,9 @@ impl Trio {
             assignments: assigned.iter().map(assignment).collect(),
             ..Default::default()
         };
-        tokio::spawn(async move {
-            sync_group::handle(&ctx, &call, request).await.expect("answered")
-        })
+        tokio::spawn(
+            async move { sync_group::handle(&ctx, &call, request).await.expect("answered") },
+        )
     }
 
     async fn heartbeat(&self, at: usize, member: &Member) -> i16 {

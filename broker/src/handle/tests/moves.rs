@@ -60,7 +60,11 @@ async fn every_leader_gives_an_epoch_the_same_end() {
         trio.lead(SHARD, leader).await;
         current = current.max(trio.placed(leader).await.1);
         for (epoch, expected) in epochs.iter().zip(expected) {
-            assert_eq!(epoch_and_end(&trio, leader, *epoch, -1).await, (0, expected), "at {leader}");
+            assert_eq!(
+                epoch_and_end(&trio, leader, *epoch, -1).await,
+                (0, expected),
+                "at {leader}"
+            );
         }
         // The current epoch, which has no record; one that is not there yet; one before all.
         assert_eq!(epoch_and_end(&trio, leader, current, current).await, (0, (current, 4)));

@@ -196,9 +196,9 @@ fn catalog_of(brokers: i32, voters: &[i32]) -> Catalog {
     }
     catalog.shards.retain(|shard, _| *shard == SHARD);
     let placed = |broker: &i32| PlacedReplica { broker: BrokerId(*broker), role: Role::Voter };
-    let replicas = voters.iter().map(|broker| {
-        (ReplicaId(u64::from(broker.unsigned_abs()) + 100), placed(broker))
-    });
+    let replicas = voters
+        .iter()
+        .map(|broker| (ReplicaId(u64::from(broker.unsigned_abs()) + 100), placed(broker)));
     catalog.shards.get_mut(&SHARD).expect("it is there").replicas = replicas.collect();
     catalog.next_replica_id = 200;
     catalog
