@@ -15,6 +15,7 @@ import time
 
 TESTS = pathlib.Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS / "history")]
+import clock  # noqa: E402
 import clusters  # noqa: E402
 import growth  # noqa: E402
 import hog  # noqa: E402
@@ -105,6 +106,8 @@ class Runner:
     def ropewalk(self):
         options = self.options
         wanted = options.scenarios or [name for name in NAMES if options.long or name not in LONG_ONLY]
+        if "clock" in wanted and not clock.is_possible():
+            wanted.remove("clock")
         for name in (name for name in NAMES if name not in wanted):
             print(f"not run: {name}")
         if "crash" in wanted:
