@@ -302,6 +302,11 @@ impl ShardHandle {
         true
     }
 
+    /// Bytes of the messages that wait for the driver.
+    pub(crate) fn message_bytes(&self) -> usize {
+        self.message_bytes.load(Ordering::Acquire)
+    }
+
     /// Changes the members, and waits until the change is applied.
     ///
     /// # Errors

@@ -17,8 +17,8 @@ use std::time::Duration;
 use ropewalk_codec::Str;
 use ropewalk_disk::Disk;
 use ropewalk_node::supervision::{Failure, OnFatal};
-use ropewalk_node::{NoPeers, Node, NodeOptions, Peers};
-use ropewalk_peer::{CertificateFiles, PeerAddress};
+use ropewalk_node::{NoPeers, Node, NodeOptions, Peers, StartedAs};
+use ropewalk_peer::{CertificateFiles, PeerAddress, Started};
 use ropewalk_shard::command::FORMAT_MAX;
 use ropewalk_shard::state::catalog::BrokerInfo;
 use ropewalk_shard::{BrokerId, ShardId};
@@ -249,6 +249,7 @@ impl Parts {
             broker: self.own.id,
             cluster_id: node.identity().cluster_id.clone(),
             incarnation: node.incarnation(),
+            started: Some(started(node.start())),
             features: u32::from(FORMAT_MAX),
             listen: others.listen,
             certificates: CertificateFiles { chain: certificate, key, ca },
@@ -299,6 +300,15 @@ impl Parts {
         node.catalog_arrived().await;
         Ok(())
     }
+}
+
+/// What the other brokers are told of the starts of this one.
+fn started(node: &StartedAs) -> Started {
+    let start = |start: &ropewalk_store::directory::Start| ropewalk_peer::Start {
+        incarnation: start.incarnation,
+        process: start.process,
+    };
+    Started { process: node.own.process, earlier: node.earlier.iter().map(start).collect() }
 }
 
 /// Waits until every shard has a leader, at most [`limits::LEAD_TIME_MAX`]. `/ready` reports a

@@ -109,11 +109,15 @@ impl Leaders {
         }
     }
 
+    /// The newest report of a broker.
+    pub(super) fn report(&self, broker: BrokerId) -> Option<&Arc<Report>> {
+        self.heard.get(&broker).map(|heard| &heard.report)
+    }
+
     /// What the leader of a shard has reported of it last.
     pub(super) fn led(&self, shard: ShardId) -> Option<&LedShard> {
         let leader = self.leader(shard, None)?;
-        let report = &self.heard.get(&leader.broker)?.report;
-        report.led.iter().find(|led| led.shard == shard)
+        self.report(leader.broker)?.led.iter().find(|led| led.shard == shard)
     }
 
     /// The newest report of each broker, in the order of ids.

@@ -5,9 +5,11 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use prometheus_client::registry::Registry;
 use ropewalk_broker::catalog::{
     Balancer, MembersLoop, NewTopic, Placement, Reconciler, Topics, View,
 };
+use ropewalk_broker::cluster::metrics::PeerMetrics;
 use ropewalk_broker::cluster::{Cluster, Link, Options};
 use ropewalk_broker::settings::Settings;
 use ropewalk_disk::SimDisk;
@@ -99,6 +101,7 @@ impl Broker {
             broker: id,
             cluster_id: CLUSTER.to_owned(),
             incarnation: 1,
+            started: None,
             features: 1,
             listen: [any, any],
             certificates,
@@ -118,6 +121,19 @@ impl Broker {
             reconciler.run().await;
         });
         Self { id, node, view, cluster, topics, tasks, _files: files }
+    }
+
+    /// How often another broker has refused this one.
+    fn hellos_rejected(&self) -> f64 {
+        let mut registry = Registry::default();
+        let metrics = PeerMetrics::default();
+        metrics.set(&self.cluster);
+        registry.register_collector(Box::new(metrics));
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).expect("encoded");
+        let rejected = text.lines().filter(|line| line.starts_with("peer_hellos_rejected_total{"));
+        let number = |line: &str| line.rsplit(' ').next().and_then(|n| n.parse::<f64>().ok());
+        rejected.filter_map(number).sum()
     }
 
     fn endpoint(&self) -> PeerEndpoint {
@@ -246,6 +262,12 @@ async fn a_cluster_grows_to_three_brokers_and_a_drained_one_is_left_and_forgotte
     .await;
     let forget = CatalogCommand::ForgetBroker { broker: drained };
     assert_eq!(other.change(forget).await, Answer::Done);
+    // It comes back, and is neither connected nor registered.
+    until("its connections are refused", || first.hellos_rejected() > 0.0).await;
+    let info = BrokerInfo { incarnation: 2, ..BrokerInfo::default() };
+    let back = CatalogCommand::RegisterBroker { broker: drained, info };
+    let refused = other.change(back).await;
+    assert_eq!(refused, Answer::Refused(Refusal::BrokerForgotten { broker: drained }));
     let early = other.view.by_name("early").expect("it is still there");
     for home in &early.partitions {
         until("its shard is led", || other.cluster.leader(home.shard).is_some()).await;

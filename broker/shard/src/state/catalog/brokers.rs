@@ -82,7 +82,11 @@ impl Catalog {
         }
         let standing = match known.standing {
             Standing::NotRestarted { .. } if incarnation > newest => Standing::Serving,
-            standing => standing,
+            standing @ (Standing::Serving
+            | Standing::Draining
+            | Standing::DrainingToFewer
+            | Standing::Restarting { .. }
+            | Standing::NotRestarted { .. }) => standing,
         };
         *known = BrokerInfo { standing, ..info };
         Ok(())
