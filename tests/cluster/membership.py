@@ -55,7 +55,6 @@ def resize(run, times):
             wait_for(f"broker {number} gets replicas", RECEIVED_S_MAX, lambda: has_none(run, number), every=0.25)
             run.go_on(now(), f"broker {number} has replicas")
             progress(f"broker {number} joined and has replicas")
-        run.whole()
         for node in run.rng.sample(run.cluster.nodes, 2):
             run.rest()
             events.append(Event(now(), "drain of one of five or four"))

@@ -29,10 +29,12 @@ def moves(run, times):
         before, number = leaders(run), coordinator(run)
         events.append(Event(now(), "a broker hands over all that it leads"))
         operations.hand_over(number)
-        run.go_on(events[-1].at, f"broker {number} handed over what it led")
         if (after := coordinator(run)) == number:
-            raise AssertionError(f"broker {number} still coordinates the group")
+            raise AssertionError(f"broker {number} gave up all that it led, and still coordinates the group")
         moved += sum(leader != before[shard] for shard, leader in leaders(run).items())
-        progress(f"the group moved from broker {number} to {after}; {moved} leaderships have moved")
+        operations.admit(number)
+        waited = run.go_on(events[-1].at, f"broker {number} handed over what it led")
+        progress(f"the group moved from broker {number} to {after}, {moved} leaderships moved so far; all clients went on "
+                 f"within {waited:.1f} s")
     run.whole()
     return events

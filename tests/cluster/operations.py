@@ -54,11 +54,13 @@ class Operations:
         return self.wait_until_done(number, "drained", DRAINED_S_MAX)
 
     def hand_over(self, number):
-        """Moves all that it leads to others, and lets it lead again; the seconds until it led nothing."""
+        """Moves all that it leads to others, until it is admitted; the seconds until it led nothing."""
         self.of_broker("POST", number, "/prepare-restart", {"deadlineSeconds": HANDED_OVER_S_MAX})
-        waited = self.wait_until_done(number, "without leaderships", HANDED_OVER_S_MAX)
+        return self.wait_until_done(number, "without leaderships", HANDED_OVER_S_MAX)
+
+    def admit(self, number):
+        """Lets it lead and take replicas again."""
         self.of_broker("POST", number, "/admit", {})
-        return waited
 
     def forget(self, number):
         """It must have ended. The others notice after some seconds that it does not answer."""
