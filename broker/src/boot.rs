@@ -17,7 +17,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
@@ -25,7 +24,7 @@ use ropewalk_codec::Str;
 use ropewalk_disk::{Disk, RealDisk};
 use ropewalk_node::NodeError;
 use ropewalk_node::supervision::{OnFatal, StopGuard};
-use ropewalk_shard::{BrokerId, ShardId};
+use ropewalk_shard::BrokerId;
 use ropewalk_store::{DataDir, Identity, bootstrap, recovery};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -34,7 +33,7 @@ use tracing::info;
 use crate::admin::{self, Admin, measured};
 use crate::catalog::{Balancer, MembersLoop};
 use crate::cluster::metrics::PeerMetrics;
-use crate::cluster::{Cluster, KnownBroker};
+use crate::cluster::{Entrance, KnownBroker};
 use crate::handle::{self, Context};
 use crate::limits;
 use crate::listen::{self, Acceptor, Lanes};
@@ -64,9 +63,6 @@ use status::Status;
 
 /// Shards of a new cluster, without the catalog shard.
 const SHARDS: u32 = 24;
-
-/// Interval of looking for a leader of the catalog.
-const LEADER_POLL: Duration = Duration::from_millis(20);
 
 /// What a broker is started with.
 pub struct Start {
@@ -188,14 +184,16 @@ impl Broker {
         let context = opened.context(metrics);
         status.opened(opened.to_admin(&context));
         run_tasks(&mut opened, &supervisor, &mut background);
-        catalog_leads(&context.cluster).await;
 
+        let parts = (Arc::clone(&context.cluster), Arc::clone(&context.node));
+        let (entrance, serving) = Entrance::new(parts.0, parts.1);
         let acceptor = Acceptor::new(
             Arc::new(Arc::clone(&context)),
             listen_options(&settings),
             Lanes::new(settings.request_bytes_max()),
             connection_metrics,
             stop,
+            serving,
         );
         let mut listeners = JoinSet::new();
         for BoundListener { name, socket, endpoint } in bound {
@@ -204,6 +202,8 @@ impl Broker {
             let listener = Arc::clone(&acceptor).run(socket, name);
             listeners.spawn(supervisor.endless(&supervision::LISTENER, listener));
         }
+        entrance.open().await;
+        background.spawn(supervisor.endless(&supervision::ENTRANCE, entrance.watch()));
         Ok(Self {
             _ends: ends,
             context,
@@ -261,19 +261,6 @@ impl Broker {
         self.context.cluster.stop();
         let _ = self.admin_stopping.send(true);
         self.background.shutdown().await;
-    }
-}
-
-/// Waits until a leader of the catalog is known; `/ready` reports that there is none. A broker that
-/// does not reach the others accepts no clients, as in Kafka: librdkafka asks the broker that it
-/// used last for a coordinator, and would not find one while that broker knows none.
-async fn catalog_leads(cluster: &Cluster) {
-    let knows_leader = || cluster.is_alone() || cluster.leader(ShardId::CATALOG).is_some();
-    if !knows_leader() {
-        info!("clients are accepted once a leader of the catalog is known");
-    }
-    while !knows_leader() {
-        tokio::time::sleep(LEADER_POLL).await;
     }
 }
 

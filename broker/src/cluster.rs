@@ -46,6 +46,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 pub mod directory;
 pub mod report;
 pub mod wire;
+mod entrance;
 mod hand_over;
 mod leaders;
 mod link;
@@ -53,12 +54,12 @@ pub mod metrics;
 mod remote;
 mod service;
 pub use directory::{Directory, KnownBroker, ListedBroker, ListedReplica};
-pub use leaders::{ALIVE_MAX, Leader};
+pub use entrance::Entrance;
+pub use leaders::{ALIVE_MAX, Leader, Seen};
 pub use link::Link;
 pub use report::{Report, ReportSource};
 pub use service::Service;
 
-use leaders::Seen;
 use link::Forwarded;
 use remote::Remote;
 
@@ -248,8 +249,8 @@ impl Cluster {
     #[must_use]
     pub fn is_alive(&self, broker: BrokerId) -> bool {
         #[cfg(test)]
-        if self.others.is_some() {
-            return true;
+        if let Some(others) = &self.others {
+            return others.is_alive(broker);
         }
         let is_alive = |remote: &Remote| {
             let now = Instant::now();
@@ -290,14 +291,54 @@ impl Cluster {
             return Some(Leader { broker: self.own.id, term });
         }
         let remote = self.remote.as_ref()?;
-        let seen = held.map(|held| {
-            let (term, leader) = held.leader_seen();
-            let leader = leader.and_then(|replica| remote.link.broker_of(shard, replica));
-            // This broker's own replica does not serve yet, or no longer.
-            let leader = leader.filter(|broker| *broker != self.own.id);
-            Seen { term, leader }
-        });
+        let seen = self.seen_by_own(remote, shard);
         remote.link.leaders(|leaders| leaders.leader(shard, seen))
+    }
+
+    /// What this broker's own replica knows of the others that lead.
+    fn seen_by_own(&self, remote: &Remote, shard: ShardId) -> Option<Seen> {
+        let (term, leader) = self.node.shard(shard)?.leader_seen();
+        let leader = leader.and_then(|replica| remote.link.broker_of(shard, replica));
+        // This broker's own replica does not serve yet, or no longer.
+        let leader = leader.filter(|broker| *broker != self.own.id);
+        Some(Seen { term, leader })
+    }
+
+    /// The newest term of a shard that this broker knows, and the leader in it, also one that is no
+    /// longer heard of: this broker may be the only one that does not reach it. Of
+    /// [`Self::leader`], which is for decisions, this differs only then.
+    #[must_use]
+    pub fn last_leader(&self, shard: ShardId) -> Seen {
+        #[cfg(test)]
+        if let Some(others) = &self.others {
+            return others.last_leader(shard);
+        }
+        if let Some(Leader { broker, term }) = self.leader(shard) {
+            return Seen { term, leader: Some(broker) };
+        }
+        let Some(remote) = &self.remote else {
+            let term = self.node.shard(shard).map_or(0, |held| held.leader_seen().0);
+            return Seen { term, leader: None };
+        };
+        let seen = self.seen_by_own(remote, shard);
+        remote.link.leaders(|leaders| leaders.last(shard, seen))
+    }
+
+    /// Whether a broker is the [last known leader](Self::last_leader) of any shard.
+    #[must_use]
+    pub fn leads_any(&self, broker: BrokerId) -> bool {
+        let Some(remote) = &self.remote else { return false };
+        let led: Vec<_> = remote.link.leaders(|leaders| leaders.last_led(broker).collect());
+        led.into_iter().any(|shard| self.last_leader(shard).leader == Some(broker))
+    }
+
+    /// Whether fewer than a majority of the voters of a shard are alive, as far as this broker
+    /// knows: it cannot know who leads, or which of the other brokers are alive.
+    #[must_use]
+    pub fn lacks_majority(&self, shard: ShardId) -> bool {
+        let voters = self.holders(shard).voters;
+        let alive = voters.iter().filter(|broker| self.is_alive(**broker)).count();
+        2 * alive <= voters.len()
     }
 
     /// The brokers that hold a shard.

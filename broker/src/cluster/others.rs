@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use ropewalk_shard::ShardId;
+use ropewalk_shard::{BrokerId, ShardId};
 
-use super::{Holders, KnownBroker, Leader};
+use super::{Holders, KnownBroker, Leader, Seen};
 
 /// The other brokers of a cluster in a test.
 pub(crate) trait Others: Send + Sync + std::fmt::Debug {
@@ -12,6 +12,10 @@ pub(crate) trait Others: Send + Sync + std::fmt::Debug {
     fn brokers(&self) -> Vec<Arc<KnownBroker>>;
     /// The broker that leads a shard.
     fn leader(&self, shard: ShardId) -> Option<Leader>;
+    /// The newest term of a shard, and the last known leader in it.
+    fn last_leader(&self, shard: ShardId) -> Seen;
+    /// Whether a broker is connected to this one.
+    fn is_alive(&self, broker: BrokerId) -> bool;
     /// The brokers that hold a shard.
     fn holders(&self, shard: ShardId) -> Holders;
     /// The shard of the broker that leads it.

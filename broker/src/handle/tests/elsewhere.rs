@@ -256,6 +256,32 @@ async fn l17_a_deposed_leader_never_says_that_an_offset_is_out_of_range() {
     trio.stop().await;
 }
 
+/// A client forgets the brokers that are not listed, and believes the newest epoch.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_cut_off_lists_the_others_and_overrides_no_newer_leader() {
+    let trio = Trio::new().await;
+    let (_, epoch) = trio.placed(0).await;
+    let listed = async |at: usize| {
+        let answer = trio.metadata(at, 9, PUBLIC).await;
+        answer.brokers.iter().map(|broker| broker.node_id).collect::<Vec<_>>()
+    };
+    trio.cut(0, true);
+    assert_eq!(listed(0).await, [0, 1, 2], "it does not know who is alive");
+    assert_eq!(listed(1).await, [1, 2]);
+    let next = trio.within("another leads", || trio.leader_of(SHARD)).await;
+    let deposed = || trio.brokers[0].node.shard(SHARD)?.leading().is_none().then_some(());
+    trio.within("the old one knows", deposed).await;
+    let answer = trio.metadata(0, 9, PUBLIC).await;
+    let part = &answer.topics[0].partitions[0];
+    assert_eq!((part.error_code, part.leader_id), (ErrorCode::LeaderNotAvailable.code(), -1));
+    assert_eq!(part.leader_epoch, epoch, "the last that it knows, not none");
+    let (leader_id, newer) = trio.placed(next).await;
+    assert_eq!(usize::try_from(leader_id), Ok(next));
+    assert!(newer > epoch, "{newer}");
+    trio.cut(0, false);
+    trio.stop().await;
+}
+
 async fn coordinator(trio: &Trio, at: usize) -> (i16, i32, i32) {
     let request =
         FindCoordinatorRequest { coordinator_keys: vec!["g".into()], ..Default::default() };

@@ -1,0 +1,77 @@
+//! Whether this broker serves Kafka clients now.
+//!
+//! A broker that does not reach the others can serve nothing, and what it knows is outdated. Some
+//! clients ask the broker that they used last for as long as it answers: librdkafka for the
+//! coordinator of a group or a producer id. Therefore such a broker closes its connections, and new
+//! ones at once, and clients turn to another one. Kafka's brokers do not do this.
+//!
+//! A broker without a majority of the catalog may still lead shards in a large cluster; then it
+//! serves on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ropewalk_node::Node;
+use ropewalk_shard::ShardId;
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use super::Cluster;
+
+/// Interval of looking whether the broker is cut off, and of looking for a leader of the catalog.
+const POLL: Duration = Duration::from_millis(50);
+
+/// Decides whether clients are served.
+#[derive(Debug)]
+pub struct Entrance {
+    cluster: Arc<Cluster>,
+    node: Arc<Node>,
+    serving: watch::Sender<bool>,
+}
+
+impl Entrance {
+    /// The entrance of a broker. The receiver is true while clients are served: not at first.
+    #[must_use]
+    pub fn new(cluster: Arc<Cluster>, node: Arc<Node>) -> (Self, watch::Receiver<bool>) {
+        let (serving, is_serving) = watch::channel(false);
+        (Self { cluster, node, serving }, is_serving)
+    }
+
+    /// Waits until a leader of the catalog is known, and serves clients from then on; `/ready`
+    /// reports that there is none.
+    pub async fn open(&self) {
+        if !self.knows_leader() {
+            info!("clients are served once a leader of the catalog is known");
+        }
+        while !self.knows_leader() {
+            tokio::time::sleep(POLL).await;
+        }
+        self.serving.send_replace(true);
+    }
+
+    /// Stops serving clients while this broker is cut off. It never ends.
+    pub async fn watch(self) {
+        loop {
+            tokio::time::sleep(POLL).await;
+            if !self.is_cut_off() {
+                continue;
+            }
+            warn!("too few other brokers are reached: clients are not served meanwhile");
+            self.serving.send_replace(false);
+            while self.is_cut_off() {
+                tokio::time::sleep(POLL).await;
+            }
+            self.open().await;
+            info!("clients are served again");
+        }
+    }
+
+    fn knows_leader(&self) -> bool {
+        self.cluster.is_alone() || self.cluster.leader(ShardId::CATALOG).is_some()
+    }
+
+    fn is_cut_off(&self) -> bool {
+        self.cluster.lacks_majority(ShardId::CATALOG)
+            && self.node.shards().all(|shard| shard.leading().is_none())
+    }
+}
