@@ -29,7 +29,7 @@
 //!                         service: reports ─▶ leaders
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
@@ -40,7 +40,7 @@ use ropewalk_node::Node;
 use ropewalk_peer::{Class, OpenError, PeerAddress};
 use ropewalk_shard::command::Command;
 use ropewalk_shard::{BrokerId, Outcome, ProposeError, ReplicaId, ShardId};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 
 pub mod directory;
@@ -324,6 +324,22 @@ impl Cluster {
         remote.link.leaders(|leaders| leaders.last(shard, seen))
     }
 
+    /// Waits until a leader of each shard is known, at most until then.
+    pub async fn know_leaders(&self, shards: &BTreeSet<ShardId>, until: Instant) {
+        let mut news = self.remote.as_ref().map(|remote| remote.link.news());
+        loop {
+            if let Some(news) = &mut news {
+                news.borrow_and_update();
+            }
+            if shards.iter().all(|shard| self.last_leader(*shard).leader.is_some()) {
+                return;
+            }
+            if timeout_at(until, look_again(news.as_mut())).await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// Whether a broker is the [last known leader](Self::last_leader) of any shard.
     #[must_use]
     pub fn leads_any(&self, broker: BrokerId) -> bool {
@@ -418,13 +434,7 @@ impl Cluster {
                 }
                 None => {}
             }
-            let look_again = async {
-                tokio::select! {
-                    _ = news.changed() => {}
-                    () = sleep(LEADER_POLL) => {}
-                }
-            };
-            if timeout_at(until, look_again).await.is_err() {
+            if timeout_at(until, look_again(Some(&mut news))).await.is_err() {
                 return Err(ProposeError::NotLeader);
             }
         }
@@ -448,6 +458,20 @@ impl Cluster {
             Some(false) => Err(TransferError::NotLeader),
             None => Err(TransferError::NoAnswer),
         }
+    }
+}
+
+/// Waits for news of a leader, or for the next time to look.
+async fn look_again(news: Option<&mut watch::Receiver<u64>>) {
+    let changed = async {
+        match news {
+            Some(news) => drop(news.changed().await),
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = changed => {}
+        () = sleep(LEADER_POLL) => {}
     }
 }
 

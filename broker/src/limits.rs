@@ -254,6 +254,10 @@ pub const ENTRY_PARTITIONS_MAX: usize = 10_000;
 /// Longest wait of a fetch for records, whatever `max.wait.ms` the client sends.
 pub const FETCH_WAIT_MAX: Duration = Duration::from_secs(60);
 
+/// Longest wait of a refused Produce for a leader that it can name. A transfer of leadership takes
+/// milliseconds. A broker that was cut off waits in vain, for less than the others need to elect.
+pub const LEADER_HINT_WAIT_MAX: Duration = Duration::from_secs(1);
+
 /// Most partitions of one fetch session. A fetch of more is answered without a session.
 pub const FETCH_SESSION_PARTITIONS_MAX: usize = 10_000;
 

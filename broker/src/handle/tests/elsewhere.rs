@@ -1,5 +1,6 @@
 //! Requests to brokers of which others lead, and the moves of leaders.
 
+use futures_util::FutureExt as _;
 use ropewalk_codec::alter_partition_reassignments_request::*;
 use ropewalk_codec::create_topics_request::{CreatableTopic, CreateTopicsRequest};
 use ropewalk_codec::describe_cluster_request::DescribeClusterRequest;
@@ -175,6 +176,30 @@ async fn who_asks_the_wrong_broker_is_told_the_right_one() {
         assert_eq!(code, NOT_LEADER);
     }
     assert_eq!(list_latest(&trio, 0).await, (0, 1));
+    trio.stop().await;
+}
+
+/// A client that is told nothing asks for metadata, and franz-go only once in five seconds.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_produce_waits_for_the_leader_that_it_names() {
+    let trio = Trio::new().await;
+    let (leader, epoch) = trio.placed(1).await;
+    let call = trio.call(ApiKey::Produce, 10, PUBLIC).await;
+    let request: ProduceRequest = produce("t", -1, vec![(0, batch(&["v"]))]);
+    let proposed = produce::propose(&trio.brokers[1], &call, request).await.expect("checked");
+    let mut answer = Box::pin(proposed.answer(&trio.brokers[1], &call));
+    trio.cut(1, true);
+    assert!((&mut answer).now_or_never().is_none(), "nobody is known to lead");
+    trio.cut(1, false);
+    let answer = answer.await.expect("answered").expect("acks are not 0");
+    let refused = &answer.responses[0].partition_responses[0];
+    let hint = (refused.current_leader.leader_id, refused.current_leader.leader_epoch);
+    assert_eq!((refused.error_code, hint), (NOT_LEADER, (leader, epoch)));
+    trio.cut(1, true);
+    let answer = trio.produce(1, 10).await;
+    let refused = &answer.responses[0].partition_responses[0];
+    assert_eq!((refused.error_code, refused.current_leader.leader_id), (NOT_LEADER, -1));
+    trio.cut(1, false);
     trio.stop().await;
 }
 
