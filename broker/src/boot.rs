@@ -8,10 +8,10 @@
 //!
 //! # Order of stopping
 //!
-//! `/ready` turns false, other brokers take over the leaderships, and the listeners close. Pending
-//! JoinGroup and SyncGroup requests are answered so that clients look up the coordinator; other
-//! requests finish, waiting fetches are dropped. Then the background tasks end, and the shards with
-//! a last checkpoint.
+//! `/ready` turns false, other brokers take over the leaderships, clients are told of that for a
+//! moment, and the listeners close. Pending JoinGroup and SyncGroup requests are answered so that
+//! clients look up the coordinator; other requests finish, waiting fetches are dropped. Then the
+//! background tasks end, and the shards with a last checkpoint.
 
 use std::io;
 use std::net::SocketAddr;
@@ -252,7 +252,9 @@ impl Broker {
     /// Stops the broker in the order that this module's documentation gives.
     pub async fn stop(mut self) {
         self.status.stop();
-        self.context.cluster.hand_over().await;
+        if self.context.cluster.hand_over().await {
+            tokio::time::sleep(limits::NEXT_LEADER_TOLD).await;
+        }
         self.supervisor.stop();
         self.context.groups.stop();
         let _ = self.stopping.send(true);

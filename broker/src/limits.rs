@@ -115,6 +115,11 @@ pub const GATHER_BYTES_MAX: usize = 1024 * 1024;
 /// Longest delay of accepting clients after a start while a shard has no leader.
 pub const LEAD_TIME_MAX: Duration = Duration::from_secs(5);
 
+/// How long a broker that stops serves clients after it has handed its leaderships over, so that
+/// those who send to it are told who leads now. A client whose connection just ends asks for
+/// metadata, and franz-go only once in five seconds.
+pub const NEXT_LEADER_TOLD: Duration = Duration::from_millis(500);
+
 /// Longest time that requests in progress may take to finish when the broker stops.
 pub const DRAIN_TIME_MAX: Duration = Duration::from_secs(10);
 

@@ -69,7 +69,8 @@ async fn a_broker_that_stops_hands_its_leaderships_over() {
     for round in 0..3 {
         let leader = within("one leads", brokers.leader()).await;
         let term = brokers.shard(leader).and_then(|held| held.leading()).expect("it leads");
-        within("the hand-over", brokers.cluster(leader).hand_over()).await;
+        assert!(within("the hand-over", brokers.cluster(leader).hand_over()).await, "it led");
+        assert!(!within("no hand-over", brokers.cluster(leader).hand_over()).await, "nothing");
         assert_eq!(brokers.shard(leader).and_then(|held| held.leading()), None, "round {round}");
         let next = within("another leads", brokers.leader()).await;
         assert_ne!(next, leader);
@@ -245,29 +246,30 @@ async fn a_broker_that_is_alone_leads_all_that_it_has() {
 async fn a_broker_that_loses_the_others_remembers_who_led() {
     let mut brokers = Brokers::start(3).await;
     within("the shard grows", brokers.grow()).await;
-    within("the others lead nothing", brokers.cluster(1).hand_over()).await;
-    within("the others lead nothing", brokers.cluster(2).hand_over()).await;
-    until("the first leads", || brokers.shard(0).is_some_and(|held| held.leading().is_some())).await;
-    let term = brokers.shard(0).and_then(|held| held.leading()).expect("it leads");
+    // The first broker leads the catalog all the time.
+    let (leader, other) = (1, 0);
+    brokers.moves_to(leader).await;
+    let term = brokers.shard(leader).and_then(|held| held.leading()).expect("it leads");
     let cluster = Arc::clone(brokers.cluster(2));
-    until("it is known", || cluster.leader(SHARD) == Some(Leader { broker: id(0), term })).await;
-    assert!(!cluster.lacks_majority(SHARD) && !brokers.cluster(0).lacks_majority(SHARD));
+    let led = Some(Leader { broker: id(leader), term });
+    until("it is known", || cluster.leader(SHARD) == led).await;
+    assert!(!cluster.lacks_majority(SHARD));
 
-    brokers.stop(1).await;
-    until("one is lost", || !cluster.is_alive(id(1))).await;
+    brokers.stop(other).await;
+    until("one is lost", || !cluster.is_alive(id(other))).await;
     assert!(!cluster.lacks_majority(SHARD), "two of three");
-    drop(brokers.kill(0));
+    drop(brokers.kill(leader));
     until("both are lost", || cluster.lacks_majority(SHARD)).await;
     until("nobody is known to lead", || cluster.leader(SHARD).is_none()).await;
-    assert_eq!(cluster.last_leader(SHARD), Seen { term, leader: Some(id(0)) });
-    assert!(cluster.leads_any(id(0)) && !cluster.leads_any(id(1)) && !cluster.leads_any(id(2)));
+    assert_eq!(cluster.last_leader(SHARD), Seen { term, leader: Some(id(leader)) });
+    assert!(cluster.leads_any(id(leader)) && !cluster.leads_any(id(2)));
 
-    brokers.restart(1);
-    let leader = within("another leads", brokers.leader()).await;
-    let is_new = || cluster.leader(SHARD).is_some_and(|found| found.broker == id(leader));
+    brokers.restart(other);
+    let next = within("another leads", brokers.leader()).await;
+    let is_new = || cluster.leader(SHARD).is_some_and(|found| found.broker == id(next));
     until("it is known", is_new).await;
     assert!(cluster.last_leader(SHARD).term > term);
-    assert!(!cluster.leads_any(id(0)), "also if this broker leads now");
+    assert!(!cluster.leads_any(id(leader)), "also if this broker leads now");
     assert!(!cluster.lacks_majority(SHARD));
     drop(cluster);
     brokers.stop_all().await;
@@ -288,15 +290,11 @@ async fn clients_are_served_unless_the_broker_is_cut_off() {
         entrance.watch().await;
     });
     until("the catalog is led", || *serving.borrow()).await;
-    loop {
-        match within("one leads", brokers.leader()).await {
-            2 => break,
-            other => within("the hand-over", brokers.cluster(other).hand_over()).await,
-        }
-    }
+    brokers.moves_to(2).await;
     brokers.stop(0).await;
     until("the catalog is lost", || cluster.lacks_majority(ShardId::CATALOG)).await;
     let mut seen = serving.clone();
+    seen.mark_unchanged();
     let closed = tokio::time::timeout(Duration::from_millis(500), seen.changed()).await;
     assert!(closed.is_err() && *serving.borrow(), "it leads a shard");
     brokers.stop(1).await;
