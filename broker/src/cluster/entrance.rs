@@ -21,6 +21,10 @@ use super::Cluster;
 /// Interval of looking whether the broker is cut off, and of looking for a leader of the catalog.
 const POLL: Duration = Duration::from_millis(50);
 
+/// A broker is cut off when it was so for so many looks in turn: half a second, in which it ran. One
+/// that was suspended hears of the others again sooner, and then tells its clients who leads.
+const LOOKS: u32 = 10;
+
 /// Decides whether clients are served.
 #[derive(Debug)]
 pub struct Entrance {
@@ -51,9 +55,11 @@ impl Entrance {
 
     /// Stops serving clients while this broker is cut off. It never ends.
     pub async fn watch(self) {
+        let mut looks = 0;
         loop {
             tokio::time::sleep(POLL).await;
-            if !self.is_cut_off() {
+            looks = if self.is_cut_off() { looks + 1 } else { 0 };
+            if looks < LOOKS {
                 continue;
             }
             warn!("too few other brokers are reached: clients are not served meanwhile");
@@ -63,6 +69,7 @@ impl Entrance {
             }
             self.open().await;
             info!("clients are served again");
+            looks = 0;
         }
     }
 
