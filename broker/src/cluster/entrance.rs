@@ -5,8 +5,8 @@
 //! coordinator of a group or a producer id. Therefore such a broker closes its connections, and new
 //! ones at once, and clients turn to another one. Kafka's brokers do not do this.
 //!
-//! A broker without a majority of the catalog may still lead shards in a large cluster; then it
-//! serves on.
+//! A broker without a majority of the catalog may still lead shards in a large cluster, or in one
+//! that grows; then it serves on, if any client uses them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -78,7 +78,15 @@ impl Entrance {
     }
 
     fn is_cut_off(&self) -> bool {
-        self.cluster.lacks_majority(ShardId::CATALOG)
-            && self.node.shards().all(|shard| shard.leading().is_none())
+        self.cluster.lacks_majority(ShardId::CATALOG) && !self.serves_any()
+    }
+
+    /// Whether this broker leads a shard that any client uses.
+    fn serves_any(&self) -> bool {
+        let mut led = self.node.shards().filter(|shard| shard.leading().is_some());
+        led.any(|shard| {
+            let state = shard.state();
+            !state.partitions.is_empty() || !state.groups.is_empty()
+        })
     }
 }
