@@ -11,6 +11,11 @@
 //! | GET `/v1/broker` | identity, readiness, conditions and fencing epoch | | |
 //! | GET `/v1/cluster` | brokers and shards of the cluster, as this broker sees them | | |
 //! | POST `/v1/cluster/brokers` | adds a broker to the cluster | yes | |
+//! | GET `/v1/cluster/brokers/{id}` | a broker, and what is left of an operation on it | | |
+//! | POST `/v1/cluster/brokers/{id}/drain` | its replicas move to other brokers | yes | yes |
+//! | POST `/v1/cluster/brokers/{id}/prepare-restart` | it hands over its leaderships | yes | yes |
+//! | POST `/v1/cluster/brokers/{id}/admit` | ends a drain or a prepared restart | yes | yes |
+//! | DELETE `/v1/cluster/brokers/{id}` | removes a broker without replicas for good | yes | yes |
 //! | POST `/v1/fence` | a new epoch for an operator that won its election | yes | |
 //! | PUT `/v1/queues/{name}` | creates, adopts or reconciles a queue | yes | yes |
 //! | DELETE `/v1/queues/{name}` | releases a queue, with its records or without | yes | yes |
@@ -66,6 +71,7 @@ pub use signals::WakeUps;
 
 use access::Caller;
 use changes::PathParams;
+use cluster::operations;
 use refusal::AdminError;
 
 /// The source of the answers.
@@ -203,6 +209,10 @@ fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/broker", get(broker))
         .route("/v1/cluster", get(cluster::report))
         .route("/v1/cluster/brokers", post(cluster::join::join))
+        .route("/v1/cluster/brokers/{id}", get(operations::show).delete(operations::forget))
+        .route("/v1/cluster/brokers/{id}/drain", post(operations::drain))
+        .route("/v1/cluster/brokers/{id}/prepare-restart", post(operations::prepare_restart))
+        .route("/v1/cluster/brokers/{id}/admit", post(operations::admit))
         .route("/v1/fence", post(changes::claim_fence))
         .route("/v1/signals", get(signals::signals))
         .route("/v1/settings", put(changes::replace_settings))
@@ -223,10 +233,15 @@ const PATHS: &[(&str, &str)] = &[
     ("GET /v1/queues/{name}", "the same of one queue"),
     ("GET /v1/broker", "identity, readiness and conditions of the broker"),
     ("GET /v1/cluster", "brokers and shards of the cluster, as this broker sees them"),
+    ("GET /v1/cluster/brokers/{id}", "a broker, and what is left of an operation on it"),
     ("GET /v1/owners/{owner}", "queues and bound groups of an owner"),
     ("GET /v1/signals", "a stream of the state of bound groups, every second"),
     ("POST /v1/fence", "claims an epoch for changes"),
     ("POST /v1/cluster/brokers", "adds a broker to the cluster"),
+    ("POST /v1/cluster/brokers/{id}/drain", "moves the replicas of a broker to others"),
+    ("POST /v1/cluster/brokers/{id}/prepare-restart", "hands over what a broker leads"),
+    ("POST /v1/cluster/brokers/{id}/admit", "ends a drain or a prepared restart"),
+    ("DELETE /v1/cluster/brokers/{id}", "removes a broker without replicas for good"),
     ("PUT /v1/queues/{name}", "declares a queue"),
     ("DELETE /v1/queues/{name}", "releases a queue"),
     ("PUT /v1/queues/{name}/groups/{group}", "binds a group to a queue"),

@@ -45,8 +45,10 @@ mod apply_listener;
 mod bind;
 mod connections;
 mod round_metrics;
+mod disk_speed;
+mod own_report;
 mod status;
-mod peer_runtime;
+mod raft_runtime;
 mod join;
 mod registration;
 mod open;
@@ -56,7 +58,7 @@ use bind::{
 };
 use connections::Connections;
 use open::{OpenParts, Others, Parts};
-use peer_runtime::PeerRuntime;
+use raft_runtime::RaftRuntime;
 use registration::Registration;
 use round_metrics::RoundMetrics;
 use status::Status;
@@ -133,8 +135,8 @@ pub struct Broker {
     admin_stopping: watch::Sender<bool>,
     listeners: JoinSet<()>,
     background: JoinSet<()>,
-    /// Dropped last: the connections to the other brokers.
-    _peer_runtime: Option<PeerRuntime>,
+    /// Dropped last: the drivers and the connections to the other brokers.
+    _raft_runtime: Option<RaftRuntime>,
 }
 
 impl Broker {
@@ -175,12 +177,14 @@ impl Broker {
             disk,
             dir: start.dir,
             rounds,
+            disk_speed: disk_speed::DiskSpeed::default(),
             status: Arc::clone(&status),
             supervisor: supervisor.clone(),
             others,
         };
         let mut opened = parts.open(start.format, start.on_fatal).await?;
         peer_metrics.set(&opened.cluster);
+        opened.cluster.set_report(Arc::new(opened.own_report()));
         let context = opened.context(metrics);
         status.opened(opened.to_admin(&context));
         run_tasks(&mut opened, &supervisor, &mut background);
@@ -215,7 +219,7 @@ impl Broker {
             admin_stopping,
             listeners,
             background,
-            _peer_runtime: opened.peer_runtime,
+            _raft_runtime: opened.raft_runtime,
         })
     }
 

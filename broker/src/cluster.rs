@@ -36,7 +36,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
-use ropewalk_node::Node;
+use ropewalk_node::{Node, ShardHandle};
 use ropewalk_peer::{Class, OpenError, PeerAddress};
 use ropewalk_shard::command::Command;
 use ropewalk_shard::{BrokerId, Outcome, ProposeError, ReplicaId, ShardId};
@@ -80,6 +80,9 @@ pub struct Holders {
     pub learners: Vec<BrokerId>,
     /// The voters that are connected to this broker, this one included.
     pub reachable: Vec<BrokerId>,
+    /// The voters that lack little of the log, as the leader knows or has reported it; those of
+    /// `reachable` while no leader is known.
+    pub in_sync: Vec<BrokerId>,
 }
 
 /// Why a leadership was not handed over.
@@ -368,9 +371,32 @@ impl Cluster {
             Some(remote) => remote.holders(shard),
             None => {
                 let own = vec![self.own.id];
-                Holders { voters: own.clone(), learners: Vec::new(), reachable: own }
+                let (voters, reachable) = (own.clone(), own.clone());
+                Holders { voters, learners: Vec::new(), reachable, in_sync: own }
             }
         }
+    }
+
+    /// The brokers that follow this one in a shard, vote, and lack little of its log (see
+    /// [`Progress::is_caught_up`](ropewalk_shard::engine::Progress::is_caught_up)): the one that has
+    /// most of it first. None if this broker does not lead the shard.
+    #[must_use]
+    pub fn followers_in_sync(&self, shard: &ShardHandle) -> Vec<BrokerId> {
+        let own = shard.replica();
+        let mut members = shard.progress();
+        members
+            .retain(|member| member.is_voter && member.is_caught_up && Some(member.replica) != own);
+        members.sort_by_key(|member| std::cmp::Reverse(member.matched));
+        let replicas = members.into_iter().map(|member| member.replica);
+        replicas.filter_map(|replica| self.broker_of(shard.id(), replica)).collect()
+    }
+
+    fn broker_of(&self, shard: ShardId, replica: u64) -> Option<BrokerId> {
+        #[cfg(test)]
+        if let Some(others) = &self.others {
+            return others.broker_of(shard, replica);
+        }
+        self.remote.as_ref()?.link.broker_of(shard, replica)
     }
 
     /// Proposes a command to the shard's leader, wherever it is, and waits until it is applied

@@ -4,7 +4,9 @@ use std::fmt::Write as _;
 
 use anyhow::{Context as _, bail};
 use ropewalk_broker::admin::client::Client;
-use ropewalk_broker::admin::cluster::report::{ClusterReport, ReplicaReport, ShardReport};
+use ropewalk_broker::admin::cluster::report::{
+    BrokerReport, ClusterReport, ReplicaReport, ShardReport,
+};
 use ropewalk_broker::settings::Endpoint;
 
 use crate::flags::ClusterStatus;
@@ -39,15 +41,10 @@ fn shown(report: &ClusterReport) -> String {
     let mut brokers =
         vec![["BROKER", "STATE", "LEADS", "REPLICAS", "RACK", "KAFKA", "ADMIN"].map(String::from)];
     for broker in &report.brokers {
-        let state = match (broker.alive, broker.draining) {
-            (false, _) => "down",
-            (true, true) => "draining",
-            (true, false) => "up",
-        };
         let kafka: Vec<&str> = broker.endpoints.values().map(String::as_str).collect();
         brokers.push([
             broker.id.to_string(),
-            state.to_owned(),
+            state(broker),
             broker.leads.to_string(),
             broker.replicas.to_string(),
             broker.rack.clone().unwrap_or_else(dash),
@@ -81,6 +78,20 @@ fn shown(report: &ClusterReport) -> String {
         let _ = writeln!(text, "\n{few} shards have replicas that are down or not caught up");
     }
     text
+}
+
+/// `up`, `down`, `draining`, `down, restarting`, `up, slow disk`.
+fn state(broker: &BrokerReport) -> String {
+    let mut words = vec![if broker.alive { "up" } else { "down" }];
+    match broker.standing.as_str() {
+        "Draining" => words.push("draining"),
+        "Restarting" => words.push("restarting"),
+        _ => {}
+    }
+    if broker.slow_disk {
+        words.push("slow or full disk");
+    }
+    words.join(", ")
 }
 
 /// `2 voter`, `3 learner +120`: the broker, the role, and how many entries it lacks.
@@ -125,8 +136,6 @@ fn table<const N: usize>(rows: &[[String; N]]) -> String {
 mod tests {
     use std::collections::BTreeMap;
 
-    use ropewalk_broker::admin::cluster::report::BrokerReport;
-
     use super::*;
 
     fn broker(id: i32, alive: bool) -> BrokerReport {
@@ -154,7 +163,13 @@ mod tests {
             asked: 1,
             brokers: vec![broker(1, true), broker(2, false)],
             shards: vec![
-                ShardReport { shard: 0, leader: Some(1), term: Some(12), replicas: of_1 },
+                ShardReport {
+                    shard: 0,
+                    leader: Some(1),
+                    term: Some(12),
+                    replicas: of_1,
+                    ..Default::default()
+                },
                 ShardReport { shard: 1, ..Default::default() },
             ],
         };
@@ -169,6 +184,18 @@ mod tests {
             text.contains("1 shards have no leader")
                 && text.contains("1 shards have replicas that")
         );
+    }
+
+    #[test]
+    fn the_state_of_a_broker_says_what_is_done_to_it() {
+        let of = |alive, standing: &str, slow_disk| {
+            let standing = standing.to_owned();
+            state(&BrokerReport { standing, slow_disk, ..broker(1, alive) })
+        };
+        assert_eq!(of(true, "Serving", false), "up");
+        assert_eq!(of(true, "NotRestarted", false), "up");
+        assert_eq!(of(true, "Draining", true), "up, draining, slow or full disk");
+        assert_eq!(of(false, "Restarting", false), "down, restarting");
     }
 
     #[tokio::test]

@@ -90,6 +90,59 @@ impl LogFormat {
 pub(crate) enum Cluster {
     /// Print the brokers, and for each shard its leader and replicas, as one broker sees them.
     Status(ClusterStatus),
+    /// Move the replicas of a broker to other brokers. The same command again prints what is left.
+    Drain(ClusterDrain),
+    /// Hand over what a broker leads, because it is to be restarted. The same command again prints
+    /// what is left.
+    PrepareRestart(ClusterPrepareRestart),
+    /// End a drain or the preparation of a restart.
+    Admit(ClusterChange),
+    /// Remove a broker that is stopped and drained for good. Its id is not used again.
+    Forget(ClusterChange),
+}
+
+/// The broker that is changed, and the one that is asked.
+#[derive(Debug, Args)]
+pub(crate) struct ClusterChange {
+    /// The node.id of the broker that is changed.
+    #[arg(value_name = "ID")]
+    pub(crate) id: i32,
+
+    /// The address of the admin HTTP server of any broker of the cluster.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9644", value_parser = host_and_port)]
+    pub(crate) admin: String,
+
+    /// The file with the token of the cluster (ropewalk.admin.token.file of the broker). Without it
+    /// the broker on the same machine accepts the command, if it has no token either.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+
+    /// Print the answer of the admin API instead of text.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Flags of `cluster drain`.
+#[derive(Debug, Args)]
+pub(crate) struct ClusterDrain {
+    #[command(flatten)]
+    pub(crate) change: ClusterChange,
+
+    /// Drain the broker also if fewer brokers stay than shards have replicas: such shards get
+    /// fewer.
+    #[arg(long)]
+    pub(crate) accept_fewer_replicas: bool,
+}
+
+/// Flags of `cluster prepare-restart`.
+#[derive(Debug, Args)]
+pub(crate) struct ClusterPrepareRestart {
+    #[command(flatten)]
+    pub(crate) change: ClusterChange,
+
+    /// Time after which the preparation ends if the broker was not restarted.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    pub(crate) deadline_seconds: u32,
 }
 
 /// Flags of `cluster status`.

@@ -39,6 +39,7 @@ use crate::listen::{
     Answer, Budget, KeptShare, Lane, Peer, Permit, Reply, Request, Service, Share, Turn,
 };
 use crate::log_limit::LogLimit;
+use crate::queue_metrics::ShardLoad;
 use crate::settings::Settings;
 
 pub mod error;
@@ -111,6 +112,8 @@ pub struct Context {
     pub topics: Topics,
     /// Members and committed offsets of consumer groups.
     pub groups: Arc<Coordinator>,
+    /// Bytes that are written to and read from the shards.
+    pub load: Arc<ShardLoad>,
     /// Memory for responses that are read from disk: acquire before reading, then [`Call::hold`].
     pub answers: Budget,
     pub(crate) fetch_sessions: Arc<fetch::Sessions>,

@@ -1,4 +1,4 @@
-//! Rate limit of log lines that clients cause: at most one per subject and minute, so that a client
+//! Rate limit of log lines that clients and other brokers cause: at most one per subject and minute, so that a client
 //! that retries in a loop is visible in the log and does not flood it.
 
 use std::collections::HashMap;

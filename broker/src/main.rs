@@ -10,6 +10,7 @@ mod config_file;
 mod cluster_id;
 mod probe;
 mod cluster_status;
+mod cluster_change;
 mod dev;
 mod run;
 mod repair;

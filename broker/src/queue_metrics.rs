@@ -24,6 +24,7 @@ mod delay;
 mod sample;
 mod report;
 mod signal;
+mod shard_load;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -35,6 +36,7 @@ pub use delay::Delay;
 pub use meter::Meter;
 pub use report::{DelayReport, GroupReport, QueueReport, Report, Throughput};
 pub use sample::Sample;
+pub use shard_load::ShardLoad;
 pub use signal::{PartitionSignal, Signal};
 
 /// Stripes of the partition table, so that shards do not contend for one lock.

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use tracing::info;
 use tracing_subscriber::EnvFilter;
 
+use crate::cluster_change;
 use crate::cluster_id::new_cluster_id;
 use crate::cluster_status;
 use crate::config_file::{from_file, read_settings};
@@ -41,6 +42,10 @@ pub(crate) fn run(flags: Flags, termination: &TerminationMessage) -> Result<(), 
         Command::Repair(flags) => return repair::repair(flags),
         Command::Cluster(Cluster::Status(flags)) => {
             print!("{}", runtime()?.block_on(cluster_status::status(flags))?);
+            return Ok(());
+        }
+        Command::Cluster(change) => {
+            print!("{}", runtime()?.block_on(cluster_change::change(change))?);
             return Ok(());
         }
         Command::Probe(flags) => {

@@ -364,6 +364,13 @@ impl Settings {
         self.int("num.partitions")
     }
 
+    /// Whether `replica.selector.class` is the rack-aware selector.
+    #[must_use]
+    pub fn selects_replicas_by_rack(&self) -> bool {
+        let selector = self.text("replica.selector.class");
+        selector.is_some_and(|name| name.trim() == broker::RACK_AWARE_SELECTOR)
+    }
+
     /// The value of `fetch.max.bytes`.
     #[must_use]
     pub fn fetch_bytes_max(&self) -> usize {

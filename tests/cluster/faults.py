@@ -16,12 +16,15 @@ import time
 TESTS = pathlib.Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS / "history")]
 import clusters  # noqa: E402
+import hog  # noqa: E402
 import scenarios  # noqa: E402
 from load import MEMBERS, Load  # noqa: E402
 from network import Network  # noqa: E402
 from report import Result, anomalies, progress, table  # noqa: E402
 
-NAMES = ("grow", "kill", "stop", "cut", "stranger", "roll")
+NAMES = ("grow", "kill", "stop", "cut", "stranger", "roll", "hog")
+LONG_ONLY = ("hog",)
+SCENARIOS = {name: getattr(hog if name == "hog" else scenarios, name) for name in NAMES}
 # A load that acknowledges fewer records in a second of a scenario shows little; faults pause it.
 ACKED_PER_S_MIN = 50
 
@@ -50,7 +53,7 @@ class Runner:
         with (self.kept_after_failure(directory), Network() as network,
               Load(cluster, directory.name, directory, self.options.franz_go) as load):
             run = scenarios.Run(cluster, load, network, self.rng)
-            events = getattr(scenarios, name)(run, argument)
+            events = SCENARIOS[name](run, argument)
             run.rest()
             told = load.finish()
         result.recoveries += run.recoveries
@@ -93,7 +96,10 @@ class Runner:
             self.keep(*(node.log_path for node in cluster.nodes))
 
     def ropewalk(self):
-        options, wanted = self.options, self.options.scenarios or NAMES
+        options = self.options
+        wanted = options.scenarios or [name for name in NAMES if options.long or name not in LONG_ONLY]
+        for name in (name for name in NAMES if name not in wanted):
+            print(f"not run: {name}")
         with (clusters.ropewalk(options.ropewalk, options.scratch / "ropewalk") as cluster, self.explained(cluster)):
             first, *others = cluster.all
             cluster.add(first)
@@ -113,6 +119,8 @@ class Runner:
                 self.scenario(cluster, "stranger", None)
             if "roll" in wanted:
                 self.scenario(cluster, "roll", *([3] * 3 if options.long else [1]))
+            if "hog" in wanted:
+                self.scenario(cluster, "hog", hog.HOG_S)
             for node in cluster.nodes:
                 node.stop()
 
@@ -134,7 +142,8 @@ def parse():
     parser.add_argument("--kills", type=int, default=8)
     parser.add_argument("--kafka-kills", type=int, default=6)
     parser.add_argument("--long", action="store_true")
-    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=f"some of {', '.join(NAMES)}; all by default")
+    some = f"some of {', '.join(NAMES)}; without one, all in the long form, and else all but {', '.join(LONG_ONLY)}"
+    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=some)
     options = parser.parse_args()
     if unknown := set(options.scenarios) - set(NAMES):
         parser.error(f"no scenario {unknown.pop()!r}; there are {', '.join(NAMES)}")

@@ -2,6 +2,9 @@
 
     lists.py     compares each list of this directory with every commit that touched it
 
+A suite that runs against a cluster (BROKER_COUNT in tests/broker.sh) reads list.txt and then, if there is one,
+cluster.txt beside it, whose rows replace rows of the same name and add others.
+
 A row is one test, in one of three states. A name may end in `*`, except in the first.
     NAME                                must pass
     NAME | REASON                       excused: does not apply, or fails for a reason outside of ropewalk
@@ -11,6 +14,7 @@ A test that had to pass in any commit has a row in the current list: a test that
 suite does not have, gets a reason and is not deleted.
 """
 
+import os
 import re
 import subprocess
 import sys
@@ -54,11 +58,27 @@ def parse(text):
     return rows
 
 
-def read(path):
+def read(path, brokers=1):
+    """The rows for a suite that runs against so many brokers."""
+    rows = read_one(path)
+    of_cluster = path.with_name("cluster.txt")
+    if brokers == 1 or not of_cluster.exists():
+        return rows
+    others = read_one(of_cluster)
+    replaced = {row.name for row in others}
+    return [row for row in rows if row.name not in replaced] + others
+
+
+def read_one(path):
     try:
         return parse(path.read_text())
     except ValueError as wrong:
         sys.exit(f"{path}: {wrong}")
+
+
+def broker_count():
+    """How many brokers this run has."""
+    return int(os.environ.get("BROKER_COUNT", "1"))
 
 
 def must_pass_names(text):
@@ -79,7 +99,7 @@ def git(*arguments):
 
 def main():
     here = Path(__file__).resolve().parent
-    log = git("log", "--format=%H", "--name-only", "--relative", "--", "*/list.txt")
+    log = git("log", "--format=%H", "--name-only", "--relative", "--", "*/list.txt", "*/cluster.txt")
     if log.returncode:
         print(f"the lists of the suites were not compared with earlier ones: {log.stderr.strip()}")
         return 0

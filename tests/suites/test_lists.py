@@ -1,8 +1,12 @@
 """Tests of lists.py and verdict.py: a failed run is reported, and a missing row is detected."""
 
+import subprocess
+import sys
+import tempfile
 import unittest
+from pathlib import Path
 
-from lists import UNSTEADY_MAX, gone, parse
+from lists import UNSTEADY_MAX, gone, parse, read
 from verdict import read_results, row_of, verdict
 
 LIST = """
@@ -56,6 +60,15 @@ class Verdict(unittest.TestCase):
         self.check("must\tpassed\nunsteady\tfailed\nunsteady\tfailed\n", False, "FAILED: unsteady")
         self.check("must\tpassed\nunsteady\tfailed\n", False, "FAILED: unsteady")
 
+    def test_a_run_of_some_tests_needs_no_result_of_others(self):
+        with tempfile.TemporaryDirectory() as directory:
+            listed, results = Path(directory, "list.txt"), Path(directory, "results")
+            listed.write_text("a1\na2\nb1\n")
+            results.write_text("a1\tpassed\na2\tpassed\n")
+            command = [sys.executable, Path(__file__).with_name("verdict.py"), listed, results]
+            self.assertEqual(subprocess.run([*command, "^a"], capture_output=True).returncode, 0)
+            self.assertEqual(subprocess.run(command, capture_output=True).returncode, 1, "b1 was not run")
+
     def test_a_suite_of_which_nothing_ran_is_red(self):
         self.assertFalse(verdict(parse("a* | does not apply"), read_results("a1\tfailed\n"))[1])
 
@@ -70,6 +83,14 @@ class Lists(unittest.TestCase):
         for text in ("a |", "~ a", "~ a | client | often | race", "~ a | client | 1 of 2 |", "a\na | why", many):
             with self.assertRaises(ValueError, msg=text):
                 parse(text)
+
+    def test_rows_for_a_cluster_replace_others(self):
+        with tempfile.TemporaryDirectory() as directory:
+            path = Path(directory, "list.txt")
+            path.write_text("a\nb | three brokers\n")
+            path.with_name("cluster.txt").write_text("b\nc\n")
+            self.assertEqual([(row.name, row.state) for row in read(path)], [("a", "must pass"), ("b", "excused")])
+            self.assertEqual([(row.name, row.state) for row in read(path, 3)], [(name, "must pass") for name in "abc"])
 
     def test_a_row_that_went_is_seen_and_one_that_moved_is_not(self):
         earlier = "# head\na\nb\nc\nd | why\n~ e | client | 1 of 2 | race\n"

@@ -1,6 +1,7 @@
 """Compares the results of an external suite with the committed list of what must pass (see lists.py).
 
-    verdict.py LIST RESULTS            the verdict; fails if a test fails or has no row
+    verdict.py LIST RESULTS [ONLY]     the verdict; fails if a test fails or has no row. ONLY is a regular expression:
+                                       other rows are left out, and their tests need no result
     verdict.py --again LIST RESULTS    the unsteady tests that failed, to be tried again
 
 RESULTS has one result per line, with tabs: NAME, `passed`, `failed` or `skipped`, and a message. The first result of a
@@ -8,10 +9,11 @@ test counts. Only a test that the list marks as unsteady may have a second one: 
 """
 
 import fnmatch
+import re
 import sys
 from pathlib import Path
 
-from lists import EXCUSED, MUST_PASS, UNSTEADY, Row, read
+from lists import EXCUSED, MUST_PASS, UNSTEADY, Row, broker_count, read
 
 NO_ROW = Row("", "not listed")
 
@@ -68,8 +70,11 @@ def verdict(rows, results):
 
 
 def main():
-    *again, path, results = sys.argv[1:]
-    rows, results = read(Path(path)), read_results(Path(results).read_text())
+    arguments = sys.argv[1:]
+    again = arguments[0] == "--again"
+    path, results, *only = arguments[again:]
+    rows, results = read(Path(path), broker_count()), read_results(Path(results).read_text())
+    rows = [row for row in rows if not only or re.search(only[0], row.name)]
     if again:
         failed = [name for name, tries in results.items() if tries[0][0] == "failed"]
         print(*(name for name in failed if row_of(name, rows).state == UNSTEADY), sep="\n", end="\n" if failed else "")

@@ -393,7 +393,7 @@ const WATCHED_SPAWNS: &[(&str, usize, &str)] = &[
     ("broker/src/handle/deadline.rs", 1, "its panic is resumed in the request that waits for it"),
     ("broker/src/handle.rs", 1, "it waits for an answer and gives back memory, nothing else"),
     ("broker/peer/src/tasks.rs", 1, "who owns the set closes the connection or ends the service"),
-    ("broker/src/boot/peer_runtime.rs", 1, "its callers pass tasks that the supervisor observes"),
+    ("broker/src/boot/raft_runtime.rs", 1, "its callers pass tasks that the supervisor observes"),
     ("broker/src/dev.rs", 1, "the set of brokers reports the end of each"),
     ("broker/src/dev/child.rs", 3, "two are processes that are waited for, one copies log lines"),
     ("broker/src/run.rs", 1, "it reads standard input, and its end or panic ends the process"),

@@ -43,6 +43,7 @@ use ropewalk_shard::engine::{Entry, EntryId, HardState};
 use ropewalk_shard::limits::TICK_MS;
 use ropewalk_shard::proposal::{AppendResult, ProposeError};
 use ropewalk_shard::replica::{Replica, StopReason, Work, Write};
+use ropewalk_shard::send_budget::Turn;
 use ropewalk_shard::{Effect, Outcome};
 use ropewalk_store::checkpoint::Capture;
 use ropewalk_store::log::Logs;
@@ -55,6 +56,7 @@ use tracing::{debug, error};
 use crate::handle::{Input, Observer, ShardHandle};
 use crate::limits;
 use crate::peers::{LogReader, Peers};
+use crate::sends::Sends;
 use crate::supervision::Failure;
 use crate::transfers::TransferOrders;
 
@@ -90,6 +92,8 @@ pub struct DriverContext {
     pub log: Arc<dyn LogReader>,
     /// Where the messages to the other replicas go.
     pub peers: Arc<dyn Peers>,
+    /// What all shards have on their way there.
+    pub sends: Arc<Sends>,
     /// Sends files to replicas that lack what the log no longer has.
     pub transfers: TransferOrders,
     /// Creates and closes partition logs.
@@ -113,6 +117,7 @@ pub struct Driver {
     report: mpsc::UnboundedSender<WriteReport>,
     fetched: mpsc::UnboundedReceiver<Fetched>,
     fetch: mpsc::UnboundedSender<Fetched>,
+    turns: mpsc::UnboundedReceiver<Turn>,
     replies: HashMap<Caller, Reply>,
     next_caller: Caller,
     begun: Instant,
@@ -148,6 +153,7 @@ enum Wake {
     Inputs,
     Durable(WriteReport),
     Fetched(Fetched),
+    Turn(Turn),
     Tick,
     Stop,
 }
@@ -178,6 +184,7 @@ impl Driver {
         shard.set_replica(replica.id().0);
         let (report, durable) = mpsc::unbounded_channel();
         let (fetch, fetched) = mpsc::unbounded_channel();
+        let turns = context.sends.enter(shard.id());
         Self {
             shard,
             core: Core::new(replica),
@@ -187,6 +194,7 @@ impl Driver {
             report,
             fetched,
             fetch,
+            turns,
             replies: HashMap::new(),
             next_caller: 0,
             begun: Instant::now(),
@@ -205,6 +213,7 @@ impl Driver {
         self.shard.set_leading(None);
         self.shard.set_progress(Vec::new());
         self.context.observer.leads(self.shard.id(), None);
+        self.context.sends.leave(self.shard.id(), &mut self.turns);
         for (caller, answer) in self.core.stop() {
             self.answer(caller, answer);
         }
@@ -237,6 +246,7 @@ impl Driver {
                 // late is deposed.
                 _ = ticks.tick(), if self.core.needs_ticks() => Wake::Tick,
                 Some(fetched) = self.fetched.recv() => Wake::Fetched(fetched),
+                Some(turn) = self.turns.recv() => Wake::Turn(turn),
                 count = self.queue.recv_many(&mut inputs, limits::INPUTS_MAX) => {
                     if count == 0 { Wake::Stop } else { Wake::Inputs }
                 }
@@ -271,6 +281,11 @@ impl Driver {
                 }
                 Wake::Fetched(Fetched { id, entries }) => {
                     self.event(Event::Fetched { id, entries });
+                }
+                Wake::Turn(turn) => {
+                    if let Some(reason) = self.take_turn(turn) {
+                        self.halt(&reason).await?;
+                    }
                 }
                 Wake::Tick => {
                     self.event(Event::Tick);

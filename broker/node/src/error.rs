@@ -25,6 +25,9 @@ pub enum NodeError {
     /// A thread cannot be started.
     #[error("a thread cannot be started: {0}")]
     Thread(#[from] std::io::Error),
+    /// The system has no random numbers.
+    #[error("the system has no random numbers: {0}")]
+    Random(getrandom::Error),
     /// A replica cannot start from the recovered state.
     #[error("{shard}: {source}")]
     Engine {

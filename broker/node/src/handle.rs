@@ -302,6 +302,11 @@ impl ShardHandle {
         true
     }
 
+    /// Bytes of the messages that wait for the driver.
+    pub(crate) fn message_bytes(&self) -> usize {
+        self.message_bytes.load(Ordering::Acquire)
+    }
+
     /// Changes the members, and waits until the change is applied.
     ///
     /// # Errors
@@ -378,6 +383,17 @@ impl ShardHandle {
     pub fn leader_seen(&self) -> (u64, Option<u64>) {
         let held = self.replication.read();
         (held.term, held.leader)
+    }
+
+    /// The term of the leader that this replica follows as a voter. `None` if it leads, knows of no
+    /// leader, has stopped, or is a learner, which may still lack what its leader's log begins
+    /// after. A replica that hears nothing of its leader for an election timeout knows of none.
+    #[must_use]
+    pub fn following(&self) -> Option<u64> {
+        let own = self.replica().filter(|_| !self.is_halted())?;
+        let held = self.replication.read();
+        held.leader.filter(|leader| *leader != own && held.members.is_voter(own))?;
+        Some(held.term)
     }
 
     /// The history of the shard that the members belong to, without a copy of them.

@@ -8,6 +8,7 @@
 pub mod limits;
 pub mod supervision;
 pub mod handle;
+pub mod sends;
 pub mod peers;
 pub mod transfers;
 pub mod driver;
@@ -20,6 +21,6 @@ mod node;
 
 pub use error::NodeError;
 pub use handle::{FeatureLevel, Halt, Observer, Replication, ShardHandle};
-pub use node::{Node, NodeOptions, OnRound};
+pub use node::{Node, NodeOptions, OnRound, StartedAs};
 pub use peers::{NoPeers, Peers};
 pub use ropewalk_shard::engine::Progress;

@@ -15,12 +15,13 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use ropewalk_disk::{Disk, Lock};
 use ropewalk_shard::message::Message;
+use ropewalk_shard::send_budget::SendLimits;
 use ropewalk_shard::{PartitionId, ShardId};
 use ropewalk_store::bootstrap;
 use ropewalk_store::budget::TailBudget;
 use ropewalk_store::checkpoint::{self, Checkpointer};
 use ropewalk_store::clean::Cleaner;
-use ropewalk_store::directory::{DataDir, DataDirContents, Identity};
+use ropewalk_store::directory::{DataDir, DataDirContents, Identity, Start};
 use ropewalk_store::policy::Policy;
 use ropewalk_store::recovery;
 use ropewalk_store::transfer;
@@ -36,6 +37,7 @@ use crate::error::NodeError;
 use crate::handle::{Halt, Observer, ShardHandle};
 use crate::pace;
 use crate::peers::Peers;
+use crate::sends::Sends;
 use crate::shards::{Parts, Shards};
 use crate::supervision::{self, Failure, OnFatal, StopGuard, Supervisor};
 use crate::transfers::{self, TransferHandle, TransferOrders};
@@ -79,11 +81,20 @@ impl fmt::Debug for NodeOptions {
     }
 }
 
+/// The starts of a data directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StartedAs {
+    /// The start of this process.
+    pub own: Start,
+    /// The last starts before it, oldest first.
+    pub earlier: Vec<Start>,
+}
+
 /// All shards of a broker.
 #[derive(Debug)]
 pub struct Node {
     identity: Identity,
-    incarnation: u64,
+    start: StartedAs,
     shards: Arc<Shards>,
     damaged: Vec<(ShardId, String)>,
     damaged_partitions: Vec<(PartitionId, String)>,
@@ -113,7 +124,7 @@ impl Node {
         let lock = data.lock()?;
         format_if_empty(&data, &options)?;
         let opened = recovery::open(data, &options.recovery)?;
-        let incarnation = opened.store.data().next_incarnation((options.clock_ms)())?;
+        let start = begin_start(opened.store.data(), options.clock_ms)?;
         opened.store.set_pause(pace::shared());
         let (stop, stopped) = watch::channel(false);
         // Delivering answers wakes drivers, which would take time from the log's thread.
@@ -130,6 +141,7 @@ impl Node {
             wal: wal.clone(),
             observer: options.observer,
             peers: Arc::clone(&options.peers),
+            sends: Sends::new(SendLimits::default()),
             transfers: orders.clone(),
             clock_ms: options.clock_ms,
             stop: stopped,
@@ -166,7 +178,7 @@ impl Node {
             RunningNode { _stop_guard: stop_guard, stop, drivers, transfers, _lock: lock };
         Ok(Self {
             identity: opened.identity,
-            incarnation,
+            start,
             shards,
             damaged: opened.damaged.into_iter().map(|lost| (lost.shard, lost.what)).collect(),
             damaged_partitions: opened.damaged_partitions,
@@ -188,7 +200,13 @@ impl Node {
     /// Other brokers know this process by it.
     #[must_use]
     pub fn incarnation(&self) -> u64 {
-        self.incarnation
+        self.start.own.incarnation
+    }
+
+    /// This start and those before it, by which other brokers recognise a copy of the directory.
+    #[must_use]
+    pub fn start(&self) -> &StartedAs {
+        &self.start
     }
 
     /// A shard by its number; `None` when it is not on this broker, is damaged or has stopped.
@@ -345,6 +363,14 @@ impl Node {
         }
         info!("node stopped");
     }
+}
+
+/// Draws the number of this process, and records the start.
+fn begin_start(data: &DataDir, clock_ms: fn() -> i64) -> Result<StartedAs, NodeError> {
+    let incarnation = data.next_incarnation(clock_ms())?;
+    let process = getrandom::u64().map_err(NodeError::Random)?;
+    let own = Start { incarnation, process };
+    Ok(StartedAs { own, earlier: data.record_start(own)? })
 }
 
 /// Delivers the log's answers until its thread ends. Answers that are left when the drivers have

@@ -5,10 +5,12 @@ use std::fmt;
 
 use ropewalk_shard::engine::Entry;
 use ropewalk_shard::message::Message;
-use ropewalk_shard::{HistoryId, ShardId};
+use ropewalk_shard::{BrokerId, HistoryId, ShardId};
 use ropewalk_store::replica_log;
 use ropewalk_store::transfer::message::Message as FilesMessage;
 use ropewalk_wal::{Reader, ReplicaKey};
+
+use crate::sends::OnItsWay;
 
 /// The brokers that hold the other replicas of the shards.
 pub trait Peers: Send + Sync + fmt::Debug {
@@ -16,6 +18,26 @@ pub trait Peers: Send + Sync + fmt::Debug {
     /// waits. Returns whether it was taken; a message that was taken may still be lost, doubled or
     /// overtaken.
     fn send(&self, shard: ShardId, history: HistoryId, message: Message) -> bool;
+
+    /// The broker to which [`Self::send_entries`] sends messages for a replica; `None` if it is not
+    /// known, or if nothing that was sent is held in memory.
+    fn broker_of(&self, shard: ShardId, replica: u64) -> Option<BrokerId> {
+        let _ = (shard, replica);
+        None
+    }
+
+    /// Like [`Self::send`], for a message with entries to a replica whose broker is known.
+    /// `on_its_way` is dropped when the message is no longer held here.
+    fn send_entries(
+        &self,
+        shard: ShardId,
+        history: HistoryId,
+        message: Message,
+        on_its_way: OnItsWay,
+    ) -> bool {
+        drop(on_its_way);
+        self.send(shard, history, message)
+    }
 
     /// Sends a message of a transfer of files to the replica that it names, and never waits.
     /// Returns whether it was taken; one that is lost is asked for again.

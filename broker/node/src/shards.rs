@@ -32,7 +32,9 @@ use crate::driver::{Driver, DriverContext};
 use crate::drivers::{RunningDriver, Tasks};
 use crate::error::NodeError;
 use crate::handle::{FeatureLevel, Observer, ShardHandle};
+use crate::limits;
 use crate::peers::Peers;
+use crate::sends::Sends;
 use crate::supervision::{self, Supervisor};
 use crate::transfers::{self, TransferOrders};
 
@@ -42,6 +44,7 @@ pub(crate) struct Parts {
     pub(crate) wal: WalHandle,
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) peers: Arc<dyn Peers>,
+    pub(crate) sends: Arc<Sends>,
     pub(crate) transfers: TransferOrders,
     pub(crate) clock_ms: fn() -> i64,
     pub(crate) stop: watch::Receiver<bool>,
@@ -168,7 +171,9 @@ impl Shards {
     /// yet asks the sender, who leads, for its files.
     pub(crate) fn message(&self, shard: ShardId, message: Message) -> bool {
         if let Some(held) = self.get(shard) {
-            return held.replica() == Some(message.to) && held.message(message);
+            return held.replica() == Some(message.to)
+                && self.has_room(held, message.payload_bytes())
+                && held.message(message);
         }
         if let Some(expected) = self.expected.lock().get_mut(&shard)
             && expected.replica == message.to
@@ -179,6 +184,15 @@ impl Shards {
             self.parts.transfers.begin(shard, message.to, message.from);
         }
         false
+    }
+
+    /// Whether a message with so many bytes of entries may wait for the driver of a shard, beside
+    /// those that wait for the other drivers. One message of each shard may.
+    fn has_room(&self, shard: &ShardHandle, bytes: usize) -> bool {
+        let waiting = || self.iter().map(|shard| shard.message_bytes()).sum::<usize>();
+        bytes == 0
+            || shard.message_bytes() == 0
+            || waiting() + bytes <= limits::NODE_MESSAGES_BYTES_MAX
     }
 
     fn is_expected(&self, shard: ShardId, replica: u64) -> bool {
@@ -249,6 +263,7 @@ impl Shards {
             wal: Arc::new(parts.wal.clone()),
             log: Arc::new(parts.wal.reader()),
             peers: Arc::clone(&parts.peers),
+            sends: Arc::clone(&parts.sends),
             transfers: parts.transfers.clone(),
             logs: Arc::clone(&partition_logs) as Arc<dyn Logs>,
             observer: Arc::clone(&parts.observer),

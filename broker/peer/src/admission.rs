@@ -17,7 +17,7 @@
 
 use ropewalk_shard::BrokerId;
 
-use crate::hello::{Class, Hello, PROTOCOLS, Reason, Refusal};
+use crate::hello::{Class, Hello, PROTOCOLS, Reason, Refusal, Start};
 use crate::name::BrokerName;
 
 /// What a broker says about itself in each hello.
@@ -29,17 +29,10 @@ pub(crate) struct Identity {
     pub(crate) cluster_id: String,
     /// The start of the broker.
     pub(crate) start: Start,
+    /// The starts before it, without a gap, oldest first.
+    pub(crate) earlier: Vec<Start>,
     /// The feature level of the broker.
     pub(crate) features: u32,
-}
-
-/// One start of a broker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Start {
-    /// A later start has a higher number.
-    pub(crate) incarnation: u64,
-    /// Distinguishes copies of a broker, which have the same incarnation.
-    pub(crate) process: u64,
 }
 
 impl Identity {
@@ -54,6 +47,7 @@ impl Identity {
             process: self.start.process,
             features: self.features,
             cluster_id: self.cluster_id.clone(),
+            earlier: self.earlier.clone(),
         }
     }
 
@@ -121,7 +115,9 @@ pub(crate) enum Standing {
     Same,
 }
 
-/// Compares a start of a broker with the newest one that is known.
+/// Compares a start of a broker with the newest one that is known. `earlier` are the starts of its
+/// data directory before it: a copy of the directory was restarted until its incarnation is the
+/// higher one, but the known start is not among its own.
 ///
 /// # Errors
 /// The refusal of a start that is older, or a copy.
@@ -129,10 +125,23 @@ pub(crate) fn standing(
     broker: BrokerId,
     newest: Option<Start>,
     start: Start,
+    earlier: &[Start],
 ) -> Result<Standing, Refusal> {
     let Some(newest) = newest else { return Ok(Standing::Newer) };
     let incarnations = format!("incarnation {} of broker {}", start.incarnation, broker.0);
+    let is_remembered =
+        earlier.first().is_some_and(|first| first.incarnation <= newest.incarnation);
     match start.incarnation.cmp(&newest.incarnation) {
+        std::cmp::Ordering::Greater if is_remembered && !earlier.contains(&newest) => {
+            Err(Refusal::new(
+                Reason::Copy,
+                format!(
+                    "{incarnations} began with a copy of its data directory: incarnation {}, which is known, was \
+                     another process",
+                    newest.incarnation
+                ),
+            ))
+        }
         std::cmp::Ordering::Greater => Ok(Standing::Newer),
         std::cmp::Ordering::Equal if start.process == newest.process => Ok(Standing::Same),
         std::cmp::Ordering::Equal => Err(Refusal::new(

@@ -9,8 +9,10 @@
 //!
 //! Integers are little-endian. A hello is `magic: "RWPEER"`, `lowest: u16` and `highest: u16` (the
 //! versions of the protocol that the sender speaks), `class: u8`, `broker: i32`, `to: i32`,
-//! `incarnation: u64`, `process: u64`, `features: u32`, `length: u8` and the cluster id. An answer
-//! is `0: u8`, `protocol: u16` and a hello, or `1: u8`, `reason: u8`, `length: u16` and a text.
+//! `incarnation: u64`, `process: u64`, `features: u32`, `length: u8` and the cluster id, and, if
+//! the sender is not older than this field, `count: u8` and for each earlier start `incarnation:
+//! u64` and `process: u64`. An answer is `0: u8`, `protocol: u16` and a hello, or `1: u8`, `reason:
+//! u8`, `length: u16` and a text.
 //!
 //! This layout belongs to no version: it has to be read before a version is agreed on. Fields may
 //! be appended, so a reader ignores what follows the last field that it knows.
@@ -103,6 +105,18 @@ pub struct Hello {
     pub features: u32,
     /// Id of the cluster, at most [`limits::CLUSTER_ID_BYTES_MAX`] bytes.
     pub cluster_id: String,
+    /// The starts of the data directory before this one, without a gap, oldest first; at most
+    /// [`limits::EARLIER_STARTS_MAX`]. Starts before the first of them are not known.
+    pub earlier: Vec<Start>,
+}
+
+/// One start of a broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Start {
+    /// A later start has a higher number.
+    pub incarnation: u64,
+    /// Distinguishes copies of a broker, which have the same incarnation.
+    pub process: u64,
 }
 
 /// Why a hello is refused.
@@ -122,7 +136,8 @@ pub enum Reason {
     NotMember,
     /// A later start of the same broker is known.
     Stale,
-    /// Another process with the same broker id and incarnation is known.
+    /// Another process with the same broker id and incarnation is known, or the data directory does
+    /// not know a start of the broker that is known here.
     Copy,
     /// The two brokers are connected already.
     Duplicate,
@@ -222,6 +237,9 @@ pub enum DecodeError {
     /// A cluster id or a text that is too long.
     #[error("a text has {0} bytes")]
     Length(usize),
+    /// Too many earlier starts.
+    #[error("the message has {0} earlier starts")]
+    Starts(u8),
     /// A cluster id or a text that is not UTF-8.
     #[error("a text is not UTF-8")]
     Text,
@@ -255,6 +273,11 @@ impl Hello {
         let length = u8::try_from(self.cluster_id.len()).expect("a cluster id is bounded");
         out.put_u8(length);
         out.put_slice(self.cluster_id.as_bytes());
+        out.put_u8(u8::try_from(self.earlier.len()).expect("the starts are bounded"));
+        for start in &self.earlier {
+            out.put_u64_le(start.incarnation);
+            out.put_u64_le(start.process);
+        }
     }
 
     /// The reverse of [`Self::encode`]. Further bytes are ignored.
@@ -289,6 +312,7 @@ impl Hello {
                 let length = usize::from(input.try_get_u8()?);
                 text(input, length, limits::CLUSTER_ID_BYTES_MAX)?
             },
+            earlier: earlier(input)?,
         })
     }
 }
@@ -334,6 +358,23 @@ impl Answer {
             other => Err(DecodeError::Answer(other)),
         }
     }
+}
+
+/// The earlier starts. A sender that is older than the field has none.
+fn earlier(input: &mut &[u8]) -> Result<Vec<Start>, DecodeError> {
+    if !input.has_remaining() {
+        return Ok(Vec::new());
+    }
+    let count = input.try_get_u8()?;
+    if usize::from(count) > limits::EARLIER_STARTS_MAX {
+        return Err(DecodeError::Starts(count));
+    }
+    let mut starts = Vec::new();
+    for _ in 0..count {
+        let (incarnation, process) = (input.try_get_u64_le()?, input.try_get_u64_le()?);
+        starts.push(Start { incarnation, process });
+    }
+    Ok(starts)
 }
 
 fn text(input: &mut &[u8], length: usize, max: usize) -> Result<String, DecodeError> {

@@ -4,6 +4,9 @@
 //! The sum for one peer, with QUIC's windows in `transport`, is about 190 MiB. Only a peer that
 //! stops in the middle of the largest messages of all lanes costs as much; payloads that wait are
 //! shared with Raft's log. A peer that keeps up costs a few messages.
+//!
+//! The entries that wait for all peers together have a bound of the caller's, which it learns to
+//! keep from [`Peers::send_held`](crate::Peers::send_held).
 
 use std::time::Duration;
 
@@ -15,6 +18,9 @@ pub const HELLO_BYTES_MAX: usize = 1 << 10;
 
 /// Most bytes of a cluster id.
 pub const CLUSTER_ID_BYTES_MAX: usize = 63;
+
+/// Most earlier starts of a broker in its hello.
+pub const EARLIER_STARTS_MAX: usize = 16;
 
 /// Most bytes of the text of a refusal.
 pub const REFUSAL_TEXT_BYTES_MAX: usize = 256;
@@ -104,6 +110,10 @@ const _: () = assert!(
         <= APPEND_QUEUED_BYTES_MAX,
     "the largest message fits beside those of another shard"
 );
+const _: () = assert!(
+    shard::PEER_BYTES_INFLIGHT_MAX <= APPEND_QUEUED_BYTES_MAX as u64,
+    "the entries that a broker may have on their way to another one fit the queue, but for headers"
+);
 const _: () = assert!(APPEND_FRAME_BYTES_MAX <= RECEIVED_BYTES_MAX);
 const _: () = assert!(
     BULK_REQUESTS_MAX * BULK_FRAME_BYTES_MAX + BULK_BYTES_MAX <= RECEIVED_BYTES_MAX,
@@ -112,4 +122,4 @@ const _: () = assert!(
 const _: () = assert!(2 * BULK_FRAME_BYTES_MAX <= BULK_BYTES_MAX, "one request is always taken");
 const _: () = assert!(RECEIVED_BYTES_MAX <= u32::MAX as usize);
 const _: () = assert!(BULK_BYTES_MAX <= u32::MAX as usize);
-const _: () = assert!(CLUSTER_ID_BYTES_MAX < HELLO_BYTES_MAX / 4);
+const _: () = assert!(CLUSTER_ID_BYTES_MAX + EARLIER_STARTS_MAX * 16 < HELLO_BYTES_MAX / 2);

@@ -8,15 +8,15 @@ use ropewalk_shard::message::{Body, Message};
 use ropewalk_shard::{BrokerId, HistoryId, Payload, ShardId};
 use tokio::sync::{Notify, oneshot};
 
-use crate::admission::{self, Dialler, Standing, Start, Winner};
+use crate::admission::{self, Dialler, Standing, Winner};
 use crate::figures::{LaneCounts, LinkFigures, PeerFigures};
 use crate::frame::Lane;
 use crate::heartbeats;
-use crate::hello::{Class, Hello, Refusal};
+use crate::hello::{Class, Hello, Refusal, Start};
 use crate::queue::append::AppendQueue;
 use crate::queue::bulk::{AnswerReceiver, BulkQueue};
 use crate::queue::control::ControlQueue;
-use crate::queue::{LinkId, Sent};
+use crate::queue::{Held, LinkId, Sent};
 
 /// Why this side closes a connection, as QUIC's application error code. 0 is what a connection is
 /// closed with that is dropped.
@@ -112,10 +112,16 @@ impl Peer {
 
     /// Puts a message of a shard's replica into the queue of its lane. Entries use the append lane,
     /// heartbeats are merged, everything else uses the control lane.
-    pub(crate) fn send(&self, shard: ShardId, history: HistoryId, message: &Message) -> Sent {
+    pub(crate) fn send(
+        &self,
+        shard: ShardId,
+        history: HistoryId,
+        message: &Message,
+        held: Option<Held>,
+    ) -> Sent {
         let encoded = message.encode(history);
         if matches!(message.body, Body::Append { .. }) {
-            let sent = self.append.lock().push(shard, encoded);
+            let sent = self.append.lock().push(shard, encoded, held);
             return self.count(Lane::Append, sent);
         }
         let encoded = encoded.to_bytes();
@@ -156,7 +162,7 @@ impl Peer {
             return Err(admission::not_a_member(self.broker, self.own));
         }
         let start = Start { incarnation: theirs.incarnation, process: theirs.process };
-        let standing = admission::standing(self.broker, links.newest, start)?;
+        let standing = admission::standing(self.broker, links.newest, start, &theirs.earlier)?;
         let class = theirs.class;
         if standing == Standing::Newer {
             links.newest = Some(start);

@@ -13,16 +13,17 @@ use ropewalk_shard::message::Message;
 use ropewalk_shard::{BrokerId, HistoryId, Payload, ShardId};
 use tokio::sync::Notify;
 
-use crate::admission::{Identity, Start};
+use crate::admission::Identity;
 use crate::certificates::{CertificateError, CertificateFiles};
 use crate::figures::PeerFigures;
-use crate::hello::Class;
+use crate::hello::{Class, Start};
 use crate::inbox::Inbox;
+use crate::limits;
 use crate::local::Local;
 use crate::name::{BrokerName, NameError};
 use crate::peer::PeerAddress;
-use crate::queue::Sent;
 use crate::queue::bulk::{AnswerReceiver, RequestError};
+use crate::queue::{Held, Sent};
 use crate::service::Service;
 use crate::transport;
 
@@ -36,12 +37,25 @@ pub struct Options {
     /// Number of this start of the broker. Peers refuse a lower number than they have seen, so it
     /// must be durable before it is used, and higher after each restart.
     pub incarnation: u64,
+    /// The number of this process and the starts before it; `None` draws a number, and the start is
+    /// not compared with earlier ones.
+    pub started: Option<Started>,
     /// The feature level that this broker can read and write.
     pub features: u32,
     /// Addresses of the two UDP sockets, by [`Class::index`].
     pub listen: [SocketAddr; 2],
     /// The certificate of this broker and the authorities.
     pub certificates: CertificateFiles,
+}
+
+/// What a data directory remembers of its starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Started {
+    /// A number that this process drew, and that is durable with its incarnation.
+    pub process: u64,
+    /// The starts before it, without a gap, oldest first. Of more than
+    /// [`limits::EARLIER_STARTS_MAX`], the last count.
+    pub earlier: Vec<Start>,
 }
 
 /// Why the peers cannot be served.
@@ -85,11 +99,20 @@ impl Peers {
     /// When the names, the certificate files or the addresses cannot be used.
     pub fn open(options: Options, inbox: Arc<dyn Inbox>) -> Result<(Self, Service), OpenError> {
         let name = BrokerName::new(options.broker, &options.cluster_id)?;
-        let process = getrandom::u64().map_err(OpenError::Random)?;
+        let Started { process, earlier } = match options.started {
+            Some(started) => started,
+            None => Started {
+                process: getrandom::u64().map_err(OpenError::Random)?,
+                earlier: Vec::new(),
+            },
+        };
+        let kept = earlier.len().saturating_sub(limits::EARLIER_STARTS_MAX);
+        let earlier = earlier[kept..].to_vec();
         let identity = Identity {
             broker: options.broker,
             cluster_id: options.cluster_id,
             start: Start { incarnation: options.incarnation, process },
+            earlier,
             features: options.features,
         };
         let local = Arc::new(Local::new(identity, name, options.certificates, inbox)?);
@@ -135,8 +158,22 @@ impl Peers {
         history: HistoryId,
         message: &Message,
     ) -> Sent {
+        self.send_held(to, shard, history, message, None)
+    }
+
+    /// Like [`Self::send`]. `held` is dropped when the message is no longer held here: entries when
+    /// they are handed to QUIC, which holds at most [`crate::transport::send_window`] bytes of a
+    /// connection until the peer has acknowledged them, or are lost; any other message at once.
+    pub fn send_held(
+        &self,
+        to: BrokerId,
+        shard: ShardId,
+        history: HistoryId,
+        message: &Message,
+        held: Option<Held>,
+    ) -> Sent {
         match self.local.peer(to) {
-            Some(peer) => peer.send(shard, history, message),
+            Some(peer) => peer.send(shard, history, message, held),
             None => Sent::NotConnected,
         }
     }

@@ -4,6 +4,7 @@
 //! time, identified by its [`LinkId`]. When that ends, the queue is emptied: Raft sends again what
 //! still matters, and old messages would only delay it.
 
+use std::any::Any;
 use std::sync::Arc;
 
 use tokio::sync::Notify;
@@ -15,6 +16,10 @@ pub(crate) mod control;
 /// Identifies a connection of this process, so that a task of an earlier connection takes nothing
 /// from the queue of a later one.
 pub(crate) type LinkId = u64;
+
+/// Something of the caller's that is dropped when a message is no longer held here, because it was
+/// handed to the connection or is lost.
+pub type Held = Box<dyn Any + Send + Sync>;
 
 /// Whether a message was taken. A message that was taken may still be lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

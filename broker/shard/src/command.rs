@@ -12,9 +12,10 @@
 //! format number, because a later version of the broker must still read the entry. Format 2 adds
 //! the commands of a topic's owner to format 1; format 3 adds the expiry of producers by the time
 //! of their last batch; format 4 adds the proof that a topic was deleted; format 5 adds the check
-//! of the state and the feature level; format 6 adds brokers and the placement of replicas. An
-//! entry carries the lowest number that can express it, so that an older broker refuses only the
-//! commands that it does not support.
+//! of the state and the feature level; format 6 adds brokers and the placement of replicas; format
+//! 7 adds the preparation of restarts and the conditions for draining. An entry carries the lowest
+//! number that can express it, so that an older broker refuses only the commands that it does not
+//! support.
 //!
 //! # Feature level
 //!

@@ -59,14 +59,49 @@ impl ShardInfo {
     }
 }
 
-/// Whether a broker takes replicas.
+/// Whether a broker takes replicas, and whether it leads.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Standing {
     /// It takes replicas and keeps them.
     #[default]
     Serving,
-    /// It is to be left: its replicas are moved to other brokers.
+    /// It is to be left: its replicas are moved to other brokers, and no shard has fewer of them
+    /// afterwards.
     Draining,
+    /// It is to be left, and shards may have fewer replicas afterwards. Since format 7 of the
+    /// commands, like all below.
+    DrainingToFewer,
+    /// It is to be restarted: it keeps its replicas and leads no shard. This ends when a later
+    /// start of it has caught up, or at the deadline.
+    Restarting {
+        /// The start that is to end: [`BrokerInfo::incarnation`] at the time of the request.
+        incarnation: u64,
+        /// Time at which the preparation ends, Unix milliseconds.
+        deadline_ms: i64,
+    },
+    /// It serves again, without a restart: the one that was prepared did not end before its
+    /// deadline. The next start of the broker, or the next change, replaces this.
+    NotRestarted {
+        /// The deadline that has passed, Unix milliseconds.
+        deadline_ms: i64,
+    },
+}
+
+impl Standing {
+    /// Whether the broker's replicas are moved to other brokers.
+    #[must_use]
+    pub fn is_draining(self) -> bool {
+        match self {
+            Self::Draining | Self::DrainingToFewer => true,
+            Self::Serving | Self::Restarting { .. } | Self::NotRestarted { .. } => false,
+        }
+    }
+
+    /// Whether the broker is to be restarted.
+    #[must_use]
+    pub fn is_restarting(self) -> bool {
+        matches!(self, Self::Restarting { .. })
+    }
 }
 
 /// Where other brokers reach a broker over QUIC.
@@ -93,6 +128,7 @@ pub struct BrokerInfo {
     /// broker without a formatted directory, which joins. A lower one than the catalog has is
     /// refused: it is an older start, or the directory was lost with the votes that it held.
     pub incarnation: u64,
-    /// Whether it takes replicas. A registration does not change the standing of a known broker.
+    /// Whether it takes replicas and leads. A registration keeps the standing of a known broker,
+    /// but a new start ends [`Standing::NotRestarted`].
     pub standing: Standing,
 }

@@ -101,12 +101,14 @@ impl SendBudget {
         Self { limits, ..Self::default() }
     }
 
-    /// Takes the bytes of the messages of a shard. `broker_of` returns the broker of a replica.
+    /// Takes the bytes of the messages of a shard. `broker_of` returns the broker of a replica;
+    /// messages to a replica whose broker is not known are admitted without a bound, because no
+    /// transport holds them.
     pub fn admit(
         &mut self,
         shard: ShardId,
         messages: Vec<Message>,
-        broker_of: impl Fn(u64) -> BrokerId,
+        broker_of: impl Fn(u64) -> Option<BrokerId>,
     ) -> Admitted {
         let mut admitted = Admitted::default();
         for message in messages {
@@ -115,11 +117,12 @@ impl SendBudget {
                 continue;
             }
             let bytes = message.payload_bytes() as u64;
-            match message.entries().first() {
-                Some(first) if bytes > 0 && !self.take(broker_of(message.to), shard, bytes) => {
+            let peer = broker_of(message.to).filter(|_| bytes > 0);
+            match (message.entries().first(), peer) {
+                (Some(first), Some(peer)) if !self.take(peer, shard, bytes) => {
                     admitted.held.insert(message.to, first.index);
                 }
-                Some(_) | None => admitted.messages.push(message),
+                _ => admitted.messages.push(message),
             }
         }
         admitted

@@ -71,7 +71,8 @@ pub(super) async fn guard(
 fn is_guarded(method: &Method, path: &str) -> bool {
     let is_looking = matches!(*method, Method::GET | Method::HEAD);
     let is_free = matches!(path, "/v1/broker" | "/v1/cluster" | "/v1/queues")
-        || path.starts_with("/v1/queues/");
+        || path.starts_with("/v1/queues/")
+        || path.starts_with("/v1/cluster/brokers/");
     path.starts_with("/v1/") && !(is_looking && is_free)
 }
 
@@ -189,12 +190,15 @@ mod tests {
         {
             assert!(!is_guarded(&Method::GET, path), "{path}");
         }
+        assert!(!is_guarded(&Method::GET, "/v1/cluster/brokers/2"));
         for (method, path) in [
             (Method::GET, "/v1/signals"),
             (Method::PUT, "/v1/queues/orders"),
             (Method::DELETE, "/v1/queues/orders/groups/g"),
             (Method::POST, "/v1/fence"),
             (Method::POST, "/v1/cluster/brokers"),
+            (Method::POST, "/v1/cluster/brokers/2/drain"),
+            (Method::DELETE, "/v1/cluster/brokers/2"),
             (Method::PUT, "/v1/settings"),
             (Method::GET, "/v1/whatever-comes"),
         ] {

@@ -11,6 +11,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::TcpStream;
 
+use super::access::EPOCH;
 use crate::settings::Endpoint;
 
 /// Longest time of a call. It is above the bound of the server, which then says more.
@@ -71,13 +72,20 @@ impl Answer {
 pub struct Client {
     address: Endpoint,
     token: Option<String>,
+    epoch: Option<u64>,
 }
 
 impl Client {
     /// A client with the token of the cluster, if it has one.
     #[must_use]
     pub fn new(address: Endpoint, token: Option<String>) -> Self {
-        Self { address, token }
+        Self { address, token, epoch: None }
+    }
+
+    /// The same client with a fencing epoch, which calls that change something need.
+    #[must_use]
+    pub fn under(self, epoch: u64) -> Self {
+        Self { epoch: Some(epoch), ..self }
     }
 
     /// Calls a path with GET.
@@ -94,6 +102,14 @@ impl Client {
     /// When there is no answer. A refusal is an answer.
     pub async fn post(&self, path: &str, body: &Value) -> Result<Answer, CallError> {
         self.call(Method::POST, path, Body::from(body.to_string())).await
+    }
+
+    /// Calls a path with DELETE.
+    ///
+    /// # Errors
+    /// When there is no answer. A refusal is an answer.
+    pub async fn delete(&self, path: &str) -> Result<Answer, CallError> {
+        self.call(Method::DELETE, path, Body::empty()).await
     }
 
     async fn call(&self, method: Method, path: &str, body: Body) -> Result<Answer, CallError> {
@@ -117,6 +133,9 @@ impl Client {
             .header(header::CONTENT_TYPE, "application/json");
         if let Some(token) = &self.token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        if let Some(epoch) = self.epoch {
+            request = request.header(EPOCH, epoch);
         }
         let wrong = |error: String| CallError::Answer { address: self.address.clone(), error };
         let request = request.body(body).map_err(|error| wrong(error.to_string()))?;
@@ -172,6 +191,16 @@ mod tests {
         let asked = served.await.expect("served");
         assert!(asked.starts_with("POST /v1/x HTTP/1.1\r\n"), "{asked}");
         assert!(asked.to_lowercase().contains("authorization: bearer s3cret"), "{asked}");
+    }
+
+    #[tokio::test]
+    async fn a_call_under_an_epoch_says_so() {
+        let removed = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
+        let (client, served) = answering(removed).await;
+        client.under(7).delete("/v1/x").await.expect("answered");
+        let asked = served.await.expect("served").to_lowercase();
+        assert!(asked.starts_with("delete /v1/x http/1.1\r\n"), "{asked}");
+        assert!(asked.contains("ropewalk-epoch: 7\r\n"), "{asked}");
     }
 
     #[tokio::test]

@@ -1,4 +1,5 @@
-//! The cluster over the admin API: what a broker sees of it, and how others join it.
+//! The cluster over the admin API: what a broker sees of it, how others join it, and how brokers
+//! are drained, restarted and removed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,12 +11,14 @@ use ropewalk_shard::{BrokerId, ReplicaId, ShardId};
 
 use super::Admin;
 use super::refusal::AdminError;
-use crate::cluster::report::{LedShard, Report};
+use crate::cluster::report::{Flags, LedShard, Report};
 use crate::handle::Context;
 use crate::settings::Endpoint;
 
 pub mod join;
 pub mod report;
+pub(super) mod operations;
+mod progress;
 
 use report::{BrokerReport, ClusterReport, ReplicaReport, ShardReport};
 
@@ -41,6 +44,8 @@ fn seen(context: &Context) -> ClusterReport {
         let replicas = placements.values().flat_map(|placed| placed.values());
         BrokerReport {
             alive: context.cluster.is_alive(*id),
+            just_started: flags(&reports, *id).is_just_started,
+            slow_disk: flags(&reports, *id).has_slow_disk,
             leads: shards.iter().filter(|shard| shard.leader == Some(id.0)).count(),
             replicas: replicas.filter(|placed| placed.broker == *id).count(),
             ..of_broker(context, *id, info)
@@ -54,6 +59,20 @@ fn seen(context: &Context) -> ClusterReport {
     }
 }
 
+fn flags(reports: &[Arc<Report>], broker: BrokerId) -> Flags {
+    let report = reports.iter().find(|report| report.broker == broker);
+    report.map(|report| report.flags).unwrap_or_default()
+}
+
+fn standing_name(standing: Standing) -> &'static str {
+    match standing {
+        Standing::Serving => "Serving",
+        Standing::Draining | Standing::DrainingToFewer => "Draining",
+        Standing::Restarting { .. } => "Restarting",
+        Standing::NotRestarted { .. } => "NotRestarted",
+    }
+}
+
 fn of_broker(context: &Context, id: BrokerId, info: &BrokerInfo) -> BrokerReport {
     let shown = |host: &str, port: u16| Endpoint { host: host.to_owned(), port }.to_string();
     // The endpoints for clients: a broker that is alone does not register them in the catalog.
@@ -64,7 +83,8 @@ fn of_broker(context: &Context, id: BrokerId, info: &BrokerInfo) -> BrokerReport
     BrokerReport {
         id: id.0,
         rack: info.rack.clone(),
-        draining: info.standing == Standing::Draining,
+        draining: info.standing.is_draining(),
+        standing: standing_name(info.standing).to_owned(),
         incarnation: info.incarnation,
         peer: info.peer.as_ref().map(|peer| shown(&peer.host, peer.ports[0])),
         admin: info.admin.clone(),
@@ -89,6 +109,7 @@ fn of_shard(
         shard: shard.0,
         leader: leader.map(|leader| leader.broker.0),
         term: leader.map(|leader| leader.term),
+        bytes_per_second: reported.map(|led| led.bytes_per_second),
         replicas: placed.iter().map(replica).collect(),
     }
 }

@@ -34,7 +34,7 @@ pub enum Kind {
     StorageFull,
     /// The write-ahead log is at its size limit and is being emptied; writes wait.
     LogAtLimit,
-    /// Shards without a leader on this broker.
+    /// Shards without a leader, or whose replica on this broker lacks entries.
     CatchingUp,
 }
 

@@ -6,6 +6,7 @@ use ropewalk_shard::ProposeError;
 use ropewalk_shard::state::catalog;
 use serde_json::{Value, json};
 
+use super::cluster::report::ShardReason;
 use crate::catalog::TopicError;
 
 /// An error response.
@@ -39,6 +40,12 @@ impl AdminError {
 
     pub(super) fn conflict(reason: &'static str, error: String) -> Self {
         Self::new(StatusCode::CONFLICT, reason, error)
+    }
+
+    /// With a reason for each shard that is in the way.
+    pub(super) fn with_shards(self, shards: impl IntoIterator<Item = ShardReason>) -> Self {
+        let shards: Vec<Value> = shards.into_iter().map(|shard| json!(shard)).collect();
+        self.with("shards", shards)
     }
 
     pub(super) fn with(self, key: &'static str, value: impl Into<Value>) -> Self {
@@ -82,7 +89,7 @@ impl From<TopicError> for AdminError {
             TopicError::InvalidConfig(why) => Self::bad("InvalidConfig", why),
             TopicError::TooManyGroups(why) => Self::bad("TooManyGroups", why),
             TopicError::InvalidEpoch(why) => Self::bad("InvalidEpoch", why),
-            TopicError::Unavailable(error) => error.into(),
+            TopicError::Unavailable(error) | TopicError::NotOpen(error) => error.into(),
             TopicError::Refused(refusal) => refusal.into(),
         }
     }
@@ -113,7 +120,27 @@ impl From<catalog::Refusal> for AdminError {
             | Refusal::TopicExists { .. }
             | Refusal::IdUsed { .. }
             | Refusal::PartitionCountChanged { .. }
+            | Refusal::StandingChanged { .. }
             | Refusal::ReplicaLeaves { .. } => Self::not_ready(format!("{text}: retry")),
+            Refusal::TooFewBrokers { staying, shards, .. } => {
+                let error = format!(
+                    "{text}: add brokers first, or send \"acceptFewerReplicas\": true, so that shards get fewer \
+                     replicas"
+                );
+                let shards = shards.iter().map(|(shard, replicas)| {
+                    let message = format!("it has {replicas} replicas, and {staying} brokers stay");
+                    ShardReason::new(*shard, "TooFewBrokers", message)
+                });
+                Self::conflict("TooFewBrokers", error).with_shards(shards)
+            }
+            Refusal::OtherRestarts { shards, .. } => {
+                let error = format!("{text}: wait until they are back");
+                let shards = shards.iter().map(|shard| {
+                    let message = "another broker with a replica is to be restarted".to_owned();
+                    ShardReason::new(*shard, "OtherRestarts", message)
+                });
+                Self::conflict("MajorityAtRisk", error).with_shards(shards)
+            }
             Refusal::NoSuchBroker { .. } => Self::new(StatusCode::NOT_FOUND, "NoSuchBroker", text),
             Refusal::BrokerForgotten { .. } => Self::conflict("BrokerForgotten", text),
             Refusal::StaleIncarnation { .. } => Self::conflict("StaleIncarnation", text),

@@ -8,6 +8,7 @@ use crate::queue_metrics::{DelayReport, GroupReport, Throughput};
 
 mod changes;
 mod connections;
+mod operations;
 mod queue_metrics;
 mod signals;
 

@@ -13,13 +13,14 @@ use crate::admin::WakeUps;
 use crate::catalog::View;
 use crate::cluster::Link;
 use crate::group::Coordinator;
-use crate::queue_metrics::QueueMetrics;
+use crate::queue_metrics::{QueueMetrics, ShardLoad};
 
 /// Receives the applied effects of all shards.
 #[derive(Debug)]
 pub(super) struct ApplyListener {
     view: Arc<View>,
     queue_metrics: Arc<QueueMetrics>,
+    load: Arc<ShardLoad>,
     wake_ups: Arc<WakeUps>,
     /// The link that reports to the other brokers which shards lead here; `None` for a broker that
     /// is alone.
@@ -39,12 +40,12 @@ struct Open {
 impl ApplyListener {
     pub(super) fn new(
         view: Arc<View>,
-        queue_metrics: Arc<QueueMetrics>,
+        (queue_metrics, load): (Arc<QueueMetrics>, Arc<ShardLoad>),
         wake_ups: Arc<WakeUps>,
         link: Option<Arc<Link>>,
     ) -> Self {
         let (leading, open) = (RwLock::default(), OnceLock::new());
-        Self { view, queue_metrics, wake_ups, link, leading, open }
+        Self { view, queue_metrics, load, wake_ups, link, leading, open }
     }
 
     /// Loads the current catalog into the view, and from then on applies the catalog's changes to
@@ -65,6 +66,9 @@ impl Observer for ApplyListener {
         // A lone replica replays its log before it leads.
         let is_leader = self.leading.read().contains(&shard);
         self.queue_metrics.applied(effects, is_leader);
+        if is_leader {
+            self.load.applied(shard, effects);
+        }
         self.wake_ups.applied(effects);
         for effect in effects {
             let Effect::CatalogChanged(change) = effect else { continue };
@@ -134,21 +138,28 @@ mod tests {
         let settings = Settings::new(Vec::new()).expect("valid");
         let view = Arc::new(View::new(Arc::new(settings)));
         let queue_metrics = Arc::new(QueueMetrics::default());
-        let listener = ApplyListener::new(view, Arc::clone(&queue_metrics), Arc::default(), None);
+        let load = Arc::new(ShardLoad::default());
+        let metrics = (Arc::clone(&queue_metrics), Arc::clone(&load));
+        let listener = ApplyListener::new(view, metrics, Arc::default(), None);
         let (shard, partition) = (ShardId(3), PartitionId { topic: random_topic_id(), index: 0 });
         let apply = |group: &str| {
             let group = group.to_owned();
             let committed =
                 Effect::Committed { group, partition, before: None, after: 1, time_ms: 1 };
-            listener.applied(shard, &[committed]);
+            let batch = ropewalk_batch::Builder::new().record(0, None, Some(b"v")).build();
+            let batch = ropewalk_batch::StampedBatch::new(batch, 0, 0).expect("a batch");
+            let appended = Effect::Appended { partition, batch, time_ms: 1 };
+            listener.applied(shard, &[committed, appended]);
+            load.bytes_per_second(shard, 1)
         };
-        apply("of the replay");
+        assert_eq!(apply("of the replay"), 0);
         listener.leads(ShardId(4), Some(2));
-        apply("of another leader");
+        assert_eq!(apply("of another leader"), 0);
         listener.leads(shard, Some(2));
-        apply("counted");
+        let counted = apply("counted");
+        assert!(counted > 0);
         listener.leads(shard, None);
-        apply("of the next leader");
+        assert_eq!(apply("of the next leader"), counted);
         assert_eq!(queue_metrics.groups(), ["counted"]);
     }
 }

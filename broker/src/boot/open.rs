@@ -17,18 +17,21 @@ use std::time::Duration;
 use ropewalk_codec::Str;
 use ropewalk_disk::Disk;
 use ropewalk_node::supervision::{Failure, OnFatal};
-use ropewalk_node::{NoPeers, Node, NodeOptions, Peers};
-use ropewalk_peer::{CertificateFiles, PeerAddress};
+use ropewalk_node::{NoPeers, Node, NodeOptions, Peers, StartedAs};
+use ropewalk_peer::{CertificateFiles, PeerAddress, Started};
 use ropewalk_shard::command::FORMAT_MAX;
 use ropewalk_shard::state::catalog::BrokerInfo;
 use ropewalk_shard::{BrokerId, ShardId};
 use ropewalk_store::directory::DataDirContents;
 use ropewalk_store::{DataDir, Identity, checkpoint, recovery, transfer};
+use tokio::time::Instant;
 use tracing::info;
 
 use super::apply_listener::{ApplyListener, Policy};
+use super::disk_speed::DiskSpeed;
 use super::join::{Join, Joined};
-use super::peer_runtime::PeerRuntime;
+use super::own_report::OwnReport;
+use super::raft_runtime::RaftRuntime;
 use super::round_metrics::RoundMetrics;
 use super::status::Status;
 use super::{StartError, identity};
@@ -41,7 +44,7 @@ use crate::handle::{self, Context};
 use crate::limits;
 use crate::listen::Budget;
 use crate::log_limit::LogLimit;
-use crate::queue_metrics::QueueMetrics;
+use crate::queue_metrics::{QueueMetrics, ShardLoad};
 use crate::settings::{PeerSettings, Settings};
 use crate::supervision::{self, Supervisor};
 
@@ -51,6 +54,7 @@ pub(super) struct Parts {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) dir: PathBuf,
     pub(super) rounds: RoundMetrics,
+    pub(super) disk_speed: DiskSpeed,
     pub(super) status: Arc<Status>,
     pub(super) supervisor: Supervisor,
     /// This broker, as clients see it.
@@ -74,11 +78,12 @@ pub(super) struct OpenParts {
     pub(super) view: Arc<View>,
     pub(super) cluster: Arc<Cluster>,
     pub(super) queue_metrics: Arc<QueueMetrics>,
+    pub(super) load: Arc<ShardLoad>,
     pub(super) wake_ups: Arc<WakeUps>,
     pub(super) reconciler: Arc<Reconciler>,
     pub(super) groups: Arc<Coordinator>,
-    /// The runtime of the connections to the other brokers.
-    pub(super) peer_runtime: Option<PeerRuntime>,
+    /// The runtime of the drivers and of the connections to the other brokers.
+    pub(super) raft_runtime: Option<RaftRuntime>,
 }
 
 impl Parts {
@@ -89,22 +94,24 @@ impl Parts {
     ) -> Result<OpenParts, StartError> {
         let view = Arc::new(View::new(Arc::clone(&self.settings)));
         let queue_metrics = Arc::new(QueueMetrics::default());
+        let load = Arc::new(ShardLoad::default());
         let wake_ups = Arc::new(WakeUps::default());
-        let peer_runtime = self.others.as_ref().map(|_| PeerRuntime::new()).transpose()?;
-        let link = peer_runtime.as_ref().map(|runtime| {
+        let raft_runtime = self.others.as_ref().map(|_| RaftRuntime::new()).transpose()?;
+        let link = raft_runtime.as_ref().map(|runtime| {
             let _entered = runtime.enter();
             Link::new(self.own.id, Arc::clone(&view) as _)
         });
         let listener = Arc::new(ApplyListener::new(
             Arc::clone(&view),
-            Arc::clone(&queue_metrics),
+            (Arc::clone(&queue_metrics), Arc::clone(&load)),
             Arc::clone(&wake_ups),
             link.clone(),
         ));
         let (identity, joined) = self.identity(format).await?;
-        let node = self.open_node(identity, (&view, &listener, link.as_ref()), on_fatal).await?;
+        let link_and_runtime = (link.as_ref(), raft_runtime.as_ref());
+        let node = self.open_node(identity, (&view, &listener), link_and_runtime, on_fatal).await?;
         let own = self.own.clone();
-        let cluster = match (&mut self.others, link, &peer_runtime) {
+        let cluster = match (&mut self.others, link, &raft_runtime) {
             (Some(others), Some(link), Some(runtime)) => {
                 others.info.incarnation = node.incarnation();
                 self.connect(&node, link, runtime, joined).await?
@@ -129,10 +136,11 @@ impl Parts {
             view,
             cluster,
             queue_metrics,
+            load,
             wake_ups,
             reconciler,
             groups,
-            peer_runtime,
+            raft_runtime,
         })
     }
 
@@ -177,11 +185,11 @@ impl Parts {
     async fn open_node(
         &self,
         format: Option<Identity>,
-        parts: (&Arc<View>, &Arc<ApplyListener>, Option<&Arc<Link>>),
+        (view, listener): (&Arc<View>, &Arc<ApplyListener>),
+        (link, runtime): (Option<&Arc<Link>>, Option<&RaftRuntime>),
         on_fatal: OnFatal,
     ) -> Result<Arc<Node>, StartError> {
-        let (view, listener, link) = parts;
-        let rounds = self.rounds.clone();
+        let (rounds, speed) = (self.rounds.clone(), self.disk_speed.clone());
         let peers: Arc<dyn Peers> = match link {
             Some(link) => Arc::clone(link) as _,
             None => Arc::new(NoPeers),
@@ -194,15 +202,23 @@ impl Parts {
             peers,
             policy: Arc::new(Policy(Arc::clone(view))),
             on_fatal,
-            on_round: Arc::new(move |round| rounds.observe(round)),
+            on_round: Arc::new(move |round| {
+                rounds.observe(round);
+                speed.observe(round, Instant::now());
+            }),
             clock_ms: clock::now_ms,
             recovery: recovery::Options::default(),
             checkpoint: checkpoint::Options::default(),
             transfer: transfer::Options::default(),
         };
-        // Recovery reads files for as long as it takes, so it runs on a blocking thread.
-        let opened = tokio::task::spawn_blocking(move || Node::open(options)).await;
-        let node = match opened {
+        // Recovery reads files for as long as it takes, so it runs on a blocking thread. The
+        // drivers run on the runtime to which that belongs.
+        let open = move || Node::open(options);
+        let opened = match runtime {
+            Some(runtime) => runtime.spawn_blocking(open),
+            None => tokio::task::spawn_blocking(open),
+        };
+        let node = match opened.await {
             Ok(opened) => Arc::new(opened?),
             Err(ended) => return Err(StartError::Opening(ended.to_string())),
         };
@@ -224,7 +240,7 @@ impl Parts {
         &self,
         node: &Arc<Node>,
         link: Arc<Link>,
-        runtime: &PeerRuntime,
+        runtime: &RaftRuntime,
         joined: Option<Joined>,
     ) -> Result<Arc<Cluster>, StartError> {
         let others = self.others.as_ref().expect("called with other brokers only");
@@ -233,6 +249,7 @@ impl Parts {
             broker: self.own.id,
             cluster_id: node.identity().cluster_id.clone(),
             incarnation: node.incarnation(),
+            started: Some(started(node.start())),
             features: u32::from(FORMAT_MAX),
             listen: others.listen,
             certificates: CertificateFiles { chain: certificate, key, ca },
@@ -285,6 +302,15 @@ impl Parts {
     }
 }
 
+/// What the other brokers are told of the starts of this one.
+fn started(node: &StartedAs) -> Started {
+    let start = |start: &ropewalk_store::directory::Start| ropewalk_peer::Start {
+        incarnation: start.incarnation,
+        process: start.process,
+    };
+    Started { process: node.own.process, earlier: node.earlier.iter().map(start).collect() }
+}
+
 /// Waits until every shard has a leader, at most [`limits::LEAD_TIME_MAX`]. `/ready` reports a
 /// shard that has none by then.
 async fn lead(node: &Node) {
@@ -309,6 +335,20 @@ impl OpenParts {
         }
     }
 
+    /// What this broker reports to the others.
+    pub(super) fn own_report(&self) -> OwnReport {
+        let node = Arc::clone(&self.node);
+        OwnReport {
+            id: self.cluster.own().id,
+            incarnation: self.node.incarnation(),
+            started: Instant::now(),
+            view: Arc::clone(&self.view),
+            load: Arc::clone(&self.load),
+            disk: self.parts.disk_speed.clone(),
+            is_disk_full: Box::new(move || node.is_disk_full()),
+        }
+    }
+
     pub(super) fn context(&self, metrics: handle::metrics::Metrics) -> Arc<Context> {
         let settings = &self.parts.settings;
         let (node, view) = (Arc::clone(&self.node), Arc::clone(&self.view));
@@ -323,6 +363,7 @@ impl OpenParts {
             view: Arc::clone(&self.view),
             topics,
             groups: Arc::clone(&self.groups),
+            load: Arc::clone(&self.load),
             answers: Budget::new(limits::ANSWER_BYTES_MAX),
             fetch_sessions: handle::fetch::Sessions::new(
                 settings.fetch_sessions_max(),

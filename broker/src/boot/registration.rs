@@ -9,7 +9,7 @@ use ropewalk_shard::state::catalog::{Answer, BrokerInfo};
 use ropewalk_shard::{BrokerId, Outcome, ShardId};
 use tracing::{debug, error, info};
 
-use super::join::Join;
+use super::join::{Failure, Join};
 use super::open::Others;
 use crate::catalog::View;
 use crate::cluster::Cluster;
@@ -69,14 +69,15 @@ impl Registration {
                 debug!(%error, "not registered in the catalog yet");
                 *failures += 1;
                 if *failures >= FAILURES_MAX {
-                    self.ask_seeds().await;
+                    return self.ask_seeds().await;
                 }
             }
         }
         PAUSE
     }
 
-    async fn ask_seeds(&self) {
+    /// Asks the brokers of the settings. Returns how long to wait before the next attempt.
+    async fn ask_seeds(&self) -> Duration {
         let join = Join {
             brokers: &self.others.settings.join,
             id: self.id,
@@ -85,8 +86,13 @@ impl Registration {
         };
         match join.once().await {
             Ok(joined) => self.cluster.seed(joined.brokers),
-            Err(failure) => debug!(?failure, "no other broker registers this one"),
+            Err(Failure::Later(why)) => debug!(why, "no other broker registers this one"),
+            Err(Failure::Lasting(why)) => {
+                error!("this broker is not registered, the others refuse it: {why}");
+                return REFUSED_PAUSE;
+            }
         }
+        PAUSE
     }
 }
 

@@ -23,7 +23,7 @@ const TOO_OLD: &str =
     "shards have an entry that a newer version of the broker wrote: upgrade this broker";
 const DAMAGED_PARTITIONS: &str =
     "partitions lost records to damage; `ropewalk-broker repair` lists them";
-const LEADERLESS_SHARDS: &str = "shards have no leader";
+const SHARDS_BEHIND: &str = "shards have no leader, or their replicas here lack entries";
 const ORPHANED_PARTITIONS: &str = "partitions are kept although the repaired catalog does not list their \
                                    topic; `ropewalk-broker repair --drop-orphans` releases them";
 
@@ -98,6 +98,26 @@ impl Status {
         shards.into_iter().filter(|shard| *shard != ShardId::CATALOG).collect()
     }
 
+    /// The shards without a leader, and those whose replica here has not caught up as their leader
+    /// reports it.
+    fn behind(&self, context: &Context) -> Vec<String> {
+        let (own, placements) = (context.cluster.own().id, context.view.placements());
+        let reports = context.cluster.reports();
+        let lacks_entries = |shard: ShardId| {
+            let replica =
+                placements.get(&shard)?.iter().find(|(_, placed)| placed.broker == own)?.0;
+            let led = reports.iter().flat_map(|report| &report.led);
+            let led = led.filter(|led| led.shard == shard).max_by_key(|led| led.term)?;
+            let member = led.members.iter().find(|member| member.replica == *replica)?;
+            (!member.is_caught_up).then_some(())
+        };
+        let why = |shard: ShardId| match context.cluster.leader(shard) {
+            None => Some(format!("{shard} (no leader)")),
+            Some(_) => lacks_entries(shard).map(|()| format!("{shard} (lacks entries)")),
+        };
+        self.shards(context).into_iter().filter_map(why).collect()
+    }
+
     fn is_alone(&self) -> bool {
         self.settings.peers().is_ok_and(|peers| peers.is_none())
     }
@@ -163,9 +183,7 @@ impl Source for Status {
             )
         });
         let orphans = context.topics.orphans().into_iter().map(|id| id.to_string());
-        let leaderless = self.shards(context).into_iter();
-        let leaderless = leaderless.filter(|shard| context.cluster.leader(*shard).is_none());
-        let leaderless = leaderless.map(|shard| shard.to_string());
+        let behind = self.behind(context);
         let all = [
             Condition::of_parts(Kind::DamagedShard, DAMAGED_SHARDS, shards),
             Condition::of_parts(Kind::QuarantinedShard, QUARANTINED_SHARDS, halted(false)),
@@ -173,7 +191,7 @@ impl Source for Status {
             Condition::of_parts(Kind::DamagedPartitions, DAMAGED_PARTITIONS, partitions),
             Condition::of_parts(Kind::OrphanedPartitions, ORPHANED_PARTITIONS, orphans),
             self.fullness(),
-            Condition::of_parts(Kind::CatchingUp, LEADERLESS_SHARDS, leaderless),
+            Condition::of_parts(Kind::CatchingUp, SHARDS_BEHIND, behind),
         ];
         all.into_iter().flatten().collect()
     }

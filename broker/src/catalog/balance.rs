@@ -4,19 +4,25 @@
 //! ([`replicas::next_steps`]), and changes the catalog. The leaders of the shards carry that out
 //! ([`super::members`]). Nothing is kept between passes but when leaderships were moved and since
 //! when brokers are silent.
+//!
+//! It also ends the preparation of a restart: when the broker is back and has caught up, or when
+//! its deadline has passed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ropewalk_node::Node;
-use ropewalk_shard::command::{BrokerInfo, CatalogCommand, Command, Role};
+use ropewalk_shard::command::{
+    BrokerInfo, CatalogCommand, Command, Role, Standing as ListedStanding,
+};
 use ropewalk_shard::{BrokerId, ReplicaId, ShardId};
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
-use super::replicas::{self, Member, Shard, Standing, Step};
+use super::replicas::{self, Leadership, Member, Shard, Standing, Step};
 use super::{Placement, View};
+use crate::clock;
 use crate::cluster::Cluster;
 use crate::cluster::report::{LedShard, Report};
 
@@ -86,16 +92,38 @@ impl Balancer {
     async fn pass(&self, history: &mut History) -> Result<(), String> {
         let leads = self.node.shard(ShardId::CATALOG).is_some_and(|held| held.leading().is_some());
         let now = Instant::now();
-        if !history.may_change(leads, now) || self.view.brokers().len() < 2 {
+        if !history.may_change(leads, now) {
             return Ok(());
         }
         let (brokers, shards) = (self.view.brokers(), self.view.placements());
         let reports = self.cluster.reports();
         let seen = Seen { now, brokers: &brokers, shards: &shards, reports: &reports };
         history.hear(&seen, |broker| self.cluster.is_alive(broker));
+        self.end_restarts(&seen, history).await?;
+        if brokers.len() < 2 {
+            return Ok(());
+        }
         for step in replicas::next_steps(&seen.cluster(history)) {
             self.execute(step, history).await.map_err(|error| format!("{step:?}: {error}"))?;
             info!(?step, "placing replicas");
+        }
+        Ok(())
+    }
+
+    /// Ends the preparations of restarts that are over.
+    async fn end_restarts(&self, seen: &Seen<'_>, history: &History) -> Result<(), String> {
+        for (broker, from, to) in seen.ended_restarts(history, clock::now_ms()) {
+            let command = CatalogCommand::ChangeStanding { broker, from, to };
+            let proposed = self.cluster.propose(ShardId::CATALOG, Command::Catalog(command)).await;
+            super::placed(proposed).map_err(|error| format!("broker {}: {error}", broker.0))?;
+            if to == ListedStanding::Serving {
+                info!(broker = broker.0, "the broker was restarted and may lead again");
+            } else {
+                warn!(
+                    broker = broker.0,
+                    "the broker was not restarted before the deadline, and may lead again"
+                );
+            }
         }
         Ok(())
     }
@@ -162,17 +190,70 @@ impl Seen<'_> {
         let silent = history.silent_since.get(&id);
         let silent = silent.map(|since| self.now.saturating_duration_since(*since));
         let standing = match (info.standing, silent) {
-            (ropewalk_shard::command::Standing::Draining, _) => Standing::Draining,
+            (ListedStanding::Draining, _) => Standing::Draining,
+            (ListedStanding::DrainingToFewer, _) => Standing::DrainingToFewer,
             (_, Some(silent)) if silent >= MISSING_AFTER => Standing::Missing,
             (_, Some(_)) => Standing::Away,
-            (ropewalk_shard::command::Standing::Serving, None) => Standing::Serving,
+            (
+                ListedStanding::Serving
+                | ListedStanding::Restarting { .. }
+                | ListedStanding::NotRestarted { .. },
+                None,
+            ) => Standing::Serving,
         };
         let report = self.reports.iter().find(|report| report.broker == id);
-        let may_lead = report.is_some_and(|report| {
-            let flags = report.flags;
-            !flags.is_just_started && !flags.has_slow_disk && !flags.is_draining
-        });
-        replicas::Broker { rack: info.rack.clone(), standing, may_lead }
+        let leadership = match report.map(|report| report.flags) {
+            Some(flags) if flags.has_slow_disk || flags.is_draining => Leadership::GivesUp,
+            _ if info.standing.is_restarting() => Leadership::GivesUp,
+            Some(flags) if flags.is_just_started => Leadership::Keeps,
+            Some(_) => Leadership::Takes,
+            None => Leadership::Keeps,
+        };
+        replicas::Broker { rack: info.rack.clone(), standing, leadership }
+    }
+
+    /// The brokers whose preparation of a restart is over, with their standing now and then.
+    fn ended_restarts(
+        &self,
+        history: &History,
+        now_ms: i64,
+    ) -> Vec<(BrokerId, ListedStanding, ListedStanding)> {
+        let mut ended = Vec::new();
+        for (id, info) in self.brokers {
+            let ListedStanding::Restarting { incarnation, deadline_ms } = info.standing else {
+                continue;
+            };
+            let is_back = info.incarnation > incarnation
+                && !history.silent_since.contains_key(id)
+                && self.has_caught_up(*id, info.incarnation);
+            if is_back {
+                ended.push((*id, info.standing, ListedStanding::Serving));
+            } else if now_ms >= deadline_ms {
+                let to = ListedStanding::NotRestarted { deadline_ms };
+                ended.push((*id, info.standing, to));
+            }
+        }
+        ended
+    }
+
+    /// Whether this start of a broker has reported, and the leader of each shard in which it votes
+    /// says that it has nearly all entries.
+    fn has_caught_up(&self, broker: BrokerId, incarnation: u64) -> bool {
+        let reports =
+            |report: &Arc<Report>| report.broker == broker && report.incarnation >= incarnation;
+        let votes = |placement: &Placement| {
+            let here = placement.iter().find(|(_, placed)| placed.broker == broker);
+            here.filter(|(_, placed)| placed.role == Role::Voter).map(|(replica, _)| *replica)
+        };
+        let mut shards =
+            self.shards.iter().filter_map(|(id, placement)| Some((*id, votes(placement)?)));
+        self.reports.iter().any(reports)
+            && shards.all(|(id, replica)| {
+                let member = self
+                    .led(id)
+                    .and_then(|led| led.members.iter().find(|member| member.replica == replica));
+                member.is_some_and(|member| member.is_caught_up)
+            })
     }
 
     /// The newest leader of a shard that has reported.
@@ -220,7 +301,7 @@ impl Seen<'_> {
 
     fn is_draining(&self, broker: BrokerId) -> bool {
         let info = self.brokers.get(&broker);
-        info.is_none_or(|info| info.standing == ropewalk_shard::command::Standing::Draining)
+        info.is_none_or(|info| info.standing.is_draining())
     }
 }
 

@@ -9,6 +9,7 @@
 //! - A learner that is to vote is promoted before any voter is removed, and a voter is removed only
 //!   if most of the others have its entries.
 //! - A replica that is to go and leads hands the leadership over first; the next leader removes it.
+//! - A broker that is to be restarted, or whose disk is full, offers all its leaderships.
 //! - A replica that is no member any more is removed from the catalog, and only then does its
 //!   broker destroy it.
 //!
@@ -27,7 +28,7 @@ use ropewalk_node::{Node, Progress, ShardHandle};
 use ropewalk_shard::command::{CatalogCommand, Command, Role};
 use ropewalk_shard::engine::MembersChange;
 use ropewalk_shard::{BrokerId, ReplicaId, ShardId};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
 use super::{Placement, View};
@@ -39,6 +40,9 @@ const PASS_INTERVAL: Duration = Duration::from_millis(500);
 /// How long one step may take. It may still be carried out afterwards.
 const STEP_TIME_MAX: Duration = Duration::from_secs(5);
 
+/// Time before leaderships are offered again. Raft gives a transfer up after an election timeout.
+const OFFERED_AGAIN: Duration = Duration::from_secs(1);
+
 /// The loop with its inputs.
 #[derive(Debug)]
 pub struct MembersLoop {
@@ -47,6 +51,8 @@ pub struct MembersLoop {
     view: Arc<View>,
     /// Why the last step of a shard failed, so that a reason is logged once.
     failed: Mutex<BTreeMap<ShardId, String>>,
+    /// When the leaderships were offered to others last, because this broker is to be restarted.
+    offered: Mutex<Option<Instant>>,
 }
 
 /// A change that the leader of a shard makes now.
@@ -148,7 +154,8 @@ impl MembersLoop {
     /// A loop for the shards of `node`, which follow the catalog in `view`.
     #[must_use]
     pub fn new(cluster: Arc<Cluster>, node: Arc<Node>, view: Arc<View>) -> Self {
-        Self { cluster, node, view, failed: Mutex::default() }
+        let (failed, offered) = (Mutex::default(), Mutex::default());
+        Self { cluster, node, view, failed, offered }
     }
 
     /// Runs passes, without end.
@@ -158,6 +165,7 @@ impl MembersLoop {
             changed.borrow_and_update();
             self.hold().await;
             self.drive().await;
+            self.offer_leaderships();
             let _ = timeout(PASS_INTERVAL, changed.changed()).await;
         }
     }
@@ -183,6 +191,27 @@ impl MembersLoop {
             if !held.contains_key(shard) && !is_damaged {
                 info!(%shard, replica = replica.0, "expecting a replica");
                 self.node.expect(*shard, replica.0);
+            }
+        }
+    }
+
+    /// Offers all leaderships to other brokers while this one is to be restarted, or its disk is
+    /// full: a leader refuses records then, and a follower holds up nothing. An election may bring
+    /// some back.
+    fn offer_leaderships(&self) {
+        let brokers = self.view.brokers();
+        let restarts = brokers.get(&self.own()).is_some_and(|info| info.standing.is_restarting());
+        let is_full = self.node.is_disk_full();
+        if !restarts && !is_full {
+            return;
+        }
+        let mut offered = self.offered.lock();
+        if offered.is_none_or(|at| at.elapsed() >= OFFERED_AGAIN) {
+            *offered = Some(Instant::now());
+            // A broker whose disk is full as well is no better.
+            let left = self.cluster.offer_leaderships(!restarts);
+            if left > 0 {
+                info!(left, restarts, is_full, "offering the leaderships to other brokers");
             }
         }
     }

@@ -1,4 +1,5 @@
-//! An operator's changes to topics, under its fencing epoch: declare, release, bind groups.
+//! An operator's changes under its fencing epoch: topics are declared and released, groups bound,
+//! brokers drained, restarted and removed.
 //!
 //! The admin server calls these. Each ends in one catalog entry that checks epoch and owner and
 //! makes the change, or in none if a read barrier shows that nothing would change.
@@ -6,9 +7,9 @@
 
 use std::sync::Arc;
 
-use ropewalk_shard::ProposeError;
-use ropewalk_shard::command::{self, CatalogCommand, StartPosition};
+use ropewalk_shard::command::{self, CatalogCommand, ConfigResource, Standing, StartPosition};
 use ropewalk_shard::state::catalog::{Answer, DeclareOutcome, Fence, Refusal};
+use ropewalk_shard::{BrokerId, ProposeError};
 
 use super::topics::{TopicError, check_room, log_deletion, random_topic_id};
 use super::{TopicView, Topics, name};
@@ -79,6 +80,7 @@ impl Topics {
         for (key, value) in &wanted.configs {
             settings::topic::validate(key, value).map_err(TopicError::InvalidConfig)?;
         }
+        self.check_new_configs(wanted)?;
         for _ in 0..TRIES {
             let (topic, exists) = self.draw_declared(wanted)?;
             let command = CatalogCommand::DeclareTopic { topic, exists };
@@ -93,6 +95,20 @@ impl Topics {
             }
         }
         Err(Refusal::Replaced.into())
+    }
+
+    /// Checks the values that this declaration changes against the cluster. One that is set already
+    /// stays: the cluster may have become smaller since.
+    fn check_new_configs(&self, wanted: &Declaration) -> Result<(), TopicError> {
+        let known = self.view.by_name(&wanted.name).map(|topic| ConfigResource::Topic(topic.id));
+        let set: Vec<(String, String)> = {
+            let state = self.node.catalog().state();
+            let catalog = state.catalog.as_ref().zip(known.as_ref());
+            let set = catalog.into_iter().flat_map(|(catalog, topic)| catalog.configs(topic));
+            set.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+        };
+        let mut new = wanted.configs.iter().filter(|pair| !set.contains(pair));
+        new.try_for_each(|(key, value)| self.check_in_sync(key, value))
     }
 
     /// The full topic, and whether it exists under this id.
@@ -195,6 +211,29 @@ impl Topics {
         let Some(topic) = self.view.by_name(name) else { return self.check_epoch(epoch).await };
         let command = CatalogCommand::UnbindGroup { topic: topic.id, owner, group };
         self.fenced(epoch, command).await.map(|_| ())
+    }
+
+    /// Changes the standing of a broker from `from` to `to`. When this returns, this broker's view
+    /// shows it.
+    ///
+    /// # Errors
+    /// See [`TopicError`].
+    pub async fn change_standing(
+        &self,
+        epoch: u64,
+        broker: BrokerId,
+        (from, to): (Standing, Standing),
+    ) -> Result<(), TopicError> {
+        let command = CatalogCommand::ChangeStanding { broker, from, to };
+        self.fenced(epoch, command).await.map(|_| ())
+    }
+
+    /// Removes a broker for good.
+    ///
+    /// # Errors
+    /// See [`TopicError`]. Refused while it holds replicas.
+    pub async fn forget_broker(&self, epoch: u64, broker: BrokerId) -> Result<(), TopicError> {
+        self.fenced(epoch, CatalogCommand::ForgetBroker { broker }).await.map(|_| ())
     }
 
     /// The topics of an owner, with their bound groups.

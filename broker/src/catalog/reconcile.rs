@@ -31,6 +31,7 @@ use ropewalk_shard::command::{CatalogCommand, Command, FORMAT_MAX, OpenPartition
 use ropewalk_shard::limits::FREEING_COMMAND_BYTES_MAX;
 use ropewalk_shard::{Deletion, PartitionId, ProposeError, ShardId, TopicId};
 use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use super::{TopicView, View, orphans};
@@ -49,8 +50,15 @@ const _: () = assert!(BATCH * DELETION_BYTES_MAX <= FREEING_COMMAND_BYTES_MAX);
 /// Interval of full comparisons without a wake-up.
 const PASS_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Interval at which new leaderships and changes by other brokers are noticed.
+/// Interval at which new leaderships are noticed, and the longest pause after a pass.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Shortest pause after a pass, unless one is requested.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+
+/// A pause is at least this many times as long as the pass before it, so that the loop takes a
+/// small part of a processor while topics are created all the time.
+const PAUSE_FACTOR: u32 = 10;
 
 /// Pause before a failed pass is repeated.
 const RETRY: Duration = Duration::from_millis(500);
@@ -212,11 +220,13 @@ impl Reconciler {
     /// another broker may have changed the catalog, and every minute; a failed pass is repeated.
     pub async fn run(self: Arc<Self>) {
         let mut orphans = 0;
+        let mut shown = self.view.changed();
         loop {
-            let occasion = self.occasion();
+            shown.mark_unchanged();
+            let (occasion, begun) = (self.occasion(), Instant::now());
             if let Err(error) = self.pass().await {
                 warn!(%error, "reconciling shards with the catalog failed, will retry");
-                tokio::time::sleep(RETRY).await;
+                sleep(RETRY).await;
                 continue;
             }
             let kept = std::mem::replace(&mut orphans, self.orphans.lock().len());
@@ -227,15 +237,24 @@ impl Reconciler {
                      `repair --drop-orphans` releases them"
                 );
             }
+            // Changes that follow each other closely share a pass, however long one takes.
+            let pause = PAUSE_MIN.max(begun.elapsed() * PAUSE_FACTOR).min(LOOK_INTERVAL);
             let due = async {
+                if timeout(pause, self.wake.notified()).await.is_ok() {
+                    return;
+                }
                 loop {
-                    let look = tokio::time::timeout(LOOK_INTERVAL, self.wake.notified()).await;
-                    if look.is_ok() || self.occasion() != occasion {
+                    let is_woken = tokio::select! {
+                        () = self.wake.notified() => true,
+                        Ok(()) = shown.changed() => false,
+                        () = sleep(LOOK_INTERVAL) => false,
+                    };
+                    if is_woken || self.occasion() != occasion {
                         return;
                     }
                 }
             };
-            let _ = tokio::time::timeout(self.pass_interval, due).await;
+            let _ = timeout(self.pass_interval, due).await;
         }
     }
 

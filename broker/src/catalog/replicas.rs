@@ -10,7 +10,9 @@
 //! # Rules
 //!
 //! - A shard has as many replicas as [`replication_factor`] says, each on another broker, on as
-//!   many racks as there are.
+//!   many racks as there are. One that has three keeps three when fewer brokers stay, unless the
+//!   drain of a broker with one of them accepts fewer: no change of the brokers lowers the number
+//!   in silence.
 //! - A replica is added before another is removed, except that a replica on a broker that is gone
 //!   for good is removed first: it has no vote to give, and counts against the majority.
 //! - A shard with one voter gets its second vote only together with its third: two voters tolerate
@@ -19,21 +21,23 @@
 //!   shard over more racks, or from a broker that has at least two more replicas than its new one:
 //!   one replica at a time, while every broker answers and no other replica is being added or
 //!   removed.
-//! - Never onto a broker that is draining or away. A broker that is away keeps its replicas, until
-//!   it is drained; a learner is given up when its broker is away for long.
+//! - Never onto a broker that is draining or away, and for balance only onto one that also takes
+//!   leaderships. A broker that is away keeps its replicas, until it is drained; a learner is given
+//!   up when its broker is away for long.
 //! - Every broker holds the catalog: those whose replicas do not vote have a learner, which becomes
 //!   a voter where one is missing. A broker that is draining keeps its replica of the catalog until
 //!   it has no other, so that it knows what it has to give up; then that one leaves too. No other
 //!   voter of the catalog leaves.
-//! - A leader is moved off a broker that is draining or should not lead, before a leader is moved
-//!   for balance; one at a time, and only to a voter that has caught up. A shard whose leader was
-//!   moved keeps it for [`LEADER_STAYS`], unless that broker has to be left.
+//! - A leader is moved off a broker that is draining or gives up its leaderships, before a leader
+//!   is moved for balance; one at a time, and only to a voter that has caught up. A shard whose
+//!   leader was moved keeps it for [`LEADER_STAYS`], unless that broker has to be left.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use ropewalk_shard::{BrokerId, ReplicaId, ShardId};
 
+mod leaders;
 mod of_catalog;
 
 /// The shard of which every broker holds a replica.
@@ -41,6 +45,9 @@ const CATALOG: ShardId = ShardId::CATALOG;
 
 /// How long a leader stays at least before balance moves it again.
 pub const LEADER_STAYS: Duration = Duration::from_secs(300);
+
+/// Most replicas of a shard. The catalog has more of them, which do not vote.
+const REPLICAS_MAX: usize = 3;
 
 /// Most learners that one broker receives at a time.
 pub const RECEIVING_MAX: usize = 2;
@@ -55,8 +62,19 @@ pub struct Broker {
     pub rack: Option<String>,
     /// Whether it takes and keeps replicas.
     pub standing: Standing,
-    /// Whether it should lead: it is neither just back nor slow.
-    pub may_lead: bool,
+    /// Whether it leads.
+    pub leadership: Leadership,
+}
+
+/// Whether a broker leads shards, the best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Leadership {
+    /// It keeps what it leads and takes more.
+    Takes,
+    /// It keeps what it leads and takes more only where no other broker can: it is just back.
+    Keeps,
+    /// It gives up what it leads: its disk is slow or full, or it is to be restarted.
+    GivesUp,
 }
 
 /// Whether a broker takes and keeps replicas.
@@ -66,10 +84,23 @@ pub enum Standing {
     Serving,
     /// It has to be left: its replicas move elsewhere.
     Draining,
+    /// It has to be left, and shards with a replica there may have fewer afterwards.
+    DrainingToFewer,
     /// It does not answer now. It keeps its replicas and gets none.
     Away,
     /// It has not answered for so long that it keeps only the replicas that vote.
     Missing,
+}
+
+impl Standing {
+    /// Whether the broker has to be left.
+    #[must_use]
+    pub fn is_draining(self) -> bool {
+        match self {
+            Self::Draining | Self::DrainingToFewer => true,
+            Self::Serving | Self::Away | Self::Missing => false,
+        }
+    }
 }
 
 /// One replica of a shard.
@@ -148,7 +179,7 @@ pub enum Step {
 /// on.
 #[must_use]
 pub fn replication_factor(brokers: usize) -> usize {
-    if brokers < 3 { 1 } else { 3 }
+    if brokers < REPLICAS_MAX { 1 } else { REPLICAS_MAX }
 }
 
 /// What to do now: at most one change of the members of each shard, and at most one transfer of
@@ -190,6 +221,7 @@ impl Step {
 /// A cluster and what the steps so far change in it.
 struct Plan<'a> {
     cluster: &'a Cluster,
+    /// Replicas of a shard in a cluster of the brokers that stay.
     factor: usize,
     /// Replicas of each listed broker, learners included, without those that are being removed.
     held: BTreeMap<BrokerId, usize>,
@@ -204,7 +236,7 @@ struct Plan<'a> {
 
 impl<'a> Plan<'a> {
     fn new(cluster: &'a Cluster) -> Self {
-        let staying = cluster.brokers.values().filter(|b| b.standing != Standing::Draining);
+        let staying = cluster.brokers.values().filter(|b| !b.standing.is_draining());
         let mut plan = Self {
             cluster,
             factor: replication_factor(staying.count()),
@@ -236,10 +268,20 @@ impl<'a> Plan<'a> {
             |broker: &Broker| matches!(broker.standing, Standing::Away | Standing::Missing);
         let is_whole = |(id, shard): (&ShardId, &Shard)| {
             let voters = shard.members.iter().filter(|member| member.is_voter).count();
-            let is_as_large = voters == self.factor && shard.members.len() == voters;
+            let is_as_large = voters == self.target(shard) && shard.members.len() == voters;
             shard.leaving.is_empty() && (*id == CATALOG || is_as_large)
         };
         !self.cluster.brokers.values().any(is_silent) && self.cluster.shards.iter().all(is_whole)
+    }
+
+    /// How many voters a shard is to have.
+    fn target(&self, shard: &Shard) -> usize {
+        let voters = || shard.members.iter().filter(|member| member.is_voter);
+        let accepts_fewer =
+            |member: &Member| self.standing(member.broker) == Standing::DrainingToFewer;
+        // Two are on the way from three to one, or back.
+        let may_shrink = voters().count() < REPLICAS_MAX || voters().any(accepts_fewer);
+        if may_shrink { self.factor } else { REPLICAS_MAX }
     }
 
     fn count(&mut self, step: &Step) {
@@ -275,22 +317,23 @@ impl<'a> Plan<'a> {
             return self.change_catalog(shard, &voters, &learners, leader);
         }
         let is_useless = |learner: &&Member| match self.standing(learner.broker) {
-            Standing::Draining | Standing::Missing => true,
+            Standing::Draining | Standing::DrainingToFewer | Standing::Missing => true,
             Standing::Serving | Standing::Away => false,
         };
         if let Some(useless) = learners.iter().find(is_useless) {
             return Some(Step::Remove { shard: id, replica: useless.replica });
         }
         let is_sound = |voter: &Member| self.standing(voter.broker) == Standing::Serving;
+        let target = self.target(shard);
         // The last replica has to be on a broker that stays.
-        let lacks_last = self.factor == 1 && !voters.iter().any(is_sound);
-        if voters.len() > self.factor && !lacks_last {
+        let lacks_last = target == 1 && !voters.iter().any(is_sound);
+        if voters.len() > target && !lacks_last {
             return self.remove_one(id, shard, &voters, leader);
         }
         if let Some(step) = self.promote_one(id, &voters, &learners) {
             return Some(step);
         }
-        let missing = self.factor.saturating_sub(voters.len());
+        let missing = target.saturating_sub(voters.len());
         if learners.len() < missing {
             return self.add_one(id, shard);
         }
@@ -311,7 +354,7 @@ impl<'a> Plan<'a> {
     fn promote_one(&self, id: ShardId, voters: &[Member], learners: &[Member]) -> Option<Step> {
         let ready: Vec<_> = learners.iter().filter(|learner| learner.is_caught_up).collect();
         // Never stay with two voters.
-        let waits = voters.len() == 1 && self.factor == 3 && ready.len() < 2;
+        let waits = voters.len() == 1 && self.factor == REPLICAS_MAX && ready.len() < 2;
         let first = ready.first().filter(|_| !waits)?;
         Some(Step::Promote { shard: id, replica: first.replica })
     }
@@ -330,8 +373,8 @@ impl<'a> Plan<'a> {
             return Some(Step::Remove { shard: id, replica: out.replica });
         }
         let others = shard.members.iter().filter(|member| member.replica != leader);
-        let to =
-            others.filter(|member| self.may_lead(member)).min_by_key(|v| self.held[&v.broker])?;
+        let able = others.filter_map(|member| Some((self.leadership(member)?, member)));
+        let (_, to) = able.min_by_key(|(how, v)| (*how, self.held[&v.broker]))?;
         let may_move = !self.is_transferring;
         may_move.then_some(Step::Transfer { shard: id, to: to.replica })
     }
@@ -341,9 +384,9 @@ impl<'a> Plan<'a> {
         let without = shard.members.iter().filter(|other| other.replica != member.replica);
         let racks = self.racks(without.map(|other| other.broker)).len();
         let first = match self.standing(member.broker) {
-            Standing::Draining => 2,
+            Standing::Draining | Standing::DrainingToFewer => 2,
             // The last replica has to be on a broker that answers.
-            Standing::Away | Standing::Missing if self.factor == 1 => 1,
+            Standing::Away | Standing::Missing if self.target(shard) == 1 => 1,
             Standing::Serving | Standing::Away | Standing::Missing => 0,
         };
         (first, racks, self.held[&member.broker], member.replica)
@@ -351,7 +394,7 @@ impl<'a> Plan<'a> {
 
     fn add_one(&self, id: ShardId, shard: &Shard) -> Option<Step> {
         let holders = shard.members.iter().map(|member| member.broker);
-        let broker = self.best_beside(holders, taken(shard))?;
+        let broker = self.best_beside(holders, &taken(shard), false)?;
         Some(Step::Add { shard: id, broker })
     }
 
@@ -360,10 +403,11 @@ impl<'a> Plan<'a> {
     fn move_one(&self, id: ShardId, shard: &Shard, voters: &[Member]) -> Option<Step> {
         let out = voters.iter().max_by_key(|voter| self.dispensable(shard, voter))?;
         let staying = || shard.members.iter().filter(|m| m.replica != out.replica);
-        let broker = self.best_beside(staying().map(|member| member.broker), taken(shard))?;
+        let is_left = self.standing(out.broker).is_draining();
+        let beside = staying().map(|member| member.broker);
+        let broker = self.best_beside(beside, &taken(shard), !is_left)?;
         let now = self.racks(shard.members.iter().map(|member| member.broker)).len();
         let then = self.racks(staying().map(|member| member.broker).chain([broker])).len();
-        let is_left = self.standing(out.broker) == Standing::Draining;
         let is_fuller = self.held[&out.broker] >= self.held[&broker] + 2;
         let is_better = then > now || then == now && is_fuller;
         (is_left || self.may_balance && is_better).then_some(Step::Add { shard: id, broker })
@@ -374,9 +418,13 @@ impl<'a> Plan<'a> {
     fn best_beside(
         &self,
         staying: impl Iterator<Item = BrokerId> + Clone,
-        taken: BTreeSet<BrokerId>,
+        taken: &BTreeSet<BrokerId>,
+        is_for_balance: bool,
     ) -> Option<BrokerId> {
-        let can_take = |id: &&BrokerId| !taken.contains(*id) && self.can_receive(**id);
+        let takes = |id: &BrokerId| self.cluster.brokers[id].leadership == Leadership::Takes;
+        let can_take = |id: &&BrokerId| {
+            !taken.contains(*id) && self.can_receive(**id) && (!is_for_balance || takes(id))
+        };
         let worth = |id: &BrokerId| {
             let racks = self.racks(staying.clone().chain([*id])).len();
             (std::cmp::Reverse(racks), self.held[id], *id)
@@ -397,63 +445,12 @@ impl<'a> Plan<'a> {
         };
         brokers.map(rack).collect()
     }
-
-    fn may_lead(&self, member: &Member) -> bool {
-        let broker = self.cluster.brokers.get(&member.broker);
-        let is_able = broker.is_some_and(|b| b.may_lead && b.standing == Standing::Serving);
-        is_able && member.is_voter && member.is_caught_up
-    }
-
-    /// The one transfer of leadership that helps most: off a broker that should not lead, else for
-    /// balance.
-    fn better_leader(&self, changing: &BTreeSet<ShardId>) -> Option<Step> {
-        let led = self.led();
-        let weight_of = |broker: BrokerId| led.get(&broker).copied().unwrap_or(0);
-        let mut best: Option<(bool, u64, Step)> = None;
-        for (id, shard) in &self.cluster.shards {
-            let leader = shard.members.iter().find(|m| Some(m.replica) == shard.leader);
-            let Some(leader) = leader.filter(|_| !changing.contains(id)) else { continue };
-            let others = shard.members.iter().filter(|m| m.replica != leader.replica);
-            let able = others.filter(|member| self.may_lead(member));
-            let Some(to) = able.min_by_key(|m| (weight_of(m.broker), m.replica)) else { continue };
-            let must = !self.may_lead(&Member { is_caught_up: true, ..*leader });
-            let rests = shard.moved_ago.is_some_and(|ago| ago < LEADER_STAYS);
-            let (from, then) = (weight_of(leader.broker), weight_of(to.broker) + weight(shard));
-            if !must && (rests || from <= then) {
-                continue;
-            }
-            let gain = from.saturating_sub(then);
-            if best
-                .as_ref()
-                .is_none_or(|(best_must, best_gain, _)| (must, gain) > (*best_must, *best_gain))
-            {
-                best = Some((must, gain, Step::Transfer { shard: *id, to: to.replica }));
-            }
-        }
-        best.map(|(_, _, step)| step)
-    }
-
-    /// The weight of what each broker leads.
-    fn led(&self) -> BTreeMap<BrokerId, u64> {
-        let mut led = BTreeMap::new();
-        for shard in self.cluster.shards.values() {
-            let leader = shard.members.iter().find(|m| Some(m.replica) == shard.leader);
-            if let Some(leader) = leader {
-                *led.entry(leader.broker).or_default() += weight(shard);
-            }
-        }
-        led
-    }
 }
 
 /// The brokers that hold a replica of a shard, leaving ones included.
 fn taken(shard: &Shard) -> BTreeSet<BrokerId> {
     let members = shard.members.iter().map(|member| member.broker);
     members.chain(shard.leaving.iter().copied()).collect()
-}
-
-fn weight(shard: &Shard) -> u64 {
-    LEADER_WEIGHT.saturating_add(shard.load)
 }
 
 /// A rack, or a broker that names none.

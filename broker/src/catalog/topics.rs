@@ -1,5 +1,6 @@
 //! Creation, growth and deletion of topics: validation first, then the catalog, then the shards.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -9,9 +10,10 @@ use ropewalk_shard::command::{self, CatalogCommand, Command, ConfigResource, Par
 use ropewalk_shard::state::catalog::{Answer, Refusal};
 use ropewalk_shard::{Outcome, PartitionId, ProposeError, ShardId, TopicId};
 
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{Reconciler, TopicView, View, name, placement};
+use crate::cluster::Holders;
 use crate::limits;
 use crate::settings::{self, Settings};
 
@@ -64,6 +66,10 @@ pub enum TopicError {
     /// The command was not applied, or its outcome is unknown.
     #[error(transparent)]
     Unavailable(#[from] ProposeError),
+    /// The catalog lists the partitions, and not all of them are open. They are opened as soon as
+    /// their shards can do so.
+    #[error("the partitions exist, and some do not accept records yet: {0}")]
+    NotOpen(ProposeError),
 }
 
 /// Creates, changes and deletes topics.
@@ -158,15 +164,49 @@ impl Topics {
         first: usize,
         count: usize,
     ) -> Vec<PartitionPlacement> {
-        let listed: Vec<ShardId> = match &self.node.catalog().state().catalog {
-            Some(catalog) => catalog.shards.keys().copied().collect(),
-            None => Vec::new(),
-        };
-        let is_data = |shard: &ShardId| *shard != ShardId::CATALOG;
-        let listed: Vec<ShardId> = listed.into_iter().filter(is_data).collect();
+        let listed = self.data_shards();
         let is_sound = |shard: &ShardId| !self.reconciler.is_lost(*shard);
         let sound: Vec<ShardId> = listed.iter().copied().filter(is_sound).collect();
         placement::homes(topic, first..first + count, &listed, &sound)
+    }
+
+    /// The shards of partitions, which the catalog lists.
+    #[must_use]
+    pub fn data_shards(&self) -> Vec<ShardId> {
+        let state = self.node.catalog().state();
+        let listed = state.catalog.iter().flat_map(|catalog| catalog.shards.keys().copied());
+        listed.filter(|shard| *shard != ShardId::CATALOG).collect()
+    }
+
+    /// The number of replicas that the cluster keeps of each partition: the largest of any shard.
+    #[must_use]
+    pub fn replication_factor(&self) -> usize {
+        let replicas = |shard| {
+            let Holders { voters, learners, .. } = self.reconciler.cluster().holders(shard);
+            voters.into_iter().chain(learners).collect::<BTreeSet<_>>().len()
+        };
+        self.data_shards().into_iter().map(replicas).max().unwrap_or(1).max(1)
+    }
+
+    /// Checks that `min.insync.replicas` of a topic is at most the majority that acknowledges a
+    /// record. Other keys, and values that are no numbers, are not checked here.
+    ///
+    /// # Errors
+    /// [`TopicError::InvalidConfig`].
+    pub fn check_in_sync(&self, key: &str, value: &str) -> Result<(), TopicError> {
+        let asked = value.trim().parse::<u64>();
+        let Some(asked) = asked.ok().filter(|_| key == "min.insync.replicas") else {
+            return Ok(());
+        };
+        let replicas = self.replication_factor();
+        let majority = replicas / 2 + 1;
+        if asked <= majority as u64 {
+            return Ok(());
+        }
+        Err(TopicError::InvalidConfig(format!(
+            "Invalid value {asked} for configuration {key}: Value must be at most {majority}, a majority of \
+             the {replicas} replicas that the cluster keeps"
+        )))
     }
 
     /// Partitions that are kept although the catalog does not list their topic.
@@ -194,14 +234,15 @@ impl Topics {
         for (at, made) in places.into_iter().zip(made) {
             match (made, &opened, &mut results[at]) {
                 (Ok(id), Ok(()), Ok(created)) => created.id = id,
-                (Ok(_), Err(error), slot) => *slot = Err((*error).into()),
+                (Ok(_), Err(error), slot) => *slot = Err(TopicError::NotOpen(*error)),
                 (Err(refusal), _, slot) => *slot = Err(refusal.into()),
                 (Ok(_), Ok(()), Err(_)) => unreachable!("only checked topics are proposed"),
             }
         }
     }
 
-    /// Deletes topics by id, with one result each.
+    /// Deletes topics by id, with one result each. Their partitions may be closed later: what the
+    /// catalog has deleted stays deleted.
     ///
     /// # Errors
     /// When the catalog is not available.
@@ -217,7 +258,9 @@ impl Topics {
         for topic in known.iter().filter(|topic| gone.contains(&topic.id)) {
             log_deletion(topic);
         }
-        self.reconciler.close_deleted(&gone).await?;
+        if let Err(error) = self.reconciler.close_deleted(&gone).await {
+            warn!(%error, "closing partitions of deleted topics failed, will retry");
+        }
         Ok(deleted)
     }
 
@@ -247,7 +290,7 @@ impl Topics {
         let command =
             CatalogCommand::AddPartitions { topic: topic.id, expected: current, partitions };
         self.expect_done(command).await?;
-        Ok(self.reconciler.converge(&[topic.id]).await?)
+        self.reconciler.converge(&[topic.id]).await.map_err(TopicError::NotOpen)
     }
 
     /// Sets (`Some`) or clears (`None`) configuration keys, which are already validated.

@@ -1,13 +1,15 @@
-//! A broker that stops hands its leaderships over, so that no shard waits for an election.
+//! A broker that stops, or that is to be restarted, hands its leaderships over, so that no shard
+//! waits for an election.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use ropewalk_node::{Progress, ShardHandle};
+use ropewalk_node::ShardHandle;
 use ropewalk_shard::ShardId;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
+use super::report::Flags;
 use super::{Cluster, Remote};
 
 /// How long a broker that stops tries to hand its leaderships over.
@@ -20,7 +22,35 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// election timeout.
 const OFFERED_AGAIN: Duration = Duration::from_secs(1);
 
+/// A voter of a shard on another broker that is connected.
+#[derive(Debug, Clone, Copy)]
+struct Other {
+    replica: u64,
+    is_caught_up: bool,
+    /// Whether nothing in the report of its broker speaks against another leadership.
+    is_fit: bool,
+}
+
 impl Cluster {
+    /// Offers the leadership of every shard that this broker leads to a voter that has caught up
+    /// and whose broker is connected, `only_fit` to one that should take more leaderships. Returns
+    /// how many it leads that such a voter could lead. A replica that cannot take over in time does
+    /// not, so it may have to be repeated.
+    pub fn offer_leaderships(&self, only_fit: bool) -> usize {
+        let Some(remote) = &self.remote else { return 0 };
+        let mut left = self.led_with_others(remote);
+        if only_fit {
+            left.iter_mut().for_each(|(_, others)| others.retain(|other| other.is_fit));
+            left.retain(|(_, others)| !others.is_empty());
+        }
+        for (shard, others) in &left {
+            if let Some(to) = successor(shard.id(), others) {
+                shard.transfer_leadership(to);
+            }
+        }
+        left.len()
+    }
+
     /// Hands the leadership of every shard that this broker leads to a voter that has caught up and
     /// whose broker is connected. Returns when this broker leads no shard with a connected voter
     /// any more, or after `HAND_OVER_MAX`. The others elect a leader for what is left. The result
@@ -39,39 +69,57 @@ impl Cluster {
                 return offered.is_some();
             }
             if offered.is_none_or(|at| at.elapsed() >= OFFERED_AGAIN) {
-                for (shard, others) in left {
-                    if let Some(to) = successor(shard.id(), &others) {
-                        shard.transfer_leadership(to);
-                        offered = Some(Instant::now());
-                    }
-                }
+                self.offer_leaderships(false);
+                offered = Some(Instant::now());
             }
             sleep(PAUSE).await;
         }
     }
 
     /// The shards that this broker leads, each with its voters on other brokers that are connected.
-    fn led_with_others(&self, remote: &Remote) -> Vec<(Arc<ShardHandle>, Vec<Progress>)> {
+    fn led_with_others(&self, remote: &Remote) -> Vec<(Arc<ShardHandle>, Vec<Other>)> {
         let led = self.node.shards().filter(|shard| shard.leading().is_some());
         let with_others = led.map(|shard| {
-            let mut others = shard.progress();
-            others.retain(|member| {
-                let broker = remote.link.broker_of(shard.id(), member.replica);
-                let is_connected =
-                    |broker| broker != self.own.id && remote.link.is_connected(broker);
-                member.is_voter && broker.is_some_and(is_connected)
+            let voters = shard.progress().into_iter().filter(|member| member.is_voter);
+            let others = voters.filter_map(|member| {
+                let broker = remote.link.broker_of(shard.id(), member.replica)?;
+                let is_other = broker != self.own.id && remote.link.is_connected(broker);
+                let flags = remote.link.leaders(|all| all.report(broker).map(|r| r.flags));
+                let is_fit = flags == Some(Flags::default());
+                let (replica, is_caught_up) = (member.replica, member.is_caught_up);
+                is_other.then_some(Other { replica, is_caught_up, is_fit })
             });
-            (Arc::clone(shard), others)
+            (Arc::clone(shard), others.collect::<Vec<_>>())
         });
         with_others.filter(|(_, others)| !others.is_empty()).collect()
     }
 }
 
-/// A voter that has caught up. Shards with the same voters choose in turn, so that no broker takes
-/// over all.
-fn successor(shard: ShardId, others: &[Progress]) -> Option<u64> {
-    let able: Vec<u64> =
-        others.iter().filter(|other| other.is_caught_up).map(|other| other.replica).collect();
+/// A voter that has caught up, if possible on a broker that should take more leaderships. Shards
+/// with the same voters choose in turn, so that no broker takes over all.
+fn successor(shard: ShardId, others: &[Other]) -> Option<u64> {
+    let mut able: Vec<&Other> = others.iter().filter(|other| other.is_caught_up).collect();
+    if able.iter().any(|other| other.is_fit) {
+        able.retain(|other| other.is_fit);
+    }
     let at = usize::try_from(shard.0).ok()?.checked_rem(able.len())?;
-    Some(able[at])
+    Some(able[at].replica)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leaderships_are_offered_in_turn_to_fit_voters_that_have_caught_up() {
+        let other = |replica, is_caught_up, is_fit| Other { replica, is_caught_up, is_fit };
+        let all = [other(1, true, true), other(2, true, true)];
+        let chosen = |others: &[Other]| [4, 5].map(|shard| successor(ShardId(shard), others));
+        assert_eq!(chosen(&all), [Some(1), Some(2)]);
+        assert_eq!(chosen(&[all[0], other(2, false, true)]), [Some(1); 2]);
+        assert_eq!(chosen(&[other(1, true, false), all[1]]), [Some(2); 2]);
+        assert_eq!(chosen(&[other(1, true, false)]), [Some(1); 2], "there is no better one");
+        assert_eq!(chosen(&[other(1, false, true)]), [None; 2]);
+        assert_eq!(chosen(&[]), [None; 2]);
+    }
 }

@@ -18,7 +18,7 @@ use std::time::Duration;
 use ropewalk_shard::{BrokerId, ShardId};
 use tokio::time::Instant;
 
-use super::report::Report;
+use super::report::{LedShard, Report};
 
 /// A broker that is not connected counts as alive until its last report is so old.
 pub const ALIVE_MAX: Duration = Duration::from_secs(3);
@@ -152,6 +152,12 @@ impl Leaders {
     /// The newest report of a broker.
     pub(super) fn report(&self, broker: BrokerId) -> Option<&Arc<Report>> {
         self.heard.get(&broker).map(|heard| &heard.report)
+    }
+
+    /// What the leader of a shard has reported of it last.
+    pub(super) fn led(&self, shard: ShardId) -> Option<&LedShard> {
+        let leader = self.leader(shard, None)?;
+        self.report(leader.broker)?.led.iter().find(|led| led.shard == shard)
     }
 
     /// The newest report of each broker, in the order of ids.

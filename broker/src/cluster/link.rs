@@ -1,6 +1,6 @@
 //! The link between the node and the connections to the other brokers.
 //!
-//! Outwards it is the node's [`Peers`]: it finds the broker of each replica and never waits.
+//! Outwards it is the node's [`Peers`](ropewalk_node::Peers): it finds the broker of each replica and never waits.
 //! Inwards it is the [`Inbox`] of the connections: it decodes messages and requests, and passes
 //! them to the node.
 //!
@@ -30,12 +30,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
-use ropewalk_node::{Node, Peers};
+use ropewalk_node::Node;
+use ropewalk_peer::RequestError;
 use ropewalk_peer::inbox::{Connected, Delivery, Inbox};
-use ropewalk_peer::{RequestError, Sent};
 use ropewalk_shard::command::{CommandError, FORMAT_MAX};
-use ropewalk_shard::message::{Body, DecodeError, Message};
-use ropewalk_shard::{BrokerId, HistoryId, Outcome, Payload, ProposeError, ReplicaId, ShardId};
+use ropewalk_shard::message::{DecodeError, Message};
+use ropewalk_shard::{BrokerId, Outcome, Payload, ProposeError, ReplicaId, ShardId};
 use ropewalk_store::transfer::message::Message as FilesMessage;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -44,6 +44,9 @@ use super::directory::Directory;
 use super::leaders::{Leaders, News};
 use super::report::Report;
 use super::wire::{self, Request};
+use crate::log_limit::LogLimit;
+
+mod outward;
 
 /// Most replicas whose broker is known from their messages and not from the catalog.
 const LEARNED_MAX: usize = 4096;
@@ -117,6 +120,17 @@ impl Default for Lanes {
 struct Refused {
     undecodable: AtomicU64,
     of_other_broker: AtomicU64,
+    logged: LogLimit,
+}
+
+impl Refused {
+    /// Logs a refusal, once in a while for each broker and kind.
+    fn log(&self, from: BrokerId, kind: &str, error: &dyn fmt::Display) {
+        let subject = format!("{kind} {}", from.0);
+        if let Some(left_out) = self.logged.admit(&subject, Instant::now()) {
+            tracing::warn!(broker = from.0, %error, left_out, "message of another broker refused");
+        }
+    }
 }
 
 /// What became of a proposal at another broker.
@@ -228,7 +242,7 @@ impl Link {
 
     /// Number of messages that were not taken, by the reason.
     pub(super) fn refused(&self) -> [(&'static str, u64); 2] {
-        let Refused { undecodable, of_other_broker } = &self.refused;
+        let Refused { undecodable, of_other_broker, .. } = &self.refused;
         [
             ("undecodable", undecodable.load(Ordering::Relaxed)),
             ("other_broker", of_other_broker.load(Ordering::Relaxed)),
@@ -251,14 +265,15 @@ impl Link {
         };
         if !is_from {
             self.refused.of_other_broker.fetch_add(1, Ordering::Relaxed);
-            tracing::debug!(from = from.0, %shard, replica, "message refused: not its replica");
+            let error = format!("replica {replica} of {shard} is on another broker");
+            self.refused.log(from, "replica", &error);
         }
         is_from
     }
 
     fn is_undecodable(&self, from: BrokerId, error: &dyn fmt::Display) {
         self.refused.undecodable.fetch_add(1, Ordering::Relaxed);
-        tracing::debug!(from = from.0, %error, "message refused");
+        self.refused.log(from, "undecodable", error);
     }
 
     fn node(&self) -> Option<Arc<Node>> {
@@ -412,6 +427,8 @@ impl Link {
     fn hear(&self, from: BrokerId, report: Report) {
         if report.broker != from {
             self.refused.of_other_broker.fetch_add(1, Ordering::Relaxed);
+            let error = format!("it reports for broker {}", report.broker.0);
+            self.refused.log(from, "report", &error);
             return;
         }
         if self.leaders.write().hear(report, Instant::now()) == News::Leaders {
@@ -432,33 +449,6 @@ fn decode(node: &Node, shard: ShardId, encoded: Bytes) -> Result<Message, Decode
             if is_held { Err(DecodeError::History { found, own }) } else { Ok(message) }
         }
         decoded => decoded,
-    }
-}
-
-impl Peers for Link {
-    fn send(&self, shard: ShardId, history: HistoryId, message: Message) -> bool {
-        let Some(ends) = self.ends.get() else { return false };
-        let Some(broker) = self.broker_of(shard, message.to) else { return false };
-        let is_heartbeat =
-            matches!(message.body, Body::Heartbeat { .. } | Body::HeartbeatResponse { .. });
-        let sent = ends.peers.send(broker, shard, history, &message) == Sent::Taken;
-        if sent && is_heartbeat {
-            self.heartbeats.notify_one();
-        }
-        sent
-    }
-
-    fn send_files(&self, message: FilesMessage) -> bool {
-        let Some(broker) = self.broker_of(message.shard, message.to) else { return false };
-        if !self.is_connected(broker) {
-            return false;
-        }
-        let waiting = &self.lanes(broker).files_waiting;
-        if waiting.fetch_add(1, Ordering::AcqRel) >= FILES_WAITING_MAX {
-            waiting.fetch_sub(1, Ordering::AcqRel);
-            return false;
-        }
-        self.files.send((broker, message)).is_ok()
     }
 }
 

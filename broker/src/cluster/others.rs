@@ -18,6 +18,8 @@ pub(crate) trait Others: Send + Sync + std::fmt::Debug {
     fn is_alive(&self, broker: BrokerId) -> bool;
     /// The brokers that hold a shard.
     fn holders(&self, shard: ShardId) -> Holders;
+    /// The broker of a replica.
+    fn broker_of(&self, shard: ShardId, replica: u64) -> Option<BrokerId>;
     /// The shard of the broker that leads it.
     fn led(&self, shard: ShardId) -> Option<Arc<ropewalk_node::ShardHandle>>;
 }

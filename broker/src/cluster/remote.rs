@@ -1,6 +1,6 @@
 //! The other brokers: their connections, what the catalog lists of them, and what they report.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -99,7 +99,31 @@ impl Remote {
         let is_reachable =
             |broker: &BrokerId| *broker == self.own.id || self.link.is_connected(*broker);
         holders.reachable = holders.voters.iter().copied().filter(is_reachable).collect();
+        holders.in_sync = match self.in_sync(shard) {
+            Some(in_sync) => {
+                holders.voters.iter().copied().filter(|id| in_sync.contains(id)).collect()
+            }
+            None => holders.reachable.clone(),
+        };
         holders
+    }
+
+    /// The brokers whose replicas are caught up, as the leader of the shard knows it: this broker,
+    /// or one that has reported it.
+    fn in_sync(&self, shard: ShardId) -> Option<BTreeSet<BrokerId>> {
+        let led = self.node.shard(shard).filter(|held| held.leading().is_some());
+        let caught_up: Vec<u64> = match led {
+            Some(held) => {
+                let members = held.progress().into_iter();
+                members.filter(|member| member.is_caught_up).map(|member| member.replica).collect()
+            }
+            None => self.link.leaders(|leaders| {
+                let members = &leaders.led(shard)?.members;
+                let caught_up = members.iter().filter(|member| member.is_caught_up);
+                Some(caught_up.map(|member| member.replica.0).collect())
+            })?,
+        };
+        Some(caught_up.into_iter().filter_map(|id| self.link.broker_of(shard, id)).collect())
     }
 
     pub(super) fn members(&self, shard: ShardId) -> Vec<(BrokerId, bool)> {
@@ -114,12 +138,7 @@ impl Remote {
                 return found;
             }
         }
-        let reported = self.link.leaders(|leaders| {
-            let leader = leaders.leader(shard, None)?;
-            let report = leaders.report(leader.broker)?;
-            let led = report.led.iter().find(|led| led.shard == shard)?;
-            Some(led.members.clone())
-        });
+        let reported = self.link.leaders(|leaders| Some(leaders.led(shard)?.members.clone()));
         if let Some(members) = reported {
             let broker =
                 |member: &report::Member| Some((broker_of(member.replica.0)?, member.is_voter));

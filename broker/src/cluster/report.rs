@@ -33,11 +33,11 @@ pub struct Report {
 /// The state of a broker that decides which replicas it is given.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Flags {
-    /// The broker has started a short time ago.
+    /// The broker was restarted a short time ago.
     pub is_just_started: bool,
-    /// Its disk is slow.
+    /// Its disk is slow or full.
     pub has_slow_disk: bool,
-    /// It gives up its leaderships and replicas.
+    /// It gives up its leaderships: it is draining or to be restarted.
     pub is_draining: bool,
 }
 
@@ -50,7 +50,7 @@ pub struct LedShard {
     pub term: u64,
     /// Raft id of the replica that leads.
     pub replica: ReplicaId,
-    /// Record bytes that are appended to the shard, per second.
+    /// Record bytes that clients write to the shard and read from it, per second.
     pub bytes_per_second: u64,
     /// The replicas that take part, the leader included.
     pub members: Vec<Member>,
@@ -82,7 +82,8 @@ pub trait ReportSource: Send + Sync + fmt::Debug {
     /// The state of the broker.
     fn flags(&self) -> Flags;
 
-    /// Record bytes that are appended to a shard which this broker leads, per second.
+    /// Record bytes that clients write to a shard which this broker leads and read from it, per
+    /// second.
     fn bytes_per_second(&self, shard: ShardId) -> u64;
 }
 

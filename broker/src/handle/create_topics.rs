@@ -178,21 +178,10 @@ pub(super) fn check_configs<'a>(
     Ok(())
 }
 
-/// Checks that `min.insync.replicas` of a topic is at most the majority that acknowledges a record.
-/// Other keys and values that are no numbers are not checked here.
+/// See [`Topics::check_in_sync`](crate::catalog::Topics::check_in_sync).
 pub(super) fn check_in_sync(ctx: &Context, key: &str, value: &str) -> Result<(), ErrorMessage> {
-    let asked = value.trim().parse::<i64>();
-    let Some(asked) = asked.ok().filter(|_| key == "min.insync.replicas") else { return Ok(()) };
-    let replicas = ctx.replication_factor();
-    let majority = replicas / 2 + 1;
-    if asked <= i64::from(majority) {
-        return Ok(());
-    }
-    let why = format!(
-        "Invalid value {asked} for configuration {key}: Value must be at most {majority}, a majority of \
-         the {replicas} replicas that the cluster keeps"
-    );
-    Err((ErrorCode::InvalidConfig, why))
+    let refused = |error: TopicError| ((&error).into(), error.to_string());
+    ctx.topics.check_in_sync(key, value).map_err(refused)
 }
 
 fn check_replication(ctx: &Context, factor: i16) -> Result<(), ErrorMessage> {
@@ -247,7 +236,7 @@ pub(super) fn check_assignments(
 /// Whether every shard has just these replicas. The shard of a new partition is not the client's to
 /// choose.
 pub(super) fn check_replicas(ctx: &Context, broker_ids: &[i32]) -> Result<(), ErrorMessage> {
-    let shards = ctx.data_shards();
+    let shards = ctx.topics.data_shards();
     if !shards.is_empty() && shards.iter().all(|shard| has_replicas(ctx, *shard, broker_ids)) {
         return Ok(());
     }

@@ -1,10 +1,15 @@
 //! DeleteRecords: advances the log start of partitions, with one command per shard.
+//!
+//! A read barrier precedes the check of the offsets: a leader that was deposed lacks records, and
+//! would refuse an offset that exists, or take its own end for that of the partition.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
-use ropewalk_codec::delete_records_request::{DeleteRecordsPartition, DeleteRecordsRequest};
+use ropewalk_codec::delete_records_request::{
+    DeleteRecordsPartition, DeleteRecordsRequest, DeleteRecordsTopic,
+};
 use ropewalk_codec::delete_records_response::{
     DeleteRecordsPartitionResult, DeleteRecordsResponse, DeleteRecordsTopicResult,
 };
@@ -15,8 +20,8 @@ use ropewalk_store::PartitionLog;
 use tracing::info;
 use uuid::Uuid;
 
+use super::partition::{HeldPartition, barriers};
 use super::{Call, Close, Context, ErrorCode, deadline};
-use crate::catalog::TopicView;
 use crate::limits;
 
 /// The offset that represents the high watermark.
@@ -58,16 +63,18 @@ pub(crate) async fn handle(
     call: &Call,
     request: DeleteRecordsRequest,
 ) -> Result<DeleteRecordsResponse, Close> {
+    let found: Vec<Vec<Result<HeldPartition, ErrorCode>>> =
+        request.topics.iter().map(|topic| resolve(ctx, topic)).collect();
+    let barriers = barriers(found.iter().flatten().flatten()).await;
     let mut shards: BTreeMap<ShardId, Vec<LogStartMove>> = BTreeMap::new();
     let mut topics = Vec::with_capacity(request.topics.len());
-    for (t, topic) in request.topics.into_iter().enumerate() {
-        let view = ctx.topic(&topic.name, Uuid::nil());
+    for (t, (topic, found)) in request.topics.into_iter().zip(found).enumerate() {
         let mut partitions = Vec::with_capacity(topic.partitions.len());
-        for (p, asked) in topic.partitions.into_iter().enumerate() {
-            let checked = match &view {
-                Ok(view) => check(ctx, view, &asked, ResultPlace { topic: t, partition: p }),
-                Err(code) => Err(*code),
-            };
+        for (p, (asked, found)) in topic.partitions.into_iter().zip(found).enumerate() {
+            let checked = found.and_then(|found| {
+                barriers.get(&found.shard.id()).copied().unwrap_or(Ok(()))?;
+                check(found, &asked, ResultPlace { topic: t, partition: p })
+            });
             let code = match checked {
                 Ok(checked) => {
                     shards.entry(checked.shard.id()).or_default().push(checked);
@@ -115,19 +122,28 @@ pub(crate) async fn handle(
     Ok(DeleteRecordsResponse { topics, ..Default::default() })
 }
 
+/// The partitions of one topic whose records may be deleted.
+fn resolve(ctx: &Context, topic: &DeleteRecordsTopic) -> Vec<Result<HeldPartition, ErrorCode>> {
+    let view = ctx.topic(&topic.name, Uuid::nil());
+    let resolve = |asked: &DeleteRecordsPartition| {
+        let view = view.as_deref().map_err(|code| *code)?;
+        let found = ctx.partition(view, asked.partition_index)?;
+        if view.config.compacts() && !view.config.deletes() {
+            // A compacted topic keeps the last record of every key.
+            return Err(ErrorCode::PolicyViolation);
+        }
+        Ok(found)
+    };
+    topic.partitions.iter().map(resolve).collect()
+}
+
 /// The move of one partition. Advancing to the current log start or below changes nothing and is
 /// not an error.
 fn check(
-    ctx: &Context,
-    topic: &TopicView,
+    found: HeldPartition,
     asked: &DeleteRecordsPartition,
     place: ResultPlace,
 ) -> Result<LogStartMove, ErrorCode> {
-    let found = ctx.partition(topic, asked.partition_index)?;
-    if topic.config.compacts() && !topic.config.deletes() {
-        // A compacted topic keeps the last record of every key.
-        return Err(ErrorCode::PolicyViolation);
-    }
     let end = found.log.high_watermark();
     let offset = if asked.offset == ALL { end } else { asked.offset };
     if !(0..=end).contains(&offset) {

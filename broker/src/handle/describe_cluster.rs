@@ -1,4 +1,5 @@
-//! DescribeCluster: the brokers of the cluster (KIP-700).
+//! DescribeCluster: the brokers of the cluster (KIP-700). Those that are away are Kafka's fenced
+//! ones (KIP-1073).
 
 use std::sync::Arc;
 
@@ -26,20 +27,27 @@ pub(crate) async fn handle(
             ..Default::default()
         });
     }
-    let endpoints = ctx.endpoints(&call.peer);
-    let controller_id = ctx.controller_id(&endpoints);
-    let broker = |Endpoint { id, host, port, rack }| DescribeClusterBroker {
-        broker_id: id,
-        host,
-        port,
-        rack,
-        is_fenced: false,
+    let (alive, away) = ctx.all_endpoints(&call.peer);
+    let controller_id = ctx.controller_id(&alive);
+    let broker = |is_fenced| {
+        move |Endpoint { id, host, port, rack }| DescribeClusterBroker {
+            broker_id: id,
+            host,
+            port,
+            rack,
+            is_fenced,
+        }
     };
+    let mut brokers: Vec<DescribeClusterBroker> = alive.into_iter().map(broker(false)).collect();
+    if request.include_fenced_brokers {
+        brokers.extend(away.into_iter().map(broker(true)));
+        brokers.sort_unstable_by_key(|broker| broker.broker_id);
+    }
     let mut response = DescribeClusterResponse {
         endpoint_type: BROKERS,
         cluster_id: ctx.cluster_id.clone(),
         controller_id,
-        brokers: endpoints.into_iter().map(broker).collect(),
+        brokers,
         ..Default::default()
     };
     if request.include_cluster_authorized_operations {

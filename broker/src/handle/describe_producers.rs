@@ -8,7 +8,7 @@ use ropewalk_codec::describe_producers_response::{
     DescribeProducersResponse, PartitionResponse, ProducerState, TopicResponse,
 };
 
-use super::partition::LedPartition;
+use super::partition::HeldPartition;
 use super::{Call, Close, Context, ErrorCode};
 
 /// Handles the request.
@@ -19,7 +19,7 @@ pub(crate) async fn handle(
 ) -> Result<DescribeProducersResponse, Close> {
     let mut topics = Vec::with_capacity(request.topics.len());
     for topic in request.topics {
-        let partition = |partition_index: i32, found: Result<LedPartition, ErrorCode>| match found
+        let partition = |partition_index: i32, found: Result<HeldPartition, ErrorCode>| match found
             .and_then(|found| active(&found))
         {
             Ok(active_producers) => {
@@ -39,7 +39,7 @@ pub(crate) async fn handle(
     Ok(DescribeProducersResponse { topics, ..Default::default() })
 }
 
-fn active(found: &LedPartition) -> Result<Vec<ProducerState>, ErrorCode> {
+fn active(found: &HeldPartition) -> Result<Vec<ProducerState>, ErrorCode> {
     let state = found.shard.state();
     let partition = state.partitions.get(&found.id).ok_or(ErrorCode::UnknownTopicOrPartition)?;
     let producers = partition.producers.iter().flat_map(|known| known.iter());

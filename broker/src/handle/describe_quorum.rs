@@ -1,7 +1,9 @@
 //! DescribeQuorum: the voters of the metadata (KIP-595). These are the voters of the catalog shard,
 //! whose Raft log is reported as Kafka's `__cluster_metadata`: the index of an entry is its offset,
-//! and an entry is committed before it is applied. Only the leader knows how far the others are.
-//! Its own last caught-up time is always now (KIP-836).
+//! and an entry is committed before it is applied. Only the leader knows how far the others are;
+//! another broker answers with what the leader has reported last, and with its own high watermark.
+//! Tools ask any broker, and Kafka's brokers pass the request on. The last caught-up time of the
+//! leader is always now (KIP-836).
 
 use std::sync::Arc;
 
@@ -11,12 +13,13 @@ use ropewalk_codec::describe_quorum_request::DescribeQuorumRequest;
 use ropewalk_codec::describe_quorum_response::{
     DescribeQuorumResponse, Listener, Node, PartitionData, ReplicaState, TopicData,
 };
-use ropewalk_shard::engine::Progress;
-use ropewalk_shard::{ReplicaId, ShardId};
+use ropewalk_shard::{BrokerId, ShardId};
 
 use super::placement::Endpoint;
 use super::{Call, Close, Context, ErrorCode};
 use crate::clock;
+use crate::cluster::Report;
+use crate::cluster::report::Member;
 
 const METADATA_TOPIC: &str = "__cluster_metadata";
 
@@ -64,8 +67,7 @@ fn quorum(
             ..Default::default()
         };
     }
-    let catalog = ctx.node.catalog();
-    let Some(term) = catalog.leading() else {
+    let Some(Quorum { leader, term, followers, end }) = known(ctx) else {
         return PartitionData {
             partition_index,
             error_code: call.refuse(ErrorCode::NotLeaderOrFollower),
@@ -74,20 +76,19 @@ fn quorum(
             ..Default::default()
         };
     };
-    let end = offset_after(catalog.applied_index());
     let now = clock::now_ms();
     let own = ReplicaState {
-        replica_id: ctx.broker_id,
+        replica_id: leader.0,
         log_end_offset: end,
         last_fetch_timestamp: now,
         last_caught_up_timestamp: now,
         ..Default::default()
     };
     let (mut current_voters, mut observers) = (vec![own], Vec::new());
-    for (replica_id, member) in followers(ctx) {
+    for (broker, member) in followers {
         let caught_up = if member.is_caught_up { now } else { -1 };
         let state = ReplicaState {
-            replica_id,
+            replica_id: broker.0,
             log_end_offset: offset_after(member.matched),
             last_fetch_timestamp: caught_up,
             last_caught_up_timestamp: caught_up,
@@ -97,27 +98,49 @@ fn quorum(
     }
     PartitionData {
         partition_index,
-        leader_id: ctx.broker_id,
+        leader_id: leader.0,
         leader_epoch: i32::try_from(term).unwrap_or(i32::MAX),
-        high_watermark: end,
+        high_watermark: offset_after(ctx.node.catalog().applied_index()),
         current_voters,
         observers,
         ..Default::default()
     }
 }
 
-/// The other members of the catalog shard, with the ids of their brokers.
-fn followers(ctx: &Context) -> Vec<(i32, Progress)> {
-    let catalog = ctx.node.catalog();
-    let (own, members) = (catalog.replica(), catalog.progress());
-    let state = catalog.state();
-    let info = state.catalog.as_ref().and_then(|catalog| catalog.shards.get(&ShardId::CATALOG));
-    let broker_of = |member: Progress| {
-        let placed = info?.replicas.get(&ReplicaId(member.replica))?;
-        Some((placed.broker.0, member))
+/// The members of the catalog shard, as its leader knows them.
+struct Quorum {
+    leader: BrokerId,
+    term: u64,
+    /// The others, with their brokers.
+    followers: Vec<(BrokerId, Member)>,
+    /// The offset after the leader's last entry, as far as it is known here.
+    end: i64,
+}
+
+/// `None` while no leader of the catalog is known.
+fn known(ctx: &Context) -> Option<Quorum> {
+    let led_by = |report: Arc<Report>| {
+        let led = report.led.iter().find(|led| led.shard == ShardId::CATALOG)?;
+        Some((report.broker, led.clone()))
     };
-    let others = members.into_iter().filter(|member| Some(member.replica) != own);
-    others.filter_map(broker_of).collect()
+    // Of two that say that they lead, the one of the higher term leads.
+    let reports = ctx.cluster.reports().into_iter().filter_map(led_by);
+    let (leader, led) = reports.max_by_key(|(_, led)| led.term)?;
+    let (own, others): (Vec<Member>, Vec<Member>) =
+        led.members.iter().partition(|member| member.replica == led.replica);
+    let end = own.first().map_or(0, |own| own.matched);
+    let state = ctx.node.catalog().state();
+    let info = state.catalog.as_ref().and_then(|catalog| catalog.shards.get(&ShardId::CATALOG));
+    let broker_of = |member: Member| {
+        let placed = info?.replicas.get(&member.replica)?;
+        Some((placed.broker, member))
+    };
+    Some(Quorum {
+        leader,
+        term: led.term,
+        followers: others.into_iter().filter_map(broker_of).collect(),
+        end: offset_after(end.max(ctx.node.catalog().applied_index())),
+    })
 }
 
 fn offset_after(index: u64) -> i64 {

@@ -291,6 +291,8 @@ impl From<&TopicError> for ErrorCode {
             // Only calls of the admin server end in these.
             TopicError::TooManyGroups(_) | TopicError::InvalidEpoch(_) => Self::InvalidRequest,
             TopicError::Refused(refusal) => refusal.into(),
+            // The change was made: a retry would be refused, so the client must not retry by itself.
+            TopicError::NotOpen(_) => Self::RequestTimedOut,
             TopicError::Unavailable(error) => match error {
                 ProposeError::Full => Self::KafkaStorageError,
                 ProposeError::NotLeader
@@ -373,7 +375,10 @@ impl From<&catalog::Refusal> for ErrorCode {
             catalog::Refusal::BrokerForgotten { .. }
             | catalog::Refusal::StaleIncarnation { .. }
             | catalog::Refusal::TooManyBrokers { .. }
-            | catalog::Refusal::BrokerHoldsReplicas { .. } => Self::PolicyViolation,
+            | catalog::Refusal::BrokerHoldsReplicas { .. }
+            | catalog::Refusal::StandingChanged { .. }
+            | catalog::Refusal::TooFewBrokers { .. }
+            | catalog::Refusal::OtherRestarts { .. } => Self::PolicyViolation,
             catalog::Refusal::NoSuchBroker { .. } => Self::BrokerIdNotRegistered,
             catalog::Refusal::NoSuchShard { .. }
             | catalog::Refusal::NoSuchReplica { .. }

@@ -18,6 +18,8 @@
 //!   ends, and a position that this broker's log contradicts is refused only if the broker is known
 //!   to lead still. A deposed leader lacks records, and its refusal would make a consumer start
 //!   again elsewhere in the log.
+//! - A follower returns only what is committed, and never says that an offset behind its end is out
+//!   of range: see `replica`.
 //!
 //! `session` holds what a client asks and was answered in a fetch session (KIP-227), `cache` the
 //! sessions of the broker; both decide without I/O. `reading` connects them with the logs.
@@ -32,7 +34,7 @@ use ropewalk_codec::fetch_response::{FetchResponse, LeaderIdAndEpoch, NodeEndpoi
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
-use super::partition::LedPartition;
+use super::partition::HeldPartition;
 use super::placement::{Endpoint, LeaderHints};
 use super::{Call, Close, Context, ErrorCode};
 use crate::catalog::TopicView;
@@ -41,10 +43,11 @@ use crate::limits;
 mod cache;
 mod session;
 mod reading;
+mod replica;
 mod collect;
 mod send;
 
-use collect::{Collected, Collector, Order, diverging};
+use collect::{Collected, Collector, Limit, Order, diverging};
 use reading::Reading;
 pub(crate) use reading::{SessionMetrics, Sessions};
 pub(crate) use send::{Buffers, Later};
@@ -57,6 +60,8 @@ const LEADER_HINTS_SINCE: i16 = 16;
 struct PartitionRead {
     asked: FetchPartition,
     found: Found,
+    /// The broker that the consumer should read in place of this one.
+    preferred: Option<i32>,
     /// Identifies the partition when its log changes.
     token: u32,
     /// Whether its log reports the next change.
@@ -104,7 +109,7 @@ pub(crate) async fn handle(
         // A fetch that only waits must not hold memory that other responses need.
         if !waits || partitions(&reading.wants).any(PartitionRead::has_news) {
             reading.confirm().await;
-            let collected = collect(ctx, call, &mut reading, bytes_max).await?;
+            let collected = collect(ctx, call, &mut reading, Limit { bytes_max, waits }).await?;
             let Collected { counted_bytes, urgent, .. } = collected;
             if !waits || urgent || counted_bytes >= bytes_min {
                 let mut response = collected.into_response(ctx, call, &reading.wants).await;
@@ -123,7 +128,9 @@ pub(crate) async fn handle(
                 _ = leadership.changed() => true,
             }
         };
-        moved = timeout_at(deadline, woken).await.unwrap_or(false);
+        let look_again = Instant::now() + replica::LEADER_LOOK_INTERVAL;
+        let until = if reading.may_follow() { deadline.min(look_again) } else { deadline };
+        moved = timeout_at(until, woken).await.unwrap_or(reading.may_follow());
     }
 }
 
@@ -153,17 +160,17 @@ async fn collect(
     ctx: &Arc<Context>,
     call: &Arc<Call>,
     reading: &mut Reading,
-    bytes_max: usize,
+    limit: Limit,
 ) -> Result<Collected, Close> {
     let share = ctx.answers.acquire(limits::FETCH_RESERVE_BYTES).await;
     let order = if reading.has_session() { Order::OfSession } else { Order::InTurn };
     let wants = &mut reading.wants;
     if partitions(wants).all(PartitionRead::is_in_memory) {
-        return Ok(Collector::new(ctx, call, wants, bytes_max, share).collect_from_memory(order));
+        return Ok(Collector::new(ctx, call, wants, limit, share).collect_from_memory(order));
     }
     let (ctx, call, lent) = (Arc::clone(ctx), Arc::clone(call), mem::take(wants));
     let collected = tokio::task::spawn_blocking(move || {
-        (Collector::new(&ctx, &call, &lent, bytes_max, share).collect_from_anywhere(order), lent)
+        (Collector::new(&ctx, &call, &lent, limit, share).collect_from_anywhere(order), lent)
     });
     let (collected, lent) = collected.await.map_err(|panic| Close::Panicked(panic.to_string()))?;
     *wants = lent;
@@ -176,15 +183,29 @@ fn partitions(wants: &[TopicRead]) -> impl Iterator<Item = &PartitionRead> {
 
 impl PartitionRead {
     fn is_in_memory(&self) -> bool {
+        if self.preferred.is_some() {
+            return true;
+        }
         self.found.as_ref().map_or(true, |found| found.log.is_in_memory(self.asked.fetch_offset))
     }
 
     /// Whether the partition has records to return, or an error.
     fn has_news(&self) -> bool {
         let Ok(found) = &self.found else { return true };
-        found.log.is_closed()
-            || found.log.high_watermark() != self.asked.fetch_offset
-            || !matches!(diverging(found, &self.asked), Ok(None))
+        if found.log.is_closed() || self.preferred.is_some() {
+            return true;
+        }
+        // A follower may get what it lacks while the fetch waits.
+        !self.is_ahead()
+            && (found.log.high_watermark() != self.asked.fetch_offset
+                || !matches!(diverging(found, &self.asked), Ok(None)))
+    }
+
+    /// Whether the client's position is behind the end of this broker's log, and the leader may have
+    /// more.
+    fn is_ahead(&self) -> bool {
+        let Ok(found) = &self.found else { return false };
+        found.is_followed() && self.asked.fetch_offset > found.log.high_watermark()
     }
 
     /// Whether the log contradicts the client's position and a newer leader might not. What is
@@ -192,7 +213,7 @@ impl PartitionRead {
     fn is_doubtful(&self) -> bool {
         let Ok(found) = &self.found else { return false };
         let (offset, epoch) = (self.asked.fetch_offset, self.asked.last_fetched_epoch);
-        if self.confirmed || offset < found.log.log_start() {
+        if self.confirmed || found.is_followed() || offset < found.log.log_start() {
             return false;
         }
         // The current epoch extends to the end of the log.
@@ -200,19 +221,7 @@ impl PartitionRead {
         offset > found.log.high_watermark()
             || !agrees && !matches!(diverging(found, &self.asked), Ok(None))
     }
-
-    /// Looks the partition up.
-    fn find(
-        ctx: &Context,
-        view: &Result<Arc<TopicView>, ErrorCode>,
-        asked: &FetchPartition,
-    ) -> Found {
-        let view = view.as_deref().map_err(|code| *code)?;
-        let found = ctx.partition(view, asked.partition)?;
-        found.check_epoch(asked.current_leader_epoch)?;
-        Ok(found)
-    }
 }
 
-/// A partition that this broker leads, or the error code for it.
-type Found = Result<LedPartition, ErrorCode>;
+/// A partition that this broker leads or follows, or the error code for it.
+type Found = Result<HeldPartition, ErrorCode>;

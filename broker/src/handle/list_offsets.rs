@@ -11,7 +11,7 @@ use ropewalk_codec::list_offsets_response::{
 };
 use uuid::Uuid;
 
-use super::partition::{LedPartition, barriers};
+use super::partition::{HeldPartition, barriers};
 use super::{Call, Close, Context, ErrorCode};
 
 const LATEST: i64 = -1;
@@ -35,7 +35,7 @@ pub(crate) async fn handle(
     request: ListOffsetsRequest,
 ) -> Result<ListOffsetsResponse, Close> {
     let mut topics = Vec::with_capacity(request.topics.len());
-    let found: Vec<Vec<Result<LedPartition, ErrorCode>>> =
+    let found: Vec<Vec<Result<HeldPartition, ErrorCode>>> =
         request.topics.iter().map(|topic| resolve(ctx, topic)).collect();
     // Every acknowledged record can be read after that.
     let barriers = barriers(found.iter().flatten().flatten()).await;
@@ -61,7 +61,7 @@ pub(crate) async fn handle(
     Ok(ListOffsetsResponse { topics, ..Default::default() })
 }
 
-fn resolve(ctx: &Context, topic: &ListOffsetsTopic) -> Vec<Result<LedPartition, ErrorCode>> {
+fn resolve(ctx: &Context, topic: &ListOffsetsTopic) -> Vec<Result<HeldPartition, ErrorCode>> {
     let view = ctx.topic(&topic.name, Uuid::nil());
     let resolve = |asked: &ListOffsetsPartition| {
         let view = view.as_deref().map_err(|code| *code)?;
@@ -73,7 +73,7 @@ fn resolve(ctx: &Context, topic: &ListOffsetsTopic) -> Vec<Result<LedPartition, 
 }
 
 fn look_up(
-    found: &LedPartition,
+    found: &HeldPartition,
     asked: &ListOffsetsPartition,
 ) -> Result<ListOffsetsPartitionResponse, ErrorCode> {
     let log = &found.log;

@@ -1,5 +1,5 @@
-//! ListPartitionReassignments: the partitions that get replicas on more brokers. The cluster begins
-//! that by itself.
+//! ListPartitionReassignments: the partitions whose replicas move. The cluster begins that by
+//! itself: a replica that is being added does not vote yet, one that is being removed leaves.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,15 +10,17 @@ use ropewalk_codec::list_partition_reassignments_response::{
     ListPartitionReassignmentsResponse, OngoingPartitionReassignment, OngoingTopicReassignment,
 };
 use ropewalk_shard::ShardId;
+use ropewalk_shard::placement::Role;
 use uuid::Uuid;
 
 use super::{Call, Close, Context};
 use crate::catalog::TopicView;
 
-/// The replicas of a shard to which some are being added.
-struct Growing {
+/// The replicas of a shard, some of which are being added or removed.
+struct Moving {
     replicas: Vec<i32>,
     adding: Vec<i32>,
+    removing: Vec<i32>,
 }
 
 /// Handles the request. A topic or a partition that does not exist is left out, as in Kafka.
@@ -27,8 +29,8 @@ pub(crate) async fn handle(
     _call: &Call,
     request: ListPartitionReassignmentsRequest,
 ) -> Result<ListPartitionReassignmentsResponse, Close> {
-    let growing = growing(ctx);
-    if growing.is_empty() {
+    let moving = moving(ctx);
+    if moving.is_empty() {
         return Ok(ListPartitionReassignmentsResponse::default());
     }
     let asked: Vec<(Arc<TopicView>, Option<BTreeSet<i32>>)> = match request.topics {
@@ -45,12 +47,12 @@ pub(crate) async fn handle(
         let all = (0_i32..).zip(&view.partitions);
         let wanted = all.filter(|(index, _)| indexes.as_ref().is_none_or(|i| i.contains(index)));
         let partitions = wanted.filter_map(|(partition_index, home)| {
-            let Growing { replicas, adding } = growing.get(&home.shard)?;
+            let Moving { replicas, adding, removing } = moving.get(&home.shard)?;
             Some(OngoingPartitionReassignment {
                 partition_index,
                 replicas: replicas.clone(),
                 adding_replicas: adding.clone(),
-                removing_replicas: Vec::new(),
+                removing_replicas: removing.clone(),
             })
         });
         let partitions: Vec<_> = partitions.collect();
@@ -61,13 +63,20 @@ pub(crate) async fn handle(
     Ok(ListPartitionReassignmentsResponse { topics, ..Default::default() })
 }
 
-/// The shards to which replicas are being added.
-fn growing(ctx: &Context) -> BTreeMap<ShardId, Growing> {
+/// The shards with replicas that are being added or removed.
+fn moving(ctx: &Context) -> BTreeMap<ShardId, Moving> {
     let shard = |shard: ShardId| {
         let adding = ctx.cluster.holders(shard).learners;
         let adding: Vec<i32> = adding.into_iter().map(|broker| broker.0).collect();
-        let growing = Growing { replicas: ctx.replicas(shard), adding };
-        (!growing.adding.is_empty()).then_some((shard, growing))
+        let replicas = ctx.replicas(shard);
+        let placed = ctx.view.replicas(shard);
+        let leaving = placed.values().filter(|placed| placed.role == Role::Leaving);
+        let leaving = leaving.map(|placed| placed.broker.0);
+        // One that has left already is no member any more.
+        let removing = leaving.filter(|id| replicas.contains(id) && !adding.contains(id)).collect();
+        let moving = Moving { replicas, adding, removing };
+        let moves = !moving.adding.is_empty() || !moving.removing.is_empty();
+        moves.then_some((shard, moving))
     };
-    ctx.data_shards().into_iter().filter_map(shard).collect()
+    ctx.topics.data_shards().into_iter().filter_map(shard).collect()
 }

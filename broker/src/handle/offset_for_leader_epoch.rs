@@ -15,7 +15,7 @@ use ropewalk_codec::offset_for_leader_epoch_response::{
 use ropewalk_shard::state::partition::EpochEnd;
 use uuid::Uuid;
 
-use super::partition::{LedPartition, barriers};
+use super::partition::{HeldPartition, barriers};
 use super::{Call, Close, Context, ErrorCode};
 
 /// Epoch and offset of the answer for an epoch that this log cannot have.
@@ -28,11 +28,11 @@ pub(crate) async fn handle(
     request: OffsetForLeaderEpochRequest,
 ) -> Result<OffsetForLeaderEpochResponse, Close> {
     let mut topics = Vec::with_capacity(request.topics.len());
-    let found: Vec<Vec<Result<LedPartition, ErrorCode>>> =
+    let found: Vec<Vec<Result<HeldPartition, ErrorCode>>> =
         request.topics.iter().map(|topic| resolve(ctx, topic)).collect();
     let barriers = barriers(found.iter().flatten().flatten()).await;
     for (topic, found) in request.topics.into_iter().zip(found) {
-        let answer = |(asked, found): (OffsetForLeaderPartition, Result<LedPartition, _>)| {
+        let answer = |(asked, found): (OffsetForLeaderPartition, Result<HeldPartition, _>)| {
             let end = found.and_then(|found| {
                 barriers.get(&found.shard.id()).copied().unwrap_or(Ok(()))?;
                 end_of(&found, &asked)
@@ -49,7 +49,7 @@ pub(crate) async fn handle(
     Ok(OffsetForLeaderEpochResponse { topics, ..Default::default() })
 }
 
-fn resolve(ctx: &Context, topic: &OffsetForLeaderTopic) -> Vec<Result<LedPartition, ErrorCode>> {
+fn resolve(ctx: &Context, topic: &OffsetForLeaderTopic) -> Vec<Result<HeldPartition, ErrorCode>> {
     let view = ctx.topic(&topic.topic, Uuid::nil());
     let resolve = |asked: &OffsetForLeaderPartition| {
         let view = view.as_deref().map_err(|code| *code)?;
@@ -61,7 +61,7 @@ fn resolve(ctx: &Context, topic: &OffsetForLeaderTopic) -> Vec<Result<LedPartiti
 }
 
 fn end_of(
-    found: &LedPartition,
+    found: &HeldPartition,
     asked: &OffsetForLeaderPartition,
 ) -> Result<EpochEndOffset, ErrorCode> {
     let state = found.shard.state();

@@ -13,9 +13,9 @@ use uuid::Uuid;
 use super::{Context, ErrorCode};
 use crate::catalog::TopicView;
 
-/// A partition that this broker leads.
+/// A partition that this broker leads or, for a fetch, follows.
 #[derive(Debug)]
-pub(crate) struct LedPartition {
+pub(crate) struct HeldPartition {
     /// The identity of the partition.
     pub(crate) id: PartitionId,
     /// The shard of the partition.
@@ -24,8 +24,17 @@ pub(crate) struct LedPartition {
     pub(crate) log: Arc<PartitionLog>,
     /// The current leader epoch of the partition.
     pub(crate) leader_epoch: i32,
-    /// The term in which this broker led the shard.
+    /// The term in which this broker led or followed the shard.
     term: u64,
+    role: Role,
+}
+
+/// The part that this broker has in a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Leads,
+    /// It has what is committed and applied here, which may be less than the leader has.
+    Follows,
 }
 
 /// The leader epoch of a partition whose shard is led in `term`.
@@ -49,7 +58,7 @@ impl Context {
         topic: &Str,
         asked: Vec<P>,
         index: impl Fn(&P) -> i32,
-        mut answer: impl FnMut(P, Result<LedPartition, ErrorCode>) -> R,
+        mut answer: impl FnMut(P, Result<HeldPartition, ErrorCode>) -> R,
     ) -> Vec<R> {
         let view = self.topic(topic, Uuid::nil());
         let find = |index| self.partition(view.as_deref().map_err(|code| *code)?, index);
@@ -65,20 +74,37 @@ impl Context {
         &self,
         topic: &TopicView,
         index: i32,
-    ) -> Result<LedPartition, ErrorCode> {
+    ) -> Result<HeldPartition, ErrorCode> {
         let (id, home) = topic.partition(index).ok_or(ErrorCode::UnknownTopicOrPartition)?;
         let shard = self.node.shard(home.shard).ok_or_else(|| self.why_not(home.shard))?;
         let term = shard.leading().ok_or(ErrorCode::NotLeaderOrFollower)?;
         let log = shard.log(&id).ok_or(ErrorCode::UnknownTopicOrPartition)?;
         let leader_epoch = epoch(home.epoch_base, term);
-        Ok(LedPartition { id, shard: Arc::clone(shard), log, leader_epoch, term })
+        let role = Role::Leads;
+        Ok(HeldPartition { id, shard: Arc::clone(shard), log, leader_epoch, term, role })
+    }
+
+    /// The partition, if this broker follows its leader (KIP-392).
+    pub(crate) fn followed(
+        &self,
+        topic: &TopicView,
+        index: i32,
+    ) -> Result<HeldPartition, ErrorCode> {
+        let (id, home) = topic.partition(index).ok_or(ErrorCode::UnknownTopicOrPartition)?;
+        let shard = self.node.shard(home.shard).ok_or(ErrorCode::NotLeaderOrFollower)?;
+        let term = shard.following().ok_or(ErrorCode::NotLeaderOrFollower)?;
+        // The leader may have opened it already.
+        let log = shard.log(&id).ok_or(ErrorCode::NotLeaderOrFollower)?;
+        let leader_epoch = epoch(home.epoch_base, term);
+        let role = Role::Follows;
+        Ok(HeldPartition { id, shard: Arc::clone(shard), log, leader_epoch, term, role })
     }
 }
 
 /// Waits until every acknowledged record of these partitions can be read, and this broker is known
 /// to lead them still: one read barrier per shard, all concurrently.
 pub(crate) async fn barriers(
-    found: impl Iterator<Item = &LedPartition>,
+    found: impl Iterator<Item = &HeldPartition>,
 ) -> BTreeMap<ShardId, Result<(), ErrorCode>> {
     let shards: BTreeMap<ShardId, &Arc<ShardHandle>> =
         found.map(|found| (found.shard.id(), &found.shard)).collect();
@@ -104,11 +130,20 @@ impl Context {
     }
 }
 
-impl LedPartition {
-    /// Whether this broker has led the partition without a break since it was looked up, as far as
-    /// it knows.
-    pub(crate) fn is_led(&self) -> bool {
-        self.shard.leading() == Some(self.term)
+impl HeldPartition {
+    /// Whether this broker follows the leader of the partition.
+    pub(crate) fn is_followed(&self) -> bool {
+        self.role == Role::Follows
+    }
+
+    /// Whether this broker has led the partition, or followed the same leader, without a break since
+    /// the partition was looked up, as far as it knows.
+    pub(crate) fn is_current(&self) -> bool {
+        let term = match self.role {
+            Role::Leads => self.shard.leading(),
+            Role::Follows => self.shard.following(),
+        };
+        term == Some(self.term)
     }
 
     /// Checks the client's leader epoch (KIP-320); -1 disables the check.

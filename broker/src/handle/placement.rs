@@ -6,6 +6,7 @@
 //! (KIP-951).
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use ropewalk_codec::Str;
 use ropewalk_shard::command::PartitionPlacement;
@@ -14,7 +15,7 @@ use ropewalk_shard::{BrokerId, ShardId};
 use super::partition::epoch;
 use super::{Context, ErrorCode};
 use crate::catalog::TopicView;
-use crate::cluster::{Holders, Seen};
+use crate::cluster::{Holders, KnownBroker, Seen};
 use crate::listen::Peer;
 
 /// A broker with its endpoint.
@@ -42,9 +43,9 @@ pub(crate) struct Placed {
     pub(crate) leader_epoch: i32,
     /// The brokers that hold the partition, the leader first: it is the preferred one.
     pub(crate) replicas: Vec<i32>,
-    /// The voters that can be reached.
+    /// The leader and the voters that lack little of its log.
     pub(crate) in_sync: Vec<i32>,
-    /// The voters that cannot be reached.
+    /// The other voters that cannot be reached.
     pub(crate) offline: Vec<i32>,
 }
 
@@ -64,17 +65,21 @@ impl Context {
     /// listed as well, and all brokers when this one does not know who is alive: a client that is
     /// given this broker alone would ask no other one until the end of a cut.
     pub(crate) fn endpoints(&self, peer: &Peer) -> Vec<Endpoint> {
+        let (listed, _) = self.all_endpoints(peer);
+        listed
+    }
+
+    /// The same, and the brokers of the catalog that are not among them.
+    pub(crate) fn all_endpoints(&self, peer: &Peer) -> (Vec<Endpoint>, Vec<Endpoint>) {
         let cluster = &self.cluster;
         let lists_all = cluster.lacks_majority(ShardId::CATALOG);
         let is_listed = |id| lists_all || cluster.is_alive(id) || cluster.leads_any(id);
-        let brokers = cluster.brokers().into_iter();
-        brokers
-            .filter(|broker| is_listed(broker.id))
-            .filter_map(|broker| {
-                let (host, port) = broker.endpoints.get(&peer.listener)?.clone();
-                Some(Endpoint { id: broker.id.0, host, port, rack: broker.rack.clone() })
-            })
-            .collect()
+        let endpoint = |broker: Arc<KnownBroker>| {
+            let (host, port) = broker.endpoints.get(&peer.listener)?.clone();
+            Some(Endpoint { id: broker.id.0, host, port, rack: broker.rack.clone() })
+        };
+        let brokers = cluster.brokers().into_iter().filter_map(endpoint);
+        brokers.partition(|broker| is_listed(BrokerId(broker.id)))
     }
 
     /// The endpoint of one broker for clients of the same listener.
@@ -98,18 +103,9 @@ impl Context {
         in_order(&self.cluster.holders(shard), leader)
     }
 
-    /// The number of replicas that the cluster keeps of each partition: the largest of any shard.
+    /// The number of replicas that the cluster keeps of each partition.
     pub(crate) fn replication_factor(&self) -> i16 {
-        let shards = self.data_shards().into_iter();
-        let replicas = shards.map(|shard| self.replicas(shard).len()).max();
-        i16::try_from(replicas.unwrap_or(1).max(1)).unwrap_or(i16::MAX)
-    }
-
-    /// The shards of partitions, which the catalog lists.
-    pub(crate) fn data_shards(&self) -> Vec<ShardId> {
-        let state = self.node.catalog().state();
-        let listed = state.catalog.iter().flat_map(|catalog| catalog.shards.keys().copied());
-        listed.filter(|shard| *shard != ShardId::CATALOG).collect()
+        i16::try_from(self.topics.replication_factor()).unwrap_or(i16::MAX)
     }
 }
 
@@ -146,9 +142,11 @@ impl<'a> Placements<'a> {
                 (ctx.cluster.last_leader(shard), ctx.cluster.holders(shard));
             let replicas = in_order(&holders, leader);
             let ids = |ids: Vec<BrokerId>| ids.into_iter().map(|id| id.0).collect::<Vec<_>>();
-            let Holders { voters, reachable, .. } = holders;
-            let is_reached = |id: &BrokerId| leader == Some(*id) || reachable.contains(id);
-            let (in_sync, offline) = voters.into_iter().partition(is_reached);
+            let Holders { voters, reachable, in_sync, .. } = holders;
+            let is_in_sync = |id: &BrokerId| leader == Some(*id) || in_sync.contains(id);
+            let (in_sync, others): (Vec<_>, Vec<_>) = voters.into_iter().partition(is_in_sync);
+            // One that is reached and not in sync catches up.
+            let offline = others.into_iter().filter(|id| !reachable.contains(id)).collect();
             let mut placed = Placed {
                 error: ErrorCode::None,
                 leader_id: leader.map_or(-1, |leader| leader.0),
@@ -226,8 +224,8 @@ mod tests {
     #[test]
     fn the_leader_is_the_first_of_the_replicas() {
         let ids = |ids: &[i32]| ids.iter().copied().map(BrokerId).collect::<Vec<_>>();
-        let holders =
-            Holders { voters: ids(&[1, 4, 5]), learners: ids(&[2]), reachable: ids(&[1, 4]) };
+        let (voters, learners) = (ids(&[1, 4, 5]), ids(&[2]));
+        let holders = Holders { voters, learners, ..Holders::default() };
         assert_eq!(in_order(&holders, Some(BrokerId(4))), [4, 1, 2, 5]);
         assert_eq!(in_order(&holders, None), [1, 2, 4, 5]);
     }

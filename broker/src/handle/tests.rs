@@ -27,6 +27,9 @@ mod metrics;
 mod fetch_sessions;
 mod trio;
 mod elsewhere;
+mod followers;
+mod moves;
+mod group_moves;
 
 const SOON: Duration = Duration::from_secs(20);
 

@@ -15,6 +15,11 @@ pub(super) const COMPRESSIONS: &[&str] =
     &["uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"];
 pub(super) const TIMESTAMP_TYPES: &[&str] = &["CreateTime", "LogAppendTime"];
 pub(super) const CLEANUP_POLICIES: &[&str] = &["compact", "delete"];
+/// Kafka's own selectors; others are classes that cannot be loaded here.
+const REPLICA_SELECTORS: &[&str] =
+    &["org.apache.kafka.common.replica.LeaderSelector", RACK_AWARE_SELECTOR];
+pub(super) const RACK_AWARE_SELECTOR: &str =
+    "org.apache.kafka.common.replica.RackAwareReplicaSelector";
 const LONG_MAX: &str = "9223372036854775807";
 const INT_MAX: &str = "2147483647";
 
@@ -67,6 +72,10 @@ static USED: &[Key] = &[
     key("socket.request.max.bytes", Kind::Int, "104857600")
         .valid(Valid::AtLeast(1))
         .doc("The largest request, bytes; a larger one closes its connection."),
+    unset("replica.selector.class", Kind::String).valid(Valid::OneOf(REPLICA_SELECTORS)).doc(
+        "Which replica a consumer reads: with RackAwareReplicaSelector one in its client.rack (KIP-392), \
+         else the leader.",
+    ),
     // Topics.
     key("auto.create.topics.enable", Kind::Boolean, "true")
         .doc("Whether a request for a missing topic creates it."),

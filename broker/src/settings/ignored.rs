@@ -216,7 +216,6 @@ ignored! {
     "replica.fetch.wait.max.ms" Int "500" ReadOnly;
     "replica.high.watermark.checkpoint.interval.ms" Long "5000" ReadOnly;
     "replica.lag.time.max.ms" Long "30000" ReadOnly;
-    "replica.selector.class" String null ReadOnly;
     "replica.socket.receive.buffer.bytes" Int "65536" ReadOnly;
     "replica.socket.timeout.ms" Int "30000" ReadOnly;
     "replication.quota.window.num" Int "11" ReadOnly;

@@ -8,6 +8,7 @@
 //! meta.mended                             only while a damaged meta is rewritten
 //! lock                                    locked by the broker that uses the directory
 //! incarnation                             number of the last start (see `incarnation`)
+//! starts                                  the last starts, to recognise a copy (see `starts`)
 //! wal/                                    the write-ahead log of all shards
 //! snapshots/<shard>-<n>.snapshot          the newest two snapshots of each shard (see `snapshot`)
 //! shards/<shard>/spill/<n>.spill          small tails of many partitions, one file a checkpoint
@@ -40,6 +41,9 @@ use ropewalk_shard::{BrokerId, PartitionId, ShardId};
 use serde::{Deserialize, Serialize};
 
 mod incarnation;
+mod starts;
+
+pub use starts::{STARTS_MAX, Start};
 
 const MAGIC: [u8; 8] = *b"RWMETA\0\0";
 /// The format version that this broker reads and writes.

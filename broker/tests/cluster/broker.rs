@@ -13,13 +13,14 @@ use ropewalk_broker::cluster::metrics::PeerMetrics;
 use ropewalk_broker::cluster::{Cluster, Link, Options};
 use ropewalk_disk::SimDisk;
 use ropewalk_node::{NoPeers, Node, NodeOptions, Observer, Peers, ShardHandle};
+use ropewalk_peer::inbox::{Connected, Delivery, Inbox};
 use ropewalk_peer::{CertificateFiles, Class, PeerAddress};
 use ropewalk_segment::SegmentConfig;
 use ropewalk_shard::command::{Append, Command, OpenPartition, ShardCommand};
 use ropewalk_shard::driver::ChangeError;
 use ropewalk_shard::engine::{ChangeRejection, MembersChange};
 use ropewalk_shard::proposal::SendOrder;
-use ropewalk_shard::{BrokerId, Effect, PartitionId, ReplicaId, ShardId, TopicId};
+use ropewalk_shard::{BrokerId, Effect, PartitionId, Payload, ReplicaId, ShardId, TopicId};
 use ropewalk_store::policy::Policy;
 use ropewalk_store::{Identity, checkpoint, recovery, transfer};
 use tempfile::TempDir;
@@ -138,8 +139,48 @@ struct Running {
     metrics: PeerMetrics,
 }
 
+/// Takes nothing.
+struct Deaf;
+
+impl Inbox for Deaf {
+    fn control(&self, _: BrokerId, _: ShardId, _: Bytes) {}
+
+    fn append(&self, _: BrokerId, _: ShardId, _: Bytes) -> Delivery<'_, ()> {
+        Box::pin(async {})
+    }
+
+    fn request(&self, _: BrokerId, _: Bytes) -> Delivery<'_, Option<Payload>> {
+        Box::pin(async { Some(Payload::default()) })
+    }
+
+    fn connected(&self, _: Connected) {}
+
+    fn disconnected(&self, _: BrokerId) {}
+}
+
+/// See [`Brokers::impostor`].
+pub(crate) struct Impostor {
+    peers: ropewalk_peer::Peers,
+    _service: JoinHandle<()>,
+    _files: TempDir,
+}
+
+impl Impostor {
+    /// Sends a request as soon as there is a connection; whether it was answered.
+    pub(crate) async fn ask(&self, to: usize, request: impl Into<Payload>) -> bool {
+        let request = request.into();
+        loop {
+            match self.peers.request(id(to), request.clone()) {
+                Ok(reply) => return reply.await.is_ok(),
+                Err(_) => pause().await,
+            }
+        }
+    }
+}
+
 /// Brokers, by number.
 pub(crate) struct Brokers {
+    authority: Authority,
     disks: Vec<SimDisk>,
     files: Vec<(TempDir, CertificateFiles)>,
     catalogs: Vec<Arc<Catalog>>,
@@ -156,6 +197,7 @@ impl Brokers {
             disks: seeds.map(SimDisk::new).collect(),
             files: (0..count).map(|broker| authority.files(broker)).collect(),
             catalogs: (0..count).map(|_| Catalog::new()).collect(),
+            authority,
             incarnations: (0..count).map(|_| 0).collect(),
             running: (0..count).map(|_| None).collect(),
         };
@@ -181,6 +223,7 @@ impl Brokers {
             broker: id(broker),
             cluster_id: CLUSTER.to_owned(),
             incarnation: self.incarnations[broker],
+            started: None,
             features: 1,
             listen: [any, any],
             certificates: self.files[broker].1.clone(),
@@ -199,6 +242,32 @@ impl Brokers {
         for catalog in &self.catalogs {
             catalog.register(id(broker), self.address(broker));
         }
+    }
+
+    /// A member whose program is not a broker's: it sends what the test says.
+    pub(crate) fn impostor(&self, number: i32) -> Impostor {
+        let (files, certificates) = self.authority.files(number);
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let options = ropewalk_peer::Options {
+            broker: BrokerId(number),
+            cluster_id: CLUSTER.to_owned(),
+            incarnation: 1,
+            started: None,
+            features: 1,
+            listen: [any, any],
+            certificates,
+        };
+        let (peers, service) =
+            ropewalk_peer::Peers::open(options, Arc::new(Deaf)).expect("it opens");
+        let service = tokio::spawn(async { service.run().await.expect("no task ends") });
+        let port = |class| peers.local_addr(class).expect("it is bound").port();
+        let address = PeerAddress { host: "127.0.0.1".to_owned(), ports: Class::ALL.map(port) };
+        for catalog in &self.catalogs {
+            catalog.register(BrokerId(number), address.clone());
+        }
+        let all = (0..self.running.len()).map(|broker| (id(broker), self.address(broker)));
+        peers.set_peers(&all.collect());
+        Impostor { peers, _service: service, _files: files }
     }
 
     /// Stops a broker in order.

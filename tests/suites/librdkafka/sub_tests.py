@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from lists import MUST_PASS, UNSTEADY, read  # noqa: E402
+from lists import MUST_PASS, UNSTEADY, broker_count, read  # noqa: E402
 
-listed = {row.name: row for row in read(Path(sys.argv[1])) if "/" in row.name}
+listed = {row.name: row for row in read(Path(sys.argv[1]), broker_count()) if "/" in row.name}
 found = {}
 for test in sorted({name.partition("/")[0] for name in listed}):
     (source,) = [path for path in Path(sys.argv[2]).glob(f"{test[:4]}[-_]*.c*") if path.suffix in (".c", ".cpp")]

@@ -8,6 +8,7 @@ use ropewalk_shard::driver::Event;
 use ropewalk_shard::engine::Fetch;
 use ropewalk_shard::message::{Body, Message};
 use ropewalk_shard::replica::StopReason;
+use ropewalk_shard::send_budget::Turn;
 use tracing::{error, warn};
 
 use super::{Driver, Fetched};
@@ -41,19 +42,47 @@ impl Driver {
         Ok(())
     }
 
-    /// Sends messages. Entries that were not taken are reported to Raft, which sends them again.
+    /// Sends messages. Raft is informed of entries that were not taken, or have to wait for their
+    /// turn: it sends them again.
     pub(super) fn send(&mut self, messages: Vec<Message>) {
-        let history = self.core.replica().members().history;
+        if messages.is_empty() {
+            return;
+        }
+        let (shard, history) = (self.shard.id(), self.core.replica().members().history);
+        let peers = Arc::clone(&self.context.peers);
+        let broker_of = |replica| peers.broker_of(shard, replica);
+        let (admitted, held) = self.context.sends.admit(shard, messages, broker_of);
         let mut unreachable = BTreeSet::new();
-        for message in messages {
+        for (message, on_its_way) in admitted {
             let entries_for = matches!(message.body, Body::Append { .. }).then_some(message.to);
-            if !self.context.peers.send(self.shard.id(), history, message) {
+            let is_taken = match on_its_way {
+                Some(on_its_way) => peers.send_entries(shard, history, message, on_its_way),
+                None => peers.send(shard, history, message),
+            };
+            if !is_taken {
                 unreachable.extend(entries_for);
             }
+        }
+        for (replica, first) in held {
+            self.event(Event::Held { replica, first });
         }
         for replica in unreachable {
             self.event(Event::Unreachable(replica));
         }
+    }
+
+    /// Sends what waits for a broker that takes entries of this shard again. Returns why the
+    /// replica stopped, once.
+    pub(super) fn take_turn(&mut self, turn: Turn) -> Option<StopReason> {
+        let members: Vec<u64> = self.core.replica().members().iter().collect();
+        for replica in members {
+            if self.context.peers.broker_of(self.shard.id(), replica) == Some(turn.peer) {
+                self.event(Event::Sendable(replica));
+            }
+        }
+        let stopped = self.settle();
+        self.context.sends.end_turn(turn);
+        stopped
     }
 
     /// Reads entries without holding up the driver.

@@ -6,12 +6,13 @@ use ropewalk_shard::command::{Command, ShardCommand};
 use ropewalk_shard::engine::{EntryKind, EntrySource, HardState, Members, Start, StoredEntry};
 use ropewalk_shard::message::{Body, Message};
 use ropewalk_shard::proposal::SendOrder;
-use ropewalk_shard::{HistoryId, PartitionId, ReplicaId, ShardId, State};
+use ropewalk_shard::{BrokerId, HistoryId, PartitionId, ReplicaId, ShardId, State};
 use ropewalk_store::PartitionLog;
 use ropewalk_store::work::WorkError;
 
 use super::*;
 use crate::handle::{FeatureLevel, Halt};
+use crate::sends::OnItsWay;
 
 mod peers;
 
@@ -58,6 +59,8 @@ struct Sent {
     messages: Mutex<Vec<Message>>,
     /// Whether messages are refused.
     is_cut: std::sync::atomic::AtomicBool,
+    /// The entries that are not on their way any more when the test says so.
+    on_their_way: Mutex<Vec<OnItsWay>>,
 }
 
 impl Peers for Sent {
@@ -65,6 +68,21 @@ impl Peers for Sent {
         assert_eq!(shard, ShardId(3));
         self.messages.lock().expect("no panic").push(message);
         !self.is_cut.load(std::sync::atomic::Ordering::Acquire)
+    }
+
+    fn broker_of(&self, _: ShardId, replica: u64) -> Option<BrokerId> {
+        Some(BrokerId(i32::try_from(replica).expect("small")))
+    }
+
+    fn send_entries(
+        &self,
+        shard: ShardId,
+        history: HistoryId,
+        message: Message,
+        on_its_way: OnItsWay,
+    ) -> bool {
+        self.on_their_way.lock().expect("no panic").push(on_its_way);
+        self.send(shard, history, message)
     }
 
     fn send_files(&self, _: ropewalk_store::transfer::message::Message) -> bool {
@@ -157,6 +175,15 @@ fn driver_with(
     logs: Arc<NoLogs>,
     peers: Arc<dyn Peers>,
 ) -> (Driver, Arc<ShardHandle>, Arc<HeldLog>, watch::Sender<bool>) {
+    driver_sending(replica, logs, peers, Arc::default())
+}
+
+fn driver_sending(
+    replica: Replica,
+    logs: Arc<NoLogs>,
+    peers: Arc<dyn Peers>,
+    sends: Arc<Sends>,
+) -> (Driver, Arc<ShardHandle>, Arc<HeldLog>, watch::Sender<bool>) {
     let (shard, queue) =
         ShardHandle::new(ShardId(3), State::new(), HashMap::new(), FeatureLevel::default());
     let log = Arc::new(HeldLog::default());
@@ -165,6 +192,7 @@ fn driver_with(
         wal: Arc::clone(&log) as _,
         log: Arc::new(NoLogs::default()),
         peers,
+        sends,
         transfers: TransferOrders::new().0,
         logs,
         observer: Arc::new(NoLogs::default()),

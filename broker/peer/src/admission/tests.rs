@@ -10,6 +10,7 @@ fn identity(broker: i32) -> Identity {
         broker: BrokerId(broker),
         cluster_id: "c".to_owned(),
         start: Start { incarnation: 7, process: 70 },
+        earlier: Vec::new(),
         features: 2,
     }
 }
@@ -71,12 +72,30 @@ fn a_refusal_names_the_values() {
 #[test]
 fn a_newer_incarnation_wins_and_an_older_one_is_refused() {
     let start = |incarnation, process| Start { incarnation, process };
-    let of = |newest, new| standing(BrokerId(1), newest, new).map_err(|refusal| refusal.reason);
+    let of =
+        |newest, new| standing(BrokerId(1), newest, new, &[]).map_err(|refusal| refusal.reason);
     assert_eq!(of(None, start(0, 1)), Ok(Standing::Newer));
     assert_eq!(of(Some(start(5, 1)), start(6, 2)), Ok(Standing::Newer));
     assert_eq!(of(Some(start(5, 1)), start(5, 1)), Ok(Standing::Same));
     assert_eq!(of(Some(start(5, 1)), start(5, 2)), Err(Reason::Copy));
     assert_eq!(of(Some(start(5, 1)), start(4, 2)), Err(Reason::Stale));
+}
+
+#[test]
+fn d4_a_copy_is_refused_also_when_it_has_started_more_often() {
+    let start = |incarnation, process| Start { incarnation, process };
+    let of = |newest: Start, earlier: &[Start]| {
+        let new = start(9, 90);
+        standing(BrokerId(1), Some(newest), new, earlier).map_err(|refusal| refusal.reason)
+    };
+    let own = [start(6, 60), start(7, 70), start(8, 80)];
+    for known in own {
+        assert_eq!(of(known, &own), Ok(Standing::Newer), "{known:?}");
+    }
+    assert_eq!(of(start(8, 81), &own), Err(Reason::Copy));
+    assert_eq!(of(start(6, 61), &own), Err(Reason::Copy));
+    assert_eq!(of(start(5, 51), &own), Ok(Standing::Newer), "it is not remembered");
+    assert_eq!(of(start(8, 81), &[]), Ok(Standing::Newer), "an older broker remembers nothing");
 }
 
 #[test]

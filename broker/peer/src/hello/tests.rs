@@ -14,6 +14,7 @@ fn hello() -> Hello {
         process: 6,
         features: 7,
         cluster_id: "c1".to_owned(),
+        earlier: vec![Start { incarnation: 4, process: 9 }],
     }
 }
 
@@ -24,6 +25,7 @@ fn the_layout_is_fixed() {
         &[1, 0, 2, 0, 1, 3, 0, 0, 0, 4, 0, 0, 0],
         &[5, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 2],
         b"c1",
+        &[1, 4, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0],
     ]
     .concat();
     assert_eq!(hello().encode(), expected);
@@ -37,9 +39,12 @@ fn the_layout_is_fixed() {
 fn later_fields_are_ignored_and_missing_ones_are_not() {
     let bytes = hello().encode();
     assert_eq!(Hello::decode(&[&bytes, b"more".as_slice()].concat()), Ok(hello()));
-    for end in 0..bytes.len() {
+    let before_the_starts = bytes.len() - 17;
+    for end in (0..bytes.len()).filter(|end| *end != before_the_starts) {
         assert_eq!(Hello::decode(&bytes[..end]), Err(DecodeError::Truncated), "{end} bytes");
     }
+    let older = Hello { earlier: Vec::new(), ..hello() };
+    assert_eq!(Hello::decode(&bytes[..before_the_starts]), Ok(older), "of an older broker");
 }
 
 #[test]
@@ -54,6 +59,7 @@ fn each_field_is_checked() {
     assert_eq!(change(10, 2), Err(DecodeError::Class(2)));
     assert_eq!(change(39, 64), Err(DecodeError::Length(64)));
     assert_eq!(change(40, 0xff), Err(DecodeError::Text));
+    assert_eq!(change(42, 17), Err(DecodeError::Starts(17)));
     assert_eq!(Answer::decode(&[2]), Err(DecodeError::Answer(2)));
     assert_eq!(Answer::decode(&[1, 1, 1, 1]), Err(DecodeError::Length(257)));
     assert_eq!(Answer::decode(&[1, 1, 1, 0]), Err(DecodeError::Truncated));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ropewalk_shard::{Payload, ShardId};
 use tokio::sync::Notify;
 
-use super::{LinkId, Next, Sent};
+use super::{Held, LinkId, Next, Sent};
 use crate::limits;
 
 #[derive(Debug, Default)]
@@ -24,7 +24,7 @@ pub(crate) struct AppendQueue {
 #[derive(Debug, Default)]
 struct ShardQueue {
     /// The first is being written, if there is one.
-    messages: VecDeque<Payload>,
+    messages: VecDeque<(Payload, Option<Held>)>,
     bytes: usize,
     ready: Arc<Notify>,
 }
@@ -43,8 +43,8 @@ impl AppendQueue {
     }
 
     /// Adds a message. It counts until it is written, so that messages that are only half sent are
-    /// within the bound, too.
-    pub(crate) fn push(&mut self, shard: ShardId, message: Payload) -> Sent {
+    /// within the bound, too. `held` is dropped when it is written or lost.
+    pub(crate) fn push(&mut self, shard: ShardId, message: Payload, held: Option<Held>) -> Sent {
         if self.link.is_none() {
             return Sent::NotConnected;
         }
@@ -60,7 +60,7 @@ impl AppendQueue {
         if !queue.messages.is_empty() && queue.bytes + bytes > limits::APPEND_SHARD_BYTES_MAX {
             return Sent::Full;
         }
-        queue.messages.push_back(message);
+        queue.messages.push_back((message, held));
         queue.bytes += bytes;
         queue.ready.notify_one();
         self.bytes += bytes;
@@ -87,7 +87,7 @@ impl AppendQueue {
     pub(crate) fn next(&self, link: LinkId, shard: ShardId) -> Next<Payload> {
         match self.shards.get(&shard) {
             Some(queue) if self.link == Some(link) => match queue.messages.front() {
-                Some(message) => Next::Send(message.clone()),
+                Some((message, _)) => Next::Send(message.clone()),
                 None => Next::Wait(queue.ready.clone()),
             },
             Some(_) | None => Next::Ended,
@@ -98,7 +98,7 @@ impl AppendQueue {
     pub(crate) fn is_written(&mut self, link: LinkId, shard: ShardId) {
         if self.link == Some(link)
             && let Some(queue) = self.shards.get_mut(&shard)
-            && let Some(message) = queue.messages.pop_front()
+            && let Some((message, _held)) = queue.messages.pop_front()
         {
             queue.bytes -= cost(&message);
             self.bytes -= cost(&message);
@@ -143,7 +143,7 @@ mod tests {
     fn each_shard_keeps_its_order_and_waits_for_no_other() {
         let mut queue = open();
         for (shard, bytes) in [(1, 10), (2, 20), (1, 11)] {
-            assert_eq!(queue.push(ShardId(shard), payload(bytes)), Sent::Taken);
+            assert_eq!(queue.push(ShardId(shard), payload(bytes), None), Sent::Taken);
         }
         assert_eq!(unattended(&mut queue, 1), [ShardId(1), ShardId(2)]);
         assert!(unattended(&mut queue, 1).is_empty(), "each shard needs one task");
@@ -162,30 +162,49 @@ mod tests {
         let mut queue = open();
         let piece = 1 << 20;
         let mut taken = 0;
-        while queue.push(ShardId(1), payload(piece)) == Sent::Taken {
+        while queue.push(ShardId(1), payload(piece), None) == Sent::Taken {
             taken += 1;
         }
         assert_eq!(taken, limits::APPEND_SHARD_BYTES_MAX / piece - 1, "with the overhead");
-        assert_eq!(queue.push(ShardId(2), payload(piece)), Sent::Taken);
+        assert_eq!(queue.push(ShardId(2), payload(piece), None), Sent::Taken);
         for shard in 3..100 {
-            while queue.push(ShardId(shard), payload(piece)) == Sent::Taken {}
+            while queue.push(ShardId(shard), payload(piece), None) == Sent::Taken {}
         }
         assert!(queue.bytes() <= limits::APPEND_QUEUED_BYTES_MAX, "{}", queue.bytes());
         queue.is_written(1, ShardId(1));
-        assert_eq!(queue.push(ShardId(1), payload(piece)), Sent::Taken);
+        assert_eq!(queue.push(ShardId(1), payload(piece), None), Sent::Taken);
     }
 
     #[test]
     fn the_largest_message_is_taken_alone() {
         let mut queue = open();
         let largest = || payload(limits::APPEND_FRAME_BYTES_MAX);
-        assert_eq!(queue.push(ShardId(1), largest()), Sent::Taken);
-        assert_eq!(queue.push(ShardId(1), payload(1)), Sent::Full, "the shard has its share");
-        assert_eq!(queue.push(ShardId(2), largest()), Sent::Full, "the sum is bounded");
-        assert_eq!(queue.push(ShardId(2), payload(1)), Sent::Taken);
+        assert_eq!(queue.push(ShardId(1), largest(), None), Sent::Taken);
+        assert_eq!(queue.push(ShardId(1), payload(1), None), Sent::Full, "the shard has its share");
+        assert_eq!(queue.push(ShardId(2), largest(), None), Sent::Full, "the sum is bounded");
+        assert_eq!(queue.push(ShardId(2), payload(1), None), Sent::Taken);
         queue.is_written(1, ShardId(1));
         let too_large = payload(limits::APPEND_FRAME_BYTES_MAX + 1);
-        assert_eq!(queue.push(ShardId(1), too_large), Sent::Full);
+        assert_eq!(queue.push(ShardId(1), too_large, None), Sent::Full);
+    }
+
+    #[test]
+    fn what_comes_with_a_message_is_dropped_when_it_is_written_or_lost() {
+        let held = Arc::new(());
+        let with = || Some(Box::new(Arc::clone(&held)) as Held);
+        let count = || Arc::strong_count(&held) - 1;
+        let mut queue = AppendQueue::default();
+        assert_eq!(queue.push(ShardId(1), payload(1), with()), Sent::NotConnected);
+        assert_eq!(count(), 0, "it was not taken");
+        queue.reset(Some(1));
+        for _ in 0..3 {
+            assert_eq!(queue.push(ShardId(1), payload(1), with()), Sent::Taken);
+        }
+        assert_eq!((next(&queue, 1), count()), (Some(1), 3), "it is being written");
+        queue.is_written(1, ShardId(1));
+        assert_eq!(count(), 2);
+        queue.reset(None);
+        assert_eq!(count(), 0, "the connection has ended");
     }
 
     #[test]
@@ -193,20 +212,20 @@ mod tests {
         let mut queue = open();
         let shards = u32::try_from(limits::APPEND_SHARDS_MAX).expect("it is small");
         for shard in 0..shards {
-            assert_eq!(queue.push(ShardId(shard), payload(1)), Sent::Taken);
+            assert_eq!(queue.push(ShardId(shard), payload(1), None), Sent::Taken);
         }
-        assert_eq!(queue.push(ShardId(shards), payload(1)), Sent::Full);
-        assert_eq!(queue.push(ShardId(0), payload(1)), Sent::Taken);
+        assert_eq!(queue.push(ShardId(shards), payload(1), None), Sent::Full);
+        assert_eq!(queue.push(ShardId(0), payload(1), None), Sent::Taken);
     }
 
     #[test]
     fn a_task_of_an_earlier_connection_takes_nothing() {
         let mut queue = AppendQueue::default();
-        assert_eq!(queue.push(ShardId(1), payload(1)), Sent::NotConnected);
+        assert_eq!(queue.push(ShardId(1), payload(1), None), Sent::NotConnected);
         queue.reset(Some(1));
-        assert_eq!(queue.push(ShardId(1), payload(1)), Sent::Taken);
+        assert_eq!(queue.push(ShardId(1), payload(1), None), Sent::Taken);
         queue.reset(Some(2));
-        assert_eq!(queue.push(ShardId(1), payload(2)), Sent::Taken);
+        assert_eq!(queue.push(ShardId(1), payload(2), None), Sent::Taken);
         assert!(matches!(queue.next(1, ShardId(1)), Next::Ended));
         queue.is_written(1, ShardId(1));
         assert!(matches!(queue.next(2, ShardId(1)), Next::Send(message) if message.len() == 2));

@@ -93,6 +93,7 @@ pub(crate) fn options(id: i32, certificates: CertificateFiles) -> Options {
         broker: BrokerId(id),
         cluster_id: CLUSTER.to_owned(),
         incarnation: 1,
+        started: None,
         features: 3,
         listen: [any, any],
         certificates,
@@ -166,6 +167,11 @@ impl Broker {
     /// The next event.
     pub(crate) fn next(&self) -> Seen {
         self.seen.recv_timeout(HANG).expect("something happens")
+    }
+
+    /// The next event until then.
+    pub(crate) fn next_until(&self, due: Instant) -> Option<Seen> {
+        self.seen.recv_timeout(due.saturating_duration_since(Instant::now())).ok()
     }
 
     /// The next message, of whichever lane; events of connections are skipped.

@@ -1,13 +1,16 @@
 //! Saturated lanes do not hold up control messages.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use ropewalk_peer::{Lane, limits};
-use ropewalk_shard::ShardId;
+use ropewalk_peer::{Lane, Sent, limits};
+use ropewalk_shard::message::{Body, Message};
+use ropewalk_shard::{BrokerId, ShardId};
 
 use crate::authority::Authority;
-use crate::broker::{Seen, append, decoded, pair, until, vote};
+use crate::broker::{Broker, Seen, append, decoded, pair, until, vote};
 
 /// Requests with large answers are always under way; each round of votes arrives meanwhile.
 #[test]
@@ -31,6 +34,77 @@ fn control_goes_on_while_the_bulk_lane_is_saturated() {
     let figures = one.figures(2);
     let lane = figures.lane(Lane::Bulk);
     assert!(lane.received_bytes >= 40 << 20, "{lane:?}");
+}
+
+/// Keeps the bulk lane full until told otherwise.
+fn fill_bulk(from: &Broker, to: BrokerId, is_over: &AtomicBool) {
+    let (request, mut replies) = (Bytes::from(vec![1; 1 << 20]), VecDeque::new());
+    while !is_over.load(Ordering::Acquire) {
+        match from.peers.request(to, request.clone()) {
+            Ok(reply) => replies.push_back(reply),
+            Err(_) => {
+                let oldest = replies.pop_front().expect("the lane is full of them");
+                from.runtime.block_on(oldest).expect("it is answered");
+            }
+        }
+    }
+}
+
+/// Keeps the append lane full until told otherwise.
+fn fill_appends(from: &Broker, to: BrokerId, is_over: &AtomicBool) {
+    let message = append(1, 1 << 20);
+    while !is_over.load(Ordering::Acquire) {
+        for shard in 100..108 {
+            while from.try_send(to, shard, &message) == Sent::Taken {}
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Prints how long heartbeats take while files and entries fill the other lanes. They take turns
+/// with the entries on one connection, so the time depends on the machine; that all of them arrive
+/// does not.
+#[test]
+fn heartbeats_arrive_while_files_and_entries_fill_the_other_lanes() {
+    const COUNT: u32 = 300;
+    const PAUSE: Duration = Duration::from_millis(10);
+    let (one, two) = pair(&Authority::new());
+    let (is_over, mut sent, mut times) = (AtomicBool::new(false), BTreeMap::new(), Vec::new());
+    let body = Body::Heartbeat { commit: 1, context: Bytes::new() };
+    let heartbeat = Message { from: 1, to: 2, term: 1, body };
+    let take = |seen: Seen, sent: &BTreeMap<u32, Instant>, times: &mut Vec<Duration>| {
+        if let Seen::Control(_, ShardId(shard), _) = seen {
+            times.push(sent[&shard].elapsed());
+        }
+    };
+    std::thread::scope(|threads| {
+        threads.spawn(|| fill_bulk(&one, two.id, &is_over));
+        threads.spawn(|| fill_appends(&one, two.id, &is_over));
+        for shard in 0..COUNT {
+            sent.insert(shard, Instant::now());
+            one.send(&two, shard, &heartbeat);
+            one.peers.flush_heartbeats();
+            let due = Instant::now() + PAUSE;
+            while let Some(seen) = two.next_until(due) {
+                take(seen, &sent, &mut times);
+            }
+        }
+        while times.len() < sent.len() {
+            take(two.next(), &sent, &mut times);
+        }
+        is_over.store(true, Ordering::Release);
+    });
+    times.sort_unstable();
+    let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
+    let figures = one.figures(2);
+    let moved = [Lane::Append, Lane::Bulk].map(|lane| figures.lane(lane).sent_bytes >> 20);
+    println!(
+        "{COUNT} heartbeats beside {moved:?} MiB of entries and files: median {:?}, p99 {:?}, longest {:?}",
+        at(0.5),
+        at(0.99),
+        at(1.0)
+    );
+    assert!(moved.iter().all(|mib| *mib > 8), "{moved:?} MiB are no load");
 }
 
 /// A vote that is sent last arrives before the entries that fill the append lane.

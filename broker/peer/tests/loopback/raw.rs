@@ -161,5 +161,6 @@ pub(crate) fn hello(from: i32, to: i32, class: Class) -> Hello {
         process: 50,
         features: 0,
         cluster_id: CLUSTER.to_owned(),
+        earlier: Vec::new(),
     }
 }

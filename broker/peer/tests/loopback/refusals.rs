@@ -1,7 +1,7 @@
 //! Hellos that are refused: the reason reaches the other side.
 
 use ropewalk_peer::Class;
-use ropewalk_peer::hello::{Answer, Hello, Protocols, Reason};
+use ropewalk_peer::hello::{Answer, Hello, Protocols, Reason, Start};
 use ropewalk_shard::BrokerId;
 
 use crate::authority::{Authority, CLUSTER};
@@ -147,6 +147,22 @@ fn a_copy_with_the_same_incarnation_is_refused() {
     let raw = Raw::broker(&authority, 9);
     let first = raw.accepted(&broker, Class::Raft);
     assert_eq!(refusal(&broker, &raw, |hello| hello.process = 51), Reason::Copy);
+    assert!(first.close_reason().is_none(), "the first one stays");
+}
+
+#[test]
+fn d4_a_copy_that_has_started_more_often_is_refused_and_the_first_one_stays() {
+    let authority = Authority::new();
+    let broker = broker(&authority);
+    let raw = Raw::broker(&authority, 9);
+    let first = raw.accepted(&broker, Class::Raft);
+    let copy = |hello: &mut Hello| {
+        hello.incarnation = 7;
+        hello.process = 70;
+        hello.earlier =
+            vec![Start { incarnation: 5, process: 51 }, Start { incarnation: 6, process: 60 }];
+    };
+    assert_eq!(refusal(&broker, &raw, copy), Reason::Copy);
     assert!(first.close_reason().is_none(), "the first one stays");
 }
 

@@ -118,7 +118,8 @@ pub enum CatalogCommand {
         /// The broker that is removed.
         broker: BrokerId,
     },
-    /// Sets whether a broker takes replicas.
+    /// Sets whether a broker takes replicas, whatever follows from it. Read from old logs and no
+    /// longer written: [`CatalogCommand::ChangeStanding`] replaces it.
     SetStanding {
         /// The broker that takes them or does not.
         broker: BrokerId,
@@ -147,6 +148,16 @@ pub enum CatalogCommand {
         shard: ShardId,
         /// The replica that is removed.
         replica: ReplicaId,
+    },
+    /// Changes the standing of a broker, unless another change came first or shards would be left
+    /// with too few replicas or votes. Since format 7.
+    ChangeStanding {
+        /// The broker whose standing changes.
+        broker: BrokerId,
+        /// The standing that the proposer saw.
+        from: Standing,
+        /// Its new standing.
+        to: Standing,
     },
 }
 

@@ -6,7 +6,7 @@
 use super::{CatalogCommand, Command, ShardCommand};
 
 /// The newest format that this broker reads: the feature level that it reports to the catalog.
-pub const FORMAT_MAX: u8 = 6;
+pub const FORMAT_MAX: u8 = 7;
 
 /// The newest format that is written at any feature level. A broker that reads no more than this
 /// forms a cluster of one.
@@ -69,5 +69,6 @@ fn of_catalog_command(command: &CatalogCommand) -> u8 {
         | CatalogCommand::PlaceReplica { .. }
         | CatalogCommand::SetRole { .. }
         | CatalogCommand::RemoveReplica { .. } => 6,
+        CatalogCommand::ChangeStanding { .. } => 7,
     }
 }

@@ -224,7 +224,8 @@ fn what_is_behind_a_held_message_is_held_and_the_rest_is_sent() {
     ];
     let mut budget = SendBudget::new(LIMITS);
     let broker = |replica| BrokerId(i32::try_from(replica).expect("small"));
-    let Admitted { messages, held } = budget.admit(shard(1), messages, broker);
+    let Admitted { messages, held } =
+        budget.admit(shard(1), messages, |replica| Some(broker(replica)));
     assert_eq!(messages, [append(2, 4, vec![entry(5)]), heartbeat, append(3, 4, vec![entry(5)])]);
     assert_eq!(held, BTreeMap::from([(2, 6)]));
 }

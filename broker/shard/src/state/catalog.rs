@@ -207,7 +207,8 @@ impl Catalog {
             | CatalogCommand::SetStanding { .. }
             | CatalogCommand::PlaceReplica { .. }
             | CatalogCommand::SetRole { .. }
-            | CatalogCommand::RemoveReplica { .. } => {
+            | CatalogCommand::RemoveReplica { .. }
+            | CatalogCommand::ChangeStanding { .. } => {
                 (self.change_placement(command), Change::Placement)
             }
         }

@@ -147,11 +147,12 @@ pub(in crate::admin) async fn join(
         if let Refusal::StaleIncarnation { newest, .. } = refusal
             && !has_directory
         {
+            let id = broker.0;
             let text = format!(
-                "broker {} has run {newest} times in this cluster, and its data directory is empty: it may be \
-                 lost. Restore the directory, or remove the broker from the cluster and start it with another \
-                 node.id ({refusal})",
-                broker.0
+                "broker {id} has run {newest} times in this cluster, and its data directory is empty: its votes are \
+                 lost with it. Restore the directory; or start this broker with a node.id that was never used \
+                 here, then drain broker {id} and remove it (ropewalk-broker cluster drain {id}, cluster forget \
+                 {id}), so that the new one takes its replicas"
             );
             return Err(AdminError::conflict("DirectoryLost", text));
         }

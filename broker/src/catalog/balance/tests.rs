@@ -146,20 +146,74 @@ fn a_silent_broker_is_away_at_once_and_missing_after_a_minute() {
 }
 
 #[test]
-fn a_broker_leads_only_if_its_report_says_nothing_against_it() {
+fn a_broker_gives_leaderships_up_when_its_report_or_the_catalog_says_so() {
     let mut scene = Scene::new();
-    let may_lead = |scene: &Scene| scene.cluster().brokers[&BrokerId(3)].may_lead;
-    assert!(may_lead(&scene));
-    for flags in [
-        Flags { is_just_started: true, ..Flags::default() },
-        Flags { has_slow_disk: true, ..Flags::default() },
-        Flags { is_draining: true, ..Flags::default() },
+    let leadership = |scene: &Scene| scene.cluster().brokers[&BrokerId(3)].leadership;
+    assert_eq!(leadership(&scene), Leadership::Takes);
+    for (flags, expected) in [
+        (Flags { is_just_started: true, ..Flags::default() }, Leadership::Keeps),
+        (Flags { has_slow_disk: true, ..Flags::default() }, Leadership::GivesUp),
+        (Flags { is_draining: true, ..Flags::default() }, Leadership::GivesUp),
     ] {
         scene.reports[2].flags = flags;
-        assert!(!may_lead(&scene), "{flags:?}");
+        assert_eq!(leadership(&scene), expected, "{flags:?}");
     }
     scene.reports.remove(2);
-    assert!(!may_lead(&scene), "it has not reported");
+    assert_eq!(leadership(&scene), Leadership::Keeps, "it has not reported");
+    let scene = restarting(3);
+    assert_eq!(leadership(&scene), Leadership::GivesUp);
+    assert_eq!(scene.standing(3), Standing::Serving, "it keeps its replicas");
+}
+
+const DEADLINE_MS: i64 = 50_000;
+
+/// Broker `broker`, whose start 1 is to be ended.
+fn restarting(broker: i32) -> Scene {
+    let mut scene = Scene::new();
+    let info = scene.brokers.get_mut(&BrokerId(broker)).expect("listed");
+    info.incarnation = 1;
+    info.standing = Wanted::Restarting { incarnation: 1, deadline_ms: DEADLINE_MS };
+    scene
+}
+
+/// The standing of broker 3 when its restart is over.
+fn after_restart(scene: &Scene, now_ms: i64) -> Option<Wanted> {
+    let ended = scene.seen(|seen| seen.ended_restarts(&scene.history, now_ms));
+    assert!(ended.iter().all(|(broker, from, _)| {
+        *broker == BrokerId(3) && *from == scene.brokers[broker].standing
+    }));
+    ended.first().map(|(_, _, to)| *to)
+}
+
+#[test]
+fn a_restart_is_over_when_the_next_start_has_caught_up() {
+    let mut scene = restarting(3);
+    assert_eq!(after_restart(&scene, 0), None);
+    scene.hear(&[3]);
+    assert_eq!(after_restart(&scene, 0), None, "it is away");
+    scene.brokers.get_mut(&BrokerId(3)).expect("listed").incarnation = 2;
+    assert_eq!(after_restart(&scene, 0), None, "it registers, and is not heard of yet");
+    scene.hear(&[]);
+    assert_eq!(after_restart(&scene, 0), None, "the report is of the start before");
+    scene.reports[2].incarnation = 2;
+    scene.reports[0].led[0].members[2].is_caught_up = false;
+    assert_eq!(after_restart(&scene, 0), None, "it lacks entries");
+    scene.reports[0].led[0].members[2].is_caught_up = true;
+    assert_eq!(after_restart(&scene, 0), Some(Wanted::Serving));
+    let led = std::mem::take(&mut scene.reports[0].led);
+    assert_eq!(after_restart(&scene, 0), None, "no leader says so");
+    scene.reports[0].led = led;
+    // Of a shard without a replica of it nothing is expected.
+    scene.placement.remove(&ReplicaId(3));
+    assert_eq!(after_restart(&scene, 0), Some(Wanted::Serving));
+}
+
+#[test]
+fn a_restart_that_does_not_happen_ends_at_its_deadline() {
+    let scene = restarting(3);
+    assert_eq!(after_restart(&scene, DEADLINE_MS - 1), None);
+    let late = Wanted::NotRestarted { deadline_ms: DEADLINE_MS };
+    assert_eq!(after_restart(&scene, DEADLINE_MS), Some(late));
 }
 
 #[test]

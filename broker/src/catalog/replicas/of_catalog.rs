@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use ropewalk_shard::{BrokerId, ReplicaId};
 
-use super::{CATALOG, Member, Plan, Shard, Standing, Step, taken};
+use super::{CATALOG, Member, Plan, REPLICAS_MAX, Shard, Standing, Step, taken};
 
 impl Plan<'_> {
     /// The next change of the members of the catalog.
@@ -20,10 +20,11 @@ impl Plan<'_> {
         }
         let (leaving, staying): (Vec<_>, Vec<_>) =
             voters.iter().copied().partition(|voter| self.leaves_catalog(voter));
-        if let Some(step) = self.promote_of_catalog(voters.len(), &staying, learners) {
+        let target = self.target(shard);
+        if let Some(step) = self.promote_of_catalog((voters.len(), target), &staying, learners) {
             return Some(step);
         }
-        if staying.len() >= self.factor && !leaving.is_empty() {
+        if staying.len() >= target && !leaving.is_empty() {
             return self.remove_one(CATALOG, shard, &leaving, leader);
         }
         let taken = taken(shard);
@@ -36,14 +37,14 @@ impl Plan<'_> {
     fn leaves_catalog(&self, member: &Member) -> bool {
         let count = |of: &BTreeMap<BrokerId, usize>| of.get(&member.broker).copied().unwrap_or(0);
         let is_last = count(&self.held) + count(&self.leaving) <= 1;
-        self.standing(member.broker) == Standing::Draining && is_last
+        self.standing(member.broker).is_draining() && is_last
     }
 
-    /// The learner of the catalog that becomes a voter, if one is missing. `voters` vote now, and
-    /// those that stay are `staying`.
+    /// The learner of the catalog that becomes a voter, if one is missing. `voters` vote now, as
+    /// many as `target` are to vote, and those that stay are `staying`.
     fn promote_of_catalog(
         &self,
-        voters: usize,
+        (voters, target): (usize, usize),
         staying: &[Member],
         learners: &[Member],
     ) -> Option<Step> {
@@ -51,9 +52,9 @@ impl Plan<'_> {
             learner.is_caught_up && self.standing(learner.broker) == Standing::Serving
         };
         let able: Vec<_> = learners.iter().filter(is_able).collect();
-        let missing = self.factor.saturating_sub(staying.len());
+        let missing = target.saturating_sub(staying.len());
         // Never stay with two voters.
-        let waits = voters == 1 && self.factor == 3 && able.len() < 2;
+        let waits = voters == 1 && self.factor == REPLICAS_MAX && able.len() < 2;
         if missing == 0 || waits {
             return None;
         }

@@ -4,6 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod operations;
+
 /// A cluster that does what the steps say. Learners have caught up one turn after they were added.
 #[derive(Debug)]
 struct World {
@@ -18,7 +20,8 @@ impl World {
         let brokers = brokers.iter().enumerate().map(|(id, (rack, standing))| {
             let rack = rack.map(str::to_owned);
             let id = BrokerId(i32::try_from(id).unwrap());
-            (id, Broker { rack, standing: *standing, may_lead: true })
+            let leadership = Leadership::Takes;
+            (id, Broker { rack, standing: *standing, leadership })
         });
         let mut world = Self {
             cluster: Cluster { brokers: brokers.collect(), ..Cluster::default() },
@@ -74,7 +77,30 @@ impl World {
 
     fn factor(&self) -> usize {
         let staying = self.cluster.brokers.values();
-        replication_factor(staying.filter(|b| b.standing != Standing::Draining).count())
+        replication_factor(staying.filter(|b| !b.standing.is_draining()).count())
+    }
+
+    /// Fewest voters that a shard may be left with.
+    fn voters_min(&self, shard: &Shard) -> usize {
+        let voters = shard.members.iter().filter(|member| member.is_voter);
+        let count = voters.clone().count();
+        let accepts = |member: &Member| {
+            self.cluster.brokers.get(&member.broker).map(|broker| broker.standing)
+                == Some(Standing::DrainingToFewer)
+        };
+        if count < 3 || voters.clone().any(accepts) { self.factor() } else { 3 }
+    }
+
+    /// The process of a broker ends: other members lead.
+    fn lose(&mut self, broker: i32) {
+        for shard in self.cluster.shards.values_mut() {
+            let is_lost = |m: &&Member| m.broker == BrokerId(broker);
+            let lost = shard.members.iter().find(is_lost).map(|member| member.replica);
+            if lost.is_some() && shard.leader == lost {
+                let mut others = shard.members.iter().filter(|m| !is_lost(m) && m.is_voter);
+                shard.leader = others.next().map(|member| member.replica);
+            }
+        }
     }
 
     /// Executes the next steps, and checks each. Returns whether there were any.
@@ -116,13 +142,14 @@ impl World {
             }
             Step::Remove { shard, replica } => {
                 let brokers = self.cluster.brokers.clone();
+                let least = self.voters_min(&self.cluster.shards[&shard]);
                 let shard = self.shard(shard);
                 assert_ne!(shard.leader, Some(replica), "the leader was removed");
                 let at = shard.members.iter().position(|m| m.replica == replica).unwrap();
                 let removed = shard.members.remove(at);
                 let voters = shard.members.iter().filter(|member| member.is_voter).count();
                 let is_gone = !brokers.contains_key(&removed.broker);
-                assert!(!removed.is_voter || is_gone || voters >= factor, "too few are left");
+                assert!(!removed.is_voter || is_gone || voters >= least, "too few are left");
                 assert!(voters > 0);
             }
             Step::Transfer { shard, to } => {
@@ -130,7 +157,7 @@ impl World {
                 let shard = self.shard(shard);
                 let member = shard.members.iter().find(|m| m.replica == to).unwrap();
                 assert!(member.is_voter && member.is_caught_up);
-                assert!(brokers[&member.broker].may_lead);
+                assert_ne!(brokers[&member.broker].leadership, Leadership::GivesUp);
                 shard.leader = Some(to);
                 self.transfers += 1;
             }
@@ -148,6 +175,17 @@ impl World {
             let learners = members.filter(receives).count();
             assert!(learners <= RECEIVING_MAX, "{learners} learners on {broker:?}");
         }
+    }
+
+    fn voters(&self) -> BTreeMap<ShardId, usize> {
+        let count = |shard: &Shard| shard.members.iter().filter(|m| m.is_voter).count();
+        self.cluster.shards.iter().map(|(id, shard)| (*id, count(shard))).collect()
+    }
+
+    /// How many voters each shard is to have in the end.
+    fn kept(&self) -> BTreeMap<ShardId, usize> {
+        let shards = self.cluster.shards.iter();
+        shards.map(|(id, shard)| (*id, self.voters_min(shard))).collect()
     }
 
     /// Executes all steps until there are none.
@@ -197,6 +235,7 @@ fn spread(counts: &BTreeMap<BrokerId, usize>) -> usize {
 
 const SERVING: (Option<&str>, Standing) = (None, Standing::Serving);
 const DRAINING: (Option<&str>, Standing) = (None, Standing::Draining);
+const TO_FEWER: (Option<&str>, Standing) = (None, Standing::DrainingToFewer);
 const AWAY: (Option<&str>, Standing) = (None, Standing::Away);
 
 #[test]
@@ -295,7 +334,7 @@ fn without_a_leader_nothing_is_changed() {
 #[test]
 fn a_leader_on_a_broker_that_should_not_lead_moves_before_others() {
     let mut world = World::new(&[SERVING; 3], vec![vec![0, 1, 2]; 9]);
-    world.cluster.brokers.get_mut(&BrokerId(1)).unwrap().may_lead = false;
+    set_leadership(&mut world, 1, Leadership::GivesUp);
     let of_broker_1 = world.cluster.shards[&ShardId(7)].members[1].replica;
     world.shard(ShardId(7)).leader = Some(of_broker_1);
     // It also moves while it rests.
@@ -304,6 +343,14 @@ fn a_leader_on_a_broker_that_should_not_lead_moves_before_others() {
     assert_eq!(next_steps(&world.cluster), [Step::Transfer { shard: ShardId(7), to }]);
     world.settle();
     assert_eq!(world.led()[&BrokerId(1)], 0);
+}
+
+fn set_leadership(world: &mut World, broker: i32, leadership: Leadership) {
+    world.cluster.brokers.get_mut(&BrokerId(broker)).unwrap().leadership = leadership;
+}
+
+fn set_standing(world: &mut World, broker: i32, standing: Standing) {
+    world.cluster.brokers.get_mut(&BrokerId(broker)).unwrap().standing = standing;
 }
 
 #[test]
@@ -340,7 +387,8 @@ fn leaders_are_balanced_by_load() {
 /// Brokers with and without racks, most of them serving, and shards on some of them.
 fn worlds() -> impl Strategy<Value = World> {
     let standing = prop_oneof![
-        8 => Just(Standing::Serving), 1 => Just(Standing::Draining), 1 => Just(Standing::Away),
+        8 => Just(Standing::Serving), 1 => Just(Standing::Draining),
+        1 => Just(Standing::DrainingToFewer), 1 => Just(Standing::Away),
     ];
     let rack = prop_oneof![Just(None), Just(Some("a")), Just(Some("b")), Just(Some("c"))];
     (prop::collection::vec((rack, standing), 1..8), any::<bool>()).prop_flat_map(
@@ -386,7 +434,7 @@ fn a_drained_broker_gives_up_the_catalog_last() {
 fn a_drained_broker_of_three_leaves_two_voters_of_the_catalog() {
     let mut world = World::new(&[SERVING; 3], vec![vec![0]; 2]).with_catalog(0);
     world.settle();
-    world.cluster.brokers.get_mut(&BrokerId(1)).unwrap().standing = Standing::Draining;
+    set_standing(&mut world, 1, Standing::DrainingToFewer);
     world.settle();
     assert_eq!(world.of_catalog(), (vec![0, 2], vec![]));
 }
@@ -414,6 +462,7 @@ proptest! {
             let brokers = world.cluster.brokers.iter();
             brokers.filter(move |(_, b)| b.standing == standing).map(|(id, _)| id.0)
         };
+        let mut draining = standing(Standing::Draining).chain(standing(Standing::DrainingToFewer));
         let holders: BTreeSet<_> = voting.iter().chain(&learning).copied().collect();
         prop_assert!(standing(Standing::Serving).all(|id| holders.contains(&id)));
         let factor = world.factor();
@@ -422,17 +471,17 @@ proptest! {
         }
         let away = standing(Standing::Away).count();
         if away == 0 && standing(Standing::Serving).count() >= factor {
-            prop_assert!(standing(Standing::Draining).all(|id| !holders.contains(&id)));
+            prop_assert!(draining.all(|id| !holders.contains(&id)));
         }
     }
 
     #[test]
     fn the_steps_end_with_everything_in_its_place(mut world in worlds()) {
+        let (before, kept) = (world.voters(), world.kept());
         world.settle();
         let serving: BTreeSet<_> = world.cluster.brokers.iter()
             .filter(|(_, broker)| broker.standing == Standing::Serving)
             .map(|(id, _)| *id).collect();
-        let factor = world.factor();
         let mut standings = world.cluster.brokers.values().map(|broker| broker.standing);
         let is_any_away = standings.any(|standing| standing == Standing::Away);
         for (id, shard) in world.cluster.shards.iter().filter(|(_, s)| s.leader.is_some()) {
@@ -440,6 +489,8 @@ proptest! {
             prop_assert_eq!(brokers.len(), shard.members.len());
             let voters = shard.members.iter().filter(|m| m.is_voter).count();
             let away = brokers.iter().filter(|b| world.cluster.brokers[b].standing == Standing::Away).count();
+            let factor = kept[id];
+            prop_assert!(voters >= factor.min(before[id]), "too few: {:?}: {:?}", id, shard);
             if serving.len() + away >= factor && serving.len() >= factor {
                 prop_assert_eq!(voters, factor, "{:?}: {:?}", id, shard);
             }

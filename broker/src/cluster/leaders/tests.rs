@@ -72,7 +72,7 @@ fn a_broker_that_is_neither_connected_nor_heard_of_leads_nothing() {
     assert!(!leaders.forget_dead(late - Duration::from_millis(1), |_| false));
     assert!(leaders.forget_dead(late, |broker| broker == BrokerId(1)));
     assert_eq!(leaders.leader(SHARD, None), leader(1, 5));
-    assert_eq!(leaders.report(BrokerId(2)), None);
+    assert_eq!(leaders.led(SHARD).map(|led| led.term), Some(5));
     assert!(!leaders.forget_dead(late, |broker| broker == BrokerId(1)), "none is left");
 }
 

@@ -1,6 +1,9 @@
 //! Whose message it is, and what a link takes before it is connected.
 
 use parking_lot::Mutex;
+use ropewalk_node::Peers;
+use ropewalk_shard::HistoryId;
+use ropewalk_shard::message::Body;
 use tokio::sync::watch;
 
 use super::super::directory::{ListedBroker, ListedReplica};

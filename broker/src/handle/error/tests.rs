@@ -35,6 +35,8 @@ fn every_refusal_of_a_topic_has_its_code() {
         (TopicError::InvalidPartitions(name()), Code::InvalidPartitions),
         (TopicError::InvalidConfig(name()), Code::InvalidConfig),
         (TopicError::TooMany(name()), Code::PolicyViolation),
+        (TopicError::NotOpen(ProposeError::NotLeader), Code::RequestTimedOut),
+        (TopicError::NotOpen(ProposeError::Full), Code::RequestTimedOut),
         (Refusal::TopicExists { name: name() }.into(), Code::TopicAlreadyExists),
         (collision.into(), Code::InvalidTopicException),
         (Refusal::NoSuchTopic.into(), Code::UnknownTopicOrPartition),

@@ -17,7 +17,8 @@ use std::sync::atomic::Ordering;
 
 use super::send::{Later, Queue};
 use super::{PartitionRead, TopicRead, partitions};
-use crate::handle::partition::LedPartition;
+use crate::clock;
+use crate::handle::partition::HeldPartition;
 use crate::handle::{Call, Context, ErrorCode};
 use crate::limits;
 use crate::listen::Permit;
@@ -52,12 +53,22 @@ pub(super) enum Order {
     InTurn,
 }
 
+/// What limits a response.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limit {
+    /// Most bytes of records, unless the first batch is larger.
+    pub(super) bytes_max: usize,
+    /// Whether the fetch may still wait for more.
+    pub(super) waits: bool,
+}
+
 /// Chooses what a response has.
 pub(super) struct Collector<'a> {
     ctx: &'a Context,
     call: &'a Call,
     wants: &'a [TopicRead],
     bytes_max: usize,
+    waits: bool,
     /// Whether a file may be read.
     may_block: bool,
     share: Permit,
@@ -78,14 +89,16 @@ impl<'a> Collector<'a> {
         ctx: &'a Context,
         call: &'a Call,
         wants: &'a [TopicRead],
-        bytes_max: usize,
+        limit: Limit,
         share: Permit,
     ) -> Self {
+        let Limit { bytes_max, waits } = limit;
         Self {
             ctx,
             call,
             wants,
             bytes_max,
+            waits,
             may_block: false,
             share,
             share_bytes: limits::FETCH_RESERVE_BYTES,
@@ -132,8 +145,11 @@ impl<'a> Collector<'a> {
         let mut next_turn = None;
         for at in (turn..wants.len()).chain(0..turn) {
             let (read, is_short) = self.read(wants[at]);
-            self.urgent |= read.data.error_code != ErrorCode::None.code()
-                || read.data.diverging_epoch.epoch >= 0;
+            // What a follower lacks may arrive while the fetch waits.
+            let may_arrive = self.waits && wants[at].is_ahead();
+            self.urgent |= read.data.error_code != ErrorCode::None.code() && !may_arrive
+                || read.data.diverging_epoch.epoch >= 0
+                || read.data.preferred_read_replica >= 0;
             if is_short {
                 next_turn = next_turn.or(Some(at));
             }
@@ -155,10 +171,14 @@ impl<'a> Collector<'a> {
         };
         if found.log.is_closed() {
             // Its topic was deleted, or the broker received other files of the shard.
-            let code = match found.is_led() {
+            let code = match found.is_current() && !found.is_followed() {
                 true => ErrorCode::UnknownTopicOrPartition,
                 false => ErrorCode::NotLeaderOrFollower,
             };
+            return (failed(self.call, asked.partition, code).into(), false);
+        }
+        if want.is_ahead() {
+            let code = ErrorCode::OffsetNotAvailable;
             return (failed(self.call, asked.partition, code).into(), false);
         }
         let mut data = PartitionData {
@@ -169,6 +189,10 @@ impl<'a> Collector<'a> {
         };
         data.last_stable_offset = data.high_watermark;
         data.records = Records::from_chunks(Vec::new());
+        if let Some(preferred) = want.preferred {
+            data.preferred_read_replica = preferred;
+            return (data.into(), false);
+        }
         match diverging(found, asked) {
             Ok(None) => {}
             Ok(Some(diverging)) => {
@@ -204,7 +228,7 @@ impl<'a> Collector<'a> {
     /// Chooses records of one partition within the limit and within the memory that is free.
     fn plan(
         &mut self,
-        found: &LedPartition,
+        found: &HeldPartition,
         from: i64,
         limit: usize,
     ) -> Result<Planned, ReadError> {
@@ -222,7 +246,7 @@ impl<'a> Collector<'a> {
     /// Chooses records within the limit. None if they are in files and no more may be read.
     fn plan_within(
         &self,
-        found: &LedPartition,
+        found: &HeldPartition,
         from: i64,
         bytes: usize,
         at_least_one: bool,
@@ -266,7 +290,7 @@ impl<'a> Collector<'a> {
         }
     }
 
-    fn refused(&self, found: &LedPartition, asked: &FetchPartition, error: &ReadError) -> i16 {
+    fn refused(&self, found: &HeldPartition, asked: &FetchPartition, error: &ReadError) -> i16 {
         let (partition, from) = (found.log.partition(), asked.fetch_offset);
         tracing::debug!(%partition, from, %error, "nothing to read");
         self.call.refuse(ErrorCode::from(error))
@@ -311,6 +335,12 @@ impl Collected {
         if !queues.is_empty() {
             call.follow(Later::new(queues, ctx.buffers.clone(), share));
         }
+        let now_ms = clock::now_ms();
+        for (read, want) in self.reads.iter().zip(partitions(wants)) {
+            if let Ok(found) = &want.found {
+                ctx.load.read(found.shard.id(), now_ms, read.data.records.len());
+            }
+        }
         let mut data = self.reads.into_iter().map(|read| read.data);
         let responses = wants.iter().map(|topic| {
             let partitions = data.by_ref().take(topic.partitions.len()).collect();
@@ -338,7 +368,7 @@ fn in_memory(planned: &Planned) -> usize {
 /// Kafka, an offset below the log start is out of range whatever its epoch, and so is an epoch that
 /// this log cannot have.
 pub(super) fn diverging(
-    found: &LedPartition,
+    found: &HeldPartition,
     asked: &FetchPartition,
 ) -> Result<Option<EpochEndOffset>, ErrorCode> {
     if asked.last_fetched_epoch < 0 {
@@ -350,7 +380,13 @@ pub(super) fn diverging(
         return Err(ErrorCode::OffsetOutOfRange);
     }
     let end = partition.epoch_end(asked.last_fetched_epoch, found.leader_epoch);
-    let EpochEnd { epoch, end_offset } = end.ok_or(ErrorCode::OffsetOutOfRange)?;
+    // The epoch may be one of the leader's that this follower has not heard of.
+    let unknown = if found.is_followed() {
+        ErrorCode::OffsetNotAvailable
+    } else {
+        ErrorCode::OffsetOutOfRange
+    };
+    let EpochEnd { epoch, end_offset } = end.ok_or(unknown)?;
     let parted = epoch < asked.last_fetched_epoch || end_offset < asked.fetch_offset;
     Ok(parted.then_some(EpochEndOffset { epoch, end_offset }))
 }

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::cache::{Cache, Named, Owner};
+use super::replica::Consumer;
 use super::session::{Active, Key, Session};
 use super::{PartitionRead, TopicRead, partitions};
 use crate::handle::partition::barriers;
@@ -47,10 +48,13 @@ pub(crate) struct SessionMetrics {
 struct Live {
     session: Session,
     waiter: Arc<Waiter>,
-    /// The terms in which this broker leads its shards. A change affects partitions whose logs do
-    /// not report it.
-    terms: Vec<Option<u64>>,
+    /// The terms in which this broker leads or follows in its shards. A change affects partitions
+    /// whose logs do not report it.
+    terms: Vec<Terms>,
 }
+
+/// The term in which this broker leads a shard, and the one in which it follows there.
+type Terms = (Option<u64>, Option<u64>);
 
 /// The session of a request in progress. If the request is cancelled, the session is kept.
 #[derive(Debug)]
@@ -66,6 +70,7 @@ struct Held {
 #[derive(Debug)]
 pub(super) struct Reading {
     pub(super) wants: Vec<TopicRead>,
+    consumer: Consumer,
     waiter: Arc<Waiter>,
     held: Option<Held>,
 }
@@ -122,12 +127,13 @@ impl Reading {
             listener: Arc::clone(&call.peer.listener),
             uses_ids: call.version >= FIRST_VERSION_WITH_IDS,
         };
+        let consumer = Consumer::of(call, &request);
         let named = Named { id: request.session_id, epoch: request.session_epoch };
         if named.epoch != FIRST_EPOCH && named.epoch != FINAL_EPOCH {
             let (topics, forgotten) = (&request.topics, &request.forgotten_topics_data);
             return match continued(ctx, named, owner, topics, forgotten)? {
-                Some(held) => Ok(Self::of_session(ctx, held)),
-                None => Ok(Self::without_session(ctx, request.topics)),
+                Some(held) => Ok(Self::of_session(ctx, consumer, held)),
+                None => Ok(Self::without_session(ctx, consumer, request.topics)),
             };
         }
         if named.id != 0 {
@@ -138,31 +144,32 @@ impl Reading {
                 let live = Live { session, waiter: Arc::default(), terms: terms(ctx) };
                 let sessions = Arc::clone(&ctx.fetch_sessions);
                 let held = Held { sessions, live: Some(live), owner, named: None };
-                Ok(Self::of_session(ctx, held))
+                Ok(Self::of_session(ctx, consumer, held))
             }
-            Ok(_) | Err(_) => Ok(Self::without_session(ctx, request.topics)),
+            Ok(_) | Err(_) => Ok(Self::without_session(ctx, consumer, request.topics)),
         }
     }
 
-    fn of_session(ctx: &Context, held: Held) -> Self {
+    fn of_session(ctx: &Context, consumer: Consumer, held: Held) -> Self {
         let live = held.live.as_ref().expect("it is put back with the response");
-        let mut reading = Self { wants: Vec::new(), waiter: Arc::clone(&live.waiter), held: None };
+        let waiter = Arc::clone(&live.waiter);
+        let mut reading = Self { wants: Vec::new(), consumer, waiter, held: None };
         reading.add(ctx, live.session.active());
         Self { held: Some(held), ..reading }
     }
 
-    fn without_session(ctx: &Context, topics: Vec<FetchTopic>) -> Self {
+    fn without_session(ctx: &Context, mut consumer: Consumer, topics: Vec<FetchTopic>) -> Self {
         let mut token = 0;
         let topic = |topic: FetchTopic| {
             let mut read = TopicRead::new(ctx, topic.topic, topic.topic_id);
             for asked in topic.partitions {
-                read.add(ctx, asked, token, false);
+                read.add(ctx, &mut consumer, asked, token, false);
                 token += 1;
             }
             read
         };
         let wants = topics.into_iter().map(topic).collect();
-        Self { wants, waiter: Arc::default(), held: None }
+        Self { wants, consumer, waiter: Arc::default(), held: None }
     }
 
     /// Adds partitions of the session, neighbours of one topic together.
@@ -174,13 +181,18 @@ impl Reading {
                 self.wants.push(TopicRead::new(ctx, topic, topic_id));
             }
             let last = self.wants.last_mut().expect("there is one now");
-            last.add(ctx, asked, token, watched);
+            last.add(ctx, &mut self.consumer, asked, token, watched);
         }
     }
 
     /// Whether the partitions are those of a session, which keeps an order of its own.
     pub(super) fn has_session(&self) -> bool {
         self.held.is_some()
+    }
+
+    /// Whether some partitions may be read of a follower.
+    pub(super) fn may_follow(&self) -> bool {
+        self.consumer.has_rack()
     }
 
     /// Whether nothing can arrive that the fetch waits for.
@@ -217,7 +229,9 @@ impl Reading {
 
     /// Follows a change of the leadership of any shard.
     pub(super) fn follow_leaders(&mut self, ctx: &Context) {
-        self.wants.iter_mut().for_each(|topic| topic.follow_leaders(ctx));
+        let Self { wants, consumer, .. } = self;
+        consumer.forget_followers();
+        wants.iter_mut().for_each(|topic| topic.follow_leaders(ctx, consumer));
         let woken = match self.held.as_mut().and_then(|held| held.live.as_mut()) {
             Some(live) => live.follow_leaders(ctx),
             None => Vec::new(),
@@ -297,13 +311,13 @@ fn continued(
     Ok(Some(Held { sessions, live: Some(live), owner, named: Some(named) }))
 }
 
-fn terms(ctx: &Context) -> Vec<Option<u64>> {
-    ctx.node.shards().map(|shard| shard.leading()).collect()
+fn terms(ctx: &Context) -> Vec<Terms> {
+    ctx.node.shards().map(|shard| (shard.leading(), shard.following())).collect()
 }
 
 impl Live {
-    /// Makes all partitions active if this broker leads other shards, or in other terms, than
-    /// before. Returns those that were settled.
+    /// Makes all partitions active if this broker leads or follows in other shards, or in other
+    /// terms, than before. Returns those that were settled.
     fn follow_leaders(&mut self, ctx: &Context) -> Vec<Active> {
         let terms = terms(ctx);
         if self.terms == terms {
@@ -349,18 +363,27 @@ impl TopicRead {
         Self { topic, topic_id, view, partitions: Vec::new() }
     }
 
-    fn add(&mut self, ctx: &Context, asked: FetchPartition, token: u32, watched: bool) {
-        let found = PartitionRead::find(ctx, &self.view, &asked);
+    fn add(
+        &mut self,
+        ctx: &Context,
+        consumer: &mut Consumer,
+        asked: FetchPartition,
+        token: u32,
+        watched: bool,
+    ) {
+        let found = consumer.find(ctx, &self.view, &asked);
+        let preferred = consumer.preferred(ctx, &found, &asked);
         let confirmed = false;
-        self.partitions.push(PartitionRead { asked, found, token, watched, confirmed });
+        self.partitions.push(PartitionRead { asked, found, preferred, token, watched, confirmed });
     }
 
-    /// Looks up again what this broker no longer leads, or leads in another term.
-    fn follow_leaders(&mut self, ctx: &Context) {
+    /// Looks up again what this broker no longer leads or follows, or in another term.
+    fn follow_leaders(&mut self, ctx: &Context, consumer: &mut Consumer) {
         let Self { view, partitions, .. } = self;
         for want in partitions {
-            if want.found.as_ref().is_ok_and(|found| !found.is_led()) {
-                want.found = PartitionRead::find(ctx, view, &want.asked);
+            if want.found.as_ref().is_ok_and(|found| !found.is_current()) {
+                want.found = consumer.find(ctx, view, &want.asked);
+                want.preferred = consumer.preferred(ctx, &want.found, &want.asked);
                 want.confirmed = false;
             }
         }

@@ -210,7 +210,9 @@ impl Session {
     /// it: it has records or an error, or differs from the last answer.
     pub(super) fn answer(&mut self, token: u32, data: &PartitionData) -> bool {
         let Some(entry) = self.entries.get_mut(token as usize) else { return false };
-        let is_failed = data.error_code != 0 || data.diverging_epoch.epoch >= 0;
+        let is_failed = data.error_code != 0
+            || data.diverging_epoch.epoch >= 0
+            || data.preferred_read_replica >= 0;
         let answered = (!is_failed).then_some(Answered {
             high_watermark: data.high_watermark,
             log_start: data.log_start_offset,

@@ -35,7 +35,7 @@ impl Trio {
     }
 
     /// Leader and leader epoch of the partition, as a broker knows it.
-    async fn placed(&self, at: usize) -> (i32, i32) {
+    pub(super) async fn placed(&self, at: usize) -> (i32, i32) {
         let answer = self.metadata(at, 9, PUBLIC).await;
         let part = &answer.topics[0].partitions[0];
         (part.leader_id, part.leader_epoch)
@@ -50,19 +50,24 @@ impl Trio {
     }
 
     /// Appends one record at the leader.
-    async fn store(&self) {
+    pub(super) async fn store(&self) {
         let leader = self.within("one leads", || self.leader_of(SHARD)).await;
         let answer = self.produce(leader, 9).await;
         assert_eq!(answer.responses[0].partition_responses[0].error_code, 0);
     }
 
-    async fn fetch(&self, at: usize, version: i16, request: FetchRequest) -> FetchResponse {
+    pub(super) async fn fetch(
+        &self,
+        at: usize,
+        version: i16,
+        request: FetchRequest,
+    ) -> FetchResponse {
         let call = self.call(ApiKey::Fetch, version, PUBLIC).await;
         fetch::handle(&self.brokers[at], &call, request).await.expect("answered")
     }
 
     /// A fetch from an offset that waits for long, in a task of its own.
-    async fn wait_for(
+    pub(super) async fn wait_for(
         &self,
         at: usize,
         request: FetchRequest,
@@ -73,15 +78,15 @@ impl Trio {
     }
 }
 
-fn waiting(partition: FetchPartition) -> FetchRequest {
+pub(super) fn waiting(partition: FetchPartition) -> FetchRequest {
     FetchRequest { min_bytes: 1, max_wait_ms: 600_000, ..fetch("t", partition) }
 }
 
-fn part(answer: &FetchResponse) -> &PartitionData {
+pub(super) fn part(answer: &FetchResponse) -> &PartitionData {
     &answer.responses[0].partitions[0]
 }
 
-async fn soon<T>(what: &str, work: impl Future<Output = T>) -> T {
+pub(super) async fn soon<T>(what: &str, work: impl Future<Output = T>) -> T {
     timeout(Duration::from_secs(60), work).await.unwrap_or_else(|_| panic!("too late: {what}"))
 }
 
@@ -271,6 +276,7 @@ async fn l17_a_deposed_leader_never_says_that_an_offset_is_out_of_range() {
     }
     let (code, _) = soon("the answer", epoch_end(&trio, 0, epoch)).await;
     assert_eq!(code, NOT_LEADER);
+    assert_eq!(soon("the answer", list_latest(&trio, 0)).await.0, NOT_LEADER);
     // The new leader knows.
     let leader = trio.leader_of(SHARD).expect("it leads");
     let end = trio.fetch(leader, 12, FetchRequest { max_wait_ms: 0, ..waiting(from(3)) }).await;

@@ -184,8 +184,13 @@ impl Others for Side {
         let voters: Vec<BrokerId> = brokers(members.voters);
         let is_reached =
             |to: &BrokerId| self.net.reach(self.me, usize::try_from(to.0).expect("few")).is_some();
-        let reachable = voters.iter().copied().filter(is_reached).collect();
-        Holders { voters, learners: brokers(members.learners), reachable }
+        let reachable: Vec<_> = voters.iter().copied().filter(is_reached).collect();
+        let in_sync = reachable.clone();
+        Holders { voters, learners: brokers(members.learners), reachable, in_sync }
+    }
+
+    fn broker_of(&self, _: ShardId, replica: u64) -> Option<BrokerId> {
+        Some(id(broker_of(replica)))
     }
 
     fn led(&self, shard: ShardId) -> Option<Arc<ShardHandle>> {
@@ -206,8 +211,13 @@ pub(super) struct Trio {
 impl Trio {
     /// Three brokers with topic `t`, which has one partition. The first broker leads everything.
     pub(super) async fn new() -> Self {
+        Self::with(&[]).await
+    }
+
+    /// The same with settings beside those that every broker of a test has.
+    pub(super) async fn with(settings: &[(&str, &str)]) -> Self {
         let net = Arc::new(Net::default());
-        let opened: Vec<_> = (0..3).map(|me| open(me, &net)).collect();
+        let opened: Vec<_> = (0..3).map(|me| open(me, &net, settings)).collect();
         let nodes: Vec<_> = opened.iter().map(|(node, ..)| Arc::clone(node)).collect();
         let mut trio = Self { net, nodes, brokers: Vec::new(), _tasks: JoinSet::new() };
         for shard in [ShardId::CATALOG, SHARD] {
@@ -343,10 +353,12 @@ fn harmless(shard: ShardId) -> Command {
 
 type Opened = (Arc<Node>, Arc<Listener>, Arc<Settings>);
 
-fn open(me: usize, net: &Arc<Net>) -> Opened {
-    let delay = ("group.initial.rebalance.delay.ms".to_owned(), "0".to_owned());
-    let node_id = ("node.id".to_owned(), me.to_string());
-    let settings = Arc::new(Settings::new([delay, node_id]).expect("valid"));
+fn open(me: usize, net: &Arc<Net>, settings: &[(&str, &str)]) -> Opened {
+    let node_id = me.to_string();
+    let own = [("group.initial.rebalance.delay.ms", "0"), ("node.id", &node_id)];
+    let pairs = own.iter().chain(settings);
+    let pairs = pairs.map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+    let settings = Arc::new(Settings::new(pairs).expect("valid"));
     let view = Arc::new(View::new(Arc::clone(&settings)));
     let listener = Arc::new(Listener { view, open: OnceLock::new() });
     let identity = match me {
@@ -418,6 +430,7 @@ fn context(
         view,
         topics,
         groups,
+        load: Arc::default(),
         answers: Budget::new(limits::ANSWER_BYTES_MAX),
         fetch_sessions: fetch::Sessions::new(10, metrics.fetch_sessions.clone()),
         buffers: Buffers::default(),

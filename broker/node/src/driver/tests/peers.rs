@@ -5,9 +5,11 @@ use std::sync::atomic::Ordering;
 use ropewalk_shard::Payload;
 use ropewalk_shard::engine::Progress;
 use ropewalk_shard::limits::{CAUGHT_UP_ENTRIES_MAX, ELECTION_TICKS};
+use ropewalk_shard::send_budget::SendLimits;
 
 use super::*;
 use crate::limits::MESSAGES_BYTES_MAX;
+use crate::sends::Sends;
 
 /// Replica 2 of a shard with the voters 1 and 2, which has written nothing.
 fn second() -> Replica {
@@ -93,10 +95,62 @@ fn a_replica_leads_with_the_answers_of_its_peer_and_says_who_leads() {
     });
 }
 
+/// A consumer may read this replica only then.
+#[test]
+fn a_replica_follows_while_it_votes_and_hears_its_leader() {
+    on_a_runtime(async {
+        let sent = Arc::new(Sent::default());
+        let (driver, shard, log, _stop) =
+            driver_with(second(), Arc::default(), Arc::clone(&sent) as _);
+        let ended = tokio::spawn(driver.run());
+        assert_eq!(shard.following(), None, "it knows of no leader");
+        assert!(shard.message(heartbeat(2)));
+        log.answer(Ok(())).await;
+        while shard.following() != Some(2) {
+            tokio::task::yield_now().await;
+        }
+        // It hears nothing more, and asks for votes.
+        sent.until(|message| matches!(message.body, Body::RequestVote { .. })).await;
+        while shard.following().is_some() {
+            tokio::task::yield_now().await;
+        }
+        ended.abort();
+    });
+}
+
+#[test]
+fn a_leader_a_learner_and_a_replica_that_has_stopped_follow_nobody() {
+    let replica = |voters: Vec<u64>, learners: Vec<u64>| {
+        let (shard, _queue) =
+            ShardHandle::new(ShardId(1), State::new(), HashMap::new(), FeatureLevel::default());
+        shard.set_replica(2);
+        let members = Members { voters, learners, ..Members::default() };
+        (shard, members)
+    };
+    let (voter, members) = replica(vec![1, 2], vec![]);
+    voter.set_replication(3, Some(2), &members);
+    assert_eq!(voter.following(), None, "it leads");
+    voter.set_replication(4, Some(1), &members);
+    assert_eq!(voter.following(), Some(4));
+    let halt = Halt { reason: "a test".to_owned(), ends_with_upgrade: false };
+    voter.set_halted(halt);
+    assert_eq!(voter.following(), None, "it applies nothing any more");
+    let (learner, members) = replica(vec![1], vec![2]);
+    learner.set_replication(4, Some(1), &members);
+    assert_eq!(learner.following(), None);
+}
+
 /// The driver of a replica that leads in term 3 with the answers of its peer.
 async fn leading() -> (Arc<ShardHandle>, Arc<HeldLog>, tokio::task::JoinHandle<()>) {
-    let sent = Arc::new(Sent::default());
-    let (driver, shard, log, stop) = driver_with(second(), Arc::default(), Arc::clone(&sent) as _);
+    leading_and_sending(Arc::default(), Arc::default()).await
+}
+
+async fn leading_and_sending(
+    sent: Arc<Sent>,
+    sends: Arc<Sends>,
+) -> (Arc<ShardHandle>, Arc<HeldLog>, tokio::task::JoinHandle<()>) {
+    let peers = Arc::clone(&sent) as _;
+    let (driver, shard, log, stop) = driver_sending(second(), Arc::default(), peers, sends);
     let ended = tokio::spawn(async move {
         let _runs_as_long = stop;
         driver.run().await.expect("nothing fails");
@@ -146,6 +200,33 @@ fn a_leader_says_how_far_its_members_are() {
         while !shard.progress().is_empty() {
             tokio::task::yield_now().await;
         }
+        ended.abort();
+    });
+}
+
+#[test]
+fn r1_entries_over_the_bound_of_all_shards_are_sent_when_others_have_left() {
+    on_a_runtime(async {
+        let sent = Arc::new(Sent::default());
+        let sends = Sends::new(SendLimits { peer_bytes: 1, node_bytes: 1 });
+        let (shard, log, ended) = leading_and_sending(Arc::clone(&sent), Arc::clone(&sends)).await;
+        let first_index = |message: &Message| message.entries().first().map(|entry| entry.index);
+        drop(shard.submit(command()));
+        sent.until(|message| first_index(message) == Some(3)).await;
+        log.answer(Ok(())).await;
+        drop(shard.submit(command()));
+        log.answer(Ok(())).await;
+        assert!(sends.bytes() > 0);
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        let is_fourth = |message: &Message| first_index(message) == Some(4);
+        assert!(!sent.messages.lock().expect("no panic").iter().any(is_fourth), "there is no room");
+        // The transport has sent what it held.
+        let held = std::mem::take(&mut *sent.on_their_way.lock().expect("no panic"));
+        assert_eq!(held.len(), 1);
+        drop(held);
+        sent.until(is_fourth).await;
         ended.abort();
     });
 }

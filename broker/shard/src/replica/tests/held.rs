@@ -3,7 +3,7 @@
 use super::*;
 
 /// Polls until nothing is ready, with each write durable at once. Returns the messages.
-fn run(replica: &mut Replica, state: &mut State) -> Vec<Message> {
+pub(super) fn run(replica: &mut Replica, state: &mut State) -> Vec<Message> {
     let mut sent = Vec::new();
     while let Some(work) = replica.poll(state) {
         if let Some(number) = work.number {
@@ -15,7 +15,7 @@ fn run(replica: &mut Replica, state: &mut State) -> Vec<Message> {
 }
 
 /// Replica 2 as the leader, elected by replica 1, which has its log.
-fn leader(state: &mut State) -> Replica {
+pub(super) fn leader(state: &mut State) -> Replica {
     let mut replica = follower(&Arc::new(AtomicBool::new(true)));
     for _ in 0..50 {
         replica.tick();

@@ -218,4 +218,36 @@ pub enum Refusal {
         /// The replica in the command.
         replica: ReplicaId,
     },
+    /// The standing of the broker is not what the proposer saw.
+    #[error("the standing of broker {} was changed meanwhile", broker.0)]
+    StandingChanged {
+        /// The broker in the command.
+        broker: BrokerId,
+    },
+    /// The brokers that stay are fewer than the replicas of some shards.
+    #[error(
+        "broker {} cannot be left: {} shards have more replicas than the {staying} brokers that stay can hold",
+        broker.0,
+        shards.len()
+    )]
+    TooFewBrokers {
+        /// The broker in the command.
+        broker: BrokerId,
+        /// Brokers of the catalog that are not draining, without this one.
+        staying: usize,
+        /// The shards that do not fit, with the number of their voters.
+        shards: Vec<(ShardId, usize)>,
+    },
+    /// Shards would have no majority while this broker and others are restarted.
+    #[error(
+        "broker {} cannot be restarted now: other brokers with replicas of {} of its shards are to be restarted",
+        broker.0,
+        shards.len()
+    )]
+    OtherRestarts {
+        /// The broker in the command.
+        broker: BrokerId,
+        /// The shards without a majority then.
+        shards: Vec<ShardId>,
+    },
 }

@@ -43,6 +43,9 @@ impl Catalog {
             CatalogCommand::RemoveReplica { shard, replica } => {
                 answer(self.remove_replica(shard, replica))
             }
+            CatalogCommand::ChangeStanding { broker, from, to } => {
+                answer(self.change_standing(broker, from, to))
+            }
             CatalogCommand::CreateTopics(_)
             | CatalogCommand::DeleteTopics(_)
             | CatalogCommand::AddPartitions { .. }
@@ -77,7 +80,15 @@ impl Catalog {
         if incarnation < newest {
             return Err(Refusal::StaleIncarnation { broker, incarnation, newest });
         }
-        *known = BrokerInfo { standing: known.standing, ..info };
+        let standing = match known.standing {
+            Standing::NotRestarted { .. } if incarnation > newest => Standing::Serving,
+            standing @ (Standing::Serving
+            | Standing::Draining
+            | Standing::DrainingToFewer
+            | Standing::Restarting { .. }
+            | Standing::NotRestarted { .. }) => standing,
+        };
+        *known = BrokerInfo { standing, ..info };
         Ok(())
     }
 
@@ -108,6 +119,79 @@ impl Catalog {
         let known = self.brokers.get_mut(&broker).ok_or(Refusal::NoSuchBroker { broker })?;
         known.standing = standing;
         Ok(())
+    }
+
+    fn change_standing(
+        &mut self,
+        broker: BrokerId,
+        from: Standing,
+        to: Standing,
+    ) -> Result<(), Refusal> {
+        let known = self.brokers.get(&broker).ok_or(Refusal::NoSuchBroker { broker })?;
+        let now = known.standing;
+        if now == to {
+            return Ok(());
+        }
+        if now != from {
+            return Err(Refusal::StandingChanged { broker });
+        }
+        match to {
+            Standing::Draining | Standing::DrainingToFewer => self.check_drain(broker, to)?,
+            Standing::Restarting { .. } => self.check_restart(broker)?,
+            Standing::Serving | Standing::NotRestarted { .. } => {}
+        }
+        self.set_standing(broker, to)
+    }
+
+    /// Whether the brokers that stay when this one is drained can hold the replicas of the shards
+    /// that move: one of each if a broker with a replica accepts fewer, else as many as there are.
+    /// Some of the brokers may be away now: the replicas move when they are back.
+    fn check_drain(&self, broker: BrokerId, to: Standing) -> Result<(), Refusal> {
+        let standing = |id: BrokerId| {
+            let info = self.brokers.get(&id).filter(|_| id != broker);
+            info.map_or(to, |info| info.standing)
+        };
+        let staying = self.brokers.keys().filter(|id| !standing(**id).is_draining()).count();
+        let needed = |info: &ShardInfo| {
+            let votes = info.replicas.values().filter(|placed| placed.role == Role::Voter);
+            let is_on = |wanted| votes.clone().any(|placed| standing(placed.broker) == wanted);
+            if is_on(Standing::Draining) {
+                voters(info)
+            } else {
+                usize::from(is_on(Standing::DrainingToFewer))
+            }
+        };
+        let short = self.shards.iter().filter(|(_, info)| needed(info) > staying);
+        let shards: Vec<_> = short.map(|(shard, info)| (*shard, voters(info))).collect();
+        if shards.is_empty() {
+            Ok(())
+        } else {
+            Err(Refusal::TooFewBrokers { broker, staying, shards })
+        }
+    }
+
+    /// Whether the shards of a broker keep a majority while it and all others that are to be
+    /// restarted are away. Whether the others are there is for the proposer to find out.
+    fn check_restart(&self, broker: BrokerId) -> Result<(), Refusal> {
+        let restarts = |placed: &&PlacedReplica| {
+            let info = self.brokers.get(&placed.broker);
+            placed.broker != broker && info.is_some_and(|info| info.standing.is_restarting())
+        };
+        let mut at_risk = Vec::new();
+        for (shard, info) in &self.shards {
+            let votes = || info.replicas.values().filter(|placed| placed.role == Role::Voter);
+            let all = votes().count();
+            let others = votes().filter(restarts).count();
+            let votes_here = votes().any(|placed| placed.broker == broker);
+            if votes_here && others > 0 && 2 * all.saturating_sub(others + 1) <= all {
+                at_risk.push(*shard);
+            }
+        }
+        if at_risk.is_empty() {
+            Ok(())
+        } else {
+            Err(Refusal::OtherRestarts { broker, shards: at_risk })
+        }
     }
 
     fn place(&mut self, shard: ShardId, broker: BrokerId) -> Result<ReplicaId, Refusal> {

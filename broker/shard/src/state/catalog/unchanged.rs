@@ -58,7 +58,8 @@ impl Catalog {
             | CatalogCommand::SetStanding { .. }
             | CatalogCommand::PlaceReplica { .. }
             | CatalogCommand::SetRole { .. }
-            | CatalogCommand::RemoveReplica { .. } => None,
+            | CatalogCommand::RemoveReplica { .. }
+            | CatalogCommand::ChangeStanding { .. } => None,
         }
     }
 

@@ -180,6 +180,123 @@ fn what_does_not_exist_is_named() {
     assert_eq!(run(&mut catalog, set_role(voter, Role::Learner)), Answer::Refused(votes));
 }
 
+fn change(broker: i32, from: Standing, to: Standing) -> CatalogCommand {
+    CatalogCommand::ChangeStanding { broker: BrokerId(broker), from, to }
+}
+
+fn restarting(incarnation: u64) -> Standing {
+    Standing::Restarting { incarnation, deadline_ms: 5_000 }
+}
+
+/// Brokers 0 to `brokers`, and shard 1 with voters on those listed.
+fn catalog_of(brokers: i32, voters: &[i32]) -> Catalog {
+    let mut catalog = catalog();
+    for broker in 1..brokers {
+        run(&mut catalog, register(broker, 1));
+    }
+    catalog.shards.retain(|shard, _| *shard == SHARD);
+    let placed = |broker: &i32| PlacedReplica { broker: BrokerId(*broker), role: Role::Voter };
+    let replicas = voters
+        .iter()
+        .map(|broker| (ReplicaId(u64::from(broker.unsigned_abs()) + 100), placed(broker)));
+    catalog.shards.get_mut(&SHARD).expect("it is there").replicas = replicas.collect();
+    catalog.next_replica_id = 200;
+    catalog
+}
+
+#[test]
+fn a_drain_is_refused_when_too_few_brokers_stay_unless_fewer_replicas_are_accepted() {
+    let mut catalog = catalog_of(3, &[0, 1, 2]);
+    let refused = |broker, staying| Refusal::TooFewBrokers {
+        broker: BrokerId(broker),
+        staying,
+        shards: vec![(SHARD, 3)],
+    };
+    let drain = |broker| change(broker, Standing::Serving, Standing::Draining);
+    assert_eq!(twice(&mut catalog, drain(2)), Answer::Refused(refused(2, 2)));
+    let to_fewer = change(2, Standing::Serving, Standing::DrainingToFewer);
+    assert_eq!(twice(&mut catalog, to_fewer), Answer::Done);
+    assert_eq!(twice(&mut catalog, drain(1)), Answer::Refused(refused(1, 1)));
+    // With a fourth broker, and without the promise that was given up.
+    run(&mut catalog, register(3, 1));
+    assert_eq!(twice(&mut catalog, drain(1)), Answer::Refused(refused(1, 2)));
+    let stays = change(2, Standing::DrainingToFewer, Standing::Serving);
+    assert_eq!(twice(&mut catalog, stays), Answer::Done);
+    assert_eq!(twice(&mut catalog, drain(1)), Answer::Done);
+    assert_eq!(twice(&mut catalog, drain(0)), Answer::Refused(refused(0, 2)));
+    let answer = twice(&mut catalog, drain(3));
+    assert_eq!(answer, Answer::Refused(refused(3, 2)), "it votes nowhere, and broker 1 needs it");
+    run(&mut catalog, change(1, Standing::Draining, Standing::Serving));
+    assert_eq!(twice(&mut catalog, drain(3)), Answer::Done);
+}
+
+#[test]
+fn the_last_broker_is_never_drained() {
+    let mut catalog = catalog_of(2, &[0]);
+    let drain = |broker| change(broker, Standing::Serving, Standing::DrainingToFewer);
+    assert_eq!(twice(&mut catalog, drain(1)), Answer::Done);
+    let broker = BrokerId(0);
+    let refused = Refusal::TooFewBrokers { broker, staying: 0, shards: vec![(SHARD, 1)] };
+    assert_eq!(twice(&mut catalog, drain(0)), Answer::Refused(refused));
+}
+
+#[test]
+fn k2_two_voters_of_three_are_never_restarted_at_once() {
+    let mut catalog = catalog_of(5, &[0, 1, 2]);
+    let prepare = |broker| change(broker, Standing::Serving, restarting(1));
+    assert_eq!(twice(&mut catalog, prepare(1)), Answer::Done);
+    let broker = BrokerId(2);
+    let refused = Refusal::OtherRestarts { broker, shards: vec![SHARD] };
+    assert_eq!(twice(&mut catalog, prepare(2)), Answer::Refused(refused));
+    assert_eq!(twice(&mut catalog, prepare(4)), Answer::Done, "it has no replica of the shard");
+    assert_eq!(twice(&mut catalog, change(1, restarting(1), Standing::Serving)), Answer::Done);
+    assert_eq!(twice(&mut catalog, prepare(2)), Answer::Done);
+    // Of five voters two may be away.
+    let mut catalog = catalog_of(5, &[0, 1, 2, 3, 4]);
+    assert_eq!(run(&mut catalog, prepare(1)), Answer::Done);
+    assert_eq!(run(&mut catalog, prepare(2)), Answer::Done);
+    assert!(matches!(run(&mut catalog, prepare(3)), Answer::Refused(_)));
+}
+
+#[test]
+fn a_change_of_the_standing_gives_way_to_one_that_came_first() {
+    let mut catalog = catalog_of(4, &[0, 1, 2]);
+    let broker = BrokerId(1);
+    assert_eq!(run(&mut catalog, change(1, Standing::Serving, restarting(1))), Answer::Done);
+    let late = run(&mut catalog, change(1, Standing::Serving, Standing::Draining));
+    assert_eq!(late, Answer::Refused(Refusal::StandingChanged { broker }));
+    let late = run(&mut catalog, change(1, restarting(2), Standing::Serving));
+    assert_eq!(late, Answer::Refused(Refusal::StandingChanged { broker }));
+    assert_eq!(catalog.brokers[&broker].standing, restarting(1));
+    let absent = run(&mut catalog, change(9, Standing::Serving, Standing::Draining));
+    assert_eq!(absent, Answer::Refused(Refusal::NoSuchBroker { broker: BrokerId(9) }));
+}
+
+#[test]
+fn a_new_start_keeps_a_prepared_restart_and_ends_one_that_did_not_happen() {
+    let mut catalog = catalog_of(3, &[0, 1, 2]);
+    let broker = BrokerId(1);
+    run(&mut catalog, change(1, Standing::Serving, restarting(1)));
+    run(&mut catalog, register(1, 2));
+    assert_eq!(catalog.brokers[&broker].standing, restarting(1), "it may lack records");
+    let late = Standing::NotRestarted { deadline_ms: 5_000 };
+    run(&mut catalog, change(1, restarting(1), late));
+    run(&mut catalog, register(1, 2));
+    assert_eq!(catalog.brokers[&broker].standing, late, "it is the same start");
+    run(&mut catalog, register(1, 3));
+    assert_eq!(catalog.brokers[&broker].standing, Standing::Serving);
+}
+
+fn any_standing() -> impl Strategy<Value = Standing> {
+    prop_oneof![
+        Just(Standing::Serving),
+        Just(Standing::Draining),
+        Just(Standing::DrainingToFewer),
+        (1_u64..3).prop_map(restarting),
+        Just(Standing::NotRestarted { deadline_ms: 5_000 }),
+    ]
+}
+
 fn command() -> impl Strategy<Value = CatalogCommand> {
     let (broker, shard) = (0_i32..5, (0_u32..4).prop_map(ShardId));
     let replica = (1_u64..14).prop_map(ReplicaId);
@@ -191,6 +308,8 @@ fn command() -> impl Strategy<Value = CatalogCommand> {
         1 => (broker.clone(), standing).prop_map(|(broker, standing)| {
             CatalogCommand::SetStanding { broker: BrokerId(broker), standing }
         }),
+        2 => (broker.clone(), any_standing(), any_standing())
+            .prop_map(|(broker, from, to)| change(broker, from, to)),
         4 => (shard.clone(), broker).prop_map(|(shard, broker)| {
             CatalogCommand::PlaceReplica { shard, broker: BrokerId(broker) }
         }),
@@ -244,6 +363,27 @@ proptest! {
             }
             let bytes = postcard::to_allocvec(&answer).expect("encodes");
             prop_assert_eq!(postcard::from_bytes::<Answer>(&bytes).expect("decodes"), answer);
+        }
+    }
+
+    /// From whatever standing the brokers have, as the proposer of each change sees it.
+    #[test]
+    fn standings_leave_every_shard_its_majority_and_its_replicas(
+        voters in prop::sample::subsequence((0..5).collect::<Vec<_>>(), 1..=5),
+        changes in prop::collection::vec((0_i32..5, any_standing()), 1..40),
+    ) {
+        let mut catalog = catalog_of(5, &voters);
+        for (broker, to) in changes {
+            let from = catalog.brokers[&BrokerId(broker)].standing;
+            run(&mut catalog, change(broker, from, to));
+            let of = |broker: &i32| catalog.brokers[&BrokerId(*broker)].standing;
+            let restarting = voters.iter().filter(|broker| of(broker).is_restarting()).count();
+            prop_assert!(restarting <= 1 || 2 * (voters.len() - restarting) > voters.len());
+            let staying = (0..5).filter(|broker| !of(broker).is_draining()).count();
+            let draining = voters.iter().filter(|broker| of(broker).is_draining());
+            prop_assert!(draining.clone().next().is_none() || staying > 0);
+            let keeps = draining.clone().any(|broker| of(broker) == Standing::Draining);
+            prop_assert!(!keeps || staying >= voters.len());
         }
     }
 
