@@ -189,8 +189,7 @@ impl Broker {
         status.opened(opened.to_admin(&context));
         run_tasks(&mut opened, &supervisor, &mut background);
 
-        let parts = (Arc::clone(&context.cluster), Arc::clone(&context.node));
-        let (entrance, serving) = Entrance::new(parts.0, parts.1);
+        let (entrance, serving) = Entrance::new(&context.cluster, &context.node);
         let acceptor = Acceptor::new(
             Arc::new(Arc::clone(&context)),
             listen_options(&settings),
@@ -199,13 +198,7 @@ impl Broker {
             stop,
             serving,
         );
-        let mut listeners = JoinSet::new();
-        for BoundListener { name, socket, endpoint } in bound {
-            let (host, port) = endpoint;
-            info!(listener = &*name, advertised = %format!("{host}:{port}"), "serving Kafka clients");
-            let listener = Arc::clone(&acceptor).run(socket, name);
-            listeners.spawn(supervisor.endless(&supervision::LISTENER, listener));
-        }
+        let listeners = accept_all(&acceptor, bound, &supervisor);
         entrance.open().await;
         background.spawn(supervisor.endless(&supervision::ENTRANCE, entrance.watch()));
         Ok(Self {
@@ -268,6 +261,22 @@ impl Broker {
         let _ = self.admin_stopping.send(true);
         self.background.shutdown().await;
     }
+}
+
+/// Accepts clients on every listener.
+fn accept_all(
+    acceptor: &Arc<Acceptor>,
+    bound: Vec<BoundListener>,
+    supervisor: &Supervisor,
+) -> JoinSet<()> {
+    let mut listeners = JoinSet::new();
+    for BoundListener { name, socket, endpoint } in bound {
+        let (host, port) = endpoint;
+        info!(listener = &*name, advertised = %format!("{host}:{port}"), "serving Kafka clients");
+        let listener = Arc::clone(acceptor).run(socket, name);
+        listeners.spawn(supervisor.endless(&supervision::LISTENER, listener));
+    }
+    listeners
 }
 
 /// Registers the metrics that are read on demand. Those of the other brokers need the cluster,

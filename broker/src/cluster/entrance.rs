@@ -36,8 +36,9 @@ pub struct Entrance {
 impl Entrance {
     /// The entrance of a broker. The receiver is true while clients are served: not at first.
     #[must_use]
-    pub fn new(cluster: Arc<Cluster>, node: Arc<Node>) -> (Self, watch::Receiver<bool>) {
+    pub fn new(cluster: &Arc<Cluster>, node: &Arc<Node>) -> (Self, watch::Receiver<bool>) {
         let (serving, is_serving) = watch::channel(false);
+        let (cluster, node) = (Arc::clone(cluster), Arc::clone(node));
         (Self { cluster, node, serving }, is_serving)
     }
 

@@ -293,8 +293,8 @@ async fn clients_are_served_unless_the_broker_is_cut_off() {
         brokers.catalog(of).place(ShardId::CATALOG, ReplicaId(1), id(0));
     }
     within("the shard grows", brokers.grow()).await;
-    let (cluster, node) = (Arc::clone(brokers.cluster(2)), Arc::clone(brokers.node(2)));
-    let (entrance, serving) = Entrance::new(Arc::clone(&cluster), node);
+    let cluster = Arc::clone(brokers.cluster(2));
+    let (entrance, serving) = Entrance::new(&cluster, brokers.node(2));
     let watch = tokio::spawn(async move {
         entrance.open().await;
         entrance.watch().await;
