@@ -102,12 +102,8 @@ async fn every_broker_knows_the_leader_and_can_propose() {
     }
     within("the shard grows", brokers.grow()).await;
     let all = vec![id(0), id(1), id(2)];
-    let expected = Holders {
-        voters: all.clone(),
-        learners: Vec::new(),
-        reachable: all.clone(),
-        in_sync: all,
-    };
+    let expected =
+        Holders { voters: all.clone(), learners: Vec::new(), reachable: all.clone(), in_sync: all };
     for broker in 0..3 {
         let cluster = brokers.cluster(broker);
         until("all are members", || cluster.holders(SHARD) == expected).await;
@@ -228,12 +224,8 @@ async fn a_broker_that_is_alone_leads_all_that_it_has() {
     let cluster = &broker.cluster;
     until("it leads", || cluster.leader(SHARD).is_some()).await;
     let own = vec![BrokerId(0)];
-    let expected = Holders {
-        voters: own.clone(),
-        learners: Vec::new(),
-        reachable: own.clone(),
-        in_sync: own,
-    };
+    let expected =
+        Holders { voters: own.clone(), learners: Vec::new(), reachable: own.clone(), in_sync: own };
     assert_eq!(cluster.holders(SHARD), expected);
     let outcome = cluster.propose(SHARD, a_command()).await;
     assert!(matches!(outcome, Ok(Outcome::GroupRefused(_))), "{outcome:?}");
