@@ -194,7 +194,7 @@ def main():
             runner.kafka()
     except (AssertionError, RuntimeError, OSError) as error:
         failure = error
-    print(f"seed {options.seed}, {'three' if options.franz_go else 'two'} writers, a group of one member")
+    print(f"seed {options.seed}, {'three' if options.franz_go else 'two'} writers, two groups of one member")
     print(*table(runner.results), sep="\n")
     if failure:
         sys.exit(f"failed: {type(failure).__name__}: {failure}")

@@ -1,4 +1,4 @@
-"""The clients of one scenario, on a topic of their own: writers of three libraries, and a group of one member."""
+"""The clients of one scenario, on a topic of their own: writers of three libraries, and two groups of one member."""
 
 import contextlib
 import faulthandler
@@ -17,9 +17,8 @@ from waiting import wait_for
 PARTITIONS = 6
 # Each client begins in a new interpreter: a copy of this process would have locks that librdkafka's threads hold here.
 PROCESSES = multiprocessing.get_context("spawn")
-# Each is the only member of a group of its name. kafka-python is left out, because its member once in ten beginnings asks
-# for the coordinator for ever, gets it, and opens no connection to it: clients.consume_with_kafka_python shows that.
-MEMBERS = {"member-librdkafka": clients.consume_in_group}
+# Each is the only member of a group of its name.
+MEMBERS = {"member-librdkafka": clients.consume_in_group, "member-kafka-python": clients.consume_with_kafka_python}
 # Each partition gets a record of each writer every 20 ms: less than a pause that is measured.
 PACE = clients.Pace(PARTITIONS, 0.02)
 # Until every client goes on in every partition.
