@@ -193,8 +193,7 @@ impl Broker {
             listen_options(&settings),
             Lanes::new(settings.request_bytes_max()),
             connection_metrics,
-            stop,
-            serving,
+            [stop, serving],
         );
         let listeners = accept_all(&acceptor, bound, &supervisor);
         entrance.open().await;

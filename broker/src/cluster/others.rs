@@ -16,8 +16,6 @@ pub(crate) trait Others: Send + Sync + std::fmt::Debug {
     fn leader(&self, shard: ShardId) -> Option<Leader>;
     /// The newest term of a shard, and the last known leader in it.
     fn last_leader(&self, shard: ShardId) -> Seen;
-    /// Whether a broker is connected to this one.
-    fn is_alive(&self, broker: BrokerId) -> bool;
     /// The brokers that hold a shard.
     fn holders(&self, shard: ShardId) -> Holders;
     /// The broker of a replica.

@@ -43,8 +43,7 @@ impl Acceptor {
         options: Options,
         lanes: Lanes,
         metrics: Metrics,
-        stopping: watch::Receiver<bool>,
-        serving: watch::Receiver<bool>,
+        [stopping, serving]: [watch::Receiver<bool>; 2],
     ) -> Arc<Self> {
         let shared = ConnectionContext { service, lanes, options: Arc::new(options), metrics };
         let (slots, ends) = (Arc::default(), LogLimit::default());

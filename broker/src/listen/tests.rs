@@ -219,7 +219,7 @@ async fn served(options: Options) -> TestServer {
     let (serving, is_serving) = watch::channel(true);
     let service = Arc::new(echo);
     let acceptor =
-        Acceptor::new(service, options, lanes.clone(), metrics.clone(), stop, is_serving);
+        Acceptor::new(service, options, lanes.clone(), metrics.clone(), [stop, is_serving]);
     let listener = Acceptor::bind(([127, 0, 0, 1], 0).into()).expect("a free port");
     let address = listener.local_addr().expect("bound");
     let task = tokio::spawn(acceptor.run(listener, "TEST".into()));

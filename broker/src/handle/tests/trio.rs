@@ -179,11 +179,6 @@ impl Others for Side {
         Seen { term: term.unwrap_or_default(), leader: None }
     }
 
-    fn is_alive(&self, broker: BrokerId) -> bool {
-        let broker = usize::try_from(broker.0).expect("few");
-        broker == self.me || self.net.reach(self.me, broker).is_some()
-    }
-
     fn holders(&self, shard: ShardId) -> Holders {
         let members = self.net.node(self.me).and_then(|node| {
             let shard = node.held_shard(shard)?;
