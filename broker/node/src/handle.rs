@@ -23,7 +23,6 @@ use tokio::sync::{mpsc, oneshot};
 use crate::limits;
 
 mod input;
-mod level;
 mod members;
 
 pub use input::Input;
