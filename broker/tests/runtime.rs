@@ -19,8 +19,8 @@ const LONG: Duration = Duration::from_secs(20);
 
 #[test]
 fn handlers_that_never_pause_keep_no_driver_waiting() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all();
-    let runtime = runtime.build().expect("it starts");
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(1).enable_all().build().expect("it starts");
     let (_certificates, files) = Authority::new().files(1);
     let dir = TempDir::new().expect("a directory");
     let shown = |path: &std::path::Path| path.display().to_string();

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::{RwLock, RwLockReadGuard};
 use ropewalk_shard::command::{Append, Command};
@@ -23,11 +23,9 @@ use tokio::sync::{mpsc, oneshot};
 use crate::limits;
 
 mod input;
-mod level;
 mod members;
 
 pub use input::Input;
-pub use level::FeatureLevel;
 
 /// Who takes part in a shard and who leads it, as this replica knows it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -51,6 +49,21 @@ pub trait Observer: Send + Sync + fmt::Debug {
     /// Called when the files of another broker have replaced the shard's state, or have brought the
     /// shard to this broker. Entries that are applied afterwards follow that state.
     fn installed(&self, shard: &ShardHandle);
+}
+
+/// The feature level of the cluster, as far as this broker knows it. All shards of the broker share
+/// it; the driver of the catalog raises it.
+#[derive(Debug, Clone, Default)]
+pub struct FeatureLevel(Arc<AtomicU8>);
+
+impl FeatureLevel {
+    fn get(&self) -> u8 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    fn raise(&self, level: u8) {
+        self.0.fetch_max(level, Ordering::AcqRel);
+    }
 }
 
 /// Why the replica of a shard has stopped while the broker runs. It neither votes nor applies, and
