@@ -181,14 +181,12 @@ impl Broker {
             disk,
             dir: start.dir,
             rounds,
-            disk_speed: disk_speed::DiskSpeed::default(),
             status: Arc::clone(&status),
             supervisor: supervisor.clone(),
             others,
         };
         let mut opened = parts.open(start.format, start.on_fatal).await?;
         peer_metrics.set(&opened.cluster);
-        opened.cluster.set_report(Arc::new(opened.own_report()));
         let context = opened.context(metrics);
         status.opened(opened.to_admin(&context));
         run_tasks(&mut opened, &supervisor, &mut background);

@@ -251,8 +251,8 @@ impl Cluster {
     #[must_use]
     pub fn is_alive(&self, broker: BrokerId) -> bool {
         #[cfg(test)]
-        if self.others.is_some() {
-            return true;
+        if let Some(others) = &self.others {
+            return others.is_alive(broker);
         }
         let is_alive = |remote: &Remote| {
             let now = Instant::now();

@@ -1,8 +1,8 @@
-//! `cluster drain`, `prepare-restart`, `admit` and `forget`: operations on one broker over the admin
+//! `cluster drain`, `prepare-restart`, `admit` and `remove`: operations on one broker over the admin
 //! API of any.
 //!
 //! They use the newest fencing epoch that the asked broker knows and claim none, so that an
-//! operator that has claimed it goes on.
+//! operator that has claimed it continues.
 
 use std::fmt::Write as _;
 
@@ -33,7 +33,7 @@ pub(crate) async fn change(command: &Cluster) -> Result<String, Stop> {
             (&flags.change, Call::Post("prepare-restart", body))
         }
         Cluster::Admit(flags) => (flags, Call::Post("admit", json!({}))),
-        Cluster::Forget(flags) => (flags, Call::Delete),
+        Cluster::Remove(flags) => (flags, Call::Delete),
         Cluster::Status(_) => unreachable!("it is another command"),
     };
     Ok(ask(flags, call).await?)

@@ -98,7 +98,7 @@ pub(crate) enum Cluster {
     /// End a drain or the preparation of a restart.
     Admit(ClusterChange),
     /// Remove a broker that is stopped and drained for good. Its id is not used again.
-    Forget(ClusterChange),
+    Remove(ClusterChange),
 }
 
 /// The broker that is changed, and the one that is asked.

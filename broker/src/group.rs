@@ -106,6 +106,9 @@ pub enum Refusal {
     /// Another broker coordinates this group: the client looks up the coordinator.
     #[error("another broker coordinates this group")]
     NotCoordinator,
+    /// A change that cannot be repeated may or may not be made.
+    #[error("the outcome is not known: the change may or may not be made")]
+    OutcomeUnknown,
     /// The group cannot be coordinated now: the client looks up the coordinator again.
     #[error("the group cannot be coordinated now")]
     NotAvailable,
@@ -173,6 +176,7 @@ impl Refusal {
             | Self::RebalanceInProgress
             | Self::FencedInstance
             | Self::MemberIdRequired
+            | Self::OutcomeUnknown
             | Self::NoSuchGroup
             | Self::NotEmpty
             | Self::NotCoordinator

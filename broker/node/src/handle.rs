@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::{RwLock, RwLockReadGuard};
 use ropewalk_shard::command::{Append, Command};
@@ -15,7 +15,7 @@ use ropewalk_shard::driver::ChangeError;
 use ropewalk_shard::engine::{EntryId, HardState, Members, MembersChange, Progress};
 use ropewalk_shard::message::Message;
 use ropewalk_shard::proposal::{AppendResult, ProposeError, SendOrder};
-use ropewalk_shard::{Effect, HistoryId, Outcome, PartitionId, ShardId, State};
+use ropewalk_shard::{Effect, Outcome, PartitionId, ShardId, State};
 use ropewalk_store::PartitionLog;
 use ropewalk_store::checkpoint::{Capture, Source};
 use tokio::sync::{mpsc, oneshot};
@@ -23,8 +23,11 @@ use tokio::sync::{mpsc, oneshot};
 use crate::limits;
 
 mod input;
+mod level;
+mod members;
 
 pub use input::Input;
+pub use level::FeatureLevel;
 
 /// Who takes part in a shard and who leads it, as this replica knows it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -48,21 +51,6 @@ pub trait Observer: Send + Sync + fmt::Debug {
     /// Called when the files of another broker have replaced the shard's state, or have brought the
     /// shard to this broker. Entries that are applied afterwards follow that state.
     fn installed(&self, shard: &ShardHandle);
-}
-
-/// The feature level of the cluster, as far as this broker knows it. All shards of the broker share
-/// it; the driver of the catalog raises it.
-#[derive(Debug, Clone, Default)]
-pub struct FeatureLevel(Arc<AtomicU8>);
-
-impl FeatureLevel {
-    fn get(&self) -> u8 {
-        self.0.load(Ordering::Acquire)
-    }
-
-    fn raise(&self, level: u8) {
-        self.0.fetch_max(level, Ordering::AcqRel);
-    }
 }
 
 /// Why the replica of a shard has stopped while the broker runs. It neither votes nor applies, and
@@ -370,36 +358,6 @@ impl ShardHandle {
     /// For the driver: it ends because the shard is closed.
     pub(crate) fn set_closing(&self) {
         self.is_closing.store(true, Ordering::Release);
-    }
-
-    /// Who takes part in the shard and who leads it.
-    #[must_use]
-    pub fn replication(&self) -> Replication {
-        self.replication.read().clone()
-    }
-
-    /// [`Replication::term`] and [`Replication::leader`], without a copy of the members.
-    #[must_use]
-    pub fn leader_seen(&self) -> (u64, Option<u64>) {
-        let held = self.replication.read();
-        (held.term, held.leader)
-    }
-
-    /// The term of the leader that this replica follows as a voter. `None` if it leads, knows of no
-    /// leader, has stopped, or is a learner, which may still lack what its leader's log begins
-    /// after. A replica that hears nothing of its leader for an election timeout knows of none.
-    #[must_use]
-    pub fn following(&self) -> Option<u64> {
-        let own = self.replica().filter(|_| !self.is_halted())?;
-        let held = self.replication.read();
-        held.leader.filter(|leader| *leader != own && held.members.is_voter(own))?;
-        Some(held.term)
-    }
-
-    /// The history of the shard that the members belong to, without a copy of them.
-    #[must_use]
-    pub fn history(&self) -> HistoryId {
-        self.replication.read().members.history
     }
 
     /// How far each member is, by replica; empty unless this replica leads. The driver renews it

@@ -28,7 +28,6 @@ use tokio::time::Instant;
 use tracing::info;
 
 use super::apply_listener::{ApplyListener, Policy};
-use super::disk_speed::DiskSpeed;
 use super::join::{Join, Joined};
 use super::own_report::OwnReport;
 use super::raft_runtime::RaftRuntime;
@@ -54,7 +53,6 @@ pub(super) struct Parts {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) dir: PathBuf,
     pub(super) rounds: RoundMetrics,
-    pub(super) disk_speed: DiskSpeed,
     pub(super) status: Arc<Status>,
     pub(super) supervisor: Supervisor,
     /// This broker, as clients see it.
@@ -130,7 +128,7 @@ impl Parts {
         if self.others.is_none() {
             lead(&node).await;
         }
-        Ok(OpenParts {
+        let opened = OpenParts {
             parts: self,
             node,
             view,
@@ -141,7 +139,9 @@ impl Parts {
             reconciler,
             groups,
             raft_runtime,
-        })
+        };
+        opened.cluster.set_report(Arc::new(opened.own_report()));
+        Ok(opened)
     }
 
     /// The identity for which an empty directory is formatted. The broker joins a cluster if the
@@ -189,7 +189,7 @@ impl Parts {
         (link, runtime): (Option<&Arc<Link>>, Option<&RaftRuntime>),
         on_fatal: OnFatal,
     ) -> Result<Arc<Node>, StartError> {
-        let (rounds, speed) = (self.rounds.clone(), self.disk_speed.clone());
+        let rounds = self.rounds.clone();
         let peers: Arc<dyn Peers> = match link {
             Some(link) => Arc::clone(link) as _,
             None => Arc::new(NoPeers),
@@ -202,10 +202,7 @@ impl Parts {
             peers,
             policy: Arc::new(Policy(Arc::clone(view))),
             on_fatal,
-            on_round: Arc::new(move |round| {
-                rounds.observe(round);
-                speed.observe(round, Instant::now());
-            }),
+            on_round: Arc::new(move |round| rounds.observe(round)),
             clock_ms: clock::now_ms,
             recovery: recovery::Options::default(),
             checkpoint: checkpoint::Options::default(),
@@ -336,7 +333,7 @@ impl OpenParts {
     }
 
     /// What this broker reports to the others.
-    pub(super) fn own_report(&self) -> OwnReport {
+    fn own_report(&self) -> OwnReport {
         let node = Arc::clone(&self.node);
         OwnReport {
             id: self.cluster.own().id,
@@ -344,7 +341,7 @@ impl OpenParts {
             started: Instant::now(),
             view: Arc::clone(&self.view),
             load: Arc::clone(&self.load),
-            disk: self.parts.disk_speed.clone(),
+            disk: self.parts.rounds.speed(),
             is_disk_full: Box::new(move || node.is_disk_full()),
         }
     }

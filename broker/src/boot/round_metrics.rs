@@ -3,7 +3,9 @@
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 use ropewalk_wal::RoundReport;
+use tokio::time::Instant;
 
+use super::disk_speed::DiskSpeed;
 use crate::handle::metrics::STORAGE_SECONDS;
 
 /// Histograms of all rounds with records; clones share them.
@@ -12,6 +14,7 @@ pub(super) struct RoundMetrics {
     duration: Histogram,
     size_bytes: Histogram,
     file_wait: Histogram,
+    speed: DiskSpeed,
 }
 
 /// From 4 KiB to 32 MiB: a round holds up to 4 MiB, or one larger submission.
@@ -26,6 +29,7 @@ impl RoundMetrics {
             duration: Histogram::new(STORAGE_SECONDS),
             size_bytes: sizes(),
             file_wait: Histogram::new(STORAGE_SECONDS),
+            speed: DiskSpeed::default(),
         };
         registry.register_with_unit(
             "wal_round_duration",
@@ -56,6 +60,12 @@ impl RoundMetrics {
         self.duration.observe(round.wrote.as_secs_f64());
         self.size_bytes.observe(round.bytes as f64);
         self.file_wait.observe(round.waited_for_file.as_secs_f64());
+        self.speed.observe(round, Instant::now());
+    }
+
+    /// Whether the disk is slow, by the rounds that were counted.
+    pub(super) fn speed(&self) -> DiskSpeed {
+        self.speed.clone()
     }
 }
 

@@ -10,6 +10,8 @@ use super::{Holders, KnownBroker, Leader};
 pub(crate) trait Others: Send + Sync + std::fmt::Debug {
     /// Every broker, in the order of ids.
     fn brokers(&self) -> Vec<Arc<KnownBroker>>;
+    /// Whether a broker is connected, or was heard of lately.
+    fn is_alive(&self, broker: BrokerId) -> bool;
     /// The broker that leads a shard.
     fn leader(&self, shard: ShardId) -> Option<Leader>;
     /// The brokers that hold a shard.

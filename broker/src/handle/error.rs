@@ -354,6 +354,7 @@ impl From<crate::group::Refusal> for ErrorCode {
             Refusal::NotEmpty => Self::NonEmptyGroup,
             Refusal::NotCoordinator => Self::NotCoordinator,
             Refusal::NotAvailable | Refusal::NoMemory { .. } => Self::CoordinatorNotAvailable,
+            Refusal::OutcomeUnknown => Self::RequestTimedOut,
         }
     }
 }

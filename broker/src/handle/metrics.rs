@@ -19,6 +19,8 @@ pub(crate) struct Metrics {
     errors: Family<ApiError, Counter>,
     duration: Family<Api, Histogram>,
     memory_wait: Histogram,
+    fetch_redirects: Counter,
+    follower_fetch_bytes: Counter,
     pub(crate) fetch_sessions: SessionMetrics,
 }
 
@@ -52,6 +54,8 @@ impl Metrics {
             errors: Family::default(),
             duration: Family::new_with_constructor(durations as fn() -> Histogram),
             memory_wait: Histogram::new(STORAGE_SECONDS),
+            fetch_redirects: Counter::default(),
+            follower_fetch_bytes: Counter::default(),
             fetch_sessions: SessionMetrics::register(registry),
         };
         registry.register("requests", "Answered Kafka requests", all.requests.clone());
@@ -68,7 +72,30 @@ impl Metrics {
             Unit::Seconds,
             all.memory_wait.clone(),
         );
+        registry.register(
+            "fetch_redirects",
+            "Partitions of fetches whose consumer was sent to a follower in its rack",
+            all.fetch_redirects.clone(),
+        );
+        registry.register(
+            "follower_fetch_bytes",
+            "Records that consumers got of partitions that this broker follows, bytes",
+            all.follower_fetch_bytes.clone(),
+        );
         all
+    }
+
+    /// Counts partitions whose consumer was sent to a follower, and bytes of records of partitions
+    /// that this broker follows.
+    pub(super) fn read_followers(&self, redirects: usize, bytes: usize) {
+        self.fetch_redirects.inc_by(redirects as u64);
+        self.follower_fetch_bytes.inc_by(bytes as u64);
+    }
+
+    /// Redirects and bytes that [`Self::read_followers`] has counted.
+    #[cfg(test)]
+    pub(super) fn followers(&self) -> (u64, u64) {
+        (self.fetch_redirects.get(), self.follower_fetch_bytes.get())
     }
 
     /// Counts a produce request that waited for memory.

@@ -131,14 +131,11 @@ impl Flusher {
         now_ms: i64,
         errors: &mut FirstError,
     ) -> Result<bool, WorkError> {
-        let bytes = log.tail_bytes();
+        self.store.pause_before(log.tail_bytes());
         let flushed = self.flush(&self.shards[shard].logs, log, now_ms);
         let flushed = errors.note(flushed)?.unwrap_or(TailFlush::Later);
         let again = match flushed {
-            TailFlush::Moved => {
-                self.store.pause_after(bytes);
-                log.is_full()
-            }
+            TailFlush::Moved => log.is_full(),
             TailFlush::Stays => false,
             TailFlush::Later => true,
         };

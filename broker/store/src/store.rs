@@ -94,16 +94,16 @@ impl Store {
         &self.pins
     }
 
-    /// Sets the pause between two tails that are written to segments. Without it there is none.
+    /// Sets the pause before a tail is written to a segment. Without it there is none.
     pub fn set_pause(&self, pause: Pause) {
         let is_first = self.pause.set(pause);
         debug_assert!(is_first.is_ok(), "set once");
     }
 
-    /// Leaves the disk to the rounds of the write-ahead log for a while, unless memory is short: a
-    /// round waits for everything that the disk was given before it, and many tails become long at
-    /// the same time.
-    pub(crate) fn pause_after(&self, bytes: usize) {
+    /// Leaves the disk to the rounds of the write-ahead log before `bytes` are written, unless memory
+    /// is short: a round waits for everything that the disk was given before it, and many tails
+    /// become long at the same time.
+    pub(crate) fn pause_before(&self, bytes: usize) {
         if let Some(Pause(wait)) = self.pause.get().filter(|_| !self.budget.is_short()) {
             wait(bytes);
         }

@@ -4,6 +4,7 @@
 mod authority;
 mod broker;
 mod catalog;
+mod impostor;
 mod placement;
 
 use std::sync::Arc;
@@ -100,11 +101,20 @@ async fn every_broker_knows_the_leader_and_can_propose() {
     }
     within("the shard grows", brokers.grow()).await;
     let all = vec![id(0), id(1), id(2)];
-    let expected = Holders { voters: all.clone(), learners: Vec::new(), reachable: all };
+    let (voters, reachable, learners) = (all.clone(), all.clone(), Vec::new());
+    let expected = Holders { voters, learners, reachable, in_sync: all };
     for broker in 0..3 {
         let cluster = brokers.cluster(broker);
         until("all are members", || cluster.holders(SHARD) == expected).await;
     }
+    let followers = |broker: usize| {
+        let held = brokers.shard(broker).expect("it has a replica");
+        let mut found = brokers.cluster(broker).followers_in_sync(&held);
+        found.sort_unstable();
+        found
+    };
+    until("the leader knows how far they are", || followers(0) == [id(1), id(2)]).await;
+    assert_eq!(followers(1), [], "it does not lead");
     // The leadership is handed over through a broker that has nothing to do with it.
     let to = ReplicaId(REPLICAS[1]);
     within("it is taken", async { while brokers.cluster(2).transfer(SHARD, to).await.is_err() {} })
@@ -135,6 +145,10 @@ async fn every_broker_knows_the_leader_and_can_propose() {
     until("it is dead", || !cluster.is_alive(id(1))).await;
     assert!(cluster.reports().iter().all(|report| report.broker != id(1)));
     assert!(!cluster.holders(SHARD).reachable.contains(&id(1)));
+    for broker in [0, 2] {
+        let cluster = brokers.cluster(broker);
+        until("it is no longer in sync", || cluster.holders(SHARD).in_sync == [id(0), id(2)]).await;
+    }
     brokers.stop_all().await;
 }
 
@@ -221,7 +235,8 @@ async fn a_broker_that_is_alone_leads_all_that_it_has() {
     let cluster = &broker.cluster;
     until("it leads", || cluster.leader(SHARD).is_some()).await;
     let own = vec![BrokerId(0)];
-    let expected = Holders { voters: own.clone(), learners: Vec::new(), reachable: own };
+    let (voters, reachable, learners) = (own.clone(), own.clone(), Vec::new());
+    let expected = Holders { voters, learners, reachable, in_sync: own };
     assert_eq!(cluster.holders(SHARD), expected);
     let outcome = cluster.propose(SHARD, a_command()).await;
     assert!(matches!(outcome, Ok(Outcome::GroupRefused(_))), "{outcome:?}");

@@ -142,10 +142,14 @@ impl Broker {
     }
 
     async fn change(&self, command: CatalogCommand) -> Answer {
-        let proposed = self.cluster.propose(ShardId::CATALOG, Command::Catalog(command)).await;
-        match proposed {
-            Ok(Outcome::Catalog { answer, .. }) => answer,
-            other => panic!("{other:?}"),
+        loop {
+            let command = Command::Catalog(command.clone());
+            match self.cluster.propose(ShardId::CATALOG, command).await {
+                Ok(Outcome::Catalog { answer, .. }) => return answer,
+                // The leader was replaced, and nothing was changed.
+                Ok(Outcome::TermChanged) => {}
+                other => panic!("{other:?}"),
+            }
         }
     }
 
@@ -301,7 +305,8 @@ async fn d4_a_broker_that_lost_its_disk_is_replaced_by_one_with_another_id() {
     let id = lost.id;
     lost.stop().await;
     let first = &brokers[0];
-    until("another leads", || first.cluster.leader(ShardId::CATALOG).is_some()).await;
+    let leader = || first.cluster.leader(ShardId::CATALOG).map(|leader| leader.broker);
+    until("another leads", || leader().is_some_and(|leader| leader != id)).await;
     let refused = within("an answer", first.stand(id, Standing::Draining)).await;
     assert!(matches!(refused, Answer::Refused(Refusal::TooFewBrokers { .. })), "{refused:?}");
     let replacement = Broker::start(7, authority.files(7));

@@ -151,8 +151,8 @@ pub(in crate::admin) async fn join(
             let text = format!(
                 "broker {id} has run {newest} times in this cluster, and its data directory is empty: its votes are \
                  lost with it. Restore the directory; or start this broker with a node.id that was never used \
-                 here, then drain broker {id} and remove it (ropewalk-broker cluster drain {id}, cluster forget \
-                 {id}), so that the new one takes its replicas"
+                 here, so that it can take the replicas of broker {id}: drain that one with `cluster drain {id}`, \
+                 then remove it with `cluster remove {id}`"
             );
             return Err(AdminError::conflict("DirectoryLost", text));
         }

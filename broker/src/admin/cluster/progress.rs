@@ -61,7 +61,10 @@ impl Facts {
         let held = self.shards.values().filter(|shard| shard.on(broker).is_some()).count();
         let deadline_ms = match standing {
             Standing::Restarting { deadline_ms, .. } => Some(deadline_ms),
-            _ => None,
+            Standing::Serving
+            | Standing::Draining
+            | Standing::DrainingToFewer
+            | Standing::NotRestarted { .. } => None,
         };
         let known = shards.iter().filter_map(|shard| shard.bytes);
         let leads = self.shards.values().filter(|shard| shard.leader == Some(broker)).count();

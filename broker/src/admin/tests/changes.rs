@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use ropewalk_shard::command::StartPosition;
+use ropewalk_shard::command::{ConfigResource, StartPosition};
 use ropewalk_shard::proposal::SendOrder;
 
 use super::*;
@@ -197,6 +197,8 @@ async fn what_cannot_be_is_refused_with_a_reason() {
         (put, body(1_000_000, json!({})), 400, "InvalidPartitions"),
         (put, body(1, json!({ "retention.msec": "1" })), 400, "InvalidConfig"),
         (put, body(1, json!({ "retention.ms": "soon" })), 400, "InvalidConfig"),
+        // More than the one replica of this cluster.
+        (put, body(1, json!({ "min.insync.replicas": "2" })), 400, "InvalidConfig"),
         ("PUT /v1/queues/a%20b", body(1, json!({})), 400, "InvalidName"),
         (put, json!({ "owner": "", "partitions": 1 }), 400, "InvalidOwner"),
         (put, json!({ "owner": "x".repeat(254), "partitions": 1 }), 400, "InvalidOwner"),
@@ -468,4 +470,19 @@ async fn k1_a_thousand_declared_queues_cost_no_entry_at_rest() {
     context.topics.declare(0, &wanted).await.expect_err("it is another's");
     assert_eq!(written(), before);
     served.broker.stop().await;
+}
+
+/// The cluster may have become smaller since.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_value_that_is_set_already_is_not_checked_again() {
+    let test = TestBroker::start(&[]).await;
+    let config = json!({ "min.insync.replicas": "1" });
+    assert_eq!(test.declare(ME, 1, config).await.0, 200);
+    let context = Arc::clone(test.broker.context());
+    let topic = context.view.by_name("orders").expect("declared");
+    let resource = ConfigResource::Topic(topic.id);
+    let change = vec![("min.insync.replicas".to_owned(), Some("2".to_owned()))];
+    context.topics.alter_configs(resource, change).await.expect("not checked here");
+    let config = json!({ "min.insync.replicas": "2" });
+    assert_eq!(test.declare(ME, 1, config).await.0, 200);
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use ropewalk_node::ShardHandle;
+use ropewalk_shard::ProposeError;
 use ropewalk_shard::command::{Command, ShardCommand};
 use ropewalk_shard::state::Outcome;
 use tokio::sync::oneshot;
@@ -250,15 +251,64 @@ impl Inner {
 }
 
 /// The outcome of a proposed command.
-pub(super) type PendingOutcome = oneshot::Receiver<Result<Outcome, ropewalk_shard::ProposeError>>;
+pub(super) type PendingOutcome = oneshot::Receiver<Result<Outcome, ProposeError>>;
 
 /// Waits until a command is applied.
 pub(super) async fn durable(proposed: PendingOutcome) -> Result<(), Refusal> {
     match proposed.await {
-        Ok(Ok(Outcome::GroupRefused(refused))) => Err(refused.into()),
-        Ok(Ok(Outcome::TermChanged)) => Err(Refusal::NotCoordinator),
-        Ok(Ok(Outcome::Done | Outcome::Appended(_) | Outcome::Catalog { .. })) => Ok(()),
-        Ok(Err(error)) => Err(refusal(error)),
+        Ok(result) => settled(result),
         Err(_) => Err(Refusal::NotAvailable),
+    }
+}
+
+/// The same for a command that must not be repeated: a client that repeats a deletion is informed
+/// that there is no such group.
+pub(super) async fn durable_once(proposed: PendingOutcome) -> Result<(), Refusal> {
+    match proposed.await {
+        Ok(Err(ProposeError::Unknown)) | Err(_) => Err(Refusal::OutcomeUnknown),
+        Ok(result) => settled(result),
+    }
+}
+
+fn settled(result: Result<Outcome, ProposeError>) -> Result<(), Refusal> {
+    match result {
+        Ok(Outcome::GroupRefused(refused)) => Err(refused.into()),
+        Ok(Outcome::TermChanged) => Err(Refusal::NotCoordinator),
+        Ok(Outcome::Done | Outcome::Appended(_) | Outcome::Catalog { .. }) => Ok(()),
+        Err(error) => Err(refusal(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_deletion_without_an_outcome_is_not_repeated_by_the_client() {
+        let proposed = |result| {
+            let (done, proposed) = oneshot::channel();
+            done.send(result).expect("it listens");
+            proposed
+        };
+        for (result, once, again) in [
+            (Ok(Outcome::Done), Ok(()), Ok(())),
+            (
+                Err(ProposeError::Unknown),
+                Err(Refusal::OutcomeUnknown),
+                Err(Refusal::NotCoordinator),
+            ),
+            // Nothing was deleted.
+            (
+                Err(ProposeError::NotLeader),
+                Err(Refusal::NotCoordinator),
+                Err(Refusal::NotCoordinator),
+            ),
+        ] {
+            assert_eq!(durable_once(proposed(result.clone())).await, once);
+            assert_eq!(durable(proposed(result)).await, again);
+        }
+        let (done, lost) = oneshot::channel();
+        drop(done);
+        assert_eq!(durable_once(lost).await, Err(Refusal::OutcomeUnknown));
     }
 }

@@ -7,7 +7,7 @@ use ropewalk_shard::PartitionId;
 use ropewalk_shard::command::{CommitOffsets, MemberClaim, OffsetCommit, ShardCommand};
 use ropewalk_shard::state::group::CommittedOffset;
 
-use super::group_handle::durable;
+use super::group_handle::{durable, durable_once};
 use super::{Coordinator, refusal};
 use crate::group::Refusal;
 use crate::group::classic::{ClassicGroup, Phase};
@@ -119,7 +119,7 @@ impl Coordinator {
                 (proposed, Default::default())
             })
         })??;
-        durable(proposed).await
+        durable_once(proposed).await
     }
 }
 

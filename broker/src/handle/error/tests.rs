@@ -124,6 +124,7 @@ fn every_refusal_of_a_group_has_its_code() {
         (Refusal::NotEmpty, Code::NonEmptyGroup),
         (Refusal::NotCoordinator, Code::NotCoordinator),
         (Refusal::NotAvailable, Code::CoordinatorNotAvailable),
+        (Refusal::OutcomeUnknown, Code::RequestTimedOut),
     ] {
         assert_eq!(ErrorCode::from(refusal), expected, "{refusal}");
     }

@@ -325,6 +325,7 @@ impl Collected {
         call: &Call,
         wants: &[TopicRead],
     ) -> FetchResponse {
+        self.count_followers(ctx, wants);
         let queues = self.reads.iter_mut().map(|read| std::mem::take(&mut read.later));
         let queues: Vec<Queue> = queues.filter(|queue| !queue.is_empty()).collect();
         self.share.shrink_to(self.needed_bytes);
@@ -352,6 +353,19 @@ impl Collected {
         });
         let responses = responses.collect();
         FetchResponse { responses, ..Default::default() }
+    }
+}
+
+impl Collected {
+    fn count_followers(&self, ctx: &Context, wants: &[TopicRead]) {
+        let (mut redirects, mut bytes) = (0, 0);
+        for (read, want) in self.reads.iter().zip(partitions(wants)) {
+            redirects += usize::from(read.data.preferred_read_replica >= 0);
+            if want.found.as_ref().is_ok_and(HeldPartition::is_followed) {
+                bytes += read.data.records.len();
+            }
+        }
+        ctx.metrics.read_followers(redirects, bytes);
     }
 }
 

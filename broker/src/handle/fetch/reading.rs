@@ -163,7 +163,7 @@ impl Reading {
         let topic = |topic: FetchTopic| {
             let mut read = TopicRead::new(ctx, topic.topic, topic.topic_id);
             for asked in topic.partitions {
-                read.add(ctx, &mut consumer, asked, token, false);
+                read.add(ctx, &mut consumer, asked, (token, false));
                 token += 1;
             }
             read
@@ -181,7 +181,7 @@ impl Reading {
                 self.wants.push(TopicRead::new(ctx, topic, topic_id));
             }
             let last = self.wants.last_mut().expect("there is one now");
-            last.add(ctx, &mut self.consumer, asked, token, watched);
+            last.add(ctx, &mut self.consumer, asked, (token, watched));
         }
     }
 
@@ -368,8 +368,7 @@ impl TopicRead {
         ctx: &Context,
         consumer: &mut Consumer,
         asked: FetchPartition,
-        token: u32,
-        watched: bool,
+        (token, watched): (u32, bool),
     ) {
         let found = consumer.find(ctx, &self.view, &asked);
         let preferred = consumer.preferred(ctx, &found, &asked);

@@ -141,6 +141,35 @@ async fn every_broker_names_all_brokers_of_the_listener_and_the_leader() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_away_is_offline_and_fenced() {
+    let trio = Trio::new().await;
+    trio.cut(2, true);
+    let answer = trio.metadata(1, 13, PUBLIC).await;
+    let brokers: Vec<_> = answer.brokers.iter().map(|broker| broker.node_id).collect();
+    assert_eq!(brokers, [0, 1], "some clients wait for each broker that is listed");
+    let part = &answer.topics[0].partitions[0];
+    assert_eq!((part.error_code, part.leader_id), (0, 0));
+    assert_eq!(part.replica_nodes, [0, 1, 2]);
+    assert_eq!((&part.isr_nodes[..], &part.offline_replicas[..]), (&[0, 1][..], &[2][..]));
+    for (include_fenced_brokers, expected) in
+        [(false, vec![(0, false), (1, false)]), (true, vec![(0, false), (1, false), (2, true)])]
+    {
+        let call = trio.call(ApiKey::DescribeCluster, 2, PUBLIC).await;
+        let request = DescribeClusterRequest {
+            endpoint_type: 1,
+            include_fenced_brokers,
+            ..Default::default()
+        };
+        let answer = describe_cluster::handle(&trio.brokers[1], &call, request).await;
+        let brokers = answer.expect("answered").brokers;
+        let brokers: Vec<_> = brokers.iter().map(|b| (b.broker_id, b.is_fenced)).collect();
+        assert_eq!(brokers, expected);
+    }
+    trio.cut(2, false);
+    trio.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_asks_the_wrong_broker_is_told_the_right_one() {
     let trio = Trio::new().await;
     trio.store().await;

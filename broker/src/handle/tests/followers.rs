@@ -71,6 +71,10 @@ async fn a_follower_returns_what_is_committed_to_consumers_with_a_rack() {
     }
     let answer = trio.fetch(1, 12, in_rack(1, now(from(2)))).await;
     assert_eq!(summary(&answer), (0, false, 2, -1), "the end");
+    let records = part(&trio.fetch(0, 12, now(from(1))).await).records.len();
+    let counted = |at: usize| trio.brokers[at].metrics.followers();
+    assert_eq!(counted(1), (0, 3 * records as u64), "three fetches had a record");
+    assert_eq!(counted(0), (0, 0), "the leader's do not count");
     // Nothing says that a consumer without a rack was sent here: it has to learn who leads.
     assert_eq!(part(&trio.fetch(1, 12, now(from(1))).await).error_code, NOT_LEADER);
     assert_eq!(part(&trio.fetch(1, 10, in_rack(1, now(from(1)))).await).error_code, NOT_LEADER);
@@ -202,6 +206,7 @@ async fn the_leader_names_a_follower_in_the_rack_of_the_consumer() {
         let answer = trio.fetch(0, version, request).await;
         assert_eq!(summary(&answer), (0, true, 1, -1), "the leader serves it");
     }
+    assert_eq!(trio.brokers[0].metrics.followers(), (4, 0));
     // The leader itself refuses what it does not have.
     let answer = trio.fetch(0, 12, in_rack(1, now(from(2)))).await;
     assert_eq!(summary(&answer), (ErrorCode::OffsetOutOfRange.code(), false, 1, -1));
@@ -214,6 +219,18 @@ async fn the_leader_names_a_follower_in_the_rack_of_the_consumer() {
     let call = trio.call(ApiKey::Fetch, 12, INTERNAL).await;
     let answer = fetch::handle(&trio.brokers[2], &call, request).await.expect("answered");
     assert_eq!(summary(&answer), (0, true, 1, -1), "the follower has no such listener");
+    trio.stop().await;
+}
+
+/// As in Kafka, whatever else the rack has.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_leader_in_the_rack_of_the_consumer_serves_it() {
+    let trio = Trio::in_racks([5, 5, 6], &[RACK_AWARE]).await;
+    trio.store().await;
+    trio.in_sync(0, vec![1, 2]).await;
+    let answer = trio.fetch(0, 12, in_rack(5, now(from(0)))).await;
+    assert_eq!(summary(&answer), (0, true, 1, -1));
+    assert_eq!(summary(&trio.fetch(0, 12, in_rack(6, now(from(0)))).await), (0, false, 1, 2));
     trio.stop().await;
 }
 

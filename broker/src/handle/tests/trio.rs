@@ -84,8 +84,9 @@ impl Policy for Plain {
 }
 
 /// The nodes, and which of them are cut off.
-#[derive(Default)]
 struct Net {
+    /// The zone of each broker.
+    racks: [usize; 3],
     nodes: Mutex<Vec<Weak<Node>>>,
     cut: Mutex<BTreeSet<usize>>,
 }
@@ -97,6 +98,22 @@ impl fmt::Debug for Net {
 }
 
 impl Net {
+    fn new(racks: [usize; 3]) -> Self {
+        Self { racks, nodes: Mutex::default(), cut: Mutex::default() }
+    }
+
+    fn known(&self, broker: usize) -> KnownBroker {
+        let port = |base: i32| base + i32::try_from(broker).expect("few");
+        let host = || Str::from(format!("broker-{broker}"));
+        let public = (PUBLIC.into(), (host(), port(9092)));
+        let internal = (broker > 0).then(|| (INTERNAL.into(), (host(), port(9192))));
+        KnownBroker {
+            id: id(broker),
+            rack: Some(Str::from(format!("zone-{}", self.racks[broker]))),
+            endpoints: [public].into_iter().chain(internal).collect::<HashMap<_, _>>(),
+        }
+    }
+
     fn node(&self, broker: usize) -> Option<Arc<Node>> {
         self.nodes.lock().get(broker)?.upgrade()
     }
@@ -131,25 +148,18 @@ impl Peers for Side {
     }
 }
 
-fn known(broker: usize) -> KnownBroker {
-    let port = |base: i32| base + i32::try_from(broker).expect("few");
-    let host = || Str::from(format!("broker-{broker}"));
-    let public = (PUBLIC.into(), (host(), port(9092)));
-    let internal = (broker > 0).then(|| (INTERNAL.into(), (host(), port(9192))));
-    KnownBroker {
-        id: id(broker),
-        rack: Some(Str::from(format!("zone-{broker}"))),
-        endpoints: [public].into_iter().chain(internal).collect::<HashMap<_, _>>(),
-    }
-}
-
 fn id(broker: usize) -> BrokerId {
     BrokerId(i32::try_from(broker).expect("few"))
 }
 
 impl Others for Side {
     fn brokers(&self) -> Vec<Arc<KnownBroker>> {
-        (0..3).map(|broker| Arc::new(known(broker))).collect()
+        (0..3).map(|broker| Arc::new(self.net.known(broker))).collect()
+    }
+
+    fn is_alive(&self, broker: BrokerId) -> bool {
+        broker == id(self.me)
+            || self.net.reach(self.me, usize::try_from(broker.0).expect("few")).is_some()
     }
 
     fn leader(&self, shard: ShardId) -> Option<Leader> {
@@ -203,7 +213,12 @@ impl Trio {
 
     /// The same with settings beside those that every broker of a test has.
     pub(super) async fn with(settings: &[(&str, &str)]) -> Self {
-        let net = Arc::new(Net::default());
+        Self::in_racks([0, 1, 2], settings).await
+    }
+
+    /// The same with the number of each broker's zone.
+    pub(super) async fn in_racks(racks: [usize; 3], settings: &[(&str, &str)]) -> Self {
+        let net = Arc::new(Net::new(racks));
         let opened: Vec<_> = (0..3).map(|me| open(me, &net, settings)).collect();
         let nodes: Vec<_> = opened.iter().map(|(node, ..)| Arc::clone(node)).collect();
         let mut trio = Self { net, nodes, brokers: Vec::new(), _tasks: JoinSet::new() };
@@ -401,7 +416,7 @@ fn context(
     listener.open.set(open).expect("a node is opened once");
     view.reload(node.catalog().state().catalog.as_ref().expect("it has the catalog"));
     let side = Arc::new(Side { me, net: Arc::clone(net) });
-    let cluster = Cluster::among(Arc::clone(&node), known(me), side);
+    let cluster = Cluster::among(Arc::clone(&node), net.known(me), side);
     let reconciler =
         Arc::new(Reconciler::new(Arc::clone(&node), Arc::clone(&view), Arc::clone(&cluster)));
     let topics =

@@ -178,8 +178,8 @@ fn capture_logs(
         if is_overdue || loose_bytes >= limits::SPILL_BYTES_MAX {
             context.unsynced.keep_bound(context.store.data())?;
             let PassContext { now_ms, policy, .. } = context;
+            context.store.pause_before(loose_bytes);
             let flushed = context.unsynced.flush(&log, through, now_ms, policy)?;
-            context.store.pause_after(loose_bytes);
             if is_overdue && flushed == TailFlush::Moved {
                 log.seal()?;
             }
