@@ -12,16 +12,16 @@ def report(*replicas, shard=1):
     return {"shards": [{"shard": shard, "replicas": list(replicas)}]}
 
 
-def replica(broker, caught_up=True, votes=True):
-    return {"broker": broker, "caughtUp": caught_up, "votes": votes}
+def replica(broker, lag=0, votes=True):
+    return {"broker": broker, "lag": lag, "votes": votes}
 
 
 class Behind(unittest.TestCase):
     def test_all_voters_that_caught_up_are_enough(self):
-        self.assertEqual(cluster_servers.replicas_behind(report(replica(1), replica(2), replica(3))), [])
+        self.assertEqual(cluster_servers.replicas_behind(report(replica(1), replica(2), replica(3, lag=1))), [])
 
     def test_a_replica_that_lacks_entries_or_is_not_reported_is_behind(self):
-        for last in (replica(3, caught_up=False), replica(3, caught_up=None), replica(3, votes=False)):
+        for last in (replica(3, lag=cluster_servers.LAG_MAX + 1), replica(3, lag=None), replica(3, votes=False)):
             self.assertEqual(len(cluster_servers.replicas_behind(report(replica(1), replica(2), last))), 1)
 
     def test_a_shard_with_too_few_replicas_is_behind(self):
