@@ -180,6 +180,6 @@ def cluster_rows(_counts):
     row("catch-up, time until in sync", "s", "how long the others must not fail", is_compared=False)
     row("bytes that it missed", "MB", "as many as the load reached while it was away", is_compared=False)
     row(f"produce p99 at {AWAY_RATE} MB/s while one broker is away", "ms", "the other two alone")
-    row(f"produce p99 at {AWAY_RATE} MB/s during the catch-up", "ms", "what producers notice of it")
+    row(f"produce p99 at {AWAY_RATE} MB/s during the catch-up", "ms", "what producers notice of it: the worst of the loads")
     row(f"produce max at {AWAY_RATE} MB/s during the catch-up", "ms", "the slowest request")
     return found
