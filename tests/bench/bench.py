@@ -162,7 +162,8 @@ class Bench:
         filled = json.loads(run(server.group.wrap(map(str, fill))))
         measured["page-cache write after the warm-up"] = filled["last_cpu_s_per_gib"]
         if server.speaks == "kafka":
-            load(server, "produce", "--topic", "warm-up", "--partitions", 12, "--seconds", self.form.warm_seconds)
+            seconds = self.form.cluster_warm_seconds if self.kind is CLUSTERED else self.form.warm_seconds
+            load(server, "produce", "--topic", "warm-up", "--partitions", 12, "--seconds", seconds)
             load(server, "delete", "--topic", "warm-up")
 
     def scenario(self, scenario, of_round):

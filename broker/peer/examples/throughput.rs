@@ -25,9 +25,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use ropewalk_peer::inbox::{Connected, Delivery};
-use ropewalk_peer::{
-    CertificateFiles, Class, Inbox, Lane, Options, PeerAddress, Peers, Sent,
-};
+use ropewalk_peer::{CertificateFiles, Class, Inbox, Lane, Options, PeerAddress, Peers, Sent};
 use ropewalk_shard::engine::{Entry, EntryId, EntryKind};
 use ropewalk_shard::message::{Body, Message};
 use ropewalk_shard::{BrokerId, HistoryId, Payload, ShardId};
@@ -98,7 +96,8 @@ fn receive(transport: &str, directory: &Path) -> Result<(), Failure> {
     let runtime = runtime()?;
     let _entered = runtime.enter();
     if transport == "quic" {
-        let (peers, service) = Peers::open(options(RECEIVER, directory), Arc::new(Counter(meter.clone())))?;
+        let (peers, service) =
+            Peers::open(options(RECEIVER, directory), Arc::new(Counter(meter.clone())))?;
         let ports = Class::ALL.map(|class| peers.local_addr(class).map(|address| address.port()));
         let [one, two] = ports;
         println!("{},{}", one?, two?);
@@ -160,7 +159,9 @@ fn send(
             std::thread::sleep(Duration::from_millis(200));
             sent
         }
-        ("tls", [port]) => runtime.block_on(send_tls(*port, client_config(directory)?, bytes, time))?,
+        ("tls", [port]) => {
+            runtime.block_on(send_tls(*port, client_config(directory)?, bytes, time))?
+        }
         _ => return Err("ports and transport do not match".into()),
     };
     println!("sender: {:.2} CPU s/GB", cpu_seconds()? / (sent as f64 / 1e9));

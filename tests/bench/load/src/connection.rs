@@ -26,8 +26,8 @@ impl Connection {
     pub(crate) fn open(addresses: &str) -> Result<Self> {
         let found = addresses.split(',').map(ToSocketAddrs::to_socket_addrs);
         let found: Vec<_> = found.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
-        let stream = TcpStream::connect(&found[..])
-            .with_context(|| format!("connecting {addresses}"))?;
+        let stream =
+            TcpStream::connect(&found[..]).with_context(|| format!("connecting {addresses}"))?;
         stream.set_nodelay(true)?;
         Ok(Self { stream, answer: Bytes::new() })
     }

@@ -150,7 +150,8 @@ impl Reader {
 
     /// One fetch; the partitions that were read to their end.
     fn fetch(&mut self, address: &str, partitions: &[i32]) -> Result<Vec<i32>> {
-        let from: Vec<_> = partitions.iter().map(|partition| (*partition, self.open[partition])).collect();
+        let from: Vec<_> =
+            partitions.iter().map(|partition| (*partition, self.open[partition])).collect();
         let request = fetch_request(&self.consume.topic, &from, self.consume.partition_bytes, 0);
         let answer = self.connection(address)?.call(FETCH_VERSION, &request)?;
         let mut done = Vec::new();
@@ -162,8 +163,11 @@ impl Reader {
                 continue;
             }
             if code == NOT_LEADER_OR_FOLLOWER {
-                let targets: Vec<_> =
-                    self.open.keys().map(|partition| (self.consume.topic.clone(), *partition)).collect();
+                let targets: Vec<_> = self
+                    .open
+                    .keys()
+                    .map(|partition| (self.consume.topic.clone(), *partition))
+                    .collect();
                 self.leaders = Leaders::of(&self.bootstrap, &targets)?;
                 continue;
             }

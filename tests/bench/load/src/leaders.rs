@@ -29,8 +29,10 @@ pub(crate) struct Leaders {
 impl Leaders {
     /// What a broker knows now about the topics.
     pub(crate) fn ask(connection: &mut Connection, names: &[String]) -> Result<Self> {
-        let name =
-            |name: &String| MetadataRequestTopic { name: Some(name.as_str().into()), ..Default::default() };
+        let name = |name: &String| MetadataRequestTopic {
+            name: Some(name.as_str().into()),
+            ..Default::default()
+        };
         let request = MetadataRequest {
             topics: Some(names.iter().map(name).collect()),
             allow_auto_topic_creation: false,
@@ -61,7 +63,8 @@ impl Leaders {
         let deadline = Instant::now() + LEADERS_WITHIN;
         loop {
             let leaders = Self::ask(&mut connection, &names)?;
-            let Some(missing) = targets.iter().find(|target| leaders.address(target).is_err()) else {
+            let Some(missing) = targets.iter().find(|target| leaders.address(target).is_err())
+            else {
                 return Ok(leaders);
             };
             ensure!(Instant::now() < deadline, "{missing:?} has no leader after 60 s");
@@ -86,7 +89,11 @@ impl Leaders {
 
     /// The targets of each of `connections` connections: all of one leader, and as many connections
     /// to each leader as there can be. There is at least one for each leader.
-    pub(crate) fn shares(&self, targets: &[Target], connections: usize) -> Result<Vec<Vec<Target>>> {
+    pub(crate) fn shares(
+        &self,
+        targets: &[Target],
+        connections: usize,
+    ) -> Result<Vec<Vec<Target>>> {
         let groups: Vec<_> = self.groups(targets)?.into_values().collect();
         let count = connections.max(groups.len());
         let share = |i: usize| {
@@ -148,7 +155,8 @@ mod tests {
     fn leaders() -> (Leaders, Vec<Target>) {
         let addresses = (1..=3).map(|id| (id, format!("broker-{id}"))).collect();
         let leader = |p: i32| if p < 6 { 1 } else { 2 + i32::from(p >= 10) };
-        let partitions = (0..12).map(|p| (target(p), (leader(p), 3 - usize::from(p == 7)))).collect();
+        let partitions =
+            (0..12).map(|p| (target(p), (leader(p), 3 - usize::from(p == 7)))).collect();
         (Leaders { addresses, partitions }, (0..12).map(target).collect())
     }
 

@@ -107,7 +107,14 @@ impl Produce {
             let links = Links::open(&leaders, &mine, self.in_flight)?;
             let (bootstrap, in_flight) = (bootstrap.to_owned(), self.in_flight);
             Ok(Sender {
-                bootstrap, targets: mine, producer, frames, in_flight, phase, interval, links,
+                bootstrap,
+                targets: mine,
+                producer,
+                frames,
+                in_flight,
+                phase,
+                interval,
+                links,
             })
         };
         shares.into_iter().enumerate().map(sender).collect()

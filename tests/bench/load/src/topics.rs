@@ -61,7 +61,8 @@ impl Topics {
 
     /// All partitions of all topics.
     pub(crate) fn targets(&self) -> Vec<Target> {
-        let of = |name: String| (0..self.partitions).map(move |partition| (name.clone(), partition));
+        let of =
+            |name: String| (0..self.partitions).map(move |partition| (name.clone(), partition));
         self.names().into_iter().flat_map(of).collect()
     }
 
