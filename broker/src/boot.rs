@@ -8,16 +8,15 @@
 //!
 //! # Order of stopping
 //!
-//! `/ready` turns false, other brokers take over the leaderships, and the listeners close. Pending
-//! JoinGroup and SyncGroup requests are answered so that clients look up the coordinator; other
-//! requests finish, waiting fetches are dropped. Then the background tasks end, and the shards with
-//! a last checkpoint.
+//! `/ready` turns false, other brokers take over the leaderships, clients are told of that for a
+//! moment, and the listeners close. Pending JoinGroup and SyncGroup requests are answered so that
+//! clients look up the coordinator; other requests finish, waiting fetches are dropped. Then the
+//! background tasks end, and the shards with a last checkpoint.
 
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
@@ -25,7 +24,7 @@ use ropewalk_codec::Str;
 use ropewalk_disk::{Disk, RealDisk};
 use ropewalk_node::NodeError;
 use ropewalk_node::supervision::{OnFatal, StopGuard};
-use ropewalk_shard::{BrokerId, ShardId};
+use ropewalk_shard::BrokerId;
 use ropewalk_store::{DataDir, Identity, bootstrap, recovery};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -34,7 +33,7 @@ use tracing::info;
 use crate::admin::{self, Admin, measured};
 use crate::catalog::{Balancer, MembersLoop};
 use crate::cluster::metrics::PeerMetrics;
-use crate::cluster::{Cluster, KnownBroker};
+use crate::cluster::{Entrance, KnownBroker};
 use crate::handle::{self, Context};
 use crate::limits;
 use crate::listen::{self, Acceptor, Lanes};
@@ -66,9 +65,6 @@ use status::Status;
 
 /// Shards of a new cluster, without the catalog shard.
 const SHARDS: u32 = 24;
-
-/// Interval of looking for a leader of the catalog.
-const LEADER_POLL: Duration = Duration::from_millis(20);
 
 /// What a broker is started with.
 pub struct Start {
@@ -190,22 +186,18 @@ impl Broker {
         let context = opened.context(metrics);
         status.opened(opened.to_admin(&context));
         run_tasks(&mut opened, &supervisor, &mut background);
-        catalog_leads(&context.cluster).await;
 
+        let (entrance, serving) = Entrance::new(&context.cluster, &context.node);
         let acceptor = Acceptor::new(
             Arc::new(Arc::clone(&context)),
             listen_options(&settings),
             Lanes::new(settings.request_bytes_max()),
             connection_metrics,
-            stop,
+            [stop, serving],
         );
-        let mut listeners = JoinSet::new();
-        for BoundListener { name, socket, endpoint } in bound {
-            let (host, port) = endpoint;
-            info!(listener = &*name, advertised = %format!("{host}:{port}"), "serving Kafka clients");
-            let listener = Arc::clone(&acceptor).run(socket, name);
-            listeners.spawn(supervisor.endless(&supervision::LISTENER, listener));
-        }
+        let listeners = accept_all(&acceptor, bound, &supervisor);
+        entrance.open().await;
+        background.spawn(supervisor.endless(&supervision::ENTRANCE, entrance.watch()));
         Ok(Self {
             _ends: ends,
             context,
@@ -254,7 +246,9 @@ impl Broker {
     /// Stops the broker in the order that this module's documentation gives.
     pub async fn stop(mut self) {
         self.status.stop();
-        self.context.cluster.hand_over().await;
+        if self.context.cluster.hand_over().await {
+            tokio::time::sleep(limits::NEXT_LEADER_TOLD).await;
+        }
         self.supervisor.stop();
         self.context.groups.stop();
         let _ = self.stopping.send(true);
@@ -266,17 +260,20 @@ impl Broker {
     }
 }
 
-/// Waits until a leader of the catalog is known; `/ready` reports that there is none. A broker that
-/// does not reach the others accepts no clients, as in Kafka: librdkafka asks the broker that it
-/// used last for a coordinator, and would not find one while that broker knows none.
-async fn catalog_leads(cluster: &Cluster) {
-    let knows_leader = || cluster.is_alone() || cluster.leader(ShardId::CATALOG).is_some();
-    if !knows_leader() {
-        info!("clients are accepted once a leader of the catalog is known");
+/// Accepts clients on every listener.
+fn accept_all(
+    acceptor: &Arc<Acceptor>,
+    bound: Vec<BoundListener>,
+    supervisor: &Supervisor,
+) -> JoinSet<()> {
+    let mut listeners = JoinSet::new();
+    for BoundListener { name, socket, endpoint } in bound {
+        let (host, port) = endpoint;
+        info!(listener = &*name, advertised = %format!("{host}:{port}"), "serving Kafka clients");
+        let listener = Arc::clone(acceptor).run(socket, name);
+        listeners.spawn(supervisor.endless(&supervision::LISTENER, listener));
     }
-    while !knows_leader() {
-        tokio::time::sleep(LEADER_POLL).await;
-    }
+    listeners
 }
 
 /// Registers the metrics that are read on demand. Those of the other brokers need the cluster,

@@ -40,12 +40,14 @@ use ropewalk_node::{Node, ShardHandle};
 use ropewalk_peer::{Class, OpenError, PeerAddress};
 use ropewalk_shard::command::Command;
 use ropewalk_shard::{BrokerId, Outcome, ProposeError, ReplicaId, ShardId};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 
 pub mod directory;
 pub mod report;
 pub mod wire;
+mod entrance;
+mod last_leaders;
 mod hand_over;
 mod leaders;
 mod link;
@@ -53,12 +55,12 @@ pub mod metrics;
 mod remote;
 mod service;
 pub use directory::{Directory, KnownBroker, ListedBroker, ListedReplica};
-pub use leaders::{ALIVE_MAX, Leader};
+pub use entrance::Entrance;
+pub use leaders::{ALIVE_MAX, Leader, Seen};
 pub use link::Link;
 pub use report::{Report, ReportSource};
 pub use service::Service;
 
-use leaders::Seen;
 use link::Forwarded;
 use remote::Remote;
 
@@ -293,14 +295,26 @@ impl Cluster {
             return Some(Leader { broker: self.own.id, term });
         }
         let remote = self.remote.as_ref()?;
-        let seen = held.map(|held| {
-            let (term, leader) = held.leader_seen();
-            let leader = leader.and_then(|replica| remote.link.broker_of(shard, replica));
-            // This broker's own replica does not serve yet, or no longer.
-            let leader = leader.filter(|broker| *broker != self.own.id);
-            Seen { term, leader }
-        });
+        let seen = self.seen_by_own(remote, shard);
         remote.link.leaders(|leaders| leaders.leader(shard, seen))
+    }
+
+    /// What this broker's own replica knows of the others that lead.
+    fn seen_by_own(&self, remote: &Remote, shard: ShardId) -> Option<Seen> {
+        let (term, leader) = self.node.shard(shard)?.leader_seen();
+        let leader = leader.and_then(|replica| remote.link.broker_of(shard, replica));
+        // This broker's own replica does not serve yet, or no longer.
+        let leader = leader.filter(|broker| *broker != self.own.id);
+        Some(Seen { term, leader })
+    }
+
+    /// Whether fewer than a majority of the voters of a shard are alive, as far as this broker
+    /// knows: it cannot know who leads, or which of the other brokers are alive.
+    #[must_use]
+    pub fn lacks_majority(&self, shard: ShardId) -> bool {
+        let voters = self.holders(shard).voters;
+        let alive = voters.iter().filter(|broker| self.is_alive(**broker)).count();
+        2 * alive <= voters.len()
     }
 
     /// The brokers that hold a shard.
@@ -403,13 +417,7 @@ impl Cluster {
                 }
                 None => {}
             }
-            let look_again = async {
-                tokio::select! {
-                    _ = news.changed() => {}
-                    () = sleep(LEADER_POLL) => {}
-                }
-            };
-            if timeout_at(until, look_again).await.is_err() {
+            if timeout_at(until, look_again(Some(&mut news))).await.is_err() {
                 return Err(ProposeError::NotLeader);
             }
         }
@@ -433,6 +441,20 @@ impl Cluster {
             Some(false) => Err(TransferError::NotLeader),
             None => Err(TransferError::NoAnswer),
         }
+    }
+}
+
+/// Waits for news of a leader, or for the next time to look.
+async fn look_again(news: Option<&mut watch::Receiver<u64>>) {
+    let changed = async {
+        match news {
+            Some(news) => drop(news.changed().await),
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = changed => {}
+        () = sleep(LEADER_POLL) => {}
     }
 }
 

@@ -115,6 +115,11 @@ pub const GATHER_BYTES_MAX: usize = 1024 * 1024;
 /// Longest delay of accepting clients after a start while a shard has no leader.
 pub const LEAD_TIME_MAX: Duration = Duration::from_secs(5);
 
+/// How long a broker that stops serves clients after it has handed its leaderships over, so that
+/// those who send to it are told who leads now. A client whose connection just ends asks for
+/// metadata, and franz-go only once in five seconds.
+pub const NEXT_LEADER_TOLD: Duration = Duration::from_millis(500);
+
 /// Longest time that requests in progress may take to finish when the broker stops.
 pub const DRAIN_TIME_MAX: Duration = Duration::from_secs(10);
 
@@ -253,6 +258,10 @@ pub const ENTRY_PARTITIONS_MAX: usize = 10_000;
 
 /// Longest wait of a fetch for records, whatever `max.wait.ms` the client sends.
 pub const FETCH_WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// Longest wait of a refused Produce for a leader that it can name. A transfer of leadership takes
+/// milliseconds. A broker that was cut off waits in vain, for less than the others need to elect.
+pub const LEADER_HINT_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// Most partitions of one fetch session. A fetch of more is answered without a session.
 pub const FETCH_SESSION_PARTITIONS_MAX: usize = 10_000;

@@ -39,6 +39,8 @@ ropewalk_node::tasks! {
     ADMIN_SERVER = "admin server", ProcessEnds, "probes, metrics, and all calls of an operator";
     /// The accept loop of a Kafka listener.
     LISTENER = "listener", ProcessEnds, "accepting of Kafka clients";
+    /// Decides whether Kafka clients are served.
+    ENTRANCE = "entrance", ProcessEnds, "closing of Kafka connections while the broker is cut off";
     /// One per Kafka connection.
     CONNECTION = "connection", ConnectionCloses, "serving of one Kafka client";
     /// Compares the shards with the catalog.

@@ -114,6 +114,34 @@ fn dev_prints_what_to_try_next_and_stops_cleanly_on_a_signal() {
 }
 
 #[test]
+fn dev_starts_several_brokers_as_one_cluster_and_stops_them_together() {
+    let dir = directory();
+    let several = ["--brokers", "3", "--peer", "127.0.0.1:0"];
+    let mut cluster = Running::dev(dir.path(), &several);
+    assert!(cluster.first_line.contains("3 brokers"), "{}", cluster.first_line);
+    let mut text = cluster.first_line.clone();
+    while !text.contains("Ctrl-C") {
+        assert!(cluster.stdout.read_line(&mut text).expect("text") > 0, "{text}");
+    }
+    assert!(text.contains("kill -9"), "it says how to see a broker fail: {text}");
+    let (_, admin) = text.split_once("--admin ").expect("it says how to see the cluster");
+    let admin = admin.split_whitespace().next().expect("an address");
+    let (code, shown, error) = run(&["cluster", "status", "--admin", admin]);
+    assert_eq!(code, Some(0), "{error}");
+    for broker in ["1", "2", "3"] {
+        assert!(shown.lines().any(|line| line.trim_start().starts_with(broker)), "{shown}");
+    }
+    cluster.signal("TERM");
+    let (code, log) = cluster.end();
+    assert_eq!(code, Some(0), "{log}");
+    // It is a cluster of three from now on.
+    let path = dir.path().display().to_string();
+    let (code, _, error) = run(&["dev", "--brokers", "2", "--data", &path]);
+    assert_eq!(code, Some(2), "{error}");
+    assert!(error.contains("holds a cluster of 3 brokers"), "{error}");
+}
+
+#[test]
 fn a_second_broker_on_the_same_directory_is_refused() {
     let dir = directory();
     let first = Running::dev(dir.path(), &[]);

@@ -93,7 +93,8 @@ fn assert_ended_by(task: &Task, how: &str, broker: Broker) {
 fn no_task_that_the_broker_needs_ends_without_the_process() {
     let mut count = 0;
     let all = supervision::all().filter(|task| task.on_end == OnEnd::ProcessEnds);
-    // A broker that is alone has no connections to others, and nothing to share with them.
+    // A broker that is alone has no connections to others, and nothing to share with them. The test
+    // `members` ends these tasks.
     let of_several = [
         &supervision::CLUSTER,
         &supervision::BALANCER,

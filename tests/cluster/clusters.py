@@ -1,4 +1,4 @@
-"""Clusters of three broker processes, each at a loopback address of its own: Ropewalk, and Apache Kafka to compare.
+"""Clusters of broker processes, each at a loopback address of its own: Ropewalk, and Apache Kafka to compare.
 
 They run in a network namespace of the test, so their ports are fixed. A process is ended by its own pid.
 """
@@ -12,12 +12,16 @@ import sys
 import urllib.request
 
 import certificates
+import clock
 import metadata
 from broker import Broker
+from disk import Disk
 from waiting import wait_for
 
 KAFKA_PORT, CONTROLLER_PORT, ADMIN_PORT, PEER_PORT = 9092, 9093, 9644, 9700
 CLUSTER_ID = "cluster-test"
+# As many replicas as a partition has at most.
+REPLICAS_MAX = 3
 # The JVM starts in seconds, on two busy cores in many.
 START_S_MAX = 60
 # Until all brokers are there, every replica has caught up, and all brokers say so.
@@ -82,6 +86,10 @@ class Node(Broker):
         self.process.send_signal(signal.SIGCONT)
         self.is_paused = False
 
+    def close(self):
+        """Leaves no process, mount or group behind."""
+        self.kill()
+
 
 class RopewalkNode(Node):
     exit_codes = (0,)
@@ -89,9 +97,14 @@ class RopewalkNode(Node):
     def __init__(self, binary, number, directory):
         super().__init__(number, directory)
         self.binary, self.certificates = str(binary), directory / f"certificates-{number}"
+        # The name of the scratch directory is the only one on the machine.
+        self.disk = Disk(directory / f"disk-{number}", f"{directory.parent.name}-{number}")
+        self.data = self.disk.path / "data"
+        self.token = (directory / "token").read_text().strip()
 
     def configure(self, seeds):
         """The settings of a broker that joins the seeds, or without any is the first of its cluster."""
+        self.disk.mount()
         certificates.make_certificate(self.directory, self.number, CLUSTER_ID)
         self.certificates.mkdir()
         self.take_certificates(self.directory)
@@ -118,6 +131,15 @@ class RopewalkNode(Node):
     def command(self):
         return [self.binary, "run", "--config", str(self.config)]
 
+    def slow_disk(self):
+        self.disk.slow(self.process.pid)
+
+    def set_clock_forward(self, seconds):
+        clock.set_forward(self.process, seconds)
+
+    def close(self):
+        super().close()
+        self.disk.unmount()
 
     def save_state(self):
         """Writes what the broker says of its cluster and of itself to files; their paths."""
@@ -186,7 +208,7 @@ class Cluster:
 
     def __exit__(self, *_):
         for node in self.all:
-            node.kill()
+            node.close()
 
     @property
     def bootstrap(self):
@@ -194,6 +216,22 @@ class Cluster:
 
     def node(self, number):
         return next(node for node in self.nodes if node.number == number)
+
+    def join(self, number):
+        """A new broker with this number joins, and is added."""
+        node = RopewalkNode(self.nodes[0].binary, number, self.nodes[0].directory)
+        self.all.append(node)
+        node.configure(self.nodes)
+        self.add(node)
+        return node
+
+    def next_number(self):
+        return max(node.number for node in self.all) + 1
+
+    def remove(self, node):
+        """The broker is not of the cluster any more; it has ended."""
+        self.nodes.remove(node)
+        node.close()
 
     def others(self, node):
         return [other for other in self.nodes if other is not node]
@@ -276,7 +314,10 @@ def not_whole(views, numbers, topic=None):
         if topic not in view.topics:
             return f"broker {number} does not know {topic}, error {view.errors.get(topic)}"
         for at, partition in sorted(view.topics[topic].items()):
-            if set(partition.in_sync) != numbers:
+            replicas = set(partition.replicas)
+            if len(replicas) != min(REPLICAS_MAX, len(numbers)) or not replicas <= numbers:
+                return f"broker {number} says that {topic}/{at} is on {sorted(replicas)}"
+            if set(partition.in_sync) != replicas:
                 return f"broker {number} says that {topic}/{at} is in sync on {sorted(partition.in_sync)}"
             if partition.leader not in numbers:
                 return f"broker {number} knows no leader of {topic}/{at}"

@@ -15,17 +15,25 @@ import time
 
 TESTS = pathlib.Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS / "history")]
+import clock  # noqa: E402
 import clusters  # noqa: E402
+import growth  # noqa: E402
 import hog  # noqa: E402
+import membership  # noqa: E402
+import moves  # noqa: E402
+import mtu  # noqa: E402
+import resources  # noqa: E402
 import scenarios  # noqa: E402
+import versions  # noqa: E402
 from load import MEMBERS, Load  # noqa: E402
 from network import Network  # noqa: E402
-from report import Result, anomalies, progress, table  # noqa: E402
+from report import ROLES, Result, anomalies, progress, table  # noqa: E402
 
-NAMES = ("grow", "kill", "stop", "cut", "stranger", "roll", "hog")
-# Once in five runs a client of librdkafka did not go on within 60 s while a broker received nothing: it is not known why.
-LONG_ONLY = ("cut", "hog")
-SCENARIOS = {name: getattr(hog if name == "hog" else scenarios, name) for name in NAMES}
+MODULES = (scenarios, resources, growth, membership, moves, hog, mtu, versions)
+NAMES = ("grow", "kill", "stop", "cut", "partial", "slow", "full", "full_majority", "clock", "moves", "stranger", "roll",
+         "replace", "resize", "crash", "hog", "black_hole", "versions")
+LONG_ONLY = ("cut", "hog", "black_hole", "versions", "partial", "full", "replace", "resize")
+SCENARIOS = {name: next(getattr(module, name) for module in MODULES if hasattr(module, name)) for name in NAMES}
 # A load that acknowledges fewer records in a second of a scenario shows little; faults pause it.
 ACKED_PER_S_MIN = 50
 
@@ -99,31 +107,53 @@ class Runner:
     def ropewalk(self):
         options = self.options
         wanted = options.scenarios or [name for name in NAMES if options.long or name not in LONG_ONLY]
+        if "clock" in wanted and not clock.is_possible():
+            wanted.remove("clock")
+            print("not run: clock, which is for x86-64")
         for name in (name for name in NAMES if name not in wanted):
             print(f"not run: {name}")
+        if "versions" in wanted and not versions.previous():
+            wanted.remove("versions")
+            print("not run: versions, because PREVIOUS_BROKER names no binary")
+        if "crash" in wanted:
+            self.crash()
+        if wanted == ["crash"]:
+            return
         with (clusters.ropewalk(options.ropewalk, options.scratch / "ropewalk") as cluster, self.explained(cluster)):
             first, *others = cluster.all
             cluster.add(first)
-            if "grow" in wanted:
-                self.scenario(cluster, "grow", others)
-            else:
+            rounds = self.rounds(others)
+            if "grow" not in wanted:
                 cluster.add(*others)
                 cluster.wait_until_whole()
-            if "kill" in wanted:
-                self.scenario(cluster, "kill", *scenarios.rounds_of(options.kills))
-            if "stop" in wanted:
-                durations = (1, 3, 10, 30, 60) * 4 if options.long else (1, 10)
-                self.scenario(cluster, "stop", durations)
-            if "cut" in wanted:
-                self.scenario(cluster, "cut", *([2] * 10 if options.long else [1]))
-            if "stranger" in wanted:
-                self.scenario(cluster, "stranger", None)
-            if "roll" in wanted:
-                self.scenario(cluster, "roll", *([3] * 3 if options.long else [1]))
-            if "hog" in wanted:
-                self.scenario(cluster, "hog", hog.HOG_S)
+            for name in (name for name in NAMES if name in rounds and name in wanted):
+                self.scenario(cluster, name, *rounds[name])
             for node in cluster.nodes:
                 node.stop()
+
+    def rounds(self, joining):
+        """For each scenario of the cluster the arguments of its rounds."""
+        rounds = {"grow": [joining], "kill": scenarios.rounds_of(self.options.kills), "stranger": [None], "hog": [hog.HOG_S],
+                  "black_hole": [None], "versions": [versions.previous()]}
+        if not self.options.long:
+            stops = [("leader", 1), ("leader", 10), ("follower", 3)]
+            return rounds | {"stop": [stops], "cut": [1], "partial": [("leader",)], "slow": [("leader",)], "moves": [3],
+                             "full": [("leader",)], "full_majority": [None], "clock": [[("leader", 3600)]], "roll": [1],
+                             "replace": [1], "resize": [1]}
+        stops = [("leader", seconds) for seconds in (1, 3, 10, 30, 60) * 4] + [("follower", seconds) for seconds in (1, 10, 60)]
+        jumps = [(role, seconds) for role in ROLES for seconds in (3600, -3600)]
+        return rounds | {"stop": [stops], "cut": [2] * 10, "partial": [ROLES] * 5, "slow": [ROLES] * 5, "moves": [50, 50],
+                         "full": [ROLES] * 5, "full_majority": [None] * 5, "clock": [jumps] * 3, "roll": [3] * 3,
+                         "replace": [1] * 5, "resize": [1] * 5}
+
+    def crash(self):
+        """Each round is the growth of a cluster of its own."""
+        for at in range(10 if self.options.long else 1):
+            directory = self.options.scratch / f"growing-{at}"
+            with clusters.ropewalk(self.options.ropewalk, directory) as cluster, self.explained(cluster):
+                first, *others = cluster.all
+                cluster.add(first)
+                self.scenario(cluster, "crash", others)
 
     def kafka(self):
         with clusters.kafka(self.options.kafka, self.options.scratch / "kafka") as cluster, self.explained(cluster):
@@ -164,7 +194,7 @@ def main():
             runner.kafka()
     except (AssertionError, RuntimeError, OSError) as error:
         failure = error
-    print(f"seed {options.seed}, {'three' if options.franz_go else 'two'} writers, a group of one member")
+    print(f"seed {options.seed}, {'three' if options.franz_go else 'two'} writers, two groups of one member")
     print(*table(runner.results), sep="\n")
     if failure:
         sys.exit(f"failed: {type(failure).__name__}: {failure}")

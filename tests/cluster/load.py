@@ -1,4 +1,4 @@
-"""The clients of one scenario, on a topic of their own: writers of three libraries, and a group of one member."""
+"""The clients of one scenario, on a topic of their own: writers of three libraries, and two groups of one member."""
 
 import contextlib
 import faulthandler
@@ -10,19 +10,21 @@ import time
 
 import clients
 import history
+from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 from waiting import wait_for
 
 PARTITIONS = 6
 # Each client begins in a new interpreter: a copy of this process would have locks that librdkafka's threads hold here.
 PROCESSES = multiprocessing.get_context("spawn")
-# Each is the only member of a group of its name. kafka-python is left out, because its member once in ten beginnings asks
-# for the coordinator for ever, gets it, and opens no connection to it: clients.consume_with_kafka_python shows that.
-MEMBERS = {"member-librdkafka": clients.consume_in_group}
+# Each is the only member of a group of its name.
+MEMBERS = {"member-librdkafka": clients.consume_in_group, "member-kafka-python": clients.consume_with_kafka_python}
 # Each partition gets a record of each writer every 20 ms: less than a pause that is measured.
 PACE = clients.Pace(PARTITIONS, 0.02)
 # Until every client goes on in every partition.
 GO_ON_S_MAX = 60
+# Until records that no client reads are written.
+RECORDS_S_MAX = 120
 
 
 def process_of(name, client, arguments, options):
@@ -44,10 +46,7 @@ class Load:
 
     def __enter__(self):
         self.directory.mkdir()
-        admin = AdminClient({"bootstrap.servers": self.cluster.bootstrap})
-        # As many replicas as the cluster gives to a topic.
-        admin.create_topics([NewTopic(self.topic, PARTITIONS, -1)])[self.topic].result(60)
-        self.cluster.wait_until_whole(self.topic)
+        self.create_topic(self.topic)
         with contextlib.ExitStack() as started:
             started.push(self.__exit__)
             self.start()
@@ -59,6 +58,28 @@ class Load:
         if failed:
             self.show_stacks()
         self.kill()
+
+    def create_topic(self, topic):
+        admin = AdminClient({"bootstrap.servers": self.cluster.bootstrap})
+        # As many replicas as the cluster gives to a topic.
+        admin.create_topics([NewTopic(topic, PARTITIONS, -1)])[topic].result(60)
+        self.cluster.wait_until_whole(topic)
+
+    def make_records(self, count, size_bytes):
+        """A topic beside that of the clients, with records that nobody reads; its name."""
+        topic = f"{self.topic}-beside"
+        self.create_topic(topic)
+        producer = Producer({"bootstrap.servers": self.cluster.bootstrap, "acks": "all", "log_level": 0})
+        for at in range(count):
+            while True:
+                try:
+                    producer.produce(topic, os.urandom(size_bytes), partition=at % PARTITIONS)
+                    break
+                except BufferError:
+                    producer.poll(0.1)
+        if left := producer.flush(RECORDS_S_MAX):
+            raise AssertionError(f"{left} records of {topic} were not written in {RECORDS_S_MAX} s")
+        return topic
 
     def show_stacks(self):
         """Each client that still runs prints where it is."""

@@ -11,12 +11,17 @@ def rule(action, source, target):
     return ["iptables", "-w", action, "INPUT", "-p", "udp", "-s", source, "-d", target, "-j", "DROP"]
 
 
+def rule_of_size(action, size_bytes):
+    return ["iptables", "-w", action, "INPUT", "-p", "udp", "-m", "length", "--length", f"{size_bytes + 1}:65535",
+            "-j", "DROP"]
+
+
 class Network:
     """The cuts that are in force. Leaving the context ends all of them."""
 
     def __init__(self, run=None):
         self.run = run or (lambda command: subprocess.run(command, check=True, capture_output=True))
-        self.cuts = []
+        self.cuts, self.swallowed = [], []
 
     def __enter__(self):
         return self
@@ -33,7 +38,15 @@ class Network:
         self.cut(one, other)
         self.cut(other, one)
 
+    def swallow(self, size_bytes):
+        """UDP packets of more than so many bytes, IP header included, vanish on every path."""
+        self.run(rule_of_size("-A", size_bytes))
+        self.swallowed.append(size_bytes)
+
     def heal(self):
+        while self.swallowed:
+            self.run(rule_of_size("-D", self.swallowed[-1]))
+            self.swallowed.pop()
         while self.cuts:
             self.run(rule("-D", *self.cuts[-1]))
             self.cuts.pop()

@@ -90,13 +90,13 @@ def kill(run, times):
     return events
 
 
-def stop(run, durations):
-    """SIGSTOP of the leader of some partition, and SIGCONT after so many seconds."""
+def stop(run, pauses):
+    """SIGSTOP of a broker with a role, and SIGCONT after so many seconds."""
     events = []
-    for seconds in durations:
+    for role, seconds in pauses:
         run.rest()
-        node = run.choose("leader")
-        events.append(Event(now(), f"SIGSTOP of a leader for {seconds} s"))
+        node = run.choose(role)
+        events.append(Event(now(), f"SIGSTOP of a {role} for {seconds} s"))
         node.pause()
         time.sleep(seconds)
         events.append(Event(now(), "SIGCONT"))
@@ -148,6 +148,25 @@ def cut(run, times):
         events.append(Event(now(), "end of a cut"))
         run.network.heal()
         run.go_on(events[-1].at, f"broker {node.number}, end of the cut: {kind}")
+        run.whole()
+    return events
+
+
+def partial(run, roles):
+    """A broker with a role does not reach one of two others, nor that one it; the third reaches both, and clients all."""
+    events = []
+    for role in roles:
+        run.rest()
+        node = run.choose(role)
+        other = run.rng.choice(run.cluster.others(node))
+        events.append(Event(now(), f"a {role} reaches one of two"))
+        run.network.cut_both(node.host, other.host)
+        waited = run.go_on(events[-1].at, f"broker {node.number}, a {role}, is cut from broker {other.number}")
+        progress(f"broker {node.number}, a {role}, is cut from broker {other.number}; all went on within {waited:.1f} s")
+        time.sleep(run.rng.uniform(*CUT_S))
+        events.append(Event(now(), "end of a partial cut"))
+        run.network.heal()
+        run.go_on(events[-1].at, f"brokers {node.number} and {other.number} reach each other again")
         run.whole()
     return events
 

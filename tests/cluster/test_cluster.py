@@ -1,16 +1,21 @@
 """The helpers of the cluster's fault tests."""
 
+import os
 import pathlib
 import random
 import struct
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 
 TESTS = pathlib.Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS / "history")]
 import certificates  # noqa: E402
+import clock  # noqa: E402
+import disk  # noqa: E402
+import growth  # noqa: E402
 import metadata  # noqa: E402
 import network  # noqa: E402
 import report  # noqa: E402
@@ -72,6 +77,69 @@ class Whole(unittest.TestCase):
         self.assertRegex(self.missing(leaders=(1, 3, 3)), "t/1 is led by 2 and by 3")
         self.assertRegex(not_whole({1: "refused"}, self.NUMBERS, "t"), "broker 1 does not answer: refused")
         self.assertRegex(not_whole({1: View({1: "", 2: "", 3: ""}, 1)}, self.NUMBERS, "t"), "does not know t")
+
+
+    def test_a_partition_of_a_large_cluster_has_three_replicas(self):
+        five = View({number: "" for number in range(1, 6)}, 1, {"t": {0: Partition(2, [2, 4, 5], [5, 2, 4])}})
+        self.assertIsNone(not_whole({1: five}, set(range(1, 6)), "t"))
+        five.topics["t"][0] = Partition(2, [2, 4], [2, 4])
+        self.assertRegex(not_whole({1: five}, set(range(1, 6)), "t"), r"t/0 is on \[2, 4\]")
+        five.topics["t"][0] = Partition(2, [2, 4, 6], [2, 4, 6])
+        self.assertRegex(not_whole({1: five}, set(range(1, 6)), "t"), r"t/0 is on \[2, 4, 6\]")
+
+
+class Disks(unittest.TestCase):
+    def test_the_kernel_is_told_the_device_and_the_limit(self):
+        device = 7 << 8 | 3
+        self.assertEqual(("blkio.throttle.write_iops_device", "7:3 20"), disk.limit_of(device, 20, is_v1=True))
+        self.assertEqual(("blkio.throttle.write_iops_device", "7:3 0"), disk.limit_of(device, None, is_v1=True))
+        self.assertEqual(("io.max", "7:3 wiops=20"), disk.limit_of(device, 20, is_v1=False))
+        self.assertEqual(("io.max", "7:3 wiops=max"), disk.limit_of(device, None, is_v1=False))
+
+
+class Clocks(unittest.TestCase):
+    def test_what_the_kernel_says_is_read(self):
+        maps = "55d0-55d1 r-xp 00000000 00:00 0    /bin/x\n7ffe0f00-7ffe2f00 r-xp 00000000 00:00 0    [vdso]\n"
+        self.assertEqual((0x7ffe0f00, 0x7ffe2f00), clock.range_of(maps))
+        symbols = "  2: 0000000000000810   683 FUNC    GLOBAL DEFAULT   12 __vdso_gettimeofday@@LINUX_2.6\n" \
+                  "  9: 0000000000000af0   902 FUNC    GLOBAL DEFAULT   12 __vdso_clock_gettime@@LINUX_2.6\n"
+        self.assertEqual(0xaf0, clock.offset_of(symbols))
+        self.assertIsNone(clock.address_of("running\n"))
+        self.assertEqual(0x46bd53, clock.address_of("230 0x0 0x0 0x7ffe78b28be0 0x0 0x24 0x1 0x7ffe78b28bc8 0x46bd53\n"))
+
+    @unittest.skipUnless(clock.is_possible() and os.geteuid() == 0, "needs x86-64 and root")
+    def test_only_the_wall_clock_of_one_process_jumps(self):
+        program = "import sys, time\nfor _ in sys.stdin: print(time.time(), time.monotonic(), flush=True)"
+        with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                              bufsize=1) as process:
+
+            def ahead():
+                process.stdin.write("\n")
+                wall, monotonic = map(float, process.stdout.readline().split())
+                return round(wall - time.time(), -1), round(monotonic - time.monotonic(), -1)
+
+            self.assertEqual((0, 0), ahead())
+            for seconds in (3600, -3600, 0):
+                clock.set_forward(process, seconds)
+                self.assertEqual((seconds, 0), ahead())
+
+
+class Moments(unittest.TestCase):
+    def test_a_replica_is_found_by_its_state(self):
+        def replica(broker, role, votes):
+            return {"broker": broker, "role": role, "votes": votes}
+
+        def shard(number, leader, *replicas):
+            return {"shard": number, "leader": leader, "replicas": replicas}
+
+        learner, promoted, voter = replica(2, "Learner", False), replica(3, "Voter", False), replica(1, "Voter", True)
+        report = {"shards": [shard(0, 1, voter, learner), shard(1, 1, voter, learner), shard(2, 3, promoted, voter),
+                             shard(3, None, promoted, learner)]}
+        self.assertEqual([1], growth.moments(report, growth.is_receiving))
+        self.assertEqual([], growth.moments(report, growth.is_receiving, 3))
+        self.assertEqual([3], growth.moments(report, growth.is_promoted))
+        unknown = {"shards": [shard(1, 1, replica(2, "Voter", None))]}
+        self.assertEqual([], growth.moments(unknown, growth.is_promoted))
 
 
 class Warnings(unittest.TestCase):

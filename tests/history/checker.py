@@ -44,7 +44,7 @@ class Anomaly:
 
 def check(history):
     """All anomalies of a history, in the order of the table above."""
-    log, found = Log(), []
+    log, found = Log(), list(locate(history))
     for send in history.sends:
         if send["outcome"] == OK:
             log.add(send["partition"], send["offset"], send["value"])
@@ -61,6 +61,19 @@ def check(history):
     found += reordered(history)
     found += lost_commits(history)
     return found
+
+
+def locate(history):
+    """Sets the offsets of acknowledged sends that have none to where their values were read. librdkafka does not know the
+    offset of a record whose answer was lost, and which the answer to a later record shows to be stored."""
+    read = {(partition, value): offset for poll in history.polls() for partition, offset, value in poll["records"]}
+    for send in history.sends:
+        if send["outcome"] == OK and send.get("offset") is None:
+            send["offset"] = read.get((send["partition"], send["value"]))
+            if send["offset"] is None:
+                send["outcome"] = INFO
+                what = f"{send['value']!r} was acknowledged in {send['partition']} to {send['process']} without an offset"
+                yield Anomaly("lost-write", what)
 
 
 class Log:

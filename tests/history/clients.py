@@ -173,9 +173,15 @@ def consume_with_kafka_python(bootstrap, topic, group, name, path, stop, progres
                 recorder.write("assign", now(), how="subscribe", partitions=assigned_now)
 
         consumer.subscribe([topic], listener=Assigned())
+        # The first poll has much time. The client joins before it knows the topic, is assigned nothing, and joins again
+        # when it knows it. If a poll ends between the assignment that it computes then and the answer to SyncGroup, the
+        # assignment is lost: need_rejoin() compares the topic with the computed assignment, so the next poll takes the
+        # member for joined, and it reads nothing for ever (kafka-python 3.0.12).
+        poll_ms = 30_000
         while not stop.is_set():
             began = now()
-            batches = consumer.poll(timeout_ms=200)
+            batches = consumer.poll(timeout_ms=poll_ms)
+            poll_ms = 200
             if not batches:
                 continue
             records = [[named(record.topic, record.partition), record.offset, record.value.decode()]

@@ -3,7 +3,7 @@
 Every line has `op`, `process`, and `began` and `ended`: nanoseconds of the monotonic clock of one machine. A partition
 is written `topic/number`.
 
-    {"op": "send", "partition", "value", "outcome", "offset"}   outcome: ok | fail | info; the offset only if ok
+    {"op": "send", "partition", "value", "outcome", "offset"}   outcome: ok | fail | info; offset: only if ok, then it may be null
     {"op": "assign", "how", "partitions"}                       how: assign | subscribe; what it reads from now on
     {"op": "poll", "records": [[partition, offset, value]…]}    what one call returned
     {"op": "commit", "group", "offsets": {partition: offset}, "outcome"}

@@ -152,6 +152,11 @@ class Anomalies(unittest.TestCase):
         lines = [send("x", 0), send("y", 1, began=5), send("z", 2, began=9)]
         self.assertEqual(["lost-write", "offset-gap", "poll-skipped"], kinds(*lines, poll((0, "x"), (2, "z"))))
 
+    def test_a_record_that_was_acknowledged_without_an_offset_is_where_it_was_read(self):
+        self.assertEqual([], kinds(send("x", None), send("y", 1, began=5), poll((0, "x"), (1, "y"))))
+        self.assertEqual(["duplicate"], kinds(send("x", None), poll((0, "x"), (1, "x"))))
+        self.assertEqual(["lost-write"], kinds(send("x", None), send("y", 0, began=5), poll((0, "y"))))
+
     def test_unseen(self):
         self.assertEqual(["unseen"], kinds(send("x", 0), send("y", 1, began=5), poll((0, "x"))))
 

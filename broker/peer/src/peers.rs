@@ -158,7 +158,7 @@ impl Peers {
         history: HistoryId,
         message: &Message,
     ) -> Sent {
-        self.send_held(to, shard, history, message, None)
+        self.send_held(to, (shard, history), message, None)
     }
 
     /// Like [`Self::send`]. `held` is dropped when the message is no longer held here: entries when
@@ -167,8 +167,7 @@ impl Peers {
     pub fn send_held(
         &self,
         to: BrokerId,
-        shard: ShardId,
-        history: HistoryId,
+        (shard, history): (ShardId, HistoryId),
         message: &Message,
         held: Option<Held>,
     ) -> Sent {

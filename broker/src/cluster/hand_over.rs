@@ -53,19 +53,20 @@ impl Cluster {
 
     /// Hands the leadership of every shard that this broker leads to a voter that has caught up and
     /// whose broker is connected. Returns when this broker leads no shard with a connected voter
-    /// any more, or after `HAND_OVER_MAX`. The others elect a leader for what is left.
-    pub async fn hand_over(&self) {
-        let Some(remote) = &self.remote else { return };
+    /// any more, or after `HAND_OVER_MAX`. The others elect a leader for what is left. The result
+    /// is whether there was any leadership to hand over.
+    pub async fn hand_over(&self) -> bool {
+        let Some(remote) = &self.remote else { return false };
         let (begun, mut offered) = (Instant::now(), None::<Instant>);
         loop {
             let left = self.led_with_others(remote);
             if left.is_empty() {
                 info!("this broker leads no shard that another could lead");
-                return;
+                return offered.is_some();
             }
             if begun.elapsed() >= HAND_OVER_MAX {
                 warn!(shards = left.len(), "leaderships are not handed over: an election follows");
-                return;
+                return offered.is_some();
             }
             if offered.is_none_or(|at| at.elapsed() >= OFFERED_AGAIN) {
                 self.offer_leaderships(false);

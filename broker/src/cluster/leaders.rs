@@ -5,6 +5,10 @@
 //! seen a higher term than any report knows that the reported leader has lost, even if it does not
 //! know the next one.
 //!
+//! A broker that is no longer heard of may lead still, and only this broker does not reach it. Who
+//! led a shard last is therefore kept until another broker leads it, or the broker itself reports
+//! that it no longer does: clients are told of it.
+//!
 //! The caller passes in the time and says which brokers are connected.
 
 use std::collections::{BTreeMap, HashMap};
@@ -28,19 +32,21 @@ pub struct Leader {
     pub term: u64,
 }
 
-/// What a replica knows of the leadership of its shard.
+/// What is known of the leadership of a shard.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Seen {
-    /// The newest term that it has seen.
-    pub(super) term: u64,
-    /// The broker that leads in this term, if it knows it.
-    pub(super) leader: Option<BrokerId>,
+pub struct Seen {
+    /// The newest term that was seen.
+    pub term: u64,
+    /// The broker that leads in this term, if it is known.
+    pub leader: Option<BrokerId>,
 }
 
 /// The newest report of each broker.
 #[derive(Debug, Default)]
 pub(super) struct Leaders {
     heard: BTreeMap<BrokerId, Heard>,
+    /// The newest term in which each shard was reported to be led, and who led in it last.
+    last: HashMap<ShardId, Seen>,
 }
 
 #[derive(Debug)]
@@ -71,9 +77,27 @@ impl Leaders {
         }
         let terms: HashMap<_, _> = report.led.iter().map(|led| (led.shard, led.term)).collect();
         let is_same = before.is_some_and(|before| before.terms == terms);
+        if !is_same {
+            self.remember(report.broker, &terms);
+        }
         let heard = Heard { at: now, terms, report: Arc::new(report) };
         self.heard.insert(heard.report.broker, heard);
         if is_same { News::Same } else { News::Leaders }
+    }
+
+    /// Keeps what a broker leads, and that it no longer leads the rest.
+    fn remember(&mut self, broker: BrokerId, terms: &HashMap<ShardId, u64>) {
+        for (shard, last) in &mut self.last {
+            if last.leader == Some(broker) && terms.get(shard) != Some(&last.term) {
+                last.leader = None;
+            }
+        }
+        for (shard, term) in terms {
+            let last = self.last.entry(*shard).or_default();
+            if *term >= last.term {
+                *last = Seen { term: *term, leader: Some(broker) };
+            }
+        }
     }
 
     /// Whether a broker that is not connected counts as alive.
@@ -107,6 +131,22 @@ impl Leaders {
             Some(reported) if reported.term >= own.term => Some(reported),
             Some(_) | None => own.leader.map(|broker| Leader { broker, term: own.term }),
         }
+    }
+
+    /// The newest term of a shard, and the broker that leads in it or was the last to be heard of
+    /// as its leader.
+    pub(super) fn last(&self, shard: ShardId, own: Option<Seen>) -> Seen {
+        if let Some(Leader { broker, term }) = self.leader(shard, own) {
+            return Seen { term, leader: Some(broker) };
+        }
+        let (last, own) = (self.last.get(&shard).copied(), own.unwrap_or_default());
+        last.filter(|last| last.term >= own.term).unwrap_or(own)
+    }
+
+    /// The shards that a broker was the last to lead, as far as reports say.
+    pub(super) fn last_led(&self, broker: BrokerId) -> impl Iterator<Item = ShardId> {
+        let led = self.last.iter().filter(move |(_, last)| last.leader == Some(broker));
+        led.map(|(shard, _)| *shard)
     }
 
     /// The newest report of a broker.

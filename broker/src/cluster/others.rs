@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ropewalk_shard::{BrokerId, ShardId};
 
-use super::{Holders, KnownBroker, Leader};
+use super::{Holders, KnownBroker, Leader, Seen};
 
 /// The other brokers of a cluster in a test.
 pub(crate) trait Others: Send + Sync + std::fmt::Debug {
@@ -14,6 +14,8 @@ pub(crate) trait Others: Send + Sync + std::fmt::Debug {
     fn is_alive(&self, broker: BrokerId) -> bool;
     /// The broker that leads a shard.
     fn leader(&self, shard: ShardId) -> Option<Leader>;
+    /// The newest term of a shard, and the last known leader in it.
+    fn last_leader(&self, shard: ShardId) -> Seen;
     /// The brokers that hold a shard.
     fn holders(&self, shard: ShardId) -> Holders;
     /// The broker of a replica.

@@ -117,6 +117,7 @@ mod tests {
                 broker: BrokerId(broker),
                 cluster_id: cluster.to_owned(),
                 incarnation: 1,
+                started: None,
                 features: 1,
                 listen: [free, free],
                 certificates: CertificateFiles { chain: certificate, key, ca },

@@ -74,19 +74,19 @@ fn find(ctx: &Context, call: &Call, key_type: i8, key: Str) -> Coordinator {
 /// The broker that leads the shard of a group or a transactional id.
 fn coordinator(ctx: &Context, call: &Call, key: &str) -> Result<Endpoint, (ErrorCode, String)> {
     let unavailable = |why| Err((ErrorCode::CoordinatorNotAvailable, why));
-    let leader = ctx.groups.shard_of(key).and_then(|shard| ctx.cluster.leader(shard));
+    let leader = ctx.groups.shard_of(key).and_then(|shard| ctx.cluster.last_leader(shard).leader);
     let Some(leader) = leader else {
         return unavailable(format!("no broker is known to lead the shard of '{key}' now; retry"));
     };
-    let is_own = leader.broker.0 == ctx.broker_id;
+    let is_own = leader.0 == ctx.broker_id;
     if is_own && !ctx.groups.coordinates(key) {
         return unavailable(format!("this broker gives up the shard of '{key}'; retry"));
     }
-    match ctx.endpoint_of(leader.broker, &call.peer) {
+    match ctx.endpoint_of(leader, &call.peer) {
         Some(endpoint) => Ok(endpoint),
         None => unavailable(format!(
             "broker {} leads the shard of '{key}' and has no endpoint of listener {}",
-            leader.broker.0, call.peer.listener
+            leader.0, call.peer.listener
         )),
     }
 }

@@ -15,7 +15,7 @@ use ropewalk_shard::{BrokerId, ShardId};
 use super::partition::epoch;
 use super::{Context, ErrorCode};
 use crate::catalog::TopicView;
-use crate::cluster::{Holders, KnownBroker, Leader};
+use crate::cluster::{Holders, KnownBroker, Seen};
 use crate::listen::Peer;
 
 /// A broker with its endpoint.
@@ -38,7 +38,8 @@ pub(crate) struct Placed {
     pub(crate) error: ErrorCode,
     /// The broker that leads; -1 if none is named.
     pub(crate) leader_id: i32,
-    /// The leader epoch; -1 if it is not known.
+    /// The leader epoch, also while no leader is named, as in Kafka: a client that knows a later
+    /// leader keeps to that one. -1 if it is not known.
     pub(crate) leader_epoch: i32,
     /// The brokers that hold the partition, the leader first: it is the preferred one.
     pub(crate) replicas: Vec<i32>,
@@ -59,19 +60,26 @@ pub(crate) struct Placements<'a> {
 impl Context {
     /// The brokers that are alive and have an endpoint of the client's listener, in the order of
     /// ids. Kafka leaves out the others too: some clients wait for each broker that is listed.
+    ///
+    /// A client forgets each broker that is not listed. Therefore the last known leaders are
+    /// listed as well, and all brokers when this one does not know who is alive: a client that is
+    /// given this broker alone would ask no other one until the end of a cut.
     pub(crate) fn endpoints(&self, peer: &Peer) -> Vec<Endpoint> {
-        let (alive, _) = self.all_endpoints(peer);
-        alive
+        let (listed, _) = self.all_endpoints(peer);
+        listed
     }
 
-    /// The same, and the brokers that are listed and not alive.
+    /// The same, and the brokers of the catalog that are not among them.
     pub(crate) fn all_endpoints(&self, peer: &Peer) -> (Vec<Endpoint>, Vec<Endpoint>) {
+        let cluster = &self.cluster;
+        let lists_all = cluster.lacks_majority(ShardId::CATALOG);
+        let is_listed = |id| lists_all || cluster.is_alive(id) || cluster.leads_any(id);
         let endpoint = |broker: Arc<KnownBroker>| {
             let (host, port) = broker.endpoints.get(&peer.listener)?.clone();
             Some(Endpoint { id: broker.id.0, host, port, rack: broker.rack.clone() })
         };
-        let brokers = self.cluster.brokers().into_iter().filter_map(endpoint);
-        brokers.partition(|broker| self.cluster.is_alive(BrokerId(broker.id)))
+        let brokers = cluster.brokers().into_iter().filter_map(endpoint);
+        brokers.partition(|broker| is_listed(BrokerId(broker.id)))
     }
 
     /// The endpoint of one broker for clients of the same listener.
@@ -84,14 +92,14 @@ impl Context {
     /// The broker to which clients send changes of the cluster: the leader of the catalog, or this
     /// one, which passes them on, if none is known to clients of this listener.
     pub(crate) fn controller_id(&self, endpoints: &[Endpoint]) -> i32 {
-        let leader = self.cluster.leader(ShardId::CATALOG).map(|leader| leader.broker.0);
+        let leader = self.cluster.last_leader(ShardId::CATALOG).leader.map(|leader| leader.0);
         let is_listed = |id: &i32| endpoints.iter().any(|endpoint| endpoint.id == *id);
         leader.filter(is_listed).unwrap_or(self.broker_id)
     }
 
     /// The brokers that hold a shard, the leader first and the others in the order of ids.
     pub(crate) fn replicas(&self, shard: ShardId) -> Vec<i32> {
-        let leader = self.cluster.leader(shard);
+        let leader = self.cluster.last_leader(shard).leader;
         in_order(&self.cluster.holders(shard), leader)
     }
 
@@ -111,14 +119,17 @@ impl<'a> Placements<'a> {
     pub(crate) fn of(&mut self, topic: &TopicView, index: i32) -> Placed {
         let Some((_, home)) = topic.partition(index) else { return Placed::nowhere() };
         let mut placed = self.shard(home.shard).clone();
+        if placed.leader_epoch >= 0 {
+            placed.leader_epoch = home.epoch_base.saturating_add(placed.leader_epoch);
+        }
         // Here it is known whether the partition is open already.
         if placed.leader_id == self.ctx.broker_id {
             match self.ctx.partition(topic, index) {
                 Ok(found) => placed.leader_epoch = found.leader_epoch,
-                Err(_) => placed.lose_leader(ErrorCode::LeaderNotAvailable),
+                Err(_) => {
+                    (placed.error, placed.leader_id) = (ErrorCode::LeaderNotAvailable, -1);
+                }
             }
-        } else if placed.leader_epoch >= 0 {
-            placed.leader_epoch = home.epoch_base.saturating_add(placed.leader_epoch);
         }
         placed
     }
@@ -127,26 +138,26 @@ impl<'a> Placements<'a> {
     fn shard(&mut self, shard: ShardId) -> &Placed {
         let (ctx, peer) = (self.ctx, self.peer);
         self.shards.entry(shard).or_insert_with(|| {
-            let (leader, holders) = (ctx.cluster.leader(shard), ctx.cluster.holders(shard));
+            let (Seen { term, leader }, holders) =
+                (ctx.cluster.last_leader(shard), ctx.cluster.holders(shard));
             let replicas = in_order(&holders, leader);
             let ids = |ids: Vec<BrokerId>| ids.into_iter().map(|id| id.0).collect::<Vec<_>>();
             let Holders { voters, reachable, in_sync, .. } = holders;
-            let is_leader = |id: &BrokerId| leader.is_some_and(|leader| leader.broker == *id);
-            let is_in_sync = |id: &BrokerId| is_leader(id) || in_sync.contains(id);
+            let is_in_sync = |id: &BrokerId| leader == Some(*id) || in_sync.contains(id);
             let (in_sync, others): (Vec<_>, Vec<_>) = voters.into_iter().partition(is_in_sync);
             // One that is reached and not in sync catches up.
             let offline = others.into_iter().filter(|id| !reachable.contains(id)).collect();
             let mut placed = Placed {
                 error: ErrorCode::None,
-                leader_id: leader.map_or(-1, |leader| leader.broker.0),
-                leader_epoch: leader.map_or(-1, |leader| epoch(0, leader.term)),
+                leader_id: leader.map_or(-1, |leader| leader.0),
+                leader_epoch: if term > 0 { epoch(0, term) } else { -1 },
                 replicas,
                 in_sync: ids(in_sync),
                 offline: ids(offline),
             };
             match leader {
                 None => placed.error = ErrorCode::LeaderNotAvailable,
-                Some(leader) if ctx.endpoint_of(leader.broker, peer).is_none() => {
+                Some(leader) if ctx.endpoint_of(leader, peer).is_none() => {
                     (placed.error, placed.leader_id) = (ErrorCode::ListenerNotFound, -1);
                 }
                 Some(_) => {}
@@ -162,19 +173,15 @@ impl Placed {
         let (replicas, in_sync, offline) = (Vec::new(), Vec::new(), Vec::new());
         Self { error, leader_id: -1, leader_epoch: -1, replicas, in_sync, offline }
     }
-
-    fn lose_leader(&mut self, error: ErrorCode) {
-        (self.error, self.leader_id, self.leader_epoch) = (error, -1, -1);
-    }
 }
 
 /// The brokers that hold a shard, the leader first.
-fn in_order(holders: &Holders, leader: Option<Leader>) -> Vec<i32> {
+fn in_order(holders: &Holders, leader: Option<BrokerId>) -> Vec<i32> {
     let mut all: Vec<BrokerId> = holders.voters.iter().chain(&holders.learners).copied().collect();
     all.sort_unstable();
     all.dedup();
     // False is before true, and the sort is stable.
-    all.sort_by_key(|id| leader.is_none_or(|leader| leader.broker != *id));
+    all.sort_by_key(|id| leader != Some(*id));
     all.into_iter().map(|id| id.0).collect()
 }
 
@@ -195,7 +202,8 @@ impl<'a> LeaderHints<'a> {
     /// has no endpoint of the client's listener.
     pub(crate) fn of(&mut self, topic: &TopicView, index: i32) -> Option<(i32, i32)> {
         let (_, PartitionPlacement { shard, epoch_base }) = topic.partition(index)?;
-        let Leader { broker, term } = self.ctx.cluster.leader(shard)?;
+        let Seen { term, leader } = self.ctx.cluster.last_leader(shard);
+        let broker = leader?;
         if !self.endpoints.contains_key(&broker.0) {
             let endpoint = self.ctx.endpoint_of(broker, self.peer)?;
             self.endpoints.insert(broker.0, endpoint);
@@ -218,8 +226,7 @@ mod tests {
         let ids = |ids: &[i32]| ids.iter().copied().map(BrokerId).collect::<Vec<_>>();
         let (voters, learners) = (ids(&[1, 4, 5]), ids(&[2]));
         let holders = Holders { voters, learners, ..Holders::default() };
-        let leader = Some(Leader { broker: BrokerId(4), term: 3 });
-        assert_eq!(in_order(&holders, leader), [4, 1, 2, 5]);
+        assert_eq!(in_order(&holders, Some(BrokerId(4))), [4, 1, 2, 5]);
         assert_eq!(in_order(&holders, None), [1, 2, 4, 5]);
     }
 }

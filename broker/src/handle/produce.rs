@@ -8,8 +8,12 @@
 //! A client waits for `timeout_ms`. A batch that was proposed by then is answered with
 //! REQUEST_TIMED_OUT: it may still be stored, and its share of the request memory is held until the
 //! outcome is known. With acks=0 no client waits, and only the connection's bounds apply.
+//!
+//! A refusal because another broker leads names that broker (KIP-951), and waits a little while
+//! nobody leads: franz-go asks for metadata once in five seconds at most, and would learn of the
+//! next leader only then.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ropewalk_batch::{Refusal, check};
@@ -32,6 +36,7 @@ use super::placement::{Endpoint, LeaderHints};
 use super::{Call, Close, Context, ErrorCode, deadline, error};
 use crate::catalog::TopicView;
 use crate::clock;
+use crate::limits;
 
 mod batch_memory;
 
@@ -223,10 +228,14 @@ impl PendingProduce {
         ctx: &Context,
         call: &Call,
     ) -> Result<Option<ProduceResponse>, Close> {
+        let due = self.due;
         let mut answered = self.outcome(call).await?;
         if call.version >= LEADER_HINTS_SINCE
             && let Some(response) = &mut answered
         {
+            let until = Instant::now() + limits::LEADER_HINT_WAIT_MAX;
+            let shards = led_elsewhere(ctx, response);
+            ctx.cluster.know_leaders(&shards, due.map_or(until, |due| due.min(until))).await;
             name_leaders(ctx, call, response);
         }
         Ok(answered)
@@ -272,6 +281,24 @@ impl PendingProduce {
             None => Ok(None),
         }
     }
+}
+
+/// The shards of the partitions that this broker does not lead.
+fn led_elsewhere(ctx: &Context, response: &ProduceResponse) -> BTreeSet<ShardId> {
+    let mut shards = BTreeSet::new();
+    for topic in &response.responses {
+        let parts = topic.partition_responses.iter();
+        let mut elsewhere = parts
+            .filter(|part| part.error_code == ErrorCode::NotLeaderOrFollower.code())
+            .peekable();
+        if elsewhere.peek().is_some()
+            && let Ok(view) = ctx.topic(&topic.name, topic.topic_id)
+        {
+            let homes = elsewhere.filter_map(|part| view.partition(part.index));
+            shards.extend(homes.map(|(_, home)| home.shard));
+        }
+    }
+    shards
 }
 
 /// Names the leader of each partition that this broker does not lead.

@@ -29,22 +29,25 @@ pub struct Acceptor {
     shared: ConnectionContext,
     slots: Arc<Slots>,
     stopping: watch::Receiver<bool>,
+    serving: watch::Receiver<bool>,
     /// Rate limit of log lines about closed connections, by address.
     ends: LogLimit,
 }
 
 impl Acceptor {
-    /// Connections are served by `service` until `stopping` turns true.
+    /// Connections are served by `service` until `stopping` turns true, and only while `serving` is
+    /// true: meanwhile they are closed at once, so that clients turn to another broker.
     #[must_use]
     pub fn new(
         service: Arc<dyn Service>,
         options: Options,
         lanes: Lanes,
         metrics: Metrics,
-        stopping: watch::Receiver<bool>,
+        [stopping, serving]: [watch::Receiver<bool>; 2],
     ) -> Arc<Self> {
         let shared = ConnectionContext { service, lanes, options: Arc::new(options), metrics };
-        Arc::new(Self { shared, slots: Arc::default(), stopping, ends: LogLimit::default() })
+        let (slots, ends) = (Arc::default(), LogLimit::default());
+        Arc::new(Self { shared, slots, stopping, serving, ends })
     }
 
     /// Binds a listener. An IPv6 wildcard also accepts IPv4 clients, as in Kafka.
@@ -99,6 +102,10 @@ impl Acceptor {
         connections: &mut JoinSet<()>,
     ) {
         let metrics = &self.shared.metrics;
+        if !*self.serving.borrow() {
+            metrics.refused.get_or_create(&RefusedLabels { limit: Close::CutOff.label() }).inc();
+            return;
+        }
         let slot = match self.slots.take(address.ip(), &*self.shared.options.limits) {
             Ok(slot) => slot,
             Err(limit) => {
@@ -120,12 +127,18 @@ impl Acceptor {
             fetch_turn: AtomicUsize::new(0),
         });
         let shared = self.shared.clone();
-        let mut stopping = self.stopping.clone();
+        let (mut stopping, mut serving) = (self.stopping.clone(), self.serving.clone());
         let all = Arc::clone(self);
         let open = Open::new(shared.metrics.clone());
         connections.spawn(async move {
             let connection = Connection::new(shared, Arc::clone(&peer), stream);
-            let served = connection.run(stopped(&mut stopping));
+            let ended = async {
+                tokio::select! {
+                    () = stopped(&mut stopping) => Close::Stopping,
+                    _ = serving.wait_for(|serving| !serving) => Close::CutOff,
+                }
+            };
+            let served = connection.run(ended);
             let close = match supervision::caught(&supervision::CONNECTION, served).await {
                 Ok(close) => close.unwrap_or(Close::Stopping),
                 Err(panic) => Close::Panicked(panic),

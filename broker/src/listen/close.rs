@@ -97,6 +97,9 @@ pub enum Close {
     /// The broker is stopping.
     #[error("the broker is stopping")]
     Stopping,
+    /// The broker serves no clients until it reaches the other brokers again.
+    #[error("the broker does not reach the other brokers")]
+    CutOff,
 }
 
 impl Close {
@@ -121,7 +124,8 @@ impl Close {
             | Self::OutOfOrder
             | Self::Unencodable { .. }
             | Self::Panicked(_)
-            | Self::Stopping => false,
+            | Self::Stopping
+            | Self::CutOff => false,
         }
     }
 
@@ -152,7 +156,8 @@ impl Close {
             | Self::OutOfOrder
             | Self::Unencodable { .. }
             | Self::Panicked(_)
-            | Self::Stopping => "a Kafka client",
+            | Self::Stopping
+            | Self::CutOff => "a Kafka client",
         }
     }
 
@@ -175,6 +180,7 @@ impl Close {
             Self::Unencodable { .. } => "unencodable",
             Self::Panicked(_) => "panic",
             Self::Stopping => "stopping",
+            Self::CutOff => "cut_off",
         }
     }
 }

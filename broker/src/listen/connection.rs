@@ -96,7 +96,7 @@ enum Event {
     Began(Result<Answer, Close>),
     Answered(Result<FinishedRequest, Close>),
     Read(Result<ReadOutcome, Close>),
-    Stop,
+    Stop(Close),
     Timer,
 }
 
@@ -121,8 +121,9 @@ impl Connection {
         }
     }
 
-    /// Serves the connection and returns why it ended. `stop` resolves when the broker stops.
-    pub(super) async fn run(mut self, stop: impl Future<Output = ()> + Send) -> Close {
+    /// Serves the connection and returns why it ended. `stop` resolves with the reason why the
+    /// broker ends it.
+    pub(super) async fn run(mut self, stop: impl Future<Output = Close> + Send) -> Close {
         let mut stop = std::pin::pin!(stop.fuse());
         // One timer, reset when it fires or must fire earlier, not with every request.
         let mut timer = std::pin::pin!(tokio::time::sleep_until(self.due()));
@@ -143,7 +144,7 @@ impl Connection {
             let event = tokio::select! {
                 biased;
                 event = self.event() => event,
-                () = stop.as_mut() => Event::Stop,
+                why = stop.as_mut() => Event::Stop(why),
                 () = timer.as_mut() => Event::Timer,
             };
             if let Err(close) = self.handle(event, timer.as_mut()).await {
@@ -242,9 +243,9 @@ impl Connection {
             }
             // Frames that were complete before the bad frame are answered.
             Event::Read(Err(close)) => self.end_disconnected(close),
-            Event::Stop => {
+            Event::Stop(why) => {
                 self.drop_parked();
-                self.end(Close::Stopping);
+                self.end(why);
             }
             Event::Timer => self.check_time(timer)?,
         }

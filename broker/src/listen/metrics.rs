@@ -41,7 +41,7 @@ impl Metrics {
         );
         registry.register(
             "connections_refused",
-            "Kafka connections refused by a connection limit",
+            "Kafka connections refused by a connection limit, or because the broker is cut off",
             all.refused.clone(),
         );
         registry.register(

@@ -206,6 +206,7 @@ struct TestServer {
     lanes: Lanes,
     metrics: metrics::Metrics,
     stopping: watch::Sender<bool>,
+    serving: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
 
@@ -215,12 +216,14 @@ async fn served(options: Options) -> TestServer {
     let lanes = Lanes::new(BULK_BYTES);
     let metrics = metrics::Metrics::default();
     let (stopping, stop) = watch::channel(false);
+    let (serving, is_serving) = watch::channel(true);
     let service = Arc::new(echo);
-    let acceptor = Acceptor::new(service, options, lanes.clone(), metrics.clone(), stop);
+    let acceptor =
+        Acceptor::new(service, options, lanes.clone(), metrics.clone(), [stop, is_serving]);
     let listener = Acceptor::bind(([127, 0, 0, 1], 0).into()).expect("a free port");
     let address = listener.local_addr().expect("bound");
     let task = tokio::spawn(acceptor.run(listener, "TEST".into()));
-    TestServer { address, seen, lanes, metrics, stopping, task }
+    TestServer { address, seen, lanes, metrics, stopping, serving, task }
 }
 
 impl TestServer {

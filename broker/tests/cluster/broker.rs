@@ -353,6 +353,19 @@ impl Brokers {
         }
     }
 
+    /// Hands the shard over until this broker leads it. A broker that gives it up chooses the next.
+    pub(crate) async fn moves_to(&self, broker: usize) {
+        loop {
+            match within("one leads", self.leader()).await {
+                leader if leader == broker => return,
+                other => {
+                    let handed = within("the hand-over", self.cluster(other).hand_over()).await;
+                    assert!(handed, "it led");
+                }
+            }
+        }
+    }
+
     /// Waits until a broker has applied what any has.
     pub(crate) async fn catches_up(&self, broker: usize) {
         until("it catches up", || self.has_caught_up(broker)).await;

@@ -4,13 +4,15 @@
 mod authority;
 mod broker;
 mod catalog;
+mod impostor;
 mod placement;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 use ropewalk_broker::cluster::metrics::PeerMetrics;
-use ropewalk_broker::cluster::{Holders, Leader};
+use ropewalk_broker::cluster::{Entrance, Holders, Leader, Seen};
 use ropewalk_peer::limits::BULK_FRAME_BYTES_MAX;
 use ropewalk_shard::command::{Command, ShardCommand};
 use ropewalk_shard::{BrokerId, Outcome, ProposeError, ReplicaId, ShardId};
@@ -68,7 +70,8 @@ async fn a_broker_that_stops_hands_its_leaderships_over() {
     for round in 0..3 {
         let leader = within("one leads", brokers.leader()).await;
         let term = brokers.shard(leader).and_then(|held| held.leading()).expect("it leads");
-        within("the hand-over", brokers.cluster(leader).hand_over()).await;
+        assert!(within("the hand-over", brokers.cluster(leader).hand_over()).await, "it led");
+        assert!(!within("no hand-over", brokers.cluster(leader).hand_over()).await, "nothing");
         assert_eq!(brokers.shard(leader).and_then(|held| held.leading()), None, "round {round}");
         let next = within("another leads", brokers.leader()).await;
         assert_ne!(next, leader);
@@ -251,4 +254,72 @@ async fn a_broker_that_is_alone_leads_all_that_it_has() {
     prometheus_client::encoding::text::encode(&mut text, &registry).expect("it is encoded");
     assert_eq!(text, "# EOF\n");
     broker.node.stop().await;
+}
+
+/// Clients are told of the last leader, while nothing is decided by it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_loses_the_others_remembers_who_led() {
+    let mut brokers = Brokers::start(3).await;
+    within("the shard grows", brokers.grow()).await;
+    // The first broker leads the catalog all the time.
+    let (leader, other) = (1, 0);
+    brokers.moves_to(leader).await;
+    let term = brokers.shard(leader).and_then(|held| held.leading()).expect("it leads");
+    let cluster = Arc::clone(brokers.cluster(2));
+    let led = Some(Leader { broker: id(leader), term });
+    until("it is known", || cluster.leader(SHARD) == led).await;
+    assert!(!cluster.lacks_majority(SHARD));
+
+    brokers.stop(other).await;
+    until("one is lost", || !cluster.is_alive(id(other))).await;
+    assert!(!cluster.lacks_majority(SHARD), "two of three");
+    drop(brokers.kill(leader));
+    until("both are lost", || cluster.lacks_majority(SHARD)).await;
+    until("nobody is known to lead", || cluster.leader(SHARD).is_none()).await;
+    assert_eq!(cluster.last_leader(SHARD), Seen { term, leader: Some(id(leader)) });
+    assert!(cluster.leads_any(id(leader)) && !cluster.leads_any(id(2)));
+
+    brokers.restart(other);
+    let next = within("another leads", brokers.leader()).await;
+    let is_new = || cluster.leader(SHARD).is_some_and(|found| found.broker == id(next));
+    until("it is known", is_new).await;
+    assert!(cluster.last_leader(SHARD).term > term);
+    assert!(!cluster.leads_any(id(leader)), "also if this broker leads now");
+    assert!(!cluster.lacks_majority(SHARD));
+    drop(cluster);
+    brokers.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_are_served_unless_the_broker_is_cut_off() {
+    let mut brokers = Brokers::start(3).await;
+    // The catalog is on the first broker only.
+    for of in 0..3 {
+        brokers.catalog(of).place(ShardId::CATALOG, ReplicaId(1), id(0));
+    }
+    within("the shard grows", brokers.grow()).await;
+    let cluster = Arc::clone(brokers.cluster(2));
+    let (entrance, serving) = Entrance::new(&cluster, brokers.node(2));
+    let watch = tokio::spawn(async move {
+        entrance.open().await;
+        entrance.watch().await;
+    });
+    until("the catalog is led", || *serving.borrow()).await;
+    brokers.moves_to(2).await;
+    brokers.stop(0).await;
+    until("the catalog is lost", || cluster.lacks_majority(ShardId::CATALOG)).await;
+    let mut seen = serving.clone();
+    seen.mark_unchanged();
+    let closed = tokio::time::timeout(Duration::from_secs(2), seen.changed()).await;
+    assert!(closed.is_err() && *serving.borrow(), "it leads a shard");
+    brokers.stop(1).await;
+    until("it leads nothing", || !*serving.borrow()).await;
+    brokers.restart(1);
+    within("one leads", brokers.leader()).await;
+    brokers.restart(0);
+    until("the catalog is led again", || *serving.borrow()).await;
+    watch.abort();
+    let _ = watch.await;
+    drop(cluster);
+    brokers.stop_all().await;
 }

@@ -76,7 +76,9 @@ impl Driver {
     pub(super) fn take_turn(&mut self, turn: Turn) -> Option<StopReason> {
         let members: Vec<u64> = self.core.replica().members().iter().collect();
         for replica in members {
-            if self.context.peers.broker_of(self.shard.id(), replica) == Some(turn.peer) {
+            let broker = self.context.peers.broker_of(self.shard.id(), replica);
+            // One whose broker is no longer known has no other turn.
+            if broker.is_none_or(|broker| broker == turn.peer) {
                 self.event(Event::Sendable(replica));
             }
         }

@@ -84,16 +84,22 @@ fn the_common_version_is_the_highest_of_both() {
 fn hellos() -> impl Strategy<Value = Hello> {
     let range = any::<(u16, u16)>();
     let ids = any::<(i32, i32, u64, u64, u32)>();
-    (range, any::<bool>(), ids, "[ -~]{0,63}").prop_map(|((a, b), bulk, ids, cluster_id)| Hello {
-        protocols: Protocols { lowest: a.min(b), highest: a.max(b) },
-        class: if bulk { Class::Bulk } else { Class::Raft },
-        broker: BrokerId(ids.0),
-        to: BrokerId(ids.1),
-        incarnation: ids.2,
-        process: ids.3,
-        features: ids.4,
-        cluster_id,
-    })
+    let start =
+        any::<(u64, u64)>().prop_map(|(incarnation, process)| Start { incarnation, process });
+    let starts = prop::collection::vec(start, 0..=limits::EARLIER_STARTS_MAX);
+    (range, any::<bool>(), ids, "[ -~]{0,63}", starts).prop_map(
+        |((a, b), bulk, ids, cluster_id, earlier)| Hello {
+            protocols: Protocols { lowest: a.min(b), highest: a.max(b) },
+            class: if bulk { Class::Bulk } else { Class::Raft },
+            broker: BrokerId(ids.0),
+            to: BrokerId(ids.1),
+            incarnation: ids.2,
+            process: ids.3,
+            features: ids.4,
+            cluster_id,
+            earlier,
+        },
+    )
 }
 
 fn answers() -> impl Strategy<Value = Answer> {

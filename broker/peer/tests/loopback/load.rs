@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use ropewalk_peer::{Lane, Sent, limits};
+use ropewalk_peer::{Lane, Peers, Sent, limits};
 use ropewalk_shard::message::{Body, Message};
-use ropewalk_shard::{BrokerId, ShardId};
+use ropewalk_shard::{BrokerId, HistoryId, ShardId};
+use tokio::runtime::Runtime;
 
 use crate::authority::Authority;
-use crate::broker::{Broker, Seen, append, decoded, pair, until, vote};
+use crate::broker::{Seen, append, decoded, pair, until, vote};
 
 /// Requests with large answers are always under way; each round of votes arrives meanwhile.
 #[test]
@@ -36,26 +37,36 @@ fn control_goes_on_while_the_bulk_lane_is_saturated() {
     assert!(lane.received_bytes >= 40 << 20, "{lane:?}");
 }
 
+/// Ends the load when it is dropped, also by a failure.
+struct Load<'a>(&'a AtomicBool);
+
+impl Drop for Load<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
 /// Keeps the bulk lane full until told otherwise.
-fn fill_bulk(from: &Broker, to: BrokerId, is_over: &AtomicBool) {
+fn fill_bulk(from: &Peers, runtime: &Runtime, to: BrokerId, is_over: &AtomicBool) {
     let (request, mut replies) = (Bytes::from(vec![1; 1 << 20]), VecDeque::new());
     while !is_over.load(Ordering::Acquire) {
-        match from.peers.request(to, request.clone()) {
+        match from.request(to, request.clone()) {
             Ok(reply) => replies.push_back(reply),
             Err(_) => {
                 let oldest = replies.pop_front().expect("the lane is full of them");
-                from.runtime.block_on(oldest).expect("it is answered");
+                runtime.block_on(oldest).expect("it is answered");
             }
         }
     }
 }
 
 /// Keeps the append lane full until told otherwise.
-fn fill_appends(from: &Broker, to: BrokerId, is_over: &AtomicBool) {
+fn fill_appends(from: &Peers, to: BrokerId, is_over: &AtomicBool) {
     let message = append(1, 1 << 20);
     while !is_over.load(Ordering::Acquire) {
         for shard in 100..108 {
-            while from.try_send(to, shard, &message) == Sent::Taken {}
+            let shard = ShardId(shard);
+            while from.send(to, shard, HistoryId(0), &message) == Sent::Taken {}
         }
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -78,8 +89,10 @@ fn heartbeats_arrive_while_files_and_entries_fill_the_other_lanes() {
         }
     };
     std::thread::scope(|threads| {
-        threads.spawn(|| fill_bulk(&one, two.id, &is_over));
-        threads.spawn(|| fill_appends(&one, two.id, &is_over));
+        let (from, runtime, to, is_over) = (&one.peers, &one.runtime, two.id, &is_over);
+        let _load = Load(is_over);
+        threads.spawn(move || fill_bulk(from, runtime, to, is_over));
+        threads.spawn(move || fill_appends(from, to, is_over));
         for shard in 0..COUNT {
             sent.insert(shard, Instant::now());
             one.send(&two, shard, &heartbeat);
@@ -92,7 +105,6 @@ fn heartbeats_arrive_while_files_and_entries_fill_the_other_lanes() {
         while times.len() < sent.len() {
             take(two.next(), &sent, &mut times);
         }
-        is_over.store(true, Ordering::Release);
     });
     times.sort_unstable();
     let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];

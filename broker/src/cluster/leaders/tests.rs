@@ -76,6 +76,43 @@ fn a_broker_that_is_neither_connected_nor_heard_of_leads_nothing() {
     assert!(!leaders.forget_dead(late, |broker| broker == BrokerId(1)), "none is left");
 }
 
+/// Clients are told of a leader that only this broker does not reach.
+#[test]
+fn the_last_leader_is_kept_until_another_one_is_known() {
+    let mut leaders = Leaders::default();
+    let (start, late, last) = (Instant::now(), Instant::now() + ALIVE_MAX, ShardId(4));
+    let led_last = |leaders: &Leaders, broker| {
+        let mut shards: Vec<_> = leaders.last_led(BrokerId(broker)).collect();
+        shards.sort_unstable();
+        shards
+    };
+    let is = |term, broker: Option<i32>| Seen { term, leader: broker.map(BrokerId) };
+    assert_eq!(leaders.last(SHARD, None), is(0, None));
+    assert_eq!(leaders.last(SHARD, seen(2, None)), is(2, None));
+    leaders.hear(report(1, (1, 1), &[(SHARD, 5), (last, 3)]), start);
+    assert!(leaders.forget_dead(late, |_| false));
+    assert_eq!(leaders.leader(SHARD, seen(5, None)), None, "nobody decides by it");
+    assert_eq!(leaders.last(SHARD, seen(5, None)), is(5, Some(1)));
+    assert_eq!(leaders.last(SHARD, None), is(5, Some(1)));
+    assert_eq!(leaders.last(SHARD, seen(6, None)), is(6, None), "it has lost");
+    assert_eq!(leaders.last(SHARD, seen(6, Some(3))), is(6, Some(3)));
+    assert_eq!(led_last(&leaders, 1), [SHARD, last]);
+
+    leaders.hear(report(2, (1, 1), &[(SHARD, 6)]), late);
+    assert_eq!(leaders.last(SHARD, seen(5, None)), is(6, Some(2)));
+    assert_eq!((led_last(&leaders, 1), led_last(&leaders, 2)), (vec![last], vec![SHARD]));
+    // It comes back and reports again.
+    leaders.hear(report(1, (2, 1), &[(last, 4)]), late);
+    leaders.hear(report(1, (2, 2), &[]), late);
+    assert_eq!(leaders.last(last, None), is(4, None), "it said so itself");
+    // It leads a shard again, in a later term.
+    leaders.hear(report(2, (1, 2), &[(SHARD, 8)]), late);
+    assert!(leaders.forget_dead(late + ALIVE_MAX, |_| false));
+    assert_eq!(leaders.last(SHARD, None), is(8, Some(2)));
+    leaders.hear(report(1, (2, 3), &[(SHARD, 7)]), late);
+    assert_eq!(leaders.last(SHARD, seen(9, None)), is(9, None));
+}
+
 proptest! {
     /// Whatever order reports arrive in, the table ends as if only the last of each broker had
     /// come.

@@ -23,7 +23,7 @@ impl Link {
         let Some(broker) = self.broker_of(shard, message.to) else { return false };
         let is_heartbeat =
             matches!(message.body, Body::Heartbeat { .. } | Body::HeartbeatResponse { .. });
-        let sent = ends.peers.send_held(broker, shard, history, message, held) == Sent::Taken;
+        let sent = ends.peers.send_held(broker, (shard, history), message, held) == Sent::Taken;
         if sent && is_heartbeat {
             self.heartbeats.notify_one();
         }

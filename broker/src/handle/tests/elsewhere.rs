@@ -1,5 +1,6 @@
 //! Requests to brokers of which others lead, and the moves of leaders.
 
+use futures_util::FutureExt as _;
 use ropewalk_codec::alter_partition_reassignments_request::*;
 use ropewalk_codec::create_topics_request::{CreatableTopic, CreateTopicsRequest};
 use ropewalk_codec::describe_cluster_request::DescribeClusterRequest;
@@ -212,6 +213,30 @@ async fn who_asks_the_wrong_broker_is_told_the_right_one() {
     trio.stop().await;
 }
 
+/// A client that is told nothing asks for metadata, and franz-go only once in five seconds.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_produce_waits_for_the_leader_that_it_names() {
+    let trio = Trio::new().await;
+    let (leader, epoch) = trio.placed(1).await;
+    let call = trio.call(ApiKey::Produce, 10, PUBLIC).await;
+    let request: ProduceRequest = produce("t", -1, vec![(0, batch(&["v"]))]);
+    let proposed = produce::propose(&trio.brokers[1], &call, request).await.expect("checked");
+    let mut answer = Box::pin(proposed.answer(&trio.brokers[1], &call));
+    trio.cut(1, true);
+    assert!((&mut answer).now_or_never().is_none(), "nobody is known to lead");
+    trio.cut(1, false);
+    let answer = answer.await.expect("answered").expect("acks are not 0");
+    let refused = &answer.responses[0].partition_responses[0];
+    let hint = (refused.current_leader.leader_id, refused.current_leader.leader_epoch);
+    assert_eq!((refused.error_code, hint), (NOT_LEADER, (leader, epoch)));
+    trio.cut(1, true);
+    let answer = trio.produce(1, 10).await;
+    let refused = &answer.responses[0].partition_responses[0];
+    assert_eq!((refused.error_code, refused.current_leader.leader_id), (NOT_LEADER, -1));
+    trio.cut(1, false);
+    trio.stop().await;
+}
+
 async fn list_latest(trio: &Trio, at: usize) -> (i16, i64) {
     let partition =
         ListOffsetsPartition { timestamp: -1, current_leader_epoch: -1, ..Default::default() };
@@ -287,6 +312,32 @@ async fn l17_a_deposed_leader_never_says_that_an_offset_is_out_of_range() {
     assert_eq!((part(&end).error_code, part(&end).high_watermark), (0, 3));
     let beyond = trio.fetch(leader, 12, FetchRequest { max_wait_ms: 0, ..waiting(from(4)) }).await;
     assert_eq!(part(&beyond).error_code, ErrorCode::OffsetOutOfRange.code());
+    trio.cut(0, false);
+    trio.stop().await;
+}
+
+/// A client forgets the brokers that are not listed, and believes the newest epoch.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_cut_off_lists_the_others_and_overrides_no_newer_leader() {
+    let trio = Trio::new().await;
+    let (_, epoch) = trio.placed(0).await;
+    let listed = async |at: usize| {
+        let answer = trio.metadata(at, 9, PUBLIC).await;
+        answer.brokers.iter().map(|broker| broker.node_id).collect::<Vec<_>>()
+    };
+    trio.cut(0, true);
+    assert_eq!(listed(0).await, [0, 1, 2], "it does not know who is alive");
+    assert_eq!(listed(1).await, [1, 2]);
+    let next = trio.within("another leads", || trio.leader_of(SHARD)).await;
+    let deposed = || trio.brokers[0].node.shard(SHARD)?.leading().is_none().then_some(());
+    trio.within("the old one knows", deposed).await;
+    let answer = trio.metadata(0, 9, PUBLIC).await;
+    let part = &answer.topics[0].partitions[0];
+    assert_eq!((part.error_code, part.leader_id), (ErrorCode::LeaderNotAvailable.code(), -1));
+    assert_eq!(part.leader_epoch, epoch, "the last that it knows, not none");
+    let (leader_id, newer) = trio.placed(next).await;
+    assert_eq!(usize::try_from(leader_id), Ok(next));
+    assert!(newer > epoch, "{newer}");
     trio.cut(0, false);
     trio.stop().await;
 }

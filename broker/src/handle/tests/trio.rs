@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 use super::*;
 use crate::catalog::Reconciler;
 use crate::cluster::others::Others;
-use crate::cluster::{Holders, KnownBroker, Leader};
+use crate::cluster::{Holders, KnownBroker, Leader, Seen};
 use crate::group::Options;
 use crate::listen::{Lane, Lanes};
 
@@ -169,6 +169,14 @@ impl Others for Side {
             Some(Leader { broker: id(broker), term })
         };
         (0..3).filter_map(leads).max_by_key(|leader| leader.term)
+    }
+
+    fn last_leader(&self, shard: ShardId) -> Seen {
+        if let Some(Leader { broker, term }) = self.leader(shard) {
+            return Seen { term, leader: Some(broker) };
+        }
+        let term = self.net.node(self.me).and_then(|node| Some(node.shard(shard)?.leader_seen().0));
+        Seen { term: term.unwrap_or_default(), leader: None }
     }
 
     fn holders(&self, shard: ShardId) -> Holders {

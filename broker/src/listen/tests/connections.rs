@@ -84,6 +84,28 @@ async fn stopping_finishes_what_has_begun_and_drops_what_is_parked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_cut_off_closes_connections_until_it_is_not() {
+    let served = served(options()).await;
+    let (mut busy, mut parked) = (served.connect().await, served.connect().await);
+    send(&mut busy, &[b"P\x0aa"]).await;
+    send(&mut parked, &[b"K\xff"]).await;
+    eventually(|| served.seen.begun.load(Ordering::SeqCst) == 2).await;
+    served.serving.send_replace(false);
+    assert_eq!(receive(&mut busy).await[2], b'a', "what has begun is answered");
+    for stream in [&mut busy, &mut parked, &mut served.connect().await] {
+        closes(stream).await;
+    }
+    served.settles().await;
+    let refused = metrics::RefusedLabels { limit: "cut_off" };
+    let refused = served.metrics.refused.get_or_create(&refused).get();
+    assert_eq!((served.closed("cut_off"), refused), (2, 1));
+    served.serving.send_replace(true);
+    let mut again = served.connect().await;
+    send(&mut again, &[b"P\x00"]).await;
+    assert_eq!(receive(&mut again).await, b"P\x00");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_connection_whose_task_is_aborted_is_no_longer_counted_as_open() {
     let served = served(options()).await;
     let mut stream = served.connect().await;

@@ -43,7 +43,8 @@ impl World {
         let at_us = self.at_us;
         let found = self.node(node);
         let Some(process) = &mut found.process else { return messages };
-        let Admitted { messages, held } = process.sends.admit(SHARD, messages, |replica| Some(broker(replica)));
+        let Admitted { messages, held } =
+            process.sends.admit(SHARD, messages, |replica| Some(broker(replica)));
         for (replica, first) in &held {
             found.event(at_us, Event::Held { replica: *replica, first: *first });
         }

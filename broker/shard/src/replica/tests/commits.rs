@@ -16,12 +16,10 @@ fn followers_learn_of_a_commit_at_once() {
     let term = replica.term();
     replica.step(Message { from: 1, to: 2, term, body }).expect("it waits for it");
     let sent = run(&mut replica, &mut state);
-    let informed = sent.iter().filter_map(|message| match &message.body {
-        Body::Append { commit, entries, .. } if *commit == last => {
-            assert!(message.to != 1 || entries.is_empty(), "it has the entries");
-            Some(message.to)
-        }
-        _ => None,
+    let informed = sent.iter().filter_map(|message| {
+        let Body::Append { commit, entries, .. } = &message.body else { return None };
+        assert!(message.to != 1 || entries.is_empty(), "it has the entries");
+        (*commit == last).then_some(message.to)
     });
     let mut informed: Vec<_> = informed.collect();
     informed.sort_unstable();
