@@ -32,7 +32,7 @@ from report import ROLES, Result, anomalies, progress, table  # noqa: E402
 MODULES = (scenarios, resources, growth, membership, moves, hog, mtu, versions)
 NAMES = ("grow", "kill", "stop", "cut", "partial", "slow", "full", "full_majority", "clock", "moves", "stranger", "roll",
          "replace", "resize", "crash", "hog", "black_hole", "versions")
-LONG_ONLY = ("cut", "hog", "black_hole", "versions", "partial", "full", "replace", "resize")
+LONG_ONLY = ("cut", "hog", "black_hole", "versions", "partial", "full", "moves", "replace", "resize")
 SCENARIOS = {name: next(getattr(module, name) for module in MODULES if hasattr(module, name)) for name in NAMES}
 # A load that acknowledges fewer records in a second of a scenario shows little; faults pause it.
 ACKED_PER_S_MIN = 50
@@ -140,7 +140,8 @@ class Runner:
             return rounds | {"stop": [stops], "cut": [1], "partial": [("leader",)], "slow": [("leader",)], "moves": [3],
                              "full": [("leader",)], "full_majority": [None], "clock": [[("leader", 3600)]], "roll": [1],
                              "replace": [1], "resize": [1]}
-        stops = [("leader", seconds) for seconds in (1, 3, 10, 30, 60) * 4] + [("follower", seconds) for seconds in (1, 10, 60)]
+        stops = [("leader", seconds) for seconds in (1, 3, 10, 30, 60) * 4]
+        stops += [("follower", seconds) for seconds in (1, 10, 60)]
         jumps = [(role, seconds) for role in ROLES for seconds in (3600, -3600)]
         return rounds | {"stop": [stops], "cut": [2] * 10, "partial": [ROLES] * 5, "slow": [ROLES] * 5, "moves": [50, 50],
                          "full": [ROLES] * 5, "full_majority": [None] * 5, "clock": [jumps] * 3, "roll": [3] * 3,
