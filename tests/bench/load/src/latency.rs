@@ -1,8 +1,9 @@
 //! Scenario `latency`: time from the scheduled send of a record until a consumer receives it.
 //!
 //! One connection sends single records at a fixed rate, another one waits in long polls. Each
-//! record carries when it was due, by one clock. All partitions have one leader. Invariant: the consumer waits for every record
-//! that was sent, so that a lost one is an error and not a better percentile.
+//! record carries when it was due, by one clock. All partitions have one leader. Invariant: the
+//! consumer waits for every record that was sent, so that a lost one is an error and not a better
+//! percentile.
 
 use std::thread;
 use std::time::{Duration, Instant};
