@@ -58,6 +58,7 @@ use crate::queue_metrics::{QueueMetrics, QueueReport, Report};
 
 mod connection_limit;
 pub mod client;
+pub mod shard_reason;
 pub mod cluster;
 mod access;
 mod refusal;

@@ -335,8 +335,8 @@ impl Cluster {
     }
 
     /// The brokers that follow this one in a shard, vote, and lack little of its log (see
-    /// [`Progress::is_caught_up`](ropewalk_shard::engine::Progress::is_caught_up)): the one that has
-    /// most of it first. None if this broker does not lead the shard.
+    /// [`Progress::is_caught_up`](ropewalk_shard::engine::Progress::is_caught_up)): the one that
+    /// has most of it first. None if this broker does not lead the shard.
     #[must_use]
     pub fn followers_in_sync(&self, shard: &ShardHandle) -> Vec<BrokerId> {
         let own = shard.replica();

@@ -8,7 +8,8 @@ use std::fmt::Write as _;
 
 use anyhow::{Context as _, anyhow, bail};
 use ropewalk_broker::admin::client::{Answer, Client};
-use ropewalk_broker::admin::cluster::report::{BrokerProgress, ShardReason};
+use ropewalk_broker::admin::cluster::report::BrokerProgress;
+use ropewalk_broker::admin::shard_reason::ShardReason;
 use ropewalk_broker::settings::Endpoint;
 use serde_json::{Value, json};
 

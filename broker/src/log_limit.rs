@@ -1,5 +1,5 @@
-//! Rate limit of log lines that clients and other brokers cause: at most one per subject and minute, so that a client
-//! that retries in a loop is visible in the log and does not flood it.
+//! Rate limit of log lines that clients and other brokers cause: at most one per subject and
+//! minute, so that a client that retries in a loop is visible in the log and does not flood it.
 
 use std::collections::HashMap;
 use std::time::Duration;

@@ -5,7 +5,9 @@ cache, runs every scenario that the server's clients can drive, and ends it. The
 what drifts on the machine meets all alike. A ratio is ours to theirs in the same round, turned so that more than 1 is in
 our favour; a cell shows the median and the range over the rounds. What fails is printed.
 
-Forms: --check (30 s to 60 s, ropewalk alone: every row must have a value), --quick (one short round), the default, and
+With --cluster it compares clusters of three brokers, each in one memory cgroup: cluster_servers.py says how they are set up.
+
+Forms: --check (30 s to 60 s, ropewalk alone, one broker and three: every row must have a value), --quick (one short round), the default, and
 --long, in which each load of 1 KiB records at full speed and at a fixed rate takes 60 s: 10 to 16 minutes for each round
 of a server that speaks Kafka.
 """
@@ -16,6 +18,8 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import cgroup
@@ -24,11 +28,28 @@ import peers
 import scenarios
 import summary
 from clients import Failed, NotPossible, load, measure, run
+from cluster_scenarios import CLUSTER
+from cluster_servers import CLUSTERS
 from forms import FORMS
-from rows import rows
+from rows import cluster_rows, rows
 from servers import SERVERS
 
+@dataclass(frozen=True)
+class Kind:
+    """What is compared: servers by name, the scenarios for each protocol, and the rows of the table."""
+
+    servers: dict
+    scenarios: dict
+    rows: Callable
+    # Whether the scenarios are run again with a small memory limit.
+    is_limited: bool
+    # Limit of the memory cgroup of a server, or of all brokers of a cluster.
+    memory_gib: float
+
+
 SCENARIOS = {"kafka": scenarios.KAFKA, "nats": [peers.nats], "amqp": [peers.amqp]}
+SINGLE = Kind(SERVERS, SCENARIOS, rows, is_limited=True, memory_gib=4)
+CLUSTERED = Kind(CLUSTERS, {"kafka": CLUSTER}, cluster_rows, is_limited=False, memory_gib=6)
 # The scenario that rows.py names for the peers' own clients.
 NAMES = {"nats": "peer", "amqp": "peer"}
 LIMITED_BYTES = 512 << 20
@@ -56,11 +77,11 @@ class Measured(dict):
 class Bench:
     """A whole run: its settings, and what every round of every server measured."""
 
-    def __init__(self, arguments, form, names):
-        self.form, self.names, self.directory = form, names, arguments.directory
+    def __init__(self, arguments, kind, form, names):
+        self.kind, self.form, self.names, self.directory = kind, form, names, arguments.directory
         self.only_scenarios = set(filter(None, arguments.scenarios.split(",")))
-        self.limit_bytes = int(arguments.memory_gib * 2**30)
-        self.rows = rows(form.queues)
+        self.limit_bytes = int((arguments.memory_gib or kind.memory_gib) * 2**30)
+        self.rows = kind.rows(form.queues)
         self.disk = machine.Disk(self.directory)
         self.taken = {name: [] for name in names}
         self.notes = []
@@ -90,7 +111,7 @@ class Bench:
     def with_server(self, name, limit_bytes, measured, measure_it):
         """Calls `measure_it` with a server of its own in a cgroup of its own. What fails is kept, not raised."""
         try:
-            with self.group(name, limit_bytes) as group, SERVERS[name](name, self.directory, group) as server:
+            with self.group(name, limit_bytes) as group, self.kind.servers[name](name, self.directory, group) as server:
                 measure_it(scenarios.Run(server, self.form, self.disk, measured, self.note))
         except EXPECTED as error:
             self.failed(measured, name, "start", error)
@@ -104,16 +125,19 @@ class Bench:
     def one_round(self, name):
         measured = Measured(self.rows)
         self.with_server(name, self.limit_bytes, measured, self.main_part)
-        if SERVERS[name].speaks == "kafka" and self.wanted("limited"):
+        if self.is_limited(name) and self.wanted("limited"):
             if self.groups:
                 self.with_server(name, LIMITED_BYTES, measured, self.limited_part)
             else:
                 self.failed(measured, name, "limited", NotPossible("no memory cgroup can be made"))
         return measured
 
+    def is_limited(self, name):
+        return self.kind.is_limited and self.kind.servers[name].speaks == "kafka"
+
     def main_part(self, of_round):
         self.start(of_round.server, of_round.measured)
-        for scenario in SCENARIOS[of_round.server.speaks]:
+        for scenario in self.kind.scenarios[of_round.server.speaks]:
             self.scenario(scenario, of_round)
 
     def limited_part(self, of_round):
@@ -128,6 +152,9 @@ class Bench:
         if server.speaks == "kafka":
             measured["start to first ack"] = load(server, "first-ack")["unix_s"] - started
         server.wait_until_it_listens()
+        if self.kind is CLUSTERED:
+            # A cluster that grows from one broker copies its shards first.
+            server.wait_until_caught_up("first-ack", 1)
         time.sleep(self.form.idle_seconds)
         measured["memory idle, peak"] = server.peak_mib()
         size = int(self.limit_bytes * self.form.warm_share)
@@ -135,7 +162,8 @@ class Bench:
         filled = json.loads(run(server.group.wrap(map(str, fill))))
         measured["page-cache write after the warm-up"] = filled["last_cpu_s_per_gib"]
         if server.speaks == "kafka":
-            load(server, "produce", "--topic", "warm-up", "--partitions", 12, "--seconds", self.form.warm_seconds)
+            seconds = self.form.cluster_warm_seconds if self.kind is CLUSTERED else self.form.warm_seconds
+            load(server, "produce", "--topic", "warm-up", "--partitions", 12, "--seconds", seconds)
             load(server, "delete", "--topic", "warm-up")
 
     def scenario(self, scenario, of_round):
@@ -161,9 +189,9 @@ class Bench:
 
     def expected(self, name):
         """The names of the rows that a round of this server should fill."""
-        speaks = SERVERS[name].speaks
-        run_here = {"start", "limited" if speaks == "kafka" else ""}
-        run_here |= {NAMES.get(scenario.__name__, scenario.__name__) for scenario in SCENARIOS[speaks]}
+        speaks = self.kind.servers[name].speaks
+        run_here = {"start", "limited" if self.is_limited(name) else ""}
+        run_here |= {NAMES.get(scenario.__name__, scenario.__name__) for scenario in self.kind.scenarios[speaks]}
         run_here = {scenario for scenario in run_here if scenario == "start" or self.wanted(scenario)}
         of_kafka_alone = {"start to first ack"} if speaks != "kafka" else set()
         names = [row.name for row in self.rows if run_here & set(row.scenarios)]
@@ -189,7 +217,8 @@ class Bench:
 def report(bench, rounds, probe):
     """The text that a run prints: machine, probe, notes, table, sweep, failures."""
     form = "" if bench.form.name == "default" else f"{bench.form.name} form, "
-    limit = f"each server in a memory cgroup of {bench.limit_bytes / 2**30:.3g} GiB" if bench.groups else "NO MEMORY CGROUP"
+    each_in = "three brokers together" if bench.kind is CLUSTERED else "each server"
+    limit = f"{each_in} in a memory cgroup of {bench.limit_bytes / 2**30:.3g} GiB" if bench.groups else "NO MEMORY CGROUP"
     times = f"{rounds} round{'s' if rounds > 1 else ''}"
     title = f"{time.strftime('%Y-%m-%d')}, {machine.description()}, {form}{times}, {limit}"
     missing = {name: bench.missing(name) for name in bench.names}
@@ -221,43 +250,59 @@ def parsed():
     forms.add_argument("--check", action="store_true", help="very short loads: does every row run?")
     forms.add_argument("--quick", action="store_true", help="short loads, a short sweep, no 10,000 queues, one round")
     forms.add_argument("--long", action="store_true", help="60 s for loads at full speed and at a fixed rate")
+    parser.add_argument("--cluster", action="store_true", help="clusters of three brokers instead of single servers")
     parser.add_argument("--rounds", type=int, help="how often each server is measured (3; 1 if check or quick)")
-    parser.add_argument("--only", default="", help=f"some of the servers ({','.join(SERVERS)}; ropewalk if check)")
+    parser.add_argument("--only", default="", help=f"some of the servers ({','.join(SERVERS)}; clusters: {','.join(CLUSTERS)}; ropewalk if check)")
     parser.add_argument("--scenarios", default="", help="some of the scenarios, as rows.py names them")
-    parser.add_argument("--memory-gib", type=float, default=4, help="limit of each server's memory cgroup (%(default)s)")
+    parser.add_argument("--memory-gib", type=float, help="limit of each server's memory cgroup (4; 6 for a cluster)")
     directory = os.environ.get("BENCH_DIRECTORY", "")
     parser.add_argument("--directory", default=directory, help="where the servers keep their data")
     parser.add_argument("--out", default="", help="also writes every value to this file of JSON, and the table beside it")
     return parser, parser.parse_args()
 
 
+def chosen(parser, arguments, kind):
+    """The names of the servers of this kind that the run measures."""
+    only = arguments.only or ("ropewalk" if arguments.check else ",".join(kind.servers))
+    unknown = set(only.split(",")) - set(kind.servers)
+    if unknown:
+        parser.error(f"--only: no server is called {', '.join(sorted(unknown))}")
+    return [name for name in kind.servers if name in only.split(",")]
+
+
+def measured_text(arguments, bench, rounds, probe):
+    """Takes all rounds; the report, which is also written to the files that were asked for."""
+    bench.take(rounds)
+    shown = report(bench, rounds, probe)
+    if arguments.out:
+        write(arguments.out, bench, probe, shown)
+    return shown
+
+
 def main():
     parser, arguments = parsed()
     form = FORMS[next((name for name in ("check", "quick", "long") if getattr(arguments, name)), "default")]
-    only = arguments.only or ("ropewalk" if arguments.check else ",".join(SERVERS))
-    names = [name for name in SERVERS if name in only.split(",")]
-    unknown = set(only.split(",")) - set(SERVERS)
-    if unknown:
-        parser.error(f"--only: no server is called {', '.join(sorted(unknown))}")
+    # The check is of all rows, unless some are asked for.
+    kinds = [CLUSTERED] if arguments.cluster else [SINGLE]
+    if arguments.check and not (arguments.only or arguments.scenarios):
+        kinds = [SINGLE, CLUSTERED]
+    names = [chosen(parser, arguments, kind) for kind in kinds]
     free = machine.free_gib(arguments.directory)
     if free < form.disk_gib:
         needs = f"the {form.name} form needs {form.disk_gib} GiB free in {arguments.directory}"
         parser.error(f"{needs}, which has {free:.0f} (--directory names another place)")
-    rounds = arguments.rounds or form.rounds
     machine.allow_many_files()
     # Servers end and cgroups are removed however the run ends.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
-    bench = Bench(arguments, form, names)
     sizes = ["--size-bytes", form.probe_bytes, "--seconds", form.probe_seconds]
     probe = measure("probe", "--directory", arguments.directory, *sizes)
-    bench.take(rounds)
-    shown = report(bench, rounds, probe)
-    print(shown)
-    if arguments.out:
-        write(arguments.out, bench, probe, shown)
+    missing = []
+    for kind, of_kind in zip(kinds, names):
+        bench = Bench(arguments, kind, form, of_kind)
+        print(measured_text(arguments, bench, arguments.rounds or form.rounds, probe))
+        missing += bench.faults()
     if arguments.check:
-        missing = bench.faults()
         sys.exit("\n".join(["rows without a value:", *missing]) if missing else 0)
 
 

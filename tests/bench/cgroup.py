@@ -171,6 +171,9 @@ class NoGroup:
 
 
 def process_memory(pid, field):
+    """MiB of a process, or of several together."""
+    if isinstance(pid, list):
+        return sum(process_memory(one, field) for one in pid)
     return int(re.search(rf"{field}:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1]) / 1024
 
 

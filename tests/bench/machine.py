@@ -41,6 +41,13 @@ def client_seconds():
     return used.ru_utime + used.ru_stime
 
 
+def process_seconds(pid):
+    """Processor time of a process so far, user and system."""
+    # The name of the program, in brackets, may hold spaces.
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS
+
+
 def drop_page_cache():
     """Removes the clean pages of all files from memory. Needs root."""
     Path("/proc/sys/vm/drop_caches").write_text("1\n")

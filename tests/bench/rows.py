@@ -5,6 +5,11 @@ from dataclasses import dataclass
 SHAPES = ((100, 1), (100, 12), (1024, 1), (1024, 12))
 RATES_MB_PER_S = (50, 100, 200)
 BACKLOG_RATE = 50
+CLUSTER_SHAPES = ((1024, 12), (1024, 1), (100, 12))
+CLUSTER_RATES_MB_PER_S = (20, 50, 100)
+AWAY_RATE = 20
+# As many partitions as a cluster has shards by default.
+SHARDS = 24
 LESS_IS_BETTER = {"ms", "s/GiB", "MiB", "s", "bytes/byte", "% of a core", "% of time"}
 
 
@@ -128,4 +133,53 @@ def rows(counts):
     row(f"produce p99 at {BACKLOG_RATE} MB/s, memory limit of 512 MiB", "ms", "what producers notice of a small pod")
     full = "page cache fills what the process leaves"
     row("memory peak, memory limit of 512 MiB", "MiB", full, is_compared=False)
+    return found
+
+
+def cluster_rows(_counts):
+    """The rows of a benchmark of clusters of three brokers, in the order of the table."""
+    found = []
+
+    def group(*scenarios):
+        return lambda *cells, **options: found.append(Row(*cells, scenarios, **options))
+
+    row = group("start")
+    row("every acknowledged record is fsynced", "", "by two of three brokers: whether a power cut of all can take records")
+    row("start to first ack", "s", "how long a new cluster keeps producers waiting, from the start of its processes")
+    row("memory idle, peak", "MiB", "sum of the brokers before they do anything, page cache included")
+    near = "near `recycled` above: the rows below do not pay for fresh memory"
+    row("page-cache write after the warm-up", "s/GiB", near, is_compared=False)
+    row = group("cluster_native")
+    for size, partitions in CLUSTER_SHAPES:
+        of = shape(size, partitions)
+        row(f"produce, {of}", "MB/s", "the limit of three brokers and the client on the same processors, 64 KiB batches")
+        row(f"produce p99 at full speed, {of}", "ms", "what that costs a request")
+        row(f"consume, {of}", "MB/s", "from the leaders, 1 MiB of each partition per request")
+        row(f"CPU to produce, {of}", "s/GiB", "of all brokers, write-back included, client not")
+        row(f"CPU to consume, {of}", "s/GiB", "of all brokers, client not")
+        row(f"device bytes written, {of}", "bytes/byte", "by all brokers, for each byte produced; three copies")
+    row("memory loaded, anonymous, sum of the brokers", "MiB", "what the limits of three pods must leave room for")
+    row = group("cluster_rates")
+    for mb_per_s in CLUSTER_RATES_MB_PER_S:
+        at = f"at {mb_per_s} MB/s"
+        row(f"produce p50 {at}", "ms", "half of the requests, from when they were due; the same load for all clusters")
+        row(f"produce p99 {at}", "ms", "one request in a hundred is slower")
+        row(f"produce p99.9 {at}", "ms", "one request in a thousand is slower")
+        row(f"produce max {at}", "ms", "the slowest request")
+        row(f"rate reached {at}", "MB/s", "below the rate asked for: the cluster cannot keep up", is_compared=False)
+        row(f"CPU {at}", "s/GiB", "of all brokers, client not")
+    row = group("one_in_flight")
+    row("one producer, one 1 KiB record in flight, p50", "ms", "a caller that waits for acks")
+    row("one producer, one 1 KiB record in flight, p99", "ms", "a caller that waits for each ack")
+    row("one producer, one 1 KiB record in flight", "acks/s", "how many it gets done")
+    row = group("idle")
+    row(f"CPU of the idle cluster, {SHARDS} partitions", "% of a core", "sum of the brokers without any client")
+    row("memory of the idle cluster, anonymous, sum of the brokers", "MiB", "after the loads above")
+    row = group("catch_up")
+    row("catch-up of a broker that was away", "MB/s", "what it missed, by the time from its start until it is in sync")
+    row("catch-up, time until in sync", "s", "how long the others must not fail", is_compared=False)
+    row("bytes that it missed", "MB", "as many as the load reached while it was away", is_compared=False)
+    row(f"produce p99 at {AWAY_RATE} MB/s while one broker is away", "ms", "the other two alone")
+    row(f"produce p99 at {AWAY_RATE} MB/s during the catch-up", "ms", "what producers notice of it: the worst of the loads")
+    row(f"produce max at {AWAY_RATE} MB/s during the catch-up", "ms", "the slowest request")
     return found

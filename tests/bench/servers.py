@@ -42,6 +42,10 @@ KAFKA_JVM = [
 KAFKA_HEAP_MIB = 1024
 
 
+def java(main, *options):
+    return ["java", *options, "-cp", os.environ["KAFKA_LIBS"] + "/*", main]
+
+
 class Server:
     """One server in a memory cgroup; `speaks` says which load clients can drive it.
 
@@ -144,22 +148,18 @@ class Kafka(Server):
         places = {"controller": free_ports(1)[0], "port": self.port, "data": self.directory / "data"}
         text = KAFKA_PROPERTIES.format(**places, retention=RETENTION) + self.extra
         (self.directory / "server.properties").write_text(text)
-        tool = self.java("kafka.tools.StorageTool")
+        tool = java("kafka.tools.StorageTool")
         cluster = subprocess.run([*tool, "random-uuid"], capture_output=True, text=True, check=True).stdout.split()[-1]
         subprocess.run([*tool, "format", "-t", cluster, "-c", "server.properties"], cwd=self.directory, capture_output=True, check=True)
 
     def command(self):
-        return [*self.java("kafka.Kafka", *KAFKA_JVM, *self.heap(), "-Dlog4j2.level=WARN"), "server.properties"]
+        return [*java("kafka.Kafka", *KAFKA_JVM, *self.heap(), "-Dlog4j2.level=WARN"), "server.properties"]
 
     def heap(self):
         """1 GiB as shipped; half of the cgroup's limit where that is less."""
         limit = self.group.limit_bytes
         mib = min(KAFKA_HEAP_MIB, limit // 2**21) if limit else KAFKA_HEAP_MIB
         return [f"-Xms{mib}M", f"-Xmx{mib}M"]
-
-    @staticmethod
-    def java(main, *options):
-        return ["java", *options, "-cp", os.environ["KAFKA_LIBS"] + "/*", main]
 
 
 class KafkaFsync(Kafka):

@@ -1,4 +1,5 @@
-//! The bounds of a node's tasks. Assertions at the end check at compile time that they fit together.
+//! The bounds of a node's tasks. Assertions at the end check at compile time that they fit
+//! together.
 
 use ropewalk_shard::limits as shard;
 

@@ -6,7 +6,7 @@ use ropewalk_shard::ProposeError;
 use ropewalk_shard::state::catalog;
 use serde_json::{Value, json};
 
-use super::cluster::report::ShardReason;
+use super::shard_reason::ShardReason;
 use crate::catalog::TopicError;
 
 /// An error response.

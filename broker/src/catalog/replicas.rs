@@ -384,7 +384,9 @@ impl<'a> Plan<'a> {
         let without = shard.members.iter().filter(|other| other.replica != member.replica);
         let racks = self.racks(without.map(|other| other.broker)).len();
         let first = match self.standing(member.broker) {
-            Standing::Draining | Standing::DrainingToFewer => 2,
+            Standing::Draining => 3,
+            // It is what lets the shard have fewer.
+            Standing::DrainingToFewer => 2,
             // The last replica has to be on a broker that answers.
             Standing::Away | Standing::Missing if self.target(shard) == 1 => 1,
             Standing::Serving | Standing::Away | Standing::Missing => 0,

@@ -21,8 +21,8 @@ use super::Cluster;
 /// Interval of looking whether the broker is cut off, and of looking for a leader of the catalog.
 const POLL: Duration = Duration::from_millis(50);
 
-/// A broker is cut off when it was so for so many looks in turn: half a second, in which it ran. One
-/// that was suspended hears of the others again sooner, and then tells its clients who leads.
+/// A broker is cut off when it was so for so many looks in turn: half a second, in which it ran.
+/// One that was suspended hears of the others again sooner, and then tells its clients who leads.
 const LOOKS: u32 = 10;
 
 /// Decides whether clients are served.

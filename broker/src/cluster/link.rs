@@ -1,8 +1,8 @@
 //! The link between the node and the connections to the other brokers.
 //!
-//! Outwards it is the node's [`Peers`](ropewalk_node::Peers): it finds the broker of each replica and never waits.
-//! Inwards it is the [`Inbox`] of the connections: it decodes messages and requests, and passes
-//! them to the node.
+//! Outwards it is the node's [`Peers`](ropewalk_node::Peers): it finds the broker of each replica
+//! and never waits. Inwards it is the [`Inbox`] of the connections: it decodes messages and
+//! requests, and passes them to the node.
 //!
 //! A node is opened with its link, and the connections are opened after the node; so a link is
 //! created first and [connected](Link::connect) last. Until then it loses all messages.

@@ -291,7 +291,8 @@ impl From<&TopicError> for ErrorCode {
             // Only calls of the admin server end in these.
             TopicError::TooManyGroups(_) | TopicError::InvalidEpoch(_) => Self::InvalidRequest,
             TopicError::Refused(refusal) => refusal.into(),
-            // The change was made: a retry would be refused, so the client must not retry by itself.
+            // The change was made: a retry would be refused, so the client must not retry by
+            // itself.
             TopicError::NotOpen(_) => Self::RequestTimedOut,
             TopicError::Unavailable(error) => match error {
                 ProposeError::Full => Self::KafkaStorageError,

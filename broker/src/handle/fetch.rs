@@ -201,8 +201,8 @@ impl PartitionRead {
                 || !matches!(diverging(found, &self.asked), Ok(None)))
     }
 
-    /// Whether the client's position is behind the end of this broker's log, and the leader may have
-    /// more.
+    /// Whether the client's position is behind the end of this broker's log, and the leader may
+    /// have more.
     fn is_ahead(&self) -> bool {
         let Ok(found) = &self.found else { return false };
         found.is_followed() && self.asked.fetch_offset > found.log.high_watermark()

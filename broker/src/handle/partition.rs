@@ -136,8 +136,8 @@ impl HeldPartition {
         self.role == Role::Follows
     }
 
-    /// Whether this broker has led the partition, or followed the same leader, without a break since
-    /// the partition was looked up, as far as it knows.
+    /// Whether this broker has led the partition, or followed the same leader, without a break
+    /// since the partition was looked up, as far as it knows.
     pub(crate) fn is_current(&self) -> bool {
         let term = match self.role {
             Role::Leads => self.shard.leading(),

@@ -100,9 +100,9 @@ impl Store {
         debug_assert!(is_first.is_ok(), "set once");
     }
 
-    /// Leaves the disk to the rounds of the write-ahead log before `bytes` are written, unless memory
-    /// is short: a round waits for everything that the disk was given before it, and many tails
-    /// become long at the same time.
+    /// Leaves the disk to the rounds of the write-ahead log before `bytes` are written, unless
+    /// memory is short: a round waits for everything that the disk was given before it, and many
+    /// tails become long at the same time.
     pub(crate) fn pause_before(&self, bytes: usize) {
         if let Some(Pause(wait)) = self.pause.get().filter(|_| !self.budget.is_short()) {
             wait(bytes);

@@ -77,7 +77,8 @@ async fn r1_nonsense_and_replayed_files_of_a_member_are_refused_and_nothing_is_l
     assert!(within("an answer", impostor.ask(1, Request::Report(report).encode())).await);
     assert_eq!(refused("other_broker"), 3.0);
 
-    // A replica of its own sends again what it sent long ago, and asks for what is not its business.
+    // A replica of its own sends again what it sent long ago, and asks for what is not its
+    // business.
     let own = 999;
     for request in [old_offer(own), old_piece(own), old_offer(own)] {
         assert!(within("an answer", impostor.ask(1, request)).await);

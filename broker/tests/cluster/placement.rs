@@ -293,8 +293,8 @@ async fn grown(authority: &Authority, count: i32) -> Vec<Broker> {
     brokers
 }
 
-/// The disk of a broker is lost. Its id cannot come back with an empty directory (D4): a broker with
-/// another id takes its replicas, and then it is removed.
+/// The disk of a broker is lost. Its id cannot come back with an empty directory (D4): a broker
+/// with another id takes its replicas, and then it is removed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn d4_a_broker_that_lost_its_disk_is_replaced_by_one_with_another_id() {
     let authority = Authority::new();

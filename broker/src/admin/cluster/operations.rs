@@ -8,9 +8,9 @@
 //! | operation | effect | refused |
 //! |---|---|---|
 //! | drain | its replicas move to other brokers | fewer brokers stay than a shard has replicas |
-//! | prepare-restart | it hands over its leaderships and gets none | a shard would lose its majority |
+//! | prepare-restart | it gives its leaderships away, gets none | a shard would lose its majority |
 //! | admit | it takes replicas and leaderships again | |
-//! | DELETE | it is removed for good, and its id is not used again | it answers, or holds replicas |
+//! | DELETE | it is removed, and its id is not used again | it answers, or holds replicas |
 //!
 //! The preparation of a restart ends when the next start of the broker has caught up, or at the
 //! deadline of the request. A broker that is away can be drained: other replicas take the place of
@@ -27,10 +27,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::progress::{Facts, ShardFacts};
-use super::report::{BrokerProgress, ShardReason};
+use super::report::BrokerProgress;
 use crate::admin::access::Epoch;
 use crate::admin::changes::{Body, PathParams};
 use crate::admin::refusal::AdminError;
+use crate::admin::shard_reason::ShardReason;
 use crate::admin::{Admin, report};
 use crate::catalog::TopicError;
 use crate::clock;

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use ropewalk_shard::state::catalog::{BrokerInfo, PlacedReplica, Role, Standing};
 use ropewalk_shard::{BrokerId, ReplicaId, ShardId};
 
-use super::report::{BrokerProgress, ShardReason};
+use super::report::BrokerProgress;
 use super::standing_name;
+use crate::admin::shard_reason::ShardReason;
 use crate::cluster::report::{LedShard, Member};
 
 /// What the asked broker knows of the cluster.

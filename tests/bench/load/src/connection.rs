@@ -4,7 +4,7 @@
 //! order of the requests.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpStream, ToSocketAddrs};
 
 use anyhow::{Context, Result, ensure};
 use bytes::{Bytes, BytesMut};
@@ -22,9 +22,12 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(crate) fn open(bootstrap: &str) -> Result<Self> {
+    /// Connects to the first of some addresses, with commas between them, that accepts.
+    pub(crate) fn open(addresses: &str) -> Result<Self> {
+        let found = addresses.split(',').map(ToSocketAddrs::to_socket_addrs);
+        let found: Vec<_> = found.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
         let stream =
-            TcpStream::connect(bootstrap).with_context(|| format!("connecting {bootstrap}"))?;
+            TcpStream::connect(&found[..]).with_context(|| format!("connecting {addresses}"))?;
         stream.set_nodelay(true)?;
         Ok(Self { stream, answer: Bytes::new() })
     }

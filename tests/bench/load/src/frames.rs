@@ -19,6 +19,10 @@ use crate::payload::Ring;
 const PRODUCE_VERSION: i16 = 9;
 const INIT_PRODUCER_VERSION: i16 = 2;
 const COORDINATOR_LOAD_IN_PROGRESS: i16 = 14;
+/// Errors after which Kafka's own producer asks for the leader and sends again:
+/// LEADER_NOT_AVAILABLE, NOT_LEADER_OR_FOLLOWER, REQUEST_TIMED_OUT, NOT_ENOUGH_REPLICAS and
+/// NOT_ENOUGH_REPLICAS_AFTER_APPEND.
+const SENT_AGAIN: [i16; 5] = [5, 6, 7, 19, 20];
 /// Positions in a record batch, as Kafka's protocol defines it.
 const CRC_AT: usize = 17;
 const CRC_BEGIN: usize = 21;
@@ -53,8 +57,8 @@ pub(crate) struct Frame {
     bytes: Vec<u8>,
     batch_at: usize,
     batch_length: usize,
-    /// Index of the partition among the targets of its connection.
-    target: usize,
+    /// Index of the partition among the targets of its sender.
+    pub(crate) target: usize,
 }
 
 impl Frame {
@@ -131,13 +135,31 @@ impl Producer {
     }
 }
 
+/// What became of a produce request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ack {
+    Taken,
+    /// The leader has moved, or does not say what became of the request: it is sent again.
+    Again,
+}
+
 /// Fails unless the broker accepted the produce request.
 pub(crate) fn check_ack(answer: Bytes) -> Result<()> {
+    let ack = ack(answer)?;
+    ensure!(ack == Ack::Taken, "produce refused: the partition has another leader");
+    Ok(())
+}
+
+/// What a broker answered to a produce request. Errors that no other leader can help are errors.
+pub(crate) fn ack(answer: Bytes) -> Result<Ack> {
     let (_, answer) = decode_response::<ProduceRequest>(answer, PRODUCE_VERSION)?;
     let partition = answer.responses.first().and_then(|topic| topic.partition_responses.first());
     let partition = partition.context("an empty answer")?;
-    ensure!(partition.error_code == 0, "produce refused with error {}", partition.error_code);
-    Ok(())
+    match partition.error_code {
+        0 => Ok(Ack::Taken),
+        code if SENT_AGAIN.contains(&code) => Ok(Ack::Again),
+        code => bail!("produce refused with error {code}"),
+    }
 }
 
 /// A produce request with `acks=all` for one batch.

@@ -13,21 +13,21 @@ use crate::connection::Connection;
 const FIND_VERSION: i16 = 2;
 const COMMIT_VERSION: i16 = 5;
 
-/// Waits up to 60 s until the group's coordinator accepts a commit of offset 0 of partition 0.
-pub(crate) fn wait_for_coordinator(
-    connection: &mut Connection,
-    group: &str,
-    topic: &str,
-) -> Result<()> {
+/// A connection to the group's coordinator, once it accepts a commit of offset 0 of partition 0;
+/// waits up to 60 s for that.
+pub(crate) fn coordinator(bootstrap: &str, group: &str, topic: &str) -> Result<Connection> {
+    let mut connection = Connection::open(bootstrap)?;
     let request = FindCoordinatorRequest { key: group.into(), ..Default::default() };
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
-        let code = match connection.call(FIND_VERSION, &request)?.error_code {
-            0 => commit_code(connection, group, topic, &[(0, 0)])?,
-            code => code,
-        };
+        let found = connection.call(FIND_VERSION, &request)?;
+        let mut code = found.error_code;
         if code == 0 {
-            return Ok(());
+            let mut coordinator = Connection::open(&format!("{}:{}", found.host, found.port))?;
+            code = commit_code(&mut coordinator, group, topic, &[(0, 0)])?;
+            if code == 0 {
+                return Ok(coordinator);
+            }
         }
         ensure!(Instant::now() < deadline, "group {group}: error {code} after 60 s");
         std::thread::sleep(Duration::from_millis(20));

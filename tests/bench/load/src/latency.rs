@@ -1,19 +1,21 @@
 //! Scenario `latency`: time from the scheduled send of a record until a consumer receives it.
 //!
 //! One connection sends single records at a fixed rate, another one waits in long polls. Each
-//! record carries when it was due, by one clock. Invariant: the consumer waits for every record
-//! that was sent, so that a lost one is an error and not a better percentile.
+//! record carries when it was due, by one clock. All partitions have one leader. Invariant: the
+//! consumer waits for every record that was sent, so that a lost one is an error and not a better
+//! percentile.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use ropewalk_batch::{Builder, records};
 use serde_json::{Value, json};
 
 use crate::connection::Connection;
 use crate::fetch::Session;
 use crate::frames::{check_ack, produce_frame, unix_ms};
+use crate::leaders::Leaders;
 use crate::meter::Meter;
 use crate::payload::Ring;
 use crate::percentiles::Percentiles;
@@ -40,12 +42,16 @@ pub(crate) struct Latency {
 impl Latency {
     pub(crate) fn run(&self, bootstrap: &str) -> Result<Value> {
         self.topics.create(bootstrap)?;
+        let targets = self.topics.targets();
+        let groups = Leaders::of(bootstrap, &targets)?.groups(&targets)?;
+        ensure!(groups.len() == 1, "the partitions have {} leaders, not one", groups.len());
+        let leader = groups.keys().next().context("no partition")?;
         let count = (self.rate * self.seconds) as usize;
         let meter = Meter::process();
         let clock = Instant::now();
-        let (this, to) = (self.clone(), bootstrap.to_owned());
+        let (this, to) = (self.clone(), leader.clone());
         let reading = thread::spawn(move || this.read(&to, count, clock));
-        let mut acks = self.send(bootstrap, count, clock)?;
+        let mut acks = self.send(leader, count, clock)?;
         let mut ends = reading.join().map_err(|_| anyhow!("the reader panicked"))??;
         let cpu_s = meter.cpu_seconds();
         Ok(json!({
@@ -54,8 +60,8 @@ impl Latency {
         }))
     }
 
-    fn send(&self, bootstrap: &str, count: usize, clock: Instant) -> Result<Percentiles> {
-        let mut connection = Connection::open(bootstrap)?;
+    fn send(&self, leader: &str, count: usize, clock: Instant) -> Result<Percentiles> {
+        let mut connection = Connection::open(leader)?;
         let mut reader = connection.reader()?;
         let (due, dues) = std::sync::mpsc::channel::<Instant>();
         let reading = thread::spawn(move || -> Result<Percentiles> {
@@ -91,8 +97,8 @@ impl Latency {
         produce_frame(&self.topics.topic, partition, batch)
     }
 
-    fn read(&self, bootstrap: &str, count: usize, clock: Instant) -> Result<Percentiles> {
-        let mut connection = Connection::open(bootstrap)?;
+    fn read(&self, leader: &str, count: usize, clock: Instant) -> Result<Percentiles> {
+        let mut connection = Connection::open(leader)?;
         let mut session = Session::new(&self.topics.topic, self.topics.partitions);
         let mut latencies = Percentiles::default();
         while latencies.count() < count {

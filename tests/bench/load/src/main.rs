@@ -2,8 +2,8 @@
 //!
 //! The clients that users have spend more than the broker on each record: they serialize, compress
 //! and check it. To measure the broker's own limit this client sends batches that were built before
-//! the clock starts, and counts what it reads by the batches' headers. It works with any Kafka
-//! broker, one node. Each scenario prints one JSON object.
+//! the clock starts, and counts what it reads by the batches' headers. It works with any cluster of
+//! Kafka brokers, and sends to the leader of each partition. Each scenario prints one JSON object.
 
 mod meter;
 mod payload;
@@ -11,6 +11,7 @@ mod percentiles;
 mod connection;
 mod fetch;
 mod topics;
+mod leaders;
 mod groups;
 mod frames;
 mod produce;
@@ -26,10 +27,12 @@ use serde_json::{Value, json};
 
 use crate::connection::Connection;
 use crate::frames::{check_ack, produce_frame};
+use crate::leaders::Leaders;
 
 #[derive(Parser)]
 #[command(about = "Loads a Kafka broker and uses little CPU itself")]
 struct Arguments {
+    /// HOST:PORT of some of the brokers, with commas between them.
     #[arg(long, default_value = "127.0.0.1:9092")]
     bootstrap: String,
     #[command(subcommand)]
@@ -46,6 +49,8 @@ enum Scenario {
     Latency(latency::Latency),
     /// Creates topics and waits for their leaders.
     Create(topics::Topics),
+    /// Waits until the topics have enough replicas in sync.
+    InSync(leaders::InSync),
     /// Deletes topics.
     Delete(topics::Topics),
     /// Waits for a broker that is about to start, and ends with its first ack.
@@ -67,6 +72,7 @@ fn main() -> Result<()> {
             topics.create(bootstrap)?;
             json!({ "topics": topics.names().len() })
         }
+        Scenario::InSync(in_sync) => in_sync.run(bootstrap)?,
         Scenario::Delete(topics) => topics.delete(bootstrap)?,
         Scenario::FirstAck => first_ack(bootstrap)?,
         Scenario::Fill(fill) => fill.run()?,
@@ -86,7 +92,9 @@ fn first_ack(bootstrap: &str) -> Result<Value> {
     let frame = produce_frame(&topics.topic, 0, batch)?;
     let attempt = || -> Result<()> {
         topics.create(bootstrap)?;
-        let mut connection = Connection::open(bootstrap)?;
+        let target = (topics.topic.clone(), 0);
+        let leaders = Leaders::of(bootstrap, std::slice::from_ref(&target))?;
+        let mut connection = Connection::open(leaders.address(&target)?)?;
         connection.send(&frame)?;
         check_ack(connection.receive()?)
     };

@@ -2,6 +2,7 @@
 //!
 //! Invariant: when `create` returns, every partition accepts a produce request.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -17,6 +18,7 @@ use serde_json::{Value, json};
 
 use crate::connection::Connection;
 use crate::fetch::{FETCH_VERSION, fetch_request};
+use crate::leaders::{Leaders, Target};
 
 const CREATE_VERSION: i16 = 5;
 const DELETE_VERSION: i16 = 4;
@@ -57,6 +59,13 @@ impl Topics {
         (0..self.topics).map(|i| format!("{}-{i}", self.topic)).collect()
     }
 
+    /// All partitions of all topics.
+    pub(crate) fn targets(&self) -> Vec<Target> {
+        let of =
+            |name: String| (0..self.partitions).map(move |partition| (name.clone(), partition));
+        self.names().into_iter().flat_map(of).collect()
+    }
+
     /// Creates the topics that do not exist, and waits up to 60 s for their leaders.
     pub(crate) fn create(&self, bootstrap: &str) -> Result<()> {
         let mut connection = Connection::open(bootstrap)?;
@@ -64,7 +73,8 @@ impl Topics {
             let topics = some.iter().map(|name| CreatableTopic {
                 name: name.as_str().into(),
                 num_partitions: self.partitions,
-                replication_factor: 1,
+                // As the cluster is set up to.
+                replication_factor: -1,
                 configs: self.configs(),
                 ..Default::default()
             });
@@ -78,7 +88,7 @@ impl Topics {
                 let exists = code == TOPIC_ALREADY_EXISTS;
                 ensure!(code == 0 || exists, "creating {:?}: error {code}", created.name);
             }
-            wait_for_leaders(&mut connection, some, self.partitions)?;
+            wait_for_leaders(bootstrap, some, self.partitions)?;
         }
         Ok(())
     }
@@ -110,21 +120,34 @@ impl Topics {
 }
 
 /// Uses fetches, because Metadata may name a leader before it serves requests.
-fn wait_for_leaders(connection: &mut Connection, names: &[String], partitions: i32) -> Result<()> {
-    let from: Vec<_> = (0..partitions).map(|partition| (partition, 0)).collect();
-    let topics = names.iter().flat_map(|name| fetch_request(name, &from, 1, 0).topics);
-    let request = FetchRequest { topics: topics.collect(), ..fetch_request("", &[], 1, 0) };
+fn wait_for_leaders(bootstrap: &str, names: &[String], partitions: i32) -> Result<()> {
+    let targets: Vec<Target> =
+        names.iter().flat_map(|name| (0..partitions).map(|p| (name.clone(), p))).collect();
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
-        let answer = connection.call(FETCH_VERSION, &request)?;
-        let mut served = answer.responses.iter().flat_map(|topic| &topic.partitions);
-        // Retention may have deleted the first records of a topic that a former load made.
-        if answer.responses.len() == names.len() && served.all(|p| matches!(p.error_code, 0 | 1)) {
+        let groups = Leaders::of(bootstrap, &targets)?.groups(&targets)?;
+        let mut serving = groups.iter().map(|(address, led)| serves(address, led));
+        if serving.all(|serves| serves.unwrap_or(false)) {
             return Ok(());
         }
         ensure!(Instant::now() < deadline, "no leaders after 60 s");
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// Whether a broker serves all these partitions.
+fn serves(address: &str, targets: &[Target]) -> Result<bool> {
+    let mut from: BTreeMap<&str, Vec<(i32, i64)>> = BTreeMap::new();
+    for (name, partition) in targets {
+        from.entry(name).or_default().push((*partition, 0));
+    }
+    let topics = from.iter().flat_map(|(name, from)| fetch_request(name, from, 1, 0).topics);
+    let request = FetchRequest { topics: topics.collect(), ..fetch_request("", &[], 1, 0) };
+    let answer = Connection::open(address)?.call(FETCH_VERSION, &request)?;
+    let mut served = answer.responses.iter().flat_map(|topic| &topic.partitions);
+    // Retention may have deleted the first records of a topic that a former load made.
+    let is_served = served.all(|partition| matches!(partition.error_code, 0 | 1));
+    Ok(answer.responses.len() == from.len() && is_served)
 }
 
 /// The first offset that each partition still holds.
