@@ -155,7 +155,7 @@ def consume_in_group(bootstrap, topic, group, name, path, stop, progress=None):
 def consume_with_kafka_python(bootstrap, topic, group, name, path, stop, progress=None):
     """The same with kafka-python."""
     from kafka import ConsumerRebalanceListener, KafkaConsumer
-    from kafka.errors import KafkaError
+    from kafka.errors import KafkaConnectionError, KafkaError
     from kafka.structs import OffsetAndMetadata
 
     consumer = KafkaConsumer(
@@ -180,7 +180,12 @@ def consume_with_kafka_python(bootstrap, topic, group, name, path, stop, progres
         poll_ms = 30_000
         while not stop.is_set():
             began = now()
-            batches = consumer.poll(timeout_ms=poll_ms)
+            try:
+                batches = consumer.poll(timeout_ms=poll_ms)
+            except KafkaConnectionError as error:
+                # It looks for its coordinator again in the next poll (kafka-python 3.0.12).
+                print(f"{name}: a poll lost its connection: {error!r}", file=sys.stderr)
+                continue
             poll_ms = 200
             if not batches:
                 continue

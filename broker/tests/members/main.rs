@@ -77,7 +77,7 @@ fn d4_a_broker_whose_directory_is_lost_is_refused_and_says_what_to_do() {
     let (code, why) = second.end();
     assert_ne!(code, Some(0));
     assert!(why.contains("its data directory is empty"), "{why}");
-    assert!(why.contains("start it with another node.id"), "{why}");
+    assert!(why.contains("start this broker with a node.id that was never used"), "{why}");
     // With its directory it is itself again.
     if second.data().exists() {
         fs::remove_dir_all(second.data()).expect("removed");

@@ -184,9 +184,10 @@ impl World {
 
     /// How many voters each shard is to have in the end.
     fn kept(&self) -> BTreeMap<ShardId, usize> {
-        let is_left = |m: &Member| self.cluster.brokers[&m.broker].standing.is_draining();
+        let is_left = |m: &Member| self.cluster.brokers[&m.broker].standing == Standing::Draining;
         let kept = |shard: &Shard| {
-            // One of two moves, and then there are three. The catalog admits no such drains.
+            // One of two moves, and then there are three, of which no drain accepts fewer. The
+            // catalog admits no such drains.
             let moves = shard.members.len() == 2 && shard.members.iter().all(is_left);
             if moves { 3 } else { self.voters_min(shard) }
         };
