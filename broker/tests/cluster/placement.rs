@@ -168,8 +168,13 @@ impl Broker {
 
     /// Lets another broker join through this one.
     async fn admit(&self, joining: &Self) {
-        let PeerEndpoint { host, ports } = self.endpoint();
-        joining.cluster.seed([(self.id, ropewalk_peer::PeerAddress { host, ports })].into());
+        let listed = self.view.brokers();
+        let others = listed.iter().filter_map(|(id, info)| Some((*id, info.peer.clone()?)));
+        let own = (self.id, self.endpoint());
+        let seeds = others.chain([own]).map(|(id, PeerEndpoint { host, ports })| {
+            (id, ropewalk_peer::PeerAddress { host, ports })
+        });
+        joining.cluster.seed(seeds.collect());
         self.register(joining).await;
         let shard = ShardId::CATALOG;
         let place = CatalogCommand::PlaceReplica { shard, broker: joining.id };
