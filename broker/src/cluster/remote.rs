@@ -46,7 +46,13 @@ impl Remote {
     /// Takes over the brokers of the catalog.
     pub(super) fn refresh(&self) {
         let listed = self.link.directory().brokers();
-        let mut addresses = self.seeds.read().clone();
+        // From now on the catalog says whether they are members.
+        let mut seeds = self.seeds.write();
+        for broker in listed.iter().filter(|broker| broker.peer.is_some()) {
+            seeds.remove(&broker.known.id);
+        }
+        let mut addresses = seeds.clone();
+        drop(seeds);
         let mut known = vec![Arc::clone(&self.own)];
         for broker in listed {
             let id = broker.known.id;
