@@ -1,7 +1,7 @@
 """Compares the results of an external suite with the committed list of what must pass (see lists.py).
 
     verdict.py LIST RESULTS [ONLY]     the verdict; fails if a test fails or has no row. ONLY is a regular expression:
-                                       other rows are left out, and their tests need no result
+                                       other rows and other results are left out
     verdict.py --again LIST RESULTS    the unsteady tests that failed, to be tried again
 
 RESULTS has one result per line, with tabs: NAME, `passed`, `failed` or `skipped`, and a message. The first result of a
@@ -74,7 +74,9 @@ def main():
     again = arguments[0] == "--again"
     path, results, *only = arguments[again:]
     rows, results = read(Path(path), broker_count()), read_results(Path(results).read_text())
-    rows = [row for row in rows if not only or re.search(only[0], row.name)]
+    if only:
+        rows = [row for row in rows if re.search(only[0], row.name)]
+        results = {name: tries for name, tries in results.items() if re.search(only[0], name)}
     if again:
         failed = [name for name, tries in results.items() if tries[0][0] == "failed"]
         print(*(name for name in failed if row_of(name, rows).state == UNSTEADY), sep="\n", end="\n" if failed else "")
