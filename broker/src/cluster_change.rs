@@ -1,5 +1,5 @@
-//! `cluster drain`, `prepare-restart`, `admit` and `remove`: operations on one broker over the admin
-//! API of any.
+//! `cluster drain`, `prepare-restart`, `admit` and `remove`: operations on one broker over the
+//! admin API of any.
 //!
 //! They use the newest fencing epoch that the asked broker knows and claim none, so that an
 //! operator that has claimed it continues.

@@ -116,7 +116,7 @@ pub const GATHER_BYTES_MAX: usize = 1024 * 1024;
 pub const LEAD_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// How long a broker that stops serves clients after it has handed its leaderships over, so that
-/// those who send to it are told who leads now. A client whose connection just ends asks for
+/// those who send to it are informed who leads now. A client whose connection just ends asks for
 /// metadata, and franz-go only once in five seconds.
 pub const NEXT_LEADER_TOLD: Duration = Duration::from_millis(500);
 

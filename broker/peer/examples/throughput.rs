@@ -320,6 +320,7 @@ fn options(broker: i32, directory: &Path) -> Options {
         broker: BrokerId(broker),
         cluster_id: CLUSTER.to_owned(),
         incarnation: 1,
+        started: None,
         features: 0,
         listen: [any, any],
         certificates,

@@ -299,7 +299,7 @@ impl Parts {
     }
 }
 
-/// What the other brokers are told of the starts of this one.
+/// The starts of this broker, as the others are informed of them.
 fn started(node: &StartedAs) -> Started {
     let start = |start: &ropewalk_store::directory::Start| ropewalk_peer::Start {
         incarnation: start.incarnation,

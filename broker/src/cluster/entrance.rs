@@ -22,7 +22,7 @@ use super::Cluster;
 const POLL: Duration = Duration::from_millis(50);
 
 /// A broker is cut off when it was so for so many looks in turn: half a second, in which it ran.
-/// One that was suspended hears of the others again sooner, and then tells its clients who leads.
+/// One that was suspended hears of the others again sooner, and then informs its clients who leads.
 const LOOKS: u32 = 10;
 
 /// Decides whether clients are served.

@@ -1,4 +1,4 @@
-//! Who leads, as clients are told: also a broker that this one no longer hears of.
+//! Who leads, as clients are informed: also a broker that this one no longer hears of.
 
 use std::collections::BTreeSet;
 

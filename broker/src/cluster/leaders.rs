@@ -7,7 +7,7 @@
 //!
 //! A broker that is no longer heard of may lead still, and only this broker does not reach it. Who
 //! led a shard last is therefore kept until another broker leads it, or the broker itself reports
-//! that it no longer does: clients are told of it.
+//! that it no longer does: clients are informed of it.
 //!
 //! The caller passes in the time and says which brokers are connected.
 

@@ -178,7 +178,8 @@ pub(super) fn check_configs<'a>(
     Ok(())
 }
 
-/// See [`Topics::check_in_sync`](crate::catalog::Topics::check_in_sync).
+/// Refuses a value that is not possible here; see
+/// [`Topics::check_in_sync`](crate::catalog::Topics::check_in_sync).
 pub(super) fn check_in_sync(ctx: &Context, key: &str, value: &str) -> Result<(), ErrorMessage> {
     let refused = |error: TopicError| ((&error).into(), error.to_string());
     ctx.topics.check_in_sync(key, value).map_err(refused)

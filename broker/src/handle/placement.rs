@@ -61,7 +61,7 @@ impl Context {
     /// The brokers that are alive and have an endpoint of the client's listener, in the order of
     /// ids. Kafka leaves out the others too: some clients wait for each broker that is listed.
     ///
-    /// A client forgets each broker that is not listed. Therefore the last known leaders are
+    /// A client discards each broker that is not listed. Therefore the last known leaders are
     /// listed as well, and all brokers when this one does not know who is alive: a client that is
     /// given this broker alone would ask no other one until the end of a cut.
     pub(crate) fn endpoints(&self, peer: &Peer) -> Vec<Endpoint> {

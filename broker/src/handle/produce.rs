@@ -10,7 +10,7 @@
 //! outcome is known. With acks=0 no client waits, and only the connection's bounds apply.
 //!
 //! A refusal because another broker leads names that broker (KIP-951), and waits a little while
-//! nobody leads: franz-go asks for metadata once in five seconds at most, and would learn of the
+//! no broker leads: franz-go asks for metadata once in five seconds at most, and would learn of the
 //! next leader only then.
 
 use std::collections::{BTreeMap, BTreeSet};

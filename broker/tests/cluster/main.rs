@@ -256,7 +256,7 @@ async fn a_broker_that_is_alone_leads_all_that_it_has() {
     broker.node.stop().await;
 }
 
-/// Clients are told of the last leader, while nothing is decided by it.
+/// Clients are informed of the last leader, while nothing is decided by it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_loses_the_others_remembers_who_led() {
     let mut brokers = Brokers::start(3).await;
@@ -275,7 +275,7 @@ async fn a_broker_that_loses_the_others_remembers_who_led() {
     assert!(!cluster.lacks_majority(SHARD), "two of three");
     drop(brokers.kill(leader));
     until("both are lost", || cluster.lacks_majority(SHARD)).await;
-    until("nobody is known to lead", || cluster.leader(SHARD).is_none()).await;
+    until("no broker is known to lead", || cluster.leader(SHARD).is_none()).await;
     assert_eq!(cluster.last_leader(SHARD), Seen { term, leader: Some(id(leader)) });
     assert!(cluster.leads_any(id(leader)) && !cluster.leads_any(id(2)));
 

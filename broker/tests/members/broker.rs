@@ -92,7 +92,7 @@ impl Broker {
         self.dir.join("data")
     }
 
-    /// Starts the process. Its log begins anew.
+    /// Starts the process. Its log begins again.
     pub(crate) fn start(&mut self, environment: &[(&str, &str)]) {
         assert!(self.child.is_none(), "it runs");
         let log = File::create(self.dir.join("log")).expect("made");
@@ -171,7 +171,7 @@ fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_default()
 }
 
-/// The whole answer to a request; `None` if nobody answers.
+/// The whole answer to a request; `None` if no answer comes.
 pub(crate) fn get(address: &str, path: &str) -> Option<String> {
     let mut stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;

@@ -20,7 +20,7 @@ fn a_broker_joins_over_http_and_comes_back_without_its_seed() {
     second.logs("joined the cluster");
     second.logs("receiving the catalog");
     assert_eq!(second.cluster()["clusterId"], authority::CLUSTER);
-    // It has a directory now, and asks nobody.
+    // It has a directory now, and asks no other broker.
     second.kill();
     let mut second = second.ready();
     assert!(!second.log().contains("joined the cluster"), "{}", second.log());

@@ -46,7 +46,7 @@ impl Drop for Load<'_> {
     }
 }
 
-/// Keeps the bulk lane full until told otherwise.
+/// Keeps the bulk lane full until the test is over.
 fn fill_bulk(from: &Peers, runtime: &Runtime, to: BrokerId, is_over: &AtomicBool) {
     let (request, mut replies) = (Bytes::from(vec![1; 1 << 20]), VecDeque::new());
     while !is_over.load(Ordering::Acquire) {
@@ -60,7 +60,7 @@ fn fill_bulk(from: &Peers, runtime: &Runtime, to: BrokerId, is_over: &AtomicBool
     }
 }
 
-/// Keeps the append lane full until told otherwise.
+/// Keeps the append lane full until the test is over.
 fn fill_appends(from: &Peers, to: BrokerId, is_over: &AtomicBool) {
     let message = append(1, 1 << 20);
     while !is_over.load(Ordering::Acquire) {

@@ -17,7 +17,7 @@ pub(super) struct Facts {
     pub(super) brokers: BTreeMap<BrokerId, BrokerInfo>,
     /// The brokers that are heard of.
     pub(super) alive: BTreeSet<BrokerId>,
-    /// Every shard.
+    /// Every shard of the catalog.
     pub(super) shards: BTreeMap<ShardId, ShardFacts>,
 }
 

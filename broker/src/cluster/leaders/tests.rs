@@ -76,7 +76,7 @@ fn a_broker_that_is_neither_connected_nor_heard_of_leads_nothing() {
     assert!(!leaders.forget_dead(late, |broker| broker == BrokerId(1)), "none is left");
 }
 
-/// Clients are told of a leader that only this broker does not reach.
+/// Clients are informed of a leader that only this broker does not reach.
 #[test]
 fn the_last_leader_is_kept_until_another_one_is_known() {
     let mut leaders = Leaders::default();
@@ -91,7 +91,7 @@ fn the_last_leader_is_kept_until_another_one_is_known() {
     assert_eq!(leaders.last(SHARD, seen(2, None)), is(2, None));
     leaders.hear(report(1, (1, 1), &[(SHARD, 5), (last, 3)]), start);
     assert!(leaders.forget_dead(late, |_| false));
-    assert_eq!(leaders.leader(SHARD, seen(5, None)), None, "nobody decides by it");
+    assert_eq!(leaders.leader(SHARD, seen(5, None)), None, "no decision is made by it");
     assert_eq!(leaders.last(SHARD, seen(5, None)), is(5, Some(1)));
     assert_eq!(leaders.last(SHARD, None), is(5, Some(1)));
     assert_eq!(leaders.last(SHARD, seen(6, None)), is(6, None), "it has lost");

@@ -3,7 +3,7 @@
 //! With the rack-aware `replica.selector.class` the leader names a follower in the consumer's rack
 //! and returns no records. A follower answers consumers that name a rack, and returns what is
 //! committed and applied here. It does not know what else the leader has: a position behind its own
-//! end is OFFSET_NOT_AVAILABLE and never out of range, and the consumer goes back to the leader.
+//! end is OFFSET_NOT_AVAILABLE and never out of range, and the consumer returns to the leader.
 //!
 //! A follower that knows of no leader answers NOT_LEADER_OR_FOLLOWER, so that a broker which is cut
 //! off holds up its consumers no longer than an election takes. A consumer without a rack is always

@@ -213,7 +213,7 @@ async fn who_asks_the_wrong_broker_is_told_the_right_one() {
     trio.stop().await;
 }
 
-/// A client that is told nothing asks for metadata, and franz-go only once in five seconds.
+/// A client that is informed of nothing asks for metadata, and franz-go only once in five seconds.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_produce_waits_for_the_leader_that_it_names() {
     let trio = Trio::new().await;
@@ -223,7 +223,7 @@ async fn a_refused_produce_waits_for_the_leader_that_it_names() {
     let proposed = produce::propose(&trio.brokers[1], &call, request).await.expect("checked");
     let mut answer = Box::pin(proposed.answer(&trio.brokers[1], &call));
     trio.cut(1, true);
-    assert!((&mut answer).now_or_never().is_none(), "nobody is known to lead");
+    assert!((&mut answer).now_or_never().is_none(), "no broker is known to lead");
     trio.cut(1, false);
     let answer = answer.await.expect("answered").expect("acks are not 0");
     let refused = &answer.responses[0].partition_responses[0];
@@ -316,7 +316,7 @@ async fn l17_a_deposed_leader_never_says_that_an_offset_is_out_of_range() {
     trio.stop().await;
 }
 
-/// A client forgets the brokers that are not listed, and believes the newest epoch.
+/// A client discards the brokers that are not listed, and trusts the newest epoch.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_is_cut_off_lists_the_others_and_overrides_no_newer_leader() {
     let trio = Trio::new().await;

@@ -169,7 +169,7 @@ async fn a_follower_that_is_cut_off_sends_its_consumers_away() {
     trio.cut(1, true);
     let answer = soon("the answer", waits).await.expect("no panic");
     assert_eq!(part(&answer).error_code, NOT_LEADER);
-    // The leader sends nobody to it any more.
+    // The leader sends no consumer to it any more.
     trio.in_sync(0, vec![2]).await;
     let answer = trio.fetch(0, 12, in_rack(1, now(from(0)))).await;
     assert_eq!(summary(&answer), (0, true, 1, -1));

@@ -80,7 +80,7 @@ impl DataDir {
         let read = read_whole(&*self.disk, &path, bytes_max as u64);
         let starts = read.ok().and_then(|bytes| decode(&bytes));
         if starts.is_none() {
-            tracing::error!(path = %path.display(), "file of the last starts is damaged, it begins anew");
+            tracing::error!(path = %path.display(), "file of the last starts is damaged, it begins again");
         }
         Ok(starts.unwrap_or_default())
     }

@@ -2,20 +2,17 @@
 //! again when a broker refuses a request because the leader has moved.
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use ropewalk_codec::metadata_request::{MetadataRequest, MetadataRequestTopic};
-use serde_json::{Value, json};
 
 use crate::connection::Connection;
-use crate::topics::Topics;
 
 const METADATA_VERSION: i16 = 9;
 const NO_LEADER: i32 = -1;
-/// How long leaders, and replicas that catch up, are waited for.
+/// How long leaders are waited for.
 const LEADERS_WITHIN: Duration = Duration::from_secs(60);
-const IN_SYNC_WITHIN: Duration = Duration::from_secs(300);
 
 /// A partition of a topic: the topic's name and the partition's number.
 pub(crate) type Target = (String, i32);
@@ -110,36 +107,9 @@ impl Leaders {
     }
 
     /// The fewest replicas in sync that one of the targets has.
-    fn in_sync(&self, targets: &[Target]) -> usize {
+    pub(crate) fn in_sync(&self, targets: &[Target]) -> usize {
         let of = |target| self.partitions.get(target).map_or(0, |(_, in_sync)| *in_sync);
         targets.iter().map(of).min().unwrap_or(0)
-    }
-}
-
-/// Waits until all partitions of the topics have enough replicas in sync.
-#[derive(Debug, Clone, clap::Args)]
-pub(crate) struct InSync {
-    #[command(flatten)]
-    topics: Topics,
-    #[arg(long, default_value_t = 3)]
-    replicas: usize,
-}
-
-impl InSync {
-    /// `unix_s` is when an answer first said so, by the clock that the harness reads.
-    pub(crate) fn run(&self, bootstrap: &str) -> Result<Value> {
-        let (names, targets) = (self.topics.names(), self.topics.targets());
-        let mut connection = Connection::open(bootstrap)?;
-        let deadline = Instant::now() + IN_SYNC_WITHIN;
-        loop {
-            let in_sync = Leaders::ask(&mut connection, &names)?.in_sync(&targets);
-            if in_sync >= self.replicas {
-                let unix_s = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64();
-                return Ok(json!({ "unix_s": unix_s }));
-            }
-            ensure!(Instant::now() < deadline, "{in_sync} replicas in sync after 300 s");
-            std::thread::sleep(Duration::from_millis(50));
-        }
     }
 }
 

@@ -12,6 +12,7 @@ mod connection;
 mod fetch;
 mod topics;
 mod leaders;
+mod in_sync;
 mod groups;
 mod frames;
 mod produce;
@@ -50,7 +51,7 @@ enum Scenario {
     /// Creates topics and waits for their leaders.
     Create(topics::Topics),
     /// Waits until the topics have enough replicas in sync.
-    InSync(leaders::InSync),
+    InSync(in_sync::InSync),
     /// Deletes topics.
     Delete(topics::Topics),
     /// Waits for a broker that is about to start, and ends with its first ack.
