@@ -8,8 +8,8 @@
 //!
 //! # Order of stopping
 //!
-//! `/ready` turns false, other brokers take over the leaderships, clients are informed of that
-//! for a moment, and the listeners close. Pending JoinGroup and SyncGroup requests are answered so that
+//! `/ready` turns false, other brokers take over the leaderships, clients are informed of that for
+//! a moment, and the listeners close. Pending JoinGroup and SyncGroup requests are answered so that
 //! clients look up the coordinator; other requests finish, waiting fetches are dropped. Then the
 //! background tasks end, and the shards with a last checkpoint.
 
