@@ -27,32 +27,43 @@ CLUSTER_ID = "ropewalk-tests"
 HOST = "127.0.0.1"
 
 
+def peer_settings(own, peer, certificate_files, seeds, cluster_id):
+    """The settings of a member of a cluster: it joins the brokers with the admin addresses `seeds`, or founds the cluster
+    if there are none."""
+    return {
+        "node.id": own,
+        "ropewalk.peer.listener": peer,
+        "ropewalk.peer.advertised": peer,
+        "ropewalk.peer.certificate.file": certificate_files / f"broker-{own}.crt",
+        "ropewalk.peer.key.file": certificate_files / f"broker-{own}.key",
+        "ropewalk.peer.ca.file": certificate_files / "ca.crt",
+        **({"ropewalk.cluster.join": ",".join(seeds)} if seeds else {"format.cluster.id": cluster_id}),
+    }
+
+
+def properties(settings):
+    """The text of a file of settings, in which a backslash is written twice."""
+    return "".join(f"{key}={str(value).replace(chr(92), chr(92) * 2)}\n" for key, value in settings.items())
+
+
 def write(directory, first_id, ports, given):
     certificates.make_authority(directory)
     ids = [first_id + at for at in range(len(ports))]
     for own, (kafka, admin, peer) in zip(ids, ports):
         certificates.make_certificate(directory, own, CLUSTER_ID)
+        seeds = [f"{HOST}:{other}" for _, other, _ in ports if other != admin] if own != first_id else []
         settings = {
-            "node.id": own,
             "log.dirs": directory / f"{own}.data",
             "listeners": f"PLAINTEXT://{HOST}:{kafka}",
             "ropewalk.admin.listener": f"{HOST}:{admin}",
-            "ropewalk.peer.listener": f"{HOST}:{peer}",
-            "ropewalk.peer.certificate.file": directory / f"broker-{own}.crt",
-            "ropewalk.peer.key.file": directory / f"broker-{own}.key",
-            "ropewalk.peer.ca.file": directory / "ca.crt",
+            **peer_settings(own, f"{HOST}:{peer}", directory, seeds, CLUSTER_ID),
         }
-        if own == first_id:
-            settings["format.cluster.id"] = CLUSTER_ID
-        else:
-            settings["ropewalk.cluster.join"] = ",".join(f"{HOST}:{other}" for _, other, _ in ports if other != admin)
         for pair in given:
             key, _, value = pair.partition("=")
             broker, _, of_one = key.rpartition(":")
             if broker in ("", str(own)):
                 settings[of_one] = value
-        text = "".join(f"{key}={str(value).replace(chr(92), chr(92) * 2)}\n" for key, value in settings.items())
-        (directory / f"{own}.properties").write_text(text)
+        (directory / f"{own}.properties").write_text(properties(settings))
 
 
 def get(admin, path):

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import certificates
 from broker import free_ports
+from brokers import peer_settings, properties
 from clients import load
 from machine import process_seconds
-from servers import KAFKA_JVM, RETENTION, Server, java
+from servers import RETENTION, Server, java, kafka_command
 
 COUNT = 3
 CLUSTER_ID = "bench"
@@ -53,7 +54,6 @@ ssl.truststore.location={authority}
 ssl.client.auth=required
 ssl.endpoint.identification.algorithm=
 """
-KAFKA_HEAP_MIB = 1024
 
 
 class Node:
@@ -194,25 +194,17 @@ class RopewalkCluster(Cluster):
         token.write_text("a token of the benchmark\n")
         for node in self.nodes:
             certificates.make_certificate(self.directory, node.number, CLUSTER_ID)
-            seeds = ",".join(other.other for other in self.nodes if other is not node)
-            own = self.directory / f"broker-{node.number}"
+            seeds = [other.other for other in self.nodes if other is not node] if node.number != 1 else []
             settings = {
-                "node.id": node.number,
                 "log.dirs": node.directory / "data",
                 "listeners": f"PLAINTEXT://{node.clients}",
                 "ropewalk.admin.listener": node.other,
                 "admin.token.file": token,
-                "ropewalk.peer.listener": node.brokers,
-                "ropewalk.peer.advertised": node.brokers,
-                "ropewalk.peer.certificate.file": own.with_suffix(".crt"),
-                "ropewalk.peer.key.file": own.with_suffix(".key"),
-                "ropewalk.peer.ca.file": self.directory / "ca.crt",
                 "group.initial.rebalance.delay.ms": 0,
+                **peer_settings(node.number, node.brokers, self.directory, seeds, CLUSTER_ID),
                 **dict([RETENTION.split("=")]),
             }
-            settings |= {"format.cluster.id": CLUSTER_ID} if node.number == 1 else {"ropewalk.cluster.join": seeds}
-            text = "".join(f"{key}={value}\n" for key, value in settings.items())
-            (node.directory / "broker.properties").write_text(text)
+            (node.directory / "broker.properties").write_text(properties(settings))
 
     def wait_until_caught_up(self, _topic, _partitions, seconds_max=300):
         """By the reports of the leaders: its Metadata names replicas as in sync that are reached and still catch up."""
@@ -270,13 +262,7 @@ class KafkaTls(Cluster):
         return text
 
     def command_of(self, node):
-        return [*java("kafka.Kafka", *KAFKA_JVM, *self.heap(), "-Dlog4j2.level=WARN"), "server.properties"]
-
-    def heap(self):
-        """1 GiB as shipped; half of a broker's share of the cgroup's limit where that is less."""
-        limit = self.group.limit_bytes
-        mib = min(KAFKA_HEAP_MIB, limit // COUNT // 2**21) if limit else KAFKA_HEAP_MIB
-        return [f"-Xms{mib}M", f"-Xmx{mib}M"]
+        return kafka_command(self.group.limit_bytes and self.group.limit_bytes // COUNT)
 
 
 class KafkaTlsFsync(KafkaTls):

@@ -34,13 +34,19 @@ def queues(count):
     return f"{count:,} queue{'s' if count > 1 else ''}"
 
 
-def rows(counts):
-    """All rows in the order of the table; `counts` are the numbers of queues that a run measures."""
+def table():
+    """An empty list of rows, and a function that returns what adds a row of some scenarios to it."""
     found = []
 
     def group(*scenarios):
         return lambda *cells, **options: found.append(Row(*cells, scenarios, **options))
 
+    return found, group
+
+
+def rows(counts):
+    """All rows in the order of the table; `counts` are the numbers of queues that a run measures."""
+    found, group = table()
     row = group("start")
     row("every acknowledged record is fsynced", "", "whether a power cut can take records that were acknowledged")
     row("start to first ack", "s", "how long a restarted broker keeps producers waiting, from the start of its process")
@@ -138,11 +144,7 @@ def rows(counts):
 
 def cluster_rows(_counts):
     """The rows of a benchmark of clusters of three brokers, in the order of the table."""
-    found = []
-
-    def group(*scenarios):
-        return lambda *cells, **options: found.append(Row(*cells, scenarios, **options))
-
+    found, group = table()
     row = group("start")
     row("every acknowledged record is fsynced", "", "by two of three brokers: whether a power cut of all can take records")
     row("start to first ack", "s", "how long a new cluster keeps producers waiting, from the start of its processes")

@@ -46,6 +46,12 @@ def java(main, *options):
     return ["java", *options, "-cp", os.environ["KAFKA_LIBS"] + "/*", main]
 
 
+def kafka_command(limit_bytes):
+    """Starts one broker of Apache Kafka. Its heap is 1 GiB as shipped; half of the limit on its memory where that is less."""
+    mib = min(KAFKA_HEAP_MIB, limit_bytes // 2**21) if limit_bytes else KAFKA_HEAP_MIB
+    return [*java("kafka.Kafka", *KAFKA_JVM, f"-Xms{mib}M", f"-Xmx{mib}M", "-Dlog4j2.level=WARN"), "server.properties"]
+
+
 class Server:
     """One server in a memory cgroup; `speaks` says which load clients can drive it.
 
@@ -153,13 +159,7 @@ class Kafka(Server):
         subprocess.run([*tool, "format", "-t", cluster, "-c", "server.properties"], cwd=self.directory, capture_output=True, check=True)
 
     def command(self):
-        return [*java("kafka.Kafka", *KAFKA_JVM, *self.heap(), "-Dlog4j2.level=WARN"), "server.properties"]
-
-    def heap(self):
-        """1 GiB as shipped; half of the cgroup's limit where that is less."""
-        limit = self.group.limit_bytes
-        mib = min(KAFKA_HEAP_MIB, limit // 2**21) if limit else KAFKA_HEAP_MIB
-        return [f"-Xms{mib}M", f"-Xmx{mib}M"]
+        return kafka_command(self.group.limit_bytes)
 
 
 class KafkaFsync(Kafka):

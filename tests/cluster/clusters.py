@@ -15,6 +15,7 @@ import certificates
 import clock
 import metadata
 from broker import Broker
+from brokers import peer_settings, properties
 from disk import Disk
 from waiting import wait_for
 
@@ -108,25 +109,16 @@ class RopewalkNode(Node):
         certificates.make_certificate(self.directory, self.number, CLUSTER_ID)
         self.certificates.mkdir()
         self.take_certificates(self.directory)
-        peer = f"{self.host}:{PEER_PORT}"
         settings = {
-            "node.id": self.number,
             "log.dirs": self.data,
             "listeners": f"PLAINTEXT://{self.kafka}",
             "ropewalk.admin.listener": self.admin,
             "admin.token.file": self.directory / "token",
-            "ropewalk.peer.listener": peer,
-            "ropewalk.peer.advertised": peer,
-            "ropewalk.peer.certificate.file": self.certificates / f"broker-{self.number}.crt",
-            "ropewalk.peer.key.file": self.certificates / f"broker-{self.number}.key",
-            "ropewalk.peer.ca.file": self.certificates / "ca.crt",
             "group.initial.rebalance.delay.ms": 0,
+            **peer_settings(self.number, f"{self.host}:{PEER_PORT}", self.certificates,
+                            [seed.admin for seed in seeds], CLUSTER_ID),
         }
-        if seeds:
-            settings["ropewalk.cluster.join"] = ",".join(seed.admin for seed in seeds)
-        else:
-            settings["format.cluster.id"] = CLUSTER_ID
-        self.config.write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
+        self.config.write_text(properties(settings))
 
     def command(self):
         return [self.binary, "run", "--config", str(self.config)]

@@ -142,14 +142,19 @@ def cut(run, times):
         node = run.choose(run.rng.choice(("leader", "controller")))
         events.append(Event(now(), kind))
         make(run, node)
-        waited = run.go_on(events[-1].at, f"broker {node.number}: {kind}")
-        progress(f"broker {node.number}: {kind}; all clients went on within {waited:.1f} s")
-        time.sleep(run.rng.uniform(*CUT_S))
-        events.append(Event(now(), "end of a cut"))
-        run.network.heal()
-        run.go_on(events[-1].at, f"broker {node.number}, end of the cut: {kind}")
-        run.whole()
+        wait_and_heal(run, events, f"broker {node.number}: {kind}", "end of a cut")
     return events
+
+
+def wait_and_heal(run, events, cut, end):
+    """All clients go on while the cut that was made lasts, and after its `end`."""
+    waited = run.go_on(events[-1].at, cut)
+    progress(f"{cut}; all clients went on within {waited:.1f} s")
+    time.sleep(run.rng.uniform(*CUT_S))
+    events.append(Event(now(), end))
+    run.network.heal()
+    run.go_on(events[-1].at, f"{end}: {cut}")
+    run.whole()
 
 
 def partial(run, roles):
@@ -161,13 +166,8 @@ def partial(run, roles):
         other = run.rng.choice(run.cluster.others(node))
         events.append(Event(now(), f"a {role} reaches one of two"))
         run.network.cut_both(node.host, other.host)
-        waited = run.go_on(events[-1].at, f"broker {node.number}, a {role}, is cut from broker {other.number}")
-        progress(f"broker {node.number}, a {role}, is cut from broker {other.number}; all went on within {waited:.1f} s")
-        time.sleep(run.rng.uniform(*CUT_S))
-        events.append(Event(now(), "end of a partial cut"))
-        run.network.heal()
-        run.go_on(events[-1].at, f"brokers {node.number} and {other.number} reach each other again")
-        run.whole()
+        cut = f"broker {node.number}, a {role}, is cut from broker {other.number}"
+        wait_and_heal(run, events, cut, "end of a partial cut")
     return events
 
 
