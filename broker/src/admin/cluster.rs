@@ -11,7 +11,7 @@ use ropewalk_shard::{BrokerId, ReplicaId, ShardId};
 
 use super::Admin;
 use super::refusal::AdminError;
-use crate::cluster::report::{Flags, LedShard, Report};
+use crate::cluster::report::{Flags, LedShard, Report, of_leader};
 use crate::handle::Context;
 use crate::settings::Endpoint;
 
@@ -100,10 +100,7 @@ fn of_shard(
     reports: &[Arc<Report>],
 ) -> ShardReport {
     let leader = context.cluster.leader(shard);
-    let reported = leader.and_then(|leader| {
-        let report = reports.iter().find(|report| report.broker == leader.broker)?;
-        report.led.iter().find(|led| led.shard == shard && led.term == leader.term)
-    });
+    let reported = leader.and_then(|leader| of_leader(reports, shard, leader.broker, leader.term));
     let replica = |(id, placed): (&ReplicaId, &PlacedReplica)| of_replica(*id, placed, reported);
     ShardReport {
         shard: shard.0,
@@ -115,7 +112,7 @@ fn of_shard(
 }
 
 fn of_replica(id: ReplicaId, placed: &PlacedReplica, led: Option<&LedShard>) -> ReplicaReport {
-    let member = led.and_then(|led| led.members.iter().find(|member| member.replica == id));
+    let member = led.and_then(|led| led.member(id));
     let last = led.and_then(|led| led.members.iter().map(|member| member.matched).max());
     let role = match placed.role {
         Role::Learner => "Learner",

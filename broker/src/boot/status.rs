@@ -12,6 +12,7 @@ use ropewalk_shard::ShardId;
 use crate::admin::measured::{Storage, StorageMetrics};
 use crate::admin::{About, AboutSettings, Condition, Kind, Open, QueueLookup, Recovery, Source};
 use crate::clock;
+use crate::cluster::report::newest_leader;
 use crate::handle::Context;
 use crate::queue_metrics::{QueueReport, Report};
 use crate::settings::Settings;
@@ -106,9 +107,8 @@ impl Status {
         let lacks_entries = |shard: ShardId| {
             let replica =
                 placements.get(&shard)?.iter().find(|(_, placed)| placed.broker == own)?.0;
-            let led = reports.iter().flat_map(|report| &report.led);
-            let led = led.filter(|led| led.shard == shard).max_by_key(|led| led.term)?;
-            let member = led.members.iter().find(|member| member.replica == *replica)?;
+            let (_, led) = newest_leader(&reports, shard)?;
+            let member = led.member(*replica)?;
             (!member.is_caught_up).then_some(())
         };
         let why = |shard: ShardId| match context.cluster.leader(shard) {

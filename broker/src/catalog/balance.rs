@@ -24,7 +24,7 @@ use super::replicas::{self, Leadership, Member, Shard, Standing, Step};
 use super::{Placement, View};
 use crate::clock;
 use crate::cluster::Cluster;
-use crate::cluster::report::{LedShard, Report};
+use crate::cluster::report::{LedShard, Report, newest_leader};
 
 /// Interval of the passes.
 const PASS_INTERVAL: Duration = Duration::from_secs(1);
@@ -249,26 +249,21 @@ impl Seen<'_> {
             self.shards.iter().filter_map(|(id, placement)| Some((*id, votes(placement)?)));
         self.reports.iter().any(reports)
             && shards.all(|(id, replica)| {
-                let member = self
-                    .led(id)
-                    .and_then(|led| led.members.iter().find(|member| member.replica == replica));
+                let member = self.led(id).and_then(|led| led.member(replica));
                 member.is_some_and(|member| member.is_caught_up)
             })
     }
 
     /// The newest leader of a shard that has reported.
     fn led(&self, shard: ShardId) -> Option<&LedShard> {
-        let led = self.reports.iter().flat_map(|report| &report.led);
-        led.filter(|led| led.shard == shard).max_by_key(|led| led.term)
+        newest_leader(self.reports, shard).map(|(_, led)| led)
     }
 
     /// A shard as the catalog wants it to be. It has no leader, so that it is skipped, while its
     /// members are not yet as the catalog wants.
     fn shard(&self, id: ShardId, listed: &Placement, history: &History) -> Shard {
         let led = self.led(id);
-        let known = |replica: ReplicaId| {
-            led.and_then(|led| led.members.iter().find(|member| member.replica == replica))
-        };
+        let known = |replica: ReplicaId| led.and_then(|led| led.member(replica));
         let staying = listed.iter().filter(|(_, placed)| placed.role != Role::Leaving);
         let members = staying.map(|(replica, placed)| {
             let is_voter = placed.role == Role::Voter;

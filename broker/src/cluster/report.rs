@@ -5,6 +5,7 @@
 //! is the later one: reports may overtake each other.
 
 use std::fmt;
+use std::sync::Arc;
 
 use ropewalk_node::Node;
 use ropewalk_shard::{BrokerId, ReplicaId, ShardId};
@@ -75,6 +76,35 @@ impl Report {
     pub fn order(&self) -> (u64, u64) {
         (self.incarnation, self.sequence)
     }
+}
+
+impl LedShard {
+    /// A replica that takes part.
+    #[must_use]
+    pub fn member(&self, replica: ReplicaId) -> Option<&Member> {
+        self.members.iter().find(|member| member.replica == replica)
+    }
+}
+
+/// The broker that leads a shard, and what it reports of it. Of two that report that they lead, the
+/// one of the higher term leads.
+#[must_use]
+pub fn newest_leader(reports: &[Arc<Report>], shard: ShardId) -> Option<(BrokerId, &LedShard)> {
+    let led = reports.iter().flat_map(|report| report.led.iter().map(|led| (report.broker, led)));
+    led.filter(|(_, led)| led.shard == shard).max_by_key(|(_, led)| led.term)
+}
+
+/// What the broker that leads a shard in a term reports of it; `None` if it has not reported in
+/// this term.
+#[must_use]
+pub fn of_leader(
+    reports: &[Arc<Report>],
+    shard: ShardId,
+    broker: BrokerId,
+    term: u64,
+) -> Option<&LedShard> {
+    let report = reports.iter().find(|report| report.broker == broker)?;
+    report.led.iter().find(|led| led.shard == shard && led.term == term)
 }
 
 /// What a broker knows of itself beside its replicas.

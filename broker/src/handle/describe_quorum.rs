@@ -18,8 +18,7 @@ use ropewalk_shard::{BrokerId, ShardId};
 use super::placement::Endpoint;
 use super::{Call, Close, Context, ErrorCode};
 use crate::clock;
-use crate::cluster::Report;
-use crate::cluster::report::Member;
+use crate::cluster::report::{Member, newest_leader};
 
 const METADATA_TOPIC: &str = "__cluster_metadata";
 
@@ -119,13 +118,8 @@ struct Quorum {
 
 /// `None` while no leader of the catalog is known.
 fn known(ctx: &Context) -> Option<Quorum> {
-    let led_by = |report: Arc<Report>| {
-        let led = report.led.iter().find(|led| led.shard == ShardId::CATALOG)?;
-        Some((report.broker, led.clone()))
-    };
-    // Of two that say that they lead, the one of the higher term leads.
-    let reports = ctx.cluster.reports().into_iter().filter_map(led_by);
-    let (leader, led) = reports.max_by_key(|(_, led)| led.term)?;
+    let reports = ctx.cluster.reports();
+    let (leader, led) = newest_leader(&reports, ShardId::CATALOG)?;
     let (own, others): (Vec<Member>, Vec<Member>) =
         led.members.iter().partition(|member| member.replica == led.replica);
     let end = own.first().map_or(0, |own| own.matched);

@@ -35,6 +35,7 @@ use crate::admin::shard_reason::ShardReason;
 use crate::admin::{Admin, report};
 use crate::catalog::TopicError;
 use crate::clock;
+use crate::cluster::report::of_leader;
 use crate::handle::Context;
 
 type Answer<T> = Result<Json<T>, AdminError>;
@@ -231,10 +232,8 @@ fn facts(context: &Context, with_sizes: bool) -> Facts {
     let placements = context.view.placements();
     let shards = placements.iter().map(|(id, placed)| {
         let leader = context.cluster.leader(*id);
-        let led = leader.and_then(|leader| {
-            let report = reports.iter().find(|report| report.broker == leader.broker)?;
-            report.led.iter().find(|led| led.shard == *id && led.term == leader.term).cloned()
-        });
+        let led =
+            leader.and_then(|leader| of_leader(&reports, *id, leader.broker, leader.term)).cloned();
         let bytes = if with_sizes { size_bytes(context, *id) } else { None };
         let leader = leader.map(|leader| leader.broker);
         (*id, ShardFacts { placed: (**placed).clone(), leader, led, bytes })
