@@ -56,6 +56,9 @@ impl Entrance {
 
     /// Stops serving clients while this broker is cut off. It never ends.
     pub async fn watch(self) {
+        if self.cluster.is_alone() {
+            return std::future::pending().await;
+        }
         let mut looks = 0;
         loop {
             tokio::time::sleep(POLL).await;
