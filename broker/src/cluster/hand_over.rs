@@ -43,11 +43,7 @@ impl Cluster {
             left.iter_mut().for_each(|(_, others)| others.retain(|other| other.is_fit));
             left.retain(|(_, others)| !others.is_empty());
         }
-        for (shard, others) in &left {
-            if let Some(to) = successor(shard.id(), others) {
-                shard.transfer_leadership(to);
-            }
-        }
+        offer(&left);
         left.len()
     }
 
@@ -69,7 +65,7 @@ impl Cluster {
                 return offered.is_some();
             }
             if offered.is_none_or(|at| at.elapsed() >= OFFERED_AGAIN) {
-                self.offer_leaderships(false);
+                offer(&left);
                 offered = Some(Instant::now());
             }
             sleep(PAUSE).await;
@@ -92,6 +88,14 @@ impl Cluster {
             (Arc::clone(shard), others.collect::<Vec<_>>())
         });
         with_others.filter(|(_, others)| !others.is_empty()).collect()
+    }
+}
+
+fn offer(led: &[(Arc<ShardHandle>, Vec<Other>)]) {
+    for (shard, others) in led {
+        if let Some(to) = successor(shard.id(), others) {
+            shard.transfer_leadership(to);
+        }
     }
 }
 
