@@ -29,11 +29,10 @@ HOST = "127.0.0.1"
 
 def peer_settings(own, peer, certificate_files, seeds, cluster_id):
     """The settings of a member of a cluster: it joins the brokers with the admin addresses `seeds`, or founds the cluster
-    if there are none."""
+    if there are none. Others reach it where it listens: with port 0, at the port that the system chose."""
     return {
         "node.id": own,
         "ropewalk.peer.listener": peer,
-        "ropewalk.peer.advertised": peer,
         "ropewalk.peer.certificate.file": certificate_files / f"broker-{own}.crt",
         "ropewalk.peer.key.file": certificate_files / f"broker-{own}.key",
         "ropewalk.peer.ca.file": certificate_files / "ca.crt",
