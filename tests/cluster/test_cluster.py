@@ -18,10 +18,11 @@ import disk  # noqa: E402
 import growth  # noqa: E402
 import metadata  # noqa: E402
 import network  # noqa: E402
+import operations  # noqa: E402
 import report  # noqa: E402
 import scenarios  # noqa: E402
 import waiting  # noqa: E402
-from clusters import not_whole, warnings  # noqa: E402
+from clusters import lacking, not_whole, warnings  # noqa: E402
 from history import History  # noqa: E402
 from metadata import Partition, View  # noqa: E402
 
@@ -86,6 +87,30 @@ class Whole(unittest.TestCase):
         self.assertRegex(not_whole({1: five}, set(range(1, 6)), "t"), r"t/0 is on \[2, 4\]")
         five.topics["t"][0] = Partition(2, [2, 4, 6], [2, 4, 6])
         self.assertRegex(not_whole({1: five}, set(range(1, 6)), "t"), r"t/0 is on \[2, 4, 6\]")
+
+
+    def test_every_shard_needs_all_its_replicas_in_sync(self):
+        def replicas(*states):
+            return [{"broker": at + 1, "votes": votes, "caughtUp": caught_up} for at, (votes, caught_up) in enumerate(states)]
+
+        def missing(*states):
+            return lacking({"shards": [{"shard": 4, "replicas": replicas(*states)}]}, 3)
+
+        in_sync = (True, True)
+        self.assertIsNone(missing(in_sync, in_sync, in_sync))
+        self.assertIsNone(lacking({"shards": []}, 3))
+        self.assertRegex(missing(in_sync, in_sync, (True, False)), r"shard 4 has voters in sync on \[1, 2\], of 3")
+        self.assertRegex(missing(in_sync, in_sync, (False, True)), r"on \[1, 2\], of 3")
+        self.assertRegex(missing(in_sync, in_sync, (None, None)), r"on \[1, 2\], of 3")
+        self.assertRegex(missing(in_sync, in_sync, in_sync, (False, True)), r"on \[1, 2, 3\], of 4")
+
+
+class Refusals(unittest.TestCase):
+    def test_the_reason_is_read(self):
+        refused = operations.Refused("POST /x", 409, '{"reason": "MajorityAtRisk"}')
+        self.assertEqual("MajorityAtRisk", refused.reason)
+        self.assertIn("POST /x: 409", str(refused))
+        self.assertIsNone(operations.Refused("POST /x", 502, "no gateway").reason)
 
 
 class Disks(unittest.TestCase):
