@@ -1,4 +1,5 @@
-"""The clients of one scenario, on a topic of their own: writers of three libraries, and two groups of one member."""
+"""The clients of one scenario, on a topic of their own: writers of three libraries that wait for the outcome of each
+record, one that does not, and two groups of one member."""
 
 import contextlib
 import faulthandler
@@ -10,6 +11,7 @@ import time
 
 import clients
 import history
+import impatient
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 from waiting import wait_for
@@ -98,6 +100,7 @@ class Load:
     def start(self):
         writers = [("librdkafka", clients.write_with_librdkafka, (), {"codec": "lz4"}),
                    ("kafka-python", clients.write_with_kafka_python, (), {})]
+        writers.append(("impatient", impatient.write_impatiently, (), {}))
         if self.franz_go:
             writers.append(("franz-go", clients.write_with_franz_go, (self.franz_go,), {}))
         for name, write, first, options in writers:
@@ -135,6 +138,20 @@ class Load:
             return self.waiting(since)
 
         return wait_for(f"{what}: every client goes on in every partition", GO_ON_S_MAX, obstacle)
+
+    def wait_until_acknowledged(self, since, what):
+        """Waits until every partition has a record that some writer sent since then and that was acknowledged; the seconds
+        that took."""
+        writers = [progress for name, progress in self.progress.items() if name not in MEMBERS]
+
+        def obstacle():
+            self.cluster.check_running()
+            self.check_clients()
+            missing = [str(partition) for partition in range(PARTITIONS)
+                       if all(progress[partition] <= since for progress in writers)]
+            return missing and f"partitions {', '.join(missing)}"
+
+        return wait_for(f"{what}: every partition acknowledges records", GO_ON_S_MAX, obstacle, every=0.02)
 
     def check_clients(self):
         for process in self.processes:

@@ -243,7 +243,18 @@ class Report(unittest.TestCase):
         self.assertRegex(lines[1], r"ropewalk +kill -9 of a leader +1 +5.50 +5.50$")
         self.assertRegex(lines[2], r"ropewalk +every kill -9 +1 +5.50 +5.50$")
         self.assertIn("7 sends acknowledged, 0 unknown, 0 records read, 0 anomalies", lines[3])
-        self.assertIn("p 5.50", lines[4])
+        self.assertIn("gave up 0 records", lines[4])
+        self.assertIn("p 5.50", lines[5])
+
+    def test_records_that_were_given_up_are_counted_by_whether_they_are_there(self):
+        told = History()
+        for value in "ab":
+            told.add({"op": "send", "process": "p", "began": 0, "ended": 1, "partition": "t/0", "value": value,
+                      "outcome": "info", "possibly_persisted": True})
+        told.add({"op": "poll", "process": "c", "began": 2, "ended": 2, "records": [["t/0", 0, "b"]]})
+        result = report.Result("ropewalk", "stop")
+        result.add([report.Event(0, "x")], told, [])
+        self.assertEqual((2, 1), (result.possibly_persisted, result.persisted))
 
     def test_median(self):
         self.assertEqual(2, report.median([3, 1, 2]))
