@@ -26,7 +26,7 @@ import mtu  # noqa: E402
 import resources  # noqa: E402
 import scenarios  # noqa: E402
 import versions  # noqa: E402
-from load import MEMBERS, Load  # noqa: E402
+from load import MEMBERS, PARTITIONS, Load  # noqa: E402
 from network import Network  # noqa: E402
 from report import ROLES, Result, anomalies, progress, table  # noqa: E402
 
@@ -68,8 +68,10 @@ class Runner:
     def round(self, cluster, steps, result):
         self.topics += 1
         directory = self.options.scratch / f"{cluster.name}-{self.topics}-{steps[0][0]}"
+        # Leaders are balanced by number: each broker leads one of many partitions, but maybe none of a few.
+        partitions = versions.PARTITIONS if steps[0][0] == "versions" else PARTITIONS
         with (self.kept_after_failure(directory), Network() as network,
-              Load(cluster, directory.name, directory, self.options.franz_go) as load):
+              Load(cluster, directory.name, directory, self.options.franz_go, partitions) as load):
             run, events = scenarios.Run(cluster, load, network, self.rng), []
             for name, argument in steps:
                 began = time.monotonic()

@@ -21,8 +21,8 @@ PARTITIONS = 6
 PROCESSES = multiprocessing.get_context("spawn")
 # Each is the only member of a group of its name.
 MEMBERS = {"member-librdkafka": clients.consume_in_group, "member-kafka-python": clients.consume_with_kafka_python}
-# Each partition gets a record of each writer every 20 ms: less than a pause that is measured.
-PACE = clients.Pace(PARTITIONS, 0.02)
+# Each of so many partitions gets a record of each writer every 20 ms: less than a pause that is measured.
+REST_S = 0.02
 # Until every client goes on in every partition.
 GO_ON_S_MAX = 60
 # Until records that no client reads are written.
@@ -41,14 +41,14 @@ def run_client(client, arguments, options):
 class Load:
     """Use it as a context: leaving it by an error kills the clients."""
 
-    def __init__(self, cluster, topic, directory, franz_go=None):
-        self.cluster, self.topic, self.directory = cluster, topic, directory
+    def __init__(self, cluster, topic, directory, franz_go=None, partitions=PARTITIONS):
+        self.cluster, self.topic, self.directory, self.partitions = cluster, topic, directory, partitions
         self.stop, self.processes = PROCESSES.Event(), []
         self.progress, self.franz_go = {}, franz_go
 
     def __enter__(self):
         self.directory.mkdir()
-        self.create_topic(self.topic)
+        self.create_topic(self.topic, self.partitions)
         with contextlib.ExitStack() as started:
             started.push(self.__exit__)
             self.start()
@@ -61,10 +61,10 @@ class Load:
             self.show_stacks()
         self.kill()
 
-    def create_topic(self, topic):
+    def create_topic(self, topic, partitions=PARTITIONS):
         admin = AdminClient({"bootstrap.servers": self.cluster.bootstrap})
         # As many replicas as the cluster gives to a topic.
-        admin.create_topics([NewTopic(topic, PARTITIONS, -1)])[topic].result(60)
+        admin.create_topics([NewTopic(topic, partitions, -1)])[topic].result(60)
         self.cluster.wait_until_whole(topic)
 
     def make_records(self, count, size_bytes):
@@ -104,9 +104,10 @@ class Load:
         if self.franz_go:
             writers.append(("franz-go", clients.write_with_franz_go, (self.franz_go,), {}))
         for name, write, first, options in writers:
-            options |= {"pace": PACE, "progress": self.progress_of(name)}
+            pace = clients.Pace(self.partitions, REST_S * self.partitions / PARTITIONS)
+            options |= {"pace": pace, "progress": self.progress_of(name)}
             file = self.directory / f"{name}.history"
-            arguments = (*first, self.cluster.bootstrap, self.topic, PARTITIONS, name, file, self.stop)
+            arguments = (*first, self.cluster.bootstrap, self.topic, self.partitions, name, file, self.stop)
             self.processes.append(process_of(name, write, arguments, options))
         for name, consume in MEMBERS.items():
             file = self.directory / f"{name}.history"
@@ -116,7 +117,7 @@ class Load:
             process.start()
 
     def progress_of(self, client):
-        self.progress[client] = PROCESSES.Array("q", PARTITIONS, lock=False)
+        self.progress[client] = PROCESSES.Array("q", self.partitions, lock=False)
         return self.progress[client]
 
     def group(self, member):
@@ -147,7 +148,7 @@ class Load:
         def obstacle():
             self.cluster.check_running()
             self.check_clients()
-            missing = [str(partition) for partition in range(PARTITIONS)
+            missing = [str(partition) for partition in range(self.partitions)
                        if all(progress[partition] <= since for progress in writers)]
             return missing and f"partitions {', '.join(missing)}"
 
@@ -167,7 +168,7 @@ class Load:
                 raise AssertionError(f"the client {process.name} did not end well: {process.exitcode}")
         file = self.directory / "all.history"
         # In a process of its own, because it exits if it cannot read all.
-        arguments = (self.cluster.bootstrap, self.topic, PARTITIONS, [self.group(name) for name in MEMBERS], file)
+        arguments = (self.cluster.bootstrap, self.topic, self.partitions, [self.group(name) for name in MEMBERS], file)
         reader = PROCESSES.Process(target=clients.read_all, args=arguments)
         reader.start()
         reader.join(300)
