@@ -332,11 +332,12 @@ def not_whole(views, numbers, topic=None):
 
 def lacking(report, replicas):
     """The first shard in an answer of /v1/cluster that has not so many voters in sync and no other replica; nothing if
-    there is none."""
+    there is none. Only the catalog, shard 0, has more replicas, which do not vote."""
     for shard in report["shards"]:
-        in_sync = [one["broker"] for one in shard["replicas"] if one["votes"] and one["caughtUp"]]
-        if len(in_sync) != replicas or len(shard["replicas"]) != replicas:
-            return f"shard {shard['shard']} has voters in sync on {in_sync}, of {len(shard['replicas'])} replicas"
+        counted = [one for one in shard["replicas"] if shard["shard"] or one["role"] != "Learner"]
+        in_sync = [one["broker"] for one in counted if one["votes"] and one["caughtUp"]]
+        if len(in_sync) != replicas or len(counted) != replicas:
+            return f"shard {shard['shard']} has voters in sync on {in_sync}, of {len(counted)} replicas"
     return None
 
 

@@ -145,14 +145,16 @@ CUTS = {
 
 
 def cut(run, times):
-    """Each kind of cut so many times, between a leader and others. Clients reach all brokers."""
+    """Each kind of cut so many times, between a leader and others, and the second time and later also between the controller
+    and others. Clients reach all brokers."""
     events = []
-    for kind, make in [kind for _ in range(times) for kind in CUTS.items()]:
-        run.rest()
-        node = run.choose(run.rng.choice(("leader", "controller")))
-        events.append(Event(now(), kind))
-        make(run, node)
-        wait_and_heal(run, events, f"broker {node.number}: {kind}", "end of a cut")
+    for at in range(times):
+        for kind, make in CUTS.items():
+            run.rest()
+            node = run.choose(run.rng.choice(("leader", "controller")) if at else "leader")
+            events.append(Event(now(), kind))
+            make(run, node)
+            wait_and_heal(run, events, f"broker {node.number}: {kind}", "end of a cut")
     return events
 
 

@@ -91,10 +91,11 @@ class Whole(unittest.TestCase):
 
     def test_every_shard_needs_all_its_replicas_in_sync(self):
         def replicas(*states):
-            return [{"broker": at + 1, "votes": votes, "caughtUp": caught_up} for at, (votes, caught_up) in enumerate(states)]
+            return [{"broker": at + 1, "role": "Voter" if votes else "Learner", "votes": votes, "caughtUp": caught_up}
+                    for at, (votes, caught_up) in enumerate(states)]
 
-        def missing(*states):
-            return lacking({"shards": [{"shard": 4, "replicas": replicas(*states)}]}, 3)
+        def missing(*states, shard=4):
+            return lacking({"shards": [{"shard": shard, "replicas": replicas(*states)}]}, 3)
 
         in_sync = (True, True)
         self.assertIsNone(missing(in_sync, in_sync, in_sync))
@@ -103,6 +104,8 @@ class Whole(unittest.TestCase):
         self.assertRegex(missing(in_sync, in_sync, (False, True)), r"on \[1, 2\], of 3")
         self.assertRegex(missing(in_sync, in_sync, (None, None)), r"on \[1, 2\], of 3")
         self.assertRegex(missing(in_sync, in_sync, in_sync, (False, True)), r"on \[1, 2, 3\], of 4")
+        self.assertIsNone(missing(in_sync, in_sync, in_sync, (False, True), shard=0))
+        self.assertRegex(missing(in_sync, in_sync, (False, True), shard=0), r"on \[1, 2\], of 2")
 
 
 class Refusals(unittest.TestCase):
