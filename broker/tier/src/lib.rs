@@ -1,4 +1,4 @@
-//! Older records in a bucket: object names and the object format.
+//! Older records in a bucket: object names, object and page formats.
 
 mod content;
 mod format;
@@ -6,6 +6,7 @@ mod identity;
 pub mod limits;
 mod names;
 mod object;
+mod page;
 
 pub use content::Content;
 pub use format::FormatError;
@@ -15,3 +16,4 @@ pub use object::{
     Block, EncodeError, EncodedObject, Encoder, EpochStart, Footer, Producer, ProducerBatch, Push,
     Tail, batches, read_tail, tail_range, verify,
 };
+pub use page::{EncodedPage, Entries, Page};
