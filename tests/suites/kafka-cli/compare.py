@@ -1,6 +1,6 @@
 """Runs Kafka's command-line tools against two brokers and compares what they print, line by line.
 
-    compare.py LIBS KAFKA OURS DIFFERENCES     KAFKA, OURS: HOST:PORT
+    compare.py LIBS KAFKA OURS DIFFERENCES     KAFKA, OURS: HOST:PORT, of a cluster those of all brokers with commas
 
 Every step runs against both. What cannot be equal between any two brokers (ids, sizes, paths, times, speeds,
 internal topics) is normalised first. Each line of DIFFERENCES allows one kind of difference:
@@ -21,15 +21,23 @@ from pathlib import Path
 
 from steps import STEPS
 
+
+def nodes(match):
+    return f"{match[1]}: NODES-{len(re.findall(r'[0-9]+', match[0]))}"
+
+
 # Applied in order to every line.
 NORMAL = [
     (r"^.*[Ww]arning: .*$|^WARNING: .*$", ""),
     (r"127\.0\.0\.1:\d+|localhost:\d+", "HOST"),
     (r"(TopicId: |topicId=|Cluster ID: |ClusterId: +)[\w-]{22}", r"\1ID"),
+    # All brokers of a cluster of three hold every partition; which one leads is up to the cluster.
+    (r"(Replicas|Isr|replicas|isr|CurrentVoters|CurrentObservers): +\[?\d+(?:, ?\d+)+\]?", nodes),
     (r"(Leader|Replicas|Isr|Elr|LastKnownElr|LeaderId|CurrentVoters|leader|replicas|isr): +\[?\d+\]?", r"\1: NODE"),
     (r"\(id: \d+ rack: \S+ isFenced: \S+\)|\(id: \d+ rack: \S+\)", "(NODE)"),
     (r'"(size|totalBytes|usableBytes|broker)":\d+', r'"\1":N'),
     (r'"logDir":"[^"]*"', '"logDir":"PATH"'),
+    (r"HOST +\(\d+\)", "HOST (NODE)"),
     (r"for brokers? \d+", "for broker NODE"),
     (r"brokers? \d+(,\d+)*", "broker NODE"),
     (r"\b(console-consumer|perf-consumer|consumer)-[\w.-]*[0-9a-f]{8}-[0-9a-f-]{27,}", r"\1-ID"),

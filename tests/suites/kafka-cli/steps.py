@@ -61,7 +61,7 @@ STEPS = [
     topics("create with a dot and an underscore", "--create --topic cli.dot_and"),
     topics("create with a bad setting", "--create --topic cli-bad --config no.such.key=1"),
     topics("create with a bad value", "--create --topic cli-bad --config retention.ms=soon"),
-    topics("create with too many replicas", "--create --topic cli-bad --replication-factor 3"),
+    topics("create with too many replicas", "--create --topic cli-bad --replication-factor 4"),
     topics("create with no partitions", "--create --topic cli-bad --partitions 0"),
     topics("list", "--list"),
     topics("describe one", "--describe --topic cli-one"),
