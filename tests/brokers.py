@@ -8,6 +8,8 @@ tests/suites/kafka-java/launch.
     brokers.py wait SECONDS_MAX ADMIN…
         Waits until every broker is ready, every broker knows all, and every shard has all of its replicas: three, or
         one with fewer brokers.
+    brokers.py spread SECONDS_MAX ADMIN…
+        The same, and every broker leads its share of the shards: no leader is moved until there is load.
     brokers.py ready SECONDS_MAX ADMIN
         Waits until one broker is ready.
 """
@@ -98,6 +100,18 @@ def not_whole(admins):
     return None
 
 
+def not_spread(admins):
+    """What is missing until the cluster is whole and every broker leads its share; nothing if nothing is."""
+    if missing := not_whole(admins):
+        return missing
+    shards = json.loads(get(admins[0], "/v1/cluster"))["shards"]
+    led = [shard.get("leader") for shard in shards]
+    for broker in {replica["broker"] for shard in shards for replica in shard["replicas"]}:
+        if led.count(broker) < len(shards) // len(admins):
+            return f"broker {broker} leads {led.count(broker)} of {len(shards)} shards"
+    return None
+
+
 def main():
     command, *arguments = sys.argv[1:]
     if command == "write":
@@ -110,6 +124,8 @@ def main():
     try:
         if command == "ready":
             wait_for("the broker is ready", float(seconds_max), lambda: not_ready(*admins))
+        elif command == "spread":
+            wait_for("the leaders are spread", float(seconds_max), lambda: not_spread(admins), every=0.2)
         else:
             wait_for("the cluster is whole", float(seconds_max), lambda: not_whole(admins), every=0.2)
     except TooLate as late:
