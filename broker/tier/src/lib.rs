@@ -1,14 +1,23 @@
-//! Older records in a bucket: object names, object and page formats.
+//! Older records in a bucket: names, formats and the bucket.
 
+mod bucket;
 mod content;
+mod error;
+#[cfg(any(test, feature = "testing"))]
+pub mod faulty;
 mod format;
 mod identity;
 pub mod limits;
 mod names;
 mod object;
 mod page;
+mod probe;
 
+pub use bucket::{
+    AddressStyle, Bucket, BucketCounts, BucketSettings, BucketUrl, Credentials, Listed, PutOutcome,
+};
 pub use content::Content;
+pub use error::{Operation, Remedy, TierError};
 pub use format::FormatError;
 pub use identity::{Identity, Origin};
 pub use names::{ClusterId, Kind, Level, Name, NameError, ObjectRef, PageRef, PartitionKey};
@@ -17,3 +26,4 @@ pub use object::{
     Tail, batches, read_tail, tail_range, verify,
 };
 pub use page::{EncodedPage, Entries, Page};
+pub use probe::{ProbeReport, probe};
