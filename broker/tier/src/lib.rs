@@ -1,6 +1,7 @@
 //! Older records in a bucket: names, formats and the bucket.
 
 mod bucket;
+mod claim;
 mod content;
 mod error;
 #[cfg(any(test, feature = "testing"))]
@@ -16,6 +17,7 @@ mod probe;
 pub use bucket::{
     AddressStyle, Bucket, BucketCounts, BucketSettings, BucketUrl, Credentials, Listed, PutOutcome,
 };
+pub use claim::{Claim, claim, current as current_claim, take_over};
 pub use content::Content;
 pub use error::{Operation, Remedy, TierError};
 pub use format::FormatError;
