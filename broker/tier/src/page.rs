@@ -149,6 +149,22 @@ impl Page {
         &self.entries
     }
 
+    /// Bytes that this page takes in memory.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        let entries = match &self.entries {
+            Entries::Objects(objects) => objects.capacity() * size_of::<ObjectRef>(),
+            Entries::Pages(pages) => pages.capacity() * size_of::<PageRef>(),
+        };
+        size_of::<Self>() + self.identity.partition.cluster.as_str().len() + entries
+    }
+
+    /// Reads a page without comparing it with a name.
+    #[cfg(feature = "testing")]
+    pub(crate) fn of_any_name(bytes: &[u8]) -> Option<Self> {
+        Self::read(bytes).ok().map(|(page, _)| page)
+    }
+
     /// The bytes, name and reference of the page.
     #[must_use]
     pub fn encode(&self) -> EncodedPage {
@@ -266,6 +282,16 @@ const _: () = assert!(
         <= limits::PAGE_BYTES_MAX as usize,
     "the largest page fits"
 );
+
+/// Adds magic, version and checksum to the other bytes of a page.
+#[cfg(feature = "testing")]
+pub(crate) fn seal(bytes: &[u8]) -> Vec<u8> {
+    let mut out = MAGIC.to_vec();
+    out.extend(VERSION.to_le_bytes());
+    out.extend(bytes);
+    out.extend(ropewalk_crc::of(&out).to_le_bytes());
+    out
+}
 
 fn put_object(out: &mut Vec<u8>, object: &ObjectRef) {
     out.extend(object.end.to_le_bytes());
