@@ -82,6 +82,8 @@ mod object;
 mod page;
 mod probe;
 mod reader;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use bucket::{
     AddressStyle, Bucket, BucketCounts, BucketSettings, BucketUrl, Credentials, Listed, PutOutcome,
