@@ -151,8 +151,8 @@ impl TierReader {
 
     /// Whole batches of an object, from the one that contains `offset`, or the one behind it in a
     /// gap. At most `bytes_max` and [`limits::READ_BYTES_MAX`], but always the first batch. Empty
-    /// when the object has no batch at or behind `offset`; the caller continues with the next object
-    /// at [`Stretch::next_offset`].
+    /// when the object has no batch at or behind `offset`; the caller continues with the next
+    /// object at [`Stretch::next_offset`].
     ///
     /// # Errors
     /// As [`Bucket::get_range`]; [`TierError::Damaged`] when the object is damaged.
