@@ -72,3 +72,8 @@ pub(crate) fn sha256<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32]
 pub(crate) fn short(sha256: &[u8; 32]) -> u64 {
     u64::from_be_bytes(*sha256.first_chunk().expect("a SHA-256 has 32 bytes"))
 }
+
+/// A SHA-256 as text: 64 hexadecimal digits.
+pub(crate) fn hex(sha256: &[u8; 32]) -> String {
+    sha256.iter().map(|byte| format!("{byte:02x}")).collect()
+}

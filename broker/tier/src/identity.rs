@@ -1,5 +1,5 @@
-//! What an object or page says about itself: partition, range and origin. Its name says the same, so
-//! that one is not accepted for another.
+//! What an object or page says about itself: partition, range and origin. Its name says the same,
+//! so that one is not accepted for another.
 //!
 //! ```text
 //! topic id (16 bytes), partition i32, base offset i64, end offset i64, history u64, term u64,

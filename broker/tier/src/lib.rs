@@ -1,14 +1,96 @@
-//! Older records in a bucket: object names, object and page formats.
+//! Older records in a bucket of S3 or in a directory, and back.
+//!
+//! The crate knows formats, names and the bucket. It decides nothing: which range is uploaded, what
+//! a shard's manifest contains, and what is deleted when, is decided by the caller.
+//!
+//! # Contents, in the order of an upload
+//!
+//! 1. [`ClusterId`], [`PartitionKey`], [`Name`]: what an object is called. [`ObjectRef`] and
+//!    [`PageRef`] are what a manifest keeps; together with the partition they give the name.
+//! 2. [`Encoder`] makes an [`EncodedObject`] from the batches of a range.
+//! 3. [`Bucket::open`] opens a bucket from [`BucketSettings`], [`probe()`] refuses a store that
+//!    would lose data, [`claim()`] makes sure that one cluster writes to a prefix.
+//! 4. [`Bucket::put_if_absent`] puts the object and verifies it. Only then may the caller add the
+//!    [`ObjectRef`] to its manifest, and only when that is committed delete local records (T1).
+//! 5. [`Page`] is a part of a manifest in the bucket, for partitions with many objects.
+//! 6. [`TierReader`] reads records through a bounded cache, finds offsets by timestamp, and objects
+//!    by page. [`fetch_footer`] also reads the producers of an object, for a restore.
+//! 7. [`verify`] checks every byte of an object, for a scrubber.
+//!
+//! Errors are a [`TierError`], whose [`Remedy`] says what the caller does next, or a
+//! [`FormatError`] of bytes that the caller gave. All bounds are in [`limits`].
+//!
+//! # Example
+//!
+//! A leader uploads a range, and a consumer reads it:
+//!
+//! ```
+//! use ropewalk_batch::{Builder, StampedBatch};
+//! use ropewalk_tier::{
+//!     Bucket, ClusterId, Encoder, Origin, PartitionKey, Push, ReaderLimits, TierReader, claim,
+//!     probe,
+//! };
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let bucket = Bucket::memory();
+//! let cluster = ClusterId::new("5L6g3nShT-eMCtK--X86sw")?;
+//! probe(&bucket).await?;
+//! claim(&bucket, &cluster).await?;
+//!
+//! // Batches as they are stored: with offset and leader epoch.
+//! let batch = |offset, text: &[u8]| {
+//!     let bytes = Builder::new().record(1_700_000_000_000 + offset, None, Some(text)).build();
+//!     StampedBatch::new(bytes, offset, 3)
+//! };
+//! let partition = PartitionKey { cluster, topic: uuid::Uuid::from_u128(7), index: 0 };
+//! let mut encoder = Encoder::new(partition.clone(), Origin { history: 1, term: 3 }, 0);
+//! for batch in [batch(0, b"first")?, batch(1, b"second")?] {
+//!     assert_eq!(encoder.push(&batch)?, Push::Added);
+//! }
+//! let end = encoder.next_offset();
+//! let object = encoder.finish(end)?;
+//! bucket.put_if_absent(&object.name.to_string(), &object.content).await?;
+//! let manifest = object.reference; // Now it may be proposed to the shard.
+//!
+//! let reader = TierReader::new(bucket, ReaderLimits::default());
+//! let stretch = reader.read(&partition, &manifest, 1, 1 << 20).await?;
+//! assert_eq!(stretch.next_offset, 2);
+//! let found = reader.offset_at(&partition, &manifest, 0, 1_700_000_000_001).await?;
+//! assert_eq!(found.map(|found| found.offset), Some(1));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Invariants
+//!
+//! - Nothing in a bucket is replaced: names depend on contents, and puts are conditional.
+//! - Every byte that is read is verified before it is returned.
+//! - **R1.** No length from a bucket sizes an allocation beyond its bound, no operation is repeated
+//!   without a bound, and caches and fetches have bounds in bytes.
 
+mod bucket;
+mod claim;
 mod content;
+mod error;
+#[cfg(any(test, feature = "testing"))]
+pub mod faulty;
 mod format;
 mod identity;
 pub mod limits;
 mod names;
 mod object;
 mod page;
+mod probe;
+mod reader;
+#[cfg(feature = "testing")]
+pub mod testing;
 
+pub use bucket::{
+    AddressStyle, Bucket, BucketCounts, BucketSettings, BucketUrl, Credentials, Listed, PutOutcome,
+};
+pub use claim::{Claim, claim, current as current_claim, take_over};
 pub use content::Content;
+pub use error::{Operation, Remedy, TierError};
 pub use format::FormatError;
 pub use identity::{Identity, Origin};
 pub use names::{ClusterId, Kind, Level, Name, NameError, ObjectRef, PageRef, PartitionKey};
@@ -17,3 +99,5 @@ pub use object::{
     Tail, batches, read_tail, tail_range, verify,
 };
 pub use page::{EncodedPage, Entries, Page};
+pub use probe::{ProbeReport, probe};
+pub use reader::{ReaderLimits, Stretch, TierReader, fetch_footer};

@@ -1,5 +1,7 @@
 //! Every bound of this crate, with the reason for its value.
 
+use std::time::Duration;
+
 /// Longest cluster id in bytes: the bound that a hello between brokers has.
 pub const CLUSTER_ID_BYTES_MAX: usize = 63;
 
@@ -36,6 +38,55 @@ pub const PAGE_ENTRIES_MAX: u32 = 4096;
 /// Largest manifest page in bytes. [`PAGE_ENTRIES_MAX`] entries fit.
 pub const PAGE_BYTES_MAX: u64 = 512 << 10;
 
+/// Attempts of one operation on a bucket, while the store is unavailable.
+pub const ATTEMPTS_MAX: u32 = 4;
+
+/// Pause before the second attempt. Each later pause is four times as long, and up to half of it is
+/// added at random. So an operation waits for 3.2 s at most, besides its attempts.
+pub const PAUSE: Duration = Duration::from_millis(100);
+
+/// Time for a connection to a store.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Time for an operation that moves no bytes of an object.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Bytes per second that an operation has to move on top: 64 MiB may take another 128 s.
+pub const BYTES_PER_SECOND_MIN: u64 = 512 << 10;
+
+/// Age at which keys in files are read again.
+pub const KEYS_READ_AGAIN: Duration = Duration::from_secs(10);
+
+/// Largest claim in bytes.
+pub const CLAIM_BYTES_MAX: u64 = 4 << 10;
+
+/// Size of what is fetched and cached of an object, unless a single block is larger.
+pub const CHUNK_BYTES: u64 = 1 << 20;
+
+/// Most bytes of records that one read returns, unless a single batch is larger.
+pub const READ_BYTES_MAX: u64 = 8 << 20;
+
+/// Largest decompressed size of one batch that a lookup by timestamp reads.
+pub const RECORDS_BYTES_MAX: usize = 256 << 20;
+
+/// Default of the chunks in a reader's cache.
+pub const CACHE_BYTES: u64 = 64 << 20;
+
+/// Default of the footers in a reader's cache: those of some 250 objects of 64 MiB.
+pub const FOOTER_CACHE_BYTES: u64 = 16 << 20;
+
+/// Default of the manifest pages in a reader's cache: some 20 with 4096 entries.
+pub const PAGE_CACHE_BYTES: u64 = 8 << 20;
+
+/// Default of the chunks that a reader fetches at one time.
+pub const FETCH_BYTES: u64 = 32 << 20;
+
+/// Default of the chunks that are fetched ahead of a sequential reader.
+pub const AHEAD_CHUNKS: u32 = 4;
+
+/// Most fetches ahead at one time.
+pub const AHEAD_FETCHES_MAX: usize = 16;
+
 const _: () = assert!(
     BLOCKS_MAX as u64 * 36
         + EPOCHS_MAX as u64 * 12
@@ -45,3 +96,6 @@ const _: () = assert!(
     "every footer fits"
 );
 const _: () = assert!(PAGE_ENTRIES_MAX as u64 * 64 + 1024 <= PAGE_BYTES_MAX, "every page fits");
+const _: () = assert!(READ_BYTES_MAX < FETCH_BYTES, "one read does not wait for itself");
+const _: () = assert!(CHUNK_BYTES * 8 <= CACHE_BYTES, "what is fetched ahead stays in the cache");
+const _: () = assert!(BLOCK_BYTES_MAX as u64 <= CHUNK_BYTES, "a chunk has whole blocks");

@@ -152,6 +152,8 @@ pub struct PageRef {
     pub max_timestamp_ms: i64,
     /// Number of entries of the page.
     pub count: u32,
+    /// Size of all objects below the page together, for retention by size.
+    pub objects_bytes: u64,
 }
 
 /// What the entries of a manifest page are.

@@ -61,6 +61,9 @@ pub use encode::{EncodeError, EncodedObject, Encoder, Push};
 pub use footer::{Footer, Tail, read_tail, tail_range};
 pub use whole::verify;
 
+#[cfg(feature = "testing")]
+pub(crate) use encode::seal;
+
 const MAGIC: &[u8; 8] = b"RWOBJECT";
 const END_MAGIC: &[u8; 8] = b"RWOBJEND";
 const VERSION: u32 = 1;
@@ -68,7 +71,7 @@ const VERSION: u32 = 1;
 const FRONT_BYTES: usize = 8 + 4 + 4;
 const HEADER_BYTES_MIN: usize = FRONT_BYTES + IDENTITY_BYTES_MIN + 4;
 const HEADER_BYTES_MAX: usize = FRONT_BYTES + IDENTITY_BYTES_MAX + 4;
-const TRAILER_BYTES: usize = 4 + 4 + 8;
+pub(crate) const TRAILER_BYTES: usize = 4 + 4 + 8;
 const BLOCK_BYTES: usize = 8 + 8 + 4 + 8 + 4 + 4;
 const EPOCH_BYTES: usize = 4 + 8;
 const PRODUCER_BYTES_MIN: usize = 8 + 2 + 1;
@@ -138,7 +141,7 @@ fn encode_header(identity: &Identity) -> Vec<u8> {
 }
 
 /// Size of the header of an object of this partition.
-fn header_bytes(partition: &PartitionKey) -> u32 {
+pub(crate) fn header_bytes(partition: &PartitionKey) -> u32 {
     (HEADER_BYTES_MIN + partition.cluster.as_str().len()) as u32
 }
 
@@ -166,6 +169,13 @@ fn decode_header(bytes: &[u8]) -> Result<(Identity, usize), FormatError> {
     let identity = Identity::decode(WHAT, &mut fields)?;
     fields.finish()?;
     Ok((identity, size))
+}
+
+/// Sets the checksum of a header that a test changed.
+#[cfg(feature = "testing")]
+pub(crate) fn reseal_header(header: &mut [u8]) {
+    let (summed, crc) = header.split_at_mut(header.len() - 4);
+    crc.copy_from_slice(&ropewalk_crc::of(summed).to_le_bytes());
 }
 
 /// Splits adjacent whole batches, such as the bytes of blocks. Each batch is verified by its own

@@ -7,7 +7,7 @@
 //! of an object: end offset i64, history u64, term u64, size u64, digest u64,
 //!               largest timestamp i64, epoch of the first batch i32
 //! of a page:    end offset i64, history u64, term u64, size u32, digest u64,
-//!               largest timestamp i64, number of entries u32
+//!               largest timestamp i64, number of entries u32, size of its objects u64
 //! CRC-32C of all this u32
 //! ```
 //!
@@ -31,7 +31,7 @@ const MAGIC: &[u8; 8] = b"RWOBJPAG";
 const VERSION: u32 = 1;
 const WHAT: &str = "manifest page";
 const OBJECT_BYTES: usize = 8 + 8 + 8 + 8 + 8 + 8 + 4;
-const PAGE_BYTES: usize = 8 + 8 + 8 + 4 + 8 + 8 + 4;
+const PAGE_BYTES: usize = 8 + 8 + 8 + 4 + 8 + 8 + 4 + 8;
 
 /// A page, decoded. Its entries are contiguous and at least one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,6 +82,15 @@ impl Entries {
         match self {
             Self::Objects(objects) => objects.iter().map(|o| (o.base, o.end)).collect(),
             Self::Pages(pages) => pages.iter().map(|p| (p.base, p.end)).collect(),
+        }
+    }
+
+    /// A sum that a bad page made too large stays at the largest value.
+    fn objects_bytes(&self) -> u64 {
+        let add = |sum: u64, bytes: u64| sum.saturating_add(bytes);
+        match self {
+            Self::Objects(objects) => objects.iter().map(|o| o.size_bytes).fold(0, add),
+            Self::Pages(pages) => pages.iter().map(|p| p.objects_bytes).fold(0, add),
         }
     }
 
@@ -140,6 +149,22 @@ impl Page {
         &self.entries
     }
 
+    /// Bytes that this page takes in memory.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        let entries = match &self.entries {
+            Entries::Objects(objects) => objects.capacity() * size_of::<ObjectRef>(),
+            Entries::Pages(pages) => pages.capacity() * size_of::<PageRef>(),
+        };
+        size_of::<Self>() + self.identity.partition.cluster.as_str().len() + entries
+    }
+
+    /// Reads a page without comparing it with a name.
+    #[cfg(feature = "testing")]
+    pub(crate) fn of_any_name(bytes: &[u8]) -> Option<Self> {
+        Self::read(bytes).ok().map(|(page, _)| page)
+    }
+
     /// The bytes, name and reference of the page.
     #[must_use]
     pub fn encode(&self) -> EncodedPage {
@@ -172,6 +197,7 @@ impl Page {
             digest: content.short(),
             max_timestamp_ms: self.entries.max_timestamp_ms(),
             count: self.entries.len() as u32,
+            objects_bytes: self.entries.objects_bytes(),
         };
         EncodedPage { name: reference.name(partition), reference, content }
     }
@@ -257,6 +283,16 @@ const _: () = assert!(
     "the largest page fits"
 );
 
+/// Adds magic, version and checksum to the other bytes of a page.
+#[cfg(feature = "testing")]
+pub(crate) fn seal(bytes: &[u8]) -> Vec<u8> {
+    let mut out = MAGIC.to_vec();
+    out.extend(VERSION.to_le_bytes());
+    out.extend(bytes);
+    out.extend(ropewalk_crc::of(&out).to_le_bytes());
+    out
+}
+
 fn put_object(out: &mut Vec<u8>, object: &ObjectRef) {
     out.extend(object.end.to_le_bytes());
     out.extend(object.history.to_le_bytes());
@@ -291,6 +327,7 @@ fn put_page(out: &mut Vec<u8>, page: &PageRef) {
     out.extend(page.digest.to_le_bytes());
     out.extend(page.max_timestamp_ms.to_le_bytes());
     out.extend(page.count.to_le_bytes());
+    out.extend(page.objects_bytes.to_le_bytes());
 }
 
 /// Reads the entry that begins at `base`, and moves `base` to its end.
@@ -305,6 +342,7 @@ fn take_page(fields: &mut Fields<'_>, base: &mut i64) -> Result<PageRef, FormatE
         digest: fields.u64()?,
         max_timestamp_ms: fields.i64()?,
         count: fields.u32()?,
+        objects_bytes: fields.u64()?,
     };
     *base = page.end;
     Ok(page)
@@ -371,6 +409,7 @@ mod tests {
                 let encoded = page.encode();
                 prop_assert_eq!(encoded.reference.size_bytes as usize, bytes_of(&encoded).len());
                 prop_assert_eq!(encoded.reference.count as usize, lengths.len());
+                prop_assert_eq!(encoded.reference.objects_bytes, (64 << 20) * lengths.len() as u64);
                 prop_assert_eq!(&encoded.reference.name(&partition()), &encoded.name);
                 prop_assert_eq!(Page::decode(&bytes_of(&encoded), &encoded.name), Ok(page));
             }

@@ -216,7 +216,7 @@ fn encode_footer(
 }
 
 /// Adds the trailer to a footer.
-pub(super) fn seal(mut footer: Vec<u8>) -> Vec<u8> {
+pub(crate) fn seal(mut footer: Vec<u8>) -> Vec<u8> {
     let crc = ropewalk_crc::of(&footer);
     footer.reserve_exact(TRAILER_BYTES);
     footer.extend((footer.len() as u32).to_le_bytes());
