@@ -98,6 +98,8 @@ impl QueueMetrics {
                 Effect::Committed { .. }
                 | Effect::Opened(_)
                 | Effect::LogStart { .. }
+                | Effect::LocalStart { .. }
+                | Effect::TierChanged(_)
                 | Effect::GroupChanged(_)
                 | Effect::CatalogChanged(_) => {}
             }

@@ -451,8 +451,13 @@ impl Driver {
                     log.set_log_start(*offset);
                 }
             }
+            Effect::LocalStart { partition, offset } => {
+                if let Some(log) = self.shard.log(partition) {
+                    log.set_local_start(*offset);
+                }
+            }
             Effect::CatalogChanged(_) => self.shard.follow_level(),
-            Effect::Committed { .. } | Effect::GroupChanged(_) => {}
+            Effect::Committed { .. } | Effect::GroupChanged(_) | Effect::TierChanged(_) => {}
         }
     }
 }

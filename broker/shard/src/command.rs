@@ -13,9 +13,9 @@
 //! the commands of a topic's owner to format 1; format 3 adds the expiry of producers by the time
 //! of their last batch; format 4 adds the proof that a topic was deleted; format 5 adds the check
 //! of the state and the feature level; format 6 adds brokers and the placement of replicas; format
-//! 7 adds the preparation of restarts and the conditions for draining. An entry carries the lowest
-//! number that can express it, so that an older broker refuses only the commands that it does not
-//! support.
+//! 7 adds the preparation of restarts and the conditions for draining; format 8 adds the tier of
+//! partitions. An entry carries the lowest number that can express it, so that an older broker
+//! refuses only the commands that it does not support.
 //!
 //! # Feature level
 //!
@@ -32,6 +32,7 @@ use crate::payload::Payload;
 
 mod appends;
 mod catalog;
+mod tier;
 mod format;
 
 pub use crate::placement::{BrokerInfo, PeerEndpoint, Role, Standing};
@@ -39,6 +40,7 @@ pub(crate) use appends::item_len;
 pub use catalog::{CatalogCommand, ConfigResource, NewTopic, PartitionPlacement, StartPosition};
 pub use format::{FORMAT_MAX, FORMAT_WITHOUT_LEVEL};
 pub(crate) use format::{format_of, is_written_at};
+pub use tier::{ChangeTier, TierChange};
 
 const KIND_APPEND: u8 = 0;
 const KIND_SHARD: u8 = 1;
@@ -46,6 +48,14 @@ const KIND_CATALOG: u8 = 2;
 const HEAD_LEN: usize = 18;
 /// Bytes that are allocated for a command other than batches. Most are smaller.
 const BODY_BYTES_USUAL: usize = 256;
+
+/// [`ShardCommand::ClosePartitions`], [`ShardCommand::AdvanceLogStart`] and
+/// [`ShardCommand::CloseTopics`], in postcard.
+const FREEING: [u8; 3] = [1, 2, 12];
+/// [`ShardCommand::ChangeTier`], in postcard. Its [`TierChange`] follows.
+const CHANGE_TIER: u8 = 14;
+/// [`TierChange::SetLocalStart`], in postcard.
+const SET_LOCAL_START: u8 = 4;
 
 /// A command with the term and the time of its proposal.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,6 +153,8 @@ pub enum ShardCommand {
         /// of the same state is another one, computes none.
         encoding: u8,
     },
+    /// Changes the tier of a partition: which of its records are in the bucket. Since format 8.
+    ChangeTier(ChangeTier),
 }
 
 /// A producer, and its last batch at the time at which the leader found it silent.
@@ -279,17 +291,27 @@ pub(crate) fn is_append(payload: &Payload) -> bool {
     head.len() >= HEAD_LEN && head[1] == KIND_APPEND
 }
 
-/// Whether an encoded entry carries a command that frees space on the disk: it closes partitions or
-/// raises log starts.
+/// Whether an encoded entry carries a command that frees space on the disk: it closes partitions, or
+/// raises log starts or a local start.
 pub(crate) fn frees_space(payload: &Payload) -> bool {
-    /// [`ShardCommand::ClosePartitions`], [`ShardCommand::AdvanceLogStart`] and
-    /// [`ShardCommand::CloseTopics`], in postcard.
-    const FREEING: [u8; 3] = [1, 2, 12];
+    match shard_command(payload) {
+        [CHANGE_TIER, change, ..] => *change == SET_LOCAL_START,
+        [variant, ..] => FREEING.contains(variant),
+        [] => false,
+    }
+}
+
+/// Whether an encoded entry carries a command that frees space, or without which a later one cannot
+/// free any: local records are removed only when their object was added.
+pub(crate) fn leads_to_space(payload: &Payload) -> bool {
+    frees_space(payload) || shard_command(payload).first() == Some(&CHANGE_TIER)
+}
+
+/// The encoding of the shard command in an entry; empty if the entry carries another one.
+fn shard_command(payload: &Payload) -> &[u8] {
     let head = &payload.chunks()[0];
-    let variant = head.get(HEAD_LEN);
-    head.len() > HEAD_LEN
-        && head[1] == KIND_SHARD
-        && variant.is_some_and(|variant| FREEING.contains(variant))
+    let is_shard_command = head.get(1) == Some(&KIND_SHARD);
+    head.get(HEAD_LEN..).filter(|_| is_shard_command).unwrap_or_default()
 }
 
 impl Envelope {

@@ -14,6 +14,7 @@ pub mod limits;
 mod payload;
 pub mod footprint;
 pub mod placement;
+pub mod manifest;
 pub mod command;
 mod deletion;
 mod entry;

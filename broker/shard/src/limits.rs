@@ -128,6 +128,20 @@ pub const BROKERS_MAX: usize = MEMBERS_MAX;
 /// Most removed brokers whose ids the catalog keeps, so that these ids are not used again.
 pub const FORGOTTEN_BROKERS_MAX: usize = 10_000;
 
+/// Most objects in the bucket that the state references itself, per partition. Above it, pages list
+/// them. With the next two bounds, the tier of a partition takes at most 10 KiB of memory.
+pub const TIER_OBJECTS_MAX: usize = 64;
+
+/// Most pages that the state references, per partition.
+pub const TIER_PAGES_MAX: usize = 64;
+
+/// Most replaced pages that wait to be deleted, per partition.
+pub const TIER_REPLACED_MAX: usize = 8;
+
+/// Most objects, or pages, that one page lists. The pages of a partition list at least 250,000
+/// objects, and sixteen million times as many if pages list pages.
+pub const TIER_PAGE_ENTRIES_MAX: u32 = 4096;
+
 /// Ticks between two checks of the state by the leader: one minute. A check encodes the whole state
 /// on every replica.
 pub const CHECK_TICKS: usize = 600;
@@ -168,4 +182,6 @@ const _: () = assert!(MESSAGE_BYTES_MAX <= RESERVE_CATCH_UP_BYTES_MAX);
 const _: () = assert!(PRODUCERS_EVICTED_AT_ONCE > 0);
 const _: () = assert!(TOMBSTONES_REMOVED_AT_ONCE > 0);
 const _: () = assert!(PARTITION_PRODUCERS_MAX <= SHARD_PRODUCERS_MAX);
+const _: () = assert!(TIER_PAGES_MAX * TIER_PAGE_ENTRIES_MAX as usize >= 250_000);
+const _: () = assert!(TIER_OBJECTS_MAX <= TIER_PAGE_ENTRIES_MAX as usize, "a page takes them all");
 const _: () = assert!(HEARTBEAT_TICKS * 3 <= ELECTION_TICKS, "three heartbeats may be lost");

@@ -18,7 +18,7 @@ use bytes::BufMut;
 use ropewalk_batch::{Header, StampedBatch};
 use serde::{Deserialize, Serialize};
 
-use crate::command::{Append, Command, Envelope, OpenPartition, ShardCommand};
+use crate::command::{Append, ChangeTier, Command, Envelope, OpenPartition, ShardCommand};
 use crate::deletion::Deletion;
 use crate::id::{PartitionId, TopicId};
 #[cfg(doc)]
@@ -26,6 +26,7 @@ use crate::limits;
 
 mod copy_on_write;
 pub mod partition;
+pub mod tier;
 pub mod group;
 pub mod catalog;
 
@@ -33,6 +34,8 @@ pub use catalog::Catalog;
 pub use copy_on_write::CopyOnWrite;
 pub use group::Group;
 pub use partition::{AppendOutcome, AppendRefusal, Partition};
+use tier::Changed;
+pub use tier::{Tier, TierRefusal};
 
 /// The replicated state of a shard, without the records.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -54,7 +57,7 @@ pub struct State {
 
 /// Version of the encoding of a [`State`], and of what [`State::log_sum`] covers. Replicas compare
 /// digests only of the same version. A change of any part of the state needs another one.
-pub const ENCODING: u8 = 2;
+pub const ENCODING: u8 = 3;
 
 /// A side effect of an applied entry. The replica's driver carries them out in order.
 #[derive(Debug, Clone, PartialEq)]
@@ -79,6 +82,15 @@ pub enum Effect {
         /// The first offset that remains.
         offset: i64,
     },
+    /// The local start of a partition was raised: a replica no longer needs its files below it.
+    LocalStart {
+        /// The partition whose local start was raised.
+        partition: PartitionId,
+        /// The first offset that stays on the disks.
+        offset: i64,
+    },
+    /// The tier of a partition changed in another way.
+    TierChanged(PartitionId),
     /// A group committed an offset. The metrics of consumer groups are computed from this.
     Committed {
         /// The group's id.
@@ -116,6 +128,8 @@ pub enum Outcome {
     },
     /// The entry was committed in another term than it was proposed in: nothing was changed.
     TermChanged,
+    /// The change of a tier was refused.
+    TierRefused(TierRefusal),
 }
 
 impl State {
@@ -134,7 +148,7 @@ impl State {
         self.advance_clock(time_ms);
         match entry.command {
             Command::Append(items) => self.append(term, time_ms, items, effects),
-            Command::Shard(command) => self.change(self.clock_ms, command, effects),
+            Command::Shard(command) => self.change(term, command, effects),
             Command::Catalog(command) => {
                 let catalog = self.catalog.get_or_insert_default();
                 let (answer, change) = catalog.apply(time_ms, command);
@@ -205,12 +219,7 @@ impl State {
         Outcome::Appended(results)
     }
 
-    fn change(
-        &mut self,
-        time_ms: i64,
-        command: ShardCommand,
-        effects: &mut Vec<Effect>,
-    ) -> Outcome {
+    fn change(&mut self, term: u64, command: ShardCommand, effects: &mut Vec<Effect>) -> Outcome {
         match command {
             ShardCommand::OpenPartitions(list) => self.open(list, effects),
             ShardCommand::ClosePartitions(list) => {
@@ -252,14 +261,35 @@ impl State {
             ShardCommand::CheckState { encoding: _ } => {
                 self.log_sum.get_or_insert(0);
             }
+            ShardCommand::ChangeTier(change) => return self.change_tier(term, change, effects),
             ShardCommand::CommitOffsets(_)
             | ShardCommand::DeleteOffsets { .. }
             | ShardCommand::ExpireOffsets { .. }
             | ShardCommand::StartOffsets { .. }
             | ShardCommand::SetGeneration(_)
             | ShardCommand::DeleteGroup { .. } => {
-                return group::apply(&mut self.groups, time_ms, command, effects);
+                return group::apply(&mut self.groups, self.clock_ms, command, effects);
             }
+        }
+        Outcome::Done
+    }
+
+    fn change_tier(
+        &mut self,
+        term: u64,
+        ChangeTier { change, partition: id }: ChangeTier,
+        effects: &mut Vec<Effect>,
+    ) -> Outcome {
+        let Some(partition) = self.partitions.get_mut(&id) else {
+            return Outcome::TierRefused(TierRefusal::NoSuchPartition);
+        };
+        match partition.change_tier(term, self.clock_ms, change) {
+            Ok(Changed::Nothing) => {}
+            Ok(Changed::Tier) => effects.push(Effect::TierChanged(id)),
+            Ok(Changed::LocalStart(offset)) => {
+                effects.push(Effect::LocalStart { partition: id, offset });
+            }
+            Err(refusal) => return Outcome::TierRefused(refusal),
         }
         Outcome::Done
     }

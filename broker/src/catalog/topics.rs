@@ -370,7 +370,10 @@ impl Topics {
             }
             // Nothing was changed; the client may ask the next leader.
             Outcome::TermChanged => Err(ProposeError::NotLeader),
-            Outcome::Done | Outcome::Appended(_) | Outcome::GroupRefused(_) => {
+            Outcome::Done
+            | Outcome::Appended(_)
+            | Outcome::GroupRefused(_)
+            | Outcome::TierRefused(_) => {
                 unreachable!("the outcome matches the command")
             }
         }

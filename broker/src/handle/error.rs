@@ -312,6 +312,7 @@ impl From<&ReadError> for ErrorCode {
     fn from(error: &ReadError) -> Self {
         match error {
             ReadError::OutOfRange { .. } => Self::OffsetOutOfRange,
+            ReadError::Remote(_) => Self::OffsetNotAvailable,
             ReadError::Storage(_) => Self::KafkaStorageError,
         }
     }

@@ -4,7 +4,7 @@
 //! [`checkpoint`] makes the files durable and writes a [`snapshot`] that names them; [`recovery`]
 //! starts from a snapshot. The write-ahead log keeps the entries that no snapshot covers yet
 //! ([`replica_log`]). A replica that lacks what the log no longer has gets the files of another
-//! broker ([`transfer`]).
+//! broker ([`transfer`]). Records that are only in the bucket are read through [`remote`].
 //!
 //! This crate starts no threads: `broker/node` runs the flushers, the checkpointer and the cleaner.
 //! It accesses files through `broker/disk` only.
@@ -18,6 +18,7 @@ mod quarantine;
 pub mod destroyed;
 pub(crate) mod pins;
 pub mod store;
+pub mod remote;
 pub mod log;
 pub mod partition_logs;
 pub mod policy;

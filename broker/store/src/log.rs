@@ -1,5 +1,9 @@
 //! The log of one partition in three layers: segments, then spill, then the tail.
 //!
+//! Of a partition with a tier, the layers begin at the local start. What is between the log start
+//! and the local start is in the bucket: a read there is answered with its range, and the caller
+//! reads it from a [`RemoteLog`](crate::remote::RemoteLog).
+//!
 //! The tail holds the newest batches in memory. A checkpoint moves it to segment files, or into the
 //! shard's spill file if it is small; readers see no difference. Every record in a log is
 //! committed, because the driver appends only applied batches (O1).
@@ -14,6 +18,8 @@
 //!   before ends. They change together, under one lock, and only after the bytes can be read at
 //!   their new place.
 //! - **R1** an idle partition holds no batch, buffer or file descriptor, and less than 1 KiB.
+//! - **T1** records are removed below the local start only, which the replica's driver raises when
+//!   it has applied the command. No file is removed that a kept snapshot names.
 //! - The lock is never held during a read or write of the disk: `append` never waits for the disk.
 //!
 //! # After a crash
@@ -32,6 +38,7 @@ use ropewalk_segment::{Reader, Segments};
 use ropewalk_shard::{PartitionId, ReplicaId};
 
 use crate::limits;
+use crate::remote::RemoteRange;
 use crate::snapshot::SpillRun;
 use crate::store::ShardStore;
 use crate::work::WorkError;
@@ -97,6 +104,8 @@ pub struct PartitionLog {
 #[derive(Debug)]
 struct Inner {
     log_start: i64,
+    /// The first offset in the layers; not below `log_start`.
+    local_start: i64,
     next_offset: i64,
     /// Offsets below are read from the segments.
     segments_end: i64,
@@ -137,10 +146,16 @@ impl Inner {
 
     fn check(&self, asked: i64) -> Result<(), ReadError> {
         let (log_start, high_watermark) = (self.log_start, self.next_offset);
-        if (log_start..=high_watermark).contains(&asked) {
-            return Ok(());
+        if !(log_start..=high_watermark).contains(&asked) {
+            return Err(ReadError::OutOfRange { asked, log_start, high_watermark });
         }
-        Err(ReadError::OutOfRange { asked, log_start, high_watermark })
+        self.remote_from(asked).map_or(Ok(()), |range| Err(ReadError::Remote(range)))
+    }
+
+    /// The offsets from `from` on that are in the bucket and not in the layers.
+    fn remote_from(&self, from: i64) -> Option<RemoteRange> {
+        let until = self.local_start;
+        (from < until).then_some(RemoteRange { from, until })
     }
 
     /// Removes batches that end at `offset` or before from the tail. Returns the freed bytes.
@@ -172,6 +187,7 @@ impl PartitionLog {
             changes,
             inner: Mutex::new(Inner {
                 log_start: 0,
+                local_start: 0,
                 next_offset: 0,
                 segments_end: 0,
                 segments_bytes: 0,
@@ -203,6 +219,12 @@ impl PartitionLog {
     #[must_use]
     pub fn log_start(&self) -> i64 {
         self.inner.lock().log_start
+    }
+
+    /// The first offset that is on the disk or in the memory of this broker.
+    #[must_use]
+    pub fn local_start(&self) -> i64 {
+        self.inner.lock().local_start
     }
 
     /// The offset after the last committed record.
@@ -248,14 +270,27 @@ impl PartitionLog {
 
     /// Raises the log start to `offset`. Files below it are removed once no snapshot names them.
     pub fn set_log_start(&self, offset: i64) {
+        self.raise(offset, offset);
+    }
+
+    /// Raises the local start to `offset`, because the bucket has everything below it and this
+    /// replica has applied the command that says so (T1). Files below it are removed once no
+    /// snapshot names them.
+    pub fn set_local_start(&self, offset: i64) {
+        self.raise(i64::MIN, offset);
+    }
+
+    fn raise(&self, log_start: i64, local_start: i64) {
         let (waiters, freed, first) = {
             let mut inner = self.inner.lock();
-            if offset <= inner.log_start {
+            if log_start <= inner.log_start && local_start <= inner.local_start {
                 return;
             }
-            inner.log_start = offset;
-            inner.spill.retain(|spilled| spilled.next_offset > offset);
-            let freed = inner.drop_tail_through(offset);
+            inner.log_start = inner.log_start.max(log_start);
+            inner.local_start = inner.local_start.max(local_start);
+            let local_start = inner.local_start;
+            inner.spill.retain(|spilled| spilled.next_offset > local_start);
+            let freed = inner.drop_tail_through(local_start);
             (mem::take(&mut inner.waiters), freed, !mem::replace(&mut inner.dirty, true))
         };
         notify(&waiters);
@@ -276,8 +311,8 @@ impl PartitionLog {
         notify(&waiters);
     }
 
-    /// Reports `token` to `waiter` once when records are appended, the log start moves or the
-    /// partition is closed. To miss no change, call this before the read.
+    /// Reports `token` to `waiter` once when records are appended, a start moves or the partition is
+    /// closed. To miss no change, call this before the read.
     pub fn notify_on_change(&self, waiter: &Arc<Waiter>, token: u32) {
         let mut inner = self.inner.lock();
         if inner.closed {

@@ -131,15 +131,17 @@ impl PartitionLogs {
         self.flush_lock.try_lock()
     }
 
-    /// Restores a log from the files that a snapshot names, and cuts off anything after their ends.
+    /// Restores a log that starts at `log_start` from the files that a snapshot names, and cuts off
+    /// anything after their ends.
     ///
     /// # Errors
     /// When the files do not hold what the snapshot names.
     pub(crate) fn recover(
         &self,
         files: &PartitionFiles,
+        log_start: i64,
     ) -> Result<Arc<PartitionLog>, SegmentError> {
-        PartitionLog::recover(Arc::clone(&self.files), self.sink(), files)
+        PartitionLog::recover(Arc::clone(&self.files), self.sink(), files, log_start)
     }
 
     fn sink(&self) -> Arc<dyn ChangeSink> {

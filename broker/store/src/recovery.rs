@@ -380,7 +380,7 @@ impl RecoveredShard {
         }
         let mut logs = HashMap::with_capacity(snapshot.partitions.len());
         for files in &snapshot.partitions {
-            let log = partition_logs.recover(files)?;
+            let log = partition_logs.recover(files, snapshot.log_start(files))?;
             let partition = files.partition;
             for what in log.damages() {
                 tracing::error!(%partition, what, "records of the partition are damaged");

@@ -8,8 +8,9 @@
 //! | CRC-32C u32 over all before
 //! ```
 //! Numbers outside of the postcard are little-endian. Files are named by a number that only grows,
-//! because two snapshots may have the same index. Version 5 is written; versions 1 to 4 are read as
-//! well (see `earlier`).
+//! because two snapshots may have the same index. Version 6 is written for a shard of which a
+//! partition has a tier, version 5 for any other one; versions 1 to 4 are read as well (see
+//! `earlier`).
 //!
 //! The encoding is canonical: equal snapshots have equal bytes.
 //!
@@ -44,7 +45,9 @@ use crate::directory::{DataDir, DirectoryError, read_whole};
 mod earlier;
 
 const MAGIC: [u8; 8] = *b"RWSNAP\0\0";
-const VERSION: u32 = 5;
+const VERSION: u32 = 6;
+/// The version that is written for a shard without a tier.
+const VERSION_WITHOUT_TIER: u32 = 5;
 const HEAD_LEN: usize = 24;
 /// Largest snapshot that is read, bytes.
 const SNAPSHOT_BYTES_MAX: u64 = 4 << 30;
@@ -86,8 +89,9 @@ pub struct PartitionFiles {
     pub partition: PartitionId,
     /// The partition's incarnation, which is part of its directory's name.
     pub incarnation: u64,
-    /// The first offset that remains.
-    pub log_start: i64,
+    /// The first offset in the files. It may be after that of the state, because they are captured
+    /// later.
+    pub local_start: i64,
     /// The offset that the next record gets.
     pub next_offset: i64,
     /// The end of the segments; `None` if there are none.
@@ -139,6 +143,16 @@ impl From<SegmentsEnd> for DurableEnd {
     fn from(end: SegmentsEnd) -> Self {
         let SegmentsEnd { segment_base, position_bytes, blocks, next_offset } = end;
         Self { segment_base, position_bytes, blocks, next_offset }
+    }
+}
+
+impl Snapshot {
+    /// The first offset that remains of the partition of these files. Only of one with a tier is it
+    /// before the first offset in the files: what is between is in the bucket.
+    pub(crate) fn log_start(&self, files: &PartitionFiles) -> i64 {
+        let partition = self.state.partitions.get(&files.partition);
+        let tiered = partition.filter(|partition| partition.tier.is_some());
+        tiered.map_or(files.local_start, |partition| partition.log_start)
     }
 }
 
@@ -334,11 +348,17 @@ impl Snapshots {
 
 /// A snapshot as bytes.
 pub(crate) fn encode(snapshot: &Snapshot) -> Vec<u8> {
+    let without_tier = earlier::Snapshot5::of(snapshot);
+    let version = if without_tier.is_some() { VERSION_WITHOUT_TIER } else { VERSION };
     let mut out = MAGIC.to_vec();
-    out.extend(VERSION.to_le_bytes());
+    out.extend(version.to_le_bytes());
     out.extend(snapshot.shard.0.to_le_bytes());
     out.extend(0_u64.to_le_bytes());
-    let mut out = postcard::to_extend(snapshot, out).expect("a snapshot always encodes");
+    let encoded = match &without_tier {
+        Some(earlier) => postcard::to_extend(earlier, out),
+        None => postcard::to_extend(snapshot, out),
+    };
+    let mut out = encoded.expect("a snapshot always encodes");
     let length = (out.len() - HEAD_LEN) as u64;
     out[16..24].copy_from_slice(&length.to_le_bytes());
     out.extend(crc32c::crc32c(&out).to_le_bytes());

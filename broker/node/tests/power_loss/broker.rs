@@ -454,7 +454,13 @@ impl Cell {
                 partition_logs.closed(partition, log);
             }
             Effect::LogStart { partition, offset } => self.logs[&partition].set_log_start(offset),
-            Effect::Committed { .. } | Effect::GroupChanged(_) | Effect::CatalogChanged(_) => {}
+            Effect::LocalStart { partition, offset } => {
+                self.logs[&partition].set_local_start(offset);
+            }
+            Effect::Committed { .. }
+            | Effect::GroupChanged(_)
+            | Effect::TierChanged(_)
+            | Effect::CatalogChanged(_) => {}
         }
     }
 }

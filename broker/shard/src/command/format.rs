@@ -3,10 +3,10 @@
 //! The number of an entry is the lowest one of a version of the broker that reads it. The number of
 //! a command that carries another one is never below the number of the one inside.
 
-use super::{CatalogCommand, Command, ShardCommand};
+use super::{CatalogCommand, ChangeTier, Command, ShardCommand, TierChange};
 
 /// The newest format that this broker reads: the feature level that it reports to the catalog.
-pub const FORMAT_MAX: u8 = 7;
+pub const FORMAT_MAX: u8 = 8;
 
 /// The newest format that is written at any feature level. A broker that reads no more than this
 /// forms a cluster of one.
@@ -44,6 +44,19 @@ fn of_shard_command(command: &ShardCommand) -> u8 {
         ShardCommand::ExpireSilentProducers(_) => 3,
         ShardCommand::CloseTopics(_) => 4,
         ShardCommand::CheckState { .. } => 5,
+        ShardCommand::ChangeTier(ChangeTier { change, .. }) => of_tier_change(change),
+    }
+}
+
+fn of_tier_change(change: &TierChange) -> u8 {
+    match change {
+        TierChange::Enable
+        | TierChange::Disable
+        | TierChange::AddObject(_)
+        | TierChange::FoldObjects(_)
+        | TierChange::SetLocalStart(_)
+        | TierChange::DropObjects { .. }
+        | TierChange::ObjectsDeleted { .. } => 8,
     }
 }
 

@@ -24,7 +24,7 @@ pub(super) enum Share {
 impl Share {
     /// The share of a command with this payload.
     pub(super) fn of_command(payload: &Payload) -> Self {
-        if command::frees_space(payload) { Self::Reserve } else { Self::Common }
+        if command::leads_to_space(payload) { Self::Reserve } else { Self::Common }
     }
 
     fn bytes_max(self) -> u64 {

@@ -137,6 +137,7 @@ pub(crate) fn apply(
         | ShardCommand::ExpireSilentProducers(_)
         | ShardCommand::CloseTopics(_)
         | ShardCommand::CheckState { .. }
+        | ShardCommand::ChangeTier(_)
         | ShardCommand::RemoveTopics(_) => unreachable!("not a group command"),
     };
     match result {

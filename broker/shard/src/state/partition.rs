@@ -14,6 +14,7 @@ use bytes::Bytes;
 use ropewalk_batch::{Header, StampedBatch, sequence_after};
 use serde::{Deserialize, Serialize};
 
+use super::tier::Tier;
 use crate::limits;
 
 /// How many batches a partition keeps per producer, to detect duplicates.
@@ -35,6 +36,8 @@ pub struct Partition {
     pub epochs: Vec<EpochStart>,
     /// Idempotent producers by producer id; `None` instead of an empty map.
     pub producers: Option<Box<BTreeMap<i64, Producer>>>,
+    /// Which records are in the bucket; `None` for a partition whose records stay on disks.
+    pub tier: Option<Box<Tier>>,
 }
 
 /// The first offset of a leader epoch.
@@ -124,7 +127,14 @@ impl Partition {
     /// An empty partition.
     #[must_use]
     pub fn new(epoch_base: i32) -> Self {
-        Self { epoch_base, log_start: 0, next_offset: 0, epochs: Vec::new(), producers: None }
+        Self {
+            epoch_base,
+            log_start: 0,
+            next_offset: 0,
+            epochs: Vec::new(),
+            producers: None,
+            tier: None,
+        }
     }
 
     /// The leader epoch that a batch gets in `term`.
@@ -258,6 +268,7 @@ impl Partition {
         if let Some(first) = self.epochs.first_mut() {
             first.start_offset = first.start_offset.max(offset);
         }
+        self.raise_tier();
         Some(offset)
     }
 

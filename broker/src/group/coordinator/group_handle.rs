@@ -274,7 +274,12 @@ fn settled(result: Result<Outcome, ProposeError>) -> Result<(), Refusal> {
     match result {
         Ok(Outcome::GroupRefused(refused)) => Err(refused.into()),
         Ok(Outcome::TermChanged) => Err(Refusal::NotCoordinator),
-        Ok(Outcome::Done | Outcome::Appended(_) | Outcome::Catalog { .. }) => Ok(()),
+        Ok(
+            Outcome::Done
+            | Outcome::Appended(_)
+            | Outcome::Catalog { .. }
+            | Outcome::TierRefused(_),
+        ) => Ok(()),
         Err(error) => Err(refusal(error)),
     }
 }

@@ -1,6 +1,7 @@
 //! The mapping of every error to Kafka's error code, row by row.
 
 use ropewalk_shard::proposal::Certainty;
+use ropewalk_store::remote::RemoteRange;
 
 use super::*;
 
@@ -166,4 +167,6 @@ fn damaged_storage_is_not_an_offset_out_of_range() {
     assert_eq!(ErrorCode::from(&damaged), ErrorCode::KafkaStorageError);
     let beyond = ReadError::OutOfRange { asked: 2, log_start: 0, high_watermark: 1 };
     assert_eq!(ErrorCode::from(&beyond), ErrorCode::OffsetOutOfRange);
+    let remote = ReadError::Remote(RemoteRange { from: 2, until: 5 });
+    assert_eq!(ErrorCode::from(&remote), ErrorCode::OffsetNotAvailable, "the client asks again");
 }

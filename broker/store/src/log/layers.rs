@@ -125,7 +125,7 @@ impl PartitionLog {
             // The log may start inside of the first batch, or before it if a repair accepted a
             // loss.
             none => {
-                let start = first.base_offset.min(self.log_start());
+                let start = first.base_offset.min(self.local_start());
                 let opened =
                     self.files.open_segments(self.partition, self.incarnation, None, start)?;
                 none.insert(Box::new(opened))
@@ -229,8 +229,8 @@ impl PartitionLog {
         let freed = {
             let mut inner = self.inner.lock();
             inner.spill.retain(|old| old.next_offset <= run.base_offset);
-            // The log start may have moved past it meanwhile.
-            if run.next_offset > inner.log_start.max(inner.segments_end) {
+            // The local start may have moved past it meanwhile.
+            if run.next_offset > inner.local_start.max(inner.segments_end) {
                 inner.spill.reserve_exact(1);
                 inner.spill.push(run);
             }
@@ -239,12 +239,12 @@ impl PartitionLog {
         self.files.budget().give_back(freed);
     }
 
-    /// Releases segments below the log start. Returns their files, which must stay until no
+    /// Releases segments below the local start. Returns their files, which must stay until no
     /// snapshot names them.
     pub(crate) fn trim(&self) -> Vec<PathBuf> {
         let mut writer = self.segments.lock();
         let Some(segments) = &mut *writer else { return Vec::new() };
-        let unneeded = segments.set_log_start(self.inner.lock().log_start);
+        let unneeded = segments.set_log_start(self.inner.lock().local_start);
         self.publish(segments);
         unneeded
     }
@@ -264,8 +264,8 @@ impl PartitionLog {
         let files = PartitionFiles {
             partition: self.partition,
             incarnation: self.incarnation,
-            // The log start may have passed the captured end, but a snapshot must not name more.
-            log_start: inner.log_start.min(next_offset),
+            // The local start may have passed the captured end, but a snapshot must not name more.
+            local_start: inner.local_start.min(next_offset),
             next_offset,
             segments,
             spill: inner.spill.clone(),
@@ -350,7 +350,8 @@ impl PartitionLog {
         self.segments.lock().as_mut().map_or(Ok(()), |segments| segments.seal())
     }
 
-    /// Restores a log from the files that a snapshot names, and cuts off anything after their ends.
+    /// Restores a log that starts at `log_start` from the files that a snapshot names, and cuts off
+    /// anything after their ends.
     ///
     /// # Errors
     /// When the files do not hold what the snapshot names.
@@ -358,17 +359,19 @@ impl PartitionLog {
         store: Arc<ShardStore>,
         changes: Arc<dyn ChangeSink>,
         files: &PartitionFiles,
+        log_start: i64,
     ) -> Result<Arc<Self>, SegmentError> {
         let log = Self::empty(store, changes, files.partition, files.incarnation);
         let mut segments = None;
         if let Some(end) = files.segments {
             let (id, incarnation) = (files.partition, files.incarnation);
-            let opened = log.files.open_segments(id, incarnation, Some(end), files.log_start)?;
+            let opened = log.files.open_segments(id, incarnation, Some(end), files.local_start)?;
             segments = Some(Box::new(opened));
         }
         {
             let mut inner = log.inner.lock();
-            inner.log_start = files.log_start;
+            inner.log_start = log_start;
+            inner.local_start = files.local_start.max(log_start);
             inner.next_offset = files.next_offset;
             inner.spill.clone_from(&files.spill);
         }

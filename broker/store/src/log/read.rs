@@ -19,6 +19,7 @@ use ropewalk_segment::{SegmentError, Stretch};
 
 use super::tail::Tail;
 use super::{Layer, PartitionLog};
+use crate::remote::RemoteRange;
 
 /// Why records cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -33,6 +34,10 @@ pub enum ReadError {
         /// The offset after the last committed record.
         high_watermark: i64,
     },
+    /// The records are in the bucket and no longer on this broker: a
+    /// [`RemoteLog`](crate::remote::RemoteLog) has them.
+    #[error("offsets {}..{} are in the bucket only", .0.from, .0.until)]
+    Remote(RemoteRange),
     /// The records are damaged (D3), or the disk failed.
     #[error("storage: {0}")]
     Storage(String),
@@ -207,7 +212,7 @@ impl PartitionLog {
     /// Like [`Self::read`], but `None` if a file would have to be read for the first batch.
     ///
     /// # Errors
-    /// When the offset is out of range.
+    /// When the offset is out of range, or in the bucket.
     pub fn read_from_memory(
         &self,
         from: i64,

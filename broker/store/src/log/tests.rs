@@ -15,8 +15,11 @@ use super::*;
 use crate::budget::TailBudget;
 use crate::directory::DataDir;
 use crate::partition_logs::PartitionLogs;
+use crate::remote::RemoteRange;
 use crate::snapshot::PartitionFiles;
 use crate::store::Store;
+
+mod bucket;
 
 const EPOCH: i32 = 3;
 
@@ -86,8 +89,12 @@ struct Fixture {
     log: Arc<PartitionLog>,
     model: Vec<StampedBatch>,
     log_start: i64,
+    /// Records below it are in the bucket only.
+    local_start: i64,
     next_spill: u64,
     checkpoint: PartitionFiles,
+    /// The log start at the checkpoint.
+    checkpoint_start: i64,
 }
 
 #[derive(Debug, Clone)]
@@ -98,6 +105,7 @@ enum Act {
     SpillBesideFlush,
     Checkpoint,
     LogStart(u8),
+    LocalStart(u8),
     Reopen,
 }
 
@@ -107,8 +115,17 @@ impl Fixture {
         let partition_logs = partition_logs(&disk);
         let log = partition_logs.open(partition());
         let checkpoint = log.capture(0).unwrap().files;
-        let (model, log_start, next_spill) = (Vec::new(), 0, 1);
-        Self { disk, partition_logs, log, model, log_start, next_spill, checkpoint }
+        Self {
+            disk,
+            partition_logs,
+            log,
+            model: Vec::new(),
+            log_start: 0,
+            local_start: 0,
+            next_spill: 1,
+            checkpoint,
+            checkpoint_start: 0,
+        }
     }
 
     fn end(&self) -> i64 {
@@ -158,11 +175,19 @@ impl Fixture {
                         .unwrap();
                 }
                 self.checkpoint = captured.files;
+                self.checkpoint_start = self.log_start;
             }
             Act::LogStart(part) => {
                 let start = self.end() * i64::from(*part) / 255;
                 self.log_start = self.log_start.max(start);
+                self.local_start = self.local_start.max(start);
                 self.log.set_log_start(start);
+                drop(self.log.trim());
+            }
+            Act::LocalStart(part) => {
+                let start = self.end() * i64::from(*part) / 255;
+                self.local_start = self.local_start.max(start);
+                self.log.set_local_start(start);
                 drop(self.log.trim());
             }
             Act::Reopen => self.reopen(),
@@ -174,20 +199,28 @@ impl Fixture {
     fn reopen(&mut self) {
         self.disk.power_cycle(3);
         self.partition_logs = partition_logs(&self.disk);
-        self.log = self.partition_logs.recover(&self.checkpoint).unwrap();
+        let log_start = self.checkpoint_start;
+        self.log = self.partition_logs.recover(&self.checkpoint, log_start).unwrap();
         let from = self.checkpoint.next_offset;
         assert_eq!(self.log.high_watermark(), from);
         for batch in self.model.iter().filter(|batch| batch.base_offset >= from) {
             self.log.append(batch.clone(), 0);
         }
         self.log.set_log_start(self.log_start);
+        self.log.set_local_start(self.local_start);
     }
 
     /// Every read, of any size, returns the model's batches from the one that holds the offset.
     fn check(&self) {
-        assert_eq!(self.log.log_start(), self.log_start);
+        let starts = (self.log.log_start(), self.log.local_start());
+        assert_eq!(starts, (self.log_start, self.local_start));
         assert_eq!(self.log.high_watermark(), self.end());
         for from in self.log_start..=self.end() {
+            let expected: Vec<StampedBatch> =
+                self.model.iter().filter(|b| b.last_offset() >= from).cloned().collect();
+            assert!(self.with_bucket(from) == whole(&expected), "from {from}");
+        }
+        for from in self.local_start..=self.end() {
             let expected: Vec<StampedBatch> =
                 self.model.iter().filter(|b| b.last_offset() >= from).cloned().collect();
             let chunk = self.log.read(from, usize::MAX, true).unwrap();
@@ -230,24 +263,32 @@ impl Fixture {
     }
 
     fn check_lookups(&self) {
-        let offsets = self.log_start..self.end();
-        for from in offsets.clone().step_by(3) {
+        for from in (self.log_start..self.end()).step_by(3) {
             for to in (from..=self.end()).step_by(4) {
                 let counted = self.log.visible_count(from, to).unwrap();
                 assert_eq!(counted, (to - from) as u64, "{from}..{to}");
             }
         }
+        let offsets = self.local_start..self.end();
+        let remote =
+            (self.log_start < self.local_start).then_some(ReadError::Remote(RemoteRange {
+                from: self.log_start,
+                until: self.local_start,
+            }));
         for ms in [0, 1_001, 1_040, 1_096, 2_000] {
             let expected =
                 offsets.clone().find(|at| timestamp(*at) >= ms).map(|at| (at, timestamp(at)));
-            assert_eq!(self.log.offset_for_timestamp(ms).unwrap(), expected, "{ms}");
+            assert_eq!(self.log.local_offset_for_timestamp(ms).unwrap(), expected, "{ms}");
+            let whole = remote.clone().map_or(Ok(expected), Err);
+            assert_eq!(self.log.offset_for_timestamp(ms), whole, "{ms}");
         }
         let youngest = offsets.clone().map(timestamp).max();
         let expected =
             youngest.map(|ms| (offsets.clone().find(|at| timestamp(*at) == ms).unwrap(), ms));
-        assert_eq!(self.log.max_timestamp().unwrap(), expected);
+        assert_eq!(self.log.local_max_timestamp().unwrap(), expected);
+        assert_eq!(self.log.max_timestamp(), remote.map_or(Ok(expected), Err));
         let kept: Vec<StampedBatch> =
-            self.model.iter().filter(|b| b.last_offset() >= self.log_start).cloned().collect();
+            self.model.iter().filter(|b| b.last_offset() >= self.local_start).cloned().collect();
         assert!(self.log.size_bytes() >= whole(&kept).len() as u64);
     }
 }
@@ -260,6 +301,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         1 => Just(Act::SpillBesideFlush),
         2 => Just(Act::Checkpoint),
         1 => any::<u8>().prop_map(Act::LogStart),
+        1 => any::<u8>().prop_map(Act::LocalStart),
         1 => Just(Act::Reopen),
     ];
     prop::collection::vec(act, 1..40)
@@ -322,7 +364,7 @@ fn o4_readers_see_no_gap_while_records_move_between_the_layers() {
 fn o4_a_gap_before_the_first_segment_is_skipped() {
     let fixture = Fixture::new();
     let files = PartitionFiles { next_offset: 36, ..fixture.checkpoint.clone() };
-    let log = fixture.partition_logs.recover(&files).unwrap();
+    let log = fixture.partition_logs.recover(&files, 0).unwrap();
     let first = batch(36, 4);
     log.append(first.clone(), 0);
     assert_eq!(joined(&log.read(0, 1 << 20, true).unwrap()), whole(std::slice::from_ref(&first)));

@@ -55,10 +55,10 @@ pub(super) fn rebuilt_snapshot(
         let runs = runs.remove(&partition).unwrap_or_default();
         let Some(files) = files_of(data, partition, runs)? else { continue };
         let mut state = Partition::new(epoch_base);
-        state.log_start = files.log_start;
+        state.log_start = files.local_start;
         state.next_offset = files.next_offset;
         let epoch = epoch_base.saturating_add(i32::try_from(term).unwrap_or(i32::MAX));
-        state.epochs = vec![EpochStart { epoch, start_offset: files.log_start }];
+        state.epochs = vec![EpochStart { epoch, start_offset: files.local_start }];
         snapshot.state.partitions.insert(partition, state.into());
         snapshot.partitions.push(files);
     }
@@ -132,11 +132,11 @@ fn files_of(
         None => None,
     };
     let first = runs.keys().next().copied();
-    let Some(log_start) = segments.map(|found| found.start_offset).or(first) else {
+    let Some(local_start) = segments.map(|found| found.start_offset).or(first) else {
         return Ok(None);
     };
     let end = segments.map(|SalvagedSegments { end, .. }| end);
-    let mut next_offset = end.map_or(log_start, |end| end.next_offset);
+    let mut next_offset = end.map_or(local_start, |end| end.next_offset);
     let mut spill = Vec::new();
     for run in runs.into_values() {
         if run.base_offset == next_offset {
@@ -147,7 +147,7 @@ fn files_of(
     Ok(Some(PartitionFiles {
         partition,
         incarnation: incarnation.unwrap_or(0),
-        log_start,
+        local_start,
         next_offset,
         segments: end.map(Into::into),
         spill,

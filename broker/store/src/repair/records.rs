@@ -77,7 +77,7 @@ fn check_files(
         let (disk, cache) = (Arc::clone(data.disk()), Arc::new(FileCache::new(OPEN_FILES_MAX)));
         let dir = data.partition(files.partition, files.incarnation);
         let mut segments =
-            Segments::open(disk, cache, dir, Some(&DurableEnd::from(end)), files.log_start)?;
+            Segments::open(disk, cache, dir, Some(&DurableEnd::from(end)), files.local_start)?;
         let (what, mut lost) = segments.reader().survey()?;
         if accept && !what.is_empty() {
             lost = segments.accept_loss()?;
@@ -96,7 +96,7 @@ fn check_files(
             damaged.lost.push(run.base_offset..run.next_offset);
         }
     }
-    let start = files.log_start;
+    let start = files.local_start;
     damaged.lost.iter_mut().for_each(|range| range.start = range.start.max(start));
     damaged.lost.retain(|range| !range.is_empty());
     Ok(damaged)

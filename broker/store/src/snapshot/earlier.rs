@@ -1,18 +1,19 @@
-//! Snapshots of versions 1 to 4. Version 4 has no addresses of brokers and no roles of replicas;
-//! version 3 has no feature level and no checksum of what was appended either; version 2 has no
-//! deleted topics, no clock of the shard and no history either; version 1 has no bindings of groups
-//! to topics either.
+//! Snapshots of versions 1 to 5. Version 5 has no tier of partitions; version 4 has no addresses of
+//! brokers and no roles of replicas either; version 3 has no feature level and no checksum of what
+//! was appended either; version 2 has no deleted topics, no clock of the shard and no history
+//! either; version 1 has no bindings of groups to topics either.
 //!
-//! Recovery reads one after an upgrade from an older broker; the next checkpoint writes the current
-//! version.
+//! Recovery reads one of versions 1 to 4 after an upgrade from an older broker; the next checkpoint
+//! writes a newer version. Version 5 is still written for a shard without a tier, so that an older
+//! broker can install and recover it: during an upgrade, and after one that was taken back.
 //!
 //! Invariant: the fields and their order do not change, and neither does the encoding of their
-//! types: a change of [`Partition`], [`Group`] or a part of the catalog needs a new version.
+//! types: a change of [`Group`] or a part of the catalog needs a new version.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::{PartitionFiles, Snapshot};
 use ropewalk_shard::command::ConfigResource;
@@ -20,6 +21,7 @@ use ropewalk_shard::engine::Members;
 use ropewalk_shard::state::catalog::{
     Binding, BrokerInfo, Catalog, Fence, PlacedReplica, Role, ShardInfo, Topic,
 };
+use ropewalk_shard::state::partition::{EpochStart, Producer};
 use ropewalk_shard::state::{CopyOnWrite, Group, Partition, State};
 use ropewalk_shard::{BrokerId, HistoryId, PartitionId, ReplicaId, ShardId, TopicId};
 
@@ -45,8 +47,17 @@ struct OldMembers {
 }
 
 #[derive(Deserialize)]
+struct OldPartition {
+    epoch_base: i32,
+    log_start: i64,
+    next_offset: i64,
+    epochs: Vec<EpochStart>,
+    producers: Option<Box<BTreeMap<i64, Producer>>>,
+}
+
+#[derive(Deserialize)]
 struct OldState<C> {
-    partitions: BTreeMap<PartitionId, CopyOnWrite<Partition>>,
+    partitions: BTreeMap<PartitionId, OldPartition>,
     groups: BTreeMap<String, CopyOnWrite<Group>>,
     catalog: Option<C>,
 }
@@ -108,13 +119,102 @@ struct Catalog4 {
     levels: BTreeMap<BrokerId, u8>,
 }
 
+#[derive(Deserialize)]
+struct State5 {
+    first: OldState<Catalog>,
+    clock_ms: i64,
+    log_sum: Option<u32>,
+}
+
+/// A snapshot without a tier, to be written as version 5.
+#[derive(Serialize)]
+pub(super) struct Snapshot5<'a> {
+    shard: ShardId,
+    replica: ReplicaId,
+    index: u64,
+    term: u64,
+    members: &'a Members,
+    replicas: &'a BTreeMap<ReplicaId, BrokerId>,
+    state: WrittenState5<'a>,
+    partitions: &'a [PartitionFiles],
+}
+
+#[derive(Serialize)]
+struct WrittenState5<'a> {
+    partitions: Partitions5<'a>,
+    groups: &'a BTreeMap<String, CopyOnWrite<Group>>,
+    catalog: Option<&'a Catalog>,
+    clock_ms: i64,
+    log_sum: Option<u32>,
+}
+
+/// The partitions of a state, each without a tier.
+struct Partitions5<'a>(&'a BTreeMap<PartitionId, CopyOnWrite<Partition>>);
+
+#[derive(Serialize)]
+struct Partition5<'a> {
+    epoch_base: i32,
+    log_start: i64,
+    next_offset: i64,
+    epochs: &'a [EpochStart],
+    producers: Option<&'a BTreeMap<i64, Producer>>,
+}
+
+impl Serialize for Partitions5<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(id, partition)| (id, Partition5::of(partition))))
+    }
+}
+
+impl<'a> Partition5<'a> {
+    fn of(partition: &'a Partition) -> Self {
+        let Partition { epoch_base, log_start, next_offset, epochs, producers, tier: _ } =
+            partition;
+        Self {
+            epoch_base: *epoch_base,
+            log_start: *log_start,
+            next_offset: *next_offset,
+            epochs,
+            producers: producers.as_deref(),
+        }
+    }
+}
+
+impl<'a> Snapshot5<'a> {
+    /// The snapshot as it is written; `None` if a partition has a tier.
+    pub(super) fn of(snapshot: &'a Snapshot) -> Option<Self> {
+        let Snapshot { shard, replica, index, term, members, replicas, state, partitions } =
+            snapshot;
+        let State { partitions: states, groups, catalog, clock_ms, log_sum } = state;
+        let state = WrittenState5 {
+            partitions: Partitions5(states),
+            groups,
+            catalog: catalog.as_deref(),
+            clock_ms: *clock_ms,
+            log_sum: *log_sum,
+        };
+        let has_tier = states.values().any(|partition| partition.tier.is_some());
+        (!has_tier).then_some(Self {
+            shard: *shard,
+            replica: *replica,
+            index: *index,
+            term: *term,
+            members,
+            replicas,
+            state,
+            partitions,
+        })
+    }
+}
+
 /// Decodes the part between head and checksum.
 pub(super) fn decode(version: u32, body: &[u8]) -> postcard::Result<Snapshot> {
     match version {
         1 => decode_as::<OldMembers, OldState<Catalog1>>(body),
         2 => decode_as::<OldMembers, OldState<Catalog2>>(body),
         3 => decode_as::<Members, State3>(body),
-        _ => decode_as::<Members, State4>(body),
+        4 => decode_as::<Members, State4>(body),
+        _ => decode_as::<Members, State5>(body),
     }
 }
 
@@ -133,7 +233,16 @@ impl<C: Into<Catalog>> From<OldState<C>> for State {
     fn from(old: OldState<C>) -> Self {
         let OldState { partitions, groups, catalog } = old;
         let catalog = catalog.map(|old| Box::new(old.into()));
+        let partitions = partitions.into_iter().map(|(id, old)| (id, Partition::from(old).into()));
+        let partitions = partitions.collect();
         Self { partitions, groups, catalog, clock_ms: 0, log_sum: None }
+    }
+}
+
+impl From<OldPartition> for Partition {
+    fn from(old: OldPartition) -> Self {
+        let OldPartition { epoch_base, log_start, next_offset, epochs, producers } = old;
+        Self { epoch_base, log_start, next_offset, epochs, producers, tier: None }
     }
 }
 
@@ -145,6 +254,12 @@ impl From<State3> for State {
 
 impl From<State4> for State {
     fn from(State4 { first, clock_ms, log_sum }: State4) -> Self {
+        Self { clock_ms, log_sum, ..first.into() }
+    }
+}
+
+impl From<State5> for State {
+    fn from(State5 { first, clock_ms, log_sum }: State5) -> Self {
         Self { clock_ms, log_sum, ..first.into() }
     }
 }

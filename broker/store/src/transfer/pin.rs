@@ -91,7 +91,7 @@ impl PinnedSet {
             let Some(end) = named.segments else { continue };
             let partition = named.partition;
             let dir = store.data().partition(partition, named.incarnation);
-            let segments = copy::list(disk, &dir, &DurableEnd::from(end), named.log_start)?;
+            let segments = copy::list(disk, &dir, &DurableEnd::from(end), named.local_start)?;
             files.extend(segments.iter().map(|found| {
                 SetFile::Segment(SegmentOf {
                     partition,

@@ -155,7 +155,7 @@ impl Content {
             let log = log(index);
             let end = state.partitions[&partition(index)].next_offset;
             let (start, mut bytes) = (log.log_start(), Vec::new());
-            let mut at = start;
+            let mut at = log.local_start();
             while at < end {
                 let chunk = log.read(at, 1 << 20, true).expect("readable");
                 assert!(chunk.next_offset > at, "O4: a read at {at} gives nothing");

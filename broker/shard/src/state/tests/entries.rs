@@ -81,6 +81,7 @@ fn commands_that_free_space_are_told_from_others_by_their_bytes() {
         (ShardCommand::CloseTopics(deletions(&[partition().topic])), true),
         (ShardCommand::CheckState { encoding: ENCODING }, false),
     ];
+    // Those on a tier are in `tier`.
     for (shard, frees) in all {
         let written = command::encode(TERM, 0, &Command::Shard(shard.clone()));
         assert_eq!(command::frees_space(&written), frees, "{shard:?}");

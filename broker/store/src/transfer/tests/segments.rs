@@ -1,5 +1,11 @@
 //! Logs that start late or have gaps.
 
+use std::collections::VecDeque;
+
+use ropewalk_shard::HistoryId;
+use ropewalk_shard::manifest::ObjectRef;
+use ropewalk_shard::state::Tier;
+
 use super::*;
 
 /// Redpanda #13798 and #25606: the first record that is left is in the middle of a batch.
@@ -24,11 +30,67 @@ fn o4_a_log_that_starts_in_the_middle_of_a_batch_is_received_with_its_start() {
         sending.append(0);
         sending.checkpoint();
         let named = sending.snapshot();
-        assert_eq!(named.partitions[1].log_start, start);
+        assert_eq!(named.partitions[1].local_start, start);
         let mut receiving = Receiving::open(&formatted(2, replica), replica).expect("it opens");
         begin(&mut receiving).expect("nothing fails");
         Pair::new().run(&mut sending, &mut receiving).expect("nothing fails");
         check_installed(&sending, receiving);
+    }
+}
+
+/// A learner gets what is on the disk of the sender, and nothing that is in the bucket only.
+#[test]
+fn t1_o4_a_log_with_a_tier_is_received_from_its_local_start_on() {
+    for replica in [LEARNER, SENDER] {
+        let mut sending = Sending::with_records(&SimDisk::new(1));
+        sending.append_large(2);
+        sending.append(150);
+        sending.checkpoint();
+        let log = sending.shard.log(1);
+        let end = log.high_watermark();
+        let start = end - 7;
+        let before = segment_names(sending.shard.checkpointer.store().data(), partition(1)).len();
+        log.set_local_start(start);
+        {
+            let mut capture = sending.shard.captured.0.lock();
+            let state = capture.state.partitions.get_mut(&partition(1)).expect("it is open");
+            state.tier = Some(Box::new(tier(start, end)));
+        }
+        sending.append(0);
+        sending.checkpoint();
+        assert_eq!(sending.snapshot().partitions[1].local_start, start);
+        assert_eq!(sending.content().logs[&1].0, 0, "the log starts where it did");
+        let mut receiving = Receiving::open(&formatted(2, replica), replica).expect("it opens");
+        begin(&mut receiving).expect("nothing fails");
+        Pair::new().run(&mut sending, &mut receiving).expect("nothing fails");
+        let received = segment_names(&data_of(&receiving.disk), partition(1)).len();
+        assert!(received < before, "{received} of {before} files");
+        check_installed(&sending, receiving);
+    }
+}
+
+/// A tier whose records through `end` are in the bucket, and below `local_start` nowhere else.
+fn tier(local_start: i64, end: i64) -> Tier {
+    let object = ObjectRef {
+        base: 0,
+        end,
+        history: HistoryId(0),
+        term: 1,
+        size_bytes: 1,
+        digest: 1,
+        max_timestamp_ms: 0,
+        first_epoch: 0,
+    };
+    Tier {
+        is_enabled: true,
+        local_start,
+        end,
+        dropped: 0,
+        dropped_ms: 0,
+        deleted: 0,
+        pages: VecDeque::new(),
+        objects: [object].into(),
+        replaced: Vec::new(),
     }
 }
 

@@ -1,0 +1,58 @@
+//! What a shard knows of the objects in the bucket: their references, and those of the pages that
+//! list many of them.
+//!
+//! An object holds the records of one range of offsets of one partition. The newest objects of a
+//! partition are referenced by the state of its shard itself, older ones by pages: immutable
+//! objects in the bucket that list objects or other pages. The bytes of both are defined by
+//! `broker/tier`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::HistoryId;
+
+/// A reference to an object with records. With the partition it gives the object's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectRef {
+    /// The first offset that is read from the object. Objects hold whole batches, so the first
+    /// batch may begin before it.
+    pub base: i64,
+    /// The offset after the last record.
+    pub end: i64,
+    /// The history of the shard whose leader wrote the object.
+    pub history: HistoryId,
+    /// The term of that leader.
+    pub term: u64,
+    /// Size of the object.
+    pub size_bytes: u64,
+    /// The first eight bytes of the object's SHA-256, as a big-endian number.
+    pub digest: u64,
+    /// The largest timestamp of its records, Unix milliseconds.
+    pub max_timestamp_ms: i64,
+    /// The leader epoch of its first batch.
+    pub first_epoch: i32,
+}
+
+/// A reference to a page, which lists consecutive objects or pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PageRef {
+    /// 0 for a page that lists objects, 1 for one that lists pages of level 0.
+    pub level: u8,
+    /// The base of the first object.
+    pub base: i64,
+    /// The end of the last object.
+    pub end: i64,
+    /// How many objects or pages it lists.
+    pub count: u32,
+    /// Size of all objects together.
+    pub objects_bytes: u64,
+    /// The largest timestamp in any of the objects, Unix milliseconds.
+    pub max_timestamp_ms: i64,
+    /// The history of the shard whose leader wrote the page.
+    pub history: HistoryId,
+    /// The term of that leader.
+    pub term: u64,
+    /// Size of the page itself.
+    pub size_bytes: u32,
+    /// The first eight bytes of the page's SHA-256, as a big-endian number.
+    pub digest: u64,
+}
