@@ -52,11 +52,16 @@ impl World {
             }
             self.submit(node, write);
         }
+        let mut changed_tier = None;
         for effect in &actions.effects {
             self.oracle.effect(node, effect);
+            changed_tier = self.tier_effect(node, effect).or(changed_tier);
             if let Effect::Appended { batch, .. } = effect {
                 self.nodes[&node].disk.tail().take(batch.body().len() as u64);
             }
+        }
+        if let Some(index) = changed_tier {
+            self.check_tier(node, index);
         }
         for (caller, answer) in actions.answers {
             if self.crashes_before(node, || format!("replica {node} answers a call")) {
