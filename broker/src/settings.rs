@@ -442,6 +442,12 @@ impl Settings {
     pub fn producer_expiration(&self) -> Duration {
         self.millis("producer.id.expiration.ms")
     }
+
+    /// The value of `producer.id.expiration.check.interval.ms`.
+    #[must_use]
+    pub fn producer_expiration_check_interval(&self) -> Duration {
+        self.millis("producer.id.expiration.check.interval.ms")
+    }
 }
 
 #[cfg(test)]

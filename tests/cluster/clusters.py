@@ -91,6 +91,10 @@ class Node(Broker):
         """Leaves no process, mount or group behind."""
         self.kill()
 
+    def lacks(self, _brokers):
+        """What shards beside those of a topic lack until all their replicas are in sync, with so many brokers."""
+        return None
+
 
 class RopewalkNode(Node):
     exit_codes = (0,)
@@ -132,6 +136,13 @@ class RopewalkNode(Node):
     def close(self):
         super().close()
         self.disk.unmount()
+
+    def lacks(self, brokers):
+        try:
+            missing = lacking(self.get("/v1/cluster"), min(REPLICAS_MAX, brokers))
+        except OSError as error:
+            missing = f"it does not answer: {error!r}"
+        return missing and f"broker {self.number}: {missing}"
 
     def save_state(self):
         """Writes what the broker says of its cluster and of itself to files; their paths."""
@@ -259,9 +270,10 @@ class Cluster:
 
         def obstacle():
             self.check_running()
-            return not_whole(self.views(topic), numbers, topic)
+            missing = not_whole(self.views(topic), numbers, topic)
+            return missing or next(filter(None, (node.lacks(len(numbers)) for node in self.nodes)), None)
 
-        return wait_for(f"all of {self.name} is there and in sync", seconds_max, obstacle, every=0.25)
+        return wait_for(f"all of {self.name} is there and in sync", seconds_max, obstacle, every=0.1)
 
     def views(self, topic):
         views = {}
@@ -315,6 +327,17 @@ def not_whole(views, numbers, topic=None):
                 return f"broker {number} knows no leader of {topic}/{at}"
             if leaders.setdefault(at, partition.leader) != partition.leader:
                 return f"brokers say that {topic}/{at} is led by {leaders[at]} and by {partition.leader}"
+    return None
+
+
+def lacking(report, replicas):
+    """The first shard in an answer of /v1/cluster that has not so many voters in sync and no other replica; nothing if
+    there is none. Only the catalog, shard 0, has more replicas, which do not vote."""
+    for shard in report["shards"]:
+        counted = [one for one in shard["replicas"] if shard["shard"] or one["role"] != "Learner"]
+        in_sync = [one["broker"] for one in counted if one["votes"] and one["caughtUp"]]
+        if len(in_sync) != replicas or len(counted) != replicas:
+            return f"shard {shard['shard']} has voters in sync on {in_sync}, of {len(counted)} replicas"
     return None
 
 

@@ -1,7 +1,8 @@
 """Faults of a cluster of three brokers under the load of three client libraries, with the checker of tests/history.
 
-One cluster lives through all scenarios. Each scenario has a topic and clients of its own; when it ends, all records are
-read and the history is checked: no anomaly is allowed. A wait that takes too long ends the run with what it waited for.
+One cluster lives through all scenarios. Each scenario has a topic and clients of its own, but those of TOGETHER share
+them in the normal form. When clients end, all records are read and the history is checked: no anomaly is allowed. A wait
+that takes too long ends the run with what it waited for.
 """
 
 import argparse
@@ -25,17 +26,21 @@ import mtu  # noqa: E402
 import resources  # noqa: E402
 import scenarios  # noqa: E402
 import versions  # noqa: E402
-from load import MEMBERS, Load  # noqa: E402
+from load import MEMBERS, PARTITIONS, Load  # noqa: E402
 from network import Network  # noqa: E402
 from report import ROLES, Result, anomalies, progress, table  # noqa: E402
 
 MODULES = (scenarios, resources, growth, membership, moves, hog, mtu, versions)
 NAMES = ("grow", "kill", "stop", "cut", "partial", "slow", "full", "full_majority", "clock", "moves", "stranger", "roll",
          "replace", "resize", "crash", "hog", "black_hole", "versions")
-LONG_ONLY = ("cut", "hog", "black_hole", "versions", "partial", "full", "moves", "replace", "resize")
+LONG_ONLY = ("hog", "black_hole", "versions", "full", "replace", "resize")
+# Each of them is short beside the time in which clients begin, and all is read.
+TOGETHER = ("stop", "cut", "partial", "slow", "full_majority", "clock", "moves", "stranger", "roll")
 SCENARIOS = {name: next(getattr(module, name) for module in MODULES if hasattr(module, name)) for name in NAMES}
 # A load that acknowledges fewer records in a second of a scenario shows little; faults pause it.
 ACKED_PER_S_MIN = 50
+# Its records are on their way to a broker that does not answer, for longer than a writer waits.
+UNCERTAIN = "stop"
 
 
 class Runner:
@@ -43,26 +48,35 @@ class Runner:
         self.options, self.rng = options, random.Random(options.seed)
         self.results, self.topics = [], 0
 
-    def scenario(self, cluster, name, *rounds):
-        """Runs a scenario once for each of the rounds, which are its arguments."""
-        result = Result(cluster.name, name)
+    def scenario(self, cluster, *rounds):
+        """Runs each round, which is a list of scenarios with their arguments, on a topic of its own."""
+        names = list(dict.fromkeys(name for steps in rounds for name, _ in steps))
+        result = Result(cluster.name, " ".join(names))
         self.results.append(result)
-        progress(f"== {cluster.name}: {name}")
-        for argument in rounds:
+        progress(f"== {cluster.name}: {result.scenario}")
+        for steps in rounds:
             began = time.monotonic()
-            self.round(cluster, name, argument, result)
+            self.round(cluster, steps, result)
             result.seconds += time.monotonic() - began
         if result.acked < result.seconds * ACKED_PER_S_MIN:
-            raise AssertionError(f"{cluster.name}, {name}: {result.acked} acknowledged records in {result.seconds:.0f} s "
-                                 "are too few for the check to mean anything")
+            raise AssertionError(f"{cluster.name}, {result.scenario}: {result.acked} acknowledged records in "
+                                 f"{result.seconds:.0f} s are too few for the check to mean anything")
+        if UNCERTAIN in names and not result.possibly_persisted:
+            raise AssertionError(f"{cluster.name}, {UNCERTAIN}: librdkafka was certain of every record, so nothing shows that "
+                                 "one of which it was not is there at most once")
 
-    def round(self, cluster, name, argument, result):
+    def round(self, cluster, steps, result):
         self.topics += 1
-        directory = self.options.scratch / f"{cluster.name}-{self.topics}-{name}"
+        directory = self.options.scratch / f"{cluster.name}-{self.topics}-{steps[0][0]}"
+        # Leaders are balanced by number: each broker leads one of many partitions, but maybe none of a few.
+        partitions = versions.PARTITIONS if steps[0][0] == "versions" else PARTITIONS
         with (self.kept_after_failure(directory), Network() as network,
-              Load(cluster, directory.name, directory, self.options.franz_go) as load):
-            run = scenarios.Run(cluster, load, network, self.rng)
-            events = SCENARIOS[name](run, argument)
+              Load(cluster, directory.name, directory, self.options.franz_go, partitions) as load):
+            run, events = scenarios.Run(cluster, load, network, self.rng), []
+            for name, argument in steps:
+                began = time.monotonic()
+                events += SCENARIOS[name](run, argument)
+                progress(f"{name}: {time.monotonic() - began:.0f} s")
             run.rest()
             told = load.finish()
         result.recoveries += run.recoveries
@@ -126,10 +140,19 @@ class Runner:
             if "grow" not in wanted:
                 cluster.add(*others)
                 cluster.wait_until_whole()
-            for name in (name for name in NAMES if name in rounds and name in wanted):
-                self.scenario(cluster, name, *rounds[name])
+            for planned in self.plan([name for name in NAMES if name in rounds and name in wanted], rounds):
+                self.scenario(cluster, *planned)
             for node in cluster.nodes:
                 node.stop()
+
+    def plan(self, names, rounds):
+        """For each result its rounds."""
+        together = [] if self.options.long else [name for name in names if name in TOGETHER]
+        for name in names:
+            if name not in together:
+                yield [[(name, argument)] for argument in rounds[name]]
+            elif name == together[0]:
+                yield [[(one, argument) for one in together for argument in rounds[one]]]
 
     def rounds(self, joining):
         """For each scenario of the cluster the arguments of its rounds."""
@@ -154,13 +177,13 @@ class Runner:
             with clusters.ropewalk(self.options.ropewalk, directory) as cluster, self.explained(cluster):
                 first, *others = cluster.all
                 cluster.add(first)
-                self.scenario(cluster, "crash", others)
+                self.scenario(cluster, [("crash", others)])
 
     def kafka(self):
         with clusters.kafka(self.options.kafka, self.options.scratch / "kafka") as cluster, self.explained(cluster):
             cluster.add(*cluster.all)
             cluster.wait_until_whole()
-            self.scenario(cluster, "kill", self.options.kafka_kills)
+            self.scenario(cluster, [("kill", self.options.kafka_kills)])
 
 
 def parse():
@@ -171,7 +194,7 @@ def parse():
     parser.add_argument("--scratch", required=True, type=pathlib.Path)
     parser.add_argument("--keep", required=True, type=pathlib.Path, help="gets logs and histories after a failure")
     parser.add_argument("--seed", required=True, type=int)
-    parser.add_argument("--kills", type=int, default=8)
+    parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--kafka-kills", type=int, default=6)
     parser.add_argument("--long", action="store_true")
     some = f"some of {', '.join(NAMES)}; without one, all in the long form, and else all but {', '.join(LONG_ONLY)}"

@@ -1,4 +1,5 @@
-"""The clients of one scenario, on a topic of their own: writers of three libraries, and two groups of one member."""
+"""The clients of one scenario, on a topic of their own: writers of three libraries that wait for the outcome of each
+record, one that does not, and two groups of one member."""
 
 import contextlib
 import faulthandler
@@ -10,6 +11,7 @@ import time
 
 import clients
 import history
+import impatient
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 from waiting import wait_for
@@ -19,8 +21,8 @@ PARTITIONS = 6
 PROCESSES = multiprocessing.get_context("spawn")
 # Each is the only member of a group of its name.
 MEMBERS = {"member-librdkafka": clients.consume_in_group, "member-kafka-python": clients.consume_with_kafka_python}
-# Each partition gets a record of each writer every 20 ms: less than a pause that is measured.
-PACE = clients.Pace(PARTITIONS, 0.02)
+# Each of so many partitions gets a record of each writer every 20 ms: less than a pause that is measured.
+REST_S = 0.02
 # Until every client goes on in every partition.
 GO_ON_S_MAX = 60
 # Until records that no client reads are written.
@@ -39,14 +41,14 @@ def run_client(client, arguments, options):
 class Load:
     """Use it as a context: leaving it by an error kills the clients."""
 
-    def __init__(self, cluster, topic, directory, franz_go=None):
-        self.cluster, self.topic, self.directory = cluster, topic, directory
+    def __init__(self, cluster, topic, directory, franz_go=None, partitions=PARTITIONS):
+        self.cluster, self.topic, self.directory, self.partitions = cluster, topic, directory, partitions
         self.stop, self.processes = PROCESSES.Event(), []
         self.progress, self.franz_go = {}, franz_go
 
     def __enter__(self):
         self.directory.mkdir()
-        self.create_topic(self.topic)
+        self.create_topic(self.topic, self.partitions)
         with contextlib.ExitStack() as started:
             started.push(self.__exit__)
             self.start()
@@ -59,10 +61,10 @@ class Load:
             self.show_stacks()
         self.kill()
 
-    def create_topic(self, topic):
+    def create_topic(self, topic, partitions=PARTITIONS):
         admin = AdminClient({"bootstrap.servers": self.cluster.bootstrap})
         # As many replicas as the cluster gives to a topic.
-        admin.create_topics([NewTopic(topic, PARTITIONS, -1)])[topic].result(60)
+        admin.create_topics([NewTopic(topic, partitions, -1)])[topic].result(60)
         self.cluster.wait_until_whole(topic)
 
     def make_records(self, count, size_bytes):
@@ -98,12 +100,14 @@ class Load:
     def start(self):
         writers = [("librdkafka", clients.write_with_librdkafka, (), {"codec": "lz4"}),
                    ("kafka-python", clients.write_with_kafka_python, (), {})]
+        writers.append(("impatient", impatient.write_impatiently, (), {}))
         if self.franz_go:
             writers.append(("franz-go", clients.write_with_franz_go, (self.franz_go,), {}))
         for name, write, first, options in writers:
-            options |= {"pace": PACE, "progress": self.progress_of(name)}
+            pace = clients.Pace(self.partitions, REST_S * self.partitions / PARTITIONS)
+            options |= {"pace": pace, "progress": self.progress_of(name)}
             file = self.directory / f"{name}.history"
-            arguments = (*first, self.cluster.bootstrap, self.topic, PARTITIONS, name, file, self.stop)
+            arguments = (*first, self.cluster.bootstrap, self.topic, self.partitions, name, file, self.stop)
             self.processes.append(process_of(name, write, arguments, options))
         for name, consume in MEMBERS.items():
             file = self.directory / f"{name}.history"
@@ -113,7 +117,7 @@ class Load:
             process.start()
 
     def progress_of(self, client):
-        self.progress[client] = PROCESSES.Array("q", PARTITIONS, lock=False)
+        self.progress[client] = PROCESSES.Array("q", self.partitions, lock=False)
         return self.progress[client]
 
     def group(self, member):
@@ -136,6 +140,20 @@ class Load:
 
         return wait_for(f"{what}: every client goes on in every partition", GO_ON_S_MAX, obstacle)
 
+    def wait_until_acknowledged(self, since, what):
+        """Waits until every partition has a record that some writer sent since then and that was acknowledged; the seconds
+        that took."""
+        writers = [progress for name, progress in self.progress.items() if name not in MEMBERS]
+
+        def obstacle():
+            self.cluster.check_running()
+            self.check_clients()
+            missing = [str(partition) for partition in range(self.partitions)
+                       if all(progress[partition] <= since for progress in writers)]
+            return missing and f"partitions {', '.join(missing)}"
+
+        return wait_for(f"{what}: every partition acknowledges records", GO_ON_S_MAX, obstacle, every=0.02)
+
     def check_clients(self):
         for process in self.processes:
             if process.exitcode is not None:
@@ -150,7 +168,7 @@ class Load:
                 raise AssertionError(f"the client {process.name} did not end well: {process.exitcode}")
         file = self.directory / "all.history"
         # In a process of its own, because it exits if it cannot read all.
-        arguments = (self.cluster.bootstrap, self.topic, PARTITIONS, [self.group(name) for name in MEMBERS], file)
+        arguments = (self.cluster.bootstrap, self.topic, self.partitions, [self.group(name) for name in MEMBERS], file)
         reader = PROCESSES.Process(target=clients.read_all, args=arguments)
         reader.start()
         reader.join(300)

@@ -13,8 +13,20 @@ DRAINED_S_MAX = 600
 HANDED_OVER_S_MAX = 60
 
 
-class Refused(Exception):
+class Refused(RuntimeError):
     """The answer that refuses an operation."""
+
+    def __init__(self, request, status, answer):
+        super().__init__(f"{request}: {status} {answer}")
+        self.answer = answer
+
+    @property
+    def reason(self):
+        """The machine-readable part of it; nothing if it has none."""
+        try:
+            return json.loads(self.answer).get("reason")
+        except ValueError:
+            return None
 
 
 class Operations:
@@ -35,7 +47,7 @@ class Operations:
             with urllib.request.urlopen(request, timeout=ANSWER_S_MAX) as answer:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
-            raise Refused(f"{method} {path}: {error.code} {error.read().decode()}") from None
+            raise Refused(f"{method} {path}", error.code, error.read().decode()) from None
 
     def of_broker(self, method, number, operation="", body=None):
         return self.call(method, f"/v1/cluster/brokers/{number}{operation}", body)
@@ -49,14 +61,28 @@ class Operations:
         return wait_for(f"broker {number} is {what}", seconds_max, missing, every=0.1)
 
     def drain(self, number):
-        """Waits until it holds nothing; the seconds that took."""
-        self.of_broker("POST", number, "/drain", {})
+        """Waits until it holds nothing; the seconds that took. A shard has one replica too many while one moves, and then
+        it does not fit on the brokers that stay."""
+        self.ask_until_accepted(number, "/drain", {}, "TooFewBrokers")
         return self.wait_until_done(number, "drained", DRAINED_S_MAX)
 
     def hand_over(self, number):
-        """Moves all that it leads to others, until it is admitted; the seconds until it led nothing."""
-        self.of_broker("POST", number, "/prepare-restart", {"deadlineSeconds": HANDED_OVER_S_MAX})
+        """Moves all that it leads to others, until it is admitted; the seconds until it led nothing. A shard that has just
+        begun may lack replicas that have caught up."""
+        self.ask_until_accepted(number, "/prepare-restart", {"deadlineSeconds": HANDED_OVER_S_MAX}, "MajorityAtRisk")
         return self.wait_until_done(number, "without leaderships", HANDED_OVER_S_MAX)
+
+    def ask_until_accepted(self, number, operation, body, passing):
+        """`passing` is the reason of refusals that end by themselves."""
+        def refusal():
+            try:
+                self.of_broker("POST", number, operation, body)
+            except Refused as refused:
+                if refused.reason != passing:
+                    raise
+                return str(refused)
+
+        return wait_for(f"{operation} of broker {number} is accepted", HANDED_OVER_S_MAX, refusal, every=0.25)
 
     def admit(self, number):
         """Lets it lead and take replicas again."""

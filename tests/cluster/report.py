@@ -31,6 +31,8 @@ class Result:
     recoveries: list = field(default_factory=list)  # seconds from a broker's start until all is in sync
     acked: int = 0
     unknown: int = 0
+    possibly_persisted: int = 0  # records that librdkafka gave up without knowing whether they were written
+    persisted: int = 0  # those of them that were
     read: int = 0
     anomalies: list = field(default_factory=list)
     seconds: float = 0.0
@@ -47,9 +49,13 @@ class Result:
                 of_kinds = [wait for event, wait in zip(events, waits, strict=True) if event.kind]
                 self.waits.setdefault(client, []).extend(of_kinds)
         self.acked += sum(send["outcome"] == "ok" for send in told.sends)
-        self.unknown += sum(send["outcome"] == "info" for send in told.sends)
+        self.unknown += sum(send["outcome"] == "info" and not send.get("possibly_persisted") for send in told.sends)
         self.read += sum(len(poll["records"]) for poll in told.polls())
         self.anomalies += found
+        values = {value for poll in told.polls() for _, _, value in poll["records"]}
+        given_up = [send["value"] for send in told.sends if send.get("possibly_persisted")]
+        self.possibly_persisted += len(given_up)
+        self.persisted += sum(value in values for value in given_up)
 
 
 def progress(text):
@@ -89,8 +95,12 @@ def table(results):
     widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
     yield from ("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
     for result in results:
+        events = sum(map(len, result.pauses.values()))
+        each = f", {result.seconds / events:.1f} s for each event" if events else ""
         yield (f"{result.cluster} {result.scenario}: {result.acked} sends acknowledged, {result.unknown} unknown, "
-               f"{result.read} records read, {len(result.anomalies)} anomalies, {result.seconds:.0f} s")
+               f"{result.read} records read, {len(result.anomalies)} anomalies, {result.seconds:.0f} s{each}")
+        yield (f"    librdkafka gave up {result.possibly_persisted} records that were POSSIBLY_PERSISTED, and "
+               f"{result.persisted} of them were")
         waits = [f"{client} {max(waits):.2f}" for client, waits in sorted(result.waits.items())]
         yield f"    the longest that a client waited in one partition, s: {', '.join(waits)}"
         yield from (f"    {anomaly}" for anomaly in result.anomalies[:checker.SHOWN_MAX])

@@ -13,14 +13,17 @@ from waiting import wait_for
 
 # How long the load goes on before a fault, in seconds.
 REST_S = (0.5, 1.5)
-# A broker stays down at least this long after all clients have gone on.
-DOWN_S = (0.2, 1.0)
+# How long the load goes on before a kill, and how much longer the killed broker is away, in seconds.
+KILL_REST_S, KILL_DOWN_S = (0.0, 0.5), (0.0, 0.5)
+# After so many kills every client has to go on in every partition before the next one.
+ALL_GO_ON_EVERY = 5
 # Until the others refuse a broker that they do not trust.
 REFUSED_S_MAX = 30
 # How long a cut lasts, in seconds: longer than an election and the closing of connections.
 CUT_S = (4.0, 8.0)
-# One kill of so many hits the broker again while it recovers.
-AGAIN_EVERY = 5
+# One kill of so many hits the broker again while it recovers. An even number: it is one after which partitions went on,
+# so that no pause of one kill counts for the other.
+AGAIN_EVERY = 10
 # A history is held in memory when it is checked.
 KILLS_PER_ROUND_MAX = 50
 
@@ -68,25 +71,32 @@ def rounds_of(kills):
 
 
 def kill(run, times):
-    """kill -9 of leaders, followers and the controller, in turn."""
+    """kill -9 of leaders, followers and the controller, in turn. One starts again when every partition has acknowledged
+    records without it, and the next one at once, as a supervisor of processes would start it. Nothing else is killed
+    before all shards have all their replicas again. Clients that wait longer have the time of ALL_GO_ON_EVERY kills."""
     events = []
     for at in range(times):
-        run.rest()
-        role = ROLES[at % len(ROLES)]
-        node = run.choose(role)
-        events.append(Event(now(), f"kill -9 of a {role}"))
+        time.sleep(run.rng.uniform(*KILL_REST_S))
+        role, again = ROLES[at // 2 % len(ROLES)], at % AGAIN_EVERY == AGAIN_EVERY - 2
+        node, began = run.choose(role), now()
+        what = f"kill {at + 1} of {times}: broker {node.number}, a {role}"
+        events.append(Event(began, f"kill -9 of a {role}"))
         node.kill()
-        waited = run.go_on(events[-1].at, f"kill {at + 1}, broker {node.number}, a {role}")
-        progress(f"kill {at + 1} of {times}: broker {node.number}, a {role}; all clients went on within {waited:.1f} s")
-        time.sleep(run.rng.uniform(*DOWN_S))
-        events.append(Event(now(), "start of a killed broker"))
+        if at % 2 == 0:
+            waited = run.load.wait_until_acknowledged(began, what)
+            what += f", away until all partitions went on after {waited:.1f} s"
+        time.sleep(run.rng.uniform(*KILL_DOWN_S))
         node.start(wait=False)
-        if at % AGAIN_EVERY == AGAIN_EVERY - 1:
+        if again:
             time.sleep(run.rng.uniform(0.0, 0.5))
             events.append(Event(now(), "kill -9 during recovery"))
             node.kill()
             node.start(wait=False)
         run.whole()
+        run.load.wait_until_acknowledged(began, what)
+        progress(f"{what}; all in sync {run.recoveries[-1]:.1f} s after its start; {(now() - began) / 1e9:.1f} s in all")
+        if at % ALL_GO_ON_EVERY == ALL_GO_ON_EVERY - 1 or at == times - 1:
+            run.go_on(began, what)
     return events
 
 
@@ -135,14 +145,16 @@ CUTS = {
 
 
 def cut(run, times):
-    """Each kind of cut so many times, between a leader and others. Clients reach all brokers."""
+    """Each kind of cut so many times, between a leader and others, and the second time and later also between the controller
+    and others. Clients reach all brokers."""
     events = []
-    for kind, make in [kind for _ in range(times) for kind in CUTS.items()]:
-        run.rest()
-        node = run.choose(run.rng.choice(("leader", "controller")))
-        events.append(Event(now(), kind))
-        make(run, node)
-        wait_and_heal(run, events, f"broker {node.number}: {kind}", "end of a cut")
+    for at in range(times):
+        for kind, make in CUTS.items():
+            run.rest()
+            node = run.choose(run.rng.choice(("leader", "controller")) if at else "leader")
+            events.append(Event(now(), kind))
+            make(run, node)
+            wait_and_heal(run, events, f"broker {node.number}: {kind}", "end of a cut")
     return events
 
 

@@ -18,10 +18,11 @@ import disk  # noqa: E402
 import growth  # noqa: E402
 import metadata  # noqa: E402
 import network  # noqa: E402
+import operations  # noqa: E402
 import report  # noqa: E402
 import scenarios  # noqa: E402
 import waiting  # noqa: E402
-from clusters import not_whole, warnings  # noqa: E402
+from clusters import lacking, not_whole, warnings  # noqa: E402
 from history import History  # noqa: E402
 from metadata import Partition, View  # noqa: E402
 
@@ -86,6 +87,33 @@ class Whole(unittest.TestCase):
         self.assertRegex(not_whole({1: five}, set(range(1, 6)), "t"), r"t/0 is on \[2, 4\]")
         five.topics["t"][0] = Partition(2, [2, 4, 6], [2, 4, 6])
         self.assertRegex(not_whole({1: five}, set(range(1, 6)), "t"), r"t/0 is on \[2, 4, 6\]")
+
+
+    def test_every_shard_needs_all_its_replicas_in_sync(self):
+        def replicas(*states):
+            return [{"broker": at + 1, "role": "Voter" if votes else "Learner", "votes": votes, "caughtUp": caught_up}
+                    for at, (votes, caught_up) in enumerate(states)]
+
+        def missing(*states, shard=4):
+            return lacking({"shards": [{"shard": shard, "replicas": replicas(*states)}]}, 3)
+
+        in_sync = (True, True)
+        self.assertIsNone(missing(in_sync, in_sync, in_sync))
+        self.assertIsNone(lacking({"shards": []}, 3))
+        self.assertRegex(missing(in_sync, in_sync, (True, False)), r"shard 4 has voters in sync on \[1, 2\], of 3")
+        self.assertRegex(missing(in_sync, in_sync, (False, True)), r"on \[1, 2\], of 3")
+        self.assertRegex(missing(in_sync, in_sync, (None, None)), r"on \[1, 2\], of 3")
+        self.assertRegex(missing(in_sync, in_sync, in_sync, (False, True)), r"on \[1, 2, 3\], of 4")
+        self.assertIsNone(missing(in_sync, in_sync, in_sync, (False, True), shard=0))
+        self.assertRegex(missing(in_sync, in_sync, (False, True), shard=0), r"on \[1, 2\], of 2")
+
+
+class Refusals(unittest.TestCase):
+    def test_the_reason_is_read(self):
+        refused = operations.Refused("POST /x", 409, '{"reason": "MajorityAtRisk"}')
+        self.assertEqual("MajorityAtRisk", refused.reason)
+        self.assertIn("POST /x: 409", str(refused))
+        self.assertIsNone(operations.Refused("POST /x", 502, "no gateway").reason)
 
 
 class Disks(unittest.TestCase):
@@ -218,7 +246,18 @@ class Report(unittest.TestCase):
         self.assertRegex(lines[1], r"ropewalk +kill -9 of a leader +1 +5.50 +5.50$")
         self.assertRegex(lines[2], r"ropewalk +every kill -9 +1 +5.50 +5.50$")
         self.assertIn("7 sends acknowledged, 0 unknown, 0 records read, 0 anomalies", lines[3])
-        self.assertIn("p 5.50", lines[4])
+        self.assertIn("gave up 0 records", lines[4])
+        self.assertIn("p 5.50", lines[5])
+
+    def test_records_that_were_given_up_are_counted_by_whether_they_are_there(self):
+        told = History()
+        for value in "ab":
+            told.add({"op": "send", "process": "p", "began": 0, "ended": 1, "partition": "t/0", "value": value,
+                      "outcome": "info", "possibly_persisted": True})
+        told.add({"op": "poll", "process": "c", "began": 2, "ended": 2, "records": [["t/0", 0, "b"]]})
+        result = report.Result("ropewalk", "stop")
+        result.add([report.Event(0, "x")], told, [])
+        self.assertEqual((2, 1), (result.possibly_persisted, result.persisted))
 
     def test_median(self):
         self.assertEqual(2, report.median([3, 1, 2]))

@@ -7,6 +7,8 @@ from history import now
 from report import Event, progress
 from waiting import wait_for
 
+# Of the load's topic.
+PARTITIONS = 24
 # A broker that has just started is given no leadership for a minute.
 LEADS_S_MAX = 180
 

@@ -220,7 +220,7 @@ def read_all(bootstrap, topic, partitions, groups, path, seconds_max=120):
                 if time.monotonic() > deadline:
                     sys.exit(f"partition {partition} could be read to {at} in {seconds_max} s, its end is {end}")
                 began = now()
-                messages = [message for message in consumer.consume(10_000, timeout=1.0) if not message.error()]
+                messages = [message for message in consumer.consume(10_000, timeout=0.1) if not message.error()]
                 if messages:
                     recorder.write("poll", began, records=[record_of(message) for message in messages])
                     at = messages[-1].offset() + 1

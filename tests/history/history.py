@@ -10,7 +10,8 @@ is written `topic/number`.
     {"op": "committed", "group", "offsets": {partition: offset}}    what the broker answers at the end
 
 `ok` is acknowledged, `fail` is certain not to have happened, and `info` means that the client does not know: a send
-that timed out may be in the log, or may still get there. Jepsen uses the same three. Each send has a value of its own,
+that timed out may be in the log, or may still get there; `possibly_persisted` is true if librdkafka gave it that name.
+Jepsen uses the same three. Each send has a value of its own,
 also when a client sends a record again; producers are idempotent or have one request in flight, so that their order is
 defined.
 """

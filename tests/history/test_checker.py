@@ -139,6 +139,13 @@ class Anomalies(unittest.TestCase):
         self.assertEqual(["failed-send-seen"], kinds(send("x", outcome=FAIL), poll((0, "x"))))
         self.assertEqual([], kinds(send("x", outcome=INFO), poll((0, "x"))))
 
+    def test_a_possibly_persisted_record_is_there_once_or_not_at_all(self):
+        given_up = {**send("x", outcome=INFO), "possibly_persisted": True}
+        other = send("y", 1, began=5)
+        self.assertEqual([], kinds(given_up, send("y", 0, began=5), poll((0, "y"))))
+        self.assertEqual([], kinds(given_up, other, poll((0, "x"), (1, "y"))))
+        self.assertEqual(["duplicate"], kinds(given_up, other, poll((0, "x"), (1, "y"), (2, "x"))))
+
     def test_never_sent(self):
         self.assertEqual(["never-sent"], kinds(send("x", 0), poll((0, "x"), (1, "y"))))
 

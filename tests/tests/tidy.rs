@@ -35,6 +35,7 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     ("ropewalk-segment", &["ropewalk-batch", "ropewalk-crc", "ropewalk-disk"]),
     ("ropewalk-shard", &["ropewalk-batch"]),
     ("ropewalk-peer", &["ropewalk-shard"]),
+    ("ropewalk-tier", &["ropewalk-batch", "ropewalk-crc"]),
     (
         "ropewalk-store",
         &[

@@ -155,6 +155,10 @@ impl History {
             *self = Self::default();
             return false;
         }
+        if self.leads_since.is_none() {
+            // The leader before this one may have moved it here, and that is not known here.
+            self.moved.insert(ShardId::CATALOG, now);
+        }
         let since = *self.leads_since.get_or_insert(now);
         now.saturating_duration_since(since) >= LISTENS
     }

@@ -12,7 +12,7 @@ use ropewalk_shard::{Outcome, PartitionId, ProposeError, ShardId, TopicId};
 
 use tracing::{info, warn};
 
-use super::{Reconciler, TopicView, View, name, placement};
+use super::{Reconciler, TopicView, View, name, placement, replicas};
 use crate::cluster::Holders;
 use crate::limits;
 use crate::settings::{self, Settings};
@@ -178,14 +178,16 @@ impl Topics {
         listed.filter(|shard| *shard != ShardId::CATALOG).collect()
     }
 
-    /// The number of replicas that the cluster keeps of each partition: the largest of any shard.
+    /// The number of replicas that the cluster keeps of each partition: one or three, as of the
+    /// shard with the most. A shard that moves to another broker has one more until the move ends.
     #[must_use]
     pub fn replication_factor(&self) -> usize {
-        let replicas = |shard| {
+        let held = |shard| {
             let Holders { voters, learners, .. } = self.reconciler.cluster().holders(shard);
             voters.into_iter().chain(learners).collect::<BTreeSet<_>>().len()
         };
-        self.data_shards().into_iter().map(replicas).max().unwrap_or(1).max(1)
+        let most = self.data_shards().into_iter().map(held).max();
+        replicas::replication_factor(most.unwrap_or(1))
     }
 
     /// Checks that `min.insync.replicas` of a topic is at most the majority that acknowledges a

@@ -5,6 +5,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use ropewalk_shard::proposal::SendOrder;
@@ -104,6 +105,7 @@ impl Acceptor {
         let metrics = &self.shared.metrics;
         if !*self.serving.borrow() {
             metrics.refused.get_or_create(&RefusedLabels { limit: Close::CutOff.label() }).inc();
+            reset(&stream);
             return;
         }
         let slot = match self.slots.take(address.ip(), &*self.shared.options.limits) {
@@ -208,6 +210,15 @@ fn tune(stream: &TcpStream) -> io::Result<()> {
         .with_time(limits::KEEPALIVE_IDLE)
         .with_interval(limits::KEEPALIVE_INTERVAL);
     SockRef::from(stream).set_tcp_keepalive(&keepalive)
+}
+
+/// Has the connection end with a reset when it is dropped. Every client connects again after one.
+/// If a connection ends in order before the first answer, franz-go takes the settings of TLS or
+/// SASL for wrong, and fails the records that it has.
+fn reset(stream: &TcpStream) {
+    if let Err(error) = SockRef::from(stream).set_linger(Some(Duration::ZERO)) {
+        debug!(%error, "a connection ends in order instead of with a reset");
+    }
 }
 
 /// Handles an error of accept: no free file descriptor, or a connection that was closed meanwhile.

@@ -200,6 +200,10 @@ static USED: &[Key] = &[
         .valid(Valid::AtLeast(1))
         .dynamic()
         .doc("How long the state of an inactive idempotent producer is kept."),
+    key("producer.id.expiration.check.interval.ms", Kind::Int, "600000")
+        .valid(Valid::AtLeast(1))
+        .internal()
+        .doc("How often producers are checked for expiry; at least once a minute."),
     // Keys of this broker that Kafka does not have.
     key("ropewalk.admin.listener", Kind::String, "127.0.0.1:9644")
         .doc("The address of the admin HTTP server: HOST:PORT."),

@@ -175,7 +175,6 @@ ignored! {
     "offsets.topic.segment.bytes" Int "104857600" ReadOnly;
     "principal.builder.class" Class "org.apache.kafka.common.security.authenticator.DefaultKafkaPrincipalBuilder" PerBroker;
     "process.roles" List null ReadOnly;
-    "producer.id.expiration.check.interval.ms" Int "600000" ReadOnly internal;
     "producer.purgatory.purge.interval.requests" Int "1000" ReadOnly;
     "queued.max.requests" Int "500" ReadOnly;
     "quota.window.num" Int "11" ReadOnly;

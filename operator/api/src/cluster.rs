@@ -91,8 +91,8 @@ pub struct BrokerClusterSpec {
     /// next restart: see `rollout`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "crate::queue::config_schema")]
-    #[x_kube(validation = Rule::new("self.all(k, !(k in ['node.id', 'broker.id', 'broker.rack', 'log.dir', 'log.dirs', 'listeners', 'advertised.listeners', 'listener.security.protocol.map', 'controller.listener.names', 'ropewalk.admin.listener', 'admin.token.file', 'format.cluster.id']))")
-        .message("`config` must not hold what the operator decides: ids, directories, listeners, the admin token"))]
+    #[x_kube(validation = Rule::new("self.all(k, !(k in ['node.id', 'broker.id', 'broker.rack', 'log.dir', 'log.dirs', 'listeners', 'advertised.listeners', 'listener.security.protocol.map', 'controller.listener.names', 'ropewalk.admin.listener', 'admin.token.file', 'format.cluster.id', 'ropewalk.cluster.join'] || k.startsWith('ropewalk.peer.')))")
+        .message("`config` must not hold what the operator decides: ids, directories, listeners, peers, the admin token"))]
     pub config: BTreeMap<String, String>,
 
     /// CPU, memory and other resources that a broker requests from its node.

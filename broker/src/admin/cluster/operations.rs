@@ -223,10 +223,10 @@ async fn shown(context: &Arc<Context>, broker: BrokerId) -> Answer<BrokerProgres
 
 /// What this broker knows; the sizes of its shards only if asked for.
 fn facts(context: &Context, with_sizes: bool) -> Facts {
-    let reports = context.cluster.reports();
+    let (own, reports) = (context.cluster.own().id, context.cluster.reports());
     let mut brokers: BTreeMap<BrokerId, BrokerInfo> = (*context.view.brokers()).clone();
     // A directory of an earlier version lists no broker.
-    brokers.entry(context.cluster.own().id).or_default();
+    brokers.entry(own).or_default();
     let alive = brokers.keys().copied().filter(|broker| context.cluster.is_alive(*broker));
     let alive = alive.collect();
     let placements = context.view.placements();
@@ -236,7 +236,8 @@ fn facts(context: &Context, with_sizes: bool) -> Facts {
             leader.and_then(|leader| of_leader(&reports, *id, leader.broker, leader.term)).cloned();
         let bytes = if with_sizes { size_bytes(context, *id) } else { None };
         let leader = leader.map(|leader| leader.broker);
-        (*id, ShardFacts { placed: (**placed).clone(), leader, led, bytes })
+        let facts = ShardFacts { placed: (**placed).clone(), leader, led, bytes };
+        (*id, if *id == ShardId::CATALOG { facts.without_gone(own) } else { facts })
     });
     Facts { alive, shards: shards.collect(), brokers }
 }

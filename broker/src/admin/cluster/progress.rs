@@ -40,6 +40,18 @@ impl ShardFacts {
         all.find(|(_, placed)| placed.broker == broker).map(|(id, placed)| (*id, placed.role))
     }
 
+    /// Leaves out the replica on a broker that is to go, if the leader reports that it is no member
+    /// any more. Of the catalog, the broker itself does not see that its replica was removed: its
+    /// copy of the catalog ended with the membership.
+    pub(super) fn without_gone(mut self, broker: BrokerId) -> Self {
+        if let (Some((replica, Role::Leaving)), Some(led)) = (self.on(broker), &self.led)
+            && led.member(replica).is_none()
+        {
+            self.placed.remove(&replica);
+        }
+        self
+    }
+
     fn broker_of(&self, replica: ReplicaId) -> Option<BrokerId> {
         self.placed.get(&replica).map(|placed| placed.broker)
     }

@@ -236,6 +236,30 @@ fn a_transfer_ends_when_the_other_leads_or_after_some_time() {
     assert_eq!(scene.shard().moved_ago, None);
 }
 
+/// What a leader of the catalog knows of moves, the next one does not know: two brokers of nearly
+/// equal load would move the catalog to and fro.
+#[test]
+fn the_catalog_stays_for_some_time_where_it_is_led_now() {
+    let mut scene = Scene::new();
+    let moved_ago = |scene: &Scene| {
+        let members = (1..=3).map(|id| reported(id, true)).collect();
+        let led = LedShard { shard: ShardId::CATALOG, ..led(1, 7, members) };
+        let reports = [Arc::new(Report { led: vec![led], ..report(1) })];
+        let shards = BTreeMap::from([(ShardId::CATALOG, Arc::new(scene.placement.clone()))]);
+        let seen =
+            Seen { now: scene.now, brokers: &scene.brokers, shards: &shards, reports: &reports };
+        seen.cluster(&scene.history).shards[&ShardId::CATALOG].moved_ago
+    };
+    assert_eq!(moved_ago(&scene), None);
+    for _ in 0..2 {
+        scene.history.may_change(true, scene.now);
+        scene.now += LISTENS;
+        assert!(scene.history.may_change(true, scene.now));
+        assert_eq!(moved_ago(&scene), Some(LISTENS));
+        scene.history.may_change(false, scene.now);
+    }
+}
+
 #[test]
 fn nothing_is_changed_before_all_brokers_had_time_to_report() {
     let (mut history, now) = (History::default(), Instant::now());

@@ -20,9 +20,10 @@ use ropewalk_codec::produce_request::ProduceRequest;
 use ropewalk_codec::produce_response::ProduceResponse;
 use ropewalk_codec::sync_group_request::{SyncGroupRequest, SyncGroupRequestAssignment};
 use ropewalk_shard::ShardId;
+use ropewalk_shard::engine::MembersChange;
 
 use super::records::{batch, fetch, from, produce};
-use super::trio::{INTERNAL, PUBLIC, SHARD, Trio};
+use super::trio::{INTERNAL, PUBLIC, SHARD, Trio, replica};
 use super::*;
 
 const NOT_LEADER: i16 = ErrorCode::NotLeaderOrFollower.code();
@@ -490,6 +491,20 @@ async fn the_replicas_of_a_topic_are_those_of_the_cluster() {
     let answer =
         list_partition_reassignments::handle(&trio.brokers[2], &call, Default::default()).await;
     assert!(answer.expect("answered").topics.is_empty(), "no replica is being added");
+    trio.stop().await;
+}
+
+/// A shard that moves has one replica more, or one fewer, until the move ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_gets_no_more_replicas_while_a_shard_moves() {
+    let trio = Trio::new().await;
+    trio.change(SHARD, MembersChange::Remove(replica(2, SHARD))).await;
+    let two = || (trio.brokers[1].replicas(SHARD).len() == 2).then_some(());
+    trio.within("the second broker knows it", two).await;
+    let (code, replicas, _) = validated(&trio, -1, "1").await;
+    assert_eq!((code, replicas), (0, 1), "two replicas are never kept");
+    let (code, ..) = validated(&trio, 2, "1").await;
+    assert_eq!(code, ErrorCode::InvalidReplicationFactor.code());
     trio.stop().await;
 }
 

@@ -35,7 +35,7 @@ pub(super) const INTERNAL: &str = "INTERNAL";
 
 /// Raft id of a broker's replica of a shard. The first broker of a cluster numbers its replicas
 /// from 1.
-fn replica(broker: usize, shard: ShardId) -> u64 {
+pub(super) fn replica(broker: usize, shard: ShardId) -> u64 {
     u64::try_from(broker).expect("few") * 100 + u64::from(shard.0) + 1
 }
 
@@ -304,7 +304,7 @@ impl Trio {
         }
     }
 
-    async fn change(&self, shard: ShardId, change: MembersChange) {
+    pub(super) async fn change(&self, shard: ShardId, change: MembersChange) {
         let due = Instant::now() + Duration::from_secs(60);
         loop {
             let leader = self.within("one leads", || self.leader_of(shard)).await;

@@ -92,9 +92,16 @@ async fn a_broker_that_is_cut_off_closes_connections_until_it_is_not() {
     eventually(|| served.seen.begun.load(Ordering::SeqCst) == 2).await;
     served.serving.send_replace(false);
     assert_eq!(receive(&mut busy).await[2], b'a', "what has begun is answered");
-    for stream in [&mut busy, &mut parked, &mut served.connect().await] {
+    for stream in [&mut busy, &mut parked] {
         closes(stream).await;
     }
+    let refused = async {
+        let mut new = TcpStream::connect(served.address).await?;
+        new.read(&mut [0]).await
+    };
+    let refused = timeout(SOON, refused).await.expect("it closes");
+    let kind = refused.expect_err("its end is no end in order").kind();
+    assert_eq!(kind, std::io::ErrorKind::ConnectionReset);
     served.settles().await;
     let refused = metrics::RefusedLabels { limit: "cut_off" };
     let refused = served.metrics.refused.get_or_create(&refused).get();

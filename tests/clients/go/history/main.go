@@ -51,6 +51,8 @@ func main() {
 		// A record whose outcome is unknown is sent again, whatever else failed.
 		kgo.RecordRetries(1<<31-1), kgo.UnknownTopicRetries(-1),
 		kgo.MaxBufferedRecords(2000),
+		// By default it asks for leaders only 5 s after it asked last, however often they move meanwhile.
+		kgo.MetadataMinAge(200*time.Millisecond),
 	)
 	check(err)
 

@@ -96,6 +96,22 @@ fn a_drain_names_each_shard_and_why_it_is_left() {
 }
 
 #[test]
+fn a_drained_broker_sees_from_the_leader_that_its_replica_of_the_catalog_is_gone() {
+    let facts = facts(4).with(2, Standing::Draining);
+    let catalog = |role, members: usize| {
+        let mut shard = facts.shards[&ShardId::CATALOG].clone();
+        shard.placed.get_mut(&ReplicaId(2)).expect("placed").role = role;
+        shard.led.as_mut().expect("led").members.retain(|m| m.replica.0 != 2 || members == 3);
+        let shards = [(ShardId::CATALOG, shard.without_gone(BrokerId(2)))].into();
+        Facts { shards, ..facts.clone() }.of(2)
+    };
+    assert!(!catalog(Role::Leaving, 3).done, "it is a member");
+    assert!(!catalog(Role::Voter, 2).done, "the catalog wants it to vote");
+    let gone = catalog(Role::Leaving, 2);
+    assert_eq!((gone.done, gone.replicas), (true, 0));
+}
+
+#[test]
 fn a_restart_waits_until_nothing_is_led_there() {
     let mut facts = facts(3).with(1, restarting());
     let progress = facts.of(1);

@@ -13,10 +13,12 @@ import org.apache.kafka.clients.admin.Admin;
 import org.apache.kafka.clients.admin.OffsetSpec;
 import org.apache.kafka.common.Node;
 import org.apache.kafka.common.TopicPartition;
+import org.apache.kafka.common.config.ConfigResource;
 import org.apache.kafka.controller.Controller;
 import org.apache.kafka.coordinator.group.GroupCoordinator;
 import org.apache.kafka.metadata.BrokerState;
 import org.apache.kafka.metadata.MetadataCache;
+import org.apache.kafka.storage.internals.log.ProducerStateManagerConfig;
 import org.apache.kafka.storage.internals.log.UnifiedLog;
 
 import org.mockito.Mockito;
@@ -27,6 +29,7 @@ import java.lang.reflect.InvocationHandler;
 import java.lang.reflect.Method;
 import java.lang.reflect.Proxy;
 import java.util.HashMap;
+import java.util.List;
 import java.util.Map;
 import java.util.Optional;
 import java.util.Properties;
@@ -144,10 +147,20 @@ final class Facades {
             switch (method) {
                 case "getLog": return Option.apply(hosted(cluster, id, (TopicPartition) args[0]) ? log(cluster, (TopicPartition) args[0]) : null);
                 case "getLog$default$2": return false;
+                case "producerStateManagerConfig":
+                    return new ProducerStateManagerConfig(Integer.parseInt(setting(cluster, id, "producer.id.expiration.ms")), true);
                 case "liveLogDirs": return scala.collection.immutable.Nil$.MODULE$; // none of them can be read from here
                 default: return NONE;
             }
         });
+    }
+
+    /** The value that the broker applies, as it shows it to clients. */
+    private static String setting(ExternalCluster cluster, int id, String name) throws Exception {
+        ConfigResource broker = new ConfigResource(ConfigResource.Type.BROKER, Integer.toString(id));
+        try (Admin admin = cluster.liveAdmin()) {
+            return admin.describeConfigs(List.of(broker)).values().get(broker).get().get(name).value();
+        }
     }
 
     private static ReplicaManager replicaManager(ExternalCluster cluster, int id) {
