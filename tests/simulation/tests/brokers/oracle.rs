@@ -141,7 +141,7 @@ impl Oracle {
         let lost = lost.map(|(offset, value)| format!("{value} at {offset}"));
         let lost_somewhere =
             || log.acked_somewhere.iter().find(|value| !log.offsets.contains_key(*value)).cloned();
-        let gap = || (0..).zip(log.seen.keys()).find(|(dense, offset)| dense != *offset);
+        let gap = || (0_i64..).zip(log.seen.keys()).find(|(dense, offset)| dense != *offset);
         let wrong = if let Some(lost) = lost.or_else(lost_somewhere) {
             format!("{partition:?}: {lost} was acknowledged and is lost")
         } else if let Some((missing, _)) = gap() {
