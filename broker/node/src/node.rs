@@ -32,7 +32,6 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::drivers;
 use crate::error::NodeError;
 use crate::handle::{Halt, Observer, ShardHandle};
 use crate::pace;
@@ -41,6 +40,7 @@ use crate::sends::Sends;
 use crate::shards::{Parts, Shards};
 use crate::supervision::{self, Failure, OnFatal, StopGuard, Supervisor};
 use crate::transfers::{self, TransferHandle, TransferOrders};
+use crate::{blocking, drivers};
 
 /// Receives the report of each round of the write-ahead log. It must not block, because the log's
 /// thread calls it.
@@ -343,7 +343,7 @@ impl Node {
         let Some(mut running) = self.running.lock().take() else { return };
         self.supervisor.stop();
         let (shards, transfers) = (Arc::clone(&self.shards), running.transfers);
-        let stopped = tokio::task::spawn_blocking(move || {
+        let stopped = blocking::start(move || {
             // It may be installing files, with the workers.
             drop(transfers);
             shards.stop_workers()
@@ -358,7 +358,7 @@ impl Node {
         let _ = running.stop.send(true);
         while running.drivers.join_next().await.is_some() {}
         let wal = self.wal.clone();
-        if let Err(error) = tokio::task::spawn_blocking(move || wal.close()).await {
+        if let Err(error) = blocking::start(move || wal.close()).await {
             warn!(%error, "stopping the write-ahead log failed");
         }
         info!("node stopped");

@@ -40,6 +40,7 @@ use ropewalk_store::transfer::message::Message as FilesMessage;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use super::connections::Connections;
 use super::directory::Directory;
 use super::leaders::{Leaders, News};
 use super::report::Report;
@@ -97,7 +98,7 @@ pub(super) type OutgoingFiles = (BrokerId, FilesMessage);
 /// What a link connects. The node is held weakly, because it holds the link.
 struct Ends {
     node: Weak<Node>,
-    peers: ropewalk_peer::Peers,
+    peers: Arc<dyn Connections>,
 }
 
 /// The requests to one broker.
@@ -185,7 +186,7 @@ impl Link {
     ///
     /// # Panics
     /// When it is connected already.
-    pub(super) fn connect(&self, node: &Arc<Node>, peers: ropewalk_peer::Peers) {
+    pub(super) fn connect(&self, node: &Arc<Node>, peers: Arc<dyn Connections>) {
         let ends = Ends { node: Arc::downgrade(node), peers };
         assert!(self.ends.set(ends).is_ok(), "a link is connected once");
     }

@@ -9,6 +9,7 @@ use ropewalk_codec::list_offsets_request::{
 use ropewalk_codec::list_offsets_response::{
     ListOffsetsPartitionResponse, ListOffsetsResponse, ListOffsetsTopicResponse,
 };
+use ropewalk_node::blocking;
 use uuid::Uuid;
 
 use super::partition::{HeldPartition, barriers};
@@ -84,11 +85,11 @@ fn look_up(
         LATEST_TIERED => (-1, -1),
         EARLIEST_PENDING_UPLOAD => (log.log_start(), -1),
         MAX_TIMESTAMP => {
-            let found = tokio::task::block_in_place(|| log.max_timestamp());
+            let found = blocking::in_place(|| log.max_timestamp());
             found.map_err(|error| ErrorCode::from(&error))?.unwrap_or((-1, -1))
         }
         timestamp if timestamp >= 0 => {
-            let found = tokio::task::block_in_place(|| log.offset_for_timestamp(timestamp));
+            let found = blocking::in_place(|| log.offset_for_timestamp(timestamp));
             found.map_err(|error| ErrorCode::from(&error))?.unwrap_or((-1, -1))
         }
         _ => return Err(ErrorCode::InvalidRequest),
