@@ -337,6 +337,10 @@ impl Driver {
                 self.event(Event::Transfer(to));
                 return;
             }
+            Input::Ended(replica) => {
+                self.event(Event::Ended(replica));
+                return;
+            }
             Input::Lacks { last, done } => {
                 let _ = done.send(self.core.replica().lacks(last));
                 return;

@@ -269,6 +269,8 @@ impl Inbox for Counter {
     fn connected(&self, _: Connected) {}
 
     fn disconnected(&self, _: BrokerId) {}
+
+    fn ended(&self, _: BrokerId) {}
 }
 
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
