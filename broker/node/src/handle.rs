@@ -325,6 +325,12 @@ impl ShardHandle {
         self.send(Input::Transfer(to));
     }
 
+    /// Reports that the process of another replica has ended: see
+    /// [`Engine::ended`](ropewalk_shard::engine::Engine::ended).
+    pub fn ended(&self, replica: u64) {
+        self.send(Input::Ended(replica));
+    }
+
     /// Whether a snapshot that includes the entry `last` may replace the log of this replica: see
     /// [`Replica::lacks`](ropewalk_shard::replica::Replica::lacks). Blocks until the driver has
     /// answered; false if it has ended.

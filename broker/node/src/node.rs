@@ -30,6 +30,7 @@ use ropewalk_store::work::WorkError;
 use ropewalk_wal::{Answers, Guard, RoundReport, WalHandle, Writer};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::error::NodeError;
@@ -145,6 +146,7 @@ impl Node {
             transfers: orders.clone(),
             clock_ms: options.clock_ms,
             stop: stopped,
+            ticks_from: Instant::now(),
             supervisor: supervisor.clone(),
         };
         let known = opened.replicas.iter().map(|found| found.shard);

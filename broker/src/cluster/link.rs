@@ -47,6 +47,7 @@ use super::report::Report;
 use super::wire::{self, Request};
 use crate::log_limit::LogLimit;
 
+mod ended;
 mod outward;
 
 /// Most replicas whose broker is known from their messages and not from the catalog.
@@ -432,6 +433,7 @@ impl Link {
             self.refused.log(from, "report", &error);
             return;
         }
+        self.is_in(from, report.incarnation);
         if self.leaders.write().hear(report, Instant::now()) == News::Leaders {
             self.tell();
         }
@@ -473,6 +475,7 @@ impl Inbox for Link {
     }
 
     fn connected(&self, peer: Connected) {
+        self.is_in(peer.broker, peer.incarnation);
         self.connected.write().insert(peer.broker, peer);
         self.tell();
         self.report_due.notify_one();
@@ -481,6 +484,10 @@ impl Inbox for Link {
     fn disconnected(&self, peer: BrokerId) {
         self.connected.write().remove(&peer);
         self.tell();
+    }
+
+    fn ended(&self, peer: BrokerId) {
+        self.has_ended(peer);
     }
 }
 
