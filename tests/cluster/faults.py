@@ -83,7 +83,7 @@ class Runner:
         found = anomalies(told, MEMBERS)
         result.add(events, told, found)
         if found:
-            self.keep(directory)
+            self.keep(directory, *(file for node in cluster.nodes for file in node.save_state()))
         shutil.rmtree(directory)
 
     @contextlib.contextmanager
