@@ -182,7 +182,6 @@ impl Cluster {
     ///
     /// # Panics
     /// When the link has been used for a cluster before.
-    #[must_use]
     pub fn over(
         node: Arc<Node>,
         link: Arc<Link>,

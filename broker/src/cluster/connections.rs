@@ -35,6 +35,9 @@ pub trait Connections: Send + Sync + 'static {
     /// Sends the heartbeats that wait: see [`Peers::flush_heartbeats`].
     fn flush_heartbeats(&self);
 
+    /// Looks whether the processes of the other brokers exist: see [`Peers::look`].
+    fn look(&self) -> BoxFuture<'_, ()>;
+
     /// See [`Peers::request`].
     ///
     /// # Errors
@@ -71,6 +74,10 @@ impl Connections for Peers {
 
     fn flush_heartbeats(&self) {
         Self::flush_heartbeats(self);
+    }
+
+    fn look(&self) -> BoxFuture<'_, ()> {
+        Box::pin(Self::look(self))
     }
 
     fn request(&self, to: BrokerId, request: Payload) -> Result<Reply, Sent> {
