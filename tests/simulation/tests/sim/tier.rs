@@ -1,5 +1,6 @@
-//! The tier of the simulated shard: leaders upload records to a bucket that is slow, fails and loses
-//! answers, and every replica removes its own records below the local start that it has applied.
+//! The tier of the simulated shard: leaders upload records to a bucket that is slow, fails and
+//! loses answers, and every replica removes its own records below the local start that it has
+//! applied.
 //!
 //! Leaders that were deposed and do not know it upload too. A put of theirs may be applied when
 //! another replica leads.
