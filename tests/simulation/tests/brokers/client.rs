@@ -101,7 +101,7 @@ impl Client {
         self.world.pause(0, 2).await;
         let (context, lanes) = self.world.entrance(broker)?;
         let frame = encode_request(1, Some(&self.name), version, request).expect("it encodes");
-        let frame = Bytes::from(frame.into_bytes()).slice(4..);
+        let frame = frame.into_bytes().slice(4..);
         let peer = self.peer(broker);
         let accepted = context.accept(&peer, frame, lanes.share());
         let (answer, answered) = oneshot::channel();
