@@ -9,8 +9,8 @@ use ropewalk_codec::metadata_request::{MetadataRequest, MetadataRequestTopic};
 use ropewalk_codec::metadata_response::{
     MetadataResponse, MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
 };
-use ropewalk_shard::{ShardId, TopicId};
 use ropewalk_shard::state::catalog::Refusal;
+use ropewalk_shard::{ShardId, TopicId};
 use tokio::time::Instant;
 
 use super::placement::{Endpoint, Placements};
