@@ -50,12 +50,8 @@ fn a_replica_whose_leader_has_ended_campaigns_within_the_turns_of_the_voters() {
 fn a_replica_whose_leader_has_ended_would_vote_for_another() {
     let mut state = State::new();
     let last = EntryId { index: 1, term: 1 };
-    let request = Body::RequestVote {
-        last,
-        committed: last,
-        is_pre_vote: true,
-        is_transfer: false,
-    };
+    let request =
+        Body::RequestVote { last, committed: last, is_pre_vote: true, is_transfer: false };
     let mut replica = following(&mut state);
     replica.step(of(3, 3, request.clone())).expect("it may ask");
     assert!(run(&mut replica, &mut state).is_empty(), "it hears its leader");
