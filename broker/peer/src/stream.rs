@@ -14,7 +14,7 @@ use crate::limits;
 const GROWTH_BYTES: usize = 16 << 10;
 
 /// A buffer grows to at most so many times the bytes that have arrived. Each growth copies them and
-/// touches new memory: by doubling, a message of 1 MiB would be copied once more as a whole.
+/// touches new memory: by doubling, a message of 1 MiB would be copied again as a whole.
 const GROWTH_FACTOR: usize = 16;
 
 /// Why a stream cannot be read.

@@ -81,7 +81,7 @@ pub struct Start {
     pub entries: Vec<StoredEntry>,
     /// Reads the payloads of `entries`.
     pub source: Box<dyn EntrySource>,
-    /// Decides the election timeouts. Replicas of a shard may have the same seed.
+    /// Decides the election timeouts. Replicas of a shard with the same seed take turns.
     pub seed: u64,
 }
 

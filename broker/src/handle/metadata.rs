@@ -32,7 +32,7 @@ pub(crate) async fn handle(
     let operations = request.include_topic_authorized_operations;
     // In version 0 an empty list requests all topics, later null does.
     let all = request.topics.as_ref().is_none_or(|t| t.is_empty() && call.version == 0);
-    let topics = if all {
+    let mut topics: Vec<_> = if all {
         let views = ctx.view.all();
         let mut describe = Describe::new(ctx, call, operations);
         views.iter().map(|view| describe.topic(view)).collect()
@@ -49,6 +49,7 @@ pub(crate) async fn handle(
         asked.into_iter().map(|topic| describe.answer(topic)).collect()
     };
     let endpoints = ctx.endpoints(&call.peer);
+    name_only_listed(&mut topics, &endpoints);
     let controller_id = ctx.controller_id(&endpoints);
     let broker = |Endpoint { id, host, port, rack }| MetadataResponseBroker {
         node_id: id,
@@ -67,6 +68,17 @@ pub(crate) async fn handle(
         response.cluster_authorized_operations = operations::CLUSTER;
     }
     Ok(response)
+}
+
+/// Removes leaders that the answer does not list. A leader may end between the two looks, and
+/// clients fail with a leader that they do not know: kafka-python raises an error.
+fn name_only_listed(topics: &mut [MetadataResponseTopic], listed: &[Endpoint]) {
+    for part in topics.iter_mut().flat_map(|topic| &mut topic.partitions) {
+        if part.leader_id >= 0 && listed.iter().all(|broker| broker.id != part.leader_id) {
+            part.leader_id = -1;
+            part.error_code = ErrorCode::LeaderNotAvailable.code();
+        }
+    }
 }
 
 /// The shards that have partitions of these topics.
@@ -184,5 +196,36 @@ impl<'a> Describe<'a> {
             isr_nodes: placed.in_sync,
             offline_replicas: placed.offline,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_names_no_leader_that_it_does_not_list() {
+        let endpoint = |id| Endpoint { id, host: "broker".into(), port: 9092, rack: None };
+        let led_by = |leader_id, error: ErrorCode| MetadataResponsePartition {
+            leader_id,
+            leader_epoch: 7,
+            error_code: error.code(),
+            ..Default::default()
+        };
+        let partitions = vec![
+            led_by(1, ErrorCode::None),
+            led_by(2, ErrorCode::None),
+            led_by(-1, ErrorCode::ListenerNotFound),
+        ];
+        let mut topics = vec![MetadataResponseTopic { partitions, ..Default::default() }];
+        name_only_listed(&mut topics, &[endpoint(1), endpoint(3)]);
+        let named = topics[0].partitions.iter().map(|part| (part.leader_id, part.error_code));
+        let expected = [
+            (1, ErrorCode::None),
+            (-1, ErrorCode::LeaderNotAvailable),
+            (-1, ErrorCode::ListenerNotFound),
+        ];
+        assert_eq!(named.collect::<Vec<_>>(), expected.map(|(id, error)| (id, error.code())));
+        assert!(topics[0].partitions.iter().all(|part| part.leader_epoch == 7));
     }
 }

@@ -1,9 +1,10 @@
-//! When a replica campaigns: after ticks without a leader, sooner when the process of its leader has
-//! ended, or at once if it is the only voter. And when a leader gives up.
+//! When a replica campaigns: after ticks without a leader, sooner when the process of its leader
+//! has ended, or at once if it is the only voter. And when a leader gives up.
 //!
 //! The voters that are left take turns in an order that all of them know, so that it is rare that
-//! two campaign at the same time and neither is elected. The order changes with the term. It is for
-//! speed only: whatever the order, a replica votes once in a term.
+//! two campaign at the same time and neither is elected: if their seeds are equal, as those of a
+//! broker are. The order changes with the term. It is for speed only: whatever the order, a replica
+//! votes once in a term.
 
 use raft::StateRole;
 
@@ -15,7 +16,7 @@ use crate::message::{Body, Message};
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ended {
     leader: u64,
-    /// Since then.
+    /// How long ago that was reported.
     ticks: usize,
 }
 
@@ -80,8 +81,8 @@ impl Engine {
 
     /// The place of this replica in the order in which the voters other than the leader campaign.
     fn turn(&self, leader: Option<u64>) -> usize {
-        let (own, term) = (self.id(), self.term());
-        let place = |voter: u64| (mix(voter.rotate_left(32) ^ term), voter);
+        let (own, draw) = (self.id(), self.seed ^ self.term());
+        let place = |voter: u64| (mix(voter.rotate_left(32) ^ draw), voter);
         let voters = self.members.voters.iter().copied();
         let others = voters.filter(|voter| *voter != own && Some(*voter) != leader);
         others.filter(|voter| place(*voter) < place(own)).count()
