@@ -25,7 +25,14 @@ fn retries_at_a_new_leader(seed: u64, mutation: Option<Mutation>) -> Result<(), 
                 world.run_for(500 * MS);
                 world.start(leader);
             }
-            1 => world.event(leader, Event::Transfer(others[0])),
+            1 => {
+                // The new leader knows earlier batches from its snapshot alone.
+                world.checkpoint(others[0]);
+                world.crash(others[0]);
+                world.start(others[0]);
+                world.run_for(500 * MS);
+                world.event(leader, Event::Transfer(others[0]));
+            }
             2 => world.pause(leader, 2 * SECOND),
             _ => {
                 // It is alone with what it takes from now on.
