@@ -10,9 +10,9 @@
 //!
 //! The arguments are the transport, the bytes of a message or a request, and the seconds. Both
 //! transports use TLS 1.3 with certificates on both sides, and a runtime of two threads on each
-//! side. With QUIC the messages take the append lane of this crate, in the streams of twelve shards.
-//! With TLS they follow each other on one connection, each after its length, as Kafka's replication
-//! does.
+//! side. With QUIC the messages take the append lane of this crate, in the streams of twelve
+//! shards. With TLS they follow each other on one connection, each after its length, as Kafka's
+//! replication does.
 
 use std::collections::BTreeMap;
 use std::env::args;
