@@ -394,6 +394,7 @@ const WATCHED_SPAWNS: &[(&str, usize, &str)] = &[
     ("broker/wal/src/writer.rs", 1, "the body runs in the guard, which reports its end"),
     ("broker/src/handle/deadline.rs", 1, "its panic is resumed in the request that waits for it"),
     ("broker/src/handle.rs", 1, "it waits for an answer and gives back memory, nothing else"),
+    ("broker/src/handle/fetch/cold.rs", 1, "its panic is the outcome that its fetch gets"),
     ("broker/src/tier/remote.rs", 1, "its panic is the result that its caller waits for"),
     ("broker/peer/src/tasks.rs", 1, "who owns the set closes the connection or ends the service"),
     ("broker/src/boot/raft_runtime.rs", 1, "its callers pass tasks that the supervisor observes"),
