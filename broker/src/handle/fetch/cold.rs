@@ -1,9 +1,9 @@
 //! Records of a fetch that are in the bucket only.
 //!
-//! They are read in tasks of their own, each of which wakes its fetch. Meanwhile the fetch waits for
-//! the other partitions as well, and is answered as soon as there is enough, or at the end of its
-//! wait, without the records that are not here yet. The bucket's reader keeps what it has read, so
-//! that the next fetch has them.
+//! They are read in tasks of their own, each of which wakes its fetch. Meanwhile the fetch waits
+//! for the other partitions as well, and is answered as soon as there is enough, or at the end of
+//! its wait, without the records that are not here yet. The bucket's reader keeps what it has read,
+//! so that the next fetch has them.
 //!
 //! # Invariants
 //!
@@ -55,7 +55,7 @@ pub(super) struct ColdRecords {
 /// What is read from the bucket, and who waits for it.
 #[derive(Debug)]
 pub(super) struct ColdRequest {
-    /// The partition.
+    /// The partition that is read.
     pub(super) partition: PartitionId,
     /// The offsets that the bucket has.
     pub(super) range: RemoteRange,

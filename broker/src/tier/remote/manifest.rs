@@ -15,9 +15,9 @@ use crate::tier::convert;
 /// An object, or a page that lists objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Entry {
-    /// An object.
+    /// An object with records.
     Object(ObjectRef),
-    /// A page.
+    /// A page of the manifest.
     Page(PageRef),
 }
 
