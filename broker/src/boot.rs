@@ -52,6 +52,8 @@ mod raft_runtime;
 mod join;
 mod registration;
 mod open;
+pub mod inside;
+pub mod surroundings;
 
 use bind::{
     BoundListener, admin_endpoint, bind, bind_all, broker_info, local_address, peer_addresses,
@@ -62,6 +64,7 @@ use raft_runtime::RaftRuntime;
 use registration::Registration;
 use round_metrics::RoundMetrics;
 use status::Status;
+use surroundings::StoreOptions;
 
 /// Shards of a new cluster, without the catalog shard.
 const SHARDS: u32 = 24;
@@ -180,6 +183,7 @@ impl Broker {
             status: Arc::clone(&status),
             supervisor: supervisor.clone(),
             others,
+            store: StoreOptions::default(),
         };
         let mut opened = parts.open(start.format, start.on_fatal).await?;
         peer_metrics.set(&opened.cluster);
@@ -300,7 +304,7 @@ async fn others(
     };
     let listen = peer_addresses(&peers).await?;
     let info = broker_info(settings, bound, admin, (&peers, listen));
-    Ok(Some(Others { settings: peers, listen, info }))
+    Ok(Some(Others { settings: peers, listen, info, network: None }))
 }
 
 fn known_broker(settings: &Settings, bound: &[BoundListener]) -> KnownBroker {

@@ -46,6 +46,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 pub mod directory;
 pub mod report;
 pub mod wire;
+pub mod connections;
 mod entrance;
 mod last_leaders;
 mod hand_over;
@@ -54,6 +55,7 @@ mod link;
 pub mod metrics;
 mod remote;
 mod service;
+pub use connections::Connections;
 pub use directory::{Directory, KnownBroker, ListedBroker, ListedReplica};
 pub use entrance::Entrance;
 pub use leaders::{ALIVE_MAX, Leader, Seen};
@@ -109,6 +111,16 @@ pub struct Options {
     pub peers: ropewalk_peer::Options,
 }
 
+/// Connections to the other brokers that are open.
+pub struct Connected {
+    /// Number of this start of the broker.
+    pub incarnation: u64,
+    /// Sends to the other brokers.
+    pub connections: Arc<dyn Connections>,
+    /// Serves the connections.
+    pub run: connections::Run,
+}
+
 /// The cluster as this broker sees it.
 #[derive(Debug)]
 pub struct Cluster {
@@ -156,10 +168,29 @@ impl Cluster {
     /// When the link has been used for a cluster before.
     pub fn open(options: Options) -> Result<(Arc<Self>, Service), OpenError> {
         let Options { node, link, own, peers } = options;
-        let own = Arc::new(own);
         let incarnation = peers.incarnation;
         let (peers, connections) = ropewalk_peer::Peers::open(peers, Arc::clone(&link) as _)?;
-        link.connect(&node, peers.clone());
+        let connected = Connected {
+            incarnation,
+            connections: Arc::new(peers),
+            run: Box::pin(connections.run()),
+        };
+        Ok(Self::over(node, link, own, connected))
+    }
+
+    /// Like [`Self::open`], with connections that are open and give what arrives to the link.
+    ///
+    /// # Panics
+    /// When the link has been used for a cluster before.
+    pub fn over(
+        node: Arc<Node>,
+        link: Arc<Link>,
+        own: KnownBroker,
+        connected: Connected,
+    ) -> (Arc<Self>, Service) {
+        let Connected { incarnation, connections: peers, run: connections } = connected;
+        let own = Arc::new(own);
+        link.connect(&node, Arc::clone(&peers));
         let remote = Arc::new(Remote {
             node: Arc::clone(&node),
             own: Arc::clone(&own),
@@ -176,7 +207,7 @@ impl Cluster {
         remote.refresh();
         let files = remote.link.take_files_queue();
         let service = Service { remote: Arc::clone(&remote), connections, files };
-        Ok((Arc::new(Self::new(node, own, Some(remote))), service))
+        (Arc::new(Self::new(node, own, Some(remote))), service)
     }
 
     /// Adds brokers to connect to that the catalog of this broker may not list yet. The catalog's
@@ -199,7 +230,7 @@ impl Cluster {
     /// if the broker is alone.
     #[must_use]
     pub fn local_addr(&self, class: Class) -> Option<SocketAddr> {
-        self.remote.as_ref()?.peers.local_addr(class).ok()
+        self.remote.as_ref()?.peers.local_addr(class)
     }
 
     /// Ends the connections to the other brokers, and with them the [`Service`].

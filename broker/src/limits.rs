@@ -281,8 +281,14 @@ pub const ENTRY_PARTITIONS_MAX: usize = 10_000;
 pub const FETCH_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Longest wait of a refused Produce for a leader that it can name. A transfer of leadership takes
-/// milliseconds. A broker that was cut off waits in vain, for less than the others need to elect.
-pub const LEADER_HINT_WAIT_MAX: Duration = Duration::from_secs(1);
+/// milliseconds, and an election after the end of a process less than this. A broker that was cut
+/// off waits in vain.
+pub const LEADER_HINT_WAIT_MAX: Duration = Duration::from_millis(500);
+
+/// How long a request for metadata waits at most until the leaders of its topics are known: while
+/// the process of a leader has ended, the others elect the next one in less. Later requests of the
+/// connection wait with it.
+pub const LEADER_KNOWN_WAIT_MAX: Duration = Duration::from_millis(500);
 
 /// Most partitions of one fetch session. A fetch of more is answered without a session.
 pub const FETCH_SESSION_PARTITIONS_MAX: usize = 10_000;

@@ -23,6 +23,8 @@ PROCESSES = multiprocessing.get_context("spawn")
 MEMBERS = {"member-librdkafka": clients.consume_in_group, "member-kafka-python": clients.consume_with_kafka_python}
 # Each of so many partitions gets a record of each writer every 20 ms: less than a pause that is measured.
 REST_S = 0.02
+# The one that gives records up has one of each partition on its way.
+IMPATIENT_REST_S = 0.1
 # Until every client goes on in every partition.
 GO_ON_S_MAX = 60
 # Until records that no client reads are written.
@@ -104,7 +106,8 @@ class Load:
         if self.franz_go:
             writers.append(("franz-go", clients.write_with_franz_go, (self.franz_go,), {}))
         for name, write, first, options in writers:
-            pace = clients.Pace(self.partitions, REST_S * self.partitions / PARTITIONS)
+            rest_s = IMPATIENT_REST_S if name == "impatient" else REST_S
+            pace = clients.Pace(self.partitions, rest_s * self.partitions / PARTITIONS)
             options |= {"pace": pace, "progress": self.progress_of(name)}
             file = self.directory / f"{name}.history"
             arguments = (*first, self.cluster.bootstrap, self.topic, self.partitions, name, file, self.stop)

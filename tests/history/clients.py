@@ -5,6 +5,7 @@ Each function runs in a process of its own, until `stop` is set.
 
 import collections
 import json
+import logging
 import subprocess
 import sys
 import threading
@@ -34,11 +35,16 @@ def named(topic, partition):
 
 
 def write_with_librdkafka(bootstrap, topic, partitions, name, path, stop, codec="none", pace=Pace(50, 0.002), progress=None):
+    """Beside the history is a file that says when librdkafka waits for outstanding requests and begins a new producer
+    epoch: a batch of the old epoch that it sends again in the new one cannot be recognized as a duplicate."""
+    log, file = logging.Logger(name), logging.FileHandler(f"{path}.log")
+    file.setFormatter(logging.Formatter("%(created).3f %(message)s"))
+    log.addHandler(file)
     producer = Producer({
         "bootstrap.servers": bootstrap, "enable.idempotence": True, "acks": "all", "linger.ms": 2,
-        "compression.type": codec, "message.timeout.ms": PATIENCE_MS, "log_level": 0, "reconnect.backoff.max.ms": 200,
-        "queue.buffering.max.messages": 2000,
-    })
+        "compression.type": codec, "message.timeout.ms": PATIENCE_MS, "reconnect.backoff.max.ms": 200,
+        "queue.buffering.max.messages": 2000, "log_level": 7, "debug": "eos",
+    }, logger=log)
     with Recorder(path, name, progress) as recorder:
         unanswered = {}
 

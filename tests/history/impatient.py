@@ -5,6 +5,9 @@ was not written: confluent-kafka does not pass that status on, so its librdkafka
 |---|---|---|
 | NOT_PERSISTED | fail | it is nowhere |
 | POSSIBLY_PERSISTED | info, with `possibly_persisted` | it is at one offset or at none |
+
+librdkafka begins a new producer epoch after it has given a record up, and sends what else is on its way again in the new
+epoch: no broker can recognize that. Therefore each partition has a producer of its own, with one record on its way.
 """
 
 import ctypes
@@ -112,8 +115,9 @@ class Producer:
 
 def write_impatiently(bootstrap, topic, partitions, name, path, stop, pace=Pace(50, 0.002), progress=None):
     settings = {
-        "bootstrap.servers": bootstrap, "enable.idempotence": "true", "linger.ms": 2, "message.timeout.ms": PATIENCE_MS,
+        "bootstrap.servers": bootstrap, "enable.idempotence": "true", "linger.ms": 0, "message.timeout.ms": PATIENCE_MS,
         "log_level": 0, "reconnect.backoff.max.ms": 200, "queue.buffering.max.messages": 2000,
+        "max.in.flight": 1, "batch.num.messages": 1,
     }
     with Recorder(path, name, progress) as recorder:
         unanswered = {}
@@ -122,18 +126,19 @@ def write_impatiently(bootstrap, topic, partitions, name, path, stop, pace=Pace(
             partition, began = unanswered.pop(value)
             recorder.write("send", began, partition=named(topic, partition), value=value, **outcome_of(error, status, offset))
 
-        producer, sequence = Producer(settings, topic, answered), 0
+        producers, sequence = [Producer(settings, topic, answered) for _ in range(partitions)], 0
         while not stop.is_set():
             value, partition = f"{name}:{sequence}", sequence % partitions
             unanswered[value] = (partition, now())
-            if producer.produce(partition, value):
+            if producers[partition].produce(partition, value):
                 sequence += 1
             else:
                 del unanswered[value]
-                producer.poll(0.05)
-            producer.poll(0)
+                producers[partition].poll(0.05)
+            producers[partition].poll(0)
             if sequence % pace.records == 0:
                 time.sleep(pace.rest_s)
-        producer.flush(LAST_ANSWERS_S)
+        for producer in producers:
+            producer.flush(LAST_ANSWERS_S)
         if unanswered:
             sys.exit(f"{name}: {len(unanswered)} records had no answer {LAST_ANSWERS_S} s after the end of the load")

@@ -6,8 +6,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
-use std::thread::{self, JoinHandle, Thread};
 use std::time::Duration;
 use std::{fmt, io};
 
@@ -15,6 +13,7 @@ use ropewalk_store::checkpoint::Checkpointer;
 use ropewalk_store::clean::Cleaner;
 use ropewalk_store::flush::Flusher;
 use ropewalk_store::work::{Next, WorkError};
+use ropewalk_thread::{self as thread, JoinHandle, Thread};
 
 use crate::supervision::{self, Failure, Supervisor, Task};
 
@@ -75,7 +74,7 @@ type Order<W> = Box<dyn FnOnce(&mut W) + Send>;
 /// A running thread. Dropping it stops the thread after the current step.
 pub(crate) struct Background<W> {
     stop: Arc<AtomicBool>,
-    orders: mpsc::Sender<Order<W>>,
+    orders: thread::Sender<Order<W>>,
     thread: Option<JoinHandle<Option<W>>>,
     clock_ms: fn() -> i64,
 }
@@ -98,23 +97,21 @@ impl<W: Worker> Background<W> {
     ) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
-        let (orders, given) = mpsc::channel();
+        let (orders, given) = thread::channel::<Order<W>>();
         let supervisor = supervisor.clone();
         let body = move || {
             worker.run_by(thread::current());
             run(&mut worker, &given, clock_ms, &stopped)?;
             Ok(worker)
         };
-        let thread = thread::Builder::new()
-            .name(W::TASK.name.to_owned())
-            .spawn(move || supervisor.run(W::TASK, body))?;
+        let thread = thread::spawn(W::TASK.name, move || supervisor.run(W::TASK, body))?;
         Ok(Self { stop, orders, thread: Some(thread), clock_ms })
     }
 
     /// Lets the thread carry out `order` between two steps. Orders are carried out one after the
     /// other. The thread may have ended: then the process is about to.
     pub(crate) fn order(&self, order: impl FnOnce(&mut W) + Send + 'static) {
-        let _ = self.orders.send(Box::new(order));
+        self.orders.send(Box::new(order));
         if let Some(thread) = &self.thread {
             thread.thread().unpark();
         }
@@ -122,10 +119,10 @@ impl<W: Worker> Background<W> {
 
     /// Like [`Self::order`], and waits until it is carried out. Blocks.
     pub(crate) fn order_and_wait(&self, order: impl FnOnce(&mut W) + Send + 'static) {
-        let (done, is_done) = mpsc::sync_channel(1);
+        let (done, is_done) = thread::channel();
         self.order(move |worker| {
             order(worker);
-            let _ = done.send(());
+            done.send(());
         });
         // The sender is dropped if the thread has ended.
         let _ = is_done.recv();
@@ -165,7 +162,7 @@ impl Background<Checkpointer> {
 /// Carries out orders and calls `step` until stopped, or until a final error.
 fn run<W: Worker>(
     worker: &mut W,
-    orders: &mpsc::Receiver<Order<W>>,
+    orders: &thread::Receiver<Order<W>>,
     clock_ms: fn() -> i64,
     stop: &AtomicBool,
 ) -> Result<(), Failure> {

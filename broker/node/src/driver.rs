@@ -104,6 +104,9 @@ pub struct DriverContext {
     pub clock_ms: fn() -> i64,
     /// Set to `true` to end the task.
     pub stop: watch::Receiver<bool>,
+    /// All shards of a broker tick at the same times, in multiples of a tick from here on: their
+    /// heartbeats share frames, and an idle broker is woken once for all.
+    pub ticks_from: Instant,
 }
 
 /// The owner of one replica.
@@ -230,8 +233,7 @@ impl Driver {
 
     async fn serve(&mut self) -> Result<(), Failure> {
         let mut inputs = Vec::new();
-        let mut ticks = tokio::time::interval(Duration::from_millis(TICK_MS));
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut ticks = ticks(self.context.ticks_from);
         let mut stop = self.context.stop.clone();
         // Kept from turn to turn, because each wait registers in a list that all drivers share.
         let mut stopped = pin!(async move { drop(stop.wait_for(|stop| *stop).await) });
@@ -333,6 +335,10 @@ impl Driver {
             }
             Input::Transfer(to) => {
                 self.event(Event::Transfer(to));
+                return;
+            }
+            Input::Ended(replica) => {
+                self.event(Event::Ended(replica));
                 return;
             }
             Input::Lacks { last, done } => {
@@ -460,6 +466,13 @@ impl Driver {
             Effect::Committed { .. } | Effect::GroupChanged(_) | Effect::TierChanged(_) => {}
         }
     }
+}
+
+/// The ticks of the engine's clock. A tick that is late is one tick.
+fn ticks(from: Instant) -> tokio::time::Interval {
+    let mut ticks = tokio::time::interval_at(from, Duration::from_millis(TICK_MS));
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    ticks
 }
 
 /// Why an error of the WAL ends a driver.

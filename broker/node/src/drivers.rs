@@ -37,6 +37,9 @@ use crate::supervision::{self, Supervisor};
 /// The number of tasks that the drivers of a broker share: one for every two processors, because
 /// connections need the others.
 pub(crate) fn task_count() -> usize {
+    if ropewalk_thread::is_simulated() {
+        return 1;
+    }
     let processors = thread::available_parallelism().map_or(1, NonZero::get);
     (processors / 2).clamp(1, limits::DRIVER_TASKS_MAX)
 }

@@ -20,7 +20,7 @@ use ropewalk_store::PartitionLog;
 use ropewalk_store::checkpoint::{Capture, Source};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::limits;
+use crate::{blocking, limits};
 
 mod input;
 mod members;
@@ -325,6 +325,12 @@ impl ShardHandle {
         self.send(Input::Transfer(to));
     }
 
+    /// Reports that the process of another replica has ended: see
+    /// [`Engine::ended`](ropewalk_shard::engine::Engine::ended).
+    pub fn ended(&self, replica: u64) {
+        self.send(Input::Ended(replica));
+    }
+
     /// Whether a snapshot that includes the entry `last` may replace the log of this replica: see
     /// [`Replica::lacks`](ropewalk_shard::replica::Replica::lacks). Blocks until the driver has
     /// answered; false if it has ended.
@@ -332,7 +338,7 @@ impl ShardHandle {
     pub fn lacks(&self, last: EntryId) -> bool {
         let (done, answer) = oneshot::channel();
         self.send(Input::Lacks { last, done });
-        answer.blocking_recv().unwrap_or(false)
+        blocking::wait(answer).unwrap_or(false)
     }
 
     /// Ends the driver, and waits for it. Open calls are answered as at a stop of the broker.
@@ -340,7 +346,7 @@ impl ShardHandle {
     pub(crate) fn close(&self) -> Option<HardState> {
         let (done, ended) = oneshot::channel();
         self.send(Input::Close { if_lacks: None, done });
-        ended.blocking_recv().ok()
+        blocking::wait(ended).ok()
     }
 
     /// Like [`Self::close`], but only if a snapshot that includes the entry `last` may replace the
@@ -349,7 +355,7 @@ impl ShardHandle {
     pub fn close_if_lacks(&self, last: EntryId) -> Option<HardState> {
         let (done, ended) = oneshot::channel();
         self.send(Input::Close { if_lacks: Some(last), done });
-        ended.blocking_recv().ok()
+        blocking::wait(ended).ok()
     }
 
     /// Raft id of the replica; `None` before its driver first ran.
@@ -389,7 +395,7 @@ impl ShardHandle {
     pub fn capture(&self) -> Result<Capture, ProposeError> {
         let (done, answer) = oneshot::channel();
         self.send(Input::Capture { done });
-        answer.blocking_recv().map_err(|_| ProposeError::Stopped)
+        blocking::wait(answer).map_err(|_| ProposeError::Stopped)
     }
 
     fn send(&self, input: Input) {

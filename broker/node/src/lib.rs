@@ -7,6 +7,7 @@
 
 pub mod limits;
 pub mod supervision;
+pub mod blocking;
 pub mod handle;
 pub mod sends;
 pub mod peers;

@@ -30,9 +30,9 @@ use ropewalk_store::work::WorkError;
 use ropewalk_wal::{Answers, Guard, RoundReport, WalHandle, Writer};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::drivers;
 use crate::error::NodeError;
 use crate::handle::{Halt, Observer, ShardHandle};
 use crate::pace;
@@ -41,6 +41,7 @@ use crate::sends::Sends;
 use crate::shards::{Parts, Shards};
 use crate::supervision::{self, Failure, OnFatal, StopGuard, Supervisor};
 use crate::transfers::{self, TransferHandle, TransferOrders};
+use crate::{blocking, drivers};
 
 /// Receives the report of each round of the write-ahead log. It must not block, because the log's
 /// thread calls it.
@@ -145,6 +146,7 @@ impl Node {
             transfers: orders.clone(),
             clock_ms: options.clock_ms,
             stop: stopped,
+            ticks_from: Instant::now(),
             supervisor: supervisor.clone(),
         };
         let known = opened.replicas.iter().map(|found| found.shard);
@@ -343,7 +345,7 @@ impl Node {
         let Some(mut running) = self.running.lock().take() else { return };
         self.supervisor.stop();
         let (shards, transfers) = (Arc::clone(&self.shards), running.transfers);
-        let stopped = tokio::task::spawn_blocking(move || {
+        let stopped = blocking::start(move || {
             // It may be installing files, with the workers.
             drop(transfers);
             shards.stop_workers()
@@ -358,7 +360,7 @@ impl Node {
         let _ = running.stop.send(true);
         while running.drivers.join_next().await.is_some() {}
         let wal = self.wal.clone();
-        if let Err(error) = tokio::task::spawn_blocking(move || wal.close()).await {
+        if let Err(error) = blocking::start(move || wal.close()).await {
             warn!(%error, "stopping the write-ahead log failed");
         }
         info!("node stopped");

@@ -26,6 +26,7 @@ use ropewalk_store::work::WorkError;
 use ropewalk_store::{PartitionLog, PartitionLogs, Store};
 use ropewalk_wal::{HardState, WalHandle};
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 use crate::background::Background;
 use crate::driver::{Driver, DriverContext};
@@ -48,6 +49,7 @@ pub(crate) struct Parts {
     pub(crate) transfers: TransferOrders,
     pub(crate) clock_ms: fn() -> i64,
     pub(crate) stop: watch::Receiver<bool>,
+    pub(crate) ticks_from: Instant,
     pub(crate) supervisor: Supervisor,
 }
 
@@ -269,6 +271,7 @@ impl Shards {
             observer: Arc::clone(&parts.observer),
             clock_ms: parts.clock_ms,
             stop: parts.stop.clone(),
+            ticks_from: parts.ticks_from,
         };
         let driver = Driver::new(Arc::clone(&shard), queue, replica, context);
         let closed = Arc::clone(&shard);

@@ -3,8 +3,6 @@
 //! Everything reaches it as an order, so that neither a driver nor the network waits for a file.
 
 use std::sync::Arc;
-use std::sync::mpsc;
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use std::{fmt, io};
 
@@ -14,6 +12,7 @@ use ropewalk_store::transfer::message::{Body, Message};
 use ropewalk_store::transfer::{Options, Position, Receiver, Source};
 use ropewalk_store::work::{Next, WorkError};
 use ropewalk_store::{PartitionLog, Store, destroy, destroyed};
+use ropewalk_thread::{self as thread, JoinHandle, RecvError, RecvTimeoutError};
 use ropewalk_wal::{HardState, WalHandle};
 use tokio::sync::oneshot;
 
@@ -36,17 +35,17 @@ enum Order {
 
 /// Gives orders to the thread. Without the thread nothing happens.
 #[derive(Debug, Clone)]
-pub struct TransferOrders(mpsc::Sender<Order>);
+pub struct TransferOrders(thread::Sender<Order>);
 
 /// What the thread takes: see [`spawn`].
 #[derive(Debug)]
-pub struct Orders(mpsc::Receiver<Order>);
+pub struct Orders(thread::Receiver<Order>);
 
 impl TransferOrders {
     /// The giver and the taker of orders.
     #[must_use]
     pub fn new() -> (Self, Orders) {
-        let (give, take) = mpsc::channel();
+        let (give, take) = thread::channel();
         (Self(give), Orders(take))
     }
 
@@ -80,7 +79,7 @@ impl TransferOrders {
 
     fn give(&self, order: Order) {
         // The thread may have ended.
-        let _ = self.0.send(order);
+        self.0.send(order);
     }
 }
 
@@ -149,8 +148,8 @@ pub(crate) fn spawn<S: Shards>(
         context,
     };
     let body = move || transfers.run(&taken.0);
-    let thread = thread::Builder::new().name(supervision::TRANSFERS.name.to_owned());
-    let thread = thread.spawn(move || supervisor.run(&supervision::TRANSFERS, body))?;
+    let task = &supervision::TRANSFERS;
+    let thread = thread::spawn(task.name, move || supervisor.run(task, body))?;
     Ok(TransferHandle { orders, thread: Some(thread) })
 }
 
@@ -161,7 +160,7 @@ struct Transfers<S> {
 }
 
 impl<S: Shards> Transfers<S> {
-    fn run(&mut self, orders: &mpsc::Receiver<Order>) -> Result<(), Failure> {
+    fn run(&mut self, orders: &thread::Receiver<Order>) -> Result<(), Failure> {
         let mut next = Next::Wait;
         loop {
             let is_busy = self.source.transfers() > 0 || !self.receiver.shards().is_empty();
@@ -169,13 +168,13 @@ impl<S: Shards> Transfers<S> {
                 let wait = if next == Next::Now { Duration::ZERO } else { STEP };
                 match orders.recv_timeout(wait) {
                     Ok(order) => Some(order),
-                    Err(mpsc::RecvTimeoutError::Timeout) => None,
-                    Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(()),
+                    Err(RecvTimeoutError::Timeout) => None,
+                    Err(RecvTimeoutError::Disconnected) => return Ok(()),
                 }
             } else {
                 match orders.recv() {
                     Ok(order) => Some(order),
-                    Err(mpsc::RecvError) => return Ok(()),
+                    Err(RecvError) => return Ok(()),
                 }
             };
             for order in first.into_iter().chain(orders.try_iter()).take(ORDERS_AT_ONCE) {

@@ -1,12 +1,14 @@
 //! Sends append messages from one process to another, over QUIC as brokers do, or over TLS on TCP,
-//! and prints megabytes per second and the processor time of each side.
+//! and prints megabytes per second and the processor time of each side. Or sends heartbeats beside
+//! requests that fill the bulk lane in both directions, and prints the time until their answers.
 //!
 //! ```sh
 //! cargo run --release -p ropewalk-peer --example throughput -- quic 1048576 5
 //! cargo run --release -p ropewalk-peer --example throughput -- tls 65536 5
+//! cargo run --release -p ropewalk-peer --example throughput -- heartbeats 1048576 5
 //! ```
 //!
-//! The arguments are the transport, the bytes of a message and the seconds. Both transports use TLS
+//! The arguments are the transport, the bytes of a message or a request, and the seconds. Both transports use TLS
 //! 1.3 with certificates on both sides, and a runtime of two threads on each side. With QUIC the
 //! messages take the append lane of this crate, in the streams of twelve shards. With TLS they
 //! follow each other on one connection, each after its length, as Kafka's replication does.
@@ -19,7 +21,7 @@ use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -45,6 +47,8 @@ const RECEIVER: i32 = 2;
 const SHARDS: u32 = 12;
 /// Threads of the runtime of each side, as in a broker.
 const THREADS: usize = 2;
+/// Requests of the bulk lane under way: as many as a broker answers at once, within its bound.
+const REQUESTS: usize = 5;
 /// Ticks of `/proc/PID/stat` in a second.
 const TICKS: f64 = 100.0;
 
@@ -58,7 +62,7 @@ fn main() -> Result<(), Failure> {
             send(transport, Path::new(directory), &ports, bytes.parse()?, seconds)
         }
         [transport, bytes, seconds] => compare(transport, bytes, seconds),
-        _ => Err("usage: throughput quic|tls MESSAGE_BYTES SECONDS".into()),
+        _ => Err("usage: throughput quic|tls|heartbeats MESSAGE_BYTES SECONDS".into()),
     }
 }
 
@@ -95,9 +99,10 @@ fn receive(transport: &str, directory: &Path) -> Result<(), Failure> {
     let meter = Arc::new(Mutex::new(Received::default()));
     let runtime = runtime()?;
     let _entered = runtime.enter();
-    if transport == "quic" {
-        let (peers, service) =
-            Peers::open(options(RECEIVER, directory), Arc::new(Counter(meter.clone())))?;
+    let counter = Arc::new(Counter { received: meter.clone(), ..Counter::default() });
+    if transport != "tls" {
+        let (peers, service) = Peers::open(options(RECEIVER, directory), counter.clone())?;
+        let _ = counter.peers.set(peers.clone());
         let ports = Class::ALL.map(|class| peers.local_addr(class).map(|address| address.port()));
         let [one, two] = ports;
         println!("{},{}", one?, two?);
@@ -112,6 +117,9 @@ fn receive(transport: &str, directory: &Path) -> Result<(), Failure> {
     }
     // The input ends when the sender has.
     let _ = std::io::stdin().read(&mut [0])?;
+    if transport == "heartbeats" {
+        return Ok(());
+    }
     let received = *meter.lock().map_err(|_| "a receiver panicked")?;
     let (Some(first), Some(last)) = (received.first, received.last) else {
         return Err("nothing was received".into());
@@ -148,12 +156,15 @@ fn send(
     let runtime = runtime()?;
     let _entered = runtime.enter();
     let sent = match (transport, ports) {
-        ("quic", [one, two]) => {
-            let inbox = Arc::new(Counter(Arc::default()));
-            let (peers, service) = Peers::open(options(SENDER, directory), inbox)?;
+        ("quic" | "heartbeats", [one, two]) => {
+            let inbox = Arc::new(Counter::default());
+            let (peers, service) = Peers::open(options(SENDER, directory), inbox.clone())?;
             let address = PeerAddress { host: "127.0.0.1".to_owned(), ports: [*one, *two] };
             peers.set_peers(&BTreeMap::from([(BrokerId(RECEIVER), address)]));
             runtime.spawn(service.run());
+            if transport == "heartbeats" {
+                return compare_heartbeats(&peers, &inbox, bytes, time);
+            }
             let sent = send_quic(&peers, bytes, time);
             // What is acknowledged by QUIC has arrived: the queue is empty before that.
             std::thread::sleep(Duration::from_millis(200));
@@ -193,6 +204,69 @@ fn send_quic(peers: &Peers, bytes: usize, time: Duration) -> usize {
         std::thread::sleep(Duration::from_millis(1));
     }
     sent
+}
+
+/// Heartbeats alone, and beside a bulk lane that is full in both directions.
+fn compare_heartbeats(
+    peers: &Peers,
+    inbox: &Counter,
+    bytes: usize,
+    time: Duration,
+) -> Result<(), Failure> {
+    while peers.figures().iter().any(|peer| !Class::ALL.iter().all(|c| peer.link(*c).is_connected))
+    {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    send_heartbeats(peers, inbox, "nothing", time)?;
+    let answered = Arc::new(Mutex::new(0));
+    for _ in 0..REQUESTS {
+        let (peers, answered) = (peers.clone(), answered.clone());
+        tokio::spawn(async move {
+            let request = Bytes::from(vec![7; bytes]);
+            while let Ok(reply) = peers.request(BrokerId(RECEIVER), request.clone()) {
+                let Ok(answer) = reply.await else { return };
+                if let Ok(mut answered) = answered.lock() {
+                    *answered += answer.len();
+                }
+            }
+        });
+    }
+    send_heartbeats(peers, inbox, "a full bulk lane", time)?;
+    let answered = *answered.lock().map_err(|_| "a request panicked")? as f64;
+    println!("bulk: {:.0} MB/s in each direction", answered / 1e6 / time.as_secs_f64());
+    Ok(())
+}
+
+/// Sends a heartbeat every few milliseconds, and prints the times until the answers.
+fn send_heartbeats(
+    peers: &Peers,
+    inbox: &Counter,
+    beside: &str,
+    time: Duration,
+) -> Result<(), Failure> {
+    let (start, mut took) = (Instant::now(), Vec::new());
+    while start.elapsed() < time {
+        let sent = Instant::now();
+        let number = u64::try_from(took.len())?;
+        let context = Bytes::copy_from_slice(&number.to_le_bytes());
+        let body = Body::Heartbeat { commit: 0, context };
+        let heartbeat = Message { from: 1, to: 2, term: 1, body };
+        let taken = peers.send(BrokerId(RECEIVER), ShardId(1), HistoryId(0), &heartbeat);
+        if taken != Sent::Taken {
+            return Err("a heartbeat was not taken".into());
+        }
+        while *inbox.answered.lock().map_err(|_| "it panicked")? != Some(number) {
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        took.push(sent.elapsed().as_secs_f64() * 1e3);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    *inbox.answered.lock().map_err(|_| "it panicked")? = None;
+    took.sort_by(f64::total_cmp);
+    let at = |share: f64| took[((took.len() - 1) as f64 * share) as usize];
+    let (p50, p99, max) = (at(0.5), at(0.99), at(1.0));
+    println!("heartbeat and answer beside {beside}: p50 {p50:.1}, p99 {p99:.1}, max {max:.1} ms");
+    Ok(())
 }
 
 async fn send_tls(
@@ -249,26 +323,48 @@ impl Received {
     }
 }
 
-/// Counts the messages of the append lane.
-struct Counter(Arc<Mutex<Received>>);
+/// Counts the messages of the append lane, and answers heartbeats and requests.
+#[derive(Default)]
+struct Counter {
+    received: Arc<Mutex<Received>>,
+    /// The number in the last answer to a heartbeat.
+    answered: Mutex<Option<u64>>,
+    peers: OnceLock<Peers>,
+}
 
 impl Inbox for Counter {
-    fn control(&self, _: BrokerId, _: ShardId, _: Bytes) {}
+    fn control(&self, from: BrokerId, shard: ShardId, message: Bytes) {
+        let Ok(message) = Message::decode(message, HistoryId(0)) else { return };
+        if let Body::Heartbeat { context, .. } = message.body {
+            let body = Body::HeartbeatResponse { commit: 0, context, is_full: false };
+            let answer = Message { from: message.to, to: message.from, term: 1, body };
+            if let Some(peers) = self.peers.get() {
+                // The sender waits in vain for one that is lost, and the run is seen to hang.
+                let _ = peers.send(from, shard, HistoryId(0), &answer);
+            }
+        } else if let Body::HeartbeatResponse { context, .. } = message.body
+            && let Ok(mut answered) = self.answered.lock()
+        {
+            *answered = context[..].try_into().ok().map(u64::from_le_bytes);
+        }
+    }
 
     fn append(&self, _: BrokerId, _: ShardId, message: Bytes) -> Delivery<'_, ()> {
-        if let Ok(mut received) = self.0.lock() {
+        if let Ok(mut received) = self.received.lock() {
             received.count(message.len());
         }
         Box::pin(async {})
     }
 
-    fn request(&self, _: BrokerId, _: Bytes) -> Delivery<'_, Option<Payload>> {
-        Box::pin(async { None })
+    fn request(&self, _: BrokerId, request: Bytes) -> Delivery<'_, Option<Payload>> {
+        Box::pin(async { Some(request.into()) })
     }
 
     fn connected(&self, _: Connected) {}
 
     fn disconnected(&self, _: BrokerId) {}
+
+    fn ended(&self, _: BrokerId) {}
 }
 
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {

@@ -33,6 +33,11 @@ pub trait Inbox: Send + Sync + 'static {
 
     /// There is no connection for messages any more: messages to the peer are lost.
     fn disconnected(&self, peer: BrokerId);
+
+    /// The process of the peer, to which there was a connection for messages, has ended: its port
+    /// is closed. Its connections end now. This is not called for each process that ends, and it
+    /// may be wrong about a peer whose packets are refused on their way.
+    fn ended(&self, peer: BrokerId);
 }
 
 /// A peer that has connected.

@@ -31,6 +31,14 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Time for the other side to read a refusal and close the connection, before this side does.
 pub const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// A connection for messages over which nothing has come for so long, or for up to twice as long, is
+/// probed. Brokers that share a shard send each other heartbeats more often.
+pub const SILENCE_MAX: Duration =
+    Duration::from_millis(shard::TICK_MS * shard::HEARTBEAT_TICKS as u64 * 3 / 4);
+
+/// Time for the refusal of a probe to arrive: several round trips inside of a region.
+pub const PROBE_TIMEOUT: Duration = Duration::from_millis(5);
+
 /// Most incoming connections of one class whose hello is not answered yet. Later ones are refused
 /// before any cryptography.
 pub const HANDSHAKES_MAX: usize = 32;

@@ -19,6 +19,7 @@ use crate::transport;
 mod append;
 mod bulk;
 mod control;
+mod presence;
 mod receive;
 
 /// What the tasks of a connection share.
@@ -56,6 +57,7 @@ pub(crate) async fn run(accepted: Accepted) -> ConnectionError {
             tasks.start(control::send(shared.clone()));
             tasks.start(append::send(shared.clone()));
             tasks.start(receive::receive(shared.clone()));
+            tasks.start(presence::watch(shared.clone()));
         }
         Class::Bulk => {
             tasks.start(bulk::send(shared.clone()));
@@ -74,6 +76,18 @@ impl Shared {
                 panic = tasks.panicked() => self.fail(&panic),
             }
         }
+    }
+
+    /// Reports that the process of the peer has ended, and closes the connections to it.
+    fn peer_ended(&self) {
+        let (peer, class) = (&self.peer, self.class);
+        if peer.is_current(class, self.id) {
+            tracing::info!(broker = peer.broker.0, "the process of the broker has ended");
+            self.local.inbox.ended(peer.broker);
+            peer.ended();
+        }
+        // A later process has taken the place of the one at the other end.
+        Close::Ended.close(&self.connection, "the process of the peer has ended");
     }
 
     /// Closes the connection because of an error of this side.

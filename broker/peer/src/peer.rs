@@ -36,6 +36,8 @@ pub(crate) enum Close {
     Failed = 6,
     /// The broker is stopping.
     Stopping = 7,
+    /// The process at the other end has ended.
+    Ended = 8,
 }
 
 impl Close {
@@ -70,6 +72,8 @@ pub(crate) struct Peer {
     /// Whether the caller has been informed of a connection for messages and not of its end. Locked
     /// before `links`.
     pub(crate) is_reported: Mutex<bool>,
+    /// Wakes the task that looks whether the process of the peer exists.
+    pub(crate) look: Notify,
     /// Wakes the task that dials a class when its connection has ended, by [`Class::index`].
     pub(crate) unlinked: [Notify; 2],
 }
@@ -106,6 +110,7 @@ impl Peer {
             counts: Default::default(),
             links: Mutex::default(),
             is_reported: Mutex::default(),
+            look: Notify::new(),
             unlinked: Default::default(),
         })
     }
@@ -227,6 +232,13 @@ impl Peer {
 
     pub(crate) fn is_linked(&self, class: Class) -> bool {
         self.links.lock().current[class.index()].is_some()
+    }
+
+    /// Closes all connections: the process of the peer has ended.
+    pub(crate) fn ended(&self) {
+        for link in self.links.lock().current.iter().flatten() {
+            Close::Ended.close(&link.connection, "the process of the peer has ended");
+        }
     }
 
     /// Closes all connections for good: the peer is not a member any more.

@@ -183,6 +183,14 @@ impl Peers {
         self.local.peers().iter().for_each(|peer| peer.control.lock().flush_heartbeats());
     }
 
+    /// Looks now whether the processes of the connected peers exist, without waiting until nothing
+    /// comes from them. Of one that has ended, the caller has [heard](Inbox::ended) when this
+    /// returns, if the network says so in time. It takes [`limits::PROBE_TIMEOUT`].
+    pub async fn look(&self) {
+        self.local.peers().iter().for_each(|peer| peer.look.notify_one());
+        tokio::time::sleep(limits::PROBE_TIMEOUT).await;
+    }
+
     /// Sends a request of the bulk lane. Dropping the returned future gives the request up.
     ///
     /// # Errors

@@ -13,6 +13,10 @@ use crate::limits;
 /// Buffers grow by at least so many bytes.
 const GROWTH_BYTES: usize = 16 << 10;
 
+/// A buffer grows to at most so many times the bytes that have arrived. Each growth copies them and
+/// touches new memory: by doubling, a message of 1 MiB would be copied once more as a whole.
+const GROWTH_FACTOR: usize = 16;
+
 /// Why a stream cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StreamError {
@@ -103,18 +107,23 @@ async fn read_array<const N: usize>(
     }
 }
 
-/// Reads `length` bytes. The buffer doubles as they arrive, and ends with exactly this capacity.
+/// Reads `length` bytes. The buffer grows as they arrive, and ends with exactly this capacity.
 async fn read_body(stream: &mut RecvStream, length: usize) -> Result<Bytes, StreamError> {
     let mut body = Vec::new();
     while body.len() < length {
         let left = length - body.len();
         let chunk = stream.read_chunk(left, true).await?.ok_or(StreamError::CutOff)?.bytes;
         if body.capacity() - body.len() < chunk.len() {
-            body.reserve_exact(body.len().max(GROWTH_BYTES).max(chunk.len()).min(left));
+            body.reserve_exact(growth(body.len(), chunk.len(), left));
         }
         body.extend_from_slice(&chunk);
     }
     Ok(body.into())
+}
+
+/// By how much a full buffer grows, when a chunk is the next of the bytes that are left.
+fn growth(arrived: usize, chunk: usize, left: usize) -> usize {
+    (arrived * (GROWTH_FACTOR - 1)).max(GROWTH_BYTES).max(chunk).min(left)
 }
 
 /// Why a frame is not written.
@@ -138,4 +147,47 @@ pub(crate) async fn write_frame(
     let mut chunks: Vec<Bytes> = [head].into_iter().chain(chunks).collect();
     stream.write_all_chunks(&mut chunks).await?;
     Ok(LENGTH_BYTES + length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The capacities that a buffer has had, and how many bytes moved with it, when a frame arrives
+    /// in chunks of equal size.
+    fn grown(length: usize, chunk: usize) -> (Vec<(usize, usize)>, usize) {
+        let (mut capacity, mut arrived, mut moved) = (0, 0, 0);
+        let mut grown = Vec::new();
+        while arrived < length {
+            let left = length - arrived;
+            let chunk = chunk.min(left);
+            if capacity - arrived < chunk {
+                moved += arrived;
+                capacity = arrived + growth(arrived, chunk, left);
+                grown.push((arrived + chunk, capacity));
+            }
+            arrived += chunk;
+        }
+        assert_eq!(capacity, length, "no memory is left over");
+        (grown, moved)
+    }
+
+    #[test]
+    fn r1_a_length_sizes_no_allocation() {
+        for chunk in [1, 1200, 6400, 70_000] {
+            for length in [1, 5000, 100_000, limits::APPEND_FRAME_BYTES_MAX] {
+                for (arrived, capacity) in grown(length, chunk).0 {
+                    let most = GROWTH_BYTES.max(GROWTH_FACTOR * arrived);
+                    assert!(capacity <= most, "{capacity} bytes for {arrived} of {length}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_large_message_is_hardly_moved_while_its_buffer_grows() {
+        let (grown, moved) = grown(1 << 20, 6400);
+        assert!(grown.len() <= 4, "{grown:?}");
+        assert!(moved <= (1 << 20) / 3, "{moved} bytes");
+    }
 }

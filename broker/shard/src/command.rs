@@ -291,8 +291,8 @@ pub(crate) fn is_append(payload: &Payload) -> bool {
     head.len() >= HEAD_LEN && head[1] == KIND_APPEND
 }
 
-/// Whether an encoded entry carries a command that frees space on the disk: it closes partitions, or
-/// raises log starts or a local start.
+/// Whether an encoded entry carries a command that frees space on the disk: it closes partitions,
+/// or raises log starts or a local start.
 pub(crate) fn frees_space(payload: &Payload) -> bool {
     match shard_command(payload) {
         [CHANGE_TIER, change, ..] => *change == SET_LOCAL_START,

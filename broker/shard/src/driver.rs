@@ -153,6 +153,7 @@ impl Core {
             Event::Sendable(replica) => self.replica.release(replica),
             Event::Change { caller, change } => self.take_change(caller, change),
             Event::Transfer(replica) => self.replica.transfer_leadership(replica),
+            Event::Ended(replica) => self.replica.ended(replica),
             Event::Compacted(index) => self.replica.compacted(index),
             Event::Tick => {
                 self.inbox.tick();

@@ -17,7 +17,7 @@
 //! - The only voter campaigns by itself once it has applied every entry that it knows to be
 //!   committed, so never on members that a later entry has changed.
 //! - The engine draws no random numbers: its election timeouts are a function of
-//!   [`Start::seed`], its id and the term.
+//!   [`Start::seed`], its id, the voters and the term.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
@@ -46,6 +46,7 @@ mod uncommitted;
 
 pub use crate::entry::{Entry, EntryId, EntryKind};
 pub use admission::MessageRejection;
+use election::Ended;
 use heard::Heard;
 use held::Held;
 pub use members::{ChangeRejection, Members, MembersChange, UnknownChange};
@@ -165,6 +166,8 @@ pub struct Engine {
     /// When the other members were last heard of.
     heard: Heard,
     held: Held,
+    /// Set for a while after the process of the leader has ended.
+    ended: Option<Ended>,
 }
 
 impl fmt::Debug for Engine {
@@ -223,6 +226,7 @@ impl Engine {
             last_freeing: last.index,
             heard: Heard::default(),
             held: Held::default(),
+            ended: None,
         };
         engine.campaign_alone();
         Ok(engine)

@@ -152,6 +152,10 @@ pub const TICK_MS: u64 = 100;
 /// Ticks without a leader before an election.
 pub const ELECTION_TICKS: usize = 10;
 
+/// Ticks between the campaigns of two voters that have lost the same leader: the first of them is
+/// elected meanwhile.
+pub const TURN_TICKS: usize = 2;
+
 /// Ticks between heartbeats.
 pub const HEARTBEAT_TICKS: usize = 2;
 

@@ -252,6 +252,13 @@ impl Replica {
         self.engine.release(replica);
     }
 
+    /// Reports that the process of another replica has ended: see [`Engine::ended`].
+    pub fn ended(&mut self, replica: u64) {
+        if !self.is_stopped {
+            self.engine.ended(replica);
+        }
+    }
+
     /// Asks `replica` to lead in place of this one. Proposals wait meanwhile.
     pub fn transfer_leadership(&mut self, replica: u64) {
         self.engine.transfer_leadership(replica);

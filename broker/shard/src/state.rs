@@ -25,8 +25,8 @@ use crate::id::{PartitionId, TopicId};
 use crate::limits;
 
 mod copy_on_write;
-pub mod partition;
 pub mod tier;
+pub mod partition;
 pub mod group;
 pub mod catalog;
 

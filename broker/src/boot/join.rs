@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ropewalk_peer::PeerAddress;
@@ -14,6 +15,7 @@ use serde_json::Value;
 use tracing::{info, warn};
 
 use super::StartError;
+use super::surroundings::Network;
 use crate::admin::client::{Answer, Client};
 use crate::admin::cluster::join::{JoinBody, JoinOutcome};
 use crate::settings::Endpoint;
@@ -34,6 +36,8 @@ pub(super) struct Join<'a> {
     pub(super) info: &'a BrokerInfo,
     /// The file with the token of the cluster, if it has one.
     pub(super) token_file: Option<PathBuf>,
+    /// The network of a simulation.
+    pub(super) network: Option<Arc<dyn Network>>,
 }
 
 /// The cluster that this broker belongs to from now on.
@@ -106,8 +110,15 @@ impl Join<'_> {
         };
         let body = JoinBody::new(self.id, self.info);
         let body = serde_json::to_value(body).expect("it is plain data");
-        let answer = Client::new(broker.clone(), token).post("/v1/cluster/brokers", &body).await;
-        let answer = answer.map_err(|error| Failure::Later(error.to_string()))?;
+        let path = "/v1/cluster/brokers";
+        let answer = match &self.network {
+            Some(network) => network.post(broker, path, &body).await,
+            None => {
+                let answer = Client::new(broker.clone(), token).post(path, &body).await;
+                answer.map_err(|error| error.to_string())
+            }
+        };
+        let answer = answer.map_err(Failure::Later)?;
         judge(broker, answer)
     }
 }

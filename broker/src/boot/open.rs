@@ -17,26 +17,26 @@ use std::time::Duration;
 use ropewalk_codec::Str;
 use ropewalk_disk::Disk;
 use ropewalk_node::supervision::{Failure, OnFatal};
-use ropewalk_node::{NoPeers, Node, NodeOptions, Peers, StartedAs};
+use ropewalk_node::{NoPeers, Node, NodeOptions, Peers, StartedAs, blocking};
 use ropewalk_peer::{CertificateFiles, PeerAddress, Started};
 use ropewalk_shard::command::FORMAT_MAX;
 use ropewalk_shard::state::catalog::BrokerInfo;
 use ropewalk_shard::{BrokerId, ShardId};
 use ropewalk_store::directory::DataDirContents;
-use ropewalk_store::{DataDir, Identity, checkpoint, recovery, transfer};
+use ropewalk_store::{DataDir, Identity};
 use tokio::time::Instant;
 use tracing::info;
 
+use super::StartError;
 use super::apply_listener::{ApplyListener, Policy};
 use super::join::{Join, Joined};
 use super::own_report::OwnReport;
 use super::raft_runtime::RaftRuntime;
 use super::round_metrics::RoundMetrics;
 use super::status::Status;
-use super::{StartError, identity};
+use super::surroundings::{Network, StoreOptions};
 use crate::admin::{self, WakeUps};
 use crate::catalog::{Reconciler, Topics, View, orphans};
-use crate::clock;
 use crate::cluster::{self, Cluster, KnownBroker, Link};
 use crate::group::{self, Coordinator};
 use crate::handle::{self, Context};
@@ -59,6 +59,8 @@ pub(super) struct Parts {
     pub(super) own: KnownBroker,
     /// How the other brokers are reached; `None` for a broker that is alone.
     pub(super) others: Option<Others>,
+    /// The bounds of the store, and its clock.
+    pub(super) store: StoreOptions,
 }
 
 /// How the other brokers are reached, and reach this one.
@@ -67,6 +69,8 @@ pub(super) struct Others {
     pub(super) listen: [SocketAddr; 2],
     /// The registration of this broker in the catalog.
     pub(super) info: BrokerInfo,
+    /// The network of a simulation; `None` for QUIC and HTTP.
+    pub(super) network: Option<Arc<dyn Network>>,
 }
 
 /// An open data directory with the parts that are built on it.
@@ -94,7 +98,11 @@ impl Parts {
         let queue_metrics = Arc::new(QueueMetrics::default());
         let load = Arc::new(ShardLoad::default());
         let wake_ups = Arc::new(WakeUps::default());
-        let raft_runtime = self.others.as_ref().map(|_| RaftRuntime::new()).transpose()?;
+        let raft_runtime = match &self.others {
+            Some(Others { network: Some(_), .. }) => Some(RaftRuntime::shared()),
+            Some(_) => Some(RaftRuntime::new()?),
+            None => None,
+        };
         let link = raft_runtime.as_ref().map(|runtime| {
             let _entered = runtime.enter();
             Link::new(self.own.id, Arc::clone(&view) as _)
@@ -153,7 +161,8 @@ impl Parts {
         let id = BrokerId(self.settings.node_id());
         let join = self.others.as_ref().filter(|others| !others.settings.join.is_empty());
         let Some(others) = join else {
-            return Ok((format.map(|cluster_id| identity(&self.settings, cluster_id)), None));
+            let of = |cluster_id| Identity::first(cluster_id, id, self.store.shards);
+            return Ok((format.map(of), None));
         };
         let data = DataDir::new(Arc::clone(&self.disk), self.dir.clone());
         let contents = data.contents().map_err(ropewalk_node::NodeError::from)?;
@@ -178,6 +187,7 @@ impl Parts {
             id: BrokerId(self.settings.node_id()),
             info: &others.info,
             token_file: self.settings.admin_token_file(),
+            network: others.network.clone(),
         };
         join.until_joined(|why| self.status.waits(why)).await
     }
@@ -194,6 +204,8 @@ impl Parts {
             Some(link) => Arc::clone(link) as _,
             None => Arc::new(NoPeers),
         };
+        let StoreOptions { recovery, checkpoint, transfer, clock_ms, shards: _ } =
+            self.store.clone();
         let options = NodeOptions {
             disk: Arc::clone(&self.disk),
             dir: self.dir.clone(),
@@ -203,21 +215,20 @@ impl Parts {
             policy: Arc::new(Policy(Arc::clone(view))),
             on_fatal,
             on_round: Arc::new(move |round| rounds.observe(round)),
-            clock_ms: clock::now_ms,
-            recovery: recovery::Options::default(),
-            checkpoint: checkpoint::Options::default(),
-            transfer: transfer::Options::default(),
+            clock_ms,
+            recovery,
+            checkpoint,
+            transfer,
         };
         // Recovery reads files for as long as it takes, so it runs on a blocking thread. The
         // drivers run on the runtime to which that belongs.
-        let open = move || Node::open(options);
-        let opened = match runtime {
-            Some(runtime) => runtime.spawn_blocking(open),
-            None => tokio::task::spawn_blocking(open),
+        let opened = {
+            let _entered = runtime.and_then(RaftRuntime::enter);
+            blocking::start(move || Node::open(options))
         };
         let node = match opened.await {
             Ok(opened) => Arc::new(opened?),
-            Err(ended) => return Err(StartError::Opening(ended.to_string())),
+            Err(ended) => return Err(StartError::Opening(ended)),
         };
         let (found, set) = (node.identity().broker_id.0, self.settings.node_id());
         if found != set {
@@ -252,10 +263,15 @@ impl Parts {
             certificates: CertificateFiles { chain: certificate, key, ca },
         };
         let (node_kept, own) = (Arc::clone(node), self.own.clone());
-        let options = cluster::Options { node: node_kept, link, own, peers };
         let opened = {
             let _entered = runtime.enter();
-            Cluster::open(options)
+            match &others.network {
+                Some(network) => {
+                    let connected = network.connect(&peers, Arc::clone(&link) as _);
+                    Ok(Cluster::over(node_kept, link, own, connected))
+                }
+                None => Cluster::open(cluster::Options { node: node_kept, link, own, peers }),
+            }
         };
         let (cluster, service) = match opened {
             Ok(opened) => opened,

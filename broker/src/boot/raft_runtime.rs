@@ -16,8 +16,9 @@ use std::io;
 use std::num::NonZero;
 use std::thread;
 
+use parking_lot::Mutex;
 use tokio::runtime::{Builder, EnterGuard, Runtime};
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 /// Fewest threads: a driver and a connection can run at the same time.
 const THREADS_MIN: usize = 2;
@@ -27,7 +28,14 @@ const THREADS_MAX: usize = 6;
 
 /// A runtime that may be dropped in a task of another one.
 #[derive(Debug)]
-pub(super) struct RaftRuntime(Option<Runtime>);
+pub(super) struct RaftRuntime(Home);
+
+#[derive(Debug)]
+enum Home {
+    Own(Option<Runtime>),
+    /// The runtime of the caller, in a simulation.
+    Shared(Mutex<JoinSet<()>>),
+}
 
 impl RaftRuntime {
     /// Starts the threads.
@@ -38,33 +46,39 @@ impl RaftRuntime {
             .thread_name("raft")
             .enable_all()
             .build()?;
-        Ok(Self(Some(runtime)))
+        Ok(Self(Home::Own(Some(runtime))))
     }
 
-    pub(super) fn enter(&self) -> EnterGuard<'_> {
-        self.runtime().enter()
+    /// The runtime of the caller. The tasks end when this is dropped.
+    pub(super) fn shared() -> Self {
+        Self(Home::Shared(Mutex::default()))
+    }
+
+    /// `None` if it is the runtime of the caller.
+    pub(super) fn enter(&self) -> Option<EnterGuard<'_>> {
+        match &self.0 {
+            Home::Own(runtime) => runtime.as_ref().map(Runtime::enter),
+            Home::Shared(_) => None,
+        }
     }
 
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.runtime().spawn(task);
-    }
-
-    /// Runs work that blocks. The tasks that it starts belong to this runtime.
-    pub(super) fn spawn_blocking<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> JoinHandle<T> {
-        self.runtime().spawn_blocking(work)
-    }
-
-    fn runtime(&self) -> &Runtime {
-        self.0.as_ref().expect("it is there until it is dropped")
+        match &self.0 {
+            Home::Own(runtime) => {
+                runtime.as_ref().expect("it is there until it is dropped").spawn(task);
+            }
+            Home::Shared(tasks) => {
+                tasks.lock().spawn(task);
+            }
+        }
     }
 }
 
 impl Drop for RaftRuntime {
     fn drop(&mut self) {
-        if let Some(runtime) = self.0.take() {
+        if let Home::Own(runtime) = &mut self.0
+            && let Some(runtime) = runtime.take()
+        {
             runtime.shutdown_background();
         }
     }

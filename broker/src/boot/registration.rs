@@ -83,6 +83,7 @@ impl Registration {
             id: self.id,
             info: &self.others.info,
             token_file: self.token_file.clone(),
+            network: self.others.network.clone(),
         };
         match join.once().await {
             Ok(joined) => self.cluster.seed(joined.brokers),

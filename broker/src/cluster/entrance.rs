@@ -18,12 +18,15 @@ use tracing::{info, warn};
 
 use super::Cluster;
 
-/// Interval of looking whether the broker is cut off, and of looking for a leader of the catalog.
+/// Interval of looking for a leader of the catalog.
 const POLL: Duration = Duration::from_millis(50);
+
+/// Interval of looking whether the broker is cut off.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// A broker is cut off when it was so for so many looks in turn: half a second, in which it ran.
 /// One that was suspended hears of the others again sooner, and then informs its clients who leads.
-const LOOKS: u32 = 10;
+const LOOKS: u32 = 3;
 
 /// Decides whether clients are served.
 #[derive(Debug)]
@@ -61,7 +64,7 @@ impl Entrance {
         }
         let mut looks = 0;
         loop {
-            tokio::time::sleep(POLL).await;
+            tokio::time::sleep(LOOK).await;
             looks = if self.is_cut_off() { looks + 1 } else { 0 };
             if looks < LOOKS {
                 continue;

@@ -44,6 +44,18 @@ impl Cluster {
         }
     }
 
+    /// Waits until it is known who leads each shard, and that the process of none of these leaders
+    /// has ended, at most until then. A client that has lost its connection to a leader asks at
+    /// once, before the other brokers have noticed; some would not ask again for seconds.
+    pub async fn know_living_leaders(&self, shards: &BTreeSet<ShardId>, until: Instant) {
+        let Some(remote) = &self.remote else { return };
+        let is_led_here = |shard: &ShardId| self.last_leader(*shard).leader == Some(self.own.id);
+        if !shards.iter().all(is_led_here) {
+            remote.peers.look().await;
+            self.know_leaders(shards, until).await;
+        }
+    }
+
     /// Whether a broker is the [last known leader](Self::last_leader) of any shard.
     #[must_use]
     pub fn leads_any(&self, broker: BrokerId) -> bool {

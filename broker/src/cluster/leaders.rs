@@ -6,8 +6,8 @@
 //! know the next one.
 //!
 //! A broker that is no longer heard of may lead still, and only this broker does not reach it. Who
-//! led a shard last is therefore kept until another broker leads it, or the broker itself reports
-//! that it no longer does: clients are informed of it.
+//! led a shard last is therefore kept until another broker leads it, the broker itself reports that
+//! it no longer does, or its process has ended: clients are informed of it.
 //!
 //! The caller passes in the time and says which brokers are connected.
 
@@ -118,6 +118,12 @@ impl Leaders {
             is_connected(*broker) || now.saturating_duration_since(heard.at) < ALIVE_MAX
         });
         self.heard.len() < before
+    }
+
+    /// The process of a broker has ended: it leads nothing any more.
+    pub(super) fn remove(&mut self, broker: BrokerId) {
+        self.heard.remove(&broker);
+        self.remember(broker, &HashMap::new());
     }
 
     /// The leader of a shard, as far as the reports and this broker's own replica know.

@@ -40,12 +40,14 @@ use ropewalk_store::transfer::message::Message as FilesMessage;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use super::connections::Connections;
 use super::directory::Directory;
 use super::leaders::{Leaders, News};
 use super::report::Report;
 use super::wire::{self, Request};
 use crate::log_limit::LogLimit;
 
+mod ended;
 mod outward;
 
 /// Most replicas whose broker is known from their messages and not from the catalog.
@@ -97,7 +99,7 @@ pub(super) type OutgoingFiles = (BrokerId, FilesMessage);
 /// What a link connects. The node is held weakly, because it holds the link.
 struct Ends {
     node: Weak<Node>,
-    peers: ropewalk_peer::Peers,
+    peers: Arc<dyn Connections>,
 }
 
 /// The requests to one broker.
@@ -185,7 +187,7 @@ impl Link {
     ///
     /// # Panics
     /// When it is connected already.
-    pub(super) fn connect(&self, node: &Arc<Node>, peers: ropewalk_peer::Peers) {
+    pub(super) fn connect(&self, node: &Arc<Node>, peers: Arc<dyn Connections>) {
         let ends = Ends { node: Arc::downgrade(node), peers };
         assert!(self.ends.set(ends).is_ok(), "a link is connected once");
     }
@@ -431,6 +433,7 @@ impl Link {
             self.refused.log(from, "report", &error);
             return;
         }
+        self.is_in(from, report.incarnation);
         if self.leaders.write().hear(report, Instant::now()) == News::Leaders {
             self.tell();
         }
@@ -472,6 +475,7 @@ impl Inbox for Link {
     }
 
     fn connected(&self, peer: Connected) {
+        self.is_in(peer.broker, peer.incarnation);
         self.connected.write().insert(peer.broker, peer);
         self.tell();
         self.report_due.notify_one();
@@ -480,6 +484,10 @@ impl Inbox for Link {
     fn disconnected(&self, peer: BrokerId) {
         self.connected.write().remove(&peer);
         self.tell();
+    }
+
+    fn ended(&self, peer: BrokerId) {
+        self.has_ended(peer);
     }
 }
 

@@ -11,6 +11,7 @@ use ropewalk_peer::PeerAddress;
 use ropewalk_shard::{BrokerId, Payload, ShardId};
 use tokio::sync::Notify;
 
+use super::connections::Connections;
 use super::link::Link;
 use super::report::{self, Report, ReportSource};
 use super::wire::Request;
@@ -21,7 +22,7 @@ pub(super) struct Remote {
     pub(super) node: Arc<Node>,
     pub(super) own: Arc<KnownBroker>,
     pub(super) link: Arc<Link>,
-    pub(super) peers: ropewalk_peer::Peers,
+    pub(super) peers: Arc<dyn Connections>,
     pub(super) incarnation: u64,
     /// Number of the last report.
     pub(super) sequence: AtomicU64,

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::Remote;
+use super::connections::Run;
 use super::link::OutgoingFiles;
 
 /// Interval of the reports to every other broker.
@@ -30,7 +31,7 @@ const HEARTBEAT_GATHER: Duration = Duration::from_millis(10);
 #[must_use = "messages are sent and received only while it runs"]
 pub struct Service {
     pub(super) remote: Arc<Remote>,
-    pub(super) connections: ropewalk_peer::Service,
+    pub(super) connections: Run,
     pub(super) files: mpsc::UnboundedReceiver<OutgoingFiles>,
 }
 
@@ -42,7 +43,7 @@ impl Service {
     pub async fn run(self) -> Result<(), ServiceError> {
         let Self { remote, connections, files } = self;
         tokio::select! {
-            ended = connections.run() => ended,
+            ended = connections => ended,
             () = send_heartbeats(&remote) => Ok(()),
             () = send_reports(&remote) => Ok(()),
             () = send_files(&remote, files) => Ok(()),

@@ -157,5 +157,7 @@ mod tests {
         fn connected(&self, _: Connected) {}
 
         fn disconnected(&self, _: BrokerId) {}
+
+        fn ended(&self, _: BrokerId) {}
     }
 }

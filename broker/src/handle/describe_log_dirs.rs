@@ -47,7 +47,7 @@ pub(crate) async fn handle(
             topics.push(DescribeLogDirsTopic { name: Str::from(&*view.name), partitions });
         }
     }
-    let (total_bytes, usable_bytes) = tokio::task::block_in_place(|| ctx.disk_bytes());
+    let (total_bytes, usable_bytes) = ropewalk_node::blocking::in_place(|| ctx.disk_bytes());
     let result = DescribeLogDirsResult {
         log_dir: ctx.log_dir.clone(),
         topics,

@@ -178,10 +178,10 @@ async fn collect(
         return Ok(Collector::new(ctx, call, wants, limit, share).collect_from_memory(order));
     }
     let (ctx, call, lent) = (Arc::clone(ctx), Arc::clone(call), mem::take(wants));
-    let collected = tokio::task::spawn_blocking(move || {
+    let collected = ropewalk_node::blocking::start(move || {
         (Collector::new(&ctx, &call, &lent, limit, share).collect_from_anywhere(order), lent)
     });
-    let (collected, lent) = collected.await.map_err(|panic| Close::Panicked(panic.to_string()))?;
+    let (collected, lent) = collected.await.map_err(Close::Panicked)?;
     *wants = lent;
     Ok(collected)
 }

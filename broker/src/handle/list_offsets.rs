@@ -11,8 +11,8 @@ use ropewalk_codec::list_offsets_request::{
 use ropewalk_codec::list_offsets_response::{
     ListOffsetsPartitionResponse, ListOffsetsResponse, ListOffsetsTopicResponse,
 };
+use ropewalk_node::blocking;
 use ropewalk_store::log::ReadError;
-use tokio::task::block_in_place;
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
@@ -88,7 +88,7 @@ type Found = Result<Option<(i64, i64)>, ErrorCode>;
 async fn by_timestamp(ctx: &Context, found: &HeldPartition, timestamp_ms: i64) -> Found {
     let (log, code) = (&found.log, |error: ReadError| ErrorCode::from(&error));
     loop {
-        let range = match block_in_place(|| log.offset_for_timestamp(timestamp_ms)) {
+        let range = match blocking::in_place(|| log.offset_for_timestamp(timestamp_ms)) {
             Err(ReadError::Remote(range)) => range,
             all_local => return all_local.map_err(code),
         };
@@ -97,7 +97,7 @@ async fn by_timestamp(ctx: &Context, found: &HeldPartition, timestamp_ms: i64) -
         if let Some(older) = older.map_err(|error| ErrorCode::from(&error))? {
             return Ok(Some(older));
         }
-        let local = block_in_place(|| log.local_offset_for_timestamp(timestamp_ms));
+        let local = blocking::in_place(|| log.local_offset_for_timestamp(timestamp_ms));
         // Records that moved meanwhile were searched neither there nor here.
         if log.local_start() == range.until {
             return local.map_err(code);
@@ -109,14 +109,14 @@ async fn by_timestamp(ctx: &Context, found: &HeldPartition, timestamp_ms: i64) -
 async fn max_timestamp(ctx: &Context, found: &HeldPartition) -> Found {
     let (log, code) = (&found.log, |error: ReadError| ErrorCode::from(&error));
     loop {
-        let range = match block_in_place(|| log.max_timestamp()) {
+        let range = match blocking::in_place(|| log.max_timestamp()) {
             Err(ReadError::Remote(range)) => range,
             all_local => return all_local.map_err(code),
         };
         let remote = ctx.remote.get().ok_or(ErrorCode::KafkaStorageError)?;
         let older = remote.max_timestamp(found.id, range).await;
         let older = older.map_err(|error| ErrorCode::from(&error))?;
-        let local = block_in_place(|| log.local_max_timestamp()).map_err(code)?;
+        let local = blocking::in_place(|| log.local_max_timestamp()).map_err(code)?;
         if log.local_start() == range.until {
             // Of equal timestamps the first record counts.
             let by_age = |&(offset, ms): &(i64, i64)| (ms, Reverse(offset));

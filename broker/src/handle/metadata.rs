@@ -9,12 +9,14 @@ use ropewalk_codec::metadata_request::{MetadataRequest, MetadataRequestTopic};
 use ropewalk_codec::metadata_response::{
     MetadataResponse, MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
 };
-use ropewalk_shard::TopicId;
 use ropewalk_shard::state::catalog::Refusal;
+use ropewalk_shard::{ShardId, TopicId};
+use tokio::time::Instant;
 
 use super::placement::{Endpoint, Placements};
 use super::{Call, Close, Context, ErrorCode, operations};
 use crate::catalog::{NewTopic, TopicError, TopicView, name};
+use crate::limits;
 
 /// First version in which the client decides whether missing topics are created.
 const AUTO_CREATION_SINCE: i16 = 4;
@@ -41,6 +43,8 @@ pub(crate) async fn handle(
         if create {
             create_missing(ctx, call, &asked).await;
         }
+        let until = Instant::now() + limits::LEADER_KNOWN_WAIT_MAX;
+        ctx.cluster.know_living_leaders(&shards_of(ctx, &asked), until).await;
         let mut describe = Describe::new(ctx, call, operations);
         asked.into_iter().map(|topic| describe.answer(topic)).collect()
     };
@@ -63,6 +67,20 @@ pub(crate) async fn handle(
         response.cluster_authorized_operations = operations::CLUSTER;
     }
     Ok(response)
+}
+
+/// The shards that have partitions of these topics.
+fn shards_of(ctx: &Context, asked: &[MetadataRequestTopic]) -> BTreeSet<ShardId> {
+    let topics = asked.iter().filter_map(|topic| match &topic.name {
+        _ if !topic.topic_id.is_nil() => ctx.view.by_id(TopicId(topic.topic_id)),
+        Some(name) => ctx.view.by_name(name),
+        None => None,
+    });
+    let mut shards = BTreeSet::new();
+    for topic in topics {
+        shards.extend(topic.partitions.iter().map(|home| home.shard));
+    }
+    shards
 }
 
 /// Creates the topics that are requested by name and do not exist. A failure is reported in the

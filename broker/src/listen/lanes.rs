@@ -52,7 +52,8 @@ impl Lanes {
     }
 
     /// The share of a new request, which is empty.
-    pub(super) fn share(&self) -> Share {
+    #[must_use]
+    pub fn share(&self) -> Share {
         Share { permit: Arc::default(), kept: self.kept.clone() }
     }
 

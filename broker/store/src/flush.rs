@@ -25,9 +25,9 @@
 use std::cmp::Reverse;
 use std::mem;
 use std::sync::Arc;
-use std::thread::Thread;
 
 use ropewalk_shard::ShardId;
+use ropewalk_thread::Thread;
 
 use crate::budget::Worker;
 use crate::limits;

@@ -320,8 +320,8 @@ impl PartitionLog {
         notify(&waiters);
     }
 
-    /// Reports `token` to `waiter` once when records are appended, a start moves or the partition is
-    /// closed. To miss no change, call this before the read.
+    /// Reports `token` to `waiter` once when records are appended, a start moves or the partition
+    /// is closed. To miss no change, call this before the read.
     pub fn notify_on_change(&self, waiter: &Arc<Waiter>, token: u32) {
         let mut inner = self.inner.lock();
         if inner.closed {

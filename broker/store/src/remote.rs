@@ -1,8 +1,8 @@
-//! What a broker reads from the bucket: records of its partitions that are not on its disk any more.
+//! What a broker reads from the bucket: records of its partitions that are no longer on its disk.
 //!
 //! A log answers a read between its log start and its local start with a [`RemoteRange`]. The
-//! handler of a request then asks a [`RemoteLog`], which is implemented above this crate, because it
-//! needs the network. It is asynchronous: a read from the bucket never occupies the thread of a
+//! handler of a request then asks a [`RemoteLog`], which is implemented above this crate, because
+//! it needs the network. It is asynchronous: a read from the bucket never occupies the thread of a
 //! shard.
 
 use std::fmt;

@@ -7,13 +7,13 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::thread::Thread;
 
 use parking_lot::Mutex;
 use ropewalk_batch::StampedBatch;
 use ropewalk_segment::spill::SpillReader;
 use ropewalk_segment::{FileCache, SegmentError, Segments};
 use ropewalk_shard::{PartitionId, ShardId};
+use ropewalk_thread::Thread;
 
 use crate::budget::TailBudget;
 use crate::directory::DataDir;

@@ -154,7 +154,8 @@ pub(crate) fn sync_all(
         Ok(())
     };
     let cost: usize = syncs.iter().map(|(_, pending)| pending.cost()).sum();
-    if !is_urgent || cost < limits::SYNCED_TOGETHER_MIN {
+    // A simulated thread starts none that it does not wait for.
+    if !is_urgent || cost < limits::SYNCED_TOGETHER_MIN || ropewalk_thread::is_simulated() {
         return work();
     }
     data.write_back();

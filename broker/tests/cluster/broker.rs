@@ -156,6 +156,8 @@ impl Inbox for Deaf {
     fn connected(&self, _: Connected) {}
 
     fn disconnected(&self, _: BrokerId) {}
+
+    fn ended(&self, _: BrokerId) {}
 }
 
 /// See [`Brokers::impostor`].

@@ -5,7 +5,7 @@ use object_store::Error as StoreError;
 use crate::format::FormatError;
 
 /// Longest answer of a store in an error, in characters.
-const ANSWER_CHARS_MAX: usize = 400;
+const ANSWER_CHARS_MAX: usize = 600;
 
 /// Why an operation on the bucket failed.
 #[derive(Debug, thiserror::Error)]
@@ -219,7 +219,7 @@ impl Context<'_> {
 
     /// The error of a store. The library reports several of S3's errors only as text.
     pub(crate) fn failed(self, error: &StoreError) -> TierError {
-        let said = error.to_string();
+        let said = causes(error);
         let says = |code: &str| said.contains(code);
         if says("NoSuchBucket") {
             return self.unsuitable("the store has no bucket with this name. Create it first");
@@ -231,6 +231,13 @@ impl Context<'_> {
             return self.unsuitable(
                 "it is in another region than the settings say. Set the region of the bucket",
             );
+        }
+        if says("invalid peer certificate") {
+            return self.unsuitable(&format!(
+                "its certificate is not accepted. Set the file with the authority that signed it, \
+                 or the endpoint's name in the certificate: {}",
+                shorten(&said)
+            ));
         }
         if says("<Code>NotImplemented") {
             return self.unsuitable(&format!("it does not support a request: {}", shorten(&said)));
@@ -253,6 +260,22 @@ impl Context<'_> {
         }
         self.unavailable(shorten(&said))
     }
+}
+
+/// The text of an error and of its causes, each once. The library's own text ends before the cause
+/// of a failed connection.
+fn causes(error: &StoreError) -> String {
+    let mut said = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if !said.contains(&text) {
+            said += ": ";
+            said += &text;
+        }
+        cause = error.source();
+    }
+    said
 }
 
 /// The answer of a store in one line of bounded length.

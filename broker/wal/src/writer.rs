@@ -32,9 +32,9 @@ mod reserve;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc;
-use std::thread;
 use std::time::{Duration, Instant};
+
+use ropewalk_thread as thread;
 
 use crate::files::Chore;
 use crate::log::{Admission, Round, Wal, WalError};
@@ -128,7 +128,7 @@ impl Writer {
     ) -> io::Result<WalHandle> {
         let queue = Arc::new(Queue::default());
         let reader = wal.reader();
-        let (chores, to_do) = mpsc::channel();
+        let (chores, to_do) = thread::channel();
         let (disk, dir) = wal.disk_and_dir();
         let helper_queue = Arc::clone(&queue);
         let body: Body = Box::new(move || {
@@ -136,8 +136,7 @@ impl Writer {
             Ok(())
         });
         let helper_guard = Arc::clone(&guard);
-        let helper = thread::Builder::new().name("wal-files".to_owned());
-        let helper = helper.spawn(move || helper_guard("wal-files", body))?;
+        let helper = thread::spawn("wal-files", move || helper_guard("wal-files", body))?;
         // The "wal-files" thread ends when this is dropped, which is after `guard` has reported the
         // end of the "wal" thread and its cause.
         let open = chores.clone();
@@ -148,14 +147,13 @@ impl Writer {
             round: VecDeque::new(),
             answers: Answers::default(),
             chores,
-            retried: Instant::now(),
+            retried: thread::now(),
             deliver: Box::new(deliver),
             report: Box::new(report),
             stats: Stats::default(),
         };
         rounds.publish();
-        let thread = thread::Builder::new().name("wal".to_owned());
-        let thread = thread.spawn(move || {
+        let thread = thread::spawn("wal", move || {
             guard("wal", Box::new(move || rounds.run()));
             drop(open);
         })?;
@@ -194,10 +192,10 @@ impl WalHandle {
 
     /// See [`Wal::pinned_by_oldest`]. Blocks until the current round is durable.
     pub fn pinned_by_oldest(&self) -> Vec<(ReplicaKey, u64)> {
-        let (answer, answered) = mpsc::sync_channel(1);
+        let (answer, answered) = thread::channel();
         self.queue().push(Command::Ask(Box::new(move |wal| {
             // The caller may have stopped waiting.
-            let _ = answer.send(wal.pinned_by_oldest());
+            answer.send(wal.pinned_by_oldest());
         })));
         answered.recv().unwrap_or_default()
     }
@@ -239,7 +237,7 @@ struct Rounds {
     round: VecDeque<Submission>,
     /// Completions that were not delivered yet.
     answers: Answers,
-    chores: mpsc::Sender<Chore>,
+    chores: thread::Sender<Chore>,
     retried: Instant,
     deliver: Box<dyn FnMut(Answers) + Send>,
     report: Box<dyn FnMut(&RoundReport) + Send>,
@@ -250,7 +248,7 @@ impl Drop for Rounds {
     /// Completes all pending submissions, also after a panic, so that no caller waits forever.
     fn drop(&mut self) {
         let error = Arc::new(WalError::Closed);
-        if thread::panicking() {
+        if std::thread::panicking() {
             self.stats.failed = true;
             self.publish();
         }
@@ -322,14 +320,15 @@ impl Rounds {
     }
 
     fn hand_out_chores(&mut self) {
-        if self.retried.elapsed() >= IDLE {
-            self.retried = Instant::now();
+        let now = thread::now();
+        if now.saturating_duration_since(self.retried) >= IDLE {
+            self.retried = now;
             self.wal.retry_creation();
             self.wal.seal_later();
         }
         while let Some(chore) = self.wal.next_chore() {
             // The "wal-files" thread ends only after this thread.
-            let _ = self.chores.send(chore);
+            self.chores.send(chore);
         }
     }
 
@@ -396,17 +395,17 @@ impl Rounds {
 
     /// Writes the collected round and completes its submissions.
     fn commit(&mut self, admission: Admission) -> Result<(), WalError> {
-        let called = Instant::now();
+        let called = thread::now();
         // Waiting for the file that is being prepared is faster than creating another one.
         while !self.wal.is_ready(admission) && self.wal.chore_in_flight() {
             self.wait_for_chore()?;
         }
         self.wal.make_room(admission)?;
-        let began = Instant::now();
+        let began = thread::now();
         let records = self.round.iter().flat_map(|submission| &submission.records);
         let span = tracing::debug_span!("wal_round", submissions = self.round.len());
         let round = span.in_scope(|| self.wal.commit(records))?;
-        let wrote = began.elapsed();
+        let wrote = thread::now() - began;
         let submissions = self.round.len();
         self.stats.rounds += u64::from(round.bytes > 0);
         self.stats.records += round.records as u64;

@@ -12,6 +12,7 @@ use ropewalk_shard::send_budget::Turn;
 use tracing::{error, warn};
 
 use super::{Driver, Fetched};
+use crate::blocking;
 use crate::handle::{Halt, Replication};
 use crate::supervision::Failure;
 
@@ -31,13 +32,13 @@ impl Driver {
         }
         let logs = Arc::clone(&self.context.logs);
         let mark = move || logs.quarantine(replica, &text);
-        match tokio::task::spawn_blocking(mark).await {
+        match blocking::start(mark).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) if error.is_final() => return Err(Failure::Disk(error.to_string())),
             Ok(Err(error)) => {
                 warn!(shard = %id, %error, "marking the replica failed, a restart will run it again");
             }
-            Err(error) => return Err(Failure::Fault(error.to_string())),
+            Err(error) => return Err(Failure::Fault(error)),
         }
         Ok(())
     }
@@ -90,7 +91,7 @@ impl Driver {
     /// Reads entries without holding up the driver.
     pub(super) fn fetch(&self, Fetch { id, first, last }: Fetch) {
         let (log, key, answer) = (Arc::clone(&self.context.log), self.key(), self.fetch.clone());
-        tokio::task::spawn_blocking(move || {
+        blocking::start(move || {
             let read = || log.read(key, first, last);
             // A request without an answer would never be asked again.
             let entries = std::panic::catch_unwind(std::panic::AssertUnwindSafe(read));

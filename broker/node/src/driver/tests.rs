@@ -198,6 +198,7 @@ fn driver_sending(
         observer: Arc::new(NoLogs::default()),
         clock_ms: || 0,
         stop: stopped,
+        ticks_from: Instant::now(),
     };
     (Driver::new(Arc::clone(&shard), queue, replica, context), shard, log, stop)
 }

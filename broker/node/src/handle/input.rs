@@ -49,6 +49,8 @@ pub enum Input {
     },
     /// Asks a replica to lead in place of this one.
     Transfer(u64),
+    /// The process of a replica has ended.
+    Ended(u64),
     /// Asks whether a snapshot that includes this entry may replace the log.
     Lacks {
         /// The last entry that the snapshot includes.
@@ -78,7 +80,7 @@ impl Input {
             // Their receivers see the closed channel.
             Self::Lacks { .. } | Self::Close { .. } => {}
             // Raft tolerates their loss.
-            Self::Message(_) | Self::Transfer(_) => {}
+            Self::Message(_) | Self::Transfer(_) | Self::Ended(_) => {}
         }
     }
 }

@@ -27,6 +27,7 @@ pub(crate) enum Seen {
     Append(BrokerId, ShardId, Bytes),
     Connected(Connected),
     Disconnected(BrokerId),
+    Ended(BrokerId),
 }
 
 /// Records everything in order.
@@ -73,6 +74,10 @@ impl Inbox for Recorder {
 
     fn disconnected(&self, peer: BrokerId) {
         self.record(Seen::Disconnected(peer));
+    }
+
+    fn ended(&self, peer: BrokerId) {
+        self.record(Seen::Ended(peer));
     }
 }
 

@@ -103,7 +103,9 @@ fn a_killed_broker_is_noticed_and_dialled_until_it_is_back() {
     connect(&two, &one);
     let (files, address) = (two.files.clone(), two.address());
     two.kill();
-    while one.next() != Seen::Disconnected(BrokerId(2)) {}
+    assert_eq!(one.next(), Seen::Ended(BrokerId(2)));
+    assert_eq!(one.next(), Seen::Disconnected(BrokerId(2)));
+    until("the other class has ended", || !one.figures(2).link(Class::Bulk).is_connected);
     assert_eq!(one.try_send(BrokerId(2), 0, &vote(1)), Sent::NotConnected);
     until("an attempt fails", || one.figures(2).link(Class::Raft).failed_attempts > 0);
     let two = Broker::start_again(files, 2, &address);

@@ -138,7 +138,7 @@ fn a_vote_overtakes_the_entries_that_wait() {
                 assert_eq!(decoded(message), vote(9));
                 break;
             }
-            Seen::Connected(_) | Seen::Disconnected(_) => {}
+            Seen::Connected(_) | Seen::Disconnected(_) | Seen::Ended(_) => {}
         }
     }
     assert!(before < appends, "{before} of {appends} entries came first");

@@ -142,7 +142,7 @@ fn the_next_connection_works_after_the_peer_vanished_in_a_frame() {
                 break;
             }
             Seen::Control(..) => panic!("nothing was sent in the control lane"),
-            Seen::Connected(_) | Seen::Disconnected(_) => {}
+            Seen::Connected(_) | Seen::Disconnected(_) | Seen::Ended(_) => {}
         }
     }
 }

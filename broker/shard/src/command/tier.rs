@@ -5,8 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::PartitionId;
 use crate::manifest::{ObjectRef, PageRef};
 
-/// A change of the tier of one partition. The state refuses one that does not fit: see
-/// [`crate::state::tier::TierRefusal`].
+/// A change of the tier of one partition. The state refuses one that does not fit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChangeTier {
     /// What changes in the tier. First, because the reserve for commands that free space depends

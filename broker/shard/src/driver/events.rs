@@ -89,6 +89,8 @@ pub enum Event {
     /// Asks a replica to lead in place of this one. Calls wait meanwhile, for an election timeout
     /// at most.
     Transfer(u64),
+    /// The process of this replica has ended.
+    Ended(u64),
     /// A snapshot through this index is durable: the log need not hold what it covers.
     Compacted(u64),
 }

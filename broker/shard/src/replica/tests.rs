@@ -13,6 +13,7 @@ use crate::id::{PartitionId, TopicId};
 use crate::message::Body;
 
 mod held;
+mod elections;
 mod commits;
 
 /// The written log of one replica, in memory.

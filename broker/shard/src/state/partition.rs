@@ -14,7 +14,8 @@ use bytes::Bytes;
 use ropewalk_batch::{Header, StampedBatch, sequence_after};
 use serde::{Deserialize, Serialize};
 
-use super::tier::Tier;
+use super::tier::{Changed, Current, Tier, TierRefusal};
+use crate::command::TierChange;
 use crate::limits;
 
 /// How many batches a partition keeps per producer, to detect duplicates.
@@ -268,8 +269,45 @@ impl Partition {
         if let Some(first) = self.epochs.first_mut() {
             first.start_offset = first.start_offset.max(offset);
         }
-        self.raise_tier();
+        if let Some(tier) = &mut self.tier {
+            tier.raise(offset);
+        }
+        self.remove_ended_tier();
         Some(offset)
+    }
+
+    /// The first offset that is on the disks of the replicas.
+    #[must_use]
+    pub fn local_start(&self) -> i64 {
+        self.tier.as_ref().map_or(self.log_start, |tier| tier.local_start)
+    }
+
+    /// The offset up to which the records are in objects; the log start without a tier.
+    #[must_use]
+    pub fn tier_end(&self) -> i64 {
+        self.tier.as_ref().map_or(self.log_start, |tier| tier.end)
+    }
+
+    /// Changes the tier, as of a command of term `term` at the time `clock_ms` of the shard.
+    pub(super) fn change_tier(
+        &mut self,
+        term: u64,
+        clock_ms: i64,
+        change: TierChange,
+    ) -> Result<Changed, TierRefusal> {
+        let (log_start, next_offset) = (self.log_start, self.next_offset);
+        if change == TierChange::Enable {
+            self.tier.get_or_insert_with(|| Box::new(Tier::new(log_start)));
+        }
+        let tier = self.tier.as_deref_mut().ok_or(TierRefusal::NotTiered)?;
+        let changed = tier.change(Current { term, clock_ms, log_start, next_offset }, change)?;
+        self.remove_ended_tier();
+        Ok(changed)
+    }
+
+    fn remove_ended_tier(&mut self) {
+        let log_start = self.log_start;
+        self.tier.take_if(|tier| tier.has_ended(log_start));
     }
 
     /// Whether the partition keeps batches of this producer.

@@ -22,7 +22,6 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use super::Partition;
 use crate::command::TierChange;
 use crate::limits;
 use crate::manifest::{ObjectRef, PageRef};
@@ -169,66 +168,19 @@ pub(super) enum Changed {
     LocalStart(i64),
 }
 
-impl Partition {
-    /// The first offset that is on the disks of the replicas.
-    #[must_use]
-    pub fn local_start(&self) -> i64 {
-        self.tier.as_ref().map_or(self.log_start, |tier| tier.local_start)
-    }
-
-    /// The offset up to which the records are in objects; the log start without a tier.
-    #[must_use]
-    pub fn tier_end(&self) -> i64 {
-        self.tier.as_ref().map_or(self.log_start, |tier| tier.end)
-    }
-
-    /// Changes the tier, as of a command of term `term` at the time `clock_ms` of the shard.
-    pub(super) fn change_tier(
-        &mut self,
-        term: u64,
-        clock_ms: i64,
-        change: TierChange,
-    ) -> Result<Changed, TierRefusal> {
-        let (log_start, next_offset) = (self.log_start, self.next_offset);
-        if change == TierChange::Enable {
-            self.tier.get_or_insert_with(|| Box::new(Tier::new(log_start)));
-        }
-        let tier = self.tier.as_deref_mut().ok_or(TierRefusal::NotTiered)?;
-        let changed = match change {
-            TierChange::Enable => tier.enable(true),
-            TierChange::Disable => tier.enable(false),
-            TierChange::AddObject(object) => tier.add(term, next_offset, object)?,
-            TierChange::FoldObjects(page) => tier.fold(term, page)?,
-            TierChange::SetLocalStart(offset) => tier.set_local_start(offset)?,
-            TierChange::DropObjects { through } => {
-                tier.drop_objects(log_start, clock_ms, through)?
-            }
-            TierChange::ObjectsDeleted { through, pages } => tier.deleted(through, &pages)?,
-        };
-        self.remove_ended_tier();
-        Ok(changed)
-    }
-
-    /// Raises the tier's offsets to the log start.
-    pub(super) fn raise_tier(&mut self) {
-        if let Some(tier) = self.tier.as_deref_mut() {
-            tier.local_start = tier.local_start.max(self.log_start);
-            tier.end = tier.end.max(self.log_start);
-        }
-        self.remove_ended_tier();
-    }
-
-    /// Removes a tier that takes no further objects and has none.
-    fn remove_ended_tier(&mut self) {
-        let log_start = self.log_start;
-        self.tier.take_if(|tier| {
-            !tier.is_enabled && !tier.has_objects() && tier.local_start <= log_start
-        });
-    }
+/// What a change of a tier is checked against.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Current {
+    /// The term of the command.
+    pub(super) term: u64,
+    /// The clock of the shard, Unix milliseconds.
+    pub(super) clock_ms: i64,
+    pub(super) log_start: i64,
+    pub(super) next_offset: i64,
 }
 
 impl Tier {
-    fn new(log_start: i64) -> Self {
+    pub(super) fn new(log_start: i64) -> Self {
         Self {
             is_enabled: false,
             local_start: log_start,
@@ -240,6 +192,34 @@ impl Tier {
             objects: VecDeque::new(),
             replaced: Vec::new(),
         }
+    }
+
+    pub(super) fn change(
+        &mut self,
+        current: Current,
+        change: TierChange,
+    ) -> Result<Changed, TierRefusal> {
+        let Current { term, clock_ms, log_start, next_offset } = current;
+        match change {
+            TierChange::Enable => Ok(self.enable(true)),
+            TierChange::Disable => Ok(self.enable(false)),
+            TierChange::AddObject(object) => self.add(term, next_offset, object),
+            TierChange::FoldObjects(page) => self.fold(term, page),
+            TierChange::SetLocalStart(offset) => self.set_local_start(offset),
+            TierChange::DropObjects { through } => self.drop_objects(log_start, clock_ms, through),
+            TierChange::ObjectsDeleted { through, pages } => self.deleted(through, &pages),
+        }
+    }
+
+    /// Raises the offsets of the tier to the log start.
+    pub(super) fn raise(&mut self, log_start: i64) {
+        self.local_start = self.local_start.max(log_start);
+        self.end = self.end.max(log_start);
+    }
+
+    /// Whether the tier takes no further objects and has none.
+    pub(super) fn has_ended(&self, log_start: i64) -> bool {
+        !self.is_enabled && !self.has_objects() && self.local_start <= log_start
     }
 
     /// Whether anything of the partition is in the bucket, dropped objects included.

@@ -11,12 +11,16 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::response::Json;
 use ropewalk_shard::command::{CatalogCommand, Command};
-use ropewalk_shard::state::catalog::{Answer, BrokerInfo, PeerEndpoint, Refusal, Standing};
+use ropewalk_shard::state::catalog::{
+    Answer as CatalogAnswer, BrokerInfo, PeerEndpoint, Refusal, Standing,
+};
 use ropewalk_shard::{BrokerId, Outcome, ReplicaId, ShardId};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use crate::admin::Admin;
 use crate::admin::changes::Body;
+use crate::admin::client::Answer;
 use crate::admin::refusal::AdminError;
 use crate::handle::Context;
 
@@ -133,7 +137,28 @@ pub(in crate::admin) async fn join(
     State(admin): State<Arc<Admin>>,
     Body(body): Body<JoinBody>,
 ) -> Result<Json<JoinOutcome>, AdminError> {
-    let context = admin.open()?.context;
+    joined(&admin.open()?.context, body).await.map(Json)
+}
+
+/// The answer to a call that did not come through the server.
+pub(crate) async fn answer(context: &Context, body: Value) -> Answer {
+    let joined = match serde_json::from_value(body) {
+        Ok(body) => joined(context, body).await,
+        Err(error) => Err(AdminError::bad("BadBody", error.to_string())),
+    };
+    match joined {
+        Ok(outcome) => {
+            let body = serde_json::to_value(outcome).expect("it is plain data");
+            Answer { status: 200, body }
+        }
+        Err(error) => {
+            let body = json!({ "reason": error.reason, "error": error.error });
+            Answer { status: error.status.as_u16(), body }
+        }
+    }
+}
+
+async fn joined(context: &Context, body: JoinBody) -> Result<JoinOutcome, AdminError> {
     if context.settings.peers().is_ok_and(|peers| peers.is_none()) {
         let why = "this broker is alone: set ropewalk.peer.listener and its certificate files, and restart it, so \
                    that others can join it";
@@ -142,8 +167,8 @@ pub(in crate::admin) async fn join(
     let (broker, info) = body.check()?;
     let has_directory = info.incarnation > 0;
     tracing::info!(broker = broker.0, incarnation = info.incarnation, "a broker joins");
-    let registered = catalog(&context, CatalogCommand::RegisterBroker { broker, info }).await?;
-    if let Answer::Refused(refusal) = registered {
+    let registered = catalog(context, CatalogCommand::RegisterBroker { broker, info }).await?;
+    if let CatalogAnswer::Refused(refusal) = registered {
         if let Refusal::StaleIncarnation { newest, .. } = refusal
             && !has_directory
         {
@@ -161,11 +186,11 @@ pub(in crate::admin) async fn join(
     let mut replica = None;
     if has_directory {
         let place = CatalogCommand::PlaceReplica { shard: ShardId::CATALOG, broker };
-        let placed = catalog(&context, place).await?;
-        if let Answer::Refused(refusal) = placed {
+        let placed = catalog(context, place).await?;
+        if let CatalogAnswer::Refused(refusal) = placed {
             return Err(refusal.into());
         }
-        let Answer::Replica(ReplicaId(placed)) = placed else {
+        let CatalogAnswer::Replica(ReplicaId(placed)) = placed else {
             unreachable!("the outcome matches the command")
         };
         replica = Some(placed);
@@ -176,15 +201,15 @@ pub(in crate::admin) async fn join(
         let PeerEndpoint { host, ports } = info.peer.clone()?;
         Some(JoinedBroker { broker_id: id.0, peer_host: host, peer_ports: ports })
     });
-    Ok(Json(JoinOutcome {
+    Ok(JoinOutcome {
         cluster_id: identity.cluster_id.clone(),
         shards: identity.shards,
         replica,
         brokers: brokers.collect(),
-    }))
+    })
 }
 
-async fn catalog(context: &Context, command: CatalogCommand) -> Result<Answer, AdminError> {
+async fn catalog(context: &Context, command: CatalogCommand) -> Result<CatalogAnswer, AdminError> {
     let outcome = context.cluster.propose(ShardId::CATALOG, Command::Catalog(command)).await?;
     if let Outcome::Catalog { answer, .. } = outcome {
         Ok(answer)

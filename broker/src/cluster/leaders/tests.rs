@@ -45,6 +45,21 @@ fn the_highest_term_wins_whoever_says_it() {
 }
 
 #[test]
+fn a_broker_whose_process_has_ended_leads_nothing_and_is_named_no_more() {
+    let mut leaders = Leaders::default();
+    let now = Instant::now();
+    leaders.hear(report(1, (1, 5), &[(SHARD, 5)]), now);
+    leaders.hear(report(2, (1, 5), &[(ShardId(4), 2)]), now);
+    leaders.remove(BrokerId(1));
+    assert_eq!(leaders.leader(SHARD, seen(5, None)), None);
+    assert_eq!(leaders.last(SHARD, None), Seen { term: 5, leader: None });
+    assert!(!leaders.is_fresh(BrokerId(1), now) && leaders.is_fresh(BrokerId(2), now));
+    assert_eq!(leaders.leader(ShardId(4), None), leader(2, 2), "another one");
+    leaders.hear(report(1, (2, 1), &[(SHARD, 6)]), now);
+    assert_eq!(leaders.leader(SHARD, None), leader(1, 6), "its next process");
+}
+
+#[test]
 fn a_report_replaces_the_earlier_one_of_its_broker_and_no_later_one() {
     let mut leaders = Leaders::default();
     let now = Instant::now();

@@ -13,9 +13,9 @@ use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
 use parking_lot::Mutex;
 use ropewalk_codec::Part as WrittenPart;
+use ropewalk_node::blocking::{self, Blocking};
 use ropewalk_segment::{Piece, SegmentError, Stretch};
 use ropewalk_store::log::Part;
-use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::limits;
 use crate::listen::{Close, Permit, Reply, Rest};
@@ -212,7 +212,7 @@ impl Later {
 struct Sending {
     queue: Queue,
     /// The piece that is being read.
-    next: Option<JoinHandle<Result<(Piece, Bytes), SegmentError>>>,
+    next: Option<Blocking<Result<(Piece, Bytes), SegmentError>>>,
     buffers: Buffers,
     /// Held by each read as well, which may outlive the connection.
     share: Arc<Permit>,
@@ -223,7 +223,7 @@ impl Sending {
     fn read_on(&mut self) {
         let (buffers, share) = (self.buffers.clone(), Arc::clone(&self.share));
         self.next = self.queue.next().map(|(stretch, piece)| {
-            spawn_blocking(move || {
+            blocking::start(move || {
                 let bytes = buffers.read(&stretch, &piece);
                 drop(share);
                 Ok((piece, bytes?))
@@ -234,7 +234,7 @@ impl Sending {
     /// Waits for the piece that is being read, and begins to read the one after it.
     async fn step(mut self) -> Result<Option<(Vec<Bytes>, Self)>, Close> {
         if let Some(next) = self.next.take() {
-            let read = next.await.map_err(|panic| Close::Panicked(panic.to_string()))?;
+            let read = next.await.map_err(Close::Panicked)?;
             let (piece, bytes) = read.map_err(|error| {
                 tracing::warn!(%error, "records that an answer has promised cannot be read");
                 Close::AnswerBroken(error.to_string())

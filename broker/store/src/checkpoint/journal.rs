@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 
 use ropewalk_shard::engine::EntryId;
 use ropewalk_wal::{Record, ReplicaKey, Submission, WalError, WalHandle};
@@ -28,7 +28,7 @@ pub trait Journal: Send + fmt::Debug {
 
 impl Journal for WalHandle {
     fn truncate(&self, covered: &[(ReplicaKey, EntryId)]) -> Result<(), WorkError> {
-        let (answer, answered) = mpsc::sync_channel(1);
+        let (answer, answered) = ropewalk_thread::channel();
         let records = covered.iter().map(|(key, entry)| Record::Truncated {
             key: *key,
             index: entry.index,
@@ -36,7 +36,7 @@ impl Journal for WalHandle {
         });
         let submission = Submission::new(records.collect(), move |result| {
             // The receiver may have been dropped.
-            let _ = answer.send(result);
+            answer.send(result);
         });
         self.submit(submission.for_release());
         let result = answered.recv().unwrap_or_else(|_| Err(Arc::new(WalError::Closed)));

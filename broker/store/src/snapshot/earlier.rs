@@ -52,7 +52,7 @@ struct OldPartition {
     log_start: i64,
     next_offset: i64,
     epochs: Vec<EpochStart>,
-    producers: Option<Box<BTreeMap<i64, Producer>>>,
+    producers: Option<BTreeMap<i64, Producer>>,
 }
 
 #[derive(Deserialize)]
@@ -242,6 +242,7 @@ impl<C: Into<Catalog>> From<OldState<C>> for State {
 impl From<OldPartition> for Partition {
     fn from(old: OldPartition) -> Self {
         let OldPartition { epoch_base, log_start, next_offset, epochs, producers } = old;
+        let producers = producers.map(Box::new);
         Self { epoch_base, log_start, next_offset, epochs, producers, tier: None }
     }
 }

@@ -18,7 +18,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 
 use ropewalk_segment::spill::{SpillReader, SpillWriter};
 use ropewalk_shard::ShardId;
@@ -57,10 +57,10 @@ impl LogRestart for Wal {
 
 impl LogRestart for WalHandle {
     fn write(&mut self, records: Vec<Record>) -> Result<(), WorkError> {
-        let (answer, answered) = mpsc::sync_channel(1);
+        let (answer, answered) = ropewalk_thread::channel();
         let submission = Submission::new(records, move |result| {
             // The receiver may have been dropped.
-            let _ = answer.send(result);
+            answer.send(result);
         });
         self.submit(submission.from_reserve());
         let result = answered.recv().unwrap_or_else(|_| Err(Arc::new(WalError::Closed)));

@@ -199,7 +199,26 @@ fn what_s3_says_only_as_text_is_an_error_of_its_own() {
     assert!(matches!(said("403: RequestTimeTooSkewed"), TierError::Unsuitable { .. }));
     assert!(matches!(said("501: <Code>NotImplemented</Code>"), TierError::Unsuitable { .. }));
     let long = said(&"x".repeat(9_999)).to_string();
-    assert!(long.len() < 600 && long.ends_with('…'), "{long}");
+    assert!(long.len() < 900 && long.ends_with('…'), "{long}");
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("error sending request")]
+struct Failed(#[source] std::io::Error);
+
+#[test]
+fn an_error_names_the_cause_of_a_failed_connection() {
+    let (_, bucket) = faulty();
+    let said = |cause: &str| {
+        let source = Box::new(Failed(std::io::Error::other(cause.to_owned())));
+        let error = StoreError::Generic { store: "S3", source };
+        bucket.context(Operation::Put, NAME).failed(&error)
+    };
+    let refused = said("connection refused").to_string();
+    assert!(refused.ends_with("error sending request: connection refused"), "{refused}");
+    let unknown = said("invalid peer certificate: UnknownIssuer");
+    assert_eq!(unknown.remedy(), Remedy::Report);
+    assert!(unknown.to_string().contains("its certificate is not accepted"), "{unknown}");
 }
 
 #[tokio::test]

@@ -1,11 +1,10 @@
 //! The "wal-files" thread: does the chores of the log, so that no round waits for them.
 
 use std::path::Path;
-use std::sync::mpsc;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ropewalk_disk::Disk;
+use ropewalk_thread as thread;
 
 use super::queue::Queue;
 use crate::files::Chore;
@@ -28,7 +27,7 @@ impl Drop for HelperGuard<'_> {
 }
 
 /// Does the chores of the log until the sender is dropped.
-pub(super) fn run(disk: &dyn Disk, dir: &Path, to_do: &mpsc::Receiver<Chore>, queue: &Queue) {
+pub(super) fn run(disk: &dyn Disk, dir: &Path, to_do: &thread::Receiver<Chore>, queue: &Queue) {
     let _gone = HelperGuard(queue);
     // Ends when the "wal" thread has dropped the sender.
     while let Ok(chore) = to_do.recv() {
@@ -38,9 +37,9 @@ pub(super) fn run(disk: &dyn Disk, dir: &Path, to_do: &mpsc::Receiver<Chore>, qu
             if written == before {
                 return;
             }
-            let end = Instant::now() + PACE_PER_MIB.mul_f64(bytes as f64 / f64::from(1 << 20));
+            let end = thread::now() + PACE_PER_MIB.mul_f64(bytes as f64 / f64::from(1 << 20));
             let enough = before + bytes / 4 * 3;
-            while Instant::now() < end && queue.written_bytes() < enough {
+            while thread::now() < end && queue.written_bytes() < enough {
                 thread::sleep(CHECK_INTERVAL);
             }
         };

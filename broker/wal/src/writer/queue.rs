@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
+use ropewalk_thread::{Condvar, JoinHandle};
 
 use super::{Stats, Submission};
 use crate::files::ChoreResult;
@@ -115,7 +115,7 @@ impl Queue {
             }
             match timeout {
                 Some(timeout) => {
-                    timed_out = self.changed.wait_for(&mut state, timeout).timed_out();
+                    timed_out = self.changed.wait_for(&mut state, timeout);
                 }
                 None => self.changed.wait(&mut state),
             }

@@ -68,6 +68,9 @@ impl World {
                 for partition in 0..PARTITIONS {
                     let end = self.end_of(id, partition);
                     self.oracle.settled(id, partition, end);
+                    if self.tier.is_some() {
+                        self.check_tier(id, partition);
+                    }
                 }
             }
         }

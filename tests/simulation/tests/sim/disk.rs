@@ -16,6 +16,7 @@ use ropewalk_shard::replica::Write;
 
 use crate::dice::Dice;
 use crate::mutation::Mutation;
+use crate::tier::Records;
 use log::Log;
 use log::Outcome;
 pub(crate) use log::{OpenFailure, Place};
@@ -27,9 +28,25 @@ pub(crate) struct Snapshot {
     pub last: EntryId,
     pub members: Members,
     pub state: State,
+    /// The records that its files have, in a run with a tier.
+    pub records: Records,
 }
 
 impl Snapshot {
+    /// The snapshot of a replica that has nothing.
+    pub(crate) fn empty() -> Self {
+        Self {
+            last: EntryId::default(),
+            members: Members::default(),
+            state: State::new(),
+            records: Records::new(),
+        }
+    }
+
+    fn forget_tier(&mut self) {
+        self.state.partitions.values_mut().for_each(|partition| partition.tier = None);
+    }
+
     fn forget_producers(&mut self) {
         let producers = self.state.partitions.iter().flat_map(|(id, partition)| {
             partition.producers.iter().flat_map(|all| all.keys()).map(|producer| (*id, *producer))
@@ -209,6 +226,9 @@ impl Disk {
         if self.mutation == Some(Mutation::SnapshotForgetsProducers) {
             self.snapshot.forget_producers();
         }
+        if self.mutation == Some(Mutation::SnapshotForgetsTier) {
+            self.snapshot.forget_tier();
+        }
         self.log.release(last);
     }
 
@@ -266,10 +286,8 @@ impl Disk {
 
     /// Loses everything, as a disk does that is replaced by an empty one.
     pub(crate) fn replace(&mut self, seed: u64) {
-        let empty =
-            Snapshot { last: EntryId::default(), members: Members::default(), state: State::new() };
         let place = Place { seed, ..self.log.place() };
-        *self = Self::new(place, empty, self.mutation);
+        *self = Self::new(place, Snapshot::empty(), self.mutation);
     }
 
     pub(crate) fn snapshot(&self) -> &Snapshot {

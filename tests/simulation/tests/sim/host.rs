@@ -52,12 +52,7 @@ impl World {
             }
             self.submit(node, write);
         }
-        for effect in &actions.effects {
-            self.oracle.effect(node, effect);
-            if let Effect::Appended { batch, .. } = effect {
-                self.nodes[&node].disk.tail().take(batch.body().len() as u64);
-            }
-        }
+        self.take_effects(node, &actions.effects);
         for (caller, answer) in actions.answers {
             if self.crashes_before(node, || format!("replica {node} answers a call")) {
                 return;
@@ -100,6 +95,21 @@ impl World {
             if !may_stop {
                 self.oracle.violate(format!("replica stops on an undamaged disk: {reason}"));
             }
+        }
+    }
+
+    /// Shows the effects of applied entries to the oracle, and checks tiers that changed.
+    fn take_effects(&mut self, node: u64, effects: &[Effect]) {
+        let mut changed_tier = None;
+        for effect in effects {
+            self.oracle.effect(node, effect);
+            changed_tier = self.tier_effect(node, effect).or(changed_tier);
+            if let Effect::Appended { batch, .. } = effect {
+                self.nodes[&node].disk.tail().take(batch.body().len() as u64);
+            }
+        }
+        if let Some(index) = changed_tier {
+            self.check_tier(node, index);
         }
     }
 

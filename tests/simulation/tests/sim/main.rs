@@ -16,6 +16,7 @@
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 mod alteration;
+mod bucket;
 mod chaos;
 mod check;
 mod clients;
@@ -33,12 +34,14 @@ mod process;
 mod scenarios;
 mod sending;
 mod steps;
+mod tier;
 mod traffic;
 mod world;
 
 use std::ops::Range;
 
 use mutation::Mutation;
+use tier::TierCounts;
 use world::{Counts, World};
 
 /// The seeds of a test: those of `ROPEWALK_SEEDS`, or the first `count`.
@@ -64,6 +67,9 @@ struct Run {
 fn run(seed: u64, mutation: Option<Mutation>) -> Run {
     let voters = if seed % 4 == 3 { 5 } else { 3 };
     let mut world = World::wild(seed, voters, mutation);
+    if mutation.is_some_and(Mutation::is_of_tier) {
+        world.begin_tier();
+    }
     world.play();
     Run {
         violation: world.oracle.violation().map(str::to_owned),
@@ -105,6 +111,29 @@ fn d1_d5_o1_every_seed_keeps_what_was_promised() {
     println!("{count} seeds: {total:?}");
     assert!(total.acked > 0 && total.snapshots > 0 && total.reads > 0, "{total:?}");
     assert!(total.digests > 0, "no state was compared: {total:?}");
+}
+
+/// The same faults, while leaders move records to a bucket and replicas remove them.
+#[test]
+fn t1_o4_with_every_seed_records_are_on_disks_or_in_the_bucket() {
+    let (mut total, mut hashes) = (TierCounts::default(), Vec::new());
+    let seeds = seeds(40);
+    for seed in seeds.clone().chain(seeds.clone().take(2)) {
+        let voters = if seed % 4 == 3 { 5 } else { 3 };
+        let mut world = World::wild(seed, voters, None);
+        world.begin_tier();
+        world.play();
+        if let Some(violation) = world.oracle.violation() {
+            panic!("seed {seed}: {violation}\nthe last events:\n{}", world.trace.newest());
+        }
+        hashes.push(world.hash());
+        total.add(world.tier().counts);
+    }
+    println!("{} seeds: {total:?}", seeds.end - seeds.start);
+    let again = hashes.split_off(hashes.len() - seeds.clone().count().min(2));
+    assert!(hashes.starts_with(&again), "a seed does not repeat itself");
+    assert!(total.trimmed > 0 && total.pages > 0 && total.deleted > 0, "{total:?}");
+    assert!(total.applied > 0 && total.found > 0, "{total:?}");
 }
 
 #[test]

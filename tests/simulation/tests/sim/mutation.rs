@@ -41,10 +41,21 @@ pub(crate) enum Mutation {
     RefusedWritesReversed,
     /// A replica that takes itself for the leader answers a read without asking the others.
     ReadWithoutRound,
+    /// A leader removes its records when the bucket has answered the put, before the manifest names
+    /// the object.
+    TrimBeforeManifest,
+    /// A leader proposes an object before the bucket has answered the put.
+    PutNotVerified,
+    /// Names of objects have neither term nor digest, and a put replaces what is there.
+    PutOverwrites,
+    /// Objects are deleted when retention is proposed, before the command is committed.
+    DeleteBeforeCommand,
+    /// A snapshot lacks the tier.
+    SnapshotForgetsTier,
 }
 
 impl Mutation {
-    pub(crate) const ALL: [Self; 18] = [
+    pub(crate) const ALL: [Self; 23] = [
         Self::AckBeforeFsync,
         Self::FailedSyncIsDurable,
         Self::VoteNotWritten,
@@ -63,7 +74,41 @@ impl Mutation {
         Self::CommitAheadOfLog,
         Self::RefusedWritesReversed,
         Self::ReadWithoutRound,
+        Self::TrimBeforeManifest,
+        Self::PutNotVerified,
+        Self::PutOverwrites,
+        Self::DeleteBeforeCommand,
+        Self::SnapshotForgetsTier,
     ];
+
+    /// Whether a run needs a tier to show it.
+    pub(crate) fn is_of_tier(self) -> bool {
+        match self {
+            Self::TrimBeforeManifest
+            | Self::PutNotVerified
+            | Self::PutOverwrites
+            | Self::DeleteBeforeCommand
+            | Self::SnapshotForgetsTier => true,
+            Self::AckBeforeFsync
+            | Self::FailedSyncIsDurable
+            | Self::VoteNotWritten
+            | Self::HardStateNotWritten
+            | Self::WritesSwapped
+            | Self::RefusedIsDurable
+            | Self::SnapshotKeepsLog
+            | Self::SnapshotForgetsProducers
+            | Self::DamageTrusted
+            | Self::CommitClamped
+            | Self::EmptyDiskKeepsId
+            | Self::OldMembers
+            | Self::LearnerVotes
+            | Self::AnswersSwapped
+            | Self::StateFlipped
+            | Self::CommitAheadOfLog
+            | Self::RefusedWritesReversed
+            | Self::ReadWithoutRound => false,
+        }
+    }
 
     /// The number of seeds within which it has to be noticed.
     pub(crate) fn seeds(self) -> u64 {
@@ -85,7 +130,12 @@ impl Mutation {
             | Self::LearnerVotes
             | Self::AnswersSwapped
             | Self::StateFlipped
-            | Self::RefusedWritesReversed => 50,
+            | Self::RefusedWritesReversed
+            | Self::TrimBeforeManifest
+            | Self::PutNotVerified
+            | Self::PutOverwrites
+            | Self::DeleteBeforeCommand
+            | Self::SnapshotForgetsTier => 50,
         }
     }
 }

@@ -13,6 +13,7 @@ use ropewalk_shard::send_budget::{SendBudget, SendLimits};
 
 use crate::clients::Record;
 use crate::disk::{Disk, OpenFailure, Snapshot, Synced};
+use crate::tier::{Records, Upload};
 
 /// Who waits for the answer to a call.
 #[derive(Debug, Clone, Copy)]
@@ -59,6 +60,10 @@ pub(crate) struct Process {
     next_caller: Caller,
     /// The index of the last state that the oracle saw.
     pub reported: u64,
+    /// What it has on its disk and in memory, in a run with a tier.
+    pub records: Records,
+    /// The objects that it uploads, by partition.
+    pub uploads: BTreeMap<i32, Upload>,
 }
 
 #[derive(Debug)]
@@ -143,6 +148,8 @@ impl Node {
             sends: SendBudget::new(self.send_limits),
             next_caller: 0,
             reported,
+            records: self.disk.snapshot().records.clone(),
+            uploads: BTreeMap::new(),
         });
         Ok(())
     }
@@ -196,6 +203,7 @@ impl Node {
             last: replica.applied(),
             members: replica.members().clone(),
             state: process.state.0.borrow().clone(),
+            records: process.records.clone(),
         })
     }
 

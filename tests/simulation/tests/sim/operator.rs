@@ -1,8 +1,7 @@
 //! The operator, who changes the members and replaces lost replicas.
 
-use ropewalk_shard::State;
 use ropewalk_shard::driver::Event;
-use ropewalk_shard::engine::{EntryId, Members, MembersChange};
+use ropewalk_shard::engine::MembersChange;
 
 use crate::disk::Snapshot;
 use crate::node::Call;
@@ -59,9 +58,7 @@ impl World {
 
     /// A new node that is to be added as a learner.
     pub(crate) fn new_learner(&mut self) -> MembersChange {
-        let empty =
-            Snapshot { last: EntryId::default(), members: Members::default(), state: State::new() };
-        let id = self.add_node(empty);
+        let id = self.add_node(Snapshot::empty());
         self.start(id);
         MembersChange::AddLearner(id)
     }

@@ -140,13 +140,18 @@ impl Oracle {
         self.acked.contains_key(&value)
     }
 
+    /// The record that some replica applied at a position.
+    pub(crate) fn value_at(&self, position: Position) -> Option<Value> {
+        self.applied.get(&position).map(|(value, _)| *value)
+    }
+
     pub(crate) fn acked_count(&self) -> usize {
         self.acked.len()
     }
 }
 
 /// The value in a batch that [`batch_of`](crate::clients::batch_of) built, which has one record.
-fn value_of(body: &[u8]) -> Value {
+pub(crate) fn value_of(body: &[u8]) -> Value {
     let mark = b"value:";
     let at = body.windows(mark.len()).position(|window| window == mark).expect("ours");
     let digits = body[at + mark.len()..].iter().take_while(|byte| byte.is_ascii_digit());

@@ -12,6 +12,7 @@ mod refusals;
 mod sending;
 mod space;
 mod tails;
+mod tier;
 mod transfer;
 mod versions;
 

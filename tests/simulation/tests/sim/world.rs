@@ -5,11 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ropewalk_shard::Footprint;
 use ropewalk_shard::driver::Event;
 use ropewalk_shard::engine::{EntryId, Fetch, Members, MessageRejection};
+use ropewalk_shard::manifest::ObjectRef;
 use ropewalk_shard::message::{Body, Message};
 use ropewalk_shard::send_budget::SendLimits;
-use ropewalk_shard::{Footprint, State};
 
 use crate::alteration::Alteration;
 use crate::clients::Client;
@@ -21,6 +22,7 @@ use crate::network::Network;
 use crate::node::Node;
 use crate::oracle::Oracle;
 use crate::steps::Steps;
+use crate::tier::{TierWorld, Upload};
 
 /// Small files, so that a run begins, seals and recycles many.
 const WILD_FILE_BYTES: u64 = 256 << 10;
@@ -56,6 +58,9 @@ pub(crate) enum Happening {
     Damage { lagging: Vec<u64> },
     Chaos,
     Operator,
+    Uploader,
+    PutApplied { index: i32, upload: Box<Upload> },
+    PutAnswered { node: u64, incarnation: u64, index: i32, of: Box<ObjectRef> },
 }
 
 /// What the whole run counts, to show that it did something.
@@ -117,6 +122,8 @@ pub(crate) struct World {
     /// Replicas to which a snapshot is on its way.
     pub transfers: BTreeSet<u64>,
     pub contest: Option<Contest>,
+    /// The bucket, in a run whose leaders upload.
+    pub tier: Option<Box<TierWorld>>,
     pub steps: Steps,
     /// How long a client waits between two requests while no faults happen, microseconds.
     pub pace_us: u64,
@@ -165,6 +172,7 @@ impl World {
             next_value: 1,
             transfers: BTreeSet::new(),
             contest: None,
+            tier: None,
             steps: Steps::default(),
             pace_us: 500_000,
             peak: Footprint::default(),
@@ -173,7 +181,8 @@ impl World {
             next_event: 0,
         };
         let members = Members { voters: (1..=voters).collect(), ..Members::default() };
-        let first = Snapshot { last: EntryId { index: 1, term: 1 }, members, state: State::new() };
+        let last = EntryId { index: 1, term: 1 };
+        let first = Snapshot { last, members, ..Snapshot::empty() };
         for _ in 0..voters {
             let id = world.add_node(first.clone());
             world.start(id);
@@ -288,6 +297,13 @@ impl World {
             Happening::Damage { lagging } => self.damage(&lagging),
             Happening::Chaos => self.chaos(),
             Happening::Operator => self.operator(),
+            Happening::Uploader => self.uploader(),
+            Happening::PutApplied { index, upload } => {
+                self.tier().bucket.put(index, &upload.of, upload.values);
+            }
+            Happening::PutAnswered { node, incarnation, index, of } => {
+                self.put_answered(node, incarnation, index, *of);
+            }
         }
     }
 
@@ -300,7 +316,8 @@ impl World {
             | Happening::Tick { node, .. }
             | Happening::Sync { node, .. }
             | Happening::Fetched { node, .. }
-            | Happening::Checkpoint { node, .. } => *node,
+            | Happening::Checkpoint { node, .. }
+            | Happening::PutAnswered { node, .. } => *node,
             Happening::Snapshot { .. }
             | Happening::Client { .. }
             | Happening::Reader
@@ -311,7 +328,9 @@ impl World {
             | Happening::ContestEnds
             | Happening::Damage { .. }
             | Happening::Chaos
-            | Happening::Operator => return Some(happening),
+            | Happening::Operator
+            | Happening::Uploader
+            | Happening::PutApplied { .. } => return Some(happening),
         };
         let until = self.nodes.get(&node).map_or(0, |node| node.paused_until);
         if until <= self.at_us {

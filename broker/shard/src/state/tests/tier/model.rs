@@ -107,11 +107,10 @@ impl Fixture {
 
     /// Whether the state accepts a change.
     fn is_accepted(&mut self, change: TierChange) -> bool {
-        match change_tier(&mut self.state, change).0 {
-            Outcome::Done => true,
-            Outcome::TierRefused(_) => false,
-            other => panic!("{other:?}"),
-        }
+        let outcome = change_tier(&mut self.state, change).0;
+        let is_refused = matches!(outcome, Outcome::TierRefused(_));
+        assert!(is_refused || outcome == Outcome::Done, "{outcome:?}");
+        !is_refused
     }
 
     fn act(&mut self, act: &Act) {
